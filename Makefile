@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 TORCH_INDEX ?=
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 ENV    := $(VENV)/.lpp-env
-# BLAS and OpenMP share one pool size with torch: the machine's cores.
+
 
 .DEFAULT_GOAL := help
 .PHONY: help env demo test check format bench clean

@@ -1,0 +1,56 @@
+"""Every error a user can meet, grouped by what the one who meets it would do.
+
+    LppError
+    ├── InputError      change the command or the input file
+    ├── FormatError     the bytes on disk are not a store this release reads, or were altered
+    ├── ConflictError   another run, plan or writer stands there already
+    └── MachineError    the machine lacks something: disk space, memory, a package, a device
+
+Each message says what is wrong, where, and the next command. A command prints it without a
+traceback and exits with code 2.
+"""
+
+from enum import StrEnum
+
+
+class ErrorKind(StrEnum):
+    """Stable codes, for scripts that branch on them. Append only: a code never changes meaning."""
+
+    NOT_FOUND = "not_found"
+    INVALID_VALUE = "invalid_value"
+    NOT_A_STORE = "not_a_store"
+    UNSUPPORTED_VERSION = "unsupported_version"
+    CORRUPT = "corrupt"
+    INCOMPLETE = "incomplete"
+    PLAN_DIFFERS = "plan_differs"
+    READ_ONLY = "read_only"
+    NO_SPACE = "no_space"
+    NO_PACKAGE = "no_package"
+    NO_DEVICE = "no_device"
+    NO_MEMORY = "no_memory"
+    UNSUPPORTED_MODEL = "unsupported_model"
+    BAD_SQL = "bad_sql"
+
+
+class LppError(Exception):
+    """Base of every error raised on purpose: `str(error)` is fit for a user's eyes."""
+
+    def __init__(self, message: str, *, kind: ErrorKind) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class InputError(LppError):
+    """The command or an input file must change."""
+
+
+class FormatError(LppError):
+    """What lies on disk is not a store this release reads, or is not what was written."""
+
+
+class ConflictError(LppError):
+    """Something else stands there already: another plan, another writer."""
+
+
+class MachineError(LppError):
+    """The machine lacks something: disk space, memory, a package, a device."""
