@@ -19,7 +19,7 @@ def paper() -> Path:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
-    """Under LPP_NO_SKIP a skipped test is a failed test, but for tables the project may not carry."""
+    """Under LPP_NO_SKIP a skipped test fails, but for tables the project may not carry."""
     report = yield
     if report.skipped and os.environ.get("LPP_NO_SKIP") and not hasattr(report, "wasxfail"):
         reason = str(report.longrepr)
