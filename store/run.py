@@ -22,6 +22,7 @@ from lpp.store.errors import ErrorKind, FormatError, InputError
 from lpp.store.files import describe
 from lpp.store.hidden import read_site
 from lpp.store.keys import (
+    COMMIT_KEY,
     HIDDEN_KEY,
     PLAN_KEY,
     PROMPTS_KEY,
@@ -63,6 +64,29 @@ class ShardRecord:
     commit: CommitRecord
 
 
+def read_shard(plan: Plan, index: int, path: Path) -> ShardRecord | None:
+    """Shard `index` of `plan` if it is what lies at `path`, committed; else None."""
+    try:
+        commit = read_commit(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except FormatError as error:
+        if error.kind is ErrorKind.UNSUPPORTED_VERSION:
+            raise  # not damaged: of a newer release, and not to be written over
+        return None
+    if commit.plan != plan.hash or commit.shard != index:
+        return None
+    return ShardRecord(
+        index=index,
+        rows=commit.rows,
+        first_prompt=plan.shards[index],
+        end_prompt=plan.shards[index + 1],
+        digest=commit.self_xxh3_128,
+        path=path,
+        commit=commit,
+    )
+
+
 class Run:
     """A committed run. Shards may still be missing: `missing_shards` names them."""
 
@@ -76,8 +100,15 @@ class Run:
 
     @cached_property
     def commit(self) -> CommitRecord:
-        """The run's own record."""
-        return read_commit(self.path)
+        """The run's own record. FormatError: CORRUPT, or UNSUPPORTED_VERSION of a newer release."""
+        try:
+            return read_commit(self.path)
+        except (FileNotFoundError, NotADirectoryError):
+            raise FormatError(
+                f"{self.path} is not a committed run: it holds no {COMMIT_KEY}. "
+                "Remove it and capture again.",
+                kind=ErrorKind.CORRUPT,
+            ) from None
 
     @cached_property
     def plan(self) -> Plan:
@@ -108,22 +139,7 @@ class Run:
 
     def shard(self, index: int) -> ShardRecord | None:
         """Shard `index` as it lies on disk now, or None when it is not committed."""
-        path = self.path / SHARDS_KEY / shard_key(index)
-        try:
-            commit = read_commit(path)
-        except (FileNotFoundError, FormatError):
-            return None
-        if commit.plan != self.plan.hash or commit.shard != index:
-            return None
-        return ShardRecord(
-            index=index,
-            rows=commit.rows,
-            first_prompt=self.plan.shards[index],
-            end_prompt=self.plan.shards[index + 1],
-            digest=commit.self_xxh3_128,
-            path=path,
-            commit=commit,
-        )
+        return read_shard(self.plan, index, self.path / SHARDS_KEY / shard_key(index))
 
     @property
     def missing_shards(self) -> tuple[int, ...]:
@@ -203,7 +219,7 @@ class Run:
         recorded = commit.objects.get(key)
         try:
             found = describe(path)
-        except FileNotFoundError:
+        except OSError:
             found = None
         if recorded is None or found != recorded:
             raise FormatError(

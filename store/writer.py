@@ -4,7 +4,7 @@ Commit comes before advance: a killed job resumes at the first shard it had not 
 no reader ever sees part of one.
 """
 
-import shutil
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,7 +15,9 @@ from lpp.store.documents import pretty_json
 from lpp.store.errors import ConflictError, ErrorKind
 from lpp.store.files import (
     ObjectRecord,
-    full_disk_named,
+    put_back,
+    remove,
+    set_aside,
     staged_directory,
     sweep_stages,
     write_object,
@@ -31,7 +33,7 @@ from lpp.store.keys import (
     shard_key,
 )
 from lpp.store.plan import Plan
-from lpp.store.run import Run, ShardRecord
+from lpp.store.run import Run, ShardRecord, read_shard
 from lpp.store.tables import PROMPTS_SCHEMA, TOKENS_SCHEMA, encode_table
 
 
@@ -68,15 +70,29 @@ class RunWriter:
         self._check_rows(index, hidden, tokens)
         target = self.run.path / SHARDS_KEY / shard_key(index)
         if not self.committed(index):
-            shutil.rmtree(target, ignore_errors=True)  # a shard whose record was damaged
-            try:
-                with full_disk_named(target), staged_directory(target) as stage:
-                    self._fill(stage, index, hidden, tokens)
-            except FileExistsError:
-                pass  # the other writer's shard comes from the same plan
+            self._make_way(target, index)
+            # FileExistsError: another writer's shard, which comes from the same plan
+            with contextlib.suppress(FileExistsError), staged_directory(target) as stage:
+                self._fill(stage, index, hidden, tokens)
         shard = self.run.shard(index)
-        assert shard is not None
+        if shard is None:
+            raise ConflictError(
+                f"{target} was removed or altered while it was being written. "
+                "See that nothing else works on this run, then repeat the same command.",
+                kind=ErrorKind.INCOMPLETE,
+            )
         return shard
+
+    def _make_way(self, target: Path, index: int) -> None:
+        """Remove a shard whose record was damaged, never one that was committed this moment."""
+        try:
+            aside = set_aside(target)
+        except FileNotFoundError:
+            return
+        if read_shard(self._plan, index, aside):
+            put_back(aside, target)
+        else:
+            remove(aside)
 
     def _fill(self, stage: Path, index: int, hidden: Mapping[str, Rows], tokens: pa.Table) -> None:
         objects: dict[str, ObjectRecord] = {}
@@ -109,13 +125,11 @@ def _create_run(path: Path, plan: Plan, prompts: pa.Table) -> None:
     if not prompts.schema.equals(PROMPTS_SCHEMA) or prompts.num_rows != plan.prompts.count:
         raise ValueError(f"prompts do not fit the plan: {prompts.num_rows} of {plan.prompts.count}")
     sweep_stages(path.parent)
-    try:
-        with full_disk_named(path), staged_directory(path) as stage:
-            (stage / SHARDS_KEY).mkdir()
-            objects = {
-                PLAN_KEY: write_object(stage / PLAN_KEY, pretty_json(plan.document)),
-                PROMPTS_KEY: write_object(stage / PROMPTS_KEY, encode_table(prompts)),
-            }
-            write_commit(stage, CommitRecord(plan=plan.hash, shard=None, rows=0, objects=objects))
-    except FileExistsError:
-        pass  # another writer of the same plan was first
+    # FileExistsError: another writer of the same plan was first
+    with contextlib.suppress(FileExistsError), staged_directory(path) as stage:
+        (stage / SHARDS_KEY).mkdir()
+        objects = {
+            PLAN_KEY: write_object(stage / PLAN_KEY, pretty_json(plan.document)),
+            PROMPTS_KEY: write_object(stage / PROMPTS_KEY, encode_table(prompts)),
+        }
+        write_commit(stage, CommitRecord(plan=plan.hash, shard=None, rows=0, objects=objects))
