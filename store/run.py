@@ -20,7 +20,7 @@ from lpp.store.commit import CommitRecord, read_commit
 from lpp.store.documents import load_json
 from lpp.store.errors import ErrorKind, FormatError, InputError
 from lpp.store.files import describe
-from lpp.store.hidden import read_site
+from lpp.store.hidden import read_site, site_shape
 from lpp.store.keys import (
     COMMIT_KEY,
     HIDDEN_KEY,
@@ -114,11 +114,12 @@ class Run:
     def plan(self) -> Plan:
         """The frozen plan. FormatError(CORRUPT) when it is not the one this run was made with."""
         path = self.path / PLAN_KEY
+        commit = self.commit  # first: it knows whether a newer release wrote the plan
         try:
             plan = parse_plan(load_json(path.read_bytes(), str(path)), str(path))
         except FileNotFoundError:
             raise FormatError(f"{path} is missing.", kind=ErrorKind.CORRUPT) from None
-        if plan.hash != self.commit.plan or plan.run_id != self.id:
+        if plan.hash != commit.plan or plan.run_id != self.id:
             raise FormatError(
                 f"{path}: altered since it was written (its hash is {plan.hash[:8]}, "
                 f"the run is {self.id}).",
@@ -198,11 +199,19 @@ class Run:
             if key.startswith(f"{HIDDEN_KEY}/{site}/"):
                 self._check(shard.path, shard.commit, key)
         tokens = read_table(shard.path / TOKENS_KEY, TOKENS_SCHEMA)
+        width = next(spec.width for spec in self.plan.sites if spec.name == site)
+        shape = site_shape(shard.path / HIDDEN_KEY, site)
+        if shape != (shard.rows, width) or tokens.num_rows != shard.rows:
+            raise FormatError(
+                f"{shard.path / HIDDEN_KEY / site}: shape {shape} beside {tokens.num_rows} tokens, "
+                f"should be {(shard.rows, width)}. `lpp-analyze verify {self.path.parent.parent}` "
+                "lists every such object.",
+                kind=ErrorKind.CORRUPT,
+            )
         prompt_id = tokens["prompt_id"].to_numpy()
         position = tokens["position"].to_numpy()
         # Rows lie in prompt order, so the first prompts are the first rows.
         rows = shard.rows if prompts is None else int(np.searchsorted(prompt_id, prompts))
-        width = next(spec.width for spec in self.plan.sites if spec.name == site)
         start = 0
         for values in read_site(
             shard.path / HIDDEN_KEY, site, rows=rows, block_rows=block_bytes // (4 * width)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from lpp.store.commit import CommitRecord, write_commit
-from lpp.store.documents import pretty_json
+from lpp.store.documents import pretty_json, validate_document
 from lpp.store.errors import ConflictError, ErrorKind
 from lpp.store.files import (
     ObjectRecord,
@@ -22,7 +22,7 @@ from lpp.store.files import (
     sweep_stages,
     write_object,
 )
-from lpp.store.hidden import Rows, encode_site
+from lpp.store.hidden import Rows, check_rows, encode_site
 from lpp.store.keys import (
     HIDDEN_KEY,
     PLAN_KEY,
@@ -32,19 +32,25 @@ from lpp.store.keys import (
     TOKENS_KEY,
     shard_key,
 )
-from lpp.store.plan import Plan
+from lpp.store.plan import Plan, validate_plan
+from lpp.store.rows import prompts_problems, tokens_problems
 from lpp.store.run import Run, ShardRecord, read_shard
-from lpp.store.tables import PROMPTS_SCHEMA, TOKENS_SCHEMA, encode_table
+from lpp.store.tables import encode_table
 
 
 class RunWriter:
     """Creates the run of `plan` in the store at `root`, or goes on with it.
 
-    prompts: (count, 6), `lpp.store.tables.PROMPTS_SCHEMA`. One writer per shard at a time.
+    prompts: (count, 6), `lpp.store.tables.PROMPTS_SCHEMA`. Writers of other shards, and of the
+    same one, may work at once. ValueError for prompts, rows or a plan that do not fit together.
     """
 
     def __init__(self, root: Path, plan: Plan, prompts: pa.Table) -> None:
+        misfits = validate_document(Plan, plan.document) or validate_plan(plan)
+        if misfits := misfits or prompts_problems(prompts, plan):
+            raise ValueError("the plan does not fit: " + "; ".join(misfits))
         self._plan = plan
+        self._prompts = prompts
         path = root / RUNS_KEY / plan.run_id
         if not path.is_dir():
             _create_run(path, plan, prompts)
@@ -110,20 +116,18 @@ class RunWriter:
 
     def _check_rows(self, index: int, hidden: Mapping[str, Rows], tokens: pa.Table) -> None:
         """A shard that does not fit its plan is a bug of the caller, found before it is written."""
-        if not tokens.schema.equals(TOKENS_SCHEMA):
-            raise ValueError(f"shard {index}: token columns are {tokens.schema.names}")
+        if not 0 <= index < self._plan.n_shards:
+            raise ValueError(f"shard {index}: the plan has {self._plan.n_shards}")
+        first, end = self._plan.shards[index : index + 2]
+        if problems := tokens_problems(tokens, self._prompts, first, end):
+            raise ValueError(f"shard {index}: tokens: " + "; ".join(problems))
         if set(hidden) != set(self._plan.site_names):
             raise ValueError(f"shard {index}: sites are {sorted(hidden)}")
-        for site, rows in hidden.items():
-            if len(rows) != tokens.num_rows:
-                raise ValueError(
-                    f"shard {index}: {site} has {len(rows)} rows, tokens {tokens.num_rows}"
-                )
+        for site in self._plan.sites:
+            check_rows(site, hidden[site.name], self._plan.stored_dtype, tokens.num_rows)
 
 
 def _create_run(path: Path, plan: Plan, prompts: pa.Table) -> None:
-    if not prompts.schema.equals(PROMPTS_SCHEMA) or prompts.num_rows != plan.prompts.count:
-        raise ValueError(f"prompts do not fit the plan: {prompts.num_rows} of {plan.prompts.count}")
     sweep_stages(path.parent)
     # FileExistsError: another writer of the same plan was first
     with contextlib.suppress(FileExistsError), staged_directory(path) as stage:
