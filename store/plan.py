@@ -152,8 +152,9 @@ def validate_plan(plan: Plan) -> list[str]:
         problems.append("shards should ascend from 0")
     elif plan.shards[-1] != plan.prompts.count:
         problems.append(f"shards should end at prompts.count = {plan.prompts.count}")
-    if list(plan.prefixes) != sorted(set(plan.prefixes)) or plan.prefixes[-1:] != (plan.context,):
-        problems.append(f"prefixes should ascend to the context, {plan.context}")
+    ascending = [0, *plan.prefixes] == sorted({0, *plan.prefixes})
+    if not ascending or plan.prefixes[-1:] != (plan.context,):
+        problems.append(f"prefixes should ascend from 1 or more to the context, {plan.context}")
     if len(set(plan.site_names)) != len(plan.sites) or not plan.sites:
         problems.append("sites should be one or more distinct names")
     problems += [
