@@ -32,7 +32,7 @@ class Workspace:
     """Scratch memory of the products of one width, allocated once: 8 d (chunk + d) bytes."""
 
     def __init__(self, dim: int, *, max_rows: int | None = None) -> None:
-        rows = chunk_rows(dim) if max_rows is None else min(max_rows, chunk_rows(dim))
+        rows = chunk_rows(dim) if max_rows is None else max(1, min(max_rows, chunk_rows(dim)))
         self.centred: Floats = np.empty((rows + 1, dim))
         self.product: Floats = np.empty((dim, dim))
 

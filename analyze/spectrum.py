@@ -6,6 +6,9 @@ at all (equal rows, one row, none) no dimension is in use and every number is 0.
 1 <= PR <= ER <= r, also after rounding.
 """
 
+import math
+from dataclasses import dataclass
+
 import numpy as np
 
 from lpp.analyze.moments import Floats, Gram, Moments
@@ -100,3 +103,48 @@ def top_share(eigenvalues: Floats, /) -> float:
 def within(value: float, bound: int) -> float:
     """`value` inside [1, bound], where it lies but for rounding. NaN stays NaN."""
     return float(np.clip(value, 1.0, max(bound, 1)))
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What one X(L) leaves behind: enough for every rank, small enough to keep."""
+
+    n_tokens: int
+    """Rows N."""
+    dim: int
+    """Columns d."""
+    total: float
+    """Sum of the covariance's eigenvalues: the summed variance of the columns."""
+    sum_squares: float
+    """Sum of their squares."""
+    eigenvalues: Floats | None
+    """(min(N, d),) descending; None where nothing asked for them yet."""
+
+    @property
+    def participation_ratio(self) -> float:
+        """In dimensions; NaN when the rows hold infinities or NaN."""
+        return ratio_of_sums(self.total, self.sum_squares, rank_bound(self.n_tokens, self.dim))
+
+    @property
+    def effective_rank(self) -> float | None:
+        """In dimensions; None without eigenvalues."""
+        if self.eigenvalues is None:
+            return None
+        # Never below the participation ratio, which rounding could make it for a flat spectrum.
+        return max(effective_rank(self.eigenvalues), self.participation_ratio)
+
+    @property
+    def top_share(self) -> float | None:
+        """Share of the first eigenvalue; None without eigenvalues."""
+        return None if self.eigenvalues is None else top_share(self.eigenvalues)
+
+
+def summarize(spread: Spread, *, with_eigenvalues: bool) -> Summary:
+    """The summary of `spread`; rows that are not finite give NaN, which nothing hides later."""
+    total, sum_squares = sums(spread)
+    values = None
+    if with_eigenvalues and math.isfinite(sum_squares):
+        values = eigenvalues(spread)
+    elif with_eigenvalues:
+        values = np.full(rank_bound(spread.n, spread.dim), np.nan)
+    return Summary(spread.n, spread.dim, total, sum_squares, values)
