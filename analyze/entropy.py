@@ -6,7 +6,7 @@ min(L, T_i) - 1: a text shorter than the prefix gives the entropy at its own end
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import polars as pl
 
@@ -48,24 +48,36 @@ def scan_entropy(
     open_store(url)
     for view in views(url) if contexts is not None else ():
         for context in view.contexts(contexts):
-            _check_captured(view, context)
+            check_captured(view, context)
 
     def keys() -> pl.DataFrame:
-        found = [
-            (view.run.id, context, prefix, size)
-            for view in views(url)
-            for context in view.contexts(contexts)
-            for prefix in view.prefixes(context)
-            for size in view.sizes(prompts)
-        ]
-        return pl.DataFrame(found, schema={name: SCHEMA[name] for name in KEYS}, orient="row")
+        return all_keys(views(url), contexts, prompts)
 
     def compute(keys: pl.DataFrame, columns: frozenset[str]) -> Iterator[pl.DataFrame]:
-        runs = open_store(url).runs
-        for frame in keys.partition_by("run", maintain_order=True):
-            yield rows(RunView(runs[frame.item(0, "run")]), frame, columns)
+        return frames(url, keys, columns)
 
     return scan(Source(name="LPP ENTROPY", schema=SCHEMA, keys=keys, compute=compute))
+
+
+def frames(url: Url, keys: pl.DataFrame, columns: frozenset[str]) -> Iterator[pl.DataFrame]:
+    """The rows of `keys`, a run at a time."""
+    runs = open_store(url).runs
+    for _, of_run in keys.group_by("run", maintain_order=True):
+        yield rows(RunView(runs[of_run.item(0, "run")]), of_run, columns)
+
+
+def all_keys(
+    views: Iterable[RunView], contexts: Sequence[int] | None, prompts: Sequence[int] | None
+) -> pl.DataFrame:
+    """The key columns of every row, in order of run, context, prefix, prompts."""
+    found = [
+        (view.run.id, context, prefix, size)
+        for view in views
+        for context in view.contexts(contexts)
+        for prefix in view.prefixes(context)
+        for size in view.sizes(prompts)
+    ]
+    return pl.DataFrame(found, schema={name: SCHEMA[name] for name in KEYS}, orient="row")
 
 
 def uncaptured(view: RunView, prefixes: Sequence[int]) -> list[int]:
@@ -78,7 +90,8 @@ def uncaptured(view: RunView, prefixes: Sequence[int]) -> list[int]:
     return [prefix for prefix in prefixes if prefix not in plan.prefixes and prefix < longest]
 
 
-def _check_captured(view: RunView, context: int) -> None:
+def check_captured(view: RunView, context: int) -> None:
+    """Raise InputError unless the statistics of every prefix of `context` were captured."""
     missing = uncaptured(view, view.prefixes(context))
     if missing:
         plan = view.run.plan

@@ -42,27 +42,26 @@ def aggregate(
     for a mean or a median. A metric that is null or NaN at any prefix is null: what is left of an
     incomplete schedule is another quantity.
 
-    Raises InputError when nothing is left after `drop_prefixes`.
+    Raises InputError when `drop_prefixes` leaves nothing of a group.
 
     >>> table = pl.DataFrame({"model": "m", "prefix": [10, 20], "entropy": [0.3, 0.2]})
     >>> aggregate(table, ["model"]).row(0)
     ('m', [10, 20], 0.2, 20)
     """
     kept = frame.filter(~pl.col("prefix").is_in(list(drop_prefixes)))
-    if kept.is_empty() and not frame.is_empty():
-        present = sorted(frame["prefix"].unique())
-        raise InputError(
-            f"every prefix was dropped: the table has {present}. "
-            "Leave at least one: --drop-prefixes takes the lengths to leave out.",
-            kind=ErrorKind.INVALID_VALUE,
-        )
-    order = [*by, "prefix"] if by else ["prefix"]
-    groups = frame.select(by).unique(maintain_order=True)
     columns = [pl.col("prefix").alias("prefixes")]
     for metric in (*ENTROPIES, *RANKS):
         if metric in frame.columns:
             columns += _columns(metric, entropy if metric in ENTROPIES else ranks)
-    found = kept.sort(order).group_by(by, maintain_order=True).agg(columns)
+    found = kept.sort("prefix", maintain_order=True).group_by(by, maintain_order=True).agg(columns)
+    groups = frame.select(by).unique(maintain_order=True)
+    if len(found) < len(groups):
+        present = sorted(frame["prefix"].unique())
+        raise InputError(
+            f"every prefix of a schedule was dropped; there is {', '.join(map(str, present))}. "
+            "Leave at least one of each context: --drop-prefixes takes the lengths to leave out.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
     return groups.join(found, on=by, how="inner", nulls_equal=True, maintain_order="left")
 
 

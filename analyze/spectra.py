@@ -1,6 +1,6 @@
 """The spectra table: ranks of every run, site, context, prefix and number of prompts."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import polars as pl
 
@@ -54,17 +54,30 @@ def scan_spectra(
     open_store(url)
 
     def keys() -> pl.DataFrame:
-        frames = [key_frame(view, contexts, prompts) for view in views(url)]
-        return pl.concat([pl.DataFrame(schema=_key_schema()), *frames])
+        return all_keys(views(url), contexts, prompts)
 
     def compute(keys: pl.DataFrame, columns: frozenset[str]) -> Iterator[pl.DataFrame]:
-        store = open_store(url)
-        for frame in keys.partition_by("run", "site", maintain_order=True):
-            view = RunView(store.runs[frame.item(0, "run")])
-            cache = SpectrumCache(store.path, view.run)
-            yield rows(view, cache, frame, columns)
+        return frames(url, keys, columns)
 
     return scan(Source(name="LPP SPECTRA", schema=SCHEMA, keys=keys, compute=compute))
+
+
+def frames(url: Url, keys: pl.DataFrame, columns: frozenset[str]) -> Iterator[pl.DataFrame]:
+    """The rows of `keys`, a run and site at a time: each read at most once, when it is its turn."""
+    store = open_store(url)
+    for _, of_run in keys.group_by("run", maintain_order=True):
+        view = RunView(store.runs[of_run.item(0, "run")])
+        cache = SpectrumCache(store.path, view.run)
+        for _, of_site in of_run.group_by("site", maintain_order=True):
+            yield rows(view, cache, of_site, columns)
+
+
+def all_keys(
+    views: Iterable[RunView], contexts: Sequence[int] | None, prompts: Sequence[int] | None
+) -> pl.DataFrame:
+    """The key columns of every row."""
+    found = [key_frame(view, contexts, prompts) for view in views]
+    return pl.concat([pl.DataFrame(schema=_key_schema()), *found])
 
 
 def _key_schema() -> pl.Schema:

@@ -86,7 +86,7 @@ def effective_rank(eigenvalues: Floats, /) -> float:
     total = eigenvalues.sum()
     if total == 0:
         return 0.0  # no variance: the exponential of an empty entropy would claim one dimension
-    share = eigenvalues[eigenvalues > 0] / total
+    share = eigenvalues[eigenvalues != 0] / total  # keeps a NaN, which must not get lost
     return within(float(np.exp(-(share * np.log(share)).sum())), len(eigenvalues))
 
 
@@ -97,7 +97,7 @@ def top_share(eigenvalues: Floats, /) -> float:
     0.75
     """
     total = eigenvalues.sum()
-    return float(eigenvalues.max() / total) if total > 0 else 0.0
+    return 0.0 if total == 0 else float(eigenvalues.max() / total)
 
 
 def within(value: float, bound: int) -> float:

@@ -60,19 +60,20 @@ def make_run(tmp_path: Path) -> MakeRun:
         shards: Sequence[int] | None = None,
         root: Path | None = None,
         shared_start: int = 0,
+        order: Sequence[int] | None = None,
         logits_width: int = 50,
         scale: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]] = lambda rows: rows,
     ) -> Made:
         root = root or tmp_path / "store"
         create_store(root)
-        cut = [min(length, context) for length in lengths]
         prompts, hidden, entropy = _content(
             lengths, seed=seed, sites=sites, dim=dim, scale=scale, shared_start=shared_start
         )
-        prompts = [p[:context] for p in prompts]
-        hidden = {s: [r[:context] for r in rows] for s, rows in hidden.items()}
-        entropy = [e[:context] for e in entropy]
-        table = _prompts_table(prompts, [a > b for a, b in zip(lengths, cut, strict=True)])
+        order = order or range(len(lengths))
+        prompts = [prompts[i][:context] for i in order]
+        hidden = {s: [rows[i][:context] for i in order] for s, rows in hidden.items()}
+        entropy = [entropy[i][:context] for i in order]
+        table = _prompts_table(prompts, [lengths[i] > context for i in order])
         plan = _plan(
             table,
             context=context,
