@@ -1,6 +1,41 @@
-"""PLACEHOLDER"""
+"""The format: what lies on disk, how it is written whole and read in blocks.
+
+SPEC.md beside this file is the authority. Names load on first use, so that importing
+`lpp.store.errors` costs no zarr and no pyarrow.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 if __name__ != "lpp.store":
-    raise ImportError(
-        f"import this package as lpp.store, not as {__name__}: two copies would not share types"
-    )
+    raise ImportError(f"import this package as lpp.store, not as {__name__}")
+
+if TYPE_CHECKING:
+    from lpp.store.plan import Plan as Plan
+    from lpp.store.run import Block as Block
+    from lpp.store.run import Run as Run
+    from lpp.store.run import ShardRecord as ShardRecord
+    from lpp.store.store import Store as Store
+    from lpp.store.store import create_store as create_store
+    from lpp.store.store import open_store as open_store
+    from lpp.store.verify import Problem as Problem
+    from lpp.store.writer import RunWriter as RunWriter
+
+_HOME = {
+    "Block": "run",
+    "Plan": "plan",
+    "Problem": "verify",
+    "Run": "run",
+    "RunWriter": "writer",
+    "ShardRecord": "run",
+    "Store": "store",
+    "create_store": "store",
+    "open_store": "store",
+}
+__all__ = sorted(_HOME)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f"lpp.store.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'lpp.store' has no attribute {name!r}")

@@ -1,0 +1,51 @@
+"""Names of everything in a store, SPEC.md section 2. Format strings live nowhere else.
+
+Imports nothing, so that `lpp-sql` can find files without loading the readers.
+"""
+
+from typing import Final
+
+FORMAT_NAME: Final = "lpp-store"
+"""Value of `format` in the root document."""
+
+FORMAT_VERSION: Final = 1
+"""The version this release writes, and the newest it reads: of the root, a run, a shard."""
+
+ROOT_KEY: Final = "lpp.json"
+"""The document that makes a directory a store."""
+
+RUNS_KEY: Final = "runs"
+"""Directory of the runs."""
+
+PLAN_KEY: Final = "plan.json"
+"""The frozen plan of a run."""
+
+PROMPTS_KEY: Final = "prompts.arrow"
+"""What was fed to the model, one row per prompt."""
+
+SHARDS_KEY: Final = "shards"
+"""Directory of a run's shards."""
+
+TOKENS_KEY: Final = "tokens.arrow"
+"""One row per token of a shard."""
+
+HIDDEN_KEY: Final = "hidden.zarr"
+"""Zarr group of a shard: one array per site."""
+
+COMMIT_KEY: Final = "COMMIT.json"
+"""Record that makes a run or a shard exist: written last, lists every other object."""
+
+ANALYSIS_KEY: Final = "analysis"
+"""Directory of cached results: safe to delete at any time."""
+
+DATABASE_KEY: Final = "profiles.duckdb"
+"""The profile tables, replaced whole."""
+
+
+def shard_key(index: int) -> str:
+    """Name of shard `index` inside `runs/<run_id>/shards/`.
+
+    >>> shard_key(7)
+    '00007'
+    """
+    return f"{index:05d}"

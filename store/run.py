@@ -1,0 +1,244 @@
+"""One run as it lies on disk: its plan, its prompts, its committed shards.
+
+Reading is bounded in memory: a block of rows at a time, never a whole shard. Each object is
+checked against its checksum before its first use (xxh3 runs at memory speed, decompression
+does not), so that altered bytes never become numbers.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from lpp.store.commit import CommitRecord, read_commit
+from lpp.store.documents import load_json
+from lpp.store.errors import ErrorKind, FormatError, InputError
+from lpp.store.files import describe
+from lpp.store.hidden import read_site, site_shape
+from lpp.store.keys import (
+    COMMIT_KEY,
+    HIDDEN_KEY,
+    PLAN_KEY,
+    PROMPTS_KEY,
+    SHARDS_KEY,
+    TOKENS_KEY,
+    shard_key,
+)
+from lpp.store.plan import Plan, parse_plan
+from lpp.store.tables import PROMPTS_SCHEMA, TOKENS_SCHEMA, read_table
+from lpp.store.verify import Problem, verify_run
+
+BLOCK_BYTES: Final = 64 << 20
+"""Size of a block of float32 rows: long enough for fast matrix products, small beside memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """Some rows of one site, in prompt and position order."""
+
+    values: npt.NDArray[np.float32]
+    """(n, d)"""
+    prompt_id: npt.NDArray[np.int32]
+    """(n,)"""
+    position: npt.NDArray[np.int32]
+    """(n,)"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardRecord:
+    """A committed shard."""
+
+    index: int
+    rows: int
+    first_prompt: int
+    end_prompt: int
+    digest: str
+    """Checksum of its COMMIT record, which covers every object of the shard."""
+    path: Path
+    commit: CommitRecord
+
+
+def read_shard(plan: Plan, index: int, path: Path) -> ShardRecord | None:
+    """Shard `index` of `plan` if it is what lies at `path`, committed; else None."""
+    try:
+        commit = read_commit(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except FormatError as error:
+        if error.kind is ErrorKind.UNSUPPORTED_VERSION:
+            raise  # not damaged: of a newer release, and not to be written over
+        return None
+    if commit.plan != plan.hash or commit.shard != index:
+        return None
+    return ShardRecord(
+        index=index,
+        rows=commit.rows,
+        first_prompt=plan.shards[index],
+        end_prompt=plan.shards[index + 1],
+        digest=commit.self_xxh3_128,
+        path=path,
+        commit=commit,
+    )
+
+
+class Run:
+    """A committed run. Shards may still be missing: `missing_shards` names them."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.id = path.name
+        self._checked: set[Path] = set()
+
+    def __repr__(self) -> str:
+        return f"Run({self.id!r}, {len(self.shards)} of {self.plan.n_shards} shards)"
+
+    @cached_property
+    def commit(self) -> CommitRecord:
+        """The run's own record. FormatError: CORRUPT, or UNSUPPORTED_VERSION of a newer release."""
+        try:
+            return read_commit(self.path)
+        except (FileNotFoundError, NotADirectoryError):
+            raise FormatError(
+                f"{self.path} is not a committed run: it holds no {COMMIT_KEY}. "
+                "Remove it and capture again.",
+                kind=ErrorKind.CORRUPT,
+            ) from None
+
+    @cached_property
+    def plan(self) -> Plan:
+        """The frozen plan. FormatError(CORRUPT) when it is not the one this run was made with."""
+        path = self.path / PLAN_KEY
+        commit = self.commit  # first: it knows whether a newer release wrote the plan
+        try:
+            plan = parse_plan(load_json(path.read_bytes(), str(path)), str(path))
+        except FileNotFoundError:
+            raise FormatError(f"{path} is missing.", kind=ErrorKind.CORRUPT) from None
+        if plan.hash != commit.plan or plan.run_id != self.id:
+            raise FormatError(
+                f"{path}: altered since it was written (its hash is {plan.hash[:8]}, "
+                f"the run is {self.id}).",
+                kind=ErrorKind.CORRUPT,
+            )
+        return plan
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Captured sites in depth order."""
+        return self.plan.site_names
+
+    @cached_property
+    def shards(self) -> tuple[ShardRecord, ...]:
+        """Committed shards in order. A shard without a valid COMMIT does not exist."""
+        found = (self.shard(index) for index in range(self.plan.n_shards))
+        return tuple(shard for shard in found if shard is not None)
+
+    def shard(self, index: int) -> ShardRecord | None:
+        """Shard `index` as it lies on disk now, or None when it is not committed."""
+        return read_shard(self.plan, index, self.path / SHARDS_KEY / shard_key(index))
+
+    @property
+    def missing_shards(self) -> tuple[int, ...]:
+        """Indices of shards that no one has committed yet."""
+        present = {shard.index for shard in self.shards}
+        return tuple(k for k in range(self.plan.n_shards) if k not in present)
+
+    @property
+    def n_prompts(self) -> int:
+        """Prompts that can be analysed: those of the shards before the first missing one."""
+        first_missing = min(self.missing_shards, default=self.plan.n_shards)
+        return self.plan.shards[first_missing]
+
+    def prompts(self) -> pa.Table:
+        """Every prompt of the plan, (count, 6): `lpp.store.tables.PROMPTS_SCHEMA`."""
+        self._check(self.path, self.commit, PROMPTS_KEY)
+        return read_table(self.path / PROMPTS_KEY, PROMPTS_SCHEMA)
+
+    def tokens_files(self) -> list[Path]:
+        """The `tokens.arrow` of each committed shard, in order, checked."""
+        for shard in self.shards:
+            self._check(shard.path, shard.commit, TOKENS_KEY)
+        return [shard.path / TOKENS_KEY for shard in self.shards]
+
+    def tokens(self) -> ds.FileSystemDataset:
+        """Token statistics of every committed shard, as an Arrow dataset."""
+        files = [str(path) for path in self.tokens_files()]
+        return ds.dataset(files, schema=TOKENS_SCHEMA, format="ipc")
+
+    def hidden(self, site: str) -> Iterator[npt.NDArray[np.float32]]:
+        """Every committed row of `site`, (n, d) float32 blocks."""
+        return (block.values for block in self.blocks(site))
+
+    def blocks(
+        self, site: str, *, prompts: int | None = None, block_bytes: int = BLOCK_BYTES
+    ) -> Iterator[Block]:
+        """Rows of `site` with the token each belongs to, about `block_bytes` at a time.
+
+        prompts: only those with `prompt_id < prompts`; all committed ones by default.
+        Raises InputError for a site the run does not hold, FormatError for altered bytes.
+        """
+        if site not in self.sites:
+            raise InputError(
+                f"run {self.id} has no site {site!r}; it has {', '.join(self.sites)}.",
+                kind=ErrorKind.NOT_FOUND,
+            )
+        for shard in self.shards:
+            if prompts is None or shard.first_prompt < prompts:
+                yield from self._shard_blocks(shard, site, prompts, block_bytes)
+
+    def _shard_blocks(
+        self, shard: ShardRecord, site: str, prompts: int | None, block_bytes: int
+    ) -> Iterator[Block]:
+        self._check(shard.path, shard.commit, TOKENS_KEY)
+        for key in shard.commit.objects:
+            if key.startswith(f"{HIDDEN_KEY}/{site}/"):
+                self._check(shard.path, shard.commit, key)
+        tokens = read_table(shard.path / TOKENS_KEY, TOKENS_SCHEMA)
+        width = next(spec.width for spec in self.plan.sites if spec.name == site)
+        shape = site_shape(shard.path / HIDDEN_KEY, site)
+        if shape != (shard.rows, width) or tokens.num_rows != shard.rows:
+            raise FormatError(
+                f"{shard.path / HIDDEN_KEY / site}: shape {shape} beside {tokens.num_rows} tokens, "
+                f"should be {(shard.rows, width)}. `lpp-analyze verify {self.path.parent.parent}` "
+                "lists every such object.",
+                kind=ErrorKind.CORRUPT,
+            )
+        prompt_id = tokens["prompt_id"].to_numpy()
+        position = tokens["position"].to_numpy()
+        # Rows lie in prompt order, so the first prompts are the first rows.
+        rows = shard.rows if prompts is None else int(np.searchsorted(prompt_id, prompts))
+        start = 0
+        for values in read_site(
+            shard.path / HIDDEN_KEY, site, rows=rows, block_rows=block_bytes // (4 * width)
+        ):
+            end = start + len(values)
+            yield Block(values=values, prompt_id=prompt_id[start:end], position=position[start:end])
+            start = end
+
+    def _check(self, directory: Path, commit: CommitRecord, key: str) -> None:
+        """Compare one object with its record, once for each `Run`."""
+        path = directory / key
+        if path in self._checked:
+            return
+        recorded = commit.objects.get(key)
+        try:
+            found = describe(path)
+        except OSError:
+            found = None
+        if recorded is None or found != recorded:
+            raise FormatError(
+                f"{path}: {'missing' if found is None else 'altered or cut short'} since it was "
+                f"committed. `lpp-analyze verify {self.path.parent.parent}` lists every such "
+                f"object; remove {directory} and capture again to recompute that part.",
+                kind=ErrorKind.CORRUPT,
+            )
+        self._checked.add(path)
+
+    def verify(self) -> list[Problem]:
+        """Every way in which the bytes of this run differ from what was committed."""
+        return verify_run(self.path)

@@ -1,0 +1,79 @@
+"""The Arrow tables of a store, SPEC.md section 5: prompts of a run, tokens of a shard."""
+
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+
+from lpp.store.errors import ErrorKind, FormatError
+
+PROMPTS_SCHEMA: Final = pa.schema(
+    [
+        pa.field("prompt_id", pa.int32(), nullable=False),
+        pa.field("source_row", pa.int64(), nullable=False),
+        pa.field("token_ids", pa.list_(pa.int32()), nullable=False),
+        pa.field("n_tokens", pa.int32(), nullable=False),
+        pa.field("truncated", pa.bool_(), nullable=False),
+        pa.field("sha256", pa.string(), nullable=False),
+    ]
+)
+"""One row per prompt: what was fed to the model, and the row of the corpus it came from."""
+
+STATISTICS: Final = (
+    "entropy",
+    "log_z",
+    "max_logprob",
+    "margin",
+    "next_logprob",
+    "next_rank",
+    "top1_id",
+)
+"""Columns of `tokens.arrow` computed from the logits; null where the plan did not ask."""
+
+TOKENS_SCHEMA: Final = pa.schema(
+    [
+        pa.field("prompt_id", pa.int32(), nullable=False),
+        pa.field("position", pa.int32(), nullable=False),
+        pa.field("token_id", pa.int32(), nullable=False),
+        pa.field("entropy", pa.float32()),
+        pa.field("log_z", pa.float32()),
+        pa.field("max_logprob", pa.float32()),
+        pa.field("margin", pa.float32()),
+        pa.field("next_logprob", pa.float32()),
+        pa.field("next_rank", pa.int32()),
+        pa.field("top1_id", pa.int32()),
+    ]
+)
+"""One row per token: `next_*` are null at a prompt's last token."""
+
+
+def encode_table(table: pa.Table) -> bytes:
+    """An Arrow IPC file with zstd, one record batch per 64 Ki rows."""
+    sink = pa.BufferOutputStream()
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    with pa.ipc.new_file(sink, table.schema, options=options) as writer:
+        writer.write_table(table, max_chunksize=1 << 16)
+    return bytes(sink.getvalue())
+
+
+def read_table(path: Path, schema: pa.Schema) -> pa.Table:
+    """The columns of `schema`, every row; others are ignored. FormatError(CORRUPT)."""
+    try:
+        with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
+            table = reader.read_all()
+    except (pa.ArrowException, OSError) as error:
+        raise FormatError(
+            f"{path}: not a readable Arrow file ({error}).", kind=ErrorKind.CORRUPT
+        ) from None
+    names = table.schema.names
+    wrong = [
+        field.name
+        for field in schema
+        if names.count(field.name) != 1 or not table.schema.field(field.name).equals(field)
+    ]
+    if wrong:
+        raise FormatError(
+            f"{path}: columns missing or not as format 1 declares them: {', '.join(wrong)}.",
+            kind=ErrorKind.CORRUPT,
+        )
+    return table.select(schema.names)

@@ -1,0 +1,139 @@
+"""Write one run, a whole shard at a time, SPEC.md section 6.
+
+Commit comes before advance: a killed job resumes at the first shard it had not committed, and
+no reader ever sees part of one.
+"""
+
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import pyarrow as pa
+
+from lpp.store.commit import CommitRecord, write_commit
+from lpp.store.documents import pretty_json, validate_document
+from lpp.store.errors import ConflictError, ErrorKind
+from lpp.store.files import (
+    ObjectRecord,
+    put_back,
+    remove,
+    set_aside,
+    staged_directory,
+    sweep_stages,
+    write_object,
+)
+from lpp.store.hidden import Rows, check_rows, encode_site
+from lpp.store.keys import (
+    HIDDEN_KEY,
+    PLAN_KEY,
+    PROMPTS_KEY,
+    RUNS_KEY,
+    SHARDS_KEY,
+    TOKENS_KEY,
+    shard_key,
+)
+from lpp.store.plan import Plan, validate_plan
+from lpp.store.rows import prompts_problems, tokens_problems
+from lpp.store.run import Run, ShardRecord, read_shard
+from lpp.store.tables import encode_table
+
+
+class RunWriter:
+    """Creates the run of `plan` in the store at `root`, or goes on with it.
+
+    prompts: (count, 6), `lpp.store.tables.PROMPTS_SCHEMA`. Writers of other shards, and of the
+    same one, may work at once. ValueError for prompts, rows or a plan that do not fit together.
+    """
+
+    def __init__(self, root: Path, plan: Plan, prompts: pa.Table) -> None:
+        misfits = validate_document(Plan, plan.document) or validate_plan(plan)
+        if misfits := misfits or prompts_problems(prompts, plan):
+            raise ValueError("the plan does not fit: " + "; ".join(misfits))
+        self._plan = plan
+        self._prompts = prompts
+        path = root / RUNS_KEY / plan.run_id
+        if not path.is_dir():
+            _create_run(path, plan, prompts)
+        self.run = Run(path)
+        if self.run.plan.hash != plan.hash:  # eight hex digits met by chance
+            raise ConflictError(
+                f"{path} holds another plan whose hash begins alike. Use another store.",
+                kind=ErrorKind.PLAN_DIFFERS,
+            )
+        sweep_stages(path / SHARDS_KEY)
+
+    def committed(self, index: int) -> bool:
+        """Whether shard `index` is there already, by whoever wrote it."""
+        return self.run.shard(index) is not None
+
+    def write_shard(self, index: int, hidden: Mapping[str, Rows], tokens: pa.Table) -> ShardRecord:
+        """Encode, write and commit shard `index`; keep what another writer committed first.
+
+        hidden: site -> (T, d) in the stored dtype (uint16 for bfloat16). Row t of every site and
+        row t of `tokens` (`TOKENS_SCHEMA`) are the same token. Encodes one site at a time.
+        Raises MachineError(NO_SPACE); whatever was committed before stays.
+        """
+        self._check_rows(index, hidden, tokens)
+        target = self.run.path / SHARDS_KEY / shard_key(index)
+        if not self.committed(index):
+            self._make_way(target, index)
+            # FileExistsError: another writer's shard, which comes from the same plan
+            with contextlib.suppress(FileExistsError), staged_directory(target) as stage:
+                self._fill(stage, index, hidden, tokens)
+        shard = self.run.shard(index)
+        if shard is None:
+            raise ConflictError(
+                f"{target} was removed or altered while it was being written. "
+                "See that nothing else works on this run, then repeat the same command.",
+                kind=ErrorKind.INCOMPLETE,
+            )
+        return shard
+
+    def _make_way(self, target: Path, index: int) -> None:
+        """Remove a shard whose record was damaged, never one that was committed this moment."""
+        try:
+            aside = set_aside(target)
+        except FileNotFoundError:
+            return
+        if read_shard(self._plan, index, aside):
+            put_back(aside, target)
+        else:
+            remove(aside)
+
+    def _fill(self, stage: Path, index: int, hidden: Mapping[str, Rows], tokens: pa.Table) -> None:
+        objects: dict[str, ObjectRecord] = {}
+        for site in self._plan.sites:
+            encoded = encode_site(site, hidden[site.name], self._plan.stored_dtype)
+            for key, data in encoded.items():
+                name = f"{HIDDEN_KEY}/{key}"
+                if name not in objects:  # every site brings the group's own metadata
+                    objects[name] = write_object(stage / name, data)
+        objects[TOKENS_KEY] = write_object(stage / TOKENS_KEY, encode_table(tokens))
+        record = CommitRecord(
+            plan=self._plan.hash, shard=index, rows=tokens.num_rows, objects=objects
+        )
+        write_commit(stage, record)
+
+    def _check_rows(self, index: int, hidden: Mapping[str, Rows], tokens: pa.Table) -> None:
+        """A shard that does not fit its plan is a bug of the caller, found before it is written."""
+        if not 0 <= index < self._plan.n_shards:
+            raise ValueError(f"shard {index}: the plan has {self._plan.n_shards}")
+        first, end = self._plan.shards[index : index + 2]
+        if problems := tokens_problems(tokens, self._prompts, first, end):
+            raise ValueError(f"shard {index}: tokens: " + "; ".join(problems))
+        if set(hidden) != set(self._plan.site_names):
+            raise ValueError(f"shard {index}: sites are {sorted(hidden)}")
+        for site in self._plan.sites:
+            check_rows(site, hidden[site.name], self._plan.stored_dtype, tokens.num_rows)
+
+
+def _create_run(path: Path, plan: Plan, prompts: pa.Table) -> None:
+    sweep_stages(path.parent)
+    # FileExistsError: another writer of the same plan was first
+    with contextlib.suppress(FileExistsError), staged_directory(path) as stage:
+        (stage / SHARDS_KEY).mkdir()
+        objects = {
+            PLAN_KEY: write_object(stage / PLAN_KEY, pretty_json(plan.document)),
+            PROMPTS_KEY: write_object(stage / PROMPTS_KEY, encode_table(prompts)),
+        }
+        write_commit(stage, CommitRecord(plan=plan.hash, shard=None, rows=0, objects=objects))
