@@ -1,6 +1,18 @@
-"""PLACEHOLDER"""
+"""The profile database: declared tables, building it, connecting to it, `lpp-sql`.
+
+It takes finished Arrow tables and knows nothing of how they were computed.
+"""
 
 if __name__ != "lpp.sql":
     raise ImportError(
         f"import this package as lpp.sql, not as {__name__}: two copies would not share types"
     )
+
+# Bound at once, not by a module `__getattr__`: both functions bear the name of their module, and
+# importing a submodule later would put the module in the function's place. Both are light: they
+# import DuckDB and pyarrow when called.
+from lpp.sql.build import build
+from lpp.sql.connect import connect
+from lpp.sql.schema import TABLES, TOKEN_STATS, Column, Table, arrow_schema
+
+__all__ = ["TABLES", "TOKEN_STATS", "Column", "Table", "arrow_schema", "build", "connect"]

@@ -30,6 +30,7 @@ class ErrorKind(StrEnum):
     NO_MEMORY = "no_memory"
     UNSUPPORTED_MODEL = "unsupported_model"
     BAD_SQL = "bad_sql"
+    IN_USE = "in_use"
 
 
 class LppError(Exception):

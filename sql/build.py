@@ -1,0 +1,199 @@
+"""Building `profiles.duckdb` from finished Arrow tables: beside the old one, then in its place."""
+
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from lpp.sql.ddl import create_table, identifier, literal
+from lpp.sql.schema import TABLES, Table, arrow_schema
+from lpp.store.errors import ConflictError, ErrorKind, InputError
+from lpp.store.keys import DATABASE_KEY
+
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow as pa
+
+STORAGE_VERSION: Final = "v1.0.0"
+"""DuckDB file version: every client since 1.0 opens it, where DuckDB 2's own needs DuckDB 2."""
+
+
+def build(root: Path, tables: "Mapping[str, pa.Table]") -> Path:
+    """Write `<root>/profiles.duckdb` from `tables`, whole or not at all; returns its path.
+
+    Columns may come in any order and in any Arrow type that holds the declared one's values
+    (`lpp.sql.arrow_schema`). Tables that are not given are made empty. Whoever has the old file
+    open keeps reading it; of two builders at once, the last to finish stays.
+
+    Raises InputError(INVALID_VALUE) naming every unknown table, missing or unknown column and
+    wrong type, or the row whose key is there twice; ConflictError(IN_USE) when somebody is
+    writing to the old file; MachineError(NO_SPACE).
+    """
+    from lpp.sql.faults import full_disk_named
+
+    conformed = _conform(tables)
+    target = Path(root) / DATABASE_KEY
+    with full_disk_named(target), _beside(target) as beside:
+        _write(beside, conformed)
+        _clear_for(target)
+        os.replace(beside, target)
+    return target
+
+
+@contextmanager
+def _beside(target: Path) -> Iterator[Path]:
+    """A name nobody else uses, next to `target`; nothing of it is left when the block ends."""
+    stem = f".{target.name}~{os.getpid()}~{secrets.token_hex(4)}"
+    beside = target.with_name(stem)
+    try:
+        yield beside
+    finally:
+        for leftover in target.parent.glob(f"{stem}*"):  # the file, its log, its spill folder
+            _remove(leftover)
+
+
+def _remove(path: Path) -> None:
+    import shutil
+
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _write(path: Path, tables: "Mapping[str, pa.Table]") -> None:
+    import duckdb
+
+    connection = duckdb.connect()
+    try:
+        connection.execute(
+            f"ATTACH {literal(str(path.absolute()))} AS built "
+            f"(STORAGE_VERSION {literal(STORAGE_VERSION)}); USE built"
+        )
+        connection.execute("BEGIN")  # one commit: one pass over the log
+        for table in TABLES.values():
+            for statement in create_table(table):
+                connection.execute(statement)
+            if table.name in tables:
+                _insert(connection, table, tables[table.name])
+        connection.execute("COMMIT")
+        connection.execute("CHECKPOINT built; USE memory; DETACH built")
+    finally:
+        with suppress(duckdb.Error):  # after a failed write, closing fails as well
+            connection.close()
+
+
+def _insert(connection: "duckdb.DuckDBPyConnection", table: Table, rows: "pa.Table") -> None:
+    import duckdb
+
+    names = ", ".join(identifier(column.name) for column in table.columns)
+    connection.register("incoming", rows)
+    try:
+        connection.execute(f"INSERT INTO {identifier(table.name)} SELECT {names} FROM incoming")
+    except (duckdb.ConstraintException, duckdb.ConversionException) as error:
+        raise InputError(
+            f"table {table.name}, key ({', '.join(table.key)}): {error}",
+            kind=ErrorKind.INVALID_VALUE,
+        ) from error
+    finally:
+        connection.unregister("incoming")
+
+
+def _clear_for(target: Path) -> None:
+    """Make sure nobody is writing to `target`, and drop the log of a writer that was killed.
+
+    A log beside the file would be replayed into whatever file bears the name.
+    """
+    import duckdb
+
+    from lpp.sql.faults import is_in_use
+
+    if not target.exists():
+        return
+    with duckdb.connect() as connection:
+        try:
+            connection.execute(f"ATTACH {literal(str(target.absolute()))} AS old (READ_ONLY)")
+        except duckdb.Error as error:  # a damaged file is no obstacle: it is replaced
+            if is_in_use(error):
+                raise ConflictError(
+                    f"{target}: another connection is writing to it. "
+                    f"Close it, then repeat the command. ({str(error).splitlines()[0]})",
+                    kind=ErrorKind.IN_USE,
+                ) from error
+    target.with_name(target.name + ".wal").unlink(missing_ok=True)
+
+
+def _conform(tables: "Mapping[str, pa.Table]") -> "dict[str, pa.Table]":
+    """Every table cast to its declared schema; one InputError with all problems."""
+    problems = [
+        f"{name}: no such table (known: {', '.join(TABLES)})"
+        for name in tables
+        if name not in TABLES
+    ]
+    conformed = {
+        name: _conform_table(TABLES[name], table, problems)
+        for name, table in tables.items()
+        if name in TABLES
+    }
+    if problems:
+        raise InputError(
+            "tables do not fit the declared schema: " + "; ".join(problems) + ". "
+            "See lpp.sql.arrow_schema(table), or: lpp-sql --schema",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    return conformed
+
+
+def _conform_table(declared: Table, table: "pa.Table", problems: list[str]) -> "pa.Table":
+    import pyarrow as pa
+
+    schema = arrow_schema(declared)
+    given = table.column_names
+    problems += [f"{declared.name}.{n}: column missing" for n in schema.names if n not in given]
+    problems += [f"{declared.name}.{n}: unknown column" for n in given if n not in schema.names]
+    problems += [
+        f"{declared.name}.{n}: given {given.count(n)} times"
+        for n in schema.names
+        if given.count(n) > 1
+    ]
+    columns = {
+        field.name: _cast(f"{declared.name}.{field.name}", table[field.name], field.type, problems)
+        for field in schema
+        if given.count(field.name) == 1
+    }
+    return None if problems else pa.table(columns, schema=schema)
+
+
+def _cast(place: str, column: Any, wanted: "pa.DataType", problems: list[str]) -> Any:
+    """`column` as `wanted` without loss; None and one more problem where that cannot be."""
+    import pyarrow as pa
+
+    try:
+        if _same_family(column.type, wanted):
+            return column.cast(wanted)
+        problems.append(f"{place}: {column.type}, should be {wanted}")
+    except pa.ArrowInvalid as error:  # a value the declared type cannot hold
+        problems.append(f"{place}: {error}")
+    return None
+
+
+def _same_family(given: "pa.DataType", wanted: "pa.DataType") -> bool:
+    """Whether `given` may be cast to `wanted`: widths may differ, kinds may not."""
+    import pyarrow.types as pat
+
+    if pat.is_null(given) or given.equals(wanted):
+        return True
+    if pat.is_dictionary(given):
+        return _same_family(given.value_type, wanted)
+    if pat.is_list(wanted):
+        lists = (pat.is_list, pat.is_large_list, pat.is_list_view, pat.is_fixed_size_list)
+        return any(kind(given) for kind in lists) and _same_family(
+            given.value_type, wanted.value_type
+        )
+    if pat.is_string(wanted):
+        return any(kind(given) for kind in (pat.is_large_string, pat.is_string_view))
+    return any(
+        kind(given) and kind(wanted) for kind in (pat.is_integer, pat.is_floating, pat.is_boolean)
+    )

@@ -1,0 +1,175 @@
+"""`lpp-sql`: ask the profiles of a store anything, in SQL."""
+
+import os
+import shutil
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NoReturn
+
+import click
+
+from lpp.sql.connect import connect, profiles_path
+from lpp.sql.place import store_root
+from lpp.sql.schema import TOKEN_STATS, reference
+from lpp.store.console import LppCommand, debug_option
+from lpp.store.errors import ErrorKind, InputError, MachineError
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection, Statement
+
+FORMATS: Final = ("table", "csv", "json", "parquet")
+
+_EXAMPLE: Final = 'lpp-sql ./lpp "SELECT run, entropy_floor FROM profiles"'
+
+
+@click.command(cls=LppCommand, context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("store", required=False)
+@click.argument("sql", required=False)
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(FORMATS),
+    help="How to write the result. Default: by the ending of --output, else table.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write to FILE, which appears only when it is whole. Default: standard output.",
+)
+@click.option("--write", is_flag=True, help="Allow statements that change the tables.")
+@click.option("--schema", is_flag=True, help="Print tables, columns and units.")
+@click.option("--shell", is_flag=True, help="Open DuckDB's own shell on the tables.")
+@debug_option
+def main(
+    *,
+    store: str | None,
+    sql: str | None,
+    format_: str | None,
+    output: Path | None,
+    write: bool,
+    schema: bool,
+    shell: bool,
+) -> None:
+    """Run SQL on the profiles of STORE, or on `token_stats`, its statistics of every token.
+
+    SQL may be - to read it from standard input. Several statements run in order; the result of
+    the last is written. A table shows the first and last of more than 40 rows, and one column
+    per line where the terminal is too narrow; the other formats write every row.
+
+    The tables are open read-only. `lpp-analyze profile` replaces them whole, and with them
+    whatever --write added.
+
+    \b
+        lpp-sql ./lpp "SELECT * FROM profiles ORDER BY entropy_floor"
+        lpp-sql ./lpp "SELECT * FROM spectra" -o spectra.parquet
+        lpp-sql ./lpp "SELECT avg(entropy) FROM token_stats" --format json
+        lpp-sql --schema
+    """
+    if schema:
+        click.echo(reference())
+        return
+    if store is None:
+        raise click.UsageError(f"Name a store, and the SQL to run on it, such as: {_EXAMPLE}")
+    if shell:
+        _open_shell(store, write=write)
+    if sql is None:
+        raise click.UsageError(f"No SQL to run. Such as: {_EXAMPLE}")
+    text = _text(sql)
+    root = store_root(store)
+    # Named nowhere, token_stats stays unread: loading pyarrow takes longer than most queries.
+    named = TOKEN_STATS.name in text.casefold()
+    with closing(connect(root, write=write, token_stats=named)) as connection:
+        _answer(connection, text, root, format_ or _format_of(output), output)
+
+
+def _text(sql: str) -> str:
+    """The SQL itself, read from standard input for `-`."""
+    try:
+        text = sys.stdin.buffer.read().decode() if sql == "-" else sql
+        text.encode()  # an argument that is not UTF-8 arrives with surrogates
+    except UnicodeError as error:
+        raise InputError(
+            f"the SQL is not UTF-8 ({error}). Save it as UTF-8 and try again.",
+            kind=ErrorKind.BAD_SQL,
+        ) from None
+    return text
+
+
+def _format_of(output: Path | None) -> str:
+    ending = output.suffix.lower().removeprefix(".") if output else ""
+    return ending if ending in FORMATS else "table"
+
+
+def _answer(
+    connection: "DuckDBPyConnection", text: str, root: Path, format_: str, output: Path | None
+) -> None:
+    """Run every statement of `text`; write the result of the last one."""
+    import duckdb
+
+    from lpp.sql.faults import query_fault
+
+    # Else DuckDB would look up unknown tables among the variables of this program.
+    connection.execute("SET python_enable_replacements = false")
+    try:
+        statements = connection.extract_statements(text)
+        if not statements:
+            raise click.UsageError(f"The SQL is empty. Such as: {_EXAMPLE}")
+        for statement in statements[:-1]:
+            connection.execute(statement)
+        _write_result(connection, statements[-1], format_, output)
+    except duckdb.Error as error:
+        fault = query_fault(error, root)
+        if fault is None:
+            raise
+        raise fault from error
+    except RuntimeError as error:
+        if "interrupted" not in str(error):
+            raise
+        raise KeyboardInterrupt from None  # what DuckDB makes of Ctrl-C
+
+
+def _write_result(
+    connection: "DuckDBPyConnection", statement: "Statement", format_: str, output: Path | None
+) -> None:
+    from lpp.sql import formats
+    from lpp.sql.output import binary_output, text_output
+    from lpp.sql.table import write_table
+
+    if not _has_result(statement):
+        if output is not None:
+            raise click.UsageError("The last statement has no rows to write: leave --output out.")
+        connection.execute(statement)
+    elif format_ == "parquet":
+        if output is None and sys.stdout.isatty():
+            raise click.UsageError("Parquet is not for a terminal: add --output FILE, or a pipe.")
+        with binary_output(output) as path:
+            formats.write_parquet(connection, statement, str(path))
+    else:
+        writer = {"csv": formats.write_csv, "json": formats.write_json, "table": write_table}
+        with text_output(output) as stream:
+            writer[format_](connection, statement, stream)
+
+
+def _has_result(statement: "Statement") -> bool:
+    import duckdb
+
+    may_return = duckdb.ExpectedResultType.QUERY_RESULT in statement.expected_result_type
+    return may_return and statement.type.name != "CREATE"
+
+
+def _open_shell(store: str, *, write: bool) -> NoReturn:
+    """Become DuckDB's shell on the tables of `store`."""
+    database = profiles_path(store_root(store))
+    program = shutil.which("duckdb")
+    if program is None:
+        raise MachineError(
+            "no `duckdb` program on the PATH. Install DuckDB's shell with "
+            "`pip install duckdb-cli`, then repeat the command.",
+            kind=ErrorKind.NO_PACKAGE,
+        )
+    click.echo(f"token_stats is not in this shell: `lpp-sql {store} ...` has it.", err=True)
+    sys.stdout.flush()
+    os.execv(program, [program, *([] if write else ["-readonly"]), str(database)])

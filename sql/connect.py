@@ -1,0 +1,102 @@
+"""Connections to the tables of a store, with `token_stats` over its Arrow files.
+
+The database is attached to one in memory, not opened: DuckDB keeps one instance per path and
+process, so a notebook that opened the file again after a rebuild would still see the old one,
+and a second connection with another mode would be refused.
+"""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from lpp.sql.ddl import comment_view, literal, unread_view
+from lpp.sql.place import store_root, token_files
+from lpp.sql.schema import TOKEN_STATS, arrow_schema
+from lpp.store.errors import ErrorKind, InputError
+from lpp.store.keys import DATABASE_KEY, RUNS_KEY
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+DATABASE: Final = "lpp"
+"""Name of the attached database inside a connection: `lpp.main.profiles`."""
+
+_UNREAD: Final = (
+    "token_stats is read from the store only when the SQL names it. "
+    "Add a comment to the SQL that does: /* token_stats */"
+)
+
+
+def connect(
+    url: str | os.PathLike[str], *, write: bool = False, token_stats: bool = True
+) -> "DuckDBPyConnection":
+    """A DuckDB connection to the profiles of the store at `url`, read-only unless `write`.
+
+    The tables of `lpp.sql.TABLES` need no qualification; `token_stats` is a view over the token
+    files of all committed shards, read as far as a query's columns and runs need. With
+    `token_stats=False` it is listed but cannot be read, and connecting costs no import of
+    pyarrow (0.2 s). A connection keeps the tables it opened, even when they are rebuilt.
+
+    Raises FormatError (not a store, a damaged database), InputError(NOT_FOUND) when nothing was
+    profiled yet, ConflictError(IN_USE) beside a writer in this or another process.
+
+    >>> con = connect("./lpp")  # doctest: +SKIP
+    >>> con.sql("SELECT run, entropy_floor FROM profiles")  # doctest: +SKIP
+    """
+    root = store_root(url)
+    database = profiles_path(root)
+    connection = _attach(database, root, write=write)
+    try:
+        if token_stats:
+            _register_token_stats(connection, root)
+        else:
+            connection.execute(unread_view(TOKEN_STATS, _UNREAD))
+        for statement in comment_view(TOKEN_STATS):
+            connection.execute(statement)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def profiles_path(root: Path) -> Path:
+    """The database of the store at `root`; InputError(NOT_FOUND) when there is none yet."""
+    database = root / DATABASE_KEY
+    if not database.is_file():
+        raise InputError(
+            f"{database}: no profiles yet. Compute them: lpp-analyze profile {root}",
+            kind=ErrorKind.NOT_FOUND,
+        )
+    return database
+
+
+def _attach(database: Path, root: Path, *, write: bool) -> "DuckDBPyConnection":
+    import duckdb
+
+    from lpp.sql.faults import opening_fault
+
+    connection = duckdb.connect()
+    mode = "" if write else " (READ_ONLY)"
+    try:
+        connection.execute(f"ATTACH {literal(str(database))} AS {DATABASE}{mode}; USE {DATABASE}")
+    except duckdb.Error as error:
+        connection.close()
+        raise opening_fault(error, database, root) from error
+    return connection
+
+
+def _register_token_stats(connection: "DuckDBPyConnection", root: Path) -> None:
+    """A view over an Arrow dataset: DuckDB hands it the columns and filters of each query."""
+    import pyarrow as pa
+    import pyarrow.dataset as ds
+
+    schema = arrow_schema(TOKEN_STATS)
+    runs = ds.DirectoryPartitioning(pa.schema([schema.field("run")]), segment_encoding="none")
+    dataset = ds.dataset(
+        [str(path) for path in token_files(root)],
+        schema=schema,
+        format="ipc",
+        partitioning=runs,  # the first folder below `runs/` is the run's id
+        partition_base_dir=str(root / RUNS_KEY),
+    )
+    connection.register(TOKEN_STATS.name, dataset)

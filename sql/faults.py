@@ -1,0 +1,113 @@
+"""What DuckDB raises, in this project's errors: what, where, and the next command."""
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+
+from lpp.store.errors import (
+    ConflictError,
+    ErrorKind,
+    FormatError,
+    InputError,
+    LppError,
+    MachineError,
+)
+
+_FULL = ("No space left on device", "Disk quota exceeded", "File too large")
+_FULL_CODES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_IN_USE = ("Could not set lock on file", "Unique file handle conflict")
+_MAX_LINES = 12
+
+
+def first_lines(error: BaseException, most: int = _MAX_LINES) -> str:
+    """The start of an error's text: DuckDB puts the place in the SQL there."""
+    return "\n".join(str(error).strip().splitlines()[:most])
+
+
+def is_in_use(error: BaseException) -> bool:
+    """Whether `error` says that another connection is writing to the file."""
+    return any(text in str(error) for text in _IN_USE)
+
+
+@contextmanager
+def full_disk_named(place: Path) -> Iterator[None]:
+    """Turn a full disk, quota or file-size limit into MachineError(NO_SPACE) naming `place`."""
+    try:
+        yield
+    except (duckdb.Error, OSError) as error:
+        if not _is_full(error):
+            raise
+        raise _no_space(place, error) from error
+
+
+def _is_full(error: BaseException) -> bool:
+    code = error.errno if isinstance(error, OSError) else None
+    return code in _FULL_CODES or any(text in str(error) for text in _FULL)
+
+
+def _no_space(place: Path, error: BaseException) -> MachineError:
+    return MachineError(
+        f"{place}: no room to write ({first_lines(error, 1)}). What was there before is untouched. "
+        "Free some space (`df -h` shows the disk), then repeat the command.",
+        kind=ErrorKind.NO_SPACE,
+    )
+
+
+def opening_fault(error: duckdb.Error, database: Path, root: Path) -> LppError:
+    """Why `database` of the store at `root` could not be opened."""
+    rebuild = f"Build it again from the store: lpp-analyze profile {root}"
+    detail = first_lines(error, 1)
+    if is_in_use(error):
+        return ConflictError(
+            f"{database}: open in another connection, and DuckDB lets nobody in beside a writer. "
+            f"Close it, then repeat the command. ({detail})",
+            kind=ErrorKind.IN_USE,
+        )
+    if "version number" in str(error):
+        return FormatError(
+            f"{database}: written by a newer DuckDB than this one ({duckdb.__version__}). "
+            f"Upgrade it (pip install --upgrade duckdb), or: {rebuild}",
+            kind=ErrorKind.UNSUPPORTED_VERSION,
+        )
+    if "Permission denied" in str(error) or "Read-only file system" in str(error):
+        return InputError(
+            f"{database}: this user may not open it so. Read it without --write, or change its "
+            f"permissions. ({detail})",
+            kind=ErrorKind.READ_ONLY,
+        )
+    return FormatError(
+        f"{database}: DuckDB cannot read it ({detail}). {rebuild}", kind=ErrorKind.CORRUPT
+    )
+
+
+def query_fault(error: duckdb.Error, root: Path) -> LppError | None:
+    """Why a query on the store at `root` failed; None when DuckDB itself is at fault."""
+    text = str(error)
+    if isinstance(error, (duckdb.InternalException, duckdb.FatalException)):
+        return None
+    if _is_full(error):
+        return _no_space(root, error)
+    if isinstance(error, duckdb.OutOfMemoryException):
+        return MachineError(
+            f"the query needs more memory than DuckDB may take: {first_lines(error, 2)}\n"
+            "Ask for fewer columns or rows, or raise it in the SQL: SET memory_limit = '8GB'; ...",
+            kind=ErrorKind.NO_MEMORY,
+        )
+    if "attached in read-only mode" in text:
+        return InputError(
+            f"{first_lines(error, 1)}\nThe profiles are open read-only: add --write to change "
+            "them. The next `lpp-analyze profile` replaces the whole file.",
+            kind=ErrorKind.READ_ONLY,
+        )
+    if "tokens.arrow" in text:
+        return FormatError(
+            f"{first_lines(error, 2)}\nFind every damaged file: lpp-analyze verify {root}",
+            kind=ErrorKind.CORRUPT,
+        )
+    return InputError(
+        f"{first_lines(error)}\nTables, columns and units: lpp-sql --schema",
+        kind=ErrorKind.BAD_SQL,
+    )

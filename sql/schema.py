@@ -1,0 +1,254 @@
+"""The declared tables of `profiles.duckdb`: one source for DDL, comments, checks and reference.
+
+What a column means and its unit are part of the declaration, and travel in the database as the
+column's comment.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, Literal
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SqlType = Literal[
+    "BOOLEAN", "INTEGER", "BIGINT", "FLOAT", "DOUBLE", "VARCHAR", "JSON", "INTEGER[]", "VARCHAR[]"
+]
+"""DuckDB types in use; each has one Arrow type in `arrow_schema`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column: what it holds, and in what unit (empty for names and flags)."""
+
+    name: str
+    type: SqlType
+    meaning: str
+    unit: str = ""
+
+    @property
+    def comment(self) -> str:
+        """Meaning, then the unit in brackets."""
+        return f"{self.meaning} [{self.unit}]" if self.unit else self.meaning
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One table or view: columns in order, and the names of those that identify a row."""
+
+    name: str
+    meaning: str
+    key: tuple[str, ...]
+    columns: tuple[Column, ...]
+
+
+_RUN = Column("run", "VARCHAR", "run id: model and first 8 digits of its plan's hash")
+_SITE = Column("site", "VARCHAR", "embed, block.1 to block.B, or final")
+_CONTEXT = Column("context", "INTEGER", "longest prefix of the schedule", "tokens")
+_PREFIX = Column("prefix", "INTEGER", "prompts are cut to this length", "tokens")
+_N_PROMPTS = Column("n_prompts", "INTEGER", "the first so many prompts of the run", "prompts")
+_PROMPT_ID = Column("prompt_id", "INTEGER", "place in the run, from 0")
+
+
+def _with_prefix(name: str, meaning: str, unit: str) -> tuple[Column, Column]:
+    """An extreme over prefixes, and the prefix it came from."""
+    where = Column(f"{name}_prefix", "INTEGER", f"prefix that {name} came from", "tokens")
+    return Column(name, "DOUBLE", meaning, unit), where
+
+
+RUNS: Final = Table(
+    "runs",
+    "one row per captured run",
+    ("run",),
+    (
+        _RUN,
+        Column("model", "VARCHAR", "hub id, folder or file of the model"),
+        Column("revision", "VARCHAR", "exact revision of the weights"),
+        Column("architecture", "VARCHAR", "class of the model"),
+        Column("untrained_seed", "BIGINT", "seed of random weights; null: trained"),
+        Column("n_parameters", "BIGINT", "size of the model", "parameters"),
+        Column("n_blocks", "INTEGER", "depth of the model", "blocks"),
+        Column("hidden_size", "INTEGER", "width of the hidden states", "dimensions"),
+        Column("logits_width", "INTEGER", "V: width of the logits", "tokens"),
+        Column("tokenizer_size", "INTEGER", "size of the tokenizer", "tokens"),
+        Column("corpus", "VARCHAR", "where the prompts came from"),
+        Column("prompt_set", "VARCHAR", "fingerprint of the texts, whatever the model"),
+        Column("n_prompts", "INTEGER", "prompts captured", "prompts"),
+        Column("n_tokens", "BIGINT", "tokens captured", "tokens"),
+        Column("context", "INTEGER", "prompts were cut to this length", "tokens"),
+        Column("logit_positions", "VARCHAR", "all, or schedule: where logits were kept"),
+        Column("compute_dtype", "VARCHAR", "number type of the forward pass"),
+        Column("stored_dtype", "VARCHAR", "number type of the stored hidden states"),
+        Column("backend", "VARCHAR", "what ran the model"),
+        Column("plan_hash", "VARCHAR", "SHA-256 of the plan, in hex"),
+        Column("plan", "JSON", "everything that could change a number"),
+    ),
+)
+
+PROMPTS: Final = Table(
+    "prompts",
+    "one row per prompt of a run",
+    ("run", "prompt_id"),
+    (
+        _RUN,
+        _PROMPT_ID,
+        Column("source_row", "BIGINT", "row of the corpus it came from, from 0"),
+        Column("n_tokens", "INTEGER", "length after the cut", "tokens"),
+        Column("truncated", "BOOLEAN", "whether the text was longer than the context"),
+        Column("sha256", "VARCHAR", "SHA-256 of the token ids, in hex"),
+    ),
+)
+
+SPECTRA: Final = Table(
+    "spectra",
+    "spectrum of the hidden states at one site and prefix",
+    ("run", "site", "context", "prefix", "n_prompts"),
+    (
+        _RUN,
+        _SITE,
+        _CONTEXT,
+        _PREFIX,
+        _N_PROMPTS,
+        Column("depth", "INTEGER", "0 at embed, k at block.k, B at final", "blocks"),
+        Column("n_tokens", "BIGINT", "N: rows in the covariance", "tokens"),
+        Column("dim", "INTEGER", "d: width of the rows", "dimensions"),
+        Column("rank_bound", "INTEGER", "min(N, d)", "dimensions"),
+        Column("participation_ratio", "DOUBLE", "(sum l)^2 / sum l^2", "dimensions"),
+        Column("effective_rank", "DOUBLE", "exp of the spectrum's entropy", "dimensions"),
+        Column("participation_ratio_norm", "DOUBLE", "over rank_bound", "share"),
+        Column("effective_rank_norm", "DOUBLE", "over rank_bound", "share"),
+        Column("top_share", "DOUBLE", "first eigenvalue over their sum", "share"),
+    ),
+)
+
+ENTROPY: Final = Table(
+    "entropy",
+    "entropy of the next token after one prefix",
+    ("run", "context", "prefix", "n_prompts"),
+    (
+        _RUN,
+        _CONTEXT,
+        _PREFIX,
+        _N_PROMPTS,
+        Column("entropy", "DOUBLE", "mean over prompts", "nats"),
+        Column("entropy_norm", "DOUBLE", "over ln V", "share"),
+        Column("short_prompts", "INTEGER", "prompts shorter than the prefix", "prompts"),
+        Column("distinct_prefixes", "DOUBLE", "distinct token prefixes over prompts", "share"),
+    ),
+)
+
+PROFILES: Final = Table(
+    "profiles",
+    "the latent performance profile of a run: extremes over prefixes",
+    ("run", "context", "n_prompts", "site"),
+    (
+        _RUN,
+        _CONTEXT,
+        _N_PROMPTS,
+        _SITE,
+        Column("model", "VARCHAR", "hub id, folder or file of the model"),
+        Column("corpus", "VARCHAR", "where the prompts came from"),
+        Column("prompt_set", "VARCHAR", "compare profiles of one prompt set only"),
+        Column("prefixes", "INTEGER[]", "the schedule the extremes are over", "tokens"),
+        *_with_prefix("entropy_floor", "smallest entropy_norm", "share"),
+        *_with_prefix("participation_ratio", "largest", "dimensions"),
+        *_with_prefix("participation_ratio_norm", "largest", "share"),
+        *_with_prefix("effective_rank", "largest", "dimensions"),
+        *_with_prefix("effective_rank_norm", "largest", "share"),
+        Column("flags", "VARCHAR[]", "why a number may mislead; empty when none"),
+    ),
+)
+
+BENCHMARKS: Final = Table(
+    "benchmarks",
+    "scores of models on benchmarks",
+    ("model", "benchmark", "metric", "source"),
+    (
+        Column("model", "VARCHAR", "hub id, folder or file of the model"),
+        Column("benchmark", "VARCHAR", "task"),
+        Column("metric", "VARCHAR", "how it was scored"),
+        Column("source", "VARCHAR", "file the score came from"),
+        Column("value", "DOUBLE", "score", "of the metric"),
+        Column("stderr", "DOUBLE", "its standard error", "of the metric"),
+    ),
+)
+
+CORRELATIONS: Final = Table(
+    "correlations",
+    "correlation of a profile metric with a benchmark, across models",
+    ("profile_metric", "benchmark", "benchmark_metric", "source", "method", "controlled_for"),
+    (
+        Column("profile_metric", "VARCHAR", "column of profiles"),
+        Column("benchmark", "VARCHAR", "task"),
+        Column("benchmark_metric", "VARCHAR", "how it was scored"),
+        Column("source", "VARCHAR", "file the scores came from"),
+        Column("method", "VARCHAR", "such as pearson or spearman"),
+        Column("controlled_for", "VARCHAR", "such as n_parameters; empty: nothing"),
+        Column("n_models", "INTEGER", "pairs of values", "models"),
+        Column("coefficient", "DOUBLE", "-1 to 1"),
+        Column("ci_low", "DOUBLE", "lower end of its 95 % interval"),
+        Column("ci_high", "DOUBLE", "upper end of its 95 % interval"),
+        Column("p_value", "DOUBLE", "uncorrected", "probability"),
+        Column("q_value", "DOUBLE", "after Benjamini-Hochberg", "probability"),
+    ),
+)
+
+TABLES: Final[Mapping[str, Table]] = MappingProxyType(
+    {
+        table.name: table
+        for table in (RUNS, PROMPTS, SPECTRA, ENTROPY, PROFILES, BENCHMARKS, CORRELATIONS)
+    }
+)
+"""Every table of `profiles.duckdb`, in the order they are made."""
+
+TOKEN_STATS: Final = Table(
+    "token_stats",
+    "one row per captured token, read from the store",
+    ("run", "prompt_id", "position"),
+    (
+        _RUN,
+        _PROMPT_ID,
+        Column("position", "INTEGER", "place in the prompt, from 0"),
+        Column("token_id", "INTEGER", "the token at this position"),
+        Column("entropy", "FLOAT", "of the next token", "nats"),
+        Column("log_z", "FLOAT", "log-sum-exp of the logits", "nats"),
+        Column("max_logprob", "FLOAT", "ln p of the likeliest token", "nats"),
+        Column("margin", "FLOAT", "ln p(1st) - ln p(2nd)", "nats"),
+        Column("next_logprob", "FLOAT", "ln p of the token that came next", "nats"),
+        Column("next_rank", "INTEGER", "1: the next token had the largest logit"),
+        Column("top1_id", "INTEGER", "the likeliest next token"),
+    ),
+)
+"""The view over every run's token statistics that `lpp.sql.connect` adds to the tables."""
+
+
+def arrow_schema(table: Table | str) -> "pa.Schema":
+    """The columns a table is built from, as a `pyarrow.Schema`; a name or a declaration."""
+    import pyarrow as pa
+
+    types = {
+        "BOOLEAN": pa.bool_(),
+        "INTEGER": pa.int32(),
+        "BIGINT": pa.int64(),
+        "FLOAT": pa.float32(),
+        "DOUBLE": pa.float64(),
+        "VARCHAR": pa.string(),
+        "JSON": pa.string(),
+        "INTEGER[]": pa.list_(pa.int32()),
+        "VARCHAR[]": pa.list_(pa.string()),
+    }
+    declared = TABLES[table] if isinstance(table, str) else table
+    return pa.schema([(column.name, types[column.type]) for column in declared.columns])
+
+
+def reference() -> str:
+    """Every table with its columns, types, meanings and units: what `lpp-sql --schema` prints."""
+    return "\n\n".join("\n".join(_reference(table)) for table in (*TABLES.values(), TOKEN_STATS))
+
+
+def _reference(table: Table) -> Iterator[str]:
+    yield f"{table.name}: {table.meaning}"
+    yield f"  key: {', '.join(table.key)}"
+    for column in table.columns:
+        yield f"  {column.name:<31}{column.type:<10} {column.comment}"

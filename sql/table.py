@@ -1,0 +1,68 @@
+"""The table a person reads: DuckDB's box, or one column per line where a box would hide some."""
+
+import contextlib
+import io
+import re
+import shutil
+from typing import IO, TYPE_CHECKING, Any, Final
+
+from lpp.sql.formats import Row, csv_text
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection, DuckDBPyRelation, Statement
+
+MAX_ROWS: Final = 40
+"""Rows shown. The footer says how many there are; the other formats write them all."""
+
+_COLUMNS_HIDDEN = re.compile(r"\d+ columns \(\d+ shown\)\s*\Z")
+_CONTROL: Final = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
+"""A model's name may hold anything: what would steer a terminal is shown, not sent."""
+
+
+def write_table(connection: "DuckDBPyConnection", statement: "Statement", out: IO[str]) -> None:
+    """Up to `MAX_ROWS` rows in the width of the terminal, 80 columns where there is none."""
+    relation: Any = connection.sql(statement)
+    if relation is None:  # from DuckDB 1, for a statement such as INSERT
+        return
+    width = shutil.get_terminal_size().columns
+    box = _box(relation, width)
+    if statement.type.name == "SELECT" and _COLUMNS_HIDDEN.search(box):
+        _write_records(relation, out, width)
+    else:
+        out.write(box)
+
+
+def _box(relation: "DuckDBPyRelation", width: int) -> str:
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text):  # `show` only prints
+        relation.show(max_width=width, max_rows=MAX_ROWS)
+    return text.getvalue()
+
+
+def _write_records(relation: "DuckDBPyRelation", out: IO[str], width: int) -> None:
+    """One block per row. The relation runs again, up to the rows shown."""
+    names = relation.columns
+    rows = relation.limit(MAX_ROWS + 1).fetchall()
+    for number, row in enumerate(rows[:MAX_ROWS], start=1):
+        out.write(f"── row {number} ".ljust(width, "─") + "\n")
+        out.writelines(_record_lines(names, row))
+    total = len(rows) if len(rows) <= MAX_ROWS else _count(relation)
+    hidden = f", {total - MAX_ROWS} not shown" if total > MAX_ROWS else ""
+    out.write(f"({total} {'row' if total == 1 else 'rows'}{hidden})\n")
+
+
+def _record_lines(names: list[str], row: Row) -> list[str]:
+    labels = [name.translate(_CONTROL) for name in names]
+    margin = max(map(len, labels))
+    return [
+        f"{label:<{margin}}  {'NULL' if value is None else (csv_text(value) or '')}".translate(
+            _CONTROL
+        )
+        + "\n"
+        for label, value in zip(labels, row, strict=True)
+    ]
+
+
+def _count(relation: "DuckDBPyRelation") -> int:
+    ((total,),) = relation.aggregate("count(*)").fetchall()
+    return int(total)
