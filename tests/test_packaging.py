@@ -129,7 +129,7 @@ def test_every_requirement_has_a_reason(project: dict[str, Any]) -> None:
         assert beside, requirement
         for line in beside:
             _, _, reason = line.rpartition('"')
-            assert re.search(r"#\s*\w.{4,}", reason), f"no reason beside {requirement}"
+            assert re.search(r"#\s*\S.{4,}", reason), f"no reason beside {requirement}"
 
 
 def test_packages_are_those_of_the_house(project: dict[str, Any]) -> None:
