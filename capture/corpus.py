@@ -53,7 +53,7 @@ def open_corpus(
 def _open_local(name: str, text_field: str | None) -> Corpus:
     if name != "pydoc":
         path = Path(name).expanduser()
-        if not path.exists():
+        if not name or not os.path.exists(path):  # Path.exists raises on a name too long
             _not_found(name, path)
         return open_files(path, text_field=text_field)
     if text_field is not None:
@@ -88,7 +88,7 @@ def _not_found(name: str, path: Path) -> None:
     if near:
         advice = f"Did you mean --corpus {aliases.get(near[0], near[0])}? {known}"
     else:
-        here = path.parent if path.parent.is_dir() else Path()
+        here = path.parent if os.path.isdir(path.parent) else Path()
         siblings = difflib.get_close_matches(path.name, [p.name for p in here.iterdir()], n=1)
         advice = f"Did you mean {here / siblings[0]}?" if siblings else f"{known} See: ls {here}"
     raise InputError(

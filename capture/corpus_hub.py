@@ -22,6 +22,7 @@ where one request tells that nobody answers. No code of a dataset ever runs.
 
 import errno
 import re
+import shlex
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -197,12 +198,13 @@ def _snapshot(name: str, known: HubDataset, revision: str) -> Path:
 
 
 def _failed_download(name: str, known: HubDataset, revision: str, error: Exception) -> NoReturn:
-    _raise_if_disk_full(name, error)
+    raise_if_disk_full(name, error)
     cause = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    include = " ".join(f"--include {shlex.quote(pattern)}" for pattern in known.files)
     raise MachineError(
         f"Corpus {name}: cannot fetch {known.repo} from the Hugging Face hub ({cause}), and the "
         f"cache has no complete copy. On a machine with a network: hf download {known.repo} "
-        f"--repo-type dataset --revision {revision}. {LOCAL_ALTERNATIVES}",
+        f"--repo-type dataset --revision {revision} {include}. {LOCAL_ALTERNATIVES}",
         kind=ErrorKind.NOT_FOUND,
     ) from None
 
@@ -225,7 +227,7 @@ def _load(name: str, known: HubDataset, folder: Path, split: str) -> Any:
     except LppError:
         raise
     except Exception as error:  # datasets wraps parsers' errors in many types
-        _raise_if_disk_full(name, error)
+        raise_if_disk_full(name, error)
         raise InputError(
             f"Corpus {name}: {folder} does not read as {known.repo} "
             f"({type(error).__name__}: {error}). Remove that folder to download it again.",
@@ -233,7 +235,8 @@ def _load(name: str, known: HubDataset, folder: Path, split: str) -> Any:
         ) from error
 
 
-def _raise_if_disk_full(name: str, error: BaseException) -> None:
+def raise_if_disk_full(name: str, error: BaseException) -> None:
+    """MachineError(NO_SPACE) if a full disk is among the causes of `error`."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno == errno.ENOSPC:

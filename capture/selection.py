@@ -5,11 +5,11 @@ counting with the model under test gives each model other texts to read, and the
 no longer compare.
 
 The random selection gives every source row a number, the first eight bytes of BLAKE2b keyed
-by the seed, and takes the rows with the smallest. Every subset of the eligible passages is
-equally likely, the same on any machine and Python; one pass and `prompts` passages of memory
-do. In order of that number the first n of N prompts are the random sample of size n, so an
-analysis of fewer prompts is as good as a smaller capture; and another length rule changes no
-other passage's place.
+by the seed, and takes the rows with the smallest. Over seeds every subset of the eligible
+passages is equally likely; under one seed it is the same on any machine and Python. One pass
+and memory for the chosen passages do. In order of that number the first n of N prompts are
+the random sample of size n, so an analysis of fewer prompts is as good as a smaller capture;
+and another length rule changes no other passage's place.
 """
 
 import hashlib

@@ -238,6 +238,8 @@ def test_unknown_names_get_the_nearest_and_the_list() -> None:
         assert error.kind == ErrorKind.NOT_FOUND
         assert f"Did you mean --corpus {meant}?" in str(error)
     assert "Known names: pydoc, alpaca, dolly, wikitext." in str(refusal("zzzz"))
+    assert refusal("").kind == ErrorKind.NOT_FOUND
+    assert refusal("a text, not a name " * 50).kind == ErrorKind.NOT_FOUND
 
 
 def test_missing_file_names_its_neighbour(tmp_path: Path) -> None:
