@@ -21,7 +21,6 @@ import numpy as np
 import numpy.typing as npt
 
 from lpp.analyze.moments import Gram, Moments, Rows, Workspace, chunk_rows
-from lpp.analyze.schedule import edges
 from lpp.analyze.spectrum import Spread, Summary, summarize
 from lpp.store.errors import ErrorKind, FormatError
 from lpp.store.run import Run
@@ -64,7 +63,7 @@ def site_summaries(
     if not wanted:
         return {}
     width = next(spec.width for spec in run.plan.sites if spec.name == site)
-    upper = edges(itertools.chain.from_iterable(wanted.values()))
+    upper = sorted(set(itertools.chain.from_iterable(wanted.values())))
     bands = Bands(width, upper, lengths[: max(wanted)])
     found: dict[Cell, Summary] = {}
     # Rows that are not finite give NaN, which says more than a warning would.

@@ -7,7 +7,7 @@ import pytest
 
 MODULES = (
     *("bands", "keys", "lazy", "moments", "profile"),
-    *("render", "schedule", "select", "spectrum"),
+    *("render", "select", "spectrum"),
 )
 
 
