@@ -1,6 +1,51 @@
-"""PLACEHOLDER"""
+"""From a store to numbers: lazy tables, spectra, profiles, the database. No model, no torch.
+
+README.md beside this file shows the use. Names load on first use, so that
+`lpp-analyze --help` costs no Polars.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 if __name__ != "lpp.analyze":
     raise ImportError(
         f"import this package as lpp.analyze, not as {__name__}: two copies would not share types"
     )
+
+if TYPE_CHECKING:
+    from lpp.analyze.entropy import scan_entropy as scan_entropy
+    from lpp.analyze.moments import Moments as Moments
+    from lpp.analyze.profile import aggregate as aggregate
+    from lpp.analyze.schedule import prefixes as prefixes
+    from lpp.analyze.select import Selection as Selection
+    from lpp.analyze.spectra import scan_spectra as scan_spectra
+    from lpp.analyze.spectrum import effective_rank as effective_rank
+    from lpp.analyze.spectrum import eigenvalues as eigenvalues
+    from lpp.analyze.spectrum import participation_ratio as participation_ratio
+    from lpp.analyze.spectrum import top_share as top_share
+    from lpp.analyze.tables import analyze as analyze
+    from lpp.analyze.tables import build_database as build_database
+    from lpp.analyze.tokens import scan_tokens as scan_tokens
+
+_HOME = {
+    "Moments": "moments",
+    "Selection": "select",
+    "aggregate": "profile",
+    "analyze": "tables",
+    "build_database": "tables",
+    "effective_rank": "spectrum",
+    "eigenvalues": "spectrum",
+    "participation_ratio": "spectrum",
+    "prefixes": "schedule",
+    "scan_entropy": "entropy",
+    "scan_spectra": "spectra",
+    "scan_tokens": "tokens",
+    "top_share": "spectrum",
+}
+__all__ = sorted(_HOME)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f"lpp.analyze.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'lpp.analyze' has no attribute {name!r}")

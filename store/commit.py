@@ -11,13 +11,15 @@ from pathlib import Path
 from lpp.store.documents import canonical_json, load_json, parse_document, pretty_json, to_document
 from lpp.store.errors import ErrorKind, FormatError
 from lpp.store.files import ObjectRecord, checksum, write_object
-from lpp.store.keys import COMMIT_KEY
+from lpp.store.keys import COMMIT_KEY, FORMAT_VERSION
 
 
 @dataclass(frozen=True, kw_only=True)
 class CommitRecord:
     """What a committed directory holds."""
 
+    format: int = FORMAT_VERSION
+    """Version of everything in the directory: a store may hold runs of several."""
     plan: str
     """Hash of the plan it belongs to."""
     shard: int | None
@@ -44,16 +46,30 @@ def write_commit(directory: Path, record: CommitRecord) -> None:
 
 
 def read_commit(directory: Path) -> CommitRecord:
-    """The record of `directory`. FileNotFoundError where there is none; FormatError(CORRUPT)."""
+    """The record of `directory`. FileNotFoundError where there is none.
+
+    FormatError: CORRUPT for altered bytes, UNSUPPORTED_VERSION for a newer release's.
+    """
     path = directory / COMMIT_KEY
     data = path.read_bytes()
     document = load_json(data, str(path))
-    record = parse_document(CommitRecord, document, str(path))
-    assert isinstance(document, dict)  # parse_document has checked it
-    # Comparing bytes as well finds what parsing forgives, such as a changed space.
-    if record.self_xxh3_128 != _self_checksum(document) or data != pretty_json(document):
+    # The seal comes first: an altered byte must not pass for another version or another plan.
+    if not isinstance(document, dict) or not _sealed(document, data):
         raise FormatError(
             f"{path}: altered since it was written (its checksum does not match).",
             kind=ErrorKind.CORRUPT,
         )
-    return record
+    version = document.get("format")
+    if type(version) is int and version > FORMAT_VERSION:
+        raise FormatError(
+            f"{directory}: written in store format {version}, this release reads up to "
+            f"{FORMAT_VERSION}. Install a newer one: `pip install --upgrade lpp-engine`.",
+            kind=ErrorKind.UNSUPPORTED_VERSION,
+        )
+    return parse_document(CommitRecord, document, str(path))
+
+
+def _sealed(document: Mapping[str, object], data: bytes) -> bool:
+    """Comparing bytes as well finds what parsing forgives, such as a changed space."""
+    sealed = document.get("self_xxh3_128") == _self_checksum(document)
+    return sealed and data == pretty_json(document)

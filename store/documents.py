@@ -57,11 +57,14 @@ def _plain(value: Any) -> Any:
 def load_json(data: bytes, where: str) -> object:
     """Decode one document; FormatError(CORRUPT) names `where` it lies."""
     try:
-        return json.loads(data.decode())
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        document = json.loads(data.decode())
+        # json takes NaN, 1e999 and half surrogates: values that could not be hashed later.
+        canonical_json(document)
+    except (ValueError, RecursionError) as error:
         raise FormatError(
             f"{where}: not a JSON document ({error}).", kind=ErrorKind.CORRUPT
         ) from None
+    return document
 
 
 def validate_document(record_type: type, document: object) -> list[str]:

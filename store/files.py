@@ -49,25 +49,26 @@ def describe(path: Path) -> ObjectRecord:
 
 def write_object(path: Path, data: bytes | memoryview) -> ObjectRecord:
     """Write one new file and flush it to the disk."""
-    with full_disk_named(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("xb", buffering=0) as file:
-            view = memoryview(data)
-            while view:  # an unbuffered write may take less than it was given
-                view = view[file.write(view) :]
-            os.fsync(file.fileno())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("xb", buffering=0) as file:
+        view = memoryview(data)
+        while view:  # an unbuffered write may take less than it was given
+            view = view[file.write(view) :]
+        os.fsync(file.fileno())
     return ObjectRecord(bytes=memoryview(data).nbytes, xxh3_128=checksum(data))
 
 
 def replace_file(path: Path, data: bytes) -> None:
     """Write `data` beside `path`, then put it in place in one step."""
     beside = _beside(path)
-    try:
-        write_object(beside, data)
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+    with refusals_named(path):
+        try:
+            write_object(beside, data)
+            beside.replace(path)
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            raise
+    _sync_directory(path.parent)
 
 
 @contextlib.contextmanager
@@ -75,23 +76,52 @@ def staged_directory(target: Path) -> Iterator[Path]:
     """A directory to fill beside `target`; it takes that name when the block ends well.
 
     Raises FileExistsError when another writer's directory got there first: the rename is the
-    one step that decides, so exactly one of two writers wins.
+    one step that decides, so exactly one of two writers wins. MachineError for a disk that is
+    full or cannot be written.
     """
     stage = _beside(target)
-    with full_disk_named(stage):
-        stage.mkdir(parents=True)
-    try:
-        yield stage
-        _sync_directory(stage)
+    with refusals_named(target):
         try:
-            stage.rename(target)
-        except OSError as error:
-            if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
-                raise FileExistsError(str(target)) from None
-            raise
-        _sync_directory(target.parent)
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
+            stage.mkdir(parents=True)
+            yield stage
+            for folder, _, _ in os.walk(stage):
+                _sync_directory(Path(folder))
+            _rename_to_new(stage, target)
+            _sync_directory(target.parent)
+        finally:
+            shutil.rmtree(stage, ignore_errors=True)
+
+
+def set_aside(path: Path) -> Path:
+    """Rename `path` to a name that the next sweep removes, in one step; returns that name."""
+    aside = _beside(path)
+    path.rename(aside)
+    return aside
+
+
+def put_back(aside: Path, target: Path) -> None:
+    """Undo `set_aside`, unless something took the name meanwhile: then remove what was aside."""
+    try:
+        _rename_to_new(aside, target)
+    except FileExistsError:
+        remove(aside)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a directory with everything in it, as far as it can be removed."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _rename_to_new(path: Path, target: Path) -> None:
+    try:
+        path.rename(target)
+    except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+            raise FileExistsError(str(target)) from None
+        raise
 
 
 def sweep_stages(folder: Path) -> None:
@@ -101,10 +131,7 @@ def sweep_stages(folder: Path) -> None:
     for path in folder.iterdir():
         match = _STAGE.fullmatch(path.name)
         if match and match["host"] == _HOST and not _alive(int(match["pid"])):
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+            remove(path)
 
 
 def _beside(target: Path) -> Path:
@@ -133,15 +160,21 @@ def _sync_directory(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def full_disk_named(path: Path) -> Iterator[None]:
-    """Turn a full disk or quota into MachineError(NO_SPACE) that says where."""
+def refusals_named(path: Path) -> Iterator[None]:
+    """Turn a full disk, and one that may not be written, into MachineError that says where."""
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise MachineError(
-            f"no space left on the disk of {path.parent}. Every committed shard is whole. "
-            "Free some space (`df -h` shows the disk), then repeat the same command: it resumes.",
-            kind=ErrorKind.NO_SPACE,
-        ) from None
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise MachineError(
+                f"no space left on the disk of {path.parent}. Every committed shard is whole. Free "
+                "some space (`df -h` shows the disk), then repeat the same command: it resumes.",
+                kind=ErrorKind.NO_SPACE,
+            ) from None
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise MachineError(
+                f"cannot write in {path.parent}: {error.strerror}. "
+                "Make it writable (`ls -ld` shows its owner), or name another --store.",
+                kind=ErrorKind.READ_ONLY,
+            ) from None
+        raise

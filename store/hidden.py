@@ -16,6 +16,7 @@ import zarr
 from zarr.codecs import BloscCodec
 from zarr.storage import LocalStore, MemoryStore
 
+from lpp.store.errors import ErrorKind, FormatError
 from lpp.store.plan import SiteSpec, StoredDtype
 
 CHUNK_BYTES: Final = 2 << 20
@@ -44,12 +45,19 @@ def chunk_rows(width: int, itemsize: int) -> int:
     return 1 << max(0, round(math.log2(CHUNK_BYTES / (width * itemsize))))
 
 
+def check_rows(site: SiteSpec, rows: Rows, dtype: StoredDtype, n: int) -> None:
+    """ValueError unless `rows` are (n, width) in the array type of `dtype`, n at least 1."""
+    expected = (max(n, 1), site.width)
+    if rows.shape != expected or rows.dtype != NUMPY_DTYPE[dtype]:
+        raise ValueError(
+            f"{site.name}: rows are {rows.dtype} {rows.shape}, "
+            f"should be {NUMPY_DTYPE[dtype]} {expected} for {dtype}"
+        )
+
+
 def encode_site(site: SiteSpec, rows: Rows, dtype: StoredDtype) -> dict[str, memoryview]:
     """The objects of one site: key inside `hidden.zarr` -> bytes. Holds one site in memory."""
-    if rows.shape[1:] != (site.width,) or rows.dtype != NUMPY_DTYPE[dtype]:
-        raise ValueError(
-            f"{site.name}: rows are {rows.dtype} {rows.shape}, plan says {dtype} {site}"
-        )
+    check_rows(site, rows, dtype, len(rows))
     n, width = rows.shape
     chunk = min(chunk_rows(width, rows.dtype.itemsize), n)
     objects: dict[str, Any] = {}
@@ -81,7 +89,7 @@ def read_site(
     group: Path, site: str, *, rows: int, block_rows: int
 ) -> Iterator[npt.NDArray[np.float32]]:
     """The first `rows` rows in blocks, as float32. Blocks begin on chunk boundaries."""
-    array = zarr.open_array(LocalStore(group, read_only=True), path=site, mode="r", zarr_format=3)
+    array = _open_site(group, site)
     chunk = array.chunks[0]
     step = max(chunk, block_rows // chunk * chunk)
     for start in range(0, rows, step):
@@ -89,9 +97,17 @@ def read_site(
 
 
 def site_shape(group: Path, site: str) -> tuple[int, ...]:
-    """(T, d) that the array of `site` declares."""
-    array = zarr.open_array(LocalStore(group, read_only=True), path=site, mode="r", zarr_format=3)
-    return array.shape
+    """(T, d) that the array of `site` declares; FormatError(CORRUPT) where there is no array."""
+    try:
+        return _open_site(group, site).shape
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FormatError(
+            f"{group / site}: not a readable Zarr array ({error}).", kind=ErrorKind.CORRUPT
+        ) from None
+
+
+def _open_site(group: Path, site: str) -> "zarr.Array[Any]":
+    return zarr.open_array(LocalStore(group, read_only=True), path=site, mode="r", zarr_format=3)
 
 
 def to_float32(rows: Rows) -> npt.NDArray[np.float32]:

@@ -9,7 +9,7 @@ FORMAT_NAME: Final = "lpp-store"
 """Value of `format` in the root document."""
 
 FORMAT_VERSION: Final = 1
-"""The version this release writes, and the newest it reads."""
+"""The version this release writes, and the newest it reads: of the root, a run, a shard."""
 
 ROOT_KEY: Final = "lpp.json"
 """The document that makes a directory a store."""

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from lpp.store.documents import document_hash, parse_document, to_document
 from lpp.store.errors import ErrorKind, FormatError
@@ -152,8 +152,9 @@ def validate_plan(plan: Plan) -> list[str]:
         problems.append("shards should ascend from 0")
     elif plan.shards[-1] != plan.prompts.count:
         problems.append(f"shards should end at prompts.count = {plan.prompts.count}")
-    if list(plan.prefixes) != sorted(set(plan.prefixes)) or plan.prefixes[-1:] != (plan.context,):
-        problems.append(f"prefixes should ascend to the context, {plan.context}")
+    ascending = [0, *plan.prefixes] == sorted({0, *plan.prefixes})
+    if not ascending or plan.prefixes[-1:] != (plan.context,):
+        problems.append(f"prefixes should ascend from 1 or more to the context, {plan.context}")
     if len(set(plan.site_names)) != len(plan.sites) or not plan.sites:
         problems.append("sites should be one or more distinct names")
     problems += [
@@ -177,6 +178,10 @@ def parse_plan(document: object, where: str) -> Plan:
     return plan
 
 
+_ABSENT: Final = object()
+"""A field that one document has not: it hashes differently from one that is null."""
+
+
 def differences(ours: Plan, theirs: Plan) -> list[str]:
     """`field: ours, not theirs` for every field in which two plans differ."""
     return list(_differences(ours.document, theirs.document, ""))
@@ -187,11 +192,13 @@ def _differences(ours: Any, theirs: Any, place: str) -> list[str]:
         return [
             line
             for key in sorted({*ours, *theirs})
-            for line in _differences(ours.get(key), theirs.get(key), f"{place}.{key}".lstrip("."))
+            for line in _differences(
+                ours.get(key, _ABSENT), theirs.get(key, _ABSENT), f"{place}.{key}".lstrip(".")
+            )
         ]
     return [] if ours == theirs else [f"{place}: {_short(ours)}, not {_short(theirs)}"]
 
 
 def _short(value: object) -> str:
-    text = repr(value)
+    text = "absent" if value is _ABSENT else repr(value)
     return text if len(text) <= 48 else f"{text[:45]}..."

@@ -20,8 +20,9 @@ from lpp.store.commit import CommitRecord, read_commit
 from lpp.store.documents import load_json
 from lpp.store.errors import ErrorKind, FormatError, InputError
 from lpp.store.files import describe
-from lpp.store.hidden import read_site
+from lpp.store.hidden import read_site, site_shape
 from lpp.store.keys import (
+    COMMIT_KEY,
     HIDDEN_KEY,
     PLAN_KEY,
     PROMPTS_KEY,
@@ -63,6 +64,29 @@ class ShardRecord:
     commit: CommitRecord
 
 
+def read_shard(plan: Plan, index: int, path: Path) -> ShardRecord | None:
+    """Shard `index` of `plan` if it is what lies at `path`, committed; else None."""
+    try:
+        commit = read_commit(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except FormatError as error:
+        if error.kind is ErrorKind.UNSUPPORTED_VERSION:
+            raise  # not damaged: of a newer release, and not to be written over
+        return None
+    if commit.plan != plan.hash or commit.shard != index:
+        return None
+    return ShardRecord(
+        index=index,
+        rows=commit.rows,
+        first_prompt=plan.shards[index],
+        end_prompt=plan.shards[index + 1],
+        digest=commit.self_xxh3_128,
+        path=path,
+        commit=commit,
+    )
+
+
 class Run:
     """A committed run. Shards may still be missing: `missing_shards` names them."""
 
@@ -76,18 +100,26 @@ class Run:
 
     @cached_property
     def commit(self) -> CommitRecord:
-        """The run's own record."""
-        return read_commit(self.path)
+        """The run's own record. FormatError: CORRUPT, or UNSUPPORTED_VERSION of a newer release."""
+        try:
+            return read_commit(self.path)
+        except (FileNotFoundError, NotADirectoryError):
+            raise FormatError(
+                f"{self.path} is not a committed run: it holds no {COMMIT_KEY}. "
+                "Remove it and capture again.",
+                kind=ErrorKind.CORRUPT,
+            ) from None
 
     @cached_property
     def plan(self) -> Plan:
         """The frozen plan. FormatError(CORRUPT) when it is not the one this run was made with."""
         path = self.path / PLAN_KEY
+        commit = self.commit  # first: it knows whether a newer release wrote the plan
         try:
             plan = parse_plan(load_json(path.read_bytes(), str(path)), str(path))
         except FileNotFoundError:
             raise FormatError(f"{path} is missing.", kind=ErrorKind.CORRUPT) from None
-        if plan.hash != self.commit.plan or plan.run_id != self.id:
+        if plan.hash != commit.plan or plan.run_id != self.id:
             raise FormatError(
                 f"{path}: altered since it was written (its hash is {plan.hash[:8]}, "
                 f"the run is {self.id}).",
@@ -108,22 +140,7 @@ class Run:
 
     def shard(self, index: int) -> ShardRecord | None:
         """Shard `index` as it lies on disk now, or None when it is not committed."""
-        path = self.path / SHARDS_KEY / shard_key(index)
-        try:
-            commit = read_commit(path)
-        except (FileNotFoundError, FormatError):
-            return None
-        if commit.plan != self.plan.hash or commit.shard != index:
-            return None
-        return ShardRecord(
-            index=index,
-            rows=commit.rows,
-            first_prompt=self.plan.shards[index],
-            end_prompt=self.plan.shards[index + 1],
-            digest=commit.self_xxh3_128,
-            path=path,
-            commit=commit,
-        )
+        return read_shard(self.plan, index, self.path / SHARDS_KEY / shard_key(index))
 
     @property
     def missing_shards(self) -> tuple[int, ...]:
@@ -182,11 +199,19 @@ class Run:
             if key.startswith(f"{HIDDEN_KEY}/{site}/"):
                 self._check(shard.path, shard.commit, key)
         tokens = read_table(shard.path / TOKENS_KEY, TOKENS_SCHEMA)
+        width = next(spec.width for spec in self.plan.sites if spec.name == site)
+        shape = site_shape(shard.path / HIDDEN_KEY, site)
+        if shape != (shard.rows, width) or tokens.num_rows != shard.rows:
+            raise FormatError(
+                f"{shard.path / HIDDEN_KEY / site}: shape {shape} beside {tokens.num_rows} tokens, "
+                f"should be {(shard.rows, width)}. `lpp-analyze verify {self.path.parent.parent}` "
+                "lists every such object.",
+                kind=ErrorKind.CORRUPT,
+            )
         prompt_id = tokens["prompt_id"].to_numpy()
         position = tokens["position"].to_numpy()
         # Rows lie in prompt order, so the first prompts are the first rows.
         rows = shard.rows if prompts is None else int(np.searchsorted(prompt_id, prompts))
-        width = next(spec.width for spec in self.plan.sites if spec.name == site)
         start = 0
         for values in read_site(
             shard.path / HIDDEN_KEY, site, rows=rows, block_rows=block_bytes // (4 * width)
@@ -203,7 +228,7 @@ class Run:
         recorded = commit.objects.get(key)
         try:
             found = describe(path)
-        except FileNotFoundError:
+        except OSError:
             found = None
         if recorded is None or found != recorded:
             raise FormatError(

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from lpp.store.documents import load_json, parse_document, pretty_json, to_document
 from lpp.store.errors import ErrorKind, FormatError, InputError
-from lpp.store.files import replace_file
-from lpp.store.keys import FORMAT_NAME, FORMAT_VERSION, ROOT_KEY, RUNS_KEY
+from lpp.store.files import replace_file, sweep_stages
+from lpp.store.keys import COMMIT_KEY, FORMAT_NAME, FORMAT_VERSION, ROOT_KEY, RUNS_KEY
 from lpp.store.run import Run
 
 
@@ -32,10 +32,18 @@ class Store:
 
     @cached_property
     def runs(self) -> Mapping[str, Run]:
-        """Committed runs by id, sorted. What a writer is still staging begins with a dot."""
+        """Committed runs by id, sorted, as they were when first asked for.
+
+        A directory without a COMMIT record is no run; one that a writer is still staging begins
+        with a dot.
+        """
         folder = self.path / RUNS_KEY
         names = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
-        return {name: Run(folder / name) for name in names if not name.startswith(".")}
+        return {
+            name: Run(folder / name)
+            for name in names
+            if not name.startswith(".") and (folder / name / COMMIT_KEY).exists()
+        }
 
 
 def local_path(url: str | os.PathLike[str]) -> Path:
@@ -61,8 +69,8 @@ def open_store(url: str | os.PathLike[str]) -> Store:
     root = path / ROOT_KEY
     try:
         data = root.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        found = "no such directory" if not path.exists() else f"it holds no {ROOT_KEY}"
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        found = "no such directory" if not path.exists() else f"it holds no file {ROOT_KEY}"
         raise FormatError(
             f"{path} is not an lpp store: {found}. "
             f"`lpp-capture run --model ... --store {path}` makes one.",
@@ -94,12 +102,15 @@ def create_store(url: str | os.PathLike[str]) -> Store:
     """
     path = local_path(url)
     if not (path / ROOT_KEY).exists():
-        if path.exists() and (not path.is_dir() or _occupied(path)):
+        # Looked for once more at the end: another writer may be making the same store.
+        occupied = path.exists() and (not path.is_dir() or _occupied(path))
+        if occupied and not (path / ROOT_KEY).exists():
             raise InputError(
                 f"{path} is not an lpp store and not an empty directory. "
                 "Name a new directory with --store.",
                 kind=ErrorKind.NOT_A_STORE,
             )
+        sweep_stages(path)
         document = RootDocument(format=FORMAT_NAME, version=FORMAT_VERSION)
         replace_file(path / ROOT_KEY, pretty_json(to_document(document)))
     return open_store(path)

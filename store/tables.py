@@ -57,7 +57,7 @@ def encode_table(table: pa.Table) -> bytes:
 
 
 def read_table(path: Path, schema: pa.Schema) -> pa.Table:
-    """The whole table, checked against `schema`; FormatError(CORRUPT) names the file."""
+    """The columns of `schema`, every row; others are ignored. FormatError(CORRUPT)."""
     try:
         with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
             table = reader.read_all()
@@ -65,6 +65,15 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table:
         raise FormatError(
             f"{path}: not a readable Arrow file ({error}).", kind=ErrorKind.CORRUPT
         ) from None
-    if not table.schema.equals(schema):
-        raise FormatError(f"{path}: its columns are not those of format 1.", kind=ErrorKind.CORRUPT)
-    return table
+    names = table.schema.names
+    wrong = [
+        field.name
+        for field in schema
+        if names.count(field.name) != 1 or not table.schema.field(field.name).equals(field)
+    ]
+    if wrong:
+        raise FormatError(
+            f"{path}: columns missing or not as format 1 declares them: {', '.join(wrong)}.",
+            kind=ErrorKind.CORRUPT,
+        )
+    return table.select(schema.names)

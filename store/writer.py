@@ -4,23 +4,25 @@ Commit comes before advance: a killed job resumes at the first shard it had not 
 no reader ever sees part of one.
 """
 
-import shutil
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import pyarrow as pa
 
 from lpp.store.commit import CommitRecord, write_commit
-from lpp.store.documents import pretty_json
+from lpp.store.documents import pretty_json, validate_document
 from lpp.store.errors import ConflictError, ErrorKind
 from lpp.store.files import (
     ObjectRecord,
-    full_disk_named,
+    put_back,
+    remove,
+    set_aside,
     staged_directory,
     sweep_stages,
     write_object,
 )
-from lpp.store.hidden import Rows, encode_site
+from lpp.store.hidden import Rows, check_rows, encode_site
 from lpp.store.keys import (
     HIDDEN_KEY,
     PLAN_KEY,
@@ -30,19 +32,25 @@ from lpp.store.keys import (
     TOKENS_KEY,
     shard_key,
 )
-from lpp.store.plan import Plan
-from lpp.store.run import Run, ShardRecord
-from lpp.store.tables import PROMPTS_SCHEMA, TOKENS_SCHEMA, encode_table
+from lpp.store.plan import Plan, validate_plan
+from lpp.store.rows import prompts_problems, tokens_problems
+from lpp.store.run import Run, ShardRecord, read_shard
+from lpp.store.tables import encode_table
 
 
 class RunWriter:
     """Creates the run of `plan` in the store at `root`, or goes on with it.
 
-    prompts: (count, 6), `lpp.store.tables.PROMPTS_SCHEMA`. One writer per shard at a time.
+    prompts: (count, 6), `lpp.store.tables.PROMPTS_SCHEMA`. Writers of other shards, and of the
+    same one, may work at once. ValueError for prompts, rows or a plan that do not fit together.
     """
 
     def __init__(self, root: Path, plan: Plan, prompts: pa.Table) -> None:
+        misfits = validate_document(Plan, plan.document) or validate_plan(plan)
+        if misfits := misfits or prompts_problems(prompts, plan):
+            raise ValueError("the plan does not fit: " + "; ".join(misfits))
         self._plan = plan
+        self._prompts = prompts
         path = root / RUNS_KEY / plan.run_id
         if not path.is_dir():
             _create_run(path, plan, prompts)
@@ -68,15 +76,29 @@ class RunWriter:
         self._check_rows(index, hidden, tokens)
         target = self.run.path / SHARDS_KEY / shard_key(index)
         if not self.committed(index):
-            shutil.rmtree(target, ignore_errors=True)  # a shard whose record was damaged
-            try:
-                with full_disk_named(target), staged_directory(target) as stage:
-                    self._fill(stage, index, hidden, tokens)
-            except FileExistsError:
-                pass  # the other writer's shard comes from the same plan
+            self._make_way(target, index)
+            # FileExistsError: another writer's shard, which comes from the same plan
+            with contextlib.suppress(FileExistsError), staged_directory(target) as stage:
+                self._fill(stage, index, hidden, tokens)
         shard = self.run.shard(index)
-        assert shard is not None
+        if shard is None:
+            raise ConflictError(
+                f"{target} was removed or altered while it was being written. "
+                "See that nothing else works on this run, then repeat the same command.",
+                kind=ErrorKind.INCOMPLETE,
+            )
         return shard
+
+    def _make_way(self, target: Path, index: int) -> None:
+        """Remove a shard whose record was damaged, never one that was committed this moment."""
+        try:
+            aside = set_aside(target)
+        except FileNotFoundError:
+            return
+        if read_shard(self._plan, index, aside):
+            put_back(aside, target)
+        else:
+            remove(aside)
 
     def _fill(self, stage: Path, index: int, hidden: Mapping[str, Rows], tokens: pa.Table) -> None:
         objects: dict[str, ObjectRecord] = {}
@@ -94,28 +116,24 @@ class RunWriter:
 
     def _check_rows(self, index: int, hidden: Mapping[str, Rows], tokens: pa.Table) -> None:
         """A shard that does not fit its plan is a bug of the caller, found before it is written."""
-        if not tokens.schema.equals(TOKENS_SCHEMA):
-            raise ValueError(f"shard {index}: token columns are {tokens.schema.names}")
+        if not 0 <= index < self._plan.n_shards:
+            raise ValueError(f"shard {index}: the plan has {self._plan.n_shards}")
+        first, end = self._plan.shards[index : index + 2]
+        if problems := tokens_problems(tokens, self._prompts, first, end):
+            raise ValueError(f"shard {index}: tokens: " + "; ".join(problems))
         if set(hidden) != set(self._plan.site_names):
             raise ValueError(f"shard {index}: sites are {sorted(hidden)}")
-        for site, rows in hidden.items():
-            if len(rows) != tokens.num_rows:
-                raise ValueError(
-                    f"shard {index}: {site} has {len(rows)} rows, tokens {tokens.num_rows}"
-                )
+        for site in self._plan.sites:
+            check_rows(site, hidden[site.name], self._plan.stored_dtype, tokens.num_rows)
 
 
 def _create_run(path: Path, plan: Plan, prompts: pa.Table) -> None:
-    if not prompts.schema.equals(PROMPTS_SCHEMA) or prompts.num_rows != plan.prompts.count:
-        raise ValueError(f"prompts do not fit the plan: {prompts.num_rows} of {plan.prompts.count}")
     sweep_stages(path.parent)
-    try:
-        with full_disk_named(path), staged_directory(path) as stage:
-            (stage / SHARDS_KEY).mkdir()
-            objects = {
-                PLAN_KEY: write_object(stage / PLAN_KEY, pretty_json(plan.document)),
-                PROMPTS_KEY: write_object(stage / PROMPTS_KEY, encode_table(prompts)),
-            }
-            write_commit(stage, CommitRecord(plan=plan.hash, shard=None, rows=0, objects=objects))
-    except FileExistsError:
-        pass  # another writer of the same plan was first
+    # FileExistsError: another writer of the same plan was first
+    with contextlib.suppress(FileExistsError), staged_directory(path) as stage:
+        (stage / SHARDS_KEY).mkdir()
+        objects = {
+            PLAN_KEY: write_object(stage / PLAN_KEY, pretty_json(plan.document)),
+            PROMPTS_KEY: write_object(stage / PROMPTS_KEY, encode_table(prompts)),
+        }
+        write_commit(stage, CommitRecord(plan=plan.hash, shard=None, rows=0, objects=objects))

@@ -1,0 +1,164 @@
+"""The entropy table: mean next-token entropy after each prefix, over prompts.
+
+h_i(L) is the entropy of the distribution after the last token of the prefix, at position
+min(L, T_i) - 1: a text shorter than the prefix gives the entropy at its own end, which
+`short_prompts` counts.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+
+import polars as pl
+
+from lpp.analyze.keys import RunView, Url, views
+from lpp.analyze.lazy import Source, scan
+from lpp.store import open_store
+from lpp.store.errors import ErrorKind, InputError
+
+SCHEMA = pl.Schema(
+    {
+        "run": pl.String,
+        "context": pl.Int32,
+        "prefix": pl.Int32,
+        "n_prompts": pl.Int32,
+        "entropy": pl.Float64,
+        "entropy_norm": pl.Float64,
+        "short_prompts": pl.Int32,
+        "distinct_prefixes": pl.Float64,
+    }
+)
+"""Entropy in nats, and over ln V, V the width of the logits; mean over prompts.
+
+short_prompts: prompts of fewer tokens than the prefix. distinct_prefixes: share of the prompts
+that would be left if equal prefixes counted once.
+"""
+
+KEYS = tuple(SCHEMA)[:4]
+
+
+def scan_entropy(
+    url: Url, *, contexts: Sequence[int] | None = None, prompts: Sequence[int] | None = None
+) -> pl.LazyFrame:
+    """Entropy by prefix of the store at `url`, computed as it is collected: columns `SCHEMA`.
+
+    contexts, prompts: as for `scan_spectra`. Where the logits were not asked for at a position
+    that a prefix needs, its entropy is null. Raises FormatError: not a store, or altered;
+    InputError when `contexts` names one whose prefixes were not captured.
+    """
+    open_store(url)
+    for view in views(url) if contexts is not None else ():
+        for context in view.contexts(contexts):
+            check_captured(view, context)
+
+    def keys() -> pl.DataFrame:
+        return all_keys(views(url), contexts, prompts)
+
+    def compute(keys: pl.DataFrame, columns: frozenset[str]) -> Iterator[pl.DataFrame]:
+        return frames(url, keys, columns)
+
+    return scan(Source(name="LPP ENTROPY", schema=SCHEMA, keys=keys, compute=compute))
+
+
+def frames(url: Url, keys: pl.DataFrame, columns: frozenset[str]) -> Iterator[pl.DataFrame]:
+    """The rows of `keys`, a run at a time."""
+    runs = open_store(url).runs
+    for _, of_run in keys.group_by("run", maintain_order=True):
+        yield rows(RunView(runs[of_run.item(0, "run")]), of_run, columns)
+
+
+def all_keys(
+    views: Iterable[RunView], contexts: Sequence[int] | None, prompts: Sequence[int] | None
+) -> pl.DataFrame:
+    """The key columns of every row, in order of run, context, prefix, prompts."""
+    found = [
+        (view.run.id, context, prefix, size)
+        for view in views
+        for context in view.contexts(contexts)
+        for prefix in view.prefixes(context)
+        for size in view.sizes(prompts)
+    ]
+    return pl.DataFrame(found, schema={name: SCHEMA[name] for name in KEYS}, orient="row")
+
+
+def uncaptured(view: RunView, prefixes: Sequence[int]) -> list[int]:
+    """Those of `prefixes` after which some prompt has no statistics."""
+    plan = view.run.plan
+    if plan.logit_positions == "all":
+        return []
+    # Prompts that end within a prefix were captured at their end, whatever the prefix.
+    longest = int(view.lengths.max(initial=0))
+    return [prefix for prefix in prefixes if prefix not in plan.prefixes and prefix < longest]
+
+
+def check_captured(view: RunView, context: int) -> None:
+    """Raise InputError unless the statistics of every prefix of `context` were captured."""
+    missing = uncaptured(view, view.prefixes(context))
+    if missing:
+        plan = view.run.plan
+        raise InputError(
+            f"run {view.run.id} has no logit statistics at prefixes {_listed(missing)} of "
+            f"context {context}: --logit-positions schedule captured {_listed(plan.prefixes)}. "
+            "Ask for its own context, or capture again with --logit-positions all.",
+            kind=ErrorKind.NOT_FOUND,
+        )
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ", ".join(str(number) for number in numbers)
+
+
+def rows(view: RunView, keys: pl.DataFrame, columns: frozenset[str]) -> pl.DataFrame:
+    """The rows of one run for `keys`; value columns that nobody asked for are null."""
+    cells = keys.select("prefix", "n_prompts").unique()
+    if columns & {"entropy", "entropy_norm", "short_prompts"}:
+        cells = _with_means(view, cells, read=bool(columns & {"entropy", "entropy_norm"}))
+    if "distinct_prefixes" in columns:
+        cells = cells.with_columns(_distinct(view, cells))
+    frame = keys.join(cells, on=["prefix", "n_prompts"], how="left", maintain_order="left")
+    absent = [name for name in SCHEMA.names() if name not in frame.columns]
+    return frame.with_columns(
+        pl.lit(None, dtype=SCHEMA[name]).alias(name) for name in absent
+    ).select(SCHEMA.names())
+
+
+def _with_means(view: RunView, cells: pl.DataFrame, *, read: bool) -> pl.DataFrame:
+    """Add entropy, entropy_norm and short_prompts to `cells` (prefix, n_prompts)."""
+    prompts = view.prompts.lazy().select("prompt_id", "n_tokens")
+    ends = prompts.join(cells.lazy().select("prefix").unique(), how="cross").with_columns(
+        position=pl.min_horizontal("prefix", "n_tokens") - 1,
+        short=pl.col("n_tokens") < pl.col("prefix"),
+    )
+    entropy = pl.lit(None, dtype=pl.Float64)
+    if read:
+        ends = ends.join(_entropies(view), on=["prompt_id", "position"], how="left")
+        entropy = pl.col("entropy").cast(pl.Float64).fill_nan(None)
+    taken = ends.collect()
+    nats = pl.when(entropy.is_not_null().all()).then(entropy.mean())
+    frames = [
+        taken.filter(pl.col("prompt_id") < size)
+        .group_by("prefix")
+        .agg(
+            nats.alias("entropy"),
+            (nats / math.log(view.run.plan.model.logits_width)).alias("entropy_norm"),
+            pl.col("short").sum().cast(pl.Int32).alias("short_prompts"),
+        )
+        .with_columns(n_prompts=pl.lit(size, dtype=pl.Int32))
+        for size in cells["n_prompts"].unique()
+    ]
+    return cells.join(pl.concat(frames), on=["prefix", "n_prompts"], how="left")
+
+
+def _entropies(view: RunView) -> pl.LazyFrame:
+    files = view.run.tokens_files()
+    return pl.scan_ipc(files).select("prompt_id", "position", "entropy")
+
+
+def _distinct(view: RunView, cells: pl.DataFrame) -> pl.Series:
+    """Share of distinct token prefixes in each of `cells`."""
+    width = 4  # bytes of an int32 token id
+    prompts = [ids.cast(pl.Int32).to_numpy().tobytes() for ids in view.prompts["token_ids"]]
+    shares = [
+        len({ids[: width * prefix] for ids in prompts[:size]}) / size
+        for prefix, size in cells.select("prefix", "n_prompts").iter_rows()
+    ]
+    return pl.Series("distinct_prefixes", shares, dtype=pl.Float64)

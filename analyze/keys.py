@@ -1,0 +1,66 @@
+"""Which rows the spectra and entropy tables of a store have: cheap, from plans and prompts."""
+
+import os
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from lpp.analyze.schedule import prefixes
+from lpp.store import open_store
+from lpp.store.run import Run
+
+Url = str | os.PathLike[str]
+
+
+class RunView:
+    """A run together with what the tables need of its prompts, read once."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    @cached_property
+    def lengths(self) -> npt.NDArray[np.int32]:
+        """(P,) tokens of each prompt that can be analysed."""
+        column = self.prompts["n_tokens"].to_numpy()
+        return np.asarray(column, dtype=np.int32)
+
+    @cached_property
+    def prompts(self) -> pl.DataFrame:
+        """The prompts of the committed shards before the first missing one."""
+        table = pl.DataFrame(pl.from_arrow(self.run.prompts()))
+        return table.head(self.run.n_prompts)
+
+    def contexts(self, asked: Sequence[int] | None) -> list[int]:
+        """Of the contexts asked for, those this run holds; its own by default."""
+        own = self.run.plan.context
+        return [own] if asked is None else sorted({c for c in asked if 1 <= c <= own})
+
+    def sizes(self, asked: Sequence[int] | None) -> list[int]:
+        """Of the numbers of prompts asked for, those this run holds; all its own by default."""
+        own = self.run.n_prompts
+        sizes = {own} if asked is None else {n for n in asked if n <= own}
+        return sorted(n for n in sizes if n >= 1)
+
+    def prefixes(self, context: int) -> tuple[int, ...]:
+        """The schedule of `context`: the run's own for the captured context."""
+        plan = self.run.plan
+        return plan.prefixes if context == plan.context else prefixes(context)
+
+
+def views(url: Url) -> Iterator[RunView]:
+    """Every committed run of the store at `url`, by id."""
+    return (RunView(run) for run in open_store(url).runs.values())
+
+
+def depth(site: str, n_blocks: int) -> int:
+    """Blocks before `site`: embed 0, block.k k, final B.
+
+    >>> [depth(site, 30) for site in ("embed", "block.7", "final")]
+    [0, 7, 30]
+    """
+    if site == "embed":
+        return 0
+    return n_blocks if site == "final" else int(site.removeprefix("block."))

@@ -1,0 +1,166 @@
+"""Count, mean and scatter matrix of rows; mergeable in any order.
+
+The scatter of a set of rows is M = sum (x - mean)(x - mean)^T. Two sets merge as
+M = M1 + M2 + (delta delta^T) n1 n2 / (n1 + n2), delta = mean2 - mean1 (Chan, Golub and LeVeque
+1983), so bands, blocks and shards combine in any order. Everything is float64: activations have
+a few enormous dimensions beside which a float32 scatter drowns the rest.
+
+Cost: n d^2 multiply-adds for the product, which NumPy runs as one symmetric rank-k update. The
+d x d addition after it is paid once per chunk of max(d, 2048) rows, so it stays small beside it.
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+Rows = npt.NDArray[np.float32]
+"""(n, d) activations as they are read."""
+Floats = npt.NDArray[np.float64]
+
+MIN_CHUNK_ROWS = 2048
+TILE_ROWS = 128
+
+
+def chunk_rows(dim: int) -> int:
+    """Rows worth one product: fewer, and the d x d addition would cost as much as it."""
+    return max(dim, MIN_CHUNK_ROWS)
+
+
+class Workspace:
+    """Scratch memory of the products of one width, allocated once: 8 d (chunk + d) bytes."""
+
+    def __init__(self, dim: int, *, max_rows: int | None = None) -> None:
+        rows = chunk_rows(dim) if max_rows is None else max(1, min(max_rows, chunk_rows(dim)))
+        self.centred: Floats = np.empty((rows + 1, dim))
+        self.product: Floats = np.empty((dim, dim))
+
+
+@dataclass(slots=True)
+class Moments:
+    """What a covariance needs of its rows.
+
+    n: number of rows. mean: (d,). scatter: (d, d), sum of the outer products of centred rows.
+    """
+
+    n: int
+    mean: Floats
+    scatter: Floats
+
+    @classmethod
+    def empty(cls, dim: int) -> Self:
+        """No rows of width `dim`."""
+        return cls(0, np.zeros(dim), np.zeros((dim, dim)))
+
+    @classmethod
+    def from_rows(cls, rows: Rows) -> Self:
+        """Moments of `rows`: (n, d). Memory: 16 d^2 bytes and one chunk in float64.
+
+        >>> m = Moments.from_rows(np.array([[1, 0], [3, 0], [5, 6]], dtype=np.float32))
+        >>> m.n, m.mean.tolist(), m.scatter.tolist()
+        (3, [3.0, 2.0], [[8.0, 12.0], [12.0, 24.0]])
+        """
+        moments = cls.empty(rows.shape[1])
+        moments.add_rows(rows)
+        return moments
+
+    @property
+    def dim(self) -> int:
+        """Width d of a row."""
+        return len(self.mean)
+
+    @property
+    def matrix(self) -> Floats:
+        """The matrix whose eigenvalues, over n - 1, are those of the sample covariance."""
+        return self.scatter
+
+    def add_rows(self, rows: Rows, workspace: Workspace | None = None) -> None:
+        """Take in `rows`, (n, d), in place."""
+        if len(rows) == 0:
+            return
+        work = workspace or Workspace(self.dim, max_rows=len(rows))
+        step = len(work.centred) - 1
+        for start in range(0, len(rows), step):
+            self._add_chunk(rows[start : start + step], work)
+
+    def _add_chunk(self, rows: Rows, work: Workspace) -> None:
+        count = len(rows)
+        centred = work.centred[:count]
+        mean = centre(rows, out=centred)
+        delta = mean - self.mean
+        if self.n:
+            # One more row carries the rank-one term of the merge through the same product.
+            centred = work.centred[: count + 1]
+            np.multiply(delta, np.sqrt(self.n * count / (self.n + count)), out=centred[count])
+            np.matmul(centred.T, centred, out=work.product)
+            self.scatter += work.product
+            self.mean += delta * (count / (self.n + count))
+        else:
+            np.matmul(centred.T, centred, out=self.scatter)
+            self.mean[:] = mean
+        self.n += count
+
+    def add(self, other: Self) -> None:
+        """Merge `other` into this one in place, a tile at a time: no d x d temporary."""
+        if other.n == 0:
+            return
+        total = self.n + other.n
+        delta = other.mean - self.mean
+        scaled = delta * np.sqrt(self.n * other.n / total)
+        for start in range(0, self.dim, TILE_ROWS):
+            tile = slice(start, start + TILE_ROWS)
+            self.scatter[tile] += other.scatter[tile]
+            self.scatter[tile] += scaled[tile, None] * scaled
+        # From nothing the mean is the other's exactly, not up to a rounding.
+        self.mean += delta * (other.n / total) if self.n else delta
+        self.n = total
+
+    def merge(self, other: Self) -> Self:
+        """Moments of both sets of rows; neither operand changes."""
+        merged = type(self)(self.n, self.mean.copy(), self.scatter.copy())
+        merged.add(other)
+        return merged
+
+
+@dataclass(frozen=True, slots=True)
+class Gram:
+    """Inner products of n centred rows, for n < d: the same non-zero eigenvalues for less.
+
+    n: number of rows. dim: width d. products: (n, n).
+    """
+
+    n: int
+    dim: int
+    products: Floats
+
+    @classmethod
+    def from_rows(cls, rows: Rows) -> Self:
+        """Gram matrix of `rows`, (n, d), centred: n^2 d multiply-adds, 8 n (n + d) bytes.
+
+        >>> Gram.from_rows(np.array([[1, 0], [3, 0]], dtype=np.float32)).products.tolist()
+        [[1.0, -1.0], [-1.0, 1.0]]
+        """
+        centred = np.empty(rows.shape)
+        if len(rows):
+            centre(rows, out=centred)
+        return cls(len(rows), rows.shape[1], centred @ centred.T)
+
+    @property
+    def matrix(self) -> Floats:
+        """The matrix whose eigenvalues, over n - 1, are those of the sample covariance."""
+        return self.products
+
+
+def centre(rows: Rows, *, out: Floats) -> Floats:
+    """Write `rows` minus their column means into `out` in float64; return the means, (d,).
+
+    The first row is taken off before anything is summed. It makes equal rows exactly zero,
+    whatever their value, and keeps the digits of columns whose mean is enormous.
+    """
+    first = rows[0].astype(np.float64)
+    np.subtract(rows, first, out=out, dtype=np.float64)
+    mean: Floats = out.mean(axis=0)
+    out -= mean
+    total: Floats = first + mean
+    return total

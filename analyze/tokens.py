@@ -1,0 +1,56 @@
+"""The token statistics of a store as one lazy table."""
+
+from collections.abc import Iterator
+
+import polars as pl
+
+from lpp.analyze.keys import Url
+from lpp.analyze.lazy import ROWS, Source, scan
+from lpp.store import open_store
+from lpp.store.tables import TOKENS_SCHEMA
+
+SCHEMA = pl.Schema(
+    [("run", pl.String()), *pl.DataFrame(pl.from_arrow(TOKENS_SCHEMA.empty_table())).schema.items()]
+)
+"""`run`, then the columns of `tokens.arrow`."""
+
+
+def scan_tokens(url: Url) -> pl.LazyFrame:
+    """Statistics of every committed token of the store at `url`: columns as in `SCHEMA`.
+
+    entropy, log_z, max_logprob, margin and next_logprob are in nats; `next_rank` is 1 where the
+    next token had the largest logit. Filters on `run` and `prompt_id` decide which shards are
+    read, one at a time, and only the columns in use. Raises FormatError: not a store, or altered.
+    """
+    open_store(url)
+
+    def keys() -> pl.DataFrame:
+        frames = [pl.DataFrame(schema={**_KEYS, "__shard": pl.Int32})]
+        for run in open_store(url).runs.values():
+            lengths = pl.DataFrame(pl.from_arrow(run.prompts())).select(
+                pl.lit(run.id).alias("run"), "prompt_id", pl.col("n_tokens").alias(ROWS)
+            )
+            frames += [
+                lengths.slice(
+                    shard.first_prompt, shard.end_prompt - shard.first_prompt
+                ).with_columns(pl.lit(shard.index, dtype=pl.Int32).alias("__shard"))
+                for shard in run.shards
+            ]
+        return pl.concat(frames)
+
+    def compute(keys: pl.DataFrame, columns: frozenset[str]) -> Iterator[pl.DataFrame]:
+        runs = open_store(url).runs
+        names = [name for name in SCHEMA.names() if name in columns and name != "run"]
+        for part in keys.partition_by("run", maintain_order=True):
+            run = runs[part.item(0, "run")]
+            files = dict(
+                zip((shard.index for shard in run.shards), run.tokens_files(), strict=True)
+            )
+            for shard in part["__shard"].unique(maintain_order=True):
+                frame = pl.scan_ipc(files[shard]).select(names or ["prompt_id"]).collect()
+                yield frame.with_columns(pl.lit(run.id).alias("run"))
+
+    return scan(Source(name="LPP TOKENS", schema=SCHEMA, keys=keys, compute=compute))
+
+
+_KEYS = {"run": pl.String, "prompt_id": pl.Int32, ROWS: pl.Int32}

@@ -1,0 +1,1 @@
+"""Measured ratios: what something costs beside the least it could cost, both in one run."""

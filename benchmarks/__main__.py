@@ -1,0 +1,84 @@
+"""`make bench`: every ratio, each pair side by side in this run, as a Markdown table.
+
+`python -m benchmarks capture storage` runs some of them.
+"""
+
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from datetime import date
+from pathlib import Path
+
+import torch
+
+from benchmarks import (
+    analysis_cost,
+    capture_cost,
+    memory,
+    paper_procedure,
+    query_start,
+    storage,
+)
+from benchmarks.pairs import Ratio
+from benchmarks.setting import capture, prepared, scratch
+from lpp.analyze import build_database
+from lpp.store import Run
+
+
+def main(chosen: list[str]) -> None:
+    """Print the table; a bar that is missed is part of the result, not a failure."""
+    with scratch() as folder:
+        sections = _sections(folder)
+        unknown = set(chosen) - set(sections)
+        if unknown:
+            sys.exit(f"no benchmark {', '.join(unknown)}; there are {', '.join(sections)}")
+        print(
+            f"{_machine()}\n\n| ratio | ours | other | measured | bar | |\n|---|---|---|---|---|---|"
+        )
+        for name in chosen or sections:
+            for ratio in sections[name]():
+                print(_row(ratio), flush=True)
+
+
+def _sections(folder: Path) -> dict[str, Callable[[], Iterator[Ratio]]]:
+    made: list[Run] = []
+
+    def demo_run() -> Run:
+        if not made:
+            made.append(capture(prepared(100), folder / "store"))
+            build_database(folder / "store")
+        return made[0]
+
+    return {
+        "paper": paper_procedure.measure,
+        "capture": capture_cost.measure,
+        "storage": lambda: storage.measure(demo_run(), folder),
+        "query": lambda: query_start.measure(demo_run().path.parent.parent),
+        "analysis": lambda: analysis_cost.measure(demo_run()),
+        "memory": lambda: memory.measure(folder),
+    }
+
+
+def _row(ratio: Ratio) -> str:
+    low, high = ratio.spread
+    spread = "" if low == high else f" ({low:.2f} to {high:.2f})"
+    state = "reached" if ratio.reached else f"**missed**: {ratio.bound}".removesuffix(": ")
+    return (
+        f"| {ratio.what} | {ratio.ours} | {ratio.other} | {ratio.ratio:.2f}{spread} | "
+        f"{ratio.direction} {ratio.bar:g} | {state} |"
+    )
+
+
+def _machine() -> str:
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    return (
+        f"{date.today()}, commit {commit}, {os.cpu_count()} cores ({platform.machine()}), "
+        f"Python {platform.python_version()}, torch {torch.__version__.partition('+')[0]}"
+    )
+
+
+main(sys.argv[1:])

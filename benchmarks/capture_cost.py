@@ -1,0 +1,66 @@
+"""What capturing costs beside the bare forward pass over the same batches."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+
+from benchmarks.pairs import Ratio, ratio_of_times, timed_pairs
+from benchmarks.setting import capture, prepared, scratch
+from lpp.capture.anatomy import forward_inputs
+from lpp.capture.batches import shard_batches
+from lpp.capture.planning import Prepared
+from lpp.capture.torch_backend import padded
+
+PROMPTS = 40
+REPEATS = 5
+
+
+def measure() -> Iterator[Ratio]:
+    """The two capture bars."""
+    with scratch() as folder:
+        everything = prepared(PROMPTS)
+        times = timed_pairs(
+            capturing(everything, folder / "all"), bare(everything, logits=True), REPEATS
+        )
+        yield ratio_of_times(
+            "capture, all sites and all logit statistics / bare forward with logits",
+            times,
+            bar=1.20,
+        )
+        final = prepared(PROMPTS, sites=("final",), logit_positions="schedule")
+        times = timed_pairs(capturing(final, folder / "final"), bare(final, logits=False), REPEATS)
+        yield ratio_of_times(
+            "capture, `final`, schedule positions / bare forward without unembedding",
+            times,
+            bar=1.08,
+        )
+
+
+def capturing(prepared: Prepared, folder: Path) -> Callable[[], None]:
+    """One whole capture into a new store, compressed, checksummed, flushed and committed."""
+    numbers = itertools.count()
+
+    def run() -> None:
+        capture(prepared, folder / str(next(numbers)))
+
+    return run
+
+
+def bare(prepared: Prepared, *, logits: bool) -> Callable[[], None]:
+    """The same batches through the model and nothing else."""
+    plan = prepared.plan
+    batches = [
+        padded(batch)[0]
+        for shard in range(plan.n_shards)
+        for batch in shard_batches(plan, prepared.prompts, shard)
+    ]
+    module = prepared.model if logits else prepared.model.base_model
+
+    @torch.inference_mode()
+    def run() -> None:
+        for ids in batches:
+            module(**forward_inputs(ids))
+
+    return run

@@ -1,0 +1,81 @@
+"""Two things measured side by side: in turn, several times, compared by medians.
+
+Machines are shared and their speed drifts, so one side is never measured without the other
+next to it, and what is quoted is a ratio.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ratio:
+    """One row of the table."""
+
+    what: str
+    ours: str
+    """Ours, as printed: time, bytes or memory, with its unit."""
+    other: str
+    ratio: float
+    spread: tuple[float, float]
+    """Least and greatest ratio over the repeats."""
+    bar: float
+    direction: Literal["at most", "at least"]
+    bound: str = ""
+    """What bounds it, where the bar is not reached."""
+
+    @property
+    def reached(self) -> bool:
+        """Whether the bar is met."""
+        return self.ratio <= self.bar if self.direction == "at most" else self.ratio >= self.bar
+
+
+def timed_pairs(
+    ours: Callable[[], object], other: Callable[[], object], repeats: int
+) -> tuple[list[float], list[float]]:
+    """Seconds of each, in turn, after one run of each that does not count."""
+    ours()
+    other()
+    mine, theirs = [], []
+    for _ in range(repeats):
+        mine.append(seconds(ours))
+        theirs.append(seconds(other))
+    return mine, theirs
+
+
+def seconds(call: Callable[[], object]) -> float:
+    """Wall-clock seconds of one call."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def ratio_of_times(
+    what: str,
+    times: tuple[list[float], list[float]],
+    *,
+    bar: float,
+    direction: Literal["at most", "at least"] = "at most",
+    inverted: bool = False,
+    bound: str = "",
+) -> Ratio:
+    """Ours / other by the median of the pairs; inverted: other / ours, a gain."""
+    mine, theirs = times
+    pairs = [b / a if inverted else a / b for a, b in zip(mine, theirs, strict=True)]
+    return Ratio(
+        what=what,
+        ours=_time(statistics.median(mine)),
+        other=_time(statistics.median(theirs)),
+        ratio=statistics.median(pairs),
+        spread=(min(pairs), max(pairs)),
+        bar=bar,
+        direction=direction,
+        bound=bound,
+    )
+
+
+def _time(value: float) -> str:
+    return f"{value:.2f} s" if value >= 1 else f"{value * 1e3:.0f} ms"

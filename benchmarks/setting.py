@@ -1,0 +1,38 @@
+"""What the benchmarks run on: the packaged model, the built-in passages, a store of them."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lpp.capture.demo import demo_request
+from lpp.capture.engine import capture_run
+from lpp.capture.planning import CaptureRequest, Prepared, prepare
+from lpp.capture.selection import Selection
+from lpp.store import Run, RunWriter, create_store
+
+
+def request(prompts: int, **changes: Any) -> CaptureRequest:
+    """The demo's request with another number of prompts."""
+    return replace(demo_request(None), selection=Selection(prompts=prompts), **changes)
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder that is gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="lpp-bench-") as folder:
+        yield Path(folder)
+
+
+def capture(prepared: Prepared, root: Path) -> Run:
+    """Capture a prepared plan into a new store at `root`."""
+    writer = RunWriter(create_store(root).path, prepared.plan, prepared.prompts)
+    capture_run(prepared.plan, prepared.prompts, writer, prepared.backend)
+    return writer.run
+
+
+def prepared(prompts: int, **changes: Any) -> Prepared:
+    """The packaged model, loaded, and its plan."""
+    return prepare(request(prompts, **changes))

@@ -1,0 +1,183 @@
+"""What a loaded model is made of: its modules in words, and what happens in one forward pass."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from lpp.store.errors import ErrorKind, InputError
+
+_PROBE_TOKENS = 7
+
+
+def forward_inputs(input_ids: torch.Tensor) -> dict[str, Any]:
+    """Keyword arguments of a forward pass over right-padded prompts.
+
+    input_ids: (batch, tokens), prompts on the left, any token on the right. No mask is passed:
+    attention is causal and positions count from the left, so no real token sees the padding behind
+    it, and attention keeps its fast causal path. `check_sites` proves it of the model at hand.
+    """
+    return {"input_ids": input_ids, "use_cache": False}
+
+
+def input_device(model: nn.Module) -> torch.device:
+    """Where token ids go: the device of the embedding, also when accelerate moves weights to it."""
+    embedding = _embedding(model)
+    hook = getattr(embedding, "_hf_hook", None)
+    device = getattr(hook, "execution_device", None)
+    if device is not None:
+        return torch.device(device)
+    return next(embedding.parameters()).device
+
+
+def probe_ids(model: nn.Module) -> torch.Tensor:
+    """(2, 7) token ids to watch or check a model on; the two rows differ in every token."""
+    vocabulary = int(getattr(_embedding(model), "num_embeddings", 100))
+    ids = torch.arange(3, 3 + 2 * _PROBE_TOKENS, device=input_device(model)) % vocabulary
+    return ids.view(2, _PROBE_TOKENS)
+
+
+def text_config(model: nn.Module) -> Any:
+    """The part of a model's configuration that describes its language model."""
+    config: Any = getattr(model, "config", None)
+    get_text_config = getattr(config, "get_text_config", None)
+    return config if get_text_config is None else get_text_config()
+
+
+def output_embeddings(model: nn.Module) -> nn.Module:
+    """The module that turns final states into logits."""
+    get: Any = getattr(model, "get_output_embeddings", None)
+    unembedding = None if get is None else get()
+    if not isinstance(unembedding, nn.Module):
+        raise unmapped(model, "an unembedding (get_output_embeddings) was looked for")
+    return unembedding
+
+
+def first_tensor(value: Any) -> torch.Tensor | None:
+    """The state in a module's output: a tensor, or the first of a tuple or of a model output."""
+    if isinstance(value, torch.Tensor):
+        return value
+    try:
+        first = value[0]
+    except (TypeError, IndexError, KeyError):
+        return None
+    return first if isinstance(first, torch.Tensor) else None
+
+
+def first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor | None:
+    """The state a module was called on, by position or by the name every family gives it."""
+    return first_tensor(args) if args else first_tensor(kwargs.get("hidden_states"))
+
+
+class Trace:
+    """One forward pass over a few tokens, watched around a candidate list of blocks.
+
+    path: dotted name of the list in the model. Its siblings, its ancestors and the unembedding are
+    watched too, and nothing is left on the model afterwards.
+    """
+
+    def __init__(self, model: nn.Module, path: str, unembedding: nn.Module) -> None:
+        names = path.split(".")
+        ancestors = [model.get_submodule(".".join(names[:k])) for k in range(1, len(names))]
+        parent = ancestors[-1] if ancestors else model
+        listed = model.get_submodule(path)
+        self.blocks = tuple(listed.children())
+        self._ancestors = ancestors
+        self._calls: list[tuple[nn.Module, torch.Tensor | None, torch.Tensor | None]] = []
+        self._read: torch.Tensor | None = None
+        around = [child for child in parent.children() if child is not listed]
+        handles = [
+            module.register_forward_hook(self._called, with_kwargs=True)
+            for module in (*self.blocks, *around, *ancestors)
+        ]
+        handles.append(unembedding.register_forward_pre_hook(self._unembedding_called))
+        try:
+            model(**forward_inputs(probe_ids(model)))
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _called(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        self._calls.append((module, first_input(args, kwargs), first_tensor(output)))
+
+    def _unembedding_called(self, module: nn.Module, args: Any) -> None:
+        self._read = first_tensor(args)
+
+    def blocks_in_order(self, hidden: int) -> bool:
+        """Each block was called once, in the list's order, keeping (batch, tokens, hidden)."""
+        blocks = {id(block) for block in self.blocks}
+        calls = [call for call in self._calls if id(call[0]) in blocks]
+        return [id(call[0]) for call in calls] == [id(block) for block in self.blocks] and all(
+            _is_state(given, hidden) and _is_state(made, hidden) for _, given, made in calls
+        )
+
+    def trunk(self) -> tuple[nn.Module, int] | None:
+        """The outermost ancestor of the blocks whose output the unembedding reads, and its width.
+
+        A family may call an inner one and bypass an outer: OPT does.
+        """
+        made = {id(module): output for module, _, output in self._calls}
+        for module in self._ancestors:
+            output = made.get(id(module))
+            if output is None or self._read is None or output.shape != self._read.shape:
+                continue
+            if torch.equal(self._read.to(output), output):
+                return module, int(output.shape[-1])
+        return None
+
+    def norm_after_blocks(self, hidden: int) -> nn.Module | None:
+        """The sibling called after the last block that keeps the state's shape, if there is one."""
+        last = next(i for i, call in enumerate(self._calls) if call[0] is self.blocks[-1])
+        for module, given, made in self._calls[last + 1 :]:
+            if (
+                module not in self._ancestors
+                and _is_state(given, hidden)
+                and _is_state(made, hidden)
+            ):
+                return module
+        return None
+
+
+def unmapped(model: nn.Module, why: str) -> InputError:
+    """The error for a model that cannot be captured: what was looked for, and what is there."""
+    return InputError(
+        f"{type(model).__name__} cannot be captured: {why}. Its modules:\n"
+        f"{module_tree(model)}\n"
+        "Choose a causal language model of a family that `lpp-capture run --help` names.",
+        kind=ErrorKind.UNSUPPORTED_MODEL,
+    )
+
+
+def module_tree(model: nn.Module, *, depth: int = 3, lines: int = 20) -> str:
+    """The upper levels of a model's modules, a list of them folded into one line."""
+    tree = [f"  {type(model).__name__}", *_branches(model, depth, indent=4)]
+    if len(tree) > lines:
+        tree = [*tree[: lines - 1], f"    ... {len(tree) - lines + 1} more"]
+    return "\n".join(tree)
+
+
+def _branches(module: nn.Module, depth: int, indent: int) -> list[str]:
+    tree: list[str] = []
+    if depth == 0:
+        return tree
+    for name, child in module.named_children():
+        pad = " " * indent
+        if isinstance(child, nn.ModuleList):
+            kinds = ", ".join(sorted({type(entry).__name__ for entry in child}))
+            tree.append(f"{pad}{name}: list of {len(child)} {kinds}")
+        else:
+            tree.append(f"{pad}{name}: {type(child).__name__}")
+            tree += _branches(child, depth - 1, indent + 2)
+    return tree
+
+
+def _is_state(tensor: torch.Tensor | None, hidden: int) -> bool:
+    return tensor is not None and tensor.ndim == 3 and tensor.shape[-1] == hidden
+
+
+def _embedding(model: nn.Module) -> nn.Module:
+    get: Any = getattr(model, "get_input_embeddings", None)
+    embedding = None if get is None else get()
+    if not isinstance(embedding, nn.Module):
+        raise unmapped(model, "an embedding of token ids (get_input_embeddings) was looked for")
+    return embedding

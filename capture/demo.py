@@ -1,0 +1,48 @@
+"""`lpp-capture demo`: a packaged model beside its untrained twin, in minutes on two cores."""
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+import click
+
+from lpp.capture.models import ModelSpec, packaged_model
+from lpp.capture.planning import CaptureRequest, CorpusSpec
+from lpp.capture.run import capture_into
+from lpp.capture.selection import Selection
+
+PROMPTS: Final = 100
+CONTEXT: Final = 200
+TWIN_SEED: Final = 0
+
+QUERIES: Final = (
+    "SELECT run, entropy_floor, participation_ratio, effective_rank FROM profiles",
+    "SELECT site, round(effective_rank, 1) AS effective_rank FROM spectra "
+    "WHERE prefix = 200 AND run NOT LIKE '%untrained%' ORDER BY depth",
+    "SELECT run, round(avg(entropy), 2) AS nats, round(avg((next_rank = 1)::INT), 3) AS top1 "
+    "FROM token_stats GROUP BY run",
+)
+"""Three questions to go on with."""
+
+
+def demo_request(untrained_seed: int | None) -> CaptureRequest:
+    """100 passages of 200 tokens, every site, every logit statistic."""
+    return CaptureRequest(
+        model=ModelSpec(id=str(packaged_model()), untrained_seed=untrained_seed),
+        corpus=CorpusSpec(name="pydoc"),
+        selection=Selection(prompts=PROMPTS),
+        context=CONTEXT,
+    )
+
+
+def run_demo(root: Path) -> None:
+    """Capture both into `root`, profile them, and say what to ask next."""
+    for seed in (None, TWIN_SEED):
+        capture_into(root, demo_request(seed))
+    # The analysis is a command of its own: capture knows nothing of it, and it needs no torch.
+    subprocess.run([sys.executable, "-m", "lpp.analyze.cli", "profile", str(root)], check=True)
+    click.echo(f"\nThe store: {root.resolve()}\nThree questions to go on with:")
+    for query in QUERIES:
+        click.echo(f"\n  lpp-sql {shlex.quote(str(root))} \\\n    {shlex.quote(query)}")

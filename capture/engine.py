@@ -1,0 +1,82 @@
+"""Run a plan: forward passes in this thread, compression and disk in another.
+
+Two shard buffers go round: one fills while the other is compressed, checksummed and committed.
+Nothing else is held, so memory is `2 x shard` plus the backend's own, whatever the corpus.
+When the disk is slower than the model, the forward pass waits for a buffer.
+
+A shard is committed before its buffer is used again: a killed job resumes where it stood.
+"""
+
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import pyarrow as pa
+
+from lpp.capture.backend import Backend
+from lpp.capture.batches import shard_batches
+from lpp.capture.shard_buffer import ShardBuffer
+from lpp.store import RunWriter, ShardRecord
+from lpp.store.console import SILENT, Progress
+from lpp.store.plan import Plan
+
+
+def capture_run(
+    plan: Plan,
+    prompts: pa.Table,
+    writer: RunWriter,
+    backend: Backend,
+    progress: Progress = SILENT,
+) -> int:
+    """Capture every shard of `plan` that is not committed yet; returns how many it captured.
+
+    prompts: all of the plan, `lpp.store.tables.PROMPTS_SCHEMA`. Raises what the backend or the
+    writer raised; shards handed over before that are committed.
+    """
+    lengths = prompts["n_tokens"].to_numpy()
+    todo = [shard for shard in range(plan.n_shards) if not writer.committed(shard)]
+    progress.advance(plan.prompts.tokens - _tokens(plan, lengths, todo))
+    if not todo:
+        return 0
+    batches = (batch for shard in todo for batch in shard_batches(plan, prompts, shard))
+    filling, spare = ShardBuffer(plan, lengths), None
+    waiting = iter(todo)
+    filling.begin(next(waiting))
+    # Leaving the block waits for the shard being written, an interrupt included.
+    with ThreadPoolExecutor(1, thread_name_prefix="lpp-writer") as pool:
+        writing: Future[None] | None = None
+        for captured in backend.capture(batches):
+            if writing is not None and writing.done():
+                writing.result()  # a full disk stops the run now, not a shard later
+            filling.place(captured)
+            progress.advance(len(captured.batch.token_ids))
+            if filling.full:
+                if writing is not None:
+                    writing.result()
+                writing = pool.submit(_write, writer, filling, progress)
+                spare, filling = filling, spare or ShardBuffer(plan, lengths)
+                filling.begin(next(waiting, filling.shard))
+        if writing is not None:
+            writing.result()
+    return len(todo)
+
+
+def _write(writer: RunWriter, buffer: ShardBuffer, progress: Progress) -> None:
+    start = time.monotonic()
+    shard = writer.write_shard(buffer.shard, buffer.hidden(), buffer.tokens())
+    progress.note(_summary(shard, writer.run.plan, time.monotonic() - start))
+
+
+def _summary(shard: ShardRecord, plan: Plan, seconds: float) -> str:
+    stored = sum(item.bytes for item in shard.commit.objects.values())
+    return (
+        f"shard {shard.index + 1} of {plan.n_shards} committed: {shard.rows:,} tokens, "
+        f"{stored / 1e6:,.0f} MB, written in {seconds:.1f} s"
+    )
+
+
+def _tokens(
+    plan: Plan, lengths: "np.ndarray[tuple[int], np.dtype[np.int32]]", todo: list[int]
+) -> int:
+    ends = np.append(0, np.cumsum(lengths))
+    return int(sum(ends[plan.shards[k + 1]] - ends[plan.shards[k]] for k in todo))

@@ -1,0 +1,72 @@
+"""A passage of text, a corpus of them, and the fingerprints that name what was read.
+
+Fingerprints are xxh3_128 over UTF-8 bytes, each text preceded by its length as eight
+little-endian bytes, so ["ab", "c"] and ["a", "bc"] differ. They depend on no model.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import xxhash
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """One text that may become a prompt, and where in its corpus it stands."""
+
+    source_row: int
+    """Row of the corpus, from 0: rows without text count, so it locates the passage."""
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """Passages read anew at each iteration; never all in memory."""
+
+    read: Callable[[], Iterator[Passage]]
+
+    def __iter__(self) -> Iterator[Passage]:
+        """A fresh pass over the passages, in corpus order."""
+        return self.read()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Corpus:
+    """Texts under a name, with what identifies them."""
+
+    name: str
+    """A known name, or the file's or folder's own name (no machine's path)."""
+    revision: str | None
+    """Commit of the dataset on the hub; None for local text."""
+    fingerprint: str
+    """xxh3_128 (32 hex digits) over what was read: file contents and names, or the passages."""
+    rule: str
+    """How a row became a text, in words; belongs in the plan."""
+    files: tuple[str, ...] = ()
+    """Files taken, relative to the corpus; empty for a corpus that is not local files."""
+    passages: Iterable[Passage]
+    """In corpus order; iterate as often as wanted."""
+
+
+def fingerprint_texts(texts: Iterable[str]) -> str:
+    """xxh3_128 of the texts in order: 32 hex digits. One pass, constant memory."""
+    digest = xxhash.xxh3_128()
+    for text in texts:
+        raw = text.encode("utf-8")
+        digest.update(len(raw).to_bytes(8, "little"))
+        digest.update(raw)
+    return digest.hexdigest()
+
+
+def fingerprint_passages(passages: Iterable[Passage]) -> str:
+    """The fingerprint of a corpus whose rows, not files, are what was read."""
+    return fingerprint_texts(passage.text for passage in passages)
+
+
+def prompt_set_fingerprint(passages: Iterable[Passage]) -> str:
+    """Names a set of selected prompts: order counts, source rows and models do not.
+
+    Two runs with equal fingerprints read the same texts, whatever their tokenizers made of
+    them; only such runs compare (METRICS: `different_prompts`).
+    """
+    return fingerprint_passages(passages)

@@ -1,0 +1,92 @@
+"""Passages to token ids: the prompts of a run, as `prompts.arrow` holds them.
+
+The model's own tokenizer, special tokens kept, no chat template. A prompt is cut by dropping
+ids beyond the context, never by the tokenizer's truncation: that may keep a closing special
+token, and a run at context 100 would no longer be a prefix of one at 200.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+
+from lpp.capture.passages import Passage
+from lpp.store.errors import ErrorKind, InputError
+from lpp.store.tables import PROMPTS_SCHEMA
+
+_BATCH: Final = 256
+"""Texts given to the tokenizer at once: enough for its threads, ids of few in memory."""
+
+
+def tokenise(passages: Sequence[Passage], tokenizer: Any, context: int) -> pa.Table:
+    """(len(passages), 6), `lpp.store.tables.PROMPTS_SCHEMA`: prompt k is passages[k].
+
+    tokenizer: a transformers tokenizer. context: C >= 1, the most tokens a prompt keeps.
+    `truncated` says that some were dropped; `sha256` is that of the kept ids as little-endian
+    int32.
+
+    InputError for a passage that the tokenizer turns into no token at all.
+    """
+    if context < 1:
+        raise InputError(
+            f"--context {context}: at least one token is needed.", kind=ErrorKind.INVALID_VALUE
+        )
+    ids: list[list[int]] = []
+    full_lengths: list[int] = []
+    for passage, tokens in _token_ids(passages, tokenizer):
+        if not tokens:
+            raise InputError(
+                f"Prompt {len(ids)} (row {passage.source_row} of the corpus) has no tokens under "
+                f"this tokenizer: {passage.text[:40]!r}. Raise --min-bytes, or take the row out.",
+                kind=ErrorKind.INVALID_VALUE,
+            )
+        ids.append(tokens[:context])
+        full_lengths.append(len(tokens))
+    columns = [
+        range(len(ids)),
+        [passage.source_row for passage in passages],
+        ids,
+        [len(tokens) for tokens in ids],
+        [length > context for length in full_lengths],
+        [_sha256(tokens) for tokens in ids],
+    ]
+    arrays = [pa.array(c, field.type) for c, field in zip(columns, PROMPTS_SCHEMA, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=PROMPTS_SCHEMA)
+
+
+def _token_ids(passages: Sequence[Passage], tokenizer: Any) -> Iterator[tuple[Passage, list[int]]]:
+    """Every passage with all its ids, special tokens included, uncut."""
+    for start in range(0, len(passages), _BATCH):
+        batch = passages[start : start + _BATCH]
+        encoded = tokenizer(
+            [passage.text for passage in batch],
+            add_special_tokens=True,
+            padding=False,
+            truncation=False,
+            return_attention_mask=False,
+            verbose=False,  # its warning that a text exceeds the model: it is cut here
+        )
+        yield from zip(batch, encoded["input_ids"], strict=True)
+
+
+def _sha256(token_ids: Sequence[int]) -> str:
+    return hashlib.sha256(np.asarray(token_ids, dtype="<i4").tobytes()).hexdigest()
+
+
+def prompts_digest(prompts: pa.Table) -> str:
+    """SHA-256 over the prompts' own SHA-256s (32 raw bytes each), in order: 64 hex digits."""
+    digest = hashlib.sha256()
+    for value in prompts.column("sha256").to_pylist():
+        digest.update(bytes.fromhex(value))
+    return digest.hexdigest()
+
+
+def token_counter(tokenizer: Any) -> Callable[[str], int]:
+    """Length of a text in tokens of its own, special tokens left out: for `--count-with`."""
+
+    def count(text: str) -> int:
+        return len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+    return count

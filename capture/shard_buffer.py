@@ -1,0 +1,91 @@
+"""Room for one shard while it fills: rows land at their prompt's place, in prompt order."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from lpp.capture.backend import Captured
+from lpp.store.hidden import NUMPY_DTYPE, Rows
+from lpp.store.plan import Plan
+from lpp.store.tables import STATISTICS, TOKENS_SCHEMA
+
+
+class ShardBuffer:
+    """Arrays for the largest shard of a plan, allocated once and filled again and again.
+
+    lengths: tokens of each prompt of the plan. Costs `rows x width x itemsize` bytes for each
+    site, 512 MiB in all by default.
+    """
+
+    def __init__(self, plan: Plan, lengths: npt.NDArray[np.int32]) -> None:
+        self._plan = plan
+        self._lengths = lengths
+        ends = np.append(0, np.cumsum(lengths))
+        self._shard_start = ends[list(plan.shards)]
+        rows = int(np.diff(self._shard_start).max())
+        self._prompt_start = ends
+        self._hidden: dict[str, Rows] = {
+            site.name: np.empty((rows, site.width), NUMPY_DTYPE[plan.stored_dtype])
+            for site in plan.sites
+        }
+        self._statistics: dict[str, npt.NDArray[Any]] = {
+            name: np.empty(rows, TOKENS_SCHEMA.field(name).type.to_pandas_dtype())
+            for name in STATISTICS
+        }
+        self._token_ids = np.empty(rows, np.int32)
+        self._asked = np.empty(rows, np.bool_)
+        self.begin(0)
+
+    def begin(self, shard: int) -> None:
+        """Empty the buffer for `shard`."""
+        self.shard = shard
+        self.rows = int(self._shard_start[shard + 1] - self._shard_start[shard])
+        self._filled = 0
+        self._asked[:] = False
+
+    @property
+    def full(self) -> bool:
+        """Whether every row of the shard has come."""
+        return self._filled == self.rows
+
+    def place(self, captured: Captured) -> None:
+        """Copy one batch to the places of its prompts."""
+        batch = captured.batch
+        target = np.empty(len(batch.token_ids), np.int64)  # row of the shard for each flat row
+        flat = 0
+        for prompt, length in zip(batch.prompt_ids, batch.lengths, strict=True):
+            start = int(self._prompt_start[prompt] - self._shard_start[self.shard])
+            target[flat : flat + length] = np.arange(start, start + length)
+            for site, rows in captured.hidden.items():
+                self._hidden[site][start : start + length] = rows[flat : flat + length]
+            flat += length
+        self._token_ids[target] = batch.token_ids
+        asked = target[batch.asked]
+        self._asked[asked] = True
+        for name, values in captured.statistics.items():
+            self._statistics[name][asked] = values
+        self._filled += flat
+
+    def hidden(self) -> dict[str, Rows]:
+        """Site -> (T, d) of the full shard; views, valid until `begin`."""
+        return {site: rows[: self.rows] for site, rows in self._hidden.items()}
+
+    def tokens(self) -> pa.Table:
+        """The token table of the full shard, (T, 10)."""
+        first, end = self._plan.shards[self.shard], self._plan.shards[self.shard + 1]
+        lengths = self._lengths[first:end]
+        position = np.arange(self.rows) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        no_next = np.zeros(self.rows, np.bool_)
+        no_next[np.cumsum(lengths) - 1] = True
+        missing = ~self._asked[: self.rows]
+        columns: list[pa.Array] = [
+            pa.array(np.repeat(np.arange(first, end, dtype=np.int32), lengths)),
+            pa.array(position.astype(np.int32)),
+            pa.array(self._token_ids[: self.rows]),
+        ]
+        for name in STATISTICS:
+            mask = missing | no_next if name.startswith("next_") else missing
+            columns.append(pa.array(self._statistics[name][: self.rows], mask=mask))
+        return pa.Table.from_arrays(columns, schema=TOKENS_SCHEMA)

@@ -1,0 +1,215 @@
+"""Small synthetic stores, written by the real writer."""
+
+import hashlib
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pytest
+
+from lpp.analyze.schedule import prefixes
+from lpp.store import Plan, RunWriter, create_store
+from lpp.store.plan import (
+    ComputeInfo,
+    CorpusInfo,
+    ModelInfo,
+    PromptsInfo,
+    SiteSpec,
+    TokenizerInfo,
+)
+from lpp.store.tables import PROMPTS_SCHEMA, TOKENS_SCHEMA
+
+
+@dataclass(frozen=True)
+class Made:
+    """A run as it was written, and the rows that went into it."""
+
+    root: Path
+    run_id: str
+    plan: Plan
+    prompts: list[list[int]]
+    hidden: dict[str, list[npt.NDArray[np.float32]]]  # site -> one (T_i, d) per prompt
+    entropy: list[npt.NDArray[np.float32]]  # (T_i,) per prompt
+
+    def rows(self, site: str, prefix: int, n_prompts: int | None = None) -> npt.NDArray[np.float32]:
+        """X(L): the rows at positions below `prefix`."""
+        return np.concatenate([rows[:prefix] for rows in self.hidden[site][:n_prompts]])
+
+
+MakeRun = Callable[..., Made]
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> MakeRun:
+    """Write a run of float32 rows into the store at `tmp_path/store`, or another root."""
+
+    def make(
+        lengths: Sequence[int] = (12, 7, 20, 20, 3, 15),
+        *,
+        context: int = 20,
+        dim: int = 6,
+        sites: Sequence[str] = ("embed", "block.1", "block.2", "final"),
+        model: str = "tiny/model",
+        seed: int = 0,
+        per_shard: int = 2,
+        logit_positions: str = "all",
+        shards: Sequence[int] | None = None,
+        root: Path | None = None,
+        shared_start: int = 0,
+        order: Sequence[int] | None = None,
+        logits_width: int = 50,
+        scale: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]] = lambda rows: rows,
+    ) -> Made:
+        root = root or tmp_path / "store"
+        create_store(root)
+        prompts, hidden, entropy = _content(
+            lengths, seed=seed, sites=sites, dim=dim, scale=scale, shared_start=shared_start
+        )
+        order = order or range(len(lengths))
+        prompts = [prompts[i][:context] for i in order]
+        hidden = {s: [rows[i][:context] for i in order] for s, rows in hidden.items()}
+        entropy = [entropy[i][:context] for i in order]
+        table = _prompts_table(prompts, [lengths[i] > context for i in order])
+        plan = _plan(
+            table,
+            context=context,
+            sites=sites,
+            dim=dim,
+            model=model,
+            per_shard=per_shard,
+            logit_positions=logit_positions,
+            logits_width=logits_width,
+        )
+        writer = RunWriter(root, plan, table)
+        for index, (first, end) in enumerate(itertools.pairwise(plan.shards)):
+            if shards is None or index in shards:
+                writer.write_shard(
+                    index,
+                    {site: np.concatenate(rows[first:end]) for site, rows in hidden.items()},
+                    _tokens_table(prompts, entropy, range(first, end), plan),
+                )
+        return Made(root, plan.run_id, plan, prompts, hidden, entropy)
+
+    return make
+
+
+def _content(
+    lengths: Sequence[int],
+    *,
+    seed: int,
+    sites: Sequence[str],
+    dim: int,
+    scale: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]],
+    shared_start: int,
+) -> tuple[
+    list[list[int]], dict[str, list[npt.NDArray[np.float32]]], list[npt.NDArray[np.float32]]
+]:
+    """Token ids, rows and entropies of whole prompts; a cut run holds the starts of the same."""
+    rng = np.random.default_rng(seed)
+    prompts = [rng.integers(0, 50, size=length).tolist() for length in lengths]
+    for prompt in prompts:
+        prompt[:shared_start] = range(shared_start)
+    hidden = {
+        site: [
+            scale((rng.normal(size=(length, dim)) * np.arange(1, dim + 1) + k).astype(np.float32))
+            for length in lengths
+        ]
+        for k, site in enumerate(sites)
+    }
+    entropy = [rng.uniform(0.1, 3.0, size=length).astype(np.float32) for length in lengths]
+    return prompts, hidden, entropy
+
+
+def _prompts_table(prompts: list[list[int]], truncated: list[bool]) -> pa.Table:
+    return pa.table(
+        {
+            "prompt_id": range(len(prompts)),
+            "source_row": [100 + 3 * k for k in range(len(prompts))],
+            "token_ids": prompts,
+            "n_tokens": [len(prompt) for prompt in prompts],
+            "truncated": truncated,
+            "sha256": [hashlib.sha256(bytes(prompt)).hexdigest() for prompt in prompts],
+        },
+        schema=PROMPTS_SCHEMA,
+    )
+
+
+def _tokens_table(
+    prompts: list[list[int]],
+    entropy: list[npt.NDArray[np.float32]],
+    ids: range,
+    plan: Plan,
+) -> pa.Table:
+    rows = []
+    for i in ids:
+        ends = {min(prefix, len(prompts[i])) - 1 for prefix in plan.prefixes}
+        for position, token in enumerate(prompts[i]):
+            key = {"prompt_id": i, "position": position, "token_id": token}
+            if plan.logit_positions == "all" or position in ends:
+                key |= {
+                    "entropy": float(entropy[i][position]),
+                    "log_z": 10.0 + position,
+                    "max_logprob": -0.25,
+                    "margin": 0.5,
+                    "top1_id": 7,
+                }
+                if position + 1 < len(prompts[i]):
+                    key |= {"next_logprob": -1.5 - i, "next_rank": 2 + i}
+            rows.append(key)
+    return pa.Table.from_pylist(rows, schema=TOKENS_SCHEMA)
+
+
+def _plan(
+    table: pa.Table,
+    *,
+    context: int,
+    sites: Sequence[str],
+    dim: int,
+    model: str,
+    per_shard: int,
+    logit_positions: str,
+    logits_width: int,
+) -> Plan:
+    count = table.num_rows
+    return Plan(
+        model=ModelInfo(
+            id=model,
+            source="folder",
+            revision="r1",
+            weights="w0",
+            architecture="TinyForCausalLM",
+            n_parameters=1234,
+            n_blocks=sum(site.startswith("block.") for site in sites),
+            hidden_size=dim,
+            logits_width=logits_width,
+        ),
+        tokenizer=TokenizerInfo(id=model, fingerprint="t0", size=48),
+        corpus=CorpusInfo(
+            name="words", revision=None, fingerprint="c0", prompt_set="p0", selection={"seed": 42}
+        ),
+        prompts=PromptsInfo(count=count, tokens=sum(table["n_tokens"].to_pylist()), sha256="s0"),
+        context=context,
+        prefixes=prefixes(context),
+        logit_positions=logit_positions,  # type: ignore[arg-type]
+        sites=tuple(
+            SiteSpec(name=s, convention="post_norm" if s == "final" else "residual", width=dim)
+            for s in sites
+        ),
+        compute=ComputeInfo(
+            backend="torch",
+            device="cpu",
+            dtype="float32",
+            attention="sdpa",
+            batch_tokens=512,
+            device_map=None,
+            quantization=None,
+            trust_remote_code=False,
+            versions={"torch": "2"},
+        ),
+        stored_dtype="float32",
+        shards=(*range(0, count, per_shard), count),
+    )

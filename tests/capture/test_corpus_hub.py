@@ -1,0 +1,408 @@
+"""Corpora from the hub: the real clients against a hub's protocol on loopback.
+
+The clients read HF_ENDPOINT when imported, so each case runs in a process of its own, with a
+cache of its own. The server knows the pinned commits under their real names and file layouts,
+and one moved branch; the texts are made here.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from lpp.capture.corpus_hub import (
+    HUB_DATASETS,
+    joined_columns,
+    raise_if_disk_full,
+    whole_column,
+    wikitext_articles,
+)
+from lpp.capture.passages import Passage, fingerprint_texts
+from lpp.store.errors import ErrorKind, MachineError
+
+pytest.importorskip("datasets")
+
+ALPACA = HUB_DATASETS["alpaca"]
+MOVED = "b" * 40
+"""The commit that `main` of alpaca stands at: not the pinned one."""
+SPOILT = "c" * 40
+"""A commit of alpaca whose data is cut short."""
+
+
+# --- rules, on rows ----------------------------------------------------------------------
+
+
+def test_joined_columns_skip_blanks_and_add_no_words() -> None:
+    rows = [("Do it.", "", "Done.\n"), ("  ", None, ""), ("Sum.", "1 2", "3")]
+    assert list(joined_columns(rows)) == [
+        Passage(0, "Do it.\n\nDone."),
+        Passage(2, "Sum.\n\n1 2\n\n3"),
+    ]
+
+
+def test_whole_column_leaves_texts_as_they_stand() -> None:
+    assert list(whole_column([(" a\n",), (None,), (" ",), ("b",)])) == [
+        Passage(0, " a\n"),
+        Passage(3, "b"),
+    ]
+
+
+WIKITEXT_ROWS = [
+    "",
+    " = Robert Boulter = \n",
+    "",
+    " Robert Boulter is an English actor . \n",
+    " = = Career = = \n",
+    "",
+    " In 2006 , Boulter starred ; 1 = 1 . \n",
+    " = = = 2000 – 2005 = = = \n",
+    "",
+    " = Du Fu = \n",
+    " = = Life = = \n",
+    " Du Fu was a poet . \n",
+]
+
+
+def test_wikitext_articles_are_paragraphs_without_headings() -> None:
+    assert list(wikitext_articles([(row,) for row in WIKITEXT_ROWS])) == [
+        Passage(3, "Robert Boulter is an English actor .\n\nIn 2006 , Boulter starred ; 1 = 1 ."),
+        Passage(11, "Du Fu was a poet ."),
+    ]
+    assert list(wikitext_articles([])) == []
+
+
+def test_every_dataset_is_pinned_to_a_commit() -> None:
+    for known in HUB_DATASETS.values():
+        assert len(known.revision) == 40
+        assert int(known.revision, 16) >= 0
+
+
+# --- a hub on loopback -------------------------------------------------------------------
+
+
+def parquet(columns: dict[str, list[Any]]) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(columns), sink)
+    return bytes(sink.getvalue())
+
+
+def card(config: str, files: dict[str, str]) -> bytes:
+    lines = [f"  - split: {split}\n    path: {path}\n" for split, path in files.items()]
+    return f"---\nconfigs:\n- config_name: {config}\n  data_files:\n{''.join(lines)}---\n".encode()
+
+
+def alpaca_rows(count: int) -> bytes:
+    return parquet(
+        {
+            "instruction": [f"Instruction {k}." for k in range(count)],
+            "input": ["" if k % 2 else f"Input {k}." for k in range(count)],
+            "output": [f"Output {k}." for k in range(count)],
+            "text": [f"Below is an instruction ... {k}" for k in range(count)],
+            "score": list(range(count)),
+        }
+    )
+
+
+def dolly_lines() -> bytes:
+    row = {"instruction": "When?", "context": "It was 1999.", "response": "1999", "category": "qa"}
+    return (json.dumps(row) + "\n").encode() * 2
+
+
+HUB: dict[str, dict[str, dict[str, bytes]]] = {
+    "tatsu-lab/alpaca": {
+        ALPACA.revision: {
+            "README.md": card("default", {"train": "data/train-*"}),
+            "data/train-00000-of-00001-a09b74b3ef9c3b56.parquet": alpaca_rows(3),
+        },
+        MOVED: {
+            "README.md": card("default", {"train": "data/train-*"}),
+            "data/train-00000-of-00001.parquet": alpaca_rows(5),
+        },
+        SPOILT: {"README.md": b"", "data/train-0.parquet": alpaca_rows(3)[:-9]},
+    },
+    "databricks/databricks-dolly-15k": {
+        HUB_DATASETS["dolly"].revision: {
+            "README.md": b"---\nlanguage:\n- en\n---\n",
+            "databricks-dolly-15k.jsonl": dolly_lines(),
+        }
+    },
+    "Salesforce/wikitext": {
+        HUB_DATASETS["wikitext"].revision: {
+            "README.md": card(
+                "wikitext-103-raw-v1",
+                {
+                    "train": "wikitext-103-raw-v1/train-*",
+                    "test": "wikitext-103-raw-v1/test-*",
+                },
+            )[:-4]
+            + b"- config_name: wikitext-2-v1\n  data_files:\n  - split: train\n"
+            + b"    path: wikitext-2-v1/train-*\n---\n",
+            "wikitext-103-raw-v1/train-00000-of-00002.parquet": parquet(
+                {"text": WIKITEXT_ROWS[:6]}
+            ),
+            "wikitext-103-raw-v1/train-00001-of-00002.parquet": parquet(
+                {"text": WIKITEXT_ROWS[6:]}
+            ),
+            "wikitext-103-raw-v1/test-00000-of-00001.parquet": parquet({"text": ["A test ."]}),
+            "wikitext-2-v1/train-00000-of-00001.parquet": parquet({"text": ["not wanted"]}),
+        }
+    },
+}
+BRANCHES = {"main": MOVED}
+
+
+def missing(what: str) -> tuple[int, bytes, dict[str, str]]:
+    return 404, b"", {"X-Error-Code": f"{what}NotFound"}
+
+
+def as_json(document: Any) -> tuple[int, bytes, dict[str, str]]:
+    return 200, json.dumps(document).encode(), {"Content-Type": "application/json"}
+
+
+class HubHandler(BaseHTTPRequestHandler):
+    """What the hub's client asks for: a revision's commit, its files, their bytes."""
+
+    requested: list[str]
+
+    def do_GET(self) -> None:
+        self.answer(body=True)
+
+    def do_HEAD(self) -> None:
+        self.answer(body=False)
+
+    def log_message(self, *args: Any) -> None:
+        """Nothing on the test's stderr."""
+
+    def answer(self, *, body: bool) -> None:
+        path = unquote(urlsplit(self.path).path)
+        self.requested.append(path)
+        self.send(*self.found(path), body)
+
+    def found(self, path: str) -> tuple[int, bytes, dict[str, str]]:
+        """Status, content and headers."""
+        if path.startswith(("/broken/", "/bare/")):
+            return missing("Repo") if path.startswith("/bare/") else (500, b"", {})
+        parts = path.removeprefix("/api").removeprefix("/datasets/").split("/", 4)
+        repo, verb, revision = "/".join(parts[:2]), parts[2], parts[3]
+        commits = HUB[repo]
+        commit = BRANCHES.get(revision, revision)
+        if commit not in commits:
+            return missing("Revision")
+        files = commits[commit]
+        if verb == "revision":
+            siblings = [{"rfilename": name} for name in files]
+            return as_json({"id": repo, "sha": commit, "siblings": siblings})
+        if verb == "tree":
+            entries = [
+                {
+                    "type": "file",
+                    "path": name,
+                    "size": len(content),
+                    "oid": hashlib.sha1(content).hexdigest(),
+                }
+                for name, content in files.items()
+            ]
+            return as_json(entries)
+        if parts[4] not in files:
+            return missing("Entry")
+        tag = fingerprint_texts([repo, commit, parts[4]])
+        return 200, files[parts[4]], {"ETag": f'"{tag}"', "X-Repo-Commit": commit}
+
+    def send(self, status: int, content: bytes, headers: dict[str, str], body: bool) -> None:
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(content))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if body:
+            self.wfile.write(content)
+
+
+class Hub:
+    """A running server, and clients of it in processes of their own."""
+
+    def __init__(self, endpoint: str, home: Path) -> None:
+        self.endpoint, self.home = endpoint, home
+
+    def open(self, name: str, *, offline: bool = False, **options: str) -> dict[str, Any]:
+        """What `open_corpus` gives or refuses, and the seconds it took."""
+        environment = {
+            **{k: v for k, v in os.environ.items() if not k.startswith("HF_")},
+            "HF_ENDPOINT": self.endpoint,
+            "HF_HOME": str(self.home),
+            "HF_HUB_OFFLINE": str(int(offline)),
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_UPDATE_DOWNLOAD_COUNTS": "0",
+        }
+        printed = subprocess.run(
+            [sys.executable, "-c", OPEN, name, json.dumps(options)],
+            env=environment,
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        return dict(json.loads(printed.stdout))
+
+
+OPEN = """
+import json, sys, time
+from lpp.capture.corpus import open_corpus
+from lpp.store.errors import LppError
+start = time.monotonic()
+try:
+    corpus = open_corpus(sys.argv[1], **json.loads(sys.argv[2]))
+    found = {
+        "name": corpus.name, "revision": corpus.revision, "rule": corpus.rule,
+        "fingerprint": corpus.fingerprint,
+        "rows": [p.source_row for p in corpus.passages],
+        "texts": [p.text for p in corpus.passages],
+    }
+except LppError as error:
+    found = {"error": type(error).__name__, "kind": error.kind, "message": str(error)}
+print(json.dumps({**found, "seconds": time.monotonic() - start, "torch": "torch" in sys.modules}))
+"""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[tuple[str, list[str]]]:
+    """Endpoint of the hub, and the paths asked of it so far."""
+    requested: list[str] = []
+    handler = type("Handler", (HubHandler,), {"requested": requested})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        thread = threading.Thread(target=running.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_address[1]}", requested
+        running.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def hub(server: tuple[str, list[str]], tmp_path: Path) -> Hub:
+    return Hub(server[0], tmp_path / "cache")
+
+
+@pytest.fixture
+def nobody(tmp_path: Path) -> Hub:
+    """Where no hub answers: a loopback port that was free a moment ago."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), HubHandler) as closed:
+        port = closed.server_address[1]
+    return Hub(f"http://127.0.0.1:{port}", tmp_path / "cache")
+
+
+EXPECTED = [
+    "Instruction 0.\n\nInput 0.\n\nOutput 0.",
+    "Instruction 1.\n\nOutput 1.",
+    "Instruction 2.\n\nInput 2.\n\nOutput 2.",
+]
+
+
+def test_alpaca_is_read_at_its_pinned_commit_then_from_the_cache(
+    hub: Hub, nobody: Hub, server: tuple[str, list[str]]
+) -> None:
+    found = hub.open("alpaca")
+    assert found["texts"] == EXPECTED
+    assert found["rows"] == [0, 1, 2]
+    assert found["revision"] == ALPACA.revision
+    assert (found["name"], found["rule"]) == ("alpaca", "instruction, input, output")
+    assert found["fingerprint"] == fingerprint_texts(EXPECTED)
+    assert not found["torch"]
+    assert not any(path.endswith(".py") for path in server[1])
+    # A later revision in the same cache must not stand in for the pinned one.
+    assert len(hub.open("alpaca", revision="main")["texts"]) == 5
+    for again in (hub.open("alpaca", offline=True), nobody.open("alpaca")):
+        assert {**again, "seconds": 0} == {**found, "seconds": 0}
+        assert again["seconds"] < 20
+
+
+def test_a_branch_is_resolved_and_its_commit_recorded(hub: Hub) -> None:
+    found = hub.open("alpaca", revision="main", text_field="text")
+    assert found["revision"] == MOVED
+    assert found["texts"] == [f"Below is an instruction ... {k}" for k in range(5)]
+    assert found["rule"] == "field text"
+
+
+def test_dolly(hub: Hub) -> None:
+    found = hub.open("dolly")
+    assert found["texts"] == ["When?\n\nIt was 1999.\n\n1999"] * 2
+
+
+def test_wikitext_downloads_one_configuration(hub: Hub) -> None:
+    found = hub.open("wikitext")
+    assert found["rows"] == [3, 11]
+    assert found["texts"][1] == "Du Fu was a poet ."
+    assert not list(hub.home.rglob("wikitext-2-v1"))
+    test = hub.open("wikitext", split="test")
+    assert (test["name"], test["texts"]) == ("wikitext/test", ["A test ."])
+
+
+def test_what_the_hub_does_not_have(hub: Hub) -> None:
+    revision = hub.open("alpaca", revision="nowhere")
+    assert (revision["error"], revision["kind"]) == ("InputError", "not_found")
+    assert (
+        "no revision 'nowhere'. Leave the revision out to read the pinned one, "
+        in (revision["message"])
+    )
+    split = hub.open("alpaca", split="valid")
+    assert "Corpus alpaca: no split 'valid'; it has: train." in split["message"]
+    field = hub.open("alpaca", text_field="body")
+    assert "no column 'body'; it has: instruction, input, output, text, score." in field["message"]
+    number = hub.open("alpaca", text_field="score")
+    assert "column 'score' holds int64, not text" in number["message"]
+
+
+def test_a_hub_that_nobody_answers_for_is_said_at_once(nobody: Hub) -> None:
+    start = time.monotonic()
+    for offline in (False, True):
+        found = nobody.open("dolly", offline=offline)
+        assert (found["error"], found["kind"]) == ("MachineError", "not_found")
+        assert found["seconds"] < 10
+        assert "cannot fetch databricks/databricks-dolly-15k" in found["message"]
+        assert "--corpus texts.jsonl" in found["message"]
+        assert "--corpus pydoc" in found["message"]
+        assert (
+            "hf download databricks/databricks-dolly-15k --repo-type dataset "
+            "--revision bdd27f4d94b9c1f951818a7da7fd7aeea5dbff1a "
+            "--include README.md --include '*.jsonl'."
+        ) in found["message"]
+    assert time.monotonic() - start < 30
+
+
+def test_a_hub_without_the_dataset_and_a_broken_one(hub: Hub) -> None:
+    bare = Hub(f"{hub.endpoint}/bare", hub.home).open("alpaca")
+    assert (bare["error"], bare["kind"]) == ("InputError", "not_found")
+    assert "the hub has no dataset tatsu-lab/alpaca" in bare["message"]
+    assert "--corpus pydoc" in bare["message"]
+    broken = Hub(f"{hub.endpoint}/broken", hub.home).open("alpaca")
+    assert (broken["error"], broken["kind"]) == ("MachineError", "not_found")
+    assert "500" in broken["message"]
+    assert broken["seconds"] < 10
+
+
+def test_data_that_does_not_read(hub: Hub) -> None:
+    found = hub.open("alpaca", revision=SPOILT)
+    assert (found["error"], found["kind"]) == ("InputError", "corrupt")
+    assert "does not read as tatsu-lab/alpaca" in found["message"]
+
+
+def test_a_full_disk_is_found_beneath_other_errors() -> None:
+    full = OSError(errno.ENOSPC, "No space left on device")
+    wrapped = RuntimeError("An error occurred while generating the dataset")
+    wrapped.__cause__ = full
+    for error in (full, wrapped):
+        with pytest.raises(MachineError, match="set HF_HOME to a folder on a larger disk") as e:
+            raise_if_disk_full("alpaca", error)
+        assert e.value.kind == ErrorKind.NO_SPACE
+    raise_if_disk_full("alpaca", RuntimeError("something else"))

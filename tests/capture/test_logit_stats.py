@@ -1,0 +1,278 @@
+"""The seven statistics against float64 numpy, hand values, and each family's own logits."""
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from lpp.capture.anatomy import forward_inputs
+from lpp.capture.logit_stats import STATISTICS, logit_statistics
+from lpp.capture.sites import capture_sites, find_sites
+from lpp.capture.unembedding import Unembedding, find_unembedding
+from lpp.store.errors import ErrorKind, InputError
+
+INF, NAN = math.inf, math.nan
+
+
+class _Given(nn.Module):
+    """'Unembeds' rows to themselves: the statistics' input is then known exactly."""
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        return rows
+
+
+def _statistics(logits: Any, next_ids: Any, tile_rows: int | None = None) -> dict[str, np.ndarray]:
+    tensor = logits if isinstance(logits, torch.Tensor) else torch.tensor(logits)
+    unembed = Unembedding(_Given(), tensor)
+    return logit_statistics(tensor, unembed, torch.tensor(next_ids), tile_rows).numpy()
+
+
+def _reference(logits: np.ndarray, next_ids: list[int]) -> dict[str, np.ndarray]:
+    """Plainly, in float64, one row at a time."""
+    columns: dict[str, list[float]] = {name: [] for name in STATISTICS}
+    for row, following in zip(logits.astype(np.float64), next_ids, strict=True):
+        log_z = row.max() + math.log(np.exp(row - row.max()).sum())
+        log_p = row - log_z
+        held = log_p[log_p > -INF]
+        ordered = np.sort(log_p)[::-1]
+        columns["entropy"].append(-(np.exp(held) * held).sum())
+        columns["log_z"].append(log_z)
+        columns["max_logprob"].append(ordered[0])
+        columns["margin"].append(ordered[0] - ordered[1] if len(row) > 1 else INF)
+        columns["next_logprob"].append(log_p[following] if following >= 0 else NAN)
+        columns["next_rank"].append(1 + (row > row[following]).sum() if following >= 0 else 0)
+        columns["top1_id"].append(int(np.flatnonzero(row == row.max())[0]))
+    return {name: np.array(values) for name, values in columns.items()}
+
+
+def _assert_equal(
+    mine: dict[str, np.ndarray], reference: dict[str, np.ndarray], atol: float
+) -> None:
+    assert list(mine) == list(STATISTICS)
+    for name in ("next_rank", "top1_id"):
+        assert mine[name].dtype == np.int32
+        np.testing.assert_array_equal(mine[name], reference[name], err_msg=name)
+    for name in ("entropy", "log_z", "max_logprob", "margin", "next_logprob"):
+        assert mine[name].dtype == np.float32
+        np.testing.assert_allclose(
+            mine[name], reference[name], rtol=2e-6, atol=atol, err_msg=name, equal_nan=True
+        )
+
+
+@pytest.mark.parametrize("width", [2, 3, 127, 128, 129, 255, 256, 300, 5000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_every_statistic_agrees_with_float64(width, dtype):
+    generator = torch.Generator().manual_seed(width)
+    logits = (torch.randn(37, width, generator=generator) * 4).to(dtype)
+    following = torch.randint(-1, width, (37,), generator=generator).tolist()
+    mine = _statistics(logits, following, tile_rows=16)
+    _assert_equal(mine, _reference(logits.float().numpy(), following), atol=3e-6)
+
+
+def test_a_common_offset_costs_no_digits():
+    """GPT-2's logits lie near -100; only log_z may know."""
+    generator = torch.Generator().manual_seed(3)
+    logits = torch.randn(50, 700, generator=generator) * 3 - 100
+    mine = _statistics(logits, [5] * 50)
+    _assert_equal(mine, _reference(logits.numpy(), [5] * 50), atol=3e-6)
+
+
+@given(
+    st.integers(1, 300).flatmap(
+        lambda width: st.lists(
+            st.lists(st.integers(-40, 40), min_size=width, max_size=width), min_size=1, max_size=3
+        )
+    ),
+    st.randoms(use_true_random=False),
+)
+@settings(max_examples=60, deadline=None)
+def test_quarters_with_many_ties_agree_with_float64(rows, random):
+    logits = np.array(rows, np.float32) / 4
+    following = [random.randrange(-1, logits.shape[1]) for _ in rows]
+    _assert_equal(_statistics(logits, following), _reference(logits, following), atol=3e-6)
+
+
+def test_uniform_and_one_hot_rows_by_hand():
+    mine = _statistics([[0.5] * 8, [40.0] + [-80.0] * 7], [3, 1])
+    np.testing.assert_allclose(mine["entropy"], [math.log(8), 0], atol=1e-6)
+    np.testing.assert_allclose(mine["log_z"], [0.5 + math.log(8), 40], rtol=1e-6)
+    np.testing.assert_allclose(mine["max_logprob"], [-math.log(8), 0], rtol=1e-6)
+    np.testing.assert_allclose(mine["margin"], [0, 120])
+    np.testing.assert_allclose(mine["next_logprob"], [-math.log(8), -120], rtol=1e-6)
+    assert mine["next_rank"].tolist() == [1, 2]
+    assert mine["top1_id"].tolist() == [0, 0]
+
+
+def test_three_tokens_by_hand():
+    """Probabilities 1/2, 1/3, 1/6."""
+    mine = _statistics([[math.log(2), math.log(3), 0.0]], [2])
+    assert mine["log_z"][0] == pytest.approx(math.log(6))
+    assert mine["entropy"][0] == pytest.approx(
+        math.log(2) / 2 + math.log(3) / 3 + math.log(6) / 6, rel=1e-6
+    )
+    assert mine["max_logprob"][0] == pytest.approx(math.log(1 / 2), rel=1e-6)
+    assert mine["margin"][0] == pytest.approx(math.log(3 / 2), rel=1e-6)
+    assert mine["next_logprob"][0] == pytest.approx(math.log(1 / 6), rel=1e-6)
+    assert (mine["next_rank"][0], mine["top1_id"][0]) == (3, 1)
+
+
+def test_ties_rank_by_strictly_larger_and_the_smallest_id_wins():
+    row = [1.0] * 400
+    row[131] = row[257] = row[300] = 2.0  # in three groups of 128, the last one partial
+    mine = _statistics([row, row, row], [300, 0, 131])
+    assert mine["next_rank"].tolist() == [1, 4, 1]
+    assert mine["top1_id"].tolist() == [131] * 3
+    assert mine["margin"].tolist() == [0.0] * 3
+
+
+@pytest.mark.parametrize("first", [0, 127, 128, 171, 172, 255, 256, 299])
+@pytest.mark.parametrize("second", [1, 126, 129, 170, 173, 254, 257, 298])
+def test_margin_wherever_the_two_largest_lie(first, second):
+    """300 columns: groups begin at 0, 128 and, overlapping, 172."""
+    row = [0.0] * 300
+    row[first], row[second] = 9.0, 6.5
+    mine = _statistics([row], [second])
+    assert mine["margin"][0] == 2.5
+    assert (mine["top1_id"][0], mine["next_rank"][0]) == (first, 2)
+
+
+def test_two_logits_that_a_shift_would_merge_keep_their_ranks():
+    tiny = [1e-6, 2e-6, 100.0]
+    assert _statistics([tiny, tiny], [0, 1])["next_rank"].tolist() == [3, 2]
+
+
+def test_a_vocabulary_of_one():
+    mine = _statistics([[7.5], [-3.0]], [0, -1])
+    assert mine["entropy"].tolist() == [0.0, 0.0]
+    assert mine["log_z"].tolist() == [7.5, -3.0]
+    assert mine["max_logprob"].tolist() == [0.0, 0.0]
+    assert mine["margin"].tolist() == [INF, INF]
+    assert mine["next_rank"].tolist() == [1, 0]
+    assert mine["top1_id"].tolist() == [0, 0]
+
+
+def test_masked_columns_weigh_nothing():
+    generator = torch.Generator().manual_seed(8)
+    logits = torch.randn(20, 500, generator=generator)
+    logits[:, 300:] = -INF
+    following = [17] * 19 + [400]
+    mine = _statistics(logits, following)
+    _assert_equal(mine, _reference(logits.numpy(), following), atol=3e-6)
+    assert mine["next_logprob"][-1] == -INF
+    assert mine["next_rank"][-1] == 301
+    only = _statistics([[-INF, 3.0, -INF]], [1])
+    assert (only["entropy"][0], only["margin"][0], only["log_z"][0]) == (0.0, INF, 3.0)
+
+
+def test_a_nan_logit_stays_visible_and_stays_in_its_row():
+    logits = torch.randn(4, 300, generator=torch.Generator().manual_seed(2))
+    logits[2, 290] = NAN
+    mine = _statistics(logits, [1, 1, 1, 1])
+    for name in ("entropy", "log_z", "max_logprob", "margin", "next_logprob"):
+        assert np.isnan(mine[name]).tolist() == [False, False, True, False], name
+
+
+def test_no_next_token_is_rank_zero_and_nan():
+    mine = _statistics([[1.0, 2.0, 3.0]] * 3, [-1, 2, -1])
+    assert mine["next_rank"].tolist() == [0, 1, 0]
+    assert np.isnan(mine["next_logprob"]).tolist() == [True, False, True]
+    assert not np.isnan(mine["entropy"]).any()
+
+
+def test_no_rows_give_empty_columns():
+    mine = _statistics(torch.empty(0, 40), torch.empty(0, dtype=torch.int64).tolist() or [])
+    assert {name: len(column) for name, column in mine.items()} == dict.fromkeys(STATISTICS, 0)
+    assert mine["next_rank"].dtype == np.int32
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_tile_sizes_change_nothing(dtype):
+    generator = torch.Generator().manual_seed(4)
+    logits = (torch.randn(70, 1000, generator=generator) * 3).to(dtype)
+    following = torch.randint(-1, 1000, (70,), generator=generator).tolist()
+    whole = _statistics(logits, following, tile_rows=70)
+    for tile in (1, 3, 16, 64, 256, None):
+        for name, column in _statistics(logits, following, tile).items():
+            np.testing.assert_array_equal(column, whole[name], err_msg=f"{name}, tile {tile}")
+
+
+def test_a_linear_layer_with_bias_equals_its_own_logits():
+    torch.manual_seed(6)
+    layer = nn.Linear(24, 333)
+    rows = torch.randn(90, 24)
+    with torch.no_grad():
+        logits = layer(rows)
+    unembed = Unembedding(layer, logits)
+    mine = logit_statistics(rows, unembed, torch.arange(90), tile_rows=32).numpy()
+    _assert_equal(mine, _reference(logits.numpy(), list(range(90))), atol=1e-5)
+
+
+def _through_the_model(model: Any) -> tuple[dict[str, np.ndarray], np.ndarray, list[int]]:
+    sites = find_sites(model)
+    unembed = find_unembedding(model, sites)
+    ids = torch.randint(
+        3, model.config.vocab_size, (3, 13), generator=torch.Generator().manual_seed(1)
+    )
+    seen: dict[str, torch.Tensor] = {}
+    with torch.no_grad(), capture_sites(sites, ("final",), seen.__setitem__):
+        sites.trunk(**forward_inputs(ids))
+    with torch.no_grad():
+        logits = model(ids).logits.float().flatten(0, 1).numpy()
+    following = torch.cat([ids[:, 1:], torch.full((3, 1), -1)], 1).flatten()
+    mine = logit_statistics(seen["final"].flatten(0, 1), unembed, following, tile_rows=16).numpy()
+    return mine, logits, following.tolist()
+
+
+def test_each_family_gives_the_statistics_of_its_own_logits(family, tiny_model):
+    mine, logits, following = _through_the_model(tiny_model(family))
+    _assert_equal(mine, _reference(logits, following), atol=1e-5)
+
+
+_SMALL: dict[str, Any] = {
+    "vocab_size": 113,
+    "hidden_size": 32,
+    "intermediate_size": 40,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "extra"),
+    [("CohereConfig", {"logit_scale": 0.0625}), ("GraniteConfig", {"logits_scaling": 8.0})],
+)
+def test_scaled_logits_are_found_from_the_config(config, extra):
+    torch.manual_seed(9)
+    model = transformers.AutoModelForCausalLM.from_config(
+        getattr(transformers, config)(**_SMALL, **extra)
+    ).eval()
+    mine, logits, following = _through_the_model(model)
+    _assert_equal(mine, _reference(logits, following), atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_unknown_change_to_the_logits_is_refused(dtype, tiny_model):
+    model = tiny_model("llama")
+
+    class Changed(type(model)):  # type: ignore[misc]
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            output = super().forward(*args, **kwargs)
+            return SimpleNamespace(logits=output.logits * 1.01, hidden_states=output.hidden_states)
+
+    changed = Changed(model.config)
+    changed.load_state_dict(model.state_dict())
+    changed.eval().to(dtype)
+    with pytest.raises(InputError, match="its logits are not its unembedding") as e:
+        find_unembedding(changed, find_sites(changed))
+    assert e.value.kind is ErrorKind.UNSUPPORTED_MODEL

@@ -1,0 +1,122 @@
+"""Passages to token ids, with a real fast tokenizer made here: one id per byte."""
+
+import hashlib
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from lpp.capture.passages import Passage
+from lpp.capture.prompts import prompts_digest, token_counter, tokenise
+from lpp.store.errors import ErrorKind, InputError
+from lpp.store.tables import PROMPTS_SCHEMA
+
+FIRST, LAST = 256, 257
+"""Ids of the special tokens: bytes are 0 to 255."""
+
+
+def byte_tokenizer(*, special: bool) -> Any:
+    """A byte-level tokenizer; with `special`, texts come as FIRST, bytes, LAST.
+
+    It is saved with truncation and padding switched on, as some model folders are: neither
+    may reach a prompt.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {symbol: index for index, symbol in enumerate(alphabet)}
+    made = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    made.add_special_tokens(["<s>", "</s>"])
+    if special:
+        made.post_processor = processors.TemplateProcessing(
+            single="<s> $A </s>", special_tokens=[("<s>", FIRST), ("</s>", LAST)]
+        )
+    made.enable_truncation(3)
+    made.enable_padding(length=9, pad_id=7)
+    return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>")
+
+
+@pytest.fixture(scope="module")
+def plain() -> Any:
+    return byte_tokenizer(special=False)
+
+
+@pytest.fixture(scope="module")
+def special() -> Any:
+    return byte_tokenizer(special=True)
+
+
+PASSAGES = [Passage(11, "abc"), Passage(5, "héllo 🙂"), Passage(7, "abcd")]
+
+
+def test_columns(plain: Any) -> None:
+    table = tokenise(PASSAGES, plain, context=4)
+    abcd = plain.convert_tokens_to_ids(list("abcd"))
+    assert table.schema.equals(PROMPTS_SCHEMA)
+    assert table["prompt_id"].to_pylist() == [0, 1, 2]
+    assert table["source_row"].to_pylist() == [11, 5, 7]
+    assert table["token_ids"].to_pylist()[0] == abcd[:3]
+    assert table["token_ids"].to_pylist()[2] == abcd
+    assert table["n_tokens"].to_pylist() == [3, 4, 4]
+    assert table["truncated"].to_pylist() == [False, True, False]
+
+
+def test_sha256_is_that_of_little_endian_int32(special: Any) -> None:
+    ids = tokenise([Passage(0, "a")], special, context=9)
+    (a,) = special.convert_tokens_to_ids(["a"])
+    raw = bytes([0, 1, 0, 0, a, 0, 0, 0, 1, 1, 0, 0])  # 256, a, 257
+    assert ids["token_ids"].to_pylist() == [[FIRST, a, LAST]]
+    assert ids["sha256"].to_pylist() == [hashlib.sha256(raw).hexdigest()]
+
+
+def test_special_tokens_stay_and_a_cut_is_a_prefix(special: Any) -> None:
+    whole = tokenise(PASSAGES, special, context=100)["token_ids"].to_pylist()
+    assert all(ids[0] == FIRST and ids[-1] == LAST for ids in whole)
+    for context in (1, 2, 5, 6):
+        table = tokenise(PASSAGES, special, context=context)
+        assert table["token_ids"].to_pylist() == [ids[:context] for ids in whole]
+        assert table["truncated"].to_pylist() == [len(ids) > context for ids in whole]
+
+
+def test_more_texts_than_a_batch(plain: Any) -> None:
+    passages = [Passage(2 * k, "x" * (1 + k % 7)) for k in range(600)]
+    table = tokenise(passages, plain, context=5)
+    assert table["source_row"].to_pylist() == [2 * k for k in range(600)]
+    assert table["n_tokens"].to_pylist() == [min(5, 1 + k % 7) for k in range(600)]
+
+
+def test_a_prompt_without_tokens_is_refused(plain: Any) -> None:
+    with pytest.raises(InputError, match=r"Prompt 1 \(row 31 of the corpus\) has no tokens") as e:
+        tokenise([Passage(4, "a"), Passage(31, "")], plain, context=4)
+    assert e.value.kind == ErrorKind.INVALID_VALUE
+
+
+def test_context_of_nothing_is_refused(plain: Any) -> None:
+    with pytest.raises(InputError, match="--context 0"):
+        tokenise(PASSAGES, plain, context=0)
+
+
+def test_no_passages_make_an_empty_table(plain: Any) -> None:
+    table = tokenise([], plain, context=4)
+    assert (table.num_rows, table.schema) == (0, PROMPTS_SCHEMA)
+
+
+def test_digest_follows_tokens_and_order_alone(plain: Any) -> None:
+    digest = prompts_digest(tokenise(PASSAGES, plain, context=4))
+    each = [bytes.fromhex(h) for h in tokenise(PASSAGES, plain, context=4)["sha256"].to_pylist()]
+    assert digest == hashlib.sha256(b"".join(each)).hexdigest()
+    moved = [Passage(p.source_row + 1, p.text) for p in PASSAGES]
+    assert prompts_digest(tokenise(moved, plain, context=4)) == digest
+    assert prompts_digest(tokenise(PASSAGES[::-1], plain, context=4)) != digest
+    assert prompts_digest(tokenise(PASSAGES, plain, context=3)) != digest
+    assert prompts_digest(pa.table({"sha256": pa.array([], pa.string())})) == (
+        hashlib.sha256().hexdigest()
+    )
+
+
+def test_counter_leaves_special_tokens_out(special: Any) -> None:
+    assert token_counter(special)("héllo") == 6
+    assert token_counter(special)("") == 0

@@ -1,0 +1,191 @@
+"""Which passages become prompts: the rule's promises, as properties."""
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lpp.capture.passages import Corpus, Passage
+from lpp.capture.selection import Selection, draw, select
+from lpp.store.errors import ErrorKind, InputError
+
+
+def corpus_of(texts: Sequence[str]) -> Corpus:
+    return Corpus(
+        name="made",
+        revision=None,
+        fingerprint="0" * 32,
+        rule="as given",
+        passages=[Passage(row, text) for row, text in enumerate(texts)],
+    )
+
+
+def words(text: str) -> int:
+    return len(text.split())
+
+
+TEXTS = st.lists(st.text(alphabet="ab é🙂", max_size=12), min_size=1, max_size=60)
+HOW = st.sampled_from(["first", "random"])
+
+
+@given(texts=TEXTS, how=HOW, seed=st.integers(0, 2**64 - 1), data=st.data())
+def test_selection_is_a_repeatable_subset_of_the_eligible(texts, how, seed, data) -> None:
+    least = data.draw(st.integers(0, 6))
+    eligible = [row for row, text in enumerate(texts) if len(text.encode()) >= least]
+    if not eligible:
+        return
+    count = data.draw(st.integers(1, len(eligible)))
+    rule = Selection(prompts=count, min_bytes=least, select=how, seed=seed)
+    corpus = corpus_of(texts)
+    chosen = select(corpus, rule)
+    chosen_rows = [passage.source_row for passage in chosen]
+    assert len(chosen) == count
+    assert len(set(chosen_rows)) == count
+    assert set(chosen_rows) <= set(eligible)
+    assert [texts[row] for row in chosen_rows] == [passage.text for passage in chosen]
+    assert select(corpus, rule) == chosen
+    if how == "first":
+        assert chosen_rows == eligible[:count]
+
+
+@given(texts=TEXTS, how=HOW, data=st.data())
+def test_first_n_of_a_selection_are_the_selection_of_n(texts, how, data) -> None:
+    corpus = corpus_of(texts)
+    count = data.draw(st.integers(1, len(texts)))
+    everything = select(corpus, Selection(prompts=len(texts), min_bytes=0, select=how))
+    some = select(corpus, Selection(prompts=count, min_bytes=0, select=how))
+    assert everything[:count] == some
+
+
+@given(seed=st.integers(0, 2**64 - 1), count=st.integers(1, 40))
+def test_random_is_the_sorted_draws(seed: int, count: int) -> None:
+    """The slow reference: every row's number, sorted."""
+    key = seed.to_bytes(8, "little")
+    reference = sorted(range(40), key=lambda row: draw(row, key))[:count]
+    rule = Selection(prompts=count, min_bytes=0, select="random", seed=seed)
+    chosen = select(corpus_of(["x"] * 40), rule)
+    assert [passage.source_row for passage in chosen] == reference
+
+
+def test_random_is_the_same_everywhere() -> None:
+    """Pinned: another Python, machine or release must draw these rows."""
+    rule = Selection(prompts=8, min_bytes=0, select="random", seed=42)
+    chosen = select(corpus_of(["x"] * 1000), rule)
+    assert [passage.source_row for passage in chosen] == [992, 754, 170, 172, 429, 473, 171, 571]
+
+
+def test_random_is_uniform() -> None:
+    """20 rows, 5 drawn, 4,000 fixed seeds: each row, and each place, as often as any other."""
+    corpus = corpus_of(["x"] * 20)
+    seen, first = [0] * 20, [0] * 20
+    for seed in range(4000):
+        rule = Selection(prompts=5, min_bytes=0, select="random", seed=seed)
+        chosen = [passage.source_row for passage in select(corpus, rule)]
+        first[chosen[0]] += 1
+        for row in chosen:
+            seen[row] += 1
+    # Expected 1,000 with a standard deviation of 27, and 200 with one of 14; five of each.
+    assert all(863 < n < 1137 for n in seen)
+    assert all(131 < n < 269 for n in first)
+
+
+def test_seeds_draw_different_samples() -> None:
+    samples = {
+        tuple(
+            p.source_row
+            for p in select(
+                corpus_of(["x"] * 50),
+                Selection(prompts=5, min_bytes=0, select="random", seed=seed),
+            )
+        )
+        for seed in (0, 1, 2**32, 2**63)
+    }
+    assert len(samples) == 4
+
+
+def test_bytes_are_utf8_bytes() -> None:
+    corpus = corpus_of(["aaa", "éé", "🙂"])  # 3, 4 and 4 bytes
+    assert [p.text for p in select(corpus, Selection(prompts=2, min_bytes=4))] == ["éé", "🙂"]
+
+
+@pytest.mark.parametrize("how", ["first", "random"])
+def test_tokens_of_a_named_tokenizer(how) -> None:
+    corpus = corpus_of(["one two three", "a b", "x" * 40, "one two three four"])
+    rule = Selection(prompts=2, min_bytes=3, min_tokens=3, count_with="words", select=how)
+    assert sorted(p.source_row for p in select(corpus, rule, words)) == [0, 3]
+
+
+def test_tokens_are_counted_no_more_than_needed() -> None:
+    counted: list[str] = []
+
+    def count(text: str) -> int:
+        counted.append(text)
+        return 5
+
+    texts = [f"text {row}" for row in range(3000)]
+    rule = Selection(prompts=10, min_bytes=0, min_tokens=2, count_with="c", select="random")
+    select(corpus_of(texts), rule, count)
+    assert len(counted) < 150  # 10 (1 + ln 300) = 67 expected, not 3,000
+    counted.clear()
+    rule = Selection(prompts=10, min_bytes=0, min_tokens=2, count_with="c")
+    select(corpus_of(texts), rule, count)
+    assert counted == texts[:10]
+
+
+def test_first_stops_reading_when_it_has_enough() -> None:
+    def endless():
+        for row in range(10):
+            yield Passage(row, "long enough")
+        raise AssertionError("read on")
+
+    corpus = Corpus(name="n", revision=None, fingerprint="f", rule="r", passages=endless())
+    assert len(select(corpus, Selection(prompts=10, min_bytes=0))) == 10
+
+
+@pytest.mark.parametrize("how", ["first", "random"])
+def test_too_few_says_how_many_and_what_to_lower(how) -> None:
+    corpus = corpus_of(["a", "aa bb", "a b c", "aaaaaa"])
+    with pytest.raises(InputError) as caught:
+        select(corpus, Selection(prompts=4, min_bytes=5, select=how))
+    assert caught.value.kind == ErrorKind.INCOMPLETE
+    assert str(caught.value) == (
+        "Corpus made: 4 prompts asked, 3 long enough (4 passages, 3 of 5 bytes or more). "
+        "Lower --prompts or --min-bytes, or give a larger corpus."
+    )
+    rule = Selection(prompts=4, min_bytes=5, min_tokens=2, count_with="words", select=how)
+    with pytest.raises(InputError, match=r"2 long enough \(4 passages, 3 of 5 bytes, 2 of 2 words"):
+        select(corpus, rule, words)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"prompts": 0}, "--prompts 0"),
+        ({"min_bytes": -1}, "--min-bytes -1"),
+        ({"min_tokens": 0, "count_with": "t"}, "--min-tokens 0"),
+        ({"min_tokens": 128}, "--min-tokens and --count-with go together"),
+        ({"count_with": "t"}, "--min-tokens and --count-with go together"),
+        ({"select": "last"}, "--select last"),
+        ({"seed": -1}, "--seed -1"),
+        ({"seed": 2**64}, "--seed"),
+    ],
+)
+def test_impossible_rules(wrong, says: str) -> None:
+    with pytest.raises(InputError, match=says) as caught:
+        Selection(**wrong)
+    assert caught.value.kind == ErrorKind.INVALID_VALUE
+
+
+def test_document_for_the_plan() -> None:
+    assert Selection(
+        prompts=3, min_bytes=7, min_tokens=5, count_with="t", select="random", seed=9
+    ).document() == {
+        "prompts": 3,
+        "min_bytes": 7,
+        "min_tokens": 5,
+        "count_with": "t",
+        "select": "random",
+        "seed": 9,
+    }
+    assert Selection(seed=1).document() == Selection(seed=2).document()

@@ -1,0 +1,216 @@
+"""Sites against what each family itself reports, and padding that never reaches a real token."""
+
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import nn
+
+from lpp.capture.anatomy import forward_inputs, module_tree
+from lpp.capture.sites import ModelSites, capture_sites, check_sites, find_sites
+from lpp.store.errors import ErrorKind, InputError
+
+BLOCKS = 3
+LENGTHS = (11, 4, 1, 7)  # longer and shorter than the sliding windows of five
+
+
+def _ragged(vocabulary: int, seed: int = 5) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randint(3, vocabulary, (length,), generator=generator) for length in LENGTHS]
+
+
+def _captured(model: Any, sites: ModelSites, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    seen: dict[str, torch.Tensor] = {}
+    with torch.no_grad(), capture_sites(sites, sites.names, seen.__setitem__):
+        model(**forward_inputs(ids))
+    return seen
+
+
+def test_sites_are_the_hidden_states_the_model_reports(family, tiny_model):
+    model = tiny_model(family)
+    sites = find_sites(model)
+    assert sites.names == ("embed", "block.1", "block.2", "block.3", "final")
+    ids = _ragged(model.config.vocab_size)[0][None]
+    seen = _captured(model, sites, ids)
+    with torch.no_grad():
+        own = model(input_ids=ids, output_hidden_states=True).hidden_states
+    assert list(seen) == list(sites.names)
+    for name, state in zip(("embed", "block.1", "block.2", "final"), own, strict=True):
+        assert torch.equal(seen[name], state), name
+        assert state.shape == (1, LENGTHS[0], sites.width(name))
+    check_sites(model, sites)
+
+
+def test_final_is_the_normed_last_block_and_what_the_unembedding_reads(family, tiny_model):
+    model = tiny_model(family)
+    sites = find_sites(model)
+    read: list[torch.Tensor] = []
+    handle = model.get_output_embeddings().register_forward_pre_hook(
+        lambda module, args: read.append(args[0])
+    )
+    try:
+        seen = _captured(model, sites, _ragged(model.config.vocab_size)[0][None])
+    finally:
+        handle.remove()
+    assert torch.equal(seen["final"], read[0])
+    if family == "opt_350m":  # post-norm, then a projection to the embedding's width
+        assert sites.final_norm is None
+        assert (sites.hidden_size, sites.final_size) == (48, 32)
+        assert torch.equal(seen["final"], model.model.decoder.project_out(seen["block.3"]))
+    else:
+        assert isinstance(sites.final_norm, nn.Module)
+        assert torch.equal(seen["final"], sites.final_norm(seen["block.3"]))
+        assert not torch.allclose(seen["final"], seen["block.3"], rtol=0.05)
+
+
+def test_the_trunk_alone_gives_the_same_sites(family, tiny_model):
+    model = tiny_model(family)
+    sites = find_sites(model)
+    ids = _ragged(model.config.vocab_size)[0][None]
+    whole = _captured(model, sites, ids)
+    alone = _captured(sites.trunk, sites, ids)
+    for name in sites.names:
+        assert torch.equal(whole[name], alone[name]), name
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_right_padding_without_a_mask_never_reaches_a_real_token(family, attention, tiny_model):
+    model = tiny_model(family)
+    if attention == "sdpa" and not model._supports_sdpa:
+        attention = "eager"  # Gemma 2 caps its attention scores, which sdpa cannot
+    sites = find_sites(model)
+    prompts = _ragged(model.config.vocab_size)
+    padded = torch.full((len(prompts), max(LENGTHS)), 7)
+    for row, prompt in enumerate(prompts):
+        padded[row, : len(prompt)] = prompt
+    before = model.config._attn_implementation
+    model.set_attn_implementation(attention)
+    try:
+        together = _captured(model, sites, padded)
+        for row, prompt in enumerate(prompts):
+            alone = _captured(model, sites, prompt[None])
+            for name in sites.names:
+                real = together[name][row, : len(prompt)]
+                scale = alone[name].abs().max()
+                assert (real - alone[name][0]).abs().max() <= 1e-5 * scale, (name, row)
+    finally:
+        model.set_attn_implementation(before)
+
+
+@pytest.mark.parametrize("name", ["mistral", "gemma2", "gemma3"])
+def test_the_sliding_window_is_in_force_where_padding_was_tried(name, tiny_model):
+    """A window of five over three blocks reaches 12 back, full attention all the way."""
+    model = tiny_model(name)
+    sites = find_sites(model)
+    ids = torch.arange(3, 27)[None]
+    other = ids.clone()
+    other[0, 0] = 90
+    first, second = _captured(model, sites, ids), _captured(model, sites, other)
+    if name == "mistral":  # every block slides
+        assert torch.equal(first["final"][0, 13:], second["final"][0, 13:])
+    assert torch.equal(first["block.1"][0, 5:], second["block.1"][0, 5:])
+    assert not torch.equal(first["block.1"][0, 4], second["block.1"][0, 4])
+
+
+def test_hooks_are_gone_afterwards_even_after_an_error(tiny_model):
+    model = tiny_model("llama")
+
+    def hooks() -> int:  # transformers keeps some of its own once hidden states were asked for
+        return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+
+    before = hooks()
+    sites = find_sites(model)
+
+    def fail(name: str, state: torch.Tensor) -> None:
+        raise RuntimeError(name)
+
+    with pytest.raises(RuntimeError, match="embed"), capture_sites(sites, sites.names, fail):
+        model(torch.tensor([[3, 4]]))
+    assert hooks() == before
+
+
+def test_only_wanted_sites_reach_the_sink(tiny_model):
+    model = tiny_model("qwen2")
+    sites = find_sites(model)
+    seen: list[str] = []
+    with capture_sites(sites, ("final", "block.2"), lambda name, state: seen.append(name)):
+        model(torch.tensor([[3, 4]]))
+    assert seen == ["block.2", "final"]
+
+
+@pytest.mark.parametrize("name", ["block.0", "block.4", "layer.1", "block.x", "Final"])
+def test_an_unknown_site_is_named_with_the_ones_there_are(name, tiny_model):
+    sites = find_sites(tiny_model("llama"))
+    with (
+        pytest.raises(
+            InputError, match=rf"no site {name}: it has embed, block\.1 to block\.3"
+        ) as e,
+        capture_sites(sites, ("final", name), lambda *_: None),
+    ):
+        pass
+    assert e.value.kind is ErrorKind.INVALID_VALUE
+
+
+def _t5() -> nn.Module:
+    config = transformers.T5Config(
+        vocab_size=100, d_model=32, d_ff=40, num_layers=2, num_heads=2, d_kv=16
+    )
+    return transformers.T5ForConditionalGeneration(config)
+
+
+def _bert() -> nn.Module:
+    config = transformers.BertConfig(
+        vocab_size=100,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=40,
+    )
+    return transformers.BertForMaskedLM(config)
+
+
+def _mamba() -> nn.Module:
+    config = transformers.MambaConfig(vocab_size=100, hidden_size=32, num_hidden_layers=2)
+    return transformers.MambaForCausalLM(config)
+
+
+@pytest.mark.parametrize(
+    ("build", "reason", "branch"),
+    [
+        (_t5, "encoder-decoder", "block: list of 2 T5Block"),
+        (_bert, "output its unembedding reads", "layer: list of 2 BertLayer"),
+        (_mamba, "hidden state the model itself reports", "layers: list of 2 MambaBlock"),
+    ],
+)
+def test_a_model_it_cannot_map_is_refused_with_its_module_tree(build, reason, branch):
+    model = build().eval()
+    with pytest.raises(InputError, match=reason) as e:
+        check_sites(model, find_sites(model))
+    assert e.value.kind is ErrorKind.UNSUPPORTED_MODEL
+    assert branch in str(e.value)
+    assert len(str(e.value).splitlines()) <= 22
+
+
+def test_a_model_that_looks_ahead_is_refused(tiny_model):
+    """Bidirectional attention with the outer shape of Llama: only the causality check can tell."""
+    config = tiny_model("llama").config
+    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    model.eval()
+
+    def see_everything(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+        mask = kwargs["attention_mask"]
+        return args, {**kwargs, "attention_mask": torch.zeros_like(mask)}
+
+    for block in model.model.layers:
+        block.register_forward_pre_hook(see_everything, with_kwargs=True)
+    with pytest.raises(InputError, match=r"a later token changes block\.1") as e:
+        check_sites(model, find_sites(model))
+    assert e.value.kind is ErrorKind.UNSUPPORTED_MODEL
+
+
+def test_the_module_tree_is_cut_at_twenty_lines():
+    wide = nn.Sequential(*[nn.Linear(2, 2) for _ in range(40)])
+    lines = module_tree(wide).splitlines()
+    assert len(lines) == 20
+    assert lines[-1].strip() == "... 22 more"

@@ -1,0 +1,143 @@
+"""Opening and making stores: what is one, what is not, and what the message says."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lpp.store import create_store, open_store
+from lpp.store.errors import ErrorKind, FormatError, InputError
+
+
+def refused(kind: ErrorKind, url: Any) -> str:
+    with pytest.raises(FormatError) as caught:
+        open_store(url)
+    assert caught.value.kind is kind
+    return str(caught.value)
+
+
+def test_new_store_opens_by_path_text_and_url(root: Path) -> None:
+    create_store(root / "deep" / "er")
+    path = root / "deep" / "er"
+    for url in (path, str(path), f"file://{path}"):
+        assert open_store(url).path == path
+        assert open_store(url).runs == {}
+        assert create_store(url).path == path
+    assert [p.name for p in path.iterdir()] == ["lpp.json"]
+    assert repr(open_store(path)) == f"Store({str(path)!r}, 0 runs)"
+
+
+def test_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    create_store("~/st")
+    assert open_store(tmp_path / "st").path == tmp_path / "st"
+
+
+def test_what_is_not_a_store(tmp_path: Path) -> None:
+    missing = refused(ErrorKind.NOT_A_STORE, tmp_path / "none")
+    assert missing.startswith(f"{tmp_path / 'none'} is not an lpp store: no such directory.")
+    assert f"--store {tmp_path / 'none'}" in missing
+    assert "holds no file lpp.json" in refused(ErrorKind.NOT_A_STORE, tmp_path)
+    (tmp_path / "file").write_text("x")
+    assert "holds no file lpp.json" in refused(ErrorKind.NOT_A_STORE, tmp_path / "file")
+    (tmp_path / "odd" / "lpp.json").mkdir(parents=True)
+    assert "holds no file lpp.json" in refused(ErrorKind.NOT_A_STORE, tmp_path / "odd")
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "part"),
+    [
+        ('{"format": "lpp-store", "version": 2}', "UNSUPPORTED_VERSION", "format 2, this release"),
+        ('{"format": "lpp-store", "version": 0}', "UNSUPPORTED_VERSION", "format 0, this release"),
+        ('{"format": "other", "version": 1}', "NOT_A_STORE", "format 'other', not 'lpp-store'"),
+        ('{"format": "lpp-store"}', "CORRUPT", "version is missing"),
+        ('{"format": "lpp-store", "version": "1"}', "CORRUPT", "version should be int, is '1'"),
+        ('{"format": 4, "version": true}', "CORRUPT", "format should be str, is 4; version"),
+        ("[1]", "CORRUPT", "document should be an object"),
+        ('{"format": "lpp-st', "CORRUPT", "not a JSON document"),
+        ("", "CORRUPT", "not a JSON document"),
+    ],
+)
+def test_root_document_is_checked(root: Path, text: str, kind: str, part: str) -> None:
+    root.mkdir()
+    (root / "lpp.json").write_text(text)
+    message = refused(ErrorKind[kind], root)
+    assert part in message
+    assert str(root) in message
+    with pytest.raises(FormatError):  # making one here must not write over it
+        create_store(root)
+    assert (root / "lpp.json").read_text() == text
+
+
+def test_newer_store_names_the_next_command(root: Path) -> None:
+    root.mkdir()
+    (root / "lpp.json").write_text('{"format": "lpp-store", "version": 7, "shape": "new"}')
+    message = refused(ErrorKind.UNSUPPORTED_VERSION, root)
+    assert "store format 7, this release reads 1 to 1" in message
+    assert "pip install --upgrade lpp-engine" in message
+
+
+def test_unknown_root_fields_are_ignored(root: Path) -> None:
+    create_store(root)
+    document = json.loads((root / "lpp.json").read_text()) | {"made_by": "a later release"}
+    (root / "lpp.json").write_text(json.dumps(document))
+    assert open_store(root).path == root
+
+
+@pytest.mark.parametrize("make", [open_store, create_store])
+def test_other_schemes_are_refused(make: Any) -> None:
+    with pytest.raises(InputError, match=r"^s3:// stores are not supported") as caught:
+        make("s3://lab/lpp")
+    assert caught.value.kind is ErrorKind.INVALID_VALUE
+    assert "Give a directory" in str(caught.value)
+
+
+def test_store_never_mixes_with_other_things(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("x")
+    for path in (tmp_path, tmp_path / "thesis.tex"):
+        with pytest.raises(InputError, match="not an lpp store and not an empty directory"):
+            create_store(path)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_strangers_among_the_runs_are_no_runs(capture: Any, root: Path) -> None:
+    run = capture.write(root)
+    (root / "runs" / "lost+found").mkdir()
+    (root / "runs" / ".hidden-1").mkdir()
+    (root / "runs" / "a-file").write_text("x")
+    assert list(open_store(root).runs) == [run.id]
+
+
+def test_runs_are_sorted(make_capture: Any, root: Path) -> None:
+    ids = [make_capture(seed=seed).write(root).id for seed in range(4)]
+    assert list(open_store(root).runs) == sorted(ids)
+
+
+MAKE = """
+import sys, time
+from pathlib import Path
+from lpp.store import create_store
+
+start, root = float(sys.argv[1]), Path(sys.argv[2])
+for attempt in range(10):
+    while time.time() < start + attempt / 20:
+        pass
+    create_store(root / str(attempt))
+    (root / str(attempt) / "runs").mkdir(exist_ok=True)
+"""
+
+
+def test_many_processes_make_one_store(tmp_path: Path) -> None:
+    start = str(time.time() + 1)
+    command = [sys.executable, "-c", MAKE, start, str(tmp_path)]
+    workers = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(3)]
+    assert [(worker.communicate(timeout=60)[1], worker.returncode) for worker in workers] == [
+        (b"", 0)
+    ] * 3
+    for attempt in range(10):
+        names = sorted(p.name for p in (tmp_path / str(attempt)).iterdir())
+        assert names == ["lpp.json", "runs"]

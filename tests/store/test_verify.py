@@ -1,0 +1,242 @@
+"""Damage of every kind is found with its place, and hurts nothing but what it touched."""
+
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lpp.store import Run, open_store
+from lpp.store.errors import ErrorKind, FormatError
+
+SHARDS = ("00000", "00001", "00002")
+
+
+def flip(path: Path, offset: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 1 << (offset % 8)
+    path.write_bytes(data)
+
+
+def reopen(run: Run) -> Run:
+    return open_store(run.path.parent.parent).runs[run.id]
+
+
+def objects(run: Run) -> list[str]:
+    return sorted(p.relative_to(run.path).as_posix() for p in run.path.rglob("*") if p.is_file())
+
+
+def test_undamaged_run_has_no_problem(run: Run) -> None:
+    assert run.verify() == []
+    assert len(objects(run)) == 3 + 3 * (2 + 1 + 3 * 2)
+
+
+def test_altered_byte_of_every_object_is_found(run: Run) -> None:
+    seeded = random.Random(5)
+    for key in objects(run):
+        path = run.path / key
+        good = path.read_bytes()
+        size = len(good)
+        for offset in {0, size - 1, *(seeded.randrange(size) for _ in range(4))}:
+            flip(path, offset)
+            where = {problem.where for problem in reopen(run).verify()}
+            assert where == {key}, (key, offset)
+            path.write_bytes(good)
+    assert reopen(run).verify() == []
+
+
+@pytest.mark.parametrize("key", ["hidden.zarr/block.1/c/0/0", "hidden.zarr/block.1/zarr.json"])
+def test_altered_activations_never_become_numbers(run: Run, capture: Any, key: str) -> None:
+    flip(run.path / "shards/00001" / key, 30)
+    again = reopen(run)
+    with pytest.raises(FormatError, match=r"shards/00001/" + key + r": altered") as caught:
+        list(again.hidden("block.1"))
+    assert caught.value.kind is ErrorKind.CORRUPT
+    assert f"lpp-analyze verify {run.path.parent.parent}" in str(caught.value)
+    # other sites, and other shards of the same site, still read
+    assert sum(len(values) for values in again.hidden("final")) == sum(capture.lengths)
+    blocks = again.blocks("block.1", prompts=2)
+    assert np.concatenate([b.values for b in blocks]).shape == (12, 4)
+
+
+def test_altered_tokens_and_prompts_never_become_numbers(run: Run) -> None:
+    flip(run.path / "shards/00002/tokens.arrow", 900)
+    flip(run.path / "prompts.arrow", 700)
+    again = reopen(run)
+    reads: list[tuple[str, Any]] = [
+        ("00002/tokens.arrow", again.tokens),
+        ("00002/tokens.arrow", again.tokens_files),
+        ("00002/tokens.arrow", lambda: list(again.blocks("final"))),
+        ("prompts.arrow", again.prompts),
+    ]
+    for name, read in reads:
+        with pytest.raises(FormatError, match=name + ": altered"):
+            read()
+    assert [problem.where for problem in again.verify()] == [
+        "prompts.arrow",
+        "shards/00002/tokens.arrow",
+    ]
+    assert len(list(again.blocks("final", prompts=3))) == 2
+
+
+@pytest.mark.parametrize("keep", [0, 1, -1])
+def test_truncation_is_found(run: Run, keep: int) -> None:
+    key = "shards/00000/hidden.zarr/final/c/0/0"
+    data = (run.path / key).read_bytes()
+    (run.path / key).write_bytes(data[:keep])
+    (problem,) = reopen(run).verify()
+    assert str(problem) == f"{key}: {len(data[:keep])} bytes, {len(data)} were committed"
+    with pytest.raises(FormatError, match="cut short"):
+        list(reopen(run).hidden("final"))
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["shards/00001/tokens.arrow", "shards/00001/hidden.zarr/final/c/0/0", "prompts.arrow"],
+)
+def test_missing_object_is_found(run: Run, key: str) -> None:
+    (run.path / key).unlink()
+    (problem,) = reopen(run).verify()
+    assert str(problem) == f"{key}: not readable (No such file or directory)"
+    with pytest.raises(FormatError, match=f"{key}: missing"):
+        _ = [reopen(run).prompts(), *reopen(run).hidden("final")]
+
+
+def test_object_replaced_by_a_directory_is_found(run: Run) -> None:
+    path = run.path / "shards/00001/tokens.arrow"
+    path.unlink()
+    path.mkdir()
+    (problem,) = reopen(run).verify()
+    assert problem.where == "shards/00001/tokens.arrow"
+    with pytest.raises(FormatError, match=r"tokens.arrow: missing"):
+        reopen(run).tokens()
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["notes.txt", "shardsandmore", "shards/00000/hidden.zarr/final/c/1/0", "shards/00009"],
+)
+def test_extra_file_is_found(run: Run, key: str) -> None:
+    (run.path / key).parent.mkdir(parents=True, exist_ok=True)
+    (run.path / key).write_text("who put this here?")
+    (problem,) = reopen(run).verify()
+    assert problem.where == key
+    assert problem.what in ("not part of what was committed", "not a shard of the plan")
+    assert len(reopen(run).shards) == 3
+
+
+def test_swapped_shards_are_found_and_not_read(run: Run) -> None:
+    first, second = run.path / "shards/00000", run.path / "shards/00001"
+    first.rename(run.path / "aside")
+    second.rename(first)
+    (run.path / "aside").rename(second)
+    again = reopen(run)
+    assert [str(p).split(" of plan")[0] for p in again.verify()] == [
+        "shards/00000/COMMIT.json: belongs to shard 1",
+        "shards/00001/COMMIT.json: belongs to shard 0",
+    ]
+    assert again.missing_shards == (0, 1)
+    assert again.n_prompts == 0
+    assert [block.prompt_id.tolist() for block in again.blocks("final")] == [[3] * 6]
+
+
+def test_missing_shard_is_found(run: Run) -> None:
+    shutil.rmtree(run.path / "shards/00001")
+    again = reopen(run)
+    (problem,) = again.verify()
+    assert problem.where == "shards/00001/COMMIT.json"
+    assert "not committed" in problem.what
+    assert (again.missing_shards, again.n_prompts) == ((1,), 2)
+
+
+def test_swapped_objects_are_found(run: Run) -> None:
+    final = run.path / "shards/00000/hidden.zarr/final/c/0/0"
+    embed = run.path / "shards/00000/hidden.zarr/embed/c/0/0"
+    data = final.read_bytes()
+    final.write_bytes(embed.read_bytes())
+    embed.write_bytes(data)
+    assert [p.where.split("hidden.zarr/")[1] for p in reopen(run).verify()] == [
+        "embed/c/0/0",
+        "final/c/0/0",
+    ]
+
+
+def test_prompts_and_plan_of_another_run_are_found(run: Run, make_capture: Any) -> None:
+    other = make_capture(seed=1).write(run.path.parent.parent)
+    for key in ("prompts.arrow", "plan.json"):
+        good = (run.path / key).read_bytes()
+        shutil.copy(other.path / key, run.path / key)
+        assert {p.where for p in reopen(run).verify()} == {key}
+        (run.path / key).write_bytes(good)
+    shutil.copy(other.path / "plan.json", run.path / "plan.json")
+    with pytest.raises(FormatError, match=r"plan.json: altered since it was written"):
+        _ = reopen(run).plan
+
+
+def test_a_whole_shard_of_another_run_is_found(run: Run, make_capture: Any) -> None:
+    other = make_capture(seed=1).write(run.path.parent.parent)
+    shutil.rmtree(run.path / "shards/00001")
+    shutil.copytree(other.path / "shards/00001", run.path / "shards/00001")
+    (problem,) = reopen(run).verify()
+    assert problem.where == "shards/00001/COMMIT.json"
+    assert f"plan {other.plan.hash[:8]}" in problem.what
+    assert reopen(run).missing_shards == (1,)
+
+
+def test_consistent_records_with_wrong_meaning_are_found(
+    run: Run, make_capture: Any, capture: Any
+) -> None:
+    # A shard sealed by a careless writer: prompts of the right plan, in another order.
+    from lpp.store.commit import CommitRecord, read_commit, write_commit
+    from lpp.store.files import describe
+    from lpp.store.tables import encode_table
+
+    shard = run.path / "shards/00000"
+    commit = read_commit(shard)
+    tokens = capture.shard(0)[1]
+    swapped = tokens.take([*range(5, 12), *range(5)])
+    (shard / "tokens.arrow").write_bytes(encode_table(swapped))
+    (shard / "COMMIT.json").unlink()
+    found = dict(commit.objects) | {"tokens.arrow": describe(shard / "tokens.arrow")}
+    write_commit(shard, CommitRecord(plan=commit.plan, shard=0, rows=12, objects=found))
+    problems = reopen(run).verify()
+    assert {p.where for p in problems} == {"shards/00000/tokens.arrow"}
+    assert {p.what.split()[0] for p in problems} == {"prompt_id", "position", "token_id"}
+
+    # ... and one with other rows than its record, and no arrays at all.
+    (shard / "COMMIT.json").unlink()
+    for path in (shard / "hidden.zarr/final").rglob("zarr.json"):
+        path.unlink()
+    kept = {k: v for k, v in found.items() if "final" not in k}
+    shutil.rmtree(shard / "hidden.zarr/final")
+    write_commit(shard, CommitRecord(plan=commit.plan, shard=0, rows=11, objects=kept))
+    where = {p.where for p in reopen(run).verify()}
+    assert where == {
+        "shards/00000/tokens.arrow",
+        "shards/00000/hidden.zarr/embed",
+        "shards/00000/hidden.zarr/block.1",
+        "shards/00000/hidden.zarr/final",
+    }
+    for site in ("embed", "final"):
+        with pytest.raises(FormatError, match=rf"shards/00000/hidden.zarr/{site}: "):
+            list(reopen(run).blocks(site))
+
+
+def test_damaged_run_record_hides_nothing_else(run: Run) -> None:
+    flip(run.path / "COMMIT.json", 40)
+    flip(run.path / "shards/00002/tokens.arrow", 40)
+    assert [p.where for p in reopen(run).verify()] == ["COMMIT.json", "shards/00002/tokens.arrow"]
+    with pytest.raises(FormatError, match=r"COMMIT.json: "):
+        _ = reopen(run).plan
+
+
+def test_run_that_is_nothing_but_a_directory(run: Run) -> None:
+    (run.path / "COMMIT.json").unlink()
+    (run.path / "plan.json").unlink()
+    assert [p.where for p in run.verify()] == ["COMMIT.json", "plan.json"]
+    assert run.id not in open_store(run.path.parent.parent).runs
+    with pytest.raises(FormatError, match="is not a committed run") as caught:
+        _ = Run(run.path).plan
+    assert caught.value.kind is ErrorKind.CORRUPT

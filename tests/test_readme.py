@@ -1,0 +1,74 @@
+"""The documentation is executed: every bash and python block, in order, file by file.
+
+Blocks run in one folder that holds a small store captured from the packaged model, made once.
+A block that could not run here (it downloads a model, or needs a GPU) is marked
+`<!-- not executed: why -->` on the line before it; the mark is part of what readers see in the
+source, and the reason is checked to be one of a few.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = ["README.md", *(f"{p}/README.md" for p in ("store", "capture", "analyze", "sql"))]
+REASONS = {"downloads a model", "needs a GPU", "makes the environment", "opens a shell"}
+
+FENCE = re.compile(
+    r"(?:<!-- not executed: (?P<why>[^>]+?) -->\n)?^```(?P<language>bash|python)\n(?P<code>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
+)
+
+
+@dataclass(frozen=True)
+class CodeBlock:
+    """One fenced block of a document."""
+
+    document: str
+    line: int
+    language: str
+    code: str
+    why_not: str | None
+
+
+def code_blocks(document: str) -> Iterator[CodeBlock]:
+    """Every bash or python block, in order."""
+    text = (ROOT / document).read_text()
+    for match in FENCE.finditer(text):
+        line = text.count("\n", 0, match.start("code"))
+        yield CodeBlock(document, line, match["language"], match["code"], match["why"])
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_reasons_for_not_executing_are_known(document: str) -> None:
+    for block in code_blocks(document):
+        assert block.why_not is None or block.why_not in REASONS, f"{document}:{block.line}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_blocks_run(document: str, documented_store: Path, tmp_path: Path) -> None:
+    blocks = [block for block in code_blocks(document) if block.why_not is None]
+    if document != "README.md":
+        assert blocks, f"{document} shows nothing that runs"
+    shutil.copytree(documented_store, tmp_path / "demo")
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "STORE": "demo",
+        "COLUMNS": "80",
+    }
+    for block in blocks:
+        command = ["bash", "-euo", "pipefail", "-c", block.code]
+        if block.language == "python":
+            command = [sys.executable, "-W", "error", "-c", block.code]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{document}:{block.line}\n{block.code}\n{done.stderr}"
