@@ -97,8 +97,7 @@ def _insert(connection: "duckdb.DuckDBPyConnection", table: Table, rows: "pa.Tab
             f"table {table.name}, key ({', '.join(table.key)}): {error}",
             kind=ErrorKind.INVALID_VALUE,
         ) from error
-    finally:
-        connection.unregister("incoming")
+    connection.unregister("incoming")
 
 
 def _clear_for(target: Path) -> None:
