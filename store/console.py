@@ -1,7 +1,7 @@
 """What the three command lines share: one-message errors, exit codes, progress.
 
 A command opens, calls the library and prints. Whatever the library raises on purpose
-(`LppError`) becomes one message on stderr and exit code 2; Ctrl-C exits 130; anything else
+(`LppError`) becomes one message on stderr and exit code 2, and so does Ctrl-C; anything else
 is a bug and says how to see its traceback. Imports nothing heavy: `lpp-sql` starts through it.
 """
 
@@ -17,7 +17,6 @@ import click
 from lpp.store.errors import LppError
 
 EXIT_USER_ERROR = 2
-EXIT_INTERRUPTED = 130
 
 
 class LppGroup(click.Group):
@@ -47,7 +46,7 @@ def run_command(main: Any, *args: Any, **kwargs: Any) -> Any:
         click.echo(
             "Interrupted. Everything committed so far stays; the same command resumes.", err=True
         )
-        code = EXIT_INTERRUPTED
+        code = EXIT_USER_ERROR
     except LppError as error:
         if _debugging():
             raise

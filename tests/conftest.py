@@ -1,6 +1,9 @@
 """What every test shares."""
 
 import os
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -27,3 +30,51 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
             report.outcome = "failed"
             report.longrepr = f"skipped where it should have run: {reason}"
     return report
+
+
+def command(*words: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run one of the three programs as a user does, on 80 columns and without a hub."""
+    program, *arguments = map(str, words)
+    return subprocess.run(
+        [str(Path(sys.executable).with_name(program)), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "COLUMNS": "80", "HF_HUB_OFFLINE": "1", **environment},
+    )
+
+
+@pytest.fixture(scope="session")
+def run_command() -> object:
+    """`run_command("lpp-sql", store, "SELECT 1")` -> the completed process."""
+    return command
+
+
+def capture_arguments(root: Path, *extra: object) -> Sequence[object]:
+    """`lpp-capture run` of the packaged model on the built-in passages."""
+    from lpp.capture.gguf import packaged_model
+
+    model = packaged_model()
+    return ("lpp-capture", "run", "--model", model, "--corpus", "pydoc", "--store", root, *extra)
+
+
+@pytest.fixture(scope="session")
+def capture_packaged() -> object:
+    """`capture_packaged(root, "--prompts", 4)` -> the completed process."""
+
+    def capture(root: Path, *extra: object) -> subprocess.CompletedProcess[str]:
+        return command(*capture_arguments(root, *extra))
+
+    return capture
+
+
+@pytest.fixture(scope="session")
+def documented_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small store as the demo leaves it: the packaged model, its untrained twin, profiles."""
+    root = tmp_path_factory.mktemp("documented") / "demo"
+    for twin in ((), ("--untrained-seed", 0)):
+        done = command(*capture_arguments(root, "--prompts", 12, *twin))
+        assert done.returncode == 0, done.stderr
+    done = command("lpp-analyze", "profile", root)
+    assert done.returncode == 0, done.stderr
+    return root

@@ -59,6 +59,7 @@ def test_blocks_run(document: str, documented_store: Path, tmp_path: Path) -> No
     if document != "README.md":
         assert blocks, f"{document} shows nothing that runs"
     shutil.copytree(documented_store, tmp_path / "demo")
+    (tmp_path / "lpp").symlink_to("demo")  # the name that the text gives to a user's own store
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",

@@ -94,7 +94,7 @@ def test_usage_error(arguments: tuple[str, ...]) -> None:
 
 def test_interrupt() -> None:
     done = call("interrupt")
-    assert done.returncode == 130
+    assert done.returncode == 2
     assert done.stderr.strip().startswith("Interrupted. Everything committed so far stays")
     assert "Traceback" not in done.stderr
 
