@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from lpp.analyze.entropy import scan_entropy as scan_entropy
     from lpp.analyze.moments import Moments as Moments
     from lpp.analyze.profile import aggregate as aggregate
-    from lpp.analyze.schedule import prefixes as prefixes
     from lpp.analyze.select import Selection as Selection
     from lpp.analyze.spectra import scan_spectra as scan_spectra
     from lpp.analyze.spectrum import effective_rank as effective_rank
@@ -36,7 +35,6 @@ _HOME = {
     "effective_rank": "spectrum",
     "eigenvalues": "spectrum",
     "participation_ratio": "spectrum",
-    "prefixes": "schedule",
     "scan_entropy": "entropy",
     "scan_spectra": "spectra",
     "scan_tokens": "tokens",

@@ -6,25 +6,29 @@ prompts are complete at one point of the read, and their numbers are taken there
 every number of prompts as well.
 
 Memory for b bands of width d, whatever the number of prompts: a float64 scatter (8 d^2 bytes) and
-up to max(d, 2048) waiting float32 rows (4 d of them) per band, two d^2 matrices to merge and
-multiply in, one block of rows and the eigensolve's own copy. Ten bands: 30 MB at d = 576,
-1.9 GB at d = 3,584. Rows wait so that a product is worth its d x d addition, and because a prefix
+up to max(d, 1024) waiting float32 rows (4 d of them) per band, two d^2 matrices to merge and
+multiply in, one block of rows and the eigensolve's own copy. Ten bands: 63 MB at d = 576,
+2.0 GB at d = 3,584. Rows wait so that a product is worth its d x d addition, and because a prefix
 with N < d rows is still whole among them: its N x N Gram matrix costs less.
 """
 
 import itertools
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from lpp.analyze.moments import Gram, Moments, Rows, Workspace, chunk_rows
-from lpp.analyze.schedule import edges
 from lpp.analyze.spectrum import Spread, Summary, summarize
 from lpp.store.errors import ErrorKind, FormatError
 from lpp.store.run import Run
+
+BLOCK_BYTES: Final = 16 << 20
+"""Rows read at a time, in bytes of float32. Larger blocks were not faster, only larger: rows wait
+in their bands anyway. Reading was a tenth of the products and solves (d = 576), and every core is
+busy with those, so nothing reads ahead."""
 
 Integers = npt.NDArray[np.integer]
 
@@ -59,7 +63,7 @@ def site_summaries(
     if not wanted:
         return {}
     width = next(spec.width for spec in run.plan.sites if spec.name == site)
-    upper = edges(itertools.chain.from_iterable(wanted.values()))
+    upper = sorted(set(itertools.chain.from_iterable(wanted.values())))
     bands = Bands(width, upper, lengths[: max(wanted)])
     found: dict[Cell, Summary] = {}
     # Rows that are not finite give NaN, which says more than a warning would.
@@ -75,7 +79,7 @@ def site_summaries(
 def _read_by_size(run: Run, site: str, sizes: Sequence[int], bands: "Bands") -> Iterator[int]:
     """Fill `bands` from the site's rows; yield each size once its prompts are in, no more."""
     ahead = deque(sizes)
-    for block in run.blocks(site, prompts=sizes[-1]):
+    for block in run.blocks(site, prompts=sizes[-1], block_bytes=BLOCK_BYTES):
         start = 0
         while block.prompt_id[-1] >= ahead[0]:
             end = int(np.searchsorted(block.prompt_id, ahead[0]))

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from lpp.analyze.schedule import prefixes
 from lpp.store import open_store
 from lpp.store.run import Run
+from lpp.store.schedule import prefix_schedule
 
 Url = str | os.PathLike[str]
 
@@ -47,7 +47,7 @@ class RunView:
     def prefixes(self, context: int) -> tuple[int, ...]:
         """The schedule of `context`: the run's own for the captured context."""
         plan = self.run.plan
-        return plan.prefixes if context == plan.context else prefixes(context)
+        return plan.prefixes if context == plan.context else prefix_schedule(context)
 
 
 def views(url: Url) -> Iterator[RunView]:

@@ -6,7 +6,7 @@ M = M1 + M2 + (delta delta^T) n1 n2 / (n1 + n2), delta = mean2 - mean1 (Chan, Go
 a few enormous dimensions beside which a float32 scatter drowns the rest.
 
 Cost: n d^2 multiply-adds for the product, which NumPy runs as one symmetric rank-k update. The
-d x d addition after it is paid once per chunk of max(d, 2048) rows, so it stays small beside it.
+d x d addition after it is paid once per chunk of max(d, 1024) rows, so it stays small beside it.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ Rows = npt.NDArray[np.float32]
 """(n, d) activations as they are read."""
 Floats = npt.NDArray[np.float64]
 
-MIN_CHUNK_ROWS = 2048
+MIN_CHUNK_ROWS = 1024
 TILE_ROWS = 128
 
 

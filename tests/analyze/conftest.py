@@ -1,6 +1,5 @@
 """Small synthetic stores, written by the real writer."""
 
-import hashlib
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pytest
 
-from lpp.analyze.schedule import prefixes
 from lpp.store import Plan, RunWriter, create_store
 from lpp.store.plan import (
     ComputeInfo,
@@ -21,6 +19,8 @@ from lpp.store.plan import (
     SiteSpec,
     TokenizerInfo,
 )
+from lpp.store.rows import prompts_sha256, token_ids_sha256
+from lpp.store.schedule import prefix_schedule
 from lpp.store.tables import PROMPTS_SCHEMA, TOKENS_SCHEMA
 
 
@@ -132,7 +132,7 @@ def _prompts_table(prompts: list[list[int]], truncated: list[bool]) -> pa.Table:
             "token_ids": prompts,
             "n_tokens": [len(prompt) for prompt in prompts],
             "truncated": truncated,
-            "sha256": [hashlib.sha256(bytes(prompt)).hexdigest() for prompt in prompts],
+            "sha256": [token_ids_sha256(np.array(prompt)) for prompt in prompts],
         },
         schema=PROMPTS_SCHEMA,
     )
@@ -191,9 +191,11 @@ def _plan(
         corpus=CorpusInfo(
             name="words", revision=None, fingerprint="c0", prompt_set="p0", selection={"seed": 42}
         ),
-        prompts=PromptsInfo(count=count, tokens=sum(table["n_tokens"].to_pylist()), sha256="s0"),
+        prompts=PromptsInfo(
+            count=count, tokens=sum(table["n_tokens"].to_pylist()), sha256=prompts_sha256(table)
+        ),
         context=context,
-        prefixes=prefixes(context),
+        prefixes=prefix_schedule(context),
         logit_positions=logit_positions,  # type: ignore[arg-type]
         sites=tuple(
             SiteSpec(name=s, convention="post_norm" if s == "final" else "residual", width=dim)

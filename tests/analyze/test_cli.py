@@ -1,0 +1,129 @@
+"""The commands as they are typed."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from lpp.analyze.cli import main
+from lpp.store import open_store
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def test_profiles_side_by_side_fit_eighty_columns(make_run: Callable[..., Any]) -> None:
+    made = make_run(model="HuggingFaceTB/SmolLM2-135M-Instruct", seed=1)
+    other = make_run(model="HuggingFaceTB/SmolLM2-135M-Instruct-untrained", seed=2)
+    result = run("profile", made.root)
+    assert result.exit_code == 0, result.output
+    table = result.stdout.split("padded_vocab:")[0]
+    assert max(map(len, table.splitlines())) <= 80
+    for word in ("at final", "entropy", "nats", "of ln V", "of min(N, d)", "flags"):
+        assert word in table
+    squeezed = "".join(table.split())
+    assert made.run_id[-8:] in squeezed
+    assert other.run_id[-8:] in squeezed
+    assert "8 profiles of 4 sites" in result.stdout
+    assert f'Next: lpp-sql {made.root} "SELECT' in result.stdout
+    assert (made.root / "profiles.duckdb").exists()
+
+
+def test_csv_and_json_hold_the_same_rows(make_run: Callable[..., Any]) -> None:
+    made = make_run()
+    asked = ("profile", made.root, "--context", "10,20", "--prompts", "2,6", "--site", "all")
+    objects = json.loads(run(*asked, "--format", "json").stdout)
+    lines = list(csv.DictReader(io.StringIO(run(*asked, "--format", "csv").stdout)))
+    assert len(objects) == len(lines) == 2 * 2 * 4
+    for one, line in zip(objects, lines, strict=True):
+        assert list(one) == list(line)
+        assert float(line["effective_rank"]) == one["effective_rank"]
+        assert line["flags"].split() == one["flags"]
+
+
+def test_aggregations_and_dropped_prefixes_are_printed(make_run: Callable[..., Any]) -> None:
+    made = make_run()
+    result = run(
+        *("profile", made.root, "--entropy-by", "mean", "--rank-by", "median"),
+        *("--drop-prefixes", "2,4"),
+    )
+    assert "Entropy: mean over prefixes; ranks: median." in result.stdout
+    assert "Prefixes 6, 8, 10, 12, 14, 16, 18, 20" in result.stdout
+
+
+def test_many_runs_or_sites_have_a_row_each(make_run: Callable[..., Any]) -> None:
+    made = make_run()
+    result = run("profile", made.root, "--site", "all")
+    rows = [line.split() for line in result.stdout.splitlines() if made.run_id in line]
+    assert [row[1] for row in rows] == ["embed", "block.1", "block.2", "final"]
+
+
+def test_runs_that_hold_less_are_named(make_run: Callable[..., Any]) -> None:
+    long = make_run(model="long")
+    short = make_run(model="short", context=10, shards=[0, 1])
+    result = run("profile", long.root, "--context", "20", "--prompts", "5")
+    assert f"{short.run_id}: captured at context 10, so it has no rows at 20" in result.stderr
+    assert f"{short.run_id}: 4 prompts are committed, so it has no rows at 5" in result.stderr
+    assert "1 of 3 shards are missing" in result.stderr
+    assert long.run_id in result.stdout
+    assert short.run_id not in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--site", "block.7"), "no site 'block.7'"),
+        (("--run", "nope"), "no run 'nope'"),
+        (("--context", "500"), "--context 500"),
+        (("--prompts", "ten"), "not a list of whole numbers"),
+        (("--drop-prefixes", "2,4,6,8,10,12,14,16,18,20"), "every prefix of a schedule"),
+        (("--rank-by", "mode"), "'mode' is not one of"),
+    ],
+)
+def test_bad_input_is_one_message(
+    make_run: Callable[..., Any], arguments: tuple[str, ...], message: str
+) -> None:
+    result = run("profile", make_run().root, *arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_not_a_store(tmp_path: Path) -> None:
+    for command in ("profile", "verify"):
+        result = run(command, tmp_path)
+        assert result.exit_code == 2
+        assert "is not an lpp store" in result.stderr
+
+
+def test_verify_lists_every_problem(make_run: Callable[..., Any]) -> None:
+    made = make_run()
+    assert run("verify", made.root).exit_code == 0
+    shards = open_store(made.root).runs[made.run_id].shards
+    for shard in shards[:2]:
+        with (shard.path / "tokens.arrow").open("r+b") as file:
+            file.truncate(100)
+    result = run("verify", made.root)
+    assert result.exit_code == 1
+    assert len(result.stdout.splitlines()) == 2
+    assert f"runs/{made.run_id}/shards/00001/tokens.arrow: 100 bytes" in result.stdout
+    assert "2 problems" in result.stderr
+
+
+def test_every_command_has_help_with_an_example() -> None:
+    for name in ("", *main.commands):
+        text = run(*filter(None, [name]), "--help").stdout
+        assert f"lpp-analyze {name}".strip() in text.split("Options:")[0]
+
+
+def test_help_loads_no_polars() -> None:
+    code = "import sys, lpp.analyze.cli as c; sys.exit(bool({'polars', 'zarr'} & {*sys.modules}))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,107 @@
+"""The database that a store turns into."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+from lpp.analyze import Selection, analyze, build_database, scan_entropy, scan_spectra
+from lpp.store.errors import FormatError, InputError, LppError
+
+
+def query(database: Path, sql: str) -> list[tuple[Any, ...]]:
+    with duckdb.connect(str(database), read_only=True) as connection:
+        return connection.execute(sql).fetchall()
+
+
+def test_every_row_of_the_scans_is_in_the_database(make_run: Callable[..., Any]) -> None:
+    made = make_run(model="a/one")
+    make_run(model="b/two", seed=5, context=10)
+    selection = Selection(contexts=[10, 20], prompts=[3, 6])
+    database = build_database(made.root, selection)
+    assert database == made.root / "profiles.duckdb"
+    options = {"contexts": [10, 20], "prompts": [3, 6]}
+    spectra = scan_spectra(made.root, **options).collect()
+    assert query(database, "FROM spectra ORDER BY ALL") == sorted(spectra.rows())
+    entropy = scan_entropy(made.root, **options).collect()
+    assert query(database, "FROM entropy ORDER BY ALL") == sorted(entropy.rows())
+    counts = "SELECT count(*) FROM prompts UNION ALL SELECT count(*) FROM profiles"
+    assert query(database, counts) == [(12,), (2 * 3 * 4,)]
+
+
+def test_a_profile_is_the_extremes_of_its_rows(make_run: Callable[..., Any]) -> None:
+    made = make_run(model="a/one")
+    database = build_database(made.root, drop_prefixes=[2, 4])
+    (row,) = query(
+        database,
+        "SELECT model, corpus, prompt_set, prefixes, entropy_floor, entropy_floor_prefix, "
+        "participation_ratio, participation_ratio_prefix, participation_ratio_norm, "
+        "effective_rank, effective_rank_norm, effective_rank_norm_prefix, flags "
+        "FROM profiles WHERE site = 'final'",
+    )
+    (expected,) = query(
+        database,
+        "SELECT (SELECT min(entropy_norm) FROM entropy WHERE prefix > 4), "
+        "(SELECT arg_min(prefix, entropy_norm) FROM entropy WHERE prefix > 4), "
+        "max(participation_ratio), arg_max(prefix, participation_ratio), "
+        "max(participation_ratio_norm), max(effective_rank), max(effective_rank_norm), "
+        "arg_max(prefix, effective_rank_norm) FROM spectra WHERE site = 'final' AND prefix > 4",
+    )
+    assert row[:4] == ("a/one", "words", "p0", list(range(6, 21, 2)))
+    assert row[4:12] == expected
+    assert row[12] == ["padded_vocab", "short_text"]
+
+
+def test_the_run_row_says_what_was_run(make_run: Callable[..., Any]) -> None:
+    made = make_run(shards=[0, 1], logits_width=61)
+    ((n_prompts, n_tokens, width, tokens, hash_, context),) = query(
+        build_database(made.root),
+        "SELECT n_prompts, n_tokens, logits_width, tokenizer_size, plan_hash, "
+        "plan->>'$.context' FROM runs",
+    )
+    assert (n_prompts, n_tokens, width, tokens) == (4, 12 + 7 + 20 + 20, 61, 48)
+    assert (hash_, context) == (made.plan.hash, "20")
+
+
+def test_a_selection_narrows_what_is_computed(make_run: Callable[..., Any]) -> None:
+    made = make_run(model="a/one")
+    make_run(model="b/two", seed=5)
+    some = analyze(made.root, Selection(runs=["one-*"], sites=["block.*"]))
+    assert some.spectra["site"].unique(maintain_order=True).to_list() == ["block.1", "block.2"]
+    assert some.runs["run"].to_list() == [made.run_id]
+    assert len(list(made.root.glob("analysis/*/*/*.arrow"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("selection", "message"),
+    [
+        (Selection(runs=["nope"]), "no run 'nope'; there is one-"),
+        (Selection(sites=["block.7"]), "no site 'block.7'; there is embed, block.1, block.2"),
+        (Selection(contexts=[21]), "--context 21: no run holds that many.*Ask for 1 to 20"),
+        (Selection(contexts=[0]), "--context 0"),
+        (Selection(prompts=[7]), "--prompts 7: no run holds that many.*Ask for 1 to 6"),
+    ],
+)
+def test_what_the_store_does_not_hold_is_named(
+    make_run: Callable[..., Any], selection: Selection, message: str
+) -> None:
+    made = make_run(model="a/one")
+    with pytest.raises(InputError, match=message):
+        analyze(made.root, selection)
+
+
+def test_a_schedule_capture_refuses_other_contexts(make_run: Callable[..., Any]) -> None:
+    made = make_run(logit_positions="schedule")
+    with pytest.raises(InputError, match="--logit-positions all"):
+        analyze(made.root, Selection(contexts=[10]))
+
+
+def test_nothing_captured_yet(make_run: Callable[..., Any], tmp_path: Path) -> None:
+    made = make_run(shards=[])
+    with pytest.raises(InputError, match="no shard is committed yet"):
+        analyze(made.root, Selection())
+    with pytest.raises(FormatError, match="not an lpp store") as caught:
+        analyze(tmp_path, Selection())
+    assert isinstance(caught.value, LppError)
