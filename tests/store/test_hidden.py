@@ -91,6 +91,16 @@ def test_every_row_count_around_the_chunk(tmp_path: Any, n_of_chunk: Any) -> Non
     assert list(read_site(group, "final", rows=0, block_rows=1)) == []
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_chunk_of_negative_zeros_is_not_taken_for_the_fill_value(tmp_path: Any, dtype: Any) -> None:
+    chunk = chunk_rows(4096, np.dtype(dtype).itemsize)
+    rows = np.full((3 * chunk, 4096), -0.0, dtype)
+    rows[chunk : 2 * chunk] = 0.0
+    group = store_site(tmp_path, rows, dtype)
+    blocks = list(read_site(group, "final", rows=3 * chunk, block_rows=1))
+    assert [np.unique(np.signbit(block)).tolist() for block in blocks] == [[True], [False], [True]]
+
+
 @pytest.mark.parametrize(
     ("width", "itemsize", "expected"),
     [

@@ -141,3 +141,36 @@ def test_many_processes_make_one_store(tmp_path: Path) -> None:
     for attempt in range(10):
         names = sorted(p.name for p in (tmp_path / str(attempt)).iterdir())
         assert names == ["lpp.json", "runs"]
+
+
+MAKE_AS_ANOTHER_DOES = """
+import sys
+from pathlib import Path
+from lpp.store import create_store
+
+root = Path(sys.argv[1])
+root.mkdir()
+made = []
+
+
+def other_writer(event, arguments):
+    # The moment the directory is looked into: after it was seen to hold no lpp.json.
+    if event in ("os.listdir", "os.scandir") and str(arguments[0]) == str(root) and not made:
+        made.append(True)
+        (root / "lpp.json").write_text('{"format": "lpp-store", "version": 1}')
+        (root / "runs").mkdir()
+
+
+sys.addaudithook(other_writer)
+print(create_store(root).path, len(made))
+"""
+
+
+def test_store_made_by_another_between_two_looks(root: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", MAKE_AS_ANOTHER_DOES, str(root)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == (f"{root} 1\n", "")

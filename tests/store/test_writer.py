@@ -99,20 +99,25 @@ def big(make_capture: Any) -> Any:
     return make_capture((3000, 3100, 2900), (0, 1, 2, 3), seed=4)
 
 
+def wait_for_objects(root: Path, n: int) -> None:
+    """Return once `n` files lie under `root`, staged ones included."""
+    deadline = time.monotonic() + 30
+    while sum(len(files) for _, _, files in os.walk(root)) < n:
+        assert time.monotonic() < deadline
+
+
 def test_killed_at_random_moments_then_resumed(make_capture: Any, tmp_path: Path) -> None:
     seeded = random.Random(11)
     capture = big(make_capture)
     undisturbed = tmp_path / "undisturbed"
-    start = time.monotonic()
     capture.write(undisturbed)
-    takes = time.monotonic() - start
     expected = contents(undisturbed)
     killed_inside = 0
     for attempt in range(3):
         root = tmp_path / str(attempt)
         with start_writer(root) as worker:
             go(worker)
-            time.sleep(takes * seeded.uniform(0.02, 1.1))
+            wait_for_objects(root, seeded.randrange(1, len(expected) - 5))
             worker.send_signal(signal.SIGKILL)
         left = contents(root)
         killed_inside += left != expected
