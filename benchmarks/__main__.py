@@ -35,7 +35,8 @@ def main(chosen: list[str]) -> None:
         if unknown:
             sys.exit(f"no benchmark {', '.join(unknown)}; there are {', '.join(sections)}")
         print(
-            f"{_machine()}\n\n| ratio | ours | other | measured | bar | |\n|---|---|---|---|---|---|"
+            f"{_machine()}\n\n"
+            "| ratio | ours | other | measured | bar | |\n|---|---|---|---|---|---|"
         )
         for name in chosen or sections:
             for ratio in sections[name]():

@@ -53,6 +53,33 @@ def output_embeddings(model: nn.Module) -> nn.Module:
     return unembedding
 
 
+def logits_width(model: Any) -> int:
+    """Columns of the logits, V; the tokenizer may have fewer entries."""
+    unembedding = model.get_output_embeddings()
+    width = getattr(unembedding, "out_features", None) or unembedding.weight.shape[0]
+    return int(width)
+
+
+def max_positions(config: Any) -> int | None:
+    """Positions up to which a state depends on nothing but the tokens before it.
+
+    Rotary scalings that switch with the prompt's length (Phi-3's longrope, dynamic NTK) hold to
+    their original length only: past it, the same prefix has other states in a longer prompt.
+    """
+    if getattr(config, "alibi", False):
+        return None
+    limit = getattr(config, "max_position_embeddings", None)
+    rope: dict[str, Any] = (
+        getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    )
+    if rope.get("rope_type", rope.get("type")) in ("longrope", "dynamic", "su"):
+        original = rope.get("original_max_position_embeddings") or getattr(
+            config, "original_max_position_embeddings", None
+        )
+        limit = original or limit
+    return None if limit is None else int(limit)
+
+
 def first_tensor(value: Any) -> torch.Tensor | None:
     """The state in a module's output: a tensor, or the first of a tuple or of a model output."""
     if isinstance(value, torch.Tensor):

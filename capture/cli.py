@@ -91,7 +91,11 @@ def _split(context: click.Context, parameter: click.Parameter, value: str) -> tu
     show_default=True,
 )
 @click.option(
-    "--attention", type=click.Choice(["sdpa", "eager"]), default="sdpa", show_default=True
+    "--attention",
+    type=click.Choice(["auto", "sdpa", "eager"]),
+    default="auto",
+    show_default=True,
+    help="auto: sdpa where the model's family has it.",
 )
 @click.option(
     "--device-map", type=click.Choice(["auto"]), help="Spread the model over several cards."

@@ -8,7 +8,8 @@ from typing import Final
 
 import click
 
-from lpp.capture.models import ModelSpec, packaged_model
+from lpp.capture.gguf import packaged_model
+from lpp.capture.models import ModelSpec
 from lpp.capture.planning import CaptureRequest, CorpusSpec
 from lpp.capture.run import capture_into
 from lpp.capture.selection import Selection

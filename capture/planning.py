@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib.metadata import version
-from typing import Final
+from pathlib import Path
+from typing import Final, cast
 
 import pyarrow as pa
 import torch
@@ -90,7 +91,7 @@ def prepare(request: CaptureRequest) -> Prepared:
     loaded = load_model(request.model)
     if loaded.max_positions is not None and request.context > loaded.max_positions:
         raise InputError(
-            f"--context {request.context} is beyond {loaded.id}, which has "
+            f"--context {request.context} is beyond {request.model.id}, which has "
             f"{loaded.max_positions} positions. Choose --context {loaded.max_positions} or less.",
             kind=ErrorKind.INVALID_VALUE,
         )
@@ -151,7 +152,8 @@ def make_plan(
     prompts: pa.Table,
 ) -> Plan:
     """Freeze everything that could change a stored number."""
-    stored: StoredDtype = loaded.dtype
+    name = model_name(request.model, loaded)
+    stored = stored_dtype(loaded.dtype)
     specs = tuple(
         SiteSpec(
             name=name,
@@ -164,7 +166,7 @@ def make_plan(
     lengths = prompts["n_tokens"].to_pylist()
     return Plan(
         model=ModelInfo(
-            id=loaded.id,
+            id=name,
             source=loaded.source,
             revision=loaded.revision,
             weights=loaded.weights,
@@ -176,7 +178,7 @@ def make_plan(
             untrained_seed=request.model.untrained_seed,
         ),
         tokenizer=TokenizerInfo(
-            id=loaded.id,
+            id=name,
             fingerprint=loaded.tokenizer_fingerprint,
             size=loaded.tokenizer_size,
         ),
@@ -196,11 +198,11 @@ def make_plan(
         sites=specs,
         compute=ComputeInfo(
             backend="torch",
-            device=loaded.device.partition(":")[0],
+            device=device_kind(request.model),
             dtype=loaded.dtype,
-            attention=request.model.attention,
+            attention=loaded.attention,
             batch_tokens=request.batch_tokens
-            or default_batch_tokens(loaded.device, token_bytes, request.context),
+            or default_batch_tokens(device_kind(request.model), token_bytes, request.context),
             device_map=request.model.device_map,
             quantization=request.model.quantization,
             trust_remote_code=request.model.trust_remote_code,
@@ -211,8 +213,27 @@ def make_plan(
     )
 
 
+def model_name(spec: ModelSpec, loaded: LoadedModel) -> str:
+    """The hub name, or the last part of a local path: where a file lies changes no number."""
+    return spec.id if loaded.source == "hub" else Path(spec.id).expanduser().resolve().name
+
+
+def stored_dtype(computed: str) -> StoredDtype:
+    """Activations are stored as they were computed; InputError for what format 1 cannot hold."""
+    if computed not in ITEM_BYTES:
+        raise InputError(
+            f"the model computes in {computed}, which a store does not hold. "
+            f"Choose --dtype {', '.join(ITEM_BYTES)}.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    return cast("StoredDtype", computed)
+
+
+def device_kind(spec: ModelSpec) -> str:
+    """`cpu` or `cuda`: which card of several changes no plan."""
+    return "cuda" if spec.device_map is not None else spec.device.partition(":")[0]
+
+
 def default_batch_tokens(device: str, token_bytes: int, context: int) -> int:
     """Tokens that run together: as many as keep the device busy, within `BATCH_BYTES`."""
-    kind = device.partition(":")[0]
-    wanted = BATCH_TOKENS.get(kind, BATCH_TOKENS["cuda"])
-    return max(context, min(wanted, BATCH_BYTES // token_bytes))
+    return max(context, min(BATCH_TOKENS[device], BATCH_BYTES // token_bytes))

@@ -97,8 +97,7 @@ def _insert(connection: "duckdb.DuckDBPyConnection", table: Table, rows: "pa.Tab
             f"table {table.name}, key ({', '.join(table.key)}): {error}",
             kind=ErrorKind.INVALID_VALUE,
         ) from error
-    finally:
-        connection.unregister("incoming")
+    connection.unregister("incoming")
 
 
 def _clear_for(target: Path) -> None:
@@ -108,7 +107,7 @@ def _clear_for(target: Path) -> None:
     """
     import duckdb
 
-    from lpp.sql.faults import is_in_use
+    from lpp.sql.faults import holder, is_in_use
 
     if not target.exists():
         return
@@ -119,7 +118,7 @@ def _clear_for(target: Path) -> None:
             if is_in_use(error):
                 raise ConflictError(
                     f"{target}: another connection is writing to it. "
-                    f"Close it, then repeat the command. ({str(error).splitlines()[0]})",
+                    f"Close it, then repeat the command. ({holder(error)})",
                     kind=ErrorKind.IN_USE,
                 ) from error
     target.with_name(target.name + ".wal").unlink(missing_ok=True)

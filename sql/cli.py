@@ -35,7 +35,7 @@ _EXAMPLE: Final = 'lpp-sql ./lpp "SELECT run, entropy_floor FROM profiles"'
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
     help="Write to FILE, which appears only when it is whole. Default: standard output.",
 )
@@ -110,6 +110,7 @@ def _answer(
     import duckdb
 
     from lpp.sql.faults import query_fault
+    from lpp.sql.interrupt import interruptible
 
     # Else DuckDB would look up unknown tables among the variables of this program.
     connection.execute("SET python_enable_replacements = false")
@@ -117,18 +118,25 @@ def _answer(
         statements = connection.extract_statements(text)
         if not statements:
             raise click.UsageError(f"The SQL is empty. Such as: {_EXAMPLE}")
-        for statement in statements[:-1]:
-            connection.execute(statement)
-        _write_result(connection, statements[-1], format_, output)
+        interruptible(connection, lambda: _run_all(connection, statements, format_, output))
     except duckdb.Error as error:
         fault = query_fault(error, root)
         if fault is None:
             raise
         raise fault from error
-    except RuntimeError as error:
-        if "interrupted" not in str(error):
-            raise
-        raise KeyboardInterrupt from None  # what DuckDB makes of Ctrl-C
+
+
+def _run_all(
+    connection: "DuckDBPyConnection",
+    statements: "list[Statement]",
+    format_: str,
+    output: Path | None,
+) -> None:
+    from lpp.sql.formats import discard
+
+    for statement in statements[:-1]:
+        discard(connection, statement)
+    _write_result(connection, statements[-1], format_, output)
 
 
 def _write_result(
@@ -141,7 +149,7 @@ def _write_result(
     if not _has_result(statement):
         if output is not None:
             raise click.UsageError("The last statement has no rows to write: leave --output out.")
-        connection.execute(statement)
+        formats.discard(connection, statement)
     elif format_ == "parquet":
         if output is None and sys.stdout.isatty():
             raise click.UsageError("Parquet is not for a terminal: add --output FILE, or a pipe.")

@@ -27,6 +27,11 @@ def first_lines(error: BaseException, most: int = _MAX_LINES) -> str:
     return "\n".join(str(error).strip().splitlines()[:most])
 
 
+def holder(error: BaseException) -> str:
+    """The sentence of DuckDB's refusal that names the process in the way."""
+    return first_lines(error, 1).split(". ")[0]
+
+
 def is_in_use(error: BaseException) -> bool:
     """Whether `error` says that another connection is writing to the file."""
     return any(text in str(error) for text in _IN_USE)
@@ -63,7 +68,7 @@ def opening_fault(error: duckdb.Error, database: Path, root: Path) -> LppError:
     if is_in_use(error):
         return ConflictError(
             f"{database}: open in another connection, and DuckDB lets nobody in beside a writer. "
-            f"Close it, then repeat the command. ({detail})",
+            f"Close it, then repeat the command. ({holder(error)})",
             kind=ErrorKind.IN_USE,
         )
     if "version number" in str(error):

@@ -121,6 +121,13 @@ def write_parquet(connection: "DuckDBPyConnection", statement: "Statement", path
     connection.sql(statement).write_parquet(path)
 
 
+def discard(connection: "DuckDBPyConnection", statement: "Statement") -> None:
+    """Run `statement` to its end and write nothing: DuckDB makes rows as they are fetched."""
+    result = connection.execute(statement)
+    while result.description and result.fetchmany(BATCH_ROWS):
+        pass
+
+
 def _run(
     connection: "DuckDBPyConnection", statement: "Statement"
 ) -> tuple[list[str], list[str], Iterator[list[Row]]]:

@@ -46,16 +46,16 @@ def binary_output(target: Path | None) -> Iterator[Path]:
 def whole_file(target: Path) -> Iterator[Path]:
     """A name beside `target` that takes its place when the block ends well, and else is removed.
 
-    A pipe or device is written in place: replacing it would put a file where it stood.
+    A pipe, a device or a link (`/dev/stdout` is one) is written in place: replacing it would put
+    a file where it stood.
     """
-    target = Path(os.path.realpath(target))
     if target.is_dir() or not target.parent.is_dir():
         why = "is a directory" if target.is_dir() else f"no such directory: {target.parent}"
         raise InputError(
             f"cannot write {target}: {why}. Name a file with --output.",
             kind=ErrorKind.INVALID_VALUE,
         )
-    if target.exists() and not target.is_file():
+    if target.is_symlink() or (target.exists() and not target.is_file()):
         yield target
         return
     beside = target.with_name(f".{target.name}~{os.getpid()}~{secrets.token_hex(4)}")

@@ -251,4 +251,4 @@ def _reference(table: Table) -> Iterator[str]:
     yield f"{table.name}: {table.meaning}"
     yield f"  key: {', '.join(table.key)}"
     for column in table.columns:
-        yield f"  {column.name:<31}{column.type:<10} {column.comment}"
+        yield f"  {column.name:<31} {column.type:<9} {column.comment}"

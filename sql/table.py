@@ -4,6 +4,7 @@ import contextlib
 import io
 import re
 import shutil
+from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING, Any, Final
 
 from lpp.sql.formats import Row, csv_text
@@ -24,10 +25,13 @@ def write_table(connection: "DuckDBPyConnection", statement: "Statement", out: I
     relation: Any = connection.sql(statement)
     if relation is None:  # from DuckDB 1, for a statement such as INSERT
         return
+    if statement.type.name == "EXPLAIN":  # a drawing, which a box would put on one line
+        out.writelines(f"{plan}\n" for _, plan in relation.fetchall())
+        return
     width = shutil.get_terminal_size().columns
     box = _box(relation, width)
     if statement.type.name == "SELECT" and _COLUMNS_HIDDEN.search(box):
-        _write_records(relation, out, width)
+        out.writelines(_records(relation, width))
     else:
         out.write(box)
 
@@ -39,28 +43,23 @@ def _box(relation: "DuckDBPyRelation", width: int) -> str:
     return text.getvalue()
 
 
-def _write_records(relation: "DuckDBPyRelation", out: IO[str], width: int) -> None:
+def _records(relation: "DuckDBPyRelation", width: int) -> Iterator[str]:
     """One block per row. The relation runs again, up to the rows shown."""
     names = relation.columns
     rows = relation.limit(MAX_ROWS + 1).fetchall()
     for number, row in enumerate(rows[:MAX_ROWS], start=1):
-        out.write(f"── row {number} ".ljust(width, "─") + "\n")
-        out.writelines(_record_lines(names, row))
+        yield f"── row {number} ".ljust(width, "─") + "\n"
+        yield from _record_lines(names, row)
     total = len(rows) if len(rows) <= MAX_ROWS else _count(relation)
     hidden = f", {total - MAX_ROWS} not shown" if total > MAX_ROWS else ""
-    out.write(f"({total} {'row' if total == 1 else 'rows'}{hidden})\n")
+    yield f"({total} {'row' if total == 1 else 'rows'}{hidden})\n"
 
 
-def _record_lines(names: list[str], row: Row) -> list[str]:
-    labels = [name.translate(_CONTROL) for name in names]
-    margin = max(map(len, labels))
-    return [
-        f"{label:<{margin}}  {'NULL' if value is None else (csv_text(value) or '')}".translate(
-            _CONTROL
-        )
-        + "\n"
-        for label, value in zip(labels, row, strict=True)
-    ]
+def _record_lines(names: list[str], row: Row) -> Iterator[str]:
+    margin = max(len(name.translate(_CONTROL)) for name in names)
+    for name, value in zip(names, row, strict=True):
+        text = "NULL" if value is None else csv_text(value) or ""
+        yield f"{name.translate(_CONTROL):<{margin}}  {text.translate(_CONTROL)}\n"
 
 
 def _count(relation: "DuckDBPyRelation") -> int:

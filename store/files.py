@@ -95,7 +95,8 @@ def staged_directory(target: Path) -> Iterator[Path]:
 def set_aside(path: Path) -> Path:
     """Rename `path` to a name that the next sweep removes, in one step; returns that name."""
     aside = _beside(path)
-    path.rename(aside)
+    with refusals_named(path):  # a read-only disk refuses before it sees that nothing is there
+        path.rename(aside)
     return aside
 
 

@@ -23,11 +23,15 @@ def commands() -> Iterator[tuple[str, click.Command]]:
 COMMANDS = dict(commands())
 
 
-@pytest.mark.parametrize("words", [w for w, c in COMMANDS.items() if not isinstance(c, click.Group)])
+@pytest.mark.parametrize(
+    "words", [w for w, c in COMMANDS.items() if not isinstance(c, click.Group)]
+)
 def test_help_shows_an_example_and_describes_every_option(words: str) -> None:
     command = COMMANDS[words]
     text = help_text(command)
-    assert words.split()[0] in text.partition("Options:")[0].partition("\n\n")[2], "no example"
+    assert words.split(maxsplit=1)[0] in text.partition("Options:")[0].partition("\n\n")[2], (
+        "no example"
+    )
     for parameter in command.params:
         if isinstance(parameter, click.Option) and not isinstance(parameter.type, click.Choice):
             assert parameter.help, f"{words} {parameter.opts[-1]} is not described"

@@ -22,7 +22,8 @@ DOCUMENTS = ["README.md", *(f"{p}/README.md" for p in ("store", "capture", "anal
 REASONS = {"downloads a model", "needs a GPU", "makes the environment", "opens a shell"}
 
 FENCE = re.compile(
-    r"(?:<!-- not executed: (?P<why>[^>]+?) -->\n)?^```(?P<language>bash|python)\n(?P<code>.*?)^```$",
+    r"(?:<!-- not executed: (?P<why>[^>]+?) -->\n)?"
+    r"^```(?P<language>bash|python)\n(?P<code>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
 

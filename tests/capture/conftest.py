@@ -176,6 +176,14 @@ def tiny_folder(
     return save
 
 
+@pytest.fixture(scope="session")
+def packaged() -> Path:
+    """The GGUF file of SmolLM2-135M-Instruct, a real model, from its wheel."""
+    from lpp.capture.gguf import packaged_model
+
+    return packaged_model()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _quiet_transformers() -> None:
     """Progress bars and advice would bury a failing test's own output."""

@@ -235,6 +235,20 @@ def test_each_family_gives_the_statistics_of_its_own_logits(family, tiny_model):
     _assert_equal(mine, _reference(logits, following), atol=1e-5)
 
 
+def test_weights_offloaded_to_disk_give_the_same_statistics(tiny_model, tmp_path):
+    """As with `--device-map auto` on a model larger than memory: weights arrive when called."""
+    from accelerate import disk_offload
+
+    whole = tiny_model("llama")
+    expected, _, _ = _through_the_model(whole)
+    model = type(whole)(whole.config)
+    model.load_state_dict(whole.state_dict())
+    disk_offload(model.eval(), str(tmp_path), execution_device=torch.device("cpu"))
+    assert model.get_output_embeddings().weight.is_meta
+    mine, _, _ = _through_the_model(model)
+    _assert_equal(mine, expected, atol=1e-6)
+
+
 _SMALL: dict[str, Any] = {
     "vocab_size": 113,
     "hidden_size": 32,

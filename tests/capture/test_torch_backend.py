@@ -56,6 +56,6 @@ def test_out_of_memory_names_the_batch_and_what_helps(
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(model.transformer, "forward", full)
-    with pytest.raises(MachineError, match="2 prompts, 12 tokens.*--batch-tokens 6") as caught:
+    with pytest.raises(MachineError, match=r"2 prompts, 12 tokens.*--batch-tokens 6") as caught:
         list(backend.capture([make_batch([[5] * 6, [5] * 4])]))
     assert caught.value.kind is ErrorKind.NO_MEMORY

@@ -122,7 +122,7 @@ def make_capture(
             sha256=hashlib.sha256(b"".join(d.digest() for d in digests)).hexdigest(),
         ),
         shards=shards,
-        **{"context": max(lengths), "prefixes": (max(lengths),), **changes},
+        **{"context": max(lengths, default=7), "prefixes": (max(lengths, default=7),), **changes},
     )
     if hidden is None:
         dtype = np.dtype(NUMPY_DTYPE[plan.stored_dtype])

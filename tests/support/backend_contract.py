@@ -58,7 +58,8 @@ def plain_forward(model: Any, ids: Sequence[int]) -> tuple[dict[str, Floats], Fl
     output = model(torch.tensor([list(ids)]), output_hidden_states=True, use_cache=False)
     *inner, final = (state[0].float().numpy() for state in output.hidden_states)
     sites = {f"block.{k}": state for k, state in enumerate(inner)}
-    return {"embed": sites.pop("block.0"), **sites, "final": final}, output.logits[0].float().numpy()
+    sites = {"embed": sites.pop("block.0"), **sites, "final": final}
+    return sites, output.logits[0].float().numpy()
 
 
 def reference_statistics(logits: Floats, next_ids: npt.NDArray[np.int32]) -> pa.Table:
@@ -132,11 +133,10 @@ class BackendContract:
             make_batch(random_prompts(harness.vocabulary, lengths, seed=i), first=10 * i)
             for i, lengths in enumerate(groups)
         ]
-        together = []
-        for captured in harness.backend(["block.1", "final"]).capture(iter(batches)):
-            together.append(
-                (captured.batch, {s: np.array(rows) for s, rows in captured.hidden.items()})
-            )
+        together = [
+            (captured.batch, {s: np.array(rows) for s, rows in captured.hidden.items()})
+            for captured in harness.backend(["block.1", "final"]).capture(iter(batches))
+        ]
         assert [batch.prompt_ids for batch, _ in together] == [b.prompt_ids for b in batches]
         for batch, hidden in together:
             (alone,) = harness.backend(["block.1", "final"]).capture([batch])

@@ -1,0 +1,96 @@
+"""A hub model's files, at one exact revision, in the hub client's own cache.
+
+One request with a time limit settles the revision; without an answer the cache is used, and
+without a cached copy the error says so at once rather than after minutes of retries.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from lpp.store.errors import ErrorKind, InputError, MachineError
+
+_ANSWER_SECONDS = 10.0
+_DESCRIPTION = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken")
+_WEIGHTS = "*.safetensors"  # never a pickle: loading one can run code
+_CODE = "*.py"
+_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+def hub_snapshot(
+    model: str, revision: str | None, *, weights: bool, code: bool = False
+) -> tuple[Path, str]:
+    """(folder, commit hash) of a hub model; downloads what the cache lacks.
+
+    weights: fetch safetensors too. code: fetch Python files too, for trust_remote_code.
+    """
+    if not _NAME.fullmatch(model):
+        raise InputError(
+            f"no model {model!r}: neither a folder, nor a .gguf file, nor a hub name "
+            "such as Qwen/Qwen2.5-0.5B-Instruct. Correct --model.",
+            kind=ErrorKind.NOT_FOUND,
+        )
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    patterns = [*_DESCRIPTION, *([_WEIGHTS] if weights else []), *([_CODE] if code else [])]
+    commit, unreachable = _commit(model, revision)
+    try:
+        folder = huggingface_hub.snapshot_download(
+            model,
+            revision=commit or revision,
+            allow_patterns=patterns,
+            ignore_patterns=None if code else ["*/*"],  # other formats lie in subfolders
+            local_files_only=commit is None,
+        )
+    except LocalEntryNotFoundError as error:
+        raise _not_reached(model, unreachable or error) from error
+    except OSError as error:
+        if error.errno is not None:
+            raise MachineError(
+                f"{model} could not be stored in the hub cache: {error}. "
+                "Free space there, or set HF_HOME to a larger disk.",
+                kind=ErrorKind.NO_SPACE,
+            ) from error
+        raise _not_reached(model, error) from error
+    return Path(folder), Path(folder).name
+
+
+def _commit(model: str, revision: str | None) -> tuple[str | None, Exception | None]:
+    """The commit a revision stands for; or None and why the hub did not say."""
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    try:
+        info = huggingface_hub.HfApi().model_info(model, revision=revision, timeout=_ANSWER_SECONDS)
+    except errors.GatedRepoError as error:
+        raise InputError(
+            f"{model} is gated on the hub: accept its terms on its page there, then log in "
+            "with `hf auth login`.",
+            kind=ErrorKind.NOT_FOUND,
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise InputError(
+            f"{model} has no revision {revision!r} on the hub. Give a branch, tag or commit "
+            "with --revision.",
+            kind=ErrorKind.NOT_FOUND,
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise InputError(
+            f"the hub has no model {model!r}, or it is private: correct --model, or log in with "
+            "`hf auth login`. For a local folder give a path that exists.",
+            kind=ErrorKind.NOT_FOUND,
+        ) from error
+    except Exception as error:  # network errors: their classes differ between client releases
+        return None, error
+    return info.sha, None
+
+
+def _not_reached(model: str, why: Any) -> MachineError:
+    first_line = (str(why).strip() or type(why).__name__).splitlines()[0]
+    return MachineError(
+        f"{model} is not in the local hub cache and the hub cannot be reached ({first_line}). "
+        "Connect this machine, or download the model elsewhere with "
+        f"`hf download {model} --local-dir DIR` and give --model DIR.",
+        kind=ErrorKind.NOT_FOUND,
+    )

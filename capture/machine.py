@@ -1,0 +1,101 @@
+"""What loading asks of the machine: packages, devices, memory; and what its failures mean."""
+
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from lpp.store.errors import ErrorKind, InputError, LppError, MachineError
+
+_NO_ROOM = ("out of memory", "not enough memory", "can't allocate memory")
+_ON_DISK = ("safetensors", "json", "header", "expecting value", "deserializ")
+
+
+def require(*packages: str, extra: str = "torch") -> None:
+    """Fail with the command that installs them when a package is not there; imports nothing."""
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MachineError(
+            f"capturing needs {', '.join(missing)}, which is not installed here. "
+            f"Install with: pip install 'lpp-engine[{extra}]'",
+            kind=ErrorKind.NO_PACKAGE,
+        )
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that has no such name or is not there."""
+    import torch
+
+    kind, _, index = device.partition(":")
+    if kind not in ("cpu", "cuda") or (index and (kind == "cpu" or not index.isdecimal())):
+        raise InputError(
+            f"no device {device!r}: give --device cpu, cuda or cuda:1.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    if kind == "cpu":
+        return
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if count == 0:
+        raise MachineError(
+            f"--device {device}: torch {torch.__version__} sees no CUDA device here. "
+            "Use --device cpu, or install a torch with CUDA on a machine that has one.",
+            kind=ErrorKind.NO_DEVICE,
+        )
+    if int(index or 0) >= count:
+        raise MachineError(
+            f"--device {device}: this machine has {count}, cuda:0 to cuda:{count - 1}.",
+            kind=ErrorKind.NO_DEVICE,
+        )
+
+
+@contextmanager
+def explained(model: str, device: str) -> Iterator[None]:
+    """Turn what goes wrong while a model loads into one error that says what to do."""
+    try:
+        yield
+    except LppError:
+        raise
+    except (KeyboardInterrupt, GeneratorExit):
+        raise
+    except Exception as error:
+        raise _explanation(model, device, error) from error
+
+
+def _explanation(model: str, device: str, error: Exception) -> LppError:
+    text = str(error).strip() or type(error).__name__
+    line, lower = text.splitlines()[0].rstrip("."), text.lower()
+    if isinstance(error, MemoryError) or any(phrase in lower for phrase in _NO_ROOM):
+        return MachineError(
+            f"{model} does not fit into the memory of {device}. Use --dtype bfloat16, "
+            "--device-map auto, --quantization int8, or a smaller model.",
+            kind=ErrorKind.NO_MEMORY,
+        )
+    if isinstance(error, ImportError):
+        return MachineError(
+            f"{model} needs a package that is not installed here: {line}",
+            kind=ErrorKind.NO_PACKAGE,
+        )
+    kind, advice = _advice(error, lower)
+    return InputError(f"{model} {advice.format(line=line)}", kind=kind)
+
+
+def _advice(error: Exception, lower: str) -> tuple[ErrorKind, str]:
+    """What is wrong with the model itself, and what to do; {line} is the library's own word."""
+    if "trust_remote_code" in lower:
+        return ErrorKind.UNSUPPORTED_MODEL, (
+            "brings its own code, which is not run unless asked for. "
+            "If you trust its authors, repeat with --trust-remote-code."
+        )
+    if "scaled_dot_product_attention" in lower:
+        return ErrorKind.UNSUPPORTED_MODEL, (
+            "cannot use --attention sdpa. Repeat with --attention eager."
+        )
+    if type(error).__name__ == "SafetensorError" or any(word in lower for word in _ON_DISK):
+        return ErrorKind.CORRUPT, (
+            "has a file that cannot be read: {line}. Download or save it again."
+        )
+    if isinstance(error, OSError):
+        return ErrorKind.NOT_FOUND, "lacks a file: {line}. Download or save it again."
+    return ErrorKind.UNSUPPORTED_MODEL, (
+        "cannot be loaded: {line}. Choose a causal language model of a family that "
+        "`lpp-capture run --help` names; --debug shows where it failed."
+    )

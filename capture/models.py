@@ -1,0 +1,300 @@
+"""Loading a model and its tokenizer; the only module that imports transformers.
+
+Whatever a model is named by (a hub name, a folder, a GGUF file) becomes a local folder first, at
+an exact revision, and is loaded from there: safetensors only, and no code of the model's own unless
+asked for. A model whose weights are pickles is refused.
+"""
+
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from lpp.capture.anatomy import logits_width, max_positions
+from lpp.capture.fingerprints import (
+    document_fingerprint,
+    tokenizer_fingerprint,
+    weight_files,
+    weights_fingerprint,
+)
+from lpp.capture.gguf import converted_folder
+from lpp.capture.hub import hub_snapshot
+from lpp.capture.machine import check_device, explained, require
+from lpp.store.console import SILENT, Progress
+from lpp.store.errors import ErrorKind, InputError
+
+Source = Literal["hub", "folder", "gguf"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec:
+    """Which model to load, and how."""
+
+    id: str
+    """A hub name, a folder, or the path of a .gguf file."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub model."""
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """auto: the dtype of the weights."""
+    device: str = "cpu"
+    """"cpu", "cuda" or "cuda:1"."""
+    device_map: Literal["auto"] | None = None
+    """auto: spread over every device and host memory by accelerate."""
+    quantization: Literal["int8", "nf4"] | None = None
+    attention: Literal["auto", "sdpa", "eager"] = "auto"
+    """auto: sdpa where the family has it (Gemma 2 has not), else eager."""
+    trust_remote_code: bool = False
+    untrained_seed: int | None = None
+    """Random weights from this seed instead of the trained ones; everything else is the same."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel:
+    """A model ready for forward passes, and what a plan records of it."""
+
+    model: Any
+    """In evaluation mode, without gradients or a key-value cache."""
+    tokenizer: Any
+    source: Source
+    revision: str | None
+    """Exact commit of a hub model."""
+    folder: Path
+    """Where its files lie."""
+    weights: str
+    """Fingerprint: content of the weight files, or seed, dtype and configuration if untrained."""
+    tokenizer_fingerprint: str
+    tokenizer_size: int
+    """Entries of the tokenizer; the logits may be wider."""
+    architecture: str
+    n_parameters: int
+    n_blocks: int
+    hidden_size: int
+    logits_width: int
+    max_positions: int | None
+    """Longest prompt with states that do not depend on its length; None when unbounded."""
+    dtype: str
+    attention: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Files:
+    folder: Path
+    source: Source
+    revision: str | None
+
+
+def load_model(spec: ModelSpec, *, quiet: bool = True, progress: Progress = SILENT) -> LoadedModel:
+    """Load a causal language model; every failure is one clear error.
+
+    quiet: keep the libraries' own warnings and bars off stderr. progress: told of slow steps.
+    """
+    require("torch", "transformers", "safetensors", "huggingface_hub")
+    if spec.device_map is not None or spec.quantization is not None:
+        require("accelerate")
+    if spec.quantization is not None:
+        require("bitsandbytes", extra="quantization")
+    check_device(spec.device)
+    with _quiet(quiet), explained(spec.id, spec.device):
+        files = _files(spec, weights=spec.untrained_seed is None, progress=progress)
+        config = _config(files.folder, spec)
+        tokenizer = _tokenizer(files.folder, spec)
+        if spec.untrained_seed is None:
+            model = _trained(files.folder, spec)
+            weights = weights_fingerprint(weight_files(files.folder, spec.id))
+        else:
+            model = _untrained(config, spec)
+            weights = _untrained_fingerprint(model, spec.untrained_seed)
+    model.eval().requires_grad_(False)
+    model.config.use_cache = False
+    text = model.config.get_text_config()
+    return LoadedModel(
+        model=model,
+        tokenizer=tokenizer,
+        source=files.source,
+        revision=files.revision,
+        folder=files.folder,
+        weights=weights,
+        tokenizer_fingerprint=tokenizer_fingerprint(tokenizer),
+        tokenizer_size=len(tokenizer),
+        architecture=type(model).__name__,
+        n_parameters=model.num_parameters(),
+        n_blocks=int(getattr(text, "num_hidden_layers", 0)),
+        hidden_size=int(getattr(text, "hidden_size", 0)),
+        logits_width=logits_width(model),
+        max_positions=max_positions(text),
+        dtype=str(model.dtype).removeprefix("torch."),
+        attention=str(model.config._attn_implementation),
+    )
+
+
+def load_tokenizer(model: str, revision: str | None = None, *, quiet: bool = True) -> Any:
+    """The tokenizer of a model, named as in a `ModelSpec`; fetches no weights from the hub."""
+    require("transformers", "huggingface_hub")
+    spec = ModelSpec(id=model, revision=revision)
+    with _quiet(quiet), explained(model, spec.device):
+        return _tokenizer(_files(spec, weights=False, progress=SILENT).folder, spec)
+
+
+def _files(spec: ModelSpec, *, weights: bool, progress: Progress) -> _Files:
+    path = Path(spec.id).expanduser()
+    if path.suffix == ".gguf" or path.is_file():
+        return _Files(_from_gguf(path, progress), "gguf", None)
+    if spec.id and path.is_dir():  # an empty id would be the current folder
+        return _Files(path, "folder", None)
+    folder, commit = hub_snapshot(
+        spec.id, spec.revision, weights=weights, code=spec.trust_remote_code
+    )
+    return _Files(folder, "hub", commit)
+
+
+def _from_gguf(path: Path, progress: Progress) -> Path:
+    if not path.is_file():
+        raise InputError(f"no file {path}. Correct --model.", kind=ErrorKind.NOT_FOUND)
+    require("gguf", "accelerate")
+
+    def convert(file: Path, folder: Path) -> None:
+        progress.note(f"turning {file.name} into a model folder, once")
+        _convert(file, folder)
+
+    return converted_folder(path, convert)
+
+
+def _convert(file: Path, folder: Path) -> None:
+    """Dequantise to bfloat16; the tokenizer comes along."""
+    transformers = _transformers()
+    where: dict[str, Any] = {"gguf_file": file.name}
+    how: dict[str, Any] = {}
+    if hasattr(transformers, "GgufConfig"):  # since 5: weights stay quantised unless told
+        how["quantization_config"] = transformers.GgufConfig(**where, dequantize=True)
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        file.parent, **where, **how, dtype=torch.bfloat16
+    )
+    model.save_pretrained(folder)
+    transformers.AutoTokenizer.from_pretrained(file.parent, **where).save_pretrained(folder)
+
+
+def _tokenizer(folder: Path, spec: ModelSpec) -> Any:
+    try:
+        return _transformers().AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=spec.trust_remote_code, local_files_only=True
+        )
+    except (OSError, ValueError) as error:
+        if "trust_remote_code" in str(error):
+            raise
+        raise InputError(
+            f"{spec.id} has no tokenizer that loads: a model folder holds tokenizer.json, or what "
+            "its family has instead. Save its tokenizer there with save_pretrained.",
+            kind=ErrorKind.NOT_FOUND,
+        ) from error
+
+
+def _config(folder: Path, spec: ModelSpec) -> Any:
+    if not (folder / "config.json").is_file():
+        raise InputError(
+            f"{spec.id} is not a model folder: no config.json in {folder}. Correct --model.",
+            kind=ErrorKind.NOT_FOUND,
+        )
+    transformers = _transformers()
+    config = transformers.AutoConfig.from_pretrained(
+        folder, trust_remote_code=spec.trust_remote_code, local_files_only=True
+    )
+    remote = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+    if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING and not remote:
+        raise InputError(
+            f"{spec.id} is a {config.model_type} model, not a causal language model. "
+            "Choose one of a family that `lpp-capture run --help` names.",
+            kind=ErrorKind.UNSUPPORTED_MODEL,
+        )
+    return config
+
+
+def _trained(folder: Path, spec: ModelSpec) -> Any:
+    transformers = _transformers()
+    settings: dict[str, Any] = {}
+    if spec.quantization is not None:
+        settings["quantization_config"] = transformers.BitsAndBytesConfig(
+            load_in_8bit=spec.quantization == "int8",
+            load_in_4bit=spec.quantization == "nf4",
+            bnb_4bit_quant_type="nf4",
+        )
+    if spec.device_map is not None:
+        settings["device_map"] = spec.device_map
+    elif spec.quantization is not None:
+        settings["device_map"] = {"": spec.device}  # quantised weights cannot be moved later
+    weight_files(folder, spec.id)
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype="auto" if spec.dtype == "auto" else getattr(torch, spec.dtype),
+        attn_implementation=_attention(spec),
+        use_safetensors=True,
+        trust_remote_code=spec.trust_remote_code,
+        local_files_only=True,
+        **settings,
+    )
+    return model if "device_map" in settings else model.to(spec.device)
+
+
+def _untrained(config: Any, spec: ModelSpec) -> Any:
+    """The same architecture with random weights, drawn on the CPU whatever the device."""
+    transformers = _transformers()
+    dtype = getattr(config, "dtype", None) or torch.float32
+    if spec.dtype != "auto":
+        dtype = getattr(torch, spec.dtype)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(spec.untrained_seed or 0)
+        model = transformers.AutoModelForCausalLM.from_config(
+            config,
+            dtype=dtype,
+            attn_implementation=_attention(spec),
+            trust_remote_code=spec.trust_remote_code,
+        )
+    return model.to(spec.device)
+
+
+def _attention(spec: ModelSpec) -> str | None:
+    return None if spec.attention == "auto" else spec.attention
+
+
+def _untrained_fingerprint(model: Any, seed: int) -> str:
+    described = model.config.to_dict()
+    for passing in ("_name_or_path", "transformers_version", "use_cache", "dtype"):
+        described.pop(passing, None)
+    return document_fingerprint(
+        {"untrained_seed": seed, "dtype": str(model.dtype), "config": described}
+    )
+
+
+def _transformers() -> Any:
+    """The library, untyped: its annotations change with each release."""
+    import transformers
+
+    return transformers
+
+
+@contextmanager
+def _quiet(quiet: bool) -> Iterator[None]:
+    """Keep transformers' advice and bars off stderr; the bar of a download stays on a terminal."""
+    if not quiet:
+        yield
+        return
+    import huggingface_hub.utils as hub
+
+    logging = _transformers().utils.logging
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()  # the hub's bars too
+    if sys.stderr.isatty():
+        hub.enable_progress_bars()  # type: ignore[attr-defined]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

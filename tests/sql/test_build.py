@@ -1,0 +1,282 @@
+"""Building the database: whole, replaced in one step, refused when the tables do not fit."""
+
+import os
+import re
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pytest
+
+from lpp.sql import TABLES, arrow_schema, build, connect
+from lpp.store.errors import ConflictError, ErrorKind, InputError
+
+Tables = dict[str, pa.Table]
+DATABASE = "profiles.duckdb"
+
+
+def names(root: Path) -> list[str]:
+    return sorted(path.name for path in root.iterdir())
+
+
+def runs_table(*ids: str) -> pa.Table:
+    rows = [{"run": run, "plan": "{}"} for run in ids]
+    return pa.Table.from_pylist(rows, schema=arrow_schema("runs"))
+
+
+def test_every_value_comes_back(empty_store: Path, tables: Tables):
+    assert build(empty_store, tables) == empty_store / DATABASE
+    assert names(empty_store) == ["lpp.json", DATABASE]
+    with connect(empty_store) as connection:
+        for name, table in tables.items():
+            result = connection.execute(f"FROM {name}")
+            found = [dict(zip(table.column_names, row, strict=True)) for row in result.fetchall()]
+            assert found == table.to_pylist()
+
+
+def test_tables_not_given_are_empty(empty_store: Path):
+    build(empty_store, {"runs": runs_table("one")})
+    with connect(empty_store) as connection:
+        counts = {
+            name: connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0]
+            for name in TABLES
+        }
+    assert counts == {name: int(name == "runs") for name in TABLES}
+
+
+def test_file_is_of_the_storage_version_that_duckdb_1_reads(store: Path):
+    # Bytes 12 to 19 of the header: 64 is the format of DuckDB 0.10 to 1.1; 2.0 writes 69.
+    assert int.from_bytes((store / DATABASE).read_bytes()[12:20], "little") == 64
+
+
+def test_wider_and_narrower_arrow_types_are_taken(empty_store: Path, tables: Tables):
+    given = tables["profiles"]
+    wide = {
+        "run": given["run"].cast(pa.large_string()),
+        "model": given["model"].cast(pa.string_view()),
+        "corpus": given["corpus"].dictionary_encode(),
+        "context": given["context"].cast(pa.int64()),
+        "prefixes": given["prefixes"].cast(pa.large_list(pa.int64())),
+        "flags": given["flags"].cast(pa.large_list(pa.large_string())),
+        "entropy_floor": given["entropy_floor"].cast(pa.float32()),
+        "effective_rank_prefix": pa.nulls(len(given)),
+    }
+    shuffled = pa.table(
+        {name: wide.get(name, given[name]) for name in reversed(given.column_names)}
+    )
+    build(empty_store, {"profiles": shuffled})
+    with connect(empty_store) as connection:
+        back = connection.execute(
+            "SELECT run, model, corpus, context, prefixes, flags, effective_rank_prefix "
+            "FROM profiles"
+        ).fetchall()
+    expected = [
+        (*(row[c] for c in ("run", "model", "corpus", "context", "prefixes", "flags")), None)
+        for row in given.to_pylist()
+    ]
+    assert back == expected
+
+
+def test_all_misfits_are_told_together(empty_store: Path, tables: Tables):
+    bad = {
+        "profils": tables["profiles"],
+        "runs": tables["runs"].drop_columns(["model"]).append_column("modell", [["a", "b", "c"]]),
+        "entropy": tables["entropy"].set_column(0, "run", [[1, 2, 3]]),
+        "prompts": tables["prompts"].set_column(3, "n_tokens", [[1, 2, 2**40]]),
+        "spectra": tables["spectra"].set_column(5, "depth", [[0.0, 1.0, 2.0]]),
+    }
+    with pytest.raises(InputError) as caught:
+        build(empty_store, bad)
+    assert caught.value.kind is ErrorKind.INVALID_VALUE
+    message = str(caught.value)
+    for part in (
+        "profils: no such table",
+        "runs.model: column missing",
+        "runs.modell: unknown column",
+        "entropy.run: int64, should be string",
+        "prompts.n_tokens: ",
+        "spectra.depth: double, should be int32",
+        "lpp-sql --schema",
+    ):
+        assert part in message
+    assert names(empty_store) == ["lpp.json"]
+
+
+def test_a_column_given_twice_is_refused(empty_store: Path, tables: Tables):
+    runs = tables["runs"].append_column("run", tables["runs"]["run"])
+    with pytest.raises(InputError, match=r"runs\.run: given 2 times"):
+        build(empty_store, {"runs": runs})
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_duplicate_key_names_table_and_key(empty_store: Path, tables: Tables, name: str):
+    twice = pa.concat_tables([tables[name], tables[name].slice(1, 1)])
+    with pytest.raises(InputError, match=rf"table {name}, key .*[Dd]uplicate key") as caught:
+        build(empty_store, {**tables, name: twice})
+    assert caught.value.kind is ErrorKind.INVALID_VALUE
+    assert names(empty_store) == ["lpp.json"]
+
+
+def test_a_key_may_differ_in_any_of_its_columns(empty_store: Path, tables: Tables):
+    base = tables["spectra"].slice(0, 1).to_pylist()[0]
+    rows = [base]
+    for column in TABLES["spectra"].key:
+        value = base[column]
+        rows.append({**base, column: value + "x" if isinstance(value, str) else value + 1})
+    build(empty_store, {"spectra": pa.Table.from_pylist(rows, schema=arrow_schema("spectra"))})
+
+
+def test_a_null_key_and_malformed_json_are_refused(empty_store: Path):
+    with pytest.raises(InputError, match="table runs"):
+        build(empty_store, {"runs": runs_table("one").set_column(0, "run", pa.nulls(1, "string"))})
+    broken = runs_table("one")
+    place = broken.column_names.index("plan")
+    with pytest.raises(InputError, match="table runs"):
+        build(empty_store, {"runs": broken.set_column(place, "plan", [["{not json"]])})
+    assert names(empty_store) == ["lpp.json"]
+
+
+def test_a_failed_build_leaves_the_old_database(store: Path, tables: Tables):
+    before = (store / DATABASE).read_bytes()
+    with pytest.raises(InputError):
+        build(store, {"runs": pa.concat_tables([tables["runs"]] * 2)})
+    assert (store / DATABASE).read_bytes() == before
+    assert names(store) == ["lpp.json", DATABASE]
+
+
+def test_a_reader_keeps_the_old_file_and_the_next_sees_the_new(store: Path):
+    with connect(store) as old:
+        build(store, {"runs": runs_table("new")})
+        assert old.execute("SELECT run FROM runs ORDER BY 1").fetchall() == [
+            ("run-1",), ("run-2",), ("run-3",),
+        ]  # fmt: skip
+        with connect(store) as new:
+            assert new.execute("SELECT run FROM runs").fetchall() == [("new",)]
+
+
+def test_a_reader_in_another_process_survives_the_replacement(store: Path):
+    code = textwrap.dedent("""
+        import sys
+        from lpp.sql import connect
+        connection = connect(sys.argv[1], token_stats=False)
+        print("open", flush=True)
+        sys.stdin.readline()
+        print(connection.execute("SELECT count(*), min(run) FROM runs").fetchall())
+    """)
+    command = [sys.executable, "-c", code, str(store)]
+    with subprocess.Popen(command, stdin=-1, stdout=-1, text=True) as reader:
+        assert reader.stdout.readline() == "open\n"
+        build(store, {"runs": runs_table("a-new-one")})
+        out, _ = reader.communicate("\n", timeout=60)
+    assert out == "[(3, 'run-1')]\n"
+
+
+def test_concurrent_builders_leave_one_whole_database(empty_store: Path):
+    def work(number: int) -> None:
+        build(empty_store, {"runs": runs_table(*(f"{number}-{k}" for k in range(50)))})
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert names(empty_store) == ["lpp.json", DATABASE]
+    with connect(empty_store) as connection:
+        found = connection.execute(
+            "SELECT count(*), count(DISTINCT split_part(run, '-', 1)) FROM runs"
+        ).fetchall()
+    assert found == [(50, 1)]
+
+
+def test_a_writer_is_in_the_way_and_named(store: Path):
+    code = textwrap.dedent("""
+        import sys
+        from lpp.sql import connect
+        connection = connect(sys.argv[1], write=True, token_stats=False)
+        print("open", flush=True)
+        sys.stdin.readline()
+    """)
+    command = [sys.executable, "-c", code, str(store)]
+    with subprocess.Popen(command, stdin=-1, stdout=-1, text=True) as writer:
+        assert writer.stdout.readline() == "open\n"
+        with pytest.raises(ConflictError, match=str(writer.pid)) as caught:
+            build(store, {})
+        assert caught.value.kind is ErrorKind.IN_USE
+        with pytest.raises(ConflictError, match=str(writer.pid)):
+            connect(store)
+        writer.communicate("\n", timeout=60)
+    assert names(store) == ["lpp.json", DATABASE]
+    build(store, {})
+
+
+def test_the_log_of_a_killed_writer_is_not_replayed_into_the_new_file(store: Path):
+    code = textwrap.dedent("""
+        import os, sys
+        from lpp.sql import connect
+        connection = connect(sys.argv[1], write=True, token_stats=False)
+        connection.execute("INSERT INTO runs (run) VALUES ('from the log')")
+        os._exit(9)
+    """)
+    subprocess.run([sys.executable, "-c", code, str(store)], check=False)
+    assert (store / f"{DATABASE}.wal").exists()
+    build(store, {"runs": runs_table("new")})
+    assert names(store) == ["lpp.json", DATABASE]
+    with connect(store) as connection:
+        assert connection.execute("SELECT run FROM runs").fetchall() == [("new",)]
+
+
+def test_a_damaged_database_is_replaced(store: Path):
+    (store / DATABASE).write_bytes(b"garbage" * 999)
+    build(store, {"runs": runs_table("new")})
+    with connect(store) as connection:
+        assert connection.execute("SELECT run FROM runs").fetchall() == [("new",)]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no file-size limits")
+def test_no_room_is_one_message_and_leaves_the_old_database(store: Path):
+    before = (store / DATABASE).read_bytes()
+    code = textwrap.dedent("""
+        import resource, sys
+        from pathlib import Path
+        from lpp.sql import build
+        from lpp.store.errors import ErrorKind, MachineError
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        try:
+            build(Path(sys.argv[1]), {})
+        except MachineError as error:
+            print(error.kind, str(error))
+    """)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(store)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("no_space "), done.stderr
+    assert re.search(r"profiles\.duckdb: no room to write .*df -h", done.stdout)
+    assert names(store) == ["lpp.json", DATABASE]
+    assert (store / DATABASE).read_bytes() == before
+
+
+def test_any_duckdb_client_opens_it(store: Path):
+    with duckdb.connect(str(store / DATABASE), read_only=True) as connection:
+        assert connection.execute("SELECT count(*) FROM profiles").fetchone() == (3,)
+        assert connection.execute("SELECT plan->>'plan' FROM runs ORDER BY run").fetchall() == [
+            ("1",), ("2",), ("3",),
+        ]  # fmt: skip
+
+
+def test_hostile_names_are_only_names(empty_store: Path, tables: Tables, hostile: tuple[str, ...]):
+    profiles = tables["profiles"]
+    place = profiles.column_names.index("model")
+    build(empty_store, {"profiles": profiles.set_column(place, "model", [list(hostile)])})
+    with connect(empty_store) as connection:
+        found = connection.execute("SELECT model FROM profiles ORDER BY run").fetchall()
+    assert [model for (model,) in found] == list(hostile)
+
+
+def test_permissions_follow_the_umask(store: Path):
+    umask = os.umask(0)
+    os.umask(umask)
+    assert (store / DATABASE).stat().st_mode & 0o777 == 0o666 & ~umask

@@ -1,0 +1,474 @@
+"""`lpp-sql` as a user meets it: formats, refusals, messages, start-up."""
+
+import csv
+import datetime
+import decimal
+import io
+import json
+import math
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+
+from lpp.sql import TABLES, build
+from lpp.sql.cli import main
+from lpp.sql.schema import reference
+from lpp.store.console import EXIT_INTERRUPTED
+
+Run = Callable[..., subprocess.CompletedProcess[bytes]]
+FOUR = "SELECT * FROM profiles ORDER BY run"
+KINDS = """
+SELECT 1 AS whole, 0.1::FLOAT AS single, 'nan'::DOUBLE AS missing, '-inf'::DOUBLE AS low,
+  1.25 AS fixed, true AS yes, NULL AS nothing, '' AS blank, 'a,"b"' || chr(10) || 'é' AS text,
+  TIMESTAMP '2026-05-01 10:20:30.5' AS moment, DATE '2026-05-02' AS day, TIME '10:00' AS clock,
+  ['x', NULL, 'y,z'] AS names, {'n': [1.5::DOUBLE, 'inf'::DOUBLE]} AS nested,
+  '\\x01\\xFF'::BLOB AS raw,
+  '{"a": [1, null]}'::JSON AS document, 170141183460469231731687303715884105727::HUGEINT AS huge
+"""
+
+
+def ok(done: subprocess.CompletedProcess[bytes]) -> str:
+    assert done.returncode == 0, done.stderr.decode()
+    assert done.stderr == b""
+    return done.stdout.decode()
+
+
+def refused(done: subprocess.CompletedProcess[bytes]) -> str:
+    assert done.returncode == 2, done.stderr.decode()
+    assert done.stdout == b""
+    text = done.stderr.decode()
+    assert "Traceback" not in text
+    return text
+
+
+# Formats
+
+
+def test_table(store: Path, lpp_sql: Run):
+    text = ok(lpp_sql(store, "SELECT run, site, context FROM profiles ORDER BY run"))
+    assert re.search(r"│ run-2 +│ site-2 +│ +2002 │", text)
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_table_says_how_many_rows_are_hidden(store: Path, lpp_sql: Run):
+    text = ok(lpp_sql(store, "SELECT range AS n FROM range(100)"))
+    assert "100 rows" in text
+    assert "(40 shown)" in text
+
+
+def test_a_table_too_wide_has_a_column_per_line(store: Path, lpp_sql: Run, rows):
+    text = ok(lpp_sql(store, FOUR))
+    assert max(map(len, text.splitlines())) <= 80
+    assert text.splitlines()[-1] == "(3 rows)"
+    for number, row in enumerate(rows("profiles", 3), start=1):
+        block = text.split(f"── row {number} ")[1]
+        for name, value in row.items():
+            shown = json.dumps(value) if isinstance(value, list) else str(value)
+            assert re.search(rf"^{name} +{re.escape(shown)}$", block, re.MULTILINE)
+
+
+def test_a_wide_table_says_how_many_rows_are_hidden(store: Path, lpp_sql: Run):
+    text = ok(lpp_sql(store, "SELECT p.*, range AS extra FROM profiles p, range(20)"))
+    assert text.splitlines()[-1] == "(60 rows, 20 not shown)"
+    assert text.count("── row ") == 40
+
+
+def test_a_table_uses_the_width_there_is(store: Path, lpp_sql: Run):
+    text = ok(lpp_sql(store, FOUR, env={**os.environ, "COLUMNS": "1000"}))
+    assert "── row" not in text
+    assert "effective_rank_norm_prefix" in text.splitlines()[1]
+
+
+def test_explain_is_drawn(store: Path, lpp_sql: Run):
+    assert "\\n" not in ok(lpp_sql(store, "EXPLAIN SELECT run FROM runs"))
+
+
+def test_csv_read_back_by_python_and_polars(store: Path, lpp_sql: Run, rows):
+    text = ok(lpp_sql(store, FOUR, "--format", "csv"))
+    expected = rows("profiles", 3)
+    back = list(csv.DictReader(io.StringIO(text)))
+    assert [list(row) for row in back] == [list(row) for row in expected]
+    for found, row in zip(back, expected, strict=True):
+        for name, value in row.items():
+            assert found[name] == (json.dumps(value) if isinstance(value, list) else str(value))
+    frame = pl.read_csv(io.StringIO(text))
+    assert frame["entropy_floor"].to_list() == [row["entropy_floor"] for row in expected]
+
+
+def test_csv_of_every_kind(store: Path, lpp_sql: Run):
+    text = ok(lpp_sql(store, KINDS, "--format", "csv"))
+    (row,) = csv.DictReader(io.StringIO(text, newline=""))
+    assert row == {
+        "whole": "1",
+        "single": repr(float(pl.Series([0.1], dtype=pl.Float32)[0])),
+        "missing": "nan",
+        "low": "-inf",
+        "fixed": "1.25",
+        "yes": "true",
+        "nothing": "",
+        "blank": "",
+        "text": 'a,"b"\né',
+        "moment": "2026-05-01 10:20:30.500000",
+        "day": "2026-05-02",
+        "clock": "10:00:00",
+        "names": '["x", null, "y,z"]',
+        "nested": '{"n": [1.5, null]}',
+        "raw": "01ff",
+        "document": '{"a": [1, null]}',
+        "huge": "170141183460469231731687303715884105727",
+    }
+    assert ',,"",' in text  # NULL and the empty text differ
+
+
+def test_csv_by_duckdb_itself(store: Path, lpp_sql: Run, tmp_path: Path):
+    target = tmp_path / "a b.csv"
+    ok(lpp_sql(store, "SELECT run, plan, n_tokens FROM runs ORDER BY run", "-o", target))
+    with duckdb.connect() as connection:
+        back = connection.execute("SELECT * FROM read_csv(?)", [str(target)]).fetchall()
+    assert back == [(f"run-{n}", f'{{"plan": {n}}}', 10**12 + 1000 * n + 14) for n in (1, 2, 3)]
+
+
+def test_json_of_every_kind(store: Path, lpp_sql: Run):
+    (row,) = json.loads(ok(lpp_sql(store, KINDS, "--format", "json")))
+    assert row == {
+        "whole": 1,
+        "single": float(pl.Series([0.1], dtype=pl.Float32)[0]),
+        "missing": None,
+        "low": None,
+        "fixed": 1.25,
+        "yes": True,
+        "nothing": None,
+        "blank": "",
+        "text": 'a,"b"\né',
+        "moment": "2026-05-01T10:20:30.500000",
+        "day": "2026-05-02",
+        "clock": "10:00:00",
+        "names": ["x", None, "y,z"],
+        "nested": {"n": [1.5, None]},
+        "raw": "01ff",
+        "document": {"a": [1, None]},
+        "huge": 170141183460469231731687303715884105727,
+    }
+
+
+def test_json_rows(store: Path, lpp_sql: Run, rows):
+    assert json.loads(ok(lpp_sql(store, FOUR, "--format", "json"))) == rows("profiles", 3)
+    none = ok(lpp_sql(store, "SELECT run FROM runs WHERE false", "--format", "json"))
+    assert none == "[]\n"
+
+
+def test_json_refuses_two_columns_of_one_name(store: Path, lpp_sql: Run):
+    text = refused(lpp_sql(store, "SELECT 1 AS a, 2 AS a", "--format", "json"))
+    assert "two columns named a" in text
+
+
+def test_parquet_read_back_by_pyarrow(store: Path, lpp_sql: Run, tmp_path: Path, rows):
+    target = tmp_path / "out.parquet"
+    assert ok(lpp_sql(store, FOUR, "-o", target)) == ""
+    assert pq.read_table(target).to_pylist() == rows("profiles", 3)
+
+
+def test_parquet_keeps_types(store: Path, lpp_sql: Run, tmp_path: Path):
+    target = tmp_path / "kinds.parquet"
+    ok(lpp_sql(store, KINDS, "-o", target))
+    (row,) = pq.read_table(target).to_pylist()
+    assert row["moment"] == datetime.datetime(2026, 5, 1, 10, 20, 30, 500_000)
+    assert row["fixed"] == decimal.Decimal("1.25")
+    assert math.isnan(row["missing"])
+    assert row["nested"] == {"n": [1.5, math.inf]}
+
+
+def test_parquet_through_a_pipe(store: Path, lpp_sql: Run, rows):
+    done = lpp_sql(store, FOUR, "--format", "parquet")
+    assert done.returncode == 0
+    assert pl.read_parquet(done.stdout).to_dicts() == rows("profiles", 3)
+
+
+@pytest.mark.parametrize("format_", ["csv", "json", "parquet"])
+def test_more_rows_than_a_batch(store: Path, lpp_sql: Run, tmp_path: Path, format_: str):
+    target = tmp_path / f"many.{format_}"
+    ok(lpp_sql(store, "SELECT range AS n, range / 2 AS half FROM range(10_000)", "-o", target))
+    read: Any = {"csv": pl.read_csv, "json": pl.read_json, "parquet": pl.read_parquet}[format_]
+    frame = read(target)
+    assert frame["n"].to_list() == list(range(10_000))
+    assert frame["half"].to_list() == [n / 2 for n in range(10_000)]
+
+
+@pytest.mark.parametrize("format_", ["table", "csv", "json", "parquet"])
+def test_hostile_names_in_every_format(
+    empty_store: Path, tables, hostile: tuple[str, ...], lpp_sql: Run, format_: str
+):
+    profiles = tables["profiles"]
+    place = profiles.column_names.index("model")
+    build(empty_store, {"profiles": profiles.set_column(place, "model", [list(hostile)])})
+    done = lpp_sql(empty_store, "SELECT model FROM profiles ORDER BY run", "--format", format_)
+    assert done.returncode == 0
+    if format_ == "table":
+        text = done.stdout.decode()
+        assert hostile[0] in text
+        assert hostile[1] in text
+        assert "\x1b" not in text
+        wide = lpp_sql(empty_store, FOUR)
+        assert b"\x1b" not in wide.stdout
+        assert b'a "b", c\\x0ad\\x1b[31m' in wide.stdout
+        return
+    readers: dict[str, Callable[[bytes], list[dict[str, Any]]]] = {
+        "csv": lambda data: list(csv.DictReader(io.StringIO(data.decode(), newline=""))),
+        "json": json.loads,
+        "parquet": lambda data: pl.read_parquet(data).to_dicts(),
+    }
+    back = [row["model"] for row in readers[format_](done.stdout)]
+    assert back == list(hostile)
+
+
+# Output files
+
+
+def test_a_failing_query_leaves_the_old_file_and_nothing_else(
+    store: Path, lpp_sql: Run, tmp_path: Path
+):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    for format_ in ("table", "csv", "json", "parquet"):
+        target = folder / f"old.{format_}"
+        target.write_text("before")
+        query = "SELECT CAST(run AS INTEGER) FROM runs"
+        refused(lpp_sql(store, query, "--format", format_, "-o", target))
+        assert target.read_text() == "before"
+    assert len(list(folder.iterdir())) == 4
+
+
+def test_a_device_is_not_replaced_by_a_file(store: Path, lpp_sql: Run, tmp_path: Path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cat", str(pipe)], stdout=-1) as reader:
+        ok(lpp_sql(store, "SELECT 7 AS n", "--format", "csv", "-o", pipe))
+        out, _ = reader.communicate(timeout=60)
+    assert out == b"n\n7\n"
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert ok(lpp_sql(store, "SELECT 7 AS n", "--format", "csv", "-o", "/dev/stdout")) == "n\n7\n"
+
+
+def test_output_to_a_directory_or_nowhere(store: Path, lpp_sql: Run, tmp_path: Path):
+    assert "is a directory" in refused(lpp_sql(store, FOUR, "-o", tmp_path))
+    assert "no such directory" in refused(lpp_sql(store, FOUR, "-o", tmp_path / "no" / "x.csv"))
+
+
+def test_a_reader_that_goes_away(store: Path):
+    program = Path(sys.executable).with_name("lpp-sql")
+    query = "SELECT range, repeat('x', 100) FROM range(1_000_000)"
+    command = [str(program), str(store), query, "--format", "csv"]
+    with subprocess.Popen(command, stdout=-1, stderr=-1) as process:
+        assert process.stdout.readline().startswith(b"range,")
+        process.stdout.close()
+        error = process.stderr.read()
+        assert process.wait(timeout=60) == 1
+    assert error == b""
+
+
+# Statements
+
+
+def test_sql_from_standard_input_last_result_is_written(store: Path, lpp_sql: Run):
+    script = b"SELECT 1 AS one; -- c\nSET threads = 1;\nSELECT 2 AS two -- no semicolon"
+    assert ok(lpp_sql(store, "-", "--format", "csv", input=script)) == "two\n2\n"
+
+
+def test_write(store: Path, lpp_sql: Run):
+    statement = "INSERT INTO runs (run) VALUES ('by hand')"
+    text = refused(lpp_sql(store, statement))
+    assert "--write" in text
+    assert "read-only" in text
+    ok(lpp_sql(store, statement, "--write"))
+    assert ok(lpp_sql(store, "CREATE VIEW mine AS SELECT 5 AS five", "--write")) == ""
+    both = "SELECT count(*) AS n, (SELECT five FROM mine) AS f FROM runs"
+    assert ok(lpp_sql(store, both, "--format", "csv")) == "n,f\n4,5\n"
+
+
+def test_a_writing_statement_runs_once(store: Path, lpp_sql: Run):
+    ok(lpp_sql(store, "CREATE TABLE log (n INTEGER, wide VARCHAR)", "--write"))
+    insert = "INSERT INTO log VALUES (1, repeat('x', 300)) RETURNING *, wide AS a, wide AS b"
+    ok(lpp_sql(store, insert, "--write"))
+    assert ok(lpp_sql(store, "SELECT count(*) AS n FROM log", "--format", "csv")) == "n\n1\n"
+
+
+def test_a_statement_without_rows_takes_no_output_file(store: Path, lpp_sql: Run, tmp_path: Path):
+    target = tmp_path / "x.csv"
+    text = refused(lpp_sql(store, "CREATE VIEW v AS SELECT 1", "--write", "-o", target))
+    assert "no rows to write" in text
+    assert not target.exists()
+    refused(lpp_sql(store, "FROM v"))
+
+
+def test_token_stats(store: Path, lpp_sql: Run, rows, write_shard):
+    write_shard(store, "run-1", 0, rows("token_stats", 3))
+    query = "SELECT count(*) AS n, max(token_id) AS t FROM Token_Stats"
+    assert ok(lpp_sql(store, query, "--format", "csv")) == "n,t\n3,3004\n"
+    ok(lpp_sql(store, "CREATE VIEW v AS SELECT run FROM token_stats", "--write"))
+    text = refused(lpp_sql(store, "SELECT count(*) FROM v"))
+    assert "/* token_stats */" in text
+    again = ok(lpp_sql(store, "SELECT count(*) AS n FROM v /* token_stats */", "--format", "csv"))
+    assert again == "n\n3\n"
+
+
+def test_a_damaged_token_file_names_verify(store: Path, lpp_sql: Run, rows, write_shard):
+    write_shard(store, "run-1", 0, rows("token_stats", 3)).write_bytes(b"garbage")
+    text = refused(lpp_sql(store, "SELECT sum(entropy) FROM token_stats"))
+    assert "tokens.arrow" in text
+    assert "lpp-analyze verify" in text
+
+
+def test_ctrl_c_stops_a_query_at_once(store: Path, tmp_path: Path):
+    # A shell's background job ignores Ctrl-C, and so would its children: listen to it again.
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from lpp.sql.cli import main; main()"
+    )
+    started = tmp_path / "started.csv"
+    query = (
+        f"COPY (SELECT 1) TO '{started}'; "
+        "SELECT sum(a.range * b.range) AS s FROM range(1_000_000) a, range(1_000_000) b"
+    )
+    for options in ([], ["--format", "csv"], ["-o", str(tmp_path / "x.parquet")]):
+        command = [sys.executable, "-c", code, str(store), query, *options]
+        with subprocess.Popen(command, stdout=-1, stderr=-1) as process:
+            while not started.exists():
+                assert process.poll() is None, process.stderr.read()
+                time.sleep(0.05)
+            time.sleep(0.3)
+            process.send_signal(signal.SIGINT)
+            out, error = process.communicate(timeout=30)
+        assert process.returncode == EXIT_INTERRUPTED, error
+        assert out == b""
+        assert error.strip().startswith(b"Interrupted.")
+        started.unlink()
+    assert [p.name for p in tmp_path.iterdir()] == [store.name]
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("sql", "part"),
+    [
+        ("SELEC 1", 'syntax error at or near "SELEC"'),
+        ("SELECT nope FROM profiles", '"nope" not found'),
+        ("SELECT * FROM profilez", "profilez does not exist"),
+        ("SELECT CAST(run AS INTEGER) FROM runs", "Could not convert string"),
+        ("FROM read_csv('/no/such.csv')", "No files found"),
+        ("SELECT * FROM connection", "connection does not exist"),
+    ],
+)
+def test_bad_sql_is_duckdbs_own_words_and_the_way_to_the_schema(
+    store: Path, lpp_sql: Run, sql: str, part: str
+):
+    for format_ in ("table", "csv"):
+        text = refused(lpp_sql(store, sql, "--format", format_))
+        assert part in text
+        assert "lpp-sql --schema" in text
+
+
+@pytest.mark.parametrize("sql", ["", ";", "/* only a comment */"])
+def test_empty_sql(store: Path, lpp_sql: Run, sql: str):
+    assert "Such as: lpp-sql" in refused(lpp_sql(store, sql))
+    assert "Such as: lpp-sql" in refused(lpp_sql(store, "-", input=sql.encode()))
+
+
+def test_sql_that_is_not_utf8(store: Path, lpp_sql: Run):
+    assert "not UTF-8" in refused(lpp_sql(store, "-", input=b"SELECT '\xff'"))
+    program = str(Path(sys.executable).with_name("lpp-sql")).encode()
+    done = subprocess.run(
+        [program, bytes(store), b"SELECT '\xff'"], capture_output=True, check=False
+    )
+    assert "not UTF-8" in refused(done)
+
+
+def test_nothing_to_do_shows_an_example(store: Path, lpp_sql: Run):
+    assert "Such as: lpp-sql" in refused(lpp_sql(store))
+    assert "such as: lpp-sql" in refused(lpp_sql())
+
+
+def test_what_is_not_a_store(tmp_path: Path, empty_store: Path, lpp_sql: Run):
+    assert "is not an lpp store" in refused(lpp_sql(tmp_path, "SELECT 1"))
+    assert "lpp-analyze profile" in refused(lpp_sql(empty_store, "SELECT 1"))
+
+
+def test_a_fault_of_ours_shows_its_traceback_with_debug(store: Path, lpp_sql: Run):
+    done = lpp_sql(store, "SELEC 1", "--debug")
+    assert done.returncode == 1
+    assert b"Traceback" in done.stderr
+
+
+# Schema, shell, start-up
+
+
+def test_schema_needs_no_store(lpp_sql: Run, store: Path):
+    assert ok(lpp_sql("--schema")) == reference() + "\n"
+    assert ok(lpp_sql(store, "--schema")) == reference() + "\n"
+
+
+def test_in_process_as_other_python_code_would():
+    result = CliRunner().invoke(main, ["--schema"])
+    assert result.exit_code == 0
+    assert all(f"\n{name}: " in f"\n{result.output}" for name in TABLES)
+    result = CliRunner().invoke(main, ["nowhere", "SELECT 1"])
+    assert result.exit_code == 2
+    assert "Error: " in result.stderr
+
+
+def test_shell_absent(store: Path, lpp_sql: Run, tmp_path: Path):
+    done = lpp_sql(store, "--shell", env={"PATH": str(tmp_path)})
+    assert "pip install duckdb-cli" in refused(done)
+
+
+@pytest.mark.parametrize("write", [False, True])
+def test_shell_opens_the_database(store: Path, lpp_sql: Run, tmp_path: Path, write: bool):
+    # The shell is another program: what matters here is how it is called.
+    shell = tmp_path / "bin" / "duckdb"
+    shell.parent.mkdir()
+    shell.write_text('#!/bin/sh\nfor a in "$@"; do echo "<$a>"; done\nexit 3\n')
+    shell.chmod(0o755)
+    options = ["--write"] if write else []
+    done = lpp_sql(store, "--shell", *options, env={"PATH": str(shell.parent)})
+    assert done.returncode == 3
+    called = [f"<{store / 'profiles.duckdb'}>"]
+    assert done.stdout.decode().splitlines() == (called if write else ["<-readonly>", *called])
+    assert b"token_stats" in done.stderr
+
+
+def test_starting_imports_nothing_heavy(store: Path):
+    code = (
+        "import sys; from lpp.sql.cli import main\n"
+        "try: main([sys.argv[1], 'SELECT run, entropy_floor FROM profiles'])\n"
+        "except SystemExit as end: assert not end.code\n"
+        "print(sorted(set(sys.argv[2:]) & set(sys.modules)))"
+    )
+    heavy = ["torch", "transformers", "zarr", "polars", "pyarrow", "numpy", "pandas", "rich"]
+    command = [sys.executable, "-c", code, str(store), *heavy]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "run-1" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_help_and_schema_do_not_start_duckdb():
+    for option in ("--help", "--schema"):
+        code = (
+            "import sys; from lpp.sql.cli import main\n"
+            f"try: main([{option!r}])\n"
+            "except SystemExit as end: assert not end.code\n"
+            "assert 'duckdb' not in sys.modules"
+        )
+        subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)

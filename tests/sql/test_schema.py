@@ -1,0 +1,109 @@
+"""The declarations, and what is made from them."""
+
+import doctest
+import importlib
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pytest
+
+from lpp.sql import TABLES, TOKEN_STATS, arrow_schema, connect
+from lpp.sql.schema import reference
+from lpp.store.tables import TOKENS_SCHEMA
+
+ALL = [*TABLES.values(), TOKEN_STATS]
+
+
+@pytest.mark.parametrize("table", ALL, ids=lambda t: t.name)
+def test_declarations_are_sound(table):
+    names = [column.name for column in table.columns]
+    assert len(set(names)) == len(names)
+    assert set(table.key) <= set(names)
+    assert table.meaning
+    for column in table.columns:
+        assert column.meaning
+        assert column.name == column.name.lower()
+
+
+def test_token_stats_are_the_run_and_the_columns_of_the_store():
+    declared = arrow_schema(TOKEN_STATS)
+    assert declared.field("run").type == pa.string()
+    assert [(f.name, f.type) for f in declared.remove(0)] == [
+        (f.name, f.type) for f in TOKENS_SCHEMA
+    ]
+
+
+def test_every_quantity_has_a_unit():
+    floats = [c for t in ALL for c in t.columns if c.type in {"DOUBLE", "FLOAT"}]
+    assert [c.name for c in floats if not c.unit] == ["coefficient", "ci_low", "ci_high"]
+
+
+def test_database_has_the_declared_columns_keys_and_comments(store: Path):
+    with connect(store) as connection:
+        for table in TABLES.values():
+            columns = connection.execute(
+                "SELECT column_name, data_type, comment FROM duckdb_columns() "
+                "WHERE table_name = ? AND database_name = 'lpp' ORDER BY column_index",
+                [table.name],
+            ).fetchall()
+            assert columns == [(c.name, c.type, c.comment) for c in table.columns]
+            ((comment,),) = connection.execute(
+                "SELECT comment FROM duckdb_tables() WHERE table_name = ?", [table.name]
+            ).fetchall()
+            assert comment == table.meaning
+            ((key,),) = connection.execute(
+                "SELECT constraint_column_names FROM duckdb_constraints() "
+                "WHERE table_name = ? AND constraint_type = 'PRIMARY KEY'",
+                [table.name],
+            ).fetchall()
+            assert tuple(key) == table.key
+
+
+def test_token_stats_has_comments(store: Path):
+    with connect(store) as connection:
+        found = connection.execute(
+            "SELECT column_name, comment FROM duckdb_columns() "
+            "WHERE table_name = 'token_stats' ORDER BY column_index"
+        ).fetchall()
+        view = connection.execute(
+            "SELECT comment FROM duckdb_views() WHERE view_name = 'token_stats'"
+        ).fetchall()
+    assert found == [(c.name, c.comment) for c in TOKEN_STATS.columns]
+    assert view == [(TOKEN_STATS.meaning,)]
+
+
+def test_every_column_can_be_named_without_quotes(store: Path):
+    with connect(store) as connection:
+        for table in ALL:
+            names = ", ".join(column.name for column in table.columns)
+            connection.execute(f"SELECT {names} FROM {table.name} ORDER BY {names}").fetchall()
+
+
+def test_reference_names_everything_within_a_hundred_columns():
+    lines = reference().splitlines()
+    assert max(map(len, lines)) <= 100
+    for table in ALL:
+        assert f"{table.name}: {table.meaning}" in lines
+        for column in table.columns:
+            assert any(
+                line.split()[:2] == [column.name, column.type] and line.endswith(column.comment)
+                for line in lines
+            )
+
+
+def test_arrow_schema_is_what_duckdb_makes_of_the_table(store: Path):
+    with duckdb.connect(str(store / "profiles.duckdb"), read_only=True) as connection:
+        for name in TABLES:
+            given = connection.sql(f'FROM "{name}"').to_arrow_table().schema
+            declared = arrow_schema(name)
+            assert given.names == declared.names
+            for field in declared:
+                assert given.field(field.name).type in (field.type, pa.json_(pa.string()))
+
+
+@pytest.mark.parametrize("name", ["ddl", "formats"])
+def test_examples(name: str):
+    failed, attempted = doctest.testmod(importlib.import_module(f"lpp.sql.{name}"))
+    assert attempted
+    assert not failed

@@ -1,0 +1,192 @@
+"""What a person at a terminal, and a script, see of success and failure."""
+
+import os
+import pty
+import re
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import sys, time
+import click
+from lpp.store.console import LppGroup, debug_option, progress
+from lpp.store.errors import ErrorKind, InputError
+
+
+@click.group(cls=LppGroup)
+def main():
+    pass
+
+
+@main.command()
+@click.option("--times", type=int, default=1)
+@debug_option
+def act(times):
+    what = sys.stdin.readline().strip()
+    if what == "lpp":
+        raise InputError("no such model: 'x'. Try `lpp-capture run --help`.",
+                         kind=ErrorKind.NOT_FOUND)
+    if what == "interrupt":
+        raise KeyboardInterrupt
+    if what == "bug":
+        raise ZeroDivisionError("by nothing")
+    if what == "code":
+        return 7
+    if what == "exit":
+        sys.exit(5)
+    click.echo("done")
+
+
+@main.command()
+def work():
+    with progress("capture", 3, "shards") as bar:
+        for k in range(3):
+            bar.advance()
+            bar.note(f"shard {k} of [markup]")
+
+
+main()
+"""
+
+
+def call(what: str, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    kept = {k: v for k, v in os.environ.items() if k not in ("LPP_DEBUG", "NO_COLOR", "COLUMNS")}
+    return subprocess.run(
+        [sys.executable, "-c", SCRIPT, *(arguments or ("act",))],
+        input=what + "\n",
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+        env=kept | environment,
+    )
+
+
+def test_success() -> None:
+    done = call("")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+    assert call("code").returncode == 7
+    assert call("exit").returncode == 5
+
+
+def test_help_is_success() -> None:
+    done = call("", "act", "--help")
+    assert done.returncode == 0
+    assert "--debug" in done.stdout
+
+
+def test_error_on_purpose_is_one_message() -> None:
+    done = call("lpp")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == "Error: no such model: 'x'. Try `lpp-capture run --help`.\n"
+
+
+@pytest.mark.parametrize("arguments", [("act", "--times", "x"), ("act", "--nope"), ("nope",)])
+def test_usage_error(arguments: tuple[str, ...]) -> None:
+    done = call("", *arguments)
+    assert done.returncode == 2
+    assert "Usage:" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_interrupt() -> None:
+    done = call("interrupt")
+    assert done.returncode == 130
+    assert done.stderr.strip().startswith("Interrupted. Everything committed so far stays")
+    assert "Traceback" not in done.stderr
+
+
+def test_unexpected_exception_tells_how_to_see_more() -> None:
+    done = call("bug")
+    assert done.returncode == 1
+    assert "Error: ZeroDivisionError: by nothing" in done.stderr
+    assert "--debug" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("what", "name"), [("lpp", "lpp.store.errors.InputError"), ("bug", "ZeroDivisionError")]
+)
+def test_debug_shows_the_traceback(what: str, name: str) -> None:
+    for done in (call(what, "act", "--debug"), call(what, LPP_DEBUG="1")):
+        assert done.returncode != 0
+        assert "Traceback (most recent call last)" in done.stderr
+        assert done.stderr.strip().splitlines()[-1].startswith(f"{name}: ")
+
+
+def test_reader_that_goes_away_is_no_bug() -> None:
+    command = f"{sys.executable} -c '{SCRIPT_PRINTING}' | head -n 1"
+    done = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, check=False, timeout=30
+    )
+    assert (done.stdout, done.stderr) == ("0\n", "")
+
+
+SCRIPT_PRINTING = """
+import click
+from lpp.store.console import LppCommand
+
+@click.command(cls=LppCommand)
+def main():
+    for k in range(100000):
+        click.echo(k)
+
+main()
+"""
+
+
+def test_progress_in_a_log_is_a_line_per_note() -> None:
+    done = call("", "work")
+    assert done.returncode == 0
+    lines = done.stderr.splitlines()
+    assert len(lines) == 3
+    for k, line in enumerate(lines):
+        assert re.fullmatch(
+            rf"capture: {k + 1}/3 shards after \d+ s: shard {k} of \[markup\]", line
+        )
+
+
+def test_progress_on_a_terminal_is_a_bar() -> None:
+    ours, theirs = pty.openpty()
+    worker = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, "work"],
+        stderr=theirs,
+        stdin=subprocess.DEVNULL,
+        env=os.environ | {"TERM": "xterm-256color", "COLUMNS": "100"},
+    )
+    os.close(theirs)
+    shown = read_all(ours)
+    assert worker.wait(30) == 0
+    assert "━" in shown
+    assert "3/3" in shown
+    assert "shard 2 of [markup]" in shown
+    assert "after" not in shown
+
+
+def read_all(descriptor: int) -> str:
+    data = b""
+    try:
+        while piece := os.read(descriptor, 4096):
+            data += piece
+    except OSError:  # how Linux says that the other end of a terminal is closed
+        pass
+    finally:
+        os.close(descriptor)
+    return data.decode()
+
+
+def test_library_use_of_a_command_raises() -> None:
+    import click
+
+    from lpp.store.console import LppCommand
+    from lpp.store.errors import ErrorKind, InputError
+
+    @click.command(cls=LppCommand)
+    def fails() -> None:
+        raise InputError("no", kind=ErrorKind.NOT_FOUND)
+
+    with pytest.raises(InputError):
+        fails.main([], standalone_mode=False)

@@ -1,0 +1,319 @@
+"""Writing a run: what fits, what is refused, who wins, what a killed writer leaves."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from lpp.store import RunWriter, create_store, open_store
+from lpp.store.errors import ConflictError, ErrorKind
+from lpp.store.files import replace_file, staged_directory, sweep_stages
+
+CHILD = """
+import importlib.util, sys
+from pathlib import Path
+
+spec = importlib.util.spec_from_file_location("store_fixtures", sys.argv[1])
+fixtures = importlib.util.module_from_spec(spec)
+sys.modules["store_fixtures"] = fixtures
+spec.loader.exec_module(fixtures)
+capture = fixtures.make_capture((3000, 3100, 2900), (0, 1, 2, 3), seed=4)
+print("ready", flush=True)
+sys.stdin.readline()
+capture.write(Path(sys.argv[2]))
+"""
+
+KILLED = """
+import importlib.util, os, signal, sys
+from pathlib import Path
+
+spec = importlib.util.spec_from_file_location("store_fixtures", sys.argv[1])
+fixtures = importlib.util.module_from_spec(spec)
+sys.modules["store_fixtures"] = fixtures
+spec.loader.exec_module(fixtures)
+capture = fixtures.make_capture((5, 4), (0, 1, 2), seed=4)
+folder, stride = Path(sys.argv[2]), int(sys.argv[3])
+
+
+def die_before(step, root):
+    seen = 0
+
+    def hook(event, arguments):
+        nonlocal seen
+        if event in ("open", "os.mkdir", "os.rename") and str(root) in str(arguments[0]):
+            seen += 1
+            if seen == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+
+
+for step in range(1, 1000, stride):
+    pid = os.fork()
+    if pid == 0:
+        die_before(step, folder / str(step))
+        capture.write(folder / str(step))
+        os._exit(0)
+    _, status = os.waitpid(pid, 0)
+    if not os.WIFSIGNALED(status):  # the writer came to its end before that step
+        break
+    print(step)
+"""
+
+
+def start_writer(root: Path) -> "subprocess.Popen[str]":
+    """A process that writes a run of three shards into `root` once it is told to."""
+    fixtures = str(Path(__file__).with_name("conftest.py"))
+    worker = subprocess.Popen(
+        [sys.executable, "-c", CHILD, fixtures, str(root)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert worker.stdout is not None
+    assert worker.stdout.readline() == "ready\n"
+    return worker
+
+
+def go(worker: "subprocess.Popen[str]") -> None:
+    assert worker.stdin is not None
+    worker.stdin.write("\n")
+    worker.stdin.flush()
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+
+
+def big(make_capture: Any) -> Any:
+    """What `CHILD` writes."""
+    return make_capture((3000, 3100, 2900), (0, 1, 2, 3), seed=4)
+
+
+def test_killed_at_random_moments_then_resumed(make_capture: Any, tmp_path: Path) -> None:
+    seeded = random.Random(11)
+    capture = big(make_capture)
+    undisturbed = tmp_path / "undisturbed"
+    start = time.monotonic()
+    capture.write(undisturbed)
+    takes = time.monotonic() - start
+    expected = contents(undisturbed)
+    killed_inside = 0
+    for attempt in range(3):
+        root = tmp_path / str(attempt)
+        with start_writer(root) as worker:
+            go(worker)
+            time.sleep(takes * seeded.uniform(0.02, 1.1))
+            worker.send_signal(signal.SIGKILL)
+        left = contents(root)
+        killed_inside += left != expected
+        if (root / "lpp.json").exists():
+            for run in open_store(root).runs.values():
+                problems = [p for p in run.verify() if "not committed" not in p.what]
+                assert problems == []  # what is there is whole
+        for key in left.keys() & expected.keys():
+            assert left[key] == expected[key], key
+        run = capture.write(root)  # the same command again
+        assert run.verify() == []
+        assert contents(root) == expected  # nothing lost, nothing left behind
+    assert killed_inside >= 1
+
+
+def test_killed_before_each_step_on_disk(make_capture: Any, tmp_path: Path) -> None:
+    capture = make_capture((5, 4), (0, 1, 2), seed=4)
+    capture.write(tmp_path / "undisturbed")
+    expected = contents(tmp_path / "undisturbed")
+    fixtures = str(Path(__file__).with_name("conftest.py"))
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, fixtures, str(tmp_path), "9"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert done.stderr == ""
+    steps = [int(line) for line in done.stdout.splitlines()]
+    unfinished = [step for step in steps if contents(tmp_path / str(step)) != expected]
+    assert len(unfinished) > 8  # after those the writer reads what it wrote
+    for step in unfinished:
+        root = tmp_path / str(step)
+        capture.write(root)
+        assert contents(root) == expected, f"killed before step {step}"
+
+
+def test_the_first_committed_shard_stays(capture: Any, root: Path) -> None:
+    run = capture.write(root)
+    shard = run.path / "shards/00001"
+    before = {p: (p.stat().st_ino, p.stat().st_mtime_ns) for p in shard.rglob("*")}
+    assert capture.write(root).verify() == []
+    assert {p: (p.stat().st_ino, p.stat().st_mtime_ns) for p in shard.rglob("*")} == before
+
+
+def test_two_processes_write_the_same_run_at_once(make_capture: Any, tmp_path: Path) -> None:
+    capture = big(make_capture)
+    capture.write(tmp_path / "alone")
+    root = tmp_path / "shared"
+    workers = [start_writer(root), start_writer(root)]
+    for worker in workers:
+        go(worker)
+    assert [worker.wait(60) for worker in workers] == [0, 0]
+    for worker in workers:
+        worker.communicate()
+    assert contents(root) == contents(tmp_path / "alone")
+
+
+def test_concurrent_writers_of_a_damaged_shard_lose_nothing(capture: Any, root: Path) -> None:
+    run = capture.write(root)
+    record = run.path / "shards/00001/COMMIT.json"
+    record.write_bytes(record.read_bytes()[:-9])
+    writer = RunWriter(root, capture.plan, capture.prompts)
+    assert not writer.committed(1)
+    # Another writer repairs it between the look and the step that clears the way.
+    capture.write(root)
+    before = contents(root)
+    inode = record.stat().st_ino
+    writer._make_way(record.parent, 1)
+    assert contents(root) == before
+    assert record.stat().st_ino == inode
+    assert writer.write_shard(1, *capture.shard(1)).rows == 3
+
+
+def test_damaged_record_is_written_again(capture: Any, root: Path) -> None:
+    run = capture.write(root)
+    expected = contents(root)
+    (run.path / "shards/00002/COMMIT.json").write_text("{}")
+    (run.path / "shards/00001/COMMIT.json").unlink()
+    assert open_store(root).runs[run.id].missing_shards == (1, 2)
+    assert capture.write(root).verify() == []
+    assert contents(root) == expected
+
+
+def test_stages_of_dead_writers_are_swept_and_no_others(capture: Any, root: Path) -> None:
+    run = capture.write(root, shards=(0,))
+    shards = run.path / "shards"
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    with staged_directory(shards / "00001") as stage:
+        host = stage.name.split("~")[1]
+    (shards / "00001").rmdir()
+    kept = [
+        f".00001~{host}~{os.getpid()}~aa",  # alive: this very process
+        f".00001~{host}~1~aa",  # alive: another process
+        f".00001~another-{host}~{dead.pid}~aa",  # another machine: who knows
+        ".00001",
+        ".nfs0001",
+    ]
+    for name in (f".00001~{host}~{dead.pid}~aa", f".00002~{host}~{dead.pid}~b0", *kept):
+        (shards / name / "hidden.zarr").mkdir(parents=True)
+    (shards / f".00003~{host}~{dead.pid}~c0").write_text("a file")
+    RunWriter(root, capture.plan, capture.prompts)
+    assert sorted(p.name for p in shards.iterdir()) == sorted([*kept, "00000"])
+    assert open_store(root).runs[run.id].verify() != []  # two shards are missing
+    assert all("not committed" in p.what for p in open_store(root).runs[run.id].verify())
+    sweep_stages(root / "no such folder")
+
+
+def fill(target: Path, data: str, failure: BaseException | None = None) -> None:
+    with staged_directory(target) as stage:
+        (stage / "object").write_text(data)
+        if failure is not None:
+            raise failure
+
+
+def test_failing_block_leaves_no_stage_and_the_first_wins(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        fill(tmp_path / "x", "half", KeyboardInterrupt())
+    assert list(tmp_path.iterdir()) == []
+    fill(tmp_path / "x", "first")
+    with pytest.raises(FileExistsError):
+        fill(tmp_path / "x", "second")
+    assert contents(tmp_path) == {"x/object": b"first"}
+
+
+def test_replaced_file_is_old_or_new(tmp_path: Path) -> None:
+    target = tmp_path / "profiles"
+    replace_file(target, b"old")
+    replace_file(target, b"new")
+    assert contents(tmp_path) == {"profiles": b"new"}
+
+
+def test_shards_that_do_not_fit_are_refused(capture: Any, root: Path) -> None:
+    writer = RunWriter(create_store(root).path, capture.plan, capture.prompts)
+    hidden, tokens = capture.shard(1)
+    right = hidden["final"]
+    column = tokens.schema.get_field_index
+    bad = [
+        (hidden | {"final": right.astype(np.float32)}, tokens, "final: rows are float32"),
+        (hidden | {"final": right[:-1]}, tokens, r"final: rows are uint16 \(2, 4\)"),
+        (hidden | {"final": right[:, :-1]}, tokens, r"final: rows are uint16 \(3, 3\)"),
+        ({"final": right}, tokens, r"shard 1: sites are \['final'\]"),
+        (hidden | {"block.2": right}, tokens, "shard 1: sites are"),
+        (hidden, tokens.slice(1), "shard 1: tokens: 2 rows, prompts 2 to 2 have 3 tokens"),
+        (hidden, tokens.take([1, 0, 2]), "position should be that of prompts 2 to 2"),
+        (hidden, capture.shard(0)[1].slice(0, 3), "prompt_id should be that of prompts 2"),
+        (hidden, tokens.drop_columns(["margin"]), "shard 1: tokens: columns are"),
+        (
+            hidden,
+            tokens.set_column(
+                column("token_id"), tokens.schema.field("token_id"), tokens["top1_id"]
+            ),
+            "token_id should be that of prompts",
+        ),
+    ]
+    for values, table, message in bad:
+        with pytest.raises(ValueError, match=message):
+            writer.write_shard(1, values, table)
+    for index in (-1, 3):
+        with pytest.raises(ValueError, match=f"shard {index}: the plan has 3"):
+            writer.write_shard(index, hidden, tokens)
+    assert [p.name for p in (writer.run.path / "shards").iterdir()] == []
+
+
+def test_prompts_and_plans_that_do_not_fit_are_refused(capture: Any, root: Path) -> None:
+    plan, prompts = capture.plan, capture.prompts
+    root = create_store(root).path
+
+    def changed(name: str, values: list[Any]) -> pa.Table:
+        index = prompts.schema.get_field_index(name)
+        field = prompts.schema.field(name)
+        return prompts.set_column(index, field, pa.array(values, field.type))
+
+    other = changed("sha256", prompts["sha256"].to_pylist()[::-1])
+    ids = prompts["token_ids"].to_pylist()
+    bad = [
+        (plan, prompts.slice(1), "3 prompts, the plan has 4"),
+        (plan, prompts.drop_columns(["sha256"]), "columns are"),
+        (plan, changed("prompt_id", [0, 2, 1, 3]), "prompt_id should count from 0"),
+        (plan, changed("n_tokens", [5, 7, 3, 5]), "n_tokens should be the length of token_ids"),
+        (plan, other, "sha256 should be that of token_ids"),
+        (plan, changed("token_ids", [ids[1], ids[0], *ids[2:]]), "sha256 should be that of"),
+        (replace(plan, prompts=replace(plan.prompts, tokens=20)), prompts, "21 tokens, the plan"),
+        (replace(plan, prompts=replace(plan.prompts, sha256="s")), prompts, "digest .*, not s"),
+        (replace(plan, context=6, prefixes=(6,)), prompts, "prompts should have 1 to 6 tokens"),
+        (replace(plan, shards=(0, 3)), prompts, "shards should end at prompts.count = 4"),
+        (replace(plan, context="7"), prompts, "context should be int, is '7'"),
+        (replace(plan, stored_dtype="float64"), prompts, "stored_dtype should be one of"),
+    ]
+    for bad_plan, bad_prompts, message in bad:
+        with pytest.raises(ValueError, match=message):
+            RunWriter(root, bad_plan, bad_prompts)
+    assert [p.name for p in root.iterdir()] == ["lpp.json"]
+
+
+def test_another_plan_under_the_same_name_is_a_conflict(capture: Any, root: Path) -> None:
+    run = capture.write(root)
+    other = replace(capture.plan, stored_dtype="float16")
+    other.__dict__["run_id"] = run.id  # eight hex digits that met by chance
+    with pytest.raises(ConflictError, match="holds another plan whose hash begins alike") as caught:
+        RunWriter(root, other, capture.prompts)
+    assert caught.value.kind is ErrorKind.PLAN_DIFFERS
+    assert run.verify() == []

@@ -1,0 +1,162 @@
+"""The house: which package may import which, and that starting a light module stays light."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+MAY_IMPORT = {
+    "store": set(),
+    "sql": {"store"},
+    "capture": {"store"},
+    "analyze": {"store", "sql"},
+}
+"""Arrows point one way."""
+
+ONLY_IN = {
+    "torch": {"capture"},
+    "accelerate": {"capture"},
+    "bitsandbytes": {"capture"},
+    "datasets": {"capture"},
+    "gguf": {"capture"},
+    "huggingface_hub": {"capture"},
+    "safetensors": {"capture"},
+    "transformers": {"capture/models.py"},
+    "vllm": {"capture/vllm*.py"},
+}
+"""Where a heavy package may be imported: a CPU box that analyses installs none of these."""
+
+LIGHT = ("lpp.store.errors", "lpp.store.console", "lpp.store.keys")
+HEAVY = ("zarr", "pyarrow", "polars", "numpy", "torch", "transformers", "rich", "duckdb", "xxhash")
+
+
+def modules() -> list[Path]:
+    return sorted(path for package in MAY_IMPORT for path in (ROOT / package).rglob("*.py"))
+
+
+def imports(path: Path) -> Iterator[tuple[str, int]]:
+    """Every name imported anywhere in `path`, inside functions and for types alone included."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: import by full name"
+            yield from ((f"{node.module}.{alias.name}", node.lineno) for alias in node.names)
+        elif is_import_module(node):
+            argument = node.args[0]  # type: ignore[attr-defined]
+            if isinstance(argument, ast.Constant):
+                yield str(argument.value), argument.lineno
+
+
+def is_import_module(node: ast.AST) -> bool:
+    if not isinstance(node, ast.Call) or not node.args:
+        return False
+    called = node.func
+    name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
+    return name in ("import_module", "__import__")
+
+
+def wrong_arrows(package: str, path: Path) -> list[str]:
+    """Every import of `path`, a module of `package`, that the house does not allow."""
+    wrong = []
+    for name, line in imports(path):
+        top, _, rest = name.partition(".")
+        ours = rest.split(".")[0] if top == "lpp" else None
+        if ours is not None and ours not in {package, *MAY_IMPORT[package]}:
+            wrong.append(f"{path.name}:{line}: {package} may not import {name}")
+        if top in MAY_IMPORT:
+            wrong.append(f"{path.name}:{line}: {name} is called lpp.{name}")
+        allowed = ONLY_IN.get(top)
+        here = path.relative_to(path.parents[1])
+        if allowed is not None and not any(
+            here.match(place) or place == package for place in allowed
+        ):
+            wrong.append(f"{path.name}:{line}: only {sorted(allowed)} may import {top}")
+    return wrong
+
+
+def test_there_are_modules_to_read() -> None:
+    assert len(modules()) > 15
+
+
+@pytest.mark.parametrize("package", sorted(MAY_IMPORT))
+def test_arrows_point_one_way(package: str) -> None:
+    paths = sorted((ROOT / package).rglob("*.py"))
+    assert [line for path in paths for line in wrong_arrows(package, path)] == []
+
+
+@pytest.mark.parametrize(
+    ("package", "file", "text", "n"),
+    [
+        ("store", "x.py", "import lpp.sql.connect", 1),
+        ("store", "x.py", "def f():\n    from lpp.capture import plan", 1),
+        ("sql", "x.py", "from lpp.store import open_store\nimport lpp.sql.schema", 0),
+        ("sql", "x.py", "from lpp.analyze.lazy import scan", 1),
+        ("sql", "x.py", "import importlib\nimportlib.import_module('torch')", 1),
+        ("capture", "x.py", "import torch.nn\nfrom lpp.store import Plan", 0),
+        ("capture", "x.py", "from transformers import AutoModel", 1),
+        ("capture", "models.py", "from transformers import AutoModel", 0),
+        ("capture", "models.py", "import vllm", 1),
+        ("capture", "vllm_worker.py", "import vllm", 0),
+        ("capture", "x.py", "import lpp.sql", 1),
+        ("analyze", "x.py", "import torch\nimport store\nfrom lpp import capture", 3),
+    ],
+)
+def test_wrong_arrow_would_be_seen(
+    tmp_path: Path, package: str, file: str, text: str, n: int
+) -> None:
+    path = tmp_path / package / file
+    path.parent.mkdir()
+    path.write_text(text)
+    assert len(wrong_arrows(package, path)) == n
+
+
+@pytest.mark.parametrize("package", sorted(MAY_IMPORT))
+def test_package_refuses_another_name(package: str) -> None:
+    done = python(f"import {package}", cwd=ROOT)
+    assert done.returncode == 1
+    assert f"ImportError: import this package as lpp.{package}, not as {package}" in done.stderr
+
+
+@pytest.mark.parametrize("package", sorted(MAY_IMPORT))
+def test_package_starts_light(package: str) -> None:
+    assert loaded(f"lpp.{package}") == []
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_light_module_starts_light(module: str) -> None:
+    assert loaded(module) == []
+
+
+def test_heavy_module_would_be_seen() -> None:
+    assert "pyarrow" in loaded("lpp.store.tables")
+
+
+@pytest.mark.parametrize("package", sorted(MAY_IMPORT))
+def test_every_public_name_loads(package: str) -> None:
+    done = python(f"import lpp.{package} as p\nfor n in getattr(p, '__all__', []): getattr(p, n)")
+    assert (done.returncode, done.stderr) == (0, "")
+    done = python(f"import lpp.{package} as p\np.no_such_name")
+    assert "AttributeError" in done.stderr
+
+
+def loaded(module: str) -> list[str]:
+    """Which heavy packages importing `module` brings in."""
+    done = python(f"import sys, {module}\nprint(*[m for m in {HEAVY} if m in sys.modules])")
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.split()
+
+
+def python(code: str, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )

