@@ -7,14 +7,15 @@ every number of prompts as well.
 
 Memory for b bands of width d, whatever the number of prompts: a float64 scatter (8 d^2 bytes) and
 up to max(d, 1024) waiting float32 rows (4 d of them) per band, two d^2 matrices to merge and
-multiply in, one block of rows and the eigensolve's own copy. Ten bands: 63 MB at d = 576,
-2.0 GB at d = 3,584. Rows wait so that a product is worth its d x d addition, and because a prefix
-with N < d rows is still whole among them: its N x N Gram matrix costs less.
+multiply in, two blocks of rows (one being read ahead) and the eigensolve's own copy. Ten bands:
+63 MB at d = 576, 2.0 GB at d = 3,584. Rows wait so that a product is worth its d x d addition, and
+because a prefix with N < d rows is still whole among them: its N x N Gram matrix costs less.
 """
 
 import itertools
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -23,12 +24,11 @@ import numpy.typing as npt
 from lpp.analyze.moments import Gram, Moments, Rows, Workspace, chunk_rows
 from lpp.analyze.spectrum import Spread, Summary, summarize
 from lpp.store.errors import ErrorKind, FormatError
-from lpp.store.run import Run
+from lpp.store.run import Block, Run
 
 BLOCK_BYTES: Final = 16 << 20
 """Rows read at a time, in bytes of float32. Larger blocks were not faster, only larger: rows wait
-in their bands anyway. Reading was a tenth of the products and solves (d = 576), and every core is
-busy with those, so nothing reads ahead."""
+in their bands anyway."""
 
 Integers = npt.NDArray[np.integer]
 
@@ -79,7 +79,7 @@ def site_summaries(
 def _read_by_size(run: Run, site: str, sizes: Sequence[int], bands: "Bands") -> Iterator[int]:
     """Fill `bands` from the site's rows; yield each size once its prompts are in, no more."""
     ahead = deque(sizes)
-    for block in run.blocks(site, prompts=sizes[-1], block_bytes=BLOCK_BYTES):
+    for block in _read_ahead(run.blocks(site, prompts=sizes[-1], block_bytes=BLOCK_BYTES)):
         start = 0
         while block.prompt_id[-1] >= ahead[0]:
             end = int(np.searchsorted(block.prompt_id, ahead[0]))
@@ -88,6 +88,15 @@ def _read_by_size(run: Run, site: str, sizes: Sequence[int], bands: "Bands") -> 
             yield ahead.popleft()
         bands.add(block.values[start:], block.position[start:])
     yield from ahead  # the last size, and any that a damaged store has no rows for
+
+
+def _read_ahead(blocks: Iterator[Block]) -> Iterator[Block]:
+    """`blocks`, each read and unpacked on another thread while the one before it is in use."""
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="lpp-read") as reader:
+        coming = reader.submit(next, blocks, None)
+        while (block := coming.result()) is not None:
+            coming = reader.submit(next, blocks, None)
+            yield block
 
 
 def _check_rows(run: Run, site: str, cell: Cell, found: int, expected: int) -> None:

@@ -137,3 +137,7 @@ def verify(store: str) -> int:
             err=True,
         )
     return int(problems > 0)
+
+
+if __name__ == "__main__":
+    main()
