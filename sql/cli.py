@@ -132,11 +132,13 @@ def _run_all(
     format_: str,
     output: Path | None,
 ) -> None:
+    from lpp.sql.faults import full_disk_named
     from lpp.sql.formats import discard
 
     for statement in statements[:-1]:
         discard(connection, statement)
-    _write_result(connection, statements[-1], format_, output)
+    with full_disk_named(output or Path("standard output")):
+        _write_result(connection, statements[-1], format_, output)
 
 
 def _write_result(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 MAX_ROWS: Final = 40
 """Rows shown. The footer says how many there are; the other formats write them all."""
 
-_COLUMNS_HIDDEN = re.compile(r"\d+ columns \(\d+ shown\)\s*\Z")
+_COLUMNS_HIDDEN = re.compile(r"\d+ columns \(\d+ shown\)[\s│└─┘]*\Z")  # DuckDB 1 puts it in the box
 _CONTROL: Final = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
 """A model's name may hold anything: what would steer a terminal is shown, not sent."""
 

@@ -267,6 +267,14 @@ def test_output_to_a_directory_or_nowhere(store: Path, lpp_sql: Run, tmp_path: P
     assert "no such directory" in refused(lpp_sql(store, FOUR, "-o", tmp_path / "no" / "x.csv"))
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk_is_one_message(store: Path, lpp_sql: Run):
+    for format_ in ("table", "csv", "json", "parquet"):
+        text = refused(lpp_sql(store, FOUR, "--format", format_, "-o", "/dev/full"))
+        assert "/dev/full: no room to write" in text
+        assert "df -h" in text
+
+
 def test_a_reader_that_goes_away(store: Path):
     program = Path(sys.executable).with_name("lpp-sql")
     query = "SELECT range, repeat('x', 100) FROM range(1_000_000)"
