@@ -17,7 +17,7 @@ from lpp.capture.batches import shard_boundaries
 from lpp.capture.corpus import open_corpus
 from lpp.capture.models import LoadedModel, ModelSpec, load_model, load_tokenizer
 from lpp.capture.passages import Corpus, Passage, prompt_set_fingerprint
-from lpp.capture.prompts import prompts_digest, token_counter, tokenise
+from lpp.capture.prompts import token_counter, tokenise
 from lpp.capture.selection import Selection, select
 from lpp.capture.sites import ModelSites, check_sites, find_sites
 from lpp.capture.torch_backend import TorchBackend
@@ -33,6 +33,7 @@ from lpp.store.plan import (
     StoredDtype,
     TokenizerInfo,
 )
+from lpp.store.rows import prompts_sha256
 from lpp.store.schedule import prefix_schedule
 
 SHARD_BYTES: Final = 512 << 20
@@ -190,7 +191,7 @@ def make_plan(
             selection={**request.selection.document(), "text": corpus.rule},
         ),
         prompts=PromptsInfo(
-            count=prompts.num_rows, tokens=sum(lengths), sha256=prompts_digest(prompts)
+            count=prompts.num_rows, tokens=sum(lengths), sha256=prompts_sha256(prompts)
         ),
         context=request.context,
         prefixes=prefix_schedule(request.context),

@@ -5,7 +5,6 @@ ids beyond the context, never by the tokenizer's truncation: that may keep a clo
 token, and a run at context 100 would no longer be a prefix of one at 200.
 """
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
@@ -14,6 +13,7 @@ import pyarrow as pa
 
 from lpp.capture.passages import Passage
 from lpp.store.errors import ErrorKind, InputError
+from lpp.store.rows import token_ids_sha256
 from lpp.store.tables import PROMPTS_SCHEMA
 
 _BATCH: Final = 256
@@ -50,7 +50,7 @@ def tokenise(passages: Sequence[Passage], tokenizer: Any, context: int) -> pa.Ta
         ids,
         [len(tokens) for tokens in ids],
         [length > context for length in full_lengths],
-        [_sha256(tokens) for tokens in ids],
+        [token_ids_sha256(np.asarray(tokens)) for tokens in ids],
     ]
     arrays = [pa.array(c, field.type) for c, field in zip(columns, PROMPTS_SCHEMA, strict=True)]
     return pa.Table.from_arrays(arrays, schema=PROMPTS_SCHEMA)
@@ -69,18 +69,6 @@ def _token_ids(passages: Sequence[Passage], tokenizer: Any) -> Iterator[tuple[Pa
             verbose=False,  # its warning that a text exceeds the model: it is cut here
         )
         yield from zip(batch, encoded["input_ids"], strict=True)
-
-
-def _sha256(token_ids: Sequence[int]) -> str:
-    return hashlib.sha256(np.asarray(token_ids, dtype="<i4").tobytes()).hexdigest()
-
-
-def prompts_digest(prompts: pa.Table) -> str:
-    """SHA-256 over the prompts' own SHA-256s (32 raw bytes each), in order: 64 hex digits."""
-    digest = hashlib.sha256()
-    for value in prompts.column("sha256").to_pylist():
-        digest.update(bytes.fromhex(value))
-    return digest.hexdigest()
 
 
 def token_counter(tokenizer: Any) -> Callable[[str], int]:

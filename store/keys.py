@@ -32,6 +32,9 @@ TOKENS_KEY: Final = "tokens.arrow"
 HIDDEN_KEY: Final = "hidden.zarr"
 """Zarr group of a shard: one array per site."""
 
+QUARANTINE_KEY: Final = "quarantine.jsonl"
+"""Reserved in a run's directory: prompts set aside, and why. Grows, so no record covers it."""
+
 COMMIT_KEY: Final = "COMMIT.json"
 """Record that makes a run or a shard exist: written last, lists every other object."""
 

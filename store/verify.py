@@ -19,6 +19,7 @@ from lpp.store.keys import (
     HIDDEN_KEY,
     PLAN_KEY,
     PROMPTS_KEY,
+    QUARANTINE_KEY,
     SHARDS_KEY,
     TOKENS_KEY,
     shard_key,
@@ -44,7 +45,7 @@ def verify_run(path: Path) -> list[Problem]:
     """Every problem of the run in `path`; empty when each byte is as it was committed."""
     commit, problems = _read_commit(path, "")
     if commit is not None:
-        problems += _check_objects(path, "", commit, ignore=f"{SHARDS_KEY}/")
+        problems += _check_objects(path, "", commit, ignore=(f"{SHARDS_KEY}/", QUARANTINE_KEY))
     try:
         plan = parse_plan(load_json((path / PLAN_KEY).read_bytes(), PLAN_KEY), PLAN_KEY)
     except (FormatError, OSError) as error:
@@ -71,7 +72,7 @@ def _read_commit(path: Path, prefix: str) -> tuple[CommitRecord | None, list[Pro
 
 
 def _check_objects(
-    path: Path, prefix: str, commit: CommitRecord, ignore: str | None = None
+    path: Path, prefix: str, commit: CommitRecord, ignore: tuple[str, ...] = ()
 ) -> Iterator[Problem]:
     """Compare the files of one directory with its record: sizes, checksums, and no others."""
     for key, recorded in sorted(commit.objects.items()):
@@ -88,7 +89,7 @@ def _check_objects(
     expected = {*commit.objects, COMMIT_KEY}
     for file in sorted(path.rglob("*")):
         key = file.relative_to(path).as_posix()
-        if ignore is not None and key.startswith(ignore):
+        if key.startswith(ignore):
             continue
         if not file.is_dir() and key not in expected:
             yield Problem(where=prefix + key, what="not part of what was committed")

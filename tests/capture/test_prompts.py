@@ -7,8 +7,9 @@ import pyarrow as pa
 import pytest
 
 from lpp.capture.passages import Passage
-from lpp.capture.prompts import prompts_digest, token_counter, tokenise
+from lpp.capture.prompts import token_counter, tokenise
 from lpp.store.errors import ErrorKind, InputError
+from lpp.store.rows import prompts_sha256
 from lpp.store.tables import PROMPTS_SCHEMA
 
 FIRST, LAST = 256, 257
@@ -105,14 +106,14 @@ def test_no_passages_make_an_empty_table(plain: Any) -> None:
 
 
 def test_digest_follows_tokens_and_order_alone(plain: Any) -> None:
-    digest = prompts_digest(tokenise(PASSAGES, plain, context=4))
+    digest = prompts_sha256(tokenise(PASSAGES, plain, context=4))
     each = [bytes.fromhex(h) for h in tokenise(PASSAGES, plain, context=4)["sha256"].to_pylist()]
     assert digest == hashlib.sha256(b"".join(each)).hexdigest()
     moved = [Passage(p.source_row + 1, p.text) for p in PASSAGES]
-    assert prompts_digest(tokenise(moved, plain, context=4)) == digest
-    assert prompts_digest(tokenise(PASSAGES[::-1], plain, context=4)) != digest
-    assert prompts_digest(tokenise(PASSAGES, plain, context=3)) != digest
-    assert prompts_digest(pa.table({"sha256": pa.array([], pa.string())})) == (
+    assert prompts_sha256(tokenise(moved, plain, context=4)) == digest
+    assert prompts_sha256(tokenise(PASSAGES[::-1], plain, context=4)) != digest
+    assert prompts_sha256(tokenise(PASSAGES, plain, context=3)) != digest
+    assert prompts_sha256(pa.table({"sha256": pa.array([], pa.string())})) == (
         hashlib.sha256().hexdigest()
     )
 

@@ -26,7 +26,7 @@ from click.testing import CliRunner
 from lpp.sql import TABLES, build
 from lpp.sql.cli import main
 from lpp.sql.schema import reference
-from lpp.store.console import EXIT_INTERRUPTED
+from lpp.store.console import EXIT_USER_ERROR
 
 Run = Callable[..., subprocess.CompletedProcess[bytes]]
 FOUR = "SELECT * FROM profiles ORDER BY run"
@@ -359,7 +359,7 @@ def test_ctrl_c_stops_a_query_at_once(store: Path, tmp_path: Path):
             time.sleep(0.3)
             process.send_signal(signal.SIGINT)
             out, error = process.communicate(timeout=30)
-        assert process.returncode == EXIT_INTERRUPTED, error
+        assert process.returncode == EXIT_USER_ERROR, error
         assert out == b""
         assert error.strip().startswith(b"Interrupted.")
         started.unlink()
