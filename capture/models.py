@@ -11,78 +11,30 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
-from lpp.capture.anatomy import logits_width, max_positions
+from lpp.capture.anatomy import input_device, logits_width, max_positions
 from lpp.capture.fingerprints import (
     document_fingerprint,
     tokenizer_fingerprint,
     weight_files,
     weights_fingerprint,
 )
-from lpp.capture.gguf import converted_folder
+from lpp.capture.gguf import converted_folder, packaged_model
 from lpp.capture.hub import hub_snapshot
 from lpp.capture.machine import check_device, explained, require
+from lpp.capture.model_spec import Dtype, LoadedModel, ModelSpec, Source
 from lpp.store.console import SILENT, Progress
 from lpp.store.errors import ErrorKind, InputError
 
-Source = Literal["hub", "folder", "gguf"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelSpec:
-    """Which model to load, and how."""
-
-    id: str
-    """A hub name, a folder, or the path of a .gguf file."""
-    revision: str | None = None
-    """Branch, tag or commit of a hub model."""
-    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
-    """auto: the dtype of the weights."""
-    device: str = "cpu"
-    """"cpu", "cuda" or "cuda:1"."""
-    device_map: Literal["auto"] | None = None
-    """auto: spread over every device and host memory by accelerate."""
-    quantization: Literal["int8", "nf4"] | None = None
-    attention: Literal["auto", "sdpa", "eager"] = "auto"
-    """auto: sdpa where the family has it (Gemma 2 has not), else eager."""
-    trust_remote_code: bool = False
-    untrained_seed: int | None = None
-    """Random weights from this seed instead of the trained ones; everything else is the same."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoadedModel:
-    """A model ready for forward passes, and what a plan records of it."""
-
-    model: Any
-    """In evaluation mode, without gradients or a key-value cache."""
-    tokenizer: Any
-    source: Source
-    revision: str | None
-    """Exact commit of a hub model."""
-    folder: Path
-    """Where its files lie."""
-    weights: str
-    """Fingerprint: content of the weight files, or seed, dtype and configuration if untrained."""
-    tokenizer_fingerprint: str
-    tokenizer_size: int
-    """Entries of the tokenizer; the logits may be wider."""
-    architecture: str
-    n_parameters: int
-    n_blocks: int
-    hidden_size: int
-    logits_width: int
-    max_positions: int | None
-    """Longest prompt with states that do not depend on its length; None when unbounded."""
-    dtype: str
-    attention: str
+__all__ = ["LoadedModel", "ModelSpec", "load_model", "load_tokenizer", "packaged_model"]
 
 
 @dataclass(frozen=True, slots=True)
 class _Files:
+    id: str
     folder: Path
     source: Source
     revision: str | None
@@ -115,6 +67,7 @@ def load_model(spec: ModelSpec, *, quiet: bool = True, progress: Progress = SILE
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
+        id=files.id,
         source=files.source,
         revision=files.revision,
         folder=files.folder,
@@ -127,8 +80,9 @@ def load_model(spec: ModelSpec, *, quiet: bool = True, progress: Progress = SILE
         hidden_size=int(getattr(text, "hidden_size", 0)),
         logits_width=logits_width(model),
         max_positions=max_positions(text),
-        dtype=str(model.dtype).removeprefix("torch."),
+        dtype=_dtype_name(model.dtype, spec.id),
         attention=str(model.config._attn_implementation),
+        device=str(input_device(model)),
     )
 
 
@@ -143,13 +97,13 @@ def load_tokenizer(model: str, revision: str | None = None, *, quiet: bool = Tru
 def _files(spec: ModelSpec, *, weights: bool, progress: Progress) -> _Files:
     path = Path(spec.id).expanduser()
     if path.suffix == ".gguf" or path.is_file():
-        return _Files(_from_gguf(path, progress), "gguf", None)
+        return _Files(path.stem, _from_gguf(path, progress), "gguf", None)
     if spec.id and path.is_dir():  # an empty id would be the current folder
-        return _Files(path, "folder", None)
+        return _Files(path.resolve().name, path, "folder", None)
     folder, commit = hub_snapshot(
         spec.id, spec.revision, weights=weights, code=spec.trust_remote_code
     )
-    return _Files(folder, "hub", commit)
+    return _Files(spec.id, folder, "hub", commit)
 
 
 def _from_gguf(path: Path, progress: Progress) -> Path:
@@ -258,6 +212,20 @@ def _untrained(config: Any, spec: ModelSpec) -> Any:
 
 def _attention(spec: ModelSpec) -> str | None:
     return None if spec.attention == "auto" else spec.attention
+
+
+def _dtype_name(dtype: torch.dtype, model: str) -> Dtype:
+    names: dict[torch.dtype, Dtype] = {
+        torch.bfloat16: "bfloat16",
+        torch.float16: "float16",
+        torch.float32: "float32",
+    }
+    if dtype not in names:
+        raise InputError(
+            f"{model} computes in {dtype}, which no store holds. Repeat with --dtype float32.",
+            kind=ErrorKind.UNSUPPORTED_MODEL,
+        )
+    return names[dtype]
 
 
 def _untrained_fingerprint(model: Any, seed: int) -> str:

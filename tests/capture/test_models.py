@@ -45,7 +45,8 @@ def _refused(
 def test_a_folder_gives_the_model_that_was_saved(family, tiny_folder, tiny_model):
     saved = tiny_model(family)
     loaded = load_model(ModelSpec(id=str(tiny_folder(family))))
-    assert (loaded.source, loaded.revision) == ("folder", None)
+    assert (loaded.id, loaded.source, loaded.revision) == (family, "folder", None)
+    assert loaded.device == "cpu"
     assert loaded.architecture == type(saved).__name__
     assert (loaded.n_blocks, loaded.hidden_size) == (3, 48)
     assert (loaded.logits_width, loaded.tokenizer_size) == (131, 130)
@@ -66,6 +67,15 @@ def test_the_dtype_asked_for_is_the_dtype_used(dtype, tiny_folder):
     loaded = load_model(ModelSpec(id=str(tiny_folder("qwen2")), dtype=dtype))
     assert loaded.dtype == dtype
     assert loaded.model.get_output_embeddings().weight.dtype is getattr(torch, dtype)
+
+
+def test_float64_weights_need_a_dtype_that_a_store_holds(tiny_model, tiny_tokenizer, tmp_path):
+    model = type(tiny_model("llama"))(tiny_model("llama").config).double()
+    model.save_pretrained(tmp_path)
+    tiny_tokenizer.save_pretrained(tmp_path)
+    spec = ModelSpec(id=str(tmp_path))
+    _refused(spec, ErrorKind.UNSUPPORTED_MODEL, "computes in torch.float64.*--dtype float32")
+    assert load_model(ModelSpec(id=str(tmp_path), dtype="float32")).dtype == "float32"
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -110,7 +120,8 @@ def test_an_untrained_twin_is_the_same_every_time_and_needs_no_weights(copied):
 
 def test_the_packaged_model_knows_the_capital_of_france(packaged):
     loaded = load_model(ModelSpec(id=str(packaged)))
-    assert (loaded.source, loaded.dtype) == ("gguf", "bfloat16")
+    assert (loaded.id, loaded.source) == (packaged.stem, "gguf")
+    assert loaded.dtype == "bfloat16"
     assert (loaded.n_blocks, loaded.hidden_size, loaded.logits_width) == (30, 576, 49152)
     assert loaded.n_parameters == 134_515_008
     assert loaded.max_positions == 8192
@@ -235,7 +246,7 @@ def test_a_cached_hub_model_loads_offline_at_its_exact_commit(tiny_folder, tmp_p
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     loaded = load_model(ModelSpec(id="someone/tiny"))
-    assert (loaded.source, loaded.revision) == ("hub", commit)
+    assert (loaded.id, loaded.source, loaded.revision) == ("someone/tiny", "hub", commit)
     assert loaded.weights == load_model(ModelSpec(id=str(tiny_folder("llama")))).weights
     assert len(load_tokenizer("someone/tiny", commit)) == 130
 
