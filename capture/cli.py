@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lpp.capture.machine import require
 from lpp.store.console import LppGroup, debug_option
 
 if TYPE_CHECKING:
@@ -46,7 +47,9 @@ def _split(context: click.Context, parameter: click.Parameter, value: str) -> tu
 @click.option("--corpus-split", help="Split of a hub data set; train by default.")
 @click.option("--text-field", help="Field or column that holds the text.")
 @click.option("--store", required=True, type=click.Path(path_type=Path), help="Directory to write.")
-@click.option("--prompts", default=100, show_default=True, type=click.IntRange(1))
+@click.option(
+    "--prompts", default=100, show_default=True, type=click.IntRange(1), help="Texts to take."
+)
 @click.option(
     "--min-bytes",
     type=click.IntRange(0),
@@ -128,6 +131,7 @@ def run(**options: Any) -> None:
 
     The same command resumes a run that was stopped: what is committed stays.
     """
+    require("torch", "transformers", "safetensors")
     from lpp.capture.run import capture_into
 
     request = _request(options)
@@ -185,6 +189,7 @@ def demo(store: Path) -> None:
     SmolLM2-135M-Instruct and the same architecture with random weights read 100
     English passages of 200 tokens. Minutes on two cores; nothing is downloaded.
     """
+    require("torch", "transformers", "safetensors")
     from lpp.capture.demo import run_demo
 
     run_demo(store)

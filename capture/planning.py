@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib.metadata import version
-from pathlib import Path
-from typing import Final, cast
+from typing import Final
 
 import pyarrow as pa
 import torch
@@ -21,6 +20,7 @@ from lpp.capture.prompts import token_counter, tokenise
 from lpp.capture.selection import Selection, select
 from lpp.capture.sites import ModelSites, check_sites, find_sites
 from lpp.capture.torch_backend import TorchBackend
+from lpp.store.console import SILENT, Progress
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.plan import (
     ComputeInfo,
@@ -30,7 +30,6 @@ from lpp.store.plan import (
     Plan,
     PromptsInfo,
     SiteSpec,
-    StoredDtype,
     TokenizerInfo,
 )
 from lpp.store.rows import prompts_sha256
@@ -83,13 +82,17 @@ class Prepared:
     backend: TorchBackend
 
 
-def prepare(request: CaptureRequest) -> Prepared:
+def prepare(
+    request: CaptureRequest, *, progress: Progress = SILENT, quiet: bool = True
+) -> Prepared:
     """Choose the prompts, load the model, freeze the plan.
+
+    progress: told of slow steps. quiet: keep the libraries' own warnings off stderr.
 
     Raises InputError for what the request gets wrong, MachineError for what the machine lacks.
     """
     corpus, passages = choose_passages(request.corpus, request.selection)
-    loaded = load_model(request.model)
+    loaded = load_model(request.model, progress=progress, quiet=quiet)
     if loaded.max_positions is not None and request.context > loaded.max_positions:
         raise InputError(
             f"--context {request.context} is beyond {request.model.id}, which has "
@@ -153,21 +156,20 @@ def make_plan(
     prompts: pa.Table,
 ) -> Plan:
     """Freeze everything that could change a stored number."""
-    name = model_name(request.model, loaded)
-    stored = stored_dtype(loaded.dtype)
     specs = tuple(
         SiteSpec(
             name=name,
-            convention="post_norm" if name == "final" else "residual",
+            convention="post_norm" if name == "final" and sites.final_norm else "residual",
             width=sites.width(name),
         )
         for name in wanted
     )
-    token_bytes = sum(spec.width for spec in specs) * ITEM_BYTES[stored]
+    token_bytes = sum(spec.width for spec in specs) * ITEM_BYTES[loaded.dtype]
     lengths = prompts["n_tokens"].to_pylist()
+    device = loaded.device.partition(":")[0]  # which card of several changes no number
     return Plan(
         model=ModelInfo(
-            id=name,
+            id=loaded.id,
             source=loaded.source,
             revision=loaded.revision,
             weights=loaded.weights,
@@ -179,7 +181,7 @@ def make_plan(
             untrained_seed=request.model.untrained_seed,
         ),
         tokenizer=TokenizerInfo(
-            id=name,
+            id=loaded.id,
             fingerprint=loaded.tokenizer_fingerprint,
             size=loaded.tokenizer_size,
         ),
@@ -199,40 +201,19 @@ def make_plan(
         sites=specs,
         compute=ComputeInfo(
             backend="torch",
-            device=device_kind(request.model),
+            device=device,
             dtype=loaded.dtype,
             attention=loaded.attention,
             batch_tokens=request.batch_tokens
-            or default_batch_tokens(device_kind(request.model), token_bytes, request.context),
+            or default_batch_tokens(device, token_bytes, request.context),
             device_map=request.model.device_map,
             quantization=request.model.quantization,
             trust_remote_code=request.model.trust_remote_code,
             versions={name: version(name) for name in ("lpp-engine", "torch", "transformers")},
         ),
-        stored_dtype=stored,
+        stored_dtype=loaded.dtype,  # activations are stored as they were computed
         shards=shard_boundaries(lengths, token_bytes, request.shard_bytes),
     )
-
-
-def model_name(spec: ModelSpec, loaded: LoadedModel) -> str:
-    """The hub name, or the last part of a local path: where a file lies changes no number."""
-    return spec.id if loaded.source == "hub" else Path(spec.id).expanduser().resolve().name
-
-
-def stored_dtype(computed: str) -> StoredDtype:
-    """Activations are stored as they were computed; InputError for what format 1 cannot hold."""
-    if computed not in ITEM_BYTES:
-        raise InputError(
-            f"the model computes in {computed}, which a store does not hold. "
-            f"Choose --dtype {', '.join(ITEM_BYTES)}.",
-            kind=ErrorKind.INVALID_VALUE,
-        )
-    return cast("StoredDtype", computed)
-
-
-def device_kind(spec: ModelSpec) -> str:
-    """`cpu` or `cuda`: which card of several changes no plan."""
-    return "cuda" if spec.device_map is not None else spec.device.partition(":")[0]
 
 
 def default_batch_tokens(device: str, token_bytes: int, context: int) -> int:

@@ -7,7 +7,7 @@ import click
 from lpp.capture.engine import capture_run
 from lpp.capture.planning import CaptureRequest, prepare
 from lpp.store import RunWriter, Store, create_store
-from lpp.store.console import progress
+from lpp.store.console import debugging, progress
 from lpp.store.errors import ConflictError, ErrorKind, InputError
 from lpp.store.plan import Plan, differences
 
@@ -24,7 +24,9 @@ def capture_into(root: Path, request: CaptureRequest, *, resume: str | None = No
             f"{root} has no run {resume}; it has {', '.join(store.runs) or 'none'}.",
             kind=ErrorKind.NOT_FOUND,
         )
-    prepared = prepare(request)
+    with progress("prepare", 1, "model") as bar:
+        prepared = prepare(request, progress=bar, quiet=not debugging())
+        bar.advance()
     plan = prepared.plan
     if resume is not None:
         _refuse_another(plan, store, resume)

@@ -48,7 +48,7 @@ def run_command(main: Any, *args: Any, **kwargs: Any) -> Any:
         )
         code = EXIT_USER_ERROR
     except LppError as error:
-        if _debugging():
+        if debugging():
             raise
         click.echo(f"Error: {error}", err=True)
         code = EXIT_USER_ERROR
@@ -56,7 +56,7 @@ def run_command(main: Any, *args: Any, **kwargs: Any) -> Any:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except Exception as error:
-        if _debugging():
+        if debugging():
             raise
         click.echo(
             f"Error: {type(error).__name__}: {error}\n"
@@ -70,7 +70,8 @@ def run_command(main: Any, *args: Any, **kwargs: Any) -> Any:
     sys.exit(code)
 
 
-def _debugging() -> bool:
+def debugging() -> bool:
+    """Whether the user asked for tracebacks and the libraries' own warnings."""
     return "--debug" in sys.argv or bool(os.environ.get("LPP_DEBUG"))
 
 
