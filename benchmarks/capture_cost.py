@@ -13,8 +13,8 @@ from lpp.capture.batches import shard_batches
 from lpp.capture.planning import Prepared
 from lpp.capture.torch_backend import padded
 
-PROMPTS = 40
-REPEATS = 5
+PROMPTS = 100  # two shards, as in the demo: one fills while the other is written
+REPEATS = 3
 
 
 def measure() -> Iterator[Ratio]:

@@ -20,10 +20,10 @@ TWIN_SEED: Final = 0
 
 QUERIES: Final = (
     "SELECT run, entropy_floor, participation_ratio, effective_rank FROM profiles",
-    "SELECT site, round(effective_rank, 1) AS effective_rank FROM spectra "
-    "WHERE prefix = 200 AND run NOT LIKE '%untrained%' ORDER BY depth",
-    "SELECT run, round(avg(entropy), 2) AS nats, round(avg((next_rank = 1)::INT), 3) AS top1 "
-    "FROM token_stats GROUP BY run",
+    "SELECT depth, site, effective_rank, top_share FROM spectra\n"
+    "     WHERE prefix = context AND run NOT LIKE '%untrained%' ORDER BY depth",
+    "SELECT run, avg(entropy) AS nats, avg((next_rank = 1)::INT) AS top1_accuracy\n"
+    "     FROM token_stats GROUP BY run",
 )
 """Three questions to go on with."""
 
@@ -46,4 +46,4 @@ def run_demo(root: Path) -> None:
     subprocess.run([sys.executable, "-m", "lpp.analyze.cli", "profile", str(root)], check=True)
     click.echo(f"\nThe store: {root.resolve()}\nThree questions to go on with:")
     for query in QUERIES:
-        click.echo(f"\n  lpp-sql {shlex.quote(str(root))} \\\n    {shlex.quote(query)}")
+        click.echo(f'\n  lpp-sql {shlex.quote(str(root))} \\\n    "{query}"')

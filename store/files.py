@@ -48,13 +48,12 @@ def describe(path: Path) -> ObjectRecord:
 
 
 def write_object(path: Path, data: bytes | memoryview) -> ObjectRecord:
-    """Write one new file and flush it to the disk."""
+    """Write one new file, without flushing it: a stage flushes all it holds, at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("xb", buffering=0) as file:
         view = memoryview(data)
         while view:  # an unbuffered write may take less than it was given
             view = view[file.write(view) :]
-        os.fsync(file.fileno())
     return ObjectRecord(bytes=memoryview(data).nbytes, xxh3_128=checksum(data))
 
 
@@ -64,11 +63,12 @@ def replace_file(path: Path, data: bytes) -> None:
     with refusals_named(path):
         try:
             write_object(beside, data)
+            _flush(beside)
             beside.replace(path)
         except BaseException:
             beside.unlink(missing_ok=True)
             raise
-    _sync_directory(path.parent)
+    _flush_names(path.parent)
 
 
 @contextlib.contextmanager
@@ -84,10 +84,12 @@ def staged_directory(target: Path) -> Iterator[Path]:
         try:
             stage.mkdir(parents=True)
             yield stage
-            for folder, _, _ in os.walk(stage):
-                _sync_directory(Path(folder))
+            for folder, _, files in os.walk(stage):
+                for name in files:
+                    _flush(Path(folder, name))
+                _flush_names(Path(folder))
             _rename_to_new(stage, target)
-            _sync_directory(target.parent)
+            _flush_names(target.parent)
         finally:
             shutil.rmtree(stage, ignore_errors=True)
 
@@ -150,14 +152,19 @@ def _alive(pid: int) -> bool:
     return True
 
 
-def _sync_directory(path: Path) -> None:
-    """Make names in `path` survive a power cut; not every file system can."""
+def _flush(path: Path) -> None:
+    """Return when the disk has the content of a file, or the names in a directory."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _flush_names(directory: Path) -> None:
+    """Make the names in a directory survive a power cut; not every file system can."""
     with contextlib.suppress(OSError):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _flush(directory)
 
 
 @contextlib.contextmanager
