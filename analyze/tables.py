@@ -136,13 +136,17 @@ def prompt_rows(view: RunView) -> pl.DataFrame:
 def arrow_tables(analysis: Analysis, *, drop_prefixes: Collection[int] = ()) -> dict[str, pa.Table]:
     """The tables of the database. Its profiles are always floors and maxima, as they are named."""
     floors = {"entropy_norm": "entropy_floor", "entropy_norm_prefix": "entropy_floor_prefix"}
-    profiles = analysis.profiles(drop_prefixes=drop_prefixes).drop("entropy", "entropy_prefix")
+    of_sites = analysis.profiles(drop_prefixes=drop_prefixes).drop("entropy", "entropy_prefix")
+    of_sites = of_sites.rename(floors)
+    # sites come in depth order, so the last of a run is `final` or the deepest there is
+    deepest = of_sites.group_by("run", "context", "n_prompts", maintain_order=True).last()
     frames = {
         "runs": analysis.runs,
         "prompts": analysis.prompts,
         "spectra": analysis.spectra,
         "entropy": analysis.entropy,
-        "profiles": profiles.rename(floors),
+        "profiles": deepest,
+        "site_profiles": of_sites,
     }
     return {
         name: frame.select([c.name for c in TABLES[name].columns])

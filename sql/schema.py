@@ -138,26 +138,35 @@ ENTROPY: Final = Table(
     ),
 )
 
+_PROFILE: Final = (
+    _RUN,
+    _CONTEXT,
+    _N_PROMPTS,
+    _SITE,
+    Column("model", "VARCHAR", "hub id, folder or file of the model"),
+    Column("corpus", "VARCHAR", "where the prompts came from"),
+    Column("prompt_set", "VARCHAR", "compare profiles of one prompt set only"),
+    Column("prefixes", "INTEGER[]", "the schedule the extremes are over", "tokens"),
+    *_with_prefix("entropy_floor", "smallest entropy_norm", "share"),
+    *_with_prefix("participation_ratio", "largest", "dimensions"),
+    *_with_prefix("participation_ratio_norm", "largest", "share"),
+    *_with_prefix("effective_rank", "largest", "dimensions"),
+    *_with_prefix("effective_rank_norm", "largest", "share"),
+    Column("flags", "VARCHAR[]", "why a number may mislead; empty when none"),
+)
+
 PROFILES: Final = Table(
     "profiles",
-    "the latent performance profile of a run: extremes over prefixes",
+    "the latent performance profile of a run, at `final` or its deepest site: extremes over prefixes",
+    ("run", "context", "n_prompts"),
+    _PROFILE,
+)
+
+SITE_PROFILES: Final = Table(
+    "site_profiles",
+    "the same extremes at every site",
     ("run", "context", "n_prompts", "site"),
-    (
-        _RUN,
-        _CONTEXT,
-        _N_PROMPTS,
-        _SITE,
-        Column("model", "VARCHAR", "hub id, folder or file of the model"),
-        Column("corpus", "VARCHAR", "where the prompts came from"),
-        Column("prompt_set", "VARCHAR", "compare profiles of one prompt set only"),
-        Column("prefixes", "INTEGER[]", "the schedule the extremes are over", "tokens"),
-        *_with_prefix("entropy_floor", "smallest entropy_norm", "share"),
-        *_with_prefix("participation_ratio", "largest", "dimensions"),
-        *_with_prefix("participation_ratio_norm", "largest", "share"),
-        *_with_prefix("effective_rank", "largest", "dimensions"),
-        *_with_prefix("effective_rank_norm", "largest", "share"),
-        Column("flags", "VARCHAR[]", "why a number may mislead; empty when none"),
-    ),
+    _PROFILE,
 )
 
 BENCHMARKS: Final = Table(
@@ -197,7 +206,16 @@ CORRELATIONS: Final = Table(
 TABLES: Final[Mapping[str, Table]] = MappingProxyType(
     {
         table.name: table
-        for table in (RUNS, PROMPTS, SPECTRA, ENTROPY, PROFILES, BENCHMARKS, CORRELATIONS)
+        for table in (
+            RUNS,
+            PROMPTS,
+            SPECTRA,
+            ENTROPY,
+            PROFILES,
+            SITE_PROFILES,
+            BENCHMARKS,
+            CORRELATIONS,
+        )
     }
 )
 """Every table of `profiles.duckdb`, in the order they are made."""

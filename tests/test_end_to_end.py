@@ -189,7 +189,7 @@ def test_a_killed_capture_resumes_to_the_same_bytes(
     process = start_capture(killed, *options)
     wait_for_shards(process, killed, 1)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.communicate()
     done = capture_packaged(killed, *options)
     assert done.returncode == 0, done.stderr
     assert files_of(killed) == files_of(whole)

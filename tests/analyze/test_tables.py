@@ -27,8 +27,18 @@ def test_every_row_of_the_scans_is_in_the_database(make_run: Callable[..., Any])
     assert query(database, "FROM spectra ORDER BY ALL") == sorted(spectra.rows())
     entropy = scan_entropy(made.root, **options).collect()
     assert query(database, "FROM entropy ORDER BY ALL") == sorted(entropy.rows())
-    counts = "SELECT count(*) FROM prompts UNION ALL SELECT count(*) FROM profiles"
-    assert query(database, counts) == [(12,), (2 * 3 * 4,)]
+    assert query(database, "SELECT count(*) FROM prompts") == [(12,)]
+    # contexts and prompts: two by two of the longer run, one by two of the shorter
+    assert query(database, "SELECT count(*) FROM site_profiles") == [(6 * 4,)]
+    assert query(database, "SELECT site, count(*) FROM profiles GROUP BY site") == [("final", 6)]
+
+
+def test_without_final_the_profile_is_that_of_the_deepest_site(
+    make_run: Callable[..., Any],
+) -> None:
+    made = make_run()
+    database = build_database(made.root, Selection(sites=("embed", "block.*")))
+    assert query(database, "SELECT site FROM profiles") == [("block.2",)]
 
 
 def test_a_profile_is_the_extremes_of_its_rows(make_run: Callable[..., Any]) -> None:
@@ -39,7 +49,7 @@ def test_a_profile_is_the_extremes_of_its_rows(make_run: Callable[..., Any]) -> 
         "SELECT model, corpus, prompt_set, prefixes, entropy_floor, entropy_floor_prefix, "
         "participation_ratio, participation_ratio_prefix, participation_ratio_norm, "
         "effective_rank, effective_rank_norm, effective_rank_norm_prefix, flags "
-        "FROM profiles WHERE site = 'final'",
+        "FROM profiles",
     )
     (expected,) = query(
         database,
