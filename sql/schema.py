@@ -157,7 +157,7 @@ _PROFILE: Final = (
 
 PROFILES: Final = Table(
     "profiles",
-    "latent performance profile of a run at `final`, or its deepest site: extremes over prefixes",
+    "profile of a run at `final`, or at its deepest site: extremes over prefixes",
     ("run", "context", "n_prompts"),
     _PROFILE,
 )
