@@ -40,4 +40,5 @@ def measure(run: Run) -> Iterator[Ratio]:
         "spectra of one site, ten prefixes / the bare products and eigensolves in memory",
         timed_pairs(ours, bare, REPEATS),
         bar=1.3,
+        bound="decompression, widening to float32, sorting rows into bands",
     )

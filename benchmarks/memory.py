@@ -55,11 +55,13 @@ def _peak(arguments: list[str]) -> int:
     """Peak resident KiB of `python -m` with `arguments`."""
     module, *rest = arguments
     code = (
-        "import resource, runpy, sys\n"
+        "import pathlib, runpy, sys\n"
         f"sys.argv = {[module, *rest]!r}\n"
         f"try: runpy.run_module({module!r}, run_name='__main__')\n"
         "except SystemExit as e: assert not e.code, e.code\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)\n"
+        # not ru_maxrss, which a child inherits from the process that started it
+        "status = pathlib.Path('/proc/self/status').read_text()\n"
+        "print(status.partition('VmHWM:')[2].split()[0], file=sys.stderr)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     if done.returncode:

@@ -38,6 +38,7 @@ def measure(run: Run, folder: Path) -> Iterator[Ratio]:
         "reading one site as float32, not in the page cache / `numpy.load` of the raw rows",
         timed_pairs(lambda: cold(ours), lambda: cold(theirs), REPEATS),
         bar=1.3,
+        bound="decompression, slower than this machine's disk",
     )
     yield ratio_of_times(
         "the same, both already in the page cache",

@@ -112,7 +112,7 @@ def _split(context: click.Context, parameter: click.Parameter, value: str) -> tu
 @click.option("--batch-tokens", type=click.IntRange(1), help="Padded tokens that run together.")
 @click.option(
     "--shard-mib",
-    default=512,
+    default=256,
     show_default=True,
     type=click.IntRange(1),
     help="Size of a shard before compression. Two are held in memory.",

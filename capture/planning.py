@@ -35,7 +35,7 @@ from lpp.store.plan import (
 from lpp.store.rows import prompts_sha256
 from lpp.store.schedule import prefix_schedule
 
-SHARD_BYTES: Final = 512 << 20
+SHARD_BYTES: Final = 256 << 20
 """Activations of a shard over all its sites, before compression. Two are held while capturing."""
 
 BATCH_BYTES: Final = 1 << 30

@@ -16,7 +16,7 @@ class ShardBuffer:
     """Arrays for the largest shard of a plan, allocated once and filled again and again.
 
     lengths: tokens of each prompt of the plan. Costs `rows x width x itemsize` bytes for each
-    site, 512 MiB in all by default.
+    site, 256 MiB in all by default.
     """
 
     def __init__(self, plan: Plan, lengths: npt.NDArray[np.int32]) -> None:

@@ -25,6 +25,9 @@ CHUNK_BYTES: Final = 2 << 20
 BLOCK_BYTES: Final = 2 << 20
 """Blosc's block. Byte-shuffled bfloat16 packs 1.44-fold in 2 MiB and 1.27-fold in the default."""
 
+GROUP_KEY: Final = "zarr.json"
+"""Metadata of the group, inside `hidden.zarr`."""
+
 NUMPY_DTYPE: Final[Mapping[StoredDtype, str]] = {
     "bfloat16": "uint16",
     "float16": "float16",
@@ -55,6 +58,13 @@ def check_rows(site: SiteSpec, rows: Rows, dtype: StoredDtype, n: int) -> None:
         )
 
 
+def encode_group() -> memoryview:
+    """The object that makes `hidden.zarr` a Zarr group, at `GROUP_KEY`."""
+    objects: dict[str, Any] = {}
+    zarr.create_group(MemoryStore(objects), zarr_format=3)
+    return memoryview(objects[GROUP_KEY].as_array_like())
+
+
 def encode_site(site: SiteSpec, rows: Rows, dtype: StoredDtype) -> dict[str, memoryview]:
     """The objects of one site: key inside `hidden.zarr` -> bytes. Holds one site in memory."""
     check_rows(site, rows, dtype, len(rows))
@@ -82,7 +92,9 @@ def encode_site(site: SiteSpec, rows: Rows, dtype: StoredDtype) -> dict[str, mem
         zarr_format=3,
     )
     array[:] = rows
-    return {key: memoryview(value.as_array_like()) for key, value in objects.items()}
+    return {
+        key: memoryview(value.as_array_like()) for key, value in objects.items() if key != GROUP_KEY
+    }
 
 
 def read_site(

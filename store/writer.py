@@ -6,7 +6,9 @@ no reader ever sees part of one.
 
 import contextlib
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Final
 
 import pyarrow as pa
 
@@ -22,7 +24,7 @@ from lpp.store.files import (
     sweep_stages,
     write_object,
 )
-from lpp.store.hidden import Rows, check_rows, encode_site
+from lpp.store.hidden import GROUP_KEY, Rows, check_rows, encode_group, encode_site
 from lpp.store.keys import (
     HIDDEN_KEY,
     PLAN_KEY,
@@ -32,10 +34,14 @@ from lpp.store.keys import (
     TOKENS_KEY,
     shard_key,
 )
-from lpp.store.plan import Plan, validate_plan
+from lpp.store.plan import Plan, SiteSpec, validate_plan
 from lpp.store.rows import prompts_problems, tokens_problems
 from lpp.store.run import Run, ShardRecord, read_shard
 from lpp.store.tables import encode_table
+
+SITES_AT_ONCE: Final = 2
+"""Sites encoded side by side: while one waits for the disk, another is compressed. Each holds its
+own encoded rows in memory; chunks of one site are compressed in parallel by Zarr as well."""
 
 
 class RunWriter:
@@ -70,7 +76,7 @@ class RunWriter:
         """Encode, write and commit shard `index`; keep what another writer committed first.
 
         hidden: site -> (T, d) in the stored dtype (uint16 for bfloat16). Row t of every site and
-        row t of `tokens` (`TOKENS_SCHEMA`) are the same token. Encodes one site at a time.
+        row t of `tokens` (`TOKENS_SCHEMA`) are the same token. Encodes two sites at a time.
         Raises MachineError(NO_SPACE); whatever was committed before stays.
         """
         self._check_rows(index, hidden, tokens)
@@ -101,13 +107,16 @@ class RunWriter:
             remove(aside)
 
     def _fill(self, stage: Path, index: int, hidden: Mapping[str, Rows], tokens: pa.Table) -> None:
-        objects: dict[str, ObjectRecord] = {}
-        for site in self._plan.sites:
+        def write_site(site: SiteSpec) -> dict[str, ObjectRecord]:
             encoded = encode_site(site, hidden[site.name], self._plan.stored_dtype)
-            for key, data in encoded.items():
-                name = f"{HIDDEN_KEY}/{key}"
-                if name not in objects:  # every site brings the group's own metadata
-                    objects[name] = write_object(stage / name, data)
+            names = {f"{HIDDEN_KEY}/{key}": data for key, data in encoded.items()}
+            return {name: write_object(stage / name, data) for name, data in names.items()}
+
+        group = f"{HIDDEN_KEY}/{GROUP_KEY}"
+        objects = {group: write_object(stage / group, encode_group())}
+        with ThreadPoolExecutor(SITES_AT_ONCE, thread_name_prefix="lpp-encode") as pool:
+            for written in pool.map(write_site, self._plan.sites):
+                objects |= written
         objects[TOKENS_KEY] = write_object(stage / TOKENS_KEY, encode_table(tokens))
         record = CommitRecord(
             plan=self._plan.hash, shard=index, rows=tokens.num_rows, objects=objects
