@@ -49,7 +49,7 @@ def measure() -> Iterator[Ratio]:
                 bar=25,
                 direction="at least",
                 inverted=True,
-                bound="5.5 times the tokens; the SVD is small beside the passes",
+                bound="5.5 times the tokens, and an SVD",
             )
 
 

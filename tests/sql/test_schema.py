@@ -1,7 +1,5 @@
 """The declarations, and what is made from them."""
 
-import doctest
-import importlib
 from pathlib import Path
 
 import duckdb
@@ -100,10 +98,3 @@ def test_arrow_schema_is_what_duckdb_makes_of_the_table(store: Path):
             assert given.names == declared.names
             for field in declared:
                 assert given.field(field.name).type in (field.type, pa.json_(pa.string()))
-
-
-@pytest.mark.parametrize("name", ["ddl", "formats"])
-def test_examples(name: str):
-    failed, attempted = doctest.testmod(importlib.import_module(f"lpp.sql.{name}"))
-    assert attempted
-    assert not failed

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 import zarr
 
-from lpp.store.hidden import chunk_rows, encode_site, read_site, to_float32
+from lpp.store.hidden import (
+    GROUP_KEY,
+    chunk_rows,
+    encode_group,
+    encode_site,
+    read_site,
+    to_float32,
+)
 from lpp.store.plan import SiteSpec
 
 SPECIAL = {
@@ -36,7 +43,8 @@ def special_rows(dtype: str, n: int, width: int) -> np.ndarray:
 
 def store_site(tmp_path: Any, rows: np.ndarray, dtype: Any) -> Any:
     site = SiteSpec(name="final", convention="post_norm", width=rows.shape[1])
-    for key, data in encode_site(site, rows, dtype).items():
+    objects = {GROUP_KEY: encode_group(), **encode_site(site, rows, dtype)}
+    for key, data in objects.items():
         (tmp_path / key).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / key).write_bytes(data)
     return tmp_path

@@ -1,0 +1,146 @@
+"""Batches, shards and the engine between a backend and a store."""
+
+import itertools
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lpp.capture.backend import Batch, Captured
+from lpp.capture.batches import asked_rows, group_by_budget, shard_batches, shard_boundaries
+from lpp.capture.engine import capture_run
+from lpp.capture.model_spec import ModelSpec
+from lpp.capture.planning import CaptureRequest, CorpusSpec, Prepared, prepare
+from lpp.capture.selection import Selection
+from lpp.store import RunWriter, create_store
+
+LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=30)
+
+
+@given(lengths=LENGTHS, budget=st.integers(1, 100))
+def test_groups_hold_each_prompt_once_within_the_budget(lengths: list[int], budget: int) -> None:
+    groups = group_by_budget(lengths, budget)
+    assert sorted(i for group in groups for i in group) == list(range(len(lengths)))
+    for group in groups:
+        padded = len(group) * max(lengths[i] for i in group)
+        assert padded <= budget or len(group) == 1
+
+
+@given(lengths=LENGTHS, limit=st.integers(1, 100))
+def test_shards_are_whole_prompts_within_the_limit(lengths: list[int], limit: int) -> None:
+    bounds = shard_boundaries(lengths, token_bytes=1, shard_bytes=limit)
+    assert (bounds[0], bounds[-1]) == (0, len(lengths))
+    for first, end in itertools.pairwise(bounds):
+        assert end > first
+        assert sum(lengths[first:end]) <= limit or end == first + 1
+
+
+@pytest.fixture(scope="module")
+def ready(tiny_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    """A tiny model on ragged texts, in several shards of several batches."""
+    corpus = tmp_path_factory.mktemp("corpus") / "texts.txt"
+    texts = ["the dog and the fox " * (1 + n % 5) for n in range(12)]
+    corpus.write_text("\n\n".join(texts))
+    return prepare(
+        CaptureRequest(
+            model=ModelSpec(id=str(tiny_folder("qwen2"))),
+            corpus=CorpusSpec(name=str(corpus)),
+            selection=Selection(prompts=12, min_bytes=0),
+            context=30,
+            batch_tokens=64,
+            shard_bytes=60_000,
+        )
+    )
+
+
+def test_a_plan_has_several_shards_of_several_batches(ready: Prepared) -> None:
+    assert ready.plan.n_shards >= 3
+    counts = [
+        len(list(shard_batches(ready.plan, ready.prompts, k))) for k in range(ready.plan.n_shards)
+    ]
+    assert max(counts) >= 2
+
+
+def test_schedule_asks_for_the_last_token_of_each_prefix(ready: Prepared) -> None:
+    plan = replace(ready.plan, context=20, prefixes=(5, 10, 20), logit_positions="schedule")
+    assert asked_rows(plan, [20, 7]).tolist() == [4, 9, 19, 20 + 4, 20 + 6]
+    assert len(asked_rows(ready.plan, [20, 7])) == 27
+
+
+def test_rows_land_at_their_prompts(ready: Prepared, tmp_path: Path) -> None:
+    writer = RunWriter(create_store(tmp_path / "s").path, ready.plan, ready.prompts)
+    assert capture_run(ready.plan, ready.prompts, writer, ready.backend) == ready.plan.n_shards
+    run = writer.run
+    tokens = run.tokens().to_table()
+    expected = [i for ids in ready.prompts["token_ids"].to_pylist() for i in ids]
+    assert tokens["token_id"].to_pylist() == expected
+    ends = np.cumsum(ready.prompts["n_tokens"].to_numpy()) - 1
+    for name in ("next_logprob", "next_rank"):
+        assert np.flatnonzero(tokens[name].is_null()).tolist() == ends.tolist()
+    assert tokens["entropy"].null_count == 0
+    assert run.verify() == []
+    # each prompt alone, through the same backend, is what was stored for it
+    values = np.concatenate(list(run.hidden("block.2")))
+    start = 0
+    for prompt, ids in enumerate(ready.prompts["token_ids"].to_pylist()):
+        batch = Batch(
+            shard=0,
+            prompt_ids=(prompt,),
+            lengths=(len(ids),),
+            token_ids=np.array(ids, np.int32),
+            asked=np.arange(1),
+        )
+        (alone,) = ready.backend.capture([batch])
+        rows = values[start : start + len(ids)]
+        np.testing.assert_allclose(rows, alone.hidden["block.2"], rtol=1e-4, atol=1e-4)
+        start += len(ids)
+
+
+def test_nothing_runs_again_when_all_is_committed(ready: Prepared, tmp_path: Path) -> None:
+    root = create_store(tmp_path / "s").path
+    for expected in (ready.plan.n_shards, 0):
+        writer = RunWriter(root, ready.plan, ready.prompts)
+        assert capture_run(ready.plan, ready.prompts, writer, ready.backend) == expected
+
+
+class FailsAt:
+    """The real backend, stopped after some batches as a crash would."""
+
+    def __init__(self, backend: Any, batches: int) -> None:
+        self._backend, self._left = backend, batches
+
+    def capture(self, batches: Iterable[Batch]) -> Iterator[Captured]:
+        for captured in self._backend.capture(batches):
+            if self._left == 0:
+                raise RuntimeError("the card fell off the bus")
+            self._left -= 1
+            yield captured
+
+
+@pytest.mark.parametrize("batches", range(0, 6, 2))
+def test_shards_before_a_failure_stay_and_the_rest_follows(
+    ready: Prepared, tmp_path: Path, batches: int
+) -> None:
+    root = create_store(tmp_path / "s").path
+    writer = RunWriter(root, ready.plan, ready.prompts)
+    with pytest.raises(RuntimeError, match="fell off the bus"):
+        capture_run(ready.plan, ready.prompts, writer, FailsAt(ready.backend, batches))
+    assert not [t for t in threading.enumerate() if t.name.startswith("lpp-writer")]
+    done = len(RunWriter(root, ready.plan, ready.prompts).run.shards)
+    again = capture_run(ready.plan, ready.prompts, writer, ready.backend)
+    assert done + again == ready.plan.n_shards
+    assert writer.run.verify() == []
+
+
+def test_a_shard_that_cannot_be_written_stops_the_run(ready: Prepared, tmp_path: Path) -> None:
+    writer = RunWriter(create_store(tmp_path / "s").path, ready.plan, ready.prompts)
+    (tmp_path / "s" / "runs" / ready.plan.run_id / "shards").rmdir()
+    (tmp_path / "s" / "runs" / ready.plan.run_id / "shards").write_text("in the way")
+    with pytest.raises(OSError, match="shards"):
+        capture_run(ready.plan, ready.prompts, writer, ready.backend)

@@ -1,0 +1,57 @@
+"""The benchmarks run, once and untimed, so that they cannot rot; no figure is judged here."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from benchmarks import analysis_cost, pairs, paper_procedure, query_start, storage
+from benchmarks.setting import capture, prepared
+from lpp.store import Run, open_store
+
+
+@pytest.fixture
+def run(documented_store: Path, tmp_path: Path) -> Run:
+    """A store to spoil, with its database."""
+    root = tmp_path / "demo"
+    shutil.copytree(documented_store, root)
+    return next(iter(open_store(root).runs.values()))
+
+
+@pytest.fixture(autouse=True)
+def _once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (analysis_cost, query_start, storage):
+        monkeypatch.setattr(module, "REPEATS", 1)
+
+
+def test_reading_analysing_and_querying(run: Run, tmp_path: Path) -> None:
+    rows = [
+        *storage.measure(run, tmp_path),
+        *analysis_cost.measure(run),
+        *query_start.measure(run.path.parent.parent),
+    ]
+    assert len(rows) == 5
+    assert all(row.ratio > 0 for row in rows)
+    assert rows[0].ratio > 1.3  # bytes, not time: bfloat16 activations do compress
+
+
+def test_both_procedures_end_with_the_same_profile(tmp_path: Path) -> None:
+    ready = prepared(2, context=40, sites=("final",), logit_positions="schedule")
+    ours = paper_procedure.one_pass(ready, tmp_path / "store")
+    theirs = paper_procedure.pass_for_each_prefix(ready)
+    assert len(ours) == 10
+    for mine, plain in zip(ours, theirs, strict=True):
+        assert mine == pytest.approx(plain, abs=0.02)  # bfloat16 rounds by the batch
+
+
+def test_a_ratio_knows_its_bar() -> None:
+    row = pairs.ratio_of_times("x", ([2.0, 3.0], [1.0, 2.0]), bar=2)
+    assert (row.ratio, row.spread, row.reached) == (1.75, (1.5, 2.0), True)
+    gain = pairs.ratio_of_times(
+        "x", ([2.0, 3.0], [1.0, 2.0]), bar=2, direction="at least", inverted=True
+    )
+    assert gain.reached is False
+
+
+def test_capture_of_everything_verifies(tmp_path: Path) -> None:
+    assert capture(prepared(2, context=20), tmp_path / "store").verify() == []
