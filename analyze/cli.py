@@ -103,7 +103,7 @@ def profile(
         click.echo(render.FORMATS[form](shown), nl=False)
         return
     click.echo(render.as_table(shown, entropy=entropy_by, ranks=rank_by), nl=False)
-    click.echo(f"\n{len(found)} profiles of {len(chosen)} sites are in {database}.")
+    click.echo(f"{len(found)} profiles of {len(chosen)} sites are in {database}.")
     click.echo(
         f'Next: lpp-sql {shlex.quote(store)} "SELECT * FROM profiles ORDER BY entropy_floor"'
     )

@@ -19,11 +19,11 @@ CONTEXT: Final = 200
 TWIN_SEED: Final = 0
 
 QUERIES: Final = (
-    "SELECT run, entropy_floor, participation_ratio, effective_rank FROM profiles",
+    "SELECT run, entropy_floor, participation_ratio, effective_rank\n     FROM profiles",
     "SELECT depth, site, effective_rank, top_share FROM spectra\n"
     "     WHERE prefix = context AND run NOT LIKE '%untrained%' ORDER BY depth",
-    "SELECT run, avg(entropy) AS nats, avg((next_rank = 1)::INT) AS top1_accuracy\n"
-    "     FROM token_stats GROUP BY run",
+    "SELECT run, avg(entropy) AS nats,\n"
+    "     avg((next_rank = 1)::INT) AS top1_accuracy FROM token_stats GROUP BY run",
 )
 """Three questions to go on with."""
 

@@ -31,19 +31,19 @@ def capture_into(root: Path, request: CaptureRequest, *, resume: str | None = No
     if resume is not None:
         _refuse_another(plan, store, resume)
     writer = RunWriter(store.path, plan, prepared.prompts)
-    click.echo(f"{describe(plan)}\n{writer.run.path}", err=True)
+    click.echo(f"{describe(plan)}\n  into {writer.run.path}", err=True)
     with progress("capture", plan.prompts.tokens, "tokens") as bar:
         capture_run(plan, prepared.prompts, writer, prepared.backend, bar)
     return plan.run_id
 
 
 def describe(plan: Plan) -> str:
-    """One line: what runs on what."""
+    """Two lines: what runs on what."""
     model = plan.model
     untrained = "" if model.untrained_seed is None else f", untrained (seed {model.untrained_seed})"
     return (
-        f"{model.id}{untrained}: {plan.prompts.count} prompts of {plan.corpus.name}, "
-        f"{plan.prompts.tokens:,} tokens, {len(plan.sites)} sites, {plan.compute.dtype}"
+        f"{model.id}{untrained}\n  {plan.prompts.count} prompts of {plan.corpus.name}, "
+        f"{plan.prompts.tokens:,} tokens; {len(plan.sites)} sites in {plan.compute.dtype}"
     )
 
 

@@ -104,27 +104,31 @@ SILENT: Progress = _Silent()
 
 @contextmanager
 def progress(title: str, total: int, unit: str) -> Iterator[Progress]:
-    """A progress bar on a terminal; elsewhere (a batch job's log) one line per note."""
+    """A progress bar that ends in the last note; elsewhere (a batch job's log) a line per note."""
     if not sys.stderr.isatty():
         yield _LogLines(title, total, unit)
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as RichProgress
+    from rich.table import Column
 
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=16),
         MofNCompleteColumn(),
         TextColumn(unit),
         TimeRemainingColumn(elapsed_when_finished=True),
+        TextColumn(
+            "{task.fields[note]}",
+            style="dim",
+            markup=False,
+            table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"),
+        ),
     )
-    with RichProgress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=total)
-        yield _Bar(
-            lambda n: bar.advance(task, n),
-            lambda text: bar.console.print(text, markup=False, highlight=False),
-        )
+    with RichProgress(*columns, console=Console(stderr=True), expand=True) as bar:
+        task = bar.add_task(title, total=total, note="")
+        yield _Bar(lambda n: bar.advance(task, n), lambda text: bar.update(task, note=text))
 
 
 class _Bar:
