@@ -21,6 +21,7 @@ def measure(run: Run, folder: Path) -> Iterator[Ratio]:
     bits = np.concatenate([block.values for block in run.blocks(site)]).view(np.uint32) >> 16
     np.save(raw, bits.astype(np.uint16))
     files = [path for shard in run.shards for path in shard.path.rglob(f"{site}/**/*")]
+    files += run.tokens_files()
 
     def ours() -> None:
         for _ in Run(run.path).hidden(site):

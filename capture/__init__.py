@@ -1,4 +1,7 @@
-"""PLACEHOLDER"""
+"""Model to store: a model reads a corpus once, and what it computed is kept.
+
+Needs torch; nothing else of the project does.
+"""
 
 if __name__ != "lpp.capture":
     raise ImportError(

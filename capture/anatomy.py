@@ -170,7 +170,7 @@ def unmapped(model: nn.Module, why: str) -> InputError:
     return InputError(
         f"{type(model).__name__} cannot be captured: {why}. Its modules:\n"
         f"{module_tree(model)}\n"
-        "Choose a causal language model of a family that `lpp-capture run --help` names.",
+        "`lpp-capture run --help` names the families that are known to work.",
         kind=ErrorKind.UNSUPPORTED_MODEL,
     )
 

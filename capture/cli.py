@@ -130,6 +130,10 @@ def run(**options: Any) -> None:
           --context 500 --sites final,'block.*' --device cuda --store ./lpp
 
     The same command resumes a run that was stopped: what is committed stays.
+
+    Any causal transformers model whose structure is found is captured. Known to
+    work: Llama, Qwen2, Qwen3, Mistral, Gemma 2, Gemma 3, Phi-3, GPT-2, GPT-NeoX,
+    OPT, Falcon.
     """
     require("torch", "transformers", "safetensors")
     from lpp.capture.run import capture_into

@@ -43,7 +43,9 @@ def run_demo(root: Path) -> None:
     for seed in (None, TWIN_SEED):
         capture_into(root, demo_request(seed))
     # The analysis is a command of its own: capture knows nothing of it, and it needs no torch.
-    subprocess.run([sys.executable, "-m", "lpp.analyze.cli", "profile", str(root)], check=True)
+    analysis = [sys.executable, "-m", "lpp.analyze.cli", "profile", str(root)]
+    if code := subprocess.run(analysis, check=False).returncode:
+        sys.exit(code)  # it has said why
     click.echo(f"\nThe store: {root.resolve()}\nThree questions to go on with:")
     for query in QUERIES:
         click.echo(f'\n  lpp-sql {shlex.quote(str(root))} \\\n    "{query}"')

@@ -9,6 +9,7 @@ A shard is committed before its buffer is used again: a killed job resumes where
 
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +20,9 @@ from lpp.capture.shard_buffer import ShardBuffer
 from lpp.store import RunWriter, ShardRecord
 from lpp.store.console import SILENT, Progress
 from lpp.store.plan import Plan
+
+BUFFERS: Final = 2
+"""One that fills, one that is written."""
 
 
 def capture_run(
@@ -31,7 +35,7 @@ def capture_run(
     """Capture every shard of `plan` that is not committed yet; returns how many it captured.
 
     prompts: all of the plan, `lpp.store.tables.PROMPTS_SCHEMA`. Raises what the backend or the
-    writer raised; shards handed over before that are committed.
+    writer raised; shards handed over before that are committed, unless writing was what failed.
     """
     lengths = prompts["n_tokens"].to_numpy()
     todo = [shard for shard in range(plan.n_shards) if not writer.committed(shard)]
@@ -39,26 +43,37 @@ def capture_run(
     if not todo:
         return 0
     batches = (batch for shard in todo for batch in shard_batches(plan, prompts, shard))
-    filling, spare = ShardBuffer(plan, lengths), None
-    waiting = iter(todo)
-    filling.begin(next(waiting))
+    buffers = [ShardBuffer(plan, lengths) for _ in todo[:BUFFERS]]
+    filling, handed_over = buffers[0], 0
+    filling.begin(todo[0])
     # Leaving the block waits for the shard being written, an interrupt included.
     with ThreadPoolExecutor(1, thread_name_prefix="lpp-writer") as pool:
         writing: Future[None] | None = None
-        for captured in backend.capture(batches):
-            if writing is not None and writing.done():
-                writing.result()  # a full disk stops the run now, not a shard later
-            filling.place(captured)
-            progress.advance(len(captured.batch.token_ids))
-            if filling.full:
+        try:
+            for captured in backend.capture(batches):
+                if writing is not None and writing.done():
+                    writing.result()  # a full disk stops the run now, not a shard later
+                filling.place(captured)
+                progress.advance(len(captured.batch.token_ids))
+                if not filling.full:
+                    continue
                 if writing is not None:
                     writing.result()
                 writing = pool.submit(_write, writer, filling, progress)
-                spare, filling = filling, spare or ShardBuffer(plan, lengths)
-                filling.begin(next(waiting, filling.shard))
+                handed_over += 1
+                if handed_over == len(todo):
+                    break
+                filling = buffers[handed_over % BUFFERS]
+                filling.begin(todo[handed_over])
+        except Exception as error:
+            if writing is not None and (failed := writing.exception()) is not None:
+                raise failed from error  # the disk's word outlives the model's
+            raise
         if writing is not None:
             writing.result()
-    return len(todo)
+    if handed_over != len(todo):
+        raise RuntimeError(f"the backend ended after {handed_over} of {len(todo)} shards")
+    return handed_over
 
 
 def _write(writer: RunWriter, buffer: ShardBuffer, progress: Progress) -> None:

@@ -60,7 +60,7 @@ class PlainHost:
 class PinnedHost:
     """For models on GPUs: each site is copied on a stream of its own, beside the computing.
 
-    Pinned buffers are allocated at the first batch and kept. A model over several cards
+    Pinned buffers grow to the largest batch and are kept. A model over several cards
     (`--device-map auto`) has one copy stream for each.
     """
 

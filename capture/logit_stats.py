@@ -100,19 +100,20 @@ class _Reducer:
             few = min(tile, max(1, _CACHED_LOGITS * torch.get_num_threads() // V))
         width = min(_GROUP, V)
         whole = V // width  # groups of full width; what is left of the columns makes one more
-        starts = [g * width for g in range(whole)] + ([V - width] if V % width else [])
+        groups = whole + bool(V % width)
 
         def empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
             return torch.empty(*shape, dtype=dtype, device=device)
 
         self._unembed, self._few, self._width, self._whole = unembed, few, width, whole
         # the last group overlaps its neighbour when V is no multiple of the width
-        self._starts = torch.tensor(starts, device=device)
+        # (made on the device: a copy to it would wait for the forward pass)
+        self._starts = (torch.arange(groups, device=device) * width).clamp_(max=V - width)
         self._within = torch.arange(width, device=device)
         self._logits = empty(tile, V, dtype=unembed.dtype)  # (tile, V)
         self._x = empty(few, V) if unembed.dtype != torch.float32 else None  # (few, V)
         self._p = empty(few, V)  # (few, V)
-        self._maxima = empty(tile, len(starts))  # (tile, groups)
+        self._maxima = empty(tile, groups)  # (tile, groups)
         self._top = empty(tile, 1)  # largest logit
         self._top_group = empty(tile, 1, dtype=torch.int64)
         self._group_x = empty(tile, width)  # the logits around the largest, and

@@ -47,6 +47,13 @@ def check_device(device: str) -> None:
         )
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says so; torch's allocator for CPUs does it in words alone."""
+    return isinstance(error, MemoryError) or any(
+        phrase in str(error).lower() for phrase in _NO_ROOM
+    )
+
+
 @contextmanager
 def explained(model: str, device: str) -> Iterator[None]:
     """Turn what goes wrong while a model loads into one error that says what to do."""
@@ -63,7 +70,7 @@ def explained(model: str, device: str) -> Iterator[None]:
 def _explanation(model: str, device: str, error: Exception) -> LppError:
     text = str(error).strip() or type(error).__name__
     line, lower = text.splitlines()[0].rstrip("."), text.lower()
-    if isinstance(error, MemoryError) or any(phrase in lower for phrase in _NO_ROOM):
+    if out_of_memory(error):
         return MachineError(
             f"{model} does not fit into the memory of {device}. Use --dtype bfloat16, "
             "--device-map auto, --quantization int8, or a smaller model.",
@@ -96,6 +103,6 @@ def _advice(error: Exception, lower: str) -> tuple[ErrorKind, str]:
     if isinstance(error, OSError):
         return ErrorKind.NOT_FOUND, "lacks a file: {line}. Download or save it again."
     return ErrorKind.UNSUPPORTED_MODEL, (
-        "cannot be loaded: {line}. Choose a causal language model of a family that "
-        "`lpp-capture run --help` names; --debug shows where it failed."
+        "cannot be loaded: {line}. `lpp-capture run --help` names the families that are known to "
+        "work; --debug shows where it failed."
     )

@@ -51,13 +51,14 @@ def load_model(spec: ModelSpec, *, quiet: bool = True, progress: Progress = SILE
     if spec.quantization is not None:
         require("bitsandbytes", extra="quantization")
     check_device(spec.device)
+    _refuse_combinations(spec)
     with _quiet(quiet), explained(spec.id, spec.device):
         files = _files(spec, weights=spec.untrained_seed is None, progress=progress)
         config = _config(files.folder, spec)
         tokenizer = _tokenizer(files.folder, spec)
         if spec.untrained_seed is None:
             model = _trained(files.folder, spec)
-            weights = weights_fingerprint(weight_files(files.folder, spec.id))
+            weights = _trained_fingerprint(model, files.folder, spec)
         else:
             model = _untrained(config, spec)
             weights = _untrained_fingerprint(model, spec.untrained_seed)
@@ -84,6 +85,16 @@ def load_model(spec: ModelSpec, *, quiet: bool = True, progress: Progress = SILE
         attention=str(model.config._attn_implementation),
         device=str(input_device(model)),
     )
+
+
+def _refuse_combinations(spec: ModelSpec) -> None:
+    """Settings that would be recorded and not followed."""
+    if spec.untrained_seed is not None and (spec.quantization or spec.device_map):
+        raise InputError(
+            "random weights (--untrained-seed) are neither quantised nor spread over devices. "
+            "Leave out --quantization and --device-map, or leave out --untrained-seed.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
 
 
 def load_tokenizer(model: str, revision: str | None = None, *, quiet: bool = True) -> Any:
@@ -161,7 +172,7 @@ def _config(folder: Path, spec: ModelSpec) -> Any:
     if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING and not remote:
         raise InputError(
             f"{spec.id} is a {config.model_type} model, not a causal language model. "
-            "Choose one of a family that `lpp-capture run --help` names.",
+            "`lpp-capture run --help` names the families that are known to work.",
             kind=ErrorKind.UNSUPPORTED_MODEL,
         )
     return config
@@ -228,13 +239,30 @@ def _dtype_name(dtype: torch.dtype, model: str) -> Dtype:
     return names[dtype]
 
 
+def _trained_fingerprint(model: Any, folder: Path, spec: ModelSpec) -> str:
+    """Weights, configuration and, where it may run, the model's own code: all that computes."""
+    code = sorted(folder.glob("*.py")) if spec.trust_remote_code else []
+    return document_fingerprint(
+        {
+            "weights": weights_fingerprint(weight_files(folder, spec.id)),
+            "config": _described(model),
+            "code": weights_fingerprint(code) if code else None,
+        }
+    )
+
+
 def _untrained_fingerprint(model: Any, seed: int) -> str:
-    described = model.config.to_dict()
+    return document_fingerprint(
+        {"untrained_seed": seed, "dtype": str(model.dtype), "config": _described(model)}
+    )
+
+
+def _described(model: Any) -> dict[str, Any]:
+    """The configuration without what depends on where it lies or how it was loaded."""
+    described: dict[str, Any] = model.config.to_dict()
     for passing in ("_name_or_path", "transformers_version", "use_cache", "dtype"):
         described.pop(passing, None)
-    return document_fingerprint(
-        {"untrained_seed": seed, "dtype": str(model.dtype), "config": described}
-    )
+    return described
 
 
 def _transformers() -> Any:

@@ -21,7 +21,7 @@ from lpp.capture.selection import Selection, select
 from lpp.capture.sites import ModelSites, check_sites, find_sites
 from lpp.capture.torch_backend import TorchBackend
 from lpp.store.console import SILENT, Progress
-from lpp.store.errors import ErrorKind, InputError
+from lpp.store.errors import ErrorKind, InputError, MachineError
 from lpp.store.plan import (
     ComputeInfo,
     CorpusInfo,
@@ -98,6 +98,12 @@ def prepare(
             f"--context {request.context} is beyond {request.model.id}, which has "
             f"{loaded.max_positions} positions. Choose --context {loaded.max_positions} or less.",
             kind=ErrorKind.INVALID_VALUE,
+        )
+    if loaded.device.partition(":")[0] not in BATCH_TOKENS:
+        raise MachineError(
+            f"the model was put on {loaded.device}, where capture does not run. "
+            "Repeat without --device-map, with --device cpu or cuda.",
+            kind=ErrorKind.NO_DEVICE,
         )
     prompts = tokenise(passages, loaded.tokenizer, request.context)
     sites = find_sites(loaded.model)
@@ -209,13 +215,26 @@ def make_plan(
             device_map=request.model.device_map,
             quantization=request.model.quantization,
             trust_remote_code=request.model.trust_remote_code,
-            versions={name: version(name) for name in ("lpp-engine", "torch", "transformers")},
+            versions={name: version(name) for name in _computing(request.model)},
         ),
         stored_dtype=loaded.dtype,  # activations are stored as they were computed
         shards=shard_boundaries(lengths, token_bytes, request.shard_bytes),
     )
 
 
+def _computing(spec: ModelSpec) -> list[str]:
+    """Packages whose release could change a number."""
+    spread = spec.device_map is not None or spec.quantization is not None
+    return [
+        *("lpp-engine", "torch", "transformers"),
+        *(["accelerate"] if spread else []),
+        *(["bitsandbytes"] if spec.quantization is not None else []),
+    ]
+
+
 def default_batch_tokens(device: str, token_bytes: int, context: int) -> int:
-    """Tokens that run together: as many as keep the device busy, within `BATCH_BYTES`."""
+    """Tokens that run together: as many as keep the device busy, within `BATCH_BYTES`.
+
+    At least one prompt, whatever its bytes: a prompt runs whole.
+    """
     return max(context, min(BATCH_TOKENS[device], BATCH_BYTES // token_bytes))

@@ -6,7 +6,7 @@ import click
 
 from lpp.capture.engine import capture_run
 from lpp.capture.planning import CaptureRequest, prepare
-from lpp.store import RunWriter, Store, create_store
+from lpp.store import RunWriter, Store, create_store, open_store
 from lpp.store.console import debugging, progress
 from lpp.store.errors import ConflictError, ErrorKind, InputError
 from lpp.store.plan import Plan, differences
@@ -18,7 +18,8 @@ def capture_into(root: Path, request: CaptureRequest, *, resume: str | None = No
     resume: id of the one run that may be written; anything else is refused with the fields that
     differ. Returns the run's id. Every committed shard survives whatever stops this.
     """
-    store = create_store(root)  # before the model loads: a bad path should not cost minutes
+    # before the model loads: a bad path should not cost minutes
+    store = create_store(root) if resume is None else open_store(root)
     if resume is not None and resume not in store.runs:
         raise InputError(
             f"{root} has no run {resume}; it has {', '.join(store.runs) or 'none'}.",

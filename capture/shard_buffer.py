@@ -7,6 +7,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from lpp.capture.backend import Captured
+from lpp.store.errors import ErrorKind, MachineError
 from lpp.store.hidden import NUMPY_DTYPE, Rows
 from lpp.store.plan import Plan
 from lpp.store.tables import STATISTICS, TOKENS_SCHEMA
@@ -26,10 +27,17 @@ class ShardBuffer:
         self._shard_start = ends[list(plan.shards)]
         rows = int(np.diff(self._shard_start).max())
         self._prompt_start = ends
-        self._hidden: dict[str, Rows] = {
-            site.name: np.empty((rows, site.width), NUMPY_DTYPE[plan.stored_dtype])
-            for site in plan.sites
-        }
+        try:
+            self._hidden: dict[str, Rows] = {
+                site.name: np.empty((rows, site.width), NUMPY_DTYPE[plan.stored_dtype])
+                for site in plan.sites
+            }
+        except MemoryError:
+            raise MachineError(
+                f"out of memory for a shard of {rows} tokens at {len(plan.sites)} sites. "
+                "Capture with smaller shards (--shard-mib), or fewer --sites.",
+                kind=ErrorKind.NO_MEMORY,
+            ) from None
         self._statistics: dict[str, npt.NDArray[Any]] = {
             name: np.empty(rows, TOKENS_SCHEMA.field(name).type.to_pandas_dtype())
             for name in STATISTICS
@@ -51,8 +59,13 @@ class ShardBuffer:
         return self._filled == self.rows
 
     def place(self, captured: Captured) -> None:
-        """Copy one batch to the places of its prompts."""
+        """Copy one batch to the places of its prompts.
+
+        Raises ValueError for a batch of other sites, statistics, widths or dtypes than the plan's:
+        numpy would convert some and leave what is missing as it was.
+        """
         batch = captured.batch
+        self._check(captured)
         target = np.empty(len(batch.token_ids), np.int64)  # row of the shard for each flat row
         flat = 0
         for prompt, length in zip(batch.prompt_ids, batch.lengths, strict=True):
@@ -67,6 +80,22 @@ class ShardBuffer:
         for name, values in captured.statistics.items():
             self._statistics[name][asked] = values
         self._filled += flat
+
+    def _check(self, captured: Captured) -> None:
+        batch, tokens = captured.batch, len(captured.batch.token_ids)
+        if batch.shard != self.shard:
+            raise ValueError(f"a batch of shard {batch.shard} came while {self.shard} fills")
+        for what, ours, theirs, rows in (
+            ("sites", self._hidden, captured.hidden, tokens),
+            ("statistics", self._statistics, captured.statistics, len(batch.asked)),
+        ):
+            if ours.keys() != theirs.keys():
+                raise ValueError(f"{what} are {sorted(theirs)}, not {sorted(ours)}")
+            for name, values in theirs.items():
+                expected = (rows, *ours[name].shape[1:]), ours[name].dtype
+                if (values.shape, values.dtype) != expected:
+                    found = (values.shape, values.dtype)
+                    raise ValueError(f"{name}: shape and dtype are {found}, not {expected}")
 
     def hidden(self) -> dict[str, Rows]:
         """Site -> (T, d) of the full shard; views, valid until `begin`."""

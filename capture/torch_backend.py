@@ -8,9 +8,9 @@ The unembedding never runs over a whole batch: its logits would be T x V floats,
 cache. It runs on tiles of the `final` rows, which are reduced to seven numbers each where they
 were made.
 
-On a GPU each site travels to the host on a stream of its own, into pinned buffers that are
-allocated once: two sets of `batch_tokens x width x itemsize` bytes for each site, so that one
-batch is copied while the next is computed.
+On a GPU each site travels to the host on a stream of its own, into pinned buffers that are kept:
+two sets of `batch tokens x width x itemsize` bytes for each site, so that one batch is copied
+while the next is computed.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,6 +24,7 @@ from lpp.capture.anatomy import forward_inputs, input_device
 from lpp.capture.backend import Batch, Captured
 from lpp.capture.host_copy import HostRows, make_host
 from lpp.capture.logit_stats import logit_statistics
+from lpp.capture.machine import out_of_memory
 from lpp.capture.sites import ModelSites, capture_sites
 from lpp.capture.unembedding import find_unembedding
 from lpp.store.errors import ErrorKind, MachineError
@@ -78,7 +79,10 @@ class TorchBackend:
     @torch.inference_mode()
     def _launch(self, batch: Batch, host: HostRows) -> None:
         ids, rows = padded(batch)
-        real = RealRows(rows)
+        # All that travels to the device does so before the pass: a copy after it would wait for it.
+        real = RealRows(rows, self._device)
+        asked = RealRows(rows[torch.from_numpy(batch.asked)], self._unembed.device)
+        next_ids = torch.from_numpy(batch.next_ids.astype(np.int64)).to(self._unembed.device)
         host.begin()
 
         def keep(site: str, state: torch.Tensor) -> None:
@@ -86,17 +90,15 @@ class TorchBackend:
 
         with capture_sites(self._sites, self._wanted, keep):
             output = self._sites.trunk(**forward_inputs(ids.to(self._device)))
-        final = RealRows(rows[torch.from_numpy(batch.asked)]).of(output[0])
-        next_ids = torch.from_numpy(batch.next_ids).to(final.device)
-        host.finish(logit_statistics(final, self._unembed, next_ids))
+        host.finish(logit_statistics(asked.of(output[0]), self._unembed, next_ids))
 
 
 class RealRows:
     """Picks the rows of a padded batch that hold tokens; each device gets their indices once."""
 
-    def __init__(self, indices: torch.Tensor) -> None:
-        self._on = {indices.device: indices}
-        self._indices = indices
+    def __init__(self, indices: torch.Tensor, device: torch.device) -> None:
+        self._indices = indices.to(device)
+        self._on = {device: self._indices}
 
     def of(self, state: torch.Tensor) -> torch.Tensor:
         """(batch, tokens, d) -> (T, d), a copy on the same device."""
@@ -129,13 +131,17 @@ def memory_named(batch: Batch) -> Iterator[None]:
     """Turn a batch that does not fit in memory into a message that says which and what helps."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError):
+    except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
+        if not out_of_memory(error):
+            raise
         longest = max(batch.lengths)
         tokens = len(batch.lengths) * longest
+        advice = f"fewer tokens at once: --batch-tokens {max(longest, tokens // 2)}"
+        if len(batch.lengths) == 1:  # a prompt always runs whole
+            advice = "a shorter --context, fewer --sites, or --device-map auto"
         raise MachineError(
             f"out of memory on a batch of {len(batch.lengths)} prompts, {tokens} tokens with "
             f"padding, in shard {batch.shard}. Every committed shard is whole. Capture again with "
-            "fewer tokens at once: --batch-tokens "
-            f"{max(longest, tokens // 2)} (a plan of its own), or on a larger card.",
+            f"{advice} (a plan of its own), or on a larger card.",
             kind=ErrorKind.NO_MEMORY,
         ) from None

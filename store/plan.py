@@ -40,7 +40,8 @@ class ModelInfo:
     source: Literal["hub", "folder", "gguf"]
     revision: str | None
     weights: str
-    """Fingerprint of the weights; for an untrained twin, of its configuration and seed."""
+    """Fingerprint of weights, configuration and the model's own code, where it ran; for an
+    untrained twin, of its configuration and seed."""
     architecture: str
     n_parameters: int
     n_blocks: int

@@ -1,6 +1,7 @@
 """What a user gets wrong is one message that says what, where and the next command; exit code 2."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -122,6 +123,25 @@ def test_a_plan_that_differs_from_the_run_being_resumed(capture: Run, tmp_path: 
     refused(capture("--resume", run_id, "--context", 20), run_id, "context: 20, not 24")
     assert list(open_store(tmp_path / "store").runs) == [run_id]
     refused(capture("--resume", "other-12345678"), "other-12345678", run_id)
+
+
+def test_resuming_in_a_store_that_is_not_there_makes_none(capture: Run, tmp_path: Path) -> None:
+    refused(capture("--resume", "a-12345678"), "not an lpp store")
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_changed_configuration_is_another_run(capture: Run, model: Path, tmp_path: Path) -> None:
+    changed = tmp_path / "changed" / model.name
+    shutil.copytree(model, changed)
+    config = json.loads((changed / "config.json").read_text())
+    (changed / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 0.5}))
+    assert capture().exit_code == 0
+    assert capture(model=changed).exit_code == 0
+    assert len(open_store(tmp_path / "store").runs) == 2
+
+
+def test_random_weights_are_not_quantised(capture: Run) -> None:
+    refused(capture("--untrained-seed", 0, "--device-map", "auto"), "--untrained-seed")
 
 
 def test_a_device_that_is_not_there(capture: Run) -> None:

@@ -123,6 +123,52 @@ class FailsAt:
             yield captured
 
 
+class Altered:
+    """The real backend, with what it hands over altered."""
+
+    def __init__(self, backend: Any, alter: Callable[[Captured], Captured]) -> None:
+        self._backend, self._alter = backend, alter
+
+    def capture(self, batches: Iterable[Batch]) -> Iterator[Captured]:
+        return map(self._alter, self._backend.capture(batches))
+
+
+def without(mapping: Any, name: str) -> dict[str, Any]:
+    """A copy that lacks one key."""
+    return {key: value for key, value in mapping.items() if key != name}
+
+
+@pytest.mark.parametrize(
+    ("alter", "says"),
+    [
+        (lambda c: replace(c, hidden=without(c.hidden, "block.2")), "sites are"),
+        (lambda c: replace(c, statistics=without(c.statistics, "margin")), "statistics are"),
+        (lambda c: replace(c, hidden={s: r.astype("f8") for s, r in c.hidden.items()}), "dtype"),
+        (lambda c: replace(c, hidden={s: r[1:] for s, r in c.hidden.items()}), "shape"),
+        (lambda c: replace(c, batch=replace(c.batch, shard=99)), "shard 99"),
+    ],
+)
+def test_a_backend_that_hands_over_something_else_commits_nothing(
+    ready: Prepared, tmp_path: Path, alter: Callable[[Captured], Captured], says: str
+) -> None:
+    writer = RunWriter(create_store(tmp_path / "s").path, ready.plan, ready.prompts)
+    with pytest.raises(ValueError, match=says):
+        capture_run(ready.plan, ready.prompts, writer, Altered(ready.backend, alter))
+    assert writer.run.shards == ()
+
+
+def test_a_backend_that_ends_early_is_not_taken_for_complete(
+    ready: Prepared, tmp_path: Path
+) -> None:
+    class EndsEarly:
+        def capture(self, batches: Iterable[Batch]) -> Iterator[Captured]:
+            return itertools.islice(ready.backend.capture(batches), 3)
+
+    writer = RunWriter(create_store(tmp_path / "s").path, ready.plan, ready.prompts)
+    with pytest.raises(RuntimeError, match="ended after"):
+        capture_run(ready.plan, ready.prompts, writer, EndsEarly())
+
+
 @pytest.mark.parametrize("batches", range(0, 6, 2))
 def test_shards_before_a_failure_stay_and_the_rest_follows(
     ready: Prepared, tmp_path: Path, batches: int

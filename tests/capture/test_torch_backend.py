@@ -46,16 +46,25 @@ def test_next_ids_stop_at_the_end_of_each_prompt() -> None:
     assert batch.next_ids.tolist() == [5, -1, -1, 9, -1]
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ],
+)
 def test_out_of_memory_names_the_batch_and_what_helps(
-    tiny_model: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+    tiny_model: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     model = tiny_model("gpt2")
     backend = TorchBackend(model, find_sites(model), ["final"], "float32")
 
     def full(*args: object, **kwargs: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise error
 
     monkeypatch.setattr(model.transformer, "forward", full)
     with pytest.raises(MachineError, match=r"2 prompts, 12 tokens.*--batch-tokens 6") as caught:
         list(backend.capture([make_batch([[5] * 6, [5] * 4])]))
     assert caught.value.kind is ErrorKind.NO_MEMORY
+    with pytest.raises(MachineError, match=r"1 prompts, 6 tokens.* shorter --context"):
+        list(backend.capture([make_batch([[5] * 6])]))
