@@ -191,7 +191,7 @@ def demo(store: Path) -> None:
       lpp-capture demo --store ./demo
 
     SmolLM2-135M-Instruct and the same architecture with random weights read 100
-    English passages of 200 tokens. Minutes on two cores; nothing is downloaded.
+    English passages of 200 tokens. About a minute on two cores; no download.
     """
     require("torch", "transformers", "safetensors")
     from lpp.capture.demo import run_demo
