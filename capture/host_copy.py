@@ -4,13 +4,12 @@ Both hold the rows of one batch. `copy` is called from inside the forward pass, 
 site; `arrays` and `statistics` after it, when they wait for what is still under way.
 """
 
-from dataclasses import fields
 from typing import Any, Protocol
 
 import numpy.typing as npt
 import torch
 
-from lpp.capture.logit_stats import TokenStatistics
+from lpp.capture.logit_stats import STATISTICS, TokenStatistics
 from lpp.store.hidden import Rows
 
 
@@ -39,7 +38,7 @@ class PlainHost:
     def __init__(self, dtype: torch.dtype) -> None:
         self._dtype = dtype
         self._rows: dict[str, torch.Tensor] = {}
-        self._statistics: dict[str, torch.Tensor] = {}
+        self._statistics: dict[str, npt.NDArray[Any]] = {}
 
     def begin(self) -> None:
         self._rows.clear()
@@ -48,13 +47,13 @@ class PlainHost:
         self._rows[site] = rows.to(self._dtype)
 
     def finish(self, statistics: TokenStatistics) -> None:
-        self._statistics = {f.name: getattr(statistics, f.name) for f in fields(statistics)}
+        self._statistics = statistics.numpy()
 
     def arrays(self) -> dict[str, Rows]:
         return {site: stored_bits(rows) for site, rows in self._rows.items()}
 
     def statistics(self) -> dict[str, npt.NDArray[Any]]:
-        return {name: values.numpy() for name, values in self._statistics.items()}
+        return self._statistics
 
 
 class PinnedHost:
@@ -79,8 +78,7 @@ class PinnedHost:
 
     def finish(self, statistics: TokenStatistics) -> None:
         self._statistics = {
-            f.name: self._send(f".{f.name}", getattr(statistics, f.name))
-            for f in fields(statistics)
+            name: self._send(f".{name}", getattr(statistics, name)) for name in STATISTICS
         }
 
     def arrays(self) -> dict[str, Rows]:
