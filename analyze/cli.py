@@ -6,23 +6,12 @@ from typing import Any, Final
 
 import click
 
+from lpp.analyze.cli_sensitivity import sensitivity
+from lpp.analyze.options import names, numbers
 from lpp.store.console import LppGroup, debug_option, progress
 
 AGGREGATIONS: Final = ("min", "max", "mean", "median")
 FINAL: Final = "final"
-
-
-def _names(_ctx: click.Context, _param: click.Parameter, value: str | None) -> Any:
-    """`final,block.*` as a tuple; None stays."""
-    return None if value is None else tuple(part.strip() for part in value.split(","))
-
-
-def _numbers(_ctx: click.Context, _param: click.Parameter, value: str | None) -> Any:
-    """`50,100` as a tuple; None stays."""
-    parts = () if value is None else tuple(part.strip() for part in value.split(","))
-    if not all(part.isascii() and part.isdigit() for part in parts):
-        raise click.BadParameter(f"{value!r} is not a list of whole numbers such as 50,100")
-    return None if value is None else tuple(int(part) for part in parts)
 
 
 @click.group(cls=LppGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -33,20 +22,21 @@ def main() -> None:
 
     \b
         lpp-analyze profile ./lpp
+        lpp-analyze sensitivity ./lpp
         lpp-analyze verify ./lpp
     """
 
 
 @main.command()
 @click.argument("store")
-@click.option("--context", "contexts", callback=_numbers, metavar="N,...", help="Contexts.")
-@click.option("--prompts", callback=_numbers, metavar="N,...", help="The first so many prompts.")
-@click.option("--site", "sites", callback=_names, metavar="NAME,...", help="Sites, or all.")
-@click.option("--run", "runs", callback=_names, metavar="NAME,...", help="Runs.", default="*")
+@click.option("--context", "contexts", callback=numbers, metavar="N,...", help="Contexts.")
+@click.option("--prompts", callback=numbers, metavar="N,...", help="The first so many prompts.")
+@click.option("--site", "sites", callback=names, metavar="NAME,...", help="Sites, or all.")
+@click.option("--run", "runs", callback=names, metavar="NAME,...", help="Runs.", default="*")
 @click.option("--entropy-by", type=click.Choice(AGGREGATIONS), default="min", show_default=True)
 @click.option("--rank-by", type=click.Choice(AGGREGATIONS), default="max", show_default=True)
 @click.option(
-    "--drop-prefixes", callback=_numbers, metavar="N,...", help="Prefixes that take no part."
+    "--drop-prefixes", callback=numbers, metavar="N,...", help="Prefixes that take no part."
 )
 @click.option(
     "--format",
@@ -137,6 +127,9 @@ def verify(store: str) -> int:
             err=True,
         )
     return int(problems > 0)
+
+
+main.add_command(sensitivity)
 
 
 if __name__ == "__main__":

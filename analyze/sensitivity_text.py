@@ -1,0 +1,201 @@
+"""The sensitivity of a store as text: tables at 80 columns, CSV, JSON."""
+
+import io
+import json
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from typing import Final
+
+import polars as pl
+
+from lpp.analyze.agreement import Compared, Setting
+from lpp.analyze.flags import MEANING
+from lpp.analyze.grid import profile_rows
+from lpp.analyze.saving import Saving, total
+from lpp.analyze.sensitivity import Sensitivity
+from lpp.analyze.text import number, plain_table, rendered, wrapped
+
+_HEADS: Final = {
+    "entropy_norm": "H / ln V",
+    "participation_ratio": "PR",
+    "participation_ratio_norm": "PR / r",
+    "effective_rank": "ER",
+    "effective_rank_norm": "ER / r",
+}
+_FIELDS: Final = {
+    "context": "context",
+    "n_prompts": "prompts",
+    "corpus": "corpus",
+    "site": "site",
+    "aggregation": "over prefixes",
+}
+_FEW: Final = 5
+"""Up to so many models, how often chance alone gives full agreement is worth saying."""
+
+
+def as_json(found: Sensitivity) -> str:
+    """Everything: `values`, `agreement`, `tokens`, `left_out`."""
+    document = {
+        "values": found.values.to_dicts(),
+        "agreement": found.agreement.to_dicts(),
+        "tokens": [
+            {**asdict(saving), "ratio": saving.ratio}
+            for saving in (*found.savings, total(found.savings))
+        ],
+        "left_out": list(found.left_out),
+    }
+    return json.dumps(document, indent=2, allow_nan=False) + "\n"
+
+
+def as_csv(table: pl.DataFrame) -> str:
+    """One line per row; the members of a list are parted by spaces."""
+    lists = [name for name, dtype in table.schema.items() if dtype == pl.List(pl.String())]
+    return table.with_columns(pl.col(lists).list.join(" ")).write_csv()
+
+
+def grid_text(found: Sensitivity) -> str:
+    """The profiles of each run and site, a row per context and number of prompts."""
+    out = io.StringIO()
+    rows = profile_rows(found.values)
+    marks = _marks(rows)
+    print("\nEntropy: its minimum over prefixes; ranks: their maximum.", file=out)
+    for group in rows.partition_by("run", "site", maintain_order=True):
+        out.write(f"\n{group.item(0, 'run')} at {group.item(0, 'site')}\n")
+        out.write(_grid_table(group, marks))
+    for flag, letter in marks.items():
+        out.write(wrapped(f"{letter} {flag}: {MEANING[flag]}."))
+    if found.left_out:
+        out.write("\nLeft out:\n" + "".join(wrapped(f"- {line}") for line in found.left_out))
+    return out.getvalue()
+
+
+def _marks(rows: pl.DataFrame) -> dict[str, str]:
+    """A letter for each flag in sight."""
+    shown = rows.filter(pl.col("metric").is_in([*_HEADS]))["flags"]
+    flags = shown.explode(empty_as_null=False).drop_nulls().unique().sort()
+    return {flag: chr(ord("a") + place) for place, flag in enumerate(flags)}
+
+
+def _grid_table(group: pl.DataFrame, marks: dict[str, str]) -> str:
+    table = plain_table()
+    table.add_column("context", justify="right", no_wrap=True)
+    table.add_column("prompts", justify="right", no_wrap=True)
+    for head in _HEADS.values():
+        table.add_column(head, justify="right", no_wrap=True)
+    errors = group["stderr"].is_not_null().any()
+    for cell in group.partition_by("context", "n_prompts", maintain_order=True):
+        of_metric = {row["metric"]: row for row in cell.iter_rows(named=True)}
+        shown = [of_metric[metric] for metric in _HEADS]
+        letters = ["".join(marks[flag] for flag in row["flags"]) for row in shown]
+        table.add_row(
+            *(str(cell.item(0, name)) for name in ("context", "n_prompts")),
+            *(
+                f"{number(row['value'])} {mark}".rstrip()
+                for row, mark in zip(shown, letters, strict=True)
+            ),
+        )
+        if errors:
+            # under its value: as many blanks as the marks take
+            table.add_row(
+                "",
+                "",
+                *(
+                    f"±{number(row['stderr'])}{' ' * (len(mark) + 1 if mark else 0)}"
+                    for row, mark in zip(shown, letters, strict=True)
+                ),
+            )
+    return rendered(table)
+
+
+def agreement_text(found: Sensitivity) -> str:
+    """Rank agreement of settings that differ in one respect from the fullest setting."""
+    models = max((one.agreement.n_models for one in found.compared), default=0)
+    if all(one.agreement.kendall_tau is None for one in found.compared):
+        reasons = sorted({one.agreement.reason or "" for one in found.compared})
+        why = "; ".join(reasons) or "one setting only: nothing to compare it with"
+        return "\n" + wrapped(f"Rank agreement: none. {why}.")
+    here = fullest(found.compared)
+    out = io.StringIO()
+    print("\nRank agreement of the models' order: Kendall tau-b, Spearman rho.", file=out)
+    out.write(wrapped(f"The rest as in: {here}, or as the profile aggregates."))
+    out.write(rendered(_agreement_table(found.compared, here)))
+    if models <= _FEW:
+        out.write(
+            wrapped(
+                f"Of {models} models, chance alone puts two orders alike once in "
+                f"{math.factorial(models)}."
+            )
+        )
+    flags = sorted({flag for one in _around(found.compared, here) for flag in one.flags})
+    if flags:
+        out.write(wrapped(f"Some of these numbers carry flags: {', '.join(flags)}."))
+    return out.getvalue()
+
+
+def fullest(compared: Iterable[Compared]) -> Setting:
+    """The setting with the most models, then prompts, then tokens of context."""
+    every = {
+        setting: one.agreement.n_models
+        for one in compared
+        if one.metric == "participation_ratio"
+        for setting in (one.a, one.b)
+        if setting.aggregation == "max"
+    }
+    return max(every, key=lambda s: (every[s], s.n_prompts, s.context))
+
+
+def _around(compared: Iterable[Compared], here: Setting) -> Iterator[Compared]:
+    """Those that differ in one respect, and agree with `here` in every other."""
+    for one in compared:
+        if len(one.differ) == 1:
+            free = {"aggregation", *one.differ}
+            rest = [field for field in Setting._fields if field not in free]
+            if all(getattr(one.a, field) == getattr(here, field) for field in rest):
+                yield one
+
+
+def _agreement_table(compared: Sequence[Compared], here: Setting):  # type: ignore[no-untyped-def]
+    table = plain_table()
+    table.add_column("", overflow="fold")
+    table.add_column("models", justify="right", no_wrap=True)
+    for head in _HEADS.values():
+        table.add_column(head, justify="right", no_wrap=True)
+    rows: dict[tuple[str, str], dict[str, Compared]] = {}
+    for one in _around(compared, here):
+        (field,) = one.differ
+        ends = " | ".join(str(getattr(s, field)) for s in (one.a, one.b))
+        rows.setdefault((field, ends), {})[one.metric] = one
+    for field, title in _FIELDS.items():
+        for (of_field, ends), by_metric in rows.items():
+            if of_field == field:
+                counts = {by_metric[m].agreement.n_models for m in _HEADS if m in by_metric}
+                cells = [_coefficients(by_metric.get(metric)) for metric in _HEADS]
+                table.add_row(f"{title} {ends}", str(min(counts)), *cells)
+    return table
+
+
+def _coefficients(one: Compared | None) -> str:
+    if one is None or one.agreement.kendall_tau is None:
+        return "-"
+    return f"{one.agreement.kendall_tau:.2f} {one.agreement.spearman_rho:.2f}"
+
+
+def tokens_text(savings: Sequence[Saving]) -> str:
+    """What the grid costs in tokens, both ways."""
+    out = io.StringIO()
+    table = plain_table()
+    table.add_column("tokens run for this grid", overflow="fold")
+    for head in ("paper's procedure", "one capture", "ratio"):
+        table.add_column(head, justify="right", no_wrap=True)
+    for saving in (*savings, *([total(savings)] if len(savings) > 1 else [])):
+        ratio = f"{saving.ratio:.1f}"
+        table.add_row(saving.run, f"{saving.paper_tokens:,}", f"{saving.our_tokens:,}", ratio)
+    out.write(rendered(table))
+    out.write(
+        wrapped(
+            "The published code runs the model for each number of prompts, context and prefix "
+            "(its first version twice); a capture once per prompt."
+        )
+    )
+    return out.getvalue()
