@@ -68,8 +68,9 @@ class Value(NamedTuple):
 def rank_agreement(a: Sequence[float | None], b: Sequence[float | None]) -> Agreement:
     """Compare the order of models by `a` with that by `b`, each (M,); None or NaN: no number.
 
-    >>> rank_agreement([1, 2, 3, 4], [10, 20, 40, 30]).kendall_tau  # 5 pairs agree, 1 does not
-    0.6666666666666667
+    >>> found = rank_agreement([1, 2, 3, 4], [10, 20, 40, 30])  # 5 pairs agree, 1 does not
+    >>> round(found.kendall_tau, 6)
+    0.666667
     >>> rank_agreement([1, 2, None], [1, 2, 3]).reason
     '2 models: an order of fewer than 3 says nothing'
     """
@@ -100,7 +101,9 @@ def _ranks(values: Sequence[float | None]) -> tuple[float, ...]:
 def _coefficients(a: tuple[float, ...], b: tuple[float, ...]) -> tuple[float, float]:
     from scipy.stats import kendalltau, spearmanr
 
-    return float(kendalltau(a, b, variant="b").statistic), float(spearmanr(a, b).statistic)
+    # Rounded, so that full agreement is exactly 1: square roots leave it 2e-16 below.
+    tau, rho = kendalltau(a, b, variant="b").statistic, spearmanr(a, b).statistic
+    return round(float(tau), 12), round(float(rho), 12)
 
 
 def home(metric: str) -> Aggregation:

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import click
 
+from lpp.analyze.cli_layers import layers
 from lpp.analyze.cli_sensitivity import sensitivity
 from lpp.analyze.options import names, numbers
 from lpp.store.console import LppGroup, debug_option, progress
@@ -23,6 +24,7 @@ def main() -> None:
     \b
         lpp-analyze profile ./lpp
         lpp-analyze sensitivity ./lpp
+        lpp-analyze layers ./lpp
         lpp-analyze verify ./lpp
     """
 
@@ -129,6 +131,7 @@ def verify(store: str) -> int:
     return int(problems > 0)
 
 
+main.add_command(layers)
 main.add_command(sensitivity)
 
 

@@ -51,6 +51,7 @@ def sensitivity(
     from lpp.analyze import sensitivity_text as text
     from lpp.analyze.grid import choose
     from lpp.analyze.select import Selection
+    from lpp.analyze.text import as_csv
 
     selection = Selection(runs=runs, sites=sites, contexts=contexts, prompts=prompts)
     views, axes = choose(store, selection)
@@ -63,7 +64,7 @@ def sensitivity(
     if form == "json":
         click.echo(text.as_json(found), nl=False)
     elif form == "csv":
-        click.echo(text.as_csv(found.agreement if part == "agreement" else found.values), nl=False)
+        click.echo(as_csv(found.agreement if part == "agreement" else found.values), nl=False)
     else:
         if part != "agreement":
             click.echo(text.grid_text(found), nl=False)

@@ -48,12 +48,6 @@ def as_json(found: Sensitivity) -> str:
     return json.dumps(document, indent=2, allow_nan=False) + "\n"
 
 
-def as_csv(table: pl.DataFrame) -> str:
-    """One line per row; the members of a list are parted by spaces."""
-    lists = [name for name, dtype in table.schema.items() if dtype == pl.List(pl.String())]
-    return table.with_columns(pl.col(lists).list.join(" ")).write_csv()
-
-
 def grid_text(found: Sensitivity) -> str:
     """The profiles of each run and site, a row per context and number of prompts."""
     out = io.StringIO()

@@ -6,19 +6,21 @@ import sys
 import textwrap
 from typing import TYPE_CHECKING, Final
 
+import polars as pl
+
 if TYPE_CHECKING:
     from rich.table import Table
 
 WIDTH: Final = 80
 
 
-def number(value: float | None) -> str:
-    """Four significant digits; a dash for a number that is not there.
+def number(value: float | None, digits: int = 4) -> str:
+    """So many significant digits; a dash for a number that is not there.
 
     >>> [number(value) for value in (0.012345, 23.456, 1234.5, 0.0000373, None)]
     ['0.01235', '23.46', '1234', '3.73e-05', '-']
     """
-    return "-" if value is None else f"{value:.4g}"
+    return "-" if value is None else f"{value:.{digits}g}"
 
 
 def plain_table() -> "Table":
@@ -45,3 +47,9 @@ def rendered(table: "Table") -> str:
 def wrapped(text: str) -> str:
     """`text` as lines within `WIDTH` columns; those after the first are indented."""
     return textwrap.fill(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False) + "\n"
+
+
+def as_csv(table: pl.DataFrame) -> str:
+    """One line per row; the members of a list are parted by spaces."""
+    lists = [name for name, dtype in table.schema.items() if dtype == pl.List(pl.String())]
+    return table.with_columns(pl.col(lists).list.join(" ")).write_csv()
