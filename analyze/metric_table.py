@@ -28,7 +28,7 @@ SCHEMA = pl.Schema(
         "metric": pl.String,
         "unit": pl.String,
         "value": pl.Float64,
-        **{name: pl.Float64 for name in ERRORS},
+        **dict.fromkeys(ERRORS, pl.Float64),
     }
 )
 """Keys first, the unit with them; then the number, its standard error and its interval."""

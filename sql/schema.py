@@ -54,7 +54,7 @@ _PROMPT_ID = Column("prompt_id", "INTEGER", "place in the run, from 0")
 def _errors(unit: str, name: str = "") -> tuple[Column, ...]:
     """The error of a number, and its interval: Student's t, 95 %, over prompts."""
     return (
-        Column(f"{name}stderr", "DOUBLE", "standard error over prompts; null: not computed", unit),
+        Column(f"{name}stderr", "DOUBLE", "standard error; null: not computed", unit),
         Column(f"{name}ci_low", "DOUBLE", "lower end of the 95 % interval", unit),
         Column(f"{name}ci_high", "DOUBLE", "upper end of the 95 % interval", unit),
     )
