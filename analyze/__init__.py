@@ -13,7 +13,11 @@ if __name__ != "lpp.analyze":
     )
 
 if TYPE_CHECKING:
+    from lpp.analyze.analysis import analyze as analyze
     from lpp.analyze.entropy import scan_entropy as scan_entropy
+    from lpp.analyze.metric import Metric as Metric
+    from lpp.analyze.metric_table import scan_metrics as scan_metrics
+    from lpp.analyze.metrics import METRICS as METRICS
     from lpp.analyze.moments import Moments as Moments
     from lpp.analyze.profile import aggregate as aggregate
     from lpp.analyze.select import Selection as Selection
@@ -22,20 +26,22 @@ if TYPE_CHECKING:
     from lpp.analyze.spectrum import eigenvalues as eigenvalues
     from lpp.analyze.spectrum import participation_ratio as participation_ratio
     from lpp.analyze.spectrum import top_share as top_share
-    from lpp.analyze.tables import analyze as analyze
     from lpp.analyze.tables import build_database as build_database
     from lpp.analyze.tokens import scan_tokens as scan_tokens
 
 _HOME = {
+    "METRICS": "metrics",
+    "Metric": "metric",
     "Moments": "moments",
     "Selection": "select",
     "aggregate": "profile",
-    "analyze": "tables",
+    "analyze": "analysis",
     "build_database": "tables",
     "effective_rank": "spectrum",
     "eigenvalues": "spectrum",
     "participation_ratio": "spectrum",
     "scan_entropy": "entropy",
+    "scan_metrics": "metric_table",
     "scan_spectra": "spectra",
     "scan_tokens": "tokens",
     "top_share": "spectrum",

@@ -16,6 +16,7 @@ FORMATS = ("table", "csv", "json")
 @click.option("--prompts", callback=numbers, metavar="N,...", help="The first so many prompts.")
 @click.option("--site", "sites", callback=names, metavar="NAME,...", help="Sites.", default="*")
 @click.option("--run", "runs", callback=names, metavar="NAME,...", help="Runs.", default="*")
+@click.option("--errors", is_flag=True, help="With standard errors: 11 solves instead of one.")
 @click.option("--format", "form", type=click.Choice(FORMATS), default="table", show_default=True)
 @debug_option
 def layers(
@@ -25,6 +26,7 @@ def layers(
     prompts: tuple[int, ...] | None,
     sites: tuple[str, ...],
     runs: tuple[str, ...],
+    errors: bool,
     form: str,
 ) -> None:
     """Show the ranks of STORE through the depth of each model, and its hourglass score.
@@ -41,15 +43,15 @@ def layers(
     """
     from lpp.analyze import layers as library
     from lpp.analyze import layers_text as text
+    from lpp.analyze.render_text import as_csv
     from lpp.analyze.select import Selection, select_runs, select_sites
-    from lpp.analyze.text import as_csv
 
     selection = Selection(runs=runs, sites=sites, contexts=contexts, prompts=prompts)
     views = select_runs(store, selection)
     chosen = select_sites(views, selection)
     total = sum(site in chosen for view in views for site in view.run.sites)
     with progress("Layers", total, "sites") as bar:
-        found = library.layers(store, selection, progress=bar)
+        found = library.layers(store, selection, errors=errors, progress=bar)
     for line in found.left_out:
         click.echo(line, err=True)
     database = library.write(store, found, views)

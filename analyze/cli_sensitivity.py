@@ -10,6 +10,7 @@ from lpp.store.console import debug_option, progress
 
 FORMATS = ("table", "csv", "json")
 PARTS = ("grid", "agreement")
+ERROR_SITES = ("none", "final", "all")
 
 
 @click.command()
@@ -18,6 +19,13 @@ PARTS = ("grid", "agreement")
 @click.option("--prompts", callback=numbers, metavar="N,...", help="Numbers of prompts.")
 @click.option("--site", "sites", callback=names, metavar="NAME,...", help="Sites.", default="final")
 @click.option("--run", "runs", callback=names, metavar="NAME,...", help="Runs.", default="*")
+@click.option(
+    "--errors",
+    type=click.Choice(ERROR_SITES),
+    default="final",
+    show_default=True,
+    help="Sites at which errors are computed.",
+)
 @click.option("--format", "form", type=click.Choice(FORMATS), default="table", show_default=True)
 @click.option("--part", type=click.Choice(PARTS), help="One part only. CSV: grid by default.")
 @debug_option
@@ -28,6 +36,7 @@ def sensitivity(
     prompts: tuple[int, ...] | None,
     sites: tuple[str, ...],
     runs: tuple[str, ...],
+    errors: Any,
     form: str,
     part: Any,
 ) -> None:
@@ -50,14 +59,14 @@ def sensitivity(
     from lpp.analyze import sensitivity as library
     from lpp.analyze import sensitivity_text as text
     from lpp.analyze.grid import choose
+    from lpp.analyze.render_text import as_csv
     from lpp.analyze.select import Selection
-    from lpp.analyze.text import as_csv
 
     selection = Selection(runs=runs, sites=sites, contexts=contexts, prompts=prompts)
     views, axes = choose(store, selection)
     total = sum(site in axes.sites for view in views for site in view.run.sites)
     with progress("Spectra", total, "sites") as bar:
-        found = library.sensitivity(store, selection, progress=bar)
+        found = library.sensitivity(store, selection, errors=errors, progress=bar)
     for line in found.left_out:
         click.echo(line, err=True)
     database = library.write(store, found, views)

@@ -6,11 +6,16 @@ from pathlib import Path
 import polars as pl
 
 from lpp.analyze.keys import RunView, Url
-from lpp.analyze.tables import run_row
+from lpp.analyze.run_rows import run_row
 from lpp.sql import build
 from lpp.sql.schema import TABLES, arrow_schema
 from lpp.store import open_store
 from lpp.store.keys import DATABASE_KEY
+
+
+def frame_schema(table: str) -> pl.Schema:
+    """The declared columns of `table`, as a frame has them."""
+    return pl.DataFrame(pl.from_arrow(arrow_schema(table).empty_table())).schema
 
 
 def put(url: Url, frames: Mapping[str, pl.DataFrame], views: Iterable[RunView]) -> Path:

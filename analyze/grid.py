@@ -3,18 +3,21 @@
 Everything comes from one capture of each run; a run that lacks a setting has a row that says why.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import polars as pl
 
 from lpp.analyze.agreement import home
+from lpp.analyze.analysis import Analysis, ErrorSites, analyze
+from lpp.analyze.database import frame_schema
 from lpp.analyze.entropy import uncaptured
+from lpp.analyze.flags import ERROR_SHARE, SHORT_SHARE
+from lpp.analyze.jackknife import ERRORS
 from lpp.analyze.keys import RunView, Url
 from lpp.analyze.profile import AGGREGATIONS, ENTROPIES, RANKS
 from lpp.analyze.select import Selection, listed, select_runs, select_sites
-from lpp.analyze.tables import analyze
 from lpp.store.console import Progress
 
 CONTEXTS: Final = (50, 100, 200, 500)
@@ -25,31 +28,17 @@ SIZES: Final = (10, 100, 500, 1000)
 
 METRICS: Final = ("entropy_norm", "entropy", *RANKS)
 
-OF_ENTROPY: Final = frozenset({"padded_vocab", "template"})
-"""Flags that say nothing of a rank."""
-
-OF_RANKS: Final = frozenset({"collapsed", "normaliser", "not_finite"})
+OF_RANKS: Final = frozenset({"collapsed", "not_finite"})
 """Flags that say nothing of an entropy."""
 
-SCHEMA = pl.Schema(
-    {
-        "run": pl.String(),
-        "site": pl.String(),
-        "context": pl.Int32(),
-        "n_prompts": pl.Int32(),
-        "metric": pl.String(),
-        "aggregation": pl.String(),
-        "model": pl.String(),
-        "corpus": pl.String(),
-        "prompt_set": pl.String(),
-        "value": pl.Float64(),
-        "prefix": pl.Int32(),
-        "stderr": pl.Float64(),
-        "flags": pl.List(pl.String()),
-        "left_out": pl.String(),
-    }
-)
-"""One row per number: key columns first, as the `sensitivity` table has them."""
+OF_ENTROPIES: Final = frozenset({"padded_vocab", "template"})
+"""Flags that say nothing of a rank."""
+
+OF_SHARES: Final = frozenset({"normaliser"})
+"""Flags that say nothing of a number that min(N, d) does not divide."""
+
+SCHEMA: Final = frame_schema("sensitivity")
+"""One row per number."""
 
 CELL: Final = ("corpus", "site", "context", "n_prompts")
 """Rows that agree in these are compared with one another."""
@@ -96,16 +85,20 @@ def unanswered(view: RunView, site: str, context: int, size: int) -> str | None:
     return None
 
 
-def values(url: Url, views: Iterable[RunView], axes: Axes, progress: Progress) -> pl.DataFrame:
+def values(
+    url: Url, views: Iterable[RunView], axes: Axes, errors: ErrorSites, progress: Progress
+) -> pl.DataFrame:
     """The rows of `SCHEMA`: every run at every setting, every metric in every aggregation."""
     frames = [pl.DataFrame(schema=SCHEMA)]
     for view in views:
-        frames += _computed(url, view, axes, progress)
+        frames += _computed(url, view, axes, errors, progress)
         frames.append(_absent(view, axes))
     return _with_different_prompts(pl.concat(frames))
 
 
-def _computed(url: Url, view: RunView, axes: Axes, progress: Progress) -> Iterable[pl.DataFrame]:
+def _computed(
+    url: Url, view: RunView, axes: Axes, errors: ErrorSites, progress: Progress
+) -> Iterator[pl.DataFrame]:
     """What the run holds of the grid: one read of each site for all of it."""
     sites = [site for site in axes.sites if site in view.run.sites]
     contexts = [
@@ -116,46 +109,66 @@ def _computed(url: Url, view: RunView, axes: Axes, progress: Progress) -> Iterab
     sizes = [size for size in axes.sizes if size <= view.run.n_prompts]
     if not (sites and contexts and sizes):
         return
-    analysis = analyze(
-        url,
-        Selection(runs=[view.run.id], sites=sites, contexts=contexts, prompts=sizes),
-        progress=progress,
-    )
+    held = Selection(runs=[view.run.id], sites=sites, contexts=contexts, prompts=sizes)
+    analysis = analyze(url, held, errors=errors, progress=progress)
     for how in AGGREGATIONS:
         profiles = analysis.profiles(entropy=how, ranks=how)
-        yield from (_long(profiles, metric, how) for metric in METRICS)
+        yield from (_long(profiles, analysis, metric, how) for metric in METRICS)
 
 
-def _long(profiles: pl.DataFrame, metric: str, aggregation: str) -> pl.DataFrame:
-    others = OF_RANKS if metric in ENTROPIES else OF_ENTROPY
-    error = f"{metric}_stderr"
-    return profiles.select(
+def _long(
+    profiles: pl.DataFrame, analysis: Analysis, metric: str, aggregation: str
+) -> pl.DataFrame:
+    """One metric of `profiles`, a row each, with the flags that concern it."""
+    shorts = analysis.entropy.select("run", "context", "n_prompts", "prefix", "short_prompts")
+    found = profiles.select(
         *("run", "site", "context", "n_prompts"),
         pl.lit(metric).alias("metric"),
         pl.lit(aggregation).alias("aggregation"),
         *("model", "corpus", "prompt_set"),
         pl.col(metric).alias("value"),
         pl.col(f"{metric}_prefix").alias("prefix"),
-        (pl.col(error) if error in profiles.columns else pl.lit(None, pl.Float64)).alias("stderr"),
-        pl.col("flags").list.set_difference(sorted(others)).list.sort(),
+        *(pl.col(f"{metric}_{name}").alias(name) for name in ERRORS),
+        "flags",
         pl.lit(None, pl.String).alias("left_out"),
-    )
+    ).join(shorts, on=["run", "context", "n_prompts", "prefix"], how="left", maintain_order="left")
+    others = OF_RANKS | OF_SHARES if metric in ENTROPIES else OF_ENTROPIES
+    if not metric.endswith("_norm"):
+        others = others | OF_SHARES
+    # of the value's own prefix and error; the profile's flag is about any of its numbers
+    exact = {
+        "short_text": pl.col("short_prompts") > SHORT_SHARE * pl.col("n_prompts"),
+        "small_sample": (pl.col("n_prompts") < 2)
+        | (pl.col("stderr") > ERROR_SHARE * pl.col("value").abs()),
+    }
+    drops = [
+        pl.when(~holds.fill_null(value=name == "short_text"))
+        .then(pl.lit([name]))
+        .otherwise(pl.lit([], pl.List(pl.String)))
+        for name, holds in exact.items()
+    ]
+    kept = pl.col("flags").list.set_difference(pl.concat_list(pl.lit(sorted(others)), *drops))
+    return found.with_columns(kept.list.sort()).select(SCHEMA.names())
 
 
 def _absent(view: RunView, axes: Axes) -> pl.DataFrame:
     """A row for each number that the run cannot give, with the reason."""
     plan = view.run.plan
-    rows: list[tuple[object, ...]] = [
-        (view.run.id, site, context, size, metric, how, plan.model.id, plan.corpus.name,
-         plan.corpus.prompt_set, None, None, None, [], reason)
+    rows = [
+        {
+            **{"run": view.run.id, "site": site, "context": context, "n_prompts": size},
+            **{"metric": metric, "aggregation": how, "flags": [], "left_out": reason},
+            **{"model": plan.model.id, "corpus": plan.corpus.name},
+            "prompt_set": plan.corpus.prompt_set,
+        }
         for site in axes.sites
         for context in axes.contexts
         for size in axes.sizes
         if (reason := unanswered(view, site, context, size)) is not None
         for metric in METRICS
         for how in AGGREGATIONS
-    ]  # fmt: skip
-    return pl.DataFrame(rows, schema=SCHEMA, orient="row")
+    ]
+    return pl.DataFrame(rows, schema=SCHEMA)
 
 
 def _with_different_prompts(frame: pl.DataFrame) -> pl.DataFrame:

@@ -12,54 +12,30 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 
-from lpp.analyze.database import put
-from lpp.analyze.flags import COLLAPSED_RATIO, SHORT_SHARE
+from lpp.analyze import flags, spectra
+from lpp.analyze.cells import GROUPS, Cell
+from lpp.analyze.database import frame_schema, put
+from lpp.analyze.estimates import Estimates, Request
 from lpp.analyze.hourglass import Layer, hourglass
+from lpp.analyze.jackknife import Estimate
 from lpp.analyze.keys import RunView, Url
+from lpp.analyze.metrics import METRICS
 from lpp.analyze.select import Selection, select_runs, select_sites, shortfalls
-from lpp.analyze.spectra import scan_spectra
 from lpp.store.console import SILENT, Progress
 
-RANKS: Final = ("participation_ratio", "effective_rank")
-"""What the hourglass score is computed on, in dimensions."""
-
-SCHEMA = pl.Schema(
-    {
-        "run": pl.String(),
-        "site": pl.String(),
-        "context": pl.Int32(),
-        "n_prompts": pl.Int32(),
-        "depth": pl.Int32(),
-        "relative_depth": pl.Float64(),
-        "n_tokens": pl.Int64(),
-        "rank_bound": pl.Int32(),
-        "participation_ratio": pl.Float64(),
-        "participation_ratio_norm": pl.Float64(),
-        "effective_rank": pl.Float64(),
-        "effective_rank_norm": pl.Float64(),
-        "top_share": pl.Float64(),
-        "flags": pl.List(pl.String()),
-    }
+FAMILIES: Final = tuple(
+    family for family in ("", "zscore_", "robust_") if f"{family}participation_ratio" in METRICS
 )
-"""Columns of the `layers` table; relative_depth: depth over the model's blocks, 0 to 1."""
+"""What the ranks are of: the states as they are, and their outlier-resistant variants."""
 
-SCORES_SCHEMA = pl.Schema(
-    {
-        "run": pl.String(),
-        "context": pl.Int32(),
-        "n_prompts": pl.Int32(),
-        "metric": pl.String(),
-        "score": pl.Float64(),
-        "first": pl.Float64(),
-        "middle": pl.Float64(),
-        "last": pl.Float64(),
-        "n_layers": pl.Int32(),
-        "n_collapsed": pl.Int32(),
-        "n_missing": pl.Int32(),
-        "reason": pl.String(),
-    }
-)
-"""Columns of the `hourglass` table."""
+RANKS: Final = tuple(f"{f}{rank}" for f in FAMILIES for rank in flags.RANKS)
+"""Computed of every layer, in dimensions, and what the hourglass score is computed on."""
+
+SCHEMA: Final = frame_schema("layers")
+"""One row per run, context, number of prompts and site."""
+
+SCORES_SCHEMA: Final = frame_schema("hourglass")
+"""One row per run, context, number of prompts and rank."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,60 +43,82 @@ class Layers:
     """Layer-wise ranks of some runs."""
 
     layers: pl.DataFrame
-    """One row per run, number of prompts and site, in depth order: columns `SCHEMA`."""
+    """One row per run, setting and site, in depth order, as in the `layers` table."""
     scores: pl.DataFrame
-    """One row per run, number of prompts and rank: columns `SCORES_SCHEMA`."""
+    """One row per run, setting and rank, as in the `hourglass` table."""
     left_out: tuple[str, ...]
     """Runs that hold less than what was asked for, and why: one line each."""
 
 
-def layers(url: Url, selection: Selection, *, progress: Progress = SILENT) -> Layers:
+def layers(
+    url: Url, selection: Selection, *, errors: bool = False, progress: Progress = SILENT
+) -> Layers:
     """Layer-wise ranks of the store at `url`, at the whole of each context that is asked for.
 
-    Reads each site once and solves one spectrum for each context and number of prompts.
-    progress: one for each run and site. Raises InputError for what no run holds, FormatError for
-    altered bytes.
+    Each site is read once. errors: with the jackknife, which costs one more read and, for the
+    effective ranks, eleven solves instead of one. progress: one for each run and site.
+
+    Raises InputError for what no run holds, FormatError for altered bytes.
     """
     views = select_runs(url, selection)
     sites = select_sites(views, selection)
-    frames = [pl.DataFrame(schema=SCHEMA)]
-    for view in views:
-        for site in (site for site in view.run.sites if site in sites):
-            frames.append(_rows(url, view, site, selection))
-            progress.advance()
-            progress.note(f"{view.run.id} {site}")
-    found = pl.concat(frames)
+    keys = spectra.all_keys(views, selection.contexts, selection.prompts)
+    keys = keys.filter(pl.col("site").is_in(sites), pl.col("prefix") == pl.col("context"))
+    metrics = [METRICS[name] for name in (*RANKS, "top_share")]
+    request = Request(metrics=metrics, errors=RANKS if errors else (), groups=GROUPS)
+    rows: list[dict[str, Any]] = []
+    for view, cache, of_site in spectra.by_site(url, keys):
+        found = spectra.estimates(view, cache, of_site, request)
+        rows += [_row(view, key, found) for key in of_site.iter_rows(named=True)]
+        progress.advance()
+        progress.note(f"{view.run.id} {of_site.item(0, 'site')}")
+    frame = pl.DataFrame(rows, schema=SCHEMA)
     blocks = {view.run.id: view.run.plan.model.n_blocks for view in views}
-    scores = pl.DataFrame(list(_scores(found, blocks)), schema=SCORES_SCHEMA)
-    return Layers(found, scores, tuple(shortfalls(views, selection)))
+    scores = pl.DataFrame(list(_scores(frame, blocks)), schema=SCORES_SCHEMA)
+    return Layers(frame, scores, tuple(shortfalls(views, selection)))
 
 
-def _rows(url: Url, view: RunView, site: str, selection: Selection) -> pl.DataFrame:
-    scan = scan_spectra(url, contexts=selection.contexts, prompts=selection.prompts)
-    whole = scan.filter(
-        pl.col("run") == view.run.id,
-        pl.col("site") == site,
-        pl.col("prefix") == pl.col("context"),
-    ).collect()
-    relative = pl.col("depth") / view.run.plan.model.n_blocks
-    marks = [_flags(row, view) for row in whole.iter_rows(named=True)]
-    return whole.with_columns(
-        relative.alias("relative_depth"),
-        pl.Series("flags", marks, dtype=pl.List(pl.String)),
-    ).select(SCHEMA.names())
+def _row(view: RunView, key: Mapping[str, Any], found: Estimates) -> dict[str, Any]:
+    """One layer: `key` of the spectra table, numbers from `found`."""
+    cell = Cell(key["n_prompts"], key["prefix"])
+    here = {name: found.get((cell, name), Estimate(None)) for name in (*RANKS, "top_share")}
+    bound = max(key["rank_bound"], 1)
+    values: dict[str, Any] = {"top_share": here["top_share"].value}
+    for name in RANKS:
+        value, stderr = here[name].value, here[name].stderr
+        norm = None if value is None else value / bound
+        values |= {name: value, f"{name}_stderr": stderr, f"{name}_norm": norm}
+    return {
+        **{name: key[name] for name in SCHEMA.names() if name in key},
+        "relative_depth": key["depth"] / view.run.plan.model.n_blocks,
+        **values,
+        "flags": _flags(view, key, here),
+    }
 
 
-def _flags(row: Mapping[str, Any], view: RunView) -> list[str]:
+def _flags(view: RunView, key: Mapping[str, Any], here: Mapping[str, Estimate]) -> list[str]:
     """Flags of one layer, sorted: those that concern ranks at one prefix."""
-    ratio = row["participation_ratio"]
-    short = int(np.sum(view.lengths[: row["n_prompts"]] < row["context"]))
+    short = int(np.sum(view.lengths[: key["n_prompts"]] < key["context"]))
+    some = [here[name] for name in RANKS]
     found = {
-        "collapsed": ratio is not None and ratio <= COLLAPSED_RATIO,
-        "normaliser": row["n_tokens"] < row["dim"],
-        "not_finite": ratio is None,
-        "short_text": short > SHORT_SHARE * row["n_prompts"],
+        "collapsed": is_collapsed(here["participation_ratio"].value),
+        "normaliser": key["n_tokens"] < key["dim"],
+        "not_finite": here["participation_ratio"].value is None,
+        "short_text": short > flags.SHORT_SHARE * key["n_prompts"],
+        "small_sample": key["n_prompts"] < 2
+        or any(
+            one.value is not None
+            and one.stderr is not None
+            and one.stderr > flags.ERROR_SHARE * abs(one.value)
+            for one in some
+        ),
     }
     return sorted(name for name, holds in found.items() if holds)
+
+
+def is_collapsed(ratio: float | None) -> bool:
+    """Whether a layer of this participation ratio hides its width behind one direction."""
+    return ratio is not None and ratio <= flags.COLLAPSED_RATIO
 
 
 def _scores(found: pl.DataFrame, blocks: Mapping[str, int]) -> Iterator[dict[str, Any]]:
@@ -129,20 +127,21 @@ def _scores(found: pl.DataFrame, blocks: Mapping[str, int]) -> Iterator[dict[str
         for metric in RANKS:
             score = hourglass(_paper_layers(rows, metric), blocks[str(run)])
             yield {
-                "run": run,
-                "context": context,
-                "n_prompts": size,
-                "metric": metric,
+                **{"run": run, "context": context, "n_prompts": size, "metric": metric},
                 **asdict(score),
             }
 
 
 def _paper_layers(rows: pl.DataFrame, metric: str) -> list[Layer]:
-    """Layers 1 to B of one run: `final` stands for the last, where it is there."""
+    """Layers 1 to B of one run: `final` stands for the last, where it is there.
+
+    A layer is collapsed when the participation ratio of the same matrix is.
+    """
+    ratio = metric.replace("effective_rank", "participation_ratio")
     by_depth = {}
     for row in rows.iter_rows(named=True):  # `final` comes after block.B, and takes its place
         if row["depth"] > 0:
-            by_depth[row["depth"]] = Layer(row["depth"], row[metric], "collapsed" in row["flags"])
+            by_depth[row["depth"]] = Layer(row["depth"], row[metric], is_collapsed(row[ratio]))
     return list(by_depth.values())
 
 

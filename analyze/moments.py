@@ -21,6 +21,12 @@ Floats = npt.NDArray[np.float64]
 
 MIN_CHUNK_ROWS = 1024
 TILE_ROWS = 128
+ROUNDING = 8 * np.finfo(np.float64).eps
+"""Times the size and the largest eigenvalue: how far from 0 a zero eigenvalue may be solved."""
+CANCELLED = 1e-12
+"""A variance of which a subtraction leaves a smaller part is all gone: what is left is rounding."""
+MIN_DEVIATION = 1e-8
+"""A column whose standard deviation is smaller is constant: its z-scores are not blown up."""
 
 
 def chunk_rows(dim: int) -> int:
@@ -42,11 +48,13 @@ class Moments:
     """What a covariance needs of its rows.
 
     n: number of rows. mean: (d,). scatter: (d, d), sum of the outer products of centred rows.
+    noise: how far from 0 a zero eigenvalue of the scatter may lie, beyond its solve's rounding.
     """
 
     n: int
     mean: Floats
     scatter: Floats
+    noise: float = 0.0
 
     @classmethod
     def empty(cls, dim: int) -> Self:
@@ -74,6 +82,12 @@ class Moments:
     def matrix(self) -> Floats:
         """The matrix whose eigenvalues, over n - 1, are those of the sample covariance."""
         return self.scatter
+
+    @property
+    def variances(self) -> Floats:
+        """(d,) sample variance of each column."""
+        variances: Floats = np.diagonal(self.scatter) / max(self.n - 1, 1)
+        return variances
 
     def add_rows(self, rows: Rows, workspace: Workspace | None = None) -> None:
         """Take in `rows`, (n, d), in place."""
@@ -116,6 +130,29 @@ class Moments:
         self.mean += delta * (other.n / total) if self.n else delta
         self.n = total
 
+    def without(self, other: Self, *, out: Self) -> Self:
+        """Write the moments of these rows less `other`, which are some of them, into `out`.
+
+        A merge the other way round, for d x d subtractions instead of n d^2 products. What is
+        left of a column whose variance was nearly all in `other` is rounding, and counts as 0.
+        """
+        out.n = self.n - other.n
+        delta = other.mean - self.mean
+        weight = other.n / out.n if out.n else 0.0
+        np.subtract(self.mean, delta * weight, out=out.mean)
+        scaled = delta * np.sqrt(weight * self.n)
+        for start in range(0, self.dim, TILE_ROWS):
+            tile = slice(start, start + TILE_ROWS)
+            np.subtract(self.scatter[tile], other.scatter[tile], out=out.scatter[tile])
+            out.scatter[tile] -= scaled[tile, None] * scaled
+        before = np.diagonal(self.scatter)
+        constant = np.diagonal(out.scatter) <= CANCELLED * before
+        if constant.any():
+            out.scatter[constant] = 0.0
+            out.scatter[:, constant] = 0.0
+        out.noise = self.noise + ROUNDING * self.dim * float(before.sum())
+        return out
+
     def merge(self, other: Self) -> Self:
         """Moments of both sets of rows; neither operand changes."""
         merged = type(self)(self.n, self.mean.copy(), self.scatter.copy())
@@ -127,12 +164,12 @@ class Moments:
 class Gram:
     """Inner products of n centred rows, for n < d: the same non-zero eigenvalues for less.
 
-    n: number of rows. dim: width d. products: (n, n).
+    centred: (n, d), rows minus their mean. products: (n, n). noise: as for `Moments`.
     """
 
-    n: int
-    dim: int
+    centred: Floats
     products: Floats
+    noise: float = 0.0
 
     @classmethod
     def from_rows(cls, rows: Rows) -> Self:
@@ -144,15 +181,65 @@ class Gram:
         centred = np.empty(rows.shape)
         if len(rows):
             centre(rows, out=centred)
-        return cls(len(rows), rows.shape[1], centred @ centred.T)
+        return cls(centred, centred @ centred.T)
+
+    @property
+    def n(self) -> int:
+        """Number of rows."""
+        return len(self.centred)
+
+    @property
+    def dim(self) -> int:
+        """Width d of a row."""
+        return int(self.centred.shape[1])
 
     @property
     def matrix(self) -> Floats:
         """The matrix whose eigenvalues, over n - 1, are those of the sample covariance."""
         return self.products
 
+    @property
+    def variances(self) -> Floats:
+        """(d,) sample variance of each column."""
+        variances: Floats = np.einsum("nd,nd->d", self.centred, self.centred)
+        return variances / max(self.n - 1, 1)
 
-def centre(rows: Rows, *, out: Floats) -> Floats:
+    def only(self, kept: npt.NDArray[np.bool_]) -> Self:
+        """The Gram matrix of the rows where `kept`, (n,), is true: no product is computed again."""
+        centred = np.empty((int(kept.sum()), self.dim))
+        if not len(centred):
+            return type(self)(centred, np.empty((0, 0)))
+        centre(self.centred[kept], out=centred)
+        if not centred.any():  # equal rows: nothing is left, where a subtraction leaves rounding
+            return type(self)(centred, np.zeros((len(centred), len(centred))))
+        products = self.products[np.ix_(kept, kept)]
+        means = products.mean(axis=0)
+        products -= means + (means - means.mean())[:, None]
+        return type(self)(centred, products, ROUNDING * self.n * float(np.trace(self.products)))
+
+
+Spread = Moments | Gram
+"""Either holds `n`, `dim`, `variances` and a `matrix` with the covariance's eigenvalues times
+n - 1."""
+
+
+def standardised(spread: Spread) -> Spread:
+    """The spread of the z-scores: every column over its standard deviation.
+
+    A deviation below 1e-8 counts as 1, as in arXiv 2605.30018. One more d x d matrix, or n x d
+    rows and their n^2 d products.
+    """
+    deviations = np.sqrt(spread.variances)
+    scale = 1.0 / np.where(deviations < MIN_DEVIATION, 1.0, deviations)
+    if isinstance(spread, Gram):
+        rows = spread.centred * scale
+        return Gram(rows, rows @ rows.T)
+    scatter = spread.scatter * scale
+    scatter *= scale[:, None]
+    return Moments(spread.n, np.zeros(spread.dim), scatter)
+
+
+def centre(rows: Rows | Floats, *, out: Floats) -> Floats:
     """Write `rows` minus their column means into `out` in float64; return the means, (d,).
 
     The first row is taken off before anything is summed. It makes equal rows exactly zero,

@@ -8,12 +8,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import polars as pl
 
 from lpp.analyze import grid
 from lpp.analyze.agreement import Compared, Setting, Value, compare
-from lpp.analyze.database import put
+from lpp.analyze.analysis import ErrorSites
+from lpp.analyze.database import frame_schema, put
 from lpp.analyze.keys import RunView, Url
 from lpp.analyze.saving import Saving, paper_tokens
 from lpp.analyze.select import Selection
@@ -23,20 +25,7 @@ from lpp.store.documents import canonical_json
 Values = Mapping[str, Mapping[Setting, Mapping[str, Value]]]
 """By metric, by setting, by model."""
 
-AGREEMENT_SCHEMA = pl.Schema(
-    {
-        "metric": pl.String(),
-        "setting_a": pl.String(),
-        "setting_b": pl.String(),
-        "differ": pl.List(pl.String()),
-        "n_models": pl.Int32(),
-        "kendall_tau": pl.Float64(),
-        "spearman_rho": pl.Float64(),
-        "flags": pl.List(pl.String()),
-        "reason": pl.String(),
-    }
-)
-"""Columns of the `agreement` table."""
+AGREEMENT_SCHEMA: Final = frame_schema("agreement")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +33,7 @@ class Sensitivity:
     """Profiles over the grid of settings, and what they say of one another."""
 
     values: pl.DataFrame
-    """One row per number: columns `grid.SCHEMA`."""
+    """One row per number, as in the `sensitivity` table."""
     compared: tuple[Compared, ...]
     """Rank agreement of every two comparable settings."""
     savings: tuple[Saving, ...]
@@ -54,7 +43,7 @@ class Sensitivity:
 
     @property
     def agreement(self) -> pl.DataFrame:
-        """`compared` as a table: columns `AGREEMENT_SCHEMA`."""
+        """`compared` as rows of the `agreement` table."""
         rows = [
             (
                 *(one.metric, str(one.a), str(one.b), list(one.differ)),
@@ -66,16 +55,23 @@ class Sensitivity:
         return pl.DataFrame(rows, schema=AGREEMENT_SCHEMA, orient="row")
 
 
-def sensitivity(url: Url, selection: Selection, *, progress: Progress = SILENT) -> Sensitivity:
+def sensitivity(
+    url: Url,
+    selection: Selection,
+    *,
+    errors: ErrorSites = "final",
+    progress: Progress = SILENT,
+) -> Sensitivity:
     """Profiles of the store at `url` over the grid that `selection` spans, and their agreement.
 
     Without contexts or numbers of prompts: {50, 100, 200, 500} and {10, 100, 500, 1000} as far as
-    a run holds them, and the most that every run holds. progress: one for each run and site.
+    a run holds them, and the most that every run holds. errors: as for `analyze`; with none the
+    values carry no `small_sample` either. progress: one for each run and site.
 
     Raises InputError for what no run holds, FormatError for altered bytes.
     """
     views, axes = grid.choose(url, selection)
-    values = grid.values(url, views, axes, progress)
+    values = grid.values(url, views, axes, errors, progress)
     names, doubles = representatives(views)
     return Sensitivity(
         values=values,

@@ -3,18 +3,27 @@
 import io
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Final
 
 import polars as pl
 
 from lpp.analyze.agreement import Compared, Setting
-from lpp.analyze.flags import MEANING
 from lpp.analyze.grid import profile_rows
+from lpp.analyze.render_text import (
+    Row,
+    error,
+    explained,
+    marks,
+    number,
+    numbered,
+    rendered,
+    table,
+    wrapped,
+)
 from lpp.analyze.saving import Saving, total
 from lpp.analyze.sensitivity import Sensitivity
-from lpp.analyze.text import number, plain_table, rendered, wrapped
 
 _HEADS: Final = {
     "entropy_norm": "H / ln V",
@@ -28,7 +37,7 @@ _FIELDS: Final = {
     "n_prompts": "prompts",
     "corpus": "corpus",
     "site": "site",
-    "aggregation": "over prefixes",
+    "aggregation": "by",
 }
 _FEW: Final = 5
 """Up to so many models, how often chance alone gives full agreement is worth saying."""
@@ -51,55 +60,37 @@ def as_json(found: Sensitivity) -> str:
 def grid_text(found: Sensitivity) -> str:
     """The profiles of each run and site, a row per context and number of prompts."""
     out = io.StringIO()
-    rows = profile_rows(found.values)
-    marks = _marks(rows)
+    rows = profile_rows(found.values).filter(pl.col("metric").is_in([*_HEADS]))
+    numbers = numbered([flag for flags in rows["flags"] for flag in flags])
     print("\nEntropy: its minimum over prefixes; ranks: their maximum.", file=out)
     for group in rows.partition_by("run", "site", maintain_order=True):
         out.write(f"\n{group.item(0, 'run')} at {group.item(0, 'site')}\n")
-        out.write(_grid_table(group, marks))
-    for flag, letter in marks.items():
-        out.write(wrapped(f"{letter} {flag}: {MEANING[flag]}."))
+        out.write(_grid_table(group, numbers))
+    out.writelines(wrapped(line) for line in explained(numbers))
     if found.left_out:
         out.write("\nLeft out:\n" + "".join(wrapped(f"- {line}") for line in found.left_out))
     return out.getvalue()
 
 
-def _marks(rows: pl.DataFrame) -> dict[str, str]:
-    """A letter for each flag in sight."""
-    shown = rows.filter(pl.col("metric").is_in([*_HEADS]))["flags"]
-    flags = shown.explode(empty_as_null=False).drop_nulls().unique().sort()
-    return {flag: chr(ord("a") + place) for place, flag in enumerate(flags)}
-
-
-def _grid_table(group: pl.DataFrame, marks: dict[str, str]) -> str:
-    table = plain_table()
-    table.add_column("context", justify="right", no_wrap=True)
-    table.add_column("prompts", justify="right", no_wrap=True)
-    for head in _HEADS.values():
-        table.add_column(head, justify="right", no_wrap=True)
-    errors = group["stderr"].is_not_null().any()
+def _grid_table(group: pl.DataFrame, numbers: Mapping[str, int]) -> str:
+    made = table()
+    for head in ("context", "prompts", *_HEADS.values()):
+        made.add_column(head, justify="right", no_wrap=True)
+    sure = group["stderr"].is_not_null().any()
     for cell in group.partition_by("context", "n_prompts", maintain_order=True):
-        of_metric = {row["metric"]: row for row in cell.iter_rows(named=True)}
-        shown = [of_metric[metric] for metric in _HEADS]
-        letters = ["".join(marks[flag] for flag in row["flags"]) for row in shown]
-        table.add_row(
+        by_metric = {row["metric"]: row for row in cell.iter_rows(named=True)}
+        made.add_row(
             *(str(cell.item(0, name)) for name in ("context", "n_prompts")),
-            *(
-                f"{number(row['value'])} {mark}".rstrip()
-                for row, mark in zip(shown, letters, strict=True)
-            ),
+            *(_number(by_metric[metric], numbers, sure=sure) for metric in _HEADS),
         )
-        if errors:
-            # under its value: as many blanks as the marks take
-            table.add_row(
-                "",
-                "",
-                *(
-                    f"±{number(row['stderr'])}{' ' * (len(mark) + 1 if mark else 0)}"
-                    for row, mark in zip(shown, letters, strict=True)
-                ),
-            )
-    return rendered(table)
+    return rendered(made)
+
+
+def _number(row: Row, numbers: Mapping[str, int], *, sure: bool) -> str:
+    """A number with the marks of its flags, its error below it."""
+    mark = marks(row["flags"], numbers)
+    value = number(row["value"]) + mark
+    return f"{value}\n{error(row['stderr'], '±')}{' ' * len(mark)}" if sure else value
 
 
 def agreement_text(found: Sensitivity) -> str:
@@ -113,7 +104,7 @@ def agreement_text(found: Sensitivity) -> str:
     out = io.StringIO()
     print("\nRank agreement of the models' order: Kendall tau-b, Spearman rho.", file=out)
     out.write(wrapped(f"The rest as in: {here}, or as the profile aggregates."))
-    out.write(rendered(_agreement_table(found.compared, here)))
+    out.write(_agreement_table(found.compared, here))
     if models <= _FEW:
         out.write(
             wrapped(
@@ -128,7 +119,7 @@ def agreement_text(found: Sensitivity) -> str:
 
 
 def fullest(compared: Iterable[Compared]) -> Setting:
-    """The setting with the most models, then prompts, then tokens of context."""
+    """The setting with the most models, then prompts, context, depth."""
     every = {
         setting: one.agreement.n_models
         for one in compared
@@ -136,7 +127,8 @@ def fullest(compared: Iterable[Compared]) -> Setting:
         for setting in (one.a, one.b)
         if setting.aggregation == "max"
     }
-    return max(every, key=lambda s: (every[s], s.n_prompts, s.context))
+    deepest_last = reversed(list(every))
+    return max(deepest_last, key=lambda s: (every[s], s.n_prompts, s.context))
 
 
 def _around(compared: Iterable[Compared], here: Setting) -> Iterator[Compared]:
@@ -149,43 +141,44 @@ def _around(compared: Iterable[Compared], here: Setting) -> Iterator[Compared]:
                 yield one
 
 
-def _agreement_table(compared: Sequence[Compared], here: Setting):  # type: ignore[no-untyped-def]
-    table = plain_table()
-    table.add_column("", overflow="fold")
-    table.add_column("models", justify="right", no_wrap=True)
+def _agreement_table(compared: Sequence[Compared], here: Setting) -> str:
+    made = table()
+    made.add_column("", overflow="fold")
+    made.add_column("models", justify="right", no_wrap=True)
+    made.add_column("", no_wrap=True)
     for head in _HEADS.values():
-        table.add_column(head, justify="right", no_wrap=True)
+        made.add_column(head, justify="right", no_wrap=True)
     rows: dict[tuple[str, str], dict[str, Compared]] = {}
     for one in _around(compared, here):
         (field,) = one.differ
-        ends = " | ".join(str(getattr(s, field)) for s in (one.a, one.b))
+        ends = " | ".join(str(getattr(setting, field)) for setting in (one.a, one.b))
         rows.setdefault((field, ends), {})[one.metric] = one
     for field, title in _FIELDS.items():
         for (of_field, ends), by_metric in rows.items():
             if of_field == field:
-                counts = {by_metric[m].agreement.n_models for m in _HEADS if m in by_metric}
-                cells = [_coefficients(by_metric.get(metric)) for metric in _HEADS]
-                table.add_row(f"{title} {ends}", str(min(counts)), *cells)
-    return table
-
-
-def _coefficients(one: Compared | None) -> str:
-    if one is None or one.agreement.kendall_tau is None:
-        return "-"
-    return f"{one.agreement.kendall_tau:.2f} {one.agreement.spearman_rho:.2f}"
+                shown = [by_metric[m].agreement if m in by_metric else None for m in _HEADS]
+                fewest = min(one.n_models for one in shown if one is not None)
+                cells = [
+                    "-\n-"
+                    if one is None or one.kendall_tau is None
+                    else f"{one.kendall_tau:.2f}\n{one.spearman_rho:.2f}"
+                    for one in shown
+                ]
+                made.add_row(f"{title} {ends}", str(fewest), "tau\nrho", *cells)
+    return rendered(made)
 
 
 def tokens_text(savings: Sequence[Saving]) -> str:
     """What the grid costs in tokens, both ways."""
     out = io.StringIO()
-    table = plain_table()
-    table.add_column("tokens run for this grid", overflow="fold")
+    made = table()
+    made.add_column("tokens run for this grid", overflow="fold")
     for head in ("paper's procedure", "one capture", "ratio"):
-        table.add_column(head, justify="right", no_wrap=True)
+        made.add_column(head, justify="right", no_wrap=True)
     for saving in (*savings, *([total(savings)] if len(savings) > 1 else [])):
         ratio = f"{saving.ratio:.1f}"
-        table.add_row(saving.run, f"{saving.paper_tokens:,}", f"{saving.our_tokens:,}", ratio)
-    out.write(rendered(table))
+        made.add_row(saving.run, f"{saving.paper_tokens:,}", f"{saving.our_tokens:,}", ratio)
+    out.write(rendered(made))
     out.write(
         wrapped(
             "The published code runs the model for each number of prompts, context and prefix "

@@ -205,12 +205,24 @@ def test_a_model_takes_part_once(make_run: MakeRun) -> None:
 
 
 def test_flags_stay_with_the_numbers_they_concern(make_run: MakeRun) -> None:
-    made = make_run(logits_width=61)  # padded: concerns ln V
-    values = profile_rows(sensitivity(made.root, Selection()).values)
-    flagged = {row["metric"]: row["flags"] for row in values.iter_rows(named=True)}
-    for metric, flags in flagged.items():
-        assert ("padded_vocab" in flags) == metric.startswith("entropy"), metric
-        assert "short_text" in flags
+    made = make_run(LENGTHS[:2], logits_width=61)  # 12 and 7 tokens, 6 columns
+    long = sensitivity(made.root, Selection(sites=["final"])).values
+    for row in long.iter_rows(named=True):
+        flags = row["flags"]
+        assert ("padded_vocab" in flags) == row["metric"].startswith("entropy")
+        if row["prefix"] is not None:
+            assert ("short_text" in flags) == (row["prefix"] > 7), row
+            wide = row["stderr"] is not None and row["stderr"] > 0.2 * abs(row["value"])
+            assert ("small_sample" in flags) == wide
+        if not row["metric"].endswith("_norm"):
+            assert "normaliser" not in flags
+    found = long.filter(pl.col("flags").list.contains("normaliser"))
+    assert set(found["metric"]) == {"participation_ratio_norm", "effective_rank_norm"}
+    clean = sensitivity(
+        make_run([20] * 40, logits_width=48, seed=3, root=made.root.with_name("clean")).root,
+        Selection(sites=["final"]),
+    )
+    assert flags_of(profile_rows(clean.values)) == set()
 
 
 def test_saving_counts_what_each_run_holds(make_run: MakeRun) -> None:
@@ -283,7 +295,7 @@ def test_printed_tables_fit_and_explain_their_flags(four_models: Path) -> None:
     shown = [line for line in lines if str(four_models) not in line]
     assert max(map(len, shown)) <= 80
     text = " ".join(result.stdout.split())
-    for word in ("Kendall tau-b", "context 10 | 20", "over prefixes min | mean", "site "):
+    for word in ("Kendall tau-b", "context 10 | 20", "by min | mean", "site "):
         assert word in text
     assert "Of 4 models, chance alone puts two orders alike once in 24." in text
     assert "short_text: over 10 %" in text
