@@ -8,14 +8,17 @@ A shard is committed before its buffer is used again: a killed job resumes where
 """
 
 import time
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from lpp.capture.backend import Backend
 from lpp.capture.batches import shard_batches
+from lpp.capture.parts import WHOLE, Part
 from lpp.capture.shard_buffer import ShardBuffer
 from lpp.store import RunWriter, ShardRecord
 from lpp.store.console import SILENT, Progress
@@ -31,15 +34,19 @@ def capture_run(
     writer: RunWriter,
     backend: Backend,
     progress: Progress = SILENT,
+    *,
+    part: Part = WHOLE,
 ) -> int:
-    """Capture every shard of `plan` that is not committed yet; returns how many it captured.
+    """Capture every shard of `part` that is not committed yet; returns how many it captured.
 
-    prompts: all of the plan, `lpp.store.tables.PROMPTS_SCHEMA`. Raises what the backend or the
-    writer raised; shards handed over before that are committed, unless writing was what failed.
+    prompts: all of the plan, `lpp.store.tables.PROMPTS_SCHEMA`. progress: told of every token of
+    the part, of those that are committed at once. Raises what the backend or the writer raised;
+    shards handed over before that are committed, unless writing was what failed.
     """
     lengths = prompts["n_tokens"].to_numpy()
-    todo = [shard for shard in range(plan.n_shards) if not writer.committed(shard)]
-    progress.advance(plan.prompts.tokens - _tokens(plan, lengths, todo))
+    mine = part.shards(plan.n_shards)
+    todo = [shard for shard in mine if not writer.committed(shard)]
+    progress.advance(tokens_of(plan, lengths, mine) - tokens_of(plan, lengths, todo))
     if not todo:
         return 0
     batches = (batch for shard in todo for batch in shard_batches(plan, prompts, shard))
@@ -79,10 +86,14 @@ def capture_run(
 def _write(writer: RunWriter, buffer: ShardBuffer, progress: Progress) -> None:
     start = time.monotonic()
     shard = writer.write_shard(buffer.shard, buffer.hidden(), buffer.tokens())
-    progress.note(_summary(shard, writer.run.plan, time.monotonic() - start))
+    lost = shard.index in writer.outrun
+    progress.note(_summary(shard, writer.run.plan, None if lost else time.monotonic() - start))
 
 
-def _summary(shard: ShardRecord, plan: Plan, seconds: float) -> str:
+def _summary(shard: ShardRecord, plan: Plan, seconds: float | None) -> str:
+    """One line; seconds: None where another writer's shard was kept."""
+    if seconds is None:
+        return f"shard {shard.index + 1} of {plan.n_shards}: another process committed it first"
     stored = sum(item.bytes for item in shard.commit.objects.values())
     return (
         f"shard {shard.index + 1} of {plan.n_shards} committed: {shard.rows:,} tokens, "
@@ -90,8 +101,7 @@ def _summary(shard: ShardRecord, plan: Plan, seconds: float) -> str:
     )
 
 
-def _tokens(
-    plan: Plan, lengths: "np.ndarray[tuple[int], np.dtype[np.int32]]", todo: list[int]
-) -> int:
+def tokens_of(plan: Plan, lengths: npt.NDArray[np.int32], shards: Iterable[int]) -> int:
+    """Tokens of some shards. lengths: tokens of each prompt of the plan."""
     ends = np.append(0, np.cumsum(lengths))
-    return int(sum(ends[plan.shards[k + 1]] - ends[plan.shards[k]] for k in todo))
+    return int(sum(ends[plan.shards[k + 1]] - ends[plan.shards[k]] for k in shards))

@@ -17,6 +17,7 @@ from lpp.capture.corpus import open_corpus
 from lpp.capture.models import LoadedModel, ModelSpec, load_model, load_tokenizer
 from lpp.capture.passages import Corpus, Passage, prompt_set_fingerprint
 from lpp.capture.prompts import token_counter, tokenise
+from lpp.capture.request import CaptureRequest, CorpusSpec
 from lpp.capture.selection import Selection, select
 from lpp.capture.sites import ModelSites, check_sites, find_sites
 from lpp.capture.torch_backend import TorchBackend
@@ -25,7 +26,6 @@ from lpp.store.errors import ErrorKind, InputError, MachineError
 from lpp.store.plan import (
     ComputeInfo,
     CorpusInfo,
-    LogitPositions,
     ModelInfo,
     Plan,
     PromptsInfo,
@@ -35,9 +35,6 @@ from lpp.store.plan import (
 from lpp.store.rows import prompts_sha256
 from lpp.store.schedule import prefix_schedule
 
-SHARD_BYTES: Final = 256 << 20
-"""Activations of a shard over all its sites, before compression. Two are held while capturing."""
-
 BATCH_BYTES: Final = 1 << 30
 """Most activations of one batch over all its sites: bounds what travels from a device at once."""
 
@@ -45,31 +42,6 @@ BATCH_TOKENS: Final = {"cpu": 2048, "cuda": 16384}
 """Tokens of a batch by kind of device, where `BATCH_BYTES` allows them."""
 
 ITEM_BYTES: Final = {"bfloat16": 2, "float16": 2, "float32": 4}
-
-
-@dataclass(frozen=True, kw_only=True)
-class CorpusSpec:
-    """Which corpus, as the user names it."""
-
-    name: str
-    revision: str | None = None
-    split: str | None = None
-    text_field: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class CaptureRequest:
-    """What a user asks for."""
-
-    model: ModelSpec
-    corpus: CorpusSpec
-    selection: Selection
-    context: int = 200
-    sites: Sequence[str] = ("all",)
-    """Names or patterns such as `block.*`; `all` is every site."""
-    logit_positions: LogitPositions = "all"
-    batch_tokens: int | None = None
-    shard_bytes: int = SHARD_BYTES
 
 
 @dataclass(frozen=True, kw_only=True)
