@@ -1,6 +1,7 @@
 """One capture from request to committed run."""
 
 import time
+from contextlib import closing
 from pathlib import Path
 
 import click
@@ -35,11 +36,12 @@ def capture_into(
     with progress("prepare", 1, "model") as bar:
         prepared = prepare(request, progress=bar, quiet=not debugging())
         bar.advance()
-    if resume is not None:
-        _refuse_another(prepared.plan, store, resume)
-    writer = RunWriter(store.path, prepared.plan, prepared.prompts)
-    click.echo(f"{describe(prepared.plan)}\n  into {writer.run.path}", err=True)
-    return _capture(prepared, writer, part)
+    with closing(prepared):
+        if resume is not None:
+            _refuse_another(prepared.plan, store, resume)
+        writer = RunWriter(store.path, prepared.plan, prepared.prompts)
+        click.echo(f"{describe(prepared.plan)}\n  into {writer.run.path}", err=True)
+        return _capture(prepared, writer, part)
 
 
 def _capture(prepared: Prepared, writer: RunWriter, part: Part) -> Outcome:

