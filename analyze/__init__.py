@@ -14,6 +14,7 @@ if __name__ != "lpp.analyze":
 
 if TYPE_CHECKING:
     from lpp.analyze.analysis import analyze as analyze
+    from lpp.analyze.agreement import rank_agreement as rank_agreement
     from lpp.analyze.entropy import scan_entropy as scan_entropy
     from lpp.analyze.metric import Metric as Metric
     from lpp.analyze.metric_table import scan_metrics as scan_metrics
@@ -40,6 +41,7 @@ _HOME = {
     "effective_rank": "spectrum",
     "eigenvalues": "spectrum",
     "participation_ratio": "spectrum",
+    "rank_agreement": "agreement",
     "scan_entropy": "entropy",
     "scan_metrics": "metric_table",
     "scan_spectra": "spectra",
