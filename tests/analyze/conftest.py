@@ -62,6 +62,7 @@ def make_run(tmp_path: Path) -> MakeRun:
         shared_start: int = 0,
         order: Sequence[int] | None = None,
         logits_width: int = 50,
+        prompt_set: str = "p0",
         scale: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]] = lambda rows: rows,
     ) -> Made:
         root = root or tmp_path / "store"
@@ -83,6 +84,7 @@ def make_run(tmp_path: Path) -> MakeRun:
             per_shard=per_shard,
             logit_positions=logit_positions,
             logits_width=logits_width,
+            prompt_set=prompt_set,
         )
         writer = RunWriter(root, plan, table)
         for index, (first, end) in enumerate(itertools.pairwise(plan.shards)):
@@ -173,6 +175,7 @@ def _plan(
     per_shard: int,
     logit_positions: str,
     logits_width: int,
+    prompt_set: str,
 ) -> Plan:
     count = table.num_rows
     return Plan(
@@ -189,7 +192,11 @@ def _plan(
         ),
         tokenizer=TokenizerInfo(id=model, fingerprint="t0", size=48),
         corpus=CorpusInfo(
-            name="words", revision=None, fingerprint="c0", prompt_set="p0", selection={"seed": 42}
+            name="words",
+            revision=None,
+            fingerprint="c0",
+            prompt_set=prompt_set,
+            selection={"seed": 42},
         ),
         prompts=PromptsInfo(
             count=count, tokens=sum(table["n_tokens"].to_pylist()), sha256=prompts_sha256(table)
