@@ -13,8 +13,8 @@ if __name__ != "lpp.analyze":
     )
 
 if TYPE_CHECKING:
-    from lpp.analyze.analysis import analyze as analyze
     from lpp.analyze.agreement import rank_agreement as rank_agreement
+    from lpp.analyze.analysis import analyze as analyze
     from lpp.analyze.entropy import scan_entropy as scan_entropy
     from lpp.analyze.metric import Metric as Metric
     from lpp.analyze.metric_table import scan_metrics as scan_metrics

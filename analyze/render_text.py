@@ -39,6 +39,16 @@ def error(stderr: float | None, mark: str = "± ") -> str:
     return "" if stderr is None else f"{mark}{stderr:.2g}"
 
 
+def broken(run: str) -> str:
+    """A long run id in lines, broken after a hyphen, so that the hash stays whole.
+
+    >>> print(broken("smollm2-135m-instruct-96cb1169"))
+    smollm2-135m-
+    instruct-96cb1169
+    """
+    return "\n".join(textwrap.wrap(run, 20))
+
+
 def numbered(flags: Collection[str]) -> dict[str, int]:
     """The number that stands for each of `flags` where there is no room for its name.
 
@@ -49,9 +59,10 @@ def numbered(flags: Collection[str]) -> dict[str, int]:
 
 
 def explained(numbers: Mapping[str, int]) -> Iterator[str]:
-    """A line on each flag in sight."""
+    """A line or two on each flag in sight."""
     for flag, place in numbers.items():
-        yield f"[{place}] {flag}: {MEANING[flag]}."
+        text = f"[{place}] {flag}: {MEANING[flag]}."
+        yield from textwrap.wrap(text, WIDTH, subsequent_indent="    ")
 
 
 def marks(flags: Collection[str], numbers: Mapping[str, int]) -> str:
