@@ -19,7 +19,7 @@ from lpp.analyze.render_text import (
     wrapped,
 )
 
-BAR: Final = 12
+BAR: Final = 8
 """Columns of the longest bar."""
 
 BARS: Final = "zscore_effective_rank"

@@ -18,12 +18,9 @@ from lpp.analyze.analysis import ErrorSites
 from lpp.analyze.database import frame_schema, put
 from lpp.analyze.keys import RunView, Url
 from lpp.analyze.saving import Saving, paper_tokens
-from lpp.analyze.select import Selection
+from lpp.analyze.select import Selection, shortfalls
 from lpp.store.console import SILENT, Progress
 from lpp.store.documents import canonical_json
-
-Values = Mapping[str, Mapping[Setting, Mapping[str, Value]]]
-"""By metric, by setting, by model."""
 
 AGREEMENT_SCHEMA: Final = frame_schema("agreement")
 
@@ -77,16 +74,16 @@ def sensitivity(
         values=values,
         compared=tuple(_compared(values, names)),
         savings=tuple(_saving(view, axes) for view in views),
-        left_out=(*_absences(values), *doubles),
+        left_out=(*shortfalls(views, Selection()), *_absences(values), *doubles),
     )
 
 
 def representatives(views: Iterable[RunView]) -> tuple[dict[str, str], list[str]]:
     """(run -> its model's name, a line per run that takes no part in the order of models).
 
-    A model takes part once per corpus: with the run that holds the most tokens, the first by id
-    of several. A twin with random weights, another revision, other weights or quantization make
-    another model.
+    A model takes part once per corpus, at every setting with the same run: that which holds the
+    most tokens, the first by id of several. A twin with random weights, another revision, other
+    weights or another quantization make another model.
     """
     groups: dict[tuple[str, str], list[RunView]] = defaultdict(list)
     for view in views:

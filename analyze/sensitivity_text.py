@@ -64,7 +64,8 @@ def grid_text(found: Sensitivity) -> str:
     numbers = numbered([flag for flags in rows["flags"] for flag in flags])
     print("\nEntropy: its minimum over prefixes; ranks: their maximum.", file=out)
     for group in rows.partition_by("run", "site", maintain_order=True):
-        out.write(f"\n{group.item(0, 'run')} at {group.item(0, 'site')}\n")
+        run, corpus, site = (group.item(0, name) for name in ("run", "corpus", "site"))
+        out.write("\n" + wrapped(f"{run} on {corpus} at {site}"))
         out.write(_grid_table(group, numbers))
     out.writelines(wrapped(line) for line in explained(numbers))
     if found.left_out:
@@ -120,13 +121,11 @@ def agreement_text(found: Sensitivity) -> str:
 
 def fullest(compared: Iterable[Compared]) -> Setting:
     """The setting with the most models, then prompts, context, depth."""
-    every = {
-        setting: one.agreement.n_models
-        for one in compared
-        if one.metric == "participation_ratio"
-        for setting in (one.a, one.b)
-        if setting.aggregation == "max"
-    }
+    every: dict[Setting, int] = {}
+    for one in compared:
+        for setting in (one.a, one.b):
+            if one.metric == "participation_ratio" and setting.aggregation == "max":
+                every[setting] = max(every.get(setting, 0), one.agreement.n_models)
     deepest_last = reversed(list(every))
     return max(deepest_last, key=lambda s: (every[s], s.n_prompts, s.context))
 

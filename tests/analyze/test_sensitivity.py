@@ -153,6 +153,7 @@ def test_what_a_run_lacks_is_in_the_table_and_on_the_terminal(make_run: MakeRun)
         (cut, "captured at context 10, so nothing at site final; context 20; prompts 2, 6"),
         (sites, "no site final: captured at block.1, block.2, so nothing at"),
         (few, "2 prompts are committed, so nothing at site final; context 10, 20; prompts 6"),
+        (few, "2 of 3 shards are missing, so it counts as its first 2 prompts"),
         (sparse, "logit statistics at its own prefixes only (--logit-positions schedule)"),
     ):
         line = f"{made.run_id}: {reason}"
