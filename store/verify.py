@@ -1,4 +1,4 @@
-"""Compare every byte of a run with what was committed, SPEC.md section 7.
+"""Compare every byte of a run with what was committed, SPEC.md section 8.
 
 Never raises for what lies in the store: each difference is a `Problem` with its place.
 """
