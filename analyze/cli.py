@@ -6,6 +6,8 @@ from typing import Any, Final
 
 import click
 
+from lpp.analyze.cli_benchmarks import benchmarks
+from lpp.analyze.cli_correlate import correlate
 from lpp.store.console import LppGroup, debug_option, progress
 
 AGGREGATIONS: Final = ("min", "max", "mean", "median")
@@ -33,6 +35,8 @@ def main() -> None:
 
     \b
         lpp-analyze profile ./lpp
+        lpp-analyze benchmarks add ./lpp results/
+        lpp-analyze correlate ./lpp
         lpp-analyze verify ./lpp
     """
 
@@ -137,6 +141,10 @@ def verify(store: str) -> int:
             err=True,
         )
     return int(problems > 0)
+
+
+main.add_command(benchmarks)
+main.add_command(correlate)
 
 
 if __name__ == "__main__":
