@@ -170,7 +170,11 @@ def build_database(
 
 
 def write_database(url: Url, analysis: Analysis, *, drop_prefixes: Collection[int] = ()) -> Path:
-    """Replace the database of the store at `url` by the tables of `analysis`."""
+    """Replace the tables of `analysis` in the database of the store at `url`; others stay.
+
+    All but the correlations, which were of the profiles before.
+    """
     root = open_store(url).path
     tables = arrow_tables(analysis, drop_prefixes=drop_prefixes)
-    return build(root, tables | scored_tables(root, analysis.runs))
+    kept = TABLES.keys() - {"correlations"}
+    return build(root, tables | scored_tables(root, analysis.runs), keep=kept)
