@@ -142,8 +142,8 @@ def _interval(
     """Resamples in which a column is constant have no value and are left out."""
     common = {"paired": True, "vectorized": True, "confidence_level": CONFIDENCE, "axis": -1}
     generator = np.random.default_rng(seed)
-    with warnings.catch_warnings():
-        # of no spread at all, which is told by the interval that is not there
+    # No spread at all is told by the interval that is not there.
+    with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
         drawn = stats.bootstrap(
             data, statistic, n_resamples=resamples, method="percentile", rng=generator, **common

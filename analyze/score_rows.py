@@ -89,8 +89,8 @@ def check_once(scores: Iterable[Score]) -> None:
 def check_units(scores: Iterable[Score], unit: Unit) -> None:
     """InputError where one benchmark holds fractions and percentages, or what `unit` excludes.
 
-    A benchmark is told by its scores: one at or below 1 beside one above 1 is a mixture, unless
-    `unit` says that it is meant. 0 is both.
+    A benchmark is told by its scores: one between 0 and 1 beside one above 1 is a mixture, unless
+    `unit` says that it is meant. 0 and 1 are both.
     """
 
     def key(score: Score) -> tuple[str, str]:
@@ -108,7 +108,7 @@ def check_units(scores: Iterable[Score], unit: Unit) -> None:
 def _unit_problems(group: Sequence[Score], unit: Unit) -> Iterator[str]:
     name = f"{group[0].benchmark} ({group[0].metric})"
     if unit == "auto":
-        small = [s for s in group if 0 < s.value <= 1]
+        small = [s for s in group if 0 < s.value < 1]
         large = [s for s in group if s.value > 1]
         if small and large:
             yield (
