@@ -123,9 +123,13 @@ def verify(store: str) -> int:
         lpp-analyze verify ./lpp
     """
     from lpp.store import open_store
+    from lpp.store.scores import verify_scores
 
     opened = open_store(store)
-    problems = 0
+    of_scores = verify_scores(opened.path)
+    for line in of_scores:
+        click.echo(str(line))
+    problems = len(of_scores)
     with progress("Verify", len(opened.runs), "runs") as bar:
         for run in opened.runs.values():
             found = run.verify()
@@ -137,7 +141,8 @@ def verify(store: str) -> int:
     if problems:
         click.echo(
             f"{problems} problem{'s' if problems > 1 else ''}. Delete a damaged shard's directory "
-            "and repeat the `lpp-capture run` command: it resumes.",
+            "and repeat the `lpp-capture run` command: it resumes. Delete a damaged source under "
+            "benchmarks/ and add its scores again.",
             err=True,
         )
     return int(problems > 0)

@@ -57,6 +57,7 @@ MEANING: Final[Mapping[str, str]] = {
 
 _NOT_MADE: Final = {"constant", "same_order_as_size", "too_few_models"}
 _SHOWN: Final = 10
+_ERRORS: Final = ("_stderr", "_ci_low", "_ci_high")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +95,7 @@ def correlate(url: Url, question: Question | None = None) -> pl.DataFrame:
     store's database and scores from the store.
 
     Raises InputError where there are no profiles or no scores, or a name fits nothing;
-    MachineError(NO_PACKAGE) without SciPy and statsmodels.
+    MachineError(NO_PACKAGE) without statsmodels.
     """
     question = question or Question()
     arithmetic = _arithmetic()
@@ -145,7 +146,7 @@ def _arithmetic() -> "ModuleType":
         from lpp.analyze import association
     except ModuleNotFoundError as error:
         raise MachineError(
-            f"correlations need SciPy and statsmodels ({error.name} is missing): "
+            f"correlations need the package {error.name}, which is not installed: "
             "pip install 'lpp-engine[statistics]'",
             kind=ErrorKind.NO_PACKAGE,
         ) from None
@@ -164,7 +165,11 @@ def _profiled(url: Url, metrics: Collection[str]) -> tuple[pl.DataFrame, pl.Data
             f"Build it again: lpp-analyze profile {root}",
             kind=ErrorKind.UNSUPPORTED_VERSION,
         )
-    numbers = [c.name for c in TABLES["site_profiles"].columns if c.type == "DOUBLE"]
+    numbers = [
+        column.name
+        for column in TABLES["site_profiles"].columns
+        if column.type == "DOUBLE" and not column.name.endswith(_ERRORS)
+    ]
     if unknown := [name for name in metrics if name not in numbers]:
         raise InputError(
             f"no profile metric {', '.join(unknown)}; there is {', '.join(numbers)}.",

@@ -32,6 +32,7 @@ from lpp.store.files import (
 )
 from lpp.store.keys import BENCHMARKS_KEY, COMMIT_KEY, FORMAT_VERSION, ORIGINAL_KEY, SCORES_KEY
 from lpp.store.tables import encode_table, read_table
+from lpp.store.verify import Problem, check_objects
 
 SCORES_SCHEMA: Final = pa.schema(
     [
@@ -87,17 +88,9 @@ class ScoreSet:
             raise _damaged(self.path, f"{SCORES_KEY} is {'altered' if found else 'missing'}")
         return read_table(path, SCORES_SCHEMA)
 
-    def problems(self) -> list[str]:
-        """Every object that is not what was committed, with its key; empty when all are."""
-        found = []
-        for key, recorded in sorted(self.record.objects.items()):
-            try:
-                same = describe(self.path / key) == recorded
-            except OSError as error:
-                found.append(f"{key}: not readable ({error.strerror})")
-                continue
-            found += [] if same else [f"{key}: altered: its checksum does not match"]
-        return found
+    def problems(self) -> list[Problem]:
+        """Every difference from what was committed; empty when each byte is the same."""
+        return list(check_objects(self.path, "", self.record.objects))
 
 
 def add_scores(
@@ -154,6 +147,26 @@ def score_sets(root: Path, *, superseded: bool = False) -> list[ScoreSet]:
         if not path.name.startswith(".") and (path / COMMIT_KEY).exists()
     ]
     return found if superseded else _in_force(found)
+
+
+def verify_scores(root: Path) -> list[Problem]:
+    """Every way in which the sources in the store at `root` differ from what was committed.
+
+    Never raises for what lies in the store; places are relative to `root`.
+    """
+    folder = root / BENCHMARKS_KEY
+    found = []
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if path.name.startswith("."):
+            continue
+        where = path.relative_to(root).as_posix()
+        try:
+            problems = ScoreSet(path=path, record=_read_record(path)).problems()
+        except (FormatError, OSError) as error:
+            found.append(Problem(where=f"{where}/{COMMIT_KEY}", what=f"not readable ({error})"))
+        else:
+            found += [Problem(where=f"{where}/{p.where}", what=p.what) for p in problems]
+    return found
 
 
 def read_scores(root: Path) -> pa.Table:

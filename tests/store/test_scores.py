@@ -10,7 +10,7 @@ import pytest
 
 from lpp.store import add_scores, create_store, open_store, read_scores, remove_scores
 from lpp.store.errors import ConflictError, ErrorKind, FormatError, InputError
-from lpp.store.scores import SCORES_SCHEMA, score_sets
+from lpp.store.scores import SCORES_SCHEMA, score_sets, verify_scores
 
 FILES = {"a/results.json": b'{"x": 1}', "b.csv": b"model,BBH\n"}
 
@@ -179,7 +179,8 @@ def test_altered_bytes_never_become_scores(root: Path) -> None:
     path = found.path / "scores.arrow"
     data = path.read_bytes()
     path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    assert found.problems() == ["scores.arrow: altered: its checksum does not match"]
+    key = f"benchmarks/{found.path.name}/scores.arrow"
+    assert list(map(str, verify_scores(root))) == [f"{key}: altered: its checksum does not match"]
     with pytest.raises(FormatError, match=r"scores\.arrow is altered"):
         read_scores(root)
     path.unlink()
@@ -194,6 +195,17 @@ def test_an_altered_or_newer_record_is_refused(root: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b'"board"', b'"bored"'))
     with pytest.raises(FormatError, match="is altered"):
         read_scores(root)
+    (problem,) = verify_scores(root)
+    assert problem.where.endswith("COMMIT.json")
+
+
+def test_a_file_that_was_put_in_is_seen(root: Path) -> None:
+    add_scores(root, "board", scores(), FILES)
+    assert verify_scores(root) == []
+    (found,) = score_sets(root)
+    (found.path / "original" / "more.csv").write_text("x")
+    (problem,) = verify_scores(root)
+    assert str(problem).endswith("original/more.csv: not part of what was committed")
 
 
 def test_a_record_reads_without_our_code(root: Path) -> None:
