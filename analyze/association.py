@@ -35,7 +35,7 @@ Values: TypeAlias = npt.NDArray[np.float64]
 
 EXACT_UP_TO: Final = 8
 """Models up to which Spearman's p counts every permutation: the t distribution calls a perfect
-order of five impossible by chance, where one in sixty is as good. 8! = 40,320 take 0.03 s."""
+order of five impossible by chance, where one in sixty is as good. 8! = 40,320 take about 0.05 s."""
 
 RESAMPLES: Final = 4999
 CONFIDENCE: Final = 0.95

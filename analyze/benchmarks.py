@@ -20,7 +20,15 @@ from lpp.analyze.published import SOURCE as PUBLISHED
 from lpp.analyze.read_lm_eval import KIND as LM_EVAL
 from lpp.analyze.read_lm_eval import read_lm_eval
 from lpp.analyze.read_score_table import read_score_table
-from lpp.analyze.score_rows import Score, ScoreFile, Unit, check_once, check_units
+from lpp.analyze.score_rows import (
+    Missing,
+    Score,
+    ScoreFile,
+    Unit,
+    check_once,
+    check_units,
+    plain,
+)
 from lpp.sql.schema import arrow_schema
 from lpp.store import Store, add_scores, open_store, read_scores
 from lpp.store.errors import ErrorKind, InputError
@@ -41,8 +49,8 @@ class Added:
     """False: the store held exactly this already."""
     table: pa.Table
     """`lpp.store.scores.SCORES_SCHEMA`"""
-    missing: Sequence[str]
-    """Scores that the files do not have, each with its place."""
+    missing: Sequence[Missing]
+    """Scores of the chosen models that the files do not have."""
     fits: Mapping[str, Fit]
     """By model's name."""
     doubts: Sequence[str]
@@ -96,7 +104,7 @@ def add_benchmarks(
         source=name,
         written=written,
         table=table,
-        missing=[line for file in read for line in file.missing],
+        missing=[gap for file in read for gap in file.missing if chosen(gap.model)],
         fits=fits,
         doubts=[line for file in read for line in _doubts(file, fits, sizes)],
     )
@@ -214,7 +222,7 @@ def _check_said(said: Mapping[str, str], scores: Iterable[Score], runs: Iterable
     ids = [run.id for run in runs]
     for name, run in said.items():
         if name not in models:
-            known = ", ".join(sorted(models)[:8])
+            known = plain(", ".join(sorted(models)[:8]))
             raise InputError(
                 f"--match {name}={run}: the files name no model {name!r}; they name {known}.",
                 kind=ErrorKind.NOT_FOUND,

@@ -7,9 +7,9 @@ from typing import Any, Final
 
 import click
 
+from lpp.analyze.score_rows import UNITS, plain
 from lpp.store.console import debug_option
 
-_UNITS: Final = ("auto", "percent", "fraction", "other")
 _SHOWN: Final = 8
 
 
@@ -52,7 +52,7 @@ def benchmarks() -> None:
 @click.option(
     "--benchmark", "chosen", callback=_patterns, default="*", metavar="NAME,...", help="Only these."
 )
-@click.option("--unit", type=click.Choice(_UNITS), default="auto", show_default=True)
+@click.option("--unit", type=click.Choice(UNITS), default="auto", show_default=True)
 @click.option("--replace", is_flag=True, help="Put them in the place of the source's old scores.")
 @debug_option
 def add(
@@ -104,7 +104,7 @@ def add(
         f"{added.source}: {added.table.num_rows} scores of {names['model']} models on "
         f"{names['benchmark']} benchmarks {verb} {store}."
     )
-    _tell("missing", added.missing)
+    _tell("missing", map(str, added.missing))
     unmatched = {name: fit for name, fit in added.fits.items() if fit.run is None}
     _tell("no run", [f"{name}: {fit.note}" for name, fit in unmatched.items()])
     _tell("another size", added.doubts)
@@ -130,7 +130,7 @@ def list_(store: str) -> None:
     if not lines:
         click.echo(f"No scores yet. Add some: lpp-analyze benchmarks add {shlex.quote(store)} FILE")
     for line in lines:
-        click.echo(_plain(line))
+        click.echo(plain(line))
 
 
 @benchmarks.command()
@@ -149,7 +149,7 @@ def remove(store: str, sources: tuple[str, ...]) -> None:
     root = open_store(store).path
     for source in sources:
         remove_scores(root, source)
-        click.echo(f"{_plain(source)} is removed.")
+        click.echo(f"{plain(source)} is removed.")
     refresh_database(root)
 
 
@@ -157,11 +157,6 @@ def _tell(what: str, lines: Iterable[str]) -> None:
     """The first few on stderr; all of them are in the table `benchmarks`, or in no table."""
     every = list(lines)
     for line in every[:_SHOWN]:
-        click.echo(f"{what}: {_plain(line)}", err=True)
+        click.echo(f"{what}: {plain(line)}", err=True)
     if len(every) > _SHOWN:
         click.echo(f"{what}: and {len(every) - _SHOWN} more", err=True)
-
-
-def _plain(text: str) -> str:
-    """A name from a file may hold what would steer a terminal."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)

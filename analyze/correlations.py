@@ -6,20 +6,16 @@ with the reason, and so is why a test was not made.
 """
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Final
 
 import polars as pl
 
-from lpp.analyze.benchmarks import by_source, fits_of
+from lpp.analyze.benchmarks import fits_of
+from lpp.analyze.correlation_inputs import fits_any, profiled, scores_by_source
 from lpp.analyze.keys import Url
-from lpp.analyze.published import SCORES as PUBLISHED_SCORES
-from lpp.analyze.published import SOURCE as PUBLISHED
-from lpp.analyze.published import published_rows
 from lpp.analyze.subjects import Cast, Setting, Subject, choose_subjects
-from lpp.store import open_store, read_scores
 from lpp.store.errors import ErrorKind, InputError, MachineError
 
 if TYPE_CHECKING:
@@ -48,7 +44,7 @@ MEANING: Final[Mapping[str, str]] = {
     "different_prompts": "profiles were made on different texts, which alone moves them",
     "few_models": f"under {FEW} models: the interval is rough (rank-partial: too short)",
     "flagged_profiles": "some profiles that took part carry flags of their own",
-    "published": "published profiles take part: other texts, other code",
+    "published": "published profiles take part: other texts, other code, context 150",
     "same_order_as_size": "no coefficient: one side has exactly the order of model size",
     "sign_turns": "the sign is another once model size is controlled for",
     "too_few_models": f"no coefficient: fewer than {FEWEST} models cannot be ranked",
@@ -57,7 +53,6 @@ MEANING: Final[Mapping[str, str]] = {
 
 _NOT_MADE: Final = {"constant", "same_order_as_size", "too_few_models"}
 _SHOWN: Final = 10
-_ERRORS: Final = ("_stderr", "_ci_low", "_ci_high")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +94,7 @@ def correlate(url: Url, question: Question | None = None) -> pl.DataFrame:
     """
     question = question or Question()
     arithmetic = _arithmetic()
-    profiles, runs = _profiled(url, question.metrics)
+    profiles, runs = profiled(url, question.metrics)
     cast = choose_subjects(
         profiles,
         runs,
@@ -110,7 +105,9 @@ def correlate(url: Url, question: Question | None = None) -> pl.DataFrame:
         published=question.with_published,
     )
     rows: list[dict[str, Any]] = []
-    for source, scores in _sources(url, question).items():
+    for source, scores in scores_by_source(
+        url, question.sources, with_published=question.with_published
+    ).items():
         pairings = list(_pairings(cast, scores, question))
         for method in arithmetic.METHODS:
             family = [_test(arithmetic, method, pairing, question.seed) for pairing in pairings]
@@ -145,82 +142,13 @@ def _arithmetic() -> "ModuleType":
     try:
         from lpp.analyze import association
     except ModuleNotFoundError as error:
+        package = str(error.name).partition(".")[0]
         raise MachineError(
-            f"correlations need the package {error.name}, which is not installed: "
+            f"correlations need the package {package}, which is not installed: "
             "pip install 'lpp-engine[statistics]'",
             kind=ErrorKind.NO_PACKAGE,
         ) from None
     return association
-
-
-def _profiled(url: Url, metrics: Collection[str]) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """`site_profiles` and `runs`, as far as they are needed."""
-    from lpp.sql import TABLES, connect
-    from lpp.sql.current import outdated_tables
-
-    root = open_store(url).path
-    if outdated_tables(root):
-        raise InputError(
-            f"the database of {root} was built by another release. "
-            f"Build it again: lpp-analyze profile {root}",
-            kind=ErrorKind.UNSUPPORTED_VERSION,
-        )
-    numbers = [
-        column.name
-        for column in TABLES["site_profiles"].columns
-        if column.type == "DOUBLE" and not column.name.endswith(_ERRORS)
-    ]
-    if unknown := [name for name in metrics if name not in numbers]:
-        raise InputError(
-            f"no profile metric {', '.join(unknown)}; there is {', '.join(numbers)}.",
-            kind=ErrorKind.NOT_FOUND,
-        )
-    columns = ", ".join(["run", "site", "context", "n_prompts", "flags", *metrics])
-    of_runs = "run, model, untrained_seed, n_parameters, prompt_set"
-    with connect(root, token_stats=False) as connection:
-        profiles = connection.sql(f"SELECT {columns} FROM site_profiles").to_arrow_table()
-        runs = connection.sql(f"SELECT {of_runs} FROM runs ORDER BY run").to_arrow_table()
-    return pl.DataFrame(profiles), pl.DataFrame(runs)
-
-
-def _sources(url: Url, question: Question) -> dict[str, list[Mapping[str, Any]]]:
-    """Rows of scores by source, those asked for."""
-    rows: list[Mapping[str, Any]] = list(read_scores(open_store(url).path).to_pylist())
-    if question.with_published:
-        rows += _published_scores()
-    found = by_source(rows)
-    for pattern in question.sources:
-        if found and not any(fnmatchcase(source, pattern) for source in found):
-            hint = "; the published one takes part with --with-published"
-            raise InputError(
-                f"no source {pattern!r}; there is {', '.join(found)}"
-                f"{hint if pattern == PUBLISHED else ''}.",
-                kind=ErrorKind.NOT_FOUND,
-            )
-    if not found:
-        raise InputError(
-            f"{url} holds no benchmark scores yet. Add some: lpp-analyze benchmarks add {url} "
-            "FILE...; or look at the published ones: --with-published.",
-            kind=ErrorKind.NOT_FOUND,
-        )
-    return {s: rows for s, rows in found.items() if _any(s, question.sources)}
-
-
-def _published_scores() -> Iterator[Mapping[str, Any]]:
-    for row in published_rows():
-        for column, (benchmark, metric) in PUBLISHED_SCORES.items():
-            yield {
-                "model": row["model"],
-                "run": None,
-                "benchmark": benchmark,
-                "metric": metric,
-                "value": row[column],
-                "source": PUBLISHED,
-            }
-
-
-def _any(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _pairings(
@@ -232,7 +160,7 @@ def _pairings(
     by_benchmark: dict[tuple[str, str], dict[str, float]] = {}
     for row in scores:
         name, metric = row["benchmark"], row["metric"]
-        if _any(name, question.benchmarks) or _any(f"{name}:{metric}", question.benchmarks):
+        if fits_any(name, question.benchmarks) or fits_any(f"{name}:{metric}", question.benchmarks):
             held = by_benchmark.setdefault((name, metric), {})
             run = fits[row["model"]].run
             if run is not None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, Final
 
-from lpp.analyze.score_rows import Score, ScoreFile, number, refuse
+from lpp.analyze.score_rows import Missing, Score, ScoreFile, number, refuse
 from lpp.store.errors import ErrorKind, InputError
 
 LEADERBOARD: Final[tuple[str, ...]] = ("IFEval", "BBH", "MATH Lvl 5", "GPQA", "MUSR", "MMLU-PRO")
@@ -63,7 +63,7 @@ def _wide(
     if not columns:
         raise _no_form(where, "no column of it is a benchmark that is asked for")
     scores: list[Score] = []
-    missing: list[str] = []
+    missing: list[Missing] = []
     problems: list[str] = []
     sizes = {}
     for place, row, name in _named(rows, model, where, problems):
@@ -71,7 +71,7 @@ def _wide(
             sizes[name] = size
         for column in columns:
             if _empty(row[column]):
-                missing.append(f"{column} of {name} ({place})")
+                missing.append(Missing(model=name, benchmark=column.strip(), where=place))
                 continue
             value = _value(row[column], f"{place}, {column}", problems)
             stderr = row.get(f"{column}{_STDERR}")
@@ -93,7 +93,7 @@ def _long(
     rows: Sequence[Row], model: str, plain: Mapping[str, str], where: str, wanted: Wanted
 ) -> ScoreFile:
     scores: list[Score] = []
-    missing: list[str] = []
+    missing: list[Missing] = []
     problems: list[str] = []
 
     def cell(row: Row, name: str) -> Any:
@@ -107,7 +107,7 @@ def _long(
         if not wanted(benchmark):
             continue
         if _empty(cell(row, "value")):
-            missing.append(f"{benchmark} of {name} ({place})")
+            missing.append(Missing(model=name, benchmark=benchmark, where=place))
             continue
         n = _optional(cell(row, "n"), f"{place}, n", problems)
         scores.append(

@@ -11,6 +11,7 @@ import polars as pl
 
 from lpp.analyze.correlations import MEANING
 from lpp.analyze.render import WIDTH, plain_table, rendered
+from lpp.analyze.score_rows import plain
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -49,7 +50,7 @@ def as_table(found: pl.DataFrame) -> str:
         out.write("".join(f"{line}\n" for line in _title(rows)))
         for benchmark in dict.fromkeys((r["benchmark"], r["benchmark_metric"]) for r in rows):
             here = [r for r in rows if (r["benchmark"], r["benchmark_metric"]) == benchmark]
-            out.write(f"\n{_plain(benchmark[0])}, {_plain(benchmark[1])}\n")
+            out.write(f"\n{plain(benchmark[0])}, {plain(benchmark[1])}\n")
             out.write(rendered(_tests(here, letters)))
     for flag, letter in letters.items():
         text = f"{letter}  {flag}: {MEANING[flag]}."
@@ -68,7 +69,7 @@ def left_out_lines(found: pl.DataFrame) -> Iterator[str]:
         yield "Left out (who, for each test: column left_out of the table correlations):"
     for why, who in list(reasons.items())[:_REASONS]:
         more = f" and {len(who) - _NAMES} more" if len(who) > _NAMES else ""
-        text = _plain(f"{why}: {', '.join(who[:_NAMES])}{more}")
+        text = plain(f"{why}: {', '.join(who[:_NAMES])}{more}")
         yield textwrap.fill(text, WIDTH, initial_indent="  ", subsequent_indent="    ")
     if len(reasons) > _REASONS:
         yield f"  and for {len(reasons) - _REASONS} more reasons"
@@ -79,7 +80,7 @@ def _title(rows: Sequence[Row]) -> Iterator[str]:
     sizes = sorted({row["family_size"] for row in rows})
     yield ""
     yield from textwrap.wrap(
-        f"Scores of {_plain(first['source'])}; profiles at {first['site']}, context "
+        f"Scores of {plain(first['source'])}; profiles at {first['site']}, context "
         f"{first['context']}, {first['n_prompts']} prompts. q: Benjamini-Hochberg over "
         f"{' or '.join(map(str, sizes))} tests of a method.",
         WIDTH,
@@ -131,11 +132,6 @@ def _share(value: float | None) -> str:
     if value < 1e-4:
         return "<.0001"
     return f"{value:.2f}".lstrip("0") if value >= 0.1 else f"{value:.2g}".lstrip("0")
-
-
-def _plain(text: str) -> str:
-    """A name from a file may hold what would steer a terminal."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 FORMATS: Final[Mapping[str, Callable[[pl.DataFrame], str]]] = {"csv": as_csv, "json": as_json}

@@ -36,14 +36,25 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Missing:
+    """A score that is not there."""
+
+    model: str
+    benchmark: str
+    where: str
+
+    def __str__(self) -> str:
+        return f"{self.benchmark} of {self.model} ({self.where})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreFile:
     """What one file holds."""
 
     kind: str
     """lm-eval, leaderboard, csv"""
     scores: Sequence[Score]
-    missing: Sequence[str] = ()
-    """Scores that are not there, each with its place."""
+    missing: Sequence[Missing] = ()
     sizes: dict[str, float] = field(default_factory=dict)
     """Parameters in billions by model, where the file tells them."""
 
@@ -63,13 +74,21 @@ def number(text: object) -> float | None:
     return value if abs(value) < float("inf") else None  # NaN compares false
 
 
+def plain(text: str) -> str:
+    """`text` without what would steer a terminal: a name from a file may hold anything.
+
+    >>> plain("bad\\x1b[31m")
+    'bad?[31m'
+    """
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
 def refuse(problems: Sequence[str], advice: str) -> None:
     """InputError with `problems`, five of them at most, and what to do; nothing where none."""
     if problems:
         more = [f"and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
-        raise InputError(
-            "; ".join([*problems[:_SHOWN], *more]) + f". {advice}", kind=ErrorKind.INVALID_VALUE
-        )
+        told = plain("; ".join([*problems[:_SHOWN], *more]))
+        raise InputError(f"{told}. {advice}", kind=ErrorKind.INVALID_VALUE)
 
 
 def check_once(scores: Iterable[Score]) -> None:

@@ -31,23 +31,18 @@ from lpp.store.files import (
     write_object,
 )
 from lpp.store.keys import BENCHMARKS_KEY, COMMIT_KEY, FORMAT_VERSION, ORIGINAL_KEY, SCORES_KEY
-from lpp.store.tables import encode_table, read_table
+from lpp.store.tables import SCORES_SCHEMA, encode_table, read_table
 from lpp.store.verify import Problem, check_objects
 
-SCORES_SCHEMA: Final = pa.schema(
-    [
-        pa.field("model", pa.string(), nullable=False),
-        pa.field("run", pa.string()),
-        pa.field("benchmark", pa.string(), nullable=False),
-        pa.field("metric", pa.string(), nullable=False),
-        pa.field("value", pa.float64(), nullable=False),
-        pa.field("stderr", pa.float64()),
-        pa.field("n", pa.int64()),
-        pa.field("source", pa.string(), nullable=False),
-        pa.field("kind", pa.string(), nullable=False),
-    ]
-)
-"""One row per score. `run`: the run of this store that it was said to belong to, if any."""
+__all__ = [
+    "SCORES_SCHEMA",
+    "ScoreSet",
+    "add_scores",
+    "read_scores",
+    "remove_scores",
+    "score_sets",
+    "verify_scores",
+]
 
 KEY: Final = ("model", "benchmark", "metric")
 """What is there once in a source."""

@@ -1,6 +1,7 @@
 """Correlations over a store: the published numbers, families, refusals, who is left out."""
 
 import csv
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from lpp.analyze.correlations import MEANING, refuse_unranked
 from lpp.analyze.subjects import Setting
 from lpp.sql import arrow_schema, build, connect
 from lpp.store import create_store
-from lpp.store.errors import ErrorKind, InputError
+from lpp.store.errors import ErrorKind, InputError, MachineError
 
 PAPER_METRICS = ("entropy_floor", "effective_rank_norm", "participation_ratio_norm")
 INTRINSIC = {
@@ -180,11 +181,11 @@ def test_size_turns_the_sign_of_entropy_and_bbh(published_store: Path) -> None:
 
 
 def test_the_published_reference_gives_the_same_when_asked(
-    store: Callable[..., Path], published_store: Path
+    store: Callable[..., Path],
 ) -> None:
     """From the package's own table, without the files of the paper."""
     asked = Question(metrics=PAPER_METRICS, sources=("published",), with_published=True)
-    found = correlate(published_store, asked).filter(method="pearson")
+    found = correlate(store(1), asked).filter(method="pearson")
     assert len(found) == 15
     assert round(found["q_value"].min(), 2) == 0.12  # type: ignore[arg-type, call-overload]
     assert all("published" in flags for flags in found["flags"].to_list())
@@ -382,6 +383,17 @@ def test_command_refuses_but_leaves_the_reasons_in_the_table(store: Callable[...
     with connect(root) as connection:
         rows = connection.sql("SELECT DISTINCT coefficient, left_out FROM correlations").fetchall()
     assert rows == [(None, [f"org/{x}: it fits no run" for x in "def"])]
+
+
+def test_without_statsmodels_the_message_says_how_to_get_it(
+    store: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = store()
+    monkeypatch.delitem(sys.modules, "lpp.analyze.association", raising=False)
+    monkeypatch.delattr("lpp.analyze.association", raising=False)
+    monkeypatch.setitem(sys.modules, "statsmodels.regression.linear_model", None)
+    with pytest.raises(MachineError, match=r"package statsmodels.*lpp-engine\[statistics\]"):
+        correlate(root)
 
 
 def test_a_database_of_another_release_is_told(store: Callable[..., Path]) -> None:

@@ -3,8 +3,10 @@
 import csv
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from lpp.analyze.association import associate
 from lpp.analyze.published import PREFIXES, published_rows, published_table
 from lpp.sql import arrow_schema
 
@@ -68,6 +70,27 @@ def test_the_table_is_marked_and_cited() -> None:
     (small,) = [row for row in rows if row["model"] == "Qwen/Qwen2.5-0.5B-Instruct"]
     assert small["n_parameters"] == 500_000_000
     assert (small["context"], small["n_prompts"], small["corpus"]) == (150, 100, "alpaca")
+
+
+def test_ties_of_nominal_sizes_matter() -> None:
+    """Entropy x BBH with size held constant: three ties among eight sizes move it by .17."""
+    rows = published_rows()
+    exact = {  # as the weights are counted
+        "Qwen-0.5B": 494_032_768,
+        "Qwen-1.5B": 1_543_714_304,
+        "Qwen-3B": 3_085_938_688,
+        "Qwen-7B": 7_615_616_512,
+        "Qwen-14B": 14_770_033_664,
+        "Llama-3B": 3_212_749_824,
+        "Llama-8B": 8_030_261_248,
+        "Mistral-7B": 7_241_732_096,
+    }
+    entropy, bbh, nominal = (
+        np.array([row[name] for row in rows]) for name in ("entropy_floor", "bbh", "nominal_size_b")
+    )
+    counted = np.array([exact[row["short_name"]] for row in rows], dtype=float)
+    found = [associate("rank_partial", entropy, bbh, size) for size in (nominal, counted)]
+    assert [round(one.coefficient, 2) for one in found if one] == [0.42, 0.25]
 
 
 def test_sizes_are_what_the_names_say() -> None:

@@ -65,7 +65,7 @@ def test_wide_table_with_errors_and_a_byte_order_mark() -> None:
             ("org/B", "BBH", "score", 41.0, None, None),
         ],
     )
-    assert read.missing == ["My Bench of org/B (mine.csv, row 2)"]
+    assert list(map(str, read.missing)) == ["My Bench of org/B (mine.csv, row 2)"]
 
 
 def test_long_table() -> None:
@@ -77,7 +77,7 @@ def test_long_table() -> None:
 def test_parquet_writes_nothing_as_nan() -> None:
     read = read_score_table(parquet({"model": ["a"], "X": [float("nan")], "Y": [1.0]}), "m.parquet")
     assert rows(read) == [("a", "Y", "score", 1.0, None, None)]
-    assert read.missing == ["X of a (m.parquet, row 1)"]
+    assert list(map(str, read.missing)) == ["X of a (m.parquet, row 1)"]
 
 
 def test_only_some_columns() -> None:
