@@ -14,8 +14,8 @@ from lpp.analyze.render_text import (
     marks,
     number,
     numbered,
+    plain_table,
     rendered,
-    table,
     wrapped,
 )
 
@@ -70,14 +70,14 @@ def as_table(found: Layers) -> str:
         for row in mine.iter_rows(named=True):
             out.write(wrapped(_score(row)))
     out.write("\n" + wrapped(_MEANINGS))
-    out.writelines(wrapped(line) for line in explained(numbers))
+    out.writelines(f"{line}\n" for line in explained(numbers))
     if found.left_out:
         out.write("\nLeft out:\n" + "".join(wrapped(f"- {line}") for line in found.left_out))
     return out.getvalue()
 
 
 def _sites(rows: pl.DataFrame, numbers: Mapping[str, int]) -> str:
-    made = table()
+    made = plain_table()
     made.collapse_padding = True
     made.add_column("site", no_wrap=True)
     for head in ("depth", *map(_label, RANKS), "top"):
