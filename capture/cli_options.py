@@ -19,7 +19,8 @@ DEFAULT_MIN_BYTES = 512
 """Texts shorter than this are left out, unless a length in tokens is asked for."""
 
 
-def _split(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
+def split_names(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
+    """Names with commas between them; in a file of jobs, a list of names as well."""
     return tuple(part.strip() for part in value.split(",") if part.strip())
 
 
@@ -98,7 +99,7 @@ CAPTURE_OPTIONS: Final[tuple[Decorator, ...]] = (
         "--sites",
         default="all",
         show_default=True,
-        callback=_split,
+        callback=split_names,
         help="Where to read: all, final, embed, block.7, 'block.*', or several with commas.",
     ),
     click.option(
@@ -124,6 +125,13 @@ def request_options(command: Any) -> Any:
     for option in reversed((*MODEL_OPTIONS, *CORPUS_OPTIONS, *CAPTURE_OPTIONS)):
         command = option(command)
     return command
+
+
+def option_by_name() -> Mapping[str, click.Option]:
+    """The same options by their long names without the dashes in front, such as `min-bytes`."""
+    command: click.Command = request_options(click.command()(lambda: None))
+    options = [option for option in command.params if isinstance(option, click.Option)]
+    return {option.opts[-1].removeprefix("--"): option for option in options}
 
 
 def request_of(options: Mapping[str, Any]) -> CaptureRequest:

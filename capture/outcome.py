@@ -45,7 +45,8 @@ class Outcome:
                 f"still\nmissing, which are other parts' work. See: lpp-capture status {store}"
             )
         else:
-            lines.append(f"{self.run} is complete. Next: lpp-analyze profile {store}")
+            was = "was complete already" if self.idle else "is complete"
+            lines.append(f"{self.run} {was}. Next: lpp-analyze profile {store}")
         return "\n".join(lines)
 
     def document(self) -> Mapping[str, Any]:

@@ -1,11 +1,13 @@
 """One capture from request to committed run."""
 
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import click
 
 from lpp.capture.engine import capture_run, tokens_of
+from lpp.capture.known_runs import remember, request_key
 from lpp.capture.outcome import Outcome
 from lpp.capture.parts import WHOLE, Part
 from lpp.capture.planning import Prepared, prepare
@@ -13,7 +15,9 @@ from lpp.capture.request import CaptureRequest
 from lpp.store import Run, RunWriter, Store, create_store, open_store
 from lpp.store.console import debugging, progress
 from lpp.store.errors import ConflictError, ErrorKind, InputError
+from lpp.store.keys import SHARDS_KEY
 from lpp.store.plan import Plan, differences
+from lpp.store.presence import at_work
 
 
 def capture_into(
@@ -32,12 +36,14 @@ def capture_into(
             f"{root} has no run {resume}; it has {', '.join(store.runs) or 'none'}.",
             kind=ErrorKind.NOT_FOUND,
         )
+    key = request_key(request)  # of the files as they are before they are read
     with progress("prepare", 1, "model") as bar:
         prepared = prepare(request, progress=bar, quiet=not debugging())
         bar.advance()
     if resume is not None:
         _refuse_another(prepared.plan, store, resume)
     writer = RunWriter(store.path, prepared.plan, prepared.prompts)
+    remember(store, key, prepared.plan.run_id)
     click.echo(f"{describe(prepared.plan)}\n  into {writer.run.path}", err=True)
     return _capture(prepared, writer, part)
 
@@ -52,7 +58,8 @@ def _capture(prepared: Prepared, writer: RunWriter, part: Part) -> Outcome:
         click.echo(f"  part {part}: shards {some}{more} of {plan.n_shards}", err=True)
     todo = [shard for shard in mine if not writer.committed(shard)]
     start = time.monotonic()
-    with progress("capture", tokens_of(plan, lengths, mine), "tokens") as bar:
+    sign = at_work(writer.run.path / SHARDS_KEY, f"part {part}") if todo else nullcontext()
+    with sign, progress("capture", tokens_of(plan, lengths, mine), "tokens") as bar:
         captured = capture_run(plan, prepared.prompts, writer, prepared.backend, bar, part=part)
     return Outcome(
         run=plan.run_id,
