@@ -181,9 +181,9 @@ def summary(results: Sequence[JobResult], seconds: float) -> str:
     counts = {status: sum(r.status == status for r in results) for status in order}
     ended = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
     minutes, rest = divmod(round(seconds), 60)
-    line = f"{len(results)} jobs: {ended}, in {minutes} min {rest} s."
+    line = f"{len(results)} job{'s' * (len(results) != 1)}: {ended}, in {minutes} min {rest} s."
     if waiting := sum(r.missing > 0 for r in results):
-        line += f"\n{waiting} runs still miss shards, which are other parts' work."
+        line += f"\nRuns that still miss shards, which are other parts' work: {waiting}."
     return line
 
 

@@ -60,7 +60,9 @@ def request_key(request: CaptureRequest) -> str | None:
         }
     except (LppError, OSError, _UncertainError):
         return None  # whatever it is, loading meets it again and says so
-    del decisive["request"]["model"]["device"]
+    # told by the stamps: a path is another string from another folder
+    del decisive["request"]["model"]["device"], decisive["request"]["model"]["id"]
+    del decisive["request"]["corpus"]["name"]
     return document_fingerprint(decisive)
 
 
@@ -111,10 +113,10 @@ class _UncertainError(Exception):
 def _model_stamp(name: str, revision: str | None) -> Any:
     path = Path(name).expanduser()
     if path.is_file():
-        return _stamp(path)
+        return _stamp(path, path.parent)
     if name and path.is_dir():
         return _stamps(path)
-    return hub_snapshot(name, revision, weights=False)[1]
+    return [name, hub_snapshot(name, revision, weights=False)[1]]
 
 
 def _corpus_stamp(name: str, revision: str | None) -> Any:
@@ -124,20 +126,21 @@ def _corpus_stamp(name: str, revision: str | None) -> Any:
         return name
     path = Path(name).expanduser()
     if name == "pydoc" or path.is_file():
-        return name if name == "pydoc" else _stamp(path)
+        return name if name == "pydoc" else _stamp(path, path.parent)
     return _stamps(path)
 
 
 def _stamps(folder: Path) -> list[list[str | int]]:
     """Of every file below."""
     files = [Path(parent, file) for parent, _, names in os.walk(folder) for file in names]
-    return [_stamp(file) for file in sorted(files)]
+    return [_stamp(file, folder) for file in sorted(files)]
 
 
-def _stamp(file: Path) -> list[str | int]:
-    """Name, size and time of change."""
+def _stamp(file: Path, folder: Path) -> list[str | int]:
+    """Name, place, size and time of change; a link's name is its own, the rest its target's."""
     found = file.stat()
-    return [str(file.resolve()), found.st_size, found.st_mtime_ns]
+    name = file.relative_to(folder).as_posix()
+    return [name, str(file.resolve()), found.st_size, found.st_mtime_ns]
 
 
 def _versions() -> Mapping[str, str]:

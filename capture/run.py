@@ -60,13 +60,13 @@ def _capture(prepared: Prepared, writer: RunWriter, part: Part) -> Outcome:
     start = time.monotonic()
     sign = at_work(writer.run.path / SHARDS_KEY, f"part {part}") if todo else nullcontext()
     with sign, progress("capture", tokens_of(plan, lengths, mine), "tokens") as bar:
-        captured = capture_run(plan, prepared.prompts, writer, prepared.backend, bar, part=part)
+        capture_run(plan, prepared.prompts, writer, prepared.backend, bar, part=part)
     return Outcome(
         run=plan.run_id,
         part=part,
-        captured=captured - len(writer.outrun),
+        captured=len(writer.written),
         outrun=len(writer.outrun),
-        tokens=tokens_of(plan, lengths, todo),
+        tokens=tokens_of(plan, lengths, writer.written | writer.outrun),
         seconds=time.monotonic() - start if todo else 0.0,
         missing=len(Run(writer.run.path).missing_shards),
     )
