@@ -4,6 +4,8 @@ Kept apart from the command so that a file of jobs is read by the same options: 
 line takes, a jobs file takes under the same name, checked the same way.
 """
 
+import functools
+import json
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -24,6 +26,22 @@ def split_names(context: click.Context, parameter: click.Parameter, value: str) 
     return tuple(part.strip() for part in value.split(",") if part.strip())
 
 
+def _engine_options(
+    context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+) -> dict[str, Any]:
+    """`gpu_memory_utilization=0.8` as JSON where it is, as text elsewhere."""
+    options = {}
+    for value in values:
+        name, equals, text = value.partition("=")
+        if not equals or not name.isidentifier():
+            raise click.BadParameter(f"{value!r} is not NAME=VALUE", context, parameter)
+        try:
+            options[name] = json.loads(text)
+        except ValueError:
+            options[name] = text
+    return options
+
+
 MODEL_OPTIONS: Final[tuple[Decorator, ...]] = (
     click.option("--model", help="Hub id, local folder, or GGUF file."),
     click.option("--revision", help="Revision of a hub model: branch, tag or commit."),
@@ -32,6 +50,29 @@ MODEL_OPTIONS: Final[tuple[Decorator, ...]] = (
         type=int,
         metavar="SEED",
         help="Random weights instead of the trained ones: the untrained twin.",
+    ),
+    click.option(
+        "--backend",
+        type=click.Choice(["auto", "torch", "vllm", "vllm+torch"]),
+        default="auto",
+        show_default=True,
+        help="auto: vllm where it is installed and the device is a GPU. vllm+torch: logits "
+        "from vLLM, hidden states from torch.",
+    ),
+    click.option(
+        "--tensor-parallel",
+        type=click.IntRange(1),
+        default=1,
+        metavar="N",
+        help="Cards that share the model inside vLLM.",
+    ),
+    click.option(
+        "--engine-option",
+        "engine_options",
+        multiple=True,
+        callback=_engine_options,
+        metavar="NAME=VALUE",
+        help="A further argument of vLLM's EngineArgs; may be repeated.",
     ),
     click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:1."),
     click.option(
@@ -127,6 +168,7 @@ def request_options(command: Any) -> Any:
     return command
 
 
+@functools.cache
 def option_by_name() -> Mapping[str, click.Option]:
     """The same options by their long names without the dashes in front, such as `min-bytes`."""
     command: click.Command = request_options(click.command()(lambda: None))
@@ -160,4 +202,5 @@ def request_of(options: Mapping[str, Any]) -> CaptureRequest:
         ),
         shard_bytes=options["shard_mib"] << 20,
         **take("context", "sites", "logit_positions", "batch_tokens"),
+        **take("backend", "tensor_parallel", "engine_options"),
     )

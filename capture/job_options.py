@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from lpp.capture.cli_options import split_names
+from lpp.capture.cli_options import option_by_name, split_names
 
 
 def words_of(options: Mapping[str, Any]) -> tuple[str, ...]:
@@ -13,14 +13,17 @@ def words_of(options: Mapping[str, Any]) -> tuple[str, ...]:
 
     >>> words_of({"context": 50, "trust-remote-code": True, "sites": ["embed", "final"]})
     ('--context=50', '--trust-remote-code', '--sites=embed,final')
+    >>> words_of({"engine-option": ["a=1", "b=2"]})
+    ('--engine-option=a=1', '--engine-option=b=2')
     """
-    words = []
+    known, words = option_by_name(), []
     for name, value in options.items():
-        if value is True:
-            words.append(f"--{name}")
-        elif value is not False:
-            shown = ",".join(value) if isinstance(value, list) else value
-            words.append(f"--{name}={shown}")
+        if known[name].is_flag:
+            words += [f"--{name}"] if value else []
+        elif known[name].multiple:
+            words += [f"--{name}={one}" for one in _several(value)]
+        else:
+            words.append(f"--{name}={','.join(_several(value))}")
     return tuple(words)
 
 
@@ -33,7 +36,8 @@ def misfits(option: click.Option, value: object, place: str) -> Iterator[str]:
     if option.is_flag:
         return
     try:
-        option.type.convert(",".join(value) if isinstance(value, list) else value, option, None)
+        for one in _several(value):
+            option.type.convert(one, option, None)
     except click.BadParameter as error:
         yield f"{place}: {error.message}"
 
@@ -47,6 +51,11 @@ def _expected(option: click.Option, value: object) -> tuple[str, bool]:
         return "an integer", number and isinstance(value, int)
     if isinstance(option.type, click.types.FloatParamType):
         return "a number", number
-    if option.callback is split_names and isinstance(value, list):
+    if isinstance(value, list) and (option.multiple or option.callback is split_names):
         return "a list of strings", all(isinstance(part, str) for part in value)
     return "a string", isinstance(value, str)
+
+
+def _several(value: object) -> list[str]:
+    """One value, or the values of a list, as text."""
+    return [str(one) for one in value] if isinstance(value, list) else [str(value)]

@@ -1,7 +1,7 @@
 """One capture from request to committed run."""
 
 import time
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import click
@@ -40,12 +40,13 @@ def capture_into(
     with progress("prepare", 1, "model") as bar:
         prepared = prepare(request, progress=bar, quiet=not debugging())
         bar.advance()
-    if resume is not None:
-        _refuse_another(prepared.plan, store, resume)
-    writer = RunWriter(store.path, prepared.plan, prepared.prompts)
-    remember(store, key, prepared.plan.run_id)
-    click.echo(f"{describe(prepared.plan)}\n  into {writer.run.path}", err=True)
-    return _capture(prepared, writer, part)
+    with closing(prepared):
+        if resume is not None:
+            _refuse_another(prepared.plan, store, resume)
+        writer = RunWriter(store.path, prepared.plan, prepared.prompts)
+        remember(store, key, prepared.plan.run_id)
+        click.echo(f"{describe(prepared.plan)}\n  into {writer.run.path}", err=True)
+        return _capture(prepared, writer, part)
 
 
 def _capture(prepared: Prepared, writer: RunWriter, part: Part) -> Outcome:

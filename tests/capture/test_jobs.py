@@ -96,12 +96,28 @@ def test_every_option_of_the_command_is_known_to_the_file() -> None:
         "text": '"x"',
     }
     needed = {"corpus": '"c"', "model": '"m"', "min-tokens": "3", "count-with": '"m"'}
+    special = {"engine-option": '["seed=3"]'}
     for name, option in option_by_name().items():
         choices = getattr(option.type, "choices", None)
         value = f'"{choices[0]}"' if choices else values[option.type.name]
+        value = special.get(name, value)
         given = needed | {name: value}
         lines = "\n".join(f"{key} = {said}" for key, said in given.items())
         assert len(parsed(f"[defaults]\n{lines}").jobs) == 1, name
+
+
+def test_an_option_that_may_be_repeated_is_a_list() -> None:
+    text = 'corpora = ["c"]\n[[models]]\nmodel = "m"\nengine-option = '
+    (job,) = parsed(text + '["gpu_memory_utilization=0.8", "seed=3"]').jobs
+    assert job.request.engine_options == {"gpu_memory_utilization": 0.8, "seed": 3}
+    assert job.words[1:3] == (
+        "--engine-option=gpu_memory_utilization=0.8",
+        "--engine-option=seed=3",
+    )
+    assert problems(text + "[3]") == ["models[0].engine-option should be a list of strings, is [3]"]
+    (problem,) = problems(text + '"seed"')
+    assert problem.startswith("job 1, m x c: ")
+    assert "'seed' is not NAME=VALUE" in problem
 
 
 @pytest.mark.parametrize("name", ["store", "jobs", "part", "resume", "report", "debug", "dry-run"])
