@@ -152,12 +152,16 @@ def _silent_end(code: int) -> str:
 
 @contextlib.contextmanager
 def _polite_ends() -> Iterator[None]:
-    """A scheduler's request to end (SIGTERM) does what Ctrl-C does."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """A scheduler's request to end, or a terminal that closes, does what Ctrl-C does."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, signal.default_int_handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def table(results: Sequence[JobResult], seconds: float) -> str:

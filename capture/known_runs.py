@@ -86,7 +86,7 @@ def finished(root: Path, request: CaptureRequest, part: Part) -> Outcome | None:
         run = store.runs.get(_noted(store, request_key(request)) or "")
         if run is None or not set(part.shards(run.plan.n_shards)).isdisjoint(run.missing_shards):
             return None
-    except LppError:
+    except (LppError, OSError):
         return None
     return Outcome(
         run=run.id,

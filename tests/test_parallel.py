@@ -78,7 +78,7 @@ def test_parts_at_once_make_the_store_of_one_process(alone: Path, tmp_path: Path
     assert captured == [len(range(k, shards, 2)) for k in range(2)]
     assert [report["part"] for _, report in told] == ["0/2", "1/2"]
     # whoever ends last finds the run complete; the other may have ended before or after it
-    assert any("is complete. Next: lpp-analyze profile" in out for out, _ in told)
+    assert any("is complete.\nNext: lpp-analyze profile" in out for out, _ in told)
 
 
 def test_a_part_alone_says_what_is_missing_and_the_rest_completes_it(
@@ -91,7 +91,8 @@ def test_a_part_alone_says_what_is_missing_and_the_rest_completes_it(
     assert run.id == whole.id  # the plan knows nothing of parts
     assert run.missing_shards == tuple(range(0, whole.plan.n_shards, 2))
     assert "  part 1/2: shards 2" in done.stderr
-    assert f"Part 1/2 of {run.id} is done; {len(run.missing_shards)} shard" in done.stdout
+    assert f"{run.id}: part 1/2 is done.\n" in done.stdout
+    assert f"work and still missing: {len(run.missing_shards)}.\n" in done.stdout
     assert f"lpp-capture status {root}" in done.stdout
     again = capture_packaged(root, *OPTIONS, "--part", "1/2")  # its own, and nothing else
     assert again.returncode == 0

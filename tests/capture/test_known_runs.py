@@ -157,5 +157,6 @@ def test_the_same_command_again_loads_no_torch(request_: CaptureRequest, tmp_pat
         for _ in range(2)
     ]
     assert [lines[-1].split()[:2] for lines in ended] == [["0", "True"], ["0", "False"]]
-    assert " is complete. Next" in ended[0][0]
-    assert " was complete already. Next" in ended[1][0]
+    assert ended[0][0].endswith(" is complete.")
+    assert ended[1][0].endswith(" was complete already.")
+    assert {lines[1] for lines in ended} == {f"Next: lpp-analyze profile {tmp_path / 'store'}"}
