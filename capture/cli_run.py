@@ -135,6 +135,8 @@ def _part(options: Mapping[str, Any]) -> Part:
 @contextmanager
 def reported(file: Path | None) -> Iterator[list["Outcome"]]:
     """A list for the outcome, which is written to `file` at the end; the failure where it fails."""
+    if file is not None and not file.parent.is_dir():  # known before hours of work
+        raise click.UsageError(f"--report {file}: there is no directory {file.parent}.")
     outcomes: list[Outcome] = []
     document: Any = None
     try:

@@ -153,15 +153,15 @@ def _silent_end(code: int) -> str:
 @contextlib.contextmanager
 def _polite_ends() -> Iterator[None]:
     """A scheduler's request to end, or a terminal that closes, does what Ctrl-C does."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    for number, handler in before.items():
-        if handler is not signal.SIG_IGN:  # as under nohup
-            signal.signal(number, signal.default_int_handler)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    ours = [number for number, handler in handlers.items() if handler is signal.SIG_DFL]
+    for number in ours:  # not where they are ignored, as under nohup
+        signal.signal(number, signal.default_int_handler)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def table(results: Sequence[JobResult], seconds: float) -> str:

@@ -168,13 +168,15 @@ def _matrix(reading: _Reading, matrix: object) -> list[_Entry]:
         return []
     axes: dict[str, list[Any]] = {}
     for key, values in matrix.items():
+        name = key.replace("_", "-")
         if not isinstance(values, list) or not values:
             reading.problems.append(f"matrix.{key} should be a list of values, is {values!r}")
-            continue
-        for number, value in enumerate(values):
-            checked = _table(reading, f"matrix[{number}]", {key: value})
-            for name in checked:
-                axes.setdefault(name, []).append(value)
+        elif name in axes:
+            reading.problems.append(f"matrix.{key}: given twice, with a dash and an underscore")
+        else:
+            axes[name] = values
+            for number, value in enumerate(values):
+                _table(reading, f"matrix[{number}]", {key: value})
     return [
         _Entry("matrix", dict(zip(axes, values, strict=True)))
         for values in itertools.product(*axes.values())
@@ -185,7 +187,7 @@ def _jobs(
     reading: _Reading, defaults: Mapping[str, Any], lists: Sequence[Sequence[_Entry]]
 ) -> list[Job]:
     """One job for each combination of entries; problems that only a whole job shows."""
-    jobs: list[Job] = []
+    jobs: dict[int, Job] = {}
     for number, entries in enumerate(itertools.product(*lists), start=1):
         for one, other in itertools.combinations(entries, 2):
             reading.problems += [
@@ -197,15 +199,16 @@ def _jobs(
         for entry in entries:
             options |= entry.options
         job = _job(reading, number, options)
-        same = [k for k, other in enumerate(jobs, start=1) if job and other.request == job.request]
-        if job is not None:
-            jobs.append(job)
-        if same:
-            reading.problems.append(
-                f"jobs {same[0]} and {number} are the same: {shlex.join(words_of(options))}"
-            )
+        if job is None:
+            continue
+        reading.problems += [
+            f"jobs {earlier} and {number} are the same: {shlex.join(job.words)}"
+            for earlier, other in jobs.items()
+            if other.request == job.request
+        ][:1]
+        jobs[number] = job
     reading.problems[:] = dict.fromkeys(reading.problems)  # each pair of entries says it again
-    return jobs
+    return list(jobs.values())
 
 
 def _job(reading: _Reading, number: int, options: Mapping[str, Any]) -> Job | None:

@@ -216,6 +216,9 @@ def test_a_report_says_what_was_done_or_why_not(
     report = json.loads((folder / "r.json").read_text())
     assert report["status"] == "failed"
     assert report["reason"].startswith("Corpus texts.txt: 9 prompts asked")
+    nowhere = CliRunner().invoke(main, [*words, "--report", "nowhere/r.json"])
+    assert nowhere.exit_code == 2
+    assert "there is no directory nowhere" in nowhere.stderr
 
 
 def test_the_table_fits_and_counts() -> None:

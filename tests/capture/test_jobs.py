@@ -180,6 +180,10 @@ batch-tokens = []
         ("a = 1\na = 2", ["not TOML: "]),
         ("", ["no model: add a table [[models]]", "no corpus: add a table [[corpora]]"]),
         ('defaults = "x"', ["defaults should be a table of options, is 'x'"]),
+        (
+            "[matrix]\nmin-bytes = [1]\nmin_bytes = [2]",
+            ["matrix.min_bytes: given twice, with a dash and an underscore"],
+        ),
         ("matrix = [1]", ["matrix should be a table of lists, is [1]"]),
         ('models = "m"', ["models should be a list of at least one model, is 'm'"]),
         ("models = [3]", ["models[0] should be a table of options, is 3"]),
