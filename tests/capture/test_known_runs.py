@@ -91,7 +91,8 @@ def test_doubt_gives_no_key(request_: CaptureRequest, monkeypatch: pytest.Monkey
     assert request_key(replace(request_, corpus=pinned)) is not None
     assert request_key(replace(request_, corpus=CorpusSpec(name="alpaca"))) is not None
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert request_key(replace(request_, model=ModelSpec(id="nobody/nothing"))) is None
+    for name in ("nobody/nothing", "./no-such-folder", "", "no\0name"):
+        assert request_key(replace(request_, model=ModelSpec(id=name))) is None
 
 
 def test_what_is_done_is_found_by_shards_not_by_the_note(
