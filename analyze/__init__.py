@@ -13,6 +13,9 @@ if __name__ != "lpp.analyze":
     )
 
 if TYPE_CHECKING:
+    from lpp.analyze.benchmarks import add_benchmarks as add_benchmarks
+    from lpp.analyze.correlations import Question as Question
+    from lpp.analyze.correlations import correlate as correlate
     from lpp.analyze.entropy import scan_entropy as scan_entropy
     from lpp.analyze.moments import Moments as Moments
     from lpp.analyze.profile import aggregate as aggregate
@@ -28,10 +31,13 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Moments": "moments",
+    "Question": "correlations",
     "Selection": "select",
+    "add_benchmarks": "benchmarks",
     "aggregate": "profile",
     "analyze": "tables",
     "build_database": "tables",
+    "correlate": "correlations",
     "effective_rank": "spectrum",
     "eigenvalues": "spectrum",
     "participation_ratio": "spectrum",

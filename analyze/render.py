@@ -62,9 +62,9 @@ def as_table(profiles: pl.DataFrame, *, entropy: Aggregation, ranks: Aggregation
         if len(runs) <= SIDE_BY_SIDE and sites <= SIDE_BY_SIDE:
             for site in group["site"].unique(maintain_order=True):
                 some = [row for row in rows if row["site"] == site]
-                out.write(_rendered(_side_by_side(some)))
+                out.write(rendered(_side_by_side(some)))
         else:
-            out.write(_rendered(_one_per_row(rows)))
+            out.write(rendered(_one_per_row(rows)))
     out.write("".join(f"{line}\n" for line in _explained(profiles)))
     return out.getvalue()
 
@@ -79,7 +79,7 @@ def _title(row: Row, entropy: Aggregation, ranks: Aggregation) -> str:
 
 def _side_by_side(rows: Sequence[Row]) -> "Table":
     """Metrics down, runs across, for one site."""
-    table = _table()
+    table = plain_table()
     table.add_column(f"at {rows[0]['site']}", no_wrap=True)
     table.add_column("", no_wrap=True)
     for row in rows:
@@ -95,7 +95,7 @@ def _side_by_side(rows: Sequence[Row]) -> "Table":
 
 def _one_per_row(rows: Sequence[Row]) -> "Table":
     """Runs and sites down, metrics across."""
-    table = _table()
+    table = plain_table()
     table.add_column("run", overflow="fold")
     table.add_column("site", no_wrap=True)
     for head in _HEADS.values():
@@ -127,14 +127,16 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
 
 
-def _table() -> "Table":
+def plain_table() -> "Table":
+    """An empty table in the style of every command."""
     from rich import box
     from rich.table import Table
 
     return Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", padding=(0, 1))
 
 
-def _rendered(table: "Table") -> str:
+def rendered(table: "Table") -> str:
+    """A table as text at `WIDTH` columns, in colour on a terminal."""
     from rich.console import Console
 
     terminal = sys.stdout.isatty() and "NO_COLOR" not in os.environ

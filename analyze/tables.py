@@ -11,6 +11,7 @@ from lpp.analyze import entropy, spectra
 from lpp.analyze.flags import flags
 from lpp.analyze.keys import RunView, Url
 from lpp.analyze.profile import Aggregation, aggregate
+from lpp.analyze.scored import scored_tables
 from lpp.analyze.select import Selection, select_runs, select_sites
 from lpp.sql import build
 from lpp.sql.schema import TABLES, arrow_schema
@@ -169,5 +170,11 @@ def build_database(
 
 
 def write_database(url: Url, analysis: Analysis, *, drop_prefixes: Collection[int] = ()) -> Path:
-    """Replace the database of the store at `url` by the tables of `analysis`."""
-    return build(open_store(url).path, arrow_tables(analysis, drop_prefixes=drop_prefixes))
+    """Replace the tables of `analysis` in the database of the store at `url`; others stay.
+
+    All but the correlations, which were of the profiles before.
+    """
+    root = open_store(url).path
+    tables = arrow_tables(analysis, drop_prefixes=drop_prefixes)
+    kept = TABLES.keys() - {"correlations"}
+    return build(root, tables | scored_tables(root, analysis.runs), keep=kept)

@@ -171,15 +171,20 @@ SITE_PROFILES: Final = Table(
 
 BENCHMARKS: Final = Table(
     "benchmarks",
-    "scores of models on benchmarks",
+    "scores of models on benchmarks, as their sources give them",
     ("model", "benchmark", "metric", "source"),
     (
-        Column("model", "VARCHAR", "hub id, folder or file of the model"),
+        Column("model", "VARCHAR", "as the source names it"),
+        Column("run", "VARCHAR", "the run it fits; null: none, or several"),
         Column("benchmark", "VARCHAR", "task"),
         Column("metric", "VARCHAR", "how it was scored"),
-        Column("source", "VARCHAR", "file the score came from"),
+        Column("source", "VARCHAR", "what was scored alike: never compare across"),
+        Column("kind", "VARCHAR", "what it was read from: lm-eval, leaderboard, csv, probe"),
         Column("value", "DOUBLE", "score", "of the metric"),
         Column("stderr", "DOUBLE", "its standard error", "of the metric"),
+        Column("n", "BIGINT", "items scored", "items"),
+        Column("matched", "VARCHAR", "how run was found: said, exact, name, none, several"),
+        Column("match_note", "VARCHAR", "why there is no run; empty where there is one"),
     ),
 )
 
@@ -188,18 +193,131 @@ CORRELATIONS: Final = Table(
     "correlation of a profile metric with a benchmark, across models",
     ("profile_metric", "benchmark", "benchmark_metric", "source", "method", "controlled_for"),
     (
-        Column("profile_metric", "VARCHAR", "column of profiles"),
+        Column("profile_metric", "VARCHAR", "column of site_profiles"),
         Column("benchmark", "VARCHAR", "task"),
         Column("benchmark_metric", "VARCHAR", "how it was scored"),
-        Column("source", "VARCHAR", "file the scores came from"),
-        Column("method", "VARCHAR", "such as pearson or spearman"),
+        Column("source", "VARCHAR", "where the scores came from"),
+        Column("method", "VARCHAR", "pearson, spearman or rank_partial"),
         Column("controlled_for", "VARCHAR", "such as n_parameters; empty: nothing"),
+        _SITE,
+        _CONTEXT,
+        _N_PROMPTS,
         Column("n_models", "INTEGER", "pairs of values", "models"),
-        Column("coefficient", "DOUBLE", "-1 to 1"),
+        Column("coefficient", "DOUBLE", "-1 to 1; null: not computed, see flags"),
         Column("ci_low", "DOUBLE", "lower end of its 95 % interval"),
         Column("ci_high", "DOUBLE", "upper end of its 95 % interval"),
-        Column("p_value", "DOUBLE", "uncorrected", "probability"),
+        Column("ci_method", "VARCHAR", "how the interval was made"),
+        Column("p_value", "DOUBLE", "two-sided, uncorrected", "probability"),
+        Column("p_method", "VARCHAR", "t distribution, or all permutations"),
         Column("q_value", "DOUBLE", "after Benjamini-Hochberg", "probability"),
+        Column("family_size", "INTEGER", "tests corrected together: source, method", "tests"),
+        Column("models", "VARCHAR[]", "runs that took part; published: the paper's"),
+        Column("flags", "VARCHAR[]", "why a number may mislead; empty when none"),
+        Column("left_out", "VARCHAR[]", "who took no part, and why"),
+    ),
+)
+
+PUBLISHED: Final = Table(
+    "published",
+    "the eight models of arXiv 2605.30018, as published: a reference, no run of this store",
+    ("model",),
+    (
+        Column("model", "VARCHAR", "hub id of the model"),
+        Column("source", "VARCHAR", "always published"),
+        Column("n_parameters", "BIGINT", "nominal: as the model is named", "parameters"),
+        Column("corpus", "VARCHAR", "where the prompts came from"),
+        Column("n_prompts", "INTEGER", "prompts profiled", "prompts"),
+        _CONTEXT,
+        Column("prefixes", "INTEGER[]", "the schedule the extremes are over", "tokens"),
+        Column("entropy_floor", "DOUBLE", "smallest entropy_norm", "share"),
+        Column("participation_ratio_norm", "DOUBLE", "largest", "share"),
+        Column("effective_rank_norm", "DOUBLE", "largest", "share"),
+        Column("ifeval", "DOUBLE", "IFEval, Open LLM Leaderboard 2", "percent"),
+        Column("bbh", "DOUBLE", "BBH, Open LLM Leaderboard 2", "percent"),
+        Column("mmlu_pro", "DOUBLE", "MMLU-PRO, Open LLM Leaderboard 2", "percent"),
+        Column("spc_f1", "DOUBLE", "symbolic patterns: token F1", "share"),
+        Column("spc_exact_match", "DOUBLE", "symbolic patterns: exact match", "share"),
+        Column("ar_accuracy", "DOUBLE", "ambiguous reasoning: right answers", "share"),
+        Column("ar_overconfidence", "DOUBLE", "ambiguous reasoning", "share"),
+        Column("ar_underconfidence", "DOUBLE", "ambiguous reasoning", "share"),
+        Column("citation", "VARCHAR", "where the numbers were published"),
+    ),
+)
+
+_VALUE_KEY: Final = (_RUN, _SITE, _CONTEXT, _N_PROMPTS)
+
+SENSITIVITY: Final = Table(
+    "sensitivity",
+    "profiles over the grid of settings, one row per number",
+    ("run", "site", "context", "n_prompts", "metric", "aggregation"),
+    (
+        *_VALUE_KEY,
+        Column("metric", "VARCHAR", "such as effective_rank; entropy_norm is over ln V"),
+        Column("aggregation", "VARCHAR", "over prefixes: min, max, mean or median"),
+        Column("model", "VARCHAR", "hub id, folder or file of the model"),
+        Column("corpus", "VARCHAR", "where the prompts came from"),
+        Column("prompt_set", "VARCHAR", "fingerprint of the texts, whatever the model"),
+        Column("value", "DOUBLE", "null: see left_out, or flags", "of the metric"),
+        Column("prefix", "INTEGER", "prefix the value came from; null: all", "tokens"),
+        Column("stderr", "DOUBLE", "standard error of value", "as value"),
+        Column("flags", "VARCHAR[]", "why value may mislead; empty when none"),
+        Column("left_out", "VARCHAR", "why this run has no value here; null: it has"),
+    ),
+)
+
+AGREEMENT: Final = Table(
+    "agreement",
+    "whether two settings put the models in the same order",
+    ("metric", "setting_a", "setting_b"),
+    (
+        Column("metric", "VARCHAR", "as in sensitivity"),
+        Column("setting_a", "VARCHAR", "corpus, site, context, n_prompts, aggregation"),
+        Column("setting_b", "VARCHAR", "the same, of the other setting"),
+        Column("differ", "VARCHAR[]", "in what the settings differ"),
+        Column("n_models", "INTEGER", "models with a value in both", "models"),
+        Column("kendall_tau", "DOUBLE", "tau-b: ties corrected for", "-1 to 1"),
+        Column("spearman_rho", "DOUBLE", "mean ranks for ties", "-1 to 1"),
+        Column("flags", "VARCHAR[]", "of any value in it; empty when none"),
+        Column("reason", "VARCHAR", "why there is no coefficient; null: there is"),
+    ),
+)
+
+LAYERS: Final = Table(
+    "layers",
+    "ranks of the whole context through the depth of the model",
+    ("run", "site", "context", "n_prompts"),
+    (
+        *_VALUE_KEY,
+        Column("depth", "INTEGER", "0 at embed, k at block.k, B at final", "blocks"),
+        Column("relative_depth", "DOUBLE", "depth over blocks of the model", "share"),
+        Column("n_tokens", "BIGINT", "N: rows in the covariance", "tokens"),
+        Column("rank_bound", "INTEGER", "min(N, d)", "dimensions"),
+        Column("participation_ratio", "DOUBLE", "(sum l)^2 / sum l^2", "dimensions"),
+        Column("participation_ratio_norm", "DOUBLE", "over rank_bound", "share"),
+        Column("effective_rank", "DOUBLE", "exp of the spectrum's entropy", "dimensions"),
+        Column("effective_rank_norm", "DOUBLE", "over rank_bound", "share"),
+        Column("top_share", "DOUBLE", "first eigenvalue over their sum", "share"),
+        Column("flags", "VARCHAR[]", "why a number may mislead; empty when none"),
+    ),
+)
+
+HOURGLASS: Final = Table(
+    "hourglass",
+    "whether both ends of a model use more dimensions than its middle",
+    ("run", "context", "n_prompts", "metric"),
+    (
+        _RUN,
+        _CONTEXT,
+        _N_PROMPTS,
+        Column("metric", "VARCHAR", "a rank, in dimensions"),
+        Column("score", "DOUBLE", "above 0: narrow middle; null: see reason", "-1 to 1"),
+        Column("first", "DOUBLE", "mean over the first third", "dimensions"),
+        Column("middle", "DOUBLE", "mean over the middle third", "dimensions"),
+        Column("last", "DOUBLE", "mean over the last third", "dimensions"),
+        Column("n_layers", "INTEGER", "layers in the means", "layers"),
+        Column("n_collapsed", "INTEGER", "layers left out: PR within 1 % of 1", "layers"),
+        Column("n_missing", "INTEGER", "layers left out: no rank", "layers"),
+        Column("reason", "VARCHAR", "why there is no score; null: there is"),
     ),
 )
 
@@ -215,6 +333,11 @@ TABLES: Final[Mapping[str, Table]] = MappingProxyType(
             SITE_PROFILES,
             BENCHMARKS,
             CORRELATIONS,
+            PUBLISHED,
+            SENSITIVITY,
+            AGREEMENT,
+            LAYERS,
+            HOURGLASS,
         )
     }
 )
