@@ -12,6 +12,7 @@ import polars as pl
 
 from lpp.analyze.keys import RunView, Url, views
 from lpp.analyze.lazy import Source, scan
+from lpp.analyze.tokens import scan_files
 from lpp.store import open_store
 from lpp.store.errors import ErrorKind, InputError
 
@@ -149,8 +150,7 @@ def _with_means(view: RunView, cells: pl.DataFrame, *, read: bool) -> pl.DataFra
 
 
 def _entropies(view: RunView) -> pl.LazyFrame:
-    files = view.run.tokens_files()
-    return pl.scan_ipc(files).select("prompt_id", "position", "entropy")
+    return scan_files(view.run.tokens_files(), ["prompt_id", "position", "entropy"])
 
 
 def _distinct(view: RunView, cells: pl.DataFrame) -> pl.Series:

@@ -236,6 +236,7 @@ TOKEN_STATS: Final = Table(
         Column("next_logprob", "FLOAT", "ln p of the token that came next", "nats"),
         Column("next_rank", "INTEGER", "1: the next token had the largest logit"),
         Column("top1_id", "INTEGER", "the likeliest next token"),
+        Column("varentropy", "FLOAT", "variance of -ln p; null in older stores", "nats^2"),
     ),
 )
 """The view over every run's token statistics that `lpp.sql.connect` adds to the tables."""

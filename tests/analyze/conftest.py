@@ -156,6 +156,7 @@ def _tokens_table(
                     "max_logprob": -0.25,
                     "margin": 0.5,
                     "top1_id": 7,
+                    "varentropy": 0.75 + position / 8,
                 }
                 if position + 1 < len(prompts[i]):
                     key |= {"next_logprob": -1.5 - i, "next_rank": 2 + i}
