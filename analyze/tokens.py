@@ -21,8 +21,8 @@ def scan_tokens(url: Url) -> pl.LazyFrame:
 
     entropy, log_z, max_logprob, margin and next_logprob are in nats, varentropy in nats^2 (null in
     stores older than it); `next_rank` is 1 where the next token had the largest logit. Filters on
-    `run` and `prompt_id` decide which shards are read, one at a time, and only the columns in use. Raises FormatError: not a store, or
-    altered.
+    `run` and `prompt_id` decide which shards are read, one at a time, and only the columns in use.
+    Raises FormatError: not a store, or altered.
     """
     open_store(url)
 
