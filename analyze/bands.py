@@ -14,15 +14,15 @@ because a prefix with N < d rows is still whole among them: its N x N Gram matri
 
 import itertools
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
-from lpp.analyze.moments import Gram, Moments, Rows, Workspace, chunk_rows
-from lpp.analyze.spectrum import Spread, Summary, summarize
+from lpp.analyze.cells import Cell, Integers, n_tokens
+from lpp.analyze.moments import Gram, Moments, Rows, Spread, Workspace, chunk_rows
+from lpp.analyze.summary import Demand, Summary, summarize
 from lpp.store.errors import ErrorKind, FormatError
 from lpp.store.run import Block, Run
 
@@ -30,49 +30,30 @@ BLOCK_BYTES: Final = 16 << 20
 """Rows read at a time, in bytes of float32. Larger blocks were not faster, only larger: rows wait
 in their bands anyway."""
 
-Integers = npt.NDArray[np.integer]
-
-
-class Cell(NamedTuple):
-    """One X(L): the tokens at positions below `prefix` of the first `n_prompts` prompts."""
-
-    n_prompts: int
-    prefix: int
-
-
-def n_tokens(lengths: Integers, cell: Cell) -> int:
-    """Rows of X(L) for prompts of `lengths` tokens, (P,).
-
-    >>> n_tokens(np.array([5, 2, 9]), Cell(n_prompts=2, prefix=3))
-    5
-    """
-    return int(np.minimum(lengths[: cell.n_prompts], cell.prefix).sum(dtype=np.int64))
-
 
 def site_summaries(
-    run: Run, site: str, cells: Iterable[Cell], lengths: Integers, *, with_eigenvalues: bool
+    run: Run, site: str, wanted: Mapping[Cell, Demand], lengths: Integers
 ) -> dict[Cell, Summary]:
-    """The summary of each cell at `site`, from one read of as many prompts as the largest needs.
+    """The summary that is wanted of each cell of `site`, from one read of its rows.
 
     lengths: (P,), tokens of each prompt. Raises FormatError when the rows are not those that
     the prompts say.
     """
-    wanted: dict[int, list[int]] = defaultdict(list)
-    for cell in sorted(set(cells)):
-        wanted[cell.n_prompts].append(cell.prefix)
-    if not wanted:
+    sizes: dict[int, list[Cell]] = defaultdict(list)
+    for cell in sorted(wanted):
+        sizes[cell.n_prompts].append(cell)
+    if not sizes:
         return {}
     width = next(spec.width for spec in run.plan.sites if spec.name == site)
-    upper = sorted(set(itertools.chain.from_iterable(wanted.values())))
-    bands = Bands(width, upper, lengths[: max(wanted)])
+    bands = Bands(width, sorted({cell.prefix for cell in wanted}), lengths[: max(sizes)])
     found: dict[Cell, Summary] = {}
     # Rows that are not finite give NaN, which says more than a warning would.
     with np.errstate(invalid="ignore", over="ignore"):
-        for n_prompts in _read_by_size(run, site, sorted(wanted), bands):
-            for prefix, spread in bands.spreads(wanted[n_prompts]):
+        for n_prompts in _read_by_size(run, site, sorted(sizes), bands):
+            for prefix, spread in bands.spreads({cell.prefix for cell in sizes[n_prompts]}):
                 cell = Cell(n_prompts, prefix)
                 _check_rows(run, site, cell, spread.n, n_tokens(lengths, cell))
-                found[cell] = summarize(spread, with_eigenvalues=with_eigenvalues)
+                found[cell] = summarize(spread, wanted[cell])
     return found
 
 

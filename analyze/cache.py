@@ -4,43 +4,50 @@ One Arrow IPC file (zstd) per run, set of committed shards, kernel version and s
 
     analysis/<run_id>/<shard set>-k<kernel version>/<site>.arrow
 
-A row is one X(L): number of prompts, prefix, and its summary. It holds no context, since X(L)
-does not depend on one. New shards or a new kernel make another path, so nothing stale is read.
+A row is one matrix of one cell: what every spectral metric and its error is computed from. It
+holds no context, since X(L) does not depend on one. New shards or a new kernel make another path,
+so nothing stale is read.
 Files are written beside and put in place in one step: of two analyses at once the last one's
 file stays, and at worst something is computed again. Everything here may be deleted at any time.
 """
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 
-from lpp.analyze.bands import Cell
-from lpp.analyze.spectrum import Summary
+from lpp.analyze.cells import Cell
+from lpp.analyze.spectrum import Spectrum
+from lpp.analyze.summary import Summary
 from lpp.store.errors import LppError
 from lpp.store.files import checksum, replace_file
 from lpp.store.keys import ANALYSIS_KEY
 from lpp.store.run import Run
 
-KERNEL_VERSION: Final = 1
+KERNEL_VERSION: Final = 2
 """Raise it when a change of the arithmetic could change a digit that is kept."""
 
 SCHEMA: Final = pa.schema(
     [
         pa.field("n_prompts", pa.int32(), nullable=False),
         pa.field("prefix", pa.int32(), nullable=False),
-        pa.field("n_tokens", pa.int64(), nullable=False),
+        pa.field("groups", pa.int32(), nullable=False),
+        pa.field("left_out", pa.int32(), nullable=False),
+        pa.field("matrix", pa.string(), nullable=False),
+        pa.field("n", pa.int64(), nullable=False),
         pa.field("dim", pa.int32(), nullable=False),
         pa.field("total", pa.float64(), nullable=False),
         pa.field("sum_squares", pa.float64(), nullable=False),
+        pa.field("variances", pa.list_(pa.float64()), nullable=False),
         pa.field("eigenvalues", pa.list_(pa.float64())),
     ]
 )
 
+_KEPT: Final = tuple(SCHEMA.names[5:])
 _META: Final = b"lpp"
 _log = logging.getLogger("lpp.analyze")
 
@@ -82,8 +89,7 @@ class SpectrumCache:
             return
         merged = self.read(site)
         for cell, summary in found.items():
-            if cell not in merged or summary.eigenvalues is not None:
-                merged[cell] = summary
+            merged[cell] = summary.joined(merged[cell]) if cell in merged else summary
         table = _table(merged).replace_schema_metadata({_META: self._meta(site, merged)})
         sink = pa.BufferOutputStream()
         options = pa.ipc.IpcWriteOptions(compression="zstd")
@@ -108,38 +114,44 @@ class SpectrumCache:
         return json.dumps(document, sort_keys=True).encode()
 
 
+def _spectra(found: Mapping[Cell, Summary]) -> Iterator[tuple[Cell, str, Spectrum]]:
+    """What is kept, in one order."""
+    for cell, summary in sorted(found.items(), key=lambda item: item[0]):
+        yield cell, "covariance", summary.covariance
+        if summary.correlation is not None:
+            yield cell, "correlation", summary.correlation
+
+
 def _table(found: Mapping[Cell, Summary]) -> pa.Table:
-    rows = sorted(found.items())
-    columns: dict[str, list[Any]] = {
-        "n_prompts": [cell.n_prompts for cell, _ in rows],
-        "prefix": [cell.prefix for cell, _ in rows],
-    }
-    for name in SCHEMA.names[2:]:
-        columns[name] = [getattr(summary, name) for _, summary in rows]
+    rows = [
+        {**cell._asdict(), "matrix": matrix, **{name: getattr(kept, name) for name in _KEPT}}
+        for cell, matrix, kept in _spectra(found)
+    ]
+    columns = {name: [row[name] for row in rows] for name in SCHEMA.names}
     return pa.table(columns, schema=SCHEMA)
 
 
 def _summaries(table: pa.Table) -> dict[Cell, Summary]:
     if not table.schema.equals(SCHEMA):
         raise ValueError(f"its columns are {table.schema.names}")
-    found = {}
-    values = table["eigenvalues"].combine_chunks()
-    for index, row in enumerate(table.drop_columns("eigenvalues").to_pylist()):
-        some = values[index]
-        found[Cell(row["n_prompts"], row["prefix"])] = Summary(
-            n_tokens=row["n_tokens"],
-            dim=row["dim"],
-            total=row["total"],
-            sum_squares=row["sum_squares"],
-            eigenvalues=some.values.to_numpy() if some.is_valid else None,
-        )
-    return found
+    lists = {name: table[name].combine_chunks() for name in ("variances", "eigenvalues")}
+    found: dict[Cell, dict[str, Spectrum]] = {}
+    for index, row in enumerate(table.drop_columns(list(lists)).to_pylist()):
+        cell = Cell(*(row[name] for name in Cell._fields))
+        arrays = {name: _array(column[index]) for name, column in lists.items()}
+        kept = {name: row[name] for name in _KEPT if name not in lists}
+        found.setdefault(cell, {})[row["matrix"]] = Spectrum(**kept, **arrays)
+    return {cell: Summary(**spectra) for cell, spectra in found.items()}
+
+
+def _array(some: pa.ListScalar) -> Any:
+    return some.values.to_numpy() if some.is_valid else None
 
 
 def _checksum(found: Mapping[Cell, Summary]) -> str:
     parts = []
-    for cell, s in sorted(found.items()):
-        numbers = np.array([*cell, s.n_tokens, s.dim, s.total, s.sum_squares])
-        values = b"-" if s.eigenvalues is None else s.eigenvalues.tobytes()
-        parts += [numbers.tobytes(), values]
+    for cell, matrix, kept in _spectra(found):
+        numbers = np.array([*cell, kept.n, kept.dim, kept.total, kept.sum_squares])
+        values = b"-" if kept.eigenvalues is None else kept.eigenvalues.tobytes()
+        parts += [matrix.encode(), numbers.tobytes(), kept.variances.tobytes(), values]
     return checksum(b"".join(parts))

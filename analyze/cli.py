@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import click
 
+from lpp.analyze.cli_metrics import metrics
 from lpp.store.console import LppGroup, debug_option, progress
 
 AGGREGATIONS: Final = ("min", "max", "mean", "median")
@@ -33,8 +34,12 @@ def main() -> None:
 
     \b
         lpp-analyze profile ./lpp
+        lpp-analyze metrics
         lpp-analyze verify ./lpp
     """
+
+
+main.add_command(metrics)
 
 
 @main.command()

@@ -21,6 +21,8 @@ Floats = npt.NDArray[np.float64]
 
 MIN_CHUNK_ROWS = 1024
 TILE_ROWS = 128
+MIN_DEVIATION = 1e-8
+"""A column whose standard deviation is smaller is constant: its z-scores are not blown up."""
 
 
 def chunk_rows(dim: int) -> int:
@@ -75,6 +77,12 @@ class Moments:
         """The matrix whose eigenvalues, over n - 1, are those of the sample covariance."""
         return self.scatter
 
+    @property
+    def variances(self) -> Floats:
+        """(d,) sample variance of each column."""
+        variances: Floats = np.diagonal(self.scatter) / max(self.n - 1, 1)
+        return variances
+
     def add_rows(self, rows: Rows, workspace: Workspace | None = None) -> None:
         """Take in `rows`, (n, d), in place."""
         if len(rows) == 0:
@@ -127,11 +135,10 @@ class Moments:
 class Gram:
     """Inner products of n centred rows, for n < d: the same non-zero eigenvalues for less.
 
-    n: number of rows. dim: width d. products: (n, n).
+    centred: (n, d), rows minus their mean. products: (n, n).
     """
 
-    n: int
-    dim: int
+    centred: Floats
     products: Floats
 
     @classmethod
@@ -144,12 +151,49 @@ class Gram:
         centred = np.empty(rows.shape)
         if len(rows):
             centre(rows, out=centred)
-        return cls(len(rows), rows.shape[1], centred @ centred.T)
+        return cls(centred, centred @ centred.T)
+
+    @property
+    def n(self) -> int:
+        """Number of rows."""
+        return len(self.centred)
+
+    @property
+    def dim(self) -> int:
+        """Width d of a row."""
+        return int(self.centred.shape[1])
 
     @property
     def matrix(self) -> Floats:
         """The matrix whose eigenvalues, over n - 1, are those of the sample covariance."""
         return self.products
+
+    @property
+    def variances(self) -> Floats:
+        """(d,) sample variance of each column."""
+        variances: Floats = np.einsum("nd,nd->d", self.centred, self.centred)
+        return variances / max(self.n - 1, 1)
+
+
+Spread = Moments | Gram
+"""Either holds `n`, `dim`, `variances` and a `matrix` with the covariance's eigenvalues times
+n - 1."""
+
+
+def standardised(spread: Spread) -> Spread:
+    """The spread of the z-scores: every column over its standard deviation.
+
+    A deviation below 1e-8 counts as 1, as in arXiv 2605.30018. One more d x d matrix, or n x d
+    rows and their n^2 d products.
+    """
+    deviations = np.sqrt(spread.variances)
+    scale = 1.0 / np.where(deviations < MIN_DEVIATION, 1.0, deviations)
+    if isinstance(spread, Gram):
+        rows = spread.centred * scale
+        return Gram(rows, rows @ rows.T)
+    scatter = spread.scatter * scale
+    scatter *= scale[:, None]
+    return Moments(spread.n, np.zeros(spread.dim), scatter)
 
 
 def centre(rows: Rows, *, out: Floats) -> Floats:

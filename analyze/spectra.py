@@ -4,11 +4,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import polars as pl
 
-from lpp.analyze.bands import Cell, n_tokens, site_summaries
+from lpp.analyze.bands import site_summaries
 from lpp.analyze.cache import SpectrumCache
+from lpp.analyze.cells import Cell, n_tokens
 from lpp.analyze.keys import RunView, Url, depth, views
 from lpp.analyze.lazy import Source, scan
-from lpp.analyze.spectrum import Summary, rank_bound
+from lpp.analyze.spectral_metrics import PAPER
+from lpp.analyze.spectrum import rank_bound
+from lpp.analyze.summary import Demand, Summary
 from lpp.store import open_store
 
 SCHEMA = pl.Schema(
@@ -22,20 +25,13 @@ SCHEMA = pl.Schema(
         "n_tokens": pl.Int64,
         "dim": pl.Int32,
         "rank_bound": pl.Int32,
-        "participation_ratio": pl.Float64,
-        "effective_rank": pl.Float64,
-        "participation_ratio_norm": pl.Float64,
-        "effective_rank_norm": pl.Float64,
-        "top_share": pl.Float64,
+        **{metric.name: pl.Float64 for metric in PAPER},
     }
 )
 """Columns: keys first, then counts, then numbers in dimensions and over `rank_bound`."""
 
 KEYS = tuple(SCHEMA)[:9]
 """Known without reading a row; filters on them decide what is computed."""
-
-EIGENVALUE_COLUMNS = frozenset({"effective_rank", "effective_rank_norm", "top_share"})
-VALUE_COLUMNS = frozenset(tuple(SCHEMA)[9:])
 
 
 def scan_spectra(
@@ -111,50 +107,28 @@ def rows(
     view: RunView, cache: SpectrumCache, keys: pl.DataFrame, columns: frozenset[str]
 ) -> pl.DataFrame:
     """The rows of one run and site for `keys`; value columns that nobody asked for are null."""
-    summaries: Mapping[Cell, Summary] = {}
     cells = [Cell(*pair) for pair in keys.select("n_prompts", "prefix").iter_rows()]
-    if columns & VALUE_COLUMNS:
-        summaries = cached_summaries(
-            view,
-            cache,
-            keys.item(0, "site"),
-            cells,
-            with_eigenvalues=bool(columns & EIGENVALUE_COLUMNS),
-        )
-    found = [summaries.get(cell) for cell in cells]
-    bound = pl.col("rank_bound").cast(pl.Float64)
-    frame = keys.with_columns(
-        pl.Series(name, [getattr(s, name) if s else None for s in found], dtype=pl.Float64)
-        .fill_nan(None)  # rows that hold infinities or NaN have no rank
-        .alias(name)
-        for name in ("participation_ratio", "effective_rank", "top_share")
-    )
-    ranks = ("participation_ratio", "effective_rank")
-    return frame.with_columns(
-        pl.when(bound > 0).then(pl.col(name) / bound).otherwise(pl.col(name)).alias(f"{name}_norm")
-        for name in ranks
+    metrics = [metric for metric in PAPER if metric.name in columns]
+    summaries: Mapping[Cell, Summary] = {}
+    if metrics:
+        wanted = dict.fromkeys(cells, Demand.of(metrics))
+        summaries = cached_summaries(view, cache, keys.item(0, "site"), wanted)
+    values = {m.name: [summaries[cell].value(m) for cell in cells] for m in metrics}
+    return keys.with_columns(
+        # rows that hold infinities or NaN have no rank
+        pl.Series(m.name, values.get(m.name, [None] * len(cells)), dtype=pl.Float64).fill_nan(None)
+        for m in PAPER
     ).select(SCHEMA.names())
 
 
 def cached_summaries(
-    view: RunView,
-    cache: SpectrumCache,
-    site: str,
-    cells: Sequence[Cell],
-    *,
-    with_eigenvalues: bool,
+    view: RunView, cache: SpectrumCache, site: str, wanted: Mapping[Cell, Demand]
 ) -> dict[Cell, Summary]:
     """Summaries from the cache, and those it lacks from one read of the site."""
     known = cache.read(site)
-    missing = {
-        cell
-        for cell in cells
-        if cell not in known or (with_eigenvalues and known[cell].eigenvalues is None)
-    }
+    missing = {cell: d for cell, d in wanted.items() if not d.met_by(known.get(cell))}
+    for cell, summary in site_summaries(view.run, site, missing, view.lengths).items():
+        known[cell] = summary.joined(known[cell]) if cell in known else summary
     if missing:
-        new = site_summaries(
-            view.run, site, missing, view.lengths, with_eigenvalues=with_eigenvalues
-        )
-        cache.write(site, new)
-        known |= new
+        cache.write(site, known)
     return known

@@ -6,15 +6,11 @@ at all (equal rows, one row, none) no dimension is in use and every number is 0.
 1 <= PR <= ER <= r, also after rounding.
 """
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from lpp.analyze.moments import Floats, Gram, Moments
-
-Spread = Moments | Gram
-"""Either holds `n`, `dim` and a `matrix` with the covariance's eigenvalues times n - 1."""
+from lpp.analyze.moments import Floats, Spread
 
 
 def rank_bound(n: int, dim: int) -> int:
@@ -35,6 +31,7 @@ def sums(spread: Spread) -> tuple[float, float]:
 def participation_ratio(spread: Spread, /) -> float:
     """Dimensions in use: (sum lambda)^2 / sum lambda^2. Needs no eigenvalues.
 
+    >>> from lpp.analyze import Moments
     >>> rows = np.array([[1, 0], [-1, 0], [0, 2], [0, -2]], dtype=np.float32)
     >>> round(participation_ratio(Moments.from_rows(rows)), 6)  # (1 + 4)^2 / (1 + 16)
     1.470588
@@ -106,45 +103,30 @@ def within(value: float, bound: int) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
-    """What one X(L) leaves behind: enough for every rank, small enough to keep."""
+class Spectrum:
+    """What one matrix of one X(L) leaves behind: enough for every spectral metric."""
 
-    n_tokens: int
+    n: int
     """Rows N."""
     dim: int
     """Columns d."""
     total: float
-    """Sum of the covariance's eigenvalues: the summed variance of the columns."""
+    """Sum of the eigenvalues: the summed variance of the columns."""
     sum_squares: float
     """Sum of their squares."""
+    variances: Floats
+    """(d,) the matrix's diagonal: the variance of each column."""
     eigenvalues: Floats | None
     """(min(N, d),) descending; None where nothing asked for them yet."""
 
     @property
-    def participation_ratio(self) -> float:
-        """In dimensions; NaN when the rows hold infinities or NaN."""
-        return ratio_of_sums(self.total, self.sum_squares, rank_bound(self.n_tokens, self.dim))
+    def rank_bound(self) -> int:
+        """The bound r = min(N, d)."""
+        return rank_bound(self.n, self.dim)
 
     @property
-    def effective_rank(self) -> float | None:
-        """In dimensions; None without eigenvalues."""
+    def solved(self) -> Floats:
+        """The eigenvalues. LookupError where nothing asked for them: a metric must declare it."""
         if self.eigenvalues is None:
-            return None
-        # Never below the participation ratio, which rounding could make it for a flat spectrum.
-        return max(effective_rank(self.eigenvalues), self.participation_ratio)
-
-    @property
-    def top_share(self) -> float | None:
-        """Share of the first eigenvalue; None without eigenvalues."""
-        return None if self.eigenvalues is None else top_share(self.eigenvalues)
-
-
-def summarize(spread: Spread, *, with_eigenvalues: bool) -> Summary:
-    """The summary of `spread`; rows that are not finite give NaN, which nothing hides later."""
-    total, sum_squares = sums(spread)
-    values = None
-    if with_eigenvalues and math.isfinite(sum_squares):
-        values = eigenvalues(spread)
-    elif with_eigenvalues:
-        values = np.full(rank_bound(spread.n, spread.dim), np.nan)
-    return Summary(spread.n, spread.dim, total, sum_squares, values)
+            raise LookupError("no eigenvalues here: declare the metric with needs='eigenvalues'")
+        return self.eigenvalues

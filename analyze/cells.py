@@ -1,0 +1,69 @@
+"""Which tokens a number is about: a cell is one X(L), whole or with a group of prompts left out."""
+
+from typing import NamedTuple, Self
+
+import numpy as np
+import numpy.typing as npt
+
+Integers = npt.NDArray[np.integer]
+
+GROUPS = 10
+"""Groups of prompts of a jackknife, by default: nine degrees of freedom, and eleven solves."""
+
+
+class Cell(NamedTuple):
+    """The tokens at positions below `prefix` of the first `n_prompts` prompts.
+
+    With `groups`, those prompts are parted into so many groups, and `left_out` is the one that
+    takes no part.
+    """
+
+    n_prompts: int
+    prefix: int
+    groups: int = 0
+    left_out: int = -1
+
+    @property
+    def whole(self) -> Self:
+        """The same prefix and prompts with nothing left out."""
+        return self._replace(groups=0, left_out=-1)
+
+    def parts(self, groups: int) -> list[Self]:
+        """The cell with each group left out in turn; none where no two prompts are there.
+
+        Fewer prompts than groups are as many groups as prompts.
+
+        >>> len(Cell(n_prompts=4, prefix=10).parts(10)), Cell(1, 10).parts(10)
+        (4, [])
+        """
+        count = min(groups, self.n_prompts)
+        if count < 2:
+            return []
+        return [self._replace(groups=count, left_out=g) for g in range(count)]
+
+    @property
+    def gap(self) -> tuple[int, int]:
+        """First prompt left out, and the one after the last.
+
+        Groups are runs of prompts as they lie, sizes differing by one at most. Prompts that lie
+        side by side may be pieces of one document: they leave together, so that their likeness
+        counts as error. And a group is read in one go.
+
+        >>> [part.gap for part in Cell(n_prompts=7, prefix=10).parts(3)]
+        [(0, 2), (2, 4), (4, 7)]
+        """
+        if not self.groups:
+            return 0, 0
+        first = self.n_prompts * self.left_out // self.groups
+        return first, self.n_prompts * (self.left_out + 1) // self.groups
+
+
+def n_tokens(lengths: Integers, cell: Cell) -> int:
+    """Rows of X(L) for prompts of `lengths` tokens, (P,).
+
+    >>> n_tokens(np.array([5, 2, 9]), Cell(n_prompts=2, prefix=3))
+    5
+    """
+    first, end = cell.gap
+    below = np.minimum(lengths[: cell.n_prompts], cell.prefix)
+    return int(below.sum(dtype=np.int64) - below[first:end].sum(dtype=np.int64))

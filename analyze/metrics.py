@@ -1,0 +1,22 @@
+"""Every declared metric, by name: one list, spliced from the modules that declare them by kind."""
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, Final
+
+from lpp.analyze.metric import Metric
+from lpp.analyze.spectral_metrics import SPECTRAL
+
+
+def by_name(metrics: Iterable[Metric[Any]]) -> Mapping[str, Metric[Any]]:
+    """`metrics` under their names, in order. ValueError for a name declared twice."""
+    found: dict[str, Metric[Any]] = {}
+    for metric in metrics:
+        if metric.name in found:
+            raise ValueError(f"metric {metric.name} is declared twice")
+        found[metric.name] = metric
+    return MappingProxyType(found)
+
+
+METRICS: Final = by_name(SPECTRAL)
+"""Every metric that `--metrics` and `scan_metrics` know, in the order they are listed."""
