@@ -14,6 +14,9 @@ if __name__ != "lpp.analyze":
 
 if TYPE_CHECKING:
     from lpp.analyze.entropy import scan_entropy as scan_entropy
+    from lpp.analyze.metric import Metric as Metric
+    from lpp.analyze.metric_table import scan_metrics as scan_metrics
+    from lpp.analyze.metrics import METRICS as METRICS
     from lpp.analyze.moments import Moments as Moments
     from lpp.analyze.profile import aggregate as aggregate
     from lpp.analyze.select import Selection as Selection
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
     from lpp.analyze.tokens import scan_tokens as scan_tokens
 
 _HOME = {
+    "METRICS": "metrics",
+    "Metric": "metric",
     "Moments": "moments",
     "Selection": "select",
     "aggregate": "profile",
@@ -36,6 +41,7 @@ _HOME = {
     "eigenvalues": "spectrum",
     "participation_ratio": "spectrum",
     "scan_entropy": "entropy",
+    "scan_metrics": "metric_table",
     "scan_spectra": "spectra",
     "scan_tokens": "tokens",
     "top_share": "spectrum",

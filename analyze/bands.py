@@ -1,9 +1,7 @@
-"""Spectra of one site from one read of its rows, for any prefixes and numbers of prompts.
+"""Rows of one site, sorted into position bands as they are read.
 
 X(L) is nested: the rows below a prefix are those of its position bands. Each row goes to its band
-once; a prefix is the merge of the bands below it. Rows come in prompt order, so the first n
-prompts are complete at one point of the read, and their numbers are taken there: one read serves
-every number of prompts as well.
+once; a prefix is the merge of the bands below it.
 
 Memory for b bands of width d, whatever the number of prompts: a float64 scatter (8 d^2 bytes) and
 up to max(d, 1024) waiting float32 rows (4 d of them) per band, two d^2 matrices to merge and
@@ -13,122 +11,80 @@ because a prefix with N < d rows is still whole among them: its N x N Gram matri
 """
 
 import itertools
-from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from lpp.analyze.cells import Cell, Integers, n_tokens
 from lpp.analyze.moments import Gram, Moments, Rows, Spread, Workspace, chunk_rows
-from lpp.analyze.summary import Demand, Summary, summarize
-from lpp.store.errors import ErrorKind, FormatError
-from lpp.store.run import Block, Run
-
-BLOCK_BYTES: Final = 16 << 20
-"""Rows read at a time, in bytes of float32. Larger blocks were not faster, only larger: rows wait
-in their bands anyway."""
+from lpp.store.run import Block
 
 
-def site_summaries(
-    run: Run, site: str, wanted: Mapping[Cell, Demand], lengths: Integers
-) -> dict[Cell, Summary]:
-    """The summary that is wanted of each cell of `site`, from one read of its rows.
+def band_counts(lengths: Integers, upper: Sequence[int]) -> Integers:
+    """(B,) rows of prompts of `lengths` tokens, (P,), in the bands that end at `upper`.
 
-    lengths: (P,), tokens of each prompt. Raises FormatError when the rows are not those that
-    the prompts say.
+    >>> band_counts(np.array([5, 2]), [2, 4]).tolist()
+    [4, 2]
     """
-    sizes: dict[int, list[Cell]] = defaultdict(list)
-    for cell in sorted(wanted):
-        sizes[cell.n_prompts].append(cell)
-    if not sizes:
-        return {}
-    width = next(spec.width for spec in run.plan.sites if spec.name == site)
-    bands = Bands(width, sorted({cell.prefix for cell in wanted}), lengths[: max(sizes)])
-    found: dict[Cell, Summary] = {}
-    # Rows that are not finite give NaN, which says more than a warning would.
-    with np.errstate(invalid="ignore", over="ignore"):
-        for n_prompts in _read_by_size(run, site, sorted(sizes), bands):
-            for prefix, spread in bands.spreads({cell.prefix for cell in sizes[n_prompts]}):
-                cell = Cell(n_prompts, prefix)
-                _check_rows(run, site, cell, spread.n, n_tokens(lengths, cell))
-                found[cell] = summarize(spread, wanted[cell])
-    return found
-
-
-def _read_by_size(run: Run, site: str, sizes: Sequence[int], bands: "Bands") -> Iterator[int]:
-    """Fill `bands` from the site's rows; yield each size once its prompts are in, no more."""
-    ahead = deque(sizes)
-    for block in _read_ahead(run.blocks(site, prompts=sizes[-1], block_bytes=BLOCK_BYTES)):
-        start = 0
-        while block.prompt_id[-1] >= ahead[0]:
-            end = int(np.searchsorted(block.prompt_id, ahead[0]))
-            bands.add(block.values[start:end], block.position[start:end])
-            start = end
-            yield ahead.popleft()
-        bands.add(block.values[start:], block.position[start:])
-    yield from ahead  # the last size, and any that a damaged store has no rows for
-
-
-def _read_ahead(blocks: Iterator[Block]) -> Iterator[Block]:
-    """`blocks`, each read and unpacked on another thread while the one before it is in use."""
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="lpp-read") as reader:
-        coming = reader.submit(next, blocks, None)
-        while (block := coming.result()) is not None:
-            coming = reader.submit(next, blocks, None)
-            yield block
-
-
-def _check_rows(run: Run, site: str, cell: Cell, found: int, expected: int) -> None:
-    if found != expected:
-        raise FormatError(
-            f"{run.path}: {site} has {found} rows where its prompts have {expected} tokens "
-            f"({cell.n_prompts} prompts, prefix {cell.prefix}). "
-            f"`lpp-analyze verify {run.path.parent.parent}` says what was altered.",
-            kind=ErrorKind.CORRUPT,
-        )
+    below = [n_tokens(lengths, Cell(len(lengths), end)) for end in (0, *upper)]
+    return np.diff(below)
 
 
 class Bands:
     """Rows of one site sorted into position bands, as moments and waiting rows.
 
     upper: band b holds positions `upper[b - 1] <= position < upper[b]`.
-    lengths: (P,) tokens of the prompts to come, for the sizes of the buffers.
+    counts: (B,) the most rows each will hold, for the sizes of the buffers.
     """
 
-    def __init__(self, dim: int, upper: Sequence[int], lengths: Integers) -> None:
+    def __init__(self, dim: int, upper: Sequence[int], counts: Integers) -> None:
         self._dim = dim
         self._upper = np.array(upper)
-        counts = np.diff([n_tokens(lengths, Cell(len(lengths), e)) for e in (0, *upper)])
         self._bands = [_Band(dim, int(count)) for count in counts]
         self._work = Workspace(dim, max_rows=int(counts.max(initial=0)))
 
-    def add(self, values: Rows, position: Integers) -> None:
-        """Take in rows (n, d) at `position`, (n,); those beyond the last band are left out."""
-        band = np.searchsorted(self._upper, position, side="right").astype(np.uint16)
+    def add(self, block: Block) -> None:
+        """Take in rows; those beyond the last band are left out."""
+        band = np.searchsorted(self._upper, block.position, side="right").astype(np.uint16)
         order = np.argsort(band, kind="stable")  # sixteen bits: a radix sort
         bounds = np.searchsorted(band[order], np.arange(len(self._bands) + 1))
         for b, (start, end) in enumerate(itertools.pairwise(bounds)):
-            self._bands[b].add(values, order[start:end], self._work)
+            self._bands[b].add(block.values, order[start:end], self._work)
 
     def spreads(self, prefixes: Iterable[int]) -> Iterator[tuple[int, Spread]]:
         """Each of `prefixes`, ascending, with the spread of its rows so far.
 
         Valid until the next is taken: one running merge serves them all.
         """
+        ascending = sorted(prefixes)
+        few = [prefix for prefix in ascending if self._n(prefix) < self._dim]
+        for prefix in few:
+            rows = np.concatenate([band.waiting for band in self._below(prefix)])
+            yield prefix, Gram.from_rows(rows)
+        yield from self.moments(ascending[len(few) :])
+
+    def moments(self, prefixes: Iterable[int]) -> Iterator[tuple[int, Moments]]:
+        """The same as moments, however few the rows."""
         running, merged = Moments.empty(self._dim), 0
         for prefix in sorted(prefixes):
-            below = self._bands[: int(np.searchsorted(self._upper, prefix)) + 1]
-            if sum(band.n for band in below) < self._dim:
-                yield prefix, Gram.from_rows(np.concatenate([band.waiting for band in below]))
-                continue
+            below = self._below(prefix)
             for band in below[merged:]:
                 if band.moments is not None:
                     running.add(band.moments)
                 running.add_rows(band.waiting, self._work)
             merged = len(below)
             yield prefix, running
+
+    def clear(self) -> None:
+        """Forget the rows, keep the buffers."""
+        for band in self._bands:
+            band.clear()
+
+    def _below(self, prefix: int) -> "list[_Band]":
+        return self._bands[: int(np.searchsorted(self._upper, prefix)) + 1]
+
+    def _n(self, prefix: int) -> int:
+        return sum(band.n for band in self._below(prefix))
 
 
 class _Band:
@@ -164,6 +120,10 @@ class _Band:
             )  # "raise" would copy through a buffer
             self._filled += len(some)
             which = which[len(some) :]
+
+    def clear(self) -> None:
+        """Forget the rows."""
+        self._filled, self.moments = 0, None
 
     def _multiply(self, work: Workspace) -> None:
         if self.moments is None:

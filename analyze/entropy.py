@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import polars as pl
 
+from lpp.analyze.jackknife import error_names, student
 from lpp.analyze.keys import RunView, Url, views
 from lpp.analyze.lazy import Source, scan
 from lpp.analyze.tokens import scan_files
@@ -24,11 +25,17 @@ SCHEMA = pl.Schema(
         "n_prompts": pl.Int32,
         "entropy": pl.Float64,
         "entropy_norm": pl.Float64,
+        **{
+            name: pl.Float64
+            for metric in ("entropy", "entropy_norm")
+            for name in error_names(metric)
+        },
         "short_prompts": pl.Int32,
         "distinct_prefixes": pl.Float64,
     }
 )
-"""Entropy in nats, and over ln V, V the width of the logits; mean over prompts.
+"""Entropy in nats, and over ln V, V the width of the logits: mean over prompts, then the standard
+error of each mean and its interval, null for a single prompt.
 
 short_prompts: prompts of fewer tokens than the prefix. distinct_prefixes: share of the prompts
 that would be left if equal prefixes counted once.
@@ -111,8 +118,9 @@ def _listed(numbers: Sequence[int]) -> str:
 def rows(view: RunView, keys: pl.DataFrame, columns: frozenset[str]) -> pl.DataFrame:
     """The rows of one run for `keys`; value columns that nobody asked for are null."""
     cells = keys.select("prefix", "n_prompts").unique()
-    if columns & {"entropy", "entropy_norm", "short_prompts"}:
-        cells = _with_means(view, cells, read=bool(columns & {"entropy", "entropy_norm"}))
+    means = {name for name in SCHEMA.names() if name.startswith("entropy")}
+    if columns & {*means, "short_prompts"}:
+        cells = _with_means(view, cells, read=bool(columns & means))
     if "distinct_prefixes" in columns:
         cells = cells.with_columns(_distinct(view, cells))
     frame = keys.join(cells, on=["prefix", "n_prompts"], how="left", maintain_order="left")
@@ -134,19 +142,38 @@ def _with_means(view: RunView, cells: pl.DataFrame, *, read: bool) -> pl.DataFra
         ends = ends.join(_entropies(view), on=["prompt_id", "position"], how="left")
         entropy = pl.col("entropy").cast(pl.Float64).fill_nan(None)
     taken = ends.collect()
-    nats = pl.when(entropy.is_not_null().all()).then(entropy.mean())
+    complete = entropy.is_not_null().all()
     frames = [
         taken.filter(pl.col("prompt_id") < size)
         .group_by("prefix")
         .agg(
-            nats.alias("entropy"),
-            (nats / math.log(view.run.plan.model.logits_width)).alias("entropy_norm"),
+            pl.when(complete).then(entropy.mean()).alias("entropy"),
+            pl.when(complete).then(entropy.std() / math.sqrt(size)).alias("stderr"),
             pl.col("short").sum().cast(pl.Int32).alias("short_prompts"),
         )
         .with_columns(n_prompts=pl.lit(size, dtype=pl.Int32))
         for size in cells["n_prompts"].unique()
     ]
-    return cells.join(pl.concat(frames), on=["prefix", "n_prompts"], how="left")
+    found = cells.join(pl.concat(frames), on=["prefix", "n_prompts"], how="left")
+    return found.with_columns(_estimates(found, view.run.plan.model.logits_width))
+
+
+def _estimates(found: pl.DataFrame, logits_width: int) -> list[pl.Series]:
+    """Mean, error and interval in nats and over ln V, from `entropy`, `stderr`, `n_prompts`."""
+    rows = list(found.select("entropy", "stderr", "n_prompts").iter_rows())
+    columns = []
+    for metric, unit in (("entropy", 1.0), ("entropy_norm", math.log(logits_width))):
+        of_metric = [
+            student(_or_nan(mean) / unit, _or_nan(stderr) / unit, size - 1)
+            for mean, stderr, size in rows
+        ]
+        for place, name in enumerate((metric, *error_names(metric))):
+            columns.append(pl.Series(name, [e[place] for e in of_metric], dtype=pl.Float64))
+    return columns
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def _entropies(view: RunView) -> pl.LazyFrame:

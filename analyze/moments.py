@@ -21,6 +21,10 @@ Floats = npt.NDArray[np.float64]
 
 MIN_CHUNK_ROWS = 1024
 TILE_ROWS = 128
+ROUNDING = 8 * np.finfo(np.float64).eps
+"""Times the size and the largest eigenvalue: how far from 0 a zero eigenvalue may be solved."""
+CANCELLED = 1e-12
+"""A variance of which a subtraction leaves a smaller part is all gone: what is left is rounding."""
 MIN_DEVIATION = 1e-8
 """A column whose standard deviation is smaller is constant: its z-scores are not blown up."""
 
@@ -44,11 +48,13 @@ class Moments:
     """What a covariance needs of its rows.
 
     n: number of rows. mean: (d,). scatter: (d, d), sum of the outer products of centred rows.
+    noise: how far from 0 a zero eigenvalue of the scatter may lie, beyond its solve's rounding.
     """
 
     n: int
     mean: Floats
     scatter: Floats
+    noise: float = 0.0
 
     @classmethod
     def empty(cls, dim: int) -> Self:
@@ -124,6 +130,29 @@ class Moments:
         self.mean += delta * (other.n / total) if self.n else delta
         self.n = total
 
+    def without(self, other: Self, *, out: Self) -> Self:
+        """Write the moments of these rows less `other`, which are some of them, into `out`.
+
+        A merge the other way round, for d x d subtractions instead of n d^2 products. What is
+        left of a column whose variance was nearly all in `other` is rounding, and counts as 0.
+        """
+        out.n = self.n - other.n
+        delta = other.mean - self.mean
+        weight = other.n / out.n if out.n else 0.0
+        np.subtract(self.mean, delta * weight, out=out.mean)
+        scaled = delta * np.sqrt(weight * self.n)
+        for start in range(0, self.dim, TILE_ROWS):
+            tile = slice(start, start + TILE_ROWS)
+            np.subtract(self.scatter[tile], other.scatter[tile], out=out.scatter[tile])
+            out.scatter[tile] -= scaled[tile, None] * scaled
+        before = np.diagonal(self.scatter)
+        constant = np.diagonal(out.scatter) <= CANCELLED * before
+        if constant.any():
+            out.scatter[constant] = 0.0
+            out.scatter[:, constant] = 0.0
+        out.noise = self.noise + ROUNDING * self.dim * float(before.sum())
+        return out
+
     def merge(self, other: Self) -> Self:
         """Moments of both sets of rows; neither operand changes."""
         merged = type(self)(self.n, self.mean.copy(), self.scatter.copy())
@@ -135,11 +164,12 @@ class Moments:
 class Gram:
     """Inner products of n centred rows, for n < d: the same non-zero eigenvalues for less.
 
-    centred: (n, d), rows minus their mean. products: (n, n).
+    centred: (n, d), rows minus their mean. products: (n, n). noise: as for `Moments`.
     """
 
     centred: Floats
     products: Floats
+    noise: float = 0.0
 
     @classmethod
     def from_rows(cls, rows: Rows) -> Self:
@@ -174,6 +204,19 @@ class Gram:
         variances: Floats = np.einsum("nd,nd->d", self.centred, self.centred)
         return variances / max(self.n - 1, 1)
 
+    def only(self, kept: npt.NDArray[np.bool_]) -> Self:
+        """The Gram matrix of the rows where `kept`, (n,), is true: no product is computed again."""
+        centred = np.empty((int(kept.sum()), self.dim))
+        if not len(centred):
+            return type(self)(centred, np.empty((0, 0)))
+        centre(self.centred[kept], out=centred)
+        if not centred.any():  # equal rows: nothing is left, where a subtraction leaves rounding
+            return type(self)(centred, np.zeros((len(centred), len(centred))))
+        products = self.products[np.ix_(kept, kept)]
+        means = products.mean(axis=0)
+        products -= means + (means - means.mean())[:, None]
+        return type(self)(centred, products, ROUNDING * self.n * float(np.trace(self.products)))
+
 
 Spread = Moments | Gram
 """Either holds `n`, `dim`, `variances` and a `matrix` with the covariance's eigenvalues times
@@ -196,7 +239,7 @@ def standardised(spread: Spread) -> Spread:
     return Moments(spread.n, np.zeros(spread.dim), scatter)
 
 
-def centre(rows: Rows, *, out: Floats) -> Floats:
+def centre(rows: Rows | Floats, *, out: Floats) -> Floats:
     """Write `rows` minus their column means into `out` in float64; return the means, (d,).
 
     The first row is taken off before anything is summed. It makes equal rows exactly zero,

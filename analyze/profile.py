@@ -10,6 +10,7 @@ from typing import Literal, get_args
 
 import polars as pl
 
+from lpp.analyze.jackknife import error_names
 from lpp.store.errors import ErrorKind, InputError
 
 Aggregation = Literal["min", "max", "mean", "median"]
@@ -36,11 +37,12 @@ def aggregate(
 ) -> pl.DataFrame:
     """One row per group of `by`, in order of first appearance.
 
-    frame: a row per group and prefix, with a column `prefix` and any of `ENTROPIES` and `RANKS`.
-    The result has `by`, `prefixes` (those that took part) and, for each metric present, its value
-    and `<metric>_prefix`: where a minimum or maximum was reached, the shortest such prefix; null
-    for a mean or a median. A metric that is null or NaN at any prefix is null: what is left of an
-    incomplete schedule is another quantity.
+    frame: a row per group and prefix, with a column `prefix` and any of `ENTROPIES` and `RANKS`,
+    with or without their errors. The result has `by`, `prefixes` (those that took part) and, for
+    each metric present, its value and `<metric>_prefix`: where a minimum or maximum was reached,
+    the shortest such prefix; null for a mean or a median. Its error is that of the value there:
+    that the prefix was chosen by the same prompts is not in it. A metric that is null or NaN at any
+    prefix is null: what is left of an incomplete schedule is another quantity.
 
     Raises InputError when `drop_prefixes` leaves nothing of a group.
 
@@ -52,7 +54,8 @@ def aggregate(
     columns = [pl.col("prefix").alias("prefixes")]
     for metric in (*ENTROPIES, *RANKS):
         if metric in frame.columns:
-            columns += _columns(metric, entropy if metric in ENTROPIES else ranks)
+            errors = [name for name in error_names(metric) if name in frame.columns]
+            columns += _columns(metric, errors, entropy if metric in ENTROPIES else ranks)
     found = kept.sort("prefix", maintain_order=True).group_by(by, maintain_order=True).agg(columns)
     groups = frame.select(by).unique(maintain_order=True)
     if len(found) < len(groups):
@@ -65,15 +68,19 @@ def aggregate(
     return groups.join(found, on=by, how="inner", nulls_equal=True, maintain_order="left")
 
 
-def _columns(metric: str, how: Aggregation) -> list[pl.Expr]:
+def _columns(metric: str, errors: Sequence[str], how: Aggregation) -> list[pl.Expr]:
     value = pl.col(metric).fill_nan(None)
     complete = value.is_not_null().all()
-    reached = {
-        "min": pl.col("prefix").get(value.arg_min(), null_on_oob=True),
-        "max": pl.col("prefix").get(value.arg_max(), null_on_oob=True),
-    }.get(how, pl.lit(None, dtype=pl.Int32))
+    where = {"min": value.arg_min(), "max": value.arg_max()}.get(how)
     combined: pl.Expr = getattr(value, how)()
+    sources = {f"{metric}_prefix": "prefix", **{name: name for name in errors}}
+    taken = {
+        name: pl.lit(None, dtype=pl.Int32 if source == "prefix" else pl.Float64)
+        if where is None
+        else pl.col(source).get(where, null_on_oob=True)
+        for name, source in sources.items()
+    }
     return [
         pl.when(complete).then(combined).alias(metric),
-        pl.when(complete).then(reached).alias(f"{metric}_prefix"),
+        *(pl.when(complete).then(column).alias(name) for name, column in taken.items()),
     ]

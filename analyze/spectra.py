@@ -1,17 +1,17 @@
 """The spectra table: ranks of every run, site, context, prefix and number of prompts."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import polars as pl
 
-from lpp.analyze.bands import site_summaries
-from lpp.analyze.cache import SpectrumCache
+from lpp.analyze.cache import Cache
 from lpp.analyze.cells import Cell, n_tokens
+from lpp.analyze.estimates import Estimates, Request, site_estimates
+from lpp.analyze.jackknife import Estimate, error_names
 from lpp.analyze.keys import RunView, Url, depth, views
 from lpp.analyze.lazy import Source, scan
 from lpp.analyze.spectral_metrics import PAPER
 from lpp.analyze.spectrum import rank_bound
-from lpp.analyze.summary import Demand, Summary
 from lpp.store import open_store
 
 SCHEMA = pl.Schema(
@@ -26,26 +26,34 @@ SCHEMA = pl.Schema(
         "dim": pl.Int32,
         "rank_bound": pl.Int32,
         **{metric.name: pl.Float64 for metric in PAPER},
+        **{name: pl.Float64 for metric in PAPER for name in error_names(metric.name)},
     }
 )
-"""Columns: keys first, then counts, then numbers in dimensions and over `rank_bound`."""
+"""Columns: keys first, then counts, then numbers in dimensions and over `rank_bound`, then the
+standard error and the interval of each."""
 
 KEYS = tuple(SCHEMA)[:9]
 """Known without reading a row; filters on them decide what is computed."""
 
 
 def scan_spectra(
-    url: Url, *, contexts: Sequence[int] | None = None, prompts: Sequence[int] | None = None
+    url: Url,
+    *,
+    contexts: Sequence[int] | None = None,
+    prompts: Sequence[int] | None = None,
+    groups: int | None = None,
 ) -> pl.LazyFrame:
     """Ranks of the store at `url`, computed as they are collected: columns as in `SCHEMA`.
 
     contexts: any up to the captured one; each run's captured context by default.
     prompts: numbers of prompts, the first n of the run; all that are committed by default.
+    groups: of the jackknife, 10 for example; without it the errors are null and cost nothing.
     A run that holds less than what is asked for has no rows for it.
 
     Filters on key columns and the choice of columns reach the computation: one site asked for is
-    one site read, and without `effective_rank` and `top_share` there is no eigen-decomposition.
-    What was computed once is kept under `analysis/`. Raises FormatError: not a store, or altered.
+    one site read, without `effective_rank` and `top_share` there is no eigen-decomposition, and
+    only those columns' errors are computed that are asked for. What was computed once is kept
+    under `analysis/`. Raises FormatError: not a store, or altered.
     """
     open_store(url)
 
@@ -53,19 +61,56 @@ def scan_spectra(
         return all_keys(views(url), contexts, prompts)
 
     def compute(keys: pl.DataFrame, columns: frozenset[str]) -> Iterator[pl.DataFrame]:
-        return frames(url, keys, columns)
+        return frames(url, keys, columns, groups)
 
     return scan(Source(name="LPP SPECTRA", schema=SCHEMA, keys=keys, compute=compute))
 
 
-def frames(url: Url, keys: pl.DataFrame, columns: frozenset[str]) -> Iterator[pl.DataFrame]:
-    """The rows of `keys`, a run and site at a time: each read at most once, when it is its turn."""
+def frames(
+    url: Url, keys: pl.DataFrame, columns: frozenset[str], groups: int | None
+) -> Iterator[pl.DataFrame]:
+    """The rows of `keys`, a run and site at a time: each read when it is its turn."""
+    request = requested(columns, groups)
+    for view, cache, of_site in by_site(url, keys):
+        yield frame(of_site, estimates(view, cache, of_site, request))
+
+
+def requested(columns: frozenset[str], groups: int | None) -> Request:
+    """The metrics behind `columns`; no errors without `groups`."""
+    errors = [m.name for m in PAPER if groups and columns & set(error_names(m.name))]
+    metrics = [m for m in PAPER if m.name in {*columns, *errors}]
+    return Request(metrics=metrics, errors=errors, groups=groups or 0)
+
+
+def by_site(url: Url, keys: pl.DataFrame) -> Iterator[tuple[RunView, Cache, pl.DataFrame]]:
+    """The part of `keys` of each run and site, in order."""
     store = open_store(url)
     for _, of_run in keys.group_by("run", maintain_order=True):
         view = RunView(store.runs[of_run.item(0, "run")])
-        cache = SpectrumCache(store.path, view.run)
+        cache = Cache(store.path, view.run)
         for _, of_site in of_run.group_by("site", maintain_order=True):
-            yield rows(view, cache, of_site, columns)
+            yield view, cache, of_site
+
+
+def estimates(view: RunView, cache: Cache, keys: pl.DataFrame, request: Request) -> Estimates:
+    """What `request` asks of the cells of `keys`, which are of one site."""
+    return site_estimates(view, cache, keys.item(0, "site"), set(cells(keys)), request)
+
+
+def cells(keys: pl.DataFrame) -> list[Cell]:
+    """The cell of each row."""
+    return [Cell(*pair) for pair in keys.select("n_prompts", "prefix").iter_rows()]
+
+
+def frame(keys: pl.DataFrame, found: Estimates) -> pl.DataFrame:
+    """The rows of `keys`; what is not among `found` is null."""
+    columns = []
+    for metric in PAPER:
+        of_metric = [found.get((cell, metric.name), Estimate(None)) for cell in cells(keys)]
+        names = (metric.name, *error_names(metric.name))
+        for place, name in enumerate(names):
+            columns.append(pl.Series(name, [e[place] for e in of_metric], dtype=pl.Float64))
+    return keys.with_columns(columns).select(SCHEMA.names())
 
 
 def all_keys(
@@ -101,34 +146,3 @@ def key_frame(
         for context, prefix, size, tokens in cells
     ]
     return pl.DataFrame(found, schema=_key_schema(), orient="row")
-
-
-def rows(
-    view: RunView, cache: SpectrumCache, keys: pl.DataFrame, columns: frozenset[str]
-) -> pl.DataFrame:
-    """The rows of one run and site for `keys`; value columns that nobody asked for are null."""
-    cells = [Cell(*pair) for pair in keys.select("n_prompts", "prefix").iter_rows()]
-    metrics = [metric for metric in PAPER if metric.name in columns]
-    summaries: Mapping[Cell, Summary] = {}
-    if metrics:
-        wanted = dict.fromkeys(cells, Demand.of(metrics))
-        summaries = cached_summaries(view, cache, keys.item(0, "site"), wanted)
-    values = {m.name: [summaries[cell].value(m) for cell in cells] for m in metrics}
-    return keys.with_columns(
-        # rows that hold infinities or NaN have no rank
-        pl.Series(m.name, values.get(m.name, [None] * len(cells)), dtype=pl.Float64).fill_nan(None)
-        for m in PAPER
-    ).select(SCHEMA.names())
-
-
-def cached_summaries(
-    view: RunView, cache: SpectrumCache, site: str, wanted: Mapping[Cell, Demand]
-) -> dict[Cell, Summary]:
-    """Summaries from the cache, and those it lacks from one read of the site."""
-    known = cache.read(site)
-    missing = {cell: d for cell, d in wanted.items() if not d.met_by(known.get(cell))}
-    for cell, summary in site_summaries(view.run, site, missing, view.lengths).items():
-        known[cell] = summary.joined(known[cell]) if cell in known else summary
-    if missing:
-        cache.write(site, known)
-    return known

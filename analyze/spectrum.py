@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lpp.analyze.moments import Floats, Spread
+from lpp.analyze.moments import ROUNDING, Floats, Spread
 
 
 def rank_bound(n: int, dim: int) -> int:
@@ -60,14 +60,15 @@ def eigenvalues(spread: Spread, /) -> Floats:
         raise ArithmeticError("the rows hold infinities or NaN: they have no covariance")
     bound = rank_bound(spread.n, spread.dim)
     values = np.linalg.eigvalsh(matrix)[::-1] / max(spread.n - 1, 1)
-    if bound and values[-1] < -rounding(values):
+    noise = rounding(values) + spread.noise / max(spread.n - 1, 1)
+    if bound and values[-1] < -noise:
         raise ArithmeticError(f"not a covariance: eigenvalue {values[-1]:g} beside {values[0]:g}")
     return np.clip(values[:bound], 0.0, None)
 
 
 def rounding(values: Floats) -> float:
     """How far from 0 a zero eigenvalue may come out of the solve: 8 size epsilon largest."""
-    return float(8 * len(values) * np.finfo(np.float64).eps * np.abs(values).max(initial=0.0))
+    return float(ROUNDING * len(values) * np.abs(values).max(initial=0.0))
 
 
 def effective_rank(eigenvalues: Floats, /) -> float:

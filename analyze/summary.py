@@ -28,7 +28,9 @@ class Summary:
         of: Spectrum | None = getattr(self, metric.matrix)
         if of is None:
             raise LookupError(f"{metric.name} needs a {metric.matrix} that was not computed")
-        value: float = metric.compute(of)
+        # Rows that are not finite give NaN, which says more than a warning would.
+        with np.errstate(invalid="ignore", over="ignore"):
+            value: float = metric.compute(of)
         return value
 
     def joined(self, other: Self) -> Self:

@@ -82,7 +82,7 @@ def analyze(url: Url, selection: Selection, *, progress: Progress = SILENT) -> A
     keys = spectra.all_keys(views, selection.contexts, selection.prompts)
     keys = keys.filter(pl.col("site").is_in(sites))
     found = []
-    for frame in spectra.frames(url, keys, frozenset(spectra.SCHEMA)):
+    for frame in spectra.frames(url, keys, frozenset(spectra.SCHEMA), None):
         found.append(frame)
         progress.advance()
         progress.note(f"{frame.item(0, 'run')} {frame.item(0, 'site')}")

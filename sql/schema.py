@@ -51,10 +51,25 @@ _N_PROMPTS = Column("n_prompts", "INTEGER", "the first so many prompts of the ru
 _PROMPT_ID = Column("prompt_id", "INTEGER", "place in the run, from 0")
 
 
-def _with_prefix(name: str, meaning: str, unit: str) -> tuple[Column, Column]:
-    """An extreme over prefixes, and the prefix it came from."""
+def _errors(unit: str, name: str = "") -> tuple[Column, ...]:
+    """The error of a number, and its interval: Student's t, 95 %, over prompts."""
+    return (
+        Column(f"{name}stderr", "DOUBLE", "standard error; null: not computed", unit),
+        Column(f"{name}ci_low", "DOUBLE", "lower end of the 95 % interval", unit),
+        Column(f"{name}ci_high", "DOUBLE", "upper end of the 95 % interval", unit),
+    )
+
+
+def _with_prefix(name: str, meaning: str, unit: str) -> tuple[Column, ...]:
+    """An extreme over prefixes, the prefix it came from, and its error there."""
     where = Column(f"{name}_prefix", "INTEGER", f"prefix that {name} came from", "tokens")
-    return Column(name, "DOUBLE", meaning, unit), where
+    return Column(name, "DOUBLE", meaning, unit), where, *_errors(unit, f"{name}_")
+
+
+def _with_errors(*columns: Column) -> tuple[Column, ...]:
+    """Numbers, then the error of each."""
+    errors = (error for c in columns for error in _errors(c.unit, f"{c.name}_"))
+    return *columns, *errors
 
 
 RUNS: Final = Table(
@@ -114,11 +129,13 @@ SPECTRA: Final = Table(
         Column("n_tokens", "BIGINT", "N: rows in the covariance", "tokens"),
         Column("dim", "INTEGER", "d: width of the rows", "dimensions"),
         Column("rank_bound", "INTEGER", "min(N, d)", "dimensions"),
-        Column("participation_ratio", "DOUBLE", "(sum l)^2 / sum l^2", "dimensions"),
-        Column("effective_rank", "DOUBLE", "exp of the spectrum's entropy", "dimensions"),
-        Column("participation_ratio_norm", "DOUBLE", "over rank_bound", "share"),
-        Column("effective_rank_norm", "DOUBLE", "over rank_bound", "share"),
-        Column("top_share", "DOUBLE", "first eigenvalue over their sum", "share"),
+        *_with_errors(
+            Column("participation_ratio", "DOUBLE", "(sum l)^2 / sum l^2", "dimensions"),
+            Column("effective_rank", "DOUBLE", "exp of the spectrum's entropy", "dimensions"),
+            Column("participation_ratio_norm", "DOUBLE", "over rank_bound", "share"),
+            Column("effective_rank_norm", "DOUBLE", "over rank_bound", "share"),
+            Column("top_share", "DOUBLE", "first eigenvalue over their sum", "share"),
+        ),
     ),
 )
 
@@ -131,10 +148,30 @@ ENTROPY: Final = Table(
         _CONTEXT,
         _PREFIX,
         _N_PROMPTS,
-        Column("entropy", "DOUBLE", "mean over prompts", "nats"),
-        Column("entropy_norm", "DOUBLE", "over ln V", "share"),
+        *_with_errors(
+            Column("entropy", "DOUBLE", "mean over prompts", "nats"),
+            Column("entropy_norm", "DOUBLE", "over ln V", "share"),
+        ),
         Column("short_prompts", "INTEGER", "prompts shorter than the prefix", "prompts"),
         Column("distinct_prefixes", "DOUBLE", "distinct token prefixes over prompts", "share"),
+    ),
+)
+
+METRICS: Final = Table(
+    "metrics",
+    "declared metrics other than those of spectra: lpp-analyze metrics",
+    ("run", "site", "context", "prefix", "n_prompts", "metric"),
+    (
+        _RUN,
+        Column("site", "VARCHAR", "as in spectra; logits: made from token statistics"),
+        _CONTEXT,
+        _PREFIX,
+        _N_PROMPTS,
+        Column("metric", "VARCHAR", "its declared name"),
+        Column("unit", "VARCHAR", "of the value"),
+        Column("value", "DOUBLE", "null: not defined there", "of the metric"),
+        *_errors("of the metric"),
+        Column("flags", "VARCHAR[]", "why the value may mislead; empty when none"),
     ),
 )
 
@@ -211,6 +248,7 @@ TABLES: Final[Mapping[str, Table]] = MappingProxyType(
             PROMPTS,
             SPECTRA,
             ENTROPY,
+            METRICS,
             PROFILES,
             SITE_PROFILES,
             BENCHMARKS,

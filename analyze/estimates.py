@@ -1,0 +1,111 @@
+"""Declared metrics of some cells, with their errors: from the cache, or from one read."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from lpp.analyze.cache import Cache
+from lpp.analyze.cells import GROUPS, Cell
+from lpp.analyze.jackknife import Estimate, jackknife
+from lpp.analyze.keys import RunView
+from lpp.analyze.metric import Metric
+from lpp.analyze.row_values import RowValues, Values
+from lpp.analyze.site_reader import SiteReader
+from lpp.analyze.site_summaries import site_summaries
+from lpp.analyze.summary import SPECTRAL_KINDS, Demand, Summary
+
+Estimates = Mapping[tuple[Cell, str], Estimate]
+"""By cell and name of the metric."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """Which metrics, and which of them with an error."""
+
+    metrics: Sequence[Metric[Any]]
+    errors: Collection[str] = ()
+    """Names of those that get an error, by the jackknife over `groups` groups of prompts."""
+    groups: int = GROUPS
+
+    def of(self, *kinds: str) -> "Request":
+        """The part whose metrics need one of `kinds`."""
+        some = [metric for metric in self.metrics if metric.needs in kinds]
+        return Request(metrics=some, errors=self.errors, groups=self.groups)
+
+    def cells(self, whole: Collection[Cell]) -> dict[Cell, list[Metric[Any]]]:
+        """What is to be computed of each cell: every metric, and again without each group."""
+        wanted = {cell: list(self.metrics) for cell in whole if self.metrics}
+        again = [metric for metric in self.metrics if metric.name in self.errors]
+        parts = [part for cell in whole for part in cell.parts(self.groups) if again]
+        return wanted | dict.fromkeys(parts, again)
+
+
+def site_estimates(
+    view: RunView, cache: Cache, site: str, cells: Collection[Cell], request: Request
+) -> Estimates:
+    """Metrics that need a scatter, eigenvalues or rows of `site`: no row is read for what is kept.
+
+    What is not kept is computed from one read, and one more where errors of spectra are wanted.
+    """
+    of_spectra = request.of(*SPECTRAL_KINDS)
+    of_rows = request.of("rows")
+    demands = {cell: Demand.of(metrics) for cell, metrics in of_spectra.cells(cells).items()}
+    known = cache.summaries(site) if demands else {}
+    kept = cache.values(site) if of_rows.metrics else {}
+    missing = {cell: d for cell, d in demands.items() if not d.met_by(known.get(cell))}
+    absent = {
+        cell: [metric for metric in metrics if (cell, metric.name) not in kept]
+        for cell, metrics in of_rows.cells(cells).items()
+    }
+    absent = {cell: metrics for cell, metrics in absent.items() if metrics}
+    reader = SiteReader(view.run, site, view.lengths)
+    rows = RowValues(reader, absent) if absent else None
+    new = site_summaries(reader, missing, rows)
+    if new:
+        known |= {c: s.joined(known[c]) if c in known else s for c, s in new.items()}
+        cache.keep_summaries(site, new)
+    if rows:
+        kept |= rows.found
+        cache.keep_values(site, rows.found)
+    values = _values(known, of_spectra.cells(cells)) | kept
+    return dict(_with_errors(values, cells, request.of(*SPECTRAL_KINDS, "rows")))
+
+
+def token_estimates(view: RunView, cells: Collection[Cell], request: Request) -> Estimates:
+    """Metrics that need the token statistics of a run, which are read once."""
+    some = request.of("tokens")
+    wanted = some.cells(cells)
+    if not wanted:
+        return {}
+    longest = max(cell.prefix for cell in wanted)
+    most = max(cell.n_prompts for cell in wanted)
+    inside = (pl.col("position") < longest) & (pl.col("prompt_id") < most)
+    tokens = pl.scan_ipc(view.run.tokens_files()).filter(inside).collect()
+    values: Values = {}
+    for cell, metrics in wanted.items():
+        first, end = cell.gap
+        below = (pl.col("position") < cell.prefix) & (pl.col("prompt_id") < cell.n_prompts)
+        stays = (pl.col("prompt_id") < first) | (pl.col("prompt_id") >= end)
+        frame = tokens.filter(below & stays)
+        values |= {(cell, metric.name): metric.compute(frame) for metric in metrics}
+    return dict(_with_errors(values, cells, some))
+
+
+def _values(known: Mapping[Cell, Summary], wanted: Mapping[Cell, Sequence[Metric[Any]]]) -> Values:
+    return {
+        (cell, metric.name): known[cell].value(metric)
+        for cell, metrics in wanted.items()
+        for metric in metrics
+    }
+
+
+def _with_errors(
+    values: Values, cells: Collection[Cell], request: Request
+) -> Iterator[tuple[tuple[Cell, str], Estimate]]:
+    for metric in request.metrics:
+        groups = request.groups if metric.name in request.errors else 0
+        for cell in cells:
+            parts = [values[part, metric.name] for part in cell.parts(groups)]
+            yield (cell, metric.name), jackknife(values[cell, metric.name], parts)

@@ -1,0 +1,72 @@
+"""How sure a number is: the error over prompts, and Student's interval.
+
+The delete-a-group jackknife (Kott 2001; Efron and Tibshirani 1993, chapter 11) computes a number
+again without each of G groups of prompts: the standard error is
+sqrt((G - 1) / G sum (theta_g - mean theta)^2), with G - 1 degrees of freedom. It needs no
+formula for the number itself. Tokens of one prompt are no independent sample, prompts are: so it
+is prompts that leave, whole. An interval is for the number at hand, in expectation over prompts of
+the same kind and number: spectra grow with the sample, and no interval knows that.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+
+LEVEL: Final = 0.95
+"""Of every interval."""
+
+
+class Estimate(NamedTuple):
+    """A number and its error; None where there is none."""
+
+    value: float | None
+    stderr: float | None = None
+    ci_low: float | None = None
+    ci_high: float | None = None
+
+
+ERRORS: Final = Estimate._fields[1:]
+"""What stands beside a value."""
+
+
+def error_names(metric: str) -> tuple[str, ...]:
+    """Columns beside the column of `metric`.
+
+    >>> error_names("entropy")
+    ('entropy_stderr', 'entropy_ci_low', 'entropy_ci_high')
+    """
+    return tuple(f"{metric}_{name}" for name in ERRORS)
+
+
+def student(value: float, stderr: float, freedom: int) -> Estimate:
+    """`value` with Student's interval of `LEVEL`; neither where one is not finite.
+
+    >>> [round(number, 3) for number in student(10.0, 1.0, freedom=9)]
+    [10.0, 1.0, 7.738, 12.262]
+    """
+    if not math.isfinite(value):
+        return Estimate(None)
+    if freedom < 1 or not math.isfinite(stderr):
+        return Estimate(value)
+    from scipy.special import stdtrit
+
+    half = float(stdtrit(freedom, (1 + LEVEL) / 2)) * stderr
+    return Estimate(value, stderr, value - half, value + half)
+
+
+def jackknife(value: float, left_out: Sequence[float]) -> Estimate:
+    """`value` with its error, from the same number without each of G groups, (G,).
+
+    No error from fewer than two groups, or where the number does not exist without one of them.
+
+    >>> jackknife(3.0, [2.0, 4.0]).stderr  # sqrt(1/2 (1 + 1))
+    1.0
+    """
+    if len(left_out) < 2:
+        return student(value, math.nan, 0)
+    parts = np.asarray(left_out, dtype=np.float64)
+    weight = (len(parts) - 1) / len(parts)
+    squares = float(np.square(parts - parts.mean()).sum())
+    return student(value, math.sqrt(weight * squares), len(parts) - 1)

@@ -1,0 +1,64 @@
+"""The summaries of one site's cells: read, merged, and parted for the jackknife."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from copy import deepcopy
+
+import numpy as np
+
+from lpp.analyze.bands import Bands, band_counts
+from lpp.analyze.cells import Cell
+from lpp.analyze.left_out import left_out
+from lpp.analyze.moments import Moments, Spread
+from lpp.analyze.row_values import RowValues
+from lpp.analyze.site_reader import SiteReader
+from lpp.analyze.summary import Demand, Summary, summarize
+
+
+def site_summaries(
+    reader: SiteReader, wanted: Mapping[Cell, Demand], rows: RowValues | None = None
+) -> dict[Cell, Summary]:
+    """The summary that is wanted of each cell of a site; `rows` is filled on the way.
+
+    One read of its rows serves every prefix and number of prompts. Cells with a group left out
+    cost one more read for each number of prompts, and products and d x d matrices to keep as in
+    `left_out`. Raises FormatError when the rows are not those that the prompts say.
+    """
+    sizes: dict[int, list[Cell]] = defaultdict(list)
+    for cell in sorted(wanted):
+        sizes[cell.n_prompts].append(cell)
+    ends = sorted({*sizes, *(rows.sizes if rows else ())})
+    if not ends:
+        return {}
+    upper = sorted({cell.prefix for cell in wanted})
+    bands = Bands(reader.width, upper, band_counts(reader.lengths[: ends[-1]], upper))
+    found: dict[Cell, Summary] = {}
+    # Rows that are not finite give NaN, which says more than a warning would.
+    with np.errstate(invalid="ignore", over="ignore"):
+        for n_prompts in reader.read(ends, bands, *([rows] if rows else [])):
+            if rows:
+                rows.take(n_prompts)
+            if sizes[n_prompts]:
+                found |= _of_size(reader, n_prompts, wanted, bands)
+    return found
+
+
+def _of_size(
+    reader: SiteReader, n_prompts: int, wanted: Mapping[Cell, Demand], bands: Bands
+) -> dict[Cell, Summary]:
+    """The summaries of cells of `n_prompts`, which are in `bands`."""
+    cells = [cell for cell in wanted if cell.n_prompts == n_prompts]
+    parted = {cell.prefix for cell in cells if cell.groups}
+    kept: dict[int, Spread] = {}
+    found: dict[Cell, Summary] = {}
+    for prefix, spread in bands.spreads({cell.prefix for cell in cells}):
+        cell = Cell(n_prompts, prefix)
+        reader.check(cell, spread.n)
+        if cell in wanted:
+            found[cell] = summarize(spread, wanted[cell])
+        if prefix in parted:
+            # the merge goes on in the same matrix
+            kept[prefix] = deepcopy(spread) if isinstance(spread, Moments) else spread
+    for cell, rest in left_out(reader, cells, kept):
+        found[cell] = summarize(rest, wanted[cell])
+    return found
