@@ -1,12 +1,13 @@
 """Mean pairwise cosine: how far the vectors of a site point one way (Ethayarajh 2019)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from lpp.analyze.cells import Cell, Integers
+from lpp.analyze.cells import Cell
 from lpp.analyze.moments import Floats, Rows
 from lpp.analyze.parts import Parts, add_by_part
+from lpp.analyze.site_reader import SiteReader
 from lpp.store.run import Block
 
 
@@ -42,10 +43,10 @@ def _mean_cosine(n: int, total: Floats) -> float:
 class PairwiseCosines:
     """The same for every cell from one read of a site's rows; 8 d bytes for each part."""
 
-    def __init__(self, width: int, lengths: Integers, cells: Sequence[Cell]) -> None:
+    def __init__(self, reader: SiteReader, cells: Sequence[Cell]) -> None:
         self._cells = cells
         self._parts = Parts(cells)
-        self._sums = np.zeros((self._parts.count, width))
+        self._sums = np.zeros((self._parts.count, reader.width))
         self._counts = np.zeros(self._parts.count)
 
     def add(self, block: Block) -> None:
@@ -59,11 +60,9 @@ class PairwiseCosines:
         """One read is enough."""
         return False
 
-    def values(self) -> Mapping[Cell, float]:
+    def values(self) -> Iterator[tuple[Cell, float]]:
         """The number of each cell."""
-        found = {}
         for cell in self._cells:
             inside = self._parts.inside(cell)
             n = int(self._counts[inside].sum())
-            found[cell] = _mean_cosine(n, self._sums[inside].sum(axis=0))
-        return found
+            yield cell, _mean_cosine(n, self._sums[inside].sum(axis=0))

@@ -5,7 +5,9 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from lpp.analyze.metric import Metric
+from lpp.analyze.row_metrics import ROW_METRICS
 from lpp.analyze.spectral_metrics import SPECTRAL
+from lpp.analyze.token_metrics import TOKEN_METRICS
 
 
 def by_name(metrics: Iterable[Metric[Any]]) -> Mapping[str, Metric[Any]]:
@@ -18,5 +20,5 @@ def by_name(metrics: Iterable[Metric[Any]]) -> Mapping[str, Metric[Any]]:
     return MappingProxyType(found)
 
 
-METRICS: Final = by_name(SPECTRAL)
+METRICS: Final = by_name((*SPECTRAL, *ROW_METRICS, *TOKEN_METRICS))
 """Every metric that `--metrics` and `scan_metrics` know, in the order they are listed."""

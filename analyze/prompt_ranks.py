@@ -1,11 +1,12 @@
 """Effective rank of single prompts, as Diff-eRank has it (Wei et al. 2024, arXiv 2401.17139)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from lpp.analyze.cells import Cell, Integers
+from lpp.analyze.cells import Cell
 from lpp.analyze.moments import Floats, Rows, centre
+from lpp.analyze.site_reader import SiteReader
 from lpp.analyze.trajectory import mean_over_prompts
 from lpp.store.run import Block
 
@@ -45,9 +46,9 @@ class PromptRanks:
     each prompt and prefix.
     """
 
-    def __init__(self, width: int, lengths: Integers, cells: Sequence[Cell]) -> None:
+    def __init__(self, reader: SiteReader, cells: Sequence[Cell]) -> None:
         self._cells = cells
-        self._lengths = lengths
+        self._lengths = reader.lengths
         self._upper = sorted({cell.prefix for cell in cells})
         prompts = max((cell.n_prompts for cell in cells), default=0)
         self._entropy = np.full((prompts, len(self._upper)), np.nan)
@@ -56,6 +57,8 @@ class PromptRanks:
 
     def add(self, block: Block) -> None:
         """Take in the next rows."""
+        if len(block.values) == 0:
+            return
         cuts = np.flatnonzero(np.diff(block.prompt_id)) + 1
         for rows, ids in zip(
             np.split(block.values, cuts), np.split(block.prompt_id, cuts), strict=True
@@ -81,11 +84,9 @@ class PromptRanks:
         """One read is enough."""
         return False
 
-    def values(self) -> Mapping[Cell, float]:
+    def values(self) -> Iterator[tuple[Cell, float]]:
         """The number of each cell, in dimensions."""
-        found = {}
         for cell in self._cells:
             column = self._upper.index(cell.prefix)
             mean = mean_over_prompts(self._entropy[:, column], self._exists[:, column], cell)
-            found[cell] = float(np.exp(mean))
-        return found
+            yield cell, float(np.exp(mean))

@@ -1,12 +1,13 @@
 """Curvature of the path that the hidden states of one prompt take from token to token."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from lpp.analyze.cells import Cell, Integers
+from lpp.analyze.cells import Cell
 from lpp.analyze.moments import Floats, Rows
+from lpp.analyze.site_reader import SiteReader
 from lpp.store.run import Block
 
 Mask = npt.NDArray[np.bool_]
@@ -46,14 +47,14 @@ class Curvatures:
     left out. Memory: 16 bytes for each prompt and prefix.
     """
 
-    def __init__(self, width: int, lengths: Integers, cells: Sequence[Cell]) -> None:
+    def __init__(self, reader: SiteReader, cells: Sequence[Cell]) -> None:
         self._cells = cells
         self._upper = np.array(sorted({cell.prefix for cell in cells}))
         prompts = max((cell.n_prompts for cell in cells), default=0)
         self._sums = np.zeros((prompts, len(self._upper)))
         self._counts = np.zeros((prompts, len(self._upper)))
         self._before = Block(  # the last two rows, whose angles come with the next
-            values=np.empty((0, width), np.float32),
+            values=np.empty((0, reader.width), np.float32),
             prompt_id=np.empty(0, np.int32),
             position=np.empty(0, np.int32),
         )
@@ -79,15 +80,13 @@ class Curvatures:
         """One read is enough."""
         return False
 
-    def values(self) -> Mapping[Cell, float]:
+    def values(self) -> Iterator[tuple[Cell, float]]:
         """The number of each cell."""
         sums, counts = self._sums.cumsum(axis=1), self._counts.cumsum(axis=1)
         means = sums / np.where(counts > 0, counts, 1.0)
-        found = {}
         for cell in self._cells:
             column = int(np.searchsorted(self._upper, cell.prefix))
-            found[cell] = mean_over_prompts(means[:, column], counts[:, column] > 0, cell)
-        return found
+            yield cell, mean_over_prompts(means[:, column], counts[:, column] > 0, cell)
 
 
 def mean_over_prompts(values: Floats, exists: Mask, cell: Cell) -> float:
