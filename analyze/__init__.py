@@ -13,6 +13,7 @@ if __name__ != "lpp.analyze":
     )
 
 if TYPE_CHECKING:
+    from lpp.analyze.analysis import analyze as analyze
     from lpp.analyze.entropy import scan_entropy as scan_entropy
     from lpp.analyze.metric import Metric as Metric
     from lpp.analyze.metric_table import scan_metrics as scan_metrics
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from lpp.analyze.spectrum import eigenvalues as eigenvalues
     from lpp.analyze.spectrum import participation_ratio as participation_ratio
     from lpp.analyze.spectrum import top_share as top_share
-    from lpp.analyze.tables import analyze as analyze
     from lpp.analyze.tables import build_database as build_database
     from lpp.analyze.tokens import scan_tokens as scan_tokens
 
@@ -35,7 +35,7 @@ _HOME = {
     "Moments": "moments",
     "Selection": "select",
     "aggregate": "profile",
-    "analyze": "tables",
+    "analyze": "analysis",
     "build_database": "tables",
     "effective_rank": "spectrum",
     "eigenvalues": "spectrum",

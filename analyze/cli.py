@@ -1,29 +1,12 @@
 """`lpp-analyze`: open a store, compute, print."""
 
-import shlex
 from pathlib import Path
-from typing import Any, Final
 
 import click
 
 from lpp.analyze.cli_metrics import metrics
+from lpp.analyze.cli_profile import profile
 from lpp.store.console import LppGroup, debug_option, progress
-
-AGGREGATIONS: Final = ("min", "max", "mean", "median")
-FINAL: Final = "final"
-
-
-def _names(_ctx: click.Context, _param: click.Parameter, value: str | None) -> Any:
-    """`final,block.*` as a tuple; None stays."""
-    return None if value is None else tuple(part.strip() for part in value.split(","))
-
-
-def _numbers(_ctx: click.Context, _param: click.Parameter, value: str | None) -> Any:
-    """`50,100` as a tuple; None stays."""
-    parts = () if value is None else tuple(part.strip() for part in value.split(","))
-    if not all(part.isascii() and part.isdigit() for part in parts):
-        raise click.BadParameter(f"{value!r} is not a list of whole numbers such as 50,100")
-    return None if value is None else tuple(int(part) for part in parts)
 
 
 @click.group(cls=LppGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -40,78 +23,7 @@ def main() -> None:
 
 
 main.add_command(metrics)
-
-
-@main.command()
-@click.argument("store")
-@click.option("--context", "contexts", callback=_numbers, metavar="N,...", help="Contexts.")
-@click.option("--prompts", callback=_numbers, metavar="N,...", help="The first so many prompts.")
-@click.option("--site", "sites", callback=_names, metavar="NAME,...", help="Sites, or all.")
-@click.option("--run", "runs", callback=_names, metavar="NAME,...", help="Runs.", default="*")
-@click.option("--entropy-by", type=click.Choice(AGGREGATIONS), default="min", show_default=True)
-@click.option("--rank-by", type=click.Choice(AGGREGATIONS), default="max", show_default=True)
-@click.option(
-    "--drop-prefixes", callback=_numbers, metavar="N,...", help="Prefixes that take no part."
-)
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(("table", "csv", "json")),
-    default="table",
-    show_default=True,
-)
-@debug_option
-def profile(
-    *,
-    store: str,
-    contexts: tuple[int, ...] | None,
-    prompts: tuple[int, ...] | None,
-    sites: tuple[str, ...] | None,
-    runs: tuple[str, ...],
-    entropy_by: Any,
-    rank_by: Any,
-    drop_prefixes: tuple[int, ...] | None,
-    form: str,
-) -> None:
-    """Compute the profiles of STORE, print them, and rebuild its database.
-
-    Contexts up to the captured one (the default) and numbers of prompts up to those captured
-    (the default) come from the same store. Runs and sites may be patterns.
-
-    Without --site every site goes into the database, and `final` is printed. What was computed
-    before is not computed again. The database holds what one command asked for: floors of the
-    entropy and maxima of the ranks, whatever --entropy-by and --rank-by print.
-
-    \b
-        lpp-analyze profile ./lpp
-        lpp-analyze profile ./lpp --context 50,100,200 --prompts 10,100
-        lpp-analyze profile ./lpp --site 'final,block.*' --format csv
-        lpp-analyze profile ./lpp --drop-prefixes 20 --entropy-by median
-    """
-    from lpp.analyze import render
-    from lpp.analyze.select import Selection, select_runs, select_sites, shortfalls
-    from lpp.analyze.tables import analyze, write_database
-
-    dropped = drop_prefixes or ()
-    selection = Selection(runs=runs, sites=sites or ("*",), contexts=contexts, prompts=prompts)
-    views = select_runs(store, selection)
-    chosen = select_sites(views, selection)
-    for line in shortfalls(views, selection):
-        click.echo(line, err=True)
-    total = sum(site in chosen for view in views for site in view.run.sites)
-    with progress("Spectra", total, "sites") as bar:
-        analysis = analyze(store, selection, progress=bar)
-    found = analysis.profiles(entropy=entropy_by, ranks=rank_by, drop_prefixes=dropped)
-    database = write_database(store, analysis, drop_prefixes=dropped)
-    shown = found.filter(site=FINAL) if sites is None and FINAL in chosen else found
-    if form != "table":
-        click.echo(render.FORMATS[form](shown), nl=False)
-        return
-    click.echo(render.as_table(shown, entropy=entropy_by, ranks=rank_by), nl=False)
-    click.echo(f"{len(found)} profiles of {len(chosen)} sites are in {database}.")
-    click.echo(
-        f'Next: lpp-sql {shlex.quote(store)} "SELECT * FROM profiles ORDER BY entropy_floor"'
-    )
+main.add_command(profile)
 
 
 @main.command()

@@ -3,7 +3,7 @@
 Each was found in published tables. A flag says that the number is right and easy to misread.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 COLLAPSED_RATIO: Final = 1.01
@@ -15,33 +15,72 @@ SHORT_SHARE: Final = 0.1
 DISTINCT_SHARE: Final = 0.5
 """Fewer distinct prefixes than this share: most prompts agree there, as in boilerplate."""
 
+ERROR_SHARE: Final = 0.2
+"""A standard error beyond this share of its value: the interval reaches over half of it."""
+
 MEANING: Final[Mapping[str, str]] = {
     "collapsed": "the participation ratio is within 1 % of 1: one direction carries everything",
+    "different_prompts": "runs shown side by side read different texts (see prompt_set)",
     "normaliser": "min(N, d) was N, or the normalised rank peaks at another prefix than the rank",
     "not_finite": "rows hold infinities or NaN: they have no ranks",
     "padded_vocab": "the logits are wider than the tokenizer, which changes ln V",
     "short_text": "over 10 % of the prompts are shorter than a prefix that a number came from",
+    "small_sample": "a standard error exceeds a fifth of its value, or one prompt gives none",
     "template": "most prompts share the prefix that the entropy came from",
 }
 
 Row = Mapping[str, Any]
 
-_RANKS: Final = ("participation_ratio", "effective_rank")
+RANKS: Final = ("participation_ratio", "effective_rank")
+_VALUES: Final = ("entropy_norm", *RANKS, *(f"{name}_norm" for name in RANKS))
 
 
-def flags(profile: Row, spectra: Sequence[Row], entropy: Sequence[Row], run: Row) -> list[str]:
+def flags(
+    profile: Row,
+    spectra: Sequence[Row],
+    entropy: Sequence[Row],
+    run: Row,
+    *,
+    computed: Collection[str] = RANKS,
+    prompt_sets: Collection[str] = (),
+) -> list[str]:
     """Flags of one profile, sorted.
 
-    profile: values with their `_prefix` columns, null for a mean or a median. spectra, entropy:
-    the rows it was made of, one per prefix. run: its row of the runs table.
+    profile: values with their `_prefix` columns, null for a mean or a median, and their
+    `_stderr`. spectra, entropy: the rows it was made of, one per prefix. run: its row of the runs
+    table. computed: ranks that were asked for, so that a null says something. prompt_sets:
+    fingerprints of the texts of every profile beside this one.
     """
     found = {
         "collapsed": _collapsed(profile),
+        "different_prompts": len(set(prompt_sets)) > 1,
         "normaliser": _normaliser(profile, spectra),
-        "not_finite": any(row[name] is None for row in spectra for name in _RANKS),
-        "padded_vocab": run["logits_width"] > run["tokenizer_size"],
+        "not_finite": any(row[name] is None for row in spectra for name in computed),
+        "padded_vocab": _padded(run),
         "short_text": _short_text(profile, entropy),
+        "small_sample": profile["n_prompts"] < 2
+        or any(_unsure(profile[name], profile[f"{name}_stderr"]) for name in _VALUES),
         "template": _template(profile, entropy),
+    }
+    return sorted(name for name, holds in found.items() if holds)
+
+
+def metric_flags(
+    row: Row, spectrum: Row | None, entropy: Row, run: Row, *, prompt_sets: Collection[str]
+) -> list[str]:
+    """Flags of one row of the metrics table, sorted.
+
+    spectrum: the row of the spectra table of the same site and prefix, None for a metric of the
+    logits. entropy: the row of the entropy table of the same prefix.
+    """
+    bounded = spectrum is not None and row["metric"].endswith("_norm")
+    found = {
+        "collapsed": spectrum is not None and _collapsed(spectrum),
+        "different_prompts": len(set(prompt_sets)) > 1,
+        "normaliser": bounded and spectrum is not None and _few_rows(spectrum),
+        "padded_vocab": spectrum is None and _padded(run),
+        "short_text": _many_short(entropy),
+        "small_sample": row["n_prompts"] < 2 or _unsure(row["value"], row["stderr"]),
     }
     return sorted(name for name, holds in found.items() if holds)
 
@@ -51,32 +90,52 @@ def _at(rows: Sequence[Row], prefix: int | None) -> Sequence[Row]:
     return rows if prefix is None else [row for row in rows if row["prefix"] == prefix]
 
 
-def _collapsed(profile: Row) -> bool:
-    ratio = profile["participation_ratio"]
+def _collapsed(row: Row) -> bool:
+    ratio = row["participation_ratio"]
     return ratio is not None and ratio <= COLLAPSED_RATIO
 
 
 def _normaliser(profile: Row, spectra: Sequence[Row]) -> bool:
-    for name in _RANKS:
+    for name in RANKS:
+        if profile[f"{name}_norm"] is None:
+            continue
         normalised = profile[f"{name}_norm_prefix"]
         if profile[f"{name}_prefix"] != normalised:
             return True
-        if any(row["n_tokens"] < row["dim"] for row in _at(spectra, normalised)):
+        if any(_few_rows(row) for row in _at(spectra, normalised)):
             return True
     return False
 
 
+def _few_rows(spectrum: Row) -> bool:
+    """Whether r = min(N, d) is N, which grows with the prefix."""
+    few: bool = spectrum["n_tokens"] < spectrum["dim"]
+    return few
+
+
+def _padded(run: Row) -> bool:
+    padded: bool = run["logits_width"] > run["tokenizer_size"]
+    return padded
+
+
 def _short_text(profile: Row, entropy: Sequence[Row]) -> bool:
-    metrics = ("entropy_norm", *_RANKS, *(f"{name}_norm" for name in _RANKS))
-    prefixes = {profile[f"{metric}_prefix"] for metric in metrics}
-    return any(
-        row["short_prompts"] > SHORT_SHARE * row["n_prompts"]
-        for prefix in prefixes
-        for row in _at(entropy, prefix)
-    )
+    prefixes = {profile[f"{name}_prefix"] for name in _VALUES if profile[name] is not None}
+    return any(_many_short(row) for prefix in prefixes for row in _at(entropy, prefix))
+
+
+def _many_short(entropy: Row) -> bool:
+    many: bool = entropy["short_prompts"] > SHORT_SHARE * entropy["n_prompts"]
+    return many
+
+
+def _unsure(value: float | None, stderr: float | None) -> bool:
+    """Whether the error is known to exceed `ERROR_SHARE` of the value."""
+    return value is not None and stderr is not None and stderr > ERROR_SHARE * abs(value)
 
 
 def _template(profile: Row, entropy: Sequence[Row]) -> bool:
+    if profile["entropy_norm"] is None:
+        return False
     return any(
         row["distinct_prefixes"] < DISTINCT_SHARE
         for row in _at(entropy, profile["entropy_norm_prefix"])

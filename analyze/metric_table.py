@@ -11,8 +11,7 @@ from lpp.analyze.jackknife import ERRORS, Estimate
 from lpp.analyze.keys import RunView, Url, views
 from lpp.analyze.lazy import Source, scan
 from lpp.analyze.metric import Metric
-from lpp.analyze.metrics import METRICS
-from lpp.analyze.select import matching
+from lpp.analyze.metrics import chosen
 from lpp.store import open_store
 
 LOGITS = "logits"
@@ -55,15 +54,15 @@ def scan_metrics(
     store, or altered.
     """
     open_store(url)
-    chosen = [METRICS[name] for name in matching("metric", metrics, METRICS)]
+    declared = chosen(metrics)
 
     def keys() -> pl.DataFrame:
-        return all_keys(list(views(url)), chosen, contexts, prompts)
+        return all_keys(list(views(url)), declared, contexts, prompts)
 
     def compute(keys: pl.DataFrame, columns: frozenset[str]) -> Iterator[pl.DataFrame]:
         for view, cache, of_site in spectra.by_site(url, keys):
             names = set(of_site["metric"]) if columns & set(SCHEMA.names()[7:]) else set()
-            some = [metric for metric in chosen if metric.name in names]
+            some = [metric for metric in declared if metric.name in names]
             errors = names if groups and columns & set(ERRORS) else set()
             request = Request(metrics=some, errors=errors, groups=groups or 0)
             if of_site.item(0, "site") == LOGITS:
@@ -85,11 +84,15 @@ def all_keys(
     of_sites = [m for m in metrics if m.needs != "tokens"]
     of_tokens = [m for m in metrics if m.needs == "tokens"]
     keys = spectra.all_keys(views, contexts, prompts)
-    first_sites = keys.unique(["run", "context", "prefix", "n_prompts"], maintain_order=True)
-    logits = first_sites.with_columns(site=pl.lit(LOGITS))
-    found = pl.concat([crossed(keys, of_sites), crossed(logits, of_tokens)])
+    found = pl.concat([crossed(keys, of_sites), crossed(of_logits(keys), of_tokens)])
     order = {view.run.id: place for place, view in enumerate(views)}
     return found.sort(pl.col("run").replace_strict(order), maintain_order=True)
+
+
+def of_logits(keys: pl.DataFrame) -> pl.DataFrame:
+    """The keys of the spectra table, once for all sites, under the site `logits`."""
+    once = keys.unique(["run", "context", "prefix", "n_prompts"], maintain_order=True)
+    return once.with_columns(site=pl.lit(LOGITS))
 
 
 def crossed(keys: pl.DataFrame, metrics: Collection[Metric[Any]]) -> pl.DataFrame:

@@ -2,25 +2,28 @@
 
 import io
 import json
-import os
-import sys
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Final
 
 import polars as pl
 
-from lpp.analyze.flags import MEANING
-from lpp.analyze.profile import Aggregation
+from lpp.analyze.metrics import PAPER_NAMES
+from lpp.analyze.profile import RANKS, Aggregation
+from lpp.analyze.render_metrics import metric_tables
+from lpp.analyze.render_text import (
+    SIDE_BY_SIDE,
+    Row,
+    error,
+    explained,
+    number,
+    numbered,
+    rendered,
+    table,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-WIDTH: Final = 80
-SIDE_BY_SIDE: Final = 3
-"""Up to so many runs each have a column; more have a row."""
-
-Row = Mapping[str, Any]
 
 _METRICS: Final = (
     ("entropy_norm", "entropy", "of ln V"),
@@ -52,9 +55,23 @@ def as_csv(profiles: pl.DataFrame) -> str:
     return flat.write_csv()
 
 
-def as_table(profiles: pl.DataFrame, *, entropy: Aggregation, ranks: Aggregation) -> str:
-    """The profiles of each context and number of prompts, at `WIDTH` columns."""
+def as_table(
+    profiles: pl.DataFrame,
+    *,
+    entropy: Aggregation,
+    ranks: Aggregation,
+    metrics: pl.DataFrame | None = None,
+    computed: Collection[str] = PAPER_NAMES,
+) -> str:
+    """The profiles of each context and number of prompts, within 80 columns.
+
+    metrics: rows of the metrics table to print after them. computed: ranks that were asked for;
+    the others have no line.
+    """
     out = io.StringIO()
+    seen = profiles["flags"].explode().to_list()
+    seen += metrics["flags"].explode().to_list() if metrics is not None else []
+    numbers = numbered([flag for flag in seen if flag is not None])
     for group in profiles.partition_by("context", "n_prompts", maintain_order=True):
         rows = list(group.iter_rows(named=True))
         print(_title(rows[0], entropy, ranks), file=out)
@@ -62,10 +79,13 @@ def as_table(profiles: pl.DataFrame, *, entropy: Aggregation, ranks: Aggregation
         if len(runs) <= SIDE_BY_SIDE and sites <= SIDE_BY_SIDE:
             for site in group["site"].unique(maintain_order=True):
                 some = [row for row in rows if row["site"] == site]
-                out.write(_rendered(_side_by_side(some)))
+                out.write(rendered(_side_by_side(some, computed)))
         else:
-            out.write(_rendered(_one_per_row(rows)))
-    out.write("".join(f"{line}\n" for line in _explained(profiles)))
+            out.write(rendered(_one_per_row(rows, computed, numbers)))
+        if metrics is not None:
+            here = metrics.filter(context=rows[0]["context"], n_prompts=rows[0]["n_prompts"])
+            out.writelines(metric_tables(here, numbers))
+    out.writelines(f"{line}\n" for line in explained(numbers))
     return out.getvalue()
 
 
@@ -73,77 +93,60 @@ def _title(row: Row, entropy: Aggregation, ranks: Aggregation) -> str:
     prefixes = ", ".join(str(prefix) for prefix in row["prefixes"])
     return (
         f"\nContext {row['context']}, {row['n_prompts']} prompts. Entropy: {entropy} over "
-        f"prefixes; ranks: {ranks}.\nPrefixes {prefixes};\nin brackets the one a number came from."
+        f"prefixes; ranks: {ranks}.\nPrefixes {prefixes};\nin brackets the one a number came "
+        "from, after ± its standard error over prompts."
     )
 
 
-def _side_by_side(rows: Sequence[Row]) -> "Table":
+def _hidden(metric: str, computed: Collection[str]) -> bool:
+    return metric in RANKS and metric not in computed
+
+
+def _side_by_side(rows: Sequence[Row], computed: Collection[str]) -> "Table":
     """Metrics down, runs across, for one site."""
-    table = _table()
-    table.add_column(f"at {rows[0]['site']}", no_wrap=True)
-    table.add_column("", no_wrap=True)
+    made = table()
+    made.add_column(f"at {rows[0]['site']}", no_wrap=True)
+    made.add_column("", no_wrap=True)
     for row in rows:
         # Long names break after a hyphen, so that the hash stays whole.
         name = "\n".join(textwrap.wrap(row["run"], 20))
-        table.add_column(name, justify="right", overflow="fold")
+        made.add_column(name, justify="right", overflow="fold")
     for metric, label, unit in _METRICS:
-        table.add_row(label, unit, *(_value(row, metric) for row in rows))
+        if not _hidden(metric, computed):
+            made.add_row(label, unit, *(_value(row, metric) for row in rows))
+    if len({row["prompt_set"] for row in rows}) > 1:
+        made.add_row("prompt set", "", *(row["prompt_set"][:8] for row in rows))
     if any(row["flags"] for row in rows):
-        table.add_row("flags", "", *("\n".join(row["flags"]) or "none" for row in rows))
-    return table
+        made.add_row("flags", "", *("\n".join(row["flags"]) or "none" for row in rows))
+    return made
 
 
-def _one_per_row(rows: Sequence[Row]) -> "Table":
-    """Runs and sites down, metrics across."""
-    table = _table()
-    table.add_column("run", overflow="fold")
-    table.add_column("site", no_wrap=True)
-    for head in _HEADS.values():
-        table.add_column(head, justify="right", no_wrap=True)
+def _one_per_row(
+    rows: Sequence[Row], computed: Collection[str], numbers: Mapping[str, int]
+) -> "Table":
+    """Runs and sites down, metrics across; errors below, flags by their numbers."""
+    made = table()
+    made.add_column("run", overflow="fold")
+    made.add_column("site", no_wrap=True)
+    metrics = [metric for metric in _HEADS if not _hidden(metric, computed)]
+    for metric in metrics:
+        made.add_column(_HEADS[metric], justify="right", no_wrap=True)
+    made.add_column("flags", overflow="fold")
     for row in rows:
-        values = (_number(row[metric]) for metric in _HEADS)
-        table.add_row(row["run"], row["site"], *values)
-    return table
-
-
-def _explained(profiles: pl.DataFrame) -> Iterator[str]:
-    """What each flag in sight means."""
-    present = profiles["flags"].explode(empty_as_null=False).unique().sort().drop_nulls()
-    for flag in present:
-        yield f"{flag}: {MEANING[flag]}."
+        values = (f"{number(row[m])}\n{error(row[f'{m}_stderr'], '±')}".rstrip() for m in metrics)
+        marks = ",".join(str(numbers[flag]) for flag in row["flags"])
+        made.add_row(row["run"], row["site"], *values, marks)
+    return made
 
 
 def _value(row: Row, metric: str) -> str:
     prefix = row[f"{metric}_prefix"]
-    return _number(row[metric]) + ("" if prefix is None else f" ({prefix})")
-
-
-def _number(value: float | None) -> str:
-    """Four significant digits; a dash for a number that is not there.
-
-    >>> [_number(value) for value in (0.012345, 23.456, 1234.5, 0.0000373, None)]
-    ['0.01235', '23.46', '1234', '3.73e-05', '-']
-    """
-    return "-" if value is None else f"{value:.4g}"
-
-
-def _table() -> "Table":
-    from rich import box
-    from rich.table import Table
-
-    return Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", padding=(0, 1))
-
-
-def _rendered(table: "Table") -> str:
-    from rich.console import Console
-
-    terminal = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    console = Console(
-        file=io.StringIO(), width=WIDTH, force_terminal=terminal, markup=False, highlight=False
+    parts = (
+        number(row[metric]),
+        error(row[f"{metric}_stderr"]),
+        "" if prefix is None else f"({prefix})",
     )
-    with console.capture() as capture:
-        console.print(table)
-    return "".join(f"{line.rstrip()}\n" for line in capture.get().splitlines())
+    return " ".join(part for part in parts if part)
 
 
 FORMATS: Final[Mapping[str, Callable[[pl.DataFrame], str]]] = {"csv": as_csv, "json": as_json}

@@ -1,0 +1,206 @@
+"""What one command asks of a store, computed: a frame for each table of the database."""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import polars as pl
+
+from lpp.analyze import entropy, metric_table, spectra
+from lpp.analyze.cells import GROUPS
+from lpp.analyze.estimates import Request, token_estimates
+from lpp.analyze.flags import RANKS, flags, metric_flags
+from lpp.analyze.keys import RunView, Url
+from lpp.analyze.metric import Metric
+from lpp.analyze.metrics import PAPER_NAMES, chosen, with_free
+from lpp.analyze.profile import Aggregation, aggregate
+from lpp.analyze.run_rows import prompt_rows, run_row
+from lpp.analyze.select import Selection, select_runs, select_sites
+from lpp.store.console import SILENT, Progress
+
+ErrorSites = Literal["none", "final", "all"]
+"""Sites at which errors are computed; final: at `final`, or at the deepest site chosen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """What was computed of a store: one frame per table of the database but `profiles`."""
+
+    runs: pl.DataFrame
+    prompts: pl.DataFrame
+    spectra: pl.DataFrame
+    entropy: pl.DataFrame
+    metrics: pl.DataFrame
+    """Metrics other than those of `spectra`, with flags."""
+    computed: frozenset[str]
+    """Names of the metrics of `spectra` that were computed."""
+
+    def profiles(
+        self,
+        *,
+        entropy: Aggregation = "min",
+        ranks: Aggregation = "max",
+        drop_prefixes: Collection[int] = (),
+    ) -> pl.DataFrame:
+        """One row per run, context, number of prompts and site, with flags.
+
+        Each metric is a column with the prefix it came from and its error, as `aggregate` gives
+        them.
+        """
+        keys = ["run", "context", "n_prompts"]
+        floors = aggregate(
+            self.entropy, keys, entropy=entropy, ranks=ranks, drop_prefixes=drop_prefixes
+        ).drop("prefixes")
+        found = aggregate(
+            self.spectra, [*keys, "site"], entropy=entropy, ranks=ranks, drop_prefixes=drop_prefixes
+        ).join(floors, on=keys, how="left", maintain_order="left")
+        return self._flagged(found, drop_prefixes).join(
+            self.runs.select("run", "model", "corpus", "prompt_set"),
+            on="run",
+            how="left",
+            maintain_order="left",
+        )
+
+    def _flagged(self, found: pl.DataFrame, dropped: Collection[int]) -> pl.DataFrame:
+        keys = ["run", "context", "n_prompts"]
+        kept = ~pl.col("prefix").is_in(list(dropped))
+        ranks = self.spectra.filter(kept).rows_by_key([*keys, "site"], named=True)
+        ends = self.entropy.filter(kept).rows_by_key(keys, named=True)
+        runs = self.runs.rows_by_key("run", named=True, unique=True)
+        beside = prompt_sets(found, self.runs)
+        marks = []
+        for row in found.iter_rows(named=True):
+            key = (row["run"], row["context"], row["n_prompts"])
+            marks.append(
+                flags(
+                    row,
+                    ranks[*key, row["site"]],
+                    # `rows_by_key` leaves the key columns out of the rows.
+                    [{**end, "n_prompts": key[2]} for end in ends[key]],
+                    runs[key[0]],
+                    computed=self.computed.intersection(RANKS),
+                    prompt_sets=beside[key[1:]],
+                )
+            )
+        return found.with_columns(pl.Series("flags", marks, dtype=pl.List(pl.String)))
+
+
+def analyze(
+    url: Url,
+    selection: Selection,
+    *,
+    metrics: Sequence[str] = ("paper",),
+    errors: ErrorSites = "final",
+    groups: int = GROUPS,
+    progress: Progress = SILENT,
+) -> Analysis:
+    """Compute what `selection` asks of the store at `url`; what was computed before is read.
+
+    metrics: names or patterns; `paper` stands for the paper's. Those of the paper that need
+    nothing more are computed with any others. errors: the sites at which the jackknife over
+    `groups` groups of prompts runs; an effective rank costs it as many solves as there are groups.
+    progress: advances by one for each run and site.
+    Raises InputError for a selection the store does not hold, FormatError for altered bytes.
+    """
+    views = select_runs(url, selection)
+    sites = select_sites(views, selection)
+    declared = with_free(chosen(metrics))
+    for view in views:
+        for context in view.contexts(selection.contexts) if selection.contexts else ():
+            entropy.check_captured(view, context)
+    keys = spectra.all_keys(views, selection.contexts, selection.prompts)
+    keys = keys.filter(pl.col("site").is_in(sites))
+    ranks = [pl.DataFrame(schema=spectra.SCHEMA)]
+    others = [pl.DataFrame(schema=metric_table.SCHEMA)]
+    of_sites = [metric for metric in declared if metric.needs != "tokens"]
+    for of_ranks, of_others in _site_frames(url, keys, of_sites, errors, groups):
+        ranks.append(of_ranks)
+        others.append(of_others)
+        progress.advance()
+        progress.note(f"{of_ranks.item(0, 'run')} {of_ranks.item(0, 'site')}")
+    of_tokens = [metric for metric in declared if metric.needs == "tokens"]
+    request = _request(of_tokens, groups if errors != "none" else 0)
+    others += _logit_frames(views, keys, request)
+    ends = entropy.frames(
+        url,
+        entropy.all_keys(views, selection.contexts, selection.prompts),
+        frozenset(entropy.SCHEMA),
+    )
+    runs = pl.DataFrame([run_row(view) for view in views], infer_schema_length=None)
+    of_spectra = pl.concat(ranks)
+    of_entropy = pl.concat([pl.DataFrame(schema=entropy.SCHEMA), *ends])
+    return Analysis(
+        runs=runs,
+        prompts=pl.concat([prompt_rows(view) for view in views]),
+        spectra=of_spectra,
+        entropy=of_entropy,
+        metrics=flagged_metrics(pl.concat(others), of_spectra, of_entropy, runs),
+        computed=frozenset(metric.name for metric in declared).intersection(PAPER_NAMES),
+    )
+
+
+def _site_frames(
+    url: Url, keys: pl.DataFrame, metrics: Sequence[Metric[Any]], errors: ErrorSites, groups: int
+) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
+    """Rows of the spectra table and of the metrics table, for each run and site of `keys`."""
+    rest = [metric for metric in metrics if metric.name not in PAPER_NAMES]
+    deepest = keys.group_by("run").agg(pl.col("site").last())  # sites come in depth order
+    for view, cache, of_site in spectra.by_site(url, keys):
+        here = deepest.filter(run=view.run.id).item(0, "site") == of_site.item(0, "site")
+        sure = errors == "all" or (errors == "final" and here)
+        request = _request(metrics, groups if sure else 0)
+        found = spectra.estimates(view, cache, of_site, request)
+        yield (
+            spectra.frame(of_site, found),
+            metric_table.frame(metric_table.crossed(of_site, rest), found),
+        )
+
+
+def _logit_frames(
+    views: Sequence[RunView], keys: pl.DataFrame, request: Request
+) -> Iterator[pl.DataFrame]:
+    """Rows of the metrics table that token statistics make, for each run."""
+    for view in views if request.metrics else ():
+        logits = metric_table.of_logits(keys.filter(run=view.run.id))
+        found = token_estimates(view, set(spectra.cells(logits)), request)
+        yield metric_table.frame(metric_table.crossed(logits, request.metrics), found)
+
+
+def _request(metrics: Sequence[Metric[Any]], groups: int) -> Request:
+    """All of `metrics`, each with an error if there are `groups`."""
+    errors = [metric.name for metric in metrics] if groups else []
+    return Request(metrics=metrics, errors=errors, groups=groups)
+
+
+def prompt_sets(found: pl.DataFrame, runs: pl.DataFrame) -> dict[Any, list[str]]:
+    """Fingerprints of the texts behind the rows of each context and number of prompts."""
+    pairs = found.select("context", "n_prompts", "run").unique(maintain_order=True)
+    named = pairs.join(runs.select("run", "prompt_set"), on="run", how="left")
+    return {
+        key: part["prompt_set"].to_list()
+        for key, part in named.partition_by(["context", "n_prompts"], as_dict=True).items()
+    }
+
+
+def flagged_metrics(
+    found: pl.DataFrame, ranks: pl.DataFrame, ends: pl.DataFrame, runs: pl.DataFrame
+) -> pl.DataFrame:
+    """`found`, of the metrics table, with its flags."""
+    keys = ["run", "context", "prefix", "n_prompts"]
+    of_sites = ranks.rows_by_key([*keys, "site"], named=True, unique=True, include_key=True)
+    of_ends = ends.rows_by_key(keys, named=True, unique=True, include_key=True)
+    of_runs = runs.rows_by_key("run", named=True, unique=True)
+    beside = prompt_sets(found, runs)
+    marks = []
+    for row in found.iter_rows(named=True):
+        key = tuple(row[name] for name in keys)
+        marks.append(
+            metric_flags(
+                row,
+                of_sites.get((*key, row["site"])),
+                of_ends[key],
+                of_runs[row["run"]],
+                prompt_sets=beside[row["context"], row["n_prompts"]],
+            )
+        )
+    return found.with_columns(pl.Series("flags", marks, dtype=pl.List(pl.String)))

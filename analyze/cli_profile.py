@@ -1,0 +1,145 @@
+"""`lpp-analyze profile`: compute, print, and rebuild the database."""
+
+import shlex
+from typing import Any, Final
+
+import click
+
+from lpp.store.console import debug_option, progress
+
+AGGREGATIONS: Final = ("min", "max", "mean", "median")
+ERROR_SITES: Final = ("none", "final", "all")
+FINAL: Final = "final"
+
+
+def _names(_ctx: click.Context, _param: click.Parameter, value: str | None) -> Any:
+    """`final,block.*` as a tuple; None stays."""
+    return None if value is None else tuple(part.strip() for part in value.split(","))
+
+
+def _numbers(_ctx: click.Context, _param: click.Parameter, value: str | None) -> Any:
+    """`50,100` as a tuple; None stays."""
+    parts = () if value is None else tuple(part.strip() for part in value.split(","))
+    if not all(part.isascii() and part.isdigit() for part in parts):
+        raise click.BadParameter(f"{value!r} is not a list of whole numbers such as 50,100")
+    return None if value is None else tuple(int(part) for part in parts)
+
+
+@click.command()
+@click.argument("store")
+@click.option("--context", "contexts", callback=_numbers, metavar="N,...", help="Contexts.")
+@click.option("--prompts", callback=_numbers, metavar="N,...", help="The first so many prompts.")
+@click.option("--site", "sites", callback=_names, metavar="NAME,...", help="Sites, or all.")
+@click.option("--run", "runs", callback=_names, metavar="NAME,...", help="Runs.", default="*")
+@click.option("--entropy-by", type=click.Choice(AGGREGATIONS), default="min", show_default=True)
+@click.option("--rank-by", type=click.Choice(AGGREGATIONS), default="max", show_default=True)
+@click.option(
+    "--drop-prefixes", callback=_numbers, metavar="N,...", help="Prefixes that take no part."
+)
+@click.option(
+    "--metrics",
+    callback=_names,
+    metavar="NAME,...",
+    default="paper",
+    show_default=True,
+    help="What to compute, of `lpp-analyze metrics`.",
+)
+@click.option(
+    "--errors",
+    type=click.Choice(ERROR_SITES),
+    default="final",
+    show_default=True,
+    help="Sites at which errors are computed.",
+)
+@click.option(
+    "--groups",
+    type=click.IntRange(min=2),
+    default=10,
+    show_default=True,
+    help="Groups of prompts of the jackknife.",
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(("table", "csv", "json")),
+    default="table",
+    show_default=True,
+)
+@debug_option
+def profile(
+    *,
+    store: str,
+    contexts: tuple[int, ...] | None,
+    prompts: tuple[int, ...] | None,
+    sites: tuple[str, ...] | None,
+    runs: tuple[str, ...],
+    entropy_by: Any,
+    rank_by: Any,
+    drop_prefixes: tuple[int, ...] | None,
+    metrics: tuple[str, ...],
+    errors: Any,
+    groups: int,
+    form: str,
+) -> None:
+    """Compute the profiles of STORE, print them, and rebuild its database.
+
+    Contexts up to the captured one (the default) and numbers of prompts up to those captured
+    (the default) come from the same store. Runs and sites may be patterns.
+
+    Without --site every site goes into the database, and `final` is printed. What was computed
+    before is not computed again. The database holds what one command asked for: floors of the
+    entropy and maxima of the ranks, whatever --entropy-by and --rank-by print.
+
+    Metrics other than the paper's are printed at the longest prefix and stored at each, in the
+    table `metrics`. Only what the chosen ones need is computed.
+
+    A number is printed with its standard error over prompts: of a mean for the entropy, of a
+    jackknife for all else, which for the effective rank costs --groups times the number itself.
+    So errors are computed at `final`, or at the deepest site chosen, unless --errors says all or
+    none.
+
+    \b
+        lpp-analyze profile ./lpp
+        lpp-analyze profile ./lpp --context 50,100,200 --prompts 10,100
+        lpp-analyze profile ./lpp --site 'final,block.*' --format csv
+        lpp-analyze profile ./lpp --drop-prefixes 20 --entropy-by median
+        lpp-analyze profile ./lpp --metrics paper,stable_rank,'zscore_*'
+        lpp-analyze profile ./lpp --metrics participation_ratio --errors all
+    """
+    import polars as pl
+
+    from lpp.analyze import render
+    from lpp.analyze.analysis import analyze
+    from lpp.analyze.metric_table import LOGITS
+    from lpp.analyze.select import Selection, select_runs, select_sites, shortfalls
+    from lpp.analyze.tables import write_database
+
+    dropped = drop_prefixes or ()
+    selection = Selection(runs=runs, sites=sites or ("*",), contexts=contexts, prompts=prompts)
+    views = select_runs(store, selection)
+    chosen = select_sites(views, selection)
+    for line in shortfalls(views, selection):
+        click.echo(line, err=True)
+    total = sum(site in chosen for view in views for site in view.run.sites)
+    with progress("Spectra", total, "sites") as bar:
+        analysis = analyze(
+            store, selection, metrics=metrics, errors=errors, groups=groups, progress=bar
+        )
+    found = analysis.profiles(entropy=entropy_by, ranks=rank_by, drop_prefixes=dropped)
+    database = write_database(store, analysis, drop_prefixes=dropped)
+    only_final = sites is None and FINAL in chosen
+    shown = found.filter(site=FINAL) if only_final else found
+    if form != "table":
+        click.echo(render.FORMATS[form](shown), nl=False)
+        return
+    others = analysis.metrics
+    if only_final:
+        others = others.filter(pl.col("site").is_in([FINAL, LOGITS]))
+    text = render.as_table(
+        shown, entropy=entropy_by, ranks=rank_by, metrics=others, computed=analysis.computed
+    )
+    click.echo(text, nl=False)
+    click.echo(f"{len(found)} profiles of {len(chosen)} sites are in {database}.")
+    click.echo(
+        f'Next: lpp-sql {shlex.quote(store)} "SELECT * FROM profiles ORDER BY entropy_floor"'
+    )

@@ -1,0 +1,72 @@
+"""What every table on a terminal is made of: numbers, errors, flags, 80 columns."""
+
+import io
+import os
+import sys
+from collections.abc import Collection, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from lpp.analyze.flags import MEANING
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+WIDTH: Final = 80
+SIDE_BY_SIDE: Final = 3
+"""Up to so many runs each have a column; more have a row."""
+
+Row = Mapping[str, Any]
+
+
+def number(value: float | None) -> str:
+    """Four significant digits; a dash for a number that is not there.
+
+    >>> [number(value) for value in (0.012345, 23.456, 1234.5, 0.0000373, None)]
+    ['0.01235', '23.46', '1234', '3.73e-05', '-']
+    """
+    return "-" if value is None else f"{value:.4g}"
+
+
+def error(stderr: float | None, mark: str = "± ") -> str:
+    """Two digits of a standard error; nothing where there is none.
+
+    >>> error(0.4142), error(None)
+    ('± 0.41', '')
+    """
+    return "" if stderr is None else f"{mark}{stderr:.2g}"
+
+
+def numbered(flags: Collection[str]) -> dict[str, int]:
+    """The number that stands for each of `flags` where there is no room for its name.
+
+    >>> numbered(["template", "collapsed", "template"])
+    {'collapsed': 1, 'template': 2}
+    """
+    return {flag: place for place, flag in enumerate(sorted(set(flags)), start=1)}
+
+
+def explained(numbers: Mapping[str, int]) -> Iterator[str]:
+    """A line on each flag in sight."""
+    for flag, place in numbers.items():
+        yield f"[{place}] {flag}: {MEANING[flag]}."
+
+
+def table() -> "Table":
+    """An empty table."""
+    from rich import box
+    from rich.table import Table
+
+    return Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", padding=(0, 1))
+
+
+def rendered(table: "Table") -> str:
+    """`table` in `WIDTH` columns."""
+    from rich.console import Console
+
+    terminal = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    console = Console(
+        file=io.StringIO(), width=WIDTH, force_terminal=terminal, markup=False, highlight=False
+    )
+    with console.capture() as capture:
+        console.print(table)
+    return "".join(f"{line.rstrip()}\n" for line in capture.get().splitlines())
