@@ -168,12 +168,16 @@ def test_metrics_without_an_error_say_why(make_run: Callable[..., Any]) -> None:
     assert table["stderr"].null_count() == len(table)
 
 
-def test_clipping_weighs_the_far_row_less(make_run: Callable[..., Any]) -> None:
-    made = make_run(scale=outliers, dim=8, lengths=[20] * 12)
-    names = ["effective_rank", "robust_effective_rank"]
-    table = scan_metrics(made.root, metrics=names).filter(site="final", prefix=20).collect()
-    plain, robust = table.sort("metric")["value"]
-    assert robust > 1.2 * plain
+def test_clipping_by_hand(make_run: Callable[..., Any]) -> None:
+    """One row of 100 is 100 in the second column, which is 0 elsewhere: mean 1, deviation 10."""
+    rows = np.zeros((100, 2), np.float32)
+    rows[:, 0] = [1, -1] * 50
+    rows[0, 1] = 100
+    made = make_run(lengths=[100], context=100, dim=2, scale=lambda _: rows)
+    table = scan_metrics(made.root, metrics=["robust_participation_ratio"])
+    (value,) = table.filter(site="final", prefix=100).collect()["value"]
+    # 99 is clipped to 30: squares 100 and 30^2 + 99, products 30 + 1
+    assert value == pytest.approx((100 + 999) ** 2 / (100**2 + 999**2 + 2 * 31**2), rel=1e-12)
 
 
 def test_hand_values() -> None:
