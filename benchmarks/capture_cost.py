@@ -10,6 +10,7 @@ from benchmarks.pairs import Ratio, ratio_of_times, timed_pairs
 from benchmarks.setting import capture, prepared, scratch
 from lpp.capture.anatomy import forward_inputs
 from lpp.capture.batches import shard_batches
+from lpp.capture.opened import TorchModel
 from lpp.capture.planning import Prepared
 from lpp.capture.torch_backend import padded
 
@@ -57,7 +58,9 @@ def bare(prepared: Prepared, *, logits: bool) -> Callable[[], None]:
         for shard in range(plan.n_shards)
         for batch in shard_batches(plan, prepared.prompts, shard)
     ]
-    module = prepared.model if logits else prepared.model.base_model
+    assert isinstance(prepared.opened, TorchModel)
+    model = prepared.opened.model
+    module = model if logits else model.base_model
 
     @torch.inference_mode()
     def run() -> None:

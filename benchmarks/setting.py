@@ -9,7 +9,8 @@ from typing import Any
 
 from lpp.capture.demo import demo_request
 from lpp.capture.engine import capture_run
-from lpp.capture.planning import CaptureRequest, Prepared, prepare
+from lpp.capture.planning import Prepared, prepare
+from lpp.capture.request import CaptureRequest
 from lpp.capture.selection import Selection
 from lpp.store import Run, RunWriter, create_store
 

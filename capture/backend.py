@@ -37,7 +37,7 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class Captured:
-    """What one batch gave. The arrays may be overwritten once the next one is asked for."""
+    """What one batch gave. The arrays hold until the second batch after it is asked for."""
 
     batch: Batch
     hidden: Mapping[str, Rows]

@@ -10,7 +10,7 @@ import click
 
 from lpp.capture.gguf import packaged_model
 from lpp.capture.models import ModelSpec
-from lpp.capture.planning import CaptureRequest, CorpusSpec
+from lpp.capture.request import CaptureRequest, CorpusSpec
 from lpp.capture.run import capture_into
 from lpp.capture.selection import Selection
 

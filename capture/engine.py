@@ -1,21 +1,25 @@
-"""Run a plan: forward passes in this thread, compression and disk in another.
+"""Run a plan: forward passes in this thread, rows into place in a second, disk in a third.
 
 Two shard buffers go round: one fills while the other is compressed, checksummed and committed.
-Nothing else is held, so memory is `2 x shard` plus the backend's own, whatever the corpus.
-When the disk is slower than the model, the forward pass waits for a buffer.
+Nothing else is held, so memory is `2 x shard` plus the backend's own, whatever the corpus. The
+backend is asked for the next batch while the one before goes into its buffer, so a device is
+idle only when the disk is slower than the model: then the forward pass waits for a buffer.
 
 A shard is committed before its buffer is used again: a killed job resumes where it stood.
 """
 
 import time
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
-from lpp.capture.backend import Backend
+from lpp.capture.backend import Backend, Captured
 from lpp.capture.batches import shard_batches
+from lpp.capture.parts import WHOLE, Part
 from lpp.capture.shard_buffer import ShardBuffer
 from lpp.store import RunWriter, ShardRecord
 from lpp.store.console import SILENT, Progress
@@ -31,58 +35,104 @@ def capture_run(
     writer: RunWriter,
     backend: Backend,
     progress: Progress = SILENT,
+    *,
+    part: Part = WHOLE,
 ) -> int:
-    """Capture every shard of `plan` that is not committed yet; returns how many it captured.
+    """Capture every shard of `part` that is not committed yet; returns how many it captured.
 
-    prompts: all of the plan, `lpp.store.tables.PROMPTS_SCHEMA`. Raises what the backend or the
-    writer raised; shards handed over before that are committed, unless writing was what failed.
+    prompts: all of the plan, `lpp.store.tables.PROMPTS_SCHEMA`. progress: told of every token of
+    the part, of those that are committed at once. Raises what the backend or the writer raised;
+    shards handed over before that are committed, unless writing was what failed.
     """
     lengths = prompts["n_tokens"].to_numpy()
-    todo = [shard for shard in range(plan.n_shards) if not writer.committed(shard)]
-    progress.advance(plan.prompts.tokens - _tokens(plan, lengths, todo))
+    mine = part.shards(plan.n_shards)
+    todo = [shard for shard in mine if not writer.committed(shard)]
+    progress.advance(tokens_of(plan, lengths, mine) - tokens_of(plan, lengths, todo))
     if not todo:
         return 0
     batches = (batch for shard in todo for batch in shard_batches(plan, prompts, shard))
-    buffers = [ShardBuffer(plan, lengths) for _ in todo[:BUFFERS]]
-    filling, handed_over = buffers[0], 0
-    filling.begin(todo[0])
-    # Leaving the block waits for the shard being written, an interrupt included.
-    with ThreadPoolExecutor(1, thread_name_prefix="lpp-writer") as pool:
-        writing: Future[None] | None = None
+    # Leaving the block waits for the rows and the shard under way, an interrupt included.
+    with (
+        ThreadPoolExecutor(1, thread_name_prefix="lpp-writer") as pool,
+        ThreadPoolExecutor(1, thread_name_prefix="lpp-placer") as placer,
+    ):
+        shards = _Shards(plan, lengths, todo, writer=writer, pool=pool, progress=progress)
+        placing: Future[None] | None = None
         try:
             for captured in backend.capture(batches):
-                if writing is not None and writing.done():
-                    writing.result()  # a full disk stops the run now, not a shard later
-                filling.place(captured)
-                progress.advance(len(captured.batch.token_ids))
-                if not filling.full:
-                    continue
-                if writing is not None:
-                    writing.result()
-                writing = pool.submit(_write, writer, filling, progress)
-                handed_over += 1
-                if handed_over == len(todo):
-                    break
-                filling = buffers[handed_over % BUFFERS]
-                filling.begin(todo[handed_over])
+                if placing is not None:
+                    placing.result()
+                placing = placer.submit(shards.take, captured)
+            if placing is not None:
+                placing.result()
         except Exception as error:
-            if writing is not None and (failed := writing.exception()) is not None:
-                raise failed from error  # the disk's word outlives the model's
+            # the disk's word outlives the model's
+            failed = placing.exception() if placing is not None else None
+            failed = failed or shards.failure()
+            if failed is not None and failed is not error:
+                raise failed from error
             raise
-        if writing is not None:
-            writing.result()
-    if handed_over != len(todo):
-        raise RuntimeError(f"the backend ended after {handed_over} of {len(todo)} shards")
-    return handed_over
+        shards.finish()
+    if shards.handed_over != len(todo):
+        raise RuntimeError(f"the backend ended after {shards.handed_over} of {len(todo)} shards")
+    return shards.handed_over
+
+
+class _Shards:
+    """Fills one buffer after the other and hands full ones to the writer's thread."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        lengths: npt.NDArray[np.int32],
+        todo: Sequence[int],
+        *,
+        writer: RunWriter,
+        pool: ThreadPoolExecutor,
+        progress: Progress,
+    ) -> None:
+        self._todo, self._writer, self._pool, self._progress = todo, writer, pool, progress
+        self._buffers = [ShardBuffer(plan, lengths) for _ in todo[:BUFFERS]]
+        self._buffers[0].begin(todo[0])
+        self._writing: Future[None] | None = None
+        self.handed_over = 0
+
+    def take(self, captured: Captured) -> None:
+        """Put one batch into its place. Raises what writing an earlier shard raised."""
+        if self._writing is not None and self._writing.done():
+            self._writing.result()  # a full disk stops the run now, not a shard later
+        filling = self._buffers[self.handed_over % BUFFERS]
+        filling.place(captured)
+        self._progress.advance(len(captured.batch.token_ids))
+        if not filling.full:
+            return
+        self.finish()
+        self._writing = self._pool.submit(_write, self._writer, filling, self._progress)
+        self.handed_over += 1
+        if self.handed_over < len(self._todo):
+            self._buffers[self.handed_over % BUFFERS].begin(self._todo[self.handed_over])
+
+    def finish(self) -> None:
+        """Wait for the shard that is being written; raise what it raised."""
+        if self._writing is not None:
+            self._writing.result()
+
+    def failure(self) -> BaseException | None:
+        """What writing raised, once it has ended."""
+        return None if self._writing is None else self._writing.exception()
 
 
 def _write(writer: RunWriter, buffer: ShardBuffer, progress: Progress) -> None:
     start = time.monotonic()
     shard = writer.write_shard(buffer.shard, buffer.hidden(), buffer.tokens())
-    progress.note(_summary(shard, writer.run.plan, time.monotonic() - start))
+    lost = shard.index in writer.outrun
+    progress.note(_summary(shard, writer.run.plan, None if lost else time.monotonic() - start))
 
 
-def _summary(shard: ShardRecord, plan: Plan, seconds: float) -> str:
+def _summary(shard: ShardRecord, plan: Plan, seconds: float | None) -> str:
+    """One line; seconds: None where another writer's shard was kept."""
+    if seconds is None:
+        return f"shard {shard.index + 1} of {plan.n_shards}: another process committed it first"
     stored = sum(item.bytes for item in shard.commit.objects.values())
     return (
         f"shard {shard.index + 1} of {plan.n_shards} committed: {shard.rows:,} tokens, "
@@ -90,8 +140,7 @@ def _summary(shard: ShardRecord, plan: Plan, seconds: float) -> str:
     )
 
 
-def _tokens(
-    plan: Plan, lengths: "np.ndarray[tuple[int], np.dtype[np.int32]]", todo: list[int]
-) -> int:
+def tokens_of(plan: Plan, lengths: npt.NDArray[np.int32], shards: Iterable[int]) -> int:
+    """Tokens of some shards. lengths: tokens of each prompt of the plan."""
     ends = np.append(0, np.cumsum(lengths))
-    return int(sum(ends[plan.shards[k + 1]] - ends[plan.shards[k]] for k in todo))
+    return int(sum(ends[plan.shards[k + 1]] - ends[plan.shards[k]] for k in shards))

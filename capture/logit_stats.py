@@ -11,11 +11,9 @@ models. Nothing waits for the device and nothing but the values depends on the v
 """
 
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-
-from lpp.capture.unembedding import Unembedding
 
 _GROUP = 128
 """Columns per partial maximum: where the largest logit is, is then a question to few numbers."""
@@ -24,6 +22,25 @@ _TILE_LOGITS = 2**25
 """Most logits unembedded at once: bounds memory where the vocabulary is very large."""
 _CACHED_LOGITS = 2**19
 """Logits reduced at once by each thread: 2 MiB of float32."""
+
+
+class Unembeds(Protocol):
+    """Makes logits of final states, as a model does."""
+
+    @property
+    def vocabulary(self) -> int:
+        """Columns of the logits, V."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the logits as the model makes them."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the logits are made."""
+
+    def logits(self, rows: torch.Tensor, out: torch.Tensor) -> None:
+        """rows: (n, width of `final`). out: (n, V), is overwritten."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +84,7 @@ STATISTICS = tuple(field.name for field in fields(TokenStatistics))
 @torch.no_grad()
 def logit_statistics(
     rows: torch.Tensor,
-    unembed: Unembedding,
+    unembed: Unembeds,
     next_ids: torch.Tensor,
     tile_rows: int | None = None,
 ) -> TokenStatistics:
@@ -100,7 +117,7 @@ def _dtype(name: str) -> torch.dtype:
 class _Reducer:
     """The buffers of one call, each allocated once, and the passes over them."""
 
-    def __init__(self, unembed: Unembedding, tile: int) -> None:
+    def __init__(self, unembed: Unembeds, tile: int) -> None:
         V, device = unembed.vocabulary, unembed.device
         few = tile
         if device.type == "cpu":

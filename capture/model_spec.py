@@ -31,11 +31,9 @@ class ModelSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LoadedModel:
-    """A model ready for forward passes, and what a plan records of it."""
+class ModelDescription:
+    """What a plan records of a model, known without its weights in memory."""
 
-    model: Any
-    """In evaluation mode, without gradients or a key-value cache."""
     tokenizer: Any
     id: str
     """Hub name, or the name of the folder or GGUF file without the path, which is this machine's.
@@ -59,6 +57,14 @@ class LoadedModel:
     """Longest prompt with states that do not depend on its length; None when unbounded."""
     dtype: Dtype
     """Of the weights as loaded, so of the computation."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel(ModelDescription):
+    """A transformers model ready for forward passes."""
+
+    model: Any
+    """In evaluation mode, without gradients or a key-value cache."""
     attention: str
     """The one in use: never "auto"."""
     device: str

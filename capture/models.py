@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,20 @@ from lpp.capture.fingerprints import (
 from lpp.capture.gguf import converted_folder, packaged_model
 from lpp.capture.hub import hub_snapshot
 from lpp.capture.machine import check_device, explained, require
-from lpp.capture.model_spec import Dtype, LoadedModel, ModelSpec, Source
+from lpp.capture.model_spec import Dtype, LoadedModel, ModelDescription, ModelSpec, Source
 from lpp.store.console import SILENT, Progress
 from lpp.store.errors import ErrorKind, InputError
 
-__all__ = ["LoadedModel", "ModelSpec", "load_model", "load_tokenizer", "packaged_model"]
+__all__ = [
+    "LoadedModel",
+    "ModelDescription",
+    "ModelSpec",
+    "describe_model",
+    "load_model",
+    "load_tokenizer",
+    "packaged_model",
+    "save_untrained",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +54,7 @@ def load_model(spec: ModelSpec, *, quiet: bool = True, progress: Progress = SILE
 
     quiet: keep the libraries' own warnings and bars off stderr. progress: told of slow steps.
     """
-    require("torch", "transformers", "safetensors", "huggingface_hub")
-    if spec.device_map is not None or spec.quantization is not None:
-        require("accelerate")
-    if spec.quantization is not None:
-        require("bitsandbytes", extra="quantization")
-    check_device(spec.device)
-    _refuse_combinations(spec)
+    _check(spec)
     with _quiet(quiet), explained(spec.id, spec.device):
         files = _files(spec, weights=spec.untrained_seed is None, progress=progress)
         config = _config(files.folder, spec)
@@ -64,27 +67,86 @@ def load_model(spec: ModelSpec, *, quiet: bool = True, progress: Progress = SILE
             weights = _untrained_fingerprint(model, spec.untrained_seed)
     model.eval().requires_grad_(False)
     model.config.use_cache = False
-    text = model.config.get_text_config()
     return LoadedModel(
         model=model,
-        tokenizer=tokenizer,
-        id=files.id,
-        source=files.source,
-        revision=files.revision,
-        folder=files.folder,
-        weights=weights,
-        tokenizer_fingerprint=tokenizer_fingerprint(tokenizer),
-        tokenizer_size=len(tokenizer),
-        architecture=type(model).__name__,
-        n_parameters=model.num_parameters(),
-        n_blocks=int(getattr(text, "num_hidden_layers", 0)),
-        hidden_size=int(getattr(text, "hidden_size", 0)),
-        logits_width=logits_width(model),
-        max_positions=max_positions(text),
-        dtype=_dtype_name(model.dtype, spec.id),
         attention=str(model.config._attn_implementation),
         device=str(input_device(model)),
+        **_described_as(files, model, tokenizer, weights, _dtype_name(model.dtype, spec.id)),
     )
+
+
+def describe_model(
+    spec: ModelSpec, *, quiet: bool = True, progress: Progress = SILENT
+) -> ModelDescription:
+    """What `load_model` would say of a trained model, without reading its weights into memory.
+
+    The weight files are read once for their fingerprint; the modules are made on torch's meta
+    device. For an engine that loads the weights by itself.
+    """
+    _check(spec)
+    with _quiet(quiet), explained(spec.id, spec.device):
+        files = _files(spec, weights=True, progress=progress)
+        config = _config(files.folder, spec)
+        tokenizer = _tokenizer(files.folder, spec)
+        dtype = _weights_dtype(files.folder, config, spec)
+        with torch.device("meta"):
+            model = _from_config(config, spec, dtype)
+        weights = _trained_fingerprint(model, files.folder, spec)
+    return ModelDescription(
+        **_described_as(files, model, tokenizer, weights, _dtype_name(dtype, spec.id))
+    )
+
+
+def save_untrained(
+    spec: ModelSpec, folder: Path, *, quiet: bool = True, progress: Progress = SILENT
+) -> ModelDescription:
+    """Write the untrained twin that `spec` names into `folder`, for an engine that reads folders.
+
+    The weights are those that `load_model` draws. Costs the model's memory on the CPU while it
+    is written.
+    """
+    loaded = load_model(replace(spec, device="cpu"), quiet=quiet, progress=progress)
+    with _quiet(quiet), explained(spec.id, spec.device):
+        loaded.model.save_pretrained(folder)
+        loaded.tokenizer.save_pretrained(folder)
+    names = [field.name for field in fields(ModelDescription)]
+    described = {name: getattr(loaded, name) for name in names}
+    return ModelDescription(**{**described, "folder": folder})
+
+
+def _check(spec: ModelSpec) -> None:
+    """What can be refused before anything is read."""
+    require("torch", "transformers", "safetensors", "huggingface_hub")
+    if spec.device_map is not None or spec.quantization is not None:
+        require("accelerate")
+    if spec.quantization is not None:
+        require("bitsandbytes", extra="quantization")
+    check_device(spec.device)
+    _refuse_combinations(spec)
+
+
+def _described_as(
+    files: _Files, model: Any, tokenizer: Any, weights: str, dtype: Dtype
+) -> dict[str, Any]:
+    """The fields of a `ModelDescription`; model: loaded, or made on the meta device."""
+    text = model.config.get_text_config()
+    return {
+        "tokenizer": tokenizer,
+        "id": files.id,
+        "source": files.source,
+        "revision": files.revision,
+        "folder": files.folder,
+        "weights": weights,
+        "tokenizer_fingerprint": tokenizer_fingerprint(tokenizer),
+        "tokenizer_size": len(tokenizer),
+        "architecture": type(model).__name__,
+        "n_parameters": model.num_parameters(),
+        "n_blocks": int(getattr(text, "num_hidden_layers", 0)),
+        "hidden_size": int(getattr(text, "hidden_size", 0)),
+        "logits_width": logits_width(model),
+        "max_positions": max_positions(text),
+        "dtype": dtype,
+    }
 
 
 def _refuse_combinations(spec: ModelSpec) -> None:
@@ -206,19 +268,38 @@ def _trained(folder: Path, spec: ModelSpec) -> Any:
 
 def _untrained(config: Any, spec: ModelSpec) -> Any:
     """The same architecture with random weights, drawn on the CPU whatever the device."""
-    transformers = _transformers()
     dtype = getattr(config, "dtype", None) or torch.float32
     if spec.dtype != "auto":
         dtype = getattr(torch, spec.dtype)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.untrained_seed or 0)
-        model = transformers.AutoModelForCausalLM.from_config(
-            config,
-            dtype=dtype,
-            attn_implementation=_attention(spec),
-            trust_remote_code=spec.trust_remote_code,
-        )
+        model = _from_config(config, spec, dtype)
     return model.to(spec.device)
+
+
+def _from_config(config: Any, spec: ModelSpec, dtype: torch.dtype) -> Any:
+    """The modules that `config` describes, on the default device."""
+    return _transformers().AutoModelForCausalLM.from_config(
+        config,
+        dtype=dtype,
+        attn_implementation=_attention(spec),
+        trust_remote_code=spec.trust_remote_code,
+    )
+
+
+def _weights_dtype(folder: Path, config: Any, spec: ModelSpec) -> torch.dtype:
+    """The dtype that `from_pretrained` would choose: asked for, configured, or the weights' own."""
+    if spec.dtype != "auto":
+        return getattr(torch, spec.dtype)  # type: ignore[no-any-return]
+    configured = getattr(config, "dtype", None)
+    if isinstance(configured, torch.dtype):
+        return configured
+    from safetensors import safe_open
+
+    with safe_open(weight_files(folder, spec.id)[0], framework="pt") as weights:
+        first = next(iter(weights.keys()))
+        dtype: torch.dtype = weights.get_tensor(first).dtype
+    return dtype
 
 
 def _attention(spec: ModelSpec) -> str | None:

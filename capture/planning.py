@@ -6,26 +6,25 @@ Cheap checks come first: the corpus is read and the prompts are chosen before a 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from importlib.metadata import version
 from typing import Final
 
 import pyarrow as pa
-import torch
 
+from lpp.capture.backend import Backend
 from lpp.capture.batches import shard_boundaries
 from lpp.capture.corpus import open_corpus
-from lpp.capture.models import LoadedModel, ModelSpec, load_model, load_tokenizer
+from lpp.capture.models import load_tokenizer
+from lpp.capture.opened import BATCH_TOKENS, OpenedModel, open_model
 from lpp.capture.passages import Corpus, Passage, prompt_set_fingerprint
 from lpp.capture.prompts import token_counter, tokenise
+from lpp.capture.request import CaptureRequest, CorpusSpec
 from lpp.capture.selection import Selection, select
-from lpp.capture.sites import ModelSites, check_sites, find_sites
-from lpp.capture.torch_backend import TorchBackend
 from lpp.store.console import SILENT, Progress
-from lpp.store.errors import ErrorKind, InputError, MachineError
+from lpp.store.documents import canonical_json
+from lpp.store.errors import ErrorKind, InputError
 from lpp.store.plan import (
     ComputeInfo,
     CorpusInfo,
-    LogitPositions,
     ModelInfo,
     Plan,
     PromptsInfo,
@@ -35,51 +34,24 @@ from lpp.store.plan import (
 from lpp.store.rows import prompts_sha256
 from lpp.store.schedule import prefix_schedule
 
-SHARD_BYTES: Final = 256 << 20
-"""Activations of a shard over all its sites, before compression. Two are held while capturing."""
-
 BATCH_BYTES: Final = 1 << 30
 """Most activations of one batch over all its sites: bounds what travels from a device at once."""
-
-BATCH_TOKENS: Final = {"cpu": 2048, "cuda": 16384}
-"""Tokens of a batch by kind of device, where `BATCH_BYTES` allows them."""
 
 ITEM_BYTES: Final = {"bfloat16": 2, "float16": 2, "float32": 4}
 
 
 @dataclass(frozen=True, kw_only=True)
-class CorpusSpec:
-    """Which corpus, as the user names it."""
-
-    name: str
-    revision: str | None = None
-    split: str | None = None
-    text_field: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class CaptureRequest:
-    """What a user asks for."""
-
-    model: ModelSpec
-    corpus: CorpusSpec
-    selection: Selection
-    context: int = 200
-    sites: Sequence[str] = ("all",)
-    """Names or patterns such as `block.*`; `all` is every site."""
-    logit_positions: LogitPositions = "all"
-    batch_tokens: int | None = None
-    shard_bytes: int = SHARD_BYTES
-
-
-@dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """A plan with what it needs to run."""
+    """A plan with what it needs to run. Close it to give the model's memory back."""
 
     plan: Plan
     prompts: pa.Table
-    model: torch.nn.Module
-    backend: TorchBackend
+    opened: OpenedModel
+    backend: Backend
+
+    def close(self) -> None:
+        """Nothing runs on the model any more."""
+        self.opened.close()
 
 
 def prepare(
@@ -92,34 +64,17 @@ def prepare(
     Raises InputError for what the request gets wrong, MachineError for what the machine lacks.
     """
     corpus, passages = choose_passages(request.corpus, request.selection)
-    loaded = load_model(request.model, progress=progress, quiet=quiet)
-    if loaded.max_positions is not None and request.context > loaded.max_positions:
-        raise InputError(
-            f"--context {request.context} is beyond {request.model.id}, which has "
-            f"{loaded.max_positions} positions. Choose --context {loaded.max_positions} or less.",
-            kind=ErrorKind.INVALID_VALUE,
+    opened = open_model(request, progress=progress, quiet=quiet)
+    try:
+        prompts = tokenise(passages, opened.described.tokenizer, request.context)
+        plan = make_plan(
+            request=request, corpus=corpus, passages=passages, opened=opened, prompts=prompts
         )
-    if loaded.device.partition(":")[0] not in BATCH_TOKENS:
-        raise MachineError(
-            f"the model was put on {loaded.device}, where capture does not run. "
-            "Repeat without --device-map, with --device cpu or cuda.",
-            kind=ErrorKind.NO_DEVICE,
-        )
-    prompts = tokenise(passages, loaded.tokenizer, request.context)
-    sites = find_sites(loaded.model)
-    check_sites(loaded.model, sites)
-    wanted = choose_sites(request.sites, sites.names)
-    plan = make_plan(
-        request=request,
-        corpus=corpus,
-        passages=passages,
-        loaded=loaded,
-        sites=sites,
-        wanted=wanted,
-        prompts=prompts,
-    )
-    backend = TorchBackend(loaded.model, sites, wanted, plan.stored_dtype)
-    return Prepared(plan=plan, prompts=prompts, model=loaded.model, backend=backend)
+        backend = opened.backend(plan.site_names, plan.stored_dtype)
+    except BaseException:
+        opened.close()
+        raise
+    return Prepared(plan=plan, prompts=prompts, opened=opened, backend=backend)
 
 
 def choose_passages(spec: CorpusSpec, selection: Selection) -> tuple[Corpus, list[Passage]]:
@@ -156,23 +111,21 @@ def make_plan(
     request: CaptureRequest,
     corpus: Corpus,
     passages: Sequence[Passage],
-    loaded: LoadedModel,
-    sites: ModelSites,
-    wanted: Sequence[str],
+    opened: OpenedModel,
     prompts: pa.Table,
 ) -> Plan:
     """Freeze everything that could change a stored number."""
+    loaded, sites = opened.described, opened.sites
     specs = tuple(
         SiteSpec(
             name=name,
             convention="post_norm" if name == "final" and sites.final_norm else "residual",
             width=sites.width(name),
         )
-        for name in wanted
+        for name in choose_sites(request.sites, sites.names)
     )
     token_bytes = sum(spec.width for spec in specs) * ITEM_BYTES[loaded.dtype]
     lengths = prompts["n_tokens"].to_pylist()
-    device = loaded.device.partition(":")[0]  # which card of several changes no number
     return Plan(
         model=ModelInfo(
             id=loaded.id,
@@ -206,30 +159,24 @@ def make_plan(
         logit_positions=request.logit_positions,
         sites=specs,
         compute=ComputeInfo(
-            backend="torch",
-            device=device,
+            backend=opened.name,
+            device=opened.device,
             dtype=loaded.dtype,
-            attention=loaded.attention,
+            attention=opened.attention,
             batch_tokens=request.batch_tokens
-            or default_batch_tokens(device, token_bytes, request.context),
-            device_map=request.model.device_map,
+            or default_batch_tokens(opened.device, token_bytes, request.context),
+            device_map=opened.device_map,
             quantization=request.model.quantization,
             trust_remote_code=request.model.trust_remote_code,
-            versions={name: version(name) for name in _computing(request.model)},
+            versions=opened.versions,
+            engine_options={
+                name: canonical_json(value).decode()
+                for name, value in request.engine_options.items()
+            },
         ),
         stored_dtype=loaded.dtype,  # activations are stored as they were computed
         shards=shard_boundaries(lengths, token_bytes, request.shard_bytes),
     )
-
-
-def _computing(spec: ModelSpec) -> list[str]:
-    """Packages whose release could change a number."""
-    spread = spec.device_map is not None or spec.quantization is not None
-    return [
-        *("lpp-engine", "torch", "transformers"),
-        *(["accelerate"] if spread else []),
-        *(["bitsandbytes"] if spec.quantization is not None else []),
-    ]
 
 
 def default_batch_tokens(device: str, token_bytes: int, context: int) -> int:

@@ -1,22 +1,30 @@
 """One capture from request to committed run."""
 
+import time
+from contextlib import closing
 from pathlib import Path
 
 import click
 
-from lpp.capture.engine import capture_run
-from lpp.capture.planning import CaptureRequest, prepare
-from lpp.store import RunWriter, Store, create_store, open_store
+from lpp.capture.engine import capture_run, tokens_of
+from lpp.capture.outcome import Outcome
+from lpp.capture.parts import WHOLE, Part
+from lpp.capture.planning import Prepared, prepare
+from lpp.capture.request import CaptureRequest
+from lpp.store import Run, RunWriter, Store, create_store, open_store
 from lpp.store.console import debugging, progress
 from lpp.store.errors import ConflictError, ErrorKind, InputError
 from lpp.store.plan import Plan, differences
 
 
-def capture_into(root: Path, request: CaptureRequest, *, resume: str | None = None) -> str:
+def capture_into(
+    root: Path, request: CaptureRequest, *, resume: str | None = None, part: Part = WHOLE
+) -> Outcome:
     """Capture what `request` asks into the store at `root`, making it where there is none.
 
     resume: id of the one run that may be written; anything else is refused with the fields that
-    differ. Returns the run's id. Every committed shard survives whatever stops this.
+    differ. part: which shards are this process's. Every committed shard survives whatever stops
+    this.
     """
     # before the model loads: a bad path should not cost minutes
     store = create_store(root) if resume is None else open_store(root)
@@ -28,14 +36,35 @@ def capture_into(root: Path, request: CaptureRequest, *, resume: str | None = No
     with progress("prepare", 1, "model") as bar:
         prepared = prepare(request, progress=bar, quiet=not debugging())
         bar.advance()
+    with closing(prepared):
+        if resume is not None:
+            _refuse_another(prepared.plan, store, resume)
+        writer = RunWriter(store.path, prepared.plan, prepared.prompts)
+        click.echo(f"{describe(prepared.plan)}\n  into {writer.run.path}", err=True)
+        return _capture(prepared, writer, part)
+
+
+def _capture(prepared: Prepared, writer: RunWriter, part: Part) -> Outcome:
     plan = prepared.plan
-    if resume is not None:
-        _refuse_another(plan, store, resume)
-    writer = RunWriter(store.path, plan, prepared.prompts)
-    click.echo(f"{describe(plan)}\n  into {writer.run.path}", err=True)
-    with progress("capture", plan.prompts.tokens, "tokens") as bar:
-        capture_run(plan, prepared.prompts, writer, prepared.backend, bar)
-    return plan.run_id
+    lengths = prepared.prompts["n_tokens"].to_numpy()
+    mine = part.shards(plan.n_shards)
+    if part != WHOLE:
+        some = ", ".join(str(shard + 1) for shard in mine[:5]) or "none"
+        more = ", ..." if len(mine) > 5 else ""
+        click.echo(f"  part {part}: shards {some}{more} of {plan.n_shards}", err=True)
+    todo = [shard for shard in mine if not writer.committed(shard)]
+    start = time.monotonic()
+    with progress("capture", tokens_of(plan, lengths, mine), "tokens") as bar:
+        captured = capture_run(plan, prepared.prompts, writer, prepared.backend, bar, part=part)
+    return Outcome(
+        run=plan.run_id,
+        part=part,
+        captured=captured - len(writer.outrun),
+        outrun=len(writer.outrun),
+        tokens=tokens_of(plan, lengths, todo),
+        seconds=time.monotonic() - start if todo else 0.0,
+        missing=len(Run(writer.run.path).missing_shards),
+    )
 
 
 def describe(plan: Plan) -> str:

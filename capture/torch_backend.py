@@ -9,8 +9,8 @@ cache. It runs on tiles of the `final` rows, which are reduced to eight numbers 
 were made.
 
 On a GPU each site travels to the host on a stream of its own, into pinned buffers that are kept:
-two sets of `batch tokens x width x itemsize` bytes for each site, so that one batch is copied
-while the next is computed.
+three sets of `batch tokens x width x itemsize` bytes for each site, so that one batch is computed
+while the one before is copied and the one before that goes into its shard.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -35,8 +35,8 @@ TORCH_DTYPE: Final = {
     "float16": torch.float16,
     "float32": torch.float32,
 }
-SLOTS: Final = 2
-"""Batches under way: one being computed, one being read."""
+SLOTS: Final = 3
+"""Batches under way: one that is computed, one that was, and one whose rows go into their shard."""
 
 
 class TorchBackend:

@@ -12,11 +12,14 @@ import json
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from lpp.store.errors import ErrorKind, FormatError
 
 Record = TypeVar("Record")
+
+OMITTED: Final = {"omitted": True}
+"""Metadata of a field that is not written while it is empty: what came before it hashes alike."""
 
 
 def canonical_json(document: object) -> bytes:
@@ -41,7 +44,12 @@ def document_hash(document: object) -> str:
 
 def to_document(record: Any) -> dict[str, Any]:
     """The JSON document of a dataclass; tuples become lists, mappings become plain dicts."""
-    return {field.name: _plain(getattr(record, field.name)) for field in dataclasses.fields(record)}
+    values = {field: getattr(record, field.name) for field in dataclasses.fields(record)}
+    return {
+        field.name: _plain(value)
+        for field, value in values.items()
+        if value or not field.metadata.get("omitted")
+    }
 
 
 def _plain(value: Any) -> Any:

@@ -31,6 +31,7 @@ class ErrorKind(StrEnum):
     UNSUPPORTED_MODEL = "unsupported_model"
     BAD_SQL = "bad_sql"
     IN_USE = "in_use"
+    ENGINE_DIED = "engine_died"
 
 
 class LppError(Exception):

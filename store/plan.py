@@ -6,11 +6,11 @@ one is a different run, in a directory of its own.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final, Literal, TypeAlias
 
-from lpp.store.documents import document_hash, parse_document, to_document
+from lpp.store.documents import OMITTED, document_hash, parse_document, to_document
 from lpp.store.errors import ErrorKind, FormatError
 
 StoredDtype: TypeAlias = Literal["bfloat16", "float16", "float32"]
@@ -96,6 +96,8 @@ class ComputeInfo:
     quantization: str | None
     trust_remote_code: bool
     versions: Mapping[str, str]
+    engine_options: Mapping[str, str] = field(default_factory=dict, metadata=OMITTED)
+    """What a user set of the backend's own options, as JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)

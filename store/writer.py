@@ -67,13 +67,16 @@ class RunWriter:
                 kind=ErrorKind.PLAN_DIFFERS,
             )
         sweep_stages(path / SHARDS_KEY)
+        self.outrun: set[int] = set()
+        """Shards given to `write_shard` that another writer had committed first."""
 
     def committed(self, index: int) -> bool:
         """Whether shard `index` is there already, by whoever wrote it."""
         return self.run.shard(index) is not None
 
     def write_shard(self, index: int, hidden: Mapping[str, Rows], tokens: pa.Table) -> ShardRecord:
-        """Encode, write and commit shard `index`; keep what another writer committed first.
+        """Encode, write and commit shard `index`; keep what another writer committed first, and
+        say so in `outrun`.
 
         hidden: site -> (T, d) in the stored dtype (uint16 for bfloat16). Row t of every site and
         row t of `tokens` (`TOKENS_SCHEMA`) are the same token. Encodes two sites at a time.
@@ -81,11 +84,15 @@ class RunWriter:
         """
         self._check_rows(index, hidden, tokens)
         target = self.run.path / SHARDS_KEY / shard_key(index)
-        if not self.committed(index):
+        if self.committed(index):
+            self.outrun.add(index)
+        else:
             self._make_way(target, index)
-            # FileExistsError: another writer's shard, which comes from the same plan
-            with contextlib.suppress(FileExistsError), staged_directory(target) as stage:
-                self._fill(stage, index, hidden, tokens)
+            try:
+                with staged_directory(target) as stage:
+                    self._fill(stage, index, hidden, tokens)
+            except FileExistsError:  # another writer's shard, which comes from the same plan
+                self.outrun.add(index)
         shard = self.run.shard(index)
         if shard is None:
             raise ConflictError(

@@ -16,7 +16,8 @@ from lpp.capture.backend import Batch, Captured
 from lpp.capture.batches import asked_rows, group_by_budget, shard_batches, shard_boundaries
 from lpp.capture.engine import capture_run
 from lpp.capture.model_spec import ModelSpec
-from lpp.capture.planning import CaptureRequest, CorpusSpec, Prepared, prepare
+from lpp.capture.planning import Prepared, prepare
+from lpp.capture.request import CaptureRequest, CorpusSpec
 from lpp.capture.selection import Selection
 from lpp.store import RunWriter, create_store
 

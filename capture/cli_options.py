@@ -1,0 +1,196 @@
+"""The options of `lpp-capture run`, and the request they make.
+
+Kept apart from the command so that a file of jobs is read by the same options: whatever the command
+line takes, a jobs file takes under the same name, checked the same way.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import click
+
+from lpp.capture.model_spec import ModelSpec
+from lpp.capture.request import CaptureRequest, CorpusSpec
+from lpp.capture.selection import Selection
+
+Decorator = Callable[[Any], Any]
+
+DEFAULT_MIN_BYTES = 512
+"""Texts shorter than this are left out, unless a length in tokens is asked for."""
+
+
+def _split(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+def _engine_options(
+    context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+) -> dict[str, Any]:
+    """`gpu_memory_utilization=0.8` as JSON where it is, as text elsewhere."""
+    options = {}
+    for value in values:
+        name, equals, text = value.partition("=")
+        if not equals or not name.isidentifier():
+            raise click.BadParameter(f"{value!r} is not NAME=VALUE", context, parameter)
+        try:
+            options[name] = json.loads(text)
+        except ValueError:
+            options[name] = text
+    return options
+
+
+MODEL_OPTIONS: Final[tuple[Decorator, ...]] = (
+    click.option("--model", help="Hub id, local folder, or GGUF file."),
+    click.option("--revision", help="Revision of a hub model: branch, tag or commit."),
+    click.option(
+        "--untrained-seed",
+        type=int,
+        metavar="SEED",
+        help="Random weights instead of the trained ones: the untrained twin.",
+    ),
+    click.option(
+        "--backend",
+        type=click.Choice(["auto", "torch", "vllm", "vllm+torch"]),
+        default="auto",
+        show_default=True,
+        help="auto: vllm where it is installed and the device is a GPU. vllm+torch: logits "
+        "from vLLM, hidden states from torch.",
+    ),
+    click.option(
+        "--tensor-parallel",
+        type=click.IntRange(1),
+        default=1,
+        metavar="N",
+        help="Cards that share the model inside vLLM.",
+    ),
+    click.option(
+        "--engine-option",
+        "engine_options",
+        multiple=True,
+        callback=_engine_options,
+        metavar="NAME=VALUE",
+        help="A further argument of vLLM's EngineArgs; may be repeated.",
+    ),
+    click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:1."),
+    click.option(
+        "--dtype",
+        type=click.Choice(["auto", "bfloat16", "float16", "float32"]),
+        default="auto",
+        show_default=True,
+    ),
+    click.option(
+        "--attention",
+        type=click.Choice(["auto", "sdpa", "eager"]),
+        default="auto",
+        show_default=True,
+        help="auto: sdpa where the model's family has it.",
+    ),
+    click.option(
+        "--device-map", type=click.Choice(["auto"]), help="Spread the model over several cards."
+    ),
+    click.option(
+        "--quantization", type=click.Choice(["int8", "nf4"]), help="Quantise with bitsandbytes."
+    ),
+    click.option(
+        "--trust-remote-code", is_flag=True, help="Run Python code that comes with the model."
+    ),
+)
+
+CORPUS_OPTIONS: Final[tuple[Decorator, ...]] = (
+    click.option(
+        "--corpus",
+        help="alpaca, dolly, wikitext, pydoc, or a .jsonl, .parquet or .txt file, or a folder "
+        "of them.",
+    ),
+    click.option("--corpus-revision", help="Revision of a hub data set."),
+    click.option("--corpus-split", help="Split of a hub data set; train by default."),
+    click.option("--text-field", help="Field or column that holds the text."),
+    click.option(
+        "--prompts", default=100, show_default=True, type=click.IntRange(1), help="Texts to take."
+    ),
+    click.option(
+        "--min-bytes",
+        type=click.IntRange(0),
+        help="Take texts of at least this many UTF-8 bytes; 512 unless --min-tokens is given.",
+    ),
+    click.option(
+        "--min-tokens",
+        type=click.IntRange(1),
+        help="Take texts of at least this many tokens of --count-with (the paper's rule).",
+    ),
+    click.option("--count-with", metavar="MODEL", help="Whose tokenizer counts for --min-tokens."),
+    click.option(
+        "--select", type=click.Choice(["first", "random"]), default="first", show_default=True
+    ),
+    click.option("--seed", default=42, show_default=True, help="For --select random."),
+)
+
+CAPTURE_OPTIONS: Final[tuple[Decorator, ...]] = (
+    click.option(
+        "--context",
+        default=200,
+        show_default=True,
+        type=click.IntRange(1),
+        help="Cut each prompt at this many tokens. Every shorter context comes along.",
+    ),
+    click.option(
+        "--sites",
+        default="all",
+        show_default=True,
+        callback=_split,
+        help="Where to read: all, final, embed, block.7, 'block.*', or several with commas.",
+    ),
+    click.option(
+        "--logit-positions",
+        type=click.Choice(["all", "schedule"]),
+        default="all",
+        show_default=True,
+        help="Logit statistics at every token, or at the ends of the ten prefixes only.",
+    ),
+    click.option("--batch-tokens", type=click.IntRange(1), help="Padded tokens that run together."),
+    click.option(
+        "--shard-mib",
+        default=256,
+        show_default=True,
+        type=click.IntRange(1),
+        help="Size of a shard before compression. Two are held in memory.",
+    ),
+)
+
+
+def request_options(command: Any) -> Any:
+    """Every option that says what is captured: of the model, of the corpus, of the capture."""
+    for option in reversed((*MODEL_OPTIONS, *CORPUS_OPTIONS, *CAPTURE_OPTIONS)):
+        command = option(command)
+    return command
+
+
+def request_of(options: Mapping[str, Any]) -> CaptureRequest:
+    """The request that parsed options make. InputError for options that do not go together."""
+
+    def take(*names: str) -> dict[str, Any]:
+        return {name: options[name] for name in names}
+
+    min_bytes = options["min_bytes"]
+    if min_bytes is None:  # a length in tokens replaces the default length in bytes
+        min_bytes = DEFAULT_MIN_BYTES if options["min_tokens"] is None else 0
+    return CaptureRequest(
+        model=ModelSpec(
+            id=options["model"],
+            **take("revision", "dtype", "device", "device_map", "quantization", "attention"),
+            **take("trust_remote_code", "untrained_seed"),
+        ),
+        corpus=CorpusSpec(
+            name=options["corpus"],
+            revision=options["corpus_revision"],
+            split=options["corpus_split"],
+            text_field=options["text_field"],
+        ),
+        selection=Selection(
+            min_bytes=min_bytes, **take("prompts", "min_tokens", "count_with", "select", "seed")
+        ),
+        shard_bytes=options["shard_mib"] << 20,
+        **take("context", "sites", "logit_positions", "batch_tokens"),
+        **take("backend", "tensor_parallel", "engine_options"),
+    )

@@ -1,0 +1,113 @@
+"""One run on several workers: each takes every n-th shard, and none speaks with another.
+
+The plan knows nothing of workers, so any number of them, alike or not, write the same run. Shards
+are dealt like cards rather than cut into ranges: the first shards are then done first, and what
+can be analysed grows while the workers are still at it (`Run.n_prompts` ends at the first gap).
+
+Parts count from 0, as ranks do: `--part $SLURM_PROCID/$SLURM_NTASKS`, `--part $RANK/$WORLD_SIZE`.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from lpp.store.errors import ErrorKind, InputError
+
+
+@dataclass(frozen=True)
+class Part:
+    """Worker `index` of `count`."""
+
+    index: int
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+    def shards(self, n_shards: int) -> range:
+        """Its shards of `n_shards`. The parts of one count share none and leave none.
+
+        >>> list(Part(1, 3).shards(8))
+        [1, 4, 7]
+        """
+        return range(self.index, n_shards, self.count)
+
+
+WHOLE: Final = Part(0, 1)
+"""One worker does everything."""
+
+
+def parse_part(text: str, environment: Mapping[str, str]) -> Part:
+    """The part that `text` names: `2/8`, or `slurm` for what Slurm says in `environment`.
+
+    InputError(INVALID_VALUE) for anything else, and where Slurm says nothing.
+    """
+    if text == "slurm":
+        return slurm_part(environment)
+    match = re.fullmatch(r"([0-9]+)/([0-9]+)", text)
+    if match is None or not int(match[1]) < int(match[2]):
+        raise InputError(
+            f"--part {text}: give K/N with K from 0 to N - 1, such as 0/8 to 7/8, or slurm.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    return Part(int(match[1]), int(match[2]))
+
+
+def slurm_part(environment: Mapping[str, str]) -> Part:
+    """The part of this task of a Slurm step, of this element of a Slurm array, or of both.
+
+    Within `srun` the task is SLURM_PROCID of SLURM_STEP_NUM_TASKS: a batch script has a
+    SLURM_PROCID too, always 0, and would leave the other parts to nobody. An array may count from
+    anywhere in equal steps. https://slurm.schedmd.com/srun.html and job_array.html.
+    """
+    array, task = _array_element(environment), _step_task(environment)
+    if array is None and task is None:
+        raise InputError(
+            "--part slurm: this is neither a task of srun nor an element of an array "
+            "(SLURM_STEP_NUM_TASKS and SLURM_ARRAY_TASK_ID are not set). "
+            "Start it with srun or sbatch --array, or give --part K/N.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    array, task = array or WHOLE, task or WHOLE
+    return Part(array.index * task.count + task.index, array.count * task.count)
+
+
+def _step_task(environment: Mapping[str, str]) -> Part | None:
+    if "SLURM_STEP_NUM_TASKS" in environment:
+        return Part(*(_number(environment, f"SLURM_{n}") for n in ("PROCID", "STEP_NUM_TASKS")))
+    tasks = environment.get("SLURM_NTASKS", "1")
+    if tasks != "1":
+        raise InputError(
+            f"--part slurm: the job has {tasks} tasks and this is none of them, but the batch "
+            "script. Put srun before lpp-capture.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    return None
+
+
+def _array_element(environment: Mapping[str, str]) -> Part | None:
+    if "SLURM_ARRAY_TASK_ID" not in environment:
+        return None
+    identity, first, last, count = (
+        _number(environment, f"SLURM_ARRAY_TASK_{name}") for name in ("ID", "MIN", "MAX", "COUNT")
+    )
+    step = (last - first) // max(count - 1, 1) or 1
+    if first + step * (count - 1) != last or (identity - first) % step:
+        raise InputError(
+            f"--part slurm: the elements of this array ({count} from {first} to {last}) are not "
+            "evenly spaced, so element "
+            f"{identity} has no place among them. Give --part K/N as the whole array did.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    return Part((identity - first) // step, count)
+
+
+def _number(environment: Mapping[str, str], name: str) -> int:
+    value = environment.get(name, "")
+    if not value.isdecimal():
+        raise InputError(
+            f"--part slurm: {name} is {value!r}, not a number. Give --part K/N.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    return int(value)
