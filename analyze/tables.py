@@ -56,5 +56,6 @@ def build_database(
 
 
 def write_database(url: Url, analysis: Analysis, *, drop_prefixes: Collection[int] = ()) -> Path:
-    """Replace the database of the store at `url` by the tables of `analysis`."""
-    return build(open_store(url).path, arrow_tables(analysis, drop_prefixes=drop_prefixes))
+    """Replace the tables of `analysis` in the database of the store at `url`; others stay."""
+    tables = arrow_tables(analysis, drop_prefixes=drop_prefixes)
+    return build(open_store(url).path, tables, keep=TABLES)

@@ -2,7 +2,7 @@
 
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -20,12 +20,14 @@ STORAGE_VERSION: Final = "v1.0.0"
 """DuckDB file version: every client since 1.0 opens it, where DuckDB 2's own needs DuckDB 2."""
 
 
-def build(root: Path, tables: "Mapping[str, pa.Table]") -> Path:
+def build(root: Path, tables: "Mapping[str, pa.Table]", *, keep: Collection[str] = ()) -> Path:
     """Write `<root>/profiles.duckdb` from `tables`, whole or not at all; returns its path.
 
     Columns may come in any order and in any Arrow type that holds the declared one's values
-    (`lpp.sql.arrow_schema`). Tables that are not given are made empty. Whoever has the old file
-    open keeps reading it; of two builders at once, the last to finish stays.
+    (`lpp.sql.arrow_schema`). Tables that are not given are made empty, but for those named in
+    `keep`: their rows come along from the old file, when it has them with the same columns.
+    Whoever has the old file open keeps reading it; of two builders at once, the last to finish
+    stays, with what it found when it began.
 
     Raises InputError(INVALID_VALUE) naming every unknown table, missing or unknown column and
     wrong type, or the row whose key is there twice; ConflictError(IN_USE) when somebody is
@@ -36,7 +38,8 @@ def build(root: Path, tables: "Mapping[str, pa.Table]") -> Path:
     conformed = _conform(tables)
     target = Path(root) / DATABASE_KEY
     with full_disk_named(target), _beside(target) as beside:
-        _write(beside, conformed)
+        kept = [name for name in keep if name not in conformed]
+        _write(beside, conformed, target if target.exists() else None, kept)
         _clear_for(target)
         os.replace(beside, target)
     return target
@@ -63,7 +66,9 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _write(path: Path, tables: "Mapping[str, pa.Table]") -> None:
+def _write(
+    path: Path, tables: "Mapping[str, pa.Table]", old: Path | None, keep: Collection[str]
+) -> None:
     import duckdb
 
     connection = duckdb.connect()
@@ -72,17 +77,58 @@ def _write(path: Path, tables: "Mapping[str, pa.Table]") -> None:
             f"ATTACH {literal(str(path.absolute()))} AS built "
             f"(STORAGE_VERSION {literal(STORAGE_VERSION)}); USE built"
         )
+        there = _old_tables(connection, old) if old and keep else {}
         connection.execute("BEGIN")  # one commit: one pass over the log
         for table in TABLES.values():
             for statement in create_table(table):
                 connection.execute(statement)
             if table.name in tables:
                 _insert(connection, table, tables[table.name])
+            elif table.name in keep and there.get(table.name) == _columns(table):
+                name = identifier(table.name)
+                connection.execute(f"INSERT INTO {name} FROM old.main.{name}")
         connection.execute("COMMIT")
         connection.execute("CHECKPOINT built; USE memory; DETACH built")
     finally:
         with suppress(duckdb.Error):  # after a failed write, closing fails as well
             connection.close()
+
+
+def _columns(table: Table) -> list[tuple[str, str]]:
+    return [(column.name, column.type) for column in table.columns]
+
+
+def _old_tables(
+    connection: "duckdb.DuckDBPyConnection", path: Path
+) -> dict[str, list[tuple[str, str]]]:
+    """Attach the database at `path` as `old`; the columns of its tables, none if it is damaged."""
+    import duckdb
+
+    from lpp.sql.faults import is_in_use
+
+    try:
+        connection.execute(f"ATTACH {literal(str(path.absolute()))} AS old (READ_ONLY)")
+    except duckdb.Error as error:
+        if is_in_use(error):
+            raise _in_use(path, error) from error
+        return {}
+    found: dict[str, list[tuple[str, str]]] = {}
+    for name, column, type_ in connection.execute(
+        "SELECT table_name, column_name, data_type FROM duckdb_columns() "
+        "WHERE database_name = 'old' AND schema_name = 'main' ORDER BY table_name, column_index"
+    ).fetchall():
+        found.setdefault(name, []).append((column, type_))
+    return found
+
+
+def _in_use(target: Path, error: "duckdb.Error") -> ConflictError:
+    from lpp.sql.faults import holder
+
+    return ConflictError(
+        f"{target}: another connection is writing to it. "
+        f"Close it, then repeat the command. ({holder(error)})",
+        kind=ErrorKind.IN_USE,
+    )
 
 
 def _insert(connection: "duckdb.DuckDBPyConnection", table: Table, rows: "pa.Table") -> None:
@@ -107,7 +153,7 @@ def _clear_for(target: Path) -> None:
     """
     import duckdb
 
-    from lpp.sql.faults import holder, is_in_use
+    from lpp.sql.faults import is_in_use
 
     if not target.exists():
         return
@@ -116,11 +162,7 @@ def _clear_for(target: Path) -> None:
             connection.execute(f"ATTACH {literal(str(target.absolute()))} AS old (READ_ONLY)")
         except duckdb.Error as error:  # a damaged file is no obstacle: it is replaced
             if is_in_use(error):
-                raise ConflictError(
-                    f"{target}: another connection is writing to it. "
-                    f"Close it, then repeat the command. ({holder(error)})",
-                    kind=ErrorKind.IN_USE,
-                ) from error
+                raise _in_use(target, error) from error
     target.with_name(target.name + ".wal").unlink(missing_ok=True)
 
 

@@ -59,8 +59,8 @@ def main(
     the last is written. A table shows the first and last of more than 40 rows, and one column
     per line where the terminal is too narrow; the other formats write every row.
 
-    The tables are open read-only. `lpp-analyze profile` replaces them whole, and with them
-    whatever --write added.
+    The tables are open read-only. Each `lpp-analyze` command replaces its own tables whole, and
+    with them whatever --write added to those.
 
     \b
         lpp-sql ./lpp "SELECT * FROM profiles ORDER BY entropy_floor"

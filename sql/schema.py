@@ -240,6 +240,83 @@ CORRELATIONS: Final = Table(
     ),
 )
 
+_VALUE_KEY: Final = (_RUN, _SITE, _CONTEXT, _N_PROMPTS)
+
+SENSITIVITY: Final = Table(
+    "sensitivity",
+    "profiles over the grid of settings, one row per number",
+    ("run", "site", "context", "n_prompts", "metric", "aggregation"),
+    (
+        *_VALUE_KEY,
+        Column("metric", "VARCHAR", "such as effective_rank; entropy_norm is over ln V"),
+        Column("aggregation", "VARCHAR", "over prefixes: min, max, mean or median"),
+        Column("model", "VARCHAR", "hub id, folder or file of the model"),
+        Column("corpus", "VARCHAR", "where the prompts came from"),
+        Column("prompt_set", "VARCHAR", "fingerprint of the texts, whatever the model"),
+        Column("value", "DOUBLE", "null: see left_out, or flags", "of the metric"),
+        Column("prefix", "INTEGER", "prefix the value came from; null: all", "tokens"),
+        Column("stderr", "DOUBLE", "standard error of value", "as value"),
+        Column("flags", "VARCHAR[]", "why value may mislead; empty when none"),
+        Column("left_out", "VARCHAR", "why this run has no value here; null: it has"),
+    ),
+)
+
+AGREEMENT: Final = Table(
+    "agreement",
+    "whether two settings put the models in the same order",
+    ("metric", "setting_a", "setting_b"),
+    (
+        Column("metric", "VARCHAR", "as in sensitivity"),
+        Column("setting_a", "VARCHAR", "corpus, site, context, n_prompts, aggregation"),
+        Column("setting_b", "VARCHAR", "the same, of the other setting"),
+        Column("differ", "VARCHAR[]", "in what the settings differ"),
+        Column("n_models", "INTEGER", "models with a value in both", "models"),
+        Column("kendall_tau", "DOUBLE", "tau-b: ties corrected for", "-1 to 1"),
+        Column("spearman_rho", "DOUBLE", "mean ranks for ties", "-1 to 1"),
+        Column("flags", "VARCHAR[]", "of any value in it; empty when none"),
+        Column("reason", "VARCHAR", "why there is no coefficient; null: there is"),
+    ),
+)
+
+LAYERS: Final = Table(
+    "layers",
+    "ranks of the whole context through the depth of the model",
+    ("run", "site", "context", "n_prompts"),
+    (
+        *_VALUE_KEY,
+        Column("depth", "INTEGER", "0 at embed, k at block.k, B at final", "blocks"),
+        Column("relative_depth", "DOUBLE", "depth over blocks of the model", "share"),
+        Column("n_tokens", "BIGINT", "N: rows in the covariance", "tokens"),
+        Column("rank_bound", "INTEGER", "min(N, d)", "dimensions"),
+        Column("participation_ratio", "DOUBLE", "(sum l)^2 / sum l^2", "dimensions"),
+        Column("participation_ratio_norm", "DOUBLE", "over rank_bound", "share"),
+        Column("effective_rank", "DOUBLE", "exp of the spectrum's entropy", "dimensions"),
+        Column("effective_rank_norm", "DOUBLE", "over rank_bound", "share"),
+        Column("top_share", "DOUBLE", "first eigenvalue over their sum", "share"),
+        Column("flags", "VARCHAR[]", "why a number may mislead; empty when none"),
+    ),
+)
+
+HOURGLASS: Final = Table(
+    "hourglass",
+    "whether both ends of a model use more dimensions than its middle",
+    ("run", "context", "n_prompts", "metric"),
+    (
+        _RUN,
+        _CONTEXT,
+        _N_PROMPTS,
+        Column("metric", "VARCHAR", "a rank, in dimensions"),
+        Column("score", "DOUBLE", "above 0: narrow middle; null: see reason", "-1 to 1"),
+        Column("first", "DOUBLE", "mean over the first third", "dimensions"),
+        Column("middle", "DOUBLE", "mean over the middle third", "dimensions"),
+        Column("last", "DOUBLE", "mean over the last third", "dimensions"),
+        Column("n_layers", "INTEGER", "layers in the means", "layers"),
+        Column("n_collapsed", "INTEGER", "layers left out: PR within 1 % of 1", "layers"),
+        Column("n_missing", "INTEGER", "layers left out: no rank", "layers"),
+        Column("reason", "VARCHAR", "why there is no score; null: there is"),
+    ),
+)
+
 TABLES: Final[Mapping[str, Table]] = MappingProxyType(
     {
         table.name: table
@@ -253,6 +330,10 @@ TABLES: Final[Mapping[str, Table]] = MappingProxyType(
             SITE_PROFILES,
             BENCHMARKS,
             CORRELATIONS,
+            SENSITIVITY,
+            AGREEMENT,
+            LAYERS,
+            HOURGLASS,
         )
     }
 )

@@ -280,3 +280,48 @@ def test_permissions_follow_the_umask(store: Path):
     umask = os.umask(0)
     os.umask(umask)
     assert (store / DATABASE).stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+def test_tables_to_keep_come_along_from_the_old_file(store: Path, tables: Tables):
+    kept = [name for name in TABLES if name != "runs"]
+    build(store, {"runs": runs_table("new")}, keep=kept)
+    with connect(store) as connection:
+        for name in kept:
+            rows = connection.execute(f"FROM {name}").fetchall()
+            assert [dict(zip(tables[name].column_names, row, strict=True)) for row in rows] == (
+                tables[name].to_pylist()
+            )
+        assert connection.execute("SELECT run FROM runs").fetchall() == [("new",)]
+    build(store, {}, keep=["runs"])
+    with connect(store) as connection:
+        assert connection.execute("SELECT run FROM runs").fetchall() == [("new",)]
+        assert connection.execute("SELECT count(*) FROM spectra").fetchall() == [(0,)]
+
+
+def test_a_given_table_is_not_kept(store: Path):
+    build(store, {"runs": runs_table("new")}, keep=["runs"])
+    with connect(store) as connection:
+        assert connection.execute("SELECT run FROM runs").fetchall() == [("new",)]
+
+
+def test_what_an_old_file_lacks_or_has_in_another_form_is_empty(store: Path):
+    with duckdb.connect(str(store / DATABASE)) as connection:
+        connection.execute("ALTER TABLE entropy DROP COLUMN short_prompts; DROP TABLE spectra")
+    build(store, {}, keep=TABLES)
+    with connect(store) as connection:
+        counts = {
+            name: connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0]
+            for name in TABLES
+        }
+    assert counts == {name: 0 if name in ("entropy", "spectra") else 3 for name in TABLES}
+
+
+def test_nothing_is_kept_of_a_damaged_file_or_of_none(store: Path):
+    (store / DATABASE).write_bytes(b"garbage" * 999)
+    build(store, {"runs": runs_table("new")}, keep=TABLES)
+    with connect(store) as connection:
+        assert connection.execute("SELECT run FROM runs").fetchall() == [("new",)]
+        assert connection.execute("SELECT count(*) FROM spectra").fetchall() == [(0,)]
+    (store / DATABASE).unlink()
+    build(store, {}, keep=TABLES)
+    assert names(store) == ["lpp.json", DATABASE]
