@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from lpp.analyze.cli_cka import cka
 from lpp.analyze.cli_metrics import metrics
 from lpp.analyze.cli_profile import profile
 from lpp.store.console import LppGroup, debug_option, progress
@@ -18,10 +19,12 @@ def main() -> None:
     \b
         lpp-analyze profile ./lpp
         lpp-analyze metrics
+        lpp-analyze cka ./lpp
         lpp-analyze verify ./lpp
     """
 
 
+main.add_command(cka)
 main.add_command(metrics)
 main.add_command(profile)
 

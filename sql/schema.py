@@ -317,6 +317,23 @@ HOURGLASS: Final = Table(
     ),
 )
 
+CKA: Final = Table(
+    "cka",
+    "likeness of two sites of a run: linear CKA of the same tokens",
+    ("run", "prefix", "n_prompts", "site", "other_site"),
+    (
+        _RUN,
+        _PREFIX,
+        _N_PROMPTS,
+        _SITE,
+        Column("other_site", "VARCHAR", "the deeper one"),
+        Column("depth", "INTEGER", "of site", "blocks"),
+        Column("other_depth", "INTEGER", "of other_site", "blocks"),
+        Column("n_tokens", "BIGINT", "N; unrelated rows have about d / (N + d)", "tokens"),
+        Column("cka", "DOUBLE", "0 to 1; null without variance", "share"),
+    ),
+)
+
 TABLES: Final[Mapping[str, Table]] = MappingProxyType(
     {
         table.name: table
@@ -334,6 +351,7 @@ TABLES: Final[Mapping[str, Table]] = MappingProxyType(
             AGREEMENT,
             LAYERS,
             HOURGLASS,
+            CKA,
         )
     }
 )
