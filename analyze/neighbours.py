@@ -24,8 +24,8 @@ DISCARDED: Final = 0.1
 """Share of the largest ratios that the fit leaves out, as in the paper."""
 CANDIDATES: Final = 4
 """Nearest rows by products, whose distances are then taken exactly."""
-TILE_ROWS: Final = 512
-"""Rows whose distances to all others are held at once: 8 MiB beside `MAX_ROWS`."""
+TILE_ROWS: Final = 256
+"""Rows whose distances to all others are held at once: 4 MiB, and as much for d = 512 beside it."""
 
 
 def two_nn(rows: Rows, /) -> float:
