@@ -64,9 +64,9 @@ def jackknife(value: float, left_out: Sequence[float]) -> Estimate:
     >>> jackknife(3.0, [2.0, 4.0]).stderr  # sqrt(1/2 (1 + 1))
     1.0
     """
-    if len(left_out) < 2:
-        return student(value, math.nan, 0)
     parts = np.asarray(left_out, dtype=np.float64)
+    if len(parts) < 2 or not np.isfinite(parts).all():
+        return student(value, math.nan, 0)
     weight = (len(parts) - 1) / len(parts)
     squares = float(np.square(parts - parts.mean()).sum())
     return student(value, math.sqrt(weight * squares), len(parts) - 1)

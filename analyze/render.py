@@ -2,7 +2,6 @@
 
 import io
 import json
-import textwrap
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -14,6 +13,7 @@ from lpp.analyze.render_metrics import metric_tables
 from lpp.analyze.render_text import (
     SIDE_BY_SIDE,
     Row,
+    broken,
     error,
     explained,
     number,
@@ -25,14 +25,14 @@ from lpp.analyze.render_text import (
 if TYPE_CHECKING:
     from rich.table import Table
 
-_METRICS: Final = (
-    ("entropy_norm", "entropy", "of ln V"),
-    ("entropy", "", "nats"),
-    ("participation_ratio", "participation ratio", "dimensions"),
-    ("participation_ratio_norm", "", "of min(N, d)"),
-    ("effective_rank", "effective rank", "dimensions"),
-    ("effective_rank_norm", "", "of min(N, d)"),
-)
+_METRICS: Final = {
+    "entropy": {"entropy_norm": "of ln V", "entropy": "nats"},
+    "participation ratio": {
+        "participation_ratio": "dimensions",
+        "participation_ratio_norm": "of min(N, d)",
+    },
+    "effective rank": {"effective_rank": "dimensions", "effective_rank_norm": "of min(N, d)"},
+}
 _HEADS: Final = {
     "entropy_norm": "H / ln V",
     "participation_ratio": "PR",
@@ -106,18 +106,18 @@ def _side_by_side(rows: Sequence[Row], computed: Collection[str]) -> "Table":
     """Metrics down, runs across, for one site."""
     made = table()
     made.add_column(f"at {rows[0]['site']}", no_wrap=True)
-    made.add_column("", no_wrap=True)
     for row in rows:
-        # Long names break after a hyphen, so that the hash stays whole.
-        name = "\n".join(textwrap.wrap(row["run"], 20))
-        made.add_column(name, justify="right", overflow="fold")
-    for metric, label, unit in _METRICS:
-        if not _hidden(metric, computed):
-            made.add_row(label, unit, *(_value(row, metric) for row in rows))
+        made.add_column(broken(row["run"]), justify="right", overflow="fold")
+    for label, units in _METRICS.items():
+        shown = {name: unit for name, unit in units.items() if not _hidden(name, computed)}
+        if shown:
+            made.add_row(label)
+        for metric, unit in shown.items():
+            made.add_row(f"  {unit}", *(_value(row, metric) for row in rows))
     if len({row["prompt_set"] for row in rows}) > 1:
-        made.add_row("prompt set", "", *(row["prompt_set"][:8] for row in rows))
+        made.add_row("prompt set", *(row["prompt_set"][:8] for row in rows))
     if any(row["flags"] for row in rows):
-        made.add_row("flags", "", *("\n".join(row["flags"]) or "none" for row in rows))
+        made.add_row("flags", *("\n".join(row["flags"]) or "none" for row in rows))
     return made
 
 

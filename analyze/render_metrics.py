@@ -1,12 +1,11 @@
 """Declared metrics as text, at the longest prefix of each context."""
 
-import textwrap
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import polars as pl
 
-from lpp.analyze.render_text import SIDE_BY_SIDE, Row, error, number, rendered, table
+from lpp.analyze.render_text import SIDE_BY_SIDE, Row, broken, error, number, rendered, table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -32,15 +31,16 @@ def _side_by_side(shown: pl.DataFrame, numbers: Mapping[str, int]) -> "Table":
     """Metrics down, runs across, for one site."""
     made = table()
     made.add_column(f"at {shown.item(0, 'site')}", overflow="fold")
-    made.add_column("", no_wrap=True)
     runs = shown["run"].unique(maintain_order=True)
     for run in runs:
-        # Long names break after a hyphen, so that the hash stays whole.
-        made.add_column("\n".join(textwrap.wrap(run, 20)), justify="right", overflow="fold")
-    for of_metric in shown.partition_by("metric", maintain_order=True):
-        rows = of_metric.rows_by_key("run", named=True, unique=True)
-        values = (_value(rows[run], numbers) for run in runs)
-        made.add_row(of_metric.item(0, "metric"), of_metric.item(0, "unit"), *values)
+        made.add_column(broken(run), justify="right", overflow="fold")
+    for of_unit in shown.partition_by("unit", maintain_order=True):
+        unit = of_unit.item(0, "unit")
+        made.add_row("without a unit" if unit == "1" else f"in {unit}")
+        for of_metric in of_unit.partition_by("metric", maintain_order=True):
+            rows = of_metric.rows_by_key("run", named=True, unique=True)
+            values = (_value(rows[run], numbers) if run in rows else "-" for run in runs)
+            made.add_row(f"  {of_metric.item(0, 'metric')}", *values)
     return made
 
 
@@ -50,11 +50,10 @@ def _one_per_row(shown: pl.DataFrame, numbers: Mapping[str, int]) -> "Table":
     made.add_column("run", overflow="fold")
     made.add_column("site", no_wrap=True)
     made.add_column("metric", overflow="fold")
-    made.add_column("", no_wrap=True)
+    made.add_column("unit", no_wrap=True)
     made.add_column("value", justify="right", no_wrap=True)
     for row in shown.iter_rows(named=True):
-        cells = (row["run"], row["site"], row["metric"], row["unit"], _value(row, numbers))
-        made.add_row(*cells)
+        made.add_row(row["run"], row["site"], row["metric"], row["unit"], _value(row, numbers))
     return made
 
 

@@ -3,6 +3,7 @@
 import io
 import os
 import sys
+import textwrap
 from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -34,6 +35,16 @@ def error(stderr: float | None, mark: str = "± ") -> str:
     ('± 0.41', '')
     """
     return "" if stderr is None else f"{mark}{stderr:.2g}"
+
+
+def broken(run: str) -> str:
+    """A long run id in lines, broken after a hyphen, so that the hash stays whole.
+
+    >>> print(broken("smollm2-135m-instruct-96cb1169"))
+    smollm2-135m-
+    instruct-96cb1169
+    """
+    return "\n".join(textwrap.wrap(run, 20))
 
 
 def numbered(flags: Collection[str]) -> dict[str, int]:

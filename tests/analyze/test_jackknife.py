@@ -1,0 +1,310 @@
+"""Errors against prompts that were really removed: float64 SVDs of the rows that are left."""
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
+from scipy import stats
+
+from lpp.analyze import METRICS, scan_metrics, scan_spectra, spectrum
+from lpp.analyze.cells import Cell, n_tokens
+from lpp.analyze.jackknife import jackknife, student
+from lpp.analyze.moments import Gram, Moments, Rows
+from lpp.store.run import Block, Run
+
+Array = npt.NDArray[np.float32]
+
+
+@pytest.fixture
+def work(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Counts reads of sites and eigensolves; the real functions run."""
+    counts: Counter[str] = Counter()
+    blocks, solve = Run.blocks, spectrum.eigenvalues
+
+    def counted_blocks(run: Run, site: str, **options: Any) -> Iterator[Block]:
+        counts["reads"] += 1
+        return blocks(run, site, **options)
+
+    def counted_solve(spread: Any) -> Any:
+        counts["solves"] += 1
+        return solve(spread)
+
+    monkeypatch.setattr(Run, "blocks", counted_blocks)
+    monkeypatch.setattr(spectrum, "eigenvalues", counted_solve)
+    return counts
+
+
+def test_by_hand() -> None:
+    # mean 3, squares 4 + 0 + 4, times 2/3; t of two degrees of freedom is 4.303
+    found = jackknife(3.5, [1.0, 3.0, 5.0])
+    assert found.value == 3.5
+    assert found.stderr == pytest.approx(math.sqrt(16 / 3))
+    assert found.ci_low == pytest.approx(3.5 - 4.302653 * math.sqrt(16 / 3))
+    assert found.ci_high == pytest.approx(3.5 + 4.302653 * math.sqrt(16 / 3))
+
+
+def test_of_a_mean_it_is_the_standard_error_of_the_mean() -> None:
+    values = np.random.default_rng(0).normal(size=12)
+    left = [np.delete(values, i).mean() for i in range(12)]
+    found = jackknife(values.mean(), left)
+    assert found.stderr == pytest.approx(stats.sem(values))
+    assert found[2:] == pytest.approx(
+        stats.t.interval(0.95, 11, values.mean(), stats.sem(values)), rel=1e-12
+    )
+
+
+@pytest.mark.parametrize("parts", [[], [1.0], [1.0, math.nan, 2.0], [1.0, math.inf]])
+def test_no_error_where_there_is_none(parts: list[float]) -> None:
+    assert jackknife(2.0, parts) == (2.0, None, None, None)
+    assert jackknife(math.nan, [1.0, 2.0]) == (None, None, None, None)
+    assert student(1.0, 0.5, 0) == (1.0, None, None, None)
+
+
+@given(st.integers(1, 60), st.integers(2, 12))
+def test_groups_part_the_prompts(n: int, groups: int) -> None:
+    gaps = [part.gap for part in Cell(n, 10).parts(groups)]
+    assert len(gaps) == (min(n, groups) if n > 1 else 0)
+    covered = [i for first, end in gaps for i in range(first, end)]
+    assert covered == (list(range(n)) if gaps else [])
+    assert len({end - first for first, end in gaps}) <= 2
+
+
+def test_tokens_without_a_group() -> None:
+    lengths = np.array([5, 2, 9, 4])
+    parts = Cell(n_prompts=4, prefix=4).parts(2)
+    assert [n_tokens(lengths, part) for part in parts] == [8, 6]
+
+
+def rows_of(seed: int, n: int, dim: int) -> Rows:
+    rng = np.random.default_rng(seed)
+    return (rng.normal(size=(n, dim)) * 3 + rng.normal(size=dim) * 20).astype(np.float32)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**31), st.integers(2, 40), st.integers(1, 9), st.data())
+def test_subtraction_undoes_a_merge(seed: int, n: int, dim: int, data: st.DataObject) -> None:
+    rows = rows_of(seed, n, dim)
+    leaving = np.zeros(n, dtype=bool)
+    leaving[data.draw(st.lists(st.integers(0, n - 1), min_size=1, max_size=n - 1, unique=True))] = 1
+    whole, expected = Moments.from_rows(rows), Moments.from_rows(rows[~leaving])
+    rest = whole.without(Moments.from_rows(rows[leaving]), out=Moments.empty(dim))
+    assert rest.n == expected.n
+    np.testing.assert_allclose(rest.mean, expected.mean, rtol=1e-10, atol=1e-10)
+    tolerance = 1e-10 * whole.scatter.max()
+    np.testing.assert_allclose(rest.scatter, expected.scatter, atol=tolerance)
+    products = Gram.from_rows(rows).only(~leaving).products
+    np.testing.assert_allclose(products, Gram.from_rows(rows[~leaving]).products, atol=tolerance)
+
+
+def test_what_only_the_group_had_leaves_nothing_behind() -> None:
+    rows = np.full((9, 3), 0.1, dtype=np.float32)
+    rows[:3, 1] = (1e4, -3e4, 7.0)
+    leaving = np.arange(9) < 3
+    whole = Moments.from_rows(rows)
+    rest = whole.without(Moments.from_rows(rows[leaving]), out=Moments.empty(3))
+    assert not rest.scatter.any()
+    assert not Gram.from_rows(rows).only(~leaving).products.any()
+
+
+def enormous(rows: Array) -> Array:
+    rows[:, 3] *= 2000
+    return rows
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "more rows than columns": {"dim": 6},
+    "fewer rows than columns": {"dim": 120},
+    "columns between the prefixes": {"dim": 40},
+    "one enormous dimension": {"scale": enormous},
+    "as many prompts as groups": {"lengths": [17, 20, 9], "dim": 5},
+    "fewer prompts than groups": {"lengths": [17, 20], "dim": 5},
+}
+GROUPS = 3
+
+
+def reference(made: Any, metric: str, site: str, cell: Cell) -> float:
+    """The metric of rows stacked anew, without any of our sums."""
+    rows = np.concatenate(
+        [
+            rows[: cell.prefix]
+            for i, rows in enumerate(made.hidden[site][: cell.n_prompts])
+            if not cell.gap[0] <= i < cell.gap[1]
+        ]
+    ).astype(np.float64)
+    centred = rows - rows.mean(axis=0)
+    if len(rows) == 1:
+        return 0.0
+    if metric.startswith("zscore_"):
+        centred /= centred.std(axis=0, ddof=1)
+    values = np.linalg.svd(centred, compute_uv=False) ** 2
+    share = values[values > 0] / values.sum()
+    found = {
+        "participation_ratio": 1 / (share**2).sum(),
+        "effective_rank": np.exp(-(share * np.log(share)).sum()),
+        "top_share": share[0],
+        "column": np.sort(centred.var(axis=0))[::-1][:5].sum() / centred.var(axis=0).sum(),
+    }
+    name = metric.removeprefix("zscore_")
+    if name == "top5_column_share":
+        return float(found["column"])
+    if name.endswith("_norm"):
+        return float(found[name.removesuffix("_norm")] / min(rows.shape))
+    return float(found[name])
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_errors_are_those_of_prompts_really_removed(
+    make_run: Callable[..., Any], case: dict[str, Any]
+) -> None:
+    made = make_run(**case)
+    count = len(made.prompts)
+    metrics = [
+        *("participation_ratio", "effective_rank", "effective_rank_norm", "top_share"),
+        *("zscore_participation_ratio", "zscore_effective_rank", "top5_column_share"),
+    ]
+    table = scan_metrics(
+        made.root, metrics=metrics, contexts=[7, 20], prompts=[2, count], groups=GROUPS
+    )
+    rows = table.filter(pl.col("site").is_in(["block.2", "final"])).collect()
+    assert len(rows) == 2 * (7 + 10) * len({2, count}) * len(metrics)
+    for row in rows.iter_rows(named=True):
+        cell = Cell(row["n_prompts"], row["prefix"])
+        metric, site = row["metric"], row["site"]
+        parts = [reference(made, metric, site, part) for part in cell.parts(GROUPS)]
+        expected = jackknife(reference(made, metric, site, cell), parts)
+        for name in expected._fields:
+            assert row[name] == pytest.approx(getattr(expected, name), rel=1e-5, abs=1e-9), row
+
+
+def test_columns_of_the_spectra_table_are_the_same_errors(make_run: Callable[..., Any]) -> None:
+    made = make_run()
+    wide = scan_spectra(made.root, groups=GROUPS).filter(site="final").collect()
+    for metric in ("participation_ratio", "effective_rank_norm", "top_share"):
+        long = scan_metrics(made.root, metrics=[metric], groups=GROUPS).filter(site="final")
+        errors = long.select("value", "stderr", "ci_low", "ci_high").collect()
+        names = [metric, f"{metric}_stderr", f"{metric}_ci_low", f"{metric}_ci_high"]
+        assert_frame_equal(
+            wide.select(names), errors.rename(dict(zip(errors.columns, names, strict=True)))
+        )
+
+
+def test_one_prompt_has_no_error(make_run: Callable[..., Any]) -> None:
+    made = make_run(lengths=[20])
+    table = scan_spectra(made.root, groups=10).filter(site="final", prefix=20).collect()
+    assert table["effective_rank"].null_count() == 0
+    assert table["effective_rank_stderr"].null_count() == 1
+
+
+def test_equal_rows_have_an_error_of_nothing(make_run: Callable[..., Any]) -> None:
+    made = make_run(scale=lambda rows: np.full_like(rows, 0.1))
+    table = scan_spectra(made.root, groups=GROUPS).collect()
+    assert table["effective_rank"].unique().item() == 0
+    assert table["effective_rank_stderr"].unique().item() == 0
+
+
+@pytest.mark.parametrize("dim", [3, 80])
+def test_variance_of_one_prompt_alone_is_gone_without_it(
+    make_run: Callable[..., Any], dim: int
+) -> None:
+    def lonely(rows: Array) -> Array:
+        return rows if len(rows) == 12 else np.full_like(rows, 0.1)
+
+    made = make_run(lengths=[12, 20, 20, 20], dim=dim, scale=lonely)
+    table = scan_spectra(made.root, groups=4).filter(site="final", prefix=20).collect()
+    value = table["participation_ratio"].item()
+    left = [0.0]  # without the first prompt no variance is left
+    for gone in (1, 2, 3):
+        rows = np.concatenate([r for i, r in enumerate(made.hidden["final"]) if i != gone])
+        left.append(spectrum.participation_ratio(Moments.from_rows(rows)))
+    expected = jackknife(value, left).stderr
+    assert table["participation_ratio_stderr"].item() == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("dim", [4, 90])
+def test_rows_that_are_not_finite_have_neither_value_nor_error(
+    make_run: Callable[..., Any], dim: int
+) -> None:
+    def broken(rows: Array) -> Array:
+        rows[-1, 0] = np.nan  # the last position of each prompt
+        return rows
+
+    made = make_run(lengths=[20, 20, 20], dim=dim, scale=broken)
+    table = scan_metrics(made.root, groups=GROUPS).filter(site="final").collect()
+    last = table.filter(prefix=20)
+    assert last["value"].null_count() == last["stderr"].null_count() == len(last)
+    ratio = table.filter(metric="participation_ratio")
+    assert ratio["stderr"].null_count() == 1
+
+
+def test_the_error_of_a_participation_ratio_solves_nothing(
+    make_run: Callable[..., Any], work: Counter[str]
+) -> None:
+    made = make_run()
+    final = scan_spectra(made.root, groups=GROUPS).filter(site="final")
+    found = final.select("participation_ratio_norm_stderr").collect()
+    assert found.to_series().null_count() == 0
+    assert work == {"reads": 2}
+    final.select("effective_rank").collect()
+    assert work == {"reads": 3, "solves": 10}
+    final.select("effective_rank_ci_low").collect()
+    assert work["solves"] == 10 + 10 * GROUPS
+
+
+def test_fewer_rows_than_columns_are_read_once(
+    make_run: Callable[..., Any], work: Counter[str]
+) -> None:
+    made = make_run(dim=200)
+    scan_spectra(made.root, groups=GROUPS).filter(site="final").collect()
+    assert work == {"reads": 1, "solves": 10 * (1 + GROUPS)}
+
+
+def test_without_groups_errors_are_null_and_cost_nothing(
+    make_run: Callable[..., Any], work: Counter[str]
+) -> None:
+    made = make_run()
+    table = scan_spectra(made.root).filter(site="final").collect()
+    assert table["participation_ratio_stderr"].null_count() == 10
+    assert work == {"reads": 1, "solves": 10}
+
+
+def test_the_cache_answers_with_and_without_errors(
+    make_run: Callable[..., Any], work: Counter[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    made = make_run()
+    plain = scan_spectra(made.root).filter(site="final").collect()
+    final = scan_spectra(made.root, groups=GROUPS).filter(site="final")
+    sure = final.collect()
+    values = [metric for metric in METRICS if metric in plain.columns]
+    assert_frame_equal(sure.select(values), plain.select(values))
+    before = work.copy()
+    with caplog.at_level(logging.WARNING, "lpp.analyze"):
+        assert_frame_equal(final.collect(), sure)
+        assert_frame_equal(scan_spectra(made.root).filter(site="final").collect(), plain)
+        # variances, sums and eigenvalues were kept, so other metrics of them are free
+        scan_metrics(made.root, metrics=["rankme", "top5_column_share"], groups=GROUPS).filter(
+            site="final"
+        ).collect()
+    assert work == before
+    assert not caplog.records
+    scan_spectra(made.root, groups=2).filter(site="final").collect()
+    assert work["reads"] > before["reads"]  # other groups are other numbers
+
+
+def test_several_sizes_in_one_read_are_each_alone(
+    make_run: Callable[..., Any], tmp_path: Path
+) -> None:
+    made, alone = make_run(), make_run(root=tmp_path / "alone")
+    both = scan_spectra(made.root, prompts=[4, 6], groups=GROUPS).filter(n_prompts=4).collect()
+    one = scan_spectra(alone.root, prompts=[4], groups=GROUPS).collect()
+    assert one["effective_rank_stderr"].null_count() == 0
+    assert_frame_equal(both, one, rel_tol=1e-9)
