@@ -14,6 +14,7 @@ if __name__ != "lpp.analyze":
 
 if TYPE_CHECKING:
     from lpp.analyze.analysis import analyze as analyze
+    from lpp.analyze.cka import linear_cka as linear_cka
     from lpp.analyze.entropy import scan_entropy as scan_entropy
     from lpp.analyze.metric import Metric as Metric
     from lpp.analyze.metric_table import scan_metrics as scan_metrics
@@ -39,6 +40,7 @@ _HOME = {
     "build_database": "tables",
     "effective_rank": "spectrum",
     "eigenvalues": "spectrum",
+    "linear_cka": "cka",
     "participation_ratio": "spectrum",
     "scan_entropy": "entropy",
     "scan_metrics": "metric_table",

@@ -1,7 +1,9 @@
 """Metrics that need rows, streamed from a store, against plain code on the rows that went in."""
 
 import itertools
+import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from lpp.analyze.metric_table import scan_metrics
 from lpp.analyze.parts import Parts
 from lpp.analyze.prompt_ranks import prompt_entropy
 from lpp.analyze.row_metrics import ROW_METRICS
+from lpp.analyze.token_metrics import TOKEN_METRICS
 from lpp.analyze.trajectory import curvature
 from lpp.store.run import Block
 
@@ -255,3 +258,12 @@ def test_parts_make_up_every_cell() -> None:
 def rng() -> np.random.Generator:
     """Always the same."""
     return np.random.default_rng(5)
+
+
+def test_the_readme_lists_what_is_declared() -> None:
+    text = (Path(__file__).parents[2] / "analyze/README.md").read_text()
+    listed = re.findall(r"^\| `(\w+)` \| ([\w^2]+) \| .+ \| (.+) \|$", text, re.MULTILINE)
+    declared = [*ROW_METRICS, *TOKEN_METRICS]
+    assert [(name, unit) for name, unit, _ in listed] == [(m.name, m.unit) for m in declared]
+    for (_, _, source), metric in zip(listed, declared, strict=True):
+        assert set(re.findall(r"\d{4}", source)) <= set(re.findall(r"\d{4}", metric.source))
