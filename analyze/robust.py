@@ -2,7 +2,7 @@
 
 After centring, the five columns of highest variance are clipped at +-3 of their standard
 deviations, and the spectrum is that of X^T X / (N - 1) with no second centring (arXiv 2605.30018).
-Clipping needs means and deviations, which are known after a first read; the second one clips.
+Clipping needs means and deviations, which are known after a first read; a second one clips.
 
 Clipping changes five rows and columns of the scatter matrix. So the second read accumulates the
 ordinary scatter, in bands as the spectra do, and beside it, for each cell, the products of its
@@ -34,46 +34,38 @@ _SOLVED: Final = Demand(solved=frozenset({"covariance"}))
 
 
 class RobustSpectra:
-    """The spectrum of every whole cell, from two reads of a site's rows."""
+    """The spectrum of every whole cell: a read for the columns, one for each number of prompts."""
 
     def __init__(self, reader: SiteReader, cells: Sequence[Cell]) -> None:
         self._reader = reader
-        self._cells = sorted(cell for cell in cells if not cell.groups)
-        self._columns: ColumnMoments | None = ColumnMoments(reader.width, self._cells)
-        self._clipped: dict[int, _Clipped] = {}
+        self._columns = ColumnMoments(reader.width, [cell for cell in cells if not cell.groups])
+        self._sizes: dict[int, list[Cell]] = defaultdict(list)  # to be read yet
+        for cell in cells:
+            if not cell.groups:
+                self._sizes[cell.n_prompts].append(cell)
+        self._clipped: _Clipped | None = None
         self._found: dict[Cell, Spectrum] = {}
 
     def add(self, block: Block) -> None:
-        """Take in the next rows, of the first read or of the second."""
-        if self._columns is not None:
+        """Take in the next rows, of the first read or of a later one."""
+        if self._clipped is None:
             self._columns.add(block)
-            return
-        for size, clipped in self._clipped.items():
-            end = int(np.searchsorted(block.prompt_id, size))
-            clipped.add(
-                Block(
-                    values=block.values[:end],
-                    prompt_id=block.prompt_id[:end],
-                    position=block.position[:end],
-                )
-            )
+        else:
+            self._clipped.add(block)
 
     def again(self) -> bool:
-        """A second read follows the first."""
-        if self._columns is None:
+        """A read more for each number of prompts, so that the bands of one are held at a time."""
+        if self._clipped is not None:
+            self._found |= dict(self._clipped.spectra())
+        if not self._sizes:
             return False
-        by_size: dict[int, list[Cell]] = defaultdict(list)
-        for cell in self._cells:
-            by_size[cell.n_prompts].append(cell)
-        for size, cells in by_size.items():
-            self._clipped[size] = _Clipped(self._reader, cells, self._columns)
-        self._columns = None
+        _, cells = self._sizes.popitem()
+        self._clipped = _Clipped(self._reader, cells, self._columns)
         return True
 
     def values(self) -> Iterator[tuple[Cell, Spectrum]]:
-        """The spectrum of each cell, solved as it is taken."""
-        for clipped in self._clipped.values():
-            yield from clipped.spectra()
+        """The spectrum of each cell."""
+        yield from self._found.items()
 
 
 class ColumnMoments:
@@ -150,17 +142,23 @@ class _Clipped:
 
     def __init__(self, reader: SiteReader, cells: Sequence[Cell], columns: ColumnMoments) -> None:
         upper = sorted({cell.prefix for cell in cells})
-        size = cells[0].n_prompts
-        self._bands = Bands(reader.width, upper, band_counts(reader.lengths[:size], upper))
+        self._size = cells[0].n_prompts
+        self._bands = Bands(reader.width, upper, band_counts(reader.lengths[: self._size], upper))
         self._kept = {cell: _Cell(*columns.of(cell)) for cell in cells}
         mean, _ = columns.of(max(cells, key=lambda cell: cell.prefix))
         # near every cell's mean, so that products about it lose no digits
         self._reference = np.where(np.isfinite(mean), mean, 0.0)
 
     def add(self, block: Block) -> None:
-        """Take in the next rows; none of prompts beyond the cells' own."""
-        if len(block.values) == 0:
+        """Take in the next rows; those of prompts beyond the cells' own are left out."""
+        end = int(np.searchsorted(block.prompt_id, self._size))
+        if end == 0:
             return
+        block = Block(
+            values=block.values[:end],
+            prompt_id=block.prompt_id[:end],
+            position=block.position[:end],
+        )
         self._bands.add(block)
         about: Floats = np.subtract(block.values, self._reference, dtype=np.float64)
         # Rows that are not finite spoil their own bands only: a product with 0 is NaN for them.

@@ -16,15 +16,20 @@ import torch
 from benchmarks import (
     analysis_cost,
     capture_cost,
+    jackknife_cost,
     memory,
     paper_procedure,
     query_start,
     storage,
+    vllm_cost,
 )
 from benchmarks.pairs import Ratio
 from benchmarks.setting import capture, prepared, scratch
 from lpp.analyze import build_database
 from lpp.store import Run
+
+VLLM = "vllm"
+"""Needs an environment of its own, so it runs when it is named (`make bench-vllm`)."""
 
 
 def main(chosen: list[str]) -> None:
@@ -38,7 +43,7 @@ def main(chosen: list[str]) -> None:
             f"{_machine()}\n\n"
             "| ratio | ours | other | measured | bar | |\n|---|---|---|---|---|---|"
         )
-        for name in chosen or sections:
+        for name in chosen or [name for name in sections if name != VLLM]:
             for ratio in sections[name]():
                 print(_row(ratio), flush=True)
 
@@ -58,7 +63,9 @@ def _sections(folder: Path) -> dict[str, Callable[[], Iterator[Ratio]]]:
         "storage": lambda: storage.measure(demo_run(), folder),
         "query": lambda: query_start.measure(demo_run().path.parent.parent),
         "analysis": lambda: analysis_cost.measure(demo_run()),
+        "errors": lambda: jackknife_cost.measure(demo_run()),
         "memory": lambda: memory.measure(folder),
+        VLLM: vllm_cost.measure,
     }
 
 
@@ -82,4 +89,5 @@ def _machine() -> str:
     )
 
 
-main(sys.argv[1:])
+if __name__ == "__main__":  # the processes that `vllm_cost` starts import this too
+    main(sys.argv[1:])

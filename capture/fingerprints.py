@@ -76,3 +76,33 @@ def _file_hash(file: Path) -> str:
         while block := stream.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()
+
+
+def trained_fingerprint(model: Any, folder: Path, name: str, *, code: bool) -> str:
+    """Weights, configuration and, where it may run, the model's own code: all that computes.
+
+    model: loaded, or made on the meta device. name: what the user called it.
+    """
+    own = sorted(folder.glob("*.py")) if code else []
+    return document_fingerprint(
+        {
+            "weights": weights_fingerprint(weight_files(folder, name)),
+            "config": _described(model),
+            "code": weights_fingerprint(own) if own else None,
+        }
+    )
+
+
+def untrained_fingerprint(model: Any, seed: int) -> str:
+    """Configuration, dtype and seed, which give the weights."""
+    return document_fingerprint(
+        {"untrained_seed": seed, "dtype": str(model.dtype), "config": _described(model)}
+    )
+
+
+def _described(model: Any) -> dict[str, Any]:
+    """The configuration without what depends on where it lies or how it was loaded."""
+    described: dict[str, Any] = model.config.to_dict()
+    for passing in ("_name_or_path", "transformers_version", "use_cache", "dtype"):
+        described.pop(passing, None)
+    return described

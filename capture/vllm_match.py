@@ -44,7 +44,7 @@ def find_prompts(
     lengths = {len(key) // 4 for key in awaited}
     found = []
     starts = np.flatnonzero(positions == 0)
-    ends = np.append(starts[1:], len(ids))
+    ends = np.append(starts, len(ids))[1:]
     for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
         counting = positions[start:end] == np.arange(end - start)
         length = end - start if counting.all() else int(counting.argmin())

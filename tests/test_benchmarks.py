@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import analysis_cost, pairs, paper_procedure, query_start, storage
+from benchmarks import analysis_cost, jackknife_cost, pairs, paper_procedure, query_start, storage
 from benchmarks.setting import capture, prepared
 from lpp.store import Run, open_store
 
@@ -20,7 +20,7 @@ def run(documented_store: Path, tmp_path: Path) -> Run:
 
 @pytest.fixture(autouse=True)
 def _once(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (analysis_cost, query_start, storage):
+    for module in (analysis_cost, jackknife_cost, query_start, storage):
         monkeypatch.setattr(module, "REPEATS", 1)
 
 
@@ -33,6 +33,12 @@ def test_reading_analysing_and_querying(run: Run, tmp_path: Path) -> None:
     assert len(rows) == 5
     assert all(row.ratio > 0 for row in rows)
     assert rows[0].ratio > 1.3  # bytes, not time: bfloat16 activations do compress
+
+
+def test_errors_and_declared_metrics(run: Run) -> None:
+    rows = list(jackknife_cost.measure(run))
+    assert len(rows) == 3
+    assert all(row.ratio > 0 for row in rows)
 
 
 def test_both_procedures_end_with_the_same_profile(tmp_path: Path) -> None:

@@ -65,6 +65,7 @@ def make_run(tmp_path: Path) -> MakeRun:
         logits_width: int = 50,
         untrained_seed: int | None = None,
         vary_tokens: bool = False,
+        prompt_set: str = "p0",
         scale: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]] = lambda rows: rows,
     ) -> Made:
         root = root or tmp_path / "store"
@@ -87,6 +88,7 @@ def make_run(tmp_path: Path) -> MakeRun:
             logit_positions=logit_positions,
             logits_width=logits_width,
             untrained_seed=untrained_seed,
+            prompt_set=prompt_set,
         )
         writer = RunWriter(root, plan, table)
         for index, (first, end) in enumerate(itertools.pairwise(plan.shards)):
@@ -196,6 +198,7 @@ def _plan(
     logit_positions: str,
     logits_width: int,
     untrained_seed: int | None,
+    prompt_set: str,
 ) -> Plan:
     count = table.num_rows
     return Plan(
@@ -213,7 +216,11 @@ def _plan(
         ),
         tokenizer=TokenizerInfo(id=model, fingerprint="t0", size=48),
         corpus=CorpusInfo(
-            name="words", revision=None, fingerprint="c0", prompt_set="p0", selection={"seed": 42}
+            name="words",
+            revision=None,
+            fingerprint="c0",
+            prompt_set=prompt_set,
+            selection={"seed": 42},
         ),
         prompts=PromptsInfo(
             count=count, tokens=sum(table["n_tokens"].to_pylist()), sha256=prompts_sha256(table)

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from lpp.analyze import METRICS
 from lpp.analyze.cli import main
 from lpp.store import open_store
 
@@ -66,6 +68,82 @@ def test_many_runs_or_sites_have_a_row_each(make_run: Callable[..., Any]) -> Non
     assert [row[1] for row in rows] == ["embed", "block.1", "block.2", "final"]
 
 
+def test_many_runs_or_sites_show_errors_and_flags(make_run: Callable[..., Any]) -> None:
+    made = make_run()
+    result = run("profile", made.root, "--site", "all", "--errors", "all")
+    table, _, legend = result.stdout.partition("[1] ")
+    assert max(map(len, result.stdout.splitlines()[:-2])) <= 80
+    flags = re.findall(r"^\[(\d)\] (\w+): ", f"[1] {legend}", re.MULTILINE)
+    names = {int(place): name for place, name in flags}
+    assert len(names) == len(flags) > 1
+    rows = [line.split() for line in table.splitlines() if made.run_id in line]
+    stored = json.loads(
+        run("profile", made.root, "--site", "all", "--errors", "all", "--format", "json").stdout
+    )
+    for row, profile in zip(rows, stored, strict=True):
+        assert [names[int(place)] for place in row[-1].split(",")] == profile["flags"]
+        assert f"±{profile['effective_rank_stderr']:.2g}" in table
+
+
+def test_errors_stand_beside_the_values(make_run: Callable[..., Any]) -> None:
+    made = make_run()
+    asked = ("profile", made.root, "--groups", "3")
+    (profile,) = json.loads(run(*asked, "--site", "final", "--format", "json").stdout)
+    ratio, error = profile["participation_ratio"], profile["participation_ratio_stderr"]
+    shown = f"{ratio:.4g} ± {error:.2g} ({profile['participation_ratio_prefix']})"
+    assert shown in run(*asked).stdout
+    assert "±" not in run(*asked, "--errors", "none").stdout.split("participation")[1]
+
+
+def test_declared_metrics_follow_the_profile(make_run: Callable[..., Any]) -> None:
+    made = make_run()
+    other = make_run(model="HuggingFaceTB/SmolLM2-135M-Instruct-untrained", seed=2)
+    asked = ("profile", made.root, "--metrics", "stable_rank,zscore_participation_ratio")
+    result = run(*asked)
+    assert max(map(len, result.stdout.splitlines()[:-2])) <= 80
+    declared = result.stdout.partition("Declared metrics at prefix 20.")[2]
+    assert "in dimensions" in declared
+    row = next(line for line in declared.splitlines() if "stable_rank" in line)
+    assert row.count("±") == 2
+    assert "[" in row  # short texts, by the number of the flag
+    assert "effective rank" in result.stdout  # needs nothing more than the stable rank does
+    assert "2 runs" not in result.stdout
+    squeezed = "".join(declared.split())
+    assert other.run_id[-8:] in squeezed
+    every = run(*asked, "--site", "all")
+    assert max(map(len, every.stdout.splitlines()[:-2])) <= 80
+    assert every.stdout.count("stable_rank") == 2 * 4
+
+
+def test_only_what_is_asked_for_has_a_line(make_run: Callable[..., Any]) -> None:
+    made = make_run()
+    result = run("profile", made.root, "--metrics", "participation_ratio")
+    assert "participation ratio" in result.stdout
+    assert "effective rank" not in result.stdout
+    assert "not_finite" not in result.stdout
+
+
+def test_runs_on_different_texts_are_flagged(make_run: Callable[..., Any]) -> None:
+    made = make_run(model="a/one")
+    make_run(model="b/two", prompt_set="other-texts")
+    result = run("profile", made.root)
+    assert "different_prompts: runs shown side by side read different texts" in result.stdout
+    row = next(line for line in result.stdout.splitlines() if line.strip().startswith("prompt set"))
+    assert row.split()[2:] == ["p0", "other-te"]
+    assert "prompt set" not in run("profile", made.root, "--run", "one-*").stdout
+
+
+def test_every_metric_is_listed_within_eighty_columns() -> None:
+    text = run("metrics").stdout
+    assert max(map(len, text.splitlines())) <= 80
+    for metric in METRICS.values():
+        assert f"{metric.name} [{metric.unit}]" in text
+        assert f"needs {metric.needs}" in text
+    squeezed = " ".join(text.split())
+    assert all(metric.definition in squeezed for metric in METRICS.values())
+    assert run("metrics", "rankme").stdout.count("Source:") == 1
+
+
 def test_runs_that_hold_less_are_named(make_run: Callable[..., Any]) -> None:
     long = make_run(model="long")
     short = make_run(model="short", context=10, shards=[0, 1])
@@ -86,6 +164,9 @@ def test_runs_that_hold_less_are_named(make_run: Callable[..., Any]) -> None:
         (("--prompts", "ten"), "not a list of whole numbers"),
         (("--drop-prefixes", "2,4,6,8,10,12,14,16,18,20"), "every prefix of a schedule"),
         (("--rank-by", "mode"), "'mode' is not one of"),
+        (("--metrics", "rank_me"), "no metric 'rank_me'"),
+        (("--groups", "1"), "1 is not in the range x>=2"),
+        (("--errors", "some"), "'some' is not one of"),
     ],
 )
 def test_bad_input_is_one_message(

@@ -4,16 +4,25 @@ from typing import Any
 
 import pytest
 
-from lpp.analyze.flags import MEANING, flags
+from lpp.analyze.flags import MEANING, flags, metric_flags
 
 Rows = list[dict[str, Any]]
 
 
 def clean() -> tuple[dict[str, Any], Rows, Rows, dict[str, Any]]:
     """A profile of two prefixes without a flag."""
-    profile: dict[str, Any] = {
-        "entropy_norm_prefix": 10,
+    values = {
+        "entropy_norm": 0.3,
         "participation_ratio": 4.0,
+        "participation_ratio_norm": 0.5,
+        "effective_rank": 5.0,
+        "effective_rank_norm": 0.625,
+    }
+    profile: dict[str, Any] = {
+        **values,
+        **{f"{name}_stderr": 0.19 * value for name, value in values.items()},
+        "n_prompts": 10,
+        "entropy_norm_prefix": 10,
         "participation_ratio_prefix": 20,
         "participation_ratio_norm_prefix": 20,
         "effective_rank_prefix": 20,
@@ -37,6 +46,7 @@ def test_a_clean_profile_has_none() -> None:
 
 def test_one_direction() -> None:
     profile, *others = clean()
+    profile["participation_ratio_stderr"] = 0.001
     assert flags({**profile, "participation_ratio": 1.01}, *others) == ["collapsed"]
     assert flags({**profile, "participation_ratio": 1.011}, *others) == []
 
@@ -86,12 +96,77 @@ def test_rows_that_are_not_finite() -> None:
     assert flags(lost, spectra, *others) == ["not_finite"]
 
 
+@pytest.mark.parametrize(
+    "name", ["entropy_norm", "participation_ratio", "effective_rank", "effective_rank_norm"]
+)
+def test_an_error_of_more_than_a_fifth(name: str) -> None:
+    profile, *others = clean()
+    unsure = {**profile, f"{name}_stderr": 0.21 * profile[name]}
+    assert flags(unsure, *others) == ["small_sample"]
+    unknown = {**profile, f"{name}_stderr": None}
+    assert flags(unknown, *others) == []
+
+
+def test_one_prompt_is_a_small_sample() -> None:
+    profile, *others = clean()
+    alone = {name: None if "stderr" in name else value for name, value in profile.items()}
+    assert flags({**alone, "n_prompts": 1}, *others) == ["small_sample"]
+    assert flags(alone, *others) == []
+
+
+def test_runs_beside_each_other_on_different_texts() -> None:
+    assert flags(*clean(), prompt_sets=["p0", "p0"]) == []
+    assert flags(*clean(), prompt_sets=["p0", "p1"]) == ["different_prompts"]
+
+
+def test_ranks_that_nobody_asked_for_are_no_loss() -> None:
+    profile, spectra, *others = clean()
+    absent = [name for name in profile if name.startswith("effective_rank")]
+    profile |= dict.fromkeys(absent)
+    for row in spectra:
+        row["effective_rank"] = None
+    assert flags(profile, spectra, *others, computed=["participation_ratio"]) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, []),
+        ({"stderr": 0.3}, ["small_sample"]),
+        ({"stderr": None, "n_prompts": 1, "short_prompts": 0}, ["small_sample"]),
+        ({"value": None, "stderr": None}, []),
+        ({"participation_ratio": 1.005}, ["collapsed"]),
+        ({"n_tokens": 7}, ["normaliser"]),
+        ({"n_tokens": 7, "metric": "rankme"}, []),
+        ({"short_prompts": 2}, ["short_text"]),
+        ({"prompt_sets": ["p0", "p1"]}, ["different_prompts"]),
+        ({"logits_width": 65}, []),
+        ({"logits_width": 65, "of_logits": True}, ["padded_vocab"]),
+    ],
+)
+def test_flags_of_one_declared_metric(changes: dict[str, Any], expected: list[str]) -> None:
+    row = {"metric": "some_norm", "value": 1.0, "stderr": 0.1, "n_prompts": 10}
+    spectrum = {"participation_ratio": 4.0, "n_tokens": 100, "dim": 8}
+    _, _, (entropy, _), run = clean()
+    parts: list[Any] = [
+        {name: changes.get(name, value) for name, value in part.items()}
+        for part in (row, spectrum, entropy, run)
+    ]
+    if changes.get("of_logits"):
+        parts[1] = None
+    assert metric_flags(*parts, prompt_sets=changes.get("prompt_sets", ["p0"])) == expected
+
+
 def test_every_flag_is_explained() -> None:
     profile, spectra, entropy, run = clean()
     spectra[0]["effective_rank"] = None
     spectra[1]["n_tokens"] = 1
     entropy[0] |= {"short_prompts": 9, "distinct_prefixes": 0.1}
     every = flags(
-        {**profile, "participation_ratio": 1.0}, spectra, entropy, {**run, "logits_width": 99}
+        {**profile, "participation_ratio": 1.0},
+        spectra,
+        entropy,
+        {**run, "logits_width": 99},
+        prompt_sets=["p0", "p1"],
     )
     assert every == sorted(MEANING)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import skdim.id  # noqa: F401 (its import is not what is measured, and slow when traced)
 
 from lpp.analyze.cells import Cell
 from lpp.analyze.metric import Start

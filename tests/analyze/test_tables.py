@@ -5,9 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import polars as pl
 import pytest
 
-from lpp.analyze import Selection, analyze, build_database, scan_entropy, scan_spectra
+from lpp.analyze import (
+    Selection,
+    analyze,
+    build_database,
+    scan_entropy,
+    scan_metrics,
+    scan_spectra,
+)
+from lpp.analyze.tables import write_database
 from lpp.store.errors import FormatError, InputError, LppError
 
 
@@ -23,7 +32,9 @@ def test_every_row_of_the_scans_is_in_the_database(make_run: Callable[..., Any])
     database = build_database(made.root, selection)
     assert database == made.root / "profiles.duckdb"
     options = {"contexts": [10, 20], "prompts": [3, 6]}
-    spectra = scan_spectra(made.root, **options).collect()
+    sure = scan_spectra(made.root, **options, groups=10).filter(site="final")
+    rest = scan_spectra(made.root, **options).filter(pl.col("site") != "final")
+    spectra = pl.concat([sure, rest]).collect()
     assert query(database, "FROM spectra ORDER BY ALL") == sorted(spectra.rows())
     entropy = scan_entropy(made.root, **options).collect()
     assert query(database, "FROM entropy ORDER BY ALL") == sorted(entropy.rows())
@@ -61,7 +72,74 @@ def test_a_profile_is_the_extremes_of_its_rows(make_run: Callable[..., Any]) -> 
     )
     assert row[:4] == ("a/one", "words", "p0", list(range(6, 21, 2)))
     assert row[4:12] == expected
-    assert row[12] == ["padded_vocab", "short_text"]
+    assert row[12] == ["padded_vocab", "short_text", "small_sample"]
+
+
+def test_a_profile_has_the_error_of_the_prefix_it_came_from(make_run: Callable[..., Any]) -> None:
+    database = build_database(make_run().root)
+    for metric in ("participation_ratio", "effective_rank_norm"):
+        columns = f"{metric}_stderr, {metric}_ci_low, {metric}_ci_high"
+        (found,) = query(database, f"SELECT {columns} FROM profiles")
+        (expected,) = query(
+            database,
+            f"SELECT {columns} FROM spectra WHERE site = 'final' ORDER BY {metric} DESC LIMIT 1",
+        )
+        assert found == expected
+        assert None not in found
+    ends = "entropy_norm_stderr, entropy_norm_ci_low, entropy_norm_ci_high"
+    assert query(database, f"SELECT {ends.replace('norm', 'floor')} FROM profiles") == query(
+        database, f"SELECT {ends} FROM entropy ORDER BY entropy_norm LIMIT 1"
+    )
+
+
+@pytest.mark.parametrize(
+    ("errors", "sites"),
+    [("none", []), ("final", ["block.2"]), ("all", ["block.1", "block.2", "embed"])],
+)
+def test_errors_are_computed_where_they_are_wanted(
+    make_run: Callable[..., Any], errors: Any, sites: list[str]
+) -> None:
+    made = make_run()
+    selection = Selection(sites=("embed", "block.*"))
+    found = analyze(made.root, selection, errors=errors, metrics=["stable_rank"])
+    sure = found.spectra.filter(pl.col("effective_rank_stderr").is_not_null())
+    assert sorted(sure["site"].unique()) == sites
+    assert found.spectra["effective_rank"].null_count() == 0
+    sure = found.metrics.filter(pl.col("stderr").is_not_null())
+    assert sorted(sure["site"].unique()) == sites
+
+
+def test_other_metrics_are_a_table_of_their_own(make_run: Callable[..., Any]) -> None:
+    made = make_run()
+    names = ["renyi2_entropy", "participation_ratio"]
+    analysis = analyze(made.root, Selection(), metrics=names)
+    database = write_database(made.root, analysis)
+    long = scan_metrics(made.root, metrics=["renyi2_entropy"], groups=10).filter(site="final")
+    stored = query(
+        database,
+        "SELECT run, site, context, prefix, n_prompts, metric, unit, value, stderr, ci_low, ci_high"
+        " FROM metrics WHERE site = 'final' ORDER BY prefix",
+    )
+    assert stored == long.collect().rows()
+    assert query(database, "SELECT count(*) FROM metrics") == [(4 * 10,)]
+    flagged = "SELECT DISTINCT prefix FROM metrics WHERE 'short_text' IN flags ORDER BY ALL"
+    assert query(database, flagged) == [(prefix,) for prefix in range(4, 21, 2)]
+    ((ratios, ranks, flags),) = query(
+        database,
+        "SELECT count(participation_ratio), count(effective_rank), any_value(flags) FROM profiles",
+    )
+    assert (ratios, ranks) == (1, 0)
+    assert "not_finite" not in flags
+
+
+def test_profiles_of_different_texts_say_so(make_run: Callable[..., Any]) -> None:
+    make_run(model="a/one")
+    made = make_run(model="b/two", prompt_set="other")
+    assert query(
+        build_database(made.root), "SELECT list_contains(flags, 'different_prompts') FROM profiles"
+    ) == [(True,), (True,)]
+    alone = analyze(made.root, Selection(runs=["two-*"])).profiles()
+    assert "different_prompts" not in alone["flags"].explode().to_list()
 
 
 def test_the_run_row_says_what_was_run(make_run: Callable[..., Any]) -> None:

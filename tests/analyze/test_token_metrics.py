@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from older_stores import without_varentropy
+from polars.testing import assert_frame_equal
 
 from lpp.analyze import scan_tokens
 from lpp.analyze.cells import Cell
@@ -89,7 +90,8 @@ def test_a_prefix_equals_a_capture_cut_there(make_run: Callable[..., Any], tmp_p
     whole = make_run(vary_tokens=True)
     cut = make_run(vary_tokens=True, context=10, root=tmp_path / "cut")
     asked = scan_metrics(whole.root, metrics=NAMES, contexts=[10]).drop("run").collect()
-    assert asked.equals(scan_metrics(cut.root, metrics=NAMES).drop("run").collect())
+    alone = scan_metrics(cut.root, metrics=NAMES).drop("run").collect()
+    assert_frame_equal(asked, alone, rel_tol=1e-12)  # sums may go in another order
 
 
 def test_expressions_stand_in_a_query_over_several_runs(make_run: Callable[..., Any]) -> None:

@@ -1,0 +1,160 @@
+"""What capturing inside vLLM costs beside vLLM alone; needs vLLM (`make bench-vllm`).
+
+vLLM's state is its process's, so each side lives in a process of its own with its engine loaded,
+and runs when it is told to; the others sleep meanwhile. Every side runs the same prompts, eagerly
+and without a prefix cache; what is timed begins with the prompts' ids and ends with the results
+in memory, or, for the capture, in the store.
+"""
+
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.pairs import Ratio, ratio_of_times
+from benchmarks.setting import capture, request, scratch
+
+PROMPTS: Final = 60
+REPEATS: Final = 3
+
+
+def measure() -> Iterator[Ratio]:
+    """The bars of capture inside vLLM."""
+    with scratch() as folder, ExitStack() as stack:
+        sides = {
+            name: stack.enter_context(closing(Side(make, str(folder / name))))
+            for name, make in {
+                "capture": capturing_all,
+                "last": capturing_ends,
+                "generate": generating,
+                "logprobs": generating_logprobs,
+            }.items()
+        }
+        for side in sides.values():
+            side.seconds()  # one run of each that does not count
+        times = {name: [] for name in sides}  # type: dict[str, list[float]]
+        for _ in range(REPEATS):
+            for name, side in sides.items():
+                times[name].append(side.seconds())
+    unembedding = [1 - b / a for a, b in zip(times["capture"], times["last"], strict=True)]
+    share = sorted(unembedding)[len(unembedding) // 2]
+    yield ratio_of_times(
+        "capture inside vLLM, `final`, statistics of every position / `LLM.generate(max_tokens=1)`",
+        (times["capture"], times["generate"]),
+        bar=1.25,
+        bound=f"{share:.0%} of it is the unembedding of every prompt token and its reduction",
+    )
+    yield ratio_of_times(
+        "the same, statistics at the prompts' ends alone / `LLM.generate(max_tokens=1)`",
+        (times["last"], times["generate"]),
+        bar=1.25,
+    )
+    yield ratio_of_times(
+        "`LLM.generate(prompt_logprobs=1)` / capture inside vLLM, as in the first row",
+        (times["capture"], times["logprobs"]),
+        bar=1.0,
+        direction="at least",
+        inverted=True,
+    )
+
+
+class Side:
+    """A process that does one thing again and again, and says how long it took."""
+
+    def __init__(self, make: Callable[[Path], Callable[[], object]], folder: str) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(make, folder, theirs))
+        self._process.start()
+        self._pipe.recv()  # loaded
+
+    def seconds(self) -> float:
+        """Run once."""
+        self._pipe.send(True)
+        taken: float = self._pipe.recv()
+        return taken
+
+    def close(self) -> None:
+        """End the process."""
+        self._pipe.send(False)
+        self._process.join()
+
+
+def _serve(make: Callable[[Path], Callable[[], object]], folder: str, pipe: Connection) -> None:
+    run = make(Path(folder))
+    pipe.send(0.0)
+    while pipe.recv():
+        start = time.perf_counter()
+        run()
+        pipe.send(time.perf_counter() - start)
+
+
+def capturing_all(folder: Path) -> Callable[[], object]:
+    """Every logit statistic, `final`, into a store."""
+    return _capturing(folder, schedule=False)
+
+
+def capturing_ends(folder: Path) -> Callable[[], object]:
+    """The same without the unembedding of every token: one prefix, so one position a prompt."""
+    return _capturing(folder, schedule=True)
+
+
+def _capturing(folder: Path, *, schedule: bool) -> Callable[[], object]:
+    from dataclasses import replace
+
+    from lpp.capture.planning import prepare
+
+    ready = prepare(
+        request(
+            PROMPTS,
+            backend="vllm",
+            sites=("final",),
+            logit_positions="schedule" if schedule else "all",
+        )
+    )
+    if schedule:
+        ready = replace(ready, plan=replace(ready.plan, prefixes=(ready.plan.context,)))
+    folder.mkdir(parents=True)
+    runs = iter(range(1_000_000))
+    return lambda: capture(ready, folder / str(next(runs)))
+
+
+def generating(folder: Path) -> Callable[[], object]:
+    """The front end of vLLM: one token for each prompt."""
+    return _generating()
+
+
+def generating_logprobs(folder: Path) -> Callable[[], object]:
+    """The same with the log-probability of every prompt token and of the likeliest."""
+    return _generating(prompt_logprobs=1)
+
+
+def _generating(**asked: Any) -> Callable[[], object]:
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # as ours; vLLM's default binds its cores
+    os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"
+    from vllm import LLM, SamplingParams
+
+    from lpp.capture.models import describe_model, load_tokenizer
+    from lpp.capture.planning import choose_passages
+    from lpp.capture.prompts import tokenise
+
+    wanted = request(PROMPTS)
+    described = describe_model(wanted.model)
+    _, passages = choose_passages(wanted.corpus, wanted.selection)
+    ids = tokenise(passages, load_tokenizer(wanted.model.id), wanted.context)["token_ids"]
+    llm = LLM(
+        str(described.folder),
+        dtype=described.dtype,
+        enforce_eager=True,
+        enable_prefix_caching=False,
+        max_model_len=wanted.context + 1,
+        max_num_batched_tokens=2048,
+        kv_cache_memory_bytes=1 << 30,
+    )
+    prompts = [{"prompt_token_ids": one} for one in ids.to_pylist()]
+    params = SamplingParams(temperature=0.0, max_tokens=1, detokenize=False, **asked)
+    return lambda: llm.generate(prompts, params, use_tqdm=False)

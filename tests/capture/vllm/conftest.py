@@ -1,0 +1,147 @@
+"""Models inside a real vLLM on the CPU: the packaged one, and a tiny one of each family."""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+if find_spec("vllm") is None:
+    collect_ignore_glob = ["test_*.py"]  # `make test-vllm` has an environment of its own for these
+
+WIDE: dict[str, Any] = {  # vLLM's kernels want heads of 32 or wider
+    "vocab_size": 131,
+    "hidden_size": 128,
+    "intermediate_size": 160,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 96,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "qwen2": ("Qwen2Config", WIDE),
+    "mistral": ("MistralConfig", {**WIDE, "sliding_window": 5}),
+    "gemma3": (
+        "Gemma3TextConfig",
+        {
+            **WIDE,
+            "head_dim": 32,
+            "query_pre_attn_scalar": 32,
+            "sliding_window": 5,
+            "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+        },
+    ),
+    "gpt2": (
+        "GPT2Config",
+        {
+            "vocab_size": 131,
+            "n_embd": 128,
+            "n_layer": 3,
+            "n_head": 4,
+            "n_positions": 96,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+        },
+    ),
+}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """VLLM and what it imports warn of their own affairs; our code still may not."""
+    for line in (
+        "ignore::FutureWarning:vllm.*",
+        "ignore::DeprecationWarning:vllm.*",
+        "ignore::UserWarning:vllm.*",
+        "ignore:builtin type .* has no __module__ attribute:DeprecationWarning",
+    ):
+        config.addinivalue_line("filterwarnings", line)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """A model inside vLLM, and the same weights in transformers."""
+
+    engine: Any
+    reference: Any
+    found: Any
+    vocabulary: int
+    family: str
+
+    def backend(self, wanted: Any) -> Any:
+        """Captures `wanted` in float32."""
+        from lpp.capture.vllm_backend import VllmBackend
+
+        return VllmBackend(self.engine, tuple(wanted), "float32", self.vocabulary)
+
+
+@pytest.fixture(scope="session")
+def wide_folder(
+    tiny_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
+    """`wide_folder("qwen2")`: a random float32 model that vLLM's kernels can run."""
+    folders: dict[str, Path] = {}
+
+    def save(family: str) -> Path:
+        if family not in folders:
+            name, settings = FAMILIES[family]
+            torch.manual_seed(sorted(FAMILIES).index(family) + 5)
+            model = transformers.AutoModelForCausalLM.from_config(
+                getattr(transformers, name)(**settings), dtype=torch.float32
+            )
+            with torch.no_grad():
+                for key, weight in model.named_parameters():
+                    if weight.ndim > 1:
+                        weight.mul_(4.0)  # random weights are timid
+                    elif key.endswith("bias"):
+                        weight.normal_(std=0.1)
+            folder = tmp_path_factory.mktemp("wide") / family
+            model.save_pretrained(folder)
+            tiny_tokenizer.save_pretrained(folder)
+            folders[family] = folder
+        return folders[family]
+
+    return save
+
+
+def serve(folder: Path, family: str, *, tensor_parallel: int = 1) -> Iterator[Served]:
+    """One engine at a time: vLLM's state is the process's."""
+    from lpp.capture.vllm_backend import probe_engine
+    from lpp.capture.vllm_engine import EngineSettings, VllmEngine
+
+    reference = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    vocabulary = reference.config.vocab_size
+    settings = EngineSettings(
+        dtype="float32", context=96, batch_tokens=2048, tensor_parallel=tensor_parallel
+    )
+    engine = VllmEngine(folder, family, settings, quiet=not os.environ.get("LPP_DEBUG"))
+    try:
+        found = probe_engine(
+            engine,
+            family,
+            n_blocks=reference.config.num_hidden_layers,
+            hidden_size=reference.config.hidden_size,
+            logits_width=vocabulary,
+        )
+        yield Served(
+            engine=engine,
+            reference=reference.eval(),
+            found=found,
+            vocabulary=vocabulary,
+            family=family,
+        )
+    finally:
+        engine.close()
+
+
+@pytest.fixture(scope="module", params=sorted(FAMILIES))
+def served(request: pytest.FixtureRequest, wide_folder: Callable[[str], Path]) -> Iterator[Served]:
+    """Each family in turn inside vLLM."""
+    yield from serve(wide_folder(request.param), request.param)

@@ -1,0 +1,399 @@
+"""`lpp-capture run --backend vllm` as a user runs it, against the torch backend."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lpp.capture.cli import main
+from lpp.store import Run, open_store
+from lpp.store.tables import STATISTICS
+
+PROMPTS = 20
+
+
+def command(*words: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    program, *arguments = map(str, words)
+    return subprocess.run(
+        [str(Path(sys.executable).with_name(program)), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "COLUMNS": "80", "HF_HUB_OFFLINE": "1", **environment},
+    )
+
+
+def capture(root: Path, model: Path, backend: str, *extra: object) -> Run:
+    before = set(open_store(root).runs) if root.is_dir() else set()
+    done = command(
+        *("lpp-capture", "run", "--model", model, "--corpus", "pydoc", "--store", root),
+        *("--backend", backend, *extra),
+    )
+    assert done.returncode == 0, done.stderr
+    (name,) = set(open_store(root).runs) - before
+    return open_store(root).runs[name]
+
+
+@pytest.fixture(scope="module")
+def runs(packaged: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Run]:
+    """The packaged model by each backend in each dtype, on the demo's passages."""
+    root = tmp_path_factory.mktemp("both") / "store"
+    sites = "embed,block.1,block.15,block.30,final"
+    return {
+        (backend, dtype): capture(
+            root, packaged, backend, "--dtype", dtype, "--prompts", PROMPTS, "--sites", sites
+        )
+        for dtype in ("float32", "bfloat16")
+        for backend in ("torch", "vllm")
+    }
+
+
+def states(run: Run, site: str) -> np.ndarray[Any, Any]:
+    return np.concatenate(list(run.hidden(site)))
+
+
+def statistics(run: Run) -> dict[str, np.ndarray[Any, Any]]:
+    table = run.tokens().to_table()
+    return {
+        name: table[name].to_numpy(zero_copy_only=False).astype(np.float64) for name in STATISTICS
+    }
+
+
+def profile(root: Path, run: Run) -> dict[str, Any]:
+    done = command("lpp-analyze", "profile", root, "--run", run.id, "--format", "json")
+    assert done.returncode == 0, done.stderr
+    (found,) = [row for row in json.loads(done.stdout) if row["site"] == "final"]
+    return found
+
+
+def test_float32_agrees_to_rounding(runs: dict[tuple[str, str], Run]) -> None:
+    ours, theirs = runs["vllm", "float32"], runs["torch", "float32"]
+    assert ours.tokens().to_table()["token_id"] == theirs.tokens().to_table()["token_id"]
+    for site in theirs.sites:
+        want = states(theirs, site)
+        assert np.abs(states(ours, site) - want).max() <= 1e-3 * np.abs(want).max(), site
+    mine, other = statistics(ours), statistics(theirs)
+    for name in ("entropy", "log_z", "max_logprob", "next_logprob"):
+        # log_z and the logits have the size of tens, the entropy that of nats
+        bound = 1e-4 if name == "entropy" else 1e-3
+        assert np.nanmax(np.abs(mine[name] - other[name])) <= bound, name
+    assert np.mean(mine["top1_id"] == other["top1_id"]) > 0.999
+
+
+def test_the_profile_is_the_same(runs: dict[tuple[str, str], Run]) -> None:
+    ours, theirs = runs["vllm", "float32"], runs["torch", "float32"]
+    root = ours.path.parents[1]
+    mine, other = profile(root, ours), profile(root, theirs)
+    for metric in ("entropy_norm", "participation_ratio", "effective_rank"):
+        assert mine[metric] == pytest.approx(other[metric], rel=1e-4), metric
+        assert mine[f"{metric}_prefix"] == other[f"{metric}_prefix"]
+
+
+def test_bfloat16_agrees_as_bfloat16_does(runs: dict[tuple[str, str], Run]) -> None:
+    ours, theirs = runs["vllm", "bfloat16"], runs["torch", "bfloat16"]
+    for site in theirs.sites:
+        a, b = states(ours, site), states(theirs, site)
+        a, b = a - b.mean(0), b - b.mean(0)  # without the mean that all rows share
+        assert (a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum()) > 0.999, site
+    mine, other = statistics(ours), statistics(theirs)
+    exact = statistics(runs["torch", "float32"])
+    for name in ("entropy", "log_z", "max_logprob", "next_logprob"):
+        a, b = np.nanmedian(mine[name]), np.nanmedian(other[name])
+        assert abs(a - b) <= 2**-7 * abs(b), name
+        # as far from float32 as the same weights in bfloat16 are without vLLM, and no further
+        errors = [np.nanmedian(np.abs(one[name] - exact[name])) for one in (mine, other)]
+        assert errors[0] <= 1.25 * errors[1], (name, errors)
+
+
+def test_the_two_runs_say_the_same_of_the_model(runs: dict[tuple[str, str], Run]) -> None:
+    ours, theirs = runs["vllm", "float32"].plan, runs["torch", "float32"].plan
+    assert (ours.model, ours.tokenizer) == (theirs.model, theirs.tokenizer)
+    assert (ours.sites, ours.prompts, ours.corpus) == (theirs.sites, theirs.prompts, theirs.corpus)
+    assert (ours.compute.backend, theirs.compute.backend) == ("vllm", "torch")
+    assert ours.compute.attention == "CPU_ATTN"
+    assert "vllm" in ours.compute.versions
+
+
+def test_joined_takes_states_from_torch_and_logits_from_vllm(
+    runs: dict[tuple[str, str], Run], packaged: Path, tmp_path: Path
+) -> None:
+    joined = capture(
+        *(tmp_path / "store", packaged, "vllm+torch", "--dtype", "float32"),
+        *("--prompts", PROMPTS, "--sites", "final,block.15"),
+    )
+    torch_, vllm = runs["torch", "float32"], runs["vllm", "float32"]
+    np.testing.assert_array_equal(states(joined, "block.15"), states(torch_, "block.15"))
+    # vLLM's tiles and steps are the same, so its statistics are the same to the last bit
+    for name, values in statistics(joined).items():
+        np.testing.assert_array_equal(values, statistics(vllm)[name], err_msg=name)
+
+
+def test_schedule_positions_and_the_untrained_twin(packaged: Path, tmp_path: Path) -> None:
+    options = ("--dtype", "float32", "--prompts", 4, "--sites", "final", "--untrained-seed", 3)
+    root = tmp_path / "store"
+    ours, theirs = (
+        capture(root, packaged, backend, *options, "--logit-positions", "schedule")
+        for backend in ("vllm", "torch")
+    )
+    assert ours.plan.model == theirs.plan.model
+    want = states(theirs, "final")
+    assert np.abs(states(ours, "final") - want).max() <= 1e-3 * np.abs(want).max()
+    mine, other = statistics(ours)["entropy"], statistics(theirs)["entropy"]
+    assert np.isnan(mine).sum() == np.isnan(other).sum() > 0
+    np.testing.assert_allclose(mine, other, atol=1e-4)
+
+
+def test_a_killed_capture_resumes(packaged: Path, tmp_path: Path) -> None:
+    words = [
+        *(str(Path(sys.executable).with_name("lpp-capture")), "run", "--model", str(packaged)),
+        *("--corpus", "pydoc", "--store", str(tmp_path / "store"), "--backend", "vllm"),
+        *("--prompts", "24", "--sites", "final", "--shard-mib", "1"),
+    ]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "shard 1 of" in line:
+                process.send_signal(signal.SIGKILL)
+                break
+    (run,) = open_store(tmp_path / "store").runs.values()
+    kept = {shard.index: shard.digest for shard in run.shards}
+    assert 0 < len(kept) < run.plan.n_shards
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (run,) = open_store(tmp_path / "store").runs.values()
+    assert not run.missing_shards
+    assert {k: shard.digest for k, shard in enumerate(run.shards) if k in kept} == kept
+    assert run.verify() == []
+
+
+def test_ten_thousand_short_prompts_keep_memory_flat_and_lose_no_row(
+    wide_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    corpus = tmp_path / "short.jsonl"
+    words = ["the", "dog", "fox", "quick", "brown", "lazy", "over", "jumps", "mind", "all"]
+    with corpus.open("w") as file:
+        for n in range(10_000):
+            text = " ".join(words[(n * k) % 10] for k in range(1, 2 + n % 4))
+            file.write(json.dumps({"text": f"{text} {n}"}) + "\n")
+    script = tmp_path / "memory.py"
+    script.write_text(
+        "import os, sys, json\n"
+        "from pathlib import Path\n"
+        "from lpp.capture.cli_options import request_of\n"
+        "from lpp.capture.engine import capture_run\n"
+        "from lpp.capture.planning import prepare\n"
+        "from lpp.capture.request import CaptureRequest, CorpusSpec\n"
+        "from lpp.capture.model_spec import ModelSpec\n"
+        "from lpp.capture.selection import Selection\n"
+        "from lpp.store import RunWriter, create_store\n"
+        "model, corpus, root = sys.argv[1:]\n"
+        "class Watch:\n"
+        "    done, seen = 0, []\n"
+        "    def advance(self, amount=1):\n"
+        "        self.done += amount\n"
+        "        pages = int(Path('/proc/self/statm').read_text().split()[1])\n"
+        "        self.seen.append((self.done, pages * os.sysconf('SC_PAGE_SIZE') / 2**20))\n"
+        "    def note(self, text): pass\n"
+        "ready = prepare(CaptureRequest(model=ModelSpec(id=model), backend='vllm',\n"
+        "    corpus=CorpusSpec(name=corpus), selection=Selection(prompts=10_000, min_bytes=0),\n"
+        "    context=32, shard_bytes=4 << 20))\n"
+        "writer = RunWriter(create_store(Path(root)).path, ready.plan, ready.prompts)\n"
+        "watch = Watch()\n"
+        "capture_run(ready.plan, ready.prompts, writer, ready.backend, watch)\n"
+        "third = next(m for done, m in watch.seen if done >= ready.plan.prompts.tokens / 3)\n"
+        "print(json.dumps({'third': third, 'last': watch.seen[-1][1]}))\n"
+        "ready.close()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(script), str(wide_folder("qwen2")), str(corpus), str(tmp_path / "s")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    memory = json.loads(done.stdout.splitlines()[-1])
+    assert memory["last"] - memory["third"] < 48, memory  # MiB; the rows are 90 MiB in all
+    (run,) = open_store(tmp_path / "s").runs.values()
+    assert (run.n_prompts, run.plan.n_shards > 10) == (10_000, True)
+    assert run.verify() == []
+    table = run.tokens().to_table()
+    keys = set(zip(table["prompt_id"].to_pylist(), table["position"].to_pylist(), strict=True))
+    assert len(keys) == table.num_rows == run.plan.prompts.tokens
+    assert table["entropy"].null_count == 0
+
+
+@pytest.fixture(scope="module")
+def workers_bound() -> dict[str, str]:
+    """Two workers, a core each."""
+    return {"VLLM_CPU_OMP_THREADS_BIND": "0|1"}
+
+
+def test_two_ranks_capture_what_one_does(
+    wide_folder: Callable[[str], Path], tmp_path: Path, workers_bound: dict[str, str]
+) -> None:
+    words = (
+        *("lpp-capture", "run", "--model", wide_folder("qwen2"), "--corpus", "pydoc"),
+        *("--prompts", 40, "--context", 96, "--store", tmp_path / "store", "--backend", "vllm"),
+    )
+    for extra in ((), ("--tensor-parallel", 2)):
+        done = command(*words, *extra, **workers_bound)
+        assert done.returncode == 0, done.stderr
+    runs = sorted(
+        open_store(tmp_path / "store").runs.values(),
+        key=lambda run: str(run.plan.compute.device_map),
+    )
+    one, two = (
+        next(r for r in runs if r.plan.compute.device_map == m) for m in (None, "tensor_parallel=2")
+    )
+    for site in one.sites:
+        want = states(one, site)
+        assert np.abs(states(two, site) - want).max() <= 1e-5 * np.abs(want).max(), site
+    for name in ("entropy", "log_z", "next_logprob"):
+        a, b = statistics(one)[name], statistics(two)[name]
+        assert np.nanmax(np.abs(a - b)) <= 1e-4, name
+
+
+def test_a_rank_that_dies_leaves_committed_shards_and_a_clear_message(
+    wide_folder: Callable[[str], Path], tmp_path: Path, workers_bound: dict[str, str]
+) -> None:
+    words = [
+        *(str(Path(sys.executable).with_name("lpp-capture")), "run"),
+        *("--model", str(wide_folder("qwen2")), "--corpus", "pydoc", "--prompts", "400"),
+        *("--context", "96", "--store", str(tmp_path / "store"), "--backend", "vllm"),
+        *("--tensor-parallel", "2", "--shard-mib", "1"),
+    ]
+    with subprocess.Popen(
+        words, stderr=subprocess.PIPE, text=True, env={**os.environ, **workers_bound}
+    ) as process:
+        assert process.stderr is not None
+        lines = []
+        for line in process.stderr:
+            lines.append(line)
+            if "shard 1 of" in line:
+                os.kill(_workers(process.pid)[-1], signal.SIGKILL)
+                break
+        lines += process.stderr.readlines()
+        assert process.wait(120) == 2, "".join(lines)
+    message = "".join(lines)
+    assert "vLLM stopped while it ran" in message
+    assert "Every committed shard is whole; the same command resumes" in message
+    (run,) = open_store(tmp_path / "store").runs.values()
+    assert 0 < len(run.shards) < run.plan.n_shards
+    assert not list(Path("/dev/shm").glob("lpp-*"))
+    done = subprocess.run(
+        words, capture_output=True, text=True, check=False, env={**os.environ, **workers_bound}
+    )
+    assert done.returncode == 0, done.stderr
+    (run,) = open_store(tmp_path / "store").runs.values()
+    assert not run.missing_shards
+
+
+def _workers(parent: int) -> list[int]:
+    """Processes that `parent` started for its ranks, by name."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        try:
+            status = (folder / "status").read_text()
+        except OSError:
+            continue
+        if f"PPid:\t{parent}\n" in status and "VLLM" in (folder / "cmdline").read_text():
+            found.append(int(folder.name))
+    assert found, "no worker processes"
+    return sorted(found)
+
+
+def test_a_small_cache_makes_more_steps_and_the_same_rows(
+    wide_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    options = ("--prompts", 40, "--context", 96)
+    theirs = capture(tmp_path / "store", wide_folder("mistral"), "torch", *options)
+    ours = capture(
+        *(tmp_path / "store", wide_folder("mistral"), "vllm", *options),
+        *("--engine-option", f"kv_cache_memory_bytes={1 << 20}"),  # a few prompts of forty
+    )
+    for site in theirs.sites:
+        want = states(theirs, site)
+        assert np.abs(states(ours, site) - want).max() <= 1e-4 * np.abs(want).max(), site
+    np.testing.assert_allclose(
+        statistics(ours)["entropy"], statistics(theirs)["entropy"], atol=1e-4
+    )
+
+
+def test_engine_options_are_kept_in_the_plan(
+    wide_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    done = command(
+        *("lpp-capture", "run", "--model", wide_folder("gpt2"), "--corpus", "pydoc"),
+        *("--prompts", 3, "--context", 96, "--store", tmp_path / "store", "--backend", "vllm"),
+        *("--engine-option", "block_size=32", "--engine-option", "seed=7"),
+    )
+    assert done.returncode == 0, done.stderr
+    (run,) = open_store(tmp_path / "store").runs.values()
+    assert run.plan.compute.engine_options == {"block_size": "32", "seed": "7"}
+
+
+@pytest.mark.parametrize(
+    ("extra", "say"),
+    [
+        (("--engine-option", "pipeline_parallel_size=2"), "no rank sees all sites"),
+        (("--engine-option", "enable_prefix_caching=true"), "capture sets it"),
+        (("--engine-option", "no_such=1"), "vLLM has no engine option no_such"),
+        (("--engine-option", "max_model_len=64"), "prompts of --context 96"),
+        (("--engine-option", "seed"), "is not NAME=VALUE"),
+        (("--context", 97), "has 96 positions"),
+        (("--attention", "eager"), "--backend vllm cannot follow --attention"),
+        (("--device-map", "auto"), "--backend vllm cannot follow --device-map"),
+        (("--device", "cuda"), "sees no CUDA device"),
+    ],
+)
+def test_bad_input_is_one_message(
+    wide_folder: Callable[[str], Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    extra: tuple[object, ...],
+    say: str,
+) -> None:
+    words = (
+        *("run", "--model", wide_folder("gpt2"), "--corpus", "pydoc", "--prompts", 3),
+        *("--context", 96, "--store", tmp_path / "store", "--backend", "vllm", *extra),
+    )
+    with pytest.raises(SystemExit) as stopped:  # in this process: importing vLLM takes seconds
+        main(list(map(str, words)))
+    assert stopped.value.code == 2
+    message = capsys.readouterr().err
+    assert say in message
+    assert "Traceback" not in message
+
+
+def test_a_model_that_vllm_does_not_serve_names_the_torch_backend(
+    tiny_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    # heads of 12, which no kernel of vLLM's has
+    done = command(
+        *("lpp-capture", "run", "--model", tiny_folder("llama"), "--corpus", "pydoc"),
+        *("--prompts", 3, "--context", 96, "--store", tmp_path / "store", "--backend", "vllm"),
+    )
+    assert done.returncode == 2
+    assert "--backend torch" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_interrupted_start_leaves_no_process(packaged: Path, tmp_path: Path) -> None:
+    words = [
+        *(str(Path(sys.executable).with_name("lpp-capture")), "run", "--model", str(packaged)),
+        *("--corpus", "pydoc", "--store", str(tmp_path / "store"), "--backend", "vllm"),
+    ]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+        time.sleep(8)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 2
+        assert process.stderr is not None
+        assert "Interrupted" in process.stderr.read()
