@@ -64,7 +64,7 @@ ROW_METRICS: Final = (
     ),
     Metric[float](
         name="anisotropy",
-        unit="cosine",
+        unit="1",
         definition="mean cosine of two different rows of X(L), not centred, over all pairs; rows "
         "of length 0 left out",
         source="Ethayarajh 2019, arXiv 1909.00512",
