@@ -39,13 +39,14 @@ class Bands:
 
     def __init__(self, dim: int, upper: Sequence[int], counts: Integers) -> None:
         self._dim = dim
-        self._upper = np.array(upper)
+        self.upper = upper
+        self._edges = np.array(upper)
         self._bands = [_Band(dim, int(count)) for count in counts]
         self._work = Workspace(dim, max_rows=int(counts.max(initial=0)))
 
     def add(self, block: Block) -> None:
         """Take in rows; those beyond the last band are left out."""
-        band = np.searchsorted(self._upper, block.position, side="right").astype(np.uint16)
+        band = np.searchsorted(self._edges, block.position, side="right").astype(np.uint16)
         order = np.argsort(band, kind="stable")  # sixteen bits: a radix sort
         bounds = np.searchsorted(band[order], np.arange(len(self._bands) + 1))
         for b, (start, end) in enumerate(itertools.pairwise(bounds)):
@@ -81,7 +82,7 @@ class Bands:
             band.clear()
 
     def _below(self, prefix: int) -> "list[_Band]":
-        return self._bands[: int(np.searchsorted(self._upper, prefix)) + 1]
+        return self._bands[: int(np.searchsorted(self._edges, prefix)) + 1]
 
     def _n(self, prefix: int) -> int:
         return sum(band.n for band in self._below(prefix))

@@ -91,7 +91,8 @@ def profile(
     entropy and maxima of the ranks, whatever --entropy-by and --rank-by print.
 
     Metrics other than the paper's are printed at the longest prefix and stored at each, in the
-    table `metrics`. Only what the chosen ones need is computed.
+    table `metrics`; csv and json hold the profiles alone. Only what the chosen ones need is
+    computed.
 
     A number is printed with its standard error over prompts: of a mean for the entropy, of a
     jackknife for all else, which for the effective rank costs --groups times the number itself.

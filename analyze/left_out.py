@@ -21,18 +21,18 @@ from lpp.analyze.site_reader import SiteReader
 
 
 def left_out(
-    reader: SiteReader, cells: Sequence[Cell], whole: Mapping[int, Spread]
+    reader: SiteReader, cells: Sequence[Cell], whole: Mapping[int, Spread], upper: Sequence[int]
 ) -> Iterator[tuple[Cell, Spread]]:
     """Each of `cells` that leaves a group out, with its spread, valid until the next is taken.
 
     cells: of one number of prompts. whole: the spread of each of their prefixes, nothing left
-    out.
+    out. upper: where the bands end that its rows lie in.
     """
     by_read: dict[int, list[Cell]] = defaultdict(list)
     for cell in cells:
         spread = whole.get(cell.prefix)
         if cell.groups and isinstance(spread, Gram):
-            yield cell, spread.only(_stays(cell, sorted(whole), reader.lengths))
+            yield cell, spread.only(_stays(cell, upper, reader.lengths))
         elif cell.groups:
             by_read[cell.groups].append(cell)
     for of_groups in by_read.values():

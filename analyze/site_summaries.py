@@ -57,6 +57,6 @@ def _of_size(
         if prefix in parted:
             # the merge goes on in the same matrix
             kept[prefix] = deepcopy(spread) if isinstance(spread, Moments) else spread
-    for cell, rest in left_out(reader, cells, kept):
+    for cell, rest in left_out(reader, cells, kept, bands.upper):
         found[cell] = summarize(rest, wanted[cell])
     return found

@@ -308,3 +308,18 @@ def test_several_sizes_in_one_read_are_each_alone(
     one = scan_spectra(alone.root, prompts=[4], groups=GROUPS).collect()
     assert one["effective_rank_stderr"].null_count() == 0
     assert_frame_equal(both, one, rel_tol=1e-9)
+
+
+@pytest.mark.parametrize("dim", [6, 200])
+def test_what_is_known_already_does_not_change_the_rest(
+    make_run: Callable[..., Any], tmp_path: Path, dim: int
+) -> None:
+    """With some prefixes kept, the sizes of one read want different prefixes."""
+    made, fresh = make_run(dim=dim), make_run(dim=dim, root=tmp_path / "fresh")
+    options: dict[str, Any] = {"contexts": [10, 20], "groups": GROUPS}
+    some = pl.col("prefix").is_in([3, 10, 16])
+    scan_spectra(made.root, prompts=[6], **options).filter(some, site="final").collect()
+    scan_spectra(made.root, prompts=[4], **options).filter(~some, site="final").collect()
+    found = scan_spectra(made.root, prompts=[4, 6], **options).filter(site="final").collect()
+    expected = scan_spectra(fresh.root, prompts=[4, 6], **options).filter(site="final").collect()
+    assert_frame_equal(found, expected, rel_tol=1e-9)
