@@ -14,7 +14,10 @@ if __name__ != "lpp.analyze":
 
 if TYPE_CHECKING:
     from lpp.analyze.analysis import analyze as analyze
+    from lpp.analyze.benchmarks import add_benchmarks as add_benchmarks
     from lpp.analyze.cka import linear_cka as linear_cka
+    from lpp.analyze.correlations import Question as Question
+    from lpp.analyze.correlations import correlate as correlate
     from lpp.analyze.entropy import scan_entropy as scan_entropy
     from lpp.analyze.metric import Metric as Metric
     from lpp.analyze.metric_table import scan_metrics as scan_metrics
@@ -34,10 +37,13 @@ _HOME = {
     "METRICS": "metrics",
     "Metric": "metric",
     "Moments": "moments",
+    "Question": "correlations",
     "Selection": "select",
+    "add_benchmarks": "benchmarks",
     "aggregate": "profile",
     "analyze": "analysis",
     "build_database": "tables",
+    "correlate": "correlations",
     "effective_rank": "spectrum",
     "eigenvalues": "spectrum",
     "linear_cka": "cka",

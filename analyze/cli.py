@@ -4,7 +4,9 @@ from pathlib import Path
 
 import click
 
+from lpp.analyze.cli_benchmarks import benchmarks
 from lpp.analyze.cli_cka import cka
+from lpp.analyze.cli_correlate import correlate
 from lpp.analyze.cli_metrics import metrics
 from lpp.analyze.cli_profile import profile
 from lpp.store.console import LppGroup, debug_option, progress
@@ -20,13 +22,10 @@ def main() -> None:
         lpp-analyze profile ./lpp
         lpp-analyze metrics
         lpp-analyze cka ./lpp
+        lpp-analyze benchmarks add ./lpp results/
+        lpp-analyze correlate ./lpp
         lpp-analyze verify ./lpp
     """
-
-
-main.add_command(cka)
-main.add_command(metrics)
-main.add_command(profile)
 
 
 @main.command()
@@ -39,9 +38,13 @@ def verify(store: str) -> int:
         lpp-analyze verify ./lpp
     """
     from lpp.store import open_store
+    from lpp.store.scores import verify_scores
 
     opened = open_store(store)
-    problems = 0
+    of_scores = verify_scores(opened.path)
+    for line in of_scores:
+        click.echo(str(line))
+    problems = len(of_scores)
     with progress("Verify", len(opened.runs), "runs") as bar:
         for run in opened.runs.values():
             found = run.verify()
@@ -53,10 +56,18 @@ def verify(store: str) -> int:
     if problems:
         click.echo(
             f"{problems} problem{'s' if problems > 1 else ''}. Delete a damaged shard's directory "
-            "and repeat the `lpp-capture run` command: it resumes.",
+            "and repeat the `lpp-capture run` command: it resumes. Delete a damaged source under "
+            "benchmarks/ and add its scores again.",
             err=True,
         )
     return int(problems > 0)
+
+
+main.add_command(benchmarks)
+main.add_command(cka)
+main.add_command(correlate)
+main.add_command(metrics)
+main.add_command(profile)
 
 
 if __name__ == "__main__":

@@ -63,8 +63,8 @@ def explained(numbers: Mapping[str, int]) -> Iterator[str]:
         yield from textwrap.wrap(text, WIDTH, subsequent_indent="    ")
 
 
-def table() -> "Table":
-    """An empty table."""
+def plain_table() -> "Table":
+    """An empty table in the style of every command."""
     from rich import box
     from rich.table import Table
 

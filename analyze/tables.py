@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from lpp.analyze.analysis import Analysis, analyze
 from lpp.analyze.keys import Url
+from lpp.analyze.scored import scored_tables
 from lpp.analyze.select import Selection
 from lpp.sql import build
 from lpp.sql.schema import TABLES, arrow_schema
@@ -56,6 +57,11 @@ def build_database(
 
 
 def write_database(url: Url, analysis: Analysis, *, drop_prefixes: Collection[int] = ()) -> Path:
-    """Replace the tables of `analysis` in the database of the store at `url`; others stay."""
+    """Replace the tables of `analysis` in the database of the store at `url`; others stay.
+
+    All but the correlations, which were of the profiles before.
+    """
+    root = open_store(url).path
     tables = arrow_tables(analysis, drop_prefixes=drop_prefixes)
-    return build(open_store(url).path, tables, keep=TABLES)
+    kept = TABLES.keys() - {"correlations"}
+    return build(root, tables | scored_tables(root, analysis.runs), keep=kept)

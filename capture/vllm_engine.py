@@ -87,6 +87,7 @@ class VllmEngine:
         with _loading(name), silenced() if quiet else nullcontext():
             self._engine = _make(folder, settings, quiet=quiet)
         self._serial = 0
+        self._proven = False
         from vllm import SamplingParams
 
         # One token of output costs no forward pass of its own: its logits are the prompt's last.
@@ -124,6 +125,10 @@ class VllmEngine:
                 outputs = self._engine.step()
             yield [place.pop(output.request_id) for output in outputs if output.finished]
 
+    def proven(self) -> None:
+        """The model has run: from here on a failure is the engine's, not the model's."""
+        self._proven = True
+
     def close(self) -> None:
         """Stop the workers and free their memory."""
         from vllm.distributed import cleanup_dist_env_and_memory
@@ -135,6 +140,10 @@ class VllmEngine:
     @contextmanager
     def _alive(self) -> Iterator[None]:
         """One clear error for an engine that dies."""
+        if not self._proven:
+            with _loading(self._name):
+                yield
+            return
         try:
             yield
         except (LppError, KeyboardInterrupt):

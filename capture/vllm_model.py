@@ -50,13 +50,18 @@ class VllmModel:
             self._engine = VllmEngine(
                 self.described.folder, self.described.id, settings, quiet=quiet
             )
-        self.sites = probe_engine(
-            self._engine,
-            self.described.id,
-            n_blocks=self.described.n_blocks,
-            hidden_size=self.described.hidden_size,
-            logits_width=self.described.logits_width,
-        )
+        try:
+            self.sites = probe_engine(
+                self._engine,
+                self.described.id,
+                n_blocks=self.described.n_blocks,
+                hidden_size=self.described.hidden_size,
+                logits_width=self.described.logits_width,
+            )
+        except BaseException:
+            self._engine.close()
+            raise
+        self._engine.proven()
         self.attention = self.sites.attention
         ranks = request.tensor_parallel
         self.device_map = f"tensor_parallel={ranks}" if ranks > 1 else None

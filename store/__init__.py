@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from lpp.store.run import Block as Block
     from lpp.store.run import Run as Run
     from lpp.store.run import ShardRecord as ShardRecord
+    from lpp.store.scores import add_scores as add_scores
+    from lpp.store.scores import read_scores as read_scores
+    from lpp.store.scores import remove_scores as remove_scores
     from lpp.store.store import Store as Store
     from lpp.store.store import create_store as create_store
     from lpp.store.store import open_store as open_store
@@ -29,8 +32,11 @@ _HOME = {
     "RunWriter": "writer",
     "ShardRecord": "run",
     "Store": "store",
+    "add_scores": "scores",
     "create_store": "store",
     "open_store": "store",
+    "read_scores": "scores",
+    "remove_scores": "scores",
 }
 __all__ = sorted(_HOME)  # noqa: PLE0605
 

@@ -33,10 +33,11 @@ class CommitRecord:
 
     def sealed(self) -> "CommitRecord":
         """The same record with its own checksum filled in."""
-        return replace(self, self_xxh3_128=_self_checksum(to_document(self)))
+        return replace(self, self_xxh3_128=self_checksum(to_document(self)))
 
 
-def _self_checksum(document: Mapping[str, object]) -> str:
+def self_checksum(document: Mapping[str, object]) -> str:
+    """The seal of a record: checksum of its document without the seal."""
     return checksum(canonical_json({k: v for k, v in document.items() if k != "self_xxh3_128"}))
 
 
@@ -49,6 +50,15 @@ def read_commit(directory: Path) -> CommitRecord:
     """The record of `directory`. FileNotFoundError where there is none.
 
     FormatError: CORRUPT for altered bytes, UNSUPPORTED_VERSION for a newer release's.
+    """
+    document = read_sealed(directory)
+    return parse_document(CommitRecord, document, str(directory / COMMIT_KEY))
+
+
+def read_sealed(directory: Path) -> object:
+    """The document of the record of `directory`, whatever it says of its objects.
+
+    Raises what `read_commit` does.
     """
     path = directory / COMMIT_KEY
     data = path.read_bytes()
@@ -66,10 +76,10 @@ def read_commit(directory: Path) -> CommitRecord:
             f"{FORMAT_VERSION}. Install a newer one: `pip install --upgrade lpp-engine`.",
             kind=ErrorKind.UNSUPPORTED_VERSION,
         )
-    return parse_document(CommitRecord, document, str(path))
+    return document
 
 
 def _sealed(document: Mapping[str, object], data: bytes) -> bool:
     """Comparing bytes as well finds what parsing forgives, such as a changed space."""
-    sealed = document.get("self_xxh3_128") == _self_checksum(document)
+    sealed = document.get("self_xxh3_128") == self_checksum(document)
     return sealed and data == pretty_json(document)

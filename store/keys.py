@@ -38,6 +38,15 @@ QUARANTINE_KEY: Final = "quarantine.jsonl"
 COMMIT_KEY: Final = "COMMIT.json"
 """Record that makes a run or a shard exist: written last, lists every other object."""
 
+BENCHMARKS_KEY: Final = "benchmarks"
+"""Directory of benchmark scores: one directory for each source."""
+
+SCORES_KEY: Final = "scores.arrow"
+"""One row per score of a source."""
+
+ORIGINAL_KEY: Final = "original"
+"""Directory of the files that a source's scores were read from."""
+
 ANALYSIS_KEY: Final = "analysis"
 """Directory of cached results: safe to delete at any time."""
 

@@ -1,4 +1,4 @@
-"""The Arrow tables of a store, SPEC.md section 5: prompts of a run, tokens of a shard."""
+"""The Arrow tables of a store, SPEC.md sections 5 and 7: prompts, tokens, benchmark scores."""
 
 from pathlib import Path
 from typing import Final
@@ -50,6 +50,22 @@ TOKENS_SCHEMA: Final = pa.schema(
     ]
 )
 """One row per token: `next_*` are null at a prompt's last token."""
+
+
+SCORES_SCHEMA: Final = pa.schema(
+    [
+        pa.field("model", pa.string(), nullable=False),
+        pa.field("run", pa.string()),
+        pa.field("benchmark", pa.string(), nullable=False),
+        pa.field("metric", pa.string(), nullable=False),
+        pa.field("value", pa.float64(), nullable=False),
+        pa.field("stderr", pa.float64()),
+        pa.field("n", pa.int64()),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),
+    ]
+)
+"""One row per score. `run`: the run of this store that it was said to belong to, if any."""
 
 
 def encode_table(table: pa.Table) -> bytes:

@@ -1,9 +1,9 @@
-"""Compare every byte of a run with what was committed, SPEC.md section 7.
+"""Compare every byte of a run with what was committed, SPEC.md section 8.
 
 Never raises for what lies in the store: each difference is a `Problem` with its place.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 from lpp.store.commit import CommitRecord, read_commit
 from lpp.store.documents import load_json
 from lpp.store.errors import FormatError
-from lpp.store.files import describe
+from lpp.store.files import ObjectRecord, describe
 from lpp.store.hidden import site_shape
 from lpp.store.keys import (
     COMMIT_KEY,
@@ -45,7 +45,9 @@ def verify_run(path: Path) -> list[Problem]:
     """Every problem of the run in `path`; empty when each byte is as it was committed."""
     commit, problems = _read_commit(path, "")
     if commit is not None:
-        problems += _check_objects(path, "", commit, ignore=(f"{SHARDS_KEY}/", QUARANTINE_KEY))
+        problems += check_objects(
+            path, "", commit.objects, ignore=(f"{SHARDS_KEY}/", QUARANTINE_KEY)
+        )
     try:
         plan = parse_plan(load_json((path / PLAN_KEY).read_bytes(), PLAN_KEY), PLAN_KEY)
     except (FormatError, OSError) as error:
@@ -71,11 +73,11 @@ def _read_commit(path: Path, prefix: str) -> tuple[CommitRecord | None, list[Pro
     return None, [Problem(where=f"{prefix}{COMMIT_KEY}", what=what)]
 
 
-def _check_objects(
-    path: Path, prefix: str, commit: CommitRecord, ignore: tuple[str, ...] = ()
+def check_objects(
+    path: Path, prefix: str, objects: Mapping[str, ObjectRecord], ignore: tuple[str, ...] = ()
 ) -> Iterator[Problem]:
     """Compare the files of one directory with its record: sizes, checksums, and no others."""
-    for key, recorded in sorted(commit.objects.items()):
+    for key, recorded in sorted(objects.items()):
         try:
             found = describe(path / key)
         except OSError as error:
@@ -86,7 +88,7 @@ def _check_objects(
             yield Problem(where=prefix + key, what=what)
         elif found != recorded:
             yield Problem(where=prefix + key, what="altered: its checksum does not match")
-    expected = {*commit.objects, COMMIT_KEY}
+    expected = {*objects, COMMIT_KEY}
     for file in sorted(path.rglob("*")):
         key = file.relative_to(path).as_posix()
         if key.startswith(ignore):
@@ -115,7 +117,7 @@ def _verify_shard(path: Path, plan: Plan, index: int, prompts: pa.Table | None) 
     if commit.plan != plan.hash or commit.shard != index:
         what = f"belongs to shard {commit.shard} of plan {commit.plan[:8]}"
         return [Problem(where=prefix + COMMIT_KEY, what=what)]
-    wrong = list(_check_objects(directory, prefix, commit))
+    wrong = list(check_objects(directory, prefix, commit.objects))
     # What the bytes mean is only looked at where the bytes are right.
     problems += wrong or _check_meaning(directory, prefix, plan, commit, prompts)
     return problems

@@ -14,10 +14,15 @@ def commands() -> Iterator[tuple[str, click.Command]]:
     from lpp.sql.cli import main as sql
 
     for name, command in (("lpp-analyze", analyze), ("lpp-capture", capture), ("lpp-sql", sql)):
-        yield name, command
-        if isinstance(command, click.Group):
-            for word, inner in sorted(command.commands.items()):
-                yield f"{name} {word}", inner
+        yield from below(name, command)
+
+
+def below(words: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
+    """A command and, of a group, all of its commands."""
+    yield words, command
+    if isinstance(command, click.Group):
+        for word, inner in sorted(command.commands.items()):
+            yield from below(f"{words} {word}", inner)
 
 
 COMMANDS = dict(commands())

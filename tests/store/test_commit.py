@@ -46,11 +46,11 @@ def test_truncation_and_additions_are_noticed(tmp_path: Path) -> None:
 
 
 def test_sealed_record_of_the_wrong_shape_names_its_fields(tmp_path: Path) -> None:
-    from lpp.store.commit import _self_checksum
+    from lpp.store.commit import self_checksum
     from lpp.store.documents import pretty_json
 
     document: dict[str, Any] = {"plan": 1, "shard": "0", "rows": 2, "objects": {"a": {}}}
-    document["self_xxh3_128"] = _self_checksum(document)
+    document["self_xxh3_128"] = self_checksum(document)
     (tmp_path / "COMMIT.json").write_bytes(pretty_json(document))
     with pytest.raises(FormatError) as caught:
         read_commit(tmp_path)

@@ -1,0 +1,193 @@
+"""How two columns of numbers go together across a few models: coefficient, interval, p.
+
+SciPy and statsmodels do the arithmetic. With eight models, an interval is about one wide: what
+is here says how little eight points can tell, it does not make them more.
+
+Intervals are 95 % bootstrap intervals, models drawn with replacement: bias-corrected and
+accelerated (BCa; Efron 1987) for Pearson and Spearman, percentiles for the rank-partial, whose
+acceleration is undefined in one of eleven samples of eight. How often they held the true value,
+simulated with normal data at a true correlation of 0 and of 0.7 (300 to 400 samples each):
+
+                  8 models          12 models     20 models
+    Pearson       0.92 to 0.96                    0.93 to 0.94    (percentiles at 8: 0.89 to 0.93)
+    Spearman      0.96                            0.94 to 0.96
+    rank-partial  0.75 to 0.91      0.94 to 0.99
+
+So below ten models an interval is a hint, and that of the rank-partial is too short.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias, get_args
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+from statsmodels.regression.linear_model import OLS
+
+CiMethod: TypeAlias = Literal["BCa", "percentile"]
+Method: TypeAlias = Literal["pearson", "spearman", "rank_partial"]
+METHODS: Final[tuple[Method, ...]] = get_args(Method)
+
+Values: TypeAlias = npt.NDArray[np.float64]
+
+EXACT_UP_TO: Final = 8
+"""Models up to which Spearman's p counts every permutation: the t distribution calls a perfect
+order of five impossible by chance, where one in sixty is as good. 8! = 40,320 take about 0.05 s."""
+
+RESAMPLES: Final = 4999
+CONFIDENCE: Final = 0.95
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Association:
+    """One coefficient and what can be said about it."""
+
+    coefficient: float
+    """-1 to 1"""
+    p_value: float
+    """Two-sided, of no association."""
+    p_method: Literal["t", "permutations"]
+    interval: tuple[float, float] | None
+    """95 %; None where resampling never varies, as for a perfect order."""
+    ci_method: CiMethod
+
+
+def associate(
+    method: Method,
+    x: Values,
+    y: Values,
+    size: Values,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Association | None:
+    """`method` between x and y, each (n,), finite; `size` is what `rank_partial` controls for.
+
+    None where it is undefined: x or y constant, or, for the partial, either in the order of size.
+    """
+    data: tuple[Values, ...] = (x, y)
+    p_method: Literal["t", "permutations"] = "t"
+    if method == "rank_partial":
+        data = (x, y, size)
+        ranks = np.stack([stats.rankdata(v) for v in data])
+        if not _defined_partial(ranks):
+            return None
+        coefficient, p = _partial(*ranks)
+    elif np.ptp(x) == 0 or np.ptp(y) == 0:
+        return None
+    else:
+        found = (stats.pearsonr if method == "pearson" else stats.spearmanr)(x, y)
+        coefficient, p = float(found.statistic), float(found.pvalue)
+        if method == "spearman" and len(x) <= EXACT_UP_TO:
+            p, p_method = _exact_p(x, y), "permutations"
+    ci_method: CiMethod = "percentile" if method == "rank_partial" else "BCa"
+    return Association(
+        coefficient=coefficient,
+        p_value=p,
+        p_method=p_method,
+        interval=_interval(data, _RESAMPLED[method], ci_method, resamples, seed),
+        ci_method=ci_method,
+    )
+
+
+def benjamini_hochberg(p_values: list[float]) -> list[float]:
+    """The q of each p, over all of them: the smallest false discovery rate that includes it.
+
+    >>> benjamini_hochberg([0.01, 0.02, 0.9])
+    [0.03, 0.03, 0.9]
+    """
+    return [float(q) for q in stats.false_discovery_control(p_values)] if p_values else []
+
+
+def _partial(x: Values, y: Values, size: Values) -> tuple[float, float]:
+    """Of ranks: what x adds to size in a regression for y. Its t is that of the partial."""
+    fit = OLS(y, np.column_stack([np.ones(len(x)), x, size])).fit()
+    t, df = float(fit.tvalues[1]), float(fit.df_resid)
+    coefficient = math.copysign(1.0, t) if math.isinf(t) else t / math.sqrt(t * t + df)
+    return coefficient, float(fit.pvalues[1])
+
+
+def _defined_partial(ranks: npt.NDArray[np.float64]) -> bool:
+    """Whether neither x nor y, (3, n) with size, is constant or has just the order of size."""
+    if np.ptp(ranks, axis=1).min() == 0:
+        return False
+    with_size = [_pearson(row, ranks[2]) for row in ranks[:2]]
+    return bool(max(map(abs, with_size)) < 1 - 1e-9)
+
+
+def _exact_p(x: Values, y: Values) -> float:
+    """Share of all orders of x that go at least as far from 0 with y, ties included."""
+    ranks_y = stats.rankdata(y)
+    found = stats.permutation_test(
+        (stats.rankdata(x),),
+        lambda ranks, axis: np.abs(_pearson(ranks, ranks_y, axis)),
+        permutation_type="pairings",
+        alternative="greater",
+        n_resamples=math.inf,
+        vectorized=True,
+    )
+    return float(found.pvalue)
+
+
+def _interval(
+    data: tuple[Values, ...],
+    statistic: Callable[..., Values],
+    method: CiMethod,
+    resamples: int,
+    seed: int,
+) -> tuple[float, float] | None:
+    """Resamples in which a column is constant have no value and are left out."""
+    common = {"paired": True, "vectorized": True, "confidence_level": CONFIDENCE, "axis": -1}
+    generator = np.random.default_rng(seed)
+    # No spread at all is told by the interval that is not there.
+    with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        drawn = stats.bootstrap(
+            data, statistic, n_resamples=resamples, method="percentile", rng=generator, **common
+        )
+        values = drawn.bootstrap_distribution
+        drawn.bootstrap_distribution = values[np.isfinite(values)]
+        if not drawn.bootstrap_distribution.size:
+            return None
+        found = stats.bootstrap(
+            data, statistic, n_resamples=0, bootstrap_result=drawn, method=method, **common
+        ).confidence_interval
+    low, high = max(float(found.low), -1.0), min(float(found.high), 1.0)  # rounding, past +-1
+    return (low, high) if low < high else None  # NaN compares false
+
+
+def _pearson(x: Values, y: Values, axis: int = -1) -> Values:
+    """Pearson's r along an axis; NaN where a column is constant."""
+    x = x - x.mean(axis, keepdims=True)
+    y = y - y.mean(axis, keepdims=True)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        r: Values = (x * y).sum(axis) / np.sqrt((x * x).sum(axis) * (y * y).sum(axis))
+    return r
+
+
+def _resampled_pearson(x: Values, y: Values, axis: int = -1) -> Values:
+    return _pearson(x, y, axis)
+
+
+def _resampled_spearman(x: Values, y: Values, axis: int = -1) -> Values:
+    return _pearson(stats.rankdata(x, axis=axis), stats.rankdata(y, axis=axis), axis)
+
+
+def _resampled_partial(x: Values, y: Values, size: Values, axis: int = -1) -> Values:
+    """The partial from three correlations of ranks: what the regression gives, in one step."""
+    x, y, size = (stats.rankdata(v, axis=axis) for v in (x, y, size))
+    xy, xs, ys = _pearson(x, y, axis), _pearson(x, size, axis), _pearson(y, size, axis)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        rest = (1 - xs**2) * (1 - ys**2)
+        # where a resample leaves x or y in the order of size, rounding would make any number
+        return np.where(rest > 1e-9, (xy - xs * ys) / np.sqrt(np.abs(rest)), np.nan)
+
+
+_RESAMPLED: Final[Mapping[Method, Callable[..., Values]]] = {
+    "pearson": _resampled_pearson,
+    "spearman": _resampled_spearman,
+    "rank_partial": _resampled_partial,
+}

@@ -1,0 +1,100 @@
+"""Which run a source's model name means.
+
+In this order: what the user said (`--match NAME=RUN`); the exact model id; its normal form, which
+ignores case, a `.gguf` ending and an organisation that only one of the two names has. A name that
+fits nothing, or two runs, is matched to none and says why. Random twins match only when said.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunName:
+    """A run as far as names go."""
+
+    id: str
+    model: str
+    untrained: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """What a name was matched to."""
+
+    run: str | None
+    how: Literal["said", "exact", "name", "none", "several"]
+    note: str = ""
+    """Why there is no run; empty where there is one."""
+
+
+def match_names(
+    names: Iterable[str], runs: Sequence[RunName], said: Mapping[str, str] | None = None
+) -> dict[str, Fit]:
+    """A `Fit` for each of `names`, all of one source; two names never share a run.
+
+    >>> runs = [RunName(id="qwen2-5-3b-1a2b3c4d", model="Qwen/Qwen2.5-3B")]
+    >>> match_names(["qwen2.5-3b"], runs)["qwen2.5-3b"].run
+    'qwen2-5-3b-1a2b3c4d'
+    """
+    fits = {name: _fit(name, runs, (said or {}).get(name)) for name in dict.fromkeys(names)}
+    return _parted(fits)
+
+
+def normal_form(name: str) -> tuple[str | None, str]:
+    """(organisation or None, bare name), both without case; a path has no organisation.
+
+    >>> normal_form("Qwen/Qwen2.5-3B"), normal_form("/models/Tiny.gguf"), normal_form("Tiny")
+    (('qwen', 'qwen2.5-3b'), (None, 'tiny'), (None, 'tiny'))
+    """
+    text = name.strip().rstrip("/").casefold()
+    parts = text.split("/")
+    is_path = text.startswith(("/", ".", "~")) or len(parts) > 2
+    organisation = parts[0] if len(parts) == 2 and not is_path else None
+    return organisation, parts[-1].removesuffix(".gguf")
+
+
+def _fit(name: str, runs: Sequence[RunName], said: str | None) -> Fit:
+    if said is not None:
+        there = any(run.id == said for run in runs)
+        note = "" if there else f"it was said to be {said}, which is not among the runs"
+        return Fit(run=said if there else None, how="said" if there else "none", note=note)
+    trained = [run for run in runs if not run.untrained]
+    exact = [run.id for run in trained if run.model == name]
+    alike = [run.id for run in trained if _same(normal_form(run.model), normal_form(name))]
+    found = exact or alike
+    if len(found) == 1:
+        return Fit(run=found[0], how="exact" if exact else "name")
+    if found:
+        note = f"it fits {len(found)} runs: {', '.join(found)}"
+        return Fit(run=None, how="several", note=note)
+    return Fit(run=None, how="none", note="it fits no run" + _near(name, trained))
+
+
+def _same(one: tuple[str | None, str], other: tuple[str | None, str]) -> bool:
+    organisations = {one[0], other[0]} - {None}
+    return one[1] == other[1] and len(organisations) < 2
+
+
+def _near(name: str, runs: Sequence[RunName]) -> str:
+    bare = {normal_form(run.model)[1]: run.model for run in runs}
+    near = get_close_matches(normal_form(name)[1], bare, n=1, cutoff=0.8)
+    return f"; the nearest is {bare[near[0]]}" if near else ""
+
+
+def _parted(fits: Mapping[str, Fit]) -> dict[str, Fit]:
+    """Where two names fit one run, the surer keeps it; equals lose it both."""
+    order = ("said", "exact", "name")
+    found = dict(fits)
+    for run in {fit.run for fit in fits.values() if fit.run}:
+        rivals = [name for name, fit in fits.items() if fit.run == run]
+        best = min(order.index(fits[name].how) for name in rivals)
+        keepers = [name for name in rivals if order.index(fits[name].how) == best]
+        for name in rivals:
+            others = [other for other in rivals if other != name]
+            if keepers != [name]:
+                note = f"it fits {run}, and so does {', '.join(others)}"
+                found[name] = Fit(run=None, how="several", note=note)
+    return found

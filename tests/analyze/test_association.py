@@ -1,0 +1,163 @@
+"""Coefficients, p and intervals against slow references and by hand."""
+
+import itertools
+import math
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from lpp.analyze.association import METHODS, Method, associate, benjamini_hochberg
+
+Vector = npt.NDArray[np.float64]
+SIZE = np.array([0.5, 1.5, 14.0, 3.0, 7.0, 3.0, 8.0, 7.0])
+
+
+def vectors(n: int, seed: int) -> tuple[Vector, Vector, Vector]:
+    """x, y and a size that drives both, rounded so that there are ties."""
+    rng = np.random.default_rng(seed)
+    size = rng.normal(size=n).round(1)
+    x, y = ((0.3 * size + rng.normal(size=n)).round(1) for _ in range(2))
+    return x, y, size
+
+
+def slow_ranks(values: Vector) -> Vector:
+    """Mean place of each value, by counting."""
+    return np.array([sum(v < w for v in values) + (sum(values == w) + 1) / 2 for w in values])
+
+
+def slow_pearson(x: Vector, y: Vector) -> float:
+    dx, dy = x - sum(x) / len(x), y - sum(y) / len(y)
+    return float(sum(dx * dy) / math.sqrt(sum(dx * dx) * sum(dy * dy)))
+
+
+def residuals(y: Vector, size: Vector) -> Vector:
+    """What a straight line through `size` leaves of y."""
+    slope = sum((size - size.mean()) * y) / sum((size - size.mean()) ** 2)
+    return y - y.mean() - slope * (size - size.mean())
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("n", [5, 7, 12])
+def test_against_slow_references(n: int, seed: int) -> None:
+    x, y, size = vectors(n, seed)
+    found = {m: associate(m, x, y, size, resamples=200) for m in METHODS}
+    rx, ry, rs = map(slow_ranks, (x, y, size))
+    expected = {
+        "pearson": slow_pearson(x, y),
+        "spearman": slow_pearson(rx, ry),
+        "rank_partial": slow_pearson(residuals(rx, rs), residuals(ry, rs)),
+    }
+    for method, coefficient in expected.items():
+        one = found[method]  # type: ignore[index]
+        assert one is not None
+        assert one.coefficient == pytest.approx(coefficient, abs=1e-12)
+        df = n - 2 - (method == "rank_partial")
+        t = coefficient * math.sqrt(df / (1 - coefficient**2))
+        if one.p_method == "t":
+            assert one.p_value == pytest.approx(2 * stats.t.sf(abs(t), df), rel=1e-9)
+        if one.interval is not None:
+            assert -1 <= one.interval[0] < one.interval[1] <= 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_exact_p_counts_every_order(seed: int) -> None:
+    x, y, size = vectors(6, seed)
+    found = associate("spearman", x, y, size, resamples=50)
+    assert found is not None
+    rx, ry = slow_ranks(x), slow_ranks(y)
+    all_orders = [abs(slow_pearson(np.array(o), ry)) for o in itertools.permutations(rx)]
+    share = np.mean([r >= abs(slow_pearson(rx, ry)) - 1e-12 for r in all_orders])
+    assert found.p_method == "permutations"
+    assert found.p_value == pytest.approx(share, abs=1e-12)
+
+
+def test_a_perfect_order_of_five_is_no_proof() -> None:
+    x = np.arange(5.0)
+    found = associate("spearman", x, x**3, SIZE[:5])
+    assert found is not None
+    assert found.coefficient == pytest.approx(1)
+    assert found.p_value == pytest.approx(2 / 120)  # and its mirror image, of 5!
+    assert found.interval is None
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_constant_has_no_coefficient(method: Method) -> None:
+    x, y, size = vectors(8, 0)
+    same = np.full(8, 3.0)
+    assert associate(method, same, y, size) is None
+    assert associate(method, x, same, size) is None
+
+
+def test_the_partial_needs_something_beside_size() -> None:
+    x, y, size = vectors(8, 0)
+    assert associate("rank_partial", size**3, y, size) is None
+    assert associate("rank_partial", x, -size, size) is None
+    assert associate("rank_partial", x, y, np.full(8, 1.0)) is None
+
+
+def test_what_size_makes_is_gone_once_it_is_controlled_for() -> None:
+    rng = np.random.default_rng(3)
+    size = np.arange(40.0)
+    x, y = size + rng.normal(size=40), -size + rng.normal(size=40)
+    plain, partial = (associate(m, x, y, size, resamples=50) for m in ("spearman", "rank_partial"))
+    assert plain is not None
+    assert partial is not None
+    assert plain.coefficient < -0.95
+    assert abs(partial.coefficient) < 0.35
+
+
+@given(
+    st.lists(st.integers(-50, 50), min_size=6, max_size=6, unique=True),
+    st.permutations(range(6)),
+)
+@settings(max_examples=15, deadline=None)
+def test_order_of_models_and_a_rising_scale_change_no_rank_measure(
+    values: list[int], order: list[int]
+) -> None:
+    x, y, size = np.array(values, float), SIZE[:6] ** 2, np.array([3.0, 1, 2, 5, 4, 4])
+    for method in ("spearman", "rank_partial"):
+        one = associate(method, x, y, size, resamples=20)
+        other = associate(method, np.exp(x / 10)[order], y[order], size[order], resamples=20)
+        assert (one is None) == (other is None)
+        if one is not None and other is not None:
+            assert other.coefficient == pytest.approx(one.coefficient, abs=1e-9)
+            assert other.p_value == pytest.approx(one.p_value, rel=1e-6, abs=1e-9)
+
+
+def test_the_same_seed_gives_the_same_interval() -> None:
+    x, y, size = vectors(9, 1)
+    one, again, other = (associate("pearson", x, y, size, seed=s) for s in (0, 0, 1))
+    assert one == again
+    assert one != other
+
+
+def test_interval_narrows_with_models() -> None:
+    widths = []
+    for n in (8, 80):
+        x, y, size = vectors(n, 5)
+        found = associate("pearson", x, y, size)
+        assert found is not None
+        assert found.interval is not None
+        assert found.interval[0] < found.coefficient < found.interval[1]
+        widths.append(found.interval[1] - found.interval[0])
+    assert widths[1] < widths[0] / 2
+
+
+@given(st.lists(st.floats(1e-6, 1), min_size=1, max_size=12))
+@settings(deadline=None)
+def test_benjamini_hochberg_against_its_definition(p_values: list[float]) -> None:
+    """Smallest level at which the step-up procedure rejects a test, by search over levels."""
+    m = len(p_values)
+    ordered = sorted(p_values)
+    for p, q in zip(p_values, benjamini_hochberg(p_values), strict=True):
+        levels = [min(m * ordered[k] / (k + 1), 1.0) for k in range(m) if ordered[k] >= p]
+        assert q == pytest.approx(min(levels), rel=1e-12)
+        assert q >= p - 1e-15
+
+
+def test_no_test_has_no_q() -> None:
+    assert benjamini_hochberg([]) == []

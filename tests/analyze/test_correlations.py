@@ -1,0 +1,405 @@
+"""Correlations over a store: the published numbers, families, refusals, who is left out."""
+
+import csv
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pytest
+from click.testing import CliRunner, Result
+
+from lpp.analyze import Question, add_benchmarks, correlate
+from lpp.analyze.cli import main
+from lpp.analyze.correlations import MEANING, refuse_unranked
+from lpp.analyze.subjects import Setting
+from lpp.sql import arrow_schema, build, connect
+from lpp.store import create_store
+from lpp.store.errors import ErrorKind, InputError, MachineError
+
+PAPER_METRICS = ("entropy_floor", "effective_rank_norm", "participation_ratio_norm")
+INTRINSIC = {
+    "entropy_floor": "Min Entropy",
+    "effective_rank_norm": "Max Rank",
+    "participation_ratio_norm": "Max Participation",
+}
+NOMINAL = {"14B": 14, "8B": 8, "7B": 7, "3B": 3, "1.5B": 1.5, "0.5B": 0.5}
+
+MODELS = [  # model, billions, entropy, PR/r, one benchmark
+    ("org/a", 1.0, 0.9, 0.11, 10.0),
+    ("org/b", 2.0, 0.7, 0.12, 35.0),
+    ("org/c", 3.0, 0.8, 0.19, 40.0),
+    ("org/d", 4.0, 0.3, 0.14, 60.0),
+    ("org/e", 5.0, 0.4, 0.15, 44.0),
+    ("org/f", 6.0, 0.2, 0.16, 55.0),
+]
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(a) for a in arguments], env={"COLUMNS": "80"})
+
+
+def put(
+    root: Path, runs: Sequence[Mapping[str, Any]], profiles: Sequence[Mapping[str, Any]]
+) -> Path:
+    """A database of these runs and profiles, as `profile` would have left it."""
+    create_store(root)
+    defaults: dict[str, Any] = {"prompt_set": "p0", "plan": "{}"}
+    at: dict[str, Any] = {"context": 100, "n_prompts": 50, "site": "final", "flags": []}
+    build(
+        root,
+        {
+            "runs": pa.Table.from_pylist([{**defaults, **r} for r in runs], arrow_schema("runs")),
+            "site_profiles": pa.Table.from_pylist(
+                [{**at, **p} for p in profiles], arrow_schema("site_profiles")
+            ),
+        },
+    )
+    return root
+
+
+def run_of(model: str) -> str:
+    return f"{model.rpartition('/')[2].lower()}-0000"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Callable[..., Path]:
+    """`store(n)`: a store of the first n MODELS; `change` alters rows by model."""
+
+    def make(
+        count: int = 6,
+        *,
+        runs: Mapping[str, Mapping[str, Any]] | None = None,
+        profiles: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> Path:
+        chosen = MODELS[:count]
+        of_runs = [
+            {"run": run_of(m), "model": m, "n_parameters": int(b * 1e9), **(runs or {}).get(m, {})}
+            for m, b, *_ in chosen
+        ]
+        of_profiles = [
+            {
+                "run": run_of(m),
+                "entropy_floor": h,
+                "participation_ratio": 100 * pr,
+                "participation_ratio_norm": pr,
+                "effective_rank": 300 * pr,
+                "effective_rank_norm": 3 * pr,
+                **(profiles or {}).get(m, {}),
+            }
+            for m, _, h, pr, _ in chosen
+        ]
+        return put(tmp_path / "store", of_runs, of_profiles)
+
+    return make
+
+
+def score(root: Path, name: str = "mine", **columns: Sequence[object]) -> None:
+    """Add a wide table; by default the benchmark of MODELS."""
+    columns = columns or {"model": [m[0] for m in MODELS], "Bench": [m[4] for m in MODELS]}
+    path = root.parent / f"{name}.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
+    add_benchmarks(root, [path])
+
+
+@pytest.fixture
+def published_store(tmp_path: Path, paper: Path) -> Path:
+    """The published profiles as runs, and the joined table as a source of scores."""
+    with (paper / "final_data.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    runs = [
+        {
+            "run": run_of(r["Model"]),
+            "model": r["Model"],
+            "n_parameters": int(1e9 * NOMINAL[r["Model"].split("-")[1]]),
+        }
+        for r in rows
+    ]
+    profiles = [
+        {
+            "run": run_of(r["Model"]),
+            "entropy_floor": float(r["Entropy"]),
+            "participation_ratio_norm": float(r["Participation Ratio"]),
+            "effective_rank_norm": float(r["Effective Rank"]),
+        }
+        for r in rows
+    ]
+    root = put(tmp_path / "store", runs, profiles)
+    names = ("Model", "IFEval", "BBH", "MMLU-PRO", "SPC", "AR")
+    score(root, "final", **{name: [r[name] for r in rows] for name in names})
+    return root
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def at(found: pl.DataFrame, method: str) -> dict[tuple[str, str], dict[str, Any]]:
+    """Rows of one method by (the paper's name of the metric, benchmark)."""
+    rows = found.filter(method=method).iter_rows(named=True)
+    return {(INTRINSIC[r["profile_metric"]], r["benchmark"]): r for r in rows}
+
+
+def test_the_published_correlations(published_store: Path, paper: Path) -> None:
+    found = at(correlate(published_store, Question(metrics=PAPER_METRICS)), "pearson")
+    assert len(found) == 15
+    published = rows_of(paper / "lpp1_res.csv") + rows_of(paper / "lpp3_res.csv")
+    assert len(published) == 15
+    for row in published:
+        ours = found[row["intrinsic"], row["extrinsic"]]
+        assert ours["n_models"] == 8
+        assert ours["coefficient"] == pytest.approx(float(row["correlation"]), abs=1e-7)
+        assert ours["p_value"] == pytest.approx(float(row["pvalue"]), abs=1e-7)
+    for name, column in (("corr_matrix_used", "coefficient"), ("pval_matrix_used", "p_value")):
+        for row in rows_of(paper / f"{name}.csv"):
+            for benchmark in ("BBH", "IFEval", "MMLU-PRO"):
+                ours = found[row["intrinsic"], benchmark]
+                assert ours[column] == pytest.approx(float(row[benchmark]), abs=1e-7)
+
+
+def test_none_of_the_fifteen_survives_correction(published_store: Path) -> None:
+    found = correlate(published_store, Question(metrics=PAPER_METRICS)).filter(method="pearson")
+    assert set(found["family_size"]) == {15}
+    assert sum(found["p_value"] < 0.05) == 4
+    assert round(found["q_value"].min(), 2) == 0.12  # type: ignore[arg-type, call-overload]
+
+
+def test_size_turns_the_sign_of_entropy_and_bbh(published_store: Path) -> None:
+    asked = Question(metrics=("entropy_floor",), benchmarks=("BBH",))
+    found = {r["method"]: r for r in correlate(published_store, asked).iter_rows(named=True)}
+    assert found["pearson"]["coefficient"] == pytest.approx(-0.753, abs=1e-3)
+    assert found["rank_partial"]["coefficient"] == pytest.approx(0.42, abs=0.005)
+    assert found["rank_partial"]["p_value"] > 0.3
+    assert found["rank_partial"]["controlled_for"] == "n_parameters"
+    assert all("sign_turns" in row["flags"] for row in found.values())
+
+
+def test_the_published_reference_gives_the_same_when_asked(
+    store: Callable[..., Path],
+) -> None:
+    """From the package's own table, without the files of the paper."""
+    asked = Question(metrics=PAPER_METRICS, sources=("published",), with_published=True)
+    found = correlate(store(1), asked).filter(method="pearson")
+    assert len(found) == 15
+    assert round(found["q_value"].min(), 2) == 0.12  # type: ignore[arg-type, call-overload]
+    assert all("published" in flags for flags in found["flags"].to_list())
+    assert all(len(models) == 8 for models in found["models"].to_list())
+
+
+def test_published_rows_take_no_part_unless_asked(store: Callable[..., Path]) -> None:
+    root = store()
+    score(root)
+    for asked, n in ((Question(), 0), (Question(with_published=True), 8)):
+        found = correlate(root, asked)
+        names = {name for models in found["models"].to_list() for name in models}
+        assert sum(name.startswith("published:") for name in names) == n
+        assert ("published" in set(found["source"])) == bool(n)
+    with pytest.raises(InputError, match="--with-published"):
+        correlate(root, Question(sources=("published",)))
+
+
+def test_a_run_of_ones_own_stands_in_for_the_published(store: Callable[..., Path]) -> None:
+    model = "Qwen/Qwen2.5-7B-Instruct"
+    root = store(runs={"org/a": {"model": model}})
+    found = correlate(root, Question(with_published=True, metrics=("entropy_floor",)))
+    row = found.row(0, named=True)
+    assert "a-0000" in row["models"]
+    assert f"published:{model}" not in row["models"]
+    assert f"published:{model}: a-0000 is of the same model" in row["left_out"]
+    assert {"different_prompts", "published"} <= set(row["flags"])
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_fewer_than_five_models_are_not_ranked(store: Callable[..., Path], count: int) -> None:
+    root = store(count)
+    score(root)
+    found = correlate(root)
+    assert found["coefficient"].is_null().all()
+    assert found["q_value"].is_null().all()
+    assert set(found["family_size"]) == {0}
+    assert all("too_few_models" in flags for flags in found["flags"].to_list())
+    with pytest.raises(InputError, match=f"fewer than 5 models, {count} at most") as caught:
+        refuse_unranked(found)
+    assert caught.value.kind is ErrorKind.INCOMPLETE
+
+
+def test_five_models_are_ranked(store: Callable[..., Path]) -> None:
+    root = store(5)
+    score(root)
+    found = correlate(root)
+    refuse_unranked(found)
+    assert set(found["n_models"]) == {5}
+    assert all("few_models" in flags for flags in found["flags"].to_list())
+    names = "entropy_floor", "effective_rank"
+    rows = {r["profile_metric"]: r for r in found.filter(method="spearman").iter_rows(named=True)}
+    assert [rows[name]["coefficient"] for name in names] == pytest.approx([-0.9, 0.6])
+
+
+def test_sources_make_families_of_their_own(store: Callable[..., Path]) -> None:
+    root = store()
+    score(root, "one")
+    names = [m[0] for m in MODELS]
+    score(root, "two", model=names, Bench=[5, 4, 3, 2, 1, 6], Other=[1, 2, 3, 4, 6, 5])
+    found = correlate(root, Question(metrics=("entropy_floor", "effective_rank")))
+    sizes = found.group_by("source", "method").agg(pl.col("family_size").unique(), n=pl.len())
+    assert {(r["source"], *r["family_size"], r["n"]) for r in sizes.iter_rows(named=True)} == {
+        ("one", 2, 2),
+        ("two", 4, 4),
+    }
+    assert set(correlate(root, Question(sources=("two",)))["source"]) == {"two"}
+    asked = Question(benchmarks=("Other:score",))
+    assert set(correlate(root, asked)["benchmark"]) == {"Other"}
+
+
+def test_everyone_left_out_is_named_with_the_reason(store: Callable[..., Path]) -> None:
+    root = store(
+        runs={"org/a": {"untrained_seed": 0}},
+        profiles={"org/b": {"context": 50}, "org/c": {"effective_rank": None}},
+    )
+    scored = [m for m in MODELS if m[0] != "org/d"]
+    score(root, model=[*(m[0] for m in scored), "org/stranger"], Bench=[*range(10, 16)])
+    found = correlate(root, Question(metrics=("effective_rank",)))
+    (reasons,) = {tuple(r) for r in found["left_out"].to_list()}
+    assert set(reasons) == {
+        "a-0000: an untrained twin (--untrained includes it)",
+        "b-0000: no profile at context 100, 50 prompts, final",
+        "c-0000: no effective_rank",
+        "d-0000: no score of Bench",
+        "org/a: it fits no run",
+        "org/b: it fits no run",
+        "org/stranger: it fits no run",
+    }
+    assert found["models"].to_list()[0] == ["e-0000", "f-0000"]
+
+
+def test_two_runs_of_one_model_are_told_and_one_can_be_chosen(store: Callable[..., Path]) -> None:
+    root = store(runs={"org/b": {"model": "org/a"}})
+    score(root)
+    (row,) = (
+        correlate(root, Question(metrics=("effective_rank",))).filter(method="pearson").to_dicts()
+    )
+    assert "org/a: it fits 2 runs: a-0000, b-0000" in row["left_out"]
+    assert row["n_models"] == 4
+    chosen = correlate(root, Question(metrics=("effective_rank",), runs=("[!b]-*",)))
+    assert chosen["models"].to_list()[0] == [f"{x}-0000" for x in "acdef"]
+    assert "b-0000: not among the runs asked for" in chosen["left_out"].to_list()[0]
+
+
+def test_flags_fire_and_stay_silent(store: Callable[..., Path]) -> None:
+    root = store()
+    score(root)
+    clean = correlate(root, Question(metrics=("entropy_floor",)))
+    assert {flag for flags in clean["flags"].to_list() for flag in flags} <= {
+        "few_models",
+        "sign_turns",
+    }
+    root = store(
+        runs={"org/c": {"prompt_set": "p1"}},
+        profiles={"org/d": {"flags": ["short_text"]}, "org/e": {"entropy_floor": 0.4}},
+    )
+    marked = correlate(root, Question(metrics=("entropy_floor",)))
+    assert all({"different_prompts", "flagged_profiles"} <= set(flags) for flags in marked["flags"])
+
+
+def test_undefined_tests_are_flagged_and_not_counted(store: Callable[..., Path]) -> None:
+    root = store(profiles={m[0]: {"effective_rank": 7.0} for m in MODELS})
+    score(root, model=[m[0] for m in MODELS], Bench=[m[4] for m in MODELS], Size=[*range(2, 8)])
+    found = correlate(root, Question(metrics=("effective_rank", "entropy_floor")))
+    rows = {
+        (r["profile_metric"], r["benchmark"], r["method"]): r for r in found.iter_rows(named=True)
+    }
+    constant = rows["effective_rank", "Bench", "pearson"]
+    assert constant["coefficient"] is None
+    assert "constant" in constant["flags"]
+    assert constant["family_size"] == 2  # entropy x Bench, entropy x Size
+    ordered = rows["entropy_floor", "Size", "rank_partial"]
+    assert "same_order_as_size" in ordered["flags"]
+    assert ordered["family_size"] == 1
+    used = {flag for flags in found["flags"].to_list() for flag in flags}
+    assert used <= MEANING.keys()
+
+
+@pytest.mark.parametrize(
+    ("question", "message"),
+    [
+        (Question(metrics=("entropi",)), "no profile metric entropi; there is entropy_floor"),
+        (Question(runs=("nobody",)), "no run 'nobody' is profiled"),
+        (Question(sources=("other",)), "no source 'other'; there is mine"),
+        (Question(benchmarks=("GSM*",)), "no benchmark is among those asked for"),
+        (Question(setting=Setting(context=7)), "there is context 100 with 50 prompts"),
+        (Question(setting=Setting(site="embed")), "no profile at embed .* there is none"),
+    ],
+)
+def test_a_name_that_fits_nothing(
+    store: Callable[..., Path], question: Question, message: str
+) -> None:
+    root = store()
+    score(root)
+    with pytest.raises(InputError, match=message):
+        correlate(root, question)
+
+
+def test_no_profiles_and_no_scores_say_the_next_command(
+    store: Callable[..., Path], tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="lpp-analyze profile"):
+        correlate(create_store(tmp_path / "new").path)
+    with pytest.raises(InputError, match="lpp-analyze benchmarks add"):
+        correlate(store())
+
+
+def test_command_prints_stores_and_fits_eighty_columns(store: Callable[..., Path]) -> None:
+    root = store(5)
+    score(root)
+    done = run("correlate", root, "--with-published")
+    assert done.exit_code == 0, done.output
+    assert max(map(len, done.stdout.split("Next:")[0].splitlines())) <= 80
+    for words in ("Bench, score", "Spearman", "rank, size out", "95 % interval", "few_models:"):
+        assert words in done.stdout
+    with connect(root) as connection:
+        stored = connection.sql("FROM correlations").fetchall()
+        profiles = connection.sql("SELECT count(*) FROM site_profiles").fetchall()
+    assert len(stored) == (1 + 5) * 5 * 3
+    assert profiles == [(5,)]
+    as_csv = run("correlate", root, "--format", "csv", "--metric", "entropy_floor")
+    lines = list(csv.DictReader(as_csv.stdout.splitlines()))
+    assert [line["method"] for line in lines] == ["pearson", "spearman", "rank_partial"]
+    assert lines[0]["models"] == "a-0000; b-0000; c-0000; d-0000; e-0000"
+
+
+def test_command_refuses_but_leaves_the_reasons_in_the_table(store: Callable[..., Path]) -> None:
+    root = store(3)
+    score(root)
+    done = run("correlate", root)
+    assert done.exit_code == 2
+    assert "not ranked: fewer than 5 models, 3 at most" in done.stderr
+    assert "it fits no run: org/d, org/e, org/f" in done.stdout
+    with connect(root) as connection:
+        rows = connection.sql("SELECT DISTINCT coefficient, left_out FROM correlations").fetchall()
+    assert rows == [(None, [f"org/{x}: it fits no run" for x in "def"])]
+
+
+def test_without_statsmodels_the_message_says_how_to_get_it(
+    store: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = store()
+    monkeypatch.delitem(sys.modules, "lpp.analyze.association", raising=False)
+    monkeypatch.delattr("lpp.analyze.association", raising=False)
+    monkeypatch.setitem(sys.modules, "statsmodels.regression.linear_model", None)
+    with pytest.raises(MachineError, match=r"package statsmodels.*lpp-engine\[statistics\]"):
+        correlate(root)
+
+
+def test_a_database_of_another_release_is_told(store: Callable[..., Path]) -> None:
+    root = store()
+    score(root)
+    with connect(root, write=True) as connection:
+        connection.execute("ALTER TABLE lpp.profiles DROP COLUMN flags")
+    with pytest.raises(InputError, match=r"another release.*lpp-analyze profile"):
+        correlate(root)

@@ -1,0 +1,64 @@
+"""Names of a source and runs of a store."""
+
+import pytest
+
+from lpp.analyze.matching import RunName, match_names
+
+RUNS = [
+    RunName(id="qwen2-5-3b-1", model="Qwen/Qwen2.5-3B"),
+    RunName(id="tiny-2", model="Tiny.gguf"),
+    RunName(id="tiny-untrained-3", model="Tiny.gguf", untrained=True),
+    RunName(id="llama-4", model="meta/Llama"),
+    RunName(id="llama-5", model="meta/Llama"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "run", "how"),
+    [
+        ("Qwen/Qwen2.5-3B", "qwen2-5-3b-1", "exact"),
+        ("qwen/qwen2.5-3b", "qwen2-5-3b-1", "name"),
+        ("QWEN2.5-3B", "qwen2-5-3b-1", "name"),
+        ("/models/Qwen2.5-3B/", "qwen2-5-3b-1", "name"),
+        ("someone/Qwen2.5-3B", None, "none"),
+        ("Qwen2.5-3B-Instruct", None, "none"),
+        ("anyone/tiny", "tiny-2", "name"),
+        ("Tiny.gguf", "tiny-2", "exact"),
+        ("meta/Llama", None, "several"),
+    ],
+)
+def test_fit(name: str, run: str | None, how: str) -> None:
+    fit = match_names([name], RUNS)[name]
+    assert (fit.run, fit.how) == (run, how)
+    assert bool(fit.note) == (run is None)
+
+
+def test_notes_say_why() -> None:
+    fits = match_names(["meta/Llama", "Qwen2.5-30B"], RUNS)
+    assert fits["meta/Llama"].note == "it fits 2 runs: llama-4, llama-5"
+    assert fits["Qwen2.5-30B"].note == "it fits no run; the nearest is Qwen/Qwen2.5-3B"
+
+
+def test_what_is_said_comes_first_even_for_a_twin() -> None:
+    said = {"meta/Llama": "llama-5", "random": "tiny-untrained-3", "gone": "no-such-run"}
+    fits = match_names(said, RUNS, said)
+    assert [(f.run, f.how) for f in fits.values()] == [
+        ("llama-5", "said"),
+        ("tiny-untrained-3", "said"),
+        (None, "none"),
+    ]
+    assert "no-such-run, which is not among the runs" in fits["gone"].note
+
+
+def test_two_names_never_share_a_run() -> None:
+    fits = match_names(["Qwen/Qwen2.5-3B", "qwen2.5-3b"], RUNS)
+    assert fits["Qwen/Qwen2.5-3B"].run == "qwen2-5-3b-1"  # the exact one is surer
+    assert fits["qwen2.5-3b"].how == "several"
+    assert "so does Qwen/Qwen2.5-3B" in fits["qwen2.5-3b"].note
+    fits = match_names(["QWEN2.5-3B", "qwen2.5-3b"], RUNS)
+    assert [fit.run for fit in fits.values()] == [None, None]
+
+
+def test_the_order_of_names_does_not_matter() -> None:
+    names = ["qwen2.5-3b", "Qwen/Qwen2.5-3B", "meta/Llama", "x"]
+    assert match_names(names, RUNS) == match_names(names[::-1], RUNS)

@@ -1,0 +1,32 @@
+"""A database of another release is told by its columns."""
+
+from pathlib import Path
+
+import pytest
+
+from lpp.sql import connect
+from lpp.sql.current import outdated_tables
+
+
+def test_what_was_just_built_is_current(store: Path):
+    assert outdated_tables(store) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "table"),
+    [
+        ("ALTER TABLE lpp.entropy DROP COLUMN short_prompts", "entropy"),
+        ("ALTER TABLE lpp.spectra ADD COLUMN more DOUBLE", "spectra"),
+        ("DROP TABLE lpp.published", "published"),
+    ],
+)
+def test_any_other_column_or_table_is_not(store: Path, change: str, table: str):
+    with connect(store, write=True) as connection:
+        connection.execute(change)
+    assert outdated_tables(store) == [table]
+
+
+def test_tables_of_ones_own_do_not_matter(store: Path):
+    with connect(store, write=True) as connection:
+        connection.execute("CREATE TABLE lpp.mine AS SELECT 1 AS x")
+    assert outdated_tables(store) == []
