@@ -10,7 +10,7 @@ import polars as pl
 from lpp.analyze.cells import Cell
 from lpp.analyze.cka import SCHEMA, cka_rows, pairs_of
 from lpp.analyze.keys import RunView, Url
-from lpp.analyze.render_text import number, rendered, table
+from lpp.analyze.render_text import number, plain_table, rendered
 from lpp.analyze.run_rows import run_row
 from lpp.sql import build
 from lpp.sql.schema import TABLES, arrow_schema
@@ -101,7 +101,7 @@ def as_text(found: pl.DataFrame) -> str:
             f"{first['n_prompts']} prompts, prefix {first['prefix']}.",
             file=out,
         )
-        shown = table()
+        shown = plain_table()
         for head in ("site", "other site"):
             shown.add_column(head, no_wrap=True)
         shown.add_column("CKA", justify="right", no_wrap=True)
