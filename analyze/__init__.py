@@ -15,6 +15,7 @@ if __name__ != "lpp.analyze":
 if TYPE_CHECKING:
     from lpp.analyze.analysis import analyze as analyze
     from lpp.analyze.benchmarks import add_benchmarks as add_benchmarks
+    from lpp.analyze.cka import linear_cka as linear_cka
     from lpp.analyze.correlations import Question as Question
     from lpp.analyze.correlations import correlate as correlate
     from lpp.analyze.entropy import scan_entropy as scan_entropy
@@ -45,6 +46,7 @@ _HOME = {
     "correlate": "correlations",
     "effective_rank": "spectrum",
     "eigenvalues": "spectrum",
+    "linear_cka": "cka",
     "participation_ratio": "spectrum",
     "scan_entropy": "entropy",
     "scan_metrics": "metric_table",

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from lpp.analyze.cli_benchmarks import benchmarks
+from lpp.analyze.cli_cka import cka
 from lpp.analyze.cli_correlate import correlate
 from lpp.analyze.cli_metrics import metrics
 from lpp.analyze.cli_profile import profile
@@ -20,6 +21,7 @@ def main() -> None:
     \b
         lpp-analyze profile ./lpp
         lpp-analyze metrics
+        lpp-analyze cka ./lpp
         lpp-analyze benchmarks add ./lpp results/
         lpp-analyze correlate ./lpp
         lpp-analyze verify ./lpp
@@ -62,6 +64,7 @@ def verify(store: str) -> int:
 
 
 main.add_command(benchmarks)
+main.add_command(cka)
 main.add_command(correlate)
 main.add_command(metrics)
 main.add_command(profile)

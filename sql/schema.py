@@ -358,6 +358,23 @@ HOURGLASS: Final = Table(
     ),
 )
 
+CKA: Final = Table(
+    "cka",
+    "likeness of two sites of a run: linear CKA of the same tokens",
+    ("run", "prefix", "n_prompts", "site", "other_site"),
+    (
+        _RUN,
+        _PREFIX,
+        _N_PROMPTS,
+        _SITE,
+        Column("other_site", "VARCHAR", "the deeper one"),
+        Column("depth", "INTEGER", "of site", "blocks"),
+        Column("other_depth", "INTEGER", "of other_site", "blocks"),
+        Column("n_tokens", "BIGINT", "N; unrelated rows have about d / (N + d)", "tokens"),
+        Column("cka", "DOUBLE", "0 to 1; null without variance", "share"),
+    ),
+)
+
 TABLES: Final[Mapping[str, Table]] = MappingProxyType(
     {
         table.name: table
@@ -376,6 +393,7 @@ TABLES: Final[Mapping[str, Table]] = MappingProxyType(
             AGREEMENT,
             LAYERS,
             HOURGLASS,
+            CKA,
         )
     }
 )
@@ -397,6 +415,7 @@ TOKEN_STATS: Final = Table(
         Column("next_logprob", "FLOAT", "ln p of the token that came next", "nats"),
         Column("next_rank", "INTEGER", "1: the next token had the largest logit"),
         Column("top1_id", "INTEGER", "the likeliest next token"),
+        Column("varentropy", "FLOAT", "variance of -ln p; null in older stores", "nats^2"),
     ),
 )
 """The view over every run's token statistics that `lpp.sql.connect` adds to the tables."""
