@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from lpp.capture.cli_run import run
+from lpp.capture.cli_status import status
 from lpp.capture.machine import require
 from lpp.store.console import LppGroup, debug_option
 
@@ -20,6 +21,7 @@ def main() -> None:
 
 
 main.add_command(run)
+main.add_command(status)
 
 
 @main.command()
