@@ -1,4 +1,4 @@
-"""The vLLM engine that capture drives; with `vllm_probes`, the only module that imports vLLM.
+"""The vLLM engine that capture drives.
 
 The engine runs in this process: a step returns when its forward pass is done, so what it captured
 is taken without a copy, and no more than one batch is ever under way. (With tensor parallelism
@@ -93,21 +93,10 @@ class VllmEngine:
         # One token of output costs no forward pass of its own: its logits are the prompt's last.
         self._one_token = SamplingParams(temperature=0.0, max_tokens=1, detokenize=False)
 
-    @property
-    def config(self) -> Any:
-        """The configuration that vLLM settled on."""
-        return self._engine.vllm_config
-
     def call(self, method: str, *arguments: Any) -> Any:
         """Run a method of `CaptureExtension` on every rank; what the first returns."""
         with self._alive():
             return self._engine.collective_rpc(method, args=arguments)[0]
-
-    def call_all(self, method: str, *arguments: Any) -> list[Any]:
-        """The same; what each rank returns."""
-        with self._alive():
-            found: list[Any] = self._engine.collective_rpc(method, args=arguments)
-        return found
 
     def run(self, prompts: Sequence[Sequence[int]]) -> Iterator[list[int]]:
         """Run (token ids of) prompts; after each step, the places of those that it finished."""
