@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from lpp.capture.cli_probe import probe
 from lpp.capture.cli_run import run
 from lpp.capture.machine import require
 from lpp.store.console import LppGroup, debug_option
@@ -46,6 +47,8 @@ def demo(store: Path) -> None:
 
     run_demo(store)
 
+
+main.add_command(probe)
 
 if __name__ == "__main__":
     main()
