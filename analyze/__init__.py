@@ -13,6 +13,7 @@ if __name__ != "lpp.analyze":
     )
 
 if TYPE_CHECKING:
+    from lpp.analyze.agreement import rank_agreement as rank_agreement
     from lpp.analyze.analysis import analyze as analyze
     from lpp.analyze.benchmarks import add_benchmarks as add_benchmarks
     from lpp.analyze.cka import linear_cka as linear_cka
@@ -48,6 +49,7 @@ _HOME = {
     "eigenvalues": "spectrum",
     "linear_cka": "cka",
     "participation_ratio": "spectrum",
+    "rank_agreement": "agreement",
     "scan_entropy": "entropy",
     "scan_metrics": "metric_table",
     "scan_spectra": "spectra",

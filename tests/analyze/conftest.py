@@ -63,9 +63,10 @@ def make_run(tmp_path: Path) -> MakeRun:
         shared_start: int = 0,
         order: Sequence[int] | None = None,
         logits_width: int = 50,
-        untrained_seed: int | None = None,
+        corpus: str = "words",
         vary_tokens: bool = False,
         prompt_set: str = "p0",
+        untrained_seed: int | None = None,
         scale: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]] = lambda rows: rows,
     ) -> Made:
         root = root or tmp_path / "store"
@@ -87,8 +88,9 @@ def make_run(tmp_path: Path) -> MakeRun:
             per_shard=per_shard,
             logit_positions=logit_positions,
             logits_width=logits_width,
-            untrained_seed=untrained_seed,
+            corpus=corpus,
             prompt_set=prompt_set,
+            untrained_seed=untrained_seed,
         )
         writer = RunWriter(root, plan, table)
         for index, (first, end) in enumerate(itertools.pairwise(plan.shards)):
@@ -197,8 +199,9 @@ def _plan(
     per_shard: int,
     logit_positions: str,
     logits_width: int,
-    untrained_seed: int | None,
+    corpus: str,
     prompt_set: str,
+    untrained_seed: int | None,
 ) -> Plan:
     count = table.num_rows
     return Plan(
@@ -216,7 +219,7 @@ def _plan(
         ),
         tokenizer=TokenizerInfo(id=model, fingerprint="t0", size=48),
         corpus=CorpusInfo(
-            name="words",
+            name=corpus,
             revision=None,
             fingerprint="c0",
             prompt_set=prompt_set,
