@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from lpp.capture.cli_probe import probe
 from lpp.capture.cli_run import run
 from lpp.capture.cli_status import status
 from lpp.capture.machine import require
@@ -48,6 +49,8 @@ def demo(store: Path) -> None:
 
     run_demo(store)
 
+
+main.add_command(probe)
 
 if __name__ == "__main__":
     main()

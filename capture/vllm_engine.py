@@ -84,7 +84,7 @@ class VllmEngine:
         check_vllm(quiet=quiet)
         check_options(settings)
         self._name = name
-        with _loading(name), silenced() if quiet else nullcontext():
+        with loading(name), silenced() if quiet else nullcontext():
             self._engine = _make(folder, settings, quiet=quiet)
         self._serial = 0
         self._proven = False
@@ -130,7 +130,7 @@ class VllmEngine:
     def _alive(self) -> Iterator[None]:
         """One clear error for an engine that dies."""
         if not self._proven:
-            with _loading(self._name):
+            with loading(self._name):
                 yield
             return
         try:
@@ -304,7 +304,7 @@ def silenced() -> Iterator[None]:
 
 
 @contextmanager
-def _loading(name: str) -> Iterator[None]:
+def loading(name: str) -> Iterator[None]:
     """One clear error for a model that vLLM does not serve."""
     try:
         yield
