@@ -12,7 +12,7 @@ from lpp.analyze.estimates import Request, token_estimates
 from lpp.analyze.flags import RANKS, flags, metric_flags
 from lpp.analyze.keys import RunView, Url
 from lpp.analyze.metric import Metric
-from lpp.analyze.metrics import PAPER_NAMES, chosen, with_free
+from lpp.analyze.metrics import METRICS, PAPER_NAMES, chosen, with_free
 from lpp.analyze.profile import Aggregation, aggregate
 from lpp.analyze.run_rows import prompt_rows, run_row
 from lpp.analyze.select import Selection, select_runs, select_sites
@@ -189,6 +189,7 @@ def flagged_metrics(
     keys = ["run", "context", "prefix", "n_prompts"]
     of_sites = ranks.rows_by_key([*keys, "site"], named=True, unique=True, include_key=True)
     of_ends = ends.rows_by_key(keys, named=True, unique=True, include_key=True)
+    ratios = _ratios(found, ranks)
     of_runs = runs.rows_by_key("run", named=True, unique=True)
     beside = prompt_sets(found, runs)
     marks = []
@@ -200,7 +201,17 @@ def flagged_metrics(
                 of_sites.get((*key, row["site"])),
                 of_ends[key],
                 of_runs[row["run"]],
+                ratio=ratios.get((*key, row["site"], METRICS[row["metric"]].ratio)),
                 prompt_sets=beside[row["context"], row["n_prompts"]],
             )
         )
     return found.with_columns(pl.Series("flags", marks, dtype=pl.List(pl.String)))
+
+
+def _ratios(found: pl.DataFrame, ranks: pl.DataFrame) -> dict[tuple[Any, ...], float | None]:
+    """Every participation ratio by keys, site and name: of `spectra`, and of the metrics table."""
+    keys = ["run", "context", "prefix", "n_prompts", "site"]
+    of_metrics = found.filter(pl.col("metric").str.ends_with("participation_ratio"))
+    rows = of_metrics.select(*keys, "metric", "value").rows()
+    plain = ranks.select(*keys, pl.lit("participation_ratio"), "participation_ratio").rows()
+    return {row[:-1]: row[-1] for row in (*plain, *rows)}

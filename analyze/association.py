@@ -16,6 +16,7 @@ simulated with normal data at a true correlation of 0 and of 0.7 (300 to 400 sam
 So below ten models an interval is a hint, and that of the rank-partial is too short.
 """
 
+import itertools
 import math
 import warnings
 from collections.abc import Callable, Mapping
@@ -34,7 +35,7 @@ METHODS: Final[tuple[Method, ...]] = get_args(Method)
 Values: TypeAlias = npt.NDArray[np.float64]
 
 EXACT_UP_TO: Final = 8
-"""Models up to which Spearman's p counts every permutation: the t distribution calls a perfect
+"""Models up to which p of ranks counts every permutation: the t distribution calls a perfect
 order of five impossible by chance, where one in sixty is as good. 8! = 40,320 take about 0.05 s."""
 
 RESAMPLES: Final = 4999
@@ -76,6 +77,8 @@ def associate(
         if not _defined_partial(ranks):
             return None
         coefficient, p = _partial(*ranks)
+        if len(x) <= EXACT_UP_TO:
+            p, p_method = _exact_partial_p(*ranks), "permutations"
     elif np.ptp(x) == 0 or np.ptp(y) == 0:
         return None
     else:
@@ -130,6 +133,24 @@ def _exact_p(x: Values, y: Values) -> float:
         vectorized=True,
     )
     return float(found.pvalue)
+
+
+def _exact_partial_p(x: Values, y: Values, size: Values) -> float:
+    """Share of all orders of what size leaves of y that give a partial as far from 0 with x.
+
+    Of ranks. Freedman and Lane 1983: what is left of y is put in another order and size is taken
+    out again. Without that second step p is too small: of five models without an association 15
+    in 100 had p under .05, with it 8 (of seven models 9 and 6; 1,500 simulations each).
+    """
+    constant = np.column_stack([np.ones(len(x)), size])
+    remover = np.eye(len(x)) - constant @ np.linalg.pinv(constant)
+    rest_x, rest_y = remover @ x, remover @ y
+    orders = np.array(list(itertools.permutations(rest_y))) @ remover  # (n!, n), size out again
+    scale = np.linalg.norm(orders, axis=1) * np.linalg.norm(rest_x)
+    found = abs(rest_x @ rest_y) / (np.linalg.norm(rest_x) * np.linalg.norm(rest_y))
+    # An order of which size leaves nothing has no partial: it counts as far from 0.
+    as_far = np.abs(orders @ rest_x) >= (found - 1e-9) * scale
+    return float(np.mean(as_far | (scale < 1e-9)))
 
 
 def _interval(

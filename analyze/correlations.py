@@ -42,6 +42,7 @@ CONTROL: Final = "n_parameters"
 MEANING: Final[Mapping[str, str]] = {
     "constant": "no coefficient: one side has a single value",
     "different_prompts": "profiles were made on different texts, which alone moves them",
+    "different_settings": "profiles took part that are of another context or number of prompts",
     "few_models": f"under {FEW} models: the interval is rough (rank-partial: too short)",
     "flagged_profiles": "some profiles that took part carry flags of their own",
     "published": "published profiles take part: other texts, other code, context 150",
@@ -81,6 +82,8 @@ class Pairing:
     subjects: Sequence[Subject]
     scores: Sequence[float]
     left_out: Sequence[str]
+    other_settings: bool
+    """Whether a subject is of another context or number of prompts than the row says."""
 
 
 def correlate(url: Url, question: Question | None = None) -> pl.DataFrame:
@@ -195,6 +198,10 @@ def _pairing(
         subjects=here,
         scores=[held[subject.id] for subject in here],
         left_out=reasons,
+        other_settings=any(
+            (subject.context, subject.n_prompts) != (cast.context, cast.n_prompts)
+            for subject in here
+        ),
     )
 
 
@@ -203,7 +210,7 @@ def _test(arithmetic: "ModuleType", method: str, pairing: Pairing, seed: int) ->
     import numpy as np
 
     subjects = pairing.subjects
-    flags = _flags(subjects)
+    flags = _flags(subjects) + ["different_settings"] * pairing.other_settings
     association = None
     if len(subjects) < FEWEST:
         flags.append("too_few_models")

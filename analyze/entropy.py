@@ -174,9 +174,10 @@ def _sem(nats: npt.NDArray[np.float64]) -> tuple[float, float]:
 def _estimates(found: pl.DataFrame, logits_width: int) -> list[pl.Series]:
     """Mean, error and interval in nats and over ln V, from `entropy`, `stderr`, `n_prompts`."""
     columns = []
-    for metric, unit in (("entropy", 1.0), ("entropy_norm", math.log(logits_width))):
+    most = math.log(logits_width)
+    for metric, unit in (("entropy", 1.0), ("entropy_norm", most)):
         of_metric = [
-            student(mean / unit, stderr / unit, size - 1)
+            student(mean / unit, stderr / unit, size - 1, (0.0, most / unit))
             for mean, stderr, size in found.select("entropy", "stderr", "n_prompts").iter_rows()
         ]
         for place, name in enumerate((metric, *error_names(metric))):

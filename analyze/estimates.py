@@ -115,4 +115,4 @@ def _with_errors(
     for metric in request.metrics:
         for cell in cells:
             parts = [values[part, metric.name] for part in cell.parts(request.groups_of(metric))]
-            yield (cell, metric.name), jackknife(values[cell, metric.name], parts)
+            yield (cell, metric.name), jackknife(values[cell, metric.name], parts, metric.limits)

@@ -3,7 +3,7 @@
 Each was found in published tables. A flag says that the number is right and easy to misread.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 COLLAPSED_RATIO: Final = 1.01
@@ -21,11 +21,13 @@ ERROR_SHARE: Final = 0.2
 MEANING: Final[Mapping[str, str]] = {
     "collapsed": "the participation ratio is within 1 % of 1: one direction carries everything",
     "different_prompts": "runs shown side by side read different texts (see prompt_set)",
+    "no_error": "a number has no standard error, so that small_sample could not show",
     "normaliser": "min(N, d) was N, or the normalised rank peaks at another prefix than the rank",
-    "not_finite": "rows hold infinities or NaN: they have no ranks",
+    "not_finite": "there are no ranks: rows hold infinities or NaN, or the log says why",
     "padded_vocab": "the logits are wider than the tokenizer, which changes ln V",
     "short_text": "over 10 % of the prompts are shorter than a prefix that a number came from",
-    "small_sample": "a standard error exceeds a fifth of its value, or one prompt gives none",
+    "small_sample": "a standard error exceeds a fifth of its value, or one prompt gives none; it "
+    "does not see that ranks grow with the sample",
     "template": "most prompts share the prefix that the entropy came from",
 }
 
@@ -51,36 +53,44 @@ def flags(
     table. computed: ranks that were asked for, so that a null says something. prompt_sets:
     fingerprints of the texts of every profile beside this one.
     """
+    errors = [(profile[name], profile[f"{name}_stderr"]) for name in _VALUES]
     found = {
-        "collapsed": _collapsed(profile),
+        "collapsed": is_collapsed(profile["participation_ratio"]),
         "different_prompts": len(set(prompt_sets)) > 1,
         "normaliser": _normaliser(profile, spectra),
         "not_finite": any(row[name] is None for row in spectra for name in computed),
         "padded_vocab": _padded(run),
         "short_text": _short_text(profile, entropy),
-        "small_sample": profile["n_prompts"] < 2
-        or any(_unsure(profile[name], profile[f"{name}_stderr"]) for name in _VALUES),
+        **of_errors(errors, profile["n_prompts"]),
         "template": _template(profile, entropy),
     }
     return sorted(name for name, holds in found.items() if holds)
 
 
 def metric_flags(
-    row: Row, spectrum: Row | None, entropy: Row, run: Row, *, prompt_sets: Collection[str]
+    row: Row,
+    spectrum: Row | None,
+    entropy: Row,
+    run: Row,
+    *,
+    ratio: float | None,
+    prompt_sets: Collection[str],
 ) -> list[str]:
     """Flags of one row of the metrics table, sorted.
 
     spectrum: the row of the spectra table of the same site and prefix, None for a metric of the
-    logits. entropy: the row of the entropy table of the same prefix.
+    logits. entropy: the row of the entropy table of the same prefix. ratio: participation ratio of
+    the matrix that the metric is of, None where its rows have none.
     """
     bounded = spectrum is not None and row["metric"].endswith("_norm")
     found = {
-        "collapsed": spectrum is not None and _collapsed(spectrum),
+        "collapsed": spectrum is not None and is_collapsed(ratio),
         "different_prompts": len(set(prompt_sets)) > 1,
+        "not_finite": spectrum is not None and ratio is None,
         "normaliser": bounded and spectrum is not None and _few_rows(spectrum),
         "padded_vocab": spectrum is None and _padded(run),
         "short_text": _many_short(entropy),
-        "small_sample": row["n_prompts"] < 2 or _unsure(row["value"], row["stderr"]),
+        **of_errors([(row["value"], row["stderr"])], row["n_prompts"]),
     }
     return sorted(name for name, holds in found.items() if holds)
 
@@ -90,8 +100,8 @@ def _at(rows: Sequence[Row], prefix: int | None) -> Sequence[Row]:
     return rows if prefix is None else [row for row in rows if row["prefix"] == prefix]
 
 
-def _collapsed(row: Row) -> bool:
-    ratio = row["participation_ratio"]
+def is_collapsed(ratio: float | None) -> bool:
+    """Whether rows of this participation ratio hide their width behind one direction."""
     return ratio is not None and ratio <= COLLAPSED_RATIO
 
 
@@ -128,9 +138,16 @@ def _many_short(entropy: Row) -> bool:
     return many
 
 
-def _unsure(value: float | None, stderr: float | None) -> bool:
-    """Whether the error is known to exceed `ERROR_SHARE` of the value."""
-    return value is not None and stderr is not None and stderr > ERROR_SHARE * abs(value)
+def of_errors(
+    errors: Iterable[tuple[float | None, float | None]], n_prompts: int
+) -> dict[str, bool]:
+    """The flags that errors tell. errors: values, each with its standard error."""
+    there = [(value, stderr) for value, stderr in errors if value is not None]
+    unsure = any(s is not None and s > ERROR_SHARE * abs(value) for value, s in there)
+    return {
+        "no_error": n_prompts >= 2 and any(stderr is None for _, stderr in there),
+        "small_sample": n_prompts < 2 or unsure,
+    }
 
 
 def _template(profile: Row, entropy: Sequence[Row]) -> bool:

@@ -138,6 +138,7 @@ def _long(
     # of the value's own prefix and error; the profile's flag is about any of its numbers
     exact = {
         "short_text": pl.col("short_prompts") > SHORT_SHARE * pl.col("n_prompts"),
+        "no_error": pl.col("stderr").is_null() & pl.col("value").is_not_null(),
         "small_sample": (pl.col("n_prompts") < 2)
         | (pl.col("stderr") > ERROR_SHARE * pl.col("value").abs()),
     }

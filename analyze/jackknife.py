@@ -40,11 +40,17 @@ def error_names(metric: str) -> tuple[str, ...]:
     return tuple(f"{metric}_{name}" for name in ERRORS)
 
 
-def student(value: float, stderr: float, freedom: int) -> Estimate:
+def student(
+    value: float, stderr: float, freedom: int, limits: tuple[float, float] = (-math.inf, math.inf)
+) -> Estimate:
     """`value` with Student's interval of `LEVEL`; neither where one is not finite.
+
+    limits: what no such value can leave; the interval ends there.
 
     >>> [round(number, 3) for number in student(10.0, 1.0, freedom=9)]
     [10.0, 1.0, 7.738, 12.262]
+    >>> student(0.9, 0.1, freedom=9, limits=(0.0, 1.0)).ci_high
+    1.0
     """
     if not math.isfinite(value):
         return Estimate(None)
@@ -53,12 +59,19 @@ def student(value: float, stderr: float, freedom: int) -> Estimate:
     from scipy.special import stdtrit
 
     half = float(stdtrit(freedom, (1 + LEVEL) / 2)) * stderr
-    return Estimate(value, stderr, value - half, value + half)
+    low, high = limits
+    ends = (min(max(end, low), high) for end in (value - half, value + half))
+    return Estimate(value, stderr, *ends)
 
 
-def jackknife(value: float, left_out: Sequence[float]) -> Estimate:
+def jackknife(
+    value: float,
+    left_out: Sequence[float],
+    limits: tuple[float, float] = (-math.inf, math.inf),
+) -> Estimate:
     """`value` with its error, from the same number without each of G groups, (G,).
 
+    limits: as for `student`.
     No error from fewer than two groups, or where the number does not exist without one of them.
 
     >>> jackknife(3.0, [2.0, 4.0]).stderr  # sqrt(1/2 (1 + 1))
@@ -69,4 +82,4 @@ def jackknife(value: float, left_out: Sequence[float]) -> Estimate:
         return student(value, math.nan, 0)
     weight = (len(parts) - 1) / len(parts)
     squares = float(np.square(parts - parts.mean()).sum())
-    return student(value, math.sqrt(weight * squares), len(parts) - 1)
+    return student(value, math.sqrt(weight * squares), len(parts) - 1, limits)

@@ -17,7 +17,7 @@ from lpp.analyze.cells import GROUPS, Cell
 from lpp.analyze.database import frame_schema, put
 from lpp.analyze.estimates import Estimates, Request
 from lpp.analyze.hourglass import Layer, hourglass
-from lpp.analyze.jackknife import Estimate
+from lpp.analyze.jackknife import Estimate, error_names
 from lpp.analyze.keys import RunView, Url
 from lpp.analyze.metrics import METRICS
 from lpp.analyze.select import Selection, select_runs, select_sites, shortfalls
@@ -88,7 +88,8 @@ def _row(view: RunView, key: Mapping[str, Any], found: Estimates) -> dict[str, A
     for name in RANKS:
         value = here[name].value
         values |= {name: value, f"{name}_norm": None if value is None else value / bound}
-    values |= {f"{name}_stderr": here[name].stderr for name in SURE}
+    for name in SURE:
+        values |= dict(zip(error_names(name), here[name][1:], strict=True))
     return {
         **{name: key[name] for name in SCHEMA.names() if name in key},
         "relative_depth": key["depth"] / view.run.plan.model.n_blocks,
@@ -100,26 +101,15 @@ def _row(view: RunView, key: Mapping[str, Any], found: Estimates) -> dict[str, A
 def _flags(view: RunView, key: Mapping[str, Any], here: Mapping[str, Estimate]) -> list[str]:
     """Flags of one layer, sorted: those that concern ranks at one prefix."""
     short = int(np.sum(view.lengths[: key["n_prompts"]] < key["context"]))
-    some = [here[name] for name in RANKS]
+    some = [here[name][:2] for name in SURE]
     found = {
-        "collapsed": is_collapsed(here["participation_ratio"].value),
+        "collapsed": flags.is_collapsed(here["participation_ratio"].value),
         "normaliser": key["n_tokens"] < key["dim"],
         "not_finite": here["participation_ratio"].value is None,
         "short_text": short > flags.SHORT_SHARE * key["n_prompts"],
-        "small_sample": key["n_prompts"] < 2
-        or any(
-            one.value is not None
-            and one.stderr is not None
-            and one.stderr > flags.ERROR_SHARE * abs(one.value)
-            for one in some
-        ),
+        **flags.of_errors(some, key["n_prompts"]),
     }
     return sorted(name for name, holds in found.items() if holds)
-
-
-def is_collapsed(ratio: float | None) -> bool:
-    """Whether a layer of this participation ratio hides its width behind one direction."""
-    return ratio is not None and ratio <= flags.COLLAPSED_RATIO
 
 
 def _scores(found: pl.DataFrame, blocks: Mapping[str, int]) -> Iterator[dict[str, Any]]:
@@ -142,7 +132,9 @@ def _paper_layers(rows: pl.DataFrame, metric: str) -> list[Layer]:
     by_depth = {}
     for row in rows.iter_rows(named=True):  # `final` comes after block.B, and takes its place
         if row["depth"] > 0:
-            by_depth[row["depth"]] = Layer(row["depth"], row[metric], is_collapsed(row[ratio]))
+            by_depth[row["depth"]] = Layer(
+                row["depth"], row[metric], flags.is_collapsed(row[ratio])
+            )
     return list(by_depth.values())
 
 

@@ -4,9 +4,10 @@
 add a `Metric` to its module's tuple. README.md shows one.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Final, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,15 @@ MatrixName = Literal["covariance", "correlation"]
 """Which matrix a `Spectrum` is of; the correlation matrix is the covariance of z-scores."""
 
 Input = TypeVar("Input")
+
+UNBOUNDED: Final = (-math.inf, math.inf)
+_LIMITS: Final[Mapping[str, tuple[float, float]]] = {
+    "share": (0.0, 1.0),
+    "dimensions": (0.0, math.inf),
+    "nats": (0.0, math.inf),
+    "nats^2": (0.0, math.inf),
+    "degrees": (0.0, 180.0),
+}
 
 
 class SiteRows(NamedTuple):
@@ -80,5 +90,15 @@ class Metric(Generic[Input]):
     its reads. Without one every row is held in memory."""
     own_rows: bool = True
     """Of a rows metric: whether the run's own rows decide the number, so that it may be kept."""
+    ratio: str = "participation_ratio"
+    """Of a metric of vectors: the participation ratio of the matrix it is of, which tells whether
+    that collapsed; of the covariance where it is of no matrix."""
+    bounds: tuple[float, float] | None = None
+    """What no value can leave; None: what follows from the unit."""
     no_error: str = ""
     """Why there is no jackknife error, where there is none."""
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Least and largest value there can be: an interval ends there."""
+        return self.bounds or _LIMITS.get(self.unit, UNBOUNDED)

@@ -42,9 +42,15 @@ def chosen(patterns: Sequence[str]) -> list[Metric[Any]]:
 
 
 def with_free(metrics: Sequence[Metric[Any]]) -> list[Metric[Any]]:
-    """`metrics`, and those of the paper that need nothing that they do not need."""
+    """`metrics`, those of the paper that need nothing that they do not need, and ratios.
+
+    A metric of vectors brings the participation ratio of its matrix, which says whether that
+    collapsed: free where the matrix is there, a scatter matrix of the rows where it is not.
+    """
+    of_vectors = [metric for metric in metrics if metric.needs != "tokens"]
     demand = Demand.of(metrics)
-    if not any(metric.needs in SPECTRAL_KINDS for metric in metrics):
-        return list(metrics)
-    free = [m for m in PAPER if m.needs == "scatter" or m.matrix in demand.solved]
-    return list(by_name([*metrics, *(m for m in free if m not in metrics)]).values())
+    free = {m.name: m for m in PAPER if m.matrix in demand.solved}
+    if any(metric.needs in SPECTRAL_KINDS for metric in metrics):
+        free |= {m.name: m for m in PAPER if m.needs == "scatter"}
+    free |= {metric.ratio: METRICS[metric.ratio] for metric in of_vectors}
+    return list(by_name([*metrics, *(m for m in free.values() if m not in metrics)]).values())

@@ -227,7 +227,8 @@ def standardised(spread: Spread) -> Spread:
     """The spread of the z-scores: every column over its standard deviation.
 
     A deviation below 1e-8 counts as 1, as in arXiv 2605.30018. One more d x d matrix, or n x d
-    rows and their n^2 d products.
+    rows and their n^2 d products. What a subtraction left of rounding grows with the narrowest
+    column's scale, squared, and so does the bound on it.
     """
     deviations = np.sqrt(spread.variances)
     scale = 1.0 / np.where(deviations < MIN_DEVIATION, 1.0, deviations)
@@ -236,7 +237,8 @@ def standardised(spread: Spread) -> Spread:
         return Gram(rows, rows @ rows.T)
     scatter = spread.scatter * scale
     scatter *= scale[:, None]
-    return Moments(spread.n, np.zeros(spread.dim), scatter)
+    noise = spread.noise * float(np.square(scale).max(initial=0.0))
+    return Moments(spread.n, np.zeros(spread.dim), scatter, noise)
 
 
 def centre(rows: Rows | Floats, *, out: Floats) -> Floats:

@@ -5,6 +5,12 @@ The figures are those of *Latent Performance Profiling of Large Language Models*
 context 150 in prefixes of 10 tokens of which the first is dropped, the final layer. Sizes are
 nominal, what a model's name says. Probes are means over items, 10 shots.
 
+Flags are those that the published tables tell, per prefix: `normaliser` where PR/r peaks at
+L = 20 with r = N, though PR in dimensions goes on rising; `template` where no model of the same
+tokenizer has more effective dimensions at the floor's prefix than that has positions, so that
+most prompts agree there; `no_error` everywhere, since no errors were published. Of `short_text`
+and `small_sample` they tell nothing.
+
 They are marked `published` wherever they appear, and take part in nothing unless asked.
 """
 
@@ -23,6 +29,7 @@ SOURCE: Final = "published"
 CITATION: Final = "Latent Performance Profiling of Large Language Models, arXiv 2605.30018"
 
 CORPUS: Final = "alpaca"
+SITE: Final = "final"
 CONTEXT: Final = 150
 N_PROMPTS: Final = 100
 PREFIXES: Final = tuple(range(20, CONTEXT + 1, 10))
@@ -36,14 +43,17 @@ SCORES: Final[Mapping[str, tuple[str, str]]] = {
 }
 """The five scores that the paper correlates with profiles, by column: benchmark and metric."""
 
-_TEXT: Final = ("model", "short_name")
+_TEXT: Final = ("model", "short_name", "flags")
 
 
 def published_rows() -> list[dict[str, Any]]:
-    """One row per model of `published.csv`; every column but the two names is a number."""
+    """One row per model of `published.csv`: names, `flags` as a list, and numbers."""
     text = resources.files("lpp.analyze").joinpath("published.csv").read_text("utf-8")
     return [
-        {name: value if name in _TEXT else float(value) for name, value in row.items()}
+        {
+            **{name: value if name in _TEXT else float(value) for name, value in row.items()},
+            "flags": row["flags"].split(),
+        }
         for row in csv.DictReader(text.splitlines())
     ]
 

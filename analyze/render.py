@@ -16,6 +16,7 @@ from lpp.analyze.render_text import (
     broken,
     error,
     explained,
+    marks,
     number,
     numbered,
     plain_table,
@@ -134,8 +135,7 @@ def _one_per_row(
     made.add_column("flags", overflow="fold")
     for row in rows:
         values = (f"{number(row[m])}\n{error(row[f'{m}_stderr'], '±')}".rstrip() for m in metrics)
-        marks = ",".join(str(numbers[flag]) for flag in row["flags"])
-        made.add_row(row["run"], row["site"], *values, marks)
+        made.add_row(row["run"], row["site"], *values, marks(row["flags"], numbers))
     return made
 
 

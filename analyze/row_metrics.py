@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Final
 
 from lpp.analyze.anisotropy import PairwiseCosines
-from lpp.analyze.metric import Metric
+from lpp.analyze.metric import UNBOUNDED, Metric
 from lpp.analyze.moments import Rows
 from lpp.analyze.neighbours import MAX_ROWS, NeighbourSamples, two_nn
 from lpp.analyze.prompt_ranks import PromptRanks
@@ -31,6 +31,7 @@ def _robust(name: str, definition: str) -> Metric[Spectrum]:
         source="arXiv 2605.30018",
         needs="rows",
         measure=RobustSpectra,
+        ratio="robust_participation_ratio",
         no_error="a group left out changes what is clipped: two more reads for each",
     )
 
@@ -71,6 +72,7 @@ ROW_METRICS: Final = (
         needs="rows",
         compute=_same,
         measure=PairwiseCosines,
+        bounds=(-1.0, 1.0),
     ),
     Metric[float](
         name="curvature",
@@ -102,6 +104,7 @@ ROW_METRICS: Final = (
         compute=_same,
         measure=RankDifferences,
         own_rows=False,
+        bounds=UNBOUNDED,
     ),
 )
 """Every metric that needs rows."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from lpp.analyze.metric import Metric
 from lpp.analyze.moments import Floats
-from lpp.analyze.spectrum import Spectrum, effective_rank, ratio_of_sums, top_share
+from lpp.analyze.spectrum import Spectrum, effective_rank, ratio_of_sums, rounding, top_share
 
 ALPHA_FIRST: Final = 11
 ALPHA_LAST: Final = 100
@@ -21,6 +21,9 @@ ALPHA_POINTS: Final = 10
 and the upper half of r eigenvalues falls off it because the sample is finite."""
 
 _PAPER: Final = "arXiv 2605.30018"
+_UNLIKE_KERNEL: Final = (
+    "the original takes a kernel matrix of the rows, not centred, its diagonal scaled to 1 / N"
+)
 
 
 def stable_rank(eigenvalues: Floats, /) -> float:
@@ -45,7 +48,7 @@ def power_law(eigenvalues: Floats, /) -> tuple[float, float]:
     """Exponent alpha of lambda_i ~ i^-alpha and R^2 of its fit, ln against ln, least squares.
 
     eigenvalues: (r,), descending. Fitted at i from 11 to min(100, r / 2). NaN for fewer than
-    ten such i, and where an eigenvalue among them is 0.
+    ten such i, and where an eigenvalue among them is 0: within the rounding of a solve, that is.
 
     >>> alpha, r2 = power_law(np.arange(1.0, 201.0) ** -1.5)
     >>> round(alpha, 9), round(r2, 9)
@@ -53,7 +56,7 @@ def power_law(eigenvalues: Floats, /) -> tuple[float, float]:
     """
     last = min(ALPHA_LAST, len(eigenvalues) // 2)
     some = eigenvalues[ALPHA_FIRST - 1 : last]
-    if len(some) < ALPHA_POINTS or not (some > 0).all():
+    if len(some) < ALPHA_POINTS or not (some > rounding(eigenvalues)).all():
         return float("nan"), float("nan")
     x, y = np.log(np.arange(ALPHA_FIRST, last + 1)), np.log(some)
     x, y = x - x.mean(), y - y.mean()
@@ -121,6 +124,7 @@ _ZSCORE_PR: Final = replace(
     definition="participation ratio of the correlation matrix (columns over their standard "
     "deviation, below 1e-8 over 1)",
     matrix="correlation",
+    ratio="zscore_participation_ratio",
 )
 _ZSCORE_ER: Final = replace(
     _ER,
@@ -128,6 +132,7 @@ _ZSCORE_ER: Final = replace(
     definition="effective rank of the correlation matrix (columns over their standard "
     "deviation, below 1e-8 over 1)",
     matrix="correlation",
+    ratio="zscore_participation_ratio",
 )
 
 PAPER: Final = (
@@ -189,7 +194,8 @@ SPECTRAL: Final = (
         name="alpha_req",
         unit="1",
         definition="alpha of lambda_i ~ i^-alpha, least squares of ln lambda_i on ln i, i from 11 "
-        "to min(100, r / 2)",
+        "to min(100, r / 2), all weighing alike; none where such a lambda_i is 0; the original "
+        "weighs rank i by 1 / i",
         source="Agrawal et al. 2022 (alpha-ReQ)",
         needs="eigenvalues",
         compute=lambda s: power_law(s.solved)[0],
@@ -206,7 +212,7 @@ SPECTRAL: Final = (
         name="renyi2_entropy",
         unit="nats",
         definition="Renyi entropy of order 2 of the covariance over its trace: -ln sum pi^2, "
-        "pi = lambda / sum lambda; equals ln participation_ratio",
+        f"pi = lambda / sum lambda; equals ln participation_ratio; {_UNLIKE_KERNEL}",
         source="Sanchez Giraldo et al. 2014, arXiv 1211.2459",
         needs="scatter",
         compute=lambda s: _log(_participation_ratio(s)),
@@ -215,7 +221,7 @@ SPECTRAL: Final = (
         name="von_neumann_entropy",
         unit="nats",
         definition="Renyi entropy of order 1 (the limit) of the covariance over its trace: "
-        "-sum pi ln pi; equals ln effective_rank",
+        f"-sum pi ln pi; equals ln effective_rank; {_UNLIKE_KERNEL}",
         source="Sanchez Giraldo et al. 2014, arXiv 1211.2459",
         needs="eigenvalues",
         compute=lambda s: _log(_effective_rank(s)),

@@ -13,7 +13,7 @@ from typing import Final
 import polars as pl
 
 from lpp.analyze.matching import RunName
-from lpp.analyze.published import CONTEXT, N_PROMPTS, SOURCE, published_rows
+from lpp.analyze.published import CONTEXT, N_PROMPTS, SITE, SOURCE, published_rows
 from lpp.store.errors import ErrorKind, InputError
 
 PUBLISHED_SET: Final = "published"
@@ -32,6 +32,8 @@ class Subject:
     prompt_set: str
     values: Mapping[str, float | None]
     """By column of the profile."""
+    context: int
+    n_prompts: int
     flagged: bool
     """Whether the profile carries a flag of its own."""
 
@@ -108,7 +110,9 @@ def choose_subjects(
     if published:
         own = {subject.model: subject.id for subject in subjects if not subject.untrained}
         for subject in _published(metrics):
-            if subject.model in own:
+            if setting.site != SITE:
+                left_out.append(f"{subject.id}: published at {SITE} only, not {setting.site}")
+            elif subject.model in own:
                 left_out.append(f"{subject.id}: {own[subject.model]} is of the same model")
             else:
                 subjects.append(subject)
@@ -163,6 +167,8 @@ def _subject(
         n_parameters=float(run["n_parameters"]),  # type: ignore[arg-type]
         prompt_set=str(run["prompt_set"]),
         values={name: profile[name] for name in metrics},  # type: ignore[misc]
+        context=profile["context"],  # type: ignore[arg-type]
+        n_prompts=profile["n_prompts"],  # type: ignore[arg-type]
         flagged=bool(profile["flags"]),
     )
 
@@ -177,7 +183,9 @@ def _published(metrics: Sequence[str]) -> list[Subject]:
             n_parameters=row["nominal_size_b"] * 1e9,
             prompt_set=PUBLISHED_SET,
             values={name: row.get(name) for name in metrics},
-            flagged=False,
+            context=CONTEXT,
+            n_prompts=N_PROMPTS,
+            flagged=bool(row["flags"]),
         )
         for row in published_rows()
     ]

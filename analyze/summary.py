@@ -1,5 +1,6 @@
 """What one read of a site leaves behind of a cell: the spectra that its metrics are made of."""
 
+import logging
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -9,10 +10,12 @@ import numpy as np
 
 from lpp.analyze import spectrum
 from lpp.analyze.metric import MatrixName, Metric
-from lpp.analyze.moments import Spread, standardised
+from lpp.analyze.moments import Floats, Spread, standardised
 from lpp.analyze.spectrum import Spectrum, rank_bound, sums
 
 SPECTRAL_KINDS = ("scatter", "eigenvalues")
+
+_log = logging.getLogger("lpp.analyze")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +86,16 @@ def summarize(spread: Spread, demand: Demand) -> Summary:
 def _spectrum(spread: Spread, solve: bool) -> Spectrum:
     total, sum_squares = sums(spread)
     values = None
-    if solve and math.isfinite(sum_squares):
-        values = spectrum.eigenvalues(spread)
-    elif solve:
-        values = np.full(rank_bound(spread.n, spread.dim), np.nan)
+    if solve:
+        values = _eigenvalues(spread, finite=math.isfinite(sum_squares))
     return Spectrum(spread.n, spread.dim, total, sum_squares, spread.variances, values)
+
+
+def _eigenvalues(spread: Spread, *, finite: bool) -> Floats:
+    """(r,) NaN for a matrix that has none: one cell must not cost the numbers of all others."""
+    if finite:
+        try:
+            return spectrum.eigenvalues(spread)
+        except ArithmeticError as error:
+            _log.warning("%d rows of width %d have no ranks: %s", spread.n, spread.dim, error)
+    return np.full(rank_bound(spread.n, spread.dim), np.nan)

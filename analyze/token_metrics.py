@@ -9,6 +9,7 @@ number is null where a statistic is missing that it needs: at positions that wer
 and in stores that are older than the column.
 """
 
+import math
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
@@ -74,7 +75,13 @@ TOKEN_EXPRESSIONS: Final[Mapping[str, pl.Expr]] = MappingProxyType(
 """Aggregates by the name of their metric: `scan_tokens(url).group_by("run").agg(ece=...)`."""
 
 
-def _metric(name: str, unit: str, definition: str, source: str) -> Metric[pl.DataFrame]:
+def _metric(
+    name: str,
+    unit: str,
+    definition: str,
+    source: str,
+    bounds: tuple[float, float] | None = None,
+) -> Metric[pl.DataFrame]:
     expression = TOKEN_EXPRESSIONS[name]
 
     def compute(tokens: pl.DataFrame) -> float:
@@ -88,6 +95,7 @@ def _metric(name: str, unit: str, definition: str, source: str) -> Metric[pl.Dat
         source=source,
         needs="tokens",
         compute=compute,
+        bounds=bounds,
     )
 
 
@@ -103,6 +111,7 @@ TOKEN_METRICS: Final = (
         "tokens",
         "exp(surprisal): as many equally likely tokens would surprise as much",
         "Jelinek et al. 1977",
+        bounds=(1.0, math.inf),
     ),
     _metric(
         "margin",

@@ -277,6 +277,7 @@ PUBLISHED: Final = Table(
         Column("ar_accuracy", "DOUBLE", "ambiguous reasoning: right answers", "share"),
         Column("ar_overconfidence", "DOUBLE", "ambiguous reasoning", "share"),
         Column("ar_underconfidence", "DOUBLE", "ambiguous reasoning", "share"),
+        Column("flags", "VARCHAR[]", "why a number of the profile may mislead"),
         Column("citation", "VARCHAR", "where the numbers were published"),
     ),
 )
@@ -331,9 +332,8 @@ def _rank(name: str, meaning: str) -> tuple[Column, ...]:
 
 
 def _sure_rank(name: str, meaning: str) -> tuple[Column, ...]:
-    """The same with its error."""
-    error = Column(f"{name}_stderr", "DOUBLE", "standard error over prompts", "dimensions")
-    return (*_rank(name, meaning), error)
+    """The same with its error and interval, in dimensions."""
+    return *_rank(name, meaning), *_errors("dimensions", f"{name}_")
 
 
 LAYERS: Final = Table(

@@ -161,3 +161,39 @@ def test_benjamini_hochberg_against_its_definition(p_values: list[float]) -> Non
 
 def test_no_test_has_no_q() -> None:
     assert benjamini_hochberg([]) == []
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_exact_p_of_the_partial_counts_every_order(seed: int) -> None:
+    """Freedman and Lane by the book: y made anew from its fit and its residuals in each order."""
+    x, y, size = (slow_ranks(v) for v in vectors(5, seed))
+    found = associate("rank_partial", x, y, size, resamples=50)
+    assert found is not None
+    left = residuals(y, size)
+    coefficients = [
+        abs(slow_pearson(residuals(x, size), residuals(y - left + np.array(order), size)))
+        for order in itertools.permutations(left)
+    ]
+    share = np.mean([r >= abs(found.coefficient) - 1e-9 for r in coefficients])
+    assert found.p_method == "permutations"
+    assert found.p_value == pytest.approx(share, abs=1e-12)
+
+
+def test_a_perfect_partial_of_five_is_no_proof() -> None:
+    size = np.array([1.0, 3.0, 2.0, 5.0, 4.0])
+    x = np.array([2.0, 1.0, 3.0, 5.0, 4.0])
+    found = associate("rank_partial", x, x**3, size)
+    assert found is not None
+    assert found.coefficient == pytest.approx(1)
+    assert found.p_value >= 1 / 120
+
+
+def test_by_chance_the_partial_is_rarely_significant() -> None:
+    rng = np.random.default_rng(1)
+    found = []
+    for _ in range(150):
+        size = rng.normal(size=6)
+        x, y = size + rng.normal(size=6), size + rng.normal(size=6)
+        one = associate("rank_partial", x, y, size, resamples=50)
+        found += [one.p_value] if one else []
+    assert np.mean(np.array(found) < 0.05) < 0.12  # .13 where size is not taken out again

@@ -81,7 +81,7 @@ def test_many_runs_or_sites_show_errors_and_flags(make_run: Callable[..., Any]) 
         run("profile", made.root, "--site", "all", "--errors", "all", "--format", "json").stdout
     )
     for row, profile in zip(rows, stored, strict=True):
-        assert [names[int(place)] for place in row[-1].split(",")] == profile["flags"]
+        assert [names["⁰¹²³⁴⁵⁶⁷⁸⁹".index(place)] for place in row[-1]] == profile["flags"]
         assert f"±{profile['effective_rank_stderr']:.2g}" in table
 
 

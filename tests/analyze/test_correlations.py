@@ -204,6 +204,33 @@ def test_published_rows_take_no_part_unless_asked(store: Callable[..., Path]) ->
         correlate(root, Question(sources=("published",)))
 
 
+def test_the_published_are_left_out_of_another_site(store: Callable[..., Path]) -> None:
+    root = store(profiles={m[0]: {"site": "block.1"} for m in MODELS})
+    score(root)
+    asked = Question(
+        setting=Setting(site="block.1"), with_published=True, metrics=("entropy_floor",)
+    )
+    found = correlate(root, asked)
+    assert not any("published" in flags for flags in found["flags"].to_list())
+    reason = "published:Qwen/Qwen2.5-7B-Instruct: published at final only, not block.1"
+    assert all(reason in left_out for left_out in found["left_out"].to_list())
+
+
+@pytest.mark.parametrize(("context", "n_prompts"), [(100, 100), (150, 50), (150, 100)])
+def test_the_published_at_another_setting_are_flagged(
+    store: Callable[..., Path], context: int, n_prompts: int
+) -> None:
+    at = {"context": context, "n_prompts": n_prompts}
+    root = store(profiles={m[0]: at for m in MODELS})
+    score(root)
+    asked = Question(with_published=True, metrics=("entropy_floor",))
+    found = correlate(root, asked)
+    other = (context, n_prompts) != (150, 100)
+    for row in found.iter_rows(named=True):
+        published = row["source"] == "published"
+        assert ("different_settings" in row["flags"]) == (other and published)
+
+
 def test_a_run_of_ones_own_stands_in_for_the_published(store: Callable[..., Path]) -> None:
     model = "Qwen/Qwen2.5-7B-Instruct"
     root = store(runs={"org/a": {"model": model}})

@@ -104,14 +104,16 @@ def test_an_error_of_more_than_a_fifth(name: str) -> None:
     unsure = {**profile, f"{name}_stderr": 0.21 * profile[name]}
     assert flags(unsure, *others) == ["small_sample"]
     unknown = {**profile, f"{name}_stderr": None}
-    assert flags(unknown, *others) == []
+    assert flags(unknown, *others) == ["no_error"]
+    absent = {**unknown, name: None}
+    assert "no_error" not in flags(absent, *others)
 
 
 def test_one_prompt_is_a_small_sample() -> None:
     profile, *others = clean()
     alone = {name: None if "stderr" in name else value for name, value in profile.items()}
     assert flags({**alone, "n_prompts": 1}, *others) == ["small_sample"]
-    assert flags(alone, *others) == []
+    assert flags(alone, *others) == ["no_error"]
 
 
 def test_runs_beside_each_other_on_different_texts() -> None:
@@ -134,8 +136,13 @@ def test_ranks_that_nobody_asked_for_are_no_loss() -> None:
         ({}, []),
         ({"stderr": 0.3}, ["small_sample"]),
         ({"stderr": None, "n_prompts": 1, "short_prompts": 0}, ["small_sample"]),
+        ({"stderr": None}, ["no_error"]),
         ({"value": None, "stderr": None}, []),
-        ({"participation_ratio": 1.005}, ["collapsed"]),
+        ({"ratio": 1.01}, ["collapsed"]),
+        ({"ratio": 1.011}, []),
+        ({"participation_ratio": 1.005}, []),
+        ({"ratio": None}, ["not_finite"]),
+        ({"ratio": None, "of_logits": True}, []),
         ({"n_tokens": 7}, ["normaliser"]),
         ({"n_tokens": 7, "metric": "rankme"}, []),
         ({"short_prompts": 2}, ["short_text"]),
@@ -154,7 +161,8 @@ def test_flags_of_one_declared_metric(changes: dict[str, Any], expected: list[st
     ]
     if changes.get("of_logits"):
         parts[1] = None
-    assert metric_flags(*parts, prompt_sets=changes.get("prompt_sets", ["p0"])) == expected
+    ratio, sets = changes.get("ratio", 4.0), changes.get("prompt_sets", ["p0"])
+    assert metric_flags(*parts, ratio=ratio, prompt_sets=sets) == expected
 
 
 def test_every_flag_is_explained() -> None:
@@ -163,7 +171,7 @@ def test_every_flag_is_explained() -> None:
     spectra[1]["n_tokens"] = 1
     entropy[0] |= {"short_prompts": 9, "distinct_prefixes": 0.1}
     every = flags(
-        {**profile, "participation_ratio": 1.0},
+        {**profile, "participation_ratio": 1.0, "effective_rank_norm_stderr": None},
         spectra,
         entropy,
         {**run, "logits_width": 99},

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 from scipy import stats
 
-from lpp.analyze import METRICS, scan_metrics, scan_spectra, spectrum
+from lpp.analyze import METRICS, scan_entropy, scan_metrics, scan_spectra, spectrum
 from lpp.analyze.cells import Cell, n_tokens
 from lpp.analyze.jackknife import jackknife, student
 from lpp.analyze.moments import Gram, Moments, Rows
@@ -181,7 +181,7 @@ def test_errors_are_those_of_prompts_really_removed(
         cell = Cell(row["n_prompts"], row["prefix"])
         metric, site = row["metric"], row["site"]
         parts = [reference(made, metric, site, part) for part in cell.parts(GROUPS)]
-        expected = jackknife(reference(made, metric, site, cell), parts)
+        expected = jackknife(reference(made, metric, site, cell), parts, METRICS[metric].limits)
         for name in expected._fields:
             assert row[name] == pytest.approx(getattr(expected, name), rel=1e-5, abs=1e-9), row
 
@@ -323,3 +323,39 @@ def test_what_is_known_already_does_not_change_the_rest(
     found = scan_spectra(made.root, prompts=[4, 6], **options).filter(site="final").collect()
     expected = scan_spectra(fresh.root, prompts=[4, 6], **options).filter(site="final").collect()
     assert_frame_equal(found, expected, rel_tol=1e-9)
+
+
+@pytest.mark.parametrize("factor", [1e2, 1e4, 3e5])
+def test_z_scores_without_the_prompt_that_outweighs_all_others(
+    make_run: Callable[..., Any], factor: float
+) -> None:
+    """What the subtraction leaves of rounding is blown up by the narrow columns."""
+
+    def heavy(rows: Array) -> Array:
+        return rows * np.float32(factor) if len(rows) == 6 else rows
+
+    made = make_run(lengths=[6, 8, 8, 8], dim=20, scale=heavy)
+    metric = "zscore_effective_rank"
+    table = scan_metrics(made.root, metrics=[metric], groups=4).filter(site="final", prefix=20)
+    cell = Cell(4, 20)
+    parts = [reference(made, metric, "final", part) for part in cell.parts(4)]
+    expected = jackknife(reference(made, metric, "final", cell), parts)
+    row = table.collect().row(0, named=True)
+    assert (row["value"], row["stderr"]) == pytest.approx(expected[:2], rel=1e-4)
+
+
+def test_an_interval_ends_where_values_do() -> None:
+    assert jackknife(0.9, [0.5, 1.0], (0.0, 1.0))[2:] == (0.0, 1.0)
+    assert jackknife(0.9, [0.5, 1.0])[3] > 1  # type: ignore[operator]
+
+
+def test_no_interval_leaves_the_range_of_its_metric(make_run: Callable[..., Any]) -> None:
+    made = make_run(lengths=[20, 3, 4], dim=3, scale=lambda rows: rows * np.float32([9, 1, 1]))
+    table = scan_metrics(made.root, groups=GROUPS).collect()
+    assert table.filter(metric="top_share")["ci_high"].max() == 1.0
+    for row in table.filter(pl.col("stderr").is_not_null()).iter_rows(named=True):
+        low, high = METRICS[row["metric"]].limits
+        assert low <= row["ci_low"] <= row["ci_high"] <= high
+    ends = scan_entropy(made.root).filter(pl.col("entropy_stderr").is_not_null()).collect()
+    assert ends["entropy_norm_ci_high"].max() <= 1  # type: ignore[operator]
+    assert ends["entropy_ci_low"].min() >= 0  # type: ignore[operator]

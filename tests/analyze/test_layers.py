@@ -133,7 +133,13 @@ def test_errors_are_those_of_the_jackknife_and_small_samples_flagged(make_run: M
     assert sure["effective_rank_stderr"].to_list() == pytest.approx(
         scan["effective_rank_stderr"].to_list()
     )
+    of_final = ["effective_rank_ci_low", "participation_ratio_ci_high"]
+    assert sure.select(of_final).rows() == [
+        pytest.approx(row) for row in scan.select(of_final).rows()
+    ]
+    assert all("no_error" in flags for flags in plain["flags"].to_list())
     for row in sure.iter_rows(named=True):
+        assert "no_error" not in row["flags"]
         wide = any(row[f"{name}_stderr"] > 0.2 * row[name] for name in SURE)
         assert ("small_sample" in row["flags"]) == wide
         assert "short_text" in row["flags"]  # one prompt in three ends at 4 tokens

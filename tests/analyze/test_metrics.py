@@ -1,5 +1,6 @@
 """Declared metrics against plain arithmetic on the rows, and what each asks to be computed."""
 
+import logging
 import math
 import re
 from collections import Counter
@@ -77,7 +78,53 @@ def test_what_needs_nothing_more_comes_along() -> None:
     ]
     assert {m.name for m in with_free(chosen(["stable_rank"]))} == {"stable_rank", *PAPER_NAMES}
     assert "effective_rank" not in [m.name for m in with_free(chosen(["zscore_effective_rank"]))]
-    assert with_free([counted("rows")]) == [counted("rows")]
+    assert with_free([counted("tokens")]) == [counted("tokens")]
+
+
+@pytest.mark.parametrize(
+    ("name", "ratio"),
+    [
+        ("two_nn", "participation_ratio"),
+        ("rankme", "participation_ratio"),
+        ("zscore_effective_rank_norm", "zscore_participation_ratio"),
+        ("robust_effective_rank", "robust_participation_ratio"),
+    ],
+)
+def test_the_ratio_that_tells_a_collapse_comes_along(name: str, ratio: str) -> None:
+    assert METRICS[name].ratio == ratio
+    assert METRICS[ratio] in with_free(chosen([name]))
+
+
+def test_limits_follow_from_the_unit_or_are_said() -> None:
+    named = {
+        "top_share": (0, 1),
+        "effective_rank": (0, math.inf),
+        "diff_erank": (-math.inf, math.inf),
+        "alpha_req": (-math.inf, math.inf),
+        "anisotropy": (-1, 1),
+        "curvature": (0, 180),
+        "perplexity": (1, math.inf),
+        "varentropy": (0, math.inf),
+    }
+    assert {name: METRICS[name].limits for name in named} == named
+
+
+def test_rounding_is_no_eigenvalue_of_a_power_law() -> None:
+    rows = np.tile(random_rows(3, 30, 300), (67, 1))  # 29 directions, 271 of rounding
+    solved = spectrum.eigenvalues(Moments.from_rows(rows))
+    assert (solved[:29] > 0.1).all()
+    assert (solved[29:] > 0).any()
+    assert all(math.isnan(value) for value in power_law(solved))
+
+
+def test_a_matrix_that_is_no_covariance_costs_its_own_cell_only(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    other = Moments(9, np.zeros(2), np.array([[1.0, 2.0], [2.0, 1.0]]))
+    with caplog.at_level(logging.WARNING, "lpp.analyze"):
+        found = summarize(other, Demand.of([METRICS["effective_rank"]]))
+    assert math.isnan(found.value(METRICS["effective_rank"]))
+    assert "9 rows of width 2 have no ranks: not a covariance" in caplog.text
 
 
 def random_rows(seed: int, n: int, dim: int) -> Array:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lpp.analyze.association import associate
-from lpp.analyze.published import PREFIXES, published_rows, published_table
+from lpp.analyze.published import N_PROMPTS, PREFIXES, published_rows, published_table
 from lpp.sql import arrow_schema
 
 # column of published.csv -> (file, its column of names, its column)
@@ -57,6 +57,42 @@ def test_profiles_are_the_extremes_over_the_schedule_we_state(
         values = [float(row[name]) for row in rows if row["model_id"] == ours["model"]]
         assert len(values) == len(PREFIXES) == 14
         assert ours[column] == pytest.approx(extreme(values), abs=5e-10)  # type: ignore[operator]
+
+
+def test_flags_are_those_the_published_prefixes_tell(paper: Path) -> None:
+    """`normaliser` and `template` made anew from the figures by prefix and the models' widths."""
+    widths = {
+        **{"Qwen-0.5B": 896, "Qwen-1.5B": 1536, "Qwen-3B": 2048, "Qwen-7B": 3584},
+        **{"Qwen-14B": 5120, "Llama-3B": 3072, "Llama-8B": 4096, "Mistral-7B": 4096},
+    }
+    with (paper / "LPP.csv").open(newline="") as lines:
+        every = [row for row in csv.DictReader(lines) if int(row["prefix_tokens"]) in PREFIXES]
+    names = {ours["model"]: ours["short_name"] for ours in published_rows()}
+
+    def tokenizer(row: dict[str, str]) -> str:
+        return row["model_id"].partition("/")[0]  # one for each maker, of these eight
+
+    for ours in published_rows():
+        rows = [row for row in every if row["model_id"] == ours["model"]]
+        width = widths[ours["short_name"]]
+        flags = {"no_error"}
+        for rank in ("participation_ratio", "effective_rank"):
+            share = [float(row[rank]) for row in rows]
+            bounds = [min(N_PROMPTS * int(row["prefix_tokens"]), width) for row in rows]
+            peak = int(np.argmax(share))
+            if peak != np.argmax(np.multiply(share, bounds)) or bounds[peak] < width:
+                flags.add("normaliser")
+        floor = min(rows, key=lambda row: float(row["mean_next_token_entropy"]))
+        prefix = floor["prefix_tokens"]
+        used = [  # dimensions there, of every model that reads the same tokens
+            float(row["effective_rank"])
+            * min(N_PROMPTS * int(prefix), widths[names[row["model_id"]]])
+            for row in every
+            if row["prefix_tokens"] == prefix and tokenizer(row) == tokenizer(floor)
+        ]
+        if max(used) < 1.1 * int(prefix):  # the same tokens in nearly every prompt
+            flags.add("template")
+        assert ours["flags"] == sorted(flags)
 
 
 def test_the_table_is_marked_and_cited() -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import polars as pl
 import pytest
 
@@ -130,6 +131,52 @@ def test_other_metrics_are_a_table_of_their_own(make_run: Callable[..., Any]) ->
     )
     assert (ratios, ranks) == (1, 0)
     assert "not_finite" not in flags
+
+
+def test_a_metric_collapses_with_its_own_matrix(make_run: Callable[..., Any]) -> None:
+    def lined(rows: Any) -> Any:
+        return rows * np.array([1e4, 1, 1, 1, 1, 1], np.float32)
+
+    made = make_run([20] * 6, scale=lined)
+    names = ["zscore_effective_rank", "rankme", "two_nn", "robust_effective_rank"]
+    found = analyze(made.root, Selection(sites=["final"]), metrics=names).metrics.filter(prefix=20)
+    flagged = {row["metric"]: "collapsed" in row["flags"] for row in found.iter_rows(named=True)}
+    assert not flagged["zscore_effective_rank"]
+    assert flagged["rankme"]
+    assert flagged["two_nn"]
+    assert flagged["robust_effective_rank"]
+
+
+@pytest.mark.parametrize("name", ["robust_participation_ratio", "curvature"])
+def test_metrics_of_rows_alone_know_what_befell_the_rows(
+    make_run: Callable[..., Any], name: str, tmp_path: Path
+) -> None:
+    def lined(rows: Any) -> Any:
+        return np.outer(np.arange(len(rows)) + rows[0, 0], [1, 2, 3, 4, 5, 6]).astype(np.float32)
+
+    def broken(rows: Any) -> Any:
+        return np.where(np.arange(len(rows))[:, None] < 15, rows, np.float32(np.nan))
+
+    for scale, flag, prefix in ((lined, "collapsed", 8), (broken, "not_finite", 20)):
+        made = make_run([20] * 6, scale=scale, root=tmp_path / flag)
+        found = analyze(made.root, Selection(sites=["final"]), metrics=[name]).metrics
+        (row,) = found.filter(metric=name, prefix=prefix).iter_rows(named=True)
+        assert {"collapsed", "not_finite"} & set(row["flags"]) == {flag}
+
+
+def test_silence_of_small_sample_is_told(make_run: Callable[..., Any]) -> None:
+    found = analyze(make_run().root, Selection(), metrics=["robust_effective_rank", "rankme"])
+    told = {row["site"]: "no_error" in row["flags"] for row in found.profiles().to_dicts()}
+    assert told == {"embed": True, "block.1": True, "block.2": True, "final": False}
+    at = found.metrics.filter(site="final", prefix=20).to_dicts()
+    by_metric = {row["metric"]: "no_error" in row["flags"] for row in at}
+    assert by_metric == {
+        "robust_effective_rank": True,
+        "robust_participation_ratio": True,
+        "rankme": False,
+    }
+    means = found.profiles(entropy="mean", ranks="median")
+    assert all("no_error" in flags for flags in means["flags"].to_list())
 
 
 def test_profiles_of_different_texts_say_so(make_run: Callable[..., Any]) -> None:
