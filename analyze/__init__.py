@@ -13,6 +13,7 @@ if __name__ != "lpp.analyze":
     )
 
 if TYPE_CHECKING:
+    from lpp.analyze.agreement import rank_agreement as rank_agreement
     from lpp.analyze.analysis import analyze as analyze
     from lpp.analyze.benchmarks import add_benchmarks as add_benchmarks
     from lpp.analyze.correlations import Question as Question
@@ -46,6 +47,7 @@ _HOME = {
     "effective_rank": "spectrum",
     "eigenvalues": "spectrum",
     "participation_ratio": "spectrum",
+    "rank_agreement": "agreement",
     "scan_entropy": "entropy",
     "scan_metrics": "metric_table",
     "scan_spectra": "spectra",

@@ -6,8 +6,10 @@ import click
 
 from lpp.analyze.cli_benchmarks import benchmarks
 from lpp.analyze.cli_correlate import correlate
+from lpp.analyze.cli_layers import layers
 from lpp.analyze.cli_metrics import metrics
 from lpp.analyze.cli_profile import profile
+from lpp.analyze.cli_sensitivity import sensitivity
 from lpp.store.console import LppGroup, debug_option, progress
 
 
@@ -19,11 +21,21 @@ def main() -> None:
 
     \b
         lpp-analyze profile ./lpp
+        lpp-analyze sensitivity ./lpp
+        lpp-analyze layers ./lpp
         lpp-analyze metrics
         lpp-analyze benchmarks add ./lpp results/
         lpp-analyze correlate ./lpp
         lpp-analyze verify ./lpp
     """
+
+
+main.add_command(benchmarks)
+main.add_command(correlate)
+main.add_command(layers)
+main.add_command(metrics)
+main.add_command(profile)
+main.add_command(sensitivity)
 
 
 @main.command()
@@ -59,12 +71,6 @@ def verify(store: str) -> int:
             err=True,
         )
     return int(problems > 0)
-
-
-main.add_command(benchmarks)
-main.add_command(correlate)
-main.add_command(metrics)
-main.add_command(profile)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 import click
 
+from lpp.analyze.options import names, numbers
 from lpp.store.console import debug_option, progress
 
 AGGREGATIONS: Final = ("min", "max", "mean", "median")
@@ -12,33 +13,20 @@ ERROR_SITES: Final = ("none", "final", "all")
 FINAL: Final = "final"
 
 
-def _names(_ctx: click.Context, _param: click.Parameter, value: str | None) -> Any:
-    """`final,block.*` as a tuple; None stays."""
-    return None if value is None else tuple(part.strip() for part in value.split(","))
-
-
-def _numbers(_ctx: click.Context, _param: click.Parameter, value: str | None) -> Any:
-    """`50,100` as a tuple; None stays."""
-    parts = () if value is None else tuple(part.strip() for part in value.split(","))
-    if not all(part.isascii() and part.isdigit() for part in parts):
-        raise click.BadParameter(f"{value!r} is not a list of whole numbers such as 50,100")
-    return None if value is None else tuple(int(part) for part in parts)
-
-
 @click.command()
 @click.argument("store")
-@click.option("--context", "contexts", callback=_numbers, metavar="N,...", help="Contexts.")
-@click.option("--prompts", callback=_numbers, metavar="N,...", help="The first so many prompts.")
-@click.option("--site", "sites", callback=_names, metavar="NAME,...", help="Sites, or all.")
-@click.option("--run", "runs", callback=_names, metavar="NAME,...", help="Runs.", default="*")
+@click.option("--context", "contexts", callback=numbers, metavar="N,...", help="Contexts.")
+@click.option("--prompts", callback=numbers, metavar="N,...", help="The first so many prompts.")
+@click.option("--site", "sites", callback=names, metavar="NAME,...", help="Sites, or all.")
+@click.option("--run", "runs", callback=names, metavar="NAME,...", help="Runs.", default="*")
 @click.option("--entropy-by", type=click.Choice(AGGREGATIONS), default="min", show_default=True)
 @click.option("--rank-by", type=click.Choice(AGGREGATIONS), default="max", show_default=True)
 @click.option(
-    "--drop-prefixes", callback=_numbers, metavar="N,...", help="Prefixes that take no part."
+    "--drop-prefixes", callback=numbers, metavar="N,...", help="Prefixes that take no part."
 )
 @click.option(
     "--metrics",
-    callback=_names,
+    callback=names,
     metavar="NAME,...",
     default="paper",
     show_default=True,

@@ -7,6 +7,8 @@ import textwrap
 from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+import polars as pl
+
 from lpp.analyze.flags import MEANING
 
 if TYPE_CHECKING:
@@ -63,6 +65,15 @@ def explained(numbers: Mapping[str, int]) -> Iterator[str]:
         yield from textwrap.wrap(text, WIDTH, subsequent_indent="    ")
 
 
+def marks(flags: Collection[str], numbers: Mapping[str, int]) -> str:
+    """The numbers of `flags` as superscripts, to stand behind a value.
+
+    >>> marks(["template"], {"collapsed": 1, "template": 2})
+    '²'
+    """
+    return "".join("⁰¹²³⁴⁵⁶⁷⁸⁹"[int(digit)] for flag in flags for digit in str(numbers[flag]))
+
+
 def plain_table() -> "Table":
     """An empty table in the style of every command."""
     from rich import box
@@ -82,3 +93,14 @@ def rendered(table: "Table") -> str:
     with console.capture() as capture:
         console.print(table)
     return "".join(f"{line.rstrip()}\n" for line in capture.get().splitlines())
+
+
+def wrapped(text: str) -> str:
+    """`text` as lines within `WIDTH` columns; those after the first are indented."""
+    return textwrap.fill(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False) + "\n"
+
+
+def as_csv(frame: pl.DataFrame) -> str:
+    """One line per row; the members of a list are parted by spaces."""
+    lists = [name for name, dtype in frame.schema.items() if dtype == pl.List(pl.String())]
+    return frame.with_columns(pl.col(lists).list.join(" ")).write_csv()

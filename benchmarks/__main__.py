@@ -20,6 +20,7 @@ from benchmarks import (
     memory,
     paper_procedure,
     query_start,
+    sensitivity_cost,
     storage,
     vllm_cost,
 )
@@ -63,6 +64,7 @@ def _sections(folder: Path) -> dict[str, Callable[[], Iterator[Ratio]]]:
         "storage": lambda: storage.measure(demo_run(), folder),
         "query": lambda: query_start.measure(demo_run().path.parent.parent),
         "analysis": lambda: analysis_cost.measure(demo_run()),
+        "sensitivity": lambda: sensitivity_cost.measure(demo_run()),
         "errors": lambda: jackknife_cost.measure(demo_run()),
         "memory": lambda: memory.measure(folder),
         VLLM: vllm_cost.measure,

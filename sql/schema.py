@@ -296,7 +296,9 @@ SENSITIVITY: Final = Table(
         Column("prompt_set", "VARCHAR", "fingerprint of the texts, whatever the model"),
         Column("value", "DOUBLE", "null: see left_out, or flags", "of the metric"),
         Column("prefix", "INTEGER", "prefix the value came from; null: all", "tokens"),
-        Column("stderr", "DOUBLE", "standard error of value", "as value"),
+        Column("stderr", "DOUBLE", "standard error over prompts", "of the metric"),
+        Column("ci_low", "DOUBLE", "lower end of its 95 % interval", "of the metric"),
+        Column("ci_high", "DOUBLE", "upper end of its 95 % interval", "of the metric"),
         Column("flags", "VARCHAR[]", "why value may mislead; empty when none"),
         Column("left_out", "VARCHAR", "why this run has no value here; null: it has"),
     ),
@@ -319,6 +321,16 @@ AGREEMENT: Final = Table(
     ),
 )
 
+
+def _rank(name: str, meaning: str) -> tuple[Column, ...]:
+    """A rank in three columns: in dimensions, its error, and over the bound."""
+    return (
+        Column(name, "DOUBLE", meaning, "dimensions"),
+        Column(f"{name}_stderr", "DOUBLE", "standard error over prompts", "dimensions"),
+        Column(f"{name}_norm", "DOUBLE", "over rank_bound", "share"),
+    )
+
+
 LAYERS: Final = Table(
     "layers",
     "ranks of the whole context through the depth of the model",
@@ -329,11 +341,13 @@ LAYERS: Final = Table(
         Column("relative_depth", "DOUBLE", "depth over blocks of the model", "share"),
         Column("n_tokens", "BIGINT", "N: rows in the covariance", "tokens"),
         Column("rank_bound", "INTEGER", "min(N, d)", "dimensions"),
-        Column("participation_ratio", "DOUBLE", "(sum l)^2 / sum l^2", "dimensions"),
-        Column("participation_ratio_norm", "DOUBLE", "over rank_bound", "share"),
-        Column("effective_rank", "DOUBLE", "exp of the spectrum's entropy", "dimensions"),
-        Column("effective_rank_norm", "DOUBLE", "over rank_bound", "share"),
+        *_rank("participation_ratio", "(sum l)^2 / sum l^2"),
+        *_rank("effective_rank", "exp of the spectrum's entropy"),
         Column("top_share", "DOUBLE", "first eigenvalue over their sum", "share"),
+        *_rank("zscore_participation_ratio", "columns over their deviations"),
+        *_rank("zscore_effective_rank", "columns over their deviations"),
+        *_rank("robust_participation_ratio", "widest five columns clipped"),
+        *_rank("robust_effective_rank", "widest five columns clipped"),
         Column("flags", "VARCHAR[]", "why a number may mislead; empty when none"),
     ),
 )
@@ -348,9 +362,9 @@ HOURGLASS: Final = Table(
         _N_PROMPTS,
         Column("metric", "VARCHAR", "a rank, in dimensions"),
         Column("score", "DOUBLE", "above 0: narrow middle; null: see reason", "-1 to 1"),
-        Column("first", "DOUBLE", "mean over the first third", "dimensions"),
-        Column("middle", "DOUBLE", "mean over the middle third", "dimensions"),
-        Column("last", "DOUBLE", "mean over the last third", "dimensions"),
+        Column("first", "DOUBLE", "geometric mean over the first third", "dimensions"),
+        Column("middle", "DOUBLE", "geometric mean over the middle third", "dimensions"),
+        Column("last", "DOUBLE", "geometric mean over the last third", "dimensions"),
         Column("n_layers", "INTEGER", "layers in the means", "layers"),
         Column("n_collapsed", "INTEGER", "layers left out: PR within 1 % of 1", "layers"),
         Column("n_missing", "INTEGER", "layers left out: no rank", "layers"),

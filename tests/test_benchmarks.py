@@ -5,7 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import analysis_cost, jackknife_cost, pairs, paper_procedure, query_start, storage
+from benchmarks import (
+    analysis_cost,
+    jackknife_cost,
+    pairs,
+    paper_procedure,
+    query_start,
+    sensitivity_cost,
+    storage,
+)
 from benchmarks.setting import capture, prepared
 from lpp.store import Run, open_store
 
@@ -20,7 +28,7 @@ def run(documented_store: Path, tmp_path: Path) -> Run:
 
 @pytest.fixture(autouse=True)
 def _once(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (analysis_cost, jackknife_cost, query_start, storage):
+    for module in (analysis_cost, jackknife_cost, query_start, sensitivity_cost, storage):
         monkeypatch.setattr(module, "REPEATS", 1)
 
 
@@ -29,8 +37,9 @@ def test_reading_analysing_and_querying(run: Run, tmp_path: Path) -> None:
         *storage.measure(run, tmp_path),
         *analysis_cost.measure(run),
         *query_start.measure(run.path.parent.parent),
+        *sensitivity_cost.measure(run),
     ]
-    assert len(rows) == 5
+    assert len(rows) == 6
     assert all(row.ratio > 0 for row in rows)
     assert rows[0].ratio > 1.3  # bytes, not time: bfloat16 activations do compress
 

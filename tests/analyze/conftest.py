@@ -62,7 +62,9 @@ def make_run(tmp_path: Path) -> MakeRun:
         shared_start: int = 0,
         order: Sequence[int] | None = None,
         logits_width: int = 50,
+        corpus: str = "words",
         prompt_set: str = "p0",
+        untrained_seed: int | None = None,
         scale: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]] = lambda rows: rows,
     ) -> Made:
         root = root or tmp_path / "store"
@@ -84,7 +86,9 @@ def make_run(tmp_path: Path) -> MakeRun:
             per_shard=per_shard,
             logit_positions=logit_positions,
             logits_width=logits_width,
+            corpus=corpus,
             prompt_set=prompt_set,
+            untrained_seed=untrained_seed,
         )
         writer = RunWriter(root, plan, table)
         for index, (first, end) in enumerate(itertools.pairwise(plan.shards)):
@@ -175,7 +179,9 @@ def _plan(
     per_shard: int,
     logit_positions: str,
     logits_width: int,
+    corpus: str,
     prompt_set: str,
+    untrained_seed: int | None,
 ) -> Plan:
     count = table.num_rows
     return Plan(
@@ -189,10 +195,11 @@ def _plan(
             n_blocks=sum(site.startswith("block.") for site in sites),
             hidden_size=dim,
             logits_width=logits_width,
+            untrained_seed=untrained_seed,
         ),
         tokenizer=TokenizerInfo(id=model, fingerprint="t0", size=48),
         corpus=CorpusInfo(
-            name="words",
+            name=corpus,
             revision=None,
             fingerprint="c0",
             prompt_set=prompt_set,

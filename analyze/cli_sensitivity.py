@@ -1,0 +1,84 @@
+"""`lpp-analyze sensitivity`: profiles over a grid of settings, and the order of models."""
+
+import shlex
+from typing import Any
+
+import click
+
+from lpp.analyze.options import names, numbers
+from lpp.store.console import debug_option, progress
+
+FORMATS = ("table", "csv", "json")
+PARTS = ("grid", "agreement")
+ERROR_SITES = ("none", "final", "all")
+
+
+@click.command()
+@click.argument("store")
+@click.option("--context", "contexts", callback=numbers, metavar="N,...", help="Contexts.")
+@click.option("--prompts", callback=numbers, metavar="N,...", help="Numbers of prompts.")
+@click.option("--site", "sites", callback=names, metavar="NAME,...", help="Sites.", default="final")
+@click.option("--run", "runs", callback=names, metavar="NAME,...", help="Runs.", default="*")
+@click.option(
+    "--errors",
+    type=click.Choice(ERROR_SITES),
+    default="final",
+    show_default=True,
+    help="Sites at which errors are computed.",
+)
+@click.option("--format", "form", type=click.Choice(FORMATS), default="table", show_default=True)
+@click.option("--part", type=click.Choice(PARTS), help="One part only. CSV: grid by default.")
+@debug_option
+def sensitivity(
+    *,
+    store: str,
+    contexts: tuple[int, ...] | None,
+    prompts: tuple[int, ...] | None,
+    sites: tuple[str, ...],
+    runs: tuple[str, ...],
+    errors: Any,
+    form: str,
+    part: Any,
+) -> None:
+    """Show how the profiles of STORE move with context, prompts, corpus and site.
+
+    Contexts 50, 100, 200, 500 and 10, 100, 500, 1000 prompts as far as a run holds them, and the
+    most that every run holds; --context and --prompts choose others. No model runs: every setting
+    comes from the captured states, and the tokens that saves are printed.
+
+    Where three models or more are compared, rank agreement says whether two settings put them in
+    the same order. Tables `sensitivity` and `agreement` of the database hold every number, in
+    every aggregation over prefixes.
+
+    \b
+        lpp-analyze sensitivity ./lpp
+        lpp-analyze sensitivity ./lpp --context 50,200 --prompts 10,100
+        lpp-analyze sensitivity ./lpp --site 'final,block.*' --format csv
+        lpp-analyze sensitivity ./lpp --part agreement --format csv
+    """
+    from lpp.analyze import sensitivity as library
+    from lpp.analyze import sensitivity_text as text
+    from lpp.analyze.grid import choose
+    from lpp.analyze.render_text import as_csv
+    from lpp.analyze.select import Selection
+
+    selection = Selection(runs=runs, sites=sites, contexts=contexts, prompts=prompts)
+    views, axes = choose(store, selection)
+    total = sum(site in axes.sites for view in views for site in view.run.sites)
+    with progress("Spectra", total, "sites") as bar:
+        found = library.sensitivity(store, selection, errors=errors, progress=bar)
+    for line in found.left_out:
+        click.echo(line, err=True)
+    database = library.write(store, found, views)
+    if form == "json":
+        click.echo(text.as_json(found), nl=False)
+    elif form == "csv":
+        click.echo(as_csv(found.agreement if part == "agreement" else found.values), nl=False)
+    else:
+        if part != "agreement":
+            click.echo(text.grid_text(found), nl=False)
+            click.echo(text.tokens_text(found.savings), nl=False)
+        if part != "grid":
+            click.echo(text.agreement_text(found), nl=False)
+        click.echo(f"\n{len(found.values)} numbers are in {database}.")
+        click.echo(f'Next: lpp-sql {shlex.quote(store)} "FROM sensitivity"')

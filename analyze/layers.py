@@ -1,0 +1,150 @@
+"""Ranks through the depth of a model: one row per run and site, and the hourglass score.
+
+The numbers are those of one prefix, the whole context: a maximum over prefixes would compare
+layers at different ones.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import polars as pl
+
+from lpp.analyze import flags, spectra
+from lpp.analyze.cells import GROUPS, Cell
+from lpp.analyze.database import frame_schema, put
+from lpp.analyze.estimates import Estimates, Request
+from lpp.analyze.hourglass import Layer, hourglass
+from lpp.analyze.jackknife import Estimate
+from lpp.analyze.keys import RunView, Url
+from lpp.analyze.metrics import METRICS
+from lpp.analyze.select import Selection, select_runs, select_sites, shortfalls
+from lpp.store.console import SILENT, Progress
+
+FAMILIES: Final = tuple(
+    family for family in ("", "zscore_", "robust_") if f"{family}participation_ratio" in METRICS
+)
+"""What the ranks are of: the states as they are, and their outlier-resistant variants."""
+
+RANKS: Final = tuple(f"{f}{rank}" for f in FAMILIES for rank in flags.RANKS)
+"""Computed of every layer, in dimensions, and what the hourglass score is computed on."""
+
+SCHEMA: Final = frame_schema("layers")
+"""One row per run, context, number of prompts and site."""
+
+SCORES_SCHEMA: Final = frame_schema("hourglass")
+"""One row per run, context, number of prompts and rank."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layers:
+    """Layer-wise ranks of some runs."""
+
+    layers: pl.DataFrame
+    """One row per run, setting and site, in depth order, as in the `layers` table."""
+    scores: pl.DataFrame
+    """One row per run, setting and rank, as in the `hourglass` table."""
+    left_out: tuple[str, ...]
+    """Runs that hold less than what was asked for, and why: one line each."""
+
+
+def layers(
+    url: Url, selection: Selection, *, errors: bool = False, progress: Progress = SILENT
+) -> Layers:
+    """Layer-wise ranks of the store at `url`, at the whole of each context that is asked for.
+
+    Each site is read once. errors: with the jackknife, which costs one more read and, for the
+    effective ranks, eleven solves instead of one. progress: one for each run and site.
+
+    Raises InputError for what no run holds, FormatError for altered bytes.
+    """
+    views = select_runs(url, selection)
+    sites = select_sites(views, selection)
+    keys = spectra.all_keys(views, selection.contexts, selection.prompts)
+    keys = keys.filter(pl.col("site").is_in(sites), pl.col("prefix") == pl.col("context"))
+    metrics = [METRICS[name] for name in (*RANKS, "top_share")]
+    request = Request(metrics=metrics, errors=RANKS if errors else (), groups=GROUPS)
+    rows: list[dict[str, Any]] = []
+    for view, cache, of_site in spectra.by_site(url, keys):
+        found = spectra.estimates(view, cache, of_site, request)
+        rows += [_row(view, key, found) for key in of_site.iter_rows(named=True)]
+        progress.advance()
+        progress.note(f"{view.run.id} {of_site.item(0, 'site')}")
+    frame = pl.DataFrame(rows, schema=SCHEMA)
+    blocks = {view.run.id: view.run.plan.model.n_blocks for view in views}
+    scores = pl.DataFrame(list(_scores(frame, blocks)), schema=SCORES_SCHEMA)
+    return Layers(frame, scores, tuple(shortfalls(views, selection)))
+
+
+def _row(view: RunView, key: Mapping[str, Any], found: Estimates) -> dict[str, Any]:
+    """One layer: `key` of the spectra table, numbers from `found`."""
+    cell = Cell(key["n_prompts"], key["prefix"])
+    here = {name: found.get((cell, name), Estimate(None)) for name in (*RANKS, "top_share")}
+    bound = max(key["rank_bound"], 1)
+    values: dict[str, Any] = {"top_share": here["top_share"].value}
+    for name in RANKS:
+        value, stderr = here[name].value, here[name].stderr
+        norm = None if value is None else value / bound
+        values |= {name: value, f"{name}_stderr": stderr, f"{name}_norm": norm}
+    return {
+        **{name: key[name] for name in SCHEMA.names() if name in key},
+        "relative_depth": key["depth"] / view.run.plan.model.n_blocks,
+        **values,
+        "flags": _flags(view, key, here),
+    }
+
+
+def _flags(view: RunView, key: Mapping[str, Any], here: Mapping[str, Estimate]) -> list[str]:
+    """Flags of one layer, sorted: those that concern ranks at one prefix."""
+    short = int(np.sum(view.lengths[: key["n_prompts"]] < key["context"]))
+    some = [here[name] for name in RANKS]
+    found = {
+        "collapsed": is_collapsed(here["participation_ratio"].value),
+        "normaliser": key["n_tokens"] < key["dim"],
+        "not_finite": here["participation_ratio"].value is None,
+        "short_text": short > flags.SHORT_SHARE * key["n_prompts"],
+        "small_sample": key["n_prompts"] < 2
+        or any(
+            one.value is not None
+            and one.stderr is not None
+            and one.stderr > flags.ERROR_SHARE * abs(one.value)
+            for one in some
+        ),
+    }
+    return sorted(name for name, holds in found.items() if holds)
+
+
+def is_collapsed(ratio: float | None) -> bool:
+    """Whether a layer of this participation ratio hides its width behind one direction."""
+    return ratio is not None and ratio <= flags.COLLAPSED_RATIO
+
+
+def _scores(found: pl.DataFrame, blocks: Mapping[str, int]) -> Iterator[dict[str, Any]]:
+    keys = ("run", "context", "n_prompts")
+    for (run, context, size), rows in found.group_by(keys, maintain_order=True):
+        for metric in RANKS:
+            score = hourglass(_paper_layers(rows, metric), blocks[str(run)])
+            yield {
+                **{"run": run, "context": context, "n_prompts": size, "metric": metric},
+                **asdict(score),
+            }
+
+
+def _paper_layers(rows: pl.DataFrame, metric: str) -> list[Layer]:
+    """Layers 1 to B of one run: `final` stands for the last, where it is there.
+
+    A layer is collapsed when the participation ratio of the same matrix is.
+    """
+    ratio = metric.replace("effective_rank", "participation_ratio")
+    by_depth = {}
+    for row in rows.iter_rows(named=True):  # `final` comes after block.B, and takes its place
+        if row["depth"] > 0:
+            by_depth[row["depth"]] = Layer(row["depth"], row[metric], is_collapsed(row[ratio]))
+    return list(by_depth.values())
+
+
+def write(url: Url, found: Layers, views: Iterable[RunView]) -> Path:
+    """Put the tables `layers` and `hourglass` into the database of the store at `url`."""
+    return put(url, {"layers": found.layers, "hourglass": found.scores}, views)

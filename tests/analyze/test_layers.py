@@ -1,0 +1,224 @@
+"""Ranks against depth, on small synthetic stores."""
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from lpp.analyze import Selection, build_database, scan_metrics, scan_spectra
+from lpp.analyze.cli import main
+from lpp.analyze.layers import RANKS, layers
+from lpp.analyze.layers_text import bar
+
+MakeRun = Callable[..., Any]
+SITES = ("embed", *(f"block.{k}" for k in range(1, 7)), "final")
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def deep(make_run: MakeRun) -> Any:
+    """Six blocks; the third and fourth along one direction, the first wide."""
+    calls = iter(range(10**6))
+    lengths = [20] * 8
+
+    def scale(rows: Any) -> Any:
+        site = SITES[next(calls) // len(lengths)]  # the fixture scales site by site
+        if site in ("block.3", "block.4"):
+            return rows * np.array([1e3, 1, 1, 1, 1, 1], np.float32)
+        return rows
+
+    return make_run(lengths, sites=SITES, scale=scale)
+
+
+def test_numbers_are_those_of_the_scans(make_run: MakeRun) -> None:
+    made = make_run(sites=SITES)
+    make_run(model="b/two", seed=4, sites=SITES)
+    found = layers(made.root, Selection(contexts=[10, 20], prompts=[3, 6])).layers
+    scan = scan_spectra(made.root, contexts=[10, 20], prompts=[3, 6]).collect()
+    whole = scan.filter(prefix=scan["context"])
+    assert len(found) == len(whole) == 2 * 8 * 2 * 2
+    keys = ["run", "site", "context", "n_prompts"]
+    ranks = ("participation_ratio", "effective_rank")
+    names = (*keys, "depth", "n_tokens", "rank_bound", "top_share", *ranks)
+    names += tuple(f"{name}_norm" for name in ranks)
+    pairs = zip(found.sort(keys).rows(named=True), whole.sort(keys).rows(named=True), strict=True)
+    for mine, other in pairs:
+        assert [mine[name] for name in names] == pytest.approx([other[name] for name in names])
+    variant = scan_metrics(made.root, metrics=["zscore_effective_rank"], prompts=[6]).collect()
+    variant = variant.filter(prefix=20).sort("run", "site")
+    mine = found.filter(context=20, n_prompts=6).sort("run", "site")
+    assert mine["zscore_effective_rank"].to_list() == pytest.approx(variant["value"].to_list())
+
+
+def test_depth_is_relative_to_the_model(make_run: MakeRun) -> None:
+    made = make_run(sites=SITES)
+    found = layers(made.root, Selection()).layers
+    assert found["site"].to_list() == list(SITES)
+    assert found["relative_depth"].to_list() == pytest.approx([0, *(k / 6 for k in range(1, 7)), 1])
+
+
+def test_score_leaves_out_what_collapsed(deep: Any) -> None:
+    found = layers(deep.root, Selection())
+    flagged = {row["site"]: row["flags"] for row in found.layers.iter_rows(named=True)}
+    assert [site for site, flags in flagged.items() if "collapsed" in flags] == [
+        "block.3",
+        "block.4",
+    ]
+    scores = {row["metric"]: row for row in found.scores.iter_rows(named=True)}
+    assert set(scores) == set(RANKS)
+    for metric in ("participation_ratio", "effective_rank"):
+        row = scores[metric]
+        assert (row["score"], row["middle"], row["n_layers"], row["n_collapsed"]) == (
+            None,
+            None,
+            4,
+            2,
+        )
+        assert (
+            row["reason"] == "0 of 2 layers of the middle third can be used: at least 2 are needed"
+        )
+    # of z-scored columns no layer is collapsed, and every layer is as wide as any other
+    row = scores["zscore_participation_ratio"]
+    assert (row["n_layers"], row["n_collapsed"], row["reason"]) == (6, 0, None)
+    assert abs(row["score"]) < 0.05
+
+
+def test_score_is_made_of_the_papers_layers(make_run: MakeRun) -> None:
+    made = make_run([20] * 8, sites=SITES)
+    found = layers(made.root, Selection())
+    rank = {row["site"]: row["effective_rank"] for row in found.layers.iter_rows(named=True)}
+    (row,) = found.scores.filter(metric="effective_rank").iter_rows(named=True)
+    assert row["n_layers"] == 6
+    assert row["first"] == pytest.approx(np.sqrt(rank["block.1"] * rank["block.2"]))
+    assert row["last"] == pytest.approx(np.sqrt(rank["block.5"] * rank["final"]))
+    end = min(row["first"], row["last"])
+    assert row["score"] == pytest.approx((end - row["middle"]) / (end + row["middle"]))
+    some = layers(made.root, Selection(sites=["block.*"])).scores.filter(metric="effective_rank")
+    assert some.item(0, "last") == pytest.approx(np.sqrt(rank["block.5"] * rank["block.6"]))
+
+
+def test_a_few_sites_have_ranks_and_no_score(make_run: MakeRun) -> None:
+    made = make_run(sites=("block.1", "block.2", "final"))
+    row = layers(made.root, Selection()).scores.row(0, named=True)
+    assert row["score"] is None
+    assert "of the first third can be used" in row["reason"]
+
+
+def test_rows_that_are_not_finite_are_flagged_and_left_out(make_run: MakeRun) -> None:
+    with np.errstate(over="ignore", invalid="ignore"):
+        made = make_run([20] * 4, sites=SITES, scale=lambda rows: rows * np.float32(np.inf))
+    found = layers(made.root, Selection())
+    assert {tuple(flags) for flags in found.layers["flags"]} == {("not_finite",)}
+    assert set(found.scores["n_missing"]) == {6}
+    assert found.scores["score"].null_count() == len(RANKS)
+    assert run("layers", made.root).exit_code == 0
+
+
+def test_errors_are_those_of_the_jackknife_and_small_samples_flagged(make_run: MakeRun) -> None:
+    made = make_run([20, 20, 4], sites=("block.1", "final"))
+    plain = layers(made.root, Selection()).layers
+    assert plain["effective_rank_stderr"].null_count() == len(plain)
+    sure = layers(made.root, Selection(), errors=True).layers
+    scan = scan_spectra(made.root, groups=10).collect().filter(prefix=20)
+    assert sure["effective_rank_stderr"].to_list() == pytest.approx(
+        scan["effective_rank_stderr"].to_list()
+    )
+    for row in sure.iter_rows(named=True):
+        wide = any(row[f"{name}_stderr"] > 0.2 * row[name] for name in RANKS)
+        assert ("small_sample" in row["flags"]) == wide
+        assert "short_text" in row["flags"]  # one prompt in three ends at 4 tokens
+    (one,) = layers(made.root, Selection(sites=["final"], prompts=[1])).layers["flags"]
+    assert "small_sample" in one.to_list()
+
+
+def test_runs_that_hold_less_are_named(make_run: MakeRun) -> None:
+    made = make_run(model="long")
+    short = make_run(model="short", context=10)
+    result = run("layers", made.root, "--context", "20")
+    line = f"{short.run_id}: captured at context 10, so it has no rows at 20"
+    assert line in result.stderr
+    assert line in " ".join(result.stdout.split())
+
+
+def test_tables_join_the_database_and_lose_no_other(deep: Any) -> None:
+    assert run("sensitivity", deep.root).exit_code == 0
+    assert run("layers", deep.root).exit_code == 0
+    build_database(deep.root, Selection(sites=["final"]))
+    with duckdb.connect(str(deep.root / "profiles.duckdb"), read_only=True) as connection:
+        found = connection.execute(
+            "SELECT site, participation_ratio_norm FROM layers WHERE list_contains(flags, "
+            "'collapsed') ORDER BY depth"
+        ).fetchall()
+        assert [site for site, _ in found] == ["block.3", "block.4"]
+        counts = "SELECT (SELECT count(*) FROM hourglass), (SELECT count(*) FROM sensitivity)"
+        assert connection.execute(counts).fetchall() == [(len(RANKS), 6 * 4)]
+
+
+def test_csv_and_json_hold_the_same_rows(deep: Any) -> None:
+    document = json.loads(run("layers", deep.root, "--format", "json").stdout)
+    lines = list(csv.DictReader(io.StringIO(run("layers", deep.root, "--format", "csv").stdout)))
+    assert len(lines) == len(document["layers"]) == len(SITES)
+    for line, one in zip(lines, document["layers"], strict=True):
+        assert list(line) == list(one)
+        assert float(line["effective_rank"]) == one["effective_rank"]
+        assert line["flags"].split() == one["flags"]
+    assert len(document["hourglass"]) == len(RANKS)
+
+
+def test_printed_table_fits_and_explains_its_flags(deep: Any) -> None:
+    for errors in ((), ("--errors",)):
+        result = run("layers", deep.root, *errors)
+        shown = [line for line in result.stdout.splitlines() if str(deep.root) not in line]
+        assert max(map(len, shown)) <= 80
+        text = " ".join(result.stdout.split())
+        assert "collapsed: the participation ratio is within 1 % of 1" in text
+        assert "Hourglass of PR: none. 0 of 2 layers of the middle third" in text
+        assert "dimensions of min(N, d) = 6" in text
+        assert ("±" in result.stdout) == bool(errors)
+
+
+@pytest.mark.parametrize(
+    ("value", "most", "width", "text"),
+    [
+        (8, 8, 2, "██"),
+        (4, 8, 2, "█"),
+        (1, 8, 2, "▎"),
+        (0, 8, 2, ""),
+        (None, 8, 2, ""),
+        (1, 0, 2, ""),
+    ],
+)
+def test_bars(value: float | None, most: float, width: int, text: str) -> None:
+    assert bar(value, most, width) == text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--context", "50"), "--context 50: no run holds that many"),
+        (("--site", "block.9"), "no site 'block.9'"),
+        (("--run", "nope"), "no run 'nope'"),
+        (("--prompts", "0"), "--prompts 0"),
+    ],
+)
+def test_bad_input_is_one_message(
+    make_run: MakeRun, arguments: tuple[str, ...], message: str
+) -> None:
+    result = run("layers", make_run().root, *arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_not_a_store(tmp_path: Path) -> None:
+    assert "is not an lpp store" in run("layers", tmp_path).stderr
