@@ -67,7 +67,7 @@ def grid_text(found: Sensitivity) -> str:
         run, corpus, site = (group.item(0, name) for name in ("run", "corpus", "site"))
         out.write("\n" + wrapped(f"{run} on {corpus} at {site}"))
         out.write(_grid_table(group, numbers))
-    out.writelines(wrapped(line) for line in explained(numbers))
+    out.writelines(f"{line}\n" for line in explained(numbers))
     if found.left_out:
         out.write("\nLeft out:\n" + "".join(wrapped(f"- {line}") for line in found.left_out))
     return out.getvalue()
