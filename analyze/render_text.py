@@ -73,7 +73,7 @@ def bar(value: float | None, most: float, width: int) -> str:
 
 
 def printable(text: str, encoding: str | None) -> str:
-    """`text`, or the same in ASCII where `encoding` lacks a character of it; widths stay.
+    """`text`, or ASCII of the same width where `encoding` lacks a character of it.
 
     >>> print(printable("PR  10 ± 0.5  ██▊▏", "ascii"))
     PR  10 +-0.5  ###

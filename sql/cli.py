@@ -141,13 +141,10 @@ def _answer_saved(
     connection: "DuckDBPyConnection", query: Query, root: Path, format_: str, output: Path | None
 ) -> None:
     """Write the answer of `query`, and to a reader how to read it, or why there is none."""
-    for_reader = format_ == "table" and output is None
-    if for_reader:
-        click.echo(query.title)
     # Kept whole, so that it is computed once though it is written and counted: answers are small.
-    text = f"CREATE TEMP TABLE {_SAVED} AS\n{query.text};\nFROM {_SAVED}"
+    make = f"CREATE TEMP TABLE {_SAVED} AS\n{query.text}"
     try:
-        _answer(connection, text, root, format_, output)
+        _answer(connection, make, root, format_, None)
     except InputError as error:
         if error.kind is not ErrorKind.BAD_SQL:
             raise
@@ -157,6 +154,10 @@ def _answer_saved(
             f"lpp-analyze profile {root}",
             kind=ErrorKind.UNSUPPORTED_VERSION,
         ) from error
+    for_reader = format_ == "table" and output is None
+    if for_reader:
+        click.echo(query.title)
+    _answer(connection, f"FROM {_SAVED}", root, format_, output)
     ((rows,),) = connection.execute(f"SELECT count(*) FROM {_SAVED}").fetchall()
     place = shlex.quote(str(root))
     if not rows:

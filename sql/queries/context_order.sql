@@ -43,4 +43,4 @@ FROM pairs AS here JOIN pairs AS there
   USING (metric, corpus, site, n_prompts, longest, run_a, run_b)
 WHERE there.context = longest AND here.context < longest
 GROUP BY ALL
-ORDER BY corpus, site, prompts, metric, context;
+ORDER BY corpus, site, prompts, metric, here.context;

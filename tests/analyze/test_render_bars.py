@@ -74,14 +74,8 @@ def test_flags_and_texts_have_sections_where_there_are_some() -> None:
 def test_several_sites_stand_below_their_run() -> None:
     rows = [row(run, 1.0, site=site) for run in "ab" for site in ("embed", "final")]
     lines = "".join(bar_sections(rows, HEADS)).splitlines()[2:]
-    assert [line.split()[0] for line in lines if line] == [
-        "a",
-        "embed",
-        "final",
-        "b",
-        "embed",
-        "final",
-    ]
+    expected = ["a", "embed", "final", "b", "embed", "final"]
+    assert [line.split()[0] for line in lines if line] == expected
 
 
 @pytest.mark.parametrize("sites", [(), ("--site", "all")])

@@ -468,8 +468,9 @@ def test_wrong_names_are_told(words: tuple[str, ...], said: str, store: Path, lp
 def test_a_database_of_another_release_is_told(store: Path, lpp_sql: Run) -> None:
     with duckdb.connect(str(store / "profiles.duckdb")) as connection:
         connection.execute("DROP TABLE correlations")
-    done = lpp_sql(store, "--run", "correlations", "--format", "csv")
+    done = lpp_sql(store, "--run", "correlations")
     assert done.returncode == 2
+    assert done.stdout == b""
     assert "has not the tables that `correlations` reads" in done.stderr.decode()
     assert "lpp-analyze profile" in done.stderr.decode()
 
