@@ -80,5 +80,9 @@ class Metric(Generic[Input]):
     its reads. Without one every row is held in memory."""
     own_rows: bool = True
     """Of a rows metric: whether the run's own rows decide the number, so that it may be kept."""
+    package: str = ""
+    """Module it needs that not every installation has, as it is imported; empty: none."""
+    extra: str = ""
+    """Extra of this package that installs it."""
     no_error: str = ""
     """Why there is no jackknife error, where there is none."""
