@@ -1,6 +1,6 @@
 """What one command asks of a store, computed: a frame for each table of the database."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from lpp.analyze.metrics import METRICS, PAPER_NAMES, chosen, with_free
 from lpp.analyze.profile import Aggregation, aggregate
 from lpp.analyze.run_rows import prompt_rows, run_row
 from lpp.analyze.select import Selection, select_runs, select_sites
+from lpp.analyze.texts import Texts, text_sets, texts_of
 from lpp.store.console import SILENT, Progress
 
 ErrorSites = Literal["none", "final", "all"]
@@ -34,6 +35,8 @@ class Analysis:
     """Metrics other than those of `spectra`, with flags."""
     computed: frozenset[str]
     """Names of the metrics of `spectra` that were computed."""
+    texts: Mapping[str, Texts]
+    """By run."""
 
     def profiles(
         self,
@@ -67,7 +70,7 @@ class Analysis:
         ranks = self.spectra.filter(kept).rows_by_key([*keys, "site"], named=True)
         ends = self.entropy.filter(kept).rows_by_key(keys, named=True)
         runs = self.runs.rows_by_key("run", named=True, unique=True)
-        beside = prompt_sets(found, self.runs)
+        beside = prompt_sets(found, self.texts)
         marks = []
         for row in found.iter_rows(named=True):
             key = (row["run"], row["context"], row["n_prompts"])
@@ -100,14 +103,13 @@ def analyze(
     nothing more are computed with any others. errors: the sites at which the jackknife over
     `groups` groups of prompts runs; an effective rank costs it as many solves as there are groups.
     progress: advances by one for each run and site.
+    What the logits of some prefix would tell, and nobody captured, is null (`uncaptured_lines`);
+    metrics that a package is missing for are not there (`metrics.unavailable`).
     Raises InputError for a selection the store does not hold, FormatError for altered bytes.
     """
     views = select_runs(url, selection)
     sites = select_sites(views, selection)
     declared = with_free(chosen(metrics))
-    for view in views:
-        for context in view.contexts(selection.contexts) if selection.contexts else ():
-            entropy.check_captured(view, context)
     keys = spectra.all_keys(views, selection.contexts, selection.prompts)
     keys = keys.filter(pl.col("site").is_in(sites))
     ranks = [pl.DataFrame(schema=spectra.SCHEMA)]
@@ -129,13 +131,15 @@ def analyze(
     runs = pl.DataFrame([run_row(view) for view in views], infer_schema_length=None)
     of_spectra = pl.concat(ranks)
     of_entropy = pl.concat([pl.DataFrame(schema=entropy.SCHEMA), *ends])
+    texts = texts_of(views)
     return Analysis(
         runs=runs,
         prompts=pl.concat([prompt_rows(view) for view in views]),
         spectra=of_spectra,
         entropy=of_entropy,
-        metrics=flagged_metrics(pl.concat(others), of_spectra, of_entropy, runs),
+        metrics=flagged_metrics(pl.concat(others), of_spectra, of_entropy, runs, texts),
         computed=frozenset(metric.name for metric in declared).intersection(PAPER_NAMES),
+        texts=texts,
     )
 
 
@@ -172,18 +176,21 @@ def _request(metrics: Sequence[Metric[Any]], groups: int) -> Request:
     return Request(metrics=metrics, errors=errors, groups=groups)
 
 
-def prompt_sets(found: pl.DataFrame, runs: pl.DataFrame) -> dict[Any, list[str]]:
-    """Fingerprints of the texts behind the rows of each context and number of prompts."""
+def prompt_sets(found: pl.DataFrame, texts: Mapping[str, Texts]) -> dict[Any, list[str]]:
+    """Names of the texts behind the rows of each context and number of prompts."""
     pairs = found.select("context", "n_prompts", "run").unique(maintain_order=True)
-    named = pairs.join(runs.select("run", "prompt_set"), on="run", how="left")
     return {
-        key: part["prompt_set"].to_list()
-        for key, part in named.partition_by(["context", "n_prompts"], as_dict=True).items()
+        key: [*text_sets({run: texts[run] for run in part["run"]}, part.item(0, 1)).values()]
+        for key, part in pairs.partition_by(["context", "n_prompts"], as_dict=True).items()
     }
 
 
 def flagged_metrics(
-    found: pl.DataFrame, ranks: pl.DataFrame, ends: pl.DataFrame, runs: pl.DataFrame
+    found: pl.DataFrame,
+    ranks: pl.DataFrame,
+    ends: pl.DataFrame,
+    runs: pl.DataFrame,
+    texts: Mapping[str, Texts],
 ) -> pl.DataFrame:
     """`found`, of the metrics table, with its flags."""
     keys = ["run", "context", "prefix", "n_prompts"]
@@ -191,7 +198,7 @@ def flagged_metrics(
     of_ends = ends.rows_by_key(keys, named=True, unique=True, include_key=True)
     ratios = _ratios(found, ranks)
     of_runs = runs.rows_by_key("run", named=True, unique=True)
-    beside = prompt_sets(found, runs)
+    beside = prompt_sets(found, texts)
     marks = []
     for row in found.iter_rows(named=True):
         key = tuple(row[name] for name in keys)

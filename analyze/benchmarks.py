@@ -19,12 +19,14 @@ from lpp.analyze.matching import Fit, RunName, match_names
 from lpp.analyze.published import SOURCE as PUBLISHED
 from lpp.analyze.read_lm_eval import KIND as LM_EVAL
 from lpp.analyze.read_lm_eval import read_lm_eval
+from lpp.analyze.read_score_table import KIND as LEADERBOARD_KIND
 from lpp.analyze.read_score_table import read_score_table
 from lpp.analyze.score_rows import (
     Missing,
     Score,
     ScoreFile,
     Unit,
+    check_alike,
     check_once,
     check_units,
     plain,
@@ -72,11 +74,11 @@ def add_benchmarks(
 
     files: result files of lm-eval or folders of them, or tables. source: its name; `lm-eval`, or
     the name of the one table, by default. said: run by model's name. models, benchmarks: patterns
-    of what to take.
+    of what to take. unit: a leaderboard's scores are percentages unless told.
 
-    Raises InputError for files that hold no scores, hold them twice, in two units or of two
-    kinds, and for names in `said` that are not there; ConflictError where the source holds
-    other scores and `replace` is not set.
+    Raises InputError for files that hold no scores, hold them twice, in two units, of two kinds
+    or of one task run in two ways, and for names in `said` that are not there; ConflictError
+    where the source holds other scores and `replace` is not set.
     """
     store = open_store(url)
     data = dict(_named_files(files))
@@ -86,7 +88,8 @@ def add_benchmarks(
     chosen = _any_of(models)
     scores = [score for file in read for score in file.scores if chosen(score.model)]
     check_once(scores)
-    check_units(scores, "other" if kind == LM_EVAL else unit)
+    check_alike(scores)
+    check_units(scores, _unit(kind, unit))
     runs = _names_of(store)
     _check_said(said or {}, scores, runs)
     name = source or _default_source(kind, list(data))
@@ -110,27 +113,16 @@ def add_benchmarks(
     )
 
 
-def benchmarks_table(root: Path, runs: pl.DataFrame) -> pa.Table:
-    """The database's table `benchmarks`: every score in the store, and the run that it fits.
-
-    runs: the table `runs`.
-    """
+def benchmarks_table(root: Path) -> pa.Table:
+    """The database's table `benchmarks`: every score in the store, and the run that it fits."""
     scores = pl.DataFrame(read_scores(root)).to_dicts()
-    names = run_names(runs)
+    names = _names_of(open_store(root))
     fits = {source: fits_of(rows, names) for source, rows in by_source(scores).items()}
     rows = []
     for score in scores:
         fit = fits[score["source"]][score["model"]]
         rows.append({**score, "run": fit.run, "matched": fit.how, "match_note": fit.note})
     return pa.Table.from_pylist(rows, schema=arrow_schema("benchmarks"))
-
-
-def run_names(runs: pl.DataFrame) -> list[RunName]:
-    """The runs of a table `runs`, as far as names go."""
-    return [
-        RunName(id=r["run"], model=r["model"], untrained=r["untrained_seed"] is not None)
-        for r in runs.iter_rows(named=True)
-    ]
 
 
 def by_source(scores: Iterable[Mapping[str, object]]) -> dict[str, list[Mapping[str, object]]]:
@@ -203,6 +195,13 @@ def _one_kind(files: Sequence[ScoreFile], names: Sequence[str]) -> str:
                 kind=ErrorKind.INVALID_VALUE,
             )
     return first.kind
+
+
+def _unit(kind: str, asked: Unit) -> Unit:
+    """What the scores of a kind of file are counted in."""
+    if kind == LM_EVAL:
+        return "other"  # perplexities beside accuracies; its reader checks what it can
+    return "percent" if kind == LEADERBOARD_KIND and asked == "auto" else asked
 
 
 def _default_source(kind: str, names: Sequence[str]) -> str:

@@ -4,20 +4,22 @@ import io
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import polars as pl
 
+from lpp.analyze import flags
 from lpp.analyze.cells import Cell
-from lpp.analyze.cka import SCHEMA, cka_rows, pairs_of
+from lpp.analyze.cka import cka_rows, pairs_of
+from lpp.analyze.database import frame_schema, put
 from lpp.analyze.keys import RunView, Url
-from lpp.analyze.render_text import number, plain_table, rendered
-from lpp.analyze.run_rows import run_row
-from lpp.sql import build
-from lpp.sql.schema import TABLES, arrow_schema
-from lpp.store import open_store
+from lpp.analyze.render_text import explained, number, numbered, plain_table, rendered
+from lpp.analyze.texts import text_sets, texts_of
 from lpp.store.console import SILENT, Progress
 from lpp.store.errors import ErrorKind, InputError
-from lpp.store.keys import DATABASE_KEY
+
+SCHEMA: Final = frame_schema("cka")
+"""One row for each pair of sites, the shallower one first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,37 +70,42 @@ def plan(
 
 def compute(work: Sequence[Part], *, progress: Progress = SILENT) -> pl.DataFrame:
     """The rows of every part: columns `SCHEMA`."""
-    frames = [cka_rows(part.view, part.pairs, part.cell, progress=progress) for part in work]
-    return pl.concat([pl.DataFrame(schema=SCHEMA), *frames])
+    frames = [pl.DataFrame(schema=SCHEMA)]
+    for part in work:
+        rows = cka_rows(part.view, part.pairs, part.cell, progress=progress)
+        marks = pl.lit(_flags(part, work), pl.List(pl.String))
+        frames.append(rows.with_columns(flags=marks).select(SCHEMA.names()))
+    return pl.concat(frames)
 
 
-def write(url: Url, found: pl.DataFrame, views: Sequence[RunView]) -> Path:
-    """Replace the table `cka` of the database, keep the others; return the database's path.
-
-    A store without a database gets the runs that the rows speak of as well.
-    """
-    root = open_store(url).path
-    frames = {"cka": found}
-    if not (root / DATABASE_KEY).exists():
-        rows = [run_row(view) for view in views]
-        frames["runs"] = pl.DataFrame(rows, infer_schema_length=None)
-    tables = {
-        name: frame.select([column.name for column in TABLES[name].columns])
-        .to_arrow()
-        .cast(arrow_schema(name))
-        for name, frame in frames.items()
+def _flags(part: Part, work: Sequence[Part]) -> list[str]:
+    """Flags of every pair of one run, sorted: they are of the tokens that it is about."""
+    n_prompts, prefix = part.cell[:2]
+    beside = texts_of(other.view for other in work if other.cell == part.cell)
+    found = {
+        "different_prompts": len(set(text_sets(beside, n_prompts).values())) > 1,
+        "short_text": int((part.view.lengths[:n_prompts] < prefix).sum())
+        > flags.SHORT_SHARE * n_prompts,
+        "small_sample": n_prompts < 2,
     }
-    return build(root, tables, keep=TABLES)
+    return sorted(name for name, holds in found.items() if holds)
+
+
+def write(url: Url, found: pl.DataFrame) -> Path:
+    """Replace the table `cka` of the database, keep the others; return the database's path."""
+    return put(url, {"cka": found})
 
 
 def as_text(found: pl.DataFrame) -> str:
     """The pairs of each run, at 80 columns."""
     out = io.StringIO()
+    numbers = numbered([flag for flags in found["flags"] for flag in flags])
     for of_run in found.partition_by("run", maintain_order=True):
         first = of_run.row(0, named=True)
         print(
             f"\n{first['run']}\nLinear CKA of {first['n_tokens']:,} tokens: "
-            f"{first['n_prompts']} prompts, prefix {first['prefix']}.",
+            f"{first['n_prompts']} prompts, prefix {first['prefix']}."
+            + (f" Flags: {', '.join(first['flags'])}." if first["flags"] else ""),
             file=out,
         )
         shown = plain_table()
@@ -108,4 +115,5 @@ def as_text(found: pl.DataFrame) -> str:
         for row in of_run.iter_rows(named=True):
             shown.add_row(row["site"], row["other_site"], number(row["cka"]))
         out.write(rendered(shown))
+    out.writelines(f"{line}\n" for line in explained(numbers))
     return out.getvalue()

@@ -44,6 +44,7 @@ def cka(
         lpp-analyze cka ./lpp --site embed,block.15,final --all-pairs --format csv
     """
     from lpp.analyze import cka_table
+    from lpp.analyze.render_text import as_csv
     from lpp.analyze.select import Selection, select_runs, select_sites
 
     asked = None if prompts is None else (prompts,)
@@ -56,9 +57,9 @@ def cka(
         click.echo(line, err=True)
     with progress("CKA", sum(len(part.pairs) for part in work), "pairs of sites") as bar:
         found = cka_table.compute(work, progress=bar)
-    database = cka_table.write(store, found, [part.view for part in work])
+    database = cka_table.write(store, found)
     if form == "csv":
-        click.echo(found.write_csv(), nl=False)
+        click.echo(as_csv(found), nl=False)
         return
     click.echo(cka_table.as_text(found), nl=False)
     click.echo(f"{len(found)} pairs are in {database}.")

@@ -30,6 +30,9 @@ def _names(_ctx: click.Context, _param: click.Parameter, value: str | None) -> A
     "--source", "sources", callback=_names, metavar="NAME,...", default="*", help="Sources."
 )
 @click.option("--run", "runs", callback=_names, metavar="NAME,...", default="*", help="Runs.")
+@click.option(
+    "--corpus", "corpora", callback=_names, metavar="NAME,...", default="*", help="Of runs."
+)
 @click.option("--context", type=click.IntRange(min=1), help="Of the profiles.")
 @click.option("--prompts", type=click.IntRange(min=1), help="Of the profiles.")
 @click.option("--site", default="final", show_default=True, help="Of the profiles.")
@@ -45,6 +48,7 @@ def correlate(
     benchmarks: tuple[str, ...],
     sources: tuple[str, ...],
     runs: tuple[str, ...],
+    corpora: tuple[str, ...],
     context: int | None,
     prompts: int | None,
     site: str,
@@ -60,11 +64,13 @@ def correlate(
     source and method. Sources are never mixed, and fewer than five models are not ranked.
 
     Profiles are compared at one context and number of prompts: what most runs have, unless
-    told. Who is left out, and why, is printed and stands in the table `correlations`.
+    told. Where models were captured on several corpora, --corpus chooses one. Who is left out,
+    and why, is printed and stands in the table `correlations`.
 
     \b
         lpp-analyze correlate ./lpp
         lpp-analyze correlate ./lpp --source lm-eval --benchmark 'leaderboard_bbh'
+        lpp-analyze correlate ./lpp --corpus pydoc --context 100
         lpp-analyze correlate ./lpp --with-published --source published
     """
     from lpp.analyze import render_correlations as render
@@ -78,6 +84,7 @@ def correlate(
         benchmarks=benchmarks,
         sources=sources,
         runs=runs,
+        corpora=corpora,
         setting=Setting(site=site, context=context, n_prompts=prompts),
         untrained=untrained,
         with_published=with_published,

@@ -54,7 +54,7 @@ def layers(
         found = library.layers(store, selection, errors=errors, progress=bar)
     for line in found.left_out:
         click.echo(line, err=True)
-    database = library.write(store, found, views)
+    database = library.write(store, found)
     if form == "table":
         click.echo(text.as_table(found), nl=False)
         click.echo(f"\n{len(found.layers)} layers are in {database}.")

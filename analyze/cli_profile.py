@@ -100,7 +100,9 @@ def profile(
 
     from lpp.analyze import render
     from lpp.analyze.analysis import analyze
+    from lpp.analyze.entropy import uncaptured_lines
     from lpp.analyze.metric_table import LOGITS
+    from lpp.analyze.metrics import unavailable
     from lpp.analyze.render_text import printable
     from lpp.analyze.select import Selection, select_runs, select_sites, shortfalls
     from lpp.analyze.tables import write_database
@@ -109,7 +111,8 @@ def profile(
     selection = Selection(runs=runs, sites=sites or ("*",), contexts=contexts, prompts=prompts)
     views = select_runs(store, selection)
     chosen = select_sites(views, selection)
-    for line in shortfalls(views, selection):
+    lines = [*uncaptured_lines(views, contexts), *unavailable(metrics)]
+    for line in (*shortfalls(views, selection), *lines):
         click.echo(line, err=True)
     total = sum(site in chosen for view in views for site in view.run.sites)
     with progress("Spectra", total, "sites") as bar:

@@ -69,7 +69,7 @@ def sensitivity(
         found = library.sensitivity(store, selection, errors=errors, progress=bar)
     for line in found.left_out:
         click.echo(line, err=True)
-    database = library.write(store, found, views)
+    database = library.write(store, found)
     if form == "json":
         click.echo(text.as_json(found), nl=False)
     elif form == "csv":

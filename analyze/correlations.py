@@ -7,15 +7,16 @@ with the reason, and so is why a test was not made.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import polars as pl
 
 from lpp.analyze.benchmarks import fits_of
 from lpp.analyze.correlation_inputs import fits_any, profiled, scores_by_source
-from lpp.analyze.keys import Url
+from lpp.analyze.keys import Url, views
 from lpp.analyze.subjects import Cast, Setting, Subject, choose_subjects
+from lpp.analyze.texts import text_sets, texts_of
 from lpp.store.errors import ErrorKind, InputError, MachineError
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ class Question:
     """Patterns, of a benchmark or of `benchmark:metric`."""
     sources: Sequence[str] = ("*",)
     runs: Sequence[str] = ("*",)
+    corpora: Sequence[str] = ("*",)
+    """Patterns of the corpora that runs were captured on."""
     setting: Setting = field(default_factory=Setting)
     untrained: bool = False
     with_published: bool = False
@@ -104,9 +107,11 @@ def correlate(url: Url, question: Question | None = None) -> pl.DataFrame:
         question.setting,
         question.metrics,
         patterns=question.runs,
+        corpora=question.corpora,
         untrained=question.untrained,
         published=question.with_published,
     )
+    cast = replace(cast, subjects=_with_texts(url, cast))
     rows: list[dict[str, Any]] = []
     for source, scores in scores_by_source(
         url, question.sources, with_published=question.with_published
@@ -126,6 +131,13 @@ def correlate(url: Url, question: Question | None = None) -> pl.DataFrame:
     return _flag_turns(pl.DataFrame([{**row, **at} for row in rows], schema=_schema()))
 
 
+def _with_texts(url: Url, cast: Cast) -> list[Subject]:
+    """The subjects, each with the name of the texts that its profile is of as its prompt set."""
+    ids = {subject.id for subject in cast.subjects}
+    sets = text_sets(texts_of(v for v in views(url) if v.run.id in ids), cast.n_prompts)
+    return [replace(s, prompt_set=sets.get(s.id, s.prompt_set)) for s in cast.subjects]
+
+
 def refuse_unranked(found: pl.DataFrame) -> None:
     """InputError where no test of `found` could be made, with the reason and who is missing."""
     if found["coefficient"].is_not_null().any():
@@ -135,7 +147,8 @@ def refuse_unranked(found: pl.DataFrame) -> None:
     raise InputError(
         f"not ranked: {few}, {most} at most with both a profile and a score. Four models agree "
         "perfectly by chance once in twelve times, so a rank of them says nothing. Who was left "
-        "out is in the table `correlations`. Capture more models, add their scores "
+        "out is in the table `correlations`. Where a name fits several runs, choose: --corpus or "
+        "--run. Else capture more models, add their scores "
         "(lpp-analyze benchmarks add), or set yours beside the paper's: --with-published.",
         kind=ErrorKind.INCOMPLETE,
     )

@@ -45,6 +45,9 @@ that would be left if equal prefixes counted once.
 
 KEYS = tuple(SCHEMA)[:4]
 
+SPARSE = "logit statistics at its own prefixes only (--logit-positions schedule)"
+"""Why there is none where there are ranks."""
+
 
 def scan_entropy(
     url: Url, *, contexts: Sequence[int] | None = None, prompts: Sequence[int] | None = None
@@ -98,6 +101,16 @@ def uncaptured(view: RunView, prefixes: Sequence[int]) -> list[int]:
     # Prompts that end within a prefix were captured at their end, whatever the prefix.
     longest = int(view.lengths.max(initial=0))
     return [prefix for prefix in prefixes if prefix not in plan.prefixes and prefix < longest]
+
+
+def uncaptured_lines(views: Iterable[RunView], contexts: Sequence[int] | None) -> list[str]:
+    """One line for each run that has no entropy at some of `contexts`, with the reason."""
+    lines = []
+    for view in views:
+        missing = [c for c in view.contexts(contexts) if uncaptured(view, view.prefixes(c))]
+        if missing:
+            lines.append(f"{view.run.id}: no entropy at context {_listed(missing)}: {SPARSE}")
+    return lines
 
 
 def check_captured(view: RunView, context: int) -> None:

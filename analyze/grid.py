@@ -12,12 +12,13 @@ import polars as pl
 from lpp.analyze.agreement import home
 from lpp.analyze.analysis import Analysis, ErrorSites, analyze
 from lpp.analyze.database import frame_schema
-from lpp.analyze.entropy import uncaptured
+from lpp.analyze.entropy import SPARSE, uncaptured
 from lpp.analyze.flags import ERROR_SHARE, SHORT_SHARE
 from lpp.analyze.jackknife import ERRORS
 from lpp.analyze.keys import RunView, Url
 from lpp.analyze.profile import AGGREGATIONS, ENTROPIES, RANKS
 from lpp.analyze.select import Selection, listed, select_runs, select_sites
+from lpp.analyze.texts import text_sets, texts_of
 from lpp.store.console import Progress
 
 CONTEXTS: Final = (50, 100, 200, 500)
@@ -33,9 +34,6 @@ OF_RANKS: Final = frozenset({"collapsed", "not_finite"})
 
 OF_ENTROPIES: Final = frozenset({"padded_vocab", "template"})
 """Flags that say nothing of a rank."""
-
-OF_SHARES: Final = frozenset({"normaliser"})
-"""Flags that say nothing of a number that min(N, d) does not divide."""
 
 SCHEMA: Final = frame_schema("sensitivity")
 """One row per number."""
@@ -71,29 +69,29 @@ def _held(published: Sequence[int], held: Sequence[int]) -> set[int]:
     return {n for n in published if n <= max(held)} | {min(held)}
 
 
-def unanswered(view: RunView, site: str, context: int, size: int) -> str | None:
-    """Why the run has no numbers at a setting; None where it has."""
+def unanswered(view: RunView, metric: str, site: str, context: int, size: int) -> str | None:
+    """Why the run has no such number at a setting; None where it has."""
     run = view.run
     if site not in run.sites:
         return f"no site {site}: captured at {listed(run.sites)}"
     if context > run.plan.context:
         return f"captured at context {run.plan.context}"
-    if uncaptured(view, view.prefixes(context)):
-        return "logit statistics at its own prefixes only (--logit-positions schedule)"
     if size > run.n_prompts:
         return f"{run.n_prompts} prompts are committed"
+    if metric in ENTROPIES and uncaptured(view, view.prefixes(context)):
+        return SPARSE
     return None
 
 
 def values(
-    url: Url, views: Iterable[RunView], axes: Axes, errors: ErrorSites, progress: Progress
+    url: Url, views: Sequence[RunView], axes: Axes, errors: ErrorSites, progress: Progress
 ) -> pl.DataFrame:
     """The rows of `SCHEMA`: every run at every setting, every metric in every aggregation."""
     frames = [pl.DataFrame(schema=SCHEMA)]
     for view in views:
         frames += _computed(url, view, axes, errors, progress)
         frames.append(_absent(view, axes))
-    return _with_different_prompts(pl.concat(frames))
+    return _with_different_prompts(pl.concat(frames), views)
 
 
 def _computed(
@@ -101,26 +99,26 @@ def _computed(
 ) -> Iterator[pl.DataFrame]:
     """What the run holds of the grid: one read of each site for all of it."""
     sites = [site for site in axes.sites if site in view.run.sites]
-    contexts = [
-        context
-        for context in axes.contexts
-        if context <= view.run.plan.context and not uncaptured(view, view.prefixes(context))
-    ]
+    contexts = [context for context in axes.contexts if context <= view.run.plan.context]
     sizes = [size for size in axes.sizes if size <= view.run.n_prompts]
     if not (sites and contexts and sizes):
         return
     held = Selection(runs=[view.run.id], sites=sites, contexts=contexts, prompts=sizes)
     analysis = analyze(url, held, errors=errors, progress=progress)
+    sparse = [context for context in contexts if uncaptured(view, view.prefixes(context))]
     for how in AGGREGATIONS:
         profiles = analysis.profiles(entropy=how, ranks=how)
-        yield from (_long(profiles, analysis, metric, how) for metric in METRICS)
+        of_logits = profiles.filter(~pl.col("context").is_in(sparse))
+        for metric in METRICS:
+            some = of_logits if metric in ENTROPIES else profiles
+            yield _long(some, analysis, metric, how)
 
 
 def _long(
     profiles: pl.DataFrame, analysis: Analysis, metric: str, aggregation: str
 ) -> pl.DataFrame:
     """One metric of `profiles`, a row each, with the flags that concern it."""
-    shorts = analysis.entropy.select("run", "context", "n_prompts", "prefix", "short_prompts")
+    keys = ["run", "context", "n_prompts", "prefix"]
     found = profiles.select(
         *("run", "site", "context", "n_prompts"),
         pl.lit(metric).alias("metric"),
@@ -131,12 +129,14 @@ def _long(
         *(pl.col(f"{metric}_{name}").alias(name) for name in ERRORS),
         "flags",
         pl.lit(None, pl.String).alias("left_out"),
-    ).join(shorts, on=["run", "context", "n_prompts", "prefix"], how="left", maintain_order="left")
-    others = OF_RANKS | OF_SHARES if metric in ENTROPIES else OF_ENTROPIES
-    if not metric.endswith("_norm"):
-        others = others | OF_SHARES
+        _bounded_by_rows(profiles, analysis, metric).alias("normaliser"),
+    ).join(
+        analysis.entropy.select(*keys, "short_prompts"), on=keys, how="left", maintain_order="left"
+    )
+    others = OF_RANKS if metric in ENTROPIES else OF_ENTROPIES
     # of the value's own prefix and error; the profile's flag is about any of its numbers
     exact = {
+        "normaliser": pl.col("normaliser"),
         "short_text": pl.col("short_prompts") > SHORT_SHARE * pl.col("n_prompts"),
         "no_error": pl.col("stderr").is_null() & pl.col("value").is_not_null(),
         "small_sample": (pl.col("n_prompts") < 2)
@@ -152,6 +152,26 @@ def _long(
     return found.with_columns(kept.list.sort()).select(SCHEMA.names())
 
 
+def _bounded_by_rows(profiles: pl.DataFrame, analysis: Analysis, metric: str) -> pl.Series:
+    """Whether min(N, d) moved `metric` of each profile: N was below d, or the peak is elsewhere.
+
+    Of a mean or a median, N at any prefix. False for what min(N, d) does not divide.
+    """
+    rank = metric.removesuffix("_norm")
+    if rank == metric or metric in ENTROPIES:
+        return pl.repeat(value=False, n=len(profiles), dtype=pl.Boolean, eager=True)
+    keys = ["run", "context", "n_prompts", "site"]
+    few = analysis.spectra.select(*keys, "prefix", few=pl.col("n_tokens") < pl.col("dim"))
+    there = few.rename({"prefix": f"{metric}_prefix"})
+    anywhere = few.group_by(keys).agg(any_few=pl.col("few").any())
+    joined = profiles.join(
+        there, on=[*keys, f"{metric}_prefix"], how="left", maintain_order="left"
+    ).join(anywhere, on=keys, how="left", maintain_order="left")
+    elsewhere = pl.col(f"{rank}_prefix") != pl.col(f"{metric}_prefix")
+    moved = elsewhere.fill_null(value=False) | pl.coalesce("few", "any_few")
+    return joined.select(moved & pl.col(metric).is_not_null()).to_series()
+
+
 def _absent(view: RunView, axes: Axes) -> pl.DataFrame:
     """A row for each number that the run cannot give, with the reason."""
     plan = view.run.plan
@@ -165,22 +185,30 @@ def _absent(view: RunView, axes: Axes) -> pl.DataFrame:
         for site in axes.sites
         for context in axes.contexts
         for size in axes.sizes
-        if (reason := unanswered(view, site, context, size)) is not None
         for metric in METRICS
+        if (reason := unanswered(view, metric, site, context, size)) is not None
         for how in AGGREGATIONS
     ]
     return pl.DataFrame(rows, schema=SCHEMA)
 
 
-def _with_different_prompts(frame: pl.DataFrame) -> pl.DataFrame:
+def _with_different_prompts(frame: pl.DataFrame, views: Iterable[RunView]) -> pl.DataFrame:
     """Flag the values of a setting at which runs read different texts."""
-    sets = pl.col("prompt_set").filter(pl.col("left_out").is_null()).n_unique().over(CELL)
+    texts = texts_of(views)
+    named = [
+        (run, size, name)
+        for size in frame["n_prompts"].unique()
+        for run, name in text_sets(texts, size).items()
+    ]
+    schema = pl.Schema({"run": pl.String, "n_prompts": pl.Int32, "texts": pl.String})
+    beside = pl.DataFrame(named, schema=schema, orient="row")
+    held = pl.col("left_out").is_null()
+    sets = pl.col("texts").filter(held).n_unique().over(CELL)
     marked = pl.concat_list("flags", pl.lit(["different_prompts"])).list.sort()
-    return frame.with_columns(
-        pl.when((sets > 1) & pl.col("left_out").is_null())
-        .then(marked)
-        .otherwise("flags")
-        .alias("flags")
+    return (
+        frame.join(beside, on=["run", "n_prompts"], how="left", maintain_order="left")
+        .with_columns(flags=pl.when((sets > 1) & held).then(marked).otherwise("flags"))
+        .drop("texts")
     )
 
 

@@ -4,7 +4,7 @@ The numbers are those of one prefix, the whole context: a maximum over prefixes 
 layers at different ones.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +21,7 @@ from lpp.analyze.jackknife import Estimate, error_names
 from lpp.analyze.keys import RunView, Url
 from lpp.analyze.metrics import METRICS
 from lpp.analyze.select import Selection, select_runs, select_sites, shortfalls
+from lpp.analyze.texts import text_sets, texts_of
 from lpp.store.console import SILENT, Progress
 
 FAMILIES: Final = ("", "zscore_", "robust_")
@@ -73,7 +74,7 @@ def layers(
         rows += [_row(view, key, found) for key in of_site.iter_rows(named=True)]
         progress.advance()
         progress.note(f"{view.run.id} {of_site.item(0, 'site')}")
-    frame = pl.DataFrame(rows, schema=SCHEMA)
+    frame = _with_different_prompts(pl.DataFrame(rows, schema=SCHEMA), views)
     blocks = {view.run.id: view.run.plan.model.n_blocks for view in views}
     scores = pl.DataFrame(list(_scores(frame, blocks)), schema=SCORES_SCHEMA)
     return Layers(frame, scores, tuple(shortfalls(views, selection)))
@@ -112,6 +113,21 @@ def _flags(view: RunView, key: Mapping[str, Any], here: Mapping[str, Estimate]) 
     return sorted(name for name, holds in found.items() if holds)
 
 
+def _with_different_prompts(frame: pl.DataFrame, views: Sequence[RunView]) -> pl.DataFrame:
+    """Flag the layers of a context and number of prompts at which runs read different texts."""
+    texts = texts_of(views)
+    mixed = set()
+    for (context, size), rows in frame.group_by("context", "n_prompts"):
+        here = {run: texts[run] for run in rows["run"].unique(maintain_order=True)}
+        if len({*text_sets(here, int(size)).values()}) > 1:
+            mixed.add((context, size))
+    marks = [
+        sorted([*found, "different_prompts"]) if (context, size) in mixed else found
+        for context, size, found in frame.select("context", "n_prompts", "flags").iter_rows()
+    ]
+    return frame.with_columns(pl.Series("flags", marks, dtype=SCHEMA["flags"]))
+
+
 def _scores(found: pl.DataFrame, blocks: Mapping[str, int]) -> Iterator[dict[str, Any]]:
     keys = ("run", "context", "n_prompts")
     for (run, context, size), rows in found.group_by(keys, maintain_order=True):
@@ -138,6 +154,6 @@ def _paper_layers(rows: pl.DataFrame, metric: str) -> list[Layer]:
     return list(by_depth.values())
 
 
-def write(url: Url, found: Layers, views: Iterable[RunView]) -> Path:
+def write(url: Url, found: Layers) -> Path:
     """Put the tables `layers` and `hourglass` into the database of the store at `url`."""
-    return put(url, {"layers": found.layers, "hourglass": found.scores}, views)
+    return put(url, {"layers": found.layers, "hourglass": found.scores})

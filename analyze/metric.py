@@ -95,6 +95,10 @@ class Metric(Generic[Input]):
     that collapsed; of the covariance where it is of no matrix."""
     bounds: tuple[float, float] | None = None
     """What no value can leave; None: what follows from the unit."""
+    package: str = ""
+    """Module it needs that not every installation has, as it is imported; empty: none."""
+    extra: str = ""
+    """Extra of this package that installs it."""
     no_error: str = ""
     """Why there is no jackknife error, where there is none."""
 

@@ -1,5 +1,6 @@
 """The metrics table: any declared metric, a row each."""
 
+import warnings
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from lpp.analyze.jackknife import ERRORS, Estimate
 from lpp.analyze.keys import RunView, Url, views
 from lpp.analyze.lazy import Source, scan
 from lpp.analyze.metric import Metric
-from lpp.analyze.metrics import chosen
+from lpp.analyze.metrics import chosen, unavailable
 from lpp.store import open_store
 
 LOGITS = "logits"
@@ -50,11 +51,14 @@ def scan_metrics(
     statistics have the site `logits`. contexts, prompts, groups: as for `scan_spectra`.
 
     Filters on key columns, `metric` among them, reach the computation: nothing is computed that
-    no metric left needs. Raises InputError for a name that fits no metric; FormatError: not a
-    store, or altered.
+    no metric left needs. A metric that only a pattern asks for is left out, with a warning, where
+    a package is missing that it needs. Raises InputError for a name that fits no metric;
+    FormatError: not a store, or altered.
     """
     open_store(url)
     declared = chosen(metrics)
+    for line in unavailable(metrics):
+        warnings.warn(line, stacklevel=2)
 
     def keys() -> pl.DataFrame:
         return all_keys(list(views(url)), declared, contexts, prompts)

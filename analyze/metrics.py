@@ -1,6 +1,7 @@
 """Every declared metric, by name: one list, spliced from the modules that declare them by kind."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.util import find_spec
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -32,13 +33,32 @@ PAPER_NAMES: Final = tuple(metric.name for metric in PAPER)
 def chosen(patterns: Sequence[str]) -> list[Metric[Any]]:
     """The metrics that fit `patterns`, in order; `paper` stands for those of the paper.
 
+    One whose package is missing is left out where no pattern is its name (`unavailable` tells);
+    asked for by name, it stays and says so when it is computed.
     Raises InputError for a pattern that fits none.
 
     >>> [metric.name for metric in chosen(["rankme", "top?_column_share"])]
     ['top1_column_share', 'top5_column_share', 'rankme']
     """
+    return [m for m in _fitting(patterns) if m.name in patterns or not _is_missing(m)]
+
+
+def unavailable(patterns: Sequence[str]) -> list[str]:
+    """One line for each metric that `chosen` leaves out for want of a package."""
+    return [
+        f"{m.name}: left out, {m.package} is not installed: pip install 'lpp-engine[{m.extra}]'"
+        for m in _fitting(patterns)
+        if m.name not in patterns and _is_missing(m)
+    ]
+
+
+def _fitting(patterns: Sequence[str]) -> list[Metric[Any]]:
     every = [name for p in patterns for name in (PAPER_NAMES if p == "paper" else (p,))]
     return [METRICS[name] for name in matching("metric", every, METRICS)]
+
+
+def _is_missing(metric: Metric[Any]) -> bool:
+    return bool(metric.package) and find_spec(metric.package) is None
 
 
 def with_free(metrics: Sequence[Metric[Any]]) -> list[Metric[Any]]:

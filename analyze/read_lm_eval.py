@@ -2,7 +2,8 @@
 
 `results` holds every task, subtask and group; a key such as `acc_norm,none` is the metric and the
 filter that the answer went through, and `acc_norm_stderr,none` its standard error, a number or
-"N/A". The filter stays in the metric's name: two filters score one answer differently.
+"N/A". The filter stays in the metric's name: two filters score one answer differently. How a task
+was run goes with its scores: `n-shot`, `versions`, `config.limit`, and what its prompts stood in.
 """
 
 import json
@@ -47,6 +48,7 @@ def _scores(
     document: Mapping[str, Any], model: str, task: str, *, where: str, problems: list[str]
 ) -> Iterator[Score]:
     entry, n = document["results"][task], _n_items(document, task)
+    setup = _setup(document, task)
     for key, given in sorted(entry.items()):
         metric, comma, rest = key.partition(",")
         if not comma or not metric or metric.endswith("_stderr"):
@@ -66,6 +68,7 @@ def _scores(
                 stderr=number(entry.get(f"{metric}_stderr,{rest}")),
                 n=n,
                 where=place,
+                setup=setup,
             )
 
 
@@ -82,6 +85,36 @@ def _model(document: Mapping[str, Any]) -> str | None:
     if isinstance(arguments, dict):
         return next((str(arguments[name]) for name in _NAMES if arguments.get(name)), None)
     return None
+
+
+def _setup(document: Mapping[str, Any], task: str) -> dict[str, str]:
+    """How `task` was run. What the file does not say is not there."""
+    found = {}
+    for name, key in (("shots", "n-shot"), ("version", "versions")):
+        told = sorted({str(value) for value in _told(document, key, task)})
+        if told:
+            found[name] = ", ".join(told)
+    config = document.get("config")
+    if isinstance(config, dict) and "limit" in config:
+        limit = number(config["limit"])
+        found["items"] = "all" if limit is None else f"limited to {limit:g}"
+    if "chat_template" in document:  # each model has its own: whether there is one tells
+        found["chat template"] = "applied" if document["chat_template"] else "none"
+    if "fewshot_as_multiturn" in document:
+        found["shots as turns"] = "yes" if document["fewshot_as_multiturn"] else "no"
+    if "system_instruction_sha" in document:
+        found["system prompt"] = str(document["system_instruction_sha"] or "none")[:8]
+    return found
+
+
+def _told(document: Mapping[str, Any], key: str, task: str) -> Iterator[Any]:
+    """What `key` says of `task`; of a group, of all its tasks."""
+    parts = [part for part in _children(document, task) if part != task]
+    for part in parts:
+        yield from _told(document, key, part)
+    told = document.get(key)
+    if not parts and isinstance(told, dict) and told.get(task) is not None:
+        yield told[task]
 
 
 def _n_items(document: Mapping[str, Any], task: str) -> int | None:

@@ -17,6 +17,9 @@ from typing import Any, Final
 from lpp.analyze.score_rows import Missing, Score, ScoreFile, number, refuse
 from lpp.store.errors import ErrorKind, InputError
 
+KIND: Final = "leaderboard"
+"""Of an export of the Open LLM Leaderboard, whose scores are percentages."""
+
 LEADERBOARD: Final[tuple[str, ...]] = ("IFEval", "BBH", "MATH Lvl 5", "GPQA", "MUSR", "MMLU-PRO")
 """Columns of scores in an export of the Open LLM Leaderboard, version 2."""
 
@@ -42,7 +45,7 @@ def read_score_table(data: bytes, where: str, wanted: Wanted = lambda _: True) -
     header, rows = _read(data, where)
     if "fullname" in header and any(name in header for name in LEADERBOARD):
         columns = [name for name in LEADERBOARD if name in header and wanted(name)]
-        return _wide(rows, "fullname", columns, kind="leaderboard", where=where)
+        return _wide(rows, "fullname", columns, kind=KIND, where=where)
     plain = {name.strip().casefold(): name for name in reversed(header)}
     model = next((plain[name] for name in _MODEL if name in plain), None)
     if model is None:

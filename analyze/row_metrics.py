@@ -61,6 +61,8 @@ ROW_METRICS: Final = (
         needs="rows",
         compute=two_nn,
         measure=NeighbourSamples,
+        package="skdim",
+        extra="dimension",
         no_error="a group left out changes every neighbour: a search of its own for each",
     ),
     Metric[float](

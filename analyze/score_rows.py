@@ -4,7 +4,7 @@ A score is a number with a name. What is wrong with a file is told at once, all 
 its place: half a benchmark table would be another benchmark.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Final, Literal, TypeAlias, get_args
@@ -33,6 +33,8 @@ class Score:
     """Items that were scored."""
     where: str
     """Place in the file, for messages."""
+    setup: Mapping[str, str] = field(default_factory=dict)
+    """How it was run, as far as the file says: such as `shots` and `5`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +105,28 @@ def check_once(scores: Iterable[Score]) -> None:
                 f"{other.value:g} at {other.where}, {score.value:g} at {score.where}"
             )
     refuse(problems, "Leave one out: a source has one score of a model on a benchmark.")
+
+
+def check_alike(scores: Iterable[Score]) -> None:
+    """InputError where two scores of one benchmark were made in two ways, as far as files say.
+
+    With other shots, another version of the task, or some of its items, it is another benchmark
+    under the same name.
+    """
+    first: dict[tuple[str, str], tuple[str, Score]] = {}
+    problems: dict[str, None] = {}  # several metrics of a task differ alike
+    for score in scores:
+        for what, how in score.setup.items():
+            before, other = first.setdefault((score.benchmark, what), (how, score))
+            if before != how:
+                problems[
+                    f"{score.benchmark}: {what} {before} for {other.model}, {how} for {score.model}"
+                ] = None
+    refuse(
+        list(problems),
+        "One source is scored in one way. Add them as sources of their own (--source NAME), or "
+        "take some only: --model, --benchmark.",
+    )
 
 
 def check_units(scores: Iterable[Score], unit: Unit) -> None:

@@ -1,4 +1,4 @@
-"""Scores and correlations into a database that is there already, its other tables kept."""
+"""What a database says of its store, whatever is profiled; brought up to date by every build."""
 
 from pathlib import Path
 
@@ -6,20 +6,46 @@ import polars as pl
 import pyarrow as pa
 
 from lpp.analyze.benchmarks import benchmarks_table
+from lpp.analyze.keys import RunView, views
 from lpp.analyze.published import published_table
-from lpp.sql import TABLES, build, connect
+from lpp.analyze.run_rows import prompt_rows, run_row
+from lpp.sql import TABLES, build
 from lpp.sql.current import outdated_tables
 from lpp.sql.schema import arrow_schema
 from lpp.store.keys import DATABASE_KEY
 
 
-def scored_tables(root: Path, runs: pl.DataFrame) -> dict[str, pa.Table]:
-    """The tables that scores make, whatever is profiled: `benchmarks` and `published`."""
-    return {"benchmarks": benchmarks_table(root, runs), "published": published_table()}
+def store_tables(root: Path) -> dict[str, pa.Table]:
+    """The tables `runs`, `prompts`, `benchmarks` and `published` of the store at `root`.
+
+    They are of every run, so that whatever the last command chose, rows of each table that speak
+    of a run join with it, and a score fits the same run that `benchmarks add` named.
+    """
+    every = list(views(root))
+    frames = {
+        "runs": _concatenated("runs", [_run_frame(view) for view in every]),
+        "prompts": _concatenated("prompts", [prompt_rows(view) for view in every]),
+    }
+    tables = {name: frame.to_arrow().cast(arrow_schema(name)) for name, frame in frames.items()}
+    scores = {"benchmarks": benchmarks_table(root), "published": published_table()}
+    return tables | scores
+
+
+def _run_frame(view: RunView) -> pl.DataFrame:
+    return pl.DataFrame([run_row(view)], schema=_schema("runs"))
+
+
+def _concatenated(table: str, frames: list[pl.DataFrame]) -> pl.DataFrame:
+    schema = _schema(table)
+    return pl.concat([pl.DataFrame(schema=schema), *(f.cast(schema) for f in frames)])
+
+
+def _schema(table: str) -> pl.Schema:
+    return pl.DataFrame(pl.from_arrow(arrow_schema(table).empty_table())).schema
 
 
 def refresh_database(root: Path, correlations: pl.DataFrame | None = None) -> bool:
-    """Bring the scores in the database of the store at `root` up to date, if there is one.
+    """Bring runs and scores in the database of the store at `root` up to date, if there is one.
 
     correlations: the new ones; without, there are none: those of other scores would be stale.
     False where nothing was done: no database, or one of another release, which
@@ -27,9 +53,7 @@ def refresh_database(root: Path, correlations: pl.DataFrame | None = None) -> bo
     """
     if not (root / DATABASE_KEY).is_file() or outdated_tables(root):
         return False
-    with connect(root, token_stats=False) as connection:
-        runs = connection.sql("SELECT run, model, untrained_seed FROM runs").to_arrow_table()
-    tables = scored_tables(root, pl.DataFrame(runs))
+    tables = store_tables(root)
     if correlations is not None:
         schema = arrow_schema("correlations")
         found = correlations.select(schema.names).to_arrow().cast(schema)

@@ -62,8 +62,9 @@ def sensitivity(
     """Profiles of the store at `url` over the grid that `selection` spans, and their agreement.
 
     Without contexts or numbers of prompts: {50, 100, 200, 500} and {10, 100, 500, 1000} as far as
-    a run holds them, and the most that every run holds. errors: as for `analyze`; with none the
-    values carry no `small_sample` either. progress: one for each run and site.
+    a run holds them, and the most that every run holds. errors: as for `analyze`; without one a
+    rank carries no `small_sample`, but of a single prompt; an entropy has its error always.
+    progress: one for each run and site.
 
     Raises InputError for what no run holds, FormatError for altered bytes.
     """
@@ -139,6 +140,6 @@ def _absences(values: pl.DataFrame) -> list[str]:
     return lines
 
 
-def write(url: Url, found: Sensitivity, views: Iterable[RunView]) -> Path:
+def write(url: Url, found: Sensitivity) -> Path:
     """Put the tables `sensitivity` and `agreement` into the database of the store at `url`."""
-    return put(url, {"sensitivity": found.values, "agreement": found.agreement}, views)
+    return put(url, {"sensitivity": found.values, "agreement": found.agreement})

@@ -14,6 +14,7 @@ import polars as pl
 
 from lpp.analyze.matching import RunName
 from lpp.analyze.published import CONTEXT, N_PROMPTS, SITE, SOURCE, published_rows
+from lpp.analyze.select import matching
 from lpp.store.errors import ErrorKind, InputError
 
 PUBLISHED_SET: Final = "published"
@@ -77,6 +78,7 @@ def choose_subjects(
     metrics: Sequence[str],
     *,
     patterns: Sequence[str] = ("*",),
+    corpora: Sequence[str] = ("*",),
     untrained: bool = False,
     published: bool = False,
 ) -> Cast:
@@ -88,9 +90,12 @@ def choose_subjects(
     left_out: list[str] = []
     chosen = []
     _check_patterns(patterns, runs["run"].to_list())
+    read = matching("corpus", corpora, runs["corpus"].unique(maintain_order=True).to_list())
     for run in runs.iter_rows(named=True):
         if not any(fnmatchcase(run["run"], pattern) for pattern in patterns):
             left_out.append(f"{run['run']}: not among the runs asked for")
+        elif run["corpus"] not in read:
+            left_out.append(f"{run['run']}: captured on {run['corpus']}, not asked for")
         elif run["untrained_seed"] is not None and not untrained:
             left_out.append(f"{run['run']}: an untrained twin (--untrained includes it)")
         else:

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from lpp.analyze.analysis import Analysis, analyze
 from lpp.analyze.keys import Url
-from lpp.analyze.scored import scored_tables
+from lpp.analyze.scored import store_tables
 from lpp.analyze.select import Selection
 from lpp.sql import build
 from lpp.sql.schema import TABLES, arrow_schema
@@ -16,7 +16,7 @@ from lpp.store.console import SILENT, Progress
 
 
 def arrow_tables(analysis: Analysis, *, drop_prefixes: Collection[int] = ()) -> dict[str, pa.Table]:
-    """The tables of the database. Its profiles are always floors and maxima, as they are named."""
+    """Tables that `analysis` makes. Its profiles are always floors and maxima, as named."""
     of_sites = analysis.profiles(drop_prefixes=drop_prefixes)
     of_sites = of_sites.rename(
         {
@@ -28,8 +28,6 @@ def arrow_tables(analysis: Analysis, *, drop_prefixes: Collection[int] = ()) -> 
     # sites come in depth order, so the last of a run is `final` or the deepest there is
     deepest = of_sites.group_by("run", "context", "n_prompts", maintain_order=True).last()
     frames = {
-        "runs": analysis.runs,
-        "prompts": analysis.prompts,
         "spectra": analysis.spectra,
         "entropy": analysis.entropy,
         "metrics": analysis.metrics,
@@ -59,9 +57,10 @@ def build_database(
 def write_database(url: Url, analysis: Analysis, *, drop_prefixes: Collection[int] = ()) -> Path:
     """Replace the tables of `analysis` in the database of the store at `url`; others stay.
 
-    All but the correlations, which were of the profiles before.
+    All but the correlations, which were of the profiles before. Runs, prompts and scores are
+    those of the store as it is now.
     """
     root = open_store(url).path
     tables = arrow_tables(analysis, drop_prefixes=drop_prefixes)
     kept = TABLES.keys() - {"correlations"}
-    return build(root, tables | scored_tables(root, analysis.runs), keep=kept)
+    return build(root, store_tables(root) | tables, keep=kept)

@@ -391,6 +391,7 @@ CKA: Final = Table(
         Column("other_depth", "INTEGER", "of other_site", "blocks"),
         Column("n_tokens", "BIGINT", "N; unrelated rows have about d / (N + d)", "tokens"),
         Column("cka", "DOUBLE", "0 to 1; null without variance", "share"),
+        Column("flags", "VARCHAR[]", "why it may mislead; empty when none"),
     ),
 )
 

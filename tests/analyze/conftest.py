@@ -67,6 +67,7 @@ def make_run(tmp_path: Path) -> MakeRun:
         vary_tokens: bool = False,
         prompt_set: str = "p0",
         untrained_seed: int | None = None,
+        first_row: int = 100,
         scale: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]] = lambda rows: rows,
     ) -> Made:
         root = root or tmp_path / "store"
@@ -78,7 +79,8 @@ def make_run(tmp_path: Path) -> MakeRun:
         prompts = [prompts[i][:context] for i in order]
         hidden = {s: [rows[i][:context] for i in order] for s, rows in hidden.items()}
         entropy = [entropy[i][:context] for i in order]
-        table = _prompts_table(prompts, [lengths[i] > context for i in order])
+        truncated = [lengths[i] > context for i in order]
+        table = _prompts_table(prompts, truncated, first_row)
         plan = _plan(
             table,
             context=context,
@@ -132,11 +134,11 @@ def _content(
     return prompts, hidden, entropy
 
 
-def _prompts_table(prompts: list[list[int]], truncated: list[bool]) -> pa.Table:
+def _prompts_table(prompts: list[list[int]], truncated: list[bool], first_row: int) -> pa.Table:
     return pa.table(
         {
             "prompt_id": range(len(prompts)),
-            "source_row": [100 + 3 * k for k in range(len(prompts))],
+            "source_row": [first_row + 3 * k for k in range(len(prompts))],
             "token_ids": prompts,
             "n_tokens": [len(prompt) for prompt in prompts],
             "truncated": truncated,

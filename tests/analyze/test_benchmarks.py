@@ -208,3 +208,43 @@ def test_files_of_two_kinds_or_two_tables_are_no_source(root: Path, tmp_path: Pa
 
 def test_an_empty_store_lists_nothing(root: Path) -> None:
     assert "No scores yet" in run("benchmarks", "list", root).stdout
+
+
+def test_a_leaderboard_is_in_percent(root: Path, tmp_path: Path) -> None:
+    path = tmp_path / "board.csv"
+    path.write_text("fullname,BBH\norg/One,0.78\nx/Y,12\n")
+    assert run("benchmarks", "add", root, path).exit_code == 0
+    path.write_text("fullname,BBH\norg/One,0.78\nx/Y,120\n")
+    done = run("benchmarks", "add", root, path, "--replace")
+    assert done.exit_code == 2
+    assert "120, no percent" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"n-shot": {"task": 25}}, "task: shots 0 for org/One, 25 for org/Two"),
+        ({"versions": {"task": 1.0}}, "task: version 2.0 for org/One, 1.0 for org/Two"),
+        ({"config": {"limit": 20.0}}, "task: items all for org/One, limited to 20 for org/Two"),
+        ({"chat_template": "{{m}}"}, "task: chat template none for org/One, applied for org/Two"),
+        ({"system_instruction_sha": "0123456789"}, "system prompt none for org/One, 01234567"),
+        ({"fewshot_as_multiturn": True}, "task: shots as turns no for org/One, yes for org/Two"),
+    ],
+)
+def test_one_source_is_scored_in_one_way(
+    root: Path, tmp_path: Path, other: dict[str, Any], message: str
+) -> None:
+    plain: dict[str, Any] = {
+        **{"n-shot": {"task": 0}, "versions": {"task": 2.0}, "config": {"limit": None}},
+        **{"chat_template": "", "system_instruction_sha": None, "fewshot_as_multiturn": False},
+    }
+    for model, said in (("org/One", plain), ("org/Two", plain)):
+        path = results(tmp_path / "out", model, 0.5)
+        path.write_text(json.dumps({**json.loads(path.read_text()), **said}))
+    assert run("benchmarks", "add", root, tmp_path / "out").exit_code == 0
+    path.write_text(json.dumps({**json.loads(path.read_text()), **other}))
+    done = run("benchmarks", "add", root, tmp_path / "out", "--replace")
+    assert done.exit_code == 2
+    assert message in done.stderr
+    alone = ("--model", "org/Two", "--source", "its-own")
+    assert run("benchmarks", "add", root, tmp_path / "out", *alone).exit_code == 0

@@ -117,8 +117,8 @@ def test_the_table_is_put_beside_the_others(make_run: Callable[..., Any]) -> Non
     work, left_out = plan(views, ["embed", "final"])
     assert [part.view.run.id for part in work] == [made.run_id]
     assert "fewer than two of the sites" in left_out[0]
-    database = write(made.root, compute(work), views)
-    write(made.root, compute(work), views)
+    database = write(made.root, compute(work))
+    write(made.root, compute(work))
     with duckdb.connect(str(database), read_only=True) as connection:
         rows = connection.sql("FROM cka JOIN runs USING (run) SELECT site, other_site, model")
         assert rows.fetchall() == [("embed", "final", "tiny/model")]
@@ -145,3 +145,20 @@ def test_the_command_prints_and_stores(make_run: Callable[..., Any]) -> None:
     csv = runner.invoke(main, ["cka", str(made.root), "--all-pairs", "--format", "csv"])
     assert csv.stdout.splitlines()[0].startswith("run,prefix,n_prompts,site,other_site")
     assert len(csv.stdout.splitlines()) == 7
+
+
+def test_flags_are_of_the_tokens_compared(make_run: Callable[..., Any]) -> None:
+    made = make_run([20] * 5 + [3], model="a/one")  # 1 of 6 is short
+    make_run([20] * 6, model="b/two", seed=1)
+
+    def flags(**options: Any) -> set[tuple[str, ...]]:
+        return set(map(tuple, table(made.root, **options)["flags"].to_list()))
+
+    assert flags(prefix=3) == {()}
+    assert flags() == {("short_text",), ()}
+    assert flags(prefix=3, prompts=1) == {("small_sample",)}
+    make_run([20] * 6, model="c/three", prompt_set="q", first_row=500)
+    assert flags(prefix=3) == {("different_prompts",)}
+    done = CliRunner(env={"COLUMNS": "80"}).invoke(main, ["cka", str(made.root), "--prefix", "3"])
+    assert "prefix 3. Flags: different_prompts." in done.stdout
+    assert max(map(len, done.stdout.splitlines()[:-2])) <= 80

@@ -46,7 +46,7 @@ def put(
 ) -> Path:
     """A database of these runs and profiles, as `profile` would have left it."""
     create_store(root)
-    defaults: dict[str, Any] = {"prompt_set": "p0", "plan": "{}"}
+    defaults: dict[str, Any] = {"prompt_set": "p0", "corpus": "prose", "plan": "{}"}
     at: dict[str, Any] = {"context": 100, "n_prompts": 50, "site": "final", "flags": []}
     build(
         root,
@@ -394,6 +394,7 @@ def test_command_prints_stores_and_fits_eighty_columns(store: Callable[..., Path
         profiles = connection.sql("SELECT count(*) FROM site_profiles").fetchall()
     assert len(stored) == (1 + 5) * 5 * 3
     assert profiles == [(5,)]
+    store(5)  # the table `runs` is now the store's, which holds none of these
     as_csv = run("correlate", root, "--format", "csv", "--metric", "entropy_floor")
     lines = list(csv.DictReader(as_csv.stdout.splitlines()))
     assert [line["method"] for line in lines] == ["pearson", "spearman", "rank_partial"]
@@ -430,3 +431,17 @@ def test_a_database_of_another_release_is_told(store: Callable[..., Path]) -> No
         connection.execute("ALTER TABLE lpp.profiles DROP COLUMN flags")
     with pytest.raises(InputError, match=r"another release.*lpp-analyze profile"):
         correlate(root)
+
+
+def test_one_corpus_of_several_is_chosen(store: Callable[..., Path]) -> None:
+    corpora = {m[0]: {"corpus": "songs" if m[0] == "org/b" else "prose"} for m in MODELS}
+    root = store(runs=corpora)
+    score(root)
+    found = correlate(root, Question(metrics=("entropy_floor",), corpora=("pro*",)))
+    assert found["models"].to_list()[0] == [f"{x}-0000" for x in "acdef"]
+    assert "b-0000: captured on songs, not asked for" in found["left_out"].to_list()[0]
+    with pytest.raises(InputError, match=r"no corpus 'verse'; there is .*songs.* --corpus"):
+        correlate(root, Question(corpora=("verse",)))
+    done = run("correlate", root, "--corpus", "songs")
+    assert done.exit_code == 2
+    assert "choose: --corpus or --run" in " ".join(done.output.split())

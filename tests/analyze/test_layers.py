@@ -228,3 +228,17 @@ def test_bad_input_is_one_message(
 
 def test_not_a_store(tmp_path: Path) -> None:
     assert "is not an lpp store" in run("layers", tmp_path).stderr
+
+
+def test_layers_of_other_texts_are_flagged(make_run: MakeRun) -> None:
+    make_run(model="a/six", prompt_set="p6")
+    made = make_run((12, 7, 20, 20, 3, 15) * 2, model="b/twelve", prompt_set="p12")
+    same = layers(made.root, Selection(prompts=[6])).layers
+    assert not same["flags"].list.contains("different_prompts").any()
+    make_run(model="c/other", prompt_set="q6", first_row=500)
+    found = layers(made.root, Selection(prompts=[6, 12])).layers
+    assert found.filter(n_prompts=6)["flags"].list.contains("different_prompts").all()
+    assert not found.filter(n_prompts=12)["flags"].list.contains("different_prompts").any()
+    assert found["run"].is_sorted()
+    done = run("layers", made.root, "--prompts", "6")
+    assert "different_prompts: runs shown side by side read different texts" in done.stdout

@@ -7,12 +7,15 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from click.testing import CliRunner
 from polars.testing import assert_frame_equal
 from scipy.spatial.distance import cdist
 
 from lpp.analyze import neighbours
 from lpp.analyze.cells import Cell
+from lpp.analyze.cli import main
 from lpp.analyze.metric_table import scan_metrics
+from lpp.analyze.metrics import chosen, unavailable
 from lpp.analyze.neighbours import (
     NeighbourSamples,
     distinct,
@@ -141,3 +144,21 @@ def test_without_the_library_the_message_says_what_to_install(
     assert caught.value.kind is ErrorKind.NO_PACKAGE
     others = scan_metrics(made.root, metrics=["two_nn", "anisotropy"])
     assert others.filter(pl.col("metric") == "anisotropy").collect()["value"].null_count() == 0
+
+
+def test_a_pattern_leaves_out_what_no_package_is_there_for(
+    make_run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make_run(sites=("final",))
+    assert "two_nn" in {metric.name for metric in chosen(["*"])}
+    assert unavailable(["all"]) == []
+    monkeypatch.setitem(sys.modules, "skdim", None)
+    (line,) = unavailable(["all"])
+    assert line.startswith("two_nn: left out, skdim is not installed: pip install")
+    assert unavailable(["two_nn", "*"]) == []  # by its name it is refused, not left out
+    with pytest.warns(UserWarning, match="two_nn: left out"):
+        scan = scan_metrics(made.root)
+    assert "two_nn" not in scan.collect()["metric"]
+    done = CliRunner().invoke(main, ["profile", str(made.root), "--metrics", "all"])
+    assert done.exit_code == 0, done.output
+    assert line in done.stderr

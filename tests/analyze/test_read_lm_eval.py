@@ -135,3 +135,12 @@ def test_a_percentage_among_fractions_is_refused() -> None:
 def test_another_file_is_told_what_it_lacks(data: bytes, message: str) -> None:
     with pytest.raises(InputError, match=message):
         read_lm_eval(data, "r.json")
+
+
+def test_a_group_is_run_as_its_tasks_are() -> None:
+    shots = {"leaderboard_bbh_snarks": 3, "leaderboard_bbh_navigate": 5, "gsm8k": 8}
+    read = read_lm_eval(changed("n-shot", value=shots), "r.json")
+    setups = {score.benchmark: score.setup for score in read.scores}
+    assert setups["leaderboard_bbh"] == {"shots": "3, 5"}
+    assert setups["gsm8k"] == {"shots": "8"}
+    assert setups["wikitext"] == {}

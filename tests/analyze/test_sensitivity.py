@@ -13,11 +13,11 @@ import polars as pl
 import pytest
 from click.testing import CliRunner, Result
 
-from lpp.analyze import Selection, analyze, build_database
+from lpp.analyze import Selection, analyze, build_database, scan_spectra
 from lpp.analyze import sensitivity as library
 from lpp.analyze.cli import main
 from lpp.analyze.grid import METRICS, choose, profile_rows
-from lpp.analyze.profile import AGGREGATIONS
+from lpp.analyze.profile import AGGREGATIONS, RANKS
 from lpp.analyze.sensitivity import sensitivity
 from lpp.store.errors import InputError
 
@@ -177,10 +177,13 @@ def test_what_a_run_lacks_is_in_the_table_and_on_the_terminal(make_run: MakeRun)
         for n in (2, 6)
     }
     present = table.filter(pl.col("left_out").is_null())
+    ranks_alone = present.filter(run=sparse.run_id, context=10)
+    assert set(ranks_alone["metric"]) == set(RANKS)
+    assert ranks_alone["value"].null_count() == 0
+    present = present.filter(~((pl.col("run") == sparse.run_id) & (pl.col("context") == 10)))
     assert set(present.select("run", "context", "n_prompts").rows()) == held
-    assert table.filter(pl.col("left_out").is_not_null())["value"].null_count() == (
-        len(table) - len(present)
-    )
+    absent = table.filter(pl.col("left_out").is_not_null())
+    assert absent["value"].null_count() == len(absent)
 
 
 def test_an_untrained_twin_is_a_model_of_its_own(make_run: MakeRun) -> None:
@@ -217,6 +220,7 @@ def test_flags_stay_with_the_numbers_they_concern(make_run: MakeRun) -> None:
             assert ("small_sample" in flags) == wide
         if not row["metric"].endswith("_norm"):
             assert "normaliser" not in flags
+        assert "small_sample" not in flags or row["stderr"] is not None
     found = long.filter(pl.col("flags").list.contains("normaliser"))
     assert set(found["metric"]) == {"participation_ratio_norm", "effective_rank_norm"}
     clean = sensitivity(
@@ -224,6 +228,24 @@ def test_flags_stay_with_the_numbers_they_concern(make_run: MakeRun) -> None:
         Selection(sites=["final"]),
     )
     assert flags_of(profile_rows(clean.values)) == set()
+
+
+def test_normaliser_is_of_each_rank_alone(make_run: MakeRun) -> None:
+    made = make_run((3, 20, 20, 4, 20, 20), dim=24, seed=7, sites=("final",))
+    found = sensitivity(made.root, Selection()).values.filter(pl.col("metric").is_in(RANKS))
+    spectra = scan_spectra(made.root).collect()
+    homes = {row["metric"]: row for row in found.filter(aggregation="max").iter_rows(named=True)}
+    marked = {}
+    for rank in ("participation_ratio", "effective_rank"):
+        row = homes[f"{rank}_norm"]
+        (at,) = spectra.filter(prefix=row["prefix"]).to_dicts()
+        moved = at["n_tokens"] < at["dim"] or homes[rank]["prefix"] != row["prefix"]
+        assert ("normaliser" in row["flags"]) == moved
+        marked[rank] = moved
+    assert set(marked.values()) == {True, False}  # else it shows nothing
+    means = found.filter(pl.col("aggregation").is_in(["mean", "median"]))
+    flagged = means.filter(pl.col("flags").list.contains("normaliser"))["metric"]
+    assert set(flagged) == {"participation_ratio_norm", "effective_rank_norm"}
 
 
 def test_saving_counts_what_each_run_holds(make_run: MakeRun) -> None:
@@ -338,3 +360,21 @@ def query(database: Path, sql: str) -> list[tuple[Any, ...]]:
 
 def flags_of(values: pl.DataFrame) -> set[str]:
     return {flag for flags in values["flags"] for flag in flags}
+
+
+def test_the_first_texts_of_a_corpus_are_compared(make_run: MakeRun) -> None:
+    make_run(model="a/six", prompt_set="p6")
+    made = make_run((12, 7, 20, 20, 3, 15) * 2, model="b/twelve", prompt_set="p12")
+    assert "different_prompts" not in flags_of(sensitivity(made.root, Selection()).values)
+    make_run(model="c/other", prompt_set="q6", first_row=500)
+    found = sensitivity(made.root, Selection(prompts=[6, 12])).values
+    at = found.filter(pl.col("left_out").is_null())
+    assert at.filter(n_prompts=6)["flags"].list.contains("different_prompts").all()
+    assert not at.filter(n_prompts=12)["flags"].list.contains("different_prompts").any()
+
+
+def test_without_errors_an_entropy_has_its_own(make_run: MakeRun) -> None:
+    made = make_run((20, 20, 20))
+    found = sensitivity(made.root, Selection(), errors="none").values
+    unsure = found.filter(pl.col("flags").list.contains("small_sample"))
+    assert set(unsure["metric"]) == {"entropy", "entropy_norm"}

@@ -8,6 +8,7 @@ import duckdb
 import numpy as np
 import polars as pl
 import pytest
+from click.testing import CliRunner
 
 from lpp.analyze import (
     Selection,
@@ -17,6 +18,7 @@ from lpp.analyze import (
     scan_metrics,
     scan_spectra,
 )
+from lpp.analyze.cli import main
 from lpp.analyze.tables import write_database
 from lpp.store.errors import FormatError, InputError, LppError
 
@@ -227,10 +229,67 @@ def test_what_the_store_does_not_hold_is_named(
         analyze(made.root, selection)
 
 
-def test_a_schedule_capture_refuses_other_contexts(make_run: Callable[..., Any]) -> None:
+def test_a_schedule_capture_has_ranks_at_other_contexts(make_run: Callable[..., Any]) -> None:
     made = make_run(logit_positions="schedule")
-    with pytest.raises(InputError, match="--logit-positions all"):
-        analyze(made.root, Selection(contexts=[10]))
+    (row,) = analyze(made.root, Selection(contexts=[15], sites=["final"])).profiles().to_dicts()
+    ranks = scan_spectra(made.root, contexts=[15]).filter(site="final").collect()
+    assert row["effective_rank"] == ranks["effective_rank"].max()
+    assert row["participation_ratio"] == ranks["participation_ratio"].max()
+    assert row["entropy_norm"] is None
+    done = CliRunner().invoke(main, ["profile", str(made.root), "--context", "15"])
+    assert done.exit_code == 0, done.output
+    assert f"{made.run_id}: no entropy at context 15: logit statistics at its own" in done.stderr
+
+
+def test_the_first_texts_are_compared_whatever_follows(make_run: Callable[..., Any]) -> None:
+    make_run(model="a/six", prompt_set="p6")
+    made = make_run((12, 7, 20, 20, 3, 15) * 2, model="b/twelve", prompt_set="p12")
+
+    def flagged(*sizes: int) -> set[str]:
+        found = analyze(made.root, Selection(sites=["final"], prompts=sizes)).profiles()
+        return {
+            row["run"].split("-")[0]
+            for row in found.iter_rows(named=True)
+            if "different_prompts" in row["flags"]
+        }
+
+    assert flagged(6) == flagged(4, 12) == set()
+    make_run(model="c/other", prompt_set="q6", first_row=500)
+    assert flagged(6) == {"six", "twelve", "other"}
+
+
+def test_every_build_has_every_run_of_the_store(make_run: Callable[..., Any]) -> None:
+    made = make_run(model="a/one", lengths=(4, 5), context=5, sites=("block.1", "final"))
+    root = str(made.root)
+    table = made.root.parent / "mine.csv"
+    table.write_text("model,BBH\norg/Late,45\na/one,34.5\n")
+
+    def invoke(*arguments: str) -> str:
+        done = CliRunner().invoke(main, [*arguments])
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    def state() -> list[tuple[Any, ...]]:
+        return query(
+            made.root / "profiles.duckdb",
+            "SELECT (SELECT count(*) FROM runs), (SELECT count(*) FROM prompts), "
+            "(SELECT count(run) FROM benchmarks), (SELECT count(*) FROM published), "
+            "(SELECT count(*) FROM layers ANTI JOIN runs USING (run))",
+        )
+
+    invoke("profile", root)
+    make_run(model="org/Late", lengths=(4, 5), context=5, sites=("block.1", "final"))
+    assert "2 of 2 models have a run." in invoke("benchmarks", "add", root, str(table))
+    assert state() == [(2, 4, 2, 8, 0)]
+    for command in ("layers", "cka", "sensitivity"):
+        invoke(command, root)
+        assert state() == [(2, 4, 2, 8, 0)], command
+    invoke("profile", root, "--run", "one-*")
+    assert state() == [(2, 4, 2, 8, 0)]
+    assert query(made.root / "profiles.duckdb", "SELECT count(*) FROM profiles") == [(1,)]
+    (made.root / "profiles.duckdb").unlink()
+    invoke("cka", root)  # first of all, it brings the scores along
+    assert state() == [(2, 4, 2, 8, 0)]
 
 
 def test_nothing_captured_yet(make_run: Callable[..., Any], tmp_path: Path) -> None:

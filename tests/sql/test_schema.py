@@ -1,11 +1,13 @@
 """The declarations, and what is made from them."""
 
+import re
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
 import pytest
 
+from lpp import sql
 from lpp.sql import TABLES, TOKEN_STATS, arrow_schema, connect
 from lpp.sql.schema import reference
 from lpp.store.tables import TOKENS_SCHEMA
@@ -98,3 +100,14 @@ def test_arrow_schema_is_what_duckdb_makes_of_the_table(store: Path):
             assert given.names == declared.names
             for field in declared:
                 assert given.field(field.name).type in (field.type, pa.json_(pa.string()))
+
+
+def test_the_readme_names_every_table() -> None:
+    text = (Path(sql.__file__).parent / "README.md").read_text()
+    listed = {
+        name
+        for line in text.splitlines()
+        if line.startswith("| `")
+        for name in re.findall(r"`(\w+)`", line.split("|")[1])
+    }
+    assert listed == {table.name for table in ALL}
