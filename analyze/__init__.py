@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lpp.analyze.agreement import rank_agreement as rank_agreement
     from lpp.analyze.analysis import analyze as analyze
     from lpp.analyze.benchmarks import add_benchmarks as add_benchmarks
+    from lpp.analyze.cka import linear_cka as linear_cka
     from lpp.analyze.correlations import Question as Question
     from lpp.analyze.correlations import correlate as correlate
     from lpp.analyze.entropy import scan_entropy as scan_entropy
@@ -46,6 +47,7 @@ _HOME = {
     "correlate": "correlations",
     "effective_rank": "spectrum",
     "eigenvalues": "spectrum",
+    "linear_cka": "cka",
     "participation_ratio": "spectrum",
     "rank_agreement": "agreement",
     "scan_entropy": "entropy",

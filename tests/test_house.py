@@ -24,6 +24,7 @@ ONLY_IN = {
     "datasets": {"capture"},
     "gguf": {"capture"},
     "huggingface_hub": {"capture"},
+    "lm_eval": {"capture/probe*.py"},
     "safetensors": {"capture"},
     "transformers": {"capture/models.py"},
     "vllm": {"capture/vllm*.py"},
