@@ -137,7 +137,7 @@
     cell(column, row, place) {
       if (place === 0) return element("th", { scope: "row", textContent: text(column, row) });
       if (column.kind === "flags") {
-        const badges = (column.words[column.codes[row]] ?? []).flatMap((flag) => [
+        const badges = [column.words[column.codes[row]] ?? []].flat().flatMap((flag) => [
           element("a", { className: "badge", href: `#flag-${flag}`, textContent: flag }), " "]);
         return element("td", { className: "flags" }, ...badges);
       }
@@ -252,7 +252,7 @@
     try {
       // `ast`: expressions are interpreted, since the page's policy forbids making code of text
       const spec = page.charts[plot.dataset.chart][plot.dataset.panel];
-      await vegaEmbed(box, spec, { ast: true, renderer: "svg", actions: false, logLevel: vega.Error });
+      await vegaEmbed(box, spec, { ast: true, renderer: "svg", actions: false, logLevel: 1 }); // errors alone
       plot.dataset.drawn = "";
     } catch (error) {
       plot.replaceChildren(element("p", { className: "missing", textContent: `The chart could not be drawn: ${error.message}` }));

@@ -59,7 +59,7 @@ class Answer:
         """What to read where the table would stand; None where there are rows."""
         if self.fault is not None:
             return self.fault
-        return None if len(self.frame) else "No rows"
+        return None if len(self.frame) else f"The table {self.query.table} has no rows for it"
 
 
 Answers = Mapping[str, Answer]

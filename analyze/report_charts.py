@@ -4,7 +4,6 @@ On the page a chart is one or more panels, each as wide as its place; as a pictu
 chart without data is a sentence that says which table is empty.
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -57,41 +56,13 @@ class ChartView:
 
         if self.missing:
             return {}
-        return {name: hoisted(specification(panel)) for name, panel in self.panels().items()}
+        return {name: specification(panel) for name, panel in self.panels().items()}
 
     def write(self, path: Path) -> None:
         """Write the picture: what `path` ends in, png or svg."""
         from lpp.analyze.charts import save_chart
 
         save_chart(self.draw(), path)
-
-
-def hoisted(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """`spec` with the data of its layers once each: layers of one chart mostly share theirs.
-
-    >>> layer = {"data": {"values": [1]}}
-    >>> hoisted({"layer": [layer, layer]})["layer"]
-    [{'data': {'name': 'data-0'}}, {'data': {'name': 'data-0'}}]
-    """
-    names: dict[str, str] = {}
-    datasets: dict[str, Any] = {}
-
-    def walk(part: Any) -> Any:
-        if isinstance(part, list):
-            return [walk(item) for item in part]
-        if not isinstance(part, dict):
-            return part
-        found = {key: walk(item) for key, item in part.items() if key != "data"}
-        data = part.get("data")
-        if isinstance(data, dict) and "values" in data:
-            name = names.setdefault(json.dumps(data["values"]), f"data-{len(names)}")
-            datasets[name] = data["values"]
-            found["data"] = {"name": name}
-        elif "data" in part:
-            found["data"] = data
-        return found
-
-    return {**walk(spec), "datasets": datasets}
 
 
 def charts(answers: Answers) -> Iterator[ChartView]:

@@ -64,7 +64,7 @@ def _section(section: Section, report: Report) -> Iterator[str]:
         yield ""
         if answer.missing:
             how = code(command(answer.query, report.store))
-            yield f"{answer.query.title}: {escaped(answer.missing)}. {how} computes them."
+            yield f"{answer.query.title}: {escaped(answer.missing)}. {how} fills it."
         else:
             yield from _table(TableView(answer), answer)
     if flags:

@@ -195,7 +195,7 @@ PUBLISHED: Final = Query(
     "published",
     ("model",),
     "SELECT model, n_parameters, corpus, n_prompts, context, entropy_floor,\n"
-    "  participation_ratio_norm, effective_rank_norm, ifeval, bbh, mmlu_pro, citation\n"
+    "  participation_ratio_norm, effective_rank_norm, ifeval, bbh, mmlu_pro\n"
     "FROM published ORDER BY model",
     "lpp-analyze profile STORE",
 )

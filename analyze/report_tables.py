@@ -118,7 +118,7 @@ class Cell:
         """The cell of `column` in one row of the answer."""
         value = row[column.name]
         if column.kind == "flags":
-            return cls("", flags=tuple(value or ()))
+            return cls("", flags=(value,) if isinstance(value, str) else tuple(value or ()))
         if column.kind == "list":
             return cls(", ".join(map(str, value or ())))
         if column.kind == "text":
@@ -136,7 +136,7 @@ def _there(name: str, names: set[str]) -> str | None:
 
 
 def _kind(name: str, dtype: pl.DataType) -> Kind:
-    if name == "flags":
+    if name in ("flags", "flag"):
         return "flags"
     if isinstance(dtype, pl.List):
         return "list"
