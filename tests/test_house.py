@@ -20,18 +20,31 @@ MAY_IMPORT = {
 ONLY_IN = {
     "torch": {"capture"},
     "accelerate": {"capture"},
+    "altair": {"analyze/chart_library.py"},
     "bitsandbytes": {"capture"},
     "datasets": {"capture"},
     "gguf": {"capture"},
     "huggingface_hub": {"capture"},
     "safetensors": {"capture"},
     "transformers": {"capture/models.py"},
+    "vl_convert": {"analyze/chart_library.py"},
     "vllm": {"capture/vllm*.py"},
 }
 """Where a heavy package may be imported: a CPU box that analyses installs none of these."""
 
 LIGHT = ("lpp.store.errors", "lpp.store.console", "lpp.store.keys")
-HEAVY = ("zarr", "pyarrow", "polars", "numpy", "torch", "transformers", "rich", "duckdb", "xxhash")
+HEAVY = (
+    "zarr",
+    "pyarrow",
+    "polars",
+    "numpy",
+    "torch",
+    "transformers",
+    "rich",
+    "duckdb",
+    "xxhash",
+    "altair",
+)
 
 
 def modules() -> list[Path]:
