@@ -1,0 +1,230 @@
+"""Curves: entropy by prefix, ranks by depth, spectra by rank of the eigenvalue."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import polars as pl
+
+from lpp.analyze.chart_library import alt
+from lpp.analyze.chart_panels import Lines, Words, filling, lines, stacked
+from lpp.analyze.chart_rows import (
+    Row,
+    checked,
+    data,
+    fullest,
+    listing,
+    number,
+    optional,
+    plain,
+    rows,
+    says,
+    series_of,
+    tooltips,
+)
+from lpp.analyze.chart_theme import INK, Series
+
+RANKS: Final = {
+    "participation_ratio": "Participation ratio",
+    "effective_rank": "Effective rank",
+}
+POINTS: Final = 60
+"""Points of a spectrum that are drawn, at most."""
+
+
+def entropy_chart(entropy: pl.DataFrame) -> Any:
+    """Mean entropy of the next token after each prefix, over ln V, with 95 % intervals.
+
+    entropy: the table `entropy`; each run at its longest context and most prompts. An
+    `altair.LayerChart` as wide as its container; without values, a chart that says so. Raises
+    InputError for another table, MachineError(NO_PACKAGE) without the extra `report`.
+    """
+    title = "Entropy of the next token by prefix"
+    checked(entropy, "entropy", ("run", *_SETTING, "prefix", "entropy_norm"))
+    chosen, notes = fullest(optional(entropy, "entropy_norm_ci_low", "entropy_norm_ci_high"))
+    found, series, missing = _points(
+        chosen.sort("run", "prefix"), "prefix", "entropy_norm", "entropy_norm_ci_{}"
+    )
+    if not found:
+        return says(title, _no("entropy", chosen, "lpp-analyze profile STORE"))
+    words = Words(
+        title=title,
+        notes=[*notes, "Bars: 95 % intervals over prompts.", *missing],
+        description=f"{title}, as a share of ln V. {_ranges(found, series, 'prefix', 'tokens')}",
+        x="prefix (tokens)",
+        y="mean entropy over ln V (share)",
+    )
+    return filling(lines(found, Lines(series=series), words))
+
+
+def depth_chart(layers: pl.DataFrame, *, columns: int = 2) -> Any:
+    """Participation ratio and effective rank by depth, on log axes, collapsed layers crossed.
+
+    layers: the table `layers`; each run at its longest context and most prompts. A layer is
+    collapsed where its participation ratio is within 1 % of 1: a cross stands above it. Bars are
+    one standard error. columns: panels beside each other; `depth_panels` gives charts that fill
+    what contains them.
+
+    An `altair.ConcatChart`; without values, a chart that says so. Raises InputError for another
+    table, MachineError(NO_PACKAGE) without the extra `report`.
+    """
+    panels = _depth_panels(layers)
+    if not panels:
+        return says("Ranks by depth", _no("layers", layers, "lpp-analyze layers STORE"))
+    words = Words(
+        title="Ranks by depth",
+        notes=fullest(layers)[1],
+        description=" ".join(panel.description for panel in panels.values()),
+        x="",
+    )
+    return stacked(list(panels.values()), columns, words)
+
+
+def depth_panels(layers: pl.DataFrame) -> dict[str, Any]:
+    """The panels of `depth_chart`, each as wide as its container, by column of `layers`."""
+    return {name: filling(panel) for name, panel in _depth_panels(layers).items()}
+
+
+def spectrum_chart(eigenvalues: pl.DataFrame) -> Any:
+    """Share of the variance of each eigenvalue by its rank, both axes logarithmic.
+
+    eigenvalues: as `read_eigenvalues` gives them; one line for each run, at its deepest site and
+    longest prefix of those in the frame: filter it to see another. Thinned to log-spaced ranks,
+    60 points a line at most (the first ten are all there), so that a page with a chart for every
+    site and prefix stays small; shares are of the whole sum. Zeros have no place on a log axis.
+
+    An `altair.LayerChart` as wide as its container; without values, a chart that says so. Raises
+    InputError for another frame, MachineError(NO_PACKAGE) without the extra `report`.
+    """
+    title = "Spectrum: share of variance by eigenvalue"
+    needed = ("run", "site", "depth", *_SETTING, "prefix", "rank", "eigenvalue", "share")
+    chosen, notes = fullest(checked(eigenvalues, "of eigenvalues", needed))
+    for column in ("depth", "prefix"):
+        chosen = chosen.filter(pl.col(column) == pl.col(column).max().over("run"))
+    # At one depth lie block.B, before the final norm, and final, after it.
+    chosen = chosen.filter(
+        (pl.col("site") == "final") | ~(pl.col("site") == "final").any().over("run")
+    )
+    positive = thinned(chosen.filter(pl.col("share") > 0).sort("run", "rank"))
+    found, series, _ = _points(positive, "rank", "share", "share_{}")
+    if not found:
+        return says(title, _no("eigenvalues", chosen, "lpp-analyze profile STORE"))
+    where = sorted({f"{row['site']}, prefix {row['prefix']} tokens" for row in found})
+    words = Words(
+        title=title,
+        notes=["; ".join(where[:3]), *notes],
+        description=f"{title}, log axes. {_ranges(found, series, 'rank', '')}",
+        x="rank of the eigenvalue (log)",
+        y="share of variance (log)",
+    )
+    lay = Lines(series=series, log_x=True, log_y=True, points=False)
+    return filling(lines(found, lay, words))
+
+
+def thinned(spectra: pl.DataFrame, points: int = POINTS) -> pl.DataFrame:
+    """The rows of each run at log-spaced values of `rank`: first and last kept, `points` at most.
+
+    >>> spectra = pl.DataFrame({"run": "a", "rank": range(1, 1001)})
+    >>> thinned(spectra, 6)["rank"].to_list()
+    [1, 4, 16, 63, 251, 1000]
+    """
+    kept = [_log_spaced(part, points) for part in spectra.partition_by("run", maintain_order=True)]
+    return pl.concat(kept) if kept else spectra
+
+
+def _log_spaced(spectrum: pl.DataFrame, points: int) -> pl.DataFrame:
+    wanted = np.unique(np.geomspace(1, max(len(spectrum), 1), points).round().astype(int))
+    return spectrum[wanted - 1]
+
+
+_SETTING: Final = ("context", "n_prompts")
+
+
+def _depth_panels(layers: pl.DataFrame) -> dict[str, Any]:
+    checked(layers, "layers", ("run", "site", *_SETTING, "relative_depth", "flags", *RANKS))
+    chosen, _ = fullest(layers)
+    found = {name: _depth_panel(name, chosen) for name in RANKS}
+    return {name: panel for name, panel in found.items() if panel is not None}
+
+
+def _depth_panel(name: str, layers: pl.DataFrame) -> Any:
+    stderr = f"{name}_stderr"
+    keys = ("run", "site", *_SETTING, "relative_depth", "flags")
+    others = [c for c in ("depth", "n_tokens", "rank_bound", "top_share") if c in layers.columns]
+    frame = optional(layers, stderr).select(
+        *keys,
+        *others,
+        name,
+        stderr,
+        (pl.col(name) - pl.col(stderr)).alias("bar_low"),
+        (pl.col(name) + pl.col(stderr)).alias("bar_high"),
+        pl.col("flags").list.contains("collapsed").fill_null(False).alias("collapsed"),
+    )
+    frame = frame.filter(pl.col(name).is_null() | (pl.col(name) > 0))
+    frame = frame.sort("run", "relative_depth", pl.col("site") == "final")
+    found, series, missing = _points(frame, "relative_depth", name, "bar_{}")
+    if not found:
+        return None
+    for row in found:
+        row["low"] = row["low"] if row["low"] and row["low"] > 0 else None
+    collapsed = [row for row in found if row["collapsed"]]
+    title = f"{RANKS[name]} by depth"
+    ranges = _ranges(found, series, "depth", "")
+    notes = ["× above a point: collapsed layer."] if collapsed else []
+    words = Words(
+        title=title,
+        notes=[*notes, *missing],
+        description=f"{title}, in dimensions. {ranges} Collapsed layers: {len(collapsed)}.",
+        x="depth (share of blocks)",
+        y="dimensions (log)",
+    )
+    extra = [_crosses(collapsed)] if collapsed else []
+    return lines(found, Lines(series=series, log_y=True), words, extra)
+
+
+def _crosses(collapsed: Sequence[Row]) -> Any:
+    base = alt.Chart(data(collapsed)).encode(x="x:Q", y="y:Q", tooltip=tooltips(collapsed[0]))
+    return base.mark_text(text="×", dy=-10, fontSize=13, fontWeight="bold", color=INK)
+
+
+def _points(frame: pl.DataFrame, x: str, y: str, bar: str) -> tuple[list[Row], Series, list[str]]:
+    """Rows with `series`, `x`, `y`, `low`, `high`; the series; a note of values that are null."""
+    series, label = series_of(frame["run"].unique())
+    low, high = bar.format("low"), bar.format("high")
+    found = []
+    for run, row in zip(frame["run"], rows(frame), strict=True):
+        ends = {"low": row.get(low), "high": row.get(high)}
+        if None in ends.values():
+            ends = dict.fromkeys(ends)
+        if row[x] is not None and row[y] is not None:
+            found.append({"series": label[run], **row, "x": row[x], "y": row[y], **ends})
+    left = len(frame) - len(found)
+    note = [f"{left} of {len(frame)} points have no value."] if left else []
+    return found, series, note
+
+
+def _ranges(found: Sequence[Row], series: Series, x: str, unit: str) -> str:
+    """A sentence for each run: from where to where, and its extremes."""
+    parts = []
+    for label in series.labels:
+        own = [row for row in found if row["series"] == label]
+        if not own:
+            parts.append(f"{label}: no value")
+            continue
+        first, last = own[0], own[-1]
+        low, high = min(own, key=lambda row: row["y"]), max(own, key=lambda row: row["y"])
+        at = f"at {x} {{:g}} {unit}".rstrip()
+        parts.append(
+            f"{label}: {number(first['y'])} {at.format(first['x'])}, "
+            f"{number(last['y'])} {at.format(last['x'])}; "
+            f"smallest {number(low['y'])} {at.format(low['x'])}, "
+            f"largest {number(high['y'])} {at.format(high['x'])}"
+        )
+    return listing(parts)
+
+
+def _no(table: str, frame: pl.DataFrame, command: str) -> str:
+    if frame.is_empty():
+        return f"No {table}: the table has no rows. {command} makes them."
+    runs = ", ".join(plain(sorted(set(frame["run"].drop_nulls()))[:3]).split(", "))
+    return f"No {table}: every value is null ({runs})."
