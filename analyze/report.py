@@ -46,7 +46,7 @@ def write_report(
         written.append(output)
     else:
         for section in found.sections:
-            for chart in [chart for chart in section.charts if not chart.missing]:
+            for chart in [chart for chart in section.charts if not chart.answer.missing]:
                 picture = output.with_name(f"{output.stem}-{chart.name}.{form}")
                 chart.write(picture)
                 written.append(picture)

@@ -38,13 +38,11 @@ class ChartView:
 
     name: str
     section: str
-    query: Query
-    """Its table stands behind the chart."""
+    answer: Answer
+    """The table behind the chart; the chart is missing where its rows are."""
     title: str
     text: str
     """How it is read."""
-    missing: str | None
-    """Why there is none; None where there is."""
     draw: Callable[[], Any]
     """The whole chart, for a picture."""
     panels: Callable[[], Mapping[str, Any]]
@@ -54,7 +52,7 @@ class ChartView:
         """Panels as Vega-Lite with their data; none where there is nothing to draw."""
         from lpp.analyze.charts import specification
 
-        if self.missing:
+        if self.answer.missing:
             return {}
         return {name: specification(panel) for name, panel in self.panels().items()}
 
@@ -161,10 +159,9 @@ def _view(
     return ChartView(
         name=name,
         section=section,
-        query=answer.query,
+        answer=answer,
         title=title,
         text=text,
-        missing=answer.missing,
         draw=draw,
         panels=panels,
     )

@@ -63,8 +63,9 @@ def _section(section: Section, report: Report) -> Iterator[str]:
     for answer in shown:
         yield ""
         if answer.missing:
-            how = code(command(answer.query, report.store))
-            yield f"{answer.query.title}: {escaped(answer.missing)}. {how} fills it."
+            how = f" {code(command(answer.query, report.store))} fills it."
+            told = "" if answer.fault else how
+            yield f"{answer.query.title}: {escaped(answer.missing)}.{told}"
         else:
             yield from _table(TableView(answer), answer)
     if flags:

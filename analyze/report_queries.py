@@ -62,9 +62,9 @@ RUNS: Final = Query(
     "Runs: which model, on what, captured how",
     "runs",
     ("run",),
-    "SELECT run, model, revision, untrained_seed, architecture, n_parameters, n_blocks,\n"
-    "  hidden_size, corpus, prompt_set, n_prompts, n_tokens, context, logit_positions,\n"
-    "  backend, compute_dtype, stored_dtype\nFROM runs ORDER BY model, run",
+    "SELECT run, model, untrained_seed, n_parameters, n_blocks, hidden_size, corpus,\n"
+    "  n_prompts, n_tokens, context, backend, compute_dtype, stored_dtype, logit_positions,\n"
+    "  architecture, revision, prompt_set\nFROM runs ORDER BY model, run",
     "lpp-analyze profile STORE",
 )
 

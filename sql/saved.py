@@ -58,7 +58,7 @@ def saved_query(name: str) -> Query:
     if name not in queries:
         import difflib
 
-        near = difflib.get_close_matches(name.casefold(), queries, n=3, cutoff=0.5)
+        near = difflib.get_close_matches(name.casefold(), queries, n=3, cutoff=0.6)
         meant = f" Did you mean {' or '.join(near)}?" if near else ""
         raise InputError(
             f"no saved query is called {name!r}.{meant} All of them: lpp-sql --list",

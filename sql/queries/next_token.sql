@@ -1,4 +1,4 @@
--- How well does each model predict the next token, and does it know?
+-- How good are the predictions of the next token?
 -- Read: surprisal is the mean of -ln p(next token), perplexity its exponential; confidence is the
 --   mean probability of the likeliest token. Where it equals top1_accuracy in each of 15 bins of
 --   confidence, ece is 0; over- and underconfident models both have a larger one.

@@ -18,7 +18,7 @@ SELECT
   context,
   logit_positions,
   backend,
-  plan->'$.compute.versions' AS versions,
+  plan->>'$.compute.versions' AS versions,
   plan->>'$.compute.device' AS device,
   plan->>'$.compute.quantization' AS quantization,
   compute_dtype,

@@ -88,7 +88,7 @@ def run_row(place: int, model: str, key: Row, blocks: int, prompt_set: str) -> R
         "architecture": "TinyForCausalLM",
         "n_parameters": 10**9 + place,
         "n_blocks": blocks,
-        "hidden_size": 512,
+        "hidden_size": 500,
         "logits_width": 1000,
         "tokenizer_size": 999,
         "corpus": "pydoc",
@@ -120,9 +120,9 @@ def profile_values(place: int, depth: int, blocks: int, lengths: Sequence[int]) 
     return {
         **interval("entropy_floor", 0.2 + place / 50, 0.001),
         **interval("participation_ratio", max(ratio, 1.001)),
-        **interval("participation_ratio_norm", ratio / 512, 0.5 / 512),
+        **interval("participation_ratio_norm", ratio / 500, 0.5 / 500),
         **interval("effective_rank", rank),
-        **interval("effective_rank_norm", rank / 512, 0.5 / 512),
+        **interval("effective_rank_norm", rank / 500, 0.5 / 500),
         "entropy_floor_prefix": lengths[-1],
         "participation_ratio_prefix": lengths[-2],
         "participation_ratio_norm_prefix": lengths[-2],
@@ -134,21 +134,21 @@ def profile_values(place: int, depth: int, blocks: int, lengths: Sequence[int]) 
 def spectrum_values(values: Row, prefix: int, context: int, n_prompts: int) -> Row:
     """One prefix's spectrum: ranks grow with the square root of its length."""
     share = math.sqrt(prefix / context)
-    out: Row = {"n_tokens": prefix * n_prompts, "dim": 512, "rank_bound": 512}
+    out: Row = {"n_tokens": prefix * n_prompts, "dim": 500, "rank_bound": 500}
     for name in RANKS:
         out |= interval(name, values[name] * share)
-        out |= interval(f"{name}_norm", values[name] * share / 512, 0.001)
+        out |= interval(f"{name}_norm", values[name] * share / 500, 0.001)
     return out | interval("top_share", 0.3 + 0.001 * prefix, 0.01)
 
 
 def layer_row(key: Row, site: str, depth: int, blocks: int, values: Row) -> Row:
     """A row of `layers`; those of the waist are collapsed."""
     out: Row = {**key, "site": site, "depth": depth, "relative_depth": depth / blocks}
-    out |= {"n_tokens": key["context"] * key["n_prompts"], "rank_bound": 512, "top_share": 0.4}
+    out |= {"n_tokens": key["context"] * key["n_prompts"], "rank_bound": 500, "top_share": 0.4}
     for family, rank in product(("", "zscore_", "robust_"), RANKS):
         value = values[rank] * (1.5 if family else 1)
         out |= {f"{family}{rank}": value, f"{family}{rank}_stderr": 0.1}
-        out |= {f"{family}{rank}_norm": value / 512}
+        out |= {f"{family}{rank}_norm": value / 500}
     collapsed = values["participation_ratio"] < 1.01
     return out | {"flags": ["collapsed"] if collapsed else []}
 
