@@ -12,6 +12,7 @@ from lpp.analyze.chart_rows import (
     checked,
     fullest,
     listing,
+    nothing,
     number,
     optional,
     rows,
@@ -40,7 +41,7 @@ def entropy_chart(entropy: pl.DataFrame) -> Any:
     chosen, notes = fullest(optional(entropy, "entropy_norm_ci_low", "entropy_norm_ci_high"))
     found, series, missing = _points(chosen.sort("run", "prefix"), "prefix", "entropy_norm")
     if not found:
-        return says(title, _no("entropy", entropy, "lpp-analyze profile STORE"))
+        return says(title, nothing("entropy", entropy, "lpp-analyze profile STORE"))
     low, high = "entropy_norm_ci_low", "entropy_norm_ci_high"
     lay = Lines(series=series, x="prefix", y="entropy_norm", low=low, high=high)
     words = Words(
@@ -66,7 +67,7 @@ def depth_chart(layers: pl.DataFrame, *, columns: int = 2) -> Any:
     """
     panels = _depth_panels(layers)
     if not panels:
-        return says("Ranks by depth", _no("layers", layers, "lpp-analyze layers STORE"))
+        return says("Ranks by depth", nothing("layers", layers, "lpp-analyze layers STORE"))
     words = Words(
         title="Ranks by depth",
         notes=fullest(layers)[1],
@@ -104,7 +105,7 @@ def spectrum_chart(eigenvalues: pl.DataFrame) -> Any:
     positive = thinned(chosen.filter(pl.col("share") > 0).sort("run", "rank"))
     found, series, _ = _points(positive, "rank", "share")
     if not found:
-        return says(title, _no("eigenvalues", eigenvalues, "lpp-analyze profile STORE"))
+        return says(title, nothing("eigenvalues", eigenvalues, "lpp-analyze profile STORE"))
     lay = Lines(series=series, x="rank", y="share", log_x=True, log_y=True)
     where = sorted({f"{row['site']}, prefix {row['prefix']} tokens" for row in found})
     words = Words(
@@ -120,6 +121,9 @@ def spectrum_chart(eigenvalues: pl.DataFrame) -> Any:
 def thinned(spectra: pl.DataFrame, points: int = POINTS) -> pl.DataFrame:
     """The rows of each run at log-spaced values of `rank`: first and last kept, `points` at most.
 
+    spectra: by run and rank, from 1. A run with no more rows than that keeps them all, so that
+    thinning twice is thinning once.
+
     >>> spectra = pl.DataFrame({"run": "a", "rank": range(1, 1001)})
     >>> thinned(spectra, 6)["rank"].to_list()
     [1, 4, 16, 63, 251, 1000]
@@ -129,7 +133,9 @@ def thinned(spectra: pl.DataFrame, points: int = POINTS) -> pl.DataFrame:
 
 
 def _log_spaced(spectrum: pl.DataFrame, points: int) -> pl.DataFrame:
-    wanted = np.unique(np.geomspace(1, max(len(spectrum), 1), points).round().astype(int))
+    if len(spectrum) <= points:
+        return spectrum
+    wanted = np.unique(np.geomspace(1, len(spectrum), points).round().astype(int))
     return spectrum[wanted - 1]
 
 
@@ -145,6 +151,7 @@ def _depth_panels(layers: pl.DataFrame) -> dict[str, Any]:
 
 def _depth_panel(name: str, layers: pl.DataFrame) -> Any:
     stderr = f"{name}_stderr"
+    flags = pl.col("flags").cast(pl.List(pl.String))
     keys = ("run", "site", *_SETTING, "relative_depth", "flags")
     others = [c for c in ("depth", "n_tokens", "rank_bound", "top_share") if c in layers.columns]
     frame = optional(layers, stderr).select(
@@ -154,7 +161,7 @@ def _depth_panel(name: str, layers: pl.DataFrame) -> Any:
         stderr,
         pl.when(pl.col(stderr) < pl.col(name)).then(pl.col(name) - pl.col(stderr)).alias("bar_low"),
         (pl.col(name) + pl.col(stderr)).alias("bar_high"),
-        pl.col("flags").list.contains("collapsed").fill_null(False).alias("collapsed"),
+        flags.list.contains("collapsed").fill_null(False).alias("collapsed"),
     )
     frame = frame.filter(pl.col(name).is_null() | (pl.col(name) > 0))
     frame = frame.sort("run", "relative_depth", pl.col("site") == "final")
@@ -212,9 +219,3 @@ def _ranges(found: Sequence[Row], lay: Lines, place: str) -> str:
         )
         parts.append(f"{label}: {first}, {last}; smallest {low}, largest {high}")
     return listing(parts)
-
-
-def _no(table: str, frame: pl.DataFrame, command: str) -> str:
-    if frame.is_empty():
-        return f"No {table}: the table has no rows. {command} makes them."
-    return f"No {table}: no row has a value. The table has {len(frame)} rows."

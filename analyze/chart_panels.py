@@ -60,16 +60,16 @@ def dots(rows: Sequence[Row], series: Series, others: Sequence[str], words: Word
     order = [*series.labels, *others]
     x = alt.X("value:Q", title=words.x, axis=alt.Axis(tickCount=4, grid=not others))
     y = alt.Y("series:N", title=None, scale=alt.Scale(domain=order), axis=alt.Axis(ticks=False))
-    tips = tooltips(rows[0]) if rows else []
     own = [row for row in rows if row["series"] not in others]
     grey = [row for row in rows if row["series"] in others]
+    tips, grey_tips = (tooltips(part[0] if part else ()) for part in (own, grey))
     own_chart, grey_chart = alt.Chart(data(own)), alt.Chart(data(grey))
     present = _VALID(field="value", valid=True)
     layers = [
         grey_chart.mark_rule(color=GREY, opacity=0.3, aria=False).encode(x=x),
         grey_chart.mark_point(
             color=GREY, shape="diamond", size=50, strokeWidth=1.5, opacity=1
-        ).encode(x=x, y=y, tooltip=tips),
+        ).encode(x=x, y=y, tooltip=grey_tips),
         own_chart.transform_filter(_VALID(field="low", valid=True))
         .mark_rule(strokeWidth=2.5, aria=False)
         .encode(x=alt.X("low:Q", title=words.x), x2="high:Q", y=y, color=series.color),
