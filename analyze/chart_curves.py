@@ -6,23 +6,20 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 
-from lpp.analyze.chart_library import alt
 from lpp.analyze.chart_panels import Lines, Words, filling, lines, stacked
 from lpp.analyze.chart_rows import (
     Row,
     checked,
-    data,
     fullest,
     listing,
+    nothing,
     number,
     optional,
-    plain,
     rows,
     says,
     series_of,
-    tooltips,
 )
-from lpp.analyze.chart_theme import INK, Series
+from lpp.analyze.chart_theme import Series
 
 RANKS: Final = {
     "participation_ratio": "Participation ratio",
@@ -42,19 +39,19 @@ def entropy_chart(entropy: pl.DataFrame) -> Any:
     title = "Entropy of the next token by prefix"
     checked(entropy, "entropy", ("run", *_SETTING, "prefix", "entropy_norm"))
     chosen, notes = fullest(optional(entropy, "entropy_norm_ci_low", "entropy_norm_ci_high"))
-    found, series, missing = _points(
-        chosen.sort("run", "prefix"), "prefix", "entropy_norm", "entropy_norm_ci_{}"
-    )
+    found, series, missing = _points(chosen.sort("run", "prefix"), "prefix", "entropy_norm")
     if not found:
-        return says(title, _no("entropy", chosen, "lpp-analyze profile STORE"))
+        return says(title, nothing("entropy", entropy, "lpp-analyze profile STORE"))
+    low, high = "entropy_norm_ci_low", "entropy_norm_ci_high"
+    lay = Lines(series=series, x="prefix", y="entropy_norm", low=low, high=high)
     words = Words(
         title=title,
         notes=[*notes, "Bars: 95 % intervals over prompts.", *missing],
-        description=f"{title}, as a share of ln V. {_ranges(found, series, 'prefix', 'tokens')}",
+        description=f"{title}, as a share of ln V. {_ranges(found, lay, 'prefix {:g}')}",
         x="prefix (tokens)",
         y="mean entropy over ln V (share)",
     )
-    return filling(lines(found, Lines(series=series), words))
+    return filling(lines(found, lay, words))
 
 
 def depth_chart(layers: pl.DataFrame, *, columns: int = 2) -> Any:
@@ -70,7 +67,7 @@ def depth_chart(layers: pl.DataFrame, *, columns: int = 2) -> Any:
     """
     panels = _depth_panels(layers)
     if not panels:
-        return says("Ranks by depth", _no("layers", layers, "lpp-analyze layers STORE"))
+        return says("Ranks by depth", nothing("layers", layers, "lpp-analyze layers STORE"))
     words = Words(
         title="Ranks by depth",
         notes=fullest(layers)[1],
@@ -106,23 +103,26 @@ def spectrum_chart(eigenvalues: pl.DataFrame) -> Any:
         (pl.col("site") == "final") | ~(pl.col("site") == "final").any().over("run")
     )
     positive = thinned(chosen.filter(pl.col("share") > 0).sort("run", "rank"))
-    found, series, _ = _points(positive, "rank", "share", "share_{}")
+    found, series, _ = _points(positive, "rank", "share")
     if not found:
-        return says(title, _no("eigenvalues", chosen, "lpp-analyze profile STORE"))
+        return says(title, nothing("eigenvalues", eigenvalues, "lpp-analyze profile STORE"))
+    lay = Lines(series=series, x="rank", y="share", log_x=True, log_y=True)
     where = sorted({f"{row['site']}, prefix {row['prefix']} tokens" for row in found})
     words = Words(
         title=title,
         notes=["; ".join(where[:3]), *notes],
-        description=f"{title}, log axes. {_ranges(found, series, 'rank', '')}",
+        description=f"{title}, log axes. {_ranges(found, lay, 'rank {:g}')}",
         x="rank of the eigenvalue (log)",
         y="share of variance (log)",
     )
-    lay = Lines(series=series, log_x=True, log_y=True, points=False)
     return filling(lines(found, lay, words))
 
 
 def thinned(spectra: pl.DataFrame, points: int = POINTS) -> pl.DataFrame:
     """The rows of each run at log-spaced values of `rank`: first and last kept, `points` at most.
+
+    spectra: by run and rank, from 1. A run with no more rows than that keeps them all, so that
+    thinning twice is thinning once.
 
     >>> spectra = pl.DataFrame({"run": "a", "rank": range(1, 1001)})
     >>> thinned(spectra, 6)["rank"].to_list()
@@ -133,7 +133,9 @@ def thinned(spectra: pl.DataFrame, points: int = POINTS) -> pl.DataFrame:
 
 
 def _log_spaced(spectrum: pl.DataFrame, points: int) -> pl.DataFrame:
-    wanted = np.unique(np.geomspace(1, max(len(spectrum), 1), points).round().astype(int))
+    if len(spectrum) <= points:
+        return spectrum
+    wanted = np.unique(np.geomspace(1, len(spectrum), points).round().astype(int))
     return spectrum[wanted - 1]
 
 
@@ -149,6 +151,7 @@ def _depth_panels(layers: pl.DataFrame) -> dict[str, Any]:
 
 def _depth_panel(name: str, layers: pl.DataFrame) -> Any:
     stderr = f"{name}_stderr"
+    flags = pl.col("flags").cast(pl.List(pl.String))
     keys = ("run", "site", *_SETTING, "relative_depth", "flags")
     others = [c for c in ("depth", "n_tokens", "rank_bound", "top_share") if c in layers.columns]
     frame = optional(layers, stderr).select(
@@ -156,75 +159,63 @@ def _depth_panel(name: str, layers: pl.DataFrame) -> Any:
         *others,
         name,
         stderr,
-        (pl.col(name) - pl.col(stderr)).alias("bar_low"),
+        pl.when(pl.col(stderr) < pl.col(name)).then(pl.col(name) - pl.col(stderr)).alias("bar_low"),
         (pl.col(name) + pl.col(stderr)).alias("bar_high"),
-        pl.col("flags").list.contains("collapsed").fill_null(False).alias("collapsed"),
+        flags.list.contains("collapsed").fill_null(False).alias("collapsed"),
     )
     frame = frame.filter(pl.col(name).is_null() | (pl.col(name) > 0))
     frame = frame.sort("run", "relative_depth", pl.col("site") == "final")
-    found, series, missing = _points(frame, "relative_depth", name, "bar_{}")
+    found, series, missing = _points(frame, "relative_depth", name)
     if not found:
         return None
-    for row in found:
-        row["low"] = row["low"] if row["low"] and row["low"] > 0 else None
-    collapsed = [row for row in found if row["collapsed"]]
+    lay = Lines(
+        series=series,
+        x="relative_depth",
+        y=name,
+        low="bar_low",
+        high="bar_high",
+        log_y=True,
+        marked="collapsed",
+    )
+    crosses = sum(row["collapsed"] for row in found)
     title = f"{RANKS[name]} by depth"
-    ranges = _ranges(found, series, "depth", "")
-    notes = ["× above a point: collapsed layer."] if collapsed else []
     words = Words(
         title=title,
-        notes=[*notes, *missing],
-        description=f"{title}, in dimensions. {ranges} Collapsed layers: {len(collapsed)}.",
+        notes=[*(["× above a point: collapsed layer."] if crosses else []), *missing],
+        description=f"{title}, in dimensions. {_ranges(found, lay, 'depth {:.2g}')} "
+        f"Collapsed layers: {crosses}.",
         x="depth (share of blocks)",
         y="dimensions (log)",
     )
-    extra = [_crosses(collapsed)] if collapsed else []
-    return lines(found, Lines(series=series, log_y=True), words, extra)
+    return lines(found, lay, words)
 
 
-def _crosses(collapsed: Sequence[Row]) -> Any:
-    base = alt.Chart(data(collapsed)).encode(x="x:Q", y="y:Q", tooltip=tooltips(collapsed[0]))
-    return base.mark_text(text="×", dy=-10, fontSize=13, fontWeight="bold", color=INK)
-
-
-def _points(frame: pl.DataFrame, x: str, y: str, bar: str) -> tuple[list[Row], Series, list[str]]:
-    """Rows with `series`, `x`, `y`, `low`, `high`; the series; a note of values that are null."""
+def _points(frame: pl.DataFrame, x: str, y: str) -> tuple[list[Row], Series, list[str]]:
+    """Rows that have an `x` and a `y`, with `series`; the series; a note of those that have not."""
     series, label = series_of(frame["run"].unique())
-    low, high = bar.format("low"), bar.format("high")
-    found = []
-    for run, row in zip(frame["run"], rows(frame), strict=True):
-        ends = {"low": row.get(low), "high": row.get(high)}
-        if None in ends.values():
-            ends = dict.fromkeys(ends)
-        if row[x] is not None and row[y] is not None:
-            found.append({"series": label[run], **row, "x": row[x], "y": row[y], **ends})
+    pairs = zip(frame["run"], rows(frame), strict=True)
+    found = [
+        {"series": label[run], **row}
+        for run, row in pairs
+        if row[x] is not None and row[y] is not None
+    ]
     left = len(frame) - len(found)
     note = [f"{left} of {len(frame)} points have no value."] if left else []
     return found, series, note
 
 
-def _ranges(found: Sequence[Row], series: Series, x: str, unit: str) -> str:
+def _ranges(found: Sequence[Row], lay: Lines, place: str) -> str:
     """A sentence for each run: from where to where, and its extremes."""
     parts = []
-    for label in series.labels:
+    for label in lay.series.labels:
         own = [row for row in found if row["series"] == label]
         if not own:
             parts.append(f"{label}: no value")
             continue
-        first, last = own[0], own[-1]
-        low, high = min(own, key=lambda row: row["y"]), max(own, key=lambda row: row["y"])
-        at = f"at {x} {{:g}} {unit}".rstrip()
-        parts.append(
-            f"{label}: {number(first['y'])} {at.format(first['x'])}, "
-            f"{number(last['y'])} {at.format(last['x'])}; "
-            f"smallest {number(low['y'])} {at.format(low['x'])}, "
-            f"largest {number(high['y'])} {at.format(high['x'])}"
+        ends = (own[0], own[-1])
+        extremes = [pick(own, key=lambda row: float(row[lay.y])) for pick in (min, max)]
+        first, last, low, high = (
+            f"{number(row[lay.y])} at {place.format(row[lay.x])}" for row in (*ends, *extremes)
         )
+        parts.append(f"{label}: {first}, {last}; smallest {low}, largest {high}")
     return listing(parts)
-
-
-def _no(table: str, frame: pl.DataFrame, command: str) -> str:
-    if frame.is_empty():
-        return f"No {table}: the table has no rows. {command} makes them."
-    runs = ", ".join(plain(sorted(set(frame["run"].drop_nulls()))[:3]).split(", "))
-    return f"No {table}: every value is null ({runs})."

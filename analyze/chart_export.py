@@ -8,6 +8,7 @@ import json
 import re
 from pathlib import Path
 from typing import Any, Final
+from xml.sax.saxutils import quoteattr
 
 from lpp.analyze.chart_library import vl_convert
 from lpp.analyze.chart_theme import INK
@@ -97,8 +98,14 @@ def _bytes(chart: Any, kind: str, colors: tuple[str, str], width: int) -> bytes:
         return PAGE.format(spec=embedded(spec), script=chart_script()).encode()
     picture = drawn(spec, colors, width)
     if kind == "svg":
-        return str(vl_convert.vegalite_to_svg(picture)).encode()
+        return _described(vl_convert.vegalite_to_svg(picture), spec["description"]).encode()
     return bytes(vl_convert.vegalite_to_png(picture, scale=2))
+
+
+def _described(svg: str, description: str) -> str:
+    """The picture with the roles and the text alternative that Vega gives it inside a page."""
+    roles = 'role="graphics-document" aria-roledescription="visualization"'
+    return svg.replace("<svg ", f"<svg {roles} aria-label={quoteattr(description)} ", 1)
 
 
 def drawn(spec: dict[str, Any], colors: tuple[str, str] = LIGHT, width: int = WIDTH) -> Any:

@@ -15,6 +15,7 @@ from lpp.analyze.chart_rows import (
     checked,
     data,
     listing,
+    nothing,
     number,
     optional,
     plain,
@@ -113,8 +114,7 @@ def correlation_chart(
         frame = frame.filter(source=source)
     found = _coefficients(frame)
     if not any(row["coefficient"] is not None for row in found):
-        why = "the table has no rows for it" if frame.is_empty() else "no test could be made"
-        return says(title, f"No correlations: {why}. lpp-analyze correlate STORE makes them.")
+        return says(title, nothing("correlations", frame, "lpp-analyze correlate STORE"))
     parts = [
         f"{row['x']} and {row['y']}: {row['first']}, n {row['n_models']}, "
         f"q {number(row['q_value'])}"
@@ -240,7 +240,8 @@ def _cells(found: Sequence[Row], words: Words, *, domain: float) -> Any:
 
 
 def _no_grid(frame: pl.DataFrame, metric: str, aggregation: str, site: str) -> str:
-    if frame.is_empty():
-        return "No sensitivity: the table has no rows. lpp-analyze sensitivity STORE makes them."
-    there = ", ".join(plain(sorted(set(frame["metric"].drop_nulls()))[:5]).split(", "))
-    return f"No {aggregation} of {plain(metric)} at {plain(site)}; there is {there}."
+    here = (pl.col("metric") == metric) & (pl.col("aggregation") == aggregation)
+    if frame.filter(here, pl.col("site") == site).is_empty() and not frame.is_empty():
+        there = plain(sorted(set(frame["metric"].drop_nulls()))[:5]) or "none"
+        return f"No {aggregation} of {plain(metric)} at {plain(site)}. Metrics there are: {there}."
+    return nothing("sensitivity", frame, "lpp-analyze sensitivity STORE")

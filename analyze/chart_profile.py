@@ -10,6 +10,7 @@ from lpp.analyze.chart_rows import (
     checked,
     fullest,
     listing,
+    nothing,
     number,
     optional,
     plain,
@@ -29,7 +30,6 @@ AXES: Final = {
 """Numbers of a profile: name, and the title of its axis with the unit."""
 
 NEEDED: Final = ("run", "site", "context", "n_prompts", *AXES)
-NO_PROFILES: Final = "No profiles: the table has no rows. lpp-analyze profile STORE makes them."
 
 
 def profile_chart(
@@ -48,7 +48,7 @@ def profile_chart(
     """
     panels = _panels(profiles, published)
     if not panels:
-        return says("Profiles", NO_PROFILES)
+        return says("Profiles", nothing("profiles", profiles, "lpp-analyze profile STORE"))
     chosen, notes = fullest(profiles)
     words = Words(
         title=f"Profiles of {_count(chosen)}",

@@ -109,6 +109,14 @@ def listing(parts: Sequence[str], most: int = 12) -> str:
     return " ".join([f"{part}." for part in parts[:most]] + more)
 
 
+def nothing(table: str, frame: pl.DataFrame, command: str) -> str:
+    """Why there is nothing to draw of `frame`, and what changes that."""
+    if frame.is_empty():
+        return f"No {table}: the table has no rows. {command} makes them."
+    rows = f"{len(frame)} row{'s' * (len(frame) != 1)}"
+    return f"No {table}: the table has {rows}, none of them with a value."
+
+
 def says(title: str, why: str) -> Any:
     """A chart without data that says what is missing, where the chart would have stood."""
     words = alt.Chart(data([{"text": why}]), height=40, width="container")

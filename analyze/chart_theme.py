@@ -54,12 +54,13 @@ class Series:
 
     @property
     def dash(self) -> Any:
-        """Dash by `series`."""
-        return alt.StrokeDash("series:N", scale=self._scale(DASHES), legend=None)
+        """Dash by the field `dash`, a place in `DASHES`: apart from the legend."""
+        places = alt.Scale(domain=list(range(len(DASHES))), range=list(DASHES))
+        return alt.StrokeDash("dash:N", scale=places, legend=None)
 
     def with_legend(self, channel: Any) -> Any:
         """`channel` with a legend, one run below another; colour and shape share it."""
-        return channel.legend(title=None, symbolSize=80, symbolOpacity=1, symbolDash=[1, 0])
+        return channel.legend(title=None, symbolSize=80, symbolOpacity=1)
 
     def _scale(self, values: Sequence[Any]) -> Any:
         cycle = [values[place % len(values)] for place in range(len(self.labels))]
