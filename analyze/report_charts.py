@@ -76,7 +76,8 @@ def charts(answers: Answers) -> Iterator[ChartView]:
     def one(draw: Callable[[], Any]) -> Callable[[], Mapping[str, Any]]:
         return lambda: {"": draw()}
 
-    profiles, published, layers = frame(PROFILES), answers["all-published"].frame, frame(LAYERS)
+    profiles, published = frame(PROFILES), answers["all-published"].frame
+    layers = answers[LAYERS.name].frame
     yield _view(
         "profiles",
         "profiles",

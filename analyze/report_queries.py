@@ -101,13 +101,18 @@ DIFFERENCES: Final = Query(
 LAYERS: Final = Query(
     "layers",
     "Ranks of the whole context at every captured layer",
-    "layers",
+    "spectra",
     ("run", "site", "context", "n_prompts"),
-    "SELECT run, site, context, n_prompts, flags, depth, relative_depth, n_tokens, rank_bound,\n"
-    "  participation_ratio, participation_ratio_norm, effective_rank, effective_rank_norm,\n"
-    "  top_share\n"
-    "FROM layers ORDER BY context, n_prompts, run, depth, site",
-    "lpp-analyze layers STORE",
+    "SELECT run, site, s.context, s.n_prompts,\n"
+    # 1.01: what the flag `collapsed` means everywhere
+    "  CASE WHEN participation_ratio <= 1.01 THEN ['collapsed'] ELSE [] END AS flags,\n"
+    "  depth, depth / n_blocks AS relative_depth, s.n_tokens, rank_bound,\n  "
+    f"{_with_intervals(('participation_ratio', 'effective_rank'))},\n"
+    "  participation_ratio_stderr, effective_rank_stderr,\n"
+    "  participation_ratio_norm, effective_rank_norm, top_share\n"
+    "FROM spectra s JOIN runs USING (run) WHERE prefix = s.context\n"
+    "ORDER BY s.context, s.n_prompts, run, depth, site",
+    "lpp-analyze profile STORE",
 )
 
 HOURGLASS: Final = Query(
@@ -129,7 +134,7 @@ SPECTRA: Final = Query(
     "SELECT run, site, context, prefix, n_prompts, depth, n_tokens, dim, rank_bound,\n  "
     f"{_with_intervals(('participation_ratio', 'effective_rank', 'top_share'))}\n"
     "FROM spectra ORDER BY context, n_prompts, run, depth, site, prefix",
-    "lpp-analyze profile STORE --site '*'",
+    "lpp-analyze profile STORE",
 )
 
 ENTROPY: Final = Query(
@@ -269,7 +274,7 @@ def whole(table: str) -> Query:
 
 CHARTED: Final = tuple(
     whole(table)
-    for table in ("profiles", "published", "layers", "entropy", "sensitivity", "correlations")
+    for table in ("profiles", "published", "entropy", "sensitivity", "correlations")
 )
 """Tables that charts take whole."""
 
