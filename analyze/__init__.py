@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lpp.analyze.charts import save_chart as save_chart
     from lpp.analyze.charts import sensitivity_chart as sensitivity_chart
     from lpp.analyze.charts import spectrum_chart as spectrum_chart
+    from lpp.analyze.cka import linear_cka as linear_cka
     from lpp.analyze.correlations import Question as Question
     from lpp.analyze.correlations import correlate as correlate
     from lpp.analyze.eigenvalue_table import read_eigenvalues as read_eigenvalues
@@ -57,6 +58,7 @@ _HOME = {
     "effective_rank": "spectrum",
     "eigenvalues": "spectrum",
     "entropy_chart": "charts",
+    "linear_cka": "cka",
     "participation_ratio": "spectrum",
     "profile_chart": "charts",
     "rank_agreement": "agreement",

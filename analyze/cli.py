@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from lpp.analyze.cli_benchmarks import benchmarks
+from lpp.analyze.cli_cka import cka
 from lpp.analyze.cli_correlate import correlate
 from lpp.analyze.cli_layers import layers
 from lpp.analyze.cli_metrics import metrics
@@ -24,6 +25,7 @@ def main() -> None:
         lpp-analyze sensitivity ./lpp
         lpp-analyze layers ./lpp
         lpp-analyze metrics
+        lpp-analyze cka ./lpp
         lpp-analyze benchmarks add ./lpp results/
         lpp-analyze correlate ./lpp
         lpp-analyze verify ./lpp
@@ -31,6 +33,7 @@ def main() -> None:
 
 
 main.add_command(benchmarks)
+main.add_command(cka)
 main.add_command(correlate)
 main.add_command(layers)
 main.add_command(metrics)

@@ -37,5 +37,8 @@ def metrics(names: tuple[str, ...]) -> None:
 def lines(metric: "Metric[Any]") -> Iterator[str]:
     """One metric, within `WIDTH` columns."""
     yield f"{metric.name} [{metric.unit}]".ljust(52) + f"needs {metric.needs}"
-    for text in (metric.definition, f"Source: {metric.source}"):
+    texts = [metric.definition, f"Source: {metric.source}"]
+    if metric.no_error:
+        texts.append(f"No error: {metric.no_error}")
+    for text in texts:
         yield from textwrap.wrap(text, WIDTH, initial_indent="    ", subsequent_indent="    ")

@@ -88,7 +88,7 @@ def _of_site(cache: Cache, view: RunView, keys: pl.DataFrame) -> pl.DataFrame:
 def _summaries(
     cache: Cache, view: RunView, site: str, cells: Sequence[Cell]
 ) -> dict[Cell, Summary]:
-    """What is kept of `cells`, and the rest from one read of the site; a read-only store is fine."""
+    """What is kept of `cells`, the rest from one read of the site; the store may be read-only."""
     demand = Demand(solved=frozenset({"covariance"}))
     known = cache.summaries(site)
     missing = {cell: demand for cell in cells if not demand.met_by(known.get(cell))}

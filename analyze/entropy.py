@@ -15,6 +15,7 @@ import polars as pl
 from lpp.analyze.jackknife import error_names, student
 from lpp.analyze.keys import RunView, Url, views
 from lpp.analyze.lazy import Source, scan
+from lpp.analyze.tokens import scan_files
 from lpp.store import open_store
 from lpp.store.errors import ErrorKind, InputError
 
@@ -184,8 +185,7 @@ def _estimates(found: pl.DataFrame, logits_width: int) -> list[pl.Series]:
 
 
 def _entropies(view: RunView) -> pl.LazyFrame:
-    files = view.run.tokens_files()
-    return pl.scan_ipc(files).select("prompt_id", "position", "entropy")
+    return scan_files(view.run.tokens_files(), ["prompt_id", "position", "entropy"])
 
 
 def _distinct(view: RunView, cells: pl.DataFrame) -> pl.Series:

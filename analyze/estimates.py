@@ -6,6 +6,7 @@ from typing import Any
 
 import polars as pl
 
+from lpp.analyze import tokens
 from lpp.analyze.cache import Cache
 from lpp.analyze.cells import GROUPS, Cell
 from lpp.analyze.jackknife import Estimate, jackknife
@@ -34,10 +35,14 @@ class Request:
         some = [metric for metric in self.metrics if metric.needs in kinds]
         return Request(metrics=some, errors=self.errors, groups=self.groups)
 
+    def groups_of(self, metric: Metric[Any]) -> int:
+        """Groups of prompts to leave out in turn for the error of `metric`; 0 for no error."""
+        return self.groups if metric.name in self.errors and not metric.no_error else 0
+
     def cells(self, whole: Collection[Cell]) -> dict[Cell, list[Metric[Any]]]:
         """What is to be computed of each cell: every metric, and again without each group."""
         wanted = {cell: list(self.metrics) for cell in whole if self.metrics}
-        again = [metric for metric in self.metrics if metric.name in self.errors]
+        again = [metric for metric in self.metrics if self.groups_of(metric)]
         parts = [part for cell in whole for part in cell.parts(self.groups) if again]
         return wanted | dict.fromkeys(parts, again)
 
@@ -67,8 +72,10 @@ def site_estimates(
         known |= {c: s.joined(known[c]) if c in known else s for c, s in new.items()}
         cache.keep_summaries(site, new)
     if rows:
-        kept |= rows.found
-        cache.keep_values(site, rows.found)
+        made = rows.finish()
+        kept |= made
+        own = {metric.name for metric in of_rows.metrics if metric.own_rows}
+        cache.keep_values(site, {key: value for key, value in made.items() if key[1] in own})
     values = _values(known, of_spectra.cells(cells)) | kept
     return dict(_with_errors(values, cells, request.of(*SPECTRAL_KINDS, "rows")))
 
@@ -82,13 +89,14 @@ def token_estimates(view: RunView, cells: Collection[Cell], request: Request) ->
     longest = max(cell.prefix for cell in wanted)
     most = max(cell.n_prompts for cell in wanted)
     inside = (pl.col("position") < longest) & (pl.col("prompt_id") < most)
-    tokens = pl.scan_ipc(view.run.tokens_files()).filter(inside).collect()
+    names = [name for name in tokens.SCHEMA.names() if name != "run"]
+    read = tokens.scan_files(view.run.tokens_files(), names).filter(inside).collect()
     values: Values = {}
     for cell, metrics in wanted.items():
         first, end = cell.gap
         below = (pl.col("position") < cell.prefix) & (pl.col("prompt_id") < cell.n_prompts)
         stays = (pl.col("prompt_id") < first) | (pl.col("prompt_id") >= end)
-        frame = tokens.filter(below & stays)
+        frame = read.filter(below & stays)
         values |= {(cell, metric.name): metric.compute(frame) for metric in metrics}
     return dict(_with_errors(values, cells, some))
 
@@ -105,7 +113,6 @@ def _with_errors(
     values: Values, cells: Collection[Cell], request: Request
 ) -> Iterator[tuple[tuple[Cell, str], Estimate]]:
     for metric in request.metrics:
-        groups = request.groups if metric.name in request.errors else 0
         for cell in cells:
-            parts = [values[part, metric.name] for part in cell.parts(groups)]
+            parts = [values[part, metric.name] for part in cell.parts(request.groups_of(metric))]
             yield (cell, metric.name), jackknife(values[cell, metric.name], parts)

@@ -23,13 +23,14 @@ from lpp.analyze.metrics import METRICS
 from lpp.analyze.select import Selection, select_runs, select_sites, shortfalls
 from lpp.store.console import SILENT, Progress
 
-FAMILIES: Final = tuple(
-    family for family in ("", "zscore_", "robust_") if f"{family}participation_ratio" in METRICS
-)
+FAMILIES: Final = ("", "zscore_", "robust_")
 """What the ranks are of: the states as they are, and their outlier-resistant variants."""
 
 RANKS: Final = tuple(f"{f}{rank}" for f in FAMILIES for rank in flags.RANKS)
 """Computed of every layer, in dimensions, and what the hourglass score is computed on."""
+
+SURE: Final = tuple(name for name in RANKS if not METRICS[name].no_error)
+"""Those that the jackknife can tell the error of."""
 
 SCHEMA: Final = frame_schema("layers")
 """One row per run, context, number of prompts and site."""
@@ -65,7 +66,7 @@ def layers(
     keys = spectra.all_keys(views, selection.contexts, selection.prompts)
     keys = keys.filter(pl.col("site").is_in(sites), pl.col("prefix") == pl.col("context"))
     metrics = [METRICS[name] for name in (*RANKS, "top_share")]
-    request = Request(metrics=metrics, errors=RANKS if errors else (), groups=GROUPS)
+    request = Request(metrics=metrics, errors=SURE if errors else (), groups=GROUPS)
     rows: list[dict[str, Any]] = []
     for view, cache, of_site in spectra.by_site(url, keys):
         found = spectra.estimates(view, cache, of_site, request)
@@ -85,9 +86,9 @@ def _row(view: RunView, key: Mapping[str, Any], found: Estimates) -> dict[str, A
     bound = max(key["rank_bound"], 1)
     values: dict[str, Any] = {"top_share": here["top_share"].value}
     for name in RANKS:
-        value, stderr = here[name].value, here[name].stderr
-        norm = None if value is None else value / bound
-        values |= {name: value, f"{name}_stderr": stderr, f"{name}_norm": norm}
+        value = here[name].value
+        values |= {name: value, f"{name}_norm": None if value is None else value / bound}
+    values |= {f"{name}_stderr": here[name].stderr for name in SURE}
     return {
         **{name: key[name] for name in SCHEMA.names() if name in key},
         "relative_depth": key["depth"] / view.run.plan.model.n_blocks,

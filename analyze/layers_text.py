@@ -7,15 +7,15 @@ from typing import Any, Final
 
 import polars as pl
 
-from lpp.analyze.layers import RANKS, Layers
+from lpp.analyze.layers import RANKS, SURE, Layers
 from lpp.analyze.render_text import (
     error,
     explained,
     marks,
     number,
     numbered,
+    plain_table,
     rendered,
-    table,
     wrapped,
 )
 
@@ -70,14 +70,14 @@ def as_table(found: Layers) -> str:
         for row in mine.iter_rows(named=True):
             out.write(wrapped(_score(row)))
     out.write("\n" + wrapped(_MEANINGS))
-    out.writelines(wrapped(line) for line in explained(numbers))
+    out.writelines(f"{line}\n" for line in explained(numbers))
     if found.left_out:
         out.write("\nLeft out:\n" + "".join(wrapped(f"- {line}") for line in found.left_out))
     return out.getvalue()
 
 
 def _sites(rows: pl.DataFrame, numbers: Mapping[str, int]) -> str:
-    made = table()
+    made = plain_table()
     made.collapse_padding = True
     made.add_column("site", no_wrap=True)
     for head in ("depth", *map(_label, RANKS), "top"):
@@ -85,7 +85,7 @@ def _sites(rows: pl.DataFrame, numbers: Mapping[str, int]) -> str:
     made.add_column(_label(BARS), no_wrap=True, width=BAR)
     made.add_column("", no_wrap=True)
     widest = max((value for value in rows[BARS] if value is not None), default=0.0)
-    sure = any(rows[f"{name}_stderr"].is_not_null().any() for name in RANKS)
+    sure = any(rows[f"{name}_stderr"].is_not_null().any() for name in SURE)
     for row in rows.iter_rows(named=True):
         made.add_row(
             row["site"],
@@ -101,7 +101,7 @@ def _sites(rows: pl.DataFrame, numbers: Mapping[str, int]) -> str:
 def _cell(row: Mapping[str, Any], name: str, *, sure: bool) -> str:
     """A rank, its error below it."""
     value = number(row[name])
-    return f"{value}\n{error(row[f'{name}_stderr'], '±')}" if sure else value
+    return f"{value}\n{error(row.get(f'{name}_stderr'), '±')}" if sure else value
 
 
 def _score(row: Mapping[str, Any]) -> str:

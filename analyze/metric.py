@@ -4,12 +4,16 @@
 add a `Metric` to its module's tuple. README.md shows one.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, Literal, NamedTuple, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+
+from lpp.analyze.cells import Cell
+from lpp.analyze.site_reader import SiteReader
+from lpp.store.run import Block
 
 Needs = Literal["tokens", "scatter", "eigenvalues", "rows"]
 """What has to be at hand, and so what `compute` is given, for the tokens below one prefix:
@@ -17,7 +21,7 @@ Needs = Literal["tokens", "scatter", "eigenvalues", "rows"]
 - tokens: a `polars.DataFrame` of their statistics, columns as in `tokens.arrow`;
 - scatter: the `Spectrum` of one matrix of their vectors, without eigenvalues;
 - eigenvalues: the same with eigenvalues;
-- rows: the vectors themselves, as `SiteRows`.
+- rows: the vectors themselves, as `SiteRows`, or what its `measure` kept of them.
 """
 
 MatrixName = Literal["covariance", "correlation"]
@@ -37,6 +41,23 @@ class SiteRows(NamedTuple):
     """(N,), below the prefix, ascending within a prompt."""
 
 
+class Measurement(Protocol):
+    """What is kept of a site's rows while they are read, in bounded memory, for many cells."""
+
+    def add(self, block: Block) -> None:
+        """Take in the next rows, in prompt and position order; some may be in no cell."""
+
+    def again(self) -> bool:
+        """Called once all rows are in: whether they are to be read once more."""
+
+    def values(self) -> Iterator[tuple[Cell, Any]]:
+        """What `compute` is given of each cell, one at a time; a cell left out has no number."""
+
+
+Start = Callable[[SiteReader, Sequence[Cell]], Measurement]
+"""Begins a measurement of some cells of a site."""
+
+
 @dataclass(frozen=True, kw_only=True)  # slots do not go with Generic
 class Metric(Generic[Input]):
     """One number about the tokens below a prefix."""
@@ -54,3 +75,10 @@ class Metric(Generic[Input]):
     """A pure function of what `needs` names. NaN where the metric is not defined: no number."""
     matrix: MatrixName = "covariance"
     """Of a scatter or eigenvalues metric: the matrix whose spectrum it is given."""
+    measure: Start | None = None
+    """Of a rows metric: what is kept of the rows as they are read. Metrics that share one share
+    its reads. Without one every row is held in memory."""
+    own_rows: bool = True
+    """Of a rows metric: whether the run's own rows decide the number, so that it may be kept."""
+    no_error: str = ""
+    """Why there is no jackknife error, where there is none."""

@@ -5,9 +5,11 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from lpp.analyze.metric import Metric
+from lpp.analyze.row_metrics import ROW_METRICS
 from lpp.analyze.select import matching
 from lpp.analyze.spectral_metrics import PAPER, SPECTRAL
 from lpp.analyze.summary import SPECTRAL_KINDS, Demand
+from lpp.analyze.token_metrics import TOKEN_METRICS
 
 
 def by_name(metrics: Iterable[Metric[Any]]) -> Mapping[str, Metric[Any]]:
@@ -20,7 +22,7 @@ def by_name(metrics: Iterable[Metric[Any]]) -> Mapping[str, Metric[Any]]:
     return MappingProxyType(found)
 
 
-METRICS: Final = by_name(SPECTRAL)
+METRICS: Final = by_name((*SPECTRAL, *ROW_METRICS, *TOKEN_METRICS))
 """Every metric that `profile --metrics` and `scan_metrics` know, in the order they are listed."""
 
 PAPER_NAMES: Final = tuple(metric.name for metric in PAPER)

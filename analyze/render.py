@@ -18,8 +18,8 @@ from lpp.analyze.render_text import (
     explained,
     number,
     numbered,
+    plain_table,
     rendered,
-    table,
 )
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def _hidden(metric: str, computed: Collection[str]) -> bool:
 
 def _side_by_side(rows: Sequence[Row], computed: Collection[str]) -> "Table":
     """Metrics down, runs across, for one site."""
-    made = table()
+    made = plain_table()
     made.add_column(f"at {rows[0]['site']}", no_wrap=True)
     for row in rows:
         made.add_column(broken(row["run"]), justify="right", overflow="fold")
@@ -125,7 +125,7 @@ def _one_per_row(
     rows: Sequence[Row], computed: Collection[str], numbers: Mapping[str, int]
 ) -> "Table":
     """Runs and sites down, metrics across; errors below, flags by their numbers."""
-    made = table()
+    made = plain_table()
     made.add_column("run", overflow="fold")
     made.add_column("site", no_wrap=True)
     metrics = [metric for metric in _HEADS if not _hidden(metric, computed)]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import polars as pl
 
 from lpp.analyze.correlations import MEANING
-from lpp.analyze.render_text import WIDTH, rendered, table
+from lpp.analyze.render_text import WIDTH, plain_table, rendered
 from lpp.analyze.score_rows import plain
 
 if TYPE_CHECKING:
@@ -89,17 +89,17 @@ def _title(rows: Sequence[Row]) -> Iterator[str]:
 
 def _tests(rows: Sequence[Row], letters: Mapping[str, str]) -> "Table":
     """The tests of one benchmark; what was not made has one line for all methods."""
-    shown = table()
-    shown.add_column("profile", no_wrap=True)
-    shown.add_column("method", no_wrap=True)
+    table = plain_table()
+    table.add_column("profile", no_wrap=True)
+    table.add_column("method", no_wrap=True)
     for head in ("n", "coef.", "95 % interval", "p", "q"):
-        shown.add_column(head, justify="right", no_wrap=True)
-    shown.add_column("flags", no_wrap=True)
+        table.add_column(head, justify="right", no_wrap=True)
+    table.add_column("flags", no_wrap=True)
     for metric in dict.fromkeys(row["profile_metric"] for row in rows):
         tests = [row for row in rows if row["profile_metric"] == metric]
         made = [row for row in tests if row["coefficient"] is not None]
         for place, row in enumerate(made or tests[:1]):
-            shown.add_row(
+            table.add_row(
                 _HEADS.get(metric, metric) if place == 0 else "",
                 _METHODS[row["method"]] if made else "not made",
                 str(row["n_models"]),
@@ -109,7 +109,7 @@ def _tests(rows: Sequence[Row], letters: Mapping[str, str]) -> "Table":
                 _share(row["q_value"]),
                 "".join(letters[flag] for flag in row["flags"]),
             )
-    return shown
+    return table
 
 
 def _signed(value: float | None) -> str:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from lpp.analyze.render_text import SIDE_BY_SIDE, Row, broken, error, number, rendered, table
+from lpp.analyze.render_text import SIDE_BY_SIDE, Row, broken, error, number, plain_table, rendered
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -29,7 +29,7 @@ def metric_tables(metrics: pl.DataFrame, numbers: Mapping[str, int]) -> Iterator
 
 def _side_by_side(shown: pl.DataFrame, numbers: Mapping[str, int]) -> "Table":
     """Metrics down, runs across, for one site."""
-    made = table()
+    made = plain_table()
     made.add_column(f"at {shown.item(0, 'site')}", overflow="fold")
     runs = shown["run"].unique(maintain_order=True)
     for run in runs:
@@ -46,7 +46,7 @@ def _side_by_side(shown: pl.DataFrame, numbers: Mapping[str, int]) -> "Table":
 
 def _one_per_row(shown: pl.DataFrame, numbers: Mapping[str, int]) -> "Table":
     """Runs, sites and metrics down."""
-    made = table()
+    made = plain_table()
     made.add_column("run", overflow="fold")
     made.add_column("site", no_wrap=True)
     made.add_column("metric", overflow="fold")

@@ -74,8 +74,8 @@ def marks(flags: Collection[str], numbers: Mapping[str, int]) -> str:
     return "".join("⁰¹²³⁴⁵⁶⁷⁸⁹"[int(digit)] for flag in flags for digit in str(numbers[flag]))
 
 
-def table() -> "Table":
-    """An empty table."""
+def plain_table() -> "Table":
+    """An empty table in the style of every command."""
     from rich import box
     from rich.table import Table
 

@@ -18,8 +18,8 @@ from lpp.analyze.render_text import (
     marks,
     number,
     numbered,
+    plain_table,
     rendered,
-    table,
     wrapped,
 )
 from lpp.analyze.saving import Saving, total
@@ -67,14 +67,14 @@ def grid_text(found: Sensitivity) -> str:
         run, corpus, site = (group.item(0, name) for name in ("run", "corpus", "site"))
         out.write("\n" + wrapped(f"{run} on {corpus} at {site}"))
         out.write(_grid_table(group, numbers))
-    out.writelines(wrapped(line) for line in explained(numbers))
+    out.writelines(f"{line}\n" for line in explained(numbers))
     if found.left_out:
         out.write("\nLeft out:\n" + "".join(wrapped(f"- {line}") for line in found.left_out))
     return out.getvalue()
 
 
 def _grid_table(group: pl.DataFrame, numbers: Mapping[str, int]) -> str:
-    made = table()
+    made = plain_table()
     for head in ("context", "prompts", *_HEADS.values()):
         made.add_column(head, justify="right", no_wrap=True)
     sure = group["stderr"].is_not_null().any()
@@ -141,7 +141,7 @@ def _around(compared: Iterable[Compared], here: Setting) -> Iterator[Compared]:
 
 
 def _agreement_table(compared: Sequence[Compared], here: Setting) -> str:
-    made = table()
+    made = plain_table()
     made.add_column("", overflow="fold")
     made.add_column("models", justify="right", no_wrap=True)
     made.add_column("", no_wrap=True)
@@ -170,7 +170,7 @@ def _agreement_table(compared: Sequence[Compared], here: Setting) -> str:
 def tokens_text(savings: Sequence[Saving]) -> str:
     """What the grid costs in tokens, both ways."""
     out = io.StringIO()
-    made = table()
+    made = plain_table()
     made.add_column("tokens run for this grid", overflow="fold")
     for head in ("paper's procedure", "one capture", "ratio"):
         made.add_column(head, justify="right", no_wrap=True)

@@ -27,7 +27,7 @@ def site_summaries(
     sizes: dict[int, list[Cell]] = defaultdict(list)
     for cell in sorted(wanted):
         sizes[cell.n_prompts].append(cell)
-    ends = sorted({*sizes, *(rows.sizes if rows else ())})
+    ends = sorted({*sizes, *([rows.n_prompts] if rows else [])})
     if not ends:
         return {}
     upper = sorted({cell.prefix for cell in wanted})
@@ -36,8 +36,6 @@ def site_summaries(
     # Rows that are not finite give NaN, which says more than a warning would.
     with np.errstate(invalid="ignore", over="ignore"):
         for n_prompts in reader.read(ends, bands, *([rows] if rows else [])):
-            if rows:
-                rows.take(n_prompts)
             if sizes[n_prompts]:
                 found |= _of_size(reader, n_prompts, wanted, bands)
     return found

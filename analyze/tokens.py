@@ -1,13 +1,14 @@
 """The token statistics of a store as one lazy table."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 import polars as pl
 
 from lpp.analyze.keys import Url
 from lpp.analyze.lazy import ROWS, Source, scan
 from lpp.store import open_store
-from lpp.store.tables import TOKENS_SCHEMA
+from lpp.store.tables import OPTIONAL_COLUMNS, TOKENS_SCHEMA
 
 SCHEMA = pl.Schema(
     [("run", pl.String()), *pl.DataFrame(pl.from_arrow(TOKENS_SCHEMA.empty_table())).schema.items()]
@@ -18,9 +19,10 @@ SCHEMA = pl.Schema(
 def scan_tokens(url: Url) -> pl.LazyFrame:
     """Statistics of every committed token of the store at `url`: columns as in `SCHEMA`.
 
-    entropy, log_z, max_logprob, margin and next_logprob are in nats; `next_rank` is 1 where the
-    next token had the largest logit. Filters on `run` and `prompt_id` decide which shards are
-    read, one at a time, and only the columns in use. Raises FormatError: not a store, or altered.
+    entropy, log_z, max_logprob, margin and next_logprob are in nats, varentropy in nats^2 (null in
+    stores older than it); `next_rank` is 1 where the next token had the largest logit. Filters on
+    `run` and `prompt_id` decide which shards are read, one at a time, and only the columns in use.
+    Raises FormatError: not a store, or altered.
     """
     open_store(url)
 
@@ -47,10 +49,23 @@ def scan_tokens(url: Url) -> pl.LazyFrame:
                 zip((shard.index for shard in run.shards), run.tokens_files(), strict=True)
             )
             for shard in part["__shard"].unique(maintain_order=True):
-                frame = pl.scan_ipc(files[shard]).select(names or ["prompt_id"]).collect()
+                frame = scan_files([files[shard]], names or ["prompt_id"]).collect()
                 yield frame.with_columns(pl.lit(run.id).alias("run"))
 
     return scan(Source(name="LPP TOKENS", schema=SCHEMA, keys=keys, compute=compute))
+
+
+def scan_files(files: Iterable[Path], names: Sequence[str]) -> pl.LazyFrame:
+    """Columns `names` of token files, end to end; one that an older file lacks is null there."""
+    return pl.concat([_scan_file(path, names) for path in files])
+
+
+def _scan_file(path: Path, names: Sequence[str]) -> pl.LazyFrame:
+    frame = pl.scan_ipc(path)
+    absent = OPTIONAL_COLUMNS.intersection(names).difference(frame.collect_schema().names())
+    return frame.with_columns(
+        pl.lit(None, dtype=SCHEMA[name]).alias(name) for name in absent
+    ).select(names)
 
 
 _KEYS = {"run": pl.String, "prompt_id": pl.Int32, ROWS: pl.Int32}

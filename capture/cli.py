@@ -4,7 +4,9 @@ from pathlib import Path
 
 import click
 
+from lpp.capture.cli_probe import probe
 from lpp.capture.cli_run import run
+from lpp.capture.cli_status import status
 from lpp.capture.machine import require
 from lpp.store.console import LppGroup, debug_option
 
@@ -20,6 +22,7 @@ def main() -> None:
 
 
 main.add_command(run)
+main.add_command(status)
 
 
 @main.command()
@@ -46,6 +49,8 @@ def demo(store: Path) -> None:
 
     run_demo(store)
 
+
+main.add_command(probe)
 
 if __name__ == "__main__":
     main()

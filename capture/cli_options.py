@@ -4,6 +4,7 @@ Kept apart from the command so that a file of jobs is read by the same options: 
 line takes, a jobs file takes under the same name, checked the same way.
 """
 
+import functools
 import json
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -20,7 +21,8 @@ DEFAULT_MIN_BYTES = 512
 """Texts shorter than this are left out, unless a length in tokens is asked for."""
 
 
-def _split(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
+def split_names(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
+    """Names with commas between them; in a file of jobs, a list of names as well."""
     return tuple(part.strip() for part in value.split(",") if part.strip())
 
 
@@ -138,7 +140,7 @@ CAPTURE_OPTIONS: Final[tuple[Decorator, ...]] = (
         "--sites",
         default="all",
         show_default=True,
-        callback=_split,
+        callback=split_names,
         help="Where to read: all, final, embed, block.7, 'block.*', or several with commas.",
     ),
     click.option(
@@ -164,6 +166,14 @@ def request_options(command: Any) -> Any:
     for option in reversed((*MODEL_OPTIONS, *CORPUS_OPTIONS, *CAPTURE_OPTIONS)):
         command = option(command)
     return command
+
+
+@functools.cache
+def option_by_name() -> Mapping[str, click.Option]:
+    """The same options by their long names without the dashes in front, such as `min-bytes`."""
+    command: click.Command = request_options(click.command()(lambda: None))
+    options = [option for option in command.params if isinstance(option, click.Option)]
+    return {option.opts[-1].removeprefix("--"): option for option in options}
 
 
 def request_of(options: Mapping[str, Any]) -> CaptureRequest:

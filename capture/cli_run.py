@@ -2,20 +2,24 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from lpp.capture.cli_options import request_of, request_options
 from lpp.capture.machine import require
-from lpp.capture.parts import WHOLE, parse_part
+from lpp.capture.parts import WHOLE, Part, parse_part
 from lpp.store.console import debug_option
 
 if TYPE_CHECKING:
     from lpp.capture.outcome import Outcome
+
+WITH_JOBS = ("jobs", "store", "part", "dry_run")
+"""What may stand beside --jobs; every other option belongs to one job."""
 
 
 @click.command()
@@ -34,9 +38,17 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="Write what was done, or why not, as JSON.",
 )
+@click.option(
+    "--jobs",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Models x corpora x settings from a TOML file instead of one by options.",
+)
+@click.option("--dry-run", is_flag=True, help="With --jobs: list them and run none.")
 @debug_option
-def run(**options: Any) -> None:
-    """Capture one model on one corpus into --store.
+@click.pass_context
+def run(context: click.Context, /, **options: Any) -> int:
+    """Capture one model on one corpus into --store, or many with --jobs.
 
     \b
     Examples:
@@ -46,30 +58,85 @@ def run(**options: Any) -> None:
           --context 500 --sites final,'block.*' --device cuda --store ./lpp
       srun lpp-capture run --model ./my-model --corpus texts.jsonl \\
           --device cuda --store ./lpp --part slurm
+      lpp-capture run --jobs jobs.toml --store ./lpp
 
     The same command resumes a run that was stopped: what is committed stays.
+    With --jobs, what is done is skipped, a job that fails leaves the others to
+    run, and a table ends it; exit code 1 if a job failed.
 
     Any causal transformers model whose structure is found is captured. Known to
     work: Llama, Qwen2, Qwen3, Mistral, Gemma 2, Gemma 3, Phi-3, GPT-2, GPT-NeoX,
     OPT, Falcon.
     """
+    if options["jobs"] is not None:
+        return _run_jobs(context)
     for name in ("model", "corpus", "store"):
         if options[name] is None:
             raise click.UsageError(f"Missing option '--{name}'.")
+    if options["dry_run"]:
+        raise click.UsageError("--dry-run lists the jobs of a file: it goes with --jobs.")
     with reported(options["report"]) as done:
-        part = WHOLE if options["part"] is None else parse_part(options["part"], os.environ)
-        request = request_of(options)
-        require("torch", "transformers", "safetensors")
-        from lpp.capture.run import capture_into
-
-        outcome = capture_into(options["store"], request, resume=options["resume"], part=part)
+        outcome = _capture(options)
         done.append(outcome)
     click.echo(outcome.words(options["store"]))
+    return 0
+
+
+def _capture(options: Mapping[str, Any]) -> "Outcome":
+    part, request = _part(options), request_of(options)
+    from lpp.capture.known_runs import finished
+
+    store, resume = options["store"], options["resume"]
+    outcome = finished(store, request, part) if resume is None else None
+    if outcome is not None:
+        return outcome
+    require("torch", "transformers", "safetensors")
+    from lpp.capture.run import capture_into
+
+    return capture_into(store, request, resume=resume, part=part)
+
+
+def _run_jobs(context: click.Context) -> int:
+    """Read, check and run a file of jobs; or list them."""
+    options = context.params
+    given = [
+        parameter.opts[-1]
+        for parameter in context.command.params
+        if parameter.name not in WITH_JOBS
+        and parameter.name in options
+        and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise click.UsageError(
+            f"{', '.join(given)}: with --jobs, these are options of the file (see its defaults)."
+        )
+    from lpp.capture.job_runner import list_jobs, run_and_tell
+    from lpp.capture.jobs import read_jobs
+
+    part = _part(options)
+    file = read_jobs(options["jobs"])
+    store = options["store"] or (Path(file.store) if file.store is not None else None)
+    if store is None:
+        raise click.UsageError("Missing option '--store', or store in the file of jobs.")
+    if options["dry_run"]:
+        click.echo(list_jobs(file.jobs, store, part))
+        return 0
+    require("torch", "transformers", "safetensors")
+    from lpp.store import create_store
+
+    create_store(store)  # a bad path is one mistake, not a mistake of every job
+    return run_and_tell(file.jobs, store, part)
+
+
+def _part(options: Mapping[str, Any]) -> Part:
+    return WHOLE if options["part"] is None else parse_part(options["part"], os.environ)
 
 
 @contextmanager
 def reported(file: Path | None) -> Iterator[list["Outcome"]]:
     """A list for the outcome, which is written to `file` at the end; the failure where it fails."""
+    if file is not None and not file.parent.is_dir():  # known before hours of work
+        raise click.UsageError(f"--report {file}: there is no directory {file.parent}.")
     outcomes: list[Outcome] = []
     document: Any = None
     try:

@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from lpp.capture.parts import WHOLE, Part
+
+WIDTH: Final = 80
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,20 +34,23 @@ class Outcome:
         return self.captured + self.outrun == 0
 
     def words(self, store: Path) -> str:
-        """What a user is told: one to three sentences, a line each."""
+        """What a user is told, in lines of 80 columns where ids and paths allow."""
         lines = []
         if self.outrun:
-            lines.append(
+            lines += [
                 f"{self.outrun} of {self.captured + self.outrun} shards were committed by another "
-                "process first, and kept.\nGive each process a --part of its own."
-            )
+                "process first, and kept.",
+                "Give each process a --part of its own.",
+            ]
         if self.missing:
-            lines.append(
-                f"Part {self.part} of {self.run} is done; {self.missing} shards of the run are "
-                f"still\nmissing, which are other parts' work. See: lpp-capture status {store}"
-            )
+            done = f"{self.run}: part {self.part} is done."
+            rest = f"Shards that are other parts' work and still missing: {self.missing}."
+            lines += [done, rest, f"See: lpp-capture status {store}"]
         else:
-            lines.append(f"{self.run} is complete. Next: lpp-analyze profile {store}")
+            was = "was complete already" if self.idle else "is complete"
+            done, following = f"{self.run} {was}.", f"Next: lpp-analyze profile {store}"
+            fits = len(done) + 1 + len(following) <= WIDTH
+            lines += [f"{done} {following}"] if fits else [done, following]
         return "\n".join(lines)
 
     def document(self) -> Mapping[str, Any]:

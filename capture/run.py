@@ -1,12 +1,13 @@
 """One capture from request to committed run."""
 
 import time
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import click
 
 from lpp.capture.engine import capture_run, tokens_of
+from lpp.capture.known_runs import remember, request_key
 from lpp.capture.outcome import Outcome
 from lpp.capture.parts import WHOLE, Part
 from lpp.capture.planning import Prepared, prepare
@@ -14,7 +15,9 @@ from lpp.capture.request import CaptureRequest
 from lpp.store import Run, RunWriter, Store, create_store, open_store
 from lpp.store.console import debugging, progress
 from lpp.store.errors import ConflictError, ErrorKind, InputError
+from lpp.store.keys import SHARDS_KEY
 from lpp.store.plan import Plan, differences
+from lpp.store.presence import at_work
 
 
 def capture_into(
@@ -33,6 +36,7 @@ def capture_into(
             f"{root} has no run {resume}; it has {', '.join(store.runs) or 'none'}.",
             kind=ErrorKind.NOT_FOUND,
         )
+    key = request_key(request)  # of the files as they are before they are read
     with progress("prepare", 1, "model") as bar:
         prepared = prepare(request, progress=bar, quiet=not debugging())
         bar.advance()
@@ -40,6 +44,7 @@ def capture_into(
         if resume is not None:
             _refuse_another(prepared.plan, store, resume)
         writer = RunWriter(store.path, prepared.plan, prepared.prompts)
+        remember(store, key, prepared.plan.run_id)
         click.echo(f"{describe(prepared.plan)}\n  into {writer.run.path}", err=True)
         return _capture(prepared, writer, part)
 
@@ -54,14 +59,15 @@ def _capture(prepared: Prepared, writer: RunWriter, part: Part) -> Outcome:
         click.echo(f"  part {part}: shards {some}{more} of {plan.n_shards}", err=True)
     todo = [shard for shard in mine if not writer.committed(shard)]
     start = time.monotonic()
-    with progress("capture", tokens_of(plan, lengths, mine), "tokens") as bar:
-        captured = capture_run(plan, prepared.prompts, writer, prepared.backend, bar, part=part)
+    sign = at_work(writer.run.path / SHARDS_KEY, f"part {part}") if todo else nullcontext()
+    with sign, progress("capture", tokens_of(plan, lengths, mine), "tokens") as bar:
+        capture_run(plan, prepared.prompts, writer, prepared.backend, bar, part=part)
     return Outcome(
         run=plan.run_id,
         part=part,
-        captured=captured - len(writer.outrun),
+        captured=len(writer.written),
         outrun=len(writer.outrun),
-        tokens=tokens_of(plan, lengths, todo),
+        tokens=tokens_of(plan, lengths, writer.written | writer.outrun),
         seconds=time.monotonic() - start if todo else 0.0,
         missing=len(Run(writer.run.path).missing_shards),
     )

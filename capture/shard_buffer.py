@@ -102,7 +102,7 @@ class ShardBuffer:
         return {site: rows[: self.rows] for site, rows in self._hidden.items()}
 
     def tokens(self) -> pa.Table:
-        """The token table of the full shard, (T, 10)."""
+        """The token table of the full shard, (T, 11)."""
         first, end = self._plan.shards[self.shard], self._plan.shards[self.shard + 1]
         lengths = self._lengths[first:end]
         position = np.arange(self.rows) - np.repeat(np.cumsum(lengths) - lengths, lengths)

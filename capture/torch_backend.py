@@ -5,7 +5,7 @@ comes after it, so the padding changes nothing (tests prove it for each family) 
 keeps its fast causal kernel. Padding rows are dropped in the hook, before anything is copied.
 
 The unembedding never runs over a whole batch: its logits would be T x V floats, out of every
-cache. It runs on tiles of the `final` rows, which are reduced to seven numbers each where they
+cache. It runs on tiles of the `final` rows, which are reduced to eight numbers each where they
 were made.
 
 On a GPU each site travels to the host on a stream of its own, into pinned buffers that are kept:

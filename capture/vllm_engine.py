@@ -1,4 +1,4 @@
-"""The vLLM engine that capture drives; with `vllm_probes`, the only module that imports vLLM.
+"""The vLLM engine that capture drives.
 
 The engine runs in this process: a step returns when its forward pass is done, so what it captured
 is taken without a copy, and no more than one batch is ever under way. (With tensor parallelism
@@ -84,7 +84,7 @@ class VllmEngine:
         check_vllm(quiet=quiet)
         check_options(settings)
         self._name = name
-        with _loading(name), silenced() if quiet else nullcontext():
+        with loading(name), silenced() if quiet else nullcontext():
             self._engine = _make(folder, settings, quiet=quiet)
         self._serial = 0
         self._proven = False
@@ -93,21 +93,10 @@ class VllmEngine:
         # One token of output costs no forward pass of its own: its logits are the prompt's last.
         self._one_token = SamplingParams(temperature=0.0, max_tokens=1, detokenize=False)
 
-    @property
-    def config(self) -> Any:
-        """The configuration that vLLM settled on."""
-        return self._engine.vllm_config
-
     def call(self, method: str, *arguments: Any) -> Any:
         """Run a method of `CaptureExtension` on every rank; what the first returns."""
         with self._alive():
             return self._engine.collective_rpc(method, args=arguments)[0]
-
-    def call_all(self, method: str, *arguments: Any) -> list[Any]:
-        """The same; what each rank returns."""
-        with self._alive():
-            found: list[Any] = self._engine.collective_rpc(method, args=arguments)
-        return found
 
     def run(self, prompts: Sequence[Sequence[int]]) -> Iterator[list[int]]:
         """Run (token ids of) prompts; after each step, the places of those that it finished."""
@@ -141,7 +130,7 @@ class VllmEngine:
     def _alive(self) -> Iterator[None]:
         """One clear error for an engine that dies."""
         if not self._proven:
-            with _loading(self._name):
+            with loading(self._name):
                 yield
             return
         try:
@@ -315,7 +304,7 @@ def silenced() -> Iterator[None]:
 
 
 @contextmanager
-def _loading(name: str) -> Iterator[None]:
+def loading(name: str) -> Iterator[None]:
     """One clear error for a model that vLLM does not serve."""
     try:
         yield

@@ -323,12 +323,17 @@ AGREEMENT: Final = Table(
 
 
 def _rank(name: str, meaning: str) -> tuple[Column, ...]:
-    """A rank in three columns: in dimensions, its error, and over the bound."""
+    """A rank in dimensions and over its bound."""
     return (
         Column(name, "DOUBLE", meaning, "dimensions"),
-        Column(f"{name}_stderr", "DOUBLE", "standard error over prompts", "dimensions"),
         Column(f"{name}_norm", "DOUBLE", "over rank_bound", "share"),
     )
+
+
+def _sure_rank(name: str, meaning: str) -> tuple[Column, ...]:
+    """The same with its error."""
+    error = Column(f"{name}_stderr", "DOUBLE", "standard error over prompts", "dimensions")
+    return (*_rank(name, meaning), error)
 
 
 LAYERS: Final = Table(
@@ -341,11 +346,11 @@ LAYERS: Final = Table(
         Column("relative_depth", "DOUBLE", "depth over blocks of the model", "share"),
         Column("n_tokens", "BIGINT", "N: rows in the covariance", "tokens"),
         Column("rank_bound", "INTEGER", "min(N, d)", "dimensions"),
-        *_rank("participation_ratio", "(sum l)^2 / sum l^2"),
-        *_rank("effective_rank", "exp of the spectrum's entropy"),
+        *_sure_rank("participation_ratio", "(sum l)^2 / sum l^2"),
+        *_sure_rank("effective_rank", "exp of the spectrum's entropy"),
         Column("top_share", "DOUBLE", "first eigenvalue over their sum", "share"),
-        *_rank("zscore_participation_ratio", "columns over their deviations"),
-        *_rank("zscore_effective_rank", "columns over their deviations"),
+        *_sure_rank("zscore_participation_ratio", "columns over their deviations"),
+        *_sure_rank("zscore_effective_rank", "columns over their deviations"),
         *_rank("robust_participation_ratio", "widest five columns clipped"),
         *_rank("robust_effective_rank", "widest five columns clipped"),
         Column("flags", "VARCHAR[]", "why a number may mislead; empty when none"),
@@ -372,6 +377,23 @@ HOURGLASS: Final = Table(
     ),
 )
 
+CKA: Final = Table(
+    "cka",
+    "likeness of two sites of a run: linear CKA of the same tokens",
+    ("run", "prefix", "n_prompts", "site", "other_site"),
+    (
+        _RUN,
+        _PREFIX,
+        _N_PROMPTS,
+        _SITE,
+        Column("other_site", "VARCHAR", "the deeper one"),
+        Column("depth", "INTEGER", "of site", "blocks"),
+        Column("other_depth", "INTEGER", "of other_site", "blocks"),
+        Column("n_tokens", "BIGINT", "N; unrelated rows have about d / (N + d)", "tokens"),
+        Column("cka", "DOUBLE", "0 to 1; null without variance", "share"),
+    ),
+)
+
 TABLES: Final[Mapping[str, Table]] = MappingProxyType(
     {
         table.name: table
@@ -390,6 +412,7 @@ TABLES: Final[Mapping[str, Table]] = MappingProxyType(
             AGREEMENT,
             LAYERS,
             HOURGLASS,
+            CKA,
         )
     }
 )
@@ -411,6 +434,7 @@ TOKEN_STATS: Final = Table(
         Column("next_logprob", "FLOAT", "ln p of the token that came next", "nats"),
         Column("next_rank", "INTEGER", "1: the next token had the largest logit"),
         Column("top1_id", "INTEGER", "the likeliest next token"),
+        Column("varentropy", "FLOAT", "variance of -ln p; null in older stores", "nats^2"),
     ),
 )
 """The view over every run's token statistics that `lpp.sql.connect` adds to the tables."""

@@ -20,8 +20,28 @@ import xxhash
 from lpp.store.errors import ErrorKind, MachineError
 
 _HOST = re.sub(r"[^A-Za-z0-9-]+", "-", platform.node()) or "host"
-_STAGE = re.compile(r"\..+~(?P<host>[A-Za-z0-9-]+)~(?P<pid>[0-9]+)~[0-9a-f]+")
+_STAGE = re.compile(r"\.(?P<target>.+)~(?P<host>[A-Za-z0-9-]+)~(?P<pid>[0-9]+)~[0-9a-f]+")
 _PIECE = 1 << 20  # bytes hashed at a time: memory stays flat whatever the object's size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Owner:
+    """The process that a name beginning with a dot belongs to."""
+
+    target: str
+    """What the name stands beside: a shard, a run, or a sign of work."""
+    host: str
+    pid: int
+
+    @property
+    def here(self) -> bool:
+        """Whether it is, or was, a process of this machine."""
+        return self.host == _HOST
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is known to have ended: only a machine knows its own processes."""
+        return self.here and not _alive(self.pid)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,14 +79,14 @@ def write_object(path: Path, data: bytes | memoryview) -> ObjectRecord:
 
 def replace_file(path: Path, data: bytes) -> None:
     """Write `data` beside `path`, then put it in place in one step."""
-    beside = _beside(path)
+    stage = beside(path)
     with refusals_named(path):
         try:
-            write_object(beside, data)
-            _flush(beside)
-            beside.replace(path)
+            write_object(stage, data)
+            _flush(stage)
+            stage.replace(path)
         except BaseException:
-            beside.unlink(missing_ok=True)
+            stage.unlink(missing_ok=True)
             raise
     _flush_names(path.parent)
 
@@ -79,7 +99,7 @@ def staged_directory(target: Path) -> Iterator[Path]:
     one step that decides, so exactly one of two writers wins. MachineError for a disk that is
     full or cannot be written.
     """
-    stage = _beside(target)
+    stage = beside(target)
     with refusals_named(target):
         try:
             stage.mkdir(parents=True)
@@ -96,7 +116,7 @@ def staged_directory(target: Path) -> Iterator[Path]:
 
 def set_aside(path: Path) -> Path:
     """Rename `path` to a name that the next sweep removes, in one step; returns that name."""
-    aside = _beside(path)
+    aside = beside(path)
     with refusals_named(path):  # a read-only disk refuses before it sees that nothing is there
         path.rename(aside)
     return aside
@@ -132,12 +152,20 @@ def sweep_stages(folder: Path) -> None:
     if not folder.is_dir():
         return
     for path in folder.iterdir():
-        match = _STAGE.fullmatch(path.name)
-        if match and match["host"] == _HOST and not _alive(int(match["pid"])):
+        owner = owner_of(path.name)
+        if owner is not None and owner.ended:
             remove(path)
 
 
-def _beside(target: Path) -> Path:
+def owner_of(name: str) -> Owner | None:
+    """Whose a staged name is; None for any other name."""
+    match = _STAGE.fullmatch(name)
+    if match is None:
+        return None
+    return Owner(target=match["target"], host=match["host"], pid=int(match["pid"]))
+
+
+def beside(target: Path) -> Path:
     """A name that nobody else uses, next to `target`, that tells who may sweep it."""
     return target.with_name(f".{target.name}~{_HOST}~{os.getpid()}~{secrets.token_hex(4)}")
 

@@ -50,6 +50,9 @@ ORIGINAL_KEY: Final = "original"
 ANALYSIS_KEY: Final = "analysis"
 """Directory of cached results: safe to delete at any time."""
 
+REQUESTS_KEY: Final = "requests"
+"""Directory of notes on which request became which run: safe to delete at any time."""
+
 DATABASE_KEY: Final = "profiles.duckdb"
 """The profile tables, replaced whole."""
 

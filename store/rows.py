@@ -49,7 +49,7 @@ def prompts_problems(prompts: pa.Table, plan: Plan) -> list[str]:
 
 
 def tokens_problems(tokens: pa.Table, prompts: pa.Table, first: int, end: int) -> list[str]:
-    """Every reason `tokens` (T, 10) are not those of prompts `first <= id < end`, in order."""
+    """Every reason `tokens` (T, 11) are not those of prompts `first <= id < end`, in order."""
     if not tokens.schema.equals(TOKENS_SCHEMA):
         return [f"columns are {tokens.schema.names}"]
     ids, lengths = _token_ids(prompts.slice(first, end - first))

@@ -27,8 +27,12 @@ STATISTICS: Final = (
     "next_logprob",
     "next_rank",
     "top1_id",
+    "varentropy",
 )
 """Columns of `tokens.arrow` computed from the logits; null where the plan did not ask."""
+
+OPTIONAL_COLUMNS: Final = frozenset({"varentropy"})
+"""Columns that the first release of format 1 did not write: where a file lacks one it is null."""
 
 TOKENS_SCHEMA: Final = pa.schema(
     [
@@ -42,6 +46,7 @@ TOKENS_SCHEMA: Final = pa.schema(
         pa.field("next_logprob", pa.float32()),
         pa.field("next_rank", pa.int32()),
         pa.field("top1_id", pa.int32()),
+        pa.field("varentropy", pa.float32()),
     ]
 )
 """One row per token: `next_*` are null at a prompt's last token."""
@@ -73,7 +78,10 @@ def encode_table(table: pa.Table) -> bytes:
 
 
 def read_table(path: Path, schema: pa.Schema) -> pa.Table:
-    """The columns of `schema`, every row; others are ignored. FormatError(CORRUPT)."""
+    """The columns of `schema`, every row; others are ignored, absent optional ones null.
+
+    FormatError(CORRUPT) for a file that is no such table.
+    """
     try:
         with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
             table = reader.read_all()
@@ -81,6 +89,9 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table:
         raise FormatError(
             f"{path}: not a readable Arrow file ({error}).", kind=ErrorKind.CORRUPT
         ) from None
+    for field in schema:
+        if field.name in OPTIONAL_COLUMNS and field.name not in table.schema.names:
+            table = table.append_column(field, pa.nulls(table.num_rows, field.type))
     names = table.schema.names
     wrong = [
         field.name

@@ -67,6 +67,8 @@ class RunWriter:
                 kind=ErrorKind.PLAN_DIFFERS,
             )
         sweep_stages(path / SHARDS_KEY)
+        self.written: set[int] = set()
+        """Shards that this writer committed."""
         self.outrun: set[int] = set()
         """Shards given to `write_shard` that another writer had committed first."""
 
@@ -91,6 +93,7 @@ class RunWriter:
             try:
                 with staged_directory(target) as stage:
                     self._fill(stage, index, hidden, tokens)
+                self.written.add(index)
             except FileExistsError:  # another writer's shard, which comes from the same plan
                 self.outrun.add(index)
         shard = self.run.shard(index)

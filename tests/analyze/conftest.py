@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -63,6 +64,7 @@ def make_run(tmp_path: Path) -> MakeRun:
         order: Sequence[int] | None = None,
         logits_width: int = 50,
         corpus: str = "words",
+        vary_tokens: bool = False,
         prompt_set: str = "p0",
         untrained_seed: int | None = None,
         scale: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]] = lambda rows: rows,
@@ -96,7 +98,7 @@ def make_run(tmp_path: Path) -> MakeRun:
                 writer.write_shard(
                     index,
                     {site: np.concatenate(rows[first:end]) for site, rows in hidden.items()},
-                    _tokens_table(prompts, entropy, range(first, end), plan),
+                    _tokens_table(prompts, entropy, range(first, end), plan, vary_tokens),
                 )
         return Made(root, plan.run_id, plan, prompts, hidden, entropy)
 
@@ -149,7 +151,9 @@ def _tokens_table(
     entropy: list[npt.NDArray[np.float32]],
     ids: range,
     plan: Plan,
+    vary: bool,
 ) -> pa.Table:
+    """Statistics that are plain to see, or, where they `vary`, that make every metric move."""
     rows = []
     for i in ids:
         ends = {min(prefix, len(prompts[i])) - 1 for prefix in plan.prefixes}
@@ -162,11 +166,27 @@ def _tokens_table(
                     "max_logprob": -0.25,
                     "margin": 0.5,
                     "top1_id": 7,
+                    "varentropy": 0.75 + position / 8,
                 }
                 if position + 1 < len(prompts[i]):
                     key |= {"next_logprob": -1.5 - i, "next_rank": 2 + i}
+                if vary:
+                    key |= _varied(key, i, position)
             rows.append(key)
     return pa.Table.from_pylist(rows, schema=TOKENS_SCHEMA)
+
+
+def _varied(key: dict[str, Any], prompt: int, position: int) -> dict[str, Any]:
+    """Other statistics of one token, the same whatever its prompt is cut to."""
+    rng = np.random.default_rng([prompt, position])
+    changed = {
+        "max_logprob": -rng.exponential(0.7),
+        "margin": rng.exponential(1.2),
+        "varentropy": rng.uniform(0.1, 4),
+    }
+    if "next_rank" in key:
+        changed |= {"next_logprob": -rng.exponential(2.0), "next_rank": rng.integers(1, 4)}
+    return changed
 
 
 def _plan(

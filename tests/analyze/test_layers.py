@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 
 from lpp.analyze import Selection, build_database, scan_metrics, scan_spectra
 from lpp.analyze.cli import main
-from lpp.analyze.layers import RANKS, layers
+from lpp.analyze.layers import RANKS, SURE, layers
 from lpp.analyze.layers_text import bar
 
 MakeRun = Callable[..., Any]
@@ -134,7 +134,7 @@ def test_errors_are_those_of_the_jackknife_and_small_samples_flagged(make_run: M
         scan["effective_rank_stderr"].to_list()
     )
     for row in sure.iter_rows(named=True):
-        wide = any(row[f"{name}_stderr"] > 0.2 * row[name] for name in RANKS)
+        wide = any(row[f"{name}_stderr"] > 0.2 * row[name] for name in SURE)
         assert ("small_sample" in row["flags"]) == wide
         assert "short_text" in row["flags"]  # one prompt in three ends at 4 tokens
     (one,) = layers(made.root, Selection(sites=["final"], prompts=[1])).layers["flags"]

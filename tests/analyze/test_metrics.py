@@ -51,7 +51,7 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 @pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
 def test_declarations_are_sound(metric: Metric[Any]) -> None:
     assert re.fullmatch(r"[a-z][a-z0-9_]*", metric.name)
-    assert metric.unit in {"dimensions", "share", "nats", "1", "radians"}
+    assert metric.unit in {"dimensions", "share", "nats", "nats^2", "tokens", "degrees", "1"}
     assert metric.definition == " ".join(metric.definition.split())
     assert re.search(r"\d{4}", metric.source), "a source has a year or a number"
 

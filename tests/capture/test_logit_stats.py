@@ -1,4 +1,4 @@
-"""The seven statistics against float64 numpy, hand values, and each family's own logits."""
+"""The eight statistics against float64 numpy, hand values, and each family's own logits."""
 
 import math
 from types import SimpleNamespace
@@ -49,6 +49,8 @@ def _reference(logits: np.ndarray, next_ids: list[int]) -> dict[str, np.ndarray]
         columns["next_logprob"].append(log_p[following] if following >= 0 else NAN)
         columns["next_rank"].append(1 + (row > row[following]).sum() if following >= 0 else 0)
         columns["top1_id"].append(int(np.flatnonzero(row == row.max())[0]))
+        about = held + columns["entropy"][-1]
+        columns["varentropy"].append((np.exp(held) * about**2).sum())
     return {name: np.array(values) for name, values in columns.items()}
 
 
@@ -64,6 +66,11 @@ def _assert_equal(
         np.testing.assert_allclose(
             mine[name], reference[name], rtol=2e-6, atol=atol, err_msg=name, equal_nan=True
         )
+    assert mine["varentropy"].dtype == np.float32
+    tolerance = atol + 3e-7 * np.square(reference["entropy"])  # what cancels is below entropy^2
+    error = np.abs(mine["varentropy"] - reference["varentropy"])
+    assert np.all(error <= 5e-6 * np.abs(reference["varentropy"]) + tolerance), error.max()
+    assert np.all(mine["varentropy"] >= 0)
 
 
 @pytest.mark.parametrize("width", [2, 3, 127, 128, 129, 255, 256, 300, 5000])
@@ -102,6 +109,7 @@ def test_quarters_with_many_ties_agree_with_float64(rows, random):
 def test_uniform_and_one_hot_rows_by_hand():
     mine = _statistics([[0.5] * 8, [40.0] + [-80.0] * 7], [3, 1])
     np.testing.assert_allclose(mine["entropy"], [math.log(8), 0], atol=1e-6)
+    np.testing.assert_allclose(mine["varentropy"], [0, 0], atol=1e-6)
     np.testing.assert_allclose(mine["log_z"], [0.5 + math.log(8), 40], rtol=1e-6)
     np.testing.assert_allclose(mine["max_logprob"], [-math.log(8), 0], rtol=1e-6)
     np.testing.assert_allclose(mine["margin"], [0, 120])
@@ -117,6 +125,8 @@ def test_three_tokens_by_hand():
     assert mine["entropy"][0] == pytest.approx(
         math.log(2) / 2 + math.log(3) / 3 + math.log(6) / 6, rel=1e-6
     )
+    second_moment = math.log(2) ** 2 / 2 + math.log(3) ** 2 / 3 + math.log(6) ** 2 / 6
+    assert mine["varentropy"][0] == pytest.approx(second_moment - 1.0114042647**2, rel=1e-5)
     assert mine["max_logprob"][0] == pytest.approx(math.log(1 / 2), rel=1e-6)
     assert mine["margin"][0] == pytest.approx(math.log(3 / 2), rel=1e-6)
     assert mine["next_logprob"][0] == pytest.approx(math.log(1 / 6), rel=1e-6)
@@ -153,6 +163,7 @@ def test_a_vocabulary_of_one():
     assert mine["entropy"].tolist() == [0.0, 0.0]
     assert mine["log_z"].tolist() == [7.5, -3.0]
     assert mine["max_logprob"].tolist() == [0.0, 0.0]
+    assert mine["varentropy"].tolist() == [0.0, 0.0]
     assert mine["margin"].tolist() == [INF, INF]
     assert mine["next_rank"].tolist() == [1, 0]
     assert mine["top1_id"].tolist() == [0, 0]
@@ -175,7 +186,7 @@ def test_a_nan_logit_stays_visible_and_stays_in_its_row():
     logits = torch.randn(4, 300, generator=torch.Generator().manual_seed(2))
     logits[2, 290] = NAN
     mine = _statistics(logits, [1, 1, 1, 1])
-    for name in ("entropy", "log_z", "max_logprob", "margin", "next_logprob"):
+    for name in ("entropy", "log_z", "max_logprob", "margin", "next_logprob", "varentropy"):
         assert np.isnan(mine[name]).tolist() == [False, False, True, False], name
 
 

@@ -1,9 +1,13 @@
 """Parts of a run: who takes which shard, as the user or Slurm says."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lpp.capture.outcome import Outcome
 from lpp.capture.parts import WHOLE, Part, parse_part, slurm_part
 from lpp.store.errors import ErrorKind, InputError
 
@@ -20,6 +24,29 @@ def test_one_part_of_one_is_the_whole() -> None:
     assert parse_part("0/1", {}) == WHOLE
     assert parse_part("2/8", {}) == Part(2, 8)
     assert str(Part(2, 8)) == "2/8"
+
+
+def outcome(**changes: object) -> Outcome:
+    """A part of a run that ended well."""
+    values: dict[str, Any] = {"run": "m-1", "part": Part(1, 3), "captured": 4, "outrun": 0}
+    values |= {"tokens": 99, "seconds": 2.5, "missing": 0}
+    return Outcome(**values | changes)
+
+
+def test_what_a_user_is_told_at_the_end() -> None:
+    store = Path("lpp")
+    assert outcome().words(store) == "m-1 is complete. Next: lpp-analyze profile lpp"
+    idle = outcome(captured=0, tokens=0, seconds=0.0)
+    assert idle.words(store) == "m-1 was complete already. Next: lpp-analyze profile lpp"
+    assert (idle.document()["status"], outcome().document()["status"]) == ("skipped", "done")
+    assert outcome(missing=7).words(store).splitlines() == [
+        "m-1: part 1/3 is done.",
+        "Shards that are other parts' work and still missing: 7.",
+        "See: lpp-capture status lpp",
+    ]
+    lost = outcome(run="r" * 67, captured=3, outrun=2).words(store).splitlines()
+    assert lost[0] == "2 of 5 shards were committed by another process first, and kept."
+    assert max(map(len, lost)) <= 80
 
 
 @pytest.mark.parametrize("text", ["8/8", "2", "-1/4", "1/0", "a/b", "1/2/3", "", "1.0/2", "slurms"])

@@ -78,13 +78,21 @@ def write_shard() -> Callable[..., Path]:
     """Called with root, run, index, rows: writes one shard's token file, and its commit."""
 
     def write(
-        root: Path, run: str, index: int | str, rows: list[dict[str, Any]], committed: bool = True
+        root: Path,
+        run: str,
+        index: int | str,
+        rows: list[dict[str, Any]],
+        *,
+        committed: bool = True,
+        without: tuple[str, ...] = (),
     ) -> Path:
         name = index if isinstance(index, str) else f"{index:05d}"
         shard = root / "runs" / run / "shards" / name
         shard.mkdir(parents=True)
         stored = [{k: v for k, v in row.items() if k != "run"} for row in rows]
-        schema = arrow_schema(TOKEN_STATS).remove(0)
+        schema = pa.schema(
+            [f for f in arrow_schema(TOKEN_STATS).remove(0) if f.name not in without]
+        )
         options = pa.ipc.IpcWriteOptions(compression="zstd")
         path = shard / "tokens.arrow"
         with pa.ipc.new_file(str(path), schema, options=options) as file:

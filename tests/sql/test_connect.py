@@ -264,3 +264,19 @@ def test_hostile_run_and_model_names(
                 "SELECT count(*) FROM token_stats WHERE run = ?", [run]
             ).fetchone()
             assert count == (2,)
+
+
+def test_token_files_without_the_later_column_read_as_null(
+    store: Path, rows: Rows, write_shard: Shard
+):
+    made = rows("token_stats", 4)
+    for row in made:
+        row["run"] = "a"
+    write_shard(store, "a", 0, made[:2], without=("varentropy",))
+    write_shard(store, "a", 1, made[2:])
+    with connect(store) as connection:
+        found = connection.execute(
+            "SELECT varentropy, top1_id FROM token_stats ORDER BY ALL"
+        ).fetchall()
+    expected = [(row["varentropy"], row["top1_id"]) for row in made[2:]]
+    assert found == [*expected, *((None, row["top1_id"]) for row in made[:2])]

@@ -167,6 +167,7 @@ def make_tokens(ids: list[np.ndarray]) -> pa.Table:
         "next_logprob": [None if k in ends else -k / 4 - 1 for k in range(n)],
         "next_rank": [None if k in ends else k + 1 for k in range(n)],
         "top1_id": (flat + 1) % 51,
+        "varentropy": row / 128 + 0.0625,
     }
     arrays = [pa.array(columns[f.name], f.type) for f in TOKENS_SCHEMA]
     return pa.Table.from_arrays(arrays, schema=TOKENS_SCHEMA)

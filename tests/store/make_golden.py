@@ -1,8 +1,8 @@
 """Make the golden store of the current format version: `python tests/store/make_golden.py`.
 
 Run once for each format version, when it is frozen, and never again: every later release must
-read what this one wrote. Values are distinct, so that no two columns can be taken for each
-other.
+read what this one wrote. `golden/v1` was made before the column `varentropy` was added, and lacks
+it. Values are distinct, so that no two columns can be taken for each other.
 """
 
 import hashlib
@@ -105,6 +105,7 @@ def golden_shard(index: int) -> tuple[dict[str, np.ndarray], pa.Table]:
         "next_logprob": pa.array(-k / 2.0, mask=last),
         "next_rank": pa.array(k + 200, mask=last),
         "top1_id": k + 60,
+        "varentropy": k + 0.75,
     }
     arrays = [pa.array(columns[f.name]).cast(f.type) for f in TOKENS_SCHEMA]
     return hidden, pa.Table.from_arrays(arrays, schema=TOKENS_SCHEMA)

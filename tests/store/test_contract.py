@@ -34,6 +34,7 @@ COLUMNS = {
         "next_logprob": "float",
         "next_rank": "int32",
         "top1_id": "int32",
+        "varentropy": "float",
     },
 }
 

@@ -78,6 +78,7 @@ def test_format_1_tables() -> None:
         "next_logprob": [-0.5, -1.0, None, -2.0, None],
         "next_rank": [201, 202, None, 204, None],
         "top1_id": [61, 62, 63, 64, 65],
+        "varentropy": [None] * 5,  # added later: absent from the file
     }
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from older_stores import without_varentropy
 
 from lpp.store import Run, open_store
 from lpp.store.errors import ErrorKind, InputError
@@ -145,3 +146,17 @@ def test_objects_are_checked_once_per_run(run: Run) -> None:
     assert path.relative_to(run.path).as_posix() in checked
     assert not any("embed" in key for key in checked)  # nothing but what was asked for
     assert open_store(run.path.parent.parent).runs[run.id]._checked == set()
+
+
+def test_shards_of_an_older_release_read_beside_those_of_this_one(run: Run, capture: Any) -> None:
+    without_varentropy(run.shards[0].path)
+    reopened = Run(run.path)
+    assert reopened.verify() == []
+    rows = capture.rows(0)
+    whole = capture.tokens["varentropy"].to_pylist()
+    assert None not in whole
+    expected = [None] * (rows.stop - rows.start) + whole[rows.stop :]
+    tokens = reopened.tokens().to_table()
+    assert tokens["varentropy"].to_pylist() == expected
+    assert tokens.drop_columns(["varentropy"]).equals(capture.tokens.drop_columns(["varentropy"]))
+    assert sum(len(values) for values in reopened.hidden("final")) == tokens.num_rows

@@ -29,7 +29,11 @@ spec.loader.exec_module(fixtures)
 capture = fixtures.make_capture((3000, 3100, 2900), (0, 1, 2, 3), seed=4)
 print("ready", flush=True)
 sys.stdin.readline()
-capture.write(Path(sys.argv[2]))
+root = fixtures.create_store(Path(sys.argv[2])).path
+writer = fixtures.RunWriter(root, capture.plan, capture.prompts)
+for shard in range(3):
+    writer.write_shard(shard, *capture.shard(shard))
+print(*sorted(writer.outrun))
 """
 
 KILLED = """
@@ -171,9 +175,18 @@ def test_two_processes_write_the_same_run_at_once(make_capture: Any, tmp_path: P
     for worker in workers:
         go(worker)
     assert [worker.wait(60) for worker in workers] == [0, 0]
-    for worker in workers:
-        worker.communicate()
+    outrun = [worker.communicate()[0].split() for worker in workers]
+    assert sorted(outrun[0] + outrun[1]) == ["0", "1", "2"]  # of each shard one, and one only
     assert contents(root) == contents(tmp_path / "alone")
+
+
+def test_a_writer_says_which_shards_another_committed_first(capture: Any, root: Path) -> None:
+    slow = RunWriter(create_store(root).path, capture.plan, capture.prompts)
+    first = capture.write(root, shards=(1,)).shards[0]
+    assert slow.written == slow.outrun == set()
+    assert [slow.write_shard(k, *capture.shard(k)).index for k in range(3)] == [0, 1, 2]
+    assert (slow.written, slow.outrun) == ({0, 2}, {1})
+    assert slow.run.shard(1) == first
 
 
 def test_concurrent_writers_of_a_damaged_shard_lose_nothing(capture: Any, root: Path) -> None:

@@ -63,7 +63,7 @@ def plain_forward(model: Any, ids: Sequence[int]) -> tuple[dict[str, Floats], Fl
 
 
 def reference_statistics(logits: Floats, next_ids: npt.NDArray[np.int32]) -> pa.Table:
-    """The seven statistics in float64, one row at a time and without any trick."""
+    """The eight statistics in float64, one row at a time and without any trick."""
     rows = []
     for row, following in zip(logits.astype(np.float64), next_ids, strict=True):
         log_z = np.log(np.exp(row - row.max()).sum()) + row.max()
@@ -78,6 +78,7 @@ def reference_statistics(logits: Floats, next_ids: npt.NDArray[np.int32]) -> pa.
                 "next_logprob": log_p[following] if following >= 0 else None,
                 "next_rank": 1 + int((row > row[following]).sum()) if following >= 0 else None,
                 "top1_id": int(row.argmax()),
+                "varentropy": (np.exp(log_p) * (log_p - (np.exp(log_p) * log_p).sum()) ** 2).sum(),
             }
         )
     return pa.Table.from_pylist(rows)

@@ -1,0 +1,133 @@
+"""Who works on a run: a sign that each writer keeps while it is at work, SPEC.md section 6.
+
+A shard's stage exists only while the shard is written; computing it takes longer, and loading a
+model longer still. So a writer keeps a small file beside the shards and touches it twice a minute.
+On its own machine the process number tells whether it lives; from any other, the age of the sign.
+"""
+
+import contextlib
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from lpp.store.files import Owner, beside, owner_of
+
+SIGN: Final = "writer"
+"""What a sign's name begins with, after the dot."""
+
+SIGN_SECONDS: Final = 30.0
+"""Between two signs of life."""
+
+SILENT_SECONDS: Final = 180.0
+"""A writer without a sign for so long is taken for gone: six signs, and some for clocks that
+disagree and file systems that are slow to tell."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Writer:
+    """A process that writes a run, or did until it ended without a word."""
+
+    host: str
+    pid: int
+    here: bool
+    """Whether `host` is this machine."""
+    doing: str
+    """In its own words, such as `part 2/8`; empty when it left none."""
+    since: float | None
+    """When it began, in seconds since the epoch, by its own clock; None when it does not say."""
+    last_sign: float
+    """When it last gave a sign, in seconds since the epoch, by the file system's clock."""
+    writing: tuple[str, ...]
+    """Shards it is writing at this moment, by their names."""
+    ended: bool
+    """Whether its process is known to be gone: known of this machine's processes alone."""
+
+    def alive(self, now: float) -> bool:
+        """Whether it is at work, as far as can be told: not known to have ended, not silent."""
+        return not self.ended and now - self.last_sign < SILENT_SECONDS
+
+
+@contextlib.contextmanager
+def at_work(shards: Path, doing: str) -> Iterator[None]:
+    """Keep a sign in the directory `shards` that this process works there, until the block ends.
+
+    A sign is a courtesy: where it cannot be written, the work goes on without.
+    """
+    sign, end = beside(shards / SIGN), threading.Event()
+
+    def keep() -> None:
+        while not end.wait(SIGN_SECONDS):
+            with contextlib.suppress(OSError):
+                os.utime(sign)
+
+    with contextlib.suppress(OSError):
+        sign.write_text(json.dumps({"doing": doing, "since": time.time()}), encoding="utf-8")
+    keeper = threading.Thread(target=keep, name="lpp-sign", daemon=True)
+    keeper.start()
+    try:
+        yield
+    finally:
+        end.set()
+        keeper.join()
+        with contextlib.suppress(OSError):
+            sign.unlink()
+
+
+def writers(shards: Path) -> list[Writer]:
+    """Every process that left a sign or a stage in the directory `shards`, by host and pid."""
+    found: dict[tuple[str, int], Writer] = {}
+    try:
+        names = sorted(path.name for path in shards.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    for name in names:
+        owner = owner_of(name)
+        seen = None if owner is None else _seen(shards / name, owner)
+        if seen is not None:
+            key = (seen.host, seen.pid)
+            found[key] = _together(found[key], seen) if key in found else seen
+    return [found[key] for key in sorted(found)]
+
+
+def _seen(path: Path, owner: Owner) -> Writer | None:
+    """What one name tells of its owner; None when it vanished meanwhile."""
+    doing, since = _words(path) if owner.target == SIGN else ("", None)
+    try:
+        last_sign = path.stat().st_mtime
+    except FileNotFoundError:
+        return None
+    return Writer(
+        host=owner.host,
+        pid=owner.pid,
+        here=owner.here,
+        doing=doing,
+        since=since,
+        last_sign=last_sign,
+        writing=() if owner.target == SIGN else (owner.target,),
+        ended=owner.ended,
+    )
+
+
+def _words(sign: Path) -> tuple[str, float | None]:
+    """What a sign says; nothing when it is unreadable."""
+    try:
+        document = json.loads(sign.read_bytes())
+        return str(document["doing"]), float(document["since"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "", None
+
+
+def _together(one: Writer, other: Writer) -> Writer:
+    times = [time for time in (one.since, other.since) if time is not None]
+    return replace(
+        one,
+        doing=one.doing or other.doing,
+        since=min(times, default=None),
+        last_sign=max(one.last_sign, other.last_sign),
+        writing=(*one.writing, *other.writing),
+    )

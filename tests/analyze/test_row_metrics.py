@@ -1,0 +1,271 @@
+"""Metrics that need rows, streamed from a store, against plain code on the rows that went in."""
+
+import itertools
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pytest
+
+from lpp.analyze import site_reader
+from lpp.analyze.anisotropy import mean_pairwise_cosine
+from lpp.analyze.cells import Cell
+from lpp.analyze.metric_table import scan_metrics
+from lpp.analyze.parts import Parts
+from lpp.analyze.prompt_ranks import prompt_entropy
+from lpp.analyze.row_metrics import ROW_METRICS
+from lpp.analyze.token_metrics import TOKEN_METRICS
+from lpp.analyze.trajectory import curvature
+from lpp.store.run import Block
+
+Array = npt.NDArray[np.float32]
+
+
+def slow_cosine(rows: Array) -> float:
+    """Every pair, one at a time."""
+    held = [row.astype(np.float64) for row in rows if row.any()]
+    found = [
+        a @ b / np.linalg.norm(a) / np.linalg.norm(b) for a, b in itertools.combinations(held, 2)
+    ]
+    return float(np.mean(found)) if found else float("nan")
+
+
+def slow_curvature(prompts: list[Array]) -> float:
+    """Every angle, one at a time; the mean of the prompts' means."""
+    means = []
+    for rows in prompts:
+        angles = []
+        for a, b, c in zip(rows, rows[1:], rows[2:], strict=False):
+            v, w = (b - a).astype(np.float64), (c - b).astype(np.float64)
+            if v.any() and w.any():
+                cosine = v @ w / np.linalg.norm(v) / np.linalg.norm(w)
+                angles.append(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
+        if angles:
+            means.append(np.mean(angles))
+    return float(np.mean(means)) if means else float("nan")
+
+
+def slow_prompt_erank(prompts: list[Array]) -> float:
+    """As the authors' definition reads, by an SVD, prompt by prompt."""
+    entropies = []
+    for rows in prompts:
+        centred = rows.astype(np.float64) - rows.astype(np.float64).mean(axis=0)
+        if not np.abs(centred).max(initial=0.0) > 1e-9:
+            continue
+        lengths = np.linalg.norm(centred, axis=1, keepdims=True)
+        z = np.divide(centred, lengths, out=np.zeros_like(centred), where=lengths > 0)
+        share = np.linalg.svd(z, compute_uv=False) ** 2
+        share = share[share > 1e-300] / share.sum()
+        entropies.append(-(share * np.log(share)).sum())
+    return float(np.exp(np.mean(entropies))) if entropies else float("nan")
+
+
+def slow_robust(rows: Array) -> tuple[float, float]:
+    """PR and ER of the clipped rows by an SVD."""
+    x = rows.astype(np.float64)
+    x = x - x.mean(axis=0)
+    deviation = x.std(axis=0, ddof=1) if len(x) > 1 else np.zeros(x.shape[1])
+    for column in np.argsort(-(deviation**2), kind="stable")[:5]:
+        x[:, column] = np.clip(x[:, column], -3 * deviation[column], 3 * deviation[column])
+    values = np.linalg.svd(x, compute_uv=False) ** 2
+    if values.sum() < 1e-20:
+        return 0.0, 0.0
+    share = values[values > 0] / values.sum()
+    return float(1 / (share**2).sum()), float(np.exp(-(share * np.log(share)).sum()))
+
+
+def outliers(rows: Array) -> Array:
+    """Two columns enormous, one of them heavy-tailed, one row far away: clipping does much."""
+    rows[:, 2] *= 500
+    rows[:, 4] = 300 * rows[:, 4] ** 3
+    rows[0] *= 40
+    return rows
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "more rows than columns": {"dim": 6},
+    "fewer rows than columns": {"dim": 90},
+    "fewer columns than are clipped": {"dim": 3},
+    "one column": {"dim": 1},
+    "outliers": {"dim": 8, "scale": outliers, "lengths": [20] * 12},
+    "one prompt": {"lengths": [17], "dim": 5},
+    "short prompts": {"lengths": [1, 2, 20, 1, 3]},
+    "equal rows": {"scale": lambda rows: np.full_like(rows, 0.1)},
+    "zero matrix": {"scale": np.zeros_like},
+    "enormous mean": {"scale": lambda rows: rows + np.float32(3e4)},
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_streamed_values_are_those_of_the_rows(
+    make_run: Callable[..., Any], case: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(site_reader, "BLOCK_BYTES", 256)  # blocks end anywhere, inside prompts too
+    made = make_run(**case)
+    count = len(made.prompts)
+    sizes = sorted({1, (count + 1) // 2, count})
+    names = ["anisotropy", "curvature", "prompt_erank", "robust_*"]
+    table = scan_metrics(made.root, metrics=names, contexts=[7, 20], prompts=sizes)
+    found = table.filter(pl.col("site").is_in(["block.1", "final"])).collect()
+    assert len(found) == 2 * 17 * len(sizes) * 7
+    for row in found.iter_rows(named=True):
+        prefix, n_prompts, name = row["prefix"], row["n_prompts"], row["metric"]
+        rows = made.rows(row["site"], prefix, n_prompts)
+        prompts = [one[:prefix] for one in made.hidden[row["site"]][:n_prompts]]
+        expected = {
+            "anisotropy": lambda rows=rows: slow_cosine(rows),
+            "curvature": lambda prompts=prompts: slow_curvature(prompts),
+            "prompt_erank": lambda prompts=prompts: slow_prompt_erank(prompts),
+            "robust_participation_ratio": lambda rows=rows: slow_robust(rows)[0],
+            "robust_effective_rank": lambda rows=rows: slow_robust(rows)[1],
+            "robust_participation_ratio_norm": lambda rows=rows: (
+                slow_robust(rows)[0] / min(rows.shape)
+            ),
+            "robust_effective_rank_norm": lambda rows=rows: slow_robust(rows)[1] / min(rows.shape),
+        }[name]()
+        value = float("nan") if row["value"] is None else row["value"]
+        # an angle near 0 or 180 degrees has half the digits of its cosine
+        assert value == pytest.approx(expected, rel=1e-6, abs=1e-5, nan_ok=True), row
+
+
+def leave_out(made: Any, site: str, prefix: int, groups: int) -> Iterator[list[Array]]:
+    """The prompts without each group, cut to the prefix."""
+    prompts = [one[:prefix] for one in made.hidden[site]]
+    for part in Cell(len(prompts), prefix).parts(groups):
+        first, end = part.gap
+        yield prompts[:first] + prompts[end:]
+
+
+@pytest.mark.parametrize(
+    ("name", "slow"),
+    [
+        ("anisotropy", lambda prompts: slow_cosine(np.concatenate(prompts))),
+        ("curvature", slow_curvature),
+        ("prompt_erank", slow_prompt_erank),
+    ],
+)
+def test_errors_are_those_of_leaving_groups_out(
+    make_run: Callable[..., Any], name: str, slow: Callable[[list[Array]], float]
+) -> None:
+    made = make_run(lengths=[12, 7, 20, 20, 3, 15, 9])
+    table = scan_metrics(made.root, metrics=[name], groups=3).filter(site="final").collect()
+    for row in table.iter_rows(named=True):
+        parts = [slow(prompts) for prompts in leave_out(made, "final", row["prefix"], 3)]
+        stderr = np.sqrt(2 / 3 * np.square(parts - np.mean(parts)).sum())
+        if np.isfinite(stderr):
+            assert row["stderr"] == pytest.approx(stderr, rel=1e-6, abs=1e-9), row
+        else:
+            assert row["stderr"] is None
+
+
+def test_metrics_without_an_error_say_why(make_run: Callable[..., Any]) -> None:
+    made = make_run()
+    without = {metric.name for metric in ROW_METRICS if metric.no_error}
+    assert without == {"two_nn", *(m.name for m in ROW_METRICS if m.name.startswith("robust_"))}
+    table = scan_metrics(made.root, metrics=["robust_effective_rank"], groups=3).collect()
+    assert table["value"].null_count() == 0
+    assert table["stderr"].null_count() == len(table)
+
+
+def test_clipping_by_hand(make_run: Callable[..., Any]) -> None:
+    """One row of 100 is 100 in the second column, which is 0 elsewhere: mean 1, deviation 10."""
+    rows = np.zeros((100, 2), np.float32)
+    rows[:, 0] = [1, -1] * 50
+    rows[0, 1] = 100
+    made = make_run(lengths=[100], context=100, dim=2, scale=lambda _: rows)
+    table = scan_metrics(made.root, metrics=["robust_participation_ratio"])
+    (value,) = table.filter(site="final", prefix=100).collect()["value"]
+    # 99 is clipped to 30: squares 100 and 30^2 + 99, products 30 + 1
+    assert value == pytest.approx((100 + 999) ** 2 / (100**2 + 999**2 + 2 * 31**2), rel=1e-12)
+
+
+def test_hand_values() -> None:
+    corner = np.array([[0, 0], [2, 0], [2, 1], [2, 3]], dtype=np.float32)
+    assert curvature(corner) == pytest.approx(45.0)  # 90 degrees, then 0
+    back = np.array([[0.0], [1.0], [0.0]], dtype=np.float32)
+    assert curvature(back) == pytest.approx(180.0)
+    assert np.isnan(curvature(corner[:2]))
+    assert np.isnan(curvature(np.ones((5, 3), np.float32)))
+    assert mean_pairwise_cosine(np.array([[1, 0], [-3, 0]], np.float32)) == pytest.approx(-1)
+    assert mean_pairwise_cosine(np.full((9, 4), 7, np.float32)) == pytest.approx(1)
+    assert np.isnan(mean_pairwise_cosine(np.array([[1, 0], [0, 0]], np.float32)))
+    simplex = np.eye(5, dtype=np.float32) - np.float32(0.2)
+    assert mean_pairwise_cosine(simplex) == pytest.approx(-1 / 4, abs=1e-7)  # the smallest there is
+    # three rows at the corners of a triangle: two directions of equal weight
+    triangle = np.array([[1, 0], [-0.5, 0.75**0.5], [-0.5, -(0.75**0.5)]], np.float32)
+    assert np.exp(prompt_entropy(triangle)) == pytest.approx(2)
+    assert np.exp(prompt_entropy(np.array([[1, 1], [2, 2]], np.float32))) == pytest.approx(1)
+    assert np.isnan(prompt_entropy(np.ones((3, 2), np.float32)))
+
+
+def test_rotations_lengths_and_shifts_change_what_they_must(rng: np.random.Generator) -> None:
+    rows = rng.normal(size=(40, 12)).astype(np.float32) + np.float32(0.5)
+    turn = np.linalg.qr(rng.normal(size=(12, 12)))[0].astype(np.float32)
+    lengths = rng.uniform(0.5, 3, size=(40, 1)).astype(np.float32)
+    assert mean_pairwise_cosine(rows @ turn * lengths) == pytest.approx(
+        mean_pairwise_cosine(rows), abs=1e-6
+    )
+    moved = 3 * rows @ turn + np.float32(2)
+    assert curvature(moved) == pytest.approx(curvature(rows), rel=1e-4)
+    assert prompt_entropy(moved) == pytest.approx(prompt_entropy(rows), rel=1e-5)
+    assert mean_pairwise_cosine(moved) > 2 * mean_pairwise_cosine(rows)
+    walk = rng.normal(size=(2000, 400)).astype(np.float32)
+    assert curvature(walk) == pytest.approx(120, abs=1)  # independent states share a step
+    assert curvature(walk.cumsum(axis=0)) == pytest.approx(90, abs=1)  # independent steps do not
+
+
+def test_rows_that_are_not_finite_have_no_number_and_spoil_no_other(
+    make_run: Callable[..., Any],
+) -> None:
+    def broken(rows: Array) -> Array:
+        rows[-1, 0] = np.inf  # the last position of each prompt
+        return rows
+
+    names = [m.name for m in ROW_METRICS if m.name not in {"diff_erank"}]
+    whole = make_run(lengths=[20, 20, 20])
+    clean = scan_metrics(whole.root, metrics=names).filter(site="final").drop("run").collect()
+    made = make_run(lengths=[20, 20, 20], scale=broken, model="broken")
+    found = scan_metrics(made.root, metrics=names).filter(run=made.run_id, site="final").collect()
+    again = scan_metrics(made.root, metrics=names).filter(run=made.run_id, site="final").collect()
+    assert found.equals(again)  # what is kept says NaN too
+    clean = clean.filter(pl.col("prefix") < 20)
+    for row in found.iter_rows(named=True):
+        if row["prefix"] == 20:
+            assert row["value"] is None, row
+    kept = found.filter(pl.col("prefix") < 20)["value"].to_numpy()
+    np.testing.assert_allclose(kept, clean["value"].to_numpy(), rtol=1e-9)
+
+
+def test_parts_make_up_every_cell() -> None:
+    whole = Cell(n_prompts=7, prefix=6)
+    cells = [whole, Cell(3, 2), Cell(3, 6), *whole.parts(3), *Cell(7, 2).parts(2)]
+    parts = Parts(cells)
+    prompt, position = (part.ravel().astype(np.int32) for part in np.indices((9, 8)))
+    block = Block(
+        values=np.zeros((len(prompt), 1), np.float32), prompt_id=prompt, position=position
+    )
+    part = parts.of(block)
+    for cell in cells:
+        first, end = cell.gap
+        inside = (prompt < cell.n_prompts) & (position < cell.prefix)
+        inside &= (prompt < first) | (prompt >= end)
+        np.testing.assert_array_equal(np.append(parts.inside(cell), False)[part], inside)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """Always the same."""
+    return np.random.default_rng(5)
+
+
+def test_the_readme_lists_what_is_declared() -> None:
+    text = (Path(__file__).parents[2] / "analyze/README.md").read_text()
+    listed = re.findall(r"^\| `(\w+)` \| ([\w^2]+) \| .+ \| (.+) \|$", text, re.MULTILINE)
+    declared = [*ROW_METRICS, *TOKEN_METRICS]
+    assert [(name, unit) for name, unit, _ in listed] == [(m.name, m.unit) for m in declared]
+    for (_, _, source), metric in zip(listed, declared, strict=True):
+        assert set(re.findall(r"\d{4}", source)) <= set(re.findall(r"\d{4}", metric.source))

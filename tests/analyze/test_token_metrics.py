@@ -1,0 +1,175 @@
+"""Metrics of the token statistics against plain Python over the same rows."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from older_stores import without_varentropy
+from polars.testing import assert_frame_equal
+
+from lpp.analyze import scan_tokens
+from lpp.analyze.cells import Cell
+from lpp.analyze.metric_table import scan_metrics
+from lpp.analyze.token_metrics import (
+    ECE_BINS,
+    TOKEN_EXPRESSIONS,
+    TOKEN_METRICS,
+    calibration_error,
+)
+from lpp.store import open_store
+
+NAMES = [metric.name for metric in TOKEN_METRICS]
+
+
+def slow_ece(confidence: list[float], correct: list[bool], bins: int = ECE_BINS) -> float:
+    """Bin by bin, edges compared one at a time."""
+    total = 0.0
+    for k in range(bins):
+        low, high = k / bins, (k + 1) / bins
+        inside = [i for i, p in enumerate(confidence) if low < p <= high or (k == 0 and p == 0)]
+        if inside:
+            accuracy = np.mean([correct[i] for i in inside])
+            total += len(inside) * abs(accuracy - np.mean([confidence[i] for i in inside]))
+    return total / len(confidence)
+
+
+def slow(tokens: pl.DataFrame) -> dict[str, float]:
+    """Every metric over `tokens`, row by row."""
+    rows = list(tokens.iter_rows(named=True))
+    last = {row["prompt_id"]: row["position"] for row in rows}
+    inner = [row for row in rows if row["position"] != last[row["prompt_id"]]]
+    nan = float("nan")
+    surprisal = np.mean([-row["next_logprob"] for row in inner]) if inner else nan
+    correct = [row["next_rank"] == 1 for row in inner]
+    return {
+        "surprisal": float(surprisal),
+        "perplexity": float(np.exp(surprisal)),
+        "margin": float(np.mean([row["margin"] for row in rows])),
+        "varentropy": float(np.mean([row["varentropy"] for row in rows])),
+        "top1_accuracy": float(np.mean(correct)) if inner else nan,
+        "ece": slow_ece([math.exp(r["max_logprob"]) for r in inner], correct) if inner else nan,
+    }
+
+
+def kept(tokens: pl.DataFrame, cell: Cell) -> pl.DataFrame:
+    """The tokens of a cell."""
+    first, end = cell.gap
+    prompt = pl.col("prompt_id")
+    return tokens.filter(
+        pl.col("position") < cell.prefix,
+        prompt < cell.n_prompts,
+        (prompt < first) | (prompt >= end),
+    )
+
+
+def test_every_value_and_error_is_that_of_its_tokens(make_run: Callable[..., Any]) -> None:
+    made = make_run(vary_tokens=True)
+    tokens = scan_tokens(made.root).collect()
+    assert all(tokens[name].n_unique() > 20 for name in ("margin", "max_logprob", "varentropy"))
+    table = scan_metrics(made.root, metrics=NAMES, prompts=[4, 6], contexts=[7, 20], groups=3)
+    found = table.collect()
+    assert set(found["site"]) == {"logits"}
+    assert len(found) == 17 * 2 * len(NAMES)
+    for row in found.iter_rows(named=True):
+        cell = Cell(row["n_prompts"], row["prefix"])
+        expected = slow(kept(tokens, cell))[row["metric"]]
+        value = float("nan") if row["value"] is None else row["value"]
+        assert value == pytest.approx(expected, rel=1e-6, nan_ok=True), row
+        parts = [slow(kept(tokens, part))[row["metric"]] for part in cell.parts(3)]
+        error = np.sqrt(2 / 3 * np.square(parts - np.mean(parts)).sum())
+        if math.isfinite(expected) and math.isfinite(error):
+            assert row["stderr"] == pytest.approx(error, rel=1e-5, abs=1e-9), row
+
+
+def test_a_prefix_equals_a_capture_cut_there(make_run: Callable[..., Any], tmp_path: Any) -> None:
+    whole = make_run(vary_tokens=True)
+    cut = make_run(vary_tokens=True, context=10, root=tmp_path / "cut")
+    asked = scan_metrics(whole.root, metrics=NAMES, contexts=[10]).drop("run").collect()
+    alone = scan_metrics(cut.root, metrics=NAMES).drop("run").collect()
+    assert_frame_equal(asked, alone, rel_tol=1e-12)  # sums may go in another order
+
+
+def test_expressions_stand_in_a_query_over_several_runs(make_run: Callable[..., Any]) -> None:
+    make_run(vary_tokens=True, model="a")
+    made = make_run(vary_tokens=True, model="b", seed=3, lengths=[9, 20, 14])
+    lazy = scan_tokens(made.root).group_by("run").agg(**TOKEN_EXPRESSIONS)
+    found = {row["run"]: row for row in lazy.collect().iter_rows(named=True)}
+    for run in open_store(made.root).runs:
+        expected = slow(scan_tokens(made.root).filter(run=run).collect())
+        assert {k: found[run][k] for k in NAMES} == pytest.approx(expected, rel=1e-6)
+
+
+def test_calibration_by_hand() -> None:
+    # ten of 0.8 with eight right are calibrated; ten of 0.75, in the same bin, cancel nothing
+    frame = pl.DataFrame({"p": [0.8] * 10, "hit": [True] * 8 + [False] * 2})
+    expression = calibration_error(pl.col("p"), pl.col("hit"))
+    assert frame.select(expression).item() == pytest.approx(0, abs=1e-12)
+    sure = frame.with_columns(p=1.0)
+    assert sure.select(expression).item() == pytest.approx(0.2)
+    two = pl.DataFrame({"p": [0.05, 0.95], "hit": [True, False]})
+    assert two.select(expression).item() == pytest.approx((0.95 + 0.95) / 2)
+    one_bin = calibration_error(pl.col("p"), pl.col("hit"), bins=1)
+    assert two.select(one_bin).item() == pytest.approx(0)  # one bin sees means alone
+
+
+def test_the_upper_edge_belongs_to_the_bin() -> None:
+    frame = pl.DataFrame({"p": [0.5, 0.4, 0.0, 1.0], "hit": [False, True, False, True]})
+    found = frame.select(calibration_error(pl.col("p"), pl.col("hit"), bins=2)).item()
+    assert found == pytest.approx(abs(1 - 0.9) / 4)  # 0.5, 0.4 and 0 below, 1 above
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(0, 1, allow_nan=False, width=32), st.booleans()),
+        min_size=1,
+        max_size=40,
+    ),
+    st.integers(1, 20),
+)
+@settings(max_examples=60, deadline=None)
+def test_calibration_agrees_with_plain_code_and_is_bounded(
+    pairs: list[tuple[float, bool]], bins: int
+) -> None:
+    frame = pl.DataFrame(pairs, schema={"p": pl.Float64, "hit": pl.Boolean}, orient="row")
+    found = frame.select(calibration_error(pl.col("p"), pl.col("hit"), bins)).item()
+    held = [p for p, _ in pairs]
+    if all(min(abs(p * bins - round(p * bins)), 1) > 1e-9 or p in (0, 1) for p in held):
+        assert found == pytest.approx(slow_ece(held, [h for _, h in pairs], bins), abs=1e-9)
+    gap = abs(float(np.mean([h for _, h in pairs])) - float(np.mean(held)))
+    assert gap - 1e-9 <= found <= 1 + 1e-9  # never below the gap of the means
+
+
+def test_nothing_to_count_has_no_number(make_run: Callable[..., Any]) -> None:
+    made = make_run(lengths=[1, 1])
+    found = dict(
+        scan_metrics(made.root, metrics=NAMES)
+        .filter(prefix=20)
+        .select("metric", "value")
+        .collect()
+        .iter_rows()
+    )
+    assert found == {
+        **dict.fromkeys(NAMES),
+        "margin": pytest.approx(0.5),
+        "varentropy": pytest.approx(0.75),
+    }
+
+
+def test_a_statistic_that_was_not_captured_leaves_no_number(make_run: Callable[..., Any]) -> None:
+    made = make_run(logit_positions="schedule")
+    table = scan_metrics(made.root, metrics=NAMES).collect()
+    assert table.filter(pl.col("prefix") > 2)["value"].null_count() == 9 * len(NAMES)
+
+
+def test_an_older_store_has_no_varentropy_and_all_the_rest(make_run: Callable[..., Any]) -> None:
+    made = make_run()
+    shards = open_store(made.root).runs[made.run_id].shards
+    without_varentropy(shards[1].path)  # prompts 2 and 3
+    table = scan_metrics(made.root, metrics=NAMES, prompts=[2, 6]).collect()
+    null = table.filter(pl.col("value").is_null() & (pl.col("prefix") > 2))
+    assert set(null.select("metric", "n_prompts").iter_rows()) == {("varentropy", 6)}

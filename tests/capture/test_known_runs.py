@@ -1,0 +1,163 @@
+"""Which request became which run: what changes its key; no model loads for what is done."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lpp.capture.known_runs import finished, remember, request_key
+from lpp.capture.model_spec import ModelSpec
+from lpp.capture.parts import WHOLE, Part
+from lpp.capture.request import CaptureRequest, CorpusSpec
+from lpp.capture.run import capture_into
+from lpp.capture.selection import Selection
+from lpp.store import create_store, open_store
+from lpp.store.keys import REQUESTS_KEY
+
+
+@pytest.fixture
+def request_(tiny_folder: Callable[[str], Path], tmp_path: Path) -> CaptureRequest:
+    """A tiny model of its own files, four texts in several shards."""
+    model = tmp_path / "model"
+    shutil.copytree(tiny_folder("gpt2"), model)
+    corpus = tmp_path / "texts.txt"
+    corpus.write_text("\n\n".join("the dog and the fox " * 3 for _ in range(4)))
+    return CaptureRequest(
+        model=ModelSpec(id=str(model)),
+        corpus=CorpusSpec(name=str(corpus)),
+        selection=Selection(prompts=4, min_bytes=0),
+        context=20,
+        shard_bytes=20_000,
+    )
+
+
+def test_the_key_holds_while_nothing_changes(request_: CaptureRequest) -> None:
+    key = request_key(request_)
+    assert key is not None
+    assert request_key(replace(request_)) == key
+    relative = os.path.relpath(request_.model.id)
+    assert request_key(replace(request_, model=replace(request_.model, id=relative))) == key
+
+
+@pytest.mark.parametrize("devices", [("cuda:0", "cuda:1"), ("cuda", "cuda:3")])
+def test_any_card_is_the_same_run_and_another_kind_is_not(
+    request_: CaptureRequest, devices: tuple[str, str]
+) -> None:
+    one, other = (
+        request_key(replace(request_, model=replace(request_.model, device=device)))
+        for device in devices
+    )
+    assert one == other != request_key(request_)
+
+
+def changed(request: CaptureRequest, what: str) -> CaptureRequest:
+    """The request with one thing changed, on disk or in itself."""
+    model, corpus = Path(request.model.id), Path(request.corpus.name)
+    if what == "weights":
+        os.utime(model / "model.safetensors", ns=(1, 1))
+    elif what == "configuration":
+        (model / "config.json").write_text((model / "config.json").read_text() + " ")
+    elif what == "file":
+        (model / "chat_template.jinja").write_text("")
+    elif what == "corpus":
+        corpus.write_text(corpus.read_text() + "\n\nmore")
+    elif what == "context":
+        return replace(request, context=19)
+    elif what == "selection":
+        return replace(request, selection=Selection(prompts=3, min_bytes=0))
+    elif what == "seed":
+        return replace(request, model=replace(request.model, untrained_seed=0))
+    return request
+
+
+@pytest.mark.parametrize(
+    "what", ["weights", "configuration", "file", "corpus", "context", "selection", "seed"]
+)
+def test_whatever_may_change_the_plan_changes_the_key(request_: CaptureRequest, what: str) -> None:
+    before = request_key(request_)
+    assert request_key(changed(request_, what)) not in (None, before)
+
+
+def test_doubt_gives_no_key(request_: CaptureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    branch = CorpusSpec(name="alpaca", revision="main")
+    assert request_key(replace(request_, corpus=branch)) is None
+    pinned = CorpusSpec(name="alpaca", revision="a" * 40)
+    assert request_key(replace(request_, corpus=pinned)) is not None
+    assert request_key(replace(request_, corpus=CorpusSpec(name="alpaca"))) is not None
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name in ("nobody/nothing", "./no-such-folder", "", "no\0name"):
+        assert request_key(replace(request_, model=ModelSpec(id=name))) is None
+
+
+def test_what_is_done_is_found_by_shards_not_by_the_note(
+    request_: CaptureRequest, tmp_path: Path
+) -> None:
+    root = tmp_path / "store"
+    assert finished(root, request_, WHOLE) is None  # no store
+    create_store(root)
+    assert finished(root, request_, WHOLE) is None  # no note
+    first = capture_into(root, request_)
+    assert (first.idle, first.missing) == (False, 0)
+    assert first.captured >= 3
+    found = finished(root, request_, WHOLE)
+    assert found is not None
+    assert (found.run, found.idle, found.tokens) == (first.run, True, 0)
+    shutil.rmtree(open_store(root).runs[first.run].shards[1].path)
+    assert finished(root, request_, WHOLE) is None
+    part = finished(root, request_, Part(0, 2))  # the part without the missing shard
+    assert part is not None
+    assert part.missing == 1
+    assert finished(root, request_, Part(1, 2)) is None
+    shutil.rmtree(root / "runs" / first.run)
+    assert finished(root, request_, WHOLE) is None
+
+
+def test_a_note_is_written_once_and_a_damaged_one_is_no_answer(
+    request_: CaptureRequest, tmp_path: Path
+) -> None:
+    store = create_store(tmp_path / "store")
+    key = request_key(request_)
+    remember(store, key, "a-run")
+    (note,) = (store.path / REQUESTS_KEY).iterdir()
+    inode = note.stat().st_ino
+    remember(store, key, "a-run")
+    assert note.stat().st_ino == inode
+    note.write_text("[]")
+    assert finished(store.path, request_, WHOLE) is None
+    remember(store, None, "another-run")
+    assert [path.name for path in (store.path / REQUESTS_KEY).iterdir()] == [note.name]
+
+
+AGAIN = """
+import sys
+from lpp.capture.cli import main
+
+try:
+    main(sys.argv[1:])
+except SystemExit as end:
+    print(end.code, "torch" in sys.modules, "zarr" in sys.modules)
+"""
+
+
+def test_the_same_command_again_loads_no_torch(request_: CaptureRequest, tmp_path: Path) -> None:
+    words: list[Any] = ["run", "--model", request_.model.id, "--corpus", request_.corpus.name]
+    words += ["--store", tmp_path / "store", "--prompts", 4, "--min-bytes", 0, "--context", 20]
+    ended = [
+        subprocess.run(
+            [sys.executable, "-c", AGAIN, *map(str, words)],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.splitlines()
+        for _ in range(2)
+    ]
+    assert [lines[-1].split()[:2] for lines in ended] == [["0", "True"], ["0", "False"]]
+    assert ended[0][0].endswith(" is complete.")
+    assert ended[1][0].endswith(" was complete already.")
+    assert {lines[1] for lines in ended} == {f"Next: lpp-analyze profile {tmp_path / 'store'}"}
