@@ -87,7 +87,7 @@ def spectrum_chart(eigenvalues: pl.DataFrame) -> Any:
 
     eigenvalues: as `read_eigenvalues` gives them; one line for each run, at its deepest site and
     longest prefix of those in the frame: filter it to see another. Thinned to log-spaced ranks,
-    60 points a line at most (the first ten are all there), so that a page with a chart for every
+    60 points a line at most (the first five are all there), so that a page with a chart for every
     site and prefix stays small; shares are of the whole sum. Zeros have no place on a log axis.
 
     An `altair.LayerChart` as wide as its container; without values, a chart that says so. Raises

@@ -6,6 +6,7 @@ The same chart gives the same bytes, on one machine: fonts are the machine's.
 
 import json
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 from xml.sax.saxutils import quoteattr
@@ -35,7 +36,7 @@ body {{ font-family: sans-serif; margin: 1rem; }}
 </style>
 </head>
 <body>
-<main id="chart"></main>
+<main><div id="chart"></div></main>
 <script type="application/json" id="spec">{spec}</script>
 <script type="module">
 {script}
@@ -84,6 +85,7 @@ def embedded(spec: dict[str, Any]) -> str:
     return re.sub("[<>&]", lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
+@cache
 def chart_script() -> str:
     """JavaScript that draws charts, for `<script type="module">`: it defines `vegaEmbed`."""
     script: str = vl_convert.javascript_bundle(snippet=SNIPPET)

@@ -212,8 +212,7 @@ def _cells(found: Sequence[Row], words: Words, *, domain: float) -> Any:
         scale=alt.Scale(domain=[-domain, 0, domain], range=list(FILLS), clamp=True),
         legend=None,
     )
-    hidden = ("x", "y", "fill", "first", "second", "third")
-    tips = tooltips(name for name in found[0] if name not in hidden)
+    tips = tooltips(found, "x", "y", "fill", "first", "second", "third")
     filled = [row for row in found if row["fill"] is not None]
     empty = [row for row in found if row["fill"] is None]
     layers = [alt.Chart(data(filled)).mark_rect().encode(x=x, y=y, fill=fill, tooltip=tips)]
@@ -231,7 +230,7 @@ def _cells(found: Sequence[Row], words: Words, *, domain: float) -> Any:
                     aria=False,
                     fontWeight="bold" if place == 0 else "normal",
                 )
-                layers.append(text.encode(x=x, y=y, text=f"{name}:N"))
+                layers.append(text.encode(x=x, y=y, text=f"{name}:N", tooltip=tips))
     height = (3 * LINE + 12) * len(down)
     chart = alt.layer(*layers).properties(
         height=height, title=heading(words.title, words.notes), description=words.description

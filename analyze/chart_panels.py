@@ -62,7 +62,7 @@ def dots(rows: Sequence[Row], series: Series, others: Sequence[str], words: Word
     y = alt.Y("series:N", title=None, scale=alt.Scale(domain=order), axis=alt.Axis(ticks=False))
     own = [row for row in rows if row["series"] not in others]
     grey = [row for row in rows if row["series"] in others]
-    tips, grey_tips = (tooltips(part[0] if part else ()) for part in (own, grey))
+    tips, grey_tips = (tooltips(part) for part in (own, grey))
     own_chart, grey_chart = alt.Chart(data(own)), alt.Chart(data(grey))
     present = _VALID(field="value", valid=True)
     layers = [
@@ -103,7 +103,7 @@ def lines(rows: Sequence[Row], lay: Lines, words: Words) -> Any:
     y = alt.Y(f"{lay.y}:Q", title=words.y, scale=up.scale, axis=up.axis)
     series = lay.series
     color, shape = series.with_legend(series.color), series.with_legend(series.shape)
-    tips = tooltips(name for name in rows[0] if name not in ("series", lay.marked))
+    tips = tooltips(rows, "series", lay.marked)
     layers = [
         base.mark_line(strokeWidth=1.8).encode(x=x, y=y, color=color, strokeDash=series.dash),
         base.mark_point(filled=True, size=30 if len(rows) < 200 else 16, opacity=1).encode(

@@ -21,11 +21,11 @@ from lpp.analyze.chart_rows import (
 from lpp.analyze.chart_theme import Series, shortened
 
 AXES: Final = {
-    "entropy_floor": ("Entropy floor", "smallest mean entropy over ln V (share)"),
-    "participation_ratio_norm": ("Participation ratio, normalised", "over min(N, d) (share)"),
-    "effective_rank_norm": ("Effective rank, normalised", "over min(N, d) (share)"),
-    "participation_ratio": ("Participation ratio", "largest over prefixes (dimensions)"),
-    "effective_rank": ("Effective rank", "largest over prefixes (dimensions)"),
+    "entropy_floor": ("Entropy floor", "share of ln V"),
+    "participation_ratio_norm": ("Participation ratio, normalised", "share of min(N, d)"),
+    "effective_rank_norm": ("Effective rank, normalised", "share of min(N, d)"),
+    "participation_ratio": ("Participation ratio", "dimensions"),
+    "effective_rank": ("Effective rank", "dimensions"),
 }
 """Numbers of a profile: name, and the title of its axis with the unit."""
 
@@ -87,9 +87,9 @@ def _panel(
     frame = optional(profiles, *errors).select(
         "run", "site", "context", "n_prompts", *keys, name, *errors
     )
-    values = [_as_dot(row, name, label[row["run"]]) for row in rows(frame.sort("run"))]
-    for row, run in zip(values, frame.sort("run")["run"], strict=True):
-        row["series"] = label[run]
+    frame = frame.sort("run")
+    pairs = zip(frame["run"], rows(frame), strict=True)
+    values = [_as_dot(row, name, label[run]) for run, row in pairs]
     others = _published(name, published)
     axis, unit = AXES[name]
     parts = [_sentence(row) for row in values]
@@ -97,7 +97,7 @@ def _panel(
     words = Words(
         title=axis,
         notes=[],
-        description=f"{axis}, {unit}, of {_count(profiles)}. {listing(parts)}",
+        description=f"{axis} ({unit}) of {_count(profiles)}. {listing(parts)}",
         x=unit,
     )
     return dots([*values, *others], series, [row["series"] for row in others], words)

@@ -89,9 +89,10 @@ def data(values: Sequence[Row]) -> Any:
     return alt.InlineData(values=list(values))
 
 
-def tooltips(names: Iterable[str]) -> list[Any]:
-    """Every field of a row, as it is called in the database."""
-    return [alt.Tooltip(f"{name}:N", title=name) for name in names]
+def tooltips(values: Sequence[Row], *but: str) -> list[Any]:
+    """Every field that has a value in some row, as the database calls it; none of `but`."""
+    names = dict.fromkeys(name for row in values for name in row if row[name] is not None)
+    return [alt.Tooltip(f"{name}:N", title=name) for name in names if name not in but]
 
 
 def number(value: float | None) -> str:

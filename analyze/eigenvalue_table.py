@@ -1,14 +1,18 @@
 """Whole spectra as a table: one row per eigenvalue."""
 
+from collections.abc import Sequence
+
 import polars as pl
 
 from lpp.analyze.cache import Cache
 from lpp.analyze.cells import Cell
-from lpp.analyze.estimates import Request, site_estimates
 from lpp.analyze.keys import RunView, Url
 from lpp.analyze.select import Selection, select_runs, select_sites
+from lpp.analyze.site_reader import SiteReader
+from lpp.analyze.site_summaries import site_summaries
+from lpp.analyze.spectra import cells as cells_of
 from lpp.analyze.spectra import key_frame
-from lpp.analyze.spectral_metrics import PAPER
+from lpp.analyze.summary import Demand, Summary
 from lpp.store import open_store
 
 SCHEMA = pl.Schema(
@@ -24,7 +28,8 @@ SCHEMA = pl.Schema(
         "share": pl.Float64,
     }
 )
-"""Keys, the place of the eigenvalue from 1, its value (variance), and its share in the sum."""
+"""Keys, the place of the eigenvalue from 1, its value (variance), and its share in the sum, which
+is null where the sum is 0."""
 
 
 def read_eigenvalues(
@@ -61,10 +66,8 @@ def _of_run(
 
 def _of_site(cache: Cache, view: RunView, keys: pl.DataFrame) -> pl.DataFrame:
     site = keys.item(0, "site")
-    cells = [Cell(*pair) for pair in keys.select("n_prompts", "prefix").iter_rows()]
-    ranks = [metric for metric in PAPER if metric.needs == "eigenvalues"]
-    site_estimates(view, cache, site, set(cells), Request(metrics=ranks))
-    known = cache.summaries(site)
+    cells = cells_of(keys)
+    known = _summaries(cache, view, site, cells)
     found = [known[cell].covariance.solved for cell in cells]
     names = ("run", "site", "context", "prefix", "n_prompts", "depth")
     sums = [known[cell].covariance.total for cell in cells]
@@ -72,11 +75,25 @@ def _of_site(cache: Cache, view: RunView, keys: pl.DataFrame) -> pl.DataFrame:
         pl.Series("eigenvalue", [values.tolist() for values in found], dtype=pl.List(pl.Float64)),
         pl.Series("total", sums, dtype=pl.Float64),
     )
+    share = pl.when(pl.col("total") > 0).then(pl.col("eigenvalue") / pl.col("total"))
     rank = pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over("context", "prefix", "n_prompts")
     return (
         frame.explode("eigenvalue")
-        .with_columns(rank=rank)
-        .with_columns(share=pl.col("eigenvalue") / pl.col("total"))
+        .with_columns(rank=rank, share=share)
         .filter(pl.col("eigenvalue").is_finite())
         .select(SCHEMA.names())
     )
+
+
+def _summaries(
+    cache: Cache, view: RunView, site: str, cells: Sequence[Cell]
+) -> dict[Cell, Summary]:
+    """What is kept of `cells`, the rest from one read of the site; the store may be read-only."""
+    demand = Demand(solved=frozenset({"covariance"}))
+    known = cache.summaries(site)
+    missing = {cell: demand for cell in cells if not demand.met_by(known.get(cell))}
+    if missing:
+        new = site_summaries(SiteReader(view.run, site, view.lengths), missing)
+        cache.keep_summaries(site, new)
+        known |= new
+    return known

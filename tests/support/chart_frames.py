@@ -95,7 +95,7 @@ def layers(runs: tuple[str, ...] = RUNS) -> pl.DataFrame:
     )
 
 
-def eigenvalues(runs: tuple[str, ...] = RUNS, n: int = 1000, site: str = "final") -> pl.DataFrame:
+def eigenvalues(runs: tuple[str, ...] = RUNS, n: int = 100, site: str = "final") -> pl.DataFrame:
     """Spectra that fall as one over the rank."""
     total = sum(1 / rank for rank in range(1, n + 1))
     return typed(
