@@ -273,8 +273,7 @@ def whole(table: str) -> Query:
 
 
 CHARTED: Final = tuple(
-    whole(table)
-    for table in ("profiles", "published", "entropy", "sensitivity", "correlations")
+    whole(table) for table in ("profiles", "published", "entropy", "sensitivity", "correlations")
 )
 """Tables that charts take whole."""
 

@@ -13,13 +13,10 @@ from typing import Any, Final, Literal
 import polars as pl
 
 from lpp.analyze.report_answers import Answer
-from lpp.analyze.report_words import MISSING, label, number
+from lpp.analyze.report_words import DIGITS, MISSING, label, number
 
 FIRST_ROWS: Final = 25
 """Rows of a page of a table; the first page is in the HTML, so it is there without scripts."""
-
-DIGITS: Final = 6
-"""Significant digits in the page's data; the database has them all."""
 
 Kind = Literal["number", "text", "flags", "list"]
 

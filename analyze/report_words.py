@@ -8,6 +8,10 @@ MISSING: Final = "–"
 """Stands where a number is not there."""
 
 
+DIGITS: Final = 6
+"""Significant digits in the page's data; the database has them all."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ref:
     """Words that link to the query they came from."""
@@ -39,6 +43,8 @@ def plain(sentence: Sentence) -> str:
 def number(value: float | bool | None) -> str:
     """Four significant digits; whole numbers in full. report.js shows the same.
 
+    Rounded to `DIGITS` first, as the page's data are: 2.747499 is 2.7475 there, and so 2.748.
+
     >>> [number(v) for v in (134515008, 0.012345, 23.456, 1234.5, 0.0000373, 0.0, -0.5, None)]
     ['134,515,008', '0.01235', '23.46', '1,234', '3.73e-5', '0', '-0.5', '–']
     """
@@ -48,6 +54,7 @@ def number(value: float | bool | None) -> str:
         return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}"
+    value = float(f"{value:.{DIGITS}g}")
     size = abs(value)
     if size and not 1e-3 <= size < 1e9:
         mantissa, _, exponent = f"{value:.3e}".partition("e")

@@ -1,7 +1,7 @@
 -- Does the order of the models change with the context?
 -- Read: of the pairs of models, how many stand at this context in another order than at the longest
---   one (turned), and how many of those differ by more than their errors at both (beyond). Kendall's
---   tau is 1 - 2 turned / pairs where nothing is tied: table agreement, from three models on.
+--   one (turned), and how many of those differ by more than their errors at both (beyond).
+--   Kendall's tau is 1 - 2 turned / pairs where nothing is tied: table agreement.
 -- Empty: no two models have numbers at one setting. Compute the grid, of two contexts or more:
 --   lpp-analyze sensitivity STORE
 WITH numbers AS (
@@ -43,4 +43,4 @@ FROM pairs AS here JOIN pairs AS there
   USING (metric, corpus, site, n_prompts, longest, run_a, run_b)
 WHERE there.context = longest AND here.context < longest
 GROUP BY ALL
-ORDER BY corpus, site, prompts, metric, context;
+ORDER BY corpus, site, prompts, metric, here.context;

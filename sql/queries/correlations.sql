@@ -1,9 +1,9 @@
 -- Do the profiles go with benchmark scores?
 -- Read: coefficients with their 95 % interval, the smallest q first. q is p after
 --   Benjamini-Hochberg over all tests of one source and method: go by it, not by p. rank_partial
---   holds model size constant; a sign that turns there was a matter of size.
--- Empty: nothing was correlated. Add scores, then correlate, five models or more:
---   lpp-analyze benchmarks add STORE FILE, lpp-analyze correlate STORE
+--   holds model size constant; a sign that turns there may have been one of size.
+-- Empty: nothing was correlated. Add scores, then correlate, five models or more: lpp-analyze
+--   benchmarks add STORE FILE, lpp-analyze correlate STORE
 SELECT
   profile_metric,
   benchmark,

@@ -1,8 +1,8 @@
 -- Is the difference between two models more than their errors?
 -- Read: difference is that of run_a from run_b, in the unit of the metric; beyond says whether its
---   95 % interval leaves out zero. Errors are taken as independent, which is too careful where both
---   read the same texts (same_texts), and nothing is corrected for the number of rows: of twenty
---   true zeros, one lies beyond by chance.
+--   95 % interval leaves out zero. Errors are taken as independent, which is mostly too careful
+--   where both read the same texts (same_texts), and nothing is corrected for the number of rows:
+--   of twenty true zeros, one lies beyond by chance.
 -- Empty: no two profiles share a site, a context and a number of prompts, or none has errors.
 --   Capture another model on the same corpus, then: lpp-analyze profile STORE
 -- The half-widths of two independent intervals add in squares (Zou and Donner 2008).
