@@ -6,6 +6,7 @@ which takes their errors as independent. They read the same prompts, so errors t
 make the true interval narrower, and a difference inside this one may still be one.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -82,7 +83,7 @@ def _valued(row: Row, metric: str) -> str:
 
 
 def _interval(low: float | None, high: float | None) -> str:
-    if low is None or high is None:
+    if low is None or high is None or not math.isfinite(high - low):
         return " (no interval)"
     return f" [{number(low)}, {number(high)}]"
 
@@ -163,7 +164,7 @@ def _counted(metric: str, pairs: pl.DataFrame) -> Sentence:
     sides = [
         pairs.select(run=f"run_{side}", value=f"value_{side}").drop_nulls("value") for side in "ab"
     ]
-    values = pl.concat(sides).unique().sort("value", "run")
+    values = pl.concat(sides).filter(pl.col("value").is_finite()).unique().sort("value", "run")
     if values.is_empty():
         return (*out, ".")
     low, high = values.row(0, named=True), values.row(-1, named=True)

@@ -90,8 +90,8 @@ DIFFERENCES: Final = Query(
     "  value_a - value_b AS difference,\n"
     "  value_a - value_b - half AS difference_ci_low,\n"
     "  value_a - value_b + half AS difference_ci_high,\n"
-    "  CASE WHEN value_a IS NULL OR value_b IS NULL THEN 'missing value'\n"
-    "    WHEN half IS NULL THEN 'no interval'\n"
+    "  CASE WHEN isfinite(value_a - value_b) IS NOT true THEN 'missing value'\n"
+    "    WHEN isfinite(half) IS NOT true THEN 'no interval'\n"
     "    WHEN abs(value_a - value_b) > half THEN 'beyond its interval'\n"
     "    ELSE 'within its interval' END AS verdict\n"
     "FROM pairs ORDER BY context, n_prompts, metric, run_a, run_b",

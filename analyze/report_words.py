@@ -48,7 +48,7 @@ def number(value: float | bool | None) -> str:
     >>> [number(v) for v in (134515008, 0.012345, 23.456, 1234.5, 0.0000373, 0.0, -0.5, None)]
     ['134,515,008', '0.01235', '23.46', '1,234', '3.73e-5', '0', '-0.5', '–']
     """
-    if value is None or math.isnan(value):
+    if value is None or not math.isfinite(value):
         return MISSING
     if isinstance(value, bool):
         return "yes" if value else "no"
