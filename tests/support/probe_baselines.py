@@ -24,6 +24,9 @@ Item = Mapping[str, Any]
 Answerer = Callable[[Item, random.Random], str]
 
 SCENES = read_scenes()
+INDUCTION = "copies what followed the last two symbols before"
+"""Follows the rule of two families without knowing it: a score is read against it."""
+
 DRAWS = 100
 """Passes over the items, for answerers that draw lots."""
 
@@ -84,6 +87,16 @@ AMBIGUOUS: dict[str, Answerer] = {
     ),
 }
 
+
+def _by_induction(shown: str, length: int = 3) -> str:
+    """What followed the last two symbols when they last stood together: copying, not counting."""
+    text = shown
+    for _ in range(length):
+        place = text.rfind(text[-2:], 0, len(text) - 1)
+        text += text[place + 2] if place >= 0 else text[-1]
+    return text[-length:]
+
+
 PATTERNS: dict[str, Answerer] = {
     "follows the rule": lambda item, rng: next(FAMILIES[item["family"]](item["shown"])),
     "copies the first three symbols": lambda item, rng: item["shown"][:3],
@@ -91,6 +104,7 @@ PATTERNS: dict[str, Answerer] = {
     "repeats the last symbol": lambda item, rng: item["shown"][-1] * 3,
     "random symbols of those shown": lambda item, rng: "".join(rng.choices(item["shown"], k=3)),
     "always `AAA`": lambda item, rng: "AAA",
+    INDUCTION: lambda item, rng: _by_induction(item["shown"]),
 }
 
 
