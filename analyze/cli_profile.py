@@ -1,6 +1,7 @@
 """`lpp-analyze profile`: compute, print, and rebuild the database."""
 
 import shlex
+import sys
 from typing import Any, Final
 
 import click
@@ -49,9 +50,8 @@ FINAL: Final = "final"
 @click.option(
     "--format",
     "form",
-    type=click.Choice(("table", "csv", "json")),
-    default="table",
-    show_default=True,
+    type=click.Choice(("table", "bars", "csv", "json")),
+    help="How to print. Default: bars on a terminal, else table.",
 )
 @debug_option
 def profile(
@@ -67,7 +67,7 @@ def profile(
     metrics: tuple[str, ...],
     errors: Any,
     groups: int,
-    form: str,
+    form: str | None,
 ) -> None:
     """Compute the profiles of STORE, print them, and rebuild its database.
 
@@ -91,6 +91,7 @@ def profile(
         lpp-analyze profile ./lpp
         lpp-analyze profile ./lpp --context 50,100,200 --prompts 10,100
         lpp-analyze profile ./lpp --site 'final,block.*' --format csv
+        lpp-analyze profile ./lpp --format bars
         lpp-analyze profile ./lpp --drop-prefixes 20 --entropy-by median
         lpp-analyze profile ./lpp --metrics paper,stable_rank,'zscore_*'
         lpp-analyze profile ./lpp --metrics participation_ratio --errors all
@@ -100,6 +101,7 @@ def profile(
     from lpp.analyze import render
     from lpp.analyze.analysis import analyze
     from lpp.analyze.metric_table import LOGITS
+    from lpp.analyze.render_text import printable
     from lpp.analyze.select import Selection, select_runs, select_sites, shortfalls
     from lpp.analyze.tables import write_database
 
@@ -118,16 +120,22 @@ def profile(
     database = write_database(store, analysis, drop_prefixes=dropped)
     only_final = sites is None and FINAL in chosen
     shown = found.filter(site=FINAL) if only_final else found
-    if form != "table":
+    form = form or ("bars" if sys.stdout.isatty() else "table")
+    if form in render.FORMATS:
         click.echo(render.FORMATS[form](shown), nl=False)
         return
     others = analysis.metrics
     if only_final:
         others = others.filter(pl.col("site").is_in([FINAL, LOGITS]))
     text = render.as_table(
-        shown, entropy=entropy_by, ranks=rank_by, metrics=others, computed=analysis.computed
+        shown,
+        entropy=entropy_by,
+        ranks=rank_by,
+        metrics=others,
+        computed=analysis.computed,
+        bars=form == "bars",
     )
-    click.echo(text, nl=False)
+    click.echo(printable(text, sys.stdout.encoding), nl=False)
     click.echo(f"{len(found)} profiles of {len(chosen)} sites are in {database}.")
     click.echo(
         f'Next: lpp-sql {shlex.quote(store)} "SELECT * FROM profiles ORDER BY entropy_floor"'

@@ -9,6 +9,7 @@ import polars as pl
 
 from lpp.analyze.layers import RANKS, SURE, Layers
 from lpp.analyze.render_text import (
+    bar,
     error,
     explained,
     marks,
@@ -25,25 +26,12 @@ BAR: Final = 8
 BARS: Final = "zscore_effective_rank"
 """What the bars show: a collapse leaves nothing of the plain ranks to see."""
 
-_EIGHTHS: Final = " ▏▎▍▌▋▊▉"
 _LABELS: Final = {"participation_ratio": "PR", "effective_rank": "ER"}
 _PREFIXES: Final = {"": "", "zscore_": "z", "robust_": "r"}
 _MEANINGS: Final = (
     "top: share of the first eigenvalue. zPR, zER: of z-scored columns. rPR, rER: the five "
     "columns of highest variance clipped. Shares of min(N, d): --format csv."
 )
-
-
-def bar(value: float | None, most: float, width: int = BAR) -> str:
-    """A bar of `width` columns for `most`, in eighths of a column.
-
-    >>> bar(5.0, 8.0, 2)
-    '█▎'
-    """
-    if value is None or most <= 0:
-        return ""
-    eighths = round(8 * width * value / most)
-    return ("█" * (eighths // 8) + _EIGHTHS[eighths % 8]).rstrip()
 
 
 def as_json(found: Layers) -> str:
@@ -92,7 +80,7 @@ def _sites(rows: pl.DataFrame, numbers: Mapping[str, int]) -> str:
             f"{row['relative_depth']:.2f}",
             *(_cell(row, name, sure=sure) for name in RANKS),
             "-" if row["top_share"] is None else f"{row['top_share']:.2f}",
-            bar(row[BARS], widest),
+            bar(row[BARS], widest, BAR),
             marks(row["flags"], numbers),
         )
     return rendered(made)

@@ -9,6 +9,7 @@ import polars as pl
 
 from lpp.analyze.metrics import PAPER_NAMES
 from lpp.analyze.profile import RANKS, Aggregation
+from lpp.analyze.render_bars import bar_sections
 from lpp.analyze.render_metrics import metric_tables
 from lpp.analyze.render_text import (
     SIDE_BY_SIDE,
@@ -20,6 +21,7 @@ from lpp.analyze.render_text import (
     numbered,
     plain_table,
     rendered,
+    value_text,
 )
 
 if TYPE_CHECKING:
@@ -62,11 +64,12 @@ def as_table(
     ranks: Aggregation,
     metrics: pl.DataFrame | None = None,
     computed: Collection[str] = PAPER_NAMES,
+    bars: bool = False,
 ) -> str:
     """The profiles of each context and number of prompts, within 80 columns.
 
     metrics: rows of the metrics table to print after them. computed: ranks that were asked for;
-    the others have no line.
+    the others have no line. bars: a line and a bar per number, in place of tables.
     """
     out = io.StringIO()
     seen = profiles["flags"].explode().to_list()
@@ -76,7 +79,9 @@ def as_table(
         rows = list(group.iter_rows(named=True))
         print(_title(rows[0], entropy, ranks), file=out)
         runs, sites = group["run"].unique(maintain_order=True), group["site"].n_unique()
-        if len(runs) <= SIDE_BY_SIDE and sites <= SIDE_BY_SIDE:
+        if bars:
+            out.writelines(bar_sections(rows, _bar_heads(rows, computed)))
+        elif len(runs) <= SIDE_BY_SIDE and sites <= SIDE_BY_SIDE:
             for site in group["site"].unique(maintain_order=True):
                 some = [row for row in rows if row["site"] == site]
                 out.write(rendered(_side_by_side(some, computed)))
@@ -98,6 +103,18 @@ def _title(row: Row, entropy: Aggregation, ranks: Aggregation) -> str:
     )
 
 
+def _bar_heads(rows: Sequence[Row], computed: Collection[str]) -> dict[str, str]:
+    """What stands above the bars of each metric."""
+    sites = {row["site"] for row in rows}
+    at = f" at {rows[0]['site']}" if len(sites) == 1 else ""
+    return {
+        metric: f"{label}{at}, {unit}"
+        for label, units in _METRICS.items()
+        for metric, unit in units.items()
+        if not _hidden(metric, computed)
+    }
+
+
 def _hidden(metric: str, computed: Collection[str]) -> bool:
     return metric in RANKS and metric not in computed
 
@@ -113,7 +130,7 @@ def _side_by_side(rows: Sequence[Row], computed: Collection[str]) -> "Table":
         if shown:
             made.add_row(label)
         for metric, unit in shown.items():
-            made.add_row(f"  {unit}", *(_value(row, metric) for row in rows))
+            made.add_row(f"  {unit}", *(value_text(row, metric) for row in rows))
     if len({row["prompt_set"] for row in rows}) > 1:
         made.add_row("prompt set", *(row["prompt_set"][:8] for row in rows))
     if any(row["flags"] for row in rows):
@@ -137,16 +154,6 @@ def _one_per_row(
         marks = ",".join(str(numbers[flag]) for flag in row["flags"])
         made.add_row(row["run"], row["site"], *values, marks)
     return made
-
-
-def _value(row: Row, metric: str) -> str:
-    prefix = row[f"{metric}_prefix"]
-    parts = (
-        number(row[metric]),
-        error(row[f"{metric}_stderr"]),
-        "" if prefix is None else f"({prefix})",
-    )
-    return " ".join(part for part in parts if part)
 
 
 FORMATS: Final[Mapping[str, Callable[[pl.DataFrame], str]]] = {"csv": as_csv, "json": as_json}

@@ -20,6 +20,12 @@ SIDE_BY_SIDE: Final = 3
 
 Row = Mapping[str, Any]
 
+_EIGHTHS: Final = " ▏▎▍▌▋▊▉"
+_PLAIN: Final = {"± ": "+-", " ±": "+-", "±": "+-", "─": "-", "█": "#"} | dict(
+    zip(_EIGHTHS[1:], "   ####", strict=True)
+)
+"""In order: what stands for a character in ASCII."""
+
 
 def number(value: float | None) -> str:
     """Four significant digits; a dash for a number that is not there.
@@ -37,6 +43,49 @@ def error(stderr: float | None, mark: str = "± ") -> str:
     ('± 0.41', '')
     """
     return "" if stderr is None else f"{mark}{stderr:.2g}"
+
+
+def value_text(row: Row, metric: str) -> str:
+    """A number of a profile, its error, and in brackets the prefix it came from.
+
+    >>> value_text({"x": 0.25, "x_stderr": 0.01, "x_prefix": 40}, "x")
+    '0.25 ± 0.01 (40)'
+    """
+    prefix = row[f"{metric}_prefix"]
+    parts = (
+        number(row[metric]),
+        error(row[f"{metric}_stderr"]),
+        "" if prefix is None else f"({prefix})",
+    )
+    return " ".join(part for part in parts if part)
+
+
+def bar(value: float | None, most: float, width: int) -> str:
+    """A bar of `width` columns for `most`, in eighths of a column.
+
+    >>> bar(5.0, 8.0, 2)
+    '█▎'
+    """
+    if value is None or most <= 0:
+        return ""
+    eighths = round(8 * width * value / most)
+    return ("█" * (eighths // 8) + _EIGHTHS[eighths % 8]).rstrip()
+
+
+def printable(text: str, encoding: str | None) -> str:
+    """`text`, or ASCII of the same width where `encoding` lacks a character of it.
+
+    >>> print(printable("PR  10 ± 0.5  ██▊▏", "ascii"))
+    PR  10 +-0.5  ###
+    """
+    try:
+        text.encode(encoding or "utf-8")
+    except UnicodeEncodeError:
+        for unicode, ascii_ in _PLAIN.items():
+            text = text.replace(unicode, ascii_)
+        text = "\n".join(line.rstrip() for line in text.split("\n"))
+        return text.encode("ascii", "replace").decode("ascii")
+    return text
 
 
 def broken(run: str) -> str:

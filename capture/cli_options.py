@@ -72,7 +72,8 @@ MODEL_OPTIONS: Final[tuple[Decorator, ...]] = (
         multiple=True,
         callback=_engine_options,
         metavar="NAME=VALUE",
-        help="A further argument of vLLM's EngineArgs; may be repeated.",
+        help="An argument of vLLM's EngineArgs, such as gpu_memory_utilization=0.8; may be "
+        "repeated.",
     ),
     click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:1."),
     click.option(

@@ -37,6 +37,9 @@ class Handover(Protocol):
     def give(self, slot: int, arrays: Arrays) -> Any:
         """Something that `Receiver.take` turns into the arrays again."""
 
+    def close(self) -> None:
+        """Nothing is given any more."""
+
 
 class InProcess:
     """Giver and receiver are one process: nothing is copied."""
@@ -45,9 +48,12 @@ class InProcess:
         """The arrays themselves."""
         return arrays
 
+    def close(self) -> None:
+        """Nothing to do."""
+
 
 class SharedFile:
-    """One copy, into memory that both processes map."""
+    """One copy, into memory that both processes map. Close it: a file that nobody took stays."""
 
     def __init__(self) -> None:
         self._files: dict[int, tuple[str, mmap.mmap]] = {}
@@ -67,9 +73,14 @@ class SharedFile:
             place[...] = values
         return Handed(path, layout)
 
+    def close(self) -> None:
+        """Unlink the files that the receiver did not; it has mapped what it still reads."""
+        for path, _ in self._files.values():
+            Path(path).unlink(missing_ok=True)
+
 
 class Receiver:
-    """The receiving side of either. Unlinks a file as soon as it is mapped: none can be left."""
+    """The receiving side of either. Unlinks a file as soon as it is mapped."""
 
     def __init__(self) -> None:
         self._files: dict[int, tuple[str, mmap.mmap]] = {}

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -27,7 +27,7 @@ import click
 from lpp.capture.jobs import Job, command_line
 from lpp.capture.known_runs import finished
 from lpp.capture.parts import WHOLE, Part
-from lpp.store.console import debugging
+from lpp.store.console import debugging, polite_ends
 
 Status = Literal["done", "skipped", "failed", "interrupted", "not started"]
 
@@ -64,7 +64,7 @@ def run_jobs(jobs: Sequence[Job], store: Path, part: Part = WHOLE) -> list[JobRe
     under way commits the shard it is writing and ends; the others are not started.
     """
     results: list[JobResult] = []
-    with contextlib.suppress(KeyboardInterrupt), _polite_ends():
+    with contextlib.suppress(KeyboardInterrupt), polite_ends():
         for number, job in enumerate(jobs, start=1):
             click.echo(f"[{number}/{len(jobs)}] {job.name}", err=True)
             outcome = finished(store, job.request, part)
@@ -146,22 +146,9 @@ def _silent_end(code: int) -> str:
     if code == -signal.SIGKILL:
         return "killed (SIGKILL), as the system does when memory runs out"
     if code < 0:
-        return f"crashed ({signal.Signals(-code).name})"
+        known = {number.value: number.name for number in signal.Signals}
+        return f"crashed ({known.get(-code, f'signal {-code}')})"
     return f"ended with exit code {code} and no report"
-
-
-@contextlib.contextmanager
-def _polite_ends() -> Iterator[None]:
-    """A scheduler's request to end, or a terminal that closes, does what Ctrl-C does."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    ours = [number for number, handler in handlers.items() if handler is signal.SIG_DFL]
-    for number in ours:  # not where they are ignored, as under nohup
-        signal.signal(number, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        for number in ours:
-            signal.signal(number, signal.SIG_DFL)
 
 
 def table(results: Sequence[JobResult], seconds: float) -> str:

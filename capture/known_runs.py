@@ -70,7 +70,7 @@ def remember(store: Store, key: str | None, run: str) -> None:
     """Note that the request of `key` became `run`."""
     if key is not None and _noted(store, key) != run:
         note = store.path / REQUESTS_KEY / f"{key}.json"
-        with contextlib.suppress(LppError):  # no room for a note is no reason to stop
+        with contextlib.suppress(LppError, OSError):  # no room for a note is no reason to stop
             replace_file(note, json.dumps({"run": run}).encode())
 
 

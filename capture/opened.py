@@ -106,10 +106,12 @@ def choose_backend(request: CaptureRequest) -> BackendName:
     }
     name = request.backend
     if name == "auto":
-        served = spec.device.startswith("cuda") and find_spec("vllm") is not None
+        served = spec.device == "cuda" and find_spec("vllm") is not None
         wants_vllm = any(for_vllm.values()) or (served and not any(for_torch.values()))
         name = "vllm" if wants_vllm else "torch"
-    followed = {"torch": for_torch, "vllm": for_vllm, "vllm+torch": for_torch | for_vllm}[name]
+    # quantised by one backend and not by the other, they would be two models
+    both = {option for option in (*for_torch, *for_vllm) if option != "--quantization"}
+    followed = {"torch": set(for_torch), "vllm": set(for_vllm), "vllm+torch": both}[name]
     misfits = [
         option
         for option, given in (for_torch | for_vllm).items()

@@ -69,9 +69,9 @@ def read_scenes() -> list[Scene]:
 def ambiguous_items(seed: int) -> tuple[list[AmbiguousItem], list[AmbiguousItem]]:
     """(shots, test items) of the seed.
 
-    Test: four items a scene, every cell of `CELLS` once; any four in a row have each cell once,
-    so that the first n are balanced too. Shots: two a scene of others, one prefix ambiguous and
-    the other plain.
+    Test: four items a scene, every cell of `CELLS` once; any four in a row have each cell once and
+    two of each answer, one of them where the prefix is ambiguous, so that the first n are balanced
+    too. Shots: two a scene of others, one prefix ambiguous and the other plain.
     """
     rng = random.Random(seed)
     scenes = list(enumerate(read_scenes()))
@@ -85,13 +85,18 @@ def ambiguous_items(seed: int) -> tuple[list[AmbiguousItem], list[AmbiguousItem]
 def _deal_test(scenes: Sequence[tuple[int, Scene]], rng: random.Random) -> Iterator[AmbiguousItem]:
     """Four rounds over the scenes; a scene's items are far apart."""
     # One order of options for both hints of a prefix: A is right for the one, B for the other.
-    swapped = {(n, ambiguous): rng.random() < 0.5 for n, _ in scenes for ambiguous in (True, False)}
+    # The scenes of a block share it, so that in each turn A is right as often as B.
+    swapped = {
+        (start, ambiguous): rng.random() < 0.5
+        for start in range(0, len(scenes), len(CELLS))
+        for ambiguous in (True, False)
+    }
     for turn in range(len(CELLS)):
         for start in range(0, len(scenes), len(CELLS)):
             block = []
             for place, (number, scene) in enumerate(scenes[start : start + len(CELLS)]):
                 ambiguous, reading = CELLS[(place + turn) % len(CELLS)]
-                swap = swapped[number, ambiguous]
+                swap = swapped[start, ambiguous]
                 block.append(_item(number, scene, ambiguous, reading, swap=swap))
             rng.shuffle(block)
             yield from block

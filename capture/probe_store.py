@@ -17,8 +17,8 @@ import pyarrow as pa
 from lpp.capture.probe import GROUPS, ProbeResult
 from lpp.capture.probe_items import ITEM_SEED
 from lpp.capture.probe_subject import ProbeRequest, Subject
-from lpp.store import Store
-from lpp.store.errors import ConflictError, ErrorKind, InputError
+from lpp.store import Run, Store
+from lpp.store.errors import ConflictError, ErrorKind, FormatError, InputError
 from lpp.store.keys import ORIGINAL_KEY
 from lpp.store.scores import KEY, SCORES_SCHEMA, ScoreSet, add_scores, score_sets
 
@@ -61,11 +61,7 @@ def matching_run(store: Store, subject: Subject, said: str | None) -> tuple[str 
     The same weights and configuration, by fingerprint. said: the run to take, of several.
     Raises InputError where `said` is no run of this model.
     """
-    runs = [
-        run_id
-        for run_id, run in store.runs.items()
-        if run.plan.model.weights == subject.weights and run.plan.model.untrained_seed is None
-    ]
+    runs = [run_id for run_id, run in store.runs.items() if _captured(run, subject)]
     if said is not None:
         if said not in runs:
             raise InputError(
@@ -79,6 +75,15 @@ def matching_run(store: Store, subject: Subject, said: str | None) -> tuple[str 
     if runs:
         return None, f"{len(runs)} runs captured this model; --run says which: {', '.join(runs)}"
     return None, f"no run of this store captured {subject.id}"
+
+
+def _captured(run: Run, subject: Subject) -> bool:
+    """Whether `run` is of this model; a run whose plan cannot be read is of none."""
+    try:
+        model = run.plan.model
+    except FormatError:
+        return False  # `lpp-analyze verify` tells of it
+    return model.weights == subject.weights and model.untrained_seed is None
 
 
 def keep(
@@ -132,7 +137,8 @@ def _add(
     }
     files |= {result.file: result.document for result in results}
     table = pa.Table.from_pylist([*rows, *new], schema=SCORES_SCHEMA)
-    add_scores(root, source, table, files, replace=True)
+    # just what was read: what another adds meanwhile stays in force, and `keep` sees both
+    add_scores(root, source, table, files, replace=held)
 
 
 def _new_rows(
@@ -168,12 +174,14 @@ def _rows(held: Sequence[ScoreSet]) -> list[dict[str, Any]]:
 
 def _originals(held: Sequence[ScoreSet]) -> dict[str, bytes]:
     """Files of a source, by name."""
-    return {
-        key.partition("/")[2]: (one.path / key).read_bytes()
-        for one in held
-        for key in one.record.objects
-        if key.startswith(f"{ORIGINAL_KEY}/")
-    }
+    files = {}
+    for one in held:
+        if problems := one.problems():  # or altered bytes would get a checksum that fits them
+            raise FormatError(f"{one.path}: {problems[0]}.", kind=ErrorKind.CORRUPT)
+        for key in one.record.objects:
+            if key.startswith(f"{ORIGINAL_KEY}/"):
+                files[key.partition("/")[2]] = (one.path / key).read_bytes()
+    return files
 
 
 def _group(task: str) -> str:

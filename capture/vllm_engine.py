@@ -36,6 +36,16 @@ FIXED: Final[Mapping[str, Any]] = {
 }
 """Arguments of the engine that no option changes."""
 
+ALLOWED: Final = frozenset(
+    {
+        *("attention_backend", "block_size", "cpu_offload_gb", "disable_custom_all_reduce"),
+        *("enable_expert_parallel", "gpu_memory_utilization", "kv_cache_dtype"),
+        *("kv_cache_memory_bytes", "max_model_len", "max_num_seqs", "num_gpu_blocks_override"),
+        "seed",
+    }
+)
+"""Options that leave the model and the prompts as they are: memory, kernels, their placing."""
+
 REFUSED: Final[Mapping[str, str]] = {
     "pipeline_parallel_size": "no rank sees all sites; use --tensor-parallel",
     "data_parallel_size": "run one process per card instead, each with --part",
@@ -52,6 +62,9 @@ REFUSED: Final[Mapping[str, str]] = {
 
 CPU_CACHE_BYTES: Final = 1 << 30
 """Key-value cache on a CPU, where vLLM would take nearly all memory. A prompt stays one step."""
+
+PROBE_TOKENS: Final = 14
+"""Tokens that a model is tried on when it has been loaded."""
 
 PROMPTS_AT_ONCE: Final = 256
 """Most prompts of one step: vLLM makes logits for the last token of each."""
@@ -163,7 +176,10 @@ def check_vllm(*, quiet: bool) -> None:
         )
     _set_environment(quiet)
     with silenced() if quiet else nullcontext():
+        from vllm.platforms import current_platform
         from vllm.version import __version__, __version_tuple__
+
+        _ = current_platform.device_type  # found out at its first use, and talked about
     if too_old(__version_tuple__):
         raise MachineError(
             f"vLLM {__version__} is too old: capture needs {'.'.join(map(str, OLDEST))} or newer. "
@@ -194,9 +210,6 @@ def check_options(settings: EngineSettings) -> None:
             raise InputError(
                 f"--engine-option {name} cannot be set: {why}.", kind=ErrorKind.INVALID_VALUE
             )
-    from vllm.engine.arg_utils import EngineArgs
-
-    known = EngineArgs.__dataclass_fields__
     longest = options.get("max_model_len", settings.context + 1)
     if not isinstance(longest, int) or longest <= settings.context:
         raise InputError(
@@ -205,10 +218,10 @@ def check_options(settings: EngineSettings) -> None:
             "option out, or choose a shorter --context.",
             kind=ErrorKind.INVALID_VALUE,
         )
-    if unknown := [name for name in options if name not in known]:
+    if unknown := [name for name in options if name not in ALLOWED]:
         raise InputError(
-            f"vLLM has no engine option {', '.join(unknown)}. Its EngineArgs list them: "
-            "https://docs.vllm.ai/en/latest/configuration/engine_args.html",
+            f"--engine-option {', '.join(unknown)} is not one that capture passes on, since it "
+            f"may change what is captured. It passes {', '.join(sorted(ALLOWED))}.",
             kind=ErrorKind.INVALID_VALUE,
         )
 
@@ -235,8 +248,8 @@ def _make(folder: Path, settings: EngineSettings, *, quiet: bool) -> Any:
         "model": str(folder),
         "dtype": settings.dtype,
         "trust_remote_code": settings.trust_remote_code,
-        # the token that comes out takes a place, though it never runs
-        "max_model_len": settings.context + 1,
+        # the token that comes out takes a place, though it never runs; the probe needs its own
+        "max_model_len": max(settings.context, PROBE_TOKENS) + 1,
         "max_num_batched_tokens": max(settings.batch_tokens, settings.context + 1),
         "max_num_seqs": min(PROMPTS_AT_ONCE, max(settings.batch_tokens, settings.context + 1)),
         "use_tqdm_on_load": not quiet,
@@ -275,15 +288,12 @@ def check_config(config: Any, settings: EngineSettings) -> None:
 
 
 def _set_environment(quiet: bool) -> None:
-    """What vLLM reads from the environment, and from it alone; what a user set stays."""
-    wanted = {
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine runs here
-        "VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1",  # the place after the last token, which never runs
-    }
+    """What vLLM reads from the environment, and from it alone."""
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine runs here
+    # the place after the last token, which never runs
+    os.environ["VLLM_ALLOW_LONG_MAX_MODEL_LEN"] = "1"
     if quiet:
-        wanted["VLLM_LOGGING_LEVEL"] = "ERROR"
-    for name, value in wanted.items():
-        os.environ.setdefault(name, value)
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
 
 @contextmanager

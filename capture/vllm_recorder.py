@@ -79,6 +79,8 @@ class Recorder:
     def close(self) -> None:
         """Take every hook off the model."""
         self._hooks.close()
+        if self._handover is not None:
+            self._handover.close()
 
     def expect(self, slot: int, awaited: Sequence[Awaited]) -> None:
         """Await a batch; its rows go into `slot`. Equal prompts have equal asked rows."""

@@ -13,6 +13,18 @@ if __name__ != "lpp.sql":
 # import DuckDB and pyarrow when called.
 from lpp.sql.build import build
 from lpp.sql.connect import connect
+from lpp.sql.saved import Query, saved_queries, saved_query
 from lpp.sql.schema import TABLES, TOKEN_STATS, Column, Table, arrow_schema
 
-__all__ = ["TABLES", "TOKEN_STATS", "Column", "Table", "arrow_schema", "build", "connect"]
+__all__ = [
+    "TABLES",
+    "TOKEN_STATS",
+    "Column",
+    "Query",
+    "Table",
+    "arrow_schema",
+    "build",
+    "connect",
+    "saved_queries",
+    "saved_query",
+]

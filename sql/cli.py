@@ -1,8 +1,10 @@
 """`lpp-sql`: ask the profiles of a store anything, in SQL."""
 
 import os
+import shlex
 import shutil
 import sys
+import textwrap
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
@@ -11,14 +13,18 @@ import click
 
 from lpp.sql.connect import connect, profiles_path
 from lpp.sql.place import store_root
+from lpp.sql.saved import Query, saved_queries, saved_query
 from lpp.sql.schema import TOKEN_STATS, reference
 from lpp.store.console import LppCommand, debug_option
-from lpp.store.errors import ErrorKind, InputError, MachineError
+from lpp.store.errors import ErrorKind, FormatError, InputError, MachineError
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection, Statement
 
 FORMATS: Final = ("table", "csv", "json", "parquet")
+
+_SAVED: Final = "saved_query"
+"""Temporary table that holds the answer of a saved query."""
 
 _EXAMPLE: Final = 'lpp-sql ./lpp "SELECT run, entropy_floor FROM profiles"'
 
@@ -40,6 +46,9 @@ _EXAMPLE: Final = 'lpp-sql ./lpp "SELECT run, entropy_floor FROM profiles"'
     help="Write to FILE, which appears only when it is whole. Default: standard output.",
 )
 @click.option("--write", is_flag=True, help="Allow statements that change the tables.")
+@click.option("--list", "list_", is_flag=True, help="Print the saved queries.")
+@click.option("--run", "name", metavar="NAME", help="Run a saved query in place of SQL.")
+@click.option("--show", metavar="NAME", help="Print the SQL of a saved query, to start from.")
 @click.option("--schema", is_flag=True, help="Print tables, columns and units.")
 @click.option("--shell", is_flag=True, help="Open DuckDB's own shell on the tables.")
 @debug_option
@@ -50,6 +59,9 @@ def main(
     format_: str | None,
     output: Path | None,
     write: bool,
+    list_: bool,
+    name: str | None,
+    show: str | None,
     schema: bool,
     shell: bool,
 ) -> None:
@@ -62,7 +74,11 @@ def main(
     The tables are open read-only. Each `lpp-analyze` command replaces its own tables whole, and
     with them whatever --write added to those.
 
+    Saved queries answer what people ask most; a table comes with how to read it.
+
     \b
+        lpp-sql ./lpp --list
+        lpp-sql ./lpp --run hourglass
         lpp-sql ./lpp "SELECT * FROM profiles ORDER BY entropy_floor"
         lpp-sql ./lpp "SELECT * FROM spectra" -o spectra.parquet
         lpp-sql ./lpp "SELECT avg(entropy) FROM token_stats" --format json
@@ -71,18 +87,27 @@ def main(
     if schema:
         click.echo(reference())
         return
+    if list_ or show is not None:
+        click.echo(_listing(store) if show is None else saved_query(show).text, nl=False)
+        return
     if store is None:
         raise click.UsageError(f"Name a store, and the SQL to run on it, such as: {_EXAMPLE}")
     if shell:
         _open_shell(store, write=write)
-    if sql is None:
-        raise click.UsageError(f"No SQL to run. Such as: {_EXAMPLE}")
-    text = _text(sql)
+    if (sql is None) == (name is None):
+        what = "No SQL to run" if sql is None else "SQL or --run NAME, not both"
+        raise click.UsageError(f"{what}. Such as: {_EXAMPLE}")
+    query = None if name is None else saved_query(name)
+    text = _text(sql or "") if query is None else query.text
     root = store_root(store)
     # Named nowhere, token_stats stays unread: loading pyarrow takes longer than most queries.
     named = TOKEN_STATS.name in text.casefold()
     with closing(connect(root, write=write, token_stats=named)) as connection:
-        _answer(connection, text, root, format_ or _format_of(output), output)
+        form = format_ or _format_of(output)
+        if query is None:
+            _answer(connection, text, root, form, output)
+        else:
+            _answer_saved(connection, query, root, form, output)
 
 
 def _text(sql: str) -> str:
@@ -101,6 +126,46 @@ def _text(sql: str) -> str:
 def _format_of(output: Path | None) -> str:
     ending = output.suffix.lower().removeprefix(".") if output else ""
     return ending if ending in FORMATS else "table"
+
+
+def _listing(store: str | None) -> str:
+    """Name and title of every saved query, and how to run one."""
+    queries = saved_queries()
+    margin = max(map(len, queries))
+    lines = [f"{name:<{margin}}  {query.title}" for name, query in queries.items()]
+    place = shlex.quote(store or "STORE")
+    return "\n".join([*lines, "", f"Run one: lpp-sql {place} --run {next(iter(queries))}", ""])
+
+
+def _answer_saved(
+    connection: "DuckDBPyConnection", query: Query, root: Path, format_: str, output: Path | None
+) -> None:
+    """Write the answer of `query`, and to a reader how to read it, or why there is none."""
+    # Kept whole, so that it is computed once though it is written and counted: answers are small.
+    make = f"CREATE TEMP TABLE {_SAVED} AS\n{query.text}"
+    try:
+        _answer(connection, make, root, format_, None)
+    except InputError as error:
+        if error.kind is not ErrorKind.BAD_SQL:
+            raise
+        raise FormatError(
+            f"{profiles_path(root)} has not the tables that `{query.name}` reads: "
+            f"{str(error).splitlines()[0]}\nAnother release made it. Write it anew: "
+            f"lpp-analyze profile {root}",
+            kind=ErrorKind.UNSUPPORTED_VERSION,
+        ) from error
+    for_reader = format_ == "table" and output is None
+    if for_reader:
+        click.echo(query.title)
+    _answer(connection, f"FROM {_SAVED}", root, format_, output)
+    ((rows,),) = connection.execute(f"SELECT count(*) FROM {_SAVED}").fetchall()
+    place = shlex.quote(str(root))
+    if not rows:
+        click.echo(f"No rows: {query.when_empty.replace('STORE', place)}", err=True)
+    elif for_reader:
+        reading = query.reading.replace("STORE", place)
+        width = shutil.get_terminal_size().columns
+        click.echo(textwrap.fill(reading, width, break_long_words=False, break_on_hyphens=False))
 
 
 def _answer(

@@ -6,7 +6,9 @@ is a bug and says how to see its traceback. Imports nothing heavy: `lpp-sql` sta
 """
 
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -38,7 +40,8 @@ def run_command(main: Any, *args: Any, **kwargs: Any) -> Any:
     if not kwargs.pop("standalone_mode", True):
         return main(*args, standalone_mode=False, **kwargs)
     try:
-        result = main(*args, standalone_mode=False, **kwargs)
+        with polite_ends():
+            result = main(*args, standalone_mode=False, **kwargs)
     except click.ClickException as error:  # usage errors: click's own text and code, which is 2
         error.show()
         code = error.exit_code
@@ -68,6 +71,23 @@ def run_command(main: Any, *args: Any, **kwargs: Any) -> Any:
     else:
         code = result if isinstance(result, int) else 0
     sys.exit(code)
+
+
+@contextmanager
+def polite_ends() -> Iterator[None]:
+    """A scheduler's request to end, or a terminal that closes, does what Ctrl-C does."""
+    ours = []
+    if threading.current_thread() is threading.main_thread():
+        numbers = (signal.SIGTERM, signal.SIGHUP)
+        # not where they are ignored, as under nohup
+        ours = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def debugging() -> bool:

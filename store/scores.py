@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
@@ -94,12 +94,13 @@ def add_scores(
     table: pa.Table,
     original: Mapping[str, bytes],
     *,
-    replace: bool = False,
+    replace: bool | Sequence[ScoreSet] = False,
 ) -> bool:
     """Write the scores of `source`; False where the same content is there already.
 
     table: (n, 9) `SCORES_SCHEMA`, n at least 1, in any order. original: the files they were read
-    from, by relative path. replace: put them in the place of what `source` held, in one step.
+    from, by relative path. replace: put them in the place of what `source` held, in one step; of
+    the sets given alone, where another writer may have added one since they were read.
 
     Raises InputError for scores that are not finite or there twice, ConflictError(PLAN_DIFFERS)
     when `source` holds other content, MachineError for a full or read-only disk.
@@ -109,12 +110,15 @@ def add_scores(
     in_force = _in_force(held)
     if [s.record.content for s in in_force] == [record.content]:
         return False
-    if in_force and not replace:
+    if in_force and replace is False:
         raise ConflictError(
             f"{in_force[0].path} holds other scores of the source {source!r}. Sources are never "
             "mixed: replace them (--replace), or add these under another name (--source).",
             kind=ErrorKind.PLAN_DIFFERS,
         )
+    if not isinstance(replace, bool):
+        named = {s.path for s in replace}
+        held = [s for s in held if s.path in named or s not in in_force]
     record = _sealed(record, replaces=[s.path.name for s in held])
     folder = root / BENCHMARKS_KEY
     sweep_stages(folder)

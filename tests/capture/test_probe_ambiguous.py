@@ -88,3 +88,12 @@ def test_shots_are_of_other_scenes_and_show_every_answer(
 def test_a_seed_is_a_deal() -> None:
     assert ambiguous_items(3) == ambiguous_items(3)
     assert ambiguous_items(3)[1] != ambiguous_items(4)[1]
+
+
+def test_the_first_items_of_any_seed_are_balanced() -> None:
+    for seed in range(8):
+        _, items = ambiguous_items(seed)
+        for n in range(4, len(items) + 1, 4):
+            first = items[:n]
+            assert sum(item.answer == "A" for item in first) == n / 2
+            assert sum(item.answer == "A" for item in first if item.ambiguous) == n / 4

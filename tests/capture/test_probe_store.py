@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from lpp.capture import probe_store
 from lpp.capture.model_spec import ModelSpec
 from lpp.capture.probe import ProbeResult, ProbeScore
 from lpp.capture.probe_items import Probe
@@ -146,3 +147,24 @@ def test_a_run_is_matched_by_its_weights(store: Store) -> None:
 def test_a_run_that_is_none_of_this_model_is_refused() -> None:
     with pytest.raises(InputError, match="has no run x of lab/tiny; of this model it has none"):
         matching_run(open_store(GOLDEN), subject(), "x")
+
+
+def test_scores_that_another_adds_between_two_readings_are_kept(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep(store, SOURCE, [result("spc", 0.25, "t0", "old")], subject("old", "aa"), None)
+    write, met = probe_store.add_scores, []
+
+    def late(*arguments: object, **options: object) -> bool:
+        if not met:  # a whole other probe, after this one has read and before it writes
+            met.append(True)
+            keep(store, SOURCE, [result("spc", 0.5, "t1", "one")], subject("one", "bb"), None)
+        return write(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(probe_store, "add_scores", late)
+    keep(store, SOURCE, [result("spc", 0.75, "t2", "two")], subject("two", "cc"), None)
+    assert held(store) == {
+        ("old", "lpp_spc"): 0.25,
+        ("one", "lpp_spc"): 0.5,
+        ("two", "lpp_spc"): 0.75,
+    }

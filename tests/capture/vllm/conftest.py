@@ -1,8 +1,6 @@
 """Models inside a real vLLM on the CPU: the packaged one, and a tiny one of each family."""
 
-import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -10,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from served import Served, serve
 
 if find_spec("vllm") is None:
     collect_ignore_glob = ["test_*.py"]  # `make test-vllm` has an environment of its own for these
@@ -65,23 +64,6 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("filterwarnings", line)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Served:
-    """A model inside vLLM, and the same weights in transformers."""
-
-    engine: Any
-    reference: Any
-    found: Any
-    vocabulary: int
-    family: str
-
-    def backend(self, wanted: Any) -> Any:
-        """Captures `wanted` in float32."""
-        from lpp.capture.vllm_backend import VllmBackend
-
-        return VllmBackend(self.engine, tuple(wanted), "float32", self.vocabulary)
-
-
 @pytest.fixture(scope="session")
 def wide_folder(
     tiny_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory
@@ -109,36 +91,6 @@ def wide_folder(
         return folders[family]
 
     return save
-
-
-def serve(folder: Path, family: str, *, tensor_parallel: int = 1) -> Iterator[Served]:
-    """One engine at a time: vLLM's state is the process's."""
-    from lpp.capture.vllm_backend import probe_engine
-    from lpp.capture.vllm_engine import EngineSettings, VllmEngine
-
-    reference = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    vocabulary = reference.config.vocab_size
-    settings = EngineSettings(
-        dtype="float32", context=96, batch_tokens=2048, tensor_parallel=tensor_parallel
-    )
-    engine = VllmEngine(folder, family, settings, quiet=not os.environ.get("LPP_DEBUG"))
-    try:
-        found = probe_engine(
-            engine,
-            family,
-            n_blocks=reference.config.num_hidden_layers,
-            hidden_size=reference.config.hidden_size,
-            logits_width=vocabulary,
-        )
-        yield Served(
-            engine=engine,
-            reference=reference.eval(),
-            found=found,
-            vocabulary=vocabulary,
-            family=family,
-        )
-    finally:
-        engine.close()
 
 
 @pytest.fixture(scope="module", params=sorted(FAMILIES))

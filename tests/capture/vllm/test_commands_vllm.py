@@ -236,31 +236,6 @@ def workers_bound() -> dict[str, str]:
     return {"VLLM_CPU_OMP_THREADS_BIND": "0|1"}
 
 
-def test_two_ranks_capture_what_one_does(
-    wide_folder: Callable[[str], Path], tmp_path: Path, workers_bound: dict[str, str]
-) -> None:
-    words = (
-        *("lpp-capture", "run", "--model", wide_folder("qwen2"), "--corpus", "pydoc"),
-        *("--prompts", 40, "--context", 96, "--store", tmp_path / "store", "--backend", "vllm"),
-    )
-    for extra in ((), ("--tensor-parallel", 2)):
-        done = command(*words, *extra, **workers_bound)
-        assert done.returncode == 0, done.stderr
-    runs = sorted(
-        open_store(tmp_path / "store").runs.values(),
-        key=lambda run: str(run.plan.compute.device_map),
-    )
-    one, two = (
-        next(r for r in runs if r.plan.compute.device_map == m) for m in (None, "tensor_parallel=2")
-    )
-    for site in one.sites:
-        want = states(one, site)
-        assert np.abs(states(two, site) - want).max() <= 1e-5 * np.abs(want).max(), site
-    for name in ("entropy", "log_z", "next_logprob"):
-        a, b = statistics(one)[name], statistics(two)[name]
-        assert np.nanmax(np.abs(a - b)) <= 1e-4, name
-
-
 def test_a_rank_that_dies_leaves_committed_shards_and_a_clear_message(
     wide_folder: Callable[[str], Path], tmp_path: Path, workers_bound: dict[str, str]
 ) -> None:
@@ -294,6 +269,7 @@ def test_a_rank_that_dies_leaves_committed_shards_and_a_clear_message(
     assert done.returncode == 0, done.stderr
     (run,) = open_store(tmp_path / "store").runs.values()
     assert not run.missing_shards
+    assert run.plan.compute.device_map == "tensor_parallel=2"
 
 
 def _workers(parent: int) -> list[int]:
@@ -327,15 +303,17 @@ def test_a_small_cache_makes_more_steps_and_the_same_rows(
     )
 
 
-def test_engine_options_are_kept_in_the_plan(
+def test_engine_options_are_kept_in_the_plan_and_short_contexts_run(
     wide_folder: Callable[[str], Path], tmp_path: Path
 ) -> None:
     done = command(
         *("lpp-capture", "run", "--model", wide_folder("gpt2"), "--corpus", "pydoc"),
-        *("--prompts", 3, "--context", 96, "--store", tmp_path / "store", "--backend", "vllm"),
+        *("--prompts", 3, "--context", 5, "--store", tmp_path / "store", "--backend", "vllm"),
         *("--engine-option", "block_size=32", "--engine-option", "seed=7"),
+        VLLM_ENABLE_V1_MULTIPROCESSING="1",  # as a cluster's profile may have it
     )
     assert done.returncode == 0, done.stderr
+    assert "Triton" not in done.stderr
     (run,) = open_store(tmp_path / "store").runs.values()
     assert run.plan.compute.engine_options == {"block_size": "32", "seed": "7"}
 
@@ -345,7 +323,7 @@ def test_engine_options_are_kept_in_the_plan(
     [
         (("--engine-option", "pipeline_parallel_size=2"), "no rank sees all sites"),
         (("--engine-option", "enable_prefix_caching=true"), "capture sets it"),
-        (("--engine-option", "no_such=1"), "vLLM has no engine option no_such"),
+        (("--engine-option", "load_format=dummy"), "not one that capture passes on"),
         (("--engine-option", "max_model_len=64"), "prompts of --context 96"),
         (("--engine-option", "seed"), "is not NAME=VALUE"),
         (("--context", 97), "has 96 positions"),

@@ -1,6 +1,7 @@
 """The backend contract, inside vLLM, for each family; and what vLLM alone could get wrong."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,49 @@ from backend_contract import (
     plain_forward,
     random_prompts,
 )
+from served import serve
+
+from lpp.capture.backend import Batch, Captured
+from lpp.capture.vllm_backend import EPSILON, _check_causal
+from lpp.store.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def served_by_two(wide_folder: Callable[[str], Path]) -> Iterator[Any]:
+    """A model on two ranks, a core each."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")
+        yield from serve(wide_folder("qwen2"), "qwen2", tensor_parallel=2)
+
+
+class TestTwoRanks(BackendContract):
+    @pytest.fixture
+    def harness(self, served_by_two: Any) -> Harness:
+        return Harness(
+            backend=served_by_two.backend,
+            reference=served_by_two.reference,
+            vocabulary=served_by_two.vocabulary,
+            hidden_rtol=1e-5,
+            logit_atol=1e-4,
+        )
+
+
+class LeakyBackend:
+    """Every row knows the last token: what the check after loading must see."""
+
+    def capture(self, batches: Iterable[Batch]) -> Iterator[Captured]:
+        for batch in batches:
+            rows = np.linspace(1, 2, 14 * 8, dtype=np.float32).reshape(14, 8)
+            rows[:, 0] *= 25_000  # as massive as activations get
+            rows[:, 1:] += batch.token_ids[-1] / 100
+            yield Captured(batch=batch, hidden={"block.1": rows}, statistics={})
+
+
+def test_a_model_that_looks_ahead_is_seen() -> None:
+    ids = np.arange(3, 17, dtype=np.int32)
+    for epsilon in EPSILON.values():
+        with pytest.raises(InputError, match=r"a later token changes block\.1"):
+            _check_causal(LeakyBackend(), "leaky", ids, epsilon)
 
 
 class TestVllmBackend(BackendContract):

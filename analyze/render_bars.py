@@ -1,0 +1,54 @@
+"""Profiles in characters: a section per number, a line per run, its value, error and bar.
+
+Bars begin at zero and share one scale within a section, so that lengths compare as values do. A
+length is told by the value beside it, and nothing by colour.
+"""
+
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+from lpp.analyze.render_text import Row, bar, value_text
+
+BAR: Final = 22
+"""Columns of the longest bar."""
+
+_LABEL: Final = 30
+_VALUE: Final = 22
+
+
+def bar_sections(rows: Sequence[Row], heads: Mapping[str, str]) -> Iterator[str]:
+    """Lines that compare `rows`, profiles of one context and number of prompts.
+
+    heads: what stands above each metric, in order of the sections.
+    """
+    for metric, head in heads.items():
+        most = max((row[metric] for row in rows if row[metric] is not None), default=0.0)
+        yield f"\n{head}\n"
+        texts = [(value_text(row, metric), bar(row[metric], most, BAR)) for row in rows]
+        yield from _lines(rows, [f"{text:>{_VALUE}}  {drawn}" for text, drawn in texts])
+    if len({row["prompt_set"] for row in rows}) > 1:
+        yield "\nprompt set\n"
+        yield from _lines(rows, [row["prompt_set"][:8] for row in rows])
+    if any(row["flags"] for row in rows):
+        yield "\nflags\n"
+        yield from _lines(rows, [", ".join(row["flags"]) or "none" for row in rows])
+    yield "\n"
+
+
+def _lines(rows: Sequence[Row], cells: Sequence[str]) -> Iterator[str]:
+    """A line per row, its cell behind its label: the run, or with several sites the site."""
+    several = len({row["site"] for row in rows}) > 1
+    before = None
+    for row, cell in zip(rows, cells, strict=True):
+        if several and row["run"] != before:
+            yield f"  {row['run']}\n"
+            before = row["run"]
+        first, *more = [f"  {row['site']}"] if several else _broken(row["run"])
+        yield f"  {first:<{_LABEL}} {cell}".rstrip() + "\n"
+        yield from (f"  {line}\n" for line in more)
+
+
+def _broken(run: str) -> list[str]:
+    """A run id in lines of the label's width, broken after hyphens."""
+    return textwrap.wrap(run, _LABEL)

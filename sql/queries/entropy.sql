@@ -1,0 +1,17 @@
+-- How does uncertainty fall with the prefix?
+-- Read: entropy is the mean over prompts of the next token's, over ln V; the smallest of a run is
+--   its entropy floor. Distrust a floor where distinct, the share of prompts that begin
+--   differently, is low (boilerplate), or where short, the number of prompts that end before the
+--   prefix, is high: that is the entropy of the end of a text.
+-- Empty: there is no entropy. Compute it: lpp-analyze profile STORE
+SELECT  -- a prefix reads the same tokens in every context that it is part of
+  run,
+  n_prompts AS n,
+  prefix,
+  format('{:.4g}', any_value(entropy_norm))::DOUBLE AS entropy,
+  format('{:.2g}', any_value(entropy_norm_stderr))::DOUBLE AS stderr,
+  any_value(short_prompts) AS short,
+  format('{:.2g}', any_value(distinct_prefixes))::DOUBLE AS distinct
+FROM entropy
+GROUP BY run, n_prompts, prefix
+ORDER BY run, n, prefix;

@@ -1,0 +1,34 @@
+-- How do the models compare?
+-- Read: one number of one profile per row, to four digits: ranks in dimensions, entropy_floor as a
+--   share of ln V, the others of min(N, d), with the 95 % interval over prompts and the prefix it
+--   came from. Compare rows of one context and one number of prompts.
+-- Empty: there is no profile. Make them: lpp-analyze profile STORE
+WITH numbers AS (
+  FROM profiles UNPIVOT INCLUDE NULLS (
+    (value, ci_low, ci_high, prefix) FOR metric IN (
+      (entropy_floor, entropy_floor_ci_low, entropy_floor_ci_high, entropy_floor_prefix)
+        AS entropy_floor,
+      (participation_ratio, participation_ratio_ci_low, participation_ratio_ci_high,
+        participation_ratio_prefix) AS participation_ratio,
+      (participation_ratio_norm, participation_ratio_norm_ci_low,
+        participation_ratio_norm_ci_high, participation_ratio_norm_prefix)
+        AS participation_ratio_norm,
+      (effective_rank, effective_rank_ci_low, effective_rank_ci_high, effective_rank_prefix)
+        AS effective_rank,
+      (effective_rank_norm, effective_rank_norm_ci_low, effective_rank_norm_ci_high,
+        effective_rank_norm_prefix) AS effective_rank_norm
+    )
+  )
+)
+SELECT
+  metric,
+  run,
+  context,
+  n_prompts AS prompts,
+  format('{:.4g}', value)::DOUBLE AS value,
+  format('{:.4g}', ci_low)::DOUBLE AS ci_low,
+  format('{:.4g}', ci_high)::DOUBLE AS ci_high,
+  prefix,
+  flags
+FROM numbers
+ORDER BY context, prompts, metric, numbers.value, run;

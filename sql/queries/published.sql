@@ -1,0 +1,27 @@
+-- How do my models stand beside the published ones?
+-- Read: one profile per row, source published for those of arXiv 2605.30018. Compare only what read
+--   the same corpus with the same context and number of prompts: there, Alpaca, 150 tokens and 100
+--   prompts. The normalised ranks mostly follow 1 / hidden size.
+-- Empty: there is neither a profile nor the published table. Make both: lpp-analyze profile STORE
+SELECT
+  profiles.model || CASE WHEN untrained_seed IS NULL THEN '' ELSE ' (untrained)' END AS model,
+  'this store' AS source,
+  profiles.corpus,
+  profiles.context,
+  profiles.n_prompts AS prompts,
+  format('{:.4g}', entropy_floor)::DOUBLE AS entropy_floor,
+  format('{:.4g}', participation_ratio_norm)::DOUBLE AS pr_norm,
+  format('{:.4g}', effective_rank_norm)::DOUBLE AS er_norm
+FROM profiles JOIN runs USING (run)
+UNION ALL BY NAME
+SELECT
+  model,
+  source,
+  corpus,
+  context,
+  n_prompts AS prompts,
+  entropy_floor,
+  participation_ratio_norm AS pr_norm,
+  effective_rank_norm AS er_norm
+FROM published
+ORDER BY entropy_floor, model, source;

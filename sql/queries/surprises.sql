@@ -1,0 +1,35 @@
+-- Which tokens surprised each model most?
+-- Read: the ten next tokens of a run with the smallest probability. token_id came at position (from
+--   0) of the text in source_row of the corpus; surprisal is -ln p, in nats, and entropy what the
+--   model expected on average; next_rank 1 would be its first choice.
+-- Empty: no token is there whose next one is known. Capture: lpp-capture run --store STORE
+WITH least AS (  -- a heap of ten per run, in one pass over the tokens
+  SELECT
+    run,
+    unnest(
+      min({
+        'next_logprob': next_logprob,
+        'prompt_id': prompt_id,
+        'position': position + 1,
+        'next_rank': next_rank,
+        'entropy': entropy
+      }, 10),
+      recursive := true
+    )
+  FROM token_stats
+  WHERE next_logprob IS NOT NULL
+  GROUP BY run
+)
+SELECT
+  run,
+  source_row,
+  position,
+  token_id,
+  format('{:.4g}', -next_logprob)::DOUBLE AS surprisal,
+  format('{:.4g}', least.entropy)::DOUBLE AS entropy,
+  least.next_rank
+FROM least
+LEFT JOIN (SELECT run, prompt_id, position, token_id FROM token_stats)
+  USING (run, prompt_id, position)
+LEFT JOIN prompts USING (run, prompt_id)
+ORDER BY run, next_logprob, source_row, position;

@@ -1,0 +1,488 @@
+"""Saved queries: what each answers, on a store as the demo leaves it and on values by hand."""
+
+import itertools
+import json
+import math
+import os
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pytest
+from scipy.stats import kendalltau
+
+from lpp.analyze import scan_tokens
+from lpp.analyze.correlations import MEANING as OF_CORRELATIONS
+from lpp.analyze.flags import MEANING
+from lpp.analyze.hourglass import Layer, hourglass
+from lpp.analyze.token_metrics import TOKEN_EXPRESSIONS
+from lpp.sql import arrow_schema, build, connect, saved_queries, saved_query
+from lpp.sql.saved import parse
+from lpp.store import open_store
+from lpp.store.errors import ErrorKind, InputError
+
+NAMES = tuple(saved_queries())
+Run = Callable[..., subprocess.CompletedProcess[bytes]]
+Make = Callable[..., None]
+Row = Mapping[str, Any]
+NOT_IN_THE_DEMO = ("context_order", "correlations")
+"""What the demo has nothing for: it computes no grid and has no scores."""
+
+
+def answer(store: Path, name: str) -> list[dict[str, Any]]:
+    with connect(store) as connection:
+        return pl.DataFrame(connection.sql(saved_query(name).text).to_arrow_table()).to_dicts()
+
+
+def digits(value: float | None, count: int = 4) -> float | None:
+    return None if value is None else float(f"{value:.{count}g}")
+
+
+@pytest.fixture
+def make(empty_store: Path, rows: Callable[[str, int], list[dict[str, Any]]]) -> Make:
+    """Called with rows by table, each the columns that matter; distinct values fill the others."""
+
+    def build_store(**tables: Sequence[Row]) -> None:
+        made = {}
+        for name, some in tables.items():
+            full = [{**a, **b} for a, b in zip(rows(name, len(some)), some, strict=True)]
+            made[name] = pa.Table.from_pylist(full, schema=arrow_schema(name))
+        build(empty_store, made)
+
+    return build_store
+
+
+# All of them
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_file_says_what_it_answers(name: str) -> None:
+    query = saved_query(name)
+    assert query.title.endswith("?")
+    assert len(query.title) <= 80 - len("context_order  ")
+    assert query.reading.endswith((".", "STORE"))
+    assert "lpp-" in query.when_empty
+    assert query.when_empty.endswith("STORE")
+    assert max(map(len, query.text.splitlines())) <= 100
+    (statement,) = duckdb.extract_statements(query.text)
+    assert statement.type.name == "SELECT"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_answers_on_the_demo(name: str, documented_store: Path, lpp_sql: Run) -> None:
+    done = lpp_sql(documented_store, "--run", name, "--format", "json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found == answer(documented_store, name)
+    if name in NOT_IN_THE_DEMO:
+        assert found == []
+        assert done.stderr.decode().startswith("No rows: ")
+    else:
+        assert found
+        assert done.stderr == b""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_in_the_store_says_what_to_do(name: str, empty_store: Path, lpp_sql: Run) -> None:
+    build(empty_store, {})
+    done = lpp_sql(empty_store, "--run", name, "--format", "csv")
+    assert done.returncode == 0
+    assert len(done.stdout.splitlines()) == 1
+    message = done.stderr.decode()
+    assert message.startswith("No rows: ")
+    assert "a; store'" in message  # the place, quoted for a shell
+    assert "STORE" not in message
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_are_text(
+    name: str, tables: dict[str, pa.Table], empty_store: Path, hostile: tuple[str, ...]
+) -> None:
+    for table, columns in tables.items():
+        if "run" in columns.column_names:
+            place = columns.column_names.index("run")
+            names = pa.array(list(itertools.islice(itertools.cycle(hostile), len(columns))))
+            tables[table] = columns.set_column(place, "run", names)
+    build(empty_store, tables)
+    found = answer(empty_store, name)
+    named = {value for row in found for key, value in row.items() if key.startswith("run")}
+    assert named <= {*hostile, None}
+
+
+# Each of them
+
+
+def test_profiles_are_those_of_the_table(documented_store: Path) -> None:
+    found = answer(documented_store, "profiles")
+    with connect(documented_store) as connection:
+        profiles = pl.DataFrame(connection.sql("FROM profiles").to_arrow_table()).to_dicts()
+    assert len(found) == 5 * len(profiles) == 10
+    for row in found:
+        (profile,) = (p for p in profiles if p["run"] == row["run"])
+        metric = row["metric"]
+        assert row["value"] == digits(profile[metric])
+        assert row["ci_low"] == digits(profile[f"{metric}_ci_low"])
+        assert row["ci_high"] == digits(profile[f"{metric}_ci_high"])
+        assert row["prefix"] == profile[f"{metric}_prefix"]
+        assert row["flags"] == profile["flags"]
+
+
+def test_profiles_without_errors_are_listed(make: Make, empty_store: Path) -> None:
+    make(profiles=[{"effective_rank_ci_low": None, "effective_rank_ci_high": None}])
+    found = {row["metric"]: row for row in answer(empty_store, "profiles")}
+    assert len(found) == 5
+    assert found["effective_rank"]["ci_low"] is None
+
+
+def number(metric: str, low: float | None, high: float | None) -> dict[str, float | None]:
+    value = None if low is None or high is None else (low + high) / 2
+    return {metric: value, f"{metric}_ci_low": low, f"{metric}_ci_high": high}
+
+
+def test_differences_by_hand(make: Make, empty_store: Path) -> None:
+    key = {"context": 100, "n_prompts": 9, "site": "final", "prompt_set": "one"}
+    make(
+        profiles=[
+            {
+                **key,
+                "run": "a",
+                "flags": ["template", "normaliser"],
+                **number("effective_rank", 7, 13),
+                **number("participation_ratio", 6, 12),
+                **number("entropy_floor", None, None),
+            },
+            {
+                **key,
+                "run": "b",
+                "flags": ["normaliser"],
+                "prompt_set": "other",
+                **number("effective_rank", 0, 8),
+                **number("participation_ratio", 0, 8),
+            },
+            {**key, "run": "c", "context": 50},
+        ]
+    )
+    found = {row["metric"]: row for row in answer(empty_store, "differences")}
+    assert "entropy_floor" not in found  # one side has no number
+    rank, ratio = found["effective_rank"], found["participation_ratio"]
+    assert (rank["run_a"], rank["run_b"]) == ("a", "b")
+    assert rank["difference"] == 6  # 10 +- 3 from 4 +- 4: 6 +- 5
+    assert (rank["ci_low"], rank["ci_high"], rank["beyond"]) == (1, 11, True)
+    assert (ratio["difference"], ratio["ci_low"], ratio["beyond"]) == (5, 0, False)
+    assert rank["same_texts"] is False
+    assert rank["flags"] == ["normaliser", "template"]
+
+
+def test_hourglass_by_hand(make: Make, empty_store: Path) -> None:
+    ranks = {"embed": 500, 1: 20, 2: 20, 3: 5, 4: 20, 5: 40, 6: 7, "final": 40, 7: 1}
+    depths = {"embed": 0, "final": 6}
+    spectra = [
+        {
+            "site": f"block.{key}" if isinstance(key, int) else key,
+            "depth": depths.get(key, key),
+            "participation_ratio": rank,
+            "effective_rank": rank,
+        }
+        for key, rank in ranks.items()
+        if key != 7
+    ]
+    spectra.append({**spectra[3], "prefix": 50, "effective_rank": 900})  # a shorter prefix
+    common = {"run": "r", "context": 100, "prefix": 100, "n_prompts": 3}
+    make(runs=[{"run": "r", "n_blocks": 6}], spectra=[{**common, **row} for row in spectra])
+    rank, ratio = answer(empty_store, "hourglass")
+    assert (rank["metric"], ratio["metric"]) == ("effective_rank", "participation_ratio")
+    for row in (rank, ratio):
+        assert (row["first"], row["middle"], row["last"]) == (20, 10, 40)  # final, not block.6
+        assert row["score"] == digits((20 - 10) / (20 + 10))
+        assert (row["layers"], row["collapsed"]) == (6, 0)
+
+
+def test_hourglass_leaves_out_collapsed_layers(make: Make, empty_store: Path) -> None:
+    common = {"run": "r", "context": 100, "prefix": 100, "n_prompts": 3}
+    ratios = (4, 9, 1.01, 6, 5, None)
+    spectra = [
+        {
+            **common,
+            "site": f"block.{depth}",
+            "depth": depth,
+            "participation_ratio": ratio,
+            "effective_rank": 8,
+        }
+        for depth, ratio in enumerate(ratios, start=1)
+    ]
+    make(runs=[{"run": "r", "n_blocks": 6}], spectra=spectra)
+    rank, ratio = answer(empty_store, "hourglass")
+    assert (rank["layers"], ratio["layers"]) == (5, 4)
+    assert rank["collapsed"] == ratio["collapsed"] == 1
+    assert rank["score"] is None  # one layer is left in the middle third
+    assert (ratio["first"], ratio["middle"], ratio["last"]) == (6, 6, 5)
+
+
+def test_hourglass_is_that_of_the_layers(documented_store: Path) -> None:
+    with connect(documented_store) as connection:
+        frame = connection.sql("FROM spectra WHERE prefix = context AND depth > 0")
+        spectra = pl.DataFrame(frame.to_arrow_table())
+    found = answer(documented_store, "hourglass")
+    assert len(found) == 4
+    for row in found:
+        one_each = spectra.filter(pl.col("site") != "block.30", run=row["run"])
+        layers = [
+            Layer(site["depth"], site[row["metric"]], site["participation_ratio"] <= 1.01)
+            for site in one_each.iter_rows(named=True)
+        ]
+        expected = hourglass(layers, 30)
+        assert len(layers) == 30
+        assert row["score"] == digits(expected.score)
+        assert row["middle"] == digits(expected.middle)
+        assert (row["layers"], row["collapsed"]) == (expected.n_layers, expected.n_collapsed)
+
+
+def test_entropy_has_each_prefix_once(make: Make, empty_store: Path) -> None:
+    at = {"run": "r", "n_prompts": 4, "entropy_norm_stderr": 0.0312}
+    make(
+        entropy=[
+            {**at, "context": 100, "prefix": 100, "entropy_norm": 0.25, "short_prompts": 2},
+            {**at, "context": 200, "prefix": 100, "entropy_norm": 0.25, "short_prompts": 2},
+            {**at, "context": 200, "prefix": 200, "entropy_norm": 0.12344, "short_prompts": 3},
+        ]
+    )
+    found = answer(empty_store, "entropy")
+    assert [(row["prefix"], row["entropy"], row["short"]) for row in found] == [
+        (100, 0.25, 2),
+        (200, 0.1234, 3),
+    ]
+    assert {row["stderr"] for row in found} == {0.031}
+
+
+@pytest.mark.parametrize("table", ["profiles", "correlations"])
+def test_flags_say_why(table: str, make: Make, empty_store: Path) -> None:
+    meanings = MEANING if table == "profiles" else OF_CORRELATIONS
+    make(**{table: [{"flags": sorted(meanings)}, {"flags": ["different_prompts"]}]})
+    found = answer(empty_store, "flags")
+    assert {row["flag"]: row["why"] for row in found} == dict(meanings)
+    assert {row["in_table"] for row in found} == {table}
+    assert sum(row["rows"] for row in found) == len(meanings) + 1
+
+
+def test_flags_are_counted_and_placed(make: Make, empty_store: Path) -> None:
+    sites = [{"run": "r", "site": f"block.{k}", "flags": ["collapsed"]} for k in (4, 1, 3, 2)]
+    make(site_profiles=sites, profiles=[{"run": "r", "flags": []}])
+    (row,) = answer(empty_store, "flags")
+    assert (row["run"], row["rows"]) == ("r", 4)
+    assert row["places"] == "block.1, block.2, block.3, ..."
+
+
+def test_next_token_against_a_slow_count(documented_store: Path) -> None:
+    tokens = scan_tokens(documented_store).collect()
+    found = answer(documented_store, "next_token")
+    assert ["untrained" in row["run"] for row in found] == [False, True]
+    for row in found:
+        mine = tokens.filter(pl.col("next_logprob").is_not_null(), run=row["run"])
+        confidence = np.exp(mine["max_logprob"].to_numpy().astype(np.float64))
+        hits = (mine["next_rank"] == 1).to_numpy()
+        gaps = 0.0
+        for k in range(15):
+            inside = (confidence > k / 15) & (confidence <= (k + 1) / 15)
+            if inside.any():
+                gaps += inside.sum() * abs(hits[inside].mean() - confidence[inside].mean())
+        surprisal = float(-mine["next_logprob"].cast(pl.Float64).mean())
+        assert row["tokens"] == len(mine) == 12 * 199
+        assert row["surprisal"] == digits(surprisal)
+        assert row["perplexity"] == digits(math.exp(surprisal))
+        assert row["top1_accuracy"] == digits(hits.mean())
+        assert row["confidence"] == digits(confidence.mean())
+        assert row["ece"] == digits(gaps / len(mine))
+
+
+def test_next_token_is_that_of_the_metrics(documented_store: Path) -> None:
+    names = ("surprisal", "top1_accuracy", "ece")
+    expressions = [TOKEN_EXPRESSIONS[name].alias(name) for name in names]
+    declared = scan_tokens(documented_store).group_by("run").agg(expressions).collect()
+    for row in answer(documented_store, "next_token"):
+        (metrics,) = declared.filter(run=row["run"]).to_dicts()
+        assert [row[name] for name in names] == [digits(metrics[name]) for name in names]
+
+
+def test_surprises_against_a_sort(documented_store: Path) -> None:
+    found = answer(documented_store, "surprises")
+    tokens = scan_tokens(documented_store).collect()
+    for run, mine in tokens.group_by("run"):
+        place = ("prompt_id", "position")
+        came = mine.select("prompt_id", pl.col("position") - 1, came=pl.col("token_id"))
+        hardest = (
+            mine.drop_nulls("next_logprob")
+            .sort("next_logprob", *place)
+            .head(10)
+            .join(came, on=place, how="left", maintain_order="left")
+        )
+        rows = [row for row in found if row["run"] == run[0]]
+        assert [row["token_id"] for row in rows] == hardest["came"].to_list()
+        assert [row["position"] - 1 for row in rows] == hardest["position"].to_list()
+        assert [row["next_rank"] for row in rows] == hardest["next_rank"].to_list()
+        assert rows[0]["surprisal"] == digits(-hardest["next_logprob"][0])
+        prompts = open_store(documented_store).runs[str(run[0])].prompts()
+        sources = prompts["source_row"].to_pylist()
+        assert [row["source_row"] for row in rows] == [sources[p] for p in hardest["prompt_id"]]
+
+
+def test_context_order_against_kendall(make: Make, empty_store: Path) -> None:
+    values = {50: (3.0, 1.0, 2.0, 4.0), 100: (1.0, 2.0, 3.0, 4.0), 200: (1.0, 2.0, 4.0, 3.0)}
+    half = {50: 0.6, 100: 0.9, 200: 0.6}  # neighbours at 50 and 200 differ by more than errors
+    common = {"metric": "effective_rank", "aggregation": "max", "corpus": "c", "site": "final"}
+    rows = [
+        {
+            **common,
+            "run": f"r{place}",
+            "context": context,
+            "n_prompts": 5,
+            "value": value,
+            "ci_low": value - half[context],
+            "ci_high": value + half[context],
+        }
+        for context, some in values.items()
+        for place, value in enumerate(some)
+    ]
+    rows.append({**rows[0], "aggregation": "min", "value": 99.0})  # not what profiles take
+    rows.append({**rows[0], "run": "absent", "value": None})
+    make(sensitivity=rows)
+    found = answer(empty_store, "context_order")
+    assert [(row["context"], row["longest"]) for row in found] == [(50, 200), (100, 200)]
+    for row in found:
+        tau = kendalltau(values[row["context"]], values[200]).statistic
+        assert row["pairs"] == 6
+        assert 1 - 2 * row["turned"] / row["pairs"] == pytest.approx(tau)
+    assert [row["turned"] for row in found] == [3, 1]
+    assert [row["beyond"] for row in found] == [3, 0]
+
+
+def test_correlations_the_smallest_q_first(make: Make, empty_store: Path) -> None:
+    make(
+        correlations=[
+            {"benchmark": "none", "coefficient": None, "q_value": None, "flags": ["constant"]},
+            {"benchmark": "second", "coefficient": 0.42049, "q_value": 0.1234},
+            {"benchmark": "first", "coefficient": -0.75, "q_value": 0.0000123},
+        ]
+    )
+    found = answer(empty_store, "correlations")
+    assert [row["benchmark"] for row in found] == ["first", "second", "none"]
+    assert [row["coefficient"] for row in found] == [-0.75, 0.42, None]
+    assert [row["q"] for row in found] == [0.000012, 0.12, None]
+
+
+def test_published_stand_beside_mine(documented_store: Path) -> None:
+    found = answer(documented_store, "published")
+    mine = [row for row in found if row["source"] == "this store"]
+    assert len(found) - len(mine) == 8
+    assert len(mine) == 2
+    assert [row["model"].endswith("(untrained)") for row in mine] == [False, True]
+    assert [row["entropy_floor"] for row in found] == sorted(row["entropy_floor"] for row in found)
+    assert {row["corpus"] for row in found} == {"alpaca", "pydoc"}
+
+
+def test_provenance_is_that_of_the_plans(documented_store: Path) -> None:
+    found = answer(documented_store, "provenance")
+    runs = open_store(documented_store).runs
+    assert {row["run"] for row in found} == set(runs)
+    for row in found:
+        plan = runs[row["run"]].plan
+        assert row["weights"] == plan.model.weights
+        assert row["tokenizer"] == plan.tokenizer.fingerprint
+        assert row["corpus_fingerprint"] == plan.corpus.fingerprint
+        assert row["prompt_set"] == plan.corpus.prompt_set
+        assert row["device"] == plan.compute.device
+        assert json.loads(row["versions"]) == dict(plan.compute.versions)
+    trained, twin = sorted(found, key=lambda row: row["untrained_seed"] is not None)
+    assert trained["weights"] != twin["weights"]
+    assert trained["tokenizer"] == twin["tokenizer"]
+
+
+# The command and the documentation
+
+
+def test_readme_names_every_query() -> None:
+    text = (Path(__file__).parents[2] / "sql" / "README.md").read_text("utf-8")
+    for query in saved_queries().values():
+        assert f"| `{query.name}` | {query.title} |\n" in text
+
+
+def test_list_fits_and_names_every_query(lpp_sql: Run) -> None:
+    done = lpp_sql("--list")
+    assert done.returncode == 0
+    lines = done.stdout.decode().splitlines()
+    assert [line.split()[0] for line in lines[:-2]] == list(NAMES)
+    for line, query in zip(lines, saved_queries().values(), strict=False):
+        assert line.endswith(query.title)
+    assert max(map(len, lines)) <= 80
+
+
+def test_a_reader_gets_title_answer_and_reading(documented_store: Path, lpp_sql: Run) -> None:
+    environment = {**os.environ, "COLUMNS": "80"}
+    done = lpp_sql(documented_store, "--run", "hourglass", env=environment)
+    query = saved_query("hourglass")
+    lines = done.stdout.decode().splitlines()
+    assert lines[0] == query.title
+    assert "score" in done.stdout.decode()
+    assert " ".join(" ".join(lines).split()).endswith(
+        query.reading.replace("STORE", str(documented_store))
+    )
+    assert max(len(line) for line in lines if str(documented_store) not in line) <= 80
+
+
+def test_a_file_gets_the_answer_alone(documented_store: Path, lpp_sql: Run, tmp_path: Path) -> None:
+    target = tmp_path / "q.parquet"
+    done = lpp_sql(documented_store, "--run", "entropy", "-o", target)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    assert pl.read_parquet(target).to_dicts() == answer(documented_store, "entropy")
+
+
+def test_show_prints_what_runs(documented_store: Path, lpp_sql: Run) -> None:
+    text = lpp_sql("--show", "differences").stdout.decode()
+    assert text == saved_query("differences").text
+    done = lpp_sql(documented_store, "-", "--format", "json", input=text.encode())
+    assert json.loads(done.stdout) == answer(documented_store, "differences")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--run", "hourglas"), "'hourglas'. Did you mean hourglass?"),
+        (("--run", "Profile"), "Did you mean profiles?"),
+        (("--run", "zzz"), "'zzz'. All of them: lpp-sql --list"),
+        (("--show", "hourglas"), "Did you mean hourglass?"),
+        (("SELECT 1", "--run", "flags"), "SQL or --run NAME, not both"),
+        ((), "No SQL to run"),
+    ],
+)
+def test_wrong_names_are_told(words: tuple[str, ...], said: str, store: Path, lpp_sql: Run) -> None:
+    done = lpp_sql(store, *words)
+    assert done.returncode == 2
+    assert done.stdout == b""
+    assert said in done.stderr.decode()
+
+
+def test_a_database_of_another_release_is_told(store: Path, lpp_sql: Run) -> None:
+    with duckdb.connect(str(store / "profiles.duckdb")) as connection:
+        connection.execute("DROP TABLE correlations")
+    done = lpp_sql(store, "--run", "correlations")
+    assert done.returncode == 2
+    assert done.stdout == b""
+    assert "has not the tables that `correlations` reads" in done.stderr.decode()
+    assert "lpp-analyze profile" in done.stderr.decode()
+
+
+def test_unknown_name_is_an_input_error() -> None:
+    with pytest.raises(InputError) as caught:
+        saved_query("nothing")
+    assert caught.value.kind is ErrorKind.NOT_FOUND
+
+
+def test_comments_after_the_head_are_no_part_of_it() -> None:
+    text = "-- A?\n-- Read: b: c\n--   d.\n-- Empty: e.\n-- Source.\n--   F.\nSELECT 1;\n"
+    query = parse("n", text)
+    assert (query.title, query.reading, query.when_empty) == ("A?", "b: c d.", "e.")
+    assert query.text == text
