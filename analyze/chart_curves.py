@@ -9,6 +9,7 @@ import polars as pl
 from lpp.analyze.chart_panels import Lines, Words, filling, lines, stacked
 from lpp.analyze.chart_rows import (
     Row,
+    bars,
     checked,
     fullest,
     listing,
@@ -46,7 +47,7 @@ def entropy_chart(entropy: pl.DataFrame) -> Any:
     lay = Lines(series=series, x="prefix", y="entropy_norm", low=low, high=high)
     words = Words(
         title=title,
-        notes=[*notes, "Bars: 95 % intervals over prompts.", *missing],
+        notes=[*notes, *bars(found, low, "95 % intervals over prompts"), *missing],
         description=f"{title}, as a share of ln V. {_ranges(found, lay, 'prefix {:g}')}",
         x="prefix (tokens)",
         y="mean entropy over ln V (share)",
@@ -181,7 +182,11 @@ def _depth_panel(name: str, layers: pl.DataFrame) -> Any:
     title = f"{RANKS[name]} by depth"
     words = Words(
         title=title,
-        notes=[*(["× above a point: collapsed layer."] if crosses else []), *missing],
+        notes=[
+            *(["× above a point: collapsed layer."] if crosses else []),
+            *bars(found, "bar_low", "one standard error over prompts"),
+            *missing,
+        ],
         description=f"{title}, in dimensions. {_ranges(found, lay, 'depth {:.2g}')} "
         f"Collapsed layers: {crosses}.",
         x="depth (share of blocks)",

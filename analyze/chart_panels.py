@@ -126,12 +126,18 @@ def lines(rows: Sequence[Row], lay: Lines, words: Words) -> Any:
 
 
 def stacked(panels: Sequence[Any], columns: int, words: Words) -> Any:
-    """Panels as one chart, `columns` of them beside each other."""
-    sized = [panel.properties(width=PANEL_WIDTH) for panel in panels]
+    """Panels as one chart, `columns` of them beside each other; a list of them below each other."""
+    sized = [_sized(panel) for panel in panels]
     whole = alt.concat(*sized, columns=columns, spacing=24).resolve_legend("shared")
     return finished(
         whole.properties(title=heading(words.title, words.notes), description=words.description)
     )
+
+
+def _sized(panel: Any) -> Any:
+    if isinstance(panel, list):
+        return alt.vconcat(*map(_sized, panel), spacing=24)
+    return panel.properties(width=PANEL_WIDTH)
 
 
 def filling(panel: Any) -> Any:

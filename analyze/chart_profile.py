@@ -7,6 +7,7 @@ import polars as pl
 from lpp.analyze.chart_panels import Words, dots, filling, stacked
 from lpp.analyze.chart_rows import (
     Row,
+    bars,
     checked,
     fullest,
     listing,
@@ -29,6 +30,8 @@ AXES: Final = {
 }
 """Numbers of a profile: name, and the title of its axis with the unit."""
 
+DIMENSIONS: Final = ("participation_ratio", "effective_rank")
+MEANING: Final = "95 % intervals over prompts"
 NEEDED: Final = ("run", "site", "context", "n_prompts", *AXES)
 
 
@@ -52,11 +55,12 @@ def profile_chart(
     chosen, notes = fullest(profiles)
     words = Words(
         title=f"Profiles of {_count(chosen)}",
-        notes=[*notes, "Bars: 95 % intervals over prompts.", *_mark(published)],
+        notes=[*notes, *_bars(chosen), *_mark(published)],
         description=" ".join(panel.description for panel in panels.values()),
         x="",
     )
-    return stacked(list(panels.values()), columns, words)
+    shares = [panels[name] for name in AXES if name not in DIMENSIONS]
+    return stacked([*shares, [panels[name] for name in DIMENSIONS]], columns, words)
 
 
 def profile_panels(profiles: pl.DataFrame, published: pl.DataFrame | None = None) -> dict[str, Any]:
@@ -129,6 +133,12 @@ def _sentence(row: Row) -> str:
         f" (95 % {number(row['low'])} to {number(row['high'])})" if row["low"] is not None else ""
     )
     return f"{row['series']}: {number(row['value'])}{interval}"
+
+
+def _bars(profiles: pl.DataFrame) -> list[str]:
+    lows = [f"{name}_ci_low" for name in AXES if f"{name}_ci_low" in profiles.columns]
+    found = profiles.select(lows).to_dicts()
+    return next((note for low in lows if (note := bars(found, low, MEANING))), [])
 
 
 def _mark(published: pl.DataFrame | None) -> list[str]:

@@ -7,13 +7,14 @@ control characters, and a direction mark could turn the text around it).
 
 import math
 import re
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import polars as pl
 
 from lpp.analyze.chart_library import alt
-from lpp.analyze.chart_theme import INK, Series, finished, heading, letters, shortened
+from lpp.analyze.chart_theme import INK, TITLE_WIDTH, Series, finished, heading, letters, shortened
 from lpp.store.errors import ErrorKind, InputError
 
 Row = dict[str, Any]
@@ -104,6 +105,11 @@ def number(value: float | None) -> str:
     return "no value" if value is None else f"{value:.4g}"
 
 
+def bars(values: Sequence[Row], low: str, meaning: str) -> list[str]:
+    """A note of what the bars mean, where any row has one."""
+    return [f"Bars: {meaning}."] if any(row.get(low) is not None for row in values) else []
+
+
 def listing(parts: Sequence[str], most: int = 12) -> str:
     """Parts of a description as sentences; the rest of a long list by their count."""
     more = [f"And {len(parts) - most} more."] if len(parts) > most else []
@@ -120,10 +126,12 @@ def nothing(table: str, frame: pl.DataFrame, command: str) -> str:
 
 def says(title: str, why: str) -> Any:
     """A chart without data that says what is missing, where the chart would have stood."""
-    words = alt.Chart(data([{"text": why}]), height=40, width="container")
-    text = words.mark_text(align="left", baseline="middle", color=INK, fontSize=12, lineBreak="\n")
+    lines = textwrap.wrap(why, TITLE_WIDTH, break_on_hyphens=False)
+    height = 16 * len(lines) + 24
+    words = alt.Chart(data([{"text": "\n".join(lines)}]), height=height, width="container")
+    text = words.mark_text(align="left", baseline="top", color=INK, fontSize=12, lineBreak="\n")
     return finished(
-        text.encode(x=alt.value(0), y=alt.value(20), text="text:N").properties(
+        text.encode(x=alt.value(0), y=alt.value(8), text="text:N").properties(
             title=heading(title, []), description=f"{title}. {why}"
         )
     )

@@ -185,6 +185,17 @@ def rows_of(chart: Any) -> list[dict[str, Any]]:
     return list(itertools.chain(*charts.specification(chart)["datasets"].values()))
 
 
+def test_bars_are_explained_where_there_are_any() -> None:
+    def notes(chart: Any) -> str:
+        return " ".join(charts.specification(chart)["title"].get("subtitle", []))
+
+    assert "Bars: 95 % intervals" in notes(charts.profile_chart(profiles()))
+    assert "Bars: one standard error" in notes(charts.depth_panels(layers())["effective_rank"])
+    assert "Bars" not in notes(charts.depth_panels(layers())["participation_ratio"])
+    bare = profiles().drop([c for c in profiles().columns if c.endswith("_ci_low")])
+    assert "Bars" not in notes(charts.profile_chart(bare))
+
+
 def test_each_run_at_its_fullest_setting() -> None:
     small = profiles(n_prompts=4)
     chart = charts.profile_panels(pl.concat([small, profiles()]))["entropy_floor"]
