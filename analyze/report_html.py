@@ -20,7 +20,7 @@ from lpp.analyze.report_queries import PLANS, Query
 from lpp.analyze.report_tables import FIRST_ROWS, TableView
 from lpp.analyze.report_words import Sentence
 
-OPEN_ROWS: Final = 60
+OPEN_ROWS: Final = 25
 """Longer tables are folded: the page stays one that can be read."""
 
 SENTENCES: Final = 4

@@ -1,7 +1,8 @@
 """A table of the report: columns as they are shown, data as the page carries it.
 
-A number, the ends of its interval and the prefix it came from are one column of the page. Data
-lie by column, words once each: 12,000 rows of spectra take about a megabyte.
+A number, the ends of its interval and the prefix it came from are one column of the page; an
+error whose interval is there is left to the charts. Data lie by column, words once each: 12,000
+rows of spectra take about a megabyte.
 """
 
 import math
@@ -58,10 +59,10 @@ class TableView:
         frame, declared = self.answer.frame, self.answer.columns
         names = set(frame.columns)
         parts = {
-            part
+            f"{name}_{end}"
             for name in frame.columns
             if f"{name}_ci_low" in names or f"{name}_prefix" in names
-            for part in (f"{name}_ci_low", f"{name}_ci_high", f"{name}_prefix")
+            for end in ("ci_low", "ci_high", "stderr", "prefix")
         }
         return tuple(
             Shown(
