@@ -10,6 +10,7 @@ from lpp.analyze.cli_correlate import correlate
 from lpp.analyze.cli_layers import layers
 from lpp.analyze.cli_metrics import metrics
 from lpp.analyze.cli_profile import profile
+from lpp.analyze.cli_report import report
 from lpp.analyze.cli_sensitivity import sensitivity
 from lpp.store.console import LppGroup, debug_option, progress
 
@@ -28,6 +29,7 @@ def main() -> None:
         lpp-analyze cka ./lpp
         lpp-analyze benchmarks add ./lpp results/
         lpp-analyze correlate ./lpp
+        lpp-analyze report ./lpp -o report.html
         lpp-analyze verify ./lpp
     """
 
@@ -38,6 +40,7 @@ main.add_command(correlate)
 main.add_command(layers)
 main.add_command(metrics)
 main.add_command(profile)
+main.add_command(report)
 main.add_command(sensitivity)
 
 

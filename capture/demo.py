@@ -1,5 +1,6 @@
 """`lpp-capture demo`: a packaged model beside its untrained twin, in minutes on two cores."""
 
+import importlib.util
 import shlex
 import subprocess
 import sys
@@ -17,6 +18,12 @@ from lpp.capture.selection import Selection
 PROMPTS: Final = 100
 CONTEXT: Final = 200
 TWIN_SEED: Final = 0
+
+REPORT: Final = "report.html"
+"""Name of the report, in the store's directory."""
+
+CHARTS: Final = ("altair", "vl_convert")
+"""What the report draws with: the extra `report`."""
 
 QUERIES: Final = (
     "SELECT run, entropy_floor, participation_ratio, effective_rank\n     FROM profiles",
@@ -39,13 +46,28 @@ def demo_request(untrained_seed: int | None) -> CaptureRequest:
 
 
 def run_demo(root: Path) -> None:
-    """Capture both into `root`, profile them, and say what to ask next."""
+    """Capture both into `root`, profile them, write the report, and say what to ask next."""
     for seed in (None, TWIN_SEED):
         capture_into(root, demo_request(seed))
-    # The analysis is a command of its own: capture knows nothing of it, and it needs no torch.
-    analysis = [sys.executable, "-m", "lpp.analyze.cli", "profile", str(root)]
-    if code := subprocess.run(analysis, check=False).returncode:
-        sys.exit(code)  # it has said why
-    click.echo(f"\nThe store: {root.resolve()}\nThree questions to go on with:")
+    _analyze("profile", str(root))
+    report = root.resolve() / REPORT
+    click.echo()
+    if all(map(importlib.util.find_spec, CHARTS)):
+        _analyze("report", str(root), "--output", str(report), quiet=True)
+        click.echo(f"The report, for a browser: {report}")
+    else:
+        click.echo(
+            "For a report: pip install 'lpp-engine[report]', then: "
+            f"lpp-analyze report {shlex.quote(str(root))}"
+        )
+    click.echo(f"The store: {root.resolve()}\nThree questions to go on with:")
     for query in QUERIES:
         click.echo(f'\n  lpp-sql {shlex.quote(str(root))} \\\n    "{query}"')
+
+
+def _analyze(*words: str, quiet: bool = False) -> None:
+    """Run a command of the analysis: capture knows nothing of it, and it needs no torch."""
+    command = [sys.executable, "-m", "lpp.analyze.cli", *words]
+    out = subprocess.DEVNULL if quiet else None
+    if code := subprocess.run(command, check=False, stdout=out).returncode:
+        sys.exit(code)  # it has said why

@@ -20,6 +20,7 @@ MAY_IMPORT = {
 ONLY_IN = {
     "torch": {"capture"},
     "accelerate": {"capture"},
+    "altair": {"analyze/chart_library.py"},
     "bitsandbytes": {"capture"},
     "datasets": {"capture"},
     "gguf": {"capture"},
@@ -27,12 +28,24 @@ ONLY_IN = {
     "lm_eval": {"capture/probe*.py"},
     "safetensors": {"capture"},
     "transformers": {"capture/models.py"},
+    "vl_convert": {"analyze/chart_library.py"},
     "vllm": {"capture/vllm*.py"},
 }
 """Where a heavy package may be imported: a CPU box that analyses installs none of these."""
 
 LIGHT = ("lpp.store.errors", "lpp.store.console", "lpp.store.keys")
-HEAVY = ("zarr", "pyarrow", "polars", "numpy", "torch", "transformers", "rich", "duckdb", "xxhash")
+HEAVY = (
+    "zarr",
+    "pyarrow",
+    "polars",
+    "numpy",
+    "torch",
+    "transformers",
+    "rich",
+    "duckdb",
+    "xxhash",
+    "altair",
+)
 
 
 def modules() -> list[Path]:

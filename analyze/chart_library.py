@@ -1,0 +1,19 @@
+"""The one import of Vega-Altair, and what to say where the extra is not installed.
+
+Chart modules take `alt` and `vl_convert` from here; nothing else in the package imports them, so
+that analysis works without. README.md says why it is this library.
+"""
+
+from lpp.store.errors import ErrorKind, MachineError
+
+try:
+    import altair as alt
+    import vl_convert
+except ImportError as error:
+    raise MachineError(
+        f"charts need the package {(error.name or '').partition('.')[0]}, which is not installed: "
+        "pip install 'lpp-engine[report]'",
+        kind=ErrorKind.NO_PACKAGE,
+    ) from None
+
+__all__ = ["alt", "vl_convert"]

@@ -1,0 +1,275 @@
+"use strict";
+// Sort, filter, pages, copy, SQL of a number, theme, charts. Text from a store becomes text nodes
+// only; nothing here makes HTML of a string.
+(() => {
+  const PAGE = 25;
+  const MISSING = "–";
+  const root = document.documentElement;
+  const page = JSON.parse(document.getElementById("data").textContent);
+  root.classList.add("scripted");
+
+  const element = (name, properties = {}, ...children) => {
+    const made = Object.assign(document.createElement(name), properties);
+    made.append(...children);
+    return made;
+  };
+  const say = (text) => { document.getElementById("said").textContent = text; };
+
+  // ---- numbers, as report_words.number writes them
+
+  function number(value) {
+    if (value === null) return MISSING;
+    if (typeof value === "boolean") return value ? "yes" : "no";
+    const size = Math.abs(value);
+    if (size && (size < 1e-3 || (size >= 1e9 && !Number.isInteger(value)))) {
+      const [mantissa, exponent] = value.toExponential(3).split("e");
+      return `${trim(mantissa)}e${Number(exponent)}`;
+    }
+    if (Number.isInteger(value) || size >= 1000) return Math.round(value).toLocaleString("en-US");
+    return trim(value.toPrecision(4));
+  }
+  const trim = (text) => (text.includes(".") ? text.replace(/0+$/, "").replace(/\.$/, "") : text);
+
+  // ---- tables
+
+  const text = (column, row) => {
+    if (column.values) return number(column.values[row]);
+    const word = column.words[column.codes[row]];
+    if (word === null) return MISSING;
+    return Array.isArray(word) ? word.join(", ") : word;
+  };
+  const raw = (column, row) => (column.values ? column.values[row] : column.words[column.codes[row]]);
+
+  function more(column, row) {
+    const parts = [];
+    if (column.low && column.low[row] !== null) {
+      parts.push(`[${number(column.low[row])}, ${number(column.high[row])}]`);
+    }
+    if (column.prefix && column.prefix[row] !== null) parts.push(`at ${column.prefix[row]}`);
+    return parts.join(" ");
+  }
+
+  class Table {
+    constructor(name, data) {
+      this.name = name;
+      this.data = data;
+      this.box = document.getElementById(`table-${name}`);
+      this.body = this.box.querySelector("tbody");
+      this.order = [...Array(data.rows).keys()];
+      this.rows = this.order;
+      this.first = 0;
+      this.sorted = { place: -1, down: false };
+      this.words = null; // text of each row, made at the first filter
+      const tools = this.box.querySelector(".tools");
+      tools.hidden = false;
+      tools.querySelector(".filter").addEventListener("input", (event) => this.filter(event.target.value));
+      this.before = tools.querySelector(".before");
+      this.after = tools.querySelector(".after");
+      this.before.hidden = this.after.hidden = data.rows <= PAGE;
+      this.before.addEventListener("click", () => this.show(this.first - PAGE));
+      this.after.addEventListener("click", () => this.show(this.first + PAGE));
+      this.box.querySelectorAll(".sort").forEach((button, place) =>
+        button.addEventListener("click", () => this.sort(place)));
+      this.show(0);
+    }
+
+    filter(sought) {
+      const columns = this.data.columns;
+      this.words ??= Array.from({ length: this.data.rows }, (_, row) =>
+        columns.map((column) => text(column, row)).join("\n").toLowerCase());
+      this.wanted = sought.toLowerCase().split(/\s+/).filter(Boolean);
+      this.select();
+      this.show(0);
+    }
+
+    select() {
+      const wanted = this.wanted ?? [];
+      this.rows = wanted.length
+        ? this.order.filter((row) => wanted.every((word) => this.words[row].includes(word)))
+        : this.order;
+    }
+
+    sort(place) {
+      const down = this.sorted.place === place && !this.sorted.down;
+      this.sorted = { place, down };
+      const column = this.data.columns[place];
+      const keys = Array.from({ length: this.data.rows }, (_, row) => {
+        const value = raw(column, row);
+        return Array.isArray(value) ? value.join(", ") : value;
+      });
+      const absent = (key) => key === null || key === "";
+      this.order = [...keys.keys()].sort((a, b) => {
+        if (absent(keys[a]) || absent(keys[b])) return absent(keys[a]) - absent(keys[b]) || a - b;
+        const way = keys[a] < keys[b] ? -1 : keys[a] > keys[b] ? 1 : 0;
+        return (down ? -way : way) || a - b;
+      });
+      this.box.querySelectorAll("thead th").forEach((head, index) => {
+        if (index === place) head.setAttribute("aria-sort", down ? "descending" : "ascending");
+        else head.removeAttribute("aria-sort");
+      });
+      this.select();
+      this.show(0);
+    }
+
+    show(first) {
+      this.first = Math.max(0, Math.min(first, this.rows.length - 1));
+      this.first -= this.first % PAGE;
+      const shown = this.rows.slice(this.first, this.first + PAGE);
+      this.body.replaceChildren(...shown.map((row) => this.row(row)));
+      const last = this.first + shown.length;
+      const among = this.rows.length === this.data.rows ? "" : ` that fit, of ${number(this.data.rows)}`;
+      this.box.querySelector(".count").textContent = shown.length
+        ? `${number(this.first + 1)}–${number(last)} of ${number(this.rows.length)} rows${among}`
+        : `no row fits, of ${number(this.data.rows)}`;
+      this.before.disabled = this.first === 0;
+      this.after.disabled = last >= this.rows.length;
+    }
+
+    row(row) {
+      const cells = this.data.columns.map((column, place) => this.cell(column, row, place));
+      const what = this.data.key.map((name) => text(this.column(name), row)).join(", ");
+      const button = element("button", { type: "button", textContent: "SQL" });
+      button.setAttribute("aria-label", `SQL of the row ${what}`);
+      button.addEventListener("click", () => ask(this, row, null));
+      return element("tr", {}, ...cells, element("td", {}, button));
+    }
+
+    cell(column, row, place) {
+      if (place === 0) return element("th", { scope: "row", textContent: text(column, row) });
+      if (column.kind === "flags") {
+        const badges = [column.words[column.codes[row]] ?? []].flat().flatMap((flag) => [
+          element("a", { className: "badge", href: `#flag-${flag}`, textContent: flag }), " "]);
+        return element("td", { className: "flags" }, ...badges);
+      }
+      if (column.kind !== "number") return element("td", { textContent: text(column, row) });
+      const link = element("a", { className: "value", tabIndex: -1, textContent: text(column, row) });
+      link.href = `#sql-${this.name}`;
+      link.addEventListener("click", (event) => { event.preventDefault(); ask(this, row, column); });
+      const cell = element("td", { className: "number" }, link);
+      const rest = more(column, row);
+      if (rest) cell.append(element("small", { textContent: ` ${rest}` }));
+      return cell;
+    }
+
+    column(name) { return this.data.columns.find((column) => column.name === name); }
+
+    // The table's SQL, narrowed to one row, and to one number where one was asked for.
+    query(row, column) {
+      const names = column
+        ? [column.name, ...(column.low ? ["_ci_low", "_ci_high"].map((end) => column.name + end) : [])]
+        : ["*"];
+      const where = this.data.key.map((name) => {
+        const value = raw(this.column(name), row);
+        if (value === null) return `${quoted(name)} IS NULL`;
+        return `${quoted(name)} = ${typeof value === "string" ? literal(value) : value}`;
+      });
+      const whole = document.getElementById(`text-${this.name}`).textContent;
+      if (this.data.language !== "SQL") return whole;
+      const base = whole.replace(/^/gm, "  ");
+      const columns = names.map((name) => (name === "*" ? name : quoted(name))).join(", ");
+      return `WITH answer AS (\n${base}\n)\nSELECT ${columns} FROM answer\nWHERE ${where.join("\n  AND ")}`;
+    }
+  }
+
+  const quoted = (name) => `"${name.replaceAll('"', '""')}"`;
+  const literal = (value) => `'${value.replaceAll("'", "''")}'`;
+
+  function ask(table, row, column) {
+    document.getElementById("cell-title").textContent =
+      column ? `SQL of this number: ${column.label}` : "SQL of this row";
+    document.getElementById("cell-command").textContent = page.command;
+    document.getElementById("cell-sql").textContent = table.query(row, column);
+    document.getElementById("cell").showModal();
+  }
+
+  for (const [name, data] of Object.entries(page.tables)) new Table(name, data);
+
+  // ---- copy
+
+  async function copy(source) {
+    try {
+      await navigator.clipboard.writeText(source.textContent);
+      return true;
+    } catch { // a page from a file, in a browser that keeps the clipboard from it
+      getSelection().selectAllChildren(source);
+      return document.execCommand("copy");
+    }
+  }
+  document.addEventListener("click", async (event) => {
+    const button = event.target.closest("button[data-copy]");
+    if (!button) return;
+    const done = await copy(document.getElementById(button.dataset.copy));
+    say(done ? "Copied" : "Not copied: select the text instead");
+    const words = button.firstChild;
+    const before = words.textContent;
+    if (before.startsWith("Copied")) return;
+    words.textContent = done ? "Copied" : "Select the text instead";
+    setTimeout(() => { words.textContent = before; }, 1500);
+  });
+
+  // ---- links into closed details open them
+
+  function reveal() {
+    const target = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    if (!target) return;
+    for (let at = target; at; at = at.parentElement) if (at.tagName === "DETAILS") at.open = true;
+    target.scrollIntoView();
+  }
+  addEventListener("hashchange", reveal);
+  document.addEventListener("click", (event) => {
+    if (event.target.closest("a[href^='#']:not(.value)")) setTimeout(reveal);
+  });
+  addEventListener("beforeprint", () => {
+    for (const details of document.querySelectorAll("details.sql, details.more")) details.open = true;
+  });
+
+  // ---- theme
+
+  const toggle = document.getElementById("theme");
+  const system = matchMedia("(prefers-color-scheme: dark)");
+  const memory = {
+    get() { try { return localStorage.getItem("lpp-theme"); } catch { return null; } },
+    set(theme) { try { localStorage.setItem("lpp-theme", theme); } catch { /* not kept */ } },
+  };
+  const isDark = () => (root.dataset.theme ?? (system.matches ? "dark" : "light")) === "dark";
+  function themed() {
+    toggle.textContent = isDark() ? "Light" : "Dark";
+    toggle.setAttribute("aria-label", isDark() ? "Light colours" : "Dark colours");
+  }
+  toggle.hidden = false;
+  toggle.addEventListener("click", () => {
+    root.dataset.theme = isDark() ? "light" : "dark";
+    memory.set(root.dataset.theme);
+    themed();
+  });
+  system.addEventListener("change", themed);
+
+  // ---- charts: drawn when they come near, in the colour of the text around them
+
+  async function draw(plot) {
+    const box = element("div");
+    plot.replaceChildren(box); // in the page before it is drawn: a chart fills its container
+    try {
+      // `ast`: expressions are interpreted, since the page's policy forbids making code of text
+      const spec = page.charts[plot.dataset.chart][plot.dataset.panel];
+      await vegaEmbed(box, spec, { ast: true, renderer: "svg", actions: false, logLevel: 1 }); // errors alone
+      plot.dataset.drawn = "";
+    } catch (error) {
+      plot.replaceChildren(element("p", { className: "missing", textContent: `The chart could not be drawn: ${error.message}` }));
+      throw error;
+    }
+  }
+  const watch = new IntersectionObserver((entries) => {
+    for (const { isIntersecting, target } of entries) {
+      if (!isIntersecting) continue;
+      watch.unobserve(target);
+      draw(target);
+    }
+  }, { rootMargin: "400px" });
+
+  const kept = memory.get();
+  if (kept === "dark" || kept === "light") root.dataset.theme = kept;
+  themed();
+  for (const plot of document.querySelectorAll("[data-chart]")) watch.observe(plot);
+  if (location.hash) reveal();
+})();

@@ -1,0 +1,89 @@
+"""Numbers and sentences of the report, the same in HTML and in Markdown."""
+
+import math
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+MISSING: Final = "–"
+"""Stands where a number is not there."""
+
+
+DIGITS: Final = 6
+"""Significant digits in the page's data; the database has them all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """Words that link to the query they came from."""
+
+    text: str
+    query: str
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """A run id, a command: shown as it is, in another type."""
+
+    text: str
+
+
+Part: TypeAlias = str | Ref | Code
+Sentence: TypeAlias = tuple[Part, ...]
+
+
+def plain(sentence: Sentence) -> str:
+    """The words alone.
+
+    >>> plain(("Rank ", Ref("3", "profiles"), " of ", Code("a")))
+    'Rank 3 of a'
+    """
+    return "".join(part if isinstance(part, str) else part.text for part in sentence)
+
+
+def number(value: float | bool | None) -> str:
+    """Four significant digits; whole numbers in full. report.js shows the same.
+
+    Rounded to `DIGITS` first, as the page's data are: 2.747499 is 2.7475 there, and so 2.748.
+
+    >>> [number(v) for v in (134515008, 0.012345, 23.456, 1234.5, 0.0000373, 0.0, -0.5, None)]
+    ['134,515,008', '0.01235', '23.46', '1,234', '3.73e-5', '0', '-0.5', '–']
+    """
+    if value is None or not math.isfinite(value):
+        return MISSING
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    value = float(f"{value:.{DIGITS}g}")
+    size = abs(value)
+    if size and not 1e-3 <= size < 1e9:
+        mantissa, _, exponent = f"{value:.3e}".partition("e")
+        return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+    if size >= 1000:
+        return f"{value:,.0f}"
+    text = f"{value:#.4g}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def label(column: str) -> str:
+    """A column's name as a heading.
+
+    >>> label("participation_ratio_norm"), label("n_tokens"), label("value_a")
+    ('participation ratio / bound', 'tokens', 'value a')
+    """
+    name = column.removeprefix("n_")
+    if name.endswith("_norm"):
+        over = "ln V" if name.startswith("entropy") else "bound"
+        return f"{name.removesuffix('_norm').replace('_', ' ')} / {over}"
+    return name.replace("_", " ")
+
+
+def listed(words: list[str], last: str = "and") -> str:
+    """Words in a row.
+
+    >>> listed(["a"]), listed(["a", "b"]), listed(["a", "b", "c"])
+    ('a', 'a and b', 'a, b and c')
+    """
+    if len(words) < 2:
+        return "".join(words)
+    return f"{', '.join(words[:-1])} {last} {words[-1]}"

@@ -1,0 +1,105 @@
+"""The report's page in Debian's Chromium, without a network."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from report_tables import database, make_store
+
+from lpp.analyze.report import write_report
+
+INSTALL = "apt-get update && apt-get install --yes --no-install-recommends chromium"
+HOSTILE = (
+    "<img src=x onerror=alert(1)>",
+    "'; DROP TABLE profiles; --",
+    "</script><script>alert(2)</script>",
+    'a "b" `c` ${alert(3)} {{ 7 * 7 }} <!--',
+)
+
+
+@dataclass
+class Opened:
+    """A page and what went wrong on it."""
+
+    page: Any
+    trouble: list[str] = field(default_factory=list)
+
+    def draw_all(self) -> None:
+        """Scroll through the page until every chart is drawn."""
+        for plot in self.page.locator("[data-chart]").all():
+            plot.scroll_into_view_if_needed()
+        self.page.wait_for_function(
+            "[...document.querySelectorAll('[data-chart]')].every(e => 'drawn' in e.dataset)"
+        )
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    program = shutil.which("chromium")
+    if program is None:
+        pytest.skip(f"Chromium is not installed: {INSTALL}")
+    with sync_playwright() as playwright:
+        # as root, which continuous integration is, Chromium has no sandbox
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+def open_offline(browser: Any, path: Path, *, width: int = 1280, **options: Any) -> Opened:
+    """`path` in a window of its own, which notes everything that goes wrong."""
+    context = browser.new_context(offline=True, viewport={"width": width, "height": 900}, **options)
+    context.set_default_timeout(10_000)
+    opened = Opened(context.new_page())
+    page, trouble = opened.page, opened.trouble
+    page.on("console", lambda m: m.type == "error" and trouble.append(f"console: {m.text}"))
+    page.on("pageerror", lambda error: trouble.append(f"script: {error}"))
+    page.on("dialog", lambda dialog: trouble.append(f"dialog: {dialog.message}"))
+    page.on(
+        "request",
+        lambda r: r.url.startswith(("file:", "data:")) or trouble.append(f"request: {r.url}"),
+    )
+    page.goto(path.as_uri())
+    return opened
+
+
+@pytest.fixture
+def open_page(browser: Any) -> Iterator[Any]:
+    """`open_page(path, width=390)` -> the page, opened from disk without a network."""
+    contexts = []
+
+    def open_(path: Path, **options: Any) -> Opened:
+        opened = open_offline(browser, path, **options)
+        contexts.append(opened.page.context)
+        return opened
+
+    yield open_
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture(scope="session")
+def drawn(browser: Any, hostile_page: Path) -> Iterator[Opened]:
+    """The page of hostile names with every chart drawn: for tests that change nothing."""
+    opened = open_offline(browser, hostile_page, bypass_csp=True)  # axe is not of the page
+    opened.draw_all()
+    yield opened
+    opened.page.context.close()
+
+
+@pytest.fixture(scope="session")
+def hostile_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every table of four runs, whose names mean something to a browser or to SQL."""
+    tables = database(HOSTILE, flags=["normaliser"])
+    return make_store(tmp_path_factory.mktemp("hostile") / "store", tables)
+
+
+@pytest.fixture(scope="session")
+def hostile_page(hostile_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its report."""
+    (path,) = write_report(str(hostile_store), tmp_path_factory.mktemp("page") / "report.html")
+    return path

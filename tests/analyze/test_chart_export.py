@@ -1,0 +1,127 @@
+"""Charts as files, and what is said without the extra."""
+
+import json
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from chart_frames import HOSTILE, Picture, entropy, profiles
+
+from lpp.analyze import charts, entropy_chart, save_chart
+from lpp.analyze.chart_export import DARK, LIGHT
+from lpp.store.errors import InputError
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def size(png: bytes) -> tuple[int, int]:
+    """Width and height that the header of a PNG gives."""
+    return int.from_bytes(png[16:20], "big"), int.from_bytes(png[20:24], "big")
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg", "html", "json", "SVG"])
+def test_the_same_chart_gives_the_same_bytes(suffix: str, tmp_path: Path) -> None:
+    first, second = (
+        save_chart(entropy_chart(entropy()), tmp_path / f"{k}.{suffix}") for k in range(2)
+    )
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_png_has_twice_the_pixels(tmp_path: Path) -> None:
+    data = save_chart(entropy_chart(entropy()), tmp_path / "a.png", width=390).read_bytes()
+    assert data.startswith(PNG)
+    assert size(data)[0] == 780
+
+
+@pytest.mark.parametrize(("dark", "colors"), [(False, LIGHT), (True, DARK)])
+def test_ink_and_paper(dark: bool, colors: tuple[str, str], tmp_path: Path) -> None:
+    picture = Picture(entropy_chart(entropy()), tmp_path, dark=dark)
+    for color in colors:
+        assert f'fill="{color}"' in picture.text
+    assert "currentColor" not in picture.text
+
+
+def test_a_name_like_the_ink_stays(tmp_path: Path) -> None:
+    picture = Picture(entropy_chart(entropy(("currentColor",))), tmp_path)
+    assert "A currentColor" in picture.words
+
+
+def test_a_picture_has_its_text_alternative(tmp_path: Path) -> None:
+    chart = charts.profile_chart(profiles(tuple(HOSTILE)))
+    picture = Picture(chart, tmp_path)
+    assert picture.root.attrib["role"] == "graphics-document"
+    assert picture.label == chart.description
+    assert "<img src=x onerror=alert(1)>" in picture.label
+
+
+def test_json_is_the_specification(tmp_path: Path) -> None:
+    chart = entropy_chart(entropy())
+    found = json.loads(save_chart(chart, tmp_path / "a.json").read_text())
+    assert found == charts.specification(chart)
+    assert found["$schema"].startswith("https://vega.github.io/schema/vega-lite/v6")
+
+
+class Page(HTMLParser):
+    """What a browser would run and fetch."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.fetched: list[str] = []
+        self.scripts: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.fetched += [value or "" for name, value in attrs if name in {"src", "href"}]
+
+    def handle_data(self, data: str) -> None:
+        if self.tags and self.tags[-1] == "script" and data.strip():
+            self.scripts.append(data)
+
+
+def test_a_page_holds_everything_and_names_stay_names(tmp_path: Path) -> None:
+    chart = entropy_chart(entropy(tuple(HOSTILE)))
+    page = Page(save_chart(chart, tmp_path / "a.html").read_text())
+    assert page.fetched == []
+    assert page.tags.count("script") == 2  # the specification, and what draws it
+    assert "img" not in page.tags
+    assert json.loads(page.scripts[0]) == charts.specification(chart)
+
+
+def test_another_suffix_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="png, svg, html, json"):
+        save_chart(entropy_chart(entropy()), tmp_path / "a.bmp")
+
+
+def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is no folder"):
+        save_chart(entropy_chart(entropy()), tmp_path / "none" / "a.svg")
+
+
+WITHOUT = """
+import sys
+sys.modules[{package!r}] = None
+import lpp.analyze
+from lpp.analyze import scan_spectra, read_eigenvalues
+from lpp.store.errors import MachineError
+try:
+    lpp.analyze.profile_chart
+except MachineError as error:
+    print(error.kind, error)
+"""
+
+
+@pytest.mark.parametrize("package", ["altair", "vl_convert"])
+def test_without_the_extra_its_name_is_told(package: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT.format(package=package)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith("no_package charts need the package ")
+    assert package in done.stdout
+    assert "lpp-engine[report]" in done.stdout

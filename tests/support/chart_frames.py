@@ -1,0 +1,159 @@
+"""Frames as the tables hold them, with values that the tests know, and pictures taken apart."""
+
+import xml.etree.ElementTree as ET
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from lpp.analyze.charts import save_chart
+from lpp.analyze.eigenvalue_table import SCHEMA
+from lpp.sql.schema import arrow_schema
+
+RUNS = ("tiny-one-00000001", "tiny-two-00000002", "tiny-six-00000006")
+MARKS = frozenset({"point", "line mark", "rect mark", "text mark"})
+HOSTILE = (
+    "<img src=x onerror=alert(1)>",
+    "'; DROP TABLE runs; --",
+    "</script><script>alert(2)</script>",
+    '"+alert(3)+"',
+    "datum.x || signal",
+    "line\nbreak\x00and\u202eturn",
+)
+
+
+def table(name: str, rows: list[dict[str, Any]]) -> pl.DataFrame:
+    """`rows` in all columns of the declared table `name`; what a row lacks is null."""
+    return typed(rows, empty(name).schema)
+
+
+def typed(rows: list[dict[str, Any]], schema: pl.Schema) -> pl.DataFrame:
+    """`rows` in the columns of `schema`."""
+    return pl.DataFrame([{c: row.get(c) for c in schema} for row in rows], schema=schema)
+
+
+def empty(name: str) -> pl.DataFrame:
+    """The declared table `name` without rows, as DuckDB gives it."""
+    return pl.DataFrame(pl.from_arrow(arrow_schema(name).empty_table()))
+
+
+def profiles(runs: tuple[str, ...] = RUNS, context: int = 200, n_prompts: int = 12) -> pl.DataFrame:
+    """One profile for each run; every number differs from every other."""
+    names = ("entropy_floor", "participation_ratio", "effective_rank")
+    rows = []
+    for k, run in enumerate(runs):
+        row: dict[str, Any] = {"run": run, "site": "final", "context": context}
+        row |= {"n_prompts": n_prompts, "model": f"lab/{run}", "flags": ["small_sample"]}
+        for j, name in enumerate((*names, "participation_ratio_norm", "effective_rank_norm")):
+            value = 0.125 + k + 10 * j
+            row |= {name: value, f"{name}_stderr": 0.25, f"{name}_prefix": 20 * (k + 1)}
+            row |= {f"{name}_ci_low": value - 0.5, f"{name}_ci_high": value + 0.75}
+        rows.append(row)
+    return table("profiles", rows)
+
+
+def published() -> pl.DataFrame:
+    """Two published models, which have no rank in dimensions."""
+    return table(
+        "published",
+        [
+            {"model": f"org/published-{k}", "entropy_floor": 0.5 + k, "corpus": "alpaca"}
+            | {"participation_ratio_norm": 0.6 + k, "effective_rank_norm": 0.7 + k}
+            for k in range(2)
+        ],
+    )
+
+
+def entropy(runs: tuple[str, ...] = RUNS) -> pl.DataFrame:
+    """Four prefixes of each run."""
+    return table(
+        "entropy",
+        [
+            {"run": run, "context": 40, "n_prompts": 6, "prefix": prefix}
+            | {"entropy_norm": 0.1 * (k + 1) + prefix / 1000, "entropy": 1.0 + k}
+            | {"entropy_norm_ci_low": 0.05 * (k + 1), "entropy_norm_ci_high": 0.2 * (k + 1)}
+            for k, run in enumerate(runs)
+            for prefix in (10, 20, 30, 40)
+        ],
+    )
+
+
+def layers(runs: tuple[str, ...] = RUNS) -> pl.DataFrame:
+    """Embed, four blocks and final of each run; block.2 of the first is collapsed."""
+    sites = ("embed", "block.1", "block.2", "block.3", "block.4", "final")
+    return table(
+        "layers",
+        [
+            {"run": run, "site": site, "context": 40, "n_prompts": 6, "depth": min(d, 4)}
+            | {"relative_depth": min(d, 4) / 4, "participation_ratio": 1.5 + d + k}
+            | {"effective_rank": 2.5 + 2 * d + k, "effective_rank_stderr": 0.5}
+            | {"flags": ["collapsed"] if (k, d) == (0, 2) else []}
+            for k, run in enumerate(runs)
+            for d, site in enumerate(sites)
+        ],
+    )
+
+
+def eigenvalues(runs: tuple[str, ...] = RUNS, n: int = 100, site: str = "final") -> pl.DataFrame:
+    """Spectra that fall as one over the rank."""
+    total = sum(1 / rank for rank in range(1, n + 1))
+    return typed(
+        [
+            {"run": run, "site": site, "context": 40, "prefix": 40, "n_prompts": 6, "depth": 4}
+            | {"rank": rank, "eigenvalue": 3 / rank, "share": 1 / rank / total}
+            for run in runs
+            for rank in range(1, n + 1)
+        ],
+        SCHEMA,
+    )
+
+
+def sensitivity(runs: tuple[str, ...] = RUNS) -> pl.DataFrame:
+    """Two contexts by two numbers of prompts of one number of a profile."""
+    return table(
+        "sensitivity",
+        [
+            {"run": run, "site": "final", "context": context, "n_prompts": n, "stderr": 0.5}
+            | {"metric": "effective_rank", "aggregation": "max", "flags": []}
+            | {"value": 40.0 + k if (context, n) == (100, 12) else 20.0 + 0.5 * k}
+            for k, run in enumerate(runs)
+            for context in (50, 100)
+            for n in (6, 12)
+        ],
+    )
+
+
+def correlations(benchmarks: tuple[str, ...] = ("BBH", "IFEval")) -> pl.DataFrame:
+    """Each benchmark with two numbers of a profile; one test was not made."""
+    return table(
+        "correlations",
+        [
+            {"profile_metric": metric, "benchmark": benchmark, "benchmark_metric": "score"}
+            | {"source": "mine", "method": "spearman", "n_models": 8 + j, "flags": []}
+            | {"coefficient": None if (j, k) == (1, 1) else 0.25 * (j + 1) - 0.75 * k}
+            | {"q_value": 0.125 * (j + 1) + 0.0625 * k}
+            for j, benchmark in enumerate(benchmarks)
+            for k, metric in enumerate(("entropy_floor", "effective_rank"))
+        ],
+    )
+
+
+class Picture:
+    """An SVG that `save_chart` wrote, taken apart."""
+
+    def __init__(self, chart: Any, folder: Path, **options: Any) -> None:
+        self.text = save_chart(chart, folder / "chart.svg", **options).read_text()
+        self.root = ET.fromstring(self.text)
+        self.label = self.root.attrib["aria-label"]
+
+    @property
+    def marks(self) -> Counter[str]:
+        """How many marks of each kind hold data, by what a screen reader calls them."""
+        kinds = (e.attrib.get("aria-roledescription", "") for e in self.root.iter())
+        return Counter(kind for kind in kinds if kind in MARKS)
+
+    @property
+    def words(self) -> list[str]:
+        """Every text in it, in order."""
+        return ["\n".join(e.itertext()) for e in self.root.iter() if e.tag.endswith("}text")]

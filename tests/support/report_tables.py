@@ -1,0 +1,233 @@
+"""Databases as the commands leave them, of any number of runs, sites and prefixes."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from lpp.analyze.published import published_table
+from lpp.sql import TABLES, arrow_schema, build
+
+Row = dict[str, Any]
+RANKS = ("participation_ratio", "effective_rank")
+
+
+def make_store(root: Path, tables: Mapping[str, Iterable[Row]] | None = None) -> Path:
+    """A store without runs; with `tables`, the rows of its database."""
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "lpp.json").write_text('{"format": "lpp-store", "version": 1}')
+    if tables is not None:
+        arrow = {
+            name: pa.Table.from_pylist(list(rows), schema=arrow_schema(name))
+            for name, rows in tables.items()
+        }
+        build(root, arrow | {"published": published_table()})
+    return root
+
+
+def database(
+    models: Sequence[str],
+    *,
+    blocks: int = 6,
+    prefixes: int = 10,
+    context: int = 200,
+    n_prompts: int = 100,
+    prompt_set: str = "texts-1",
+    flags: Sequence[str] = (),
+) -> dict[str, list[Row]]:
+    """Every table but `published`, for one run of each of `models`.
+
+    Model k has effective rank 10 (k + 1) at `final`, with intervals one wide: all differ. The
+    participation ratios are 5 + k / 100 with the same: neighbours do not.
+    """
+    sites = ("embed", *(f"block.{k}" for k in range(1, blocks + 1)), "final")
+    lengths = [context * (k + 1) // prefixes for k in range(prefixes)]
+    found: dict[str, list[Row]] = {name: [] for name in TABLES if name != "published"}
+    for place, model in enumerate(models):
+        key = {"run": run_id(place, model), "context": context, "n_prompts": n_prompts}
+        about = {"model": model, "corpus": "pydoc", "prompt_set": prompt_set}
+        profile = {**key, **about, "prefixes": lengths, "flags": list(flags)}
+        found["runs"].append(run_row(place, model, key, blocks, prompt_set))
+        for depth, site in enumerate(sites):
+            deep = min(depth, blocks)
+            values = profile_values(place, deep, blocks, lengths)
+            found["site_profiles"].append({**profile, "site": site, **values})
+            found["layers"].append(layer_row(key, site, deep, blocks, values))
+            for prefix in lengths:
+                row = {**key, "site": site, "prefix": prefix, "depth": deep}
+                found["spectra"].append(row | spectrum_values(values, prefix, context, n_prompts))
+        found["profiles"].append(found["site_profiles"][-1])
+        found["entropy"] += [entropy_row(key, place, prefix, context) for prefix in lengths]
+        found["hourglass"] += [hourglass_row(key, metric, place) for metric in RANKS]
+        found["sensitivity"] += sensitivity_rows(key, about, place)
+        found["benchmarks"].append(benchmark_row(key["run"], model, place))
+    found["correlations"] = correlation_rows(len(models))
+    return found
+
+
+def run_id(place: int, model: str) -> str:
+    """The name itself, made unique: hostile names stand in every column that can hold them."""
+    return f"{model}-{place:08x}"
+
+
+def run_row(place: int, model: str, key: Row, blocks: int, prompt_set: str) -> Row:
+    """A row of `runs`, with a plan."""
+    plan = {
+        "model": {"id": model, "weights": f"weights-{place}", "untrained_seed": None},
+        "corpus": {"name": "pydoc", "prompt_set": prompt_set, "selection": {"prompts": 100}},
+        "context": key["context"],
+        "sites": [{"name": "final"}],
+    }
+    return {
+        **key,
+        "model": model,
+        "architecture": "TinyForCausalLM",
+        "n_parameters": 10**9 + place,
+        "n_blocks": blocks,
+        "hidden_size": 500,
+        "logits_width": 1000,
+        "tokenizer_size": 999,
+        "corpus": "pydoc",
+        "prompt_set": prompt_set,
+        "n_tokens": 20000 + place,
+        "logit_positions": "all",
+        "compute_dtype": "float32",
+        "stored_dtype": "float32",
+        "backend": "torch",
+        "plan_hash": f"hash-{place}",
+        "plan": json.dumps(plan),
+    }
+
+
+def interval(name: str, value: float, half: float = 0.5) -> Row:
+    """A number with its error and the ends of its interval."""
+    return {
+        name: value,
+        f"{name}_stderr": half / 2,
+        f"{name}_ci_low": value - half,
+        f"{name}_ci_high": value + half,
+    }
+
+
+def profile_values(place: int, depth: int, blocks: int, lengths: Sequence[int]) -> Row:
+    """The five numbers of a profile; narrow in the middle, `10 (k + 1)` at both ends."""
+    waist = 1 - 0.8 * math.sin(math.pi * depth / blocks)
+    rank, ratio = 10 * (place + 1) * waist, (5 + place / 100) * waist
+    return {
+        **interval("entropy_floor", 0.2 + place / 50, 0.001),
+        **interval("participation_ratio", max(ratio, 1.001)),
+        **interval("participation_ratio_norm", ratio / 500, 0.5 / 500),
+        **interval("effective_rank", rank),
+        **interval("effective_rank_norm", rank / 500, 0.5 / 500),
+        "entropy_floor_prefix": lengths[-1],
+        "participation_ratio_prefix": lengths[-2],
+        "participation_ratio_norm_prefix": lengths[-2],
+        "effective_rank_prefix": lengths[-1],
+        "effective_rank_norm_prefix": lengths[-1],
+    }
+
+
+def spectrum_values(values: Row, prefix: int, context: int, n_prompts: int) -> Row:
+    """One prefix's spectrum: ranks grow with the square root of its length."""
+    share = math.sqrt(prefix / context)
+    out: Row = {"n_tokens": prefix * n_prompts, "dim": 500, "rank_bound": 500}
+    for name in RANKS:
+        out |= interval(name, values[name] * share)
+        out |= interval(f"{name}_norm", values[name] * share / 500, 0.001)
+    return out | interval("top_share", 0.3 + 0.001 * prefix, 0.01)
+
+
+def layer_row(key: Row, site: str, depth: int, blocks: int, values: Row) -> Row:
+    """A row of `layers`; those of the waist are collapsed."""
+    out: Row = {**key, "site": site, "depth": depth, "relative_depth": depth / blocks}
+    out |= {"n_tokens": key["context"] * key["n_prompts"], "rank_bound": 500, "top_share": 0.4}
+    for family, rank in product(("", "zscore_", "robust_"), RANKS):
+        value = values[rank] * (1.5 if family else 1)
+        out |= {f"{family}{rank}": value, f"{family}{rank}_stderr": 0.1}
+        out |= {f"{family}{rank}_norm": value / 500}
+    collapsed = values["participation_ratio"] < 1.01
+    return out | {"flags": ["collapsed"] if collapsed else []}
+
+
+def entropy_row(key: Row, place: int, prefix: int, context: int) -> Row:
+    """A row of `entropy`: falling with the prefix."""
+    share = 0.4 + place / 50 - 0.2 * prefix / context
+    return {
+        **key,
+        "prefix": prefix,
+        **interval("entropy", share * math.log(1000), 0.05),
+        **interval("entropy_norm", share, 0.01),
+        "short_prompts": 3,
+        "distinct_prefixes": 0.97,
+    }
+
+
+def hourglass_row(key: Row, metric: str, place: int) -> Row:
+    """A row of `hourglass`."""
+    ends = {"first": 20.0 + place, "middle": 10.0, "last": 22.0 + place}
+    counts = {"n_layers": 5, "n_collapsed": 1, "n_missing": 0}
+    return {**key, "metric": metric, "score": 0.33 + place / 100, **ends, **counts}
+
+
+def sensitivity_rows(key: Row, about: Row, place: int) -> list[Row]:
+    """The grid of two contexts and two numbers of prompts; one cell has no value."""
+    out = []
+    for metric, context, size in product(("entropy_norm", *RANKS), (50, 200), (10, 100)):
+        aggregation = "min" if metric == "entropy_norm" else "max"
+        row = {**key, **about, "site": "final", "metric": metric, "aggregation": aggregation}
+        row |= {"context": context, "n_prompts": size, "flags": []}
+        if place == 0 and (context, size) == (50, 10):
+            out.append(row | {"left_out": "10 prompts are too few"})
+            continue
+        value = 2 + place + context / 100 + size / 1000
+        out.append(
+            row
+            | {"value": value, "prefix": context, "stderr": 0.1}
+            | {"ci_low": value - 0.2, "ci_high": value + 0.2}
+        )
+    return out
+
+
+def benchmark_row(run: str, model: str, place: int) -> Row:
+    """A score for each run."""
+    return {
+        **{"model": model, "run": run, "benchmark": "BBH", "metric": "score", "source": "mine"},
+        **{"kind": "csv", "value": 30.0 + place, "stderr": 0.7, "n": 250, "matched": "exact"},
+        "match_note": "",
+    }
+
+
+def correlation_rows(n_models: int) -> list[Row]:
+    """Two metrics with one benchmark, three methods."""
+    out = []
+    for place, (metric, method) in enumerate(
+        product(("entropy_floor", "effective_rank"), ("pearson", "spearman", "rank_partial"))
+    ):
+        out.append(
+            {
+                "profile_metric": metric,
+                "benchmark": "BBH",
+                "benchmark_metric": "score",
+                "source": "mine",
+                "method": method,
+                "controlled_for": "n_parameters" if method == "rank_partial" else "",
+                "site": "final",
+                "context": 200,
+                "n_prompts": 100,
+                "n_models": n_models,
+                "coefficient": -0.7 + place / 5,
+                "ci_low": -0.9 + place / 5,
+                "ci_high": -0.5 + place / 5,
+                "p_value": 0.03 + place / 100,
+                "q_value": 0.06 + place / 100,
+                "family_size": 2,
+                "models": [],
+                "flags": ["few_models"],
+                "left_out": [],
+            }
+        )
+    return out
