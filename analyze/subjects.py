@@ -115,10 +115,8 @@ def choose_subjects(
     if published:
         own = {subject.model: subject.id for subject in subjects if not subject.untrained}
         for subject in _published(metrics):
-            if setting.site != SITE:
-                left_out.append(f"{subject.id}: published at {SITE} only, not {setting.site}")
-            elif subject.model in own:
-                left_out.append(f"{subject.id}: {own[subject.model]} is of the same model")
+            if why := _why_not_published(subject, own, setting):
+                left_out.append(f"{subject.id}: {why}")
             else:
                 subjects.append(subject)
     return Cast(
@@ -128,6 +126,13 @@ def choose_subjects(
         n_prompts=n_prompts,
         left_out=left_out,
     )
+
+
+def _why_not_published(subject: Subject, own: Mapping[str, str], setting: Setting) -> str:
+    """Why a published model takes no part; empty where it does. own: model -> run."""
+    if setting.site != SITE:
+        return f"published at {SITE} only, not {setting.site}"
+    return f"{own[subject.model]} is of the same model" if subject.model in own else ""
 
 
 def _check_patterns(patterns: Sequence[str], runs: Sequence[str]) -> None:
