@@ -93,7 +93,7 @@ def charts(answers: Answers) -> Iterator[ChartView]:
         "depth",
         answers[LAYERS.name],
         "Ranks by depth",
-        "From embedding (0) to the last layer (1), on log axes. A ring with a cross marks a "
+        "From embedding (0) to the last layer (1), on log axes. A cross above a point marks a "
         "collapsed layer. An hourglass is narrower in its middle than at both ends.",
         draw=partial(library.depth_chart, layers),
         panels=partial(library.depth_panels, layers),
