@@ -6,6 +6,7 @@ length is told by the value beside it, and nothing by colour.
 
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
 from typing import Final
 
 from lpp.analyze.render_text import Row, bar, value_text
@@ -15,6 +16,8 @@ BAR: Final = 22
 
 _LABEL: Final = 30
 _VALUE: Final = 22
+_CELL: Final = _VALUE + 2 + BAR
+"""Columns beside the label."""
 
 
 def bar_sections(rows: Sequence[Row], heads: Mapping[str, str]) -> Iterator[str]:
@@ -32,7 +35,8 @@ def bar_sections(rows: Sequence[Row], heads: Mapping[str, str]) -> Iterator[str]
         yield from _lines(rows, [row["prompt_set"][:8] for row in rows])
     if any(row["flags"] for row in rows):
         yield "\nflags\n"
-        yield from _lines(rows, [", ".join(row["flags"]) or "none" for row in rows])
+        words = [", ".join(row["flags"]) or "none" for row in rows]
+        yield from _lines(rows, ["\n".join(textwrap.wrap(text, _CELL)) for text in words])
     yield "\n"
 
 
@@ -44,9 +48,9 @@ def _lines(rows: Sequence[Row], cells: Sequence[str]) -> Iterator[str]:
         if several and row["run"] != before:
             yield f"  {row['run']}\n"
             before = row["run"]
-        first, *more = [f"  {row['site']}"] if several else _broken(row["run"])
-        yield f"  {first:<{_LABEL}} {cell}".rstrip() + "\n"
-        yield from (f"  {line}\n" for line in more)
+        labels = [f"  {row['site']}"] if several else _broken(row["run"])
+        for label, text in zip_longest(labels, cell.split("\n"), fillvalue=""):
+            yield f"  {label:<{_LABEL}} {text}".rstrip() + "\n"
 
 
 def _broken(run: str) -> list[str]:

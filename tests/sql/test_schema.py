@@ -103,7 +103,7 @@ def test_arrow_schema_is_what_duckdb_makes_of_the_table(store: Path):
 
 
 def test_the_readme_names_every_table() -> None:
-    text = (Path(sql.__file__).parent / "README.md").read_text()
+    text = (Path(sql.__file__).parent / "README.md").read_text().partition("\n## ")[0]
     listed = {
         name
         for line in text.splitlines()

@@ -174,7 +174,9 @@ def test_the_sql_of_a_number_is_copied_and_gives_it(
 
 
 def test_the_sql_of_a_table_is_copied(open_page: OpenPage, hostile_page: Path) -> None:
-    page = open_page(hostile_page, permissions=["clipboard-read", "clipboard-write"]).page
+    opened = open_page(hostile_page, permissions=["clipboard-read", "clipboard-write"])
+    opened.draw_all()  # a chart that is drawn while one scrolls moves what is below it
+    page = opened.page
     page.locator("#sql-profiles summary").click()
     page.locator("#sql-profiles .copy").click()
     page.get_by_role("status").filter(has_text="Copied").wait_for(state="attached")
