@@ -21,12 +21,15 @@ from benchmarks.setting import capture, request, scratch
 PROMPTS: Final = 60
 REPEATS: Final = 3
 
+Make = Callable[[Path, int], Callable[[], object]]
+"""Loads a side for so many prompts, in a folder of its own; returns what is timed."""
 
-def measure() -> Iterator[Ratio]:
+
+def measure(prompts: int = PROMPTS) -> Iterator[Ratio]:
     """The bars of capture inside vLLM."""
     with scratch() as folder, ExitStack() as stack:
         sides = {
-            name: stack.enter_context(closing(Side(make, str(folder / name))))
+            name: stack.enter_context(closing(Side(make, folder / name, prompts)))
             for name, make in {
                 "capture": capturing_all,
                 "last": capturing_ends,
@@ -65,10 +68,10 @@ def measure() -> Iterator[Ratio]:
 class Side:
     """A process that does one thing again and again, and says how long it took."""
 
-    def __init__(self, make: Callable[[Path], Callable[[], object]], folder: str) -> None:
+    def __init__(self, make: Make, folder: Path, prompts: int) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(make, folder, theirs))
+        self._process = context.Process(target=_serve, args=(make, folder, prompts, theirs))
         self._process.start()
         self._pipe.recv()  # loaded
 
@@ -84,8 +87,8 @@ class Side:
         self._process.join()
 
 
-def _serve(make: Callable[[Path], Callable[[], object]], folder: str, pipe: Connection) -> None:
-    run = make(Path(folder))
+def _serve(make: Make, folder: Path, prompts: int, pipe: Connection) -> None:
+    run = make(folder, prompts)
     pipe.send(0.0)
     while pipe.recv():
         start = time.perf_counter()
@@ -93,24 +96,24 @@ def _serve(make: Callable[[Path], Callable[[], object]], folder: str, pipe: Conn
         pipe.send(time.perf_counter() - start)
 
 
-def capturing_all(folder: Path) -> Callable[[], object]:
+def capturing_all(folder: Path, prompts: int) -> Callable[[], object]:
     """Every logit statistic, `final`, into a store."""
-    return _capturing(folder, schedule=False)
+    return _capturing(folder, prompts, schedule=False)
 
 
-def capturing_ends(folder: Path) -> Callable[[], object]:
+def capturing_ends(folder: Path, prompts: int) -> Callable[[], object]:
     """The same without the unembedding of every token: one prefix, so one position a prompt."""
-    return _capturing(folder, schedule=True)
+    return _capturing(folder, prompts, schedule=True)
 
 
-def _capturing(folder: Path, *, schedule: bool) -> Callable[[], object]:
+def _capturing(folder: Path, prompts: int, *, schedule: bool) -> Callable[[], object]:
     from dataclasses import replace
 
     from lpp.capture.planning import prepare
 
     ready = prepare(
         request(
-            PROMPTS,
+            prompts,
             backend="vllm",
             sites=("final",),
             logit_positions="schedule" if schedule else "all",
@@ -123,17 +126,17 @@ def _capturing(folder: Path, *, schedule: bool) -> Callable[[], object]:
     return lambda: capture(ready, folder / str(next(runs)))
 
 
-def generating(folder: Path) -> Callable[[], object]:
+def generating(folder: Path, prompts: int) -> Callable[[], object]:
     """The front end of vLLM: one token for each prompt."""
-    return _generating()
+    return _generating(prompts)
 
 
-def generating_logprobs(folder: Path) -> Callable[[], object]:
+def generating_logprobs(folder: Path, prompts: int) -> Callable[[], object]:
     """The same with the log-probability of every prompt token and of the likeliest."""
-    return _generating(prompt_logprobs=1)
+    return _generating(prompts, prompt_logprobs=1)
 
 
-def _generating(**asked: Any) -> Callable[[], object]:
+def _generating(prompts: int, **asked: Any) -> Callable[[], object]:
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # as ours; vLLM's default binds its cores
     os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"
     from vllm import LLM, SamplingParams
@@ -142,7 +145,7 @@ def _generating(**asked: Any) -> Callable[[], object]:
     from lpp.capture.planning import choose_passages
     from lpp.capture.prompts import tokenise
 
-    wanted = request(PROMPTS)
+    wanted = request(prompts)
     described = describe_model(wanted.model)
     _, passages = choose_passages(wanted.corpus, wanted.selection)
     ids = tokenise(passages, load_tokenizer(wanted.model.id), wanted.context)["token_ids"]
@@ -155,6 +158,6 @@ def _generating(**asked: Any) -> Callable[[], object]:
         max_num_batched_tokens=2048,
         kv_cache_memory_bytes=1 << 30,
     )
-    prompts = [{"prompt_token_ids": one} for one in ids.to_pylist()]
+    texts = [{"prompt_token_ids": one} for one in ids.to_pylist()]
     params = SamplingParams(temperature=0.0, max_tokens=1, detokenize=False, **asked)
-    return lambda: llm.generate(prompts, params, use_tqdm=False)
+    return lambda: llm.generate(texts, params, use_tqdm=False)
