@@ -9,8 +9,8 @@ from lpp.store.errors import ErrorKind, FormatError, InputError
 from lpp.store.keys import (
     COMMIT_KEY,
     FORMAT_NAME,
-    FORMAT_VERSION,
     ROOT_KEY,
+    ROOT_VERSION,
     RUNS_KEY,
     SHARDS_KEY,
     TOKENS_KEY,
@@ -38,16 +38,16 @@ def store_root(url: str | os.PathLike[str]) -> Path:
     except (ValueError, KeyError, TypeError, RecursionError):
         raise FormatError(
             f"{document}: damaged, or not of an lpp store: expected "
-            f'{{"format": "{FORMAT_NAME}", "version": {FORMAT_VERSION}}}.',
+            f'{{"format": "{FORMAT_NAME}", "version": {ROOT_VERSION}}}.',
             kind=ErrorKind.NOT_A_STORE,
         ) from None
     if name != FORMAT_NAME:
         raise FormatError(
             f"{document}: format {name!r}, not {FORMAT_NAME!r}.", kind=ErrorKind.NOT_A_STORE
         )
-    if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
+    if not isinstance(version, int) or not 1 <= version <= ROOT_VERSION:
         raise FormatError(
-            f"{root}: store format {version}, this release reads 1 to {FORMAT_VERSION}. "
+            f"{root}: store format {version}, this release reads 1 to {ROOT_VERSION}. "
             "Install a newer one: `pip install --upgrade lpp-engine`.",
             kind=ErrorKind.UNSUPPORTED_VERSION,
         )

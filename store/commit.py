@@ -18,8 +18,8 @@ from lpp.store.keys import COMMIT_KEY, FORMAT_VERSION
 class CommitRecord:
     """What a committed directory holds."""
 
-    format: int = FORMAT_VERSION
-    """Version of everything in the directory: a store may hold runs of several."""
+    format: int = 1
+    """Version of everything in the directory: the oldest that can say it, SPEC.md section 9."""
     plan: str
     """Hash of the plan it belongs to."""
     shard: int | None

@@ -8,8 +8,12 @@ from typing import Final
 FORMAT_NAME: Final = "lpp-store"
 """Value of `format` in the root document."""
 
-FORMAT_VERSION: Final = 1
-"""The version this release writes, and the newest it reads: of the root, a run, a shard."""
+ROOT_VERSION: Final = 1
+"""The version of the root document, that is, of where runs are found."""
+
+FORMAT_VERSION: Final = 2
+"""The newest version of a run, a shard or scores that this release reads. It writes the oldest
+that says what is to be said, so that what needs nothing new stays readable to older releases."""
 
 ROOT_KEY: Final = "lpp.json"
 """The document that makes a directory a store."""

@@ -30,7 +30,7 @@ from lpp.store.files import (
     sweep_stages,
     write_object,
 )
-from lpp.store.keys import BENCHMARKS_KEY, COMMIT_KEY, FORMAT_VERSION, ORIGINAL_KEY, SCORES_KEY
+from lpp.store.keys import BENCHMARKS_KEY, COMMIT_KEY, ORIGINAL_KEY, SCORES_KEY
 from lpp.store.tables import SCORES_SCHEMA, encode_table, read_table
 from lpp.store.verify import Problem, check_objects
 
@@ -52,7 +52,7 @@ KEY: Final = ("model", "benchmark", "metric")
 class ScoresRecord:
     """COMMIT.json of a source's directory."""
 
-    format: int = FORMAT_VERSION
+    format: int = 1
     source: str
     """Name of the source; one directory in force bears it."""
     content: str

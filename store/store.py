@@ -9,7 +9,7 @@ from pathlib import Path
 from lpp.store.documents import load_json, parse_document, pretty_json, to_document
 from lpp.store.errors import ErrorKind, FormatError, InputError
 from lpp.store.files import replace_file, sweep_stages
-from lpp.store.keys import COMMIT_KEY, FORMAT_NAME, FORMAT_VERSION, ROOT_KEY, RUNS_KEY
+from lpp.store.keys import COMMIT_KEY, FORMAT_NAME, ROOT_KEY, ROOT_VERSION, RUNS_KEY
 from lpp.store.run import Run
 
 
@@ -81,9 +81,9 @@ def open_store(url: str | os.PathLike[str]) -> Store:
         raise FormatError(
             f"{root}: format {document.format!r}, not {FORMAT_NAME!r}.", kind=ErrorKind.NOT_A_STORE
         )
-    if not 1 <= document.version <= FORMAT_VERSION:
+    if not 1 <= document.version <= ROOT_VERSION:
         raise FormatError(
-            f"{path}: store format {document.version}, this release reads 1 to {FORMAT_VERSION}. "
+            f"{path}: store format {document.version}, this release reads 1 to {ROOT_VERSION}. "
             "Install a newer one: `pip install --upgrade lpp-engine`.",
             kind=ErrorKind.UNSUPPORTED_VERSION,
         )
@@ -111,6 +111,6 @@ def create_store(url: str | os.PathLike[str]) -> Store:
                 kind=ErrorKind.NOT_A_STORE,
             )
         sweep_stages(path)
-        document = RootDocument(format=FORMAT_NAME, version=FORMAT_VERSION)
+        document = RootDocument(format=FORMAT_NAME, version=ROOT_VERSION)
         replace_file(path / ROOT_KEY, pretty_json(to_document(document)))
     return open_store(path)

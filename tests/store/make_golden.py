@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 
 from lpp.store import RunWriter, create_store
-from lpp.store.keys import FORMAT_VERSION
 from lpp.store.plan import (
     ComputeInfo,
     CorpusInfo,
@@ -114,7 +113,7 @@ def golden_shard(index: int) -> tuple[dict[str, np.ndarray], pa.Table]:
 def main() -> None:
     """Write the store beside this script."""
     prompts = golden_prompts()
-    root = Path(__file__).with_name("golden") / f"v{FORMAT_VERSION}"
+    root = Path(__file__).with_name("golden") / "v1"
     if root.exists():
         raise SystemExit(f"{root} is frozen: remove it only before its version is released.")
     writer = RunWriter(create_store(root).path, golden_plan(prompts), prompts)

@@ -214,15 +214,15 @@ def test_newer_format_of_a_run_or_shard_is_refused_and_never_written_over(
     from lpp.store import RunWriter
     from lpp.store.errors import ErrorKind, FormatError
 
-    run_id = write_foreign(capture, root, commit={"format": 2})
+    run_id = write_foreign(capture, root, commit={"format": 3})
     run = open_store(root).runs[run_id]
-    with pytest.raises(FormatError, match="store format 2, this release reads up to 1") as caught:
+    with pytest.raises(FormatError, match="store format 3, this release reads up to 2") as caught:
         _ = run.plan
     assert caught.value.kind is ErrorKind.UNSUPPORTED_VERSION
     commit_foreign_run_only(run.path)
     writer = RunWriter(root, capture.plan, capture.prompts)
     before = sorted(run.path.rglob("*"))
-    with pytest.raises(FormatError, match="format 2"):
+    with pytest.raises(FormatError, match="format 3"):
         writer.write_shard(1, *capture.shard(1))
     assert sorted(run.path.rglob("*")) == before
 
