@@ -12,7 +12,7 @@ VLLM_ENV  := $(VLLM_VENV)/.lpp-env
 VLLM_PIP  := $(VLLM_VENV)/bin/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-vllm check format bench bench-vllm clean
+.PHONY: help env demo test soak test-vllm check format bench bench-vllm clean
 
 help: ## what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ demo: $(ENV) ## capture SmolLM2-135M and its untrained twin, profile both
 
 test: $(ENV) ## the tests, under ten minutes on two cores
 	$(BIN)/python -m pytest
+
+soak: $(ENV) ## the long tests: many kills, many mutations, clusters
+	$(BIN)/python -m pytest -m soak
 
 $(VLLM_ENV): pyproject.toml
 	$(PYTHON) -m venv $(VLLM_VENV)
