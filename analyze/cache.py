@@ -23,9 +23,11 @@ from lpp.analyze import cache_tables
 from lpp.analyze.cells import Cell
 from lpp.analyze.row_values import Values
 from lpp.analyze.summary import Summary
-from lpp.store.errors import LppError
+from lpp.store.arrow_limits import check_declared
+from lpp.store.errors import FormatError, LppError
 from lpp.store.files import checksum, replace_file
 from lpp.store.keys import ANALYSIS_KEY
+from lpp.store.paths import plain_file
 from lpp.store.run import Run
 
 KERNEL_VERSION: Final = 2
@@ -78,12 +80,14 @@ class Cache:
     ) -> Any:
         path = self.folder / name
         try:
-            data = path.read_bytes()
-        except OSError:
+            data = plain_file(self.folder, name).read_bytes()
+        except (OSError, FormatError):
             return {}
         try:
+            check_declared(memoryview(data), rows=None)
             with pa.ipc.open_file(pa.py_buffer(data)) as reader:
                 table = reader.read_all()
+            table.validate(full=True)
             found = parsed(table)
             if table.schema.metadata[_META] != self._meta(name, digest(found)):
                 raise ValueError("written for other rows, or altered")

@@ -71,7 +71,7 @@ def number(text: object) -> float | None:
         return None
     try:
         value = float(text)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return value if abs(value) < float("inf") else None  # NaN compares false
 

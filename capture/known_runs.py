@@ -28,9 +28,10 @@ from lpp.capture.outcome import Outcome
 from lpp.capture.parts import Part
 from lpp.capture.request import CaptureRequest
 from lpp.store import Store, open_store
-from lpp.store.errors import LppError
+from lpp.store.errors import FormatError, LppError
 from lpp.store.files import replace_file
 from lpp.store.keys import REQUESTS_KEY
+from lpp.store.paths import MAX_ROOT_BYTES, read_bounded
 
 COMPUTING: Final = (
     *("lpp-engine", "torch", "transformers", "tokenizers", "accelerate", "bitsandbytes"),
@@ -101,8 +102,9 @@ def finished(root: Path, request: CaptureRequest, part: Part) -> Outcome | None:
 
 def _noted(store: Store, key: str | None) -> str | None:
     try:
-        return str(json.loads((store.path / REQUESTS_KEY / f"{key}.json").read_bytes())["run"])
-    except (OSError, ValueError, KeyError, TypeError):
+        note = read_bounded(store.path / REQUESTS_KEY, f"{key}.json", MAX_ROOT_BYTES)
+        return str(json.loads(note)["run"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, FormatError):
         return None
 
 

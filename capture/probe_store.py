@@ -21,6 +21,7 @@ from lpp.store import Run, Store
 from lpp.store.errors import ConflictError, ErrorKind, FormatError, InputError
 from lpp.store.files import describe
 from lpp.store.keys import ORIGINAL_KEY
+from lpp.store.paths import plain_file
 from lpp.store.scores import KEY, SCORES_SCHEMA, ScoreSet, add_scores, score_sets
 
 KIND: Final = "probe"
@@ -180,7 +181,9 @@ def _originals(held: Sequence[ScoreSet]) -> dict[str, bytes]:
         for key, record in one.record.objects.items():
             if not key.startswith(f"{ORIGINAL_KEY}/"):
                 continue
-            if describe(one.path / key) != record:  # or it would get a checksum that fits it
+            if (
+                describe(plain_file(one.path, key)) != record
+            ):  # or it would get a checksum that fits it
                 raise FormatError(
                     f"{one.path / key} was altered since it was written. Remove the source with "
                     "lpp-analyze benchmarks remove, and probe again.",

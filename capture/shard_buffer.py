@@ -8,7 +8,8 @@ import pyarrow as pa
 
 from lpp.capture.backend import Captured
 from lpp.store.errors import ErrorKind, MachineError
-from lpp.store.hidden import NUMPY_DTYPE, Rows
+from lpp.store.hidden import Rows
+from lpp.store.hidden_limits import NUMPY_DTYPE
 from lpp.store.plan import Plan
 from lpp.store.tables import STATISTICS, TOKENS_SCHEMA
 

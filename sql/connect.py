@@ -90,10 +90,15 @@ def _register_token_stats(connection: "DuckDBPyConnection", root: Path) -> None:
     import pyarrow as pa
     import pyarrow.dataset as ds
 
+    from lpp.store.tables import check_table
+
     schema = arrow_schema(TOKEN_STATS)
     runs = ds.DirectoryPartitioning(pa.schema([schema.field("run")]), segment_encoding="none")
+    files = list(token_files(root))
+    for path in files:
+        check_table(path)
     dataset = ds.dataset(
-        [str(path) for path in token_files(root)],
+        [str(path) for path in files],
         schema=schema,
         format="ipc",
         partitioning=runs,  # the first folder below `runs/` is the run's id

@@ -15,6 +15,7 @@ from lpp.store.keys import (
     SHARDS_KEY,
     TOKENS_KEY,
 )
+from lpp.store.paths import MAX_ROOT_BYTES, plain_directory, plain_file, read_bounded
 
 
 def store_root(url: str | os.PathLike[str]) -> Path:
@@ -25,16 +26,16 @@ def store_root(url: str | os.PathLike[str]) -> Path:
     """
     root = _local(os.fspath(url))
     document = root / ROOT_KEY
-    try:
-        found = json.loads(document.read_bytes())
-        name, version = found["format"], found["version"]
-    except (FileNotFoundError, NotADirectoryError):
+    if not document.is_file():
         why = f"it holds no {ROOT_KEY}" if root.exists() else "no such directory"
         raise FormatError(
             f"{root} is not an lpp store: {why}. Give the directory that "
             "`lpp-capture run --store` wrote.",
             kind=ErrorKind.NOT_A_STORE,
-        ) from None
+        )
+    try:
+        found = json.loads(read_bounded(root.resolve(), ROOT_KEY, MAX_ROOT_BYTES))
+        name, version = found["format"], found["version"]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise FormatError(
             f"{document}: damaged, or not of an lpp store: expected "
@@ -75,18 +76,19 @@ def token_files(root: Path) -> Iterator[Path]:
         for shard in _folders(run / SHARDS_KEY):
             if not (shard / COMMIT_KEY).is_file():
                 continue
-            tokens = shard / TOKENS_KEY
-            if not tokens.is_file():
+            try:
+                yield plain_file(shard, TOKENS_KEY)
+            except FileNotFoundError:
                 raise FormatError(
-                    f"{tokens}: gone, though its shard is committed. "
+                    f"{shard / TOKENS_KEY}: gone, though its shard is committed. "
                     f"See what else is damaged: lpp-analyze verify {root}",
                     kind=ErrorKind.CORRUPT,
-                )
-            yield tokens
+                ) from None
 
 
 def _folders(parent: Path) -> list[Path]:
     """Sub-folders in order, without those that writers still fill, whose names begin with a dot."""
     if not parent.is_dir():
         return []
-    return sorted(p for p in parent.iterdir() if p.is_dir() and not p.name.startswith("."))
+    names = sorted(p for p in plain_directory(parent).iterdir() if not p.name.startswith("."))
+    return [plain_directory(path) for path in names if path.is_dir()]

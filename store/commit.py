@@ -8,10 +8,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lpp.store.documents import canonical_json, load_json, parse_document, pretty_json, to_document
+from lpp.store.documents import (
+    MAX_DOCUMENT_BYTES,
+    canonical_json,
+    load_json,
+    parse_document,
+    pretty_json,
+    to_document,
+)
 from lpp.store.errors import ErrorKind, FormatError
 from lpp.store.files import ObjectRecord, checksum, write_object
 from lpp.store.keys import COMMIT_KEY, FORMAT_VERSION
+from lpp.store.paths import ADVICE, key_problem, read_bounded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +60,26 @@ def read_commit(directory: Path) -> CommitRecord:
     FormatError: CORRUPT for altered bytes, UNSUPPORTED_VERSION for a newer release's.
     """
     document = read_sealed(directory)
-    return parse_document(CommitRecord, document, str(directory / COMMIT_KEY))
+    record = parse_document(CommitRecord, document, str(directory / COMMIT_KEY))
+    check_objects_named(directory, record.objects)
+    if record.rows < 0:
+        raise FormatError(f"{directory / COMMIT_KEY}: {record.rows} rows.", kind=ErrorKind.CORRUPT)
+    return record
+
+
+def check_objects_named(directory: Path, objects: Mapping[str, ObjectRecord]) -> None:
+    """FormatError(CORRUPT) for objects that lie, or might lie, outside `directory`."""
+    problems = [
+        f"the object {key[:60]!r} {problem}" for key in objects if (problem := key_problem(key))
+    ]
+    problems += [f"{key}: {o.bytes} bytes" for key, o in objects.items() if o.bytes < 0]
+    if problems:
+        more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise FormatError(
+            f"{directory / COMMIT_KEY}: {'; '.join(problems[:5])}{more}. It was not written by "
+            f"lpp-engine: take nothing from this store. {ADVICE}",
+            kind=ErrorKind.CORRUPT,
+        )
 
 
 def read_sealed(directory: Path) -> object:
@@ -61,7 +88,7 @@ def read_sealed(directory: Path) -> object:
     Raises what `read_commit` does.
     """
     path = directory / COMMIT_KEY
-    data = path.read_bytes()
+    data = read_bounded(directory, COMMIT_KEY, MAX_DOCUMENT_BYTES)
     document = load_json(data, str(path))
     # The seal comes first: an altered byte must not pass for another version or another plan.
     if not isinstance(document, dict) or not _sealed(document, data):

@@ -18,6 +18,15 @@ from lpp.store.errors import ErrorKind, FormatError
 
 Record = TypeVar("Record")
 
+MAX_DOCUMENT_BYTES: Final = 64 << 20
+"""Of a document. A plan of a million shards takes 10 MB."""
+
+MAX_DEPTH: Final = 32
+"""Lists and objects inside each other. Ours reach 4."""
+
+MAX_INTEGER: Final = (1 << 63) - 1
+"""Largest magnitude of an integer: what every language's 64 bits hold."""
+
 OMITTED: Final = {"omitted": True}
 """Metadata of a field that is not written while it is empty: what came before it hashes alike."""
 
@@ -62,10 +71,17 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def load_json(data: bytes, where: str) -> object:
-    """Decode one document; FormatError(CORRUPT) names `where` it lies."""
+def load_json(data: bytes, where: str, *, fractions: bool = False) -> object:
+    """Decode one document; FormatError(CORRUPT) names `where` it lies.
+
+    fractions: whether numbers other than integers may occur, as in documents of other formats.
+    """
     try:
-        document = json.loads(data.decode())
+        if len(data) > MAX_DOCUMENT_BYTES:
+            raise ValueError(f"more than {MAX_DOCUMENT_BYTES} bytes")
+        parse_float = float if fractions else _no_fraction
+        document = json.loads(data.decode(), parse_int=_bounded_int, parse_float=parse_float)
+        _check_depth(document)
         # json takes NaN, 1e999 and half surrogates: values that could not be hashed later.
         canonical_json(document)
     except (ValueError, RecursionError) as error:
@@ -73,6 +89,27 @@ def load_json(data: bytes, where: str) -> object:
             f"{where}: not a JSON document ({error}).", kind=ErrorKind.CORRUPT
         ) from None
     return document
+
+
+def _bounded_int(text: str) -> int:
+    value = int(text)  # more than some thousand digits are a ValueError
+    if abs(value) > MAX_INTEGER:
+        raise ValueError(f"an integer of more than 64 bits: {text[:24]}")
+    return value
+
+
+def _no_fraction(text: str) -> float:
+    raise ValueError(f"a number that is no integer: {text[:24]}")
+
+
+def _check_depth(document: object) -> None:
+    level = [document]
+    for _ in range(MAX_DEPTH):
+        containers = [part for part in level if isinstance(part, (dict, list))]
+        if not containers:
+            return
+        level = [p for c in containers for p in (c.values() if isinstance(c, dict) else c)]
+    raise ValueError(f"nested more than {MAX_DEPTH} deep")
 
 
 def validate_document(record_type: type, document: object) -> list[str]:

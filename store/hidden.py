@@ -6,7 +6,7 @@ bits, since Zarr has no such type in every release we read with; an attribute na
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, TypeAlias, cast
 
@@ -17,6 +17,8 @@ from zarr.codecs import BloscCodec
 from zarr.storage import LocalStore, MemoryStore
 
 from lpp.store.errors import ErrorKind, FormatError
+from lpp.store.hidden_limits import METADATA_KEY, NUMPY_DTYPE
+from lpp.store.paths import ADVICE
 from lpp.store.plan import SiteSpec, StoredDtype
 
 CHUNK_BYTES: Final = 2 << 20
@@ -25,15 +27,8 @@ CHUNK_BYTES: Final = 2 << 20
 BLOCK_BYTES: Final = 2 << 20
 """Blosc's block. Byte-shuffled bfloat16 packs 1.44-fold in 2 MiB and 1.27-fold in the default."""
 
-GROUP_KEY: Final = "zarr.json"
+GROUP_KEY: Final = METADATA_KEY
 """Metadata of the group, inside `hidden.zarr`."""
-
-NUMPY_DTYPE: Final[Mapping[StoredDtype, str]] = {
-    "bfloat16": "uint16",
-    "float16": "float16",
-    "float32": "float32",
-}
-"""The array type that carries each stored dtype."""
 
 Rows: TypeAlias = npt.NDArray[np.uint16] | npt.NDArray[np.float16] | npt.NDArray[np.float32]
 """(T, d) activations as they lie on disk."""
@@ -100,26 +95,24 @@ def encode_site(site: SiteSpec, rows: Rows, dtype: StoredDtype) -> dict[str, mem
 def read_site(
     group: Path, site: str, *, rows: int, block_rows: int
 ) -> Iterator[npt.NDArray[np.float32]]:
-    """The first `rows` rows in blocks, as float32. Blocks begin on chunk boundaries."""
-    array = _open_site(group, site)
+    """The first `rows` rows in blocks, as float32. Blocks begin on chunk boundaries.
+
+    For arrays that `hidden_limits.check_site` found right. FormatError(CORRUPT) for chunks that
+    do not unpack.
+    """
+    store = LocalStore(group, read_only=True)
+    array = zarr.open_array(store, path=site, mode="r", zarr_format=3)
     chunk = array.chunks[0]
     step = max(chunk, block_rows // chunk * chunk)
     for start in range(0, rows, step):
-        yield to_float32(cast("Rows", array[start : min(start + step, rows)]))
-
-
-def site_shape(group: Path, site: str) -> tuple[int, ...]:
-    """(T, d) that the array of `site` declares; FormatError(CORRUPT) where there is no array."""
-    try:
-        return _open_site(group, site).shape
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FormatError(
-            f"{group / site}: not a readable Zarr array ({error}).", kind=ErrorKind.CORRUPT
-        ) from None
-
-
-def _open_site(group: Path, site: str) -> "zarr.Array[Any]":
-    return zarr.open_array(LocalStore(group, read_only=True), path=site, mode="r", zarr_format=3)
+        try:
+            some = cast("Rows", array[start : min(start + step, rows)])
+        except (OSError, ValueError, RuntimeError) as error:  # Blosc, and the index's checksum
+            raise FormatError(
+                f"{group / site}: rows from {start} on cannot be unpacked ({error}). {ADVICE}",
+                kind=ErrorKind.CORRUPT,
+            ) from None
+        yield to_float32(some)
 
 
 def to_float32(rows: Rows) -> npt.NDArray[np.float32]:

@@ -13,6 +13,9 @@ from typing import Any, Final, Literal, TypeAlias
 from lpp.store.documents import OMITTED, document_hash, parse_document, to_document
 from lpp.store.errors import ErrorKind, FormatError
 
+MAX_WIDTH: Final = 1 << 20
+"""Columns of a site, at most: a row is 4 MiB of float32. The widest model known has 2^14."""
+
 StoredDtype: TypeAlias = Literal["bfloat16", "float16", "float32"]
 """How activations lie on disk. bfloat16 is kept as its 16 bits, without loss."""
 
@@ -166,8 +169,16 @@ def validate_plan(plan: Plan) -> list[str]:
         if not re.fullmatch(r"embed|final|block\.[1-9][0-9]*", site.name)
     ]
     problems += [
-        f"site {site.name} has width {site.width}" for site in plan.sites if site.width < 1
+        f"site {site.name} has width {site.width}"
+        for site in plan.sites
+        if not 1 <= site.width <= MAX_WIDTH
     ]
+    least = {
+        "prompts.count": (plan.prompts.count, 0),
+        "prompts.tokens": (plan.prompts.tokens, plan.prompts.count),  # no prompt is empty
+        "model.logits_width": (plan.model.logits_width, 1),
+    }
+    problems += [f"{name} is {value}" for name, (value, low) in least.items() if value < low]
     return problems
 
 

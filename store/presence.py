@@ -7,6 +7,7 @@ On its own machine the process number tells whether it lives; from any other, th
 
 import contextlib
 import json
+import math
 import os
 import threading
 import time
@@ -15,13 +16,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from lpp.store.errors import FormatError
 from lpp.store.files import Owner, beside, owner_of
+from lpp.store.paths import MAX_ROOT_BYTES, read_bounded
 
 SIGN: Final = "writer"
 """What a sign's name begins with, after the dot."""
 
 SIGN_SECONDS: Final = 30.0
 """Between two signs of life."""
+
+MAX_DOING: Final = 200
+"""Characters of a sign's words that are told."""
 
 SILENT_SECONDS: Final = 180.0
 """A writer without a sign for so long is taken for gone: six signs, and some for clocks that
@@ -98,7 +104,7 @@ def _seen(path: Path, owner: Owner) -> Writer | None:
     """What one name tells of its owner; None when it vanished meanwhile."""
     doing, since = _words(path) if owner.target == SIGN else ("", None)
     try:
-        last_sign = path.stat().st_mtime
+        last_sign = path.lstat().st_mtime
     except FileNotFoundError:
         return None
     return Writer(
@@ -116,9 +122,12 @@ def _seen(path: Path, owner: Owner) -> Writer | None:
 def _words(sign: Path) -> tuple[str, float | None]:
     """What a sign says; nothing when it is unreadable."""
     try:
-        document = json.loads(sign.read_bytes())
-        return str(document["doing"]), float(document["since"])
-    except (OSError, ValueError, KeyError, TypeError):
+        document = json.loads(read_bounded(sign.parent, sign.name, MAX_ROOT_BYTES))
+        doing, since = document["doing"], float(document["since"])
+        if not isinstance(doing, str) or not doing.isprintable() or not math.isfinite(since):
+            return "", None
+        return doing[:MAX_DOING], since
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError, FormatError):
         return "", None
 
 

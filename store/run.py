@@ -5,6 +5,7 @@ checked against its checksum before its first use (xxh3 runs at memory speed, de
 does not), so that altered bytes never become numbers.
 """
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,10 +18,11 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from lpp.store.commit import CommitRecord, read_commit
-from lpp.store.documents import load_json
+from lpp.store.documents import MAX_DOCUMENT_BYTES, load_json
 from lpp.store.errors import ErrorKind, FormatError, InputError
 from lpp.store.files import describe
-from lpp.store.hidden import read_site, site_shape
+from lpp.store.hidden import read_site
+from lpp.store.hidden_limits import check_site
 from lpp.store.keys import (
     COMMIT_KEY,
     HIDDEN_KEY,
@@ -30,8 +32,9 @@ from lpp.store.keys import (
     TOKENS_KEY,
     shard_key,
 )
+from lpp.store.paths import plain_directory, plain_file, read_bounded
 from lpp.store.plan import Plan, parse_plan
-from lpp.store.tables import PROMPTS_SCHEMA, TOKENS_SCHEMA, read_table
+from lpp.store.tables import PROMPTS_SCHEMA, TOKENS_SCHEMA, check_table, read_table
 from lpp.store.verify import Problem, verify_run
 
 BLOCK_BYTES: Final = 64 << 20
@@ -115,8 +118,12 @@ class Run:
         """The frozen plan. FormatError(CORRUPT) when it is not the one this run was made with."""
         path = self.path / PLAN_KEY
         commit = self.commit  # first: it knows whether a newer release wrote the plan
+        plain_directory(self.path.parent)
+        with contextlib.suppress(FileNotFoundError):  # a run before its first shard may lack it
+            plain_directory(self.path / SHARDS_KEY)
         try:
-            plan = parse_plan(load_json(path.read_bytes(), str(path)), str(path))
+            data = read_bounded(self.path, PLAN_KEY, MAX_DOCUMENT_BYTES)
+            plan = parse_plan(load_json(data, str(path)), str(path))
         except FileNotFoundError:
             raise FormatError(f"{path} is missing.", kind=ErrorKind.CORRUPT) from None
         if plan.hash != commit.plan or plan.run_id != self.id:
@@ -157,12 +164,15 @@ class Run:
     def prompts(self) -> pa.Table:
         """Every prompt of the plan, (count, 6): `lpp.store.tables.PROMPTS_SCHEMA`."""
         self._check(self.path, self.commit, PROMPTS_KEY)
-        return read_table(self.path / PROMPTS_KEY, PROMPTS_SCHEMA)
+        counted = self.plan.prompts
+        path = self.path / PROMPTS_KEY
+        return read_table(path, PROMPTS_SCHEMA, rows=counted.count, extra=8 * counted.tokens)
 
     def tokens_files(self) -> list[Path]:
         """The `tokens.arrow` of each committed shard, in order, checked."""
         for shard in self.shards:
             self._check(shard.path, shard.commit, TOKENS_KEY)
+            check_table(shard.path / TOKENS_KEY, rows=shard.rows)
         return [shard.path / TOKENS_KEY for shard in self.shards]
 
     def tokens(self) -> ds.FileSystemDataset:
@@ -198,23 +208,16 @@ class Run:
         for key in shard.commit.objects:
             if key.startswith(f"{HIDDEN_KEY}/{site}/"):
                 self._check(shard.path, shard.commit, key)
-        tokens = read_table(shard.path / TOKENS_KEY, TOKENS_SCHEMA)
-        width = next(spec.width for spec in self.plan.sites if spec.name == site)
-        shape = site_shape(shard.path / HIDDEN_KEY, site)
-        if shape != (shard.rows, width) or tokens.num_rows != shard.rows:
-            raise FormatError(
-                f"{shard.path / HIDDEN_KEY / site}: shape {shape} beside {tokens.num_rows} tokens, "
-                f"should be {(shard.rows, width)}. `lpp-analyze verify {self.path.parent.parent}` "
-                "lists every such object.",
-                kind=ErrorKind.CORRUPT,
-            )
+        spec = next(spec for spec in self.plan.sites if spec.name == site)
+        check_site(shard.path / HIDDEN_KEY, spec, self.plan.stored_dtype, shard.rows)
+        tokens = read_table(shard.path / TOKENS_KEY, TOKENS_SCHEMA, rows=shard.rows)
         prompt_id = tokens["prompt_id"].to_numpy()
         position = tokens["position"].to_numpy()
         # Rows lie in prompt order, so the first prompts are the first rows.
         rows = shard.rows if prompts is None else int(np.searchsorted(prompt_id, prompts))
         start = 0
         for values in read_site(
-            shard.path / HIDDEN_KEY, site, rows=rows, block_rows=block_bytes // (4 * width)
+            shard.path / HIDDEN_KEY, site, rows=rows, block_rows=block_bytes // (4 * spec.width)
         ):
             end = start + len(values)
             yield Block(values=values, prompt_id=prompt_id[start:end], position=position[start:end])
@@ -227,7 +230,7 @@ class Run:
             return
         recorded = commit.objects.get(key)
         try:
-            found = describe(path)
+            found = describe(plain_file(directory, key))
         except OSError:
             found = None
         if recorded is None or found != recorded:

@@ -12,12 +12,12 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
 
-from lpp.store.commit import read_sealed, self_checksum
+from lpp.store.commit import check_objects_named, read_sealed, self_checksum
 from lpp.store.documents import document_hash, parse_document, pretty_json, to_document
 from lpp.store.errors import ConflictError, ErrorKind, FormatError, InputError
 from lpp.store.files import (
@@ -31,6 +31,7 @@ from lpp.store.files import (
     write_object,
 )
 from lpp.store.keys import BENCHMARKS_KEY, COMMIT_KEY, ORIGINAL_KEY, SCORES_KEY
+from lpp.store.paths import key_problem, plain_file
 from lpp.store.tables import SCORES_SCHEMA, encode_table, read_table
 from lpp.store.verify import Problem, check_objects
 
@@ -43,6 +44,9 @@ __all__ = [
     "score_sets",
     "verify_scores",
 ]
+
+MAX_NAMES_BYTES: Final = 1 << 30
+"""Of all names of one source together."""
 
 KEY: Final = ("model", "benchmark", "metric")
 """What is there once in a source."""
@@ -76,12 +80,12 @@ class ScoreSet:
         """Its rows, `SCORES_SCHEMA`. FormatError(CORRUPT) when they are not what was written."""
         path = self.path / SCORES_KEY
         try:
-            found = describe(path)
+            found = describe(plain_file(self.path, SCORES_KEY))
         except OSError:
             found = None
         if found is None or found != self.record.objects.get(SCORES_KEY):
             raise _damaged(self.path, f"{SCORES_KEY} is {'altered' if found else 'missing'}")
-        return read_table(path, SCORES_SCHEMA)
+        return read_table(path, SCORES_SCHEMA, rows=self.record.rows, extra=MAX_NAMES_BYTES)
 
     def problems(self) -> list[Problem]:
         """Every difference from what was committed; empty when each byte is the same."""
@@ -255,9 +259,11 @@ def _check(source: str, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def _check_name(name: str) -> None:
-    parts = PurePosixPath(name).parts
-    if not parts or "\0" in name or name.startswith("/") or any(p.startswith(".") for p in parts):
-        raise ValueError(f"{name!r} is not a relative path without hidden parts")
+    if problem := key_problem(name):
+        raise InputError(
+            f"{name!r} {problem}: a store cannot keep a file of that name. Rename it.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
 
 
 def _described(data: bytes) -> ObjectRecord:
@@ -276,7 +282,9 @@ def _read_record(path: Path) -> ScoresRecord:
         if error.kind is ErrorKind.UNSUPPORTED_VERSION:
             raise
         raise _damaged(path, f"{COMMIT_KEY} is altered") from None
-    return parse_document(ScoresRecord, document, str(path / COMMIT_KEY))
+    record = parse_document(ScoresRecord, document, str(path / COMMIT_KEY))
+    check_objects_named(path, record.objects)
+    return record
 
 
 def _damaged(path: Path, what: str) -> FormatError:

@@ -10,6 +10,7 @@ from lpp.store.documents import load_json, parse_document, pretty_json, to_docum
 from lpp.store.errors import ErrorKind, FormatError, InputError
 from lpp.store.files import replace_file, sweep_stages
 from lpp.store.keys import COMMIT_KEY, FORMAT_NAME, ROOT_KEY, ROOT_VERSION, RUNS_KEY
+from lpp.store.paths import MAX_ROOT_BYTES, read_bounded
 from lpp.store.run import Run
 
 
@@ -67,15 +68,14 @@ def open_store(url: str | os.PathLike[str]) -> Store:
     """
     path = local_path(url)
     root = path / ROOT_KEY
-    try:
-        data = root.read_bytes()
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+    if not root.is_file():
         found = "no such directory" if not path.exists() else f"it holds no file {ROOT_KEY}"
         raise FormatError(
             f"{path} is not an lpp store: {found}. "
             f"`lpp-capture run --model ... --store {path}` makes one.",
             kind=ErrorKind.NOT_A_STORE,
-        ) from None
+        )
+    data = read_bounded(path.resolve(), ROOT_KEY, MAX_ROOT_BYTES)
     document = parse_document(RootDocument, load_json(data, str(root)), str(root))
     if document.format != FORMAT_NAME:
         raise FormatError(

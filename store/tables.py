@@ -5,7 +5,15 @@ from typing import Final
 
 import pyarrow as pa
 
+from lpp.store.arrow_limits import check_declared
 from lpp.store.errors import ErrorKind, FormatError
+from lpp.store.paths import ADVICE
+
+ROW_BYTES: Final = 1024
+"""Bytes that a row may take in memory, lists aside. Ours take 45 to 90: columns may be added."""
+
+TABLE_BYTES: Final = 64 << 10
+"""Bytes that a table may take whatever its rows: padding of each buffer."""
 
 PROMPTS_SCHEMA: Final = pa.schema(
     [
@@ -77,30 +85,71 @@ def encode_table(table: pa.Table) -> bytes:
     return bytes(sink.getvalue())
 
 
-def read_table(path: Path, schema: pa.Schema) -> pa.Table:
+def read_table(
+    path: Path, schema: pa.Schema, *, rows: int | None = None, extra: int = 0
+) -> pa.Table:
     """The columns of `schema`, every row; others are ignored, absent optional ones null.
 
-    FormatError(CORRUPT) for a file that is no such table.
+    rows: how many the record declares; extra: bytes that lists may take beyond `ROW_BYTES` a row.
+    FormatError(CORRUPT) for a file that is no such table, or that would unpack to more.
     """
     try:
-        with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
-            table = reader.read_all()
-    except (pa.ArrowException, OSError) as error:
+        with pa.memory_map(str(path)) as source:
+            return table_of(source.read_buffer(), schema, rows=rows, extra=extra)
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise FormatError(
-            f"{path}: not a readable Arrow file ({error}).", kind=ErrorKind.CORRUPT
+            f"{path}: not a table of format 1 ({error}). {ADVICE}", kind=ErrorKind.CORRUPT
         ) from None
-    for field in schema:
-        if field.name in OPTIONAL_COLUMNS and field.name not in table.schema.names:
-            table = table.append_column(field, pa.nulls(table.num_rows, field.type))
-    names = table.schema.names
-    wrong = [
-        field.name
-        for field in schema
-        if names.count(field.name) != 1 or not table.schema.field(field.name).equals(field)
-    ]
-    if wrong:
+
+
+def check_table(path: Path, *, rows: int | None = None) -> None:
+    """FormatError(CORRUPT) where a table declares other rows, or would unpack to more than fits.
+
+    Reads some hundred bytes: for a table that another library will read.
+    """
+    most = None if rows is None else _most(rows, 0)
+    try:
+        with pa.memory_map(str(path)) as source:
+            check_declared(memoryview(source.read_buffer()), rows=rows, most=most)
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise FormatError(
-            f"{path}: columns missing or not as format 1 declares them: {', '.join(wrong)}.",
-            kind=ErrorKind.CORRUPT,
-        )
+            f"{path}: not a table of format 1 ({error}). {ADVICE}", kind=ErrorKind.CORRUPT
+        ) from None
+
+
+def table_of(
+    data: pa.Buffer, schema: pa.Schema, *, rows: int | None = None, extra: int = 0
+) -> pa.Table:
+    """The same from bytes in memory; ValueError or ArrowException for what is no such table.
+
+    Unpacks the known columns alone, and checks that offsets of strings and lists stay inside.
+    """
+    most = None if rows is None else _most(rows, extra)
+    check_declared(memoryview(data), rows=rows, most=most)
+    with pa.ipc.open_file(pa.BufferReader(data)) as reader:
+        found = reader.schema
+    wrong = [field.name for field in schema if not _fits(found, field)]
+    if wrong:
+        raise ValueError(f"columns missing or not as declared: {', '.join(wrong)}")
+    known = [i for i, name in enumerate(found.names) if name in schema.names]
+    options = pa.ipc.IpcReadOptions(included_fields=known)
+    with pa.ipc.open_file(pa.BufferReader(data), options=options) as reader:
+        table = reader.read_all()
+    table.validate(full=True)
+    for field in schema:
+        if field.name not in table.schema.names:
+            table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+        elif not field.nullable and table[field.name].null_count:
+            raise ValueError(f"column {field.name} has nulls")
     return table.select(schema.names)
+
+
+def _fits(found: pa.Schema, field: pa.Field) -> bool:
+    times = found.names.count(field.name)
+    if times == 0:
+        return field.name in OPTIONAL_COLUMNS
+    return times == 1 and bool(found.field(field.name).equals(field))
+
+
+def _most(rows: int, extra: int) -> int:
+    return TABLE_BYTES + ROW_BYTES * rows + extra

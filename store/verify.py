@@ -5,15 +5,15 @@ Never raises for what lies in the store: each difference is a `Problem` with its
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 
 from lpp.store.commit import CommitRecord, read_commit
-from lpp.store.documents import load_json
+from lpp.store.documents import MAX_DOCUMENT_BYTES, load_json
 from lpp.store.errors import FormatError
 from lpp.store.files import ObjectRecord, describe
-from lpp.store.hidden import site_shape
+from lpp.store.hidden_limits import check_site
 from lpp.store.keys import (
     COMMIT_KEY,
     HIDDEN_KEY,
@@ -24,6 +24,7 @@ from lpp.store.keys import (
     TOKENS_KEY,
     shard_key,
 )
+from lpp.store.paths import plain_file, read_bounded
 from lpp.store.plan import Plan, parse_plan
 from lpp.store.rows import prompts_problems, tokens_problems
 from lpp.store.tables import PROMPTS_SCHEMA, TOKENS_SCHEMA, read_table
@@ -44,12 +45,14 @@ class Problem:
 def verify_run(path: Path) -> list[Problem]:
     """Every problem of the run in `path`; empty when each byte is as it was committed."""
     commit, problems = _read_commit(path, "")
+    problems += _links(path)
     if commit is not None:
         problems += check_objects(
-            path, "", commit.objects, ignore=(f"{SHARDS_KEY}/", QUARANTINE_KEY)
+            path, "", commit.objects, ignore=(f"{SHARDS_KEY}/", f"{QUARANTINE_KEY}/")
         )
     try:
-        plan = parse_plan(load_json((path / PLAN_KEY).read_bytes(), PLAN_KEY), PLAN_KEY)
+        data = read_bounded(path, PLAN_KEY, MAX_DOCUMENT_BYTES)
+        plan = parse_plan(load_json(data, PLAN_KEY), PLAN_KEY)
     except (FormatError, OSError) as error:
         return [*problems, Problem(where=PLAN_KEY, what=f"not readable ({error})")]
     if plan.run_id != path.name or (commit is not None and plan.hash != commit.plan):
@@ -59,6 +62,13 @@ def verify_run(path: Path) -> list[Problem]:
         problems += _verify_shard(path, plan, index, prompts)
     problems += _strangers(path / SHARDS_KEY, plan)
     return problems
+
+
+def _links(path: Path) -> Iterator[Problem]:
+    """Links that would lead out of the store where every record is right."""
+    for directory in (path.parent, path / SHARDS_KEY):
+        if directory.is_symlink():
+            yield Problem(where=directory.name, what="a symbolic link: a store holds none")
 
 
 def _read_commit(path: Path, prefix: str) -> tuple[CommitRecord | None, list[Problem]]:
@@ -79,9 +89,10 @@ def check_objects(
     """Compare the files of one directory with its record: sizes, checksums, and no others."""
     for key, recorded in sorted(objects.items()):
         try:
-            found = describe(path / key)
-        except OSError as error:
-            yield Problem(where=prefix + key, what=f"not readable ({error.strerror})")
+            found = describe(plain_file(path, key))
+        except (OSError, FormatError) as error:
+            what = error.strerror if isinstance(error, OSError) else str(error)
+            yield Problem(where=prefix + key, what=f"not readable ({what})")
             continue
         if found.bytes != recorded.bytes:
             what = f"{found.bytes} bytes, {recorded.bytes} were committed"
@@ -89,18 +100,25 @@ def check_objects(
         elif found != recorded:
             yield Problem(where=prefix + key, what="altered: its checksum does not match")
     expected = {*objects, COMMIT_KEY}
+    expected |= {parent.as_posix() for key in objects for parent in PurePosixPath(key).parents}
     for file in sorted(path.rglob("*")):
         key = file.relative_to(path).as_posix()
-        if key.startswith(ignore):
+        if f"{key}/".startswith(ignore) or key in expected:
             continue
-        if not file.is_dir() and key not in expected:
+        # an empty directory as well; one with something in it is told by what is in it
+        if file.is_symlink() or not file.is_dir() or not any(file.iterdir()):
             yield Problem(where=prefix + key, what="not part of what was committed")
 
 
 def _read_prompts(path: Path, plan: Plan, problems: list[Problem]) -> pa.Table | None:
     """The prompts, or None when they are not those of the plan."""
     try:
-        table = read_table(path / PROMPTS_KEY, PROMPTS_SCHEMA)
+        table = read_table(
+            path / PROMPTS_KEY,
+            PROMPTS_SCHEMA,
+            rows=plan.prompts.count,
+            extra=8 * plan.prompts.tokens,
+        )
         misfits = prompts_problems(table, plan)
     except FormatError as error:
         table, misfits = None, [str(error)]
@@ -129,26 +147,19 @@ def _check_meaning(
     """Rows, widths and tokens of a shard whose bytes are those that were written."""
     rows = commit.rows
     try:
-        tokens = read_table(directory / TOKENS_KEY, TOKENS_SCHEMA)
+        tokens = read_table(directory / TOKENS_KEY, TOKENS_SCHEMA, rows=rows)
     except FormatError as error:
         yield Problem(where=prefix + TOKENS_KEY, what=str(error))
     else:
-        if tokens.num_rows != rows:
-            what = f"{tokens.num_rows} rows, {rows} were committed"
-            yield Problem(where=prefix + TOKENS_KEY, what=what)
         if prompts is not None and commit.shard is not None:
             bounds = plan.shards[commit.shard : commit.shard + 2]
             for what in tokens_problems(tokens, prompts, *bounds):
                 yield Problem(where=prefix + TOKENS_KEY, what=what)
     for site in plan.sites:
-        where = f"{prefix}{HIDDEN_KEY}/{site.name}"
         try:
-            shape = site_shape(directory / HIDDEN_KEY, site.name)
+            check_site(directory / HIDDEN_KEY, site, plan.stored_dtype, rows)
         except FormatError as error:
-            yield Problem(where=where, what=str(error))
-            continue
-        if shape != (rows, site.width):
-            yield Problem(where=where, what=f"shape {shape}, should be {(rows, site.width)}")
+            yield Problem(where=f"{prefix}{HIDDEN_KEY}/{site.name}", what=str(error))
 
 
 def _strangers(shards: Path, plan: Plan) -> Iterator[Problem]:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from lpp.store import Run, RunWriter, create_store, open_store
-from lpp.store.hidden import NUMPY_DTYPE
+from lpp.store.hidden_limits import NUMPY_DTYPE
 from lpp.store.plan import (
     ComputeInfo,
     CorpusInfo,

@@ -42,18 +42,20 @@ class Outer:
     labels: tuple[str, ...] = field(default_factory=tuple)
 
 
-INNER = st.builds(Inner, width=st.integers(), name=st.text())
+INTEGERS = st.integers(-(2**63) + 1, 2**63 - 1)
+
+INNER = st.builds(Inner, width=INTEGERS, name=st.text())
 OUTER = st.builds(
     Outer,
     text=st.text(),
-    count=st.integers(),
+    count=INTEGERS,
     flag=st.booleans(),
     choice=st.sampled_from(["a", "b"]),
     maybe=st.none() | st.text(),
     many=st.lists(INNER, max_size=3).map(tuple),
-    table=st.dictionaries(st.text(), st.none() | st.integers() | st.text(), max_size=3),
+    table=st.dictionaries(st.text(), st.none() | INTEGERS | st.text(), max_size=3),
     one=INNER,
-    later=st.none() | st.integers(),
+    later=st.none() | INTEGERS,
     labels=st.lists(st.text(), max_size=2).map(tuple),
 )
 
@@ -68,7 +70,7 @@ def test_what_is_written_is_read(record: Outer) -> None:
 
 @given(
     st.recursive(
-        st.none() | st.booleans() | st.integers() | st.text(),
+        st.none() | st.booleans() | INTEGERS | st.text(),
         lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
         max_leaves=8,
     )

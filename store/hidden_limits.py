@@ -1,0 +1,218 @@
+"""What a site's Zarr array says that it holds, checked before Zarr opens it: SPEC.md section 5.
+
+Zarr would look up any codec that some package of the machine registers, make arrays of any shape
+and dtype, give its fill value for chunks that are not there, and unpack what each chunk declares.
+So the metadata must say exactly what the record and the plan say, with codecs of a short list,
+and each chunk must lie in its object and declare the size that it should have. Costs a read of 16
+bytes for each chunk of about 2 MiB.
+"""
+
+import struct
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+from lpp.store.documents import load_json
+from lpp.store.errors import ErrorKind, FormatError
+from lpp.store.paths import ADVICE, plain_file, read_bounded
+from lpp.store.plan import SiteSpec, StoredDtype
+
+NUMPY_DTYPE: Final[Mapping[StoredDtype, str]] = {
+    "bfloat16": "uint16",
+    "float16": "float16",
+    "float32": "float32",
+}
+"""The array type that carries each stored dtype."""
+
+ITEM_BYTES: Final[Mapping[StoredDtype, int]] = {"bfloat16": 2, "float16": 2, "float32": 4}
+"""Bytes of a value."""
+
+METADATA_KEY: Final = "zarr.json"
+"""Metadata of a group or an array."""
+
+MAX_METADATA_BYTES: Final = 1 << 20
+"""Of a site's `zarr.json`; ours take 1,400."""
+
+MAX_CHUNK_BYTES: Final = 1 << 30
+"""Of a chunk unpacked, or one row where that takes more. Ours take 2 MiB."""
+
+_HEADER: Final = struct.Struct("<4B3I")
+"""Of a Blosc chunk: version, version of the codec, flags, typesize; nbytes, blocksize, cbytes."""
+
+_ABSENT: Final = (1 << 64) - 1
+
+
+class _MisfitError(ValueError):
+    """The array is not what its plan and record say."""
+
+
+def check_site(group: Path, site: SiteSpec, dtype: StoredDtype, rows: int) -> None:
+    """FormatError(CORRUPT) unless the array of `site` in `group` holds (rows, width) of `dtype`.
+
+    Raises it as well for a missing object, a codec that is not on the list, and a chunk that
+    would unpack to another size.
+    """
+    key = f"{site.name}/{METADATA_KEY}"
+    try:
+        data = read_bounded(group, key, MAX_METADATA_BYTES)
+        document = load_json(data, str(group / key), fractions=True)
+        stored, inner, codecs = _layout(document, site, dtype, rows)
+        for index in range(-(-rows // stored)):
+            with plain_file(group, f"{site.name}/c/{index}/0").open("rb") as file:
+                _check_object(file, stored, inner, site.width * ITEM_BYTES[dtype], codecs)
+    except (_MisfitError, OSError, struct.error) as error:
+        raise FormatError(
+            f"{group / site.name}: not the array that was committed ({error}). {ADVICE}",
+            kind=ErrorKind.CORRUPT,
+        ) from None
+
+
+def _layout(
+    document: object, site: SiteSpec, dtype: StoredDtype, rows: int
+) -> tuple[int, int | None, list[Any]]:
+    """Rows of an object, rows of a chunk inside it (None: it is one chunk), codecs of a chunk."""
+    if not isinstance(document, dict):
+        raise _MisfitError("its metadata is no object")
+    shape = document.get("shape")
+    if shape != [rows, site.width]:
+        raise _MisfitError(f"shape {str(shape)[:60]}, should be {(rows, site.width)}")
+    attributes = document.get("attributes")
+    lpp = attributes.get("lpp") if isinstance(attributes, dict) else None
+    expected: dict[str, object] = {
+        "zarr_format": 3,
+        "node_type": "array",
+        "data_type": NUMPY_DTYPE[dtype],
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+    }
+    found = {name: document.get(name) for name in expected}
+    if lpp is not None:  # said to strangers; nothing of ours is read from it
+        told = {"site": site.name, "dtype": dtype, "convention": site.convention}
+        expected["attributes.lpp"], found["attributes.lpp"] = told, lpp
+    for name, value in expected.items():
+        if found[name] != value:
+            raise _MisfitError(f"{name} is {str(found[name])[:60]}, should be {value}")
+    _refuse_more(document, _KNOWN)
+    if document.get("storage_transformers"):
+        raise _MisfitError("it has storage transformers")
+    row_bytes = site.width * ITEM_BYTES[dtype]
+    grid = _configuration(document.get("chunk_grid"), "regular", ("chunk_shape",))
+    stored = _chunk_rows(grid["chunk_shape"], site.width)
+    codecs = _codecs(document.get("codecs"))
+    if codecs[0].get("name") != "sharding_indexed":
+        _bound(stored, row_bytes)
+        return stored, None, _check_codecs(codecs, endian_only=False)
+    if len(codecs) > 1:
+        raise _MisfitError("codecs beside sharding_indexed")
+    sharding = _configuration(
+        codecs[0],
+        "sharding_indexed",
+        ("chunk_shape", "codecs", "index_codecs", "index_location"),
+    )
+    inner = _chunk_rows(sharding["chunk_shape"], site.width)
+    _bound(inner, row_bytes)
+    if stored % inner:
+        raise _MisfitError(f"chunks of {inner} rows in objects of {stored}")
+    if sharding["index_location"] != "end":
+        raise _MisfitError("the index of its chunks does not lie at the end")
+    _check_codecs(_codecs(sharding["index_codecs"]), endian_only=True)
+    return stored, inner, _check_codecs(_codecs(sharding["codecs"]), endian_only=False)
+
+
+_KNOWN: Final = (
+    "shape",
+    "data_type",
+    "chunk_grid",
+    "chunk_key_encoding",
+    "fill_value",
+    "codecs",
+    "attributes",
+    "zarr_format",
+    "node_type",
+    "storage_transformers",
+    "dimension_names",
+)
+
+
+def _check_codecs(codecs: list[Any], *, endian_only: bool) -> list[Any]:
+    """`bytes`, then for an index `crc32c`, for a chunk nothing or `blosc`."""
+    first = _configuration(codecs[0], "bytes", ("endian",))
+    second = "crc32c" if endian_only else "blosc"
+    rest = [codec.get("name") for codec in codecs[1:]]
+    if first["endian"] != "little" or rest not in ([second], [] if not endian_only else [second]):
+        names = [codec.get("name") for codec in codecs]
+        raise _MisfitError(f"codecs {str(names)[:80]}, should be little bytes and {second}")
+    return codecs
+
+
+def _codecs(value: object) -> list[Any]:
+    if not isinstance(value, list) or not value or not all(isinstance(v, dict) for v in value):
+        raise _MisfitError("codecs that are no list of objects")
+    return value
+
+
+def _configuration(value: object, name: str, keys: tuple[str, ...]) -> dict[str, Any]:
+    """What a part of the metadata called `name` is set to: `keys`, all and no others."""
+    if not isinstance(value, dict) or value.get("name") != name:
+        raise _MisfitError(f"{str(value)[:60]}, should be {name}")
+    configuration = value.get("configuration")
+    if not isinstance(configuration, dict) or set(configuration) != set(keys):
+        raise _MisfitError(f"{name} is not set to {', '.join(keys)}")
+    return configuration
+
+
+def _refuse_more(document: Mapping[str, object], known: tuple[str, ...]) -> None:
+    if more := sorted(set(document) - set(known)):
+        raise _MisfitError(f"metadata with {str(more)[:80]}")
+
+
+def _chunk_rows(shape: object, width: int) -> int:
+    if not isinstance(shape, list) or len(shape) != 2 or shape[1] != width:
+        raise _MisfitError(f"chunks of {str(shape)[:60]} where a row has {width} columns")
+    rows = shape[0]
+    if type(rows) is not int or rows < 1:
+        raise _MisfitError(f"chunks of {str(rows)[:60]} rows")
+    return rows
+
+
+def _bound(rows: int, row_bytes: int) -> None:
+    if rows > 1 and rows * row_bytes > MAX_CHUNK_BYTES:
+        raise _MisfitError(f"chunks of {rows * row_bytes} bytes, {MAX_CHUNK_BYTES} are the most")
+
+
+def _check_object(
+    file: BinaryIO, stored: int, inner: int | None, row_bytes: int, codecs: list[Any]
+) -> None:
+    """Every chunk of one object: inside it, none over another, of the size it should have."""
+    size = file.seek(0, 2)
+    chunks = [(0, size)] if inner is None else list(_index(file, size, stored // inner))
+    unpacked = (inner or stored) * row_bytes
+    end = 0
+    for offset, length in sorted(chunks):
+        if offset < end:
+            raise _MisfitError("two chunks at one place")
+        end = offset + length
+        if len(codecs) == 1:
+            declared, packed = length, length
+        else:
+            file.seek(offset)
+            *_, declared, block, packed = _HEADER.unpack(file.read(_HEADER.size))
+            if block > max(declared, 1):
+                raise _MisfitError(f"a chunk in blocks of {block} bytes")
+        if declared != unpacked or packed != length:
+            raise _MisfitError(
+                f"a chunk of {length} bytes that unpacks to {declared}, should be {unpacked}"
+            )
+
+
+def _index(file: BinaryIO, size: int, count: int) -> Iterator[tuple[int, int]]:
+    """(offset, length) of each chunk, from the index at the end: 16 bytes each, then a CRC."""
+    start = size - 16 * count - 4
+    if start < 0:
+        raise _MisfitError(f"{size} bytes, too few for {count} chunks")
+    file.seek(start)
+    for offset, length in struct.iter_unpack("<QQ", file.read(16 * count)):
+        if offset == length == _ABSENT:
+            raise _MisfitError("a chunk is missing")
+        if offset + length > start:
+            raise _MisfitError("a chunk outside the object")
+        yield offset, length
