@@ -55,12 +55,13 @@ def verify(store: str) -> int:
     """
     from lpp.store import open_store
     from lpp.store.scores import verify_scores
+    from lpp.store.verify import verify_root
 
     opened = open_store(store)
-    of_scores = verify_scores(opened.path)
-    for line in of_scores:
+    beside_runs = verify_root(opened.path) + verify_scores(opened.path)
+    for line in beside_runs:
         click.echo(str(line))
-    problems = len(of_scores)
+    problems = len(beside_runs)
     with progress("Verify", len(opened.runs), "runs") as bar:
         for run in opened.runs.values():
             found = run.verify()

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 import pyarrow as pa
 
 from lpp.store.commit import CommitRecord, read_commit
-from lpp.store.documents import MAX_DOCUMENT_BYTES, load_json
+from lpp.store.documents import MAX_DOCUMENT_BYTES, load_json, pretty_json
 from lpp.store.errors import FormatError
 from lpp.store.files import ObjectRecord, describe
 from lpp.store.hidden_limits import check_site
@@ -20,11 +20,13 @@ from lpp.store.keys import (
     PLAN_KEY,
     PROMPTS_KEY,
     QUARANTINE_KEY,
+    ROOT_KEY,
+    RUNS_KEY,
     SHARDS_KEY,
     TOKENS_KEY,
     shard_key,
 )
-from lpp.store.paths import plain_file, read_bounded
+from lpp.store.paths import MAX_ROOT_BYTES, plain_file, read_bounded
 from lpp.store.plan import Plan, parse_plan
 from lpp.store.rows import prompts_problems, tokens_problems
 from lpp.store.tables import PROMPTS_SCHEMA, TOKENS_SCHEMA, read_table
@@ -61,6 +63,28 @@ def verify_run(path: Path) -> list[Problem]:
     for index in range(plan.n_shards):
         problems += _verify_shard(path, plan, index, prompts)
     problems += _strangers(path / SHARDS_KEY, plan)
+    return problems
+
+
+def verify_root(root: Path) -> list[Problem]:
+    """What is wrong with the store at `root` beside its runs and scores; places relative to it.
+
+    The root document, and names under `runs/` that are no committed run: a run whose record is
+    gone is no run to a reader, and would be missed by nobody.
+    """
+    data = read_bounded(root.resolve(), ROOT_KEY, MAX_ROOT_BYTES)
+    problems = []
+    try:
+        altered = pretty_json(load_json(data, ROOT_KEY)) != data
+    except FormatError:
+        altered = True
+    if altered:
+        problems = [Problem(where=ROOT_KEY, what="altered: not as a writer leaves it")]
+    runs = root / RUNS_KEY
+    for path in sorted(runs.iterdir()) if runs.is_dir() else []:
+        if not path.name.startswith(".") and not (path / COMMIT_KEY).exists():
+            what = f"not a committed run: it holds no {COMMIT_KEY}"
+            problems.append(Problem(where=f"{RUNS_KEY}/{path.name}", what=what))
     return problems
 
 

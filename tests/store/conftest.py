@@ -178,7 +178,7 @@ def _make_plan() -> Callable[..., Plan]:
     return make_plan
 
 
-@pytest.fixture(name="make_capture")
+@pytest.fixture(name="make_capture", scope="session")
 def _make_capture() -> Callable[..., Capture]:
     return make_capture
 

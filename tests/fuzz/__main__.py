@@ -1,0 +1,98 @@
+"""Fuzz the readers: `python -m tests.fuzz SECONDS [TARGET...]`, or `make fuzz SECONDS=3600`.
+
+Each target gets an equal share of the time, in a process of its own (atheris, which drives
+libFuzzer, never returns). What raises or crashes is left as `crash-*` in the working directory,
+named on the way; copied into `corpus/TARGET` it becomes a test. What reaches new code is merged
+into the corpus, smallest first. Needs the extra `fuzz`.
+"""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+CORPUS = Path(__file__).with_name("corpus")
+MAX_BYTES = 1 << 14
+"""Longer inputs find nothing that short ones do not, and would fill the corpus."""
+
+MEMORY_MIB = 3072
+"""What a target may take; far more than the bounds of the readers allow."""
+
+KEPT = 60
+"""Inputs that the corpus keeps of a target, the smallest."""
+
+
+def fuzz_one(target: str, options: list[str]) -> None:
+    """Hand the process to the fuzzer."""
+    import atheris
+
+    with atheris.instrument_imports(include=["lpp", "zarr.core.metadata"]):
+        from tests.fuzz.targets import TARGETS
+    atheris.Setup([sys.argv[0], *options], TARGETS[target])
+    atheris.Fuzz()
+
+
+def run(target: str, seconds: int) -> bool:
+    """Fuzz `target`; merge what was found into the corpus. Whether nothing was wrong."""
+    seeds = CORPUS / target
+    seeds.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="lpp-fuzz-") as work:
+        limits = [f"-max_len={MAX_BYTES}", f"-rss_limit_mb={MEMORY_MIB}", "-timeout=20"]
+        done = _process(
+            target, [*limits, f"-max_total_time={seconds}", "-print_final_stats=1", work, seeds]
+        )
+        told = [line for line in done.stderr.splitlines() if _worth(line)]
+        print(f"{target}:", *told, sep="\n  ", flush=True)
+        merged = Path(work, "merged")
+        merged.mkdir()
+        _process(target, ["-merge=1", *limits, merged, seeds, work])
+        _keep(merged, seeds)
+    return done.returncode == 0
+
+
+def _worth(line: str) -> bool:
+    words = (
+        "number_of_executed_units",
+        "new_units",
+        "Error",
+        "ERROR",
+        "crash-",
+        "oom-",
+        "timeout-",
+    )
+    return any(word in line for word in words)
+
+
+def _keep(found: Path, seeds: Path) -> None:
+    """The smallest that together reach what all do, beside the seeds."""
+    names = sorted((p for p in found.iterdir() if p.is_file()), key=lambda p: p.stat().st_size)
+    for path in names[:KEPT]:
+        (seeds / path.name).write_bytes(path.read_bytes())
+
+
+def _process(target: str, options: list[object]) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "tests.fuzz", "--one", target, *map(str, options)],
+        check=False,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        errors="replace",
+    )
+
+
+def main(arguments: list[str]) -> int:
+    """Every target, or those named, in turn; 1 where one was broken."""
+    if arguments[:1] == ["--one"]:
+        fuzz_one(arguments[1], arguments[2:])
+        return 0
+    seconds, *names = arguments
+    from tests.fuzz.targets import TARGETS
+
+    names = names or list(TARGETS)
+    results = [run(name, max(1, int(seconds) // len(names))) for name in names]
+    return int(not all(results))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

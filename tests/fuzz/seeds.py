@@ -1,0 +1,120 @@
+"""Write the first inputs of each target, from the golden store: `python -m tests.fuzz.seeds`.
+
+Files that a fuzzer found are kept beside them; both are replayed by `test_corpus.py`.
+"""
+
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lpp.analyze.cache import Cache
+from lpp.analyze.cells import Cell
+from lpp.store import open_store
+from lpp.store.documents import pretty_json
+from lpp.store.files import checksum
+from lpp.store.tables import SCORES_SCHEMA, encode_table
+from tests.fuzz.targets import GOLDEN, RUN
+
+CORPUS: Final = Path(__file__).with_name("corpus")
+SHARD: Final = GOLDEN / "runs" / RUN / "shards" / "00000"
+
+LM_EVAL: Final = {
+    "results": {"hellaswag": {"alias": "hellaswag", "acc,none": 0.5, "acc_stderr,none": 0.01}},
+    "n-shot": {"hellaswag": 5},
+    "versions": {"hellaswag": 1.0},
+    "n-samples": {"hellaswag": {"original": 10, "effective": 10}},
+    "config": {"model": "hf", "model_args": "pretrained=lab/model", "limit": None},
+    "model_name": "lab/model",
+    "chat_template": None,
+    "fewshot_as_multiturn": False,
+}
+
+
+def plain(path: Path) -> bytes:
+    """The same table without compression: a fuzzer reaches more of it."""
+    with pa.ipc.open_file(path) as reader:
+        table = reader.read_all()
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue())
+
+
+def seeds() -> Mapping[str, list[bytes]]:
+    """A few inputs of each target that its reader takes."""
+    run = GOLDEN / "runs" / RUN
+    record = (SHARD / "COMMIT.json").read_bytes()
+    group = SHARD / "hidden.zarr" / "final"
+    metadata, content = (group / "zarr.json").read_bytes(), (group / "c/0/0").read_bytes()
+    small = json.dumps(json.loads(metadata), separators=(",", ":")).encode()
+    sites = [len(m).to_bytes(2, "little") + m + content for m in (metadata, small)]
+    row: dict[str, Any] = {
+        "model": "m",
+        "run": None,
+        "benchmark": "b",
+        "metric": "acc",
+        "value": 0.5,
+        "stderr": None,
+        "n": 3,
+        "source": "s",
+        "kind": "csv",
+    }
+    scores = pa.Table.from_pylist([row], schema=SCORES_SCHEMA)
+    parquet = io.BytesIO()
+    pq.write_table(pa.table({"model": ["m"], "b": [1.5]}), parquet, compression="none")
+    of_source = {
+        "format": 1,
+        "source": "s",
+        "content": "0" * 64,
+        "rows": 1,
+        "replaces": [],
+        "objects": {"scores.arrow": {"bytes": 3, "xxh3_128": checksum(b"abc")}},
+    }
+    return {
+        "document": [record, b'{"a":[1,null,true,"\\u00e9"]}'],
+        "root": [(GOLDEN / "lpp.json").read_bytes()],
+        "plan": [(run / "plan.json").read_bytes()],
+        "commit": [record, (run / "COMMIT.json").read_bytes()],
+        "shard": [record],
+        "tokens": [(SHARD / "tokens.arrow").read_bytes(), plain(SHARD / "tokens.arrow")],
+        "prompts": [(run / "prompts.arrow").read_bytes(), plain(run / "prompts.arrow")],
+        "scores": [encode_table(scores)],
+        "source": [pretty_json(of_source)],
+        "site": sites,
+        "sign": [b'{"doing": "part 1/2", "since": 1000.5}'],
+        "spectra": kept(),
+        "lm_eval": [json.dumps(LM_EVAL).encode()],
+        "score_table": [
+            b"\0model,a,a_stderr\nm,1.5,0.1\nn,,\n",
+            b"\1model\tbenchmark\tmetric\tvalue\tn\nm\tb\tacc\t0.5\t3\n",
+            b"\0fullname,IFEval,BBH,#Params (B)\nlab/m,30.5,40,7\n",
+            b"\2" + parquet.getvalue(),
+        ],
+    }
+
+
+def kept() -> list[bytes]:
+    """A file of numbers kept by the cache."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        cache = Cache(Path(folder), open_store(GOLDEN).runs[RUN])
+        cache.keep_values("final", {(Cell(*range(len(Cell._fields))), "two_nn"): 1.5})
+        return [path.read_bytes() for path in cache.folder.iterdir()]
+
+
+def main() -> None:
+    """Write them under the names of their checksums, as a fuzzer names its own."""
+    for target, inputs in seeds().items():
+        (CORPUS / target).mkdir(parents=True, exist_ok=True)
+        for data in inputs:
+            (CORPUS / target / checksum(data)).write_bytes(data)
+
+
+if __name__ == "__main__":
+    main()
