@@ -29,9 +29,10 @@ from lpp.capture.parts import Part
 from lpp.capture.request import CaptureRequest
 from lpp.store import Store, open_store
 from lpp.store.errors import FormatError, LppError
-from lpp.store.files import replace_file
 from lpp.store.keys import REQUESTS_KEY
 from lpp.store.paths import MAX_ROOT_BYTES, read_bounded
+from lpp.store.place import Url
+from lpp.store.writing import replace_file
 
 COMPUTING: Final = (
     *("lpp-engine", "torch", "transformers", "tokenizers", "accelerate", "bitsandbytes"),
@@ -75,7 +76,7 @@ def remember(store: Store, key: str | None, run: str) -> None:
             replace_file(note, json.dumps({"run": run}).encode())
 
 
-def finished(root: Path, request: CaptureRequest, part: Part) -> Outcome | None:
+def finished(root: Url, request: CaptureRequest, part: Part) -> Outcome | None:
     """What a capture of `request` would find done, if every shard of `part` is committed.
 
     None where anything is missing or uncertain: then the model must be loaded to know.

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from lpp.store.errors import ErrorKind, FormatError, InputError
+from lpp.store.errors import ErrorKind, FormatError
 from lpp.store.keys import (
     COMMIT_KEY,
     FORMAT_NAME,
@@ -15,27 +15,40 @@ from lpp.store.keys import (
     SHARDS_KEY,
     TOKENS_KEY,
 )
-from lpp.store.paths import MAX_ROOT_BYTES, plain_directory, plain_file, read_bounded
+from lpp.store.paths import (
+    MAX_DOCUMENT_BYTES,
+    MAX_ROOT_BYTES,
+    plain_directory,
+    plain_file,
+    read_bounded,
+)
+from lpp.store.place import Place, Url, place
 
 
-def store_root(url: str | os.PathLike[str]) -> Path:
-    """The absolute directory of the store at `url`.
+def store_root(url: Url) -> Place:
+    """The absolute directory, or the bucket's prefix, of the store at `url`.
 
     Raises FormatError: NOT_A_STORE, or UNSUPPORTED_VERSION when a newer release wrote it;
-    InputError for a scheme this release does not speak.
+    InputError for a scheme this release does not speak; MachineError of an object store.
     """
-    root = _local(os.fspath(url))
+    root = place(url)
+    if isinstance(root, Path):
+        # Absolute, so that DuckDB takes no part of it for a prefix such as `md:`.
+        root = Path(os.path.abspath(root))
     document = root / ROOT_KEY
-    if not document.is_file():
+    try:
+        if isinstance(root, Path) and not document.is_file():
+            raise FileNotFoundError
+        home = root.resolve() if isinstance(root, Path) else root
+        found = json.loads(read_bounded(home, ROOT_KEY, MAX_ROOT_BYTES))
+        name, version = found["format"], found["version"]
+    except (FileNotFoundError, NotADirectoryError):
         why = f"it holds no {ROOT_KEY}" if root.exists() else "no such directory"
         raise FormatError(
             f"{root} is not an lpp store: {why}. Give the directory that "
             "`lpp-capture run --store` wrote.",
             kind=ErrorKind.NOT_A_STORE,
-        )
-    try:
-        found = json.loads(read_bounded(root.resolve(), ROOT_KEY, MAX_ROOT_BYTES))
-        name, version = found["format"], found["version"]
+        ) from None
     except (ValueError, KeyError, TypeError, RecursionError):
         raise FormatError(
             f"{document}: damaged, or not of an lpp store: expected "
@@ -55,20 +68,10 @@ def store_root(url: str | os.PathLike[str]) -> Path:
     return root
 
 
-def _local(text: str) -> Path:
-    scheme, separator, rest = text.partition("://")
-    if separator and scheme != "file":
-        raise InputError(
-            f"{scheme}:// stores are not supported by this release, which reads local directories. "
-            "Give a directory, such as one on a shared file system.",
-            kind=ErrorKind.INVALID_VALUE,
-        )
-    # Absolute, so that DuckDB takes no part of it for a prefix such as `md:`.
-    return Path(os.path.abspath(os.path.expanduser(rest if separator else text)))
-
-
 def token_files(root: Path) -> Iterator[Path]:
     """`tokens.arrow` of every committed shard, by run and shard; one stat per shard.
+
+    A record is read only where the file is not beside it: its attempt is then (SPEC.md section 6).
 
     Raises FormatError(CORRUPT) for a committed shard whose file is gone.
     """
@@ -76,14 +79,26 @@ def token_files(root: Path) -> Iterator[Path]:
         for shard in _folders(run / SHARDS_KEY):
             if not (shard / COMMIT_KEY).is_file():
                 continue
+            tokens = TOKENS_KEY
+            if not (shard / tokens).exists():
+                tokens = f"{_base(shard / COMMIT_KEY)}/{TOKENS_KEY}"
             try:
-                yield plain_file(shard, TOKENS_KEY)
+                yield plain_file(shard, tokens)
             except FileNotFoundError:
                 raise FormatError(
-                    f"{shard / TOKENS_KEY}: gone, though its shard is committed. "
+                    f"{shard / tokens}: gone, though its shard is committed. "
                     f"See what else is damaged: lpp-analyze verify {root}",
                     kind=ErrorKind.CORRUPT,
                 ) from None
+
+
+def _base(record: Path) -> str:
+    """The attempt that a record names; "." where it names none, or nothing that may be one."""
+    try:
+        base = json.loads(read_bounded(record.parent, record.name, MAX_DOCUMENT_BYTES))["base"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return "."
+    return base if isinstance(base, str) and base.isalnum() else "."
 
 
 def _folders(parent: Path) -> list[Path]:

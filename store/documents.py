@@ -15,11 +15,9 @@ from collections.abc import Mapping
 from typing import Any, Final, Literal, TypeVar
 
 from lpp.store.errors import ErrorKind, FormatError
+from lpp.store.paths import MAX_DOCUMENT_BYTES
 
 Record = TypeVar("Record")
-
-MAX_DOCUMENT_BYTES: Final = 64 << 20
-"""Of a document. A plan of a million shards takes 10 MB."""
 
 MAX_DEPTH: Final = 32
 """Lists and objects inside each other. Ours reach 4."""

@@ -13,11 +13,12 @@ from typing import Any, Final, TypeAlias, cast
 import numpy as np
 import numpy.typing as npt
 import zarr
+from zarr.buffer import cpu
 from zarr.codecs import BloscCodec
 from zarr.storage import LocalStore, MemoryStore
 
 from lpp.store.errors import ErrorKind, FormatError
-from lpp.store.hidden_limits import METADATA_KEY, NUMPY_DTYPE
+from lpp.store.hidden_limits import METADATA_KEY, NUMPY_DTYPE, Group
 from lpp.store.paths import ADVICE
 from lpp.store.plan import SiteSpec, StoredDtype
 
@@ -93,15 +94,14 @@ def encode_site(site: SiteSpec, rows: Rows, dtype: StoredDtype) -> dict[str, mem
 
 
 def read_site(
-    group: Path, site: str, *, rows: int, block_rows: int
+    group: Group, site: str, *, rows: int, block_rows: int
 ) -> Iterator[npt.NDArray[np.float32]]:
     """The first `rows` rows in blocks, as float32. Blocks begin on chunk boundaries.
 
     For arrays that `hidden_limits.check_site` found right. FormatError(CORRUPT) for chunks that
     do not unpack.
     """
-    store = LocalStore(group, read_only=True)
-    array = zarr.open_array(store, path=site, mode="r", zarr_format=3)
+    array = _open_site(group, site)
     chunk = array.chunks[0]
     step = max(chunk, block_rows // chunk * chunk)
     for start in range(0, rows, step):
@@ -109,10 +109,19 @@ def read_site(
             some = cast("Rows", array[start : min(start + step, rows)])
         except (OSError, ValueError, RuntimeError) as error:  # Blosc, and the index's checksum
             raise FormatError(
-                f"{group / site}: rows from {start} on cannot be unpacked ({error}). {ADVICE}",
+                f"{site}: rows from {start} on cannot be unpacked ({error}). {ADVICE}",
                 kind=ErrorKind.CORRUPT,
             ) from None
         yield to_float32(some)
+
+
+def _open_site(group: Group, site: str) -> "zarr.Array[Any]":
+    store: LocalStore | MemoryStore
+    if isinstance(group, Path):
+        store = LocalStore(group, read_only=True)
+    else:
+        store = MemoryStore({k: cpu.Buffer.from_bytes(v) for k, v in group.items()}, read_only=True)
+    return zarr.open_array(store, path=site, mode="r", zarr_format=3)
 
 
 def to_float32(rows: Rows) -> npt.NDArray[np.float32]:

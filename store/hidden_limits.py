@@ -7,14 +7,17 @@ and each chunk must lie in its object and declare the size that it should have. 
 bytes for each chunk of about 2 MiB.
 """
 
+import errno
+import os
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final, TypeAlias
 
 from lpp.store.documents import load_json
 from lpp.store.errors import ErrorKind, FormatError
 from lpp.store.paths import ADVICE, plain_file, read_bounded
+from lpp.store.place import Place
 from lpp.store.plan import SiteSpec, StoredDtype
 
 NUMPY_DTYPE: Final[Mapping[StoredDtype, str]] = {
@@ -23,6 +26,9 @@ NUMPY_DTYPE: Final[Mapping[StoredDtype, str]] = {
     "float32": "float32",
 }
 """The array type that carries each stored dtype."""
+
+Group: TypeAlias = Path | Mapping[str, memoryview]
+"""A `hidden.zarr`: the directory, or the objects of a site of it in memory, by key."""
 
 ITEM_BYTES: Final[Mapping[StoredDtype, int]] = {"bfloat16": 2, "float16": 2, "float32": 4}
 """Bytes of a value."""
@@ -46,25 +52,63 @@ class _MisfitError(ValueError):
     """The array is not what its plan and record say."""
 
 
-def check_site(group: Path, site: SiteSpec, dtype: StoredDtype, rows: int) -> None:
+def check_site(
+    group: Group, where: str, site: SiteSpec, dtype: StoredDtype, rows: int, *, chunks: bool = True
+) -> None:
     """FormatError(CORRUPT) unless the array of `site` in `group` holds (rows, width) of `dtype`.
 
-    Raises it as well for a missing object, a codec that is not on the list, and a chunk that
-    would unpack to another size.
+    where: of the group, for the message. chunks: whether to look at its chunks as well: each must
+    be there, lie in its object, and declare the size that it should have.
     """
-    key = f"{site.name}/{METADATA_KEY}"
     try:
-        data = read_bounded(group, key, MAX_METADATA_BYTES)
-        document = load_json(data, str(group / key), fractions=True)
+        data = _part(group, f"{site.name}/{METADATA_KEY}")
+        metadata = data.read(0, MAX_METADATA_BYTES + 1)
+        if len(metadata) > MAX_METADATA_BYTES:
+            raise _MisfitError(f"metadata of more than {MAX_METADATA_BYTES} bytes")
+        document = load_json(metadata, f"{where}/{site.name}/{METADATA_KEY}", fractions=True)
         stored, inner, codecs = _layout(document, site, dtype, rows)
-        for index in range(-(-rows // stored)):
-            with plain_file(group, f"{site.name}/c/{index}/0").open("rb") as file:
-                _check_object(file, stored, inner, site.width * ITEM_BYTES[dtype], codecs)
+        for index in range(-(-rows // stored) if chunks else 0):
+            part = _part(group, f"{site.name}/c/{index}/0")
+            _check_object(part, stored, inner, site.width * ITEM_BYTES[dtype], codecs)
     except (_MisfitError, OSError, struct.error) as error:
         raise FormatError(
-            f"{group / site.name}: not the array that was committed ({error}). {ADVICE}",
+            f"{where}/{site.name}: not the array that was committed ({error}). {ADVICE}",
             kind=ErrorKind.CORRUPT,
         ) from None
+
+
+def site_metadata(group: Place, site: str) -> Group:
+    """As much of `group` as `check_site` needs without chunks."""
+    if isinstance(group, Path):
+        return group
+    key = f"{site}/{METADATA_KEY}"
+    try:
+        return {key: memoryview(read_bounded(group, key, MAX_METADATA_BYTES))}
+    except FileNotFoundError:
+        return {}
+
+
+class _Part:
+    """An object of the group: a file, read where it is looked at, or bytes in memory."""
+
+    def __init__(self, content: Path | memoryview) -> None:
+        self._content = content
+        self.size = content.nbytes if isinstance(content, memoryview) else content.stat().st_size
+
+    def read(self, start: int, length: int) -> bytes:
+        if isinstance(self._content, memoryview):
+            return bytes(self._content[start : start + length])
+        with self._content.open("rb") as file:
+            file.seek(start)
+            return file.read(length)
+
+
+def _part(group: Group, key: str) -> _Part:
+    if isinstance(group, Path):
+        return _Part(plain_file(group, key))
+    if key not in group:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), key)
+    return _Part(group[key])
 
 
 def _layout(
@@ -180,11 +224,10 @@ def _bound(rows: int, row_bytes: int) -> None:
 
 
 def _check_object(
-    file: BinaryIO, stored: int, inner: int | None, row_bytes: int, codecs: list[Any]
+    part: _Part, stored: int, inner: int | None, row_bytes: int, codecs: list[Any]
 ) -> None:
     """Every chunk of one object: inside it, none over another, of the size it should have."""
-    size = file.seek(0, 2)
-    chunks = [(0, size)] if inner is None else list(_index(file, size, stored // inner))
+    chunks = [(0, part.size)] if inner is None else list(_index(part, stored // inner))
     unpacked = (inner or stored) * row_bytes
     end = 0
     for offset, length in sorted(chunks):
@@ -194,8 +237,7 @@ def _check_object(
         if len(codecs) == 1:
             declared, packed = length, length
         else:
-            file.seek(offset)
-            *_, declared, block, packed = _HEADER.unpack(file.read(_HEADER.size))
+            *_, declared, block, packed = _HEADER.unpack(part.read(offset, _HEADER.size))
             if block > max(declared, 1):
                 raise _MisfitError(f"a chunk in blocks of {block} bytes")
         if declared != unpacked or packed != length:
@@ -204,13 +246,12 @@ def _check_object(
             )
 
 
-def _index(file: BinaryIO, size: int, count: int) -> Iterator[tuple[int, int]]:
+def _index(part: _Part, count: int) -> Iterator[tuple[int, int]]:
     """(offset, length) of each chunk, from the index at the end: 16 bytes each, then a CRC."""
-    start = size - 16 * count - 4
+    start = part.size - 16 * count - 4
     if start < 0:
-        raise _MisfitError(f"{size} bytes, too few for {count} chunks")
-    file.seek(start)
-    for offset, length in struct.iter_unpack("<QQ", file.read(16 * count)):
+        raise _MisfitError(f"{part.size} bytes, too few for {count} chunks")
+    for offset, length in struct.iter_unpack("<QQ", part.read(start, 16 * count)):
         if offset == length == _ABSENT:
             raise _MisfitError("a chunk is missing")
         if offset + length > start:

@@ -10,15 +10,20 @@ import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, overload
 
 from lpp.store.errors import ErrorKind, FormatError
+from lpp.store.object_path import ObjectPath
+from lpp.store.place import Place
 
 MAX_KEY_BYTES: Final = 1024
 """Of a name with all its parts."""
 
 MAX_PART_BYTES: Final = 255
 """Of one part: what common file systems hold."""
+
+MAX_DOCUMENT_BYTES: Final = 64 << 20
+"""Of a document. A plan of a million shards takes 10 MB."""
 
 MAX_ROOT_BYTES: Final = 64 << 10
 """Of `lpp.json`, and of other documents of a few words."""
@@ -45,12 +50,21 @@ def key_problem(key: str) -> str | None:
     return None
 
 
-def plain_file(directory: Path, key: str) -> Path:
+@overload
+def plain_file(directory: Path, key: str) -> Path: ...
+@overload
+def plain_file(directory: ObjectPath, key: str) -> ObjectPath: ...
+@overload
+def plain_file(directory: Place, key: str) -> Place: ...
+def plain_file(directory: Place, key: str) -> Place:
     """`directory / key`, where it is a regular file and each part above it a real directory.
 
     Raises FileNotFoundError (or NotADirectoryError) where nothing is there, FormatError(CORRUPT)
-    for a link, a pipe, a device or a directory. `directory` itself may not be a link.
+    for a link, a pipe, a device or a directory. `directory` itself may not be a link. A bucket
+    knows none of these, and is not asked.
     """
+    if isinstance(directory, ObjectPath):
+        return directory / key
     path = plain_directory(directory)
     *folders, name = key.split("/")
     for folder in folders:
@@ -77,11 +91,14 @@ def _refuse(path: Path, fits: Callable[[int], bool], kind: str) -> None:
         raise FormatError(f"{path}: not a {kind}. {ADVICE}", kind=ErrorKind.CORRUPT)
 
 
-def read_bounded(directory: Path, key: str, most: int) -> bytes:
+def read_bounded(directory: Place, key: str, most: int) -> bytes:
     """The content of a plain file of at most `most` bytes; raises what `plain_file` does."""
     path = plain_file(directory, key)
-    with path.open("rb") as file:
-        data = file.read(most + 1)
+    if isinstance(path, Path):
+        with path.open("rb") as file:
+            data = file.read(most + 1)
+    else:
+        data = bytes(path.read_bytes())
     if len(data) > most:
         raise FormatError(
             f"{path}: more than {most} bytes, which no {key.rpartition('/')[2]} needs. {ADVICE}",

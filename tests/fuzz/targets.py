@@ -172,7 +172,7 @@ def site(data: bytes) -> None:
     (place / "c" / "0").mkdir(parents=True, exist_ok=True)
     (place / "zarr.json").write_bytes(data[2 : 2 + at])
     (place / "c" / "0" / "0").write_bytes(data[2 + at :])
-    check_site(group, SITE, "bfloat16", ROWS)
+    check_site(group, "here", SITE, "bfloat16", ROWS)
     blocks = list(read_site(group, SITE.name, rows=ROWS, block_rows=8))
     assert np.concatenate(blocks).shape == (ROWS, SITE.width)
 
