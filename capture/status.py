@@ -87,7 +87,8 @@ def _status(run: Run, now: float) -> RunStatus:
     left = None
     if rate and alive:
         waiting = (plan.prompts.tokens - tokens) * len(claimed) / len(missing)
-        begun = now - max(times.values())  # what the shards under way have had already
+        # what the shards under way have had already; a clock may have been set back since
+        begun = max(0.0, now - max(times.values()))
         left = max(0.0, waiting / rate - begun)
     return RunStatus(
         run=run.id,

@@ -1,7 +1,6 @@
 """Building `profiles.duckdb` from finished Arrow tables: beside the old one, then in its place."""
 
 import os
-import secrets
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -65,23 +64,21 @@ def _build_in_bucket(
 
 @contextmanager
 def _beside(target: Path) -> Iterator[Path]:
-    """A name nobody else uses, next to `target`; nothing of it is left when the block ends."""
-    stem = f".{target.name}~{os.getpid()}~{secrets.token_hex(4)}"
-    beside = target.with_name(stem)
-    try:
-        yield beside
-    finally:
-        for leftover in target.parent.glob(f"{stem}*"):  # the file, its log, its spill folder
-            _remove(leftover)
+    """A file to fill, in a directory of its own next to `target`; gone when the block ends.
 
-
-def _remove(path: Path) -> None:
+    DuckDB keeps a log and a folder beside its file. What a builder that was killed left is swept.
+    """
     import shutil
 
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+    from lpp.store.files import beside, sweep_stages
+
+    sweep_stages(target.parent)
+    folder = beside(target)
+    folder.mkdir()
+    try:
+        yield folder / target.name
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write(

@@ -33,6 +33,7 @@ class ErrorKind(StrEnum):
     BAD_SQL = "bad_sql"
     IN_USE = "in_use"
     ENGINE_DIED = "engine_died"
+    DISK_FAILED = "disk_failed"
     UNREACHABLE = "unreachable"
     DENIED = "denied"
 

@@ -7,9 +7,6 @@ leaves behind starts with a dot, names the process that made it, and is swept by
 import contextlib
 import errno
 import os
-import platform
-import re
-import secrets
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,31 +14,10 @@ from pathlib import Path
 
 import xxhash
 
-from lpp.store.errors import ErrorKind, MachineError
+from lpp.store.errors import ConflictError, ErrorKind, MachineError
+from lpp.store.owners import abandoned, owner_of, staged_name
 
-_HOST = re.sub(r"[^A-Za-z0-9-]+", "-", platform.node()) or "host"
-_STAGE = re.compile(r"\.(?P<target>.+)~(?P<host>[A-Za-z0-9-]+)~(?P<pid>[0-9]+)~[0-9a-f]+")
 _PIECE = 1 << 20  # bytes hashed at a time: memory stays flat whatever the object's size
-
-
-@dataclass(frozen=True, kw_only=True)
-class Owner:
-    """The process that a name beginning with a dot belongs to."""
-
-    target: str
-    """What the name stands beside: a shard, a run, or a sign of work."""
-    host: str
-    pid: int
-
-    @property
-    def here(self) -> bool:
-        """Whether it is, or was, a process of this machine."""
-        return self.host == _HOST
-
-    @property
-    def ended(self) -> bool:
-        """Whether it is known to have ended: only a machine knows its own processes."""
-        return self.here and not _alive(self.pid)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,9 +54,16 @@ def write_object(path: Path, data: bytes | memoryview) -> ObjectRecord:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Write `data` beside `path`, then put it in place in one step."""
+    """Write `data` beside `path`, then put it in place in one step.
+
+    Sweeps what was left there by a process that was killed at it.
+    """
     stage = beside(path)
     with refusals_named(path):
+        if not path.parent.is_dir():
+            with contextlib.suppress(FileExistsError):
+                make_directory(path.parent)
+        sweep_stages(path.parent)
         try:
             write_object(stage, data)
             _flush(stage)
@@ -102,16 +85,50 @@ def staged_directory(target: Path) -> Iterator[Path]:
     stage = beside(target)
     with refusals_named(target):
         try:
-            stage.mkdir(parents=True)
-            yield stage
-            for folder, _, files in os.walk(stage):
-                for name in files:
-                    _flush(Path(folder, name))
-                _flush_names(Path(folder))
+            make_directory(stage)
+            with _ours_to_the_end(stage):
+                yield stage
+                for folder, _, files in os.walk(stage):
+                    for name in files:
+                        _flush(Path(folder, name))
+                    _flush_names(Path(folder))
             _rename_to_new(stage, target)
             _flush_names(target.parent)
         finally:
             shutil.rmtree(stage, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _ours_to_the_end(stage: Path) -> Iterator[None]:
+    """ConflictError where `stage` is not the directory that it was when the block began.
+
+    Whoever takes its writer for dead renames it, and what is written then makes it anew, with some
+    of its objects. An open descriptor keeps the number of its inode from being given away.
+    """
+    descriptor = os.open(stage, os.O_RDONLY)
+    try:
+        yield
+        ours = os.path.samestat(os.fstat(descriptor), os.stat(stage))
+    except FileNotFoundError:
+        if stage.exists():
+            raise
+        ours = False
+    finally:
+        os.close(descriptor)
+    if not ours:
+        raise ConflictError(
+            f"{stage} was removed while this process filled it: it was taken for one that "
+            "ended. Everything committed stays; repeat the same command: it resumes.",
+            kind=ErrorKind.IN_USE,
+        )
+
+
+def make_directory(path: Path) -> None:
+    """Make `path` and what is missing above it, so that the names above survive a power cut."""
+    missing = [parent for parent in path.parents if not parent.exists()]
+    path.mkdir(parents=True)
+    for parent in missing:
+        _flush_names(parent.parent)
 
 
 def set_aside(path: Path) -> Path:
@@ -148,41 +165,19 @@ def _rename_to_new(path: Path, target: Path) -> None:
 
 
 def sweep_stages(folder: Path) -> None:
-    """Remove what writers of this machine left in `folder` when they were killed."""
+    """Remove what writers left in `folder` when they were killed, as far as that can be told."""
     if not folder.is_dir():
         return
     for path in folder.iterdir():
         owner = owner_of(path.name)
-        if owner is not None and owner.ended:
-            remove(path)
-
-
-def owner_of(name: str) -> Owner | None:
-    """Whose a staged name is; None for any other name."""
-    match = _STAGE.fullmatch(name)
-    if match is None:
-        return None
-    return Owner(target=match["target"], host=match["host"], pid=int(match["pid"]))
+        if owner is not None and abandoned(path, owner):
+            with contextlib.suppress(OSError):  # renamed first: a writer that lives notices
+                remove(path.rename(beside(path.with_name(owner.target))))
 
 
 def beside(target: Path) -> Path:
     """A name that nobody else uses, next to `target`, that tells who may sweep it."""
     return target.with_name(staged_name(target.name))
-
-
-def staged_name(name: str) -> str:
-    """A name that nobody else uses, beside `name`, that tells who may sweep it."""
-    return f".{name}~{_HOST}~{os.getpid()}~{secrets.token_hex(4)}"
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _flush(path: Path) -> None:
@@ -218,4 +213,11 @@ def refusals_named(path: Path) -> Iterator[None]:
                 "Make it writable (`ls -ld` shows its owner), or name another --store.",
                 kind=ErrorKind.READ_ONLY,
             ) from None
-        raise
+        if error.errno in (None, errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY):
+            raise
+        raise MachineError(
+            f"the disk of {path.parent} failed: {error.strerror}. Every committed shard is whole. "
+            "See what the system says of the disk (`dmesg`), then repeat the same command: it "
+            "resumes.",
+            kind=ErrorKind.DISK_FAILED,
+        ) from None

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from lpp.store.errors import FormatError, LppError
-from lpp.store.files import Owner, owner_of, staged_name
+from lpp.store.owners import Owner, owner_of, staged_name
 from lpp.store.paths import MAX_ROOT_BYTES, read_bounded
 from lpp.store.place import Place
 from lpp.store.writing import remove
@@ -93,7 +93,7 @@ def at_work(shards: Place, doing: str) -> Iterator[None]:
 
 def writers(shards: Place) -> list[Writer]:
     """Every process that left a sign or a stage in the directory `shards`, by host and pid."""
-    found: dict[tuple[str, int], Writer] = {}
+    found: dict[tuple[str, int, str], Writer] = {}
     try:
         names = sorted(path.name for path in shards.iterdir())
     except (FileNotFoundError, NotADirectoryError):
@@ -101,8 +101,8 @@ def writers(shards: Place) -> list[Writer]:
     for name in names:
         owner = owner_of(name)
         seen = None if owner is None else _seen(shards / name, owner)
-        if seen is not None:
-            key = (seen.host, seen.pid)
+        if owner is not None and seen is not None:
+            key = (seen.host, seen.pid, owner.mark)  # one number in two containers is two
             found[key] = _together(found[key], seen) if key in found else seen
     return [found[key] for key in sorted(found)]
 

@@ -19,6 +19,7 @@ from lpp.store.errors import LppError
 from lpp.store.files import ObjectRecord, checksum
 from lpp.store.keys import COMMIT_KEY
 from lpp.store.object_path import ObjectPath
+from lpp.store.owners import owner_of
 from lpp.store.place import Place
 
 ATTEMPT: Final = re.compile(r"[0-9a-f]{16}")
@@ -102,7 +103,7 @@ def sweep_stages(folder: Place) -> None:
         files.sweep_stages(folder)
         return
     for path in folder.iterdir():
-        owner = files.owner_of(path.name)
+        owner = owner_of(path.name)
         if owner is not None and owner.ended:
             remove(path)
 

@@ -1,0 +1,143 @@
+"""Whose a stage is: pids that are used again, containers of one name, hosts that are gone."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lpp.store import RunWriter, create_store, open_store, owners
+from lpp.store.errors import ConflictError, ErrorKind
+from lpp.store.files import staged_directory, sweep_stages
+from lpp.store.owners import ABANDONED_SECONDS, owner_of, staged_name
+
+PROC = Path("/proc/self/stat")
+needs_proc = pytest.mark.skipif(not PROC.exists(), reason="this system does not tell starts")
+CHILD = "import sys; from lpp.store.owners import staged_name; print(staged_name('00001'))"
+
+
+def ended_name() -> str:
+    """A name of a process that has ended."""
+    done = subprocess.run([sys.executable, "-c", CHILD], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def with_pid(name: str, pid: int) -> str:
+    target, host, _, digits = name.split("~")
+    return f"{target}~{host}~{pid}~{digits}"
+
+
+def test_a_name_tells_its_owner() -> None:
+    name = staged_name("00001")
+    owner = owner_of(name)
+    assert owner is not None
+    assert (owner.target, owner.pid, owner.here, owner.ended) == ("00001", os.getpid(), True, False)
+    assert name != staged_name("00001")
+    for other in ("00001", ".00001", ".nfs00001", f"{name}x", ".00001~host~7"):
+        assert owner_of(other) is None
+
+
+def test_a_process_that_ended_has_ended() -> None:
+    owner = owner_of(ended_name())
+    assert owner is not None
+    assert (owner.here, owner.ended) == (True, True)
+
+
+@needs_proc
+def test_a_number_that_is_used_again_is_another_process() -> None:
+    mine = owner_of(with_pid(ended_name(), os.getpid()))  # its number is ours now
+    assert mine is not None
+    assert (mine.here, mine.ended) == (True, True)
+
+
+@needs_proc
+def test_a_zombie_has_ended() -> None:
+    child = subprocess.Popen([sys.executable, "-c", CHILD], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    with child.stdout as told:
+        owner = owner_of(told.read().strip())
+    assert owner is not None
+    until = time.monotonic() + 20
+    while not owner.ended:  # before anybody waits for it
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    child.wait()
+
+
+@needs_proc
+def test_another_container_of_the_same_name_is_not_asked_for(monkeypatch: Any) -> None:
+    name = ended_name()
+    monkeypatch.setattr(owners, "_place", lambda: "0123abcd")
+    owner = owner_of(name)
+    assert owner is not None
+    assert (owner.here, owner.ended) == (False, False)
+
+
+def test_names_of_older_releases_are_told_by_their_number() -> None:
+    host = staged_name("x").split("~")[1]
+    living, gone = (owner_of(f".x~{host}~{pid}~0a1b2c3d") for pid in (os.getpid(), 2**22 + 7))
+    assert living is not None
+    assert gone is not None
+    assert (living.mark, living.ended, gone.ended) == ("", False, True)
+
+
+@pytest.mark.parametrize("kind", ["stage", "sign"])
+def test_what_a_lost_host_left_is_removed_after_a_day(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f".00001~another-host~7~{'1' * 24}"
+    inside = path / "hidden.zarr" / "object" if kind == "stage" else path
+    inside.parent.mkdir(parents=True, exist_ok=True)
+    inside.write_bytes(b"x")
+    sweep_stages(tmp_path)
+    assert path.exists()
+    old = time.time() - ABANDONED_SECONDS - 60
+    for each in (path, *path.rglob("*")):
+        if each != inside:
+            os.utime(each, (old, old))
+    sweep_stages(tmp_path)
+    assert path.exists()  # something of it is new
+    os.utime(inside, (old, old))
+    sweep_stages(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_clock_that_was_set_back_removes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / f".00001~another-host~7~{'1' * 24}"
+    path.mkdir()
+    later = time.time() + 30 * ABANDONED_SECONDS  # stamped before the clock was set back
+    os.utime(path, (later, later))
+    sweep_stages(tmp_path)
+    assert path.exists()
+
+
+def test_a_living_writer_whose_stage_is_taken_commits_nothing(tmp_path: Path) -> None:
+    """Whoever takes a stage renames it; what is written then would make it anew, in part."""
+    from lpp.store.files import write_object
+
+    def fill(take: bool) -> None:
+        with staged_directory(tmp_path / "00001") as stage:
+            write_object(stage / "a" / "first", b"1")
+            if take:
+                stage.rename(tmp_path / "taken")
+            write_object(stage / "a" / "second", b"2")
+
+    with pytest.raises(ConflictError, match="was removed while this process filled it") as caught:
+        fill(take=True)
+    assert caught.value.kind is ErrorKind.IN_USE
+    assert not (tmp_path / "00001").exists()
+    fill(take=False)
+    assert len(list((tmp_path / "00001" / "a").iterdir())) == 2
+
+
+def test_a_writer_killed_in_a_container_is_swept_by_the_next_there(
+    make_capture: Any, tmp_path: Path
+) -> None:
+    capture = make_capture((5, 4), (0, 1, 2), seed=4)
+    run = capture.write(create_store(tmp_path / "s").path, shards=(0,))
+    left = run.path / "shards" / ended_name()
+    (left / "hidden.zarr").mkdir(parents=True)
+    RunWriter(tmp_path / "s", capture.plan, capture.prompts)
+    assert [p.name for p in (run.path / "shards").iterdir()] == ["00000"]
+    assert open_store(tmp_path / "s").runs[run.id].missing_shards == (1,)
