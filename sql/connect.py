@@ -105,7 +105,7 @@ def _register_token_stats(connection: "DuckDBPyConnection", root: Place) -> None
     import pyarrow as pa
     import pyarrow.dataset as ds
 
-    from lpp.store.tables import check_table
+    from lpp.store.arrow_limits import refuse_bomb
 
     schema = arrow_schema(TOKEN_STATS)
     runs = ds.DirectoryPartitioning(pa.schema([schema.field("run")]), segment_encoding="none")
@@ -118,7 +118,7 @@ def _register_token_stats(connection: "DuckDBPyConnection", root: Place) -> None
         files = [file for run in stored for file in run.tokens_files()]
         base = copied_path(root / RUNS_KEY)
     for path in files:
-        check_table(path)
+        refuse_bomb(path)
     dataset = ds.dataset(
         [str(path) for path in files],
         schema=schema,

@@ -101,7 +101,12 @@ def read_site(
     For arrays that `hidden_limits.check_site` found right. FormatError(CORRUPT) for chunks that
     do not unpack.
     """
-    array = _open_site(group, site)
+    try:
+        array = _open_site(group, site)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FormatError(
+            f"{site}: not an array that Zarr reads ({error}). {ADVICE}", kind=ErrorKind.CORRUPT
+        ) from None
     chunk = array.chunks[0]
     step = max(chunk, block_rows // chunk * chunk)
     for start in range(0, rows, step):

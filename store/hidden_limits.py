@@ -136,8 +136,11 @@ def _layout(
         if found[name] != value:
             raise _MisfitError(f"{name} is {str(found[name])[:60]}, should be {value}")
     _refuse_more(document, _KNOWN)
-    if document.get("storage_transformers"):
+    if document.get("storage_transformers", []) != []:
         raise _MisfitError("it has storage transformers")
+    fill = document.get("fill_value")
+    if type(fill) not in (int, float) or fill != 0:
+        raise _MisfitError(f"fill_value is {str(fill)[:40]}, should be 0")
     row_bytes = site.width * ITEM_BYTES[dtype]
     grid = _configuration(document.get("chunk_grid"), "regular", ("chunk_shape",))
     stored = _chunk_rows(grid["chunk_shape"], site.width)
@@ -173,8 +176,13 @@ _KNOWN: Final = (
     "zarr_format",
     "node_type",
     "storage_transformers",
-    "dimension_names",
 )
+
+_BLOSC_NUMBERS: Final = {"typesize": 255, "clevel": 9, "blocksize": MAX_CHUNK_BYTES}
+_BLOSC_WORDS: Final = {
+    "cname": ("zstd", "lz4", "lz4hc", "blosclz", "zlib", "snappy"),
+    "shuffle": ("shuffle", "noshuffle", "bitshuffle"),
+}
 
 
 def _check_codecs(codecs: list[Any], *, endian_only: bool) -> list[Any]:
@@ -185,7 +193,20 @@ def _check_codecs(codecs: list[Any], *, endian_only: bool) -> list[Any]:
     if first["endian"] != "little" or rest not in ([second], [] if not endian_only else [second]):
         names = [codec.get("name") for codec in codecs]
         raise _MisfitError(f"codecs {str(names)[:80]}, should be little bytes and {second}")
+    if rest == ["blosc"]:
+        _check_blosc(codecs[1])
     return codecs
+
+
+def _check_blosc(codec: object) -> None:
+    """The settings of a compressor, as Zarr and Blosc take them; only `typesize` unpacks."""
+    told = _configuration(codec, "blosc", (*_BLOSC_NUMBERS, *_BLOSC_WORDS))
+    for name, most in _BLOSC_NUMBERS.items():
+        if type(told[name]) is not int or not 0 <= told[name] <= most:
+            raise _MisfitError(f"blosc with {name} {str(told[name])[:40]}")
+    for name, words in _BLOSC_WORDS.items():
+        if told[name] not in words:
+            raise _MisfitError(f"blosc with {name} {str(told[name])[:40]}")
 
 
 def _codecs(value: object) -> list[Any]:

@@ -3,6 +3,7 @@
 Never raises for what lies in the store: each difference is a `Problem` with its place.
 """
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -144,24 +145,34 @@ def check_objects(
             yield Problem(where=prefix + key, what="altered: its checksum does not match")
     expected = {*objects, COMMIT_KEY}
     expected |= {parent.as_posix() for key in objects for parent in PurePosixPath(key).parents}
-    for key in _files(path):
+    for key in _files(path, ignore):
         if f"{key}/".startswith(ignore) or (base and _of_another_attempt(key, base)):
             continue
         if key not in expected:
             yield Problem(where=prefix + key, what="not part of what was committed")
 
 
-def _files(path: Place) -> Iterator[str]:
+def _files(path: Place, ignore: tuple[str, ...]) -> Iterator[str]:
     """Every file under `path`, at any depth, by its key relative to it; empty directories too.
 
     A directory with something in it is told by what is in it.
     """
     if isinstance(path, Path):
-        for file in sorted(path.rglob("*")):
-            if file.is_symlink() or not file.is_dir() or not any(file.iterdir()):
-                yield file.relative_to(path).as_posix()
+        yield from sorted(_local_files(path, ignore))
     else:
         yield from (str(file.relative_to(path)) for file in path.walk_files())
+
+
+def _local_files(path: Path, ignore: tuple[str, ...]) -> Iterator[str]:
+    """The same on a disk, in any order. What writers are busy with may vanish meanwhile."""
+    for folder, folders, files in os.walk(path):
+        place = Path(folder).relative_to(path)
+        keys = {name: (place / name).as_posix() for name in (*folders, *files)}
+        links = [name for name in folders if Path(folder, name).is_symlink()]
+        yield from (keys[name] for name in (*files, *links))
+        folders[:] = [name for name in folders if not f"{keys[name]}/".startswith(ignore)]
+        if not keys and Path(folder) != path:
+            yield place.as_posix()
 
 
 def _of_another_attempt(key: str, base: str) -> bool:

@@ -1,0 +1,242 @@
+"""Kill a capture, an analysis or a database build at random moments, many times, cheaply.
+
+Run as a script in a process of its own: `python killer.py JOB FOLDER MODEL KILLS SEED`. It imports
+everything once and forks a child for each attempt, since starting Python and torch would take
+longer than the work. Each round is a new store: its job is killed, once or several times, then left
+to end; the store must be the one that an undisturbed job makes. A reader polls it all the while.
+Prints a line of JSON at the end.
+"""
+
+import hashlib
+import importlib
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+PATIENCE: Final = 240.0
+"""Seconds for one child: a deadlock must not look like a slow machine for ever."""
+
+Job = Callable[[Path], None]
+
+
+def child(work: Callable[[], None], log: Path) -> int:
+    """Fork, do `work` and exit; returns the child's pid. What it prints goes to `log`."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        out = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+        os.dup2(out, 1)
+        os.dup2(out, 2)
+        work()
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def ended(pid: int, within: float) -> int | None:
+    """How a child ended, negative for a signal; None where it still runs after `within` seconds."""
+    until = time.monotonic() + within
+    while True:
+        found, status = os.waitpid(pid, os.WNOHANG)
+        if found:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() >= until:
+            return None
+        time.sleep(0.0005)
+
+
+def killed(pid: int, within: float) -> bool:
+    """Kill a child after `within` seconds; False where it had ended well before."""
+    code = ended(pid, within)
+    if code is None:
+        os.kill(pid, signal.SIGKILL)
+        code = ended(pid, PATIENCE)
+    assert code in (0, -signal.SIGKILL), f"a job that was to be killed ended with {code}"
+    return code != 0
+
+
+def capture_job(model: Path, folder: Path) -> Job:
+    """A capture of twelve texts in five shards or so."""
+    import torch
+
+    from lpp.capture.model_spec import ModelSpec
+    from lpp.capture.request import CaptureRequest, CorpusSpec
+    from lpp.capture.run import capture_into
+    from lpp.capture.selection import Selection
+
+    for name in ("planning", "torch_backend", "opened"):  # before children fork
+        importlib.import_module(f"lpp.capture.{name}")
+    torch.set_num_threads(1)
+    texts = folder / "texts.txt"
+    texts.write_text("\n\n".join("the dog and the fox " * (1 + n % 5) for n in range(12)))
+    request = CaptureRequest(
+        model=ModelSpec(id=str(model)),
+        corpus=CorpusSpec(name=str(texts)),
+        selection=Selection(prompts=12, min_bytes=0),
+        context=30,
+        sites=("embed", "final"),
+        batch_tokens=64,
+        shard_bytes=30_000,
+    )
+
+    def capture(root: Path) -> None:
+        capture_into(root, request)
+
+    return capture
+
+
+def analysis_job(root: Path) -> None:
+    """Profiles of every site, kept and put into the database."""
+    from lpp.analyze.tables import build_database
+
+    build_database(root)
+
+
+def database_job(root: Path) -> None:
+    """The database alone, from tables that are made at once."""
+    from lpp.analyze.scored import store_tables
+    from lpp.sql import build
+
+    tables = store_tables(root)
+    for _ in range(3):
+        build(root, tables)
+
+
+def files_of(root: Path) -> dict[str, str]:
+    """Checksum of every file of a store, the database's apart: it has a random name inside."""
+    return {
+        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(root.rglob("*"))
+        if path.is_file() and path.name != "profiles.duckdb"
+    }
+
+
+def tables_of(root: Path, into: Path) -> None:
+    """Every value of the database of a store, by table."""
+    import duckdb
+
+    from lpp.sql.schema import TABLES
+
+    with duckdb.connect(str(root / "profiles.duckdb"), read_only=True) as database:
+        found = {
+            name: repr(database.execute(f'SELECT * FROM "{name}" ORDER BY ALL').fetchall())
+            for name in TABLES
+        }
+    into.write_text(json.dumps(found))
+
+
+def reader(root: Path, report: Path) -> None:
+    """Look at a store without end; what is there is whole, or this is told."""
+    from lpp.store import open_store
+    from lpp.store.errors import ErrorKind, FormatError
+
+    while True:
+        try:
+            runs = list(open_store(root).runs.values())
+        except FormatError as error:
+            if error.kind is not ErrorKind.NOT_A_STORE:
+                raise
+            continue
+        for run in runs:
+            wrong = [str(p) for p in run.verify() if "not committed" not in p.what]
+            if wrong:
+                report.write_text("\n".join(wrong))
+                return
+
+
+class Rounds:
+    """One job, killed again and again."""
+
+    def __init__(self, name: str, folder: Path, model: Path, seed: int) -> None:
+        importlib.import_module("lpp.analyze.tables")
+        importlib.import_module("lpp.store.run")
+        self.folder, self.rng = folder, random.Random(seed)
+        capture = capture_job(model, folder)
+        self.job = {"capture": capture, "analysis": analysis_job, "database": database_job}[name]
+        self.database = name != "capture"
+        self.before: Path | None = None
+        if self.database:
+            self.before = folder / "captured"
+            self.do(lambda: capture(folder / "captured"))
+        undisturbed = self.new("undisturbed")
+        start = time.monotonic()
+        self.do(lambda: self.job(undisturbed))
+        self.seconds = time.monotonic() - start
+        self.expected = self.state(undisturbed)
+        self.kills = 0
+        self.inside = 0
+
+    def new(self, name: str) -> Path:
+        """Where the next store will be."""
+        root = self.folder / name
+        if self.before is not None:
+            shutil.copytree(self.before, root)
+        return root
+
+    def do(self, work: Callable[[], None]) -> None:
+        """Let a child do `work` to its end."""
+        log = self.folder / "log"
+        code = ended(pid := child(work, log), PATIENCE)
+        if code is None:
+            os.kill(pid, signal.SIGKILL)
+        assert code == 0, f"ended with {code}: {log.read_text()[-3000:]}"
+
+    def state(self, root: Path) -> Any:
+        """All that must be the same after any number of kills."""
+        tables = self.folder / "tables.json"
+        if self.database:
+            self.do(lambda: tables_of(root, tables))
+            return files_of(root), json.loads(tables.read_text())
+        return files_of(root)
+
+    def round(self, number: int) -> None:
+        """A new store, its job killed some times, then left to end."""
+        root, log, report = self.new(str(number)), self.folder / "log", self.folder / "report"
+        watcher = child(lambda: reader(root, report), log)
+        for _ in range(self.rng.choice((1, 1, 2, 3))):
+            moment = self.rng.uniform(0, 1.05 * self.seconds)
+            self.inside += killed(child(lambda: self.job(root), log), moment)
+            self.kills += 1
+        self.do(lambda: self.job(root))
+        code = ended(watcher, 0)
+        assert code is None, f"the reader ended with {code}: {log.read_text()[-3000:]}" + (
+            report.read_text() if report.exists() else ""
+        )
+        os.kill(watcher, signal.SIGKILL)
+        ended(watcher, PATIENCE)
+        found = self.state(root)
+        assert found == self.expected, f"round {number}: {_difference(found, self.expected)}"
+        shutil.rmtree(root)
+
+
+def _difference(found: Any, expected: Any) -> str:
+    if isinstance(found, tuple):
+        return "; ".join(map(_difference, found, expected))
+    return str([k for k in {*found, *expected} if found.get(k) != expected.get(k)])
+
+
+def main() -> None:
+    name, folder, model, kills, seed = sys.argv[1:]
+    rounds = Rounds(name, Path(folder), Path(model), int(seed))
+    number = 0
+    while rounds.kills < int(kills):
+        rounds.round(number)
+        number += 1
+    told = {"rounds": number, "kills": rounds.kills, "inside": rounds.inside}
+    print(json.dumps(told | {"seconds": round(rounds.seconds, 2)}))
+
+
+if __name__ == "__main__":
+    main()
