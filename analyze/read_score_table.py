@@ -26,6 +26,9 @@ LEADERBOARD: Final[tuple[str, ...]] = ("IFEval", "BBH", "MATH Lvl 5", "GPQA", "M
 SIZE: Final = "#Params (B)"
 """Its column with the size of a model, in billions of parameters."""
 
+MAX_CELLS: Final = 10_000_000
+"""Of a parquet file: a few bytes may stand for any number of equal rows."""
+
 METRIC: Final = "score"
 """Metric of a table that names none: the source alone says how its scores were made."""
 
@@ -195,10 +198,15 @@ def _read_parquet(data: bytes, where: str) -> tuple[list[str], list[Row]]:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(pa.BufferReader(data))
-    except (pa.ArrowException, OSError) as error:
+        with pq.ParquetFile(pa.BufferReader(data)) as file:
+            told = file.metadata
+            if told.num_rows * told.num_columns > MAX_CELLS:
+                raise ValueError(f"{told.num_rows} rows of {told.num_columns} columns")
+            table = file.read()
+        table.validate(full=True)
+        return table.column_names, table.to_pylist()
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:  # names may be no text
         raise _no_form(where, f"not readable as parquet ({error})") from None
-    return table.column_names, table.to_pylist()
 
 
 def _no_form(where: str, why: str) -> InputError:

@@ -60,9 +60,7 @@ def replace_file(path: Path, data: bytes) -> None:
     """
     stage = beside(path)
     with refusals_named(path):
-        if not path.parent.is_dir():
-            with contextlib.suppress(FileExistsError):
-                make_directory(path.parent)
+        make_directory(path.parent)
         sweep_stages(path.parent)
         try:
             write_object(stage, data)
@@ -85,7 +83,8 @@ def staged_directory(target: Path) -> Iterator[Path]:
     stage = beside(target)
     with refusals_named(target):
         try:
-            make_directory(stage)
+            make_directory(stage.parent)
+            stage.mkdir()
             with _ours_to_the_end(stage):
                 yield stage
                 for folder, _, files in os.walk(stage):
@@ -124,11 +123,11 @@ def _ours_to_the_end(stage: Path) -> Iterator[None]:
 
 
 def make_directory(path: Path) -> None:
-    """Make `path` and what is missing above it, so that the names above survive a power cut."""
-    missing = [parent for parent in path.parents if not parent.exists()]
-    path.mkdir(parents=True)
-    for parent in missing:
-        _flush_names(parent.parent)
+    """Make `path` and what is missing above it, where it is missing, to survive a power cut."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        _flush_names(folder.parent)
 
 
 def set_aside(path: Path) -> Path:
@@ -191,8 +190,11 @@ def _flush(path: Path) -> None:
 
 def _flush_names(directory: Path) -> None:
     """Make the names in a directory survive a power cut; not every file system can."""
-    with contextlib.suppress(OSError):
+    try:
         _flush(directory)
+    except OSError as error:
+        if error.errno in (errno.EIO, errno.ENOSPC, errno.EDQUOT):  # it can, and did not
+            raise
 
 
 @contextlib.contextmanager

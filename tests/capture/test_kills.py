@@ -28,6 +28,7 @@ def kill(job: str, folder: Path, model: Path, kills: int, seed: int) -> Mapping[
             **os.environ,
             "OMP_NUM_THREADS": "1",
             "POLARS_MAX_THREADS": "1",
+            "TOKENIZERS_PARALLELISM": "false",
             "HF_HUB_OFFLINE": "1",
         },
     )

@@ -72,12 +72,11 @@ def capture_job(model: Path, folder: Path) -> Job:
     import torch
 
     from lpp.capture.model_spec import ModelSpec
+    from lpp.capture.planning import prepare
     from lpp.capture.request import CaptureRequest, CorpusSpec
     from lpp.capture.run import capture_into
     from lpp.capture.selection import Selection
 
-    for name in ("planning", "torch_backend", "opened"):  # before children fork
-        importlib.import_module(f"lpp.capture.{name}")
     torch.set_num_threads(1)
     texts = folder / "texts.txt"
     texts.write_text("\n\n".join("the dog and the fox " * (1 + n % 5) for n in range(12)))
@@ -90,6 +89,8 @@ def capture_job(model: Path, folder: Path) -> Job:
         batch_tokens=64,
         shard_bytes=30_000,
     )
+
+    prepare(request, quiet=True).close()  # what it imports, children need not
 
     def capture(root: Path) -> None:
         capture_into(root, request)

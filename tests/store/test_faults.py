@@ -1,0 +1,216 @@
+"""A disk that fails at any step: one clear line, nothing half there, the same command resumes."""
+
+import contextlib
+import errno
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from faulty_disk import FAULTS, FaultyDisk
+
+from lpp.store import open_store
+from lpp.store.errors import FormatError, LppError, MachineError
+
+STEPS_SKIPPED = 7
+"""Of the steps on the way, every so many is one to fail at; `soak` fails at each."""
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def capture(make_capture: Any) -> Any:
+    return make_capture((5, 4), (0, 1, 2), seed=4, hidden=None)
+
+
+@pytest.fixture(scope="module")
+def expected(capture: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    root = tmp_path_factory.mktemp("undisturbed") / "store"
+    capture.write(root)
+    return contents(root)
+
+
+def whole(root: Path, expected: dict[str, bytes]) -> None:
+    """What readers see is part of the undisturbed store, and each shard of it is whole."""
+    try:
+        runs = open_store(root).runs.values()
+    except FormatError:
+        return  # not yet a store
+    for run in runs:
+        assert [p for p in run.verify() if "not committed" not in p.what] == []
+        for shard in run.shards:
+            for key, data in contents(shard.path).items():
+                assert data == expected[f"{shard.path.relative_to(root).as_posix()}/{key}"]
+
+
+def steps_of(capture: Any, root: Path) -> int:
+    with FaultyDisk(root).in_force() as disk:
+        capture.write(root)
+    kinds = {kind for kind, _ in disk.steps}
+    assert kinds == {"open", "write", "fsync", "mkdir", "rename"}  # all go through it
+    return len(disk.steps)
+
+
+def refusal(capture: Any, root: Path) -> LppError | None:
+    try:
+        capture.write(root)
+    except LppError as error:
+        return error
+    return None
+
+
+def fail_at(step: int, code: int, capture: Any, root: Path, expected: dict[str, bytes]) -> bool:
+    """Fail one step of a capture, look at the store, resume; whether the step was reached."""
+    with FaultyDisk(root, fail_at=step, code=code).in_force() as disk:
+        refused = refusal(capture, root)
+    if refused is None:
+        # what a file system need not do (flush names), and a directory that was there, is forgiven
+        assert not disk.failed or disk.steps[step - 1][0] in ("fsync", "mkdir")
+    else:
+        assert isinstance(refused, MachineError)
+        assert "\n" not in str(refused)
+        assert "same command" in str(refused) or "--store" in str(refused)
+    whole(root, expected)
+    capture.write(root)
+    assert contents(root) == expected, (step, disk.steps[step - 1] if disk.failed else None)
+    return disk.failed
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_step_that_fails(
+    fault: str, capture: Any, expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    total = steps_of(capture, tmp_path / "counted")
+    first = 1 + sorted(FAULTS).index(fault)
+    stride = STEPS_SKIPPED * len(FAULTS)  # each fault at other steps
+    for step in range(first, total + 1, stride):
+        fail_at(step, FAULTS[fault], capture, tmp_path / str(step), expected)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("fault", FAULTS)
+def test_each_step_that_fails(
+    fault: str, capture: Any, expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    total = steps_of(capture, tmp_path / "counted")
+    failed = [
+        fail_at(step, FAULTS[fault], capture, tmp_path / str(step), expected)
+        for step in range(1, total + 1)
+    ]
+    assert all(failed)
+
+
+def test_a_disk_that_fills_up_at_any_byte(
+    capture: Any, expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    total = sum(map(len, expected.values()))
+    for number, space in enumerate(range(0, total, total // 4)):
+        root = tmp_path / str(number)
+        with FaultyDisk(root, space=space).in_force(), pytest.raises(LppError) as caught:
+            capture.write(root)
+        assert "no space left on the disk" in str(caught.value)
+        whole(root, expected)
+        capture.write(root)
+        assert contents(root) == expected
+
+
+def test_writes_that_take_a_few_bytes_at_a_time(
+    capture: Any, expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    with FaultyDisk(tmp_path / "s", short=True).in_force() as disk:
+        capture.write(tmp_path / "s")
+    assert contents(tmp_path / "s") == expected
+    assert sum(kind == "write" for kind, _ in disk.steps) > 10 * len(expected)
+
+
+def cut(step: int, capture: Any, root: Path, expected: dict[str, bytes]) -> None:
+    """Cut the power before one step; all that was not flushed is gone."""
+
+    class PowerCutError(BaseException):
+        pass
+
+    root.mkdir()
+    disk = FaultyDisk(root, fail_at=step)
+
+    def stop(kind: str, path: str) -> None:
+        disk.steps.append((kind, path))
+        if len(disk.steps) >= step:
+            raise PowerCutError  # from here on nothing reaches the disk, tidying up included
+
+    disk.step = stop  # type: ignore[method-assign]
+    with disk.in_force(), contextlib.suppress(PowerCutError):
+        capture.write(root)
+    disk.power_cut()
+    whole(root, expected)
+    for record in root.rglob("shards/0*/COMMIT.json"):  # one that survived has all its objects
+        shard = record.parent.relative_to(root).as_posix() + "/"
+        objects = {key: data for key, data in expected.items() if key.startswith(shard)}
+        assert {key: (root / key).read_bytes() for key in objects} == objects
+    capture.write(root)
+    assert contents(root) == expected
+
+
+def test_power_cuts_leave_whole_shards_or_none(
+    capture: Any, expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    total = steps_of(capture, tmp_path / "counted")
+    for step in [*range(1, total, 29), total]:
+        cut(step, capture, tmp_path / str(step), expected)
+
+
+def test_what_was_committed_survives_a_power_cut(
+    capture: Any, expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    root = tmp_path / "made" / "store"
+    with FaultyDisk(tmp_path).in_force() as disk:
+        capture.write(root)
+    disk._remember(str(tmp_path))  # its own folder was there before
+    disk.power_cut()
+    assert contents(root) == expected
+
+
+def test_slow_writes_change_nothing(
+    capture: Any, expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    disk = FaultyDisk(tmp_path / "s")
+    count = disk.step
+
+    def slow(kind: str, path: str) -> None:
+        time.sleep(0.002)
+        count(kind, path)
+
+    disk.step = slow  # type: ignore[method-assign]
+    with disk.in_force():
+        capture.write(tmp_path / "s")
+    assert contents(tmp_path / "s") == expected
+
+
+@pytest.mark.parametrize("days", [-400, 400])
+def test_a_clock_that_jumps(
+    days: int, capture: Any, expected: dict[str, bytes], tmp_path: Path, monkeypatch: Any
+) -> None:
+    from lpp.store.presence import at_work, writers
+
+    real, root = time.time, tmp_path / "s"
+    run = capture.write(root, shards=(0,))
+    with at_work(run.path / "shards", "part 1/2"):
+        monkeypatch.setattr(time, "time", lambda: real() + 86400 * days)
+        capture.write(root)
+        (writer,) = writers(run.path / "shards")
+        assert (writer.pid, writer.ended) == (os.getpid(), False)
+        for path in (*(run.path / "shards").rglob("*"), run.path):  # and the file system's
+            os.utime(path, (real() + 86400 * days,) * 2)
+        assert capture.write(root).verify() == []
+        assert len(writers(run.path / "shards")) == 1  # nobody swept a living writer's sign
+    assert contents(root) == expected
+
+
+def test_an_error_that_is_no_fault_of_the_disk_is_not_called_one(tmp_path: Path) -> None:
+    from lpp.store.files import staged_directory
+
+    with pytest.raises(OSError, match="no such") as caught, staged_directory(tmp_path / "x"):
+        raise OSError(errno.ENOENT, "no such")
+    assert not isinstance(caught.value, LppError)

@@ -1,0 +1,163 @@
+"""A disk that fails as disks do, beneath `lpp.store.files`: for one test, in one process.
+
+`FaultyDisk` puts itself between the package and the calls of `os` and `io` that write: it counts
+every step that changes the disk, and at the step that was chosen it fails in the chosen way. It
+also keeps what was flushed and what was not, so that `power_cut` can take away all that a disk may
+lose: names that no `fsync` of their directory followed, and contents that none of their file did.
+"""
+
+import errno
+import io
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+from unittest import mock
+
+FAULTS: Final = {
+    "input/output error": errno.EIO,
+    "no space": errno.ENOSPC,
+    "quota": errno.EDQUOT,
+    "read-only": errno.EROFS,
+    "another disk": errno.EXDEV,
+    "stale handle": errno.ESTALE,
+}
+"""What a step may fail with."""
+
+
+class FaultyDisk:
+    """root: only what lies under it is looked at. fail_at: the step, from 1, that fails."""
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        fail_at: int | None = None,
+        code: int = errno.EIO,
+        kinds: tuple[str, ...] = ("open", "write", "fsync", "mkdir", "rename"),
+        short: bool = False,
+        space: int | None = None,
+    ) -> None:
+        self.root, self.fail_at, self.code, self.kinds = str(root), fail_at, code, kinds
+        self.short = short
+        """Whether each write takes but a few of its bytes."""
+        self.space = space
+        """Bytes that may still be written."""
+        self.steps: list[tuple[str, str]] = []
+        self.failed = False
+        self.flushed: dict[int, int] = {}
+        """Bytes of a file that were flushed, by inode."""
+        self.kept: set[tuple[int, str, int]] = set()
+        """Names that were flushed: inode of the directory, name, inode of what it names."""
+
+    def step(self, kind: str, path: str) -> None:
+        """Count a step; fail where it is the chosen one."""
+        if kind not in self.kinds:
+            return
+        self.steps.append((kind, path))
+        if self.fail_at == len(self.steps):
+            self.failed = True
+            raise OSError(self.code, os.strerror(self.code), path)
+
+    def mine(self, path: Any) -> bool:
+        return isinstance(path, (str, os.PathLike)) and os.fspath(path).startswith(self.root)
+
+    @contextmanager
+    def in_force(self) -> Iterator["FaultyDisk"]:
+        """Between the package and the system until the block ends."""
+        real_fsync, real_mkdir, real_open = os.fsync, os.mkdir, io.open
+        real_rename, real_replace = os.rename, os.replace
+
+        def fsync(descriptor: int) -> None:
+            path = os.readlink(f"/proc/self/fd/{descriptor}")
+            if path.startswith(self.root):
+                self.step("fsync", path)
+                self._remember(path)
+            real_fsync(descriptor)
+
+        def mkdir(path: Any, *args: Any, **kwargs: Any) -> None:
+            if self.mine(path):
+                self.step("mkdir", os.fspath(path))
+            real_mkdir(path, *args, **kwargs)
+
+        def rename(source: Any, target: Any, **kwargs: Any) -> None:
+            if self.mine(target):
+                self.step("rename", os.fspath(target))
+            real_rename(source, target, **kwargs)
+
+        def replace(source: Any, target: Any, **kwargs: Any) -> None:
+            if self.mine(target):
+                self.step("rename", os.fspath(target))
+            real_replace(source, target, **kwargs)
+
+        def opened(path: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
+            if not self.mine(path) or not set(mode) & set("wxa+"):
+                return real_open(path, mode, *args, **kwargs)
+            self.step("open", os.fspath(path))
+            file = real_open(path, mode, *args, **kwargs)
+            return _Writing(file, self, os.fspath(path)) if "b" in mode else file
+
+        with (
+            mock.patch("os.fsync", fsync),
+            mock.patch("os.mkdir", mkdir),
+            mock.patch("os.rename", rename),
+            mock.patch("os.replace", replace),
+            mock.patch("io.open", opened),
+        ):
+            yield self
+
+    def _remember(self, path: str) -> None:
+        inode = os.stat(path).st_ino
+        if not os.path.isdir(path):
+            self.flushed[inode] = os.path.getsize(path)
+            return
+        self.kept = {kept for kept in self.kept if kept[0] != inode}
+        self.kept |= {(inode, entry.name, entry.inode()) for entry in os.scandir(path)}
+
+    def power_cut(self) -> None:
+        """Take away all that was not flushed: the worst that a disk may do."""
+        for folder, folders, files in os.walk(self.root):
+            inode = os.stat(folder).st_ino
+            for name in (*folders, *files):
+                path = Path(folder, name)
+                if (inode, name, path.lstat().st_ino) not in self.kept:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+            folders[:] = [name for name in folders if Path(folder, name).exists()]
+            for name in files:
+                path = Path(folder, name)
+                if path.exists():
+                    os.truncate(path, self.flushed.get(path.stat().st_ino, 0))
+
+
+class _Writing:
+    """A file that is written: whole, in small pieces, or not at all."""
+
+    def __init__(self, file: Any, disk: FaultyDisk, path: str) -> None:
+        self._file, self._disk, self._path = file, disk, path
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        if self._disk.short:
+            view = view[:37]
+        try:
+            self._disk.step("write", self._path)
+        except OSError:
+            self._file.write(view[: len(view) // 2])  # midway
+            raise
+        if self._disk.space is not None:
+            if self._disk.space < len(view):
+                self._file.write(view[: self._disk.space])
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._path)
+            self._disk.space -= len(view)
+        return int(self._file.write(view))
+
+    def __enter__(self) -> "_Writing":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
