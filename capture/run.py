@@ -18,6 +18,7 @@ from lpp.store.keys import SHARDS_KEY
 from lpp.store.place import Url
 from lpp.store.plan import Plan, differences
 from lpp.store.presence import at_work
+from lpp.store.writing import sweep_run
 
 
 def capture_into(
@@ -62,6 +63,9 @@ def _capture(prepared: Prepared, writer: RunWriter, part: Part) -> Outcome:
     sign = at_work(writer.run.path / SHARDS_KEY, f"part {part}") if todo else nullcontext()
     with sign, progress("capture", tokens_of(plan, lengths, mine), "tokens") as bar:
         capture_run(plan, prepared.prompts, writer, prepared.backend, bar, part=part)
+    missing = len(Run(writer.run.path).missing_shards)
+    if writer.written and not missing:
+        sweep_run(Run(writer.run.path))
     return Outcome(
         run=plan.run_id,
         part=part,
@@ -69,7 +73,7 @@ def _capture(prepared: Prepared, writer: RunWriter, part: Part) -> Outcome:
         outrun=len(writer.outrun),
         tokens=tokens_of(plan, lengths, writer.written | writer.outrun),
         seconds=time.monotonic() - start if todo else 0.0,
-        missing=len(Run(writer.run.path).missing_shards),
+        missing=missing,
     )
 
 

@@ -31,6 +31,17 @@ _CODE = re.compile(r"<Code>([A-Za-z]{1,64})</Code>")
 _METADATA_SERVICES = ("169.254.169.254", "169.254.170.2", "metadata.google.internal")
 
 
+_REASONS: Final = {
+    "timed out": "it did not answer in time",
+    "timedout": "it did not answer in time",
+    "dns error": "its name is unknown",
+    "connect": "no connection",
+    "incomplete": "the connection was cut",
+    "closed": "the connection was cut",
+}
+"""What the client's words for a failure on the way come down to: the first that fits."""
+
+
 def fault_of(error: Exception, where: str) -> Exception:
     """What to raise for `error`, met at `where`: FileNotFoundError for an object that is not
     there, else an LppError. `retryable` tells which of them may pass.
@@ -58,9 +69,11 @@ def retryable(fault: Exception) -> bool:
 def _reason(code: str, status: str, text: str) -> str:
     if code or status:
         return " ".join(part for part in (f"HTTP {status}" if status else "", code) if part)
-    found = [word for word in ("timed out", "connect", "closed", "dns") if word in text.lower()]
-    words = {"timed out": "it did not answer in time", "dns": "its name is unknown"}
-    return words.get(found[0], "no connection") if found else "the request failed"
+    lower = text.lower()
+    for words, reason in _REASONS.items():
+        if words in lower:
+            return reason
+    return "the request failed"
 
 
 def _no_bucket(where: str) -> InputError:
