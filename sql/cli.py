@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 import click
 
-from lpp.sql.connect import connect, profiles_path
+from lpp.sql.connect import connect, profiles_path, refuse_in_bucket
 from lpp.sql.place import store_root
 from lpp.sql.saved import Query, saved_queries, saved_query
 from lpp.sql.schema import TOKEN_STATS, reference
@@ -238,7 +238,10 @@ def _has_result(statement: "Statement") -> bool:
 
 def _open_shell(store: str, *, write: bool) -> NoReturn:
     """Become DuckDB's shell on the tables of `store`."""
-    database = profiles_path(store_root(store))
+    root = store_root(store)
+    if write:
+        refuse_in_bucket(root)
+    database = profiles_path(root)
     program = shutil.which("duckdb")
     if program is None:
         raise MachineError(
@@ -248,4 +251,9 @@ def _open_shell(store: str, *, write: bool) -> NoReturn:
         )
     click.echo(f"token_stats is not in this shell: `lpp-sql {store} ...` has it.", err=True)
     sys.stdout.flush()
-    os.execv(program, [program, *([] if write else ["-readonly"]), str(database)])
+    words = [program, *([] if write else ["-readonly"]), str(database)]
+    if not isinstance(root, Path):
+        import subprocess
+
+        sys.exit(subprocess.call(words))  # this process stays, to remove its copy at the end
+    os.execv(program, words)

@@ -47,12 +47,8 @@ def connect(url: Url, *, write: bool = False, token_stats: bool = True) -> "Duck
     >>> con.sql("SELECT run, entropy_floor FROM profiles")  # doctest: +SKIP
     """
     root = store_root(url)
-    if write and not isinstance(root, Path):
-        raise InputError(
-            f"{root}: the tables of a store in a bucket are not written in place. Leave --write "
-            "out, or copy the store to a disk; each lpp-analyze command replaces its own tables.",
-            kind=ErrorKind.READ_ONLY,
-        )
+    if write:
+        refuse_in_bucket(root)
     database = profiles_path(root)
     connection = _attach(database, root, write=write)
     try:
@@ -66,6 +62,16 @@ def connect(url: Url, *, write: bool = False, token_stats: bool = True) -> "Duck
         connection.close()
         raise
     return connection
+
+
+def refuse_in_bucket(root: Place) -> None:
+    """InputError(READ_ONLY) for a store whose database is replaced whole, never written to."""
+    if not isinstance(root, Path):
+        raise InputError(
+            f"{root}: the tables of a store in a bucket are not written in place. Leave --write "
+            "out, or copy the store to a disk; each lpp-analyze command replaces its own tables.",
+            kind=ErrorKind.READ_ONLY,
+        )
 
 
 def profiles_path(root: Place) -> Path:
