@@ -26,7 +26,8 @@ SLOW_FIRST = ("test_readme.py", "test_end_to_end.py", "test_benchmarks.py", "tes
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With several workers a file's tests stay together, since they share what its fixtures made;
-    only the documents, whose blocks are the longest tests of all, go each by itself."""
+    only the documents, whose blocks are the longest tests of all, go each by itself.
+    """
     for item in items:
         group = item.name if item.name.startswith("test_blocks_run") else str(item.path)
         item.add_marker(pytest.mark.xdist_group(group))
