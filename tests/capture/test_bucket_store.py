@@ -79,6 +79,8 @@ def test_capture_profile_and_sql_give_what_a_disk_gives(
     for name in TABLES:
         assert table(s3.url, name).equals(table(local, name)), name
     s3.proxy.rule = NOTHING
+    copy = s3.copy_to(tmp_path / "copy")
+    assert table(copy, "token_stats").equals(table(local, "token_stats"))
     check_commands(s3, request_, run_command)
     outputs = b"".join(s3.objects().values())
     assert SECRET.encode() not in outputs

@@ -15,6 +15,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Literal
@@ -66,7 +67,7 @@ class Proxy:
 
         self._server = _Quiet(("127.0.0.1", 0), Handler)
         self.port = self._server.server_address[1]
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
 
     def close(self) -> None:
         """Stop listening."""
@@ -188,18 +189,18 @@ class S3:
 
     def objects(self) -> dict[str, bytes]:
         """Everything in the bucket, by key, asked of the server itself."""
-        client = self._client()
+        client = client_of(self.server)
         pages = client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket)
         keys = [item["Key"] for page in pages for item in page.get("Contents", [])]
         return {key: client.get_object(Bucket=self.bucket, Key=key)["Body"].read() for key in keys}
 
     def put(self, key: str, data: bytes) -> None:
         """Write behind everyone's back."""
-        self._client().put_object(Bucket=self.bucket, Key=key, Body=data)
+        client_of(self.server).put_object(Bucket=self.bucket, Key=key, Body=data)
 
     def delete(self, key: str) -> None:
         """Remove behind everyone's back."""
-        self._client().delete_object(Bucket=self.bucket, Key=key)
+        client_of(self.server).delete_object(Bucket=self.bucket, Key=key)
 
     def copy_to(self, folder: Path) -> Path:
         """The bucket's store as files."""
@@ -215,16 +216,19 @@ class S3:
             if path.is_file():
                 self.put(f"some/store/{path.relative_to(folder).as_posix()}", path.read_bytes())
 
-    def _client(self) -> Any:
-        import boto3
 
-        return boto3.client(
-            "s3",
-            endpoint_url=f"http://127.0.0.1:{self.server}",
-            aws_access_key_id="behind",
-            aws_secret_access_key="everyones-back",
-            region_name="us-east-1",
-        )
+@cache
+def client_of(server: int) -> Any:
+    """Another client than the one under test, asking the server itself."""
+    import boto3
+
+    return boto3.client(
+        "s3",
+        endpoint_url=f"http://127.0.0.1:{server}",
+        aws_access_key_id="behind",
+        aws_secret_access_key="everyones-back",
+        region_name="us-east-1",
+    )
 
 
 @contextmanager
