@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from lpp.sql.ddl import comment_view, literal, unread_view
+from lpp.sql.lock import Access, lock
 from lpp.sql.place import store_root, token_files
 from lpp.sql.schema import TOKEN_STATS, arrow_schema
 from lpp.store.errors import ErrorKind, InputError
@@ -28,9 +29,18 @@ _UNREAD: Final = (
 
 
 def connect(
-    url: str | os.PathLike[str], *, write: bool = False, token_stats: bool = True
+    url: str | os.PathLike[str],
+    *,
+    write: bool = False,
+    allow_files: bool = False,
+    token_stats: bool = True,
 ) -> "DuckDBPyConnection":
     """A DuckDB connection to the profiles of the store at `url`, read-only unless `write`.
+
+    Its SQL reaches the tables and nothing else: no file, no variable of Python, no network, no
+    extension, and no disk for what does not fit into memory. `write` brings that disk, a private
+    folder; `allow_files` brings files and variables too. Frames that are registered can be read
+    either way.
 
     The tables of `lpp.sql.TABLES` need no qualification; `token_stats` is a view over the token
     files of all committed shards, read as far as a query's columns and runs need. With
@@ -43,6 +53,15 @@ def connect(
     >>> con = connect("./lpp")  # doctest: +SKIP
     >>> con.sql("SELECT run, entropy_floor FROM profiles")  # doctest: +SKIP
     """
+    spill = write or allow_files
+    access = Access(files=allow_files, variables=allow_files, spill=spill)
+    return connect_with(access, url, write=write, token_stats=token_stats)
+
+
+def connect_with(
+    access: Access, url: str | os.PathLike[str], *, write: bool, token_stats: bool
+) -> "DuckDBPyConnection":
+    """The same with `access` as the caller wants it."""
     root = store_root(url)
     database = profiles_path(root)
     connection = _attach(database, root, write=write)
@@ -53,6 +72,7 @@ def connect(
             connection.execute(unread_view(TOKEN_STATS, _UNREAD))
         for statement in comment_view(TOKEN_STATS):
             connection.execute(statement)
+        lock(connection, access)
     except BaseException:
         connection.close()
         raise

@@ -32,6 +32,7 @@ class ErrorKind(StrEnum):
     BAD_SQL = "bad_sql"
     IN_USE = "in_use"
     ENGINE_DIED = "engine_died"
+    NOT_ALLOWED = "not_allowed"
 
 
 class LppError(Exception):
