@@ -1,17 +1,24 @@
 """Every way out of the database that DuckDB offers to SQL, tried for real."""
 
+import gc
+import json
 import shutil
+import subprocess
+import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import duckdb
+import pyarrow as pa
 import pytest
 from click.testing import CliRunner, Result
 
-from lpp.sql import build, connect
+from lpp.sql import arrow_schema, build, connect, saved_queries
 from lpp.sql.cli import main
 from lpp.sql.lock import SETTABLE
 
@@ -71,7 +78,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
             place.requests.append(f"{self.command} {self.path}")
             self.send_error(404)
 
-        do_HEAD = do_PUT = do_POST = do_GET
+        do_HEAD = do_PUT = do_POST = do_GET  # noqa: N815 -- the names that http.server calls
 
         def log_message(self, *_: object) -> None: ...
 
@@ -93,6 +100,15 @@ def _unchanged(place: Place, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def ask(place: Place, sql: str, *options: str) -> Result:
     return CliRunner().invoke(main, [str(place.root), place.fill(sql), *options])
+
+
+def run_all(connection: duckdb.DuckDBPyConnection, sql: str) -> list[object]:
+    """The rows of each statement of `sql` up to the first that DuckDB refuses."""
+    rows: list[object] = []
+    with suppress(duckdb.Error, ValueError):  # ValueError: a type that its package cannot name
+        for statement in connection.extract_statements(sql):
+            rows += connection.execute(statement).fetchall()
+    return rows
 
 
 WAYS = [
@@ -139,6 +155,7 @@ WAYS = [
     ("CREATE TEMP MACRO m() AS TABLE FROM read_text('{file}'); FROM m()", FILES),
     ("CREATE TEMP VIEW v AS FROM read_csv('{file}'); FROM v", FILES),
     ("SET VARIABLE f = '{file}'; FROM read_text(getvariable('f'))", FILES),
+    ("FROM destroy_external_resource('read_text', '{file}')", ""),
     ("PRAGMA json_execute_serialized_sql(json_serialize_sql('FROM read_text(''{file}'')'))", FILES),
     # network
     ("FROM '{url}/x.parquet'", FILES),
@@ -213,13 +230,7 @@ def test_each_way_out_with_write(place: Place, sql: str, tmp_path: Path):
 def test_each_way_out_of_a_connection(place: Place, sql: str):
     # Here the lock stands alone: no statement is looked at before it runs.
     with connect(place.root, token_stats=False) as connection:
-        rows = []
-        try:
-            for statement in connection.extract_statements(place.fill(sql)):
-                rows += connection.execute(statement).fetchall()
-        except (duckdb.Error, ValueError):  # ValueError: a type that DuckDB's package cannot name
-            return
-        assert SECRET not in str(rows)
+        assert SECRET not in str(run_all(connection, place.fill(sql)))
 
 
 HARMLESS = [
@@ -246,11 +257,80 @@ def test_what_stays_inside_is_let_be(place: Place, sql: str):
 @pytest.mark.skipif(not NEW, reason="DuckDB 1 locks every setting")
 @pytest.mark.parametrize("name", SETTABLE)
 def test_settings_that_open_nothing_may_change(place: Place, name: str):
-    read = "SELECT value FROM duckdb_settings() WHERE name = "
-    with connect(place.root, token_stats=False) as connection:
-        ((value,),) = connection.execute(f"{read}'{name}'").fetchall()
-        connection.execute(f"SET {name} = '{value}'")
-        connection.execute(f"RESET {name}")
+    value = f"SELECT value FROM duckdb_settings() WHERE name = '{name}'"
+    before = json.loads(ask(place, value, "--format", "json").output)[0]["value"]
+    assert ask(place, f"SET {name} = '{before}'; RESET {name}; {value}").exit_code == 0
+
+
+def test_a_sort_larger_than_memory_spills_and_leaves_nothing(
+    place: Place, tmp_path: Path, lpp_sql: Callable[..., subprocess.CompletedProcess[bytes]]
+):
+    limit = "SET memory_limit = '60MB'; SET threads = 1; " if NEW else ""
+    sort = (
+        f"{limit}CREATE TEMP TABLE t AS SELECT hash(range) AS a, repeat('x', 40) || range AS b "
+        "FROM range(2_000_000); SELECT count(*) AS n FROM (FROM t ORDER BY a LIMIT 1_900_000); "
+        "SELECT count(*) AS n, sum(size) > 0 AS spilled FROM t, duckdb_temporary_files()"
+    )
+    done = lpp_sql(place.root, sort, "--format", "csv", env={"TMPDIR": str(tmp_path)})
+    assert done.returncode == 0, done.stderr
+    if NEW:
+        assert done.stdout.splitlines()[1].endswith(b"true")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_spilled_rows_are_for_this_user_alone(place: Place, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with connect(place.root, allow_files=True, token_stats=False):
+        (folder,) = tmp_path.iterdir()
+        assert folder.stat().st_mode & 0o777 == 0o700
+    connect(place.root, token_stats=False).close()
+    gc.collect()
+    assert list(tmp_path.iterdir()) == []
+
+
+# Python
+
+
+def test_variables_and_frames(place: Place):
+    mine = pa.table({"a": [1, 2]})
+    with connect(place.root) as connection:
+        with pytest.raises(duckdb.CatalogException):
+            connection.sql("FROM mine").fetchall()
+        connection.register("given", mine)
+        assert connection.sql("FROM given").fetchall() == [(1,), (2,)]
+        assert connection.sql("FROM given").to_arrow_table() == mine
+    with connect(place.root, allow_files=True, token_stats=False) as connection:
+        assert connection.sql("FROM mine").fetchall() == [(1,), (2,)]
+
+
+@pytest.mark.parametrize("options", [[], ["--write"], ["--allow-files"]])
+def test_token_stats_and_hostile_names(
+    empty_store: Path,
+    rows: Callable[..., list[dict[str, Any]]],
+    write_shard: Callable[..., Path],
+    hostile: tuple[str, ...],
+    options: list[str],
+):
+    names = [name.replace("/", "_") for name in hostile]
+    for name in names:
+        write_shard(empty_store, name, 0, rows("token_stats", 2))
+    models = pa.Table.from_pylist(rows("profiles", len(hostile)), schema=arrow_schema("profiles"))
+    place = models.column_names.index("model")
+    build(empty_store, {"profiles": models.set_column(place, "model", [list(hostile)])})
+    for query in ("SELECT DISTINCT run FROM token_stats", "SELECT model AS run FROM profiles"):
+        out = CliRunner().invoke(main, [str(empty_store), query, "--format", "json", *options])
+        assert out.exit_code == 0, out.output
+        expected = names if "token_stats" in query else list(hostile)
+        assert sorted(row["run"] for row in json.loads(out.output)) == sorted(expected)
+    for saved in saved_queries():
+        out = CliRunner().invoke(main, [str(empty_store), "--run", saved, *options])
+        assert out.exit_code == 0, out.output
+        assert "\x1b" not in out.output
+    assert sorted(path.name for path in empty_store.iterdir()) == [
+        "lpp.json",
+        "profiles.duckdb",
+        "runs",
+    ]
 
 
 # With the flag
@@ -282,9 +362,5 @@ def test_no_flag_opens_the_network(place: Place, sql: str):
     result = ask(place, sql, "--allow-files")
     assert result.exit_code == 2, result.output
     assert OUTSIDE in result.stderr
-    with (
-        connect(place.root, allow_files=True, token_stats=False) as connection,
-        pytest.raises((duckdb.Error, ValueError)),
-    ):
-        for statement in connection.extract_statements(place.fill(sql)):
-            connection.execute(statement.query)
+    with connect(place.root, allow_files=True, token_stats=False) as connection:
+        run_all(connection, place.fill(sql))
