@@ -273,5 +273,7 @@ def _open_shell(store: str, *, write: bool, allow_files: bool) -> NoReturn:
         )
     click.echo(f"token_stats is not in this shell: `lpp-sql {store} ...` has it.", err=True)
     sys.stdout.flush()
-    options = [*([] if allow_files else ["-safe"]), *([] if write else ["-readonly"])]
+    # Not its flag -safe, which makes some releases (1.5.6) refuse to start.
+    safe = [] if allow_files else ["-cmd", ".safe_mode"]
+    options = [*safe, *([] if write else ["-readonly"])]
     os.execv(program, [program, *options, str(database)])

@@ -450,7 +450,7 @@ def test_shell_opens_the_database(store: Path, lpp_sql: Run, tmp_path: Path, wri
     shell.chmod(0o755)
     options = ["--write"] if write else []
     called = [*([] if write else ["<-readonly>"]), f"<{store / 'profiles.duckdb'}>"]
-    for more, start in ([], ["<-safe>"]), (["--allow-files"], []):
+    for more, start in ([], ["<-cmd>", "<.safe_mode>"]), (["--allow-files"], []):
         done = lpp_sql(store, "--shell", *options, *more, env={"PATH": str(shell.parent)})
         assert done.returncode == 3
         assert done.stdout.decode().splitlines() == [*start, *called]
