@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from lpp.capture.parts import WHOLE, Part
+from lpp.store.place import Place
 
 WIDTH: Final = 80
 
@@ -33,7 +33,7 @@ class Outcome:
         """Whether everything asked for was there already."""
         return self.captured + self.outrun == 0
 
-    def words(self, store: Path) -> str:
+    def words(self, store: Place) -> str:
         """What a user is told, in lines of 80 columns where ids and paths allow."""
         lines = []
         if self.outrun:

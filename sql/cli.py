@@ -20,6 +20,7 @@ from lpp.sql.saved import Query, saved_queries, saved_query
 from lpp.sql.schema import TOKEN_STATS, reference
 from lpp.store.console import LppCommand, debug_option
 from lpp.store.errors import ErrorKind, FormatError, InputError, MachineError
+from lpp.store.place import Place
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection, Statement
@@ -125,7 +126,7 @@ def main(
 class _Request:
     """Which store is asked, and where and how the result goes."""
 
-    root: Path
+    root: Place
     format: str
     output: Path | None
     access: Access

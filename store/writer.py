@@ -15,17 +15,10 @@ import pyarrow as pa
 from lpp.store.commit import CommitRecord, write_commit
 from lpp.store.documents import pretty_json, validate_document
 from lpp.store.errors import ConflictError, ErrorKind
-from lpp.store.files import (
-    ObjectRecord,
-    put_back,
-    remove,
-    set_aside,
-    staged_directory,
-    sweep_stages,
-    write_object,
-)
+from lpp.store.files import ObjectRecord, put_back, set_aside
 from lpp.store.hidden import GROUP_KEY, Rows, check_rows, encode_group, encode_site
 from lpp.store.keys import (
+    COMMIT_KEY,
     HIDDEN_KEY,
     PLAN_KEY,
     PROMPTS_KEY,
@@ -34,10 +27,12 @@ from lpp.store.keys import (
     TOKENS_KEY,
     shard_key,
 )
+from lpp.store.place import Place
 from lpp.store.plan import Plan, SiteSpec, validate_plan
 from lpp.store.rows import prompts_problems, tokens_problems
 from lpp.store.run import Run, ShardRecord, read_shard
 from lpp.store.tables import encode_table
+from lpp.store.writing import remove, staged_directory, sweep_stages, write_object
 
 SITES_AT_ONCE: Final = 2
 """Sites encoded side by side: while one waits for the disk, another is compressed. Each holds its
@@ -51,14 +46,14 @@ class RunWriter:
     same one, may work at once. ValueError for prompts, rows or a plan that do not fit together.
     """
 
-    def __init__(self, root: Path, plan: Plan, prompts: pa.Table) -> None:
+    def __init__(self, root: Place, plan: Plan, prompts: pa.Table) -> None:
         misfits = validate_document(Plan, plan.document) or validate_plan(plan)
         if misfits := misfits or prompts_problems(prompts, plan):
             raise ValueError("the plan does not fit: " + "; ".join(misfits))
         self._plan = plan
         self._prompts = prompts
         path = root / RUNS_KEY / plan.run_id
-        if not path.is_dir():
+        if not (path / COMMIT_KEY).exists():
             _create_run(path, plan, prompts)
         self.run = Run(path)
         if self.run.plan.hash != plan.hash:  # eight hex digits met by chance
@@ -105,8 +100,10 @@ class RunWriter:
             )
         return shard
 
-    def _make_way(self, target: Path, index: int) -> None:
+    def _make_way(self, target: Place, index: int) -> None:
         """Remove a shard whose record was damaged, never one that was committed this moment."""
+        if not isinstance(target, Path):
+            return  # in a bucket, `write_commit` replaces the record itself
         try:
             aside = set_aside(target)
         except FileNotFoundError:
@@ -116,7 +113,7 @@ class RunWriter:
         else:
             remove(aside)
 
-    def _fill(self, stage: Path, index: int, hidden: Mapping[str, Rows], tokens: pa.Table) -> None:
+    def _fill(self, stage: Place, index: int, hidden: Mapping[str, Rows], tokens: pa.Table) -> None:
         def write_site(site: SiteSpec) -> dict[str, ObjectRecord]:
             encoded = encode_site(site, hidden[site.name], self._plan.stored_dtype)
             names = {f"{HIDDEN_KEY}/{key}": data for key, data in encoded.items()}
@@ -146,11 +143,12 @@ class RunWriter:
             check_rows(site, hidden[site.name], self._plan.stored_dtype, tokens.num_rows)
 
 
-def _create_run(path: Path, plan: Plan, prompts: pa.Table) -> None:
+def _create_run(path: Place, plan: Plan, prompts: pa.Table) -> None:
     sweep_stages(path.parent)
     # FileExistsError: another writer of the same plan was first
     with contextlib.suppress(FileExistsError), staged_directory(path) as stage:
-        (stage / SHARDS_KEY).mkdir()
+        if isinstance(stage, Path):
+            (stage / SHARDS_KEY).mkdir()
         objects = {
             PLAN_KEY: write_object(stage / PLAN_KEY, pretty_json(plan.document)),
             PROMPTS_KEY: write_object(stage / PROMPTS_KEY, encode_table(prompts)),

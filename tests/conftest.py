@@ -10,6 +10,8 @@ import pytest
 from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[1]
+NOWHERE = "http://127.0.0.1:9"
+os.environ["AWS_ENDPOINT_URL"] = NOWHERE  # no test may ask a real object store
 PAPER = Path(os.environ.get("LPP_PAPER_DIR", ROOT.parent / "shared" / "paper"))
 
 
