@@ -9,7 +9,7 @@ A shard is committed before its buffer is used again: a killed job resumes where
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
@@ -17,10 +17,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from lpp.capture.backend import Backend, Captured
+from lpp.capture.backend import Backend, Batch, Captured
 from lpp.capture.batches import shard_batches
 from lpp.capture.parts import WHOLE, Part
 from lpp.capture.shard_buffer import ShardBuffer
+from lpp.capture.stopping import Stop
 from lpp.store import RunWriter, ShardRecord
 from lpp.store.console import SILENT, Progress
 from lpp.store.plan import Plan
@@ -37,12 +38,14 @@ def capture_run(
     progress: Progress = SILENT,
     *,
     part: Part = WHOLE,
+    stop: Stop | None = None,
 ) -> int:
     """Capture every shard of `part` that is not committed yet; returns how many it captured.
 
     prompts: all of the plan, `lpp.store.tables.PROMPTS_SCHEMA`. progress: told of every token of
-    the part, of those that are committed at once. Raises what the backend or the writer raised;
-    shards handed over before that are committed, unless writing was what failed.
+    the part, of those that are committed at once. stop: asked before each shard; those that had
+    begun are finished. Raises what the backend or the writer raised; shards handed over before
+    that are committed, unless writing was what failed.
     """
     lengths = prompts["n_tokens"].to_numpy()
     mine = part.shards(plan.n_shards)
@@ -50,7 +53,9 @@ def capture_run(
     progress.advance(tokens_of(plan, lengths, mine) - tokens_of(plan, lengths, todo))
     if not todo:
         return 0
-    batches = (batch for shard in todo for batch in shard_batches(plan, prompts, shard))
+    stop = stop or Stop()
+    begun: list[int] = []
+    batches = _batches(plan, prompts, todo, begun, stop)
     # Leaving the block waits for the rows and the shard under way, an interrupt included.
     with (
         ThreadPoolExecutor(1, thread_name_prefix="lpp-writer") as pool,
@@ -73,9 +78,21 @@ def capture_run(
                 raise failed from error
             raise
         shards.finish()
-    if shards.handed_over != len(todo):
-        raise RuntimeError(f"the backend ended after {shards.handed_over} of {len(todo)} shards")
+    awaited = len(begun) if stop.asked else len(todo)
+    if shards.handed_over != awaited:
+        raise RuntimeError(f"the backend ended after {shards.handed_over} of {awaited} shards")
     return shards.handed_over
+
+
+def _batches(
+    plan: Plan, prompts: pa.Table, todo: Sequence[int], begun: list[int], stop: Stop
+) -> Iterator[Batch]:
+    """The batches of one shard after the other, until `stop`; `begun` is told of each shard."""
+    for shard in todo:
+        if not stop.begin(shard):
+            return
+        begun.append(shard)
+        yield from shard_batches(plan, prompts, shard)
 
 
 class _Shards:

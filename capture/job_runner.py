@@ -27,7 +27,8 @@ import click
 from lpp.capture.jobs import Job, command_line
 from lpp.capture.known_runs import finished
 from lpp.capture.parts import WHOLE, Part
-from lpp.store.console import debugging, polite_ends
+from lpp.capture.stopping import GRACE_SECONDS
+from lpp.store.console import EXIT_USER_ERROR, debugging, polite_ends
 
 Status = Literal["done", "skipped", "failed", "interrupted", "not started"]
 
@@ -50,18 +51,17 @@ class JobResult:
     """Shards of the run that are still missing: other parts' work."""
 
 
-INTERRUPTED: Final = 2
-"""Exit code of a command that Ctrl-C ended."""
-
-GRACE_SECONDS: Final = 5.0
+LEFTOVER_SECONDS: Final = 5.0
 """For what a job started to end by itself, such as Python's tracker of shared memory."""
 
 
-def run_jobs(jobs: Sequence[Job], store: Path, part: Part = WHOLE) -> list[JobResult]:
+def run_jobs(
+    jobs: Sequence[Job], store: Path, part: Part = WHOLE, grace: float = GRACE_SECONDS
+) -> list[JobResult]:
     """Run every job in turn, whatever comes of the others; a result for each, in order.
 
     part: which shards of each run are this process's. After Ctrl-C, or a request to end, the job
-    under way commits the shard it is writing and ends; the others are not started.
+    under way finishes its shard within `grace` seconds; the others are not started.
     """
     results: list[JobResult] = []
     with contextlib.suppress(KeyboardInterrupt), polite_ends():
@@ -71,7 +71,7 @@ def run_jobs(jobs: Sequence[Job], store: Path, part: Part = WHOLE) -> list[JobRe
             if outcome is not None:
                 results.append(_result(job, outcome.document()))
                 continue
-            result, stopped = _run(job, store, part)
+            result, stopped = _run(job, store, part, grace)
             results.append(result)
             if stopped:
                 break
@@ -79,11 +79,11 @@ def run_jobs(jobs: Sequence[Job], store: Path, part: Part = WHOLE) -> list[JobRe
     return results + [JobResult(name=job.name, status="not started") for job in unstarted]
 
 
-def _run(job: Job, store: Path, part: Part) -> tuple[JobResult, bool]:
+def _run(job: Job, store: Path, part: Part, grace: float) -> tuple[JobResult, bool]:
     """Run one job in a process; whether it was asked to end early comes along."""
     with tempfile.TemporaryDirectory(prefix="lpp-job-") as folder:
         report = Path(folder, "report.json")
-        more = [f"--store={store}", f"--report={report}", *_part_words(part)]
+        more = [f"--store={store}", f"--report={report}", f"--grace={grace:g}", *_part_words(part)]
         more += ["--debug"] if debugging() else []
         words = [sys.executable, "-m", "lpp.capture.cli", "run", *job.words, *more]
         code, stopped = _finish(words)
@@ -117,7 +117,7 @@ def _finish(words: Sequence[str]) -> tuple[int, bool]:
 
 def _end_group(group: int) -> None:
     """End what a job left running, which would hold the device's memory, after a moment's grace."""
-    until = time.monotonic() + GRACE_SECONDS
+    until = time.monotonic() + LEFTOVER_SECONDS
     with contextlib.suppress(ProcessLookupError, PermissionError):
         while time.monotonic() < until:
             os.killpg(group, 0)
@@ -185,7 +185,7 @@ def exit_code(results: Sequence[JobResult]) -> int:
     """
     statuses = {result.status for result in results}
     if statuses & {"interrupted", "not started"}:
-        return INTERRUPTED
+        return EXIT_USER_ERROR
     return int("failed" in statuses)
 
 
@@ -200,13 +200,13 @@ def list_jobs(jobs: Sequence[Job], store: Path, part: Part = WHOLE) -> str:
     return "\n".join(lines)
 
 
-def run_and_tell(jobs: Sequence[Job], store: Path, part: Part) -> int:
+def run_and_tell(jobs: Sequence[Job], store: Path, part: Part, grace: float) -> int:
     """Run the jobs, print the table, return the exit code."""
     start = time.monotonic()
-    results = run_jobs(jobs, store, part)
+    results = run_jobs(jobs, store, part, grace)
     click.echo(table(results, time.monotonic() - start))
     code = exit_code(results)
-    if code == INTERRUPTED:
+    if code == EXIT_USER_ERROR:
         click.echo("Interrupted. Everything committed stays; the same command goes on.", err=True)
     return code
 

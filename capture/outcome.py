@@ -27,6 +27,8 @@ class Outcome:
     """From the first forward pass to the last commit; 0 where there was nothing to do."""
     missing: int
     """Shards of the run, of any part, that nobody has committed."""
+    stopped: bool = False
+    """Whether a request to end left shards of the part uncommitted."""
 
     @property
     def idle(self) -> bool:
@@ -42,7 +44,12 @@ class Outcome:
                 "process first, and kept.",
                 "Give each process a --part of its own.",
             ]
-        if self.missing:
+        if self.stopped:
+            lines += [
+                f"{self.run}: stopped as asked, {self.missing} shards are missing.",
+                "Everything committed stays; the same command resumes.",
+            ]
+        elif self.missing:
             done = f"{self.run}: part {self.part} is done."
             rest = f"Shards that are other parts' work and still missing: {self.missing}."
             lines += [done, rest, f"See: lpp-capture status {store}"]
@@ -55,8 +62,9 @@ class Outcome:
 
     def document(self) -> Mapping[str, Any]:
         """For `--report`: JSON of what was done."""
+        done = "skipped" if self.idle else "done"
         return {
-            "status": "skipped" if self.idle else "done",
+            "status": "interrupted" if self.stopped else done,
             "run": self.run,
             "part": None if self.part == WHOLE else str(self.part),
             "captured_shards": self.captured,
