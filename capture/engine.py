@@ -38,17 +38,18 @@ def capture_run(
     progress: Progress = SILENT,
     *,
     part: Part = WHOLE,
+    only: Sequence[int] | None = None,
     stop: Stop | None = None,
 ) -> int:
     """Capture every shard of `part` that is not committed yet; returns how many it captured.
 
     prompts: all of the plan, `lpp.store.tables.PROMPTS_SCHEMA`. progress: told of every token of
-    the part, of those that are committed at once. stop: asked before each shard; those that had
-    begun are finished. Raises what the backend or the writer raised; shards handed over before
-    that are committed, unless writing was what failed.
+    the part, of those that are committed at once. only: these shards instead of a part. stop:
+    asked before each shard; those that had begun are finished. Raises what the backend or the
+    writer raised; shards handed over before that are committed, unless writing was what failed.
     """
     lengths = prompts["n_tokens"].to_numpy()
-    mine = part.shards(plan.n_shards)
+    mine = part.shards(plan.n_shards) if only is None else only
     todo = [shard for shard in mine if not writer.committed(shard)]
     progress.advance(tokens_of(plan, lengths, mine) - tokens_of(plan, lengths, todo))
     if not todo:

@@ -234,7 +234,8 @@ class Run:
             raise FormatError(
                 f"{path}: {'missing' if found is None else 'altered or cut short'} since it was "
                 f"committed. `lpp-analyze verify {self.path.parent.parent}` lists every such "
-                f"object; remove {directory} and capture again to recompute that part.",
+                f"object, and `lpp-capture repair {self.path.parent.parent}` computes again the "
+                "shards they belong to.",
                 kind=ErrorKind.CORRUPT,
             )
         self._checked.add(path)

@@ -5,7 +5,7 @@ no reader ever sees part of one.
 """
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
@@ -48,15 +48,19 @@ class RunWriter:
     """Creates the run of `plan` in the store at `root`, or goes on with it.
 
     prompts: (count, 6), `lpp.store.tables.PROMPTS_SCHEMA`. Writers of other shards, and of the
-    same one, may work at once. ValueError for prompts, rows or a plan that do not fit together.
+    same one, may work at once. replacing: shards to write anew though their records are intact.
+    ValueError for prompts, rows or a plan that do not fit together.
     """
 
-    def __init__(self, root: Path, plan: Plan, prompts: pa.Table) -> None:
+    def __init__(
+        self, root: Path, plan: Plan, prompts: pa.Table, *, replacing: Collection[int] = ()
+    ) -> None:
         misfits = validate_document(Plan, plan.document) or validate_plan(plan)
         if misfits := misfits or prompts_problems(prompts, plan):
             raise ValueError("the plan does not fit: " + "; ".join(misfits))
         self._plan = plan
         self._prompts = prompts
+        self._replacing = set(replacing)
         path = root / RUNS_KEY / plan.run_id
         if not path.is_dir():
             _create_run(path, plan, prompts)
@@ -73,8 +77,8 @@ class RunWriter:
         """Shards given to `write_shard` that another writer had committed first."""
 
     def committed(self, index: int) -> bool:
-        """Whether shard `index` is there already, by whoever wrote it."""
-        return self.run.shard(index) is not None
+        """Whether shard `index` is there already, by whoever wrote it, and may stay."""
+        return index not in self._replacing and self.run.shard(index) is not None
 
     def write_shard(self, index: int, hidden: Mapping[str, Rows], tokens: pa.Table) -> ShardRecord:
         """Encode, write and commit shard `index`; keep what another writer committed first, and
@@ -89,11 +93,10 @@ class RunWriter:
         if self.committed(index):
             self.outrun.add(index)
         else:
-            self._make_way(target, index)
             try:
-                with staged_directory(target) as stage:
-                    self._fill(stage, index, hidden, tokens)
+                self._commit(target, index, hidden, tokens)
                 self.written.add(index)
+                self._replacing.discard(index)
             except FileExistsError:  # another writer's shard, which comes from the same plan
                 self.outrun.add(index)
         shard = self.run.shard(index)
@@ -105,16 +108,38 @@ class RunWriter:
             )
         return shard
 
-    def _make_way(self, target: Path, index: int) -> None:
-        """Remove a shard whose record was damaged, never one that was committed this moment."""
+    def _commit(
+        self, target: Path, index: int, hidden: Mapping[str, Rows], tokens: pa.Table
+    ) -> None:
+        """Write the shard beside its place; what is bad there goes once this one is in place.
+
+        Where this fails, what was there is there again.
+        """
+        aside: list[Path] = []
+        try:
+            with staged_directory(
+                target, lambda: aside.extend(self._make_way(target, index))
+            ) as stage:
+                self._fill(stage, index, hidden, tokens)
+        except BaseException:
+            for path in aside:
+                put_back(path, target)
+            raise
+        for path in aside:
+            remove(path)
+
+    def _make_way(self, target: Path, index: int) -> list[Path]:
+        """Set aside a shard that is damaged or to be replaced, and say where it is; one that was
+        committed this moment stays.
+        """
         try:
             aside = set_aside(target)
         except FileNotFoundError:
-            return
-        if read_shard(self._plan, index, aside):
-            put_back(aside, target)
-        else:
-            remove(aside)
+            return []
+        if index in self._replacing or not read_shard(self._plan, index, aside):
+            return [aside]
+        put_back(aside, target)
+        return []
 
     def _fill(self, stage: Path, index: int, hidden: Mapping[str, Rows], tokens: pa.Table) -> None:
         def write_site(site: SiteSpec) -> dict[str, ObjectRecord]:
