@@ -13,7 +13,7 @@ from click.core import ParameterSource
 from lpp.capture.cli_options import grace_option, request_of, request_options
 from lpp.capture.machine import require
 from lpp.capture.parts import WHOLE, Part, parse_part
-from lpp.store.console import EXIT_USER_ERROR, debug_option
+from lpp.store.console import debug_option
 
 if TYPE_CHECKING:
     from lpp.capture.outcome import Outcome
@@ -81,7 +81,7 @@ def run(context: click.Context, /, **options: Any) -> int:
         outcome = _capture(options)
         done.append(outcome)
     click.echo(outcome.words(options["store"]), err=outcome.stopped)
-    return EXIT_USER_ERROR if outcome.stopped else 0
+    return outcome.exit_code
 
 
 def _capture(options: Mapping[str, Any]) -> "Outcome":

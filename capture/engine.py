@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from lpp.capture.backend import Backend, Batch, Captured
 from lpp.capture.batches import shard_batches
+from lpp.capture.finite import set_aside
 from lpp.capture.parts import WHOLE, Part
 from lpp.capture.shard_buffer import ShardBuffer
 from lpp.capture.stopping import Stop
@@ -110,6 +111,7 @@ class _Shards:
         progress: Progress,
     ) -> None:
         self._todo, self._writer, self._pool, self._progress = todo, writer, pool, progress
+        self._sites = plan.site_names
         self._buffers = [ShardBuffer(plan, lengths) for _ in todo[:BUFFERS]]
         self._buffers[0].begin(todo[0])
         self._writing: Future[None] | None = None
@@ -121,6 +123,7 @@ class _Shards:
             self._writing.result()  # a full disk stops the run now, not a shard later
         filling = self._buffers[self.handed_over % BUFFERS]
         filling.place(captured)
+        filling.set_aside(set_aside(captured, self._sites))
         self._progress.advance(len(captured.batch.token_ids))
         if not filling.full:
             return
@@ -142,7 +145,8 @@ class _Shards:
 
 def _write(writer: RunWriter, buffer: ShardBuffer, progress: Progress) -> None:
     start = time.monotonic()
-    shard = writer.write_shard(buffer.shard, buffer.hidden(), buffer.tokens())
+    tables = buffer.tokens(), buffer.quarantine()
+    shard = writer.write_shard(buffer.shard, buffer.hidden(), *tables)
     lost = shard.index in writer.outrun
     progress.note(_summary(shard, writer.run.plan, None if lost else time.monotonic() - start))
 
@@ -152,9 +156,10 @@ def _summary(shard: ShardRecord, plan: Plan, seconds: float | None) -> str:
     if seconds is None:
         return f"shard {shard.index + 1} of {plan.n_shards}: another process committed it first"
     stored = sum(item.bytes for item in shard.commit.objects.values())
+    aside = f", {shard.commit.quarantine} prompts set aside" if shard.commit.quarantine else ""
     return (
         f"shard {shard.index + 1} of {plan.n_shards} committed: {shard.rows:,} tokens, "
-        f"{stored / 1e6:,.0f} MB, written in {seconds:.1f} s"
+        f"{stored / 1e6:,.0f} MB, written in {seconds:.1f} s{aside}"
     )
 
 

@@ -49,6 +49,8 @@ class Prepared:
     prompts: pa.Table
     opened: OpenedModel
     backend: Backend
+    set_aside: pa.Table
+    """Texts of the corpus that became no prompt, `lpp.store.quarantine.TEXTS_SCHEMA`."""
 
     def close(self) -> None:
         """Nothing runs on the model any more."""
@@ -67,7 +69,9 @@ def prepare(
     corpus, passages = choose_passages(request.corpus, request.selection)
     opened = open_model(request, progress=progress, quiet=quiet)
     try:
-        prompts = tokenise(passages, opened.described.tokenizer, request.context)
+        refused = corpus.refused
+        prompts = tokenise(passages, opened.described.tokenizer, request.context, refused)
+        passages = [passage for passage in passages if passage.source_row not in refused]
         plan = make_plan(
             request=request, corpus=corpus, passages=passages, opened=opened, prompts=prompts
         )
@@ -75,7 +79,9 @@ def prepare(
     except BaseException:
         opened.close()
         raise
-    return Prepared(plan=plan, prompts=prompts, opened=opened, backend=backend)
+    return Prepared(
+        plan=plan, prompts=prompts, opened=opened, backend=backend, set_aside=refused.table()
+    )
 
 
 def choose_passages(spec: CorpusSpec, selection: Selection) -> tuple[Corpus, list[Passage]]:

@@ -50,7 +50,9 @@ def capture_into(
     with closing(prepared):
         if resume is not None:
             _refuse_another(prepared.plan, store, resume)
-        writer = RunWriter(store.path, prepared.plan, prepared.prompts)
+        writer = RunWriter(
+            store.path, prepared.plan, prepared.prompts, set_aside=prepared.set_aside
+        )
         remember(store, key, prepared.plan.run_id)
         click.echo(f"{describe(prepared.plan)}\n  into {writer.run.path}", err=True)
         return _capture(prepared, writer, part, grace)
@@ -71,6 +73,7 @@ def _capture(prepared: Prepared, writer: RunWriter, part: Part, grace: float | N
     bar = progress("capture", tokens_of(plan, lengths, mine), "tokens")
     with patience as stop, sign, bar as told:
         capture_run(plan, prepared.prompts, writer, prepared.backend, told, part=part, stop=stop)
+    run = Run(writer.run.path)
     return Outcome(
         run=plan.run_id,
         part=part,
@@ -78,7 +81,8 @@ def _capture(prepared: Prepared, writer: RunWriter, part: Part, grace: float | N
         outrun=len(writer.outrun),
         tokens=tokens_of(plan, lengths, writer.written | writer.outrun),
         seconds=time.monotonic() - start if todo else 0.0,
-        missing=len(Run(writer.run.path).missing_shards),
+        missing=len(run.missing_shards),
+        set_aside=run.set_aside(),
         stopped=not all(writer.committed(shard) for shard in mine),
     )
 

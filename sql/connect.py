@@ -6,6 +6,7 @@ and a second connection with another mode would be refused.
 """
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -13,7 +14,7 @@ from lpp.sql.ddl import comment_view, literal, unread_view
 from lpp.sql.place import store_root, token_files
 from lpp.sql.schema import TOKEN_STATS, arrow_schema
 from lpp.store.errors import ErrorKind, InputError
-from lpp.store.keys import DATABASE_KEY, RUNS_KEY
+from lpp.store.keys import DATABASE_KEY, QUARANTINE_KEY, RUNS_KEY
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -33,7 +34,8 @@ def connect(
     """A DuckDB connection to the profiles of the store at `url`, read-only unless `write`.
 
     The tables of `lpp.sql.TABLES` need no qualification; `token_stats` is a view over the token
-    files of all committed shards, read as far as a query's columns and runs need. With
+    files of all committed shards, read as far as a query's columns and runs need, without prompts
+    that capture set aside. With
     `token_stats=False` it is listed but cannot be read, and connecting costs no import of
     pyarrow (0.2 s). A connection keeps the tables it opened, even when they are rebuilt.
 
@@ -90,13 +92,38 @@ def _register_token_stats(connection: "DuckDBPyConnection", root: Path) -> None:
     import pyarrow as pa
     import pyarrow.dataset as ds
 
+    files = list(token_files(root))
     schema = arrow_schema(TOKEN_STATS)
     runs = ds.DirectoryPartitioning(pa.schema([schema.field("run")]), segment_encoding="none")
     dataset = ds.dataset(
-        [str(path) for path in token_files(root)],
+        [str(path) for path in files],
         schema=schema,
         format="ipc",
         partitioning=runs,  # the first folder below `runs/` is the run's id
         partition_base_dir=str(root / RUNS_KEY),
     )
-    connection.register(TOKEN_STATS.name, dataset)
+    aside = _set_aside(files)
+    if not aside:
+        connection.register(TOKEN_STATS.name, dataset)
+        return
+    connection.register(f"{TOKEN_STATS.name}_with_set_aside", dataset)
+    connection.register("set_aside", pa.Table.from_pylist(aside))
+    connection.execute(
+        f"CREATE TEMP VIEW {TOKEN_STATS.name} AS FROM {TOKEN_STATS.name}_with_set_aside AS t "
+        "WHERE NOT EXISTS (FROM set_aside AS s WHERE s.run = t.run AND s.prompt_id = t.prompt_id)"
+    )
+
+
+def _set_aside(files: Iterable[Path]) -> list[dict[str, object]]:
+    """Run and id of each prompt that the shard of one of these token files sets aside."""
+    import pyarrow as pa
+
+    found: list[dict[str, object]] = []
+    for tokens in files:
+        path = tokens.with_name(QUARANTINE_KEY)
+        if path.is_file():
+            with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
+                ids = reader.read_all()["prompt_id"].to_pylist()
+            run = tokens.parents[2].name
+            found += [{"run": run, "prompt_id": prompt} for prompt in ids]
+    return found

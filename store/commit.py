@@ -5,10 +5,17 @@ itself, so that no altered byte goes unnoticed.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from lpp.store.documents import canonical_json, load_json, parse_document, pretty_json, to_document
+from lpp.store.documents import (
+    OMITTED,
+    canonical_json,
+    load_json,
+    parse_document,
+    pretty_json,
+    to_document,
+)
 from lpp.store.errors import ErrorKind, FormatError
 from lpp.store.files import ObjectRecord, checksum, write_object
 from lpp.store.keys import COMMIT_KEY, FORMAT_VERSION
@@ -28,6 +35,8 @@ class CommitRecord:
     """Tokens of the shard; 0 in the run's record."""
     objects: Mapping[str, ObjectRecord]
     """Every other object, by its key relative to the directory."""
+    quarantine: int = field(default=0, metadata=OMITTED)
+    """Prompts of the shard that its object `quarantine.arrow` sets aside."""
     self_xxh3_128: str = ""
     """Checksum of the canonical JSON of this document without this field."""
 

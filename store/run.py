@@ -26,11 +26,18 @@ from lpp.store.keys import (
     HIDDEN_KEY,
     PLAN_KEY,
     PROMPTS_KEY,
+    QUARANTINE_KEY,
     SHARDS_KEY,
     TOKENS_KEY,
     shard_key,
 )
 from lpp.store.plan import Plan, parse_plan
+from lpp.store.quarantine import (
+    QUARANTINE_SCHEMA,
+    TEXTS_SCHEMA,
+    QuarantineSummary,
+    summarise,
+)
 from lpp.store.tables import PROMPTS_SCHEMA, TOKENS_SCHEMA, read_table
 from lpp.store.verify import Problem, verify_run
 
@@ -62,6 +69,14 @@ class ShardRecord:
     """Checksum of its COMMIT record, which covers every object of the shard."""
     path: Path
     commit: CommitRecord
+
+
+def _without(block: Block, prompts: npt.NDArray[np.int32]) -> Block:
+    """The rows of `block` that belong to none of `prompts`."""
+    kept = ~np.isin(block.prompt_id, prompts)
+    return Block(
+        values=block.values[kept], prompt_id=block.prompt_id[kept], position=block.position[kept]
+    )
 
 
 def read_shard(plan: Plan, index: int, path: Path) -> ShardRecord | None:
@@ -159,6 +174,34 @@ class Run:
         self._check(self.path, self.commit, PROMPTS_KEY)
         return read_table(self.path / PROMPTS_KEY, PROMPTS_SCHEMA)
 
+    @cached_property
+    def quarantine(self) -> pa.Table:
+        """Prompts that committed shards set aside, (n, 5): `QUARANTINE_SCHEMA`. Empty for most."""
+        tables = [QUARANTINE_SCHEMA.empty_table()]
+        for shard in self.shards:
+            if shard.commit.quarantine:
+                self._check(shard.path, shard.commit, QUARANTINE_KEY)
+                tables.append(read_table(shard.path / QUARANTINE_KEY, QUARANTINE_SCHEMA))
+        return pa.concat_tables(tables)
+
+    @cached_property
+    def quarantined(self) -> npt.NDArray[np.int32]:
+        """(n,) ids of those prompts, ascending. Their rows mean nothing, and `blocks` has none."""
+        ids: npt.NDArray[np.int32] = self.quarantine["prompt_id"].to_numpy()
+        return ids
+
+    def texts_set_aside(self) -> pa.Table:
+        """Texts of the corpus that became no prompt, (n, 3): `TEXTS_SCHEMA`. Empty for most."""
+        if QUARANTINE_KEY not in self.commit.objects:
+            return TEXTS_SCHEMA.empty_table()
+        self._check(self.path, self.commit, QUARANTINE_KEY)
+        return read_table(self.path / QUARANTINE_KEY, TEXTS_SCHEMA)
+
+    def set_aside(self) -> QuarantineSummary:
+        """Counts of both."""
+        committed = sum(shard.end_prompt - shard.first_prompt for shard in self.shards)
+        return summarise(self.quarantine, self.texts_set_aside(), self.sites, committed)
+
     def tokens_files(self) -> list[Path]:
         """The `tokens.arrow` of each committed shard, in order, checked."""
         for shard in self.shards:
@@ -166,7 +209,10 @@ class Run:
         return [shard.path / TOKENS_KEY for shard in self.shards]
 
     def tokens(self) -> ds.FileSystemDataset:
-        """Token statistics of every committed shard, as an Arrow dataset."""
+        """Token statistics of every committed shard, as an Arrow dataset.
+
+        Prompts that were set aside (`quarantined`) are among them, without statistics.
+        """
         files = [str(path) for path in self.tokens_files()]
         return ds.dataset(files, schema=TOKENS_SCHEMA, format="ipc")
 
@@ -179,8 +225,9 @@ class Run:
     ) -> Iterator[Block]:
         """Rows of `site` with the token each belongs to, about `block_bytes` at a time.
 
-        prompts: only those with `prompt_id < prompts`; all committed ones by default.
-        Raises InputError for a site the run does not hold, FormatError for altered bytes.
+        Prompts that were set aside have none. prompts: only those with `prompt_id < prompts`; all
+        committed ones by default. Raises InputError for a site the run does not hold, FormatError
+        for altered bytes.
         """
         if site not in self.sites:
             raise InputError(
@@ -217,8 +264,14 @@ class Run:
             shard.path / HIDDEN_KEY, site, rows=rows, block_rows=block_bytes // (4 * width)
         ):
             end = start + len(values)
-            yield Block(values=values, prompt_id=prompt_id[start:end], position=position[start:end])
+            block = Block(
+                values=values, prompt_id=prompt_id[start:end], position=position[start:end]
+            )
             start = end
+            if shard.commit.quarantine:
+                block = _without(block, self.quarantined)
+            if len(block.values):
+                yield block
 
     def _check(self, directory: Path, commit: CommitRecord, key: str) -> None:
         """Compare one object with its record, once for each `Run`."""

@@ -25,6 +25,7 @@ from lpp.store.keys import (
     shard_key,
 )
 from lpp.store.plan import Plan, parse_plan
+from lpp.store.quarantine import QUARANTINE_SCHEMA, quarantine_problems
 from lpp.store.rows import prompts_problems, tokens_problems
 from lpp.store.tables import PROMPTS_SCHEMA, TOKENS_SCHEMA, read_table
 
@@ -45,9 +46,7 @@ def verify_run(path: Path) -> list[Problem]:
     """Every problem of the run in `path`; empty when each byte is as it was committed."""
     commit, problems = _read_commit(path, "")
     if commit is not None:
-        problems += check_objects(
-            path, "", commit.objects, ignore=(f"{SHARDS_KEY}/", QUARANTINE_KEY)
-        )
+        problems += check_objects(path, "", commit.objects, ignore=(f"{SHARDS_KEY}/",))
     try:
         plan = parse_plan(load_json((path / PLAN_KEY).read_bytes(), PLAN_KEY), PLAN_KEY)
     except (FormatError, OSError) as error:
@@ -140,6 +139,7 @@ def _check_meaning(
             bounds = plan.shards[commit.shard : commit.shard + 2]
             for what in tokens_problems(tokens, prompts, *bounds):
                 yield Problem(where=prefix + TOKENS_KEY, what=what)
+        yield from _check_quarantine(directory, prefix, plan, commit, tokens)
     for site in plan.sites:
         where = f"{prefix}{HIDDEN_KEY}/{site.name}"
         try:
@@ -149,6 +149,27 @@ def _check_meaning(
             continue
         if shape != (rows, site.width):
             yield Problem(where=where, what=f"shape {shape}, should be {(rows, site.width)}")
+
+
+def _check_quarantine(
+    directory: Path, prefix: str, plan: Plan, commit: CommitRecord, tokens: pa.Table
+) -> Iterator[Problem]:
+    """What a shard sets aside: as many prompts as its record says, its own, without statistics."""
+    if not commit.quarantine and QUARANTINE_KEY not in commit.objects:
+        return
+    where = prefix + QUARANTINE_KEY
+    try:
+        found = read_table(directory / QUARANTINE_KEY, QUARANTINE_SCHEMA)
+    except FormatError as error:
+        yield Problem(where=where, what=str(error))
+        return
+    if found.num_rows != commit.quarantine:
+        what = f"{found.num_rows} prompts, the record has {commit.quarantine}"
+        yield Problem(where=where, what=what)
+    if commit.shard is not None:
+        first, end = plan.shards[commit.shard : commit.shard + 2]
+        for what in quarantine_problems(found, tokens, first, end):
+            yield Problem(where=where, what=what)
 
 
 def _strangers(shards: Path, plan: Plan) -> Iterator[Problem]:

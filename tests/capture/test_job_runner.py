@@ -211,6 +211,7 @@ def test_a_report_says_what_was_done_or_why_not(
         "captured_shards": 1,
         "outrun_shards": 0,
         "missing_shards": 0,
+        "set_aside_prompts": 0,
         "tokens": only.plan.prompts.tokens,
     }
     assert CliRunner().invoke(main, [*words, "--prompts", "9"]).exit_code == 2
