@@ -226,6 +226,8 @@ def test_every_column_of_a_store_with_bad_prompts(
         analyze, ["profile", str(tmp_path / "a"), "--metrics", "stable_rank,renyi2_entropy,ece"]
     )
     assert done.exit_code == 0, done.output
+    said = " ".join(done.output.split())
+    assert "2 of 8 prompts are set aside (NaN or infinities from embed on)" in said
     connection = lpp.sql.connect(tmp_path / "a")
 
     def column(sql: str) -> set[Any]:
