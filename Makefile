@@ -11,6 +11,10 @@ VLLM_VENV ?= .venv-vllm
 VLLM_ENV  := $(VLLM_VENV)/.lpp-env
 VLLM_PIP  := $(VLLM_VENV)/bin/python -m pip --disable-pip-version-check
 
+# A worker for each of two cores, with one thread each: most tests wait for processes that start.
+WORKERS := --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+test: export OMP_NUM_THREADS ?= 1
+
 .DEFAULT_GOAL := help
 .PHONY: help env demo test soak test-vllm check format bench bench-vllm clean
 
@@ -35,7 +39,7 @@ demo: $(ENV) ## capture SmolLM2-135M and its untrained twin, profile both
 	@$(BIN)/lpp-capture demo
 
 test: $(ENV) ## the tests, under ten minutes on two cores
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(WORKERS)
 
 soak: $(ENV) ## the long tests: many kills, many mutations, clusters
 	$(BIN)/python -m pytest -m soak

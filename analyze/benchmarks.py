@@ -34,6 +34,7 @@ from lpp.analyze.score_rows import (
 from lpp.sql.schema import arrow_schema
 from lpp.store import Store, add_scores, open_store, read_scores
 from lpp.store.errors import ErrorKind, InputError
+from lpp.store.place import Place
 from lpp.store.scores import SCORES_SCHEMA
 
 _TABLES: Final = (".csv", ".tsv", ".parquet")
@@ -113,7 +114,7 @@ def add_benchmarks(
     )
 
 
-def benchmarks_table(root: Path) -> pa.Table:
+def benchmarks_table(root: Place) -> pa.Table:
     """The database's table `benchmarks`: every score in the store, and the run that it fits."""
     scores = pl.DataFrame(read_scores(root)).to_dicts()
     names = _names_of(open_store(root))

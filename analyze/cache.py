@@ -14,7 +14,6 @@ is computed again. Everything here may be deleted at any time.
 import json
 import logging
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
@@ -24,9 +23,11 @@ from lpp.analyze.cells import Cell
 from lpp.analyze.row_values import Values
 from lpp.analyze.summary import Summary
 from lpp.store.errors import LppError
-from lpp.store.files import checksum, replace_file
+from lpp.store.files import checksum
 from lpp.store.keys import ANALYSIS_KEY
+from lpp.store.place import Place
 from lpp.store.run import Run
+from lpp.store.writing import replace_file
 
 KERNEL_VERSION: Final = 2
 """Raise it when a change of the arithmetic, or of a metric that needs rows, could change a digit
@@ -39,7 +40,7 @@ _log = logging.getLogger("lpp.analyze")
 class Cache:
     """Kept numbers of one run, as its committed shards are now."""
 
-    def __init__(self, root: Path, run: Run) -> None:
+    def __init__(self, root: Place, run: Run) -> None:
         self._shards = checksum(" ".join(shard.digest for shard in run.shards).encode())[:16]
         self._run = run.id
         self.folder = root / ANALYSIS_KEY / run.id / f"{self._shards}-k{KERNEL_VERSION}"
@@ -101,7 +102,6 @@ class Cache:
         with pa.ipc.new_file(sink, table.schema, options=options) as writer:
             writer.write_table(table)
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
             replace_file(self.folder / name, bytes(sink.getvalue()))
         except (OSError, LppError) as error:
             self._writable = False

@@ -3,7 +3,6 @@
 import io
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import polars as pl
@@ -17,6 +16,7 @@ from lpp.analyze.render_text import explained, number, numbered, plain_table, re
 from lpp.analyze.texts import text_sets, texts_of
 from lpp.store.console import SILENT, Progress
 from lpp.store.errors import ErrorKind, InputError
+from lpp.store.place import Place
 
 SCHEMA: Final = frame_schema("cka")
 """One row for each pair of sites, the shallower one first."""
@@ -91,7 +91,7 @@ def _flags(part: Part, work: Sequence[Part]) -> list[str]:
     return sorted(name for name, holds in found.items() if holds)
 
 
-def write(url: Url, found: pl.DataFrame) -> Path:
+def write(url: Url, found: pl.DataFrame) -> Place:
     """Replace the table `cka` of the database, keep the others; return the database's path."""
     return put(url, {"cka": found})
 

@@ -1,7 +1,5 @@
 """`lpp-analyze`: open a store, compute, print."""
 
-from pathlib import Path
-
 import click
 
 from lpp.analyze.cli_benchmarks import benchmarks
@@ -13,6 +11,7 @@ from lpp.analyze.cli_profile import profile
 from lpp.analyze.cli_report import report
 from lpp.analyze.cli_sensitivity import sensitivity
 from lpp.store.console import LppGroup, debug_option, progress
+from lpp.store.keys import RUNS_KEY
 
 
 @click.group(cls=LppGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -65,7 +64,7 @@ def verify(store: str) -> int:
         for run in opened.runs.values():
             found = run.verify()
             for problem in found:
-                click.echo(Path(run.path.relative_to(opened.path)) / str(problem))
+                click.echo(f"{RUNS_KEY}/{run.id}/{problem}")
             problems += len(found)
             bar.advance()
             bar.note(f"{run.id} {'has problems' if found else 'is as it was committed'}")

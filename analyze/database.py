@@ -1,7 +1,6 @@
 """Tables of one command put into the database of a store, beside those of the others."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import polars as pl
 
@@ -10,6 +9,7 @@ from lpp.analyze.scored import store_tables
 from lpp.sql import build
 from lpp.sql.schema import TABLES, arrow_schema
 from lpp.store import open_store
+from lpp.store.place import Place
 
 
 def frame_schema(table: str) -> pl.Schema:
@@ -17,7 +17,7 @@ def frame_schema(table: str) -> pl.Schema:
     return pl.DataFrame(pl.from_arrow(arrow_schema(table).empty_table())).schema
 
 
-def put(url: Url, frames: Mapping[str, pl.DataFrame]) -> Path:
+def put(url: Url, frames: Mapping[str, pl.DataFrame]) -> Place:
     """Replace the tables in `frames`, keep the rows of every other; return the database's path.
 
     Runs, prompts and scores are those of the store as it is now.

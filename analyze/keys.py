@@ -1,6 +1,5 @@
 """Which rows the spectra and entropy tables of a store have: cheap, from plans and prompts."""
 
-import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 
@@ -9,10 +8,11 @@ import numpy.typing as npt
 import polars as pl
 
 from lpp.store import open_store
+from lpp.store.place import Url
 from lpp.store.run import Run
 from lpp.store.schedule import prefix_schedule
 
-Url = str | os.PathLike[str]
+__all__ = ["RunView", "Url", "depth", "views"]
 
 
 class RunView:

@@ -6,7 +6,6 @@ layers at different ones.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import polars as pl
@@ -22,6 +21,7 @@ from lpp.analyze.metrics import METRICS
 from lpp.analyze.select import Selection, select_runs, select_sites, shortfalls
 from lpp.analyze.texts import text_sets, texts_of
 from lpp.store.console import SILENT, Progress
+from lpp.store.place import Place
 
 FAMILIES: Final = ("", "zscore_", "robust_")
 """What the ranks are of: the states as they are, and their outlier-resistant variants."""
@@ -154,6 +154,6 @@ def _paper_layers(rows: pl.DataFrame, metric: str) -> list[Layer]:
     return list(by_depth.values())
 
 
-def write(url: Url, found: Layers) -> Path:
+def write(url: Url, found: Layers) -> Place:
     """Put the tables `layers` and `hourglass` into the database of the store at `url`."""
     return put(url, {"layers": found.layers, "hourglass": found.scores})

@@ -7,14 +7,14 @@ import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any, Final
 
 import polars as pl
 
 from lpp.store import open_store
 from lpp.store.errors import FormatError
-from lpp.store.keys import DATABASE_KEY
+from lpp.store.keys import DATABASE_KEY, SHARDS_KEY
+from lpp.store.place import Place
 
 LIBRARIES: Final = ("lpp-engine", "duckdb", "polars", "numpy", "scipy", "zarr")
 """What read the store and made the numbers."""
@@ -95,11 +95,11 @@ def _versions() -> Iterator[tuple[str, str]]:
             yield name, "unknown"
 
 
-def _sha256(path: Path) -> str | None:
-    if not path.is_file():
+def _sha256(path: Place) -> str | None:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except FileNotFoundError:
         return None
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _run_origin(stored: Mapping[str, Any], run: str, plan: str | None) -> RunOrigin:
@@ -139,7 +139,7 @@ def _checksums(run: Any) -> Iterator[tuple[str, str]]:
     """The records of the run and its shards; each covers every object of its directory."""
     yield "COMMIT.json", run.commit.self_xxh3_128
     for shard in run.shards:
-        yield f"{shard.path.relative_to(run.path)}/COMMIT.json", shard.digest
+        yield f"{SHARDS_KEY}/{shard.path.name}/COMMIT.json", shard.digest
 
 
 def _part(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -1,7 +1,5 @@
 """What a database says of its store, whatever is profiled; brought up to date by every build."""
 
-from pathlib import Path
-
 import polars as pl
 import pyarrow as pa
 
@@ -13,9 +11,10 @@ from lpp.sql import TABLES, build
 from lpp.sql.current import outdated_tables
 from lpp.sql.schema import arrow_schema
 from lpp.store.keys import DATABASE_KEY
+from lpp.store.place import Place
 
 
-def store_tables(root: Path) -> dict[str, pa.Table]:
+def store_tables(root: Place) -> dict[str, pa.Table]:
     """The tables `runs`, `prompts`, `benchmarks` and `published` of the store at `root`.
 
     They are of every run, so that whatever the last command chose, rows of each table that speak
@@ -44,7 +43,7 @@ def _schema(table: str) -> pl.Schema:
     return pl.DataFrame(pl.from_arrow(arrow_schema(table).empty_table())).schema
 
 
-def refresh_database(root: Path, correlations: pl.DataFrame | None = None) -> bool:
+def refresh_database(root: Place, correlations: pl.DataFrame | None = None) -> bool:
     """Bring runs and scores in the database of the store at `root` up to date, if there is one.
 
     correlations: the new ones; without, there are none: those of other scores would be stale.

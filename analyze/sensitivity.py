@@ -7,7 +7,6 @@ sites are all queries on one store: each site of each run is read once, and no m
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import polars as pl
@@ -21,6 +20,7 @@ from lpp.analyze.saving import Saving, paper_tokens
 from lpp.analyze.select import Selection, shortfalls
 from lpp.store.console import SILENT, Progress
 from lpp.store.documents import canonical_json
+from lpp.store.place import Place
 
 AGREEMENT_SCHEMA: Final = frame_schema("agreement")
 
@@ -140,6 +140,6 @@ def _absences(values: pl.DataFrame) -> list[str]:
     return lines
 
 
-def write(url: Url, found: Sensitivity) -> Path:
+def write(url: Url, found: Sensitivity) -> Place:
     """Put the tables `sensitivity` and `agreement` into the database of the store at `url`."""
     return put(url, {"sensitivity": found.values, "agreement": found.agreement})

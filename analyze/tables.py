@@ -1,7 +1,6 @@
 """An analysis as the tables of its database."""
 
 from collections.abc import Collection
-from pathlib import Path
 
 import pyarrow as pa
 
@@ -13,6 +12,7 @@ from lpp.sql import build
 from lpp.sql.schema import TABLES, arrow_schema
 from lpp.store import open_store
 from lpp.store.console import SILENT, Progress
+from lpp.store.place import Place
 
 
 def arrow_tables(analysis: Analysis, *, drop_prefixes: Collection[int] = ()) -> dict[str, pa.Table]:
@@ -48,13 +48,13 @@ def build_database(
     *,
     drop_prefixes: Collection[int] = (),
     progress: Progress = SILENT,
-) -> Path:
+) -> Place:
     """Analyse the store at `url` and replace its `profiles.duckdb`; return the file's path."""
     analysis = analyze(url, selection or Selection(), progress=progress)
     return write_database(url, analysis, drop_prefixes=drop_prefixes)
 
 
-def write_database(url: Url, analysis: Analysis, *, drop_prefixes: Collection[int] = ()) -> Path:
+def write_database(url: Url, analysis: Analysis, *, drop_prefixes: Collection[int] = ()) -> Place:
     """Replace the tables of `analysis` in the database of the store at `url`; others stay.
 
     All but the correlations, which were of the profiles before. Runs, prompts and scores are

@@ -16,6 +16,7 @@ import torch
 from benchmarks import (
     analysis_cost,
     capture_cost,
+    integrity_cost,
     jackknife_cost,
     memory,
     paper_procedure,
@@ -65,6 +66,7 @@ def _sections(folder: Path) -> dict[str, Callable[[], Iterator[Ratio]]]:
         "query": lambda: query_start.measure(demo_run().path.parent.parent),
         "analysis": lambda: analysis_cost.measure(demo_run()),
         "sensitivity": lambda: sensitivity_cost.measure(demo_run()),
+        "integrity": lambda: integrity_cost.measure(demo_run()),
         "errors": lambda: jackknife_cost.measure(demo_run()),
         "memory": lambda: memory.measure(folder),
         VLLM: vllm_cost.measure,

@@ -1,11 +1,11 @@
 """`lpp-capture probe`: ask a model the two synthetic probes and keep its scores."""
 
 import shlex
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from lpp.capture.cli_store import STORE
 from lpp.capture.machine import require
 from lpp.store.console import debug_option
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--model", required=True, help="Hub id, local folder, or GGUF file.")
 @click.option("--revision", help="Revision of a hub model: branch, tag or commit.")
-@click.option("--store", required=True, type=click.Path(path_type=Path), help="Where scores go.")
+@click.option("--store", required=True, type=STORE, help="Where scores go.")
 @click.option("--backend", type=click.Choice(["torch", "vllm"]), default="torch", show_default=True)
 @click.option(
     "--probe",

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lpp.capture.cli_options import grace_option
+from lpp.capture.cli_store import STORE
 from lpp.capture.machine import require
 from lpp.store.console import debug_option
 from lpp.store.errors import ErrorKind, InputError
+from lpp.store.place import Place
 
 if TYPE_CHECKING:
     from lpp.capture.repair import Repair
@@ -22,7 +24,7 @@ SHOWN = 3
 
 
 @click.command()
-@click.argument("store")
+@click.argument("store", type=STORE)
 @click.argument("runs", nargs=-1, metavar="[RUN]...")
 @click.option("--model", metavar="MODEL", help="Where the model lies; by default the plan's own.")
 @click.option("--device", help="cpu, cuda or cuda:1; by default the plan's kind of device.")
@@ -33,7 +35,7 @@ SHOWN = 3
 @click.option("--dry-run", is_flag=True, help="Say what is bad and compute nothing.")
 @grace_option
 @debug_option
-def repair(store: str, runs: tuple[str, ...], dry_run: bool, **options: Any) -> int:
+def repair(store: Place, runs: tuple[str, ...], dry_run: bool, **options: Any) -> int:
     """Compute the bad shards of STORE again, and no others.
 
     \b
@@ -65,7 +67,7 @@ def repair(store: str, runs: tuple[str, ...], dry_run: bool, **options: Any) -> 
     return int(not all(result.whole for result in results))
 
 
-def _chosen(store: str, names: Sequence[str]) -> "list[Run]":
+def _chosen(store: Place, names: Sequence[str]) -> "list[Run]":
     from lpp.store import open_store
 
     runs = open_store(store).runs

@@ -11,9 +11,11 @@ import click
 from click.core import ParameterSource
 
 from lpp.capture.cli_options import grace_option, request_of, request_options
+from lpp.capture.cli_store import STORE
 from lpp.capture.machine import require
 from lpp.capture.parts import WHOLE, Part, parse_part
 from lpp.store.console import debug_option
+from lpp.store.place import place
 
 if TYPE_CHECKING:
     from lpp.capture.outcome import Outcome
@@ -24,7 +26,7 @@ WITH_JOBS = ("jobs", "store", "part", "dry_run", "grace")
 
 @click.command()
 @request_options
-@click.option("--store", type=click.Path(path_type=Path), help="Directory to write.")
+@click.option("--store", type=STORE, help="Directory to write, or s3://bucket/prefix.")
 @click.option("--resume", metavar="RUN", help="Refuse to start anything but this run.")
 @click.option(
     "--part",
@@ -117,7 +119,7 @@ def _run_jobs(context: click.Context) -> int:
 
     part = _part(options)
     file = read_jobs(options["jobs"])
-    store = options["store"] or (Path(file.store) if file.store is not None else None)
+    store = options["store"] or (place(file.store) if file.store is not None else None)
     if store is None:
         raise click.UsageError("Missing option '--store', or store in the file of jobs.")
     if options["dry_run"]:

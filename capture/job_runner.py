@@ -29,6 +29,7 @@ from lpp.capture.known_runs import finished
 from lpp.capture.parts import WHOLE, Part
 from lpp.capture.stopping import GRACE_SECONDS
 from lpp.store.console import EXIT_USER_ERROR, debugging, polite_ends
+from lpp.store.place import Place
 
 Status = Literal["done", "skipped", "failed", "interrupted", "not started"]
 
@@ -56,7 +57,7 @@ LEFTOVER_SECONDS: Final = 5.0
 
 
 def run_jobs(
-    jobs: Sequence[Job], store: Path, part: Part = WHOLE, grace: float = GRACE_SECONDS
+    jobs: Sequence[Job], store: Place, part: Part = WHOLE, grace: float = GRACE_SECONDS
 ) -> list[JobResult]:
     """Run every job in turn, whatever comes of the others; a result for each, in order.
 
@@ -79,7 +80,7 @@ def run_jobs(
     return results + [JobResult(name=job.name, status="not started") for job in unstarted]
 
 
-def _run(job: Job, store: Path, part: Part, grace: float) -> tuple[JobResult, bool]:
+def _run(job: Job, store: Place, part: Part, grace: float) -> tuple[JobResult, bool]:
     """Run one job in a process; whether it was asked to end early comes along."""
     with tempfile.TemporaryDirectory(prefix="lpp-job-") as folder:
         report = Path(folder, "report.json")
@@ -189,7 +190,7 @@ def exit_code(results: Sequence[JobResult]) -> int:
     return int("failed" in statuses)
 
 
-def list_jobs(jobs: Sequence[Job], store: Path, part: Part = WHOLE) -> str:
+def list_jobs(jobs: Sequence[Job], store: Place, part: Part = WHOLE) -> str:
     """The command of each job, and which are done."""
     lines = []
     more = [f"--store={store}", *_part_words(part)]
@@ -200,7 +201,7 @@ def list_jobs(jobs: Sequence[Job], store: Path, part: Part = WHOLE) -> str:
     return "\n".join(lines)
 
 
-def run_and_tell(jobs: Sequence[Job], store: Path, part: Part, grace: float) -> int:
+def run_and_tell(jobs: Sequence[Job], store: Place, part: Part, grace: float) -> int:
     """Run the jobs, print the table, return the exit code."""
     start = time.monotonic()
     results = run_jobs(jobs, store, part, grace)

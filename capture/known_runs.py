@@ -29,8 +29,9 @@ from lpp.capture.parts import Part
 from lpp.capture.request import CaptureRequest
 from lpp.store import Store, open_store
 from lpp.store.errors import LppError
-from lpp.store.files import replace_file
 from lpp.store.keys import REQUESTS_KEY
+from lpp.store.place import Url
+from lpp.store.writing import replace_file
 
 COMPUTING: Final = (
     *("lpp-engine", "torch", "transformers", "tokenizers", "accelerate", "bitsandbytes"),
@@ -74,7 +75,7 @@ def remember(store: Store, key: str | None, run: str) -> None:
             replace_file(note, json.dumps({"run": run}).encode())
 
 
-def finished(root: Path, request: CaptureRequest, part: Part) -> Outcome | None:
+def finished(root: Url, request: CaptureRequest, part: Part) -> Outcome | None:
     """What a capture of `request` would find done, if every shard of `part` is committed.
 
     None where anything is missing or uncertain: then the model must be loaded to know.
@@ -102,8 +103,9 @@ def finished(root: Path, request: CaptureRequest, part: Part) -> Outcome | None:
 
 
 def _noted(store: Store, key: str | None) -> str | None:
+    note = store.path / REQUESTS_KEY / f"{key}.json"
     try:
-        return str(json.loads((store.path / REQUESTS_KEY / f"{key}.json").read_bytes())["run"])
+        return str(json.loads(bytes(note.read_bytes()))["run"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from lpp.capture.parts import WHOLE, Part
 from lpp.store.console import EXIT_USER_ERROR
+from lpp.store.place import Place
 from lpp.store.quarantine import NOTHING, QuarantineSummary
 
 WIDTH: Final = 80
@@ -52,7 +52,7 @@ class Outcome:
         """0 for what can be analysed, 1 for a run without one finite prompt, 2 when stopped."""
         return EXIT_USER_ERROR if self.stopped else int(self.hopeless)
 
-    def words(self, store: Path) -> str:
+    def words(self, store: Place) -> str:
         """What a user is told, in lines of 80 columns where ids and paths allow."""
         lines = list(self.set_aside.lines())
         if self.hopeless:

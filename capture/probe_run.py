@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from lpp.capture.probe import ProbeResult, count_requests, run_probe
 from lpp.capture.probe_store import keep, matching_run, refuse_second, source_name
 from lpp.capture.probe_subject import ProbeRequest, load_subject
 from lpp.store import create_store
 from lpp.store.console import debugging, progress
+from lpp.store.place import Url
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +26,7 @@ class Probed:
 
 
 def probe_into(
-    root: Path,
+    root: Url,
     request: ProbeRequest,
     *,
     source: str | None = None,

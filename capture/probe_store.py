@@ -9,7 +9,7 @@ import random
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, Final
 
 import pyarrow as pa
@@ -19,9 +19,10 @@ from lpp.capture.probe_items import ITEM_SEED
 from lpp.capture.probe_subject import ProbeRequest, Subject
 from lpp.store import Run, Store
 from lpp.store.errors import ConflictError, ErrorKind, FormatError, InputError
-from lpp.store.files import describe
 from lpp.store.keys import ORIGINAL_KEY
+from lpp.store.place import Place
 from lpp.store.scores import KEY, SCORES_SCHEMA, ScoreSet, add_scores, score_sets
+from lpp.store.writing import describe
 
 KIND: Final = "probe"
 
@@ -41,7 +42,7 @@ def source_name(request: ProbeRequest) -> str:
     return " ".join(parts)
 
 
-def refuse_second(root: Path, source: str, model: str, request: ProbeRequest) -> None:
+def refuse_second(root: Place, source: str, model: str, request: ProbeRequest) -> None:
     """ConflictError where `source` has scores of `model` on one of the probes already.
 
     Asked before the model is, which takes longer.
@@ -116,7 +117,7 @@ def keep(
 
 
 def _add(
-    root: Path,
+    root: Place,
     source: str,
     results: Sequence[ProbeResult],
     subject: Subject,
@@ -162,7 +163,7 @@ def _new_rows(
     ]
 
 
-def _held(root: Path, source: str) -> list[ScoreSet]:
+def _held(root: Place, source: str) -> list[ScoreSet]:
     """The source as it is in force: one directory, or several where writers met."""
     return [held for held in score_sets(root) if held.record.source == source]
 
@@ -186,7 +187,7 @@ def _originals(held: Sequence[ScoreSet]) -> dict[str, bytes]:
                     "lpp-analyze benchmarks remove, and probe again.",
                     kind=ErrorKind.CORRUPT,
                 )
-            files[key.partition("/")[2]] = (one.path / key).read_bytes()
+            files[key.partition("/")[2]] = bytes((one.path / key).read_bytes())
     return files
 
 

@@ -2,7 +2,6 @@
 
 import time
 from contextlib import closing, nullcontext
-from pathlib import Path
 
 import click
 
@@ -17,12 +16,13 @@ from lpp.store import Run, RunWriter, Store, create_store, open_store
 from lpp.store.console import debugging, progress
 from lpp.store.errors import ConflictError, ErrorKind, InputError
 from lpp.store.keys import SHARDS_KEY
+from lpp.store.place import Url
 from lpp.store.plan import Plan, differences
 from lpp.store.presence import at_work
 
 
 def capture_into(
-    root: Path,
+    root: Url,
     request: CaptureRequest,
     *,
     resume: str | None = None,

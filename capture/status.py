@@ -7,7 +7,6 @@ committed shards and the times of their records say how far and how fast; signs 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final, Literal
 
 from lpp.capture.parts import parse_part
@@ -15,6 +14,7 @@ from lpp.store import Run, Store
 from lpp.store.commit import CommitRecord
 from lpp.store.errors import InputError, LppError
 from lpp.store.keys import COMMIT_KEY, SHARDS_KEY, shard_key
+from lpp.store.place import Place, in_parallel
 from lpp.store.presence import Writer, writers
 from lpp.store.quarantine import NOTHING, QuarantineSummary
 
@@ -79,7 +79,8 @@ def _status(run: Run, now: float) -> RunStatus:
     alive = [writer for writer in at_work if writer.alive(now)]
     tokens = sum(shard.rows for shard in shards)
     prompts = sum(shard.end_prompt - shard.first_prompt for shard in shards)
-    times = {shard.index: _time(shard.path) for shard in shards}
+    paths = [shard.path for shard in shards]
+    times = dict(zip((s.index for s in shards), in_parallel(run.path, _time, paths), strict=True))
     missing = run.missing_shards
     state: State = "running" if alive else "stopped"
     if not missing:
@@ -138,7 +139,7 @@ def _bytes(record: CommitRecord) -> int:
     return sum(item.bytes for item in record.objects.values())
 
 
-def _time(committed: Path) -> float:
+def _time(committed: Place) -> float:
     return (committed / COMMIT_KEY).stat().st_mtime
 
 

@@ -11,6 +11,8 @@ from lpp.sql.ddl import create_table, identifier, literal
 from lpp.sql.schema import TABLES, Table, arrow_schema
 from lpp.store.errors import ConflictError, ErrorKind, InputError
 from lpp.store.keys import DATABASE_KEY
+from lpp.store.object_path import ObjectPath
+from lpp.store.place import Place
 
 if TYPE_CHECKING:
     import duckdb
@@ -20,14 +22,14 @@ STORAGE_VERSION: Final = "v1.0.0"
 """DuckDB file version: every client since 1.0 opens it, where DuckDB 2's own needs DuckDB 2."""
 
 
-def build(root: Path, tables: "Mapping[str, pa.Table]", *, keep: Collection[str] = ()) -> Path:
+def build(root: Place, tables: "Mapping[str, pa.Table]", *, keep: Collection[str] = ()) -> Place:
     """Write `<root>/profiles.duckdb` from `tables`, whole or not at all; returns its path.
 
     Columns may come in any order and in any Arrow type that holds the declared one's values
     (`lpp.sql.arrow_schema`). Tables that are not given are made empty, but for those named in
     `keep`: their rows come along from the old file, when it has them with the same columns.
     Whoever has the old file open keeps reading it; of two builders at once, the last to finish
-    stays, with what it found when it began.
+    stays, with what it found when it began. In a bucket: built on this machine, then put whole.
 
     Raises InputError(INVALID_VALUE) naming every unknown table, missing or unknown column and
     wrong type, or the row whose key is there twice; ConflictError(IN_USE) when somebody is
@@ -35,13 +37,29 @@ def build(root: Path, tables: "Mapping[str, pa.Table]", *, keep: Collection[str]
     """
     from lpp.sql.faults import full_disk_named
 
+    if not isinstance(root, Path):
+        return _build_in_bucket(root / DATABASE_KEY, tables, keep)
     conformed = _conform(tables)
-    target = Path(root) / DATABASE_KEY
+    target = root / DATABASE_KEY
     with full_disk_named(target), _beside(target) as beside:
         kept = [name for name in keep if name not in conformed]
         _write(beside, conformed, target if target.exists() else None, kept)
         _clear_for(target)
         os.replace(beside, target)
+    return target
+
+
+def _build_in_bucket(
+    target: ObjectPath, tables: "Mapping[str, pa.Table]", keep: Collection[str]
+) -> ObjectPath:
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="lpp-sql-") as name:
+        folder = Path(name)
+        with suppress(FileNotFoundError):
+            (folder / DATABASE_KEY).write_bytes(target.read_bytes())
+        build(folder, tables, keep=keep)
+        target.write_bytes((folder / DATABASE_KEY).read_bytes())
     return target
 
 

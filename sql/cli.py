@@ -17,6 +17,7 @@ from lpp.sql.saved import Query, saved_queries, saved_query
 from lpp.sql.schema import TOKEN_STATS, reference
 from lpp.store.console import LppCommand, debug_option
 from lpp.store.errors import ErrorKind, FormatError, InputError, MachineError
+from lpp.store.place import Place
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection, Statement
@@ -138,7 +139,7 @@ def _listing(store: str | None) -> str:
 
 
 def _answer_saved(
-    connection: "DuckDBPyConnection", query: Query, root: Path, format_: str, output: Path | None
+    connection: "DuckDBPyConnection", query: Query, root: Place, format_: str, output: Path | None
 ) -> None:
     """Write the answer of `query`, and to a reader how to read it, or why there is none."""
     # Kept whole, so that it is computed once though it is written and counted: answers are small.
@@ -169,7 +170,7 @@ def _answer_saved(
 
 
 def _answer(
-    connection: "DuckDBPyConnection", text: str, root: Path, format_: str, output: Path | None
+    connection: "DuckDBPyConnection", text: str, root: Place, format_: str, output: Path | None
 ) -> None:
     """Run every statement of `text`; write the result of the last one."""
     import duckdb

@@ -5,7 +5,6 @@ process, so a notebook that opened the file again after a rebuild would still se
 and a second connection with another mode would be refused.
 """
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -13,8 +12,10 @@ from typing import TYPE_CHECKING, Final
 from lpp.sql.ddl import comment_view, literal, unread_view
 from lpp.sql.place import store_root, token_files
 from lpp.sql.schema import TOKEN_STATS, arrow_schema
+from lpp.store.copies import copied_path, fetched
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.keys import DATABASE_KEY, QUARANTINE_KEY, RUNS_KEY
+from lpp.store.place import Place, Url
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -28,9 +29,7 @@ _UNREAD: Final = (
 )
 
 
-def connect(
-    url: str | os.PathLike[str], *, write: bool = False, token_stats: bool = True
-) -> "DuckDBPyConnection":
+def connect(url: Url, *, write: bool = False, token_stats: bool = True) -> "DuckDBPyConnection":
     """A DuckDB connection to the profiles of the store at `url`, read-only unless `write`.
 
     The tables of `lpp.sql.TABLES` need no qualification; `token_stats` is a view over the token
@@ -39,13 +38,23 @@ def connect(
     `token_stats=False` it is listed but cannot be read, and connecting costs no import of
     pyarrow (0.2 s). A connection keeps the tables it opened, even when they are rebuilt.
 
+    Of a store in a bucket the database, and with `token_stats` every token file, is fetched to
+    this machine first, once in a process.
+
     Raises FormatError (not a store, a damaged database), InputError(NOT_FOUND) when nothing was
-    profiled yet, ConflictError(IN_USE) beside a writer in this or another process.
+    profiled yet, InputError(READ_ONLY) for `write` in a bucket, ConflictError(IN_USE) beside a
+    writer in this or another process.
 
     >>> con = connect("./lpp")  # doctest: +SKIP
     >>> con.sql("SELECT run, entropy_floor FROM profiles")  # doctest: +SKIP
     """
     root = store_root(url)
+    if write and not isinstance(root, Path):
+        raise InputError(
+            f"{root}: the tables of a store in a bucket are not written in place. Leave --write "
+            "out, or copy the store to a disk; each lpp-analyze command replaces its own tables.",
+            kind=ErrorKind.READ_ONLY,
+        )
     database = profiles_path(root)
     connection = _attach(database, root, write=write)
     try:
@@ -61,18 +70,24 @@ def connect(
     return connection
 
 
-def profiles_path(root: Path) -> Path:
-    """The database of the store at `root`; InputError(NOT_FOUND) when there is none yet."""
+def profiles_path(root: Place) -> Path:
+    """The database of the store at `root`, or the copy of it that was fetched from a bucket;
+    InputError(NOT_FOUND) when there is none yet.
+    """
     database = root / DATABASE_KEY
-    if not database.is_file():
+    try:
+        file = database if isinstance(database, Path) else fetched(database)
+    except FileNotFoundError:
+        file = None
+    if file is None or not file.is_file():
         raise InputError(
             f"{database}: no profiles yet. Compute them: lpp-analyze profile {root}",
             kind=ErrorKind.NOT_FOUND,
         )
-    return database
+    return file
 
 
-def _attach(database: Path, root: Path, *, write: bool) -> "DuckDBPyConnection":
+def _attach(database: Path, root: Place, *, write: bool) -> "DuckDBPyConnection":
     import duckdb
 
     from lpp.sql.faults import opening_fault
@@ -87,22 +102,30 @@ def _attach(database: Path, root: Path, *, write: bool) -> "DuckDBPyConnection":
     return connection
 
 
-def _register_token_stats(connection: "DuckDBPyConnection", root: Path) -> None:
+def _register_token_stats(connection: "DuckDBPyConnection", root: Place) -> None:
     """A view over an Arrow dataset: DuckDB hands it the columns and filters of each query."""
     import pyarrow as pa
     import pyarrow.dataset as ds
 
-    files = list(token_files(root))
     schema = arrow_schema(TOKEN_STATS)
     runs = ds.DirectoryPartitioning(pa.schema([schema.field("run")]), segment_encoding="none")
+    if isinstance(root, Path):
+        files, base = list(token_files(root)), root / RUNS_KEY
+        aside = _set_aside(base, files)
+    else:
+        from lpp.store import open_store
+
+        stored = open_store(root).runs.values()
+        files = [file for run in stored for file in run.tokens_files()]
+        aside = [{"run": run.id, "prompt_id": int(p)} for run in stored for p in run.quarantined]
+        base = copied_path(root / RUNS_KEY)
     dataset = ds.dataset(
         [str(path) for path in files],
         schema=schema,
         format="ipc",
         partitioning=runs,  # the first folder below `runs/` is the run's id
-        partition_base_dir=str(root / RUNS_KEY),
+        partition_base_dir=str(base),
     )
-    aside = _set_aside(files)
     if not aside:
         connection.register(TOKEN_STATS.name, dataset)
         return
@@ -114,7 +137,7 @@ def _register_token_stats(connection: "DuckDBPyConnection", root: Path) -> None:
     )
 
 
-def _set_aside(files: Iterable[Path]) -> list[dict[str, object]]:
+def _set_aside(runs: Path, files: Iterable[Path]) -> list[dict[str, object]]:
     """Run and id of each prompt that the shard of one of these token files sets aside."""
     import pyarrow as pa
 
@@ -124,6 +147,6 @@ def _set_aside(files: Iterable[Path]) -> list[dict[str, object]]:
         if path.is_file():
             with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
                 ids = reader.read_all()["prompt_id"].to_pylist()
-            run = tokens.parents[2].name
+            run = tokens.relative_to(runs).parts[0]
             found += [{"run": run, "prompt_id": prompt} for prompt in ids]
     return found

@@ -1,11 +1,10 @@
 """Whether a database has the tables that this release declares."""
 
-from pathlib import Path
-
 from lpp.sql.schema import TABLES
+from lpp.store.place import Place
 
 
-def outdated_tables(root: Path) -> list[str]:
+def outdated_tables(root: Place) -> list[str]:
     """Declared tables that the database of the store at `root` lacks or has with other columns.
 
     Raises what `connect` does.

@@ -15,6 +15,7 @@ from lpp.store.errors import (
     LppError,
     MachineError,
 )
+from lpp.store.place import Place
 
 _FULL = ("No space left on device", "Disk quota exceeded", "File too large")
 _FULL_CODES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -53,7 +54,7 @@ def _is_full(error: BaseException) -> bool:
     return code in _FULL_CODES or any(text in str(error) for text in _FULL)
 
 
-def _no_space(place: Path, error: BaseException) -> MachineError:
+def _no_space(place: Place, error: BaseException) -> MachineError:
     return MachineError(
         f"{place}: no room to write ({first_lines(error, 1)}). What was there before is untouched. "
         "Free some space (`df -h` shows the disk), then repeat the command.",
@@ -61,7 +62,7 @@ def _no_space(place: Path, error: BaseException) -> MachineError:
     )
 
 
-def opening_fault(error: duckdb.Error, database: Path, root: Path) -> LppError:
+def opening_fault(error: duckdb.Error, database: Path, root: Place) -> LppError:
     """Why `database` of the store at `root` could not be opened."""
     rebuild = f"Build it again from the store: lpp-analyze profile {root}"
     detail = first_lines(error, 1)
@@ -88,7 +89,7 @@ def opening_fault(error: duckdb.Error, database: Path, root: Path) -> LppError:
     )
 
 
-def query_fault(error: duckdb.Error, root: Path) -> LppError | None:
+def query_fault(error: duckdb.Error, root: Place) -> LppError | None:
     """Why a query on the store at `root` failed; None when DuckDB itself is at fault."""
     text = str(error)
     if isinstance(error, (duckdb.InternalException, duckdb.FatalException)):

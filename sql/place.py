@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from lpp.store.errors import ErrorKind, FormatError, InputError
+from lpp.store.errors import ErrorKind, FormatError
 from lpp.store.keys import (
     COMMIT_KEY,
     FORMAT_NAME,
@@ -15,18 +15,22 @@ from lpp.store.keys import (
     SHARDS_KEY,
     TOKENS_KEY,
 )
+from lpp.store.place import Place, Url, place
 
 
-def store_root(url: str | os.PathLike[str]) -> Path:
-    """The absolute directory of the store at `url`.
+def store_root(url: Url) -> Place:
+    """The absolute directory, or the bucket's prefix, of the store at `url`.
 
     Raises FormatError: NOT_A_STORE, or UNSUPPORTED_VERSION when a newer release wrote it;
-    InputError for a scheme this release does not speak.
+    InputError for a scheme this release does not speak; MachineError of an object store.
     """
-    root = _local(os.fspath(url))
+    root = place(url)
+    if isinstance(root, Path):
+        # Absolute, so that DuckDB takes no part of it for a prefix such as `md:`.
+        root = Path(os.path.abspath(root))
     document = root / ROOT_KEY
     try:
-        found = json.loads(document.read_bytes())
+        found = json.loads(bytes(document.read_bytes()))
         name, version = found["format"], found["version"]
     except (FileNotFoundError, NotADirectoryError):
         why = f"it holds no {ROOT_KEY}" if root.exists() else "no such directory"
@@ -54,20 +58,10 @@ def store_root(url: str | os.PathLike[str]) -> Path:
     return root
 
 
-def _local(text: str) -> Path:
-    scheme, separator, rest = text.partition("://")
-    if separator and scheme != "file":
-        raise InputError(
-            f"{scheme}:// stores are not supported by this release, which reads local directories. "
-            "Give a directory, such as one on a shared file system.",
-            kind=ErrorKind.INVALID_VALUE,
-        )
-    # Absolute, so that DuckDB takes no part of it for a prefix such as `md:`.
-    return Path(os.path.abspath(os.path.expanduser(rest if separator else text)))
-
-
 def token_files(root: Path) -> Iterator[Path]:
     """`tokens.arrow` of every committed shard, by run and shard; one stat per shard.
+
+    A record is read only where the file is not beside it: its attempt is then (SPEC.md section 6).
 
     Raises FormatError(CORRUPT) for a committed shard whose file is gone.
     """
@@ -77,12 +71,23 @@ def token_files(root: Path) -> Iterator[Path]:
                 continue
             tokens = shard / TOKENS_KEY
             if not tokens.is_file():
+                tokens = shard / _base(shard / COMMIT_KEY) / TOKENS_KEY
+            if not tokens.is_file():
                 raise FormatError(
                     f"{tokens}: gone, though its shard is committed. "
                     f"See what else is damaged: lpp-analyze verify {root}",
                     kind=ErrorKind.CORRUPT,
                 )
             yield tokens
+
+
+def _base(record: Path) -> str:
+    """The attempt that a record names; "." where it names none, or nothing that may be one."""
+    try:
+        base = json.loads(record.read_bytes())["base"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return "."
+    return base if isinstance(base, str) and base.isalnum() else "."
 
 
 def _folders(parent: Path) -> list[Path]:

@@ -73,7 +73,7 @@ def _with_errors(*columns: Column) -> tuple[Column, ...]:
 
 
 _N_QUARANTINED: Final = Column(
-    "n_quarantined", "INTEGER", "of these prompts, set aside: no number is of them", "prompts"
+    "n_quarantined", "INTEGER", "of them set aside: no number is of those", "prompts"
 )
 
 

@@ -12,6 +12,7 @@ from typing import Final
 from lpp.store.commit import CommitRecord, read_commit
 from lpp.store.errors import ErrorKind, FormatError
 from lpp.store.keys import SHARDS_KEY, shard_key
+from lpp.store.place import Place
 from lpp.store.plan import Plan
 from lpp.store.verify import Problem, verify_run
 
@@ -36,7 +37,7 @@ class Damage:
         return not self.shards and not self.beyond
 
 
-def find_damage(run: Path, plan: Plan | None) -> Damage:
+def find_damage(run: Place, plan: Plan | None) -> Damage:
     """Verify the run in the directory `run`, every byte. plan: its own; None if unreadable."""
     shards: dict[int, tuple[Problem, ...]] = {}
     missing, beyond = [], []
@@ -54,7 +55,7 @@ def find_damage(run: Path, plan: Plan | None) -> Damage:
     return Damage(shards=shards, missing=tuple(missing), beyond=tuple(beyond))
 
 
-def records_by_shard(run: Path, plan: Plan, bad: Mapping[int, object]) -> dict[int, CommitRecord]:
+def records_by_shard(run: Place, plan: Plan, bad: Mapping[int, object]) -> dict[int, CommitRecord]:
     """The intact records that lie in bad shards, by the shard that each was written for.
 
     Two shards that changed places have each other's.
@@ -70,11 +71,11 @@ def records_by_shard(run: Path, plan: Plan, bad: Mapping[int, object]) -> dict[i
     return found
 
 
-def _there(shard: Path) -> bool:
-    return shard.exists() or shard.is_symlink()
+def _there(shard: Place) -> bool:
+    return shard.exists() or (isinstance(shard, Path) and shard.is_symlink())
 
 
-def _newer(shard: Path) -> bool:
+def _newer(shard: Place) -> bool:
     try:
         read_commit(shard)
     except FormatError as error:

@@ -4,7 +4,8 @@
     ├── InputError      change the command or the input file
     ├── FormatError     the bytes on disk are not a store this release reads, or were altered
     ├── ConflictError   another run, plan or writer stands there already
-    └── MachineError    the machine lacks something: disk space, memory, a package, a device
+    └── MachineError    the machine lacks something: disk space, memory, a package, a device,
+                        an object store that answers
 
 Each message says what is wrong, where, and the next command. A command prints it without a
 traceback and exits with code 2.
@@ -32,6 +33,8 @@ class ErrorKind(StrEnum):
     BAD_SQL = "bad_sql"
     IN_USE = "in_use"
     ENGINE_DIED = "engine_died"
+    UNREACHABLE = "unreachable"
+    DENIED = "denied"
 
 
 class LppError(Exception):

@@ -169,7 +169,12 @@ def owner_of(name: str) -> Owner | None:
 
 def beside(target: Path) -> Path:
     """A name that nobody else uses, next to `target`, that tells who may sweep it."""
-    return target.with_name(f".{target.name}~{_HOST}~{os.getpid()}~{secrets.token_hex(4)}")
+    return target.with_name(staged_name(target.name))
+
+
+def staged_name(name: str) -> str:
+    """A name that nobody else uses, beside `name`, that tells who may sweep it."""
+    return f".{name}~{_HOST}~{os.getpid()}~{secrets.token_hex(4)}"
 
 
 def _alive(pid: int) -> bool:

@@ -13,10 +13,12 @@ from typing import Any, Final, TypeAlias, cast
 import numpy as np
 import numpy.typing as npt
 import zarr
+from zarr.buffer import cpu
 from zarr.codecs import BloscCodec
 from zarr.storage import LocalStore, MemoryStore
 
 from lpp.store.errors import ErrorKind, FormatError
+from lpp.store.place import Place
 from lpp.store.plan import SiteSpec, StoredDtype
 
 CHUNK_BYTES: Final = 2 << 20
@@ -37,6 +39,9 @@ NUMPY_DTYPE: Final[Mapping[StoredDtype, str]] = {
 
 Rows: TypeAlias = npt.NDArray[np.uint16] | npt.NDArray[np.float16] | npt.NDArray[np.float32]
 """(T, d) activations as they lie on disk."""
+
+Group: TypeAlias = Path | Mapping[str, memoryview]
+"""A `hidden.zarr`: the directory, or the objects of a site of it in memory, by key."""
 
 
 def chunk_rows(width: int, itemsize: int) -> int:
@@ -98,7 +103,7 @@ def encode_site(site: SiteSpec, rows: Rows, dtype: StoredDtype) -> dict[str, mem
 
 
 def read_site(
-    group: Path, site: str, *, rows: int, block_rows: int
+    group: Group, site: str, *, rows: int, block_rows: int
 ) -> Iterator[npt.NDArray[np.float32]]:
     """The first `rows` rows in blocks, as float32. Blocks begin on chunk boundaries."""
     array = _open_site(group, site)
@@ -108,18 +113,36 @@ def read_site(
         yield to_float32(cast("Rows", array[start : min(start + step, rows)]))
 
 
-def site_shape(group: Path, site: str) -> tuple[int, ...]:
-    """(T, d) that the array of `site` declares; FormatError(CORRUPT) where there is no array."""
+def site_shape(group: Group, site: str, where: str) -> tuple[int, ...]:
+    """(T, d) that the array of `site` declares; FormatError(CORRUPT), which names `where` the
+    group lies, where there is no array.
+    """
     try:
         return _open_site(group, site).shape
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise FormatError(
-            f"{group / site}: not a readable Zarr array ({error}).", kind=ErrorKind.CORRUPT
+            f"{where}/{site}: not a readable Zarr array ({error}).", kind=ErrorKind.CORRUPT
         ) from None
 
 
-def _open_site(group: Path, site: str) -> "zarr.Array[Any]":
-    return zarr.open_array(LocalStore(group, read_only=True), path=site, mode="r", zarr_format=3)
+def site_metadata(group: Place, site: str) -> Group:
+    """As much of `group` as `site_shape` needs; nothing where there is no such array."""
+    if isinstance(group, Path):
+        return group
+    key = f"{site}/{GROUP_KEY}"
+    try:
+        return {key: memoryview((group / key).read_bytes())}
+    except FileNotFoundError:
+        return {}
+
+
+def _open_site(group: Group, site: str) -> "zarr.Array[Any]":
+    store: LocalStore | MemoryStore
+    if isinstance(group, Path):
+        store = LocalStore(group, read_only=True)
+    else:
+        store = MemoryStore({k: cpu.Buffer.from_bytes(v) for k, v in group.items()}, read_only=True)
+    return zarr.open_array(store, path=site, mode="r", zarr_format=3)
 
 
 def to_float32(rows: Rows) -> npt.NDArray[np.float32]:

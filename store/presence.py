@@ -15,7 +15,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from lpp.store.files import Owner, beside, owner_of
+from lpp.store.errors import LppError
+from lpp.store.files import Owner, owner_of, staged_name
+from lpp.store.place import Place
+from lpp.store.writing import remove
 
 SIGN: Final = "writer"
 """What a sign's name begins with, after the dot."""
@@ -53,20 +56,25 @@ class Writer:
 
 
 @contextlib.contextmanager
-def at_work(shards: Path, doing: str) -> Iterator[None]:
+def at_work(shards: Place, doing: str) -> Iterator[None]:
     """Keep a sign in the directory `shards` that this process works there, until the block ends.
 
-    A sign is a courtesy: where it cannot be written, the work goes on without.
+    A sign is a courtesy: where it cannot be written, the work goes on without. In a bucket it is
+    put anew instead of touched.
     """
-    sign, end = beside(shards / SIGN), threading.Event()
+    sign, end = shards / staged_name(SIGN), threading.Event()
+    words = json.dumps({"doing": doing, "since": time.time()}).encode()
 
     def keep() -> None:
         while not end.wait(SIGN_SECONDS):
-            with contextlib.suppress(OSError):
-                os.utime(sign)
+            with contextlib.suppress(OSError, LppError):
+                if isinstance(sign, Path):
+                    os.utime(sign)
+                else:
+                    sign.write_bytes(words)
 
-    with contextlib.suppress(OSError):
-        sign.write_text(json.dumps({"doing": doing, "since": time.time()}), encoding="utf-8")
+    with contextlib.suppress(OSError, LppError):
+        sign.write_bytes(words)
     keeper = threading.Thread(target=keep, name="lpp-sign", daemon=True)
     keeper.start()
     try:
@@ -74,11 +82,11 @@ def at_work(shards: Path, doing: str) -> Iterator[None]:
     finally:
         end.set()
         keeper.join()
-        with contextlib.suppress(OSError):
-            sign.unlink()
+        with contextlib.suppress(OSError, LppError):
+            remove(sign)
 
 
-def writers(shards: Path) -> list[Writer]:
+def writers(shards: Place) -> list[Writer]:
     """Every process that left a sign or a stage in the directory `shards`, by host and pid."""
     found: dict[tuple[str, int], Writer] = {}
     try:
@@ -94,7 +102,7 @@ def writers(shards: Path) -> list[Writer]:
     return [found[key] for key in sorted(found)]
 
 
-def _seen(path: Path, owner: Owner) -> Writer | None:
+def _seen(path: Place, owner: Owner) -> Writer | None:
     """What one name tells of its owner; None when it vanished meanwhile."""
     doing, since = _words(path) if owner.target == SIGN else ("", None)
     try:
@@ -113,10 +121,10 @@ def _seen(path: Path, owner: Owner) -> Writer | None:
     )
 
 
-def _words(sign: Path) -> tuple[str, float | None]:
+def _words(sign: Place) -> tuple[str, float | None]:
     """What a sign says; nothing when it is unreadable."""
     try:
-        document = json.loads(sign.read_bytes())
+        document = json.loads(bytes(sign.read_bytes()))
         return str(document["doing"]), float(document["since"])
     except (OSError, ValueError, KeyError, TypeError):
         return "", None

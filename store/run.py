@@ -5,6 +5,7 @@ checked against its checksum before its first use (xxh3 runs at memory speed, de
 does not), so that altered bytes never become numbers.
 """
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,11 +17,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.dataset as ds
 
+from lpp.store.checked import checked_bytes, checked_file
 from lpp.store.commit import CommitRecord, read_commit
 from lpp.store.documents import load_json
 from lpp.store.errors import ErrorKind, FormatError, InputError
-from lpp.store.files import describe
-from lpp.store.hidden import read_site, site_shape
+from lpp.store.hidden import Group, read_site, site_shape
 from lpp.store.keys import (
     COMMIT_KEY,
     HIDDEN_KEY,
@@ -31,6 +32,7 @@ from lpp.store.keys import (
     TOKENS_KEY,
     shard_key,
 )
+from lpp.store.place import Place, in_parallel
 from lpp.store.plan import Plan, parse_plan
 from lpp.store.quarantine import (
     QUARANTINE_SCHEMA,
@@ -67,8 +69,13 @@ class ShardRecord:
     end_prompt: int
     digest: str
     """Checksum of its COMMIT record, which covers every object of the shard."""
-    path: Path
+    path: Place
     commit: CommitRecord
+
+    @property
+    def home(self) -> Place:
+        """Where its objects lie: `path`, or the attempt in it that counts."""
+        return self.commit.home(self.path)
 
 
 def _without(block: Block, prompts: npt.NDArray[np.int32]) -> Block:
@@ -79,7 +86,7 @@ def _without(block: Block, prompts: npt.NDArray[np.int32]) -> Block:
     )
 
 
-def read_shard(plan: Plan, index: int, path: Path) -> ShardRecord | None:
+def read_shard(plan: Plan, index: int, path: Place) -> ShardRecord | None:
     """Shard `index` of `plan` if it is what lies at `path`, committed; else None."""
     try:
         commit = read_commit(path)
@@ -105,10 +112,10 @@ def read_shard(plan: Plan, index: int, path: Path) -> ShardRecord | None:
 class Run:
     """A committed run. Shards may still be missing: `missing_shards` names them."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Place) -> None:
         self.path = path
         self.id = path.name
-        self._checked: set[Path] = set()
+        self._checked: set[Place] = set()
 
     def __repr__(self) -> str:
         return f"Run({self.id!r}, {len(self.shards)} of {self.plan.n_shards} shards)"
@@ -128,10 +135,10 @@ class Run:
     @cached_property
     def plan(self) -> Plan:
         """The frozen plan. FormatError(CORRUPT) when it is not the one this run was made with."""
-        path = self.path / PLAN_KEY
         commit = self.commit  # first: it knows whether a newer release wrote the plan
+        path = commit.home(self.path) / PLAN_KEY
         try:
-            plan = parse_plan(load_json(path.read_bytes(), str(path)), str(path))
+            plan = parse_plan(load_json(bytes(path.read_bytes()), str(path)), str(path))
         except FileNotFoundError:
             raise FormatError(f"{path} is missing.", kind=ErrorKind.CORRUPT) from None
         if plan.hash != commit.plan or plan.run_id != self.id:
@@ -150,7 +157,7 @@ class Run:
     @cached_property
     def shards(self) -> tuple[ShardRecord, ...]:
         """Committed shards in order. A shard without a valid COMMIT does not exist."""
-        found = (self.shard(index) for index in range(self.plan.n_shards))
+        found = in_parallel(self.path, self.shard, range(self.plan.n_shards))
         return tuple(shard for shard in found if shard is not None)
 
     def shard(self, index: int) -> ShardRecord | None:
@@ -171,8 +178,7 @@ class Run:
 
     def prompts(self) -> pa.Table:
         """Every prompt of the plan, (count, 6): `lpp.store.tables.PROMPTS_SCHEMA`."""
-        self._check(self.path, self.commit, PROMPTS_KEY)
-        return read_table(self.path / PROMPTS_KEY, PROMPTS_SCHEMA)
+        return read_table(self._file(self.path, self.commit, PROMPTS_KEY), PROMPTS_SCHEMA)
 
     @cached_property
     def quarantine(self) -> pa.Table:
@@ -180,8 +186,8 @@ class Run:
         tables = [QUARANTINE_SCHEMA.empty_table()]
         for shard in self.shards:
             if shard.commit.quarantine:
-                self._check(shard.path, shard.commit, QUARANTINE_KEY)
-                tables.append(read_table(shard.path / QUARANTINE_KEY, QUARANTINE_SCHEMA))
+                file = self._file(shard.path, shard.commit, QUARANTINE_KEY)
+                tables.append(read_table(file, QUARANTINE_SCHEMA))
         return pa.concat_tables(tables)
 
     @cached_property
@@ -194,8 +200,7 @@ class Run:
         """Texts of the corpus that became no prompt, (n, 3): `TEXTS_SCHEMA`. Empty for most."""
         if QUARANTINE_KEY not in self.commit.objects:
             return TEXTS_SCHEMA.empty_table()
-        self._check(self.path, self.commit, QUARANTINE_KEY)
-        return read_table(self.path / QUARANTINE_KEY, TEXTS_SCHEMA)
+        return read_table(self._file(self.path, self.commit, QUARANTINE_KEY), TEXTS_SCHEMA)
 
     def set_aside(self) -> QuarantineSummary:
         """Counts of both."""
@@ -203,10 +208,15 @@ class Run:
         return summarise(self.quarantine, self.texts_set_aside(), self.sites, committed)
 
     def tokens_files(self) -> list[Path]:
-        """The `tokens.arrow` of each committed shard, in order, checked."""
-        for shard in self.shards:
-            self._check(shard.path, shard.commit, TOKENS_KEY)
-        return [shard.path / TOKENS_KEY for shard in self.shards]
+        """The `tokens.arrow` of each committed shard, in order, checked.
+
+        Of a bucket they are fetched to this machine, once in a process (`lpp.store.copies`).
+        """
+
+        def file(shard: ShardRecord) -> Path:
+            return self._file(shard.path, shard.commit, TOKENS_KEY)
+
+        return in_parallel(self.path, file, self.shards)
 
     def tokens(self) -> ds.FileSystemDataset:
         """Token statistics of every committed shard, as an Arrow dataset.
@@ -241,16 +251,14 @@ class Run:
     def _shard_blocks(
         self, shard: ShardRecord, site: str, prompts: int | None, block_bytes: int
     ) -> Iterator[Block]:
-        self._check(shard.path, shard.commit, TOKENS_KEY)
-        for key in shard.commit.objects:
-            if key.startswith(f"{HIDDEN_KEY}/{site}/"):
-                self._check(shard.path, shard.commit, key)
-        tokens = read_table(shard.path / TOKENS_KEY, TOKENS_SCHEMA)
+        file = self._file(shard.path, shard.commit, TOKENS_KEY)
+        group = self._group(shard, site)
+        tokens = read_table(file, TOKENS_SCHEMA)
         width = next(spec.width for spec in self.plan.sites if spec.name == site)
-        shape = site_shape(shard.path / HIDDEN_KEY, site)
+        shape = site_shape(group, site, f"{shard.home}/{HIDDEN_KEY}")
         if shape != (shard.rows, width) or tokens.num_rows != shard.rows:
             raise FormatError(
-                f"{shard.path / HIDDEN_KEY / site}: shape {shape} beside {tokens.num_rows} tokens, "
+                f"{shard.home / HIDDEN_KEY / site}: shape {shape} beside {tokens.num_rows} tokens, "
                 f"should be {(shard.rows, width)}. `lpp-analyze verify {self.path.parent.parent}` "
                 "lists every such object.",
                 kind=ErrorKind.CORRUPT,
@@ -260,9 +268,7 @@ class Run:
         # Rows lie in prompt order, so the first prompts are the first rows.
         rows = shard.rows if prompts is None else int(np.searchsorted(prompt_id, prompts))
         start = 0
-        for values in read_site(
-            shard.path / HIDDEN_KEY, site, rows=rows, block_rows=block_bytes // (4 * width)
-        ):
+        for values in read_site(group, site, rows=rows, block_rows=block_bytes // (4 * width)):
             end = start + len(values)
             block = Block(
                 values=values, prompt_id=prompt_id[start:end], position=position[start:end]
@@ -273,25 +279,47 @@ class Run:
             if len(block.values):
                 yield block
 
-    def _check(self, directory: Path, commit: CommitRecord, key: str) -> None:
-        """Compare one object with its record, once for each `Run`."""
-        path = directory / key
-        if path in self._checked:
-            return
-        recorded = commit.objects.get(key)
+    def _group(self, shard: ShardRecord, site: str) -> Group:
+        """`hidden.zarr` of a shard, as far as `site` goes, checked: of a bucket its objects in
+        memory, each fetched once for each call.
+        """
+        prefix = f"{HIDDEN_KEY}/"
+        keys = [key for key in shard.commit.objects if key.startswith(f"{prefix}{site}/")]
+        if isinstance(shard.home, Path):
+            for key in keys:
+                self._file(shard.path, shard.commit, key)
+            return shard.home / HIDDEN_KEY
+        group = {}
+        for key in keys:
+            with self._named(shard.path, shard.commit, key):
+                data = checked_bytes(shard.home / key, shard.commit.objects[key])
+            group[key.removeprefix(prefix)] = data
+        return group
+
+    def _file(self, directory: Place, commit: CommitRecord, key: str) -> Path:
+        """One object as a file of this machine, compared with its record, once for each `Run`."""
+        path = commit.home(directory) / key
+        if isinstance(path, Path) and path in self._checked:
+            return path
+        with self._named(directory, commit, key):
+            file = checked_file(path, commit.objects[key])
+        self._checked.add(path)
+        return file
+
+    @contextlib.contextmanager
+    def _named(self, directory: Place, commit: CommitRecord, key: str) -> Iterator[None]:
+        """Say of an object that is not what its record says where it is and what to do."""
         try:
-            found = describe(path)
-        except OSError:
-            found = None
-        if recorded is None or found != recorded:
+            yield
+        except (OSError, ValueError, KeyError) as error:
+            found = "altered or cut short" if isinstance(error, ValueError) else "missing"
             raise FormatError(
-                f"{path}: {'missing' if found is None else 'altered or cut short'} since it was "
+                f"{commit.home(directory) / key}: {found} since it was "
                 f"committed. `lpp-analyze verify {self.path.parent.parent}` lists every such "
                 f"object, and `lpp-capture repair {self.path.parent.parent}` computes again the "
                 "shards they belong to.",
                 kind=ErrorKind.CORRUPT,
-            )
-        self._checked.add(path)
+            ) from None
 
     def verify(self) -> list[Problem]:
         """Every way in which the bytes of this run differ from what was committed."""

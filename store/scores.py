@@ -17,22 +17,16 @@ from typing import Any, Final
 
 import pyarrow as pa
 
+from lpp.store.checked import checked_file
 from lpp.store.commit import read_sealed, self_checksum
 from lpp.store.documents import document_hash, parse_document, pretty_json, to_document
 from lpp.store.errors import ConflictError, ErrorKind, FormatError, InputError
-from lpp.store.files import (
-    ObjectRecord,
-    checksum,
-    describe,
-    remove,
-    set_aside,
-    staged_directory,
-    sweep_stages,
-    write_object,
-)
+from lpp.store.files import ObjectRecord, checksum, set_aside
 from lpp.store.keys import BENCHMARKS_KEY, COMMIT_KEY, ORIGINAL_KEY, SCORES_KEY
+from lpp.store.place import Place, children
 from lpp.store.tables import SCORES_SCHEMA, encode_table, read_table
 from lpp.store.verify import Problem, check_objects
+from lpp.store.writing import remove, staged_directory, sweep_stages, write_object
 
 __all__ = [
     "SCORES_SCHEMA",
@@ -69,19 +63,18 @@ class ScoresRecord:
 class ScoreSet:
     """One source as it lies in a store."""
 
-    path: Path
+    path: Place
     record: ScoresRecord
 
     def table(self) -> pa.Table:
         """Its rows, `SCORES_SCHEMA`. FormatError(CORRUPT) when they are not what was written."""
-        path = self.path / SCORES_KEY
         try:
-            found = describe(path)
-        except OSError:
-            found = None
-        if found is None or found != self.record.objects.get(SCORES_KEY):
-            raise _damaged(self.path, f"{SCORES_KEY} is {'altered' if found else 'missing'}")
-        return read_table(path, SCORES_SCHEMA)
+            file = checked_file(self.path / SCORES_KEY, self.record.objects[SCORES_KEY])
+        except (OSError, KeyError):
+            raise _damaged(self.path, f"{SCORES_KEY} is missing") from None
+        except ValueError:
+            raise _damaged(self.path, f"{SCORES_KEY} is altered") from None
+        return read_table(file, SCORES_SCHEMA)
 
     def problems(self) -> list[Problem]:
         """Every difference from what was committed; empty when each byte is the same."""
@@ -89,7 +82,7 @@ class ScoreSet:
 
 
 def add_scores(
-    root: Path,
+    root: Place,
     source: str,
     table: pa.Table,
     original: Mapping[str, bytes],
@@ -123,42 +116,54 @@ def add_scores(
     folder = root / BENCHMARKS_KEY
     sweep_stages(folder)
     target = folder / f"{_slug(source)}-{record.self_xxh3_128[:8]}"
-    # FileExistsError: another writer of the same content was first
-    with contextlib.suppress(FileExistsError), staged_directory(target) as stage:
-        for key, data in objects.items():
-            write_object(stage / key, data)
-        write_object(stage / COMMIT_KEY, pretty_json(to_document(record)))
+    _write(target, objects, pretty_json(to_document(record)))
     _remove(held)
     return True
 
 
-def score_sets(root: Path, *, superseded: bool = False) -> list[ScoreSet]:
+def _write(target: Place, objects: Mapping[str, bytes], record: bytes) -> None:
+    """Make the directory `target`; where another writer of the same content was first, none.
+
+    In a bucket the record comes last. Whoever writes to `target` writes the same bytes, since its
+    name is made from the record's seal: neither attempts nor conditions are needed.
+    """
+    if not isinstance(target, Path):
+        for key, data in (*objects.items(), (COMMIT_KEY, record)):
+            write_object(target / key, data)
+        return
+    with contextlib.suppress(FileExistsError), staged_directory(target) as stage:
+        for key, data in (*objects.items(), (COMMIT_KEY, record)):
+            write_object(stage / key, data)
+
+
+def score_sets(root: Place, *, superseded: bool = False) -> list[ScoreSet]:
     """Every committed source of the store at `root`, by directory name.
 
     superseded: also those that another one replaced and that a killed writer left behind.
     Raises FormatError for a record that was altered or is of a newer release.
     """
     folder = root / BENCHMARKS_KEY
-    names = sorted(folder.iterdir()) if folder.is_dir() else []
     found = [
         ScoreSet(path=path, record=_read_record(path))
-        for path in names
+        for path in children(folder)
         if not path.name.startswith(".") and (path / COMMIT_KEY).exists()
     ]
     return found if superseded else _in_force(found)
 
 
-def verify_scores(root: Path) -> list[Problem]:
+def verify_scores(root: Place) -> list[Problem]:
     """Every way in which the sources in the store at `root` differ from what was committed.
 
     Never raises for what lies in the store; places are relative to `root`.
     """
     folder = root / BENCHMARKS_KEY
     found = []
-    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+    for path in children(folder):
         if path.name.startswith("."):
             continue
-        where = path.relative_to(root).as_posix()
+        where = f"{BENCHMARKS_KEY}/{path.name}"
+        if not isinstance(path, Path) and not (path / COMMIT_KEY).exists():
+            continue  # in a bucket, one that is being written, or was when its writer ended
         try:
             problems = ScoreSet(path=path, record=_read_record(path)).problems()
         except (FormatError, OSError) as error:
@@ -168,14 +173,14 @@ def verify_scores(root: Path) -> list[Problem]:
     return found
 
 
-def read_scores(root: Path) -> pa.Table:
+def read_scores(root: Place) -> pa.Table:
     """The scores of every source in the store at `root`, (n, 9) `SCORES_SCHEMA`.
 
     Raises FormatError for altered bytes, ConflictError(IN_USE) when two writers added different
     scores of one source at once.
     """
     sets = score_sets(root)
-    by_source: dict[str, Path] = {}
+    by_source: dict[str, Place] = {}
     for found in sets:
         other = by_source.setdefault(found.record.source, found.path)
         if other != found.path:
@@ -187,7 +192,7 @@ def read_scores(root: Path) -> pa.Table:
     return pa.concat_tables([SCORES_SCHEMA.empty_table(), *(s.table() for s in sets)])
 
 
-def remove_scores(root: Path, source: str) -> None:
+def remove_scores(root: Place, source: str) -> None:
     """Remove every score of `source`. InputError(NOT_FOUND) where there is none."""
     held = score_sets(root, superseded=True)
     named = [s for s in held if s.record.source == source]
@@ -269,7 +274,7 @@ def _sealed(record: ScoresRecord, *, replaces: Iterable[str]) -> ScoresRecord:
     return dataclasses.replace(record, self_xxh3_128=self_checksum(to_document(record)))
 
 
-def _read_record(path: Path) -> ScoresRecord:
+def _read_record(path: Place) -> ScoresRecord:
     try:
         document = read_sealed(path)
     except FormatError as error:
@@ -279,7 +284,7 @@ def _read_record(path: Path) -> ScoresRecord:
     return parse_document(ScoresRecord, document, str(path / COMMIT_KEY))
 
 
-def _damaged(path: Path, what: str) -> FormatError:
+def _damaged(path: Place, what: str) -> FormatError:
     return FormatError(
         f"{path}: {what} since it was written. Remove that directory, then add the scores "
         f"again: its {ORIGINAL_KEY}/ holds the files they came from.",
@@ -295,7 +300,7 @@ def _in_force(sets: list[ScoreSet]) -> list[ScoreSet]:
 def _remove(sets: Iterable[ScoreSet]) -> None:
     for found in sets:
         with contextlib.suppress(FileNotFoundError):  # another writer removed it
-            remove(set_aside(found.path))
+            remove(set_aside(found.path) if isinstance(found.path, Path) else found.path)
 
 
 def _slug(source: str) -> str:

@@ -1,16 +1,15 @@
 """A store: the directory that holds runs, SPEC.md section 2."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 from lpp.store.documents import load_json, parse_document, pretty_json, to_document
 from lpp.store.errors import ErrorKind, FormatError, InputError
-from lpp.store.files import replace_file, sweep_stages
 from lpp.store.keys import COMMIT_KEY, FORMAT_NAME, ROOT_KEY, ROOT_VERSION, RUNS_KEY
+from lpp.store.place import Place, Url, place
 from lpp.store.run import Run
+from lpp.store.writing import replace_file, sweep_stages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,9 +21,9 @@ class RootDocument:
 
 
 class Store:
-    """A store on disk. Make one with `open_store` or `create_store`."""
+    """A store, on a disk or in a bucket. Make one with `open_store` or `create_store`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Place) -> None:
         self.path = path
 
     def __repr__(self) -> str:
@@ -46,29 +45,16 @@ class Store:
         }
 
 
-def local_path(url: str | os.PathLike[str]) -> Path:
-    """The directory that `url` names; InputError for a scheme this release does not speak."""
-    text = os.fspath(url)
-    scheme, separator, rest = text.partition("://")
-    if separator and scheme != "file":
-        raise InputError(
-            f"{scheme}:// stores are not supported by this release, which reads and writes local "
-            "directories. Give a directory, such as one on a shared file system.",
-            kind=ErrorKind.INVALID_VALUE,
-        )
-    return Path(rest if separator else text).expanduser()
-
-
-def open_store(url: str | os.PathLike[str]) -> Store:
-    """Open the store at `url`, a directory.
+def open_store(url: Url) -> Store:
+    """Open the store at `url`: a directory, or `s3://bucket/prefix`.
 
     Raises FormatError: NOT_A_STORE when there is none, UNSUPPORTED_VERSION when a newer release
-    wrote it.
+    wrote it. MachineError: DENIED or UNREACHABLE, of an object store.
     """
-    path = local_path(url)
+    path = place(url)
     root = path / ROOT_KEY
     try:
-        data = root.read_bytes()
+        data = bytes(root.read_bytes())
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         found = "no such directory" if not path.exists() else f"it holds no file {ROOT_KEY}"
         raise FormatError(
@@ -90,17 +76,17 @@ def open_store(url: str | os.PathLike[str]) -> Store:
     return Store(path)
 
 
-def _occupied(path: Path) -> bool:
+def _occupied(path: Place) -> bool:
     """Whether `path` holds anything of someone else's; names with a dot are our own staging."""
     return any(not child.name.startswith(".") for child in path.iterdir())
 
 
-def create_store(url: str | os.PathLike[str]) -> Store:
+def create_store(url: Url) -> Store:
     """Open the store at `url`, making an empty one where there is nothing yet.
 
     Raises InputError for a directory with other things in it: a store never mixes with them.
     """
-    path = local_path(url)
+    path = place(url)
     if not (path / ROOT_KEY).exists():
         # Looked for once more at the end: another writer may be making the same store.
         occupied = path.exists() and (not path.is_dir() or _occupied(path))

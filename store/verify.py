@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from lpp.store.checked import checked_file
 from lpp.store.commit import CommitRecord, read_commit
 from lpp.store.documents import load_json
 from lpp.store.errors import FormatError
-from lpp.store.files import ObjectRecord, describe
-from lpp.store.hidden import site_shape
+from lpp.store.files import ObjectRecord
+from lpp.store.hidden import site_metadata, site_shape
 from lpp.store.keys import (
     COMMIT_KEY,
     HIDDEN_KEY,
@@ -24,10 +25,12 @@ from lpp.store.keys import (
     TOKENS_KEY,
     shard_key,
 )
+from lpp.store.place import Place, children
 from lpp.store.plan import Plan, parse_plan
 from lpp.store.quarantine import QUARANTINE_SCHEMA, quarantine_problems
 from lpp.store.rows import prompts_problems, tokens_problems
 from lpp.store.tables import PROMPTS_SCHEMA, TOKENS_SCHEMA, read_table
+from lpp.store.writing import ATTEMPT, describe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,25 +45,30 @@ class Problem:
         return f"{self.where}: {self.what}"
 
 
-def verify_run(path: Path) -> list[Problem]:
+def verify_run(path: Place) -> list[Problem]:
     """Every problem of the run in `path`; empty when each byte is as it was committed."""
     commit, problems = _read_commit(path, "")
     if commit is not None:
-        problems += check_objects(path, "", commit.objects, ignore=(f"{SHARDS_KEY}/",))
+        problems += check_objects(
+            path, "", commit.objects, ignore=(f"{SHARDS_KEY}/",), base=commit.base
+        )
+    home = path if commit is None else commit.home(path)
     try:
-        plan = parse_plan(load_json((path / PLAN_KEY).read_bytes(), PLAN_KEY), PLAN_KEY)
+        plan = parse_plan(load_json(bytes((home / PLAN_KEY).read_bytes()), PLAN_KEY), PLAN_KEY)
     except (FormatError, OSError) as error:
         return [*problems, Problem(where=PLAN_KEY, what=f"not readable ({error})")]
     if plan.run_id != path.name or (commit is not None and plan.hash != commit.plan):
         return [*problems, Problem(where=PLAN_KEY, what=f"belongs to run {plan.run_id}")]
-    prompts = None if problems else _read_prompts(path, plan, problems)
+    prompts = None
+    if commit is not None and not problems:
+        prompts = _read_prompts(home, plan, commit, problems)
     for index in range(plan.n_shards):
         problems += _verify_shard(path, plan, index, prompts)
     problems += _strangers(path / SHARDS_KEY, plan)
     return problems
 
 
-def _read_commit(path: Path, prefix: str) -> tuple[CommitRecord | None, list[Problem]]:
+def _read_commit(path: Place, prefix: str) -> tuple[CommitRecord | None, list[Problem]]:
     try:
         return read_commit(path), []
     except FileNotFoundError:
@@ -73,9 +81,18 @@ def _read_commit(path: Path, prefix: str) -> tuple[CommitRecord | None, list[Pro
 
 
 def check_objects(
-    path: Path, prefix: str, objects: Mapping[str, ObjectRecord], ignore: tuple[str, ...] = ()
+    path: Place,
+    prefix: str,
+    objects: Mapping[str, ObjectRecord],
+    ignore: tuple[str, ...] = (),
+    base: str = "",
 ) -> Iterator[Problem]:
-    """Compare the files of one directory with its record: sizes, checksums, and no others."""
+    """Compare the files of one directory with its record: sizes, checksums, and no others.
+
+    base: the attempt in `path` that the record names. What is left of others is no problem.
+    """
+    if base:
+        objects = {f"{base}/{key}": recorded for key, recorded in objects.items()}
     for key, recorded in sorted(objects.items()):
         try:
             found = describe(path / key)
@@ -88,26 +105,44 @@ def check_objects(
         elif found != recorded:
             yield Problem(where=prefix + key, what="altered: its checksum does not match")
     expected = {*objects, COMMIT_KEY}
-    for file in sorted(path.rglob("*")):
-        key = file.relative_to(path).as_posix()
-        if key.startswith(ignore):
+    for key in _files(path):
+        if key.startswith(ignore) or (base and _of_another_attempt(key, base)):
             continue
-        if not file.is_dir() and key not in expected:
+        if key not in expected:
             yield Problem(where=prefix + key, what="not part of what was committed")
 
 
-def _read_prompts(path: Path, plan: Plan, problems: list[Problem]) -> pa.Table | None:
+def _files(path: Place) -> Iterator[str]:
+    """Every file under `path`, at any depth, by its key relative to it."""
+    if isinstance(path, Path):
+        files = (file for file in sorted(path.rglob("*")) if not file.is_dir())
+        yield from (file.relative_to(path).as_posix() for file in files)
+    else:
+        yield from (str(file.relative_to(path)) for file in path.walk_files())
+
+
+def _of_another_attempt(key: str, base: str) -> bool:
+    first, _, rest = key.partition("/")
+    return bool(rest) and first != base and ATTEMPT.fullmatch(first) is not None
+
+
+def _read_prompts(
+    home: Place, plan: Plan, commit: CommitRecord, problems: list[Problem]
+) -> pa.Table | None:
     """The prompts, or None when they are not those of the plan."""
     try:
-        table = read_table(path / PROMPTS_KEY, PROMPTS_SCHEMA)
+        file = checked_file(home / PROMPTS_KEY, commit.objects[PROMPTS_KEY])
+        table = read_table(file, PROMPTS_SCHEMA)
         misfits = prompts_problems(table, plan)
-    except FormatError as error:
+    except KeyError:
+        table, misfits = None, ["not part of what was committed"]
+    except (FormatError, OSError, ValueError) as error:
         table, misfits = None, [str(error)]
     problems += [Problem(where=PROMPTS_KEY, what=what) for what in misfits]
     return None if misfits else table
 
 
-def _verify_shard(path: Path, plan: Plan, index: int, prompts: pa.Table | None) -> list[Problem]:
+def _verify_shard(path: Place, plan: Plan, index: int, prompts: pa.Table | None) -> list[Problem]:
     prefix = f"{SHARDS_KEY}/{shard_key(index)}/"
     directory = path / SHARDS_KEY / shard_key(index)
     commit, problems = _read_commit(directory, prefix)
@@ -116,20 +151,25 @@ def _verify_shard(path: Path, plan: Plan, index: int, prompts: pa.Table | None) 
     if commit.plan != plan.hash or commit.shard != index:
         what = f"belongs to shard {commit.shard} of plan {commit.plan[:8]}"
         return [Problem(where=prefix + COMMIT_KEY, what=what)]
-    wrong = list(check_objects(directory, prefix, commit.objects))
+    wrong = list(check_objects(directory, prefix, commit.objects, base=commit.base))
+    if commit.base:
+        prefix += f"{commit.base}/"
     # What the bytes mean is only looked at where the bytes are right.
-    problems += wrong or _check_meaning(directory, prefix, plan, commit, prompts)
+    problems += wrong or _check_meaning(commit.home(directory), prefix, plan, commit, prompts)
     return problems
 
 
 def _check_meaning(
-    directory: Path, prefix: str, plan: Plan, commit: CommitRecord, prompts: pa.Table | None
+    home: Place, prefix: str, plan: Plan, commit: CommitRecord, prompts: pa.Table | None
 ) -> Iterator[Problem]:
     """Rows, widths and tokens of a shard whose bytes are those that were written."""
     rows = commit.rows
     try:
-        tokens = read_table(directory / TOKENS_KEY, TOKENS_SCHEMA)
-    except FormatError as error:
+        file = checked_file(home / TOKENS_KEY, commit.objects[TOKENS_KEY])
+        tokens = read_table(file, TOKENS_SCHEMA)
+    except KeyError:
+        yield Problem(where=prefix + TOKENS_KEY, what="not part of what was committed")
+    except (FormatError, OSError, ValueError) as error:
         yield Problem(where=prefix + TOKENS_KEY, what=str(error))
     else:
         if tokens.num_rows != rows:
@@ -139,11 +179,12 @@ def _check_meaning(
             bounds = plan.shards[commit.shard : commit.shard + 2]
             for what in tokens_problems(tokens, prompts, *bounds):
                 yield Problem(where=prefix + TOKENS_KEY, what=what)
-        yield from _check_quarantine(directory, prefix, plan, commit, tokens)
+        yield from _check_quarantine(home, prefix, plan, commit, tokens)
     for site in plan.sites:
         where = f"{prefix}{HIDDEN_KEY}/{site.name}"
         try:
-            shape = site_shape(directory / HIDDEN_KEY, site.name)
+            group = site_metadata(home / HIDDEN_KEY, site.name)
+            shape = site_shape(group, site.name, str(home / HIDDEN_KEY))
         except FormatError as error:
             yield Problem(where=where, what=str(error))
             continue
@@ -152,15 +193,19 @@ def _check_meaning(
 
 
 def _check_quarantine(
-    directory: Path, prefix: str, plan: Plan, commit: CommitRecord, tokens: pa.Table
+    home: Place, prefix: str, plan: Plan, commit: CommitRecord, tokens: pa.Table
 ) -> Iterator[Problem]:
     """What a shard sets aside: as many prompts as its record says, its own, without statistics."""
     if not commit.quarantine and QUARANTINE_KEY not in commit.objects:
         return
     where = prefix + QUARANTINE_KEY
     try:
-        found = read_table(directory / QUARANTINE_KEY, QUARANTINE_SCHEMA)
-    except FormatError as error:
+        file = checked_file(home / QUARANTINE_KEY, commit.objects[QUARANTINE_KEY])
+        found = read_table(file, QUARANTINE_SCHEMA)
+    except KeyError:
+        yield Problem(where=where, what="not part of what was committed")
+        return
+    except (FormatError, OSError, ValueError) as error:
         yield Problem(where=where, what=str(error))
         return
     if found.num_rows != commit.quarantine:
@@ -172,10 +217,9 @@ def _check_quarantine(
             yield Problem(where=where, what=what)
 
 
-def _strangers(shards: Path, plan: Plan) -> Iterator[Problem]:
+def _strangers(shards: Place, plan: Plan) -> Iterator[Problem]:
     """Names among the shards that are none; what a writer is busy with begins with a dot."""
     expected = {shard_key(index) for index in range(plan.n_shards)}
-    if shards.is_dir():
-        for path in sorted(shards.iterdir()):
-            if path.name not in expected and not path.name.startswith("."):
-                yield Problem(where=f"{SHARDS_KEY}/{path.name}", what="not a shard of the plan")
+    for path in children(shards):
+        if path.name not in expected and not path.name.startswith("."):
+            yield Problem(where=f"{SHARDS_KEY}/{path.name}", what="not a shard of the plan")

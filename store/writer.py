@@ -15,17 +15,10 @@ import pyarrow as pa
 from lpp.store.commit import CommitRecord, write_commit
 from lpp.store.documents import pretty_json, validate_document
 from lpp.store.errors import ConflictError, ErrorKind
-from lpp.store.files import (
-    ObjectRecord,
-    put_back,
-    remove,
-    set_aside,
-    staged_directory,
-    sweep_stages,
-    write_object,
-)
+from lpp.store.files import ObjectRecord, put_back, set_aside
 from lpp.store.hidden import GROUP_KEY, Rows, check_rows, encode_group, encode_site
 from lpp.store.keys import (
+    COMMIT_KEY,
     HIDDEN_KEY,
     PLAN_KEY,
     PROMPTS_KEY,
@@ -35,11 +28,20 @@ from lpp.store.keys import (
     TOKENS_KEY,
     shard_key,
 )
+from lpp.store.object_path import ObjectPath
+from lpp.store.place import Place
 from lpp.store.plan import Plan, SiteSpec, validate_plan
 from lpp.store.quarantine import QUARANTINE_SCHEMA, quarantine_problems
 from lpp.store.rows import prompts_problems, tokens_problems
 from lpp.store.run import Run, ShardRecord, read_shard
 from lpp.store.tables import encode_table
+from lpp.store.writing import (
+    remove,
+    staged_directory,
+    sweep_others,
+    sweep_stages,
+    write_object,
+)
 
 SITES_AT_ONCE: Final = 2
 """Sites encoded side by side: while one waits for the disk, another is compressed. Each holds its
@@ -57,7 +59,7 @@ class RunWriter:
 
     def __init__(
         self,
-        root: Path,
+        root: Place,
         plan: Plan,
         prompts: pa.Table,
         *,
@@ -71,7 +73,7 @@ class RunWriter:
         self._prompts = prompts
         self._replacing = set(replacing)
         path = root / RUNS_KEY / plan.run_id
-        if not path.is_dir():
+        if not (path / COMMIT_KEY).exists():
             _create_run(path, plan, prompts, set_aside)
         self.run = Run(path)
         if self.run.plan.hash != plan.hash:  # eight hex digits met by chance
@@ -128,7 +130,7 @@ class RunWriter:
 
     def _commit(
         self,
-        target: Path,
+        target: Place,
         index: int,
         hidden: Mapping[str, Rows],
         *tables: pa.Table,
@@ -144,16 +146,20 @@ class RunWriter:
             ) as stage:
                 self._fill(stage, index, hidden, *tables)
         except BaseException:
-            for path in aside:
-                put_back(path, target)
+            for bad in aside:
+                put_back(bad, bad.with_name(target.name))
             raise
-        for path in aside:
-            remove(path)
+        for bad in aside:
+            remove(bad)
+        if index in self._replacing and isinstance(target, ObjectPath):
+            sweep_others(target, keep=stage.name)
 
-    def _make_way(self, target: Path, index: int) -> list[Path]:
+    def _make_way(self, target: Place, index: int) -> list[Path]:
         """Set aside a shard that is damaged or to be replaced, and say where it is; one that was
         committed this moment stays.
         """
+        if not isinstance(target, Path):
+            return []  # in a bucket, `write_commit` replaces the record itself
         try:
             aside = set_aside(target)
         except FileNotFoundError:
@@ -165,7 +171,7 @@ class RunWriter:
 
     def _fill(
         self,
-        stage: Path,
+        stage: Place,
         index: int,
         hidden: Mapping[str, Rows],
         tokens: pa.Table,
@@ -193,7 +199,7 @@ class RunWriter:
             objects=objects,
             quarantine=quarantine.num_rows,
         )
-        write_commit(stage, record)
+        write_commit(stage, record, replacing=index in self._replacing)
 
     def _check_rows(
         self, index: int, hidden: Mapping[str, Rows], tokens: pa.Table, quarantine: pa.Table
@@ -212,11 +218,12 @@ class RunWriter:
             check_rows(site, hidden[site.name], self._plan.stored_dtype, tokens.num_rows)
 
 
-def _create_run(path: Path, plan: Plan, prompts: pa.Table, set_aside: pa.Table | None) -> None:
+def _create_run(path: Place, plan: Plan, prompts: pa.Table, set_aside: pa.Table | None) -> None:
     sweep_stages(path.parent)
     # FileExistsError: another writer of the same plan was first
     with contextlib.suppress(FileExistsError), staged_directory(path) as stage:
-        (stage / SHARDS_KEY).mkdir()
+        if isinstance(stage, Path):
+            (stage / SHARDS_KEY).mkdir()
         objects = {
             PLAN_KEY: write_object(stage / PLAN_KEY, pretty_json(plan.document)),
             PROMPTS_KEY: write_object(stage / PROMPTS_KEY, encode_table(prompts)),

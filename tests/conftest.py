@@ -7,9 +7,26 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[1]
+NOWHERE = "http://127.0.0.1:9"
+os.environ["AWS_ENDPOINT_URL"] = NOWHERE  # no test may ask a real object store
 PAPER = Path(os.environ.get("LPP_PAPER_DIR", ROOT.parent / "shared" / "paper"))
+
+
+SLOW_FIRST = ("test_readme.py", "test_end_to_end.py", "test_benchmarks.py", "test_job_runner.py")
+"""Files that take longest: started last, one of two workers would wait for them."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several workers a file's tests stay together, since they share what its fixtures made;
+    only the documents, whose blocks are the longest tests of all, go each by itself.
+    """
+    for item in items:
+        group = item.name if item.name.startswith("test_blocks_run") else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: item.path.name not in SLOW_FIRST)
 
 
 @pytest.fixture(scope="session")
@@ -70,11 +87,22 @@ def capture_packaged() -> object:
 
 @pytest.fixture(scope="session")
 def documented_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small store as the demo leaves it: the packaged model, its untrained twin, profiles."""
-    root = tmp_path_factory.mktemp("documented") / "demo"
+    """A small store as the demo leaves it: the packaged model, its untrained twin, profiles.
+
+    Made once, whatever the number of workers.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    root = shared / "documented" / "demo"
+    with FileLock(f"{shared}/documented.lock"):
+        if not (root / "profiles.duckdb").exists():
+            _make_documented(root)
+    return root
+
+
+def _make_documented(root: Path) -> None:
     for twin in ((), ("--untrained-seed", 0)):
         done = command(*capture_arguments(root, "--prompts", 12, *twin))
         assert done.returncode == 0, done.stderr
     done = command("lpp-analyze", "profile", root)
     assert done.returncode == 0, done.stderr
-    return root

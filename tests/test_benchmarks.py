@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks import (
     analysis_cost,
+    integrity_cost,
     jackknife_cost,
     pairs,
     paper_procedure,
@@ -28,7 +29,14 @@ def run(documented_store: Path, tmp_path: Path) -> Run:
 
 @pytest.fixture(autouse=True)
 def _once(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (analysis_cost, jackknife_cost, query_start, sensitivity_cost, storage):
+    for module in (
+        analysis_cost,
+        integrity_cost,
+        jackknife_cost,
+        query_start,
+        sensitivity_cost,
+        storage,
+    ):
         monkeypatch.setattr(module, "REPEATS", 1)
 
 
@@ -46,6 +54,14 @@ def test_reading_analysing_and_querying(run: Run, tmp_path: Path) -> None:
 
 def test_errors_and_declared_metrics(run: Run) -> None:
     rows = list(jackknife_cost.measure(run))
+    assert len(rows) == 3
+    assert all(row.ratio > 0 for row in rows)
+
+
+def test_what_never_being_wrong_costs(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(integrity_cost, "CAPTURES", 1)
+    ready = prepared(2, context=10, sites=("final",), shard_bytes=1)
+    rows = list(integrity_cost.measure(run, ready))
     assert len(rows) == 3
     assert all(row.ratio > 0 for row in rows)
 

@@ -219,8 +219,8 @@ def test_not_a_store(store: Path, document: str | None, kind: ErrorKind):
 def test_no_such_directory_and_no_such_scheme(tmp_path: Path):
     with pytest.raises(FormatError, match="no such directory"):
         connect(tmp_path / "nothing")
-    with pytest.raises(InputError, match="s3://"):
-        connect("s3://lab/lpp")
+    with pytest.raises(InputError, match="hdfs://"):
+        connect("hdfs://lab/lpp")
 
 
 @pytest.mark.parametrize("damage", ["garbage", "empty", "cut"])

@@ -1,0 +1,89 @@
+"""What an object store's refusals mean, in our words.
+
+The client's own texts quote the request, the endpoint and the server's whole answer: none of that
+reaches a user, a log or a traceback. What is kept is the kind of the refusal, the HTTP status and
+the error code of S3, which is a word from a fixed list.
+"""
+
+import errno
+import re
+from typing import Final
+
+from lpp.store.errors import ErrorKind, InputError, LppError, MachineError
+
+ABSENT: Final = frozenset({"NoSuchBucket"})
+DENIED: Final = frozenset(
+    {
+        "AccessDenied",
+        "ExpiredToken",
+        "ExpiredTokenException",
+        "InvalidAccessKeyId",
+        "InvalidToken",
+        "RequestTimeTooSkewed",
+        "SignatureDoesNotMatch",
+        "TokenRefreshRequired",
+    }
+)
+"""Codes of answers that repeating the request does not change."""
+
+_STATUS = re.compile(r"status code: (\d{3})\b")
+_CODE = re.compile(r"<Code>([A-Za-z]{1,64})</Code>")
+_METADATA_SERVICES = ("169.254.169.254", "169.254.170.2", "metadata.google.internal")
+
+
+def fault_of(error: Exception, where: str) -> Exception:
+    """What to raise for `error`, met at `where`: FileNotFoundError for an object that is not
+    there, else an LppError. `retryable` tells which of them may pass.
+    """
+    text = str(error)
+    code = next(iter(_CODE.findall(text)), "")
+    status = next(iter(_STATUS.findall(text)), "")
+    if code in ABSENT:
+        return _no_bucket(where)
+    if isinstance(error, FileNotFoundError):
+        return FileNotFoundError(errno.ENOENT, "no such object", where)
+    refused = type(error).__name__ in ("PermissionDeniedError", "UnauthenticatedError")
+    if refused or code in DENIED or status in ("401", "403"):
+        return _denied(where, code or status or "refused")
+    if any(host in text for host in _METADATA_SERVICES) or "credential" in text.lower():
+        return _denied(where, "no credentials were found")
+    return _unreachable(where, _reason(code, status, text))
+
+
+def retryable(fault: Exception) -> bool:
+    """Whether the same request may succeed a little later."""
+    return isinstance(fault, LppError) and fault.kind is ErrorKind.UNREACHABLE
+
+
+def _reason(code: str, status: str, text: str) -> str:
+    if code or status:
+        return " ".join(part for part in (f"HTTP {status}" if status else "", code) if part)
+    found = [word for word in ("timed out", "connect", "closed", "dns") if word in text.lower()]
+    words = {"timed out": "it did not answer in time", "dns": "its name is unknown"}
+    return words.get(found[0], "no connection") if found else "the request failed"
+
+
+def _no_bucket(where: str) -> InputError:
+    return InputError(
+        f"{where}: there is no such bucket. Make it first, or correct the name.",
+        kind=ErrorKind.NOT_FOUND,
+    )
+
+
+def _denied(where: str, why: str) -> MachineError:
+    return MachineError(
+        f"{where}: the object store refuses access ({why}). Check the credentials in the "
+        "environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN: have they "
+        "expired?) and what they may do in this bucket. What was committed stays; the same command "
+        "resumes.",
+        kind=ErrorKind.DENIED,
+    )
+
+
+def _unreachable(where: str, why: str) -> MachineError:
+    return MachineError(
+        f"{where}: the object store does not serve this ({why}), though it was asked again and "
+        "again. Check the network and AWS_ENDPOINT_URL; LPP_RETRY_SECONDS sets how long to go on "
+        "asking. What was committed stays; the same command resumes.",
+        kind=ErrorKind.UNREACHABLE,
+    )

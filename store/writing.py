@@ -1,0 +1,126 @@
+"""Writing a store wherever it is: on disks as `files` does, in buckets by attempts.
+
+A bucket knows no rename. There a writer puts what it makes under a prefix of its own, an
+*attempt*, and `commit.write_commit` decides in one conditional put whose attempt counts (SPEC.md
+section 6). The functions here have the names of those in `files`, and call them for disks.
+"""
+
+import contextlib
+import re
+import secrets
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import xxhash
+
+from lpp.store import files
+from lpp.store.errors import LppError
+from lpp.store.files import ObjectRecord, checksum
+from lpp.store.keys import COMMIT_KEY
+from lpp.store.object_path import ObjectPath
+from lpp.store.place import Place
+
+ATTEMPT: Final = re.compile(r"[0-9a-f]{16}")
+"""Name of an attempt: so many bits that no two writers meet."""
+
+
+def describe(path: Place) -> ObjectRecord:
+    """Size and checksum of an object, read a piece at a time."""
+    if isinstance(path, Path):
+        return files.describe(path)
+    digest, size = xxhash.xxh3_128(), 0
+    for piece in path.bucket.pieces(path.key):
+        digest.update(piece)
+        size += len(piece)
+    return ObjectRecord(bytes=size, xxh3_128=digest.hexdigest())
+
+
+def write_object(path: Place, data: bytes | memoryview) -> ObjectRecord:
+    """Write one new object of a stage or an attempt."""
+    if isinstance(path, Path):
+        return files.write_object(path, data)
+    path.write_bytes(data)
+    return ObjectRecord(bytes=memoryview(data).nbytes, xxh3_128=checksum(data))
+
+
+def replace_file(path: Place, data: bytes) -> None:
+    """Put `data` in the place of whatever is at `path`, in one step."""
+    if isinstance(path, Path):
+        files.replace_file(path, data)
+    else:
+        path.write_bytes(data)
+
+
+@contextlib.contextmanager
+def staged_directory(target: Place, make_way: Callable[[], None] = lambda: None) -> Iterator[Place]:
+    """A place to fill, and to end with `write_commit`; `target` is whole when the block ends well.
+
+    make_way: on a disk, called when all of it is there, just before it takes the name.
+    Raises FileExistsError when another writer got there first; what was made is removed then.
+    """
+    if isinstance(target, Path):
+        with files.staged_directory(target, make_way) as stage:
+            yield stage
+        return
+    attempt = target / secrets.token_hex(8)
+    try:
+        yield attempt
+    except BaseException:
+        with contextlib.suppress(LppError):
+            attempt.bucket.delete([item.key for item in attempt.bucket.below(attempt.key)])
+        raise
+    sweep_attempts(target, keep=attempt.name)
+
+
+def sweep_attempts(target: ObjectPath, keep: str) -> None:
+    """Remove what other attempts left in `target`, whose record names `keep`: none of them can
+    win any more. A store that refuses costs nothing but room.
+    """
+    with contextlib.suppress(LppError):
+        target.bucket.delete(
+            [
+                item.key
+                for item in target.bucket.below(target.key)
+                if ATTEMPT.fullmatch(name := _first(item.key, target)) and name != keep
+            ]
+        )
+
+
+def sweep_others(target: ObjectPath, keep: str) -> None:
+    """Remove everything from `target` but its record and the attempt `keep`."""
+    kept = f"{target.key}/{COMMIT_KEY}"
+    with contextlib.suppress(LppError):
+        target.bucket.delete(
+            [
+                item.key
+                for item in target.bucket.below(target.key)
+                if item.key != kept and _first(item.key, target) != keep
+            ]
+        )
+
+
+def remove(path: Place) -> None:
+    """Remove an object, or a directory with everything in it: its record first."""
+    if isinstance(path, Path):
+        files.remove(path)
+        return
+    keys = [item.key for item in path.bucket.below(path.key)]
+    path.bucket.delete([key for key in (f"{path.key}/{COMMIT_KEY}",) if key in keys])
+    path.bucket.delete([path.key, *keys])
+
+
+def sweep_stages(folder: Place) -> None:
+    """Remove what writers of this machine left in `folder` when they were killed."""
+    if isinstance(folder, Path):
+        files.sweep_stages(folder)
+        return
+    for path in folder.iterdir():
+        owner = files.owner_of(path.name)
+        if owner is not None and owner.ended:
+            remove(path)
+
+
+def _first(key: str, folder: ObjectPath) -> str:
+    """The part of `key` right under `folder`."""
+    return key.removeprefix(f"{folder.key}/" if folder.key else "").partition("/")[0]
