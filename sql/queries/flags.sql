@@ -15,7 +15,7 @@ WITH meanings (of_correlations, flag, why) AS (
      'there are no ranks: rows hold infinities or NaN, or the log says why'),
     (false, 'padded_vocab', 'the logits are wider than the tokenizer, which changes ln V'),
     (false, 'quarantined',
-        'prompts were set aside: not finite, or out of memory (see not_finite_from)'),
+     'prompts were set aside: not finite, or out of memory (see not_finite_from)'),
     (false, 'short_text',
      'over 10 % of the prompts are shorter than a prefix that a number came from'),
     (false, 'small_sample',
