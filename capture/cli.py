@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from lpp.capture.cli_probe import probe
+from lpp.capture.cli_repair import repair
 from lpp.capture.cli_run import run
 from lpp.capture.cli_status import status
 from lpp.capture.cli_store import STORE
@@ -25,6 +26,7 @@ def main() -> None:
 
 main.add_command(run)
 main.add_command(status)
+main.add_command(repair)
 
 
 @main.command()

@@ -5,6 +5,7 @@ process, so a notebook that opened the file again after a rebuild would still se
 and a second connection with another mode would be refused.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -14,7 +15,7 @@ from lpp.sql.place import store_root, token_files
 from lpp.sql.schema import TOKEN_STATS, arrow_schema
 from lpp.store.copies import copied_path, fetched
 from lpp.store.errors import ErrorKind, InputError
-from lpp.store.keys import DATABASE_KEY, RUNS_KEY
+from lpp.store.keys import DATABASE_KEY, QUARANTINE_KEY, RUNS_KEY
 from lpp.store.place import Place, Url
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ def connect(
     either way.
 
     The tables of `lpp.sql.TABLES` need no qualification; `token_stats` is a view over the token
-    files of all committed shards, read as far as a query's columns and runs need. With
+    files of all committed shards, read as far as a query's columns and runs need, without prompts
+    that capture set aside. With
     `token_stats=False` it is listed but cannot be read, and connecting costs no import of
     pyarrow (0.2 s). A connection keeps the tables it opened, even when they are rebuilt.
 
@@ -137,11 +139,13 @@ def _register_token_stats(connection: "DuckDBPyConnection", root: Place) -> None
     runs = ds.DirectoryPartitioning(pa.schema([schema.field("run")]), segment_encoding="none")
     if isinstance(root, Path):
         files, base = list(token_files(root)), root / RUNS_KEY
+        aside = _set_aside(base, files)
     else:
         from lpp.store import open_store
 
         stored = open_store(root).runs.values()
         files = [file for run in stored for file in run.tokens_files()]
+        aside = [{"run": run.id, "prompt_id": int(p)} for run in stored for p in run.quarantined]
         base = copied_path(root / RUNS_KEY)
     dataset = ds.dataset(
         [str(path) for path in files],
@@ -150,4 +154,27 @@ def _register_token_stats(connection: "DuckDBPyConnection", root: Place) -> None
         partitioning=runs,  # the first folder below `runs/` is the run's id
         partition_base_dir=str(base),
     )
-    connection.register(TOKEN_STATS.name, dataset)
+    if not aside:
+        connection.register(TOKEN_STATS.name, dataset)
+        return
+    connection.register(f"{TOKEN_STATS.name}_with_set_aside", dataset)
+    connection.register("set_aside", pa.Table.from_pylist(aside))
+    connection.execute(
+        f"CREATE TEMP VIEW {TOKEN_STATS.name} AS FROM {TOKEN_STATS.name}_with_set_aside AS t "
+        "WHERE NOT EXISTS (FROM set_aside AS s WHERE s.run = t.run AND s.prompt_id = t.prompt_id)"
+    )
+
+
+def _set_aside(runs: Path, files: Iterable[Path]) -> list[dict[str, object]]:
+    """Run and id of each prompt that the shard of one of these token files sets aside."""
+    import pyarrow as pa
+
+    found: list[dict[str, object]] = []
+    for tokens in files:
+        path = tokens.with_name(QUARANTINE_KEY)
+        if path.is_file():
+            with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
+                ids = reader.read_all()["prompt_id"].to_pylist()
+            run = tokens.relative_to(runs).parts[0]
+            found += [{"run": run, "prompt_id": prompt} for prompt in ids]
+    return found

@@ -8,7 +8,7 @@ section 6). The functions here have the names of those in `files`, and call them
 import contextlib
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -56,13 +56,14 @@ def replace_file(path: Place, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def staged_directory(target: Place) -> Iterator[Place]:
+def staged_directory(target: Place, make_way: Callable[[], None] = lambda: None) -> Iterator[Place]:
     """A place to fill, and to end with `write_commit`; `target` is whole when the block ends well.
 
+    make_way: on a disk, called when all of it is there, just before it takes the name.
     Raises FileExistsError when another writer got there first; what was made is removed then.
     """
     if isinstance(target, Path):
-        with files.staged_directory(target) as stage:
+        with files.staged_directory(target, make_way) as stage:
             yield stage
         return
     attempt = target / secrets.token_hex(8)
@@ -113,6 +114,19 @@ def _folder_of(key: str) -> tuple[str, str]:
     if parts[0] == SHARDS_KEY and len(parts) > 2:
         return f"{SHARDS_KEY}/{parts[1]}/", parts[2]
     return "", parts[0]
+
+
+def sweep_others(target: ObjectPath, keep: str) -> None:
+    """Remove everything from `target` but its record and the attempt `keep`."""
+    kept = f"{target.key}/{COMMIT_KEY}"
+    with contextlib.suppress(LppError):
+        target.bucket.delete(
+            [
+                item.key
+                for item in target.bucket.below(target.key)
+                if item.key != kept and _first(item.key, target) != keep
+            ]
+        )
 
 
 def remove(path: Place) -> None:
