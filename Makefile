@@ -16,7 +16,7 @@ WORKERS := --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 test: export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test soak test-vllm check format bench bench-vllm clean
+.PHONY: help env demo test soak fuzz test-vllm check format bench bench-vllm clean
 
 help: ## what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,11 @@ test: $(ENV) ## the tests, under ten minutes on two cores
 
 soak: $(ENV) ## the long tests: many kills, many mutations, clusters
 	$(BIN)/python -m pytest -m soak
+
+SECONDS ?= 3600
+fuzz: $(ENV) ## fuzz the readers of a store, SECONDS=3600 in all
+	$(PIP) install --quiet --editable '.[fuzz]'
+	$(BIN)/python -m tests.fuzz $(SECONDS)
 
 $(VLLM_ENV): pyproject.toml
 	$(PYTHON) -m venv $(VLLM_VENV)

@@ -57,6 +57,8 @@ class Analysis:
         found = aggregate(
             self.spectra, [*keys, "site"], entropy=entropy, ranks=ranks, drop_prefixes=drop_prefixes
         ).join(floors, on=keys, how="left", maintain_order="left")
+        aside = self.spectra.select(*keys, "n_quarantined").unique()
+        found = found.join(aside, on=keys, how="left", maintain_order="left")
         return self._flagged(found, drop_prefixes).join(
             self.runs.select("run", "model", "corpus", "prompt_set"),
             on="run",

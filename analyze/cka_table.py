@@ -84,8 +84,8 @@ def _flags(part: Part, work: Sequence[Part]) -> list[str]:
     beside = texts_of(other.view for other in work if other.cell == part.cell)
     found = {
         "different_prompts": len(set(text_sets(beside, n_prompts).values())) > 1,
-        "short_text": int((part.view.lengths[:n_prompts] < prefix).sum())
-        > flags.SHORT_SHARE * n_prompts,
+        "quarantined": part.view.quarantined(n_prompts) > 0,
+        "short_text": part.view.short(n_prompts, prefix) > flags.SHORT_SHARE * n_prompts,
         "small_sample": n_prompts < 2,
     }
     return sorted(name for name, holds in found.items() if holds)

@@ -71,9 +71,9 @@ def verify(store: str) -> int:
             bar.note(f"{run.id} {'has problems' if found else 'is as it was committed'}")
     if problems:
         click.echo(
-            f"{problems} problem{'s' if problems > 1 else ''}. Delete a damaged shard's directory "
-            "and repeat the `lpp-capture run` command: it resumes. Delete a damaged source under "
-            "benchmarks/ and add its scores again.",
+            f"{problems} problem{'s' if problems > 1 else ''}. `lpp-capture repair {store}` "
+            "computes damaged shards again; `lpp-capture run` resumes what was not captured yet. "
+            "Delete a damaged source under benchmarks/ and add its scores again.",
             err=True,
         )
     return int(problems > 0)

@@ -32,12 +32,14 @@ SCHEMA = pl.Schema(
             for metric in ("entropy", "entropy_norm")
             for name in error_names(metric)
         },
+        "n_quarantined": pl.Int32,
         "short_prompts": pl.Int32,
         "distinct_prefixes": pl.Float64,
     }
 )
 """Entropy in nats, and over ln V, V the width of the logits: mean over prompts, then the standard
-error of each mean and its interval, null for a single prompt.
+error of each mean and its interval, null for a single prompt. Prompts that capture set aside,
+n_quarantined of the first n_prompts, take no part in any column.
 
 short_prompts: prompts of fewer tokens than the prefix. distinct_prefixes: share of the prompts
 that would be left if equal prefixes counted once.
@@ -133,6 +135,8 @@ def _listed(numbers: Sequence[int]) -> str:
 def rows(view: RunView, keys: pl.DataFrame, columns: frozenset[str]) -> pl.DataFrame:
     """The rows of one run for `keys`; value columns that nobody asked for are null."""
     cells = keys.select("prefix", "n_prompts").unique()
+    aside = [view.quarantined(size) for size in cells["n_prompts"]]
+    cells = cells.with_columns(pl.Series("n_quarantined", aside, dtype=pl.Int32))
     means = {name for name in SCHEMA.names() if name.startswith("entropy")}
     if columns & {*means, "short_prompts"}:
         cells = _with_means(view, cells, read=bool(columns & means))
@@ -147,7 +151,9 @@ def rows(view: RunView, keys: pl.DataFrame, columns: frozenset[str]) -> pl.DataF
 
 def _with_means(view: RunView, cells: pl.DataFrame, *, read: bool) -> pl.DataFrame:
     """Add entropy, entropy_norm and short_prompts to `cells` (prefix, n_prompts)."""
-    prompts = view.prompts.lazy().select("prompt_id", "n_tokens")
+    kept = view.lengths > 0
+    prompts = view.prompts.lazy().select("prompt_id", "n_tokens").filter(pl.Series(kept))
+    counts = np.append(0, np.cumsum(kept))
     ends = prompts.join(cells.lazy().select("prefix").unique(), how="cross").with_columns(
         position=pl.min_horizontal("prefix", "n_tokens") - 1,
         short=pl.col("n_tokens") < pl.col("prefix"),
@@ -164,13 +170,15 @@ def _with_means(view: RunView, cells: pl.DataFrame, *, read: bool) -> pl.DataFra
     }
     found = pl.DataFrame(
         [
-            (prefix, size, *_sem(nats[:size]), int(short[:size].sum()))
+            (prefix, size, count, *_sem(nats[:count]), int(short[:count].sum()))
             for prefix, size in cells.select("prefix", "n_prompts").iter_rows()
-            for nats, short in (by_prefix[prefix],)
+            for count in (int(counts[size]),)
+            for nats, short in (by_prefix.get(prefix, _NO_PROMPTS),)
         ],
         schema={
             **{name: cells.schema[name] for name in ("prefix", "n_prompts")},
-            **{"entropy": pl.Float64, "stderr": pl.Float64, "short_prompts": pl.Int32},
+            **{"taken": pl.Int32, "entropy": pl.Float64, "stderr": pl.Float64},
+            "short_prompts": pl.Int32,
         },
         orient="row",
     )
@@ -178,20 +186,25 @@ def _with_means(view: RunView, cells: pl.DataFrame, *, read: bool) -> pl.DataFra
     return joined.with_columns(_estimates(joined, view.run.plan.model.logits_width))
 
 
+_NO_PROMPTS = np.zeros(0), np.zeros(0, dtype=bool)
+
+
 def _sem(nats: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """Mean over prompts, (P,), and its standard error: NaN where a value is missing."""
+    """Mean over prompts, (P,), and its standard error: NaN where a value is missing, or all."""
+    if not len(nats):
+        return math.nan, math.nan
     error = float(nats.std(ddof=1)) / math.sqrt(len(nats)) if len(nats) > 1 else math.nan
     return float(nats.mean()), error
 
 
 def _estimates(found: pl.DataFrame, logits_width: int) -> list[pl.Series]:
-    """Mean, error and interval in nats and over ln V, from `entropy`, `stderr`, `n_prompts`."""
+    """Mean, error and interval in nats and over ln V, from `entropy`, `stderr`, `taken`."""
     columns = []
     most = math.log(logits_width)
     for metric, unit in (("entropy", 1.0), ("entropy_norm", most)):
         of_metric = [
             student(mean / unit, stderr / unit, size - 1, (0.0, most / unit))
-            for mean, stderr, size in found.select("entropy", "stderr", "n_prompts").iter_rows()
+            for mean, stderr, size in found.select("entropy", "stderr", "taken").iter_rows()
         ]
         for place, name in enumerate((metric, *error_names(metric))):
             columns.append(pl.Series(name, [e[place] for e in of_metric], dtype=pl.Float64))
@@ -205,9 +218,11 @@ def _entropies(view: RunView) -> pl.LazyFrame:
 def _distinct(view: RunView, cells: pl.DataFrame) -> pl.Series:
     """Share of distinct token prefixes in each of `cells`."""
     width = 4  # bytes of an int32 token id
-    prompts = [ids.cast(pl.Int32).to_numpy().tobytes() for ids in view.prompts["token_ids"]]
-    shares = [
-        len({ids[: width * prefix] for ids in prompts[:size]}) / size
-        for prefix, size in cells.select("prefix", "n_prompts").iter_rows()
-    ]
+    kept = view.prompts.filter(pl.Series(view.lengths > 0))["token_ids"]
+    prompts = [ids.cast(pl.Int32).to_numpy().tobytes() for ids in kept]
+    shares = []
+    for prefix, size in cells.select("prefix", "n_prompts").iter_rows():
+        some = prompts[: size - view.quarantined(size)]
+        distinct = len({ids[: width * prefix] for ids in some})
+        shares.append(distinct / len(some) if some else None)
     return pl.Series("distinct_prefixes", shares, dtype=pl.Float64)

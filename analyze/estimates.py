@@ -89,6 +89,7 @@ def token_estimates(view: RunView, cells: Collection[Cell], request: Request) ->
     longest = max(cell.prefix for cell in wanted)
     most = max(cell.n_prompts for cell in wanted)
     inside = (pl.col("position") < longest) & (pl.col("prompt_id") < most)
+    inside &= ~pl.col("prompt_id").is_in(view.set_aside.tolist())
     names = [name for name in tokens.SCHEMA.names() if name != "run"]
     read = tokens.scan_files(view.run.tokens_files(), names).filter(inside).collect()
     values: Values = {}

@@ -25,6 +25,7 @@ MEANING: Final[Mapping[str, str]] = {
     "normaliser": "min(N, d) was N, or the normalised rank peaks at another prefix than the rank",
     "not_finite": "there are no ranks: rows hold infinities or NaN, or the log says why",
     "padded_vocab": "the logits are wider than the tokenizer, which changes ln V",
+    "quarantined": "prompts were set aside: not finite, or out of memory (see not_finite_from)",
     "short_text": "over 10 % of the prompts are shorter than a prefix that a number came from",
     "small_sample": "a standard error exceeds a fifth of its value, or one prompt gives none; it "
     "does not see that ranks grow with the sample",
@@ -48,10 +49,10 @@ def flags(
 ) -> list[str]:
     """Flags of one profile, sorted.
 
-    profile: values with their `_prefix` columns, null for a mean or a median, and their
-    `_stderr`. spectra, entropy: the rows it was made of, one per prefix. run: its row of the runs
-    table. computed: ranks that were asked for, so that a null says something. prompt_sets:
-    fingerprints of the texts of every profile beside this one.
+    profile: values with their `_prefix` columns, null for a mean or a median, their `_stderr`, and
+    how many of its prompts were set aside. spectra, entropy: the rows it was made of, one per
+    prefix. run: its row of the runs table. computed: ranks that were asked for, so that a null says
+    something. prompt_sets: fingerprints of the texts of every profile beside this one.
     """
     errors = [(profile[name], profile[f"{name}_stderr"]) for name in _VALUES]
     found = {
@@ -60,6 +61,7 @@ def flags(
         "normaliser": _normaliser(profile, spectra),
         "not_finite": any(row[name] is None for row in spectra for name in computed),
         "padded_vocab": _padded(run),
+        "quarantined": profile["n_quarantined"] > 0,
         "short_text": _short_text(profile, entropy),
         **of_errors(errors, profile["n_prompts"]),
         "template": _template(profile, entropy),
@@ -89,6 +91,7 @@ def metric_flags(
         "not_finite": spectrum is not None and ratio is None,
         "normaliser": bounded and spectrum is not None and _few_rows(spectrum),
         "padded_vocab": spectrum is None and _padded(run),
+        "quarantined": row["n_quarantined"] > 0,
         "short_text": _many_short(entropy),
         **of_errors([(row["value"], row["stderr"])], row["n_prompts"]),
     }

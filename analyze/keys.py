@@ -23,9 +23,25 @@ class RunView:
 
     @cached_property
     def lengths(self) -> npt.NDArray[np.int32]:
-        """(P,) tokens of each prompt that can be analysed."""
-        column = self.prompts["n_tokens"].to_numpy()
-        return np.asarray(column, dtype=np.int32)
+        """(P,) tokens of each prompt that can be analysed; 0 for one that was set aside."""
+        lengths = np.array(self.prompts["n_tokens"].to_numpy(), dtype=np.int32)
+        lengths[self.set_aside] = 0
+        return lengths
+
+    @cached_property
+    def set_aside(self) -> npt.NDArray[np.int32]:
+        """Ids of prompts that capture set aside, ascending: they have no rows."""
+        ids = self.run.quarantined
+        return ids[ids < self.run.n_prompts]
+
+    def quarantined(self, size: int) -> int:
+        """How many of the first `size` prompts were set aside."""
+        return int(np.searchsorted(self.set_aside, size))
+
+    def short(self, size: int, prefix: int) -> int:
+        """How many of the first `size` prompts end before `prefix`."""
+        lengths = self.lengths[:size]
+        return int(np.sum((lengths > 0) & (lengths < prefix)))
 
     @cached_property
     def prompts(self) -> pl.DataFrame:

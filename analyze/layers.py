@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-import numpy as np
 import polars as pl
 
 from lpp.analyze import flags, spectra
@@ -101,12 +100,13 @@ def _row(view: RunView, key: Mapping[str, Any], found: Estimates) -> dict[str, A
 
 def _flags(view: RunView, key: Mapping[str, Any], here: Mapping[str, Estimate]) -> list[str]:
     """Flags of one layer, sorted: those that concern ranks at one prefix."""
-    short = int(np.sum(view.lengths[: key["n_prompts"]] < key["context"]))
+    short = view.short(key["n_prompts"], key["context"])
     some = [here[name][:2] for name in SURE]
     found = {
         "collapsed": flags.is_collapsed(here["participation_ratio"].value),
         "normaliser": key["n_tokens"] < key["dim"],
         "not_finite": here["participation_ratio"].value is None,
+        "quarantined": view.quarantined(key["n_prompts"]) > 0,
         "short_text": short > flags.SHORT_SHARE * key["n_prompts"],
         **flags.of_errors(some, key["n_prompts"]),
     }

@@ -25,6 +25,7 @@ SCHEMA = pl.Schema(
         "context": pl.Int32,
         "prefix": pl.Int32,
         "n_prompts": pl.Int32,
+        "n_quarantined": pl.Int32,
         "metric": pl.String,
         "unit": pl.String,
         "value": pl.Float64,
@@ -33,7 +34,7 @@ SCHEMA = pl.Schema(
 )
 """Keys first, the unit with them; then the number, its standard error and its interval."""
 
-KEYS = tuple(SCHEMA)[:7]
+KEYS = tuple(SCHEMA)[:8]
 """Known without reading a row; filters on them decide what is computed."""
 
 
@@ -65,7 +66,7 @@ def scan_metrics(
 
     def compute(keys: pl.DataFrame, columns: frozenset[str]) -> Iterator[pl.DataFrame]:
         for view, cache, of_site in spectra.by_site(url, keys):
-            names = set(of_site["metric"]) if columns & set(SCHEMA.names()[7:]) else set()
+            names = set(of_site["metric"]) if columns & set(SCHEMA.names()[8:]) else set()
             some = [metric for metric in declared if metric.name in names]
             errors = names if groups and columns & set(ERRORS) else set()
             request = Request(metrics=some, errors=errors, groups=groups or 0)
@@ -105,7 +106,7 @@ def crossed(keys: pl.DataFrame, metrics: Collection[Metric[Any]]) -> pl.DataFram
         {"metric": [m.name for m in metrics], "unit": [m.unit for m in metrics]},
         schema={name: SCHEMA[name] for name in ("metric", "unit")},
     )
-    return keys.select(KEYS[:5]).join(names, how="cross", maintain_order="left_right")
+    return keys.select(KEYS[:6]).join(names, how="cross", maintain_order="left_right")
 
 
 def frame(keys: pl.DataFrame, found: Estimates) -> pl.DataFrame:
@@ -114,5 +115,5 @@ def frame(keys: pl.DataFrame, found: Estimates) -> pl.DataFrame:
     rows = [found.get(pair, Estimate(None)) for pair in pairs]
     return keys.with_columns(
         pl.Series(name, [row[place] for row in rows], dtype=pl.Float64)
-        for place, name in enumerate(SCHEMA.names()[7:])
+        for place, name in enumerate(SCHEMA.names()[8:])
     )

@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import polars as pl
+
 from lpp.analyze import correlations, flags
 from lpp.analyze.report_answers import Answer, Answers, ask
 from lpp.analyze.report_charts import ChartView, charts, eigenvalues
@@ -157,9 +159,20 @@ def _notes(section: str, answers: Answers, source: Origin) -> Iterator[Sentence]
                 Ref(f"{sets} sets of texts", "runs"),
                 ": profiles of different texts are not compared here.",
             )
+        yield from _set_aside(texts)
         for one in source.runs:
             if one.problem:
                 yield (Code(one.run), f": {one.problem}.")
+
+
+def _set_aside(runs: pl.DataFrame) -> Iterator[Sentence]:
+    """Runs that set prompts aside, and where what is not finite begins."""
+    for row in runs.iter_rows(named=True):
+        if row["n_quarantined"]:
+            site = row["not_finite_from"]
+            where = f", with NaN or infinities from {site} on" if site else ""
+            count = Ref(f"{row['n_quarantined']} of {row['n_prompts']} prompts", "runs")
+            yield Code(row["run"]), ": ", count, f" are set aside{where}; no number is of them."
 
 
 def _explained(answers: Answers) -> Mapping[str, str]:

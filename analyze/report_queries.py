@@ -63,7 +63,8 @@ RUNS: Final = Query(
     "runs",
     ("run",),
     "SELECT run, model, untrained_seed, n_parameters, n_blocks, hidden_size, corpus,\n"
-    "  n_prompts, n_tokens, context, backend, compute_dtype, stored_dtype, logit_positions,\n"
+    "  n_prompts, n_quarantined, not_finite_from, n_texts_set_aside,\n"
+    "  n_tokens, context, backend, compute_dtype, stored_dtype, logit_positions,\n"
     "  architecture, revision, prompt_set\nFROM runs ORDER BY model, run",
     "lpp-analyze profile STORE",
 )

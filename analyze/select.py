@@ -88,7 +88,7 @@ def listed(names: Collection[str]) -> str:
 
 
 def shortfalls(views: Iterable[RunView], selection: Selection) -> list[str]:
-    """One line for each run that holds less than what is asked for, or than it should."""
+    """One line for each run that holds less than what is asked for, or than it should, and why."""
     lines = []
     for view in views:
         run = view.run
@@ -103,6 +103,13 @@ def shortfalls(views: Iterable[RunView], selection: Selection) -> list[str]:
             lines.append(
                 f"{run.id}: {run.n_prompts} prompts are committed, so it has no rows at "
                 f"{', '.join(map(str, sizes))}"
+            )
+        if aside := view.quarantined(run.n_prompts):
+            site = run.set_aside().first_site
+            why = f"NaN or infinities from {site} on" if site else "out of memory"
+            lines.append(
+                f"{run.id}: {aside} of {run.n_prompts} prompts are set aside ({why}), so no number "
+                "is of them"
             )
         if run.missing_shards:
             lines.append(

@@ -22,6 +22,7 @@ SCHEMA = pl.Schema(
         "prefix": pl.Int32,
         "n_prompts": pl.Int32,
         "depth": pl.Int32,
+        "n_quarantined": pl.Int32,
         "n_tokens": pl.Int64,
         "dim": pl.Int32,
         "rank_bound": pl.Int32,
@@ -32,7 +33,7 @@ SCHEMA = pl.Schema(
 """Columns: keys first, then counts, then numbers in dimensions and over `rank_bound`, then the
 standard error and the interval of each."""
 
-KEYS = tuple(SCHEMA)[:9]
+KEYS = tuple(SCHEMA)[:10]
 """Known without reading a row; filters on them decide what is computed."""
 
 
@@ -131,7 +132,7 @@ def key_frame(
     """The key columns of one run's rows, in order of site depth, context, prefix, prompts."""
     plan = view.run.plan
     cells = [
-        (context, prefix, size, n_tokens(view.lengths, Cell(size, prefix)))
+        (context, prefix, size, view.quarantined(size), n_tokens(view.lengths, Cell(size, prefix)))
         for context in view.contexts(contexts)
         for prefix in view.prefixes(context)
         for size in view.sizes(prompts)
@@ -139,10 +140,10 @@ def key_frame(
     found = [
         (
             *(view.run.id, site.name, context, prefix, size),
-            *(depth(site.name, plan.model.n_blocks), tokens, site.width),
+            *(depth(site.name, plan.model.n_blocks), aside, tokens, site.width),
             rank_bound(tokens, site.width),
         )
         for site in plan.sites
-        for context, prefix, size, tokens in cells
+        for context, prefix, size, aside, tokens in cells
     ]
     return pl.DataFrame(found, schema=_key_schema(), orient="row")

@@ -31,6 +31,8 @@ class Summary:
         of: Spectrum | None = getattr(self, metric.matrix)
         if of is None:
             raise LookupError(f"{metric.name} needs a {metric.matrix} that was not computed")
+        if of.n == 0:  # every prompt of the cell was set aside
+            return math.nan
         # Rows that are not finite give NaN, which says more than a warning would.
         with np.errstate(invalid="ignore", over="ignore"):
             value: float = metric.compute(of)

@@ -20,8 +20,9 @@ def scan_tokens(url: Url) -> pl.LazyFrame:
     """Statistics of every committed token of the store at `url`: columns as in `SCHEMA`.
 
     entropy, log_z, max_logprob, margin and next_logprob are in nats, varentropy in nats^2 (null in
-    stores older than it); `next_rank` is 1 where the next token had the largest logit. Filters on
-    `run` and `prompt_id` decide which shards are read, one at a time, and only the columns in use.
+    stores older than it); `next_rank` is 1 where the next token had the largest logit. Prompts that
+    capture set aside have no rows. Filters on `run` and `prompt_id` decide which shards are read,
+    one at a time, and only the columns in use.
     Raises FormatError: not a store, or altered.
     """
     open_store(url)
@@ -32,10 +33,11 @@ def scan_tokens(url: Url) -> pl.LazyFrame:
             lengths = pl.DataFrame(pl.from_arrow(run.prompts())).select(
                 pl.lit(run.id).alias("run"), "prompt_id", pl.col("n_tokens").alias(ROWS)
             )
+            kept = ~pl.col("prompt_id").is_in(run.quarantined.tolist())
             frames += [
-                lengths.slice(
-                    shard.first_prompt, shard.end_prompt - shard.first_prompt
-                ).with_columns(pl.lit(shard.index, dtype=pl.Int32).alias("__shard"))
+                lengths.slice(shard.first_prompt, shard.end_prompt - shard.first_prompt)
+                .filter(kept)
+                .with_columns(pl.lit(shard.index, dtype=pl.Int32).alias("__shard"))
                 for shard in run.shards
             ]
         return pl.concat(frames)
@@ -49,8 +51,11 @@ def scan_tokens(url: Url) -> pl.LazyFrame:
                 zip((shard.index for shard in run.shards), run.tokens_files(), strict=True)
             )
             for shard in part["__shard"].unique(maintain_order=True):
-                frame = scan_files([files[shard]], names or ["prompt_id"]).collect()
-                yield frame.with_columns(pl.lit(run.id).alias("run"))
+                frame = scan_files([files[shard]], names or ["prompt_id"])
+                if aside := run.quarantined.tolist():
+                    every = scan_files([files[shard]], [*dict.fromkeys([*names, "prompt_id"])])
+                    frame = every.filter(~pl.col("prompt_id").is_in(aside))
+                yield frame.collect().with_columns(pl.lit(run.id).alias("run"))
 
     return scan(Source(name="LPP TOKENS", schema=SCHEMA, keys=keys, compute=compute))
 

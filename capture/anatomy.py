@@ -148,7 +148,7 @@ class Trace:
             output = made.get(id(module))
             if output is None or self._read is None or output.shape != self._read.shape:
                 continue
-            if torch.equal(self._read.to(output), output):
+            if _identical(self._read.to(output), output):
                 return module, int(output.shape[-1])
         return None
 
@@ -163,6 +163,11 @@ class Trace:
             ):
                 return module
         return None
+
+
+def _identical(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Equal bit for bit, or NaN in the same places."""
+    return bool(((one == other) | (one.isnan() & other.isnan())).all())
 
 
 def unmapped(model: nn.Module, why: str) -> InputError:

@@ -5,7 +5,7 @@ everything about its device, the copy to the host included; the engine sees host
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -44,6 +44,8 @@ class Captured:
     """Site -> (T, d) in the stored dtype; uint16 holds the bits of bfloat16."""
     statistics: Mapping[str, npt.NDArray[Any]]
     """Column of `lpp.store.tables.STATISTICS` -> (S,) values at the asked rows."""
+    failed: Mapping[int, str] = field(default_factory=dict)
+    """Prompts that the backend could not run even alone -> why. Their rows are zeros."""
 
 
 class Backend(Protocol):

@@ -14,6 +14,7 @@ import click
 from lpp.capture.model_spec import ModelSpec
 from lpp.capture.request import CaptureRequest, CorpusSpec
 from lpp.capture.selection import Selection
+from lpp.capture.stopping import GRACE_SECONDS
 
 Decorator = Callable[[Any], Any]
 
@@ -159,6 +160,16 @@ CAPTURE_OPTIONS: Final[tuple[Decorator, ...]] = (
         type=click.IntRange(1),
         help="Size of a shard before compression. Two are held in memory.",
     ),
+)
+
+
+grace_option: Final[Decorator] = click.option(
+    "--grace",
+    type=click.FloatRange(0),
+    default=GRACE_SECONDS,
+    show_default=True,
+    metavar="SECONDS",
+    help="For the shard under way, after Ctrl-C or SIGTERM.",
 )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from lpp.capture.cli_options import request_of, request_options
+from lpp.capture.cli_options import grace_option, request_of, request_options
 from lpp.capture.cli_store import STORE
 from lpp.capture.machine import require
 from lpp.capture.parts import WHOLE, Part, parse_part
@@ -20,7 +20,7 @@ from lpp.store.place import place
 if TYPE_CHECKING:
     from lpp.capture.outcome import Outcome
 
-WITH_JOBS = ("jobs", "store", "part", "dry_run")
+WITH_JOBS = ("jobs", "store", "part", "dry_run", "grace")
 """What may stand beside --jobs; every other option belongs to one job."""
 
 
@@ -47,6 +47,7 @@ WITH_JOBS = ("jobs", "store", "part", "dry_run")
     help="Models x corpora x settings from a TOML file instead of one by options.",
 )
 @click.option("--dry-run", is_flag=True, help="With --jobs: list them and run none.")
+@grace_option
 @debug_option
 @click.pass_context
 def run(context: click.Context, /, **options: Any) -> int:
@@ -63,7 +64,8 @@ def run(context: click.Context, /, **options: Any) -> int:
       lpp-capture run --jobs jobs.toml --store ./lpp
 
     The same command resumes a run that was stopped: what is committed stays.
-    With --jobs, what is done is skipped, a job that fails leaves the others to
+    Ctrl-C or SIGTERM finishes the shard under way, twice ends at once; exit
+    code 2. With --jobs, what is done is skipped, a job that fails leaves the others to
     run, and a table ends it; exit code 1 if a job failed.
 
     Any causal transformers model whose structure is found is captured. Known to
@@ -80,8 +82,8 @@ def run(context: click.Context, /, **options: Any) -> int:
     with reported(options["report"]) as done:
         outcome = _capture(options)
         done.append(outcome)
-    click.echo(outcome.words(options["store"]))
-    return 0
+    click.echo(outcome.words(options["store"]), err=outcome.stopped)
+    return outcome.exit_code
 
 
 def _capture(options: Mapping[str, Any]) -> "Outcome":
@@ -95,7 +97,7 @@ def _capture(options: Mapping[str, Any]) -> "Outcome":
     require("torch", "transformers", "safetensors")
     from lpp.capture.run import capture_into
 
-    return capture_into(store, request, resume=resume, part=part)
+    return capture_into(store, request, resume=resume, part=part, grace=options["grace"])
 
 
 def _run_jobs(context: click.Context) -> int:
@@ -127,7 +129,7 @@ def _run_jobs(context: click.Context) -> int:
     from lpp.store import create_store
 
     create_store(store)  # a bad path is one mistake, not a mistake of every job
-    return run_and_tell(file.jobs, store, part)
+    return run_and_tell(file.jobs, store, part, options["grace"])
 
 
 def _part(options: Mapping[str, Any]) -> Part:

@@ -43,11 +43,20 @@ def open_corpus(
         _refuse_hub_options(name, revision=revision, split=split)
         corpus = _open_local(name, text_field)
     if next(iter(corpus.passages), None) is None:
+        refused = corpus.refused.words()
         raise InputError(
-            f"{name}: every text is empty. Give a corpus with text, or --corpus pydoc.",
+            f"{name}: every text is empty{' or no text' if refused else ''}. "
+            f"{_reasons(refused)}Give a corpus with text, or --corpus pydoc.",
             kind=ErrorKind.INVALID_VALUE,
         )
     return corpus
+
+
+def _reasons(refused: str) -> str:
+    """Why texts were set aside, and what turns most of them into text."""
+    if not refused:
+        return ""
+    return f"Set aside: {refused}. Convert it, for example: iconv -f ISO-8859-1 -t UTF-8. "
 
 
 def _open_local(name: str, text_field: str | None) -> Corpus:

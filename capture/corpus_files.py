@@ -6,8 +6,8 @@
     folder     every such file below it, hidden ones left out, by relative path
 
 Files are read as streams: memory is bounded by the longest passage. UTF-8 with or without
-byte order mark, lines ended by LF or CRLF. A row whose text is null or blank is skipped but
-counted, so `source_row` still locates the others; any other text is taken as it stands.
+byte order mark, lines ended by LF or CRLF. A row whose text is null, blank or not UTF-8 is set
+aside but counted, so `source_row` still locates the others; any other text is taken as it stands.
 """
 
 import os
@@ -17,8 +17,8 @@ from typing import Final
 
 import xxhash
 
-from lpp.capture.passages import Corpus, Passage, Streamed
-from lpp.capture.text_readers import Row, jsonl_rows, parquet_rows, txt_rows
+from lpp.capture.passages import Corpus, Passage, Refused, Streamed
+from lpp.capture.text_readers import Row, Unreadable, jsonl_rows, parquet_rows, txt_rows
 from lpp.store.errors import ErrorKind, InputError
 
 _READERS: Final[dict[str, Callable[[Path, str], Iterator[Row]]]] = {
@@ -46,37 +46,29 @@ def open_files(path: Path, *, text_field: str | None = None) -> Corpus:
         )
     if not any(file.stat().st_size for file in files):
         raise InputError(f"{path}: empty. Give a file with text.", kind=ErrorKind.INVALID_VALUE)
-    field = text_field or DEFAULT_FIELD
+    field, refused = text_field or DEFAULT_FIELD, Refused()
     return Corpus(
         name=path.resolve().name,
         revision=None,
         fingerprint=_fingerprint(files, names),
         rule="paragraphs" if all(f.suffix.lower() == ".txt" for f in files) else f"field {field}",
         files=tuple(names),
-        passages=Streamed(lambda: _passages(files, field)),
+        passages=Streamed(lambda: _passages(files, field, refused)),
+        refused=refused,
     )
 
 
-def _passages(files: list[Path], field: str) -> Iterator[Passage]:
+def _passages(files: list[Path], field: str, refused: Refused) -> Iterator[Passage]:
     row = 0
     for file in files:
         for place, text in _READERS[file.suffix.lower()](file, field):
-            if text and not text.isspace():
-                yield Passage(row, _encodable(text, place))
+            if isinstance(text, Unreadable):
+                refused.add(row, text.reason, text.detail)
+            elif text and not text.isspace():
+                yield Passage(row, text)
+            else:
+                refused.add(row, "empty", place)
             row += 1
-
-
-def _encodable(text: str, place: str) -> str:
-    r"""`text`, if UTF-8 can hold it: JSON's `\ud800` alone is a string but no text."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise InputError(
-            f"{place}: half a surrogate pair at character {error.start}, which is no text. "
-            "Write the file again with whole characters, as json.dumps(..., ensure_ascii=False).",
-            kind=ErrorKind.INVALID_VALUE,
-        ) from None
-    return text
 
 
 def _find_files(path: Path) -> list[Path]:

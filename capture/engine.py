@@ -9,7 +9,7 @@ A shard is committed before its buffer is used again: a killed job resumes where
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
@@ -17,10 +17,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from lpp.capture.backend import Backend, Captured
+from lpp.capture.backend import Backend, Batch, Captured
 from lpp.capture.batches import shard_batches
+from lpp.capture.finite import set_aside
 from lpp.capture.parts import WHOLE, Part
 from lpp.capture.shard_buffer import ShardBuffer
+from lpp.capture.stopping import Stop
 from lpp.store import RunWriter, ShardRecord
 from lpp.store.console import SILENT, Progress
 from lpp.store.plan import Plan
@@ -37,20 +39,25 @@ def capture_run(
     progress: Progress = SILENT,
     *,
     part: Part = WHOLE,
+    only: Sequence[int] | None = None,
+    stop: Stop | None = None,
 ) -> int:
     """Capture every shard of `part` that is not committed yet; returns how many it captured.
 
     prompts: all of the plan, `lpp.store.tables.PROMPTS_SCHEMA`. progress: told of every token of
-    the part, of those that are committed at once. Raises what the backend or the writer raised;
-    shards handed over before that are committed, unless writing was what failed.
+    the part, of those that are committed at once. only: these shards instead of a part. stop:
+    asked before each shard; those that had begun are finished. Raises what the backend or the
+    writer raised; shards handed over before that are committed, unless writing was what failed.
     """
     lengths = prompts["n_tokens"].to_numpy()
-    mine = part.shards(plan.n_shards)
+    mine = part.shards(plan.n_shards) if only is None else only
     todo = [shard for shard in mine if not writer.committed(shard)]
     progress.advance(tokens_of(plan, lengths, mine) - tokens_of(plan, lengths, todo))
     if not todo:
         return 0
-    batches = (batch for shard in todo for batch in shard_batches(plan, prompts, shard))
+    stop = stop or Stop()
+    begun: list[int] = []
+    batches = _batches(plan, prompts, todo, begun, stop)
     # Leaving the block waits for the rows and the shard under way, an interrupt included.
     with (
         ThreadPoolExecutor(1, thread_name_prefix="lpp-writer") as pool,
@@ -73,9 +80,21 @@ def capture_run(
                 raise failed from error
             raise
         shards.finish()
-    if shards.handed_over != len(todo):
-        raise RuntimeError(f"the backend ended after {shards.handed_over} of {len(todo)} shards")
+    awaited = len(begun) if stop.asked else len(todo)
+    if shards.handed_over != awaited:
+        raise RuntimeError(f"the backend ended after {shards.handed_over} of {awaited} shards")
     return shards.handed_over
+
+
+def _batches(
+    plan: Plan, prompts: pa.Table, todo: Sequence[int], begun: list[int], stop: Stop
+) -> Iterator[Batch]:
+    """The batches of one shard after the other, until `stop`; `begun` is told of each shard."""
+    for shard in todo:
+        if not stop.begin(shard):
+            return
+        begun.append(shard)
+        yield from shard_batches(plan, prompts, shard)
 
 
 class _Shards:
@@ -92,6 +111,7 @@ class _Shards:
         progress: Progress,
     ) -> None:
         self._todo, self._writer, self._pool, self._progress = todo, writer, pool, progress
+        self._sites = plan.site_names
         self._buffers = [ShardBuffer(plan, lengths) for _ in todo[:BUFFERS]]
         self._buffers[0].begin(todo[0])
         self._writing: Future[None] | None = None
@@ -103,6 +123,7 @@ class _Shards:
             self._writing.result()  # a full disk stops the run now, not a shard later
         filling = self._buffers[self.handed_over % BUFFERS]
         filling.place(captured)
+        filling.set_aside(set_aside(captured, self._sites))
         self._progress.advance(len(captured.batch.token_ids))
         if not filling.full:
             return
@@ -124,7 +145,8 @@ class _Shards:
 
 def _write(writer: RunWriter, buffer: ShardBuffer, progress: Progress) -> None:
     start = time.monotonic()
-    shard = writer.write_shard(buffer.shard, buffer.hidden(), buffer.tokens())
+    tables = buffer.tokens(), buffer.quarantine()
+    shard = writer.write_shard(buffer.shard, buffer.hidden(), *tables)
     lost = shard.index in writer.outrun
     progress.note(_summary(shard, writer.run.plan, None if lost else time.monotonic() - start))
 
@@ -134,9 +156,10 @@ def _summary(shard: ShardRecord, plan: Plan, seconds: float | None) -> str:
     if seconds is None:
         return f"shard {shard.index + 1} of {plan.n_shards}: another process committed it first"
     stored = sum(item.bytes for item in shard.commit.objects.values())
+    aside = f", {shard.commit.quarantine} prompts set aside" if shard.commit.quarantine else ""
     return (
         f"shard {shard.index + 1} of {plan.n_shards} committed: {shard.rows:,} tokens, "
-        f"{stored / 1e6:,.0f} MB, written in {seconds:.1f} s"
+        f"{stored / 1e6:,.0f} MB, written in {seconds:.1f} s{aside}"
     )
 
 

@@ -27,7 +27,8 @@ import click
 from lpp.capture.jobs import Job, command_line
 from lpp.capture.known_runs import finished
 from lpp.capture.parts import WHOLE, Part
-from lpp.store.console import debugging, polite_ends
+from lpp.capture.stopping import GRACE_SECONDS
+from lpp.store.console import EXIT_USER_ERROR, debugging, polite_ends
 from lpp.store.place import Place
 
 Status = Literal["done", "skipped", "failed", "interrupted", "not started"]
@@ -51,18 +52,17 @@ class JobResult:
     """Shards of the run that are still missing: other parts' work."""
 
 
-INTERRUPTED: Final = 2
-"""Exit code of a command that Ctrl-C ended."""
-
-GRACE_SECONDS: Final = 5.0
+LEFTOVER_SECONDS: Final = 5.0
 """For what a job started to end by itself, such as Python's tracker of shared memory."""
 
 
-def run_jobs(jobs: Sequence[Job], store: Place, part: Part = WHOLE) -> list[JobResult]:
+def run_jobs(
+    jobs: Sequence[Job], store: Place, part: Part = WHOLE, grace: float = GRACE_SECONDS
+) -> list[JobResult]:
     """Run every job in turn, whatever comes of the others; a result for each, in order.
 
     part: which shards of each run are this process's. After Ctrl-C, or a request to end, the job
-    under way commits the shard it is writing and ends; the others are not started.
+    under way finishes its shard within `grace` seconds; the others are not started.
     """
     results: list[JobResult] = []
     with contextlib.suppress(KeyboardInterrupt), polite_ends():
@@ -72,7 +72,7 @@ def run_jobs(jobs: Sequence[Job], store: Place, part: Part = WHOLE) -> list[JobR
             if outcome is not None:
                 results.append(_result(job, outcome.document()))
                 continue
-            result, stopped = _run(job, store, part)
+            result, stopped = _run(job, store, part, grace)
             results.append(result)
             if stopped:
                 break
@@ -80,11 +80,11 @@ def run_jobs(jobs: Sequence[Job], store: Place, part: Part = WHOLE) -> list[JobR
     return results + [JobResult(name=job.name, status="not started") for job in unstarted]
 
 
-def _run(job: Job, store: Place, part: Part) -> tuple[JobResult, bool]:
+def _run(job: Job, store: Place, part: Part, grace: float) -> tuple[JobResult, bool]:
     """Run one job in a process; whether it was asked to end early comes along."""
     with tempfile.TemporaryDirectory(prefix="lpp-job-") as folder:
         report = Path(folder, "report.json")
-        more = [f"--store={store}", f"--report={report}", *_part_words(part)]
+        more = [f"--store={store}", f"--report={report}", f"--grace={grace:g}", *_part_words(part)]
         more += ["--debug"] if debugging() else []
         words = [sys.executable, "-m", "lpp.capture.cli", "run", *job.words, *more]
         code, stopped = _finish(words)
@@ -118,7 +118,7 @@ def _finish(words: Sequence[str]) -> tuple[int, bool]:
 
 def _end_group(group: int) -> None:
     """End what a job left running, which would hold the device's memory, after a moment's grace."""
-    until = time.monotonic() + GRACE_SECONDS
+    until = time.monotonic() + LEFTOVER_SECONDS
     with contextlib.suppress(ProcessLookupError, PermissionError):
         while time.monotonic() < until:
             os.killpg(group, 0)
@@ -186,7 +186,7 @@ def exit_code(results: Sequence[JobResult]) -> int:
     """
     statuses = {result.status for result in results}
     if statuses & {"interrupted", "not started"}:
-        return INTERRUPTED
+        return EXIT_USER_ERROR
     return int("failed" in statuses)
 
 
@@ -201,13 +201,13 @@ def list_jobs(jobs: Sequence[Job], store: Place, part: Part = WHOLE) -> str:
     return "\n".join(lines)
 
 
-def run_and_tell(jobs: Sequence[Job], store: Place, part: Part) -> int:
+def run_and_tell(jobs: Sequence[Job], store: Place, part: Part, grace: float) -> int:
     """Run the jobs, print the table, return the exit code."""
     start = time.monotonic()
-    results = run_jobs(jobs, store, part)
+    results = run_jobs(jobs, store, part, grace)
     click.echo(table(results, time.monotonic() - start))
     code = exit_code(results)
-    if code == INTERRUPTED:
+    if code == EXIT_USER_ERROR:
         click.echo("Interrupted. Everything committed stays; the same command goes on.", err=True)
     return code
 

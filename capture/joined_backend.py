@@ -30,7 +30,10 @@ class JoinedBackend:
         for states, statistics in both:
             check_same_rows(states.batch, statistics.batch)
             yield Captured(
-                batch=states.batch, hidden=states.hidden, statistics=statistics.statistics
+                batch=states.batch,
+                hidden=states.hidden,
+                statistics=statistics.statistics,
+                failed={**states.failed, **statistics.failed},
             )
 
 

@@ -88,6 +88,7 @@ def finished(root: Url, request: CaptureRequest, part: Part) -> Outcome | None:
         run = store.runs.get(_noted(store, request_key(request)) or "")
         if run is None or not set(part.shards(run.plan.n_shards)).isdisjoint(run.missing_shards):
             return None
+        aside = run.set_aside()
     except (LppError, OSError):
         return None
     return Outcome(
@@ -98,6 +99,7 @@ def finished(root: Url, request: CaptureRequest, part: Part) -> Outcome | None:
         tokens=0,
         seconds=0.0,
         missing=len(run.missing_shards),
+        set_aside=aside,
     )
 
 

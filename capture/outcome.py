@@ -5,9 +5,14 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from lpp.capture.parts import WHOLE, Part
+from lpp.store.console import EXIT_USER_ERROR
 from lpp.store.place import Place
+from lpp.store.quarantine import NOTHING, QuarantineSummary
 
 WIDTH: Final = 80
+
+HOPELESS: Final = "Capture it with another --dtype: bfloat16 or float32 where it was float16."
+"""What may make a model finite that nowhere is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,22 +32,43 @@ class Outcome:
     """From the first forward pass to the last commit; 0 where there was nothing to do."""
     missing: int
     """Shards of the run, of any part, that nobody has committed."""
+    stopped: bool = False
+    """Whether a request to end left shards of the part uncommitted."""
+    set_aside: QuarantineSummary = NOTHING
+    """Of the whole run, as far as it is committed."""
 
     @property
     def idle(self) -> bool:
         """Whether everything asked for was there already."""
         return self.captured + self.outrun == 0
 
+    @property
+    def hopeless(self) -> bool:
+        """Whether everything that is committed was set aside as not finite."""
+        return self.set_aside.hopeless and not self.missing
+
+    @property
+    def exit_code(self) -> int:
+        """0 for what can be analysed, 1 for a run without one finite prompt, 2 when stopped."""
+        return EXIT_USER_ERROR if self.stopped else int(self.hopeless)
+
     def words(self, store: Place) -> str:
         """What a user is told, in lines of 80 columns where ids and paths allow."""
-        lines = []
+        lines = list(self.set_aside.lines())
+        if self.hopeless:
+            lines.append(HOPELESS)
         if self.outrun:
             lines += [
                 f"{self.outrun} of {self.captured + self.outrun} shards were committed by another "
                 "process first, and kept.",
                 "Give each process a --part of its own.",
             ]
-        if self.missing:
+        if self.stopped:
+            lines += [
+                f"{self.run}: stopped as asked, {self.missing} shards are missing.",
+                "Everything committed stays; the same command resumes.",
+            ]
+        elif self.missing:
             done = f"{self.run}: part {self.part} is done."
             rest = f"Shards that are other parts' work and still missing: {self.missing}."
             lines += [done, rest, f"See: lpp-capture status {store}"]
@@ -55,13 +81,18 @@ class Outcome:
 
     def document(self) -> Mapping[str, Any]:
         """For `--report`: JSON of what was done."""
-        return {
-            "status": "skipped" if self.idle else "done",
+        done = "skipped" if self.idle else "done"
+        if self.hopeless:
+            done = "failed"
+        reason = {"reason": f"no prompt is finite. {HOPELESS}"} if self.hopeless else {}
+        return reason | {
+            "status": "interrupted" if self.stopped else done,
             "run": self.run,
             "part": None if self.part == WHOLE else str(self.part),
             "captured_shards": self.captured,
             "outrun_shards": self.outrun,
             "missing_shards": self.missing,
+            "set_aside_prompts": self.set_aside.prompts,
             "tokens": self.tokens,
             "seconds": round(self.seconds, 3),
         }

@@ -5,9 +5,13 @@ little-endian bytes, so ["ab", "c"] and ["a", "bc"] differ. They depend on no mo
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Final
 
+import pyarrow as pa
 import xxhash
+
+from lpp.store.quarantine import TextSetAside, texts_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +34,41 @@ class Streamed:
         return self.read()
 
 
+MOST_LISTED: Final = 100_000
+"""Texts set aside that are listed; a corpus may hold any number of empty rows."""
+
+
+class Refused:
+    """Texts that were set aside as a corpus was read: each once, however often that was."""
+
+    def __init__(self) -> None:
+        self._texts: dict[int, TextSetAside] = {}
+
+    def __contains__(self, source_row: int) -> bool:
+        return source_row in self._texts
+
+    def add(self, source_row: int, reason: str, detail: str) -> None:
+        """Note a row of the corpus and why it becomes no prompt."""
+        if len(self._texts) < MOST_LISTED:
+            text = TextSetAside(source_row=source_row, reason=reason, detail=detail)
+            self._texts[source_row] = text
+
+    def table(self) -> pa.Table:
+        """(n, 3), `lpp.store.quarantine.TEXTS_SCHEMA`."""
+        return texts_table(self._texts.values())
+
+    def words(self) -> str:
+        """How many, by reason, with an example of each; empty when none but empty rows."""
+        kinds: dict[str, list[TextSetAside]] = {}
+        for text in self._texts.values():
+            kinds.setdefault(text.reason, []).append(text)
+        kinds.pop("empty", None)
+        return "; ".join(
+            f"{len(texts)} {reason}, the first {texts[0].detail}"
+            for reason, texts in sorted(kinds.items())
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Corpus:
     """Texts under a name, with what identifies them."""
@@ -46,6 +85,8 @@ class Corpus:
     """Files taken, relative to the corpus; empty for a corpus that is not local files."""
     passages: Iterable[Passage]
     """In corpus order; iterate as often as wanted."""
+    refused: Refused = field(default_factory=Refused)
+    """Texts that reading `passages` set aside so far."""
 
 
 def fingerprint_texts(texts: Iterable[str]) -> str:

@@ -13,6 +13,7 @@ import pyarrow as pa
 from lpp.capture.backend import Backend
 from lpp.capture.batches import shard_boundaries
 from lpp.capture.corpus import open_corpus
+from lpp.capture.model_spec import ModelDescription
 from lpp.capture.models import load_tokenizer
 from lpp.capture.opened import BATCH_TOKENS, OpenedModel, open_model
 from lpp.capture.passages import Corpus, Passage, prompt_set_fingerprint
@@ -48,6 +49,8 @@ class Prepared:
     prompts: pa.Table
     opened: OpenedModel
     backend: Backend
+    set_aside: pa.Table
+    """Texts of the corpus that became no prompt, `lpp.store.quarantine.TEXTS_SCHEMA`."""
 
     def close(self) -> None:
         """Nothing runs on the model any more."""
@@ -66,7 +69,9 @@ def prepare(
     corpus, passages = choose_passages(request.corpus, request.selection)
     opened = open_model(request, progress=progress, quiet=quiet)
     try:
-        prompts = tokenise(passages, opened.described.tokenizer, request.context)
+        refused = corpus.refused
+        prompts = tokenise(passages, opened.described.tokenizer, request.context, refused)
+        passages = [passage for passage in passages if passage.source_row not in refused]
         plan = make_plan(
             request=request, corpus=corpus, passages=passages, opened=opened, prompts=prompts
         )
@@ -74,7 +79,9 @@ def prepare(
     except BaseException:
         opened.close()
         raise
-    return Prepared(plan=plan, prompts=prompts, opened=opened, backend=backend)
+    return Prepared(
+        plan=plan, prompts=prompts, opened=opened, backend=backend, set_aside=refused.table()
+    )
 
 
 def choose_passages(spec: CorpusSpec, selection: Selection) -> tuple[Corpus, list[Passage]]:
@@ -115,35 +122,15 @@ def make_plan(
     prompts: pa.Table,
 ) -> Plan:
     """Freeze everything that could change a stored number."""
-    loaded, sites = opened.described, opened.sites
-    specs = tuple(
-        SiteSpec(
-            name=name,
-            convention="post_norm" if name == "final" and sites.final_norm else "residual",
-            width=sites.width(name),
-        )
-        for name in choose_sites(request.sites, sites.names)
-    )
+    loaded, specs = opened.described, site_specs(request, opened)
     token_bytes = sum(spec.width for spec in specs) * ITEM_BYTES[loaded.dtype]
     lengths = prompts["n_tokens"].to_pylist()
+    batch_tokens = request.batch_tokens or default_batch_tokens(
+        opened.device, token_bytes, request.context
+    )
     return Plan(
-        model=ModelInfo(
-            id=loaded.id,
-            source=loaded.source,
-            revision=loaded.revision,
-            weights=loaded.weights,
-            architecture=loaded.architecture,
-            n_parameters=loaded.n_parameters,
-            n_blocks=loaded.n_blocks,
-            hidden_size=loaded.hidden_size,
-            logits_width=loaded.logits_width,
-            untrained_seed=request.model.untrained_seed,
-        ),
-        tokenizer=TokenizerInfo(
-            id=loaded.id,
-            fingerprint=loaded.tokenizer_fingerprint,
-            size=loaded.tokenizer_size,
-        ),
+        model=model_info(request, loaded),
+        tokenizer=tokenizer_info(loaded),
         corpus=CorpusInfo(
             name=corpus.name,
             revision=corpus.revision,
@@ -158,24 +145,62 @@ def make_plan(
         prefixes=prefix_schedule(request.context),
         logit_positions=request.logit_positions,
         sites=specs,
-        compute=ComputeInfo(
-            backend=opened.name,
-            device=opened.device,
-            dtype=loaded.dtype,
-            attention=opened.attention,
-            batch_tokens=request.batch_tokens
-            or default_batch_tokens(opened.device, token_bytes, request.context),
-            device_map=opened.device_map,
-            quantization=request.model.quantization,
-            trust_remote_code=request.model.trust_remote_code,
-            versions=opened.versions,
-            engine_options={
-                name: canonical_json(value).decode()
-                for name, value in request.engine_options.items()
-            },
-        ),
+        compute=compute_info(request, opened, batch_tokens),
         stored_dtype=loaded.dtype,  # activations are stored as they were computed
         shards=shard_boundaries(lengths, token_bytes, request.shard_bytes),
+    )
+
+
+def site_specs(request: CaptureRequest, opened: OpenedModel) -> tuple[SiteSpec, ...]:
+    """The sites that `request` chooses of a model."""
+    sites = opened.sites
+    return tuple(
+        SiteSpec(
+            name=name,
+            convention="post_norm" if name == "final" and sites.final_norm else "residual",
+            width=sites.width(name),
+        )
+        for name in choose_sites(request.sites, sites.names)
+    )
+
+
+def model_info(request: CaptureRequest, loaded: ModelDescription) -> ModelInfo:
+    """What a plan says of the model."""
+    return ModelInfo(
+        id=loaded.id,
+        source=loaded.source,
+        revision=loaded.revision,
+        weights=loaded.weights,
+        architecture=loaded.architecture,
+        n_parameters=loaded.n_parameters,
+        n_blocks=loaded.n_blocks,
+        hidden_size=loaded.hidden_size,
+        logits_width=loaded.logits_width,
+        untrained_seed=request.model.untrained_seed,
+    )
+
+
+def tokenizer_info(loaded: ModelDescription) -> TokenizerInfo:
+    """What a plan says of the tokenizer."""
+    return TokenizerInfo(
+        id=loaded.id, fingerprint=loaded.tokenizer_fingerprint, size=loaded.tokenizer_size
+    )
+
+
+def compute_info(request: CaptureRequest, opened: OpenedModel, batch_tokens: int) -> ComputeInfo:
+    """What a plan says of how the model runs."""
+    options = request.engine_options.items()
+    return ComputeInfo(
+        backend=opened.name,
+        device=opened.device,
+        dtype=opened.described.dtype,
+        attention=opened.attention,
+        batch_tokens=batch_tokens,
+        device_map=opened.device_map,
+        quantization=request.model.quantization,
+        trust_remote_code=request.model.trust_remote_code,
+        versions=opened.versions,
+        engine_options={name: canonical_json(value).decode() for name, value in options},
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from lpp.capture.passages import Passage
+from lpp.capture.passages import Passage, Refused
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.rows import token_ids_sha256
 from lpp.store.tables import PROMPTS_SCHEMA
@@ -20,33 +20,45 @@ _BATCH: Final = 256
 """Texts given to the tokenizer at once: enough for its threads, ids of few in memory."""
 
 
-def tokenise(passages: Sequence[Passage], tokenizer: Any, context: int) -> pa.Table:
-    """(len(passages), 6), `lpp.store.tables.PROMPTS_SCHEMA`: prompt k is passages[k].
+def tokenise(
+    passages: Sequence[Passage],
+    tokenizer: Any,
+    context: int,
+    refused: Refused | None = None,
+) -> pa.Table:
+    """(n, 6), `lpp.store.tables.PROMPTS_SCHEMA`: a prompt for each passage, in order.
 
     tokenizer: a transformers tokenizer. context: C >= 1, the most tokens a prompt keeps.
     `truncated` says that some were dropped; `sha256` is that of the kept ids as little-endian
-    int32.
+    int32. A passage that the tokenizer turns into no token is no prompt, and `refused` is told.
 
-    InputError for a passage that the tokenizer turns into no token at all.
+    InputError where no passage has a token.
     """
     if context < 1:
         raise InputError(
             f"--context {context}: at least one token is needed.", kind=ErrorKind.INVALID_VALUE
         )
+    refused = refused if refused is not None else Refused()
+    rows: list[int] = []
     ids: list[list[int]] = []
     full_lengths: list[int] = []
     for passage, tokens in _token_ids(passages, tokenizer):
         if not tokens:
-            raise InputError(
-                f"Prompt {len(ids)} (row {passage.source_row} of the corpus) has no tokens under "
-                f"this tokenizer: {passage.text[:40]!r}. Raise --min-bytes, or take the row out.",
-                kind=ErrorKind.INVALID_VALUE,
-            )
+            refused.add(passage.source_row, "no_tokens", f"{passage.text[:40]!r}")
+            continue
+        rows.append(passage.source_row)
         ids.append(tokens[:context])
         full_lengths.append(len(tokens))
+    if passages and not ids:
+        raise InputError(
+            f"None of {len(passages)} texts has a token under this tokenizer, such as row "
+            f"{passages[0].source_row} of the corpus: {passages[0].text[:40]!r}. Raise "
+            "--min-bytes, or give another corpus.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
     columns = [
         range(len(ids)),
-        [passage.source_row for passage in passages],
+        rows,
         ids,
         [len(tokens) for tokens in ids],
         [length > context for length in full_lengths],

@@ -11,6 +11,7 @@ from lpp.capture.outcome import Outcome
 from lpp.capture.parts import WHOLE, Part
 from lpp.capture.planning import Prepared, prepare
 from lpp.capture.request import CaptureRequest
+from lpp.capture.stopping import Stop, stoppable
 from lpp.store import Run, RunWriter, Store, create_store, open_store
 from lpp.store.console import debugging, progress
 from lpp.store.errors import ConflictError, ErrorKind, InputError
@@ -18,16 +19,23 @@ from lpp.store.keys import SHARDS_KEY
 from lpp.store.place import Url
 from lpp.store.plan import Plan, differences
 from lpp.store.presence import at_work
+from lpp.store.writing import sweep_run
 
 
 def capture_into(
-    root: Url, request: CaptureRequest, *, resume: str | None = None, part: Part = WHOLE
+    root: Url,
+    request: CaptureRequest,
+    *,
+    resume: str | None = None,
+    part: Part = WHOLE,
+    grace: float | None = None,
 ) -> Outcome:
     """Capture what `request` asks into the store at `root`, making it where there is none.
 
     resume: id of the one run that may be written; anything else is refused with the fields that
-    differ. part: which shards are this process's. Every committed shard survives whatever stops
-    this.
+    differ. part: which shards are this process's. grace: seconds that a request to end leaves for
+    the shard under way (`lpp.capture.stopping`); None: a request ends this at once. Every committed
+    shard survives whatever stops this.
     """
     # before the model loads: a bad path should not cost minutes
     store = create_store(root) if resume is None else open_store(root)
@@ -43,13 +51,15 @@ def capture_into(
     with closing(prepared):
         if resume is not None:
             _refuse_another(prepared.plan, store, resume)
-        writer = RunWriter(store.path, prepared.plan, prepared.prompts)
+        writer = RunWriter(
+            store.path, prepared.plan, prepared.prompts, set_aside=prepared.set_aside
+        )
         remember(store, key, prepared.plan.run_id)
         click.echo(f"{describe(prepared.plan)}\n  into {writer.run.path}", err=True)
-        return _capture(prepared, writer, part)
+        return _capture(prepared, writer, part, grace)
 
 
-def _capture(prepared: Prepared, writer: RunWriter, part: Part) -> Outcome:
+def _capture(prepared: Prepared, writer: RunWriter, part: Part, grace: float | None) -> Outcome:
     plan = prepared.plan
     lengths = prepared.prompts["n_tokens"].to_numpy()
     mine = part.shards(plan.n_shards)
@@ -60,8 +70,13 @@ def _capture(prepared: Prepared, writer: RunWriter, part: Part) -> Outcome:
     todo = [shard for shard in mine if not writer.committed(shard)]
     start = time.monotonic()
     sign = at_work(writer.run.path / SHARDS_KEY, f"part {part}") if todo else nullcontext()
-    with sign, progress("capture", tokens_of(plan, lengths, mine), "tokens") as bar:
-        capture_run(plan, prepared.prompts, writer, prepared.backend, bar, part=part)
+    patience = nullcontext(Stop()) if grace is None else stoppable(plan.n_shards, grace)
+    bar = progress("capture", tokens_of(plan, lengths, mine), "tokens")
+    with patience as stop, sign, bar as told:
+        capture_run(plan, prepared.prompts, writer, prepared.backend, told, part=part, stop=stop)
+    run = Run(writer.run.path)
+    if writer.written and not run.missing_shards:
+        sweep_run(run)
     return Outcome(
         run=plan.run_id,
         part=part,
@@ -69,7 +84,9 @@ def _capture(prepared: Prepared, writer: RunWriter, part: Part) -> Outcome:
         outrun=len(writer.outrun),
         tokens=tokens_of(plan, lengths, writer.written | writer.outrun),
         seconds=time.monotonic() - start if todo else 0.0,
-        missing=len(Run(writer.run.path).missing_shards),
+        missing=len(run.missing_shards),
+        set_aside=run.set_aside(),
+        stopped=not all(writer.committed(shard) for shard in mine),
     )
 
 

@@ -143,9 +143,12 @@ class _Tally:
         if selection.min_tokens is not None:
             steps.append(f"{self.enough} of {selection.min_tokens} {selection.count_with} tokens")
             lower.append("--min-tokens")
+        refused = corpus.refused.words()
+        aside = f" Set aside, {refused}." if refused else ""
         return (
             f"Corpus {corpus.name}: {selection.prompts} prompts asked, {self.enough} long enough "
-            f"({', '.join(steps)} or more). Lower {' or '.join(lower)}, or give a larger corpus."
+            f"({', '.join(steps)} or more).{aside} Lower {' or '.join(lower)}, or give a larger "
+            "corpus."
         )
 
 

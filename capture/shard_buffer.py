@@ -1,5 +1,6 @@
 """Room for one shard while it fills: rows land at their prompt's place, in prompt order."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from lpp.store.errors import ErrorKind, MachineError
 from lpp.store.hidden import Rows
 from lpp.store.hidden_limits import NUMPY_DTYPE
 from lpp.store.plan import Plan
+from lpp.store.quarantine import SetAside, quarantine_table
 from lpp.store.tables import STATISTICS, TOKENS_SCHEMA
 
 
@@ -53,6 +55,7 @@ class ShardBuffer:
         self.rows = int(self._shard_start[shard + 1] - self._shard_start[shard])
         self._filled = 0
         self._asked[:] = False
+        self._set_aside: list[SetAside] = []
 
     @property
     def full(self) -> bool:
@@ -82,6 +85,10 @@ class ShardBuffer:
             self._statistics[name][asked] = values
         self._filled += flat
 
+    def set_aside(self, prompts: Iterable[SetAside]) -> None:
+        """Of these prompts no row means anything; their statistics will be null."""
+        self._set_aside += prompts
+
     def _check(self, captured: Captured) -> None:
         batch, tokens = captured.batch, len(captured.batch.token_ids)
         if batch.shard != self.shard:
@@ -109,9 +116,11 @@ class ShardBuffer:
         position = np.arange(self.rows) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         no_next = np.zeros(self.rows, np.bool_)
         no_next[np.cumsum(lengths) - 1] = True
+        prompts = np.repeat(np.arange(first, end, dtype=np.int32), lengths)
         missing = ~self._asked[: self.rows]
+        missing |= np.isin(prompts, [one.prompt_id for one in self._set_aside])
         columns: list[pa.Array] = [
-            pa.array(np.repeat(np.arange(first, end, dtype=np.int32), lengths)),
+            pa.array(prompts),
             pa.array(position.astype(np.int32)),
             pa.array(self._token_ids[: self.rows]),
         ]
@@ -119,3 +128,7 @@ class ShardBuffer:
             mask = missing | no_next if name.startswith("next_") else missing
             columns.append(pa.array(self._statistics[name][: self.rows], mask=mask))
         return pa.Table.from_arrays(columns, schema=TOKENS_SCHEMA)
+
+    def quarantine(self) -> pa.Table:
+        """The prompts of the full shard that were set aside, (n, 5)."""
+        return quarantine_table(self._set_aside)

@@ -16,6 +16,7 @@ from lpp.store.errors import InputError, LppError
 from lpp.store.keys import COMMIT_KEY, SHARDS_KEY, shard_key
 from lpp.store.place import Place, in_parallel
 from lpp.store.presence import Writer, writers
+from lpp.store.quarantine import NOTHING, QuarantineSummary
 
 State = Literal["complete", "running", "stopped", "unreadable"]
 """complete: every shard is committed. running: a writer gives signs of life. stopped: none does.
@@ -55,6 +56,8 @@ class RunStatus:
     """At work, or gone without a word."""
     problem: str
     """Why it is unreadable."""
+    set_aside: QuarantineSummary = NOTHING
+    """Prompts and texts that were set aside, and why."""
 
 
 def store_status(store: Store, now: float) -> list[RunStatus]:
@@ -109,6 +112,7 @@ def _status(run: Run, now: float) -> RunStatus:
         ),
         writers=at_work,
         problem="",
+        set_aside=run.set_aside(),
     )
 
 
@@ -188,6 +192,8 @@ def status_document(status: RunStatus, now: float) -> dict[str, Any]:
             for writer in status.writers
         ],
         "problem": status.problem or None,
+        "set_aside_prompts": status.set_aside.prompts,
+        "not_finite_from": status.set_aside.first_site,
     }
 
 

@@ -37,6 +37,7 @@ def _details(status: RunStatus, now: float) -> Iterator[str]:
     """What the numbers of a run do not say."""
     if status.problem:
         yield status.problem
+    yield from status.set_aside.lines()
     for writer in status.writers:
         yield _writer(writer, now)
     if status.state == "stopped":
@@ -47,7 +48,7 @@ def _details(status: RunStatus, now: float) -> Iterator[str]:
         yield f"{status.nobodys} of the missing shards are no living writer's part"
     if status.damaged:
         some = ", ".join(status.damaged[:4]) + (", ..." if len(status.damaged) > 4 else "")
-        yield f"damaged: shards {some}; the command that made it replaces them"
+        yield f"damaged: shards {some}; lpp-capture repair computes them again"
 
 
 def _writer(writer: Writer, now: float) -> str:

@@ -1,19 +1,32 @@
 """One reader per kind of text file: rows as (place, text), one at a time.
 
 `place` names the row for a message ("a.jsonl, line 3"). A text of None is a row that has
-none. What a reader cannot read raises InputError with that place.
+none; a row whose bytes or characters are no text is `Unreadable`, and the rest goes on. A file
+that is not what its name says raises InputError with that place.
 """
 
 import codecs
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from lpp.store.errors import ErrorKind, InputError
 
-Row: TypeAlias = tuple[str, str | None]
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A row that is there and is no text."""
+
+    reason: str
+    """`not_utf8`, or `no_text` for half a surrogate pair."""
+    detail: str
+
+
+Text: TypeAlias = str | Unreadable | None
+Row: TypeAlias = tuple[str, Text]
 
 MAX_PASSAGE_BYTES: Final = 16 << 20
 """A longer line or paragraph is a mistake in the file, and would not fit in bounded memory."""
@@ -25,8 +38,8 @@ _BATCH_ROWS: Final = 256
 def jsonl_rows(path: Path, field: str) -> Iterator[Row]:
     """One row per line: the string under `field` of its JSON object."""
     for place, line in _lines(path):
-        if not line.strip():
-            yield place, None
+        if isinstance(line, Unreadable) or not line.strip():
+            yield place, line if isinstance(line, Unreadable) else None
             continue
         try:
             record = json.loads(line)
@@ -38,7 +51,7 @@ def jsonl_rows(path: Path, field: str) -> Iterator[Row]:
         yield place, _text_of(record, field, place)
 
 
-def _text_of(record: Any, field: str, place: str) -> str | None:
+def _text_of(record: Any, field: str, place: str) -> Text:
     if not isinstance(record, dict):
         raise _invalid(
             f"{place}: {_json_type(record)} instead of an object. "
@@ -52,6 +65,16 @@ def _text_of(record: Any, field: str, place: str) -> str | None:
             f"{place}: field {field!r} holds {_json_type(text)} instead of a string. "
             "Choose a field of text with --text-field, or correct the line."
         )
+    return None if text is None else encodable(text, place)
+
+
+def encodable(text: str, place: str) -> str | Unreadable:
+    r"""`text`, if UTF-8 can hold it: JSON's `\ud800` alone is a string but no text."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        where = f"half a surrogate pair at character {error.start}"
+        return Unreadable("no_text", f"{place}: {where}")
     return text
 
 
@@ -65,23 +88,29 @@ def _json_type(value: Any) -> str:
 def txt_rows(path: Path, field: str) -> Iterator[Row]:
     """One row per paragraph: lines up to a blank one, joined by LF. `field` has no meaning."""
     del field
-    lines: list[str] = []
+    lines: list[str | Unreadable] = []
     size, start = 0, path.name
     for place, line in _lines(path):
-        if line.strip():
+        if isinstance(line, Unreadable) or line.strip():
             start = start if lines else place
             lines.append(line)
-            size += len(line)
+            size += len(line) if isinstance(line, str) else 0
             if size > MAX_PASSAGE_BYTES:
                 raise _too_long(start, "paragraph", "Part paragraphs by blank lines.")
         elif lines:
-            yield start, "\n".join(lines)
+            yield start, _paragraph(lines)
             lines, size = [], 0
     if lines:
-        yield start, "\n".join(lines)
+        yield start, _paragraph(lines)
 
 
-def _lines(path: Path) -> Iterator[tuple[str, str]]:
+def _paragraph(lines: list[str | Unreadable]) -> str | Unreadable:
+    """Its lines together, or the first of them that is no text."""
+    bad = [line for line in lines if isinstance(line, Unreadable)]
+    return bad[0] if bad else "\n".join(line for line in lines if isinstance(line, str))
+
+
+def _lines(path: Path) -> Iterator[tuple[str, str | Unreadable]]:
     """(place, line without its end), UTF-8, without a byte order mark."""
     offset = 0
     with path.open("rb") as stream:
@@ -96,18 +125,18 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
             offset += len(raw)
 
 
-def _decode(raw: bytes, path: Path, number: int, offset: int) -> str:
+def _decode(raw: bytes, path: Path, number: int, offset: int) -> str | Unreadable:
     mark = len(codecs.BOM_UTF8) if number == 1 and raw.startswith(codecs.BOM_UTF8) else 0
     try:
         return raw[mark:].decode("utf-8").rstrip("\r\n")
     except UnicodeDecodeError as error:
         at = mark + error.start
-        utf16 = offset == 0 and raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        encoding = "UTF-16" if utf16 else "ISO-8859-1"
-        raise _invalid(
-            f"{path}: not UTF-8: byte 0x{raw[at]:02x} at offset {offset + at}, line {number}. "
-            f"Convert it, for example: iconv -f {encoding} -t UTF-8 {path}"
-        ) from None
+        what = f"{path}: not UTF-8: byte 0x{raw[at]:02x} at offset {offset + at}, line {number}"
+        if offset == 0 and raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise _invalid(  # all of it is in another encoding
+                f"{what}. Convert it, for example: iconv -f UTF-16 -t UTF-8 {path}"
+            ) from None
+        return Unreadable("not_utf8", what)
 
 
 def parquet_rows(path: Path, field: str) -> Iterator[Row]:
@@ -120,14 +149,38 @@ def parquet_rows(path: Path, field: str) -> Iterator[Row]:
             _check_column(path, file.schema_arrow, field)
             row = count()
             for batch in file.iter_batches(_BATCH_ROWS, columns=[field]):
-                for text in batch.column(0).to_pylist():
-                    yield f"{path}, row {next(row)}", text
+                for text in _strings(batch.column(0)):
+                    place = f"{path}, row {next(row)}"
+                    if isinstance(text, bytes):
+                        yield place, Unreadable("not_utf8", f"{place}: not UTF-8")
+                    else:
+                        yield place, text
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(
             f"{path}: not a readable Parquet file ({error}). Write it again, or see what it "
             f"holds: duckdb -c \"SELECT * FROM '{path}' LIMIT 3\"",
             kind=ErrorKind.CORRUPT,
         ) from None
+
+
+def _strings(column: Any) -> list[str | bytes | None]:
+    """Values of a column of strings; bytes where they are not UTF-8, which Parquet lets pass."""
+    import pyarrow as pa
+
+    try:
+        values: list[str | bytes | None] = column.to_pylist()
+        return values
+    except UnicodeDecodeError:
+        if pa.types.is_dictionary(column.type):
+            column = column.dictionary_decode()
+        return [_string(value) for value in column.cast(pa.large_binary()).to_pylist()]
+
+
+def _string(value: bytes | None) -> str | bytes | None:
+    try:
+        return None if value is None else value.decode("utf-8")
+    except UnicodeDecodeError:
+        return value
 
 
 def _check_column(path: Path, schema: Any, field: str) -> None:

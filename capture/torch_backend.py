@@ -13,8 +13,9 @@ three sets of `batch tokens x width x itemsize` bytes for each site, so that one
 while the one before is copied and the one before that goes into its shard.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+import gc
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 import numpy as np
@@ -22,12 +23,14 @@ import torch
 
 from lpp.capture.anatomy import forward_inputs, input_device
 from lpp.capture.backend import Batch, Captured
+from lpp.capture.halving import halves, joined, own_copy, without_rows
 from lpp.capture.host_copy import HostRows, make_host
 from lpp.capture.logit_stats import logit_statistics
 from lpp.capture.machine import out_of_memory
 from lpp.capture.sites import ModelSites, capture_sites
 from lpp.capture.unembedding import find_unembedding
 from lpp.store.errors import ErrorKind, MachineError
+from lpp.store.hidden_limits import NUMPY_DTYPE
 from lpp.store.plan import StoredDtype
 
 TORCH_DTYPE: Final = {
@@ -35,6 +38,11 @@ TORCH_DTYPE: Final = {
     "float16": torch.float16,
     "float32": torch.float32,
 }
+HOPELESS: Final = 8
+"""Prompts that may fail alone before any has run: then it is the model that does not fit."""
+
+_log = logging.getLogger("lpp.capture")
+
 SLOTS: Final = 3
 """Batches under way: one that is computed, one that was, and one whose rows go into their shard."""
 
@@ -58,23 +66,79 @@ class TorchBackend:
         self._unembed = find_unembedding(model, sites)
         self._device = input_device(model)
         dtype = TORCH_DTYPE[stored_dtype]
+        self._stored_dtype = stored_dtype
+        self._fitted = self._told = False
         self._slots = [make_host(self._device, dtype) for _ in range(SLOTS)]
 
     def capture(self, batches: Iterable[Batch]) -> Iterator[Captured]:
         """Yield each batch once the next is launched: a GPU then computes while this one is read.
 
-        Raises MachineError(NO_MEMORY) for a batch that does not fit.
+        A batch that does not fit into memory runs in halves, down to single prompts; one that does
+        not fit even alone has failed, unless none ever fitted: MachineError(NO_MEMORY).
         """
-        under_way: tuple[Batch, HostRows] | None = None
+        held: list[Captured] = []  # prompts that failed before any ran
+        under_way: Callable[[], Captured] | None = None
         for number, batch in enumerate(batches):
-            host = self._slots[number % SLOTS]
-            with memory_named(batch):
-                self._launch(batch, host)
+            coming = self._run(batch, self._slots[number % SLOTS])
             if under_way is not None:
-                yield _captured(*under_way)
-            under_way = (batch, host)
+                yield from self._fitting(held, under_way())
+            under_way = coming
         if under_way is not None:
-            yield _captured(*under_way)
+            yield from self._fitting(held, under_way())
+        if held:
+            raise memory_error(held[0].batch)
+
+    def _fitting(self, held: list[Captured], captured: Captured) -> Iterator[Captured]:
+        """`captured`, after what was held back until something fitted."""
+        held.append(captured)
+        if self._fitted:
+            yield from held
+            held.clear()
+        elif sum(len(one.failed) for one in held) >= HOPELESS:
+            raise memory_error(held[0].batch)
+
+    def _run(self, batch: Batch, host: HostRows) -> Callable[[], Captured]:
+        """Launch a batch; what gives its rows, once it is asked."""
+        why = self._launched(batch, host)
+        if not why:
+            return lambda: _captured(batch, host)
+        if not self._told:
+            _log.warning("%s: it runs in halves, as others will.", memory_error(batch, short=True))
+            self._told = True
+        captured = self._smaller(batch, host, why)
+        return lambda: captured
+
+    def _smaller(self, batch: Batch, host: HostRows, why: str) -> Captured:
+        """The rows of a batch that did not fit, from as few pieces as it takes."""
+        if len(batch.lengths) == 1:
+            widths = {site: self._sites.width(site) for site in self._wanted}
+            return without_rows(batch, widths, NUMPY_DTYPE[self._stored_dtype], why)
+        parts = []
+        for half in halves(batch):
+            why = self._launched(half, host)
+            if why:
+                parts.append(self._smaller(half, host, why))
+            else:
+                parts.append(own_copy(_captured(half, host)))
+        return joined(batch, parts)
+
+    def _launched(self, batch: Batch, host: HostRows) -> str:
+        """Launch a batch; what the allocator said where it does not fit, else nothing."""
+        try:
+            self._launch(batch, host)
+        except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
+            if not out_of_memory(error):
+                raise
+            why = (str(error).strip() or "out of memory").splitlines()[0][:200]
+        else:
+            self._fitted = True
+            return ""
+        # Only here: the error held the frames of the pass, and they its tensors.
+        host.begin()
+        gc.collect()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        return why
 
     @torch.inference_mode()
     def _launch(self, batch: Batch, host: HostRows) -> None:
@@ -126,22 +190,18 @@ def _captured(batch: Batch, host: HostRows) -> Captured:
     return Captured(batch=batch, hidden=host.arrays(), statistics=host.statistics())
 
 
-@contextmanager
-def memory_named(batch: Batch) -> Iterator[None]:
-    """Turn a batch that does not fit in memory into a message that says which and what helps."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
-        if not out_of_memory(error):
-            raise
-        longest = max(batch.lengths)
-        tokens = len(batch.lengths) * longest
-        advice = f"fewer tokens at once: --batch-tokens {max(longest, tokens // 2)}"
-        if len(batch.lengths) == 1:  # a prompt always runs whole
-            advice = "a shorter --context, fewer --sites, or --device-map auto"
-        raise MachineError(
-            f"out of memory on a batch of {len(batch.lengths)} prompts, {tokens} tokens with "
-            f"padding, in shard {batch.shard}. Every committed shard is whole. Capture again with "
-            f"{advice} (a plan of its own), or on a larger card.",
-            kind=ErrorKind.NO_MEMORY,
-        ) from None
+def memory_error(batch: Batch, *, short: bool = False) -> MachineError:
+    """The error for a batch that does not fit: which, and what helps. short: which alone."""
+    longest, count = max(batch.lengths), len(batch.lengths)
+    prompts = "1 prompt" if count == 1 else f"{count} prompts"
+    text = (
+        f"out of memory on a batch of {prompts}, {count * longest} tokens with padding, in shard "
+        f"{batch.shard}"
+    )
+    if not short:
+        text += (
+            ", and none before it fitted. Every committed shard is whole. Capture again with a "
+            "shorter --context, fewer --sites, or --device-map auto (a plan of its own), or on a "
+            "larger card."
+        )
+    return MachineError(text, kind=ErrorKind.NO_MEMORY)

@@ -8,6 +8,7 @@ from torch import nn
 
 from lpp.capture.anatomy import forward_inputs, output_embeddings, probe_ids, text_config, unmapped
 from lpp.capture.sites import ModelSites, capture_sites
+from lpp.store.errors import ErrorKind, InputError
 
 _InPlace = Callable[[torch.Tensor], object]
 
@@ -57,6 +58,13 @@ def find_unembedding(model: nn.Module, sites: ModelSites) -> Unembedding:
     seen: dict[str, torch.Tensor] = {}
     with capture_sites(sites, ("final",), seen.__setitem__):
         expected = model(**forward_inputs(probe_ids(model))).logits
+    if not bool(expected.isfinite().any()):
+        raise InputError(
+            f"{type(model).__name__} gives no finite logit in {str(expected.dtype)[6:]}, on a few "
+            "tokens: there is nothing to capture. Repeat with another --dtype: bfloat16, or "
+            "float32.",
+            kind=ErrorKind.UNSUPPORTED_MODEL,
+        )
     product = module(seen["final"])
     eps = torch.finfo(product.dtype).eps
     for after in _readings(text_config(model)):

@@ -6,13 +6,16 @@ called by name on every rank (`collective_rpc`). They touch two things of vLLM: 
 """
 
 import os
-from collections.abc import Callable, Sequence
+import signal
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
 import torch
 
 from lpp.capture.handover import InProcess, SharedFile
+from lpp.capture.stopping import REQUESTS
 from lpp.capture.vllm_recorder import Awaited, Recorder, Taken
 from lpp.capture.vllm_sites import EngineSites, NormCheck, find_engine_sites
 
@@ -50,6 +53,7 @@ class CaptureExtension:
     _lpp_probing: ExitStack
     _lpp_logits: torch.Tensor | None
     _lpp_recorder: Recorder | None = None
+    _lpp_heard: Mapping[signal.Signals, Any] = {}
 
     def lpp_watch(self, n_blocks: int, hidden_size: int) -> dict[str, Any]:
         """Find the sites and watch the next forward pass; returns what is known without one."""
@@ -79,6 +83,8 @@ class CaptureExtension:
     def lpp_start(self, wanted: Sequence[str], dtype: str, vocabulary: int, driver: int) -> None:
         """Hooks on. driver: process id of who will take the rows."""
         self.lpp_stop()
+        if driver != os.getpid():
+            self._lpp_heard = deaf()
         handover = None
         if self.rank == 0:
             handover = InProcess() if driver == os.getpid() else SharedFile()
@@ -105,6 +111,9 @@ class CaptureExtension:
         if self._lpp_recorder is not None:
             self._lpp_recorder.close()
             self._lpp_recorder = None
+        for number, handler in self._lpp_heard.items():
+            signal.signal(number, handler)
+        self._lpp_heard = {}
 
     def lpp_hooks(self) -> int:
         """How many of our hooks the model carries."""
@@ -113,6 +122,17 @@ class CaptureExtension:
             for module in self.get_model().modules()
             for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
         )
+
+
+def deaf() -> dict[signal.Signals, Any]:
+    """Leave requests to end to the driver; returns the handlers that heard them.
+
+    A terminal and a scheduler tell every process of the group, and a worker that obeyed would take
+    the shard with it that its driver wants to finish. A worker ends when its driver does.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return {}  # only there can handlers be set, and only there do they run
+    return {number: signal.signal(number, signal.SIG_IGN) for number in REQUESTS}
 
 
 def attention_backends(model: torch.nn.Module) -> list[str]:

@@ -72,6 +72,11 @@ def _with_errors(*columns: Column) -> tuple[Column, ...]:
     return *columns, *errors
 
 
+_N_QUARANTINED: Final = Column(
+    "n_quarantined", "INTEGER", "of them set aside: no number is of those", "prompts"
+)
+
+
 RUNS: Final = Table(
     "runs",
     "one row per captured run",
@@ -91,6 +96,9 @@ RUNS: Final = Table(
         Column("prompt_set", "VARCHAR", "fingerprint of the texts, whatever the model"),
         Column("n_prompts", "INTEGER", "prompts captured", "prompts"),
         Column("n_tokens", "BIGINT", "tokens captured", "tokens"),
+        _N_QUARANTINED,
+        Column("not_finite_from", "VARCHAR", "first site with NaN or infinities; null: none"),
+        Column("n_texts_set_aside", "INTEGER", "texts that became no prompt", "texts"),
         Column("context", "INTEGER", "prompts were cut to this length", "tokens"),
         Column("logit_positions", "VARCHAR", "all, or schedule: where logits were kept"),
         Column("compute_dtype", "VARCHAR", "number type of the forward pass"),
@@ -126,6 +134,7 @@ SPECTRA: Final = Table(
         _PREFIX,
         _N_PROMPTS,
         Column("depth", "INTEGER", "0 at embed, k at block.k, B at final", "blocks"),
+        _N_QUARANTINED,
         Column("n_tokens", "BIGINT", "N: rows in the covariance", "tokens"),
         Column("dim", "INTEGER", "d: width of the rows", "dimensions"),
         Column("rank_bound", "INTEGER", "min(N, d)", "dimensions"),
@@ -152,6 +161,7 @@ ENTROPY: Final = Table(
             Column("entropy", "DOUBLE", "mean over prompts", "nats"),
             Column("entropy_norm", "DOUBLE", "over ln V", "share"),
         ),
+        _N_QUARANTINED,
         Column("short_prompts", "INTEGER", "prompts shorter than the prefix", "prompts"),
         Column("distinct_prefixes", "DOUBLE", "distinct token prefixes over prompts", "share"),
     ),
@@ -167,6 +177,7 @@ METRICS: Final = Table(
         _CONTEXT,
         _PREFIX,
         _N_PROMPTS,
+        _N_QUARANTINED,
         Column("metric", "VARCHAR", "its declared name"),
         Column("unit", "VARCHAR", "of the value"),
         Column("value", "DOUBLE", "null: not defined there", "of the metric"),
@@ -179,6 +190,7 @@ _PROFILE: Final = (
     _RUN,
     _CONTEXT,
     _N_PROMPTS,
+    _N_QUARANTINED,
     _SITE,
     Column("model", "VARCHAR", "hub id, folder or file of the model"),
     Column("corpus", "VARCHAR", "where the prompts came from"),

@@ -42,6 +42,8 @@ class CommitRecord:
     """Every other object, by its key relative to the directory, or to `base` in it."""
     base: str = field(default="", metadata=OMITTED)
     """The attempt whose objects these are, in a bucket; empty on a disk. Format 2."""
+    quarantine: int = field(default=0, metadata=OMITTED)
+    """Prompts of the shard that its object `quarantine.arrow` sets aside. Format 2."""
     self_xxh3_128: str = ""
     """Checksum of the canonical JSON of this document without this field."""
 
@@ -59,19 +61,20 @@ def self_checksum(document: Mapping[str, object]) -> str:
     return checksum(canonical_json({k: v for k, v in document.items() if k != "self_xxh3_128"}))
 
 
-def write_commit(directory: Place, record: CommitRecord) -> None:
+def write_commit(directory: Place, record: CommitRecord, *, replacing: bool = False) -> None:
     """Write the record of a stage, or of an attempt, as the last object.
 
+    replacing: whether it takes the place, in a bucket, also of a record that is whole.
     Raises FileExistsError where another writer's attempt was first, in a bucket.
     """
     if isinstance(directory, Path):
         write_object(directory / COMMIT_KEY, pretty_json(to_document(record.sealed())))
         return
     record = replace(record, format=max(2, record.format), base=directory.name)
-    _claim(directory.parent, record)
+    _claim(directory.parent, record, replacing)
 
 
-def _claim(target: ObjectPath, record: CommitRecord) -> None:
+def _claim(target: ObjectPath, record: CommitRecord, replacing: bool) -> None:
     """Put `record` where there is none, or where a damaged one is, in one conditional step."""
     path, data = target / COMMIT_KEY, pretty_json(to_document(record.sealed()))
     while not path.bucket.put_new(path.key, data):
@@ -79,7 +82,7 @@ def _claim(target: ObjectPath, record: CommitRecord) -> None:
             found, version = path.bucket.get_tagged(path.key)
         except FileNotFoundError:
             continue  # removed this moment
-        if _counts(found, target, record):
+        if not replacing and _counts(found, target, record):
             raise FileExistsError(str(target))
         if path.bucket.put_over(path.key, data, version):
             return

@@ -20,6 +20,8 @@ from lpp.store.errors import LppError
 
 EXIT_USER_ERROR = 2
 
+INTERRUPTED = "Interrupted. Everything committed so far stays; the same command resumes."
+
 
 class LppGroup(click.Group):
     """A click group whose commands turn library errors into one message and exit code 2."""
@@ -46,9 +48,7 @@ def run_command(main: Any, *args: Any, **kwargs: Any) -> Any:
         error.show()
         code = error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        click.echo(
-            "Interrupted. Everything committed so far stays; the same command resumes.", err=True
-        )
+        click.echo(INTERRUPTED, err=True)
         code = EXIT_USER_ERROR
     except LppError as error:
         if debugging():

@@ -36,6 +36,7 @@ class ErrorKind(StrEnum):
     DISK_FAILED = "disk_failed"
     UNREACHABLE = "unreachable"
     DENIED = "denied"
+    NOT_ALLOWED = "not_allowed"
 
 
 class LppError(Exception):

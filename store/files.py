@@ -8,7 +8,7 @@ import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,9 +73,10 @@ def replace_file(path: Path, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def staged_directory(target: Path) -> Iterator[Path]:
+def staged_directory(target: Path, make_way: Callable[[], None] = lambda: None) -> Iterator[Path]:
     """A directory to fill beside `target`; it takes that name when the block ends well.
 
+    make_way: called when all of it is on the disk, just before it takes the name.
     Raises FileExistsError when another writer's directory got there first: the rename is the
     one step that decides, so exactly one of two writers wins. MachineError for a disk that is
     full or cannot be written.
@@ -91,6 +92,7 @@ def staged_directory(target: Path) -> Iterator[Path]:
                     for name in files:
                         _flush(Path(folder, name))
                     _flush_names(Path(folder))
+            make_way()
             _rename_to_new(stage, target)
             _flush_names(target.parent)
         finally:

@@ -36,8 +36,8 @@ TOKENS_KEY: Final = "tokens.arrow"
 HIDDEN_KEY: Final = "hidden.zarr"
 """Zarr group of a shard: one array per site."""
 
-QUARANTINE_KEY: Final = "quarantine.jsonl"
-"""Reserved in a run's directory: prompts set aside, and why. Grows, so no record covers it."""
+QUARANTINE_KEY: Final = "quarantine.arrow"
+"""What was set aside, and why: texts of the corpus in a run's directory, prompts in a shard's."""
 
 COMMIT_KEY: Final = "COMMIT.json"
 """Record that makes a run or a shard exist: written last, lists every other object."""

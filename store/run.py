@@ -28,6 +28,7 @@ from lpp.store.keys import (
     HIDDEN_KEY,
     PLAN_KEY,
     PROMPTS_KEY,
+    QUARANTINE_KEY,
     SHARDS_KEY,
     TOKENS_KEY,
     shard_key,
@@ -35,8 +36,17 @@ from lpp.store.keys import (
 from lpp.store.paths import MAX_DOCUMENT_BYTES, plain_directory, plain_file, read_bounded
 from lpp.store.place import Place, in_parallel
 from lpp.store.plan import Plan, parse_plan
+from lpp.store.quarantine import (
+    QUARANTINE_SCHEMA,
+    TEXTS_SCHEMA,
+    QuarantineSummary,
+    summarise,
+)
 from lpp.store.tables import PROMPTS_SCHEMA, TOKENS_SCHEMA, check_table, read_table
 from lpp.store.verify import Problem, verify_run
+
+SAID_BYTES: Final = 64 << 20
+"""Of all that a shard's quarantine says in words."""
 
 BLOCK_BYTES: Final = 64 << 20
 """Size of a block of float32 rows: long enough for fast matrix products, small beside memory."""
@@ -71,6 +81,14 @@ class ShardRecord:
     def home(self) -> Place:
         """Where its objects lie: `path`, or the attempt in it that counts."""
         return self.commit.home(self.path)
+
+
+def _without(block: Block, prompts: npt.NDArray[np.int32]) -> Block:
+    """The rows of `block` that belong to none of `prompts`."""
+    kept = ~np.isin(block.prompt_id, prompts)
+    return Block(
+        values=block.values[kept], prompt_id=block.prompt_id[kept], position=block.position[kept]
+    )
 
 
 def read_shard(plan: Plan, index: int, path: Place) -> ShardRecord | None:
@@ -178,6 +196,34 @@ class Run:
         file, counted = self._file(self.path, self.commit, PROMPTS_KEY), self.plan.prompts
         return read_table(file, PROMPTS_SCHEMA, rows=counted.count, extra=8 * counted.tokens)
 
+    @cached_property
+    def quarantine(self) -> pa.Table:
+        """Prompts that committed shards set aside, (n, 5): `QUARANTINE_SCHEMA`. Empty for most."""
+        tables = [QUARANTINE_SCHEMA.empty_table()]
+        for shard in self.shards:
+            if shard.commit.quarantine:
+                file = self._file(shard.path, shard.commit, QUARANTINE_KEY)
+                rows = shard.commit.quarantine
+                tables.append(read_table(file, QUARANTINE_SCHEMA, rows=rows, extra=SAID_BYTES))
+        return pa.concat_tables(tables)
+
+    @cached_property
+    def quarantined(self) -> npt.NDArray[np.int32]:
+        """(n,) ids of those prompts, ascending. Their rows mean nothing, and `blocks` has none."""
+        ids: npt.NDArray[np.int32] = self.quarantine["prompt_id"].to_numpy()
+        return ids
+
+    def texts_set_aside(self) -> pa.Table:
+        """Texts of the corpus that became no prompt, (n, 3): `TEXTS_SCHEMA`. Empty for most."""
+        if QUARANTINE_KEY not in self.commit.objects:
+            return TEXTS_SCHEMA.empty_table()
+        return read_table(self._file(self.path, self.commit, QUARANTINE_KEY), TEXTS_SCHEMA)
+
+    def set_aside(self) -> QuarantineSummary:
+        """Counts of both."""
+        committed = sum(shard.end_prompt - shard.first_prompt for shard in self.shards)
+        return summarise(self.quarantine, self.texts_set_aside(), self.sites, committed)
+
     def tokens_files(self) -> list[Path]:
         """The `tokens.arrow` of each committed shard, in order, checked.
 
@@ -192,7 +238,10 @@ class Run:
         return in_parallel(self.path, file, self.shards)
 
     def tokens(self) -> ds.FileSystemDataset:
-        """Token statistics of every committed shard, as an Arrow dataset."""
+        """Token statistics of every committed shard, as an Arrow dataset.
+
+        Prompts that were set aside (`quarantined`) are among them, without statistics.
+        """
         files = [str(path) for path in self.tokens_files()]
         return ds.dataset(files, schema=TOKENS_SCHEMA, format="ipc")
 
@@ -205,8 +254,9 @@ class Run:
     ) -> Iterator[Block]:
         """Rows of `site` with the token each belongs to, about `block_bytes` at a time.
 
-        prompts: only those with `prompt_id < prompts`; all committed ones by default.
-        Raises InputError for a site the run does not hold, FormatError for altered bytes.
+        Prompts that were set aside have none. prompts: only those with `prompt_id < prompts`; all
+        committed ones by default. Raises InputError for a site the run does not hold, FormatError
+        for altered bytes.
         """
         if site not in self.sites:
             raise InputError(
@@ -233,8 +283,14 @@ class Run:
         start = 0
         for values in read_site(group, site, rows=rows, block_rows=block_bytes // (4 * spec.width)):
             end = start + len(values)
-            yield Block(values=values, prompt_id=prompt_id[start:end], position=position[start:end])
+            block = Block(
+                values=values, prompt_id=prompt_id[start:end], position=position[start:end]
+            )
             start = end
+            if shard.commit.quarantine:
+                block = _without(block, self.quarantined)
+            if len(block.values):
+                yield block
 
     def _group(self, shard: ShardRecord, site: str) -> Group:
         """`hidden.zarr` of a shard, as far as `site` goes, checked: of a bucket its objects in
@@ -274,7 +330,8 @@ class Run:
             raise FormatError(
                 f"{commit.home(directory) / key}: {found} since it was "
                 f"committed. `lpp-analyze verify {self.path.parent.parent}` lists every such "
-                f"object; remove {directory} and capture again to recompute that part.",
+                f"object, and `lpp-capture repair {self.path.parent.parent}` computes again the "
+                "shards they belong to.",
                 kind=ErrorKind.CORRUPT,
             ) from None
 

@@ -31,6 +31,7 @@ from lpp.store.keys import (
 from lpp.store.paths import MAX_DOCUMENT_BYTES, MAX_ROOT_BYTES, plain_file, read_bounded
 from lpp.store.place import Place, children
 from lpp.store.plan import Plan, parse_plan
+from lpp.store.quarantine import QUARANTINE_SCHEMA, quarantine_problems
 from lpp.store.rows import prompts_problems, tokens_problems
 from lpp.store.tables import PROMPTS_SCHEMA, TOKENS_SCHEMA, read_table
 from lpp.store.writing import ATTEMPT, describe
@@ -54,11 +55,7 @@ def verify_run(path: Place) -> list[Problem]:
     problems += _links(path)
     if commit is not None:
         problems += check_objects(
-            path,
-            "",
-            commit.objects,
-            ignore=(f"{SHARDS_KEY}/", f"{QUARANTINE_KEY}/"),
-            base=commit.base,
+            path, "", commit.objects, ignore=(f"{SHARDS_KEY}/",), base=commit.base
         )
     home = path if commit is None else commit.home(path)
     try:
@@ -231,6 +228,7 @@ def _check_meaning(
             bounds = plan.shards[commit.shard : commit.shard + 2]
             for what in tokens_problems(tokens, prompts, *bounds):
                 yield Problem(where=prefix + TOKENS_KEY, what=what)
+        yield from _check_quarantine(home, prefix, plan, commit, tokens)
     for site in plan.sites:
         where = str(home / HIDDEN_KEY)
         try:
@@ -239,6 +237,31 @@ def _check_meaning(
             check_site(group, where, site, dtype, rows, chunks=isinstance(group, Path))
         except FormatError as error:
             yield Problem(where=f"{prefix}{HIDDEN_KEY}/{site.name}", what=str(error))
+
+
+def _check_quarantine(
+    home: Place, prefix: str, plan: Plan, commit: CommitRecord, tokens: pa.Table
+) -> Iterator[Problem]:
+    """What a shard sets aside: as many prompts as its record says, its own, without statistics."""
+    if not commit.quarantine and QUARANTINE_KEY not in commit.objects:
+        return
+    where = prefix + QUARANTINE_KEY
+    try:
+        file = checked_file(home / QUARANTINE_KEY, commit.objects[QUARANTINE_KEY])
+        found = read_table(file, QUARANTINE_SCHEMA)
+    except KeyError:
+        yield Problem(where=where, what="not part of what was committed")
+        return
+    except (FormatError, OSError, ValueError) as error:
+        yield Problem(where=where, what=str(error))
+        return
+    if found.num_rows != commit.quarantine:
+        what = f"{found.num_rows} prompts, the record has {commit.quarantine}"
+        yield Problem(where=where, what=what)
+    if commit.shard is not None:
+        first, end = plan.shards[commit.shard : commit.shard + 2]
+        for what in quarantine_problems(found, tokens, first, end):
+            yield Problem(where=where, what=what)
 
 
 def _strangers(shards: Place, plan: Plan) -> Iterator[Problem]:

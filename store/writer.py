@@ -5,7 +5,7 @@ no reader ever sees part of one.
 """
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
@@ -13,6 +13,7 @@ from typing import Final
 import pyarrow as pa
 
 from lpp.store.commit import CommitRecord, write_commit
+from lpp.store.conditions import check_conditions
 from lpp.store.documents import pretty_json, validate_document
 from lpp.store.errors import ConflictError, ErrorKind
 from lpp.store.files import ObjectRecord, put_back, set_aside
@@ -22,17 +23,26 @@ from lpp.store.keys import (
     HIDDEN_KEY,
     PLAN_KEY,
     PROMPTS_KEY,
+    QUARANTINE_KEY,
     RUNS_KEY,
     SHARDS_KEY,
     TOKENS_KEY,
     shard_key,
 )
+from lpp.store.object_path import ObjectPath
 from lpp.store.place import Place
 from lpp.store.plan import Plan, SiteSpec, validate_plan
+from lpp.store.quarantine import QUARANTINE_SCHEMA, quarantine_problems
 from lpp.store.rows import prompts_problems, tokens_problems
 from lpp.store.run import Run, ShardRecord, read_shard
 from lpp.store.tables import encode_table
-from lpp.store.writing import remove, staged_directory, sweep_stages, write_object
+from lpp.store.writing import (
+    remove,
+    staged_directory,
+    sweep_others,
+    sweep_stages,
+    write_object,
+)
 
 SITES_AT_ONCE: Final = 2
 """Sites encoded side by side: while one waits for the disk, another is compressed. Each holds its
@@ -43,18 +53,30 @@ class RunWriter:
     """Creates the run of `plan` in the store at `root`, or goes on with it.
 
     prompts: (count, 6), `lpp.store.tables.PROMPTS_SCHEMA`. Writers of other shards, and of the
-    same one, may work at once. ValueError for prompts, rows or a plan that do not fit together.
+    same one, may work at once. replacing: shards to write anew though their records are intact.
+    set_aside: texts of the corpus that became no prompt, `lpp.store.quarantine.TEXTS_SCHEMA`.
+    ValueError for prompts, rows or a plan that do not fit together.
     """
 
-    def __init__(self, root: Place, plan: Plan, prompts: pa.Table) -> None:
+    def __init__(
+        self,
+        root: Place,
+        plan: Plan,
+        prompts: pa.Table,
+        *,
+        replacing: Collection[int] = (),
+        set_aside: pa.Table | None = None,
+    ) -> None:
         misfits = validate_document(Plan, plan.document) or validate_plan(plan)
         if misfits := misfits or prompts_problems(prompts, plan):
             raise ValueError("the plan does not fit: " + "; ".join(misfits))
         self._plan = plan
         self._prompts = prompts
+        check_conditions(root)
+        self._replacing = set(replacing)
         path = root / RUNS_KEY / plan.run_id
         if not (path / COMMIT_KEY).exists():
-            _create_run(path, plan, prompts)
+            _create_run(path, plan, prompts, set_aside)
         self.run = Run(path)
         if self.run.plan.hash != plan.hash:  # eight hex digits met by chance
             raise ConflictError(
@@ -68,27 +90,35 @@ class RunWriter:
         """Shards given to `write_shard` that another writer had committed first."""
 
     def committed(self, index: int) -> bool:
-        """Whether shard `index` is there already, by whoever wrote it."""
-        return self.run.shard(index) is not None
+        """Whether shard `index` is there already, by whoever wrote it, and may stay."""
+        return index not in self._replacing and self.run.shard(index) is not None
 
-    def write_shard(self, index: int, hidden: Mapping[str, Rows], tokens: pa.Table) -> ShardRecord:
+    def write_shard(
+        self,
+        index: int,
+        hidden: Mapping[str, Rows],
+        tokens: pa.Table,
+        quarantine: pa.Table | None = None,
+    ) -> ShardRecord:
         """Encode, write and commit shard `index`; keep what another writer committed first, and
         say so in `outrun`.
 
         hidden: site -> (T, d) in the stored dtype (uint16 for bfloat16). Row t of every site and
-        row t of `tokens` (`TOKENS_SCHEMA`) are the same token. Encodes two sites at a time.
+        row t of `tokens` (`TOKENS_SCHEMA`) are the same token. quarantine: prompts of the shard
+        that are set aside (`QUARANTINE_SCHEMA`), if any. Encodes two sites at a time.
         Raises MachineError(NO_SPACE); whatever was committed before stays.
         """
-        self._check_rows(index, hidden, tokens)
+        if quarantine is None:
+            quarantine = QUARANTINE_SCHEMA.empty_table()
+        self._check_rows(index, hidden, tokens, quarantine)
         target = self.run.path / SHARDS_KEY / shard_key(index)
         if self.committed(index):
             self.outrun.add(index)
         else:
-            self._make_way(target, index)
             try:
-                with staged_directory(target) as stage:
-                    self._fill(stage, index, hidden, tokens)
+                self._commit(target, index, hidden, tokens, quarantine)
                 self.written.add(index)
+                self._replacing.discard(index)
             except FileExistsError:  # another writer's shard, which comes from the same plan
                 self.outrun.add(index)
         shard = self.run.shard(index)
@@ -100,20 +130,55 @@ class RunWriter:
             )
         return shard
 
-    def _make_way(self, target: Place, index: int) -> None:
-        """Remove a shard whose record was damaged, never one that was committed this moment."""
+    def _commit(
+        self,
+        target: Place,
+        index: int,
+        hidden: Mapping[str, Rows],
+        *tables: pa.Table,
+    ) -> None:
+        """Write the shard beside its place; what is bad there goes once this one is in place.
+
+        Where this fails, what was there is there again.
+        """
+        aside: list[Path] = []
+        try:
+            with staged_directory(
+                target, lambda: aside.extend(self._make_way(target, index))
+            ) as stage:
+                self._fill(stage, index, hidden, *tables)
+        except BaseException:
+            for bad in aside:
+                put_back(bad, bad.with_name(target.name))
+            raise
+        for bad in aside:
+            remove(bad)
+        if index in self._replacing and isinstance(target, ObjectPath):
+            sweep_others(target, keep=stage.name)
+
+    def _make_way(self, target: Place, index: int) -> list[Path]:
+        """Set aside a shard that is damaged or to be replaced, and say where it is; one that was
+        committed this moment stays.
+        """
         if not isinstance(target, Path):
-            return  # in a bucket, `write_commit` replaces the record itself
+            return []  # in a bucket, `write_commit` replaces the record itself
         try:
             aside = set_aside(target)
         except FileNotFoundError:
-            return
-        if read_shard(self._plan, index, aside):
-            put_back(aside, target)
-        else:
-            remove(aside)
+            return []
+        if index in self._replacing or not read_shard(self._plan, index, aside):
+            return [aside]
+        put_back(aside, target)
+        return []
 
-    def _fill(self, stage: Place, index: int, hidden: Mapping[str, Rows], tokens: pa.Table) -> None:
+    def _fill(
+        self,
+        stage: Place,
+        index: int,
+        hidden: Mapping[str, Rows],
+        tokens: pa.Table,
+        quarantine: pa.Table,
+    ) -> None:
         def write_site(site: SiteSpec) -> dict[str, ObjectRecord]:
             encoded = encode_site(site, hidden[site.name], self._plan.stored_dtype)
             names = {f"{HIDDEN_KEY}/{key}": data for key, data in encoded.items()}
@@ -125,25 +190,37 @@ class RunWriter:
             for written in pool.map(write_site, self._plan.sites):
                 objects |= written
         objects[TOKENS_KEY] = write_object(stage / TOKENS_KEY, encode_table(tokens))
+        if quarantine.num_rows:
+            data = encode_table(quarantine)
+            objects[QUARANTINE_KEY] = write_object(stage / QUARANTINE_KEY, data)
         record = CommitRecord(
-            plan=self._plan.hash, shard=index, rows=tokens.num_rows, objects=objects
+            format=2 if quarantine.num_rows else 1,
+            plan=self._plan.hash,
+            shard=index,
+            rows=tokens.num_rows,
+            objects=objects,
+            quarantine=quarantine.num_rows,
         )
-        write_commit(stage, record)
+        write_commit(stage, record, replacing=index in self._replacing)
 
-    def _check_rows(self, index: int, hidden: Mapping[str, Rows], tokens: pa.Table) -> None:
+    def _check_rows(
+        self, index: int, hidden: Mapping[str, Rows], tokens: pa.Table, quarantine: pa.Table
+    ) -> None:
         """A shard that does not fit its plan is a bug of the caller, found before it is written."""
         if not 0 <= index < self._plan.n_shards:
             raise ValueError(f"shard {index}: the plan has {self._plan.n_shards}")
         first, end = self._plan.shards[index : index + 2]
         if problems := tokens_problems(tokens, self._prompts, first, end):
             raise ValueError(f"shard {index}: tokens: " + "; ".join(problems))
+        if problems := quarantine_problems(quarantine, tokens, first, end):
+            raise ValueError(f"shard {index}: quarantine: " + "; ".join(problems))
         if set(hidden) != set(self._plan.site_names):
             raise ValueError(f"shard {index}: sites are {sorted(hidden)}")
         for site in self._plan.sites:
             check_rows(site, hidden[site.name], self._plan.stored_dtype, tokens.num_rows)
 
 
-def _create_run(path: Place, plan: Plan, prompts: pa.Table) -> None:
+def _create_run(path: Place, plan: Plan, prompts: pa.Table, set_aside: pa.Table | None) -> None:
     sweep_stages(path.parent)
     # FileExistsError: another writer of the same plan was first
     with contextlib.suppress(FileExistsError), staged_directory(path) as stage:
@@ -153,4 +230,7 @@ def _create_run(path: Place, plan: Plan, prompts: pa.Table) -> None:
             PLAN_KEY: write_object(stage / PLAN_KEY, pretty_json(plan.document)),
             PROMPTS_KEY: write_object(stage / PROMPTS_KEY, encode_table(prompts)),
         }
+        if set_aside is not None and set_aside.num_rows:
+            data = encode_table(set_aside)
+            objects[QUARANTINE_KEY] = write_object(stage / QUARANTINE_KEY, data)
         write_commit(stage, CommitRecord(plan=plan.hash, shard=None, rows=0, objects=objects))

@@ -8,19 +8,22 @@ section 6). The functions here have the names of those in `files`, and call them
 import contextlib
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import xxhash
 
 from lpp.store import files
 from lpp.store.errors import LppError
 from lpp.store.files import ObjectRecord, checksum
-from lpp.store.keys import COMMIT_KEY
+from lpp.store.keys import COMMIT_KEY, SHARDS_KEY
 from lpp.store.object_path import ObjectPath
 from lpp.store.owners import owner_of
 from lpp.store.place import Place
+
+if TYPE_CHECKING:
+    from lpp.store.run import Run
 
 ATTEMPT: Final = re.compile(r"[0-9a-f]{16}")
 """Name of an attempt: so many bits that no two writers meet."""
@@ -54,13 +57,14 @@ def replace_file(path: Place, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def staged_directory(target: Place) -> Iterator[Place]:
+def staged_directory(target: Place, make_way: Callable[[], None] = lambda: None) -> Iterator[Place]:
     """A place to fill, and to end with `write_commit`; `target` is whole when the block ends well.
 
+    make_way: on a disk, called when all of it is there, just before it takes the name.
     Raises FileExistsError when another writer got there first; what was made is removed then.
     """
     if isinstance(target, Path):
-        with files.staged_directory(target) as stage:
+        with files.staged_directory(target, make_way) as stage:
             yield stage
         return
     attempt = target / secrets.token_hex(8)
@@ -83,6 +87,45 @@ def sweep_attempts(target: ObjectPath, keep: str) -> None:
                 item.key
                 for item in target.bucket.below(target.key)
                 if ATTEMPT.fullmatch(name := _first(item.key, target)) and name != keep
+            ]
+        )
+
+
+def sweep_run(run: "Run") -> None:
+    """Remove every attempt of a run that lost, where its winner is known; nothing on a disk.
+
+    Costs a listing of the run: a request for each thousand objects.
+    """
+    if not isinstance(run.path, ObjectPath):
+        return
+    bucket, home = run.path.bucket, run.path.key
+    kept = {f"{SHARDS_KEY}/{shard.path.name}/": shard.commit.base for shard in run.shards}
+    kept[""] = run.commit.base
+    lost = []
+    for item in bucket.below(home):
+        folder, first = _folder_of(item.key.removeprefix(f"{home}/"))
+        if folder in kept and ATTEMPT.fullmatch(first) and first != kept[folder]:
+            lost.append(item.key)
+    bucket.delete_quietly(lost)
+
+
+def _folder_of(key: str) -> tuple[str, str]:
+    """The shard's folder that a key of a run lies in, "" for the run's own; and what follows."""
+    parts = key.split("/")
+    if parts[0] == SHARDS_KEY and len(parts) > 2:
+        return f"{SHARDS_KEY}/{parts[1]}/", parts[2]
+    return "", parts[0]
+
+
+def sweep_others(target: ObjectPath, keep: str) -> None:
+    """Remove everything from `target` but its record and the attempt `keep`."""
+    kept = f"{target.key}/{COMMIT_KEY}"
+    with contextlib.suppress(LppError):
+        target.bucket.delete(
+            [
+                item.key
+                for item in target.bucket.below(target.key)
+                if item.key != kept and _first(item.key, target) != keep
             ]
         )
 

@@ -14,6 +14,8 @@ WITH meanings (of_correlations, flag, why) AS (
     (false, 'not_finite',
      'there are no ranks: rows hold infinities or NaN, or the log says why'),
     (false, 'padded_vocab', 'the logits are wider than the tokenizer, which changes ln V'),
+    (false, 'quarantined',
+     'prompts were set aside: not finite, or out of memory (see not_finite_from)'),
     (false, 'short_text',
      'over 10 % of the prompts are shorter than a prefix that a number came from'),
     (false, 'small_sample',

@@ -22,6 +22,7 @@ def clean() -> tuple[dict[str, Any], Rows, Rows, dict[str, Any]]:
         **values,
         **{f"{name}_stderr": 0.19 * value for name, value in values.items()},
         "n_prompts": 10,
+        "n_quarantined": 0,
         "entropy_norm_prefix": 10,
         "participation_ratio_prefix": 20,
         "participation_ratio_norm_prefix": 20,
@@ -144,6 +145,7 @@ def test_ranks_that_nobody_asked_for_are_no_loss() -> None:
         ({"ratio": None}, ["not_finite"]),
         ({"ratio": None, "of_logits": True}, []),
         ({"n_tokens": 7}, ["normaliser"]),
+        ({"n_quarantined": 1}, ["quarantined"]),
         ({"n_tokens": 7, "metric": "rankme"}, []),
         ({"short_prompts": 2}, ["short_text"]),
         ({"prompt_sets": ["p0", "p1"]}, ["different_prompts"]),
@@ -152,7 +154,7 @@ def test_ranks_that_nobody_asked_for_are_no_loss() -> None:
     ],
 )
 def test_flags_of_one_declared_metric(changes: dict[str, Any], expected: list[str]) -> None:
-    row = {"metric": "some_norm", "value": 1.0, "stderr": 0.1, "n_prompts": 10}
+    row = {"metric": "some_norm", "value": 1.0, "stderr": 0.1, "n_prompts": 10, "n_quarantined": 0}
     spectrum = {"participation_ratio": 4.0, "n_tokens": 100, "dim": 8}
     _, _, (entropy, _), run = clean()
     parts: list[Any] = [
@@ -171,7 +173,12 @@ def test_every_flag_is_explained() -> None:
     spectra[1]["n_tokens"] = 1
     entropy[0] |= {"short_prompts": 9, "distinct_prefixes": 0.1}
     every = flags(
-        {**profile, "participation_ratio": 1.0, "effective_rank_norm_stderr": None},
+        {
+            **profile,
+            "n_quarantined": 2,
+            "participation_ratio": 1.0,
+            "effective_rank_norm_stderr": None,
+        },
         spectra,
         entropy,
         {**run, "logits_width": 99},

@@ -120,8 +120,8 @@ def test_other_metrics_are_a_table_of_their_own(make_run: Callable[..., Any]) ->
     long = scan_metrics(made.root, metrics=["renyi2_entropy"], groups=10).filter(site="final")
     stored = query(
         database,
-        "SELECT run, site, context, prefix, n_prompts, metric, unit, value, stderr, ci_low, ci_high"
-        " FROM metrics WHERE site = 'final' ORDER BY prefix",
+        "SELECT run, site, context, prefix, n_prompts, n_quarantined, metric, unit, value, stderr,"
+        " ci_low, ci_high FROM metrics WHERE site = 'final' ORDER BY prefix",
     )
     assert stored == long.collect().rows()
     assert query(database, "SELECT count(*) FROM metrics") == [(4 * 10,)]

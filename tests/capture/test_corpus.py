@@ -255,9 +255,39 @@ def test_an_invalid_byte_is_located(tmp_path: Path, name: str) -> None:
     good = b'\xef\xbb\xbf{"text": "fine \xc3\xa9"}\n\n'
     path.write_bytes(good + b'{"text": "caf\xe9"}\n')
     offset = len(good) + len(b'{"text": "caf')
+    corpus = open_corpus(path)
+    for _ in range(2):  # however often it is read
+        (passage,) = corpus.passages
+        assert passage.source_row == 0
+    last = 2 if name.endswith("jsonl") else 1  # the blank line of JSON is a row
+    rows = {row.pop("source_row"): row for row in corpus.refused.table().to_pylist()}
+    what = f"{path}: not UTF-8: byte 0xe9 at offset {offset}, line 3"
+    assert rows.pop(last) == {"reason": "not_utf8", "detail": what}
+    assert [row["reason"] for row in rows.values()] == ["empty"] * len(rows)
+    path.write_bytes(b'{"text": "caf\xe9"}\n')
     message = str(refusal(path))
-    assert f"{path}: not UTF-8: byte 0xe9 at offset {offset}, line 3." in message
+    assert f"1 not_utf8, the first {path}: not UTF-8: byte 0xe9" in message
     assert "iconv -f ISO-8859-1" in message
+
+
+def test_bytes_of_parquet_that_are_no_text_are_set_aside(tmp_path: Path) -> None:
+    raw = pa.array([b"fine", b"caf\xe9", None, b"too"], pa.binary())
+    text = pa.StringArray.from_buffers(4, *raw.buffers()[1:], raw.buffers()[0], 1)
+    pq.write_table(pa.table({"text": text}), tmp_path / "x.parquet")
+    corpus = open_corpus(tmp_path / "x.parquet")
+    assert [(p.source_row, p.text) for p in corpus.passages] == [(0, "fine"), (3, "too")]
+    reasons = corpus.refused.table().to_pylist()
+    assert [(r["source_row"], r["reason"]) for r in reasons] == [(1, "not_utf8"), (2, "empty")]
+
+
+def test_half_a_surrogate_pair_is_set_aside(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"text": "a"}\n{"text": "b\\ud83d"}\n')
+    corpus = open_corpus(path)
+    assert [passage.text for passage in corpus.passages] == ["a"]
+    (row,) = corpus.refused.table().to_pylist()
+    assert (row["source_row"], row["reason"]) == (1, "no_text")
+    assert row["detail"].endswith("line 2: half a surrogate pair at character 1")
 
 
 def test_utf16_is_recognised(tmp_path: Path) -> None:
@@ -279,7 +309,6 @@ def test_utf16_is_recognised(tmp_path: Path) -> None:
         ('{"text": 3}\n', "line 1: field 'text' holds a number instead of a string"),
         ('{"text": true}\n', "holds true or false instead of a string"),
         ('{"text": {"a": 1}}\n', "holds an object instead of a string"),
-        ('{"text": "a"}\n{"text": "b\\ud83d"}\n', "line 2: half a surrogate pair at character 1"),
         ("[" * 100_000 + "\n", "line 1: not JSON"),
     ],
 )

@@ -158,6 +158,22 @@ def test_a_backend_that_hands_over_something_else_commits_nothing(
     assert writer.run.shards == ()
 
 
+def test_a_prompt_that_a_backend_could_not_run_is_set_aside(
+    ready: Prepared, tmp_path: Path
+) -> None:
+    def alter(captured: Captured) -> Captured:
+        return replace(captured, failed={p: "no room" for p in captured.batch.prompt_ids if p == 4})
+
+    writer = RunWriter(create_store(tmp_path / "s").path, ready.plan, ready.prompts)
+    capture_run(ready.plan, ready.prompts, writer, Altered(ready.backend, alter))
+    run = writer.run
+    (row,) = run.quarantine.to_pylist()
+    assert (row["prompt_id"], row["reason"], row["detail"]) == (4, "out_of_memory", "no room")
+    assert [shard.commit.quarantine for shard in run.shards].count(1) == 1
+    assert run.verify() == []
+    assert 4 not in {int(i) for block in run.blocks("final") for i in block.prompt_id}
+
+
 def test_a_backend_that_ends_early_is_not_taken_for_complete(
     ready: Prepared, tmp_path: Path
 ) -> None:

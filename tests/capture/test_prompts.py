@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from lpp.capture.passages import Passage
+from lpp.capture.passages import Passage, Refused
 from lpp.capture.prompts import token_counter, tokenise
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.rows import prompts_sha256
@@ -89,9 +89,16 @@ def test_more_texts_than_a_batch(plain: Any) -> None:
     assert table["n_tokens"].to_pylist() == [min(5, 1 + k % 7) for k in range(600)]
 
 
-def test_a_prompt_without_tokens_is_refused(plain: Any) -> None:
-    with pytest.raises(InputError, match=r"Prompt 1 \(row 31 of the corpus\) has no tokens") as e:
-        tokenise([Passage(4, "a"), Passage(31, "")], plain, context=4)
+def test_a_text_without_tokens_is_set_aside(plain: Any) -> None:
+    refused = Refused()
+    passages = [Passage(4, "a"), Passage(31, ""), Passage(32, "b")]
+    table = tokenise(passages, plain, context=4, refused=refused)
+    assert table["source_row"].to_pylist() == [4, 32]
+    assert table["prompt_id"].to_pylist() == [0, 1]
+    (row,) = refused.table().to_pylist()
+    assert (row["source_row"], row["reason"]) == (31, "no_tokens")
+    with pytest.raises(InputError, match=r"None of 1 texts has a token .* row 31") as e:
+        tokenise([Passage(31, "")], plain, context=4)
     assert e.value.kind == ErrorKind.INVALID_VALUE
 
 

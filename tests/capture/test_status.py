@@ -158,7 +158,7 @@ def test_a_damaged_shard_is_missing_and_named(ready: Prepared, store: Path) -> N
     record.write_bytes(record.read_bytes()[:-9])
     status = run_status(Run(run.path), NOW)
     assert (status.state, status.shards_done, status.damaged) == ("stopped", 4, ("00003",))
-    assert "damaged: shards 00003; the command that made it replaces them" in shown(status)
+    assert "damaged: shards 00003; lpp-capture repair computes them again" in shown(status)
 
 
 def test_a_damaged_run_hides_no_other(ready: Prepared, store: Path) -> None:

@@ -1,0 +1,148 @@
+"""How a capture is asked to end: once, and it finishes the shard under way; twice, and it is gone.
+
+Python runs its signal handlers between two steps of the main thread, which may be far apart: one
+forward pass, one wait for a device. So the signals are read by a thread of their own, from the
+pipe that the interpreter writes to at once (`signal.set_wakeup_fd`). It begins to count when the
+first comes, and ends the process where the second, or the end of its patience, finds no hearing.
+
+What is committed is whole whenever a process ends; a stage, a sign and a shared file that one
+leaves behind are swept by the next writer.
+"""
+
+import contextlib
+import os
+import select
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, Final
+
+import click
+
+from lpp.store.console import EXIT_USER_ERROR, INTERRUPTED
+
+GRACE_SECONDS: Final = 60.0
+"""For the shard under way, after the first request."""
+
+TIDY_SECONDS: Final = 3.0
+"""For closing files and engines after the second; then the process is ended as it stands."""
+
+REQUESTS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Ctrl-C, a scheduler, a terminal that closes."""
+
+_OVER: Final = 0
+"""The byte that ends the watcher: no signal has this number."""
+
+
+class Stop:
+    """Whether a capture was asked to end, and which shard it may still finish."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._asked = False
+        self._under_way: int | None = None
+
+    @property
+    def asked(self) -> bool:
+        """Whether no further shard may begin."""
+        return self._asked
+
+    def begin(self, shard: int) -> bool:
+        """Whether `shard` may begin; if so it is the last one that a request lets finish."""
+        with self._lock:
+            if not self._asked:
+                self._under_way = shard
+            return not self._asked
+
+    def ask(self) -> int | None:
+        """No shard begins from now on; returns the one under way, if any has begun."""
+        with self._lock:
+            self._asked = True
+            return self._under_way
+
+
+@contextlib.contextmanager
+def stoppable(n_shards: int, grace: float) -> Iterator[Stop]:
+    """Until the block ends, a first request sets the flag, and a second raises KeyboardInterrupt.
+
+    n_shards: of the run, for the message. grace: seconds from the first request to what is as
+    good as a second. Signals that the process was started to ignore, as under nohup, stay ignored;
+    outside the main thread, which alone may handle signals, the flag is never set.
+    """
+    stop = Stop()
+    heard = [s for s in REQUESTS if signal.getsignal(s) is not signal.SIG_IGN]
+    if threading.current_thread() is not threading.main_thread() or not heard:
+        yield stop
+        return
+    watcher = _Watcher(stop, n_shards, grace, heard)
+    before = {number: signal.signal(number, watcher.handle) for number in heard}
+    wakeup = signal.set_wakeup_fd(watcher.pipe, warn_on_full_buffer=False)
+    watcher.start()
+    try:
+        yield stop
+    finally:
+        signal.set_wakeup_fd(wakeup)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        watcher.end()
+
+
+class _Watcher(threading.Thread):
+    """Reads the numbers of signals as they arrive. `pipe`: where the interpreter writes them."""
+
+    def __init__(
+        self, stop: Stop, n_shards: int, grace: float, heard: list[signal.Signals]
+    ) -> None:
+        super().__init__(name="lpp-stop", daemon=True)
+        self._stop_asked, self._n_shards, self._grace, self._heard = stop, n_shards, grace, heard
+        self._source, self.pipe = os.pipe()
+        os.set_blocking(self.pipe, False)
+        self._at_once = self._over = False
+
+    def handle(self, number: int, frame: Any) -> None:
+        """The interpreter's handler: it has nothing to say before the second request."""
+        if self._at_once:
+            raise KeyboardInterrupt
+
+    def end(self) -> None:
+        """The block is over. After a second request the watcher stays: the process must end."""
+        self._over = True
+        if not self._at_once:
+            os.write(self.pipe, bytes([_OVER]))
+            self.join()
+            os.close(self.pipe)
+            os.close(self._source)
+
+    def run(self) -> None:
+        """Wait for the first request, then for the second or for `grace` seconds."""
+        if self._request(None) is False:
+            return
+        shard = self._stop_asked.ask()
+        after = "" if shard is None else f" after shard {shard + 1} of {self._n_shards}"
+        click.echo(f"Stopping{after} ({self._grace:g} s at most); again to stop at once.", err=True)
+        again = self._request(self._grace)
+        if again is False:
+            return
+        if again is None:
+            click.echo(f"{self._grace:g} s have passed: stopping at once.", err=True)
+        self._at_once = True
+        # a real signal: it wakes the main thread from a lock that it waits for
+        signal.pthread_kill(threading.main_thread().ident or 0, self._heard[0])
+        time.sleep(TIDY_SECONDS)
+        if not self._over:  # else the command has said so itself
+            click.echo(INTERRUPTED, err=True)
+        os._exit(EXIT_USER_ERROR)
+
+    def _request(self, seconds: float | None) -> bool | None:
+        """True for a request, False for the end of the block, None when `seconds` have passed."""
+        until = None if seconds is None else time.monotonic() + seconds
+        while True:
+            left = None if until is None else max(0.0, until - time.monotonic())
+            if not select.select([self._source], [], [], left)[0]:
+                return None
+            number = os.read(self._source, 1)[0]
+            if number == _OVER:
+                return False
+            if number in self._heard:
+                return True

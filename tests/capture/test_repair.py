@@ -1,0 +1,226 @@
+"""Bad shards are computed again from what the run itself says, and nothing else is touched."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from lpp.capture.cli import main
+from lpp.store import Run, files, open_store
+
+Command = Callable[..., Result]
+
+
+@pytest.fixture(scope="module")
+def template(tiny_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two model folders and `lpp`, a store of a run of five shards and its twin."""
+    place = tmp_path_factory.mktemp("repair")
+    (place / "texts.txt").write_text("\n\n".join("the dog and the fox " * 6 for _ in range(180)))
+    shutil.copytree(tiny_folder("llama"), place / "llama")
+    shutil.copytree(tiny_folder("llama"), place / "other")
+    words = ["run", f"--corpus={place / 'texts.txt'}", "--prompts=180", "--min-bytes=0"]
+    words += ["--context=40", "--shard-mib=1", f"--store={place / 'lpp'}"]
+    for twin in ([], ["--untrained-seed=3"]):
+        done = CliRunner().invoke(main, [*words, f"--model={place / 'llama'}", *twin])
+        assert done.exit_code == 0, done.stderr
+    (place / "texts.txt").unlink()  # repair asks for no corpus
+    return place
+
+
+@pytest.fixture
+def place(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it to damage, the current folder."""
+    shutil.copytree(template, tmp_path / "p")
+    monkeypatch.chdir(tmp_path / "p")
+    return tmp_path / "p"
+
+
+def repair(*words: str) -> Result:
+    return CliRunner().invoke(main, ["repair", "lpp", *words])
+
+
+def runs(place: Path) -> tuple[Run, Run]:
+    """The trained run and its twin."""
+    found = open_store(place / "lpp").runs.values()
+    trained, twin = sorted(found, key=lambda run: run.plan.model.untrained_seed is not None)
+    return trained, twin
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+
+
+def swap(shards: Path) -> None:
+    (shards / "00000").rename(shards / "held")
+    (shards / "00001").rename(shards / "00000")
+    (shards / "held").rename(shards / "00001")
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], object], list[int], str]] = {
+    "altered": (lambda s: flip(s / "00001/hidden.zarr/block.1/c/0/0"), [1], "byte for byte"),
+    "missing": (lambda s: (s / "00000/tokens.arrow").unlink(), [0], "byte for byte"),
+    "stranger": (lambda s: (s / "00002/x.bin").write_text("x"), [2], "byte for byte"),
+    "swapped": (swap, [0, 1], "byte for byte"),
+    "record": (lambda s: flip(s / "00001/COMMIT.json"), [1], "nothing to compare"),
+    "no record": (lambda s: (s / "00001/COMMIT.json").unlink(), [1], "nothing to compare"),
+    "a file": (
+        lambda s: (shutil.rmtree(s / "00001"), (s / "00001").write_text("x")),
+        [1],
+        "nothing to compare",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_exactly_the_bad_shards_come_back_bit_for_bit(place: Path, kind: str) -> None:
+    damage, bad, says = DAMAGE[kind]
+    run, _ = runs(place)
+    assert run.plan.n_shards >= 4
+    before = contents(run.path)
+    damage(run.path / "shards")
+    looked = repair(run.id, "--dry-run")
+    assert looked.exit_code == 1
+    assert f"0 of 1 runs are whole: {len(bad)} bad shards, 0 computed." in looked.stdout
+    whole = [k for k in range(run.plan.n_shards) if k not in bad]
+    stamps = {k: (run.path / f"shards/{k:05d}/COMMIT.json").stat().st_ino for k in whole}
+    done = repair(run.id, "--model=llama")
+    assert done.exit_code == 0, done.output
+    assert contents(run.path) == before
+    assert {k: (run.path / f"shards/{k:05d}/COMMIT.json").stat().st_ino for k in whole} == stamps
+    assert " ".join(done.stdout.split()).count(says) == len(bad)
+    assert f"1 of 1 runs are whole: {len(bad)} bad shards, {len(bad)} computed." in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert list((run.path / "shards").glob(".*")) == []
+
+
+def test_a_twin_is_repaired_beside_a_run_that_is_whole(place: Path) -> None:
+    _, twin = runs(place)
+    before = contents(twin.path)
+    flip(twin.path / "shards/00003/tokens.arrow")
+    done = repair("--model=llama")
+    assert done.exit_code == 0, done.output
+    assert contents(twin.path) == before
+    assert "every byte that is there is as it was committed" in done.stdout
+    assert "2 of 2 runs are whole: 1 bad shards, 1 computed." in done.stdout
+
+
+def test_shards_that_are_not_there_wait_for_a_word(place: Path) -> None:
+    run, _ = runs(place)
+    before = contents(run.path)
+    shutil.rmtree(run.path / "shards/00002")
+    flip(run.path / "shards/00000/tokens.arrow")
+    done = repair(run.id, "--model=llama")
+    assert done.exit_code == 0, done.output
+    assert "1 shards are not there at all" in " ".join(done.stdout.split())
+    assert open_store(place / "lpp").runs[run.id].missing_shards == (2,)
+    done = repair(run.id, "--model=llama", "--missing")
+    assert done.exit_code == 0, done.output
+    assert "shard 00002: was not there; computed again" in done.stdout
+    assert contents(run.path) == before
+
+
+def test_another_model_is_refused_with_what_differs_and_nothing_moves(place: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    run, _ = runs(place)
+    flip(run.path / "shards/00001/tokens.arrow")
+    before = contents(run.path)
+    weights = load_file("other/model.safetensors")
+    weights["model.norm.weight"] += 0.5
+    save_file(weights, "other/model.safetensors", metadata={"format": "pt"})
+    done = repair(run.id, "--model=other")
+    assert done.exit_code == 1
+    said = " ".join(done.stdout.split())
+    assert "What differs (here, not there): model.weights: " in said
+    assert said.count(", not ") == 2  # the weights, and nothing else
+    assert contents(run.path) == before
+
+
+def test_a_plan_of_other_releases_is_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, _ = runs(place)
+    flip(run.path / "shards/00001/tokens.arrow")
+    monkeypatch.setattr("lpp.capture.opened.version", lambda name: "0.0.1")
+    done = repair(run.id, "--model=llama")
+    assert done.exit_code == 1
+    said = " ".join(done.stdout.split())
+    for name in ("lpp-engine", "torch", "transformers"):
+        assert f"compute.versions.{name}: '0.0.1', not" in said
+
+
+def test_a_model_that_nobody_names_is_asked_for(place: Path) -> None:
+    run, _ = runs(place)
+    flip(run.path / "shards/00001/tokens.arrow")
+    done = repair()
+    assert done.exit_code == 1
+    said = " ".join(done.stdout.split())
+    assert "llama, a folder somewhere on the machine that captured it" in said
+    assert "--model PATH" in said
+    assert "nowhere" in repair("nowhere").stderr
+
+
+@pytest.mark.parametrize("key", ["plan.json", "prompts.arrow", "COMMIT.json"])
+def test_what_cannot_be_repaired_says_what_helps(place: Path, key: str) -> None:
+    run, _ = runs(place)
+    flip(run.path / key)
+    flip(run.path / "shards/00001/tokens.arrow")
+    before = contents(run.path)
+    done = repair(run.id, "--model=llama")
+    assert done.exit_code == 1
+    said = " ".join(done.stdout.split())
+    assert "remove the run and repeat the `lpp-capture run` command that made it" in said
+    assert key in said
+    assert contents(run.path) == before
+
+
+def test_strangers_and_newer_shards_are_left_alone(place: Path) -> None:
+    from lpp.store.commit import self_checksum
+    from lpp.store.documents import pretty_json
+
+    run, _ = runs(place)
+    (run.path / "shards/00099").mkdir()
+    record = run.path / "shards/00001/COMMIT.json"
+    document = {**json.loads(record.read_text()), "format": 99}
+    document["self_xxh3_128"] = self_checksum(document)
+    record.write_bytes(pretty_json(document))
+    before = contents(run.path)
+    done = repair(run.id, "--model=llama")
+    assert done.exit_code == 1
+    said = " ".join(done.stdout.split())
+    assert "shards/00099: not a shard of the plan" in said
+    assert "store format 99" in said
+    assert contents(run.path) == before
+
+
+def test_a_repair_that_fails_leaves_what_was_there(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, _ = runs(place)
+    flip(run.path / "shards/00001/tokens.arrow")
+    flip(run.path / "shards/00002/tokens.arrow")
+    before = contents(run.path)
+
+    rename, refusals = files._rename_to_new, [OSError(28, "No space left on device")]
+
+    def full_once(path: Path, target: Path) -> None:
+        if refusals:
+            raise refusals.pop()
+        rename(path, target)
+
+    monkeypatch.setattr(files, "_rename_to_new", full_once)
+    done = repair(run.id, "--model=llama")
+    assert refusals == []
+    assert done.exit_code == 1
+    assert "no space left on the disk" in " ".join(done.stdout.split())
+    after = contents(run.path)
+    assert after.pop("shards/00002/tokens.arrow") == before.pop("shards/00002/tokens.arrow")
+    assert after == before
