@@ -8,8 +8,10 @@ from lpp.capture.cli_probe import probe
 from lpp.capture.cli_repair import repair
 from lpp.capture.cli_run import run
 from lpp.capture.cli_status import status
+from lpp.capture.cli_store import STORE
 from lpp.capture.machine import require
 from lpp.store.console import LppGroup, debug_option
+from lpp.store.place import Place
 
 
 @click.group(cls=LppGroup, context_settings={"max_content_width": 80})
@@ -32,11 +34,11 @@ main.add_command(repair)
     "--store",
     default="demo",
     show_default=True,
-    type=click.Path(path_type=Path),
+    type=STORE,
     help="Directory to write.",
 )
 @debug_option
-def demo(store: Path) -> None:
+def demo(store: Place) -> None:
     """Capture a small packaged model and its untrained twin, and compare them.
 
     \b
@@ -46,6 +48,8 @@ def demo(store: Path) -> None:
     SmolLM2-135M-Instruct and the same architecture with random weights read 100
     English passages of 200 tokens. About a minute on two cores; no download.
     """
+    if not isinstance(store, Path):
+        raise click.UsageError("--store: the demo writes a directory of this machine.")
     require("torch", "transformers", "safetensors")
     from lpp.capture.demo import run_demo
 

@@ -19,6 +19,7 @@ from lpp.store.keys import SHARDS_KEY
 from lpp.store.place import Url
 from lpp.store.plan import Plan, differences
 from lpp.store.presence import at_work
+from lpp.store.writing import sweep_run
 
 
 def capture_into(
@@ -74,6 +75,8 @@ def _capture(prepared: Prepared, writer: RunWriter, part: Part, grace: float | N
     with patience as stop, sign, bar as told:
         capture_run(plan, prepared.prompts, writer, prepared.backend, told, part=part, stop=stop)
     run = Run(writer.run.path)
+    if writer.written and not run.missing_shards:
+        sweep_run(run)
     return Outcome(
         run=plan.run_id,
         part=part,

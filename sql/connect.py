@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from lpp.sql.ddl import comment_view, literal, unread_view
+from lpp.sql.lock import Access, lock
 from lpp.sql.place import store_root, token_files
 from lpp.sql.schema import TOKEN_STATS, arrow_schema
 from lpp.store.copies import copied_path, fetched
@@ -29,8 +30,19 @@ _UNREAD: Final = (
 )
 
 
-def connect(url: Url, *, write: bool = False, token_stats: bool = True) -> "DuckDBPyConnection":
+def connect(
+    url: Url,
+    *,
+    write: bool = False,
+    allow_files: bool = False,
+    token_stats: bool = True,
+) -> "DuckDBPyConnection":
     """A DuckDB connection to the profiles of the store at `url`, read-only unless `write`.
+
+    Its SQL reaches the tables and nothing else: no file, no variable of Python, no network, no
+    extension, and no disk for what does not fit into memory. `write` brings that disk, a private
+    folder; `allow_files` brings files and variables too. Frames that are registered can be read
+    either way.
 
     The tables of `lpp.sql.TABLES` need no qualification; `token_stats` is a view over the token
     files of all committed shards, read as far as a query's columns and runs need, without prompts
@@ -48,13 +60,18 @@ def connect(url: Url, *, write: bool = False, token_stats: bool = True) -> "Duck
     >>> con = connect("./lpp")  # doctest: +SKIP
     >>> con.sql("SELECT run, entropy_floor FROM profiles")  # doctest: +SKIP
     """
+    spill = write or allow_files
+    access = Access(files=allow_files, variables=allow_files, spill=spill)
+    return connect_with(access, url, write=write, token_stats=token_stats)
+
+
+def connect_with(
+    access: Access, url: Url, *, write: bool, token_stats: bool
+) -> "DuckDBPyConnection":
+    """The same with `access` as the caller wants it."""
     root = store_root(url)
-    if write and not isinstance(root, Path):
-        raise InputError(
-            f"{root}: the tables of a store in a bucket are not written in place. Leave --write "
-            "out, or copy the store to a disk; each lpp-analyze command replaces its own tables.",
-            kind=ErrorKind.READ_ONLY,
-        )
+    if write:
+        refuse_in_bucket(root)
     database = profiles_path(root)
     connection = _attach(database, root, write=write)
     try:
@@ -64,10 +81,21 @@ def connect(url: Url, *, write: bool = False, token_stats: bool = True) -> "Duck
             connection.execute(unread_view(TOKEN_STATS, _UNREAD))
         for statement in comment_view(TOKEN_STATS):
             connection.execute(statement)
+        lock(connection, access)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def refuse_in_bucket(root: Place) -> None:
+    """InputError(READ_ONLY) for a store whose database is replaced whole, never written to."""
+    if not isinstance(root, Path):
+        raise InputError(
+            f"{root}: the tables of a store in a bucket are not written in place. Leave --write "
+            "out, or copy the store to a disk; each lpp-analyze command replaces its own tables.",
+            kind=ErrorKind.READ_ONLY,
+        )
 
 
 def profiles_path(root: Place) -> Path:

@@ -4,9 +4,12 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 import duckdb
 
+from lpp.sql import guard
+from lpp.sql.lock import NO_EXTENSIONS, SETTABLE
 from lpp.store.errors import (
     ConflictError,
     ErrorKind,
@@ -89,6 +92,37 @@ def opening_fault(error: duckdb.Error, database: Path, root: Place) -> LppError:
     )
 
 
+_REFUSALS: Final = {
+    "the configuration has been locked": (
+        f"Settings are locked, but for these, and those with DuckDB 2 only: {', '.join(SETTABLE)}."
+    ),
+    # extensions before files: one text has both
+    NO_EXTENSIONS: guard.NO_EXTENSIONS,
+    "external extensions": guard.NO_EXTENSIONS,
+    "the extension httpfs": guard.NO_EXTENSIONS,
+    "extension 'httpfs'": guard.NO_EXTENSIONS,
+    "the httpfs extension": guard.NO_EXTENSIONS,
+    "Cannot access directory": guard.NO_EXTENSIONS,
+    "disabled by configuration": guard.NO_FILES,
+    "disabled through configuration": guard.NO_FILES,
+    "belongs to an attached database": guard.NO_FILES,
+}
+"""Words in which DuckDB refuses what `lpp.sql.lock` forbids, and what to do."""
+
+
+def _refusal(error: duckdb.Error) -> InputError | None:
+    """Why the SQL may not do what it tried, and the flag that lets it; None for other faults."""
+    text, kind = str(error), ErrorKind.NOT_ALLOWED
+    advice = next((advice for words, advice in _REFUSALS.items() if words in text), None)
+    if advice is None and "attached in read-only mode" in text:
+        kind = ErrorKind.READ_ONLY
+        advice = (
+            "The profiles are open read-only: add --write to change them. "
+            "The next `lpp-analyze profile` replaces the whole file."
+        )
+    return None if advice is None else InputError(f"{first_lines(error, 1)}\n{advice}", kind=kind)
+
+
 def query_fault(error: duckdb.Error, root: Place) -> LppError | None:
     """Why a query on the store at `root` failed; None when DuckDB itself is at fault."""
     text = str(error)
@@ -102,12 +136,8 @@ def query_fault(error: duckdb.Error, root: Place) -> LppError | None:
             "Ask for fewer columns or rows, or raise it in the SQL: SET memory_limit = '8GB'; ...",
             kind=ErrorKind.NO_MEMORY,
         )
-    if "attached in read-only mode" in text:
-        return InputError(
-            f"{first_lines(error, 1)}\nThe profiles are open read-only: add --write to change "
-            "them. The next `lpp-analyze profile` replaces the whole file.",
-            kind=ErrorKind.READ_ONLY,
-        )
+    if (refusal := _refusal(error)) is not None:
+        return refusal
     if "tokens.arrow" in text:
         return FormatError(
             f"{first_lines(error, 2)}\nFind every damaged file: lpp-analyze verify {root}",

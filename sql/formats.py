@@ -117,8 +117,11 @@ def json_value(value: Any) -> Any:
 
 
 def write_parquet(connection: "DuckDBPyConnection", statement: "Statement", path: str) -> None:
-    """A Parquet file at `path`, by DuckDB's own writer; types are kept."""
-    connection.sql(statement).write_parquet(path)
+    """A Parquet file at `path`, by DuckDB's own writer; types are kept.
+
+    Under no other name on the way: the connection may write this one.
+    """
+    connection.sql(statement).write_parquet(path, use_tmp_file=False)
 
 
 def discard(connection: "DuckDBPyConnection", statement: "Statement") -> None:

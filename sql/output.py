@@ -25,11 +25,12 @@ def text_output(target: Path | None) -> Iterator[IO[str]]:
 def binary_output(target: Path | None) -> Iterator[Path]:
     """A file to write; for None what it holds is passed on to standard output afterwards.
 
-    Not to a pipe at once: a query that fails half-way would leave half a file at its end.
+    Not to a pipe at once: a query that fails half-way would leave half a file at its end. The
+    path is absolute, since DuckDB is told that it may write there and nowhere else.
     """
     if target is not None:
         with whole_file(target) as path:
-            yield path
+            yield path.absolute()
         return
     import shutil
     import tempfile
@@ -37,6 +38,8 @@ def binary_output(target: Path | None) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="lpp-sql-") as folder:
         path = Path(folder) / "result"
         yield path
+        if not path.exists():  # the last statement had no rows
+            return
         with path.open("rb") as file:
             shutil.copyfileobj(file, sys.stdout.buffer, 1 << 20)
         sys.stdout.buffer.flush()

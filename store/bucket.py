@@ -6,6 +6,7 @@ conditional put) is repeated here, within the same bound. Credentials and endpoi
 environment alone, in obstore's own names.
 """
 
+import contextlib
 import os
 import random
 import time
@@ -16,21 +17,21 @@ from datetime import timedelta
 from functools import cached_property, lru_cache
 from typing import Any, Final, TypeVar
 
-from lpp.store.errors import ErrorKind, InputError, MachineError
-from lpp.store.object_faults import fault_of, retryable
+from lpp.store.errors import ErrorKind, InputError, LppError, MachineError
+from lpp.store.object_faults import ReplacedError, fault_of, retryable
 
 Result = TypeVar("Result")
 
-PART_BYTES: Final = 16 << 20
+PART_BYTES: Final = 8 << 20
 """Objects larger than this travel in parts of this size, both ways."""
 
 PARTS_AT_ONCE: Final = 4
 """Of one object. Two sites are written at once, so a writer has eight parts under way."""
 
-REQUEST_SECONDS: Final = 120.0
-"""For one request, its body included: a part in that time is 140 kB/s."""
+REQUEST_SECONDS: Final = 30.0
+"""For one request, its body included: a part in that time is 280 kB/s."""
 
-RETRY_SECONDS: Final = 60.0
+RETRY_SECONDS: Final = 120.0
 """How long a request is repeated before it counts as failed; LPP_RETRY_SECONDS changes it."""
 
 
@@ -42,6 +43,8 @@ class Listed:
     size: int
     modified: float
     """Seconds since the epoch, by the server's clock."""
+    e_tag: str | None
+    """Names this version of it."""
 
 
 @lru_cache(maxsize=64)
@@ -58,15 +61,29 @@ class Bucket:
     def __init__(self, url: str) -> None:
         self.url = url
         self.patience = _retry_seconds()
+        self.conditional = True
+        """False where the store ignores conditions and a user says that there is one writer."""
 
     def get(self, key: str, size: int | None = None) -> memoryview:
-        """The object's bytes. size: as a record has it; where it is large, parts come at once."""
-        if size is not None and size > PART_BYTES:
-            return self._get_parts(key, size)
-        return self._ask(key, lambda: memoryview(self._obstore.get(self._client, key).bytes()))
+        """The object's bytes, all of one version: in one request, or in parts where it is large.
+
+        size: about, where it is known, so that a large object need not be begun whole.
+        """
+
+        def ask() -> memoryview | Listed:
+            found = self._obstore.get(self._client, key)  # its body is not read yet
+            of = _listed(found.meta)
+            return memoryview(found.bytes()) if of.size <= PART_BYTES else of
+
+        while True:
+            found = self.head(key) if (size or 0) > PART_BYTES else self._ask(key, ask)
+            if isinstance(found, memoryview):
+                return found
+            with contextlib.suppress(ReplacedError):
+                return self._get_parts(found)
 
     def get_tagged(self, key: str) -> tuple[bytes, dict[str, str]]:
-        """The object's bytes, and what names this version of it in `put_over`."""
+        """The bytes of a small object, and what names this version of it in `put_over`."""
 
         def ask() -> tuple[bytes, dict[str, str]]:
             found = self._obstore.get(self._client, key)
@@ -76,14 +93,12 @@ class Bucket:
         return self._ask(key, ask)
 
     def pieces(self, key: str) -> Iterator[memoryview]:
-        """The object's bytes, a part at a time: memory stays flat. Cut short, it begins anew
-        where it stood.
+        """The object's bytes, a part at a time, so that memory stays flat. ReplacedError where
+        another object took its name meanwhile.
         """
-        start, size = 0, self.head(key).size
-        while start < size:
-            end = min(start + PART_BYTES, size)
-            yield self._get_range(key, start, end)
-            start = end
+        of = self.head(key)
+        for start in range(0, of.size, PART_BYTES):
+            yield self._get_range(of, start)
 
     def head(self, key: str) -> Listed:
         """Size and time of one object."""
@@ -143,10 +158,17 @@ class Bucket:
             some = sorted(keys)
             self._ask(some[0], lambda: self._obstore.delete(self._client, some))
 
+    def delete_quietly(self, keys: Collection[str]) -> None:
+        """Remove objects; where the store does not let us, they stay."""
+        with contextlib.suppress(LppError):
+            self.delete(keys)
+
     def _put_if(self, key: str, data: bytes, mode: Any) -> bool:
         """A conditional put. Where an answer was lost, the object tells whose it is: callers
         write bytes that nobody else writes.
         """
+        if not self.conditional:
+            return self._put_alone(key, data, mode)
         from obstore.exceptions import AlreadyExistsError, PreconditionError
 
         def ask() -> bool:
@@ -156,28 +178,43 @@ class Bucket:
                 return False
             return True
 
-        return self._ask(key, ask) or bytes(self.get(key)) == data
+        if self._ask(key, ask):
+            return True
+        with contextlib.suppress(FileNotFoundError):  # removed this moment
+            return self.get_tagged(key)[0] == data
+        return False
 
-    def _get_range(self, key: str, start: int, end: int) -> memoryview:
+    def _put_alone(self, key: str, data: bytes, mode: Any) -> bool:
+        """The same without a condition, for the only writer."""
+        if mode == "create":
+            with contextlib.suppress(FileNotFoundError):
+                self.head(key)
+                return False
+        self.put(key, data)
+        return True
+
+    def _get_range(self, of: Listed, start: int) -> memoryview:
+        """The part that begins at `start`, of that version of the object."""
+        end = min(start + PART_BYTES, of.size)
+        options: dict[str, Any] = {"range": (start, end)}
+        if of.e_tag is not None:
+            options["if_match"] = of.e_tag
+
         def ask() -> memoryview:
-            part = self._obstore.get_range(self._client, key, start=start, end=end)
-            return memoryview(part)
+            return memoryview(self._obstore.get(self._client, of.key, options=options).bytes())
 
-        return self._ask(key, ask)
+        return self._ask(of.key, ask)
 
-    def _get_parts(self, key: str, size: int) -> memoryview:
-        """Parts side by side. Of an object of another size as much as there is, and one byte
-        more than asked for where it is longer: so the caller's checksum cannot match.
-        """
-        true = self.head(key).size
-        whole = memoryview(bytearray(min(true, size + 1)))
+    def _get_parts(self, of: Listed) -> memoryview:
+        """Parts side by side."""
+        whole = memoryview(bytearray(of.size))
 
         def fetch(start: int) -> None:
-            end = min(start + PART_BYTES, len(whole))
-            whole[start:end] = self._get_range(key, start, end)
+            part = self._get_range(of, start)
+            whole[start : start + len(part)] = part
 
         with ThreadPoolExecutor(PARTS_AT_ONCE, thread_name_prefix="lpp-part") as pool:
-            list(pool.map(fetch, range(0, len(whole), PART_BYTES)))
+            list(pool.map(fetch, range(0, of.size, PART_BYTES)))
         return whole
 
     def _ask(self, key: str, request: Callable[[], Result]) -> Result:
@@ -190,7 +227,7 @@ class Bucket:
                 return request()
             except (BaseError, FileNotFoundError, ValueError) as error:
                 fault = fault_of(error, f"{self.url}/{key}")
-                if not retryable(fault) or time.monotonic() - start + pause > self.patience:
+                if not retryable(error, fault) or time.monotonic() - start + pause > self.patience:
                     raise fault from None
             time.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(2 * pause, 15.0)
@@ -199,7 +236,6 @@ class Bucket:
     def _client(self) -> Any:
         from obstore.store import from_url
 
-        bound = timedelta(seconds=min(REQUEST_SECONDS, self.patience))
         try:
             return from_url(
                 self.url,
@@ -213,8 +249,8 @@ class Bucket:
                     },
                 },
                 client_options={
-                    "timeout": bound,
-                    "connect_timeout": min(bound, timedelta(seconds=10)),
+                    "timeout": timedelta(seconds=REQUEST_SECONDS),
+                    "connect_timeout": timedelta(seconds=10),
                     "allow_http": os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("true", "1"),
                 },
             )
@@ -239,7 +275,12 @@ class Bucket:
 
 
 def _listed(meta: Any) -> Listed:
-    return Listed(key=meta["path"], size=meta["size"], modified=meta["last_modified"].timestamp())
+    return Listed(
+        key=meta["path"],
+        size=meta["size"],
+        modified=meta["last_modified"].timestamp(),
+        e_tag=meta.get("e_tag"),
+    )
 
 
 def _retry_seconds() -> float:

@@ -41,8 +41,8 @@ def copied(path: ObjectPath, version: object, fetch: Callable[[], memoryview | b
 
 def fetched(path: ObjectPath) -> Path:
     """The copy of an object as it is now. FileNotFoundError where there is none."""
-    data, version = path.bucket.get_tagged(path.key)
-    return copied(path, tuple(sorted(version.items())), lambda: data)
+    found = path.bucket.head(path.key)
+    return copied(path, found, lambda: path.read_bytes(found.size))
 
 
 def copied_path(path: ObjectPath) -> Path:

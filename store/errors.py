@@ -35,6 +35,7 @@ class ErrorKind(StrEnum):
     ENGINE_DIED = "engine_died"
     UNREACHABLE = "unreachable"
     DENIED = "denied"
+    NOT_ALLOWED = "not_allowed"
 
 
 class LppError(Exception):

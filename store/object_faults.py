@@ -31,9 +31,26 @@ _CODE = re.compile(r"<Code>([A-Za-z]{1,64})</Code>")
 _METADATA_SERVICES = ("169.254.169.254", "169.254.170.2", "metadata.google.internal")
 
 
+_REASONS: Final = {
+    "timed out": "it did not answer in time",
+    "timedout": "it did not answer in time",
+    "dns error": "its name is unknown",
+    "connect": "no connection",
+    "incomplete": "the connection was cut",
+    "closed": "the connection was cut",
+}
+"""What the client's words for a failure on the way come down to: the first that fits."""
+
+
+class ReplacedError(OSError):
+    """The object is no longer the one of which parts were read."""
+
+
 def fault_of(error: Exception, where: str) -> Exception:
-    """What to raise for `error`, met at `where`: FileNotFoundError for an object that is not
-    there, else an LppError. `retryable` tells which of them may pass.
+    """What to raise for `error`, met at `where`; `retryable` tells which of them may pass.
+
+    FileNotFoundError for an object that is not there, ReplacedError for a part of one that is no
+    longer the same, else an LppError.
     """
     text = str(error)
     code = next(iter(_CODE.findall(text)), "")
@@ -42,6 +59,8 @@ def fault_of(error: Exception, where: str) -> Exception:
         return _no_bucket(where)
     if isinstance(error, FileNotFoundError):
         return FileNotFoundError(errno.ENOENT, "no such object", where)
+    if type(error).__name__ == "PreconditionError":
+        return ReplacedError(errno.ESTALE, "replaced while it was read", where)
     refused = type(error).__name__ in ("PermissionDeniedError", "UnauthenticatedError")
     if refused or code in DENIED or status in ("401", "403"):
         return _denied(where, code or status or "refused")
@@ -50,17 +69,21 @@ def fault_of(error: Exception, where: str) -> Exception:
     return _unreachable(where, _reason(code, status, text))
 
 
-def retryable(fault: Exception) -> bool:
-    """Whether the same request may succeed a little later."""
-    return isinstance(fault, LppError) and fault.kind is ErrorKind.UNREACHABLE
+def retryable(error: Exception, fault: Exception) -> bool:
+    """Whether the request that met `error`, which is `fault` in our words, may succeed later."""
+    status = next(iter(_STATUS.findall(str(error))), "500")
+    passes = status.startswith("5") or status in ("408", "409", "429")
+    return passes and isinstance(fault, LppError) and fault.kind is ErrorKind.UNREACHABLE
 
 
 def _reason(code: str, status: str, text: str) -> str:
     if code or status:
         return " ".join(part for part in (f"HTTP {status}" if status else "", code) if part)
-    found = [word for word in ("timed out", "connect", "closed", "dns") if word in text.lower()]
-    words = {"timed out": "it did not answer in time", "dns": "its name is unknown"}
-    return words.get(found[0], "no connection") if found else "the request failed"
+    lower = text.lower()
+    for words, reason in _REASONS.items():
+        if words in lower:
+            return reason
+    return "the request failed"
 
 
 def _no_bucket(where: str) -> InputError:
@@ -82,8 +105,8 @@ def _denied(where: str, why: str) -> MachineError:
 
 def _unreachable(where: str, why: str) -> MachineError:
     return MachineError(
-        f"{where}: the object store does not serve this ({why}), though it was asked again and "
-        "again. Check the network and AWS_ENDPOINT_URL; LPP_RETRY_SECONDS sets how long to go on "
-        "asking. What was committed stays; the same command resumes.",
+        f"{where}: the object store does not serve this ({why}). Check the network and "
+        "AWS_ENDPOINT_URL; LPP_RETRY_SECONDS sets how long a request is repeated. What was "
+        "committed stays; the same command resumes.",
         kind=ErrorKind.UNREACHABLE,
     )

@@ -59,7 +59,7 @@ class ObjectPath:
         return PurePosixPath(self.key).relative_to(other.key)
 
     def read_bytes(self, size: int | None = None) -> memoryview | bytes:
-        """The object, one request; size: as a record has it, for parallel parts."""
+        """The object: one request, more where it is large. size: about, where it is known."""
         return self.bucket.get(self.key, size)
 
     def write_bytes(self, data: bytes | memoryview) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from lpp.store.conditions import check_conditions
 from lpp.store.documents import load_json, parse_document, pretty_json, to_document
 from lpp.store.errors import ErrorKind, FormatError, InputError
 from lpp.store.keys import COMMIT_KEY, FORMAT_NAME, ROOT_KEY, ROOT_VERSION, RUNS_KEY
@@ -84,7 +85,8 @@ def _occupied(path: Place) -> bool:
 def create_store(url: Url) -> Store:
     """Open the store at `url`, making an empty one where there is nothing yet.
 
-    Raises InputError for a directory with other things in it: a store never mixes with them.
+    Raises InputError for a directory with other things in it: a store never mixes with them;
+    MachineError for a bucket that ignores conditional puts (`lpp.store.conditions`).
     """
     path = place(url)
     if not (path / ROOT_KEY).exists():
@@ -96,6 +98,7 @@ def create_store(url: Url) -> Store:
                 "Name a new directory with --store.",
                 kind=ErrorKind.NOT_A_STORE,
             )
+        check_conditions(path)
         sweep_stages(path)
         document = RootDocument(format=FORMAT_NAME, version=ROOT_VERSION)
         replace_file(path / ROOT_KEY, pretty_json(to_document(document)))

@@ -13,6 +13,7 @@ from typing import Final
 import pyarrow as pa
 
 from lpp.store.commit import CommitRecord, write_commit
+from lpp.store.conditions import check_conditions
 from lpp.store.documents import pretty_json, validate_document
 from lpp.store.errors import ConflictError, ErrorKind
 from lpp.store.files import ObjectRecord, put_back, set_aside
@@ -71,6 +72,7 @@ class RunWriter:
             raise ValueError("the plan does not fit: " + "; ".join(misfits))
         self._plan = plan
         self._prompts = prompts
+        check_conditions(root)
         self._replacing = set(replacing)
         path = root / RUNS_KEY / plan.run_id
         if not (path / COMMIT_KEY).exists():

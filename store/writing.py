@@ -10,16 +10,19 @@ import re
 import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import xxhash
 
 from lpp.store import files
 from lpp.store.errors import LppError
 from lpp.store.files import ObjectRecord, checksum
-from lpp.store.keys import COMMIT_KEY
+from lpp.store.keys import COMMIT_KEY, SHARDS_KEY
 from lpp.store.object_path import ObjectPath
 from lpp.store.place import Place
+
+if TYPE_CHECKING:
+    from lpp.store.run import Run
 
 ATTEMPT: Final = re.compile(r"[0-9a-f]{16}")
 """Name of an attempt: so many bits that no two writers meet."""
@@ -85,6 +88,32 @@ def sweep_attempts(target: ObjectPath, keep: str) -> None:
                 if ATTEMPT.fullmatch(name := _first(item.key, target)) and name != keep
             ]
         )
+
+
+def sweep_run(run: "Run") -> None:
+    """Remove every attempt of a run that lost, where its winner is known; nothing on a disk.
+
+    Costs a listing of the run: a request for each thousand objects.
+    """
+    if not isinstance(run.path, ObjectPath):
+        return
+    bucket, home = run.path.bucket, run.path.key
+    kept = {f"{SHARDS_KEY}/{shard.path.name}/": shard.commit.base for shard in run.shards}
+    kept[""] = run.commit.base
+    lost = []
+    for item in bucket.below(home):
+        folder, first = _folder_of(item.key.removeprefix(f"{home}/"))
+        if folder in kept and ATTEMPT.fullmatch(first) and first != kept[folder]:
+            lost.append(item.key)
+    bucket.delete_quietly(lost)
+
+
+def _folder_of(key: str) -> tuple[str, str]:
+    """The shard's folder that a key of a run lies in, "" for the run's own; and what follows."""
+    parts = key.split("/")
+    if parts[0] == SHARDS_KEY and len(parts) > 2:
+        return f"{SHARDS_KEY}/{parts[1]}/", parts[2]
+    return "", parts[0]
 
 
 def sweep_others(target: ObjectPath, keep: str) -> None:

@@ -1,13 +1,18 @@
 """What every test shares."""
 
 import os
+import secrets
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from filelock import FileLock
+
+if TYPE_CHECKING:
+    from s3_server import S3
 
 ROOT = Path(__file__).resolve().parents[1]
 NOWHERE = "http://127.0.0.1:9"
@@ -35,6 +40,31 @@ def paper() -> Path:
     if not PAPER.is_dir():
         pytest.skip(f"published tables not found: {PAPER}")
     return PAPER
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[int]:
+    """Port of an S3 server on loopback."""
+    from s3_server import serving
+
+    with serving() as port:
+        yield port
+
+
+@pytest.fixture
+def s3(s3_server: int, monkeypatch: pytest.MonkeyPatch) -> Iterator["S3"]:
+    """A fresh bucket behind a proxy that fails on command; the environment reaches it."""
+    from s3_server import S3, Proxy, make_bucket
+
+    from lpp.store.bucket import bucket_of
+
+    found = S3(bucket=f"lab-{secrets.token_hex(4)}", proxy=Proxy(s3_server), server=s3_server)
+    make_bucket(s3_server, found.bucket)
+    for name, value in found.environment.items():
+        monkeypatch.setenv(name, value)
+    yield found
+    bucket_of.cache_clear()
+    found.proxy.close()
 
 
 @pytest.hookimpl(wrapper=True)

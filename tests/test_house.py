@@ -26,6 +26,7 @@ ONLY_IN = {
     "gguf": {"capture"},
     "huggingface_hub": {"capture"},
     "lm_eval": {"capture/probe*.py"},
+    "obstore": {"store/bucket.py"},
     "safetensors": {"capture"},
     "transformers": {"capture/models.py"},
     "vl_convert": {"analyze/chart_library.py"},
@@ -45,6 +46,7 @@ HEAVY = (
     "duckdb",
     "xxhash",
     "altair",
+    "obstore",
 )
 
 

@@ -351,7 +351,7 @@ def test_ctrl_c_stops_a_query_at_once(store: Path, tmp_path: Path):
         "SELECT sum(a.range * b.range) AS s FROM range(1_000_000) a, range(1_000_000) b"
     )
     for options in ([], ["--format", "csv"], ["-o", str(tmp_path / "x.parquet")]):
-        command = [sys.executable, "-c", code, str(store), query, *options]
+        command = [sys.executable, "-c", code, str(store), query, "--allow-files", *options]
         with subprocess.Popen(command, stdout=-1, stderr=-1) as process:
             while not started.exists():
                 assert process.poll() is None, process.stderr.read()
@@ -376,7 +376,6 @@ def test_ctrl_c_stops_a_query_at_once(store: Path, tmp_path: Path):
         ("SELECT nope FROM profiles", '"nope" not found'),
         ("SELECT * FROM profilez", "profilez does not exist"),
         ("SELECT CAST(run AS INTEGER) FROM runs", "Could not convert string"),
-        ("FROM read_csv('/no/such.csv')", "No files found"),
         ("SELECT * FROM connection", "connection does not exist"),
     ],
 )
@@ -450,11 +449,12 @@ def test_shell_opens_the_database(store: Path, lpp_sql: Run, tmp_path: Path, wri
     shell.write_text('#!/bin/sh\nfor a in "$@"; do echo "<$a>"; done\nexit 3\n')
     shell.chmod(0o755)
     options = ["--write"] if write else []
-    done = lpp_sql(store, "--shell", *options, env={"PATH": str(shell.parent)})
-    assert done.returncode == 3
-    called = [f"<{store / 'profiles.duckdb'}>"]
-    assert done.stdout.decode().splitlines() == (called if write else ["<-readonly>", *called])
-    assert b"token_stats" in done.stderr
+    called = [*([] if write else ["<-readonly>"]), f"<{store / 'profiles.duckdb'}>"]
+    for more, start in ([], ["<-cmd>", "<.safe_mode>"]), (["--allow-files"], []):
+        done = lpp_sql(store, "--shell", *options, *more, env={"PATH": str(shell.parent)})
+        assert done.returncode == 3
+        assert done.stdout.decode().splitlines() == [*start, *called]
+        assert b"token_stats" in done.stderr
 
 
 def test_starting_imports_nothing_heavy(store: Path):

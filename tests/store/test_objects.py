@@ -1,0 +1,379 @@
+"""A store in a bucket, over HTTP: what is written, read, raced for, refused."""
+
+import json
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from s3_server import S3, SECRET, Fault, always, some
+
+from lpp.store import RunWriter, add_scores, create_store, open_store, read_scores, remove_scores
+from lpp.store.bucket import Bucket, bucket_of
+from lpp.store.errors import ConflictError, ErrorKind, FormatError, InputError, MachineError
+from lpp.store.place import place
+from lpp.store.presence import at_work, writers
+from lpp.store.run import Run
+from lpp.store.scores import SCORES_SCHEMA, verify_scores
+
+BASE = "some/store/"
+
+
+def same(run: Run, capture: Any) -> bool:
+    """Whether everything of `capture` comes out of `run`, bit for bit."""
+    assert run.missing_shards == ()
+    for site, rows in capture.hidden.items():
+        values = np.concatenate(list(run.hidden(site)))
+        assert np.array_equal(values.view(np.uint32), rows.astype(np.uint32) << 16)
+    assert run.tokens().to_table().equals(capture.tokens)
+    return run.prompts().equals(capture.prompts)
+
+
+def records(s3: S3) -> dict[str, dict[str, Any]]:
+    """Every COMMIT record in the bucket, by key."""
+    return {k: json.loads(v) for k, v in s3.objects().items() if k.endswith("COMMIT.json")}
+
+
+def test_what_is_written_is_what_the_spec_says(s3: S3, capture: Any) -> None:
+    run = capture.write(s3.url)
+    assert same(run, capture)
+    assert run.verify() == []
+    found = s3.objects()
+    assert json.loads(found[f"{BASE}lpp.json"]) == {"format": "lpp-store", "version": 1}
+    of_run = f"{BASE}runs/{capture.plan.run_id}/"
+    homes = [of_run, *(f"{of_run}shards/{k:05d}/" for k in range(3))]
+    expected = {f"{BASE}lpp.json"}
+    for home in homes:
+        record = json.loads(found[f"{home}COMMIT.json"])
+        assert record["format"] == 2
+        assert len(record["base"]) == 16
+        expected |= {f"{home}{record['base']}/{key}" for key in record["objects"]}
+        expected.add(f"{home}COMMIT.json")
+    assert set(found) == expected  # no attempt, probe or sign is left
+
+
+def test_store_moves_between_bucket_and_disk(s3: S3, capture: Any, tmp_path: Path) -> None:
+    capture.write(s3.url, shards=(0, 2))
+    local = s3.copy_to(tmp_path / "copy")
+    run = open_store(local).runs[capture.plan.run_id]
+    assert run.missing_shards == (1,)
+    assert [p.where for p in run.verify()] == ["shards/00001/COMMIT.json"]
+    run = capture.write(local)  # goes on with it, on the disk
+    assert same(run, capture)
+    assert run.verify() == []
+
+
+def test_store_of_a_disk_is_read_from_a_bucket(s3: S3, capture: Any, tmp_path: Path) -> None:
+    capture.write(tmp_path / "store", shards=(0, 1))
+    s3.copy_from(tmp_path / "store")
+    run = open_store(s3.url).runs[capture.plan.run_id]
+    assert run.missing_shards == (2,)
+    assert [p.where for p in run.verify()] == ["shards/00002/COMMIT.json"]
+    assert same(capture.write(s3.url), capture)  # goes on with it, in the bucket
+
+
+@pytest.mark.parametrize("n_writers", [2, 4])
+def test_writers_at_once_commit_each_shard_once(s3: S3, make_capture: Any, n_writers: int) -> None:
+    capture = make_capture(lengths=(3, 2, 4, 3), shards=(0, 1, 2, 3, 4))
+    root = create_store(s3.url).path
+    won: list[set[int]] = []
+    lost: list[set[int]] = []
+    start = threading.Barrier(n_writers)
+
+    def work() -> None:
+        start.wait()
+        writer = RunWriter(root, capture.plan, capture.prompts)
+        for index in range(capture.plan.n_shards):
+            start.wait()
+            writer.write_shard(index, *capture.shard(index))
+        won.append(writer.written)
+        lost.append(writer.outrun)
+
+    threads = [threading.Thread(target=work) for _ in range(n_writers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(index for shards in won for index in shards) == list(range(4))
+    assert sum(map(len, lost)) == 4 * (n_writers - 1)
+    run = open_store(s3.url).runs[capture.plan.run_id]
+    assert same(run, capture)
+    assert run.verify() == []
+    bases = [record["base"] for record in records(s3).values()]
+    lying = {key.split("/")[-2] for key in s3.objects() if key.endswith("tokens.arrow")}
+    assert lying <= set(bases)  # the losers took theirs away
+
+
+def test_damaged_record_is_replaced(s3: S3, capture: Any) -> None:
+    capture.write(s3.url)
+    key = f"{BASE}runs/{capture.plan.run_id}/shards/00001/COMMIT.json"
+    good = s3.objects()[key]
+    s3.put(key, good.replace(b'"rows": 3', b'"rows": 4'))
+    run = open_store(s3.url).runs[capture.plan.run_id]
+    assert run.missing_shards == (1,)
+    assert [p.where for p in run.verify()] == ["shards/00001/COMMIT.json"]
+    assert same(capture.write(s3.url), capture)
+    assert json.loads(good)["base"] not in "".join(s3.objects())
+
+
+def test_record_of_a_newer_release_is_left_alone(s3: S3, capture: Any) -> None:
+    run = capture.write(s3.url)
+    from lpp.store.commit import write_commit
+
+    newer = replace(run.shards[1].commit, format=3)
+    s3.delete(f"{BASE}runs/{run.id}/shards/00001/COMMIT.json")
+    write_commit(run.shards[1].home, newer)
+    with pytest.raises(FormatError, match="store format 3") as caught:
+        capture.write(s3.url)
+    assert caught.value.kind is ErrorKind.UNSUPPORTED_VERSION
+
+
+def test_what_a_killed_writer_left_is_no_damage_and_goes(s3: S3, capture: Any) -> None:
+    run = capture.write(s3.url, shards=(0, 1))
+    left = [f"{BASE}runs/{run.id}/shards/0000{k}/{'ab' * 8}/tokens.arrow" for k in (0, 2)]
+    for key in left:
+        s3.put(key, b"half")
+    problems = open_store(s3.url).runs[run.id].verify()
+    assert [problem.where for problem in problems] == ["shards/00002/COMMIT.json"]
+    capture.write(s3.url)
+    assert left[1] not in s3.objects()  # by whoever commits that shard
+    from lpp.store.writing import sweep_run
+
+    sweep_run(open_store(s3.url).runs[run.id])
+    assert left[0] not in s3.objects()
+    assert same(open_store(s3.url).runs[run.id], capture)
+
+
+def test_altered_missing_and_added_objects_are_found(s3: S3, capture: Any) -> None:
+    run = capture.write(s3.url)
+    homes = [str(shard.home.relative_to(place(s3.url))) for shard in run.shards]  # type: ignore[arg-type]
+    keys = [f"{BASE}{home}/hidden.zarr/embed/c/0/0" for home in homes]
+    stored = s3.objects()
+    s3.put(keys[0], stored[keys[0]][:-1] + b"\x00")
+    s3.delete(keys[1])
+    s3.put(keys[2], stored[keys[2]] + b"\x00")
+    s3.put(f"{BASE}{homes[0]}/stranger", b"x")
+    found = [str(p) for p in open_store(s3.url).runs[run.id].verify()]
+    assert len(found) == 4
+    assert "checksum does not match" in found[0]
+    assert "not part of what was committed" in found[1]
+    assert "not readable" in found[2]
+    assert "were committed" in found[3]
+    with pytest.raises(FormatError, match="altered or cut short"):
+        next(open_store(s3.url).runs[run.id].hidden("embed"))
+    assert next(open_store(s3.url).runs[run.id].hidden("final")).shape == (12, 4)
+
+
+def test_large_objects_come_and_go_in_parts(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lpp.store.bucket.PART_BYTES", 5 << 20)
+    data = np.random.default_rng(0).bytes((12 << 20) + 17)
+    where = place(s3.url) / "large"
+    where.write_bytes(data)
+    assert s3.objects()[f"{BASE}large"] == data
+    parts = [seen.key for seen in s3.proxy.seen if "partNumber" in seen.key]
+    assert len(parts) == 3
+    s3.proxy.seen.clear()
+    assert bytes(where.read_bytes(len(data))) == data  # type: ignore[call-arg]
+    assert sorted(s.received for s in s3.proxy.seen if s.method == "GET") == [
+        (2 << 20) + 17,
+        5 << 20,
+        5 << 20,
+    ]
+    longer = bytes(where.read_bytes(5))  # type: ignore[call-arg]
+    assert longer == data  # a checksum of what was recorded cannot match it
+
+
+def test_reading_a_site_reads_that_site_and_the_tokens_once(s3: S3, make_capture: Any) -> None:
+    run = make_capture(lengths=(500, 300), shards=(0, 1, 2)).write(s3.url)
+    fresh = open_store(s3.url).runs[run.id]
+    assert len(fresh.shards) == 2
+    s3.proxy.seen.clear()
+    for _ in fresh.blocks("block.1"):
+        pass
+    objects = [shard.commit.objects for shard in fresh.shards]
+    site = sum(o.bytes for group in objects for k, o in group.items() if "/block.1/" in k)
+    tokens = sum(group["tokens.arrow"].bytes for group in objects)
+    assert s3.proxy.read("hidden.zarr") == site
+    assert s3.proxy.read("tokens.arrow") in (0, tokens)  # 0: `write` left a copy in this process
+    assert s3.proxy.read() == site + s3.proxy.read("tokens.arrow")
+    for _ in fresh.blocks("final"):
+        pass
+    assert s3.proxy.read("tokens.arrow") in (0, tokens)
+
+
+def test_object_that_is_replaced_while_it_is_read_is_read_anew(
+    s3: S3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lpp.store.bucket.PART_BYTES", 1 << 10)
+    old, new = b"o" * 4000, b"n" * 5000
+    where = place(s3.url) / "database"
+    s3.put(f"{BASE}database", old)
+
+    def rule(method: str, key: str) -> None:
+        if method == "GET" and "database" in key:
+            s3.put(f"{BASE}database", new)
+
+    s3.proxy.rule = rule
+    assert bytes(where.read_bytes(len(old))) == new  # type: ignore[call-arg]
+
+
+def test_scores_are_added_replaced_and_removed(s3: S3) -> None:
+    root = create_store(s3.url).path
+    row = dict.fromkeys(SCORES_SCHEMA.names) | {
+        "model": "m",
+        "benchmark": "b",
+        "metric": "acc",
+        "value": 0.5,
+        "source": "mine",
+        "kind": "csv",
+    }
+    table = pa.Table.from_pylist([row], schema=SCORES_SCHEMA)
+    assert add_scores(root, "mine", table, {"a/x.csv": b"1", "empty.csv": b""})
+    assert not add_scores(root, "mine", table, {"a/x.csv": b"1", "empty.csv": b""})
+    other = pa.Table.from_pylist([row | {"value": 0.25}], schema=SCORES_SCHEMA)
+    with pytest.raises(ConflictError, match="holds other scores"):
+        add_scores(root, "mine", other, {})
+    assert add_scores(root, "mine", other, {}, replace=True)
+    assert read_scores(root)["value"].to_pylist() == [0.25]
+    s3.put(f"{BASE}benchmarks/half-12345678/scores.arrow", b"of a killed writer")
+    assert verify_scores(root) == []
+    remove_scores(root, "mine")
+    assert read_scores(root).num_rows == 0
+    assert [key for key in s3.objects() if "/mine-" in key] == []
+
+
+def test_signs_of_work_are_seen_and_go(s3: S3, capture: Any) -> None:
+    run = capture.write(s3.url, shards=(0,))
+    with at_work(run.path / "shards", "part 0/2"):
+        (writer,) = writers(run.path / "shards")
+        assert (writer.doing, writer.here, writer.ended) == ("part 0/2", True, False)
+    assert writers(run.path / "shards") == []
+
+
+def test_store_without_conditions_is_refused_unless_its_writer_is_alone(
+    s3: S3, capture: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s3.proxy.strip_conditions = True
+    for attempt in (lambda: create_store(s3.url), lambda: capture.write(s3.url)):
+        with pytest.raises(MachineError, match="LPP_ONLY_WRITER=1") as caught:
+            attempt()
+        assert caught.value.kind is ErrorKind.DENIED
+    assert s3.objects() == {}
+    monkeypatch.setenv("LPP_ONLY_WRITER", "1")
+    assert same(capture.write(s3.url), capture)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(kind="answer", status=503, code="SlowDown"),
+        Fault(kind="delay", seconds=0.3),
+        Fault(kind="cut request"),
+        Fault(kind="cut answer"),
+        Fault(kind="lose answer"),
+    ],
+    ids=lambda fault: f"{fault.kind} {fault.code}",
+)
+def test_faults_that_pass_change_nothing(s3: S3, capture: Any, fault: Fault) -> None:
+    s3.proxy.rule = some(fault, every=11)
+    run = capture.write(s3.url)
+    assert same(run, capture)
+    assert run.verify() == []
+    s3.proxy.rule = lambda _method, _key: None
+    shards = [r for k, r in records(s3).items() if "/shards/" in k]
+    assert len(shards) == capture.plan.n_shards
+    assert {key.split("/")[-2] for key in s3.objects() if key.endswith("tokens.arrow")} == {
+        record["base"] for record in shards
+    }
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        (Fault(kind="answer", status=418), (ErrorKind.UNREACHABLE, "HTTP 418 InternalError")),
+        (Fault(kind="answer", status=500), (ErrorKind.UNREACHABLE, "HTTP 500 InternalError")),
+        (Fault(kind="delay", seconds=1.5), (ErrorKind.UNREACHABLE, "did not answer in time")),
+        (Fault(kind="cut request"), (ErrorKind.UNREACHABLE, "the connection was cut")),
+        (Fault(kind="answer", status=403, code="ExpiredToken"), (ErrorKind.DENIED, "ExpiredToken")),
+        (Fault(kind="answer", status=400, code="ExpiredToken"), (ErrorKind.DENIED, "ExpiredToken")),
+    ],
+)
+def test_faults_that_last_end_in_one_message_and_a_resume(
+    s3: S3, capture: Any, monkeypatch: pytest.MonkeyPatch, fault: Fault, expected: Any
+) -> None:
+    kind, words = expected
+    capture.write(s3.url, shards=(0,))
+    monkeypatch.setenv("LPP_RETRY_SECONDS", "0.5")
+    if fault.kind == "delay":
+        monkeypatch.setattr("lpp.store.bucket.REQUEST_SECONDS", 0.5)
+    bucket_of.cache_clear()
+    s3.proxy.rule = always(fault, method="PUT", part="tokens.arrow")
+    with pytest.raises(MachineError, match=words) as caught:
+        capture.write(s3.url)
+    assert caught.value.kind is kind
+    assert "same command resumes" in str(caught.value)
+    assert SECRET not in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+    s3.proxy.rule = lambda _method, _key: None
+    assert same(capture.write(s3.url), capture)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"s3://key:{SECRET}@lab/store",
+        f"s3://lab/store?token={SECRET}",
+        f"s3://lab/store#{SECRET}",
+        f"s3://lab:{SECRET}/store",
+        f"https://key:{SECRET}@s3.example.org/store",
+        f"s3://lab/../{SECRET}",
+        "s3://",
+        "s3:///store",
+    ],
+)
+@pytest.mark.parametrize("use", [open_store, create_store])
+def test_urls_that_hold_more_are_refused_without_repeating_it(url: str, use: Any) -> None:
+    with pytest.raises(InputError) as caught:
+        use(url)
+    assert caught.value.kind is ErrorKind.INVALID_VALUE
+    assert SECRET not in str(caught.value)
+
+
+def test_what_is_no_store_is_said(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(FormatError, match="is not an lpp store: no such directory"):
+        open_store(s3.url)
+    s3.put(f"{BASE}thesis.tex", b"x")
+    with pytest.raises(FormatError, match=r"holds no file lpp\.json"):
+        open_store(s3.url)
+    with pytest.raises(InputError, match="not an empty directory"):
+        create_store(s3.url)
+    with pytest.raises(InputError, match="no such bucket"):
+        create_store("s3://nobody-made-this/store")
+    monkeypatch.setenv("LPP_RETRY_SECONDS", "soon")
+    with pytest.raises(InputError, match="LPP_RETRY_SECONDS"):
+        Bucket("s3://lab")
+
+
+def test_without_obstore_its_extra_is_named(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "obstore", None)
+    with pytest.raises(MachineError, match=r"lpp-engine\[objects\]") as caught:
+        open_store(s3.url)
+    assert caught.value.kind is ErrorKind.NO_PACKAGE
+
+
+def test_places_behave_like_paths(s3: S3) -> None:
+    root = place(s3.url)
+    (root / "a" / "b.txt").write_bytes(b"abc")
+    assert (root / "a").is_dir()
+    assert not (root / "a").is_file()
+    assert (root / "a" / "b.txt").is_file()
+    assert not (root / "a" / "b").exists()
+    assert [(p.name, p.is_dir()) for p in root.iterdir()] == [("a", True)]
+    assert (root / "a" / "b.txt").stat().st_size == 3
+    assert (root / "a" / "b.txt").parent.parent == root
+    with pytest.raises(FileNotFoundError, match="no such object"):
+        (root / "a").read_bytes()

@@ -1,0 +1,290 @@
+"""An S3 server on loopback, and a proxy before it that counts, fails and forgets on command.
+
+The server is moto's, in a process of its own. Everything goes through the proxy, which also lets
+one conditional put through at a time: moto looks and writes in two steps.
+"""
+
+import http.client
+import json
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import unquote, urlsplit
+
+SECRET = "kJ7SECRETx9Qn2"
+"""Stands in every place that a secret may: it must come out nowhere."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """What goes wrong with one request."""
+
+    kind: Literal["answer", "delay", "cut request", "cut answer", "lose answer"]
+    status: int = 500
+    code: str = "InternalError"
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """One request as it came through."""
+
+    method: str
+    key: str
+    """Key in the bucket, and the query if there is one."""
+    status: int
+    received: int
+    """Bytes of the answer's body."""
+
+
+Rule = Callable[[str, str], Fault | None]
+"""Method and key -> what goes wrong, or None."""
+
+
+class Proxy:
+    """Passes requests on to `upstream`, but for what `rule` says."""
+
+    def __init__(self, upstream: int) -> None:
+        self.upstream = upstream
+        self.rule: Rule = lambda _method, _key: None
+        self.strip_conditions = False
+        self.seen: list[Seen] = []
+        self.deciding = threading.Lock()
+        proxy = self
+
+        class Handler(_Handler):
+            owner = proxy
+
+        self._server = _Quiet(("127.0.0.1", 0), Handler)
+        self.port = self._server.server_address[1]
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._server.shutdown()
+        self._server.server_close()
+
+    def read(self, part: str = "") -> int:
+        """Bytes of objects that were read and whose key holds `part`."""
+        return sum(s.received for s in self.seen if s.method == "GET" and part in s.key)
+
+
+class _Quiet(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away is what some tests are about."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    owner: Proxy
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else each answer waits 40 ms for the client's acknowledgement
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+        """Nothing on stderr."""
+
+    def handle_one(self) -> None:
+        split = urlsplit(self.path)
+        key = unquote(split.path).lstrip("/").partition("/")[2]
+        key = f"{key}?{split.query}" if split.query else key
+        fault = self.owner.rule(self.command, key)
+        length = int(self.headers.get("Content-Length") or 0)
+        if fault is not None and fault.kind == "cut request":
+            self.rfile.read(length // 2)
+            self.close_connection = True
+            return
+        body = self.rfile.read(length)
+        if fault is not None and fault.kind == "answer":
+            self._refuse(fault, key)
+            return
+        if fault is not None and fault.kind == "delay":
+            time.sleep(fault.seconds)
+        status, headers, data = self._pass_on(body)
+        self.owner.seen.append(
+            Seen(method=self.command, key=key, status=status, received=len(data))
+        )
+        if fault is not None and fault.kind == "lose answer":
+            self.close_connection = True
+            return
+        cut = fault is not None and fault.kind == "cut answer"
+        self._answer(status, headers, data, cut=cut)
+
+    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = handle_one  # noqa: N815
+
+    def _pass_on(self, body: bytes) -> tuple[int, Mapping[str, str], bytes]:
+        headers = {k: v for k, v in self.headers.items() if k.lower() != "connection"}
+        conditional = {"if-none-match", "if-match"}
+        if self.owner.strip_conditions:
+            headers = {k: v for k, v in headers.items() if k.lower() not in conditional}
+        decides = self.command == "PUT" and conditional & {k.lower() for k in headers}
+        upstream = http.client.HTTPConnection("127.0.0.1", self.owner.upstream, timeout=60)
+        with self.owner.deciding if decides else threading.Lock():
+            upstream.request(self.command, self.path, body or None, headers)
+            answer = upstream.getresponse()
+            data = answer.read()
+        upstream.close()
+        return answer.status, dict(answer.getheaders()), data
+
+    def _answer(self, status: int, headers: Mapping[str, str], data: bytes, *, cut: bool) -> None:
+        self.send_response_only(status)
+        for name, value in headers.items():
+            if name.lower() not in ("connection", "transfer-encoding", "content-length"):
+                self.send_header(name, value)
+        length = headers.get("Content-Length") if self.command == "HEAD" else str(len(data))
+        self.send_header("Content-Length", length or "0")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data[: len(data) // 2] if cut else data)
+        if cut:
+            self.wfile.flush()
+            self.close_connection = True
+            self.connection.shutdown(socket.SHUT_RDWR)
+
+    def _refuse(self, fault: Fault, key: str) -> None:
+        """An answer as S3 words it, with what a careless server may echo."""
+        text = (
+            f"<?xml version='1.0'?><Error><Code>{fault.code}</Code><Message>of a test"
+            f"</Message><AWSSecret>{SECRET}</AWSSecret></Error>"
+        ).encode()
+        self.owner.seen.append(Seen(method=self.command, key=key, status=fault.status, received=0))
+        self._answer(fault.status, {"Content-Type": "application/xml"}, text, cut=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class S3:
+    """A fresh bucket on the server, seen through the proxy."""
+
+    bucket: str
+    proxy: Proxy
+    server: int
+
+    @property
+    def url(self) -> str:
+        """Where a store may be made."""
+        return f"s3://{self.bucket}/some/store"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a command needs to reach it."""
+        return {
+            "AWS_ACCESS_KEY_ID": "AKTEST",
+            "AWS_SECRET_ACCESS_KEY": SECRET,
+            "AWS_SESSION_TOKEN": f"token-{SECRET}",
+            "AWS_REGION": "us-east-1",
+            "AWS_ALLOW_HTTP": "true",
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.proxy.port}",
+            "LPP_RETRY_SECONDS": "20",
+        }
+
+    def objects(self) -> dict[str, bytes]:
+        """Everything in the bucket, by key, asked of the server itself."""
+        client = client_of(self.server)
+        pages = client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket)
+        keys = [item["Key"] for page in pages for item in page.get("Contents", [])]
+        return {key: client.get_object(Bucket=self.bucket, Key=key)["Body"].read() for key in keys}
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write behind everyone's back."""
+        client_of(self.server).put_object(Bucket=self.bucket, Key=key, Body=data)
+
+    def delete(self, key: str) -> None:
+        """Remove behind everyone's back."""
+        client_of(self.server).delete_object(Bucket=self.bucket, Key=key)
+
+    def copy_to(self, folder: Path) -> Path:
+        """The bucket's store as files."""
+        for key, data in self.objects().items():
+            path = folder / key.removeprefix("some/store/")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        return folder
+
+    def copy_from(self, folder: Path) -> None:
+        """Files as a store in the bucket."""
+        for path in folder.rglob("*"):
+            if path.is_file():
+                self.put(f"some/store/{path.relative_to(folder).as_posix()}", path.read_bytes())
+
+
+@cache
+def client_of(server: int) -> Any:
+    """Another client than the one under test, asking the server itself."""
+    import boto3
+
+    return boto3.client(
+        "s3",
+        endpoint_url=f"http://127.0.0.1:{server}",
+        aws_access_key_id="behind",
+        aws_secret_access_key="everyones-back",
+        region_name="us-east-1",
+    )
+
+
+@contextmanager
+def serving() -> Iterator[int]:
+    """Moto's server on a free port of loopback, until the block ends."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    server = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        _wait_for(port, server)
+        yield port
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _wait_for(port: int, server: "subprocess.Popen[bytes]") -> None:
+    for _ in range(1200):
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/moto-api/data.json") as answer:
+                json.load(answer)
+                return
+        except OSError:
+            assert server.poll() is None, "moto's server ended"
+            time.sleep(0.05)
+    raise TimeoutError("moto's server did not start")
+
+
+def make_bucket(server: int, name: str) -> None:
+    """A bucket, asked of the server itself."""
+    request = urllib.request.Request(f"http://127.0.0.1:{server}/{name}", method="PUT")
+    with urllib.request.urlopen(request):
+        pass
+
+
+def some(fault: Fault, *, every: int, method: str = "", part: str = "") -> Rule:
+    """A rule by which every so many-th fitting request goes wrong, the first included."""
+    count, lock = 0, threading.Lock()
+
+    def rule(of: str, key: str) -> Fault | None:
+        nonlocal count
+        if method not in ("", of) or part not in key:
+            return None
+        with lock:
+            count += 1
+            return fault if count % every == 1 else None
+
+    return rule
+
+
+def always(fault: Fault, *, method: str = "", part: str = "") -> Rule:
+    """A rule by which every fitting request goes wrong."""
+
+    def rule(of: str, key: str) -> Fault | None:
+        return fault if method in ("", of) and part in key else None
+
+    return rule
