@@ -112,8 +112,16 @@ def _status(run: Run, now: float) -> RunStatus:
         ),
         writers=at_work,
         problem="",
-        set_aside=run.set_aside(),
+        set_aside=_set_aside(run),
     )
+
+
+def _set_aside(run: Run) -> QuarantineSummary:
+    """What `run` set aside; nothing where the list is damaged, which verification tells."""
+    try:
+        return run.set_aside()
+    except (LppError, OSError):
+        return NOTHING
 
 
 def _rate(run: Run, times: Mapping[int, float], alive: Sequence[Writer]) -> float | None:

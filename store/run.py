@@ -83,9 +83,9 @@ class ShardRecord:
         return self.commit.home(self.path)
 
 
-def _without(block: Block, prompts: npt.NDArray[np.int32]) -> Block:
+def _without(block: Block, prompts: pa.ChunkedArray) -> Block:
     """The rows of `block` that belong to none of `prompts`."""
-    kept = ~np.isin(block.prompt_id, prompts)
+    kept = ~np.isin(block.prompt_id, prompts.to_numpy())
     return Block(
         values=block.values[kept], prompt_id=block.prompt_id[kept], position=block.position[kept]
     )
@@ -199,13 +199,12 @@ class Run:
     @cached_property
     def quarantine(self) -> pa.Table:
         """Prompts that committed shards set aside, (n, 5): `QUARANTINE_SCHEMA`. Empty for most."""
-        tables = [QUARANTINE_SCHEMA.empty_table()]
-        for shard in self.shards:
-            if shard.commit.quarantine:
-                file = self._file(shard.path, shard.commit, QUARANTINE_KEY)
-                rows = shard.commit.quarantine
-                tables.append(read_table(file, QUARANTINE_SCHEMA, rows=rows, extra=SAID_BYTES))
-        return pa.concat_tables(tables)
+        tables = [self._quarantine(shard) for shard in self.shards if shard.commit.quarantine]
+        return pa.concat_tables([QUARANTINE_SCHEMA.empty_table(), *tables])
+
+    def _quarantine(self, shard: ShardRecord) -> pa.Table:
+        file = self._file(shard.path, shard.commit, QUARANTINE_KEY)
+        return read_table(file, QUARANTINE_SCHEMA, rows=shard.commit.quarantine, extra=SAID_BYTES)
 
     @cached_property
     def quarantined(self) -> npt.NDArray[np.int32]:
@@ -280,6 +279,7 @@ class Run:
         position = tokens["position"].to_numpy()
         # Rows lie in prompt order, so the first prompts are the first rows.
         rows = shard.rows if prompts is None else int(np.searchsorted(prompt_id, prompts))
+        aside = self._quarantine(shard)["prompt_id"] if shard.commit.quarantine else None
         start = 0
         for values in read_site(group, site, rows=rows, block_rows=block_bytes // (4 * spec.width)):
             end = start + len(values)
@@ -287,8 +287,8 @@ class Run:
                 values=values, prompt_id=prompt_id[start:end], position=position[start:end]
             )
             start = end
-            if shard.commit.quarantine:
-                block = _without(block, self.quarantined)
+            if aside is not None:
+                block = _without(block, aside)
             if len(block.values):
                 yield block
 
