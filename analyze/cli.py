@@ -2,6 +2,7 @@
 
 import click
 
+from lpp.analyze.allocator import give_blocks_back
 from lpp.analyze.cli_benchmarks import benchmarks
 from lpp.analyze.cli_cka import cka
 from lpp.analyze.cli_correlate import correlate
@@ -31,6 +32,7 @@ def main() -> None:
         lpp-analyze report ./lpp -o report.html
         lpp-analyze verify ./lpp
     """
+    give_blocks_back()
 
 
 main.add_command(benchmarks)
