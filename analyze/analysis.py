@@ -10,9 +10,11 @@ from lpp.analyze import entropy, metric_table, spectra
 from lpp.analyze.cells import GROUPS
 from lpp.analyze.estimates import Request, token_estimates
 from lpp.analyze.flags import RANKS, flags, metric_flags
+from lpp.analyze.jackknife import error_names
 from lpp.analyze.keys import RunView, Url
 from lpp.analyze.metric import Metric
 from lpp.analyze.metrics import METRICS, PAPER_NAMES, chosen, with_free
+from lpp.analyze.profile import RANKS as RANK_COLUMNS
 from lpp.analyze.profile import Aggregation, aggregate
 from lpp.analyze.run_rows import prompt_rows, run_row
 from lpp.analyze.select import Selection, select_runs, select_sites
@@ -53,10 +55,11 @@ class Analysis:
         keys = ["run", "context", "n_prompts"]
         floors = aggregate(
             self.entropy, keys, entropy=entropy, ranks=ranks, drop_prefixes=drop_prefixes
-        ).drop("prefixes")
+        ).rename({"prefixes": "scheduled"})
         found = aggregate(
             self.spectra, [*keys, "site"], entropy=entropy, ranks=ranks, drop_prefixes=drop_prefixes
         ).join(floors, on=keys, how="left", maintain_order="left")
+        found = _of_whole_schedules(found).drop("scheduled")
         aside = self.spectra.select(*keys, "n_quarantined").unique()
         found = found.join(aside, on=keys, how="left", maintain_order="left")
         return self._flagged(found, drop_prefixes).join(
@@ -156,10 +159,23 @@ def _site_frames(
         sure = errors == "all" or (errors == "final" and here)
         request = _request(metrics, groups if sure else 0)
         found = spectra.estimates(view, cache, of_site, request)
+        there = [m for m in rest if m.needs != "rows" or view.run.plan.keeps_rows]
         yield (
             spectra.frame(of_site, found),
-            metric_table.frame(metric_table.crossed(of_site, rest), found),
+            metric_table.frame(metric_table.crossed(of_site, there), found),
         )
+
+
+def _of_whole_schedules(found: pl.DataFrame) -> pl.DataFrame:
+    """Ranks null where moments told only of a part of the schedule: that is another quantity."""
+    whole = pl.col("prefixes").list.len() == pl.col("scheduled").list.len()
+    ranks = [
+        name
+        for rank in RANK_COLUMNS
+        for name in (rank, f"{rank}_prefix", *error_names(rank))
+        if name in found.columns
+    ]
+    return found.with_columns(pl.when(whole).then(pl.col(name)).alias(name) for name in ranks)
 
 
 def _logit_frames(

@@ -5,10 +5,11 @@ from typing import NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
-Integers = npt.NDArray[np.integer]
+from lpp.store.schedule import GROUPS
 
-GROUPS = 10
-"""Groups of prompts of a jackknife, by default: nine degrees of freedom, and eleven solves."""
+__all__ = ["GROUPS", "Cell", "Integers", "n_tokens"]
+
+Integers = npt.NDArray[np.integer]
 
 
 class Cell(NamedTuple):

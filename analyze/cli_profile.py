@@ -102,7 +102,9 @@ def profile(
     from lpp.analyze.analysis import analyze
     from lpp.analyze.entropy import uncaptured_lines
     from lpp.analyze.metric_table import LOGITS
+    from lpp.analyze.metrics import chosen as asked_of
     from lpp.analyze.metrics import unavailable
+    from lpp.analyze.moments_held import needing_rows
     from lpp.analyze.render_text import printable
     from lpp.analyze.select import Selection, select_runs, select_sites, shortfalls
     from lpp.analyze.tables import write_database
@@ -112,6 +114,7 @@ def profile(
     views = select_runs(store, selection)
     chosen = select_sites(views, selection)
     lines = [*uncaptured_lines(views, contexts), *unavailable(metrics)]
+    lines += needing_rows(views, asked_of(metrics))
     for line in (*shortfalls(views, selection), *lines):
         click.echo(line, err=True)
     total = sum(site in chosen for view in views for site in view.run.sites)

@@ -1,7 +1,7 @@
 """Declared metrics of some cells, with their errors: from the cache, or from one read."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import polars as pl
@@ -15,6 +15,7 @@ from lpp.analyze.metric import Metric
 from lpp.analyze.row_values import RowValues, Values
 from lpp.analyze.site_reader import SiteReader
 from lpp.analyze.site_summaries import site_summaries
+from lpp.analyze.stored_moments import parts_held
 from lpp.analyze.summary import SPECTRAL_KINDS, Demand, Summary
 
 Estimates = Mapping[tuple[Cell, str], Estimate]
@@ -53,7 +54,19 @@ def site_estimates(
     """Metrics that need a scatter, eigenvalues or rows of `site`: no row is read for what is kept.
 
     What is not kept is computed from one read, and one more where errors of spectra are wanted.
+    Of a run without rows the metrics that need them are left out, and errors whose groups are not
+    whole shards.
     """
+    if not view.run.plan.keeps_rows:
+        request = request.of(*SPECTRAL_KINDS)
+        unsure = [cell for cell in cells if not parts_held(view.run, cell, request.groups)]
+        if request.errors and unsure:
+            sure = [cell for cell in cells if cell not in unsure]
+            bare = replace(request, errors=())
+            return {
+                **site_estimates(view, cache, site, sure, request),
+                **site_estimates(view, cache, site, unsure, bare),
+            }
     of_spectra = request.of(*SPECTRAL_KINDS)
     of_rows = request.of("rows")
     demands = {cell: Demand.of(metrics) for cell, metrics in of_spectra.cells(cells).items()}

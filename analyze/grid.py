@@ -16,6 +16,7 @@ from lpp.analyze.entropy import SPARSE, uncaptured
 from lpp.analyze.flags import ERROR_SHARE, SHORT_SHARE
 from lpp.analyze.jackknife import ERRORS
 from lpp.analyze.keys import RunView, Url
+from lpp.analyze.moments_held import held_sizes, listed_numbers
 from lpp.analyze.profile import AGGREGATIONS, ENTROPIES, RANKS
 from lpp.analyze.select import Selection, listed, select_runs, select_sites
 from lpp.analyze.texts import text_sets, texts_of
@@ -80,7 +81,22 @@ def unanswered(view: RunView, metric: str, site: str, context: int, size: int) -
         return f"{run.n_prompts} prompts are committed"
     if metric in ENTROPIES and uncaptured(view, view.prefixes(context)):
         return SPARSE
+    return _untold(view, metric, context, size)
+
+
+def _untold(view: RunView, metric: str, context: int, size: int) -> str | None:
+    """Why moments do not tell a number; None where they do, and where there are rows."""
+    if not view.rank_sizes([size]):
+        return f"keeps moments: of {listed_numbers(held_sizes(view))} prompts"
+    of_logits = metric in ENTROPIES and view.rank_prefixes(context)
+    if _partial(view, [context]) and not of_logits:
+        return f"keeps moments: at prefixes {listed_numbers(view.run.plan.prefixes)}"
     return None
+
+
+def _partial(view: RunView, contexts: Sequence[int]) -> list[int]:
+    """Those of `contexts` whose schedule stored moments tell only a part of."""
+    return [c for c in contexts if view.rank_prefixes(c) != view.prefixes(c)]
 
 
 def values(
@@ -99,18 +115,20 @@ def _computed(
 ) -> Iterator[pl.DataFrame]:
     """What the run holds of the grid: one read of each site for all of it."""
     sites = [site for site in axes.sites if site in view.run.sites]
-    contexts = [context for context in axes.contexts if context <= view.run.plan.context]
-    sizes = [size for size in axes.sizes if size <= view.run.n_prompts]
+    contexts = [context for context in view.contexts(axes.contexts) if view.rank_prefixes(context)]
+    sizes = view.rank_sizes(axes.sizes)
     if not (sites and contexts and sizes):
         return
     held = Selection(runs=[view.run.id], sites=sites, contexts=contexts, prompts=sizes)
     analysis = analyze(url, held, errors=errors, progress=progress)
     sparse = [context for context in contexts if uncaptured(view, view.prefixes(context))]
+    partial = _partial(view, contexts)
     for how in AGGREGATIONS:
         profiles = analysis.profiles(entropy=how, ranks=how)
+        of_ranks = profiles.filter(~pl.col("context").is_in(partial))
         of_logits = profiles.filter(~pl.col("context").is_in(sparse))
         for metric in METRICS:
-            some = of_logits if metric in ENTROPIES else profiles
+            some = of_logits if metric in ENTROPIES else of_ranks
             yield _long(some, analysis, metric, how)
 
 

@@ -65,6 +65,18 @@ class RunView:
         plan = self.run.plan
         return plan.prefixes if context == plan.context else prefix_schedule(context)
 
+    def rank_sizes(self, asked: Sequence[int] | None) -> list[int]:
+        """Of the numbers of prompts that it holds, those that have ranks: where it keeps no rows,
+        whole shards.
+        """
+        plan = self.run.plan
+        return [n for n in self.sizes(asked) if plan.keeps_rows or n in plan.shards]
+
+    def rank_prefixes(self, context: int) -> tuple[int, ...]:
+        """Of the schedule of `context`, what has ranks: where it keeps no rows, ends of bands."""
+        plan = self.run.plan
+        return tuple(p for p in self.prefixes(context) if plan.keeps_rows or p in plan.prefixes)
+
 
 def views(url: Url) -> Iterator[RunView]:
     """Every committed run of the store at `url`, by id."""

@@ -18,6 +18,7 @@ from lpp.analyze.hourglass import Layer, hourglass
 from lpp.analyze.jackknife import Estimate, error_names
 from lpp.analyze.keys import RunView, Url
 from lpp.analyze.metrics import METRICS
+from lpp.analyze.moments_held import needing_rows
 from lpp.analyze.select import Selection, select_runs, select_sites, shortfalls
 from lpp.analyze.texts import text_sets, texts_of
 from lpp.store.console import SILENT, Progress
@@ -76,7 +77,8 @@ def layers(
     frame = _with_different_prompts(pl.DataFrame(rows, schema=SCHEMA), views)
     blocks = {view.run.id: view.run.plan.model.n_blocks for view in views}
     scores = pl.DataFrame(list(_scores(frame, blocks)), schema=SCORES_SCHEMA)
-    return Layers(frame, scores, tuple(shortfalls(views, selection)))
+    lines = (*shortfalls(views, selection), *needing_rows(views, metrics))
+    return Layers(frame, scores, lines)
 
 
 def _row(view: RunView, key: Mapping[str, Any], found: Estimates) -> dict[str, Any]:

@@ -49,7 +49,8 @@ def scan_metrics(
     """Declared metrics of the store at `url`, computed as they are collected: `SCHEMA`.
 
     metrics: names or patterns, such as `zscore_*`; see `lpp-analyze metrics`. Metrics of token
-    statistics have the site `logits`. contexts, prompts, groups: as for `scan_spectra`.
+    statistics have the site `logits`. contexts, prompts, groups: as for `scan_spectra`. A run
+    that keeps no rows has none for metrics that need them.
 
     Filters on key columns, `metric` among them, reach the computation: nothing is computed that
     no metric left needs. A metric that only a pattern asks for is left out, with a warning, where
@@ -89,7 +90,12 @@ def all_keys(
     of_sites = [m for m in metrics if m.needs != "tokens"]
     of_tokens = [m for m in metrics if m.needs == "tokens"]
     keys = spectra.all_keys(views, contexts, prompts)
-    found = pl.concat([crossed(keys, of_sites), crossed(of_logits(keys), of_tokens)])
+    of_rows = {metric.name for metric in of_sites if metric.needs == "rows"}
+    without = [view.run.id for view in views if not view.run.plan.keeps_rows]
+    there = crossed(keys, of_sites).filter(
+        ~(pl.col("run").is_in(without) & pl.col("metric").is_in(of_rows))
+    )
+    found = pl.concat([there, crossed(of_logits(keys), of_tokens)])
     order = {view.run.id: place for place, view in enumerate(views)}
     return found.sort(pl.col("run").replace_strict(order), maintain_order=True)
 

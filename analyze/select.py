@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from lpp.analyze.keys import RunView, Url, views
+from lpp.analyze.moments_held import check_asked, moments_lines
 from lpp.store.errors import ErrorKind, InputError
 
 
@@ -44,6 +45,7 @@ def select_runs(url: Url, selection: Selection) -> list[RunView]:
     sizes = {view.run.id: view.run.n_prompts for view in found}
     _check_held("--context", selection.contexts, contexts, "tokens")
     _check_held("--prompts", selection.prompts, sizes, "prompts")
+    check_asked(found, selection.contexts, selection.prompts)
     return found
 
 
@@ -104,6 +106,7 @@ def shortfalls(views: Iterable[RunView], selection: Selection) -> list[str]:
                 f"{run.id}: {run.n_prompts} prompts are committed, so it has no rows at "
                 f"{', '.join(map(str, sizes))}"
             )
+        lines += moments_lines(view, selection.contexts, selection.prompts)
         if aside := view.quarantined(run.n_prompts):
             site = run.set_aside().first_site
             why = f"NaN or infinities from {site} on" if site else "out of memory"

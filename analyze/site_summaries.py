@@ -12,6 +12,7 @@ from lpp.analyze.left_out import left_out
 from lpp.analyze.moments import Moments, Spread
 from lpp.analyze.row_values import RowValues
 from lpp.analyze.site_reader import SiteReader
+from lpp.analyze.stored_moments import serves, stored_summaries
 from lpp.analyze.summary import Demand, Summary, summarize
 
 
@@ -22,8 +23,12 @@ def site_summaries(
 
     One read of its rows serves every prefix and number of prompts. Cells with a group left out
     cost one more read for each number of prompts, and products and d x d matrices to keep as in
-    `left_out`. Raises FormatError when the rows are not those that the prompts say.
+    `left_out`. Moments that capture stored serve instead of rows where they can and cost less
+    (`stored_moments`), unless `rows` are read anyway. Raises FormatError when the rows are not
+    those that the prompts say.
     """
+    if rows is None and serves(reader.run, wanted):
+        return stored_summaries(reader, wanted)
     sizes: dict[int, list[Cell]] = defaultdict(list)
     for cell in sorted(wanted):
         sizes[cell.n_prompts].append(cell)

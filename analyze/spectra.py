@@ -49,7 +49,8 @@ def scan_spectra(
     contexts: any up to the captured one; each run's captured context by default.
     prompts: numbers of prompts, the first n of the run; all that are committed by default.
     groups: of the jackknife, 10 for example; without it the errors are null and cost nothing.
-    A run that holds less than what is asked for has no rows for it.
+    A run that holds less than what is asked for has no rows for it: one that keeps moments and no
+    rows, prefixes that end no band and numbers of prompts that are not whole shards.
 
     Filters on key columns and the choice of columns reach the computation: one site asked for is
     one site read, without `effective_rank` and `top_share` there is no eigen-decomposition, and
@@ -134,8 +135,8 @@ def key_frame(
     cells = [
         (context, prefix, size, view.quarantined(size), n_tokens(view.lengths, Cell(size, prefix)))
         for context in view.contexts(contexts)
-        for prefix in view.prefixes(context)
-        for size in view.sizes(prompts)
+        for prefix in view.rank_prefixes(context)
+        for size in view.rank_sizes(prompts)
     ]
     found = [
         (

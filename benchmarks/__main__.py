@@ -19,6 +19,7 @@ from benchmarks import (
     integrity_cost,
     jackknife_cost,
     memory,
+    moments_cost,
     paper_procedure,
     query_start,
     sensitivity_cost,
@@ -69,6 +70,7 @@ def _sections(folder: Path) -> dict[str, Callable[[], Iterator[Ratio]]]:
         "integrity": lambda: integrity_cost.measure(demo_run()),
         "errors": lambda: jackknife_cost.measure(demo_run()),
         "memory": lambda: memory.measure(folder),
+        "moments": lambda: moments_cost.measure(folder),
         VLLM: vllm_cost.measure,
     }
 

@@ -1,7 +1,8 @@
 """What a backend is: something that turns batches of token ids into rows of activations.
 
 torch and vLLM stand behind the same protocol and pass the same contract tests. A backend owns
-everything about its device, the copy to the host included; the engine sees host arrays only.
+everything about its device, the copy to the host included; the engine sees host arrays, but for
+moments, which are accumulated where the rows are.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -41,11 +42,15 @@ class Captured:
 
     batch: Batch
     hidden: Mapping[str, Rows]
-    """Site -> (T, d) in the stored dtype; uint16 holds the bits of bfloat16."""
+    """Site -> (T, d) in the stored dtype; uint16 holds the bits of bfloat16. Empty where the rows
+    stay on their device."""
     statistics: Mapping[str, npt.NDArray[Any]]
     """Column of `lpp.store.tables.STATISTICS` -> (S,) values at the asked rows."""
     failed: Mapping[int, str] = field(default_factory=dict)
     """Prompts that the backend could not run even alone -> why. Their rows are zeros."""
+    on_device: Mapping[str, Any] = field(default_factory=dict)
+    """Site -> the same (T, d) as a torch tensor where it was computed, for a plan that keeps
+    moments; empty where a backend has host arrays alone."""
 
 
 class Backend(Protocol):

@@ -1,13 +1,19 @@
 """Which prompts run together. Decided by the plan alone, so that any worker does the same."""
 
+import itertools
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from lpp.capture.backend import Batch
-from lpp.store.plan import Plan
+from lpp.store.plan import Keep, Plan
+from lpp.store.schedule import group_boundaries
+
+WORTH: Final = 10
+"""Bytes of rows for each byte of moments that a further shard is worth."""
 
 
 def shard_boundaries(lengths: Sequence[int], token_bytes: int, shard_bytes: int) -> tuple[int, ...]:
@@ -26,6 +32,32 @@ def shard_boundaries(lengths: Sequence[int], token_bytes: int, shard_bytes: int)
             held = 0
         held += length
     return (*boundaries, len(lengths))
+
+
+def kept_boundaries(
+    lengths: Sequence[int], token_bytes: int, shard_bytes: int, keep: Keep, moments: int
+) -> tuple[int, ...]:
+    """The shards of a plan that keeps `keep`.
+
+    moments: bytes of the moments of a shard. With moments a shard ends wherever a tenth of the
+    prompts does, so that the groups of the jackknife are whole shards; without rows it ends within
+    a tenth only when its rows would take ten times its moments, and more than `shard_bytes`.
+
+    >>> kept_boundaries([3] * 20, 10, 60, "both", 0)
+    (0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20)
+    >>> kept_boundaries([3] * 40, 10, 60, "moments", 6)[:4]
+    (0, 2, 4, 6)
+    >>> kept_boundaries([3] * 40, 10, 60, "moments", 12)[:4]
+    (0, 4, 8, 12)
+    """
+    if keep == "rows":
+        return shard_boundaries(lengths, token_bytes, shard_bytes)
+    budget = shard_bytes if keep == "both" else max(shard_bytes, WORTH * moments)
+    edges = [0]
+    for first, end in itertools.pairwise(group_boundaries(len(lengths))):
+        inside = shard_boundaries(lengths[first:end], token_bytes, budget)
+        edges += [first + edge for edge in inside[1:]]
+    return tuple(edges)
 
 
 def group_by_budget(lengths: Sequence[int], budget: int) -> list[list[int]]:

@@ -15,6 +15,7 @@ from lpp.capture.model_spec import ModelSpec
 from lpp.capture.request import CaptureRequest, CorpusSpec
 from lpp.capture.selection import Selection
 from lpp.capture.stopping import GRACE_SECONDS
+from lpp.store.errors import ErrorKind, InputError
 
 Decorator = Callable[[Any], Any]
 
@@ -152,6 +153,21 @@ CAPTURE_OPTIONS: Final[tuple[Decorator, ...]] = (
         show_default=True,
         help="Logit statistics at every token, or at the ends of the ten prefixes only.",
     ),
+    click.option(
+        "--keep",
+        type=click.Choice(["rows", "moments", "both"]),
+        default="rows",
+        show_default=True,
+        help="Every activation; or count, mean and scatter matrix of each site and prefix, all "
+        "that ranks need; or both. What each takes is told before it starts.",
+    ),
+    click.option(
+        "--moments-dtype",
+        type=click.Choice(["float64", "float32"]),
+        default="float64",
+        show_default=True,
+        help="How scatter matrices are stored; float32 is within 2^-24 of each entry.",
+    ),
     click.option("--batch-tokens", type=click.IntRange(1), help="Padded tokens that run together."),
     click.option(
         "--shard-mib",
@@ -194,6 +210,11 @@ def request_of(options: Mapping[str, Any]) -> CaptureRequest:
     def take(*names: str) -> dict[str, Any]:
         return {name: options[name] for name in names}
 
+    if options["moments_dtype"] != "float64" and options["keep"] == "rows":
+        raise InputError(
+            "--moments-dtype goes with --keep moments or --keep both: no moments are kept here.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
     min_bytes = options["min_bytes"]
     if min_bytes is None:  # a length in tokens replaces the default length in bytes
         min_bytes = DEFAULT_MIN_BYTES if options["min_tokens"] is None else 0
@@ -213,6 +234,6 @@ def request_of(options: Mapping[str, Any]) -> CaptureRequest:
             min_bytes=min_bytes, **take("prompts", "min_tokens", "count_with", "select", "seed")
         ),
         shard_bytes=options["shard_mib"] << 20,
-        **take("context", "sites", "logit_positions", "batch_tokens"),
+        **take("context", "sites", "logit_positions", "batch_tokens", "keep", "moments_dtype"),
         **take("backend", "tensor_parallel", "engine_options"),
     )

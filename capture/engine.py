@@ -6,12 +6,15 @@ backend is asked for the next batch while the one before goes into its buffer, s
 idle only when the disk is slower than the model: then the forward pass waits for a buffer.
 
 A shard is committed before its buffer is used again: a killed job resumes where it stood.
+
+Moments have room for one shard, since they take d x d numbers a band: the rows of the next shard
+wait until the one before is committed. They are kept for shards that are much larger than that.
 """
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +28,11 @@ from lpp.capture.shard_buffer import ShardBuffer
 from lpp.capture.stopping import Stop
 from lpp.store import RunWriter, ShardRecord
 from lpp.store.console import SILENT, Progress
+from lpp.store.moments import SiteMoments
 from lpp.store.plan import Plan
+
+if TYPE_CHECKING:
+    from lpp.capture.moments import ShardMoments
 
 BUFFERS: Final = 2
 """One that fills, one that is written."""
@@ -114,6 +121,7 @@ class _Shards:
         self._sites = plan.site_names
         self._buffers = [ShardBuffer(plan, lengths) for _ in todo[:BUFFERS]]
         self._buffers[0].begin(todo[0])
+        self._moments = _room_for_moments(plan)
         self._writing: Future[None] | None = None
         self.handed_over = 0
 
@@ -122,13 +130,22 @@ class _Shards:
         if self._writing is not None and self._writing.done():
             self._writing.result()  # a full disk stops the run now, not a shard later
         filling = self._buffers[self.handed_over % BUFFERS]
+        begins = filling.empty
         filling.place(captured)
-        filling.set_aside(set_aside(captured, self._sites))
+        aside = set_aside(captured, self._sites)
+        filling.set_aside(aside)
+        if self._moments is not None:
+            if begins:
+                self.finish()
+                self._moments.begin()
+            self._moments.add(captured, aside)
         self._progress.advance(len(captured.batch.token_ids))
         if not filling.full:
             return
         self.finish()
-        self._writing = self._pool.submit(_write, self._writer, filling, self._progress)
+        self._writing = self._pool.submit(
+            _write, self._writer, filling, self._moments, self._progress
+        )
         self.handed_over += 1
         if self.handed_over < len(self._todo):
             self._buffers[self.handed_over % BUFFERS].begin(self._todo[self.handed_over])
@@ -143,10 +160,23 @@ class _Shards:
         return None if self._writing is None else self._writing.exception()
 
 
-def _write(writer: RunWriter, buffer: ShardBuffer, progress: Progress) -> None:
+def _room_for_moments(plan: Plan) -> "ShardMoments | None":
+    if not plan.keeps_moments:
+        return None
+    from lpp.capture.moments import ShardMoments
+
+    return ShardMoments(plan)
+
+
+def _write(
+    writer: RunWriter,
+    buffer: ShardBuffer,
+    moments: Mapping[str, SiteMoments] | None,
+    progress: Progress,
+) -> None:
     start = time.monotonic()
     tables = buffer.tokens(), buffer.quarantine()
-    shard = writer.write_shard(buffer.shard, buffer.hidden(), *tables)
+    shard = writer.write_shard(buffer.shard, buffer.hidden(), *tables, moments=moments)
     lost = shard.index in writer.outrun
     progress.note(_summary(shard, writer.run.plan, None if lost else time.monotonic() - start))
 

@@ -74,7 +74,11 @@ def _broken(
     captured: Captured, sites: Sequence[str]
 ) -> Iterator[tuple[str, npt.NDArray[np.int64]]]:
     """Each site, and the flat rows that are not finite there, ascending; then the logits."""
-    for site in sites:
+    if captured.on_device:
+        from lpp.capture.device_rows import broken_rows
+
+        yield from broken_rows(captured.on_device, sites)
+    for site in sites if not captured.on_device else ():
         rows = captured.hidden[site]
         if not all_finite(rows):
             yield site, np.flatnonzero(~np.isfinite(to_float32(rows)).all(axis=1))

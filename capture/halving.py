@@ -43,7 +43,22 @@ def joined(batch: Batch, parts: Sequence[Captured]) -> Captured:
         hidden=_end_to_end([part.hidden for part in parts]),
         statistics=_end_to_end([part.statistics for part in parts]),
         failed=failed,
+        on_device=_tensors_end_to_end([part.on_device for part in parts]),
     )
+
+
+def _tensors_end_to_end(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The same of tensors, on the device of the first part that has any rows there."""
+    if not parts[0]:
+        return {}
+    import torch
+
+    found = {}
+    for name in parts[0]:
+        tensors = [part[name] for part in parts]
+        device = next((t.device for t in tensors if t.device.type != "cpu"), tensors[0].device)
+        found[name] = torch.cat([tensor.to(device) for tensor in tensors])
+    return found
 
 
 def _end_to_end(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -56,12 +71,19 @@ def own_copy(captured: Captured) -> Captured:
 
 
 def without_rows(
-    batch: Batch, widths: Mapping[str, int], dtype: npt.DTypeLike, why: str
+    batch: Batch,
+    widths: Mapping[str, int],
+    dtype: npt.DTypeLike,
+    why: str,
+    on_device: Mapping[str, Any] | None = None,
 ) -> Captured:
-    """Zeros for every row of a batch that could not run. widths: columns of each site."""
+    """Zeros for every row of a batch that could not run. widths: columns of each site on the host;
+    on_device: rows of zeros that stay on theirs.
+    """
     tokens, asked = len(batch.token_ids), len(batch.asked)
     return Captured(
         batch=batch,
+        on_device=on_device or {},
         hidden={site: np.zeros((tokens, width), dtype) for site, width in widths.items()},
         statistics={
             name: np.zeros(asked, TOKENS_SCHEMA.field(name).type.to_pandas_dtype())

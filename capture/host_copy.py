@@ -4,6 +4,7 @@ Both hold the rows of one batch. `copy` is called from inside the forward pass, 
 site; `arrays` and `statistics` after it, when they wait for what is still under way.
 """
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy.typing as npt
@@ -31,6 +32,9 @@ class HostRows(Protocol):
     def statistics(self) -> dict[str, npt.NDArray[Any]]:
         """Column -> (S,), complete."""
 
+    def tensors(self) -> Mapping[str, torch.Tensor]:
+        """Site -> (T, d) on its device, where rows stay there; else nothing."""
+
 
 class PlainHost:
     """For models on the CPU: the rows are host memory already."""
@@ -54,6 +58,9 @@ class PlainHost:
 
     def statistics(self) -> dict[str, npt.NDArray[Any]]:
         return self._statistics
+
+    def tensors(self) -> Mapping[str, torch.Tensor]:
+        return {}
 
 
 class PinnedHost:
@@ -88,6 +95,9 @@ class PinnedHost:
     def statistics(self) -> dict[str, npt.NDArray[Any]]:
         self._wait()
         return {name: values.numpy() for name, values in self._statistics.items()}
+
+    def tensors(self) -> Mapping[str, torch.Tensor]:
+        return {}
 
     def _send(self, name: str, values: torch.Tensor) -> torch.Tensor:
         """Begin to copy `values`; the result is theirs once `_wait` has returned."""

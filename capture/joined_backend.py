@@ -34,6 +34,7 @@ class JoinedBackend:
                 hidden=states.hidden,
                 statistics=statistics.statistics,
                 failed={**states.failed, **statistics.failed},
+                on_device=states.on_device,
             )
 
 

@@ -17,7 +17,7 @@ from lpp.capture.sites import check_sites, find_sites
 from lpp.capture.torch_backend import TorchBackend
 from lpp.store.console import Progress
 from lpp.store.errors import ErrorKind, InputError, MachineError
-from lpp.store.plan import StoredDtype
+from lpp.store.plan import Keep, StoredDtype
 
 BATCH_TOKENS: Final = {"cpu": 2048, "cuda": 16384}
 """Tokens of a batch by kind of device, where the bytes of its rows allow them."""
@@ -69,8 +69,10 @@ class OpenedModel(Protocol):
     def versions(self) -> Mapping[str, str]:
         """Releases that could change a number."""
 
-    def backend(self, wanted: Sequence[str], stored_dtype: StoredDtype) -> Backend:
-        """Captures the sites `wanted`."""
+    def backend(
+        self, wanted: Sequence[str], stored_dtype: StoredDtype, keep: Keep = "rows"
+    ) -> Backend:
+        """Captures the sites `wanted`, for a plan that keeps `keep` of them."""
 
     def close(self) -> None:
         """Give its memory back."""
@@ -166,9 +168,11 @@ class TorchModel:
         """Releases that could change a number."""
         return {name: version(name) for name in _computing(self._spec)}
 
-    def backend(self, wanted: Sequence[str], stored_dtype: StoredDtype) -> Backend:
-        """Captures the sites `wanted`."""
-        return TorchBackend(self.model, self.sites, wanted, stored_dtype)
+    def backend(
+        self, wanted: Sequence[str], stored_dtype: StoredDtype, keep: Keep = "rows"
+    ) -> Backend:
+        """Captures the sites `wanted`, for a plan that keeps `keep` of them."""
+        return TorchBackend(self.model, self.sites, wanted, stored_dtype, keep)
 
     def close(self) -> None:
         """The model goes with its last reference."""

@@ -67,6 +67,8 @@ def request_of_plan(plan: Plan, options: RepairOptions) -> CaptureRequest:
         tensor_parallel=int(parallel[0].partition("=")[2]) if parallel else 1,
         engine_options={key: json.loads(text) for key, text in compute.engine_options.items()},
         batch_tokens=compute.batch_tokens,
+        keep=plan.keep,
+        moments_dtype=plan.moments_dtype,
     )
 
 

@@ -11,7 +11,7 @@ from typing import Final
 import pyarrow as pa
 
 from lpp.capture.backend import Backend
-from lpp.capture.batches import shard_boundaries
+from lpp.capture.batches import kept_boundaries
 from lpp.capture.corpus import open_corpus
 from lpp.capture.model_spec import ModelDescription
 from lpp.capture.models import load_tokenizer
@@ -23,6 +23,7 @@ from lpp.capture.selection import Selection, select
 from lpp.store.console import SILENT, Progress
 from lpp.store.documents import canonical_json
 from lpp.store.errors import ErrorKind, InputError
+from lpp.store.moments import moments_bytes
 from lpp.store.plan import (
     ComputeInfo,
     CorpusInfo,
@@ -75,7 +76,7 @@ def prepare(
         plan = make_plan(
             request=request, corpus=corpus, passages=passages, opened=opened, prompts=prompts
         )
-        backend = opened.backend(plan.site_names, plan.stored_dtype)
+        backend = opened.backend(plan.site_names, plan.stored_dtype, plan.keep)
     except BaseException:
         opened.close()
         raise
@@ -128,6 +129,8 @@ def make_plan(
     batch_tokens = request.batch_tokens or default_batch_tokens(
         opened.device, token_bytes, request.context
     )
+    prefixes = prefix_schedule(request.context)
+    stored = moments_bytes([spec.width for spec in specs], len(prefixes), request.moments_dtype)
     return Plan(
         model=model_info(request, loaded),
         tokenizer=tokenizer_info(loaded),
@@ -142,12 +145,14 @@ def make_plan(
             count=prompts.num_rows, tokens=sum(lengths), sha256=prompts_sha256(prompts)
         ),
         context=request.context,
-        prefixes=prefix_schedule(request.context),
+        prefixes=prefixes,
         logit_positions=request.logit_positions,
         sites=specs,
         compute=compute_info(request, opened, batch_tokens),
         stored_dtype=loaded.dtype,  # activations are stored as they were computed
-        shards=shard_boundaries(lengths, token_bytes, request.shard_bytes),
+        shards=kept_boundaries(lengths, token_bytes, request.shard_bytes, request.keep, stored),
+        keep=request.keep,
+        moments_dtype=request.moments_dtype,
     )
 
 

@@ -102,7 +102,7 @@ def _capture(
     """Run the shards `todo`; why not all of them, or nothing."""
     plan = writer.run.plan
     tokens = tokens_of(plan, prompts["n_tokens"].to_numpy(), todo)
-    backend = opened.backend(plan.site_names, plan.stored_dtype)
+    backend = opened.backend(plan.site_names, plan.stored_dtype, plan.keep)
     sign = at_work(writer.run.path / SHARDS_KEY, "repair")
     bar = progress("repair", tokens, "tokens")
     with stoppable(plan.n_shards, grace) as stop, sign, bar as told:

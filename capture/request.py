@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 
 from lpp.capture.model_spec import ModelSpec
 from lpp.capture.selection import Selection
-from lpp.store.plan import LogitPositions
+from lpp.store.plan import Keep, LogitPositions, MomentsDtype
 
 SHARD_BYTES: Final = 256 << 20
 """Activations of a shard over all its sites, before compression. Two are held while capturing."""
@@ -47,3 +47,6 @@ class CaptureRequest:
     """Further arguments of vLLM's `EngineArgs`."""
     batch_tokens: int | None = None
     shard_bytes: int = SHARD_BYTES
+    keep: Keep = "rows"
+    """Activations, their moments by prefix band, or both."""
+    moments_dtype: MomentsDtype = "float64"

@@ -11,6 +11,7 @@ from lpp.capture.outcome import Outcome
 from lpp.capture.parts import WHOLE, Part
 from lpp.capture.planning import Prepared, prepare
 from lpp.capture.request import CaptureRequest
+from lpp.capture.sizes import check_room, free_bytes, remaining, sizes, told
 from lpp.capture.stopping import Stop, stoppable
 from lpp.store import Run, RunWriter, Store, create_store, open_store
 from lpp.store.console import debugging, progress
@@ -51,12 +52,25 @@ def capture_into(
     with closing(prepared):
         if resume is not None:
             _refuse_another(prepared.plan, store, resume)
+        click.echo(describe(prepared.plan), err=True)
+        _check_size(prepared, store, part, request.shard_bytes)
         writer = RunWriter(
             store.path, prepared.plan, prepared.prompts, set_aside=prepared.set_aside
         )
         remember(store, key, prepared.plan.run_id)
-        click.echo(f"{describe(prepared.plan)}\n  into {writer.run.path}", err=True)
+        click.echo(f"  into {writer.run.path}", err=True)
         return _capture(prepared, writer, part, grace)
+
+
+def _check_size(prepared: Prepared, store: Store, part: Part, shard_bytes: int) -> None:
+    """Tell what each --keep would take; refuse the one that is asked for if it does not fit."""
+    plan, lengths = prepared.plan, prepared.prompts["n_tokens"].to_numpy()
+    found, free = sizes(plan, lengths.tolist(), shard_bytes), free_bytes(store.path)
+    click.echo(told(found, plan.keep, free), err=True)
+    mine = part.shards(plan.n_shards)
+    begun = store.runs.get(plan.run_id)
+    todo = [shard for shard in mine if begun is None or begun.shard(shard) is None]
+    check_room(found, plan.keep, remaining(plan, lengths, todo), free, store.path)
 
 
 def _capture(prepared: Prepared, writer: RunWriter, part: Part, grace: float | None) -> Outcome:

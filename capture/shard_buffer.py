@@ -1,6 +1,6 @@
 """Room for one shard while it fills: rows land at their prompt's place, in prompt order."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ class ShardBuffer:
     """Arrays for the largest shard of a plan, allocated once and filled again and again.
 
     lengths: tokens of each prompt of the plan. Costs `rows x width x itemsize` bytes for each
-    site, 256 MiB in all by default.
+    site, 256 MiB in all by default; nothing where the plan keeps no rows.
     """
 
     def __init__(self, plan: Plan, lengths: npt.NDArray[np.int32]) -> None:
@@ -30,9 +30,11 @@ class ShardBuffer:
         self._shard_start = ends[list(plan.shards)]
         rows = int(np.diff(self._shard_start).max())
         self._prompt_start = ends
+        # of a plan without rows, arrays of none: what comes is checked against them all the same
+        room = rows if plan.keeps_rows else 0
         try:
             self._hidden: dict[str, Rows] = {
-                site.name: np.empty((rows, site.width), NUMPY_DTYPE[plan.stored_dtype])
+                site.name: np.empty((room, site.width), NUMPY_DTYPE[plan.stored_dtype])
                 for site in plan.sites
             }
         except MemoryError:
@@ -58,6 +60,11 @@ class ShardBuffer:
         self._set_aside: list[SetAside] = []
 
     @property
+    def empty(self) -> bool:
+        """Whether no row of the shard has come yet."""
+        return self._filled == 0
+
+    @property
     def full(self) -> bool:
         """Whether every row of the shard has come."""
         return self._filled == self.rows
@@ -75,7 +82,7 @@ class ShardBuffer:
         for prompt, length in zip(batch.prompt_ids, batch.lengths, strict=True):
             start = int(self._prompt_start[prompt] - self._shard_start[self.shard])
             target[flat : flat + length] = np.arange(start, start + length)
-            for site, rows in captured.hidden.items():
+            for site, rows in captured.hidden.items() if self._plan.keeps_rows else ():
                 self._hidden[site][start : start + length] = rows[flat : flat + length]
             flat += length
         self._token_ids[target] = batch.token_ids
@@ -93,10 +100,16 @@ class ShardBuffer:
         batch, tokens = captured.batch, len(captured.batch.token_ids)
         if batch.shard != self.shard:
             raise ValueError(f"a batch of shard {batch.shard} came while {self.shard} fills")
-        for what, ours, theirs, rows in (
-            ("sites", self._hidden, captured.hidden, tokens),
-            ("statistics", self._statistics, captured.statistics, len(batch.asked)),
-        ):
+        some: list[tuple[str, Mapping[str, Any], Mapping[str, Any], int]] = [
+            ("statistics", self._statistics, captured.statistics, len(batch.asked))
+        ]
+        if self._plan.keeps_rows or not captured.on_device:
+            some.append(("sites", self._hidden, captured.hidden, tokens))
+        if captured.on_device:
+            widths = {site: (tokens, *rows.shape[1:]) for site, rows in self._hidden.items()}
+            if {site: tuple(rows.shape) for site, rows in captured.on_device.items()} != widths:
+                raise ValueError(f"rows on the device are not those of {sorted(widths)}")
+        for what, ours, theirs, rows in some:
             if ours.keys() != theirs.keys():
                 raise ValueError(f"{what} are {sorted(theirs)}, not {sorted(ours)}")
             for name, values in theirs.items():
@@ -106,8 +119,9 @@ class ShardBuffer:
                     raise ValueError(f"{name}: shape and dtype are {found}, not {expected}")
 
     def hidden(self) -> dict[str, Rows]:
-        """Site -> (T, d) of the full shard; views, valid until `begin`."""
-        return {site: rows[: self.rows] for site, rows in self._hidden.items()}
+        """Site -> (T, d) of the full shard; views, valid until `begin`. None without rows."""
+        kept = self._hidden if self._plan.keeps_rows else {}
+        return {site: rows[: self.rows] for site, rows in kept.items()}
 
     def tokens(self) -> pa.Table:
         """The token table of the full shard, (T, 11)."""

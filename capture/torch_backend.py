@@ -10,7 +10,8 @@ were made.
 
 On a GPU each site travels to the host on a stream of its own, into pinned buffers that are kept:
 three sets of `batch tokens x width x itemsize` bytes for each site, so that one batch is computed
-while the one before is copied and the one before that goes into its shard.
+while the one before is copied and the one before that goes into its shard. For a plan that keeps
+moments as many sets of rows stay on the device, and without `both` none travels.
 """
 
 import gc
@@ -23,15 +24,16 @@ import torch
 
 from lpp.capture.anatomy import forward_inputs, input_device
 from lpp.capture.backend import Batch, Captured
+from lpp.capture.device_rows import rows_holder
 from lpp.capture.halving import halves, joined, own_copy, without_rows
-from lpp.capture.host_copy import HostRows, make_host
+from lpp.capture.host_copy import HostRows
 from lpp.capture.logit_stats import logit_statistics
 from lpp.capture.machine import out_of_memory
 from lpp.capture.sites import ModelSites, capture_sites
 from lpp.capture.unembedding import find_unembedding
 from lpp.store.errors import ErrorKind, MachineError
 from lpp.store.hidden_limits import NUMPY_DTYPE
-from lpp.store.plan import StoredDtype
+from lpp.store.plan import Keep, StoredDtype
 
 TORCH_DTYPE: Final = {
     "bfloat16": torch.bfloat16,
@@ -50,8 +52,8 @@ SLOTS: Final = 3
 class TorchBackend:
     """Runs a transformers model. Implements `lpp.capture.backend.Backend`.
 
-    wanted: the sites to capture, in any order. Raises InputError(UNSUPPORTED_MODEL) for a model
-    whose logits are not understood.
+    wanted: the sites to capture, in any order. keep: what the plan keeps of their rows. Raises
+    InputError(UNSUPPORTED_MODEL) for a model whose logits are not understood.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class TorchBackend:
         sites: ModelSites,
         wanted: Sequence[str],
         stored_dtype: StoredDtype,
+        keep: Keep = "rows",
     ) -> None:
         self._sites = sites
         self._wanted = tuple(wanted)
@@ -68,7 +71,8 @@ class TorchBackend:
         dtype = TORCH_DTYPE[stored_dtype]
         self._stored_dtype = stored_dtype
         self._fitted = self._told = False
-        self._slots = [make_host(self._device, dtype) for _ in range(SLOTS)]
+        self._keep = keep
+        self._slots = [rows_holder(self._device, dtype, keep) for _ in range(SLOTS)]
 
     def capture(self, batches: Iterable[Batch]) -> Iterator[Captured]:
         """Yield each batch once the next is launched: a GPU then computes while this one is read.
@@ -111,8 +115,7 @@ class TorchBackend:
     def _smaller(self, batch: Batch, host: HostRows, why: str) -> Captured:
         """The rows of a batch that did not fit, from as few pieces as it takes."""
         if len(batch.lengths) == 1:
-            widths = {site: self._sites.width(site) for site in self._wanted}
-            return without_rows(batch, widths, NUMPY_DTYPE[self._stored_dtype], why)
+            return self._failed(batch, why)
         parts = []
         for half in halves(batch):
             why = self._launched(half, host)
@@ -121,6 +124,19 @@ class TorchBackend:
             else:
                 parts.append(own_copy(_captured(half, host)))
         return joined(batch, parts)
+
+    def _failed(self, batch: Batch, why: str) -> Captured:
+        """Zeros for a prompt that does not fit even alone, where its rows would be."""
+        widths = {site: self._sites.width(site) for site in self._wanted}
+        tokens, dtype = len(batch.token_ids), TORCH_DTYPE[self._stored_dtype]
+        stay = widths if self._keep != "rows" else {}
+        return without_rows(
+            batch,
+            widths if self._keep != "moments" else {},
+            NUMPY_DTYPE[self._stored_dtype],
+            why,
+            {site: torch.zeros((tokens, width), dtype=dtype) for site, width in stay.items()},
+        )
 
     def _launched(self, batch: Batch, host: HostRows) -> str:
         """Launch a batch; what the allocator said where it does not fit, else nothing."""
@@ -187,7 +203,12 @@ def padded(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _captured(batch: Batch, host: HostRows) -> Captured:
-    return Captured(batch=batch, hidden=host.arrays(), statistics=host.statistics())
+    return Captured(
+        batch=batch,
+        hidden=host.arrays(),
+        statistics=host.statistics(),
+        on_device=host.tensors(),
+    )
 
 
 def memory_error(batch: Batch, *, short: bool = False) -> MachineError:

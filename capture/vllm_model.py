@@ -23,7 +23,7 @@ from lpp.capture.vllm_engine import (
 )
 from lpp.store.console import Progress
 from lpp.store.errors import ErrorKind, InputError, MachineError
-from lpp.store.plan import StoredDtype
+from lpp.store.plan import Keep, StoredDtype
 
 
 class VllmModel:
@@ -72,7 +72,9 @@ class VllmModel:
         ours = {name: version(name) for name in ("lpp-engine", "torch", "transformers")}
         return {**ours, "vllm": vllm_version()}
 
-    def backend(self, wanted: Sequence[str], stored_dtype: StoredDtype) -> Backend:
+    def backend(
+        self, wanted: Sequence[str], stored_dtype: StoredDtype, keep: Keep = "rows"
+    ) -> Backend:
         """Captures the sites `wanted`."""
         return VllmBackend(self._engine, wanted, stored_dtype, self.described.logits_width)
 
@@ -136,11 +138,13 @@ class JoinedModel:
         """Of both."""
         return {**self._torch.versions, **self._vllm.versions}
 
-    def backend(self, wanted: Sequence[str], stored_dtype: StoredDtype) -> Backend:
+    def backend(
+        self, wanted: Sequence[str], stored_dtype: StoredDtype, keep: Keep = "rows"
+    ) -> Backend:
         """Captures the sites `wanted` from transformers, and the logits from vLLM."""
         return JoinedBackend(
             logits=self._vllm.backend((), stored_dtype),
-            hidden=self._torch.backend(wanted, stored_dtype),
+            hidden=self._torch.backend(wanted, stored_dtype, keep),
         )
 
     def close(self) -> None:

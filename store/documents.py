@@ -26,7 +26,8 @@ MAX_INTEGER: Final = (1 << 63) - 1
 """Largest magnitude of an integer: what every language's 64 bits hold."""
 
 OMITTED: Final = {"omitted": True}
-"""Metadata of a field that is not written while it is empty: what came before it hashes alike."""
+"""Metadata of a field that is not written while it is empty or has its default: what came before it
+hashes alike."""
 
 
 def canonical_json(document: object) -> bytes:
@@ -55,7 +56,7 @@ def to_document(record: Any) -> dict[str, Any]:
     return {
         field.name: _plain(value)
         for field, value in values.items()
-        if value or not field.metadata.get("omitted")
+        if not field.metadata.get("omitted") or (value and value != field.default)
     }
 
 

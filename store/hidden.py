@@ -18,7 +18,7 @@ from zarr.codecs import BloscCodec
 from zarr.storage import LocalStore, MemoryStore
 
 from lpp.store.errors import ErrorKind, FormatError
-from lpp.store.hidden_limits import METADATA_KEY, NUMPY_DTYPE, Group
+from lpp.store.hidden_limits import METADATA_KEY, NUMPY_DTYPE, ArraySpec, Group, site_array
 from lpp.store.paths import ADVICE
 from lpp.store.plan import SiteSpec, StoredDtype
 
@@ -55,7 +55,7 @@ def check_rows(site: SiteSpec, rows: Rows, dtype: StoredDtype, n: int) -> None:
 
 
 def encode_group() -> memoryview:
-    """The object that makes `hidden.zarr` a Zarr group, at `GROUP_KEY`."""
+    """The object that makes a directory of arrays a Zarr group, at `GROUP_KEY`."""
     objects: dict[str, Any] = {}
     zarr.create_group(MemoryStore(objects), zarr_format=3)
     return memoryview(objects[GROUP_KEY].as_array_like())
@@ -64,13 +64,18 @@ def encode_group() -> memoryview:
 def encode_site(site: SiteSpec, rows: Rows, dtype: StoredDtype) -> dict[str, memoryview]:
     """The objects of one site: key inside `hidden.zarr` -> bytes. Holds one site in memory."""
     check_rows(site, rows, dtype, len(rows))
+    return encode_array(site_array(site, dtype, len(rows)), rows)
+
+
+def encode_array(spec: ArraySpec, rows: npt.NDArray[Any]) -> dict[str, memoryview]:
+    """The objects of one array: key inside its group -> bytes."""
     n, width = rows.shape
     chunk = min(chunk_rows(width, rows.dtype.itemsize), n)
     objects: dict[str, Any] = {}
     # Chunks equal to the fill value would otherwise be left out, and -0.0 equals 0.0.
     array = zarr.create_array(
         MemoryStore(objects),
-        name=site.name,
+        name=spec.name,
         shape=rows.shape,
         dtype=rows.dtype,
         chunks=(chunk, width),
@@ -83,7 +88,7 @@ def encode_site(site: SiteSpec, rows: Rows, dtype: StoredDtype) -> dict[str, mem
             blocksize=BLOCK_BYTES,
         ),
         fill_value=0,
-        attributes={"lpp": {"site": site.name, "dtype": dtype, "convention": site.convention}},
+        attributes={"lpp": dict(spec.told)},
         config={"write_empty_chunks": True},
         zarr_format=3,
     )
@@ -98,35 +103,42 @@ def read_site(
 ) -> Iterator[npt.NDArray[np.float32]]:
     """The first `rows` rows in blocks, as float32. Blocks begin on chunk boundaries.
 
-    For arrays that `hidden_limits.check_site` found right. FormatError(CORRUPT) for chunks that
+    For arrays that `hidden_limits.check_array` found right. FormatError(CORRUPT) for chunks that
     do not unpack.
     """
-    try:
-        array = _open_site(group, site)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FormatError(
-            f"{site}: not an array that Zarr reads ({error}). {ADVICE}", kind=ErrorKind.CORRUPT
-        ) from None
+    array = open_site(group, site)
     chunk = array.chunks[0]
     step = max(chunk, block_rows // chunk * chunk)
     for start in range(0, rows, step):
-        try:
-            some = cast("Rows", array[start : min(start + step, rows)])
-        except (OSError, ValueError, RuntimeError) as error:  # Blosc, and the index's checksum
-            raise FormatError(
-                f"{site}: rows from {start} on cannot be unpacked ({error}). {ADVICE}",
-                kind=ErrorKind.CORRUPT,
-            ) from None
-        yield to_float32(some)
+        yield to_float32(cast("Rows", rows_of(array, site, start, min(start + step, rows))))
 
 
-def _open_site(group: Group, site: str) -> "zarr.Array[Any]":
+def open_site(group: Group, site: str) -> "zarr.Array[Any]":
+    """The array of `site`. FormatError(CORRUPT) for one that Zarr does not read."""
     store: LocalStore | MemoryStore
     if isinstance(group, Path):
         store = LocalStore(group, read_only=True)
     else:
         store = MemoryStore({k: cpu.Buffer.from_bytes(v) for k, v in group.items()}, read_only=True)
-    return zarr.open_array(store, path=site, mode="r", zarr_format=3)
+    try:
+        return zarr.open_array(store, path=site, mode="r", zarr_format=3)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FormatError(
+            f"{site}: not an array that Zarr reads ({error}). {ADVICE}", kind=ErrorKind.CORRUPT
+        ) from None
+
+
+def rows_of(array: "zarr.Array[Any]", site: str, start: int, end: int) -> npt.NDArray[Any]:
+    """Rows of the array of `site` as they are stored. FormatError(CORRUPT) where they do not
+    unpack.
+    """
+    try:
+        return cast("npt.NDArray[Any]", array[start:end])
+    except (OSError, ValueError, RuntimeError) as error:  # Blosc, and the index's checksum
+        raise FormatError(
+            f"{site}: rows from {start} on cannot be unpacked ({error}). {ADVICE}",
+            kind=ErrorKind.CORRUPT,
+        ) from None
 
 
 def to_float32(rows: Rows) -> npt.NDArray[np.float32]:

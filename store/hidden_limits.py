@@ -11,6 +11,7 @@ import errno
 import os
 import struct
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -28,7 +29,7 @@ NUMPY_DTYPE: Final[Mapping[StoredDtype, str]] = {
 """The array type that carries each stored dtype."""
 
 Group: TypeAlias = Path | Mapping[str, memoryview]
-"""A `hidden.zarr`: the directory, or the objects of a site of it in memory, by key."""
+"""A `hidden.zarr` or `moments.zarr`: the directory, or a site's objects in memory, by key."""
 
 ITEM_BYTES: Final[Mapping[StoredDtype, int]] = {"bfloat16": 2, "float16": 2, "float32": 4}
 """Bytes of a value."""
@@ -52,33 +53,70 @@ class _MisfitError(ValueError):
     """The array is not what its plan and record say."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArraySpec:
+    """What an array of a group must be, by plan and record."""
+
+    name: str
+    """Of a site."""
+    rows: int
+    width: int
+    data_type: str
+    """As Zarr and NumPy have it."""
+    item_bytes: int
+    told: Mapping[str, Any]
+    """Its attribute `lpp`, said to strangers."""
+
+    @property
+    def row_bytes(self) -> int:
+        """Of a row unpacked."""
+        return self.width * self.item_bytes
+
+
+def site_array(site: SiteSpec, dtype: StoredDtype, rows: int) -> ArraySpec:
+    """The array of `site` in `hidden.zarr`, of a shard of so many rows."""
+    return ArraySpec(
+        name=site.name,
+        rows=rows,
+        width=site.width,
+        data_type=NUMPY_DTYPE[dtype],
+        item_bytes=ITEM_BYTES[dtype],
+        told={"site": site.name, "dtype": dtype, "convention": site.convention},
+    )
+
+
 def check_site(
     group: Group, where: str, site: SiteSpec, dtype: StoredDtype, rows: int, *, chunks: bool = True
 ) -> None:
-    """FormatError(CORRUPT) unless the array of `site` in `group` holds (rows, width) of `dtype`.
+    """The same of `site` in a `hidden.zarr`, of a shard of so many rows."""
+    check_array(group, where, site_array(site, dtype, rows), chunks=chunks)
+
+
+def check_array(group: Group, where: str, spec: ArraySpec, *, chunks: bool = True) -> None:
+    """FormatError(CORRUPT) unless the array of that name in `group` is as `spec` has it.
 
     where: of the group, for the message. chunks: whether to look at its chunks as well: each must
     be there, lie in its object, and declare the size that it should have.
     """
     try:
-        data = _part(group, f"{site.name}/{METADATA_KEY}")
+        data = _part(group, f"{spec.name}/{METADATA_KEY}")
         metadata = data.read(0, MAX_METADATA_BYTES + 1)
         if len(metadata) > MAX_METADATA_BYTES:
             raise _MisfitError(f"metadata of more than {MAX_METADATA_BYTES} bytes")
-        document = load_json(metadata, f"{where}/{site.name}/{METADATA_KEY}", fractions=True)
-        stored, inner, codecs = _layout(document, site, dtype, rows)
-        for index in range(-(-rows // stored) if chunks else 0):
-            part = _part(group, f"{site.name}/c/{index}/0")
-            _check_object(part, stored, inner, site.width * ITEM_BYTES[dtype], codecs)
+        document = load_json(metadata, f"{where}/{spec.name}/{METADATA_KEY}", fractions=True)
+        stored, inner, codecs = _layout(document, spec)
+        for index in range(-(-spec.rows // stored) if chunks else 0):
+            part = _part(group, f"{spec.name}/c/{index}/0")
+            _check_object(part, stored, inner, spec.row_bytes, codecs)
     except (_MisfitError, OSError, struct.error) as error:
         raise FormatError(
-            f"{where}/{site.name}: not the array that was committed ({error}). {ADVICE}",
+            f"{where}/{spec.name}: not the array that was committed ({error}). {ADVICE}",
             kind=ErrorKind.CORRUPT,
         ) from None
 
 
 def site_metadata(group: Place, site: str) -> Group:
-    """As much of `group` as `check_site` needs without chunks."""
+    """As much of `group` as `check_array` needs without chunks."""
     if isinstance(group, Path):
         return group
     key = f"{site}/{METADATA_KEY}"
@@ -111,27 +149,24 @@ def _part(group: Group, key: str) -> _Part:
     return _Part(group[key])
 
 
-def _layout(
-    document: object, site: SiteSpec, dtype: StoredDtype, rows: int
-) -> tuple[int, int | None, list[Any]]:
+def _layout(document: object, spec: ArraySpec) -> tuple[int, int | None, list[Any]]:
     """Rows of an object, rows of a chunk inside it (None: it is one chunk), codecs of a chunk."""
     if not isinstance(document, dict):
         raise _MisfitError("its metadata is no object")
     shape = document.get("shape")
-    if shape != [rows, site.width]:
-        raise _MisfitError(f"shape {str(shape)[:60]}, should be {(rows, site.width)}")
+    if shape != [spec.rows, spec.width]:
+        raise _MisfitError(f"shape {str(shape)[:60]}, should be {(spec.rows, spec.width)}")
     attributes = document.get("attributes")
     lpp = attributes.get("lpp") if isinstance(attributes, dict) else None
     expected: dict[str, object] = {
         "zarr_format": 3,
         "node_type": "array",
-        "data_type": NUMPY_DTYPE[dtype],
+        "data_type": spec.data_type,
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
     }
     found = {name: document.get(name) for name in expected}
     if lpp is not None:  # said to strangers; nothing of ours is read from it
-        told = {"site": site.name, "dtype": dtype, "convention": site.convention}
-        expected["attributes.lpp"], found["attributes.lpp"] = told, lpp
+        expected["attributes.lpp"], found["attributes.lpp"] = dict(spec.told), lpp
     for name, value in expected.items():
         if found[name] != value:
             raise _MisfitError(f"{name} is {str(found[name])[:60]}, should be {value}")
@@ -141,9 +176,9 @@ def _layout(
     fill = document.get("fill_value")
     if type(fill) not in (int, float) or fill != 0:
         raise _MisfitError(f"fill_value is {str(fill)[:40]}, should be 0")
-    row_bytes = site.width * ITEM_BYTES[dtype]
+    row_bytes = spec.row_bytes
     grid = _configuration(document.get("chunk_grid"), "regular", ("chunk_shape",))
-    stored = _chunk_rows(grid["chunk_shape"], site.width)
+    stored = _chunk_rows(grid["chunk_shape"], spec.width)
     codecs = _codecs(document.get("codecs"))
     if codecs[0].get("name") != "sharding_indexed":
         _bound(stored, row_bytes)
@@ -155,7 +190,7 @@ def _layout(
         "sharding_indexed",
         ("chunk_shape", "codecs", "index_codecs", "index_location"),
     )
-    inner = _chunk_rows(sharding["chunk_shape"], site.width)
+    inner = _chunk_rows(sharding["chunk_shape"], spec.width)
     _bound(inner, row_bytes)
     if stored % inner:
         raise _MisfitError(f"chunks of {inner} rows in objects of {stored}")

@@ -12,6 +12,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from lpp.store.documents import OMITTED, document_hash, parse_document, to_document
 from lpp.store.errors import ErrorKind, FormatError
+from lpp.store.schedule import group_boundaries
 
 MAX_WIDTH: Final = 1 << 20
 """Columns of a site, at most: a row is 4 MiB of float32. The widest model known has 2^14."""
@@ -21,6 +22,13 @@ StoredDtype: TypeAlias = Literal["bfloat16", "float16", "float32"]
 
 LogitPositions: TypeAlias = Literal["all", "schedule"]
 """Where the unembedding ran: every token, or the last token of each prefix of the schedule."""
+
+
+Keep: TypeAlias = Literal["rows", "moments", "both"]
+"""What a shard holds of its activations: every row, their moments by prefix band, or both."""
+
+MomentsDtype: TypeAlias = Literal["float64", "float32"]
+"""How scatter matrices lie on disk. They are accumulated in float64 either way."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +129,10 @@ class Plan:
     stored_dtype: StoredDtype
     shards: tuple[int, ...]
     """Prompt boundaries: shard k holds prompts `shards[k] <= id < shards[k + 1]`."""
+    keep: Keep = field(default="rows", metadata=OMITTED)
+    """What shards hold of the activations. Format 2 but for `rows`."""
+    moments_dtype: MomentsDtype = field(default="float64", metadata=OMITTED)
+    """How scatter matrices are stored, where they are."""
 
     @cached_property
     def document(self) -> Mapping[str, Any]:
@@ -146,6 +158,21 @@ class Plan:
         return len(self.shards) - 1
 
     @property
+    def keeps_rows(self) -> bool:
+        """Whether shards hold the activations themselves."""
+        return self.keep != "moments"
+
+    @property
+    def keeps_moments(self) -> bool:
+        """Whether shards hold moments of the activations."""
+        return self.keep != "rows"
+
+    @property
+    def format(self) -> int:
+        """The oldest version that can say what this plan says, SPEC.md section 9."""
+        return 2 if self.keeps_moments else 1
+
+    @property
     def site_names(self) -> tuple[str, ...]:
         """Sites in depth order."""
         return tuple(site.name for site in self.sites)
@@ -158,6 +185,10 @@ def validate_plan(plan: Plan) -> list[str]:
         problems.append("shards should ascend from 0")
     elif plan.shards[-1] != plan.prompts.count:
         problems.append(f"shards should end at prompts.count = {plan.prompts.count}")
+    elif plan.keeps_moments and not {*group_boundaries(plan.prompts.count)} <= {*plan.shards}:
+        problems.append("shards should begin where each tenth of the prompts does, for moments")
+    if plan.moments_dtype != "float64" and not plan.keeps_moments:
+        problems.append(f"moments_dtype is {plan.moments_dtype}, and no moments are kept")
     ascending = [0, *plan.prefixes] == sorted({0, *plan.prefixes})
     if not ascending or plan.prefixes[-1:] != (plan.context,):
         problems.append(f"prefixes should ascend from 1 or more to the context, {plan.context}")

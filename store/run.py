@@ -33,6 +33,7 @@ from lpp.store.keys import (
     TOKENS_KEY,
     shard_key,
 )
+from lpp.store.moments_reader import MomentsReader, site_of
 from lpp.store.paths import MAX_DOCUMENT_BYTES, plain_directory, plain_file, read_bounded
 from lpp.store.place import Place, in_parallel
 from lpp.store.plan import Plan, parse_plan
@@ -254,17 +255,27 @@ class Run:
         """Rows of `site` with the token each belongs to, about `block_bytes` at a time.
 
         Prompts that were set aside have none. prompts: only those with `prompt_id < prompts`; all
-        committed ones by default. Raises InputError for a site the run does not hold, FormatError
-        for altered bytes.
+        committed ones by default. Raises InputError for a site the run does not hold and for a run
+        that keeps no rows, FormatError for altered bytes.
         """
-        if site not in self.sites:
+        site_of(self, site)
+        if not self.plan.keeps_rows:
             raise InputError(
-                f"run {self.id} has no site {site!r}; it has {', '.join(self.sites)}.",
+                f"run {self.id} keeps moments of its rows and not the rows, which this needs. "
+                "Capture again with --keep rows or --keep both.",
                 kind=ErrorKind.NOT_FOUND,
             )
         for shard in self.shards:
             if prompts is None or shard.first_prompt < prompts:
                 yield from self._shard_blocks(shard, site, prompts, block_bytes)
+
+    def moments(self, site: str) -> MomentsReader:
+        """Moments of `site` by shard and prefix band; raises what `MomentsReader` does."""
+        return MomentsReader(self, site)
+
+    def shard_file(self, shard: ShardRecord, key: str) -> Path:
+        """An object of a shard as a file of this machine; FormatError where it was altered."""
+        return self._file(shard.path, shard.commit, key)
 
     def _shard_blocks(
         self, shard: ShardRecord, site: str, prompts: int | None, block_bytes: int

@@ -2,6 +2,9 @@
 
 from typing import Final
 
+GROUPS: Final = 10
+"""Groups of prompts of a jackknife, by default: nine degrees of freedom, and eleven solves."""
+
 STEPS: Final = 10
 """Prefixes of a schedule. The paper: ten, evenly spaced."""
 
@@ -16,3 +19,16 @@ def prefix_schedule(context: int) -> tuple[int, ...]:
     """
     steps = (max(1, (2 * context * k + STEPS) // (2 * STEPS)) for k in range(1, STEPS + 1))
     return tuple(sorted(set(steps)))
+
+
+def group_boundaries(prompts: int, groups: int = GROUPS) -> tuple[int, ...]:
+    """Where the groups of a jackknife over `prompts` prompts begin, and where the last one ends.
+
+    Runs of prompts as they lie, sizes differing by one at most; fewer prompts than groups are as
+    many groups as prompts.
+
+    >>> group_boundaries(7, 3), group_boundaries(2)
+    ((0, 2, 4, 7), (0, 1, 2))
+    """
+    count = max(1, min(groups, prompts))
+    return tuple(sorted({prompts * g // count for g in range(count + 1)}))

@@ -28,6 +28,7 @@ from lpp.store.keys import (
     TOKENS_KEY,
     shard_key,
 )
+from lpp.store.moments_verify import moments_problems
 from lpp.store.paths import MAX_DOCUMENT_BYTES, MAX_ROOT_BYTES, plain_file, read_bounded
 from lpp.store.place import Place, children
 from lpp.store.plan import Plan, parse_plan
@@ -229,7 +230,10 @@ def _check_meaning(
             for what in tokens_problems(tokens, prompts, *bounds):
                 yield Problem(where=prefix + TOKENS_KEY, what=what)
         yield from _check_quarantine(home, prefix, plan, commit, tokens)
-    for site in plan.sites:
+        if plan.keeps_moments:
+            for key, what in moments_problems(home, plan, commit, tokens):
+                yield Problem(where=prefix + key, what=what)
+    for site in plan.sites if plan.keeps_rows else ():
         where = str(home / HIDDEN_KEY)
         try:
             # of a bucket the metadata alone: its chunks are seen when they are read

@@ -5,11 +5,14 @@ no reader ever sees part of one.
 """
 
 import contextlib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from lpp.store.commit import CommitRecord, write_commit
@@ -21,13 +24,22 @@ from lpp.store.hidden import GROUP_KEY, Rows, check_rows, encode_group, encode_s
 from lpp.store.keys import (
     COMMIT_KEY,
     HIDDEN_KEY,
+    MOMENTS_KEY,
     PLAN_KEY,
     PROMPTS_KEY,
     QUARANTINE_KEY,
     RUNS_KEY,
+    SCATTERS_KEY,
     SHARDS_KEY,
     TOKENS_KEY,
     shard_key,
+)
+from lpp.store.moments import (
+    SiteMoments,
+    band_counts,
+    check_moments,
+    encode_scatters,
+    moments_table,
 )
 from lpp.store.object_path import ObjectPath
 from lpp.store.place import Place
@@ -99,24 +111,29 @@ class RunWriter:
         hidden: Mapping[str, Rows],
         tokens: pa.Table,
         quarantine: pa.Table | None = None,
+        moments: Mapping[str, SiteMoments] | None = None,
     ) -> ShardRecord:
         """Encode, write and commit shard `index`; keep what another writer committed first, and
         say so in `outrun`.
 
         hidden: site -> (T, d) in the stored dtype (uint16 for bfloat16). Row t of every site and
         row t of `tokens` (`TOKENS_SCHEMA`) are the same token. quarantine: prompts of the shard
-        that are set aside (`QUARANTINE_SCHEMA`), if any. Encodes two sites at a time.
+        that are set aside (`QUARANTINE_SCHEMA`), if any. moments: of each site, where the plan
+        keeps them; then `hidden` is empty where it keeps no rows. Each is asked for when its turn
+        comes, in a thread of the writer's. Encodes two sites at a time.
         Raises MachineError(NO_SPACE); whatever was committed before stays.
         """
         if quarantine is None:
             quarantine = QUARANTINE_SCHEMA.empty_table()
         self._check_rows(index, hidden, tokens, quarantine)
+        if (moments is not None) != self._plan.keeps_moments:
+            raise ValueError(f"shard {index}: the plan keeps {self._plan.keep}")
         target = self.run.path / SHARDS_KEY / shard_key(index)
         if self.committed(index):
             self.outrun.add(index)
         else:
             try:
-                self._commit(target, index, hidden, tokens, quarantine)
+                self._commit(target, index, _Arrays(hidden, moments or {}), tokens, quarantine)
                 self.written.add(index)
                 self._replacing.discard(index)
             except FileExistsError:  # another writer's shard, which comes from the same plan
@@ -136,7 +153,7 @@ class RunWriter:
         self,
         target: Place,
         index: int,
-        hidden: Mapping[str, Rows],
+        arrays: "_Arrays",
         *tables: pa.Table,
     ) -> None:
         """Write the shard beside its place; what is bad there goes once this one is in place.
@@ -148,7 +165,7 @@ class RunWriter:
             with staged_directory(
                 target, lambda: aside.extend(self._make_way(target, index))
             ) as stage:
-                self._fill(stage, index, hidden, *tables)
+                self._fill(stage, index, arrays, *tables)
         except BaseException:
             for bad in aside:
                 put_back(bad, bad.with_name(target.name))
@@ -177,27 +194,28 @@ class RunWriter:
         self,
         stage: Place,
         index: int,
-        hidden: Mapping[str, Rows],
+        arrays: "_Arrays",
         tokens: pa.Table,
         quarantine: pa.Table,
     ) -> None:
-        def write_site(site: SiteSpec) -> dict[str, ObjectRecord]:
-            encoded = encode_site(site, hidden[site.name], self._plan.stored_dtype)
-            names = {f"{HIDDEN_KEY}/{key}": data for key, data in encoded.items()}
-            return {name: write_object(stage / name, data) for name, data in names.items()}
-
-        group = f"{HIDDEN_KEY}/{GROUP_KEY}"
-        objects = {group: write_object(stage / group, encode_group())}
-        with ThreadPoolExecutor(SITES_AT_ONCE, thread_name_prefix="lpp-encode") as pool:
-            for written in pool.map(write_site, self._plan.sites):
-                objects |= written
+        plan = self._plan
+        objects: dict[str, ObjectRecord] = {}
+        if plan.keeps_rows:
+            objects |= _write_group(
+                stage / HIDDEN_KEY,
+                plan.sites,
+                lambda site: encode_site(site, arrays.hidden[site.name], plan.stored_dtype),
+            )
+        if plan.keeps_moments:
+            counts = band_counts(tokens, quarantine["prompt_id"].to_numpy(), plan.prefixes)
+            objects |= _write_moments(stage, plan, arrays.moments, counts)
         objects[TOKENS_KEY] = write_object(stage / TOKENS_KEY, encode_table(tokens))
         if quarantine.num_rows:
             data = encode_table(quarantine)
             objects[QUARANTINE_KEY] = write_object(stage / QUARANTINE_KEY, data)
         record = CommitRecord(
-            format=2 if quarantine.num_rows else 1,
-            plan=self._plan.hash,
+            format=2 if quarantine.num_rows else plan.format,
+            plan=plan.hash,
             shard=index,
             rows=tokens.num_rows,
             objects=objects,
@@ -216,10 +234,52 @@ class RunWriter:
             raise ValueError(f"shard {index}: tokens: " + "; ".join(problems))
         if problems := quarantine_problems(quarantine, tokens, first, end):
             raise ValueError(f"shard {index}: quarantine: " + "; ".join(problems))
-        if set(hidden) != set(self._plan.site_names):
+        kept = self._plan.sites if self._plan.keeps_rows else ()
+        if set(hidden) != {site.name for site in kept}:
             raise ValueError(f"shard {index}: sites are {sorted(hidden)}")
-        for site in self._plan.sites:
+        for site in kept:
             check_rows(site, hidden[site.name], self._plan.stored_dtype, tokens.num_rows)
+
+
+@dataclass(frozen=True, slots=True)
+class _Arrays:
+    """What a shard holds beside its tables, by site."""
+
+    hidden: Mapping[str, Rows]
+    moments: Mapping[str, SiteMoments]
+
+
+def _write_moments(
+    stage: Place, plan: Plan, moments: Mapping[str, SiteMoments], counts: npt.NDArray[np.int64]
+) -> dict[str, ObjectRecord]:
+    """Scatter matrices site by site, then the table of counts and means."""
+    small: dict[str, SiteMoments] = {}
+
+    def encode(site: SiteSpec) -> dict[str, memoryview]:
+        of_site = moments[site.name]
+        check_moments(site, plan, of_site, counts)
+        # without its matrices, which are written and forgotten
+        small[site.name] = replace(of_site, scatter=np.empty((len(counts), 0)))
+        return encode_scatters(site, plan, of_site)
+
+    objects = _write_group(stage / SCATTERS_KEY, plan.sites, encode)
+    data = encode_table(moments_table(plan, small))
+    return objects | {MOMENTS_KEY: write_object(stage / MOMENTS_KEY, data)}
+
+
+def _write_group(
+    group: Place, sites: Sequence[SiteSpec], encode: Callable[[SiteSpec], Mapping[str, memoryview]]
+) -> dict[str, ObjectRecord]:
+    """Write a Zarr group with an array for each site, two at a time."""
+
+    def write_site(site: SiteSpec) -> dict[str, ObjectRecord]:
+        return {key: write_object(group / key, data) for key, data in encode(site).items()}
+
+    objects = {GROUP_KEY: write_object(group / GROUP_KEY, encode_group())}
+    with ThreadPoolExecutor(SITES_AT_ONCE, thread_name_prefix="lpp-encode") as pool:
+        for written in pool.map(write_site, sites):
+            objects |= written
+    return {f"{group.name}/{key}": record for key, record in objects.items()}
 
 
 def _create_run(path: Place, plan: Plan, prompts: pa.Table, set_aside: pa.Table | None) -> None:
@@ -235,4 +295,7 @@ def _create_run(path: Place, plan: Plan, prompts: pa.Table, set_aside: pa.Table 
         if set_aside is not None and set_aside.num_rows:
             data = encode_table(set_aside)
             objects[QUARANTINE_KEY] = write_object(stage / QUARANTINE_KEY, data)
-        write_commit(stage, CommitRecord(plan=plan.hash, shard=None, rows=0, objects=objects))
+        record = CommitRecord(
+            format=plan.format, plan=plan.hash, shard=None, rows=0, objects=objects
+        )
+        write_commit(stage, record)

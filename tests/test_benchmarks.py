@@ -9,6 +9,7 @@ from benchmarks import (
     analysis_cost,
     integrity_cost,
     jackknife_cost,
+    moments_cost,
     pairs,
     paper_procedure,
     query_start,
@@ -50,6 +51,12 @@ def test_reading_analysing_and_querying(run: Run, tmp_path: Path) -> None:
     assert len(rows) == 6
     assert all(row.ratio > 0 for row in rows)
     assert rows[0].ratio > 1.3  # bytes, not time: bfloat16 activations do compress
+
+
+def test_moments_and_rows(tmp_path: Path) -> None:
+    rows = list(moments_cost.measure(tmp_path, prompts=2, wide=32, repeats=1))
+    assert len(rows) == 5
+    assert all(row.ratio > 0 for row in rows)
 
 
 def test_errors_and_declared_metrics(run: Run) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 KILLER = Path(__file__).parents[1] / "support" / "killer.py"
-JOBS = ("capture", "analysis", "database")
+JOBS = ("capture", "moments", "analysis", "database")
 
 
 def kill(job: str, folder: Path, model: Path, kills: int, seed: int) -> Mapping[str, float]:
@@ -37,7 +37,9 @@ def kill(job: str, folder: Path, model: Path, kills: int, seed: int) -> Mapping[
     return told
 
 
-@pytest.mark.parametrize(("job", "kills"), [("capture", 4), ("analysis", 2), ("database", 2)])
+@pytest.mark.parametrize(
+    ("job", "kills"), [("capture", 4), ("moments", 3), ("analysis", 2), ("database", 2)]
+)
 def test_killed_and_resumed(
     job: str, kills: int, tiny_folder: Callable[[str], Path], tmp_path: Path
 ) -> None:

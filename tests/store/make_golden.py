@@ -2,16 +2,19 @@
 
 Run once for each format version, when it is frozen, and never again: every later release must
 read what this one wrote. `golden/v1` was made before the column `varentropy` was added, and lacks
-it. Values are distinct, so that no two columns can be taken for each other.
+it. `golden/v2` holds what version 2 brings: moments, and a prompt that is set aside. Values are
+distinct, so that no two columns can be taken for each other.
 """
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from lpp.store import RunWriter, create_store
+from lpp.store.moments import SiteMoments
 from lpp.store.plan import (
     ComputeInfo,
     CorpusInfo,
@@ -21,8 +24,10 @@ from lpp.store.plan import (
     SiteSpec,
     TokenizerInfo,
 )
-from lpp.store.tables import PROMPTS_SCHEMA, TOKENS_SCHEMA
+from lpp.store.quarantine import SetAside, quarantine_table
+from lpp.store.tables import PROMPTS_SCHEMA, STATISTICS, TOKENS_SCHEMA
 
+SCALE = {"embed": 1, "block.1": 10, "final": 100}
 TOKEN_IDS = ([11, 12, 13], [21, 22])
 
 
@@ -87,10 +92,9 @@ def golden_shard(index: int) -> tuple[dict[str, np.ndarray], pa.Table]:
     """Rows k of shard `index`: embed k + 1, block.1 10 (k + 1), final 100 (k + 1), then negated."""
     ids = TOKEN_IDS[index]
     k = np.arange(len(ids)) + (3 if index else 0) + 1
-    scale = {"embed": 1, "block.1": 10, "final": 100}
     hidden = {
         site: (np.stack([k * by, -k * by], 1).astype("<f4").view("<u4") >> 16).astype(np.uint16)
-        for site, by in scale.items()
+        for site, by in SCALE.items()
     }
     last = k == k[-1]
     columns = {
@@ -110,15 +114,43 @@ def golden_shard(index: int) -> tuple[dict[str, np.ndarray], pa.Table]:
     return hidden, pa.Table.from_arrays(arrays, schema=TOKENS_SCHEMA)
 
 
+def golden_moments() -> dict[str, SiteMoments]:
+    """Of the rows of shard 0: k = 1, 2 in the first band, k = 3 in the second."""
+    return {
+        site: SiteMoments(
+            n=np.array([2, 1]),
+            mean=np.array([[1.5, -1.5], [3.0, -3.0]]) * by,
+            scatter=np.array([[0.5, -0.5, 0.5], [0, 0, 0]], np.float32) * np.float32(by**2),
+        )
+        for site, by in SCALE.items()
+    }
+
+
+def nothing() -> dict[str, SiteMoments]:
+    """Of a shard whose only prompt is set aside."""
+    empty = SiteMoments(
+        n=np.zeros(2, np.int64), mean=np.zeros((2, 2)), scatter=np.zeros((2, 3), np.float32)
+    )
+    return dict.fromkeys(SCALE, empty)
+
+
 def main() -> None:
-    """Write the store beside this script."""
+    """Write the store of version 2 beside this script."""
     prompts = golden_prompts()
-    root = Path(__file__).with_name("golden") / "v1"
+    root = Path(__file__).with_name("golden") / "v2"
     if root.exists():
         raise SystemExit(f"{root} is frozen: remove it only before its version is released.")
-    writer = RunWriter(create_store(root).path, golden_plan(prompts), prompts)
-    for index in (0, 1):
-        writer.write_shard(index, *golden_shard(index))
+    plan = replace(golden_plan(prompts), keep="both", moments_dtype="float32")
+    writer = RunWriter(create_store(root).path, plan, prompts)
+    writer.write_shard(0, *golden_shard(0), moments=golden_moments())
+    hidden, tokens = golden_shard(1)
+    for name in STATISTICS:
+        place = tokens.schema.get_field_index(name)
+        tokens = tokens.set_column(
+            place, tokens.field(place), pa.nulls(tokens.num_rows, tokens.field(place).type)
+        )
+    aside = SetAside(prompt_id=1, reason="not_finite", site="final", position=1, detail="told")
+    writer.write_shard(1, hidden, tokens, quarantine_table([aside]), moments=nothing())
     print(f"{writer.run.path}: {writer.run.verify() or 'whole'}")
 
 

@@ -67,8 +67,8 @@ def killed(pid: int, within: float) -> bool:
     return code != 0
 
 
-def capture_job(model: Path, folder: Path) -> Job:
-    """A capture of twelve texts in five shards or so."""
+def capture_job(model: Path, folder: Path, keep: Any = "rows") -> Job:
+    """A capture of twelve texts in five shards or so; in ten, where it keeps moments."""
     import torch
 
     from lpp.capture.model_spec import ModelSpec
@@ -88,6 +88,7 @@ def capture_job(model: Path, folder: Path) -> Job:
         sites=("embed", "final"),
         batch_tokens=64,
         shard_bytes=30_000,
+        keep=keep,
     )
 
     prepare(request, quiet=True).close()  # what it imports, children need not
@@ -164,9 +165,10 @@ class Rounds:
         importlib.import_module("lpp.analyze.tables")
         importlib.import_module("lpp.store.run")
         self.folder, self.rng = folder, random.Random(seed)
-        capture = capture_job(model, folder)
-        self.job = {"capture": capture, "analysis": analysis_job, "database": database_job}[name]
-        self.database = name != "capture"
+        capture = capture_job(model, folder, "moments" if name == "moments" else "rows")
+        jobs = {"capture": capture, "moments": capture}
+        self.job = {**jobs, "analysis": analysis_job, "database": database_job}[name]
+        self.database = name not in jobs
         self.before: Path | None = None
         if self.database:
             self.before = folder / "captured"
