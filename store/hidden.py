@@ -94,9 +94,9 @@ def encode_site(site: SiteSpec, rows: Rows, dtype: StoredDtype) -> dict[str, mem
 
 
 def read_site(
-    group: Group, site: str, *, rows: int, block_rows: int
+    group: Group, site: str, *, rows: int, block_rows: int, start: int = 0
 ) -> Iterator[npt.NDArray[np.float32]]:
-    """The first `rows` rows in blocks, as float32. Blocks begin on chunk boundaries.
+    """Rows from `start` up to `rows` in blocks, as float32, cut on chunk boundaries.
 
     For arrays that `hidden_limits.check_site` found right. FormatError(CORRUPT) for chunks that
     do not unpack.
@@ -109,12 +109,13 @@ def read_site(
         ) from None
     chunk = array.chunks[0]
     step = max(chunk, block_rows // chunk * chunk)
-    for start in range(0, rows, step):
+    for block in range(start // chunk * chunk, rows, step):
+        begin, end = max(block, start), min(block + step, rows)
         try:
-            some = cast("Rows", array[start : min(start + step, rows)])
+            some = cast("Rows", array[begin:end])
         except (OSError, ValueError, RuntimeError) as error:  # Blosc, and the index's checksum
             raise FormatError(
-                f"{site}: rows from {start} on cannot be unpacked ({error}). {ADVICE}",
+                f"{site}: rows from {begin} on cannot be unpacked ({error}). {ADVICE}",
                 kind=ErrorKind.CORRUPT,
             ) from None
         yield to_float32(some)
