@@ -9,6 +9,7 @@ import polars as pl
 from lpp.analyze import entropy, metric_table, spectra
 from lpp.analyze.cells import GROUPS
 from lpp.analyze.estimates import Request, token_estimates
+from lpp.analyze.executor import LOCAL, Executor
 from lpp.analyze.flags import RANKS, flags, metric_flags
 from lpp.analyze.jackknife import error_names
 from lpp.analyze.keys import RunView, Url
@@ -101,13 +102,14 @@ def analyze(
     errors: ErrorSites = "final",
     groups: int = GROUPS,
     progress: Progress = SILENT,
+    executor: Executor = LOCAL,
 ) -> Analysis:
     """Compute what `selection` asks of the store at `url`; what was computed before is read.
 
     metrics: names or patterns; `paper` stands for the paper's. Those of the paper that need
     nothing more are computed with any others. errors: the sites at which the jackknife over
     `groups` groups of prompts runs; an effective rank costs it as many solves as there are groups.
-    progress: advances by one for each run and site.
+    progress: advances by one for each run and site. executor: who computes what is of a site.
     What the logits of some prefix would tell, and nobody captured, is null (`uncaptured_lines`);
     metrics that a package is missing for are not there (`metrics.unavailable`).
     Raises InputError for a selection the store does not hold, FormatError for altered bytes.
@@ -120,7 +122,9 @@ def analyze(
     ranks = [pl.DataFrame(schema=spectra.SCHEMA)]
     others = [pl.DataFrame(schema=metric_table.SCHEMA)]
     of_sites = [metric for metric in declared if metric.needs != "tokens"]
-    for of_ranks, of_others in _site_frames(url, keys, of_sites, errors, groups):
+    for of_ranks, of_others in _site_frames(
+        url, keys, of_sites, errors=errors, groups=groups, executor=executor
+    ):
         ranks.append(of_ranks)
         others.append(of_others)
         progress.advance()
@@ -149,16 +153,24 @@ def analyze(
 
 
 def _site_frames(
-    url: Url, keys: pl.DataFrame, metrics: Sequence[Metric[Any]], errors: ErrorSites, groups: int
+    url: Url,
+    keys: pl.DataFrame,
+    metrics: Sequence[Metric[Any]],
+    *,
+    errors: ErrorSites,
+    groups: int,
+    executor: Executor,
 ) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
     """Rows of the spectra table and of the metrics table, for each run and site of `keys`."""
     rest = [metric for metric in metrics if metric.name not in PAPER_NAMES]
     deepest = keys.group_by("run").agg(pl.col("site").last())  # sites come in depth order
-    for view, cache, of_site in spectra.by_site(url, keys):
+    parts = list(spectra.by_site(url, keys))
+    work = []
+    for view, cache, of_site in parts:
         here = deepest.filter(run=view.run.id).item(0, "site") == of_site.item(0, "site")
         sure = errors == "all" or (errors == "final" and here)
-        request = _request(metrics, groups if sure else 0)
-        found = spectra.estimates(view, cache, of_site, request)
+        work.append(spectra.work(view, cache, of_site, _request(metrics, groups if sure else 0)))
+    for (view, _, of_site), found in zip(parts, executor.estimates(work), strict=True):
         there = [m for m in rest if m.needs != "rows" or view.run.plan.keeps_rows]
         yield (
             spectra.frame(of_site, found),

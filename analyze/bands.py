@@ -6,17 +6,19 @@ once; a prefix is the merge of the bands below it.
 Memory for b bands of width d, whatever the number of prompts: a float64 scatter (8 d^2 bytes) and
 up to max(d, 1024) waiting float32 rows (4 d of them) per band, two d^2 matrices to merge and
 multiply in, two blocks of rows (one being read ahead) and the eigensolve's own copy. Ten bands:
-63 MB at d = 576, 2.0 GB at d = 3,584. Rows wait so that a product is worth its d x d addition, and
-because a prefix with N < d rows is still whole among them: its N x N Gram matrix costs less.
+63 MB at d = 576, 2.0 GB at d = 3,584; a run of several spans adds to it (`spans`). Rows wait so
+that a product is worth its d x d addition, and because a prefix with N < d rows is still whole
+among them: its N x N Gram matrix costs less.
 """
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from lpp.analyze.cells import Cell, Integers, n_tokens
-from lpp.analyze.moments import Gram, Moments, Rows, Spread, Workspace, chunk_rows
+from lpp.analyze.held import Held, Spreads
+from lpp.analyze.moments import Moments, Rows, Workspace, chunk_rows
 from lpp.store.run import Block
 
 
@@ -30,7 +32,7 @@ def band_counts(lengths: Integers, upper: Sequence[int]) -> Integers:
     return np.diff(below)
 
 
-class Bands:
+class Bands(Spreads):
     """Rows of one site sorted into position bands, as moments and waiting rows.
 
     upper: band b holds positions `upper[b - 1] <= position < upper[b]`.
@@ -38,11 +40,8 @@ class Bands:
     """
 
     def __init__(self, dim: int, upper: Sequence[int], counts: Integers) -> None:
-        self._dim = dim
-        self.upper = upper
-        self._edges = np.array(upper)
+        super().__init__(dim, upper, Workspace(dim, max_rows=int(counts.max(initial=0))))
         self._bands = [_Band(dim, int(count)) for count in counts]
-        self._work = Workspace(dim, max_rows=int(counts.max(initial=0)))
 
     def add(self, block: Block) -> None:
         """Take in rows; those beyond the last band are left out."""
@@ -50,42 +49,20 @@ class Bands:
         order = np.argsort(band, kind="stable")  # sixteen bits: a radix sort
         bounds = np.searchsorted(band[order], np.arange(len(self._bands) + 1))
         for b, (start, end) in enumerate(itertools.pairwise(bounds)):
-            self._bands[b].add(block.values, order[start:end], self._work)
+            self._bands[b].add(block.values, order[start:end], self.work)
 
-    def spreads(self, prefixes: Iterable[int]) -> Iterator[tuple[int, Spread]]:
-        """Each of `prefixes`, ascending, with the spread of its rows so far.
+    def count(self, band: int) -> int:
+        """Rows of a band so far."""
+        return self._bands[band].n
 
-        Valid until the next is taken: one running merge serves them all.
-        """
-        ascending = sorted(prefixes)
-        few = [prefix for prefix in ascending if self._n(prefix) < self._dim]
-        for prefix in few:
-            rows = np.concatenate([band.waiting for band in self._below(prefix)])
-            yield prefix, Gram.from_rows(rows)
-        yield from self.moments(ascending[len(few) :])
-
-    def moments(self, prefixes: Iterable[int]) -> Iterator[tuple[int, Moments]]:
-        """The same as moments, however few the rows."""
-        running, merged = Moments.empty(self._dim), 0
-        for prefix in sorted(prefixes):
-            below = self._below(prefix)
-            for band in below[merged:]:
-                if band.moments is not None:
-                    running.add(band.moments)
-                running.add_rows(band.waiting, self._work)
-            merged = len(below)
-            yield prefix, running
+    def held(self, band: int) -> Held:
+        """What a band is made of, a view of its buffer."""
+        return Held(self._bands[band].waiting, self._bands[band].moments)
 
     def clear(self) -> None:
         """Forget the rows, keep the buffers."""
         for band in self._bands:
             band.clear()
-
-    def _below(self, prefix: int) -> "list[_Band]":
-        return self._bands[: int(np.searchsorted(self._edges, prefix)) + 1]
-
-    def _n(self, prefix: int) -> int:
-        return sum(band.n for band in self._below(prefix))
 
 
 class _Band:

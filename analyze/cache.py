@@ -31,7 +31,7 @@ from lpp.store.place import Place
 from lpp.store.run import Run
 from lpp.store.writing import replace_file
 
-KERNEL_VERSION: Final = 2
+KERNEL_VERSION: Final = 3
 """Raise it when a change of the arithmetic, or of a metric that needs rows, could change a digit
 that is kept."""
 

@@ -1,10 +1,11 @@
 """`lpp-analyze layers`: ranks through the depth of a model."""
 
 import shlex
+from typing import Any
 
 import click
 
-from lpp.analyze.options import names, numbers
+from lpp.analyze.options import executor_options, names, numbers
 from lpp.store.console import debug_option, progress
 
 FORMATS = ("table", "csv", "json")
@@ -18,6 +19,7 @@ FORMATS = ("table", "csv", "json")
 @click.option("--run", "runs", callback=names, metavar="NAME,...", help="Runs.", default="*")
 @click.option("--errors", is_flag=True, help="With standard errors: 11 solves instead of one.")
 @click.option("--format", "form", type=click.Choice(FORMATS), default="table", show_default=True)
+@executor_options
 @debug_option
 def layers(
     *,
@@ -28,6 +30,8 @@ def layers(
     runs: tuple[str, ...],
     errors: bool,
     form: str,
+    executor: Any,
+    address: str | None,
 ) -> None:
     """Show the ranks of STORE through the depth of each model, and its hourglass score.
 
@@ -43,6 +47,7 @@ def layers(
     """
     from lpp.analyze import layers as library
     from lpp.analyze import layers_text as text
+    from lpp.analyze.executor import chosen_executor
     from lpp.analyze.render_text import as_csv
     from lpp.analyze.select import Selection, select_runs, select_sites
 
@@ -50,8 +55,8 @@ def layers(
     views = select_runs(store, selection)
     chosen = select_sites(views, selection)
     total = sum(site in chosen for view in views for site in view.run.sites)
-    with progress("Layers", total, "sites") as bar:
-        found = library.layers(store, selection, errors=errors, progress=bar)
+    with chosen_executor(executor, address) as who, progress("Layers", total, "sites") as bar:
+        found = library.layers(store, selection, errors=errors, progress=bar, executor=who)
     for line in found.left_out:
         click.echo(line, err=True)
     database = library.write(store, found)

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import click
 
-from lpp.analyze.options import names, numbers
+from lpp.analyze.options import executor_options, names, numbers
 from lpp.store.console import debug_option, progress
 
 AGGREGATIONS: Final = ("min", "max", "mean", "median")
@@ -53,6 +53,7 @@ FINAL: Final = "final"
     type=click.Choice(("table", "bars", "csv", "json")),
     help="How to print. Default: bars on a terminal, else table.",
 )
+@executor_options
 @debug_option
 def profile(
     *,
@@ -68,6 +69,8 @@ def profile(
     errors: Any,
     groups: int,
     form: str | None,
+    executor: Any,
+    address: str | None,
 ) -> None:
     """Compute the profiles of STORE, print them, and rebuild its database.
 
@@ -95,12 +98,14 @@ def profile(
         lpp-analyze profile ./lpp --drop-prefixes 20 --entropy-by median
         lpp-analyze profile ./lpp --metrics paper,stable_rank,'zscore_*'
         lpp-analyze profile ./lpp --metrics participation_ratio --errors all
+        lpp-analyze profile s3://lab/lpp --executor ray --address auto
     """
     import polars as pl
 
     from lpp.analyze import render
     from lpp.analyze.analysis import analyze
     from lpp.analyze.entropy import uncaptured_lines
+    from lpp.analyze.executor import chosen_executor
     from lpp.analyze.metric_table import LOGITS
     from lpp.analyze.metrics import chosen as asked_of
     from lpp.analyze.metrics import unavailable
@@ -118,9 +123,15 @@ def profile(
     for line in (*shortfalls(views, selection), *lines):
         click.echo(line, err=True)
     total = sum(site in chosen for view in views for site in view.run.sites)
-    with progress("Spectra", total, "sites") as bar:
+    with chosen_executor(executor, address) as who, progress("Spectra", total, "sites") as bar:
         analysis = analyze(
-            store, selection, metrics=metrics, errors=errors, groups=groups, progress=bar
+            store,
+            selection,
+            metrics=metrics,
+            errors=errors,
+            groups=groups,
+            progress=bar,
+            executor=who,
         )
     found = analysis.profiles(entropy=entropy_by, ranks=rank_by, drop_prefixes=dropped)
     database = write_database(store, analysis, drop_prefixes=dropped)

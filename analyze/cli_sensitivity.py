@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from lpp.analyze.options import names, numbers
+from lpp.analyze.options import executor_options, names, numbers
 from lpp.store.console import debug_option, progress
 
 FORMATS = ("table", "csv", "json")
@@ -28,6 +28,7 @@ ERROR_SITES = ("none", "final", "all")
 )
 @click.option("--format", "form", type=click.Choice(FORMATS), default="table", show_default=True)
 @click.option("--part", type=click.Choice(PARTS), help="One part only. CSV: grid by default.")
+@executor_options
 @debug_option
 def sensitivity(
     *,
@@ -39,6 +40,8 @@ def sensitivity(
     errors: Any,
     form: str,
     part: Any,
+    executor: Any,
+    address: str | None,
 ) -> None:
     """Show how the profiles of STORE move with context, prompts, corpus and site.
 
@@ -58,6 +61,7 @@ def sensitivity(
     """
     from lpp.analyze import sensitivity as library
     from lpp.analyze import sensitivity_text as text
+    from lpp.analyze.executor import chosen_executor
     from lpp.analyze.grid import choose
     from lpp.analyze.render_text import as_csv
     from lpp.analyze.select import Selection
@@ -65,8 +69,8 @@ def sensitivity(
     selection = Selection(runs=runs, sites=sites, contexts=contexts, prompts=prompts)
     views, axes = choose(store, selection)
     total = sum(site in axes.sites for view in views for site in view.run.sites)
-    with progress("Spectra", total, "sites") as bar:
-        found = library.sensitivity(store, selection, errors=errors, progress=bar)
+    with chosen_executor(executor, address) as who, progress("Spectra", total, "sites") as bar:
+        found = library.sensitivity(store, selection, errors=errors, progress=bar, executor=who)
     for line in found.left_out:
         click.echo(line, err=True)
     database = library.write(store, found)

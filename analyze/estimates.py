@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import polars as pl
 
@@ -48,6 +48,54 @@ class Request:
         return wanted | dict.fromkeys(parts, again)
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is asked of a site, and what of it is kept already."""
+
+    cells: Collection[Cell]
+    request: Request
+    known: dict[Cell, Summary]
+    kept: Values
+    missing: Mapping[Cell, Demand]
+    """Spectra to compute."""
+    absent: Mapping[Cell, Sequence[Metric[Any]]]
+    """Metrics to compute from rows."""
+
+    @classmethod
+    def of(cls, cache: Cache, site: str, cells: Collection[Cell], request: Request) -> Self:
+        """As the cache is now."""
+        of_spectra, of_rows = request.of(*SPECTRAL_KINDS), request.of("rows")
+        demands = {cell: Demand.of(metrics) for cell, metrics in of_spectra.cells(cells).items()}
+        known = cache.summaries(site) if demands else {}
+        kept = cache.values(site) if of_rows.metrics else {}
+        absent = {
+            cell: [metric for metric in metrics if (cell, metric.name) not in kept]
+            for cell, metrics in of_rows.cells(cells).items()
+        }
+        return cls(
+            cells=cells,
+            request=request,
+            known=known,
+            kept=kept,
+            missing={cell: d for cell, d in demands.items() if not d.met_by(known.get(cell))},
+            absent={cell: metrics for cell, metrics in absent.items() if metrics},
+        )
+
+    def estimates(
+        self, cache: Cache, site: str, new: Mapping[Cell, Summary], made: Values
+    ) -> Estimates:
+        """Everything asked for, with what was computed of it, which the cache keeps from now on."""
+        known, of_spectra = dict(self.known), self.request.of(*SPECTRAL_KINDS)
+        if new:
+            known |= {c: s.joined(known[c]) if c in known else s for c, s in new.items()}
+            cache.keep_summaries(site, new)
+        if made:
+            own = {metric.name for metric in self.request.metrics if metric.own_rows}
+            cache.keep_values(site, {key: value for key, value in made.items() if key[1] in own})
+        values = _values(known, of_spectra.cells(self.cells)) | self.kept | made
+        return dict(_with_errors(values, self.cells, self.request.of(*SPECTRAL_KINDS, "rows")))
+
+
 def site_estimates(
     view: RunView, cache: Cache, site: str, cells: Collection[Cell], request: Request
 ) -> Estimates:
@@ -67,30 +115,11 @@ def site_estimates(
                 **site_estimates(view, cache, site, sure, request),
                 **site_estimates(view, cache, site, unsure, bare),
             }
-    of_spectra = request.of(*SPECTRAL_KINDS)
-    of_rows = request.of("rows")
-    demands = {cell: Demand.of(metrics) for cell, metrics in of_spectra.cells(cells).items()}
-    known = cache.summaries(site) if demands else {}
-    kept = cache.values(site) if of_rows.metrics else {}
-    missing = {cell: d for cell, d in demands.items() if not d.met_by(known.get(cell))}
-    absent = {
-        cell: [metric for metric in metrics if (cell, metric.name) not in kept]
-        for cell, metrics in of_rows.cells(cells).items()
-    }
-    absent = {cell: metrics for cell, metrics in absent.items() if metrics}
+    wanted = Wanted.of(cache, site, cells, request)
     reader = SiteReader(view.run, site, view.lengths)
-    rows = RowValues(reader, absent) if absent else None
-    new = site_summaries(reader, missing, rows)
-    if new:
-        known |= {c: s.joined(known[c]) if c in known else s for c, s in new.items()}
-        cache.keep_summaries(site, new)
-    if rows:
-        made = rows.finish()
-        kept |= made
-        own = {metric.name for metric in of_rows.metrics if metric.own_rows}
-        cache.keep_values(site, {key: value for key, value in made.items() if key[1] in own})
-    values = _values(known, of_spectra.cells(cells)) | kept
-    return dict(_with_errors(values, cells, request.of(*SPECTRAL_KINDS, "rows")))
+    rows = RowValues(reader, wanted.absent) if wanted.absent else None
+    new = site_summaries(reader, wanted.missing, rows)
+    return wanted.estimates(cache, site, new, rows.finish() if rows else {})
 
 
 def token_estimates(view: RunView, cells: Collection[Cell], request: Request) -> Estimates:

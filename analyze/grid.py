@@ -13,6 +13,7 @@ from lpp.analyze.agreement import home
 from lpp.analyze.analysis import Analysis, ErrorSites, analyze
 from lpp.analyze.database import frame_schema
 from lpp.analyze.entropy import SPARSE, uncaptured
+from lpp.analyze.executor import LOCAL, Executor
 from lpp.analyze.flags import ERROR_SHARE, SHORT_SHARE
 from lpp.analyze.jackknife import ERRORS
 from lpp.analyze.keys import RunView, Url
@@ -100,18 +101,30 @@ def _partial(view: RunView, contexts: Sequence[int]) -> list[int]:
 
 
 def values(
-    url: Url, views: Sequence[RunView], axes: Axes, errors: ErrorSites, progress: Progress
+    url: Url,
+    views: Sequence[RunView],
+    axes: Axes,
+    *,
+    errors: ErrorSites,
+    progress: Progress,
+    executor: Executor = LOCAL,
 ) -> pl.DataFrame:
     """The rows of `SCHEMA`: every run at every setting, every metric in every aggregation."""
     frames = [pl.DataFrame(schema=SCHEMA)]
     for view in views:
-        frames += _computed(url, view, axes, errors, progress)
+        frames += _computed(url, view, axes, errors=errors, progress=progress, executor=executor)
         frames.append(_absent(view, axes))
     return _with_different_prompts(pl.concat(frames), views)
 
 
 def _computed(
-    url: Url, view: RunView, axes: Axes, errors: ErrorSites, progress: Progress
+    url: Url,
+    view: RunView,
+    axes: Axes,
+    *,
+    errors: ErrorSites,
+    progress: Progress,
+    executor: Executor,
 ) -> Iterator[pl.DataFrame]:
     """What the run holds of the grid: one read of each site for all of it."""
     sites = [site for site in axes.sites if site in view.run.sites]
@@ -120,7 +133,7 @@ def _computed(
     if not (sites and contexts and sizes):
         return
     held = Selection(runs=[view.run.id], sites=sites, contexts=contexts, prompts=sizes)
-    analysis = analyze(url, held, errors=errors, progress=progress)
+    analysis = analyze(url, held, errors=errors, progress=progress, executor=executor)
     sparse = [context for context in contexts if uncaptured(view, view.prefixes(context))]
     partial = _partial(view, contexts)
     for how in AGGREGATIONS:

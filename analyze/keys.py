@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,11 @@ class RunView:
 
     def __init__(self, run: Run) -> None:
         self.run = run
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What goes to another process: what was read of the run, but for its prompts' texts."""
+        lengths, set_aside, _ = self.lengths, self.set_aside, self.run.shards
+        return {"run": self.run, "lengths": lengths, "set_aside": set_aside}
 
     @cached_property
     def lengths(self) -> npt.NDArray[np.int32]:

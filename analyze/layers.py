@@ -14,6 +14,7 @@ from lpp.analyze import flags, spectra
 from lpp.analyze.cells import GROUPS, Cell
 from lpp.analyze.database import frame_schema, put
 from lpp.analyze.estimates import Estimates, Request
+from lpp.analyze.executor import LOCAL, Executor
 from lpp.analyze.hourglass import Layer, hourglass
 from lpp.analyze.jackknife import Estimate, error_names
 from lpp.analyze.keys import RunView, Url
@@ -53,12 +54,18 @@ class Layers:
 
 
 def layers(
-    url: Url, selection: Selection, *, errors: bool = False, progress: Progress = SILENT
+    url: Url,
+    selection: Selection,
+    *,
+    errors: bool = False,
+    progress: Progress = SILENT,
+    executor: Executor = LOCAL,
 ) -> Layers:
     """Layer-wise ranks of the store at `url`, at the whole of each context that is asked for.
 
     Each site is read once. errors: with the jackknife, which costs one more read and, for the
     effective ranks, eleven solves instead of one. progress: one for each run and site.
+    executor: who computes.
 
     Raises InputError for what no run holds, FormatError for altered bytes.
     """
@@ -69,8 +76,9 @@ def layers(
     metrics = [METRICS[name] for name in (*RANKS, "top_share")]
     request = Request(metrics=metrics, errors=SURE if errors else (), groups=GROUPS)
     rows: list[dict[str, Any]] = []
-    for view, cache, of_site in spectra.by_site(url, keys):
-        found = spectra.estimates(view, cache, of_site, request)
+    parts = list(spectra.by_site(url, keys))
+    work = [spectra.work(view, cache, of_site, request) for view, cache, of_site in parts]
+    for (view, _, of_site), found in zip(parts, executor.estimates(work), strict=True):
         rows += [_row(view, key, found) for key in of_site.iter_rows(named=True)]
         progress.advance()
         progress.note(f"{view.run.id} {of_site.item(0, 'site')}")

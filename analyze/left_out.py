@@ -14,10 +14,12 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from lpp.analyze.bands import Bands, band_counts
+from lpp.analyze.bands import band_counts
 from lpp.analyze.cells import Cell, Integers
+from lpp.analyze.held import Spreads
 from lpp.analyze.moments import Gram, Moments, Spread
 from lpp.analyze.site_reader import SiteReader
+from lpp.analyze.spans import SpannedBands, read_in_spans
 
 
 def left_out(
@@ -28,15 +30,35 @@ def left_out(
     cells: of one number of prompts. whole: the spread of each of their prefixes, nothing left
     out. upper: where the bands end that its rows lie in.
     """
+    yield from without_rows(reader, cells, whole, upper)
     by_read: dict[int, list[Cell]] = defaultdict(list)
+    for cell in cells:
+        if cell.groups and isinstance(whole.get(cell.prefix), Moments):
+            by_read[cell.groups].append(cell)
+    for of_groups in by_read.values():
+        yield from _subtracted(reader, of_groups, whole)
+
+
+def without_rows(
+    reader: SiteReader, cells: Sequence[Cell], whole: Mapping[int, Spread], upper: Sequence[int]
+) -> Iterator[tuple[Cell, Gram]]:
+    """Those of them whose whole spread is a Gram matrix: parts of it, and nothing is read."""
     for cell in cells:
         spread = whole.get(cell.prefix)
         if cell.groups and isinstance(spread, Gram):
             yield cell, spread.only(_stays(cell, upper, reader.lengths))
-        elif cell.groups:
-            by_read[cell.groups].append(cell)
-    for of_groups in by_read.values():
-        yield from _subtracted(reader, of_groups, whole)
+
+
+def without_group(
+    cells: Sequence[Cell], leaving: Spreads, whole: Mapping[int, Spread]
+) -> Iterator[tuple[Cell, Moments]]:
+    """Those that one group is left out of, by subtraction. leaving: the bands of its rows."""
+    of_prefix = {cell.prefix: cell for cell in cells}
+    rest = Moments.empty(leaving.dim)
+    for prefix, moments in leaving.moments(of_prefix):
+        complete = whole[prefix]
+        assert isinstance(complete, Moments)
+        yield of_prefix[prefix], complete.without(moments, out=rest)
 
 
 def _stays(cell: Cell, upper: Sequence[int], lengths: Integers) -> npt.NDArray[np.bool_]:
@@ -59,12 +81,8 @@ def _subtracted(
     every = [part.gap for part in cells[0].parts(cells[0].groups)]
     upper = sorted({cell.prefix for cell in cells})
     counts = np.max([band_counts(reader.lengths[a:b], upper) for a, b in every], axis=0)
-    bands = Bands(reader.width, upper, counts)
-    rest = Moments.empty(reader.width)
-    for gap, _ in zip(every, reader.read([end for _, end in every], bands), strict=True):
-        of_prefix = {cell.prefix: cell for cell in groups[gap]}
-        for prefix, leaving in bands.moments(of_prefix):
-            complete = whole[prefix]
-            assert isinstance(complete, Moments)
-            yield of_prefix[prefix], complete.without(leaving, out=rest)
+    bands = SpannedBands(reader.width, upper, counts)
+    stops = [end for _, end in every]
+    for gap, _ in zip(every, read_in_spans(reader, stops, bands), strict=True):
+        yield from without_group(groups[gap], bands, whole)
         bands.clear()

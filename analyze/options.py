@@ -1,8 +1,10 @@
 """Values of command-line options that several commands share."""
 
-from typing import Any
+from typing import Any, Final
 
 import click
+
+EXECUTORS: Final = ("local", "ray")
 
 
 def names(_ctx: click.Context, _param: click.Parameter, value: str | None) -> Any:
@@ -16,3 +18,27 @@ def numbers(_ctx: click.Context, _param: click.Parameter, value: str | None) -> 
     if not all(part.isascii() and part.isdigit() for part in parts):
         raise click.BadParameter(f"{value!r} is not a list of whole numbers such as 50,100")
     return None if value is None else tuple(int(part) for part in parts)
+
+
+def executor_options(command: Any) -> Any:
+    """`--executor local|ray` and `--address`."""
+    command = click.option(
+        "--address",
+        metavar="HOST:PORT",
+        callback=_needs_ray,
+        help="With --executor ray: the head of a running cluster, or auto.",
+    )(command)
+    return click.option(
+        "--executor",
+        type=click.Choice(EXECUTORS),
+        default="local",
+        show_default=True,
+        is_eager=True,
+        help="ray: on a Ray cluster, or on one of this machine that is started for it.",
+    )(command)
+
+
+def _needs_ray(context: click.Context, _param: click.Parameter, value: str | None) -> str | None:
+    if value is not None and context.params.get("executor") != "ray":
+        raise click.UsageError("--address names a Ray cluster: it goes with --executor ray.")
+    return value

@@ -23,11 +23,13 @@ Values = dict[tuple[Cell, str], float]
 class RowValues:
     """Takes in a site's rows; `finish` makes the metrics of them.
 
-    wanted: the metrics of each cell. n_prompts: as many prompts are to be read.
+    wanted: the metrics of each cell. n_prompts: as many prompts are to be read. sizes: where
+    the read stops on the way, as it does for spectra: sums over blocks depend on where those end.
     """
 
     def __init__(self, reader: SiteReader, wanted: Mapping[Cell, Sequence[Metric[Any]]]) -> None:
-        self.n_prompts = max(cell.n_prompts for cell in wanted)
+        self.sizes = {cell.n_prompts for cell in wanted}
+        self.n_prompts = max(self.sizes)
         self._reader = reader
         self._longest = max(cell.prefix for cell in wanted)
         self._count = 0

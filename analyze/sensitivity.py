@@ -15,6 +15,7 @@ from lpp.analyze import grid
 from lpp.analyze.agreement import Compared, Setting, Value, compare
 from lpp.analyze.analysis import ErrorSites
 from lpp.analyze.database import frame_schema, put
+from lpp.analyze.executor import LOCAL, Executor
 from lpp.analyze.keys import RunView, Url
 from lpp.analyze.saving import Saving, paper_tokens
 from lpp.analyze.select import Selection, shortfalls
@@ -58,18 +59,19 @@ def sensitivity(
     *,
     errors: ErrorSites = "final",
     progress: Progress = SILENT,
+    executor: Executor = LOCAL,
 ) -> Sensitivity:
     """Profiles of the store at `url` over the grid that `selection` spans, and their agreement.
 
     Without contexts or numbers of prompts: {50, 100, 200, 500} and {10, 100, 500, 1000} as far as
     a run holds them, and the most that every run holds. errors: as for `analyze`; without one a
     rank carries no `small_sample`, but of a single prompt; an entropy has its error always.
-    progress: one for each run and site.
+    progress: one for each run and site. executor: who computes what is of a site.
 
     Raises InputError for what no run holds, FormatError for altered bytes.
     """
     views, axes = grid.choose(url, selection)
-    values = grid.values(url, views, axes, errors, progress)
+    values = grid.values(url, views, axes, errors=errors, progress=progress, executor=executor)
     names, doubles = representatives(views)
     return Sensitivity(
         values=values,

@@ -41,10 +41,13 @@ class SiteReader:
         """Columns d of a row."""
         return next(spec.width for spec in self.run.plan.sites if spec.name == self.site)
 
-    def read(self, sizes: Sequence[int], *sinks: Sink) -> Iterator[int]:
-        """Fill `sinks`; yield each of `sizes`, ascending, once its prompts are in, no more."""
+    def read(self, sizes: Sequence[int], *sinks: Sink, first: int = 0) -> Iterator[int]:
+        """Fill `sinks`; yield each of `sizes`, ascending, once its prompts are in, no more.
+
+        first: the prompt to begin with.
+        """
         ahead = deque(sizes)
-        blocks = self.run.blocks(self.site, prompts=sizes[-1], block_bytes=BLOCK_BYTES)
+        blocks = self.run.blocks(self.site, first=first, prompts=sizes[-1], block_bytes=BLOCK_BYTES)
         for block in _read_ahead(blocks):
             start = 0
             while block.prompt_id[-1] >= ahead[0]:

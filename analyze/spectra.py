@@ -6,7 +6,8 @@ import polars as pl
 
 from lpp.analyze.cache import Cache
 from lpp.analyze.cells import Cell, n_tokens
-from lpp.analyze.estimates import Estimates, Request, site_estimates
+from lpp.analyze.estimates import Estimates, Request
+from lpp.analyze.executor import LOCAL, Work
 from lpp.analyze.jackknife import Estimate, error_names
 from lpp.analyze.keys import RunView, Url, depth, views
 from lpp.analyze.lazy import Source, scan
@@ -94,9 +95,14 @@ def by_site(url: Url, keys: pl.DataFrame) -> Iterator[tuple[RunView, Cache, pl.D
             yield view, cache, of_site
 
 
-def estimates(view: RunView, cache: Cache, keys: pl.DataFrame, request: Request) -> Estimates:
+def work(view: RunView, cache: Cache, keys: pl.DataFrame, request: Request) -> Work:
     """What `request` asks of the cells of `keys`, which are of one site."""
-    return site_estimates(view, cache, keys.item(0, "site"), set(cells(keys)), request)
+    return Work(view, cache, keys.item(0, "site"), set(cells(keys)), request)
+
+
+def estimates(view: RunView, cache: Cache, keys: pl.DataFrame, request: Request) -> Estimates:
+    """The same, computed in this process."""
+    return next(LOCAL.estimates([work(view, cache, keys, request)]))
 
 
 def cells(keys: pl.DataFrame) -> list[Cell]:

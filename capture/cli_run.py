@@ -13,14 +13,14 @@ from click.core import ParameterSource
 from lpp.capture.cli_options import grace_option, request_of, request_options
 from lpp.capture.cli_store import STORE
 from lpp.capture.machine import require
-from lpp.capture.parts import WHOLE, Part, parse_part
+from lpp.capture.parts import Part, chosen_part
 from lpp.store.console import debug_option
 from lpp.store.place import place
 
 if TYPE_CHECKING:
     from lpp.capture.outcome import Outcome
 
-WITH_JOBS = ("jobs", "store", "part", "dry_run", "grace")
+WITH_JOBS = ("jobs", "store", "part", "rank", "world", "dry_run", "grace")
 """What may stand beside --jobs; every other option belongs to one job."""
 
 
@@ -34,6 +34,8 @@ WITH_JOBS = ("jobs", "store", "part", "dry_run", "grace")
     help="Capture every N-th shard from the K-th, K from 0 to N - 1; slurm: as srun or the "
     "array numbers this task.",
 )
+@click.option("--rank", type=int, metavar="K", help="With --world N: the same as --part K/N.")
+@click.option("--world", type=click.IntRange(1), metavar="N", help="Processes in all, with --rank.")
 @click.option(
     "--report",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -133,7 +135,7 @@ def _run_jobs(context: click.Context) -> int:
 
 
 def _part(options: Mapping[str, Any]) -> Part:
-    return WHOLE if options["part"] is None else parse_part(options["part"], os.environ)
+    return chosen_part(options["part"], options["rank"], options["world"], os.environ)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ The plan knows nothing of workers, so any number of them, alike or not, write th
 are dealt like cards rather than cut into ranges: the first shards are then done first, and what
 can be analysed grows while the workers are still at it (`Run.n_prompts` ends at the first gap).
 
-Parts count from 0, as ranks do: `--part $SLURM_PROCID/$SLURM_NTASKS`, `--part $RANK/$WORLD_SIZE`.
+Parts count from 0, as ranks do: `--part 3/8` and `--rank 3 --world 8` are one and the same.
 """
 
 import re
@@ -52,6 +52,38 @@ def parse_part(text: str, environment: Mapping[str, str]) -> Part:
             kind=ErrorKind.INVALID_VALUE,
         )
     return Part(int(match[1]), int(match[2]))
+
+
+def chosen_part(
+    part: str | None, rank: int | None, world: int | None, environment: Mapping[str, str]
+) -> Part:
+    """The part that `--part`, or `--rank` with `--world`, names; the whole where none is given.
+
+    InputError(INVALID_VALUE) for half of the pair, for both ways at once, and as `parse_part`.
+
+    >>> chosen_part(None, 3, 8, {})
+    Part(index=3, count=8)
+    """
+    if rank is None and world is None:
+        return WHOLE if part is None else parse_part(part, environment)
+    if part is not None:
+        raise InputError(
+            f"--part {part} and --rank with --world say the same thing twice. Leave one out.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    if rank is None or world is None:
+        given, lacking = ("--rank", "--world") if world is None else ("--world", "--rank")
+        raise InputError(
+            f"{given} needs {lacking}: --rank 3 --world 8 is the fourth of eight processes.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    if not 0 <= rank < world:
+        raise InputError(
+            f"--rank {rank} --world {world}: ranks count from 0, so give --rank 0 to "
+            f"{max(world - 1, 0)}.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    return Part(rank, world)
 
 
 def slurm_part(environment: Mapping[str, str]) -> Part:

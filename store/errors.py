@@ -12,6 +12,7 @@ traceback and exits with code 2.
 """
 
 from enum import StrEnum
+from typing import Any
 
 
 class ErrorKind(StrEnum):
@@ -46,6 +47,10 @@ class LppError(Exception):
         super().__init__(message)
         self.kind = kind
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As another process gets it: `kind` is a keyword, which pickling alone would drop."""
+        return _revived, (type(self), str(self), self.kind)
+
 
 class InputError(LppError):
     """The command or an input file must change."""
@@ -61,3 +66,7 @@ class ConflictError(LppError):
 
 class MachineError(LppError):
     """The machine lacks something: disk space, memory, a package, a device."""
+
+
+def _revived(of: type[LppError], message: str, kind: ErrorKind) -> LppError:
+    return of(message, kind=kind)

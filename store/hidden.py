@@ -99,9 +99,9 @@ def encode_array(spec: ArraySpec, rows: npt.NDArray[Any]) -> dict[str, memoryvie
 
 
 def read_site(
-    group: Group, site: str, *, rows: int, block_rows: int
+    group: Group, site: str, *, rows: int, block_rows: int, start: int = 0
 ) -> Iterator[npt.NDArray[np.float32]]:
-    """The first `rows` rows in blocks, as float32. Blocks begin on chunk boundaries.
+    """Rows from `start` up to `rows` in blocks, as float32, cut on chunk boundaries.
 
     For arrays that `hidden_limits.check_array` found right. FormatError(CORRUPT) for chunks that
     do not unpack.
@@ -109,8 +109,9 @@ def read_site(
     array = open_site(group, site)
     chunk = array.chunks[0]
     step = max(chunk, block_rows // chunk * chunk)
-    for start in range(0, rows, step):
-        yield to_float32(cast("Rows", rows_of(array, site, start, min(start + step, rows))))
+    for block in range(start // chunk * chunk, rows, step):
+        begin, end = max(block, start), min(block + step, rows)
+        yield to_float32(cast("Rows", rows_of(array, site, begin, end)))
 
 
 def open_site(group: Group, site: str) -> "zarr.Array[Any]":

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -122,6 +122,10 @@ class Run:
         self.path = path
         self.id = path.name
         self._checked: set[Place] = set()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What goes to another process: what was checked on this machine is checked anew there."""
+        return {**self.__dict__, "_checked": set()}
 
     def __repr__(self) -> str:
         return f"Run({self.id!r}, {len(self.shards)} of {self.plan.n_shards} shards)"
@@ -250,13 +254,18 @@ class Run:
         return (block.values for block in self.blocks(site))
 
     def blocks(
-        self, site: str, *, prompts: int | None = None, block_bytes: int = BLOCK_BYTES
+        self,
+        site: str,
+        *,
+        first: int = 0,
+        prompts: int | None = None,
+        block_bytes: int = BLOCK_BYTES,
     ) -> Iterator[Block]:
         """Rows of `site` with the token each belongs to, about `block_bytes` at a time.
 
-        Prompts that were set aside have none. prompts: only those with `prompt_id < prompts`; all
-        committed ones by default. Raises InputError for a site the run does not hold and for a run
-        that keeps no rows, FormatError for altered bytes.
+        Prompts that were set aside have none. first, prompts: only those with
+        `first <= prompt_id < prompts`; all committed ones by default. Raises InputError for a site
+        the run does not hold and for a run that keeps no rows, FormatError for altered bytes.
         """
         site_of(self, site)
         if not self.plan.keeps_rows:
@@ -266,8 +275,8 @@ class Run:
                 kind=ErrorKind.NOT_FOUND,
             )
         for shard in self.shards:
-            if prompts is None or shard.first_prompt < prompts:
-                yield from self._shard_blocks(shard, site, prompts, block_bytes)
+            if first < shard.end_prompt and (prompts is None or shard.first_prompt < prompts):
+                yield from self._shard_blocks(shard, site, first, prompts, block_bytes)
 
     def moments(self, site: str) -> MomentsReader:
         """Moments of `site` by shard and prefix band; raises what `MomentsReader` does."""
@@ -278,7 +287,7 @@ class Run:
         return self._file(shard.path, shard.commit, key)
 
     def _shard_blocks(
-        self, shard: ShardRecord, site: str, prompts: int | None, block_bytes: int
+        self, shard: ShardRecord, site: str, first: int, prompts: int | None, block_bytes: int
     ) -> Iterator[Block]:
         file = self._file(shard.path, shard.commit, TOKENS_KEY)
         group = self._group(shard, site)
@@ -291,8 +300,9 @@ class Run:
         # Rows lie in prompt order, so the first prompts are the first rows.
         rows = shard.rows if prompts is None else int(np.searchsorted(prompt_id, prompts))
         aside = self._quarantine(shard)["prompt_id"] if shard.commit.quarantine else None
-        start = 0
-        for values in read_site(group, site, rows=rows, block_rows=block_bytes // (4 * spec.width)):
+        start = int(np.searchsorted(prompt_id, first))
+        block_rows = block_bytes // (4 * spec.width)
+        for values in read_site(group, site, start=start, rows=rows, block_rows=block_rows):
             end = start + len(values)
             block = Block(
                 values=values, prompt_id=prompt_id[start:end], position=position[start:end]

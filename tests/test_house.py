@@ -27,6 +27,7 @@ ONLY_IN = {
     "huggingface_hub": {"capture"},
     "lm_eval": {"capture/probe*.py"},
     "obstore": {"store/bucket.py"},
+    "ray": {"analyze/ray_executor.py", "capture/ray_*.py", "store/cluster.py"},
     "safetensors": {"capture"},
     "transformers": {"capture/models.py"},
     "vl_convert": {"analyze/chart_library.py"},
@@ -47,6 +48,7 @@ HEAVY = (
     "xxhash",
     "altair",
     "obstore",
+    "ray",
 )
 
 

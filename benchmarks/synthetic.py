@@ -1,0 +1,149 @@
+"""A run of any size through the real writer, without a model: random rows of a few scales.
+
+Analysis takes as long on them as on a model's, since no step of it looks at what the numbers are;
+they compress less, because nothing repeats in their mantissas.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from lpp.store import Plan, Run, RunWriter, create_store
+from lpp.store.plan import (
+    ComputeInfo,
+    CorpusInfo,
+    ModelInfo,
+    PromptsInfo,
+    SiteSpec,
+    TokenizerInfo,
+)
+from lpp.store.rows import prompts_sha256, token_ids_sha256
+from lpp.store.schedule import prefix_schedule
+from lpp.store.tables import PROMPTS_SCHEMA, TOKENS_SCHEMA
+
+LENGTH: Final = 100
+"""Tokens of each prompt."""
+WIDTH: Final = 1000
+"""Of the logits."""
+
+
+def synthetic_run(
+    root: Path,
+    rows: int,
+    dim: int,
+    *,
+    sites: Sequence[str] = ("final",),
+    per_shard: int = 500,
+    length: int = LENGTH,
+) -> Run:
+    """`rows` tokens in prompts of `length`, each site `dim` wide, in bfloat16.
+
+    per_shard: prompts of a shard. The same arguments give the same bytes.
+    """
+    count = rows // length
+    rng = np.random.default_rng([rows, dim])
+    ids = rng.integers(0, WIDTH, size=(count, length), dtype=np.int32)
+    prompts = _prompts(ids)
+    plan = _plan(prompts, length=length, dim=dim, sites=sites, per_shard=per_shard)
+    writer = RunWriter(create_store(root).path, plan, prompts)
+    for shard in range(plan.n_shards):
+        if writer.committed(shard):
+            continue
+        part = slice(plan.shards[shard], plan.shards[shard + 1])
+        hidden = dict(zip(sites, _hidden([rows, dim, shard], ids[part].size, dim), strict=False))
+        writer.write_shard(shard, hidden, _tokens(ids, part))
+    return writer.run
+
+
+def _hidden(seed: list[int], rows: int, dim: int) -> Iterator[npt.NDArray[np.uint16]]:
+    """Rows of one site after the other, the upper halves of float32."""
+    rng = np.random.default_rng(seed)
+    scale = (1 + np.arange(dim) % 7).astype(np.float32)
+    while True:
+        values = rng.standard_normal((rows, dim), dtype=np.float32) * scale
+        yield (values.view(np.uint32) >> 16).astype(np.uint16)
+
+
+def _prompts(ids: npt.NDArray[np.int32]) -> pa.Table:
+    count, length = ids.shape
+    offsets = pa.array(np.arange(0, count * length + 1, length, dtype=np.int32))
+    columns = {
+        "prompt_id": np.arange(count, dtype=np.int32),
+        "source_row": np.arange(count, dtype=np.int64),
+        "token_ids": pa.ListArray.from_arrays(offsets, pa.array(ids.ravel())),
+        "n_tokens": np.full(count, length, np.int32),
+        "truncated": np.zeros(count, bool),
+        "sha256": [token_ids_sha256(row) for row in ids],
+    }
+    return pa.table(columns, schema=PROMPTS_SCHEMA)
+
+
+def _tokens(ids: npt.NDArray[np.int32], part: slice) -> pa.Table:
+    count, length = ids[part].shape
+    position = np.tile(np.arange(length, dtype=np.int32), count)
+    last = position == length - 1
+    number = np.arange(count * length)
+    entropy = (0.5 + number % 13 / 4).astype(np.float32)
+    columns = {
+        "prompt_id": np.repeat(np.arange(part.start, part.stop, dtype=np.int32), length),
+        "position": position,
+        "token_id": ids[part].ravel(),
+        "entropy": entropy,
+        "log_z": np.full(count * length, 9, np.float32),
+        "max_logprob": np.full(count * length, -0.5, np.float32),
+        "margin": np.full(count * length, 0.5, np.float32),
+        "next_logprob": pa.array(np.full(count * length, -2, np.float32), mask=last),
+        "next_rank": pa.array(np.full(count * length, 3, np.int32), mask=last),
+        "top1_id": np.full(count * length, 7, np.int32),
+        "varentropy": np.full(count * length, 1, np.float32),
+    }
+    return pa.table(columns, schema=TOKENS_SCHEMA)
+
+
+def _plan(
+    prompts: pa.Table, *, length: int, dim: int, sites: Sequence[str], per_shard: int
+) -> Plan:
+    count = prompts.num_rows
+    blocks = max((int(s.partition(".")[2]) for s in sites if s.startswith("block.")), default=1)
+    return Plan(
+        model=ModelInfo(
+            id=f"synthetic-{dim}",
+            source="folder",
+            revision=None,
+            weights="none",
+            architecture="none",
+            n_parameters=12 * blocks * dim * dim,
+            n_blocks=blocks,
+            hidden_size=dim,
+            logits_width=WIDTH,
+        ),
+        tokenizer=TokenizerInfo(id="synthetic", fingerprint="none", size=WIDTH),
+        corpus=CorpusInfo(
+            name="synthetic", revision=None, fingerprint="none", prompt_set="none", selection={}
+        ),
+        prompts=PromptsInfo(count=count, tokens=count * length, sha256=prompts_sha256(prompts)),
+        context=length,
+        prefixes=prefix_schedule(length),
+        logit_positions="all",
+        sites=tuple(
+            SiteSpec(name=s, convention="post_norm" if s == "final" else "residual", width=dim)
+            for s in sites
+        ),
+        compute=ComputeInfo(
+            backend="torch",
+            device="cpu",
+            dtype="bfloat16",
+            attention="sdpa",
+            batch_tokens=2048,
+            device_map=None,
+            quantization=None,
+            trust_remote_code=False,
+            versions={},
+        ),
+        stored_dtype="bfloat16",
+        shards=(*range(0, count, per_shard), count),
+    )
