@@ -37,26 +37,34 @@ def capture_into(
     the shard under way (`lpp.capture.stopping`); None: a request ends this at once. Every committed
     shard survives whatever stops this.
     """
-    # before the model loads: a bad path should not cost minutes
-    store = create_store(root) if resume is None else open_store(root)
-    if resume is not None and resume not in store.runs:
-        raise InputError(
-            f"{root} has no run {resume}; it has {', '.join(store.runs) or 'none'}.",
-            kind=ErrorKind.NOT_FOUND,
-        )
+    store = store_for(root, resume)
     key = request_key(request)  # of the files as they are before they are read
     with progress("prepare", 1, "model") as bar:
         prepared = prepare(request, progress=bar, quiet=not debugging())
         bar.advance()
     with closing(prepared):
         if resume is not None:
-            _refuse_another(prepared.plan, store, resume)
+            refuse_another(prepared.plan, store, resume)
         writer = RunWriter(
             store.path, prepared.plan, prepared.prompts, set_aside=prepared.set_aside
         )
         remember(store, key, prepared.plan.run_id)
         click.echo(f"{describe(prepared.plan)}\n  into {writer.run.path}", err=True)
         return _capture(prepared, writer, part, grace)
+
+
+def store_for(root: Url, resume: str | None) -> Store:
+    """The store at `root`, made where there is none; with `resume` it must hold that run.
+
+    Asked for before a model loads: a bad path should not cost minutes.
+    """
+    store = create_store(root) if resume is None else open_store(root)
+    if resume is not None and resume not in store.runs:
+        raise InputError(
+            f"{root} has no run {resume}; it has {', '.join(store.runs) or 'none'}.",
+            kind=ErrorKind.NOT_FOUND,
+        )
+    return store
 
 
 def _capture(prepared: Prepared, writer: RunWriter, part: Part, grace: float | None) -> Outcome:
@@ -100,7 +108,8 @@ def describe(plan: Plan) -> str:
     )
 
 
-def _refuse_another(plan: Plan, store: Store, resume: str) -> None:
+def refuse_another(plan: Plan, store: Store, resume: str) -> None:
+    """Raise ConflictError, with the fields that differ, unless `plan` is that of `resume`."""
     if plan.run_id != resume:
         fields = "\n  ".join(differences(plan, store.runs[resume].plan))
         raise ConflictError(
