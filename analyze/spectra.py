@@ -14,6 +14,7 @@ from lpp.analyze.lazy import Source, scan
 from lpp.analyze.spectral_metrics import PAPER
 from lpp.analyze.spectrum import rank_bound
 from lpp.store import open_store
+from lpp.store.place import absolute
 
 SCHEMA = pl.Schema(
     {
@@ -87,7 +88,7 @@ def requested(columns: frozenset[str], groups: int | None) -> Request:
 
 def by_site(url: Url, keys: pl.DataFrame) -> Iterator[tuple[RunView, Cache, pl.DataFrame]]:
     """The part of `keys` of each run and site, in order."""
-    store = open_store(url)
+    store = open_store(absolute(url))  # a site may be another machine's work
     for _, of_run in keys.group_by("run", maintain_order=True):
         view = RunView(store.runs[of_run.item(0, "run")])
         cache = Cache(store.path, view.run)

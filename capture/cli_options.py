@@ -189,6 +189,48 @@ grace_option: Final[Decorator] = click.option(
 )
 
 
+EXECUTOR_OPTIONS: Final[tuple[Decorator, ...]] = (
+    click.option(
+        "--executor",
+        type=click.Choice(["local", "ray"]),
+        default="local",
+        show_default=True,
+        help="ray: on a Ray cluster, or on one of this machine that is started for it.",
+    ),
+    click.option(
+        "--address",
+        metavar="HOST:PORT",
+        help="With --executor ray: the head of a running cluster, or auto.",
+    ),
+    click.option(
+        "--workers",
+        type=click.IntRange(1),
+        metavar="N",
+        help="With --executor ray: models at work at once. By default one for each card.",
+    ),
+)
+
+
+def check_executor(options: Mapping[str, Any]) -> None:
+    """UsageError for an option of Ray's without Ray."""
+    for name in ("address", "workers"):
+        if options[name] is not None and options["executor"] != "ray":
+            raise click.UsageError(f"--{name} is about a Ray cluster: it goes with --executor ray.")
+
+
+def executor_words(options: Mapping[str, Any]) -> list[str]:
+    """The same options as words of a command line."""
+    names = [name for name in ("executor", "address", "workers") if options[name] is not None]
+    return [f"--{n}={options[n]}" for n in names] if options["executor"] != "local" else []
+
+
+def executor_options(command: Any) -> Any:
+    """`--executor`, `--address` and `--workers`."""
+    for option in reversed(EXECUTOR_OPTIONS):
+        command = option(command)
+    return command
+
+
 def request_options(command: Any) -> Any:
     """Every option that says what is captured: of the model, of the corpus, of the capture."""
     for option in reversed((*MODEL_OPTIONS, *CORPUS_OPTIONS, *CAPTURE_OPTIONS)):

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from lpp.capture.cli_options import grace_option, request_of, request_options
+from lpp.capture.cli_options import (
+    check_executor,
+    executor_options,
+    executor_words,
+    grace_option,
+    request_of,
+    request_options,
+)
 from lpp.capture.cli_store import STORE
 from lpp.capture.machine import require
 from lpp.capture.parts import Part, chosen_part
@@ -20,7 +27,10 @@ from lpp.store.place import place
 if TYPE_CHECKING:
     from lpp.capture.outcome import Outcome
 
-WITH_JOBS = ("jobs", "store", "part", "rank", "world", "dry_run", "grace")
+WITH_JOBS = (
+    *("jobs", "store", "part", "rank", "world", "dry_run", "grace"),
+    *("executor", "address", "workers"),
+)
 """What may stand beside --jobs; every other option belongs to one job."""
 
 
@@ -49,6 +59,7 @@ WITH_JOBS = ("jobs", "store", "part", "rank", "world", "dry_run", "grace")
     help="Models x corpora x settings from a TOML file instead of one by options.",
 )
 @click.option("--dry-run", is_flag=True, help="With --jobs: list them and run none.")
+@executor_options
 @grace_option
 @debug_option
 @click.pass_context
@@ -63,6 +74,8 @@ def run(context: click.Context, /, **options: Any) -> int:
           --context 500 --sites final,'block.*' --device cuda --store ./lpp
       srun lpp-capture run --model ./my-model --corpus texts.jsonl \\
           --device cuda --store ./lpp --part slurm
+      lpp-capture run --model ./my-model --corpus texts.jsonl \\
+          --device cuda --store ./lpp --executor ray --address auto
       lpp-capture run --jobs jobs.toml --store ./lpp
 
     The same command resumes a run that was stopped: what is committed stays.
@@ -74,6 +87,7 @@ def run(context: click.Context, /, **options: Any) -> int:
     work: Llama, Qwen2, Qwen3, Mistral, Gemma 2, Gemma 3, Phi-3, GPT-2, GPT-NeoX,
     OPT, Falcon.
     """
+    check_executor(options)
     if options["jobs"] is not None:
         return _run_jobs(context)
     for name in ("model", "corpus", "store"):
@@ -97,6 +111,11 @@ def _capture(options: Mapping[str, Any]) -> "Outcome":
     if outcome is not None:
         return outcome
     require("torch", "transformers", "safetensors")
+    if options["executor"] == "ray":
+        from lpp.capture.ray_executor import capture_on_ray
+
+        of_ray = {name: options[name] for name in ("grace", "workers", "address")}
+        return capture_on_ray(store, request, resume=resume, part=part, **of_ray)
     from lpp.capture.run import capture_into
 
     return capture_into(store, request, resume=resume, part=part, grace=options["grace"])
@@ -131,7 +150,7 @@ def _run_jobs(context: click.Context) -> int:
     from lpp.store import create_store
 
     create_store(store)  # a bad path is one mistake, not a mistake of every job
-    return run_and_tell(file.jobs, store, part, options["grace"])
+    return run_and_tell(file.jobs, store, part, options["grace"], executor_words(options))
 
 
 def _part(options: Mapping[str, Any]) -> Part:

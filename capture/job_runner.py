@@ -57,14 +57,20 @@ LEFTOVER_SECONDS: Final = 5.0
 
 
 def run_jobs(
-    jobs: Sequence[Job], store: Place, part: Part = WHOLE, grace: float = GRACE_SECONDS
+    jobs: Sequence[Job],
+    store: Place,
+    part: Part = WHOLE,
+    grace: float = GRACE_SECONDS,
+    more: Sequence[str] = (),
 ) -> list[JobResult]:
     """Run every job in turn, whatever comes of the others; a result for each, in order.
 
     part: which shards of each run are this process's. After Ctrl-C, or a request to end, the job
-    under way finishes its shard within `grace` seconds; the others are not started.
+    under way finishes its shard within `grace` seconds; the others are not started. more: further
+    options of each command, such as `--executor=ray`.
     """
     results: list[JobResult] = []
+    options = [f"--store={store}", f"--grace={grace:g}", *_part_words(part), *more]
     with contextlib.suppress(KeyboardInterrupt), polite_ends():
         for number, job in enumerate(jobs, start=1):
             click.echo(f"[{number}/{len(jobs)}] {job.name}", err=True)
@@ -72,7 +78,7 @@ def run_jobs(
             if outcome is not None:
                 results.append(_result(job, outcome.document()))
                 continue
-            result, stopped = _run(job, store, part, grace)
+            result, stopped = _run(job, options)
             results.append(result)
             if stopped:
                 break
@@ -80,11 +86,11 @@ def run_jobs(
     return results + [JobResult(name=job.name, status="not started") for job in unstarted]
 
 
-def _run(job: Job, store: Place, part: Part, grace: float) -> tuple[JobResult, bool]:
+def _run(job: Job, options: Sequence[str]) -> tuple[JobResult, bool]:
     """Run one job in a process; whether it was asked to end early comes along."""
     with tempfile.TemporaryDirectory(prefix="lpp-job-") as folder:
         report = Path(folder, "report.json")
-        more = [f"--store={store}", f"--report={report}", f"--grace={grace:g}", *_part_words(part)]
+        more = [*options, f"--report={report}"]
         more += ["--debug"] if debugging() else []
         words = [sys.executable, "-m", "lpp.capture.cli", "run", *job.words, *more]
         code, stopped = _finish(words)
@@ -201,10 +207,12 @@ def list_jobs(jobs: Sequence[Job], store: Place, part: Part = WHOLE) -> str:
     return "\n".join(lines)
 
 
-def run_and_tell(jobs: Sequence[Job], store: Place, part: Part, grace: float) -> int:
+def run_and_tell(
+    jobs: Sequence[Job], store: Place, part: Part, grace: float, more: Sequence[str] = ()
+) -> int:
     """Run the jobs, print the table, return the exit code."""
     start = time.monotonic()
-    results = run_jobs(jobs, store, part, grace)
+    results = run_jobs(jobs, store, part, grace, more)
     click.echo(table(results, time.monotonic() - start))
     code = exit_code(results)
     if code == EXIT_USER_ERROR:

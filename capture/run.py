@@ -4,6 +4,8 @@ import time
 from contextlib import closing, nullcontext
 
 import click
+import numpy as np
+import numpy.typing as npt
 
 from lpp.capture.engine import capture_run, tokens_of
 from lpp.capture.known_runs import remember, request_key
@@ -38,22 +40,17 @@ def capture_into(
     the shard under way (`lpp.capture.stopping`); None: a request ends this at once. Every committed
     shard survives whatever stops this.
     """
-    # before the model loads: a bad path should not cost minutes
-    store = create_store(root) if resume is None else open_store(root)
-    if resume is not None and resume not in store.runs:
-        raise InputError(
-            f"{root} has no run {resume}; it has {', '.join(store.runs) or 'none'}.",
-            kind=ErrorKind.NOT_FOUND,
-        )
+    store = store_for(root, resume)
     key = request_key(request)  # of the files as they are before they are read
     with progress("prepare", 1, "model") as bar:
         prepared = prepare(request, progress=bar, quiet=not debugging())
         bar.advance()
     with closing(prepared):
         if resume is not None:
-            _refuse_another(prepared.plan, store, resume)
+            refuse_another(prepared.plan, store, resume)
         click.echo(describe(prepared.plan), err=True)
-        _check_size(prepared, store, part, request.shard_bytes)
+        lengths = prepared.prompts["n_tokens"].to_numpy()
+        check_size(prepared.plan, lengths, store, part, request.shard_bytes)
         writer = RunWriter(
             store.path, prepared.plan, prepared.prompts, set_aside=prepared.set_aside
         )
@@ -62,15 +59,30 @@ def capture_into(
         return _capture(prepared, writer, part, grace)
 
 
-def _check_size(prepared: Prepared, store: Store, part: Part, shard_bytes: int) -> None:
+def check_size(
+    plan: Plan, lengths: npt.NDArray[np.int32], store: Store, part: Part, shard_bytes: int
+) -> None:
     """Tell what each --keep would take; refuse the one that is asked for if it does not fit."""
-    plan, lengths = prepared.plan, prepared.prompts["n_tokens"].to_numpy()
     found, free = sizes(plan, lengths.tolist(), shard_bytes), free_bytes(store.path)
     click.echo(told(found, plan.keep, free), err=True)
     mine = part.shards(plan.n_shards)
     begun = store.runs.get(plan.run_id)
     todo = [shard for shard in mine if begun is None or begun.shard(shard) is None]
     check_room(found, plan.keep, remaining(plan, lengths, todo), free, store.path)
+
+
+def store_for(root: Url, resume: str | None) -> Store:
+    """The store at `root`, made where there is none; with `resume` it must hold that run.
+
+    Asked for before a model loads: a bad path should not cost minutes.
+    """
+    store = create_store(root) if resume is None else open_store(root)
+    if resume is not None and resume not in store.runs:
+        raise InputError(
+            f"{root} has no run {resume}; it has {', '.join(store.runs) or 'none'}.",
+            kind=ErrorKind.NOT_FOUND,
+        )
+    return store
 
 
 def _capture(prepared: Prepared, writer: RunWriter, part: Part, grace: float | None) -> Outcome:
@@ -114,7 +126,8 @@ def describe(plan: Plan) -> str:
     )
 
 
-def _refuse_another(plan: Plan, store: Store, resume: str) -> None:
+def refuse_another(plan: Plan, store: Store, resume: str) -> None:
+    """Raise ConflictError, with the fields that differ, unless `plan` is that of `resume`."""
     if plan.run_id != resume:
         fields = "\n  ".join(differences(plan, store.runs[resume].plan))
         raise ConflictError(

@@ -5,6 +5,8 @@ Ray is an extra, imported here and in the two executors, inside functions alone.
 
 import contextlib
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -61,6 +63,7 @@ def _connect(ray: Any, address: str) -> None:
             kind=ErrorKind.INVALID_VALUE,
         )
     own = {"include_dashboard": False} if address == LOCAL else {}
+    ends = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(
             address=address,
@@ -78,6 +81,9 @@ def _connect(ray: Any, address: str) -> None:
             "cluster of this machine is started.",
             kind=ErrorKind.UNREACHABLE,
         ) from None
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, ends)  # Ray puts its own there
 
 
 def processors(ray: Any) -> int:

@@ -96,3 +96,9 @@ def in_parallel(
         return [function(item) for item in items]
     with ThreadPoolExecutor(REQUESTS_AT_ONCE, thread_name_prefix="lpp-requests") as pool:
         return list(pool.map(function, items))
+
+
+def absolute(url: Url) -> Place:
+    """The same from any folder, as a process on another machine needs it."""
+    found = place(url)
+    return found.absolute() if isinstance(found, Path) else found

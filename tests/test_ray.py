@@ -80,6 +80,29 @@ def nodes(environment: dict[str, str]) -> Nodes:
     return run
 
 
+@pytest.fixture(scope="module")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama of two blocks with a tokenizer of bytes, as a folder."""
+    import torch
+    import transformers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    folder = tmp_path_factory.mktemp("model")
+    letters = ["<s>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    tokenizer = Tokenizer(models.BPE({letter: n for n, letter in enumerate(letters)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="<s>", pad_token="<s>"
+    ).save_pretrained(folder)
+    torch.manual_seed(5)
+    shape = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}
+    config = transformers.LlamaConfig(vocab_size=len(letters), **shape, **heads)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return folder
+
+
 def test_analysis_with_a_node_lost_has_the_bits_of_one_process(
     nodes: Nodes, tmp_path: Path
 ) -> None:
@@ -89,6 +112,24 @@ def test_analysis_with_a_node_lost_has_the_bits_of_one_process(
     assert told["rows"] == 2 * 10 * 2  # sites, prefixes, numbers of prompts
 
 
+def test_capture_with_a_node_lost_has_the_bytes_of_one_process(
+    nodes: Nodes, tmp_path: Path, tiny_llama: Path
+) -> None:
+    told = nodes("capture", tmp_path, tiny_llama)
+    assert told["killed"] > 0
+    assert told["lost"] > 0
+    assert told["same"]
+    assert told["missing"] == 0
+    assert told["captured"] + told["outrun"] == told["shards"] > 8
+
+
 @pytest.mark.soak
 def test_analysis_of_many_spans_with_a_node_lost(nodes: Nodes, tmp_path: Path) -> None:
     assert nodes("analysis", tmp_path, 80)["alive"] == 1
+
+
+@pytest.mark.soak
+def test_capture_of_many_shards_with_a_node_lost(
+    nodes: Nodes, tmp_path: Path, tiny_llama: Path
+) -> None:
+    assert nodes("capture", tmp_path, tiny_llama, 600)["same"]

@@ -4,7 +4,7 @@ A program of its own, so that nothing of Ray's is left in the process of the tes
 on the first node; the second is ended by SIGKILL once it holds or does part of the work.
 
     python ray_nodes.py analysis FOLDER [SPANS]
-    python ray_nodes.py capture FOLDER OPTION...
+    python ray_nodes.py capture FOLDER MODEL [PROMPTS]
 """
 
 import contextlib
@@ -26,7 +26,14 @@ def two_nodes(cpus: int = 1) -> Iterator[tuple[str, Callable[[], str], Callable[
     from ray.cluster_utils import Cluster
 
     common = {"num_cpus": cpus, "object_store_memory": 100 << 20}
-    found = Cluster(initialize_head=True, head_node_args={**common, "include_dashboard": False})
+    noticed = {  # a lost node within a second or two, not within the minute of a large cluster
+        "health_check_initial_delay_ms": 0,
+        "health_check_period_ms": 500,
+        "health_check_timeout_ms": 500,
+        "health_check_failure_threshold": 2,
+    }
+    head = {**common, "include_dashboard": False, "_system_config": noticed}
+    found = Cluster(initialize_head=True, head_node_args=head)
     second = found.add_node(**common)
     try:
         yield (
@@ -82,6 +89,74 @@ def analysis(folder: Path, spans: int = 12) -> dict[str, Any]:
     return told
 
 
+def capture(folder: Path, model: str, prompts: int = 48) -> dict[str, Any]:
+    """A store by one process and by two nodes, of which one dies with shards in its hands."""
+    from lpp.capture import ray_executor
+    from lpp.capture.model_spec import ModelSpec
+    from lpp.capture.request import CaptureRequest, CorpusSpec
+    from lpp.capture.run import capture_into
+    from lpp.capture.selection import Selection
+
+    corpus = folder / "texts.jsonl"
+    texts = [f"{n} times the quick brown fox jumps over the dog. " * 3 for n in range(prompts)]
+    corpus.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    request = CaptureRequest(
+        model=ModelSpec(id=model),
+        corpus=CorpusSpec(name=str(corpus)),
+        selection=Selection(prompts=prompts, min_bytes=0),
+        context=24,
+        shard_bytes=60_000,  # two prompts of this model
+    )
+    capture_into(folder / "alone", request)
+    told: dict[str, Any] = {"killed": 0, "lost": 0}
+
+    with two_nodes() as (address, second, kill):
+
+        class Killing(ray_executor._Pool):
+            """Ends the second node when its actor has got its second hand."""
+
+            hands = 0
+            gathered = False
+
+            def idle(self) -> Any:
+                found = super().idle()  # a tiny model is through before the second one is loaded
+                self.gathered = self.gathered or len(found) == 2
+                return found if self.gathered else []
+
+            def hand(self, worker: Any, shards: Any) -> None:
+                import ray
+
+                asked = worker.actor.__ray_call__.remote(
+                    lambda self: ray.get_runtime_context().get_node_id()
+                )
+                there = not told["killed"] and self.ray.get(asked) == second()
+                super().hand(worker, shards)
+                self.hands += there
+                if there and self.hands == 2:
+                    kill()
+                    told["killed"] = len(shards)
+
+            def _lost(self, worker: Any, hand: Any, *rest: Any) -> None:
+                told["lost"] += len(hand or ())
+                super()._lost(worker, hand, *rest)
+
+        ray_executor._Pool = Killing
+        outcome = ray_executor.capture_on_ray(folder / "store", request, workers=2, address=address)
+    return told | {
+        "shards": len(list((folder / "alone").glob("runs/*/shards/*"))),
+        "captured": outcome.captured,
+        "outrun": outcome.outrun,
+        "missing": outcome.missing,
+        "same": files_of(folder / "store") == files_of(folder / "alone"),
+    }
+
+
+def files_of(root: Path) -> dict[str, bytes]:
+    """Every file of a store."""
+    files = (path for path in sorted(root.rglob("*")) if path.is_file())
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
+
+
 def holders(ray: Any, refs: list[Any]) -> set[str]:
     """Nodes in whose object store any of `refs` lies."""
     found = ray.experimental.get_object_locations(refs)
@@ -99,7 +174,10 @@ def wait_until(true: Callable[[], bool]) -> None:
 
 def main(job: str, folder: str, *rest: str) -> None:
     """Print what was seen as JSON; an error is a traceback and a code."""
-    told = analysis(Path(folder), *map(int, rest)) if job == "analysis" else None
+    if job == "analysis":
+        told = analysis(Path(folder), *map(int, rest))
+    else:
+        told = capture(Path(folder), rest[0], *map(int, rest[1:]))
     print(json.dumps(told))
 
 
