@@ -6,6 +6,7 @@ Ray is an extra, imported here and in the two executors, inside functions alone.
 import contextlib
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from typing import Any, Final
@@ -19,6 +20,8 @@ LOCAL: Final = "local"
 THREADS: Final = ("POLARS_MAX_THREADS", "ZARR_THREADING__MAX_WORKERS", "BLOSC_NTHREADS")
 """Set to 1: a task has one processor. Ray itself sees to the threads of BLAS and of torch
 (OMP_NUM_THREADS)."""
+
+CONNECT_SECONDS: Final = 10.0
 
 QUIET: Final = {
     "RAY_USAGE_STATS_ENABLED": "0",  # a command of ours reports to nobody
@@ -56,12 +59,35 @@ def cluster(address: str | None) -> Iterator[Any]:
 
 
 def _connect(ray: Any, address: str) -> None:
-    if "://" in address:
+    try:
+        _look_for(address)
+        _start(ray, address)
+    except (OSError, RuntimeError, ValueError) as error:
+        ray.shutdown()
+        line = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise MachineError(
+            f"--address {address}: no Ray cluster there to work on ({line}). See `ray status` on "
+            "its head; the versions of Ray and of Python must be its own. Without --address a "
+            "cluster of this machine is started.",
+            kind=ErrorKind.UNREACHABLE,
+        ) from None
+
+
+def _look_for(address: str) -> None:
+    """OSError where nobody listens at HOST:PORT: Ray itself would try for minutes."""
+    if address in (LOCAL, "auto"):
+        return
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or "://" in address:
         raise InputError(
             f"--address {address}: give HOST:PORT or auto on a machine of the cluster itself, or "
             "start the command there with `ray job submit`.",
             kind=ErrorKind.INVALID_VALUE,
         )
+    socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+
+
+def _start(ray: Any, address: str) -> None:
     own = {"include_dashboard": False} if address == LOCAL else {}
     ends = signal.getsignal(signal.SIGTERM)
     try:
@@ -72,15 +98,6 @@ def _connect(ray: Any, address: str) -> None:
             runtime_env={"env_vars": dict.fromkeys(THREADS, "1")},
             **own,
         )
-    except (OSError, RuntimeError, ValueError) as error:
-        ray.shutdown()
-        line = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        raise MachineError(
-            f"--address {address}: no Ray cluster there to work on ({line}). See `ray status` on "
-            "its head; the versions of Ray and of Python must be its own. Without --address a "
-            "cluster of this machine is started.",
-            kind=ErrorKind.UNREACHABLE,
-        ) from None
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, ends)  # Ray puts its own there
