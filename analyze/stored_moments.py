@@ -29,8 +29,10 @@ from lpp.store.moments import ROUNDING as STORED
 from lpp.store.moments import BandMoments, packed_size
 from lpp.store.run import Run, ShardRecord
 
-PRODUCT_ROWS: Final = 96
-"""Rows whose product takes as long as reading a band of a shard and adding it: measured."""
+PRODUCT_ROWS: Final = 256
+"""Rows whose reading and product take as long as reading a band of a shard and adding it: 33
+microseconds a row and 9 milliseconds a band at d = 576 on one core (`benchmarks/moments_cost.py`).
+Both grow with d^2."""
 
 
 @dataclass(slots=True)

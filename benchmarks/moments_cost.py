@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from lpp.store import Run
 from lpp.store.hidden import encode_site
 from lpp.store.keys import ANALYSIS_KEY
 from lpp.store.moments import encode_scatters, moments_bytes
-from lpp.store.plan import Plan, SiteSpec
+from lpp.store.plan import Keep, Plan, SiteSpec
 from lpp.store.schedule import prefix_schedule
 
 PROMPTS = 100
@@ -39,7 +40,8 @@ def measure(
     folder: Path, prompts: int = PROMPTS, wide: int = WIDE, repeats: int = REPEATS
 ) -> Iterator[Ratio]:
     """folder: room for a few stores. prompts, wide, repeats: smaller ones to try it out."""
-    kept = {keep: prepared(prompts, sites=SITES, keep=keep) for keep in ("rows", "moments", "both")}
+    ready = prepared(prompts, sites=SITES, keep="both")
+    kept: dict[str, Prepared] = {keep: _keeping(ready, keep) for keep in get_args(Keep)}
     names = (folder / f"moments-{number}" for number in range(1_000))
 
     def captured(keep: str) -> Run:
@@ -56,6 +58,13 @@ def measure(
     for groups in (None, 10):
         yield _analysis(both, groups, repeats)
     yield _wide(kept["moments"], wide, repeats)
+
+
+def _keeping(ready: Prepared, keep: Keep) -> Prepared:
+    """The same plan, shards and model, with another choice of what is kept."""
+    plan = replace(ready.plan, keep=keep)
+    backend = ready.opened.backend(plan.site_names, plan.stored_dtype, keep)
+    return replace(ready, plan=plan, backend=backend)
 
 
 def _disk(rows: Run, plan: Plan) -> Ratio:

@@ -9,7 +9,7 @@ batches alone, which the plan fixes.
 Only the upper triangle is kept, in panels of rows from the diagonal on: at eight panels 9/16 of
 the memory and of the products of the square. For S sites of width d in B bands that is
 S B (4.5 d^2 + WAITING d itemsize) bytes: 0.8 GB at d = 576 and 31 sites, 27 GB at d = 4,096 and 33.
-A product of 1,024 rows takes six times as long as the addition to the panel, on CPUs and GPUs.
+The d x d addition is paid once for so many rows, so it stays small beside their product.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
