@@ -181,6 +181,8 @@ class RunWriter:
         """
         if not isinstance(target, Path):
             return []  # in a bucket, `write_commit` replaces the record itself
+        if index not in self._replacing and read_shard(self._plan, index, target):
+            return []  # another writer's, a moment old: taken away, it would be missed
         try:
             aside = set_aside(target)
         except FileNotFoundError:

@@ -106,7 +106,7 @@ def test_an_altered_quarantine_gives_no_rows(aside: Run) -> None:
         next(blocks)
     path.unlink()
     (shard,) = (shard for shard in aside.shards if shard.index == 1)  # damaged is one shard alone
-    assert len(list(aside._shard_blocks(shard, "block.1", None, 1 << 20))) == 1
+    assert len(list(aside._shard_blocks(shard, "block.1", 0, None, 1 << 20))) == 1
 
 
 def test_a_writer_refuses_what_does_not_fit(capture: Any, root: Path) -> None:
