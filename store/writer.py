@@ -95,6 +95,8 @@ class RunWriter:
                 f"{path} holds another plan whose hash begins alike. Use another store.",
                 kind=ErrorKind.PLAN_DIFFERS,
             )
+        if isinstance(path, Path):  # of one killed while it made the run that another made
+            sweep_stages(path.parent)
         sweep_stages(path / SHARDS_KEY)
         self.written: set[int] = set()
         """Shards that this writer committed."""
