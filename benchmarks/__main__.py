@@ -21,6 +21,8 @@ from benchmarks import (
     memory,
     paper_procedure,
     query_start,
+    ray_cost,
+    scaling_check,
     sensitivity_cost,
     storage,
     vllm_cost,
@@ -69,6 +71,8 @@ def _sections(folder: Path) -> dict[str, Callable[[], Iterator[Ratio]]]:
         "integrity": lambda: integrity_cost.measure(demo_run()),
         "errors": lambda: jackknife_cost.measure(demo_run()),
         "memory": lambda: memory.measure(folder),
+        "ray": ray_cost.measure,
+        "scaling": lambda: scaling_check.measure(folder),
         VLLM: vllm_cost.measure,
     }
 
