@@ -152,21 +152,13 @@ def rows(view: RunView, keys: pl.DataFrame, columns: frozenset[str]) -> pl.DataF
 def _with_means(view: RunView, cells: pl.DataFrame, *, read: bool) -> pl.DataFrame:
     """Add entropy, entropy_norm and short_prompts to `cells` (prefix, n_prompts)."""
     kept = view.lengths > 0
-    prompts = view.prompts.lazy().select("prompt_id", "n_tokens").filter(pl.Series(kept))
     counts = np.append(0, np.cumsum(kept))
-    ends = prompts.join(cells.lazy().select("prefix").unique(), how="cross").with_columns(
-        position=pl.min_horizontal("prefix", "n_tokens") - 1,
-        short=pl.col("n_tokens") < pl.col("prefix"),
-    )
-    entropy = pl.lit(None, dtype=pl.Float64)
-    if read:
-        ends = ends.join(_entropies(view), on=["prompt_id", "position"], how="left")
-        entropy = pl.col("entropy").cast(pl.Float64)
-    # In order, so that sums have the same last digit each time.
-    taken = ends.with_columns(entropy.alias("h")).sort("prefix", "prompt_id").collect()
+    lengths = view.prompts["n_tokens"].to_numpy()
+    prefixes = sorted(set(cells["prefix"]))
+    nats = _entropies(view, lengths, prefixes, read=read)
     by_prefix = {
-        prefix: (part["h"].to_numpy(), part["short"].to_numpy())
-        for (prefix,), part in taken.group_by("prefix")
+        prefix: (row[kept], (lengths < prefix)[kept])
+        for prefix, row in zip(prefixes, nats, strict=True)
     }
     found = pl.DataFrame(
         [
@@ -211,8 +203,29 @@ def _estimates(found: pl.DataFrame, logits_width: int) -> list[pl.Series]:
     return columns
 
 
-def _entropies(view: RunView) -> pl.LazyFrame:
-    return scan_files(view.run.tokens_files(), ["prompt_id", "position", "entropy"])
+def _entropies(
+    view: RunView, lengths: npt.NDArray[np.int32], prefixes: Sequence[int], *, read: bool
+) -> npt.NDArray[np.float64]:
+    """(prefixes, P) nats at the end of each prefix of each prompt; NaN where nothing was captured.
+
+    A shard's tokens at a time, and of them one number for each prompt and prefix: 8 bytes.
+    """
+    found = np.full((len(prefixes), len(lengths)), np.nan)
+    for shard, file in zip(view.run.shards, view.run.tokens_files(), strict=True) if read else ():
+        here = lengths[shard.first_prompt : shard.end_prompt]
+        if len(here) == 0:  # beyond a shard that is missing
+            break
+        tokens = scan_files([file], ["prompt_id", "position", "entropy"]).collect()
+        prompt_id, position = (tokens[name].to_numpy() for name in ("prompt_id", "position"))
+        nats = tokens["entropy"].cast(pl.Float64).to_numpy()
+        starts = np.cumsum(here) - here
+        prompts = shard.first_prompt + np.arange(len(here))
+        for row, prefix in zip(found, prefixes, strict=True):
+            last = np.minimum(here, prefix) - 1
+            at = np.minimum(starts + last, len(nats) - 1)
+            right = (prompt_id[at] == prompts) & (position[at] == last)
+            row[prompts] = np.where(right, nats[at], np.nan)
+    return found
 
 
 def _distinct(view: RunView, cells: pl.DataFrame) -> pl.Series:

@@ -22,6 +22,8 @@ from benchmarks import (
     moments_cost,
     paper_procedure,
     query_start,
+    ray_cost,
+    scaling_check,
     sensitivity_cost,
     storage,
     vllm_cost,
@@ -71,6 +73,8 @@ def _sections(folder: Path) -> dict[str, Callable[[], Iterator[Ratio]]]:
         "errors": lambda: jackknife_cost.measure(demo_run()),
         "memory": lambda: memory.measure(folder),
         "moments": lambda: moments_cost.measure(folder),
+        "ray": ray_cost.measure,
+        "scaling": lambda: scaling_check.measure(folder),
         VLLM: vllm_cost.measure,
     }
 

@@ -1,20 +1,25 @@
-"""Peak memory at 100 and at 1,000 prompts: it should not grow with the corpus.
+"""Peak memory: it should not grow with the corpus, nor with the rows of an analysis.
 
 Each side is a process of its own, whose peak resident size the operating system keeps.
 """
 
 import json
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.pairs import Ratio
+from benchmarks.synthetic import synthetic_run
 from lpp.capture.pydoc_corpus import pydoc_passages
 
 FEW, MANY = 100, 1000
 SITES = "embed,block.10,block.20,final"
 """Four sites of 32: a thousand prompts then take minutes rather than a quarter of an hour."""
+ROWS = (10_000, 100_000, 1_000_000)
+"""Of one synthetic site: what a model would take days to make here."""
+WIDTH = 128
 SHARD_MIB = 32
 """Smaller than the default, so that both sizes fill more than the two shards held at once."""
 
@@ -32,6 +37,28 @@ def measure(folder: Path) -> Iterator[Ratio]:
             spread=(many / few, many / few),
             bar=1.1,
             direction="at most",
+        )
+    yield from of_rows(folder)
+
+
+def of_rows(folder: Path, sizes: Sequence[int] = ROWS) -> Iterator[Ratio]:
+    """Analysis of one site, each size beside the smallest."""
+    peaks = []
+    for rows in sizes:
+        root = folder / f"rows-{rows}"
+        synthetic_run(root, rows, WIDTH, per_shard=200)
+        peaks.append(_peak(["lpp.analyze.cli", "profile", str(root)]))
+        shutil.rmtree(root)
+    for rows, peak in zip(sizes[1:], peaks[1:], strict=True):
+        yield Ratio(
+            what=f"peak memory of analysis, {rows:,} rows of width {WIDTH} / {sizes[0]:,}",
+            ours=f"{peak / 1024:.0f} MiB",
+            other=f"{peaks[0] / 1024:.0f} MiB",
+            ratio=peak / peaks[0],
+            spread=(peak / peaks[0],) * 2,
+            bar=1.1,
+            direction="at most",
+            bound="blocks, bands and the merge of spans are full size from 100,000 rows on",
         )
 
 

@@ -6,23 +6,18 @@ and without a prefix cache; what is timed begins with the prompts' ids and ends 
 in memory, or, for the capture, in the store.
 """
 
-import multiprocessing
 import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.pairs import Ratio, ratio_of_times
 from benchmarks.setting import capture, request, scratch
+from benchmarks.sides import Side
 
 PROMPTS: Final = 60
 REPEATS: Final = 3
-
-Make = Callable[[Path, int], Callable[[], object]]
-"""Loads a side for so many prompts, in a folder of its own; returns what is timed."""
 
 
 def measure(prompts: int = PROMPTS) -> Iterator[Ratio]:
@@ -63,37 +58,6 @@ def measure(prompts: int = PROMPTS) -> Iterator[Ratio]:
         direction="at least",
         inverted=True,
     )
-
-
-class Side:
-    """A process that does one thing again and again, and says how long it took."""
-
-    def __init__(self, make: Make, folder: Path, prompts: int) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(make, folder, prompts, theirs))
-        self._process.start()
-        self._pipe.recv()  # loaded
-
-    def seconds(self) -> float:
-        """Run once."""
-        self._pipe.send(True)
-        taken: float = self._pipe.recv()
-        return taken
-
-    def close(self) -> None:
-        """End the process."""
-        self._pipe.send(False)
-        self._process.join()
-
-
-def _serve(make: Make, folder: Path, prompts: int, pipe: Connection) -> None:
-    run = make(folder, prompts)
-    pipe.send(0.0)
-    while pipe.recv():
-        start = time.perf_counter()
-        run()
-        pipe.send(time.perf_counter() - start)
 
 
 def capturing_all(folder: Path, prompts: int) -> Callable[[], object]:

@@ -1,5 +1,6 @@
 """The benchmarks run, once and untimed, so that they cannot rot; no figure is judged here."""
 
+import itertools
 import shutil
 from pathlib import Path
 
@@ -9,10 +10,14 @@ from benchmarks import (
     analysis_cost,
     integrity_cost,
     jackknife_cost,
+    memory,
     moments_cost,
     pairs,
     paper_procedure,
     query_start,
+    ray_cost,
+    scaling,
+    scaling_check,
     sensitivity_cost,
     storage,
 )
@@ -93,3 +98,59 @@ def test_a_ratio_knows_its_bar() -> None:
 
 def test_capture_of_everything_verifies(tmp_path: Path) -> None:
     assert capture(prepared(2, context=20), tmp_path / "store").verify() == []
+
+
+def test_memory_of_an_analysis_is_told_by_size(tmp_path: Path) -> None:
+    (row,) = memory.of_rows(tmp_path, sizes=(2_000, 6_000))
+    assert row.ours.endswith(" MiB")
+    assert 0.8 < row.ratio < 1.5  # of the process, most of which is libraries
+
+
+def test_the_simulator_is_held_against_this_machine(tmp_path: Path) -> None:
+    rows = list(scaling_check.measure(tmp_path, sizes=(2_000,), prompts=(2,)))
+    assert len(rows) == 2
+    assert all(row.ratio >= 1 for row in rows)  # the greater of the two ways round
+
+
+def test_two_workers_and_one_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray")
+    monkeypatch.setattr(ray_cost, "REPEATS", 1)
+    monkeypatch.setattr(ray_cost, "DIM", 16)
+    (row,) = itertools.islice(ray_cost.measure(rows=2_000), 1)
+    assert row.ratio > 0
+
+
+C = scaling.Constants()
+M = scaling.Model(name="hand", parameters=1e9, width=1000, sites=2)
+
+
+def test_bytes_of_rows_and_moments_by_hand() -> None:
+    assert scaling.row_bytes(C, M, 100) == pytest.approx(100 * 2 * 1000 * 2 / 1.48)
+    triangle = 1000 * 1001 / 2
+    assert scaling.moment_bytes(M) == 2 * 10 * 10 * (triangle + 1001) * 8
+    tokens = scaling.equal_tokens(C, M)
+    assert scaling.row_bytes(C, M, tokens) == pytest.approx(scaling.moment_bytes(M))
+
+
+def test_more_cards_share_what_is_theirs_and_not_the_bucket() -> None:
+    one, many = (scaling.capture_stages(C, M, n, "rows", "bucket") for n in (8, 1000))
+    assert many["forward"] == pytest.approx(one["forward"] * 8 / 1000)
+    assert many["network"] == pytest.approx(one["network"] * 8 / 1000)
+    assert many["bucket"] == one["bucket"]
+    assert scaling.first_to_saturate(many)[0] == "bucket"
+    alone = scaling.capture_stages(C, M, 8, "moments", "bucket")
+    assert scaling.first_to_saturate(alone) == ("forward", 1.0)
+
+
+def test_analysis_is_linear_in_rows_and_cores_but_for_solves() -> None:
+    few, many = (scaling.analysis_seconds(C, rows=n, width=64) for n in (1e4, 1e6))
+    assert many["products"] == pytest.approx(100 * few["products"])
+    assert many["solves"] == few["solves"] == pytest.approx(10 * 64**3 / C.solve)
+    ahead = scaling.analysis_seconds(C, rows=1e6, width=64, ahead=True)
+    assert ahead["reading"] == pytest.approx(max(0.0, many["reading"] - many["products"]))
+
+
+def test_the_tables_of_the_page_are_the_simulators() -> None:
+    page = Path(scaling.__file__).with_name("SCALING.md").read_text()
+    for line in scaling.tables(C):
+        assert line in page

@@ -1,0 +1,150 @@
+"""The simulator against this machine: constants measured on small pieces, then three sizes each.
+
+What is predicted has never been run: the constants come from a block of rows, one product, one
+solve and a few batches; the sizes are ten times apart.
+"""
+
+import shutil
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from benchmarks.pairs import Ratio, seconds
+from benchmarks.scaling import Constants, analysis_seconds
+from benchmarks.setting import capture, prepared
+from benchmarks.synthetic import LENGTH, synthetic_run
+from lpp.analyze import scan_spectra
+from lpp.analyze.bands import Bands, band_counts
+from lpp.analyze.moments import chunk_rows
+from lpp.store import Run
+from lpp.store.run import Block
+
+WIDTH: Final = 128
+SIZES: Final = (10_000, 100_000, 1_000_000)
+"""Rows of one site."""
+PROMPTS: Final = (2, 20, 200)
+"""Of 100 tokens, for the packaged model."""
+PROBE_ROWS: Final = 20_000
+BAR: Final = 1.5
+"""Of a simulator that shall say which stage saturates first, not by what per cent."""
+
+
+def measure(
+    folder: Path, sizes: Sequence[int] = SIZES, prompts: Sequence[int] = PROMPTS
+) -> Iterator[Ratio]:
+    """Predicted beside measured, of analysis and of capture; the ratio is the greater's."""
+    constants, fixed = of_analysis(folder)
+    for rows in sizes:
+        run = synthetic_run(folder / f"scale-{rows}", rows, WIDTH, per_shard=200)
+        parts = analysis_seconds(constants, rows=rows, width=WIDTH, ahead=True)
+        yield _beside(
+            f"analysis of {rows:,} rows of width {WIDTH}",
+            fixed + sum(parts.values()),
+            _best(lambda run=run: _analyse(run), repeats=3),  # type: ignore[misc]
+        )
+        shutil.rmtree(run.path.parent.parent)
+    yield from _captures(folder, prompts)
+
+
+def of_analysis(folder: Path, width: int = WIDTH) -> tuple[Constants, float]:
+    """Constants of this machine for rows of `width`, and the seconds of an analysis of none."""
+    run = synthetic_run(folder / "probe", PROBE_ROWS, width, per_shard=200)
+    some = next(run.blocks("final"))
+    numbers = PROBE_ROWS * width
+    reading = _best(lambda: sum(len(block.values) for block in Run(run.path).blocks("final")))
+    wide = np.random.default_rng(0).standard_normal((chunk_rows(width), width))
+    product = _best(lambda: wide.T @ wide, repeats=20)
+    scatter = wide.T @ wide
+    solve = _best(lambda: np.linalg.eigvalsh(scatter), repeats=10)
+    rate = 2 * wide.size * width / product
+    adding = _best(lambda: _banded(some, run, width), repeats=5) / some.values.size
+    empty = synthetic_run(folder / "empty", LENGTH, width)
+    measured = replace(
+        Constants(),
+        unpack=numbers * Constants().row_bytes / reading,
+        product=rate,
+        handle=1 / max(adding - 2 * width / rate, 1e-12),
+        solve=width**3 / solve,
+    )
+    return measured, _best(lambda: _analyse(empty), repeats=5)
+
+
+def _banded(block: Block, run: Run, width: int) -> None:
+    """What a block costs beside its reading."""
+    upper = list(run.plan.prefixes)
+    counts = band_counts(run.prompts()["n_tokens"].to_numpy(), upper)
+    bands = Bands(width, upper, counts)
+    bands.add(block)
+    for _ in bands.moments([upper[-1]]):
+        pass
+
+
+def _analyse(run: Run) -> None:
+    root = run.path.parent.parent
+    shutil.rmtree(root / "analysis", ignore_errors=True)
+    frame = scan_spectra(root).select("effective_rank").collect()
+    assert frame.height == len(run.plan.prefixes)
+
+
+def _captures(folder: Path, prompts: Sequence[int]) -> Iterator[Ratio]:
+    """The packaged model at `embed` and `final`: a rate from one probe, then the sizes."""
+    ready = prepared(10, context=100, sites=("embed", "final"))
+    capture(ready, folder / "capture-warm")
+    pace = _best(_numbered(lambda root: capture(ready, root), folder / "capture-probe"))
+    pace /= ready.plan.prompts.tokens
+    for count in prompts:
+        some = prepared(count, context=100, sites=("embed", "final"))
+        tokens = some.plan.prompts.tokens
+        taken = _best(_numbered(lambda root: capture(some, root), folder / f"capture-{count}"))  # noqa: B023
+        yield _beside(f"capture of {tokens:,} tokens, `embed` and `final`", pace * tokens, taken)
+
+
+def _numbered(call: Callable[[Path], object], folder: Path) -> Callable[[], None]:
+    numbers = iter(range(1_000_000))
+    return lambda: (call(folder / str(next(numbers))), None)[1]
+
+
+def _best(call: Callable[[], object], repeats: int = 3) -> float:
+    """Median seconds, after one call that does not count."""
+    call()
+    return statistics.median(seconds(call) for _ in range(repeats))
+
+
+def _beside(what: str, predicted: float, measured: float) -> Ratio:
+    off = max(predicted / measured, measured / predicted)
+    return Ratio(
+        what=f"simulator / this machine, {what}",
+        ours=f"{predicted:.3g} s",
+        other=f"{measured:.3g} s",
+        ratio=off,
+        spread=(off, off),
+        bar=BAR,
+        direction="at most",
+        bound="other work on the machine, or a cost that the simulator does not know",
+    )
+
+
+def main() -> None:
+    """Print the constants of this machine by width."""
+    from benchmarks.setting import scratch
+
+    for width in (64, 128, 576, 1024, 4096):
+        with scratch() as folder:
+            start = time.perf_counter()
+            found, fixed = of_analysis(folder, width)
+            print(
+                f"d = {width}: unpack {found.unpack / 1e9:.2f} GB/s, product "
+                f"{found.product / 1e9:.0f} GFLOP/s, handle {found.handle / 1e6:.0f} M/s, solve "
+                f"{found.solve / 1e9:.2f}e9 d^3/s, fixed {fixed:.3f} s "
+                f"({time.perf_counter() - start:.0f} s)",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
