@@ -28,15 +28,15 @@ class Constants:
     """Of one number of a row in bfloat16."""
     squeeze: float = 1.48
     """Raw bytes over stored ones, of a real model's states."""
-    pack: float = 0.40e9
+    pack: float = 0.295e9
     """Raw bytes a second of one core: shuffle, zstd, checksum, write."""
-    unpack: float = 0.95e9
+    unpack: float = 0.42e9
     """The same, read, to float32."""
-    product: float = 70e9
+    product: float = 115e9
     """Operations a second of one core on a float64 rank-k update."""
-    handle: float = 0.42e9
+    handle: float = 0.15e9
     """Numbers a second of one core through widening, sorting into bands and centring."""
-    solve: float = 3.0e9
+    solve: float = 11e9
     """d^3 a second of one core, of the eigenvalues of a symmetric matrix."""
 
     # assumed: data sheets, and what such machines are seen to reach

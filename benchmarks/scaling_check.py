@@ -27,9 +27,11 @@ from lpp.store.run import Block
 WIDTH: Final = 128
 SIZES: Final = (10_000, 100_000, 1_000_000)
 """Rows of one site."""
-PROMPTS: Final = (2, 20, 200)
+PROMPTS: Final = (1, 10, 100)
 """Of 100 tokens, for the packaged model."""
 PROBE_ROWS: Final = 20_000
+REPEATS = 20
+"""The most of anything; with one there is no call that does not count either."""
 BAR: Final = 1.5
 """Of a simulator that shall say which stage saturates first, not by what per cent."""
 
@@ -93,7 +95,7 @@ def _analyse(run: Run) -> None:
 
 def _captures(folder: Path, prompts: Sequence[int]) -> Iterator[Ratio]:
     """The packaged model at `embed` and `final`: a rate from one probe, then the sizes."""
-    ready = prepared(10, context=100, sites=("embed", "final"))
+    ready = prepared(5, context=100, sites=("embed", "final"))
     capture(ready, folder / "capture-warm")
     pace = _best(_numbered(lambda root: capture(ready, root), folder / "capture-probe"))
     pace /= ready.plan.prompts.tokens
@@ -111,8 +113,9 @@ def _numbered(call: Callable[[Path], object], folder: Path) -> Callable[[], None
 
 def _best(call: Callable[[], object], repeats: int = 3) -> float:
     """Median seconds, after one call that does not count."""
-    call()
-    return statistics.median(seconds(call) for _ in range(repeats))
+    if REPEATS > 1:
+        call()
+    return statistics.median(seconds(call) for _ in range(min(repeats, REPEATS)))
 
 
 def _beside(what: str, predicted: float, measured: float) -> Ratio:

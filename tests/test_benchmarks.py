@@ -40,6 +40,7 @@ def _once(monkeypatch: pytest.MonkeyPatch) -> None:
         integrity_cost,
         jackknife_cost,
         query_start,
+        scaling_check,
         sensitivity_cost,
         storage,
     ):
@@ -112,6 +113,7 @@ def test_the_simulator_is_held_against_this_machine(tmp_path: Path) -> None:
     assert all(row.ratio >= 1 for row in rows)  # the greater of the two ways round
 
 
+@pytest.mark.soak
 def test_two_workers_and_one_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray")
     monkeypatch.setattr(ray_cost, "REPEATS", 1)
