@@ -5,7 +5,7 @@ from typing import NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
-from lpp.store.schedule import GROUPS
+from lpp.store.schedule import GROUPS, group_boundaries
 
 __all__ = ["GROUPS", "Cell", "Integers", "n_tokens"]
 
@@ -55,8 +55,8 @@ class Cell(NamedTuple):
         """
         if not self.groups:
             return 0, 0
-        first = self.n_prompts * self.left_out // self.groups
-        return first, self.n_prompts * (self.left_out + 1) // self.groups
+        edges = group_boundaries(self.n_prompts, self.groups)
+        return edges[self.left_out], edges[self.left_out + 1]
 
 
 def n_tokens(lengths: Integers, cell: Cell) -> int:

@@ -14,6 +14,7 @@ import numpy as np
 
 from lpp.analyze.cells import Cell, Integers, n_tokens
 from lpp.store.errors import ErrorKind, FormatError
+from lpp.store.moments_reader import site_of
 from lpp.store.run import Block, Run
 
 BLOCK_BYTES: Final = 16 << 20
@@ -39,7 +40,7 @@ class SiteReader:
     @property
     def width(self) -> int:
         """Columns d of a row."""
-        return next(spec.width for spec in self.run.plan.sites if spec.name == self.site)
+        return site_of(self.run, self.site).width
 
     def read(self, sizes: Sequence[int], *sinks: Sink, first: int = 0) -> Iterator[int]:
         """Fill `sinks`; yield each of `sizes`, ascending, once its prompts are in, no more.

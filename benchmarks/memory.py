@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks.pairs import Ratio
+from benchmarks.pairs import Ratio, ratio_once
 from benchmarks.synthetic import synthetic_run
 from lpp.capture.pydoc_corpus import pydoc_passages
 
@@ -29,15 +29,7 @@ def measure(folder: Path) -> Iterator[Ratio]:
     peaks = {count: _peaks(folder, count) for count in (FEW, MANY)}
     for index, step in enumerate(("capture", "analysis")):
         few, many = peaks[FEW][index], peaks[MANY][index]
-        yield Ratio(
-            what=f"peak memory of {step}, {MANY:,} prompts / {FEW}",
-            ours=f"{many / 1024:.0f} MiB",
-            other=f"{few / 1024:.0f} MiB",
-            ratio=many / few,
-            spread=(many / few, many / few),
-            bar=1.1,
-            direction="at most",
-        )
+        yield _grown(f"{step}, {MANY:,} prompts / {FEW}", many, few)
     yield from of_rows(folder)
 
 
@@ -50,16 +42,24 @@ def of_rows(folder: Path, sizes: Sequence[int] = ROWS) -> Iterator[Ratio]:
         peaks.append(_peak(["lpp.analyze.cli", "profile", str(root)]))
         shutil.rmtree(root)
     for rows, peak in zip(sizes[1:], peaks[1:], strict=True):
-        yield Ratio(
-            what=f"peak memory of analysis, {rows:,} rows of width {WIDTH} / {sizes[0]:,}",
-            ours=f"{peak / 1024:.0f} MiB",
-            other=f"{peaks[0] / 1024:.0f} MiB",
-            ratio=peak / peaks[0],
-            spread=(peak / peaks[0],) * 2,
-            bar=1.1,
-            direction="at most",
+        yield _grown(
+            f"analysis, {rows:,} rows of width {WIDTH} / {sizes[0]:,}",
+            peak,
+            peaks[0],
             bound="blocks, bands and the merge of spans are full size from 100,000 rows on",
         )
+
+
+def _grown(what: str, many: int, few: int, bound: str = "") -> Ratio:
+    """Of two peaks in KiB."""
+    return ratio_once(
+        f"peak memory of {what}",
+        f"{many / 1024:.0f} MiB",
+        f"{few / 1024:.0f} MiB",
+        many / few,
+        bar=1.1,
+        bound=bound,
+    )
 
 
 def _peaks(folder: Path, count: int) -> tuple[int, int]:

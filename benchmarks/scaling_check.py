@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from benchmarks.pairs import Ratio, seconds
+from benchmarks.pairs import Ratio, ratio_once, seconds
 from benchmarks.scaling import Constants, analysis_seconds
 from benchmarks.setting import capture, prepared
 from benchmarks.synthetic import LENGTH, synthetic_run
@@ -120,14 +120,12 @@ def _best(call: Callable[[], object], repeats: int = 3) -> float:
 
 def _beside(what: str, predicted: float, measured: float) -> Ratio:
     off = max(predicted / measured, measured / predicted)
-    return Ratio(
-        what=f"simulator / this machine, {what}",
-        ours=f"{predicted:.3g} s",
-        other=f"{measured:.3g} s",
-        ratio=off,
-        spread=(off, off),
+    return ratio_once(
+        f"simulator / this machine, {what}",
+        f"{predicted:.3g} s",
+        f"{measured:.3g} s",
+        off,
         bar=BAR,
-        direction="at most",
         bound="other work on the machine, or a cost that the simulator does not know",
     )
 

@@ -1,7 +1,7 @@
 """Which prompts run together. Decided by the plan alone, so that any worker does the same."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 import numpy as np
@@ -58,6 +58,12 @@ def kept_boundaries(
         inside = shard_boundaries(lengths[first:end], token_bytes, budget)
         edges += [first + edge for edge in inside[1:]]
     return tuple(edges)
+
+
+def tokens_of(plan: Plan, lengths: npt.NDArray[np.int32], shards: Iterable[int]) -> int:
+    """Tokens of some shards. lengths: tokens of each prompt of the plan."""
+    ends = np.append(0, np.cumsum(lengths))
+    return int(sum(ends[plan.shards[k + 1]] - ends[plan.shards[k]] for k in shards))
 
 
 def group_by_budget(lengths: Sequence[int], budget: int) -> list[list[int]]:

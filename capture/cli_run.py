@@ -22,6 +22,7 @@ from lpp.capture.cli_store import STORE
 from lpp.capture.machine import require
 from lpp.capture.parts import Part, chosen_part
 from lpp.store.console import debug_option
+from lpp.store.errors import first_line
 from lpp.store.place import place
 
 if TYPE_CHECKING:
@@ -168,8 +169,7 @@ def reported(file: Path | None) -> Iterator[list["Outcome"]]:
         yield outcomes
         document = outcomes[0].document()
     except Exception as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        document = {"status": "failed", "reason": first}
+        document = {"status": "failed", "reason": first_line(error)}
         raise
     finally:
         if file is not None and document is not None:

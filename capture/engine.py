@@ -12,7 +12,7 @@ wait until the one before is committed. They are kept for shards that are much l
 """
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
@@ -21,7 +21,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from lpp.capture.backend import Backend, Batch, Captured
-from lpp.capture.batches import shard_batches
+from lpp.capture.batches import shard_batches, tokens_of
 from lpp.capture.finite import set_aside
 from lpp.capture.parts import WHOLE, Part
 from lpp.capture.shard_buffer import ShardBuffer
@@ -191,9 +191,3 @@ def _summary(shard: ShardRecord, plan: Plan, seconds: float | None) -> str:
         f"shard {shard.index + 1} of {plan.n_shards} committed: {shard.rows:,} tokens, "
         f"{stored / 1e6:,.0f} MB, written in {seconds:.1f} s{aside}"
     )
-
-
-def tokens_of(plan: Plan, lengths: npt.NDArray[np.int32], shards: Iterable[int]) -> int:
-    """Tokens of some shards. lengths: tokens of each prompt of the plan."""
-    ends = np.append(0, np.cumsum(lengths))
-    return int(sum(ends[plan.shards[k + 1]] - ends[plan.shards[k]] for k in shards))

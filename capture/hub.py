@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from lpp.store.errors import ErrorKind, InputError, MachineError
+from lpp.store.errors import ErrorKind, InputError, MachineError, first_line
 
 _ANSWER_SECONDS = 10.0
 _DESCRIPTION = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken")
@@ -87,9 +87,8 @@ def _commit(model: str, revision: str | None) -> tuple[str | None, Exception | N
 
 
 def _not_reached(model: str, why: Any) -> MachineError:
-    first_line = (str(why).strip() or type(why).__name__).splitlines()[0]
     return MachineError(
-        f"{model} is not in the local hub cache and the hub cannot be reached ({first_line}). "
+        f"{model} is not in the local hub cache and the hub cannot be reached ({first_line(why)}). "
         "Connect this machine, or download the model elsewhere with "
         f"`hf download {model} --local-dir DIR` and give --model DIR.",
         kind=ErrorKind.NOT_FOUND,

@@ -23,6 +23,7 @@ from lpp.capture.selection import Selection, select
 from lpp.store.console import SILENT, Progress
 from lpp.store.documents import canonical_json
 from lpp.store.errors import ErrorKind, InputError
+from lpp.store.hidden_limits import ITEM_BYTES
 from lpp.store.moments import moments_bytes
 from lpp.store.plan import (
     ComputeInfo,
@@ -38,8 +39,6 @@ from lpp.store.schedule import prefix_schedule
 
 BATCH_BYTES: Final = 1 << 30
 """Most activations of one batch over all its sites: bounds what travels from a device at once."""
-
-ITEM_BYTES: Final = {"bfloat16": 2, "float16": 2, "float32": 4}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ shard is committed, whoever is still loading then.
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import click
 
+from lpp.capture.batches import tokens_of
 from lpp.capture.known_runs import remember, request_key
 from lpp.capture.outcome import Outcome
 from lpp.capture.parts import WHOLE, Part
@@ -27,7 +28,7 @@ from lpp.capture.stopping import Stop, stoppable
 from lpp.store import Run, Store
 from lpp.store.cluster import cluster, told
 from lpp.store.console import SILENT, Progress, progress
-from lpp.store.errors import ConflictError, ErrorKind, InputError, MachineError
+from lpp.store.errors import ConflictError, ErrorKind, InputError, MachineError, first_line
 from lpp.store.keys import RUNS_KEY, SHARDS_KEY
 from lpp.store.place import Url, absolute
 from lpp.store.plan import differences
@@ -260,29 +261,25 @@ class _Pool:
     ) -> None:
         self.ray.kill(worker.actor)  # cut off is not dead, and would keep its card
         self._deaths += 1
+        why = first_line(error).rstrip(".")
         if self._deaths > DEATHS * self.count:
             raise MachineError(
                 f"{self._deaths} workers died one after the other and none captured a shard "
-                f"between: {_first_line(error)}. What is committed stays: the same command "
+                f"between: {why}. What is committed stays: the same command "
                 "resumes. --debug shows what the workers print.",
                 kind=ErrorKind.ENGINE_DIED,
             )
         doing = "while it loaded" if hand is None else f"with {len(hand)} shards"
-        lines.note(f"a worker died {doing}; another is asked for ({_first_line(error)})")
+        lines.note(f"a worker died {doing}; another is asked for ({why})")
         self._start()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 def _capture(pool: _Pool, run: Run, part: Part, grace: float | None) -> Outcome:
     assert pool.loaded is not None
     plan, lengths = pool.loaded.plan, pool.loaded.lengths
-    ends = [0, *lengths.cumsum().tolist()]
 
-    def tokens(shards: Sequence[int] | set[int]) -> int:
-        return sum(ends[plan.shards[k + 1]] - ends[plan.shards[k]] for k in shards)
+    def tokens(shards: Iterable[int]) -> int:
+        return tokens_of(plan, lengths, shards)
 
     mine = part.shards(plan.n_shards)
     queue = deque(shard for shard in mine if run.shard(shard) is None)

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from lpp.capture.engine import capture_run, tokens_of
+from lpp.capture.batches import tokens_of
+from lpp.capture.engine import capture_run
 from lpp.capture.opened import OpenedModel, open_model
 from lpp.capture.plan_request import RepairOptions, check_same, request_of_plan
 from lpp.capture.stopping import stoppable

@@ -7,7 +7,8 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from lpp.capture.engine import capture_run, tokens_of
+from lpp.capture.batches import tokens_of
+from lpp.capture.engine import capture_run
 from lpp.capture.known_runs import remember, request_key
 from lpp.capture.outcome import Outcome
 from lpp.capture.parts import WHOLE, Part

@@ -12,7 +12,7 @@ from typing import Final, get_args
 import numpy as np
 import numpy.typing as npt
 
-from lpp.capture.batches import kept_boundaries
+from lpp.capture.batches import kept_boundaries, tokens_of
 from lpp.capture.status_text import short_bytes
 from lpp.store.errors import ErrorKind, MachineError
 from lpp.store.hidden_limits import ITEM_BYTES
@@ -66,10 +66,8 @@ def sizes(plan: Plan, lengths: Sequence[int], shard_bytes: int) -> dict[Keep, Si
 
 def remaining(plan: Plan, lengths: npt.NDArray[np.int32], todo: Sequence[int]) -> int:
     """About what the shards `todo` of a plan will take."""
-    ends = np.append(0, np.cumsum(lengths))
-    tokens = int(sum(ends[plan.shards[k + 1]] - ends[plan.shards[k]] for k in todo))
     return Size(
-        rows=tokens * row_bytes(plan) if plan.keeps_rows else 0,
+        rows=tokens_of(plan, lengths, todo) * row_bytes(plan) if plan.keeps_rows else 0,
         moments=len(todo) * shard_moments_bytes(plan) if plan.keeps_moments else 0,
     ).packed
 

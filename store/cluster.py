@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from lpp.store.console import debugging
-from lpp.store.errors import ErrorKind, InputError, MachineError
+from lpp.store.errors import ErrorKind, InputError, MachineError, first_line
 
 LOCAL: Final = "local"
 """Ray's own word for a cluster of this machine, started and ended with the command."""
@@ -64,7 +64,7 @@ def _connect(ray: Any, address: str) -> None:
         _start(ray, address)
     except (OSError, RuntimeError, ValueError) as error:
         ray.shutdown()
-        line = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        line = first_line(error).rstrip(".")
         raise MachineError(
             f"--address {address}: no Ray cluster there to work on ({line}). See `ray status` on "
             "its head; the versions of Ray and of Python must be its own. Without --address a "
@@ -121,7 +121,7 @@ def told(ray: Any, error: Exception) -> Exception:
             kind=ErrorKind.NO_MEMORY,
         )
     if isinstance(error, ray.exceptions.RayError):
-        line = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        line = first_line(error).rstrip(".")
         return MachineError(
             f"Ray gave up on a task: {line}. What is done stays: repeat the command once "
             "`ray status` shows the machines.",

@@ -40,6 +40,15 @@ class ErrorKind(StrEnum):
     NOT_ALLOWED = "not_allowed"
 
 
+def first_line(error: object) -> str:
+    """What an error says first, for a message of ours; its type where it says nothing.
+
+    >>> first_line(ValueError("no such file\\nat line 3")), first_line(TimeoutError())
+    ('no such file', 'TimeoutError')
+    """
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 class LppError(Exception):
     """Base of every error raised on purpose: `str(error)` is fit for a user's eyes."""
 

@@ -9,11 +9,10 @@ import numpy as np
 from lpp.store.errors import ErrorKind, FormatError, InputError
 from lpp.store.hidden import open_site, rows_of
 from lpp.store.hidden_limits import check_array
-from lpp.store.keys import MOMENTS_KEY, SCATTERS_KEY, TOKENS_KEY
+from lpp.store.keys import MOMENTS_KEY, SCATTERS_KEY
 from lpp.store.moments import (
     MOMENTS_SCHEMA,
     BandMoments,
-    band_counts,
     packed_rows,
     packed_size,
     scatter_array,
@@ -21,7 +20,7 @@ from lpp.store.moments import (
 )
 from lpp.store.paths import ADVICE
 from lpp.store.plan import Plan, SiteSpec
-from lpp.store.tables import TOKENS_SCHEMA, read_table
+from lpp.store.tables import read_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -76,9 +75,7 @@ class MomentsReader:
     def _open(self, shard: "ShardRecord") -> "tuple[pa.Table, zarr.Array[Any]]":
         run, plan = self._run, self._run.plan
         table = read_moments_table(run.shard_file(shard, MOMENTS_KEY), plan)
-        tokens = read_table(run.shard_file(shard, TOKENS_KEY), TOKENS_SCHEMA, rows=shard.rows)
-        counts = band_counts(tokens, run.quarantined, plan.prefixes)
-        if problems := table_problems(table, plan, counts):
+        if problems := table_problems(table, plan, run.band_counts(shard)):
             raise FormatError(
                 f"{shard.home / MOMENTS_KEY}: {'; '.join(problems)}. {ADVICE}",
                 kind=ErrorKind.CORRUPT,

@@ -33,6 +33,7 @@ from lpp.store.keys import (
     TOKENS_KEY,
     shard_key,
 )
+from lpp.store.moments import band_counts
 from lpp.store.moments_reader import MomentsReader, site_of
 from lpp.store.paths import MAX_DOCUMENT_BYTES, plain_directory, plain_file, read_bounded
 from lpp.store.place import Place, in_parallel
@@ -122,6 +123,7 @@ class Run:
         self.path = path
         self.id = path.name
         self._checked: set[Place] = set()
+        self._band_counts: dict[str, npt.NDArray[np.int64]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """What goes to another process: what was checked on this machine is checked anew there."""
@@ -282,6 +284,18 @@ class Run:
         """Moments of `site` by shard and prefix band; raises what `MomentsReader` does."""
         return MomentsReader(self, site)
 
+    def band_counts(self, shard: ShardRecord) -> npt.NDArray[np.int64]:
+        """(B,) rows of a shard in each prefix band, without prompts set aside.
+
+        Read from its tokens once, however many sites ask.
+        """
+        if shard.digest not in self._band_counts:
+            file = self._file(shard.path, shard.commit, TOKENS_KEY)
+            tokens = read_table(file, TOKENS_SCHEMA, rows=shard.rows)
+            counts = band_counts(tokens, self.quarantined, self.plan.prefixes)
+            self._band_counts[shard.digest] = counts
+        return self._band_counts[shard.digest]
+
     def shard_file(self, shard: ShardRecord, key: str) -> Path:
         """An object of a shard as a file of this machine; FormatError where it was altered."""
         return self._file(shard.path, shard.commit, key)
@@ -291,7 +305,7 @@ class Run:
     ) -> Iterator[Block]:
         file = self._file(shard.path, shard.commit, TOKENS_KEY)
         group = self._group(shard, site)
-        spec = next(spec for spec in self.plan.sites if spec.name == site)
+        spec = site_of(self, site)
         where = f"{shard.home}/{HIDDEN_KEY}"
         check_site(group, where, spec, self.plan.stored_dtype, shard.rows)
         tokens = read_table(file, TOKENS_SCHEMA, rows=shard.rows)

@@ -89,14 +89,14 @@ class RunWriter:
         path = root / RUNS_KEY / plan.run_id
         if not (path / COMMIT_KEY).exists():
             _create_run(path, plan, prompts, set_aside)
+        elif isinstance(path, Path):  # of one killed while it made the run that another made
+            sweep_stages(path.parent)
         self.run = Run(path)
         if self.run.plan.hash != plan.hash:  # eight hex digits met by chance
             raise ConflictError(
                 f"{path} holds another plan whose hash begins alike. Use another store.",
                 kind=ErrorKind.PLAN_DIFFERS,
             )
-        if isinstance(path, Path):  # of one killed while it made the run that another made
-            sweep_stages(path.parent)
         sweep_stages(path / SHARDS_KEY)
         self.written: set[int] = set()
         """Shards that this writer committed."""
