@@ -5,6 +5,7 @@ no reader ever sees part of one.
 """
 
 import contextlib
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -183,6 +184,8 @@ class RunWriter:
         """
         if not isinstance(target, Path):
             return []  # in a bucket, `write_commit` replaces the record itself
+        if not os.path.lexists(target):
+            return []  # what comes in the meantime is another writer's, and keeps the name
         if index not in self._replacing and read_shard(self._plan, index, target):
             return []  # another writer's, a moment old: taken away, it would be missed
         try:

@@ -189,6 +189,20 @@ def test_a_writer_says_which_shards_another_committed_first(capture: Any, root: 
     assert slow.run.shard(1) == first
 
 
+def test_only_what_lay_there_and_was_bad_is_ever_taken_away(
+    capture: Any, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = []
+    monkeypatch.setattr("lpp.store.writer.set_aside", taken.append)
+    run = capture.write(root)  # nothing lies where its shards go
+    late = RunWriter(root, capture.plan, capture.prompts)
+    monkeypatch.setattr(RunWriter, "committed", lambda self, index: False)  # it looked too early
+    late.write_shard(0, *capture.shard(0))
+    assert taken == []
+    assert late.outrun == {0}
+    assert run.verify() == []
+
+
 def test_concurrent_writers_of_a_damaged_shard_lose_nothing(capture: Any, root: Path) -> None:
     run = capture.write(root)
     record = run.path / "shards/00001/COMMIT.json"
