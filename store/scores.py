@@ -42,6 +42,9 @@ __all__ = [
 MAX_NAMES_BYTES: Final = 1 << 30
 """Of all names of one source together."""
 
+READINGS: Final = 5
+"""Of all scores, before it is others' writing that keeps them from being read."""
+
 KEY: Final = ("model", "benchmark", "metric")
 """What is there once in a source."""
 
@@ -71,11 +74,15 @@ class ScoreSet:
     record: ScoresRecord
 
     def table(self) -> pa.Table:
-        """Its rows, `SCORES_SCHEMA`. FormatError(CORRUPT) when they are not what was written."""
+        """Its rows, `SCORES_SCHEMA`. FormatError(CORRUPT) when they are not what was written;
+        FileNotFoundError when its record is gone too: another writer has put its own in its place.
+        """
         try:
             recorded = self.record.objects[SCORES_KEY]
             file = checked_file(plain_file(self.path, SCORES_KEY), recorded)
         except (OSError, KeyError):
+            if not (self.path / COMMIT_KEY).exists():
+                raise FileNotFoundError(f"{self.path} was replaced") from None
             raise _damaged(self.path, f"{SCORES_KEY} is missing") from None
         except ValueError:
             raise _damaged(self.path, f"{SCORES_KEY} is altered") from None
@@ -184,7 +191,17 @@ def read_scores(root: Place) -> pa.Table:
     Raises FormatError for altered bytes, ConflictError(IN_USE) when two writers added different
     scores of one source at once.
     """
-    sets = score_sets(root)
+    for _ in range(READINGS):
+        with contextlib.suppress(FileNotFoundError):  # replaced between the list and the look
+            return _together(score_sets(root))
+    raise ConflictError(
+        f"{root / BENCHMARKS_KEY}: others are writing there all the time. Repeat the command when "
+        "they are done.",
+        kind=ErrorKind.IN_USE,
+    )
+
+
+def _together(sets: Sequence[ScoreSet]) -> pa.Table:
     by_source: dict[str, Place] = {}
     for found in sets:
         other = by_source.setdefault(found.record.source, found.path)

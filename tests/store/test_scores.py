@@ -10,7 +10,7 @@ import pytest
 
 from lpp.store import add_scores, create_store, open_store, read_scores, remove_scores
 from lpp.store.errors import ConflictError, ErrorKind, FormatError, InputError
-from lpp.store.scores import SCORES_SCHEMA, score_sets, verify_scores
+from lpp.store.scores import SCORES_SCHEMA, ScoreSet, score_sets, verify_scores
 
 FILES = {"a/results.json": b'{"x": 1}', "b.csv": b"model,BBH\n"}
 
@@ -186,6 +186,24 @@ def test_altered_bytes_never_become_scores(root: Path) -> None:
     path.unlink()
     with pytest.raises(FormatError, match=r"scores\.arrow is missing"):
         read_scores(root)
+
+
+def test_a_source_replaced_while_it_is_read_is_read_again(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_scores(root, "board", scores(), FILES)
+    (old,) = score_sets(root)
+
+    def listed(place: Path) -> list[ScoreSet]:
+        monkeypatch.undo()
+        found = score_sets(place)
+        add_scores(root, "board", scores().slice(0, 1), FILES, replace=True)
+        return found
+
+    monkeypatch.setattr("lpp.store.scores.score_sets", listed)
+    assert read_scores(root).num_rows == 1
+    with pytest.raises(FileNotFoundError, match="was replaced"):
+        old.table()
 
 
 def test_an_altered_or_newer_record_is_refused(root: Path) -> None:

@@ -9,7 +9,9 @@ on the first node; the second is ended by SIGKILL once it holds or does part of 
 
 import contextlib
 import json
+import os
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -127,12 +129,14 @@ def capture(folder: Path, model: str, prompts: int = 48) -> dict[str, Any]:
                 import ray
 
                 asked = worker.actor.__ray_call__.remote(
-                    lambda self: ray.get_runtime_context().get_node_id()
+                    lambda self: (ray.get_runtime_context().get_node_id(), os.getpid())
                 )
-                there = not told["killed"] and self.ray.get(asked) == second()
+                node, process = self.ray.get(asked)
+                there = not told["killed"] and node == second()
                 super().hand(worker, shards)
                 self.hands += there
                 if there and self.hands == 2:
+                    os.kill(process, signal.SIGKILL)  # its hand is small, and the node ends slowly
                     kill()
                     told["killed"] = len(shards)
 
