@@ -81,12 +81,18 @@ def _sections(folder: Path) -> dict[str, Callable[[], Iterator[Ratio]]]:
 
 def _row(ratio: Ratio) -> str:
     low, high = ratio.spread
-    spread = "" if low == high else f" ({low:.2f} to {high:.2f})"
+    measured = _number(ratio.ratio)
+    measured += "" if low == high else f" ({_number(low)} to {_number(high)})"
     state = "reached" if ratio.reached else f"**missed**: {ratio.bound}".removesuffix(": ")
     return (
-        f"| {ratio.what} | {ratio.ours} | {ratio.other} | {ratio.ratio:.2f}{spread} | "
+        f"| {ratio.what} | {ratio.ours} | {ratio.other} | {measured} | "
         f"{ratio.direction} {ratio.bar:g} | {state} |"
     )
+
+
+def _number(ratio: float) -> str:
+    """Two decimals, and two digits where those would be none."""
+    return f"{ratio:.2f}" if ratio >= 0.1 else f"{ratio:.2g}"
 
 
 def _machine() -> str:

@@ -1,12 +1,13 @@
 """What keeping moments costs and saves beside keeping rows: disk, capture, analysis.
 
-At d = 576 on the packaged model; at d = 4,096 the accumulator and the store alone, on synthetic
-rows in bfloat16, one site. Moments take the same room whatever the corpus, so disk is told for a
-million tokens: rows as they pack here, moments as they lie.
+At d = 576 on the packaged model; at d = 4,096 the accumulator, the store and the analysis alone,
+on synthetic rows in bfloat16, one site. Moments take the same room whatever the corpus, so disk is
+told for a million tokens: moments as they lie, rows as they pack here, or before they are packed
+where they are synthetic, whose mantissas hardly pack.
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -17,24 +18,26 @@ import torch
 from benchmarks.pairs import Ratio, ratio_of_times, ratio_once, timed_pairs
 from benchmarks.setting import capture, prepared
 from benchmarks.storage import rows_on_disk
+from benchmarks.synthetic import one_batch, synthetic_run
 from lpp.analyze import scan_spectra, stored_moments
-from lpp.capture.backend import Batch, Captured
+from lpp.capture.backend import Captured
 from lpp.capture.moments import ShardMoments
 from lpp.capture.planning import Prepared
 from lpp.store import Run
 from lpp.store.hidden import encode_site
 from lpp.store.keys import ANALYSIS_KEY
 from lpp.store.moments import encode_scatters, moments_bytes
-from lpp.store.plan import Keep, Plan, SiteSpec
-from lpp.store.schedule import prefix_schedule
+from lpp.store.plan import Keep, SiteSpec
 
 PROMPTS = 100
 SITES = ("block.15", "final")
 REPEATS = 2
 MILLION = 1_000_000
 WIDE = 4096
-WIDE_PROMPTS, WIDE_CONTEXT = 20, 500
-"""Of a shard at d = 4,096: as many rows as are worth one, for once not ten times its moments."""
+SHARDS = 10
+"""As few as a run that keeps moments has."""
+WIDE_PROMPTS, WIDE_CONTEXT = 10, 500
+"""Of a shard at d = 4,096: far fewer rows than moments are kept for, as many as fit in minutes."""
 
 
 def measure(
@@ -49,7 +52,17 @@ def measure(
         return capture(kept[keep], next(names))
 
     rows, both = captured("rows"), captured("both")
-    yield _disk(rows, kept["moments"].plan)
+    yield _disk(
+        f"packed rows, a million tokens, {len(SITES)} sites of d = 576",
+        kept["moments"].plan.sites,
+        rows_on_disk(rows) / rows.plan.prompts.tokens * MILLION,
+    )
+    final = SiteSpec(name="final", convention="post_norm", width=wide)
+    yield _disk(
+        f"rows before packing, a million tokens, one site of d = {wide:,}",
+        [final],
+        2 * wide * MILLION,
+    )
     yield ratio_of_times(
         f"capture that keeps moments / rows, {len(SITES)} sites of d = 576",
         timed_pairs(lambda: captured("moments"), lambda: captured("rows"), repeats),
@@ -57,8 +70,15 @@ def measure(
         bound="ten small shards of matrices for a corpus that is smaller as rows",
     )
     for groups in (None, 10):
-        yield _analysis(both, groups, repeats)
-    yield _wide(kept["moments"], wide, repeats)
+        yield _analysis(both, groups, repeats, f"d = {both.plan.sites[-1].width}")
+    one = synthetic_run(
+        *(next(names), SHARDS * WIDE_PROMPTS * WIDE_CONTEXT, wide),
+        per_shard=WIDE_PROMPTS,
+        length=WIDE_CONTEXT,
+        keep="both",
+    )
+    yield _analysis(one, None, repeats, f"d = {wide:,}, one site of synthetic rows")
+    yield _wide(one, repeats)
 
 
 def _keeping(ready: Prepared, keep: Keep) -> Prepared:
@@ -68,21 +88,20 @@ def _keeping(ready: Prepared, keep: Keep) -> Prepared:
     return replace(ready, plan=plan, backend=backend)
 
 
-def _disk(rows: Run, plan: Plan) -> Ratio:
-    """Bytes on disk of a million tokens: by their rate here, and by the size of ten shards."""
-    ours = 10 * moments_bytes([s.width for s in plan.sites], len(plan.prefixes), "float64")
-    theirs = rows_on_disk(rows) / plan.prompts.tokens * MILLION
+def _disk(what: str, sites: Sequence[SiteSpec], theirs: float) -> Ratio:
+    """Bytes on disk of the moments of ten shards in ten bands, beside `theirs` of rows."""
+    ours = SHARDS * moments_bytes([site.width for site in sites], 10, "float64")
     return ratio_once(
-        f"disk of moments / packed rows, a million tokens, {len(SITES)} sites of d = 576",
+        f"disk of moments / {what}",
         f"{ours / 1e6:,.0f} MB",
         f"{theirs / 1e6:,.0f} MB",
         ours / theirs,
-        bar=0.2,
+        bar=1.0,
         bound="ten groups of ten bands",
     )
 
 
-def _analysis(run: Run, groups: int | None, repeats: int) -> Ratio:
+def _analysis(run: Run, groups: int | None, repeats: int, width: str) -> Ratio:
     """Participation ratios, which cost no eigensolve, of one site from either."""
     root = run.path.parent.parent
     columns = ["participation_ratio", *(["participation_ratio_stderr"] if groups else [])]
@@ -100,44 +119,33 @@ def _analysis(run: Run, groups: int | None, repeats: int) -> Ratio:
         stored_moments.PRODUCT_ROWS = limit  # type: ignore[misc]
     what = "with errors, " if groups else ""
     return ratio_of_times(
-        f"ranks from moments / from rows, {what}{run.plan.prompts.tokens:,} tokens, d = 576",
+        f"ranks from moments / from rows, {what}{run.plan.prompts.tokens:,} tokens, {width}",
         times,
         bar=1.0,
-        bound="the matrices of ten shards, for few rows",
+        bound="the matrices of each shard, for few rows",
     )
 
 
-def _wide(ready: Prepared, width: int, repeats: int) -> Ratio:
+def _wide(run: Run, repeats: int) -> Ratio:
     """One site of one shard: accumulated, packed and encoded, beside its rows encoded."""
-    site = SiteSpec(name="final", convention="post_norm", width=width)
-    plan = replace(
-        ready.plan,
-        sites=(site,),
-        stored_dtype="bfloat16",
-        context=WIDE_CONTEXT,
-        prefixes=prefix_schedule(WIDE_CONTEXT),
+    plan, site = run.plan, run.plan.sites[0]
+    rows = np.concatenate([block.values for block in run.blocks(site.name)])[: run.shards[0].rows]
+    bits = (rows.view(np.uint32) >> 16).astype(np.uint16)
+    captured = Captured(
+        batch=one_batch(plan, 0, np.zeros(len(bits), np.int32)),
+        hidden={},
+        statistics={},
+        on_device={site.name: torch.from_numpy(bits).view(torch.bfloat16)},
     )
-    generator = torch.Generator().manual_seed(0)
-    shape = (WIDE_PROMPTS * WIDE_CONTEXT, width)
-    rows = torch.randn(shape, generator=generator, dtype=torch.float32).to(torch.bfloat16)
-    batch = Batch(
-        shard=0,
-        prompt_ids=tuple(range(WIDE_PROMPTS)),
-        lengths=(WIDE_CONTEXT,) * WIDE_PROMPTS,
-        token_ids=np.zeros(len(rows), np.int32),
-        asked=np.zeros(0, np.int64),
-    )
-    captured = Captured(batch=batch, hidden={}, statistics={}, on_device={"final": rows})
     moments = ShardMoments(plan)
 
     def accumulated() -> None:
         moments.begin()
         moments.add(captured, [])
-        encode_scatters(site, plan, moments["final"])
+        encode_scatters(site, plan, moments[site.name])
 
-    bits = rows.view(torch.uint16).numpy()
     return ratio_of_times(
-        f"moments of {len(rows):,} synthetic rows of d = {width:,}, accumulated and encoded / "
+        f"moments of {len(bits):,} synthetic rows of d = {site.width:,}, accumulated and encoded / "
         "the rows encoded",
         timed_pairs(accumulated, lambda: encode_site(site, bits, "bfloat16"), repeats),
         bar=100,

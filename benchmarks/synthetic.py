@@ -4,7 +4,8 @@ Analysis takes as long on them as on a model's, since no step of it looks at wha
 they compress less, because nothing repeats in their mantissas.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -12,10 +13,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from lpp.capture.backend import Batch, Captured
+from lpp.capture.moments import ShardMoments
 from lpp.store import Plan, Run, RunWriter, create_store
+from lpp.store.hidden import Rows
 from lpp.store.plan import (
     ComputeInfo,
     CorpusInfo,
+    Keep,
     ModelInfo,
     PromptsInfo,
     SiteSpec,
@@ -39,24 +44,53 @@ def synthetic_run(
     sites: Sequence[str] = ("final",),
     per_shard: int = 500,
     length: int = LENGTH,
+    keep: Keep = "rows",
 ) -> Run:
     """`rows` tokens in prompts of `length`, each site `dim` wide, in bfloat16.
 
-    per_shard: prompts of a shard. The same arguments give the same bytes.
+    per_shard: prompts of a shard. keep: moments are those of the capture's own accumulator. The
+    same arguments give the same bytes.
     """
     count = rows // length
     rng = np.random.default_rng([rows, dim])
     ids = rng.integers(0, WIDTH, size=(count, length), dtype=np.int32)
     prompts = _prompts(ids)
     plan = _plan(prompts, length=length, dim=dim, sites=sites, per_shard=per_shard)
+    plan = replace(plan, keep=keep)
     writer = RunWriter(create_store(root).path, plan, prompts)
     for shard in range(plan.n_shards):
         if writer.committed(shard):
             continue
         part = slice(plan.shards[shard], plan.shards[shard + 1])
         hidden = dict(zip(sites, _hidden([rows, dim, shard], ids[part].size, dim), strict=False))
-        writer.write_shard(shard, hidden, _tokens(ids, part))
+        moments = _moments(plan, shard, ids[part], hidden) if plan.keeps_moments else None
+        kept = hidden if plan.keeps_rows else {}
+        writer.write_shard(shard, kept, _tokens(ids, part), moments=moments)
     return writer.run
+
+
+def _moments(
+    plan: Plan, shard: int, ids: npt.NDArray[np.int32], hidden: Mapping[str, Rows]
+) -> ShardMoments:
+    """As the engine would have them: of the whole shard in one batch."""
+    moments = ShardMoments(plan)
+    moments.begin()
+    moments.add(
+        Captured(batch=one_batch(plan, shard, ids.ravel()), hidden=hidden, statistics={}), []
+    )
+    return moments
+
+
+def one_batch(plan: Plan, shard: int, token_ids: npt.NDArray[np.int32]) -> Batch:
+    """All prompts of a shard, each as long as the context."""
+    prompts = range(plan.shards[shard], plan.shards[shard + 1])
+    return Batch(
+        shard=shard,
+        prompt_ids=tuple(prompts),
+        lengths=(plan.context,) * len(prompts),
+        token_ids=token_ids,
+        asked=np.zeros(0, np.int64),
+    )
 
 
 def _hidden(seed: list[int], rows: int, dim: int) -> Iterator[npt.NDArray[np.uint16]]:

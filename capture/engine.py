@@ -58,7 +58,7 @@ def capture_run(
     """
     lengths = prompts["n_tokens"].to_numpy()
     mine = part.shards(plan.n_shards) if only is None else only
-    todo = [shard for shard in mine if not writer.committed(shard)]
+    todo = writer.uncommitted(mine)
     progress.advance(tokens_of(plan, lengths, mine) - tokens_of(plan, lengths, todo))
     if not todo:
         return 0

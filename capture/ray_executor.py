@@ -282,7 +282,7 @@ def _capture(pool: _Pool, run: Run, part: Part, grace: float | None) -> Outcome:
         return tokens_of(plan, lengths, shards)
 
     mine = part.shards(plan.n_shards)
-    queue = deque(shard for shard in mine if run.shard(shard) is None)
+    queue = deque(run.uncommitted(mine))
     todo, start = len(queue), time.monotonic()
     written: set[int] = set()
     outrun: set[int] = set()
@@ -305,9 +305,10 @@ def _capture(pool: _Pool, run: Run, part: Part, grace: float | None) -> Outcome:
                 lonely = time.monotonic()
             for hand, found in pool.turn(lines):
                 if found is None:
-                    queue.extendleft(reversed([k for k in hand if run.shard(k) is None]))
-                    written |= {k for k in hand if run.shard(k) is not None}
-                    lines.advance(tokens([k for k in hand if k in written]))
+                    lost = run.uncommitted(hand)
+                    queue.extendleft(reversed(lost))
+                    written |= {*hand} - {*lost}
+                    lines.advance(tokens({*hand} - {*lost}))
                     continue
                 written |= found.written
                 outrun |= found.outrun
@@ -327,7 +328,7 @@ def _capture(pool: _Pool, run: Run, part: Part, grace: float | None) -> Outcome:
         seconds=time.monotonic() - start if todo else 0.0,
         missing=len(run.missing_shards),
         set_aside=run.set_aside(),
-        stopped=any(run.shard(shard) is None for shard in mine),
+        stopped=bool(run.uncommitted(mine)),
     )
 
 

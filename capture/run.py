@@ -68,7 +68,7 @@ def check_size(
     click.echo(told(found, plan.keep, free), err=True)
     mine = part.shards(plan.n_shards)
     begun = store.runs.get(plan.run_id)
-    todo = [shard for shard in mine if begun is None or begun.shard(shard) is None]
+    todo = mine if begun is None else begun.uncommitted(mine)
     check_room(found, plan.keep, remaining(plan, lengths, todo), free, store.path)
 
 
@@ -94,7 +94,7 @@ def _capture(prepared: Prepared, writer: RunWriter, part: Part, grace: float | N
         some = ", ".join(str(shard + 1) for shard in mine[:5]) or "none"
         more = ", ..." if len(mine) > 5 else ""
         click.echo(f"  part {part}: shards {some}{more} of {plan.n_shards}", err=True)
-    todo = [shard for shard in mine if not writer.committed(shard)]
+    todo = writer.uncommitted(mine)
     start = time.monotonic()
     sign = at_work(writer.run.path / SHARDS_KEY, f"part {part}") if todo else nullcontext()
     patience = nullcontext(Stop()) if grace is None else stoppable(plan.n_shards, grace)
@@ -113,7 +113,7 @@ def _capture(prepared: Prepared, writer: RunWriter, part: Part, grace: float | N
         seconds=time.monotonic() - start if todo else 0.0,
         missing=len(run.missing_shards),
         set_aside=run.set_aside(),
-        stopped=not all(writer.committed(shard) for shard in mine),
+        stopped=bool(writer.uncommitted(mine)),
     )
 
 

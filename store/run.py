@@ -6,7 +6,7 @@ does not), so that altered bytes never become numbers.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -185,6 +185,11 @@ class Run:
     def shard(self, index: int) -> ShardRecord | None:
         """Shard `index` as it lies on disk now, or None when it is not committed."""
         return read_shard(self.plan, index, self.path / SHARDS_KEY / shard_key(index))
+
+    def uncommitted(self, indices: Sequence[int]) -> list[int]:
+        """Those of `indices` that no one has committed by now, in order; looks at each anew."""
+        found = in_parallel(self.path, self.shard, indices)
+        return [index for index, shard in zip(indices, found, strict=True) if shard is None]
 
     @property
     def missing_shards(self) -> tuple[int, ...]:

@@ -108,6 +108,11 @@ class RunWriter:
         """Whether shard `index` is there already, by whoever wrote it, and may stay."""
         return index not in self._replacing and self.run.shard(index) is not None
 
+    def uncommitted(self, indices: Sequence[int]) -> list[int]:
+        """Those of `indices` that are still to be written, in order."""
+        absent = set(self.run.uncommitted([i for i in indices if i not in self._replacing]))
+        return [i for i in indices if i in self._replacing or i in absent]
+
     def write_shard(
         self,
         index: int,

@@ -219,6 +219,15 @@ def test_concurrent_writers_of_a_damaged_shard_lose_nothing(capture: Any, root: 
     assert writer.write_shard(1, *capture.shard(1)).rows == 3
 
 
+def test_shards_still_to_write_are_named_in_order(capture: Any, root: Path) -> None:
+    run = capture.write(root)
+    (run.path / "shards/00001/COMMIT.json").write_text("{}")
+    writer = RunWriter(root, capture.plan, capture.prompts, replacing=[2])
+    assert run.shards  # kept from an earlier look, which no one asks
+    assert writer.uncommitted([2, 1, 0]) == [2, 1]
+    assert writer.run.uncommitted(range(3)) == [1]
+
+
 def test_damaged_record_is_written_again(capture: Any, root: Path) -> None:
     run = capture.write(root)
     expected = contents(root)

@@ -4,7 +4,7 @@ Run as a script in a process of its own: `python killer.py JOB FOLDER MODEL KILL
 everything once and forks a child for each attempt, since starting Python and torch would take
 longer than the work. Each round is a new store: its job is killed, once or several times, then left
 to end; the store must be the one that an undisturbed job makes. A reader polls it all the while.
-Prints a line of JSON at the end.
+Prints a line of JSON at the end. `kill_often` runs it.
 """
 
 import hashlib
@@ -14,6 +14,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import time
 import traceback
@@ -23,6 +24,13 @@ from typing import Any, Final
 
 PATIENCE: Final = 240.0
 """Seconds for one child: a deadlock must not look like a slow machine for ever."""
+
+CAPTURES: Final[dict[str, dict[str, Any]]] = {
+    "capture": {},
+    "moments": {"keep": "moments"},
+    "vllm": {"backend": "vllm", "texts": 120},
+}
+"""Settings of the jobs that capture."""
 
 Job = Callable[[Path], None]
 
@@ -57,9 +65,14 @@ def ended(pid: int, within: float) -> int | None:
         time.sleep(0.0005)
 
 
-def killed(pid: int, within: float) -> bool:
-    """Kill a child after `within` seconds; False where it had ended well before."""
-    code = ended(pid, within)
+def killed(pid: int, within: float, awaited: Callable[[], bool] | None = None) -> bool:
+    """Kill a child after `within` seconds, counted from `awaited` where it is given; False where
+    it had ended well before.
+    """
+    code, until = None, time.monotonic() + PATIENCE
+    while awaited is not None and code is None and not awaited() and time.monotonic() < until:
+        code = ended(pid, 0.005)
+    code = ended(pid, within) if code is None else code
     if code is None:
         os.kill(pid, signal.SIGKILL)
         code = ended(pid, PATIENCE)
@@ -67,7 +80,7 @@ def killed(pid: int, within: float) -> bool:
     return code != 0
 
 
-def capture_job(model: Path, folder: Path, keep: Any = "rows") -> Job:
+def capture_job(model: Path, folder: Path, **settings: Any) -> Job:
     """A capture of twelve texts in five shards or so; in ten, where it keeps moments."""
     import torch
 
@@ -79,19 +92,27 @@ def capture_job(model: Path, folder: Path, keep: Any = "rows") -> Job:
 
     torch.set_num_threads(1)
     texts = folder / "texts.txt"
-    texts.write_text("\n\n".join("the dog and the fox " * (1 + n % 5) for n in range(12)))
+    count = settings.pop("texts", 12)
+    texts.write_text("\n\n".join("the dog and the fox " * (1 + n % 5) for n in range(count)))
     request = CaptureRequest(
         model=ModelSpec(id=str(model)),
         corpus=CorpusSpec(name=str(texts)),
-        selection=Selection(prompts=12, min_bytes=0),
+        selection=Selection(prompts=count, min_bytes=0),
         context=30,
         sites=("embed", "final"),
         batch_tokens=64,
-        shard_bytes=30_000,
-        keep=keep,
+        **{"shard_bytes": 30_000, **settings},
     )
+    if (
+        request.backend == "vllm"
+    ):  # an engine does not outlive a fork; importing it is half its start
+        from lpp.capture.vllm_engine import check_vllm
 
-    prepare(request, quiet=True).close()  # what it imports, children need not
+        check_vllm(quiet=True)
+        importlib.import_module("vllm.v1.engine.llm_engine")
+        importlib.import_module("lpp.capture.vllm_backend")
+    else:
+        prepare(request, quiet=True).close()  # what it imports, children need not
 
     def capture(root: Path) -> None:
         capture_into(root, request)
@@ -123,6 +144,11 @@ def files_of(root: Path) -> dict[str, str]:
         for path in sorted(root.rglob("*"))
         if path.is_file() and path.name != "profiles.duckdb"
     }
+
+
+def committed(root: Path) -> int:
+    """Shards that a store holds at this moment."""
+    return sum(1 for _ in root.glob("runs/*/shards/[0-9]*/COMMIT.json"))
 
 
 def tables_of(root: Path, into: Path) -> None:
@@ -165,10 +191,10 @@ class Rounds:
         importlib.import_module("lpp.analyze.tables")
         importlib.import_module("lpp.store.run")
         self.folder, self.rng = folder, random.Random(seed)
-        capture = capture_job(model, folder, "moments" if name == "moments" else "rows")
-        jobs = {"capture": capture, "moments": capture}
-        self.job = {**jobs, "analysis": analysis_job, "database": database_job}[name]
-        self.database = name not in jobs
+        capture = capture_job(model, folder, **CAPTURES.get(name, {}))
+        self.job = {"analysis": analysis_job, "database": database_job}.get(name, capture)
+        self.database = name not in CAPTURES
+        self.starts_slowly = name == "vllm"
         self.before: Path | None = None
         if self.database:
             self.before = folder / "captured"
@@ -178,6 +204,7 @@ class Rounds:
         self.do(lambda: self.job(undisturbed))
         self.seconds = time.monotonic() - start
         self.expected = self.state(undisturbed)
+        self.shards = committed(undisturbed)
         self.kills = 0
         self.inside = 0
 
@@ -209,8 +236,13 @@ class Rounds:
         root, log, report = self.new(str(number)), self.folder / "log", self.folder / "report"
         watcher = child(lambda: reader(root, report), log)
         for _ in range(self.rng.choice((1, 1, 2, 3))):
+            pid = child(lambda: self.job(root), log)
             moment = self.rng.uniform(0, 1.05 * self.seconds)
-            self.inside += killed(child(lambda: self.job(root), log), moment)
+            awaited = None
+            if self.starts_slowly and self.rng.random() < 0.8:  # else most die before they begin
+                some = self.rng.randint(committed(root), self.shards)
+                moment, awaited = moment / 20, lambda some=some: committed(root) >= some
+            self.inside += killed(pid, moment, awaited)
             self.kills += 1
         self.do(lambda: self.job(root))
         code = ended(watcher, 0)
@@ -228,6 +260,27 @@ def _difference(found: Any, expected: Any) -> str:
     if isinstance(found, tuple):
         return "; ".join(map(_difference, found, expected))
     return str([k for k in {*found, *expected} if found.get(k) != expected.get(k)])
+
+
+def kill_often(job: str, folder: Path, model: Path, kills: int, seed: int) -> dict[str, float]:
+    """Run this script; what it told at its end. AssertionError with what it found."""
+    folder.mkdir()
+    done = subprocess.run(
+        [sys.executable, __file__, job, folder, model, str(kills), str(seed)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "POLARS_MAX_THREADS": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+            "HF_HUB_OFFLINE": "1",
+        },
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    told: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return told
 
 
 def main() -> None:
