@@ -73,8 +73,10 @@ def compute(work: Sequence[Part], *, progress: Progress = SILENT) -> pl.DataFram
     frames = [pl.DataFrame(schema=SCHEMA)]
     for part in work:
         rows = cka_rows(part.view, part.pairs, part.cell, progress=progress)
+        aside = pl.lit(part.view.quarantined(part.cell[0]), pl.Int32)
         marks = pl.lit(_flags(part, work), pl.List(pl.String))
-        frames.append(rows.with_columns(flags=marks).select(SCHEMA.names()))
+        rows = rows.with_columns(n_quarantined=aside, flags=marks)
+        frames.append(rows.select(SCHEMA.names()))
     return pl.concat(frames)
 
 

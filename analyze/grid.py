@@ -154,7 +154,7 @@ def _long(
         *("run", "site", "context", "n_prompts"),
         pl.lit(metric).alias("metric"),
         pl.lit(aggregation).alias("aggregation"),
-        *("model", "corpus", "prompt_set"),
+        *("model", "corpus", "prompt_set", "n_quarantined"),
         pl.col(metric).alias("value"),
         pl.col(f"{metric}_prefix").alias("prefix"),
         *(pl.col(f"{metric}_{name}").alias(name) for name in ERRORS),

@@ -145,6 +145,7 @@ def _scores(found: pl.DataFrame, blocks: Mapping[str, int]) -> Iterator[dict[str
             score = hourglass(_paper_layers(rows, metric), blocks[str(run)])
             yield {
                 **{"run": run, "context": context, "n_prompts": size, "metric": metric},
+                "n_quarantined": rows.item(0, "n_quarantined"),
                 **asdict(score),
             }
 

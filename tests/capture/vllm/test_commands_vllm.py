@@ -151,7 +151,9 @@ def test_schedule_positions_and_the_untrained_twin(packaged: Path, tmp_path: Pat
     np.testing.assert_allclose(mine, other, atol=1e-4)
 
 
-def test_a_killed_capture_resumes(packaged: Path, tmp_path: Path) -> None:
+def test_a_killed_capture_resumes_and_a_bad_shard_is_repaired(
+    packaged: Path, tmp_path: Path
+) -> None:
     words = [
         *(str(Path(sys.executable).with_name("lpp-capture")), "run", "--model", str(packaged)),
         *("--corpus", "pydoc", "--store", str(tmp_path / "store"), "--backend", "vllm"),
@@ -172,6 +174,17 @@ def test_a_killed_capture_resumes(packaged: Path, tmp_path: Path) -> None:
     assert not run.missing_shards
     assert {k: shard.digest for k, shard in enumerate(run.shards) if k in kept} == kept
     assert run.verify() == []
+    before = {shard.index: shard.digest for shard in run.shards}
+    bad = next(path for path in run.shards[1].home.rglob("c/*/*") if path.is_file())
+    data = bytearray(bad.read_bytes())
+    data[len(data) // 2] ^= 1
+    bad.write_bytes(data)
+    done = command("lpp-capture", "repair", tmp_path / "store", "--model", packaged)
+    assert done.returncode == 0, done.stderr
+    assert "computed again, byte for byte what was committed" in " ".join(done.stdout.split())
+    (run,) = open_store(tmp_path / "store").runs.values()
+    assert run.verify() == []
+    assert {shard.index: shard.digest for shard in run.shards} == before
 
 
 def test_ten_thousand_short_prompts_keep_memory_flat_and_lose_no_row(
