@@ -12,7 +12,8 @@ VLLM_ENV  := $(VLLM_VENV)/.lpp-env
 VLLM_PIP  := $(VLLM_VENV)/bin/python -m pip --disable-pip-version-check
 
 # A worker for each of two cores, with one thread each: most tests wait for processes that start.
-WORKERS := --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+# By file, since a file's tests share what its fixtures made (xdist's groups need a pytest below 9.2).
+WORKERS := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 test: export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help

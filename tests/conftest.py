@@ -20,18 +20,18 @@ os.environ["AWS_ENDPOINT_URL"] = NOWHERE  # no test may ask a real object store
 PAPER = Path(os.environ.get("LPP_PAPER_DIR", ROOT.parent / "shared" / "paper"))
 
 
-SLOW_FIRST = ("test_readme.py", "test_end_to_end.py", "test_benchmarks.py", "test_job_runner.py")
-"""Files that take longest: started last, one of two workers would wait for them."""
+SLOW_FIRST = (
+    *("test_readme.py", "test_probe_run.py", "test_benchmarks.py", "test_parallel.py"),
+    *("test_end_to_end.py", "test_report_page.py", "test_ray.py", "test_job_runner.py"),
+)
+"""Files that take longest: started last, one of two workers would wait for them. The first two want
+different things: one worker would wait for the other to make `documented_store`."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several workers a file's tests stay together, since they share what its fixtures made;
-    only the documents, whose blocks are the longest tests of all, go each by itself.
-    """
-    for item in items:
-        group = item.name if item.name.startswith("test_blocks_run") else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: item.path.name not in SLOW_FIRST)
+    """Several workers take a file at a time, in this order."""
+    ranks = {name: rank for rank, name in enumerate(SLOW_FIRST)}
+    items.sort(key=lambda item: ranks.get(item.path.name, len(ranks)))
 
 
 @pytest.fixture(scope="session")
@@ -117,9 +117,8 @@ def capture_packaged() -> object:
 
 @pytest.fixture(scope="session")
 def documented_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small store as the demo leaves it: the packaged model, its untrained twin, profiles.
-
-    Made once, whatever the number of workers.
+    """A small store as the demo leaves it: the packaged model, its untrained twin, profiles; of
+    thirteen sites, where the demo has all. Made once, whatever the number of workers.
     """
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
@@ -131,8 +130,10 @@ def documented_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _make_documented(root: Path) -> None:
+    blocks = (1, *range(3, 31, 3))
+    sites = ",".join(("embed", *(f"block.{k}" for k in blocks), "final"))
     for twin in ((), ("--untrained-seed", 0)):
-        done = command(*capture_arguments(root, "--prompts", 12, *twin))
+        done = command(*capture_arguments(root, "--prompts", 12, "--sites", sites, *twin))
         assert done.returncode == 0, done.stderr
     done = command("lpp-analyze", "profile", root)
     assert done.returncode == 0, done.stderr

@@ -183,7 +183,7 @@ def test_the_untrained_twin_is_uncertain_and_ranks_otherwise(documented_store: P
 def test_a_killed_capture_resumes_to_the_same_bytes(
     capture_packaged: Capture, tmp_path: Path
 ) -> None:
-    options = ("--prompts", 24, "--context", 64, "--sites", "embed,final", "--shard-mib", 1)
+    options = ("--prompts", 16, "--context", 64, "--sites", "embed,final", "--shard-mib", 1)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert capture_packaged(whole, *options).returncode == 0
     process = start_capture(killed, *options)

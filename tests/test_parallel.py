@@ -17,8 +17,8 @@ import pytest
 from lpp.store import Run, open_store
 
 Capture = Callable[..., subprocess.CompletedProcess[str]]
-OPTIONS = ("--prompts", 32, "--context", 64, "--sites", "embed,final", "--shard-mib", 1)
-"""Five shards of the packaged model."""
+OPTIONS = ("--prompts", 20, "--context", 64, "--sites", "embed,final", "--shard-mib", 1)
+"""Three shards of the packaged model."""
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def alone(capture_packaged: Capture, tmp_path_factory: pytest.TempPathFactory) -
     root = tmp_path_factory.mktemp("alone") / "store"
     done = capture_packaged(root, *OPTIONS)
     assert done.returncode == 0, done.stderr
-    assert only_run(root).plan.n_shards == 5
+    assert only_run(root).plan.n_shards == 3
     return root
 
 

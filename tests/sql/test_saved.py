@@ -236,7 +236,7 @@ def test_hourglass_is_that_of_the_layers(documented_store: Path) -> None:
             for site in one_each.iter_rows(named=True)
         ]
         expected = hourglass(layers, 30)
-        assert len(layers) == 30
+        assert len(layers) == 11  # ten blocks and `final`
         assert row["score"] == digits(expected.score)
         assert row["middle"] == digits(expected.middle)
         assert (row["layers"], row["collapsed"]) == (expected.n_layers, expected.n_collapsed)
