@@ -69,7 +69,7 @@ def replace_file(path: Path, data: bytes) -> None:
         except BaseException:
             stage.unlink(missing_ok=True)
             raise
-    _flush_names(path.parent)
+        _flush_names(path.parent)
 
 
 @contextlib.contextmanager
