@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 NOWHERE = "http://127.0.0.1:9"
 os.environ["AWS_ENDPOINT_URL"] = NOWHERE  # no test may ask a real object store
+for ignored in (signal.SIGINT, signal.SIGHUP):  # in the background of a script, or under nohup:
+    if signal.getsignal(ignored) is signal.SIG_IGN:  # what the tests start would inherit it
+        signal.signal(ignored, signal.SIG_DFL)
 PAPER = Path(os.environ.get("LPP_PAPER_DIR", ROOT.parent / "shared" / "paper"))
 
 
