@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.pairs import Ratio, ratio_of_times, ratio_once, timed_pairs
 from benchmarks.setting import capture, prepared
-from benchmarks.storage import rows_on_disk
+from benchmarks.storage import bfloat16_rows, rows_on_disk
 from benchmarks.synthetic import one_batch, synthetic_run
 from lpp.analyze import scan_spectra, stored_moments
 from lpp.capture.backend import Captured
@@ -56,12 +56,14 @@ def measure(
         f"packed rows, a million tokens, {len(SITES)} sites of d = 576",
         kept["moments"].plan.sites,
         rows_on_disk(rows) / rows.plan.prompts.tokens * MILLION,
+        bar=0.2,
     )
     final = SiteSpec(name="final", convention="post_norm", width=wide)
     yield _disk(
         f"rows before packing, a million tokens, one site of d = {wide:,}",
         [final],
         2 * wide * MILLION,
+        bar=1.0,
     )
     yield ratio_of_times(
         f"capture that keeps moments / rows, {len(SITES)} sites of d = 576",
@@ -88,7 +90,7 @@ def _keeping(ready: Prepared, keep: Keep) -> Prepared:
     return replace(ready, plan=plan, backend=backend)
 
 
-def _disk(what: str, sites: Sequence[SiteSpec], theirs: float) -> Ratio:
+def _disk(what: str, sites: Sequence[SiteSpec], theirs: float, *, bar: float) -> Ratio:
     """Bytes on disk of the moments of ten shards in ten bands, beside `theirs` of rows."""
     ours = SHARDS * moments_bytes([site.width for site in sites], 10, "float64")
     return ratio_once(
@@ -96,7 +98,7 @@ def _disk(what: str, sites: Sequence[SiteSpec], theirs: float) -> Ratio:
         f"{ours / 1e6:,.0f} MB",
         f"{theirs / 1e6:,.0f} MB",
         ours / theirs,
-        bar=1.0,
+        bar=bar,
         bound="ten groups of ten bands",
     )
 
@@ -129,8 +131,7 @@ def _analysis(run: Run, groups: int | None, repeats: int, width: str) -> Ratio:
 def _wide(run: Run, repeats: int) -> Ratio:
     """One site of one shard: accumulated, packed and encoded, beside its rows encoded."""
     plan, site = run.plan, run.plan.sites[0]
-    rows = np.concatenate([block.values for block in run.blocks(site.name)])[: run.shards[0].rows]
-    bits = (rows.view(np.uint32) >> 16).astype(np.uint16)
+    bits = bfloat16_rows(run, site.name, prompts=run.shards[0].end_prompt)
     captured = Captured(
         batch=one_batch(plan, 0, np.zeros(len(bits), np.int32)),
         hidden={},

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from benchmarks.pairs import Ratio, ratio_of_times, ratio_once, timed_pairs
 from lpp.store import Run
@@ -18,8 +19,7 @@ def measure(run: Run, folder: Path) -> Iterator[Ratio]:
     yield stored_bytes(run)
     site = run.sites[len(run.sites) // 2]
     raw = folder / "raw.npy"
-    bits = np.concatenate([block.values for block in run.blocks(site)]).view(np.uint32) >> 16
-    np.save(raw, bits.astype(np.uint16))
+    np.save(raw, bfloat16_rows(run, site))
     files = [path for shard in run.shards for path in shard.path.rglob(f"{site}/**/*")]
     files += run.tokens_files()
 
@@ -61,6 +61,12 @@ def stored_bytes(run: Run) -> Ratio:
         bar=1.45,
         direction="at least",
     )
+
+
+def bfloat16_rows(run: Run, site: str, prompts: int | None = None) -> npt.NDArray[np.uint16]:
+    """(N, d) the bits of a site's rows as they were captured; prompts: of the first so many."""
+    values = np.concatenate([block.values for block in run.blocks(site, prompts=prompts)])
+    return (values.view(np.uint32) >> 16).astype(np.uint16)
 
 
 def rows_on_disk(run: Run) -> int:

@@ -58,9 +58,7 @@ def synthetic_run(
     plan = _plan(prompts, length=length, dim=dim, sites=sites, per_shard=per_shard)
     plan = replace(plan, keep=keep)
     writer = RunWriter(create_store(root).path, plan, prompts)
-    for shard in range(plan.n_shards):
-        if writer.committed(shard):
-            continue
+    for shard in writer.uncommitted(range(plan.n_shards)):
         part = slice(plan.shards[shard], plan.shards[shard + 1])
         hidden = dict(zip(sites, _hidden([rows, dim, shard], ids[part].size, dim), strict=False))
         moments = _moments(plan, shard, ids[part], hidden) if plan.keeps_moments else None

@@ -123,11 +123,8 @@ def test_the_second_request_ends_at_once(
 
 
 SCRIPT = """
-import signal, sys, time
+import sys, time
 from lpp.capture.stopping import stoppable
-
-if len(sys.argv) > 3:  # as under nohup, and not as this test was started
-    signal.signal(signal.SIGHUP, getattr(signal, sys.argv[3]))
 
 with stoppable(8, float(sys.argv[1])) as stop:
     if stop.begin(2):
@@ -149,7 +146,7 @@ def scripted(script: str, *words: str) -> "subprocess.Popen[str]":
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_every_request_counts(number: int) -> None:
-    process = scripted(SCRIPT, "60", "", "SIG_DFL")
+    process = scripted(SCRIPT, "60", "")
     process.send_signal(number)
     said = "Stopping after shard 3 of 8 (60 s at most); again to stop at once.\n"
     assert process.communicate(timeout=60) == ("tidy\n", said)
@@ -166,7 +163,8 @@ def test_patience_has_an_end() -> None:
 
 
 def test_what_was_ignored_stays_ignored() -> None:
-    process = scripted(SCRIPT, "60", "", "SIG_IGN")
+    ignoring = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n" + SCRIPT
+    process = scripted(ignoring, "60", "")
     process.send_signal(signal.SIGHUP)
     process.send_signal(signal.SIGTERM)
     assert process.communicate(timeout=60)[1].count("Stopping") == 1

@@ -103,9 +103,8 @@ def capture_job(model: Path, folder: Path, **settings: Any) -> Job:
         batch_tokens=64,
         **{"shard_bytes": 30_000, **settings},
     )
-    if (
-        request.backend == "vllm"
-    ):  # an engine does not outlive a fork; importing it is half its start
+    if request.backend == "vllm":
+        # an engine does not outlive a fork; importing it is half its start
         from lpp.capture.vllm_engine import check_vllm
 
         check_vllm(quiet=True)
