@@ -22,6 +22,7 @@ from lpp.capture.cli_store import STORE
 from lpp.capture.machine import require
 from lpp.capture.parts import Part, chosen_part
 from lpp.store.console import debug_option
+from lpp.store.ends import check_requests
 from lpp.store.errors import first_line
 from lpp.store.place import place
 
@@ -169,6 +170,7 @@ def reported(file: Path | None) -> Iterator[list["Outcome"]]:
         yield outcomes
         document = outcomes[0].document()
     except Exception as error:
+        check_requests()  # else a job that was stopped would be told as one that failed
         document = {"status": "failed", "reason": first_line(error)}
         raise
     finally:

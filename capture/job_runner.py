@@ -28,7 +28,8 @@ from lpp.capture.jobs import Job, command_line
 from lpp.capture.known_runs import finished
 from lpp.capture.parts import WHOLE, Part
 from lpp.capture.stopping import GRACE_SECONDS
-from lpp.store.console import EXIT_USER_ERROR, debugging, polite_ends
+from lpp.store.console import EXIT_USER_ERROR, debugging
+from lpp.store.ends import polite_ends
 from lpp.store.place import Place
 
 Status = Literal["done", "skipped", "failed", "interrupted", "not started"]

@@ -21,6 +21,7 @@ from typing import Any, Final
 import click
 
 from lpp.store.console import EXIT_USER_ERROR, INTERRUPTED
+from lpp.store.ends import check_requests
 
 GRACE_SECONDS: Final = 60.0
 """For the shard under way, after the first request."""
@@ -68,8 +69,10 @@ def stoppable(n_shards: int, grace: float) -> Iterator[Stop]:
 
     n_shards: of the run, for the message. grace: seconds from the first request to what is as
     good as a second. Signals that the process was started to ignore, as under nohup, stay ignored;
-    outside the main thread, which alone may handle signals, the flag is never set.
+    outside the main thread, which alone may handle signals, the flag is never set. An error after
+    a second request is that request's: libraries wrap what is raised within them.
     """
+    check_requests()
     stop = Stop()
     heard = [s for s in REQUESTS if signal.getsignal(s) is not signal.SIG_IGN]
     if threading.current_thread() is not threading.main_thread() or not heard:
@@ -81,6 +84,10 @@ def stoppable(n_shards: int, grace: float) -> Iterator[Stop]:
     watcher.start()
     try:
         yield stop
+    except Exception as error:
+        if watcher.at_once:
+            raise KeyboardInterrupt from error
+        raise
     finally:
         signal.set_wakeup_fd(wakeup)
         for number, handler in before.items():
@@ -89,7 +96,10 @@ def stoppable(n_shards: int, grace: float) -> Iterator[Stop]:
 
 
 class _Watcher(threading.Thread):
-    """Reads the numbers of signals as they arrive. `pipe`: where the interpreter writes them."""
+    """Reads the numbers of signals as they arrive.
+
+    pipe: where the interpreter writes them. at_once: whether the second has come.
+    """
 
     def __init__(
         self, stop: Stop, n_shards: int, grace: float, heard: list[signal.Signals]
@@ -98,17 +108,17 @@ class _Watcher(threading.Thread):
         self._stop_asked, self._n_shards, self._grace, self._heard = stop, n_shards, grace, heard
         self._source, self.pipe = os.pipe()
         os.set_blocking(self.pipe, False)
-        self._at_once = self._over = False
+        self.at_once = self._over = False
 
     def handle(self, number: int, frame: Any) -> None:
         """The interpreter's handler: it has nothing to say before the second request."""
-        if self._at_once:
+        if self.at_once:
             raise KeyboardInterrupt
 
     def end(self) -> None:
         """The block is over. After a second request the watcher stays: the process must end."""
         self._over = True
-        if not self._at_once:
+        if not self.at_once:
             os.write(self.pipe, bytes([_OVER]))
             self.join()
             os.close(self.pipe)
@@ -126,7 +136,7 @@ class _Watcher(threading.Thread):
             return
         if again is None:
             click.echo(f"{self._grace:g} s have passed: stopping at once.", err=True)
-        self._at_once = True
+        self.at_once = True
         # a real signal: it wakes the main thread from a lock that it waits for
         signal.pthread_kill(threading.main_thread().ident or 0, self._heard[0])
         time.sleep(TIDY_SECONDS)

@@ -6,9 +6,7 @@ is a bug and says how to see its traceback. Imports nothing heavy: `lpp-sql` sta
 """
 
 import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +14,7 @@ from typing import Any, Protocol
 
 import click
 
+from lpp.store.ends import polite_ends
 from lpp.store.errors import LppError
 
 EXIT_USER_ERROR = 2
@@ -71,23 +70,6 @@ def run_command(main: Any, *args: Any, **kwargs: Any) -> Any:
     else:
         code = result if isinstance(result, int) else 0
     sys.exit(code)
-
-
-@contextmanager
-def polite_ends() -> Iterator[None]:
-    """A scheduler's request to end, or a terminal that closes, does what Ctrl-C does."""
-    ours = []
-    if threading.current_thread() is threading.main_thread():
-        numbers = (signal.SIGTERM, signal.SIGHUP)
-        # not where they are ignored, as under nohup
-        ours = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
-    for number in ours:
-        signal.signal(number, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        for number in ours:
-            signal.signal(number, signal.SIG_DFL)
 
 
 def debugging() -> bool:

@@ -1,5 +1,6 @@
 """Real signals to a real command: one finishes the shard under way, two end at once."""
 
+import contextlib
 import os
 import re
 import signal
@@ -15,6 +16,7 @@ from click.testing import CliRunner
 from lpp.capture.cli import main
 from lpp.capture.stopping import Stop, stoppable
 from lpp.store import Run, open_store
+from lpp.store.ends import polite_ends
 
 PROMPTS = 200
 OPTIONS = [
@@ -192,6 +194,40 @@ def test_a_main_thread_that_does_not_listen_is_no_way_to_stay() -> None:
         "0.1 s have passed: stopping at once.",
         "Interrupted. Everything committed so far stays; the same command resumes.",
     ]
+
+
+def test_a_second_request_that_a_library_wraps_is_no_error() -> None:
+    script = (
+        "import time\n"
+        "from lpp.capture.stopping import stoppable\n"
+        "with stoppable(8, 60) as stop:\n"
+        "    stop.begin(2)\n"
+        "    print('begun', flush=True)\n"
+        "    try:\n"
+        "        time.sleep(60)\n"
+        "    except KeyboardInterrupt:\n"
+        "        raise ValueError('no such model')\n"
+    )
+    process = scripted(script)
+    process.send_signal(signal.SIGTERM)
+    until(process, "Stopping")
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert err.splitlines()[-1] == "KeyboardInterrupt"
+
+
+def test_a_request_that_was_dropped_while_loading_still_counts() -> None:
+    def load_and_capture() -> None:
+        with contextlib.suppress(KeyboardInterrupt):  # as Python does in a callback from C
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        with stoppable(8, 60):
+            raise AssertionError("a shard would begin")
+
+    with pytest.raises(KeyboardInterrupt), polite_ends():
+        load_and_capture()
+    with stoppable(8, 60) as stop:  # another command in this process
+        assert stop.begin(0)
 
 
 def test_handlers_are_as_they_were() -> None:

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 SCRIPT = """
-import sys, time
+import os, signal, sys, time
 import click
 from lpp.store.console import LppGroup, debug_option, progress
 from lpp.store.errors import ErrorKind, InputError
@@ -30,6 +30,12 @@ def act(times):
                          kind=ErrorKind.NOT_FOUND)
     if what == "interrupt":
         raise KeyboardInterrupt
+    if what in ("SIGINT", "SIGTERM", "SIGHUP"):
+        try:
+            os.kill(os.getpid(), getattr(signal, what))
+            time.sleep(60)
+        except KeyboardInterrupt:  # what a library did that was interrupted
+            raise InputError("cannot be loaded", kind=ErrorKind.CORRUPT) from None
     if what == "bug":
         raise ZeroDivisionError("by nothing")
     if what == "code":
@@ -97,6 +103,17 @@ def test_interrupt() -> None:
     assert done.returncode == 2
     assert done.stderr.strip().startswith("Interrupted. Everything committed so far stays")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("request_to_end", ["SIGINT", "SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize("words", [("act",), ("act", "--debug")])
+def test_an_error_that_a_library_made_of_an_interrupt_is_one(
+    request_to_end: str, words: tuple[str, ...]
+) -> None:
+    done = call(request_to_end, *words)
+    assert done.returncode == 2
+    assert done.stderr.startswith("Interrupted. Everything committed so far stays")
+    assert "cannot be loaded" not in done.stderr
 
 
 def test_unexpected_exception_tells_how_to_see_more() -> None:
