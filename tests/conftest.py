@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from click.testing import CliRunner
 from filelock import FileLock
 
 if TYPE_CHECKING:
@@ -111,12 +112,20 @@ def capture_arguments(root: Path, *extra: object) -> Sequence[object]:
 
 @pytest.fixture(scope="session")
 def capture_packaged() -> object:
-    """`capture_packaged(root, "--prompts", 4)` -> the completed process."""
+    """`capture_packaged(root, "--prompts", 4)` -> what `run_command` gives of the same command.
 
-    def capture(root: Path, *extra: object) -> subprocess.CompletedProcess[str]:
-        return command(*capture_arguments(root, *extra))
+    In the tests' own process: most of what a small capture takes is importing transformers.
+    """
+    return capture_here
 
-    return capture
+
+def capture_here(root: Path, *extra: object) -> subprocess.CompletedProcess[str]:
+    """The command line, called."""
+    from lpp.capture.cli import main
+
+    words = [str(word) for word in capture_arguments(root, *extra)]
+    done = CliRunner(env={"COLUMNS": "80", "HF_HUB_OFFLINE": "1"}).invoke(main, words[1:])
+    return subprocess.CompletedProcess(words, done.exit_code, done.stdout, done.stderr)
 
 
 @pytest.fixture(scope="session")
@@ -137,7 +146,7 @@ def _make_documented(root: Path) -> None:
     blocks = (1, *range(3, 31, 3))
     sites = ",".join(("embed", *(f"block.{k}" for k in blocks), "final"))
     for twin in ((), ("--untrained-seed", 0)):
-        done = command(*capture_arguments(root, "--prompts", 12, "--sites", sites, *twin))
+        done = capture_here(root, "--prompts", 12, "--sites", sites, *twin)
         assert done.returncode == 0, done.stderr
     done = command("lpp-analyze", "profile", root)
     assert done.returncode == 0, done.stderr

@@ -17,18 +17,18 @@ from lpp.store import open_store, read_scores
 from lpp.store.scores import score_sets
 
 QUICK = {"OMP_NUM_THREADS": "1"}  # more of them wait for each other on a busy machine
-SOURCE = "lpp-probes-1 1-shot first-10"
+SOURCE = "lpp-probes-1 1-shot first-5"
 
 
 @pytest.fixture(scope="module")
 def probed(
     packaged: Path, run_command: Any, capture_packaged: Any, tmp_path_factory: Any
 ) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """A store with a run of the packaged model and 10 items of each probe; the command's end."""
+    """A store with a run of the packaged model and 5 items of each probe; the command's end."""
     root = tmp_path_factory.mktemp("probed") / "store"
     done = capture_packaged(root, "--prompts", 2, "--context", 20, "--sites", "final")
     assert done.returncode == 0, done.stderr
-    words = ("lpp-capture", "probe", "--model", packaged, "--store", root, "--limit", 10)
+    words = ("lpp-capture", "probe", "--model", packaged, "--store", root, "--limit", 5)
     done = run_command(*words, "--shots", 1, **QUICK)
     assert done.returncode == 0, done.stderr
     return root, done
@@ -50,9 +50,9 @@ def test_every_score_is_in_the_store(probed: Any) -> None:
         *("exact_match", "char_f1", "parsed")
     }
     assert {(row["source"], row["kind"]) for row in rows.values()} == {(SOURCE, "probe")}
-    assert rows["lpp_ar_options", "answer_acc"]["n"] == 4
-    assert rows["lpp_ar_options", "ambiguity_acc"]["n"] == 10
-    assert rows["lpp_spc", "char_f1"]["n"] == 10
+    assert rows["lpp_ar_options", "answer_acc"]["n"] == 2
+    assert rows["lpp_ar_options", "ambiguity_acc"]["n"] == 5
+    assert rows["lpp_spc", "char_f1"]["n"] == 5
     assert rows["lpp_ar_options", "ambiguity_acc"]["stderr"] > 0
 
 
@@ -99,10 +99,10 @@ def test_what_is_printed(probed: Any) -> None:
     assert {key: values[0] for key, values in shown.items()} == {
         key: f"{row['value']:.3f}" for key, row in rows.items()
     }
-    assert {values[-1] for values in shown.values()} == {"4", "6", "10"}  # answerable, not, all
+    assert {values[-1] for values in shown.values()} == {"2", "3", "5"}  # answerable, not, all
     assert next(iter(open_store(root).runs)) in done.stdout
     assert "Next: lpp-analyze profile" in done.stdout
-    assert re.search(r"probe: 60/60 requests after \d+ s: spc", done.stderr)
+    assert re.search(r"probe: 30/30 requests after \d+ s: spc", done.stderr)
     assert "it/s" not in done.stderr  # none of the libraries' own bars
     assert "Warning" not in done.stderr
 
@@ -122,7 +122,7 @@ def test_they_become_rows_of_benchmarks(probed: Any, run_command: Any) -> None:
 
 def test_the_same_again_is_refused(probed: Any, packaged: Path, run_command: Any) -> None:
     root, _ = probed
-    words = ("lpp-capture", "probe", "--model", packaged, "--store", root, "--limit", 10)
+    words = ("lpp-capture", "probe", "--model", packaged, "--store", root, "--limit", 5)
     done = run_command(*words, "--shots", 1)
     assert done.returncode == 2
     assert "--replace" in done.stderr
