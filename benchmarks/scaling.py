@@ -126,18 +126,18 @@ def analysis_seconds(
     sites: int = 1,
     solves: int = BANDS,
     cores: int = 1,
-    ahead: bool = False,
+    spare: float = 0.0,
 ) -> dict[str, float]:
     """Seconds of each part of an analysis from rows, on so many cores.
 
-    solves: eigen-decompositions of a site. ahead: whether a second core unpacks the next block
-    while this one is multiplied; else the two come one after the other.
+    solves: eigen-decompositions of a site. spare: the share of one more core that products leave
+    free, which unpacks the next block meanwhile; with none the two come one after the other.
     """
     numbers = rows * width * sites / cores
     reading = numbers * c.row_bytes / c.unpack
     adding = numbers / c.handle + 2.0 * numbers * width / c.product
     return {
-        "reading": max(0.0, reading - adding) if ahead else reading,
+        "reading": max(0.0, reading - spare * adding),
         "products": adding,
         "solves": solves * sites * width**3 / c.solve / cores,
     }

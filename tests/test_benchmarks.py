@@ -148,8 +148,11 @@ def test_analysis_is_linear_in_rows_and_cores_but_for_solves() -> None:
     few, many = (scaling.analysis_seconds(C, rows=n, width=64) for n in (1e4, 1e6))
     assert many["products"] == pytest.approx(100 * few["products"])
     assert many["solves"] == few["solves"] == pytest.approx(10 * 64**3 / C.solve)
-    ahead = scaling.analysis_seconds(C, rows=1e6, width=64, ahead=True)
-    assert ahead["reading"] == pytest.approx(max(0.0, many["reading"] - many["products"]))
+    for spare in (0.5, 1.0):
+        ahead = scaling.analysis_seconds(C, rows=1e6, width=64, spare=spare)
+        assert ahead["reading"] == pytest.approx(
+            max(0.0, many["reading"] - spare * many["products"])
+        )
 
 
 def test_the_tables_of_the_page_are_the_simulators() -> None:
