@@ -28,8 +28,8 @@ class Loaded:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Captured:
-    """What came of some shards."""
+class HandResult:
+    """What came of a hand of shards."""
 
     written: frozenset[int]
     outrun: frozenset[int]
@@ -69,13 +69,13 @@ class CaptureActor:
         self._writer = RunWriter(self._root, ready.plan, ready.prompts, set_aside=ready.set_aside)
         self._end.enter_context(at_work(self._writer.run.path / SHARDS_KEY, self._name))
 
-    def capture(self, shards: Sequence[int]) -> Captured:
+    def capture(self, shards: Sequence[int]) -> HandResult:
         """Capture those of `shards` that are not committed yet."""
         from lpp.capture.engine import capture_run
 
         ready, writer, notes = self._prepared, self._writer, _Notes()
         capture_run(ready.plan, ready.prompts, writer, ready.backend, notes, only=shards)
-        return Captured(
+        return HandResult(
             written=frozenset(writer.written.intersection(shards)),
             outrun=frozenset(writer.outrun.intersection(shards)),
             notes=notes.lines,

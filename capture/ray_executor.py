@@ -21,7 +21,7 @@ from lpp.capture.batches import tokens_of
 from lpp.capture.known_runs import remember, request_key
 from lpp.capture.outcome import Outcome
 from lpp.capture.parts import WHOLE, Part
-from lpp.capture.ray_actor import Captured, Loaded, remote_actor
+from lpp.capture.ray_actor import HandResult, Loaded, remote_actor
 from lpp.capture.request import CaptureRequest
 from lpp.capture.run import check_size, describe, refuse_another, store_for
 from lpp.capture.stopping import Stop, stoppable
@@ -197,10 +197,10 @@ class _Pool:
         """Whether any shard is under way."""
         return any(worker.hand is not None for worker in self._pending.values())
 
-    def turn(self, told_lines: Progress) -> list[tuple[tuple[int, ...], Captured | None]]:
+    def turn(self, told_lines: Progress) -> list[tuple[tuple[int, ...], HandResult | None]]:
         """Wait a moment; each hand that ended, with what came of it, None where its actor died."""
         ready, _ = self.ray.wait(list(self._pending), num_returns=1, timeout=POLL_SECONDS)
-        ended: list[tuple[tuple[int, ...], Captured | None]] = []
+        ended: list[tuple[tuple[int, ...], HandResult | None]] = []
         for ref in ready:
             worker = self._pending.pop(ref)
             hand, worker.hand = worker.hand, None

@@ -6,6 +6,7 @@ named on the way; copied into `corpus/TARGET` it becomes a test. A sample of wha
 is added to the corpus. Needs the extra `fuzz`.
 """
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -14,6 +15,9 @@ from pathlib import Path
 CORPUS = Path(__file__).with_name("corpus")
 MAX_BYTES = 1 << 14
 """Longer inputs find nothing that short ones do not, and would fill the corpus."""
+
+MEMORY = Path("/dev/shm")
+"""Where the stores of a target lie, on machines that have it: every input is written."""
 
 MEMORY_MIB = 3072
 """What a target may take; far more than the bounds of the readers allow."""
@@ -39,10 +43,14 @@ def run(target: str, seconds: int) -> bool:
     """Fuzz `target`; keep some of what reached new code. Whether nothing was wrong."""
     seeds = CORPUS / target
     seeds.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="lpp-fuzz-") as work:
+    memory = MEMORY if MEMORY.is_dir() else None
+    with (
+        tempfile.TemporaryDirectory(prefix="lpp-fuzz-") as work,
+        tempfile.TemporaryDirectory(prefix="lpp-fuzz-", dir=memory) as stores,
+    ):
         limits = [f"-max_len={MAX_BYTES}", f"-rss_limit_mb={MEMORY_MIB}", "-timeout=20"]
         times = [f"-max_total_time={seconds}", "-print_final_stats=1"]
-        done = _process(target, [*limits, *times, work, seeds])
+        done = _process(target, [*limits, *times, work, seeds], stores)
         told = [line for line in done.stderr.splitlines() if _worth(line)]
         print(f"{target}:", *told, sep="\n  ", flush=True)
         _keep(Path(work), seeds)
@@ -64,7 +72,9 @@ def _keep(found: Path, seeds: Path) -> None:
             (seeds / path.name).write_bytes(path.read_bytes())
 
 
-def _process(target: str, options: list[object]) -> "subprocess.CompletedProcess[str]":
+def _process(
+    target: str, options: list[object], temporary: str
+) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [sys.executable, "-m", "tests.fuzz", "--one", target, *map(str, options)],
         check=False,
@@ -72,6 +82,7 @@ def _process(target: str, options: list[object]) -> "subprocess.CompletedProcess
         stdout=subprocess.DEVNULL,
         text=True,
         errors="replace",
+        env={**os.environ, "TMPDIR": temporary},
     )
 
 

@@ -6,6 +6,7 @@ crash of a library below, no memory beyond the limit that the runner sets. Recor
 or a checksum would keep everything else from being reached.
 """
 
+import atexit
 import json
 import logging
 import shutil
@@ -47,10 +48,10 @@ ROWS: Final = 3
 
 @cache
 def folder() -> Path:
-    """A copy of the golden store, in memory where the machine has such a place."""
+    """A copy of the golden store, gone with the process; a fuzzer's parent takes it away."""
     logging.getLogger("lpp").setLevel(logging.ERROR)  # the cache logs what it does not take
-    memory = Path("/dev/shm")
-    made = tempfile.mkdtemp(prefix="lpp-fuzz-", dir=memory if memory.is_dir() else None)
+    made = tempfile.mkdtemp(prefix="lpp-fuzz-")
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
     root = Path(made) / "store"
     shutil.copytree(GOLDEN, root)
     return root
