@@ -9,8 +9,10 @@ import contextlib
 import dataclasses
 import hashlib
 import math
+import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -45,6 +47,9 @@ MAX_NAMES_BYTES: Final = 1 << 30
 READINGS: Final = 5
 """Of all scores, before it is others' writing that keeps them from being read."""
 
+PAUSE_SECONDS: Final = 0.1
+"""Before the second reading; each later pause is longer by as much."""
+
 KEY: Final = ("model", "benchmark", "metric")
 """What is there once in a source."""
 
@@ -78,11 +83,17 @@ class ScoreSet:
         FileNotFoundError when its record is gone too: another writer has put its own in its place.
         """
         try:
+            return self._table()
+        except (OSError, FormatError):  # at any step: what was checked may be gone when it is read
+            if not (self.path / COMMIT_KEY).exists():
+                raise FileNotFoundError(f"{self.path} was replaced") from None
+            raise
+
+    def _table(self) -> pa.Table:
+        try:
             recorded = self.record.objects[SCORES_KEY]
             file = checked_file(plain_file(self.path, SCORES_KEY), recorded)
         except (OSError, KeyError):
-            if not (self.path / COMMIT_KEY).exists():
-                raise FileNotFoundError(f"{self.path} was replaced") from None
             raise _damaged(self.path, f"{SCORES_KEY} is missing") from None
         except ValueError:
             raise _damaged(self.path, f"{SCORES_KEY} is altered") from None
@@ -152,15 +163,28 @@ def score_sets(root: Place, *, superseded: bool = False) -> list[ScoreSet]:
     """Every committed source of the store at `root`, by directory name.
 
     superseded: also those that another one replaced and that a killed writer left behind.
-    Raises FormatError for a record that was altered or is of a newer release.
+    Raises FormatError for a record that was altered or is of a newer release, ConflictError(IN_USE)
+    where others replace them all the time.
     """
-    folder = root / BENCHMARKS_KEY
-    found = [
-        ScoreSet(path=path, record=_read_record(path))
-        for path in children(folder)
-        if not path.name.startswith(".") and (path / COMMIT_KEY).exists()
-    ]
-    return found if superseded else _in_force(found)
+    for _ in range(READINGS):
+        with contextlib.suppress(FileNotFoundError):  # replaced: its successor may not be listed
+            found = [ScoreSet(path=p, record=_read_record(p)) for p in _committed(root)]
+            return found if superseded else _in_force(found)
+    raise _busy(root)
+
+
+def _committed(root: Place) -> Iterator[Place]:
+    for path in children(root / BENCHMARKS_KEY):
+        if not path.name.startswith(".") and (path / COMMIT_KEY).exists():
+            yield path
+
+
+def _busy(root: Place) -> ConflictError:
+    return ConflictError(
+        f"{root / BENCHMARKS_KEY}: others are writing there all the time. Repeat the command when "
+        "they are done.",
+        kind=ErrorKind.IN_USE,
+    )
 
 
 def verify_scores(root: Place) -> list[Problem]:
@@ -168,37 +192,45 @@ def verify_scores(root: Place) -> list[Problem]:
 
     Never raises for what lies in the store; places are relative to `root`.
     """
-    folder = root / BENCHMARKS_KEY
     found = []
-    for path in children(folder):
+    for path in children(root / BENCHMARKS_KEY):
         if path.name.startswith("."):
             continue
-        where = f"{BENCHMARKS_KEY}/{path.name}"
-        if not isinstance(path, Path) and not (path / COMMIT_KEY).exists():
-            continue  # in a bucket, one that is being written, or was when its writer ended
         try:
             problems = ScoreSet(path=path, record=_read_record(path)).problems()
         except (FormatError, OSError) as error:
-            found.append(Problem(where=f"{where}/{COMMIT_KEY}", what=f"not readable ({error})"))
-        else:
-            found += [Problem(where=f"{where}/{p.where}", what=p.what) for p in problems]
+            problems = [Problem(where=COMMIT_KEY, what=f"not readable ({error})")]
+        if problems and not _there(path):
+            continue
+        where = f"{BENCHMARKS_KEY}/{path.name}"
+        found += [Problem(where=f"{where}/{p.where}", what=p.what) for p in problems]
     return found
+
+
+def _there(path: Place) -> bool:
+    """Whether a source is there still; another writer may have replaced it.
+
+    In a bucket it is where its record is: without one it is being written, or removed.
+    """
+    return os.path.lexists(path) if isinstance(path, Path) else (path / COMMIT_KEY).exists()
 
 
 def read_scores(root: Place) -> pa.Table:
     """The scores of every source in the store at `root`, (n, 9) `SCORES_SCHEMA`.
 
     Raises FormatError for altered bytes, ConflictError(IN_USE) when two writers added different
-    scores of one source at once.
+    scores of one source at once and neither has put them together after a second.
     """
-    for _ in range(READINGS):
-        with contextlib.suppress(FileNotFoundError):  # replaced between the list and the look
+    met = None
+    for attempt in range(READINGS):
+        time.sleep(PAUSE_SECONDS * attempt)
+        try:
             return _together(score_sets(root))
-    raise ConflictError(
-        f"{root / BENCHMARKS_KEY}: others are writing there all the time. Repeat the command when "
-        "they are done.",
-        kind=ErrorKind.IN_USE,
-    )
+        except FileNotFoundError:  # replaced between the list and the look
+            continue
+        except ConflictError as error:
+            met = error
+    raise met or _busy(root)
 
 
 def _together(sets: Sequence[ScoreSet]) -> pa.Table:

@@ -138,7 +138,10 @@ def test_removal_takes_what_was_replaced_as_well(root: Path, tmp_path: Path) -> 
     assert caught.value.kind is ErrorKind.NOT_FOUND
 
 
-def test_two_writers_of_one_source_are_seen(root: Path, tmp_path: Path) -> None:
+def test_two_writers_of_one_source_are_seen(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lpp.store.scores.PAUSE_SECONDS", 0)
     elsewhere = create_store(tmp_path / "elsewhere").path
     add_scores(root, "board", scores(), {})
     add_scores(elsewhere, "board", scores(value=0.75), {})
@@ -204,6 +207,59 @@ def test_a_source_replaced_while_it_is_read_is_read_again(
     assert read_scores(root).num_rows == 1
     with pytest.raises(FileNotFoundError, match="was replaced"):
         old.table()
+
+
+def test_two_writers_who_met_and_put_both_together_are_waited_for(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = create_store(tmp_path / "elsewhere").path
+    add_scores(root, "board", scores(), {})
+    add_scores(elsewhere, "board", scores(value=0.75), {})
+    (met,) = score_sets(elsewhere)
+    shutil.copytree(met.path, root / "benchmarks" / met.path.name)
+
+    def put_together(seconds: float) -> None:
+        if seconds > 0:
+            add_scores(root, "board", scores(), {}, replace=True)
+
+    monkeypatch.setattr("lpp.store.scores.time.sleep", put_together)
+    assert set(read_scores(root)["value"].to_pylist()) == {81.5, 0.5}
+
+
+@pytest.mark.parametrize("step", ["_read_record", "checked_file", "read_table"])
+def test_a_source_replaced_at_any_step_of_reading_is_read_again(
+    root: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    from lpp.store import scores as module
+
+    add_scores(root, "board", scores(), FILES)
+    real = getattr(module, step)
+
+    def replaced(*arguments: object, **named: object) -> object:
+        monkeypatch.undo()
+        add_scores(root, "board", scores().slice(0, 1), FILES, replace=True)
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(module, step, replaced)
+    assert read_scores(root).num_rows == 1
+
+
+@pytest.mark.parametrize("step", ["_read_record", "check_objects"])
+def test_a_source_replaced_while_it_is_verified_is_no_problem(
+    root: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    from lpp.store import scores as module
+
+    add_scores(root, "board", scores(), FILES)
+    real = getattr(module, step)
+
+    def replaced(*arguments: object) -> object:
+        monkeypatch.undo()
+        add_scores(root, "board", scores().slice(0, 1), FILES, replace=True)
+        return real(*arguments)
+
+    monkeypatch.setattr(module, step, replaced)
+    assert verify_scores(root) == []
 
 
 def test_an_altered_or_newer_record_is_refused(root: Path) -> None:
