@@ -61,8 +61,6 @@ def explained(model: str, device: str) -> Iterator[None]:
         yield
     except LppError:
         raise
-    except (KeyboardInterrupt, GeneratorExit):
-        raise
     except Exception as error:
         raise _explanation(model, device, error) from error
 

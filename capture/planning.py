@@ -22,6 +22,7 @@ from lpp.capture.request import CaptureRequest, CorpusSpec
 from lpp.capture.selection import Selection, select
 from lpp.store.console import SILENT, Progress
 from lpp.store.documents import canonical_json
+from lpp.store.ends import check_requests
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.hidden_limits import ITEM_BYTES
 from lpp.store.moments import moments_bytes
@@ -69,6 +70,7 @@ def prepare(
     corpus, passages = choose_passages(request.corpus, request.selection)
     opened = open_model(request, progress=progress, quiet=quiet)
     try:
+        check_requests()  # vLLM's start drops an interrupt at some moments
         refused = corpus.refused
         prompts = tokenise(passages, opened.described.tokenizer, request.context, refused)
         passages = [passage for passage in passages if passage.source_row not in refused]

@@ -21,16 +21,13 @@ from typing import Any, Final
 import click
 
 from lpp.store.console import EXIT_USER_ERROR, INTERRUPTED
-from lpp.store.ends import check_requests
+from lpp.store.ends import REQUESTS, check_requests
 
 GRACE_SECONDS: Final = 60.0
 """For the shard under way, after the first request."""
 
 TIDY_SECONDS: Final = 3.0
 """For closing files and engines after the second; then the process is ended as it stands."""
-
-REQUESTS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Ctrl-C, a scheduler, a terminal that closes."""
 
 _OVER: Final = 0
 """The byte that ends the watcher: no signal has this number."""

@@ -148,7 +148,7 @@ class VllmEngine:
             return
         try:
             yield
-        except (LppError, KeyboardInterrupt):
+        except LppError:
             raise
         except Exception as error:
             if out_of_memory(error):
@@ -318,7 +318,7 @@ def loading(name: str) -> Iterator[None]:
     """One clear error for a model that vLLM does not serve."""
     try:
         yield
-    except (LppError, KeyboardInterrupt):
+    except LppError:
         raise
     except Exception as error:
         if out_of_memory(error):

@@ -22,7 +22,6 @@ from lpp.capture.vllm_engine import (
     vllm_version,
 )
 from lpp.store.console import Progress
-from lpp.store.ends import check_requests
 from lpp.store.errors import ErrorKind, InputError, MachineError
 from lpp.store.plan import Keep, StoredDtype
 
@@ -52,7 +51,6 @@ class VllmModel:
                 self.described.folder, self.described.id, settings, quiet=quiet
             )
         try:
-            check_requests()  # vLLM's start drops an interrupt at some moments
             self.sites = probe_engine(
                 self._engine,
                 self.described.id,

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 
 from lpp.capture.handover import InProcess, SharedFile
-from lpp.capture.stopping import REQUESTS
 from lpp.capture.vllm_recorder import Awaited, Recorder, Taken
 from lpp.capture.vllm_sites import EngineSites, NormCheck, find_engine_sites
+from lpp.store.ends import REQUESTS
 
 
 class EngineUnembedding:

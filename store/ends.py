@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final, NoReturn
 
-_NUMBERS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+REQUESTS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Ctrl-C, a scheduler, a terminal that closes."""
+
 _AS_STARTED: Final = (signal.SIG_DFL, signal.default_int_handler)
 
 _requested = threading.Event()
@@ -26,7 +28,7 @@ def polite_ends() -> Iterator[None]:
     """
     before = {}
     if threading.current_thread() is threading.main_thread():
-        before = {n: handler for n in _NUMBERS if (handler := signal.getsignal(n)) in _AS_STARTED}
+        before = {n: handler for n in REQUESTS if (handler := signal.getsignal(n)) in _AS_STARTED}
     for number in before:
         signal.signal(number, _end)
     try:
