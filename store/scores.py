@@ -12,7 +12,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -168,15 +168,18 @@ def score_sets(root: Place, *, superseded: bool = False) -> list[ScoreSet]:
     """
     for _ in range(READINGS):
         with contextlib.suppress(FileNotFoundError):  # replaced: its successor may not be listed
-            found = [ScoreSet(path=p, record=_read_record(p)) for p in _committed(root)]
+            found = [
+                ScoreSet(path=path, record=_read_record(path))
+                for path in _listed(root)
+                if (path / COMMIT_KEY).exists()
+            ]
             return found if superseded else _in_force(found)
     raise _busy(root)
 
 
-def _committed(root: Place) -> Iterator[Place]:
-    for path in children(root / BENCHMARKS_KEY):
-        if not path.name.startswith(".") and (path / COMMIT_KEY).exists():
-            yield path
+def _listed(root: Place) -> list[Place]:
+    """What lies among the sources, stages apart."""
+    return [path for path in children(root / BENCHMARKS_KEY) if not path.name.startswith(".")]
 
 
 def _busy(root: Place) -> ConflictError:
@@ -193,9 +196,7 @@ def verify_scores(root: Place) -> list[Problem]:
     Never raises for what lies in the store; places are relative to `root`.
     """
     found = []
-    for path in children(root / BENCHMARKS_KEY):
-        if path.name.startswith("."):
-            continue
+    for path in _listed(root):
         try:
             problems = ScoreSet(path=path, record=_read_record(path)).problems()
         except (FormatError, OSError) as error:
