@@ -39,6 +39,9 @@ class Constants:
     solve: float = 11e9
     """d^3 a second of one core, of the eigenvalues of a symmetric matrix."""
 
+    spare: float = 0.0
+    """Share of one more core that products leave free; it unpacks the next block meanwhile."""
+
     # assumed: data sheets, and what such machines are seen to reach
     forward: float = 400e12
     """Operations a second of one card in bfloat16: four tenths of an H100's dense peak, 989e12."""
@@ -126,18 +129,16 @@ def analysis_seconds(
     sites: int = 1,
     solves: int = BANDS,
     cores: int = 1,
-    spare: float = 0.0,
 ) -> dict[str, float]:
     """Seconds of each part of an analysis from rows, on so many cores.
 
-    solves: eigen-decompositions of a site. spare: the share of one more core that products leave
-    free, which unpacks the next block meanwhile; with none the two come one after the other.
+    solves: eigen-decompositions of a site.
     """
     numbers = rows * width * sites / cores
     reading = numbers * c.row_bytes / c.unpack
     adding = numbers / c.handle + 2.0 * numbers * width / c.product
     return {
-        "reading": max(0.0, reading - spare * adding),
+        "reading": max(0.0, reading - c.spare * adding),
         "products": adding,
         "solves": solves * sites * width**3 / c.solve / cores,
     }

@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -41,10 +42,10 @@ def measure(
     folder: Path, sizes: Sequence[int] = SIZES, prompts: Sequence[int] = PROMPTS
 ) -> Iterator[Ratio]:
     """Predicted beside measured, of analysis and of capture; the ratio is the greater's."""
-    constants, spare, fixed = of_analysis(folder)
+    constants, fixed = of_analysis(folder)
     for rows in sizes:
         run = synthetic_run(folder / f"scale-{rows}", rows, WIDTH, per_shard=200)
-        parts = analysis_seconds(constants, rows=rows, width=WIDTH, spare=spare)
+        parts = analysis_seconds(constants, rows=rows, width=WIDTH)
         yield _beside(
             f"analysis of {rows:,} rows of width {WIDTH}",
             fixed + sum(parts.values()),
@@ -54,10 +55,8 @@ def measure(
     yield from _captures(folder, prompts)
 
 
-def of_analysis(folder: Path, width: int = WIDTH) -> tuple[Constants, float, float]:
-    """Constants of this machine for rows of `width`; what products leave of one more core; the
-    seconds of an analysis of none.
-    """
+def of_analysis(folder: Path, width: int = WIDTH) -> tuple[Constants, float]:
+    """Constants of this machine for rows of `width`, and the seconds of an analysis of none."""
     run = synthetic_run(folder / "probe", PROBE_ROWS, width, per_shard=200)
     some = next(run.blocks("final"))
     numbers = PROBE_ROWS * width
@@ -67,8 +66,8 @@ def of_analysis(folder: Path, width: int = WIDTH) -> tuple[Constants, float, flo
     scatter = wide.T @ wide
     solve = _best(lambda: np.linalg.eigvalsh(scatter), repeats=10)
     rate = 2 * wide.size * width / product
-    adding = _best(lambda: _banded(some, run, width), repeats=5) / some.values.size
-    spare = _spare(lambda: _banded(some, run, width))
+    banded = partial(_banded, some, run, width)
+    adding = _best(banded, repeats=5) / some.values.size
     empty = synthetic_run(folder / "empty", LENGTH, width)
     measured = replace(
         Constants(),
@@ -76,8 +75,9 @@ def of_analysis(folder: Path, width: int = WIDTH) -> tuple[Constants, float, flo
         product=rate,
         handle=1 / max(adding - 2 * width / rate, 1e-12),
         solve=width**3 / solve,
+        spare=_spare(banded),
     )
-    return measured, spare, _best(lambda: _analyse(empty), repeats=5)
+    return measured, _best(lambda: _analyse(empty), repeats=5)
 
 
 def _spare(call: Callable[[], object]) -> float:
@@ -150,11 +150,11 @@ def main() -> None:
     for width in (64, 128, 576, 1024, 4096):
         with scratch() as folder:
             start = time.perf_counter()
-            found, spare, fixed = of_analysis(folder, width)
+            found, fixed = of_analysis(folder, width)
             print(
                 f"d = {width}: unpack {found.unpack / 1e9:.2f} GB/s, product "
                 f"{found.product / 1e9:.0f} GFLOP/s, handle {found.handle / 1e6:.0f} M/s, solve "
-                f"{found.solve / 1e9:.2f}e9 d^3/s, spare {spare:.2f}, fixed {fixed:.3f} s "
+                f"{found.solve / 1e9:.2f}e9 d^3/s, spare {found.spare:.2f}, fixed {fixed:.3f} s "
                 f"({time.perf_counter() - start:.0f} s)",
                 flush=True,
             )

@@ -2,6 +2,7 @@
 
 import itertools
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -149,7 +150,7 @@ def test_analysis_is_linear_in_rows_and_cores_but_for_solves() -> None:
     assert many["products"] == pytest.approx(100 * few["products"])
     assert many["solves"] == few["solves"] == pytest.approx(10 * 64**3 / C.solve)
     for spare in (0.5, 1.0):
-        ahead = scaling.analysis_seconds(C, rows=1e6, width=64, spare=spare)
+        ahead = scaling.analysis_seconds(replace(C, spare=spare), rows=1e6, width=64)
         assert ahead["reading"] == pytest.approx(
             max(0.0, many["reading"] - spare * many["products"])
         )
