@@ -5,7 +5,7 @@ import secrets
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,6 +84,10 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
     return report
 
 
+TERMINAL = {"COLUMNS": "80", "HF_HUB_OFFLINE": "1"}
+"""What commands see: 80 columns, and no hub."""
+
+
 def command(*words: object, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run one of the three programs as a user does, on 80 columns and without a hub."""
     program, *arguments = map(str, words)
@@ -92,7 +96,7 @@ def command(*words: object, **environment: str) -> subprocess.CompletedProcess[s
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "COLUMNS": "80", "HF_HUB_OFFLINE": "1", **environment},
+        env={**os.environ, **TERMINAL, **environment},
     )
 
 
@@ -102,12 +106,29 @@ def run_command() -> object:
     return command
 
 
-def capture_arguments(root: Path, *extra: object) -> Sequence[object]:
-    """`lpp-capture run` of the packaged model on the built-in passages."""
+def capture_words(root: Path, *extra: object) -> list[str]:
+    """What follows `lpp-capture`, of the packaged model on the built-in passages."""
     from lpp.capture.gguf import packaged_model
 
-    model = packaged_model()
-    return ("lpp-capture", "run", "--model", model, "--corpus", "pydoc", "--store", root, *extra)
+    words = ("run", "--model", packaged_model(), "--corpus", "pydoc", "--store", root, *extra)
+    return [str(word) for word in words]
+
+
+@pytest.fixture(scope="session")
+def start_packaged() -> object:
+    """`start_packaged(root, "--prompts", 4)` -> the process, running."""
+
+    def start(root: Path, *extra: object) -> "subprocess.Popen[str]":
+        program = str(Path(sys.executable).with_name("lpp-capture"))
+        return subprocess.Popen(
+            [program, *capture_words(root, *extra)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **TERMINAL},
+        )
+
+    return start
 
 
 @pytest.fixture(scope="session")
@@ -123,8 +144,8 @@ def capture_here(root: Path, *extra: object) -> subprocess.CompletedProcess[str]
     """The command line, called."""
     from lpp.capture.cli import main
 
-    words = [str(word) for word in capture_arguments(root, *extra)]
-    done = CliRunner(env={"COLUMNS": "80", "HF_HUB_OFFLINE": "1"}).invoke(main, words[1:])
+    words = capture_words(root, *extra)
+    done = CliRunner(env=TERMINAL).invoke(main, words)
     return subprocess.CompletedProcess(words, done.exit_code, done.stdout, done.stderr)
 
 

@@ -4,10 +4,8 @@ The reference runs the model again for each prefix of each prompt, stacks the st
 float64 SVD: slow, and without anything of ours but the token ids.
 """
 
-import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +24,7 @@ PROMPTS, CONTEXT = 6, 50
 FLOAT32 = ("--prompts", PROMPTS, "--context", CONTEXT, "--dtype", "float32")
 
 Capture = Callable[..., subprocess.CompletedProcess[str]]
+Start = Callable[..., "subprocess.Popen[str]"]
 
 
 def only_run(root: Path) -> Run:
@@ -181,12 +180,12 @@ def test_the_untrained_twin_is_uncertain_and_ranks_otherwise(documented_store: P
 
 
 def test_a_killed_capture_resumes_to_the_same_bytes(
-    capture_packaged: Capture, tmp_path: Path
+    capture_packaged: Capture, start_packaged: Start, tmp_path: Path
 ) -> None:
     options = ("--prompts", 16, "--context", 64, "--sites", "embed,final", "--shard-mib", 1)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert capture_packaged(whole, *options).returncode == 0
-    process = start_capture(killed, *options)
+    process = start_packaged(killed, *options)
     wait_for_shards(process, killed, 1)
     process.send_signal(signal.SIGKILL)
     process.communicate()
@@ -195,9 +194,11 @@ def test_a_killed_capture_resumes_to_the_same_bytes(
     assert files_of(killed) == files_of(whole)
 
 
-def test_ctrl_c_keeps_what_is_committed_and_says_how_to_go_on(tmp_path: Path) -> None:
+def test_ctrl_c_keeps_what_is_committed_and_says_how_to_go_on(
+    start_packaged: Start, tmp_path: Path
+) -> None:
     options = ("--prompts", 150, "--context", 64, "--sites", "embed,final", "--shard-mib", 1)
-    process = start_capture(tmp_path / "s", *options)
+    process = start_packaged(tmp_path / "s", *options)
     wait_for_shards(process, tmp_path / "s", 1)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
@@ -209,20 +210,6 @@ def test_ctrl_c_keeps_what_is_committed_and_says_how_to_go_on(tmp_path: Path) ->
     assert run.shards
     committed = [p for p in run.verify() if "not committed" not in p.what]
     assert committed == []
-
-
-def start_capture(root: Path, *extra: object) -> "subprocess.Popen[str]":
-    """The same command as `capture_packaged`, running."""
-    from lpp.capture.gguf import packaged_model
-
-    words = ["run", "--model", packaged_model(), "--corpus", "pydoc", "--store", root, *extra]
-    return subprocess.Popen(
-        [str(Path(sys.executable).with_name("lpp-capture")), *map(str, words)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
-    )
 
 
 def wait_for_shards(process: "subprocess.Popen[str]", root: Path, count: int) -> None:

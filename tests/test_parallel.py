@@ -4,10 +4,8 @@ The stores they make are compared byte for byte with what one process makes alon
 """
 
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +15,7 @@ import pytest
 from lpp.store import Run, open_store
 
 Capture = Callable[..., subprocess.CompletedProcess[str]]
+Start = Callable[..., "subprocess.Popen[str]"]
 OPTIONS = ("--prompts", 20, "--context", 64, "--sites", "embed,final", "--shard-mib", 1)
 """Three shards of the packaged model."""
 
@@ -29,21 +28,6 @@ def alone(capture_packaged: Capture, tmp_path_factory: pytest.TempPathFactory) -
     assert done.returncode == 0, done.stderr
     assert only_run(root).plan.n_shards == 3
     return root
-
-
-def start(root: Path, *extra: object, report: Path) -> "subprocess.Popen[str]":
-    """The same capture, running."""
-    from lpp.capture.gguf import packaged_model
-
-    words = ["run", "--model", packaged_model(), "--corpus", "pydoc", "--store", root]
-    words += [*OPTIONS, *extra, "--report", report]
-    return subprocess.Popen(
-        [str(Path(sys.executable).with_name("lpp-capture")), *map(str, words)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
-    )
 
 
 def finish(process: "subprocess.Popen[str]", report: Path) -> tuple[str, dict[str, object]]:
@@ -68,9 +52,13 @@ def files_of(root: Path) -> dict[str, bytes]:
     }
 
 
-def test_parts_at_once_make_the_store_of_one_process(alone: Path, tmp_path: Path) -> None:
+def test_parts_at_once_make_the_store_of_one_process(
+    start_packaged: Start, alone: Path, tmp_path: Path
+) -> None:
     root, reports = tmp_path / "store", [tmp_path / f"{k}.json" for k in range(2)]
-    parts = [start(root, "--part", f"{k}/2", report=reports[k]) for k in range(2)]
+    parts = [
+        start_packaged(root, *OPTIONS, "--part", f"{k}/2", "--report", reports[k]) for k in range(2)
+    ]
     told = [finish(part, report) for part, report in zip(parts, reports, strict=True)]
     assert files_of(root) == files_of(alone)
     shards = only_run(root).plan.n_shards
@@ -102,10 +90,10 @@ def test_a_part_alone_says_what_is_missing_and_the_rest_completes_it(
 
 
 def test_of_two_processes_on_one_shard_one_wins_and_the_other_says_so(
-    capture_packaged: Capture, alone: Path, tmp_path: Path
+    capture_packaged: Capture, start_packaged: Start, alone: Path, tmp_path: Path
 ) -> None:
     root, report = tmp_path / "store", tmp_path / "late.json"
-    late = start(root, report=report)
+    late = start_packaged(root, *OPTIONS, "--report", report)
     until = time.monotonic() + 120
     while not list(root.glob("runs/*/shards/*/COMMIT.json")):  # it has chosen its shards
         assert late.poll() is None
@@ -127,10 +115,10 @@ def test_of_two_processes_on_one_shard_one_wins_and_the_other_says_so(
 
 
 def test_status_sees_a_run_under_way_and_one_that_was_killed(
-    run_command: Capture, tmp_path: Path
+    run_command: Capture, start_packaged: Start, tmp_path: Path
 ) -> None:
     root = tmp_path / "store"
-    process = start(root, "--prompts", 300, "--part", "0/2", report=tmp_path / "r.json")
+    process = start_packaged(root, *OPTIONS, "--prompts", 300, "--part", "0/2")
     until = time.monotonic() + 120
     while not list(root.glob("runs/*/shards/*/COMMIT.json")):
         assert process.poll() is None
