@@ -8,7 +8,7 @@ from lpp.analyze.cells import Cell
 from lpp.analyze.moments import Floats, Rows
 from lpp.analyze.parts import Parts, add_by_part
 from lpp.analyze.site_reader import SiteReader
-from lpp.store.run import Block
+from lpp.store.read import Block
 
 
 def mean_pairwise_cosine(rows: Rows, /) -> float:

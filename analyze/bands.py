@@ -19,7 +19,7 @@ import numpy as np
 from lpp.analyze.cells import Cell, Integers, n_tokens
 from lpp.analyze.held import Held, Spreads
 from lpp.analyze.moments import Moments, Rows, Workspace, chunk_rows
-from lpp.store.run import Block
+from lpp.store.read import Block
 
 
 def band_counts(lengths: Integers, upper: Sequence[int]) -> Integers:

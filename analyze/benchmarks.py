@@ -34,7 +34,7 @@ from lpp.analyze.score_rows import (
 from lpp.sql.schema import arrow_schema
 from lpp.store import Store, add_scores, open_store, read_scores
 from lpp.store.errors import ErrorKind, InputError
-from lpp.store.place import Place
+from lpp.store.objects.place import Place
 from lpp.store.scores import SCORES_SCHEMA
 
 _TABLES: Final = (".csv", ".tsv", ".parquet")

@@ -22,14 +22,14 @@ from lpp.analyze import cache_tables
 from lpp.analyze.cells import Cell
 from lpp.analyze.row_values import Values
 from lpp.analyze.summary import Summary
-from lpp.store.arrow_limits import check_declared
 from lpp.store.errors import FormatError, LppError
-from lpp.store.files import checksum
-from lpp.store.keys import ANALYSIS_KEY
-from lpp.store.paths import plain_file
-from lpp.store.place import Place
-from lpp.store.run import Run
-from lpp.store.writing import replace_file
+from lpp.store.format.arrow_limits import check_declared
+from lpp.store.format.keys import ANALYSIS_KEY
+from lpp.store.objects.disk import checksum
+from lpp.store.objects.paths import plain_file
+from lpp.store.objects.place import Place
+from lpp.store.objects.writing import replace_file
+from lpp.store.read import Run
 
 KERNEL_VERSION: Final = 3
 """Raise it when a change of the arithmetic, or of a metric that needs rows, could change a digit

@@ -5,7 +5,7 @@ from typing import NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
-from lpp.store.schedule import GROUPS, group_boundaries
+from lpp.store.format.schedule import GROUPS, group_boundaries
 
 __all__ = ["GROUPS", "Cell", "Integers", "n_tokens"]
 

@@ -14,7 +14,7 @@ from xml.sax.saxutils import quoteattr
 from lpp.analyze.chart_library import vl_convert
 from lpp.analyze.chart_theme import INK
 from lpp.store.errors import ErrorKind, InputError
-from lpp.store.files import replace_file
+from lpp.store.objects.disk import replace_file
 
 FORMATS: Final = ("png", "svg", "html", "json")
 LIGHT: Final = ("#1A1A1A", "#FFFFFF")

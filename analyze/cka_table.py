@@ -14,9 +14,9 @@ from lpp.analyze.database import frame_schema, put
 from lpp.analyze.keys import RunView, Url
 from lpp.analyze.render_text import explained, number, numbered, plain_table, rendered
 from lpp.analyze.texts import text_sets, texts_of
-from lpp.store.console import SILENT, Progress
+from lpp.store.commands.console import SILENT, Progress
 from lpp.store.errors import ErrorKind, InputError
-from lpp.store.place import Place
+from lpp.store.objects.place import Place
 
 SCHEMA: Final = frame_schema("cka")
 """One row for each pair of sites, the shallower one first."""

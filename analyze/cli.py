@@ -11,8 +11,8 @@ from lpp.analyze.cli_metrics import metrics
 from lpp.analyze.cli_profile import profile
 from lpp.analyze.cli_report import report
 from lpp.analyze.cli_sensitivity import sensitivity
-from lpp.store.console import LppGroup, debug_option, progress
-from lpp.store.keys import RUNS_KEY
+from lpp.store.commands.console import LppGroup, debug_option, progress
+from lpp.store.format.keys import RUNS_KEY
 
 
 @click.group(cls=LppGroup, context_settings={"help_option_names": ["-h", "--help"]})

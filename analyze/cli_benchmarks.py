@@ -8,7 +8,7 @@ from typing import Any, Final
 import click
 
 from lpp.analyze.score_rows import UNITS, plain
-from lpp.store.console import debug_option
+from lpp.store.commands.console import debug_option
 
 _SHOWN: Final = 8
 

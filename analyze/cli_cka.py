@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from lpp.store.console import debug_option, progress
+from lpp.store.commands.console import debug_option, progress
 
 
 def _names(_ctx: click.Context, _param: click.Parameter, value: str) -> Any:

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import click
 
-from lpp.store.console import debug_option
+from lpp.store.commands.console import debug_option
 
 _FORMATS: Final = ("table", "csv", "json")
 

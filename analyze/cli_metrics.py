@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lpp.store.console import debug_option
+from lpp.store.commands.console import debug_option
 
 if TYPE_CHECKING:
     from lpp.analyze.metric import Metric

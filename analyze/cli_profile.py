@@ -7,7 +7,7 @@ from typing import Any, Final
 import click
 
 from lpp.analyze.options import executor_options, names, numbers
-from lpp.store.console import debug_option, progress
+from lpp.store.commands.console import debug_option, progress
 
 AGGREGATIONS: Final = ("min", "max", "mean", "median")
 ERROR_SITES: Final = ("none", "final", "all")

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from lpp.store.console import debug_option, progress
+from lpp.store.commands.console import debug_option, progress
 
 FORMATS = ("html", "png", "svg", "md")
 

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from lpp.analyze.options import executor_options, names, numbers
-from lpp.store.console import debug_option, progress
+from lpp.store.commands.console import debug_option, progress
 
 FORMATS = ("table", "csv", "json")
 PARTS = ("grid", "agreement")

@@ -9,7 +9,7 @@ from lpp.analyze.scored import store_tables
 from lpp.sql import build
 from lpp.sql.schema import TABLES, arrow_schema
 from lpp.store import open_store
-from lpp.store.place import Place
+from lpp.store.objects.place import Place
 
 
 def frame_schema(table: str) -> pl.Schema:

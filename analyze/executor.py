@@ -52,7 +52,7 @@ def chosen_executor(name: ExecutorName, address: str | None) -> Iterator[Executo
         yield LOCAL
         return
     from lpp.analyze.ray_executor import RayExecutor
-    from lpp.store.cluster import cluster
+    from lpp.store.commands.cluster import cluster
 
     with cluster(address) as ray:
         yield RayExecutor(ray)

@@ -9,9 +9,9 @@ import numpy.typing as npt
 import polars as pl
 
 from lpp.store import open_store
-from lpp.store.place import Url
-from lpp.store.run import Run
-from lpp.store.schedule import prefix_schedule
+from lpp.store.format.schedule import prefix_schedule
+from lpp.store.objects.place import Url
+from lpp.store.read import Run
 
 __all__ = ["RunView", "Url", "depth", "views"]
 

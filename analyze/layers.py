@@ -22,8 +22,8 @@ from lpp.analyze.metrics import METRICS
 from lpp.analyze.moments_held import needing_rows
 from lpp.analyze.select import Selection, select_runs, select_sites, shortfalls
 from lpp.analyze.texts import text_sets, texts_of
-from lpp.store.console import SILENT, Progress
-from lpp.store.place import Place
+from lpp.store.commands.console import SILENT, Progress
+from lpp.store.objects.place import Place
 
 FAMILIES: Final = ("", "zscore_", "robust_")
 """What the ranks are of: the states as they are, and their outlier-resistant variants."""

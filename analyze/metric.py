@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from lpp.analyze.cells import Cell
 from lpp.analyze.site_reader import SiteReader
-from lpp.store.run import Block
+from lpp.store.read import Block
 
 Needs = Literal["tokens", "scatter", "eigenvalues", "rows"]
 """What has to be at hand, and so what `compute` is given, for the tokens below one prefix:

@@ -16,7 +16,7 @@ from lpp.analyze.cells import Cell, Integers
 from lpp.analyze.moments import Floats, Rows
 from lpp.analyze.site_reader import SiteReader
 from lpp.store.errors import ErrorKind, MachineError
-from lpp.store.run import Block
+from lpp.store.read import Block
 
 MAX_ROWS: Final = 2048
 """Rows of a cell at most: N^2 d multiply-adds, and an error of the estimate about 1 / sqrt(N)."""

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from lpp.analyze.cells import Cell, Integers
 from lpp.analyze.moments import Floats
-from lpp.store.run import Block
+from lpp.store.read import Block
 
 
 class Parts:

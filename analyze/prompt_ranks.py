@@ -8,7 +8,7 @@ from lpp.analyze.cells import Cell
 from lpp.analyze.moments import Floats, Rows, centre
 from lpp.analyze.site_reader import SiteReader
 from lpp.analyze.trajectory import mean_over_prompts
-from lpp.store.run import Block
+from lpp.store.read import Block
 
 
 def prompt_entropy(rows: Rows, /) -> float:

@@ -36,7 +36,7 @@ from lpp.analyze.site_summaries import site_summaries, whole_summaries
 from lpp.analyze.spans import Tree, pieces, span_ends, span_rows
 from lpp.analyze.stored_moments import serves
 from lpp.analyze.summary import Demand, Summary, summarize
-from lpp.store.cluster import processors, told
+from lpp.store.commands.cluster import processors, told
 
 REPEATS: Final = 10
 """Of a task whose worker or machine died: machines that may be taken away at any time die often."""

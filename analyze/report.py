@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from lpp.sql.output import whole_file
-from lpp.store.console import SILENT, Progress
+from lpp.store.commands.console import SILENT, Progress
 from lpp.store.errors import ErrorKind, InputError
 
 if TYPE_CHECKING:

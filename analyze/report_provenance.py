@@ -13,8 +13,8 @@ import polars as pl
 
 from lpp.store import open_store
 from lpp.store.errors import FormatError
-from lpp.store.keys import DATABASE_KEY, SHARDS_KEY
-from lpp.store.place import Place
+from lpp.store.format.keys import DATABASE_KEY, SHARDS_KEY
+from lpp.store.objects.place import Place
 
 LIBRARIES: Final = ("lpp-engine", "duckdb", "polars", "numpy", "scipy", "zarr")
 """What read the store and made the numbers."""

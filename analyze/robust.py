@@ -23,7 +23,7 @@ from lpp.analyze.parts import Parts, add_by_part
 from lpp.analyze.site_reader import SiteReader
 from lpp.analyze.spectrum import Spectrum
 from lpp.analyze.summary import Demand, summarize
-from lpp.store.run import Block
+from lpp.store.read import Block
 
 CLIPPED_COLUMNS: Final = 5
 """Columns of highest variance; the first among equals."""

@@ -14,7 +14,7 @@ import numpy as np
 from lpp.analyze.cells import Cell, n_tokens
 from lpp.analyze.metric import Measurement, Metric, SiteRows, Start
 from lpp.analyze.site_reader import SiteReader
-from lpp.store.run import Block
+from lpp.store.read import Block
 
 Values = dict[tuple[Cell, str], float]
 """A number for each cell and name of a metric."""

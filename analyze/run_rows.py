@@ -3,7 +3,7 @@
 import polars as pl
 
 from lpp.analyze.keys import RunView
-from lpp.store.documents import canonical_json
+from lpp.store.format.documents import canonical_json
 
 
 def run_row(view: RunView) -> dict[str, object]:

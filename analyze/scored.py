@@ -10,8 +10,8 @@ from lpp.analyze.run_rows import prompt_rows, run_row
 from lpp.sql import TABLES, build
 from lpp.sql.current import outdated_tables
 from lpp.sql.schema import arrow_schema
-from lpp.store.keys import DATABASE_KEY
-from lpp.store.place import Place
+from lpp.store.format.keys import DATABASE_KEY
+from lpp.store.objects.place import Place
 
 
 def store_tables(root: Place) -> dict[str, pa.Table]:

@@ -19,9 +19,9 @@ from lpp.analyze.executor import LOCAL, Executor
 from lpp.analyze.keys import RunView, Url
 from lpp.analyze.saving import Saving, paper_tokens
 from lpp.analyze.select import Selection, shortfalls
-from lpp.store.console import SILENT, Progress
-from lpp.store.documents import canonical_json
-from lpp.store.place import Place
+from lpp.store.commands.console import SILENT, Progress
+from lpp.store.format.documents import canonical_json
+from lpp.store.objects.place import Place
 
 AGREEMENT_SCHEMA: Final = frame_schema("agreement")
 

@@ -13,9 +13,9 @@ from typing import Final, Protocol
 import numpy as np
 
 from lpp.analyze.cells import Cell, Integers, n_tokens
+from lpp.store.arrays.moments_reader import site_of
 from lpp.store.errors import ErrorKind, FormatError
-from lpp.store.moments_reader import site_of
-from lpp.store.run import Block, Run
+from lpp.store.read import Block, Run
 
 BLOCK_BYTES: Final = 16 << 20
 """Rows read at a time, in bytes of float32. Larger blocks were not faster, only larger: rows wait

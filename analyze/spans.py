@@ -24,7 +24,7 @@ from lpp.analyze.cells import Integers
 from lpp.analyze.held import Held, Spreads, merged
 from lpp.analyze.moments import chunk_rows
 from lpp.analyze.site_reader import Sink, SiteReader
-from lpp.store.run import Block
+from lpp.store.read import Block
 
 SPAN_CHUNKS: Final = 256
 """Chunks of rows in a span. Merging ten bands then takes a few per cent of a span's products, and

@@ -14,7 +14,7 @@ from lpp.analyze.lazy import Source, scan
 from lpp.analyze.spectral_metrics import PAPER
 from lpp.analyze.spectrum import rank_bound
 from lpp.store import open_store
-from lpp.store.place import absolute
+from lpp.store.objects.place import absolute
 
 SCHEMA = pl.Schema(
     {

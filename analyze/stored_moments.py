@@ -24,10 +24,10 @@ from lpp.analyze.moments import ROUNDING, Floats, Moments
 from lpp.analyze.moments_held import listed_numbers
 from lpp.analyze.site_reader import SiteReader
 from lpp.analyze.summary import Demand, Summary, summarize
+from lpp.store.arrays.moments import ROUNDING as STORED
+from lpp.store.arrays.moments import BandMoments, packed_size
 from lpp.store.errors import ErrorKind, InputError
-from lpp.store.moments import ROUNDING as STORED
-from lpp.store.moments import BandMoments, packed_size
-from lpp.store.run import Run, ShardRecord
+from lpp.store.read import Run, ShardRecord
 
 PRODUCT_ROWS: Final = 256
 """Rows whose reading and product take as long as reading a band of a shard and adding it: 33

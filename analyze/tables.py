@@ -11,8 +11,8 @@ from lpp.analyze.select import Selection
 from lpp.sql import build
 from lpp.sql.schema import TABLES, arrow_schema
 from lpp.store import open_store
-from lpp.store.console import SILENT, Progress
-from lpp.store.place import Place
+from lpp.store.commands.console import SILENT, Progress
+from lpp.store.objects.place import Place
 
 
 def arrow_tables(analysis: Analysis, *, drop_prefixes: Collection[int] = ()) -> dict[str, pa.Table]:

@@ -8,7 +8,7 @@ import polars as pl
 from lpp.analyze.keys import Url
 from lpp.analyze.lazy import ROWS, Source, scan
 from lpp.store import open_store
-from lpp.store.tables import OPTIONAL_COLUMNS, TOKENS_SCHEMA
+from lpp.store.format.tables import OPTIONAL_COLUMNS, TOKENS_SCHEMA
 
 SCHEMA = pl.Schema(
     [("run", pl.String()), *pl.DataFrame(pl.from_arrow(TOKENS_SCHEMA.empty_table())).schema.items()]

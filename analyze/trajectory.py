@@ -8,7 +8,7 @@ import numpy.typing as npt
 from lpp.analyze.cells import Cell
 from lpp.analyze.moments import Floats, Rows
 from lpp.analyze.site_reader import SiteReader
-from lpp.store.run import Block
+from lpp.store.read import Block
 
 Mask = npt.NDArray[np.bool_]
 

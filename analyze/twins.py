@@ -7,7 +7,7 @@ from lpp.analyze.keys import RunView
 from lpp.analyze.prompt_ranks import PromptRanks
 from lpp.analyze.site_reader import SiteReader
 from lpp.store import open_store
-from lpp.store.run import Block, Run
+from lpp.store.read import Block, Run
 
 NO_TWIN = "no run of the same model with random weights and the same token ids in the store"
 

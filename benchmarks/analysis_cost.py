@@ -9,7 +9,7 @@ import numpy as np
 from benchmarks.pairs import Ratio, ratio_of_times, timed_pairs
 from lpp.analyze import scan_spectra
 from lpp.store import Run
-from lpp.store.keys import ANALYSIS_KEY
+from lpp.store.format.keys import ANALYSIS_KEY
 
 REPEATS = 5
 

@@ -10,7 +10,7 @@ from lpp.capture.engine import capture_run
 from lpp.capture.parts import Part
 from lpp.capture.planning import Prepared
 from lpp.store import Run, RunWriter, create_store
-from lpp.store.files import checksum
+from lpp.store.objects.disk import checksum
 
 PROMPTS = 100
 SHARD_BYTES = 64 << 20

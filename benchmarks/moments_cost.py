@@ -24,10 +24,10 @@ from lpp.capture.backend import Captured
 from lpp.capture.moments import ShardMoments
 from lpp.capture.planning import Prepared
 from lpp.store import Run
-from lpp.store.hidden import encode_site
-from lpp.store.keys import ANALYSIS_KEY
-from lpp.store.moments import encode_scatters, moments_bytes
-from lpp.store.plan import Keep, SiteSpec
+from lpp.store.arrays.hidden import encode_site
+from lpp.store.arrays.moments import encode_scatters, moments_bytes
+from lpp.store.format.keys import ANALYSIS_KEY
+from lpp.store.format.plan import Keep, SiteSpec
 
 PROMPTS = 100
 SITES = ("block.15", "final")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.pairs import Ratio, ratio_of_times, timed_pairs
-from lpp.store.keys import DATABASE_KEY
+from lpp.store.format.keys import DATABASE_KEY
 
 REPEATS = 15
 QUERY = "SELECT run, entropy_floor FROM profiles ORDER BY entropy_floor"

@@ -64,7 +64,7 @@ def analysing(store: Path, workers: int) -> Callable[[], object]:
 
     from lpp.analyze import Selection, analyze
     from lpp.analyze.ray_executor import RayExecutor
-    from lpp.store.cluster import THREADS
+    from lpp.store.commands.cluster import THREADS
 
     own = store.with_name(f"{store.name}-{workers}")  # a cache of its own beside the same rows
     shutil.copytree(store, own, copy_function=os.link)

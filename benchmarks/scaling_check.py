@@ -24,7 +24,7 @@ from lpp.analyze import scan_spectra
 from lpp.analyze.bands import Bands, band_counts
 from lpp.analyze.moments import chunk_rows
 from lpp.store import Run
-from lpp.store.run import Block
+from lpp.store.read import Block
 
 WIDTH: Final = 128
 SIZES: Final = (10_000, 100_000, 1_000_000)

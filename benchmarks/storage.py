@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from benchmarks.pairs import Ratio, ratio_of_times, ratio_once, timed_pairs
 from lpp.store import Run
-from lpp.store.hidden import to_float32
+from lpp.store.arrays.hidden import to_float32
 
 REPEATS = 9
 

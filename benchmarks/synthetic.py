@@ -16,8 +16,8 @@ import pyarrow as pa
 from lpp.capture.backend import Batch, Captured
 from lpp.capture.moments import ShardMoments
 from lpp.store import Plan, Run, RunWriter, create_store
-from lpp.store.hidden import Rows
-from lpp.store.plan import (
+from lpp.store.arrays.hidden import Rows
+from lpp.store.format.plan import (
     ComputeInfo,
     CorpusInfo,
     Keep,
@@ -26,9 +26,9 @@ from lpp.store.plan import (
     SiteSpec,
     TokenizerInfo,
 )
-from lpp.store.rows import prompts_sha256, token_ids_sha256
-from lpp.store.schedule import prefix_schedule
-from lpp.store.tables import PROMPTS_SCHEMA, TOKENS_SCHEMA
+from lpp.store.format.rows import prompts_sha256, token_ids_sha256
+from lpp.store.format.schedule import prefix_schedule
+from lpp.store.format.tables import PROMPTS_SCHEMA, TOKENS_SCHEMA
 
 LENGTH: Final = 100
 """Tokens of each prompt."""

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from lpp.store.hidden import Rows
+from lpp.store.arrays.hidden import Rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class Captured:
     """Site -> (T, d) in the stored dtype; uint16 holds the bits of bfloat16. Empty where the rows
     stay on their device."""
     statistics: Mapping[str, npt.NDArray[Any]]
-    """Column of `lpp.store.tables.STATISTICS` -> (S,) values at the asked rows."""
+    """Column of `lpp.store.format.tables.STATISTICS` -> (S,) values at the asked rows."""
     failed: Mapping[int, str] = field(default_factory=dict)
     """Prompts that the backend could not run even alone -> why. Their rows are zeros."""
     on_device: Mapping[str, Any] = field(default_factory=dict)

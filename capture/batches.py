@@ -9,8 +9,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from lpp.capture.backend import Batch
-from lpp.store.plan import Keep, Plan
-from lpp.store.schedule import group_boundaries
+from lpp.store.format.plan import Keep, Plan
+from lpp.store.format.schedule import group_boundaries
 
 WORTH: Final = 10
 """Bytes of rows for each byte of moments that a further shard is worth."""
@@ -86,7 +86,7 @@ def group_by_budget(lengths: Sequence[int], budget: int) -> list[list[int]]:
 
 
 def shard_batches(plan: Plan, prompts: pa.Table, shard: int) -> Iterator[Batch]:
-    """The batches of one shard. prompts: `lpp.store.tables.PROMPTS_SCHEMA`, all of the plan."""
+    """The batches of one shard. prompts: `PROMPTS_SCHEMA`, all of the plan."""
     first, end = plan.shards[shard], plan.shards[shard + 1]
     lists = prompts["token_ids"].slice(first, end - first).combine_chunks()
     ids = [np.asarray(values.values, dtype=np.int32) for values in lists]

@@ -10,8 +10,8 @@ from lpp.capture.cli_run import run
 from lpp.capture.cli_status import status
 from lpp.capture.cli_store import STORE
 from lpp.capture.machine import require
-from lpp.store.console import LppGroup, debug_option
-from lpp.store.place import Place
+from lpp.store.commands.console import LppGroup, debug_option
+from lpp.store.objects.place import Place
 
 
 @click.group(cls=LppGroup, context_settings={"max_content_width": 80})

@@ -7,7 +7,7 @@ import click
 
 from lpp.capture.cli_store import STORE
 from lpp.capture.machine import require
-from lpp.store.console import debug_option
+from lpp.store.commands.console import debug_option
 
 if TYPE_CHECKING:
     from lpp.capture.probe import ProbeScore

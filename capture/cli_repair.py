@@ -9,14 +9,14 @@ import click
 from lpp.capture.cli_options import grace_option
 from lpp.capture.cli_store import STORE
 from lpp.capture.machine import require
-from lpp.store.console import debug_option
+from lpp.store.commands.console import debug_option
 from lpp.store.errors import ErrorKind, InputError
-from lpp.store.place import Place
+from lpp.store.objects.place import Place
 
 if TYPE_CHECKING:
     from lpp.capture.repair import Repair
     from lpp.store import Run
-    from lpp.store.damage import Damage
+    from lpp.store.repair import Damage
     from lpp.store.verify import Problem
 
 SHOWN = 3

@@ -21,10 +21,10 @@ from lpp.capture.cli_options import (
 from lpp.capture.cli_store import STORE
 from lpp.capture.machine import require
 from lpp.capture.parts import Part, chosen_part
-from lpp.store.console import debug_option
-from lpp.store.ends import check_requests
+from lpp.store.commands.console import debug_option
+from lpp.store.commands.signals import check_requests
 from lpp.store.errors import first_line
-from lpp.store.place import place
+from lpp.store.objects.place import place
 
 if TYPE_CHECKING:
     from lpp.capture.outcome import Outcome

@@ -6,7 +6,7 @@ import time
 
 import click
 
-from lpp.store.console import debug_option
+from lpp.store.commands.console import debug_option
 
 
 @click.command()

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lpp.store.place import Place, place
+from lpp.store.objects.place import Place, place
 
 if TYPE_CHECKING:
     _Type = click.ParamType[Place]

@@ -9,8 +9,8 @@ import torch
 
 from lpp.capture.host_copy import HostRows, make_host
 from lpp.capture.logit_stats import TokenStatistics
-from lpp.store.hidden import Rows
-from lpp.store.plan import Keep
+from lpp.store.arrays.hidden import Rows
+from lpp.store.format.plan import Keep
 
 
 class DeviceRows:

@@ -27,9 +27,9 @@ from lpp.capture.parts import WHOLE, Part
 from lpp.capture.shard_buffer import ShardBuffer
 from lpp.capture.stopping import Stop
 from lpp.store import RunWriter, ShardRecord
-from lpp.store.console import SILENT, Progress
-from lpp.store.moments import SiteMoments
-from lpp.store.plan import Plan
+from lpp.store.arrays.moments import SiteMoments
+from lpp.store.commands.console import SILENT, Progress
+from lpp.store.format.plan import Plan
 
 if TYPE_CHECKING:
     from lpp.capture.moments import ShardMoments
@@ -51,7 +51,7 @@ def capture_run(
 ) -> int:
     """Capture every shard of `part` that is not committed yet; returns how many it captured.
 
-    prompts: all of the plan, `lpp.store.tables.PROMPTS_SCHEMA`. progress: told of every token of
+    prompts: all of the plan, `PROMPTS_SCHEMA`. progress: told of every token of
     the part, of those that are committed at once. only: these shards instead of a part. stop:
     asked before each shard; those that had begun are finished. Raises what the backend or the
     writer raised; shards handed over before that are committed, unless writing was what failed.

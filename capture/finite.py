@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lpp.capture.backend import Captured
-from lpp.store.hidden import Rows, to_float32
-from lpp.store.quarantine import LOGITS, NOT_FINITE, OUT_OF_MEMORY, SetAside
+from lpp.store.arrays.hidden import Rows, to_float32
+from lpp.store.format.quarantine import LOGITS, NOT_FINITE, OUT_OF_MEMORY, SetAside
 
 _LEAST: Final[dict[str, tuple[str, int]]] = {
     "uint16": ("uint16", 0xFF00),  # the bits of bfloat16

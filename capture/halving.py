@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lpp.capture.backend import Batch, Captured
-from lpp.store.tables import STATISTICS, TOKENS_SCHEMA
+from lpp.store.format.tables import STATISTICS, TOKENS_SCHEMA
 
 
 def halves(batch: Batch) -> tuple[Batch, Batch]:

@@ -28,9 +28,9 @@ from lpp.capture.jobs import Job, command_line
 from lpp.capture.known_runs import finished
 from lpp.capture.parts import WHOLE, Part
 from lpp.capture.stopping import GRACE_SECONDS
-from lpp.store.console import EXIT_USER_ERROR, debugging
-from lpp.store.ends import polite_ends
-from lpp.store.place import Place
+from lpp.store.commands.console import EXIT_USER_ERROR, debugging
+from lpp.store.commands.signals import polite_ends
+from lpp.store.objects.place import Place
 
 Status = Literal["done", "skipped", "failed", "interrupted", "not started"]
 

@@ -29,10 +29,10 @@ from lpp.capture.parts import Part
 from lpp.capture.request import CaptureRequest
 from lpp.store import Store, open_store
 from lpp.store.errors import FormatError, LppError
-from lpp.store.keys import REQUESTS_KEY
-from lpp.store.paths import MAX_ROOT_BYTES, read_bounded
-from lpp.store.place import Url
-from lpp.store.writing import replace_file
+from lpp.store.format.keys import REQUESTS_KEY
+from lpp.store.objects.paths import MAX_ROOT_BYTES, read_bounded
+from lpp.store.objects.place import Url
+from lpp.store.objects.writing import replace_file
 
 COMPUTING: Final = (
     *("lpp-engine", "torch", "transformers", "tokenizers", "accelerate", "bitsandbytes"),

@@ -26,7 +26,7 @@ from lpp.capture.gguf import converted_folder, packaged_model
 from lpp.capture.hub import hub_snapshot
 from lpp.capture.machine import check_device, explained, require
 from lpp.capture.model_spec import Dtype, LoadedModel, ModelDescription, ModelSpec, Source
-from lpp.store.console import SILENT, Progress
+from lpp.store.commands.console import SILENT, Progress
 from lpp.store.errors import ErrorKind, InputError
 
 __all__ = [

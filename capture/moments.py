@@ -21,11 +21,11 @@ import torch
 
 from lpp.capture.backend import Captured
 from lpp.capture.machine import out_of_memory
+from lpp.store.arrays.hidden import Rows
+from lpp.store.arrays.moments import SiteMoments
 from lpp.store.errors import ErrorKind, MachineError
-from lpp.store.hidden import Rows
-from lpp.store.moments import SiteMoments
-from lpp.store.plan import Plan
-from lpp.store.quarantine import SetAside
+from lpp.store.format.plan import Plan
+from lpp.store.format.quarantine import SetAside
 
 WAITING: Final = 1024
 """Rows worth one product."""

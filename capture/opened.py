@@ -15,9 +15,9 @@ from lpp.capture.models import load_model
 from lpp.capture.request import BackendName, CaptureRequest
 from lpp.capture.sites import check_sites, find_sites
 from lpp.capture.torch_backend import TorchBackend
-from lpp.store.console import Progress
+from lpp.store.commands.console import Progress
 from lpp.store.errors import ErrorKind, InputError, MachineError
-from lpp.store.plan import Keep, StoredDtype
+from lpp.store.format.plan import Keep, StoredDtype
 
 BATCH_TOKENS: Final = {"cpu": 2048, "cuda": 16384}
 """Tokens of a batch by kind of device, where the bytes of its rows allow them."""

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from lpp.capture.parts import WHOLE, Part
-from lpp.store.console import EXIT_USER_ERROR
-from lpp.store.place import Place
-from lpp.store.quarantine import NOTHING, QuarantineSummary
+from lpp.store.commands.console import EXIT_USER_ERROR
+from lpp.store.format.quarantine import NOTHING, QuarantineSummary
+from lpp.store.objects.place import Place
 
 WIDTH: Final = 80
 

@@ -11,7 +11,7 @@ from typing import Final
 import pyarrow as pa
 import xxhash
 
-from lpp.store.quarantine import TextSetAside, texts_table
+from lpp.store.format.quarantine import TextSetAside, texts_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Refused:
             self._texts[source_row] = text
 
     def table(self) -> pa.Table:
-        """(n, 3), `lpp.store.quarantine.TEXTS_SCHEMA`."""
+        """(n, 3), `lpp.store.format.quarantine.TEXTS_SCHEMA`."""
         return texts_table(self._texts.values())
 
     def words(self) -> str:

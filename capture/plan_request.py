@@ -15,7 +15,7 @@ from lpp.capture.request import CaptureRequest, CorpusSpec
 from lpp.capture.selection import Selection
 from lpp.capture.stopping import GRACE_SECONDS
 from lpp.store.errors import ConflictError, ErrorKind, InputError
-from lpp.store.plan import Plan, differences
+from lpp.store.format.plan import Plan, differences
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,13 +20,13 @@ from lpp.capture.passages import Corpus, Passage, prompt_set_fingerprint
 from lpp.capture.prompts import token_counter, tokenise
 from lpp.capture.request import CaptureRequest, CorpusSpec
 from lpp.capture.selection import Selection, select
-from lpp.store.console import SILENT, Progress
-from lpp.store.documents import canonical_json
-from lpp.store.ends import check_requests
+from lpp.store.arrays.layout import ITEM_BYTES
+from lpp.store.arrays.moments import moments_bytes
+from lpp.store.commands.console import SILENT, Progress
+from lpp.store.commands.signals import check_requests
 from lpp.store.errors import ErrorKind, InputError
-from lpp.store.hidden_limits import ITEM_BYTES
-from lpp.store.moments import moments_bytes
-from lpp.store.plan import (
+from lpp.store.format.documents import canonical_json
+from lpp.store.format.plan import (
     ComputeInfo,
     CorpusInfo,
     ModelInfo,
@@ -35,8 +35,8 @@ from lpp.store.plan import (
     SiteSpec,
     TokenizerInfo,
 )
-from lpp.store.rows import prompts_sha256
-from lpp.store.schedule import prefix_schedule
+from lpp.store.format.rows import prompts_sha256
+from lpp.store.format.schedule import prefix_schedule
 
 BATCH_BYTES: Final = 1 << 30
 """Most activations of one batch over all its sites: bounds what travels from a device at once."""
@@ -51,7 +51,7 @@ class Prepared:
     opened: OpenedModel
     backend: Backend
     set_aside: pa.Table
-    """Texts of the corpus that became no prompt, `lpp.store.quarantine.TEXTS_SCHEMA`."""
+    """Texts of the corpus that became no prompt, `lpp.store.format.quarantine.TEXTS_SCHEMA`."""
 
     def close(self) -> None:
         """Nothing runs on the model any more."""

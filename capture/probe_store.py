@@ -19,11 +19,11 @@ from lpp.capture.probe_items import ITEM_SEED
 from lpp.capture.probe_subject import ProbeRequest, Subject
 from lpp.store import Run, Store
 from lpp.store.errors import ConflictError, ErrorKind, FormatError, InputError
-from lpp.store.keys import ORIGINAL_KEY
-from lpp.store.paths import plain_file
-from lpp.store.place import Place
+from lpp.store.format.keys import ORIGINAL_KEY
+from lpp.store.objects.paths import plain_file
+from lpp.store.objects.place import Place
+from lpp.store.objects.writing import describe
 from lpp.store.scores import KEY, SCORES_SCHEMA, ScoreSet, add_scores, score_sets
-from lpp.store.writing import describe
 
 KIND: Final = "probe"
 

@@ -13,8 +13,8 @@ import pyarrow as pa
 
 from lpp.capture.passages import Passage, Refused
 from lpp.store.errors import ErrorKind, InputError
-from lpp.store.rows import token_ids_sha256
-from lpp.store.tables import PROMPTS_SCHEMA
+from lpp.store.format.rows import token_ids_sha256
+from lpp.store.format.tables import PROMPTS_SCHEMA
 
 _BATCH: Final = 256
 """Texts given to the tokenizer at once: enough for its threads, ids of few in memory."""
@@ -26,7 +26,7 @@ def tokenise(
     context: int,
     refused: Refused | None = None,
 ) -> pa.Table:
-    """(n, 6), `lpp.store.tables.PROMPTS_SCHEMA`: a prompt for each passage, in order.
+    """(n, 6), `lpp.store.format.tables.PROMPTS_SCHEMA`: a prompt for each passage, in order.
 
     tokenizer: a transformers tokenizer. context: C >= 1, the most tokens a prompt keeps.
     `truncated` says that some were dropped; `sha256` is that of the kept ids as little-endian

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lpp.capture.request import CaptureRequest
-from lpp.store.place import Place
-from lpp.store.plan import Plan
+from lpp.store.format.plan import Plan
+from lpp.store.objects.place import Place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +60,8 @@ class CaptureActor:
     def open(self, plan_hash: str) -> None:
         """Make the run, or find it. plan_hash: of the plan that all capture."""
         from lpp.store import RunWriter
-        from lpp.store.keys import SHARDS_KEY
-        from lpp.store.presence import at_work
+        from lpp.store.format.keys import SHARDS_KEY
+        from lpp.store.heartbeat import at_work
 
         ready = self._prepared
         if ready.plan.hash != plan_hash:

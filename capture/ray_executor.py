@@ -26,13 +26,13 @@ from lpp.capture.request import CaptureRequest
 from lpp.capture.run import check_size, describe, refuse_another, store_for
 from lpp.capture.stopping import Stop, stoppable
 from lpp.store import Run, Store
-from lpp.store.cluster import cluster, told
-from lpp.store.console import SILENT, Progress, progress
+from lpp.store.commands.cluster import cluster, told
+from lpp.store.commands.console import SILENT, Progress, progress
 from lpp.store.errors import ConflictError, ErrorKind, InputError, MachineError, first_line
-from lpp.store.keys import RUNS_KEY, SHARDS_KEY
-from lpp.store.place import Url, absolute
-from lpp.store.plan import differences
-from lpp.store.writing import sweep_run, sweep_stages
+from lpp.store.format.keys import RUNS_KEY, SHARDS_KEY
+from lpp.store.format.plan import differences
+from lpp.store.objects.place import Url, absolute
+from lpp.store.objects.writing import sweep_run, sweep_stages
 
 HAND: Final = 4
 """Most shards handed out at once: the pause while a hand's last one is written comes once in so

@@ -17,13 +17,13 @@ from lpp.capture.opened import OpenedModel, open_model
 from lpp.capture.plan_request import RepairOptions, check_same, request_of_plan
 from lpp.capture.stopping import stoppable
 from lpp.store import Run, RunWriter
-from lpp.store.commit import CommitRecord
-from lpp.store.console import debugging, progress
-from lpp.store.damage import Damage, find_damage, records_by_shard
+from lpp.store.commands.console import debugging, progress
 from lpp.store.errors import ErrorKind, InputError, LppError
-from lpp.store.keys import SHARDS_KEY
-from lpp.store.plan import Plan
-from lpp.store.presence import at_work
+from lpp.store.format.keys import SHARDS_KEY
+from lpp.store.format.plan import Plan
+from lpp.store.format.record import CommitRecord
+from lpp.store.heartbeat import at_work
+from lpp.store.repair import Damage, find_damage, records_by_shard
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 
 from lpp.capture.model_spec import ModelSpec
 from lpp.capture.selection import Selection
-from lpp.store.plan import Keep, LogitPositions, MomentsDtype
+from lpp.store.format.plan import Keep, LogitPositions, MomentsDtype
 
 SHARD_BYTES: Final = 256 << 20
 """Activations of a shard over all its sites, before compression. Two are held while capturing."""

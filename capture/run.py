@@ -17,13 +17,13 @@ from lpp.capture.request import CaptureRequest
 from lpp.capture.sizes import check_room, free_bytes, remaining, sizes, told
 from lpp.capture.stopping import Stop, stoppable
 from lpp.store import Run, RunWriter, Store, create_store, open_store
-from lpp.store.console import debugging, progress
+from lpp.store.commands.console import debugging, progress
 from lpp.store.errors import ConflictError, ErrorKind, InputError
-from lpp.store.keys import SHARDS_KEY
-from lpp.store.place import Url
-from lpp.store.plan import Plan, differences
-from lpp.store.presence import at_work
-from lpp.store.writing import sweep_run
+from lpp.store.format.keys import SHARDS_KEY
+from lpp.store.format.plan import Plan, differences
+from lpp.store.heartbeat import at_work
+from lpp.store.objects.place import Url
+from lpp.store.objects.writing import sweep_run
 
 
 def capture_into(

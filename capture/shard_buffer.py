@@ -8,12 +8,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from lpp.capture.backend import Captured
+from lpp.store.arrays.hidden import Rows
+from lpp.store.arrays.layout import NUMPY_DTYPE
 from lpp.store.errors import ErrorKind, MachineError
-from lpp.store.hidden import Rows
-from lpp.store.hidden_limits import NUMPY_DTYPE
-from lpp.store.plan import Plan
-from lpp.store.quarantine import SetAside, quarantine_table
-from lpp.store.tables import STATISTICS, TOKENS_SCHEMA
+from lpp.store.format.plan import Plan
+from lpp.store.format.quarantine import SetAside, quarantine_table
+from lpp.store.format.tables import STATISTICS, TOKENS_SCHEMA
 
 
 class ShardBuffer:

@@ -14,11 +14,11 @@ import numpy.typing as npt
 
 from lpp.capture.batches import kept_boundaries, tokens_of
 from lpp.capture.status_text import short_bytes
+from lpp.store.arrays.layout import ITEM_BYTES
+from lpp.store.arrays.moments import moments_bytes
 from lpp.store.errors import ErrorKind, MachineError
-from lpp.store.hidden_limits import ITEM_BYTES
-from lpp.store.moments import moments_bytes
-from lpp.store.place import Place
-from lpp.store.plan import Keep, Plan
+from lpp.store.format.plan import Keep, Plan
+from lpp.store.objects.place import Place
 
 PACKED: Final = 1.48
 """How many times smaller rows of bfloat16 lie on disk, as measured on a real model."""

@@ -2,7 +2,7 @@
 
 So it answers while jobs run elsewhere, on any machine that sees the store, without asking them:
 committed shards and the times of their records say how far and how fast; signs of writers
-(`lpp.store.presence`) say who is at it. Imports no torch.
+(`lpp.store.heartbeat`) say who is at it. Imports no torch.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,12 +11,12 @@ from typing import Any, Final, Literal
 
 from lpp.capture.parts import parse_part
 from lpp.store import Run, Store
-from lpp.store.commit import CommitRecord
 from lpp.store.errors import InputError, LppError
-from lpp.store.keys import COMMIT_KEY, SHARDS_KEY, shard_key
-from lpp.store.place import Place, in_parallel
-from lpp.store.presence import Writer, writers
-from lpp.store.quarantine import NOTHING, QuarantineSummary
+from lpp.store.format.keys import COMMIT_KEY, SHARDS_KEY, shard_key
+from lpp.store.format.quarantine import NOTHING, QuarantineSummary
+from lpp.store.format.record import CommitRecord
+from lpp.store.heartbeat import Writer, writers
+from lpp.store.objects.place import Place, in_parallel
 
 State = Literal["complete", "running", "stopped", "unreadable"]
 """complete: every shard is committed. running: a writer gives signs of life. stopped: none does.

@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 
 from lpp.capture.status import RunStatus
-from lpp.store.presence import Writer
+from lpp.store.heartbeat import Writer
 
 DAY, HOUR, MINUTE = 86400, 3600, 60
 

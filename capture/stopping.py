@@ -20,8 +20,8 @@ from typing import Any, Final
 
 import click
 
-from lpp.store.console import EXIT_USER_ERROR, INTERRUPTED
-from lpp.store.ends import REQUESTS, check_requests
+from lpp.store.commands.console import EXIT_USER_ERROR, INTERRUPTED
+from lpp.store.commands.signals import REQUESTS, check_requests
 
 GRACE_SECONDS: Final = 60.0
 """For the shard under way, after the first request."""

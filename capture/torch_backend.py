@@ -31,9 +31,9 @@ from lpp.capture.logit_stats import logit_statistics
 from lpp.capture.machine import out_of_memory
 from lpp.capture.sites import ModelSites, capture_sites
 from lpp.capture.unembedding import find_unembedding
+from lpp.store.arrays.layout import NUMPY_DTYPE
 from lpp.store.errors import ErrorKind, MachineError
-from lpp.store.hidden_limits import NUMPY_DTYPE
-from lpp.store.plan import Keep, StoredDtype
+from lpp.store.format.plan import Keep, StoredDtype
 
 TORCH_DTYPE: Final = {
     "bfloat16": torch.bfloat16,

@@ -25,10 +25,10 @@ from lpp.capture.vllm_engine import PROBE_TOKENS, VllmEngine
 from lpp.capture.vllm_match import prompt_key
 from lpp.capture.vllm_recorder import SLOTS, Taken
 from lpp.store.errors import ErrorKind, InputError, MachineError
-from lpp.store.plan import StoredDtype
+from lpp.store.format.plan import StoredDtype
 
 if TYPE_CHECKING:
-    from lpp.store.hidden import Rows
+    from lpp.store.arrays.hidden import Rows
 
 ROUNDING: Final = 16
 """Units of the dtype's epsilon by which one computation in two kernels may differ."""

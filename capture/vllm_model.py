@@ -21,9 +21,9 @@ from lpp.capture.vllm_engine import (
     platform,
     vllm_version,
 )
-from lpp.store.console import Progress
+from lpp.store.commands.console import Progress
 from lpp.store.errors import ErrorKind, InputError, MachineError
-from lpp.store.plan import Keep, StoredDtype
+from lpp.store.format.plan import Keep, StoredDtype
 
 
 class VllmModel:

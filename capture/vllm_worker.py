@@ -17,7 +17,7 @@ import torch
 from lpp.capture.handover import InProcess, SharedFile
 from lpp.capture.vllm_recorder import Awaited, Recorder, Taken
 from lpp.capture.vllm_sites import EngineSites, NormCheck, find_engine_sites
-from lpp.store.ends import REQUESTS
+from lpp.store.commands.signals import REQUESTS
 
 
 class EngineUnembedding:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Final
 from lpp.sql.ddl import create_table, identifier, literal
 from lpp.sql.schema import TABLES, Table, arrow_schema
 from lpp.store.errors import ConflictError, ErrorKind, InputError
-from lpp.store.keys import DATABASE_KEY
-from lpp.store.object_path import ObjectPath
-from lpp.store.place import Place
+from lpp.store.format.keys import DATABASE_KEY
+from lpp.store.objects.object_path import ObjectPath
+from lpp.store.objects.place import Place
 
 if TYPE_CHECKING:
     import duckdb
@@ -70,7 +70,7 @@ def _beside(target: Path) -> Iterator[Path]:
     """
     import shutil
 
-    from lpp.store.files import beside, sweep_stages
+    from lpp.store.objects.disk import beside, sweep_stages
 
     sweep_stages(target.parent)
     folder = beside(target)

@@ -18,9 +18,9 @@ from lpp.sql.lock import Access
 from lpp.sql.place import store_root
 from lpp.sql.saved import Query, saved_queries, saved_query
 from lpp.sql.schema import TOKEN_STATS, reference
-from lpp.store.console import LppCommand, debug_option
+from lpp.store.commands.console import LppCommand, debug_option
 from lpp.store.errors import ErrorKind, FormatError, InputError, MachineError
-from lpp.store.place import Place
+from lpp.store.objects.place import Place
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection, Statement

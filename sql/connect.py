@@ -13,10 +13,10 @@ from lpp.sql.ddl import comment_view, literal, unread_view
 from lpp.sql.lock import Access, lock
 from lpp.sql.place import store_root, token_files
 from lpp.sql.schema import TOKEN_STATS, arrow_schema
-from lpp.store.copies import copied_path, fetched
 from lpp.store.errors import ErrorKind, InputError
-from lpp.store.keys import DATABASE_KEY, QUARANTINE_KEY, RUNS_KEY
-from lpp.store.place import Place, Url
+from lpp.store.format.keys import DATABASE_KEY, QUARANTINE_KEY, RUNS_KEY
+from lpp.store.objects.copies import copied_path, fetched
+from lpp.store.objects.place import Place, Url
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -135,7 +135,7 @@ def _register_token_stats(connection: "DuckDBPyConnection", root: Place) -> None
     import pyarrow as pa
     import pyarrow.dataset as ds
 
-    from lpp.store.arrow_limits import refuse_bomb
+    from lpp.store.format.arrow_limits import refuse_bomb
 
     schema = arrow_schema(TOKEN_STATS)
     runs = ds.DirectoryPartitioning(pa.schema([schema.field("run")]), segment_encoding="none")

@@ -1,7 +1,7 @@
 """Whether a database has the tables that this release declares."""
 
 from lpp.sql.schema import TABLES
-from lpp.store.place import Place
+from lpp.store.objects.place import Place
 
 
 def outdated_tables(root: Place) -> list[str]:

@@ -18,7 +18,7 @@ from lpp.store.errors import (
     LppError,
     MachineError,
 )
-from lpp.store.place import Place
+from lpp.store.objects.place import Place
 
 _FULL = ("No space left on device", "Disk quota exceeded", "File too large")
 _FULL_CODES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

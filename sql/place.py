@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lpp.store.errors import ErrorKind, FormatError
-from lpp.store.keys import (
+from lpp.store.format.keys import (
     COMMIT_KEY,
     FORMAT_NAME,
     ROOT_KEY,
@@ -15,14 +15,14 @@ from lpp.store.keys import (
     SHARDS_KEY,
     TOKENS_KEY,
 )
-from lpp.store.paths import (
+from lpp.store.objects.paths import (
     MAX_DOCUMENT_BYTES,
     MAX_ROOT_BYTES,
     plain_directory,
     plain_file,
     read_bounded,
 )
-from lpp.store.place import Place, Url, place
+from lpp.store.objects.place import Place, Url, place
 
 
 def store_root(url: Url) -> Place:

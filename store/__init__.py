@@ -11,10 +11,10 @@ if __name__ != "lpp.store":
     raise ImportError(f"import this package as lpp.store, not as {__name__}")
 
 if TYPE_CHECKING:
-    from lpp.store.plan import Plan as Plan
-    from lpp.store.run import Block as Block
-    from lpp.store.run import Run as Run
-    from lpp.store.run import ShardRecord as ShardRecord
+    from lpp.store.format.plan import Plan as Plan
+    from lpp.store.read import Block as Block
+    from lpp.store.read import Run as Run
+    from lpp.store.read import ShardRecord as ShardRecord
     from lpp.store.scores import add_scores as add_scores
     from lpp.store.scores import read_scores as read_scores
     from lpp.store.scores import remove_scores as remove_scores
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     from lpp.store.store import create_store as create_store
     from lpp.store.store import open_store as open_store
     from lpp.store.verify import Problem as Problem
-    from lpp.store.writer import RunWriter as RunWriter
+    from lpp.store.write import RunWriter as RunWriter
 
 _HOME = {
-    "Block": "run",
-    "Plan": "plan",
+    "Block": "read",
+    "Plan": "format.plan",
     "Problem": "verify",
-    "Run": "run",
-    "RunWriter": "writer",
-    "ShardRecord": "run",
+    "Run": "read",
+    "RunWriter": "write",
+    "ShardRecord": "read",
     "Store": "store",
     "add_scores": "scores",
     "create_store": "store",

@@ -19,17 +19,17 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from lpp.store.checked import checked_file
-from lpp.store.commit import check_objects_named, read_sealed, self_checksum
-from lpp.store.documents import document_hash, parse_document, pretty_json, to_document
 from lpp.store.errors import ConflictError, ErrorKind, FormatError, InputError
-from lpp.store.files import ObjectRecord, checksum, set_aside
-from lpp.store.keys import BENCHMARKS_KEY, COMMIT_KEY, ORIGINAL_KEY, SCORES_KEY
-from lpp.store.paths import key_problem, plain_file
-from lpp.store.place import Place, children
-from lpp.store.tables import SCORES_SCHEMA, encode_table, read_table
+from lpp.store.format.documents import document_hash, parse_document, pretty_json, to_document
+from lpp.store.format.keys import BENCHMARKS_KEY, COMMIT_KEY, ORIGINAL_KEY, SCORES_KEY
+from lpp.store.format.record import check_objects_named, read_sealed, self_checksum
+from lpp.store.format.tables import SCORES_SCHEMA, encode_table, read_table
+from lpp.store.objects.checked import checked_file
+from lpp.store.objects.disk import ObjectRecord, checksum, set_aside
+from lpp.store.objects.paths import key_problem, plain_file
+from lpp.store.objects.place import Place, children
+from lpp.store.objects.writing import remove, staged_directory, sweep_stages, write_object
 from lpp.store.verify import Problem, check_objects
-from lpp.store.writing import remove, staged_directory, sweep_stages, write_object
 
 __all__ = [
     "SCORES_SCHEMA",

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from lpp.store.conditions import check_conditions
-from lpp.store.documents import load_json, parse_document, pretty_json, to_document
 from lpp.store.errors import ErrorKind, FormatError, InputError
-from lpp.store.keys import COMMIT_KEY, FORMAT_NAME, ROOT_KEY, ROOT_VERSION, RUNS_KEY
-from lpp.store.paths import MAX_ROOT_BYTES, read_bounded
-from lpp.store.place import Place, Url, place
-from lpp.store.run import Run
-from lpp.store.writing import replace_file, sweep_stages
+from lpp.store.format.documents import load_json, parse_document, pretty_json, to_document
+from lpp.store.format.keys import COMMIT_KEY, FORMAT_NAME, ROOT_KEY, ROOT_VERSION, RUNS_KEY
+from lpp.store.objects.conditions import check_conditions
+from lpp.store.objects.paths import MAX_ROOT_BYTES, read_bounded
+from lpp.store.objects.place import Place, Url, place
+from lpp.store.objects.writing import replace_file, sweep_stages
+from lpp.store.read import Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +95,7 @@ def create_store(url: Url) -> Store:
     """Open the store at `url`, making an empty one where there is nothing yet.
 
     Raises InputError for a directory with other things in it: a store never mixes with them;
-    MachineError for a bucket that ignores conditional puts (`lpp.store.conditions`).
+    MachineError for a bucket that ignores conditional puts (`lpp.store.objects.conditions`).
     """
     path = place(url)
     if not (path / ROOT_KEY).exists():

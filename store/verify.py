@@ -10,13 +10,11 @@ from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 
-from lpp.store.checked import checked_file
-from lpp.store.commit import CommitRecord, read_commit
-from lpp.store.documents import load_json, pretty_json
+from lpp.store.arrays.layout import check_site, site_metadata
+from lpp.store.arrays.moments_verify import moments_problems
 from lpp.store.errors import FormatError
-from lpp.store.files import ObjectRecord
-from lpp.store.hidden_limits import check_site, site_metadata
-from lpp.store.keys import (
+from lpp.store.format.documents import load_json, pretty_json
+from lpp.store.format.keys import (
     COMMIT_KEY,
     HIDDEN_KEY,
     PLAN_KEY,
@@ -28,14 +26,16 @@ from lpp.store.keys import (
     TOKENS_KEY,
     shard_key,
 )
-from lpp.store.moments_verify import moments_problems
-from lpp.store.paths import MAX_DOCUMENT_BYTES, MAX_ROOT_BYTES, plain_file, read_bounded
-from lpp.store.place import Place, children
-from lpp.store.plan import Plan, parse_plan
-from lpp.store.quarantine import QUARANTINE_SCHEMA, quarantine_problems
-from lpp.store.rows import prompts_problems, tokens_problems
-from lpp.store.tables import PROMPTS_SCHEMA, TOKENS_SCHEMA, read_table
-from lpp.store.writing import ATTEMPT, describe
+from lpp.store.format.plan import Plan, parse_plan
+from lpp.store.format.quarantine import QUARANTINE_SCHEMA, quarantine_problems
+from lpp.store.format.record import CommitRecord, read_commit
+from lpp.store.format.rows import prompts_problems, tokens_problems
+from lpp.store.format.tables import PROMPTS_SCHEMA, TOKENS_SCHEMA, read_table
+from lpp.store.objects.checked import checked_file
+from lpp.store.objects.disk import ObjectRecord
+from lpp.store.objects.paths import MAX_DOCUMENT_BYTES, MAX_ROOT_BYTES, plain_file, read_bounded
+from lpp.store.objects.place import Place, children
+from lpp.store.objects.writing import ATTEMPT, describe
 
 
 @dataclass(frozen=True, kw_only=True)

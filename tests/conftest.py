@@ -61,7 +61,7 @@ def s3(s3_server: int, monkeypatch: pytest.MonkeyPatch) -> Iterator["S3"]:
     """A fresh bucket behind a proxy that fails on command; the environment reaches it."""
     from s3_server import S3, Proxy, make_bucket
 
-    from lpp.store.bucket import bucket_of
+    from lpp.store.objects.bucket import bucket_of
 
     found = S3(bucket=f"lab-{secrets.token_hex(4)}", proxy=Proxy(s3_server), server=s3_server)
     make_bucket(s3_server, found.bucket)

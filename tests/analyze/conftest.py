@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from lpp.store import Plan, RunWriter, create_store
-from lpp.store.plan import (
+from lpp.store.format.plan import (
     ComputeInfo,
     CorpusInfo,
     ModelInfo,
@@ -20,9 +20,9 @@ from lpp.store.plan import (
     SiteSpec,
     TokenizerInfo,
 )
-from lpp.store.rows import prompts_sha256, token_ids_sha256
-from lpp.store.schedule import prefix_schedule
-from lpp.store.tables import PROMPTS_SCHEMA, TOKENS_SCHEMA
+from lpp.store.format.rows import prompts_sha256, token_ids_sha256
+from lpp.store.format.schedule import prefix_schedule
+from lpp.store.format.tables import PROMPTS_SCHEMA, TOKENS_SCHEMA
 
 
 @dataclass(frozen=True)

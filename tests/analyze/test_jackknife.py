@@ -20,7 +20,7 @@ from lpp.analyze import METRICS, scan_entropy, scan_metrics, scan_spectra, spect
 from lpp.analyze.cells import Cell, n_tokens
 from lpp.analyze.jackknife import jackknife, student
 from lpp.analyze.moments import Gram, Moments, Rows
-from lpp.store.run import Block, Run
+from lpp.store.read import Block, Run
 
 Array = npt.NDArray[np.float32]
 

@@ -12,7 +12,7 @@ from polars.testing import assert_frame_equal
 
 from lpp.analyze import cache, scan_entropy, scan_spectra, scan_tokens, spectrum
 from lpp.analyze.lazy import conjuncts
-from lpp.store.run import Block, Run
+from lpp.store.read import Block, Run
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from lpp.analyze.moments import Gram, Moments
 from lpp.analyze.spectral_metrics import SPECTRAL, column_share, power_law, rankme, stable_rank
 from lpp.analyze.summary import Demand, summarize
 from lpp.store.errors import FormatError, InputError
-from lpp.store.run import Block, Run
+from lpp.store.read import Block, Run
 
 Array = npt.NDArray[np.float32]
 Wide = npt.NDArray[np.float64]

@@ -14,7 +14,7 @@ from lpp.analyze.row_metrics import ROW_METRICS
 from lpp.analyze.row_values import AllRows
 from lpp.analyze.site_reader import SiteReader
 from lpp.store import open_store
-from lpp.store.run import Block
+from lpp.store.read import Block
 
 LENGTH, DIM = 40, 64
 PREFIXES = (4, 20, 40)

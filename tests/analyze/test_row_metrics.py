@@ -20,7 +20,7 @@ from lpp.analyze.prompt_ranks import prompt_entropy
 from lpp.analyze.row_metrics import ROW_METRICS
 from lpp.analyze.token_metrics import TOKEN_METRICS
 from lpp.analyze.trajectory import curvature
-from lpp.store.run import Block
+from lpp.store.read import Block
 
 Array = npt.NDArray[np.float32]
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lpp.analyze.saving import Saving, paper_tokens, total
-from lpp.store.schedule import prefix_schedule
+from lpp.store.format.schedule import prefix_schedule
 
 
 def procedure(lengths: list[int], contexts: list[int], sizes: list[int]) -> int:

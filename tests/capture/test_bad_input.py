@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 
 from lpp.capture.cli import main
 from lpp.store import open_store
-from lpp.store.keys import ROOT_KEY
+from lpp.store.format.keys import ROOT_KEY
 
 Run = Callable[..., Result]
 CONTEXT = 24

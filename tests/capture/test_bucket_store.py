@@ -180,8 +180,8 @@ def test_a_traceback_tells_no_secret(
 def test_capture_that_loses_its_store_midway_resumes(
     s3: S3, request_: CaptureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lpp.store.bucket import bucket_of
     from lpp.store.errors import ErrorKind, MachineError
+    from lpp.store.objects.bucket import bucket_of
 
     capture_into(tmp_path / "lpp", request_)
     monkeypatch.setenv("LPP_RETRY_SECONDS", "0.5")

@@ -18,7 +18,7 @@ from lpp.capture.request import CaptureRequest, CorpusSpec
 from lpp.capture.run import capture_into
 from lpp.capture.selection import Selection
 from lpp.store import create_store, open_store
-from lpp.store.keys import REQUESTS_KEY
+from lpp.store.format.keys import REQUESTS_KEY
 
 
 @pytest.fixture

@@ -31,8 +31,8 @@ from lpp.capture.sites import find_sites
 from lpp.capture.torch_backend import TorchBackend
 from lpp.store import Run, RunWriter, create_store, open_store
 from lpp.store.errors import InputError
-from lpp.store.plan import Plan
-from lpp.store.quarantine import SetAside
+from lpp.store.format.plan import Plan
+from lpp.store.format.quarantine import SetAside
 
 PROMPTS = 24
 Usage = namedtuple("Usage", "total used free")
@@ -372,7 +372,7 @@ def test_a_run_in_a_bucket_is_that_on_a_disk(
 
 
 def test_a_plan_whose_shards_do_not_fit_the_groups_is_none(kept: Path) -> None:
-    from lpp.store.plan import validate_plan
+    from lpp.store.format.plan import validate_plan
 
     plan = only(kept).plan
     assert validate_plan(plan) == []

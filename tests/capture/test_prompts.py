@@ -9,8 +9,8 @@ import pytest
 from lpp.capture.passages import Passage, Refused
 from lpp.capture.prompts import token_counter, tokenise
 from lpp.store.errors import ErrorKind, InputError
-from lpp.store.rows import prompts_sha256
-from lpp.store.tables import PROMPTS_SCHEMA
+from lpp.store.format.rows import prompts_sha256
+from lpp.store.format.tables import PROMPTS_SCHEMA
 
 FIRST, LAST = 256, 257
 """Ids of the special tokens: bytes are 0 to 255."""

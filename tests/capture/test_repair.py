@@ -9,7 +9,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from lpp.capture.cli import main
-from lpp.store import Run, files, open_store
+from lpp.store import Run, open_store
+from lpp.store.objects import disk as files
 
 Command = Callable[..., Result]
 
@@ -183,8 +184,8 @@ def test_what_cannot_be_repaired_says_what_helps(place: Path, key: str) -> None:
 
 
 def test_strangers_and_newer_shards_are_left_alone(place: Path) -> None:
-    from lpp.store.commit import self_checksum
-    from lpp.store.documents import pretty_json
+    from lpp.store.format.documents import pretty_json
+    from lpp.store.format.record import self_checksum
 
     run, _ = runs(place)
     (run.path / "shards/00099").mkdir()

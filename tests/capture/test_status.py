@@ -22,8 +22,8 @@ from lpp.capture.selection import Selection
 from lpp.capture.status import RunStatus, run_status, status_document, store_status
 from lpp.capture.status_text import status_table
 from lpp.store import Run, RunWriter, create_store, open_store
-from lpp.store.keys import COMMIT_KEY, PLAN_KEY
-from lpp.store.presence import SILENT_SECONDS, at_work
+from lpp.store.format.keys import COMMIT_KEY, PLAN_KEY
+from lpp.store.heartbeat import SILENT_SECONDS, at_work
 
 NOW = time.time()
 SHARDS = 5

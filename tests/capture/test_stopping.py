@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from lpp.capture.cli import main
 from lpp.capture.stopping import Stop, stoppable
 from lpp.store import Run, open_store
-from lpp.store.ends import polite_ends
+from lpp.store.commands.signals import polite_ends
 
 PROMPTS = 200
 OPTIONS = [

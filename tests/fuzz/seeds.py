@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 from lpp.analyze.cache import Cache
 from lpp.analyze.cells import Cell
 from lpp.store import open_store
-from lpp.store.documents import pretty_json
-from lpp.store.files import checksum
-from lpp.store.tables import SCORES_SCHEMA, encode_table
+from lpp.store.format.documents import pretty_json
+from lpp.store.format.tables import SCORES_SCHEMA, encode_table
+from lpp.store.objects.disk import checksum
 from tests.fuzz.targets import GOLDEN, RUN
 
 CORPUS: Final = Path(__file__).with_name("corpus")

@@ -24,19 +24,19 @@ from lpp.analyze.read_lm_eval import read_lm_eval
 from lpp.analyze.read_score_table import read_score_table
 from lpp.analyze.score_rows import ScoreFile, check_alike, check_once, check_units
 from lpp.store import open_store
-from lpp.store.commit import read_commit, self_checksum
-from lpp.store.documents import canonical_json, load_json, parse_document, pretty_json
+from lpp.store.arrays.hidden import read_site
+from lpp.store.arrays.layout import check_site
 from lpp.store.errors import ErrorKind, FormatError, LppError
-from lpp.store.hidden import read_site
-from lpp.store.hidden_limits import check_site
-from lpp.store.keys import COMMIT_KEY, ROOT_KEY
-from lpp.store.plan import SiteSpec, differences, parse_plan
-from lpp.store.presence import writers
-from lpp.store.rows import prompts_problems, tokens_problems
-from lpp.store.run import Run
+from lpp.store.format.documents import canonical_json, load_json, parse_document, pretty_json
+from lpp.store.format.keys import COMMIT_KEY, ROOT_KEY
+from lpp.store.format.plan import SiteSpec, differences, parse_plan
+from lpp.store.format.record import read_commit, self_checksum
+from lpp.store.format.rows import prompts_problems, tokens_problems
+from lpp.store.format.tables import PROMPTS_SCHEMA, SCORES_SCHEMA, TOKENS_SCHEMA, read_table
+from lpp.store.heartbeat import writers
+from lpp.store.read import Run
 from lpp.store.scores import read_scores, verify_scores
 from lpp.store.store import RootDocument
-from lpp.store.tables import PROMPTS_SCHEMA, SCORES_SCHEMA, TOKENS_SCHEMA, read_table
 from lpp.store.verify import verify_run
 
 GOLDEN: Final = Path(__file__).parents[1] / "store" / "golden" / "v1"

@@ -26,7 +26,7 @@ from click.testing import CliRunner
 from lpp.sql import TABLES, build
 from lpp.sql.cli import main
 from lpp.sql.schema import reference
-from lpp.store.console import EXIT_USER_ERROR
+from lpp.store.commands.console import EXIT_USER_ERROR
 
 Run = Callable[..., subprocess.CompletedProcess[bytes]]
 FOUR = "SELECT * FROM profiles ORDER BY run"

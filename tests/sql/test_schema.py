@@ -10,7 +10,7 @@ import pytest
 from lpp import sql
 from lpp.sql import TABLES, TOKEN_STATS, arrow_schema, connect
 from lpp.sql.schema import reference
-from lpp.store.tables import TOKENS_SCHEMA
+from lpp.store.format.tables import TOKENS_SCHEMA
 
 ALL = [*TABLES.values(), TOKEN_STATS]
 

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pytest
 
 from lpp.store import Run, RunWriter, create_store, open_store
-from lpp.store.hidden_limits import NUMPY_DTYPE
-from lpp.store.plan import (
+from lpp.store.arrays.layout import NUMPY_DTYPE
+from lpp.store.format.plan import (
     ComputeInfo,
     CorpusInfo,
     ModelInfo,
@@ -21,7 +21,7 @@ from lpp.store.plan import (
     SiteSpec,
     TokenizerInfo,
 )
-from lpp.store.tables import PROMPTS_SCHEMA, TOKENS_SCHEMA
+from lpp.store.format.tables import PROMPTS_SCHEMA, TOKENS_SCHEMA
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 
 from lpp.store import RunWriter, create_store
-from lpp.store.moments import SiteMoments
-from lpp.store.plan import (
+from lpp.store.arrays.moments import SiteMoments
+from lpp.store.format.plan import (
     ComputeInfo,
     CorpusInfo,
     ModelInfo,
@@ -24,8 +24,8 @@ from lpp.store.plan import (
     SiteSpec,
     TokenizerInfo,
 )
-from lpp.store.quarantine import SetAside, quarantine_table
-from lpp.store.tables import PROMPTS_SCHEMA, STATISTICS, TOKENS_SCHEMA
+from lpp.store.format.quarantine import SetAside, quarantine_table
+from lpp.store.format.tables import PROMPTS_SCHEMA, STATISTICS, TOKENS_SCHEMA
 
 SCALE = {"embed": 1, "block.1": 10, "final": 100}
 TOKEN_IDS = ([11, 12, 13], [21, 22])

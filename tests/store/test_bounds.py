@@ -17,11 +17,11 @@ import pytest
 from sealed import reseal
 
 from lpp.store import Run, open_store
-from lpp.store.arrow_limits import check_declared, declared
-from lpp.store.documents import load_json
 from lpp.store.errors import ErrorKind, FormatError
-from lpp.store.paths import key_problem, plain_file, read_bounded
-from lpp.store.tables import TOKENS_SCHEMA, encode_table, read_table
+from lpp.store.format.arrow_limits import check_declared, declared
+from lpp.store.format.documents import load_json
+from lpp.store.format.tables import TOKENS_SCHEMA, encode_table, read_table
+from lpp.store.objects.paths import key_problem, plain_file, read_bounded
 
 SHARD = "shards/00000"
 BLOCK = f"{SHARD}/hidden.zarr/block.1"

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from lpp.store.commit import CommitRecord, read_commit, write_commit
 from lpp.store.errors import ErrorKind, FormatError
-from lpp.store.files import ObjectRecord
+from lpp.store.format.record import CommitRecord, read_commit, write_commit
+from lpp.store.objects.disk import ObjectRecord
 
 OBJECTS = {"tokens.arrow": ObjectRecord(bytes=5, xxh3_128="ab" * 16)}
 RECORD = CommitRecord(plan="c0ffee", shard=3, rows=21, objects=OBJECTS)
@@ -46,8 +46,8 @@ def test_truncation_and_additions_are_noticed(tmp_path: Path) -> None:
 
 
 def test_sealed_record_of_the_wrong_shape_names_its_fields(tmp_path: Path) -> None:
-    from lpp.store.commit import self_checksum
-    from lpp.store.documents import pretty_json
+    from lpp.store.format.documents import pretty_json
+    from lpp.store.format.record import self_checksum
 
     document: dict[str, Any] = {"plan": 1, "shard": "0", "rows": 2, "objects": {"a": {}}}
     document["self_xxh3_128"] = self_checksum(document)

@@ -11,7 +11,7 @@ import pytest
 SCRIPT = """
 import os, signal, sys, time
 import click
-from lpp.store.console import LppGroup, debug_option, progress
+from lpp.store.commands.console import LppGroup, debug_option, progress
 from lpp.store.errors import ErrorKind, InputError
 
 
@@ -144,7 +144,7 @@ def test_reader_that_goes_away_is_no_bug() -> None:
 
 SCRIPT_PRINTING = """
 import click
-from lpp.store.console import LppCommand
+from lpp.store.commands.console import LppCommand
 
 @click.command(cls=LppCommand)
 def main():
@@ -198,7 +198,7 @@ def read_all(descriptor: int) -> str:
 def test_library_use_of_a_command_raises() -> None:
     import click
 
-    from lpp.store.console import LppCommand
+    from lpp.store.commands.console import LppCommand
     from lpp.store.errors import ErrorKind, InputError
 
     @click.command(cls=LppCommand)

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lpp.store.documents import (
+from lpp.store.errors import ErrorKind, FormatError
+from lpp.store.format.documents import (
     canonical_json,
     document_hash,
     load_json,
@@ -19,7 +20,6 @@ from lpp.store.documents import (
     to_document,
     validate_document,
 )
-from lpp.store.errors import ErrorKind, FormatError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -192,7 +192,7 @@ def test_slow_writes_change_nothing(
 def test_a_clock_that_jumps(
     days: int, capture: Any, expected: dict[str, bytes], tmp_path: Path, monkeypatch: Any
 ) -> None:
-    from lpp.store.presence import at_work, writers
+    from lpp.store.heartbeat import at_work, writers
 
     real, root = time.time, tmp_path / "s"
     run = capture.write(root, shards=(0,))
@@ -209,7 +209,7 @@ def test_a_clock_that_jumps(
 
 
 def test_an_error_that_is_no_fault_of_the_disk_is_not_called_one(tmp_path: Path) -> None:
-    from lpp.store.files import staged_directory
+    from lpp.store.objects.disk import staged_directory
 
     with pytest.raises(OSError, match="no such") as caught, staged_directory(tmp_path / "x"):
         raise OSError(errno.ENOENT, "no such")

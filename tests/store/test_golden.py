@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from lpp.store import RunWriter, create_store, open_store
-from lpp.store.plan import Plan, parse_plan
-from lpp.store.tables import PROMPTS_SCHEMA
+from lpp.store.format.plan import Plan, parse_plan
+from lpp.store.format.tables import PROMPTS_SCHEMA
 
 GOLDEN = Path(__file__).with_name("golden")
 RUN = "model-1b-untrained-fec2ad35"

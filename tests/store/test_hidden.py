@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import zarr
 
-from lpp.store.hidden import (
+from lpp.store.arrays.hidden import (
     GROUP_KEY,
     chunk_rows,
     encode_group,
@@ -14,7 +14,7 @@ from lpp.store.hidden import (
     read_site,
     to_float32,
 )
-from lpp.store.plan import SiteSpec
+from lpp.store.format.plan import SiteSpec
 
 SPECIAL = {
     # zeros, ones, infinities, quiet and signalling NaNs with payloads, subnormals, the largest

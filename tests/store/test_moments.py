@@ -15,9 +15,8 @@ import pytest
 from sealed import reseal
 
 from lpp.store import Run, RunWriter, create_store, open_store
-from lpp.store.errors import ErrorKind, FormatError, InputError
-from lpp.store.hidden import encode_array
-from lpp.store.moments import (
+from lpp.store.arrays.hidden import encode_array
+from lpp.store.arrays.moments import (
     MOMENTS_SCHEMA,
     SiteMoments,
     moments_bytes,
@@ -25,7 +24,8 @@ from lpp.store.moments import (
     packed_size,
     scatter_array,
 )
-from lpp.store.tables import encode_table, read_table
+from lpp.store.errors import ErrorKind, FormatError, InputError
+from lpp.store.format.tables import encode_table, read_table
 
 GOLDEN = Path(__file__).with_name("golden") / "v2"
 RUN = "model-1b-untrained-f1767c43"

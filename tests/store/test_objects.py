@@ -12,11 +12,11 @@ import pytest
 from s3_server import S3, SECRET, Fault, always, some
 
 from lpp.store import RunWriter, add_scores, create_store, open_store, read_scores, remove_scores
-from lpp.store.bucket import Bucket, bucket_of
 from lpp.store.errors import ConflictError, ErrorKind, FormatError, InputError, MachineError
-from lpp.store.place import place
-from lpp.store.presence import at_work, writers
-from lpp.store.run import Run
+from lpp.store.heartbeat import at_work, writers
+from lpp.store.objects.bucket import Bucket, bucket_of
+from lpp.store.objects.place import place
+from lpp.store.read import Run
 from lpp.store.scores import SCORES_SCHEMA, verify_scores
 
 BASE = "some/store/"
@@ -121,7 +121,7 @@ def test_damaged_record_is_replaced(s3: S3, capture: Any) -> None:
 
 def test_record_of_a_newer_release_is_left_alone(s3: S3, capture: Any) -> None:
     run = capture.write(s3.url)
-    from lpp.store.commit import write_commit
+    from lpp.store.format.record import write_commit
 
     newer = replace(run.shards[1].commit, format=3)
     s3.delete(f"{BASE}runs/{run.id}/shards/00001/COMMIT.json")
@@ -140,7 +140,7 @@ def test_what_a_killed_writer_left_is_no_damage_and_goes(s3: S3, capture: Any) -
     assert [problem.where for problem in problems] == ["shards/00002/COMMIT.json"]
     capture.write(s3.url)
     assert left[1] not in s3.objects()  # by whoever commits that shard
-    from lpp.store.writing import sweep_run
+    from lpp.store.objects.writing import sweep_run
 
     sweep_run(open_store(s3.url).runs[run.id])
     assert left[0] not in s3.objects()
@@ -168,7 +168,7 @@ def test_altered_missing_and_added_objects_are_found(s3: S3, capture: Any) -> No
 
 
 def test_large_objects_come_and_go_in_parts(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lpp.store.bucket.PART_BYTES", 5 << 20)
+    monkeypatch.setattr("lpp.store.objects.bucket.PART_BYTES", 5 << 20)
     data = np.random.default_rng(0).bytes((12 << 20) + 17)
     where = place(s3.url) / "large"
     where.write_bytes(data)
@@ -207,7 +207,7 @@ def test_reading_a_site_reads_that_site_and_the_tokens_once(s3: S3, make_capture
 def test_object_that_is_replaced_while_it_is_read_is_read_anew(
     s3: S3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lpp.store.bucket.PART_BYTES", 1 << 10)
+    monkeypatch.setattr("lpp.store.objects.bucket.PART_BYTES", 1 << 10)
     old, new = b"o" * 4000, b"n" * 5000
     where = place(s3.url) / "database"
     s3.put(f"{BASE}database", old)
@@ -308,7 +308,7 @@ def test_faults_that_last_end_in_one_message_and_a_resume(
     capture.write(s3.url, shards=(0,))
     monkeypatch.setenv("LPP_RETRY_SECONDS", "0.5")
     if fault.kind == "delay":
-        monkeypatch.setattr("lpp.store.bucket.REQUEST_SECONDS", 0.5)
+        monkeypatch.setattr("lpp.store.objects.bucket.REQUEST_SECONDS", 0.5)
     bucket_of.cache_clear()
     s3.proxy.rule = always(fault, method="PUT", part="tokens.arrow")
     with pytest.raises(MachineError, match=words) as caught:

@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 
-from lpp.store import RunWriter, create_store, open_store, owners
+from lpp.store import RunWriter, create_store, open_store
 from lpp.store.errors import ConflictError, ErrorKind
-from lpp.store.files import staged_directory, sweep_stages
-from lpp.store.owners import ABANDONED_SECONDS, owner_of, staged_name
+from lpp.store.objects import owners
+from lpp.store.objects.disk import staged_directory, sweep_stages
+from lpp.store.objects.owners import ABANDONED_SECONDS, owner_of, staged_name
 
 PROC = Path("/proc/self/stat")
 needs_proc = pytest.mark.skipif(not PROC.exists(), reason="this system does not tell starts")
-CHILD = "import sys; from lpp.store.owners import staged_name; print(staged_name('00001'))"
+CHILD = "import sys; from lpp.store.objects.owners import staged_name; print(staged_name('00001'))"
 
 
 def ended_name() -> str:
@@ -114,7 +115,7 @@ def test_a_clock_that_was_set_back_removes_nothing(tmp_path: Path) -> None:
 
 def test_a_living_writer_whose_stage_is_taken_commits_nothing(tmp_path: Path) -> None:
     """Whoever takes a stage renames it; what is written then would make it anew, in part."""
-    from lpp.store.files import write_object
+    from lpp.store.objects.disk import write_object
 
     def fill(take: bool) -> None:
         with staged_directory(tmp_path / "00001") as stage:

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from lpp.store.documents import canonical_json, document_hash, load_json, validate_document
 from lpp.store.errors import ErrorKind, FormatError
-from lpp.store.plan import Plan, SiteSpec, differences, parse_plan, validate_plan
+from lpp.store.format.documents import canonical_json, document_hash, load_json, validate_document
+from lpp.store.format.plan import Plan, SiteSpec, differences, parse_plan, validate_plan
 
 OTHER_CHOICE = {
     "hub": "gguf",

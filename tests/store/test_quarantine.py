@@ -8,16 +8,16 @@ import pyarrow as pa
 import pytest
 
 from lpp.store import Run, RunWriter, create_store, open_store
-from lpp.store.commit import CommitRecord, read_commit, write_commit
-from lpp.store.files import describe
-from lpp.store.quarantine import (
+from lpp.store.format.quarantine import (
     QUARANTINE_SCHEMA,
     SetAside,
     TextSetAside,
     quarantine_table,
     texts_table,
 )
-from lpp.store.tables import STATISTICS, encode_table
+from lpp.store.format.record import CommitRecord, read_commit, write_commit
+from lpp.store.format.tables import STATISTICS, encode_table
+from lpp.store.objects.disk import describe
 
 BAD = SetAside(prompt_id=1, reason="not_finite", site="block.1", position=3, detail="4 tokens")
 

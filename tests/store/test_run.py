@@ -8,8 +8,8 @@ import pytest
 from older_stores import without_varentropy
 
 from lpp.store import Run, open_store
+from lpp.store.arrays.hidden import chunk_rows
 from lpp.store.errors import ErrorKind, InputError
-from lpp.store.hidden import chunk_rows
 
 
 def expected_rows(capture: Any, site: str, n_prompts: int) -> tuple[np.ndarray, ...]:

@@ -189,9 +189,9 @@ def test_consistent_records_with_wrong_meaning_are_found(
     run: Run, make_capture: Any, capture: Any
 ) -> None:
     # A shard sealed by a careless writer: prompts of the right plan, in another order.
-    from lpp.store.commit import CommitRecord, read_commit, write_commit
-    from lpp.store.files import describe
-    from lpp.store.tables import encode_table
+    from lpp.store.format.record import CommitRecord, read_commit, write_commit
+    from lpp.store.format.tables import encode_table
+    from lpp.store.objects.disk import describe
 
     shard = run.path / "shards/00000"
     commit = read_commit(shard)

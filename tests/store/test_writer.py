@@ -16,7 +16,7 @@ import pytest
 
 from lpp.store import RunWriter, create_store, open_store
 from lpp.store.errors import ConflictError, ErrorKind
-from lpp.store.files import replace_file, staged_directory, sweep_stages
+from lpp.store.objects.disk import replace_file, staged_directory, sweep_stages
 
 CHILD = """
 import importlib.util, sys
@@ -193,7 +193,7 @@ def test_only_what_lay_there_and_was_bad_is_ever_taken_away(
     capture: Any, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken = []
-    monkeypatch.setattr("lpp.store.writer.set_aside", taken.append)
+    monkeypatch.setattr("lpp.store.write.set_aside", taken.append)
     run = capture.write(root)  # nothing lies where its shards go
     late = RunWriter(root, capture.plan, capture.prompts)
     monkeypatch.setattr(RunWriter, "committed", lambda self, index: False)  # it looked too early

@@ -1,4 +1,4 @@
-"""A disk that fails as disks do, beneath `lpp.store.files`: for one test, in one process.
+"""A disk that fails as disks do, beneath `lpp.store.objects.disk`: for one test, in one process.
 
 `FaultyDisk` puts itself between the package and the calls of `os` and `io` that write: it counts
 every step that changes the disk, and at the step that was chosen it fails in the chosen way. It

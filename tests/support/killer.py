@@ -188,7 +188,7 @@ class Rounds:
 
     def __init__(self, name: str, folder: Path, model: Path, seed: int) -> None:
         importlib.import_module("lpp.analyze.tables")
-        importlib.import_module("lpp.store.run")
+        importlib.import_module("lpp.store.read")
         self.folder, self.rng = folder, random.Random(seed)
         capture = capture_job(model, folder, **CAPTURES.get(name, {}))
         self.job = {"analysis": analysis_job, "database": database_job}.get(name, capture)

@@ -16,9 +16,9 @@ import pyarrow as pa
 from sealed import reseal
 
 from lpp.store import Run
-from lpp.store.hidden import encode_site
-from lpp.store.hidden_limits import NUMPY_DTYPE
-from lpp.store.tables import TOKENS_SCHEMA, encode_table, read_table
+from lpp.store.arrays.hidden import encode_site
+from lpp.store.arrays.layout import NUMPY_DTYPE
+from lpp.store.format.tables import TOKENS_SCHEMA, encode_table, read_table
 
 Snapshot: TypeAlias = Mapping[str, bytes | str | None]
 """Every name below a store: bytes of a file, target of a link, None for a directory."""

@@ -3,10 +3,10 @@
 from dataclasses import replace
 from pathlib import Path
 
-from lpp.store.commit import read_commit, write_commit
-from lpp.store.files import describe
-from lpp.store.keys import COMMIT_KEY, TOKENS_KEY
-from lpp.store.tables import TOKENS_SCHEMA, encode_table, read_table
+from lpp.store.format.keys import COMMIT_KEY, TOKENS_KEY
+from lpp.store.format.record import read_commit, write_commit
+from lpp.store.format.tables import TOKENS_SCHEMA, encode_table, read_table
+from lpp.store.objects.disk import describe
 
 
 def without_varentropy(shard: Path) -> None:

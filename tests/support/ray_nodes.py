@@ -55,7 +55,7 @@ def analysis(folder: Path, spans: int = 12) -> dict[str, Any]:
     from lpp.analyze import Selection, analyze
     from lpp.analyze import spans as of_spans
     from lpp.analyze.ray_executor import RayExecutor
-    from lpp.store.cluster import cluster
+    from lpp.store.commands.cluster import cluster
 
     of_spans.SPAN_CHUNKS = 16  # here alone: the driver cuts, and a worker takes what it is given
     rows, root = spans * 16 * 1024 + 5000, folder / "store"

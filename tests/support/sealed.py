@@ -5,9 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lpp.store.commit import self_checksum
-from lpp.store.documents import pretty_json
-from lpp.store.files import describe
+from lpp.store.format.documents import pretty_json
+from lpp.store.format.record import self_checksum
+from lpp.store.objects.disk import describe
 
 COMMIT = "COMMIT.json"
 

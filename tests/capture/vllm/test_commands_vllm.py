@@ -15,7 +15,7 @@ import pytest
 
 from lpp.capture.cli import main
 from lpp.store import Run, open_store
-from lpp.store.tables import STATISTICS
+from lpp.store.format.tables import STATISTICS
 
 PROMPTS = 20
 

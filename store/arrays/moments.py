@@ -1,0 +1,180 @@
+"""Moments of a shard's activations, SPEC.md section 5: count, mean and scatter of every band.
+
+Band b of a run holds the rows at positions `prefixes[b - 1] <= position < prefixes[b]`. Count and
+mean lie in a table, a row for each site and band; the scatter matrix, sum (x - mean)(x - mean)^T,
+in an array for each site: its upper triangle, row after row, cut into rows of the site's width.
+
+Float32 scatters are float64 ones rounded once: every entry within 2^-24 of itself, so that the
+matrix of a cell, a sum over k shards and bands, is off by at most 2^-24 sqrt(k) of its Frobenius
+norm, and its trace by 2^-24 of itself.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from lpp.store.arrays.hidden import encode_array
+from lpp.store.arrays.layout import ArraySpec
+from lpp.store.errors import ErrorKind, InputError
+from lpp.store.format.plan import MomentsDtype, Plan, SiteSpec
+
+MOMENTS_SCHEMA: Final = pa.schema(
+    [
+        pa.field("site", pa.string(), nullable=False),
+        pa.field("band", pa.int32(), nullable=False),
+        pa.field("n", pa.int64(), nullable=False),
+        pa.field("mean", pa.list_(pa.float64()), nullable=False),
+    ]
+)
+"""A row per site, in depth order, and band, ascending. `mean` has the site's width."""
+
+ITEM_BYTES: Final[Mapping[MomentsDtype, int]] = {"float64": 8, "float32": 4}
+"""Bytes of an entry of a scatter matrix."""
+
+ROUNDING: Final[Mapping[MomentsDtype, float]] = {"float64": 0.0, "float32": 2.0**-24}
+"""How far a stored entry is from the float64 one that was accumulated, relative to it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteMoments:
+    """Moments of one site of one shard. Of a band without rows everything is 0."""
+
+    n: npt.NDArray[np.int64]
+    """(B,) rows of each band; those of prompts that are set aside take no part."""
+    mean: npt.NDArray[np.float64]
+    """(B, d)"""
+    scatter: npt.NDArray[Any]
+    """(B, d (d + 1) / 2) upper triangles, row after row, in the plan's `moments_dtype`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BandMoments:
+    """Moments of one site of one shard at the positions of one band."""
+
+    n: int
+    mean: npt.NDArray[np.float64]
+    """(d,)"""
+    scatter: npt.NDArray[np.float64]
+    """(d (d + 1) / 2,) the upper triangle, row after row."""
+
+
+def packed_size(width: int) -> int:
+    """Entries of the upper triangle of a scatter matrix, its diagonal included."""
+    return width * (width + 1) // 2
+
+
+def packed_rows(width: int) -> int:
+    """Rows of the array that a triangle takes, the last of them half empty where d is even.
+
+    >>> packed_rows(4), packed_rows(5)
+    (3, 3)
+    """
+    return -(-packed_size(width) // width)
+
+
+def moments_bytes(widths: Sequence[int], bands: int, dtype: MomentsDtype) -> int:
+    """Bytes of the moments of one shard, over all sites, before compression: it takes off little.
+
+    >>> moments_bytes([576], 10, "float64")
+    13363200
+    """
+    entries = sum(packed_rows(width) * width * ITEM_BYTES[dtype] + 8 * width for width in widths)
+    return bands * entries
+
+
+def band_counts(
+    tokens: pa.Table, aside: npt.NDArray[np.integer], prefixes: Sequence[int]
+) -> npt.NDArray[np.int64]:
+    """(B,) rows of a shard in each band; of the prompts `aside` there are none.
+
+    tokens: with columns `prompt_id` and `position`.
+    """
+    kept = ~np.isin(tokens["prompt_id"].to_numpy(), aside)
+    bands = np.searchsorted(prefixes, tokens["position"].to_numpy()[kept], side="right")
+    return np.bincount(bands, minlength=len(prefixes)).astype(np.int64)
+
+
+def scatter_array(site: SiteSpec, plan: Plan) -> ArraySpec:
+    """The array of `site` in `moments.zarr`, of any shard."""
+    return ArraySpec(
+        name=site.name,
+        rows=len(plan.prefixes) * packed_rows(site.width),
+        width=site.width,
+        data_type=plan.moments_dtype,
+        item_bytes=ITEM_BYTES[plan.moments_dtype],
+        told={
+            "site": site.name,
+            "moments": "upper triangle of the scatter matrix of each band",
+            "bands": len(plan.prefixes),
+        },
+    )
+
+
+def encode_scatters(site: SiteSpec, plan: Plan, moments: SiteMoments) -> dict[str, memoryview]:
+    """The objects of the scatter matrices of one site: key inside `moments.zarr` -> bytes.
+
+    Raises InputError where they are beyond float32.
+    """
+    if not np.isfinite(moments.scatter).all():
+        raise InputError(
+            f"{site.name}: a scatter matrix is beyond {plan.moments_dtype}. Capture with "
+            "--moments-dtype float64.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    bands, size = moments.scatter.shape
+    spec = scatter_array(site, plan)
+    rows = np.zeros((bands, packed_rows(site.width) * site.width), plan.moments_dtype)
+    rows[:, :size] = moments.scatter
+    return encode_array(spec, rows.reshape(spec.rows, site.width))
+
+
+def moments_table(plan: Plan, moments: Mapping[str, SiteMoments]) -> pa.Table:
+    """(S x B, 4), `MOMENTS_SCHEMA`."""
+    bands = len(plan.prefixes)
+    sites = plan.site_names
+    columns = [
+        np.repeat(np.array(sites, dtype=object), bands),
+        np.tile(np.arange(bands), len(sites)),
+        np.concatenate([moments[site].n for site in sites]),
+        [mean for site in sites for mean in moments[site].mean],
+    ]
+    arrays = [pa.array(c, f.type) for c, f in zip(columns, MOMENTS_SCHEMA, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=MOMENTS_SCHEMA)
+
+
+def check_moments(
+    site: SiteSpec, plan: Plan, moments: SiteMoments, counts: npt.NDArray[np.int64]
+) -> None:
+    """ValueError unless `moments` are of `counts` rows, (B,), in the plan's bands and dtype."""
+    bands = len(plan.prefixes)
+    expected = ((bands, site.width), (bands, packed_size(site.width)), plan.moments_dtype)
+    found = (moments.mean.shape, moments.scatter.shape, moments.scatter.dtype.name)
+    if found != expected or moments.mean.dtype != np.float64:
+        raise ValueError(f"{site.name}: moments are {found}, should be {expected}")
+    if not np.array_equal(moments.n, counts):
+        raise ValueError(f"{site.name}: moments of {moments.n} rows, prompts have {counts}")
+
+
+def table_problems(table: pa.Table, plan: Plan, counts: npt.NDArray[np.int64]) -> list[str]:
+    """Every reason `table` is not of the plan's sites and bands, with `counts` rows, (B,)."""
+    bands = len(plan.prefixes)
+    sites = [site for site in plan.site_names for _ in range(bands)]
+    if table["site"].to_pylist() != sites:
+        return ["sites should be those of the plan, once for each band, in order"]
+    problems = []
+    if table["band"].to_pylist() != [*range(bands)] * len(plan.sites):
+        problems.append(f"bands should count from 0 to {bands - 1} at each site")
+    if table["n"].to_pylist() != counts.tolist() * len(plan.sites):
+        problems.append(f"n should be {counts.tolist()} at each site, as the prompts have")
+    means = table["mean"].combine_chunks()
+    widths = [site.width for site in plan.sites for _ in range(bands)]
+    if means.value_lengths().to_pylist() != widths:
+        problems.append("each mean should have the width of its site")
+    values = means.flatten()
+    if values.null_count or not np.isfinite(values.to_numpy()).all():
+        problems.append("means should be finite")
+    return problems

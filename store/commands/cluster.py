@@ -1,0 +1,130 @@
+"""A Ray cluster for a command: joined where it runs, or started on this machine and ended.
+
+Ray is an extra, imported here and in the two executors, inside functions alone.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any, Final
+
+from lpp.store.commands.console import debugging
+from lpp.store.errors import ErrorKind, InputError, MachineError, first_line
+
+LOCAL: Final = "local"
+"""Ray's own word for a cluster of this machine, started and ended with the command."""
+
+THREADS: Final = ("POLARS_MAX_THREADS", "ZARR_THREADING__MAX_WORKERS", "BLOSC_NTHREADS")
+"""Set to 1: a task has one processor. Ray itself sees to the threads of BLAS and of torch
+(OMP_NUM_THREADS)."""
+
+CONNECT_SECONDS: Final = 10.0
+
+QUIET: Final = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # a command of ours reports to nobody
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # what Ray will do by itself later, and warns of
+}
+
+
+@contextlib.contextmanager
+def cluster(address: str | None) -> Iterator[Any]:
+    """The module `ray`, connected until the block ends.
+
+    address: `auto` for a cluster that this machine is part of, HOST:PORT of its head, `local` for
+    one of this machine's own; by default what RAY_ADDRESS says, else `local`. A process that is
+    connected already stays so. MachineError: no Ray here, or none answers there.
+    """
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    try:
+        import ray
+    except ImportError:
+        raise MachineError(
+            "--executor ray needs the package ray, which is not installed here. "
+            "`pip install 'lpp-engine[ray]'`, on every machine of the cluster, or leave "
+            "--executor out.",
+            kind=ErrorKind.NO_PACKAGE,
+        ) from None
+    if ray.is_initialized():
+        yield ray
+        return
+    _connect(ray, address or os.environ.get("RAY_ADDRESS") or LOCAL)
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _connect(ray: Any, address: str) -> None:
+    try:
+        _look_for(address)
+        _start(ray, address)
+    except (OSError, RuntimeError, ValueError) as error:
+        ray.shutdown()
+        line = first_line(error).rstrip(".")
+        raise MachineError(
+            f"--address {address}: no Ray cluster there to work on ({line}). See `ray status` on "
+            "its head; the versions of Ray and of Python must be its own. Without --address a "
+            "cluster of this machine is started.",
+            kind=ErrorKind.UNREACHABLE,
+        ) from None
+
+
+def _look_for(address: str) -> None:
+    """OSError where nobody listens at HOST:PORT: Ray itself would try for minutes."""
+    if address in (LOCAL, "auto"):
+        return
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or "://" in address:
+        raise InputError(
+            f"--address {address}: give HOST:PORT or auto on a machine of the cluster itself, or "
+            "start the command there with `ray job submit`.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+
+
+def _start(ray: Any, address: str) -> None:
+    own = {"include_dashboard": False} if address == LOCAL else {}
+    ends = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(
+            address=address,
+            log_to_driver=debugging(),
+            logging_level="INFO" if debugging() else "ERROR",
+            runtime_env={"env_vars": dict.fromkeys(THREADS, "1")},
+            **own,
+        )
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, ends)  # Ray puts its own there
+
+
+def processors(ray: Any) -> int:
+    """Processors of the whole cluster at this moment, at least 1."""
+    return max(1, int(ray.cluster_resources().get("CPU", 0)))
+
+
+def told(ray: Any, error: Exception) -> Exception:
+    """What went wrong in a task, as a user should hear it: our own errors as they were raised."""
+    if isinstance(error, ray.exceptions.RayTaskError):
+        cause: Exception = error.cause
+        return cause
+    if isinstance(error, ray.exceptions.OutOfMemoryError):
+        return MachineError(
+            "Ray ended a task because a machine of the cluster ran out of memory, several times. "
+            "Give Ray fewer processors there (`ray start --num-cpus`), so that fewer tasks run "
+            "at once.",
+            kind=ErrorKind.NO_MEMORY,
+        )
+    if isinstance(error, ray.exceptions.RayError):
+        line = first_line(error).rstrip(".")
+        return MachineError(
+            f"Ray gave up on a task: {line}. What is done stays: repeat the command once "
+            "`ray status` shows the machines.",
+            kind=ErrorKind.ENGINE_DIED,
+        )
+    return error

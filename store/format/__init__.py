@@ -1,0 +1,1 @@
+"""What a store's bytes mean, SPEC.md: documents, tables, names, limits. Knows no place."""

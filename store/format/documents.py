@@ -1,0 +1,187 @@
+"""JSON documents of a store: canonical bytes, and parsing that reports every problem at once.
+
+A document is declared as a frozen dataclass. Reading checks each field against its annotation
+(SPEC.md section 3): `str`, `int`, `bool`, `Literal`, unions with `None`, `tuple[X, ...]`,
+`Mapping[str, X]` and nested dataclasses. Fields a release does not know are ignored; a field
+that has a default may be absent.
+"""
+
+import dataclasses
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Final, Literal, TypeVar
+
+from lpp.store.errors import ErrorKind, FormatError
+from lpp.store.objects.paths import MAX_DOCUMENT_BYTES
+
+Record = TypeVar("Record")
+
+MAX_DEPTH: Final = 32
+"""Lists and objects inside each other. Ours reach 4."""
+
+MAX_INTEGER: Final = (1 << 63) - 1
+"""Largest magnitude of an integer: what every language's 64 bits hold."""
+
+OMITTED: Final = {"omitted": True}
+"""Metadata of a field that is not written while it is empty or has its default: what came before it
+hashes alike."""
+
+
+def canonical_json(document: object) -> bytes:
+    """UTF-8 JSON with sorted keys and no spaces: equal documents have equal bytes."""
+    text = json.dumps(
+        document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+    return text.encode()
+
+
+def pretty_json(document: object) -> bytes:
+    """The same document as it lies on disk: sorted keys, indented for people."""
+    return (
+        json.dumps(document, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    ).encode()
+
+
+def document_hash(document: object) -> str:
+    """SHA-256 of the canonical bytes, in hex."""
+    return hashlib.sha256(canonical_json(document)).hexdigest()
+
+
+def to_document(record: Any) -> dict[str, Any]:
+    """The JSON document of a dataclass; tuples become lists, mappings become plain dicts."""
+    values = {field: getattr(record, field.name) for field in dataclasses.fields(record)}
+    return {
+        field.name: _plain(value)
+        for field, value in values.items()
+        if not field.metadata.get("omitted") or (value and value != field.default)
+    }
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return to_document(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def load_json(data: bytes, where: str, *, fractions: bool = False) -> object:
+    """Decode one document; FormatError(CORRUPT) names `where` it lies.
+
+    fractions: whether numbers other than integers may occur, as in documents of other formats.
+    """
+    try:
+        if len(data) > MAX_DOCUMENT_BYTES:
+            raise ValueError(f"more than {MAX_DOCUMENT_BYTES} bytes")
+        parse_float = float if fractions else _no_fraction
+        document = json.loads(data.decode(), parse_int=_bounded_int, parse_float=parse_float)
+        _check_depth(document)
+        # json takes NaN, 1e999 and half surrogates: values that could not be hashed later.
+        canonical_json(document)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(
+            f"{where}: not a JSON document ({error}).", kind=ErrorKind.CORRUPT
+        ) from None
+    return document
+
+
+def _bounded_int(text: str) -> int:
+    value = int(text)  # more than some thousand digits are a ValueError
+    if abs(value) > MAX_INTEGER:
+        raise ValueError(f"an integer of more than 64 bits: {text[:24]}")
+    return value
+
+
+def _no_fraction(text: str) -> float:
+    raise ValueError(f"a number that is no integer: {text[:24]}")
+
+
+def _check_depth(document: object) -> None:
+    level = [document]
+    for _ in range(MAX_DEPTH):
+        containers = [part for part in level if isinstance(part, (dict, list))]
+        if not containers:
+            return
+        level = [p for c in containers for p in (c.values() if isinstance(c, dict) else c)]
+    raise ValueError(f"nested more than {MAX_DEPTH} deep")
+
+
+def validate_document(record_type: type, document: object) -> list[str]:
+    """Every reason `document` is not a `record_type`, with its place; empty when it is one."""
+    problems: list[str] = []
+    _read(record_type, document, "", problems)
+    return problems
+
+
+def parse_document(record_type: type[Record], document: object, where: str) -> Record:
+    """Build a `record_type`, or raise FormatError(CORRUPT) with all problems together."""
+    problems: list[str] = []
+    record = _read(record_type, document, "", problems)
+    if problems:
+        raise FormatError(f"{where}: " + "; ".join(problems) + ".", kind=ErrorKind.CORRUPT)
+    return typing.cast("Record", record)
+
+
+def _read(kind: Any, value: Any, place: str, problems: list[str]) -> Any:
+    """`value` as `kind`; what does not fit is appended to `problems` and read as None."""
+    if dataclasses.is_dataclass(kind):
+        return _read_record(typing.cast("type", kind), value, place, problems)
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        fits = any(value == choice and type(value) is type(choice) for choice in arguments)
+        return value if fits else _misfit(f"one of {list(arguments)}", value, place, problems)
+    if origin in (types.UnionType, typing.Union):
+        return _read_union(arguments, value, place, problems)
+    if origin in (tuple, Mapping):
+        return _read_many(origin, arguments, value, place, problems)
+    # `type(...) is`, since True is an int and nobody means it
+    return value if type(value) is kind else _misfit(f"{kind.__name__}", value, place, problems)
+
+
+def _read_many(
+    origin: Any, arguments: tuple[Any, ...], value: Any, place: str, problems: list[str]
+) -> Any:
+    if origin is tuple and isinstance(value, list):
+        return tuple(_read(arguments[0], v, f"{place}[{i}]", problems) for i, v in enumerate(value))
+    if origin is Mapping and isinstance(value, dict):
+        return {k: _read(arguments[1], v, f"{place}.{k}", problems) for k, v in value.items()}
+    return _misfit("a list" if origin is tuple else "an object", value, place, problems)
+
+
+def _read_union(arguments: tuple[Any, ...], value: Any, place: str, problems: list[str]) -> Any:
+    if value is None and type(None) in arguments:
+        return None
+    for kind in arguments:
+        attempt: list[str] = []
+        result = _read(kind, value, place, attempt)
+        if kind is not type(None) and not attempt:
+            return result
+    names = " or ".join(getattr(kind, "__name__", str(kind)) for kind in arguments)
+    return _misfit(names, value, place, problems)
+
+
+def _read_record(kind: type, value: Any, place: str, problems: list[str]) -> Any:
+    if not isinstance(value, dict):
+        return _misfit("an object", value, place, problems)
+    hints = typing.get_type_hints(kind)
+    values: dict[str, Any] = {}
+    before = len(problems)
+    for field in dataclasses.fields(kind):
+        if not field.init:
+            continue
+        inner = f"{place}.{field.name}".lstrip(".")
+        if field.name in value:
+            values[field.name] = _read(hints[field.name], value[field.name], inner, problems)
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            problems.append(f"{inner} is missing")
+    return kind(**values) if len(problems) == before else None
+
+
+def _misfit(expected: str, value: object, place: str, problems: list[str]) -> None:
+    shown = repr(value)
+    problems.append(f"{place or 'document'} should be {expected}, is {shown[:60]}")

@@ -1,0 +1,249 @@
+"""The plan of a run, SPEC.md section 4: everything that could change a stored number.
+
+A plan is frozen before the first forward pass and hashed. The same plan resumes; a different
+one is a different run, in a directory of its own.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Final, Literal, TypeAlias
+
+from lpp.store.errors import ErrorKind, FormatError
+from lpp.store.format.documents import OMITTED, document_hash, parse_document, to_document
+from lpp.store.format.schedule import group_boundaries
+
+MAX_WIDTH: Final = 1 << 20
+"""Columns of a site, at most: a row is 4 MiB of float32. The widest model known has 2^14."""
+
+StoredDtype: TypeAlias = Literal["bfloat16", "float16", "float32"]
+"""How activations lie on disk. bfloat16 is kept as its 16 bits, without loss."""
+
+LogitPositions: TypeAlias = Literal["all", "schedule"]
+"""Where the unembedding ran: every token, or the last token of each prefix of the schedule."""
+
+
+Keep: TypeAlias = Literal["rows", "moments", "both"]
+"""What a shard holds of its activations: every row, their moments by prefix band, or both."""
+
+MomentsDtype: TypeAlias = Literal["float64", "float32"]
+"""How scatter matrices lie on disk. They are accumulated in float64 either way."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteSpec:
+    """One captured tensor: where in the model it came from, how wide it is."""
+
+    name: str
+    """`embed`, `block.1` ... `block.B`, `final`."""
+    convention: Literal["residual", "post_norm"]
+    """`residual`: the stream between blocks, before the final norm. `post_norm`: after it."""
+    width: int
+    """Columns."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    """The model as it was run."""
+
+    id: str
+    source: Literal["hub", "folder", "gguf"]
+    revision: str | None
+    weights: str
+    """Fingerprint of weights, configuration and the model's own code, where it ran; for an
+    untrained twin, of its configuration and seed."""
+    architecture: str
+    n_parameters: int
+    n_blocks: int
+    hidden_size: int
+    logits_width: int
+    """V: columns of the logits, which may be more than the tokenizer has tokens."""
+    untrained_seed: int | None = None
+    """Seed of random weights; None for the trained model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerInfo:
+    """The tokenizer that cut the texts."""
+
+    id: str
+    fingerprint: str
+    size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusInfo:
+    """Where the texts came from and which were taken."""
+
+    name: str
+    revision: str | None
+    fingerprint: str
+    prompt_set: str
+    """Fingerprint of the selected texts: equal for every model that read the same ones."""
+    selection: Mapping[str, str | int | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptsInfo:
+    """The prompts as token ids."""
+
+    count: int
+    tokens: int
+    sha256: str
+    """SHA-256 over the prompts' own SHA-256s, in order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeInfo:
+    """How the forward pass ran: what may change the last bits."""
+
+    backend: str
+    device: str
+    dtype: str
+    attention: str
+    batch_tokens: int
+    device_map: str | None
+    quantization: str | None
+    trust_remote_code: bool
+    versions: Mapping[str, str]
+    engine_options: Mapping[str, str] = field(default_factory=dict, metadata=OMITTED)
+    """What a user set of the backend's own options, as JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """One run: a model, a corpus, what is captured, how."""
+
+    model: ModelInfo
+    tokenizer: TokenizerInfo
+    corpus: CorpusInfo
+    prompts: PromptsInfo
+    context: int
+    """C: prompts are cut at this many tokens."""
+    prefixes: tuple[int, ...]
+    """The prefix schedule of C, ascending, the last one C."""
+    logit_positions: LogitPositions
+    sites: tuple[SiteSpec, ...]
+    compute: ComputeInfo
+    stored_dtype: StoredDtype
+    shards: tuple[int, ...]
+    """Prompt boundaries: shard k holds prompts `shards[k] <= id < shards[k + 1]`."""
+    keep: Keep = field(default="rows", metadata=OMITTED)
+    """What shards hold of the activations. Format 2 but for `rows`."""
+    moments_dtype: MomentsDtype = field(default="float64", metadata=OMITTED)
+    """How scatter matrices are stored, where they are."""
+
+    @cached_property
+    def document(self) -> Mapping[str, Any]:
+        """The JSON document of this plan."""
+        return to_document(self)
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 of the canonical document, in hex."""
+        return document_hash(self.document)
+
+    @cached_property
+    def run_id(self) -> str:
+        """`<model slug>-<8 hex of the hash>`."""
+        name = self.model.id.rstrip("/").rsplit("/", 1)[-1].lower().removesuffix(".gguf")
+        slug = re.sub(r"[^a-z0-9]+", "-", name).strip("-")[:48].rstrip("-") or "model"
+        untrained = "" if self.model.untrained_seed is None else "-untrained"
+        return f"{slug}{untrained}-{self.hash[:8]}"
+
+    @property
+    def n_shards(self) -> int:
+        """Shards of the finished run."""
+        return len(self.shards) - 1
+
+    @property
+    def keeps_rows(self) -> bool:
+        """Whether shards hold the activations themselves."""
+        return self.keep != "moments"
+
+    @property
+    def keeps_moments(self) -> bool:
+        """Whether shards hold moments of the activations."""
+        return self.keep != "rows"
+
+    @property
+    def format(self) -> int:
+        """The oldest version that can say what this plan says, SPEC.md section 9."""
+        return 2 if self.keeps_moments else 1
+
+    @property
+    def site_names(self) -> tuple[str, ...]:
+        """Sites in depth order."""
+        return tuple(site.name for site in self.sites)
+
+
+def validate_plan(plan: Plan) -> list[str]:
+    """What types alone cannot say: every reason the fields do not fit together."""
+    problems = []
+    if list(plan.shards) != sorted(set(plan.shards)) or plan.shards[:1] != (0,):
+        problems.append("shards should ascend from 0")
+    elif plan.shards[-1] != plan.prompts.count:
+        problems.append(f"shards should end at prompts.count = {plan.prompts.count}")
+    elif plan.keeps_moments and not {*group_boundaries(plan.prompts.count)} <= {*plan.shards}:
+        problems.append("shards should begin where each tenth of the prompts does, for moments")
+    if plan.moments_dtype != "float64" and not plan.keeps_moments:
+        problems.append(f"moments_dtype is {plan.moments_dtype}, and no moments are kept")
+    ascending = [0, *plan.prefixes] == sorted({0, *plan.prefixes})
+    if not ascending or plan.prefixes[-1:] != (plan.context,):
+        problems.append(f"prefixes should ascend from 1 or more to the context, {plan.context}")
+    if len(set(plan.site_names)) != len(plan.sites) or not plan.sites:
+        problems.append("sites should be one or more distinct names")
+    problems += [
+        f"site name {site.name!r} is not embed, block.<k> or final"
+        for site in plan.sites
+        if not re.fullmatch(r"embed|final|block\.[1-9][0-9]*", site.name)
+    ]
+    problems += [
+        f"site {site.name} has width {site.width}"
+        for site in plan.sites
+        if not 1 <= site.width <= MAX_WIDTH
+    ]
+    least = {
+        "prompts.count": (plan.prompts.count, 0),
+        "prompts.tokens": (plan.prompts.tokens, plan.prompts.count),  # no prompt is empty
+        "model.logits_width": (plan.model.logits_width, 1),
+    }
+    problems += [f"{name} is {value}" for name, (value, low) in least.items() if value < low]
+    return problems
+
+
+def parse_plan(document: object, where: str) -> Plan:
+    """The plan that `document` describes; FormatError(CORRUPT) lists all problems together."""
+    plan = parse_document(Plan, document, where)
+    if problems := validate_plan(plan):
+        raise FormatError(f"{where}: " + "; ".join(problems) + ".", kind=ErrorKind.CORRUPT)
+    # The hash covers the document as it was written, fields of a newer release included.
+    plan.__dict__["document"] = document
+    return plan
+
+
+_ABSENT: Final = object()
+"""A field that one document has not: it hashes differently from one that is null."""
+
+
+def differences(ours: Plan, theirs: Plan) -> list[str]:
+    """`field: ours, not theirs` for every field in which two plans differ."""
+    return list(_differences(ours.document, theirs.document, ""))
+
+
+def _differences(ours: Any, theirs: Any, place: str) -> list[str]:
+    if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
+        return [
+            line
+            for key in sorted({*ours, *theirs})
+            for line in _differences(
+                ours.get(key, _ABSENT), theirs.get(key, _ABSENT), f"{place}.{key}".lstrip(".")
+            )
+        ]
+    return [] if ours == theirs else [f"{place}: {_short(ours)}, not {_short(theirs)}"]
+
+
+def _short(value: object) -> str:
+    text = "absent" if value is _ABSENT else repr(value)
+    return text if len(text) <= 48 else f"{text[:45]}..."

@@ -1,0 +1,297 @@
+"""One bucket of an object store, through obstore: requests, repeats, conditions.
+
+obstore repeats a request that failed on the way or with a 5xx, with backoff and jitter, and sends
+large objects in parts. What it does not repeat (an answer cut in its body, a slow answer to a
+conditional put) is repeated here, within the same bound. Credentials and endpoint come from the
+environment alone, in obstore's own names.
+"""
+
+import contextlib
+import os
+import random
+import time
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cached_property, lru_cache
+from typing import Any, Final, TypeVar
+
+from lpp.store.errors import ErrorKind, InputError, LppError, MachineError
+from lpp.store.objects.bucket_faults import ReplacedError, fault_of, retryable
+
+Result = TypeVar("Result")
+
+PART_BYTES: Final = 8 << 20
+"""Objects larger than this travel in parts of this size, both ways."""
+
+PARTS_AT_ONCE: Final = 4
+"""Of one object. Two sites are written at once, so a writer has eight parts under way."""
+
+REQUEST_SECONDS: Final = 30.0
+"""For one request, its body included: a part in that time is 280 kB/s."""
+
+RETRY_SECONDS: Final = 120.0
+"""How long a request is repeated before it counts as failed; LPP_RETRY_SECONDS changes it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listed:
+    """What a listing says of one object."""
+
+    key: str
+    size: int
+    modified: float
+    """Seconds since the epoch, by the server's clock."""
+    e_tag: str | None
+    """Names this version of it."""
+
+
+@lru_cache(maxsize=64)
+def bucket_of(url: str) -> "Bucket":
+    """The bucket `url`, such as `s3://name`: one client for each in a process."""
+    return Bucket(url)
+
+
+class Bucket:
+    """Requests to one bucket. Each raises FileNotFoundError for an object that is not there,
+    MachineError: DENIED, UNREACHABLE or NO_PACKAGE, InputError where there is no bucket.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.patience = _retry_seconds()
+        self.conditional = True
+        """False where the store ignores conditions and a user says that there is one writer."""
+
+    def get(self, key: str, size: int | None = None) -> memoryview:
+        """The object's bytes, all of one version: in one request, or in parts where it is large.
+
+        size: about, where it is known, so that a large object need not be begun whole.
+        """
+
+        def ask() -> memoryview | Listed:
+            found = self._obstore.get(self._client, key)  # its body is not read yet
+            of = _listed(found.meta)
+            return memoryview(found.bytes()) if of.size <= PART_BYTES else of
+
+        while True:
+            found = self.head(key) if (size or 0) > PART_BYTES else self._ask(key, ask)
+            if isinstance(found, memoryview):
+                return found
+            with contextlib.suppress(ReplacedError):
+                return self._get_parts(found)
+
+    def get_tagged(self, key: str) -> tuple[bytes, dict[str, str]]:
+        """The bytes of a small object, and what names this version of it in `put_over`."""
+
+        def ask() -> tuple[bytes, dict[str, str]]:
+            found = self._obstore.get(self._client, key)
+            named = {name: found.meta.get(name) for name in ("e_tag", "version")}
+            return bytes(found.bytes()), {k: v for k, v in named.items() if v is not None}
+
+        return self._ask(key, ask)
+
+    def pieces(self, key: str) -> Iterator[memoryview]:
+        """The object's bytes, a part at a time, so that memory stays flat. ReplacedError where
+        another object took its name meanwhile.
+        """
+        of = self.head(key)
+        for start in range(0, of.size, PART_BYTES):
+            yield self._get_range(of, start)
+
+    def head(self, key: str) -> Listed:
+        """Size and time of one object."""
+        return self._ask(key, lambda: _listed(self._obstore.head(self._client, key)))
+
+    def put(self, key: str, data: bytes | memoryview) -> None:
+        """Write an object whole, over whatever was there; in parts where it is large."""
+        view = memoryview(data).cast("B")
+        self._ask(
+            key,
+            lambda: self._obstore.put(
+                self._client,
+                key,
+                view,
+                chunk_size=PART_BYTES,
+                max_concurrency=PARTS_AT_ONCE,
+            ),
+        )
+
+    def put_new(self, key: str, data: bytes) -> bool:
+        """Write an object that is not there; False where one is, which stays as it is."""
+        return self._put_if(key, data, "create")
+
+    def put_over(self, key: str, data: bytes, version: dict[str, str]) -> bool:
+        """Write over that version of an object alone; False where it is another by now."""
+        return self._put_if(key, data, version)
+
+    def folder(self, key: str) -> tuple[list[str], list[Listed]]:
+        """What lies right under a prefix: the prefixes, and the objects."""
+
+        def ask() -> tuple[list[str], list[Listed]]:
+            found = self._obstore.list_with_delimiter(self._client, key or None)
+            return list(found["common_prefixes"]), [_listed(meta) for meta in found["objects"]]
+
+        return self._ask(key, ask)
+
+    def below(self, key: str) -> list[Listed]:
+        """Every object under a prefix, in order: one request for each thousand."""
+
+        def ask() -> list[Listed]:
+            stream = self._obstore.list(self._client, key or None)
+            return [_listed(meta) for batch in stream for meta in batch]
+
+        return sorted(self._ask(key, ask), key=lambda item: item.key)
+
+    def any_below(self, key: str) -> bool:
+        """Whether there is an object under a prefix: one request."""
+
+        def ask() -> bool:
+            return bool(next(iter(self._obstore.list(self._client, key or None)), []))
+
+        return self._ask(key, ask)
+
+    def delete(self, keys: Collection[str]) -> None:
+        """Remove objects; those that are gone already are no matter."""
+        if keys:
+            some = sorted(keys)
+            self._ask(some[0], lambda: self._obstore.delete(self._client, some))
+
+    def delete_quietly(self, keys: Collection[str]) -> None:
+        """Remove objects; where the store does not let us, they stay."""
+        with contextlib.suppress(LppError):
+            self.delete(keys)
+
+    def _put_if(self, key: str, data: bytes, mode: Any) -> bool:
+        """A conditional put. Where an answer was lost, the object tells whose it is: callers
+        write bytes that nobody else writes.
+        """
+        if not self.conditional:
+            return self._put_alone(key, data, mode)
+        from obstore.exceptions import AlreadyExistsError, PreconditionError
+
+        def ask() -> bool:
+            try:
+                self._obstore.put(self._client, key, data, mode=mode, use_multipart=False)
+            except (AlreadyExistsError, PreconditionError):
+                return False
+            return True
+
+        if self._ask(key, ask):
+            return True
+        with contextlib.suppress(FileNotFoundError):  # removed this moment
+            return self.get_tagged(key)[0] == data
+        return False
+
+    def _put_alone(self, key: str, data: bytes, mode: Any) -> bool:
+        """The same without a condition, for the only writer."""
+        if mode == "create":
+            with contextlib.suppress(FileNotFoundError):
+                self.head(key)
+                return False
+        self.put(key, data)
+        return True
+
+    def _get_range(self, of: Listed, start: int) -> memoryview:
+        """The part that begins at `start`, of that version of the object."""
+        end = min(start + PART_BYTES, of.size)
+        options: dict[str, Any] = {"range": (start, end)}
+        if of.e_tag is not None:
+            options["if_match"] = of.e_tag
+
+        def ask() -> memoryview:
+            return memoryview(self._obstore.get(self._client, of.key, options=options).bytes())
+
+        return self._ask(of.key, ask)
+
+    def _get_parts(self, of: Listed) -> memoryview:
+        """Parts side by side."""
+        whole = memoryview(bytearray(of.size))
+
+        def fetch(start: int) -> None:
+            part = self._get_range(of, start)
+            whole[start : start + len(part)] = part
+
+        with ThreadPoolExecutor(PARTS_AT_ONCE, thread_name_prefix="lpp-part") as pool:
+            list(pool.map(fetch, range(0, of.size, PART_BYTES)))
+        return whole
+
+    def _ask(self, key: str, request: Callable[[], Result]) -> Result:
+        """`request`, repeated while that may help; raises what the last refusal means."""
+        from obstore.exceptions import BaseError
+
+        start, pause = time.monotonic(), 0.2
+        while True:
+            try:
+                return request()
+            except (BaseError, FileNotFoundError, ValueError) as error:
+                fault = fault_of(error, f"{self.url}/{key}")
+                if not retryable(error, fault) or time.monotonic() - start + pause > self.patience:
+                    raise fault from None
+            time.sleep(pause * random.uniform(0.5, 1.0))
+            pause = min(2 * pause, 15.0)
+
+    @cached_property
+    def _client(self) -> Any:
+        from obstore.store import from_url
+
+        try:
+            return from_url(
+                self.url,
+                retry_config={
+                    "max_retries": 12,
+                    "retry_timeout": timedelta(seconds=self.patience),
+                    "backoff": {
+                        "init_backoff": timedelta(seconds=min(0.2, self.patience / 8)),
+                        "max_backoff": timedelta(seconds=min(15.0, self.patience / 2)),
+                        "base": 2,
+                    },
+                },
+                client_options={
+                    "timeout": timedelta(seconds=REQUEST_SECONDS),
+                    "connect_timeout": timedelta(seconds=10),
+                    "allow_http": os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("true", "1"),
+                },
+            )
+        except Exception:  # its text quotes what is in the environment
+            raise InputError(
+                f"{self.url}: the object store's settings in the environment (AWS_...) are not "
+                "understood. Compare their names and values with those that obstore documents.",
+                kind=ErrorKind.INVALID_VALUE,
+            ) from None
+
+    @property
+    def _obstore(self) -> Any:
+        try:
+            import obstore
+        except ImportError:
+            raise MachineError(
+                "stores in buckets need the package obstore, which is not installed: "
+                "`pip install 'lpp-engine[objects]'`.",
+                kind=ErrorKind.NO_PACKAGE,
+            ) from None
+        return obstore
+
+
+def _listed(meta: Any) -> Listed:
+    return Listed(
+        key=meta["path"],
+        size=meta["size"],
+        modified=meta["last_modified"].timestamp(),
+        e_tag=meta.get("e_tag"),
+    )
+
+
+def _retry_seconds() -> float:
+    text = os.environ.get("LPP_RETRY_SECONDS", "")
+    try:
+        seconds = float(text) if text else RETRY_SECONDS
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise InputError(
+            f"LPP_RETRY_SECONDS={text!r}: a positive number of seconds.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    return seconds
