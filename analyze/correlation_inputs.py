@@ -23,7 +23,7 @@ def profiled(url: Url, metrics: Collection[str]) -> tuple[pl.DataFrame, pl.DataF
     Raises InputError for a database of another release, and for a metric it does not have.
     """
     from lpp.sql import TABLES, connect
-    from lpp.sql.current import outdated_tables
+    from lpp.sql.database.catalogue import outdated_tables
 
     root = open_store(url).path
     if outdated_tables(root):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
-from lpp.sql.output import whole_file
+from lpp.sql.results.output import whole_file
 from lpp.store.commands.console import SILENT, Progress
 from lpp.store.errors import ErrorKind, InputError
 

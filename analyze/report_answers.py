@@ -91,7 +91,7 @@ def _connection(url: str | os.PathLike[str]) -> Iterator["DuckDBPyConnection"]:
     import duckdb
 
     from lpp.sql import connect
-    from lpp.sql.ddl import create_table
+    from lpp.sql.schema.ddl import create_table
 
     try:
         connection = connect(url, token_stats=False)

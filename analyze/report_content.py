@@ -190,7 +190,7 @@ def _explained(answers: Answers) -> Mapping[str, str]:
 
 
 def _saved() -> Iterator[Saved]:
-    from lpp.sql.saved import saved_queries
+    from lpp.sql import saved_queries
 
     for query in saved_queries().values():
         yield Saved(query.name, query.title, query.reading, query.text)

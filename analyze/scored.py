@@ -8,7 +8,7 @@ from lpp.analyze.keys import RunView, views
 from lpp.analyze.published import published_table
 from lpp.analyze.run_rows import prompt_rows, run_row
 from lpp.sql import TABLES, build
-from lpp.sql.current import outdated_tables
+from lpp.sql.database.catalogue import outdated_tables
 from lpp.sql.schema import arrow_schema
 from lpp.store.format.keys import DATABASE_KEY
 from lpp.store.objects.place import Place

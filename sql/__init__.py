@@ -8,12 +8,9 @@ if __name__ != "lpp.sql":
         f"import this package as lpp.sql, not as {__name__}: two copies would not share types"
     )
 
-# Bound at once, not by a module `__getattr__`: both functions bear the name of their module, and
-# importing a submodule later would put the module in the function's place. Both are light: they
-# import DuckDB and pyarrow when called.
-from lpp.sql.build import build
-from lpp.sql.connect import connect
-from lpp.sql.saved import Query, saved_queries, saved_query
+from lpp.sql.database.build import build
+from lpp.sql.database.connect import connect
+from lpp.sql.queries.saved import Query, saved_queries, saved_query
 from lpp.sql.schema import TABLES, TOKEN_STATS, Column, Table, arrow_schema
 
 __all__ = [

@@ -38,6 +38,7 @@ class ErrorKind(StrEnum):
     UNREACHABLE = "unreachable"
     DENIED = "denied"
     NOT_ALLOWED = "not_allowed"
+    TIMED_OUT = "timed_out"
 
 
 def first_line(error: object) -> str:

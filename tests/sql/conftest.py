@@ -1,19 +1,35 @@
 """Small stores with known tables; every column of a row has a value of its own."""
 
+import hashlib
+import itertools
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
-from lpp.sql import TABLES, TOKEN_STATS, arrow_schema, build
+from lpp.sql import TABLES, arrow_schema, build
 from lpp.sql.schema import Table
+from lpp.store import Run, RunWriter, create_store, open_store
+from lpp.store.format.plan import (
+    ComputeInfo,
+    CorpusInfo,
+    ModelInfo,
+    Plan,
+    PromptsInfo,
+    SiteSpec,
+    TokenizerInfo,
+)
+from lpp.store.format.quarantine import SetAside, quarantine_table
+from lpp.store.format.tables import PROMPTS_SCHEMA, TOKENS_SCHEMA
 
 HOSTILE = ("<img src=x onerror=alert(1)>", "'; DROP TABLE profiles; --", 'a "b", c\nd\x1b[31m')
-COUNTED = {"BOOLEAN", "INTEGER", "BIGINT", "FLOAT", "DOUBLE", "INTEGER[]"}
+COUNTED = {"BOOLEAN", "INTEGER", "BIGINT", "DOUBLE", "INTEGER[]"}
 
 
 def distinct_row(table: Table, number: int) -> dict[str, Any]:
@@ -23,7 +39,6 @@ def distinct_row(table: Table, number: int) -> dict[str, Any]:
             "BOOLEAN": number % 2 == 1,
             "INTEGER": 1000 * number + place,
             "BIGINT": 10**12 + 1000 * number + place,
-            "FLOAT": number + place / 64,
             "DOUBLE": number + place / 100,
             "VARCHAR": f"{column.name}-{number}",
             "JSON": f'{{"{column.name}": {number}}}',
@@ -36,11 +51,10 @@ def distinct_row(table: Table, number: int) -> dict[str, Any]:
 
 @pytest.fixture
 def rows() -> Callable[[str, int], list[dict[str, Any]]]:
-    """Called with a table's name and n: n distinct rows of it, `token_stats` included."""
+    """Called with a table's name and n: n distinct rows of it."""
 
     def make(name: str, count: int) -> list[dict[str, Any]]:
-        table = TOKEN_STATS if name == TOKEN_STATS.name else TABLES[name]
-        return [distinct_row(table, number) for number in range(1, count + 1)]
+        return [distinct_row(TABLES[name], number) for number in range(1, count + 1)]
 
     return make
 
@@ -73,35 +87,98 @@ def hostile() -> tuple[str, ...]:
     return HOSTILE
 
 
+@dataclass(frozen=True)
+class Captured:
+    """A run of a store, and the rows of `token_stats` that it should give."""
+
+    run: Run
+    rows: list[dict[str, Any]]
+
+    @property
+    def id(self) -> str:
+        return self.run.id
+
+    def shard(self, index: int) -> Path:
+        """Directory of one shard."""
+        return self.run.path / "shards" / f"{index:05d}"
+
+
 @pytest.fixture
-def write_shard() -> Callable[..., Path]:
-    """Called with root, run, index, rows: writes one shard's token file, and its commit."""
+def write_run() -> Callable[..., Captured]:
+    """Called with a store's root and what should differ: writes a run of distinct values."""
+    return write_small_run
 
-    def write(
-        root: Path,
-        run: str,
-        index: int | str,
-        rows: list[dict[str, Any]],
-        *,
-        committed: bool = True,
-        without: tuple[str, ...] = (),
-    ) -> Path:
-        name = index if isinstance(index, str) else f"{index:05d}"
-        shard = root / "runs" / run / "shards" / name
-        shard.mkdir(parents=True)
-        stored = [{k: v for k, v in row.items() if k != "run"} for row in rows]
-        schema = pa.schema(
-            [f for f in arrow_schema(TOKEN_STATS).remove(0) if f.name not in without]
-        )
-        options = pa.ipc.IpcWriteOptions(compression="zstd")
-        path = shard / "tokens.arrow"
-        with pa.ipc.new_file(str(path), schema, options=options) as file:
-            file.write_table(pa.Table.from_pylist(stored, schema=schema))
-        if committed:
-            (shard / "COMMIT.json").write_text("{}")
-        return path
 
-    return write
+def write_small_run(
+    root: Path,
+    model: str = "Lab/a",
+    shards: Sequence[Sequence[int]] = ((3, 2), (4,)),
+    *,
+    quarantined: Sequence[int] = (),
+    missing: Sequence[int] = (),
+) -> Captured:
+    """shards: lengths of the prompts of each shard. quarantined: prompts. missing: shards."""
+    lengths = [length for shard in shards for length in shard]
+    ids = [np.arange(10 * k, 10 * k + n, dtype="<i4") for k, n in enumerate(lengths)]
+    digests = [hashlib.sha256(part.tobytes()) for part in ids]
+    plan = Plan(
+        model=ModelInfo(
+            id=model, source="hub", revision="r", weights="w", architecture="A", n_parameters=9,
+            n_blocks=1, hidden_size=2, logits_width=99, untrained_seed=None,
+        ),
+        tokenizer=TokenizerInfo(id="t", fingerprint="f", size=99),
+        corpus=CorpusInfo(name="c", revision="r", fingerprint="f", prompt_set="s", selection={}),
+        prompts=PromptsInfo(
+            count=len(ids), tokens=sum(lengths),
+            sha256=hashlib.sha256(b"".join(d.digest() for d in digests)).hexdigest(),
+        ),
+        context=max(lengths), prefixes=(max(lengths),), logit_positions="all",
+        sites=(SiteSpec(name="final", convention="post_norm", width=2),),
+        compute=ComputeInfo(
+            backend="torch", device="cpu", dtype="float32", attention="sdpa", batch_tokens=9,
+            device_map=None, quantization=None, trust_remote_code=False, versions={},
+        ),
+        stored_dtype="float32",
+        shards=(0, *np.cumsum([len(shard) for shard in shards]).tolist()),
+    )  # fmt: skip
+    prompts = pa.table(
+        {
+            "prompt_id": range(len(ids)),
+            "source_row": range(len(ids)),
+            "token_ids": [part.tolist() for part in ids],
+            "n_tokens": lengths,
+            "truncated": [False] * len(ids),
+            "sha256": [d.hexdigest() for d in digests],
+        }
+    ).cast(PROMPTS_SCHEMA)
+    rows = [
+        {"run": plan.run_id, "prompt_id": prompt, "position": place, "token_id": token}
+        for prompt, part in enumerate(ids)
+        for place, token in enumerate(part.tolist())
+    ]
+    for number, row in enumerate(rows):
+        last = row["position"] == lengths[row["prompt_id"]] - 1
+        for place, field in enumerate(TOKENS_SCHEMA):
+            if field.name not in row:
+                value = 16 * number + place
+                none = row["prompt_id"] in quarantined or (last and field.name[:4] == "next")
+                row[field.name] = None if none else value
+    tokens = pa.Table.from_pylist(rows, schema=TOKENS_SCHEMA)
+    writer = RunWriter(create_store(root).path, plan, prompts)
+    for index, (first, end) in enumerate(itertools.pairwise(plan.shards)):
+        if index not in missing:
+            start, length = sum(lengths[:first]), sum(lengths[first:end])
+            bad = [
+                SetAside(prompt_id=k, reason="out_of_memory", site=None, position=None, detail="")
+                for k in quarantined
+                if first <= k < end
+            ]
+            hidden = {"final": np.arange(2 * length, dtype="<f4").reshape(length, 2)}
+            table = quarantine_table(bad) if bad else None
+            writer.write_shard(index, hidden, tokens.slice(start, length), table)
+    gone = {k for shard in missing for k in range(*plan.shards[shard : shard + 2])}
+    kept = [row for row in rows if row["prompt_id"] not in gone.union(quarantined)]
+    return Captured(open_store(root).runs[plan.run_id], kept)
 
 
 @pytest.fixture

@@ -3,37 +3,14 @@
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import pytest
 
-from lpp.sql import TABLES, TOKEN_STATS, build, connect
-from lpp.sql.faults import opening_fault
+from lpp.sql import TABLES, connect
+from lpp.sql.database.faults import opening_fault
 from lpp.store.errors import ConflictError, ErrorKind, FormatError, InputError
-
-Rows = Callable[[str, int], list[dict[str, Any]]]
-Shard = Callable[..., Path]
-COLUMNS = [column.name for column in TOKEN_STATS.columns]
-
-
-@pytest.fixture
-def token_store(store: Path, rows: Rows, write_shard: Shard) -> tuple[Path, list[dict[str, Any]]]:
-    """Two runs, three committed shards, and what must not count; with the rows that must."""
-    made = rows("token_stats", 12)
-    for number, row in enumerate(made):
-        row["run"] = "a%20run" if number < 8 else "b"
-    made[3]["next_logprob"] = made[3]["next_rank"] = None
-    write_shard(store, "a%20run", 0, made[:4])
-    write_shard(store, "a%20run", 1, made[4:8])
-    write_shard(store, "b", 0, made[8:])
-    write_shard(store, "b", 1, rows("token_stats", 2), committed=False)
-    write_shard(store, "b", ".00002~host~1~ab", rows("token_stats", 2))
-    write_shard(store, ".c~host~1~ab", 0, rows("token_stats", 2))
-    (store / "runs" / "notes.txt").write_text("not a run")
-    return store, made
 
 
 def test_tables_need_no_qualification(store: Path):
@@ -68,66 +45,6 @@ def test_a_store_named_like_a_duckdb_prefix(
         assert connection.execute("SELECT count(*) FROM runs").fetchone() == (3,)
 
 
-def test_token_stats_are_the_rows_of_committed_shards(token_store):
-    store, made = token_store
-    with connect(store) as connection:
-        found = connection.execute("FROM token_stats ORDER BY run, prompt_id").fetchall()
-        assert [dict(zip(COLUMNS, row, strict=True)) for row in found] == made
-        counts = connection.execute(
-            "SELECT run, count(*), count(next_rank) FROM token_stats GROUP BY run ORDER BY run"
-        ).fetchall()
-        assert counts == [("a%20run", 8, 7), ("b", 4, 4)]
-
-
-def test_token_stats_may_be_read_twice_in_one_query(token_store):
-    store, made = token_store
-    with connect(store) as connection:
-        joined = connection.execute(
-            "SELECT count(*) FROM token_stats a JOIN token_stats b USING (run, prompt_id, position)"
-        ).fetchone()
-    assert joined == (len(made),)
-
-
-def test_a_query_about_one_run_opens_no_file_of_another(token_store):
-    store, _ = token_store
-    (store / "runs" / "b" / "shards" / "00000" / "tokens.arrow").write_bytes(b"garbage")
-    with connect(store) as connection:
-        query = "SELECT count(*), sum(prompt_id) FROM token_stats WHERE run = 'a%20run'"
-        assert connection.execute(query).fetchone() == (8, sum(1000 * k + 2 for k in range(1, 9)))
-        with pytest.raises(duckdb.Error, match=r"tokens\.arrow"):
-            connection.execute("SELECT sum(prompt_id) FROM token_stats").fetchall()
-
-
-def test_token_stats_join_the_tables(token_store):
-    store, _ = token_store
-    with connect(store) as connection:
-        found = connection.execute(
-            "SELECT count(*) FROM token_stats t LEFT JOIN runs r USING (run) WHERE r.run IS NULL"
-        ).fetchone()
-    assert found == (12,)
-
-
-def test_token_stats_of_a_store_without_runs_are_empty(store: Path):
-    with connect(store) as connection:
-        assert connection.execute("FROM token_stats").fetchall() == []
-        described = connection.execute("DESCRIBE token_stats").fetchall()
-    assert [row[:2] for row in described] == [(c.name, c.type) for c in TOKEN_STATS.columns]
-
-
-def test_unread_token_stats_are_listed_and_never_silently_empty(token_store):
-    store, _ = token_store
-    with connect(store, token_stats=False) as connection:
-        assert ("token_stats",) in connection.execute("SHOW TABLES").fetchall()
-        described = connection.execute("DESCRIBE token_stats").fetchall()
-        assert [row[:2] for row in described] == [(c.name, c.type) for c in TOKEN_STATS.columns]
-        for query in (
-            "SELECT count(*) FROM token_stats",
-            "SELECT run FROM token_stats LIMIT 0 + 1",
-        ):
-            with pytest.raises(duckdb.Error, match="only when the SQL names it"):
-                connection.execute(query).fetchall()
-
-
 def test_unread_token_stats_import_no_heavy_library(store: Path):
     code = (
         "import sys; from lpp.sql import connect; c = connect(sys.argv[1], token_stats=False);"
@@ -139,16 +56,6 @@ def test_unread_token_stats_import_no_heavy_library(store: Path):
         [sys.executable, "-c", code, str(store)], capture_output=True, text=True, check=True
     )
     assert done.stdout == "(3,)\n[]\n"
-
-
-def test_a_committed_shard_without_its_file_is_corrupt(token_store):
-    store, _ = token_store
-    gone = store / "runs" / "b" / "shards" / "00000" / "tokens.arrow"
-    gone.unlink()
-    with pytest.raises(FormatError, match="lpp-analyze verify") as caught:
-        connect(store)
-    assert caught.value.kind is ErrorKind.CORRUPT
-    assert str(gone) in str(caught.value)
 
 
 def test_read_only_is_the_default(store: Path):
@@ -243,40 +150,3 @@ def test_a_newer_database_says_so():
     assert isinstance(fault, FormatError)
     assert fault.kind is ErrorKind.UNSUPPORTED_VERSION
     assert "pip install --upgrade duckdb" in str(fault)
-
-
-def test_hostile_run_and_model_names(
-    empty_store: Path, tables, hostile: tuple[str, ...], rows: Rows, write_shard: Shard
-):
-    profiles = tables["profiles"]
-    place = profiles.column_names.index("model")
-    build(empty_store, {"profiles": profiles.set_column(place, "model", [list(hostile)])})
-    runs = [name.replace("/", "_").lstrip(".") for name in hostile]
-    for run in runs:
-        write_shard(empty_store, run, 0, rows("token_stats", 2))
-    with connect(empty_store) as connection:
-        models = connection.execute("SELECT model FROM profiles ORDER BY run").fetchall()
-        assert [model for (model,) in models] == list(hostile)
-        found = connection.execute("SELECT DISTINCT run FROM token_stats ORDER BY 1").fetchall()
-        assert [run for (run,) in found] == sorted(runs)
-        for run in runs:
-            count = connection.execute(
-                "SELECT count(*) FROM token_stats WHERE run = ?", [run]
-            ).fetchone()
-            assert count == (2,)
-
-
-def test_token_files_without_the_later_column_read_as_null(
-    store: Path, rows: Rows, write_shard: Shard
-):
-    made = rows("token_stats", 4)
-    for row in made:
-        row["run"] = "a"
-    write_shard(store, "a", 0, made[:2], without=("varentropy",))
-    write_shard(store, "a", 1, made[2:])
-    with connect(store) as connection:
-        found = connection.execute(
-            "SELECT varentropy, top1_id FROM token_stats ORDER BY ALL"
-        ).fetchall()
-    expected = [(row["varentropy"], row["top1_id"]) for row in made[2:]]
-    assert found == [*expected, *((None, row["top1_id"]) for row in made[:2])]

@@ -22,7 +22,7 @@ from lpp.analyze.flags import MEANING
 from lpp.analyze.hourglass import Layer, hourglass
 from lpp.analyze.token_metrics import TOKEN_EXPRESSIONS
 from lpp.sql import arrow_schema, build, connect, saved_queries, saved_query
-from lpp.sql.saved import parse
+from lpp.sql.queries.saved import parse
 from lpp.store import open_store
 from lpp.store.errors import ErrorKind, InputError
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from lpp.sql.schema import Table
+from lpp.sql.schema.columns import Table
 
 
 def identifier(name: str) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from lpp.sql import connect
-from lpp.sql.current import outdated_tables
+from lpp.sql.database.catalogue import outdated_tables
 
 
 def test_what_was_just_built_is_current(store: Path):

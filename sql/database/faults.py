@@ -8,8 +8,8 @@ from typing import Final
 
 import duckdb
 
-from lpp.sql import guard
-from lpp.sql.lock import NO_EXTENSIONS, SETTABLE
+from lpp.sql.confinement import statement_filter
+from lpp.sql.confinement.connection_lock import NO_EXTENSIONS, SETTABLE
 from lpp.store.errors import (
     ConflictError,
     ErrorKind,
@@ -31,14 +31,18 @@ def first_lines(error: BaseException, most: int = _MAX_LINES) -> str:
     return "\n".join(str(error).strip().splitlines()[:most])
 
 
-def holder(error: BaseException) -> str:
-    """The sentence of DuckDB's refusal that names the process in the way."""
-    return first_lines(error, 1).split(". ")[0]
-
-
 def is_in_use(error: BaseException) -> bool:
     """Whether `error` says that another connection is writing to the file."""
     return any(text in str(error) for text in _IN_USE)
+
+
+def in_use(database: Path, error: BaseException) -> ConflictError:
+    """The refusal, with DuckDB's sentence that names the process in the way."""
+    return ConflictError(
+        f"{database}: another connection has it open for writing, and DuckDB lets nobody in "
+        f"beside it. Close it, then repeat the command. ({first_lines(error, 1).split('. ')[0]})",
+        kind=ErrorKind.IN_USE,
+    )
 
 
 @contextmanager
@@ -47,12 +51,13 @@ def full_disk_named(place: Path) -> Iterator[None]:
     try:
         yield
     except (duckdb.Error, OSError) as error:
-        if not _is_full(error):
+        if not is_full(error):
             raise
         raise _no_space(place, error) from error
 
 
-def _is_full(error: BaseException) -> bool:
+def is_full(error: BaseException) -> bool:
+    """Whether `error` says that a disk, a quota or a limit on file sizes is exhausted."""
     code = error.errno if isinstance(error, OSError) else None
     return code in _FULL_CODES or any(text in str(error) for text in _FULL)
 
@@ -70,11 +75,7 @@ def opening_fault(error: duckdb.Error, database: Path, root: Place) -> LppError:
     rebuild = f"Build it again from the store: lpp-analyze profile {root}"
     detail = first_lines(error, 1)
     if is_in_use(error):
-        return ConflictError(
-            f"{database}: open in another connection, and DuckDB lets nobody in beside a writer. "
-            f"Close it, then repeat the command. ({holder(error)})",
-            kind=ErrorKind.IN_USE,
-        )
+        return in_use(database, error)
     if "version number" in str(error):
         return FormatError(
             f"{database}: written by a newer DuckDB than this one ({duckdb.__version__}). "
@@ -97,17 +98,17 @@ _REFUSALS: Final = {
         f"Settings are locked, but for these, and those with DuckDB 2 only: {', '.join(SETTABLE)}."
     ),
     # extensions before files: one text has both
-    NO_EXTENSIONS: guard.NO_EXTENSIONS,
-    "external extensions": guard.NO_EXTENSIONS,
-    "the extension httpfs": guard.NO_EXTENSIONS,
-    "extension 'httpfs'": guard.NO_EXTENSIONS,
-    "the httpfs extension": guard.NO_EXTENSIONS,
-    "Cannot access directory": guard.NO_EXTENSIONS,
-    "disabled by configuration": guard.NO_FILES,
-    "disabled through configuration": guard.NO_FILES,
-    "belongs to an attached database": guard.NO_FILES,
+    NO_EXTENSIONS: statement_filter.NO_EXTENSIONS,
+    "external extensions": statement_filter.NO_EXTENSIONS,
+    "the extension httpfs": statement_filter.NO_EXTENSIONS,
+    "extension 'httpfs'": statement_filter.NO_EXTENSIONS,
+    "the httpfs extension": statement_filter.NO_EXTENSIONS,
+    "Cannot access directory": statement_filter.NO_EXTENSIONS,
+    "disabled by configuration": statement_filter.NO_FILES,
+    "disabled through configuration": statement_filter.NO_FILES,
+    "belongs to an attached database": statement_filter.NO_FILES,
 }
-"""Words in which DuckDB refuses what `lpp.sql.lock` forbids, and what to do."""
+"""Words in which DuckDB refuses what `lpp.sql.confinement` forbids, and what to do."""
 
 
 def _refusal(error: duckdb.Error) -> InputError | None:
@@ -125,20 +126,32 @@ def _refusal(error: duckdb.Error) -> InputError | None:
 
 def query_fault(error: duckdb.Error, root: Place) -> LppError | None:
     """Why a query on the store at `root` failed; None when DuckDB itself is at fault."""
-    text = str(error)
     if isinstance(error, (duckdb.InternalException, duckdb.FatalException)):
         return None
-    if _is_full(error):
+    return _too_much(error, root) or _refusal(error) or _bad_query(error, root)
+
+
+def _too_much(error: duckdb.Error, root: Place) -> MachineError | None:
+    """What the query needed more of than there is; None for other faults."""
+    if is_full(error):
         return _no_space(root, error)
+    if "max_temp_directory_size" in str(error):
+        return MachineError(
+            f"the query needs more room on disk than it may take: {first_lines(error, 1)}\n"
+            "Ask for fewer columns or rows, or give it more: --spill-limit 50GiB",
+            kind=ErrorKind.NO_SPACE,
+        )
     if isinstance(error, duckdb.OutOfMemoryException):
         return MachineError(
             f"the query needs more memory than DuckDB may take: {first_lines(error, 2)}\n"
             "Ask for fewer columns or rows, or raise it in the SQL: SET memory_limit = '8GB'; ...",
             kind=ErrorKind.NO_MEMORY,
         )
-    if (refusal := _refusal(error)) is not None:
-        return refusal
-    if "tokens.arrow" in text:
+    return None
+
+
+def _bad_query(error: duckdb.Error, root: Place) -> LppError:
+    if "tokens.arrow" in str(error):
         return FormatError(
             f"{first_lines(error, 2)}\nFind every damaged file: lpp-analyze verify {root}",
             kind=ErrorKind.CORRUPT,

@@ -1,10 +1,7 @@
 """Every way out of the database that DuckDB offers to SQL, tried for real."""
 
-import gc
 import json
 import shutil
-import subprocess
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -20,7 +17,7 @@ from click.testing import CliRunner, Result
 
 from lpp.sql import arrow_schema, build, connect, saved_queries
 from lpp.sql.cli import main
-from lpp.sql.lock import SETTABLE
+from lpp.sql.confinement.connection_lock import SETTABLE
 
 FILES = "Add --allow-files"
 OUTSIDE = "--shell --allow-files"
@@ -121,6 +118,8 @@ WAYS = [
     ("COPY (SELECT 1) TO '{db}' (FORMAT csv, USE_TMP_FILE false)", FILES),
     ("EXPLAIN ANALYZE COPY (SELECT 1) TO '{db}' (FORMAT csv, USE_TMP_FILE false)", FILES),
     ("PREPARE p AS COPY (SELECT 1) TO '{db}' (USE_TMP_FILE false); EXECUTE p", FILES),
+    ("COPY (PIVOT (FROM runs) ON run USING count(*)) TO '{new}.csv'", FILES),
+    ("EXPLAIN ANALYZE COPY (PIVOT (FROM runs) ON run USING count(*)) TO '{new}.csv'", ""),
     ("USE memory; DETACH lpp; COPY (SELECT 1) TO '{db}' (USE_TMP_FILE false)", FILES),
     ("USE memory; DETACH lpp; ATTACH '{db}' AS q; CREATE TABLE q.evil (a INTEGER)", FILES),
     ("ATTACH OR REPLACE ':memory:' AS lpp", FILES),
@@ -139,6 +138,11 @@ WAYS = [
     ("LOAD httpfs", OUTSIDE),
     ("LOAD '{new}.duckdb_extension'", OUTSIDE),
     ("UPDATE EXTENSIONS", OUTSIDE),
+    ("EXPLAIN ANALYZE LOAD '{new}.duckdb_extension'", OUTSIDE),
+    ("/* a */ EXPLAIN /* é */ (ANALYZE, FORMAT json) -- b\n LOAD httpfs", OUTSIDE),
+    ("SELECT 'é'; EXPLAIN INSTALL httpfs; SELECT 3", OUTSIDE),
+    (f"EXPLAIN ANALYZE {12 * chr(0xA0)}/*SELECT 1--*/LOAD '{{new}}'", OUTSIDE),
+    (f"EXPLAIN ANALYZE {12 * chr(0x200B)}/*SELECT 1--*/LOAD '{{new}}'", ""),
     # functions that read files, under every disguise
     ("FROM read_text('{file}')", FILES),
     ("FROM read_blob('{file}')", FILES),
@@ -249,6 +253,15 @@ HARMLESS = [
     "CALL pragma_version(); SELECT run FROM runs",
     "BEGIN; SELECT run FROM runs",
     "EXPLAIN SELECT 1; SELECT run FROM runs",
+    "EXPLAIN SELECT 'copy me'; SELECT run FROM runs",
+    "explain analyze SELECT 'é', 'LOAD'; SELECT run FROM runs",
+    "EXPLAIN (FORMAT json) FROM runs; SELECT run FROM runs",
+    "EXPLAIN /* a */ (SELECT 1) UNION (SELECT 2); SELECT run FROM runs",
+    "EXPLAIN ANALYZE VACUUM; SELECT run FROM runs",
+    "PREPARE copy AS SELECT run FROM runs WHERE run <> 'AS COPY'; EXECUTE copy",
+    'PREPARE "AS" AS (SELECT run FROM runs); EXECUTE "AS"',
+    "PIVOT (SELECT run, 1 AS one FROM runs) ON one USING first(run)",
+    "WITH r AS (SELECT run, 1 AS one FROM runs) FROM (PIVOT r ON one USING first(run))",
 ]
 
 
@@ -267,32 +280,6 @@ def test_settings_that_open_nothing_may_change(place: Place, name: str):
     assert ask(place, f"SET {name} = '{before}'; RESET {name}; {value}").exit_code == 0
 
 
-def test_a_sort_larger_than_memory_spills_and_leaves_nothing(
-    place: Place, tmp_path: Path, lpp_sql: Callable[..., subprocess.CompletedProcess[bytes]]
-):
-    limit = "SET memory_limit = '60MB'; SET threads = 1; " if NEW else ""
-    sort = (
-        f"{limit}CREATE TEMP TABLE t AS SELECT hash(range) AS a, repeat('x', 40) || range AS b "
-        "FROM range(2_000_000); SELECT count(*) AS n FROM (FROM t ORDER BY a LIMIT 1_900_000); "
-        "SELECT count(*) AS n, sum(size) > 0 AS spilled FROM t, duckdb_temporary_files()"
-    )
-    done = lpp_sql(place.root, sort, "--format", "csv", env={"TMPDIR": str(tmp_path)})
-    assert done.returncode == 0, done.stderr
-    if NEW:
-        assert done.stdout.splitlines()[1].endswith(b"true")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_spilled_rows_are_for_this_user_alone(place: Place, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    with connect(place.root, allow_files=True, token_stats=False):
-        (folder,) = tmp_path.iterdir()
-        assert folder.stat().st_mode & 0o777 == 0o700
-    connect(place.root, token_stats=False).close()
-    gc.collect()
-    assert list(tmp_path.iterdir()) == []
-
-
 # Python
 
 
@@ -309,33 +296,24 @@ def test_variables_and_frames(place: Place):
 
 
 @pytest.mark.parametrize("options", [[], ["--write"], ["--allow-files"]])
-def test_token_stats_and_hostile_names(
+def test_hostile_names(
     empty_store: Path,
     rows: Callable[..., list[dict[str, Any]]],
-    write_shard: Callable[..., Path],
     hostile: tuple[str, ...],
     options: list[str],
 ):
-    names = [name.replace("/", "_") for name in hostile]
-    for name in names:
-        write_shard(empty_store, name, 0, rows("token_stats", 2))
     models = pa.Table.from_pylist(rows("profiles", len(hostile)), schema=arrow_schema("profiles"))
     place = models.column_names.index("model")
     build(empty_store, {"profiles": models.set_column(place, "model", [list(hostile)])})
-    for query in ("SELECT DISTINCT run FROM token_stats", "SELECT model AS run FROM profiles"):
-        out = CliRunner().invoke(main, [str(empty_store), query, "--format", "json", *options])
-        assert out.exit_code == 0, out.output
-        expected = names if "token_stats" in query else list(hostile)
-        assert sorted(row["run"] for row in json.loads(out.output)) == sorted(expected)
+    query = "SELECT model FROM profiles"
+    out = CliRunner().invoke(main, [str(empty_store), query, "--format", "json", *options])
+    assert out.exit_code == 0, out.output
+    assert sorted(row["model"] for row in json.loads(out.output)) == sorted(hostile)
     for saved in saved_queries():
         out = CliRunner().invoke(main, [str(empty_store), "--run", saved, *options])
         assert out.exit_code == 0, out.output
         assert "\x1b" not in out.output
-    assert sorted(path.name for path in empty_store.iterdir()) == [
-        "lpp.json",
-        "profiles.duckdb",
-        "runs",
-    ]
+    assert sorted(path.name for path in empty_store.iterdir()) == ["lpp.json", "profiles.duckdb"]
 
 
 # With the flag

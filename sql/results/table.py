@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING, Any, Final
 
-from lpp.sql.formats import Row, csv_text
+from lpp.sql.results.formats import Row, csv_text
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection, DuckDBPyRelation, Statement

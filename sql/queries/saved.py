@@ -2,8 +2,7 @@
 
 A file begins with comments: its title, how to read the answer (`Read:`), and what is lacking when
 there is none (`Empty:`), with STORE for the store. The rest is one SELECT, which `lpp-sql --run`
-and any connection of `lpp.sql.connect` can run. (This module is not called `queries`: beside a
-folder of that name a type checker would take it for a namespace.)
+and any connection of `lpp.sql.connect` can run.
 """
 
 from collections.abc import Mapping
@@ -43,7 +42,7 @@ def saved_queries() -> Mapping[str, Query]:
     """
     from importlib import resources  # not at the top: what starts `lpp-sql` stays small
 
-    files = (resources.files("lpp.sql") / "queries").iterdir()
+    files = resources.files("lpp.sql.queries").iterdir()
     found = (
         parse(file.name.removesuffix(".sql"), file.read_text("utf-8"))
         for file in sorted(files, key=lambda file: file.name)

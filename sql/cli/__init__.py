@@ -1,0 +1,5 @@
+"""`lpp-sql`."""
+
+from lpp.sql.cli.command import main
+
+__all__ = ["main"]

@@ -1,0 +1,182 @@
+"""`lpp-sql`: ask the profiles of a store anything, in SQL."""
+
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Final
+
+import click
+
+from lpp.sql.cli.answer import EXAMPLE, Request, answer
+from lpp.sql.cli.saved_answer import answer_saved, listing
+from lpp.sql.confinement.connection_lock import Access
+from lpp.sql.confinement.temporary import misread, temporary_folder
+from lpp.sql.database.connect import connect_with
+from lpp.sql.place import store_root
+from lpp.sql.queries.saved import saved_query
+from lpp.sql.schema import TOKEN_STATS, reference
+from lpp.store.commands.console import LppCommand, debug_option
+from lpp.store.errors import ErrorKind, InputError
+
+FORMATS: Final = ("table", "csv", "json", "parquet")
+
+SECONDS: Final = 600.0
+"""How long a command may run by default."""
+
+
+def _size(_: click.Context, __: click.Parameter, text: str | None) -> str | None:
+    """A number of bytes with its unit, as DuckDB reads it."""
+    if text and not re.fullmatch(r"\d+(\.\d+)? ?([KMGT]i?)?B", text, re.IGNORECASE):
+        raise click.BadParameter(f"{text!r} is not a size such as 500MB or 50GiB.")
+    return text
+
+
+@click.command(cls=LppCommand, context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("store", required=False)
+@click.argument("sql", required=False)
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(FORMATS),
+    help="How to write the result. Default: by the ending of --output, else table.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write to FILE, which appears only when it is whole. Default: standard output.",
+)
+@click.option("--write", is_flag=True, help="Let the SQL change the tables.")
+@click.option(
+    "--allow-files", is_flag=True, help="Let the SQL open files: COPY, ATTACH, read_csv and so on."
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=SECONDS,
+    metavar="SECONDS",
+    help=f"Stop after so long, writing included. Default: {SECONDS:g}.",
+)
+@click.option(
+    "--spill-limit",
+    callback=_size,
+    metavar="SIZE",
+    help="Most that SQL may spill to TMPDIR. Default: 10GiB, or half of the free disk.",
+)
+@click.option("--list", "list_", is_flag=True, help="Print the saved queries.")
+@click.option("--run", "name", metavar="NAME", help="Run a saved query in place of SQL.")
+@click.option("--show", metavar="NAME", help="Print the SQL of a saved query, to start from.")
+@click.option("--schema", is_flag=True, help="Print tables, columns and units.")
+@click.option("--shell", is_flag=True, help="Open DuckDB's own shell on the tables.")
+@debug_option
+def main(
+    *,
+    store: str | None,
+    sql: str | None,
+    format_: str | None,
+    output: Path | None,
+    write: bool,
+    allow_files: bool,
+    timeout: float,
+    spill_limit: str | None,
+    list_: bool,
+    name: str | None,
+    show: str | None,
+    schema: bool,
+    shell: bool,
+) -> None:
+    """Run SQL on the profiles of STORE, or on `token_stats`, its statistics of every token.
+
+    SQL may be - to read it from standard input. Several statements run in order; the result of
+    the last is written. A table shows at most 40 rows, and one column per line where the terminal
+    is too narrow; the other formats write every row.
+
+    SQL only reads the tables: --write lets it change them, --allow-files lets it open files. It
+    never loads extensions or uses the network. Each `lpp-analyze` command replaces its own tables
+    and drops other tables and views.
+
+    Saved queries answer frequent questions and say how to read the table.
+
+    \b
+        lpp-sql ./lpp --list
+        lpp-sql ./lpp --run hourglass
+        lpp-sql ./lpp "SELECT * FROM profiles ORDER BY entropy_floor"
+        lpp-sql ./lpp "SELECT * FROM spectra" -o spectra.parquet
+        lpp-sql ./lpp "SELECT avg(entropy) FROM token_stats" --format json
+        lpp-sql --schema
+    """
+    if schema:
+        click.echo(reference())
+        return
+    if list_ or show is not None:
+        click.echo(listing(store) if show is None else saved_query(show).text, nl=False)
+        return
+    if store is None:
+        raise click.UsageError(f"Name a store, and the SQL to run on it, such as: {EXAMPLE}")
+    if shell:
+        from lpp.sql.cli.shell import open_shell
+
+        open_shell(store, write=write, allow_files=allow_files)
+    if (sql is None) == (name is None):
+        what = "No SQL to run" if sql is None else "SQL or --run NAME, not both"
+        raise click.UsageError(f"{what}. Such as: {EXAMPLE}")
+    query = None if name is None else saved_query(name)
+    text = _text(sql or "") if query is None else query.text
+    root = store_root(store)
+    form = format_ or _format_of(output)
+    # Named nowhere, token_stats stays unread: loading pyarrow takes longer than most queries.
+    named = TOKEN_STATS.name in text.casefold()
+    with _parquet(form, output) as result:
+        access = Access(
+            write=write, files=allow_files, spill=True, spill_limit=spill_limit, result=result
+        )
+        with closing(connect_with(access, root, token_stats=named)) as connection:
+            request = Request(root, form, output, access, timeout)
+            if query is None:
+                answer(connection, text, request)
+            else:
+                answer_saved(connection, query, request)
+
+
+@contextmanager
+def _parquet(format_: str, output: Path | None) -> Iterator[Path | None]:
+    """The Parquet file to write, of which a locked connection must know; else None."""
+    if format_ != "parquet":
+        yield None
+        return
+    from lpp.sql.database.faults import full_disk_named
+    from lpp.sql.results.output import binary_output
+
+    if output is None and sys.stdout.isatty():
+        raise click.UsageError("Parquet is not for a terminal: add --output FILE, or a pipe.")
+    with full_disk_named(output or Path("standard output")), binary_output(output) as path:
+        if not misread(path):
+            yield path
+            return
+        with temporary_folder() as folder:
+            result = folder / "result"
+            yield result
+            if result.exists():  # the last statement had rows
+                shutil.copyfile(result, path)
+
+
+def _text(sql: str) -> str:
+    """The SQL itself, read from standard input for `-`."""
+    try:
+        text = sys.stdin.buffer.read().decode() if sql == "-" else sql
+        text.encode()  # an argument that is not UTF-8 arrives with surrogates
+    except UnicodeError as error:
+        raise InputError(
+            f"the SQL is not UTF-8 ({error}). Save it as UTF-8 and try again.",
+            kind=ErrorKind.BAD_SQL,
+        ) from None
+    return text
+
+
+def _format_of(output: Path | None) -> str:
+    ending = output.suffix.lower().removeprefix(".") if output else ""
+    return ending if ending in FORMATS else "table"

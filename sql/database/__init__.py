@@ -1,0 +1,1 @@
+"""`profiles.duckdb`: building it, opening it, and the tokens beside it."""

@@ -1,0 +1,190 @@
+"""Building `profiles.duckdb` from finished Arrow tables: beside the old file, then in its place.
+
+The old file may come from a stranger. It is attached inside the lock of
+`lpp.sql.confinement.connection_lock`, and nothing but rows of plain tables is taken from it.
+"""
+
+import logging
+import os
+import shutil
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from lpp.sql.confinement.connection_lock import Access, attach_locked
+from lpp.sql.confinement.temporary import misread, temporary_folder
+from lpp.sql.database.catalogue import declared_columns, other_objects, plain_tables
+from lpp.sql.database.conform import conform
+from lpp.sql.database.files import plain_database, profiles_path
+from lpp.sql.schema.columns import Table
+from lpp.sql.schema.ddl import create_table, identifier, literal
+from lpp.sql.schema.tables import TABLES
+from lpp.store.errors import ErrorKind, InputError
+from lpp.store.format.keys import DATABASE_KEY
+from lpp.store.objects.place import Place
+
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow as pa
+
+_log = logging.getLogger("lpp.sql")
+
+STORAGE_VERSION: Final = "v1.0.0"
+"""DuckDB file version. Every client since 1.1 opens it; DuckDB 2's own needs DuckDB 2. (DuckDB 1.0
+cannot read the index of a primary key that a later one wrote.)"""
+
+_MAX_NAMED: Final = 12
+"""Of what is not kept."""
+
+
+def build(root: Place, tables: "Mapping[str, pa.Table]", *, keep: Collection[str] = ()) -> Place:
+    """Write `<root>/profiles.duckdb` from `tables`, whole or not at all; returns its path.
+
+    Columns may come in any order and in any Arrow type that holds the declared one's values
+    (`lpp.sql.arrow_schema`). A table that is not given is empty, unless `keep` names it: then it
+    keeps the rows of the old file, where that has a plain table with the declared columns. Views,
+    other tables and tables with other columns stay behind, and the logger `lpp.sql` warns of them.
+    Whoever has the old file open keeps reading it; of two builders at once, the last to finish
+    stays, with what it found when it began. In a bucket, and where DuckDB misreads the path, the
+    file is built in TMPDIR, then put whole.
+
+    Raises InputError(INVALID_VALUE) naming every unknown table, missing or unknown column and
+    wrong type, or the row whose key is there twice; ConflictError(IN_USE) when somebody is
+    writing to the old file; FormatError where the old file is a link; MachineError(NO_SPACE).
+    """
+    conformed = conform(tables)
+    target = root / DATABASE_KEY
+    if isinstance(root, Path) and not misread(root):
+        left = _rebuild(plain_database(root).absolute(), conformed, keep)
+    else:
+        from lpp.store.objects.writing import replace_file
+
+        with temporary_folder() as folder:
+            file = folder / DATABASE_KEY
+            with suppress(InputError):
+                shutil.copyfile(profiles_path(root), file)
+            left = _rebuild(file, conformed, keep)
+            replace_file(target, file.read_bytes())
+    if left:
+        named = [text if text.isprintable() else ascii(text) for text in left[:_MAX_NAMED]]
+        if len(left) > _MAX_NAMED:
+            named.append(f"and {len(left) - _MAX_NAMED} more")
+        _log.warning("%s: not kept from the old file: %s.", target, ", ".join(named))
+    return target
+
+
+def _rebuild(target: Path, tables: "Mapping[str, pa.Table]", keep: Collection[str]) -> list[str]:
+    """Replace the database at `target`; what was left behind, in words."""
+    import duckdb
+
+    from lpp.sql.database.faults import full_disk_named
+
+    with full_disk_named(target), _beside(target) as beside:
+        connection = duckdb.connect()
+        try:
+            name = literal(str(beside))
+            version = literal(STORAGE_VERSION)
+            connection.execute(f"ATTACH {name} AS built (STORAGE_VERSION {version}); USE built")
+            left = _attach_old(connection, target, beside)
+            _create(connection, tables)
+            if left is None:
+                left = _keep_rows(connection, [name for name in keep if name not in tables])
+            connection.execute("CHECKPOINT built; USE memory; DETACH built")
+            # A log beside the file would be replayed into whatever file bears its name.
+            target.with_name(target.name + ".wal").unlink(missing_ok=True)
+            os.replace(beside, target)  # while `old` is attached: nobody can be writing to it
+        finally:
+            with suppress(duckdb.Error):  # after a failed write, closing fails as well
+                connection.close()
+    return left
+
+
+@contextmanager
+def _beside(target: Path) -> Iterator[Path]:
+    """A file to fill, in a directory of its own next to `target`; gone when the block ends.
+
+    DuckDB keeps a log and a folder beside its file. What a builder that was killed left is swept.
+    """
+    from lpp.store.objects.disk import beside, sweep_stages
+
+    sweep_stages(target.parent)
+    folder = beside(target)
+    folder.mkdir()
+    try:
+        yield folder / target.name
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _attach_old(
+    connection: "duckdb.DuckDBPyConnection", path: Path, beside: Path
+) -> list[str] | None:
+    """Lock `connection`, which writes `beside` alone, then attach the database at `path` as `old`.
+
+    None where it is attached; else what is left behind. ConflictError(IN_USE) beside a writer.
+    """
+    import duckdb
+
+    from lpp.sql.database.faults import first_lines, in_use, is_in_use
+
+    old = {"old": path} if path.exists() else {}
+    try:
+        attach_locked(connection, old, Access(result=beside))
+    except duckdb.Error as error:
+        if is_in_use(error):
+            raise in_use(path, error) from error
+        return [f"all of a file that DuckDB cannot read ({first_lines(error, 1)})"]
+    return None if old else []
+
+
+def _create(connection: "duckdb.DuckDBPyConnection", tables: "Mapping[str, pa.Table]") -> None:
+    connection.execute("BEGIN")  # one commit: one pass over the log
+    for table in TABLES.values():
+        for statement in create_table(table):
+            connection.execute(statement)
+        if table.name in tables:
+            _insert(connection, table, tables[table.name])
+    connection.execute("COMMIT")
+
+
+def _insert(connection: "duckdb.DuckDBPyConnection", table: Table, rows: "pa.Table") -> None:
+    import duckdb
+
+    names = ", ".join(identifier(column.name) for column in table.columns)
+    connection.register("incoming", rows)
+    try:
+        connection.execute(f"INSERT INTO {identifier(table.name)} SELECT {names} FROM incoming")
+    except (duckdb.ConstraintException, duckdb.ConversionException) as error:
+        raise InputError(
+            f"table {table.name}, key ({', '.join(table.key)}): {error}",
+            kind=ErrorKind.INVALID_VALUE,
+        ) from error
+    connection.unregister("incoming")
+
+
+def _keep_rows(connection: "duckdb.DuckDBPyConnection", keep: Collection[str]) -> list[str]:
+    """Copy the rows of the tables named in `keep` from `old`; what was left behind, in words."""
+    import duckdb
+
+    from lpp.sql.database.faults import first_lines, is_full
+
+    try:
+        found = plain_tables(connection, "old")
+        left = other_objects(connection, "old")
+    except duckdb.Error as error:
+        return [f"all of a file whose catalogue is damaged ({first_lines(error, 1)})"]
+    for name in keep:
+        if name not in found:
+            continue
+        if found[name] != declared_columns(TABLES[name]):
+            left.append(f"table {name} (other columns)")
+            continue
+        table = identifier(name)
+        try:
+            connection.execute(f"INSERT INTO {table} FROM old.main.{table}")
+        except duckdb.Error as error:  # its rows break the key, or its blocks are damaged
+            if is_full(error) or isinstance(error, duckdb.FatalException):
+                raise
+            left.append(f"table {name} ({first_lines(error, 1)})")
+    return left

@@ -1,0 +1,64 @@
+"""The tables that a database holds, compared with those that this release declares."""
+
+from typing import TYPE_CHECKING
+
+from lpp.sql.schema.columns import Table
+from lpp.sql.schema.tables import TABLES
+from lpp.store.objects.place import Place
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+Columns = list[tuple[str, str]]
+"""Name and type of each column, in order."""
+
+
+def declared_columns(table: Table) -> Columns:
+    """The columns of `table` as `plain_tables` gives them."""
+    return [(column.name, column.type) for column in table.columns]
+
+
+def plain_tables(connection: "DuckDBPyConnection", database: str) -> dict[str, Columns]:
+    """Base tables of an attached database. A column that computes its value, or whose default
+    does, is not among them: the table then fits no declaration.
+    """
+    found: dict[str, Columns] = {}
+    for table, column, kind, computed in connection.execute(
+        "SELECT table_name, column_name, data_type, column_default IS NOT NULL "
+        "FROM duckdb_columns() SEMI JOIN duckdb_tables() "
+        "USING (database_name, schema_name, table_name) "
+        "WHERE database_name = ? AND schema_name = 'main' ORDER BY table_name, column_index",
+        [database],
+    ).fetchall():
+        columns = found.setdefault(table, [])
+        if not computed:
+            columns.append((column, kind))
+    return found
+
+
+def other_objects(connection: "DuckDBPyConnection", database: str) -> list[str]:
+    """Views of an attached database, and its tables that no release declares, in words."""
+    rows = connection.execute(
+        "SELECT 'view', schema_name, view_name FROM duckdb_views() "
+        "WHERE database_name = $1 AND NOT internal UNION ALL "
+        "SELECT 'table', schema_name, table_name FROM duckdb_tables() WHERE database_name = $1 "
+        "ORDER BY ALL",
+        [database],
+    ).fetchall()
+    return [
+        f"{kind} {name}"
+        for kind, schema, name in rows
+        if kind == "view" or schema != "main" or name not in TABLES
+    ]
+
+
+def outdated_tables(root: Place) -> list[str]:
+    """Declared tables that the database of the store at `root` lacks or has with other columns.
+
+    Raises what `connect` does.
+    """
+    from lpp.sql.database.connect import DATABASE, connect
+
+    with connect(root, token_stats=False) as connection:
+        found = plain_tables(connection, DATABASE)
+    return [name for name, table in TABLES.items() if found.get(name) != declared_columns(table)]

@@ -1,0 +1,86 @@
+"""Arrow tables cast to the declared columns, without loss."""
+
+from typing import TYPE_CHECKING, Any
+
+from lpp.sql.schema.columns import Table
+from lpp.sql.schema.tables import TABLES, arrow_schema
+from lpp.store.errors import ErrorKind, InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import pyarrow as pa
+
+
+def conform(tables: "Mapping[str, pa.Table]") -> "dict[str, pa.Table]":
+    """Every table cast to its declared schema; one InputError with all problems."""
+    problems = [
+        f"{name}: no such table (known: {', '.join(TABLES)})"
+        for name in tables
+        if name not in TABLES
+    ]
+    conformed = {
+        name: _conform_table(TABLES[name], table, problems)
+        for name, table in tables.items()
+        if name in TABLES
+    }
+    if problems:
+        raise InputError(
+            "tables do not fit the declared schema: " + "; ".join(problems) + ". "
+            "See lpp.sql.arrow_schema(table), or: lpp-sql --schema",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    return conformed
+
+
+def _conform_table(declared: Table, table: "pa.Table", problems: list[str]) -> "pa.Table":
+    import pyarrow as pa
+
+    schema = arrow_schema(declared)
+    given = table.column_names
+    problems += [f"{declared.name}.{n}: column missing" for n in schema.names if n not in given]
+    problems += [f"{declared.name}.{n}: unknown column" for n in given if n not in schema.names]
+    problems += [
+        f"{declared.name}.{n}: given {given.count(n)} times"
+        for n in schema.names
+        if given.count(n) > 1
+    ]
+    columns = {
+        field.name: _cast(f"{declared.name}.{field.name}", table[field.name], field.type, problems)
+        for field in schema
+        if given.count(field.name) == 1
+    }
+    return None if problems else pa.table(columns, schema=schema)
+
+
+def _cast(place: str, column: Any, wanted: "pa.DataType", problems: list[str]) -> Any:
+    """`column` as `wanted` without loss; None and one more problem where that cannot be."""
+    import pyarrow as pa
+
+    try:
+        if _same_family(column.type, wanted):
+            return column.cast(wanted)
+        problems.append(f"{place}: {column.type}, should be {wanted}")
+    except pa.ArrowInvalid as error:  # a value the declared type cannot hold
+        problems.append(f"{place}: {error}")
+    return None
+
+
+def _same_family(given: "pa.DataType", wanted: "pa.DataType") -> bool:
+    """Whether `given` may be cast to `wanted`: widths may differ, kinds may not."""
+    import pyarrow.types as pat
+
+    if pat.is_null(given) or given.equals(wanted):
+        return True
+    if pat.is_dictionary(given):
+        return _same_family(given.value_type, wanted)
+    if pat.is_list(wanted):
+        lists = (pat.is_list, pat.is_large_list, pat.is_list_view, pat.is_fixed_size_list)
+        return any(kind(given) for kind in lists) and _same_family(
+            given.value_type, wanted.value_type
+        )
+    if pat.is_string(wanted):
+        return any(kind(given) for kind in (pat.is_large_string, pat.is_string_view))
+    return any(
+        kind(given) and kind(wanted) for kind in (pat.is_integer, pat.is_floating, pat.is_boolean)
+    )

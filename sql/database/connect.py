@@ -1,0 +1,109 @@
+"""Connections to the tables of a store, with `token_stats` over its Arrow files.
+
+The database is attached to one in memory, not opened: DuckDB keeps one instance per path and
+process, so a notebook that opened the file again after a rebuild would still see the old one,
+and a second connection with another mode would be refused.
+"""
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from lpp.sql.confinement.connection_lock import Access, attach_locked
+from lpp.sql.confinement.temporary import folder_of, misread
+from lpp.sql.database.files import profiles_path
+from lpp.sql.database.token_stats import add_token_stats
+from lpp.sql.place import store_root
+from lpp.store.errors import ErrorKind, InputError
+from lpp.store.objects.place import Place, Url
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+DATABASE: Final = "lpp"
+"""Name of the attached database inside a connection: `lpp.main.profiles`."""
+
+
+def connect(
+    url: Url,
+    *,
+    write: bool = False,
+    allow_files: bool = False,
+    token_stats: bool = True,
+) -> "DuckDBPyConnection":
+    """A DuckDB connection to the profiles of the store at `url`, read-only unless `write`.
+
+    Its SQL reaches the tables and nothing else: no file, no variable of Python, no network, no
+    extension, and no disk for what does not fit into memory. With `write` it may change the
+    tables, and spoil the file that holds them. `allow_files` brings files, variables, and a
+    private folder for what does not fit into memory. Frames that are registered can be read
+    either way.
+
+    The tables of `lpp.sql.TABLES` need no qualification. `token_stats` is a view over the token
+    files of all committed shards, without quarantined prompts. Each file is compared with its
+    checksum first; a query reads the columns and runs that it needs. With `token_stats=False` the
+    view is listed but cannot be read, and connecting imports no pyarrow (0.2 s). A connection
+    keeps the tables it opened, even when they are rebuilt.
+
+    Of a store in a bucket the database, and with `token_stats` every token file, is fetched to
+    this machine first, once in a process.
+
+    Raises FormatError (not a store, a damaged database or token file), InputError(NOT_FOUND) when
+    nothing was profiled yet, InputError(READ_ONLY) for `write` in a bucket, ConflictError(IN_USE)
+    beside a writer in this or another process.
+
+    >>> con = connect("./lpp")  # doctest: +SKIP
+    >>> con.sql("SELECT run, entropy_floor FROM profiles")  # doctest: +SKIP
+    """
+    access = Access(write=write, files=allow_files, variables=allow_files, spill=allow_files)
+    return connect_with(access, url, token_stats=token_stats)
+
+
+def connect_with(access: Access, url: Url, *, token_stats: bool) -> "DuckDBPyConnection":
+    """The same with `access` as the caller wants it."""
+    import duckdb
+
+    from lpp.sql.database.faults import opening_fault
+
+    root = store_root(url)
+    if access.write:
+        refuse_in_bucket(root)
+    database = profiles_path(root)
+    connection = duckdb.connect()
+    if misread(database):
+        database = _copy(database, connection, access)
+    try:
+        attach_locked(connection, {DATABASE: database}, access)
+        connection.execute(f"USE {DATABASE}")
+    except duckdb.Error as error:
+        connection.close()
+        raise opening_fault(error, database, root) from error
+    try:
+        add_token_stats(connection, root, read=token_stats)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _copy(database: Path, connection: "DuckDBPyConnection", access: Access) -> Path:
+    """A copy of `database` under a path that DuckDB reads right, for as long as `connection`."""
+    if access.write:
+        raise InputError(
+            f"{database}: DuckDB cannot write below a directory with ? or \\ in its name. "
+            "Rename the directory, or leave --write out.",
+            kind=ErrorKind.READ_ONLY,
+        )
+    copy = folder_of(connection) / database.name
+    shutil.copyfile(database, copy)
+    return copy
+
+
+def refuse_in_bucket(root: Place) -> None:
+    """InputError(READ_ONLY) for a store whose database is replaced whole, never written to."""
+    if not isinstance(root, Path):
+        raise InputError(
+            f"{root}: the tables of a store in a bucket are not written in place. Leave --write "
+            "out, or copy the store to a disk; each lpp-analyze command replaces its own tables.",
+            kind=ErrorKind.READ_ONLY,
+        )

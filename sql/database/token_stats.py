@@ -1,0 +1,86 @@
+"""`token_stats`: a view over the statistics of every captured token."""
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+from lpp.sql.schema.captured import TOKEN_STATS
+from lpp.sql.schema.ddl import comment_view, unread_view
+from lpp.sql.schema.tables import arrow_schema
+from lpp.store.objects.place import Place
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from duckdb import DuckDBPyConnection
+
+    from lpp.store import Run
+
+_log = logging.getLogger("lpp.sql")
+
+_UNREAD: Final = (
+    "token_stats is read from the store only when the SQL names it. "
+    "Add a comment to the SQL that does: /* token_stats */"
+)
+
+
+def add_token_stats(connection: "DuckDBPyConnection", root: Place, *, read: bool) -> None:
+    """Add the view to `connection`: over the store at `root`, or one that fails when it is used."""
+    if read:
+        _register(connection, root)
+    else:
+        connection.execute(unread_view(TOKEN_STATS, _UNREAD))
+    for statement in comment_view(TOKEN_STATS):
+        connection.execute(statement)
+
+
+def _register(connection: "DuckDBPyConnection", root: Place) -> None:
+    """A view over an Arrow dataset: DuckDB hands it the columns and filters of each query.
+
+    Each file was compared with its record before; quarantined prompts are left out.
+    """
+    import pyarrow as pa
+    import pyarrow.dataset as ds
+    from pyarrow.fs import LocalFileSystem
+
+    from lpp.store import open_store
+
+    files: list[str] = []
+    partitions: list[ds.Expression] = []
+    quarantined: dict[str, list[object]] = {"run": [], "prompt_id": []}
+    runs = list(open_store(root).runs.values())
+    for run in runs:
+        found = run.tokens_files()
+        files += map(str, found)
+        partitions += [ds.field("run") == run.id] * len(found)
+        ids = run.quarantined.tolist()
+        quarantined["run"] += [run.id] * len(ids)
+        quarantined["prompt_id"] += ids
+    _note_missing(root, runs)
+    dataset = ds.FileSystemDataset.from_paths(
+        files,
+        schema=arrow_schema(TOKEN_STATS),
+        format=ds.IpcFileFormat(),
+        filesystem=LocalFileSystem(),
+        partitions=partitions,
+    )
+    if not quarantined["run"]:
+        connection.register(TOKEN_STATS.name, dataset)
+        return
+    connection.register("captured_tokens", dataset)
+    connection.register("quarantined_prompts", pa.table(quarantined))
+    connection.execute(
+        f"CREATE TEMP VIEW {TOKEN_STATS.name} AS "
+        "FROM captured_tokens ANTI JOIN quarantined_prompts USING (run, prompt_id)"
+    )
+
+
+def _note_missing(root: Place, runs: "Iterable[Run]") -> None:
+    """One line about shards that are not counted."""
+    missing = {run.id: len(run.missing_shards) for run in runs if run.missing_shards}
+    if missing:
+        _log.warning(
+            "token_stats lacks shards that are not committed, or whose record is damaged: %s. "
+            "Find out which: lpp-analyze verify %s",
+            ", ".join(f"{count} of {run}" for run, count in missing.items()),
+            root,
+        )

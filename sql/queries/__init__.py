@@ -1,0 +1,1 @@
+"""Saved queries: one SQL file for each question."""

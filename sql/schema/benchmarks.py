@@ -1,0 +1,81 @@
+"""Scores on benchmarks, their correlations with profiles, and what was published."""
+
+from typing import Final
+
+from lpp.sql.schema.columns import CONTEXT, N_PROMPTS, SITE, Column, Table
+
+BENCHMARKS: Final = Table(
+    "benchmarks",
+    "scores of models on benchmarks, as their sources give them",
+    ("model", "benchmark", "metric", "source"),
+    (
+        Column("model", "VARCHAR", "as the source names it"),
+        Column("run", "VARCHAR", "the run it fits; null: none, or several"),
+        Column("benchmark", "VARCHAR", "task"),
+        Column("metric", "VARCHAR", "how it was scored"),
+        Column("source", "VARCHAR", "what was scored alike: never compare across"),
+        Column("kind", "VARCHAR", "what it was read from: lm-eval, leaderboard, csv, probe"),
+        Column("value", "DOUBLE", "score", "of the metric"),
+        Column("stderr", "DOUBLE", "its standard error", "of the metric"),
+        Column("n", "BIGINT", "items scored", "items"),
+        Column("matched", "VARCHAR", "how run was found: said, exact, name, none, several"),
+        Column("match_note", "VARCHAR", "why there is no run; empty where there is one"),
+    ),
+)
+
+CORRELATIONS: Final = Table(
+    "correlations",
+    "correlation of a profile metric with a benchmark, across models",
+    ("profile_metric", "benchmark", "benchmark_metric", "source", "method", "controlled_for"),
+    (
+        Column("profile_metric", "VARCHAR", "column of site_profiles"),
+        Column("benchmark", "VARCHAR", "task"),
+        Column("benchmark_metric", "VARCHAR", "how it was scored"),
+        Column("source", "VARCHAR", "where the scores came from"),
+        Column("method", "VARCHAR", "pearson, spearman or rank_partial"),
+        Column("controlled_for", "VARCHAR", "such as n_parameters; empty: nothing"),
+        SITE,
+        CONTEXT,
+        N_PROMPTS,
+        Column("n_models", "INTEGER", "pairs of values", "models"),
+        Column("coefficient", "DOUBLE", "-1 to 1; null: not computed, see flags"),
+        Column("ci_low", "DOUBLE", "lower end of its 95 % interval"),
+        Column("ci_high", "DOUBLE", "upper end of its 95 % interval"),
+        Column("ci_method", "VARCHAR", "how the interval was made"),
+        Column("p_value", "DOUBLE", "two-sided, uncorrected", "probability"),
+        Column("p_method", "VARCHAR", "t distribution, or all permutations"),
+        Column("q_value", "DOUBLE", "after Benjamini-Hochberg", "probability"),
+        Column("family_size", "INTEGER", "tests corrected together: source, method", "tests"),
+        Column("models", "VARCHAR[]", "runs that took part; published: the paper's"),
+        Column("flags", "VARCHAR[]", "why a number may mislead; empty when none"),
+        Column("left_out", "VARCHAR[]", "who took no part, and why"),
+    ),
+)
+
+PUBLISHED: Final = Table(
+    "published",
+    "the eight models of arXiv 2605.30018, as published: a reference, no run of this store",
+    ("model",),
+    (
+        Column("model", "VARCHAR", "hub id of the model"),
+        Column("source", "VARCHAR", "always published"),
+        Column("n_parameters", "BIGINT", "nominal: as the model is named", "parameters"),
+        Column("corpus", "VARCHAR", "where the prompts came from"),
+        Column("n_prompts", "INTEGER", "prompts profiled", "prompts"),
+        CONTEXT,
+        Column("prefixes", "INTEGER[]", "the schedule the extremes are over", "tokens"),
+        Column("entropy_floor", "DOUBLE", "smallest entropy_norm", "share"),
+        Column("participation_ratio_norm", "DOUBLE", "largest", "share"),
+        Column("effective_rank_norm", "DOUBLE", "largest", "share"),
+        Column("ifeval", "DOUBLE", "IFEval, Open LLM Leaderboard 2", "percent"),
+        Column("bbh", "DOUBLE", "BBH, Open LLM Leaderboard 2", "percent"),
+        Column("mmlu_pro", "DOUBLE", "MMLU-PRO, Open LLM Leaderboard 2", "percent"),
+        Column("spc_f1", "DOUBLE", "symbolic patterns: token F1", "share"),
+        Column("spc_exact_match", "DOUBLE", "symbolic patterns: exact match", "share"),
+        Column("ar_accuracy", "DOUBLE", "ambiguous reasoning: right answers", "share"),
+        Column("ar_overconfidence", "DOUBLE", "ambiguous reasoning", "share"),
+        Column("ar_underconfidence", "DOUBLE", "ambiguous reasoning", "share"),
+        Column("flags", "VARCHAR[]", "why a number of the profile may mislead"),
+        Column("citation", "VARCHAR", "where the numbers were published"),
+    ),
+)

@@ -1,0 +1,72 @@
+"""What was captured: runs, prompts, and the statistics of every token."""
+
+from typing import Final
+
+from lpp.sql.schema.columns import N_QUARANTINED, PROMPT_ID, RUN, Column, Table
+
+RUNS: Final = Table(
+    "runs",
+    "one row per captured run",
+    ("run",),
+    (
+        RUN,
+        Column("model", "VARCHAR", "hub id, folder or file of the model"),
+        Column("revision", "VARCHAR", "exact revision of the weights"),
+        Column("architecture", "VARCHAR", "class of the model"),
+        Column("untrained_seed", "BIGINT", "seed of random weights; null: trained"),
+        Column("n_parameters", "BIGINT", "size of the model", "parameters"),
+        Column("n_blocks", "INTEGER", "depth of the model", "blocks"),
+        Column("hidden_size", "INTEGER", "width of the hidden states", "dimensions"),
+        Column("logits_width", "INTEGER", "V: width of the logits", "tokens"),
+        Column("tokenizer_size", "INTEGER", "size of the tokenizer", "tokens"),
+        Column("corpus", "VARCHAR", "where the prompts came from"),
+        Column("prompt_set", "VARCHAR", "fingerprint of the texts, whatever the model"),
+        Column("n_prompts", "INTEGER", "prompts captured", "prompts"),
+        Column("n_tokens", "BIGINT", "tokens captured", "tokens"),
+        N_QUARANTINED,
+        Column("not_finite_from", "VARCHAR", "first site with NaN or infinities; null: none"),
+        Column("n_texts_set_aside", "INTEGER", "texts that became no prompt", "texts"),
+        Column("context", "INTEGER", "prompts were cut to this length", "tokens"),
+        Column("logit_positions", "VARCHAR", "all, or schedule: where logits were kept"),
+        Column("compute_dtype", "VARCHAR", "number type of the forward pass"),
+        Column("stored_dtype", "VARCHAR", "number type of the stored hidden states"),
+        Column("backend", "VARCHAR", "what ran the model"),
+        Column("plan_hash", "VARCHAR", "SHA-256 of the plan, in hex"),
+        Column("plan", "JSON", "everything that could change a number"),
+    ),
+)
+
+PROMPTS: Final = Table(
+    "prompts",
+    "one row per prompt of a run",
+    ("run", "prompt_id"),
+    (
+        RUN,
+        PROMPT_ID,
+        Column("source_row", "BIGINT", "row of the corpus it came from, from 0"),
+        Column("n_tokens", "INTEGER", "length after the cut", "tokens"),
+        Column("truncated", "BOOLEAN", "whether the text was longer than the context"),
+        Column("sha256", "VARCHAR", "SHA-256 of the token ids, in hex"),
+    ),
+)
+
+TOKEN_STATS: Final = Table(
+    "token_stats",
+    "one row per captured token, read from the store",
+    ("run", "prompt_id", "position"),
+    (
+        RUN,
+        PROMPT_ID,
+        Column("position", "INTEGER", "place in the prompt, from 0"),
+        Column("token_id", "INTEGER", "the token at this position"),
+        Column("entropy", "FLOAT", "of the next token", "nats"),
+        Column("log_z", "FLOAT", "log-sum-exp of the logits", "nats"),
+        Column("max_logprob", "FLOAT", "ln p of the likeliest token", "nats"),
+        Column("margin", "FLOAT", "ln p(1st) - ln p(2nd)", "nats"),
+        Column("next_logprob", "FLOAT", "ln p of the token that came next", "nats"),
+        Column("next_rank", "INTEGER", "1: the next token had the largest logit"),
+        Column("top1_id", "INTEGER", "the likeliest next token"),
+        Column("varentropy", "FLOAT", "variance of -ln p; null in older stores", "nats^2"),
+    ),
+)
+"""The view over every run's token statistics that `lpp.sql.connect` adds to the tables."""

@@ -1,0 +1,71 @@
+"""Columns and tables as declarations, and the columns that several tables share.
+
+What a column means and its unit are part of the declaration. The database keeps both as the
+column's comment.
+"""
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+SqlType = Literal[
+    "BOOLEAN", "INTEGER", "BIGINT", "FLOAT", "DOUBLE", "VARCHAR", "JSON", "INTEGER[]", "VARCHAR[]"
+]
+"""DuckDB types in use; each has one Arrow type in `arrow_schema`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column: what it holds, and in what unit (empty for names and flags)."""
+
+    name: str
+    type: SqlType
+    meaning: str
+    unit: str = ""
+
+    @property
+    def comment(self) -> str:
+        """Meaning, then the unit in brackets."""
+        return f"{self.meaning} [{self.unit}]" if self.unit else self.meaning
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One table or view: columns in order, and the names of those that identify a row."""
+
+    name: str
+    meaning: str
+    key: tuple[str, ...]
+    columns: tuple[Column, ...]
+
+
+RUN: Final = Column("run", "VARCHAR", "run id: model and first 8 digits of its plan's hash")
+SITE: Final = Column("site", "VARCHAR", "embed, block.1 to block.B, or final")
+CONTEXT: Final = Column("context", "INTEGER", "longest prefix of the schedule", "tokens")
+PREFIX: Final = Column("prefix", "INTEGER", "prompts are cut to this length", "tokens")
+N_PROMPTS: Final = Column("n_prompts", "INTEGER", "the first so many prompts of the run", "prompts")
+PROMPT_ID: Final = Column("prompt_id", "INTEGER", "place in the run, from 0")
+
+N_QUARANTINED: Final = Column(
+    "n_quarantined", "INTEGER", "of them set aside: no number is of those", "prompts"
+)
+
+
+def errors(unit: str, name: str = "") -> tuple[Column, ...]:
+    """The error of a number, and its interval: Student's t, 95 %, over prompts."""
+    return (
+        Column(f"{name}stderr", "DOUBLE", "standard error; null: not computed", unit),
+        Column(f"{name}ci_low", "DOUBLE", "lower end of the 95 % interval", unit),
+        Column(f"{name}ci_high", "DOUBLE", "upper end of the 95 % interval", unit),
+    )
+
+
+def with_prefix(name: str, meaning: str, unit: str) -> tuple[Column, ...]:
+    """An extreme over prefixes, the prefix it came from, and its error there."""
+    where = Column(f"{name}_prefix", "INTEGER", f"prefix that {name} came from", "tokens")
+    return Column(name, "DOUBLE", meaning, unit), where, *errors(unit, f"{name}_")
+
+
+def with_errors(*columns: Column) -> tuple[Column, ...]:
+    """Numbers, then the error of each."""
+    theirs = (error for c in columns for error in errors(c.unit, f"{c.name}_"))
+    return *columns, *theirs

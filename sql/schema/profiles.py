@@ -1,0 +1,112 @@
+"""Spectra, entropies and metrics by prefix, and the profiles made of them."""
+
+from typing import Final
+
+from lpp.sql.schema.columns import (
+    CONTEXT,
+    N_PROMPTS,
+    N_QUARANTINED,
+    PREFIX,
+    RUN,
+    SITE,
+    Column,
+    Table,
+    errors,
+    with_errors,
+    with_prefix,
+)
+
+SPECTRA: Final = Table(
+    "spectra",
+    "spectrum of the hidden states at one site and prefix",
+    ("run", "site", "context", "prefix", "n_prompts"),
+    (
+        RUN,
+        SITE,
+        CONTEXT,
+        PREFIX,
+        N_PROMPTS,
+        Column("depth", "INTEGER", "0 at embed, k at block.k, B at final", "blocks"),
+        N_QUARANTINED,
+        Column("n_tokens", "BIGINT", "N: rows in the covariance", "tokens"),
+        Column("dim", "INTEGER", "d: width of the rows", "dimensions"),
+        Column("rank_bound", "INTEGER", "min(N, d)", "dimensions"),
+        *with_errors(
+            Column("participation_ratio", "DOUBLE", "(sum l)^2 / sum l^2", "dimensions"),
+            Column("effective_rank", "DOUBLE", "exp of the spectrum's entropy", "dimensions"),
+            Column("participation_ratio_norm", "DOUBLE", "over rank_bound", "share"),
+            Column("effective_rank_norm", "DOUBLE", "over rank_bound", "share"),
+            Column("top_share", "DOUBLE", "first eigenvalue over their sum", "share"),
+        ),
+    ),
+)
+
+ENTROPY: Final = Table(
+    "entropy",
+    "entropy of the next token after one prefix",
+    ("run", "context", "prefix", "n_prompts"),
+    (
+        RUN,
+        CONTEXT,
+        PREFIX,
+        N_PROMPTS,
+        *with_errors(
+            Column("entropy", "DOUBLE", "mean over prompts", "nats"),
+            Column("entropy_norm", "DOUBLE", "over ln V", "share"),
+        ),
+        N_QUARANTINED,
+        Column("short_prompts", "INTEGER", "prompts shorter than the prefix", "prompts"),
+        Column("distinct_prefixes", "DOUBLE", "distinct token prefixes over prompts", "share"),
+    ),
+)
+
+METRICS: Final = Table(
+    "metrics",
+    "declared metrics other than those of spectra: lpp-analyze metrics",
+    ("run", "site", "context", "prefix", "n_prompts", "metric"),
+    (
+        RUN,
+        Column("site", "VARCHAR", "as in spectra; logits: made from token statistics"),
+        CONTEXT,
+        PREFIX,
+        N_PROMPTS,
+        N_QUARANTINED,
+        Column("metric", "VARCHAR", "its declared name"),
+        Column("unit", "VARCHAR", "of the value"),
+        Column("value", "DOUBLE", "null: not defined there", "of the metric"),
+        *errors("of the metric"),
+        Column("flags", "VARCHAR[]", "why the value may mislead; empty when none"),
+    ),
+)
+
+_PROFILE: Final = (
+    RUN,
+    CONTEXT,
+    N_PROMPTS,
+    N_QUARANTINED,
+    SITE,
+    Column("model", "VARCHAR", "hub id, folder or file of the model"),
+    Column("corpus", "VARCHAR", "where the prompts came from"),
+    Column("prompt_set", "VARCHAR", "compare profiles of one prompt set only"),
+    Column("prefixes", "INTEGER[]", "the schedule the extremes are over", "tokens"),
+    *with_prefix("entropy_floor", "smallest entropy_norm", "share"),
+    *with_prefix("participation_ratio", "largest", "dimensions"),
+    *with_prefix("participation_ratio_norm", "largest", "share"),
+    *with_prefix("effective_rank", "largest", "dimensions"),
+    *with_prefix("effective_rank_norm", "largest", "share"),
+    Column("flags", "VARCHAR[]", "why a number may mislead; empty when none"),
+)
+
+PROFILES: Final = Table(
+    "profiles",
+    "profile of a run at `final`, or at its deepest site: extremes over prefixes",
+    ("run", "context", "n_prompts"),
+    _PROFILE,
+)
+
+SITE_PROFILES: Final = Table(
+    "site_profiles",
+    "the same extremes at every site",
+    ("run", "context", "n_prompts", "site"),
+    _PROFILE,
+)

@@ -1,0 +1,132 @@
+"""Studies across settings, layers and sites."""
+
+from typing import Final
+
+from lpp.sql.schema.columns import (
+    CONTEXT,
+    N_PROMPTS,
+    N_QUARANTINED,
+    PREFIX,
+    RUN,
+    SITE,
+    Column,
+    Table,
+    errors,
+)
+
+_VALUE_KEY: Final = (RUN, SITE, CONTEXT, N_PROMPTS)
+
+SENSITIVITY: Final = Table(
+    "sensitivity",
+    "profiles over the grid of settings, one row per number",
+    ("run", "site", "context", "n_prompts", "metric", "aggregation"),
+    (
+        *_VALUE_KEY,
+        Column("metric", "VARCHAR", "such as effective_rank; entropy_norm is over ln V"),
+        Column("aggregation", "VARCHAR", "over prefixes: min, max, mean or median"),
+        Column("model", "VARCHAR", "hub id, folder or file of the model"),
+        Column("corpus", "VARCHAR", "where the prompts came from"),
+        Column("prompt_set", "VARCHAR", "fingerprint of the texts, whatever the model"),
+        N_QUARANTINED,
+        Column("value", "DOUBLE", "null: see left_out, or flags", "of the metric"),
+        Column("prefix", "INTEGER", "prefix the value came from; null: all", "tokens"),
+        Column("stderr", "DOUBLE", "standard error over prompts", "of the metric"),
+        Column("ci_low", "DOUBLE", "lower end of its 95 % interval", "of the metric"),
+        Column("ci_high", "DOUBLE", "upper end of its 95 % interval", "of the metric"),
+        Column("flags", "VARCHAR[]", "why value may mislead; empty when none"),
+        Column("left_out", "VARCHAR", "why this run has no value here; null: it has"),
+    ),
+)
+
+AGREEMENT: Final = Table(
+    "agreement",
+    "whether two settings put the models in the same order",
+    ("metric", "setting_a", "setting_b"),
+    (
+        Column("metric", "VARCHAR", "as in sensitivity"),
+        Column("setting_a", "VARCHAR", "corpus, site, context, n_prompts, aggregation"),
+        Column("setting_b", "VARCHAR", "the same, of the other setting"),
+        Column("differ", "VARCHAR[]", "in what the settings differ"),
+        Column("n_models", "INTEGER", "models with a value in both", "models"),
+        Column("kendall_tau", "DOUBLE", "tau-b: ties corrected for", "-1 to 1"),
+        Column("spearman_rho", "DOUBLE", "mean ranks for ties", "-1 to 1"),
+        Column("flags", "VARCHAR[]", "of any value in it; empty when none"),
+        Column("reason", "VARCHAR", "why there is no coefficient; null: there is"),
+    ),
+)
+
+
+def _rank(name: str, meaning: str) -> tuple[Column, ...]:
+    """A rank in dimensions and over its bound."""
+    return (
+        Column(name, "DOUBLE", meaning, "dimensions"),
+        Column(f"{name}_norm", "DOUBLE", "over rank_bound", "share"),
+    )
+
+
+def _sure_rank(name: str, meaning: str) -> tuple[Column, ...]:
+    """The same with its error and interval, in dimensions."""
+    return *_rank(name, meaning), *errors("dimensions", f"{name}_")
+
+
+LAYERS: Final = Table(
+    "layers",
+    "ranks of the whole context through the depth of the model",
+    ("run", "site", "context", "n_prompts"),
+    (
+        *_VALUE_KEY,
+        N_QUARANTINED,
+        Column("depth", "INTEGER", "0 at embed, k at block.k, B at final", "blocks"),
+        Column("relative_depth", "DOUBLE", "depth over blocks of the model", "share"),
+        Column("n_tokens", "BIGINT", "N: rows in the covariance", "tokens"),
+        Column("rank_bound", "INTEGER", "min(N, d)", "dimensions"),
+        *_sure_rank("participation_ratio", "(sum l)^2 / sum l^2"),
+        *_sure_rank("effective_rank", "exp of the spectrum's entropy"),
+        Column("top_share", "DOUBLE", "first eigenvalue over their sum", "share"),
+        *_sure_rank("zscore_participation_ratio", "columns over their deviations"),
+        *_sure_rank("zscore_effective_rank", "columns over their deviations"),
+        *_rank("robust_participation_ratio", "widest five columns clipped"),
+        *_rank("robust_effective_rank", "widest five columns clipped"),
+        Column("flags", "VARCHAR[]", "why a number may mislead; empty when none"),
+    ),
+)
+
+HOURGLASS: Final = Table(
+    "hourglass",
+    "whether both ends of a model use more dimensions than its middle",
+    ("run", "context", "n_prompts", "metric"),
+    (
+        RUN,
+        CONTEXT,
+        N_PROMPTS,
+        Column("metric", "VARCHAR", "a rank, in dimensions"),
+        N_QUARANTINED,
+        Column("score", "DOUBLE", "above 0: narrow middle; null: see reason", "-1 to 1"),
+        Column("first", "DOUBLE", "geometric mean over the first third", "dimensions"),
+        Column("middle", "DOUBLE", "geometric mean over the middle third", "dimensions"),
+        Column("last", "DOUBLE", "geometric mean over the last third", "dimensions"),
+        Column("n_layers", "INTEGER", "layers in the means", "layers"),
+        Column("n_collapsed", "INTEGER", "layers left out: PR within 1 % of 1", "layers"),
+        Column("n_missing", "INTEGER", "layers left out: no rank", "layers"),
+        Column("reason", "VARCHAR", "why there is no score; null: there is"),
+    ),
+)
+
+CKA: Final = Table(
+    "cka",
+    "likeness of two sites of a run: linear CKA of the same tokens",
+    ("run", "prefix", "n_prompts", "site", "other_site"),
+    (
+        RUN,
+        PREFIX,
+        N_PROMPTS,
+        SITE,
+        Column("other_site", "VARCHAR", "the deeper one"),
+        N_QUARANTINED,
+        Column("depth", "INTEGER", "of site", "blocks"),
+        Column("other_depth", "INTEGER", "of other_site", "blocks"),
+        Column("n_tokens", "BIGINT", "N; unrelated rows have about d / (N + d)", "tokens"),
+        Column("cka", "DOUBLE", "0 to 1; null without variance", "share"),
+        Column("flags", "VARCHAR[]", "why it may mislead; empty when none"),
+    ),
+)

@@ -1,0 +1,69 @@
+"""Every declared table, as a mapping, as Arrow schemas and as the text of `lpp-sql --schema`."""
+
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+from lpp.sql.schema.benchmarks import BENCHMARKS, CORRELATIONS, PUBLISHED
+from lpp.sql.schema.captured import PROMPTS, RUNS, TOKEN_STATS
+from lpp.sql.schema.columns import Table
+from lpp.sql.schema.profiles import ENTROPY, METRICS, PROFILES, SITE_PROFILES, SPECTRA
+from lpp.sql.schema.studies import AGREEMENT, CKA, HOURGLASS, LAYERS, SENSITIVITY
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+TABLES: Final[Mapping[str, Table]] = MappingProxyType(
+    {
+        table.name: table
+        for table in (
+            RUNS,
+            PROMPTS,
+            SPECTRA,
+            ENTROPY,
+            METRICS,
+            PROFILES,
+            SITE_PROFILES,
+            BENCHMARKS,
+            CORRELATIONS,
+            PUBLISHED,
+            SENSITIVITY,
+            AGREEMENT,
+            LAYERS,
+            HOURGLASS,
+            CKA,
+        )
+    }
+)
+"""Every table of `profiles.duckdb`, in the order they are made."""
+
+
+def arrow_schema(table: Table | str) -> "pa.Schema":
+    """The columns a table is built from, as a `pyarrow.Schema`; a name or a declaration."""
+    import pyarrow as pa
+
+    types = {
+        "BOOLEAN": pa.bool_(),
+        "INTEGER": pa.int32(),
+        "BIGINT": pa.int64(),
+        "FLOAT": pa.float32(),
+        "DOUBLE": pa.float64(),
+        "VARCHAR": pa.string(),
+        "JSON": pa.string(),
+        "INTEGER[]": pa.list_(pa.int32()),
+        "VARCHAR[]": pa.list_(pa.string()),
+    }
+    declared = TABLES[table] if isinstance(table, str) else table
+    return pa.schema([(column.name, types[column.type]) for column in declared.columns])
+
+
+def reference() -> str:
+    """Every table with its columns, types, meanings and units: what `lpp-sql --schema` prints."""
+    return "\n\n".join("\n".join(_reference(table)) for table in (*TABLES.values(), TOKEN_STATS))
+
+
+def _reference(table: Table) -> Iterator[str]:
+    yield f"{table.name}: {table.meaning}"
+    yield f"  key: {', '.join(table.key)}"
+    for column in table.columns:
+        yield f"  {column.name:<31} {column.type:<9} {column.comment}"

@@ -1,0 +1,196 @@
+"""A database that a stranger made: nothing in it reaches outside, and little of it is kept."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+from lpp.sql import TABLES, arrow_schema, build, connect
+from lpp.sql.schema.ddl import create_table
+from lpp.store.errors import ErrorKind, FormatError
+from lpp.store.objects.place import place
+
+SECRET = "the-secret-of-another-file"
+CKA = ", ".join(
+    f"'{'[]' if c.type.endswith('[]') else 0}'::{c.type} AS {c.name}"
+    for c in TABLES["cka"].columns[1:]
+)
+
+
+@pytest.fixture
+def secret(tmp_path: Path) -> Path:
+    """A file of the user, outside the store."""
+    path = tmp_path / "secret.txt"
+    path.write_text(SECRET)
+    return path
+
+
+@pytest.fixture
+def stranger(store: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection to the store's database that nothing confines."""
+    with duckdb.connect(str(store / "profiles.duckdb")) as connection:
+        yield connection
+
+
+def text_of(root: Path) -> str:
+    """Every value and every definition in the database of a store."""
+    with duckdb.connect() as connection:
+        connection.execute(
+            f"ATTACH '{str(root / 'profiles.duckdb').replace(chr(39), 2 * chr(39))}' AS d; USE d"
+        )
+        tables = connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()
+        found = [connection.execute(f"FROM {name}").fetchall() for (name,) in tables]
+        return repr([found, connection.execute("FROM duckdb_views()").fetchall()])
+
+
+def reading(secret: Path) -> str:
+    """A view with the columns of `cka` that reads the file."""
+    return f"CREATE OR REPLACE VIEW cka AS SELECT content AS run, {CKA} FROM read_text('{secret}')"
+
+
+def test_the_attack_end_to_end(
+    tmp_path: Path, secret: Path, write_run: Any, run_command: Callable[..., Any]
+):
+    root = tmp_path / "store"
+    write_run(root)
+    profile = ("lpp-analyze", "profile", root, "--errors", "none", "--site", "final")
+    assert run_command(*profile).returncode == 0
+    with duckdb.connect(str(root / "profiles.duckdb")) as connection:
+        connection.execute(f"DROP TABLE cka; {reading(secret)}")
+    done = run_command(*profile)
+    assert done.returncode == 0
+    assert SECRET not in text_of(root)
+    lines = [line for line in done.stderr.splitlines() if "not kept" in line]
+    assert len(lines) == 1
+    assert "view cka" in lines[0]
+    assert str(root / "profiles.duckdb") in lines[0]
+    done = run_command("lpp-sql", root, "SELECT run FROM cka", "--format", "csv")
+    assert (done.returncode, done.stdout) == (0, "run\n")
+
+
+def test_the_attack_in_a_bucket(s3: Any, store: Path, secret: Path, stranger: Any, caplog: Any):
+    stranger.execute(f"DROP TABLE cka; {reading(secret)}")
+    stranger.close()
+    root = place(s3.url)
+    for name in ("lpp.json", "profiles.duckdb"):
+        (root / name).write_bytes((store / name).read_bytes())
+    build(root, {"runs": arrow_schema("runs").empty_table()}, keep=TABLES)
+    (store / "profiles.duckdb").write_bytes((root / "profiles.duckdb").read_bytes())
+    assert SECRET not in text_of(store)
+    (message,) = caplog.messages
+    assert message.startswith(f"{s3.url}/profiles.duckdb: ")
+    assert message.endswith(": view cka.")
+    with connect(root, token_stats=False) as connection:
+        assert connection.execute("SELECT count(*) FROM spectra").fetchall() == [(3,)]
+
+
+@pytest.mark.parametrize("options", [{}, {"write": True}])
+def test_a_view_of_a_strangers_opens_no_file(
+    store: Path, secret: Path, stranger: Any, options: dict[str, bool], lpp_sql: Any
+):
+    stranger.execute(f"DROP TABLE cka; {reading(secret)}; CREATE MACRO m() AS TABLE FROM cka")
+    stranger.close()
+    with connect(store, token_stats=False, **options) as connection:
+        for query in ("FROM cka", "FROM m()", "CREATE TEMP TABLE t AS FROM cka"):
+            with pytest.raises(duckdb.PermissionException):
+                connection.execute(query)
+        assert connection.execute("SELECT count(*) FROM runs").fetchall() == [(3,)]
+    done = lpp_sql(store, "FROM cka", *(f"--{name}" for name in options))
+    assert done.returncode == 2
+    assert SECRET.encode() not in done.stdout + done.stderr
+
+
+LEFT = {
+    'view "a\' \\x1b[31mv"': 'CREATE VIEW "a\' \x1b[31mv" AS SELECT 1',
+    "table mine": "CREATE TABLE mine AS SELECT 1 AS x",
+    "table runs2": "CREATE SCHEMA other; CREATE TABLE other.runs2 AS FROM runs",
+    "table entropy (other columns)": "ALTER TABLE entropy DROP COLUMN short_prompts",
+    "table spectra (other columns)": "ALTER TABLE spectra ALTER depth TYPE DOUBLE",
+    "table hourglass (other columns)": "ALTER TABLE hourglass RENAME score TO points",
+}
+
+
+@pytest.mark.parametrize("words", LEFT)
+def test_what_is_left_behind_is_said(store: Path, stranger: Any, words: str, caplog: Any):
+    stranger.execute(LEFT[words])
+    stranger.close()
+    build(store, {}, keep=TABLES)
+    (message,) = caplog.messages
+    if words.startswith("view"):
+        assert "x1b[31mv" in message
+        assert "\x1b" not in message
+    else:
+        assert message.endswith(f": {words}.")
+    name = words.split()[1]
+    with connect(store, token_stats=False) as connection:
+        listed = [row[0] for row in connection.execute("SHOW TABLES").fetchall()]
+        counts = {t: connection.execute(f"SELECT count(*) FROM {t}").fetchone()[0] for t in TABLES}
+    assert set(listed) == {*TABLES, "token_stats"}
+    assert counts == {t: 0 if t == name else 3 for t in TABLES}
+
+
+def test_a_table_that_computes_its_columns_is_left_behind(store: Path, stranger: Any, caplog: Any):
+    (make, *_) = create_table(TABLES["published"])
+    generated = make.replace('"citation" VARCHAR', '"citation" VARCHAR AS (upper(model))')
+    stranger.execute(
+        f"DROP TABLE published; {generated}; INSERT INTO published (model) VALUES ('m')"
+    )
+    stranger.close()
+    build(store, {}, keep=TABLES)
+    assert "table published (other columns)" in caplog.text
+    with connect(store, token_stats=False) as connection:
+        assert connection.execute("FROM published").fetchall() == []
+
+
+def test_rows_that_break_the_key_are_left_behind(store: Path, stranger: Any, caplog: Any):
+    stranger.execute(
+        "CREATE TABLE twice AS FROM cka UNION ALL FROM cka; DROP TABLE cka; "
+        "ALTER TABLE twice RENAME TO cka"
+    )
+    stranger.close()
+    build(store, {}, keep=TABLES)
+    assert "table cka (Constraint Error: " in caplog.text
+    with connect(store, token_stats=False) as connection:
+        assert connection.execute("FROM cka").fetchall() == []
+        assert connection.execute("SELECT count(*) FROM layers").fetchall() == [(3,)]
+
+
+def test_what_is_not_asked_for_is_not_spoken_of(
+    store: Path, stranger: Any, tables: Any, caplog: Any
+):
+    stranger.execute("ALTER TABLE entropy DROP COLUMN short_prompts; DROP TABLE cka")
+    stranger.close()
+    build(store, {"entropy": tables["entropy"]}, keep=["runs", "cka"])
+    assert caplog.messages == []
+
+
+def test_a_damaged_file_is_left_behind_whole(store: Path, caplog: Any):
+    (store / "profiles.duckdb").write_bytes(b"garbage" * 999)
+    build(store, {}, keep=TABLES)
+    assert "all of a file that DuckDB cannot read" in caplog.text
+
+
+def test_a_pipe_keeps_nobody_waiting(store: Path, lpp_sql: Any):
+    (store / "profiles.duckdb").unlink()
+    os.mkfifo(store / "profiles.duckdb")
+    done = lpp_sql(store, "SELECT 1")
+    assert (done.returncode, b"not a file" in done.stderr) == (2, True)
+    with pytest.raises(FormatError, match="not a file"):
+        build(store, {}, keep=TABLES)
+
+
+@pytest.mark.parametrize("name", ["profiles.duckdb", "profiles.duckdb.wal"])
+def test_a_link_leads_nowhere(store: Path, tmp_path: Path, name: str):
+    shutil.copy(store / "profiles.duckdb", tmp_path / "outside")
+    (store / name).unlink(missing_ok=True)
+    (store / name).symlink_to(tmp_path / "outside")
+    before = (tmp_path / "outside").read_bytes()
+    for work in (lambda: connect(store), lambda: build(store, {}, keep=TABLES)):
+        with pytest.raises(FormatError, match="symbolic link") as caught:
+            work()
+        assert caught.value.kind is ErrorKind.CORRUPT
+    assert (tmp_path / "outside").read_bytes() == before
