@@ -38,7 +38,9 @@ WITH_JOBS = (
 
 @click.command()
 @request_options
-@click.option("--store", type=STORE, help="Directory to write, or s3://bucket/prefix.")
+@click.option(
+    "--store", type=STORE, help="Directory to write, s3://bucket/prefix or az://container/prefix."
+)
 @click.option("--resume", metavar="RUN", help="Refuse to start anything but this run.")
 @click.option(
     "--part",

@@ -49,7 +49,7 @@ class Store:
 
 
 def open_store(url: Url) -> Store:
-    """Open the store at `url`: a directory, or `s3://bucket/prefix`.
+    """Open the store at `url`: a directory, `s3://bucket/prefix` or `az://container/prefix`.
 
     Raises FormatError: NOT_A_STORE when there is none, UNSUPPORTED_VERSION when a newer release
     wrote it. MachineError: DENIED or UNREACHABLE, of an object store.

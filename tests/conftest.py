@@ -14,11 +14,13 @@ from click.testing import CliRunner
 from filelock import FileLock
 
 if TYPE_CHECKING:
+    from azure_server import Azure
     from s3_server import S3
 
 ROOT = Path(__file__).resolve().parents[1]
 NOWHERE = "http://127.0.0.1:9"
-os.environ["AWS_ENDPOINT_URL"] = NOWHERE  # no test may ask a real object store
+for endpoint in ("AWS_ENDPOINT_URL", "AZURE_STORAGE_ENDPOINT"):
+    os.environ[endpoint] = NOWHERE  # no test may ask a real object store
 for ignored in (signal.SIGINT, signal.SIGHUP):  # in the background of a script, or under nohup:
     if signal.getsignal(ignored) is signal.SIG_IGN:  # what the tests start would inherit it
         signal.signal(ignored, signal.SIG_DFL)
@@ -70,6 +72,30 @@ def s3(s3_server: int, monkeypatch: pytest.MonkeyPatch) -> Iterator["S3"]:
     yield found
     bucket_of.cache_clear()
     found.proxy.close()
+
+
+@pytest.fixture(scope="session")
+def azure_server() -> Iterator[int]:
+    """Port of Azure's emulator on loopback."""
+    from azure_server import serving
+
+    with serving() as port:
+        yield port
+
+
+@pytest.fixture
+def azure(azure_server: int, monkeypatch: pytest.MonkeyPatch) -> Iterator["Azure"]:
+    """A fresh container; the environment reaches it."""
+    from azure_server import Azure
+
+    from lpp.store.objects.bucket import bucket_of
+
+    found = Azure(container=f"lab-{secrets.token_hex(4)}", port=azure_server)
+    found.make()
+    for name, value in found.environment.items():
+        monkeypatch.setenv(name, value)
+    yield found
+    bucket_of.cache_clear()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -19,6 +19,7 @@ from typing import Any, Final, TypeVar
 
 from lpp.store.errors import ErrorKind, InputError, LppError, MachineError
 from lpp.store.objects.bucket_faults import ReplacedError, fault_of, retryable
+from lpp.store.objects.clouds import cloud_of
 
 Result = TypeVar("Result")
 
@@ -154,14 +155,22 @@ class Bucket:
 
     def delete(self, keys: Collection[str]) -> None:
         """Remove objects; those that are gone already are no matter."""
-        if keys:
-            some = sorted(keys)
-            self._ask(some[0], lambda: self._obstore.delete(self._client, some))
+        if not keys:
+            return
+        try:
+            self._delete_all(sorted(keys))
+        except FileNotFoundError:  # Azure stops at an object that is gone
+            for key in sorted(keys):
+                with contextlib.suppress(FileNotFoundError):
+                    self._delete_all([key])
 
     def delete_quietly(self, keys: Collection[str]) -> None:
         """Remove objects; where the store does not let us, they stay."""
         with contextlib.suppress(LppError):
             self.delete(keys)
+
+    def _delete_all(self, keys: list[str]) -> None:
+        self._ask(keys[0], lambda: self._obstore.delete(self._client, keys))
 
     def _put_if(self, key: str, data: bytes, mode: Any) -> bool:
         """A conditional put. Where an answer was lost, the object tells whose it is: callers
@@ -236,6 +245,7 @@ class Bucket:
     def _client(self) -> Any:
         from obstore.store import from_url
 
+        cloud = cloud_of(self.url)
         try:
             return from_url(
                 self.url,
@@ -251,12 +261,13 @@ class Bucket:
                 client_options={
                     "timeout": timedelta(seconds=REQUEST_SECONDS),
                     "connect_timeout": timedelta(seconds=10),
-                    "allow_http": os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("true", "1"),
+                    "allow_http": os.environ.get(cloud.allow_http, "").lower() in ("true", "1"),
                 },
             )
         except Exception:  # its text quotes what is in the environment
             raise InputError(
-                f"{self.url}: the object store's settings in the environment (AWS_...) are not "
+                f"{self.url}: the object store's settings in the environment "
+                f"({', '.join(cloud.credentials)}, {cloud.endpoint}) are incomplete or not "
                 "understood. Compare their names and values with those that obstore documents.",
                 kind=ErrorKind.INVALID_VALUE,
             ) from None

@@ -2,7 +2,7 @@
 
 The client's own texts quote the request, the endpoint and the server's whole answer: none of that
 reaches a user, a log or a traceback. What is kept is the kind of the refusal, the HTTP status and
-the error code of S3, which is a word from a fixed list.
+the error code of the store, which is a word from a fixed list.
 """
 
 import errno
@@ -10,15 +10,19 @@ import re
 from typing import Final
 
 from lpp.store.errors import ErrorKind, InputError, LppError, MachineError
+from lpp.store.objects.clouds import cloud_of
 
-ABSENT: Final = frozenset({"NoSuchBucket"})
+ABSENT: Final = frozenset({"NoSuchBucket", "ContainerNotFound"})
 DENIED: Final = frozenset(
     {
         "AccessDenied",
+        "BlobImmutableDueToPolicy",
         "ExpiredToken",
         "ExpiredTokenException",
         "InvalidAccessKeyId",
+        "InvalidAuthenticationInfo",
         "InvalidToken",
+        "PublicAccessNotPermitted",
         "RequestTimeTooSkewed",
         "SignatureDoesNotMatch",
         "TokenRefreshRequired",
@@ -26,10 +30,11 @@ DENIED: Final = frozenset(
 )
 """Codes of answers that repeating the request does not change."""
 
-_STATUS = re.compile(r"status code: (\d{3})\b")
-_CODE = re.compile(r"<Code>([A-Za-z]{1,64})</Code>")
-_METADATA_SERVICES = ("169.254.169.254", "169.254.170.2", "metadata.google.internal")
+_STATUS = re.compile(r"(?:status code: |\(code: )(\d{3})\b")
+_CODE = re.compile(r"(?:<Code>|\(code: )([A-Za-z]{1,64})(?:</Code>|\))")
+"""Of an answer, and in brackets of one object among those that one request removes."""
 
+_METADATA_SERVICES = ("169.254.169.254", "169.254.170.2")
 
 _REASONS: Final = {
     "timed out": "it did not answer in time",
@@ -88,17 +93,17 @@ def _reason(code: str, status: str, text: str) -> str:
 
 def _no_bucket(where: str) -> InputError:
     return InputError(
-        f"{where}: there is no such bucket. Make it first, or correct the name.",
+        f"{where}: there is no such {cloud_of(where).bucket}. Make it first, or correct the name.",
         kind=ErrorKind.NOT_FOUND,
     )
 
 
 def _denied(where: str, why: str) -> MachineError:
+    cloud = cloud_of(where)
     return MachineError(
         f"{where}: the object store refuses access ({why}). Check the credentials in the "
-        "environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN: have they "
-        "expired?) and what they may do in this bucket. What was committed stays; the same command "
-        "resumes.",
+        f"environment ({', '.join(cloud.credentials)}: have they expired?) and what they may do in "
+        f"this {cloud.bucket}. What was committed stays; the same command resumes.",
         kind=ErrorKind.DENIED,
     )
 
@@ -106,7 +111,7 @@ def _denied(where: str, why: str) -> MachineError:
 def _unreachable(where: str, why: str) -> MachineError:
     return MachineError(
         f"{where}: the object store does not serve this ({why}). Check the network and "
-        "AWS_ENDPOINT_URL; LPP_RETRY_SECONDS sets how long a request is repeated. What was "
-        "committed stays; the same command resumes.",
+        f"{cloud_of(where).endpoint}; LPP_RETRY_SECONDS sets how long a request is repeated. What "
+        "was committed stays; the same command resumes.",
         kind=ErrorKind.UNREACHABLE,
     )

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final, TypeAlias, TypeVar
 
 from lpp.store.errors import ErrorKind, InputError
+from lpp.store.objects.clouds import CLOUDS, UNPROVEN, Cloud
 from lpp.store.objects.object_path import ObjectPath
 
 Place: TypeAlias = Path | ObjectPath
@@ -21,14 +22,8 @@ Place: TypeAlias = Path | ObjectPath
 Url: TypeAlias = str | os.PathLike[str] | ObjectPath
 """What users and functions name a store by."""
 
-SCHEMES: Final = ("s3", "gs")
-"""Of object stores. Those of obstore that can be listed and written on a condition."""
-
 REQUESTS_AT_ONCE: Final = 16
 """Small reads of a bucket side by side: each waits for the network, not for this machine."""
-
-_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_PART = re.compile(r"[^\x00-\x1f\x7f\\?#%*\[\]{}^`\"<>|~]+")
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -46,33 +41,34 @@ def place(url: Url) -> Place:
     scheme, separator, rest = text.partition("://")
     if not separator or scheme == "file":
         return Path(rest if separator else text).expanduser()
-    if scheme not in SCHEMES:
-        raise InputError(
-            f"{_plain_scheme(scheme)}:// stores are not supported: give a directory, or "
-            f"{' or '.join(f'{name}://bucket/prefix' for name in SCHEMES)}.",
-            kind=ErrorKind.INVALID_VALUE,
-        )
-    return _object_path(scheme, rest)
+    if scheme not in CLOUDS:
+        raise _unsupported(scheme)
+    return _object_path(CLOUDS[scheme], rest)
 
 
-def _object_path(scheme: str, rest: str) -> ObjectPath:
+def _object_path(cloud: Cloud, rest: str) -> ObjectPath:
     if "@" in rest or "?" in rest or "#" in rest:
         raise InputError(
-            f"the {scheme}:// URL of a store holds more than a bucket and a prefix. Credentials "
-            "and settings never go there: set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and their "
-            "like in the environment.",
+            f"the {cloud.scheme}:// URL of a store holds more than a {cloud.bucket} and a prefix. "
+            f"Credentials and settings never go there: set {', '.join(cloud.credentials[:2])} and "
+            "their like in the environment.",
             kind=ErrorKind.INVALID_VALUE,
         )
     bucket, _, prefix = rest.partition("/")
     parts = [part for part in prefix.split("/") if part]
-    wrong = [part for part in parts if part in (".", "..") or not _PART.fullmatch(part)]
-    if not _BUCKET.fullmatch(bucket) or wrong:
+    wrong = [part for part in parts if part in (".", "..") or not cloud.parts.fullmatch(part)]
+    if not cloud.bucket_names.fullmatch(bucket) or wrong:
         raise InputError(
-            f"the {scheme}:// URL of a store is not {scheme}://bucket/prefix, of letters, digits, "
-            "dots, dashes and underscores.",  # not quoted: what is wrong may be a secret
-            kind=ErrorKind.INVALID_VALUE,
+            f"the {cloud.scheme}:// URL of a store is not {cloud.example}, {cloud.rule}.",
+            kind=ErrorKind.INVALID_VALUE,  # not quoted: what is wrong may be a secret
         )
-    return ObjectPath(f"{scheme}://{bucket}", "/".join(parts))
+    return ObjectPath(f"{cloud.scheme}://{bucket}", "/".join(parts))
+
+
+def _unsupported(scheme: str) -> InputError:
+    forms = " or ".join(cloud.example for cloud in CLOUDS.values())
+    text = f"{_plain_scheme(scheme)}:// stores are not supported: give a directory, {forms}."
+    return InputError(f"{text} {UNPROVEN.get(scheme, '')}".strip(), kind=ErrorKind.INVALID_VALUE)
 
 
 def _plain_scheme(scheme: str) -> str:

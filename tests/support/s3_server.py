@@ -141,7 +141,8 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in headers.items():
             if name.lower() not in ("connection", "transfer-encoding", "content-length"):
                 self.send_header(name, value)
-        length = headers.get("Content-Length") if self.command == "HEAD" else str(len(data))
+        lengths = (value for name, value in headers.items() if name.lower() == "content-length")
+        length = next(lengths, None) if self.command == "HEAD" else str(len(data))
         self.send_header("Content-Length", length or "0")
         self.end_headers()
         if self.command != "HEAD":

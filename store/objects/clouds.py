@@ -1,0 +1,79 @@
+"""The object stores that can hold a store: one entry for each scheme of a URL.
+
+A scheme is offered once the tests have run on a server that speaks the cloud's own interface and
+keeps its conditional writes: two writers that create one object, or replace one version of it, must
+not both succeed. Settings have the names that obstore reads from the environment.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+_PART = r"[^\x00-\x1f\x7f\\?#%*\[\]{}^`\"<>|~]+"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cloud:
+    """What differs between object stores: names, and where settings come from."""
+
+    scheme: str
+    bucket: str
+    """What this cloud calls a bucket."""
+    bucket_names: re.Pattern[str]
+    parts: re.Pattern[str]
+    """What a part of a prefix may be."""
+    rule: str
+    """The same in words."""
+    credentials: tuple[str, ...]
+    """Environment variables."""
+    endpoint: str
+    """Environment variable: the server, where it is not the cloud's own."""
+    allow_http: str
+    """Environment variable: "true" for an endpoint without TLS."""
+
+    @property
+    def example(self) -> str:
+        """The form of a URL."""
+        return f"{self.scheme}://{self.bucket}/prefix"
+
+
+_S3: Final = Cloud(
+    scheme="s3",
+    bucket="bucket",
+    bucket_names=re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*"),
+    parts=re.compile(_PART),
+    rule="of letters, digits, dots, dashes and underscores",
+    credentials=("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
+    endpoint="AWS_ENDPOINT_URL",
+    allow_http="AWS_ALLOW_HTTP",
+)
+
+# Names: https://learn.microsoft.com/rest/api/storageservices/naming-and-referencing-containers--blobs--and-metadata
+_AZURE: Final = Cloud(
+    scheme="az",
+    bucket="container",
+    bucket_names=re.compile(r"(?=.{3,63}\Z)[a-z0-9]+(?:-[a-z0-9]+)*"),
+    parts=re.compile(rf"{_PART}(?<!\.)"),
+    rule="the container of 3 to 63 lower-case letters, digits and single dashes, the prefix of "
+    "letters, digits, dots, dashes and underscores, no part ending in a dot",
+    credentials=(
+        "AZURE_STORAGE_ACCOUNT_NAME",
+        "AZURE_STORAGE_ACCOUNT_KEY",
+        "AZURE_STORAGE_SAS_TOKEN",
+    ),
+    endpoint="AZURE_STORAGE_ENDPOINT",
+    allow_http="AZURE_ALLOW_HTTP",
+)
+
+CLOUDS: Final = {cloud.scheme: cloud for cloud in (_S3, _AZURE)}
+
+UNPROVEN: Final = {
+    "gs": "No test server shows that Google Cloud Storage keeps two writers apart through this "
+    "client: write to a directory and copy the finished store into the bucket."
+}
+"""Why a scheme that obstore speaks is refused, and what to do instead."""
+
+
+def cloud_of(url: str) -> Cloud:
+    """The object store that `url` leads to; its scheme is one of `CLOUDS`."""
+    return CLOUDS[url.partition("://")[0]]

@@ -1,0 +1,154 @@
+"""Azure Blob Storage on loopback: Azurite, Microsoft's emulator, in a process of its own.
+
+Azurite compares and writes a blob in one step, so writers race here as they would in the cloud.
+"""
+
+import base64
+import hashlib
+import hmac
+import os
+import re
+import shutil
+import subprocess
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from email.utils import formatdate
+from pathlib import Path
+from urllib.parse import quote, urlencode
+from xml.etree import ElementTree
+
+from node_packages import node_modules
+from s3_server import SECRET
+
+ACCOUNT = "lppaccount"
+KEY = base64.b64encode(SECRET.encode() * 4).decode()
+"""Stands in the environment: it must come out nowhere."""
+
+VERSION = "2021-12-02"
+"""Of the interface, as the headers name it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Azure:
+    """A fresh container on the server."""
+
+    container: str
+    port: int
+
+    @property
+    def url(self) -> str:
+        """Where a store may be made."""
+        return f"az://{self.container}/some/store"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a command needs to reach it."""
+        return {
+            "AZURE_STORAGE_ACCOUNT_NAME": ACCOUNT,
+            "AZURE_STORAGE_ACCOUNT_KEY": KEY,
+            "AZURE_STORAGE_ENDPOINT": endpoint(self.port),
+            "AZURE_ALLOW_HTTP": "true",
+            "LPP_RETRY_SECONDS": "20",
+        }
+
+    def objects(self) -> dict[str, bytes]:
+        """Everything in the container, by key."""
+        text = self.ask("GET", query={"restype": "container", "comp": "list"})
+        listing = ElementTree.fromstring(text.decode("utf-8-sig"))
+        assert not listing.findtext("NextMarker"), "more than one page of names"
+        keys = [name.text or "" for name in listing.iterfind("Blobs/Blob/Name")]
+        return {key: self.ask("GET", key) for key in keys}
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write behind everyone's back."""
+        self.ask("PUT", key, data=data, headers={"x-ms-blob-type": "BlockBlob"})
+
+    def delete(self, key: str) -> None:
+        """Remove behind everyone's back."""
+        self.ask("DELETE", key)
+
+    def lease(self, key: str) -> None:
+        """Let nobody write or remove an object for a minute."""
+        headers = {"x-ms-lease-action": "acquire", "x-ms-lease-duration": "60"}
+        self.ask("PUT", key, query={"comp": "lease"}, headers=headers)
+
+    def make(self) -> None:
+        """Make the container."""
+        self.ask("PUT", query={"restype": "container"})
+
+    def copy_to(self, folder: Path) -> Path:
+        """The container's store as files."""
+        for key, data in self.objects().items():
+            path = folder / key.removeprefix("some/store/")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        return folder
+
+    def copy_from(self, folder: Path) -> None:
+        """Files as a store in the container."""
+        for path in folder.rglob("*"):
+            if path.is_file():
+                self.put(f"some/store/{path.relative_to(folder).as_posix()}", path.read_bytes())
+
+    def ask(
+        self,
+        method: str,
+        key: str = "",
+        *,
+        query: Mapping[str, str] | None = None,
+        data: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+    ) -> bytes:
+        """One request to the server itself, by another client than the one under test.
+
+        Signed by the account's key:
+        https://learn.microsoft.com/rest/api/storageservices/authorize-with-shared-key
+        """
+        query = query or {}
+        path = quote(f"/{ACCOUNT}/{self.container}" + (f"/{key}" if key else ""))
+        sent = {"x-ms-date": formatdate(usegmt=True), "x-ms-version": VERSION, **(headers or {})}
+        kind = "application/octet-stream" if method == "PUT" else ""
+        length = str(len(data)) if data else ""
+        signed = [method, "", "", length, "", kind, "", "", "", "", "", ""]
+        signed += [f"{name}:{sent[name]}" for name in sorted(sent)]
+        signed += [f"/{ACCOUNT}{path}", *(f"{name}:{query[name]}" for name in sorted(query))]
+        digest = hmac.digest(base64.b64decode(KEY), "\n".join(signed).encode(), hashlib.sha256)
+        sent["Authorization"] = f"SharedKey {ACCOUNT}:{base64.b64encode(digest).decode()}"
+        sent |= {"Content-Type": kind} if kind else {}
+        url = f"http://127.0.0.1:{self.port}{path}?{urlencode(query)}"
+        body = data if method == "PUT" else None
+        request = urllib.request.Request(url, data=body, headers=sent, method=method)
+        with urllib.request.urlopen(request) as answer:
+            found: bytes = answer.read()
+        return found
+
+
+def endpoint(port: int) -> str:
+    """Where an account is, of a server that holds several."""
+    return f"http://127.0.0.1:{port}/{ACCOUNT}"
+
+
+@contextmanager
+def serving() -> Iterator[int]:
+    """Azurite's blob service on a free port of loopback, until the block ends."""
+    program = node_modules() / "azurite" / "dist" / "src" / "blob" / "main.js"
+    node = shutil.which("node")
+    assert node, "the tests need node"
+    words = [node, str(program), "--blobHost", "127.0.0.1", "--blobPort", "0", "--silent"]
+    words += ["--inMemoryPersistence", "--skipApiVersionCheck"]  # newer clients name newer versions
+    accounts = {"AZURITE_ACCOUNTS": f"{ACCOUNT}:{KEY}"}
+    server = subprocess.Popen(words, stdout=subprocess.PIPE, env={**os.environ, **accounts})
+    assert server.stdout is not None
+    try:
+        for line in server.stdout:
+            if found := re.search(rb"listens on http://127\.0\.0\.1:(\d+)", line):
+                yield int(found[1])
+                break
+        else:
+            raise AssertionError("Azurite ended before it listened")
+    finally:
+        server.terminate()
+        server.wait()
+        server.stdout.close()
