@@ -5,10 +5,12 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks import (
     analysis_cost,
+    array_cost,
     integrity_cost,
     jackknife_cost,
     memory,
@@ -38,6 +40,7 @@ def run(documented_store: Path, tmp_path: Path) -> Run:
 def _once(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (
         analysis_cost,
+        array_cost,
         integrity_cost,
         jackknife_cost,
         query_start,
@@ -46,6 +49,11 @@ def _once(monkeypatch: pytest.MonkeyPatch) -> None:
         storage,
     ):
         monkeypatch.setattr(module, "REPEATS", 1)
+
+
+def test_arrays(tmp_path: Path) -> None:
+    rows = np.arange(5000 * 576, dtype=np.uint16).reshape(5000, 576)
+    assert [row.ratio > 0 for row in array_cost.measure(rows, tmp_path)] == [True] * 4
 
 
 def test_reading_analysing_and_querying(run: Run, tmp_path: Path) -> None:

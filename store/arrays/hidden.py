@@ -5,43 +5,37 @@ chunks of about 2 MiB, each compressed by Blosc-zstd. bfloat16 is stored as the 
 bits, since Zarr has no such type in every release we read with; an attribute names the truth.
 """
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, cast
 
 import numpy as np
 import numpy.typing as npt
 import zarr
 from zarr.buffer import cpu
-from zarr.codecs import BloscCodec
 from zarr.storage import LocalStore, MemoryStore
 
-from lpp.store.arrays.layout import METADATA_KEY, NUMPY_DTYPE, ArraySpec, Group, site_array
+from lpp.store.arrays import encoder
+from lpp.store.arrays.layout import (
+    METADATA_KEY,
+    NUMPY_DTYPE,
+    ArraySpec,
+    Group,
+    Rows,
+    chunk_rows,
+    group_document,
+    metadata_bytes,
+    site_array,
+)
+from lpp.store.arrays.reader import to_float32
 from lpp.store.errors import ErrorKind, FormatError
 from lpp.store.format.plan import SiteSpec, StoredDtype
 from lpp.store.objects.paths import ADVICE
 
-CHUNK_BYTES: Final = 2 << 20
-"""Bytes of a chunk before compression, about: a power of two rows."""
-
-BLOCK_BYTES: Final = 2 << 20
-"""Blosc's block. Byte-shuffled bfloat16 packs 1.44-fold in 2 MiB and 1.27-fold in the default."""
+__all__ = ["Rows", "chunk_rows", "to_float32"]  # for those that still look for them here
 
 GROUP_KEY: Final = METADATA_KEY
 """Metadata of the group, inside `hidden.zarr`."""
-
-Rows: TypeAlias = npt.NDArray[np.uint16] | npt.NDArray[np.float16] | npt.NDArray[np.float32]
-"""(T, d) activations as they lie on disk."""
-
-
-def chunk_rows(width: int, itemsize: int) -> int:
-    """Rows of a chunk: the power of two nearest to `CHUNK_BYTES`.
-
-    >>> chunk_rows(576, 2)
-    2048
-    """
-    return 1 << max(0, round(math.log2(CHUNK_BYTES / (width * itemsize))))
 
 
 def check_rows(site: SiteSpec, rows: Rows, dtype: StoredDtype, n: int) -> None:
@@ -56,9 +50,7 @@ def check_rows(site: SiteSpec, rows: Rows, dtype: StoredDtype, n: int) -> None:
 
 def encode_group() -> memoryview:
     """The object that makes a directory of arrays a Zarr group, at `GROUP_KEY`."""
-    objects: dict[str, Any] = {}
-    zarr.create_group(MemoryStore(objects), zarr_format=3)
-    return memoryview(objects[GROUP_KEY].as_array_like())
+    return memoryview(metadata_bytes(group_document()))
 
 
 def encode_site(site: SiteSpec, rows: Rows, dtype: StoredDtype) -> dict[str, memoryview]:
@@ -69,32 +61,10 @@ def encode_site(site: SiteSpec, rows: Rows, dtype: StoredDtype) -> dict[str, mem
 
 def encode_array(spec: ArraySpec, rows: npt.NDArray[Any]) -> dict[str, memoryview]:
     """The objects of one array: key inside its group -> bytes."""
-    n, width = rows.shape
-    chunk = min(chunk_rows(width, rows.dtype.itemsize), n)
-    objects: dict[str, Any] = {}
-    # Chunks equal to the fill value would otherwise be left out, and -0.0 equals 0.0.
-    array = zarr.create_array(
-        MemoryStore(objects),
-        name=spec.name,
-        shape=rows.shape,
-        dtype=rows.dtype,
-        chunks=(chunk, width),
-        shards=(-(-n // chunk) * chunk, width),
-        compressors=BloscCodec(
-            cname="zstd",
-            clevel=1,
-            shuffle="shuffle",
-            typesize=rows.dtype.itemsize,
-            blocksize=BLOCK_BYTES,
-        ),
-        fill_value=0,
-        attributes={"lpp": dict(spec.told)},
-        config={"write_empty_chunks": True},
-        zarr_format=3,
-    )
-    array[:] = rows
+    encoded = encoder.encode_array(spec, rows)
     return {
-        key: memoryview(value.as_array_like()) for key, value in objects.items() if key != GROUP_KEY
+        f"{spec.name}/{METADATA_KEY}": memoryview(encoded.metadata),
+        f"{spec.name}/c/0/0": memoryview(b"".join(encoded.parts)),
     }
 
 
@@ -140,16 +110,3 @@ def rows_of(array: "zarr.Array[Any]", site: str, start: int, end: int) -> npt.ND
             f"{site}: rows from {start} on cannot be unpacked ({error}). {ADVICE}",
             kind=ErrorKind.CORRUPT,
         ) from None
-
-
-def to_float32(rows: Rows) -> npt.NDArray[np.float32]:
-    """Stored rows as numbers; uint16 is bfloat16, the upper half of a float32.
-
-    >>> to_float32(np.array([[0x3F80, 0xC000]], np.uint16))
-    array([[ 1., -2.]], dtype=float32)
-    """
-    if rows.dtype == np.uint16:
-        wide = np.empty(rows.shape, np.uint32)
-        np.left_shift(rows, 16, out=wide, dtype=np.uint32, casting="unsafe")
-        return wide.view(np.float32)
-    return rows.astype(np.float32, copy=False)

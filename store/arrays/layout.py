@@ -1,20 +1,27 @@
-"""What a site's Zarr array says that it holds, checked before Zarr opens it: SPEC.md section 5.
+"""What the Zarr array of a site or of its scatter matrices is: SPEC.md section 5.
 
-Zarr would look up any codec that some package of the machine registers, make arrays of any shape
-and dtype, give its fill value for chunks that are not there, and unpack what each chunk declares.
-So the metadata must say exactly what the record and the plan say, with codecs of a short list,
-and each chunk must lie in its object and declare the size that it should have. Costs a read of 16
-bytes for each chunk of about 2 MiB.
+The metadata (`zarr.json`, https://zarr-specs.readthedocs.io/en/latest/v3/core/index.html) must say
+exactly what plan and record say, with codecs of a short list. A general Zarr reader would look up
+any codec that some package of the machine registers, make arrays of any shape and type, and give
+the fill value for chunks that are not there. So a reader here parses the metadata itself, and no
+other reader opens it.
 """
 
 import errno
+import json
+import math
 import os
-import struct
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
+
+from lpp.store.arrays.blosc import BLOCK_BYTES, check_header
+from lpp.store.arrays.chunk_index import index_bytes, parse_index
 from lpp.store.errors import ErrorKind, FormatError
 from lpp.store.format.documents import load_json
 from lpp.store.format.plan import SiteSpec, StoredDtype
@@ -28,9 +35,6 @@ NUMPY_DTYPE: Final[Mapping[StoredDtype, str]] = {
 }
 """The array type that carries each stored dtype."""
 
-Group: TypeAlias = Path | Mapping[str, memoryview]
-"""A `hidden.zarr` or `moments.zarr`: the directory, or a site's objects in memory, by key."""
-
 ITEM_BYTES: Final[Mapping[StoredDtype, int]] = {"bfloat16": 2, "float16": 2, "float32": 4}
 """Bytes of a value."""
 
@@ -40,17 +44,27 @@ METADATA_KEY: Final = "zarr.json"
 MAX_METADATA_BYTES: Final = 1 << 20
 """Of a site's `zarr.json`; ours take 1,400."""
 
+CHUNK_BYTES: Final = 2 << 20
+"""Bytes of a chunk before compression, about: a power of two rows."""
+
 MAX_CHUNK_BYTES: Final = 1 << 30
 """Of a chunk unpacked, or one row where that takes more. Ours take 2 MiB."""
 
-_HEADER: Final = struct.Struct("<4B3I")
-"""Of a Blosc chunk: version, version of the codec, flags, typesize; nbytes, blocksize, cbytes."""
+SITE_DIMENSIONS: Final = ("token", "feature")
+"""Names of the dimensions of a site's rows, for readers such as xarray that want some."""
 
-_ABSENT: Final = (1 << 64) - 1
+SCATTER_DIMENSIONS: Final = ("packed", "feature")
+"""Names of the dimensions of packed scatter matrices."""
+
+Rows: TypeAlias = npt.NDArray[np.uint16] | npt.NDArray[np.float16] | npt.NDArray[np.float32]
+"""(T, d) activations as they lie on disk; uint16 holds the bits of bfloat16."""
+
+Group: TypeAlias = Path | Mapping[str, memoryview]
+"""A `hidden.zarr` or `moments.zarr`: the directory, or a site's objects in memory, by key."""
 
 
-class _MisfitError(ValueError):
-    """The array is not what its plan and record say."""
+class MisfitError(ValueError):
+    """The array is not what its plan and record say. What reads it adds where it lies."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,10 +76,21 @@ class ArraySpec:
     rows: int
     width: int
     data_type: str
-    """As Zarr and NumPy have it."""
-    item_bytes: int
-    told: Mapping[str, Any]
-    """Its attribute `lpp`, said to strangers."""
+    """As Zarr and NumPy have it; uint16 for the bits of bfloat16."""
+    lpp: Mapping[str, Any]
+    """Its attribute `lpp`: what a stranger needs to read the array."""
+    dimension_names: tuple[str, str] | None = None
+    """None: the metadata names none, as in formats 1 and 2."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of an item as it lies on disk: little-endian."""
+        return np.dtype(self.data_type).newbyteorder("<")
+
+    @property
+    def item_bytes(self) -> int:
+        """Bytes of a value."""
+        return self.dtype.itemsize
 
     @property
     def row_bytes(self) -> int:
@@ -73,16 +98,328 @@ class ArraySpec:
         return self.width * self.item_bytes
 
 
-def site_array(site: SiteSpec, dtype: StoredDtype, rows: int) -> ArraySpec:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArrayLayout:
+    """How the rows of an array lie in its objects `c/0/0`, `c/1/0` and so on."""
+
+    spec: ArraySpec
+    object_rows: int
+    """Rows of each object; the last one is filled up."""
+    chunk_rows: int
+    """Rows of each chunk of an object."""
+    sharded: bool
+    """Whether an object holds chunks and their index. Otherwise it is one chunk."""
+    compressed: bool
+    """Whether each chunk is compressed by Blosc."""
+
+    @property
+    def n_objects(self) -> int:
+        """Objects of the array."""
+        return -(-self.spec.rows // self.object_rows)
+
+    @property
+    def object_chunks(self) -> int:
+        """Chunks of each object."""
+        return self.object_rows // self.chunk_rows
+
+    def filled_chunks(self, number: int) -> int:
+        """Chunks of an object that hold rows, from its first on."""
+        rows = min(self.object_rows, self.spec.rows - number * self.object_rows)
+        return -(-rows // self.chunk_rows)
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Of a chunk unpacked."""
+        return self.chunk_rows * self.spec.row_bytes
+
+
+def chunk_rows(width: int, itemsize: int) -> int:
+    """Rows of a chunk: `CHUNK_BYTES` over the bytes of a row, its log2 rounded.
+
+    >>> chunk_rows(576, 2)
+    2048
+    """
+    return 1 << max(0, round(math.log2(CHUNK_BYTES / (width * itemsize))))
+
+
+def site_array(
+    site: SiteSpec,
+    dtype: StoredDtype,
+    rows: int,
+    *,
+    dimension_names: tuple[str, str] | None = None,
+) -> ArraySpec:
     """The array of `site` in `hidden.zarr`, of a shard of so many rows."""
     return ArraySpec(
         name=site.name,
         rows=rows,
         width=site.width,
         data_type=NUMPY_DTYPE[dtype],
-        item_bytes=ITEM_BYTES[dtype],
-        told={"site": site.name, "dtype": dtype, "convention": site.convention},
+        lpp={"site": site.name, "dtype": dtype, "convention": site.convention},
+        dimension_names=dimension_names,
     )
+
+
+def written_layout(spec: ArraySpec) -> ArrayLayout:
+    """The layout that a writer chooses: one object, chunks of about `CHUNK_BYTES`, compressed."""
+    chunk = min(chunk_rows(spec.width, spec.item_bytes), spec.rows)
+    return ArrayLayout(
+        spec=spec,
+        object_rows=-(-spec.rows // chunk) * chunk,
+        chunk_rows=chunk,
+        sharded=True,
+        compressed=True,
+    )
+
+
+def metadata_document(spec: ArraySpec) -> dict[str, Any]:
+    """The metadata of an array as a writer writes it."""
+    layout = written_layout(spec)
+    little = {"name": "bytes", "configuration": {"endian": "little"}}
+    blosc = {
+        "typesize": spec.item_bytes,
+        "cname": "zstd",
+        "clevel": 1,
+        "shuffle": "shuffle",
+        "blocksize": BLOCK_BYTES,
+    }
+    sharding = {
+        "chunk_shape": [layout.chunk_rows, spec.width],
+        "codecs": [little, {"name": "blosc", "configuration": blosc}],
+        "index_codecs": [little, {"name": "crc32c"}],
+        "index_location": "end",
+    }
+    document: dict[str, Any] = {
+        "shape": [spec.rows, spec.width],
+        "data_type": spec.data_type,
+        "chunk_grid": {
+            "name": "regular",
+            "configuration": {"chunk_shape": [layout.object_rows, spec.width]},
+        },
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": 0 if spec.dtype.kind == "u" else 0.0,
+        "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
+        "attributes": {"lpp": dict(spec.lpp)},
+        "zarr_format": 3,
+        "node_type": "array",
+        "storage_transformers": [],
+    }
+    if spec.dimension_names is not None:
+        document["dimension_names"] = list(spec.dimension_names)
+    return document
+
+
+def group_document() -> dict[str, Any]:
+    """The metadata that makes a directory of arrays a Zarr group, at `METADATA_KEY`."""
+    return {"attributes": {}, "zarr_format": 3, "node_type": "group"}
+
+
+def metadata_bytes(document: Mapping[str, Any]) -> bytes:
+    """Metadata of an array or a group as it lies on disk."""
+    return json.dumps(document, indent=2).encode()
+
+
+def parse_layout(data: bytes, spec: ArraySpec, where: str) -> ArrayLayout:
+    """The layout that the `zarr.json` of an array describes.
+
+    where: of the array, for the message. FormatError(CORRUPT) unless it is the array that `spec`
+    says, in a layout that section 5 lets a reader take.
+    """
+    try:
+        if len(data) > MAX_METADATA_BYTES:
+            raise MisfitError(f"metadata of more than {MAX_METADATA_BYTES} bytes")
+        document = load_json(data, f"{where}/{METADATA_KEY}", fractions=True)
+        return _chunk_layout(_check_document(document, spec), spec)
+    except MisfitError as error:
+        raise misfit(where, error) from None
+
+
+def misfit(where: str, error: object) -> FormatError:
+    """What to raise for an array at `where` that is not what it should be."""
+    return FormatError(
+        f"{where}: not the array that was committed ({error}). {ADVICE}", kind=ErrorKind.CORRUPT
+    )
+
+
+def _check_document(document: object, spec: ArraySpec) -> Mapping[str, Any]:
+    """Metadata that describes the array of `spec`. MisfitError for the first thing that differs."""
+    if not isinstance(document, dict):
+        raise MisfitError("its metadata is no object")
+    shape = document.get("shape")
+    if shape != [spec.rows, spec.width]:
+        raise MisfitError(f"shape {str(shape)[:60]}, should be {(spec.rows, spec.width)}")
+    attributes = document.get("attributes")
+    lpp = attributes.get("lpp") if isinstance(attributes, dict) else None
+    expected: dict[str, object] = {
+        "zarr_format": 3,
+        "node_type": "array",
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+    }
+    found = {name: document.get(name) for name in expected}
+    if lpp is not None:  # said to strangers; nothing of ours is read from it
+        expected["attributes.lpp"], found["attributes.lpp"] = dict(spec.lpp), lpp
+    for name, value in expected.items():
+        if found[name] != value:
+            raise MisfitError(f"{name} is {str(found[name])[:60]}, should be {value}")
+    _refuse_more(document, _KNOWN)
+    if document.get("storage_transformers", []) != []:
+        raise MisfitError("it has storage transformers")
+    _check_type(document, spec)
+    _check_dimension_names(document.get("dimension_names"))
+    return document
+
+
+def _chunk_layout(document: Mapping[str, Any], spec: ArraySpec) -> ArrayLayout:
+    """Where chunks lie and what packs them. MisfitError for what a reader may not take."""
+    grid = _configuration(document.get("chunk_grid"), "regular", ("chunk_shape",))
+    stored = _chunk_rows(grid["chunk_shape"], spec.width)
+    codecs = _codecs(document.get("codecs"))
+    if codecs[0].get("name") != "sharding_indexed":
+        _bound(stored, spec.row_bytes)
+        return ArrayLayout(
+            spec=spec,
+            object_rows=stored,
+            chunk_rows=stored,
+            sharded=False,
+            compressed=_compressed(codecs),
+        )
+    if len(codecs) > 1:
+        raise MisfitError("codecs beside sharding_indexed")
+    sharding = _configuration(
+        codecs[0],
+        "sharding_indexed",
+        ("chunk_shape", "codecs", "index_codecs", "index_location"),
+    )
+    inner = _chunk_rows(sharding["chunk_shape"], spec.width)
+    _bound(inner, spec.row_bytes)
+    if stored % inner:
+        raise MisfitError(f"chunks of {inner} rows in objects of {stored}")
+    if sharding["index_location"] != "end":
+        raise MisfitError("the index of its chunks does not lie at the end")
+    if _names_after_bytes(_codecs(sharding["index_codecs"])) != ["crc32c"]:
+        raise MisfitError("the codecs of its index are not little bytes and crc32c")
+    return ArrayLayout(
+        spec=spec,
+        object_rows=stored,
+        chunk_rows=inner,
+        sharded=True,
+        compressed=_compressed(_codecs(sharding["codecs"])),
+    )
+
+
+def _check_type(document: Mapping[str, object], spec: ArraySpec) -> None:
+    """The type of a value, and the fill value, which no reader needs: every chunk is there."""
+    data_type, fill = document.get("data_type"), document.get("fill_value")
+    number = type(fill) in (int, float)
+    if data_type == "bfloat16" and spec.lpp.get("dtype") == "bfloat16":
+        fits = number or (isinstance(fill, str) and _BFLOAT16_FILL.fullmatch(fill) is not None)
+    elif data_type == spec.data_type:
+        fits = number and fill == 0
+    else:
+        raise MisfitError(f"data_type is {str(data_type)[:60]}, should be {spec.data_type}")
+    if not fits:
+        raise MisfitError(f"fill_value is {str(fill)[:40]}, should be 0")
+
+
+def _check_dimension_names(names: object) -> None:
+    """Said to strangers; nothing of ours is read from them."""
+    if names is None:
+        return
+    if (
+        not isinstance(names, list)
+        or len(names) != 2
+        or not all(name is None or isinstance(name, str) for name in names)
+    ):
+        raise MisfitError(f"dimension_names are {str(names)[:60]}, should be two names")
+
+
+_BFLOAT16_FILL: Final = re.compile("NaN|Infinity|-Infinity|0x[0-9a-fA-F]{4}")
+"""What else than a number may be the fill value of a bfloat16 array, by the registered data type:
+https://github.com/zarr-developers/zarr-extensions/tree/main/data-types/bfloat16"""
+
+
+_KNOWN: Final = (
+    "shape",
+    "data_type",
+    "chunk_grid",
+    "chunk_key_encoding",
+    "fill_value",
+    "codecs",
+    "attributes",
+    "zarr_format",
+    "node_type",
+    "storage_transformers",
+    "dimension_names",
+)
+
+_BLOSC_NUMBERS: Final = {"typesize": 255, "clevel": 9, "blocksize": MAX_CHUNK_BYTES}
+_BLOSC_WORDS: Final = {
+    "cname": ("zstd", "lz4", "lz4hc", "blosclz", "zlib", "snappy"),
+    "shuffle": ("shuffle", "noshuffle", "bitshuffle"),
+}
+
+
+def _compressed(codecs: list[Any]) -> bool:
+    """Whether the codecs of a chunk are `bytes` and `blosc`, or `bytes` alone."""
+    names = _names_after_bytes(codecs)
+    if names == ["blosc"]:
+        _check_blosc(codecs[1])
+    elif names:
+        raise MisfitError(f"codecs {str(names)[:80]} after bytes, should be blosc")
+    return bool(names)
+
+
+def _names_after_bytes(codecs: list[Any]) -> list[object]:
+    """Names of the codecs that follow `bytes`, which must come first, in little-endian order."""
+    if _configuration(codecs[0], "bytes", ("endian",))["endian"] != "little":
+        raise MisfitError("codecs that are not little-endian")
+    return [codec.get("name") for codec in codecs[1:]]
+
+
+def _check_blosc(codec: object) -> None:
+    """The settings of a compressor, as Zarr and Blosc take them; only `typesize` unpacks."""
+    told = _configuration(codec, "blosc", (*_BLOSC_NUMBERS, *_BLOSC_WORDS))
+    for name, most in _BLOSC_NUMBERS.items():
+        if type(told[name]) is not int or not 0 <= told[name] <= most:
+            raise MisfitError(f"blosc with {name} {str(told[name])[:40]}")
+    for name, words in _BLOSC_WORDS.items():
+        if told[name] not in words:
+            raise MisfitError(f"blosc with {name} {str(told[name])[:40]}")
+
+
+def _codecs(value: object) -> list[Any]:
+    if not isinstance(value, list) or not value or not all(isinstance(v, dict) for v in value):
+        raise MisfitError("codecs that are no list of objects")
+    return value
+
+
+def _configuration(value: object, name: str, keys: tuple[str, ...]) -> dict[str, Any]:
+    """What a part of the metadata called `name` is set to: `keys`, all and no others."""
+    if not isinstance(value, dict) or value.get("name") != name:
+        raise MisfitError(f"{str(value)[:60]}, should be {name}")
+    configuration = value.get("configuration")
+    if not isinstance(configuration, dict) or set(configuration) != set(keys):
+        raise MisfitError(f"{name} is not set to {', '.join(keys)}")
+    return configuration
+
+
+def _refuse_more(document: Mapping[str, object], known: tuple[str, ...]) -> None:
+    if more := sorted(set(document) - set(known)):
+        raise MisfitError(f"metadata with {str(more)[:80]}")
+
+
+def _chunk_rows(shape: object, width: int) -> int:
+    if not isinstance(shape, list) or len(shape) != 2 or shape[1] != width:
+        raise MisfitError(f"chunks of {str(shape)[:60]} where a row has {width} columns")
+    rows = shape[0]
+    if type(rows) is not int or rows < 1:
+        raise MisfitError(f"chunks of {str(rows)[:60]} rows")
+    return rows
+
+
+def _bound(rows: int, row_bytes: int) -> None:
+    if rows > 1 and rows * row_bytes > MAX_CHUNK_BYTES:
+        raise MisfitError(f"chunks of {rows * row_bytes} bytes, {MAX_CHUNK_BYTES} are the most")
 
 
 def check_site(
@@ -99,20 +436,12 @@ def check_array(group: Group, where: str, spec: ArraySpec, *, chunks: bool = Tru
     be there, lie in its object, and declare the size that it should have.
     """
     try:
-        data = _part(group, f"{spec.name}/{METADATA_KEY}")
-        metadata = data.read(0, MAX_METADATA_BYTES + 1)
-        if len(metadata) > MAX_METADATA_BYTES:
-            raise _MisfitError(f"metadata of more than {MAX_METADATA_BYTES} bytes")
-        document = load_json(metadata, f"{where}/{spec.name}/{METADATA_KEY}", fractions=True)
-        stored, inner, codecs = _layout(document, spec)
-        for index in range(-(-spec.rows // stored) if chunks else 0):
-            part = _part(group, f"{spec.name}/c/{index}/0")
-            _check_object(part, stored, inner, spec.row_bytes, codecs)
-    except (_MisfitError, OSError, struct.error) as error:
-        raise FormatError(
-            f"{where}/{spec.name}: not the array that was committed ({error}). {ADVICE}",
-            kind=ErrorKind.CORRUPT,
-        ) from None
+        metadata = _part(group, f"{spec.name}/{METADATA_KEY}").read(0, MAX_METADATA_BYTES + 1)
+        layout = parse_layout(metadata, spec, f"{where}/{spec.name}")
+        for index in range(layout.n_objects if chunks else 0):
+            _check_object(_part(group, f"{spec.name}/c/{index}/0"), layout, index)
+    except (ValueError, OSError) as error:
+        raise misfit(f"{where}/{spec.name}", error) from None
 
 
 def site_metadata(group: Place, site: str) -> Group:
@@ -149,167 +478,18 @@ def _part(group: Group, key: str) -> _Part:
     return _Part(group[key])
 
 
-def _layout(document: object, spec: ArraySpec) -> tuple[int, int | None, list[Any]]:
-    """Rows of an object, rows of a chunk inside it (None: it is one chunk), codecs of a chunk."""
-    if not isinstance(document, dict):
-        raise _MisfitError("its metadata is no object")
-    shape = document.get("shape")
-    if shape != [spec.rows, spec.width]:
-        raise _MisfitError(f"shape {str(shape)[:60]}, should be {(spec.rows, spec.width)}")
-    attributes = document.get("attributes")
-    lpp = attributes.get("lpp") if isinstance(attributes, dict) else None
-    expected: dict[str, object] = {
-        "zarr_format": 3,
-        "node_type": "array",
-        "data_type": spec.data_type,
-        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
-    }
-    found = {name: document.get(name) for name in expected}
-    if lpp is not None:  # said to strangers; nothing of ours is read from it
-        expected["attributes.lpp"], found["attributes.lpp"] = dict(spec.told), lpp
-    for name, value in expected.items():
-        if found[name] != value:
-            raise _MisfitError(f"{name} is {str(found[name])[:60]}, should be {value}")
-    _refuse_more(document, _KNOWN)
-    if document.get("storage_transformers", []) != []:
-        raise _MisfitError("it has storage transformers")
-    fill = document.get("fill_value")
-    if type(fill) not in (int, float) or fill != 0:
-        raise _MisfitError(f"fill_value is {str(fill)[:40]}, should be 0")
-    row_bytes = spec.row_bytes
-    grid = _configuration(document.get("chunk_grid"), "regular", ("chunk_shape",))
-    stored = _chunk_rows(grid["chunk_shape"], spec.width)
-    codecs = _codecs(document.get("codecs"))
-    if codecs[0].get("name") != "sharding_indexed":
-        _bound(stored, row_bytes)
-        return stored, None, _check_codecs(codecs, endian_only=False)
-    if len(codecs) > 1:
-        raise _MisfitError("codecs beside sharding_indexed")
-    sharding = _configuration(
-        codecs[0],
-        "sharding_indexed",
-        ("chunk_shape", "codecs", "index_codecs", "index_location"),
-    )
-    inner = _chunk_rows(sharding["chunk_shape"], spec.width)
-    _bound(inner, row_bytes)
-    if stored % inner:
-        raise _MisfitError(f"chunks of {inner} rows in objects of {stored}")
-    if sharding["index_location"] != "end":
-        raise _MisfitError("the index of its chunks does not lie at the end")
-    _check_codecs(_codecs(sharding["index_codecs"]), endian_only=True)
-    return stored, inner, _check_codecs(_codecs(sharding["codecs"]), endian_only=False)
-
-
-_KNOWN: Final = (
-    "shape",
-    "data_type",
-    "chunk_grid",
-    "chunk_key_encoding",
-    "fill_value",
-    "codecs",
-    "attributes",
-    "zarr_format",
-    "node_type",
-    "storage_transformers",
-)
-
-_BLOSC_NUMBERS: Final = {"typesize": 255, "clevel": 9, "blocksize": MAX_CHUNK_BYTES}
-_BLOSC_WORDS: Final = {
-    "cname": ("zstd", "lz4", "lz4hc", "blosclz", "zlib", "snappy"),
-    "shuffle": ("shuffle", "noshuffle", "bitshuffle"),
-}
-
-
-def _check_codecs(codecs: list[Any], *, endian_only: bool) -> list[Any]:
-    """`bytes`, then for an index `crc32c`, for a chunk nothing or `blosc`."""
-    first = _configuration(codecs[0], "bytes", ("endian",))
-    second = "crc32c" if endian_only else "blosc"
-    rest = [codec.get("name") for codec in codecs[1:]]
-    if first["endian"] != "little" or rest not in ([second], [] if not endian_only else [second]):
-        names = [codec.get("name") for codec in codecs]
-        raise _MisfitError(f"codecs {str(names)[:80]}, should be little bytes and {second}")
-    if rest == ["blosc"]:
-        _check_blosc(codecs[1])
-    return codecs
-
-
-def _check_blosc(codec: object) -> None:
-    """The settings of a compressor, as Zarr and Blosc take them; only `typesize` unpacks."""
-    told = _configuration(codec, "blosc", (*_BLOSC_NUMBERS, *_BLOSC_WORDS))
-    for name, most in _BLOSC_NUMBERS.items():
-        if type(told[name]) is not int or not 0 <= told[name] <= most:
-            raise _MisfitError(f"blosc with {name} {str(told[name])[:40]}")
-    for name, words in _BLOSC_WORDS.items():
-        if told[name] not in words:
-            raise _MisfitError(f"blosc with {name} {str(told[name])[:40]}")
-
-
-def _codecs(value: object) -> list[Any]:
-    if not isinstance(value, list) or not value or not all(isinstance(v, dict) for v in value):
-        raise _MisfitError("codecs that are no list of objects")
-    return value
-
-
-def _configuration(value: object, name: str, keys: tuple[str, ...]) -> dict[str, Any]:
-    """What a part of the metadata called `name` is set to: `keys`, all and no others."""
-    if not isinstance(value, dict) or value.get("name") != name:
-        raise _MisfitError(f"{str(value)[:60]}, should be {name}")
-    configuration = value.get("configuration")
-    if not isinstance(configuration, dict) or set(configuration) != set(keys):
-        raise _MisfitError(f"{name} is not set to {', '.join(keys)}")
-    return configuration
-
-
-def _refuse_more(document: Mapping[str, object], known: tuple[str, ...]) -> None:
-    if more := sorted(set(document) - set(known)):
-        raise _MisfitError(f"metadata with {str(more)[:80]}")
-
-
-def _chunk_rows(shape: object, width: int) -> int:
-    if not isinstance(shape, list) or len(shape) != 2 or shape[1] != width:
-        raise _MisfitError(f"chunks of {str(shape)[:60]} where a row has {width} columns")
-    rows = shape[0]
-    if type(rows) is not int or rows < 1:
-        raise _MisfitError(f"chunks of {str(rows)[:60]} rows")
-    return rows
-
-
-def _bound(rows: int, row_bytes: int) -> None:
-    if rows > 1 and rows * row_bytes > MAX_CHUNK_BYTES:
-        raise _MisfitError(f"chunks of {rows * row_bytes} bytes, {MAX_CHUNK_BYTES} are the most")
-
-
-def _check_object(
-    part: _Part, stored: int, inner: int | None, row_bytes: int, codecs: list[Any]
-) -> None:
+def _check_object(part: _Part, layout: ArrayLayout, number: int) -> None:
     """Every chunk of one object: inside it, none over another, of the size it should have."""
-    chunks = [(0, part.size)] if inner is None else list(_index(part, stored // inner))
-    unpacked = (inner or stored) * row_bytes
-    end = 0
-    for offset, length in sorted(chunks):
-        if offset < end:
-            raise _MisfitError("two chunks at one place")
-        end = offset + length
-        if len(codecs) == 1:
-            declared, packed = length, length
-        else:
-            *_, declared, block, packed = _HEADER.unpack(part.read(offset, _HEADER.size))
-            if block > max(declared, 1):
-                raise _MisfitError(f"a chunk in blocks of {block} bytes")
-        if declared != unpacked or packed != length:
-            raise _MisfitError(
-                f"a chunk of {length} bytes that unpacks to {declared}, should be {unpacked}"
-            )
-
-
-def _index(part: _Part, count: int) -> Iterator[tuple[int, int]]:
-    """(offset, length) of each chunk, from the index at the end: 16 bytes each, then a CRC."""
-    start = part.size - 16 * count - 4
-    if start < 0:
-        raise _MisfitError(f"{part.size} bytes, too few for {count} chunks")
-    for offset, length in struct.iter_unpack("<QQ", part.read(start, 16 * count)):
-        if offset == length == _ABSENT:
-            raise _MisfitError("a chunk is missing")
-        if offset + length > start:
-            raise _MisfitError("a chunk outside the object")
-        yield offset, length
+    chunks = [(0, part.size)]
+    if layout.sharded:
+        size = index_bytes(layout.object_chunks)
+        if part.size < size:
+            raise ValueError(f"{part.size} bytes, too few for {layout.object_chunks} chunks")
+        chunks = parse_index(
+            part.read(part.size - size, size), part.size, layout.filled_chunks(number)
+        )
+    for offset, length in chunks:
+        if layout.compressed:
+            check_header(part.read(offset, 16), length, layout.chunk_bytes)
+        elif length != layout.chunk_bytes:
+            raise ValueError(f"a chunk of {length} bytes, should be {layout.chunk_bytes}")

@@ -10,6 +10,7 @@ norm, and its trace by 2^-24 of itself.
 """
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,7 +19,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from lpp.store.arrays.hidden import encode_array
-from lpp.store.arrays.layout import ArraySpec
+from lpp.store.arrays.layout import ArrayLayout, ArraySpec
+from lpp.store.arrays.reader import RecordedChunk, Source, read_rows
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.format.plan import MomentsDtype, Plan, SiteSpec
 
@@ -98,24 +100,26 @@ def band_counts(
     return np.bincount(bands, minlength=len(prefixes)).astype(np.int64)
 
 
-def scatter_array(site: SiteSpec, plan: Plan) -> ArraySpec:
+def scatter_array(
+    site: SiteSpec, plan: Plan, *, dimension_names: tuple[str, str] | None = None
+) -> ArraySpec:
     """The array of `site` in `moments.zarr`, of any shard."""
     return ArraySpec(
         name=site.name,
         rows=len(plan.prefixes) * packed_rows(site.width),
         width=site.width,
         data_type=plan.moments_dtype,
-        item_bytes=ITEM_BYTES[plan.moments_dtype],
-        told={
+        lpp={
             "site": site.name,
             "moments": "upper triangle of the scatter matrix of each band",
             "bands": len(plan.prefixes),
         },
+        dimension_names=dimension_names,
     )
 
 
-def encode_scatters(site: SiteSpec, plan: Plan, moments: SiteMoments) -> dict[str, memoryview]:
-    """The objects of the scatter matrices of one site: key inside `moments.zarr` -> bytes.
+def scatter_rows(site: SiteSpec, plan: Plan, moments: SiteMoments) -> npt.NDArray[Any]:
+    """The scatter matrices of one site as rows of `scatter_array`.
 
     Raises InputError where they are beyond float32.
     """
@@ -126,10 +130,53 @@ def encode_scatters(site: SiteSpec, plan: Plan, moments: SiteMoments) -> dict[st
             kind=ErrorKind.INVALID_VALUE,
         )
     bands, size = moments.scatter.shape
-    spec = scatter_array(site, plan)
     rows = np.zeros((bands, packed_rows(site.width) * site.width), plan.moments_dtype)
     rows[:, :size] = moments.scatter
-    return encode_array(spec, rows.reshape(spec.rows, site.width))
+    return rows.reshape(-1, site.width)
+
+
+def read_scatter(
+    sources: Sequence[Source],
+    layout: ArrayLayout,
+    band: int,
+    *,
+    where: str,
+    chunks: Sequence[RecordedChunk] | None = None,
+    pool: Executor | None = None,
+) -> npt.NDArray[Any]:
+    """The rows of one band of a `scatter_array` after one another, as they are stored: (R d,).
+
+    The other parameters and errors are those of `read_rows`. `packed_size` entries are the
+    triangle; zeros follow.
+    """
+    rows = packed_rows(layout.spec.width)
+    return read_rows(
+        sources,
+        layout,
+        band * rows,
+        (band + 1) * rows,
+        where=where,
+        chunks=chunks,
+        pool=pool,
+    ).reshape(-1)
+
+
+def scatter_problem(values: npt.NDArray[Any], width: int, n: int) -> str:
+    """Why `values`, (R d,), are no packed scatter matrix of `n` rows; "" where they may be one."""
+    if not np.isfinite(values).all():
+        return "a value that is not finite"
+    diagonal = np.cumsum([0, *range(width, 1, -1)])
+    if values[packed_size(width) :].any() or (values[diagonal] < 0).any():
+        return "not the triangle of a scatter matrix"
+    return f"scatter of {n} rows" if n < 2 and values.any() else ""
+
+
+def encode_scatters(site: SiteSpec, plan: Plan, moments: SiteMoments) -> dict[str, memoryview]:
+    """The objects of the scatter matrices of one site: key inside `moments.zarr` -> bytes.
+
+    Raises InputError where they are beyond float32.
+    """
+    return encode_array(scatter_array(site, plan), scatter_rows(site, plan, moments))
 
 
 def moments_table(plan: Plan, moments: Mapping[str, SiteMoments]) -> pa.Table:

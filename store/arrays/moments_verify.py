@@ -13,8 +13,8 @@ from lpp.store.arrays.layout import check_array, site_metadata
 from lpp.store.arrays.moments import (
     band_counts,
     packed_rows,
-    packed_size,
     scatter_array,
+    scatter_problem,
     table_problems,
 )
 from lpp.store.arrays.moments_reader import read_moments_table
@@ -75,13 +75,8 @@ def _scatter_problem(home: Place, plan: Plan, site: SiteSpec, counts: npt.NDArra
     if not isinstance(group, Path):
         return ""
     array, rows = open_site(group, site.name), packed_rows(site.width)
-    diagonal = np.cumsum([0, *range(site.width, 1, -1)])
     for band, n in enumerate(counts):
         values = rows_of(array, site.name, band * rows, (band + 1) * rows).ravel()
-        if not np.isfinite(values).all():
-            return f"band {band}: a value that is not finite"
-        if values[packed_size(site.width) :].any() or (values[diagonal] < 0).any():
-            return f"band {band}: not the triangle of a scatter matrix"
-        if n < 2 and values.any():
-            return f"band {band}: scatter of {n} rows"
+        if what := scatter_problem(values, site.width, n):
+            return f"band {band}: {what}"
     return ""

@@ -15,15 +15,21 @@ import pytest
 from sealed import reseal
 
 from lpp.store import Run, RunWriter, create_store, open_store
+from lpp.store.arrays import encoder
 from lpp.store.arrays.hidden import encode_array
+from lpp.store.arrays.layout import SCATTER_DIMENSIONS, parse_layout
 from lpp.store.arrays.moments import (
     MOMENTS_SCHEMA,
     SiteMoments,
     moments_bytes,
     packed_rows,
     packed_size,
+    read_scatter,
     scatter_array,
+    scatter_problem,
+    scatter_rows,
 )
+from lpp.store.arrays.reader import BytesSource
 from lpp.store.errors import ErrorKind, FormatError, InputError
 from lpp.store.format.tables import encode_table, read_table
 
@@ -77,6 +83,32 @@ def test_a_triangle_fits_its_rows(width: int) -> None:
     room = packed_rows(width) * width
     assert packed_size(width) <= room < packed_size(width) + width
     assert moments_bytes([width], 3, "float32") == 3 * (4 * room + 8 * width)
+
+
+@pytest.mark.parametrize("width", [1, 2, 700, 701])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_a_band_is_read_alone(width: int, dtype: Any) -> None:
+    plan = replace(open_store(GOLDEN).runs[RUN].plan, moments_dtype=dtype)
+    site = replace(plan.sites[2], width=width)
+    rng = np.random.default_rng(width)
+    scatter = rng.normal(size=(len(plan.prefixes), packed_size(width))).astype(dtype)
+    scatter[:, np.cumsum([0, *range(width, 1, -1)])] = 1.0
+    size = len(plan.prefixes)
+    moments = SiteMoments(n=np.full(size, 9), mean=np.zeros((size, width)), scatter=scatter)
+    spec = scatter_array(site, plan, dimension_names=SCATTER_DIMENSIONS)
+    encoded = encoder.encode_array(spec, scatter_rows(site, plan, moments))
+    layout = parse_layout(encoded.metadata, spec, "x")
+    sources = [BytesSource(b"".join(encoded.parts))]
+    for chunks in (None, encoded.chunks):
+        for band in range(size):
+            values = read_scatter(sources, layout, band, where="x", chunks=chunks)
+            assert values.dtype == dtype
+            assert np.array_equal(values[: packed_size(width)], scatter[band])
+            assert not values[packed_size(width) :].any()
+            assert scatter_problem(values, width, 9) == ""
+            assert scatter_problem(values, width, 1) == "scatter of 1 rows"
+    with pytest.raises(ValueError, match="rows"):
+        read_scatter(sources, layout, size, where="x")
 
 
 def table_of(run: Run) -> pa.Table:
