@@ -20,7 +20,7 @@ from lpp.analyze.profile import Aggregation, aggregate
 from lpp.analyze.run_rows import prompt_rows, run_row
 from lpp.analyze.select import Selection, select_runs, select_sites
 from lpp.analyze.texts import Texts, text_sets, texts_of
-from lpp.store.commands.console import SILENT, Progress
+from lpp.store.commands.progress import SILENT, Progress
 
 ErrorSites = Literal["none", "final", "all"]
 """Sites at which errors are computed; final: at `final`, or at the deepest site chosen."""

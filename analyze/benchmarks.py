@@ -29,10 +29,10 @@ from lpp.analyze.score_rows import (
     check_alike,
     check_once,
     check_units,
-    plain,
 )
 from lpp.sql.schema import arrow_schema
 from lpp.store import Store, add_scores, open_store, read_scores
+from lpp.store.commands.escaping import escape
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.objects.place import Place
 from lpp.store.scores import SCORES_SCHEMA
@@ -222,7 +222,7 @@ def _check_said(said: Mapping[str, str], scores: Iterable[Score], runs: Iterable
     ids = [run.id for run in runs]
     for name, run in said.items():
         if name not in models:
-            known = plain(", ".join(sorted(models)[:8]))
+            known = escape(", ".join(sorted(models)[:8]), keep="")
             raise InputError(
                 f"--match {name}={run}: the files name no model {name!r}; they name {known}.",
                 kind=ErrorKind.NOT_FOUND,

@@ -23,7 +23,7 @@ from lpp.analyze.cells import Cell, n_tokens
 from lpp.analyze.keys import RunView, depth
 from lpp.analyze.moments import Moments, Rows, Workspace, centre
 from lpp.analyze.site_reader import BLOCK_BYTES, SiteReader
-from lpp.store.commands.console import SILENT, Progress
+from lpp.store.commands.progress import SILENT, Progress
 
 SCHEMA = pl.Schema(
     {

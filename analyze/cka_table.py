@@ -14,7 +14,7 @@ from lpp.analyze.database import frame_schema, put
 from lpp.analyze.keys import RunView, Url
 from lpp.analyze.render_text import explained, number, numbered, plain_table, rendered
 from lpp.analyze.texts import text_sets, texts_of
-from lpp.store.commands.console import SILENT, Progress
+from lpp.store.commands.progress import SILENT, Progress
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.objects.place import Place
 

@@ -11,7 +11,8 @@ from lpp.analyze.cli_metrics import metrics
 from lpp.analyze.cli_profile import profile
 from lpp.analyze.cli_report import report
 from lpp.analyze.cli_sensitivity import sensitivity
-from lpp.store.commands.console import LppGroup, debug_option, progress
+from lpp.store.commands.console import LppGroup, debug_option
+from lpp.store.commands.progress import progress
 from lpp.store.format.keys import RUNS_KEY
 
 

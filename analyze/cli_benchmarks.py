@@ -7,8 +7,9 @@ from typing import Any, Final
 
 import click
 
-from lpp.analyze.score_rows import UNITS, plain
+from lpp.analyze.score_rows import UNITS
 from lpp.store.commands.console import debug_option
+from lpp.store.commands.escaping import escape
 
 _SHOWN: Final = 8
 
@@ -130,7 +131,7 @@ def list_(store: str) -> None:
     if not lines:
         click.echo(f"No scores yet. Add some: lpp-analyze benchmarks add {shlex.quote(store)} FILE")
     for line in lines:
-        click.echo(plain(line))
+        click.echo(escape(line, keep=""))
 
 
 @benchmarks.command()
@@ -149,7 +150,7 @@ def remove(store: str, sources: tuple[str, ...]) -> None:
     root = open_store(store).path
     for source in sources:
         remove_scores(root, source)
-        click.echo(f"{plain(source)} is removed.")
+        click.echo(f"{escape(source, keep='')} is removed.")
     refresh_database(root)
 
 
@@ -157,6 +158,6 @@ def _tell(what: str, lines: Iterable[str]) -> None:
     """The first few on stderr; all of them are in the table `benchmarks`, or in no table."""
     every = list(lines)
     for line in every[:_SHOWN]:
-        click.echo(f"{what}: {plain(line)}", err=True)
+        click.echo(f"{what}: {escape(line, keep='')}", err=True)
     if len(every) > _SHOWN:
         click.echo(f"{what}: and {len(every) - _SHOWN} more", err=True)

@@ -5,7 +5,8 @@ from typing import Any
 
 import click
 
-from lpp.store.commands.console import debug_option, progress
+from lpp.store.commands.console import debug_option, write_exact
+from lpp.store.commands.progress import progress
 
 
 def _names(_ctx: click.Context, _param: click.Parameter, value: str) -> Any:
@@ -59,7 +60,7 @@ def cka(
         found = cka_table.compute(work, progress=bar)
     database = cka_table.write(store, found)
     if form == "csv":
-        click.echo(as_csv(found), nl=False)
+        write_exact(as_csv(found))
         return
     click.echo(cka_table.as_text(found), nl=False)
     click.echo(f"{len(found)} pairs are in {database}.")

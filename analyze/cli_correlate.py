@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import click
 
-from lpp.store.commands.console import debug_option
+from lpp.store.commands.console import debug_option, write_exact
 
 _FORMATS: Final = ("table", "csv", "json")
 
@@ -93,7 +93,7 @@ def correlate(
     found = correlate(store, question)
     refresh_database(open_store(store).path, found)
     if form != "table":
-        click.echo(render.FORMATS[form](found), nl=False)
+        write_exact(render.FORMATS[form](found))
         refuse_unranked(found)
         return
     click.echo(render.as_table(found), nl=False)

@@ -6,7 +6,8 @@ from typing import Any
 import click
 
 from lpp.analyze.options import executor_options, names, numbers
-from lpp.store.commands.console import debug_option, progress
+from lpp.store.commands.console import debug_option, write_exact
+from lpp.store.commands.progress import progress
 
 FORMATS = ("table", "csv", "json")
 
@@ -66,4 +67,4 @@ def layers(
         click.echo(f'Next: lpp-sql {shlex.quote(store)} "FROM hourglass"')
     else:
         shown = as_csv(found.layers) if form == "csv" else text.as_json(found)
-        click.echo(shown, nl=False)
+        write_exact(shown)

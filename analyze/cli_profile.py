@@ -7,7 +7,8 @@ from typing import Any, Final
 import click
 
 from lpp.analyze.options import executor_options, names, numbers
-from lpp.store.commands.console import debug_option, progress
+from lpp.store.commands.console import debug_option, write_exact
+from lpp.store.commands.progress import progress
 
 AGGREGATIONS: Final = ("min", "max", "mean", "median")
 ERROR_SITES: Final = ("none", "final", "all")
@@ -139,7 +140,7 @@ def profile(
     shown = found.filter(site=FINAL) if only_final else found
     form = form or ("bars" if sys.stdout.isatty() else "table")
     if form in render.FORMATS:
-        click.echo(render.FORMATS[form](shown), nl=False)
+        write_exact(render.FORMATS[form](shown))
         return
     others = analysis.metrics
     if only_final:

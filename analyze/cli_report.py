@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from lpp.store.commands.console import debug_option, progress
+from lpp.store.commands.console import debug_option
+from lpp.store.commands.progress import progress
 
 FORMATS = ("html", "png", "svg", "md")
 

@@ -6,7 +6,8 @@ from typing import Any
 import click
 
 from lpp.analyze.options import executor_options, names, numbers
-from lpp.store.commands.console import debug_option, progress
+from lpp.store.commands.console import debug_option, write_exact
+from lpp.store.commands.progress import progress
 
 FORMATS = ("table", "csv", "json")
 PARTS = ("grid", "agreement")
@@ -75,9 +76,9 @@ def sensitivity(
         click.echo(line, err=True)
     database = library.write(store, found)
     if form == "json":
-        click.echo(text.as_json(found), nl=False)
+        write_exact(text.as_json(found))
     elif form == "csv":
-        click.echo(as_csv(found.agreement if part == "agreement" else found.values), nl=False)
+        write_exact(as_csv(found.agreement if part == "agreement" else found.values))
     else:
         if part != "agreement":
             click.echo(text.grid_text(found), nl=False)

@@ -21,7 +21,7 @@ from lpp.analyze.moments_held import held_sizes, listed_numbers
 from lpp.analyze.profile import AGGREGATIONS, ENTROPIES, RANKS
 from lpp.analyze.select import Selection, listed, select_runs, select_sites
 from lpp.analyze.texts import text_sets, texts_of
-from lpp.store.commands.console import Progress
+from lpp.store.commands.progress import Progress
 
 CONTEXTS: Final = (50, 100, 200, 500)
 """Contexts of the paper's sensitivity analysis, in tokens."""

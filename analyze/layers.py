@@ -22,7 +22,7 @@ from lpp.analyze.metrics import METRICS
 from lpp.analyze.moments_held import needing_rows
 from lpp.analyze.select import Selection, select_runs, select_sites, shortfalls
 from lpp.analyze.texts import text_sets, texts_of
-from lpp.store.commands.console import SILENT, Progress
+from lpp.store.commands.progress import SILENT, Progress
 from lpp.store.objects.place import Place
 
 FAMILIES: Final = ("", "zscore_", "robust_")

@@ -36,7 +36,7 @@ from lpp.analyze.site_summaries import site_summaries, whole_summaries
 from lpp.analyze.spans import Tree, pieces, span_ends, span_rows
 from lpp.analyze.stored_moments import serves
 from lpp.analyze.summary import Demand, Summary, summarize
-from lpp.store.commands.cluster import processors, told
+from lpp.store.commands.cluster import processors, task_error
 
 REPEATS: Final = 10
 """Of a task whose worker or machine died: machines that may be taken away at any time die often."""
@@ -85,7 +85,7 @@ class RayExecutor:
             while pending:
                 yield self._end(pending.popleft())
         except self._ray.exceptions.RayError as error:
-            raise told(self._ray, error) from None
+            raise task_error(self._ray, error) from None
 
     def _begin(self, work: Work) -> _Pending:
         wanted = Wanted.of(work.cache, work.site, work.cells, work.request)

@@ -11,7 +11,7 @@ import polars as pl
 
 from lpp.analyze.correlations import MEANING
 from lpp.analyze.render_text import WIDTH, plain_table, rendered
-from lpp.analyze.score_rows import plain
+from lpp.store.commands.escaping import escape
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -50,7 +50,7 @@ def as_table(found: pl.DataFrame) -> str:
         out.write("".join(f"{line}\n" for line in _title(rows)))
         for benchmark in dict.fromkeys((r["benchmark"], r["benchmark_metric"]) for r in rows):
             here = [r for r in rows if (r["benchmark"], r["benchmark_metric"]) == benchmark]
-            out.write(f"\n{plain(benchmark[0])}, {plain(benchmark[1])}\n")
+            out.write(f"\n{escape(', '.join(benchmark), keep='')}\n")
             out.write(rendered(_tests(here, letters)))
     for flag, letter in letters.items():
         text = f"{letter}  {flag}: {MEANING[flag]}."
@@ -69,7 +69,7 @@ def left_out_lines(found: pl.DataFrame) -> Iterator[str]:
         yield "Left out (who, for each test: column left_out of the table correlations):"
     for why, who in list(reasons.items())[:_REASONS]:
         more = f" and {len(who) - _NAMES} more" if len(who) > _NAMES else ""
-        text = plain(f"{why}: {', '.join(who[:_NAMES])}{more}")
+        text = escape(f"{why}: {', '.join(who[:_NAMES])}{more}", keep="")
         yield textwrap.fill(text, WIDTH, initial_indent="  ", subsequent_indent="    ")
     if len(reasons) > _REASONS:
         yield f"  and for {len(reasons) - _REASONS} more reasons"
@@ -80,7 +80,7 @@ def _title(rows: Sequence[Row]) -> Iterator[str]:
     sizes = sorted({row["family_size"] for row in rows})
     yield ""
     yield from textwrap.wrap(
-        f"Scores of {plain(first['source'])}; profiles at {first['site']}, context "
+        f"Scores of {escape(first['source'], keep='')}; profiles at {first['site']}, context "
         f"{first['context']}, {first['n_prompts']} prompts. q: Benjamini-Hochberg over "
         f"{' or '.join(map(str, sizes))} tests of a method.",
         WIDTH,

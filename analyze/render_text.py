@@ -1,8 +1,6 @@
 """What every table on a terminal is made of: numbers, errors, flags, 80 columns."""
 
 import io
-import os
-import sys
 import textwrap
 from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -128,16 +126,15 @@ def plain_table() -> "Table":
     from rich import box
     from rich.table import Table
 
-    return Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", padding=(0, 1))
+    return Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
 
 
 def rendered(table: "Table") -> str:
-    """`table` in `WIDTH` columns."""
+    """`table` in `WIDTH` columns, as text without control sequences."""
     from rich.console import Console
 
-    terminal = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     console = Console(
-        file=io.StringIO(), width=WIDTH, force_terminal=terminal, markup=False, highlight=False
+        file=io.StringIO(), width=WIDTH, force_terminal=False, markup=False, highlight=False
     )
     with console.capture() as capture:
         console.print(table)

@@ -32,11 +32,17 @@
 
   // ---- tables
 
+  // Controls and direction marks are shown as their codes, as escaping.py does; SQL keeps them.
+  const STEERING = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f]/g;
+  const shown = (word) => word.replace(STEERING, (character) => {
+    const code = character.charCodeAt(0);
+    return code < 0x100 ? `\\x${code.toString(16).padStart(2, "0")}` : `\\u${code.toString(16).padStart(4, "0")}`;
+  });
   const text = (column, row) => {
     if (column.values) return number(column.values[row]);
     const word = column.words[column.codes[row]];
     if (word === null) return MISSING;
-    return Array.isArray(word) ? word.join(", ") : word;
+    return shown(Array.isArray(word) ? word.join(", ") : word);
   };
   const raw = (column, row) => (column.values ? column.values[row] : column.words[column.codes[row]]);
 

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
-from lpp.sql.results.output import whole_file
-from lpp.store.commands.console import SILENT, Progress
+from lpp.sql.results.output import is_written_in_place, whole_file
+from lpp.store.commands.progress import SILENT, Progress
 from lpp.store.errors import ErrorKind, InputError
 
 if TYPE_CHECKING:
@@ -64,6 +64,8 @@ def check_output(output: Path) -> None:
         )
     if output.exists() and not os.access(output, os.W_OK):
         raise _unwritable(output, "no permission")
+    if is_written_in_place(output):
+        return
     try:
         # a directory that permits it may still be on a file system that does not
         with tempfile.NamedTemporaryFile(dir=output.parent, prefix=f".{output.name}~"):

@@ -13,7 +13,7 @@ from lpp.analyze.report_findings import findings
 from lpp.analyze.report_provenance import Origin, origin
 from lpp.analyze.report_queries import EIGENVALUES, PLANS, QUERIES
 from lpp.analyze.report_words import Code, Ref, Sentence
-from lpp.store.commands.console import SILENT, Progress
+from lpp.store.commands.progress import SILENT, Progress
 
 
 @dataclass(frozen=True, slots=True)

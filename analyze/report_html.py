@@ -1,8 +1,8 @@
 """The report as one page that needs nothing else: no network, no other file.
 
-Names of models and corpora may be anything. Text goes through Jinja's autoescape, JSON through
-`script_json`, and the page's policy runs only the scripts whose hashes it names: a name that got
-through as markup would still not run.
+Names of models and corpora may be anything. Text goes through `escape` and Jinja's autoescape, JSON
+through `script_json`, and report.js escapes what it shows as `escape` does. The page's policy runs
+only the scripts whose hashes it names: a name that got through as markup would still not run.
 """
 
 import base64
@@ -19,6 +19,7 @@ from lpp.analyze.report_content import Report
 from lpp.analyze.report_queries import PLANS, Query
 from lpp.analyze.report_tables import FIRST_ROWS, TableView
 from lpp.analyze.report_words import Sentence
+from lpp.store.commands.escaping import escape
 
 OPEN_ROWS: Final = 25
 """Longer tables are folded: the page stays one that can be read."""
@@ -32,7 +33,11 @@ def as_html(report: Report) -> str:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_shown,
     )
     template = environment.from_string(_file("report.html.j2"))
     from markupsafe import Markup
@@ -61,6 +66,11 @@ def as_html(report: Report) -> str:
         scripts=[Markup(script) for script in scripts],
         data=Markup(script_json(_data(report, views, specifications))),
     )
+
+
+def _shown(value: Any) -> Any:
+    """A text with its controls and direction marks written out; markup of ours is as it is."""
+    return escape(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
 def command(query: Query, store: str) -> str:

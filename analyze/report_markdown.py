@@ -10,6 +10,7 @@ from lpp.analyze.report_content import Report, Section
 from lpp.analyze.report_html import command
 from lpp.analyze.report_tables import Cell, Shown, TableView
 from lpp.analyze.report_words import Code, Sentence
+from lpp.store.commands.escaping import escape
 
 TABLES: Final = ("runs", "profiles", "hourglass", "correlations")
 """Tables of the summary; the page has all."""
@@ -120,7 +121,7 @@ def escaped(text: str) -> str:
     >>> escaped("<img src=x> | *a*")
     '&lt;img src=x&gt; \\| \\*a\\*'
     """
-    text = re.sub(r"\s+", " ", text).replace("&", "&amp;").replace("<", "&lt;")
+    text = _one_line(text).replace("&", "&amp;").replace("<", "&lt;")
     return re.sub(r"([\\`*_{}\[\]|#@~])", r"\\\1", text.replace(">", "&gt;"))
 
 
@@ -130,7 +131,12 @@ def code(text: str) -> str:
     >>> code("a`b|c")
     '`` a`b\\|c ``'
     """
-    text = re.sub(r"\s+", " ", text).replace("|", "\\|")
+    text = _one_line(text).replace("|", "\\|")
     fence = "`" * (max((len(run) for run in re.findall("`+", text)), default=0) + 1)
     pad = " " if "`" in text else ""
     return f"{fence}{pad}{text}{pad}{fence}"
+
+
+def _one_line(text: str) -> str:
+    """`text` with single spaces; controls and direction marks written out, as on a terminal."""
+    return escape(re.sub(r"[ \t\r\n\f\v]+", " ", text), keep="")

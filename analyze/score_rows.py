@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Final, Literal, TypeAlias, get_args
 
+from lpp.store.commands.escaping import escape
 from lpp.store.errors import ErrorKind, InputError
 
 Unit: TypeAlias = Literal["auto", "percent", "fraction", "other"]
@@ -76,21 +77,12 @@ def number(text: object) -> float | None:
     return value if abs(value) < float("inf") else None  # NaN compares false
 
 
-def plain(text: str) -> str:
-    """`text` without what would steer a terminal: a name from a file may hold anything.
-
-    >>> plain("bad\\x1b[31m")
-    'bad?[31m'
-    """
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
-
-
 def refuse(problems: Sequence[str], advice: str) -> None:
     """InputError with `problems`, five of them at most, and what to do; nothing where none."""
     if problems:
         more = [f"and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
-        told = plain("; ".join([*problems[:_SHOWN], *more]))
-        raise InputError(f"{told}. {advice}", kind=ErrorKind.INVALID_VALUE)
+        listed = escape("; ".join([*problems[:_SHOWN], *more]), keep="")
+        raise InputError(f"{listed}. {advice}", kind=ErrorKind.INVALID_VALUE)
 
 
 def check_once(scores: Iterable[Score]) -> None:

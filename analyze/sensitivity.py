@@ -19,7 +19,7 @@ from lpp.analyze.executor import LOCAL, Executor
 from lpp.analyze.keys import RunView, Url
 from lpp.analyze.saving import Saving, paper_tokens
 from lpp.analyze.select import Selection, shortfalls
-from lpp.store.commands.console import SILENT, Progress
+from lpp.store.commands.progress import SILENT, Progress
 from lpp.store.format.documents import canonical_json
 from lpp.store.objects.place import Place
 

@@ -11,7 +11,7 @@ from lpp.analyze.select import Selection
 from lpp.sql import build
 from lpp.sql.schema import TABLES, arrow_schema
 from lpp.store import open_store
-from lpp.store.commands.console import SILENT, Progress
+from lpp.store.commands.progress import SILENT, Progress
 from lpp.store.objects.place import Place
 
 

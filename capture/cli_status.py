@@ -6,7 +6,7 @@ import time
 
 import click
 
-from lpp.store.commands.console import debug_option
+from lpp.store.commands.console import clear_screen, debug_option
 
 
 @click.command()
@@ -54,7 +54,7 @@ def status(store: str, form: str, watch: float | None) -> None:
         while True:
             text = _shown(store, form, indent=None)  # JSON: a line each time
             if sys.stdout.isatty() and form == "table":
-                click.clear()
+                clear_screen()
             click.echo(text)
             time.sleep(watch)
     except KeyboardInterrupt:  # the way to end it, not an accident

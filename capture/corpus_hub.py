@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn, TypeAlias
 
 from lpp.capture.passages import Corpus, Passage, Streamed, fingerprint_passages
+from lpp.store.commands.escaping import library_bars
 from lpp.store.errors import ErrorKind, InputError, LppError, MachineError
 
 Rows: TypeAlias = Iterable[tuple[str | None, ...]]
@@ -184,15 +185,15 @@ def _snapshot(name: str, known: HubDataset, revision: str) -> Path:
     except Exception as error:  # requests' in older clients, httpx's in newer: no common base
         offline = error
     try:
-        return Path(
-            snapshot_download(
+        with library_bars():
+            folder = snapshot_download(
                 known.repo,
                 repo_type="dataset",
                 revision=revision,
                 allow_patterns=list(known.files),
                 local_files_only=offline is not None,
             )
-        )
+        return Path(folder)
     except Exception as error:
         _failed_download(name, known, revision, offline or error)
 
@@ -223,7 +224,8 @@ def _load(name: str, known: HubDataset, folder: Path, split: str) -> Any:
                 "Choose one of these.",
                 kind=ErrorKind.NOT_FOUND,
             )
-        return datasets.load_dataset(str(folder), known.config, split=split)
+        with library_bars():
+            return datasets.load_dataset(str(folder), known.config, split=split)
     except LppError:
         raise
     except Exception as error:  # datasets wraps parsers' errors in many types

@@ -28,7 +28,7 @@ from lpp.capture.shard_buffer import ShardBuffer
 from lpp.capture.stopping import Stop
 from lpp.store import RunWriter, ShardRecord
 from lpp.store.arrays.moments import SiteMoments
-from lpp.store.commands.console import SILENT, Progress
+from lpp.store.commands.progress import SILENT, Progress
 from lpp.store.format.plan import Plan
 
 if TYPE_CHECKING:

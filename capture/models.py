@@ -26,7 +26,8 @@ from lpp.capture.gguf import converted_folder, packaged_model
 from lpp.capture.hub import hub_snapshot
 from lpp.capture.machine import check_device, explained, require
 from lpp.capture.model_spec import Dtype, LoadedModel, ModelDescription, ModelSpec, Source
-from lpp.store.commands.console import SILENT, Progress
+from lpp.store.commands.escaping import library_bars
+from lpp.store.commands.progress import SILENT, Progress
 from lpp.store.errors import ErrorKind, InputError
 
 __all__ = [
@@ -342,7 +343,7 @@ def _quiet(quiet: bool) -> Iterator[None]:
     if sys.stderr.isatty():
         hub.enable_progress_bars()  # type: ignore[attr-defined]
     try:
-        with warnings.catch_warnings():
+        with library_bars(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -15,7 +15,7 @@ from lpp.capture.models import load_model
 from lpp.capture.request import BackendName, CaptureRequest
 from lpp.capture.sites import check_sites, find_sites
 from lpp.capture.torch_backend import TorchBackend
-from lpp.store.commands.console import Progress
+from lpp.store.commands.progress import Progress
 from lpp.store.errors import ErrorKind, InputError, MachineError
 from lpp.store.format.plan import Keep, StoredDtype
 

@@ -22,7 +22,7 @@ from lpp.capture.request import CaptureRequest, CorpusSpec
 from lpp.capture.selection import Selection, select
 from lpp.store.arrays.layout import ITEM_BYTES
 from lpp.store.arrays.moments import moments_bytes
-from lpp.store.commands.console import SILENT, Progress
+from lpp.store.commands.progress import SILENT, Progress
 from lpp.store.commands.signals import check_requests
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.format.documents import canonical_json

@@ -15,7 +15,7 @@ from lpp.capture.machine import out_of_memory
 from lpp.capture.probe_items import TASKS, Probe
 from lpp.capture.probe_subject import ProbeRequest, Subject, quiet_lm_eval
 from lpp.capture.probe_uncertainty import interval, standard_error
-from lpp.store.commands.console import SILENT, Progress
+from lpp.store.commands.progress import SILENT, Progress
 from lpp.store.errors import ErrorKind, InputError, MachineError
 
 GROUPS: Final[dict[Probe, str]] = {"ar": "lpp_ar", "spc": "lpp_spc"}

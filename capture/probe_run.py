@@ -7,7 +7,8 @@ from lpp.capture.probe import ProbeResult, count_requests, run_probe
 from lpp.capture.probe_store import keep, matching_run, refuse_second, source_name
 from lpp.capture.probe_subject import ProbeRequest, load_subject
 from lpp.store import create_store
-from lpp.store.commands.console import debugging, progress
+from lpp.store.commands.console import debugging
+from lpp.store.commands.progress import progress
 from lpp.store.objects.place import Url
 
 

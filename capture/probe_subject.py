@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, TypeAlias
 from lpp.capture.machine import require
 from lpp.capture.model_spec import ModelSpec
 from lpp.capture.probe_items import ITEM_SEED, Probe
-from lpp.store.commands.console import SILENT, Progress
+from lpp.store.commands.progress import SILENT, Progress
 from lpp.store.errors import ErrorKind, InputError
 
 Engine: TypeAlias = Literal["torch", "vllm"]

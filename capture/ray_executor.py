@@ -26,8 +26,8 @@ from lpp.capture.request import CaptureRequest
 from lpp.capture.run import check_size, describe, refuse_another, store_for
 from lpp.capture.stopping import Stop, stoppable
 from lpp.store import Run, Store
-from lpp.store.commands.cluster import cluster, told
-from lpp.store.commands.console import SILENT, Progress, progress
+from lpp.store.commands.cluster import cluster, task_error
+from lpp.store.commands.progress import SILENT, Progress, progress
 from lpp.store.errors import ConflictError, ErrorKind, InputError, MachineError, first_line
 from lpp.store.format.keys import RUNS_KEY, SHARDS_KEY
 from lpp.store.format.plan import differences
@@ -93,7 +93,7 @@ def capture_on_ray(
             click.echo(f"  into {where}, {told_workers}", err=True)
             return _capture(pool, Run(where), part, grace)
         except ray.exceptions.RayError as error:
-            raise told(ray, error) from None
+            raise task_error(ray, error) from None
         finally:
             pool.close()
 

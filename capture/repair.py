@@ -17,7 +17,8 @@ from lpp.capture.opened import OpenedModel, open_model
 from lpp.capture.plan_request import RepairOptions, check_same, request_of_plan
 from lpp.capture.stopping import stoppable
 from lpp.store import Run, RunWriter
-from lpp.store.commands.console import debugging, progress
+from lpp.store.commands.console import debugging
+from lpp.store.commands.progress import progress
 from lpp.store.errors import ErrorKind, InputError, LppError
 from lpp.store.format.keys import SHARDS_KEY
 from lpp.store.format.plan import Plan

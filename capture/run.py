@@ -17,7 +17,8 @@ from lpp.capture.request import CaptureRequest
 from lpp.capture.sizes import check_room, free_bytes, remaining, sizes, told
 from lpp.capture.stopping import Stop, stoppable
 from lpp.store import Run, RunWriter, Store, create_store, open_store
-from lpp.store.commands.console import debugging, progress
+from lpp.store.commands.console import debugging
+from lpp.store.commands.progress import progress
 from lpp.store.errors import ConflictError, ErrorKind, InputError
 from lpp.store.format.keys import SHARDS_KEY
 from lpp.store.format.plan import Plan, differences

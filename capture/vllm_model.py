@@ -21,7 +21,7 @@ from lpp.capture.vllm_engine import (
     platform,
     vllm_version,
 )
-from lpp.store.commands.console import Progress
+from lpp.store.commands.progress import Progress
 from lpp.store.errors import ErrorKind, InputError, MachineError
 from lpp.store.format.plan import Keep, StoredDtype
 

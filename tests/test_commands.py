@@ -1,10 +1,17 @@
-"""Every command of the three programs has help with an example, within 80 columns."""
+"""Every command of the three programs: help with an example, interrupts, a full output."""
 
-from collections.abc import Iterator
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
+from terminal import HOSTILE, on_terminal, steering
 
 
 def commands() -> Iterator[tuple[str, click.Command]]:
@@ -60,3 +67,144 @@ def help_text(command: click.Command) -> str:
     result = CliRunner(env={"COLUMNS": "80"}).invoke(command, ["--help"], terminal_width=80)
     assert result.exit_code == 0, result.output
     return result.output
+
+
+PROGRAMS = {"lpp-sql": ("SELECT 1 AS one",), "lpp-analyze": ("verify",), "lpp-capture": ("status",)}
+"""The first words of a short command of each program."""
+
+
+@pytest.fixture
+def words(empty_store: Path) -> Callable[[str], list[str]]:
+    """Called with a program's name: its short command on a store without runs."""
+
+    def of(program: str) -> list[str]:
+        first = PROGRAMS[program]
+        path = str(Path(sys.executable).with_name(program))
+        if program == "lpp-sql":
+            return [path, str(empty_store), *first]
+        return [path, *first, str(empty_store)]
+
+    return of
+
+
+@pytest.fixture
+def empty_store(tmp_path: Path) -> Path:
+    """A store without runs and with empty tables; `verify` has one line to say of it."""
+    from lpp.sql import TABLES, arrow_schema, build
+
+    root = tmp_path / "store"
+    root.mkdir()
+    (root / "lpp.json").write_text('{"format": "lpp-store", "version": 1}')
+    build(root, {name: arrow_schema(name).empty_table() for name in TABLES})
+    return root
+
+
+INTERRUPT_AT_IMPORT = """
+import os, signal, sys
+
+class Interrupts:
+    def find_spec(self, name, path=None, target=None):
+        if name == os.environ["INTERRUPT_AT"]:
+            open(os.environ["INTERRUPTED"], "w").close()
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupts())
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "module"),
+    [
+        *((program, module) for program in PROGRAMS for module in ("click", "lpp.store.errors")),
+        *(("lpp-sql", module) for module in ("lpp.sql", "lpp.sql.build", "lpp.sql.cli", "duckdb")),
+        *(("lpp-analyze", module) for module in ("lpp.analyze.allocator", "zarr", "numpy")),
+        *(("lpp-capture", module) for module in ("lpp.capture.machine", "lpp.capture.status")),
+    ],
+)
+def test_ctrl_c_while_a_module_is_imported(
+    program: str, module: str, words: Callable[[str], list[str]], tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(INTERRUPT_AT_IMPORT)
+    seen = tmp_path / "seen"
+    environment = {
+        "PYTHONPATH": str(tmp_path),
+        "INTERRUPT_AT": module,
+        "INTERRUPTED": str(seen),
+    }
+    done = subprocess.run(
+        words(program), capture_output=True, text=True, check=False, env=os.environ | environment
+    )
+    assert seen.exists()
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.strip().startswith("Interrupted.")
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_ctrl_c_in_the_first_half_second(program: str, words: Callable[[str], list[str]]) -> None:
+    for delay in (0.0, 0.01, 0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5):
+        with subprocess.Popen(
+            words(program), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
+            while process.poll() is None and not catches(process.pid, signal.SIGTERM):
+                time.sleep(0.001)  # Python itself starts
+            time.sleep(delay)
+            process.send_signal(signal.SIGINT)
+            _, error = process.communicate(timeout=60)
+        assert "Traceback" not in error
+        if process.returncode == (1 if program == "lpp-analyze" else 0):  # the command was faster
+            continue
+        assert process.returncode == 2, error
+        assert error.strip().splitlines()[-1].startswith("Interrupted.")
+
+
+def catches(pid: int, number: signal.Signals) -> bool:
+    """Whether a process has a handler of its own for a signal; false once it has ended."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text("ascii")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    (caught,) = (int(x.split()[1], 16) for x in status.splitlines() if x.startswith("SigCgt"))
+    return bool(caught >> (number - 1) & 1)
+
+
+def test_signals_that_were_ignored_at_the_start_stay_ignored(
+    words: Callable[[str], list[str]], tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(INTERRUPT_AT_IMPORT)
+    environment = {"PYTHONPATH": str(tmp_path), "INTERRUPT_AT": "duckdb"}
+    done = subprocess.run(
+        ["sh", "-c", 'trap "" INT; exec "$@"', "_", *words("lpp-sql")],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | environment | {"INTERRUPTED": str(tmp_path / "seen")},
+    )
+    assert (tmp_path / "seen").exists()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "one" in done.stdout
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_full_standard_output_is_one_message(
+    program: str, words: Callable[[str], list[str]]
+) -> None:
+    for more in ([], ["--help"]):
+        with open("/dev/full", "wb") as full:
+            done = subprocess.run(
+                [*words(program), *more], stdout=full, stderr=subprocess.PIPE, check=False
+            )
+        error = done.stderr.decode()
+        assert done.returncode == 2
+        assert "standard output: no room to write" in error
+        assert "bug" not in error
+        assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_path_that_steers_is_shown(program: str, words: Callable[[str], list[str]]) -> None:
+    command = [word.replace("store", f"no {HOSTILE}") for word in words(program)]
+    code, received = on_terminal(command)
+    assert code == 2
+    assert steering(received.decode()) == set()
+    assert r"\u202e" in received.decode()

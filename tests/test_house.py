@@ -35,7 +35,13 @@ ONLY_IN = {
 }
 """Where a heavy package may be imported: a CPU box that analyses installs none of these."""
 
-LIGHT = ("lpp.store.errors", "lpp.store.commands.console", "lpp.store.format.keys")
+LIGHT = (
+    "lpp.store.errors",
+    "lpp.store.commands.console",
+    "lpp.store.commands.entry",
+    "lpp.store.commands.progress",
+    "lpp.store.format.keys",
+)
 HEAVY = (
     "zarr",
     "pyarrow",

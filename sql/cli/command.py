@@ -1,5 +1,6 @@
 """`lpp-sql`: ask the profiles of a store anything, in SQL."""
 
+import os
 import re
 import shutil
 import sys
@@ -167,14 +168,13 @@ def _parquet(format_: str, output: Path | None) -> Iterator[Path | None]:
 def _text(sql: str) -> str:
     """The SQL itself, read from standard input for `-`."""
     try:
-        text = sys.stdin.buffer.read().decode() if sql == "-" else sql
-        text.encode()  # an argument that is not UTF-8 arrives with surrogates
+        # the bytes of an argument: in an ASCII locale what is UTF-8 arrives with surrogates
+        return (sys.stdin.buffer.read() if sql == "-" else os.fsencode(sql)).decode()
     except UnicodeError as error:
         raise InputError(
             f"the SQL is not UTF-8 ({error}). Save it as UTF-8 and try again.",
             kind=ErrorKind.BAD_SQL,
         ) from None
-    return text
 
 
 def _format_of(output: Path | None) -> str:

@@ -1,7 +1,8 @@
-"""Writing a query's result: a table for people, CSV, JSON and Parquet for programs.
+"""Write a query's result as CSV, JSON or Parquet: exact values, for programs.
 
-CSV and JSON go out in batches of rows as DuckDB makes them, and Parquet by DuckDB itself, so
-memory stays flat however many rows there are.
+CSV and JSON are written in batches of rows as DuckDB makes them, and Parquet by DuckDB itself, so
+memory stays flat however many rows there are. Nothing is escaped here: `lpp.sql.output` escapes
+what goes to a terminal.
 """
 
 import datetime
@@ -26,7 +27,8 @@ def write_csv(connection: "DuckDBPyConnection", statement: "Statement", out: IO[
     """RFC 4180 with a header and plain newlines. NULL is nothing, an empty text is `""`.
 
     Numbers are written so that they read back exactly; NaN and infinities as `nan`, `inf`,
-    `-inf`; lists and structs as JSON.
+    `-inf`; lists and structs as JSON. A text that begins with `=`, `+`, `-` or `@` stays as it is,
+    though a spreadsheet runs it as a formula: import the file with every column as text.
     """
     names, _, batches = _run(connection, statement)
     out.write(_csv_line(names))
@@ -64,9 +66,9 @@ def csv_text(value: object) -> str | None:
 
 
 def write_json(connection: "DuckDBPyConnection", statement: "Statement", out: IO[str]) -> None:
-    """An array of objects, one per line. NaN and infinities are null: JSON has no word for them.
+    """An array of objects, one per line. NaN and infinities are null: JSON cannot express them.
 
-    Raises InputError when two columns bear one name, since an object keeps one of them.
+    Raises InputError when two columns have the same name, since an object keeps one of them.
     """
     names, types, batches = _run(connection, statement)
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -96,7 +98,7 @@ def _from_json(text: str | None) -> Any:
 
 
 def json_value(value: Any) -> Any:
-    """`value` as JSON can say it: dates in ISO 8601, decimals as numbers, bytes in hex.
+    """`value` as JSON can express it: dates in ISO 8601, decimals as numbers, bytes in hex.
 
     >>> json_value([float("nan"), datetime.date(2026, 5, 1), b"\\xff"])
     [None, '2026-05-01', 'ff']
@@ -117,9 +119,9 @@ def json_value(value: Any) -> Any:
 
 
 def write_parquet(connection: "DuckDBPyConnection", statement: "Statement", path: str) -> None:
-    """A Parquet file at `path`, by DuckDB's own writer; types are kept.
+    """Write a Parquet file at `path` with DuckDB's own writer; types are kept.
 
-    Under no other name on the way: the connection may write this one.
+    DuckDB's temporary file is off: the connection may write `path` and nothing else.
     """
     connection.sql(statement).write_parquet(path, use_tmp_file=False)
 

@@ -1,32 +1,36 @@
 """Where a result goes: standard output, or a file that appears only when it is whole."""
 
+import errno
 import os
 import secrets
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Final, cast
 
-from lpp.store.errors import ErrorKind, InputError
+from lpp.store.commands.escaping import TerminalStream
+from lpp.store.errors import ErrorKind, InputError, MachineError
+
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
 def text_output(target: Path | None) -> Iterator[IO[str]]:
-    """A UTF-8 text stream to `target`; standard output for None."""
+    """A UTF-8 text stream to `target`, or standard output for None; a terminal's escapes."""
     if target is None:
         yield sys.stdout
         return
     with whole_file(target) as path, path.open("w", encoding="utf-8", newline="") as stream:
-        yield stream
+        yield cast("IO[str]", TerminalStream(stream)) if stream.isatty() else stream
 
 
 @contextmanager
 def binary_output(target: Path | None) -> Iterator[Path]:
-    """A file to write; for None what it holds is passed on to standard output afterwards.
+    """A file to write; for None its bytes are copied to standard output when the block ends.
 
-    Not to a pipe at once: a query that fails half-way would leave half a file at its end. The
-    path is absolute, since DuckDB is told that it may write there and nowhere else.
+    Not sooner: a query that fails half-way would leave half a file at the pipe's end. The path is
+    absolute, since DuckDB is told that it may write there and nowhere else.
     """
     if target is not None:
         with whole_file(target) as path:
@@ -47,10 +51,11 @@ def binary_output(target: Path | None) -> Iterator[Path]:
 
 @contextmanager
 def whole_file(target: Path) -> Iterator[Path]:
-    """A name beside `target` that takes its place when the block ends well, and else is removed.
+    """A name beside `target`, renamed to it when the block ends well and else removed.
 
-    A pipe, a device or a link (`/dev/stdout` is one) is written in place: replacing it would put
-    a file where it stood.
+    A pipe, a device or a link (`/dev/stdout` is one) is written in place: a rename would replace
+    it by a file. Raises InputError for a directory or a folder that does not exist,
+    MachineError(NO_SPACE) naming `target` where the disk, a quota or a file-size limit is full.
     """
     if target.is_dir() or not target.parent.is_dir():
         why = "is a directory" if target.is_dir() else f"no such directory: {target.parent}"
@@ -58,12 +63,26 @@ def whole_file(target: Path) -> Iterator[Path]:
             f"cannot write {target}: {why}. Name a file with --output.",
             kind=ErrorKind.INVALID_VALUE,
         )
-    if target.is_symlink() or (target.exists() and not target.is_file()):
-        yield target
-        return
+    in_place = is_written_in_place(target)
     beside = target.with_name(f".{target.name}~{os.getpid()}~{secrets.token_hex(4)}")
     try:
-        yield beside
-        os.replace(beside, target)
+        yield target if in_place else beside
+        if not in_place:
+            os.replace(beside, target)
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        before = "" if in_place else " What was there before is untouched."
+        raise MachineError(
+            f"{target}: no room to write ({error.strerror}).{before} "
+            "Free some space (`df -h` shows the disk), then repeat the command.",
+            kind=ErrorKind.NO_SPACE,
+        ) from error
     finally:
-        beside.unlink(missing_ok=True)
+        if not in_place:
+            beside.unlink(missing_ok=True)
+
+
+def is_written_in_place(target: Path) -> bool:
+    """Whether `target` is a pipe, a device or a link."""
+    return target.is_symlink() or (target.exists() and not target.is_file())

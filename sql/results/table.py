@@ -1,4 +1,8 @@
-"""The table a person reads: DuckDB's box, or one column per line where a box would hide some."""
+"""The table for people: DuckDB's box, or a column per line where the box would hide columns.
+
+Names and values are escaped wherever the table goes: it is for reading, and a pipe may end in a
+terminal (`lpp-sql ... | less -R`).
+"""
 
 import contextlib
 import io
@@ -8,6 +12,7 @@ from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING, Any, Final
 
 from lpp.sql.results.formats import Row, csv_text
+from lpp.store.commands.escaping import escape
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection, DuckDBPyRelation, Statement
@@ -16,24 +21,22 @@ MAX_ROWS: Final = 40
 """Rows shown. The footer says how many there are; the other formats write them all."""
 
 _COLUMNS_HIDDEN = re.compile(r"\d+ columns \(\d+ shown\)[\s│└─┘]*\Z")  # DuckDB 1 puts it in the box
-_CONTROL: Final = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
-"""A model's name may hold anything: what would steer a terminal is shown, not sent."""
 
 
 def write_table(connection: "DuckDBPyConnection", statement: "Statement", out: IO[str]) -> None:
-    """Up to `MAX_ROWS` rows in the width of the terminal, 80 columns where there is none."""
+    """Write up to `MAX_ROWS` rows in the width of the terminal, 80 columns where there is none."""
     relation: Any = connection.sql(statement)
     if relation is None:  # from DuckDB 1, for a statement such as INSERT
         return
     if statement.type.name == "EXPLAIN":  # a drawing, which a box would put on one line
-        out.writelines(f"{plan}\n" for _, plan in relation.fetchall())
+        out.writelines(f"{escape(plan)}\n" for _, plan in relation.fetchall())
         return
     width = shutil.get_terminal_size().columns
     box = _box(relation, width)
     if statement.type.name == "SELECT" and _COLUMNS_HIDDEN.search(box):
         out.writelines(_records(relation, width))
     else:
-        out.write(box)
+        out.write(escape(box))
 
 
 def _box(relation: "DuckDBPyRelation", width: int) -> str:
@@ -56,10 +59,11 @@ def _records(relation: "DuckDBPyRelation", width: int) -> Iterator[str]:
 
 
 def _record_lines(names: list[str], row: Row) -> Iterator[str]:
-    margin = max(len(name.translate(_CONTROL)) for name in names)
-    for name, value in zip(names, row, strict=True):
+    shown = [escape(name, keep="") for name in names]
+    margin = max(map(len, shown))
+    for name, value in zip(shown, row, strict=True):
         text = "NULL" if value is None else csv_text(value) or ""
-        yield f"{name.translate(_CONTROL):<{margin}}  {text.translate(_CONTROL)}\n"
+        yield f"{name:<{margin}}  {escape(text, keep='')}\n"
 
 
 def _count(relation: "DuckDBPyRelation") -> int:

@@ -1,6 +1,6 @@
-"""A Ray cluster for a command: joined where it runs, or started on this machine and ended.
+"""Connect to a Ray cluster, or start one on this machine that ends with the command.
 
-Ray is an extra, imported here and in the two executors, inside functions alone.
+Ray is an extra: only functions of this module and of the two executors import it.
 """
 
 import contextlib
@@ -15,17 +15,16 @@ from lpp.store.commands.console import debugging
 from lpp.store.errors import ErrorKind, InputError, MachineError, first_line
 
 LOCAL: Final = "local"
-"""Ray's own word for a cluster of this machine, started and ended with the command."""
+"""Ray's name for a cluster of this machine, started and ended with the command."""
 
 THREADS: Final = ("POLARS_MAX_THREADS", "ZARR_THREADING__MAX_WORKERS", "BLOSC_NTHREADS")
-"""Set to 1: a task has one processor. Ray itself sees to the threads of BLAS and of torch
-(OMP_NUM_THREADS)."""
+"""Set to 1, because a task has one processor. Ray limits BLAS and torch (OMP_NUM_THREADS)."""
 
 CONNECT_SECONDS: Final = 10.0
 
 QUIET: Final = {
-    "RAY_USAGE_STATS_ENABLED": "0",  # a command of ours reports to nobody
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # what Ray will do by itself later, and warns of
+    "RAY_USAGE_STATS_ENABLED": "0",  # no usage statistics leave the machine
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray warns until it is set
 }
 
 
@@ -74,7 +73,7 @@ def _connect(ray: Any, address: str) -> None:
 
 
 def _look_for(address: str) -> None:
-    """OSError where nobody listens at HOST:PORT: Ray itself would try for minutes."""
+    """Raise OSError if nothing listens at HOST:PORT: Ray would retry for minutes."""
     if address in (LOCAL, "auto"):
         return
     host, _, port = address.rpartition(":")
@@ -89,7 +88,7 @@ def _look_for(address: str) -> None:
 
 def _start(ray: Any, address: str) -> None:
     own = {"include_dashboard": False} if address == LOCAL else {}
-    ends = signal.getsignal(signal.SIGTERM)
+    handler = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(
             address=address,
@@ -100,7 +99,7 @@ def _start(ray: Any, address: str) -> None:
         )
     finally:
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, ends)  # Ray puts its own there
+            signal.signal(signal.SIGTERM, handler)  # Ray installs its own
 
 
 def processors(ray: Any) -> int:
@@ -108,8 +107,8 @@ def processors(ray: Any) -> int:
     return max(1, int(ray.cluster_resources().get("CPU", 0)))
 
 
-def told(ray: Any, error: Exception) -> Exception:
-    """What went wrong in a task, as a user should hear it: our own errors as they were raised."""
+def task_error(ray: Any, error: Exception) -> Exception:
+    """The error to raise for a failed task: ours as it was raised there, Ray's as MachineError."""
     if isinstance(error, ray.exceptions.RayTaskError):
         cause: Exception = error.cause
         return cause

@@ -1,25 +1,30 @@
-"""What the three command lines share: one-message errors, exit codes, progress.
+"""Run a command: errors become one message and an exit code.
 
-A command opens, calls the library and prints. Whatever the library raises on purpose
-(`LppError`) becomes one message on stderr and exit code 2, and so does Ctrl-C; anything else
-is a bug and says how to see its traceback. Imports nothing heavy: `lpp-sql` starts through it.
+A command opens, calls the library and prints. An `LppError`, which the library raises on purpose,
+becomes one message on standard error and exit code 2, and so do Ctrl-C and a full disk; anything
+else is a bug, and its message says how to see the traceback. Imports nothing heavy: `lpp-sql`
+starts through it.
 """
 
+import contextlib
+import errno
 import os
+import stat
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, Protocol
+import traceback
+from typing import Any, Final
 
 import click
 
+from lpp.store.commands.escaping import safe_streams, unescaped
 from lpp.store.commands.signals import polite_ends
 from lpp.store.errors import LppError
 
 EXIT_USER_ERROR = 2
 
 INTERRUPTED = "Interrupted. Everything committed so far stays; the same command resumes."
+
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class LppGroup(click.Group):
@@ -40,36 +45,78 @@ def run_command(main: Any, *args: Any, **kwargs: Any) -> Any:
     """Call click's `main`; end the process with a message rather than a traceback."""
     if not kwargs.pop("standalone_mode", True):
         return main(*args, standalone_mode=False, **kwargs)
+    with safe_streams():
+        code = _exit_code(main, *args, **kwargs)
+        if not _flushed():
+            code = code or 1
+    sys.exit(code)
+
+
+def _exit_code(main: Any, *args: Any, **kwargs: Any) -> int:
+    """Run `main` and say what went wrong; the exit code of the process."""
     try:
         with polite_ends():
             result = main(*args, standalone_mode=False, **kwargs)
+            sys.stdout.flush()
     except click.ClickException as error:  # usage errors: click's own text and code, which is 2
         error.show()
-        code = error.exit_code
+        return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        click.echo(INTERRUPTED, err=True)
-        code = EXIT_USER_ERROR
+        _say(INTERRUPTED)
+        return EXIT_USER_ERROR
     except LppError as error:
-        if debugging():
-            raise
-        click.echo(f"Error: {error}", err=True)
-        code = EXIT_USER_ERROR
+        _say(traceback.format_exc() if debugging() else f"Error: {error}")
+        return EXIT_USER_ERROR
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 1
+        return 1
     except Exception as error:
-        if debugging():
-            raise
-        click.echo(
-            f"Error: {type(error).__name__}: {error}\n"
-            "This is a bug in lpp-engine or a case it does not know. "
-            "Repeat the command with --debug for the traceback.",
-            err=True,
+        return _unexpected(error)
+    return result if isinstance(result, int) else 0
+
+
+def _unexpected(error: Exception) -> int:
+    """Say that a disk is full, or else that this is a bug; the exit code."""
+    code = 1
+    message = (
+        f"Error: {type(error).__name__}: {error}\n"
+        "This is a bug in lpp-engine or a case it does not know. "
+        "Repeat the command with --debug for the traceback."
+    )
+    if isinstance(error, OSError) and error.errno in _FULL:
+        code = EXIT_USER_ERROR
+        file = error.filename or ("standard output" if _may_be_full() else "a file")
+        message = (
+            f"Error: {file}: no room to write ({error.strerror}). "
+            "Free some space (`df -h` shows the disk), then repeat the command."
         )
-        code = 1
-    else:
-        code = result if isinstance(result, int) else 0
-    sys.exit(code)
+    _say("".join(traceback.format_exception(error)) if debugging() else message)
+    return code
+
+
+def _say(text: str) -> None:
+    """A message on standard error; nothing where that cannot be written either."""
+    with contextlib.suppress(OSError):
+        click.echo(text.rstrip("\n"), err=True)
+
+
+def _flushed() -> bool:
+    """Whether standard output took everything; if not, the rest goes nowhere, without a word."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with contextlib.suppress(OSError):  # no descriptor: a stream of the process's own
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
+    return True
+
+
+def _may_be_full() -> bool:
+    """Whether standard output is a file or a device; an unbuffered one forgets that it failed."""
+    try:
+        mode = os.fstat(sys.stdout.fileno()).st_mode
+    except OSError:  # no descriptor: a stream of the process's own
+        return False
+    return stat.S_ISREG(mode) or (stat.S_ISCHR(mode) and not sys.stdout.isatty())
 
 
 def debugging() -> bool:
@@ -84,78 +131,12 @@ def debug_option(command: Any) -> Any:
     )(command)
 
 
-class Progress(Protocol):
-    """What a long step reports to: how far it is, and lines worth keeping."""
-
-    def advance(self, amount: int = 1) -> None:
-        """`amount` more units are done."""
-
-    def note(self, text: str) -> None:
-        """One line for the log, such as a shard that was committed."""
+def write_exact(text: str) -> None:
+    """Write CSV or JSON to standard output; `click.echo` drops control sequences from a pipe."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
 
 
-class _Silent:
-    def advance(self, amount: int = 1) -> None: ...
-
-    def note(self, text: str) -> None: ...
-
-
-SILENT: Progress = _Silent()
-"""The default of every library function: reports nothing."""
-
-
-@contextmanager
-def progress(title: str, total: int, unit: str) -> Iterator[Progress]:
-    """A progress bar that ends in the last note; elsewhere (a batch job's log) a line per note."""
-    if not sys.stderr.isatty():
-        yield _LogLines(title, total, unit)
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as RichProgress
-    from rich.table import Column
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=16),
-        MofNCompleteColumn(),
-        TextColumn(unit),
-        TimeRemainingColumn(elapsed_when_finished=True),
-        TextColumn(
-            "{task.fields[note]}",
-            style="dim",
-            markup=False,
-            table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"),
-        ),
-    )
-    with RichProgress(*columns, console=Console(stderr=True), expand=True) as bar:
-        task = bar.add_task(title, total=total, note="")
-        yield _Bar(lambda n: bar.advance(task, n), lambda text: bar.update(task, note=text))
-
-
-class _Bar:
-    def __init__(self, advance: Callable[[int], None], note: Callable[[str], None]) -> None:
-        self._advance, self._note = advance, note
-
-    def advance(self, amount: int = 1) -> None:
-        self._advance(amount)
-
-    def note(self, text: str) -> None:
-        self._note(text)
-
-
-class _LogLines:
-    def __init__(self, title: str, total: int, unit: str) -> None:
-        self._title, self._total, self._unit = title, total, unit
-        self._done = 0
-        self._start = time.monotonic()
-
-    def advance(self, amount: int = 1) -> None:
-        self._done += amount
-
-    def note(self, text: str) -> None:
-        seconds = time.monotonic() - self._start
-        click.echo(
-            f"{self._title}: {self._done}/{self._total} {self._unit} after {seconds:.0f} s: {text}",
-            err=True,
-        )
+def clear_screen() -> None:
+    """An empty terminal, for a command that shows the same table again and again."""
+    unescaped(sys.stdout).write("\x1b[2J\x1b[1;1H")

@@ -1,12 +1,16 @@
 """Requests to end a command: Ctrl-C, a scheduler's SIGTERM, a terminal that closes.
 
-Each raises KeyboardInterrupt in the main thread, and is remembered besides. For the exception
-comes out of whatever line was running, and a library's line may make an error of its own of it (as
-pydantic does while it builds a schema) or drop it (as Python does in a callback from C).
-Imports nothing heavy.
+From the start of the process a request ends it at once (`end_at_once`): nothing is open yet. While
+the command runs (`polite_ends`) a request raises KeyboardInterrupt in the main thread and is
+remembered, because the exception comes out of whatever line was running: a library may replace it
+by an error of its own (pydantic does while it builds a schema), and Python drops it in a callback
+or a destructor. Imports nothing heavy.
 """
 
+import atexit
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,9 +19,24 @@ from typing import Any, Final, NoReturn
 REQUESTS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Ctrl-C, a scheduler, a terminal that closes."""
 
-_AS_STARTED: Final = (signal.SIG_DFL, signal.default_int_handler)
+_EXIT_CODE: Final = 2
+
+_AGAIN_SECONDS: Final = 0.02
+"""After Python dropped a KeyboardInterrupt, until the process is asked again."""
 
 _requested = threading.Event()
+
+
+def end_at_once() -> None:
+    """Until a command runs and after it has ended, each request ends the process with one line.
+
+    Signals that the process was started to ignore, as under nohup, stay ignored.
+    """
+    for number in _handled():
+        signal.signal(number, _exit)
+    sys.unraisablehook = _ask_again
+    # The first to be registered runs last: what follows is Python's own end, which takes a moment.
+    atexit.register(_ignore)
 
 
 @contextmanager
@@ -28,12 +47,14 @@ def polite_ends() -> Iterator[None]:
     """
     before = {}
     if threading.current_thread() is threading.main_thread():
-        before = {n: handler for n in REQUESTS if (handler := signal.getsignal(n)) in _AS_STARTED}
+        before = {number: signal.getsignal(number) for number in _handled()}
     for number in before:
         signal.signal(number, _end)
     try:
         yield
-    except Exception as error:
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a library's panic need not be an Exception
         if _requested.is_set():
             raise KeyboardInterrupt from error
         raise
@@ -50,6 +71,35 @@ def check_requests() -> None:
         raise KeyboardInterrupt
 
 
+def _handled() -> list[signal.Signals]:
+    """The requests that nobody else handles or ignores."""
+    as_started = (signal.SIG_DFL, signal.default_int_handler, _exit)
+    return [number for number in REQUESTS if signal.getsignal(number) in as_started]
+
+
 def _end(number: int, frame: Any) -> NoReturn:
     _requested.set()
     raise KeyboardInterrupt
+
+
+def _exit(number: int, frame: Any) -> NoReturn:
+    try:
+        os.write(2, b"Interrupted.\n")
+    finally:
+        os._exit(_EXIT_CODE)
+
+
+def _ignore() -> None:
+    for number in REQUESTS:
+        if signal.getsignal(number) is _exit:
+            signal.signal(number, signal.SIG_IGN)
+
+
+def _ask_again(dropped: "sys.UnraisableHookArgs") -> None:
+    """What Python cannot raise: of a KeyboardInterrupt no traceback, but another one."""
+    if not issubclass(dropped.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(dropped)
+        return
+    again = threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), signal.SIGINT))
+    again.daemon = True
+    again.start()

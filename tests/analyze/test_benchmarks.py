@@ -53,7 +53,7 @@ def test_what_is_missing_or_matched_to_none_is_told(root: Path, table: Path) -> 
     assert "1 of 3 models have a run." in done.stdout
     assert "missing: X of one (mine.csv, row 1)" in done.stderr
     assert "no run: org/Two: it fits 2 runs: two-" in done.stderr
-    assert "no run: bad?[31m/name: it fits no run" in done.stderr
+    assert r"no run: bad\x1b[31m/name: it fits no run" in done.stderr
     assert "\x1b" not in done.output
     again = run("benchmarks", "add", root, table)
     assert again.exit_code == 0

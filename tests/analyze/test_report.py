@@ -3,6 +3,8 @@
 import hashlib
 import re
 import shlex
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,8 @@ import click
 import pytest
 from click.testing import CliRunner
 from report_tables import database, make_store, run_id
+from terminal import HOSTILE as STEERS
+from terminal import SHOWN, steering
 
 from lpp.analyze.cli import main
 from lpp.analyze.report import write_report
@@ -22,7 +26,7 @@ from lpp.analyze.report_tables import TableView
 from lpp.analyze.report_words import plain
 from lpp.analyze.tables import build_database
 from lpp.sql import TABLES, connect
-from lpp.store.errors import ErrorKind, InputError
+from lpp.store.errors import ErrorKind, InputError, MachineError
 
 HOSTILE = ("<img src=x onerror=alert(1)>", "'; DROP TABLE profiles; --", "</script><script>")
 
@@ -173,6 +177,46 @@ def test_hostile_names_are_text_and_links_lead_somewhere(tmp_path: Path) -> None
     inside = {link[1:] for link in page.links if link.startswith("#")}
     assert inside <= set(page.ids)
     assert [link for link in page.links if not link.startswith("#")] == []
+
+
+@pytest.mark.parametrize("form", ["html", "md"])
+def test_no_name_brings_controls_into_a_report(tmp_path: Path, form: Any) -> None:
+    tables = database([STEERS, "b"], flags=[STEERS])
+    store = make_store(tmp_path / f"it's {STEERS}", tables)
+    (path,) = write_report(str(store), tmp_path / f"report.{form}", form)
+    text = path.read_text()
+    body = re.sub("<script>.*?</script>", "", text, flags=re.DOTALL)  # Vega holds some as text
+    assert steering(body) == set()
+    assert not {character for character in text if character < " "} - {"\n", "\t"}
+    if form == "html":
+        page = Texts()
+        page.feed(body)
+        assert SHOWN in page.text
+    else:
+        assert SHOWN.replace("\\", "\\\\").replace("[", "\\[").replace("]", "\\]") in text
+
+
+def test_a_full_disk_names_the_report(tmp_path: Path) -> None:
+    store = make_store(tmp_path, database(["a", "b"]))
+    code = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "from lpp.analyze.cli import main\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)); main()"
+    )
+    for name in ("full.html", "full.md"):
+        output = tmp_path / name
+        output.write_text("before")
+        words = [sys.executable, "-c", code, "report", str(store), "-o", str(output)]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        assert done.returncode == 2, done.stderr
+        assert f"Error: {output}: no room to write (File too large)" in done.stderr
+        assert "bug" not in done.stderr
+        assert output.read_text() == "before"
+    left = {path.name for path in tmp_path.iterdir()} - {"lpp.json", "profiles.duckdb"}
+    assert left == {"full.html", "full.md"}
+    with pytest.raises(MachineError, match=r"^/dev/full: no room to write") as caught:
+        write_report(str(store), Path("/dev/full"))
+    assert caught.value.kind is ErrorKind.NO_SPACE
 
 
 def test_markdown_is_a_summary_in_which_names_stay_text(tmp_path: Path) -> None:

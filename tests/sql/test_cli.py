@@ -409,7 +409,7 @@ def test_what_is_not_a_store(tmp_path: Path, empty_store: Path, lpp_sql: Run):
 
 def test_a_fault_of_ours_shows_its_traceback_with_debug(store: Path, lpp_sql: Run):
     done = lpp_sql(store, "SELEC 1", "--debug")
-    assert done.returncode == 1
+    assert done.returncode == EXIT_USER_ERROR
     assert b"Traceback" in done.stderr
 
 

@@ -1,17 +1,19 @@
 """What a person at a terminal, and a script, see of success and failure."""
 
 import os
-import pty
 import re
 import subprocess
 import sys
 
 import pytest
+from terminal import on_terminal
 
 SCRIPT = """
 import os, signal, sys, time
 import click
-from lpp.store.commands.console import LppGroup, debug_option, progress
+from lpp.store.commands.console import LppGroup, debug_option
+from lpp.store.commands.progress import progress
+from lpp.store.commands.signals import end_at_once
 from lpp.store.errors import ErrorKind, InputError
 
 
@@ -36,6 +38,20 @@ def act(times):
             time.sleep(60)
         except KeyboardInterrupt:  # what a library did that was interrupted
             raise InputError("cannot be loaded", kind=ErrorKind.CORRUPT) from None
+    if what == "dropped":
+        end_at_once()  # as the three programs do before anything else
+        class Dropping:
+            def __del__(self):
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(60)
+        Dropping()
+        time.sleep(60)
+    if what == "panic":
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(60)
+        except KeyboardInterrupt:
+            raise BaseException("panic") from None
     if what == "bug":
         raise ZeroDivisionError("by nothing")
     if what == "code":
@@ -116,6 +132,15 @@ def test_an_error_that_a_library_made_of_an_interrupt_is_one(
     assert "cannot be loaded" not in done.stderr
 
 
+@pytest.mark.parametrize("what", ["dropped", "panic"])
+def test_an_interrupt_that_python_or_a_library_drops_ends_the_command(what: str) -> None:
+    done = call(what)
+    assert done.returncode == 2
+    assert done.stderr.strip().startswith("Interrupted. Everything committed so far stays")
+    assert "Traceback" not in done.stderr
+    assert "panic" not in done.stderr
+
+
 def test_unexpected_exception_tells_how_to_see_more() -> None:
     done = call("bug")
     assert done.returncode == 1
@@ -129,7 +154,7 @@ def test_unexpected_exception_tells_how_to_see_more() -> None:
 )
 def test_debug_shows_the_traceback(what: str, name: str) -> None:
     for done in (call(what, "act", "--debug"), call(what, LPP_DEBUG="1")):
-        assert done.returncode != 0
+        assert done.returncode == (2 if what == "lpp" else 1)
         assert "Traceback (most recent call last)" in done.stderr
         assert done.stderr.strip().splitlines()[-1].startswith(f"{name}: ")
 
@@ -167,32 +192,49 @@ def test_progress_in_a_log_is_a_line_per_note() -> None:
 
 
 def test_progress_on_a_terminal_is_a_bar() -> None:
-    ours, theirs = pty.openpty()
-    worker = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, "work"],
-        stderr=theirs,
-        stdin=subprocess.DEVNULL,
-        env=os.environ | {"TERM": "xterm-256color", "COLUMNS": "100"},
-    )
-    os.close(theirs)
-    shown = read_all(ours)
-    assert worker.wait(30) == 0
+    code, received = on_terminal([sys.executable, "-c", SCRIPT, "work"])
+    shown = received.decode()
+    assert code == 0
     assert "━" in shown
     assert "3/3" in shown
     assert "shard 2 of [markup]" in shown
     assert "after" not in shown
 
 
-def read_all(descriptor: int) -> str:
-    data = b""
-    try:
-        while piece := os.read(descriptor, 4096):
-            data += piece
-    except OSError:  # how Linux says that the other end of a terminal is closed
-        pass
-    finally:
-        os.close(descriptor)
-    return data.decode()
+FULL = "no room to write (No space left on device)"
+
+
+@pytest.mark.parametrize("flags", [(), ("-u",)])
+def test_a_full_standard_output_is_one_message(flags: tuple[str, ...]) -> None:
+    with open("/dev/full", "wb") as full:
+        for script in (SCRIPT, SCRIPT_PRINTING):
+            done = subprocess.run(
+                [sys.executable, *flags, "-c", script, *(["act"] if script is SCRIPT else [])],
+                stdin=subprocess.DEVNULL,
+                stdout=full,
+                stderr=subprocess.PIPE,
+                env={k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"},
+                text=True,
+                check=False,
+                timeout=30,
+            )
+            assert done.returncode == 2
+            assert done.stderr.startswith(f"Error: standard output: {FULL}")
+            assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_full_standard_error_is_no_traceback_and_keeps_the_exit_code() -> None:
+    with open("/dev/full", "wb") as full:
+        for what, code in (("lpp", 2), ("bug", 1), ("code", 7)):
+            done = subprocess.run(
+                [sys.executable, "-c", SCRIPT, "act"],
+                input=what.encode(),
+                stdout=subprocess.PIPE,
+                stderr=full,
+                check=False,
+                timeout=30,
+            )
+            assert (done.returncode, done.stdout) == (code, b"")
 
 
 def test_library_use_of_a_command_raises() -> None:

@@ -16,7 +16,7 @@ HOSTILE = (
     "<img src=x onerror=alert(1)>",
     "'; DROP TABLE profiles; --",
     "</script><script>alert(2)</script>",
-    'a "b" `c` ${alert(3)} {{ 7 * 7 }} <!--',
+    'a "b" `c` ${alert(3)} {{ 7 * 7 }} <!-- \x1b[2J\u202etxt',
 )
 
 

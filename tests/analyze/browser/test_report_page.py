@@ -95,6 +95,10 @@ def test_names_are_text_everywhere(open_page: OpenPage, hostile_page: Path) -> N
     assert HOSTILE_TEXT in page.locator("#table-runs tbody").inner_text()
     assert "</script><script>alert(2)</script>" in page.locator("#table-profiles").inner_text()
     assert "{{ 7 * 7 }}" in page.locator("#provenance").inner_text()
+    for table in ("#table-runs tbody", "#table-profiles"):  # filled by the script
+        text = page.locator(table).inner_text()
+        assert r"<!-- \x1b[2J\u202etxt" in text
+        assert not {"\x1b", "\u202e"} & set(text)
 
 
 def test_a_column_sorts_both_ways(open_page: OpenPage, hostile_page: Path) -> None:

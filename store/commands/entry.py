@@ -1,0 +1,29 @@
+"""Where the three programs start: signals are handled before anything heavy is imported.
+
+Importing a command line takes 50 ms to seconds, in which Ctrl-C would end in a traceback. So the
+programs are named here, and imported once a request to end them is a line and an exit code.
+"""
+
+import importlib
+
+from lpp.store.commands.signals import end_at_once
+
+
+def capture() -> None:
+    """`lpp-capture`."""
+    _start("lpp.capture.cli")
+
+
+def analyze() -> None:
+    """`lpp-analyze`."""
+    _start("lpp.analyze.cli")
+
+
+def sql() -> None:
+    """`lpp-sql`."""
+    _start("lpp.sql.cli")
+
+
+def _start(command_line: str) -> None:
+    end_at_once()
+    importlib.import_module(command_line).main()

@@ -1,0 +1,101 @@
+"""Progress of a long step: a bar on a terminal, a line for each note elsewhere.
+
+rich, which draws the bar, is imported when there is a terminal.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+import click
+
+from lpp.store.commands.escaping import escape, safe_streams, unescaped
+
+
+class Progress(Protocol):
+    """What a long step reports to: how far it is, and lines worth keeping."""
+
+    def advance(self, amount: int = 1) -> None:
+        """`amount` more units are done."""
+
+    def note(self, text: str) -> None:
+        """One line for the log, such as a shard that was committed."""
+
+
+class _Silent:
+    def advance(self, amount: int = 1) -> None: ...
+
+    def note(self, text: str) -> None: ...
+
+
+SILENT: Progress = _Silent()
+"""The default of every library function: reports nothing."""
+
+
+@contextmanager
+def progress(title: str, total: int, unit: str) -> Iterator[Progress]:
+    """A progress bar that ends in the last note; elsewhere (a batch job's log) a line per note."""
+    if not sys.stderr.isatty():
+        yield _LogLines(title, total, unit)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as RichProgress
+    from rich.table import Column
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=16),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        TextColumn(
+            "{task.fields[note]}",
+            style="dim",
+            markup=False,
+            table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"),
+        ),
+    )
+    bar = RichProgress(
+        *columns,
+        console=Console(file=unescaped(sys.stderr)),
+        expand=True,
+        redirect_stdout=sys.stdout.isatty(),  # rich would send a pipe's lines to the terminal
+    )
+    # While the bar is there, rich's streams print above it: what they are given is escaped, too.
+    with bar, safe_streams():
+        task = bar.add_task(escape(title, keep=""), total=total, note="")
+        yield _Bar(
+            lambda amount: bar.advance(task, amount),
+            lambda text: bar.update(task, note=escape(text, keep="")),
+        )
+
+
+class _Bar:
+    def __init__(self, advance: Callable[[int], None], note: Callable[[str], None]) -> None:
+        self._advance, self._note = advance, note
+
+    def advance(self, amount: int = 1) -> None:
+        self._advance(amount)
+
+    def note(self, text: str) -> None:
+        self._note(text)
+
+
+class _LogLines:
+    def __init__(self, title: str, total: int, unit: str) -> None:
+        self._title, self._total, self._unit = title, total, unit
+        self._done = 0
+        self._start = time.monotonic()
+
+    def advance(self, amount: int = 1) -> None:
+        self._done += amount
+
+    def note(self, text: str) -> None:
+        seconds = time.monotonic() - self._start
+        click.echo(
+            f"{self._title}: {self._done}/{self._total} {self._unit} after {seconds:.0f} s: {text}",
+            err=True,
+        )
