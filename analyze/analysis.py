@@ -40,6 +40,8 @@ class Analysis:
     """Names of the metrics of `spectra` that were computed."""
     texts: Mapping[str, Texts]
     """By run."""
+    left_out: tuple[str, ...]
+    """What of the selected runs took no part, since it is not committed: one line each."""
 
     def profiles(
         self,
@@ -114,7 +116,7 @@ def analyze(
     metrics that a package is missing for are not there (`metrics.unavailable`).
     Raises InputError for a selection the store does not hold, FormatError for altered bytes.
     """
-    views = select_runs(url, selection)
+    views, incomplete = select_runs(url, selection)
     sites = select_sites(views, selection)
     declared = with_free(chosen(metrics))
     keys = spectra.all_keys(views, selection.contexts, selection.prompts)
@@ -149,6 +151,7 @@ def analyze(
         metrics=flagged_metrics(pl.concat(others), of_spectra, of_entropy, runs, texts),
         computed=frozenset(metric.name for metric in declared).intersection(PAPER_NAMES),
         texts=texts,
+        left_out=tuple(incomplete),
     )
 
 

@@ -22,18 +22,20 @@ from lpp.analyze import cache_tables
 from lpp.analyze.cells import Cell
 from lpp.analyze.row_values import Values
 from lpp.analyze.summary import Summary
-from lpp.store.errors import FormatError, LppError
+from lpp.store.errors import FormatError, LppError, MachineError
 from lpp.store.format.arrow_limits import check_declared
+from lpp.store.format.commit_record import checksum
 from lpp.store.format.keys import ANALYSIS_KEY
-from lpp.store.objects.disk import checksum
-from lpp.store.objects.paths import plain_file
+from lpp.store.objects.locate import objects_at
 from lpp.store.objects.place import Place
-from lpp.store.objects.writing import replace_file
 from lpp.store.read import Run
 
 KERNEL_VERSION: Final = 3
 """Raise it when a change of the arithmetic, or of a metric that needs rows, could change a digit
 that is kept."""
+
+MAX_BYTES: Final = 1 << 32
+"""Bytes of a file of kept numbers, at most."""
 
 _META: Final = b"lpp"
 _log = logging.getLogger("lpp.analyze")
@@ -45,7 +47,9 @@ class Cache:
     def __init__(self, root: Place, run: Run) -> None:
         self._shards = checksum(" ".join(shard.digest for shard in run.shards).encode())[:16]
         self._run = run.id
-        self.folder = root / ANALYSIS_KEY / run.id / f"{self._shards}-k{KERNEL_VERSION}"
+        key = f"{ANALYSIS_KEY}/{run.id}/{self._shards}-k{KERNEL_VERSION}"
+        self._objects = objects_at(root).below(key)
+        self.folder = self._objects.place
         self._writable = True
 
     def summaries(self, site: str) -> dict[Cell, Summary]:
@@ -79,9 +83,10 @@ class Cache:
     def _read(
         self, name: str, parsed: Callable[[pa.Table], Any], digest: Callable[[Any], str]
     ) -> Any:
-        path = self.folder / name
         try:
-            data = plain_file(self.folder, name).read_bytes()
+            data = self._objects.get(name, MAX_BYTES)
+        except MachineError:
+            raise
         except (OSError, FormatError):
             return {}
         try:
@@ -93,7 +98,7 @@ class Cache:
             if table.schema.metadata[_META] != self._meta(name, digest(found)):
                 raise ValueError("written for other rows, or altered")
         except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
-            _log.warning("%s: computing it again (%s)", path, error)
+            _log.warning("%s: computing it again (%s)", self.folder / name, error)
             return {}
         return found
 
@@ -106,7 +111,7 @@ class Cache:
         with pa.ipc.new_file(sink, table.schema, options=options) as writer:
             writer.write_table(table)
         try:
-            replace_file(self.folder / name, bytes(sink.getvalue()))
+            self._objects.put(name, bytes(sink.getvalue()))
         except (OSError, LppError) as error:
             self._writable = False
             _log.warning("%s: results are not kept (%s)", self.folder, error)

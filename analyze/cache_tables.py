@@ -10,7 +10,7 @@ from lpp.analyze.cells import Cell
 from lpp.analyze.row_values import Values
 from lpp.analyze.spectrum import Spectrum
 from lpp.analyze.summary import Summary
-from lpp.store.objects.disk import checksum
+from lpp.store.format.commit_record import checksum
 
 _CELL: Final = tuple(pa.field(name, pa.int32(), nullable=False) for name in Cell._fields)
 

@@ -50,11 +50,11 @@ def cka(
 
     asked = None if prompts is None else (prompts,)
     selection = Selection(runs=runs, sites=sites, prompts=asked)
-    views = select_runs(store, selection)
+    views, incomplete = select_runs(store, selection)
     work, left_out = cka_table.plan(
         views, select_sites(views, selection), prefix=prefix, prompts=prompts, every=all_pairs
     )
-    for line in left_out:
+    for line in (*incomplete, *left_out):
         click.echo(line, err=True)
     with progress("CKA", sum(len(part.pairs) for part in work), "pairs of sites") as bar:
         found = cka_table.compute(work, progress=bar)

@@ -53,7 +53,7 @@ def layers(
     from lpp.analyze.select import Selection, select_runs, select_sites
 
     selection = Selection(runs=runs, sites=sites, contexts=contexts, prompts=prompts)
-    views = select_runs(store, selection)
+    views, _ = select_runs(store, selection)
     chosen = select_sites(views, selection)
     total = sum(site in chosen for view in views for site in view.run.sites)
     with chosen_executor(executor, address) as who, progress("Layers", total, "sites") as bar:

@@ -117,11 +117,11 @@ def profile(
 
     dropped = drop_prefixes or ()
     selection = Selection(runs=runs, sites=sites or ("*",), contexts=contexts, prompts=prompts)
-    views = select_runs(store, selection)
+    views, incomplete = select_runs(store, selection)
     chosen = select_sites(views, selection)
     lines = [*uncaptured_lines(views, contexts), *unavailable(metrics)]
     lines += needing_rows(views, asked_of(metrics))
-    for line in (*shortfalls(views, selection), *lines):
+    for line in (*incomplete, *shortfalls(views, selection), *lines):
         click.echo(line, err=True)
     total = sum(site in chosen for view in views for site in view.run.sites)
     with chosen_executor(executor, address) as who, progress("Spectra", total, "sites") as bar:

@@ -68,7 +68,7 @@ def sensitivity(
     from lpp.analyze.select import Selection
 
     selection = Selection(runs=runs, sites=sites, contexts=contexts, prompts=prompts)
-    views, axes = choose(store, selection)
+    views, axes, _ = choose(store, selection)
     total = sum(site in axes.sites for view in views for site in view.run.sites)
     with chosen_executor(executor, address) as who, progress("Spectra", total, "sites") as bar:
         found = library.sensitivity(store, selection, errors=errors, progress=bar, executor=who)

@@ -1,5 +1,6 @@
 """Whole spectra as a table: one row per eigenvalue."""
 
+import warnings
 from collections.abc import Sequence
 
 import polars as pl
@@ -42,16 +43,26 @@ def read_eigenvalues(
     min(N, d) rows, 30 kB at d = 1,000. They lie in the analysis cache after `lpp-analyze profile`;
     what does not is computed, and kept. Rows that hold infinities or NaN have no spectrum.
 
-    Raises InputError for a selection that fits nothing.
+    Warns of a run that is incomplete. Raises InputError for a selection that fits nothing.
     """
+    frame, incomplete = eigenvalues_held(url, selection, prefix=prefix)
+    for line in incomplete:
+        warnings.warn(line, stacklevel=2)
+    return frame
+
+
+def eigenvalues_held(
+    url: Url, selection: Selection | None = None, *, prefix: int | None = None
+) -> tuple[pl.DataFrame, list[str]]:
+    """The same, and a line for each incomplete run in place of a warning."""
     selection = selection or Selection(sites=("final",))
-    chosen = select_runs(url, selection)
+    chosen, incomplete = select_runs(url, selection)
     sites = select_sites(chosen, selection)
     frames = [
         _of_run(Cache(open_store(url).path, view.run), view, sites, selection, prefix)
         for view in chosen
     ]
-    return pl.concat([pl.DataFrame(schema=SCHEMA), *frames])
+    return pl.concat([pl.DataFrame(schema=SCHEMA), *frames]), incomplete
 
 
 def _of_run(

@@ -12,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from lpp.analyze.incomplete import warn_of_incomplete
 from lpp.analyze.jackknife import error_names, student
 from lpp.analyze.keys import RunView, Url, views
 from lpp.analyze.lazy import Source, scan
-from lpp.analyze.tokens import scan_files
+from lpp.analyze.tokens import read_tokens
 from lpp.store import open_store
 from lpp.store.errors import ErrorKind, InputError
 
@@ -57,10 +58,11 @@ def scan_entropy(
     """Entropy by prefix of the store at `url`, computed as it is collected: columns `SCHEMA`.
 
     contexts, prompts: as for `scan_spectra`. Where the logits were not asked for at a position
-    that a prefix needs, its entropy is null. Raises FormatError: not a store, or altered;
+    that a prefix needs, its entropy is null. Warns of a run that is incomplete. Raises
+    FormatError: not a store, or altered;
     InputError when `contexts` names one whose prefixes were not captured.
     """
-    open_store(url)
+    warn_of_incomplete(views(url))
     for view in views(url) if contexts is not None else ():
         for context in view.contexts(contexts):
             check_captured(view, context)
@@ -215,7 +217,7 @@ def _entropies(
         here = lengths[shard.first_prompt : shard.end_prompt]
         if len(here) == 0:  # beyond a shard that is missing
             break
-        tokens = scan_files([file], ["prompt_id", "position", "entropy"]).collect()
+        tokens = read_tokens(file, ["prompt_id", "position", "entropy"])
         prompt_id, position = (tokens[name].to_numpy() for name in ("prompt_id", "position"))
         nats = tokens["entropy"].cast(pl.Float64).to_numpy()
         starts = np.cumsum(here) - here

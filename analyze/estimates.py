@@ -133,7 +133,8 @@ def token_estimates(view: RunView, cells: Collection[Cell], request: Request) ->
     inside = (pl.col("position") < longest) & (pl.col("prompt_id") < most)
     inside &= ~pl.col("prompt_id").is_in(view.set_aside.tolist())
     names = [name for name in tokens.SCHEMA.names() if name != "run"]
-    read = tokens.scan_files(view.run.tokens_files(), names).filter(inside).collect()
+    files = view.run.tokens_files()
+    read = pl.concat([tokens.read_tokens(file, names).filter(inside) for file in files])
     values: Values = {}
     for cell, metrics in wanted.items():
         first, end = cell.gap

@@ -53,17 +53,20 @@ class Axes:
     sizes: tuple[int, ...]
 
 
-def choose(url: Url, selection: Selection) -> tuple[list[RunView], Axes]:
-    """The runs and axes that `selection` asks for.
+def choose(url: Url, selection: Selection) -> tuple[list[RunView], Axes, list[str]]:
+    """The runs and axes that `selection` asks for, and a line for each incomplete run.
 
     Without contexts or numbers of prompts asked for: the paper's, as far as any run holds them,
     and the most that every run holds. Raises InputError for what no run holds.
     """
-    views = select_runs(url, selection)
+    views, incomplete = select_runs(url, selection)
     contexts = selection.contexts or _held(CONTEXTS, [v.run.plan.context for v in views])
     sizes = selection.prompts or _held(SIZES, [v.run.n_prompts for v in views])
-    return views, Axes(
-        tuple(select_sites(views, selection)), tuple(sorted({*contexts})), tuple(sorted({*sizes}))
+    sites = select_sites(views, selection)
+    return (
+        views,
+        Axes(tuple(sites), tuple(sorted({*contexts})), tuple(sorted({*sizes}))),
+        incomplete,
     )
 
 

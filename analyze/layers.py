@@ -69,7 +69,7 @@ def layers(
 
     Raises InputError for what no run holds, FormatError for altered bytes.
     """
-    views = select_runs(url, selection)
+    views, incomplete = select_runs(url, selection)
     sites = select_sites(views, selection)
     keys = spectra.all_keys(views, selection.contexts, selection.prompts)
     keys = keys.filter(pl.col("site").is_in(sites), pl.col("prefix") == pl.col("context"))
@@ -85,7 +85,7 @@ def layers(
     frame = _with_different_prompts(pl.DataFrame(rows, schema=SCHEMA), views)
     blocks = {view.run.id: view.run.plan.model.n_blocks for view in views}
     scores = pl.DataFrame(list(_scores(frame, blocks)), schema=SCORES_SCHEMA)
-    lines = (*shortfalls(views, selection), *needing_rows(views, metrics))
+    lines = (*incomplete, *shortfalls(views, selection), *needing_rows(views, metrics))
     return Layers(frame, scores, lines)
 
 

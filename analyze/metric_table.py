@@ -8,12 +8,12 @@ import polars as pl
 
 from lpp.analyze import spectra
 from lpp.analyze.estimates import Estimates, Request, token_estimates
+from lpp.analyze.incomplete import warn_of_incomplete
 from lpp.analyze.jackknife import ERRORS, Estimate
 from lpp.analyze.keys import RunView, Url, views
 from lpp.analyze.lazy import Source, scan
 from lpp.analyze.metric import Metric
 from lpp.analyze.metrics import chosen, unavailable
-from lpp.store import open_store
 
 LOGITS = "logits"
 """The site of metrics that need token statistics: they come from the logits, not from a site."""
@@ -55,9 +55,9 @@ def scan_metrics(
     Filters on key columns, `metric` among them, reach the computation: nothing is computed that
     no metric left needs. A metric that only a pattern asks for is left out, with a warning, where
     a package is missing that it needs. Raises InputError for a name that fits no metric;
-    FormatError: not a store, or altered.
+    FormatError: not a store, or altered. Warns of a run that is incomplete.
     """
-    open_store(url)
+    warn_of_incomplete(views(url))
     declared = chosen(metrics)
     for line in unavailable(metrics):
         warnings.warn(line, stacklevel=2)

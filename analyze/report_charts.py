@@ -174,10 +174,10 @@ def eigenvalues(url: str) -> Answer:
     A store that no longer holds its runs has none; nor has one whose states are altered.
     """
     from lpp.analyze.chart_curves import thinned
-    from lpp.analyze.eigenvalue_table import SCHEMA, read_eigenvalues
+    from lpp.analyze.eigenvalue_table import SCHEMA, eigenvalues_held
 
     try:
-        frame = read_eigenvalues(url)
+        frame, _ = eigenvalues_held(url)  # the page names incomplete runs with their provenance
     except LppError as error:
         return Answer(EIGENVALUES, pl.DataFrame(schema=SCHEMA), str(error).rstrip("."))
     largest = [pl.col(name) == pl.col(name).max().over("run") for name in ("context", "n_prompts")]

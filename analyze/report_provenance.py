@@ -11,9 +11,11 @@ from typing import Any, Final
 
 import polars as pl
 
+from lpp.analyze.incomplete import incomplete
 from lpp.store import open_store
 from lpp.store.errors import FormatError
 from lpp.store.format.keys import DATABASE_KEY, SHARDS_KEY
+from lpp.store.objects.locate import objects_at
 from lpp.store.objects.place import Place
 
 LIBRARIES: Final = ("lpp-engine", "duckdb", "polars", "numpy", "scipy", "zarr")
@@ -97,7 +99,7 @@ def _versions() -> Iterator[tuple[str, str]]:
 
 def _sha256(path: Place) -> str | None:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return hashlib.sha256(objects_at(path.parent).local(path.name).read_bytes()).hexdigest()
     except FileNotFoundError:
         return None
 
@@ -109,9 +111,7 @@ def _run_origin(stored: Mapping[str, Any], run: str, plan: str | None) -> RunOri
     try:
         if run in stored:
             checksums = list(_checksums(stored[run]))
-            missing = stored[run].missing_shards
-            if missing:
-                problem = f"{len(missing)} of {stored[run].plan.n_shards} shards are missing"
+            problem = (incomplete(stored[run]) or "").removesuffix(".") or None
         else:
             problem = "the store does not hold this run: its numbers cannot be computed again"
     except FormatError as error:

@@ -11,6 +11,7 @@ from lpp.sql import TABLES, build
 from lpp.sql.database.catalogue import outdated_tables
 from lpp.sql.schema import arrow_schema
 from lpp.store.format.keys import DATABASE_KEY
+from lpp.store.objects.locate import objects_at
 from lpp.store.objects.place import Place
 
 
@@ -50,7 +51,7 @@ def refresh_database(root: Place, correlations: pl.DataFrame | None = None) -> b
     False where nothing was done: no database, or one of another release, which
     `lpp-analyze profile` builds again with its scores.
     """
-    if not (root / DATABASE_KEY).is_file() or outdated_tables(root):
+    if not objects_at(root).exists(DATABASE_KEY) or outdated_tables(root):
         return False
     tables = store_tables(root)
     if correlations is not None:

@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from lpp.analyze.incomplete import incomplete_lines
 from lpp.analyze.keys import RunView, Url, views
 from lpp.analyze.moments_held import check_asked, moments_lines
 from lpp.store.errors import ErrorKind, InputError
@@ -21,10 +22,11 @@ class Selection:
     """Numbers of prompts; all that are committed by default."""
 
 
-def select_runs(url: Url, selection: Selection) -> list[RunView]:
-    """The selected runs that have a committed prompt.
+def select_runs(url: Url, selection: Selection) -> tuple[list[RunView], list[str]]:
+    """The selected runs with a prompt that can be analysed, and a line for each incomplete run.
 
-    Raises InputError when there is none, when a pattern fits no run, or when no selected run
+    A run whose first shard is not committed has no such prompt: a line alone speaks of it. Raises
+    InputError when there is no other, when a pattern fits no run, or when no selected run
     holds a context or a number of prompts asked for.
     """
     every = {view.run.id: view for view in views(url)}
@@ -35,10 +37,10 @@ def select_runs(url: Url, selection: Selection) -> list[RunView]:
         )
     chosen = [every[name] for name in matching("run", selection.runs, every)]
     found = [view for view in chosen if view.run.n_prompts]
+    lines = incomplete_lines(chosen)
     if not found:
         raise InputError(
-            f"{url}: no shard is committed yet of {', '.join(v.run.id for v in chosen)}. "
-            "Repeat the `lpp-capture run` command: it resumes.",
+            f"{url}: no prompt can be analysed. {' '.join(lines)}",
             kind=ErrorKind.INCOMPLETE,
         )
     contexts = {view.run.id: view.run.plan.context for view in found}
@@ -46,7 +48,7 @@ def select_runs(url: Url, selection: Selection) -> list[RunView]:
     _check_held("--context", selection.contexts, contexts, "tokens")
     _check_held("--prompts", selection.prompts, sizes, "prompts")
     check_asked(found, selection.contexts, selection.prompts)
-    return found
+    return found, lines
 
 
 def select_sites(views: Iterable[RunView], selection: Selection) -> list[str]:
@@ -90,7 +92,7 @@ def listed(names: Collection[str]) -> str:
 
 
 def shortfalls(views: Iterable[RunView], selection: Selection) -> list[str]:
-    """One line for each run that holds less than what is asked for, or than it should, and why."""
+    """One line for each run that holds less than what is asked for, or set prompts aside."""
     lines = []
     for view in views:
         run = view.run
@@ -113,11 +115,6 @@ def shortfalls(views: Iterable[RunView], selection: Selection) -> list[str]:
             lines.append(
                 f"{run.id}: {aside} of {run.n_prompts} prompts are set aside ({why}), so no number "
                 "is of them"
-            )
-        if run.missing_shards:
-            lines.append(
-                f"{run.id}: {len(run.missing_shards)} of {run.plan.n_shards} shards are missing, "
-                f"so it counts as its first {run.n_prompts} prompts"
             )
     return lines
 

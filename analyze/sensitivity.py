@@ -70,14 +70,14 @@ def sensitivity(
 
     Raises InputError for what no run holds, FormatError for altered bytes.
     """
-    views, axes = grid.choose(url, selection)
+    views, axes, incomplete = grid.choose(url, selection)
     values = grid.values(url, views, axes, errors=errors, progress=progress, executor=executor)
     names, doubles = representatives(views)
     return Sensitivity(
         values=values,
         compared=tuple(_compared(values, names)),
         savings=tuple(_saving(view, axes) for view in views),
-        left_out=(*shortfalls(views, Selection()), *_absences(values), *doubles),
+        left_out=(*incomplete, *shortfalls(views, Selection()), *_absences(values), *doubles),
     )
 
 

@@ -13,7 +13,6 @@ from typing import Final, Protocol
 import numpy as np
 
 from lpp.analyze.cells import Cell, Integers, n_tokens
-from lpp.store.arrays.moments_reader import site_of
 from lpp.store.errors import ErrorKind, FormatError
 from lpp.store.read import Block, Run
 
@@ -40,7 +39,7 @@ class SiteReader:
     @property
     def width(self) -> int:
         """Columns d of a row."""
-        return site_of(self.run, self.site).width
+        return self.run.site(self.site).width
 
     def read(self, sizes: Sequence[int], *sinks: Sink, first: int = 0) -> Iterator[int]:
         """Fill `sinks`; yield each of `sizes`, ascending, once its prompts are in, no more.

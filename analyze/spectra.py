@@ -8,6 +8,7 @@ from lpp.analyze.cache import Cache
 from lpp.analyze.cells import Cell, n_tokens
 from lpp.analyze.estimates import Estimates, Request
 from lpp.analyze.executor import LOCAL, Work
+from lpp.analyze.incomplete import warn_of_incomplete
 from lpp.analyze.jackknife import Estimate, error_names
 from lpp.analyze.keys import RunView, Url, depth, views
 from lpp.analyze.lazy import Source, scan
@@ -57,9 +58,10 @@ def scan_spectra(
     Filters on key columns and the choice of columns reach the computation: one site asked for is
     one site read, without `effective_rank` and `top_share` there is no eigen-decomposition, and
     only those columns' errors are computed that are asked for. What was computed once is kept
-    under `analysis/`. Raises FormatError: not a store, or altered.
+    under `analysis/`. Warns of a run that is incomplete. Raises FormatError: not a store, or
+    altered.
     """
-    open_store(url)
+    warn_of_incomplete(views(url))
 
     def keys() -> pl.DataFrame:
         return all_keys(views(url), contexts, prompts)

@@ -27,7 +27,8 @@ from lpp.analyze.summary import Demand, Summary, summarize
 from lpp.store.arrays.moments import ROUNDING as STORED
 from lpp.store.arrays.moments import BandMoments, packed_size
 from lpp.store.errors import ErrorKind, InputError
-from lpp.store.read import Run, ShardRecord
+from lpp.store.read import Run
+from lpp.store.shards import Shard
 
 PRODUCT_ROWS: Final = 256
 """Rows whose reading and product take as long as reading a band of a shard and adding it: 33
@@ -179,7 +180,7 @@ def _of_size(reader: SiteReader, cells: Sequence[Cell]) -> Iterator[tuple[Cell, 
 
 
 def _prefixes(
-    reader: SiteReader, groups: Sequence[Sequence[ShardRecord]], last: int
+    reader: SiteReader, groups: Sequence[Sequence[Shard]], last: int
 ) -> Iterator[tuple[int, list[Packed]]]:
     """Each stored prefix up to `last`, with the moments of each group of shards below it.
 

@@ -20,6 +20,8 @@ from lpp.store.errors import ErrorKind, InputError
 PUBLISHED_SET: Final = "published"
 """Stands for the texts that the published profiles were made on."""
 
+_NONE: Final = "no prompt can be analysed; `lpp-analyze profile` says why"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
@@ -111,7 +113,8 @@ def choose_subjects(
             subjects.append(_subject(run, at[run["run"]][0], metrics))
         else:
             where = f"context {context}, {n_prompts} prompts, {setting.site}"
-            left_out.append(f"{run['run']}: no profile at {where}")
+            why = f"no profile at {where}" if run["n_prompts"] != 0 else _NONE
+            left_out.append(f"{run['run']}: {why}")
     if published:
         own = {subject.model: subject.id for subject in subjects if not subject.untrained}
         for subject in _published(metrics):

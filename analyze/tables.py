@@ -1,5 +1,6 @@
 """An analysis as the tables of its database."""
 
+import warnings
 from collections.abc import Collection
 
 import pyarrow as pa
@@ -49,8 +50,13 @@ def build_database(
     drop_prefixes: Collection[int] = (),
     progress: Progress = SILENT,
 ) -> Place:
-    """Analyse the store at `url` and replace its `profiles.duckdb`; return the file's path."""
+    """Analyse the store at `url` and replace its `profiles.duckdb`; return the file's path.
+
+    Warns of a run that is incomplete.
+    """
     analysis = analyze(url, selection or Selection(), progress=progress)
+    for line in analysis.left_out:
+        warnings.warn(line, stacklevel=2)
     return write_database(url, analysis, drop_prefixes=drop_prefixes)
 
 

@@ -1,10 +1,12 @@
 """The token statistics of a store as one lazy table."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
 
+from lpp.analyze.incomplete import warn_of_absent_tokens
 from lpp.analyze.keys import Url
 from lpp.analyze.lazy import ROWS, Source, scan
 from lpp.store import open_store
@@ -23,9 +25,9 @@ def scan_tokens(url: Url) -> pl.LazyFrame:
     stores older than it); `next_rank` is 1 where the next token had the largest logit. Prompts that
     capture set aside have no rows. Filters on `run` and `prompt_id` decide which shards are read,
     one at a time, and only the columns in use.
-    Raises FormatError: not a store, or altered.
+    Warns of shards that are not committed. Raises FormatError: not a store, or altered.
     """
-    open_store(url)
+    warn_of_absent_tokens(open_store(url).runs.values())
 
     def keys() -> pl.DataFrame:
         frames = [pl.DataFrame(schema={**_KEYS, "__shard": pl.Int32})]
@@ -51,23 +53,27 @@ def scan_tokens(url: Url) -> pl.LazyFrame:
                 zip((shard.index for shard in run.shards), run.tokens_files(), strict=True)
             )
             for shard in part["__shard"].unique(maintain_order=True):
-                frame = scan_files([files[shard]], names or ["prompt_id"])
-                if aside := run.quarantined.tolist():
-                    every = scan_files([files[shard]], [*dict.fromkeys([*names, "prompt_id"])])
-                    frame = every.filter(~pl.col("prompt_id").is_in(aside))
-                yield frame.collect().with_columns(pl.lit(run.id).alias("run"))
+                frame = read_tokens(files[shard], [*dict.fromkeys([*names, "prompt_id"])])
+                kept = ~pl.col("prompt_id").is_in(run.quarantined.tolist())
+                yield frame.filter(kept).with_columns(pl.lit(run.id).alias("run"))
 
     return scan(Source(name="LPP TOKENS", schema=SCHEMA, keys=keys, compute=compute))
 
 
-def scan_files(files: Iterable[Path], names: Sequence[str]) -> pl.LazyFrame:
-    """Columns `names` of token files, end to end; one that an older file lacks is null there."""
-    return pl.concat([_scan_file(path, names) for path in files])
+def read_tokens(file: Path, names: Sequence[str]) -> pl.DataFrame:
+    """Columns `names`, one or more, of a token file; null those that an older file lacks.
 
-
-def _scan_file(path: Path, names: Sequence[str]) -> pl.LazyFrame:
-    frame = pl.scan_ipc(path)
-    absent = OPTIONAL_COLUMNS.intersection(names).difference(frame.collect_schema().names())
+    Arrow opens the file of exactly that path. A reader that takes `[`, `*` or `?` in a path for a
+    pattern, as Polars does, would read another file than the one that was checked.
+    """
+    with pa.memory_map(str(file)) as source:
+        with pa.ipc.open_file(source) as reader:
+            there = reader.schema.names
+        wanted = [there.index(name) for name in names if name in there]
+        options = pa.ipc.IpcReadOptions(included_fields=wanted)
+        with pa.ipc.open_file(source, options=options) as reader:
+            frame = pl.DataFrame(pl.from_arrow(reader.read_all()))
+    absent = OPTIONAL_COLUMNS.intersection(names).difference(there)
     return frame.with_columns(
         pl.lit(None, dtype=SCHEMA[name]).alias(name) for name in absent
     ).select(names)

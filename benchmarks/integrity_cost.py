@@ -10,7 +10,7 @@ from lpp.capture.engine import capture_run
 from lpp.capture.parts import Part
 from lpp.capture.planning import Prepared
 from lpp.store import Run, RunWriter, create_store
-from lpp.store.objects.disk import checksum
+from lpp.store.format.commit_record import checksum
 
 PROMPTS = 100
 SHARD_BYTES = 64 << 20
@@ -26,8 +26,8 @@ def measure(run: Run, ready: Prepared | None = None) -> Iterator[Ratio]:
     yield ratio_of_times(
         "verify a run / read the same bytes, in the page cache",
         timed_pairs(lambda: _whole(run), lambda: _read(files), REPEATS),
-        bar=3,
-        bound="one core's xxh3, and Zarr's metadata of each site",
+        bar=2,
+        bound="what each object costs beside its bytes: its name, its document, Python's lock",
     )
     ready = ready or prepared(PROMPTS, shard_bytes=SHARD_BYTES)
     with scratch() as folder:

@@ -57,23 +57,30 @@ def ratio_once(
 
 
 def timed_pairs(
-    ours: Callable[[], object], other: Callable[[], object], repeats: int
+    ours: Callable[[], object],
+    other: Callable[[], object],
+    repeats: int,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[list[float], list[float]]:
-    """Seconds of each, in turn, after one run of each that does not count."""
+    """Seconds of each, in turn, after one run of each that does not count.
+
+    Whichever went second goes first the next time. clock: `time.process_time` counts the CPU
+    seconds of this process instead.
+    """
     ours()
     other()
     mine, theirs = [], []
-    for _ in range(repeats):
-        mine.append(seconds(ours))
-        theirs.append(seconds(other))
+    for number in range(repeats):
+        for call in (ours, other) if number % 2 == 0 else (other, ours):
+            (mine if call is ours else theirs).append(seconds(call, clock))
     return mine, theirs
 
 
-def seconds(call: Callable[[], object]) -> float:
-    """Wall-clock seconds of one call."""
-    start = time.perf_counter()
+def seconds(call: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
+    """Seconds of one call, by the wall's clock unless another is named."""
+    start = clock()
     call()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def ratio_of_times(

@@ -1,52 +1,166 @@
-"""Bytes on disk, and the speed of reading them back."""
+"""Bytes on disk, what writing them costs, and the speed of reading them back."""
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Final
 
+import numcodecs.blosc
 import numpy as np
 import numpy.typing as npt
 
 from benchmarks.pairs import Ratio, ratio_of_times, ratio_once, timed_pairs
+from benchmarks.synthetic import synthetic_run
 from lpp.store import Run
-from lpp.store.arrays.hidden import to_float32
+from lpp.store.arrays.blosc import BLOCK_BYTES
+from lpp.store.arrays.decode_pool import usable_cores
+from lpp.store.arrays.encoder import encode_array
+from lpp.store.arrays.layout import ArraySpec, site_array, written_layout
+from lpp.store.arrays.reader import ReadAs, to_float32
+from lpp.store.format.commit_record import ObjectRecord
+from lpp.store.objects.place import Place
 
 REPEATS = 9
+PROMPTS: Final = 1000
+"""Of the run of which a few are read."""
+FEW: Final = 10
+LENGTH: Final = 200
+WIDTH: Final = 576
+ENCODED_SITES: Final = 4
+
+Times = tuple[list[float], list[float]]
 
 
-def measure(run: Run, folder: Path) -> Iterator[Ratio]:
-    """run: a capture of all sites. folder: scratch for the raw rows."""
+def measure(run: Run, folder: Path, *, prompts: int = PROMPTS) -> Iterator[Ratio]:
+    """run: a capture of all sites. folder: scratch. prompts: of a synthetic run beside it."""
     yield stored_bytes(run)
+    yield from _reading(run, folder)
+    yield _few_prompts(folder, prompts)
+    yield _encoding(run)
+
+
+def _reading(run: Run, folder: Path) -> Iterator[Ratio]:
+    """The middle site of a run that is open already, as one opens a run once for all its sites."""
     site = run.sites[len(run.sites) // 2]
     raw = folder / "raw.npy"
     np.save(raw, bfloat16_rows(run, site))
-    files = [path for shard in run.shards for path in shard.path.rglob(f"{site}/**/*")]
-    files += run.tokens_files()
-
-    def ours() -> None:
-        for _ in Run(run.path).hidden(site):
-            pass
-
-    def theirs() -> None:
-        to_float32(np.load(raw))
-
-    def cold(call: "object") -> None:
-        for path in [raw, *files]:
-            drop_from_page_cache(path)
-        call()  # type: ignore[operator]
-
+    cores = usable_cores()
     yield ratio_of_times(
-        "reading one site as float32, not in the page cache / `numpy.load` of the raw rows",
-        timed_pairs(lambda: cold(ours), lambda: cold(theirs), REPEATS),
-        bar=1.3,
-        bound="decompression, slower than this machine's disk",
-    )
-    yield ratio_of_times(
-        "the same, both already in the page cache",
-        timed_pairs(ours, theirs, REPEATS),
+        "reading one site as float32 / `numpy.load` of the raw rows and the same widening, in the "
+        f"page cache, {cores} core{'s' if cores > 1 else ''}",
+        _alone(run.path, site, raw),
         bar=1.3,
         bound="zstd's decoder: the raw rows cost one copy of memory",
     )
+    yield ratio_of_times(
+        "the same on one core",
+        _alone(run.path, site, raw, _pin),
+        bar=2.2,
+        bound="zstd's decoder, which has one core as well",
+    )
+    places = [Path(shard.objects_dir) for shard in run.shards]
+    files = [path for place in places for path in place.glob(f"*/{site}/**/*")]
+
+    def cold(call: Callable[[], object]) -> Callable[[], object]:
+        def after_dropping() -> object:
+            for path in (raw, *files):
+                drop_from_page_cache(path)
+            return call()
+
+        return after_dropping
+
+    yield ratio_of_times(
+        "reading one site as stored / `numpy.load` of the raw rows, not in the page cache",
+        timed_pairs(cold(lambda: _read(run, site, "stored")), cold(lambda: np.load(raw)), REPEATS),
+        bar=1.3,
+        bound="decompression, slower than this machine's disk",
+    )
+
+
+def _alone(path: Place, site: str, raw: Path, start: Callable[[], object] | None = None) -> Times:
+    """In a process of its own: what a heap keeps of earlier work helps one side and not the other.
+
+    start: what that process does first.
+    """
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=start) as alone:
+        return alone.submit(_in_page_cache, path, site, raw, REPEATS).result()
+
+
+def _in_page_cache(path: Place, site: str, raw: Path, repeats: int) -> Times:
+    run = Run(path)
+    return timed_pairs(
+        lambda: _read(run, site, "float32"), lambda: to_float32(np.load(raw)), repeats
+    )
+
+
+def _read(run: Run, site: str, dtype: ReadAs, first: int = 0, prompts: int | None = None) -> int:
+    """Rows of `site` that were read."""
+    blocks = run.blocks(site, dtype=dtype, first=first, prompts=prompts)
+    return sum(len(block.values) for block in blocks)
+
+
+def _pin() -> None:
+    """Keep this process on one of its cores."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+
+
+def _few_prompts(folder: Path, prompts: int) -> Ratio:
+    """Some prompts from the middle of a run, which must not cost what all of them cost."""
+    run = synthetic_run(
+        folder / "many", prompts * LENGTH, WIDTH, per_shard=-(-prompts // 8), length=LENGTH
+    )
+    (site,) = run.sites
+    first = prompts // 2
+    times = timed_pairs(
+        lambda: _read(run, site, "float32", first, first + FEW),
+        lambda: _read(run, site, "float32"),
+        REPEATS,
+    )
+    return ratio_of_times(
+        f"reading {FEW} prompts of {prompts:,} / all of them, in the page cache",
+        times,
+        bar=0.05,
+        bound="the chunks that hold them hold others",
+    )
+
+
+def _encoding(run: Run) -> Ratio:
+    """Some sites of the first shard: packed and described, beside packed and forgotten."""
+    shard, few = run.shards[0], run.sites[:: max(1, len(run.sites) // ENCODED_SITES)]
+    arrays = [
+        (
+            site_array(run.site(site), run.plan.stored_dtype, shard.rows),
+            bfloat16_rows(run, site, prompts=shard.end_prompt),
+        )
+        for site in few
+    ]
+
+    def ours() -> None:
+        for spec, rows in arrays:
+            encoded = encode_array(spec, rows)
+            ObjectRecord.of(encoded.parts, encoded.chunks)
+
+    def blosc() -> None:
+        for spec, rows in arrays:
+            _packed(spec, rows)
+
+    return ratio_of_times(
+        f"encoding {len(few)} sites of a shard / Blosc alone, CPU seconds",
+        timed_pairs(ours, blosc, REPEATS, clock=time.process_time),
+        bar=1.15,
+        bound="xxh3 of what is packed, of chunks and of the whole",
+    )
+
+
+def _packed(spec: ArraySpec, rows: npt.NDArray[np.uint16]) -> None:
+    """The same chunks, but for a last one that would be filled up."""
+    step = written_layout(spec).chunk_rows
+    for start in range(0, len(rows), step):
+        chunk = rows[start : start + step]
+        numcodecs.blosc.compress(chunk, b"zstd", 1, numcodecs.blosc.SHUFFLE, BLOCK_BYTES)
 
 
 def stored_bytes(run: Run) -> Ratio:
@@ -65,8 +179,8 @@ def stored_bytes(run: Run) -> Ratio:
 
 def bfloat16_rows(run: Run, site: str, prompts: int | None = None) -> npt.NDArray[np.uint16]:
     """(N, d) the bits of a site's rows as they were captured; prompts: of the first so many."""
-    values = np.concatenate([block.values for block in run.blocks(site, prompts=prompts)])
-    return (values.view(np.uint32) >> 16).astype(np.uint16)
+    blocks = run.blocks(site, prompts=prompts, dtype="stored")
+    return np.concatenate([block.values for block in blocks])
 
 
 def rows_on_disk(run: Run) -> int:
@@ -74,7 +188,7 @@ def rows_on_disk(run: Run) -> int:
     return sum(
         item.bytes
         for shard in run.shards
-        for key, item in shard.commit.objects.items()
+        for key, item in shard.record.objects.items()
         if key.startswith("hidden.zarr/")
     )
 

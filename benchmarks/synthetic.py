@@ -16,7 +16,7 @@ import pyarrow as pa
 from lpp.capture.backend import Batch, Captured
 from lpp.capture.moments import ShardMoments
 from lpp.store import Plan, Run, RunWriter, create_store
-from lpp.store.arrays.hidden import Rows
+from lpp.store.arrays.layout import Rows
 from lpp.store.format.plan import (
     ComputeInfo,
     CorpusInfo,

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from lpp.store.arrays.hidden import Rows
+from lpp.store.arrays.layout import Rows
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ import torch
 
 from lpp.capture.host_copy import HostRows, make_host
 from lpp.capture.logit_stats import TokenStatistics
-from lpp.store.arrays.hidden import Rows
+from lpp.store.arrays.layout import Rows
 from lpp.store.format.plan import Keep
 
 

@@ -26,7 +26,7 @@ from lpp.capture.finite import set_aside
 from lpp.capture.parts import WHOLE, Part
 from lpp.capture.shard_buffer import ShardBuffer
 from lpp.capture.stopping import Stop
-from lpp.store import RunWriter, ShardRecord
+from lpp.store import RunWriter, Shard
 from lpp.store.arrays.moments import SiteMoments
 from lpp.store.commands.progress import SILENT, Progress
 from lpp.store.format.plan import Plan
@@ -181,12 +181,12 @@ def _write(
     progress.note(_summary(shard, writer.run.plan, None if lost else time.monotonic() - start))
 
 
-def _summary(shard: ShardRecord, plan: Plan, seconds: float | None) -> str:
+def _summary(shard: Shard, plan: Plan, seconds: float | None) -> str:
     """One line; seconds: None where another writer's shard was kept."""
     if seconds is None:
         return f"shard {shard.index + 1} of {plan.n_shards}: another process committed it first"
-    stored = sum(item.bytes for item in shard.commit.objects.values())
-    aside = f", {shard.commit.quarantine} prompts set aside" if shard.commit.quarantine else ""
+    stored = sum(item.bytes for item in shard.record.objects.values())
+    aside = f", {shard.record.quarantine} prompts set aside" if shard.record.quarantine else ""
     return (
         f"shard {shard.index + 1} of {plan.n_shards} committed: {shard.rows:,} tokens, "
         f"{stored / 1e6:,.0f} MB, written in {seconds:.1f} s{aside}"

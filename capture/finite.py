@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lpp.capture.backend import Captured
-from lpp.store.arrays.hidden import Rows, to_float32
+from lpp.store.arrays.layout import Rows
+from lpp.store.arrays.reader import to_float32
 from lpp.store.format.quarantine import LOGITS, NOT_FINITE, OUT_OF_MEMORY, SetAside
 
 _LEAST: Final[dict[str, tuple[str, int]]] = {

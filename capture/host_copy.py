@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from lpp.capture.logit_stats import STATISTICS, TokenStatistics
-from lpp.store.arrays.hidden import Rows
+from lpp.store.arrays.layout import Rows
 
 
 class HostRows(Protocol):

@@ -30,9 +30,8 @@ from lpp.capture.request import CaptureRequest
 from lpp.store import Store, open_store
 from lpp.store.errors import FormatError, LppError
 from lpp.store.format.keys import REQUESTS_KEY
-from lpp.store.objects.paths import MAX_ROOT_BYTES, read_bounded
+from lpp.store.format.limits import MAX_ROOT_BYTES
 from lpp.store.objects.place import Url
-from lpp.store.objects.writing import replace_file
 
 COMPUTING: Final = (
     *("lpp-engine", "torch", "transformers", "tokenizers", "accelerate", "bitsandbytes"),
@@ -71,9 +70,9 @@ def request_key(request: CaptureRequest) -> str | None:
 def remember(store: Store, key: str | None, run: str) -> None:
     """Note that the request of `key` became `run`."""
     if key is not None and _noted(store, key) != run:
-        note = store.path / REQUESTS_KEY / f"{key}.json"
+        note = f"{REQUESTS_KEY}/{key}.json"
         with contextlib.suppress(LppError, OSError):  # no room for a note is no reason to stop
-            replace_file(note, json.dumps({"run": run}).encode())
+            store.objects.put(note, json.dumps({"run": run}).encode())
 
 
 def finished(root: Url, request: CaptureRequest, part: Part) -> Outcome | None:
@@ -83,7 +82,7 @@ def finished(root: Url, request: CaptureRequest, part: Part) -> Outcome | None:
     """
     try:
         store = open_store(root)
-        if not (store.path / REQUESTS_KEY).is_dir():
+        if not store.objects.entries(REQUESTS_KEY):
             return None
         run = store.runs.get(_noted(store, request_key(request)) or "")
         if run is None or not set(part.shards(run.plan.n_shards)).isdisjoint(run.missing_shards):
@@ -105,7 +104,7 @@ def finished(root: Url, request: CaptureRequest, part: Part) -> Outcome | None:
 
 def _noted(store: Store, key: str | None) -> str | None:
     try:
-        note = read_bounded(store.path / REQUESTS_KEY, f"{key}.json", MAX_ROOT_BYTES)
+        note = store.objects.get(f"{REQUESTS_KEY}/{key}.json", MAX_ROOT_BYTES)
         return str(json.loads(note)["run"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError, FormatError):
         return None

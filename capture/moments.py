@@ -21,7 +21,7 @@ import torch
 
 from lpp.capture.backend import Captured
 from lpp.capture.machine import out_of_memory
-from lpp.store.arrays.hidden import Rows
+from lpp.store.arrays.layout import Rows
 from lpp.store.arrays.moments import SiteMoments
 from lpp.store.errors import ErrorKind, MachineError
 from lpp.store.format.plan import Plan

@@ -19,10 +19,7 @@ from lpp.capture.probe_items import ITEM_SEED
 from lpp.capture.probe_subject import ProbeRequest, Subject
 from lpp.store import Run, Store
 from lpp.store.errors import ConflictError, ErrorKind, FormatError, InputError
-from lpp.store.format.keys import ORIGINAL_KEY
-from lpp.store.objects.paths import plain_file
 from lpp.store.objects.place import Place
-from lpp.store.objects.writing import describe
 from lpp.store.scores import KEY, SCORES_SCHEMA, ScoreSet, add_scores, score_sets
 
 KIND: Final = "probe"
@@ -171,27 +168,13 @@ def _held(root: Place, source: str) -> list[ScoreSet]:
 
 def _rows(held: Sequence[ScoreSet]) -> list[dict[str, Any]]:
     """Each score once: where writers met, both have what was there before."""
-    rows = [row for one in held for row in one.table().to_pylist()]
+    rows = [row for one in held for row in one.scores().to_pylist()]
     return list({tuple(row[name] for name in KEY): row for row in rows}.values())
 
 
 def _originals(held: Sequence[ScoreSet]) -> dict[str, bytes]:
     """Files of a source, by name."""
-    files = {}
-    for one in held:
-        for key, record in one.record.objects.items():
-            if not key.startswith(f"{ORIGINAL_KEY}/"):
-                continue
-            if (
-                describe(plain_file(one.path, key)) != record
-            ):  # or it would get a checksum that fits it
-                raise FormatError(
-                    f"{one.path / key} was altered since it was written. Remove the source with "
-                    "lpp-analyze benchmarks remove, and probe again.",
-                    kind=ErrorKind.CORRUPT,
-                )
-            files[key.partition("/")[2]] = bytes((one.path / key).read_bytes())
-    return files
+    return {name: data for one in held for name, data in one.original().items()}
 
 
 def _group(task: str) -> str:

@@ -32,7 +32,7 @@ from lpp.store.errors import ConflictError, ErrorKind, InputError, MachineError,
 from lpp.store.format.keys import RUNS_KEY, SHARDS_KEY
 from lpp.store.format.plan import differences
 from lpp.store.objects.place import Url, absolute
-from lpp.store.objects.writing import sweep_run, sweep_stages
+from lpp.store.write import sweep_run
 
 HAND: Final = 4
 """Most shards handed out at once: the pause while a hand's last one is written comes once in so
@@ -316,7 +316,7 @@ def _capture(pool: _Pool, run: Run, part: Part, grace: float | None) -> Outcome:
                 for text in found.notes:
                     lines.note(text)
     run = Run(run.path)
-    sweep_stages(run.path / SHARDS_KEY)  # of those that died
+    run.directory.below(SHARDS_KEY).sweep()  # of those that died
     if written and not run.missing_shards:
         sweep_run(run)
     return Outcome(

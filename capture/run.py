@@ -24,7 +24,7 @@ from lpp.store.format.keys import SHARDS_KEY
 from lpp.store.format.plan import Plan, differences
 from lpp.store.heartbeat import at_work
 from lpp.store.objects.place import Url
-from lpp.store.objects.writing import sweep_run
+from lpp.store.write import sweep_run
 
 
 def capture_into(

@@ -8,8 +8,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from lpp.capture.backend import Captured
-from lpp.store.arrays.hidden import Rows
-from lpp.store.arrays.layout import NUMPY_DTYPE
+from lpp.store.arrays.layout import NUMPY_DTYPE, Rows
 from lpp.store.errors import ErrorKind, MachineError
 from lpp.store.format.plan import Plan
 from lpp.store.format.quarantine import SetAside, quarantine_table

@@ -12,11 +12,11 @@ from typing import Any, Final, Literal
 from lpp.capture.parts import parse_part
 from lpp.store import Run, Store
 from lpp.store.errors import InputError, LppError
+from lpp.store.format.commit_record import CommitRecord
 from lpp.store.format.keys import COMMIT_KEY, SHARDS_KEY, shard_key
 from lpp.store.format.quarantine import NOTHING, QuarantineSummary
-from lpp.store.format.record import CommitRecord
 from lpp.store.heartbeat import Writer, writers
-from lpp.store.objects.place import Place, in_parallel
+from lpp.store.objects.protocol import Objects
 
 State = Literal["complete", "running", "stopped", "unreadable"]
 """complete: every shard is committed. running: a writer gives signs of life. stopped: none does.
@@ -79,8 +79,8 @@ def _status(run: Run, now: float) -> RunStatus:
     alive = [writer for writer in at_work if writer.alive(now)]
     tokens = sum(shard.rows for shard in shards)
     prompts = sum(shard.end_prompt - shard.first_prompt for shard in shards)
-    paths = [shard.path for shard in shards]
-    times = dict(zip((s.index for s in shards), in_parallel(run.path, _time, paths), strict=True))
+    found = run.directory.map(lambda shard: _time(shard.directory), shards)
+    times = {shard.index: time for shard, time in zip(shards, found, strict=True)}
     missing = run.missing_shards
     state: State = "running" if alive else "stopped"
     if not missing:
@@ -102,14 +102,12 @@ def _status(run: Run, now: float) -> RunStatus:
         prompts_done=prompts,
         tokens=plan.prompts.tokens,
         tokens_done=tokens,
-        bytes=sum(map(_bytes, (run.commit, *(shard.commit for shard in shards)))),
+        bytes=sum(map(_bytes, (run.commit, *(shard.record for shard in shards)))),
         tokens_per_second=rate,
         seconds_left=left,
         last_commit=max(times.values(), default=None),
         nobodys=len(missing) - len(claimed),
-        damaged=tuple(
-            shard_key(k) for k in missing if (run.path / SHARDS_KEY / shard_key(k)).exists()
-        ),
+        damaged=tuple(shard_key(k) for k in run.left_out),
         writers=at_work,
         problem="",
         set_aside=_set_aside(run),
@@ -127,7 +125,7 @@ def _set_aside(run: Run) -> QuarantineSummary:
 def _rate(run: Run, times: Mapping[int, float], alive: Sequence[Writer]) -> float | None:
     """Tokens a second; times: when each shard was committed."""
     began = [writer.since for writer in alive if writer.since is not None]
-    since = min(began) if began else _time(run.path)
+    since = min(began) if began else _time(run.directory)
     new = [shard for shard in run.shards if times[shard.index] >= since]
     seconds = max((times[shard.index] for shard in new), default=since) - since
     return sum(shard.rows for shard in new) / seconds if seconds > 0 else None
@@ -148,8 +146,8 @@ def _bytes(record: CommitRecord) -> int:
     return sum(item.bytes for item in record.objects.values())
 
 
-def _time(committed: Place) -> float:
-    return (committed / COMMIT_KEY).stat().st_mtime
+def _time(committed: Objects) -> float:
+    return committed.stat(COMMIT_KEY).modified
 
 
 def _unreadable(run: Run, problem: str) -> RunStatus:
@@ -195,7 +193,6 @@ def status_document(status: RunStatus, now: float) -> dict[str, Any]:
                 "alive": writer.alive(now),
                 "since": _rounded(writer.since, 0),
                 "last_sign": _rounded(writer.last_sign, 0),
-                "writing": list(writer.writing),
             }
             for writer in status.writers
         ],

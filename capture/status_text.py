@@ -60,8 +60,7 @@ def _writer(writer: Writer, now: float) -> str:
     if not writer.alive(now):
         return f"{who}, no sign for {duration(now - writer.last_sign)}: killed, or cut off"
     since = "" if writer.since is None else f", for {duration(now - writer.since)}"
-    writing = f", writing shard {', '.join(writer.writing)}" if writer.writing else ""
-    return f"{who}{since}{writing}"
+    return f"{who}{since}"
 
 
 def duration(seconds: float) -> str:

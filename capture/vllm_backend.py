@@ -28,7 +28,7 @@ from lpp.store.errors import ErrorKind, InputError, MachineError
 from lpp.store.format.plan import StoredDtype
 
 if TYPE_CHECKING:
-    from lpp.store.arrays.hidden import Rows
+    from lpp.store.arrays.layout import Rows
 
 ROUNDING: Final = 16
 """Units of the dtype's epsilon by which one computation in two kernels may differ."""

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from lpp.store.format.plan import Plan as Plan
     from lpp.store.read import Block as Block
     from lpp.store.read import Run as Run
-    from lpp.store.read import ShardRecord as ShardRecord
     from lpp.store.scores import add_scores as add_scores
     from lpp.store.scores import read_scores as read_scores
     from lpp.store.scores import remove_scores as remove_scores
+    from lpp.store.shards import Shard as Shard
     from lpp.store.store import Store as Store
     from lpp.store.store import create_store as create_store
     from lpp.store.store import open_store as open_store
@@ -30,7 +30,7 @@ _HOME = {
     "Problem": "verify",
     "Run": "read",
     "RunWriter": "write",
-    "ShardRecord": "read",
+    "Shard": "shards",
     "Store": "store",
     "add_scores": "scores",
     "create_store": "store",

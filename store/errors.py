@@ -1,11 +1,14 @@
 """Every error a user can meet, grouped by what the one who meets it would do.
 
     LppError
-    ├── InputError      change the command or the input file
-    ├── FormatError     the bytes on disk are not a store this release reads, or were altered
-    ├── ConflictError   another run, plan or writer stands there already
-    └── MachineError    the machine lacks something: disk space, memory, a package, a device,
-                        an object store that answers
+    ├── InputError          ValueError  change the command or the input file
+    │   └── NotFoundError   KeyError    name one of those there are
+    ├── FormatError         ValueError  what lies there is no store we read, or was altered
+    ├── ConflictError       OSError     another run, plan or writer stands there already
+    └── MachineError        OSError     the machine lacks something: disk space, memory, a package,
+                                        a device, an object store that answers
+
+Each is also the built-in error beside it, for callers who catch those.
 
 Each message says what is wrong, where, and the next command. A command prints it without a
 traceback and exits with code 2.
@@ -57,24 +60,34 @@ class LppError(Exception):
         super().__init__(message)
         self.kind = kind
 
+    def __str__(self) -> str:
+        return str(self.args[0])  # as written: KeyError would quote it
+
     def __reduce__(self) -> tuple[Any, ...]:
         """As another process gets it: `kind` is a keyword, which pickling alone would drop."""
         return _revived, (type(self), str(self), self.kind)
 
 
-class InputError(LppError):
+class InputError(LppError, ValueError):
     """The command or an input file must change."""
 
 
-class FormatError(LppError):
+class NotFoundError(InputError, KeyError):
+    """Nothing bears the name that was given; the message lists what there is."""
+
+    def __init__(self, message: str, *, kind: ErrorKind = ErrorKind.NOT_FOUND) -> None:
+        super().__init__(message, kind=kind)
+
+
+class FormatError(LppError, ValueError):
     """What lies on disk is not a store this release reads, or is not what was written."""
 
 
-class ConflictError(LppError):
+class ConflictError(LppError, OSError):
     """Something else stands there already: another plan, another writer."""
 
 
-class MachineError(LppError):
+class MachineError(LppError, OSError):
     """The machine lacks something: disk space, memory, a package, a device."""
 
 

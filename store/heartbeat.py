@@ -1,26 +1,25 @@
 """Who works on a run: a sign that each writer keeps while it is at work, SPEC.md section 6.
 
-A shard's stage exists only while the shard is written; computing it takes longer, and loading a
-model longer still. So a writer keeps a small file beside the shards and touches it twice a minute.
+Computing a shard takes minutes, and loading a model longer, so a writer keeps a small file beside
+the shards and touches it twice a minute.
 On its own machine the process number tells whether it lives; from any other, the age of the sign.
 """
 
 import contextlib
 import json
 import math
-import os
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Final
 
-from lpp.store.errors import FormatError, LppError
+from lpp.store.errors import FormatError, LppError, MachineError
+from lpp.store.format.limits import MAX_ROOT_BYTES
 from lpp.store.objects.owners import Owner, owner_of, staged_name
-from lpp.store.objects.paths import MAX_ROOT_BYTES, read_bounded
 from lpp.store.objects.place import Place
-from lpp.store.objects.writing import remove
+from lpp.store.objects.protocol import Objects
+from lpp.store.shards import run_directory
 
 SIGN: Final = "writer"
 """What a sign's name begins with, after the dot."""
@@ -50,8 +49,6 @@ class Writer:
     """When it began, in seconds since the epoch, by its own clock; None when it does not say."""
     last_sign: float
     """When it last gave a sign, in seconds since the epoch, by the file system's clock."""
-    writing: tuple[str, ...]
-    """Shards it is writing at this moment, by their names."""
     ended: bool
     """Whether its process is known to be gone: known of this machine's processes alone."""
 
@@ -64,22 +61,18 @@ class Writer:
 def at_work(shards: Place, doing: str) -> Iterator[None]:
     """Keep a sign in the directory `shards` that this process works there, until the block ends.
 
-    A sign is a courtesy: where it cannot be written, the work goes on without. In a bucket it is
-    put anew instead of touched.
+    A sign is a courtesy: where it cannot be written, the work goes on without.
     """
-    sign, end = shards / staged_name(SIGN), threading.Event()
+    objects, sign, end = _signs(shards), staged_name(SIGN), threading.Event()
     words = json.dumps({"doing": doing, "since": time.time()}).encode()
 
     def keep() -> None:
         while not end.wait(SIGN_SECONDS):
             with contextlib.suppress(OSError, LppError):
-                if isinstance(sign, Path):
-                    os.utime(sign)
-                else:
-                    sign.write_bytes(words)
+                objects.touch(sign, words)
 
     with contextlib.suppress(OSError, LppError):
-        sign.write_bytes(words)
+        objects.put(sign, words)
     keeper = threading.Thread(target=keep, name="lpp-sign", daemon=True)
     keeper.start()
     try:
@@ -88,32 +81,34 @@ def at_work(shards: Place, doing: str) -> Iterator[None]:
         end.set()
         keeper.join()
         with contextlib.suppress(OSError, LppError):
-            remove(sign)
+            objects.delete([sign])
 
 
 def writers(shards: Place) -> list[Writer]:
-    """Every process that left a sign or a stage in the directory `shards`, by host and pid."""
-    found: dict[tuple[str, int, str], Writer] = {}
-    try:
-        names = sorted(path.name for path in shards.iterdir())
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    for name in names:
-        owner = owner_of(name)
-        seen = None if owner is None else _seen(shards / name, owner)
+    """Every process that left a sign in the directory `shards`, by host and pid."""
+    objects = _signs(shards)
+    found = {}
+    for entry in objects.entries():
+        owner = owner_of(entry.name)
+        seen = _seen(objects, entry.name, owner) if owner and owner.target == SIGN else None
         if owner is not None and seen is not None:
-            key = (seen.host, seen.pid, owner.mark)  # one number in two containers is two
-            found[key] = _together(found[key], seen) if key in found else seen
+            found[seen.host, seen.pid, owner.mark] = seen  # one number in two containers is two
     return [found[key] for key in sorted(found)]
 
 
-def _seen(path: Place, owner: Owner) -> Writer | None:
-    """What one name tells of its owner; None when it vanished meanwhile."""
-    doing, since = _words(path) if owner.target == SIGN else ("", None)
+def _signs(shards: Place) -> Objects:
+    return run_directory(shards.parent).below(shards.name)
+
+
+def _seen(objects: Objects, name: str, owner: Owner) -> Writer | None:
+    """What a sign tells of its owner; None when it vanished meanwhile."""
     try:
-        last_sign = path.stat().st_mtime
-    except FileNotFoundError:
+        last_sign = objects.stat(name).modified
+    except MachineError:
+        raise
+    except (OSError, FormatError):
         return None
+    doing, since = _words(objects, name)
     return Writer(
         host=owner.host,
         pid=owner.pid,
@@ -121,29 +116,17 @@ def _seen(path: Place, owner: Owner) -> Writer | None:
         doing=doing,
         since=since,
         last_sign=last_sign,
-        writing=() if owner.target == SIGN else (owner.target,),
         ended=owner.ended,
     )
 
 
-def _words(sign: Place) -> tuple[str, float | None]:
+def _words(objects: Objects, name: str) -> tuple[str, float | None]:
     """What a sign says; nothing when it is unreadable."""
     try:
-        document = json.loads(read_bounded(sign.parent, sign.name, MAX_ROOT_BYTES))
+        document = json.loads(objects.get(name, MAX_ROOT_BYTES))
         doing, since = document["doing"], float(document["since"])
         if not isinstance(doing, str) or not doing.isprintable() or not math.isfinite(since):
             return "", None
         return doing[:MAX_DOING], since
     except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError, FormatError):
         return "", None
-
-
-def _together(one: Writer, other: Writer) -> Writer:
-    times = [time for time in (one.since, other.since) if time is not None]
-    return replace(
-        one,
-        doing=one.doing or other.doing,
-        since=min(times, default=None),
-        last_sign=max(one.last_sign, other.last_sign),
-        writing=(*one.writing, *other.writing),
-    )

@@ -1,27 +1,26 @@
-"""One run as it lies on disk: its plan, its prompts, its committed shards.
+"""One run as it lies in a store: its plan, its prompts, the rows of its committed shards.
 
-Reading is bounded in memory: a block of rows at a time, never a whole shard. Each object is
-checked against its checksum before its first use (xxh3 runs at memory speed, decompression
-does not), so that altered bytes never become numbers.
+Reading is bounded in memory: a block of rows at a time, never a whole shard. Everything comes
+through `lpp.store.checked`, so that altered bytes never become numbers.
 """
 
-import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from lpp.store.arrays.hidden import read_site
-from lpp.store.arrays.layout import Group, check_site
+from lpp.store.arrays.layout import site_array
 from lpp.store.arrays.moments import band_counts
-from lpp.store.arrays.moments_reader import MomentsReader, site_of
-from lpp.store.errors import ErrorKind, FormatError, InputError
+from lpp.store.arrays.reader import ReadAs
+from lpp.store.checked import Checked, open_checked
+from lpp.store.errors import ErrorKind, FormatError, InputError, NotFoundError
+from lpp.store.format.commit_record import CommitRecord
 from lpp.store.format.documents import load_json
 from lpp.store.format.keys import (
     COMMIT_KEY,
@@ -29,114 +28,63 @@ from lpp.store.format.keys import (
     PLAN_KEY,
     PROMPTS_KEY,
     QUARANTINE_KEY,
-    SHARDS_KEY,
     TOKENS_KEY,
-    shard_key,
 )
-from lpp.store.format.plan import Plan, parse_plan
+from lpp.store.format.limits import ADVICE
+from lpp.store.format.plan import Plan, SiteSpec, parse_plan
 from lpp.store.format.quarantine import (
     QUARANTINE_SCHEMA,
     TEXTS_SCHEMA,
     QuarantineSummary,
     summarise,
 )
-from lpp.store.format.record import CommitRecord, read_commit
-from lpp.store.format.tables import PROMPTS_SCHEMA, TOKENS_SCHEMA, check_table, read_table
-from lpp.store.objects.checked import checked_bytes, checked_file
-from lpp.store.objects.paths import MAX_DOCUMENT_BYTES, plain_directory, plain_file, read_bounded
-from lpp.store.objects.place import Place, in_parallel
+from lpp.store.format.tables import PROMPTS_SCHEMA, TOKENS_SCHEMA, check_table
+from lpp.store.moments import MomentsReader
+from lpp.store.objects.place import Place
+from lpp.store.shards import Shard, open_shard, run_directory
 from lpp.store.verify import Problem, verify_run
 
-SAID_BYTES: Final = 64 << 20
-"""Of all that a shard's quarantine says in words."""
+if TYPE_CHECKING:
+    import zarr
 
-BLOCK_BYTES: Final = 64 << 20
-"""Size of a block of float32 rows: long enough for fast matrix products, small beside memory."""
+BLOCK_BYTES: Final = 24 << 20
+"""Size of a block of float32 rows: several chunks for each core, and small enough that the memory
+of one block is used again for the next; fresh pages cost more than decoding into them."""
+
+_LENGTHS: Final = pa.schema([PROMPTS_SCHEMA.field("n_tokens")])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
     """Some rows of one site, in prompt and position order."""
 
-    values: npt.NDArray[np.float32]
-    """(n, d)"""
+    values: npt.NDArray[Any]
+    """(n, d) float32, or as stored."""
     prompt_id: npt.NDArray[np.int32]
     """(n,)"""
     position: npt.NDArray[np.int32]
     """(n,)"""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ShardRecord:
-    """A committed shard."""
-
-    index: int
-    rows: int
-    first_prompt: int
-    end_prompt: int
-    digest: str
-    """Checksum of its COMMIT record, which covers every object of the shard."""
-    path: Place
-    commit: CommitRecord
-
-    @property
-    def home(self) -> Place:
-        """Where its objects lie: `path`, or the attempt in it that counts."""
-        return self.commit.home(self.path)
-
-
-def _without(block: Block, prompts: pa.ChunkedArray) -> Block:
-    """The rows of `block` that belong to none of `prompts`."""
-    kept = ~np.isin(block.prompt_id, prompts.to_numpy())
-    return Block(
-        values=block.values[kept], prompt_id=block.prompt_id[kept], position=block.position[kept]
-    )
-
-
-def read_shard(plan: Plan, index: int, path: Place) -> ShardRecord | None:
-    """Shard `index` of `plan` if it is what lies at `path`, committed; else None."""
-    try:
-        commit = read_commit(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except FormatError as error:
-        if error.kind is ErrorKind.UNSUPPORTED_VERSION:
-            raise  # not damaged: of a newer release, and not to be written over
-        return None
-    if commit.plan != plan.hash or commit.shard != index:
-        return None
-    return ShardRecord(
-        index=index,
-        rows=commit.rows,
-        first_prompt=plan.shards[index],
-        end_prompt=plan.shards[index + 1],
-        digest=commit.self_xxh3_128,
-        path=path,
-        commit=commit,
-    )
-
-
 class Run:
     """A committed run. Shards may still be missing: `missing_shards` names them."""
 
     def __init__(self, path: Place) -> None:
-        self.path = path
         self.id = path.name
-        self._checked: set[Place] = set()
-        self._band_counts: dict[str, npt.NDArray[np.int64]] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        """What goes to another process: what was checked on this machine is checked anew there."""
-        return {**self.__dict__, "_checked": set()}
+        self.directory = run_directory(path)
 
     def __repr__(self) -> str:
         return f"Run({self.id!r}, {len(self.shards)} of {self.plan.n_shards} shards)"
 
+    @property
+    def path(self) -> Place:
+        """Its directory, or its prefix in a bucket."""
+        return self.directory.place
+
     @cached_property
-    def commit(self) -> CommitRecord:
-        """The run's own record. FormatError: CORRUPT, or UNSUPPORTED_VERSION of a newer release."""
+    def _checked(self) -> Checked[CommitRecord]:
         try:
-            return read_commit(self.path)
+            return open_checked(self.directory, CommitRecord)
         except (FileNotFoundError, NotADirectoryError):
             raise FormatError(
                 f"{self.path} is not a committed run: it holds no {COMMIT_KEY}. "
@@ -144,79 +92,105 @@ class Run:
                 kind=ErrorKind.CORRUPT,
             ) from None
 
+    @property
+    def commit(self) -> CommitRecord:
+        """The run's own record. FormatError: CORRUPT, or UNSUPPORTED_VERSION of a newer release."""
+        return self._checked.record
+
     @cached_property
     def plan(self) -> Plan:
         """The frozen plan. FormatError(CORRUPT) when it is not the one this run was made with."""
-        commit = self.commit  # first: it knows whether a newer release wrote the plan
-        home = commit.home(self.path)
-        path = home / PLAN_KEY
-        self._refuse_links()
-        try:
-            data = read_bounded(home, PLAN_KEY, MAX_DOCUMENT_BYTES)
-            plan = parse_plan(load_json(data, str(path)), str(path))
-        except FileNotFoundError:
-            raise FormatError(f"{path} is missing.", kind=ErrorKind.CORRUPT) from None
-        if plan.hash != commit.plan or plan.run_id != self.id:
+        where = str(self._checked.objects.place / PLAN_KEY)
+        plan = parse_plan(load_json(self._checked.document(PLAN_KEY), where), where)
+        if plan.hash != self.commit.plan or plan.run_id != self.id:
             raise FormatError(
-                f"{path}: altered since it was written (its hash is {plan.hash[:8]}, "
+                f"{where}: altered since it was written (its hash is {plan.hash[:8]}, "
                 f"the run is {self.id}).",
                 kind=ErrorKind.CORRUPT,
             )
         return plan
-
-    def _refuse_links(self) -> None:
-        """The directories that no record speaks of; the others are looked at on the way."""
-        if isinstance(self.path, Path):
-            plain_directory(self.path.parent)
-            with contextlib.suppress(FileNotFoundError):  # before its first shard
-                plain_directory(self.path / SHARDS_KEY)
 
     @property
     def sites(self) -> tuple[str, ...]:
         """Captured sites in depth order."""
         return self.plan.site_names
 
+    def site(self, name: str) -> SiteSpec:
+        """The site of that name. NotFoundError for one that the run does not hold."""
+        for spec in self.plan.sites:
+            if spec.name == name:
+                return spec
+        raise NotFoundError(f"run {self.id} has no site {name!r}; it has {', '.join(self.sites)}.")
+
+    # shards
+
     @cached_property
-    def shards(self) -> tuple[ShardRecord, ...]:
-        """Committed shards in order. A shard without a valid COMMIT does not exist."""
-        found = in_parallel(self.path, self.shard, range(self.plan.n_shards))
-        return tuple(shard for shard in found if shard is not None)
+    def _found(self) -> list[Shard | str | None]:
+        return self._look(range(self.plan.n_shards))
 
-    def shard(self, index: int) -> ShardRecord | None:
-        """Shard `index` as it lies on disk now, or None when it is not committed."""
-        return read_shard(self.plan, index, self.path / SHARDS_KEY / shard_key(index))
+    def _look(self, indices: Sequence[int]) -> list[Shard | str | None]:
+        plan = self.plan
+        return self.directory.map(lambda k: open_shard(self.directory, plan, k), indices)
 
-    def uncommitted(self, indices: Sequence[int]) -> list[int]:
-        """Those of `indices` that no one has committed by now, in order; looks at each anew."""
-        found = in_parallel(self.path, self.shard, indices)
-        return [index for index, shard in zip(indices, found, strict=True) if shard is None]
+    @property
+    def shards(self) -> tuple[Shard, ...]:
+        """Committed shards in order. A shard without a valid record does not exist."""
+        return tuple(shard for shard in self._found if isinstance(shard, Shard))
+
+    @property
+    def left_out(self) -> dict[int, str]:
+        """Why shards that are there do not count, by index: each has no valid record."""
+        return {k: found for k, found in enumerate(self._found) if isinstance(found, str)}
 
     @property
     def missing_shards(self) -> tuple[int, ...]:
-        """Indices of shards that no one has committed yet."""
-        present = {shard.index for shard in self.shards}
-        return tuple(k for k in range(self.plan.n_shards) if k not in present)
+        """Indices of shards that do not count: not committed yet, or left out."""
+        return tuple(k for k, found in enumerate(self._found) if not isinstance(found, Shard))
 
     @property
     def n_prompts(self) -> int:
         """Prompts that can be analysed: those of the shards before the first missing one."""
-        first_missing = min(self.missing_shards, default=self.plan.n_shards)
-        return self.plan.shards[first_missing]
+        return self.plan.shards[min(self.missing_shards, default=self.plan.n_shards)]
+
+    def shard(self, index: int) -> Shard | None:
+        """Shard `index` as it lies there now, or None where none counts."""
+        (found,) = self._look([index])
+        return found if isinstance(found, Shard) else None
+
+    def uncommitted(self, indices: Sequence[int]) -> list[int]:
+        """Those of `indices` that no one has committed by now, in order; looks at each anew."""
+        found = zip(indices, self._look(indices), strict=True)
+        return [index for index, shard in found if not isinstance(shard, Shard)]
+
+    # prompts
 
     def prompts(self) -> pa.Table:
-        """Every prompt of the plan, (count, 6): `lpp.store.format.tables.PROMPTS_SCHEMA`."""
-        file, counted = self._file(self.path, self.commit, PROMPTS_KEY), self.plan.prompts
-        return read_table(file, PROMPTS_SCHEMA, rows=counted.count, extra=8 * counted.tokens)
+        """Every prompt of the plan, (count, 6): `PROMPTS_SCHEMA`."""
+        return self._prompts(PROMPTS_SCHEMA)
+
+    def _prompts(self, schema: pa.Schema) -> pa.Table:
+        counted, later = self.plan.prompts, self.commit.format >= 3
+        extra = None if later else 8 * counted.tokens  # format 3: fields of the corpus as well
+        return self._checked.table(PROMPTS_KEY, schema, rows=counted.count, extra=extra)
+
+    @cached_property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """(count,) tokens of each prompt."""
+        lengths = self._prompts(_LENGTHS)["n_tokens"].to_numpy().astype(np.int64)
+        if len(lengths) and not 1 <= lengths.min() <= lengths.max() <= self.plan.context:
+            raise FormatError(
+                f"{self.path}: a prompt of {lengths.min()} or {lengths.max()} tokens, should be 1 "
+                f"to {self.plan.context}. {ADVICE}",
+                kind=ErrorKind.CORRUPT,
+            )
+        found: npt.NDArray[np.int64] = lengths
+        return found
 
     @cached_property
     def quarantine(self) -> pa.Table:
         """Prompts that committed shards set aside, (n, 5): `QUARANTINE_SCHEMA`. Empty for most."""
-        tables = [self._quarantine(shard) for shard in self.shards if shard.commit.quarantine]
+        tables = [shard.quarantine() for shard in self.shards if shard.record.quarantine]
         return pa.concat_tables([QUARANTINE_SCHEMA.empty_table(), *tables])
-
-    def _quarantine(self, shard: ShardRecord) -> pa.Table:
-        file = self._file(shard.path, shard.commit, QUARANTINE_KEY)
-        return read_table(file, QUARANTINE_SCHEMA, rows=shard.commit.quarantine, extra=SAID_BYTES)
 
     @cached_property
     def quarantined(self) -> npt.NDArray[np.int32]:
@@ -228,12 +202,14 @@ class Run:
         """Texts of the corpus that became no prompt, (n, 3): `TEXTS_SCHEMA`. Empty for most."""
         if QUARANTINE_KEY not in self.commit.objects:
             return TEXTS_SCHEMA.empty_table()
-        return read_table(self._file(self.path, self.commit, QUARANTINE_KEY), TEXTS_SCHEMA)
+        return self._checked.table(QUARANTINE_KEY, TEXTS_SCHEMA)
 
     def set_aside(self) -> QuarantineSummary:
         """Counts of both."""
         committed = sum(shard.end_prompt - shard.first_prompt for shard in self.shards)
         return summarise(self.quarantine, self.texts_set_aside(), self.sites, committed)
+
+    # token statistics
 
     def tokens_files(self) -> list[Path]:
         """The `tokens.arrow` of each committed shard, in order, checked.
@@ -241,12 +217,12 @@ class Run:
         Of a bucket they are fetched to this machine, once in a process.
         """
 
-        def file(shard: ShardRecord) -> Path:
-            found = self._file(shard.path, shard.commit, TOKENS_KEY)
+        def file(shard: Shard) -> Path:
+            found = shard.file(TOKENS_KEY)
             check_table(found, rows=shard.rows)
             return found
 
-        return in_parallel(self.path, file, self.shards)
+        return self.directory.map(file, self.shards)
 
     def tokens(self) -> ds.FileSystemDataset:
         """Token statistics of every committed shard, as an Arrow dataset.
@@ -255,6 +231,8 @@ class Run:
         """
         files = [str(path) for path in self.tokens_files()]
         return ds.dataset(files, schema=TOKENS_SCHEMA, format="ipc")
+
+    # activations
 
     def hidden(self, site: str) -> Iterator[npt.NDArray[np.float32]]:
         """Every committed row of `site`, (n, d) float32 blocks."""
@@ -267,114 +245,131 @@ class Run:
         first: int = 0,
         prompts: int | None = None,
         block_bytes: int = BLOCK_BYTES,
+        dtype: ReadAs = "float32",
     ) -> Iterator[Block]:
         """Rows of `site` with the token each belongs to, about `block_bytes` at a time.
 
         Prompts that were set aside have none. first, prompts: only those with
-        `first <= prompt_id < prompts`; all committed ones by default. Raises InputError for a site
-        the run does not hold and for a run that keeps no rows, FormatError for altered bytes.
+        `first <= prompt_id < prompts`; all committed ones by default. dtype: `float32`, or
+        `stored`: as the plan's `stored_dtype`, bfloat16 as uint16. Raises InputError for a site the
+        run does not hold and for a run that keeps no rows, FormatError for altered bytes.
         """
-        site_of(self, site)
+        spec = self._kept_site(site)
+        end = self.plan.prompts.count if prompts is None else prompts
+        for shard in self.shards:
+            if first < shard.end_prompt and shard.first_prompt < end:
+                yield from self._shard_blocks(shard, spec, range(first, end), block_bytes, dtype)
+
+    def array(self, site: str, *, dtype: ReadAs = "float32") -> "zarr.Array[Any]":
+        """Every row of `site`, (T, d), as a Zarr array that reads when it is indexed: for zarr,
+        dask and xarray.
+
+        Row t is the token in row t of `tokens()`; rows of prompts that were set aside are among
+        them. dtype: as in `blocks`. Raises what `blocks` does, and InputError for a run with
+        missing shards.
+        """
+        from lpp.store.zarr_view import zarr_view
+
+        spec = self._kept_site(site)
+        if self.missing_shards:
+            raise InputError(
+                f"run {self.id}: shards are missing, so its rows are no array yet. `lpp-capture "
+                "status` says which; `blocks` reads the others.",
+                kind=ErrorKind.INCOMPLETE,
+            )
+        return zarr_view(self.plan, spec, self.shards, dtype)
+
+    def moments(self, site: str) -> MomentsReader:
+        """Moments of `site` by shard and prefix band. InputError for a site the run does not hold
+        and for a run without moments.
+        """
+        spec = self.site(site)
+        if not self.plan.keeps_moments:
+            raise InputError(
+                f"run {self.id} keeps rows and no moments. They come from its rows: "
+                f"`lpp-analyze profile {self.directory.root}`; or capture again with "
+                "--keep moments or --keep both.",
+                kind=ErrorKind.NOT_FOUND,
+            )
+        return MomentsReader(self.plan, spec, self.shards, self._band_counts)
+
+    def _band_counts(self, shard: Shard) -> npt.NDArray[np.int64]:
+        lengths = self.lengths[shard.first_prompt : shard.end_prompt].copy()
+        lengths[shard.quarantined() - shard.first_prompt] = 0
+        return band_counts(lengths, self.plan.prefixes)
+
+    def _kept_site(self, site: str) -> SiteSpec:
+        spec = self.site(site)
         if not self.plan.keeps_rows:
             raise InputError(
                 f"run {self.id} keeps moments of its rows and not the rows, which this needs. "
                 "Capture again with --keep rows or --keep both.",
                 kind=ErrorKind.NOT_FOUND,
             )
-        for shard in self.shards:
-            if first < shard.end_prompt and (prompts is None or shard.first_prompt < prompts):
-                yield from self._shard_blocks(shard, site, first, prompts, block_bytes)
-
-    def moments(self, site: str) -> MomentsReader:
-        """Moments of `site` by shard and prefix band; raises what `MomentsReader` does."""
-        return MomentsReader(self, site)
-
-    def band_counts(self, shard: ShardRecord) -> npt.NDArray[np.int64]:
-        """(B,) rows of a shard in each prefix band, without prompts set aside.
-
-        Read from its tokens once, however many sites ask.
-        """
-        if shard.digest not in self._band_counts:
-            file = self._file(shard.path, shard.commit, TOKENS_KEY)
-            tokens = read_table(file, TOKENS_SCHEMA, rows=shard.rows)
-            counts = band_counts(tokens, self.quarantined, self.plan.prefixes)
-            self._band_counts[shard.digest] = counts
-        return self._band_counts[shard.digest]
-
-    def shard_file(self, shard: ShardRecord, key: str) -> Path:
-        """An object of a shard as a file of this machine; FormatError where it was altered."""
-        return self._file(shard.path, shard.commit, key)
+        return spec
 
     def _shard_blocks(
-        self, shard: ShardRecord, site: str, first: int, prompts: int | None, block_bytes: int
+        self, shard: Shard, site: SiteSpec, prompts: range, block_bytes: int, dtype: ReadAs
     ) -> Iterator[Block]:
-        file = self._file(shard.path, shard.commit, TOKENS_KEY)
-        group = self._group(shard, site)
-        spec = site_of(self, site)
-        where = f"{shard.home}/{HIDDEN_KEY}"
-        check_site(group, where, spec, self.plan.stored_dtype, shard.rows)
-        tokens = read_table(file, TOKENS_SCHEMA, rows=shard.rows)
-        prompt_id = tokens["prompt_id"].to_numpy()
-        position = tokens["position"].to_numpy()
-        # Rows lie in prompt order, so the first prompts are the first rows.
-        rows = shard.rows if prompts is None else int(np.searchsorted(prompt_id, prompts))
-        aside = self._quarantine(shard)["prompt_id"] if shard.commit.quarantine else None
-        start = int(np.searchsorted(prompt_id, first))
-        block_rows = block_bytes // (4 * spec.width)
-        for values in read_site(group, site, start=start, rows=rows, block_rows=block_rows):
-            end = start + len(values)
-            block = Block(
-                values=values, prompt_id=prompt_id[start:end], position=position[start:end]
-            )
-            start = end
-            if aside is not None:
-                block = _without(block, aside)
-            if len(block.values):
-                yield block
-
-    def _group(self, shard: ShardRecord, site: str) -> Group:
-        """`hidden.zarr` of a shard, as far as `site` goes, checked: of a bucket its objects in
-        memory, each fetched once for each call.
-        """
-        prefix = f"{HIDDEN_KEY}/"
-        keys = [key for key in shard.commit.objects if key.startswith(f"{prefix}{site}/")]
-        if isinstance(shard.home, Path):
-            for key in keys:
-                self._file(shard.path, shard.commit, key)
-            return shard.home / HIDDEN_KEY
-        group = {}
-        for key in keys:
-            with self._named(shard.path, shard.commit, key):
-                data = checked_bytes(shard.home / key, shard.commit.objects[key])
-            group[key.removeprefix(prefix)] = data
-        return group
-
-    def _file(self, directory: Place, commit: CommitRecord, key: str) -> Path:
-        """One object as a file of this machine, compared with its record, once for each `Run`."""
-        path = commit.home(directory) / key
-        if isinstance(path, Path) and path in self._checked:
-            return path
-        with self._named(directory, commit, key):
-            recorded = commit.objects[key]
-            file = checked_file(plain_file(commit.home(directory), key), recorded)
-        self._checked.add(path)
-        return file
-
-    @contextlib.contextmanager
-    def _named(self, directory: Place, commit: CommitRecord, key: str) -> Iterator[None]:
-        """Say of an object that is not what its record says where it is and what to do."""
-        try:
-            yield
-        except (OSError, ValueError, KeyError) as error:
-            found = "altered or cut short" if isinstance(error, ValueError) else "missing"
-            raise FormatError(
-                f"{commit.home(directory) / key}: {found} since it was "
-                f"committed. `lpp-analyze verify {self.path.parent.parent}` lists every such "
-                f"object, and `lpp-capture repair {self.path.parent.parent}` computes again the "
-                "shards they belong to.",
-                kind=ErrorKind.CORRUPT,
-            ) from None
+        """Blocks of one shard, cut on chunk boundaries."""
+        tokens = _RowIndex(shard, self.lengths)
+        rows = tokens.rows_of(prompts)
+        aside = shard.quarantined()
+        spec = site_array(site, self.plan.stored_dtype, shard.rows)
+        with shard.array(HIDDEN_KEY, spec, start=rows.start, end=rows.stop) as array:
+            chunk = array.layout.chunk_rows
+            step = max(chunk, block_bytes // (4 * site.width) // chunk * chunk)
+            for begin in range(rows.start // chunk * chunk, rows.stop, step):
+                start, end = max(begin, rows.start), min(begin + step, rows.stop)
+                block = tokens.block(start, array.rows(start, end, dtype=dtype))
+                if len(aside):
+                    block = _without(block, aside)
+                if len(block.values):
+                    yield block
 
     def verify(self) -> list[Problem]:
         """Every way in which the bytes of this run differ from what was committed."""
         return verify_run(self.path)
+
+
+class _RowIndex:
+    """Which token each row of a shard is: rows lie by prompt, then by position."""
+
+    def __init__(self, shard: Shard, lengths: npt.NDArray[np.int64]) -> None:
+        self._first = shard.first_prompt
+        of_shard = lengths[shard.first_prompt : shard.end_prompt]
+        self._edges = np.concatenate([[0], np.cumsum(of_shard)])
+        if self._edges[-1] != shard.rows:
+            raise FormatError(
+                f"{shard.path}: {shard.rows} rows, its prompts have {self._edges[-1]} tokens. "
+                f"`lpp-analyze verify {shard.directory.root}` says what was altered.",
+                kind=ErrorKind.CORRUPT,
+            )
+
+    def rows_of(self, prompts: range) -> range:
+        """Rows of those of `prompts` that the shard holds."""
+        last = len(self._edges) - 1
+        first, end = (min(max(p - self._first, 0), last) for p in (prompts.start, prompts.stop))
+        return range(int(self._edges[first]), int(self._edges[end]))
+
+    def block(self, start: int, values: npt.NDArray[Any]) -> Block:
+        """`values`, the rows from `start` on, with their tokens."""
+        end = start + len(values)
+        first, last = np.searchsorted(self._edges, [start, max(start, end - 1)], side="right")
+        prompts = np.arange(first - 1, last, dtype=np.int32)
+        edges = np.clip(self._edges[first - 1 : last + 1], start, end)
+        prompt = np.repeat(prompts, np.diff(edges))
+        position = np.arange(start, end) - self._edges[prompt]
+        return Block(
+            values=values,
+            prompt_id=prompt + np.int32(self._first),
+            position=position.astype(np.int32),
+        )
+
+
+def _without(block: Block, prompts: npt.NDArray[np.int32]) -> Block:
+    """The rows of `block` that belong to none of `prompts`."""
+    kept = ~np.isin(block.prompt_id, prompts)
+    return Block(
+        values=block.values[kept], prompt_id=block.prompt_id[kept], position=block.position[kept]
+    )

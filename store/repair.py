@@ -6,14 +6,16 @@ A shard is computed again as a whole: it is the smallest thing that one record c
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
-from lpp.store.errors import ErrorKind, FormatError
+from lpp.store.checked import open_checked
+from lpp.store.errors import ErrorKind, FormatError, MachineError
+from lpp.store.format.commit_record import ATTEMPT, CommitRecord
 from lpp.store.format.keys import SHARDS_KEY, shard_key
 from lpp.store.format.plan import Plan
-from lpp.store.format.record import CommitRecord, read_commit
 from lpp.store.objects.place import Place
+from lpp.store.objects.protocol import Objects
+from lpp.store.shards import run_directory
 from lpp.store.verify import Problem, verify_run
 
 _SHARD: Final = re.compile(rf"{SHARDS_KEY}/([0-9]{{5,}})(?:/|$)")
@@ -26,7 +28,7 @@ class Damage:
     shards: Mapping[int, tuple[Problem, ...]]
     """Shards that are there and not right: altered, incomplete, another's, with strangers."""
     missing: tuple[int, ...]
-    """Shards of which there is nothing at all: never captured, or removed whole."""
+    """Shards of which nothing is committed: never captured, or removed whole."""
     beyond: tuple[Problem, ...]
     """What computing shards again does not help: plan, prompts, the run's record, strangers among
     the shards, shards of a newer release."""
@@ -37,33 +39,40 @@ class Damage:
         return not self.shards and not self.beyond
 
 
-def find_damage(run: Place, plan: Plan | None) -> Damage:
-    """Verify the run in the directory `run`, every byte. plan: its own; None if unreadable."""
+def find_damage(path: Place, plan: Plan | None) -> Damage:
+    """Verify the run in the directory `path`, every byte. plan: its own; None if unreadable."""
+    run = run_directory(path)
     shards: dict[int, tuple[Problem, ...]] = {}
     missing, beyond = [], []
-    for problem in verify_run(run):
+    for problem in verify_run(path):
         match = _SHARD.match(problem.where)
         index = int(match[1]) if match is not None else -1
         if plan is None or not 0 <= index < plan.n_shards or shard_key(index) != (match or "_")[1]:
             beyond.append(problem)
-        elif not _there(run / SHARDS_KEY / shard_key(index)):
+            continue
+        shard = run.below(f"{SHARDS_KEY}/{shard_key(index)}")
+        if not _there(shard):
             missing.append(index)
-        elif _newer(run / SHARDS_KEY / shard_key(index)):
+        elif _newer(shard):
             beyond.append(problem)
         else:
             shards[index] = (*shards.get(index, ()), problem)
     return Damage(shards=shards, missing=tuple(missing), beyond=tuple(beyond))
 
 
-def records_by_shard(run: Place, plan: Plan, bad: Mapping[int, object]) -> dict[int, CommitRecord]:
+def records_by_shard(path: Place, plan: Plan, bad: Mapping[int, object]) -> dict[int, CommitRecord]:
     """The intact records that lie in bad shards, by the shard that each was written for.
 
     Two shards that changed places have each other's.
     """
-    found = {}
+    run, found = run_directory(path), {}
     for index in bad:
         try:
-            record = read_commit(run / SHARDS_KEY / shard_key(index))
+            record = open_checked(
+                run.below(f"{SHARDS_KEY}/{shard_key(index)}"), CommitRecord
+            ).record
+        except MachineError:
+            raise
         except (FormatError, OSError):
             continue
         if record.plan == plan.hash and record.shard is not None:
@@ -71,15 +80,22 @@ def records_by_shard(run: Place, plan: Plan, bad: Mapping[int, object]) -> dict[
     return found
 
 
-def _there(shard: Place) -> bool:
-    return shard.exists() or (isinstance(shard, Path) and shard.is_symlink())
-
-
-def _newer(shard: Place) -> bool:
+def _there(shard: Objects) -> bool:
+    """Whether anything lies there but what writers leave: attempts, and names with a dot."""
     try:
-        read_commit(shard)
+        names = [entry.name for entry in shard.entries()]
+    except FormatError:  # a link
+        return True
+    return any(not name.startswith(".") and not ATTEMPT.fullmatch(name) for name in names)
+
+
+def _newer(shard: Objects) -> bool:
+    try:
+        open_checked(shard, CommitRecord)
     except FormatError as error:
         return error.kind is ErrorKind.UNSUPPORTED_VERSION
+    except MachineError:
+        raise
     except OSError:
         pass
     return False

@@ -9,27 +9,25 @@ import contextlib
 import dataclasses
 import hashlib
 import math
-import os
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import pyarrow as pa
 
-from lpp.store.errors import ConflictError, ErrorKind, FormatError, InputError
-from lpp.store.format.documents import document_hash, parse_document, pretty_json, to_document
+from lpp.store.checked import Checked, open_checked
+from lpp.store.commit import QUIETLY, attempt
+from lpp.store.errors import ConflictError, ErrorKind, FormatError, InputError, NotFoundError
+from lpp.store.format.commit_record import ATTEMPT, ScoresRecord, parse_record
+from lpp.store.format.documents import document_hash
 from lpp.store.format.keys import BENCHMARKS_KEY, COMMIT_KEY, ORIGINAL_KEY, SCORES_KEY
-from lpp.store.format.record import check_objects_named, read_sealed, self_checksum
-from lpp.store.format.tables import SCORES_SCHEMA, encode_table, read_table
-from lpp.store.objects.checked import checked_file
-from lpp.store.objects.disk import ObjectRecord, checksum, set_aside
-from lpp.store.objects.paths import key_problem, plain_file
-from lpp.store.objects.place import Place, children
-from lpp.store.objects.writing import remove, staged_directory, sweep_stages, write_object
-from lpp.store.verify import Problem, check_objects
+from lpp.store.format.limits import key_problem
+from lpp.store.format.tables import SCORES_SCHEMA, encode_table
+from lpp.store.objects.locate import objects_at
+from lpp.store.objects.place import Place, Url
+from lpp.store.objects.protocol import Objects
+from lpp.store.verify import Problem, check_objects, verify_directory
 
 __all__ = [
     "SCORES_SCHEMA",
@@ -54,58 +52,42 @@ KEY: Final = ("model", "benchmark", "metric")
 """What is there once in a source."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ScoresRecord:
-    """COMMIT.json of a source's directory."""
-
-    format: int = 1
-    source: str
-    """Name of the source; one directory in force bears it."""
-    content: str
-    """SHA-256 over the rows and the original files: equal content is not written twice."""
-    rows: int
-    replaces: tuple[str, ...]
-    """Directories that no longer count, whether or not they are still there."""
-    objects: Mapping[str, ObjectRecord]
-    """Every other object, by its key relative to the directory."""
-    self_xxh3_128: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScoreSet:
+class ScoreSet(Checked[ScoresRecord]):
     """One source as it lies in a store."""
 
-    path: Place
-    record: ScoresRecord
-
-    def table(self) -> pa.Table:
+    def scores(self) -> pa.Table:
         """Its rows, `SCORES_SCHEMA`. FormatError(CORRUPT) when they are not what was written;
         FileNotFoundError when its record is gone too: another writer has put its own in its place.
         """
-        try:
-            return self._table()
-        except (OSError, FormatError):  # at any step: what was checked may be gone when it is read
-            if not (self.path / COMMIT_KEY).exists():
-                raise FileNotFoundError(f"{self.path} was replaced") from None
-            raise
+        with self._unless_replaced():
+            rows = self.record.rows
+            return self.table(SCORES_KEY, SCORES_SCHEMA, rows=rows, extra=MAX_NAMES_BYTES)
 
-    def _table(self) -> pa.Table:
+    def original(self) -> dict[str, bytes]:
+        """The files that the scores were read from, by name. Raises what `scores` does."""
+        with self._unless_replaced():
+            start = f"{ORIGINAL_KEY}/"
+            keys = [key for key in self.record.objects if key.startswith(start)]
+            return {key.removeprefix(start): self.file(key).read_bytes() for key in keys}
+
+    @contextlib.contextmanager
+    def _unless_replaced(self) -> Iterator[None]:
         try:
-            recorded = self.record.objects[SCORES_KEY]
-            file = checked_file(plain_file(self.path, SCORES_KEY), recorded)
-        except (OSError, KeyError):
-            raise _damaged(self.path, f"{SCORES_KEY} is missing") from None
-        except ValueError:
-            raise _damaged(self.path, f"{SCORES_KEY} is altered") from None
-        return read_table(file, SCORES_SCHEMA, rows=self.record.rows, extra=MAX_NAMES_BYTES)
+            yield
+        except (OSError, FormatError) as error:  # at any step: what was checked may be gone
+            if not self.directory.exists(COMMIT_KEY):
+                raise FileNotFoundError(f"{self.path} was replaced") from None
+            if isinstance(error, FormatError):
+                raise _damaged(self.path, str(error)) from None
+            raise
 
     def problems(self) -> list[Problem]:
         """Every difference from what was committed; empty when each byte is the same."""
-        return list(check_objects(self.path, "", self.record.objects))
+        return list(check_objects(self))
 
 
 def add_scores(
-    root: Place,
+    root: Url,
     source: str,
     table: pa.Table,
     original: Mapping[str, bytes],
@@ -135,31 +117,32 @@ def add_scores(
     if not isinstance(replace, bool):
         named = {s.path for s in replace}
         held = [s for s in held if s.path in named or s not in in_force]
-    record = _sealed(record, replaces=[s.path.name for s in held])
-    folder = root / BENCHMARKS_KEY
-    sweep_stages(folder)
-    target = folder / f"{_slug(source)}-{record.self_xxh3_128[:8]}"
-    _write(target, objects, pretty_json(to_document(record)))
+    record = dataclasses.replace(record, replaces=tuple(sorted(s.path.name for s in held)))
+    directory = objects_at(root).below(f"{BENCHMARKS_KEY}/{_name(record)}")
+    _write(directory, record, objects)
     _remove(held)
     return True
 
 
-def _write(target: Place, objects: Mapping[str, bytes], record: bytes) -> None:
-    """Make the directory `target`; where another writer of the same content was first, none.
+def _write(directory: Objects, record: ScoresRecord, objects: Mapping[str, bytes]) -> None:
+    """Commit a source; where another writer of the same content was first, leave its."""
 
-    In a bucket the record comes last. Whoever writes to `target` writes the same bytes, since its
-    name is made from the record's seal: neither attempts nor conditions are needed.
-    """
-    if not isinstance(target, Path):
-        for key, data in (*objects.items(), (COMMIT_KEY, record)):
-            write_object(target / key, data)
-        return
-    with contextlib.suppress(FileExistsError), staged_directory(target) as stage:
-        for key, data in (*objects.items(), (COMMIT_KEY, record)):
-            write_object(stage / key, data)
+    def stays(found: bytes) -> bool:
+        try:
+            parse_record(ScoresRecord, found, str(directory.place / COMMIT_KEY))
+        except FormatError as error:
+            if error.kind is ErrorKind.UNSUPPORTED_VERSION:
+                raise
+            return False
+        return True
+
+    with contextlib.suppress(FileExistsError), attempt(directory) as stage:
+        for key, data in objects.items():
+            stage.write(key, [data])
+        stage.commit(record, stays)
 
 
-def score_sets(root: Place, *, superseded: bool = False) -> list[ScoreSet]:
+def score_sets(root: Url, *, superseded: bool = False) -> list[ScoreSet]:
     """Every committed source of the store at `root`, by directory name.
 
     superseded: also those that another one replaced and that a killed writer left behind.
@@ -168,63 +151,66 @@ def score_sets(root: Place, *, superseded: bool = False) -> list[ScoreSet]:
     """
     for _ in range(READINGS):
         with contextlib.suppress(FileNotFoundError):  # replaced: its successor may not be listed
-            found = [
-                ScoreSet(path=path, record=_read_record(path))
-                for path in _listed(root)
-                if (path / COMMIT_KEY).exists()
-            ]
+            found = [_open(d) for d in _listed(root) if d.exists(COMMIT_KEY)]
             return found if superseded else _in_force(found)
     raise _busy(root)
 
 
-def _listed(root: Place) -> list[Place]:
-    """What lies among the sources, stages apart."""
-    return [path for path in children(root / BENCHMARKS_KEY) if not path.name.startswith(".")]
+def _open(directory: Objects) -> ScoreSet:
+    try:
+        return ScoreSet(directory, open_checked(directory, ScoresRecord).record)
+    except FormatError as error:
+        if error.kind is ErrorKind.UNSUPPORTED_VERSION:
+            raise
+        raise _damaged(directory.place, str(error)) from None
 
 
-def _busy(root: Place) -> ConflictError:
+def _listed(root: Url) -> list[Objects]:
+    """What lies among the sources; names with a dot belong to writers."""
+    folder = objects_at(root).below(BENCHMARKS_KEY)
+    return [folder.below(e.name) for e in folder.entries() if not e.name.startswith(".")]
+
+
+def _busy(root: Url) -> ConflictError:
     return ConflictError(
-        f"{root / BENCHMARKS_KEY}: others are writing there all the time. Repeat the command when "
-        "they are done.",
+        f"{objects_at(root).place / BENCHMARKS_KEY}: others are writing there all the time. "
+        "Repeat the command when they are done.",
         kind=ErrorKind.IN_USE,
     )
 
 
-def verify_scores(root: Place) -> list[Problem]:
+def verify_scores(root: Url) -> list[Problem]:
     """Every way in which the sources in the store at `root` differ from what was committed.
 
     Never raises for what lies in the store; places are relative to `root`.
     """
     found = []
-    for path in _listed(root):
-        try:
-            problems = ScoreSet(path=path, record=_read_record(path)).problems()
-        except (FormatError, OSError) as error:
-            problems = [Problem(where=COMMIT_KEY, what=f"not readable ({error})")]
-        if problems and not _there(path):
+    for directory in _listed(root):
+        problems = verify_directory(directory, ScoresRecord)
+        if problems and not _there(directory):
             continue
-        where = f"{BENCHMARKS_KEY}/{path.name}"
+        where = f"{BENCHMARKS_KEY}/{directory.place.name}"
         found += [Problem(where=f"{where}/{p.where}", what=p.what) for p in problems]
     return found
 
 
-def _there(path: Place) -> bool:
-    """Whether a source is there still; another writer may have replaced it.
-
-    In a bucket it is where its record is: without one it is being written, or removed.
+def _there(directory: Objects) -> bool:
+    """Whether a source is there still: without a record it is being written, or removed, or a
+    writer that was killed left an attempt.
     """
-    return os.path.lexists(path) if isinstance(path, Path) else (path / COMMIT_KEY).exists()
+    names = [entry.name for entry in directory.entries()]
+    return not all(name.startswith(".") or ATTEMPT.fullmatch(name) for name in names)
 
 
-def read_scores(root: Place) -> pa.Table:
+def read_scores(root: Url) -> pa.Table:
     """The scores of every source in the store at `root`, (n, 9) `SCORES_SCHEMA`.
 
     Raises FormatError for altered bytes, ConflictError(IN_USE) when two writers added different
     scores of one source at once and neither has put them together after a second.
     """
     met = None
-    for attempt in range(READINGS):
-        time.sleep(PAUSE_SECONDS * attempt)
+    for reading in range(READINGS):
+        time.sleep(PAUSE_SECONDS * reading)
         try:
             return _together(score_sets(root))
         except FileNotFoundError:  # replaced between the list and the look
@@ -244,19 +230,18 @@ def _together(sets: Sequence[ScoreSet]) -> pa.Table:
                 "Remove one of the two directories.",
                 kind=ErrorKind.IN_USE,
             )
-    return pa.concat_tables([SCORES_SCHEMA.empty_table(), *(s.table() for s in sets)])
+    return pa.concat_tables([SCORES_SCHEMA.empty_table(), *(s.scores() for s in sets)])
 
 
-def remove_scores(root: Place, source: str) -> None:
-    """Remove every score of `source`. InputError(NOT_FOUND) where there is none."""
+def remove_scores(root: Url, source: str) -> None:
+    """Remove every score of `source`. NotFoundError where there is none."""
     held = score_sets(root, superseded=True)
     named = [s for s in held if s.record.source == source]
     if not named:
         there = sorted({s.record.source for s in held})
-        raise InputError(
+        raise NotFoundError(
             f"{root} holds no scores of a source {source!r}. "
-            f"There {'are ' + ', '.join(there) if there else 'is none'}.",
-            kind=ErrorKind.NOT_FOUND,
+            f"There {'are ' + ', '.join(there) if there else 'is none'}."
         )
     in_force = _in_force(named)
     # What was replaced goes first: without its successor it would count again.
@@ -283,7 +268,7 @@ def _content(
         content=document_hash({"files": files, "rows": rows}),
         rows=len(rows),
         replaces=(),
-        objects={key: _described(data) for key, data in objects.items()},
+        objects={},
     )
     return record, objects
 
@@ -322,30 +307,16 @@ def _check_name(name: str) -> None:
         )
 
 
-def _described(data: bytes) -> ObjectRecord:
-    return ObjectRecord(bytes=len(data), xxh3_128=checksum(data))
-
-
-def _sealed(record: ScoresRecord, *, replaces: Iterable[str]) -> ScoresRecord:
-    record = dataclasses.replace(record, replaces=tuple(sorted(replaces)))
-    return dataclasses.replace(record, self_xxh3_128=self_checksum(to_document(record)))
-
-
-def _read_record(path: Place) -> ScoresRecord:
-    try:
-        document = read_sealed(path)
-    except FormatError as error:
-        if error.kind is ErrorKind.UNSUPPORTED_VERSION:
-            raise
-        raise _damaged(path, f"{COMMIT_KEY} is altered") from None
-    record = parse_document(ScoresRecord, document, str(path / COMMIT_KEY))
-    check_objects_named(path, record.objects)
-    return record
+def _name(record: ScoresRecord) -> str:
+    """Directory of a source: of equal content that replaces the same, one."""
+    digest = document_hash({"content": record.content, "replaces": record.replaces})
+    slug = re.sub(r"[^a-z0-9]+", "-", record.source.lower()).strip("-")[:48].rstrip("-")
+    return f"{slug or 'source'}-{digest[:8]}"
 
 
 def _damaged(path: Place, what: str) -> FormatError:
     return FormatError(
-        f"{path}: {what} since it was written. Remove that directory, then add the scores "
+        f"{path}: not what was written ({what}) Remove that directory, then add the scores "
         f"again: its {ORIGINAL_KEY}/ holds the files they came from.",
         kind=ErrorKind.CORRUPT,
     )
@@ -357,10 +328,8 @@ def _in_force(sets: list[ScoreSet]) -> list[ScoreSet]:
 
 
 def _remove(sets: Iterable[ScoreSet]) -> None:
+    """Remove sources, the record of each first: without it nothing counts."""
     for found in sets:
-        with contextlib.suppress(FileNotFoundError):  # another writer removed it
-            remove(set_aside(found.path) if isinstance(found.path, Path) else found.path)
-
-
-def _slug(source: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", source.lower()).strip("-")[:48].rstrip("-") or "source"
+        found.directory.delete([COMMIT_KEY])
+        with contextlib.suppress(*QUIETLY):
+            found.directory.delete_below("")

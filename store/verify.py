@@ -1,41 +1,57 @@
-"""Compare every byte of a run with what was committed, SPEC.md section 8.
+"""Compare every byte of a store with what was committed, SPEC.md section 8.
 
 Never raises for what lies in the store: each difference is a `Problem` with its place.
 """
 
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
-from lpp.store.arrays.layout import check_site, site_metadata
-from lpp.store.arrays.moments_verify import moments_problems
-from lpp.store.errors import FormatError
-from lpp.store.format.documents import load_json, pretty_json
+from lpp.store.arrays.decode_pool import usable_cores
+from lpp.store.arrays.layout import site_array
+from lpp.store.arrays.moments import (
+    band_counts,
+    packed_rows,
+    scatter_array,
+    scatter_problem,
+    table_problems,
+)
+from lpp.store.checked import Checked, open_checked
+from lpp.store.errors import FormatError, MachineError
+from lpp.store.format.commit_record import ATTEMPT, CommitRecord, Record
+from lpp.store.format.documents import canonical_json, indented_json, load_json
 from lpp.store.format.keys import (
     COMMIT_KEY,
     HIDDEN_KEY,
+    MOMENTS_KEY,
     PLAN_KEY,
     PROMPTS_KEY,
     QUARANTINE_KEY,
     ROOT_KEY,
     RUNS_KEY,
+    SCATTERS_KEY,
     SHARDS_KEY,
     TOKENS_KEY,
     shard_key,
 )
-from lpp.store.format.plan import Plan, parse_plan
-from lpp.store.format.quarantine import QUARANTINE_SCHEMA, quarantine_problems
-from lpp.store.format.record import CommitRecord, read_commit
+from lpp.store.format.limits import MAX_DOCUMENT_BYTES, MAX_ROOT_BYTES
+from lpp.store.format.plan import Plan, SiteSpec, parse_plan
+from lpp.store.format.quarantine import quarantine_problems
 from lpp.store.format.rows import prompts_problems, tokens_problems
-from lpp.store.format.tables import PROMPTS_SCHEMA, TOKENS_SCHEMA, read_table
-from lpp.store.objects.checked import checked_file
-from lpp.store.objects.disk import ObjectRecord
-from lpp.store.objects.paths import MAX_DOCUMENT_BYTES, MAX_ROOT_BYTES, plain_file, read_bounded
-from lpp.store.objects.place import Place, children
-from lpp.store.objects.writing import ATTEMPT, describe
+from lpp.store.format.tables import PROMPTS_SCHEMA, TOKENS_SCHEMA
+from lpp.store.moments import moments_table_of
+from lpp.store.objects.checks import describe
+from lpp.store.objects.locate import objects_at
+from lpp.store.objects.owners import owner_of
+from lpp.store.objects.place import Place
+from lpp.store.objects.protocol import Objects
+from lpp.store.shards import Shard, open_shard, run_directory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,27 +68,51 @@ class Problem:
 
 def verify_run(path: Place) -> list[Problem]:
     """Every problem of the run in `path`; empty when each byte is as it was committed."""
-    commit, problems = _read_commit(path, "")
-    problems += _links(path)
-    if commit is not None:
-        problems += check_objects(
-            path, "", commit.objects, ignore=(f"{SHARDS_KEY}/",), base=commit.base
-        )
-    home = path if commit is None else commit.home(path)
-    try:
-        data = read_bounded(home, PLAN_KEY, MAX_DOCUMENT_BYTES)
-        plan = parse_plan(load_json(data, PLAN_KEY), PLAN_KEY)
-    except (FormatError, OSError) as error:
-        return [*problems, Problem(where=PLAN_KEY, what=f"not readable ({error})")]
-    if plan.run_id != path.name or (commit is not None and plan.hash != commit.plan):
-        return [*problems, Problem(where=PLAN_KEY, what=f"belongs to run {plan.run_id}")]
+    run = run_directory(path)
+    checked, problems = _open(run, CommitRecord)
+    start = ""
+    if checked is not None:
+        problems += check_objects(checked, keep=(SHARDS_KEY,))
+        start = f"{checked.record.base}/" if checked.record.base else ""
+    plan, wrong = _plan_of(run, [f"{start}{PLAN_KEY}"] if checked else _plan_keys(run))
+    if plan is not None and checked is not None and plan.hash != checked.record.plan:
+        plan, wrong = None, Problem(where=f"{start}{PLAN_KEY}", what="is not that of the record")
+    if plan is None:
+        return [*problems, wrong]
     prompts = None
-    if commit is not None and not problems:
-        prompts = _read_prompts(home, plan, commit, problems)
+    if checked is not None and not problems:
+        prompts, misfits = _read_prompts(checked, plan)
+        problems += [Problem(where=f"{start}{PROMPTS_KEY}", what=what) for what in misfits]
     for index in range(plan.n_shards):
-        problems += _verify_shard(path, plan, index, prompts)
-    problems += _strangers(path / SHARDS_KEY, plan)
+        problems += _verify_shard(run, plan, index, prompts)
+    problems += _strangers(run, plan)
     return problems
+
+
+def _plan_of(run: Objects, keys: Sequence[str]) -> tuple[Plan | None, Problem]:
+    """The first of `keys` that holds the plan of the run, or what is wrong with the last."""
+    problem = Problem(where=PLAN_KEY, what="not readable (no such object)")
+    for key in keys:
+        try:
+            plan = parse_plan(load_json(run.get(key, MAX_DOCUMENT_BYTES), PLAN_KEY), PLAN_KEY)
+        except MachineError:
+            raise
+        except (FormatError, OSError) as error:
+            problem = Problem(where=key, what=f"not readable ({error})")
+            continue
+        if plan.run_id == run.place.name:
+            return plan, problem
+        problem = Problem(where=key, what=f"belongs to run {plan.run_id}")
+    return None, problem
+
+
+def _plan_keys(run: Objects) -> list[str]:
+    """Where the plan of a run may lie whose record does not say it."""
+    try:
+        names = [entry.name for entry in run.entries() if ATTEMPT.fullmatch(entry.name)]
+    except FormatError:
+        return []
+    return [PLAN_KEY, *(f"{name}/{PLAN_KEY}" for name in names)]
 
 
 def verify_root(root: Place) -> list[Problem]:
@@ -81,196 +121,211 @@ def verify_root(root: Place) -> list[Problem]:
     The root document, and names under `runs/` that are no committed run: a run whose record is
     gone is no run to a reader, and would be missed by nobody.
     """
-    home = root.resolve() if isinstance(root, Path) else root
-    data = read_bounded(home, ROOT_KEY, MAX_ROOT_BYTES)
+    store = objects_at(root)
+    data = store.get(ROOT_KEY, MAX_ROOT_BYTES)
     problems = []
     try:
-        altered = pretty_json(load_json(data, ROOT_KEY)) != data
+        document = load_json(data, ROOT_KEY)
+        altered = data not in (canonical_json(document), indented_json(document))
     except FormatError:
         altered = True
     if altered:
         problems = [Problem(where=ROOT_KEY, what="altered: not as a writer leaves it")]
-    for path in children(root / RUNS_KEY):
-        if not path.name.startswith(".") and not (path / COMMIT_KEY).exists():
+    for entry in store.entries(RUNS_KEY):
+        where = f"{RUNS_KEY}/{entry.name}"
+        if not entry.name.startswith(".") and not store.exists(f"{where}/{COMMIT_KEY}"):
             what = f"not a committed run: it holds no {COMMIT_KEY}"
-            problems.append(Problem(where=f"{RUNS_KEY}/{path.name}", what=what))
+            problems.append(Problem(where=where, what=what))
     return problems
 
 
-def _links(path: Place) -> Iterator[Problem]:
-    """Links that would lead out of the store where every record is right."""
-    for directory in (path.parent, path / SHARDS_KEY):
-        if isinstance(directory, Path) and directory.is_symlink():
-            yield Problem(where=directory.name, what="a symbolic link: a store holds none")
+def verify_directory(directory: Objects, kind: type[Record]) -> list[Problem]:
+    """Every difference of a committed directory from its record, the record's own included."""
+    checked, problems = _open(directory, kind)
+    return [*problems, *(check_objects(checked) if checked else ())]
 
 
-def _read_commit(path: Place, prefix: str) -> tuple[CommitRecord | None, list[Problem]]:
+def _open(directory: Objects, kind: type[Record]) -> tuple[Checked[Record] | None, list[Problem]]:
     try:
-        return read_commit(path), []
+        return open_checked(directory, kind), []
     except FileNotFoundError:
         what = "not committed (capture has not come to it, or was stopped before)"
     except FormatError as error:
         what = str(error)
+    except MachineError:
+        raise
     except OSError as error:
         what = f"not readable ({error.strerror})"
-    return None, [Problem(where=f"{prefix}{COMMIT_KEY}", what=what)]
+    return None, [Problem(where=COMMIT_KEY, what=what)]
 
 
-def check_objects(
-    path: Place,
-    prefix: str,
-    objects: Mapping[str, ObjectRecord],
-    ignore: tuple[str, ...] = (),
-    base: str = "",
-) -> Iterator[Problem]:
-    """Compare the files of one directory with its record: sizes, checksums, and no others.
+def check_objects(checked: Checked[Any], keep: Collection[str] = ()) -> Iterator[Problem]:
+    """Compare the objects of one directory with its record: sizes, checksums, and no others.
 
-    base: the attempt in `path` that the record names. What is left of others is no problem.
+    keep: names right in it that others look after. What writers left there is no problem: other
+    attempts, and names of their own that begin with a dot.
     """
-    if base:
-        objects = {f"{base}/{key}": recorded for key, recorded in objects.items()}
-    for key, recorded in sorted(objects.items()):
-        try:
-            found = describe(plain_file(path, key))
-        except (OSError, FormatError) as error:
-            what = error.strerror if isinstance(error, OSError) else str(error)
-            yield Problem(where=prefix + key, what=f"not readable ({what})")
-            continue
-        if found.bytes != recorded.bytes:
-            what = f"{found.bytes} bytes, {recorded.bytes} were committed"
-            yield Problem(where=prefix + key, what=what)
-        elif found != recorded:
-            yield Problem(where=prefix + key, what="altered: its checksum does not match")
-    expected = {*objects, COMMIT_KEY}
-    expected |= {parent.as_posix() for key in objects for parent in PurePosixPath(key).parents}
-    for key in _files(path, ignore):
-        if f"{key}/".startswith(ignore) or (base and _of_another_attempt(key, base)):
-            continue
+    base = checked.record.base
+    start = f"{base}/" if base else ""
+    keys = sorted(checked.record.objects)
+    with ThreadPoolExecutor(usable_cores(), thread_name_prefix="lpp-verify") as pool:
+        found = pool.map(lambda key: _object_problem(checked, key), keys)
+        for key, what in zip(keys, found, strict=True):
+            if what:
+                yield Problem(where=start + key, what=what)
+    expected = {*(start + key for key in keys), COMMIT_KEY}
+    expected |= {parent.as_posix() for key in expected for parent in PurePosixPath(key).parents}
+    for key in _lying(checked.directory, {*keep, COMMIT_KEY}, base):
         if key not in expected:
-            yield Problem(where=prefix + key, what="not part of what was committed")
+            yield Problem(where=key, what="not part of what was committed")
 
 
-def _files(path: Place, ignore: tuple[str, ...]) -> Iterator[str]:
-    """Every file under `path`, at any depth, by its key relative to it; empty directories too.
-
-    A directory with something in it is told by what is in it.
-    """
-    if isinstance(path, Path):
-        yield from sorted(_local_files(path, ignore))
-    else:
-        yield from (str(file.relative_to(path)) for file in path.walk_files())
-
-
-def _local_files(path: Path, ignore: tuple[str, ...]) -> Iterator[str]:
-    """The same on a disk, in any order. What writers are busy with may vanish meanwhile."""
-    for folder, folders, files in os.walk(path):
-        place = Path(folder).relative_to(path)
-        keys = {name: (place / name).as_posix() for name in (*folders, *files)}
-        links = [name for name in folders if Path(folder, name).is_symlink()]
-        yield from (keys[name] for name in (*files, *links))
-        folders[:] = [name for name in folders if not f"{keys[name]}/".startswith(ignore)]
-        if not keys and Path(folder) != path:
-            yield place.as_posix()
-
-
-def _of_another_attempt(key: str, base: str) -> bool:
-    first, _, rest = key.partition("/")
-    return bool(rest) and first != base and ATTEMPT.fullmatch(first) is not None
-
-
-def _read_prompts(
-    home: Place, plan: Plan, commit: CommitRecord, problems: list[Problem]
-) -> pa.Table | None:
-    """The prompts, or None when they are not those of the plan."""
+def _object_problem(checked: Checked[Any], key: str) -> str:
+    recorded, objects = checked.record.objects[key], checked.objects
     try:
-        file = checked_file(home / PROMPTS_KEY, commit.objects[PROMPTS_KEY])
-        counted = plan.prompts
-        table = read_table(file, PROMPTS_SCHEMA, rows=counted.count, extra=8 * counted.tokens)
-        misfits = prompts_problems(table, plan)
-    except KeyError:
-        table, misfits = None, ["not part of what was committed"]
-    except (FormatError, OSError, ValueError) as error:
-        table, misfits = None, [str(error)]
-    problems += [Problem(where=PROMPTS_KEY, what=what) for what in misfits]
-    return None if misfits else table
+        with objects.open(key) as source:
+            found = describe(source, objects.piece_bytes, [c.bytes for c in recorded.chunks])
+    except MachineError:
+        raise
+    except (OSError, FormatError, EOFError) as error:
+        what = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        return f"not readable ({what})"
+    if found.bytes != recorded.bytes:
+        return f"{found.bytes} bytes, {recorded.bytes} were committed"
+    if found.xxh3_128 != recorded.xxh3_128:
+        return "altered: its checksum does not match"
+    if found.chunks != recorded.chunks:
+        return "its chunks are not those of its record"
+    return ""
 
 
-def _verify_shard(path: Place, plan: Plan, index: int, prompts: pa.Table | None) -> list[Problem]:
+def _lying(directory: Objects, keep: Collection[str], base: str) -> Iterator[str]:
+    """Key of everything in a directory, at any depth, but what writers left right in it."""
+    for entry in directory.entries():
+        name = entry.name
+        if name in keep or owner_of(name) or (name != base and ATTEMPT.fullmatch(name)):
+            continue
+        below = list(directory.walk(name)) if entry.is_folder else []
+        yield from below or [name]
+
+
+def _read_prompts(checked: Checked[CommitRecord], plan: Plan) -> tuple[pa.Table | None, list[str]]:
+    """The prompts, and why they are not those of the plan: then None."""
+    counted, later = plan.prompts, checked.record.format >= 3
+    extra = None if later else 8 * counted.tokens
+    try:
+        table = checked.table(PROMPTS_KEY, PROMPTS_SCHEMA, rows=counted.count, extra=extra)
+    except FormatError as error:
+        return None, [str(error)]
+    misfits = prompts_problems(table, plan)
+    return (None if misfits else table), misfits
+
+
+def _verify_shard(run: Objects, plan: Plan, index: int, prompts: pa.Table | None) -> list[Problem]:
     prefix = f"{SHARDS_KEY}/{shard_key(index)}/"
-    directory = path / SHARDS_KEY / shard_key(index)
-    commit, problems = _read_commit(directory, prefix)
-    if commit is None:
-        return problems
-    if commit.plan != plan.hash or commit.shard != index:
-        what = f"belongs to shard {commit.shard} of plan {commit.plan[:8]}"
+    try:
+        shard = open_shard(run, plan, index)
+    except MachineError:
+        raise
+    except (FormatError, OSError) as error:
+        shard = str(error)
+    if not isinstance(shard, Shard):
+        what = shard or "not committed (capture has not come to it, or was stopped before)"
         return [Problem(where=prefix + COMMIT_KEY, what=what)]
-    wrong = list(check_objects(directory, prefix, commit.objects, base=commit.base))
-    if commit.base:
-        prefix += f"{commit.base}/"
-    # What the bytes mean is only looked at where the bytes are right.
-    problems += wrong or _check_meaning(commit.home(directory), prefix, plan, commit, prompts)
-    return problems
+    problems = list(check_objects(shard))
+    if not problems:  # what the bytes mean is only looked at where the bytes are right
+        start = f"{shard.record.base}/" if shard.record.base else ""
+        problems = [
+            Problem(where=f"{start}{problem.where}", what=problem.what)
+            for problem in _check_meaning(shard, plan, prompts)
+        ]
+    return [Problem(where=prefix + problem.where, what=problem.what) for problem in problems]
 
 
-def _check_meaning(
-    home: Place, prefix: str, plan: Plan, commit: CommitRecord, prompts: pa.Table | None
-) -> Iterator[Problem]:
+def _check_meaning(shard: Shard, plan: Plan, prompts: pa.Table | None) -> Iterator[Problem]:
     """Rows, widths and tokens of a shard whose bytes are those that were written."""
-    rows = commit.rows
     try:
-        file = checked_file(home / TOKENS_KEY, commit.objects[TOKENS_KEY])
-        tokens = read_table(file, TOKENS_SCHEMA, rows=rows)
-    except KeyError:
-        yield Problem(where=prefix + TOKENS_KEY, what="not part of what was committed")
-    except (FormatError, OSError, ValueError) as error:
-        yield Problem(where=prefix + TOKENS_KEY, what=str(error))
-    else:
-        if prompts is not None and commit.shard is not None:
-            bounds = plan.shards[commit.shard : commit.shard + 2]
-            for what in tokens_problems(tokens, prompts, *bounds):
-                yield Problem(where=prefix + TOKENS_KEY, what=what)
-        yield from _check_quarantine(home, prefix, plan, commit, tokens)
-        if plan.keeps_moments:
-            for key, what in moments_problems(home, plan, commit, tokens):
-                yield Problem(where=prefix + key, what=what)
+        tokens = shard.table(TOKENS_KEY, TOKENS_SCHEMA, rows=shard.rows)
+    except FormatError as error:
+        yield Problem(where=TOKENS_KEY, what=str(error))
+        return
+    if prompts is not None:
+        for what in tokens_problems(tokens, prompts, shard.first_prompt, shard.end_prompt):
+            yield Problem(where=TOKENS_KEY, what=what)
+    aside = np.zeros(0, np.int32)
+    try:
+        if shard.record.quarantine or QUARANTINE_KEY in shard.record.objects:
+            for what in _quarantine_problems(shard, tokens):
+                yield Problem(where=QUARANTINE_KEY, what=what)
+            aside = shard.quarantined()
+    except FormatError as error:
+        yield Problem(where=QUARANTINE_KEY, what=str(error))
+    if plan.keeps_moments:
+        yield from _moments_problems(shard, plan, tokens, aside)
     for site in plan.sites if plan.keeps_rows else ():
-        where = str(home / HIDDEN_KEY)
+        spec = site_array(site, plan.stored_dtype, shard.rows)
         try:
-            # of a bucket the metadata alone: its chunks are seen when they are read
-            group, dtype = site_metadata(home / HIDDEN_KEY, site.name), plan.stored_dtype
-            check_site(group, where, site, dtype, rows, chunks=isinstance(group, Path))
+            with shard.array(HIDDEN_KEY, spec, end=0, compared=True) as array:
+                if shard.objects.is_local:  # of a bucket chunks are seen when they are read
+                    array.check()
         except FormatError as error:
-            yield Problem(where=f"{prefix}{HIDDEN_KEY}/{site.name}", what=str(error))
+            yield Problem(where=f"{HIDDEN_KEY}/{site.name}", what=str(error))
 
 
-def _check_quarantine(
-    home: Place, prefix: str, plan: Plan, commit: CommitRecord, tokens: pa.Table
-) -> Iterator[Problem]:
+def _quarantine_problems(shard: Shard, tokens: pa.Table) -> list[str]:
     """What a shard sets aside: as many prompts as its record says, its own, without statistics."""
-    if not commit.quarantine and QUARANTINE_KEY not in commit.objects:
-        return
-    where = prefix + QUARANTINE_KEY
+    found = shard.quarantine()
+    if QUARANTINE_KEY not in shard.record.objects or not shard.record.quarantine:
+        return [f"the record has {shard.record.quarantine} prompts"]
+    return quarantine_problems(found, tokens, shard.first_prompt, shard.end_prompt)
+
+
+def _moments_problems(
+    shard: Shard, plan: Plan, tokens: pa.Table, aside: npt.NDArray[Any]
+) -> Iterator[Problem]:
+    """Moments: counts against the prompts, shapes, finite values, a band of a site at a time."""
+    ids = tokens["prompt_id"].to_numpy()
+    kept = ids[~np.isin(ids, aside)] - shard.first_prompt
+    counts = band_counts(np.bincount(kept, minlength=1), plan.prefixes)
     try:
-        file = checked_file(home / QUARANTINE_KEY, commit.objects[QUARANTINE_KEY])
-        found = read_table(file, QUARANTINE_SCHEMA)
-    except KeyError:
-        yield Problem(where=where, what="not part of what was committed")
+        for what in table_problems(moments_table_of(shard, plan), plan, counts):
+            yield Problem(where=MOMENTS_KEY, what=what)
+    except FormatError as error:
+        yield Problem(where=MOMENTS_KEY, what=str(error))
         return
-    except (FormatError, OSError, ValueError) as error:
-        yield Problem(where=where, what=str(error))
-        return
-    if found.num_rows != commit.quarantine:
-        what = f"{found.num_rows} prompts, the record has {commit.quarantine}"
-        yield Problem(where=where, what=what)
-    if commit.shard is not None:
-        first, end = plan.shards[commit.shard : commit.shard + 2]
-        for what in quarantine_problems(found, tokens, first, end):
-            yield Problem(where=where, what=what)
+    for site in plan.sites:
+        try:
+            what = _scatter_problem(shard, plan, site, counts)
+        except FormatError as error:
+            what = str(error)
+        if what:
+            yield Problem(where=f"{SCATTERS_KEY}/{site.name}", what=what)
 
 
-def _strangers(shards: Place, plan: Plan) -> Iterator[Problem]:
-    """Names among the shards that are none; what a writer is busy with begins with a dot."""
+def _scatter_problem(
+    shard: Shard, plan: Plan, site: SiteSpec, counts: npt.NDArray[np.int64]
+) -> str:
+    """What is wrong with the scatter matrices of a site; nothing where they may be right."""
+    spec, rows = scatter_array(site, plan), packed_rows(site.width)
+    with shard.array(SCATTERS_KEY, spec, end=0, compared=True) as array:
+        if not shard.objects.is_local:
+            return ""
+        array.check()
+        for band, n in enumerate(counts.tolist()):
+            values = array.rows(band * rows, (band + 1) * rows).ravel()
+            if what := scatter_problem(values, site.width, n):
+                return f"band {band}: {what}"
+    return ""
+
+
+def _strangers(run: Objects, plan: Plan) -> Iterator[Problem]:
+    """Unexpected entries under `shards/`; names that begin with a dot belong to writers."""
     expected = {shard_key(index) for index in range(plan.n_shards)}
-    for path in children(shards):
-        if path.name not in expected and not path.name.startswith("."):
-            yield Problem(where=f"{SHARDS_KEY}/{path.name}", what="not a shard of the plan")
+    try:
+        entries = run.entries(SHARDS_KEY)
+    except FormatError as error:
+        yield Problem(where=SHARDS_KEY, what=str(error))
+        return
+    for entry in entries:
+        if entry.name not in expected and not entry.name.startswith("."):
+            yield Problem(where=f"{SHARDS_KEY}/{entry.name}", what="not a shard of the plan")

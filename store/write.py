@@ -5,27 +5,36 @@ no reader ever sees part of one.
 """
 
 import contextlib
-import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from lpp.store.arrays.hidden import GROUP_KEY, Rows, check_rows, encode_group, encode_site
+from lpp.store.arrays.decode_pool import usable_cores
+from lpp.store.arrays.encoder import EncodedArray, check_rows, encode_array
+from lpp.store.arrays.layout import (
+    METADATA_KEY,
+    Rows,
+    group_document,
+    metadata_bytes,
+    site_array,
+)
 from lpp.store.arrays.moments import (
     SiteMoments,
     band_counts,
     check_moments,
-    encode_scatters,
     moments_table,
+    scatter_array,
+    scatter_rows,
 )
-from lpp.store.errors import ConflictError, ErrorKind
-from lpp.store.format.documents import pretty_json, validate_document
+from lpp.store.commit import Attempt, attempt, sweep
+from lpp.store.errors import ConflictError, ErrorKind, FormatError, InputError
+from lpp.store.format.commit_record import CommitRecord, parse_record
+from lpp.store.format.documents import canonical_json, validate_document, wide_integers
 from lpp.store.format.keys import (
     COMMIT_KEY,
     HIDDEN_KEY,
@@ -39,41 +48,34 @@ from lpp.store.format.keys import (
     TOKENS_KEY,
     shard_key,
 )
+from lpp.store.format.limits import MAX_DOCUMENT_BYTES
 from lpp.store.format.plan import Plan, SiteSpec, validate_plan
 from lpp.store.format.quarantine import QUARANTINE_SCHEMA, quarantine_problems
-from lpp.store.format.record import CommitRecord, write_commit
 from lpp.store.format.rows import prompts_problems, tokens_problems
 from lpp.store.format.tables import encode_table
-from lpp.store.objects.conditions import check_conditions
-from lpp.store.objects.disk import ObjectRecord, put_back, set_aside
-from lpp.store.objects.object_path import ObjectPath
-from lpp.store.objects.place import Place
-from lpp.store.objects.writing import (
-    remove,
-    staged_directory,
-    sweep_others,
-    sweep_stages,
-    write_object,
-)
-from lpp.store.read import Run, ShardRecord, read_shard
+from lpp.store.objects.locate import objects_at
+from lpp.store.objects.place import Url
+from lpp.store.objects.protocol import Objects
+from lpp.store.read import Run
+from lpp.store.shards import Shard
 
-SITES_AT_ONCE: Final = 2
-"""Sites encoded side by side: while one waits for the disk, another is compressed. Each holds its
-own encoded rows in memory; chunks of one site are compressed in parallel by Zarr as well."""
+SITES_AT_ONCE: Final = max(2, usable_cores())
+"""Sites encoded side by side: one for each core, and while one waits for the disk, another is
+compressed. Each holds its own encoded rows in memory."""
 
 
 class RunWriter:
     """Creates the run of `plan` in the store at `root`, or goes on with it.
 
-    prompts: (count, 6), `PROMPTS_SCHEMA`. Writers of other shards, and of the
-    same one, may work at once. replacing: shards to write anew though their records are intact.
-    set_aside: texts of the corpus that became no prompt, `TEXTS_SCHEMA`.
+    prompts: (count, 6), `PROMPTS_SCHEMA`. Writers of other shards, and of the same one, may work
+    at once. replacing: shards to write anew though their records are intact. set_aside: texts of
+    the corpus that became no prompt, `TEXTS_SCHEMA`.
     ValueError for prompts, rows or a plan that do not fit together.
     """
 
     def __init__(
         self,
-        root: Place,
+        root: Url,
         plan: Plan,
         prompts: pa.Table,
         *,
@@ -85,20 +87,20 @@ class RunWriter:
             raise ValueError("the plan does not fit: " + "; ".join(misfits))
         self._plan = plan
         self._prompts = prompts
-        check_conditions(root)
         self._replacing = set(replacing)
-        path = root / RUNS_KEY / plan.run_id
-        if not (path / COMMIT_KEY).exists():
-            _create_run(path, plan, prompts, set_aside)
-        elif isinstance(path, Path):  # of one killed while it made the run that another made
-            sweep_stages(path.parent)
-        self.run = Run(path)
+        store = objects_at(root)
+        store.check_exclusive()
+        store.sweep()
+        directory = store.below(f"{RUNS_KEY}/{plan.run_id}")
+        if not directory.exists(COMMIT_KEY):
+            _create_run(directory, plan, prompts, set_aside)
+        self.run = Run(directory.place)
         if self.run.plan.hash != plan.hash:  # eight hex digits met by chance
             raise ConflictError(
-                f"{path} holds another plan whose hash begins alike. Use another store.",
+                f"{directory.place} holds another plan whose hash begins alike. Use another store.",
                 kind=ErrorKind.PLAN_DIFFERS,
             )
-        sweep_stages(path / SHARDS_KEY)
+        directory.below(SHARDS_KEY).sweep()
         self.written: set[int] = set()
         """Shards that this writer committed."""
         self.outrun: set[int] = set()
@@ -120,7 +122,7 @@ class RunWriter:
         tokens: pa.Table,
         quarantine: pa.Table | None = None,
         moments: Mapping[str, SiteMoments] | None = None,
-    ) -> ShardRecord:
+    ) -> Shard:
         """Encode, write and commit shard `index`; keep what another writer committed first, and
         say so in `outrun`.
 
@@ -128,7 +130,7 @@ class RunWriter:
         row t of `tokens` (`TOKENS_SCHEMA`) are the same token. quarantine: prompts of the shard
         that are set aside (`QUARANTINE_SCHEMA`), if any. moments: of each site, where the plan
         keeps them; then `hidden` is empty where it keeps no rows. Each is asked for when its turn
-        comes, in a thread of the writer's. Encodes two sites at a time.
+        comes, in a thread of the writer's.
         Raises MachineError(NO_SPACE); whatever was committed before stays.
         """
         if quarantine is None:
@@ -136,104 +138,78 @@ class RunWriter:
         self._check_rows(index, hidden, tokens, quarantine)
         if (moments is not None) != self._plan.keeps_moments:
             raise ValueError(f"shard {index}: the plan keeps {self._plan.keep}")
-        target = self.run.path / SHARDS_KEY / shard_key(index)
         if self.committed(index):
             self.outrun.add(index)
         else:
             try:
-                self._commit(target, index, _Arrays(hidden, moments or {}), tokens, quarantine)
+                self._commit(index, _Arrays(hidden, moments or {}), tokens, quarantine)
                 self.written.add(index)
                 self._replacing.discard(index)
             except FileExistsError:  # another writer's shard, which comes from the same plan
-                if not target.exists():
-                    raise  # it is another name that stands in the way
                 self.outrun.add(index)
+                self._replacing.discard(index)
         shard = self.run.shard(index)
         if shard is None:
             raise ConflictError(
-                f"{target} was removed or altered while it was being written. "
-                "See that nothing else works on this run, then repeat the same command.",
+                f"{self.run.path / SHARDS_KEY / shard_key(index)} was removed or altered while it "
+                "was being written. See that nothing else works on this run, then repeat the same "
+                "command.",
                 kind=ErrorKind.INCOMPLETE,
             )
         return shard
 
     def _commit(
-        self,
-        target: Place,
-        index: int,
-        arrays: "_Arrays",
-        *tables: pa.Table,
+        self, index: int, arrays: "_Arrays", tokens: pa.Table, quarantine: pa.Table
     ) -> None:
-        """Write the shard beside its place; what is bad there goes once this one is in place.
-
-        Where this fails, what was there is there again.
-        """
-        aside: list[Path] = []
-        try:
-            with staged_directory(
-                target, lambda: aside.extend(self._make_way(target, index))
-            ) as stage:
-                self._fill(stage, index, arrays, *tables)
-        except BaseException:
-            for bad in aside:
-                put_back(bad, bad.with_name(target.name))
-            raise
-        for bad in aside:
-            remove(bad)
-        if index in self._replacing and isinstance(target, ObjectPath):
-            sweep_others(target, keep=stage.name)
-
-    def _make_way(self, target: Place, index: int) -> list[Path]:
-        """Set aside a shard that is damaged or to be replaced, and say where it is; one that was
-        committed this moment stays.
-        """
-        if not isinstance(target, Path):
-            return []  # in a bucket, `write_commit` replaces the record itself
-        if not os.path.lexists(target):
-            return []  # what comes in the meantime is another writer's, and keeps the name
-        if index not in self._replacing and read_shard(self._plan, index, target):
-            return []  # another writer's, a moment old: taken away, it would be missed
-        try:
-            aside = set_aside(target)
-        except FileNotFoundError:
-            return []
-        if index in self._replacing or not read_shard(self._plan, index, aside):
-            return [aside]
-        put_back(aside, target)
-        return []
-
-    def _fill(
-        self,
-        stage: Place,
-        index: int,
-        arrays: "_Arrays",
-        tokens: pa.Table,
-        quarantine: pa.Table,
-    ) -> None:
+        """Write a shard. FileExistsError where another writer was first."""
         plan = self._plan
-        objects: dict[str, ObjectRecord] = {}
-        if plan.keeps_rows:
-            objects |= _write_group(
-                stage / HIDDEN_KEY,
-                plan.sites,
-                lambda site: encode_site(site, arrays.hidden[site.name], plan.stored_dtype),
-            )
-        if plan.keeps_moments:
-            counts = band_counts(tokens, quarantine["prompt_id"].to_numpy(), plan.prefixes)
-            objects |= _write_moments(stage, plan, arrays.moments, counts)
-        objects[TOKENS_KEY] = write_object(stage / TOKENS_KEY, encode_table(tokens))
-        if quarantine.num_rows:
-            data = encode_table(quarantine)
-            objects[QUARANTINE_KEY] = write_object(stage / QUARANTINE_KEY, data)
+        directory = self.run.directory.below(f"{SHARDS_KEY}/{shard_key(index)}")
         record = CommitRecord(
-            format=2 if quarantine.num_rows else plan.format,
             plan=plan.hash,
             shard=index,
             rows=tokens.num_rows,
-            objects=objects,
+            objects={},
             quarantine=quarantine.num_rows,
         )
-        write_commit(stage, record, replacing=index in self._replacing)
+
+        replaced = _bytes_of_record(directory) if index in self._replacing else None
+
+        def stays(found: bytes) -> bool:
+            """A whole record of the same shard stays, unless this writer began with replacing it:
+            one that another writer has put there since is as good as its own.
+            """
+            other = _parsed(found, directory)
+            return (
+                found != replaced
+                and other is not None
+                and (other.plan, other.shard) == (plan.hash, index)
+            )
+
+        # a link or a file that bears the name of the shard is in the way, and no part of a store
+        self.run.directory.delete([f"{SHARDS_KEY}/{shard_key(index)}"])
+        with attempt(directory) as stage:
+            if plan.keeps_rows:
+                _write_group(stage, HIDDEN_KEY, plan.sites, self._encoder(arrays.hidden))
+            if plan.keeps_moments:
+                _write_moments(stage, plan, arrays.moments, self._counts(index, quarantine))
+            stage.write(TOKENS_KEY, [encode_table(tokens)])
+            if quarantine.num_rows:
+                stage.write(QUARANTINE_KEY, [encode_table(quarantine)])
+            stage.commit(record, stays)
+
+    def _encoder(self, hidden: Mapping[str, Rows]) -> Callable[[SiteSpec], EncodedArray]:
+        def encode(site: SiteSpec) -> EncodedArray:
+            rows = hidden[site.name]
+            return encode_array(site_array(site, self._plan.stored_dtype, len(rows)), rows)
+
+        return encode
+
+    def _counts(self, index: int, quarantine: pa.Table) -> npt.NDArray[np.int64]:
+        """(B,) rows of the shard in each prefix band."""
+        first, end = self._plan.shards[index : index + 2]
+        lengths = self._prompts["n_tokens"].to_numpy()[first:end].astype(np.int64)
+        lengths[quarantine["prompt_id"].to_numpy() - first] = 0
+        return band_counts(lengths, self._plan.prefixes)
 
     def _check_rows(
         self, index: int, hidden: Mapping[str, Rows], tokens: pa.Table, quarantine: pa.Table
@@ -250,7 +226,28 @@ class RunWriter:
         if set(hidden) != {site.name for site in kept}:
             raise ValueError(f"shard {index}: sites are {sorted(hidden)}")
         for site in kept:
-            check_rows(site, hidden[site.name], self._plan.stored_dtype, tokens.num_rows)
+            spec = site_array(site, self._plan.stored_dtype, tokens.num_rows)
+            check_rows(spec, hidden[site.name])
+
+
+def sweep_run(run: Run) -> None:
+    """Remove every attempt of a run that lost, where its winner is known.
+
+    Costs a listing of each shard's directory.
+    """
+
+    def sweep_shard(shard: Shard) -> None:
+        sweep(shard.directory, {shard.record.base} if shard.record.base else _old_names(shard))
+
+    run.directory.map(sweep_shard, run.shards)
+    if run.commit.base:
+        sweep(run.directory, {run.commit.base, SHARDS_KEY})
+    run.directory.below(SHARDS_KEY).sweep()
+
+
+def _old_names(shard: Shard) -> set[str]:
+    """What lies right in the directory of a shard of format 1 or 2, whose objects lie there."""
+    return {key.partition("/")[0] for key in shard.record.objects}
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,53 +258,78 @@ class _Arrays:
     moments: Mapping[str, SiteMoments]
 
 
+def _bytes_of_record(directory: Objects) -> bytes | None:
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError, FormatError):
+        return directory.get(COMMIT_KEY, MAX_DOCUMENT_BYTES)
+    return None
+
+
+def _parsed(data: bytes, directory: Objects) -> CommitRecord | None:
+    """The record that `data` holds; None where it is damaged. FormatError for a newer one."""
+    try:
+        return parse_record(CommitRecord, data, str(directory.place / COMMIT_KEY))
+    except FormatError as error:
+        if error.kind is ErrorKind.UNSUPPORTED_VERSION:
+            raise
+        return None
+
+
 def _write_moments(
-    stage: Place, plan: Plan, moments: Mapping[str, SiteMoments], counts: npt.NDArray[np.int64]
-) -> dict[str, ObjectRecord]:
+    stage: Attempt,
+    plan: Plan,
+    moments: Mapping[str, SiteMoments],
+    counts: npt.NDArray[np.int64],
+) -> None:
     """Scatter matrices site by site, then the table of counts and means."""
     small: dict[str, SiteMoments] = {}
 
-    def encode(site: SiteSpec) -> dict[str, memoryview]:
+    def encode(site: SiteSpec) -> EncodedArray:
         of_site = moments[site.name]
         check_moments(site, plan, of_site, counts)
         # without its matrices, which are written and forgotten
         small[site.name] = replace(of_site, scatter=np.empty((len(counts), 0)))
-        return encode_scatters(site, plan, of_site)
+        return encode_array(scatter_array(site, plan), scatter_rows(site, plan, of_site))
 
-    objects = _write_group(stage / SCATTERS_KEY, plan.sites, encode)
-    data = encode_table(moments_table(plan, small))
-    return objects | {MOMENTS_KEY: write_object(stage / MOMENTS_KEY, data)}
+    _write_group(stage, SCATTERS_KEY, plan.sites, encode)
+    stage.write(MOMENTS_KEY, [encode_table(moments_table(plan, small))])
 
 
 def _write_group(
-    group: Place, sites: Sequence[SiteSpec], encode: Callable[[SiteSpec], Mapping[str, memoryview]]
-) -> dict[str, ObjectRecord]:
-    """Write a Zarr group with an array for each site, two at a time."""
+    stage: Attempt,
+    group: str,
+    sites: Sequence[SiteSpec],
+    encode: Callable[[SiteSpec], EncodedArray],
+) -> None:
+    """Write a Zarr group with an array for each site, several at a time."""
 
-    def write_site(site: SiteSpec) -> dict[str, ObjectRecord]:
-        return {key: write_object(group / key, data) for key, data in encode(site).items()}
+    def write_site(site: SiteSpec) -> None:
+        encoded = encode(site)
+        stage.write(f"{group}/{site.name}/{METADATA_KEY}", [encoded.metadata])
+        stage.write(f"{group}/{site.name}/c/0/0", encoded.parts, encoded.chunks)
 
-    objects = {GROUP_KEY: write_object(group / GROUP_KEY, encode_group())}
+    stage.write(f"{group}/{METADATA_KEY}", [metadata_bytes(group_document())])
     with ThreadPoolExecutor(SITES_AT_ONCE, thread_name_prefix="lpp-encode") as pool:
-        for written in pool.map(write_site, sites):
-            objects |= written
-    return {f"{group.name}/{key}": record for key, record in objects.items()}
+        for _ in pool.map(write_site, sites):
+            pass
 
 
-def _create_run(path: Place, plan: Plan, prompts: pa.Table, set_aside: pa.Table | None) -> None:
-    sweep_stages(path.parent)
-    # FileExistsError: another writer of the same plan was first
-    with contextlib.suppress(FileExistsError), staged_directory(path) as stage:
-        if isinstance(stage, Path):
-            (stage / SHARDS_KEY).mkdir()
-        objects = {
-            PLAN_KEY: write_object(stage / PLAN_KEY, pretty_json(plan.document)),
-            PROMPTS_KEY: write_object(stage / PROMPTS_KEY, encode_table(prompts)),
-        }
-        if set_aside is not None and set_aside.num_rows:
-            data = encode_table(set_aside)
-            objects[QUARANTINE_KEY] = write_object(stage / QUARANTINE_KEY, data)
-        record = CommitRecord(
-            format=plan.format, plan=plan.hash, shard=None, rows=0, objects=objects
+def _create_run(
+    directory: Objects, plan: Plan, prompts: pa.Table, set_aside: pa.Table | None
+) -> None:
+    if wide := wide_integers(plan.document):
+        raise InputError(
+            f"the plan holds integers beyond 2^53: {'; '.join(wide)}. Not every reader of a store "
+            "keeps them apart: choose smaller ones.",
+            kind=ErrorKind.INVALID_VALUE,
         )
-        write_commit(stage, record)
+    record = CommitRecord(plan=plan.hash, shard=None, rows=0, objects={})
+    # FileExistsError: another writer of the same plan was first
+    with (
+        contextlib.suppress(FileExistsError),
+        attempt(directory, keep=(SHARDS_KEY,)) as stage,
+    ):
+        stage.write(PLAN_KEY, [canonical_json(plan.document)])
+        stage.write(PROMPTS_KEY, [encode_table(prompts)])
+        if set_aside is not None and set_aside.num_rows:
+            stage.write(QUARANTINE_KEY, [encode_table(set_aside)])
+        stage.commit(record, lambda found: _parsed(found, directory) is not None)

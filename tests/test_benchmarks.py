@@ -5,12 +5,10 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from benchmarks import (
     analysis_cost,
-    array_cost,
     integrity_cost,
     jackknife_cost,
     memory,
@@ -40,7 +38,6 @@ def run(documented_store: Path, tmp_path: Path) -> Run:
 def _once(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (
         analysis_cost,
-        array_cost,
         integrity_cost,
         jackknife_cost,
         query_start,
@@ -51,19 +48,14 @@ def _once(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "REPEATS", 1)
 
 
-def test_arrays(tmp_path: Path) -> None:
-    rows = np.arange(5000 * 576, dtype=np.uint16).reshape(5000, 576)
-    assert [row.ratio > 0 for row in array_cost.measure(rows, tmp_path)] == [True] * 4
-
-
 def test_reading_analysing_and_querying(run: Run, tmp_path: Path) -> None:
     rows = [
-        *storage.measure(run, tmp_path),
+        *storage.measure(run, tmp_path, prompts=20),
         *analysis_cost.measure(run),
         *query_start.measure(run.path.parent.parent),
         *sensitivity_cost.measure(run),
     ]
-    assert len(rows) == 6
+    assert len(rows) == 9
     assert all(row.ratio > 0 for row in rows)
     assert rows[0].ratio > 1.3  # bytes, not time: bfloat16 activations do compress
 
@@ -104,6 +96,15 @@ def test_a_ratio_knows_its_bar() -> None:
         "x", ([2.0, 3.0], [1.0, 2.0]), bar=2, direction="at least", inverted=True
     )
     assert gain.reached is False
+
+
+def test_whoever_went_second_goes_first_the_next_time() -> None:
+    ran: list[str] = []
+    mine, theirs = pairs.timed_pairs(
+        lambda: ran.append("a"), lambda: ran.append("b"), 3, clock=lambda: float(len(ran))
+    )
+    assert ran == [*"ab", *"ab", *"ba", *"ab"]  # the first pair does not count
+    assert mine == theirs == [1.0, 1.0, 1.0]
 
 
 def test_capture_of_everything_verifies(tmp_path: Path) -> None:

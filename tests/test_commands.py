@@ -116,8 +116,11 @@ sys.meta_path.insert(0, Interrupts())
     ("program", "module"),
     [
         *((program, module) for program in PROGRAMS for module in ("click", "lpp.store.errors")),
-        *(("lpp-sql", module) for module in ("lpp.sql", "lpp.sql.build", "lpp.sql.cli", "duckdb")),
-        *(("lpp-analyze", module) for module in ("lpp.analyze.allocator", "zarr", "numpy")),
+        *(
+            ("lpp-sql", module)
+            for module in ("lpp.sql", "lpp.sql.database.build", "lpp.sql.cli", "duckdb")
+        ),
+        *(("lpp-analyze", module) for module in ("lpp.analyze.allocator", "numcodecs", "numpy")),
         *(("lpp-capture", module) for module in ("lpp.capture.machine", "lpp.capture.status")),
     ],
 )

@@ -8,9 +8,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = [
-    f"lpp.{path.parent.name}.{path.stem}"
+    ".".join(("lpp", *path.relative_to(ROOT).with_suffix("").parts))
     for package in ("analyze", "capture", "sql", "store")
-    for path in sorted((ROOT / package).glob("*.py"))
+    for path in sorted((ROOT / package).rglob("*.py"))
     if any(">>> " in line and "+SKIP" not in line for line in path.read_text().splitlines())
 ]
 

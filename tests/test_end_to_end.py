@@ -16,6 +16,7 @@ import numpy.typing as npt
 import polars as pl
 import pytest
 import torch
+from stored import stored_objects
 
 from lpp.analyze import scan_entropy, scan_spectra
 from lpp.store import Run, open_store
@@ -191,7 +192,7 @@ def test_a_killed_capture_resumes_to_the_same_bytes(
     process.communicate()
     done = capture_packaged(killed, *options)
     assert done.returncode == 0, done.stderr
-    assert files_of(killed) == files_of(whole)
+    assert stored_objects(killed) == stored_objects(whole)
 
 
 def test_ctrl_c_keeps_what_is_committed_and_says_how_to_go_on(
@@ -219,12 +220,3 @@ def wait_for_shards(process: "subprocess.Popen[str]", root: Path, count: int) ->
         assert process.poll() is None, process.stderr and process.stderr.read()
         assert time.monotonic() < until
         time.sleep(0.01)
-
-
-def files_of(root: Path) -> dict[str, bytes]:
-    """Every file of a store."""
-    return {
-        path.relative_to(root).as_posix(): path.read_bytes()
-        for path in sorted(root.rglob("*"))
-        if path.is_file()
-    }

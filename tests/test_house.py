@@ -3,7 +3,7 @@
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -100,6 +100,87 @@ def wrong_arrows(package: str, path: Path) -> list[str]:
         ):
             wrong.append(f"{path.name}:{line}: only {sorted(allowed)} may import {top}")
     return wrong
+
+
+ROOMS = {
+    "sql": ("place", "schema", "confinement", "queries", "database", "results", "cli", ""),
+    "store": ("errors", "commands", "format", "objects", "arrays", ""),
+}
+"""Rooms of a package from the ground up, "" for its own modules: each imports those before it."""
+
+
+def module_name(path: Path) -> str:
+    """`lpp.store.format.keys` of a file; a folder's own name for its `__init__`."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(("lpp", *(part for part in parts if part != "__init__")))
+
+
+def graph(package: str) -> dict[str, set[str]]:
+    """Every module of `package` and those of it that it imports, lazily and for types included.
+
+    The package's own `__init__` is its door: it may name everything.
+    """
+    known = {module_name(path): path for path in (ROOT / package).rglob("*.py")}
+    door = f"lpp.{package}"
+    return {
+        name: {m for target, _ in imports(path) if (m := within(target, known)) not in (name, door)}
+        & known.keys()
+        for name, path in known.items()
+        if name != door
+    }
+
+
+def within(target: str, known: Mapping[str, Path]) -> str:
+    """The module of `known` that an imported name belongs to; the name itself where none is."""
+    parts = target.split(".")
+    heads = (".".join(parts[:end]) for end in range(len(parts), 0, -1))
+    return next((head for head in heads if head in known), target)
+
+
+def room_of(name: str, rooms: tuple[str, ...]) -> int:
+    part = name.split(".")[2]
+    return rooms.index(part) if part in rooms else rooms.index("")
+
+
+def upward(modules: dict[str, set[str]], rooms: tuple[str, ...]) -> list[str]:
+    """Every import from a room into one above it."""
+    return [
+        f"{name} -> {target}"
+        for name, targets in sorted(modules.items())
+        for target in sorted(targets)
+        if room_of(target, rooms) > room_of(name, rooms)
+    ]
+
+
+def circle(modules: dict[str, set[str]]) -> set[str]:
+    """Modules that import each other, or that lie between such; empty where there are none."""
+    left = {name: set(targets) for name, targets in modules.items()}
+    while free := [name for name, targets in left.items() if not targets & left.keys()]:
+        for name in free:
+            del left[name]
+    return set(left)
+
+
+@pytest.mark.parametrize("package", sorted(ROOMS))
+def test_a_room_imports_only_rooms_below_it(package: str) -> None:
+    assert upward(graph(package), ROOMS[package]) == []
+
+
+@pytest.mark.parametrize("package", sorted(ROOMS))
+def test_no_modules_import_each_other(package: str) -> None:
+    assert circle(graph(package)) == set()
+
+
+def test_an_arrow_upwards_and_a_circle_would_be_seen() -> None:
+    modules = {
+        "lpp.store.format.a": {"lpp.store.read"},
+        "lpp.store.read": {"lpp.store.format.b", "lpp.store.verify"},
+        "lpp.store.verify": {"lpp.store.read"},
+        "lpp.store.format.b": set(),
+    }
+    assert upward(modules, ROOMS["store"]) == ["lpp.store.format.a -> lpp.store.read"]
+    assert {"lpp.store.read", "lpp.store.verify"} <= circle(modules)
+    assert "lpp.store.format.b" not in circle(modules)
 
 
 def test_there_are_modules_to_read() -> None:

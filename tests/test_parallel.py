@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from stored import stored_objects
 
 from lpp.store import Run, open_store
 
@@ -43,15 +44,6 @@ def only_run(root: Path) -> Run:
     return run
 
 
-def files_of(root: Path) -> dict[str, bytes]:
-    """Every file of a store."""
-    return {
-        path.relative_to(root).as_posix(): path.read_bytes()
-        for path in sorted(root.rglob("*"))
-        if path.is_file()
-    }
-
-
 def test_parts_at_once_make_the_store_of_one_process(
     start_packaged: Start, alone: Path, tmp_path: Path
 ) -> None:
@@ -60,7 +52,7 @@ def test_parts_at_once_make_the_store_of_one_process(
         start_packaged(root, *OPTIONS, "--part", f"{k}/2", "--report", reports[k]) for k in range(2)
     ]
     told = [finish(part, report) for part, report in zip(parts, reports, strict=True)]
-    assert files_of(root) == files_of(alone)
+    assert stored_objects(root) == stored_objects(alone)
     shards = only_run(root).plan.n_shards
     captured = [report["captured_shards"] for _, report in told]
     assert captured == [len(range(k, shards, 2)) for k in range(2)]
@@ -86,7 +78,7 @@ def test_a_part_alone_says_what_is_missing_and_the_rest_completes_it(
     assert again.returncode == 0
     assert only_run(root).missing_shards == run.missing_shards
     assert capture_packaged(root, *OPTIONS).returncode == 0  # one process takes what is left
-    assert files_of(root) == files_of(alone)
+    assert stored_objects(root) == stored_objects(alone)
 
 
 def test_of_two_processes_on_one_shard_one_wins_and_the_other_says_so(
@@ -111,7 +103,7 @@ def test_of_two_processes_on_one_shard_one_wins_and_the_other_says_so(
     assert "another process committed it first" in err
     assert "committed by another process first, and kept" in " ".join(out.split())
     assert "Give each process a --part of its own." in out
-    assert files_of(root) == files_of(alone)
+    assert stored_objects(root) == stored_objects(alone)
 
 
 def test_status_sees_a_run_under_way_and_one_that_was_killed(

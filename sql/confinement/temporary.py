@@ -5,8 +5,6 @@ cannot remove its own: the next one that makes a folder does.
 """
 
 import re
-import shutil
-import tempfile
 import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,8 +14,6 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-_FOLDER: Final = "lpp-sql"
-
 _MISREAD: Final = re.compile(r"[?\\]")
 r"""DuckDB 2 reads `\` as `/`, and every release puts the end of a log's name before a `?`."""
 
@@ -25,16 +21,10 @@ r"""DuckDB 2 reads `\` as `/`, and every release puts the end of a log's name be
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
     """A folder that only this user may read, removed when the block ends."""
-    from lpp.store.objects.disk import beside, sweep_stages
+    from lpp.store.objects import temporary  # not at the top: it brings the checksums
 
-    parent = Path(tempfile.gettempdir())
-    sweep_stages(parent)
-    folder = beside(parent / _FOLDER)
-    folder.mkdir(mode=0o700)
-    try:
+    with temporary.temporary_folder() as folder:
         yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def folder_of(connection: "DuckDBPyConnection") -> Path:
@@ -46,5 +36,5 @@ def folder_of(connection: "DuckDBPyConnection") -> Path:
 
 
 def misread(path: Path) -> bool:
-    """Whether DuckDB would take another path, or another log's, for this one."""
-    return bool(_MISREAD.search(str(path.absolute())))
+    """Whether DuckDB would take another path, or another log's, for this one or where it leads."""
+    return any(_MISREAD.search(str(some)) for some in (path.absolute(), path.resolve()))

@@ -5,10 +5,9 @@ The old file may come from a stranger. It is attached inside the lock of
 """
 
 import logging
-import os
 import shutil
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -58,14 +57,14 @@ def build(root: Place, tables: "Mapping[str, pa.Table]", *, keep: Collection[str
     if isinstance(root, Path) and not misread(root):
         left = _rebuild(plain_database(root).absolute(), conformed, keep)
     else:
-        from lpp.store.objects.writing import replace_file
+        from lpp.store.objects.locate import objects_at
 
         with temporary_folder() as folder:
             file = folder / DATABASE_KEY
             with suppress(InputError):
                 shutil.copyfile(profiles_path(root), file)
             left = _rebuild(file, conformed, keep)
-            replace_file(target, file.read_bytes())
+            objects_at(root).put(DATABASE_KEY, file.read_bytes())
     if left:
         named = [text if text.isprintable() else ascii(text) for text in left[:_MAX_NAMED]]
         if len(left) > _MAX_NAMED:
@@ -79,8 +78,13 @@ def _rebuild(target: Path, tables: "Mapping[str, pa.Table]", keep: Collection[st
     import duckdb
 
     from lpp.sql.database.faults import full_disk_named
+    from lpp.store.objects.disk import DiskObjects
 
-    with full_disk_named(target), _beside(target) as beside:
+    # In a folder of its own: DuckDB keeps a log and a folder beside its file.
+    objects = DiskObjects(target.parent)
+    objects.sweep()
+    with full_disk_named(target), objects.scratch() as folder:
+        beside = folder / target.name
         connection = duckdb.connect()
         try:
             name = literal(str(beside))
@@ -93,28 +97,12 @@ def _rebuild(target: Path, tables: "Mapping[str, pa.Table]", keep: Collection[st
             connection.execute("CHECKPOINT built; USE memory; DETACH built")
             # A log beside the file would be replayed into whatever file bears its name.
             target.with_name(target.name + ".wal").unlink(missing_ok=True)
-            os.replace(beside, target)  # while `old` is attached: nobody can be writing to it
+            # while `old` is attached: nobody can be writing to it
+            objects.put_file(target.name, beside)
         finally:
             with suppress(duckdb.Error):  # after a failed write, closing fails as well
                 connection.close()
     return left
-
-
-@contextmanager
-def _beside(target: Path) -> Iterator[Path]:
-    """A file to fill, in a directory of its own next to `target`; gone when the block ends.
-
-    DuckDB keeps a log and a folder beside its file. What a builder that was killed left is swept.
-    """
-    from lpp.store.objects.disk import beside, sweep_stages
-
-    sweep_stages(target.parent)
-    folder = beside(target)
-    folder.mkdir()
-    try:
-        yield folder / target.name
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _attach_old(

@@ -46,7 +46,7 @@ def in_use(database: Path, error: BaseException) -> ConflictError:
 
 
 @contextmanager
-def full_disk_named(place: Path) -> Iterator[None]:
+def full_disk_named(place: Place) -> Iterator[None]:
     """Turn a full disk, quota or file-size limit into MachineError(NO_SPACE) naming `place`."""
     try:
         yield

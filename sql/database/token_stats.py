@@ -75,12 +75,16 @@ def _register(connection: "DuckDBPyConnection", root: Place) -> None:
 
 
 def _note_missing(root: Place, runs: "Iterable[Run]") -> None:
-    """One line about shards that are not counted."""
-    missing = {run.id: len(run.missing_shards) for run in runs if run.missing_shards}
-    if missing:
-        _log.warning(
-            "token_stats lacks shards that are not committed, or whose record is damaged: %s. "
-            "Find out which: lpp-analyze verify %s",
-            ", ".join(f"{count} of {run}" for run, count in missing.items()),
-            root,
-        )
+    """A line about each kind of shards that are not counted."""
+    runs = list(runs)
+    absent = {run.id: len(run.missing_shards) - len(run.left_out) for run in runs}
+    damaged = {run.id: len(run.left_out) for run in runs}
+    for counts, why in ((absent, "are not committed yet"), (damaged, "have no valid record")):
+        named = ", ".join(f"{count} of {run}" for run, count in counts.items() if count)
+        if named:
+            _log.warning(
+                "token_stats lacks shards that %s: %s. Find out which: lpp-analyze verify %s",
+                why,
+                named,
+                root,
+            )

@@ -7,11 +7,10 @@ writes with these settings.
 
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import xxhash
 
 from lpp.store.arrays.blosc import compress
 from lpp.store.arrays.chunk_index import encode_index
@@ -21,14 +20,7 @@ from lpp.store.arrays.layout import (
     metadata_document,
     written_layout,
 )
-
-
-class ChunkRecord(NamedTuple):
-    """One chunk as it is stored."""
-
-    bytes: int
-    xxh3_128: str
-    """Of those bytes, in hex."""
+from lpp.store.format.commit_record import ChunkRecord, checksum
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +54,7 @@ def encode_array(
 
     def pack(start: int) -> tuple[bytes, ChunkRecord]:
         packed = compress(_chunk(rows, start, count))
-        return packed, ChunkRecord(len(packed), xxhash.xxh3_128_hexdigest(packed))
+        return packed, ChunkRecord(bytes=len(packed), xxh3_128=checksum(packed))
 
     starts = range(0, spec.rows, count)
     done = executor.map(pack, starts) if executor else map(pack, starts)

@@ -7,26 +7,21 @@ the fill value for chunks that are not there. So a reader here parses the metada
 other reader opens it.
 """
 
-import errno
 import json
 import math
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from lpp.store.arrays.blosc import BLOCK_BYTES, check_header
-from lpp.store.arrays.chunk_index import index_bytes, parse_index
+from lpp.store.arrays.blosc import BLOCK_BYTES
 from lpp.store.errors import ErrorKind, FormatError
 from lpp.store.format.documents import load_json
+from lpp.store.format.limits import ADVICE
 from lpp.store.format.plan import SiteSpec, StoredDtype
-from lpp.store.objects.paths import ADVICE, plain_file, read_bounded
-from lpp.store.objects.place import Place
 
 NUMPY_DTYPE: Final[Mapping[StoredDtype, str]] = {
     "bfloat16": "uint16",
@@ -59,9 +54,6 @@ SCATTER_DIMENSIONS: Final = ("packed", "feature")
 Rows: TypeAlias = npt.NDArray[np.uint16] | npt.NDArray[np.float16] | npt.NDArray[np.float32]
 """(T, d) activations as they lie on disk; uint16 holds the bits of bfloat16."""
 
-Group: TypeAlias = Path | Mapping[str, memoryview]
-"""A `hidden.zarr` or `moments.zarr`: the directory, or a site's objects in memory, by key."""
-
 
 class MisfitError(ValueError):
     """The array is not what its plan and record say. What reads it adds where it lies."""
@@ -79,8 +71,8 @@ class ArraySpec:
     """As Zarr and NumPy have it; uint16 for the bits of bfloat16."""
     lpp: Mapping[str, Any]
     """Its attribute `lpp`: what a stranger needs to read the array."""
-    dimension_names: tuple[str, str] | None = None
-    """None: the metadata names none, as in formats 1 and 2."""
+    dimension_names: tuple[str, str]
+    """As a writer names them; in formats 1 and 2 it named none."""
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -142,13 +134,7 @@ def chunk_rows(width: int, itemsize: int) -> int:
     return 1 << max(0, round(math.log2(CHUNK_BYTES / (width * itemsize))))
 
 
-def site_array(
-    site: SiteSpec,
-    dtype: StoredDtype,
-    rows: int,
-    *,
-    dimension_names: tuple[str, str] | None = None,
-) -> ArraySpec:
+def site_array(site: SiteSpec, dtype: StoredDtype, rows: int) -> ArraySpec:
     """The array of `site` in `hidden.zarr`, of a shard of so many rows."""
     return ArraySpec(
         name=site.name,
@@ -156,7 +142,7 @@ def site_array(
         width=site.width,
         data_type=NUMPY_DTYPE[dtype],
         lpp={"site": site.name, "dtype": dtype, "convention": site.convention},
-        dimension_names=dimension_names,
+        dimension_names=SITE_DIMENSIONS,
     )
 
 
@@ -189,7 +175,7 @@ def metadata_document(spec: ArraySpec) -> dict[str, Any]:
         "index_codecs": [little, {"name": "crc32c"}],
         "index_location": "end",
     }
-    document: dict[str, Any] = {
+    return {
         "shape": [spec.rows, spec.width],
         "data_type": spec.data_type,
         "chunk_grid": {
@@ -202,11 +188,9 @@ def metadata_document(spec: ArraySpec) -> dict[str, Any]:
         "attributes": {"lpp": dict(spec.lpp)},
         "zarr_format": 3,
         "node_type": "array",
+        "dimension_names": list(spec.dimension_names),
         "storage_transformers": [],
     }
-    if spec.dimension_names is not None:
-        document["dimension_names"] = list(spec.dimension_names)
-    return document
 
 
 def group_document() -> dict[str, Any]:
@@ -420,76 +404,3 @@ def _chunk_rows(shape: object, width: int) -> int:
 def _bound(rows: int, row_bytes: int) -> None:
     if rows > 1 and rows * row_bytes > MAX_CHUNK_BYTES:
         raise MisfitError(f"chunks of {rows * row_bytes} bytes, {MAX_CHUNK_BYTES} are the most")
-
-
-def check_site(
-    group: Group, where: str, site: SiteSpec, dtype: StoredDtype, rows: int, *, chunks: bool = True
-) -> None:
-    """The same of `site` in a `hidden.zarr`, of a shard of so many rows."""
-    check_array(group, where, site_array(site, dtype, rows), chunks=chunks)
-
-
-def check_array(group: Group, where: str, spec: ArraySpec, *, chunks: bool = True) -> None:
-    """FormatError(CORRUPT) unless the array of that name in `group` is as `spec` has it.
-
-    where: of the group, for the message. chunks: whether to look at its chunks as well: each must
-    be there, lie in its object, and declare the size that it should have.
-    """
-    try:
-        metadata = _part(group, f"{spec.name}/{METADATA_KEY}").read(0, MAX_METADATA_BYTES + 1)
-        layout = parse_layout(metadata, spec, f"{where}/{spec.name}")
-        for index in range(layout.n_objects if chunks else 0):
-            _check_object(_part(group, f"{spec.name}/c/{index}/0"), layout, index)
-    except (ValueError, OSError) as error:
-        raise misfit(f"{where}/{spec.name}", error) from None
-
-
-def site_metadata(group: Place, site: str) -> Group:
-    """As much of `group` as `check_array` needs without chunks."""
-    if isinstance(group, Path):
-        return group
-    key = f"{site}/{METADATA_KEY}"
-    try:
-        return {key: memoryview(read_bounded(group, key, MAX_METADATA_BYTES))}
-    except FileNotFoundError:
-        return {}
-
-
-class _Part:
-    """An object of the group: a file, read where it is looked at, or bytes in memory."""
-
-    def __init__(self, content: Path | memoryview) -> None:
-        self._content = content
-        self.size = content.nbytes if isinstance(content, memoryview) else content.stat().st_size
-
-    def read(self, start: int, length: int) -> bytes:
-        if isinstance(self._content, memoryview):
-            return bytes(self._content[start : start + length])
-        with self._content.open("rb") as file:
-            file.seek(start)
-            return file.read(length)
-
-
-def _part(group: Group, key: str) -> _Part:
-    if isinstance(group, Path):
-        return _Part(plain_file(group, key))
-    if key not in group:
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), key)
-    return _Part(group[key])
-
-
-def _check_object(part: _Part, layout: ArrayLayout, number: int) -> None:
-    """Every chunk of one object: inside it, none over another, of the size it should have."""
-    chunks = [(0, part.size)]
-    if layout.sharded:
-        size = index_bytes(layout.object_chunks)
-        if part.size < size:
-            raise ValueError(f"{part.size} bytes, too few for {layout.object_chunks} chunks")
-        chunks = parse_index(
-            part.read(part.size - size, size), part.size, layout.filled_chunks(number)
-        )
-    for offset, length in chunks:
-        if layout.compressed:
-            check_header(part.read(offset, 16), length, layout.chunk_bytes)
-        elif length != layout.chunk_bytes:
-            raise ValueError(f"a chunk of {length} bytes, should be {layout.chunk_bytes}")

@@ -10,7 +10,6 @@ norm, and its trace by 2^-24 of itself.
 """
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,9 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from lpp.store.arrays.hidden import encode_array
-from lpp.store.arrays.layout import ArrayLayout, ArraySpec
-from lpp.store.arrays.reader import RecordedChunk, Source, read_rows
+from lpp.store.arrays.layout import SCATTER_DIMENSIONS, ArraySpec
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.format.plan import MomentsDtype, Plan, SiteSpec
 
@@ -88,21 +85,21 @@ def moments_bytes(widths: Sequence[int], bands: int, dtype: MomentsDtype) -> int
     return bands * entries
 
 
-def band_counts(
-    tokens: pa.Table, aside: npt.NDArray[np.integer], prefixes: Sequence[int]
-) -> npt.NDArray[np.int64]:
-    """(B,) rows of a shard in each band; of the prompts `aside` there are none.
+def band_counts(lengths: npt.NDArray[np.integer], prefixes: Sequence[int]) -> npt.NDArray[np.int64]:
+    """(B,) rows of a shard in each band.
 
-    tokens: with columns `prompt_id` and `position`.
+    lengths: (P,) tokens of each of its prompts; 0 of those that are set aside.
+
+    >>> band_counts(np.array([5, 2]), (3, 6))
+    array([5, 2])
     """
-    kept = ~np.isin(tokens["prompt_id"].to_numpy(), aside)
-    bands = np.searchsorted(prefixes, tokens["position"].to_numpy()[kept], side="right")
-    return np.bincount(bands, minlength=len(prefixes)).astype(np.int64)
+    edges = np.array([0, *prefixes])
+    below = np.minimum(lengths[:, None], edges).sum(axis=0)
+    counts: npt.NDArray[np.int64] = np.diff(below).astype(np.int64)
+    return counts
 
 
-def scatter_array(
-    site: SiteSpec, plan: Plan, *, dimension_names: tuple[str, str] | None = None
-) -> ArraySpec:
+def scatter_array(site: SiteSpec, plan: Plan) -> ArraySpec:
     """The array of `site` in `moments.zarr`, of any shard."""
     return ArraySpec(
         name=site.name,
@@ -114,7 +111,7 @@ def scatter_array(
             "moments": "upper triangle of the scatter matrix of each band",
             "bands": len(plan.prefixes),
         },
-        dimension_names=dimension_names,
+        dimension_names=SCATTER_DIMENSIONS,
     )
 
 
@@ -135,32 +132,6 @@ def scatter_rows(site: SiteSpec, plan: Plan, moments: SiteMoments) -> npt.NDArra
     return rows.reshape(-1, site.width)
 
 
-def read_scatter(
-    sources: Sequence[Source],
-    layout: ArrayLayout,
-    band: int,
-    *,
-    where: str,
-    chunks: Sequence[RecordedChunk] | None = None,
-    pool: Executor | None = None,
-) -> npt.NDArray[Any]:
-    """The rows of one band of a `scatter_array` after one another, as they are stored: (R d,).
-
-    The other parameters and errors are those of `read_rows`. `packed_size` entries are the
-    triangle; zeros follow.
-    """
-    rows = packed_rows(layout.spec.width)
-    return read_rows(
-        sources,
-        layout,
-        band * rows,
-        (band + 1) * rows,
-        where=where,
-        chunks=chunks,
-        pool=pool,
-    ).reshape(-1)
-
-
 def scatter_problem(values: npt.NDArray[Any], width: int, n: int) -> str:
     """Why `values`, (R d,), are no packed scatter matrix of `n` rows; "" where they may be one."""
     if not np.isfinite(values).all():
@@ -169,14 +140,6 @@ def scatter_problem(values: npt.NDArray[Any], width: int, n: int) -> str:
     if values[packed_size(width) :].any() or (values[diagonal] < 0).any():
         return "not the triangle of a scatter matrix"
     return f"scatter of {n} rows" if n < 2 and values.any() else ""
-
-
-def encode_scatters(site: SiteSpec, plan: Plan, moments: SiteMoments) -> dict[str, memoryview]:
-    """The objects of the scatter matrices of one site: key inside `moments.zarr` -> bytes.
-
-    Raises InputError where they are beyond float32.
-    """
-    return encode_array(scatter_array(site, plan), scatter_rows(site, plan, moments))
 
 
 def moments_table(plan: Plan, moments: Mapping[str, SiteMoments]) -> pa.Table:

@@ -9,7 +9,6 @@ Files are read, not mapped: a file that is cut short or removed on a network fil
 is mapped ends the process with SIGBUS, and bytes in a mapping can change between hash and use.
 """
 
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -26,6 +25,7 @@ from lpp.store.arrays.blosc import check_header, decompress
 from lpp.store.arrays.chunk_index import index_bytes, parse_index, places_in_order
 from lpp.store.arrays.decode_pool import usable_cores
 from lpp.store.arrays.layout import ArrayLayout, Rows, misfit
+from lpp.store.objects.protocol import Source
 
 ReadAs: TypeAlias = Literal["stored", "float32"]
 """Rows as they lie on disk, bfloat16 as uint16, or as float32."""
@@ -36,25 +36,8 @@ KEPT_BYTES: Final = 16 * MIB
 """A thread keeps buffers of up to this many bytes; chunks that a writer makes take 3 MiB."""
 
 
-PIECE_BYTES: Final = MIB // 4
-"""Files are read so many bytes at a time: the system reads ahead meanwhile. A whole chunk in one
-call took 1.4 times as long where it was not in the page cache."""
-
 TILE_BYTES: Final = MIB
 """Rows are converted so many bytes at a time: what two loops go over stays in the cache."""
-
-
-class Source(Protocol):
-    """One object: a file, or bytes in memory."""
-
-    @property
-    def size(self) -> int:
-        """Bytes of the object."""
-        ...
-
-    def read_into(self, buffer: memoryview, offset: int) -> None:
-        """Fill `buffer` from `offset` on. EOFError where the object ends before."""
-        ...
 
 
 class RecordedChunk(Protocol):
@@ -69,22 +52,6 @@ class RecordedChunk(Protocol):
     def xxh3_128(self) -> str:
         """Of those bytes, in hex."""
         ...
-
-
-class FileSource:
-    """An open file. The descriptor belongs to the caller and stays open meanwhile."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-        self.size = os.fstat(descriptor).st_size
-
-    def read_into(self, buffer: memoryview, offset: int) -> None:
-        """`Source.read_into`."""
-        while buffer.nbytes:
-            count = os.preadv(self._descriptor, [buffer[:PIECE_BYTES]], offset)
-            if not count:
-                raise EOFError(f"it ends at byte {offset}")
-            buffer, offset = buffer[count:], offset + count
 
 
 class BytesSource:

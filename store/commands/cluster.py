@@ -61,6 +61,8 @@ def _connect(ray: Any, address: str) -> None:
     try:
         _look_for(address)
         _start(ray, address)
+    except InputError:
+        raise
     except (OSError, RuntimeError, ValueError) as error:
         ray.shutdown()
         line = first_line(error).rstrip(".")

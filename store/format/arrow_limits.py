@@ -7,15 +7,10 @@ FlatBuffers encoding (vtables, relative offsets); this reads the few fields it n
 pyarrow, so that `lpp-sql` can ask before it loads it.
 """
 
-import mmap
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
-
-from lpp.store.errors import ErrorKind, FormatError
-from lpp.store.objects.paths import ADVICE
 
 _MAGIC: Final = b"ARROW1"
 _RECORD_BATCH: Final = 3  # of the union `MessageHeader`
@@ -60,22 +55,6 @@ def check_declared(data: memoryview, *, rows: int | None, most: int | None = Non
     if found.unpacked > bound:
         raise ValueError(
             f"{data.nbytes} bytes that unpack to {found.unpacked}, where {bound} are the most"
-        )
-
-
-def refuse_bomb(path: Path) -> None:
-    """FormatError(CORRUPT) for a table that packs too well; any other is left to its reader."""
-    try:
-        with path.open("rb") as file:
-            data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        found = declared(data)
-        most = max(FLOOR_BYTES, MAX_RATIO * data.nbytes)
-    except (OSError, ValueError):
-        return
-    if found.unpacked > most:
-        raise FormatError(
-            f"{path}: would unpack to {found.unpacked} bytes, {most} are the most. {ADVICE}",
-            kind=ErrorKind.CORRUPT,
         )
 
 

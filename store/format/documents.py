@@ -1,5 +1,8 @@
 """JSON documents of a store: canonical bytes, and parsing that reports every problem at once.
 
+The canonical form is RFC 8785 (JSON Canonicalization Scheme), on disk and for hashes. Documents of
+formats 1 and 2 lie on disk indented.
+
 A document is declared as a frozen dataclass. Reading checks each field against its annotation
 (SPEC.md section 3): `str`, `int`, `bool`, `Literal`, unions with `None`, `tuple[X, ...]`,
 `Mapping[str, X]` and nested dataclasses. Fields a release does not know are ignored; a field
@@ -7,6 +10,7 @@ that has a default may be absent.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import types
@@ -15,34 +19,77 @@ from collections.abc import Mapping
 from typing import Any, Final, Literal, TypeVar
 
 from lpp.store.errors import ErrorKind, FormatError
-from lpp.store.objects.paths import MAX_DOCUMENT_BYTES
+from lpp.store.format.limits import MAX_DOCUMENT_BYTES
 
 Record = TypeVar("Record")
 
 MAX_DEPTH: Final = 32
 """Lists and objects inside each other. Ours reach 4."""
 
-MAX_INTEGER: Final = (1 << 63) - 1
-"""Largest magnitude of an integer: what every language's 64 bits hold."""
+MAX_INTEGER: Final = (1 << 53) - 1
+"""Largest magnitude of an integer that is written: what a double, JavaScript's number, holds."""
+
+MAX_INTEGER_READ: Final = (1 << 63) - 1
+"""The same of what is read: formats 1 and 2 allowed 63 bits."""
 
 OMITTED: Final = {"omitted": True}
-"""Metadata of a field that is not written while it is empty or has its default: what came before it
-hashes alike."""
+"""Metadata of a field that is left out while it is empty or has its default: so hashes of older
+documents stay valid."""
 
 
 def canonical_json(document: object) -> bytes:
-    """UTF-8 JSON with sorted keys and no spaces: equal documents have equal bytes."""
-    text = json.dumps(
-        document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    )
-    return text.encode()
+    """The document as RFC 8785 writes it: equal documents have equal bytes.
+
+    Documents of a store hold no fractions, so the RFC's rules for floating point do not apply.
+    ValueError for values that are not JSON.
+
+    >>> canonical_json({"b": [1, None], "a": "\\u20ac\\n"}).decode()
+    '{"a":"\u20ac\\\\n","b":[1,null]}'
+    """
+    return _json(_sorted(document), separators=(",", ":"))
 
 
-def pretty_json(document: object) -> bytes:
-    """The same document as it lies on disk: sorted keys, indented for people."""
-    return (
-        json.dumps(document, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    ).encode()
+def code_point_json(document: object) -> bytes:
+    """The bytes that formats 1 and 2 sealed: keys by code point, which differs from RFC 8785 where
+    one key has a character above U+FFFF and another one of U+E000 to U+FFFF.
+    """
+    return _json(document, sort_keys=True, separators=(",", ":"))
+
+
+def indented_json(document: object) -> bytes:
+    """The document as formats 1 and 2 kept it on disk."""
+    return _json(document, sort_keys=True, indent=1) + b"\n"
+
+
+def stored_json(document: object, version: int) -> bytes:
+    """The document as a directory of format `version` keeps it."""
+    return indented_json(document) if version < 3 else canonical_json(document)
+
+
+def wide_integers(document: object, place: str = "") -> list[str]:
+    """Where `document` has integers beyond `MAX_INTEGER`, which format 3 does not allow."""
+    if isinstance(document, Mapping):
+        items = [(f"{place}.{key}".lstrip("."), value) for key, value in document.items()]
+    elif isinstance(document, (list, tuple)):
+        items = [(f"{place}[{index}]", value) for index, value in enumerate(document)]
+    else:
+        wide = isinstance(document, int) and abs(document) > MAX_INTEGER
+        return [f"{place} is {document}"] if wide else []
+    return [problem for inner, value in items for problem in wide_integers(value, inner)]
+
+
+def _json(document: object, **options: Any) -> bytes:
+    return json.dumps(document, ensure_ascii=False, allow_nan=False, **options).encode()
+
+
+def _sorted(value: Any) -> Any:
+    """`value` with the keys of every object by their UTF-16 code units, as the RFC sorts them."""
+    if isinstance(value, Mapping):
+        keys = sorted(value, key=lambda key: str(key).encode("utf-16-be", "surrogatepass"))
+        return {key: _sorted(value[key]) for key in keys}
+    if isinstance(value, (list, tuple)):
+        return [_sorted(item) for item in value]
+    return value
 
 
 def document_hash(document: object) -> str:
@@ -82,7 +129,7 @@ def load_json(data: bytes, where: str, *, fractions: bool = False) -> object:
         document = json.loads(data.decode(), parse_int=_bounded_int, parse_float=parse_float)
         _check_depth(document)
         # json takes NaN, 1e999 and half surrogates: values that could not be hashed later.
-        canonical_json(document)
+        _json(document)
     except (ValueError, RecursionError) as error:
         raise FormatError(
             f"{where}: not a JSON document ({error}).", kind=ErrorKind.CORRUPT
@@ -92,7 +139,7 @@ def load_json(data: bytes, where: str, *, fractions: bool = False) -> object:
 
 def _bounded_int(text: str) -> int:
     value = int(text)  # more than some thousand digits are a ValueError
-    if abs(value) > MAX_INTEGER:
+    if abs(value) > MAX_INTEGER_READ:
         raise ValueError(f"an integer of more than 64 bits: {text[:24]}")
     return value
 
@@ -168,7 +215,7 @@ def _read_union(arguments: tuple[Any, ...], value: Any, place: str, problems: li
 def _read_record(kind: type, value: Any, place: str, problems: list[str]) -> Any:
     if not isinstance(value, dict):
         return _misfit("an object", value, place, problems)
-    hints = typing.get_type_hints(kind)
+    hints = _hints(kind)
     values: dict[str, Any] = {}
     before = len(problems)
     for field in dataclasses.fields(kind):
@@ -180,6 +227,12 @@ def _read_record(kind: type, value: Any, place: str, problems: list[str]) -> Any
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             problems.append(f"{inner} is missing")
     return kind(**values) if len(problems) == before else None
+
+
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    """Type of each field of a dataclass; looking them up takes longer than reading a record."""
+    return typing.get_type_hints(kind)
 
 
 def _misfit(expected: str, value: object, place: str, problems: list[str]) -> None:

@@ -11,9 +11,8 @@ FORMAT_NAME: Final = "lpp-store"
 ROOT_VERSION: Final = 1
 """The version of the root document, that is, of where runs are found."""
 
-FORMAT_VERSION: Final = 2
-"""The newest version of a run, a shard or scores that this release reads. It writes the oldest
-that says what is to be said, so that what needs nothing new stays readable to older releases."""
+FORMAT_VERSION: Final = 3
+"""The version of runs, shards and scores that this release writes, and the newest it reads."""
 
 ROOT_KEY: Final = "lpp.json"
 """The document that makes a directory a store."""

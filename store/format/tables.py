@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from lpp.store.errors import ErrorKind, FormatError
 from lpp.store.format.arrow_limits import check_declared
-from lpp.store.objects.paths import ADVICE
+from lpp.store.format.limits import ADVICE
 
 ROW_BYTES: Final = 1024
 """Bytes that a row may take in memory, lists aside. Ours take 45 to 90: columns may be added."""
@@ -86,11 +86,12 @@ def encode_table(table: pa.Table) -> bytes:
 
 
 def read_table(
-    path: Path, schema: pa.Schema, *, rows: int | None = None, extra: int = 0
+    path: Path, schema: pa.Schema, *, rows: int | None = None, extra: int | None = 0
 ) -> pa.Table:
     """The columns of `schema`, every row; others are ignored, absent optional ones null.
 
-    rows: how many the record declares; extra: bytes that lists may take beyond `ROW_BYTES` a row.
+    rows: how many the record declares. extra: bytes that lists may take beyond `ROW_BYTES` a row;
+    None: a row may hold text of any length, and the file's own size bounds what it unpacks to.
     FormatError(CORRUPT) for a file that is no such table, or that would unpack to more.
     """
     try:
@@ -98,7 +99,7 @@ def read_table(
             return table_of(source.read_buffer(), schema, rows=rows, extra=extra)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise FormatError(
-            f"{path}: not a table of format 1 ({error}). {ADVICE}", kind=ErrorKind.CORRUPT
+            f"{path}: not the table it should be ({error}). {ADVICE}", kind=ErrorKind.CORRUPT
         ) from None
 
 
@@ -113,18 +114,18 @@ def check_table(path: Path, *, rows: int | None = None) -> None:
             check_declared(memoryview(source.read_buffer()), rows=rows, most=most)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise FormatError(
-            f"{path}: not a table of format 1 ({error}). {ADVICE}", kind=ErrorKind.CORRUPT
+            f"{path}: not the table it should be ({error}). {ADVICE}", kind=ErrorKind.CORRUPT
         ) from None
 
 
 def table_of(
-    data: pa.Buffer, schema: pa.Schema, *, rows: int | None = None, extra: int = 0
+    data: pa.Buffer, schema: pa.Schema, *, rows: int | None = None, extra: int | None = 0
 ) -> pa.Table:
     """The same from bytes in memory; ValueError or ArrowException for what is no such table.
 
     Unpacks the known columns alone, and checks that offsets of strings and lists stay inside.
     """
-    most = None if rows is None else _most(rows, extra)
+    most = None if rows is None or extra is None else _most(rows, extra)
     check_declared(memoryview(data), rows=rows, most=most)
     with pa.ipc.open_file(pa.BufferReader(data)) as reader:
         found = reader.schema

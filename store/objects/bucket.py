@@ -10,7 +10,7 @@ import contextlib
 import os
 import random
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
@@ -54,6 +54,10 @@ def bucket_of(url: str) -> "Bucket":
     return Bucket(url)
 
 
+class LargerError(Exception):
+    """The object has more bytes than its reader takes. None of them was fetched."""
+
+
 class Bucket:
     """Requests to one bucket. Each raises FileNotFoundError for an object that is not there,
     MachineError: DENIED, UNREACHABLE or NO_PACKAGE, InputError where there is no bucket.
@@ -65,41 +69,57 @@ class Bucket:
         self.conditional = True
         """False where the store ignores conditions and a user says that there is one writer."""
 
-    def get(self, key: str, size: int | None = None) -> memoryview:
+    def get(self, key: str, most: int | None = None) -> memoryview:
         """The object's bytes, all of one version: in one request, or in parts where it is large.
 
-        size: about, where it is known, so that a large object need not be begun whole.
+        LargerError for more than `most` bytes.
         """
+        at_once = PART_BYTES if most is None else min(most, PART_BYTES)
 
         def ask() -> memoryview | Listed:
             found = self._obstore.get(self._client, key)  # its body is not read yet
             of = _listed(found.meta)
-            return memoryview(found.bytes()) if of.size <= PART_BYTES else of
+            return memoryview(found.bytes()) if of.size <= at_once else of
 
         while True:
-            found = self.head(key) if (size or 0) > PART_BYTES else self._ask(key, ask)
+            found = self._ask(key, ask)
             if isinstance(found, memoryview):
                 return found
+            if most is not None and found.size > most:
+                raise LargerError
             with contextlib.suppress(ReplacedError):
-                return self._get_parts(found)
+                return self.get_range(key, 0, found.size, found.e_tag)
 
-    def get_tagged(self, key: str) -> tuple[bytes, dict[str, str]]:
-        """The bytes of a small object, and what names this version of it in `put_over`."""
+    def get_range(self, key: str, start: int, end: int, e_tag: str | None = None) -> memoryview:
+        """The bytes from `start` up to `end`, or to the object's end, in parts side by side where
+        they are many.
+
+        e_tag: of the version they must be of; ReplacedError where it is another by now.
+        """
+        if end - start <= PART_BYTES:
+            return self._get_part(key, start, end, e_tag)
+        whole = memoryview(bytearray(end - start))
+
+        def fetch(first: int) -> int:
+            part = self._get_part(key, first, min(first + PART_BYTES, end), e_tag)
+            whole[first - start : first - start + len(part)] = part
+            return len(part)
+
+        with ThreadPoolExecutor(PARTS_AT_ONCE, thread_name_prefix="lpp-part") as pool:
+            return whole[: sum(pool.map(fetch, range(start, end, PART_BYTES)))]
+
+    def get_tagged(self, key: str, most: int) -> tuple[bytes, dict[str, str]]:
+        """The bytes of a small object, none of them where they are more than `most`, and what names
+        this version of it in `put_over`.
+        """
 
         def ask() -> tuple[bytes, dict[str, str]]:
             found = self._obstore.get(self._client, key)
             named = {name: found.meta.get(name) for name in ("e_tag", "version")}
-            return bytes(found.bytes()), {k: v for k, v in named.items() if v is not None}
+            data = bytes(found.bytes()) if found.meta["size"] <= most else b""
+            return data, {k: v for k, v in named.items() if v is not None}
 
         return self._ask(key, ask)
-
-    def pieces(self, key: str) -> Iterator[memoryview]:
-        """The object's bytes, a part at a time, so that memory stays flat. ReplacedError where
-        another object took its name meanwhile.
-        """
-        of = self.head(key)
-        for start in range(0, of.size, PART_BYTES):
-            yield self._get_range(of, start)
 
     def head(self, key: str) -> Listed:
         """Size and time of one object."""
@@ -155,19 +175,15 @@ class Bucket:
 
     def delete(self, keys: Collection[str]) -> None:
         """Remove objects; those that are gone already are no matter."""
-        if not keys:
+        some = list(keys)
+        if not some:
             return
         try:
-            self._delete_all(sorted(keys))
+            self._delete_all(some)
         except FileNotFoundError:  # Azure stops at an object that is gone
-            for key in sorted(keys):
+            for key in some:
                 with contextlib.suppress(FileNotFoundError):
                     self._delete_all([key])
-
-    def delete_quietly(self, keys: Collection[str]) -> None:
-        """Remove objects; where the store does not let us, they stay."""
-        with contextlib.suppress(LppError):
-            self.delete(keys)
 
     def _delete_all(self, keys: list[str]) -> None:
         self._ask(keys[0], lambda: self._obstore.delete(self._client, keys))
@@ -185,46 +201,42 @@ class Bucket:
                 self._obstore.put(self._client, key, data, mode=mode, use_multipart=False)
             except (AlreadyExistsError, PreconditionError):
                 return False
+            except FileNotFoundError as error:  # there is no version to write over
+                if mode == "create" or not isinstance(fault_of(error, key), FileNotFoundError):
+                    raise
+                return False
             return True
 
         if self._ask(key, ask):
             return True
         with contextlib.suppress(FileNotFoundError):  # removed this moment
-            return self.get_tagged(key)[0] == data
+            return self.get_tagged(key, len(data))[0] == data
         return False
 
     def _put_alone(self, key: str, data: bytes, mode: Any) -> bool:
         """The same without a condition, for the only writer."""
-        if mode == "create":
-            with contextlib.suppress(FileNotFoundError):
-                self.head(key)
-                return False
+        found = None
+        with contextlib.suppress(FileNotFoundError):
+            found = self.head(key).e_tag
+        if found != (None if mode == "create" else mode.get("e_tag")):
+            return False
         self.put(key, data)
         return True
 
-    def _get_range(self, of: Listed, start: int) -> memoryview:
-        """The part that begins at `start`, of that version of the object."""
-        end = min(start + PART_BYTES, of.size)
+    def _get_part(self, key: str, start: int, end: int, e_tag: str | None) -> memoryview:
+        if start == end:
+            return memoryview(b"")
         options: dict[str, Any] = {"range": (start, end)}
-        if of.e_tag is not None:
-            options["if_match"] = of.e_tag
+        if e_tag is not None:
+            options["if_match"] = e_tag
 
         def ask() -> memoryview:
-            return memoryview(self._obstore.get(self._client, of.key, options=options).bytes())
+            return memoryview(self._obstore.get(self._client, key, options=options).bytes())
 
-        return self._ask(of.key, ask)
-
-    def _get_parts(self, of: Listed) -> memoryview:
-        """Parts side by side."""
-        whole = memoryview(bytearray(of.size))
-
-        def fetch(start: int) -> None:
-            part = self._get_range(of, start)
-            whole[start : start + len(part)] = part
-
-        with ThreadPoolExecutor(PARTS_AT_ONCE, thread_name_prefix="lpp-part") as pool:
-            list(pool.map(fetch, range(0, of.size, PART_BYTES)))
-        return whole
+        try:
+            return self._ask(key, ask)
+        except EOFError:
+            return memoryview(b"")
 
     def _ask(self, key: str, request: Callable[[], Result]) -> Result:
         """`request`, repeated while that may help; raises what the last refusal means."""
@@ -234,6 +246,8 @@ class Bucket:
         while True:
             try:
                 return request()
+            except LppError:  # settings that are not understood
+                raise
             except (BaseError, FileNotFoundError, ValueError) as error:
                 fault = fault_of(error, f"{self.url}/{key}")
                 if not retryable(error, fault) or time.monotonic() - start + pause > self.patience:

@@ -55,7 +55,7 @@ def fault_of(error: Exception, where: str) -> Exception:
     """What to raise for `error`, met at `where`; `retryable` tells which of them may pass.
 
     FileNotFoundError for an object that is not there, ReplacedError for a part of one that is no
-    longer the same, else an LppError.
+    longer the same, EOFError for a part that begins after its end, else an LppError.
     """
     text = str(error)
     code = next(iter(_CODE.findall(text)), "")
@@ -64,8 +64,9 @@ def fault_of(error: Exception, where: str) -> Exception:
         return _no_bucket(where)
     if isinstance(error, FileNotFoundError):
         return FileNotFoundError(errno.ENOENT, "no such object", where)
-    if type(error).__name__ == "PreconditionError":
-        return ReplacedError(errno.ESTALE, "replaced while it was read", where)
+    beyond = status == "416" or "StartTooLarge" in text  # by the server, or by its client
+    if type(error).__name__ == "PreconditionError" or beyond:
+        return _other_object(beyond, where)
     refused = type(error).__name__ in ("PermissionDeniedError", "UnauthenticatedError")
     if refused or code in DENIED or status in ("401", "403"):
         return _denied(where, code or status or "refused")
@@ -89,6 +90,12 @@ def _reason(code: str, status: str, text: str) -> str:
         if words in lower:
             return reason
     return "the request failed"
+
+
+def _other_object(beyond: bool, where: str) -> Exception:
+    if beyond:
+        return EOFError(f"{where}: it ends before the range that was asked for")
+    return ReplacedError(errno.ESTALE, "replaced while it was read", where)
 
 
 def _no_bucket(where: str) -> InputError:

@@ -6,21 +6,22 @@ token files that are used, a few hundredths of a store.
 """
 
 import atexit
-import shutil
 import tempfile
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 
-from lpp.store.objects.object_path import ObjectPath
+from lpp.store.objects.bucket_path import BucketPath
+from lpp.store.objects.temporary import temporary_folder
 
-_here: dict[ObjectPath, object] = {}
+_here: dict[BucketPath, object] = {}
 """What version of an object its copy is of."""
 _lock = threading.Lock()
 
 
-def copied(path: ObjectPath, version: object, fetch: Callable[[], memoryview | bytes]) -> Path:
+def copied(path: BucketPath, version: object, fetch: Callable[[], memoryview | bytes]) -> Path:
     """The copy of an object, which `fetch` gives where this process has no copy of `version`.
 
     A copy that another thread is reading keeps its bytes: a new one takes its name, not its place.
@@ -39,19 +40,14 @@ def copied(path: ObjectPath, version: object, fetch: Callable[[], memoryview | b
     return target
 
 
-def fetched(path: ObjectPath) -> Path:
-    """The copy of an object as it is now. FileNotFoundError where there is none."""
-    found = path.bucket.head(path.key)
-    return copied(path, found, lambda: path.read_bytes(found.size))
-
-
-def copied_path(path: ObjectPath) -> Path:
+def copied_path(path: BucketPath) -> Path:
     """Where the copy of an object lies, whether or not it does yet: the same path below."""
     return _folder() / path.root.replace("://", "-") / path.key
 
 
 @cache
 def _folder() -> Path:
-    folder = tempfile.mkdtemp(prefix="lpp-objects-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return Path(folder)
+    stack = ExitStack()
+    folder = stack.enter_context(temporary_folder())
+    atexit.register(stack.close)
+    return folder

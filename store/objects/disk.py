@@ -1,184 +1,440 @@
-"""Durable writing on a local disk: beside the target, flushed, checksummed, then renamed.
+"""A directory of a disk as a place for objects.
 
-A directory appears under its own name only whole (SPEC.md section 6). What a killed writer
-leaves behind starts with a dot, names the process that made it, and is swept by the next one.
+An object is written under a name of its own, flushed, and linked or renamed to its key, so that it
+appears whole. A hard link refuses a name that is there, which a rename does not: that decides
+between two writers. What a killed writer leaves behind begins with a dot and names its process
+(`lpp.store.objects.owners`); the next writer sweeps it.
 """
 
 import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import stat
+from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
+from typing import Any, Final, Self, TypeVar
 
-import xxhash
-
-from lpp.store.errors import ConflictError, ErrorKind, MachineError
+from lpp.store.errors import ErrorKind, FormatError, MachineError
+from lpp.store.format.commit_record import ObjectRecord
+from lpp.store.format.limits import ADVICE
+from lpp.store.objects.checks import (
+    ONLY_WRITER,
+    PIECE_BYTES,
+    describe,
+    exclusive_twice,
+    only_writer,
+    too_large,
+)
 from lpp.store.objects.owners import abandoned, owner_of, staged_name
+from lpp.store.objects.protocol import Buffers, Entry, Stat, Version
 
-_PIECE = 1 << 20  # bytes hashed at a time: memory stays flat whatever the object's size
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
+READ_BYTES: Final = 256 << 10
+"""Bytes asked for at a time: the system reads ahead meanwhile. A whole chunk in one call took 1.4
+times as long where it was not in the page cache."""
 
-@dataclass(frozen=True, kw_only=True)
-class ObjectRecord:
-    """Size and checksum of one stored object."""
-
-    bytes: int
-    xxh3_128: str
-
-
-def checksum(data: bytes | memoryview) -> str:
-    """xxh3-128 of `data`, in hex."""
-    return xxhash.xxh3_128_hexdigest(data)
+_NO_LINKS: Final = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+"""What a file system without hard links answers."""
 
 
-def describe(path: Path) -> ObjectRecord:
-    """Size and checksum of a file, read a MiB at a time."""
-    digest, size = xxhash.xxh3_128(), 0
-    with path.open("rb", buffering=0) as file:
-        while piece := file.read(_PIECE):
-            digest.update(piece)
-            size += len(piece)
-    return ObjectRecord(bytes=size, xxh3_128=digest.hexdigest())
+class DiskObjects:
+    """The objects below a directory. root: of the store, above which nobody looks for links."""
+
+    is_local: Final = True
+    piece_bytes: Final = PIECE_BYTES
+
+    def __init__(self, root: Path, prefix: str = "") -> None:
+        self.root, self._prefix = root, prefix
+        self.place = root / prefix if prefix else root
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.root, self._prefix)
+
+    def below(self, key: str) -> Self:
+        """The objects below `key`."""
+        return type(self)(self.root, self._key(key))
+
+    # reading
+
+    def exists(self, key: str) -> bool:
+        """Whether anything bears that name."""
+        return os.path.lexists(self.place / key)
+
+    def stat(self, key: str) -> Stat:
+        """Size and time of a regular file."""
+        found = self._plain_file(key).stat()
+        return Stat(size=found.st_size, modified=found.st_mtime)
+
+    def entries(self, key: str = "") -> list[Entry]:
+        """What lies right in a directory, by name."""
+        try:
+            with os.scandir(self._plain_folder(key)) as found:
+                entries = [
+                    Entry(name=e.name, is_folder=e.is_dir(follow_symlinks=False)) for e in found
+                ]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted(entries, key=lambda entry: entry.name)
+
+    def walk(self, key: str = "") -> Iterator[str]:
+        """Every file, link, pipe and empty directory below, in order."""
+        yield from sorted(self._walk(key))
+
+    def _walk(self, key: str) -> Iterator[str]:
+        try:
+            top = self._plain_folder(key)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        for folder, folders, files in os.walk(top):  # follows no links
+            here = Path(folder).relative_to(self.place).as_posix()
+            start = "" if here == "." else f"{here}/"
+            links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
+            yield from (f"{start}{name}" for name in (*files, *links))
+            if not files and not folders and Path(folder) != top:
+                yield here
+
+    def get(self, key: str, most: int) -> bytes:
+        """The bytes of a small file."""
+        with self.open(key) as source:
+            if source.size > most:
+                raise too_large(self.place / key, most)
+            data = bytearray(source.size)
+            source.read_into(memoryview(data), 0)
+        return bytes(data)
+
+    @contextlib.contextmanager
+    def open(
+        self, key: str, *, ahead: range = range(0), size: int | None = None
+    ) -> Iterator["FileSource"]:
+        """A file, read where it is asked for; its size is its own."""
+        descriptor = os.open(self._plain_file(key), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            yield FileSource(descriptor)
+        finally:
+            os.close(descriptor)
+
+    @contextlib.contextmanager
+    def open_compared(self, key: str, recorded: ObjectRecord) -> Iterator["FileSource"]:
+        """A file, read through for its checksum and then, from the system's cache, again."""
+        with self.open(key) as source:
+            if describe(source, self.piece_bytes).whole != recorded.whole:
+                raise ValueError(f"{self.place / key}: altered or cut short")
+            yield source
+
+    def file(self, key: str, recorded: ObjectRecord) -> Path:
+        """The file itself."""
+        with self.open_compared(key, recorded):
+            return self.place / key
+
+    def local(self, key: str) -> Path:
+        """The file itself."""
+        return self._plain_file(key)
+
+    # writing
+
+    def write(self, key: str, parts: Buffers) -> None:
+        """A new file, not flushed yet. FileExistsError where there is one."""
+        with _refusals_named(self.place), self._created(key) as file:
+            _write_all(file, parts)
+
+    def flush(self, keys: Collection[str]) -> None:
+        """Flush files, then the names of all directories from them up to the root."""
+        folders = {""}
+        with _refusals_named(self.place):
+            for key in keys:
+                _flush(self._plain_file(key))
+                whole = self._key(key)
+                while "/" in whole:
+                    whole = whole.rpartition("/")[0]
+                    folders.add(whole)
+            for folder in sorted(folders, key=len, reverse=True):
+                _flush_names(self.root / folder)
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write beside, flush, rename over whatever is there."""
+        with _refusals_named(self.place / key), self._staged(key, [data]) as staged:
+            self._replace(staged, key)
+
+    def put_file(self, key: str, path: Path) -> None:
+        """Flush and rename a file that was made in `scratch`."""
+        with _refusals_named(self.place / key):
+            _flush(path)
+            self._new_file(key)
+            self._replace(path, key)
+
+    def put_new(self, key: str, data: bytes) -> bool:
+        """Write beside, flush, link to a name that must be new."""
+        target = self.place / key
+        with _refusals_named(target):
+            while True:
+                with self._staged(key, [data]) as staged:
+                    try:
+                        linked = _link_to_new(staged, target)
+                    except FileNotFoundError:  # swept: by one that won, or that took us for dead
+                        linked = None
+                if linked is not None:
+                    _flush_names(target.parent)
+                    return linked
+
+    def get_version(self, key: str, most: int) -> tuple[bytes, Version]:
+        """The bytes of a file, and which file it is."""
+        path = self._plain_folder(key.rpartition("/")[0]) / key.rpartition("/")[2]
+        file = _identity(path)
+        try:
+            data = self.get(key, most)
+        except FormatError:
+            data = b""
+        return data, (file, data)
+
+    def put_over(self, key: str, data: bytes, version: Version) -> bool:
+        """Take that version away by a rename, which only one writer can, then `put_new`.
+
+        For a moment nothing bears the name: a reader finds no object, and a writer that is killed
+        there leaves none. So this is for objects that do not count, or are about to be replaced.
+        """
+        (file, held), target = version, self.place / key
+        taken = target.with_name(staged_name(target.name))
+        with _refusals_named(target):
+            try:
+                self._plain_folder(key.rpartition("/")[0])
+                if _identity(target) != file:
+                    return False
+                target.rename(taken)
+            except FileNotFoundError:
+                return False
+            try:
+                # another file by now, perhaps of the same number: put back, if it is not too late
+                if _identity(taken) != file or (held and taken.read_bytes() != held):
+                    _link_to_new(taken, target)
+                    return False
+                return self.put_new(key, data)
+            except BaseException:
+                with contextlib.suppress(OSError):  # what was there is there again
+                    _link_to_new(taken, target)
+                raise
+            finally:
+                self.delete_below(self._sibling(key, taken.name))
+
+    def touch(self, key: str, data: bytes) -> None:
+        """Set the time of a file."""
+        os.utime(self._plain_file(key))
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Remove files and links, and the directories above them that are empty then."""
+        for key in keys:
+            folder, _, name = key.rpartition("/")
+            with (
+                _refusals_named(self.place / key),
+                contextlib.suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError),
+            ):
+                (self._plain_folder(folder) / name).unlink()
+            _remove_empty(self.root, self._key(key))
+
+    def delete_below(self, key: str) -> None:
+        """Remove a directory with everything in it, as far as it can be removed."""
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            self._plain_folder(key.rpartition("/")[0])
+            path = self.place / key
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+            _remove_empty(self.root, self._key(key))
+
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A directory right here, so that a file made in it can be renamed to its key."""
+        with _refusals_named(self.place / "scratch"):
+            folder = self._new_file(staged_name("scratch"))
+            folder.mkdir(mode=0o700)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def sweep(self) -> None:
+        """Remove what processes that ended, or were silent for a day, left right here."""
+        for entry in self.entries():
+            owner, path = owner_of(entry.name), Path(self.place, entry.name)
+            if owner is not None and abandoned(path, owner):
+                with contextlib.suppress(OSError):  # renamed first: a writer that lives notices
+                    taken = path.rename(path.with_name(staged_name(owner.target)))
+                    self.delete_below(taken.name)
+
+    def check_exclusive(self) -> None:
+        """Whether this file system has links, and refuses one to a name that is there."""
+        if not _refuses_names(self.root):
+            raise _no_links(self.root)
+
+    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+        """One after the other: a disk answers at once."""
+        return [function(item) for item in items]
+
+    def _key(self, key: str) -> str:
+        return f"{self._prefix}/{key}" if self._prefix and key else self._prefix or key
+
+    def _plain_folder(self, key: str) -> Path:
+        """The directory of that key, each part of it below the root a real one."""
+        path = str(self.root)  # strings: joining paths took longer than asking the system
+        for part in filter(None, self._key(key).split("/")):
+            path = f"{path}/{part}"
+            _refuse(path, stat.S_ISDIR, "directory")
+        return Path(path)
+
+    def _plain_file(self, key: str) -> Path:
+        folder, _, name = self._key(key).rpartition("/")
+        path = type(self)(self.root)._plain_folder(folder) / name
+        _refuse(path, stat.S_ISREG, "file")
+        return path
+
+    def _new_file(self, key: str) -> Path:
+        """The path of a file to write, its directories made, none of them a link."""
+        folder, _, name = self._key(key).rpartition("/")
+        path = self.root
+        made = [path] if not path.exists() else []
+        for part in filter(None, folder.split("/")):
+            path = path / part
+            with contextlib.suppress(FileNotFoundError):
+                _refuse(path, stat.S_ISDIR, "directory")
+                continue
+            made.append(path)
+        if made:
+            make_directory(path)
+        return path / name
+
+    @contextlib.contextmanager
+    def _staged(self, key: str, parts: Buffers) -> Iterator[Path]:
+        """A flushed file beside `key` under a name of this process; gone at the end."""
+        name = staged_name(key.rpartition("/")[2])
+        staged = self.place / self._sibling(key, name)
+        with contextlib.ExitStack() as end:
+            with self._created(self._sibling(key, name)) as file:
+                end.callback(staged.unlink, missing_ok=True)
+                _write_all(file, parts)
+                os.fsync(file.fileno())  # not by its name, which may be swept meanwhile
+            yield staged
+
+    @contextlib.contextmanager
+    def _created(self, key: str) -> Iterator[Any]:
+        """A new file to write. Its folder is made again where a sweep removes it this moment."""
+        while True:
+            with contextlib.suppress(FileNotFoundError):
+                file = self._new_file(key).open("xb", buffering=0)
+                break
+        with file:
+            yield file
+
+    def _replace(self, path: Path, key: str) -> None:
+        """Give a flushed file the name of an object, which may be there."""
+        target = self.place / key
+        if target.is_dir() and not target.is_symlink():
+            _refuse(target, stat.S_ISREG, "file")
+        path.replace(target)
+        _flush_names(target.parent)
+
+    @staticmethod
+    def _sibling(key: str, name: str) -> str:
+        folder, slash, _ = key.rpartition("/")
+        return f"{folder}{slash}{name}"
 
 
-def write_object(path: Path, data: bytes | memoryview) -> ObjectRecord:
-    """Write one new file, without flushing it: a stage flushes all it holds, at once."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("xb", buffering=0) as file:
-        view = memoryview(data)
-        while view:  # an unbuffered write may take less than it was given
-            view = view[file.write(view) :]
-    return ObjectRecord(bytes=memoryview(data).nbytes, xxh3_128=checksum(data))
+class FileSource:
+    """An open file. Read, not mapped: one that is cut short, or removed on a network file system,
+    would end a process that has it mapped.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self.size = os.fstat(descriptor).st_size
+
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        """Fill `buffer`; any number of threads may at once."""
+        while buffer:
+            n = os.preadv(self._descriptor, [buffer[:READ_BYTES]], offset)
+            if not n:
+                raise EOFError(f"it ends at byte {offset}")
+            buffer, offset = buffer[n:], offset + n
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Write `data` beside `path`, then put it in place in one step.
-
-    Sweeps what was left there by a process that was killed at it.
-    """
-    stage = beside(path)
-    with refusals_named(path):
-        make_directory(path.parent)
-        sweep_stages(path.parent)
-        try:
-            write_object(stage, data)
-            _flush(stage)
-            stage.replace(path)
-        except BaseException:
-            stage.unlink(missing_ok=True)
-            raise
-        _flush_names(path.parent)
-
-
-@contextlib.contextmanager
-def staged_directory(target: Path, make_way: Callable[[], None] = lambda: None) -> Iterator[Path]:
-    """A directory to fill beside `target`; it takes that name when the block ends well.
-
-    make_way: called when all of it is on the disk, just before it takes the name.
-    Raises FileExistsError when another writer's directory got there first: the rename is the
-    one step that decides, so exactly one of two writers wins. MachineError for a disk that is
-    full or cannot be written.
-    """
-    stage = beside(target)
-    with refusals_named(target):
-        try:
-            make_directory(stage.parent)
-            stage.mkdir()
-            with _ours_to_the_end(stage):
-                yield stage
-                for folder, _, files in os.walk(stage):
-                    for name in files:
-                        _flush(Path(folder, name))
-                    _flush_names(Path(folder))
-            make_way()
-            _rename_to_new(stage, target)
-            _flush_names(target.parent)
-        finally:
-            shutil.rmtree(stage, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _ours_to_the_end(stage: Path) -> Iterator[None]:
-    """ConflictError where `stage` is not the directory that it was when the block began.
-
-    Whoever takes its writer for dead renames it, and what is written then makes it anew, with some
-    of its objects. An open descriptor keeps the number of its inode from being given away.
-    """
-    descriptor = os.open(stage, os.O_RDONLY)
-    try:
-        yield
-        ours = os.path.samestat(os.fstat(descriptor), os.stat(stage))
-    except FileNotFoundError:
-        if stage.exists():
-            raise
-        ours = False
-    finally:
-        os.close(descriptor)
-    if not ours:
-        raise ConflictError(
-            f"{stage} was removed while this process filled it: it was taken for one that "
-            "ended. Everything committed stays; repeat the same command: it resumes.",
-            kind=ErrorKind.IN_USE,
-        )
+    """Write `data` to a file of the user's, in one lasting step."""
+    DiskObjects(path.parent).put(path.name, data)
 
 
 def make_directory(path: Path) -> None:
-    """Make `path` and what is missing above it, where it is missing, to survive a power cut."""
+    """Make `path` and what is missing above it, to survive a power cut."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
     for folder in missing:
         _flush_names(folder.parent)
 
 
-def set_aside(path: Path) -> Path:
-    """Rename `path` to a name that the next sweep removes, in one step; returns that name."""
-    aside = beside(path)
-    with refusals_named(path):  # a read-only disk refuses before it sees that nothing is there
-        path.rename(aside)
-    return aside
+@lru_cache(maxsize=64)
+def _refuses_names(root: Path) -> bool:
+    return exclusive_twice(DiskObjects(root))
 
 
-def put_back(aside: Path, target: Path) -> None:
-    """Undo `set_aside`, unless something took the name meanwhile: then remove what was aside."""
+def _remove_empty(root: Path, key: str) -> None:
+    """Remove the folders above a key that are empty: a bucket has none either."""
+    with contextlib.suppress(OSError):
+        while "/" in key:
+            key = key.rpartition("/")[0]
+            (root / key).rmdir()
+
+
+def _write_all(file: Any, parts: Buffers) -> None:
+    for part in parts:
+        view = memoryview(part).cast("B")
+        while view:  # an unbuffered write may take less than it was given
+            view = view[file.write(view) :]
+
+
+def _link_to_new(path: Path, target: Path) -> bool:
+    """Give the file `path` the name `target` as well; False where something bears it."""
     try:
-        _rename_to_new(aside, target)
+        os.link(path, target, follow_symlinks=False)
     except FileExistsError:
-        remove(aside)
-
-
-def remove(path: Path) -> None:
-    """Remove a file or a directory with everything in it, as far as it can be removed."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _rename_to_new(path: Path, target: Path) -> None:
-    try:
-        path.rename(target)
+        return False
     except OSError as error:
-        if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
-            raise FileExistsError(str(target)) from None
-        raise
+        if error.errno not in _NO_LINKS:
+            raise
+        if not only_writer():
+            raise _no_links(target.parent) from None
+        if os.path.lexists(target):
+            return False
+        path.rename(target)
+    return True
 
 
-def sweep_stages(folder: Path) -> None:
-    """Remove what writers left in `folder` when they were killed, as far as that can be told."""
-    if not folder.is_dir():
-        return
-    for path in folder.iterdir():
-        owner = owner_of(path.name)
-        if owner is not None and abandoned(path, owner):
-            with contextlib.suppress(OSError):  # renamed first: a writer that lives notices
-                remove(path.rename(beside(path.with_name(owner.target))))
+def _no_links(folder: Path) -> MachineError:
+    return MachineError(
+        f"the file system of {folder} has no hard links, which decide between two writers. Use "
+        "another one, or, if you make sure that one command at a time writes here, set "
+        f"{ONLY_WRITER}=1.",
+        kind=ErrorKind.DENIED,
+    )
 
 
-def beside(target: Path) -> Path:
-    """A name that nobody else uses, next to `target`, that tells who may sweep it."""
-    return target.with_name(staged_name(target.name))
+def _identity(path: Path) -> tuple[int, int, int]:
+    """Which file it is; a new one may get the number of one that is gone."""
+    found = path.lstat()
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def _refuse(path: Path | str, fits: Callable[[int], bool], kind: str) -> None:
+    mode = os.lstat(path).st_mode
+    if stat.S_ISLNK(mode):
+        raise FormatError(
+            f"{path}: a symbolic link. A store holds none, since one may lead anywhere: put the "
+            f"{kind} itself there. {ADVICE}",
+            kind=ErrorKind.CORRUPT,
+        )
+    if not fits(mode):
+        raise FormatError(f"{path}: not a {kind}. {ADVICE}", kind=ErrorKind.CORRUPT)
 
 
 def _flush(path: Path) -> None:
@@ -200,7 +456,7 @@ def _flush_names(directory: Path) -> None:
 
 
 @contextlib.contextmanager
-def refusals_named(path: Path) -> Iterator[None]:
+def _refusals_named(path: Path) -> Iterator[None]:
     """Turn a full disk, and one that may not be written, into MachineError that says where."""
     try:
         yield
@@ -217,7 +473,7 @@ def refusals_named(path: Path) -> Iterator[None]:
                 "Make it writable (`ls -ld` shows its owner), or name another --store.",
                 kind=ErrorKind.READ_ONLY,
             ) from None
-        if error.errno in (None, errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY):
+        if error.errno in (None, errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.ENOTEMPTY):
             raise
         raise MachineError(
             f"the disk of {path.parent} failed: {error.strerror}. Every committed shard is whole. "

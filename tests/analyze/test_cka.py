@@ -31,7 +31,7 @@ def slow_cka(x: Array, y: Array) -> float:
 
 
 def table(root: Path, **options: Any) -> pl.DataFrame:
-    views = select_runs(root, Selection())
+    views, _ = select_runs(root, Selection())
     work, _ = plan(views, select_sites(views, Selection()), **options)
     return compute(work)
 
@@ -113,7 +113,7 @@ def test_without_variance_and_with_infinities_there_is_no_number(
 def test_the_table_is_put_beside_the_others(make_run: Callable[..., Any]) -> None:
     made = make_run()
     make_run(model="b", sites=("final",))
-    views = select_runs(made.root, Selection())
+    views, _ = select_runs(made.root, Selection())
     work, left_out = plan(views, ["embed", "final"])
     assert [part.view.run.id for part in work] == [made.run_id]
     assert "fewer than two of the sites" in left_out[0]
@@ -126,7 +126,7 @@ def test_the_table_is_put_beside_the_others(make_run: Callable[..., Any]) -> Non
 
 def test_what_no_run_holds_is_one_message(make_run: Callable[..., Any]) -> None:
     made = make_run()
-    views = select_runs(made.root, Selection())
+    views, _ = select_runs(made.root, Selection())
     for options in ({"prefix": 21}, {"prompts": 7}):
         with pytest.raises(InputError, match="no run has two of the sites") as caught:
             plan(views, ["embed", "final"], **options)

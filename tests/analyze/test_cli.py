@@ -190,12 +190,13 @@ def test_verify_lists_every_problem(make_run: Callable[..., Any]) -> None:
     assert run("verify", made.root).exit_code == 0
     shards = open_store(made.root).runs[made.run_id].shards
     for shard in shards[:2]:
-        with (shard.path / "tokens.arrow").open("r+b") as file:
+        with (shard.objects_dir / "tokens.arrow").open("r+b") as file:
             file.truncate(100)
     result = run("verify", made.root)
     assert result.exit_code == 1
     assert len(result.stdout.splitlines()) == 2
-    assert f"runs/{made.run_id}/shards/00001/tokens.arrow: 100 bytes" in result.stdout
+    place = f"runs/{made.run_id}/shards/00001/{shards[1].objects_dir.name}"
+    assert f"{place}/tokens.arrow: 100 bytes" in result.stdout
     assert "2 problems" in result.stderr
 
 

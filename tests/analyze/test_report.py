@@ -275,10 +275,14 @@ def test_provenance_names_checksums_and_a_command_that_exists(
 
 def test_a_run_without_shards_or_profiles_is_told(make_run: Any, tmp_path: Path) -> None:
     made = make_run(shards=[0, 2])
-    build_database(made.root)
+    with pytest.warns(UserWarning, match="1 of 3 shards are missing"):
+        build_database(made.root)
     other = make_run(model="tiny/other", seed=3)
     found = report(str(made.root))
-    assert found.origin.runs[0].problem == "1 of 3 shards are missing"
+    assert found.origin.runs[0].problem == (
+        "1 of 3 shards are missing (1), so it counts as its first 2 of 6 prompts: prompts count "
+        "up to the first such shard. Repeat the `lpp-capture run` command: it resumes"
+    )
     assert found.origin.unprofiled == (other.run_id,)
     text = write_report(str(made.root), tmp_path / "r.md", "md")[0].read_text()
     assert f"`{other.run_id}` is in the store and not in its profiles" in text

@@ -63,13 +63,13 @@ def test_every_number_is_that_of_a_separate_profile(make_run: MakeRun) -> None:
 def test_default_grid_is_the_papers_and_the_most_that_every_run_holds(make_run: MakeRun) -> None:
     made = make_run([60] * 12, context=60, model="long")
     make_run([60] * 11, context=55, model="short")
-    _, axes = choose(made.root, Selection())
+    _, axes, _ = choose(made.root, Selection())
     assert axes.contexts == (50, 55)
     assert axes.sizes == (10, 11)
 
 
 def test_small_stores_have_a_grid_too(make_run: MakeRun) -> None:
-    _, axes = choose(make_run().root, Selection())
+    _, axes, _ = choose(make_run().root, Selection())
     assert (axes.contexts, axes.sizes) == ((20,), (6,))
 
 
@@ -153,7 +153,7 @@ def test_what_a_run_lacks_is_in_the_table_and_on_the_terminal(make_run: MakeRun)
         (cut, "captured at context 10, so nothing at site final; context 20; prompts 2, 6"),
         (sites, "no site final: captured at block.1, block.2, so nothing at"),
         (few, "2 prompts are committed, so nothing at site final; context 10, 20; prompts 6"),
-        (few, "2 of 3 shards are missing, so it counts as its first 2 prompts"),
+        (few, "2 of 3 shards are missing (1, 2), so it counts as its first 2 of 6 prompts"),
         (sparse, "logit statistics at its own prefixes only (--logit-positions schedule)"),
     ):
         line = f"{made.run_id}: {reason}"

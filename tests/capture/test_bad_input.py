@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from stored import stored_objects
 
 from lpp.capture.cli import main
 from lpp.store import open_store
@@ -159,11 +160,14 @@ def test_an_altered_shard_is_captured_again_and_the_others_stay(
     options = ("--shard-mib", 1, "--prompts", 6)
     assert capture(*options).exit_code == 0
     (run,) = open_store(tmp_path / "store").runs.values()
+    before, others = stored_objects(run.path), [shard.digest for shard in run.shards[1:]]
     commit = run.shards[0].path / "COMMIT.json"
-    whole = commit.read_bytes()
-    commit.write_bytes(whole[:-20])
+    commit.write_bytes(commit.read_bytes()[:-20])
+    assert stored_objects(run.path) != before
     assert capture(*options).exit_code == 0
-    assert commit.read_bytes() == whole
+    assert stored_objects(run.path) == before
+    (run,) = open_store(tmp_path / "store").runs.values()
+    assert [shard.digest for shard in run.shards[1:]] == others
 
 
 @pytest.mark.parametrize("options", [("--no-such",), ("--prompts", "many"), ("--dtype", "int3")])

@@ -20,6 +20,7 @@ from lpp.capture.planning import Prepared, prepare
 from lpp.capture.request import CaptureRequest, CorpusSpec
 from lpp.capture.selection import Selection
 from lpp.store import RunWriter, create_store
+from lpp.store.errors import FormatError
 
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=30)
 
@@ -169,7 +170,7 @@ def test_a_prompt_that_a_backend_could_not_run_is_set_aside(
     run = writer.run
     (row,) = run.quarantine.to_pylist()
     assert (row["prompt_id"], row["reason"], row["detail"]) == (4, "out_of_memory", "no room")
-    assert [shard.commit.quarantine for shard in run.shards].count(1) == 1
+    assert [shard.record.quarantine for shard in run.shards].count(1) == 1
     assert run.verify() == []
     assert 4 not in {int(i) for block in run.blocks("final") for i in block.prompt_id}
 
@@ -203,7 +204,6 @@ def test_shards_before_a_failure_stay_and_the_rest_follows(
 
 def test_a_shard_that_cannot_be_written_stops_the_run(ready: Prepared, tmp_path: Path) -> None:
     writer = RunWriter(create_store(tmp_path / "s").path, ready.plan, ready.prompts)
-    (tmp_path / "s" / "runs" / ready.plan.run_id / "shards").rmdir()
     (tmp_path / "s" / "runs" / ready.plan.run_id / "shards").write_text("in the way")
-    with pytest.raises(OSError, match="shards"):
+    with pytest.raises(FormatError, match="shards: not a directory"):
         capture_run(ready.plan, ready.prompts, writer, ready.backend)

@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 from lpp.capture.backend import Captured
 from lpp.capture.finite import all_finite, set_aside
 from lpp.capture.halving import halves, joined, without_rows
-from lpp.store.arrays.hidden import to_float32
+from lpp.store.arrays.reader import to_float32
 from lpp.store.format.tables import STATISTICS
 
 KINDS = {"uint16": np.uint16, "float16": np.uint16, "float32": np.uint32}

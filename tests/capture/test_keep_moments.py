@@ -10,6 +10,7 @@ import polars as pl
 import polars.testing
 import pytest
 from click.testing import CliRunner, Result
+from stored import stored_objects
 
 from lpp.analyze import scan_entropy, scan_metrics, scan_spectra
 from lpp.analyze.cli import main as analyze
@@ -38,8 +39,8 @@ def only(store: Path) -> Run:
 
 
 def contents(run: Run) -> dict[str, bytes]:
-    files = (path for path in (run.path / "shards").rglob("*") if path.is_file())
-    return {path.relative_to(run.path).as_posix(): path.read_bytes() for path in files}
+    found = stored_objects(run.path)
+    return {key: data for key, data in found.items() if key.startswith("shards/")}
 
 
 @pytest.fixture(scope="module")
@@ -95,10 +96,10 @@ def test_what_lies_on_disk(stores: Stores) -> None:
     for name in ("moments", "both", "float32"):
         run = only(stores[name])
         assert run.verify() == []
-        assert {run.commit.format, *(shard.commit.format for shard in run.shards)} == {2}
+        assert {run.commit.format, *(shard.record.format for shard in run.shards)} == {3}
         assert {*range(0, PROMPTS + 1, 4)} <= {*run.plan.shards}
     rows = only(stores["rows"])
-    assert {rows.commit.format, *(shard.commit.format for shard in rows.shards)} == {1}
+    assert {rows.commit.format, *(shard.record.format for shard in rows.shards)} == {3}
     assert "keep" not in rows.plan.document
     assert "moments_dtype" not in only(stores["moments"]).plan.document
 

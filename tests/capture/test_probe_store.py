@@ -48,10 +48,7 @@ def held(store: Store) -> dict[tuple[str, str], float]:
 
 def files(store: Store) -> set[str]:
     (only,) = score_sets(store.path)
-    return {
-        path.relative_to(only.path / "original").as_posix()
-        for path in (only.path / "original").rglob("*.json")
-    }
+    return {name for name in only.original() if name.endswith(".json")}
 
 
 def test_a_score_becomes_a_row(store: Store) -> None:

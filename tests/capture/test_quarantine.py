@@ -12,6 +12,7 @@ import polars.testing
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from stored import object_path
 
 import lpp.sql
 from lpp.analyze import scan_entropy, scan_spectra, scan_tokens
@@ -94,7 +95,7 @@ def test_prompts_that_are_not_finite_are_set_aside(
     assert [row["position"] for row in rows] == [ids[2].index(q), ids[5].index(q)]
     assert run.verify() == []
     (shard,) = run.shards
-    assert (shard.commit.format, shard.commit.quarantine) == (2, 2)
+    assert (shard.record.format, shard.record.quarantine) == (3, 2)
     tokens = run.tokens().to_table()
     bad = np.isin(tokens["prompt_id"].to_numpy(), [2, 5])
     assert tokens["entropy"].is_null().to_pylist() == bad.tolist()
@@ -119,7 +120,7 @@ def test_the_others_are_what_they_are_without_them(
     assert run_command(tmp_path / "a", model, corpus, "--prompts=8").exit_code == 0
     assert run_command(tmp_path / "b", model, good, "--prompts=6").exit_code == 0
     with_them, without = only(tmp_path / "a"), only(tmp_path / "b")
-    assert without.shards[0].commit.format == 1
+    assert without.shards[0].record.quarantine == 0
     for site in with_them.sites:
         got = np.concatenate(list(with_them.hidden(site)))
         np.testing.assert_allclose(got, np.concatenate(list(without.hidden(site))), atol=1e-5)
@@ -200,9 +201,10 @@ def test_texts_that_are_no_text_are_set_aside_and_the_next_are_taken(
     assert "byte 0xe9 at offset 33, line 2" in rows[0]["detail"]
     assert "texts of the corpus that were set aside: 2 empty, 1 no_text, 1 not_utf8" in done.stdout
     assert run.verify() == []
-    assert run.commit.format == 1
-    (run.path / "quarantine.arrow").unlink()
-    assert [p.where for p in run.verify()] == ["quarantine.arrow"]
+    assert run.commit.format == 3
+    path = object_path(run.path, "quarantine.arrow")
+    path.unlink()
+    assert [p.where for p in run.verify()] == [path.relative_to(run.path).as_posix()]
 
 
 def test_every_column_of_a_store_with_bad_prompts(

@@ -19,7 +19,8 @@ from lpp.capture.planning import prepare
 from lpp.capture.ray_actor import Loaded
 from lpp.capture.request import CaptureRequest, CorpusSpec
 from lpp.capture.selection import Selection
-from lpp.store import cluster, create_store
+from lpp.store import create_store
+from lpp.store.commands import cluster
 from lpp.store.errors import ConflictError, ErrorKind, InputError, MachineError
 
 RUN = ("run", "--model", "m", "--corpus", "pydoc", "--store", "lpp")

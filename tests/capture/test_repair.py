@@ -1,16 +1,18 @@
 """Bad shards are computed again from what the run itself says, and nothing else is touched."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from sealed import seal
+from stored import left_behind, object_path, stored_objects
 
 from lpp.capture.cli import main
 from lpp.store import Run, open_store
-from lpp.store.objects import disk as files
 
 Command = Callable[..., Result]
 
@@ -50,11 +52,6 @@ def runs(place: Path) -> tuple[Run, Run]:
     return trained, twin
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
-
-
 def flip(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 4
@@ -68,12 +65,15 @@ def swap(shards: Path) -> None:
 
 
 DAMAGE: dict[str, tuple[Callable[[Path], object], list[int], str]] = {
-    "altered": (lambda s: flip(s / "00001/hidden.zarr/block.1/c/0/0"), [1], "byte for byte"),
-    "missing": (lambda s: (s / "00000/tokens.arrow").unlink(), [0], "byte for byte"),
+    "altered": (
+        lambda s: flip(object_path(s / "00001", "hidden.zarr/block.1/c/0/0")),
+        [1],
+        "byte for byte",
+    ),
+    "missing": (lambda s: object_path(s / "00000", "tokens.arrow").unlink(), [0], "byte for byte"),
     "stranger": (lambda s: (s / "00002/x.bin").write_text("x"), [2], "byte for byte"),
     "swapped": (swap, [0, 1], "byte for byte"),
     "record": (lambda s: flip(s / "00001/COMMIT.json"), [1], "nothing to compare"),
-    "no record": (lambda s: (s / "00001/COMMIT.json").unlink(), [1], "nothing to compare"),
     "a file": (
         lambda s: (shutil.rmtree(s / "00001"), (s / "00001").write_text("x")),
         [1],
@@ -87,7 +87,7 @@ def test_exactly_the_bad_shards_come_back_bit_for_bit(place: Path, kind: str) ->
     damage, bad, says = DAMAGE[kind]
     run, _ = runs(place)
     assert run.plan.n_shards >= 4
-    before = contents(run.path)
+    before = stored_objects(run.path)
     damage(run.path / "shards")
     looked = repair(run.id, "--dry-run")
     assert looked.exit_code == 1
@@ -96,30 +96,33 @@ def test_exactly_the_bad_shards_come_back_bit_for_bit(place: Path, kind: str) ->
     stamps = {k: (run.path / f"shards/{k:05d}/COMMIT.json").stat().st_ino for k in whole}
     done = repair(run.id, "--model=llama")
     assert done.exit_code == 0, done.output
-    assert contents(run.path) == before
+    assert stored_objects(run.path) == before
     assert {k: (run.path / f"shards/{k:05d}/COMMIT.json").stat().st_ino for k in whole} == stamps
     assert " ".join(done.stdout.split()).count(says) == len(bad)
     assert f"1 of 1 runs are whole: {len(bad)} bad shards, {len(bad)} computed." in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
-    assert list((run.path / "shards").glob(".*")) == []
+    assert left_behind(run.path) == []
 
 
 def test_a_twin_is_repaired_beside_a_run_that_is_whole(place: Path) -> None:
     _, twin = runs(place)
-    before = contents(twin.path)
-    flip(twin.path / "shards/00003/tokens.arrow")
+    before = stored_objects(twin.path)
+    flip(object_path(twin.path / "shards/00003", "tokens.arrow"))
     done = repair("--model=llama")
     assert done.exit_code == 0, done.output
-    assert contents(twin.path) == before
+    assert stored_objects(twin.path) == before
     assert "every byte that is there is as it was committed" in done.stdout
     assert "2 of 2 runs are whole: 1 bad shards, 1 computed." in done.stdout
 
 
-def test_shards_that_are_not_there_wait_for_a_word(place: Path) -> None:
+@pytest.mark.parametrize("remove", [shutil.rmtree, lambda shard: (shard / "COMMIT.json").unlink()])
+def test_shards_that_are_not_there_wait_for_a_word(
+    place: Path, remove: Callable[[Path], object]
+) -> None:
     run, _ = runs(place)
-    before = contents(run.path)
-    shutil.rmtree(run.path / "shards/00002")
-    flip(run.path / "shards/00000/tokens.arrow")
+    before = stored_objects(run.path)
+    remove(run.path / "shards/00002")
+    flip(object_path(run.path / "shards/00000", "tokens.arrow"))
     done = repair(run.id, "--model=llama")
     assert done.exit_code == 0, done.output
     assert "1 shards are not there at all" in " ".join(done.stdout.split())
@@ -127,15 +130,15 @@ def test_shards_that_are_not_there_wait_for_a_word(place: Path) -> None:
     done = repair(run.id, "--model=llama", "--missing")
     assert done.exit_code == 0, done.output
     assert "shard 00002: was not there; computed again" in done.stdout
-    assert contents(run.path) == before
+    assert stored_objects(run.path) == before
 
 
 def test_another_model_is_refused_with_what_differs_and_nothing_moves(place: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     run, _ = runs(place)
-    flip(run.path / "shards/00001/tokens.arrow")
-    before = contents(run.path)
+    flip(object_path(run.path / "shards/00001", "tokens.arrow"))
+    before = stored_objects(run.path)
     weights = load_file("other/model.safetensors")
     weights["model.norm.weight"] += 0.5
     save_file(weights, "other/model.safetensors", metadata={"format": "pt"})
@@ -144,12 +147,12 @@ def test_another_model_is_refused_with_what_differs_and_nothing_moves(place: Pat
     said = " ".join(done.stdout.split())
     assert "What differs (here, not there): model.weights: " in said
     assert said.count(", not ") == 2  # the weights, and nothing else
-    assert contents(run.path) == before
+    assert stored_objects(run.path) == before
 
 
 def test_a_plan_of_other_releases_is_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, _ = runs(place)
-    flip(run.path / "shards/00001/tokens.arrow")
+    flip(object_path(run.path / "shards/00001", "tokens.arrow"))
     monkeypatch.setattr("lpp.capture.opened.version", lambda name: "0.0.1")
     done = repair(run.id, "--model=llama")
     assert done.exit_code == 1
@@ -160,7 +163,7 @@ def test_a_plan_of_other_releases_is_refused(place: Path, monkeypatch: pytest.Mo
 
 def test_a_model_that_nobody_names_is_asked_for(place: Path) -> None:
     run, _ = runs(place)
-    flip(run.path / "shards/00001/tokens.arrow")
+    flip(object_path(run.path / "shards/00001", "tokens.arrow"))
     done = repair()
     assert done.exit_code == 1
     said = " ".join(done.stdout.split())
@@ -172,56 +175,54 @@ def test_a_model_that_nobody_names_is_asked_for(place: Path) -> None:
 @pytest.mark.parametrize("key", ["plan.json", "prompts.arrow", "COMMIT.json"])
 def test_what_cannot_be_repaired_says_what_helps(place: Path, key: str) -> None:
     run, _ = runs(place)
-    flip(run.path / key)
-    flip(run.path / "shards/00001/tokens.arrow")
-    before = contents(run.path)
+    flip(run.path / key if key == "COMMIT.json" else object_path(run.path, key))
+    flip(object_path(run.path / "shards/00001", "tokens.arrow"))
+    before = stored_objects(run.path)
     done = repair(run.id, "--model=llama")
     assert done.exit_code == 1
     said = " ".join(done.stdout.split())
     assert "remove the run and repeat the `lpp-capture run` command that made it" in said
     assert key in said
-    assert contents(run.path) == before
+    assert stored_objects(run.path) == before
 
 
 def test_strangers_and_newer_shards_are_left_alone(place: Path) -> None:
-    from lpp.store.format.documents import pretty_json
-    from lpp.store.format.record import self_checksum
-
     run, _ = runs(place)
     (run.path / "shards/00099").mkdir()
     record = run.path / "shards/00001/COMMIT.json"
     document = {**json.loads(record.read_text()), "format": 99}
-    document["self_xxh3_128"] = self_checksum(document)
-    record.write_bytes(pretty_json(document))
-    before = contents(run.path)
+    record.write_bytes(seal(document))
+    before = stored_objects(run.path)
     done = repair(run.id, "--model=llama")
     assert done.exit_code == 1
     said = " ".join(done.stdout.split())
     assert "shards/00099: not a shard of the plan" in said
     assert "store format 99" in said
-    assert contents(run.path) == before
+    assert stored_objects(run.path) == before
 
 
+@pytest.mark.parametrize("after", [0, 1])
 def test_a_repair_that_fails_leaves_what_was_there(
-    place: Path, monkeypatch: pytest.MonkeyPatch
+    place: Path, monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:
+    """The disk is full when the new record is put: where none is yet, or in place of the old."""
     run, _ = runs(place)
-    flip(run.path / "shards/00001/tokens.arrow")
-    flip(run.path / "shards/00002/tokens.arrow")
-    before = contents(run.path)
+    flip(object_path(run.path / "shards/00001", "tokens.arrow"))
+    flip(object_path(run.path / "shards/00002", "tokens.arrow"))
+    before = stored_objects(run.path)
 
-    rename, refusals = files._rename_to_new, [OSError(28, "No space left on device")]
+    link, records = os.link, []
 
-    def full_once(path: Path, target: Path) -> None:
-        if refusals:
-            raise refusals.pop()
-        rename(path, target)
+    def full_once(path: Path, target: Path, **options: bool) -> None:
+        if target.name == "COMMIT.json":
+            records.append(target)
+            if len(records) == after + 1:
+                raise OSError(28, "No space left on device")
+        link(path, target, **options)
 
-    monkeypatch.setattr(files, "_rename_to_new", full_once)
+    monkeypatch.setattr(os, "link", full_once)
     done = repair(run.id, "--model=llama")
-    assert refusals == []
+    assert len(records) > after
     assert done.exit_code == 1
     assert "no space left on the disk" in " ".join(done.stdout.split())
-    after = contents(run.path)
-    assert after.pop("shards/00002/tokens.arrow") == before.pop("shards/00002/tokens.arrow")
-    assert after == before
+    assert stored_objects(run.path) == before

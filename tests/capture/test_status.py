@@ -103,7 +103,6 @@ def test_a_run_that_someone_works_on(ready: Prepared, store: Path) -> None:
     run = captured(ready, store, Part(0, 2), 90, 30, 10)
     sign(run, "gpu-3", 4242, "part 0/2", since=50, age=20)
     sign(run, "gpu-4", 4243, "part 1/2", since=45, age=5)
-    (run.path / "shards" / ".00003~gpu-4~4243~ab").mkdir()
     status = run_status(Run(run.path), NOW)
     assert status.state == "running"
     assert (status.shards_done, status.prompts_done, status.tokens_done) == (3, 3, 30)
@@ -113,7 +112,7 @@ def test_a_run_that_someone_works_on(ready: Prepared, store: Path) -> None:
     assert status.nobodys == 0
     text = shown(status)
     assert "part 0/2: pid 4242 on gpu-3, for 50 s" in text
-    assert "part 1/2: pid 4243 on gpu-4, for 45 s, writing shard 00003" in text
+    assert "part 1/2: pid 4243 on gpu-4, for 45 s" in text
     assert "30 s" in text.splitlines()[2]
 
 
@@ -165,7 +164,9 @@ def test_a_damaged_run_hides_no_other(ready: Prepared, store: Path) -> None:
     run = captured(ready, store, Part(0, 1), 5, 4, 3, 2, 1)
     broken = run.path.with_name("zz-12345678")
     broken.mkdir()
-    for key in (COMMIT_KEY, PLAN_KEY):
+    base = run.commit.base
+    (broken / base).mkdir()
+    for key in (COMMIT_KEY, f"{base}/{PLAN_KEY}"):
         (broken / key).write_bytes((run.path / key).read_bytes())
     states = {status.run: status for status in store_status(open_store(store), NOW)}
     assert states[run.id].state == "complete"

@@ -9,19 +9,40 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lpp.analyze.cache import Cache
 from lpp.analyze.cells import Cell
 from lpp.store import open_store
-from lpp.store.format.documents import pretty_json
+from lpp.store.arrays.blosc import compress
+from lpp.store.arrays.chunk_index import encode_index
+from lpp.store.arrays.encoder import encode_array
+from lpp.store.arrays.layout import metadata_bytes, metadata_document, site_array
+from lpp.store.format.commit_record import checksum
 from lpp.store.format.tables import SCORES_SCHEMA, encode_table
-from lpp.store.objects.disk import checksum
-from tests.fuzz.targets import GOLDEN, RUN
+from tests.fuzz.targets import GOLDEN, ROWS, RUN, SITE, seal
 
 CORPUS: Final = Path(__file__).with_name("corpus")
 SHARD: Final = GOLDEN / "runs" / RUN / "shards" / "00000"
+
+LATER: Final = {
+    "format": 3,
+    "plan": "0" * 64,
+    "shard": 1,
+    "rows": 3,
+    "base": "00112233445566ff",
+    "quarantine": 1,
+    "objects": {
+        "hidden.zarr/final/c/0/0": {
+            "bytes": 9,
+            "xxh3_128": "0" * 32,
+            "chunks": [{"bytes": 4, "xxh3_128": "1" * 32}, {"bytes": 3, "xxh3_128": "2" * 32}],
+        }
+    },
+}
+"""A record of this release, with everything that one may have."""
 
 LM_EVAL: Final = {
     "results": {"hellaswag": {"alias": "hellaswag", "acc,none": 0.5, "acc_stderr,none": 0.01}},
@@ -79,13 +100,14 @@ def seeds() -> Mapping[str, list[bytes]]:
         "document": [record, b'{"a":[1,null,true,"\\u00e9"]}'],
         "root": [(GOLDEN / "lpp.json").read_bytes()],
         "plan": [(run / "plan.json").read_bytes()],
-        "commit": [record, (run / "COMMIT.json").read_bytes()],
+        "commit": [record, (run / "COMMIT.json").read_bytes(), seal(LATER)],
         "shard": [record],
         "tokens": [(SHARD / "tokens.arrow").read_bytes(), plain(SHARD / "tokens.arrow")],
         "prompts": [(run / "prompts.arrow").read_bytes(), plain(run / "prompts.arrow")],
         "scores": [encode_table(scores)],
-        "source": [pretty_json(of_source)],
-        "site": sites,
+        "source": [seal(of_source)],
+        "site": [*sites, *(_site(*array) for array in arrays())],
+        "chunks": [_chunked(*array) for array in arrays()],
         "sign": [b'{"doing": "part 1/2", "since": 1000.5}'],
         "spectra": kept(),
         "lm_eval": [json.dumps(LM_EVAL).encode()],
@@ -96,6 +118,29 @@ def seeds() -> Mapping[str, list[bytes]]:
             b"\2" + parquet.getvalue(),
         ],
     }
+
+
+def arrays() -> list[tuple[bytes, list[bytes], bytes]]:
+    """Metadata, chunks and index of the rows of a site: in one chunk, and in a chunk for each."""
+    rows = np.arange(1, 1 + ROWS * SITE.width, dtype=np.uint16).reshape(ROWS, SITE.width) << 7
+    spec = site_array(SITE, "bfloat16", ROWS)
+    one = encode_array(spec, rows)
+    document = metadata_document(spec)
+    document["codecs"][0]["configuration"]["chunk_shape"][0] = 1
+    packed = [compress(np.ascontiguousarray(row)) for row in rows[:, None]]
+    return [
+        (one.metadata, list(one.parts[:-1]), one.parts[-1]),
+        (metadata_bytes(document), packed, encode_index(map(len, packed))),
+    ]
+
+
+def _site(metadata: bytes, packed: list[bytes], index: bytes) -> bytes:
+    return len(metadata).to_bytes(2, "little") + metadata + b"".join(packed) + index
+
+
+def _chunked(metadata: bytes, packed: list[bytes], index: bytes) -> bytes:
+    sizes = b"".join(len(chunk).to_bytes(2, "little") for chunk in packed)
+    return bytes([len(packed)]) + sizes + _site(metadata, packed, index)
 
 
 def kept() -> list[bytes]:

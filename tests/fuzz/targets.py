@@ -11,12 +11,14 @@ import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from lpp.analyze.cache import Cache
@@ -24,19 +26,36 @@ from lpp.analyze.read_lm_eval import read_lm_eval
 from lpp.analyze.read_score_table import read_score_table
 from lpp.analyze.score_rows import ScoreFile, check_alike, check_once, check_units
 from lpp.store import open_store
-from lpp.store.arrays.hidden import read_site
-from lpp.store.arrays.layout import check_site
+from lpp.store.arrays.chunk_index import index_bytes
+from lpp.store.arrays.layout import ArrayLayout, parse_layout, site_array
+from lpp.store.arrays.reader import BytesSource, check_objects, read_rows
+from lpp.store.checked import open_checked
 from lpp.store.errors import ErrorKind, FormatError, LppError
-from lpp.store.format.documents import canonical_json, load_json, parse_document, pretty_json
+from lpp.store.format.commit_record import (
+    ChunkRecord,
+    CommitRecord,
+    ScoresRecord,
+    checksum,
+    parse_record,
+    seal_of,
+)
+from lpp.store.format.documents import (
+    canonical_json,
+    indented_json,
+    load_json,
+    parse_document,
+    stored_json,
+    wide_integers,
+)
 from lpp.store.format.keys import COMMIT_KEY, ROOT_KEY
 from lpp.store.format.plan import SiteSpec, differences, parse_plan
-from lpp.store.format.record import read_commit, self_checksum
 from lpp.store.format.rows import prompts_problems, tokens_problems
 from lpp.store.format.tables import PROMPTS_SCHEMA, SCORES_SCHEMA, TOKENS_SCHEMA, read_table
 from lpp.store.heartbeat import writers
 from lpp.store.read import Run
+from lpp.store.root import RootDocument
 from lpp.store.scores import read_scores, verify_scores
-from lpp.store.store import RootDocument
+from lpp.store.shards import run_directory
 from lpp.store.verify import verify_run
 
 GOLDEN: Final = Path(__file__).parents[1] / "store" / "golden" / "v1"
@@ -68,27 +87,19 @@ def golden() -> Run:
 def document(data: bytes) -> None:
     """Any document: what parses is written and parsed again alike."""
     parsed = load_json(data, "here")
-    assert load_json(canonical_json(parsed), "here") == parsed
+    for written in (canonical_json(parsed), indented_json(parsed), stored_json(parsed, 3)):
+        assert load_json(written, "here") == parsed
+    assert canonical_json(load_json(indented_json(parsed), "here")) == canonical_json(parsed)
+    wide_integers(parsed)
     parse_document(RootDocument, parsed, "here")
 
 
 def root(data: bytes) -> None:
-    """`lpp.json`, as `open_store` and `lpp-sql` read it."""
-    from lpp.sql.place import store_root
-
+    """`lpp.json`."""
     place = folder().parent / "root"
     place.mkdir(exist_ok=True)
     (place / ROOT_KEY).write_bytes(data)
-    opened = True
-    try:
-        open_store(place)
-    except FormatError:
-        opened = False
-    try:
-        store_root(place)
-    except FormatError:
-        return
-    assert opened or b"." in data or len(data) > 30
+    assert open_store(place).runs == {}
 
 
 def plan(data: bytes) -> None:
@@ -100,16 +111,18 @@ def plan(data: bytes) -> None:
 
 
 def commit(data: bytes) -> None:
-    """`COMMIT.json`: as it is, and sealed anew."""
-    place = folder().parent / "commit"
-    place.mkdir(exist_ok=True)
+    """`COMMIT.json`: as it is, and sealed anew; of either kind."""
     for content in (data, _sealed(data)):
-        (place / COMMIT_KEY).write_bytes(content)
-        try:
-            record = read_commit(place)
-        except FormatError:
-            continue
-        assert all(".." not in key.split("/") for key in record.objects)
+        for kind in (CommitRecord, ScoresRecord):
+            try:
+                record = parse_record(kind, content, "here")
+            except FormatError:
+                continue
+            assert not {"", ".", ".."} & {p for key in record.objects for p in key.split("/")}
+            assert "/" not in record.base
+            assert "." not in record.base
+            for recorded in record.objects.values():
+                assert sum(chunk.bytes for chunk in recorded.chunks) <= recorded.bytes
 
 
 def shard(data: bytes) -> None:
@@ -118,14 +131,26 @@ def shard(data: bytes) -> None:
     good = golden().shards[0]
     record.write_bytes(_sealed(data))
     problems = verify_run(record.parents[2])
-    assert problems or read_commit(record.parent).objects == good.commit.objects
+    if not problems:
+        directory = run_directory(record.parents[2]).below(f"shards/{record.parent.name}")
+        found = open_checked(directory, CommitRecord).record
+        assert {k: of.whole for k, of in found.objects.items()} == {
+            k: of.whole for k, of in good.record.objects.items()
+        }
+
+
+def seal(document: Mapping[str, Any]) -> bytes:
+    """A record of the content of `document`, whatever that is, whose seal is right."""
+    version = document.get("format", 1)
+    sealed = {**document, "self_xxh3_128": seal_of(document)}
+    return stored_json(sealed, version if type(version) is int else 1)
 
 
 def _sealed(data: bytes) -> bytes:
     try:
         parsed = json.loads(data)
         if isinstance(parsed, dict):
-            return pretty_json(parsed | {"self_xxh3_128": self_checksum(parsed)})
+            return seal(parsed)
     except (ValueError, RecursionError):
         pass
     return data
@@ -166,16 +191,62 @@ def source(data: bytes) -> None:
 
 
 def site(data: bytes) -> None:
-    """A site's metadata and its object, the one after the other: two bytes say where."""
-    at = int.from_bytes(data[:2], "little")
-    group = folder().parent / "group"
-    place = group / SITE.name
-    (place / "c" / "0").mkdir(parents=True, exist_ok=True)
-    (place / "zarr.json").write_bytes(data[2 : 2 + at])
-    (place / "c" / "0" / "0").write_bytes(data[2 + at :])
-    check_site(group, "here", SITE, "bfloat16", ROWS)
-    blocks = list(read_site(group, SITE.name, rows=ROWS, block_rows=8))
-    assert np.concatenate(blocks).shape == (ROWS, SITE.width)
+    """A site's metadata and its object, the one after the other: two bytes say where.
+
+    Read as formats 1 and 2 have it, by the object's index, then by checksums of chunks in a record
+    that fits the object: what both take is the same.
+    """
+    layout, content = _layout(data)
+    source = BytesSource(content)
+    found = []
+    n = layout.object_chunks
+    step = max(0, len(content) - index_bytes(n)) // n
+    sizes = [*(step for _ in range(n - 1)), len(content) - index_bytes(n) - step * (n - 1)]
+    for chunks in (None, _chunks(content, sizes)):
+        try:
+            check_objects([source] * layout.n_objects, layout, where="here", chunks=chunks)
+            found.append(_rows([source] * layout.n_objects, layout, chunks))
+        except LppError:
+            continue
+    assert len(found) < 2 or found[0].tobytes() == found[1].tobytes()
+    if not found:
+        raise FormatError("refused both ways", kind=ErrorKind.CORRUPT)
+
+
+def chunks(data: bytes) -> None:
+    """The same with what its record says of chunks: how many, and two bytes of size for each."""
+    n = data[0] if data else 0
+    sizes = [int.from_bytes(data[1 + 2 * k : 3 + 2 * k], "little") for k in range(n)]
+    layout, content = _layout(data[1 + 2 * n :])
+    _rows([BytesSource(content)], layout, _chunks(content, sizes))
+
+
+def _layout(data: bytes) -> tuple[ArrayLayout, bytes]:
+    """The layout that the first bytes of `data` describe, and the bytes of its object."""
+    at = 2 + int.from_bytes(data[:2], "little")
+    layout = parse_layout(data[2:at], site_array(SITE, "bfloat16", ROWS), "here")
+    assert 1 <= layout.chunk_rows <= layout.object_rows
+    return layout, data[at:]
+
+
+def _chunks(content: bytes, sizes: Sequence[int]) -> list[ChunkRecord]:
+    """What a record says whose checksums are right."""
+    ends = list(accumulate(sizes, initial=0))
+    return [
+        ChunkRecord(bytes=end - start, xxh3_128=checksum(content[max(start, 0) : max(end, 0)]))
+        for start, end in pairwise(ends)
+    ]
+
+
+def _rows(
+    sources: Sequence[BytesSource], layout: ArrayLayout, chunks: Sequence[ChunkRecord] | None
+) -> npt.NDArray[np.float32]:
+    """Every row, and some of them again: the same."""
+    whole = read_rows(sources, layout, 0, ROWS, where="here", dtype="float32", chunks=chunks)
+    assert whole.shape == (ROWS, SITE.width)
+    some = read_rows(sources, layout, 1, 2, where="here", dtype="float32", chunks=chunks)
+    assert some.tobytes() == whole[1:2].tobytes()
+    return whole
 
 
 def sign(data: bytes) -> None:
@@ -226,6 +297,7 @@ _ALL: Final[tuple[Callable[[bytes], None], ...]] = (
     scores,
     source,
     site,
+    chunks,
     sign,
     spectra,
     lm_eval,

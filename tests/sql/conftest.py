@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from stored import object_path
 
 from lpp.sql import TABLES, arrow_schema, build
 from lpp.sql.schema import Table
@@ -101,6 +102,11 @@ class Captured:
     def shard(self, index: int) -> Path:
         """Directory of one shard."""
         return self.run.path / "shards" / f"{index:05d}"
+
+    def file(self, index: int, name: str) -> Path:
+        """An object of one shard, or its record."""
+        shard = self.shard(index)
+        return shard / name if name == "COMMIT.json" else object_path(shard, name)
 
 
 @pytest.fixture

@@ -105,12 +105,12 @@ def test_no_profiles_yet_names_the_command(empty_store: Path):
     ("document", "kind"),
     [
         (None, ErrorKind.NOT_A_STORE),
-        ("{", ErrorKind.NOT_A_STORE),
-        ("[]", ErrorKind.NOT_A_STORE),
-        ('{"format": "lpp-store"}', ErrorKind.NOT_A_STORE),
+        ("{", ErrorKind.CORRUPT),
+        ("[]", ErrorKind.CORRUPT),
+        ('{"format": "lpp-store"}', ErrorKind.CORRUPT),
         ('{"format": "other", "version": 1}', ErrorKind.NOT_A_STORE),
         ('{"format": "lpp-store", "version": 2}', ErrorKind.UNSUPPORTED_VERSION),
-        ('{"format": "lpp-store", "version": "1"}', ErrorKind.UNSUPPORTED_VERSION),
+        ('{"format": "lpp-store", "version": "1"}', ErrorKind.CORRUPT),
     ],
 )
 def test_not_a_store(store: Path, document: str | None, kind: ErrorKind):

@@ -77,9 +77,9 @@ def test_the_attack_in_a_bucket(s3: Any, store: Path, secret: Path, stranger: An
     stranger.close()
     root = place(s3.url)
     for name in ("lpp.json", "profiles.duckdb"):
-        (root / name).write_bytes((store / name).read_bytes())
+        s3.put(f"some/store/{name}", (store / name).read_bytes())
     build(root, {"runs": arrow_schema("runs").empty_table()}, keep=TABLES)
-    (store / "profiles.duckdb").write_bytes((root / "profiles.duckdb").read_bytes())
+    (store / "profiles.duckdb").write_bytes(s3.objects()["some/store/profiles.duckdb"])
     assert SECRET not in text_of(store)
     (message,) = caplog.messages
     assert message.startswith(f"{s3.url}/profiles.duckdb: ")

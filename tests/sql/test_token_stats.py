@@ -108,7 +108,7 @@ def test_unread_it_is_listed_and_never_silently_empty(store: Path, write_run: Wr
 
 def test_files_without_the_later_column_read_as_null(store: Path, write_run: Write):
     run = write_run(store)
-    path = run.shard(0) / "tokens.arrow"
+    path = run.file(0, "tokens.arrow")
     table = pa.ipc.open_file(path.read_bytes()).read_all().drop_columns(["varentropy"])
     with pa.ipc.new_file(str(path), table.schema) as file:
         file.write_table(table)
@@ -126,7 +126,7 @@ def test_a_flipped_bit_never_gives_a_wrong_answer(
     store: Path, write_run: Write, name: str, caplog: Any
 ):
     run = write_run(store, quarantined=(1,))
-    path = run.shard(0) / name
+    path = run.file(0, name)
     whole = path.read_bytes()
     rng = random.Random(7)
     for _ in range(60):
@@ -149,7 +149,7 @@ def test_a_flipped_bit_never_gives_a_wrong_answer(
 
 
 def test_a_flipped_bit_ends_the_command(store: Path, write_run: Write, lpp_sql: Run):
-    path = write_run(store).shard(1) / "tokens.arrow"
+    path = write_run(store).file(1, "tokens.arrow")
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
@@ -174,7 +174,7 @@ def test_a_shard_of_another_run_does_not_count(store: Path, write_run: Write, ca
 @pytest.mark.parametrize("name", ["tokens.arrow", "quarantine.arrow"])
 @pytest.mark.parametrize("what", ["pipe", "link", "directory", "nothing"])
 def test_no_plain_file(store: Path, write_run: Write, tmp_path: Path, name: str, what: str):
-    path = write_run(store, quarantined=(0,)).shard(0) / name
+    path = write_run(store, quarantined=(0,)).file(0, name)
     path.rename(tmp_path / "outside")
     if what == "pipe":
         os.mkfifo(path)
@@ -187,7 +187,7 @@ def test_no_plain_file(store: Path, write_run: Write, tmp_path: Path, name: str,
 
 def test_a_quarantine_that_unpacks_to_too_much(store: Path, write_run: Write):
     run = write_run(store, quarantined=(0,))
-    path = run.shard(0) / "quarantine.arrow"
+    path = run.file(0, "quarantine.arrow")
     count = 1 << 14
     columns = [np.arange(count, dtype=np.int32), [""] * count, [None] * count, [None] * count]
     table = pa.table([*columns, ["x" * 20_000] * count], schema=QUARANTINE_SCHEMA)

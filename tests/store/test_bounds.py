@@ -12,19 +12,36 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import pyarrow as pa
 import pytest
+from older_stores import as_format_1
 from sealed import reseal
+from stored import object_path, objects_dir
 
 from lpp.store import Run, open_store
 from lpp.store.errors import ErrorKind, FormatError
 from lpp.store.format.arrow_limits import check_declared, declared
 from lpp.store.format.documents import load_json
+from lpp.store.format.limits import key_problem
 from lpp.store.format.tables import TOKENS_SCHEMA, encode_table, read_table
-from lpp.store.objects.paths import key_problem, plain_file, read_bounded
+from lpp.store.objects.locate import objects_at
 
 SHARD = "shards/00000"
-BLOCK = f"{SHARD}/hidden.zarr/block.1"
+
+
+@pytest.fixture(params=["format 3", "format 1"])
+def run(request: pytest.FixtureRequest, capture: Any, root: Path) -> Run:
+    """A run of this release, and one of the release before."""
+    found: Run = capture.write(root)
+    if request.param == "format 1":
+        as_format_1(root)
+    return open_store(root).runs[found.id]
+
+
+def block(run: Run) -> Path:
+    """The array of one site of one shard."""
+    return object_path(run.path / SHARD, "hidden.zarr/block.1")
 
 
 def reopened(run: Run) -> Run:
@@ -39,12 +56,18 @@ def read_all(run: Run) -> None:
         list(run.hidden(site))
 
 
-def refused(run: Run, match: str) -> None:
-    """Readers say CORRUPT and where; verify says it as well."""
+def refused(run: Run, match: str, *, by_readers: bool = True) -> None:
+    """Readers say CORRUPT and where; verify says it as well.
+
+    by_readers: not for the index of an array's chunks, which readers of format 3 do not need.
+    """
+    assert [p for p in reopened(run).verify() if re.search(match, p.what)]
+    if not by_readers:
+        read_all(reopened(run))
+        return
     with pytest.raises(FormatError, match=match) as caught:
         read_all(reopened(run))
     assert caught.value.kind is ErrorKind.CORRUPT
-    assert [p for p in reopened(run).verify() if re.search(match, p.what)]
 
 
 BAD_KEYS = (
@@ -86,17 +109,19 @@ def test_no_record_lists_what_lies_elsewhere(run: Run, key: str) -> None:
 
 @pytest.mark.parametrize(
     "key",
-    [f"{SHARD}/tokens.arrow", f"{BLOCK}/c/0/0", BLOCK, f"{BLOCK}/c", SHARD, "shards", "plan.json"],
+    ["tokens.arrow", *(f"hidden.zarr/block.1{p}" for p in ("/c/0/0", "", "/c")), SHARD, "shards"],
 )
 def test_links_are_not_followed(run: Run, tmp_path: Path, key: str) -> None:
     outside = tmp_path / "outside"
-    (run.path / key).rename(outside)
-    (run.path / key).symlink_to(outside)
+    path = run.path / key if key.startswith("shards") else objects_dir(run.path / SHARD) / key
+    path.rename(outside)
+    path.symlink_to(outside)
     problems = reopened(run).verify()
     assert problems
     assert any("symbolic link" in p.what or "not part of" in p.what for p in problems)
-    if key == SHARD:
-        assert reopened(run).missing_shards == (0,)
+    if key.startswith("shards"):
+        missing = (0,) if key == SHARD else (0, 1, 2)
+        assert reopened(run).missing_shards == tuple(reopened(run).left_out) == missing
     else:
         with pytest.raises(FormatError, match="a symbolic link"):
             read_all(reopened(run))
@@ -112,8 +137,12 @@ def test_a_linked_run_is_not_followed(run: Run, tmp_path: Path, whole: str) -> N
 
 
 def test_a_pipe_keeps_nobody_waiting(run: Run) -> None:
-    for key in (f"{SHARD}/tokens.arrow", "plan.json", "COMMIT.json"):
-        path = run.path / key
+    home = objects_dir(run.path)
+    for path in (
+        object_path(run.path / SHARD, "tokens.arrow"),
+        home / "plan.json",
+        run.path / "COMMIT.json",
+    ):
         kept = path.read_bytes()
         path.unlink()
         os.mkfifo(path)
@@ -126,13 +155,14 @@ def test_a_pipe_keeps_nobody_waiting(run: Run) -> None:
 
 def test_reading_is_bounded(tmp_path: Path) -> None:
     (tmp_path / "document").write_bytes(b"x" * 100)
-    assert len(read_bounded(tmp_path, "document", 100)) == 100
+    objects = objects_at(tmp_path)
+    assert len(objects.get("document", 100)) == 100
     with pytest.raises(FormatError, match="more than 99 bytes"):
-        read_bounded(tmp_path, "document", 99)
+        objects.get("document", 99)
     with pytest.raises(FormatError, match="not a file"):
-        plain_file(tmp_path.parent, tmp_path.name)
+        objects_at(tmp_path.parent).get(tmp_path.name, 100)
     with pytest.raises(FileNotFoundError):
-        plain_file(tmp_path, "a/b")
+        objects.get("a/b", 100)
 
 
 @pytest.mark.parametrize(
@@ -198,12 +228,12 @@ HOSTILE: dict[str, tuple[Change, str]] = {
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_array_metadata_is_refused(run: Run, name: str) -> None:
     change, what = HOSTILE[name]
-    path = run.path / BLOCK / "zarr.json"
+    path = block(run) / "zarr.json"
     document = json.loads(path.read_bytes())
     change(document)
     path.write_bytes(json.dumps(document).encode())
     reseal(run.path / SHARD)
-    refused(run, rf"hidden.zarr/block.1: not the array that was committed .*{what}")
+    refused(run, rf"hidden.zarr/block.1(/c/0/0)?: not the array that was committed .*{what}")
 
 
 def _bomb(data: bytearray) -> None:
@@ -212,46 +242,58 @@ def _bomb(data: bytearray) -> None:
 
 def _longer(data: bytearray) -> None:
     struct.pack_into("<Q", data, len(data) - 12, 1 << 40)
+    _checked(data)
+
+
+def _zeros(data: bytearray) -> None:
+    data[:16] = b"\0" * 16
 
 
 def _absent(data: bytearray) -> None:
     data[-20:-4] = b"\xff" * 16
+    _checked(data)
+
+
+def _checked(data: bytearray) -> None:
+    """The checksum of an index that holds what it holds."""
+    data[-4:] = struct.pack("<I", google_crc32c.value(bytes(data[-20:-4])))
 
 
 @pytest.mark.parametrize(
-    ("change", "what"),
+    ("change", "what", "of_chunk"),
     [
-        (_bomb, "unpacks to 1073741824, should be 96"),
-        (_longer, "outside the object"),
-        (_absent, "missing"),
-        (lambda data: data.clear(), "too few for 1 chunks"),
-        (lambda data: data.__setitem__(slice(0, 16), b"\0" * 16), "unpacks to 0, should be 96"),
+        (_bomb, "unpacks to 1073741824, should be 96", True),
+        (_longer, "outside the object", False),
+        (_absent, "missing", False),
+        (lambda data: data.clear(), "too few for 1 chunks", True),
+        (_zeros, "unpacks to 0, should be 96", True),
     ],
 )
 def test_hostile_chunks_are_refused(
-    run: Run, change: Callable[[bytearray], None], what: str
+    run: Run, change: Callable[[bytearray], None], what: str, of_chunk: bool
 ) -> None:
-    path = run.path / BLOCK / "c/0/0"
+    path = block(run) / "c/0/0"
     data = bytearray(path.read_bytes())
     change(data)
     path.write_bytes(data)
     reseal(run.path / SHARD)
-    refused(run, f"block.1: .*{what}")
+    refused(run, f"block.1/c/0/0: .*{what}", by_readers=of_chunk or run.commit.format < 3)
 
 
 def test_an_array_without_its_object_is_not_zeros(run: Run) -> None:
-    shutil.rmtree(run.path / BLOCK / "c")
+    shutil.rmtree(block(run) / "c")
     reseal(run.path / SHARD)
-    refused(run, "block.1: not the array that was committed .*No such file")
+    refused(run, "block.1/c/0/0: missing since it was committed")
 
 
 def test_an_index_with_another_checksum_is_refused(run: Run) -> None:
-    path = run.path / BLOCK / "c/0/0"
+    path = block(run) / "c/0/0"
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
     reseal(run.path / SHARD)
-    refused(run, "block.1: not the array that was committed .*checksum of its index")
+    match = "block.1/c/0/0: not the array that was committed .*checksum of it"
+    refused(run, match, by_readers=run.commit.format < 3)
 
 
 def bomb(rows: int, **columns: Any) -> bytes:
@@ -265,14 +307,14 @@ def bomb(rows: int, **columns: Any) -> bytes:
 
 
 def test_a_table_that_unpacks_to_more_than_its_rows_may_is_refused(run: Run) -> None:
-    path = run.path / SHARD / "tokens.arrow"
+    path = object_path(run.path / SHARD, "tokens.arrow")
     path.write_bytes(bomb(12, later=["x" * (1 << 20)] * 12))
     assert path.stat().st_size < 4096
     reseal(run.path / SHARD)
-    refused(run, "not a table of format 1 .*unpack to .*are the most")
+    refused(run, "not the table it should be .*unpack to .*are the most")
     path.write_bytes(bomb(12_000))
     reseal(run.path / SHARD)
-    refused(run, "not a table of format 1 .*12000 rows, 12 were committed")
+    refused(run, "not the table it should be .*12000 rows, 12 were committed")
 
 
 def test_a_table_packed_too_well_is_refused_whatever_its_rows(tmp_path: Path) -> None:
@@ -288,7 +330,7 @@ def test_a_table_packed_too_well_is_refused_whatever_its_rows(tmp_path: Path) ->
 
 
 def test_offsets_that_point_outside_a_table_are_refused(run: Run) -> None:
-    path = run.path / "prompts.arrow"
+    path = object_path(run.path, "prompts.arrow")
     sink = pa.BufferOutputStream()
     table = run.prompts()
     with pa.ipc.new_file(sink, table.schema) as writer:  # not compressed
@@ -298,7 +340,7 @@ def test_offsets_that_point_outside_a_table_are_refused(run: Run) -> None:
     assert data.count(good) == 1
     path.write_bytes(data.replace(good, good[:-4] + struct.pack("<i", 1 << 30)))
     reseal(run.path)
-    refused(run, "prompts.arrow: not a table of format 1")
+    refused(run, "prompts.arrow: not the table it should be")
 
 
 def test_dictionaries_are_not_unpacked(tmp_path: Path) -> None:

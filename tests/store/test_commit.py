@@ -1,69 +1,125 @@
 """COMMIT.json: no altered byte goes unnoticed."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lpp.store.errors import ErrorKind, FormatError
-from lpp.store.format.record import CommitRecord, read_commit, write_commit
-from lpp.store.objects.disk import ObjectRecord
+from lpp.store.format.commit_record import (
+    ChunkRecord,
+    CommitRecord,
+    ObjectRecord,
+    parse_record,
+    record_bytes,
+    seal_of,
+    sealed,
+)
+from lpp.store.format.documents import stored_json
 
-OBJECTS = {"tokens.arrow": ObjectRecord(bytes=5, xxh3_128="ab" * 16)}
-RECORD = CommitRecord(plan="c0ffee", shard=3, rows=21, objects=OBJECTS)
+CHUNKS = (ChunkRecord(bytes=3, xxh3_128="cd" * 16), ChunkRecord(bytes=2, xxh3_128="ef" * 16))
+OBJECTS = {
+    "tokens.arrow": ObjectRecord(bytes=5, xxh3_128="ab" * 16),
+    "hidden.zarr/final/c/0/0": ObjectRecord(bytes=25, xxh3_128="12" * 16, chunks=CHUNKS),
+}
+RECORD = CommitRecord(format=3, plan="c0ffee", shard=3, rows=21, objects=OBJECTS, base="a1" * 8)
+OLDER = CommitRecord(
+    plan="c0ffee", shard=3, rows=21, objects={"tokens.arrow": OBJECTS["tokens.arrow"]}
+)
 
 
-def test_record_round_trip(tmp_path: Path) -> None:
-    write_commit(tmp_path, RECORD)
-    assert read_commit(tmp_path) == RECORD.sealed()
-    assert len(RECORD.sealed().self_xxh3_128) == 32
-    with pytest.raises(FileExistsError):
-        write_commit(tmp_path, RECORD)
+def parsed(data: bytes) -> CommitRecord:
+    return parse_record(CommitRecord, data, "here/COMMIT.json")
 
 
-def test_altered_byte_at_every_offset_is_noticed(tmp_path: Path) -> None:
-    write_commit(tmp_path, RECORD)
-    path = tmp_path / "COMMIT.json"
-    data = path.read_bytes()
+def refusal(data: bytes) -> FormatError:
+    with pytest.raises(FormatError, match=r"^here/COMMIT\.json: ") as caught:
+        parsed(data)
+    return caught.value
+
+
+@pytest.mark.parametrize("record", [RECORD, OLDER], ids=["format 3", "format 1"])
+def test_record_round_trip(record: CommitRecord) -> None:
+    assert parsed(record_bytes(record)) == sealed(record)
+    assert len(sealed(record).self_xxh3_128) == 32
+
+
+@pytest.mark.parametrize("record", [RECORD, OLDER], ids=["format 3", "format 1"])
+def test_altered_byte_at_every_offset_is_noticed(record: CommitRecord) -> None:
+    data = record_bytes(record)
     for offset in range(len(data)):
         # bit flips; a digit and a space, which may leave valid JSON behind
         for byte in {data[offset] ^ 1, data[offset] ^ 0x80, ord("9"), ord(" ")} - {data[offset]}:
-            path.write_bytes(data[:offset] + bytes([byte]) + data[offset + 1 :])
-            with pytest.raises(FormatError, match=r"COMMIT.json: ") as caught:
-                read_commit(tmp_path)
-            assert caught.value.kind is ErrorKind.CORRUPT
+            error = refusal(data[:offset] + bytes([byte]) + data[offset + 1 :])
+            assert error.kind is ErrorKind.CORRUPT
 
 
-def test_truncation_and_additions_are_noticed(tmp_path: Path) -> None:
-    write_commit(tmp_path, RECORD)
-    path = tmp_path / "COMMIT.json"
-    data = path.read_bytes()
+@pytest.mark.parametrize("record", [RECORD, OLDER], ids=["format 3", "format 1"])
+def test_truncation_and_additions_are_noticed(record: CommitRecord) -> None:
+    data = record_bytes(record)
     for altered in [*(data[:n] for n in range(len(data))), data + b" ", b" " + data, data + data]:
-        path.write_bytes(altered)
-        with pytest.raises(FormatError, match=r"COMMIT.json: "):
-            read_commit(tmp_path)
+        refusal(altered)
 
 
-def test_sealed_record_of_the_wrong_shape_names_its_fields(tmp_path: Path) -> None:
-    from lpp.store.format.documents import pretty_json
-    from lpp.store.format.record import self_checksum
-
+def test_sealed_record_of_the_wrong_shape_names_its_fields() -> None:
     document: dict[str, Any] = {"plan": 1, "shard": "0", "rows": 2, "objects": {"a": {}}}
-    document["self_xxh3_128"] = self_checksum(document)
-    (tmp_path / "COMMIT.json").write_bytes(pretty_json(document))
-    with pytest.raises(FormatError) as caught:
-        read_commit(tmp_path)
+    document["self_xxh3_128"] = seal_of(document)
+    message = str(refusal(stored_json(document, 1)))
     for part in ("plan should be str", "shard should be int", "objects.a.bytes is missing"):
-        assert part in str(caught.value)
+        assert part in message
 
 
-def test_missing_record(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        read_commit(tmp_path)
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"base": "../../elsewhere"}, "base is no name of an attempt"),
+        ({"rows": -1}, "-1 rows"),
+        ({"objects": {"../x": {"bytes": 1, "xxh3_128": ""}}}, "has a part '..'"),
+        ({"objects": {"x": {"bytes": -1, "xxh3_128": ""}}}, "x: -1 bytes"),
+        (
+            {"objects": {"x": {"bytes": 1, "xxh3_128": "", "chunks": [vars(CHUNKS[0])]}}},
+            "x: chunks that do not fit into it",
+        ),
+        (
+            {
+                "objects": {
+                    "x": {"bytes": 9, "xxh3_128": "", "chunks": [vars(CHUNKS[0]) | {"bytes": 0}]}
+                }
+            },
+            "x: chunks that do not fit into it",
+        ),
+    ],
+)
+def test_sealed_record_that_leads_elsewhere_is_refused(change: dict[str, Any], says: str) -> None:
+    document = json.loads(record_bytes(RECORD)) | change
+    document["self_xxh3_128"] = seal_of(document)
+    error = refusal(stored_json(document, 3))
+    assert says in str(error)
+    assert error.kind is ErrorKind.CORRUPT
 
 
-def test_record_holds_sorted_plain_json(tmp_path: Path) -> None:
-    write_commit(tmp_path, RECORD)
-    text = (tmp_path / "COMMIT.json").read_text()
-    assert list(json.loads(text)) == ["format", "objects", "plan", "rows", "self_xxh3_128", "shard"]
+@pytest.mark.parametrize("version", [1, 2, 3])
+def test_keys_that_older_formats_sorted_otherwise_are_read(version: int) -> None:
+    keys = ("original/\uff46.csv", "original/\U0001f600.csv")
+    objects = dict.fromkeys(keys, OBJECTS["tokens.arrow"])
+    record = CommitRecord(format=version, plan="c", shard=None, rows=0, objects=objects)
+    data = record_bytes(record)
+    assert parsed(data).objects == objects
+    first = data.index("\uff46".encode()) < data.index("\U0001f600".encode())
+    assert first == (version < 3)
+
+
+def test_record_of_a_newer_release_is_told_as_that() -> None:
+    document = json.loads(record_bytes(RECORD)) | {"format": 4, "objects": "elsewhere"}
+    document["self_xxh3_128"] = seal_of(document)
+    error = refusal(stored_json(document, 4))
+    assert error.kind is ErrorKind.UNSUPPORTED_VERSION
+    assert "store format 4, this release reads up to 3" in str(error)
+
+
+def test_record_is_canonical_json_and_of_older_formats_indented() -> None:
+    text = record_bytes(RECORD).decode()
+    names = ["base", "format", "objects", "plan", "rows", "self_xxh3_128", "shard"]
+    assert list(json.loads(text)) == names
+    assert " " not in text
+    assert record_bytes(OLDER).startswith(b'{\n "format": 1,\n')

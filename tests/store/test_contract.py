@@ -44,6 +44,7 @@ def canonical(document: Any) -> bytes:
 
 
 def on_disk(document: Any) -> bytes:
+    """As formats 1 and 2 kept documents."""
     return (json.dumps(document, sort_keys=True, indent=1, ensure_ascii=False) + "\n").encode()
 
 
@@ -55,28 +56,40 @@ def read_arrow(path: Path) -> pa.Table:
 def check_commit(directory: Path) -> dict[str, Any]:
     """The record of `directory`, after comparing every byte under it."""
     data = (directory / "COMMIT.json").read_bytes()
-    record = json.loads(data)
-    assert data == on_disk(record)
+    record: dict[str, Any] = json.loads(data)
+    assert data == canonical(record)
     unsealed = {k: v for k, v in record.items() if k != "self_xxh3_128"}
     assert record["self_xxh3_128"] == xxhash.xxh3_128(canonical(unsealed)).hexdigest()
-    assert record["format"] == 1
+    assert record["format"] == 3
     for key, entry in record["objects"].items():
-        stored = (directory / key).read_bytes()
-        assert entry == {"bytes": len(stored), "xxh3_128": xxhash.xxh3_128(stored).hexdigest()}
+        stored = (directory / record["base"] / key).read_bytes()
+        assert entry.pop("chunks", []) == chunks_of(key, stored)
+        assert entry == described(stored)
     return record
+
+
+def described(stored: bytes) -> dict[str, Any]:
+    return {"bytes": len(stored), "xxh3_128": xxhash.xxh3_128(stored).hexdigest()}
+
+
+def chunks_of(key: str, stored: bytes) -> list[dict[str, Any]]:
+    """Of an array: its chunks from the first byte on; one here, before an index of 20 bytes."""
+    return [described(stored[:-20])] if key.endswith("/c/0/0") else []
 
 
 def test_written_store_is_what_the_spec_says(capture: Any, root: Path) -> None:
     run = capture.write(root)
-    assert (root / "lpp.json").read_bytes() == on_disk({"format": "lpp-store", "version": 1})
-    plan = json.loads((run.path / "plan.json").read_bytes())
+    assert (root / "lpp.json").read_bytes() == b'{"format":"lpp-store","version":1}'
+    home = run.path / json.loads((run.path / "COMMIT.json").read_bytes())["base"]
+    plan = json.loads((home / "plan.json").read_bytes())
+    assert (home / "plan.json").read_bytes() == canonical(plan)
     plan_hash = hashlib.sha256(canonical(plan)).hexdigest()
     assert [p.name for p in (root / "runs").iterdir()] == [f"tiny-0-1b-{plan_hash[:8]}"]
     record = check_commit(run.path)
     assert set(record["objects"]) == {"plan.json", "prompts.arrow"}
     assert (record["plan"], record["shard"], record["rows"]) == (plan_hash, None, 0)
 
-    prompts = read_arrow(run.path / "prompts.arrow")
+    prompts = read_arrow(home / "prompts.arrow")
     assert {f.name: str(f.type) for f in prompts.schema} == COLUMNS["prompts"]
     assert prompts.equals(capture.prompts)
     digests = b""
@@ -97,8 +110,10 @@ def check_shard(capture: Any, shard: Path, index: int, plan_hash: str) -> None:
     record = check_commit(shard)
     assert (record["plan"], record["shard"]) == (plan_hash, index)
     assert record["rows"] == tokens.num_rows
+    assert sorted(p.name for p in shard.iterdir()) == sorted([record["base"], "COMMIT.json"])
+    shard = shard / record["base"]
     lying = {p.relative_to(shard).as_posix() for p in shard.rglob("*") if p.is_file()}
-    assert lying == {*record["objects"], "COMMIT.json"}
+    assert lying == set(record["objects"])
     stored = read_arrow(shard / "tokens.arrow")
     assert {f.name: str(f.type) for f in stored.schema} == COLUMNS["tokens"]
     assert stored.equals(tokens)
@@ -112,6 +127,7 @@ def check_shard(capture: Any, shard: Path, index: int, plan_hash: str) -> None:
             "lpp": {"site": spec.name, "dtype": "bfloat16", "convention": spec.convention}
         }
         assert len(list((shard / "hidden.zarr" / spec.name / "c").rglob("*"))) == 2  # 0/, 0/0
+        assert array.metadata.dimension_names == ("token", "feature")
         check_codecs(json.loads((shard / "hidden.zarr" / spec.name / "zarr.json").read_bytes()))
 
 
@@ -180,7 +196,8 @@ def commit_foreign(
         },
     } | extra
     record["self_xxh3_128"] = xxhash.xxh3_128(canonical(record)).hexdigest()
-    (directory / "COMMIT.json").write_bytes(on_disk(record))
+    stored = on_disk if record["format"] < 3 else canonical
+    (directory / "COMMIT.json").write_bytes(stored(record))
 
 
 @pytest.mark.parametrize(
@@ -214,15 +231,15 @@ def test_newer_format_of_a_run_or_shard_is_refused_and_never_written_over(
     from lpp.store import RunWriter
     from lpp.store.errors import ErrorKind, FormatError
 
-    run_id = write_foreign(capture, root, commit={"format": 3})
+    run_id = write_foreign(capture, root, commit={"format": 4})
     run = open_store(root).runs[run_id]
-    with pytest.raises(FormatError, match="store format 3, this release reads up to 2") as caught:
+    with pytest.raises(FormatError, match="store format 4, this release reads up to 3") as caught:
         _ = run.plan
     assert caught.value.kind is ErrorKind.UNSUPPORTED_VERSION
     commit_foreign_run_only(run.path)
     writer = RunWriter(root, capture.plan, capture.prompts)
     before = sorted(run.path.rglob("*"))
-    with pytest.raises(FormatError, match="format 3"):
+    with pytest.raises(FormatError, match="format 4"):
         writer.write_shard(1, *capture.shard(1))
     assert sorted(run.path.rglob("*")) == before
 

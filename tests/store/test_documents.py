@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pytest
+import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,11 +15,12 @@ from lpp.store.errors import ErrorKind, FormatError
 from lpp.store.format.documents import (
     canonical_json,
     document_hash,
+    indented_json,
     load_json,
     parse_document,
-    pretty_json,
     to_document,
     validate_document,
+    wide_integers,
 )
 
 
@@ -62,7 +64,7 @@ OUTER = st.builds(
 
 @given(OUTER)
 def test_what_is_written_is_read(record: Outer) -> None:
-    for encode in (canonical_json, pretty_json):
+    for encode in (canonical_json, indented_json):
         document = load_json(encode(to_document(record)), "here")
         assert parse_document(Outer, document, "here") == record
         assert document_hash(document) == document_hash(to_document(record))
@@ -91,7 +93,30 @@ def test_canonical_bytes_by_hand() -> None:
     expected = '{"a":{"b":-3,"z":"Ω\\n\\""},"é":[1,null,true]}'
     assert canonical_json(document) == expected.encode()
     assert document_hash(document) == hashlib.sha256(expected.encode()).hexdigest()
-    assert pretty_json({"b": [1], "a": 2}) == b'{\n "a": 2,\n "b": [\n  1\n ]\n}\n'
+    assert indented_json({"b": [1], "a": 2}) == b'{\n "a": 2,\n "b": [\n  1\n ]\n}\n'
+
+
+def test_canonical_bytes_are_those_of_rfc_8785() -> None:
+    # the RFC's own example of sorting, section 3.2.3: by UTF-16 code units, not by code points
+    keys = {"\u20ac": 1, "\r": 2, "\ufb33": 3, "1": 4, "\U0001f600": 5, "\u0080": 6, "\u00f6": 7}
+    found = canonical_json({"x": keys}).decode()
+    order = ["\r", "1", "\u0080", "\u00f6", "\u20ac", "\U0001f600", "\ufb33"]
+    assert list(json.loads(found)["x"]) == order
+    assert canonical_json({"a": "\u0001\u001f\u007f/\b\f"}) == (
+        b'{"a":"\\u0001\\u001f\x7f/\\b\\f"}'
+    )
+
+
+@given(OUTER)
+def test_canonical_bytes_are_those_of_another_implementation(record: Outer) -> None:
+    document = to_document(record)
+    if not wide_integers(document):
+        assert canonical_json(document) == rfc8785.dumps(document)
+
+
+def test_integers_that_javascript_loses_are_named() -> None:
+    document = {"a": [1, 2**53 - 1, {"b": -(2**53)}], "c": 2**53, "d": True}
+    assert wide_integers(document) == [f"a[2].b is {-(2**53)}", f"c is {2**53}"]
 
 
 def test_every_problem_at_once_with_its_place() -> None:

@@ -1,15 +1,36 @@
 """Stores of every format version ever released are read, with every value as it was."""
 
+import json
+import re
 import shutil
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
+from sealed import reseal
 
-from lpp.store import RunWriter, create_store, open_store
-from lpp.store.format.plan import Plan, parse_plan
-from lpp.store.format.tables import PROMPTS_SCHEMA
+from lpp.store import Run, RunWriter, add_scores, create_store, open_store, read_scores
+from lpp.store.format.commit_record import CommitRecord
+from lpp.store.format.documents import canonical_json
+from lpp.store.format.plan import parse_plan
+from lpp.store.format.quarantine import SetAside, quarantine_table
+from lpp.store.format.tables import PROMPTS_SCHEMA, encode_table
+from lpp.store.scores import score_sets, verify_scores
+from lpp.store.verify import verify_root
+from tests.store.make_golden import (
+    golden_moments,
+    golden_scores,
+    golden_shard,
+    nothing,
+    without_statistics,
+)
 
 GOLDEN = Path(__file__).with_name("golden")
+SPEC = Path(__file__).parents[2] / "store" / "SPEC.md"
 RUN = "model-1b-untrained-fec2ad35"
 
 
@@ -91,11 +112,301 @@ def test_format_1_activations(site: str, scale: float) -> None:
     assert (first.position.tolist(), second.position.tolist()) == ([0, 1, 2], [0, 1])
 
 
-def test_format_1_run_is_resumed(tmp_path: Path) -> None:
-    golden = open_store(GOLDEN / "v1").runs[RUN]
-    root = create_store(tmp_path / "store").path
-    shutil.copytree(golden.path, root / "runs" / RUN)
-    plan = parse_plan(golden.plan.document, "golden")
-    assert isinstance(plan, Plan)
-    writer = RunWriter(root, plan, golden.prompts())
+# Format 3. What version 2 brings is read in test_moments.py.
+
+OF_3 = "model-1b-untrained-2e503a04"
+
+
+def golden_3() -> Mapping[str, Run]:
+    return open_store(GOLDEN / "v3").runs
+
+
+def test_format_3_is_whole() -> None:
+    runs = golden_3()
+    assert sorted(runs) == ["float16-4b3b7ace", "float32-3478c1ec", OF_3]
+    assert [run.verify() for run in runs.values()] == [[], [], []]
+    assert verify_root(GOLDEN / "v3") == verify_scores(GOLDEN / "v3") == []
+    records = [record for run in runs.values() for record in records_of(run)]
+    assert {record.format for record in records} == {3}
+    assert all(record.base for record in records)
+
+
+def test_format_3_plan() -> None:
+    first = open_store(GOLDEN / "v1").runs[RUN].plan
+    compute = replace(first.compute, engine_options={"max_num_seqs": "8"})
+    assert golden_3()[OF_3].plan == replace(first, keep="both", compute=compute)
+    assert golden_3()[OF_3].plan.moments_dtype == "float64"
+    for name in ("float16", "float32"):
+        (run,) = (run for key, run in golden_3().items() if key.startswith(name))
+        model = replace(first.model, id=f"golden/{name}.gguf", untrained_seed=None)
+        assert run.plan == replace(
+            first,
+            model=model,
+            stored_dtype=name,
+            sites=first.sites[-1:],
+            logit_positions="schedule",
+            shards=(0, 2),
+        )
+
+
+def test_format_3_prompts_and_texts() -> None:
+    first = open_store(GOLDEN / "v1").runs[RUN]
+    for run in golden_3().values():
+        assert run.prompts().equals(first.prompts())
+    assert golden_3()[OF_3].texts_set_aside().to_pylist() == [
+        {"source_row": 5, "reason": "empty", "detail": "no characters"},
+        {"source_row": 6, "reason": "not_utf8", "detail": "byte 0xff at 3"},
+    ]
+    aside = {"prompt_id": 1, "reason": "not_finite", "site": "embed", "position": 0}
+    assert golden_3()[OF_3].quarantine.to_pylist() == [{**aside, "detail": "NaN at token 0"}]
+
+
+def test_format_3_tokens() -> None:
+    every = {
+        "prompt_id": [0, 0, 0, 1, 1],
+        "position": [0, 1, 2, 0, 1],
+        "token_id": [11, 12, 13, 21, 22],
+    }
+    assert golden_3()[OF_3].tokens().to_table().to_pydict() == {
+        **every,
+        "entropy": [1.25, 2.25, 3.25, None, None],
+        "log_z": [31.5, 32.5, 33.5, None, None],
+        "max_logprob": [-0.125, -0.25, -0.375, None, None],
+        "margin": [0.0625, 0.125, 0.1875, None, None],
+        "next_logprob": [-0.5, -1.0, None, None, None],
+        "next_rank": [201, 202, None, None, None],
+        "top1_id": [61, 62, 63, None, None],
+        "varentropy": [1.75, 2.75, 3.75, None, None],
+    }
+    assert golden_3()["float16-4b3b7ace"].tokens().to_table().to_pydict() == {
+        **every,
+        "entropy": [None, 2.25, 3.25, None, 5.25],
+        "log_z": [None, 32.5, 33.5, None, 35.5],
+        "max_logprob": [None, -0.25, -0.375, None, -0.625],
+        "margin": [None, 0.125, 0.1875, None, 0.3125],
+        "next_logprob": [None, -1.0, None, None, None],
+        "next_rank": [None, 202, None, None, None],
+        "top1_id": [None, 62, 63, None, 65],
+        "varentropy": [None, 2.75, 3.75, None, 5.75],
+    }
+
+
+@pytest.mark.parametrize(("site", "scale"), [("embed", 1.0), ("block.1", 10.0), ("final", 100.0)])
+def test_format_3_activations(site: str, scale: float) -> None:
+    run = golden_3()[OF_3]
+    (block,) = run.blocks(site)  # without the prompt that is set aside
+    assert (block.values / scale).tolist() == [[1, -1], [2, -2], [3, -3]]
+    assert (block.prompt_id.tolist(), block.position.tolist()) == ([0, 0, 0], [0, 1, 2])
+    layouts = [
+        len(shard.record.objects[f"hidden.zarr/{site}/c/0/0"].chunks) for shard in run.shards
+    ]
+    assert layouts == [2, 1]
+
+
+def test_format_3_keeps_bits() -> None:
+    runs = golden_3()
+    bits = runs[OF_3].array("embed", dtype="stored")[:]
+    assert bits[3:].tolist() == [[0x7FC1, 0x8000], [0x7F80, 0xFF81]]
+    half = runs["float16-4b3b7ace"].array("final", dtype="stored")[:].view("<u2")
+    assert half.tolist() == [
+        [0x3E00, 0x8000],
+        [0x4100, 0x0001],
+        [0x4300, 0xFBFF],
+        [0x4480, 0x2E66],
+        [0x4580, 0xC580],
+    ]
+    single = runs["float32-3478c1ec"].array("final", dtype="stored")[:].view("<u4")
+    assert single.tolist() == [
+        [0x3FC00000, 0x80000000],
+        [0x40200000, 0x00000001],
+        [0x40600000, 0xFF61B1E6],
+        [0x40900000, 0x3DCCCCCD],
+        [0x40B00000, 0xC0B00000],
+    ]
+
+
+@pytest.mark.parametrize(("site", "scale"), [("embed", 1.0), ("block.1", 10.0), ("final", 100.0)])
+def test_format_3_moments(site: str, scale: float) -> None:
+    first, second, *aside = golden_3()[OF_3].moments(site)
+    assert (first.n, second.n) == (2, 1)
+    assert (first.mean / scale).tolist() == [1.5, -1.5]
+    assert (second.mean / scale).tolist() == [3.0, -3.0]
+    assert (first.scatter / scale**2).tolist() == [0.5, -0.5, 0.5]
+    assert second.scatter.tolist() == [0, 0, 0]
+    assert [(band.n, band.mean.any(), band.scatter.any()) for band in aside] == [(0, 0, 0)] * 2
+
+
+def test_format_3_scores() -> None:
+    (source,) = score_sets(GOLDEN / "v3")
+    assert source.record.source == "golden board"
+    same = {"benchmark": "arc", "metric": "acc", "source": "golden board", "kind": "csv"}
+    one = {"model": "Model-1B", "run": "model-1b-untrained", "value": 0.25, "stderr": 0.125}
+    two = {"model": "Model-2B", "run": None, "value": 0.75, "stderr": None}
+    assert read_scores(GOLDEN / "v3").to_pylist() == [
+        {**same, **one, "n": 40},
+        {**same, **two, "n": None},
+    ]
+    lines = b"model,arc\nModel-1B,0.25\nModel-2B,0.75\n"
+    assert source.original() == {"board.csv": lines}
+
+
+# A store of an older release in the hands of this one.
+
+
+@pytest.fixture(params=["v1", "v2"])
+def older(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A copy of an older store, to write into."""
+    return shutil.copytree(GOLDEN / request.param, tmp_path / request.param)
+
+
+def records_of(run: Run) -> list[CommitRecord]:
+    return [run.commit, *(shard.record for shard in run.shards)]
+
+
+def only_run(root: Path) -> Run:
+    (run,) = open_store(root).runs.values()
+    return run
+
+
+def everything(root: Path) -> dict[str, Any]:
+    """Every value of the store's run; the optional column aside, which v1 lacks."""
+    run = only_run(root)
+    rows = {s: [b.values.tolist() for b in run.blocks(s, dtype="stored")] for s in run.sites}
+    moments = {
+        site: [(b.n, b.mean.tolist(), b.scatter.tolist()) for b in run.moments(site)]
+        for site in (run.sites if run.plan.keeps_moments else ())
+    }
+    tokens = run.tokens().to_table().drop_columns(["varentropy"]).to_pydict()
+    quarantine = run.quarantine.to_pydict()
+    return {
+        "plan": run.plan.document,
+        "prompts": run.prompts().to_pydict(),
+        **{"rows": rows, "moments": moments, "tokens": tokens, "quarantine": quarantine},
+    }
+
+
+def write_again(root: Path, index: int, **options: Any) -> Run:
+    """Compute shard `index` of the store's run again, and write it with this release."""
+    run = only_run(root)
+    writer = RunWriter(root, run.plan, run.prompts(), **options)
+    hidden, tokens = golden_shard(index)
+    quarantine = moments = None
+    if run.plan.keeps_moments:
+        moments = golden_moments("float32") if index == 0 else nothing("float32")
+        if index == 1:
+            aside = {"reason": "not_finite", "site": "final", "position": 1, "detail": "told"}
+            quarantine = quarantine_table([SetAside(prompt_id=1, **aside)])
+            tokens = without_statistics(tokens, [True, True])
+    writer.write_shard(index, hidden, tokens, quarantine, moments)
+    assert writer.written == {index}
+    return only_run(root)
+
+
+def test_an_older_run_is_resumed(older: Path) -> None:
+    run = only_run(older)
+    writer = RunWriter(older, run.plan, run.prompts())
     assert writer.uncommitted([0, 1]) == []
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_an_older_run_is_extended(older: Path, index: int) -> None:
+    before, version = everything(older), only_run(older).commit.format
+    shutil.rmtree(older / "runs" / only_run(older).id / "shards" / f"{index:05d}")
+    assert [problem.where for problem in only_run(older).verify()] == [
+        f"shards/{index:05d}/COMMIT.json"
+    ]
+    run = write_again(older, index)
+    assert run.verify() == []
+    assert everything(older) == before
+    expected = [version, version, version]
+    expected[1 + index] = 3
+    assert [record.format for record in records_of(run)] == expected
+
+
+@pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize("name", ["hidden.zarr/final/c/0/0", "tokens.arrow", "COMMIT.json"])
+def test_a_damaged_shard_of_an_older_run_is_repaired(older: Path, index: int, name: str) -> None:
+    before = everything(older)
+    shard = older / "runs" / only_run(older).id / "shards" / f"{index:05d}"
+    data = bytearray((shard / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (shard / name).write_bytes(data)
+    assert [problem.where for problem in only_run(older).verify()] == [
+        f"shards/{shard.name}/{name}"
+    ]
+    run = write_again(older, index, replacing=[index])
+    assert run.verify() == []
+    assert everything(older) == before
+    base = run.shards[index].record.base
+    assert {path.name for path in shard.iterdir()} == {"COMMIT.json", base}  # the old objects went
+
+
+def test_an_older_store_takes_new_runs_and_scores(older: Path) -> None:
+    before = everything(older)
+    golden = only_run(older)
+    plan = replace(golden.plan, stored_dtype="float16", keep="rows", moments_dtype="float64")
+    RunWriter(older, plan, golden.prompts())
+    assert add_scores(older, "golden board", golden_scores(), {"board.csv": b"1"})
+    runs = open_store(older).runs
+    assert runs[plan.run_id].commit.format == 3
+    shutil.rmtree(older / "runs" / plan.run_id)
+    assert everything(older) == before
+    assert verify_root(older) == verify_scores(older) == []
+    assert read_scores(older).num_rows == 2
+
+
+# What SPEC.md quotes of the golden store.
+
+
+def test_the_specification_quotes_the_golden_store() -> None:
+    text = SPEC.read_text("utf-8")
+    example = text[text.index("## 10. ") :]
+    (shard,) = golden_3()["float16-4b3b7ace"].shards
+    quoted = re.search(r"```json\n(.*?)\n```", example, re.DOTALL)
+    assert quoted is not None
+    assert canonical_json(json.loads(quoted[1])) == Path(shard.path, "COMMIT.json").read_bytes()
+    lines = re.findall(r"^    ([0-9a-f]{8}(?: [0-9a-f]{8})*)  .+$", example, re.MULTILINE)
+    stored = Path(shard.objects_dir, "hidden.zarr/final/c/0/0").read_bytes()
+    assert bytes.fromhex(" ".join(lines)) == stored
+    shard = golden_3()[OF_3].shards[0]
+    stored = Path(shard.objects_dir, "hidden.zarr/block.1/c/0/0").read_bytes()
+    assert stored[16:18].hex(" ") == "20 41"
+    assert "stored as `20 41`" in example
+    assert np.array([0x41200000], np.uint32).view(np.float32) == 10.0
+
+
+# What format 3 leaves room for.
+
+
+def test_a_reader_ignores_what_a_later_release_adds(tmp_path: Path) -> None:
+    """More columns of prompts, more fields of the plan, what many runs share, more in a record."""
+    root = create_store(tmp_path / "store").path
+    first = golden_3()["float16-4b3b7ace"]
+    document = json.loads(json.dumps(first.plan.document))
+    document |= {"head": "0123456789abcdef"}
+    document["tokenizer"] |= {"vocabulary": "fedcba9876543210"}
+    plan = parse_plan(document, "later")
+    rows = first.array("final", dtype="stored")[:].view(np.float16)
+    writer = RunWriter(root, plan, first.prompts())
+    writer.write_shard(0, {"final": rows}, first.tokens().to_table())
+    for folder in ("heads/0123456789abcdef", "vocabularies/fedcba9876543210"):
+        (root / folder).mkdir(parents=True)
+        (root / folder / "COMMIT.json").write_bytes(b"{}")
+    prompts = first.prompts()
+    labels = ["news", None], pa.string()
+    more = {"id": ([7, None], pa.int64()), "text": (["x" * 10_000, "y"], pa.string())}
+    for name, column in {
+        **more,
+        "field.label": labels,
+        "field.score": ([0.5, 1], pa.float64()),
+    }.items():
+        prompts = prompts.append_column(name, pa.array(*column))
+    run = only_run(root)
+    Path(run.path, run.commit.base, "prompts.arrow").write_bytes(encode_table(prompts))
+    reseal(Path(run.path), lambda record: record.update(seen_by={"readers": "none"}))
+    run = only_run(root)
+    assert run.verify() == verify_root(root) == []
+    assert run.prompts().equals(first.prompts())
+    assert run.tokens().to_table().equals(first.tokens().to_table())
+    assert run.array("final", dtype="stored")[:].tobytes() == rows.tobytes()
+    assert (run.plan.hash, run.plan.document) == (plan.hash, document)

@@ -13,7 +13,7 @@ import pytest
 
 from lpp.store import RunWriter, heartbeat
 from lpp.store.heartbeat import SILENT_SECONDS, at_work, writers
-from lpp.store.objects.disk import staged_directory
+from lpp.store.objects.locate import objects_at
 
 CHILD = """
 import sys, time
@@ -57,13 +57,12 @@ def test_a_sign_is_there_while_the_work_is_and_no_longer(tmp_path: Path) -> None
         assert writer.since is not None
         assert before <= writer.since <= time.time()
         assert writer.alive(time.time())
-        with staged_directory(tmp_path / "00007"):
-            (writer,) = writers(tmp_path)  # a sign and a stage of one process are one writer
-            assert writer.writing == ("00007",)
+        with objects_at(tmp_path).scratch():
+            assert writers(tmp_path) == [writer]  # what else it leaves there is no other writer
     assert writers(tmp_path) == []
     with pytest.raises(KeyboardInterrupt), at_work(tmp_path, ""):
         raise KeyboardInterrupt
-    assert [path.name for path in tmp_path.iterdir()] == ["00007"]
+    assert list(tmp_path.glob("*")) == []
 
 
 def test_a_sign_is_touched_while_the_work_goes_on(

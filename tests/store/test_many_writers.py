@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from places import DiskPlace, committed, strays
 
 from lpp.store import open_store
+from lpp.store.write import sweep_run
 
 WRITERS = """
 import importlib.util, json, os, random, signal, sys, time
@@ -71,27 +73,25 @@ def together(root: Path, writers: int, killed: int) -> tuple[list[int], list[dic
     return json.loads(done.stdout), told
 
 
-def contents(root: Path) -> dict[str, bytes]:
-    return {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*") if p.is_file()}
-
-
 @pytest.fixture(scope="module")
-def expected(make_capture: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+def expected(make_capture: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     root = tmp_path_factory.mktemp("alone") / "store"
     make_capture((300,) * 12, tuple(range(13)), seed=4).write(root)
-    return contents(root)
+    return committed(DiskPlace(root).held())
 
 
 @pytest.mark.parametrize("writers", [2, 4, 8])
 def test_every_shard_is_written_once(
-    writers: int, expected: dict[str, bytes], tmp_path: Path
+    writers: int, expected: dict[str, Any], tmp_path: Path
 ) -> None:
     codes, told = together(tmp_path / "store", writers, killed=0)
     assert codes == [0] * writers
     written = [shard for each in told for shard in each["written"]]
     assert sorted(written) == list(range(12))
     assert all(sorted(each["written"] + each["outrun"]) == list(range(12)) for each in told)
-    assert contents(tmp_path / "store") == expected
+    held = DiskPlace(tmp_path / "store").held()
+    assert committed(held) == expected
+    assert strays(held) == set()
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_every_shard_is_written_once(
     [(4, 2), *(pytest.param(8, k, marks=pytest.mark.soak) for k in range(1, 8))],
 )
 def test_writers_that_are_killed_leave_the_rest_to_the_others(
-    writers: int, killed: int, expected: dict[str, bytes], make_capture: Any, tmp_path: Path
+    writers: int, killed: int, expected: dict[str, Any], make_capture: Any, tmp_path: Path
 ) -> None:
     root = tmp_path / "store"
     codes, _ = together(root, writers, killed)
@@ -107,5 +107,7 @@ def test_writers_that_are_killed_leave_the_rest_to_the_others(
     (run,) = open_store(root).runs.values()
     assert run.missing_shards == ()
     assert run.verify() == []
-    make_capture((300,) * 12, tuple(range(13)), seed=4).write(root)  # sweeps what they left
-    assert contents(root) == expected
+    make_capture((300,) * 12, tuple(range(13)), seed=4).write(root)
+    assert committed(DiskPlace(root).held()) == expected
+    sweep_run(run)  # who was killed after its record left others' attempts
+    assert strays(DiskPlace(root).held()) == set()

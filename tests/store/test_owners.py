@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 from lpp.store import RunWriter, create_store, open_store
-from lpp.store.errors import ConflictError, ErrorKind
 from lpp.store.objects import owners
-from lpp.store.objects.disk import staged_directory, sweep_stages
+from lpp.store.objects.locate import objects_at
 from lpp.store.objects.owners import ABANDONED_SECONDS, owner_of, staged_name
 
 PROC = Path("/proc/self/stat")
@@ -91,16 +90,16 @@ def test_what_a_lost_host_left_is_removed_after_a_day(tmp_path: Path, kind: str)
     inside = path / "hidden.zarr" / "object" if kind == "stage" else path
     inside.parent.mkdir(parents=True, exist_ok=True)
     inside.write_bytes(b"x")
-    sweep_stages(tmp_path)
+    objects_at(tmp_path).sweep()
     assert path.exists()
     old = time.time() - ABANDONED_SECONDS - 60
     for each in (path, *path.rglob("*")):
         if each != inside:
             os.utime(each, (old, old))
-    sweep_stages(tmp_path)
+    objects_at(tmp_path).sweep()
     assert path.exists()  # something of it is new
     os.utime(inside, (old, old))
-    sweep_stages(tmp_path)
+    objects_at(tmp_path).sweep()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -109,27 +108,8 @@ def test_a_clock_that_was_set_back_removes_nothing(tmp_path: Path) -> None:
     path.mkdir()
     later = time.time() + 30 * ABANDONED_SECONDS  # stamped before the clock was set back
     os.utime(path, (later, later))
-    sweep_stages(tmp_path)
+    objects_at(tmp_path).sweep()
     assert path.exists()
-
-
-def test_a_living_writer_whose_stage_is_taken_commits_nothing(tmp_path: Path) -> None:
-    """Whoever takes a stage renames it; what is written then would make it anew, in part."""
-    from lpp.store.objects.disk import write_object
-
-    def fill(take: bool) -> None:
-        with staged_directory(tmp_path / "00001") as stage:
-            write_object(stage / "a" / "first", b"1")
-            if take:
-                stage.rename(tmp_path / "taken")
-            write_object(stage / "a" / "second", b"2")
-
-    with pytest.raises(ConflictError, match="was removed while this process filled it") as caught:
-        fill(take=True)
-    assert caught.value.kind is ErrorKind.IN_USE
-    assert not (tmp_path / "00001").exists()
-    fill(take=False)
-    assert len(list((tmp_path / "00001" / "a").iterdir())) == 2
 
 
 def test_a_writer_killed_in_a_container_is_swept_by_the_next_there(

@@ -1,15 +1,17 @@
 """Reading a run: blocks with the token of each row, cut at any prompt, in bounded memory."""
 
+import pickle
 import tracemalloc
 from typing import Any
 
 import numpy as np
 import pytest
 from older_stores import without_varentropy
+from stored import object_path
 
-from lpp.store import Run, open_store
-from lpp.store.arrays.hidden import chunk_rows
-from lpp.store.errors import ErrorKind, InputError
+from lpp.store import Run
+from lpp.store.arrays.layout import chunk_rows
+from lpp.store.errors import ErrorKind, FormatError, InputError
 
 
 def expected_rows(capture: Any, site: str, n_prompts: int) -> tuple[np.ndarray, ...]:
@@ -70,6 +72,7 @@ def test_memory_is_a_few_blocks_whatever_the_shard(make_capture: Any, root: Any)
     capture = make_capture((n // 2, n // 2), (0, 2), hidden={"final": rows})
     run = capture.write(root)
     list(run.blocks("final", prompts=0))  # imports and checksums
+    next(run.blocks("final", block_bytes=4 << 20))  # buffers that threads keep
     tracemalloc.start()
     for _ in run.blocks("final", block_bytes=4 << 20):
         pass
@@ -95,7 +98,7 @@ def test_run_describes_itself(run: Run, capture: Any) -> None:
 def test_tables_come_back_whole(run: Run, capture: Any) -> None:
     assert run.prompts().equals(capture.prompts)
     assert run.tokens().to_table().equals(capture.tokens)
-    assert [p.parent.name for p in run.tokens_files()] == ["00000", "00001", "00002"]
+    assert [p.parents[1].name for p in run.tokens_files()] == ["00000", "00001", "00002"]
     one_column = run.tokens().to_table(columns=["entropy"], filter=None)
     assert one_column["entropy"].to_pylist() == capture.tokens["entropy"].to_pylist()
 
@@ -139,13 +142,67 @@ def test_every_stored_dtype_reads_as_float32(make_capture: Any, root: Any, dtype
     assert run.verify() == []
 
 
-def test_objects_are_checked_once_per_run(run: Run) -> None:
+def test_files_are_compared_once_and_chunks_whenever_they_are_read(run: Run) -> None:
+    tokens = object_path(run.path / "shards/00000", "tokens.arrow")
+    rows = object_path(run.path / "shards/00000", "hidden.zarr/final/c/0/0")
+    run.tokens_files()
     list(run.hidden("final"))
-    path = run.path / "shards/00000/hidden.zarr/final/c/0/0"
-    checked = {p.relative_to(run.path).as_posix() for p in run._checked}
-    assert path.relative_to(run.path).as_posix() in checked
-    assert not any("embed" in key for key in checked)  # nothing but what was asked for
-    assert open_store(run.path.parent.parent).runs[run.id]._checked == set()
+    for path in (tokens, rows):
+        data = bytearray(path.read_bytes())
+        data[40] ^= 1
+        path.write_bytes(data)
+    assert len(run.tokens_files()) == 3
+    with pytest.raises(FormatError, match="altered since they were committed"):
+        list(run.hidden("final"))
+    again = pickle.loads(pickle.dumps(run))  # as another process gets it
+    with pytest.raises(FormatError, match=r"tokens\.arrow: altered"):
+        again.tokens_files()
+    assert len(list(run.hidden("embed"))) == 3  # nothing but what was asked for
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_rows_come_as_they_are_stored(make_capture: Any, root: Any, dtype: str) -> None:
+    capture = make_capture(stored_dtype=dtype)
+    run = capture.write(root)
+    blocks = list(run.blocks("final", first=1, prompts=3, dtype="stored"))
+    found = np.concatenate([block.values for block in blocks])
+    rows = capture.hidden["final"][capture.lengths[0] : sum(capture.lengths[:3])]
+    assert found.dtype == rows.dtype
+    assert found.tobytes() == rows.tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["stored", "float32"])
+def test_a_site_is_one_zarr_array(make_capture: Any, root: Any, dtype: Any) -> None:
+    width = 4096  # 256 rows a chunk: shards end inside the chunks of the whole
+    lengths, rng = (255, 258, 200), np.random.default_rng(0)
+    rows = rng.integers(0, 1 << 15, (sum(lengths), width), np.uint16)
+    run = make_capture(lengths, (0, 2, 3), hidden={"final": rows}).write(root)
+    array = run.array("final", dtype=dtype)
+    assert array.shape == rows.shape
+    assert array.metadata.dimension_names == ("token", "feature")
+    wide = (rows.astype(np.uint32) << 16).view(np.float32)
+    expected = wide if dtype == "float32" else rows
+    assert array.dtype == expected.dtype
+    for part in (slice(None), slice(250, 520), slice(700, 713), slice(0, 713, 97)):
+        assert np.array_equal(np.asarray(array[part]), expected[part], equal_nan=True)
+    with pytest.raises(ValueError, match=r"read.only"):
+        array[0] = 0
+
+
+def test_a_site_with_a_gap_is_no_array(capture: Any, root: Any) -> None:
+    with pytest.raises(InputError, match="shards are missing"):
+        capture.write(root, shards=(0, 2)).array("final")
+
+
+def test_shards_that_are_there_and_do_not_count_have_reasons(run: Run) -> None:
+    record = run.path / "shards/00001/COMMIT.json"
+    record.write_bytes(record.read_bytes()[:-1])
+    (run.path / "shards/00002/COMMIT.json").unlink()
+    again = Run(run.path)
+    assert again.missing_shards == (1, 2)
+    assert list(again.left_out) == [1]
+    assert "00001" in again.left_out[1]
+    assert "COMMIT.json" in again.left_out[1]
 
 
 def test_shards_of_an_older_release_read_beside_those_of_this_one(run: Run, capture: Any) -> None:

@@ -1,5 +1,7 @@
 """Benchmark scores in a store: whole or absent, one content for each source."""
 
+import hashlib
+import importlib
 import json
 import shutil
 from pathlib import Path
@@ -7,6 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from older_stores import as_format_1
+from stored import object_path
 
 from lpp.store import add_scores, create_store, open_store, read_scores, remove_scores
 from lpp.store.errors import ConflictError, ErrorKind, FormatError, InputError
@@ -73,11 +77,13 @@ def test_every_value_and_every_file_comes_back(root: Path) -> None:
         },
     ]
     board, other = score_sets(root)
-    assert board.path.name == f"board-{board.record.self_xxh3_128[:8]}"
+    said = {"content": board.record.content, "replaces": []}
+    digest = hashlib.sha256(json.dumps(said, separators=(",", ":")).encode()).hexdigest()
+    assert board.path.name == f"board-{digest[:8]}"
     assert other.path.name.startswith("other-board-")
     assert {
-        p.relative_to(board.path / "original").as_posix(): p.read_bytes()
-        for p in (board.path / "original").rglob("*")
+        p.relative_to(object_path(board.path, "original")).as_posix(): p.read_bytes()
+        for p in object_path(board.path, "original").rglob("*")
         if p.is_file()
     } == FILES
     assert board.problems() == []
@@ -179,15 +185,15 @@ def test_original_files_stay_inside(root: Path, name: str) -> None:
 def test_altered_bytes_never_become_scores(root: Path) -> None:
     add_scores(root, "board", scores(), FILES)
     (found,) = score_sets(root)
-    path = found.path / "scores.arrow"
+    path = object_path(found.path, "scores.arrow")
     data = path.read_bytes()
     path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    key = f"benchmarks/{found.path.name}/scores.arrow"
+    key = path.relative_to(root).as_posix()
     assert list(map(str, verify_scores(root))) == [f"{key}: altered: its checksum does not match"]
-    with pytest.raises(FormatError, match=r"scores\.arrow is altered"):
+    with pytest.raises(FormatError, match=r"scores\.arrow: altered"):
         read_scores(root)
     path.unlink()
-    with pytest.raises(FormatError, match=r"scores\.arrow is missing"):
+    with pytest.raises(FormatError, match=r"scores\.arrow: missing"):
         read_scores(root)
 
 
@@ -206,7 +212,7 @@ def test_a_source_replaced_while_it_is_read_is_read_again(
     monkeypatch.setattr("lpp.store.scores.score_sets", listed)
     assert read_scores(root).num_rows == 1
     with pytest.raises(FileNotFoundError, match="was replaced"):
-        old.table()
+        old.scores()
 
 
 def test_two_writers_who_met_and_put_both_together_are_waited_for(
@@ -226,13 +232,15 @@ def test_two_writers_who_met_and_put_both_together_are_waited_for(
     assert set(read_scores(root)["value"].to_pylist()) == {81.5, 0.5}
 
 
-@pytest.mark.parametrize("step", ["_read_record", "checked_file", "read_table"])
+@pytest.mark.parametrize(
+    "step", ["scores.open_checked", "checked.read_table", "objects.disk.describe"]
+)
 def test_a_source_replaced_at_any_step_of_reading_is_read_again(
     root: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    from lpp.store import scores as module
-
     add_scores(root, "board", scores(), FILES)
+    name, _, step = f"lpp.store.{step}".rpartition(".")
+    module = importlib.import_module(name)
     real = getattr(module, step)
 
     def replaced(*arguments: object, **named: object) -> object:
@@ -244,11 +252,11 @@ def test_a_source_replaced_at_any_step_of_reading_is_read_again(
     assert read_scores(root).num_rows == 1
 
 
-@pytest.mark.parametrize("step", ["_read_record", "check_objects"])
+@pytest.mark.parametrize("step", ["open_checked", "check_objects", "describe"])
 def test_a_source_replaced_while_it_is_verified_is_no_problem(
     root: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    from lpp.store import scores as module
+    from lpp.store import verify as module
 
     add_scores(root, "board", scores(), FILES)
     real = getattr(module, step)
@@ -267,7 +275,7 @@ def test_an_altered_or_newer_record_is_refused(root: Path) -> None:
     (found,) = score_sets(root)
     path = found.path / "COMMIT.json"
     path.write_bytes(path.read_bytes().replace(b'"board"', b'"bored"'))
-    with pytest.raises(FormatError, match="is altered"):
+    with pytest.raises(FormatError, match="not what was written"):
         read_scores(root)
     (problem,) = verify_scores(root)
     assert problem.where.endswith("COMMIT.json")
@@ -277,7 +285,7 @@ def test_a_file_that_was_put_in_is_seen(root: Path) -> None:
     add_scores(root, "board", scores(), FILES)
     assert verify_scores(root) == []
     (found,) = score_sets(root)
-    (found.path / "original" / "more.csv").write_text("x")
+    object_path(found.path, "original/more.csv").write_text("x")
     (problem,) = verify_scores(root)
     assert str(problem).endswith("original/more.csv: not part of what was committed")
 
@@ -292,3 +300,18 @@ def test_a_record_reads_without_our_code(root: Path) -> None:
         "scores.arrow",
     ]
     assert (record["source"], record["rows"], record["replaces"]) == ("board", 2, [])
+
+
+def test_a_source_of_the_release_before_is_read_verified_and_replaced(root: Path) -> None:
+    add_scores(root, "board", scores(), FILES)
+    expected = read_scores(root)
+    as_format_1(root)
+    (found,) = score_sets(root)
+    assert (found.record.format, found.record.base) == (1, "")
+    assert read_scores(root).equals(expected)
+    assert verify_scores(root) == []
+    assert found.original() == FILES
+    assert not add_scores(root, "board", scores(), FILES)
+    assert add_scores(root, "board", scores(value=0.75), FILES, replace=True)
+    assert set(read_scores(root)["value"].to_pylist()) == {81.5, 0.75}
+    assert len(list((root / "benchmarks").iterdir())) == 1

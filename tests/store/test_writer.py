@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from stored import objects_dir, stored_objects
 
 from lpp.store import RunWriter, create_store, open_store
-from lpp.store.errors import ConflictError, ErrorKind
-from lpp.store.objects.disk import replace_file, staged_directory, sweep_stages
+from lpp.store.errors import ConflictError, ErrorKind, InputError
+from lpp.store.write import sweep_run
 
 CHILD = """
 import importlib.util, sys
@@ -53,7 +54,8 @@ def die_before(step, root):
 
     def hook(event, arguments):
         nonlocal seen
-        if event in ("open", "os.mkdir", "os.rename") and str(root) in str(arguments[0]):
+        steps = ("open", "os.mkdir", "os.rename", "os.link", "os.remove")
+        if event in steps and str(root) in str(arguments[0]):
             seen += 1
             if seen == step:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -94,8 +96,11 @@ def go(worker: "subprocess.Popen[str]") -> None:
     worker.stdin.flush()
 
 
-def contents(root: Path) -> dict[str, bytes]:
-    return {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+def whole_shards(root: Path) -> None:
+    """What is committed at `root` is whole, whatever else lies there."""
+    if (root / "lpp.json").exists():
+        for run in open_store(root).runs.values():
+            assert [p for p in run.verify() if "not committed" not in p.what] == []
 
 
 def big(make_capture: Any) -> Any:
@@ -115,7 +120,7 @@ def test_killed_at_random_moments_then_resumed(make_capture: Any, tmp_path: Path
     capture = big(make_capture)
     undisturbed = tmp_path / "undisturbed"
     capture.write(undisturbed)
-    expected = contents(undisturbed)
+    expected = stored_objects(undisturbed)
     killed_inside = 0
     for attempt in range(3):
         root = tmp_path / str(attempt)
@@ -123,24 +128,22 @@ def test_killed_at_random_moments_then_resumed(make_capture: Any, tmp_path: Path
             go(worker)
             wait_for_objects(root, seeded.randrange(1, len(expected) - 5))
             worker.send_signal(signal.SIGKILL)
-        left = contents(root)
+        left = stored_objects(root)
         killed_inside += left != expected
-        if (root / "lpp.json").exists():
-            for run in open_store(root).runs.values():
-                problems = [p for p in run.verify() if "not committed" not in p.what]
-                assert problems == []  # what is there is whole
+        whole_shards(root)
         for key in left.keys() & expected.keys():
             assert left[key] == expected[key], key
         run = capture.write(root)  # the same command again
         assert run.verify() == []
-        assert contents(root) == expected  # nothing lost, nothing left behind
+        sweep_run(run)
+        assert stored_objects(root) == expected  # nothing lost, nothing left behind
     assert killed_inside >= 1
 
 
 def test_killed_before_each_step_on_disk(make_capture: Any, tmp_path: Path) -> None:
     capture = make_capture((5, 4), (0, 1, 2), seed=4)
     capture.write(tmp_path / "undisturbed")
-    expected = contents(tmp_path / "undisturbed")
+    expected = stored_objects(tmp_path / "undisturbed")
     fixtures = str(Path(__file__).with_name("conftest.py"))
     done = subprocess.run(
         [sys.executable, "-c", KILLED, fixtures, str(tmp_path), "9"],
@@ -151,17 +154,18 @@ def test_killed_before_each_step_on_disk(make_capture: Any, tmp_path: Path) -> N
     )
     assert done.stderr == ""
     steps = [int(line) for line in done.stdout.splitlines()]
-    unfinished = [step for step in steps if contents(tmp_path / str(step)) != expected]
+    unfinished = [step for step in steps if stored_objects(tmp_path / str(step)) != expected]
     assert len(unfinished) > 8  # after those the writer reads what it wrote
     for step in unfinished:
         root = tmp_path / str(step)
-        capture.write(root)
-        assert contents(root) == expected, f"killed before step {step}"
+        whole_shards(root)
+        sweep_run(capture.write(root))
+        assert stored_objects(root) == expected, f"killed before step {step}"
 
 
 def test_the_first_committed_shard_stays(capture: Any, root: Path) -> None:
     run = capture.write(root)
-    shard = run.path / "shards/00001"
+    shard = objects_dir(run.path / "shards/00001")
     before = {p: (p.stat().st_ino, p.stat().st_mtime_ns) for p in shard.rglob("*")}
     assert capture.write(root).verify() == []
     assert {p: (p.stat().st_ino, p.stat().st_mtime_ns) for p in shard.rglob("*")} == before
@@ -177,7 +181,8 @@ def test_two_processes_write_the_same_run_at_once(make_capture: Any, tmp_path: P
     assert [worker.wait(60) for worker in workers] == [0, 0]
     outrun = [worker.communicate()[0].split() for worker in workers]
     assert sorted(outrun[0] + outrun[1]) == ["0", "1", "2"]  # of each shard one, and one only
-    assert contents(root) == contents(tmp_path / "alone")
+    sweep_run(next(iter(open_store(root).runs.values())))
+    assert stored_objects(root) == stored_objects(tmp_path / "alone")
 
 
 def test_a_writer_says_which_shards_another_committed_first(capture: Any, root: Path) -> None:
@@ -186,37 +191,25 @@ def test_a_writer_says_which_shards_another_committed_first(capture: Any, root: 
     assert slow.written == slow.outrun == set()
     assert [slow.write_shard(k, *capture.shard(k)).index for k in range(3)] == [0, 1, 2]
     assert (slow.written, slow.outrun) == ({0, 2}, {1})
-    assert slow.run.shard(1) == first
+    assert slow.run.shard(1).digest == first.digest
 
 
-def test_only_what_lay_there_and_was_bad_is_ever_taken_away(
+def test_concurrent_writers_of_a_damaged_shard_lose_nothing(
     capture: Any, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    taken = []
-    monkeypatch.setattr("lpp.store.write.set_aside", taken.append)
-    run = capture.write(root)  # nothing lies where its shards go
-    late = RunWriter(root, capture.plan, capture.prompts)
-    monkeypatch.setattr(RunWriter, "committed", lambda self, index: False)  # it looked too early
-    late.write_shard(0, *capture.shard(0))
-    assert taken == []
-    assert late.outrun == {0}
-    assert run.verify() == []
-
-
-def test_concurrent_writers_of_a_damaged_shard_lose_nothing(capture: Any, root: Path) -> None:
     run = capture.write(root)
+    expected = stored_objects(root)
     record = run.path / "shards/00001/COMMIT.json"
     record.write_bytes(record.read_bytes()[:-9])
     writer = RunWriter(root, capture.plan, capture.prompts)
     assert not writer.committed(1)
-    # Another writer repairs it between the look and the step that clears the way.
-    capture.write(root)
-    before = contents(root)
+    capture.write(root)  # another writer repairs it between the look and the step that decides
     inode = record.stat().st_ino
-    writer._make_way(record.parent, 1)
-    assert contents(root) == before
-    assert record.stat().st_ino == inode
+    monkeypatch.setattr(RunWriter, "committed", lambda self, index: False)  # it looked too early
     assert writer.write_shard(1, *capture.shard(1)).rows == 3
+    assert writer.outrun == {1}
+    assert record.stat().st_ino == inode
+    assert stored_objects(root) == expected
 
 
 def test_shards_still_to_write_are_named_in_order(capture: Any, root: Path) -> None:
@@ -230,61 +223,62 @@ def test_shards_still_to_write_are_named_in_order(capture: Any, root: Path) -> N
 
 def test_damaged_record_is_written_again(capture: Any, root: Path) -> None:
     run = capture.write(root)
-    expected = contents(root)
+    expected = stored_objects(root)
     (run.path / "shards/00002/COMMIT.json").write_text("{}")
     (run.path / "shards/00001/COMMIT.json").unlink()
     assert open_store(root).runs[run.id].missing_shards == (1, 2)
     assert capture.write(root).verify() == []
-    assert contents(root) == expected
+    assert stored_objects(root) == expected
 
 
-def test_stages_of_dead_writers_are_swept_and_no_others(capture: Any, root: Path) -> None:
+@pytest.mark.parametrize("kind", ["link", "file", "linked record"])
+def test_what_bears_the_name_of_a_shard_is_replaced_and_not_followed(
+    capture: Any, root: Path, tmp_path: Path, kind: str
+) -> None:
+    run = capture.write(root, shards=(0,))
+    expected = tmp_path / "elsewhere"
+    expected.mkdir()
+    (expected / "thesis.tex").write_text("mine")
+    target = run.path / "shards/00001"
+    if kind == "link":
+        target.symlink_to(expected)
+    elif kind == "file":
+        target.write_text("mine")
+    else:
+        target.mkdir()
+        (target / "COMMIT.json").symlink_to(expected / "thesis.tex")
+    assert capture.write(root).verify() == []
+    assert [p.name for p in expected.iterdir()] == ["thesis.tex"]
+    assert (expected / "thesis.tex").read_text() == "mine"
+
+
+def test_what_dead_writers_left_is_swept(capture: Any, root: Path) -> None:
     run = capture.write(root, shards=(0,))
     shards = run.path / "shards"
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    with staged_directory(shards / "00001") as stage:
-        host = stage.name.split("~")[1]
-    (shards / "00001").rmdir()
-    kept = [
-        f".00001~{host}~{os.getpid()}~aa",  # alive: this very process
-        f".00001~{host}~1~aa",  # alive: another process
-        f".00001~another-{host}~{dead.pid}~aa",  # another machine: who knows
-        ".00001",
-        ".nfs0001",
-    ]
-    for name in (f".00001~{host}~{dead.pid}~aa", f".00002~{host}~{dead.pid}~b0", *kept):
-        (shards / name / "hidden.zarr").mkdir(parents=True)
-    (shards / f".00003~{host}~{dead.pid}~c0").write_text("a file")
-    RunWriter(root, capture.plan, capture.prompts)
-    assert sorted(p.name for p in shards.iterdir()) == sorted([*kept, "00000"])
-    assert open_store(root).runs[run.id].verify() != []  # two shards are missing
-    assert all("not committed" in p.what for p in open_store(root).runs[run.id].verify())
-    sweep_stages(root / "no such folder")
+    lost = shards / "00000" / ("ab" * 8)  # of a writer that was killed after another had won
+    waiting = shards / "00001" / ("cd" * 8)  # of one that nobody has outrun yet
+    for folder in (lost, waiting):
+        (folder / "hidden.zarr").mkdir(parents=True)
+        (folder / "hidden.zarr" / "half").write_text("half")
+    problems = open_store(root).runs[run.id].verify()
+    assert {p.where for p in problems} == {f"shards/0000{k}/COMMIT.json" for k in (1, 2)}
+    writer = RunWriter(root, capture.plan, capture.prompts)
+    assert waiting.exists()  # whose writer may be alive
+    for index in (1, 2):
+        writer.write_shard(index, *capture.shard(index))
+    assert not waiting.exists()
+    assert lost.exists()
+    sweep_run(open_store(root).runs[run.id])
+    assert not lost.exists()
+    assert open_store(root).runs[run.id].verify() == []
 
 
-def fill(target: Path, data: str, failure: BaseException | None = None) -> None:
-    with staged_directory(target) as stage:
-        (stage / "object").write_text(data)
-        if failure is not None:
-            raise failure
-
-
-def test_failing_block_leaves_no_stage_and_the_first_wins(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        fill(tmp_path / "x", "half", KeyboardInterrupt())
-    assert list(tmp_path.iterdir()) == []
-    fill(tmp_path / "x", "first")
-    with pytest.raises(FileExistsError):
-        fill(tmp_path / "x", "second")
-    assert contents(tmp_path) == {"x/object": b"first"}
-
-
-def test_replaced_file_is_old_or_new(tmp_path: Path) -> None:
-    target = tmp_path / "profiles"
-    replace_file(target, b"old")
-    replace_file(target, b"new")
-    assert contents(tmp_path) == {"profiles": b"new"}
+def test_integers_beyond_those_of_other_languages_are_refused(capture: Any, root: Path) -> None:
+    model = replace(capture.plan.model, untrained_seed=2**53)
+    with pytest.raises(InputError, match=r"model.untrained_seed is 9007199254740992") as caught:
+        RunWriter(create_store(root).path, replace(capture.plan, model=model), capture.prompts)
+    assert caught.value.kind is ErrorKind.INVALID_VALUE
+    assert [p.name for p in root.iterdir()] == ["lpp.json"]
 
 
 def test_shards_that_do_not_fit_are_refused(capture: Any, root: Path) -> None:
@@ -316,7 +310,7 @@ def test_shards_that_do_not_fit_are_refused(capture: Any, root: Path) -> None:
     for index in (-1, 3):
         with pytest.raises(ValueError, match=f"shard {index}: the plan has 3"):
             writer.write_shard(index, hidden, tokens)
-    assert [p.name for p in (writer.run.path / "shards").iterdir()] == []
+    assert not (writer.run.path / "shards").exists()
 
 
 def test_prompts_and_plans_that_do_not_fit_are_refused(capture: Any, root: Path) -> None:

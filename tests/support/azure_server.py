@@ -11,10 +11,11 @@ import re
 import shutil
 import subprocess
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from email.utils import formatdate
+from email.utils import formatdate, parsedate_to_datetime
 from pathlib import Path
 from urllib.parse import quote, urlencode
 from xml.etree import ElementTree
@@ -55,15 +56,35 @@ class Azure:
 
     def objects(self) -> dict[str, bytes]:
         """Everything in the container, by key."""
-        text = self.ask("GET", query={"restype": "container", "comp": "list"})
-        listing = ElementTree.fromstring(text.decode("utf-8-sig"))
-        assert not listing.findtext("NextMarker"), "more than one page of names"
-        keys = [name.text or "" for name in listing.iterfind("Blobs/Blob/Name")]
-        return {key: self.ask("GET", key) for key in keys}
+        return {key: self.ask("GET", key) for key in self._times()}
+
+    def modified(self, key: str) -> float:
+        """When an object was written, in seconds since the epoch, by the server's clock."""
+        return parsedate_to_datetime(self._times()[key]).timestamp()
+
+    def _times(self) -> dict[str, str]:
+        """When each object was written, as the server words it."""
+        found: dict[str, str] = {}
+        page: dict[str, str] = {}
+        while True:
+            text = self.ask("GET", query={"restype": "container", "comp": "list", **page})
+            listing = ElementTree.fromstring(text.decode("utf-8-sig"))
+            found |= {
+                blob.findtext("Name") or "": blob.findtext("Properties/Last-Modified") or ""
+                for blob in listing.iterfind("Blobs/Blob")
+            }
+            if not (marker := listing.findtext("NextMarker")):
+                return found
+            page = {"marker": marker}
 
     def put(self, key: str, data: bytes) -> None:
         """Write behind everyone's back."""
         self.ask("PUT", key, data=data, headers={"x-ms-blob-type": "BlockBlob"})
+
+    def fill(self, keys: Iterable[str]) -> None:
+        """Empty objects, behind everyone's back."""
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda key: self.put(key, b""), keys))
 
     def delete(self, key: str) -> None:
         """Remove behind everyone's back."""

@@ -26,6 +26,9 @@ FAULTS: Final = {
 }
 """What a step may fail with."""
 
+KINDS: Final = ("open", "write", "fsync", "mkdir", "link", "rename", "remove")
+"""Steps that change a disk."""
+
 
 class FaultyDisk:
     """root: only what lies under it is looked at. fail_at: the step, from 1, that fails."""
@@ -36,7 +39,7 @@ class FaultyDisk:
         *,
         fail_at: int | None = None,
         code: int = errno.EIO,
-        kinds: tuple[str, ...] = ("open", "write", "fsync", "mkdir", "rename"),
+        kinds: tuple[str, ...] = KINDS,
         short: bool = False,
         space: int | None = None,
     ) -> None:
@@ -68,7 +71,8 @@ class FaultyDisk:
     def in_force(self) -> Iterator["FaultyDisk"]:
         """Between the package and the system until the block ends."""
         real_fsync, real_mkdir, real_open = os.fsync, os.mkdir, io.open
-        real_rename, real_replace = os.rename, os.replace
+        real_rename, real_replace, real_link = os.rename, os.replace, os.link
+        real_unlink, real_rmdir = os.unlink, os.rmdir
 
         def fsync(descriptor: int) -> None:
             path = os.readlink(f"/proc/self/fd/{descriptor}")
@@ -92,6 +96,21 @@ class FaultyDisk:
                 self.step("rename", os.fspath(target))
             real_replace(source, target, **kwargs)
 
+        def link(source: Any, target: Any, **kwargs: Any) -> None:
+            if self.mine(target):
+                self.step("link", os.fspath(target))
+            real_link(source, target, **kwargs)
+
+        def removal(real: Any) -> Any:
+            def remove(path: Any, *, dir_fd: int | None = None) -> None:
+                folder = "" if dir_fd is None else os.readlink(f"/proc/self/fd/{dir_fd}")
+                full = os.path.join(folder, os.fspath(path))
+                if self.mine(full):
+                    self.step("remove", full)
+                real(path, dir_fd=dir_fd)
+
+            return remove
+
         def opened(path: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
             if not self.mine(path) or not set(mode) & set("wxa+"):
                 return real_open(path, mode, *args, **kwargs)
@@ -104,17 +123,28 @@ class FaultyDisk:
             mock.patch("os.mkdir", mkdir),
             mock.patch("os.rename", rename),
             mock.patch("os.replace", replace),
+            mock.patch("os.link", link),
+            mock.patch("os.unlink", removal(real_unlink)),
+            mock.patch("os.rmdir", removal(real_rmdir)),
             mock.patch("io.open", opened),
         ):
             yield self
 
     def _remember(self, path: str) -> None:
+        if not os.path.exists(path):  # removed meanwhile, open still
+            return
         inode = os.stat(path).st_ino
         if not os.path.isdir(path):
             self.flushed[inode] = os.path.getsize(path)
             return
         self.kept = {kept for kept in self.kept if kept[0] != inode}
         self.kept |= {(inode, entry.name, entry.inode()) for entry in os.scandir(path)}
+
+    def settle(self) -> None:
+        """Take all that is there for flushed."""
+        for folder, _, files in os.walk(self.root):
+            for path in (folder, *(os.path.join(folder, name) for name in files)):
+                self._remember(path)
 
     def power_cut(self) -> None:
         """Take away all that was not flushed: the worst that a disk may do."""

@@ -137,11 +137,24 @@ def database_job(root: Path) -> None:
 
 
 def files_of(root: Path) -> dict[str, str]:
-    """Checksum of every file of a store, the database's apart: it has a random name inside."""
+    """Checksum of all that a store holds, the database apart: it has a random name inside.
+
+    A writer that is killed once its record is there may leave the attempts of those before it,
+    and one that looks whether it may write here a name beside `lpp.json`, until somebody sweeps.
+    """
+    from stored import stored_objects
+
+    from lpp.store import open_store
+    from lpp.store.write import sweep_run
+
+    store = open_store(root)
+    store.objects.sweep()
+    for run in store.runs.values():
+        sweep_run(run)
     return {
-        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(root.rglob("*"))
-        if path.is_file() and path.name != "profiles.duckdb"
+        key: hashlib.sha256(data).hexdigest()
+        for key, data in stored_objects(root).items()
+        if key != "profiles.duckdb"
     }
 
 

@@ -9,15 +9,17 @@ import random
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
-from sealed import reseal
+from sealed import reseal, seal
+from stored import object_path
 
 from lpp.store import Run
-from lpp.store.arrays.hidden import encode_site
-from lpp.store.arrays.layout import NUMPY_DTYPE
+from lpp.store.arrays.encoder import encode_array
+from lpp.store.arrays.layout import site_array
+from lpp.store.format.documents import canonical_json
 from lpp.store.format.tables import TOKENS_SCHEMA, encode_table, read_table
 
 Snapshot: TypeAlias = Mapping[str, bytes | str | None]
@@ -186,7 +188,7 @@ def _lie(change: Callable[[random.Random, Run, int, Path], None]) -> Act:
 
 
 def _tokens(shard: Path) -> pa.Table:
-    return read_table(shard / "tokens.arrow", TOKENS_SCHEMA)
+    return read_table(object_path(shard, "tokens.arrow"), TOKENS_SCHEMA)
 
 
 def _reordered(rng: random.Random, run: Run, index: int, shard: Path) -> None:
@@ -195,7 +197,7 @@ def _reordered(rng: random.Random, run: Run, index: int, shard: Path) -> None:
     order = list(range(table.num_rows))
     one, other = rng.sample(order, 2)
     order[one], order[other] = order[other], order[one]
-    (shard / "tokens.arrow").write_bytes(encode_table(table.take(order)))
+    object_path(shard, "tokens.arrow").write_bytes(encode_table(table.take(order)))
     reseal(shard)
 
 
@@ -205,7 +207,7 @@ def _doubled(rng: random.Random, run: Run, index: int, shard: Path) -> None:
     order = list(range(table.num_rows))
     one, other = rng.sample(order, 2)
     order[one] = other
-    (shard / "tokens.arrow").write_bytes(encode_table(table.take(order)))
+    object_path(shard, "tokens.arrow").write_bytes(encode_table(table.take(order)))
     reseal(shard)
 
 
@@ -214,19 +216,28 @@ def _other_rows(rng: random.Random, run: Run, index: int, shard: Path) -> None:
     table = _tokens(shard)
     n = table.num_rows + rng.choice((-1, 1))
     order = [min(k, table.num_rows - 1) for k in range(n)]
-    (shard / "tokens.arrow").write_bytes(encode_table(table.take(order)))
+    object_path(shard, "tokens.arrow").write_bytes(encode_table(table.take(order)))
+    chunks: dict[str, list[dict[str, Any]]] = {}
     for site in run.plan.sites:
-        shape, dtype = (n, site.width), NUMPY_DTYPE[run.plan.stored_dtype]
-        objects = encode_site(site, np.ones(shape, dtype), run.plan.stored_dtype)
-        for key, data in objects.items():
-            (shard / "hidden.zarr" / key).write_bytes(data)
-    reseal(shard, lambda record: record.update(rows=n))
+        spec = site_array(site, run.plan.stored_dtype, n)
+        encoded = encode_array(spec, np.ones((n, site.width), spec.dtype))
+        place = object_path(shard, "hidden.zarr") / site.name
+        (place / "zarr.json").write_bytes(encoded.metadata)
+        (place / "c/0/0").write_bytes(b"".join(encoded.parts))
+        chunks[f"hidden.zarr/{site.name}/c/0/0"] = [vars(chunk) for chunk in encoded.chunks]
+
+    def change(record: dict[str, Any]) -> None:
+        record["rows"] = n
+        for key, of_array in chunks.items():
+            record["objects"][key]["chunks"] = of_array
+
+    reseal(shard, change)
 
 
 def _array_of_other_rows(rng: random.Random, run: Run, index: int, shard: Path) -> None:
     """One site alone has other rows or columns."""
     site = rng.choice(run.plan.sites)
-    path = shard / "hidden.zarr" / site.name / "zarr.json"
+    path = object_path(shard, f"hidden.zarr/{site.name}/zarr.json")
     document = json.loads(path.read_bytes())
     document["shape"][rng.randrange(2)] += rng.choice((-1, 1))
     path.write_bytes(json.dumps(document).encode())
@@ -255,13 +266,28 @@ def _another_plan(rng: random.Random, run: Run, index: int, shard: Path) -> None
     reseal(shard, lambda record: record.update(plan="0" * 64))
 
 
+def _another_attempt(rng: random.Random, run: Run, index: int, shard: Path) -> None:
+    """A record that names an attempt which is not there."""
+    record = json.loads((shard / "COMMIT.json").read_bytes())
+    (shard / "COMMIT.json").write_bytes(seal({**record, "base": rng.randbytes(8).hex()}))
+
+
+def _chunk_changed(rng: random.Random, run: Run, index: int, shard: Path) -> None:
+    """A record whose checksum of an object is right, and that of a chunk of it is not."""
+    record = json.loads((shard / "COMMIT.json").read_bytes())
+    arrays = [of for of in record["objects"].values() if "chunks" in of]
+    if arrays:  # none before format 3
+        rng.choice(rng.choice(arrays)["chunks"])["xxh3_128"] = rng.randbytes(16).hex()
+        (shard / "COMMIT.json").write_bytes(seal(record))
+
+
 def _plan_changed(rng: random.Random, run: Run, index: int, shard: Path) -> None:
     """A plan that says something else, in a run whose record fits it."""
-    path = run.path / "plan.json"
+    path = object_path(run.path, "plan.json")
     document = json.loads(path.read_bytes())
     change = rng.choice(("context", "prefixes", "corpus"))
     document[change] = {"context": 99, "prefixes": [1, 2], "corpus": {}}[change]
-    path.write_bytes(json.dumps(document, indent=1, sort_keys=True).encode())
+    path.write_bytes(canonical_json(document))
     reseal(run.path)
 
 
@@ -270,7 +296,7 @@ def _prompts_changed(rng: random.Random, run: Run, index: int, shard: Path) -> N
     table = run.prompts()
     order = list(range(table.num_rows))
     order = order[::-1] if rng.random() < 0.5 else order[1:]
-    (run.path / "prompts.arrow").write_bytes(encode_table(table.take(order)))
+    object_path(run.path, "prompts.arrow").write_bytes(encode_table(table.take(order)))
     reseal(run.path)
 
 
@@ -304,6 +330,8 @@ LIES: Mapping[str, Act] = {
     "an object left out": _lie(_object_left_out),
     "another shard's content": _lie(_record_of_another),
     "another plan": _lie(_another_plan),
+    "another attempt": _lie(_another_attempt),
+    "a chunk's checksum": _lie(_chunk_changed),
     "a plan changed": _lie(_plan_changed),
     "prompts changed": _lie(_prompts_changed),
 }

@@ -1,4 +1,4 @@
-"""Packages of node that tests run, as `tests/support/node/package-lock.json` pins them.
+"""Packages of node that tests run, as a `package-lock.json` pins them.
 
 Installed once into the environment that runs the tests, in a folder named after the lock.
 """
@@ -15,26 +15,28 @@ from filelock import FileLock
 FOLDER = Path(__file__).with_name("node")
 
 
-def node_modules() -> Path:
-    """The folder `node_modules` with what the lock names. AssertionError where npm fails."""
-    lock = (FOLDER / "package-lock.json").read_bytes()
+def node_modules(described: Path = FOLDER) -> Path:
+    """The folder `node_modules` with what the lock in `described` names. AssertionError where npm
+    fails.
+    """
+    lock = (described / "package-lock.json").read_bytes()
     home = Path(sys.prefix) / "node-packages"
     home.mkdir(exist_ok=True)
     installed = home / hashlib.sha256(lock).hexdigest()[:16]
     with FileLock(home / "lock"):
         if not installed.is_dir():
-            _install(installed)
+            _install(described, installed)
     return installed / "node_modules"
 
 
-def _install(target: Path) -> None:
+def _install(described: Path, target: Path) -> None:
     npm = shutil.which("npm")
     assert npm, (
         "the tests need node and npm: install Debian's `nodejs` and `npm`, or from nodejs.org"
     )
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         for name in ("package.json", "package-lock.json"):
-            shutil.copy(FOLDER / name, folder)
+            shutil.copy(described / name, folder)
         words = [npm, "ci", "--omit=dev", "--ignore-scripts", "--no-audit", "--no-fund"]
         done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"npm ci failed:\n{done.stderr}"

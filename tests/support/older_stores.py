@@ -1,19 +1,75 @@
-"""Stores as earlier releases of format 1 wrote them, made from those of this one."""
+"""Stores as the release before wrote them, in formats 1 and 2, made from those of this one."""
 
-from dataclasses import replace
+import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from lpp.store.format.keys import COMMIT_KEY, TOKENS_KEY
-from lpp.store.format.record import read_commit, write_commit
+from sealed import reseal
+from stored import object_path
+
+from lpp.store.format.documents import indented_json
+from lpp.store.format.keys import (
+    COMMIT_KEY,
+    PLAN_KEY,
+    QUARANTINE_KEY,
+    ROOT_KEY,
+    TOKENS_KEY,
+)
 from lpp.store.format.tables import TOKENS_SCHEMA, encode_table, read_table
-from lpp.store.objects.disk import describe
+
+
+def as_format_1(root: Path) -> None:
+    """Make the store at `root` what the release before would have written on a disk.
+
+    Objects lie right in their directories, documents are indented, arrays do not name their
+    dimensions, records have no checksums by chunk. Format 1, or 2 where one of its additions is
+    used: all of a run that keeps moments, and a shard that sets prompts aside.
+    """
+    _indent(root / ROOT_KEY)
+    for record in sorted(root.rglob(COMMIT_KEY)):
+        _flatten(record.parent)
+    for run in root.glob("runs/*"):
+        keeps_moments = "keep" in json.loads((run / PLAN_KEY).read_bytes())
+        for directory in (run, *(run / "shards").iterdir()):
+            aside = directory != run and (directory / QUARANTINE_KEY).exists()
+            reseal(directory, _as_version(2 if keeps_moments or aside else 1))
+    for source in root.glob("benchmarks/*/"):
+        reseal(source, _as_version(1))
 
 
 def without_varentropy(shard: Path) -> None:
-    """Write the token table in the directory `shard` anew, without its column `varentropy`."""
-    path = shard / TOKENS_KEY
+    """Write the token table of the shard in `shard` anew, without its column `varentropy`."""
+    path = object_path(shard, TOKENS_KEY)
     table = read_table(path, TOKENS_SCHEMA).drop_columns(["varentropy"])
     path.write_bytes(encode_table(table))
-    record = read_commit(shard)
-    (shard / COMMIT_KEY).unlink()
-    write_commit(shard, replace(record, objects={**record.objects, TOKENS_KEY: describe(path)}))
+    reseal(shard)
+
+
+def _flatten(directory: Path) -> None:
+    """Move the objects of the attempt that counts into the directory."""
+    base = json.loads((directory / COMMIT_KEY).read_bytes())["base"]
+    for path in (directory / base).iterdir():
+        path.rename(directory / path.name)
+    shutil.rmtree(directory / base)
+    if (directory / PLAN_KEY).exists():
+        _indent(directory / PLAN_KEY)
+    for metadata in directory.glob("*.zarr/*/zarr.json"):
+        document = json.loads(metadata.read_bytes())
+        del document["dimension_names"]
+        metadata.write_bytes(json.dumps(document, indent=2).encode())
+
+
+def _indent(path: Path) -> None:
+    path.write_bytes(indented_json(json.loads(path.read_bytes())))
+
+
+def _as_version(version: int) -> Callable[[dict[str, Any]], None]:
+    def change(record: dict[str, Any]) -> None:
+        record["format"] = version
+        del record["base"]
+        for recorded in record["objects"].values():
+            recorded.pop("chunks", None)
+
+    return change

@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from stored import stored_objects
+
 PATIENCE = 120.0
 """Seconds until work should have reached the second node."""
 
@@ -151,14 +153,8 @@ def capture(folder: Path, model: str, prompts: int = 48) -> dict[str, Any]:
         "captured": outcome.captured,
         "outrun": outcome.outrun,
         "missing": outcome.missing,
-        "same": files_of(folder / "store") == files_of(folder / "alone"),
+        "same": stored_objects(folder / "store") == stored_objects(folder / "alone"),
     }
-
-
-def files_of(root: Path) -> dict[str, bytes]:
-    """Every file of a store."""
-    files = (path for path in sorted(root.rglob("*")) if path.is_file())
-    return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
 
 
 def holders(ray: Any, refs: list[Any]) -> set[str]:

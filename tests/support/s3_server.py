@@ -13,6 +13,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -199,9 +200,19 @@ class S3:
         """Write behind everyone's back."""
         client_of(self.server).put_object(Bucket=self.bucket, Key=key, Body=data)
 
+    def fill(self, keys: list[str]) -> None:
+        """Write empty objects, several at once."""
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda key: self.put(key, b""), keys))
+
     def delete(self, key: str) -> None:
         """Remove behind everyone's back."""
         client_of(self.server).delete_object(Bucket=self.bucket, Key=key)
+
+    def modified(self, key: str) -> float:
+        """When an object was written, in seconds since the epoch, by the server's clock."""
+        head = client_of(self.server).head_object(Bucket=self.bucket, Key=key)
+        return float(head["LastModified"].timestamp())
 
     def copy_to(self, folder: Path) -> Path:
         """The bucket's store as files."""

@@ -1,31 +1,49 @@
 """Records sealed anew over whatever lies there: what a careless or hostile writer would make."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from lpp.store.format.documents import pretty_json
-from lpp.store.format.record import self_checksum
-from lpp.store.objects.disk import describe
+from lpp.store.arrays.reader import BytesSource
+from lpp.store.format.commit_record import seal_of
+from lpp.store.format.documents import stored_json, to_document
+from lpp.store.objects.checks import PIECE_BYTES, describe
 
 COMMIT = "COMMIT.json"
 
 
-def objects_of(directory: Path) -> dict[str, dict[str, Any]]:
-    """Size and checksum of every file of a run (without its shards) or a shard."""
+def objects_of(
+    directory: Path, before: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, dict[str, Any]]:
+    """What a record of the files in `directory` says; of a run without those of its shards.
+
+    before: what it said. An array has as many chunks as there, and their sizes: what a writer
+    whose rows changed and whose chunks did not would record.
+    """
     found = {}
     for path in sorted(directory.rglob("*")):
         key = path.relative_to(directory).as_posix()
         if path.is_file() and key != COMMIT and not key.startswith("shards/"):
-            found[key] = vars(describe(path))
+            sizes = [chunk["bytes"] for chunk in before.get(key, {}).get("chunks", ())]
+            source = BytesSource(path.read_bytes())
+            found[key] = to_document(describe(source, PIECE_BYTES, sizes))
     return found
+
+
+def seal(document: Mapping[str, Any]) -> bytes:
+    """A record of the content of `document`, whatever that is, whose seal is right."""
+    version = document.get("format", 1)
+    sealed = {**document, "self_xxh3_128": seal_of(document)}
+    return stored_json(sealed, version if type(version) is int else 1)
 
 
 def reseal(directory: Path, change: Callable[[dict[str, Any]], None] = lambda _: None) -> None:
     """Write the record of `directory` again so that it fits the files there, then `change` it."""
     record = json.loads((directory / COMMIT).read_bytes())
-    record["objects"] = objects_of(directory)
+    attempt = directory / record.get("base", "")  # one that older_stores.py has emptied is gone
+    place = attempt if attempt.is_dir() else directory
+    record["objects"] = objects_of(place, record["objects"])
     change(record)
-    record["self_xxh3_128"] = self_checksum(record)
-    (directory / COMMIT).write_bytes(pretty_json(record))
+    (directory / COMMIT).write_bytes(seal(record))

@@ -174,8 +174,8 @@ def test_a_killed_capture_resumes_and_a_bad_shard_is_repaired(
     assert not run.missing_shards
     assert {k: shard.digest for k, shard in enumerate(run.shards) if k in kept} == kept
     assert run.verify() == []
-    before = {shard.index: shard.digest for shard in run.shards}
-    bad = next(path for path in run.shards[1].home.rglob("c/*/*") if path.is_file())
+    before = {shard.index: shard.record.objects for shard in run.shards}
+    bad = next(path for path in Path(run.shards[1].objects_dir).rglob("c/*/*") if path.is_file())
     data = bytearray(bad.read_bytes())
     data[len(data) // 2] ^= 1
     bad.write_bytes(data)
@@ -184,7 +184,7 @@ def test_a_killed_capture_resumes_and_a_bad_shard_is_repaired(
     assert "computed again, byte for byte what was committed" in " ".join(done.stdout.split())
     (run,) = open_store(tmp_path / "store").runs.values()
     assert run.verify() == []
-    assert {shard.index: shard.digest for shard in run.shards} == before
+    assert {shard.index: shard.record.objects for shard in run.shards} == before
 
 
 def test_ten_thousand_short_prompts_keep_memory_flat_and_lose_no_row(

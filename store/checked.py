@@ -1,0 +1,190 @@
+"""The one way to the objects of a committed directory: a run, a shard, a source of scores.
+
+Whoever reads, verifies, repairs or queries opens a directory here. The record comes first, sealed
+and bounded; then each object is compared with it before a byte of it is used. What does not pass is
+refused with its place and the next command, here and nowhere else.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final, Generic
+
+import numpy.typing as npt
+import pyarrow as pa
+
+from lpp.store.arrays.decode_pool import decode_pool
+from lpp.store.arrays.layout import METADATA_KEY, ArrayLayout, ArraySpec, parse_layout
+from lpp.store.arrays.reader import ReadAs, check_objects, read_rows
+from lpp.store.errors import ErrorKind, FormatError, LppError
+from lpp.store.format.commit_record import ChunkRecord, ObjectRecord, Record, parse_record
+from lpp.store.format.keys import COMMIT_KEY
+from lpp.store.format.limits import MAX_DOCUMENT_BYTES
+from lpp.store.format.tables import read_table
+from lpp.store.objects.place import Place
+from lpp.store.objects.protocol import Objects, Source
+
+_ABSENT: Final = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+
+
+class Checked(Generic[Record]):
+    """A directory whose record is intact, and its objects."""
+
+    def __init__(self, directory: Objects, record: Record) -> None:
+        self.directory = directory
+        self.record = record
+        self._files: dict[str, Path] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What was compared on this machine is compared again in another process."""
+        return {**self.__dict__, "_files": {}}
+
+    @property
+    def path(self) -> Place:
+        """The directory."""
+        return self.directory.place
+
+    @property
+    def objects_dir(self) -> Place:
+        """Where its objects lie."""
+        return self.objects.place
+
+    @cached_property
+    def objects(self) -> Objects:
+        """Where the objects lie: the directory, or the attempt in it that counts."""
+        base = self.record.base
+        return self.directory.below(base) if base else self.directory
+
+    def recorded(self, key: str) -> ObjectRecord:
+        """What the record says of an object."""
+        with self._refusing(key):
+            return self.record.objects[key]
+
+    def document(self, key: str) -> bytes:
+        """The bytes of a document."""
+        recorded = self.recorded(key)
+        with self._refusing(key):
+            data = self.objects.get(key, MAX_DOCUMENT_BYTES)
+            if ObjectRecord.of([data]).whole != recorded.whole:
+                raise ValueError
+        return data
+
+    def file(self, key: str) -> Path:
+        """An object as a file of this machine; compared once."""
+        if key not in self._files:
+            recorded = self.recorded(key)
+            with self._refusing(key):
+                self._files[key] = self.objects.file(key, recorded)
+        return self._files[key]
+
+    def table(
+        self, key: str, schema: pa.Schema, *, rows: int | None = None, extra: int | None = 0
+    ) -> pa.Table:
+        """The columns of `schema` of an Arrow table; bounded as `read_table` says."""
+        return read_table(self.file(key), schema, rows=rows, extra=extra)
+
+    @contextlib.contextmanager
+    def array(
+        self,
+        group: str,
+        spec: ArraySpec,
+        *,
+        start: int = 0,
+        end: int | None = None,
+        compared: bool = False,
+    ) -> Iterator["CheckedArray"]:
+        """An array of the Zarr group `group`, of which rows `start` to `end` will be read.
+
+        With checksums by chunk (format 3) only the chunks of those rows are read, each compared
+        when it is. Without, its objects are compared whole first, unless the caller has done so:
+        `compared`.
+        """
+        folder = f"{group}/{spec.name}"
+        where = str(self.objects.place / folder)
+        layout = parse_layout(self.document(f"{folder}/{METADATA_KEY}"), spec, where)
+        keys = [f"{folder}/c/{number}/0" for number in range(layout.n_objects)]
+        recorded = {key: self.recorded(key) for key in keys}
+        chunks = recorded[keys[0]].chunks if len(keys) == 1 else ()
+        with contextlib.ExitStack() as stack:
+            sources: list[Source] = []
+            for key in keys:
+                with self._refusing(key):
+                    opened = (
+                        self.objects.open(
+                            key,
+                            ahead=_bytes_of(layout, chunks, start, end),
+                            size=recorded[key].bytes,
+                        )
+                        if chunks or compared
+                        else self.objects.open_compared(key, recorded[key])
+                    )
+                    sources.append(stack.enter_context(opened))
+            yield CheckedArray(layout, sources, chunks or None, where)
+
+    @contextlib.contextmanager
+    def _refusing(self, key: str) -> Iterator[None]:
+        """Say of an object that is not what its record says where it is and what to do."""
+        try:
+            yield
+        except LppError:
+            raise
+        except (OSError, ValueError, KeyError) as error:
+            found = "missing"
+            if isinstance(error, ValueError):
+                found = "altered or cut short"
+            elif isinstance(error, OSError) and not isinstance(error, _ABSENT):
+                found = f"not readable ({error.strerror})"
+            root = self.directory.root
+            raise FormatError(
+                f"{self.objects.place / key}: {found} since it was committed. `lpp-analyze verify "
+                f"{root}` lists every such object, and `lpp-capture repair {root}` computes again "
+                "the shards they belong to.",
+                kind=ErrorKind.CORRUPT,
+            ) from None
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedArray:
+    """An array whose rows are compared with the record when they are read."""
+
+    layout: ArrayLayout
+    sources: Sequence[Source]
+    chunks: Sequence[ChunkRecord] | None
+    where: str
+
+    def rows(self, start: int, end: int, *, dtype: ReadAs = "stored") -> npt.NDArray[Any]:
+        """Rows `start` up to `end`, (end - start, width). FormatError for altered bytes."""
+        return read_rows(
+            self.sources,
+            self.layout,
+            start,
+            end,
+            where=self.where,
+            dtype=dtype,
+            chunks=self.chunks,
+            pool=decode_pool(),
+        )
+
+    def check(self) -> None:
+        """FormatError unless every chunk is there and declares the size it should have."""
+        check_objects(self.sources, self.layout, where=self.where, chunks=self.chunks)
+
+
+def _bytes_of(
+    layout: ArrayLayout, chunks: Sequence[ChunkRecord], start: int, end: int | None
+) -> range:
+    """Bytes of the object that hold rows `start` up to `end`; none where nobody knows."""
+    end = layout.spec.rows if end is None else end
+    first, last = start // layout.chunk_rows, -(-end // layout.chunk_rows)
+    before = sum(chunk.bytes for chunk in chunks[:first])
+    return range(before, before + sum(chunk.bytes for chunk in chunks[first:last]))
+
+
+def open_checked(directory: Objects, kind: type[Record]) -> Checked[Record]:
+    """The committed directory. FileNotFoundError where it holds no record; FormatError: CORRUPT for
+    altered bytes, UNSUPPORTED_VERSION for a newer release's.
+    """
+    data = directory.get(COMMIT_KEY, MAX_DOCUMENT_BYTES)
+    return Checked(directory, parse_record(kind, data, str(directory.place / COMMIT_KEY)))

@@ -1,0 +1,162 @@
+"""The commit protocol, SPEC.md section 6: the same on a disk as in a bucket.
+
+A writer puts its objects under a name of its own, an *attempt*, and then creates COMMIT.json, which
+names the attempt. That one step is exclusive, so exactly one of several writers wins; what the
+others wrote is removed.
+
+A writer may be suspended at any point and go on after another one has won, and has removed its
+attempt. It finds that out in one of three places: its objects are gone when it flushes them, a
+record is there when it creates its own, or, where that record was removed in the meantime, its
+objects are gone when it looks for them once more. In none of them does its record stay.
+"""
+
+import contextlib
+import secrets
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import replace
+from typing import Any, Final
+
+from lpp.store.errors import ConflictError, ErrorKind, LppError
+from lpp.store.format.commit_record import ChunkRecord, ObjectRecord, record_bytes
+from lpp.store.format.keys import COMMIT_KEY, FORMAT_VERSION
+from lpp.store.format.limits import MAX_DOCUMENT_BYTES
+from lpp.store.objects.protocol import Buffers, Entry, Objects
+
+QUIETLY: Final = (LppError, OSError)
+"""What a sweep may meet: a place that refuses costs nothing but room."""
+
+
+class Attempt:
+    """What one writer puts into a directory until one writer's record makes it count."""
+
+    def __init__(self, directory: Objects) -> None:
+        self.base = secrets.token_hex(8)
+        self.older: Collection[Entry] = ()
+        """What lay in the directory just before the record: no other attempt among it can win any
+        more. One that begins later may, where its writer replaces this record."""
+        self._directory = directory
+        self._objects: dict[str, ObjectRecord] = {}
+        self._in_doubt = False
+
+    def write(self, key: str, parts: Buffers, chunks: Collection[ChunkRecord] = ()) -> None:
+        """Write one object. chunks: of an array. Any number of threads may at once."""
+        self._directory.write(f"{self.base}/{key}", parts)
+        self._objects[key] = ObjectRecord.of(parts, tuple(chunks))
+
+    def commit(self, record: Any, stays: Callable[[bytes], bool]) -> None:
+        """Make the objects count: put `record` where there is none, or none that stays.
+
+        record: of any kind; format, objects and base are filled in. stays: whether the bytes of a
+        record that is there (none where it is no file at all) mean that another writer was first;
+        then FileExistsError.
+        ConflictError where others removed what was being written.
+        """
+        directory = self._directory
+        keys = {f"{self.base}/{key}" for key in self._objects}
+        try:
+            directory.flush(keys)
+        except FileNotFoundError:
+            raise self._removed(stays) from None
+        with contextlib.suppress(*QUIETLY):
+            self.older = directory.entries()
+        complete = replace(record, format=FORMAT_VERSION, objects=self._objects, base=self.base)
+        self._put(record_bytes(complete), stays)
+        if not self._complete(keys):
+            with contextlib.suppress(FileNotFoundError):
+                if self._counts():
+                    directory.delete([COMMIT_KEY])
+            self._in_doubt = False
+            raise self._removed(stays)
+
+    def _put(self, data: bytes, stays: Callable[[bytes], bool]) -> None:
+        directory = self._directory
+        while True:
+            self._in_doubt = True
+            if directory.put_new(COMMIT_KEY, data):
+                return
+            try:
+                found, version = directory.get_version(COMMIT_KEY, MAX_DOCUMENT_BYTES)
+            except FileNotFoundError:
+                continue  # removed this moment
+            if found == data:
+                return  # an answer got lost: the record is ours
+            self._in_doubt = False
+            if stays(found):
+                raise FileExistsError(str(directory.place))
+            self._in_doubt = True
+            if directory.put_over(COMMIT_KEY, data, version):
+                return
+
+    def _complete(self, keys: Collection[str]) -> bool:
+        """Whether every object is still there; True where nobody can tell."""
+        try:
+            return {*keys} <= {*self._directory.walk(self.base)}
+        except QUIETLY:
+            return True
+
+    def _counts(self) -> bool:
+        """Whether the record is ours. FileNotFoundError where there is none."""
+        found = self._directory.get(COMMIT_KEY, MAX_DOCUMENT_BYTES)
+        return f'"{self.base}"'.encode() in found
+
+    def _removed(self, stays: Callable[[bytes], bool]) -> Exception:
+        """What to raise where others have removed the objects: FileExistsError where a record of
+        theirs stays.
+        """
+        where = self._directory.place
+        with contextlib.suppress(FileNotFoundError):
+            if stays(self._directory.get_version(COMMIT_KEY, MAX_DOCUMENT_BYTES)[0]):
+                return FileExistsError(str(where))
+        return ConflictError(
+            f"{where}: what this process was writing there was removed by another one. See that "
+            "nothing else works there, then repeat the same command.",
+            kind=ErrorKind.IN_USE,
+        )
+
+    def withdraw(self) -> None:
+        """Remove the objects, unless they count, or may: an answer that was lost in a bucket may
+        have been to a request that is still on its way.
+        """
+        with contextlib.suppress(*QUIETLY):
+            if self._in_doubt:
+                try:
+                    if self._counts():
+                        return
+                except FileNotFoundError:
+                    if not self._directory.is_local:
+                        return
+            self._directory.delete_below(self.base)
+
+
+@contextlib.contextmanager
+def attempt(directory: Objects, *, keep: Collection[str] = ()) -> Iterator[Attempt]:
+    """An attempt to fill, and to end with `commit`.
+
+    When the block ends well everything that lay in `directory` is removed, but for what is named
+    in `keep`. When it fails, the attempt itself is removed. FileExistsError where another writer
+    was first.
+    """
+    one = Attempt(directory)
+    try:
+        yield one
+    except BaseException:
+        one.withdraw()
+        raise
+    _remove(directory, one.older, {*keep, one.base})
+
+
+def sweep(directory: Objects, keep: Collection[str]) -> None:
+    """Remove from `directory` all but its record and the names in `keep`, as far as possible."""
+    with contextlib.suppress(*QUIETLY):
+        _remove(directory, directory.entries(), keep)
+
+
+def _remove(directory: Objects, entries: Iterable[Entry], keep: Collection[str]) -> None:
+    with contextlib.suppress(*QUIETLY):
+        for entry in entries:
+            if entry.name in keep or entry.name == COMMIT_KEY:
+                continue
+            if entry.is_folder:
+                directory.delete_below(entry.name)
+            else:
+                directory.delete([entry.name])

@@ -1,0 +1,200 @@
+"""COMMIT.json, SPEC.md section 6: the record that makes a run, a shard or a source of scores exist.
+
+It is written last and lists every other object of its directory with size and checksum, and
+carries a checksum of itself, so that no altered byte goes unnoticed.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Protocol, TypeVar
+
+import xxhash
+
+from lpp.store.errors import ErrorKind, FormatError
+from lpp.store.format.documents import (
+    OMITTED,
+    canonical_json,
+    code_point_json,
+    load_json,
+    parse_document,
+    stored_json,
+    to_document,
+)
+from lpp.store.format.keys import FORMAT_VERSION
+from lpp.store.format.limits import ADVICE, key_problem
+
+ATTEMPT: Final = re.compile(r"[0-9a-f]{16}")
+"""Name of an attempt, the folder in which one writer puts its objects: 64 random bits."""
+
+_SEAL: Final = "self_xxh3_128"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChunkRecord:
+    """One chunk of an array as it is stored."""
+
+    bytes: int
+    xxh3_128: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectRecord:
+    """Size and checksum of one stored object."""
+
+    bytes: int
+    xxh3_128: str
+    chunks: tuple[ChunkRecord, ...] = field(default=(), metadata=OMITTED)
+    """Of an object that holds an array: its chunks, one after the other from its first byte on, so
+    that some rows can be read and checked without the others. Format 3."""
+
+    @classmethod
+    def of(cls, parts: Sequence[Any], chunks: Sequence[ChunkRecord] = ()) -> "ObjectRecord":
+        """Of the object that `parts`, buffers end to end, make."""
+        digest, size = xxhash.xxh3_128(), 0
+        for part in parts:
+            digest.update(part)
+            size += memoryview(part).nbytes
+        return cls(bytes=size, xxh3_128=digest.hexdigest(), chunks=tuple(chunks))
+
+    @property
+    def whole(self) -> tuple[int, str]:
+        """What two objects of the same bytes share."""
+        return self.bytes, self.xxh3_128
+
+
+class SealedRecord(Protocol):
+    """What every record has, whatever it is of."""
+
+    @property
+    def format(self) -> int:
+        """Version of everything in the directory: the oldest that can say it, SPEC.md section 9."""
+
+    @property
+    def objects(self) -> Mapping[str, ObjectRecord]:
+        """Every other object, by its key relative to the directory, or to `base` in it."""
+
+    @property
+    def base(self) -> str:
+        """The attempt whose objects these are; empty: they lie in the directory itself."""
+
+    @property
+    def self_xxh3_128(self) -> str:
+        """The seal: checksum of the canonical document without this field."""
+
+
+Record = TypeVar("Record", bound=SealedRecord)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommitRecord:
+    """The record of a run or of a shard."""
+
+    format: int = 1
+    plan: str
+    """Hash of the plan it belongs to."""
+    shard: int | None
+    """Index of the shard; None for the run's own record."""
+    rows: int
+    """Tokens of the shard; 0 in the run's record."""
+    objects: Mapping[str, ObjectRecord]
+    base: str = field(default="", metadata=OMITTED)
+    quarantine: int = field(default=0, metadata=OMITTED)
+    """Prompts of the shard that its object `quarantine.arrow` sets aside. Format 2."""
+    self_xxh3_128: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoresRecord:
+    """The record of a source of benchmark scores, SPEC.md section 7."""
+
+    format: int = 1
+    source: str
+    """Name of the source; one directory in force bears it."""
+    content: str
+    """SHA-256 over the rows and the original files: equal content is not written twice."""
+    rows: int
+    replaces: tuple[str, ...]
+    """Directories that no longer count, whether or not they are still there."""
+    objects: Mapping[str, ObjectRecord]
+    base: str = field(default="", metadata=OMITTED)
+    self_xxh3_128: str = ""
+
+
+def checksum(data: Any) -> str:
+    """xxh3-128 of `data`, a buffer, in hex."""
+    return xxhash.xxh3_128_hexdigest(data)
+
+
+def sealed(record: Record) -> Record:
+    """The same record with its own checksum filled in."""
+    return replace(record, **{_SEAL: seal_of(to_document(record))})  # type: ignore[type-var]
+
+
+def seal_of(document: Mapping[str, object]) -> str:
+    """The seal of a record: checksum of its canonical document without the seal."""
+    version = document.get("format", 1)
+    older = type(version) is int and version < 3
+    unsealed = {k: v for k, v in document.items() if k != _SEAL}
+    return checksum(code_point_json(unsealed) if older else canonical_json(unsealed))
+
+
+def record_bytes(record: SealedRecord) -> bytes:
+    """The bytes of COMMIT.json, sealed."""
+    return stored_json(to_document(sealed(record)), record.format)
+
+
+def parse_record(kind: type[Record], data: bytes, where: str) -> Record:
+    """The record that `data`, the bytes of COMMIT.json, holds. where: its place, for messages.
+
+    FormatError: CORRUPT for altered bytes, and for objects that lie, or might lie, outside the
+    directory; UNSUPPORTED_VERSION for the record of a newer release.
+    """
+    document = load_json(data, where)
+    # The seal comes first: an altered byte must not pass for another version or another plan.
+    if not isinstance(document, dict) or not _intact(document, data):
+        raise FormatError(
+            f"{where}: altered since it was written (its checksum does not match).",
+            kind=ErrorKind.CORRUPT,
+        )
+    version = document.get("format")
+    if type(version) is int and version > FORMAT_VERSION:
+        raise FormatError(
+            f"{where}: written in store format {version}, this release reads up to "
+            f"{FORMAT_VERSION}. Install a newer lpp-engine.",
+            kind=ErrorKind.UNSUPPORTED_VERSION,
+        )
+    record = parse_document(kind, document, where)
+    if problems := _problems(record):
+        more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise FormatError(
+            f"{where}: {'; '.join(problems[:5])}{more}. It was not written by lpp-engine: take "
+            f"nothing from this store. {ADVICE}",
+            kind=ErrorKind.CORRUPT,
+        )
+    return record
+
+
+def _intact(document: Mapping[str, object], data: bytes) -> bool:
+    """Comparing bytes as well finds what parsing forgives, such as a changed space."""
+    version = document.get("format", 1)
+    stored = stored_json(document, version if type(version) is int else 1)
+    return document.get(_SEAL) == seal_of(document) and data == stored
+
+
+def _problems(record: SealedRecord) -> list[str]:
+    problems = []
+    if record.base and not ATTEMPT.fullmatch(record.base):
+        problems.append("base is no name of an attempt")
+    if (rows := getattr(record, "rows", 0)) < 0:
+        problems.append(f"{rows} rows")
+    for key, recorded in record.objects.items():
+        if problem := key_problem(key):
+            problems.append(f"the object {key[:60]!r} {problem}")
+        if recorded.bytes < 0:
+            problems.append(f"{key}: {recorded.bytes} bytes")
+        if min((chunk.bytes for chunk in recorded.chunks), default=1) < 1 or (
+            sum(chunk.bytes for chunk in recorded.chunks) > recorded.bytes
+        ):
+            problems.append(f"{key}: chunks that do not fit into it")
+    return problems

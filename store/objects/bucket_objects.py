@@ -1,0 +1,238 @@
+"""A prefix of a bucket as a place for objects."""
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, Final, Self, TypeVar
+
+from lpp.store.errors import ErrorKind, LppError, MachineError
+from lpp.store.format.commit_record import ObjectRecord
+from lpp.store.objects.bucket import PART_BYTES, Bucket, LargerError, bucket_of
+from lpp.store.objects.bucket_path import BucketPath
+from lpp.store.objects.checks import ONLY_WRITER, exclusive_twice, only_writer, too_large
+from lpp.store.objects.copies import copied
+from lpp.store.objects.owners import owner_of
+from lpp.store.objects.protocol import Buffers, Entry, Stat, Version
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+REQUESTS_AT_ONCE: Final = 16
+"""Small reads of a bucket side by side: each waits for the network, not for this machine."""
+
+
+class BucketObjects:
+    """The objects below a prefix of the store at `root`. Each method says what it costs."""
+
+    is_local: Final = False
+    piece_bytes: Final = PART_BYTES
+
+    def __init__(self, root: BucketPath, prefix: str = "") -> None:
+        self.root, self._prefix = root, prefix
+        self.place = root / prefix if prefix else root
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.root, self._prefix)
+
+    @property
+    def _bucket(self) -> Bucket:
+        return bucket_of(self.place.root)
+
+    def _key(self, key: str) -> str:
+        return f"{self.place.key}/{key}" if self.place.key and key else self.place.key or key
+
+    def below(self, key: str) -> Self:
+        """The objects below `key`."""
+        return type(self)(self.root, f"{self._prefix}/{key}" if self._prefix else key)
+
+    # reading
+
+    def exists(self, key: str) -> bool:
+        """Whether there is an object of that key, or one below it: one or two requests."""
+        if full := self._key(key):
+            with contextlib.suppress(FileNotFoundError):
+                self._bucket.head(full)
+                return True
+        return self._bucket.any_below(full)
+
+    def stat(self, key: str) -> Stat:
+        """One request."""
+        found = self._bucket.head(self._key(key))
+        return Stat(size=found.size, modified=found.modified)
+
+    def entries(self, key: str = "") -> list[Entry]:
+        """A request for each thousand names."""
+        folders, objects = self._bucket.folder(self._key(key))
+        found = [Entry(name=name.rpartition("/")[2], is_folder=True) for name in folders]
+        found += [
+            Entry(name=item.key.rpartition("/")[2], is_folder=False)
+            for item in objects
+            if item.key != self._key(key)
+        ]
+        return sorted(found, key=lambda entry: entry.name)
+
+    def walk(self, key: str = "") -> Iterator[str]:
+        """A request for each thousand objects."""
+        start = len(f"{self.place.key}/") if self.place.key else 0
+        yield from (item.key[start:] for item in self._bucket.below(self._key(key)))
+
+    def get(self, key: str, most: int) -> bytes:
+        """One request, more for an object that is large; no byte of one that is too large."""
+        try:
+            return bytes(self._bucket.get(self._key(key), most))
+        except LargerError:
+            raise too_large(self.place / key, most) from None
+
+    @contextlib.contextmanager
+    def open(
+        self, key: str, *, ahead: range = range(0), size: int | None = None
+    ) -> Iterator["BucketSource"]:
+        """The range `ahead` at once, in parts side by side; what else is asked for, by a request
+        each.
+        """
+        bucket, full = self._bucket, self._key(key)
+        data = bucket.get_range(full, ahead.start, ahead.stop)
+        yield BucketSource(bucket, full, ahead.start, data, size)
+
+    @contextlib.contextmanager
+    def open_compared(self, key: str, recorded: ObjectRecord) -> Iterator["BucketSource"]:
+        """The whole object, in memory."""
+        data = self._compared(key, recorded)
+        yield BucketSource(self._bucket, self._key(key), 0, data, recorded.bytes)
+
+    def file(self, key: str, recorded: ObjectRecord) -> Path:
+        """A copy, fetched and compared once in this process."""
+        return copied(self.place / key, recorded.whole, lambda: self._compared(key, recorded))
+
+    def _compared(self, key: str, recorded: ObjectRecord) -> memoryview:
+        with contextlib.suppress(LargerError):
+            data = self._bucket.get(self._key(key), recorded.bytes)
+            if ObjectRecord.of([data]).whole == recorded.whole:
+                return data
+        raise ValueError(f"{self.place / key}: altered or cut short")
+
+    def local(self, key: str) -> Path:
+        """A copy of the version that is there now: two requests, one where it is here already."""
+        found = self._bucket.head(self._key(key))
+        return copied(self.place / key, found, lambda: self._bucket.get(found.key))
+
+    # writing
+
+    def write(self, key: str, parts: Buffers) -> None:
+        """One request, or one for each part of a large object."""
+        self._bucket.put(self._key(key), parts[0] if len(parts) == 1 else b"".join(parts))
+
+    def flush(self, keys: Collection[str]) -> None:
+        """Nothing to do: what a bucket has taken, it has."""
+
+    def put(self, key: str, data: bytes) -> None:
+        """One request."""
+        self._bucket.put(self._key(key), data)
+
+    def put_file(self, key: str, path: Path) -> None:
+        """Upload a file, in parts."""
+        self._bucket.put(self._key(key), path.read_bytes())
+
+    def put_new(self, key: str, data: bytes) -> bool:
+        """A put on the condition that there is none."""
+        return self._bucket.put_new(self._key(key), data)
+
+    def get_version(self, key: str, most: int) -> tuple[bytes, Version]:
+        """One request."""
+        return self._bucket.get_tagged(self._key(key), most)
+
+    def put_over(self, key: str, data: bytes, version: Version) -> bool:
+        """A put on the condition that it is still that version."""
+        return self._bucket.put_over(self._key(key), data, version)
+
+    def touch(self, key: str, data: bytes) -> None:
+        """Put it again."""
+        self.put(key, data)
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """A request for each thousand."""
+        self._bucket.delete([self._key(key) for key in keys])
+
+    def delete_below(self, key: str) -> None:
+        """A listing, then as `delete`."""
+        self._bucket.delete([item.key for item in self._bucket.below(self._key(key))])
+
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A temporary folder of this machine."""
+        with tempfile.TemporaryDirectory(prefix="lpp-objects-") as folder:
+            yield Path(folder)
+
+    def sweep(self) -> None:
+        """Remove what processes of this machine left right here."""
+        for entry in self.entries():
+            owner = owner_of(entry.name)
+            if owner is not None and owner.ended:
+                self.delete([entry.name])
+
+    def check_exclusive(self) -> None:
+        """Whether the object store keeps the condition of a put; three requests, once in a process.
+
+        One that ignores it lets every writer win, without a word.
+        """
+        if _keeps_conditions(self.root):
+            return
+        if not only_writer():
+            raise MachineError(
+                f"{self.place}: this object store ignores the condition of a put (If-None-Match), "
+                "so two writers at once would overwrite each other unseen. Use a store that keeps "
+                "it, or, if you make sure that one command at a time writes here, set "
+                f"{ONLY_WRITER}=1.",
+                kind=ErrorKind.DENIED,
+            )
+        self._bucket.conditional = False
+
+    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+        """Side by side: each waits for the network."""
+        with ThreadPoolExecutor(REQUESTS_AT_ONCE, thread_name_prefix="lpp-requests") as pool:
+            return list(pool.map(function, items))
+
+
+class BucketSource:
+    """An object, of which a range is in memory."""
+
+    def __init__(
+        self, bucket: Bucket, key: str, start: int, ahead: memoryview, size: int | None
+    ) -> None:
+        self._bucket, self._key, self._start, self._ahead = bucket, key, start, ahead
+        self._size = size
+
+    @cached_property
+    def _listed(self) -> tuple[int, str | None]:
+        found = self._bucket.head(self._key)
+        return found.size, found.e_tag
+
+    @property
+    def size(self) -> int:
+        """One request where nobody knew it. From then on every range is of that version."""
+        return self._listed[0] if self._size is None else self._size
+
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        """From memory, or by one request."""
+        first, end = offset - self._start, offset - self._start + len(buffer)
+        if 0 <= first <= end <= len(self._ahead):
+            found = self._ahead[first:end]
+        else:
+            e_tag = self._listed[1] if "_listed" in self.__dict__ else None
+            found = self._bucket.get_range(self._key, offset, offset + len(buffer), e_tag)
+        if len(found) != len(buffer):
+            raise EOFError(f"it ends at byte {offset + len(found)}")
+        buffer[:] = found
+
+
+@lru_cache(maxsize=64)
+def _keeps_conditions(root: BucketPath) -> bool:
+    try:
+        return exclusive_twice(BucketObjects(root))
+    except LppError as error:
+        if "NotImplemented" in str(error):
+            return False
+        raise

@@ -1,0 +1,84 @@
+"""The root document, `lpp.json`, SPEC.md section 2: what makes a directory a store.
+
+Imports no reader: `lpp-sql` starts through it.
+"""
+
+from dataclasses import dataclass
+
+from lpp.store.errors import ErrorKind, FormatError, InputError
+from lpp.store.format.documents import canonical_json, load_json, parse_document, to_document
+from lpp.store.format.keys import FORMAT_NAME, ROOT_KEY, ROOT_VERSION
+from lpp.store.format.limits import MAX_ROOT_BYTES
+from lpp.store.objects.locate import objects_at
+from lpp.store.objects.place import Url
+from lpp.store.objects.protocol import Objects
+
+
+@dataclass(frozen=True, kw_only=True)
+class RootDocument:
+    """What `lpp.json` says."""
+
+    format: str
+    version: int
+
+
+def find_store(url: Url) -> Objects:
+    """The objects of the store at `url`: a directory, or `s3://bucket/prefix`.
+
+    Raises FormatError: NOT_A_STORE when there is none, UNSUPPORTED_VERSION when a newer release
+    wrote it. MachineError: DENIED or UNREACHABLE, of an object store.
+    """
+    root = objects_at(url)
+    try:
+        data = root.get(ROOT_KEY, MAX_ROOT_BYTES)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        found = f"it holds no file {ROOT_KEY}" if root.exists("") else "no such directory"
+        raise FormatError(
+            f"{root.place} is not an lpp store: {found}. "
+            f"`lpp-capture run --model ... --store {root.place}` makes one.",
+            kind=ErrorKind.NOT_A_STORE,
+        ) from None
+    except FormatError as error:  # a link, a directory: nobody's root document
+        raise FormatError(str(error), kind=ErrorKind.NOT_A_STORE) from None
+    where = str(root.place / ROOT_KEY)
+    document = parse_document(RootDocument, load_json(data, where), where)
+    if document.format != FORMAT_NAME:
+        raise FormatError(
+            f"{where}: format {document.format!r}, not {FORMAT_NAME!r}.", kind=ErrorKind.NOT_A_STORE
+        )
+    if not 1 <= document.version <= ROOT_VERSION:
+        raise FormatError(
+            f"{root.place}: store format {document.version}, this release reads 1 to "
+            f"{ROOT_VERSION}. Install a newer lpp-engine.",
+            kind=ErrorKind.UNSUPPORTED_VERSION,
+        )
+    return root
+
+
+def make_store(url: Url) -> Objects:
+    """The objects of the store at `url`, made empty where there is nothing yet.
+
+    Raises InputError for a directory with other things in it: a store never mixes with them;
+    MachineError for a place without exclusive creation.
+    """
+    root = objects_at(url)
+    if not root.exists(ROOT_KEY):
+        # Looked for once more at the end: another writer may be making the same store.
+        if any(not e.name.startswith(".") for e in root.entries()) and not root.exists(ROOT_KEY):
+            raise _occupied(root)
+        try:
+            root.check_exclusive()
+        except (NotADirectoryError, FileExistsError):
+            raise _occupied(root) from None
+        root.sweep()
+        document = RootDocument(format=FORMAT_NAME, version=ROOT_VERSION)
+        root.put(ROOT_KEY, canonical_json(to_document(document)))
+    return find_store(url)
+
+
+def _occupied(root: Objects) -> InputError:
+    return InputError(
+        f"{root.place} is not an lpp store and not an empty directory. "
+        "Name a new directory with --store.",
+        kind=ErrorKind.NOT_A_STORE,
+    )

@@ -1,0 +1,85 @@
+"""The committed shards of a run: found by their records, opened the checked way."""
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from lpp.store.checked import Checked, open_checked
+from lpp.store.errors import ErrorKind, FormatError
+from lpp.store.format.commit_record import CommitRecord
+from lpp.store.format.keys import QUARANTINE_KEY, SHARDS_KEY, shard_key
+from lpp.store.format.limits import ADVICE
+from lpp.store.format.plan import Plan
+from lpp.store.format.quarantine import QUARANTINE_SCHEMA
+from lpp.store.objects.locate import objects_at
+from lpp.store.objects.place import Place
+from lpp.store.objects.protocol import Objects
+
+DETAIL_BYTES: Final = 64 << 20
+"""Bytes of all that a shard's quarantine says in words."""
+
+
+class Shard(Checked[CommitRecord]):
+    """A committed shard."""
+
+    def __init__(self, directory: Objects, record: CommitRecord, plan: Plan, index: int) -> None:
+        super().__init__(directory, record)
+        self.index = index
+        self.first_prompt, self.end_prompt = plan.shards[index : index + 2]
+
+    @property
+    def rows(self) -> int:
+        """Tokens of its prompts."""
+        return self.record.rows
+
+    @property
+    def digest(self) -> str:
+        """Checksum of its record, which covers every object of the shard."""
+        return self.record.self_xxh3_128
+
+    def quarantine(self) -> pa.Table:
+        """Prompts that it sets aside, (n, 5): `QUARANTINE_SCHEMA`. Empty for most."""
+        if not self.record.quarantine:
+            return QUARANTINE_SCHEMA.empty_table()
+        rows = self.record.quarantine
+        return self.table(QUARANTINE_KEY, QUARANTINE_SCHEMA, rows=rows, extra=DETAIL_BYTES)
+
+    def quarantined(self) -> npt.NDArray[np.int32]:
+        """(n,) their ids, ascending. FormatError for ids that are not of this shard."""
+        ids: npt.NDArray[np.int32] = self.quarantine()["prompt_id"].to_numpy()
+        inside = range(self.first_prompt, self.end_prompt)
+        if len(ids) and not (ids[0] in inside and ids[-1] in inside and (np.diff(ids) > 0).all()):
+            raise FormatError(
+                f"{self.objects.place / QUARANTINE_KEY}: prompts that are not those of the shard. "
+                f"{ADVICE}",
+                kind=ErrorKind.CORRUPT,
+            )
+        return ids
+
+
+def run_directory(path: Place) -> Objects:
+    """The objects of the run in the directory `path` of a store."""
+    return objects_at(path.parent.parent).below(f"{path.parent.name}/{path.name}")
+
+
+def open_shard(run: Objects, plan: Plan, index: int) -> Shard | str | None:
+    """Shard `index` of `plan` in the directory `run`; why what is there is not it; None where
+    nothing is committed.
+
+    FormatError(UNSUPPORTED_VERSION) for a newer release's, which must not be written over.
+    """
+    directory = run.below(f"{SHARDS_KEY}/{shard_key(index)}")
+    try:
+        record = open_checked(directory, CommitRecord).record
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except FormatError as error:
+        if error.kind is ErrorKind.UNSUPPORTED_VERSION:
+            raise
+        return str(error)
+    if record.plan != plan.hash or record.shard != index:
+        whose = "another run" if record.plan != plan.hash else f"shard {record.shard}"
+        return f"{directory.place}: holds the record of {whose}."
+    return Shard(directory, record, plan, index)

@@ -1,0 +1,159 @@
+"""Other programs read what is written: one for node, zarr-python, zarrs, xarray, dask."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dask.array
+import numpy as np
+import pytest
+import xarray
+import zarr
+from node_packages import node_modules
+
+from lpp.store import Run, open_store
+
+GOLDEN = Path(__file__).with_name("golden") / "v3"
+FOREIGN = Path(__file__).with_name("foreign")
+
+
+@pytest.fixture(scope="session")
+def node_reader() -> Path:
+    """`foreign/read.mjs` beside the packages that it imports."""
+    return Path(shutil.copy(FOREIGN / "read.mjs", node_modules(FOREIGN).parent))
+
+
+def node_reads(reader: Path, store: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["node", str(reader), str(store)], capture_output=True, text=True, check=False
+    )
+
+
+def test_the_reader_is_as_short_as_the_specification_promises() -> None:
+    assert len((FOREIGN / "read.mjs").read_text("utf-8").splitlines()) <= 150
+
+
+def test_node_reads_every_value(node_reader: Path) -> None:
+    done = node_reads(node_reader, GOLDEN)
+    assert done.returncode == 0, done.stderr
+    found, runs = json.loads(done.stdout), open_store(GOLDEN).runs
+    assert list(found) == list(runs)
+    for name, run in runs.items():
+        theirs = found[name]
+        shards = [theirs["shards"][str(k)] for k in range(run.plan.n_shards)]
+        assert theirs["hash"] == run.plan.hash
+        assert theirs["prompts"] == run.prompts().to_pydict()
+        assert joined(shard["tokens"] for shard in shards) == run.tokens().to_table().to_pydict()
+        for site in run.sites:
+            bits = b"".join(bytes.fromhex(shard["hidden"][site]) for shard in shards)
+            assert bits == run.array(site, dtype="stored")[:].tobytes()
+        tables = [shard["quarantine"] for shard in shards if shard["quarantine"]]
+        aside = joined(iter(tables)) if tables else {"prompt_id": []}
+        assert aside["prompt_id"] == run.quarantined.tolist()
+
+
+def joined(tables: Iterator[dict[str, list[Any]]]) -> dict[str, list[Any]]:
+    """The rows of several tables, end to end, by column."""
+    first, *others = tables
+    return {name: sum((t[name] for t in others), values) for name, values in first.items()}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "*/plan.json",
+        "*/prompts.arrow",
+        "COMMIT.json",
+        "shards/00000/COMMIT.json",
+        "shards/00001/*/quarantine.arrow",
+        "shards/00000/*/tokens.arrow",
+        "shards/00000/*/hidden.zarr/embed/zarr.json",
+        "shards/00000/*/hidden.zarr/embed/c/0/0",
+    ],
+)
+def test_node_refuses_altered_bytes(node_reader: Path, tmp_path: Path, name: str) -> None:
+    store = shutil.copytree(GOLDEN, tmp_path / "store")
+    (path,) = store.glob(f"runs/model-1b-untrained-*/{name}")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    done = node_reads(node_reader, store)
+    assert (done.returncode, done.stdout) == (1, ""), done.stderr
+
+
+def test_node_refuses_a_link(node_reader: Path, tmp_path: Path) -> None:
+    store = shutil.copytree(GOLDEN, tmp_path / "store")
+    (path,) = store.glob("runs/model-1b-untrained-*/*/prompts.arrow")
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    done = node_reads(node_reader, store)
+    assert (done.returncode, done.stdout) == (1, ""), done.stderr
+
+
+# zarr-python, zarrs, xarray and dask
+
+
+@pytest.fixture(params=["bfloat16", "float16", "float32"])
+def run(request: pytest.FixtureRequest, tmp_path: Path, make_capture: Any) -> Run:
+    """A run of three shards whose arrays have several chunks each; random bits, by dtype."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lpp.store.arrays.layout.CHUNK_BYTES", 16)
+        found: Run = make_capture(stored_dtype=request.param).write(tmp_path / "store")
+    return found
+
+
+def groups(run: Run) -> list[Path]:
+    """The Zarr group of each shard."""
+    return [Path(shard.objects_dir) / "hidden.zarr" for shard in run.shards]
+
+
+def stored_bytes(run: Run, site: str) -> bytes:
+    """Every row of `site` as our reader gives it."""
+    return b"".join(block.values.tobytes() for block in run.blocks(site, dtype="stored"))
+
+
+def test_zarr_python_reads_a_shard(run: Run) -> None:
+    for site in run.sites:
+        arrays = [zarr.open_group(group, mode="r")[site] for group in groups(run)]
+        assert all(array.shards[0] > array.chunks[0] for array in arrays)  # several chunks
+        assert b"".join(array[:].tobytes() for array in arrays) == stored_bytes(run, site)
+
+
+def test_the_zarrs_pipeline_reads_a_shard(run: Run) -> None:
+    with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}):
+        for site in run.sites:
+            arrays = [zarr.open_group(group, mode="r")[site] for group in groups(run)]
+            assert type(arrays[0]._async_array.codec_pipeline).__name__ == "ZarrsCodecPipeline"
+            assert b"".join(array[:].tobytes() for array in arrays) == stored_bytes(run, site)
+
+
+def test_xarray_opens_a_shard(run: Run) -> None:
+    opened = [
+        xarray.open_zarr(group, consolidated=False, mask_and_scale=False) for group in groups(run)
+    ]
+    whole = xarray.concat(opened, "token")
+    assert set(whole.data_vars) == set(run.sites)
+    for site in run.sites:
+        assert whole[site].dims == ("token", "feature")
+        assert whole[site].attrs["lpp"]["site"] == site
+        assert whole[site].to_numpy().tobytes() == stored_bytes(run, site)
+
+
+def test_dask_and_xarray_read_a_whole_run(run: Run) -> None:
+    for site in run.sites:
+        view = run.array(site, dtype="stored")
+        lazy = dask.array.from_zarr(view, chunks=(4, view.shape[1]))
+        assert lazy.numblocks[0] > 3
+        assert lazy.compute(scheduler="threads").tobytes() == stored_bytes(run, site)
+        named = xarray.DataArray(lazy, dims=view.metadata.dimension_names)
+        last = named.isel(token=-1).to_numpy()
+        assert last.tobytes() == view[-1].tobytes()
+        assert named.sizes == {"token": view.shape[0], "feature": view.shape[1]}
+
+
+def test_float32_rows_of_a_run_are_those_of_its_blocks(run: Run) -> None:
+    rows = np.concatenate(list(run.hidden("final")))
+    np.testing.assert_array_equal(dask.array.from_zarr(run.array("final")).compute(), rows)

@@ -1,0 +1,132 @@
+"""SPEC.md says what the code does: fields, columns, sections and links."""
+
+import re
+import typing
+from collections.abc import Iterator
+from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from lpp.store.arrays.moments import MOMENTS_SCHEMA
+from lpp.store.format.commit_record import CommitRecord, ScoresRecord
+from lpp.store.format.plan import Plan
+from lpp.store.format.quarantine import QUARANTINE_SCHEMA, TEXTS_SCHEMA
+from lpp.store.format.tables import (
+    OPTIONAL_COLUMNS,
+    PROMPTS_SCHEMA,
+    SCORES_SCHEMA,
+    TOKENS_SCHEMA,
+)
+
+ROOT = Path(__file__).parents[2]
+SPEC = (ROOT / "store" / "SPEC.md").read_text("utf-8")
+
+TYPES = {"list<item: int32>": "list of int32", "list<item: double>": "list of float64"}
+TYPES |= {"float": "float32", "double": "float64"}
+
+
+def rows_after(heading: str) -> list[list[str]]:
+    """Cells of the first table after some words."""
+    text = SPEC[SPEC.index(heading) + len(heading) :]
+    table = re.search(r"^\|.*\n\|[-|]+\n((?:\|.*\n)+)", text, re.MULTILINE)
+    assert table is not None
+    return [
+        [cell.strip() for cell in line.strip("|\n").split("|")] for line in table[1].split("\n")
+    ]
+
+
+def described(heading: str) -> dict[str, str]:
+    """Name and type of each row of a table."""
+    return {row[0].strip("`"): row[1] for row in rows_after(heading) if len(row) > 1}
+
+
+@pytest.mark.parametrize(
+    ("heading", "schema"),
+    [
+        ("### tokens.arrow", TOKENS_SCHEMA),
+        ("### prompts.arrow", PROMPTS_SCHEMA),
+        ("**In a shard**", QUARANTINE_SCHEMA),
+        ("**In a run**", TEXTS_SCHEMA),
+        ("`moments.arrow` has", MOMENTS_SCHEMA),
+        ("`scores.arrow` is sorted", SCORES_SCHEMA),
+    ],
+)
+def test_columns(heading: str, schema: pa.Schema) -> None:
+    told = described(heading)
+    assert list(told) == schema.names
+    none_nullable = re.match(
+        r"[^|]*(No column is|None of these columns is) nullable", SPEC[SPEC.index(heading) :]
+    )
+    for field in schema:
+        kind, *flags = told[field.name].split(", ")
+        assert kind == TYPES.get(str(field.type), str(field.type)), field.name
+        assert ("not null" in flags or bool(none_nullable)) is not field.nullable, field.name
+        assert ("optional" in flags) is (field.name in OPTIONAL_COLUMNS), field.name
+
+
+def leaves(kind: type, place: str = "") -> Iterator[tuple[str, bool]]:
+    """Each field of a dataclass that holds no other, and whether it may be absent."""
+    hints = typing.get_type_hints(kind)
+    for field in fields(kind):
+        hint: Any = hints[field.name]
+        item = typing.get_args(hint)[0] if typing.get_origin(hint) is tuple else None
+        optional = field.default is not MISSING or field.default_factory is not MISSING
+        if is_dataclass(hint):
+            yield from leaves(typing.cast("type", hint), f"{place}{field.name}.")
+            continue
+        yield place + field.name, optional
+        if is_dataclass(item):
+            yield from leaves(typing.cast("type", item), f"{place}{field.name}[].")
+
+
+def test_plan_fields() -> None:
+    told = described("## 4. The plan")
+    assert {name: "optional" in kind for name, kind in told.items()} == dict(leaves(Plan))
+
+
+def test_record_fields() -> None:
+    told = described("## 6. The commit record")
+    expected = dict(leaves(CommitRecord)) | {"objects.*.chunks": True, "self_xxh3_128": False}
+    assert {name: "optional" in kind for name, kind in told.items()} == expected
+
+
+def test_scores_record_fields() -> None:
+    names = [row[0] for row in rows_after("The record:") if len(row) > 1]
+    told = set(re.findall(r"`(\w+)`", " ".join(names)))
+    assert told == {field.name for field in fields(ScoresRecord)}
+
+
+def test_sections_that_the_code_names_exist() -> None:
+    sections = set(re.findall(r"^## (\d+)\. ", SPEC, re.MULTILINE))
+    files = [
+        path
+        for package in ("store", "sql", "analyze", "capture")
+        for path in (ROOT / package).rglob("*.py")
+    ]
+    named = {
+        number
+        for path in files
+        for told in re.findall(r"SPEC\.md\s+sections? ([\d, and]+)", path.read_text("utf-8"))
+        for number in re.findall(r"\d+", told)
+    }
+    assert named
+    assert named | set(re.findall(r"\(?section (\d+)", SPEC)) <= sections
+
+
+def test_links_are_defined_and_used() -> None:
+    defined = set(re.findall(r"^\[([^\]]+)\]: https://\S+$", SPEC, re.MULTILINE))
+    text = re.sub(r"```.*?```|`[^`]*`", "", SPEC, flags=re.DOTALL)
+    body = text[: text.index("\n[Arrow]: ")]
+    used = {
+        second or first
+        for first, second in re.findall(r"\[([^\]]+)\](?:\[([^\]]+)\])?(?!\()", body)
+    }
+    assert used == defined
+    anchors = {
+        re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-")
+        for title in re.findall(r"^#+ (.+)$", SPEC, re.MULTILINE)
+    }
+    assert set(re.findall(r"\]\(#([^)]+)\)", SPEC)) <= anchors

@@ -1,0 +1,118 @@
+"""Places that hold objects, looked at and altered without the code under test."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from azure_server import Azure
+from s3_server import S3
+
+from lpp.store.objects.locate import objects_at
+from lpp.store.objects.protocol import Objects
+
+COMMIT = "COMMIT.json"
+
+
+class DiskPlace:
+    """A directory, through pathlib."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.url = root, str(root)
+
+    @property
+    def objects(self) -> Objects:
+        """The place under test."""
+        return objects_at(self.url)
+
+    def held(self) -> dict[str, bytes]:
+        """Every file, by key."""
+        paths = [path for path in self.root.rglob("*") if path.is_file()]
+        return {path.relative_to(self.root).as_posix(): path.read_bytes() for path in paths}
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write behind everyone's back."""
+        path = self.root / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+    def remove(self, key: str) -> None:
+        """Remove behind everyone's back."""
+        (self.root / key).unlink()
+
+    def written(self, key: str) -> float:
+        """When the object was written, by the clock of the place."""
+        return os.path.getmtime(self.root / key)
+
+
+class BucketPlace:
+    """A prefix of a bucket, through another client than the one under test."""
+
+    BASE = "some/store/"
+
+    def __init__(self, s3: S3 | Azure) -> None:
+        self.s3, self.url = s3, s3.url
+
+    @property
+    def objects(self) -> Objects:
+        """The place under test."""
+        return objects_at(self.url)
+
+    def held(self) -> dict[str, bytes]:
+        """Every object, by key."""
+        return {key.removeprefix(self.BASE): data for key, data in self.s3.objects().items()}
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write behind everyone's back."""
+        self.s3.put(self.BASE + key, data)
+
+    def remove(self, key: str) -> None:
+        """Remove behind everyone's back."""
+        self.s3.delete(self.BASE + key)
+
+    def written(self, key: str) -> float:
+        """When the object was written, by the clock of the place."""
+        return self.s3.modified(self.BASE + key)
+
+
+Behind = DiskPlace | BucketPlace
+
+
+def place_of(kind: str, request: pytest.FixtureRequest) -> Behind:
+    """A fresh place of that kind."""
+    if kind == "disk":
+        return DiskPlace(request.getfixturevalue("tmp_path") / "some" / "store")
+    return BucketPlace(request.getfixturevalue({"bucket": "s3", "azure": "azure"}[kind]))
+
+
+def records(held: Mapping[str, bytes]) -> dict[str, dict[str, Any]]:
+    """Every record, by the folder it lies in."""
+    return {
+        key.removesuffix(COMMIT): json.loads(data)
+        for key, data in held.items()
+        if key.endswith(f"/{COMMIT}")
+    }
+
+
+def committed(held: Mapping[str, bytes]) -> dict[str, Any]:
+    """Each committed object under its logical key, without the attempt's name; and the records,
+    without what differs between attempts. KeyError for a record whose object is missing.
+    """
+    found: dict[str, Any] = {key: data for key, data in held.items() if key == "lpp.json"}
+    for folder, record in records(held).items():
+        base = f"{record['base']}/" if record.get("base") else ""
+        found |= {f"{folder}{key}": held[f"{folder}{base}{key}"] for key in record["objects"]}
+        same = {k: v for k, v in record.items() if k not in ("base", "self_xxh3_128")}
+        found[f"{folder}{COMMIT}"] = same
+    return found
+
+
+def strays(held: Mapping[str, bytes]) -> set[str]:
+    """Keys that no record speaks of."""
+    expected = {"lpp.json"}
+    for folder, record in records(held).items():
+        base = f"{record['base']}/" if record.get("base") else ""
+        expected |= {f"{folder}{COMMIT}", *(f"{folder}{base}{key}" for key in record["objects"])}
+    return set(held) - expected
