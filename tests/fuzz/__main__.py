@@ -6,6 +6,7 @@ named on the way; copied into `corpus/TARGET` it becomes a test. A sample of wha
 is added to the corpus. Needs the extra `fuzz`.
 """
 
+import logging
 import os
 import subprocess
 import sys
@@ -35,6 +36,7 @@ def fuzz_one(target: str, options: list[str]) -> None:
 
     with atheris.instrument_imports(include=["lpp"]):
         from tests.fuzz.targets import TARGETS
+    logging.getLogger("lpp").setLevel(logging.ERROR)  # the cache logs what it does not take
     atheris.Setup([sys.argv[0], *options], TARGETS[target])
     atheris.Fuzz()
 

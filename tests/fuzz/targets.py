@@ -8,7 +8,6 @@ or a checksum would keep everything else from being reached.
 
 import atexit
 import json
-import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -68,7 +67,6 @@ ROWS: Final = 3
 @cache
 def folder() -> Path:
     """A copy of the golden store, gone with the process; a fuzzer's parent takes it away."""
-    logging.getLogger("lpp").setLevel(logging.ERROR)  # the cache logs what it does not take
     made = tempfile.mkdtemp(prefix="lpp-fuzz-")
     atexit.register(shutil.rmtree, made, ignore_errors=True)
     root = Path(made) / "store"
