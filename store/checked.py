@@ -19,7 +19,7 @@ from lpp.store.arrays.decode_pool import decode_pool
 from lpp.store.arrays.layout import METADATA_KEY, ArrayLayout, ArraySpec, parse_layout
 from lpp.store.arrays.reader import ReadAs, check_objects, read_rows
 from lpp.store.errors import ErrorKind, FormatError, LppError
-from lpp.store.format.commit_record import ChunkRecord, ObjectRecord, Record, parse_record
+from lpp.store.format.commit_record import ATTEMPT, ChunkRecord, ObjectRecord, Record, parse_record
 from lpp.store.format.keys import COMMIT_KEY
 from lpp.store.format.limits import MAX_DOCUMENT_BYTES
 from lpp.store.format.tables import read_table
@@ -188,3 +188,9 @@ def open_checked(directory: Objects, kind: type[Record]) -> Checked[Record]:
     """
     data = directory.get(COMMIT_KEY, MAX_DOCUMENT_BYTES)
     return Checked(directory, parse_record(kind, data, str(directory.place / COMMIT_KEY)))
+
+
+def holds_more_than_attempts(directory: Objects) -> bool:
+    """Whether anything lies there but what writers leave: attempts, and names with a dot."""
+    names = (entry.name for entry in directory.entries())
+    return any(not name.startswith(".") and not ATTEMPT.fullmatch(name) for name in names)

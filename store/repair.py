@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from lpp.store.checked import open_checked
+from lpp.store.checked import holds_more_than_attempts, open_checked
 from lpp.store.errors import ErrorKind, FormatError, MachineError
-from lpp.store.format.commit_record import ATTEMPT, CommitRecord
+from lpp.store.format.commit_record import CommitRecord
 from lpp.store.format.keys import SHARDS_KEY, shard_key
 from lpp.store.format.plan import Plan
 from lpp.store.objects.place import Place
@@ -81,12 +81,10 @@ def records_by_shard(path: Place, plan: Plan, bad: Mapping[int, object]) -> dict
 
 
 def _there(shard: Objects) -> bool:
-    """Whether anything lies there but what writers leave: attempts, and names with a dot."""
     try:
-        names = [entry.name for entry in shard.entries()]
+        return holds_more_than_attempts(shard)
     except FormatError:  # a link
         return True
-    return any(not name.startswith(".") and not ATTEMPT.fullmatch(name) for name in names)
 
 
 def _newer(shard: Objects) -> bool:

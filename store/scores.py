@@ -16,10 +16,10 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from lpp.store.checked import Checked, open_checked
+from lpp.store.checked import Checked, holds_more_than_attempts, open_checked
 from lpp.store.commit import QUIETLY, attempt
 from lpp.store.errors import ConflictError, ErrorKind, FormatError, InputError, NotFoundError
-from lpp.store.format.commit_record import ATTEMPT, ScoresRecord, parse_record
+from lpp.store.format.commit_record import ScoresRecord, undamaged_record
 from lpp.store.format.documents import document_hash
 from lpp.store.format.keys import BENCHMARKS_KEY, COMMIT_KEY, ORIGINAL_KEY, SCORES_KEY
 from lpp.store.format.limits import key_problem
@@ -128,13 +128,8 @@ def _write(directory: Objects, record: ScoresRecord, objects: Mapping[str, bytes
     """Commit a source; where another writer of the same content was first, leave its."""
 
     def stays(found: bytes) -> bool:
-        try:
-            parse_record(ScoresRecord, found, str(directory.place / COMMIT_KEY))
-        except FormatError as error:
-            if error.kind is ErrorKind.UNSUPPORTED_VERSION:
-                raise
-            return False
-        return True
+        where = str(directory.place / COMMIT_KEY)
+        return undamaged_record(ScoresRecord, found, where) is not None
 
     with contextlib.suppress(FileExistsError), attempt(directory) as stage:
         for key, data in objects.items():
@@ -187,19 +182,12 @@ def verify_scores(root: Url) -> list[Problem]:
     found = []
     for directory in _listed(root):
         problems = verify_directory(directory, ScoresRecord)
-        if problems and not _there(directory):
+        # without a record it is being written, or removed, or a killed writer left an attempt
+        if problems and not holds_more_than_attempts(directory):
             continue
         where = f"{BENCHMARKS_KEY}/{directory.place.name}"
         found += [Problem(where=f"{where}/{p.where}", what=p.what) for p in problems]
     return found
-
-
-def _there(directory: Objects) -> bool:
-    """Whether a source is there still: without a record it is being written, or removed, or a
-    writer that was killed left an attempt.
-    """
-    names = [entry.name for entry in directory.entries()]
-    return not all(name.startswith(".") or ATTEMPT.fullmatch(name) for name in names)
 
 
 def read_scores(root: Url) -> pa.Table:

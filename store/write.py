@@ -33,7 +33,7 @@ from lpp.store.arrays.moments import (
 )
 from lpp.store.commit import Attempt, attempt, sweep
 from lpp.store.errors import ConflictError, ErrorKind, FormatError, InputError
-from lpp.store.format.commit_record import CommitRecord, parse_record
+from lpp.store.format.commit_record import CommitRecord, undamaged_record
 from lpp.store.format.documents import canonical_json, validate_document, wide_integers
 from lpp.store.format.keys import (
     COMMIT_KEY,
@@ -265,13 +265,7 @@ def _bytes_of_record(directory: Objects) -> bytes | None:
 
 
 def _parsed(data: bytes, directory: Objects) -> CommitRecord | None:
-    """The record that `data` holds; None where it is damaged. FormatError for a newer one."""
-    try:
-        return parse_record(CommitRecord, data, str(directory.place / COMMIT_KEY))
-    except FormatError as error:
-        if error.kind is ErrorKind.UNSUPPORTED_VERSION:
-            raise
-        return None
+    return undamaged_record(CommitRecord, data, str(directory.place / COMMIT_KEY))
 
 
 def _write_moments(

@@ -91,9 +91,14 @@ class _RowStore(Store):
     def _data(self, key: str) -> bytes | None:
         if key == METADATA_KEY:
             return self._metadata()
-        number = key.removeprefix("c/").removesuffix("/0")
-        inside = key == f"c/{number}/0" and number.isdecimal()
-        return self._chunk(int(number)) if inside and int(number) < self._n_chunks else None
+        number = self._number(key)
+        return None if number is None else self._chunk(number)
+
+    def _number(self, key: str) -> int | None:
+        """Of the chunk `key`; None for any other key."""
+        digits = key.removeprefix("c/").removesuffix("/0")
+        inside = key == f"c/{digits}/0" and digits.isdecimal() and int(digits) < self._n_chunks
+        return int(digits) if inside else None
 
     @property
     def _n_chunks(self) -> int:
@@ -123,8 +128,7 @@ class _RowStore(Store):
         return [await self.get(key, prototype, part) for key, part in key_ranges]
 
     async def exists(self, key: str) -> bool:
-        number = key.removeprefix("c/").removesuffix("/0")
-        return key == METADATA_KEY or (number.isdecimal() and int(number) < self._n_chunks)
+        return key == METADATA_KEY or self._number(key) is not None
 
     supports_writes = False
     supports_deletes = False

@@ -175,6 +175,16 @@ def parse_record(kind: type[Record], data: bytes, where: str) -> Record:
     return record
 
 
+def undamaged_record(kind: type[Record], data: bytes, where: str) -> Record | None:
+    """The same, None where it is damaged. FormatError for the record of a newer release alone."""
+    try:
+        return parse_record(kind, data, where)
+    except FormatError as error:
+        if error.kind is ErrorKind.UNSUPPORTED_VERSION:
+            raise
+        return None
+
+
 def _intact(document: Mapping[str, object], data: bytes) -> bool:
     """Comparing bytes as well finds what parsing forgives, such as a changed space."""
     version = document.get("format", 1)

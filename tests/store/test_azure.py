@@ -4,7 +4,6 @@ Writers race on the server itself; faults come from the proxy that stands before
 """
 
 import json
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,17 +12,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from azure_server import KEY, Azure, endpoint
+from bucket_store import BASE, same, write_at_once
 from s3_server import SECRET, Fault, Proxy, always, some
 
-from lpp.store import RunWriter, add_scores, create_store, open_store, read_scores, remove_scores
+from lpp.store import add_scores, create_store, open_store, read_scores, remove_scores
 from lpp.store.errors import ErrorKind, FormatError, InputError, LppError, MachineError
 from lpp.store.objects.bucket import bucket_of
 from lpp.store.objects.locate import objects_at
-from lpp.store.read import Run
 from lpp.store.scores import SCORES_SCHEMA, verify_scores
 from lpp.store.write import sweep_run
-
-BASE = "some/store/"
 
 
 @pytest.fixture
@@ -39,16 +36,6 @@ def proxy(azure: Azure, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
 def impatient(azure: Azure, monkeypatch: pytest.MonkeyPatch) -> None:
     """Repeats requests for half a second."""
     monkeypatch.setenv("LPP_RETRY_SECONDS", "0.5")
-
-
-def same(run: Run, capture: Any) -> bool:
-    """Whether everything of `capture` comes out of `run`, bit for bit."""
-    assert run.missing_shards == ()
-    for site, rows in capture.hidden.items():
-        values = np.concatenate(list(run.hidden(site)))
-        assert np.array_equal(values.view(np.uint32), rows.astype(np.uint32) << 16)
-    assert run.tokens().to_table().equals(capture.tokens)
-    return run.prompts().equals(capture.prompts)
 
 
 def bases(azure: Azure) -> set[str]:
@@ -82,26 +69,9 @@ def test_writers_at_once_commit_each_shard_once(
 ) -> None:
     capture = make_capture(lengths=(3, 2, 4, 3), shards=(0, 1, 2, 3, 4))
     root = create_store(azure.url).path
-    won: list[int] = []
-    lost: list[int] = []
-    start = threading.Barrier(n_writers)
-
-    def work() -> None:
-        start.wait()
-        writer = RunWriter(root, capture.plan, capture.prompts)
-        for index in range(capture.plan.n_shards):
-            start.wait()
-            writer.write_shard(index, *capture.shard(index))
-        won.extend(writer.written)
-        lost.extend(writer.outrun)
-
-    threads = [threading.Thread(target=work) for _ in range(n_writers)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(won) == list(range(4))
-    assert sorted(lost) == sorted(list(range(4)) * (n_writers - 1))
+    won, lost = write_at_once(root, capture, n_writers)
+    assert won == list(range(4))
+    assert lost == sorted(list(range(4)) * (n_writers - 1))
     run = open_store(azure.url).runs[capture.plan.run_id]
     assert same(run, capture)
     assert run.verify() == []

@@ -1,34 +1,21 @@
 """A store in a bucket, over HTTP: what is written, read, raced for, refused."""
 
 import json
-import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from bucket_store import BASE, same, write_at_once
 from s3_server import S3, SECRET, Fault, always, some
 
-from lpp.store import RunWriter, create_store, open_store
+from lpp.store import create_store, open_store
 from lpp.store.errors import ErrorKind, FormatError, InputError, MachineError
 from lpp.store.format.commit_record import ObjectRecord
 from lpp.store.heartbeat import at_work, writers
 from lpp.store.objects.bucket import Bucket, bucket_of
 from lpp.store.objects.locate import objects_at
-from lpp.store.read import Run
 from lpp.store.write import sweep_run
-
-BASE = "some/store/"
-
-
-def same(run: Run, capture: Any) -> bool:
-    """Whether everything of `capture` comes out of `run`, bit for bit."""
-    assert run.missing_shards == ()
-    for site, rows in capture.hidden.items():
-        values = np.concatenate(list(run.hidden(site)))
-        assert np.array_equal(values.view(np.uint32), rows.astype(np.uint32) << 16)
-    assert run.tokens().to_table().equals(capture.tokens)
-    return run.prompts().equals(capture.prompts)
 
 
 def records(s3: S3) -> dict[str, dict[str, Any]]:
@@ -78,26 +65,9 @@ def test_store_of_a_disk_is_read_from_a_bucket(s3: S3, capture: Any, tmp_path: P
 def test_writers_at_once_commit_each_shard_once(s3: S3, make_capture: Any, n_writers: int) -> None:
     capture = make_capture(lengths=(3, 2, 4, 3), shards=(0, 1, 2, 3, 4))
     root = create_store(s3.url).path
-    won: list[set[int]] = []
-    lost: list[set[int]] = []
-    start = threading.Barrier(n_writers)
-
-    def work() -> None:
-        start.wait()
-        writer = RunWriter(root, capture.plan, capture.prompts)
-        for index in range(capture.plan.n_shards):
-            start.wait()
-            writer.write_shard(index, *capture.shard(index))
-        won.append(writer.written)
-        lost.append(writer.outrun)
-
-    threads = [threading.Thread(target=work) for _ in range(n_writers)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(index for shards in won for index in shards) == list(range(4))
-    assert sum(map(len, lost)) == 4 * (n_writers - 1)
+    won, lost = write_at_once(root, capture, n_writers)
+    assert won == list(range(4))
+    assert len(lost) == 4 * (n_writers - 1)
     run = open_store(s3.url).runs[capture.plan.run_id]
     assert same(run, capture)
     assert run.verify() == []

@@ -16,10 +16,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from email.utils import formatdate, parsedate_to_datetime
-from pathlib import Path
 from urllib.parse import quote, urlencode
 from xml.etree import ElementTree
 
+from bucket_store import StoreFiles
 from node_packages import node_modules
 from s3_server import SECRET
 
@@ -32,7 +32,7 @@ VERSION = "2021-12-02"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Azure:
+class Azure(StoreFiles):
     """A fresh container on the server."""
 
     container: str
@@ -98,20 +98,6 @@ class Azure:
     def make(self) -> None:
         """Make the container."""
         self.ask("PUT", query={"restype": "container"})
-
-    def copy_to(self, folder: Path) -> Path:
-        """The container's store as files."""
-        for key, data in self.objects().items():
-            path = folder / key.removeprefix("some/store/")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
-        return folder
-
-    def copy_from(self, folder: Path) -> None:
-        """Files as a store in the container."""
-        for path in folder.rglob("*"):
-            if path.is_file():
-                self.put(f"some/store/{path.relative_to(folder).as_posix()}", path.read_bytes())
 
     def ask(
         self,

@@ -18,9 +18,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
+
+from bucket_store import StoreFiles
 
 SECRET = "kJ7SECRETx9Qn2"
 """Stands in every place that a secret may: it must come out nowhere."""
@@ -164,7 +165,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @dataclass(frozen=True, kw_only=True)
-class S3:
+class S3(StoreFiles):
     """A fresh bucket on the server, seen through the proxy."""
 
     bucket: str
@@ -213,20 +214,6 @@ class S3:
         """When an object was written, in seconds since the epoch, by the server's clock."""
         head = client_of(self.server).head_object(Bucket=self.bucket, Key=key)
         return float(head["LastModified"].timestamp())
-
-    def copy_to(self, folder: Path) -> Path:
-        """The bucket's store as files."""
-        for key, data in self.objects().items():
-            path = folder / key.removeprefix("some/store/")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
-        return folder
-
-    def copy_from(self, folder: Path) -> None:
-        """Files as a store in the bucket."""
-        for path in folder.rglob("*"):
-            if path.is_file():
-                self.put(f"some/store/{path.relative_to(folder).as_posix()}", path.read_bytes())
 
 
 @cache

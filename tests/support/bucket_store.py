@@ -1,0 +1,73 @@
+"""What tests of both kinds of buckets share: a store as files, writers at once, a run compared."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lpp.store import RunWriter
+from lpp.store.objects.place import Url
+from lpp.store.read import Run
+
+BASE = "some/store/"
+"""What the keys of a store begin with."""
+
+
+class StoreFiles:
+    """A bucket whose store is copied to files, and back."""
+
+    def objects(self) -> dict[str, bytes]:
+        """Everything in the bucket, by key."""
+        raise NotImplementedError
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write behind everyone's back."""
+        raise NotImplementedError
+
+    def copy_to(self, folder: Path) -> Path:
+        """The bucket's store as files."""
+        for key, data in self.objects().items():
+            path = folder / key.removeprefix(BASE)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        return folder
+
+    def copy_from(self, folder: Path) -> None:
+        """Files as a store in the bucket."""
+        for path in folder.rglob("*"):
+            if path.is_file():
+                self.put(BASE + path.relative_to(folder).as_posix(), path.read_bytes())
+
+
+def same(run: Run, capture: Any) -> bool:
+    """Whether everything of `capture` comes out of `run`, bit for bit."""
+    assert run.missing_shards == ()
+    for site, rows in capture.hidden.items():
+        values = np.concatenate(list(run.hidden(site)))
+        assert np.array_equal(values.view(np.uint32), rows.astype(np.uint32) << 16)
+    assert run.tokens().to_table().equals(capture.tokens)
+    return run.prompts().equals(capture.prompts)
+
+
+def write_at_once(root: Url, capture: Any, n_writers: int) -> tuple[list[int], list[int]]:
+    """Every shard by each of some writers, side by side: shards that were won, and lost."""
+    won: list[int] = []
+    lost: list[int] = []
+    start = threading.Barrier(n_writers)
+
+    def work() -> None:
+        start.wait()
+        writer = RunWriter(root, capture.plan, capture.prompts)
+        for index in range(capture.plan.n_shards):
+            start.wait()
+            writer.write_shard(index, *capture.shard(index))
+        won.extend(writer.written)
+        lost.extend(writer.outrun)
+
+    threads = [threading.Thread(target=work) for _ in range(n_writers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sorted(won), sorted(lost)
