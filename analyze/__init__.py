@@ -13,66 +13,66 @@ if __name__ != "lpp.analyze":
     )
 
 if TYPE_CHECKING:
-    from lpp.analyze.agreement import rank_agreement as rank_agreement
-    from lpp.analyze.analysis import analyze as analyze
-    from lpp.analyze.benchmarks import add_benchmarks as add_benchmarks
-    from lpp.analyze.charts import correlation_chart as correlation_chart
-    from lpp.analyze.charts import depth_chart as depth_chart
-    from lpp.analyze.charts import entropy_chart as entropy_chart
-    from lpp.analyze.charts import profile_chart as profile_chart
-    from lpp.analyze.charts import save_chart as save_chart
-    from lpp.analyze.charts import sensitivity_chart as sensitivity_chart
-    from lpp.analyze.charts import spectrum_chart as spectrum_chart
-    from lpp.analyze.cka import linear_cka as linear_cka
-    from lpp.analyze.correlations import Question as Question
-    from lpp.analyze.correlations import correlate as correlate
-    from lpp.analyze.eigenvalue_table import read_eigenvalues as read_eigenvalues
-    from lpp.analyze.entropy import scan_entropy as scan_entropy
-    from lpp.analyze.metric import Metric as Metric
-    from lpp.analyze.metric_table import scan_metrics as scan_metrics
-    from lpp.analyze.metrics import METRICS as METRICS
-    from lpp.analyze.moments import Moments as Moments
-    from lpp.analyze.profile import aggregate as aggregate
-    from lpp.analyze.report import write_report as write_report
-    from lpp.analyze.select import Selection as Selection
-    from lpp.analyze.spectra import scan_spectra as scan_spectra
-    from lpp.analyze.spectrum import effective_rank as effective_rank
-    from lpp.analyze.spectrum import eigenvalues as eigenvalues
-    from lpp.analyze.spectrum import participation_ratio as participation_ratio
-    from lpp.analyze.spectrum import top_share as top_share
-    from lpp.analyze.tables import build_database as build_database
-    from lpp.analyze.tokens import scan_tokens as scan_tokens
+    from lpp.analyze.benchmarks.benchmarks import add_benchmarks as add_benchmarks
+    from lpp.analyze.benchmarks.correlations import Question as Question
+    from lpp.analyze.benchmarks.correlations import correlate as correlate
+    from lpp.analyze.charts.charts import correlation_chart as correlation_chart
+    from lpp.analyze.charts.charts import depth_chart as depth_chart
+    from lpp.analyze.charts.charts import entropy_chart as entropy_chart
+    from lpp.analyze.charts.charts import profile_chart as profile_chart
+    from lpp.analyze.charts.charts import save_chart as save_chart
+    from lpp.analyze.charts.charts import sensitivity_chart as sensitivity_chart
+    from lpp.analyze.charts.charts import spectrum_chart as spectrum_chart
+    from lpp.analyze.metrics.metric import Metric as Metric
+    from lpp.analyze.metrics.registry import METRICS as METRICS
+    from lpp.analyze.numerics.moments import Moments as Moments
+    from lpp.analyze.numerics.spectrum import effective_rank as effective_rank
+    from lpp.analyze.numerics.spectrum import eigenvalues as eigenvalues
+    from lpp.analyze.numerics.spectrum import participation_ratio as participation_ratio
+    from lpp.analyze.numerics.spectrum import top_share as top_share
+    from lpp.analyze.report.report import write_report as write_report
+    from lpp.analyze.runs.select import Selection as Selection
+    from lpp.analyze.studies.agreement import rank_agreement as rank_agreement
+    from lpp.analyze.studies.cka import linear_cka as linear_cka
+    from lpp.analyze.tables.analysis import analyze as analyze
+    from lpp.analyze.tables.build import build_database as build_database
+    from lpp.analyze.tables.eigenvalues import read_eigenvalues as read_eigenvalues
+    from lpp.analyze.tables.entropy import scan_entropy as scan_entropy
+    from lpp.analyze.tables.metrics import scan_metrics as scan_metrics
+    from lpp.analyze.tables.profile import aggregate as aggregate
+    from lpp.analyze.tables.spectra import scan_spectra as scan_spectra
+    from lpp.analyze.tables.tokens import scan_tokens as scan_tokens
 
 _HOME = {
-    "METRICS": "metrics",
-    "Metric": "metric",
-    "Moments": "moments",
-    "Question": "correlations",
-    "Selection": "select",
-    "add_benchmarks": "benchmarks",
-    "aggregate": "profile",
-    "analyze": "analysis",
-    "build_database": "tables",
-    "correlate": "correlations",
-    "correlation_chart": "charts",
-    "depth_chart": "charts",
-    "effective_rank": "spectrum",
-    "eigenvalues": "spectrum",
-    "entropy_chart": "charts",
-    "linear_cka": "cka",
-    "participation_ratio": "spectrum",
-    "profile_chart": "charts",
-    "rank_agreement": "agreement",
-    "read_eigenvalues": "eigenvalue_table",
-    "save_chart": "charts",
-    "scan_entropy": "entropy",
-    "scan_metrics": "metric_table",
-    "scan_spectra": "spectra",
-    "scan_tokens": "tokens",
-    "sensitivity_chart": "charts",
-    "spectrum_chart": "charts",
-    "top_share": "spectrum",
-    "write_report": "report",
+    "METRICS": "metrics.registry",
+    "Metric": "metrics.metric",
+    "Moments": "numerics.moments",
+    "Question": "benchmarks.correlations",
+    "Selection": "runs.select",
+    "add_benchmarks": "benchmarks.benchmarks",
+    "aggregate": "tables.profile",
+    "analyze": "tables.analysis",
+    "build_database": "tables.build",
+    "correlate": "benchmarks.correlations",
+    "correlation_chart": "charts.charts",
+    "depth_chart": "charts.charts",
+    "effective_rank": "numerics.spectrum",
+    "eigenvalues": "numerics.spectrum",
+    "entropy_chart": "charts.charts",
+    "linear_cka": "studies.cka",
+    "participation_ratio": "numerics.spectrum",
+    "profile_chart": "charts.charts",
+    "rank_agreement": "studies.agreement",
+    "read_eigenvalues": "tables.eigenvalues",
+    "save_chart": "charts.charts",
+    "scan_entropy": "tables.entropy",
+    "scan_metrics": "tables.metrics",
+    "scan_spectra": "tables.spectra",
+    "scan_tokens": "tables.tokens",
+    "sensitivity_chart": "charts.charts",
+    "spectrum_chart": "charts.charts",
+    "top_share": "numerics.spectrum",
+    "write_report": "report.report",
 }
 __all__ = sorted(_HOME)  # noqa: PLE0605
 

@@ -7,7 +7,7 @@ import polars as pl
 
 from benchmarks.pairs import Ratio, ratio_of_times, timed_pairs
 from lpp.analyze import Selection, analyze, scan_spectra
-from lpp.analyze.cells import GROUPS
+from lpp.analyze.runs.cells import GROUPS
 from lpp.store import Run
 from lpp.store.format.keys import ANALYSIS_KEY
 

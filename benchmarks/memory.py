@@ -39,7 +39,7 @@ def of_rows(folder: Path, sizes: Sequence[int] = ROWS) -> Iterator[Ratio]:
     for rows in sizes:
         root = folder / f"rows-{rows}"
         synthetic_run(root, rows, WIDTH, per_shard=200)
-        peaks.append(_peak(["lpp.analyze.cli", "profile", str(root)]))
+        peaks.append(_peak(["lpp.analyze.cli.command", "profile", str(root)]))
         shutil.rmtree(root)
     for rows, peak in zip(sizes[1:], peaks[1:], strict=True):
         yield _grown(
@@ -75,7 +75,7 @@ def _peaks(folder: Path, count: int) -> tuple[int, int]:
     capture = ["lpp.capture.cli", "run", "--model", path.stdout.strip(), "--corpus", str(corpus)]
     capture += ["--store", str(store), "--prompts", str(count), "--sites", SITES]
     capture += ["--logit-positions", "schedule", "--shard-mib", str(SHARD_MIB)]
-    return _peak(capture), _peak(["lpp.analyze.cli", "profile", str(store)])
+    return _peak(capture), _peak(["lpp.analyze.cli.command", "profile", str(store)])
 
 
 def _peak(arguments: list[str]) -> int:

@@ -19,7 +19,8 @@ from benchmarks.pairs import Ratio, ratio_of_times, ratio_once, timed_pairs
 from benchmarks.setting import capture, prepared
 from benchmarks.storage import bfloat16_rows, rows_on_disk
 from benchmarks.synthetic import one_batch, synthetic_run
-from lpp.analyze import scan_spectra, stored_moments
+from lpp.analyze import scan_spectra
+from lpp.analyze.engine import stored_moments
 from lpp.capture.backend import Captured
 from lpp.capture.moments import ShardMoments
 from lpp.capture.planning import Prepared

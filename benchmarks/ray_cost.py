@@ -63,7 +63,7 @@ def analysing(store: Path, workers: int) -> Callable[[], object]:
     import ray
 
     from lpp.analyze import Selection, analyze
-    from lpp.analyze.ray_executor import RayExecutor
+    from lpp.analyze.engine.ray_executor import RayExecutor
     from lpp.store.commands.cluster import THREADS
 
     own = store.with_name(f"{store.name}-{workers}")  # a cache of its own beside the same rows

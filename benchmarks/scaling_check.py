@@ -21,8 +21,8 @@ from benchmarks.scaling import Constants, analysis_seconds
 from benchmarks.setting import capture, prepared
 from benchmarks.synthetic import LENGTH, synthetic_run
 from lpp.analyze import scan_spectra
-from lpp.analyze.bands import Bands, band_counts
-from lpp.analyze.moments import chunk_rows
+from lpp.analyze.engine.bands import Bands, band_counts
+from lpp.analyze.numerics.moments import chunk_rows
 from lpp.store import Run
 from lpp.store.read import Block
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.pairs import Ratio, ratio_of_times, timed_pairs
 from lpp.analyze import Selection, analyze
-from lpp.analyze.sensitivity import sensitivity
+from lpp.analyze.studies.sensitivity import sensitivity
 from lpp.store import Run
 from lpp.store.format.keys import ANALYSIS_KEY
 

@@ -67,7 +67,7 @@ def run_demo(root: Path) -> None:
 
 def _analyze(*words: str, quiet: bool = False) -> None:
     """Run a command of the analysis: capture knows nothing of it, and it needs no torch."""
-    command = [sys.executable, "-m", "lpp.analyze.cli", *words]
+    command = [sys.executable, "-m", "lpp.analyze.cli.command", *words]
     out = subprocess.DEVNULL if quiet else None
     if code := subprocess.run(command, check=False, stdout=out).returncode:
         sys.exit(code)  # it has said why

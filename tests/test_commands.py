@@ -16,7 +16,7 @@ from terminal import HOSTILE, on_terminal, steering
 
 def commands() -> Iterator[tuple[str, click.Command]]:
     """(words to type, command) of every command, groups included."""
-    from lpp.analyze.cli import main as analyze
+    from lpp.analyze.cli.command import main as analyze
     from lpp.capture.cli import main as capture
     from lpp.sql.cli import main as sql
 
@@ -120,7 +120,10 @@ sys.meta_path.insert(0, Interrupts())
             ("lpp-sql", module)
             for module in ("lpp.sql", "lpp.sql.database.build", "lpp.sql.cli", "duckdb")
         ),
-        *(("lpp-analyze", module) for module in ("lpp.analyze.allocator", "numcodecs", "numpy")),
+        *(
+            ("lpp-analyze", module)
+            for module in ("lpp.analyze.cli.allocator", "numcodecs", "numpy")
+        ),
         *(("lpp-capture", module) for module in ("lpp.capture.machine", "lpp.capture.status")),
     ],
 )

@@ -22,7 +22,7 @@ import pytest
 from click.testing import CliRunner
 from stored import stored_objects
 
-import lpp.analyze.cli
+import lpp.analyze.cli.command
 import lpp.capture.cli
 import lpp.sql.cli
 from lpp.analyze import (
@@ -38,7 +38,7 @@ from lpp.store import open_store
 from tests.store.conftest import Capture, make_capture
 
 PROGRAMS: Mapping[str, click.Command] = {
-    "lpp-analyze": lpp.analyze.cli.main,
+    "lpp-analyze": lpp.analyze.cli.command.main,
     "lpp-capture": lpp.capture.cli.main,
     "lpp-sql": lpp.sql.cli.main,
 }

@@ -16,7 +16,7 @@ def capture() -> None:
 
 def analyze() -> None:
     """`lpp-analyze`."""
-    _start("lpp.analyze.cli")
+    _start("lpp.analyze.cli.command")
 
 
 def sql() -> None:

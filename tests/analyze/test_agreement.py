@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lpp.analyze.agreement import Setting, Value, compare, pairs, rank_agreement
+from lpp.analyze.studies.agreement import Setting, Value, compare, pairs, rank_agreement
 
 NAN = float("nan")
 

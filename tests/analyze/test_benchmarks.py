@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 from stored import stored_objects
 
 from lpp.analyze import add_benchmarks, build_database
-from lpp.analyze.cli import main
+from lpp.analyze.cli.command import main
 from lpp.sql import connect
 from lpp.store import read_scores
 from lpp.store.errors import InputError

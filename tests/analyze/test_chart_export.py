@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from chart_frames import HOSTILE, Picture, entropy, profiles
 
-from lpp.analyze import charts, entropy_chart, save_chart
-from lpp.analyze.chart_export import DARK, LIGHT
+from lpp.analyze import entropy_chart, save_chart
+from lpp.analyze.charts import charts
+from lpp.analyze.charts.export import DARK, LIGHT
 from lpp.store.errors import InputError
 
 PNG = b"\x89PNG\r\n\x1a\n"

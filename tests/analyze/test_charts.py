@@ -24,11 +24,11 @@ from chart_frames import (
     table,
 )
 
-from lpp.analyze import charts
-from lpp.analyze.chart_curves import thinned
-from lpp.analyze.chart_panels import apart
-from lpp.analyze.chart_rows import series_of
-from lpp.analyze.chart_theme import DASHES, FILLS, GREY, INK, ON_FILL, PALETTE, SHAPES
+from lpp.analyze.charts import charts
+from lpp.analyze.charts.curves import thinned
+from lpp.analyze.charts.panels import apart
+from lpp.analyze.charts.rows import series_of
+from lpp.analyze.charts.theme import DASHES, FILLS, GREY, INK, ON_FILL, PALETTE, SHAPES
 from lpp.store.errors import InputError
 
 Chart = Callable[[pl.DataFrame], Any]

@@ -11,11 +11,11 @@ import polars as pl
 import pytest
 from click.testing import CliRunner
 
-from lpp.analyze import cka as cka_module
-from lpp.analyze.cka import linear_cka, pairs_of
-from lpp.analyze.cka_table import compute, plan, write
-from lpp.analyze.cli import main
-from lpp.analyze.select import Selection, select_runs, select_sites
+from lpp.analyze.cli.command import main
+from lpp.analyze.runs.select import Selection, select_runs, select_sites
+from lpp.analyze.studies import cka as cka_module
+from lpp.analyze.studies.cka import linear_cka, pairs_of
+from lpp.analyze.studies.cka_table import compute, plan, write
 from lpp.store import Run
 from lpp.store.errors import ErrorKind, InputError
 

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from lpp.analyze import METRICS
-from lpp.analyze.cli import main
+from lpp.analyze.cli.command import main
 from lpp.store import open_store
 
 
@@ -207,5 +207,10 @@ def test_every_command_has_help_with_an_example() -> None:
 
 
 def test_help_loads_no_polars() -> None:
-    code = "import sys, lpp.analyze.cli as c; sys.exit(bool({'polars', 'zarr'} & {*sys.modules}))"
+    code = (
+        "import sys, lpp.analyze.cli.command;"
+        "sys.exit(bool({'polars', 'zarr'} & {*sys.modules}))"
+    )
+        "import sys, lpp.analyze.cli.command; sys.exit(bool({'polars', 'zarr'} & {*sys.modules}))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

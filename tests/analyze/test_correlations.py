@@ -12,9 +12,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from lpp.analyze import Question, add_benchmarks, correlate
-from lpp.analyze.cli import main
-from lpp.analyze.correlations import MEANING, refuse_unranked
-from lpp.analyze.subjects import Setting
+from lpp.analyze.benchmarks.correlations import MEANING, refuse_unranked
+from lpp.analyze.benchmarks.subjects import Setting
+from lpp.analyze.cli.command import main
 from lpp.sql import arrow_schema, build, connect
 from lpp.store import create_store
 from lpp.store.errors import ErrorKind, InputError, MachineError
@@ -417,8 +417,8 @@ def test_without_statsmodels_the_message_says_how_to_get_it(
     store: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = store()
-    monkeypatch.delitem(sys.modules, "lpp.analyze.association", raising=False)
-    monkeypatch.delattr("lpp.analyze.association", raising=False)
+    monkeypatch.delitem(sys.modules, "lpp.analyze.numerics.association", raising=False)
+    monkeypatch.delattr("lpp.analyze.numerics.association", raising=False)
     monkeypatch.setitem(sys.modules, "statsmodels.regression.linear_model", None)
     with pytest.raises(MachineError, match=r"package statsmodels.*lpp-engine\[statistics\]"):
         correlate(root)

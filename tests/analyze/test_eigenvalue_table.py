@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from lpp.analyze import Selection, read_eigenvalues, scan_spectra
-from lpp.analyze.cache import Cache
+from lpp.analyze.engine.cache import Cache
 from lpp.store import open_store
 from lpp.store.errors import InputError
 

@@ -9,7 +9,7 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from lpp.analyze import scan_entropy
-from lpp.analyze.entropy import SCHEMA
+from lpp.analyze.tables.entropy import SCHEMA
 from lpp.store.errors import InputError
 
 

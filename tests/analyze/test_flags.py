@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from lpp.analyze.flags import MEANING, flags, metric_flags
+from lpp.analyze.tables.flags import MEANING, flags, metric_flags
 
 Rows = list[dict[str, Any]]
 

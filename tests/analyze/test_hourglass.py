@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lpp.analyze.hourglass import Hourglass, Layer, hourglass, third
+from lpp.analyze.numerics.hourglass import Hourglass, Layer, hourglass, third
 
 BLOCKS = 9
 

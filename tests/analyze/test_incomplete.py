@@ -19,7 +19,7 @@ from lpp.analyze import (
     scan_tokens,
     write_report,
 )
-from lpp.analyze.cli import main
+from lpp.analyze.cli.command import main
 from lpp.store import open_store
 from lpp.store.errors import ErrorKind, InputError
 

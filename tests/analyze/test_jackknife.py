@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 from scipy import stats
 
-from lpp.analyze import METRICS, scan_entropy, scan_metrics, scan_spectra, spectrum
-from lpp.analyze.cells import Cell, n_tokens
-from lpp.analyze.jackknife import jackknife, student
-from lpp.analyze.moments import Gram, Moments, Rows
+from lpp.analyze import METRICS, scan_entropy, scan_metrics, scan_spectra
+from lpp.analyze.numerics import spectrum
+from lpp.analyze.numerics.jackknife import jackknife, student
+from lpp.analyze.numerics.moments import Gram, Moments, Rows
+from lpp.analyze.runs.cells import Cell, n_tokens
 from lpp.store.read import Block, Run
 
 Array = npt.NDArray[np.float32]

@@ -13,9 +13,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from lpp.analyze import Selection, build_database, scan_metrics, scan_spectra
-from lpp.analyze.cli import main
-from lpp.analyze.layers import RANKS, SURE, layers
-from lpp.analyze.render_text import bar
+from lpp.analyze.cli.command import main
+from lpp.analyze.studies.layers import RANKS, SURE, layers
+from lpp.analyze.text.text import bar
 
 MakeRun = Callable[..., Any]
 SITES = ("embed", *(f"block.{k}" for k in range(1, 7)), "final")

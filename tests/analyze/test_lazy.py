@@ -10,8 +10,11 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from lpp.analyze import cache, entropy, scan_entropy, scan_spectra, scan_tokens, spectrum, tokens
-from lpp.analyze.lazy import conjuncts
+from lpp.analyze import scan_entropy, scan_spectra, scan_tokens
+from lpp.analyze.engine import cache
+from lpp.analyze.numerics import spectrum
+from lpp.analyze.tables import entropy, tokens
+from lpp.analyze.tables.lazy import conjuncts
 from lpp.store.read import Block, Run
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lpp.analyze.matching import RunName, match_names
+from lpp.analyze.benchmarks.matching import RunName, match_names
 
 RUNS = [
     RunName(id="qwen2-5-3b-1", model="Qwen/Qwen2.5-3B"),

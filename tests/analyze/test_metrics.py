@@ -13,16 +13,17 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from lpp.analyze import METRICS, Metric, scan_metrics, scan_spectra, spectrum
-from lpp.analyze.cache import Cache
-from lpp.analyze.cells import Cell
-from lpp.analyze.estimates import Request, site_estimates, token_estimates
-from lpp.analyze.keys import views
-from lpp.analyze.metric import SiteRows
-from lpp.analyze.metrics import PAPER_NAMES, by_name, chosen, with_free
-from lpp.analyze.moments import Gram, Moments
-from lpp.analyze.spectral_metrics import SPECTRAL, column_share, power_law, rankme, stable_rank
-from lpp.analyze.summary import Demand, summarize
+from lpp.analyze import METRICS, Metric, scan_metrics, scan_spectra
+from lpp.analyze.engine.cache import Cache
+from lpp.analyze.engine.estimates import Request, site_estimates, token_estimates
+from lpp.analyze.engine.summary import Demand, summarize
+from lpp.analyze.metrics.metric import SiteRows
+from lpp.analyze.metrics.registry import PAPER_NAMES, by_name, chosen, with_free
+from lpp.analyze.metrics.spectral import SPECTRAL, column_share, power_law, rankme, stable_rank
+from lpp.analyze.numerics import spectrum
+from lpp.analyze.numerics.moments import Gram, Moments
+from lpp.analyze.runs.cells import Cell
+from lpp.analyze.runs.keys import views
 from lpp.store.errors import FormatError, InputError
 from lpp.store.read import Block, Run
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import lpp.analyze.moments as module
-from lpp.analyze.moments import Moments, Rows, Workspace
+import lpp.analyze.numerics.moments as module
+from lpp.analyze.numerics.moments import Moments, Rows, Workspace
 
 
 def rows_of(seed: int, n: int, dim: int) -> Rows:

@@ -11,19 +11,19 @@ from click.testing import CliRunner
 from polars.testing import assert_frame_equal
 from scipy.spatial.distance import cdist
 
-from lpp.analyze import neighbours
-from lpp.analyze.cells import Cell
-from lpp.analyze.cli import main
-from lpp.analyze.metric_table import scan_metrics
-from lpp.analyze.metrics import chosen, unavailable
-from lpp.analyze.neighbours import (
+from lpp.analyze.cli.command import main
+from lpp.analyze.metrics import neighbours
+from lpp.analyze.metrics.neighbours import (
     NeighbourSamples,
     distinct,
     neighbour_distances,
     shuffled,
     two_nn,
 )
-from lpp.analyze.site_reader import SiteReader
+from lpp.analyze.metrics.registry import chosen, unavailable
+from lpp.analyze.runs.cells import Cell
+from lpp.analyze.runs.site_reader import SiteReader
+from lpp.analyze.tables.metrics import scan_metrics
 from lpp.store import open_store
 from lpp.store.errors import ErrorKind, MachineError
 

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from lpp.analyze.profile import AGGREGATIONS, aggregate
+from lpp.analyze.tables.profile import AGGREGATIONS, aggregate
 from lpp.store.errors import InputError
 
 PUBLISHED = {

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from lpp.analyze.cli import main
-from lpp.analyze.render_bars import BAR, bar_sections
-from lpp.analyze.render_text import printable
+from lpp.analyze.cli.command import main
+from lpp.analyze.text.bars import BAR, bar_sections
+from lpp.analyze.text.text import printable
 
 Make = Callable[..., Any]
 HEADS = {"effective_rank": "effective rank, dimensions"}

@@ -16,15 +16,15 @@ from report_tables import database, make_store, run_id
 from terminal import HOSTILE as STEERS
 from terminal import SHOWN, steering
 
-from lpp.analyze.cli import main
-from lpp.analyze.report import write_report
-from lpp.analyze.report_answers import ask
-from lpp.analyze.report_content import report
-from lpp.analyze.report_findings import findings
-from lpp.analyze.report_queries import QUERIES
-from lpp.analyze.report_tables import TableView
-from lpp.analyze.report_words import plain
-from lpp.analyze.tables import build_database
+from lpp.analyze.cli.command import main
+from lpp.analyze.report.answers import ask
+from lpp.analyze.report.content import report
+from lpp.analyze.report.findings import findings
+from lpp.analyze.report.queries import QUERIES
+from lpp.analyze.report.report import write_report
+from lpp.analyze.report.tables import TableView
+from lpp.analyze.report.words import plain
+from lpp.analyze.tables.build import build_database
 from lpp.sql import TABLES, connect
 from lpp.store.errors import ErrorKind, InputError, MachineError
 
@@ -200,7 +200,7 @@ def test_a_full_disk_names_the_report(tmp_path: Path) -> None:
     store = make_store(tmp_path, database(["a", "b"]))
     code = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "from lpp.analyze.cli import main\n"
+        "from lpp.analyze.cli.command import main\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)); main()"
     )
     for name in ("full.html", "full.md"):

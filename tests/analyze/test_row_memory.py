@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import skdim.id  # noqa: F401 (its import is not what is measured, and slow when traced)
 
-from lpp.analyze.cells import Cell
-from lpp.analyze.metric import Start
-from lpp.analyze.row_metrics import ROW_METRICS
-from lpp.analyze.row_values import AllRows
-from lpp.analyze.site_reader import SiteReader
+from lpp.analyze.engine.row_values import AllRows
+from lpp.analyze.metrics.metric import Start
+from lpp.analyze.metrics.rows import ROW_METRICS
+from lpp.analyze.runs.cells import Cell
+from lpp.analyze.runs.site_reader import SiteReader
 from lpp.store import open_store
 from lpp.store.read import Block
 

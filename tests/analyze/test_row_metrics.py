@@ -11,15 +11,15 @@ import numpy.typing as npt
 import polars as pl
 import pytest
 
-from lpp.analyze import site_reader
-from lpp.analyze.anisotropy import mean_pairwise_cosine
-from lpp.analyze.cells import Cell
-from lpp.analyze.metric_table import scan_metrics
-from lpp.analyze.parts import Parts
-from lpp.analyze.prompt_ranks import prompt_entropy
-from lpp.analyze.row_metrics import ROW_METRICS
-from lpp.analyze.token_metrics import TOKEN_METRICS
-from lpp.analyze.trajectory import curvature
+from lpp.analyze.metrics.anisotropy import mean_pairwise_cosine
+from lpp.analyze.metrics.parts import Parts
+from lpp.analyze.metrics.prompt_ranks import prompt_entropy
+from lpp.analyze.metrics.rows import ROW_METRICS
+from lpp.analyze.metrics.tokens import TOKEN_METRICS
+from lpp.analyze.metrics.trajectory import curvature
+from lpp.analyze.runs import site_reader
+from lpp.analyze.runs.cells import Cell
+from lpp.analyze.tables.metrics import scan_metrics
 from lpp.store.read import Block
 
 Array = npt.NDArray[np.float32]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lpp.analyze.saving import Saving, paper_tokens, total
+from lpp.analyze.studies.saving import Saving, paper_tokens, total
 from lpp.store.format.schedule import prefix_schedule
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lpp.analyze.score_rows import Score, Unit, check_once, check_units
+from lpp.analyze.benchmarks.score_rows import Score, Unit, check_once, check_units
 from lpp.store.errors import InputError
 
 

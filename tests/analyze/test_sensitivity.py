@@ -14,11 +14,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from lpp.analyze import Selection, analyze, build_database, scan_spectra
-from lpp.analyze import sensitivity as library
-from lpp.analyze.cli import main
-from lpp.analyze.grid import METRICS, choose, profile_rows
-from lpp.analyze.profile import AGGREGATIONS, RANKS
-from lpp.analyze.sensitivity import sensitivity
+from lpp.analyze.cli.command import main
+from lpp.analyze.studies import sensitivity as library
+from lpp.analyze.studies.grid import METRICS, choose, profile_rows
+from lpp.analyze.studies.sensitivity import sensitivity
+from lpp.analyze.tables.profile import AGGREGATIONS, RANKS
 from lpp.store.errors import InputError
 
 MakeRun = Callable[..., Any]

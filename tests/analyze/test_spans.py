@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lpp.analyze import moments, scan_spectra, spans
-from lpp.analyze.held import Held, merged
-from lpp.analyze.moments import Moments, Workspace
-from lpp.analyze.spans import FAN_IN, Tree, pieces, span_ends
+from lpp.analyze import scan_spectra
+from lpp.analyze.engine import spans
+from lpp.analyze.engine.held import Held, merged
+from lpp.analyze.engine.spans import FAN_IN, Tree, pieces, span_ends
+from lpp.analyze.numerics import moments
+from lpp.analyze.numerics.moments import Moments, Workspace
 
 LENGTHS = [20, 3, 20, 11, 20, 20, 1, 20, 7, 20, 20, 20, 2, 20, 20, 5, 20, 20, 20, 20]
 

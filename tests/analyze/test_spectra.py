@@ -8,8 +8,9 @@ import numpy.typing as npt
 import pytest
 from polars.testing import assert_frame_equal
 
-from lpp.analyze import moments, scan_spectra
-from lpp.analyze.spectra import SCHEMA
+from lpp.analyze import scan_spectra
+from lpp.analyze.numerics import moments
+from lpp.analyze.tables.spectra import SCHEMA
 from lpp.store import open_store
 from lpp.store.errors import FormatError
 

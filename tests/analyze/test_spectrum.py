@@ -6,8 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lpp.analyze.moments import Gram, Moments
-from lpp.analyze.spectrum import effective_rank, eigenvalues, participation_ratio, top_share
+from lpp.analyze.numerics.moments import Gram, Moments
+from lpp.analyze.numerics.spectrum import (
+    effective_rank,
+    eigenvalues,
+    participation_ratio,
+    top_share,
+)
 
 Array = npt.NDArray[np.float32]
 

@@ -18,8 +18,8 @@ from lpp.analyze import (
     scan_metrics,
     scan_spectra,
 )
-from lpp.analyze.cli import main
-from lpp.analyze.tables import write_database
+from lpp.analyze.cli.command import main
+from lpp.analyze.tables.build import write_database
 from lpp.store.errors import FormatError, InputError, LppError
 
 

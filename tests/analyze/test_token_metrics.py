@@ -13,14 +13,14 @@ from older_stores import without_varentropy
 from polars.testing import assert_frame_equal
 
 from lpp.analyze import scan_tokens
-from lpp.analyze.cells import Cell
-from lpp.analyze.metric_table import scan_metrics
-from lpp.analyze.token_metrics import (
+from lpp.analyze.metrics.tokens import (
     ECE_BINS,
     TOKEN_EXPRESSIONS,
     TOKEN_METRICS,
     calibration_error,
 )
+from lpp.analyze.runs.cells import Cell
+from lpp.analyze.tables.metrics import scan_metrics
 from lpp.store import open_store
 
 NAMES = [metric.name for metric in TOKEN_METRICS]

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lpp.analyze.metric_table import scan_metrics
-from lpp.analyze.twins import untrained_twin
+from lpp.analyze.metrics.twins import untrained_twin
+from lpp.analyze.tables.metrics import scan_metrics
 from lpp.store import open_store
 
 

@@ -13,11 +13,11 @@ from click.testing import CliRunner, Result
 from stored import stored_objects
 
 from lpp.analyze import scan_entropy, scan_metrics, scan_spectra
-from lpp.analyze.cli import main as analyze
-from lpp.analyze.eigenvalue_table import read_eigenvalues
-from lpp.analyze.layers import layers
-from lpp.analyze.metrics import METRICS
-from lpp.analyze.select import Selection
+from lpp.analyze.cli.command import main as analyze
+from lpp.analyze.metrics.registry import METRICS
+from lpp.analyze.runs.select import Selection
+from lpp.analyze.studies.layers import layers
+from lpp.analyze.tables.eigenvalues import read_eigenvalues
 from lpp.capture.cli import main
 from lpp.store import Run, open_store
 from lpp.store.errors import InputError
@@ -81,7 +81,7 @@ def by_rows(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The store with both, analysed from its rows, which are those that the moments are of: other
     shards make other batches, and those other last bits.
     """
-    monkeypatch.setattr("lpp.analyze.stored_moments.PRODUCT_ROWS", 1e9)
+    monkeypatch.setattr("lpp.analyze.engine.stored_moments.PRODUCT_ROWS", 1e9)
     for store in stores.values():
         shutil.rmtree(store / "analysis", ignore_errors=True)
     return stores["both"]
@@ -174,7 +174,7 @@ def test_both_are_read_by_what_costs_less(stores: Stores, monkeypatch: pytest.Mo
     monkeypatch.setattr(Run, "blocks", lambda *a, **k: read.append("rows") or rows(*a, **k))
     monkeypatch.setattr(Run, "moments", lambda *a, **k: read.append("moments") or moments(*a, **k))
     for limit, from_what in ((1e9, "rows"), (0.1, "moments")):
-        monkeypatch.setattr("lpp.analyze.stored_moments.PRODUCT_ROWS", limit)
+        monkeypatch.setattr("lpp.analyze.engine.stored_moments.PRODUCT_ROWS", limit)
         for asked, expected in (
             ({}, from_what),
             ({"prompts": [4, 40]}, from_what),

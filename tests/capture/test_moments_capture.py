@@ -172,7 +172,7 @@ def test_prompts_that_are_not_finite_take_no_part(
         )
         assert all(np.isfinite(band.scatter).all() for band in run.moments("embed"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lpp.analyze.stored_moments.PRODUCT_ROWS", 1e9)
+        patch.setattr("lpp.analyze.engine.stored_moments.PRODUCT_ROWS", 1e9)
         one, other = (
             scan_metrics(tmp_path / keep, metrics=["effective_rank", "zscore_*"], groups=10)
             .drop("run")

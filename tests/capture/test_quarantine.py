@@ -16,7 +16,7 @@ from stored import object_path
 
 import lpp.sql
 from lpp.analyze import scan_entropy, scan_spectra, scan_tokens
-from lpp.analyze.cli import main as analyze
+from lpp.analyze.cli.command import main as analyze
 from lpp.capture.cli import main
 from lpp.store import Run, open_store
 

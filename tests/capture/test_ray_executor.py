@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from lpp.analyze.cli import main as analyze
+from lpp.analyze.cli.command import main as analyze
 from lpp.capture import ray_executor
 from lpp.capture.cli import main as capture
 from lpp.capture.cli_options import executor_words

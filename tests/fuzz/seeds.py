@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lpp.analyze.cache import Cache
-from lpp.analyze.cells import Cell
+from lpp.analyze.engine.cache import Cache
+from lpp.analyze.runs.cells import Cell
 from lpp.store import open_store
 from lpp.store.arrays.blosc import compress
 from lpp.store.arrays.chunk_index import encode_index

@@ -20,10 +20,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from lpp.analyze.cache import Cache
-from lpp.analyze.read_lm_eval import read_lm_eval
-from lpp.analyze.read_score_table import read_score_table
-from lpp.analyze.score_rows import ScoreFile, check_alike, check_once, check_units
+from lpp.analyze.benchmarks.read_lm_eval import read_lm_eval
+from lpp.analyze.benchmarks.read_score_table import read_score_table
+from lpp.analyze.benchmarks.score_rows import ScoreFile, check_alike, check_once, check_units
+from lpp.analyze.engine.cache import Cache
 from lpp.store import open_store
 from lpp.store.arrays.chunk_index import index_bytes
 from lpp.store.arrays.layout import ArrayLayout, parse_layout, site_array

@@ -17,10 +17,10 @@ import pytest
 from scipy.stats import kendalltau
 
 from lpp.analyze import scan_tokens
-from lpp.analyze.correlations import MEANING as OF_CORRELATIONS
-from lpp.analyze.flags import MEANING
-from lpp.analyze.hourglass import Layer, hourglass
-from lpp.analyze.token_metrics import TOKEN_EXPRESSIONS
+from lpp.analyze.benchmarks.correlations import MEANING as OF_CORRELATIONS
+from lpp.analyze.metrics.tokens import TOKEN_EXPRESSIONS
+from lpp.analyze.numerics.hourglass import Layer, hourglass
+from lpp.analyze.tables.flags import MEANING
 from lpp.sql import arrow_schema, build, connect, saved_queries, saved_query
 from lpp.sql.queries.saved import parse
 from lpp.store import open_store

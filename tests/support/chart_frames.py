@@ -7,8 +7,8 @@ from typing import Any
 
 import polars as pl
 
-from lpp.analyze.charts import save_chart
-from lpp.analyze.eigenvalue_table import SCHEMA
+from lpp.analyze.charts.charts import save_chart
+from lpp.analyze.tables.eigenvalues import SCHEMA
 from lpp.sql.schema import arrow_schema
 
 RUNS = ("tiny-one-00000001", "tiny-two-00000002", "tiny-six-00000006")

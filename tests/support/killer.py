@@ -121,14 +121,14 @@ def capture_job(model: Path, folder: Path, **settings: Any) -> Job:
 
 def analysis_job(root: Path) -> None:
     """Profiles of every site, kept and put into the database."""
-    from lpp.analyze.tables import build_database
+    from lpp.analyze.tables.build import build_database
 
     build_database(root)
 
 
 def database_job(root: Path) -> None:
     """The database alone, from tables that are made at once."""
-    from lpp.analyze.scored import store_tables
+    from lpp.analyze.tables.scored import store_tables
     from lpp.sql import build
 
     tables = store_tables(root)
@@ -200,7 +200,7 @@ class Rounds:
     """One job, killed again and again."""
 
     def __init__(self, name: str, folder: Path, model: Path, seed: int) -> None:
-        importlib.import_module("lpp.analyze.tables")
+        importlib.import_module("lpp.analyze.tables.build")
         importlib.import_module("lpp.store.read")
         self.folder, self.rng = folder, random.Random(seed)
         capture = capture_job(model, folder, **CAPTURES.get(name, {}))

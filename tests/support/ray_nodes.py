@@ -55,8 +55,8 @@ def analysis(folder: Path, spans: int = 12) -> dict[str, Any]:
 
     from benchmarks.synthetic import synthetic_run
     from lpp.analyze import Selection, analyze
-    from lpp.analyze import spans as of_spans
-    from lpp.analyze.ray_executor import RayExecutor
+    from lpp.analyze.engine import spans as of_spans
+    from lpp.analyze.engine.ray_executor import RayExecutor
     from lpp.store.commands.cluster import cluster
 
     of_spans.SPAN_CHUNKS = 16  # here alone: the driver cuts, and a worker takes what it is given

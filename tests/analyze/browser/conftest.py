@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from report_tables import database, make_store
 
-from lpp.analyze.report import write_report
+from lpp.analyze.report.report import write_report
 
 INSTALL = "apt-get update && apt-get install --yes --no-install-recommends chromium"
 HOSTILE = (

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from report_tables import database, make_store, run_id
 
-from lpp.analyze.report import write_report
+from lpp.analyze.report.report import write_report
 from lpp.sql import connect
 
 HOSTILE_TEXT = "<img src=x onerror=alert(1)>"

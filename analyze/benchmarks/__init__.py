@@ -1,0 +1,1 @@
+"""Benchmark scores beside the runs, and their correlations with profiles."""

@@ -1,0 +1,294 @@
+"""Benchmark scores: from files into a store, and from a store into its database.
+
+What a store keeps is what a file says. Which run a name means is asked anew at each build, since
+runs come and go; only what the user said (`--match`) is kept with the scores.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from textwrap import wrap
+from typing import Final
+
+import polars as pl
+import pyarrow as pa
+
+from lpp.analyze.benchmarks.matching import Fit, RunName, match_names
+from lpp.analyze.benchmarks.published import SOURCE as PUBLISHED
+from lpp.analyze.benchmarks.read_lm_eval import KIND as LM_EVAL
+from lpp.analyze.benchmarks.read_lm_eval import read_lm_eval
+from lpp.analyze.benchmarks.read_score_table import KIND as LEADERBOARD_KIND
+from lpp.analyze.benchmarks.read_score_table import read_score_table
+from lpp.analyze.benchmarks.score_rows import (
+    Missing,
+    Score,
+    ScoreFile,
+    Unit,
+    check_alike,
+    check_once,
+    check_units,
+)
+from lpp.analyze.runs.keys import Url
+from lpp.sql.schema import arrow_schema
+from lpp.store import Store, add_scores, open_store, read_scores
+from lpp.store.commands.escaping import escape
+from lpp.store.errors import ErrorKind, InputError
+from lpp.store.objects.place import Place
+from lpp.store.scores import SCORES_SCHEMA
+
+_TABLES: Final = (".csv", ".tsv", ".parquet")
+_SHOWN: Final = 20
+_SIZE_RATIO: Final = 1.5
+"""A source's size and a run's may differ by embeddings, not by more than this."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Added:
+    """What became of the files."""
+
+    source: str
+    written: bool
+    """False: the store held exactly this already."""
+    table: pa.Table
+    """`lpp.store.scores.SCORES_SCHEMA`"""
+    missing: Sequence[Missing]
+    """Scores of the chosen models that the files do not have."""
+    fits: Mapping[str, Fit]
+    """By model's name."""
+    doubts: Sequence[str]
+    """Matches whose sizes differ."""
+
+
+def add_benchmarks(
+    url: Url,
+    files: Sequence[Path],
+    *,
+    source: str | None = None,
+    said: Mapping[str, str] | None = None,
+    models: Sequence[str] = ("*",),
+    benchmarks: Sequence[str] = ("*",),
+    unit: Unit = "auto",
+    replace: bool = False,
+) -> Added:
+    """Read `files` as one source and put it into the store at `url`, whole or not at all.
+
+    files: result files of lm-eval or folders of them, or tables. source: its name; `lm-eval`, or
+    the name of the one table, by default. said: run by model's name. models, benchmarks: patterns
+    of what to take. unit: a leaderboard's scores are percentages unless told.
+
+    Raises InputError for files that hold no scores, hold them twice, in two units, of two kinds
+    or of one task run in two ways, and for names in `said` that are not there; ConflictError
+    where the source holds other scores and `replace` is not set.
+    """
+    store = open_store(url)
+    data = dict(_named_files(files))
+    wanted = _any_of(benchmarks)
+    read = [_read(name, content, wanted) for name, content in data.items()]
+    kind = _one_kind(read, list(data))
+    chosen = _any_of(models)
+    scores = [score for file in read for score in file.scores if chosen(score.model)]
+    check_once(scores)
+    check_alike(scores)
+    check_units(scores, _unit(kind, unit))
+    runs = _names_of(store)
+    _check_said(said or {}, scores, runs)
+    name = source or _default_source(kind, list(data))
+    if name == PUBLISHED:
+        raise InputError(
+            f"the source {name!r} is the published reference of this package. "
+            "Give another name: --source NAME.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    table = _table(scores, kind, name, said or {})
+    written = add_scores(store.path, name, table, data, replace=replace)
+    fits = match_names(dict.fromkeys(s.model for s in scores), runs, said)
+    sizes = {r.id: r.plan.model.n_parameters for r in store.runs.values()}
+    return Added(
+        source=name,
+        written=written,
+        table=table,
+        missing=[gap for file in read for gap in file.missing if chosen(gap.model)],
+        fits=fits,
+        doubts=[line for file in read for line in _doubts(file, fits, sizes)],
+    )
+
+
+def benchmarks_table(root: Place) -> pa.Table:
+    """The database's table `benchmarks`: every score in the store, and the run that it fits."""
+    scores = pl.DataFrame(read_scores(root)).to_dicts()
+    names = _names_of(open_store(root))
+    fits = {source: fits_of(rows, names) for source, rows in by_source(scores).items()}
+    rows = []
+    for score in scores:
+        fit = fits[score["source"]][score["model"]]
+        rows.append({**score, "run": fit.run, "matched": fit.how, "match_note": fit.note})
+    return pa.Table.from_pylist(rows, schema=arrow_schema("benchmarks"))
+
+
+def by_source(scores: Iterable[Mapping[str, object]]) -> dict[str, list[Mapping[str, object]]]:
+    """Rows of scores, by source, in order."""
+    found: dict[str, list[Mapping[str, object]]] = {}
+    for score in scores:
+        found.setdefault(str(score["source"]), []).append(score)
+    return found
+
+
+def fits_of(rows: Iterable[Mapping[str, object]], runs: Sequence[RunName]) -> dict[str, Fit]:
+    """What the models of one source fit; `run` of a row is what its writer said."""
+    said = {str(row["model"]): str(row["run"]) for row in rows if row["run"] is not None}
+    return match_names([str(row["model"]) for row in rows], runs, said)
+
+
+def _named_files(files: Sequence[Path]) -> Iterator[tuple[str, bytes]]:
+    """(name inside the source, content) of every file, folders searched for lm-eval results."""
+    taken: set[str] = set()
+    for given in files:
+        if given.is_dir():
+            found = sorted(given.rglob("results_*.json"))
+            if not found:
+                raise InputError(
+                    f"{given} holds no results_*.json. Name the folder that lm_eval wrote to "
+                    "(--output_path), or the files.",
+                    kind=ErrorKind.NOT_FOUND,
+                )
+        else:
+            found = [given]
+        for path in found:
+            name = path.relative_to(given.parent).as_posix()
+            while name in taken:
+                name = f"again/{name}"
+            taken.add(name)
+            yield name, _content(path)
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}.", kind=ErrorKind.NOT_FOUND) from None
+
+
+def _read(name: str, data: bytes, wanted: Callable[[str], bool]) -> ScoreFile:
+    suffix = Path(name).suffix.lower()
+    if suffix == ".json":
+        return read_lm_eval(data, name, wanted)
+    if suffix in _TABLES:
+        return read_score_table(data, name, wanted)
+    raise InputError(
+        f"{name}: not a file of scores by its ending. Scores come as .json (results of lm-eval), "
+        f"{', '.join(_TABLES)}.",
+        kind=ErrorKind.INVALID_VALUE,
+    )
+
+
+def _any_of(patterns: Sequence[str]) -> Callable[[str], bool]:
+    return lambda name: any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _one_kind(files: Sequence[ScoreFile], names: Sequence[str]) -> str:
+    first = files[0]
+    for file, name in zip(files, names, strict=True):
+        if file.kind != first.kind:
+            raise InputError(
+                f"{names[0]} is of the kind {first.kind}, {name} of the kind {file.kind}: they "
+                "score differently. Add them as two sources.",
+                kind=ErrorKind.INVALID_VALUE,
+            )
+    return first.kind
+
+
+def _unit(kind: str, asked: Unit) -> Unit:
+    """What the scores of a kind of file are counted in."""
+    if kind == LM_EVAL:
+        return "other"  # perplexities beside accuracies; its reader checks what it can
+    return "percent" if kind == LEADERBOARD_KIND and asked == "auto" else asked
+
+
+def _default_source(kind: str, names: Sequence[str]) -> str:
+    if kind == LM_EVAL:
+        return LM_EVAL
+    if len(names) > 1:
+        raise InputError(
+            f"{len(names)} tables as one source need a name: --source NAME. "
+            "Tables that were scored differently are added one by one.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    return Path(names[0]).stem
+
+
+def _check_said(said: Mapping[str, str], scores: Iterable[Score], runs: Iterable[RunName]) -> None:
+    models = {score.model for score in scores}
+    ids = [run.id for run in runs]
+    for name, run in said.items():
+        if name not in models:
+            known = escape(", ".join(sorted(models)[:8]), keep="")
+            raise InputError(
+                f"--match {name}={run}: the files name no model {name!r}; they name {known}.",
+                kind=ErrorKind.NOT_FOUND,
+            )
+        if run not in ids:
+            raise InputError(
+                f"--match {name}={run}: the store holds no run {run!r}; "
+                f"it holds {', '.join(ids) or 'none'}.",
+                kind=ErrorKind.NOT_FOUND,
+            )
+
+
+def _table(scores: Sequence[Score], kind: str, source: str, said: Mapping[str, str]) -> pa.Table:
+    if not scores:
+        raise InputError(
+            "there is no score in what was asked for. Look into the files, and at the patterns "
+            "of --model and --benchmark.",
+            kind=ErrorKind.NOT_FOUND,
+        )
+    rows = [
+        {
+            "model": score.model,
+            "run": said.get(score.model),
+            "benchmark": score.benchmark,
+            "metric": score.metric,
+            "value": score.value,
+            "stderr": score.stderr,
+            "n": score.n,
+            "source": source,
+            "kind": kind,
+        }
+        for score in scores
+    ]
+    return pa.Table.from_pylist(rows, schema=SCORES_SCHEMA)
+
+
+def _doubts(
+    file: ScoreFile, fits: Mapping[str, Fit], parameters: Mapping[str, int]
+) -> Iterator[str]:
+    for name, billions in file.sizes.items():
+        run = fits[name].run if name in fits else None
+        if run is not None and billions > 0:
+            ratio = parameters[run] / (billions * 1e9)
+            if not 1 / _SIZE_RATIO < ratio < _SIZE_RATIO:
+                held = parameters[run] / 1e9
+                yield f"{name}: {billions:g} billion parameters there, {held:.3g} in {run}"
+
+
+def summary(url: Url) -> list[str]:
+    """What the store at `url` holds, source by source, as lines of at most 80 columns."""
+    store = open_store(url)
+    names = _names_of(store)
+    lines = []
+    for source, rows in by_source(read_scores(store.path).to_pylist()).items():
+        fits = fits_of(rows, names)
+        benchmarks = sorted({str(row["benchmark"]) for row in rows})
+        head = f"{source} ({rows[0]['kind']}): {len(rows)} scores, {len(fits)} models, "
+        lines.append(f"{head}{len(benchmarks)} benchmarks")
+        lines += wrap(", ".join(benchmarks), 78, initial_indent="  ", subsequent_indent="  ")[:3]
+        for name, fit in list(fits.items())[:_SHOWN]:
+            lines.append(f"    {name} -> {fit.run or fit.note}")
+        if len(fits) > _SHOWN:
+            lines.append(f"    and {len(fits) - _SHOWN} more models: table benchmarks, column run")
+    return lines
+
+
+def _names_of(store: Store) -> list[RunName]:
+    plans = [(run.id, run.plan.model) for run in store.runs.values()]
+    return [RunName(id=i, model=m.id, untrained=m.untrained_seed is not None) for i, m in plans]

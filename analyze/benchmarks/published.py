@@ -1,0 +1,76 @@
+"""The published reference: eight models' profiles, benchmarks and probes, for comparison.
+
+The figures are those of *Latent Performance Profiling of Large Language Models* (arXiv
+2605.30018; data under the MIT licence), in `published.csv`. A profile: Alpaca, 100 prompts,
+context 150 in prefixes of 10 tokens of which the first is dropped, the final layer. Sizes are
+nominal, what a model's name says. Probes are means over items, 10 shots.
+
+Flags are those that the published tables tell, per prefix: `normaliser` where PR/r peaks at
+L = 20 with r = N, though PR in dimensions goes on rising; `template` where no model of the same
+tokenizer has more effective dimensions at the floor's prefix than that has positions, so that
+most prompts agree there; `no_error` everywhere, since no errors were published. Of `short_text`
+and `small_sample` they tell nothing.
+
+They are marked `published` wherever they appear, and take part in nothing unless asked.
+"""
+
+import csv
+from collections.abc import Mapping
+from importlib import resources
+from typing import Any, Final
+
+import pyarrow as pa
+
+from lpp.sql.schema import arrow_schema
+
+SOURCE: Final = "published"
+"""Name of the source, of the table, and of the mark."""
+
+CITATION: Final = "Latent Performance Profiling of Large Language Models, arXiv 2605.30018"
+
+CORPUS: Final = "alpaca"
+SITE: Final = "final"
+CONTEXT: Final = 150
+N_PROMPTS: Final = 100
+PREFIXES: Final = tuple(range(20, CONTEXT + 1, 10))
+
+SCORES: Final[Mapping[str, tuple[str, str]]] = {
+    "ifeval": ("IFEval", "score"),
+    "bbh": ("BBH", "score"),
+    "mmlu_pro": ("MMLU-PRO", "score"),
+    "spc_f1": ("SPC", "f1"),
+    "ar_accuracy": ("AR", "accuracy"),
+}
+"""The five scores that the paper correlates with profiles, by column: benchmark and metric."""
+
+_TEXT: Final = ("model", "short_name", "flags")
+
+
+def published_rows() -> list[dict[str, Any]]:
+    """One row per model of `published.csv`: names, `flags` as a list, and numbers."""
+    text = resources.files("lpp.analyze.benchmarks").joinpath("published.csv").read_text("utf-8")
+    return [
+        {
+            **{name: value if name in _TEXT else float(value) for name, value in row.items()},
+            "flags": row["flags"].split(),
+        }
+        for row in csv.DictReader(text.splitlines())
+    ]
+
+
+def published_table() -> pa.Table:
+    """The database's table `published`."""
+    rows = [
+        {
+            **row,
+            "source": SOURCE,
+            "n_parameters": round(row["nominal_size_b"] * 1e9),
+            "corpus": CORPUS,
+            "n_prompts": N_PROMPTS,
+            "context": CONTEXT,
+            "prefixes": list(PREFIXES),
+            "citation": CITATION,
+        }
+        for row in published_rows()
+    ]
+    return pa.Table.from_pylist(rows, schema=arrow_schema(SOURCE))

@@ -1,0 +1,24 @@
+"""Charts of the tables: Polars frames in, Vega-Altair charts out. Needs the extra `report`.
+
+README.md beside this file shows the use and says why Altair.
+"""
+
+from lpp.analyze.charts.curves import depth_chart, depth_panels, entropy_chart, spectrum_chart
+from lpp.analyze.charts.export import chart_script, embedded, save_chart, specification
+from lpp.analyze.charts.grids import correlation_chart, sensitivity_chart
+from lpp.analyze.charts.profile import profile_chart, profile_panels
+
+__all__ = [
+    "chart_script",
+    "correlation_chart",
+    "depth_chart",
+    "depth_panels",
+    "embedded",
+    "entropy_chart",
+    "profile_chart",
+    "profile_panels",
+    "save_chart",
+    "sensitivity_chart",
+    "specification",
+    "spectrum_chart",
+]

@@ -1,0 +1,226 @@
+"""Curves: entropy by prefix, ranks by depth, spectra by rank of the eigenvalue."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import polars as pl
+
+from lpp.analyze.charts.panels import Lines, Words, filling, lines, stacked
+from lpp.analyze.charts.rows import (
+    Row,
+    bars,
+    checked,
+    fullest,
+    listing,
+    nothing,
+    number,
+    optional,
+    rows,
+    says,
+    series_of,
+)
+from lpp.analyze.charts.theme import Series
+
+RANKS: Final = {
+    "participation_ratio": "Participation ratio",
+    "effective_rank": "Effective rank",
+}
+POINTS: Final = 60
+"""Points of a spectrum that are drawn, at most."""
+
+
+def entropy_chart(entropy: pl.DataFrame) -> Any:
+    """Mean entropy of the next token after each prefix, over ln V, with 95 % intervals.
+
+    entropy: the table `entropy`; each run at its longest context and most prompts. An
+    `altair.LayerChart` as wide as its container; without values, a chart that says so. Raises
+    InputError for another table, MachineError(NO_PACKAGE) without the extra `report`.
+    """
+    title = "Entropy of the next token by prefix"
+    checked(entropy, "entropy", ("run", *_SETTING, "prefix", "entropy_norm"))
+    chosen, notes = fullest(optional(entropy, "entropy_norm_ci_low", "entropy_norm_ci_high"))
+    found, series, missing = _points(chosen.sort("run", "prefix"), "prefix", "entropy_norm")
+    if not found:
+        return says(title, nothing("entropy", entropy, "lpp-analyze profile STORE"))
+    low, high = "entropy_norm_ci_low", "entropy_norm_ci_high"
+    lay = Lines(series=series, x="prefix", y="entropy_norm", low=low, high=high)
+    words = Words(
+        title=title,
+        notes=[*notes, *bars(found, low, "95 % intervals over prompts"), *missing],
+        description=f"{title}, as a share of ln V. {_ranges(found, lay, 'prefix {:g}')}",
+        x="prefix (tokens)",
+        y="mean entropy over ln V (share)",
+    )
+    return filling(lines(found, lay, words))
+
+
+def depth_chart(layers: pl.DataFrame, *, columns: int = 2) -> Any:
+    """Participation ratio and effective rank by depth, on log axes, collapsed layers crossed.
+
+    layers: the table `layers`; each run at its longest context and most prompts. A layer is
+    collapsed where its participation ratio is within 1 % of 1: a cross stands above it. Bars are
+    one standard error. columns: panels beside each other; `depth_panels` gives charts that fill
+    what contains them.
+
+    An `altair.ConcatChart`; without values, a chart that says so. Raises InputError for another
+    table, MachineError(NO_PACKAGE) without the extra `report`.
+    """
+    panels = _depth_panels(layers)
+    if not panels:
+        return says("Ranks by depth", nothing("layers", layers, "lpp-analyze layers STORE"))
+    words = Words(
+        title="Ranks by depth",
+        notes=fullest(layers)[1],
+        description=" ".join(panel.description for panel in panels.values()),
+        x="",
+    )
+    return stacked(list(panels.values()), columns, words)
+
+
+def depth_panels(layers: pl.DataFrame) -> dict[str, Any]:
+    """The panels of `depth_chart`, each as wide as its container, by column of `layers`."""
+    return {name: filling(panel) for name, panel in _depth_panels(layers).items()}
+
+
+def spectrum_chart(eigenvalues: pl.DataFrame) -> Any:
+    """Share of the variance of each eigenvalue by its rank, both axes logarithmic.
+
+    eigenvalues: as `read_eigenvalues` gives them; one line for each run, at its deepest site and
+    longest prefix of those in the frame: filter it to see another. Thinned to log-spaced ranks,
+    60 points a line at most (the first five are all there), so that a page with a chart for every
+    site and prefix stays small; shares are of the whole sum. Zeros have no place on a log axis.
+
+    An `altair.LayerChart` as wide as its container; without values, a chart that says so. Raises
+    InputError for another frame, MachineError(NO_PACKAGE) without the extra `report`.
+    """
+    title = "Spectrum: share of variance by eigenvalue"
+    needed = ("run", "site", "depth", *_SETTING, "prefix", "rank", "eigenvalue", "share")
+    chosen, notes = fullest(checked(eigenvalues, "of eigenvalues", needed))
+    for column in ("depth", "prefix"):
+        chosen = chosen.filter(pl.col(column) == pl.col(column).max().over("run"))
+    # At one depth lie block.B, before the final norm, and final, after it.
+    chosen = chosen.filter(
+        (pl.col("site") == "final") | ~(pl.col("site") == "final").any().over("run")
+    )
+    positive = thinned(chosen.filter(pl.col("share") > 0).sort("run", "rank"))
+    found, series, _ = _points(positive, "rank", "share")
+    if not found:
+        return says(title, nothing("eigenvalues", eigenvalues, "lpp-analyze profile STORE"))
+    lay = Lines(series=series, x="rank", y="share", log_x=True, log_y=True)
+    where = sorted({f"{row['site']}, prefix {row['prefix']} tokens" for row in found})
+    words = Words(
+        title=title,
+        notes=["; ".join(where[:3]), *notes],
+        description=f"{title}, log axes. {_ranges(found, lay, 'rank {:g}')}",
+        x="rank of the eigenvalue (log)",
+        y="share of variance (log)",
+    )
+    return filling(lines(found, lay, words))
+
+
+def thinned(spectra: pl.DataFrame, points: int = POINTS) -> pl.DataFrame:
+    """The rows of each run at log-spaced values of `rank`: first and last kept, `points` at most.
+
+    spectra: by run and rank, from 1. A run with no more rows than that keeps them all, so that
+    thinning twice is thinning once.
+
+    >>> spectra = pl.DataFrame({"run": "a", "rank": range(1, 1001)})
+    >>> thinned(spectra, 6)["rank"].to_list()
+    [1, 4, 16, 63, 251, 1000]
+    """
+    kept = [_log_spaced(part, points) for part in spectra.partition_by("run", maintain_order=True)]
+    return pl.concat(kept) if kept else spectra
+
+
+def _log_spaced(spectrum: pl.DataFrame, points: int) -> pl.DataFrame:
+    if len(spectrum) <= points:
+        return spectrum
+    wanted = np.unique(np.geomspace(1, len(spectrum), points).round().astype(int))
+    return spectrum[wanted - 1]
+
+
+_SETTING: Final = ("context", "n_prompts")
+
+
+def _depth_panels(layers: pl.DataFrame) -> dict[str, Any]:
+    checked(layers, "layers", ("run", "site", *_SETTING, "relative_depth", "flags", *RANKS))
+    chosen, _ = fullest(layers)
+    found = {name: _depth_panel(name, chosen) for name in RANKS}
+    return {name: panel for name, panel in found.items() if panel is not None}
+
+
+def _depth_panel(name: str, layers: pl.DataFrame) -> Any:
+    stderr = f"{name}_stderr"
+    flags = pl.col("flags").cast(pl.List(pl.String))
+    keys = ("run", "site", *_SETTING, "relative_depth", "flags")
+    others = [c for c in ("depth", "n_tokens", "rank_bound", "top_share") if c in layers.columns]
+    frame = optional(layers, stderr).select(
+        *keys,
+        *others,
+        name,
+        stderr,
+        pl.when(pl.col(stderr) < pl.col(name)).then(pl.col(name) - pl.col(stderr)).alias("bar_low"),
+        (pl.col(name) + pl.col(stderr)).alias("bar_high"),
+        flags.list.contains("collapsed").fill_null(False).alias("collapsed"),
+    )
+    frame = frame.filter(pl.col(name).is_null() | (pl.col(name) > 0))
+    frame = frame.sort("run", "relative_depth", pl.col("site") == "final")
+    found, series, missing = _points(frame, "relative_depth", name)
+    if not found:
+        return None
+    lay = Lines(
+        series=series,
+        x="relative_depth",
+        y=name,
+        low="bar_low",
+        high="bar_high",
+        log_y=True,
+        marked="collapsed",
+    )
+    crosses = sum(row["collapsed"] for row in found)
+    title = f"{RANKS[name]} by depth"
+    words = Words(
+        title=title,
+        notes=[
+            *(["× above a point: collapsed layer."] if crosses else []),
+            *bars(found, "bar_low", "one standard error over prompts"),
+            *missing,
+        ],
+        description=f"{title}, in dimensions. {_ranges(found, lay, 'depth {:.2g}')} "
+        f"Collapsed layers: {crosses}.",
+        x="depth (share of blocks)",
+        y="dimensions (log)",
+    )
+    return lines(found, lay, words)
+
+
+def _points(frame: pl.DataFrame, x: str, y: str) -> tuple[list[Row], Series, list[str]]:
+    """Rows that have an `x` and a `y`, with `series`; the series; a note of those that have not."""
+    series, label = series_of(frame["run"].unique())
+    pairs = zip(frame["run"], rows(frame), strict=True)
+    found = [
+        {"series": label[run], **row}
+        for run, row in pairs
+        if row[x] is not None and row[y] is not None
+    ]
+    left = len(frame) - len(found)
+    note = [f"{left} of {len(frame)} points have no value."] if left else []
+    return found, series, note
+
+
+def _ranges(found: Sequence[Row], lay: Lines, place: str) -> str:
+    """A sentence for each run: from where to where, and its extremes."""
+    parts = []
+    for label in lay.series.labels:
+        own = [row for row in found if row["series"] == label]
+        if not own:
+            parts.append(f"{label}: no value")
+            continue
+        ends = (own[0], own[-1])
+        extremes = [pick(own, key=lambda row: float(row[lay.y])) for pick in (min, max)]
+        first, last, low, high = (
+            f"{number(row[lay.y])} at {place.format(row[lay.x])}" for row in (*ends, *extremes)
+        )
+        parts.append(f"{label}: {first}, {last}; smallest {low}, largest {high}")
+    return listing(parts)

@@ -1,0 +1,129 @@
+"""Charts as files: pictures without a browser, a page that needs no network, the specification.
+
+vl-convert runs Vega inside the process, so a server without display or browser makes the picture.
+The same chart gives the same bytes, on one machine: fonts are the machine's.
+"""
+
+import json
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+from xml.sax.saxutils import quoteattr
+
+from lpp.analyze.charts.library import vl_convert
+from lpp.analyze.charts.theme import INK
+from lpp.store.errors import ErrorKind, InputError
+from lpp.store.objects.disk import replace_file
+
+FORMATS: Final = ("png", "svg", "html", "json")
+LIGHT: Final = ("#1A1A1A", "#FFFFFF")
+DARK: Final = ("#F0F0F0", "#1A1A1A")
+"""Ink and paper of pictures."""
+WIDTH: Final = 560
+"""Pixels of a chart that would fill its container, where there is none."""
+SNIPPET: Final = "window.vegaEmbed = vegaEmbed;"
+PAGE: Final = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Chart</title>
+<style>
+:root {{ color-scheme: light dark; }}
+body {{ font-family: sans-serif; margin: 1rem; }}
+#chart {{ width: 100%; }}
+</style>
+</head>
+<body>
+<main><div id="chart"></div></main>
+<script type="application/json" id="spec">{spec}</script>
+<script type="module">
+{script}
+vegaEmbed("#chart", JSON.parse(document.getElementById("spec").textContent),
+  {{renderer: "svg", actions: false}});
+</script>
+</body>
+</html>
+"""
+
+
+def save_chart(chart: Any, path: str | Path, *, dark: bool = False, width: int = WIDTH) -> Path:
+    """Write `chart` to `path`, as the suffix says: png, svg, html or json. Returns the path.
+
+    dark: light ink on dark paper, for png and svg; a page takes its reader's setting. width:
+    pixels of a picture of one panel, labels included. A png has twice as many pixels. The page
+    holds its scripts (0.9 MB) and reads nothing else.
+
+    Raises InputError for another suffix or a folder that is not there, MachineError for a place
+    that cannot be written.
+    """
+    path = Path(path)
+    kind = path.suffix.lower().removeprefix(".")
+    if kind not in FORMATS:
+        raise InputError(
+            f"{path}: a chart is written as {', '.join(FORMATS)}; end the name in one of them.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    if not path.parent.is_dir():
+        raise InputError(
+            f"{path.parent} is no folder. `mkdir -p` makes it.", kind=ErrorKind.NOT_FOUND
+        )
+    replace_file(path, _bytes(chart, kind, DARK if dark else LIGHT, width))
+    return path
+
+
+def specification(chart: Any) -> dict[str, Any]:
+    """The chart in the Vega-Lite grammar, checked against its schema."""
+    found: dict[str, Any] = chart.to_dict()
+    return found
+
+
+def embedded(spec: dict[str, Any]) -> str:
+    """`spec` as JSON for a script element: no name inside can end the element."""
+    text = json.dumps(spec, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return re.sub("[<>&]", lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+@cache
+def chart_script() -> str:
+    """JavaScript that draws charts, for `<script type="module">`: it defines `vegaEmbed`."""
+    script: str = vl_convert.javascript_bundle(snippet=SNIPPET)
+    return script
+
+
+def _bytes(chart: Any, kind: str, colors: tuple[str, str], width: int) -> bytes:
+    spec = specification(chart)
+    if kind == "json":
+        return (json.dumps(spec, sort_keys=True, indent=1) + "\n").encode()
+    if kind == "html":
+        return PAGE.format(spec=embedded(spec), script=chart_script()).encode()
+    picture = drawn(spec, colors, width)
+    if kind == "svg":
+        return _described(vl_convert.vegalite_to_svg(picture), spec["description"]).encode()
+    return bytes(vl_convert.vegalite_to_png(picture, scale=2))
+
+
+def _described(svg: str, description: str) -> str:
+    """The picture with the roles and the text alternative that Vega gives it inside a page."""
+    roles = 'role="graphics-document" aria-roledescription="visualization"'
+    return svg.replace("<svg ", f"<svg {roles} aria-label={quoteattr(description)} ", 1)
+
+
+def drawn(spec: dict[str, Any], colors: tuple[str, str] = LIGHT, width: int = WIDTH) -> Any:
+    """`spec` for a picture: a width in pixels, ink and paper in place of those of a page."""
+    ink, paper = colors
+    found = _replaced(spec, ink)
+    found["background"] = paper
+    if found.get("width") == "container":
+        found |= {"width": width, "autosize": {"type": "fit-x", "contains": "padding"}}
+    return found
+
+
+def _replaced(part: Any, ink: str) -> Any:
+    """A copy without `currentColor`; data are left as they are."""
+    if isinstance(part, dict):
+        return {k: v if k == "datasets" else _replaced(v, ink) for k, v in part.items()}
+    if isinstance(part, list):
+        return [_replaced(item, ink) for item in part]
+    return ink if part == INK else part

@@ -1,0 +1,137 @@
+"""From frames to the rows of a chart: checked columns, one setting per run, names as plain text.
+
+Names come from strangers. A chart holds them as values of fields alone, never in an expression, a
+field's name or markup; characters that cannot be printed become U+FFFD (SVG has no place for
+control characters, and a direction mark could turn the text around it).
+"""
+
+import math
+import re
+import textwrap
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import polars as pl
+
+from lpp.analyze.charts.library import alt
+from lpp.analyze.charts.theme import INK, TITLE_WIDTH, Series, finished, heading, letters, shortened
+from lpp.store.errors import ErrorKind, InputError
+
+Row = dict[str, Any]
+SETTING: Final = ("context", "n_prompts")
+_HASH: Final = re.compile(r"-[0-9a-f]{8}$")
+
+
+def checked(frame: pl.DataFrame, table: str, columns: Iterable[str]) -> pl.DataFrame:
+    """`frame`, which has `columns`. Raises InputError that names those that are missing."""
+    missing = [name for name in columns if name not in frame.columns]
+    if missing:
+        raise InputError(
+            f"no table {table}: the column {', '.join(missing)} is missing. "
+            f"`lpp-sql STORE 'FROM {table}'` shows its columns.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    return frame
+
+
+def optional(frame: pl.DataFrame, *columns: str) -> pl.DataFrame:
+    """`frame` with those of `columns` that it lacks, null: errors that nothing computed."""
+    absent = [name for name in columns if name not in frame.columns]
+    return frame.with_columns(pl.lit(None, dtype=pl.Float64).alias(name) for name in absent)
+
+
+def fullest(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
+    """The rows of each run at its longest context and most prompts; and a note of what they are."""
+    keep = frame.filter(pl.col("context") == pl.col("context").max().over("run"))
+    keep = keep.filter(pl.col("n_prompts") == pl.col("n_prompts").max().over("run"))
+    if keep.is_empty():
+        return keep, []
+    found = keep.select(SETTING).unique().sort(SETTING).rows()
+    note = "; ".join(f"context {context} tokens, {n} prompts" for context, n in found[:3])
+    if len(found) > 3:
+        note += f"; and {len(found) - 3} settings more"
+    left = frame.select("run", *SETTING).n_unique() - keep.select("run", *SETTING).n_unique()
+    return keep, [note, *([f"{left} smaller settings are left out."] if left else [])]
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON and SVG can hold it: 6 digits of a number, null for NaN, printable text."""
+    if isinstance(value, str):
+        return "".join(c if c.isprintable() else "\ufffd" for c in value)
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    if isinstance(value, list | tuple):
+        return ", ".join(str(plain(part)) for part in value)
+    return value
+
+
+def rows(frame: pl.DataFrame) -> list[Row]:
+    """The rows of `frame`, every value `plain`."""
+    return [{name: plain(value) for name, value in row.items()} for row in frame.to_dicts()]
+
+
+def series_of(runs: Iterable[str]) -> tuple[Series, dict[str, str]]:
+    """The series of `runs`, sorted, and the label of each: a letter and a name of 28 at most.
+
+    The hash at the end of a run id is left out where the rest tells the runs apart.
+    """
+    every = sorted(set(runs))
+    bare = [_HASH.sub("", run) for run in every]
+    names = [b if bare.count(b) == 1 else run for run, b in zip(every, bare, strict=True)]
+    labels = [
+        f"{letter} {shortened(plain(name))}"
+        for letter, name in zip(letters(len(every)), names, strict=True)
+    ]
+    return Series(tuple(labels)), dict(zip(every, labels, strict=True))
+
+
+def data(values: Sequence[Row]) -> Any:
+    """Rows inside the chart: it needs no other file."""
+    return alt.InlineData(values=list(values))
+
+
+def tooltips(values: Sequence[Row], *but: str) -> list[Any]:
+    """Every field that has a value in some row, as the database calls it; none of `but`."""
+    names = dict.fromkeys(name for row in values for name in row if row[name] is not None)
+    return [alt.Tooltip(f"{name}:N", title=name) for name in names if name not in but]
+
+
+def number(value: float | None) -> str:
+    """Four significant digits for a reader.
+
+    >>> number(46.0812), number(None)
+    ('46.08', 'no value')
+    """
+    return "no value" if value is None else f"{value:.4g}"
+
+
+def bars(values: Sequence[Row], low: str, meaning: str) -> list[str]:
+    """A note of what the bars mean, where any row has one."""
+    return [f"Bars: {meaning}."] if any(row.get(low) is not None for row in values) else []
+
+
+def listing(parts: Sequence[str], most: int = 12) -> str:
+    """Parts of a description as sentences; the rest of a long list by their count."""
+    more = [f"And {len(parts) - most} more."] if len(parts) > most else []
+    return " ".join([f"{part}." for part in parts[:most]] + more)
+
+
+def nothing(table: str, frame: pl.DataFrame, command: str) -> str:
+    """Why there is nothing to draw of `frame`, and what changes that."""
+    if frame.is_empty():
+        return f"No {table}: the table has no rows. {command} makes them."
+    rows = f"{len(frame)} row{'s' * (len(frame) != 1)}"
+    return f"No {table}: the table has {rows}, none of them with a value."
+
+
+def says(title: str, why: str) -> Any:
+    """A chart without data that says what is missing, where the chart would have stood."""
+    lines = textwrap.wrap(why, TITLE_WIDTH, break_on_hyphens=False)
+    height = 16 * len(lines) + 24
+    words = alt.Chart(data([{"text": "\n".join(lines)}]), height=height, width="container")
+    text = words.mark_text(align="left", baseline="top", color=INK, fontSize=12, lineBreak="\n")
+    return finished(
+        text.encode(x=alt.value(0), y=alt.value(8), text="text:N").properties(
+            title=heading(title, []), description=f"{title}. {why}"
+        )
+    )

@@ -1,0 +1,1 @@
+"""`lpp-analyze`: a file for each command."""

@@ -1,0 +1,163 @@
+"""`lpp-analyze benchmarks`: scores into a store, out of it, and what it holds."""
+
+import shlex
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from lpp.analyze.benchmarks.score_rows import UNITS
+from lpp.store.commands.console import debug_option
+from lpp.store.commands.escaping import escape
+
+_SHOWN: Final = 8
+
+
+def _pairs(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> Any:
+    """`NAME=RUN`, several times, as a dict; a name may hold `=`, a run's id does not."""
+    found = {}
+    for value in values:
+        name, equals, run = value.rpartition("=")
+        if not equals or not name or not run:
+            raise click.BadParameter(f"{value!r} is not NAME=RUN")
+        found[name] = run
+    return found
+
+
+def _patterns(_ctx: click.Context, _param: click.Parameter, value: str) -> Any:
+    return tuple(part.strip() for part in value.split(","))
+
+
+@click.group()
+def benchmarks() -> None:
+    """Put benchmark scores beside the profiles.
+
+    \b
+        lpp-analyze benchmarks add ./lpp results/
+        lpp-analyze benchmarks list ./lpp
+        lpp-analyze benchmarks remove ./lpp lm-eval
+    """
+
+
+@benchmarks.command()
+@click.argument("store")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--source", metavar="NAME", help="Name of the source (lm-eval, or the file's).")
+@click.option(
+    "--match", "said", multiple=True, callback=_pairs, metavar="NAME=RUN", help="Whose run it is."
+)
+@click.option(
+    "--model", "models", callback=_patterns, default="*", metavar="NAME,...", help="Only these."
+)
+@click.option(
+    "--benchmark", "chosen", callback=_patterns, default="*", metavar="NAME,...", help="Only these."
+)
+@click.option("--unit", type=click.Choice(UNITS), default="auto", show_default=True)
+@click.option("--replace", is_flag=True, help="Put them in the place of the source's old scores.")
+@debug_option
+def add(
+    *,
+    store: str,
+    files: tuple[Path, ...],
+    source: str | None,
+    said: dict[str, str],
+    models: tuple[str, ...],
+    chosen: tuple[str, ...],
+    unit: Any,
+    replace: bool,
+) -> None:
+    """Read FILES as one source of scores and keep them in STORE.
+
+    FILES are results_*.json of lm-eval, or folders of them; an Open LLM Leaderboard export (csv
+    or parquet); or a table of your own: `model` and a column per benchmark, or `model`,
+    `benchmark`, `metric`, `value` and, if known, `stderr` and `n`. Two leaderboards score one
+    test differently: add them one by one, they are never mixed.
+
+    A name means the run of that model: its exact id, or the same without case, organisation and
+    .gguf. What fits no run, or two, is told; --match NAME=RUN settles it.
+
+    --unit: `auto` refuses a benchmark that holds percentages and fractions; the others say which
+    is meant (`other`: neither).
+
+    \b
+        lpp-analyze benchmarks add ./lpp results/
+        lpp-analyze benchmarks add ./lpp contents.parquet --model 'Qwen/*'
+        lpp-analyze benchmarks add ./lpp mine.csv --match tiny=tiny-1a2b3c4d
+    """
+    from lpp.analyze.benchmarks.benchmarks import add_benchmarks
+    from lpp.analyze.tables.scored import refresh_database
+    from lpp.store import open_store
+
+    added = add_benchmarks(
+        store,
+        files,
+        source=source,
+        said=said,
+        models=models,
+        benchmarks=chosen,
+        unit=unit,
+        replace=replace,
+    )
+    names = {name: len(set(added.table[name].to_pylist())) for name in ("model", "benchmark")}
+    verb = "are in" if added.written else "were in"
+    click.echo(
+        f"{added.source}: {added.table.num_rows} scores of {names['model']} models on "
+        f"{names['benchmark']} benchmarks {verb} {store}."
+    )
+    _tell("missing", map(str, added.missing))
+    unmatched = {name: fit for name, fit in added.fits.items() if fit.run is None}
+    _tell("no run", [f"{name}: {fit.note}" for name, fit in unmatched.items()])
+    _tell("another size", added.doubts)
+    click.echo(f"{len(added.fits) - len(unmatched)} of {len(added.fits)} models have a run.")
+    if unmatched:
+        click.echo("--match NAME=RUN, with --replace, says which run a name means.", err=True)
+    if added.written and refresh_database(open_store(store).path):
+        click.echo(f"Next: lpp-analyze correlate {shlex.quote(store)}")
+
+
+@benchmarks.command(name="list")
+@click.argument("store")
+@debug_option
+def list_(store: str) -> None:
+    """Show the sources of scores in STORE, and which of their models have a run.
+
+    \b
+        lpp-analyze benchmarks list ./lpp
+    """
+    from lpp.analyze.benchmarks.benchmarks import summary
+
+    lines = summary(store)
+    if not lines:
+        click.echo(f"No scores yet. Add some: lpp-analyze benchmarks add {shlex.quote(store)} FILE")
+    for line in lines:
+        click.echo(escape(line, keep=""))
+
+
+@benchmarks.command()
+@click.argument("store")
+@click.argument("sources", nargs=-1, required=True)
+@debug_option
+def remove(store: str, sources: tuple[str, ...]) -> None:
+    """Remove every score of SOURCES, and the files they came from, out of STORE.
+
+    \b
+        lpp-analyze benchmarks remove ./lpp lm-eval
+    """
+    from lpp.analyze.tables.scored import refresh_database
+    from lpp.store import open_store, remove_scores
+
+    root = open_store(store).path
+    for source in sources:
+        remove_scores(root, source)
+        click.echo(f"{escape(source, keep='')} is removed.")
+    refresh_database(root)
+
+
+def _tell(what: str, lines: Iterable[str]) -> None:
+    """The first few on stderr; all of them are in the table `benchmarks`, or in no table."""
+    every = list(lines)
+    for line in every[:_SHOWN]:
+        click.echo(f"{what}: {escape(line, keep='')}", err=True)
+    if len(every) > _SHOWN:
+        click.echo(f"{what}: and {len(every) - _SHOWN} more", err=True)

@@ -1,0 +1,86 @@
+"""`lpp-analyze`: open a store, compute, print."""
+
+import click
+
+from lpp.analyze.cli.allocator import give_blocks_back
+from lpp.analyze.cli.benchmarks import benchmarks
+from lpp.analyze.cli.cka import cka
+from lpp.analyze.cli.correlate import correlate
+from lpp.analyze.cli.layers import layers
+from lpp.analyze.cli.metrics import metrics
+from lpp.analyze.cli.profile import profile
+from lpp.analyze.cli.report import report
+from lpp.analyze.cli.sensitivity import sensitivity
+from lpp.store.commands.console import LppGroup, debug_option
+from lpp.store.commands.progress import progress
+from lpp.store.format.keys import RUNS_KEY
+
+
+@click.group(cls=LppGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="lpp-engine")
+@debug_option
+def main() -> None:
+    """Compute latent performance profiles from a store. No model is needed.
+
+    \b
+        lpp-analyze profile ./lpp
+        lpp-analyze sensitivity ./lpp
+        lpp-analyze layers ./lpp
+        lpp-analyze metrics
+        lpp-analyze cka ./lpp
+        lpp-analyze benchmarks add ./lpp results/
+        lpp-analyze correlate ./lpp
+        lpp-analyze report ./lpp -o report.html
+        lpp-analyze verify ./lpp
+    """
+    give_blocks_back()
+
+
+main.add_command(benchmarks)
+main.add_command(cka)
+main.add_command(correlate)
+main.add_command(layers)
+main.add_command(metrics)
+main.add_command(profile)
+main.add_command(report)
+main.add_command(sensitivity)
+
+
+@main.command()
+@click.argument("store")
+@debug_option
+def verify(store: str) -> int:
+    """Compare every byte of STORE with its checksums; exit 1 if any differs.
+
+    \b
+        lpp-analyze verify ./lpp
+    """
+    from lpp.store import open_store
+    from lpp.store.scores import verify_scores
+    from lpp.store.verify import verify_root
+
+    opened = open_store(store)
+    beside_runs = verify_root(opened.path) + verify_scores(opened.path)
+    for line in beside_runs:
+        click.echo(str(line))
+    problems = len(beside_runs)
+    with progress("Verify", len(opened.runs), "runs") as bar:
+        for run in opened.runs.values():
+            found = run.verify()
+            for problem in found:
+                click.echo(f"{RUNS_KEY}/{run.id}/{problem}")
+            problems += len(found)
+            bar.advance()
+            bar.note(f"{run.id} {'has problems' if found else 'is as it was committed'}")
+    if problems:
+        click.echo(
+            f"{problems} problem{'s' if problems > 1 else ''}. `lpp-capture repair {store}` "
+            "computes damaged shards again; `lpp-capture run` resumes what was not captured yet. "
+            "Delete a damaged source under benchmarks/ and add its scores again.",
+            err=True,
+        )
+    return int(problems > 0)
+
+
+if __name__ == "__main__":
+    main()

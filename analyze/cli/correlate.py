@@ -1,0 +1,106 @@
+"""`lpp-analyze correlate`: profiles beside benchmarks, with everything that doubts them."""
+
+import shlex
+from typing import Any, Final
+
+import click
+
+from lpp.store.commands.console import debug_option, write_exact
+
+_FORMATS: Final = ("table", "csv", "json")
+
+
+def _names(_ctx: click.Context, _param: click.Parameter, value: str | None) -> Any:
+    """`a,b` as a tuple; None stays."""
+    return None if value is None else tuple(part.strip() for part in value.split(","))
+
+
+@click.command()
+@click.argument("store")
+@click.option("--metric", "metrics", callback=_names, metavar="NAME,...", help="Of site_profiles.")
+@click.option(
+    "--benchmark",
+    "benchmarks",
+    callback=_names,
+    metavar="NAME[:METRIC],...",
+    default="*",
+    help="Benchmarks, or patterns.",
+)
+@click.option(
+    "--source", "sources", callback=_names, metavar="NAME,...", default="*", help="Sources."
+)
+@click.option("--run", "runs", callback=_names, metavar="NAME,...", default="*", help="Runs.")
+@click.option(
+    "--corpus", "corpora", callback=_names, metavar="NAME,...", default="*", help="Of runs."
+)
+@click.option("--context", type=click.IntRange(min=1), help="Of the profiles.")
+@click.option("--prompts", type=click.IntRange(min=1), help="Of the profiles.")
+@click.option("--site", default="final", show_default=True, help="Of the profiles.")
+@click.option("--untrained", is_flag=True, help="Untrained twins take part.")
+@click.option("--with-published", is_flag=True, help="The paper's eight models take part.")
+@click.option("--seed", default=0, show_default=True, help="Of the bootstrap.")
+@click.option("--format", "form", type=click.Choice(_FORMATS), default="table", show_default=True)
+@debug_option
+def correlate(
+    *,
+    store: str,
+    metrics: tuple[str, ...] | None,
+    benchmarks: tuple[str, ...],
+    sources: tuple[str, ...],
+    runs: tuple[str, ...],
+    corpora: tuple[str, ...],
+    context: int | None,
+    prompts: int | None,
+    site: str,
+    untrained: bool,
+    with_published: bool,
+    seed: int,
+    form: str,
+) -> None:
+    """Correlate the profiles of STORE with benchmark scores, across models.
+
+    Pearson, Spearman, and Spearman with model size held constant; each with the number of
+    models, a bootstrap interval, p, and q after Benjamini and Hochberg over all tests of that
+    source and method. Sources are never mixed, and fewer than five models are not ranked.
+
+    Profiles are compared at one context and number of prompts: what most runs have, unless
+    told. Where models were captured on several corpora, --corpus chooses one. Who is left out,
+    and why, is printed and stands in the table `correlations`.
+
+    \b
+        lpp-analyze correlate ./lpp
+        lpp-analyze correlate ./lpp --source lm-eval --benchmark 'leaderboard_bbh'
+        lpp-analyze correlate ./lpp --corpus pydoc --context 100
+        lpp-analyze correlate ./lpp --with-published --source published
+    """
+    from lpp.analyze.benchmarks.correlations import (
+        DEFAULT_METRICS,
+        Question,
+        correlate,
+        refuse_unranked,
+    )
+    from lpp.analyze.benchmarks.subjects import Setting
+    from lpp.analyze.tables.scored import refresh_database
+    from lpp.analyze.text import correlations as render
+    from lpp.store import open_store
+
+    question = Question(
+        metrics=metrics or DEFAULT_METRICS,
+        benchmarks=benchmarks,
+        sources=sources,
+        runs=runs,
+        corpora=corpora,
+        setting=Setting(site=site, context=context, n_prompts=prompts),
+        untrained=untrained,
+        with_published=with_published,
+        seed=seed,
+    )
+    found = correlate(store, question)
+    refresh_database(open_store(store).path, found)
+    if form != "table":
+        write_exact(render.FORMATS[form](found))
+        refuse_unranked(found)
+        return
+    click.echo(render.as_table(found), nl=False)
+    refuse_unranked(found)
+    click.echo(f'Next: lpp-sql {shlex.quote(store)} "SELECT * FROM correlations ORDER BY q_value"')

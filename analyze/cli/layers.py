@@ -1,0 +1,70 @@
+"""`lpp-analyze layers`: ranks through the depth of a model."""
+
+import shlex
+from typing import Any
+
+import click
+
+from lpp.analyze.cli.options import executor_options, names, numbers
+from lpp.store.commands.console import debug_option, write_exact
+from lpp.store.commands.progress import progress
+
+FORMATS = ("table", "csv", "json")
+
+
+@click.command()
+@click.argument("store")
+@click.option("--context", "contexts", callback=numbers, metavar="N,...", help="Contexts.")
+@click.option("--prompts", callback=numbers, metavar="N,...", help="The first so many prompts.")
+@click.option("--site", "sites", callback=names, metavar="NAME,...", help="Sites.", default="*")
+@click.option("--run", "runs", callback=names, metavar="NAME,...", help="Runs.", default="*")
+@click.option("--errors", is_flag=True, help="With standard errors: 11 solves instead of one.")
+@click.option("--format", "form", type=click.Choice(FORMATS), default="table", show_default=True)
+@executor_options
+@debug_option
+def layers(
+    *,
+    store: str,
+    contexts: tuple[int, ...] | None,
+    prompts: tuple[int, ...] | None,
+    sites: tuple[str, ...],
+    runs: tuple[str, ...],
+    errors: bool,
+    form: str,
+    executor: Any,
+    address: str | None,
+) -> None:
+    """Show the ranks of STORE through the depth of each model, and its hourglass score.
+
+    Each site's participation ratio and effective rank, in dimensions and over min(N, d), and the
+    share of the first eigenvalue, over all tokens up to the context. The score is above 0 when
+    both ends of a model use more dimensions than its middle third; collapsed layers are left out
+    of it and counted. Tables `layers` and `hourglass` of the database hold the numbers.
+
+    \b
+        lpp-analyze layers ./lpp
+        lpp-analyze layers ./lpp --context 50 --site 'block.*,final'
+        lpp-analyze layers ./lpp --format csv
+    """
+    from lpp.analyze.engine.executor import chosen_executor
+    from lpp.analyze.runs.select import Selection, select_runs, select_sites
+    from lpp.analyze.studies import layers as library
+    from lpp.analyze.text import layers as text
+    from lpp.analyze.text.text import as_csv
+
+    selection = Selection(runs=runs, sites=sites, contexts=contexts, prompts=prompts)
+    views, _ = select_runs(store, selection)
+    chosen = select_sites(views, selection)
+    total = sum(site in chosen for view in views for site in view.run.sites)
+    with chosen_executor(executor, address) as who, progress("Layers", total, "sites") as bar:
+        found = library.layers(store, selection, errors=errors, progress=bar, executor=who)
+    for line in found.left_out:
+        click.echo(line, err=True)
+    database = library.write(store, found)
+    if form == "table":
+        click.echo(text.as_table(found), nl=False)
+        click.echo(f"\n{len(found.layers)} layers are in {database}.")
+        click.echo(f'Next: lpp-sql {shlex.quote(store)} "FROM hourglass"')
+    else:
+        shown = as_csv(found.layers) if form == "csv" else text.as_json(found)
+        write_exact(shown)

@@ -1,0 +1,160 @@
+"""`lpp-analyze profile`: compute, print, and rebuild the database."""
+
+import shlex
+import sys
+from typing import Any, Final
+
+import click
+
+from lpp.analyze.cli.options import executor_options, names, numbers
+from lpp.store.commands.console import debug_option, write_exact
+from lpp.store.commands.progress import progress
+
+AGGREGATIONS: Final = ("min", "max", "mean", "median")
+ERROR_SITES: Final = ("none", "final", "all")
+FINAL: Final = "final"
+
+
+@click.command()
+@click.argument("store")
+@click.option("--context", "contexts", callback=numbers, metavar="N,...", help="Contexts.")
+@click.option("--prompts", callback=numbers, metavar="N,...", help="The first so many prompts.")
+@click.option("--site", "sites", callback=names, metavar="NAME,...", help="Sites, or all.")
+@click.option("--run", "runs", callback=names, metavar="NAME,...", help="Runs.", default="*")
+@click.option("--entropy-by", type=click.Choice(AGGREGATIONS), default="min", show_default=True)
+@click.option("--rank-by", type=click.Choice(AGGREGATIONS), default="max", show_default=True)
+@click.option(
+    "--drop-prefixes", callback=numbers, metavar="N,...", help="Prefixes that take no part."
+)
+@click.option(
+    "--metrics",
+    callback=names,
+    metavar="NAME,...",
+    default="paper",
+    show_default=True,
+    help="What to compute, of `lpp-analyze metrics`.",
+)
+@click.option(
+    "--errors",
+    type=click.Choice(ERROR_SITES),
+    default="final",
+    show_default=True,
+    help="Sites at which errors are computed.",
+)
+@click.option(
+    "--groups",
+    type=click.IntRange(min=2),
+    default=10,
+    show_default=True,
+    help="Groups of prompts of the jackknife.",
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(("table", "bars", "csv", "json")),
+    help="How to print. Default: bars on a terminal, else table.",
+)
+@executor_options
+@debug_option
+def profile(
+    *,
+    store: str,
+    contexts: tuple[int, ...] | None,
+    prompts: tuple[int, ...] | None,
+    sites: tuple[str, ...] | None,
+    runs: tuple[str, ...],
+    entropy_by: Any,
+    rank_by: Any,
+    drop_prefixes: tuple[int, ...] | None,
+    metrics: tuple[str, ...],
+    errors: Any,
+    groups: int,
+    form: str | None,
+    executor: Any,
+    address: str | None,
+) -> None:
+    """Compute the profiles of STORE, print them, and rebuild its database.
+
+    Contexts up to the captured one (the default) and numbers of prompts up to those captured
+    (the default) come from the same store. Runs and sites may be patterns.
+
+    Without --site every site goes into the database, and `final` is printed. What was computed
+    before is not computed again. The database holds what one command asked for: floors of the
+    entropy and maxima of the ranks, whatever --entropy-by and --rank-by print.
+
+    Metrics other than the paper's are printed at the longest prefix and stored at each, in the
+    table `metrics`; csv and json hold the profiles alone. Only what the chosen ones need is
+    computed.
+
+    A number is printed with its standard error over prompts: of a mean for the entropy, of a
+    jackknife for all else, which for the effective rank costs --groups times the number itself.
+    So errors are computed at `final`, or at the deepest site chosen, unless --errors says all or
+    none.
+
+    \b
+        lpp-analyze profile ./lpp
+        lpp-analyze profile ./lpp --context 50,100,200 --prompts 10,100
+        lpp-analyze profile ./lpp --site 'final,block.*' --format csv
+        lpp-analyze profile ./lpp --format bars
+        lpp-analyze profile ./lpp --drop-prefixes 20 --entropy-by median
+        lpp-analyze profile ./lpp --metrics paper,stable_rank,'zscore_*'
+        lpp-analyze profile ./lpp --metrics participation_ratio --errors all
+        lpp-analyze profile s3://lab/lpp --executor ray --address auto
+    """
+    import polars as pl
+
+    from lpp.analyze.engine.executor import chosen_executor
+    from lpp.analyze.metrics.registry import chosen as asked_of
+    from lpp.analyze.metrics.registry import unavailable
+    from lpp.analyze.runs.moments_held import needing_rows
+    from lpp.analyze.runs.select import Selection, select_runs, select_sites, shortfalls
+    from lpp.analyze.tables.analysis import analyze
+    from lpp.analyze.tables.build import write_database
+    from lpp.analyze.tables.entropy import uncaptured_lines
+    from lpp.analyze.tables.metrics import LOGITS
+    from lpp.analyze.text import profiles as render
+    from lpp.analyze.text.text import printable
+
+    dropped = drop_prefixes or ()
+    selection = Selection(runs=runs, sites=sites or ("*",), contexts=contexts, prompts=prompts)
+    views, incomplete = select_runs(store, selection)
+    chosen = select_sites(views, selection)
+    lines = [*uncaptured_lines(views, contexts), *unavailable(metrics)]
+    lines += needing_rows(views, asked_of(metrics))
+    for line in (*incomplete, *shortfalls(views, selection), *lines):
+        click.echo(line, err=True)
+    total = sum(site in chosen for view in views for site in view.run.sites)
+    with chosen_executor(executor, address) as who, progress("Spectra", total, "sites") as bar:
+        analysis = analyze(
+            store,
+            selection,
+            metrics=metrics,
+            errors=errors,
+            groups=groups,
+            progress=bar,
+            executor=who,
+        )
+    found = analysis.profiles(entropy=entropy_by, ranks=rank_by, drop_prefixes=dropped)
+    database = write_database(store, analysis, drop_prefixes=dropped)
+    only_final = sites is None and FINAL in chosen
+    shown = found.filter(site=FINAL) if only_final else found
+    form = form or ("bars" if sys.stdout.isatty() else "table")
+    if form in render.FORMATS:
+        write_exact(render.FORMATS[form](shown))
+        return
+    others = analysis.metrics
+    if only_final:
+        others = others.filter(pl.col("site").is_in([FINAL, LOGITS]))
+    text = render.as_table(
+        shown,
+        entropy=entropy_by,
+        ranks=rank_by,
+        metrics=others,
+        computed=analysis.computed,
+        bars=form == "bars",
+    )
+    click.echo(printable(text, sys.stdout.encoding), nl=False)
+    click.echo(f"{len(found)} profiles of {len(chosen)} sites are in {database}.")
+    click.echo(
+        f'Next: lpp-sql {shlex.quote(store)} "SELECT * FROM profiles ORDER BY entropy_floor"'
+    )

@@ -1,0 +1,54 @@
+"""`lpp-analyze report`: profiles that people look at."""
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lpp.store.commands.console import debug_option
+from lpp.store.commands.progress import progress
+
+FORMATS = ("html", "png", "svg", "md")
+
+
+@click.command()
+@click.argument("store")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("report.html"),
+    show_default=True,
+    help="File to write. png, svg: one for each chart, OUTPUT's name before the chart's.",
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(FORMATS),
+    help="By default what OUTPUT's name ends in, or html.",
+)
+@debug_option
+def report(*, store: str, output: Path, form: Any) -> None:
+    """Write what the database of STORE holds as one page that opens from disk.
+
+    Which models on what; which differences exceed their intervals; depth; steadiness;
+    benchmarks; what to distrust; provenance. Nothing is computed: what is missing is named with
+    the command that computes it. png and svg are pictures for papers, md is a summary for a
+    pull request.
+
+    \b
+        lpp-analyze report ./lpp -o report.html
+        lpp-analyze report ./lpp -o figures/lpp.svg
+        lpp-analyze report ./lpp -o summary.md
+    """
+    from lpp.analyze.report.report import STEPS, write_report
+
+    suffix = output.suffix.lower().removeprefix(".")
+    form = form or (suffix if suffix in FORMATS else "html")
+    with progress("Report", STEPS, "steps") as bar:
+        written = write_report(store, output, form, progress=bar)
+    for path in written:
+        click.echo(path)
+    if not written:
+        click.echo(f"No chart has data. Compute it: lpp-analyze profile {shlex.quote(store)}")

@@ -1,0 +1,89 @@
+"""`lpp-analyze sensitivity`: profiles over a grid of settings, and the order of models."""
+
+import shlex
+from typing import Any
+
+import click
+
+from lpp.analyze.cli.options import executor_options, names, numbers
+from lpp.store.commands.console import debug_option, write_exact
+from lpp.store.commands.progress import progress
+
+FORMATS = ("table", "csv", "json")
+PARTS = ("grid", "agreement")
+ERROR_SITES = ("none", "final", "all")
+
+
+@click.command()
+@click.argument("store")
+@click.option("--context", "contexts", callback=numbers, metavar="N,...", help="Contexts.")
+@click.option("--prompts", callback=numbers, metavar="N,...", help="Numbers of prompts.")
+@click.option("--site", "sites", callback=names, metavar="NAME,...", help="Sites.", default="final")
+@click.option("--run", "runs", callback=names, metavar="NAME,...", help="Runs.", default="*")
+@click.option(
+    "--errors",
+    type=click.Choice(ERROR_SITES),
+    default="final",
+    show_default=True,
+    help="Sites at which errors are computed.",
+)
+@click.option("--format", "form", type=click.Choice(FORMATS), default="table", show_default=True)
+@click.option("--part", type=click.Choice(PARTS), help="One part only. CSV: grid by default.")
+@executor_options
+@debug_option
+def sensitivity(
+    *,
+    store: str,
+    contexts: tuple[int, ...] | None,
+    prompts: tuple[int, ...] | None,
+    sites: tuple[str, ...],
+    runs: tuple[str, ...],
+    errors: Any,
+    form: str,
+    part: Any,
+    executor: Any,
+    address: str | None,
+) -> None:
+    """Show how the profiles of STORE move with context, prompts, corpus and site.
+
+    Contexts 50, 100, 200, 500 and 10, 100, 500, 1000 prompts as far as a run holds them, and the
+    most that every run holds; --context and --prompts choose others. No model runs: every setting
+    comes from the captured states, and the tokens that saves are printed.
+
+    Where three models or more are compared, rank agreement says whether two settings put them in
+    the same order. Tables `sensitivity` and `agreement` of the database hold every number, in
+    every aggregation over prefixes.
+
+    \b
+        lpp-analyze sensitivity ./lpp
+        lpp-analyze sensitivity ./lpp --context 50,200 --prompts 10,100
+        lpp-analyze sensitivity ./lpp --site 'final,block.*' --format csv
+        lpp-analyze sensitivity ./lpp --part agreement --format csv
+    """
+    from lpp.analyze.engine.executor import chosen_executor
+    from lpp.analyze.runs.select import Selection
+    from lpp.analyze.studies import sensitivity as library
+    from lpp.analyze.studies.grid import choose
+    from lpp.analyze.text import sensitivity as text
+    from lpp.analyze.text.text import as_csv
+
+    selection = Selection(runs=runs, sites=sites, contexts=contexts, prompts=prompts)
+    views, axes, _ = choose(store, selection)
+    total = sum(site in axes.sites for view in views for site in view.run.sites)
+    with chosen_executor(executor, address) as who, progress("Spectra", total, "sites") as bar:
+        found = library.sensitivity(store, selection, errors=errors, progress=bar, executor=who)
+    for line in found.left_out:
+        click.echo(line, err=True)
+    database = library.write(store, found)
+    if form == "json":
+        write_exact(text.as_json(found))
+    elif form == "csv":
+        write_exact(as_csv(found.agreement if part == "agreement" else found.values))
+    else:
+        if part != "agreement":
+            click.echo(text.grid_text(found), nl=False)
+            click.echo(text.tokens_text(found.savings), nl=False)
+        if part != "grid":
+            click.echo(text.agreement_text(found), nl=False)
+        click.echo(f"\n{len(found.values)} numbers are in {database}.")
+        click.echo(f'Next: lpp-sql {shlex.quote(store)} "FROM sensitivity"')

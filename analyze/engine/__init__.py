@@ -1,0 +1,1 @@
+"""Compute metrics of many sites: read rows once, accumulate, solve, cache."""

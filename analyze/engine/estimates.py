@@ -1,0 +1,162 @@
+"""Declared metrics of some cells, with their errors: from the cache, or from one read."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import polars as pl
+
+from lpp.analyze.engine.cache import Cache
+from lpp.analyze.engine.row_values import RowValues, Values
+from lpp.analyze.engine.site_summaries import site_summaries
+from lpp.analyze.engine.stored_moments import parts_held
+from lpp.analyze.engine.summary import SPECTRAL_KINDS, Demand, Summary
+from lpp.analyze.metrics.metric import Metric
+from lpp.analyze.numerics.jackknife import Estimate, jackknife
+from lpp.analyze.runs.cells import GROUPS, Cell
+from lpp.analyze.runs.keys import RunView
+from lpp.analyze.runs.site_reader import SiteReader
+from lpp.analyze.tables import tokens
+
+Estimates = Mapping[tuple[Cell, str], Estimate]
+"""By cell and name of the metric."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """Which metrics, and which of them with an error."""
+
+    metrics: Sequence[Metric[Any]]
+    errors: Collection[str] = ()
+    """Names of those that get an error, by the jackknife over `groups` groups of prompts."""
+    groups: int = GROUPS
+
+    def of(self, *kinds: str) -> "Request":
+        """The part whose metrics need one of `kinds`."""
+        some = [metric for metric in self.metrics if metric.needs in kinds]
+        return Request(metrics=some, errors=self.errors, groups=self.groups)
+
+    def groups_of(self, metric: Metric[Any]) -> int:
+        """Groups of prompts to leave out in turn for the error of `metric`; 0 for no error."""
+        return self.groups if metric.name in self.errors and not metric.no_error else 0
+
+    def cells(self, whole: Collection[Cell]) -> dict[Cell, list[Metric[Any]]]:
+        """What is to be computed of each cell: every metric, and again without each group."""
+        wanted = {cell: list(self.metrics) for cell in whole if self.metrics}
+        again = [metric for metric in self.metrics if self.groups_of(metric)]
+        parts = [part for cell in whole for part in cell.parts(self.groups) if again]
+        return wanted | dict.fromkeys(parts, again)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is asked of a site, and what of it is kept already."""
+
+    cells: Collection[Cell]
+    request: Request
+    known: dict[Cell, Summary]
+    kept: Values
+    missing: Mapping[Cell, Demand]
+    """Spectra to compute."""
+    absent: Mapping[Cell, Sequence[Metric[Any]]]
+    """Metrics to compute from rows."""
+
+    @classmethod
+    def of(cls, cache: Cache, site: str, cells: Collection[Cell], request: Request) -> Self:
+        """As the cache is now."""
+        of_spectra, of_rows = request.of(*SPECTRAL_KINDS), request.of("rows")
+        demands = {cell: Demand.of(metrics) for cell, metrics in of_spectra.cells(cells).items()}
+        known = cache.summaries(site) if demands else {}
+        kept = cache.values(site) if of_rows.metrics else {}
+        absent = {
+            cell: [metric for metric in metrics if (cell, metric.name) not in kept]
+            for cell, metrics in of_rows.cells(cells).items()
+        }
+        return cls(
+            cells=cells,
+            request=request,
+            known=known,
+            kept=kept,
+            missing={cell: d for cell, d in demands.items() if not d.met_by(known.get(cell))},
+            absent={cell: metrics for cell, metrics in absent.items() if metrics},
+        )
+
+    def estimates(
+        self, cache: Cache, site: str, new: Mapping[Cell, Summary], made: Values
+    ) -> Estimates:
+        """Everything asked for, with what was computed of it, which the cache keeps from now on."""
+        known, of_spectra = dict(self.known), self.request.of(*SPECTRAL_KINDS)
+        if new:
+            known |= {c: s.joined(known[c]) if c in known else s for c, s in new.items()}
+            cache.keep_summaries(site, new)
+        if made:
+            own = {metric.name for metric in self.request.metrics if metric.own_rows}
+            cache.keep_values(site, {key: value for key, value in made.items() if key[1] in own})
+        values = _values(known, of_spectra.cells(self.cells)) | self.kept | made
+        return dict(_with_errors(values, self.cells, self.request.of(*SPECTRAL_KINDS, "rows")))
+
+
+def site_estimates(
+    view: RunView, cache: Cache, site: str, cells: Collection[Cell], request: Request
+) -> Estimates:
+    """Metrics that need a scatter, eigenvalues or rows of `site`: no row is read for what is kept.
+
+    What is not kept is computed from one read, and one more where errors of spectra are wanted.
+    Of a run without rows the metrics that need them are left out, and errors whose groups are not
+    whole shards.
+    """
+    if not view.run.plan.keeps_rows:
+        request = request.of(*SPECTRAL_KINDS)
+        unsure = [cell for cell in cells if not parts_held(view.run, cell, request.groups)]
+        if request.errors and unsure:
+            sure = [cell for cell in cells if cell not in unsure]
+            bare = replace(request, errors=())
+            return {
+                **site_estimates(view, cache, site, sure, request),
+                **site_estimates(view, cache, site, unsure, bare),
+            }
+    wanted = Wanted.of(cache, site, cells, request)
+    reader = SiteReader(view.run, site, view.lengths)
+    rows = RowValues(reader, wanted.absent) if wanted.absent else None
+    new = site_summaries(reader, wanted.missing, rows)
+    return wanted.estimates(cache, site, new, rows.finish() if rows else {})
+
+
+def token_estimates(view: RunView, cells: Collection[Cell], request: Request) -> Estimates:
+    """Metrics that need the token statistics of a run, which are read once."""
+    some = request.of("tokens")
+    wanted = some.cells(cells)
+    if not wanted:
+        return {}
+    longest = max(cell.prefix for cell in wanted)
+    most = max(cell.n_prompts for cell in wanted)
+    inside = (pl.col("position") < longest) & (pl.col("prompt_id") < most)
+    inside &= ~pl.col("prompt_id").is_in(view.set_aside.tolist())
+    names = [name for name in tokens.SCHEMA.names() if name != "run"]
+    files = view.run.tokens_files()
+    read = pl.concat([tokens.read_tokens(file, names).filter(inside) for file in files])
+    values: Values = {}
+    for cell, metrics in wanted.items():
+        first, end = cell.gap
+        below = (pl.col("position") < cell.prefix) & (pl.col("prompt_id") < cell.n_prompts)
+        stays = (pl.col("prompt_id") < first) | (pl.col("prompt_id") >= end)
+        frame = read.filter(below & stays)
+        values |= {(cell, metric.name): metric.compute(frame) for metric in metrics}
+    return dict(_with_errors(values, cells, some))
+
+
+def _values(known: Mapping[Cell, Summary], wanted: Mapping[Cell, Sequence[Metric[Any]]]) -> Values:
+    return {
+        (cell, metric.name): known[cell].value(metric)
+        for cell, metrics in wanted.items()
+        for metric in metrics
+    }
+
+
+def _with_errors(
+    values: Values, cells: Collection[Cell], request: Request
+) -> Iterator[tuple[tuple[Cell, str], Estimate]]:
+    for metric in request.metrics:
+        for cell in cells:
+            parts = [values[part, metric.name] for part in cell.parts(request.groups_of(metric))]
+            yield (cell, metric.name), jackknife(values[cell, metric.name], parts, metric.limits)

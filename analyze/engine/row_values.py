@@ -1,0 +1,108 @@
+"""Metrics that need the rows themselves, taken from the read that the spectra use.
+
+A metric says what is to be kept of the rows (`Metric.measure`); metrics that keep the same share
+it. One that says nothing is given every row below the longest prefix: 4 N d bytes. A site without
+such a metric pays nothing.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lpp.analyze.metrics.metric import Measurement, Metric, SiteRows, Start
+from lpp.analyze.runs.cells import Cell, n_tokens
+from lpp.analyze.runs.site_reader import SiteReader
+from lpp.store.read import Block
+
+Values = dict[tuple[Cell, str], float]
+"""A number for each cell and name of a metric."""
+
+
+class RowValues:
+    """Takes in a site's rows; `finish` makes the metrics of them.
+
+    wanted: the metrics of each cell. n_prompts: as many prompts are to be read. sizes: where
+    the read stops on the way, as it does for spectra: sums over blocks depend on where those end.
+    """
+
+    def __init__(self, reader: SiteReader, wanted: Mapping[Cell, Sequence[Metric[Any]]]) -> None:
+        self.sizes = {cell.n_prompts for cell in wanted}
+        self.n_prompts = max(self.sizes)
+        self._reader = reader
+        self._longest = max(cell.prefix for cell in wanted)
+        self._count = 0
+        by_measure: dict[Start, dict[Cell, list[Metric[Any]]]] = defaultdict(dict)
+        for cell, metrics in wanted.items():
+            for metric in metrics:
+                by_measure[metric.measure or AllRows].setdefault(cell, []).append(metric)
+        self._running = [(start(reader, list(cells)), cells) for start, cells in by_measure.items()]
+
+    def add(self, block: Block) -> None:
+        """Take in the next rows."""
+        inside = (block.position < self._longest) & (block.prompt_id < self.n_prompts)
+        self._count += int(inside.sum())
+        for measurement, _ in self._running:
+            measurement.add(block)
+
+    def finish(self) -> Values:
+        """The numbers, once the rows are in. Reads them again for measurements that ask for it.
+
+        Raises FormatError when the rows are not as many as the prompts say.
+        """
+        self._reader.check(Cell(self.n_prompts, self._longest), self._count)
+        found: Values = {}
+        # Rows that are not finite give NaN, which says more than a warning would.
+        with np.errstate(invalid="ignore", over="ignore"):
+            asking: list[Measurement] = [one for one, _ in self._running if one.again()]
+            while asking:
+                for _ in self._reader.read([self.n_prompts], *asking):
+                    pass
+                asking = [one for one in asking if one.again()]
+            for measurement, wanted in self._running:
+                for cell, metrics in wanted.items():
+                    found |= {(cell, metric.name): float("nan") for metric in metrics}
+                for cell, kept in measurement.values():
+                    found |= {(cell, m.name): m.compute(kept) for m in wanted.get(cell, ())}
+        return found
+
+
+class AllRows:
+    """Every row below the longest prefix, in float32."""
+
+    def __init__(self, reader: SiteReader, cells: Sequence[Cell]) -> None:
+        self._reader = reader
+        self._cells = cells
+        self._longest = max(cell.prefix for cell in cells)
+        self._prompts = max(cell.n_prompts for cell in cells)
+        most = n_tokens(reader.lengths, Cell(self._prompts, self._longest))
+        self._values = np.empty((most, reader.width), np.float32)
+        self._prompt_id = np.empty(most, np.int32)
+        self._position = np.empty(most, np.int32)
+        self._filled = 0
+
+    def add(self, block: Block) -> None:
+        """Take in the next rows."""
+        inside = (block.position < self._longest) & (block.prompt_id < self._prompts)
+        which = np.flatnonzero(inside)[: len(self._values) - self._filled]
+        to = slice(self._filled, self._filled + len(which))
+        self._values[to] = block.values[which]
+        self._prompt_id[to] = block.prompt_id[which]
+        self._position[to] = block.position[which]
+        self._filled = to.stop
+
+    def again(self) -> bool:
+        """One read is enough."""
+        return False
+
+    def values(self) -> Iterator[tuple[Cell, SiteRows]]:
+        """The rows of each cell, a copy of them at a time."""
+        prompt_id, position = self._prompt_id[: self._filled], self._position[: self._filled]
+        for cell in self._cells:
+            first, end = cell.gap
+            inside = (position < cell.prefix) & (prompt_id < cell.n_prompts)
+            inside &= (prompt_id < first) | (prompt_id >= end)
+            self._reader.check(cell, int(inside.sum()))
+            values = self._values[: self._filled][inside]
+            yield cell, SiteRows(values, prompt_id[inside], position[inside])

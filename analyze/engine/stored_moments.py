@@ -1,0 +1,224 @@
+"""Spreads of cells from moments that capture stored: without rows, and where rows cost more.
+
+Moments lie by shard and prefix band. The prompts of a cell must be whole shards from the first on,
+its prefix the end of a band, and each group of its jackknife whole shards; then everything that
+needs a scatter matrix comes out of merges, as accurately as from rows. A cell without a group is
+the merge of all the others: nothing is subtracted, so nothing cancels.
+
+One read of each (shard, band) serves every prefix and group of one number of prompts. Memory:
+packed triangles, 4 d^2 bytes for each group and as many more as their number has halvings, and one
+whole matrix: 1.3 GB at d = 4,096 with ten groups. Costs d x d additions where rows cost products.
+"""
+
+import itertools
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Final, Self
+
+import numpy as np
+
+from lpp.analyze.engine.summary import Demand, Summary, summarize
+from lpp.analyze.numerics.moments import ROUNDING, Floats, Moments
+from lpp.analyze.runs.cells import Cell
+from lpp.analyze.runs.moments_held import listed_numbers
+from lpp.analyze.runs.site_reader import SiteReader
+from lpp.store.arrays.moments import ROUNDING as STORED
+from lpp.store.arrays.moments import BandMoments, packed_size
+from lpp.store.errors import ErrorKind, InputError
+from lpp.store.read import Run
+from lpp.store.shards import Shard
+
+PRODUCT_ROWS: Final = 256
+"""Rows whose reading and product take as long as reading a band of a shard and adding it: 33
+microseconds a row and 9 milliseconds a band at d = 576 on one core (`benchmarks/moments_cost.py`).
+Both grow with d^2."""
+
+
+@dataclass(slots=True)
+class Packed:
+    """Count, mean and scatter of some rows; of the scatter the upper triangle, row after row."""
+
+    n: int
+    mean: Floats
+    """(d,)"""
+    scatter: Floats
+    """(d (d + 1) / 2,)"""
+
+    @classmethod
+    def empty(cls, dim: int) -> Self:
+        """No rows of width `dim`."""
+        return cls(0, np.zeros(dim), np.zeros(packed_size(dim)))
+
+    def add(self, other: "Packed | BandMoments") -> None:
+        """Merge `other` into this one in place, as `Moments.add` does."""
+        if other.n == 0:
+            return
+        total = self.n + other.n
+        delta = other.mean - self.mean
+        self.scatter += other.scatter
+        if self.n:
+            scaled = delta * np.sqrt(self.n * other.n / total)
+            start = 0
+            for row in range(len(scaled)):
+                end = start + len(scaled) - row
+                self.scatter[start:end] += scaled[row] * scaled[row:]
+                start = end
+        # From nothing the mean is the other's exactly, not up to a rounding.
+        self.mean += delta * (other.n / total) if self.n else delta
+        self.n = total
+
+    def whole(self, rounding: float) -> Moments:
+        """The same with the matrix unpacked. rounding: of its entries as they were stored."""
+        dim = len(self.mean)
+        scatter = np.empty((dim, dim))
+        start = 0
+        for row in range(dim):
+            end = start + dim - row
+            scatter[row, row:] = self.scatter[start:end]
+            scatter[row:, row] = self.scatter[start:end]
+            start = end
+        # every stored triangle is within `rounding` of its norm, and norms are below traces
+        noise = (ROUNDING + rounding) * float(np.trace(scatter))
+        return Moments(self.n, self.mean, scatter, noise)
+
+
+def serves(run: Run, cells: Collection[Cell]) -> bool:
+    """Whether the spectra of `cells` of a site come from stored moments.
+
+    Always where there are no rows. Where there are both, the cheaper: a row costs a product of d^2
+    multiply-adds, a band of a shard some d^2 additions and the reading of 4 d^2 bytes. Rounded
+    matrices are left aside where there are rows.
+    """
+    plan = run.plan
+    if not plan.keeps_rows:
+        return True
+    if not plan.keeps_moments or plan.moments_dtype != "float64" or not cells:
+        return False
+    bands = len(run.shards) * len(plan.prefixes)
+    return all(holds(run, cell) for cell in cells) and plan.prompts.tokens > PRODUCT_ROWS * bands
+
+
+def holds(run: Run, cell: Cell) -> bool:
+    """Whether `cell` ends where stored bands and shards do, and its groups with it."""
+    edges = {*run.plan.shards}
+    inside = cell.n_prompts in edges and cell.prefix in run.plan.prefixes
+    return inside and {*cell.gap} <= edges
+
+
+def parts_held(run: Run, cell: Cell, groups: int) -> bool:
+    """Whether `cell` can leave out each of `groups` groups: they are whole shards."""
+    return all(holds(run, part) for part in cell.parts(groups))
+
+
+def stored_summaries(reader: SiteReader, wanted: Mapping[Cell, Demand]) -> dict[Cell, Summary]:
+    """The summary that is wanted of each cell of a site, from moments: as `site_summaries`.
+
+    Raises InputError for a cell that moments do not tell of, FormatError where they are not of as
+    many rows as the prompts have.
+    """
+    check_held(reader.run, wanted)
+    by_read: dict[tuple[int, int], list[Cell]] = defaultdict(list)
+    for cell in sorted(wanted):
+        by_read[cell.n_prompts, cell.groups].append(cell)
+    found: dict[Cell, Summary] = {}
+    with np.errstate(invalid="ignore", over="ignore"):
+        for cells in _reads(by_read):
+            for cell, moments in _of_size(reader, cells):
+                reader.check(cell, moments.n)
+                found[cell] = summarize(moments, wanted[cell])
+    return found
+
+
+def check_held(run: Run, cells: Collection[Cell]) -> None:
+    """InputError unless stored moments tell of every one of `cells`."""
+    if missing := [cell for cell in cells if not holds(run, cell)]:
+        cell = missing[0]
+        groups = f", {cell.groups} groups" if cell.groups else ""
+        raise InputError(
+            f"run {run.id} keeps moments, which tell nothing of {cell.n_prompts} prompts below "
+            f"position {cell.prefix}{groups}: only of {listed_numbers(run.plan.shards[1:])} "
+            f"prompts below {listed_numbers(run.plan.prefixes)}. Ask for these, or capture again "
+            "with --keep both.",
+            kind=ErrorKind.NOT_FOUND,
+        )
+
+
+def _reads(by_read: Mapping[tuple[int, int], Sequence[Cell]]) -> Iterator[list[Cell]]:
+    """Cells that one read serves: of a number of prompts, whole and with a group left out."""
+    sizes = {size for size, _ in by_read}
+    for size in sorted(sizes):
+        some = [groups for n, groups in by_read if n == size and groups]
+        first, *others = some or [0]
+        yield [*by_read.get((size, 0), ()), *(by_read[size, first] if first else ())]
+        yield from ([*by_read[size, groups]] for groups in others)
+
+
+def _of_size(reader: SiteReader, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Moments]]:
+    """Each of `cells`, of one number of prompts and one of groups, with its moments."""
+    size = cells[0].n_prompts
+    groups = max(cell.groups for cell in cells)
+    edges = [0, *(part.gap[1] for part in Cell(size, 0).parts(groups))] if groups else [0, size]
+    shards = [
+        [shard for shard in reader.run.shards if first <= shard.first_prompt < end]
+        for first, end in itertools.pairwise(edges)
+    ]
+    rounding = STORED[reader.run.plan.moments_dtype]
+    by_prefix: dict[int, list[Cell]] = defaultdict(list)
+    for cell in cells:
+        by_prefix[cell.prefix].append(cell)
+    for prefix, parts in _prefixes(reader, shards, max(by_prefix)):
+        of_prefix = by_prefix.get(prefix, [])
+        if any(not cell.groups for cell in of_prefix):
+            yield Cell(size, prefix), _merged(parts).whole(rounding)
+        left_out = {cell.left_out: cell for cell in of_prefix if cell.groups}
+        if left_out:
+            for group, rest in _without_each(parts, reader.width):
+                if group in left_out:
+                    yield left_out[group], rest.whole(rounding)
+
+
+def _prefixes(
+    reader: SiteReader, groups: Sequence[Sequence[Shard]], last: int
+) -> Iterator[tuple[int, list[Packed]]]:
+    """Each stored prefix up to `last`, with the moments of each group of shards below it.
+
+    Valid until the next is taken: the merges go on.
+    """
+    stored = reader.run.moments(reader.site)
+    running = [Packed.empty(reader.width) for _ in groups]
+    for band, prefix in enumerate(reader.run.plan.prefixes):
+        for merged, shards in zip(running, groups, strict=True):
+            for shard in shards:
+                merged.add(stored.band(shard, band))
+        yield prefix, running
+        if prefix == last:
+            return
+
+
+def _merged(parts: Sequence[Packed]) -> Packed:
+    """All of `parts`; none of them changes."""
+    if len(parts) == 1:
+        return parts[0]
+    merged = Packed.empty(len(parts[0].mean))
+    for part in parts:
+        merged.add(part)
+    return merged
+
+
+def _without_each(parts: Sequence[Packed], dim: int) -> Iterator[tuple[int, Packed]]:
+    """Each index of `parts` with the merge of all the others: G log2 G merges, by halves."""
+
+    def below(first: int, end: int, others: Packed) -> Iterator[tuple[int, Packed]]:
+        if end - first == 1:
+            yield first, others
+            return
+        middle = (first + end) // 2
+        for half, rest in (((first, middle), (middle, end)), ((middle, end), (first, middle))):
+            more = deepcopy(others)
+            for part in parts[slice(*rest)]:
+                more.add(part)
+            yield from below(*half, more)
+
+    yield from below(0, len(parts), Packed.empty(dim))

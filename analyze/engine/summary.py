@@ -1,0 +1,103 @@
+"""What one read of a site leaves behind of a cell: the spectra that its metrics are made of."""
+
+import logging
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+
+from lpp.analyze.metrics.metric import MatrixName, Metric
+from lpp.analyze.numerics import spectrum
+from lpp.analyze.numerics.moments import Floats, Spread, standardised
+from lpp.analyze.numerics.spectrum import Spectrum, rank_bound, sums
+
+SPECTRAL_KINDS = ("scatter", "eigenvalues")
+
+_log = logging.getLogger("lpp.analyze")
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The spectra of one cell."""
+
+    covariance: Spectrum
+    correlation: Spectrum | None = None
+    """None where nothing asked for it yet."""
+
+    def value(self, metric: Metric[Any]) -> float:
+        """`metric` of this cell; LookupError where what it needs was not computed."""
+        of: Spectrum | None = getattr(self, metric.matrix)
+        if of is None:
+            raise LookupError(f"{metric.name} needs a {metric.matrix} that was not computed")
+        if of.n == 0:  # every prompt of the cell was set aside
+            return math.nan
+        # Rows that are not finite give NaN, which says more than a warning would.
+        with np.errstate(invalid="ignore", over="ignore"):
+            value: float = metric.compute(of)
+        return value
+
+    def joined(self, other: Self) -> Self:
+        """What either holds of the same cell."""
+        return replace(
+            self,
+            covariance=_fuller(self.covariance, other.covariance),
+            correlation=_fuller(self.correlation, other.correlation),
+        )
+
+
+def _fuller(one: Spectrum | None, other: Spectrum | None) -> Any:
+    return other if one is None or (other and one.eigenvalues is None) else one
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What metrics ask of a summary, so that nothing else is computed."""
+
+    solved: frozenset[MatrixName] = frozenset()
+    """Matrices whose eigenvalues are needed."""
+    correlation: bool = False
+    """Whether the correlation matrix is needed at all; the covariance is always there."""
+
+    @classmethod
+    def of(cls, metrics: Iterable[Metric[Any]]) -> Self:
+        """What the spectral ones of `metrics` need."""
+        spectral = [metric for metric in metrics if metric.needs in SPECTRAL_KINDS]
+        return cls(
+            frozenset(metric.matrix for metric in spectral if metric.needs == "eigenvalues"),
+            any(metric.matrix == "correlation" for metric in spectral),
+        )
+
+    def met_by(self, summary: Summary | None) -> bool:
+        """Whether `summary` holds everything asked for."""
+        if summary is None or (self.correlation and summary.correlation is None):
+            return False
+        held: list[Spectrum] = [getattr(summary, name) for name in self.solved]
+        return all(spectrum.eigenvalues is not None for spectrum in held)
+
+
+def summarize(spread: Spread, demand: Demand) -> Summary:
+    """The summary of `spread`; rows that are not finite give NaN, which nothing hides later."""
+    covariance = _spectrum(spread, solve="covariance" in demand.solved)
+    if not demand.correlation:
+        return Summary(covariance)
+    return Summary(covariance, _spectrum(standardised(spread), "correlation" in demand.solved))
+
+
+def _spectrum(spread: Spread, solve: bool) -> Spectrum:
+    total, sum_squares = sums(spread)
+    values = None
+    if solve:
+        values = _eigenvalues(spread, finite=math.isfinite(sum_squares))
+    return Spectrum(spread.n, spread.dim, total, sum_squares, spread.variances, values)
+
+
+def _eigenvalues(spread: Spread, *, finite: bool) -> Floats:
+    """(r,) NaN for a matrix that has none: one cell must not cost the numbers of all others."""
+    if finite:
+        try:
+            return spectrum.eigenvalues(spread)
+        except ArithmeticError as error:
+            _log.warning("%d rows of width %d have no ranks: %s", spread.n, spread.dim, error)
+    return np.full(rank_bound(spread.n, spread.dim), np.nan)

@@ -1,0 +1,1 @@
+"""Declared metrics: name, unit, definition, source and the function that computes it."""

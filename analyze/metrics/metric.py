@@ -1,0 +1,108 @@
+"""What a declared metric is: a name, a unit, one line of definition, a source, a function.
+
+`registry` lists them; modules by kind declare them. A metric is data: to add one,
+add a `Metric` to its module's tuple. README.md shows one.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Generic, Literal, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from lpp.analyze.runs.cells import Cell
+from lpp.analyze.runs.site_reader import SiteReader
+from lpp.store.read import Block
+
+Needs = Literal["tokens", "scatter", "eigenvalues", "rows"]
+"""What has to be at hand, and so what `compute` is given, for the tokens below one prefix:
+
+- tokens: a `polars.DataFrame` of their statistics, columns as in `tokens.arrow`;
+- scatter: the `Spectrum` of one matrix of their vectors, without eigenvalues;
+- eigenvalues: the same with eigenvalues;
+- rows: the vectors themselves, as `SiteRows`, or what its `measure` kept of them.
+"""
+
+MatrixName = Literal["covariance", "correlation"]
+"""Which matrix a `Spectrum` is of; the correlation matrix is the covariance of z-scores."""
+
+Input = TypeVar("Input")
+
+UNBOUNDED: Final = (-math.inf, math.inf)
+_LIMITS: Final[Mapping[str, tuple[float, float]]] = {
+    "share": (0.0, 1.0),
+    "dimensions": (0.0, math.inf),
+    "nats": (0.0, math.inf),
+    "nats^2": (0.0, math.inf),
+    "degrees": (0.0, 180.0),
+}
+
+
+class SiteRows(NamedTuple):
+    """X(L): the vectors of one site below one prefix, in prompt and position order."""
+
+    values: npt.NDArray[np.float32]
+    """(N, d)"""
+    prompt_id: npt.NDArray[np.int32]
+    """(N,), ascending."""
+    position: npt.NDArray[np.int32]
+    """(N,), below the prefix, ascending within a prompt."""
+
+
+class Measurement(Protocol):
+    """What is kept of a site's rows while they are read, in bounded memory, for many cells."""
+
+    def add(self, block: Block) -> None:
+        """Take in the next rows, in prompt and position order; some may be in no cell."""
+
+    def again(self) -> bool:
+        """Called once all rows are in: whether they are to be read once more."""
+
+    def values(self) -> Iterator[tuple[Cell, Any]]:
+        """What `compute` is given of each cell, one at a time; a cell left out has no number."""
+
+
+Start = Callable[[SiteReader, Sequence[Cell]], Measurement]
+"""Begins a measurement of some cells of a site."""
+
+
+@dataclass(frozen=True, kw_only=True)  # slots do not go with Generic
+class Metric(Generic[Input]):
+    """One number about the tokens below a prefix."""
+
+    name: str
+    """One name for one definition, snake_case."""
+    unit: str
+    """Such as dimensions, share, nats; `1` for a number without one."""
+    definition: str
+    """One line: lambda are the eigenvalues, N and d the shape of X(L), r = min(N, d)."""
+    source: str
+    """Who defined it."""
+    needs: Needs
+    compute: Callable[[Input], float]
+    """A pure function of what `needs` names. NaN where the metric is not defined: no number."""
+    matrix: MatrixName = "covariance"
+    """Of a scatter or eigenvalues metric: the matrix whose spectrum it is given."""
+    measure: Start | None = None
+    """Of a rows metric: what is kept of the rows as they are read. Metrics that share one share
+    its reads. Without one every row is held in memory."""
+    own_rows: bool = True
+    """Of a rows metric: whether the run's own rows decide the number, so that it may be kept."""
+    ratio: str = "participation_ratio"
+    """Of a metric of vectors: the participation ratio of the matrix it is of, which tells whether
+    that collapsed; of the covariance where it is of no matrix."""
+    bounds: tuple[float, float] | None = None
+    """What no value can leave; None: what follows from the unit."""
+    package: str = ""
+    """Module it needs that not every installation has, as it is imported; empty: none."""
+    extra: str = ""
+    """Extra of this package that installs it."""
+    no_error: str = ""
+    """Why there is no jackknife error, where there is none."""
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Least and largest value there can be: an interval ends there."""
+        return self.bounds or _LIMITS.get(self.unit, UNBOUNDED)

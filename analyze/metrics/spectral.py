@@ -1,0 +1,236 @@
+"""Declared metrics of a spectrum: those of the paper, their variants, and what others use.
+
+Each is a function of a `Spectrum`. With no variance at all no dimension is in use: counts of
+dimensions and shares are 0, what has no value there is NaN. Rows that hold infinities or NaN
+make every number NaN.
+"""
+
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+
+from lpp.analyze.metrics.metric import Metric
+from lpp.analyze.numerics.moments import Floats
+from lpp.analyze.numerics.spectrum import (
+    Spectrum,
+    effective_rank,
+    ratio_of_sums,
+    rounding,
+    top_share,
+)
+
+ALPHA_FIRST: Final = 11
+ALPHA_LAST: Final = 100
+ALPHA_POINTS: Final = 10
+"""Ranks that `alpha_req` fits, and how few are too few: the first ten are outliers of the law,
+and the upper half of r eigenvalues falls off it because the sample is finite."""
+
+_PAPER: Final = "arXiv 2605.30018"
+_UNLIKE_KERNEL: Final = (
+    "the original takes a kernel matrix of the rows, not centred, its diagonal scaled to 1 / N"
+)
+
+
+def stable_rank(eigenvalues: Floats, /) -> float:
+    """Sum over largest eigenvalue, (r,) descending: 1 to r dimensions.
+
+    >>> stable_rank(np.array([2.0, 1.0, 1.0]))
+    2.0
+    """
+    return 0.0 if eigenvalues.sum() == 0 else float(eigenvalues.sum() / eigenvalues.max())
+
+
+def rankme(eigenvalues: Floats, /) -> float:
+    """Exponential of the entropy of the singular values of centred rows, in dimensions.
+
+    >>> round(rankme(np.array([9.0, 1.0])), 6)  # singular values 3 and 1
+    1.754765
+    """
+    return effective_rank(np.sqrt(eigenvalues))
+
+
+def power_law(eigenvalues: Floats, /) -> tuple[float, float]:
+    """Exponent alpha of lambda_i ~ i^-alpha and R^2 of its fit, ln against ln, least squares.
+
+    eigenvalues: (r,), descending. Fitted at i from 11 to min(100, r / 2). NaN for fewer than
+    ten such i, and where an eigenvalue among them is 0: within the rounding of a solve, that is.
+
+    >>> alpha, r2 = power_law(np.arange(1.0, 201.0) ** -1.5)
+    >>> round(alpha, 9), round(r2, 9)
+    (1.5, 1.0)
+    """
+    last = min(ALPHA_LAST, len(eigenvalues) // 2)
+    some = eigenvalues[ALPHA_FIRST - 1 : last]
+    if len(some) < ALPHA_POINTS or not (some > rounding(eigenvalues)).all():
+        return float("nan"), float("nan")
+    x, y = np.log(np.arange(ALPHA_FIRST, last + 1)), np.log(some)
+    x, y = x - x.mean(), y - y.mean()
+    slope = float(x @ y / (x @ x))
+    explained, spread = slope * slope * float(x @ x), float(y @ y)
+    return -slope, explained / spread if spread else float("nan")
+
+
+def column_share(variances: Floats, count: int, /) -> float:
+    """Share of the `count` columns of highest variance in the sum, (d,) in any order.
+
+    >>> column_share(np.array([1.0, 6.0, 3.0]), 2)
+    0.9
+    """
+    total = variances.sum()
+    return 0.0 if total == 0 else float(np.sort(variances)[::-1][:count].sum() / total)
+
+
+def _participation_ratio(s: Spectrum) -> float:
+    return ratio_of_sums(s.total, s.sum_squares, s.rank_bound)
+
+
+def _effective_rank(s: Spectrum) -> float:
+    # Never below the participation ratio, which rounding could make it for a flat spectrum.
+    # The NaN of rows that are not finite is kept, whichever of the two has it.
+    return float(np.maximum(effective_rank(s.solved), _participation_ratio(s)))
+
+
+def _log(value: float) -> float:
+    """`ln value`; NaN where there is no variance to have an entropy."""
+    return float(np.log(value)) if value > 0 else float("nan")
+
+
+def _normalised(metric: Metric[Spectrum]) -> Metric[Spectrum]:
+    """`metric` over r = min(N, d); 0 where there are no rows at all."""
+    compute = metric.compute
+    return replace(
+        metric,
+        name=f"{metric.name}_norm",
+        unit="share",
+        definition=f"{metric.name} / min(N, d)",
+        compute=lambda s: compute(s) / max(s.rank_bound, 1),
+    )
+
+
+_PR: Final = Metric[Spectrum](
+    name="participation_ratio",
+    unit="dimensions",
+    definition="(sum lambda)^2 / sum lambda^2",
+    source=_PAPER,
+    needs="scatter",
+    compute=_participation_ratio,
+)
+_ER: Final = Metric[Spectrum](
+    name="effective_rank",
+    unit="dimensions",
+    definition="exp(-sum pi ln pi), pi = lambda / sum lambda",
+    source="Roy and Vetterli 2007; arXiv 2605.30018",
+    needs="eigenvalues",
+    compute=_effective_rank,
+)
+_ZSCORE_PR: Final = replace(
+    _PR,
+    name="zscore_participation_ratio",
+    definition="participation ratio of the correlation matrix (columns over their standard "
+    "deviation, below 1e-8 over 1)",
+    matrix="correlation",
+    ratio="zscore_participation_ratio",
+)
+_ZSCORE_ER: Final = replace(
+    _ER,
+    name="zscore_effective_rank",
+    definition="effective rank of the correlation matrix (columns over their standard "
+    "deviation, below 1e-8 over 1)",
+    matrix="correlation",
+    ratio="zscore_participation_ratio",
+)
+
+PAPER: Final = (
+    _PR,
+    _ER,
+    _normalised(_PR),
+    _normalised(_ER),
+    Metric[Spectrum](
+        name="top_share",
+        unit="share",
+        definition="largest lambda / sum lambda",
+        source=_PAPER,
+        needs="eigenvalues",
+        compute=lambda s: top_share(s.solved),
+    ),
+)
+"""The value columns of the spectra table, in its order."""
+
+SPECTRAL: Final = (
+    *PAPER,
+    _ZSCORE_PR,
+    _ZSCORE_ER,
+    _normalised(_ZSCORE_PR),
+    _normalised(_ZSCORE_ER),
+    Metric[Spectrum](
+        name="top1_column_share",
+        unit="share",
+        definition="variance of the column of highest variance / sum over columns",
+        source=_PAPER,
+        needs="scatter",
+        compute=lambda s: column_share(s.variances, 1),
+    ),
+    Metric[Spectrum](
+        name="top5_column_share",
+        unit="share",
+        definition="variance of the five columns of highest variance / sum over columns",
+        source=_PAPER,
+        needs="scatter",
+        compute=lambda s: column_share(s.variances, 5),
+    ),
+    Metric[Spectrum](
+        name="stable_rank",
+        unit="dimensions",
+        definition="sum lambda / largest lambda: ||X||_F^2 / ||X||_2^2 of the centred X",
+        source="Rudelson and Vershynin 2007",
+        needs="eigenvalues",
+        compute=lambda s: stable_rank(s.solved),
+    ),
+    Metric[Spectrum](
+        name="rankme",
+        unit="dimensions",
+        definition="exp(-sum p ln p), p = s / sum s, s = sqrt(lambda): singular values of the "
+        "centred X; the original does not centre, and adds 1e-7 to each p",
+        source="Garrido et al. 2023, arXiv 2210.02885",
+        needs="eigenvalues",
+        compute=lambda s: rankme(s.solved),
+    ),
+    Metric[Spectrum](
+        name="alpha_req",
+        unit="1",
+        definition="alpha of lambda_i ~ i^-alpha, least squares of ln lambda_i on ln i, i from 11 "
+        "to min(100, r / 2), all weighing alike; none where such a lambda_i is 0; the original "
+        "weighs rank i by 1 / i",
+        source="Agrawal et al. 2022 (alpha-ReQ)",
+        needs="eigenvalues",
+        compute=lambda s: power_law(s.solved)[0],
+    ),
+    Metric[Spectrum](
+        name="alpha_req_r2",
+        unit="share",
+        definition="R^2 of the fit of alpha_req: share of the variance of ln lambda_i explained",
+        source="Agrawal et al. 2022 (alpha-ReQ)",
+        needs="eigenvalues",
+        compute=lambda s: power_law(s.solved)[1],
+    ),
+    Metric[Spectrum](
+        name="renyi2_entropy",
+        unit="nats",
+        definition="Renyi entropy of order 2 of the covariance over its trace: -ln sum pi^2, "
+        f"pi = lambda / sum lambda; equals ln participation_ratio; {_UNLIKE_KERNEL}",
+        source="Sanchez Giraldo et al. 2014, arXiv 1211.2459",
+        needs="scatter",
+        compute=lambda s: _log(_participation_ratio(s)),
+    ),
+    Metric[Spectrum](
+        name="von_neumann_entropy",
+        unit="nats",
+        definition="Renyi entropy of order 1 (the limit) of the covariance over its trace: "
+        f"-sum pi ln pi; equals ln effective_rank; {_UNLIKE_KERNEL}",
+        source="Sanchez Giraldo et al. 2014, arXiv 1211.2459",
+        needs="eigenvalues",
+        compute=lambda s: _log(_effective_rank(s)),
+    ),
+)
+"""Every metric of a spectrum."""

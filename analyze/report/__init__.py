@@ -1,0 +1,1 @@
+"""The database as one page, as Markdown, or as pictures."""

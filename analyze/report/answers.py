@@ -1,0 +1,106 @@
+"""Answers of the database to the report's queries; a question it cannot answer says why."""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import polars as pl
+
+from lpp.analyze.report.queries import Query
+from lpp.sql.schema import TABLES, Column
+from lpp.store.errors import ErrorKind, InputError
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+_COMPUTED: Final = (
+    Column("relative_depth", "DOUBLE", "depth over blocks of the model", "share"),
+    Column("rank", "INTEGER", "place of the eigenvalue, from 1"),
+    Column("eigenvalue", "DOUBLE", "of the covariance", "variance"),
+    Column("share", "DOUBLE", "eigenvalue over their sum", "share"),
+    Column("value_a", "DOUBLE", "of run_a", "of the metric"),
+    Column("value_b", "DOUBLE", "of run_b", "of the metric"),
+    Column("difference", "DOUBLE", "value_a - value_b", "of the metric"),
+    Column("verdict", "VARCHAR", "whether the interval of the difference holds 0"),
+    Column("metric", "VARCHAR", "column of the table"),
+    Column("run_a", "VARCHAR", "run id"),
+    Column("run_b", "VARCHAR", "run id"),
+    Column("flag", "VARCHAR", "explained below"),
+    Column("table", "VARCHAR", "table whose rows carry it"),
+    Column("of", "VARCHAR", "run, or profile metric of a correlation"),
+    Column("n_rows", "BIGINT", "rows that carry it", "rows"),
+    Column("other_site", "BOOLEAN", "no site in common"),
+    Column("other_context", "BOOLEAN", "no context in common"),
+    Column("other_n_prompts", "BOOLEAN", "no number of prompts in common"),
+    Column("other_texts", "BOOLEAN", "they read different texts (prompt_set)"),
+)
+"""Columns that a query makes and no table declares."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one query gave."""
+
+    query: Query
+    frame: pl.DataFrame
+    fault: str | None = None
+    """Why the database could not answer; None where it could."""
+
+    @property
+    def columns(self) -> Mapping[str, Column]:
+        """Declaration of each column of the frame that has one."""
+        known = {column.name: column for column in _COMPUTED}
+        known |= {column.name: column for column in TABLES[self.query.table].columns}
+        return {name: known[name] for name in self.frame.columns if name in known}
+
+    @property
+    def missing(self) -> str | None:
+        """What to read where the table would stand; None where there are rows."""
+        if self.fault is not None:
+            return self.fault
+        return None if len(self.frame) else f"The table {self.query.table} has no rows for it"
+
+
+Answers = Mapping[str, Answer]
+"""By the name of the query."""
+
+
+def ask(url: str | os.PathLike[str], queries: Iterable[Query]) -> dict[str, Answer]:
+    """Every answer of the store at `url`; without a database every frame is empty.
+
+    Raises FormatError for what is not a store, ConflictError(IN_USE) beside a writer.
+    """
+    with _connection(url) as connection:
+        return {query.name: _answer(connection, query) for query in queries}
+
+
+def _answer(connection: "DuckDBPyConnection", query: Query) -> Answer:
+    import duckdb
+
+    try:
+        return Answer(query, connection.sql(query.sql).pl())
+    except (duckdb.CatalogException, duckdb.BinderException) as error:
+        first = str(error).strip().partition("\n")[0]
+        return Answer(query, pl.DataFrame(), f"Another release made this database ({first})")
+
+
+@contextmanager
+def _connection(url: str | os.PathLike[str]) -> Iterator["DuckDBPyConnection"]:
+    import duckdb
+
+    from lpp.sql import connect
+    from lpp.sql.schema.ddl import create_table
+
+    try:
+        connection = connect(url, token_stats=False)
+    except InputError as error:
+        if error.kind is not ErrorKind.NOT_FOUND:
+            raise
+        connection = duckdb.connect()  # nothing was profiled: the declared tables, empty
+        for table in TABLES.values():
+            for statement in create_table(table):
+                connection.execute(statement)
+    with connection:
+        yield connection

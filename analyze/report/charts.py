@@ -1,0 +1,186 @@
+"""The charts of the report: what is drawn of which table, and how it is read.
+
+On the page a chart is one or more panels, each as wide as its place; as a picture it is one. A
+chart without data is a sentence that says which table is empty.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import polars as pl
+
+from lpp.analyze.report.answers import Answer, Answers
+from lpp.analyze.report.queries import (
+    CORRELATIONS,
+    EIGENVALUES,
+    ENTROPY,
+    LAYERS,
+    PROFILES,
+    SENSITIVITY,
+    Query,
+    whole,
+)
+from lpp.store.errors import LppError
+
+Panels = Mapping[str, Any]
+"""Specifications by name; the name of a chart's only panel is empty."""
+
+SENSITIVE: Final = ("entropy_norm", "participation_ratio", "effective_rank")
+METHODS: Final = ("pearson", "spearman", "rank_partial")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChartView:
+    """One chart, ready to be shown."""
+
+    name: str
+    section: str
+    answer: Answer
+    """The table behind the chart; the chart is missing where its rows are."""
+    title: str
+    text: str
+    """How it is read."""
+    draw: Callable[[], Any]
+    """The whole chart, for a picture."""
+    panels: Callable[[], Mapping[str, Any]]
+    """The same as charts that fill their place."""
+
+    def specifications(self) -> Panels:
+        """Panels as Vega-Lite with their data; none where there is nothing to draw."""
+        from lpp.analyze.charts.charts import specification
+
+        if self.answer.missing:
+            return {}
+        return {name: specification(panel) for name, panel in self.panels().items()}
+
+    def write(self, path: Path) -> None:
+        """Write the picture: what `path` ends in, png or svg."""
+        from lpp.analyze.charts.charts import save_chart
+
+        save_chart(self.draw(), path)
+
+
+def charts(answers: Answers) -> Iterator[ChartView]:
+    """Every chart, in the order of the page.
+
+    Raises MachineError(NO_PACKAGE) without the extra `report`.
+    """
+    from lpp.analyze.charts import charts as library
+
+    def frame(query: Query) -> pl.DataFrame:
+        return answers[whole(query.table).name].frame
+
+    def one(draw: Callable[[], Any]) -> Callable[[], Mapping[str, Any]]:
+        return lambda: {"": draw()}
+
+    profiles, published = frame(PROFILES), answers["all-published"].frame
+    layers = answers[LAYERS.name].frame
+    yield _view(
+        "profiles",
+        "profiles",
+        answers[PROFILES.name],
+        "Profiles",
+        "One row per run with its 95 % interval; grey diamonds are the published models, which "
+        "have normalised ranks only.",
+        draw=partial(library.profile_chart, profiles, published),
+        panels=partial(library.profile_panels, profiles, published),
+    )
+    yield _view(
+        "depth",
+        "depth",
+        answers[LAYERS.name],
+        "Ranks by depth",
+        "From embedding (0) to the last layer (1), on log axes. A cross above a point marks a "
+        "collapsed layer. An hourglass is narrower in its middle than at both ends.",
+        draw=partial(library.depth_chart, layers),
+        panels=partial(library.depth_panels, layers),
+    )
+    draw = partial(library.spectrum_chart, answers[EIGENVALUES.name].frame)
+    yield _view(
+        "spectrum",
+        "depth",
+        answers[EIGENVALUES.name],
+        "Spectrum",
+        "Share of the variance in each eigenvalue, in descending order, both axes logarithmic; "
+        "60 points of each run.",
+        draw=draw,
+        panels=one(draw),
+    )
+    draw = partial(library.entropy_chart, frame(ENTROPY))
+    yield _view(
+        "entropy",
+        "steadiness",
+        answers[ENTROPY.name],
+        "Entropy by prefix",
+        "Mean over prompts of the entropy of the next token, as a share of ln V. Its smallest "
+        "value is the entropy floor.",
+        draw=draw,
+        panels=one(draw),
+    )
+    for metric in SENSITIVE:
+        draw = partial(library.sensitivity_chart, frame(SENSITIVITY), metric)
+        yield _view(
+            f"sensitivity-{metric}",
+            "steadiness",
+            answers[SENSITIVITY.name],
+            f"Sensitivity of the {metric.replace('_norm', '').replace('_', ' ')}",
+            "In each cell the value, and how far it is from that of the longest context and most "
+            "prompts.",
+            draw=draw,
+            panels=one(draw),
+        )
+    answer = answers[CORRELATIONS.name]
+    known = set(answer.frame["method"]) if answer.frame.width else set()
+    for method in [m for m in METHODS if m in known] or METHODS[1:2]:
+        draw = partial(library.correlation_chart, frame(CORRELATIONS), method)
+        yield _view(
+            f"correlations-{method}",
+            "benchmarks",
+            answer,
+            f"Profiles and benchmarks, {method.replace('_', ' ')}",
+            "In each cell the coefficient, n models and q.",
+            draw=draw,
+            panels=one(draw),
+        )
+
+
+def _view(
+    name: str,
+    section: str,
+    answer: Answer,
+    title: str,
+    text: str,
+    *,
+    draw: Callable[[], Any],
+    panels: Callable[[], Mapping[str, Any]],
+) -> ChartView:
+    return ChartView(
+        name=name,
+        section=section,
+        answer=answer,
+        title=title,
+        text=text,
+        draw=draw,
+        panels=panels,
+    )
+
+
+def eigenvalues(url: str) -> Answer:
+    """Thinned spectra of `final` of every run, whole prefix, as the chart shows them.
+
+    A store that no longer holds its runs has none; nor has one whose states are altered.
+    """
+    from lpp.analyze.charts.curves import thinned
+    from lpp.analyze.tables.eigenvalues import SCHEMA, eigenvalues_held
+
+    try:
+        frame, _ = eigenvalues_held(url)  # the page names incomplete runs with their provenance
+    except LppError as error:
+        return Answer(EIGENVALUES, pl.DataFrame(schema=SCHEMA), str(error).rstrip("."))
+    largest = [pl.col(name) == pl.col(name).max().over("run") for name in ("context", "n_prompts")]
+    for one in largest:
+        frame = frame.filter(one)
+    return Answer(EIGENVALUES, thinned(frame.sort("run", "rank")))

@@ -1,0 +1,197 @@
+"""What the report says, in order, whatever it is written as."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import polars as pl
+
+from lpp.analyze.benchmarks import correlations
+from lpp.analyze.report.answers import Answer, Answers, ask
+from lpp.analyze.report.charts import ChartView, charts, eigenvalues
+from lpp.analyze.report.findings import findings
+from lpp.analyze.report.provenance import Origin, origin
+from lpp.analyze.report.queries import EIGENVALUES, PLANS, QUERIES
+from lpp.analyze.report.words import Code, Ref, Sentence
+from lpp.analyze.tables import flags
+from lpp.store.commands.progress import SILENT, Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A heading, what is said below it, and the tables that the numbers are in."""
+
+    name: str
+    title: str
+    lead: str
+    charts: tuple[ChartView, ...]
+    answers: tuple[Answer, ...]
+    notes: tuple[Sentence, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All of it."""
+
+    store: str
+    """Path of the store as it was given."""
+    findings: tuple[Sentence, ...]
+    sections: tuple[Section, ...]
+    flags: Mapping[str, str]
+    """Every flag in any table, with its explanation."""
+    saved: tuple["Saved", ...]
+    origin: Origin
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A saved query of `lpp-sql STORE --run NAME`."""
+
+    name: str
+    title: str
+    reading: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Outline:
+    name: str
+    title: str
+    lead: str
+    queries: tuple[str, ...]
+
+
+OUTLINE: Final = (
+    _Outline(
+        "models",
+        "Which models, on what, captured how",
+        "One row per captured run. Runs with the same prompt set read the same texts.",
+        ("runs",),
+    ),
+    _Outline(
+        "profiles",
+        "How profiles differ, and whether by more than noise",
+        "Entropy floor: the smallest mean entropy of the next token over prefixes, as a share of "
+        "ln V. Participation ratio and effective rank: the largest over prefixes, in dimensions "
+        "and over the bound min(N, d). Intervals are 95 % jackknife intervals over prompts; that "
+        "of a difference is the root of the sum of both squares.",
+        ("profiles", "differences", "apart"),
+    ),
+    _Outline(
+        "depth",
+        "Where in depth",
+        "Ranks of the whole context at every captured layer. A collapsed layer has a "
+        "participation ratio within 1 % of 1: one direction hides its width.",
+        ("layers", "hourglass", "spectra", "eigenvalues"),
+    ),
+    _Outline(
+        "steadiness",
+        "How steady under prefix, context, sample and corpus",
+        "The same profiles at other settings, from the same captured states.",
+        ("entropy", "sensitivity", "agreement"),
+    ),
+    _Outline(
+        "benchmarks",
+        "How it relates to benchmarks",
+        "Every correlation with its n, its interval and q, the p-value after Benjamini and "
+        "Hochberg over the tests of one source and method. The published models are a reference; "
+        "they take part in a correlation only where it was asked for.",
+        ("correlations", "benchmarks", "published"),
+    ),
+    _Outline(
+        "distrust",
+        "What to distrust",
+        "A flag says that a number is right and easy to misread.",
+        ("flags",),
+    ),
+)
+"""The order in which a reader asks."""
+
+
+def report(url: str, *, progress: Progress = SILENT) -> Report:
+    """Read the store at `url`; nothing is computed but charts.
+
+    Raises FormatError for what is not a store, ConflictError(IN_USE) beside a writer,
+    MachineError(NO_PACKAGE) without the charts' library.
+    """
+    answers = ask(url, QUERIES)
+    progress.advance()
+    progress.note("tables read")
+    answers[EIGENVALUES.name] = eigenvalues(url)
+    progress.advance()
+    progress.note("spectra read")
+    source = origin(url, answers[PLANS.name].frame)
+    progress.advance()
+    progress.note("provenance read")
+    return Report(
+        store=url,
+        findings=tuple(findings(answers)),
+        sections=tuple(_sections(answers, list(charts(answers)), source)),
+        flags=_explained(answers),
+        saved=tuple(_saved()),
+        origin=source,
+    )
+
+
+def _sections(answers: Answers, drawn: Sequence[ChartView], source: Origin) -> Iterator[Section]:
+    for outline in OUTLINE:
+        # pairs without a common setting: no table of them is the rule
+        shown = [name for name in outline.queries if name != "apart" or answers[name].frame.height]
+        yield Section(
+            outline.name,
+            outline.title,
+            outline.lead,
+            tuple(chart for chart in drawn if chart.section == outline.name),
+            tuple(answers[name] for name in shown),
+            tuple(_notes(outline.name, answers, source)),
+        )
+
+
+def _notes(section: str, answers: Answers, source: Origin) -> Iterator[Sentence]:
+    if section == "models":
+        for run in source.unprofiled:
+            yield (Code(run), " is in the store and not in its profiles: lpp-analyze profile.")
+    if section == "distrust":
+        texts = answers["runs"].frame
+        sets = texts["prompt_set"].n_unique() if texts.height else 0
+        if sets > 1:
+            yield (
+                "The runs read ",
+                Ref(f"{sets} sets of texts", "runs"),
+                ": profiles of different texts are not compared here.",
+            )
+        yield from _set_aside(texts)
+        for one in source.runs:
+            if one.problem:
+                yield (Code(one.run), f": {one.problem}.")
+
+
+def _set_aside(runs: pl.DataFrame) -> Iterator[Sentence]:
+    """Runs that set prompts aside, and where what is not finite begins."""
+    for row in runs.iter_rows(named=True):
+        if row["n_quarantined"]:
+            site = row["not_finite_from"]
+            where = f", with NaN or infinities from {site} on" if site else ""
+            count = Ref(f"{row['n_quarantined']} of {row['n_prompts']} prompts", "runs")
+            yield Code(row["run"]), ": ", count, f" are set aside{where}; no number is of them."
+
+
+def _explained(answers: Answers) -> Mapping[str, str]:
+    """Flags that any shown table carries, sorted."""
+    known = {**correlations.MEANING, **flags.MEANING}
+    found = {
+        flag
+        for answer in answers.values()
+        if "flags" in answer.frame.columns
+        for row in answer.frame["flags"]
+        if row is not None
+        for flag in row
+    } | set(answers["flags"].frame["flag"] if answers["flags"].frame.width else ())
+    return {flag: known.get(flag, "explained by a newer release") for flag in sorted(found)}
+
+
+def _saved() -> Iterator[Saved]:
+    from lpp.sql import saved_queries
+
+    for query in saved_queries().values():
+        yield Saved(query.name, query.title, query.reading, query.text)

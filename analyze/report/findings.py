@@ -1,0 +1,178 @@
+"""The first paragraphs: what differs beyond its interval and what does not.
+
+Runs are compared only at one site, context and number of prompts and on the same texts. The half
+width of a difference's interval is the root of the sum of the squares of both runs' half widths,
+which takes their errors as independent. They read the same prompts, so errors that go together
+make the true interval narrower, and a difference inside this one may still be one.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import polars as pl
+
+from lpp.analyze.report.answers import Answers
+from lpp.analyze.report.words import Code, Part, Ref, Sentence, label, listed, number
+
+PAIRS_IN_FULL: Final = 3
+"""Up to so many pairs each are told; of more, how many differ."""
+
+SETTINGS: Final = 3
+"""Up to so many settings are told, those of most runs first; the table has the others."""
+
+TOLD: Final = ("entropy_floor", "participation_ratio", "effective_rank")
+"""The three axes of a profile; the table of differences has their normalised forms too."""
+
+UNITS: Final = {
+    "entropy_floor": "of ln V",
+    "participation_ratio": "dimensions",
+    "effective_rank": "dimensions",
+}
+BEYOND: Final = "beyond its interval"
+WITHIN: Final = "within its interval"
+UNKNOWN: Final = "no interval"
+ABSENT: Final = "missing value"
+
+Row = Mapping[str, Any]
+
+
+def findings(answers: Answers) -> list[Sentence]:
+    """Sentences of the first paragraph, from the tables of profiles and differences."""
+    profiles = answers["profiles"].frame
+    if profiles.is_empty():
+        return [("There are no profiles, so there is nothing to compare.",)]
+    if profiles["run"].n_unique() == 1:
+        return [("There is one run, so there is nothing to compare it with.",), *_alone(profiles)]
+    differences = answers["differences"].frame
+    settings = [
+        (keys, rows)
+        for keys, rows in differences.group_by("site", "context", "n_prompts", maintain_order=True)
+    ]
+    settings.sort(key=lambda item: (-item[1].height, -item[0][1], -item[0][2]))
+    out: list[Sentence] = []
+    for (site, context, n_prompts), rows in settings[:SETTINGS]:
+        out += _setting(f"At {site}, context {context}, {n_prompts} prompts", rows)
+    if len(settings) > SETTINGS:
+        rest = f" holds {len(settings) - SETTINGS} more settings."
+        out.append(("The table of ", Ref("differences", "differences"), rest))
+    if not settings:
+        out.append(("No two runs share a site, a context, a number of prompts and texts.",))
+    if apart := answers["apart"].frame.height:
+        pairs = "1 pair of runs shares" if apart == 1 else f"{apart} pairs of runs share"
+        out.append((Ref(pairs, "apart"), " no such setting and cannot be compared."))
+    return out
+
+
+def _alone(profiles: pl.DataFrame) -> Iterator[Sentence]:
+    for row in profiles.head(SETTINGS).iter_rows(named=True):
+        parts: list[Part] = [
+            Code(row["run"]),
+            f" at {row['site']}, context {row['context']}, {row['n_prompts']} prompts: ",
+        ]
+        for place, metric in enumerate(TOLD):
+            parts.append(", " if place else "")
+            parts += [f"{label(metric)} ", Ref(_valued(row, metric), "profiles")]
+            parts.append(f" {UNITS[metric]}")
+        yield (*parts, ".")
+
+
+def _valued(row: Row, metric: str) -> str:
+    """A number and its interval."""
+    return number(row[metric]) + _interval(row[f"{metric}_ci_low"], row[f"{metric}_ci_high"])
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    if low is None or high is None or not math.isfinite(high - low):
+        return " (no interval)"
+    return f" [{number(low)}, {number(high)}]"
+
+
+def _setting(where: str, rows: pl.DataFrame) -> Iterator[Sentence]:
+    """What is to be said of the pairs of one setting."""
+    told = rows.filter(pl.col("metric").is_in(TOLD))
+    pairs = list(told.group_by("run_a", "run_b", maintain_order=True))
+    if len(pairs) <= PAIRS_IN_FULL:
+        for (run_a, run_b), of_pair in pairs:
+            yield (
+                f"{where}, on the same texts: ",
+                Code(str(run_a)),
+                " and ",
+                Code(str(run_b)),
+                ".",
+            )
+            yield from _pair({row["metric"]: row for row in of_pair.iter_rows(named=True)})
+        return
+    yield (f"{where}, on the same texts, the runs make {len(pairs)} pairs.",)
+    for metric in TOLD:
+        yield _counted(metric, told.filter(pl.col("metric") == metric))
+    yield (
+        "Of pairs that do not differ, about 1 in 20 is beyond such an interval by chance: "
+        "the intervals are not corrected for the number of pairs.",
+    )
+
+
+def _pair(by_metric: Mapping[str, Row]) -> Iterator[Sentence]:
+    """One sentence for each verdict that a pair has."""
+    for verdict, before, after in (
+        (BEYOND, "They differ beyond the interval of the difference in ", "."),
+        (WITHIN, "They do not in ", "."),
+        (UNKNOWN, "Without an interval nothing is said of ", "."),
+        (ABSENT, "A value is missing, so nothing is said of ", "."),
+    ):
+        metrics = [name for name in TOLD if by_metric[name]["verdict"] == verdict]
+        if not metrics:
+            continue
+        parts: list[Part] = [before]
+        for place, name in enumerate(metrics):
+            if place:
+                parts.append(" and " if place == len(metrics) - 1 else ", ")
+            parts += _compared(name, by_metric[name])
+        yield (*parts, after)
+
+
+def _compared(metric: str, row: Row) -> Iterator[Part]:
+    yield f"{label(metric)} ("
+    if row["verdict"] != ABSENT:
+        ends = _interval(row["difference_ci_low"], row["difference_ci_high"])
+        values = f"{number(row['value_a'])} and {number(row['value_b'])}, difference "
+        yield values
+        yield Ref(f"{number(row['difference'])}{ends}", "differences")
+        yield f" {UNITS[metric]}"
+    else:
+        yield f"{number(row['value_a'])} and {number(row['value_b'])} {UNITS[metric]}"
+    yield ")"
+
+
+def _counted(metric: str, pairs: pl.DataFrame) -> Sentence:
+    """How many pairs differ, and which runs stand at the ends."""
+    counts = dict(pairs["verdict"].value_counts().iter_rows())
+    told = [f"{counts.get(BEYOND, 0)} differ beyond the interval of the difference"]
+    told += [
+        f"{counts[verdict]} {words}"
+        for verdict, words in (
+            (WITHIN, "do not"),
+            (UNKNOWN, "have no interval"),
+            (ABSENT, "lack a value"),
+        )
+        if verdict in counts
+    ]
+    out: tuple[Part, ...] = (
+        f"In {label(metric)}, ",
+        Ref(listed(told), "differences"),
+    )
+    sides = [
+        pairs.select(run=f"run_{side}", value=f"value_{side}").drop_nulls("value") for side in "ab"
+    ]
+    values = pl.concat(sides).filter(pl.col("value").is_finite()).unique().sort("value", "run")
+    if values.is_empty():
+        return (*out, ".")
+    low, high = values.row(0, named=True), values.row(-1, named=True)
+    return (
+        *out,
+        f"; it runs from {number(low['value'])} (",
+        Code(low["run"]),
+        f") to {number(high['value'])} (",
+        Code(high["run"]),
+        f") {UNITS[metric]}.",
+    )

@@ -1,0 +1,133 @@
+"""The report as one page that needs nothing else: no network, no other file.
+
+Names of models and corpora may be anything. Text goes through `escape` and Jinja's autoescape, JSON
+through `script_json`, and report.js escapes what it shows as `escape` does. The page's policy runs
+only the scripts whose hashes it names: a name that got through as markup would still not run.
+"""
+
+import base64
+import hashlib
+import json
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
+from typing import Any, Final
+
+from lpp.analyze.report.answers import Answer
+from lpp.analyze.report.charts import Panels
+from lpp.analyze.report.content import Report
+from lpp.analyze.report.queries import PLANS, Query
+from lpp.analyze.report.tables import FIRST_ROWS, TableView
+from lpp.analyze.report.words import Sentence
+from lpp.store.commands.escaping import escape
+
+OPEN_ROWS: Final = 25
+"""Longer tables are folded: the page stays one that can be read."""
+
+SENTENCES: Final = 4
+"""To a paragraph."""
+
+
+def as_html(report: Report) -> str:
+    """The whole page."""
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_shown,
+    )
+    template = environment.from_string(_file("report.html.j2"))
+    from markupsafe import Markup
+
+    from lpp.analyze.charts.charts import chart_script
+
+    specifications = {
+        chart.name: chart.specifications()
+        for section in report.sections
+        for chart in section.charts
+    }
+    scripts = [_script(chart_script()), _script(_file("report.js"))]
+    views = {a.query.name: TableView(a) for a in _answers(report) if a.missing is None}
+    return template.render(
+        report=report,
+        views=views,
+        panels=specifications,
+        paragraphs=list(paragraphs(report.findings)),
+        command=lambda query: command(query, report.store),
+        store=shlex.quote(report.store),
+        plans=PLANS,
+        first_rows=FIRST_ROWS,
+        open_rows=OPEN_ROWS,
+        policy=_policy(scripts),
+        css=Markup(_file("report.css")),  # ours, as the scripts are
+        scripts=[Markup(script) for script in scripts],
+        data=Markup(script_json(_data(report, views, specifications))),
+    )
+
+
+def _shown(value: Any) -> Any:
+    """A text with its controls and direction marks written out; markup of ours is as it is."""
+    return escape(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
+
+
+def command(query: Query, store: str) -> str:
+    """What computes the rows of `query` in `store`, for a shell."""
+    return query.command.replace("STORE", shlex.quote(store))
+
+
+def paragraphs(sentences: Sequence[Sentence]) -> Iterator[Sequence[Sentence]]:
+    """Sentences, a few at a time."""
+    for first in range(0, len(sentences), SENTENCES):
+        yield sentences[first : first + SENTENCES]
+
+
+def script_json(document: Any) -> str:
+    """JSON that may stand in a script element: nothing in it ends one or begins a comment.
+
+    >>> script_json({"a": "</script>"})
+    '{"a":"\\\\u003c/script\\\\u003e"}'
+    """
+    text = json.dumps(document, separators=(",", ":"), allow_nan=False)
+    for character in "<>&":  # in JSON these stand in strings alone
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _answers(report: Report) -> Iterator[Answer]:
+    for section in report.sections:
+        yield from section.answers
+
+
+def _data(
+    report: Report, views: Mapping[str, TableView], specifications: Mapping[str, Panels]
+) -> dict[str, Any]:
+    """What the page's script shows: every table whole, every chart's specification."""
+    return {
+        "command": f"lpp-sql {shlex.quote(report.store)} -",
+        "tables": {name: view.data() for name, view in views.items()},
+        "charts": specifications,
+    }
+
+
+def _file(name: str) -> str:
+    return resources.files("lpp.analyze.report").joinpath(name).read_text("utf-8")
+
+
+def _script(text: str) -> str:
+    """A script as it may stand in a page: only within strings can it hold an end tag."""
+    return text.replace("</script", "<\\/script")
+
+
+def _policy(scripts: Sequence[str]) -> str:
+    """Nothing from anywhere, and of scripts only ours. Vega writes style attributes."""
+    hashes = " ".join(
+        f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+        for script in scripts
+    )
+    return (
+        f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
+    )

@@ -1,0 +1,142 @@
+"""The report as Markdown, for a pull request: what differs, profiles, flags, where from."""
+
+import re
+import shlex
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from lpp.analyze.report.answers import Answer
+from lpp.analyze.report.content import Report, Section
+from lpp.analyze.report.html import command
+from lpp.analyze.report.tables import Cell, Shown, TableView
+from lpp.analyze.report.words import Code, Sentence
+from lpp.store.commands.escaping import escape
+
+TABLES: Final = ("runs", "profiles", "hourglass", "correlations")
+"""Tables of the summary; the page has all."""
+
+ROWS: Final = 40
+"""Rows of each table: a comment has its limits."""
+
+LEFT_OUT: Final = frozenset(
+    {"revision", "architecture", "logit_positions", "backend", "stored_dtype", "compute_dtype"}
+)
+"""Columns of the table of runs that the page has and the summary has not."""
+
+
+def as_markdown(report: Report) -> str:
+    """The summary, as GitHub and GitLab render it."""
+    return "\n".join(_lines(report)) + "\n"
+
+
+def _lines(report: Report) -> Iterator[str]:
+    yield "## Latent performance profiles"
+    yield ""
+    for sentence in report.findings:
+        yield f"- {said(sentence)}"
+    for section in report.sections:
+        yield from _section(section, report)
+    yield ""
+    yield "### Provenance"
+    yield ""
+    if report.origin.database:
+        yield f"- database: SHA-256 `{report.origin.database}`"
+    for run in report.origin.runs:
+        facts = dict(run.facts)
+        told = [f"{k} {code(facts[k])}" for k in ("weights", "texts (prompt set)") if k in facts]
+        trouble = f" ({escaped(run.problem)})" if run.problem else ""
+        yield f"- {code(run.run)}: {', '.join(told)}{trouble}"
+    yield f"- {', '.join(f'{name} {value}' for name, value in report.origin.versions)}"
+    yield ""
+    yield f"All tables: {code(f'lpp-analyze report {shlex.quote(report.store)} -o report.html')}"
+
+
+def _section(section: Section, report: Report) -> Iterator[str]:
+    shown = [answer for answer in section.answers if answer.query.name in TABLES]
+    flags = report.flags if section.name == "distrust" else {}
+    if not (shown or section.notes or flags):
+        return
+    yield ""
+    yield f"### {section.title}"
+    for sentence in section.notes:
+        yield ""
+        yield said(sentence)
+    for answer in shown:
+        yield ""
+        if answer.missing:
+            how = f" {code(command(answer.query, report.store))} fills it."
+            told = "" if answer.fault else how
+            yield f"{answer.query.title}: {escaped(answer.missing)}.{told}"
+        else:
+            yield from _table(TableView(answer), answer)
+    if flags:
+        yield ""
+        yield from (f"- {code(flag)}: {escaped(meaning)}" for flag, meaning in flags.items())
+
+
+def _table(view: TableView, answer: Answer) -> Iterator[str]:
+    yield f"**{answer.query.title}**"
+    yield ""
+    kept = [place for place, column in enumerate(view.columns) if column.name not in LEFT_OUT]
+    columns = [view.columns[place] for place in kept]
+    yield _row(_heading(column) for column in columns)
+    yield _row("---:" if column.kind == "number" else "---" for column in columns)
+    for cells in view.first_rows(ROWS):
+        yield _row(_cell(cells[place], view.columns[place]) for place in kept)
+    if answer.frame.height > ROWS:
+        yield ""
+        yield f"{answer.frame.height - ROWS} more rows are in the database."
+
+
+def _heading(column: Shown) -> str:
+    return f"{column.label} ({column.unit})" if column.unit else column.label
+
+
+def _cell(cell: Cell, column: Shown) -> str:
+    if column.kind == "flags":
+        return ", ".join(code(flag) for flag in cell.flags)
+    text = escaped(cell.text)
+    return f"{text} {escaped(cell.more)}".strip()
+
+
+def _row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def said(sentence: Sentence) -> str:
+    """A sentence; run ids and commands as code."""
+    return "".join(
+        escaped(part)
+        if isinstance(part, str)
+        else code(part.text)
+        if isinstance(part, Code)
+        else escaped(part.text)
+        for part in sentence
+    )
+
+
+def escaped(text: str) -> str:
+    r"""Text that means itself in Markdown, on one line.
+
+    >>> escaped("<img src=x> | *a*")
+    '&lt;img src=x&gt; \\| \\*a\\*'
+    """
+    text = _one_line(text).replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"([\\`*_{}\[\]|#@~])", r"\\\1", text.replace(">", "&gt;"))
+
+
+def code(text: str) -> str:
+    r"""Text in a code span that it cannot leave, in a table or out of it.
+
+    >>> code("a`b|c")
+    '`` a`b\\|c ``'
+    """
+    text = _one_line(text).replace("|", "\\|")
+    fence = "`" * (max((len(run) for run in re.findall("`+", text)), default=0) + 1)
+    pad = " " if "`" in text else ""
+    return f"{fence}{pad}{text}{pad}{fence}"
+
+
+def _one_line(text: str) -> str:
+    """`text` with single spaces; controls and direction marks written out, as on a terminal."""
+    return escape(re.sub(r"[ \t\r\n\f\v]+", " ", text), keep="")

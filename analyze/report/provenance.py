@@ -1,0 +1,191 @@
+"""Where the numbers come from: plans, versions, fingerprints, checksums."""
+
+import hashlib
+import json
+import platform
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Final
+
+import polars as pl
+
+from lpp.analyze.runs.incomplete import incomplete
+from lpp.store import open_store
+from lpp.store.errors import FormatError
+from lpp.store.format.keys import DATABASE_KEY, SHARDS_KEY
+from lpp.store.objects.locate import objects_at
+from lpp.store.objects.place import Place
+
+LIBRARIES: Final = ("lpp-engine", "duckdb", "polars", "numpy", "scipy", "zarr")
+"""What read the store and made the numbers."""
+
+_OPTIONS: Final = (
+    ("model", "id", "--model"),
+    ("model", "revision", "--revision"),
+    ("model", "untrained_seed", "--untrained-seed"),
+    ("corpus", "name", "--corpus"),
+    ("corpus", "revision", "--corpus-revision"),
+    ("selection", "prompts", "--prompts"),
+    ("selection", "min_tokens", "--min-tokens"),
+    ("selection", "count_with", "--count-with"),
+    ("selection", "min_bytes", "--min-bytes"),
+    ("selection", "select", "--select"),
+    ("selection", "seed", "--seed"),
+    ("plan", "context", "--context"),
+    ("plan", "logit_positions", "--logit-positions"),
+    ("compute", "backend", "--backend"),
+    ("compute", "device", "--device"),
+    ("compute", "dtype", "--dtype"),
+    ("compute", "attention", "--attention"),
+    ("compute", "device_map", "--device-map"),
+    ("compute", "quantization", "--quantization"),
+)
+"""Fields of a plan that an option of `lpp-capture run` sets."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunOrigin:
+    """One run: what would have to be the same for the same numbers."""
+
+    run: str
+    facts: tuple[tuple[str, str], ...]
+    """Name and value, such as the fingerprint of the weights."""
+    command: str
+    plan: str
+    """The plan as JSON."""
+    checksums: tuple[tuple[str, str], ...]
+    """Each committed object's path in the store and its xxh3 checksum."""
+    problem: str | None
+    """Why the store cannot vouch for it; None where it can."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The whole report's."""
+
+    database: str | None
+    """SHA-256 of `profiles.duckdb`; None where there is none."""
+    versions: tuple[tuple[str, str], ...]
+    runs: tuple[RunOrigin, ...]
+    unprofiled: tuple[str, ...]
+    """Runs of the store that are not in the database."""
+
+
+def origin(url: str, runs: pl.DataFrame) -> Origin:
+    """Provenance of the runs of the database of the store at `url`.
+
+    runs: columns `run`, `plan` (JSON) and `plan_hash`. Raises FormatError(NOT_A_STORE).
+    """
+    store = open_store(url)
+    known = dict(runs.select("run", "plan").iter_rows()) if runs.width else {}
+    return Origin(
+        database=_sha256(store.path / DATABASE_KEY),
+        versions=tuple(_versions()),
+        runs=tuple(_run_origin(store.runs, run, plan) for run, plan in known.items()),
+        unprofiled=tuple(run for run in store.runs if run not in known),
+    )
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    yield "Python", platform.python_version()
+    for name in LIBRARIES:
+        try:
+            yield name, version(name)
+        except PackageNotFoundError:  # a source tree that was not installed
+            yield name, "unknown"
+
+
+def _sha256(path: Place) -> str | None:
+    try:
+        return hashlib.sha256(objects_at(path.parent).local(path.name).read_bytes()).hexdigest()
+    except FileNotFoundError:
+        return None
+
+
+def _run_origin(stored: Mapping[str, Any], run: str, plan: str | None) -> RunOrigin:
+    document = _document(plan)
+    checksums: list[tuple[str, str]] = []
+    problem: str | None = None
+    try:
+        if run in stored:
+            checksums = list(_checksums(stored[run]))
+            problem = (incomplete(stored[run]) or "").removesuffix(".") or None
+        else:
+            problem = "the store does not hold this run: its numbers cannot be computed again"
+    except FormatError as error:
+        problem = str(error)
+    return RunOrigin(
+        run=run,
+        facts=tuple(_facts(document)),
+        command=_command(document),
+        plan=json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False),
+        checksums=tuple(checksums),
+        problem=problem,
+    )
+
+
+def _document(plan: str | None) -> Mapping[str, Any]:
+    """The plan's JSON; an empty one where it is not a document."""
+    try:
+        document = json.loads(plan or "{}")
+    except ValueError:
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _checksums(run: Any) -> Iterator[tuple[str, str]]:
+    """The records of the run and its shards; each covers every object of its directory."""
+    yield "COMMIT.json", run.commit.self_xxh3_128
+    for shard in run.shards:
+        yield f"{SHARDS_KEY}/{shard.path.name}/COMMIT.json", shard.digest
+
+
+def _part(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = document.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def _facts(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    model, corpus = _part(document, "model"), _part(document, "corpus")
+    compute = _part(document, "compute")
+    facts = {
+        "model": model.get("id"),
+        "weights": model.get("weights"),
+        "tokenizer": _part(document, "tokenizer").get("fingerprint"),
+        "corpus": corpus.get("name"),
+        "corpus fingerprint": corpus.get("fingerprint"),
+        "texts (prompt set)": corpus.get("prompt_set"),
+        "token ids": _part(document, "prompts").get("sha256"),
+        "prefixes": ", ".join(map(str, document.get("prefixes") or ())),
+        "computed in": compute.get("dtype"),
+        "stored in": document.get("stored_dtype"),
+        "device": compute.get("device"),
+        "batch": f"{compute.get('batch_tokens')} padded tokens",
+    }
+    facts |= {f"captured by {k}": v for k, v in _part(compute, "versions").items()}
+    yield from ((name, str(value)) for name, value in facts.items() if value)
+
+
+def _command(document: Mapping[str, Any]) -> str:
+    """`lpp-capture run` with the options that the plan records; empty without a plan."""
+    if not document:
+        return ""
+    parts = {
+        "plan": document,
+        "model": _part(document, "model"),
+        "corpus": _part(document, "corpus"),
+        "selection": _part(_part(document, "corpus"), "selection"),
+        "compute": _part(document, "compute"),
+    }
+    sites = [site["name"] for site in document.get("sites") or () if isinstance(site, dict)]
+    words = ["lpp-capture run --store STORE"]
+    for part, field, option in _OPTIONS:
+        value = parts[part].get(field)
+        if value is not None:
+            words.append(f"{option} {shlex.quote(str(value))}")
+    words.append(f"--sites {shlex.quote(','.join(sites))}")
+    if parts["compute"].get("trust_remote_code"):
+        words.append("--trust-remote-code")
+    return " \\\n  ".join(words)

@@ -1,0 +1,287 @@
+"""What the report asks the database: one SQL text per table, shown beside what it gave.
+
+The page repeats each text, so that a reader gets the same numbers from `lpp-sql`. Nothing is
+computed outside of them but the choice of what to say.
+"""
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from lpp.sql.schema import TABLES
+
+PROFILE_METRICS: Final = (
+    "entropy_floor",
+    "participation_ratio",
+    "participation_ratio_norm",
+    "effective_rank",
+    "effective_rank_norm",
+)
+"""Numbers of the table `profiles` that have an interval."""
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One question, and how its answer is read."""
+
+    name: str
+    """Identifies it in the page: `#sql-<name>`."""
+    title: str
+    """Caption of the table."""
+    table: str
+    """Declared table that gives columns their units and meanings."""
+    key: tuple[str, ...]
+    """Columns that identify a row of the answer."""
+    sql: str
+    command: str
+    """What computes the rows where there are none; STORE stands for the store."""
+    language: Literal["SQL", "Python"] = "SQL"
+    """Of `sql`: eigenvalues are no table of the database."""
+
+
+def _with_intervals(names: tuple[str, ...], *, prefixes: bool = False) -> str:
+    """Columns of numbers, each with the ends of its interval, and the prefix it came from."""
+    ends = ("", "_ci_low", "_ci_high", *(("_prefix",) if prefixes else ()))
+    return ",\n  ".join(", ".join(f"{name}{end}" for end in ends) for name in names)
+
+
+def _pairs(metric: str) -> str:
+    """Every pair of runs that may be compared, by one metric."""
+    half = " + ".join(f"pow({side}.{metric}_ci_high - {side}.{metric}, 2)" for side in "ab")
+    return (
+        f"SELECT a.run AS run_a, b.run AS run_b, a.site, a.context, a.n_prompts,\n"
+        f"  '{metric}' AS metric, a.{metric} AS value_a, b.{metric} AS value_b,\n"
+        f"  sqrt({half}) AS half\n"
+        "FROM profiles a JOIN profiles b ON a.run < b.run AND a.site = b.site\n"
+        "  AND a.context = b.context AND a.n_prompts = b.n_prompts\n"
+        "  AND a.prompt_set = b.prompt_set"
+    )
+
+
+RUNS: Final = Query(
+    "runs",
+    "Runs: which model, on what, captured how",
+    "runs",
+    ("run",),
+    "SELECT run, model, untrained_seed, n_parameters, n_blocks, hidden_size, corpus,\n"
+    "  n_prompts, n_quarantined, not_finite_from, n_texts_set_aside,\n"
+    "  n_tokens, context, backend, compute_dtype, stored_dtype, logit_positions,\n"
+    "  architecture, revision, prompt_set\nFROM runs ORDER BY model, run",
+    "lpp-analyze profile STORE",
+)
+
+PROFILES: Final = Query(
+    "profiles",
+    "Profiles: the smallest entropy and the largest ranks over prefixes, with 95 % intervals",
+    "profiles",
+    ("run", "context", "n_prompts"),
+    f"SELECT run, site, context, n_prompts, flags,\n  "
+    f"{_with_intervals(PROFILE_METRICS, prefixes=True)}\n"
+    "FROM profiles ORDER BY context, n_prompts, run",
+    "lpp-analyze profile STORE",
+)
+
+DIFFERENCES: Final = Query(
+    "differences",
+    "Differences between two runs, each with the 95 % interval of the difference",
+    "profiles",
+    ("run_a", "run_b", "context", "n_prompts", "metric"),
+    "WITH pairs AS (\n"
+    + "\nUNION ALL\n".join(_pairs(metric) for metric in PROFILE_METRICS)
+    + "\n)\nSELECT run_a, run_b, site, context, n_prompts, metric, value_a, value_b,\n"
+    "  value_a - value_b AS difference,\n"
+    "  value_a - value_b - half AS difference_ci_low,\n"
+    "  value_a - value_b + half AS difference_ci_high,\n"
+    "  CASE WHEN isfinite(value_a - value_b) IS NOT true THEN 'missing value'\n"
+    "    WHEN isfinite(half) IS NOT true THEN 'no interval'\n"
+    "    WHEN abs(value_a - value_b) > half THEN 'beyond its interval'\n"
+    "    ELSE 'within its interval' END AS verdict\n"
+    "FROM pairs ORDER BY context, n_prompts, metric, run_a, run_b",
+    "lpp-analyze profile STORE",
+)
+
+LAYERS: Final = Query(
+    "layers",
+    "Ranks of the whole context at every captured layer",
+    "spectra",
+    ("run", "site", "context", "n_prompts"),
+    "SELECT run, site, s.context, s.n_prompts,\n"
+    # 1.01: what the flag `collapsed` means everywhere
+    "  CASE WHEN participation_ratio <= 1.01 THEN ['collapsed'] ELSE [] END AS flags,\n"
+    "  depth, depth / n_blocks AS relative_depth, s.n_tokens, rank_bound,\n  "
+    f"{_with_intervals(('participation_ratio', 'effective_rank'))},\n"
+    "  participation_ratio_stderr, effective_rank_stderr,\n"
+    "  participation_ratio_norm, effective_rank_norm, top_share\n"
+    "FROM spectra s JOIN runs USING (run) WHERE prefix = s.context\n"
+    "ORDER BY s.context, s.n_prompts, run, depth, site",
+    "lpp-analyze profile STORE",
+)
+
+HOURGLASS: Final = Query(
+    "hourglass",
+    "Hourglass score: above 0 where both ends of a model use more dimensions than its middle",
+    "hourglass",
+    ("run", "context", "n_prompts", "metric"),
+    "SELECT run, context, n_prompts, metric, score, first, middle, last,\n"
+    "  n_layers, n_collapsed, n_missing, reason\n"
+    "FROM hourglass ORDER BY context, n_prompts, metric, run",
+    "lpp-analyze layers STORE",
+)
+
+SPECTRA: Final = Query(
+    "spectra",
+    "Ranks at every site and prefix",
+    "spectra",
+    ("run", "site", "context", "prefix", "n_prompts"),
+    "SELECT run, site, context, prefix, n_prompts, depth, n_tokens, dim, rank_bound,\n  "
+    f"{_with_intervals(('participation_ratio', 'effective_rank', 'top_share'))}\n"
+    "FROM spectra ORDER BY context, n_prompts, run, depth, site, prefix",
+    "lpp-analyze profile STORE",
+)
+
+ENTROPY: Final = Query(
+    "entropy",
+    "Entropy of the next token after each prefix",
+    "entropy",
+    ("run", "context", "prefix", "n_prompts"),
+    f"SELECT run, context, prefix, n_prompts,\n  {_with_intervals(('entropy', 'entropy_norm'))},\n"
+    "  short_prompts, distinct_prefixes\n"
+    "FROM entropy ORDER BY context, n_prompts, run, prefix",
+    "lpp-analyze profile STORE",
+)
+
+SENSITIVITY: Final = Query(
+    "sensitivity",
+    "Profiles over the grid of contexts, prompts, corpora and sites",
+    "sensitivity",
+    ("run", "site", "context", "n_prompts", "metric", "aggregation"),
+    "SELECT run, corpus, site, context, n_prompts, metric, aggregation,\n"
+    "  value, ci_low AS value_ci_low, ci_high AS value_ci_high, flags, left_out\n"
+    "FROM sensitivity\n"
+    "WHERE aggregation = CASE WHEN starts_with(metric, 'entropy') THEN 'min' ELSE 'max' END\n"
+    "ORDER BY metric, corpus, site, context, n_prompts, run",
+    "lpp-analyze sensitivity STORE",
+)
+
+AGREEMENT: Final = Query(
+    "agreement",
+    "Whether two settings put the models in the same order",
+    "agreement",
+    ("metric", "setting_a", "setting_b"),
+    "SELECT metric, setting_a, setting_b, differ, n_models, kendall_tau, spearman_rho,\n"
+    "  flags, reason\nFROM agreement WHERE len(differ) = 1\n"
+    "ORDER BY metric, setting_a, setting_b",
+    "lpp-analyze sensitivity STORE",
+)
+
+BENCHMARKS: Final = Query(
+    "benchmarks",
+    "Benchmark scores, as their sources give them",
+    "benchmarks",
+    ("model", "benchmark", "metric", "source"),
+    "SELECT model, run, benchmark, metric, source, value, stderr, n, match_note\n"
+    "FROM benchmarks ORDER BY source, benchmark, metric, model",
+    "lpp-analyze benchmarks add STORE FILES",
+)
+
+CORRELATIONS: Final = Query(
+    "correlations",
+    "Correlations of profiles with benchmarks, over models",
+    "correlations",
+    ("profile_metric", "benchmark", "benchmark_metric", "source", "method", "controlled_for"),
+    "SELECT profile_metric, benchmark, benchmark_metric, source, method, controlled_for,\n"
+    "  n_models, coefficient, ci_low AS coefficient_ci_low, ci_high AS coefficient_ci_high,\n"
+    "  p_value, q_value, family_size, flags\n"
+    "FROM correlations ORDER BY source, method, q_value, profile_metric, benchmark",
+    "lpp-analyze correlate STORE",
+)
+
+PUBLISHED: Final = Query(
+    "published",
+    "The eight published models: a reference, no run of this store",
+    "published",
+    ("model",),
+    "SELECT model, n_parameters, corpus, n_prompts, context, entropy_floor,\n"
+    "  participation_ratio_norm, effective_rank_norm, ifeval, bbh, mmlu_pro\n"
+    "FROM published ORDER BY model",
+    "lpp-analyze profile STORE",
+)
+
+_FLAGGED: Final = (
+    ("profiles", "run"),
+    ("layers", "run"),
+    ("sensitivity", "run"),
+    ("metrics", "run"),
+    ("correlations", "profile_metric"),
+)
+
+FLAGS: Final = Query(
+    "flags",
+    "Flags: how many rows of each table carry one",
+    "profiles",
+    ("table", "of", "flag"),
+    'SELECT "table", "of", flag, count(*) AS n_rows FROM (\n'
+    + "\nUNION ALL\n".join(
+        f'  SELECT \'{table}\' AS "table", {column} AS "of", unnest(flags) AS flag FROM {table}'
+        for table, column in _FLAGGED
+    )
+    + '\n) GROUP BY ALL ORDER BY flag, "table", "of"',
+    "lpp-analyze profile STORE",
+)
+
+APART: Final = Query(
+    "apart",
+    "Pairs of runs without a common setting: none of their profiles may be compared",
+    "profiles",
+    ("run_a", "run_b"),
+    "SELECT a.run AS run_a, b.run AS run_b,\n"
+    "  NOT bool_or(a.site = b.site) AS other_site,\n"
+    "  NOT bool_or(a.context = b.context) AS other_context,\n"
+    "  NOT bool_or(a.n_prompts = b.n_prompts) AS other_n_prompts,\n"
+    "  NOT bool_or(a.prompt_set = b.prompt_set) AS other_texts\n"
+    "FROM profiles a JOIN profiles b ON a.run < b.run\n"
+    "GROUP BY a.run, b.run\n"
+    "HAVING NOT bool_or(a.site = b.site AND a.context = b.context\n"
+    "  AND a.n_prompts = b.n_prompts AND a.prompt_set = b.prompt_set)\n"
+    "ORDER BY a.run, b.run",
+    "lpp-analyze profile STORE",
+)
+
+PLANS: Final = Query(
+    "plans",
+    "Plans: everything that could change a number",
+    "runs",
+    ("run",),
+    "SELECT run, plan_hash, plan FROM runs ORDER BY model, run",
+    "lpp-analyze profile STORE",
+)
+
+EIGENVALUES: Final = Query(
+    "eigenvalues",
+    "Spectra: the largest eigenvalues and log-spaced ones below, of the last site and whole prefix",
+    "spectra",
+    ("run", "rank"),
+    "from lpp.analyze.tables.eigenvalues import read_eigenvalues\n\n"
+    "read_eigenvalues(STORE)  # every eigenvalue of `final`",
+    "lpp-analyze profile STORE",
+    language="Python",
+)
+
+
+def whole(table: str) -> Query:
+    """A declared table as it is: what charts are made of."""
+    sql = f"FROM {table}"
+    return Query(f"all-{table}", TABLES[table].meaning, table, TABLES[table].key, sql, "")
+
+
+CHARTED: Final = tuple(
+    whole(table) for table in ("profiles", "published", "entropy", "sensitivity", "correlations")
+)
+"""Tables that charts take whole."""
+
+QUERIES: Final = (
+    *(RUNS, PROFILES, DIFFERENCES, LAYERS, HOURGLASS, SPECTRA, ENTROPY, SENSITIVITY, AGREEMENT),
+    *(BENCHMARKS, CORRELATIONS, PUBLISHED, FLAGS, APART),
+    PLANS,
+    *CHARTED,
+)
+"""All of them, in the order of the page."""

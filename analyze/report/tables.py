@@ -1,0 +1,160 @@
+"""A table of the report: columns as they are shown, data as the page carries it.
+
+A number, the ends of its interval and the prefix it came from are one column of the page; an
+error whose interval is there is left to the charts. Data lie by column, words once each: 12,000
+rows of spectra take about a megabyte.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final, Literal
+
+import polars as pl
+
+from lpp.analyze.report.answers import Answer
+from lpp.analyze.report.words import DIGITS, MISSING, label, number
+
+FIRST_ROWS: Final = 25
+"""Rows of a page of a table; the first page is in the HTML, so it is there without scripts."""
+
+Kind = Literal["number", "text", "flags", "list"]
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One column of the page: columns `name`, its interval's ends and its prefix."""
+
+    name: str
+    label: str
+    unit: str
+    meaning: str
+    kind: Kind
+    low: str | None = None
+    high: str | None = None
+    prefix: str | None = None
+
+    @property
+    def heading(self) -> str:
+        """What a screen reader says of it: label, unit, meaning."""
+        unit = f" [{self.unit}]" if self.unit else ""
+        return f"{self.label}{unit}: {self.meaning}" if self.meaning else f"{self.label}{unit}"
+
+
+@dataclass(frozen=True)
+class TableView:
+    """An answer with rows, ready to be shown."""
+
+    answer: Answer
+
+    @property
+    def name(self) -> str:
+        """Name of the query."""
+        return self.answer.query.name
+
+    @cached_property
+    def columns(self) -> tuple[Shown, ...]:
+        """In the order of the query."""
+        frame, declared = self.answer.frame, self.answer.columns
+        names = set(frame.columns)
+        parts = {
+            f"{name}_{end}"
+            for name in frame.columns
+            if f"{name}_ci_low" in names or f"{name}_prefix" in names
+            for end in ("ci_low", "ci_high", "stderr", "prefix")
+        }
+        return tuple(
+            Shown(
+                name=name,
+                label=label(name),
+                unit=declared[name].unit if name in declared else "",
+                meaning=declared[name].meaning if name in declared else "",
+                kind=_kind(name, frame.schema[name]),
+                low=_there(f"{name}_ci_low", names),
+                high=_there(f"{name}_ci_high", names),
+                prefix=_there(f"{name}_prefix", names),
+            )
+            for name in frame.columns
+            if name not in parts
+        )
+
+    def first_rows(self, count: int = FIRST_ROWS) -> list[list["Cell"]]:
+        """Cells of the first rows, as text."""
+        rows = self.answer.frame.head(count).iter_rows(named=True)
+        return [[Cell.of(column, row) for column in self.columns] for row in rows]
+
+    def data(self) -> dict[str, Any]:
+        """What report.js sorts, filters and shows."""
+        return {
+            "key": list(self.answer.query.key),
+            "language": self.answer.query.language,
+            "rows": self.answer.frame.height,
+            "columns": [self._column(column) for column in self.columns],
+        }
+
+    def _column(self, column: Shown) -> dict[str, Any]:
+        found: dict[str, Any] = {"name": column.name, "label": column.label, "kind": column.kind}
+        found |= _packed(self.answer.frame[column.name], column.kind)
+        for part, name in (("low", column.low), ("high", column.high), ("prefix", column.prefix)):
+            if name is not None:
+                found[part] = _numbers(self.answer.frame[name])
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One cell as text."""
+
+    text: str
+    more: str = ""
+    """The interval and the prefix, in smaller type."""
+    flags: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, column: Shown, row: Mapping[str, Any]) -> "Cell":
+        """The cell of `column` in one row of the answer."""
+        value = row[column.name]
+        if column.kind == "flags":
+            return cls("", flags=(value,) if isinstance(value, str) else tuple(value or ()))
+        if column.kind == "list":
+            return cls(", ".join(map(str, value or ())))
+        if column.kind == "text":
+            return cls(MISSING if value is None else str(value))
+        more = []
+        if column.low and column.high and row[column.low] is not None:
+            more.append(f"[{number(row[column.low])}, {number(row[column.high])}]")
+        if column.prefix and row[column.prefix] is not None:
+            more.append(f"at {row[column.prefix]}")
+        return cls(number(value), " ".join(more))
+
+
+def _there(name: str, names: set[str]) -> str | None:
+    return name if name in names else None
+
+
+def _kind(name: str, dtype: pl.DataType) -> Kind:
+    if name in ("flags", "flag"):
+        return "flags"
+    if isinstance(dtype, pl.List):
+        return "list"
+    return "number" if dtype.is_numeric() or dtype == pl.Boolean else "text"
+
+
+def _packed(column: pl.Series, kind: Kind) -> dict[str, Any]:
+    """Values of numbers; of anything else distinct words, and the place of each row's word."""
+    if kind == "number":
+        return {"values": _numbers(column)}
+    rows = [tuple(v) if isinstance(v, list) else v for v in column.to_list()]
+    places = {word: place for place, word in enumerate(dict.fromkeys(rows))}
+    return {"words": list(places), "codes": [places[row] for row in rows]}
+
+
+def _numbers(column: pl.Series) -> list[float | bool | None]:
+    """JSON has no NaN and no infinity: a dash on the page, as a missing value is."""
+    if not column.dtype.is_float():
+        return column.to_list()
+    return [
+        None if value is None or not math.isfinite(value) else float(f"{value:.{DIGITS}g}")
+        for value in column
+    ]

@@ -1,0 +1,80 @@
+"""What runs that keep moments and no rows cannot tell of, in words."""
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+from lpp.analyze.metrics.metric import Metric
+from lpp.analyze.runs.keys import RunView
+from lpp.store.errors import ErrorKind, InputError
+
+
+def listed_numbers(numbers: Sequence[int]) -> str:
+    """Numbers for a message; many of them by their ends.
+
+    >>> listed_numbers([1, 2]), listed_numbers(range(10, 200, 10))
+    ('1, 2', '10, 20, 30, 40, ..., 190')
+    """
+    if len(numbers) <= 12:
+        return ", ".join(map(str, numbers))
+    return f"{', '.join(map(str, numbers[:4]))}, ..., {numbers[-1]}"
+
+
+def held_sizes(view: RunView) -> list[int]:
+    """Numbers of prompts that moments tell of: whole shards, as far as they are committed."""
+    return [end for end in view.run.plan.shards[1:] if end <= view.run.n_prompts]
+
+
+def check_asked(
+    views: Sequence[RunView], contexts: Sequence[int] | None, prompts: Sequence[int] | None
+) -> None:
+    """InputError for a number asked for that no run has ranks at, where some have rows of it."""
+    for size in prompts or ():
+        if not any(view.rank_sizes([size]) for view in views):
+            _refuse(f"--prompts {size}", views, "prompts", held_sizes)
+    for context in contexts or ():
+        if not any(view.rank_prefixes(context) for view in views if view.contexts([context])):
+            _refuse(f"--context {context}", views, "prefixes", lambda view: view.run.plan.prefixes)
+
+
+def _refuse(what: str, views: Sequence[RunView], unit: str, held: Any) -> None:
+    told = "; ".join(f"{view.run.id} {listed_numbers(held(view))}" for view in views)
+    raise InputError(
+        f"{what}: no rows are kept here, and no moments of that. There are moments of these "
+        f"{unit}: {told}. Ask for one of them, or capture again with --keep both.",
+        kind=ErrorKind.INVALID_VALUE,
+    )
+
+
+def moments_lines(
+    view: RunView, contexts: Sequence[int] | None, prompts: Sequence[int] | None
+) -> list[str]:
+    """One line for each axis on which the moments of a run tell less than was asked for."""
+    if view.run.plan.keeps_rows:
+        return []
+    lines = []
+    for context in view.contexts(contexts):
+        stored = view.rank_prefixes(context)
+        if len(stored) < len(view.prefixes(context)):
+            some = f"at {listed_numbers(stored)} alone" if stored else "nowhere"
+            lines.append(
+                f"{view.run.id}: keeps moments, so context {context} has ranks {some}, and no "
+                "profile of them"
+            )
+    lost = [n for n in view.sizes(prompts) if n not in view.rank_sizes(prompts)]
+    if lost:
+        lines.append(
+            f"{view.run.id}: keeps moments, so it has no ranks of {listed_numbers(lost)} prompts: "
+            f"ask for {listed_numbers(held_sizes(view))}"
+        )
+    return lines
+
+
+def needing_rows(views: Iterable[RunView], metrics: Collection[Metric[Any]]) -> list[str]:
+    """One line for each run that keeps no rows, where `metrics` need them."""
+    names = [metric.name for metric in metrics if metric.needs == "rows"]
+    return [
+        f"{view.run.id}: keeps moments and no rows, which {', '.join(names)} need: capture again "
+        "with --keep rows or --keep both"
+        for view in views
+        if names and not view.run.plan.keeps_rows
+    ]

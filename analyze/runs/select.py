@@ -1,0 +1,131 @@
+"""What a command asks of a store: runs, sites, contexts and numbers of prompts, checked."""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from lpp.analyze.runs.incomplete import incomplete_lines
+from lpp.analyze.runs.keys import RunView, Url, views
+from lpp.analyze.runs.moments_held import check_asked, moments_lines
+from lpp.store.errors import ErrorKind, InputError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Part of a store, by patterns such as `block.*`; the default is all of it."""
+
+    runs: Sequence[str] = ("*",)
+    sites: Sequence[str] = ("*",)
+    contexts: Sequence[int] | None = None
+    """Context lengths in tokens; each run's own by default."""
+    prompts: Sequence[int] | None = None
+    """Numbers of prompts; all that are committed by default."""
+
+
+def select_runs(url: Url, selection: Selection) -> tuple[list[RunView], list[str]]:
+    """The selected runs with a prompt that can be analysed, and a line for each incomplete run.
+
+    A run whose first shard is not committed has no such prompt: a line alone speaks of it. Raises
+    InputError when there is no other, when a pattern fits no run, or when no selected run
+    holds a context or a number of prompts asked for.
+    """
+    every = {view.run.id: view for view in views(url)}
+    if not every:
+        raise InputError(
+            f"{url} holds no runs yet. `lpp-capture run --model ... --store {url}` makes one.",
+            kind=ErrorKind.NOT_FOUND,
+        )
+    chosen = [every[name] for name in matching("run", selection.runs, every)]
+    found = [view for view in chosen if view.run.n_prompts]
+    lines = incomplete_lines(chosen)
+    if not found:
+        raise InputError(
+            f"{url}: no prompt can be analysed. {' '.join(lines)}",
+            kind=ErrorKind.INCOMPLETE,
+        )
+    contexts = {view.run.id: view.run.plan.context for view in found}
+    sizes = {view.run.id: view.run.n_prompts for view in found}
+    _check_held("--context", selection.contexts, contexts, "tokens")
+    _check_held("--prompts", selection.prompts, sizes, "prompts")
+    check_asked(found, selection.contexts, selection.prompts)
+    return found, lines
+
+
+def select_sites(views: Iterable[RunView], selection: Selection) -> list[str]:
+    """The selected sites of `views`. Raises InputError for a pattern that fits none."""
+    every = dict.fromkeys(site for view in views for site in view.run.sites)
+    return matching("site", selection.sites, every)
+
+
+def matching(kind: str, patterns: Iterable[str], names: Collection[str]) -> list[str]:
+    """Those of `names`, in their order, that fit any of `patterns`; `all` is `*`.
+
+    Raises InputError for a pattern that fits no name.
+
+    >>> matching("site", ["final", "block.*"], ["embed", "block.1", "block.2", "final"])
+    ['block.1', 'block.2', 'final']
+    """
+    found = set()
+    for pattern in patterns:
+        fitting = {n for n in names if fnmatchcase(n, "*" if pattern == "all" else pattern)}
+        if not fitting:
+            raise InputError(
+                f"no {kind} {pattern!r}; there is {listed(names)}. "
+                f"Name one with --{kind}, or several with a pattern.",
+                kind=ErrorKind.NOT_FOUND,
+            )
+        found |= fitting
+    return [name for name in names if name in found]
+
+
+def listed(names: Collection[str]) -> str:
+    """Names for a message; a long row of blocks by its ends.
+
+    >>> listed(["embed", *(f"block.{k}" for k in range(1, 31)), "final"])
+    'embed, block.1 to block.30, final'
+    """
+    blocks = [name for name in names if name.startswith("block.")]
+    if len(blocks) < 4:
+        return ", ".join(names)
+    short = [n for n in names if n not in blocks[1:]]
+    return ", ".join(f"{n} to {blocks[-1]}" if n == blocks[0] else n for n in short)
+
+
+def shortfalls(views: Iterable[RunView], selection: Selection) -> list[str]:
+    """One line for each run that holds less than what is asked for, or set prompts aside."""
+    lines = []
+    for view in views:
+        run = view.run
+        contexts = [c for c in selection.contexts or () if c > run.plan.context]
+        if contexts:
+            lines.append(
+                f"{run.id}: captured at context {run.plan.context}, so it has no rows at "
+                f"{', '.join(map(str, contexts))}"
+            )
+        sizes = [n for n in selection.prompts or () if n > run.n_prompts]
+        if sizes:
+            lines.append(
+                f"{run.id}: {run.n_prompts} prompts are committed, so it has no rows at "
+                f"{', '.join(map(str, sizes))}"
+            )
+        lines += moments_lines(view, selection.contexts, selection.prompts)
+        if aside := view.quarantined(run.n_prompts):
+            site = run.set_aside().first_site
+            why = f"NaN or infinities from {site} on" if site else "out of memory"
+            lines.append(
+                f"{run.id}: {aside} of {run.n_prompts} prompts are set aside ({why}), so no number "
+                "is of them"
+            )
+    return lines
+
+
+def _check_held(option: str, asked: Sequence[int] | None, held: dict[str, int], unit: str) -> None:
+    most = max(held.values())
+    for number in asked or ():
+        if not 1 <= number <= most:
+            names = ", ".join(f"{run} {n}" for run, n in held.items())
+            raise InputError(
+                f"{option} {number}: no run holds that many. Captured {unit}: {names}. "
+                f"Ask for 1 to {most}, or capture more.",
+                kind=ErrorKind.INVALID_VALUE,
+            )

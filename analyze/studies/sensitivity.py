@@ -1,0 +1,147 @@
+"""Sensitivity: how profiles, and the models' order, move with the settings.
+
+Contexts with their prefixes, numbers of prompts, corpora (the runs of one model on several) and
+sites are all queries on one store: each site of each run is read once, and no model runs.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import polars as pl
+
+from lpp.analyze.engine.executor import LOCAL, Executor
+from lpp.analyze.runs.keys import RunView, Url
+from lpp.analyze.runs.select import Selection, shortfalls
+from lpp.analyze.studies import grid
+from lpp.analyze.studies.agreement import Compared, Setting, Value, compare
+from lpp.analyze.studies.saving import Saving, paper_tokens
+from lpp.analyze.tables.analysis import ErrorSites
+from lpp.analyze.tables.database import frame_schema, put
+from lpp.store.commands.progress import SILENT, Progress
+from lpp.store.format.documents import canonical_json
+from lpp.store.objects.place import Place
+
+AGREEMENT_SCHEMA: Final = frame_schema("agreement")
+
+
+@dataclass(frozen=True, slots=True)
+class Sensitivity:
+    """Profiles over the grid of settings, and what they say of one another."""
+
+    values: pl.DataFrame
+    """One row per number, as in the `sensitivity` table."""
+    compared: tuple[Compared, ...]
+    """Rank agreement of every two comparable settings."""
+    savings: tuple[Saving, ...]
+    """Tokens of each run, by the paper's procedure and by one capture."""
+    left_out: tuple[str, ...]
+    """What took no part, and why: one line each."""
+
+    @property
+    def agreement(self) -> pl.DataFrame:
+        """`compared` as rows of the `agreement` table."""
+        rows = [
+            (
+                *(one.metric, str(one.a), str(one.b), list(one.differ)),
+                *(one.agreement.n_models, one.agreement.kendall_tau, one.agreement.spearman_rho),
+                *(list(one.flags), one.agreement.reason),
+            )
+            for one in self.compared
+        ]
+        return pl.DataFrame(rows, schema=AGREEMENT_SCHEMA, orient="row")
+
+
+def sensitivity(
+    url: Url,
+    selection: Selection,
+    *,
+    errors: ErrorSites = "final",
+    progress: Progress = SILENT,
+    executor: Executor = LOCAL,
+) -> Sensitivity:
+    """Profiles of the store at `url` over the grid that `selection` spans, and their agreement.
+
+    Without contexts or numbers of prompts: {50, 100, 200, 500} and {10, 100, 500, 1000} as far as
+    a run holds them, and the most that every run holds. errors: as for `analyze`; without one a
+    rank carries no `small_sample`, but of a single prompt; an entropy has its error always.
+    progress: one for each run and site. executor: who computes what is of a site.
+
+    Raises InputError for what no run holds, FormatError for altered bytes.
+    """
+    views, axes, incomplete = grid.choose(url, selection)
+    values = grid.values(url, views, axes, errors=errors, progress=progress, executor=executor)
+    names, doubles = representatives(views)
+    return Sensitivity(
+        values=values,
+        compared=tuple(_compared(values, names)),
+        savings=tuple(_saving(view, axes) for view in views),
+        left_out=(*incomplete, *shortfalls(views, Selection()), *_absences(values), *doubles),
+    )
+
+
+def representatives(views: Iterable[RunView]) -> tuple[dict[str, str], list[str]]:
+    """(run -> its model's name, a line per run that takes no part in the order of models).
+
+    A model takes part once per corpus, at every setting with the same run: that which holds the
+    most tokens, the first by id of several. A twin with random weights, another revision, other
+    weights or another quantization make another model.
+    """
+    groups: dict[tuple[str, str], list[RunView]] = defaultdict(list)
+    for view in views:
+        groups[_model_key(view), view.run.plan.corpus.name].append(view)
+    names, lines = {}, []
+    for (model, corpus), group in groups.items():
+        group.sort(key=lambda view: (-int(view.lengths.sum()), view.run.id))
+        names[group[0].run.id] = model
+        lines += [
+            f"{view.run.id}: takes no part in rank agreement, same model and corpus ({corpus}) as "
+            f"{group[0].run.id}; choose with --run"
+            for view in group[1:]
+        ]
+    return names, lines
+
+
+def _model_key(view: RunView) -> str:
+    plan = view.run.plan
+    model = plan.model
+    parts = [model.id, model.revision, model.weights, model.untrained_seed]
+    return canonical_json([*parts, plan.compute.quantization]).decode()
+
+
+def _compared(values: pl.DataFrame, names: Mapping[str, str]) -> Iterable[Compared]:
+    by_metric: dict[str, dict[Setting, dict[str, Value]]] = {}
+    models = sorted({*names.values()})
+    held = values.filter(pl.col("left_out").is_null() & pl.col("run").is_in([*names]))
+    for row in held.iter_rows(named=True):
+        setting = Setting(*(row[field] for field in Setting._fields))
+        of_metric = by_metric.setdefault(row["metric"], {})
+        number = Value(row["value"], tuple(row["flags"]))
+        of_metric.setdefault(setting, {})[names[row["run"]]] = number
+    for metric, of_metric in by_metric.items():
+        yield from compare(metric, of_metric, models)
+
+
+def _saving(view: RunView, axes: grid.Axes) -> Saving:
+    schedules = [view.prefixes(context) for context in view.contexts(axes.contexts)]
+    theirs = paper_tokens(view.lengths, schedules, view.sizes(axes.sizes))
+    return Saving(view.run.id, theirs, int(view.lengths.sum()))
+
+
+def _absences(values: pl.DataFrame) -> list[str]:
+    """One line per run and reason, with the settings it covers."""
+    absent = values.filter(pl.col("left_out").is_not_null())
+    lines = []
+    for (run, reason), rows in absent.group_by("run", "left_out", maintain_order=True):
+        at = "; ".join(
+            f"{name} {', '.join(map(str, rows[column].unique(maintain_order=True)))}"
+            for column, name in (("site", "site"), ("context", "context"), ("n_prompts", "prompts"))
+        )
+        lines.append(f"{run}: {reason}, so nothing at {at}")
+    return lines
+
+
+def write(url: Url, found: Sensitivity) -> Place:
+    """Put the tables `sensitivity` and `agreement` into the database of the store at `url`."""
+    return put(url, {"sensitivity": found.values, "agreement": found.agreement})

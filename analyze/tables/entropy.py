@@ -1,0 +1,243 @@
+"""The entropy table: mean next-token entropy after each prefix, over prompts.
+
+h_i(L) is the entropy of the distribution after the last token of the prefix, at position
+min(L, T_i) - 1: a text shorter than the prefix gives the entropy at its own end, which
+`short_prompts` counts.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from lpp.analyze.numerics.jackknife import error_names, student
+from lpp.analyze.runs.incomplete import warn_of_incomplete
+from lpp.analyze.runs.keys import RunView, Url, views
+from lpp.analyze.tables.lazy import Source, scan
+from lpp.analyze.tables.tokens import read_tokens
+from lpp.store import open_store
+from lpp.store.errors import ErrorKind, InputError
+
+SCHEMA = pl.Schema(
+    {
+        "run": pl.String,
+        "context": pl.Int32,
+        "prefix": pl.Int32,
+        "n_prompts": pl.Int32,
+        "entropy": pl.Float64,
+        "entropy_norm": pl.Float64,
+        **{
+            name: pl.Float64
+            for metric in ("entropy", "entropy_norm")
+            for name in error_names(metric)
+        },
+        "n_quarantined": pl.Int32,
+        "short_prompts": pl.Int32,
+        "distinct_prefixes": pl.Float64,
+    }
+)
+"""Entropy in nats, and over ln V, V the width of the logits: mean over prompts, then the standard
+error of each mean and its interval, null for a single prompt. Prompts that capture set aside,
+n_quarantined of the first n_prompts, take no part in any column.
+
+short_prompts: prompts of fewer tokens than the prefix. distinct_prefixes: share of the prompts
+that would be left if equal prefixes counted once.
+"""
+
+KEYS = tuple(SCHEMA)[:4]
+
+SPARSE = "logit statistics at its own prefixes only (--logit-positions schedule)"
+"""Why there is none where there are ranks."""
+
+
+def scan_entropy(
+    url: Url, *, contexts: Sequence[int] | None = None, prompts: Sequence[int] | None = None
+) -> pl.LazyFrame:
+    """Entropy by prefix of the store at `url`, computed as it is collected: columns `SCHEMA`.
+
+    contexts, prompts: as for `scan_spectra`. Where the logits were not asked for at a position
+    that a prefix needs, its entropy is null. Warns of a run that is incomplete. Raises
+    FormatError: not a store, or altered;
+    InputError when `contexts` names one whose prefixes were not captured.
+    """
+    warn_of_incomplete(views(url))
+    for view in views(url) if contexts is not None else ():
+        for context in view.contexts(contexts):
+            check_captured(view, context)
+
+    def keys() -> pl.DataFrame:
+        return all_keys(views(url), contexts, prompts)
+
+    def compute(keys: pl.DataFrame, columns: frozenset[str]) -> Iterator[pl.DataFrame]:
+        return frames(url, keys, columns)
+
+    return scan(Source(name="LPP ENTROPY", schema=SCHEMA, keys=keys, compute=compute))
+
+
+def frames(url: Url, keys: pl.DataFrame, columns: frozenset[str]) -> Iterator[pl.DataFrame]:
+    """The rows of `keys`, a run at a time."""
+    runs = open_store(url).runs
+    for _, of_run in keys.group_by("run", maintain_order=True):
+        yield rows(RunView(runs[of_run.item(0, "run")]), of_run, columns)
+
+
+def all_keys(
+    views: Iterable[RunView], contexts: Sequence[int] | None, prompts: Sequence[int] | None
+) -> pl.DataFrame:
+    """The key columns of every row, in order of run, context, prefix, prompts."""
+    found = [
+        (view.run.id, context, prefix, size)
+        for view in views
+        for context in view.contexts(contexts)
+        for prefix in view.prefixes(context)
+        for size in view.sizes(prompts)
+    ]
+    return pl.DataFrame(found, schema={name: SCHEMA[name] for name in KEYS}, orient="row")
+
+
+def uncaptured(view: RunView, prefixes: Sequence[int]) -> list[int]:
+    """Those of `prefixes` after which some prompt has no statistics."""
+    plan = view.run.plan
+    if plan.logit_positions == "all":
+        return []
+    # Prompts that end within a prefix were captured at their end, whatever the prefix.
+    longest = int(view.lengths.max(initial=0))
+    return [prefix for prefix in prefixes if prefix not in plan.prefixes and prefix < longest]
+
+
+def uncaptured_lines(views: Iterable[RunView], contexts: Sequence[int] | None) -> list[str]:
+    """One line for each run that has no entropy at some of `contexts`, with the reason."""
+    lines = []
+    for view in views:
+        missing = [c for c in view.contexts(contexts) if uncaptured(view, view.prefixes(c))]
+        if missing:
+            lines.append(f"{view.run.id}: no entropy at context {_listed(missing)}: {SPARSE}")
+    return lines
+
+
+def check_captured(view: RunView, context: int) -> None:
+    """Raise InputError unless the statistics of every prefix of `context` were captured."""
+    missing = uncaptured(view, view.prefixes(context))
+    if missing:
+        plan = view.run.plan
+        raise InputError(
+            f"run {view.run.id} has no logit statistics at prefixes {_listed(missing)} of "
+            f"context {context}: --logit-positions schedule captured {_listed(plan.prefixes)}. "
+            "Ask for its own context, or capture again with --logit-positions all.",
+            kind=ErrorKind.NOT_FOUND,
+        )
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ", ".join(str(number) for number in numbers)
+
+
+def rows(view: RunView, keys: pl.DataFrame, columns: frozenset[str]) -> pl.DataFrame:
+    """The rows of one run for `keys`; value columns that nobody asked for are null."""
+    cells = keys.select("prefix", "n_prompts").unique()
+    aside = [view.quarantined(size) for size in cells["n_prompts"]]
+    cells = cells.with_columns(pl.Series("n_quarantined", aside, dtype=pl.Int32))
+    means = {name for name in SCHEMA.names() if name.startswith("entropy")}
+    if columns & {*means, "short_prompts"}:
+        cells = _with_means(view, cells, read=bool(columns & means))
+    if "distinct_prefixes" in columns:
+        cells = cells.with_columns(_distinct(view, cells))
+    frame = keys.join(cells, on=["prefix", "n_prompts"], how="left", maintain_order="left")
+    absent = [name for name in SCHEMA.names() if name not in frame.columns]
+    return frame.with_columns(
+        pl.lit(None, dtype=SCHEMA[name]).alias(name) for name in absent
+    ).select(SCHEMA.names())
+
+
+def _with_means(view: RunView, cells: pl.DataFrame, *, read: bool) -> pl.DataFrame:
+    """Add entropy, entropy_norm and short_prompts to `cells` (prefix, n_prompts)."""
+    kept = view.lengths > 0
+    counts = np.append(0, np.cumsum(kept))
+    lengths = view.prompts["n_tokens"].to_numpy()
+    prefixes = sorted(set(cells["prefix"]))
+    nats = _entropies(view, lengths, prefixes, read=read)
+    by_prefix = {
+        prefix: (row[kept], (lengths < prefix)[kept])
+        for prefix, row in zip(prefixes, nats, strict=True)
+    }
+    found = pl.DataFrame(
+        [
+            (prefix, size, count, *_sem(nats[:count]), int(short[:count].sum()))
+            for prefix, size in cells.select("prefix", "n_prompts").iter_rows()
+            for count in (int(counts[size]),)
+            for nats, short in (by_prefix.get(prefix, _NO_PROMPTS),)
+        ],
+        schema={
+            **{name: cells.schema[name] for name in ("prefix", "n_prompts")},
+            **{"taken": pl.Int32, "entropy": pl.Float64, "stderr": pl.Float64},
+            "short_prompts": pl.Int32,
+        },
+        orient="row",
+    )
+    joined = cells.join(found, on=["prefix", "n_prompts"], how="left")
+    return joined.with_columns(_estimates(joined, view.run.plan.model.logits_width))
+
+
+_NO_PROMPTS = np.zeros(0), np.zeros(0, dtype=bool)
+
+
+def _sem(nats: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """Mean over prompts, (P,), and its standard error: NaN where a value is missing, or all."""
+    if not len(nats):
+        return math.nan, math.nan
+    error = float(nats.std(ddof=1)) / math.sqrt(len(nats)) if len(nats) > 1 else math.nan
+    return float(nats.mean()), error
+
+
+def _estimates(found: pl.DataFrame, logits_width: int) -> list[pl.Series]:
+    """Mean, error and interval in nats and over ln V, from `entropy`, `stderr`, `taken`."""
+    columns = []
+    most = math.log(logits_width)
+    for metric, unit in (("entropy", 1.0), ("entropy_norm", most)):
+        of_metric = [
+            student(mean / unit, stderr / unit, size - 1, (0.0, most / unit))
+            for mean, stderr, size in found.select("entropy", "stderr", "taken").iter_rows()
+        ]
+        for place, name in enumerate((metric, *error_names(metric))):
+            columns.append(pl.Series(name, [e[place] for e in of_metric], dtype=pl.Float64))
+    return columns
+
+
+def _entropies(
+    view: RunView, lengths: npt.NDArray[np.int32], prefixes: Sequence[int], *, read: bool
+) -> npt.NDArray[np.float64]:
+    """(prefixes, P) nats at the end of each prefix of each prompt; NaN where nothing was captured.
+
+    A shard's tokens at a time, and of them one number for each prompt and prefix: 8 bytes.
+    """
+    found = np.full((len(prefixes), len(lengths)), np.nan)
+    for shard, file in zip(view.run.shards, view.run.tokens_files(), strict=True) if read else ():
+        here = lengths[shard.first_prompt : shard.end_prompt]
+        if len(here) == 0:  # beyond a shard that is missing
+            break
+        tokens = read_tokens(file, ["prompt_id", "position", "entropy"])
+        prompt_id, position = (tokens[name].to_numpy() for name in ("prompt_id", "position"))
+        nats = tokens["entropy"].cast(pl.Float64).to_numpy()
+        starts = np.cumsum(here) - here
+        prompts = shard.first_prompt + np.arange(len(here))
+        for row, prefix in zip(found, prefixes, strict=True):
+            last = np.minimum(here, prefix) - 1
+            at = np.minimum(starts + last, len(nats) - 1)
+            right = (prompt_id[at] == prompts) & (position[at] == last)
+            row[prompts] = np.where(right, nats[at], np.nan)
+    return found
+
+
+def _distinct(view: RunView, cells: pl.DataFrame) -> pl.Series:
+    """Share of distinct token prefixes in each of `cells`."""
+    width = 4  # bytes of an int32 token id
+    kept = view.prompts.filter(pl.Series(view.lengths > 0))["token_ids"]
+    prompts = [ids.cast(pl.Int32).to_numpy().tobytes() for ids in kept]
+    shares = []
+    for prefix, size in cells.select("prefix", "n_prompts").iter_rows():
+        some = prompts[: size - view.quarantined(size)]
+        distinct = len({ids[: width * prefix] for ids in some})
+        shares.append(distinct / len(some) if some else None)
+    return pl.Series("distinct_prefixes", shares, dtype=pl.Float64)

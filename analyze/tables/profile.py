@@ -1,0 +1,86 @@
+"""From one number per prefix to one number per model: the profile.
+
+The paper takes the minimum of the mean entropy (the entropy floor) and the maximum of each rank.
+Both choices, and which prefixes take part, are settings: the result names the prefixes it is made
+of, and the one that each extreme came from.
+"""
+
+from collections.abc import Collection, Sequence
+from typing import Literal, get_args
+
+import polars as pl
+
+from lpp.analyze.numerics.jackknife import error_names
+from lpp.store.errors import ErrorKind, InputError
+
+Aggregation = Literal["min", "max", "mean", "median"]
+AGGREGATIONS: tuple[Aggregation, ...] = get_args(Aggregation)
+
+ENTROPIES = ("entropy", "entropy_norm")
+"""Columns aggregated by `entropy=`: nats, and nats over ln V."""
+RANKS = (
+    "participation_ratio",
+    "participation_ratio_norm",
+    "effective_rank",
+    "effective_rank_norm",
+)
+"""Columns aggregated by `ranks=`: dimensions, and dimensions over min(N, d)."""
+
+
+def aggregate(
+    frame: pl.DataFrame,
+    by: Sequence[str],
+    *,
+    entropy: Aggregation = "min",
+    ranks: Aggregation = "max",
+    drop_prefixes: Collection[int] = (),
+) -> pl.DataFrame:
+    """One row per group of `by`, in order of first appearance.
+
+    frame: a row per group and prefix, with a column `prefix` and any of `ENTROPIES` and `RANKS`,
+    with or without their errors. The result has `by`, `prefixes` (those that took part) and, for
+    each metric present, its value and `<metric>_prefix`: where a minimum or maximum was reached,
+    the shortest such prefix; null for a mean or a median. Its error is that of the value there:
+    that the prefix was chosen by the same prompts is not in it. A metric that is null or NaN at any
+    prefix is null: what is left of an incomplete schedule is another quantity.
+
+    Raises InputError when `drop_prefixes` leaves nothing of a group.
+
+    >>> table = pl.DataFrame({"model": "m", "prefix": [10, 20], "entropy": [0.3, 0.2]})
+    >>> aggregate(table, ["model"]).row(0)
+    ('m', [10, 20], 0.2, 20)
+    """
+    kept = frame.filter(~pl.col("prefix").is_in(list(drop_prefixes)))
+    columns = [pl.col("prefix").alias("prefixes")]
+    for metric in (*ENTROPIES, *RANKS):
+        if metric in frame.columns:
+            errors = [name for name in error_names(metric) if name in frame.columns]
+            columns += _columns(metric, errors, entropy if metric in ENTROPIES else ranks)
+    found = kept.sort("prefix", maintain_order=True).group_by(by, maintain_order=True).agg(columns)
+    groups = frame.select(by).unique(maintain_order=True)
+    if len(found) < len(groups):
+        present = sorted(frame["prefix"].unique())
+        raise InputError(
+            f"every prefix of a schedule was dropped; there is {', '.join(map(str, present))}. "
+            "Leave at least one of each context: --drop-prefixes takes the lengths to leave out.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    return groups.join(found, on=by, how="inner", nulls_equal=True, maintain_order="left")
+
+
+def _columns(metric: str, errors: Sequence[str], how: Aggregation) -> list[pl.Expr]:
+    value = pl.col(metric).fill_nan(None)
+    complete = value.is_not_null().all()
+    where = {"min": value.arg_min(), "max": value.arg_max()}.get(how)
+    combined: pl.Expr = getattr(value, how)()
+    sources = {f"{metric}_prefix": "prefix", **{name: name for name in errors}}
+    taken = {
+        name: pl.lit(None, dtype=pl.Int32 if source == "prefix" else pl.Float64)
+        if where is None
+        else pl.col(source).get(where, null_on_oob=True)
+        for name, source in sources.items()
+    }
+    return [
+        pl.when(complete).then(combined).alias(metric),
+        *(pl.when(complete).then(column).alias(name) for name, column in taken.items()),
+    ]

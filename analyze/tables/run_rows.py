@@ -1,0 +1,43 @@
+"""Rows of the runs and prompts tables: what was captured."""
+
+import polars as pl
+
+from lpp.analyze.runs.keys import RunView
+from lpp.store.format.documents import canonical_json
+
+
+def run_row(view: RunView) -> dict[str, object]:
+    """The runs table's row of one run. Its prompts and tokens are those that can be analysed."""
+    plan = view.run.plan
+    return {
+        "run": view.run.id,
+        "model": plan.model.id,
+        "revision": plan.model.revision,
+        "architecture": plan.model.architecture,
+        "untrained_seed": plan.model.untrained_seed,
+        "n_parameters": plan.model.n_parameters,
+        "n_blocks": plan.model.n_blocks,
+        "hidden_size": plan.model.hidden_size,
+        "logits_width": plan.model.logits_width,
+        "tokenizer_size": plan.tokenizer.size,
+        "corpus": plan.corpus.name,
+        "prompt_set": plan.corpus.prompt_set,
+        "n_prompts": view.run.n_prompts,
+        "n_tokens": int(view.lengths.sum()),
+        "n_quarantined": len(view.set_aside),
+        "not_finite_from": view.run.set_aside().first_site,
+        "n_texts_set_aside": view.run.texts_set_aside().num_rows,
+        "context": plan.context,
+        "logit_positions": plan.logit_positions,
+        "compute_dtype": plan.compute.dtype,
+        "stored_dtype": plan.stored_dtype,
+        "backend": plan.compute.backend,
+        "plan_hash": plan.hash,
+        "plan": canonical_json(plan.document).decode(),
+    }
+
+
+def prompt_rows(view: RunView) -> pl.DataFrame:
+    """The prompts table's rows of one run."""
+    run = pl.lit(view.run.id).alias("run")
+    return view.prompts.select(run, "prompt_id", "source_row", "n_tokens", "truncated", "sha256")

@@ -1,0 +1,82 @@
+"""The token statistics of a store as one lazy table."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+
+from lpp.analyze.runs.incomplete import warn_of_absent_tokens
+from lpp.analyze.runs.keys import Url
+from lpp.analyze.tables.lazy import ROWS, Source, scan
+from lpp.store import open_store
+from lpp.store.format.tables import OPTIONAL_COLUMNS, TOKENS_SCHEMA
+
+SCHEMA = pl.Schema(
+    [("run", pl.String()), *pl.DataFrame(pl.from_arrow(TOKENS_SCHEMA.empty_table())).schema.items()]
+)
+"""`run`, then the columns of `tokens.arrow`."""
+
+
+def scan_tokens(url: Url) -> pl.LazyFrame:
+    """Statistics of every committed token of the store at `url`: columns as in `SCHEMA`.
+
+    entropy, log_z, max_logprob, margin and next_logprob are in nats, varentropy in nats^2 (null in
+    stores older than it); `next_rank` is 1 where the next token had the largest logit. Prompts that
+    capture set aside have no rows. Filters on `run` and `prompt_id` decide which shards are read,
+    one at a time, and only the columns in use.
+    Warns of shards that are not committed. Raises FormatError: not a store, or altered.
+    """
+    warn_of_absent_tokens(open_store(url).runs.values())
+
+    def keys() -> pl.DataFrame:
+        frames = [pl.DataFrame(schema={**_KEYS, "__shard": pl.Int32})]
+        for run in open_store(url).runs.values():
+            lengths = pl.DataFrame(pl.from_arrow(run.prompts())).select(
+                pl.lit(run.id).alias("run"), "prompt_id", pl.col("n_tokens").alias(ROWS)
+            )
+            kept = ~pl.col("prompt_id").is_in(run.quarantined.tolist())
+            frames += [
+                lengths.slice(shard.first_prompt, shard.end_prompt - shard.first_prompt)
+                .filter(kept)
+                .with_columns(pl.lit(shard.index, dtype=pl.Int32).alias("__shard"))
+                for shard in run.shards
+            ]
+        return pl.concat(frames)
+
+    def compute(keys: pl.DataFrame, columns: frozenset[str]) -> Iterator[pl.DataFrame]:
+        runs = open_store(url).runs
+        names = [name for name in SCHEMA.names() if name in columns and name != "run"]
+        for part in keys.partition_by("run", maintain_order=True):
+            run = runs[part.item(0, "run")]
+            files = dict(
+                zip((shard.index for shard in run.shards), run.tokens_files(), strict=True)
+            )
+            for shard in part["__shard"].unique(maintain_order=True):
+                frame = read_tokens(files[shard], [*dict.fromkeys([*names, "prompt_id"])])
+                kept = ~pl.col("prompt_id").is_in(run.quarantined.tolist())
+                yield frame.filter(kept).with_columns(pl.lit(run.id).alias("run"))
+
+    return scan(Source(name="LPP TOKENS", schema=SCHEMA, keys=keys, compute=compute))
+
+
+def read_tokens(file: Path, names: Sequence[str]) -> pl.DataFrame:
+    """Columns `names`, one or more, of a token file; null those that an older file lacks.
+
+    Arrow opens the file of exactly that path. A reader that takes `[`, `*` or `?` in a path for a
+    pattern, as Polars does, would read another file than the one that was checked.
+    """
+    with pa.memory_map(str(file)) as source:
+        with pa.ipc.open_file(source) as reader:
+            there = reader.schema.names
+        wanted = [there.index(name) for name in names if name in there]
+        options = pa.ipc.IpcReadOptions(included_fields=wanted)
+        with pa.ipc.open_file(source, options=options) as reader:
+            frame = pl.DataFrame(pl.from_arrow(reader.read_all()))
+    absent = OPTIONAL_COLUMNS.intersection(names).difference(there)
+    return frame.with_columns(
+        pl.lit(None, dtype=SCHEMA[name]).alias(name) for name in absent
+    ).select(names)
+
+
+_KEYS = {"run": pl.String, "prompt_id": pl.Int32, ROWS: pl.Int32}

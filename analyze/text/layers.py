@@ -1,0 +1,114 @@
+"""Layer-wise ranks as text: a table with bars at 80 columns, JSON."""
+
+import io
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+import polars as pl
+
+from lpp.analyze.studies.layers import RANKS, SURE, Layers
+from lpp.analyze.text.text import (
+    bar,
+    error,
+    explained,
+    marks,
+    number,
+    numbered,
+    plain_table,
+    rendered,
+    wrapped,
+)
+
+BAR: Final = 8
+"""Columns of the longest bar."""
+
+BARS: Final = "zscore_effective_rank"
+"""What the bars show: a collapse leaves nothing of the plain ranks to see."""
+
+_LABELS: Final = {"participation_ratio": "PR", "effective_rank": "ER"}
+_PREFIXES: Final = {"": "", "zscore_": "z", "robust_": "r"}
+_MEANINGS: Final = (
+    "top: share of the first eigenvalue. zPR, zER: of z-scored columns. rPR, rER: the five "
+    "columns of highest variance clipped. Shares of min(N, d): --format csv."
+)
+
+
+def as_json(found: Layers) -> str:
+    """Everything: `layers`, `hourglass`, `left_out`."""
+    document = {
+        "layers": found.layers.to_dicts(),
+        "hourglass": found.scores.to_dicts(),
+        "left_out": list(found.left_out),
+    }
+    return json.dumps(document, indent=2, allow_nan=False) + "\n"
+
+
+def as_table(found: Layers) -> str:
+    """A table of each run: a row per site, with a bar for `BARS`."""
+    out = io.StringIO()
+    numbers = numbered([flag for flags in found.layers["flags"] for flag in flags])
+    keys = ("run", "context", "n_prompts")
+    for (run, context, size), rows in found.layers.group_by(keys, maintain_order=True):
+        out.write(f"\n{run}\ncontext {context}, {size} prompts, dimensions")
+        bounds = rows["rank_bound"].unique().sort()
+        out.write(f" of min(N, d) = {' to '.join(map(str, bounds))}\n")
+        out.write(_sites(rows, numbers))
+        mine = found.scores.filter(run=run, context=context, n_prompts=size)
+        for row in mine.iter_rows(named=True):
+            out.write(wrapped(_score(row)))
+    out.write("\n" + wrapped(_MEANINGS))
+    out.writelines(f"{line}\n" for line in explained(numbers))
+    if found.left_out:
+        out.write("\nLeft out:\n" + "".join(wrapped(f"- {line}") for line in found.left_out))
+    return out.getvalue()
+
+
+def _sites(rows: pl.DataFrame, numbers: Mapping[str, int]) -> str:
+    made = plain_table()
+    made.collapse_padding = True
+    made.add_column("site", no_wrap=True)
+    for head in ("depth", *map(_label, RANKS), "top"):
+        made.add_column(head, justify="right", no_wrap=True)
+    made.add_column(_label(BARS), no_wrap=True, width=BAR)
+    made.add_column("", no_wrap=True)
+    widest = max((value for value in rows[BARS] if value is not None), default=0.0)
+    sure = any(rows[f"{name}_stderr"].is_not_null().any() for name in SURE)
+    for row in rows.iter_rows(named=True):
+        made.add_row(
+            row["site"],
+            f"{row['relative_depth']:.2f}",
+            *(_cell(row, name, sure=sure) for name in RANKS),
+            "-" if row["top_share"] is None else f"{row['top_share']:.2f}",
+            bar(row[BARS], widest, BAR),
+            marks(row["flags"], numbers),
+        )
+    return rendered(made)
+
+
+def _cell(row: Mapping[str, Any], name: str, *, sure: bool) -> str:
+    """A rank, its error below it."""
+    value = number(row[name])
+    return f"{value}\n{error(row.get(f'{name}_stderr'), '±')}" if sure else value
+
+
+def _score(row: Mapping[str, Any]) -> str:
+    """One line on an hourglass score."""
+    label = _label(row["metric"])
+    left = f"{row['n_layers']} layers, {row['n_collapsed']} collapsed left out"
+    if row["n_missing"]:
+        left += f", {row['n_missing']} without a rank"
+    if row["score"] is None:
+        return f"Hourglass of {label}: none. {row['reason']} ({left})."
+    ends = ", ".join(f"{name} {number(row[name])}" for name in ("first", "middle", "last"))
+    return f"Hourglass of {label}: {row['score']:+.2f}, thirds: {ends} ({left})."
+
+
+def _label(metric: str) -> str:
+    """Short name of a rank.
+
+    >>> _label("zscore_effective_rank")
+    'zER'
+    """
+    family = next(family for family in ("zscore_", "robust_", "") if metric.startswith(family))
+    return _PREFIXES[family] + _LABELS[metric.removeprefix(family)]

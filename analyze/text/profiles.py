@@ -1,0 +1,160 @@
+"""Profiles as text: side by side at 80 columns, as CSV, as JSON."""
+
+import io
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Final
+
+import polars as pl
+
+from lpp.analyze.metrics.registry import PAPER_NAMES
+from lpp.analyze.tables.profile import RANKS, Aggregation
+from lpp.analyze.text.bars import bar_sections
+from lpp.analyze.text.metrics import metric_tables
+from lpp.analyze.text.text import (
+    SIDE_BY_SIDE,
+    Row,
+    broken,
+    error,
+    explained,
+    marks,
+    number,
+    numbered,
+    plain_table,
+    rendered,
+    value_text,
+)
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_METRICS: Final = {
+    "entropy": {"entropy_norm": "of ln V", "entropy": "nats"},
+    "participation ratio": {
+        "participation_ratio": "dimensions",
+        "participation_ratio_norm": "of min(N, d)",
+    },
+    "effective rank": {"effective_rank": "dimensions", "effective_rank_norm": "of min(N, d)"},
+}
+_HEADS: Final = {
+    "entropy_norm": "H / ln V",
+    "participation_ratio": "PR",
+    "participation_ratio_norm": "PR / r",
+    "effective_rank": "ER",
+    "effective_rank_norm": "ER / r",
+}
+
+
+def as_json(profiles: pl.DataFrame) -> str:
+    """A list of objects, one per profile."""
+    return json.dumps(profiles.to_dicts(), indent=2, allow_nan=False) + "\n"
+
+
+def as_csv(profiles: pl.DataFrame) -> str:
+    """One line per profile; the members of a list are parted by spaces."""
+    flat = profiles.with_columns(
+        pl.col("prefixes").cast(pl.List(pl.String)).list.join(" "), pl.col("flags").list.join(" ")
+    )
+    return flat.write_csv()
+
+
+def as_table(
+    profiles: pl.DataFrame,
+    *,
+    entropy: Aggregation,
+    ranks: Aggregation,
+    metrics: pl.DataFrame | None = None,
+    computed: Collection[str] = PAPER_NAMES,
+    bars: bool = False,
+) -> str:
+    """The profiles of each context and number of prompts, within 80 columns.
+
+    metrics: rows of the metrics table to print after them. computed: ranks that were asked for;
+    the others have no line. bars: a line and a bar per number, in place of tables.
+    """
+    out = io.StringIO()
+    seen = profiles["flags"].explode().to_list()
+    seen += metrics["flags"].explode().to_list() if metrics is not None else []
+    numbers = numbered([flag for flag in seen if flag is not None])
+    for group in profiles.partition_by("context", "n_prompts", maintain_order=True):
+        rows = list(group.iter_rows(named=True))
+        print(_title(rows[0], entropy, ranks), file=out)
+        runs, sites = group["run"].unique(maintain_order=True), group["site"].n_unique()
+        if bars:
+            out.writelines(bar_sections(rows, _bar_heads(rows, computed)))
+        elif len(runs) <= SIDE_BY_SIDE and sites <= SIDE_BY_SIDE:
+            for site in group["site"].unique(maintain_order=True):
+                some = [row for row in rows if row["site"] == site]
+                out.write(rendered(_side_by_side(some, computed)))
+        else:
+            out.write(rendered(_one_per_row(rows, computed, numbers)))
+        if metrics is not None:
+            here = metrics.filter(context=rows[0]["context"], n_prompts=rows[0]["n_prompts"])
+            out.writelines(metric_tables(here, numbers))
+    out.writelines(f"{line}\n" for line in explained(numbers))
+    return out.getvalue()
+
+
+def _title(row: Row, entropy: Aggregation, ranks: Aggregation) -> str:
+    prefixes = ", ".join(str(prefix) for prefix in row["prefixes"])
+    return (
+        f"\nContext {row['context']}, {row['n_prompts']} prompts. Entropy: {entropy} over "
+        f"prefixes; ranks: {ranks}.\nPrefixes {prefixes};\nin brackets the one a number came "
+        "from, after ± its standard error over prompts."
+    )
+
+
+def _bar_heads(rows: Sequence[Row], computed: Collection[str]) -> dict[str, str]:
+    """What stands above the bars of each metric."""
+    sites = {row["site"] for row in rows}
+    at = f" at {rows[0]['site']}" if len(sites) == 1 else ""
+    return {
+        metric: f"{label}{at}, {unit}"
+        for label, units in _METRICS.items()
+        for metric, unit in units.items()
+        if not _hidden(metric, computed)
+    }
+
+
+def _hidden(metric: str, computed: Collection[str]) -> bool:
+    return metric in RANKS and metric not in computed
+
+
+def _side_by_side(rows: Sequence[Row], computed: Collection[str]) -> "Table":
+    """Metrics down, runs across, for one site."""
+    made = plain_table()
+    made.add_column(f"at {rows[0]['site']}", no_wrap=True)
+    for row in rows:
+        made.add_column(broken(row["run"]), justify="right", overflow="fold")
+    for label, units in _METRICS.items():
+        shown = {name: unit for name, unit in units.items() if not _hidden(name, computed)}
+        if shown:
+            made.add_row(label)
+        for metric, unit in shown.items():
+            made.add_row(f"  {unit}", *(value_text(row, metric) for row in rows))
+    if len({row["prompt_set"] for row in rows}) > 1:
+        made.add_row("prompt set", *(row["prompt_set"][:8] for row in rows))
+    if any(row["flags"] for row in rows):
+        made.add_row("flags", *("\n".join(row["flags"]) or "none" for row in rows))
+    return made
+
+
+def _one_per_row(
+    rows: Sequence[Row], computed: Collection[str], numbers: Mapping[str, int]
+) -> "Table":
+    """Runs and sites down, metrics across; errors below, flags by their numbers."""
+    made = plain_table()
+    made.add_column("run", overflow="fold")
+    made.add_column("site", no_wrap=True)
+    metrics = [metric for metric in _HEADS if not _hidden(metric, computed)]
+    for metric in metrics:
+        made.add_column(_HEADS[metric], justify="right", no_wrap=True)
+    made.add_column("flags", overflow="fold")
+    for row in rows:
+        values = (f"{number(row[m])}\n{error(row[f'{m}_stderr'], '±')}".rstrip() for m in metrics)
+        made.add_row(row["run"], row["site"], *values, marks(row["flags"], numbers))
+    return made
+
+
+FORMATS: Final[Mapping[str, Callable[[pl.DataFrame], str]]] = {"csv": as_csv, "json": as_json}
+"""Formats that hold every column."""
