@@ -25,9 +25,11 @@ class Estimate(NamedTuple):
     stderr: float | None = None
     ci_low: float | None = None
     ci_high: float | None = None
+    groups: tuple[float, ...] = ()
+    """The value again without each group of prompts, (G,), where a jackknife was made."""
 
 
-ERRORS: Final = Estimate._fields[1:]
+ERRORS: Final = Estimate._fields[1:4]
 """What stands beside a value."""
 
 
@@ -47,7 +49,7 @@ def student(
 
     limits: what no such value can leave; the interval ends there.
 
-    >>> [round(number, 3) for number in student(10.0, 1.0, freedom=9)]
+    >>> [round(number, 3) for number in student(10.0, 1.0, freedom=9)[:4]]
     [10.0, 1.0, 7.738, 12.262]
     >>> student(0.9, 0.1, freedom=9, limits=(0.0, 1.0)).ci_high
     1.0
@@ -60,8 +62,8 @@ def student(
 
     half = float(stdtrit(freedom, (1 + LEVEL) / 2)) * stderr
     low, high = limits
-    ends = (min(max(end, low), high) for end in (value - half, value + half))
-    return Estimate(value, stderr, *ends)
+    ends = [min(max(end, low), high) for end in (value - half, value + half)]
+    return Estimate(value, stderr, ends[0], ends[1])
 
 
 def jackknife(
@@ -82,4 +84,5 @@ def jackknife(
         return student(value, math.nan, 0)
     weight = (len(parts) - 1) / len(parts)
     squares = float(np.square(parts - parts.mean()).sum())
-    return student(value, math.sqrt(weight * squares), len(parts) - 1, limits)
+    found = student(value, math.sqrt(weight * squares), len(parts) - 1, limits)
+    return found if found.stderr is None else found._replace(groups=tuple(parts.tolist()))

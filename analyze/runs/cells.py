@@ -13,7 +13,7 @@ Integers = npt.NDArray[np.integer]
 
 
 class Cell(NamedTuple):
-    """The tokens at positions below `prefix` of the first `n_prompts` prompts.
+    """The tokens at positions from `first_position` to below `prefix` of the first `n_prompts`.
 
     With `groups`, those prompts are parted into so many groups, and `left_out` is the one that
     takes no part.
@@ -23,6 +23,7 @@ class Cell(NamedTuple):
     prefix: int
     groups: int = 0
     left_out: int = -1
+    first_position: int = 0
 
     @property
     def whole(self) -> Self:
@@ -64,7 +65,11 @@ def n_tokens(lengths: Integers, cell: Cell) -> int:
 
     >>> n_tokens(np.array([5, 2, 9]), Cell(n_prompts=2, prefix=3))
     5
+    >>> n_tokens(np.array([5, 2, 9]), Cell(n_prompts=2, prefix=3, first_position=1))
+    3
     """
     first, end = cell.gap
-    below = np.minimum(lengths[: cell.n_prompts], cell.prefix)
-    return int(below.sum(dtype=np.int64) - below[first:end].sum(dtype=np.int64))
+    lengths = lengths[: cell.n_prompts]
+    rows = np.minimum(lengths, cell.prefix) - np.minimum(lengths, cell.first_position)
+    rows = np.maximum(rows, 0)
+    return int(rows.sum(dtype=np.int64) - rows[first:end].sum(dtype=np.int64))

@@ -99,7 +99,7 @@ def _row(view: RunView, key: Mapping[str, Any], found: Estimates) -> dict[str, A
         value = here[name].value
         values |= {name: value, f"{name}_norm": None if value is None else value / bound}
     for name in SURE:
-        values |= dict(zip(error_names(name), here[name][1:], strict=True))
+        values |= dict(zip(error_names(name), here[name][1:4], strict=True))
     return {
         **{name: key[name] for name in SCHEMA.names() if name in key},
         "relative_depth": key["depth"] / view.run.plan.model.n_blocks,

@@ -207,10 +207,5 @@ def test_every_command_has_help_with_an_example() -> None:
 
 
 def test_help_loads_no_polars() -> None:
-    code = (
-        "import sys, lpp.analyze.cli.command;"
-        "sys.exit(bool({'polars', 'zarr'} & {*sys.modules}))"
-    )
-        "import sys, lpp.analyze.cli.command; sys.exit(bool({'polars', 'zarr'} & {*sys.modules}))"
-    )
+    code = "import sys, lpp.analyze.cli.command;sys.exit(bool({'polars', 'zarr'} & {*sys.modules}))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
