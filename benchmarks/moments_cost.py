@@ -30,6 +30,7 @@ from lpp.store.arrays.layout import site_array
 from lpp.store.arrays.moments import moments_bytes, scatter_array, scatter_rows
 from lpp.store.format.keys import ANALYSIS_KEY
 from lpp.store.format.plan import Keep, SiteSpec
+from lpp.store.format.schedule import moment_band_ends, prefix_schedule
 
 PROMPTS = 100
 SITES = ("block.15", "final")
@@ -87,21 +88,23 @@ def measure(
 
 def _keeping(ready: Prepared, keep: Keep) -> Prepared:
     """The same plan, shards and model, with another choice of what is kept."""
-    plan = replace(ready.plan, keep=keep)
+    ends = () if keep == "rows" else ready.plan.band_ends
+    plan = replace(ready.plan, keep=keep, band_ends=ends)
     backend = ready.opened.backend(plan.site_names, plan.stored_dtype, keep)
     return replace(ready, plan=plan, backend=backend)
 
 
 def _disk(what: str, sites: Sequence[SiteSpec], theirs: float, *, bar: float) -> Ratio:
-    """Bytes on disk of the moments of ten shards in ten bands, beside `theirs` of rows."""
-    ours = SHARDS * moments_bytes([site.width for site in sites], 10, "float64")
+    """Bytes on disk of the moments of ten shards, beside `theirs` of rows."""
+    bands = len(moment_band_ends(prefix_schedule(WIDE_CONTEXT)))
+    ours = SHARDS * moments_bytes([site.width for site in sites], bands, "float64")
     return ratio_once(
         f"disk of moments / {what}",
         f"{ours / 1e6:,.0f} MB",
         f"{theirs / 1e6:,.0f} MB",
         ours / theirs,
         bar=bar,
-        bound="ten groups of ten bands",
+        bound="ten groups of thirteen bands",
     )
 
 

@@ -27,7 +27,7 @@ from lpp.store.format.plan import (
     TokenizerInfo,
 )
 from lpp.store.format.rows import prompts_sha256, token_ids_sha256
-from lpp.store.format.schedule import prefix_schedule
+from lpp.store.format.schedule import moment_band_ends, prefix_schedule
 from lpp.store.format.tables import PROMPTS_SCHEMA, TOKENS_SCHEMA
 
 LENGTH: Final = 100
@@ -56,7 +56,8 @@ def synthetic_run(
     ids = rng.integers(0, WIDTH, size=(count, length), dtype=np.int32)
     prompts = _prompts(ids)
     plan = _plan(prompts, length=length, dim=dim, sites=sites, per_shard=per_shard)
-    plan = replace(plan, keep=keep)
+    ends = () if keep == "rows" else moment_band_ends(plan.prefixes)
+    plan = replace(plan, keep=keep, band_ends=ends)
     writer = RunWriter(create_store(root).path, plan, prompts)
     for shard in writer.uncommitted(range(plan.n_shards)):
         part = slice(plan.shards[shard], plan.shards[shard + 1])

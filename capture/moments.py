@@ -1,15 +1,16 @@
 """Moments of a shard, accumulated while it is captured, on the device that its rows are on.
 
-For each site and prefix band: count, mean and scatter in float64, merged as in Chan, Golub and
-LeVeque 1983. Rows wait until there are `WAITING` of a band; then one rank-k update takes them in:
-centred by their own mean, with one row more that carries the rank-one term of the merge, so that
-the product and the merge are one `addmm`. Which rows meet in a product depends on the order of the
-batches alone, which the plan fixes.
+For each site and position band (`Plan.moment_ends`): count, mean and scatter in float64, merged as
+in Chan, Golub and LeVeque 1983. Rows wait until there are `WAITING` of a band; then one rank-k
+update takes them in: centred by their own mean, with one row more that carries the rank-one term of
+the merge, so that the product and the merge are one `addmm`. Which rows meet in a product depends
+on the order of the batches alone, which the plan fixes.
 
 Only the upper triangle is kept, in panels of rows from the diagonal on: at eight panels 9/16 of
 the memory and of the products of the square. For S sites of width d in B bands that is
-S B (4.5 d^2 + WAITING d itemsize) bytes: 0.8 GB at d = 576 and 31 sites, 27 GB at d = 4,096 and 33.
-The d x d addition is paid once for so many rows, so it stays small beside their product.
+S B (4.5 d^2 + WAITING d itemsize) bytes: with 13 bands 1.1 GB at d = 576 and 31 sites, 36 GB at
+d = 4,096 and 33. The d x d addition is paid once for so many rows, so it stays small beside their
+product.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -46,7 +47,7 @@ class ShardMoments(Mapping[str, SiteMoments]):
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._sites: dict[str, _Site] = {}
-        self._upper = np.array(plan.prefixes)
+        self._upper = np.array(plan.moment_ends)
 
     def begin(self) -> None:
         """Forget every row; keep the memory."""

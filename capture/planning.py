@@ -36,7 +36,7 @@ from lpp.store.format.plan import (
     TokenizerInfo,
 )
 from lpp.store.format.rows import prompts_sha256
-from lpp.store.format.schedule import prefix_schedule
+from lpp.store.format.schedule import moment_band_ends, prefix_schedule
 
 BATCH_BYTES: Final = 1 << 30
 """Most activations of one batch over all its sites: bounds what travels from a device at once."""
@@ -131,7 +131,8 @@ def make_plan(
         opened.device, token_bytes, request.context
     )
     prefixes = prefix_schedule(request.context)
-    stored = moments_bytes([spec.width for spec in specs], len(prefixes), request.moments_dtype)
+    ends = moment_band_ends(prefixes)
+    stored = moments_bytes([spec.width for spec in specs], len(ends), request.moments_dtype)
     return Plan(
         model=model_info(request, loaded),
         tokenizer=tokenizer_info(loaded),
@@ -154,6 +155,7 @@ def make_plan(
         shards=kept_boundaries(lengths, token_bytes, request.shard_bytes, request.keep, stored),
         keep=request.keep,
         moments_dtype=request.moments_dtype,
+        band_ends=ends if request.keep != "rows" and ends != prefixes else (),
     )
 
 

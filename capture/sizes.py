@@ -18,6 +18,7 @@ from lpp.store.arrays.layout import ITEM_BYTES
 from lpp.store.arrays.moments import moments_bytes
 from lpp.store.errors import ErrorKind, MachineError
 from lpp.store.format.plan import Keep, Plan
+from lpp.store.format.schedule import moment_band_ends
 from lpp.store.objects.place import Place
 
 PACKED: Final = 1.48
@@ -47,9 +48,10 @@ def row_bytes(plan: Plan) -> int:
 
 
 def shard_moments_bytes(plan: Plan) -> int:
-    """Bytes of the moments of one shard."""
+    """Bytes of the moments of one shard: those that it has, or would have if they were kept."""
+    ends = plan.moment_ends if plan.keeps_moments else moment_band_ends(plan.prefixes)
     widths = [site.width for site in plan.sites]
-    return moments_bytes(widths, len(plan.prefixes), plan.moments_dtype)
+    return moments_bytes(widths, len(ends), plan.moments_dtype)
 
 
 def sizes(plan: Plan, lengths: Sequence[int], shard_bytes: int) -> dict[Keep, Size]:

@@ -39,14 +39,14 @@ class MomentsReader:
 
     def __iter__(self) -> Iterator[BandMoments]:
         """Every committed shard's bands, shard by shard."""
-        bands = range(len(self._plan.prefixes))
+        bands = range(len(self._plan.moment_ends))
         return (self.band(shard, band) for shard in self._shards for band in bands)
 
     def band(self, shard: Shard, band: int) -> BandMoments:
         """The moments of one band of one shard. FormatError for altered bytes."""
         table, width = self._table(shard), self._site.width
         rows = packed_rows(width)
-        row = self._plan.site_names.index(self._site.name) * len(self._plan.prefixes) + band
+        row = self._plan.site_names.index(self._site.name) * len(self._plan.moment_ends) + band
         spec, start, end = scatter_array(self._site, self._plan), band * rows, (band + 1) * rows
         with shard.array(SCATTERS_KEY, spec, start=start, end=end) as array:
             values = array.rows(start, end).ravel()
@@ -70,6 +70,6 @@ class MomentsReader:
 
 def moments_table_of(shard: Shard, plan: Plan) -> pa.Table:
     """`moments.arrow` of a shard, (S x B, 4). FormatError(CORRUPT) for what is no such table."""
-    bands = len(plan.prefixes)
+    bands = len(plan.moment_ends)
     values = sum(site.width for site in plan.sites) * bands
     return shard.table(MOMENTS_KEY, MOMENTS_SCHEMA, rows=len(plan.sites) * bands, extra=8 * values)

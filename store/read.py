@@ -280,7 +280,7 @@ class Run:
         return zarr_view(self.plan, spec, self.shards, dtype)
 
     def moments(self, site: str) -> MomentsReader:
-        """Moments of `site` by shard and prefix band. InputError for a site the run does not hold
+        """Moments of `site` by shard and position band. InputError for a site the run does not hold
         and for a run without moments.
         """
         spec = self.site(site)
@@ -296,7 +296,7 @@ class Run:
     def _band_counts(self, shard: Shard) -> npt.NDArray[np.int64]:
         lengths = self.lengths[shard.first_prompt : shard.end_prompt].copy()
         lengths[shard.quarantined() - shard.first_prompt] = 0
-        return band_counts(lengths, self.plan.prefixes)
+        return band_counts(lengths, self.plan.moment_ends)
 
     def _kept_site(self, site: str) -> SiteSpec:
         spec = self.site(site)

@@ -286,7 +286,7 @@ def _moments_problems(
     """Moments: counts against the prompts, shapes, finite values, a band of a site at a time."""
     ids = tokens["prompt_id"].to_numpy()
     kept = ids[~np.isin(ids, aside)] - shard.first_prompt
-    counts = band_counts(np.bincount(kept, minlength=1), plan.prefixes)
+    counts = band_counts(np.bincount(kept, minlength=1), plan.moment_ends)
     try:
         for what in table_problems(moments_table_of(shard, plan), plan, counts):
             yield Problem(where=MOMENTS_KEY, what=what)

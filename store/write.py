@@ -205,11 +205,11 @@ class RunWriter:
         return encode
 
     def _counts(self, index: int, quarantine: pa.Table) -> npt.NDArray[np.int64]:
-        """(B,) rows of the shard in each prefix band."""
+        """(B,) rows of the shard in each position band."""
         first, end = self._plan.shards[index : index + 2]
         lengths = self._prompts["n_tokens"].to_numpy()[first:end].astype(np.int64)
         lengths[quarantine["prompt_id"].to_numpy() - first] = 0
-        return band_counts(lengths, self._plan.prefixes)
+        return band_counts(lengths, self._plan.moment_ends)
 
     def _check_rows(
         self, index: int, hidden: Mapping[str, Rows], tokens: pa.Table, quarantine: pa.Table

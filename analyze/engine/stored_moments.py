@@ -96,14 +96,14 @@ def serves(run: Run, cells: Collection[Cell]) -> bool:
         return True
     if not plan.keeps_moments or plan.moments_dtype != "float64" or not cells:
         return False
-    bands = len(run.shards) * len(plan.prefixes)
+    bands = len(run.shards) * len(plan.moment_ends)
     return all(holds(run, cell) for cell in cells) and plan.prompts.tokens > PRODUCT_ROWS * bands
 
 
 def holds(run: Run, cell: Cell) -> bool:
     """Whether `cell` ends where stored bands and shards do, and its groups with it."""
     edges = {*run.plan.shards}
-    inside = cell.n_prompts in edges and cell.prefix in run.plan.prefixes
+    inside = cell.n_prompts in edges and cell.prefix in run.plan.moment_ends
     return inside and {*cell.gap} <= edges
 
 
@@ -139,8 +139,8 @@ def check_held(run: Run, cells: Collection[Cell]) -> None:
         raise InputError(
             f"run {run.id} keeps moments, which tell nothing of {cell.n_prompts} prompts below "
             f"position {cell.prefix}{groups}: only of {listed_numbers(run.plan.shards[1:])} "
-            f"prompts below {listed_numbers(run.plan.prefixes)}. Ask for these, or capture again "
-            "with --keep both.",
+            f"prompts below {listed_numbers(run.plan.moment_ends)}. Ask for these, or capture "
+            "again with --keep both.",
             kind=ErrorKind.NOT_FOUND,
         )
 
@@ -188,7 +188,7 @@ def _prefixes(
     """
     stored = reader.run.moments(reader.site)
     running = [Packed.empty(reader.width) for _ in groups]
-    for band, prefix in enumerate(reader.run.plan.prefixes):
+    for band, prefix in enumerate(reader.run.plan.moment_ends):
         for merged, shards in zip(running, groups, strict=True):
             for shard in shards:
                 merged.add(stored.band(shard, band))

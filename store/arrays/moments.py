@@ -1,8 +1,9 @@
 """Moments of a shard's activations, SPEC.md section 5: count, mean and scatter of every band.
 
-Band b of a run holds the rows at positions `prefixes[b - 1] <= position < prefixes[b]`. Count and
-mean lie in a table, a row for each site and band; the scatter matrix, sum (x - mean)(x - mean)^T,
-in an array for each site: its upper triangle, row after row, cut into rows of the site's width.
+Band b of a run holds the rows at positions `moment_ends[b - 1] <= position < moment_ends[b]`, so
+that a prefix is the merge of the bands below it. Count and mean lie in a table, a row for each site
+and band; the scatter matrix, sum (x - mean)(x - mean)^T, in an array for each site: its upper
+triangle, row after row, cut into rows of the site's width.
 
 Float32 scatters are float64 ones rounded once: every entry within 2^-24 of itself, so that the
 matrix of a cell, a sum over k shards and bands, is off by at most 2^-24 sqrt(k) of its Frobenius
@@ -85,15 +86,16 @@ def moments_bytes(widths: Sequence[int], bands: int, dtype: MomentsDtype) -> int
     return bands * entries
 
 
-def band_counts(lengths: npt.NDArray[np.integer], prefixes: Sequence[int]) -> npt.NDArray[np.int64]:
+def band_counts(lengths: npt.NDArray[np.integer], ends: Sequence[int]) -> npt.NDArray[np.int64]:
     """(B,) rows of a shard in each band.
 
-    lengths: (P,) tokens of each of its prompts; 0 of those that are set aside.
+    lengths: (P,) tokens of each of its prompts; 0 of those that are set aside. ends: (B,), of the
+    bands.
 
     >>> band_counts(np.array([5, 2]), (3, 6))
     array([5, 2])
     """
-    edges = np.array([0, *prefixes])
+    edges = np.array([0, *ends])
     below = np.minimum(lengths[:, None], edges).sum(axis=0)
     counts: npt.NDArray[np.int64] = np.diff(below).astype(np.int64)
     return counts
@@ -103,13 +105,13 @@ def scatter_array(site: SiteSpec, plan: Plan) -> ArraySpec:
     """The array of `site` in `moments.zarr`, of any shard."""
     return ArraySpec(
         name=site.name,
-        rows=len(plan.prefixes) * packed_rows(site.width),
+        rows=len(plan.moment_ends) * packed_rows(site.width),
         width=site.width,
         data_type=plan.moments_dtype,
         lpp={
             "site": site.name,
             "moments": "upper triangle of the scatter matrix of each band",
-            "bands": len(plan.prefixes),
+            "bands": len(plan.moment_ends),
         },
         dimension_names=SCATTER_DIMENSIONS,
     )
@@ -144,7 +146,7 @@ def scatter_problem(values: npt.NDArray[Any], width: int, n: int) -> str:
 
 def moments_table(plan: Plan, moments: Mapping[str, SiteMoments]) -> pa.Table:
     """(S x B, 4), `MOMENTS_SCHEMA`."""
-    bands = len(plan.prefixes)
+    bands = len(plan.moment_ends)
     sites = plan.site_names
     columns = [
         np.repeat(np.array(sites, dtype=object), bands),
@@ -160,7 +162,7 @@ def check_moments(
     site: SiteSpec, plan: Plan, moments: SiteMoments, counts: npt.NDArray[np.int64]
 ) -> None:
     """ValueError unless `moments` are of `counts` rows, (B,), in the plan's bands and dtype."""
-    bands = len(plan.prefixes)
+    bands = len(plan.moment_ends)
     expected = ((bands, site.width), (bands, packed_size(site.width)), plan.moments_dtype)
     found = (moments.mean.shape, moments.scatter.shape, moments.scatter.dtype.name)
     if found != expected or moments.mean.dtype != np.float64:
@@ -171,7 +173,7 @@ def check_moments(
 
 def table_problems(table: pa.Table, plan: Plan, counts: npt.NDArray[np.int64]) -> list[str]:
     """Every reason `table` is not of the plan's sites and bands, with `counts` rows, (B,)."""
-    bands = len(plan.prefixes)
+    bands = len(plan.moment_ends)
     sites = [site for site in plan.site_names for _ in range(bands)]
     if table["site"].to_pylist() != sites:
         return ["sites should be those of the plan, once for each band, in order"]

@@ -133,6 +133,9 @@ class Plan:
     """What shards hold of the activations. Format 2 but for `rows`."""
     moments_dtype: MomentsDtype = field(default="float64", metadata=OMITTED)
     """How scatter matrices are stored, where they are."""
+    band_ends: tuple[int, ...] = field(default=(), metadata=OMITTED)
+    """Ends of the position bands of moments, where they are not those of `prefixes`; ask
+    `moment_ends`."""
 
     @cached_property
     def document(self) -> Mapping[str, Any]:
@@ -168,6 +171,13 @@ class Plan:
         return self.keep != "rows"
 
     @property
+    def moment_ends(self) -> tuple[int, ...]:
+        """Ends of the position bands of moments, ascending, every prefix among them: band b holds
+        the rows at positions `moment_ends[b - 1] <= position < moment_ends[b]`.
+        """
+        return self.band_ends or self.prefixes
+
+    @property
     def format(self) -> int:
         """The oldest version that can say what this plan says, SPEC.md section 9."""
         return 2 if self.keeps_moments else 1
@@ -192,6 +202,8 @@ def validate_plan(plan: Plan) -> list[str]:
     ascending = [0, *plan.prefixes] == sorted({0, *plan.prefixes})
     if not ascending or plan.prefixes[-1:] != (plan.context,):
         problems.append(f"prefixes should ascend from 1 or more to the context, {plan.context}")
+    if plan.band_ends:
+        problems += _band_problems(plan)
     if len(set(plan.site_names)) != len(plan.sites) or not plan.sites:
         problems.append("sites should be one or more distinct names")
     problems += [
@@ -211,6 +223,18 @@ def validate_plan(plan: Plan) -> list[str]:
     }
     problems += [f"{name} is {value}" for name, (value, low) in least.items() if value < low]
     return problems
+
+
+def _band_problems(plan: Plan) -> list[str]:
+    if not plan.keeps_moments:
+        return ["band_ends are given, and no moments are kept"]
+    ascending = [0, *plan.band_ends] == sorted({0, *plan.band_ends})
+    if ascending and plan.band_ends[-1] == plan.context and {*plan.prefixes} <= {*plan.band_ends}:
+        return []
+    return [
+        f"band_ends should ascend from 1 or more to the context, {plan.context}, with every prefix "
+        "among them"
+    ]
 
 
 def parse_plan(document: object, where: str) -> Plan:

@@ -100,14 +100,17 @@ def test_what_lies_on_disk(stores: Stores) -> None:
         assert {*range(0, PROMPTS + 1, 4)} <= {*run.plan.shards}
     rows = only(stores["rows"])
     assert {rows.commit.format, *(shard.record.format for shard in rows.shards)} == {3}
-    assert "keep" not in rows.plan.document
-    assert "moments_dtype" not in only(stores["moments"]).plan.document
+    assert {"keep", "band_ends"}.isdisjoint(rows.plan.document)
+    document = only(stores["moments"]).plan.document
+    assert "moments_dtype" not in document
+    assert document["band_ends"] == [1, 2, *document["prefixes"]]
 
 
 @pytest.mark.parametrize("kept", ["moments", "both"])
 def test_every_band_is_that_of_its_rows(stores: Stores, kept: str) -> None:
     rows, run = only(stores["both"]), only(stores[kept])
-    edges = [0, *run.plan.prefixes]
+    assert run.plan.moment_ends[:4] == (1, 2, 4, 8)
+    edges = [0, *run.plan.moment_ends]
     for site in run.sites:
         blocks = list(rows.blocks(site))
         values = np.concatenate([block.values for block in blocks]).astype(np.float64)
@@ -115,7 +118,7 @@ def test_every_band_is_that_of_its_rows(stores: Stores, kept: str) -> None:
         position = np.concatenate([block.position for block in blocks])
         stored = run.moments(site)
         for shard in run.shards:
-            for band in range(len(run.plan.prefixes)):
+            for band in range(len(run.plan.moment_ends)):
                 inside = (prompt >= shard.first_prompt) & (prompt < shard.end_prompt)
                 inside &= (position >= edges[band]) & (position < edges[band + 1])
                 some, found = values[inside], stored.band(shard, band)

@@ -253,7 +253,7 @@ def test_many_rows_are_those_of_one_product(ready: Prepared) -> None:
     rows = rng.normal(size=(4 * WAITING + 17, width)).astype(np.float32)
     rows[:, 0] += 30_000
     rows[:, 1] = 7.25
-    plan = replace(ready.plan, context=len(rows), prefixes=(len(rows),))
+    plan = replace(ready.plan, context=len(rows), prefixes=(len(rows),), band_ends=())
     pieces = np.array_split(rows, [3, WAITING, WAITING + 1, 3 * WAITING + 5])
     batches = [
         replace(
@@ -317,7 +317,7 @@ def test_sizes_are_told_and_what_does_not_fit_is_refused(
     run = only(tmp_path / "s")
     tokens = run.plan.prompts.tokens
     rows = tokens * 5 * 48 * 4
-    moments = 10 * 10 * 5 * (25 * 48 + 48) * 8
+    moments = 10 * 11 * 5 * (25 * 48 + 48) * 8  # shards, bands, sites
     assert f"rows {rows / 1e3:.0f} kB (about {rows / 1.48e3:.0f} kB packed)" in said
     assert f"moments* {moments / 1e6:.2f} MB" in said
     assert "10.0 MB are free" in said
@@ -383,4 +383,7 @@ def test_a_plan_whose_shards_do_not_fit_the_groups_is_none(kept: Path) -> None:
         "shards should begin where each tenth of the prompts does, for moments"
     ]
     odd = replace(plan, keep="rows", moments_dtype="float32")
-    assert validate_plan(odd) == ["moments_dtype is float32, and no moments are kept"]
+    assert validate_plan(odd) == [
+        "moments_dtype is float32, and no moments are kept",
+        "band_ends are given, and no moments are kept",
+    ]

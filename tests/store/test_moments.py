@@ -53,6 +53,12 @@ def test_golden_plan() -> None:
     assert json.loads((GOLDEN / "lpp.json").read_bytes())["version"] == 1
 
 
+def test_golden_bands_end_at_the_prefixes() -> None:
+    """Plans had no `band_ends` then."""
+    (run,) = (run for run in open_store(GOLDEN).runs.values() if run.plan.keeps_moments)
+    assert run.plan.moment_ends == run.plan.prefixes == (2, 3)
+
+
 @pytest.mark.parametrize(("site", "scale"), [("embed", 1.0), ("block.1", 10.0), ("final", 100.0)])
 def test_golden_moments(site: str, scale: float) -> None:
     run = open_store(GOLDEN).runs[RUN]
