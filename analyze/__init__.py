@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from lpp.analyze.charts.charts import spectrum_chart as spectrum_chart
     from lpp.analyze.metrics.metric import Metric as Metric
     from lpp.analyze.metrics.registry import METRICS as METRICS
+    from lpp.analyze.numerics.cka import linear_cka as linear_cka
     from lpp.analyze.numerics.moments import Moments as Moments
     from lpp.analyze.numerics.spectrum import effective_rank as effective_rank
     from lpp.analyze.numerics.spectrum import eigenvalues as eigenvalues
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from lpp.analyze.report.report import write_report as write_report
     from lpp.analyze.runs.select import Selection as Selection
     from lpp.analyze.studies.agreement import rank_agreement as rank_agreement
-    from lpp.analyze.studies.cka import linear_cka as linear_cka
     from lpp.analyze.tables.analysis import analyze as analyze
     from lpp.analyze.tables.build import build_database as build_database
     from lpp.analyze.tables.eigenvalues import read_eigenvalues as read_eigenvalues
@@ -59,7 +59,7 @@ _HOME = {
     "effective_rank": "numerics.spectrum",
     "eigenvalues": "numerics.spectrum",
     "entropy_chart": "charts.charts",
-    "linear_cka": "studies.cka",
+    "linear_cka": "numerics.cka",
     "participation_ratio": "numerics.spectrum",
     "profile_chart": "charts.charts",
     "rank_agreement": "studies.agreement",

@@ -20,7 +20,26 @@ def _names(_ctx: click.Context, _param: click.Parameter, value: str) -> Any:
 @click.option("--site", "sites", callback=_names, metavar="NAME,...", help="Sites.", default="*")
 @click.option("--prefix", type=click.IntRange(min=1), help="Tokens of each prompt; all by default.")
 @click.option("--prompts", type=click.IntRange(min=1), help="The first so many; all by default.")
+@click.option(
+    "--skip-first",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="N",
+    help="Leave out the first N tokens of each prompt, often attention sinks.",
+)
 @click.option("--all-pairs", is_flag=True, help="Every two sites, not neighbours alone.")
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    help="Pairs multiplied side by side; by default all cores.",
+)
+@click.option(
+    "--memory-gib",
+    type=click.FloatRange(min=0, min_open=True),
+    default=2,
+    show_default=True,
+    help="For matrices: the more, the fewer reads of each site.",
+)
 @click.option("--format", "form", type=click.Choice(("table", "csv")), default="table")
 @debug_option
 def cka(
@@ -30,18 +49,21 @@ def cka(
     sites: tuple[str, ...],
     prefix: int | None,
     prompts: int | None,
+    skip_first: int,
     all_pairs: bool,
+    jobs: int | None,
+    memory_gib: float,
     form: str,
 ) -> None:
     """Compare sites of each run in STORE by linear CKA; fill the table `cka`.
 
     1: the same but for a rotation and a scale; unrelated rows have about d / (tokens + d). With
-    --site the chosen sites are each other's neighbours. Two sites are read at a time, so memory
-    is a few matrices d x d; --all-pairs reads each site as often as there are others.
+    --site the chosen sites are each other's neighbours. Each site is read once where the
+    matrices d x d of all pairs fit into --memory-gib, and a few times where they do not.
 
     \b
         lpp-analyze cka ./lpp
-        lpp-analyze cka ./lpp --run 'smol*' --prefix 50
+        lpp-analyze cka ./lpp --run 'smol*' --prefix 50 --skip-first 4
         lpp-analyze cka ./lpp --site embed,block.15,final --all-pairs --format csv
     """
     from lpp.analyze.runs.select import Selection, select_runs, select_sites
@@ -52,12 +74,18 @@ def cka(
     selection = Selection(runs=runs, sites=sites, prompts=asked)
     views, incomplete = select_runs(store, selection)
     work, left_out = cka_table.plan(
-        views, select_sites(views, selection), prefix=prefix, prompts=prompts, every=all_pairs
+        views,
+        select_sites(views, selection),
+        prefix=prefix,
+        prompts=prompts,
+        first_position=skip_first,
+        every=all_pairs,
     )
     for line in (*incomplete, *left_out):
         click.echo(line, err=True)
     with progress("CKA", sum(len(part.pairs) for part in work), "pairs of sites") as bar:
-        found = cka_table.compute(work, progress=bar)
+        memory = int(memory_gib * (1 << 30))
+        found = cka_table.compute(work, jobs=jobs, memory=memory, progress=bar)
     database = cka_table.write(store, found)
     if form == "csv":
         write_exact(as_csv(found))

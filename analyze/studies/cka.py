@@ -1,33 +1,39 @@
-"""Linear CKA: how alike two sites of one run are, whatever the rotation and scale of either.
+"""Linear CKA of pairs of sites of one run (`numerics.cka`), from few reads of each site.
 
-For X and Y, the same N tokens at two sites, columns centred:
+Sites are read in *tiles*: the rows of all sites of a tile pass side by side, a block at a time, and
+every pair of the tile takes them in. A tile is as large as `memory` allows. If all S sites fit,
+each is read once; in groups of g sites, neighbours cost 1 + 2 / g reads of a site on average and
+all pairs S / g. The products cost N d^2 multiply-adds a pair either way.
 
-    CKA = ||Y^T X||_F^2 / (||X^T X||_F ||Y^T Y||_F)
-
-1 for equal up to a rotation and a scale, 0 for uncorrelated columns (Kornblith et al. 2019). The
-estimate is the plain, biased one: unrelated rows have about d / (N + d), so N belongs beside it.
-
-Rows of two sites are read side by side, a block at a time; what is kept is the cross-scatter
-Y^T X and the scatter of one site, whose norm then serves the next pair: 2 N d^2 multiply-adds a
-pair of neighbours, each site read twice. Memory: four float64 matrices d x d and two blocks.
+Pairs are multiplied side by side, one thread of BLAS each: a number has the same bits whatever the
+number of jobs. Memory of a tile of s sites, p pairs and width d: 8 d^2 (p + s + jobs) bytes of
+matrices, 24 KiB d s of rows, and the length of each row. One pair is always computed: 24 d^2 bytes.
 """
 
 import itertools
-import math
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
+from threadpoolctl import threadpool_limits
 
-from lpp.analyze.numerics.moments import Moments, Rows, Workspace, centre
-from lpp.analyze.runs.cells import Cell, n_tokens
+from lpp.analyze.numerics.cka import BLOCK_ROWS, CrossScatters, alignment
+from lpp.analyze.numerics.moments import Rows
+from lpp.analyze.runs.cells import Cell, Integers, n_tokens
 from lpp.analyze.runs.keys import RunView, depth
-from lpp.analyze.runs.site_reader import BLOCK_BYTES, SiteReader
+from lpp.analyze.runs.site_reader import SiteReader
+from lpp.store.arrays.decode_pool import usable_cores
 from lpp.store.commands.progress import SILENT, Progress
 
-SCHEMA = pl.Schema(
+SCHEMA: Final = pl.Schema(
     {
         "run": pl.String,
+        "first_position": pl.Int32,
         "prefix": pl.Int32,
         "n_prompts": pl.Int32,
         "site": pl.String,
@@ -36,60 +42,25 @@ SCHEMA = pl.Schema(
         "other_depth": pl.Int32,
         "n_tokens": pl.Int64,
         "cka": pl.Float64,
+        "ratio": pl.Float64,
+        "n_sinks": pl.Int32,
     }
 )
-"""One row for each pair of sites, the shallower one first."""
+"""One row for each pair of sites, the shallower one first. ratio: the smaller participation ratio
+of the two sites over these tokens. n_sinks: the greater number of sink positions among them."""
+
+MEMORY: Final = 2 << 30
+"""Bytes of a tile, by default."""
+
+SINK_FACTOR: Final = 10.0
+"""How many times the median length of all other rows the median length at a sink exceeds."""
+
+Pair = tuple[str, str]
+Lengths = npt.NDArray[np.float32]
+"""(P, T) Euclidean lengths of the rows of each prompt; NaN where there is none."""
 
 
-def linear_cka(x: Rows, y: Rows, /) -> float:
-    """Linear CKA of (N, d) and (N, e) rows of the same N tokens, between 0 and 1.
-
-    NaN where either has no variance, and for rows that are not finite.
-
-    >>> x = np.array([[1, 0], [-1, 0], [0, 1], [0, -1]], dtype=np.float32)
-    >>> linear_cka(x, 3 * x[:, ::-1])  # a reflection, a scale
-    1.0
-    >>> round(linear_cka(x, x[:, :1]), 6)  # one of two equal directions: 1 / sqrt(2)
-    0.707107
-    """
-    cross = CrossScatter(x.shape[1], y.shape[1])
-    cross.add(x, y)
-    norms = [float(np.linalg.norm(Moments.from_rows(rows).scatter)) for rows in (x, y)]
-    return cross.alignment(*norms)
-
-
-class CrossScatter:
-    """Sum over tokens of the outer products of two sites' centred rows, merged block by block."""
-
-    def __init__(self, width: int, other_width: int) -> None:
-        self.n = 0
-        self._mean, self._other_mean = np.zeros(width), np.zeros(other_width)
-        self._scatter = np.zeros((width, other_width))
-
-    def add(self, x: Rows, y: Rows) -> None:
-        """Take in (n, d) and (n, e) rows of the same tokens."""
-        count = len(x)
-        if count == 0:
-            return
-        a, b = np.empty(x.shape), np.empty(y.shape)
-        delta = centre(x, out=a) - self._mean
-        other_delta = centre(y, out=b) - self._other_mean
-        total = self.n + count
-        self._scatter += a.T @ b
-        self._scatter += np.outer(delta * (self.n * count / total), other_delta)
-        self._mean += delta * (count / total)
-        self._other_mean += other_delta * (count / total)
-        self.n = total
-
-    def alignment(self, norm: float, other_norm: float) -> float:
-        """The CKA, given the Frobenius norms of the two sites' own scatter matrices."""
-        scale = norm * other_norm
-        if scale == 0 or not math.isfinite(scale):
-            return float("nan")
-        return min(float(np.vdot(self._scatter, self._scatter)) / scale, 1.0)
-
-
-def pairs_of(sites: Sequence[str], *, every: bool = False) -> list[tuple[str, str]]:
+def pairs_of(sites: Sequence[str], *, every: bool = False) -> list[Pair]:
     """Neighbours among `sites`, which are in depth order; every two of them if asked.
 
     >>> pairs_of(["embed", "block.1", "final"])
@@ -98,70 +69,177 @@ def pairs_of(sites: Sequence[str], *, every: bool = False) -> list[tuple[str, st
     return list(itertools.combinations(sites, 2) if every else itertools.pairwise(sites))
 
 
+def tiles_of(pairs: Sequence[Pair], width: int, memory: int, jobs: int) -> list[list[Pair]]:
+    """`pairs` parted into tiles, each of at most `memory` bytes or of one pair.
+
+    width: columns of the widest site.
+
+    >>> pairs = [("a", "b"), ("b", "c"), ("c", "d")]
+    >>> tiles_of(pairs, 1024, 1 << 30, 1)
+    [[('a', 'b'), ('b', 'c'), ('c', 'd')]]
+    >>> tiles_of(pairs, 1024, 1, 1)
+    [[('a', 'b')], [('b', 'c')], [('c', 'd')]]
+    """
+    place = {site: k for k, site in enumerate(dict.fromkeys(itertools.chain(*pairs)))}
+    tiles: list[list[Pair]] = []
+    for group in range(len(place), 0, -1):
+        by_groups: dict[tuple[int, int], list[Pair]] = defaultdict(list)
+        for site, other in pairs:
+            by_groups[place[site] // group, place[other] // group].append((site, other))
+        tiles = list(by_groups.values())
+        if all(_tile_bytes(tile, width, jobs) <= memory for tile in tiles):
+            break
+    return tiles
+
+
+def _tile_bytes(tile: Sequence[Pair], width: int, jobs: int) -> int:
+    sites = len({*itertools.chain(*tile)})
+    rows = 2 * BLOCK_ROWS * (4 + 8) * width  # as stored chunks have them, and in float64
+    return 8 * width**2 * (len(tile) + sites + jobs) + rows * sites
+
+
+@dataclass(frozen=True, slots=True)
+class _Site:
+    """What is known of a site once its rows have passed."""
+
+    square: float
+    """Squared Frobenius norm of its scatter."""
+    ratio: float
+    """Participation ratio; NaN without variance."""
+    n_sinks: int
+
+
 def cka_rows(
     view: RunView,
-    pairs: Sequence[tuple[str, str]],
+    pairs: Sequence[Pair],
     cell: Cell,
     *,
+    jobs: int | None = None,
+    memory: int = MEMORY,
     progress: Progress = SILENT,
 ) -> pl.DataFrame:
     """The CKA of each of `pairs` over the tokens of `cell`: columns `SCHEMA`.
 
-    progress: advances by one for each pair. Raises FormatError: altered bytes.
+    jobs: pairs multiplied side by side, a core each; all usable cores by default. memory: bytes of
+    a tile. progress: advances by one for each pair. Raises FormatError: altered bytes.
     """
-    norms: dict[str, float] = {}
-    found = []
+    jobs = jobs or usable_cores()
+    sites: dict[str, _Site] = {}
+    values: dict[Pair, float] = {}
+    width = max(view.run.site(site).width for pair in pairs for site in pair)
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(jobs, "lpp-cka") as pool:
+        for tile in tiles_of(pairs, width, memory, jobs):
+            more, found = _pass(view, tile, cell, sites, pool)
+            sites |= more
+            values |= found
+            progress.advance(len(tile))
+            progress.note(f"{view.run.id} {tile[-1][0]} and {tile[-1][1]}")
     n_blocks = view.run.plan.model.n_blocks
+    key = (view.run.id, cell.first_position, cell.prefix, cell.n_prompts)
     tokens = n_tokens(view.lengths, cell)
-    for pair in pairs:
-        value = _pair(view, pair, cell, norms)
-        depths = [depth(site, n_blocks) for site in pair]
-        found.append((view.run.id, cell.prefix, cell.n_prompts, *pair, *depths, tokens, value))
-        progress.advance()
-        progress.note(f"{view.run.id} {pair[0]} and {pair[1]}")
-    return pl.DataFrame(found, schema=SCHEMA, orient="row").with_columns(
-        pl.col("cka").fill_nan(None)
+    rows = [
+        (
+            *(*key, *pair),
+            *(depth(site, n_blocks) for site in pair),
+            *(tokens, values[pair]),
+            float(np.fmin.reduce([sites[site].ratio for site in pair])),
+            max(sites[site].n_sinks for site in pair),
+        )
+        for pair in pairs
+    ]
+    return pl.DataFrame(rows, schema=SCHEMA, orient="row").with_columns(
+        pl.col("cka", "ratio").fill_nan(None)
     )
 
 
-def _pair(view: RunView, pair: tuple[str, str], cell: Cell, norms: dict[str, float]) -> float:
-    """CKA of one pair; the norms of sites that it meets for the first time go into `norms`."""
-    readers = [SiteReader(view.run, site, view.lengths) for site in pair]
-    widths = [reader.width for reader in readers]
-    cross = CrossScatter(*widths)
-    new = {
-        place: (Moments.empty(widths[place]), Workspace(widths[place]))
-        for place, site in enumerate(pair)
-        if site not in norms
+def _pass(
+    view: RunView,
+    tile: Sequence[Pair],
+    cell: Cell,
+    known: dict[str, _Site],
+    pool: Executor,
+) -> tuple[dict[str, _Site], dict[Pair, float]]:
+    """Read the sites of `tile` once: what is new of its sites, and the CKA of its pairs."""
+    names = list(dict.fromkeys(itertools.chain(*tile)))
+    place = {site: k for k, site in enumerate(names)}
+    new = [k for k, site in enumerate(names) if site not in known]
+    widths = [view.run.site(site).width for site in names]
+    wanted = [(place[site], place[other]) for site, other in tile]
+    scatters = CrossScatters(widths, [*((k, k) for k in new), *wanted])
+    shape = cell.n_prompts, int(view.lengths[: cell.n_prompts].max(initial=0))
+    lengths = {k: np.full(shape, np.nan, np.float32) for k in new}
+    for prompt_id, position, rows in _side_by_side(view, names, widths, cell.n_prompts):
+        for k, found in zip(new, pool.map(_lengths, (rows[k] for k in new)), strict=True):
+            lengths[k][prompt_id, position] = found
+        inside = (position >= cell.first_position) & (position < cell.prefix)
+        scatters.add(rows if inside.all() else [some[inside] for some in rows], pool)
+    SiteReader(view.run, names[0], view.lengths).check(cell, scatters.n)
+    sites = {}
+    for k in new:
+        sinks = sink_positions(lengths[k])
+        among = (sinks >= cell.first_position) & (sinks < cell.prefix)
+        ratio = scatters.participation_ratio(k)
+        sites[names[k]] = _Site(scatters.square(k, k), ratio, int(among.sum()))
+    squares = {site: one.square for site, one in (known | sites).items()}
+    values = {
+        pair: alignment(scatters.square(*places), *(squares[site] for site in pair))
+        for pair, places in zip(tile, wanted, strict=True)
     }
-    # Rows that are not finite give NaN, which says more than a warning would.
-    with np.errstate(invalid="ignore", over="ignore"):
-        for rows in _side_by_side(view, pair, cell):
-            cross.add(*rows)
-            for place, (moments, work) in new.items():
-                moments.add_rows(rows[place], work)
-        readers[0].check(cell, cross.n)
-        for place, (moments, _) in new.items():
-            norms[pair[place]] = float(np.linalg.norm(moments.scatter))
-        return cross.alignment(*(norms[site] for site in pair))
+    return sites, values
 
 
-def _side_by_side(view: RunView, pair: tuple[str, str], cell: Cell) -> Iterator[tuple[Rows, Rows]]:
-    """Rows of the cell's tokens at both sites, the same tokens at a time.
+def _side_by_side(
+    view: RunView, sites: Sequence[str], widths: Sequence[int], n_prompts: int
+) -> Iterator[tuple[Integers, Integers, list[Rows]]]:
+    """Prompt, position and rows at each site of the same tokens, about `BLOCK_ROWS` at a time.
 
-    Blocks of sites of different width end at different tokens: each is cut where the other ends.
+    Blocks of sites of different width end at different tokens: each is cut where the first ends.
     """
     streams = [
-        view.run.blocks(site, prompts=cell.n_prompts, block_bytes=BLOCK_BYTES) for site in pair
+        view.run.blocks(site, prompts=n_prompts, block_bytes=4 * width * BLOCK_ROWS)
+        for site, width in zip(sites, widths, strict=True)
     ]
-    held: list[Rows] = [np.empty((0, 0), np.float32), np.empty((0, 0), np.float32)]
-    while True:
-        for place, stream in enumerate(streams):
-            while len(held[place]) == 0:
-                block = next(stream, None)
-                if block is None:
-                    return
-                held[place] = block.values[block.position < cell.prefix]
-        count = min(map(len, held))
-        yield held[0][:count], held[1][:count]
-        held = [rows[count:] for rows in held]
+    blocks = [next(stream, None) for stream in streams]
+    used = [0] * len(blocks)
+    while (held := [block for block in blocks if block is not None]) and len(held) == len(blocks):
+        count = min(len(block.values) - start for block, start in zip(held, used, strict=True))
+        first, begin = held[0], used[0]
+        yield (
+            first.prompt_id[begin : begin + count],
+            first.position[begin : begin + count],
+            [block.values[start : start + count] for block, start in zip(held, used, strict=True)],
+        )
+        for k, block in enumerate(held):
+            used[k] += count
+            if used[k] == len(block.values):
+                blocks[k], used[k] = next(streams[k], None), 0
+
+
+def _lengths(rows: Rows) -> Lengths:
+    with np.errstate(invalid="ignore", over="ignore"):
+        found: Lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows))
+    return found
+
+
+def sink_positions(lengths: Lengths, factor: float = SINK_FACTOR, /) -> Integers:
+    """Positions that are attention sinks, (S,) ascending, of (P, T) row lengths.
+
+    Position p is a sink when the median of `lengths[:, p]` exceeds `factor` times the median of all
+    lengths at other positions. Lengths that are not finite take no part.
+
+    >>> sink_positions(np.array([[900, 8, 9], [700, 7, np.nan]], dtype=np.float32)).tolist()
+    [0]
+    """
+    there = np.isfinite(lengths)
+    counts = there.sum(axis=0)
+    ordered = np.sort(lengths[there])
+    found = []
+    for p in np.flatnonzero(counts):
+        here = np.median(lengths[there[:, p], p])
+        others = len(ordered) - int(counts[p])
+        # the median of the others is at least this: few positions go further
+        if others and here > factor * ordered[(others - 1) // 2]:
+            rest = np.delete(lengths, p, axis=1)[np.delete(there, p, axis=1)]
+            if here > factor * np.median(rest):
+                found.append(p)
+    return np.array(found, dtype=np.int64)

@@ -27,6 +27,8 @@ MEANING: Final[Mapping[str, str]] = {
     "padded_vocab": "the logits are wider than the tokenizer, which changes ln V",
     "quarantined": "prompts were set aside: not finite, or out of memory (see not_finite_from)",
     "short_text": "over 10 % of the prompts are shorter than a prefix that a number came from",
+    "sink": "rows hold attention sinks, a few first positions with huge norms: --skip-first leaves "
+    "them out (see sink_end)",
     "small_sample": "a standard error exceeds a fifth of its value, or one prompt gives none; it "
     "does not see that ranks grow with the sample",
     "template": "most prompts share the prefix that the entropy came from",

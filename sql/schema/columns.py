@@ -43,6 +43,9 @@ SITE: Final = Column("site", "VARCHAR", "embed, block.1 to block.B, or final")
 CONTEXT: Final = Column("context", "INTEGER", "longest prefix of the schedule", "tokens")
 PREFIX: Final = Column("prefix", "INTEGER", "prompts are cut to this length", "tokens")
 N_PROMPTS: Final = Column("n_prompts", "INTEGER", "the first so many prompts of the run", "prompts")
+FIRST_POSITION: Final = Column(
+    "first_position", "INTEGER", "rows from this position on; 0: all", "tokens"
+)
 PROMPT_ID: Final = Column("prompt_id", "INTEGER", "place in the run, from 0")
 
 N_QUARANTINED: Final = Column(

@@ -4,6 +4,7 @@ from typing import Final
 
 from lpp.sql.schema.columns import (
     CONTEXT,
+    FIRST_POSITION,
     N_PROMPTS,
     N_QUARANTINED,
     PREFIX,
@@ -115,9 +116,10 @@ HOURGLASS: Final = Table(
 CKA: Final = Table(
     "cka",
     "likeness of two sites of a run: linear CKA of the same tokens",
-    ("run", "prefix", "n_prompts", "site", "other_site"),
+    ("run", "first_position", "prefix", "n_prompts", "site", "other_site"),
     (
         RUN,
+        FIRST_POSITION,
         PREFIX,
         N_PROMPTS,
         SITE,

@@ -12,14 +12,16 @@ import pytest
 from click.testing import CliRunner
 
 from lpp.analyze.cli.command import main
+from lpp.analyze.numerics.cka import BLOCK_ROWS, CrossScatters, linear_cka
 from lpp.analyze.runs.select import Selection, select_runs, select_sites
 from lpp.analyze.studies import cka as cka_module
-from lpp.analyze.studies.cka import linear_cka, pairs_of
-from lpp.analyze.studies.cka_table import compute, plan, write
+from lpp.analyze.studies.cka import MEMORY, pairs_of, sink_positions
+from lpp.analyze.studies.cka_table import as_text, compute, plan, write
 from lpp.store import Run
 from lpp.store.errors import ErrorKind, InputError
 
 Array = npt.NDArray[np.float32]
+FLAGS = pl.List(pl.String)
 
 
 def slow_cka(x: Array, y: Array) -> float:
@@ -30,49 +32,108 @@ def slow_cka(x: Array, y: Array) -> float:
     return float((k * m).sum() / np.sqrt((k * k).sum() * (m * m).sum()))
 
 
-def table(root: Path, **options: Any) -> pl.DataFrame:
+def table(
+    root: Path, *, jobs: int | None = None, memory: int = MEMORY, **options: Any
+) -> pl.DataFrame:
     views, _ = select_runs(root, Selection())
     work, _ = plan(views, select_sites(views, Selection()), **options)
-    return compute(work)
+    return compute(work, jobs=jobs, memory=memory)
 
 
 @pytest.mark.parametrize("dim", [1, 6, 90])
 def test_every_pair_equals_its_gram_matrices(
     make_run: Callable[..., Any], dim: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cka_module, "BLOCK_BYTES", 256)
+    monkeypatch.setattr(cka_module, "BLOCK_ROWS", 1)
     made = make_run(dim=dim)
-    for prefix, prompts in ((None, None), (5, None), (13, 4)):
-        found = table(made.root, prefix=prefix, prompts=prompts, every=True)
+
+    def rows_of(site: str, first: int, prefix: int, prompts: int | None) -> Array:
+        return np.concatenate([rows[first:prefix] for rows in made.hidden[site][:prompts]])
+
+    for prefix, prompts, first in ((None, None, 0), (5, None, 2), (13, 4, 1)):
+        found = table(made.root, prefix=prefix, prompts=prompts, every=True, first_position=first)
         assert len(found) == 6
         for row in found.iter_rows(named=True):
-            x, y = (made.rows(row[s], row["prefix"], prompts) for s in ("site", "other_site"))
+            sites = (row["site"], row["other_site"])
+            x, y = (rows_of(site, first, row["prefix"], prompts) for site in sites)
+            assert row["first_position"] == first
             assert (row["prefix"], row["n_tokens"]) == (prefix or 20, len(x))
             assert row["cka"] == pytest.approx(slow_cka(x, y), rel=1e-9, abs=1e-12)
             assert row["depth"] <= row["other_depth"]
 
 
-def test_neighbours_alone_read_each_site_twice(
-    make_run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made = make_run()
-    reads: list[str] = []
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The sites whose rows are read, one after the other."""
+    found: list[str] = []
     blocks = Run.blocks
 
     def counted(run: Run, site: str, **options: Any) -> Any:
-        reads.append(site)
+        found.append(site)
         return blocks(run, site, **options)
 
     monkeypatch.setattr(Run, "blocks", counted)
-    found = table(made.root)
-    assert list(found.select("site", "other_site").iter_rows()) == [
-        ("embed", "block.1"),
-        ("block.1", "block.2"),
-        ("block.2", "final"),
-    ]
-    assert reads == ["embed", "block.1", "block.1", "block.2", "block.2", "final"]
-    every = table(made.root, every=True).join(found, on=["site", "other_site"])
-    np.testing.assert_allclose(every["cka"], every["cka_right"], rtol=1e-12)
+    return found
+
+
+SITES = ["embed", "block.1", "block.2", "block.3", "block.4", "final"]
+
+
+def test_sites_that_fit_into_memory_are_read_once(
+    make_run: Callable[..., Any], reads: list[str]
+) -> None:
+    made = make_run(sites=SITES)
+    neighbours = table(made.root)
+    assert list(neighbours.select("site", "other_site").iter_rows()) == pairs_of(SITES)
+    assert reads == SITES
+    every = table(made.root, every=True)
+    assert list(every.select("site", "other_site").iter_rows()) == pairs_of(SITES, every=True)
+    assert reads == 2 * SITES
+    found = every.join(neighbours, on=["site", "other_site"])
+    np.testing.assert_allclose(found["cka"], found["cka_right"], rtol=1e-12)
+
+
+@pytest.mark.parametrize(("group", "most"), [(1, 5), (2, 3), (3, 2)])
+def test_little_memory_gives_the_same_from_more_reads(
+    make_run: Callable[..., Any], reads: list[str], group: int, most: int
+) -> None:
+    """Groups of g sites: all pairs read each of S sites S / g times, neighbours twice at most."""
+    made = make_run(sites=SITES, dim=6)
+    whole = {every: table(made.root, every=every) for every in (False, True)}
+    reads.clear()
+    pairs = group * (group - 1) // 2 if group == len(SITES) else group**2
+    memory = 8 * 6**2 * (pairs + 2 * group + 1) + 24 * BLOCK_ROWS * 6 * 2 * group
+    assert table(made.root, every=True, memory=memory, jobs=1).equals(whole[True])
+    assert max(reads.count(site) for site in SITES) == most
+    reads.clear()
+    assert table(made.root, memory=memory, jobs=1).equals(whole[False])
+    assert max(reads.count(site) for site in SITES) <= 2
+
+
+@pytest.mark.parametrize("jobs", [2, 5])
+def test_any_number_of_jobs_gives_the_same_bits(make_run: Callable[..., Any], jobs: int) -> None:
+    made = make_run([40] * 20, context=40, dim=70)
+    assert table(made.root, every=True, jobs=jobs).equals(table(made.root, every=True, jobs=1))
+
+
+def test_cross_scatters_of_several_blocks_and_sites_are_those_of_the_centred_rows() -> None:
+    """Widths differ, a mean is enormous, a column is constant, and one site comes twice."""
+    rng = np.random.default_rng(4)
+    sites = [rng.normal(size=(3000, d)).astype(np.float32) * np.arange(1, d + 1) for d in (5, 9, 2)]
+    sites[0][:, 1] += 30_000
+    sites[1][:, 3] = 7.25
+    sites.append(sites[0])
+    rows = [site.astype(np.float32) for site in sites]
+    scatters = CrossScatters([5, 9, 2, 5], [(0, 0), (0, 1), (1, 1), (1, 2), (3, 0), (2, 2)])
+    for start, end in ((0, 700), (700, 700), (700, 701), (701, 3000)):
+        scatters.add([some[start:end] for some in rows])
+    centred = [some.astype(np.float64) - some.astype(np.float64).mean(axis=0) for some in rows]
+    for i, j in ((0, 0), (0, 1), (1, 1), (1, 2), (3, 0), (2, 2)):
+        expected = np.square(centred[i].T @ centred[j]).sum()
+        assert scatters.square(i, j) == pytest.approx(expected, rel=1e-12), (i, j)
+    spread = np.linalg.eigvalsh(centred[1].T @ centred[1])
+    expected = spread.sum() ** 2 / (spread**2).sum()
+    assert scatters.participation_ratio(1) == pytest.approx(expected, rel=1e-12)
 
 
 def test_rotation_scale_and_shift_change_nothing() -> None:
@@ -143,8 +204,76 @@ def test_the_command_prints_and_stores(make_run: Callable[..., Any]) -> None:
     assert "Linear CKA of 50 tokens: 6 prompts, prefix 10." in done.stdout
     assert "3 pairs are in" in done.stdout
     csv = runner.invoke(main, ["cka", str(made.root), "--all-pairs", "--format", "csv"])
-    assert csv.stdout.splitlines()[0].startswith("run,prefix,n_prompts,site,other_site")
+    assert csv.stdout.splitlines()[0].startswith(
+        "run,first_position,prefix,n_prompts,site,other_site"
+    )
     assert len(csv.stdout.splitlines()) == 7
+
+
+def test_a_sink_makes_sites_collapsed_and_alike_until_it_is_left_out(
+    make_run: Callable[..., Any],
+) -> None:
+    """Position 0 has one huge column at every site but the first."""
+
+    def with_sink(rows: Array) -> Array:
+        rows[0, 0] += 30_000
+        return rows
+
+    made = make_run([20] * 6, scale=with_sink, sites=("embed", "block.1", "final"))
+    other = make_run([20] * 6, seed=3, sites=("embed", "block.1", "final"), model="b")
+    found = table(made.root)
+    for run, first, flags in ((made, 0, ["collapsed", "sink"]), (other, 0, []), (made, 1, [])):
+        rows = (table(made.root, first_position=1) if first else found).filter(run=run.run_id)
+        assert rows["flags"].to_list() == [flags, flags]
+        assert rows["first_position"].unique().to_list() == [first]
+    assert found.filter(run=made.run_id)["cka"].min() > 0.999
+    assert table(made.root, first_position=1)["cka"].max() < 0.3
+    done = CliRunner(env={"COLUMNS": "80"}).invoke(main, ["cka", str(made.root), "--skip-first=1"])
+    assert "prefix 20, positions from 1." in done.stdout, done.output
+    done = CliRunner(env={"COLUMNS": "80"}).invoke(main, ["cka", str(made.root)])
+    assert "prefix 20. Flags: collapsed, sink." in done.stdout
+    assert "attention sinks" in done.stdout
+
+
+def test_flags_of_one_pair_stand_beside_its_number(make_run: Callable[..., Any]) -> None:
+    made = make_run([20] * 6, sites=("embed", "block.1", "final"), dim=1)
+    assert table(made.root)["flags"].to_list() == [["collapsed"]] * 2  # one column is one direction
+    frame = table(made.root).with_columns(flags=pl.Series([["collapsed"], []], dtype=FLAGS))
+    first, second = (line for line in as_text(frame).splitlines() if "block.1" in line)
+    assert first.endswith("¹")
+    assert not second.endswith("¹")
+
+
+def test_a_site_without_variance_says_nothing_of_the_other(make_run: Callable[..., Any]) -> None:
+    def constant_once(rows: Array, sites: list[int] = []) -> Array:  # noqa: B006 - counts calls
+        sites.append(0)
+        return np.ones_like(rows) if len(sites) <= 6 else rows  # the six prompts of `embed`
+
+    made = make_run(scale=constant_once, sites=("embed", "block.1", "final"), dim=9)
+    found = table(made.root)
+    assert found["cka"].is_null().to_list() == [True, False]
+    assert not any("collapsed" in flags for flags in found["flags"])
+
+
+def test_a_sink_is_a_position_ten_times_as_long_as_the_others() -> None:
+    lengths = np.ones((5, 8), np.float32) + np.arange(8, dtype=np.float32) / 10
+    assert sink_positions(lengths).tolist() == []
+    lengths[:3, 2] = 15  # in most prompts
+    lengths[:2, 5] = 900  # in few
+    lengths[4, 6] = np.inf
+    lengths[1:, 7] = np.nan
+    assert sink_positions(lengths).tolist() == [2]
+    assert sink_positions(lengths, 12).tolist() == []
+    assert sink_positions(np.full((2, 3), np.nan, np.float32)).tolist() == []
+    assert sink_positions(lengths[:, :1]).tolist() == []  # there is no other
+
+
+def test_without_a_token_there_is_nothing_to_compare(make_run: Callable[..., Any]) -> None:
+    made = make_run()
+    for words in (["--skip-first", "20"], ["--prefix", "5", "--skip-first", "5"]):
+        done = CliRunner().invoke(main, ["cka", str(made.root), *words])
+        assert done.exit_code == 2
+        assert "no token is left with --skip-first" in " ".join(done.stderr.split())
 
 
 def test_flags_are_of_the_tokens_compared(make_run: Callable[..., Any]) -> None:
