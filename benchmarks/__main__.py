@@ -31,6 +31,7 @@ from benchmarks import (
 from benchmarks.pairs import Ratio
 from benchmarks.setting import capture, prepared, scratch
 from lpp.analyze import build_database
+from lpp.capture.demo import demo_request
 from lpp.store import Run
 
 VLLM = "vllm"
@@ -62,12 +63,20 @@ def _sections(folder: Path) -> dict[str, Callable[[], Iterator[Ratio]]]:
             build_database(folder / "store")
         return made[0]
 
+    def demo_pair() -> Path:
+        root = folder / "pair"
+        if not root.exists():
+            capture(prepared(100), root)
+            capture(prepared(100, model=demo_request(0).model), root)
+        return root
+
     return {
         "paper": paper_procedure.measure,
         "capture": capture_cost.measure,
         "storage": lambda: storage.measure(demo_run(), folder),
         "query": lambda: query_start.measure(demo_run().path.parent.parent),
         "analysis": lambda: analysis_cost.measure(demo_run()),
+        "commands": lambda: analysis_cost.of_every_site(demo_pair()),
         "sensitivity": lambda: sensitivity_cost.measure(demo_run()),
         "integrity": lambda: integrity_cost.measure(demo_run()),
         "errors": lambda: jackknife_cost.measure(demo_run()),

@@ -21,8 +21,10 @@ from benchmarks.scaling import Constants, analysis_seconds
 from benchmarks.setting import capture, prepared
 from benchmarks.synthetic import LENGTH, synthetic_run
 from lpp.analyze import scan_spectra
-from lpp.analyze.engine.bands import Bands, band_counts
+from lpp.analyze.engine.accumulate import BandSums, band_counts, merged_bands
+from lpp.analyze.engine.workers import Workers
 from lpp.analyze.numerics.moments import chunk_rows
+from lpp.analyze.runs.site_reader import SiteReader
 from lpp.store import Run
 from lpp.store.read import Block
 
@@ -91,12 +93,14 @@ def _spare(call: Callable[[], object]) -> float:
 
 def _banded(block: Block, run: Run, width: int) -> None:
     """What a block costs beside its reading."""
-    upper = list(run.plan.prefixes)
-    counts = band_counts(run.prompts()["n_tokens"].to_numpy(), upper)
-    bands = Bands(width, upper, counts)
-    bands.add(block)
-    for _ in bands.moments([upper[-1]]):
-        pass
+    lengths = run.prompts()["n_tokens"].to_numpy()
+    edges = list(run.plan.prefixes)
+    with Workers(1) as workers:
+        reader = SiteReader(run, "final", lengths)
+        bands = BandSums(reader, edges, band_counts(lengths, edges), workers)
+        bands.add(block)
+        for _ in merged_bands(bands.sums(), edges, 0, [edges[-1]]):
+            pass
 
 
 def _analyse(run: Run) -> None:

@@ -89,6 +89,18 @@ def test_both_procedures_end_with_the_same_profile(tmp_path: Path) -> None:
         assert mine == pytest.approx(plain, abs=0.02)  # bfloat16 rounds by the batch
 
 
+def test_whole_commands_and_jobs(run: Run) -> None:
+    rows = list(analysis_cost.of_every_site(run.path.parent.parent))
+    assert len(rows) == 3
+    assert all(row.ratio > 0 for row in rows)
+
+
+def test_the_grid_is_counted_and_timed() -> None:
+    (row,) = paper_procedure.of_the_grid(prompts=2, timed=1)
+    assert row.ratio > 1
+    assert "decompositions" in row.what
+
+
 def test_a_ratio_knows_its_bar() -> None:
     row = pairs.ratio_of_times("x", ([2.0, 3.0], [1.0, 2.0]), bar=2)
     assert (row.ratio, row.spread, row.reached) == (1.75, (1.5, 2.0), True)

@@ -103,6 +103,10 @@ def wrong_arrows(package: str, path: Path) -> list[str]:
 
 
 ROOMS = {
+    "analyze": (
+        *("numerics", "runs", "metrics", "engine", "benchmarks", "tables", "studies"),
+        *("charts", "text", "report", "cli", ""),
+    ),
     "sql": ("place", "schema", "confinement", "queries", "database", "results", "cli", ""),
     "store": ("errors", "commands", "format", "objects", "arrays", ""),
 }

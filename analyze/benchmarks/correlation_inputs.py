@@ -45,7 +45,8 @@ def profiled(url: Url, metrics: Collection[str]) -> tuple[pl.DataFrame, pl.DataF
     columns = ", ".join(["run", "site", "context", "n_prompts", "flags", *metrics])
     of_runs = "run, model, untrained_seed, n_parameters, corpus, prompt_set, n_prompts"
     with connect(root, token_stats=False) as connection:
-        profiles = connection.sql(f"SELECT {columns} FROM site_profiles").to_arrow_table()
+        whole = connection.sql(f"SELECT {columns} FROM site_profiles WHERE first_position = 0")
+        profiles = whole.to_arrow_table()
         runs = connection.sql(f"SELECT {of_runs} FROM runs ORDER BY run").to_arrow_table()
     return pl.DataFrame(profiles), pl.DataFrame(runs)
 

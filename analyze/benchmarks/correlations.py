@@ -15,12 +15,12 @@ import polars as pl
 from lpp.analyze.benchmarks.benchmarks import fits_of
 from lpp.analyze.benchmarks.correlation_inputs import fits_any, profiled, scores_by_source
 from lpp.analyze.benchmarks.subjects import Cast, Setting, Subject, choose_subjects
+from lpp.analyze.runs.comparable import prompt_sets
 from lpp.analyze.runs.keys import Url, views
-from lpp.analyze.runs.texts import text_sets, texts_of
-from lpp.store.errors import ErrorKind, InputError, MachineError
+from lpp.store.errors import ErrorKind, InputError
 
 if TYPE_CHECKING:
-    from types import ModuleType
+    from lpp.analyze.numerics.association import Method
 
 FEWEST: Final = 5
 """Models below which nothing is ranked: four can stand in one order in 24 ways, so that even a
@@ -95,11 +95,11 @@ def correlate(url: Url, question: Question | None = None) -> pl.DataFrame:
     Rows whose `coefficient` is null were not made; `flags` says why. Reads profiles from the
     store's database and scores from the store.
 
-    Raises InputError where there are no profiles or no scores, or a name fits nothing;
-    MachineError(NO_PACKAGE) without statsmodels.
+    Raises InputError where there are no profiles or no scores, or a name fits nothing.
     """
+    from lpp.analyze.numerics.association import METHODS
+
     question = question or Question()
-    arithmetic = _arithmetic()
     profiles, runs = profiled(url, question.metrics)
     cast = choose_subjects(
         profiles,
@@ -117,9 +117,9 @@ def correlate(url: Url, question: Question | None = None) -> pl.DataFrame:
         url, question.sources, with_published=question.with_published
     ).items():
         pairings = list(_pairings(cast, scores, question))
-        for method in arithmetic.METHODS:
-            family = [_test(arithmetic, method, pairing, question.seed) for pairing in pairings]
-            _correct(arithmetic, family)
+        for method in METHODS:
+            family = [_test(method, pairing, question.seed) for pairing in pairings]
+            _correct(family)
             rows += [{"source": source, **row} for row in family]
     if not rows:
         raise InputError(
@@ -133,8 +133,8 @@ def correlate(url: Url, question: Question | None = None) -> pl.DataFrame:
 
 def _with_texts(url: Url, cast: Cast) -> list[Subject]:
     """The subjects, each with the name of the texts that its profile is of as its prompt set."""
-    ids = {subject.id for subject in cast.subjects}
-    sets = text_sets(texts_of(v for v in views(url) if v.run.id in ids), cast.n_prompts)
+    found = prompt_sets(views(url), [cast.n_prompts])
+    sets = dict(found.select("run", "prompt_set").iter_rows())
     return [replace(s, prompt_set=sets.get(s.id, s.prompt_set)) for s in cast.subjects]
 
 
@@ -152,19 +152,6 @@ def refuse_unranked(found: pl.DataFrame) -> None:
         "(lpp-analyze benchmarks add), or set yours beside the paper's: --with-published.",
         kind=ErrorKind.INCOMPLETE,
     )
-
-
-def _arithmetic() -> "ModuleType":
-    try:
-        from lpp.analyze.numerics import association
-    except ModuleNotFoundError as error:
-        package = str(error.name).partition(".")[0]
-        raise MachineError(
-            f"correlations need the package {package}, which is not installed: "
-            "pip install 'lpp-engine[statistics]'",
-            kind=ErrorKind.NO_PACKAGE,
-        ) from None
-    return association
 
 
 def _pairings(
@@ -218,9 +205,11 @@ def _pairing(
     )
 
 
-def _test(arithmetic: "ModuleType", method: str, pairing: Pairing, seed: int) -> dict[str, Any]:
+def _test(method: "Method", pairing: Pairing, seed: int) -> dict[str, Any]:
     """One row of the table, without q and without the setting."""
     import numpy as np
+
+    from lpp.analyze.numerics.association import associate
 
     subjects = pairing.subjects
     flags = _flags(subjects) + ["different_settings"] * pairing.other_settings
@@ -231,7 +220,7 @@ def _test(arithmetic: "ModuleType", method: str, pairing: Pairing, seed: int) ->
         x = np.array([subject.values[pairing.metric] for subject in subjects], dtype=float)
         y = np.array(pairing.scores, dtype=float)
         size = np.array([subject.n_parameters for subject in subjects])
-        association = arithmetic.associate(method, x, y, size, seed=seed)
+        association = associate(method, x, y, size, seed=seed)
         if association is None:
             single = min(np.ptp(values) for values in (x, y, size)) == 0
             flags.append("constant" if single else "same_order_as_size")
@@ -269,10 +258,12 @@ def _flags(subjects: Sequence[Subject]) -> list[str]:
     return [name for name, holds in found.items() if holds]
 
 
-def _correct(arithmetic: "ModuleType", family: Sequence[dict[str, Any]]) -> None:
+def _correct(family: Sequence[dict[str, Any]]) -> None:
     """Fill in q and the size of the family: the tests that were made."""
+    from lpp.analyze.numerics.association import benjamini_hochberg
+
     made = [row for row in family if "p_value" in row]
-    q_values = arithmetic.benjamini_hochberg([row["p_value"] for row in made])
+    q_values = benjamini_hochberg([row["p_value"] for row in made])
     for row, q in zip(made, q_values, strict=True):
         row["q_value"] = q
     for row in family:

@@ -6,11 +6,14 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 
-from lpp.analyze.charts.panels import Lines, Words, filling, lines, stacked
+from lpp.analyze.charts.panels import Lines, Mark, Words, filling, lines, stacked
 from lpp.analyze.charts.rows import (
     Row,
     bars,
     checked,
+    curves_of,
+    first_positions,
+    from_start,
     fullest,
     listing,
     nothing,
@@ -18,7 +21,6 @@ from lpp.analyze.charts.rows import (
     optional,
     rows,
     says,
-    series_of,
 )
 from lpp.analyze.charts.theme import Series
 
@@ -26,6 +28,9 @@ RANKS: Final = {
     "participation_ratio": "Participation ratio",
     "effective_rank": "Effective rank",
 }
+MARKS: Final = (Mark("collapsed", "×", -10), Mark("sink", "†", 14))
+"""Flags of a layer that have a sign in the chart."""
+
 POINTS: Final = 60
 """Points of a spectrum that are drawn, at most."""
 
@@ -59,8 +64,10 @@ def depth_chart(layers: pl.DataFrame, *, columns: int = 2) -> Any:
     """Participation ratio and effective rank by depth, on log axes, collapsed layers crossed.
 
     layers: the table `layers`; each run at its longest context and most prompts. A layer is
-    collapsed where its participation ratio is within 1 % of 1: a cross stands above it. Bars are
-    one standard error. columns: panels beside each other; `depth_panels` gives charts that fill
+    collapsed where its participation ratio is within 1 % of 1: a cross stands above it. A dagger
+    stands below a layer with the flag `sink`. Rows of another `first_position` are a second curve
+    of their run, without the first positions. Bars are one standard error. columns: panels beside
+    each other; `depth_panels` gives charts that fill
     what contains them.
 
     An `altair.ConcatChart`; without values, a chart that says so. Raises InputError for another
@@ -96,7 +103,7 @@ def spectrum_chart(eigenvalues: pl.DataFrame) -> Any:
     """
     title = "Spectrum: share of variance by eigenvalue"
     needed = ("run", "site", "depth", *_SETTING, "prefix", "rank", "eigenvalue", "share")
-    chosen, notes = fullest(checked(eigenvalues, "of eigenvalues", needed))
+    chosen, notes = fullest(from_start(checked(eigenvalues, "of eigenvalues", needed)))
     for column in ("depth", "prefix"):
         chosen = chosen.filter(pl.col(column) == pl.col(column).max().over("run"))
     # At one depth lie block.B, before the final norm, and final, after it.
@@ -154,7 +161,8 @@ def _depth_panel(name: str, layers: pl.DataFrame) -> Any:
     stderr = f"{name}_stderr"
     flags = pl.col("flags").cast(pl.List(pl.String))
     keys = ("run", "site", *_SETTING, "relative_depth", "flags")
-    others = [c for c in ("depth", "n_tokens", "rank_bound", "top_share") if c in layers.columns]
+    told = ("depth", "n_tokens", "rank_bound", "top_share", "first_position")
+    others = [name for name in told if name in layers.columns]
     frame = optional(layers, stderr).select(
         *keys,
         *others,
@@ -162,10 +170,11 @@ def _depth_panel(name: str, layers: pl.DataFrame) -> Any:
         stderr,
         pl.when(pl.col(stderr) < pl.col(name)).then(pl.col(name) - pl.col(stderr)).alias("bar_low"),
         (pl.col(name) + pl.col(stderr)).alias("bar_high"),
-        flags.list.contains("collapsed").fill_null(False).alias("collapsed"),
+        *(flags.list.contains(mark.field).fill_null(False).alias(mark.field) for mark in MARKS),
     )
     frame = frame.filter(pl.col(name).is_null() | (pl.col(name) > 0))
-    frame = frame.sort("run", "relative_depth", pl.col("site") == "final")
+    first = first_positions(frame)
+    frame = frame.sort("run", first, "relative_depth", pl.col("site") == "final")
     found, series, missing = _points(frame, "relative_depth", name)
     if not found:
         return None
@@ -176,19 +185,22 @@ def _depth_panel(name: str, layers: pl.DataFrame) -> Any:
         low="bar_low",
         high="bar_high",
         log_y=True,
-        marked="collapsed",
+        marks=MARKS,
     )
-    crosses = sum(row["collapsed"] for row in found)
+    cut = sorted({*first} - {0})
+    crosses, daggers = (sum(row[mark.field] for row in found) for mark in MARKS)
     title = f"{RANKS[name]} by depth"
     words = Words(
         title=title,
         notes=[
+            *(f"-{k}: without the first {k} position{'s' * (k > 1)} of each prompt." for k in cut),
             *(["× above a point: collapsed layer."] if crosses else []),
+            *(["† below a point: attention sinks at the first positions."] if daggers else []),
             *bars(found, "bar_low", "one standard error over prompts"),
             *missing,
         ],
         description=f"{title}, in dimensions. {_ranges(found, lay, 'depth {:.2g}')} "
-        f"Collapsed layers: {crosses}.",
+        f"Collapsed layers: {crosses}. Layers with attention sinks: {daggers}.",
         x="depth (share of blocks)",
         y="dimensions (log)",
     )
@@ -197,11 +209,10 @@ def _depth_panel(name: str, layers: pl.DataFrame) -> Any:
 
 def _points(frame: pl.DataFrame, x: str, y: str) -> tuple[list[Row], Series, list[str]]:
     """Rows that have an `x` and a `y`, with `series`; the series; a note of those that have not."""
-    series, label = series_of(frame["run"].unique())
-    pairs = zip(frame["run"], rows(frame), strict=True)
+    series, labels = curves_of(frame)
     found = [
-        {"series": label[run], **row}
-        for run, row in pairs
+        {"series": label, **row}
+        for label, row in zip(labels, rows(frame), strict=True)
         if row[x] is not None and row[y] is not None
     ]
     left = len(frame) - len(found)

@@ -79,9 +79,13 @@ def specification(chart: Any) -> dict[str, Any]:
     return found
 
 
-def embedded(spec: dict[str, Any]) -> str:
-    """`spec` as JSON for a script element: no name inside can end the element."""
-    text = json.dumps(spec, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+def embedded(document: Any) -> str:
+    """JSON for a script element: nothing in it ends one or begins a comment.
+
+    >>> embedded({"a": "</script>"})
+    '{"a":"\\\\u003c/script\\\\u003e"}'
+    """
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return re.sub("[<>&]", lambda found: f"\\u{ord(found[0]):04x}", text)
 
 

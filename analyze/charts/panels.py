@@ -31,6 +31,15 @@ class Words:
     y: str = ""
 
 
+class Mark(NamedTuple):
+    """A sign beside the points at which a field is true."""
+
+    field: str
+    sign: str
+    dy: int
+    """Pixels below the point."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lines:
     """Which fields of a row a panel of lines shows, and how."""
@@ -43,13 +52,13 @@ class Lines:
     high: str = ""
     log_x: bool = False
     log_y: bool = False
-    marked: str = ""
-    """A field that is true where a cross stands above the point; empty: there is none."""
+    marks: tuple[Mark, ...] = ()
 
     @property
     def drawn(self) -> tuple[str, ...]:
         """The fields that have a place on an axis."""
-        return tuple(name for name in (self.x, self.y, self.low, self.high, self.marked) if name)
+        marked = (mark.field for mark in self.marks)
+        return tuple(name for name in (self.x, self.y, self.low, self.high, *marked) if name)
 
 
 def dots(rows: Sequence[Row], series: Series, others: Sequence[str], words: Words) -> Any:
@@ -103,7 +112,7 @@ def lines(rows: Sequence[Row], lay: Lines, words: Words) -> Any:
     y = alt.Y(f"{lay.y}:Q", title=words.y, scale=up.scale, axis=up.axis)
     series = lay.series
     color, shape = series.with_legend(series.color), series.with_legend(series.shape)
-    tips = tooltips(rows, "series", lay.marked)
+    tips = tooltips(rows, "series", *(mark.field for mark in lay.marks))
     layers = [
         base.mark_line(strokeWidth=1.8).encode(x=x, y=y, color=color, strokeDash=series.dash),
         base.mark_point(filled=True, size=30 if len(rows) < 200 else 16, opacity=1).encode(
@@ -118,10 +127,10 @@ def lines(rows: Sequence[Row], lay: Lines, words: Words) -> Any:
         rule = rule.mark_rule(opacity=0.6, aria=False)
         low = alt.Y(f"{lay.low}:Q", title=words.y, scale=up.scale, axis=up.axis)
         layers.insert(0, rule.encode(x=x, y=low, y2=f"{lay.high}:Q", color=color))
-    if lay.marked:
-        cross = base.transform_filter(alt.FieldEqualPredicate(field=lay.marked, equal=True))
-        cross = cross.mark_text(text="×", dy=-10, fontSize=13, fontWeight="bold", color=INK)
-        layers.append(cross.encode(x=x, y=y, tooltip=tips))
+    for field, sign, dy in lay.marks:
+        there = base.transform_filter(alt.FieldEqualPredicate(field=field, equal=True))
+        there = there.mark_text(text=sign, dy=dy, fontSize=13, fontWeight="bold", color=INK)
+        layers.append(there.encode(x=x, y=y, tooltip=tips))
     return alt.layer(*layers).properties(height=PLOT_HEIGHT, **_said(words))
 
 

@@ -9,6 +9,7 @@ from lpp.analyze.charts.rows import (
     Row,
     bars,
     checked,
+    from_start,
     fullest,
     listing,
     nothing,
@@ -52,7 +53,7 @@ def profile_chart(
     panels = _panels(profiles, published)
     if not panels:
         return says("Profiles", nothing("profiles", profiles, "lpp-analyze profile STORE"))
-    chosen, notes = fullest(profiles)
+    chosen, notes = fullest(from_start(profiles))
     words = Words(
         title=f"Profiles of {_count(chosen)}",
         notes=[*notes, *_bars(chosen), *_mark(published)],
@@ -71,7 +72,7 @@ def profile_panels(profiles: pl.DataFrame, published: pl.DataFrame | None = None
 
 def _panels(profiles: pl.DataFrame, published: pl.DataFrame | None) -> dict[str, Any]:
     checked(profiles, "profiles", NEEDED)
-    chosen, _ = fullest(profiles)
+    chosen, _ = fullest(from_start(profiles))
     if chosen.is_empty():
         return {}
     series, label = series_of(chosen["run"])

@@ -40,6 +40,18 @@ def optional(frame: pl.DataFrame, *columns: str) -> pl.DataFrame:
     return frame.with_columns(pl.lit(None, dtype=pl.Float64).alias(name) for name in absent)
 
 
+def first_positions(frame: pl.DataFrame) -> pl.Series:
+    """Of each row the first position that its number is of; 0 in a table that has no others."""
+    if "first_position" in frame.columns:
+        return frame["first_position"].fill_null(0)
+    return pl.Series("first_position", [0] * len(frame), dtype=pl.Int32)
+
+
+def from_start(frame: pl.DataFrame) -> pl.DataFrame:
+    """The rows whose numbers are of every position, from the first token on."""
+    return frame.filter(first_positions(frame) == 0)
+
+
 def fullest(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
     """The rows of each run at its longest context and most prompts; and a note of what they are."""
     keep = frame.filter(pl.col("context") == pl.col("context").max().over("run"))
@@ -83,6 +95,24 @@ def series_of(runs: Iterable[str]) -> tuple[Series, dict[str, str]]:
         for letter, name in zip(letters(len(every)), names, strict=True)
     ]
     return Series(tuple(labels)), dict(zip(every, labels, strict=True))
+
+
+def curves_of(frame: pl.DataFrame) -> tuple[Series, list[str]]:
+    """A series for each run and first position of `frame`, and the label of each row.
+
+    Curves of a run have its letter, colour and shape; where one begins is in its label.
+    """
+    pairs = list(zip(frame["run"], first_positions(frame), strict=True))
+    _, names = series_of(run for run, _ in pairs)
+    runs = {run: place for place, run in enumerate(names)}
+    labels = {}
+    for run, first in sorted(set(pairs)):
+        letter, _, name = names[run].partition(" ")
+        labels[run, first] = (
+            f"{letter}-{first} {name}, from position {first}" if first else names[run]
+        )
+    series = Series(tuple(labels.values()), tuple(runs[run] for run, _ in labels))
+    return series, [labels[pair] for pair in pairs]
 
 
 def data(values: Sequence[Row]) -> Any:

@@ -38,9 +38,12 @@ LABEL_WIDTH: Final = 28
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """The runs of a chart, in order, and the marks that each of them has in every chart."""
+    """The curves or rows of a chart, in order, and the marks that each of them has."""
 
     labels: tuple[str, ...]
+    runs: tuple[int, ...] = ()
+    """Place of the run of each label: curves of one run share its colour and shape. Empty: a run
+    for each label."""
 
     @property
     def color(self) -> Any:
@@ -63,7 +66,7 @@ class Series:
         return channel.legend(title=None, symbolSize=80, symbolOpacity=1)
 
     def _scale(self, values: Sequence[Any]) -> Any:
-        cycle = [values[place % len(values)] for place in range(len(self.labels))]
+        cycle = [values[run % len(values)] for run in self.runs or range(len(self.labels))]
         return alt.Scale(domain=list(self.labels), range=cycle)
 
 

@@ -86,7 +86,7 @@ def add(
         lpp-analyze benchmarks add ./lpp mine.csv --match tiny=tiny-1a2b3c4d
     """
     from lpp.analyze.benchmarks.benchmarks import add_benchmarks
-    from lpp.analyze.tables.scored import refresh_database
+    from lpp.analyze.tables.database import refresh_database
     from lpp.store import open_store
 
     added = add_benchmarks(
@@ -144,7 +144,7 @@ def remove(store: str, sources: tuple[str, ...]) -> None:
     \b
         lpp-analyze benchmarks remove ./lpp lm-eval
     """
-    from lpp.analyze.tables.scored import refresh_database
+    from lpp.analyze.tables.database import refresh_database
     from lpp.store import open_store, remove_scores
 
     root = open_store(store).path

@@ -68,6 +68,7 @@ def cka(
     """
     from lpp.analyze.runs.select import Selection, select_runs, select_sites
     from lpp.analyze.studies import cka_table
+    from lpp.analyze.text.cka import as_text
     from lpp.analyze.text.text import as_csv
 
     asked = None if prompts is None else (prompts,)
@@ -90,6 +91,6 @@ def cka(
     if form == "csv":
         write_exact(as_csv(found))
         return
-    click.echo(cka_table.as_text(found), nl=False)
+    click.echo(as_text(found), nl=False)
     click.echo(f"{len(found)} pairs are in {database}.")
     click.echo(f'Next: lpp-sql {shlex.quote(store)} "FROM cka ORDER BY run, depth"')

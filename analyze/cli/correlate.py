@@ -1,37 +1,33 @@
 """`lpp-analyze correlate`: profiles beside benchmarks, with everything that doubts them."""
 
 import shlex
-from typing import Any, Final
+from typing import Final
 
 import click
 
+from lpp.analyze.cli.options import names
 from lpp.store.commands.console import debug_option, write_exact
 
 _FORMATS: Final = ("table", "csv", "json")
 
 
-def _names(_ctx: click.Context, _param: click.Parameter, value: str | None) -> Any:
-    """`a,b` as a tuple; None stays."""
-    return None if value is None else tuple(part.strip() for part in value.split(","))
-
-
 @click.command()
 @click.argument("store")
-@click.option("--metric", "metrics", callback=_names, metavar="NAME,...", help="Of site_profiles.")
+@click.option("--metric", "metrics", callback=names, metavar="NAME,...", help="Of site_profiles.")
 @click.option(
     "--benchmark",
     "benchmarks",
-    callback=_names,
+    callback=names,
     metavar="NAME[:METRIC],...",
     default="*",
     help="Benchmarks, or patterns.",
 )
 @click.option(
-    "--source", "sources", callback=_names, metavar="NAME,...", default="*", help="Sources."
+    "--source", "sources", callback=names, metavar="NAME,...", default="*", help="Sources."
 )
-@click.option("--run", "runs", callback=_names, metavar="NAME,...", default="*", help="Runs.")
+@click.option("--run", "runs", callback=names, metavar="NAME,...", default="*", help="Runs.")
 @click.option(
-    "--corpus", "corpora", callback=_names, metavar="NAME,...", default="*", help="Of runs."
+    "--corpus", "corpora", callback=names, metavar="NAME,...", default="*", help="Of runs."
 )
 @click.option("--context", type=click.IntRange(min=1), help="Of the profiles.")
 @click.option("--prompts", type=click.IntRange(min=1), help="Of the profiles.")
@@ -80,8 +76,9 @@ def correlate(
         refuse_unranked,
     )
     from lpp.analyze.benchmarks.subjects import Setting
-    from lpp.analyze.tables.scored import refresh_database
+    from lpp.analyze.tables.database import refresh_database
     from lpp.analyze.text import correlations as render
+    from lpp.analyze.text.text import as_csv, as_json
     from lpp.store import open_store
 
     question = Question(
@@ -98,7 +95,7 @@ def correlate(
     found = correlate(store, question)
     refresh_database(open_store(store).path, found)
     if form != "table":
-        write_exact(render.FORMATS[form](found))
+        write_exact(as_csv(found, parted_by="; ") if form == "csv" else as_json(found))
         refuse_unranked(found)
         return
     click.echo(render.as_table(found), nl=False)

@@ -10,6 +10,7 @@ from lpp.store.commands.console import debug_option, write_exact
 from lpp.store.commands.progress import progress
 
 FORMATS = ("table", "csv", "json")
+ERROR_SITES = ("none", "final", "all")
 
 
 @click.command()
@@ -18,7 +19,19 @@ FORMATS = ("table", "csv", "json")
 @click.option("--prompts", callback=numbers, metavar="N,...", help="The first so many prompts.")
 @click.option("--site", "sites", callback=names, metavar="NAME,...", help="Sites.", default="*")
 @click.option("--run", "runs", callback=names, metavar="NAME,...", help="Runs.", default="*")
-@click.option("--errors", is_flag=True, help="With standard errors: 11 solves instead of one.")
+@click.option(
+    "--skip-first",
+    callback=numbers,
+    metavar="K,...",
+    help="Ranks of the rows at positions from K on. Default: 0, and after a run's sinks.",
+)
+@click.option(
+    "--errors",
+    type=click.Choice(ERROR_SITES),
+    default="none",
+    show_default=True,
+    help="Sites at which errors are computed: 11 solves instead of one.",
+)
 @click.option("--format", "form", type=click.Choice(FORMATS), default="table", show_default=True)
 @executor_options
 @debug_option
@@ -29,8 +42,10 @@ def layers(
     prompts: tuple[int, ...] | None,
     sites: tuple[str, ...],
     runs: tuple[str, ...],
-    errors: bool,
+    skip_first: tuple[int, ...] | None,
+    errors: Any,
     form: str,
+    jobs: int | None,
     executor: Any,
     address: str | None,
 ) -> None:
@@ -41,9 +56,15 @@ def layers(
     both ends of a model use more dimensions than its middle third; collapsed layers are left out
     of it and counted. Tables `layers` and `hourglass` of the database hold the numbers.
 
+    The first few tokens of a prompt can be attention sinks: their states are a hundred times
+    larger than any other's, and alone make ranks near 1. Where a run has sinks, its ranks are
+    shown twice, of all positions and without the sinks and one position more. --skip-first
+    chooses others; with 0 among them, the curve without sinks is there too.
+
     \b
         lpp-analyze layers ./lpp
         lpp-analyze layers ./lpp --context 50 --site 'block.*,final'
+        lpp-analyze layers ./lpp --skip-first 1,4 --errors final
         lpp-analyze layers ./lpp --format csv
     """
     from lpp.analyze.engine.executor import chosen_executor
@@ -52,11 +73,17 @@ def layers(
     from lpp.analyze.text import layers as text
     from lpp.analyze.text.text import as_csv
 
-    selection = Selection(runs=runs, sites=sites, contexts=contexts, prompts=prompts)
+    selection = Selection(
+        runs=runs,
+        sites=sites,
+        contexts=contexts,
+        prompts=prompts,
+        skip_first=skip_first or (0,),
+    )
     views, _ = select_runs(store, selection)
     chosen = select_sites(views, selection)
     total = sum(site in chosen for view in views for site in view.run.sites)
-    with chosen_executor(executor, address) as who, progress("Layers", total, "sites") as bar:
+    with chosen_executor(executor, address, jobs) as who, progress("Layers", total, "sites") as bar:
         found = library.layers(store, selection, errors=errors, progress=bar, executor=who)
     for line in found.left_out:
         click.echo(line, err=True)

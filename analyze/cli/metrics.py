@@ -27,10 +27,9 @@ def metrics(names: tuple[str, ...]) -> None:
         lpp-analyze metrics
         lpp-analyze metrics 'zscore_*' rankme
     """
-    from lpp.analyze.metrics.registry import METRICS
-    from lpp.analyze.runs.select import matching
+    from lpp.analyze.metrics.registry import METRICS, metric_names
 
-    for name in matching("metric", names or ("*",), METRICS):
+    for name in metric_names(names or ("*",)):
         click.echo("\n".join(lines(METRICS[name])))
 
 

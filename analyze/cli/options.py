@@ -21,20 +21,31 @@ def numbers(_ctx: click.Context, _param: click.Parameter, value: str | None) -> 
 
 
 def executor_options(command: Any) -> Any:
-    """`--executor local|ray` and `--address`."""
+    """`--jobs`, `--executor local|ray` and `--address`."""
     command = click.option(
         "--address",
         metavar="HOST:PORT",
         callback=_needs_ray,
         help="With --executor ray: the head of a running cluster, or auto.",
     )(command)
-    return click.option(
+    command = click.option(
         "--executor",
         type=click.Choice(EXECUTORS),
         default="local",
         show_default=True,
         is_eager=True,
         help="ray: on a Ray cluster, or on one of this machine that is started for it.",
+    )(command)
+    return jobs_option(command)
+
+
+def jobs_option(command: Any) -> Any:
+    """`--jobs`."""
+    return click.option(
+        "--jobs",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Threads that compute. Default: one for each core.",
     )(command)
 
 

@@ -1,4 +1,4 @@
-"""`lpp-analyze profile`: compute, print, and rebuild the database."""
+"""`lpp-analyze profile`: compute, print, and put into the database."""
 
 import shlex
 import sys
@@ -25,6 +25,14 @@ FINAL: Final = "final"
 @click.option("--rank-by", type=click.Choice(AGGREGATIONS), default="max", show_default=True)
 @click.option(
     "--drop-prefixes", callback=numbers, metavar="N,...", help="Prefixes that take no part."
+)
+@click.option(
+    "--skip-first",
+    callback=numbers,
+    metavar="K,...",
+    default="0",
+    show_default=True,
+    help="Ranks of the rows at positions from K on, without attention sinks for example.",
 )
 @click.option(
     "--metrics",
@@ -66,21 +74,23 @@ def profile(
     entropy_by: Any,
     rank_by: Any,
     drop_prefixes: tuple[int, ...] | None,
+    skip_first: tuple[int, ...],
     metrics: tuple[str, ...],
     errors: Any,
     groups: int,
     form: str | None,
+    jobs: int | None,
     executor: Any,
     address: str | None,
 ) -> None:
-    """Compute the profiles of STORE, print them, and rebuild its database.
+    """Compute the profiles of STORE, print them, and put them into its database.
 
     Contexts up to the captured one (the default) and numbers of prompts up to those captured
     (the default) come from the same store. Runs and sites may be patterns.
 
-    Without --site every site goes into the database, and `final` is printed. What was computed
-    before is not computed again. The database holds what one command asked for: floors of the
-    entropy and maxima of the ranks, whatever --entropy-by and --rank-by print.
+    Without --site every site is computed, and `final` is printed. What was computed before is not
+    computed again, and stays in the database, of runs that are still as they were. The database
+    holds floors of the entropy and maxima of the ranks, whatever --entropy-by and --rank-by print.
 
     Metrics other than the paper's are printed at the longest prefix and stored at each, in the
     table `metrics`; csv and json hold the profiles alone. Only what the chosen ones need is
@@ -99,32 +109,42 @@ def profile(
         lpp-analyze profile ./lpp --drop-prefixes 20 --entropy-by median
         lpp-analyze profile ./lpp --metrics paper,stable_rank,'zscore_*'
         lpp-analyze profile ./lpp --metrics participation_ratio --errors all
+        lpp-analyze profile ./lpp --skip-first 0,2
         lpp-analyze profile s3://lab/lpp --executor ray --address auto
     """
     import polars as pl
 
     from lpp.analyze.engine.executor import chosen_executor
     from lpp.analyze.metrics.registry import chosen as asked_of
-    from lpp.analyze.metrics.registry import unavailable
-    from lpp.analyze.runs.moments_held import needing_rows
+    from lpp.analyze.metrics.registry import needing_rows
     from lpp.analyze.runs.select import Selection, select_runs, select_sites, shortfalls
     from lpp.analyze.tables.analysis import analyze
     from lpp.analyze.tables.build import write_database
+    from lpp.analyze.tables.database import held
     from lpp.analyze.tables.entropy import uncaptured_lines
     from lpp.analyze.tables.metrics import LOGITS
     from lpp.analyze.text import profiles as render
-    from lpp.analyze.text.text import printable
+    from lpp.analyze.text.text import FORMATS, printable
 
     dropped = drop_prefixes or ()
-    selection = Selection(runs=runs, sites=sites or ("*",), contexts=contexts, prompts=prompts)
+    selection = Selection(
+        runs=runs,
+        sites=sites or ("*",),
+        contexts=contexts,
+        prompts=prompts,
+        skip_first=skip_first,
+    )
     views, incomplete = select_runs(store, selection)
     chosen = select_sites(views, selection)
-    lines = [*uncaptured_lines(views, contexts), *unavailable(metrics)]
+    lines = uncaptured_lines(views, contexts)
     lines += needing_rows(views, asked_of(metrics))
     for line in (*incomplete, *shortfalls(views, selection), *lines):
         click.echo(line, err=True)
     total = sum(site in chosen for view in views for site in view.run.sites)
-    with chosen_executor(executor, address) as who, progress("Spectra", total, "sites") as bar:
+    with (
+        chosen_executor(executor, address, jobs) as who,
+        progress("Spectra", total, "sites") as bar,
+    ):
         analysis = analyze(
             store,
             selection,
@@ -139,8 +159,8 @@ def profile(
     only_final = sites is None and FINAL in chosen
     shown = found.filter(site=FINAL) if only_final else found
     form = form or ("bars" if sys.stdout.isatty() else "table")
-    if form in render.FORMATS:
-        write_exact(render.FORMATS[form](shown))
+    if form in FORMATS:
+        write_exact(FORMATS[form](shown))
         return
     others = analysis.metrics
     if only_final:
@@ -154,7 +174,8 @@ def profile(
         bars=form == "bars",
     )
     click.echo(printable(text, sys.stdout.encoding), nl=False)
-    click.echo(f"{len(found)} profiles of {len(chosen)} sites are in {database}.")
+    there = held(store, "site_profiles")
+    click.echo(f"{len(there)} profiles of {there['site'].n_unique()} sites are in {database}.")
     click.echo(
         f'Next: lpp-sql {shlex.quote(store)} "SELECT * FROM profiles ORDER BY entropy_floor"'
     )

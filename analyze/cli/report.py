@@ -33,9 +33,9 @@ def report(*, store: str, output: Path, form: Any) -> None:
     """Write what the database of STORE holds as one page that opens from disk.
 
     Which models on what; which differences exceed their intervals; depth; steadiness;
-    benchmarks; what to distrust; provenance. Nothing is computed: what is missing is named with
-    the command that computes it. png and svg are pictures for papers, md is a summary for a
-    pull request.
+    benchmarks; what to distrust; provenance. Nothing is computed: the page shows what the
+    database and the analysis cache hold, and names the command for what is missing. png and svg
+    are pictures for papers, md is a summary for a pull request.
 
     \b
         lpp-analyze report ./lpp -o report.html

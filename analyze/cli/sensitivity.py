@@ -41,6 +41,7 @@ def sensitivity(
     errors: Any,
     form: str,
     part: Any,
+    jobs: int | None,
     executor: Any,
     address: str | None,
 ) -> None:
@@ -61,16 +62,20 @@ def sensitivity(
         lpp-analyze sensitivity ./lpp --part agreement --format csv
     """
     from lpp.analyze.engine.executor import chosen_executor
-    from lpp.analyze.runs.select import Selection
+    from lpp.analyze.runs.select import Selection, select_runs
     from lpp.analyze.studies import sensitivity as library
-    from lpp.analyze.studies.grid import choose
+    from lpp.analyze.studies.grid import spanned
     from lpp.analyze.text import sensitivity as text
     from lpp.analyze.text.text import as_csv
 
     selection = Selection(runs=runs, sites=sites, contexts=contexts, prompts=prompts)
-    views, axes, _ = choose(store, selection)
+    views, _ = select_runs(store, selection)
+    axes = spanned(views, selection)
     total = sum(site in axes.sites for view in views for site in view.run.sites)
-    with chosen_executor(executor, address) as who, progress("Spectra", total, "sites") as bar:
+    with (
+        chosen_executor(executor, address, jobs) as who,
+        progress("Spectra", total, "sites") as bar,
+    ):
         found = library.sensitivity(store, selection, errors=errors, progress=bar, executor=who)
     for line in found.left_out:
         click.echo(line, err=True)

@@ -4,19 +4,17 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-import polars as pl
-
 from lpp.analyze.engine.cache import Cache
 from lpp.analyze.engine.row_values import RowValues, Values
-from lpp.analyze.engine.site_summaries import site_summaries
+from lpp.analyze.engine.site_spectra import site_summaries
 from lpp.analyze.engine.stored_moments import parts_held
-from lpp.analyze.engine.summary import SPECTRAL_KINDS, Demand, Summary
+from lpp.analyze.engine.workers import Workers
 from lpp.analyze.metrics.metric import Metric
+from lpp.analyze.metrics.summary import SPECTRAL_KINDS, Demand, Summary
 from lpp.analyze.numerics.jackknife import Estimate, jackknife
 from lpp.analyze.runs.cells import GROUPS, Cell
 from lpp.analyze.runs.keys import RunView
 from lpp.analyze.runs.site_reader import SiteReader
-from lpp.analyze.tables import tokens
 
 Estimates = Mapping[tuple[Cell, str], Estimate]
 """By cell and name of the metric."""
@@ -90,14 +88,19 @@ class Wanted:
             known |= {c: s.joined(known[c]) if c in known else s for c, s in new.items()}
             cache.keep_summaries(site, new)
         if made:
-            own = {metric.name for metric in self.request.metrics if metric.own_rows}
-            cache.keep_values(site, {key: value for key, value in made.items() if key[1] in own})
+            cache.keep_values(site, made)
         values = _values(known, of_spectra.cells(self.cells)) | self.kept | made
-        return dict(_with_errors(values, self.cells, self.request.of(*SPECTRAL_KINDS, "rows")))
+        return dict(with_errors(values, self.cells, self.request.of(*SPECTRAL_KINDS, "rows")))
 
 
 def site_estimates(
-    view: RunView, cache: Cache, site: str, cells: Collection[Cell], request: Request
+    view: RunView,
+    cache: Cache,
+    site: str,
+    cells: Collection[Cell],
+    request: Request,
+    *,
+    workers: Workers,
 ) -> Estimates:
     """Metrics that need a scatter, eigenvalues or rows of `site`: no row is read for what is kept.
 
@@ -112,37 +115,14 @@ def site_estimates(
             sure = [cell for cell in cells if cell not in unsure]
             bare = replace(request, errors=())
             return {
-                **site_estimates(view, cache, site, sure, request),
-                **site_estimates(view, cache, site, unsure, bare),
+                **site_estimates(view, cache, site, sure, request, workers=workers),
+                **site_estimates(view, cache, site, unsure, bare, workers=workers),
             }
     wanted = Wanted.of(cache, site, cells, request)
     reader = SiteReader(view.run, site, view.lengths)
-    rows = RowValues(reader, wanted.absent) if wanted.absent else None
-    new = site_summaries(reader, wanted.missing, rows)
+    rows = RowValues(reader, wanted.absent, workers) if wanted.absent else None
+    new = site_summaries(reader, wanted.missing, workers, rows)
     return wanted.estimates(cache, site, new, rows.finish() if rows else {})
-
-
-def token_estimates(view: RunView, cells: Collection[Cell], request: Request) -> Estimates:
-    """Metrics that need the token statistics of a run, which are read once."""
-    some = request.of("tokens")
-    wanted = some.cells(cells)
-    if not wanted:
-        return {}
-    longest = max(cell.prefix for cell in wanted)
-    most = max(cell.n_prompts for cell in wanted)
-    inside = (pl.col("position") < longest) & (pl.col("prompt_id") < most)
-    inside &= ~pl.col("prompt_id").is_in(view.set_aside.tolist())
-    names = [name for name in tokens.SCHEMA.names() if name != "run"]
-    files = view.run.tokens_files()
-    read = pl.concat([tokens.read_tokens(file, names).filter(inside) for file in files])
-    values: Values = {}
-    for cell, metrics in wanted.items():
-        first, end = cell.gap
-        below = (pl.col("position") < cell.prefix) & (pl.col("prompt_id") < cell.n_prompts)
-        stays = (pl.col("prompt_id") < first) | (pl.col("prompt_id") >= end)
-        frame = read.filter(below & stays)
-        values |= {(cell, metric.name): metric.compute(frame) for metric in metrics}
-    return dict(_with_errors(values, cells, some))
 
 
 def _values(known: Mapping[Cell, Summary], wanted: Mapping[Cell, Sequence[Metric[Any]]]) -> Values:
@@ -153,9 +133,10 @@ def _values(known: Mapping[Cell, Summary], wanted: Mapping[Cell, Sequence[Metric
     }
 
 
-def _with_errors(
+def with_errors(
     values: Values, cells: Collection[Cell], request: Request
 ) -> Iterator[tuple[tuple[Cell, str], Estimate]]:
+    """Each of `cells` and metrics with its error, from the values of its parts."""
     for metric in request.metrics:
         for cell in cells:
             parts = [values[part, metric.name] for part in cell.parts(request.groups_of(metric))]

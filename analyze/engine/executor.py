@@ -1,58 +1,70 @@
-"""Who computes the estimates of many sites: this process, or a cluster.
-
-The work is the same and so are the bits (`spans`). An executor is handed every site there is to do
-and gives their estimates in the same order.
-"""
+"""Who computes the estimates of many sites: this process, or a cluster. The bits are the same."""
 
 import contextlib
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Final, Literal, Protocol
+from collections.abc import Iterable, Iterator
+from typing import Final, Literal
 
-from lpp.analyze.engine.cache import Cache
-from lpp.analyze.engine.estimates import Estimates, Request, site_estimates
-from lpp.analyze.runs.cells import Cell
-from lpp.analyze.runs.keys import RunView
+from lpp.analyze.engine.accumulate import band_edges, span_rows
+from lpp.analyze.engine.estimates import Estimates, site_estimates
+from lpp.analyze.engine.twin_differences import WithTwins
+from lpp.analyze.engine.work import Executor, Work
+from lpp.analyze.engine.workers import MEMORY_SHARE, Workers, free_bytes
+from lpp.analyze.numerics.moments import PRODUCT_ROWS, chunk_rows
+
+__all__ = ["LOCAL", "Executor", "ExecutorName", "LocalExecutor", "Work", "chosen_executor"]
 
 ExecutorName = Literal["local", "ray"]
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
-    """One site of one run, and what is asked of it."""
+class LocalExecutor:
+    """Sites side by side in this process, as many as fit into its memory.
 
-    view: RunView
-    cache: Cache
-    site: str
-    cells: Collection[Cell]
-    request: Request
+    jobs: threads that compute; one for each usable core by default.
+    """
 
-
-class Executor(Protocol):
-    """Computes estimates."""
+    def __init__(self, jobs: int | None = None) -> None:
+        self.jobs = jobs
 
     def estimates(self, work: Iterable[Work]) -> Iterator[Estimates]:
         """Those of each site, in order."""
+        every = list(work)
+        if not every:
+            return
+        with Workers(self.jobs) as workers:
+            room = int(free_bytes() * MEMORY_SHARE) // max(map(site_bytes, every))
+            at_once = min(workers.jobs, max(1, room))
+
+            def compute(one: Work) -> Estimates:
+                args = one.view, one.cache, one.site, one.cells, one.request
+                return site_estimates(*args, workers=workers)
+
+            yield from workers.map(compute, every, at_once)
 
 
-class _Local:
-    def estimates(self, work: Iterable[Work]) -> Iterator[Estimates]:
-        for one in work:
-            yield site_estimates(one.view, one.cache, one.site, one.cells, one.request)
+LOCAL: Final[Executor] = WithTwins(LocalExecutor())
+"""All cores of this machine."""
 
 
-LOCAL: Final[Executor] = _Local()
-"""One site after the other, in this process."""
+def site_bytes(work: Work) -> int:
+    """About the most memory that a site takes: `accumulate` says what of."""
+    run, dim = work.view.run, work.view.run.site(work.site).width
+    bands = len(band_edges(work.cells))
+    square, row = 8 * dim * dim, dim * 4
+    copies = 1 + (run.plan.prompts.tokens > span_rows(dim)) + bool(work.request.errors)
+    waiting = bands * min(chunk_rows(dim), run.plan.prompts.tokens) * row
+    return bands * copies * square + waiting + 4 * square + 2 * PRODUCT_ROWS * dim * 8 + (64 << 20)
 
 
 @contextlib.contextmanager
-def chosen_executor(name: ExecutorName, address: str | None) -> Iterator[Executor]:
+def chosen_executor(
+    name: ExecutorName, address: str | None, jobs: int | None = None
+) -> Iterator[Executor]:
     """The executor of that name, until the block ends. address: of the Ray cluster."""
     if name == "local":
-        yield LOCAL
+        yield WithTwins(LocalExecutor(jobs))
         return
     from lpp.analyze.engine.ray_executor import RayExecutor
     from lpp.store.commands.cluster import cluster
 
     with cluster(address) as ray:
-        yield RayExecutor(ray)
+        yield WithTwins(RayExecutor(ray))

@@ -1,9 +1,8 @@
 """Analysis on a Ray cluster: sites are tasks, and of long sites every span is one.
 
 A site of one span, or whose moments are stored, is one task, which does all of it and keeps it in
-the cache. Of a longer one
-each span is read and multiplied by a task, the bands merge by tasks in the tree of `spans`, one
-task takes the spectra of each number of prompts and one each group that a jackknife leaves out.
+the cache. Of a longer one each span is read and summed by a task, tasks add the sums up in order,
+one takes the spectra of each number of prompts and one each group that a jackknife leaves out.
 The driver computes nothing: it hands out work, puts estimates together and keeps what is new.
 
 Tasks read the store by its URL, from the shared disk or the bucket that every machine must see.
@@ -11,7 +10,7 @@ What they give back is in Ray's object store and is made again, from the rows, w
 lost; a task whose worker died is repeated. Both end in the same bits: a task depends on nothing
 but its arguments.
 
-Held in the object stores: 8 b d^2 bytes for each open span, at most two for each processor.
+Held in the object stores: 8 b d^2 bytes for each span under way, at most two for each processor.
 """
 
 from collections import defaultdict, deque
@@ -21,19 +20,30 @@ from typing import Any, Final
 
 import numpy as np
 
-from lpp.analyze.engine.bands import Bands, band_counts
+from lpp.analyze.engine.accumulate import (
+    BandSums,
+    band_counts,
+    band_edges,
+    band_shifts,
+    pieces,
+    span_ends,
+    span_rows,
+)
 from lpp.analyze.engine.estimates import Estimates, Wanted, site_estimates
-from lpp.analyze.engine.executor import Work
-from lpp.analyze.engine.held import Held, HeldBands, Spreads, merged
-from lpp.analyze.engine.left_out import without_group, without_rows
 from lpp.analyze.engine.row_values import RowValues, Values
-from lpp.analyze.engine.site_summaries import site_summaries, whole_summaries
-from lpp.analyze.engine.spans import Tree, pieces, span_ends, span_rows
+from lpp.analyze.engine.site_spectra import (
+    Gap,
+    group_summaries,
+    site_summaries,
+    whole_summaries,
+)
 from lpp.analyze.engine.stored_moments import serves
-from lpp.analyze.engine.summary import Demand, Summary, summarize
+from lpp.analyze.engine.work import Work
+from lpp.analyze.engine.workers import Solves, Workers
 from lpp.analyze.metrics.metric import Metric
-from lpp.analyze.numerics.moments import Moments, Workspace
-from lpp.analyze.runs.cells import Cell, n_tokens
+from lpp.analyze.metrics.summary import Demand, Summary
+from lpp.analyze.numerics.moments import Floats, ShiftedSums
+from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.keys import RunView
 from lpp.analyze.runs.site_reader import SiteReader
 from lpp.store.commands.cluster import processors, task_error
@@ -44,7 +54,11 @@ REPEATS: Final = 10
 AHEAD: Final = 2
 """Tasks handed out for each processor: none waits for the driver, and few results lie about."""
 
-Nodes = list[Held]
+ADDED: Final = 8
+"""Spans whose sums one task adds to those before them."""
+
+Sums = list[ShiftedSums]
+"""Of each band, (B,)."""
 Ref = Any
 """Of something in Ray's object store."""
 
@@ -67,8 +81,8 @@ class RayExecutor:
     def __init__(self, ray: Any) -> None:
         self._ray = ray
         remote = ray.remote(max_retries=REPEATS, num_cpus=1)
-        self._site, self._leaf, self._join = remote(_site), remote(_leaf), remote(_join)
-        self._whole = ray.remote(max_retries=REPEATS, num_cpus=1, num_returns=2)(_whole)
+        self._site, self._span, self._add = remote(_site), remote(_span), remote(_add)
+        self._few, self._whole, self._shifts = remote(_few), remote(_whole), remote(_shifts)
         self._group, self._rows = remote(_group), remote(_rows)
         self._limit = AHEAD * processors(ray)
         self._under_way: list[Ref] = []
@@ -126,46 +140,39 @@ class RayExecutor:
         self, view: Ref, reader: SiteReader, ends: Sequence[int], wanted: Mapping[Cell, Demand]
     ) -> list[Ref]:
         """The summaries of `wanted`, in parts, of a site of several spans."""
-        upper = sorted({cell.prefix for cell in wanted})
-        sizes: dict[int, list[Cell]] = defaultdict(list)
+        edges = band_edges(wanted)
+        sizes: dict[int, dict[Cell, Demand]] = defaultdict(dict)
         for cell in sorted(wanted):
-            sizes[cell.n_prompts].append(cell)
-        found = []
+            sizes[cell.n_prompts][cell] = wanted[cell]
+        # Prompts that end with the first span or before it are one process's work: few rows.
+        few = {c: d for size, cells in sizes.items() if size <= ends[0] for c, d in cells.items()}
+        found = [self._handed(self._few, view, reader.site, few)] if few else []
+        shifts = self._handed(self._shifts, view, reader.site, edges, ends[0])
         for size, cells in sizes.items():
-            nodes = self._nodes(view, reader, upper, ends, (0, size))
-            some = {cell: wanted[cell] for cell in cells if cell in wanted}
-            whole, kept = self._handed(self._whole, view, reader.site, some, upper, *nodes)
-            found.append(whole)
-            apart = [c for c in cells if c.groups and not _few(reader, c)]
-            for gap, leaving in _by_gap(apart).items():
-                below = sorted({cell.prefix for cell in apart if cell.groups == leaving[0].groups})
-                nodes = self._nodes(view, reader, below, ends, gap)
-                asked = {cell: wanted[cell] for cell in leaving}
-                found.append(self._handed(self._group, reader.width, asked, below, kept, *nodes))
+            if size <= ends[0]:
+                continue
+            site = (view, reader.site, edges, shifts)
+            sums = self._sums(site, pieces(ends, 0, size))
+            found.append(self._handed(self._whole, *site[:2], cells, edges, sums))
+            for gap, leaving in _by_gap(cells):
+                group = self._sums(site, pieces(ends, *gap))
+                found.append(self._handed(self._group, leaving, edges, sums, group))
         return found
 
-    def _nodes(
-        self,
-        view: Ref,
-        reader: SiteReader,
-        upper: Sequence[int],
-        ends: Sequence[int],
-        prompts: tuple[int, int],
-    ) -> list[Ref]:
-        """The roots of the tree over some prompts, and the span that is still open."""
-        tree = Tree[Ref](lambda nodes: self._handed(self._join, *nodes), eager=False)
-        closed, still_open = pieces(ends, reader.lengths, *prompts)
-        for part in closed:
-            tree.add(self._handed(self._leaf, view, reader.site, upper, part, True))
-        last = [self._handed(self._leaf, view, reader.site, upper, p, False) for p in still_open]
-        return [*tree.roots, *last]
+    def _sums(self, site: tuple[Ref, str, Sequence[int], Ref], parts: Sequence[Gap]) -> Ref:
+        """The sums of each band over prompts of several spans, added from left to right."""
+        total: Ref = None
+        for start in range(0, len(parts), ADDED):
+            spans = [self._handed(self._span, *site, part) for part in parts[start:][:ADDED]]
+            total = self._handed(self._add, total, *spans)
+        return total
 
     def _handed(self, task: Any, *args: Any) -> Any:
         """Hand out a task, once few enough are under way."""
         while len(self._under_way) >= self._limit:
             _, self._under_way = self._ray.wait(self._under_way, num_returns=1, fetch_local=False)
         made = task.remote(*args)
-        self._under_way.append(made[0] if isinstance(made, list) else made)
+        self._under_way.append(made)
         return made
 
     def _view(self, view: RunView) -> Ref:
@@ -175,93 +182,92 @@ class RayExecutor:
         return self._views[view.run.id]
 
 
-def _few(reader: SiteReader, cell: Cell) -> bool:
-    """Whether the whole of it has fewer rows than columns, so that groups are cut from its Gram."""
-    return n_tokens(reader.lengths, cell.whole) < reader.width
+def _by_gap(cells: Mapping[Cell, Demand]) -> list[tuple[Gap, dict[Cell, Demand]]]:
+    """Cells that leave a group out, by that group and where they begin."""
+    found: dict[tuple[Gap, int], dict[Cell, Demand]] = defaultdict(dict)
+    for cell, demand in cells.items():
+        if cell.groups:
+            found[cell.gap, cell.first_position][cell] = demand
+    return [(gap, leaving) for (gap, _), leaving in found.items()]
 
 
-def _by_gap(cells: Iterable[Cell]) -> dict[tuple[int, int], list[Cell]]:
-    found: dict[tuple[int, int], list[Cell]] = defaultdict(list)
-    for cell in cells:
-        found[cell.gap].append(cell)
-    return found
+QUIET: Final = np.errstate(invalid="ignore", over="ignore")
+"""Rows that are not finite give NaN, which says more than a warning would."""
 
 
 # What runs on the cluster. Everything is in the arguments; nothing is kept between two calls.
 
 
+@QUIET
 def _site(view: RunView, *args: Any) -> Estimates:
-    return site_estimates(view, *args)
+    with Workers(1) as workers:
+        return site_estimates(view, *args, workers=workers)
+
+
+@QUIET
+def _few(view: RunView, site: str, wanted: Mapping[Cell, Demand]) -> dict[Cell, Summary]:
+    with Workers(1) as workers:
+        return site_summaries(_reader(view, site), wanted, workers)
 
 
 def _reader(view: RunView, site: str) -> SiteReader:
     return SiteReader(view.run, site, view.lengths)
 
 
-def _leaf(
-    view: RunView, site: str, upper: Sequence[int], prompts: tuple[int, int], closed: bool
-) -> Nodes:
-    """The bands of some prompts of a site, which lie in one span."""
+def _shifts(view: RunView, site: str, edges: Sequence[int], end: int) -> Floats:
+    return band_shifts(_reader(view, site), edges, end)
+
+
+@QUIET
+def _span(
+    view: RunView, site: str, edges: Sequence[int], shifts: Sequence[Floats], prompts: Gap
+) -> Sums:
+    """The sums of some prompts of a site, which lie in one span."""
     reader, (first, end) = _reader(view, site), prompts
-    bands = Bands(reader.width, upper, band_counts(reader.lengths[first:end], upper))
-    with np.errstate(invalid="ignore", over="ignore"):
-        for _ in reader.read([end], bands, first=first):
+    with Workers(1) as workers:
+        counts = band_counts(reader.lengths[first:end], edges)
+        bands = BandSums(reader, edges, counts, workers, list(shifts))
+        for _ in reader.read([end], bands, first=first, dtype="stored"):
             pass
-        found = [bands.held(b) for b in range(len(upper))]
-        return [band.close(bands.work) for band in found] if closed else found
+        return bands.sums()
 
 
-def _join(*nodes: Nodes) -> Nodes:
-    first, *others = nodes
-    into = [band.copy() for band in first]  # what came out of the object store cannot be changed
-    work = Workspace(into[0].dim)
-    with np.errstate(invalid="ignore", over="ignore"):
-        for b, band in enumerate(into):
-            for other in others:
-                band.join(other[b], work)
+@QUIET
+def _add(total: Sums | None, *parts: Sums) -> Sums:
+    """The sums of all, from left to right. What comes from the object store cannot be changed."""
+    spans = list(parts) if total is None else [total, *parts]
+    into = [sums.copy() for sums in spans[0]]
+    for span in spans[1:]:
+        for mine, sums in zip(into, span, strict=True):
+            mine.add(sums)
     return into
 
 
-def _bands(dim: int, upper: Sequence[int], nodes: Sequence[Nodes]) -> Spreads:
-    work, empty = Workspace(dim), Held(np.empty((0, dim), np.float32))
-    found = [merged([node[b] for node in nodes] or [empty], work) for b in range(len(upper))]
-    return HeldBands(dim, upper, found)
-
-
+@QUIET
 def _whole(
-    view: RunView,
-    site: str,
-    wanted: Mapping[Cell, Demand],
-    upper: Sequence[int],
-    *nodes: Nodes,
-) -> tuple[dict[Cell, Summary], dict[int, Moments]]:
-    """The summaries of cells of one number of prompts, and what groups are taken from."""
-    reader = _reader(view, site)
-    with np.errstate(invalid="ignore", over="ignore"):
-        bands = _bands(reader.width, upper, nodes)
-        found, kept = whole_summaries(reader, list(wanted), wanted, bands)
-        for cell, rest in without_rows(reader, list(wanted), kept, upper):
-            found[cell] = summarize(rest, wanted[cell])
-    return found, {p: spread for p, spread in kept.items() if isinstance(spread, Moments)}
-
-
-def _group(
-    dim: int,
-    wanted: Mapping[Cell, Demand],
-    upper: Sequence[int],
-    kept: Mapping[int, Moments],
-    *nodes: Nodes,
+    view: RunView, site: str, wanted: Mapping[Cell, Demand], edges: Sequence[int], sums: Sums
 ) -> dict[Cell, Summary]:
-    """The summaries of cells that one group is left out of, whose rows are in `nodes`."""
-    with np.errstate(invalid="ignore", over="ignore"):
-        bands = _bands(dim, upper, nodes)
-        some = without_group(list(wanted), bands, kept)
-        return {cell: summarize(rest, wanted[cell]) for cell, rest in some}
+    """The summaries of cells of one number of prompts that leave nothing out."""
+    with Workers(1) as workers:
+        solves = Solves(workers)
+        whole_summaries(_reader(view, site), wanted, sums, edges, solves)
+        return solves.all()
 
 
+@QUIET
+def _group(
+    wanted: Mapping[Cell, Demand], edges: Sequence[int], sums: Sums, group: Sums
+) -> dict[Cell, Summary]:
+    """The summaries of cells that one group is left out of."""
+    with Workers(1):
+        return group_summaries(wanted, sums, edges, group)
+
+
+@QUIET
 def _rows(view: RunView, site: str, absent: Mapping[Cell, Sequence[Metric[Any]]]) -> Values:
     """Metrics that need the rows themselves: they are read in order, whatever their number."""
     reader = _reader(view, site)
-    rows = RowValues(reader, absent)
-    site_summaries(reader, {}, rows)
-    return rows.finish()
+    with Workers(1) as workers:
+        rows = RowValues(reader, absent, workers)
+        site_summaries(reader, {}, workers, rows)
+        return rows.finish()

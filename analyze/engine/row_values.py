@@ -6,18 +6,29 @@ such a metric pays nothing.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from lpp.analyze.metrics.metric import Measurement, Metric, SiteRows, Start
+from lpp.analyze.engine.workers import Workers
+from lpp.analyze.metrics.metric import Measurement, Metric, MomentsMeasurement, SiteRows, Start
+from lpp.analyze.numerics.moments import Moments
 from lpp.analyze.runs.cells import Cell, n_tokens
 from lpp.analyze.runs.site_reader import SiteReader
+from lpp.analyze.runs.wide_block import Tiles, WideBlock
+from lpp.store.arrays.reader import to_float32
 from lpp.store.read import Block
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 Values = dict[tuple[Cell, str], float]
 """A number for each cell and name of a metric."""
+
+
+CellMoments = Callable[[], Iterator[tuple[Cell, Moments]]]
+"""Gives the moments of some whole cells, again at each call; each is valid until the next."""
 
 
 class RowValues:
@@ -25,12 +36,20 @@ class RowValues:
 
     wanted: the metrics of each cell. n_prompts: as many prompts are to be read. sizes: where
     the read stops on the way, as it does for spectra: sums over blocks depend on where those end.
+    moment_cells: cells whose moments some metric is made of: whoever reads gives them to
+    `moments`, for each number of prompts. workers: the caller alone by default.
     """
 
-    def __init__(self, reader: SiteReader, wanted: Mapping[Cell, Sequence[Metric[Any]]]) -> None:
+    def __init__(
+        self,
+        reader: SiteReader,
+        wanted: Mapping[Cell, Sequence[Metric[Any]]],
+        workers: Workers | None = None,
+    ) -> None:
         self.sizes = {cell.n_prompts for cell in wanted}
         self.n_prompts = max(self.sizes)
-        self._reader = reader
+        self.moments: list[CellMoments] = []
+        self._reader, self._workers = reader, workers or Workers(1)
         self._longest = max(cell.prefix for cell in wanted)
         self._count = 0
         by_measure: dict[Start, dict[Cell, list[Metric[Any]]]] = defaultdict(dict)
@@ -38,34 +57,67 @@ class RowValues:
             for metric in metrics:
                 by_measure[metric.measure or AllRows].setdefault(cell, []).append(metric)
         self._running = [(start(reader, list(cells)), cells) for start, cells in by_measure.items()]
+        self._tiles = Tiles([one for one, _ in self._running])
+        self._under_way: Future[None] | None = None
+        using = [(one, cells) for one, cells in self._running if _uses_moments(one)]
+        self._using = [cast("MomentsMeasurement", one) for one, _ in using]
+        self.moment_cells = {cell for _, cells in using for cell in cells if not cell.groups}
 
     def add(self, block: Block) -> None:
-        """Take in the next rows."""
+        """Take in the next rows: a worker does, while others are read."""
         inside = (block.position < self._longest) & (block.prompt_id < self.n_prompts)
         self._count += int(inside.sum())
-        for measurement, _ in self._running:
-            measurement.add(block)
+        self._settle()
+        self._under_way = self._workers.submit(self._take_in, block)
+
+    def _take_in(self, block: Block) -> None:
+        values = to_float32(block.values)
+        self._tiles.add(Block(values=values, prompt_id=block.prompt_id, position=block.position))
+
+    def _settle(self) -> None:
+        if self._under_way is not None:
+            self._workers.result(self._under_way)
+            self._under_way = None
+
+    def _give_moments(self, *, again: bool) -> None:
+        some = [one for one in self._using if one.wants_moments_again or not again]
+        for moments in self.moments if some else ():
+            for cell, found in moments():
+                for one in some:
+                    one.moments(cell, found.n, found.mean, found.scatter)
 
     def finish(self) -> Values:
         """The numbers, once the rows are in. Reads them again for measurements that ask for it.
 
         Raises FormatError when the rows are not as many as the prompts say.
         """
+        self._settle()
         self._reader.check(Cell(self.n_prompts, self._longest), self._count)
+        self._give_moments(again=False)
+        asking = [one for one, _ in self._running if one.again()]
+        while asking:
+            for _ in self._reader.read([self.n_prompts], Tiles(asking)):
+                pass
+            asking = [one for one in asking if one.again()]
+        self._give_moments(again=True)
+        tasks = [self._workers.submit(_computed, one, wanted) for one, wanted in self._running]
         found: Values = {}
-        # Rows that are not finite give NaN, which says more than a warning would.
-        with np.errstate(invalid="ignore", over="ignore"):
-            asking: list[Measurement] = [one for one, _ in self._running if one.again()]
-            while asking:
-                for _ in self._reader.read([self.n_prompts], *asking):
-                    pass
-                asking = [one for one in asking if one.again()]
-            for measurement, wanted in self._running:
-                for cell, metrics in wanted.items():
-                    found |= {(cell, metric.name): float("nan") for metric in metrics}
-                for cell, kept in measurement.values():
-                    found |= {(cell, m.name): m.compute(kept) for m in wanted.get(cell, ())}
+        for values in self._workers.results(tasks):
+            found |= values
         return found
+
+
+def _uses_moments(measurement: Measurement) -> bool:
+    return getattr(measurement, "uses_moments", False)
+
+
+def _computed(measurement: Measurement, wanted: Mapping[Cell, Sequence[Metric[Any]]]) -> Values:
+    found: Values = {}
+    for cell, metrics in wanted.items():
+        found |= {(cell, metric.name): float("nan") for metric in metrics}
+    for cell, kept in measurement.values():
+        found |= {(cell, m.name): m.compute(kept) for m in wanted.get(cell, ())}
+    return found
 
 
 class AllRows:
@@ -82,7 +134,7 @@ class AllRows:
         self._position = np.empty(most, np.int32)
         self._filled = 0
 
-    def add(self, block: Block) -> None:
+    def add(self, block: WideBlock) -> None:
         """Take in the next rows."""
         inside = (block.position < self._longest) & (block.prompt_id < self._prompts)
         which = np.flatnonzero(inside)[: len(self._values) - self._filled]
@@ -101,7 +153,8 @@ class AllRows:
         prompt_id, position = self._prompt_id[: self._filled], self._position[: self._filled]
         for cell in self._cells:
             first, end = cell.gap
-            inside = (position < cell.prefix) & (prompt_id < cell.n_prompts)
+            inside = (position >= cell.first_position) & (position < cell.prefix)
+            inside &= prompt_id < cell.n_prompts
             inside &= (prompt_id < first) | (prompt_id >= end)
             self._reader.check(cell, int(inside.sum()))
             values = self._values[: self._filled][inside]

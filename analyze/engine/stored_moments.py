@@ -19,7 +19,8 @@ from typing import Final, Self
 
 import numpy as np
 
-from lpp.analyze.engine.summary import Demand, Summary, summarize
+from lpp.analyze.engine.workers import Solves, Workers
+from lpp.analyze.metrics.summary import Demand, Summary, summarize
 from lpp.analyze.numerics.moments import ROUNDING, Floats, Moments
 from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.moments_held import listed_numbers
@@ -96,15 +97,20 @@ def serves(run: Run, cells: Collection[Cell]) -> bool:
         return True
     if not plan.keeps_moments or plan.moments_dtype != "float64" or not cells:
         return False
-    bands = len(run.shards) * len(plan.moment_ends)
+    bands = len(run.shards) * len(band_ends(run))
     return all(holds(run, cell) for cell in cells) and plan.prompts.tokens > PRODUCT_ROWS * bands
 
 
+def band_ends(run: Run) -> tuple[int, ...]:
+    """Where the stored bands of a run end, in positions, ascending."""
+    return run.plan.moment_ends
+
+
 def holds(run: Run, cell: Cell) -> bool:
-    """Whether `cell` ends where stored bands and shards do, and its groups with it."""
-    edges = {*run.plan.shards}
-    inside = cell.n_prompts in edges and cell.prefix in run.plan.moment_ends
-    return inside and {*cell.gap} <= edges
+    """Whether `cell` begins and ends where stored bands and shards do, and its groups with it."""
+    edges, ends = {*run.plan.shards}, band_ends(run)
+    inside = cell.prefix in ends and cell.first_position in (0, *ends)
+    return inside and cell.n_prompts in edges and {*cell.gap} <= edges
 
 
 def parts_held(run: Run, cell: Cell, groups: int) -> bool:
@@ -112,7 +118,9 @@ def parts_held(run: Run, cell: Cell, groups: int) -> bool:
     return all(holds(run, part) for part in cell.parts(groups))
 
 
-def stored_summaries(reader: SiteReader, wanted: Mapping[Cell, Demand]) -> dict[Cell, Summary]:
+def stored_summaries(
+    reader: SiteReader, wanted: Mapping[Cell, Demand], workers: Workers
+) -> dict[Cell, Summary]:
     """The summary that is wanted of each cell of a site, from moments: as `site_summaries`.
 
     Raises InputError for a cell that moments do not tell of, FormatError where they are not of as
@@ -122,13 +130,16 @@ def stored_summaries(reader: SiteReader, wanted: Mapping[Cell, Demand]) -> dict[
     by_read: dict[tuple[int, int], list[Cell]] = defaultdict(list)
     for cell in sorted(wanted):
         by_read[cell.n_prompts, cell.groups].append(cell)
-    found: dict[Cell, Summary] = {}
-    with np.errstate(invalid="ignore", over="ignore"):
-        for cells in _reads(by_read):
-            for cell, moments in _of_size(reader, cells):
-                reader.check(cell, moments.n)
-                found[cell] = summarize(moments, wanted[cell])
-    return found
+    solves = Solves(workers)
+    for cells in _reads(by_read):
+        for cell, moments in _of_size(reader, cells):
+            reader.check(cell, moments.n)
+            solves.add(_summary, cell, moments, wanted[cell])
+    return solves.all()
+
+
+def _summary(cell: Cell, moments: Moments, demand: Demand) -> dict[Cell, Summary]:
+    return {cell: summarize(moments, demand)}
 
 
 def check_held(run: Run, cells: Collection[Cell]) -> None:
@@ -136,11 +147,12 @@ def check_held(run: Run, cells: Collection[Cell]) -> None:
     if missing := [cell for cell in cells if not holds(run, cell)]:
         cell = missing[0]
         groups = f", {cell.groups} groups" if cell.groups else ""
+        begin = f" from position {cell.first_position} on" if cell.first_position else ""
         raise InputError(
-            f"run {run.id} keeps moments, which tell nothing of {cell.n_prompts} prompts below "
-            f"position {cell.prefix}{groups}: only of {listed_numbers(run.plan.shards[1:])} "
-            f"prompts below {listed_numbers(run.plan.moment_ends)}. Ask for these, or capture "
-            "again with --keep both.",
+            f"run {run.id} keeps moments, which tell nothing of {cell.n_prompts} prompts{begin} "
+            f"below position {cell.prefix}{groups}: only of {listed_numbers(run.plan.shards[1:])} "
+            f"prompts below {listed_numbers(band_ends(run))}. Ask for these, or capture again "
+            "with --keep both.",
             kind=ErrorKind.NOT_FOUND,
         )
 
@@ -165,36 +177,44 @@ def _of_size(reader: SiteReader, cells: Sequence[Cell]) -> Iterator[tuple[Cell, 
         for first, end in itertools.pairwise(edges)
     ]
     rounding = STORED[reader.run.plan.moments_dtype]
-    by_prefix: dict[int, list[Cell]] = defaultdict(list)
+    by_rows: dict[tuple[int, int], list[Cell]] = defaultdict(list)
     for cell in cells:
-        by_prefix[cell.prefix].append(cell)
-    for prefix, parts in _prefixes(reader, shards, max(by_prefix)):
-        of_prefix = by_prefix.get(prefix, [])
-        if any(not cell.groups for cell in of_prefix):
-            yield Cell(size, prefix), _merged(parts).whole(rounding)
-        left_out = {cell.left_out: cell for cell in of_prefix if cell.groups}
+        by_rows[cell.first_position, cell.prefix].append(cell)
+    firsts = sorted({first for first, _ in by_rows})
+    for ends, parts in _merges(reader, shards, firsts, max(cell.prefix for cell in cells)):
+        some = by_rows.get(ends, [])
+        for cell in some:
+            if not cell.groups:
+                yield cell, _merged(parts).whole(rounding)
+        left_out = {cell.left_out: cell for cell in some if cell.groups}
         if left_out:
             for group, rest in _without_each(parts, reader.width):
                 if group in left_out:
                     yield left_out[group], rest.whole(rounding)
 
 
-def _prefixes(
-    reader: SiteReader, groups: Sequence[Sequence[Shard]], last: int
-) -> Iterator[tuple[int, list[Packed]]]:
-    """Each stored prefix up to `last`, with the moments of each group of shards below it.
+def _merges(
+    reader: SiteReader, groups: Sequence[Sequence[Shard]], firsts: Sequence[int], last: int
+) -> Iterator[tuple[tuple[int, int], list[Packed]]]:
+    """The moments of each group of shards from each of `firsts` to each end of a band up to `last`.
 
-    Valid until the next is taken: the merges go on.
+    Each band is read once. Valid until the next is taken: the merges go on.
     """
     stored = reader.run.moments(reader.site)
-    running = [Packed.empty(reader.width) for _ in groups]
-    for band, prefix in enumerate(reader.run.plan.moment_ends):
-        for merged, shards in zip(running, groups, strict=True):
+    running = {first: [Packed.empty(reader.width) for _ in groups] for first in firsts}
+    begin = 0
+    for band, end in enumerate(band_ends(reader.run)):
+        begun = [first for first in firsts if first <= begin]
+        for place, shards in enumerate(groups):
             for shard in shards:
-                merged.add(stored.band(shard, band))
-        yield prefix, running
-        if prefix == last:
+                part = stored.band(shard, band)
+                for first in begun:
+                    running[first][place].add(part)
+        for first in begun:
+            yield (first, end), running[first]
+        if end == last:
             return
+        begin = end
 
 
 def _merged(parts: Sequence[Packed]) -> Packed:

@@ -4,11 +4,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from lpp.analyze.metrics.parts import Parts, add_by_part
+from lpp.analyze.metrics.parts import Parts, slices
 from lpp.analyze.numerics.moments import Floats, Rows
 from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.site_reader import SiteReader
-from lpp.store.read import Block
+from lpp.analyze.runs.wide_block import WideBlock
 
 
 def mean_pairwise_cosine(rows: Rows, /) -> float:
@@ -21,17 +21,9 @@ def mean_pairwise_cosine(rows: Rows, /) -> float:
     >>> mean_pairwise_cosine(np.array([[2, 0], [0, 3], [1, 0]], dtype=np.float32))  # 0, 1 and 0
     0.3333333333333333
     """
-    unit, pointing = _directions(rows)
-    return _mean_cosine(int(pointing.sum()), unit.sum(axis=0))
-
-
-def _directions(rows: Rows) -> tuple[Floats, "np.ndarray[tuple[int], np.dtype[np.bool_]]"]:
-    """(N, d) rows over their lengths, 0 where that is 0, and (N,) whether it is not."""
     wide = rows.astype(np.float64)
-    length = np.sqrt(np.einsum("nd,nd->n", wide, wide))
-    pointing = length != 0  # a NaN counts, and stays
-    wide /= np.where(pointing, length, 1.0)[:, None]
-    return wide, pointing
+    lengths = np.sqrt(np.einsum("nd,nd->n", wide, wide))
+    return _mean_cosine(int(np.count_nonzero(lengths)), inverse(lengths) @ wide)
 
 
 def _mean_cosine(n: int, total: Floats) -> float:
@@ -40,21 +32,27 @@ def _mean_cosine(n: int, total: Floats) -> float:
     return float(np.minimum((total @ total - n) / (n * (n - 1)), 1.0))
 
 
+def inverse(lengths: Floats) -> Floats:
+    """1 over each of `lengths`; 0 for 0."""
+    return np.divide(1.0, lengths, out=np.zeros_like(lengths), where=lengths != 0)
+
+
 class PairwiseCosines:
     """The same for every cell from one read of a site's rows; 8 d bytes for each part."""
 
     def __init__(self, reader: SiteReader, cells: Sequence[Cell]) -> None:
         self._cells = cells
         self._parts = Parts(cells)
-        self._sums = np.zeros((self._parts.count, reader.width))
-        self._counts = np.zeros(self._parts.count)
+        self._sums = np.zeros((self._parts.count + 1, reader.width))  # the last is of no cell
+        self._counts = np.zeros(self._parts.count + 1, dtype=np.int64)
 
-    def add(self, block: Block) -> None:
+    def add(self, block: WideBlock) -> None:
         """Take in the next rows."""
-        part = self._parts.of(block)
-        unit, pointing = _directions(block.values)
-        add_by_part(self._sums, part, unit)
-        add_by_part(self._counts, part, pointing.astype(np.float64))
+        weights = inverse(block.lengths)
+        part = self._parts.of(block.prompt_id, block.position)
+        self._counts += np.bincount(part[block.lengths != 0], minlength=len(self._counts))
+        for k, rows in slices(part):
+            self._sums[k] += weights[rows] @ block.wide[rows]
 
     def again(self) -> bool:
         """One read is enough."""
@@ -63,6 +61,6 @@ class PairwiseCosines:
     def values(self) -> Iterator[tuple[Cell, float]]:
         """The number of each cell."""
         for cell in self._cells:
-            inside = self._parts.inside(cell)
+            inside = np.flatnonzero(self._parts.inside(cell))
             n = int(self._counts[inside].sum())
             yield cell, _mean_cosine(n, self._sums[inside].sum(axis=0))

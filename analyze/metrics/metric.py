@@ -12,9 +12,11 @@ from typing import Any, Final, Generic, Literal, NamedTuple, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from lpp.analyze.metrics.token_sums import LeastMeans, RowSums
+from lpp.analyze.numerics.moments import Floats
 from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.site_reader import SiteReader
-from lpp.store.read import Block
+from lpp.analyze.runs.wide_block import WideBlock
 
 Needs = Literal["tokens", "scatter", "eigenvalues", "rows"]
 """What has to be at hand, and so what `compute` is given, for the tokens below one prefix:
@@ -54,7 +56,7 @@ class SiteRows(NamedTuple):
 class Measurement(Protocol):
     """What is kept of a site's rows while they are read, in bounded memory, for many cells."""
 
-    def add(self, block: Block) -> None:
+    def add(self, block: WideBlock) -> None:
         """Take in the next rows, in prompt and position order; some may be in no cell."""
 
     def again(self) -> bool:
@@ -62,6 +64,21 @@ class Measurement(Protocol):
 
     def values(self) -> Iterator[tuple[Cell, Any]]:
         """What `compute` is given of each cell, one at a time; a cell left out has no number."""
+
+
+class MomentsMeasurement(Measurement, Protocol):
+    """A measurement that is also given what the spectra of its whole cells are made of."""
+
+    uses_moments: bool
+    """True: `moments` is called for each whole cell, after the first read and before `again`."""
+    wants_moments_again: bool
+    """Whether it is called once more, with the same arguments, after the last read."""
+
+    def moments(self, cell: Cell, n: int, mean: Floats, scatter: Floats) -> None:
+        """Rows n of a cell, their (d,) mean and (d, d) centred scatter.
+
+        Valid during the call: copy what is to be kept.
+        """
 
 
 Start = Callable[[SiteReader, Sequence[Cell]], Measurement]
@@ -88,19 +105,23 @@ class Metric(Generic[Input]):
     measure: Start | None = None
     """Of a rows metric: what is kept of the rows as they are read. Metrics that share one share
     its reads. Without one every row is held in memory."""
-    own_rows: bool = True
-    """Of a rows metric: whether the run's own rows decide the number, so that it may be kept."""
+    sums: RowSums | LeastMeans | None = None
+    """Of a tokens metric: the sums that make the same number as `compute`, so that rows need not be
+    held. Without, every row of the token statistics is held in memory."""
+    of_twin: "Metric[Any] | None" = None
+    """Of a difference: the metric whose value at the run's untrained twin, less that at the run,
+    is the number; `compute` is not used."""
     ratio: str = "participation_ratio"
     """Of a metric of vectors: the participation ratio of the matrix it is of, which tells whether
     that collapsed; of the covariance where it is of no matrix."""
+    normalises: str = ""
+    """Name of the metric that this one is, divided by min(N, d); empty: it is none."""
     bounds: tuple[float, float] | None = None
     """What no value can leave; None: what follows from the unit."""
-    package: str = ""
-    """Module it needs that not every installation has, as it is imported; empty: none."""
-    extra: str = ""
-    """Extra of this package that installs it."""
     no_error: str = ""
     """Why there is no jackknife error, where there is none."""
+    version: int = 1
+    """Of a rows metric: raise it when what it computes changes; kept numbers do not count then."""
 
     @property
     def limits(self) -> tuple[float, float]:

@@ -5,14 +5,14 @@ each part; a prefix, a number of prompts and a jackknife's group left out are ea
 parts. So one read serves them all, and memory is that of the sums.
 """
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import numpy.typing as npt
 
 from lpp.analyze.numerics.moments import Floats
 from lpp.analyze.runs.cells import Cell, Integers
-from lpp.store.read import Block
 
 
 class Parts:
@@ -25,41 +25,48 @@ class Parts:
 
     def __init__(self, cells: Iterable[Cell]) -> None:
         cells = list(cells)
-        self.upper = np.array(sorted({cell.prefix for cell in cells}))
-        self._edges = np.array(
-            sorted({0, *(edge for cell in cells for edge in (cell.n_prompts, *cell.gap))})
-        )
+        self._positions = np.unique([p for c in cells for p in (c.first_position, c.prefix)])
+        self._prompts = np.unique([0, *(e for c in cells for e in (c.n_prompts, *c.gap))])
+        self._bands = max(len(self._positions) - 1, 0)
 
     @property
     def count(self) -> int:
         """Parts K."""
-        return len(self.upper) * (len(self._edges) - 1)
+        return self._bands * (len(self._prompts) - 1)
 
-    def of(self, block: Block) -> Integers:
-        """(n,) part of each row of `block`; K for those in no cell."""
-        band = np.searchsorted(self.upper, block.position, side="right")
-        run = np.searchsorted(self._edges, block.prompt_id, side="right") - 1
-        outside = (band == len(self.upper)) | (run == len(self._edges) - 1)
-        return np.where(outside, self.count, run * len(self.upper) + band)
+    def of(self, prompt_id: Integers, position: Integers) -> Integers:
+        """(n,) part of each token; K for those in no cell."""
+        band = np.searchsorted(self._positions, position, side="right") - 1
+        run = np.searchsorted(self._prompts, prompt_id, side="right") - 1
+        outside = (band < 0) | (band >= self._bands) | (run == len(self._prompts) - 1)
+        return np.where(outside, self.count, run * self._bands + band)
 
     def inside(self, cell: Cell) -> npt.NDArray[np.bool_]:
         """(K,) which parts `cell` is made of."""
         first, end = cell.gap
-        start = self._edges[:-1]
+        start = self._prompts[:-1]
         runs = (start < cell.n_prompts) & ((start < first) | (start >= end))
-        result: npt.NDArray[np.bool_] = np.logical_and.outer(runs, self.upper <= cell.prefix)
+        lower, upper = self._positions[:-1], self._positions[1:]
+        bands = (lower >= cell.first_position) & (upper <= cell.prefix)
+        result: npt.NDArray[np.bool_] = np.logical_and.outer(runs, bands)
         return result.ravel()
 
 
-def add_by_part(sums: Floats, part: Integers, values: Floats) -> None:
-    """Add each row of `values`, (n, ...), to that of `sums`, (K, ...), which `part`, (n,), names.
+def slices(part: Integers) -> Iterator[tuple[int, slice]]:
+    """Each part of (n,) with the rows of one stretch of it: rows of a band lie side by side.
 
-    Rows of part K are left out.
+    >>> list(slices(np.array([4, 4, 2])))
+    [(4, slice(0, 2, None)), (2, slice(2, 3, None))]
     """
-    order = np.argsort(part, kind="stable")
-    sorted_part = part[order]
-    present, starts = np.unique(sorted_part, return_index=True)
-    if len(present):
-        totals = np.add.reduceat(values[order], starts, axis=0)
-        kept = present < len(sums)
-        sums[present[kept]] += totals[kept]
+    edges = [0, *(np.flatnonzero(np.diff(part)) + 1).tolist(), len(part)]
+    for start, end in itertools.pairwise(edges):
+        if start < end:
+            yield int(part[start]), slice(start, end)
+
+
+def mean_over_prompts(values: Floats, exists: npt.NDArray[np.bool_], cell: Cell) -> float:
+    """Mean of `values`, (P,), over the prompts of `cell` where `exists`; NaN without any."""
+    first, end = cell.gap
+    chosen = exists[: cell.n_prompts].copy()
+    chosen[first:end] = False
+    return float(values[: cell.n_prompts][chosen].mean()) if chosen.any() else float("nan")

@@ -2,65 +2,67 @@
 
 After centring, the five columns of highest variance are clipped at +-3 of their standard
 deviations, and the spectrum is that of X^T X / (N - 1) with no second centring (arXiv 2605.30018).
-Clipping needs means and deviations, which are known after a first read; a second one clips.
 
-Clipping changes five rows and columns of the scatter matrix. So the second read accumulates the
-ordinary scatter, in bands as the spectra do, and beside it, for each cell, the products of its
-clipped columns with all others: 5 d multiply-adds a row and cell, where a scatter of its own would
-take d^2. Memory: that of `bands`, and 8 x (5 d + 2 d for each part) bytes for each cell.
+Clipping changes five rows and columns of the scatter matrix. The engine has that matrix from a
+first read, for the spectra, and its diagonal says which columns are clipped and where. A second
+read accumulates the products of the clipped columns with all others: 5 d multiply-adds a row and
+cell, where a scatter of its own would take d^2. Memory: 8 x 5 d bytes for each cell and the rows
+of one block; the scatter is asked for again at the end rather than kept.
 """
 
-from collections import defaultdict
+import logging
+import math
 from collections.abc import Iterator, Sequence
 from typing import Final
 
 import numpy as np
 
-from lpp.analyze.engine.bands import Bands, band_counts
-from lpp.analyze.engine.summary import Demand, summarize
-from lpp.analyze.metrics.parts import Parts, add_by_part
 from lpp.analyze.numerics.moments import Floats, Moments
-from lpp.analyze.numerics.spectrum import Spectrum
+from lpp.analyze.numerics.spectrum import Spectrum, eigenvalues, rank_bound, sums
 from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.site_reader import SiteReader
-from lpp.store.read import Block
+from lpp.analyze.runs.wide_block import WideBlock
 
 CLIPPED_COLUMNS: Final = 5
 """Columns of highest variance; the first among equals."""
 CLIP_AT: Final = 3.0
 """Of a column's sample standard deviation (over N - 1)."""
 
-_SOLVED: Final = Demand(solved=frozenset({"covariance"}))
+_log = logging.getLogger("lpp.analyze")
 
 
 class RobustSpectra:
-    """The spectrum of every whole cell: a read for the columns, one for each number of prompts."""
+    """The spectrum of every whole cell: moments, a read of the clipped columns, moments again."""
+
+    uses_moments = True
+    wants_moments_again = True
 
     def __init__(self, reader: SiteReader, cells: Sequence[Cell]) -> None:
-        self._reader = reader
-        self._columns = ColumnMoments(reader.width, [cell for cell in cells if not cell.groups])
-        self._sizes: dict[int, list[Cell]] = defaultdict(list)  # to be read yet
-        for cell in cells:
-            if not cell.groups:
-                self._sizes[cell.n_prompts].append(cell)
-        self._clipped: _Clipped | None = None
+        self._width = reader.width
+        self._columns: dict[Cell, _ClippedColumns] = {}
+        self._products: _Products | None = None
         self._found: dict[Cell, Spectrum] = {}
 
-    def add(self, block: Block) -> None:
-        """Take in the next rows, of the first read or of a later one."""
-        if self._clipped is None:
-            self._columns.add(block)
+    def moments(self, cell: Cell, n: int, mean: Floats, scatter: Floats) -> None:
+        """The (d,) mean and (d, d) centred scatter of a cell: after the first read, and the last.
+
+        Neither is kept.
+        """
+        if self._products is None:
+            self._columns[cell] = _ClippedColumns(n, mean, np.diagonal(scatter))
         else:
-            self._clipped.add(block)
+            self._found[cell] = self._products.spectrum(cell, n, mean, scatter)
+
+    def add(self, block: WideBlock) -> None:
+        """Take in the next rows: nothing is kept of the first read."""
+        if self._products is not None:
+            self._products.add(block)
 
     def again(self) -> bool:
-        """A read more for each number of prompts, so that the bands of one are held at a time."""
-        if self._clipped is not None:
-            self._found |= dict(self._clipped.spectra())
-        if not self._sizes:
+        """One more read, once the columns are known."""
+        if self._products is not None or not self._columns:
             return False
-        _, cells = self._sizes.popitem()
-        self._clipped = _Clipped(self._reader, cells, self._columns)
+        self._products = _Products(self._width, self._columns)
         return True
 
     def values(self) -> Iterator[tuple[Cell, Spectrum]]:
@@ -68,116 +70,73 @@ class RobustSpectra:
         yield from self._found.items()
 
 
-class ColumnMoments:
-    """Count, mean and variance of the columns of every cell; 16 d bytes for each part."""
+class _ClippedColumns:
+    """Which columns of a cell are clipped, about what, and where."""
 
-    def __init__(self, width: int, cells: Sequence[Cell]) -> None:
-        self._parts = Parts(cells)
-        self._n = np.zeros(self._parts.count)
-        self._mean = np.zeros((self._parts.count, width))
-        self._squares = np.zeros((self._parts.count, width))  # about the part's own mean
+    def __init__(self, n: int, mean: Floats, squares: Floats) -> None:
+        self.index = np.argsort(-squares, kind="stable")[:CLIPPED_COLUMNS]
+        self.mean = mean.copy()
+        self.limit = CLIP_AT * np.sqrt(squares[self.index] / max(n - 1, 1))
 
-    def add(self, block: Block) -> None:
-        """Take in the next rows: merged with those before as `Moments` merge."""
-        if len(block.values) == 0:
-            return
-        part = self._parts.of(block)
-        n, total = np.zeros_like(self._n), np.zeros_like(self._mean)
-        add_by_part(n, part, np.ones(len(part)))
-        # from the first row: columns whose mean is enormous keep their digits, constant ones are 0
-        first = block.values[0].astype(np.float64)
-        wide = block.values - first
-        add_by_part(total, part, wide)
-        mean = total / np.maximum(n, 1)[:, None]
-        inside = part < len(n)
-        about = wide[inside] - mean[part[inside]]
-        squares = np.zeros_like(self._squares)
-        add_by_part(squares, part[inside], np.square(about, out=about))
-        for k in np.flatnonzero(n):
-            self._merge(int(k), float(n[k]), mean[k] + first, squares[k])
-
-    def _merge(self, k: int, n: float, mean: Floats, squares: Floats) -> None:
-        held = self._n[k]
-        delta = mean - self._mean[k]
-        self._n[k] = held + n
-        self._squares[k] += squares + delta**2 * (held * n / self._n[k])
-        self._mean[k] = mean if held == 0 else self._mean[k] + delta * (n / self._n[k])
-
-    def of(self, cell: Cell) -> tuple[Floats, Floats]:
-        """(d,) mean and (d,) sample variance of the columns of `cell`."""
-        inside = np.flatnonzero(self._parts.inside(cell) & (self._n > 0))
-        n = self._n[inside, None]
-        total = max(float(n.sum()), 1.0)
-        if len(inside) == 0:
-            return np.zeros(self._mean.shape[1]), np.zeros(self._mean.shape[1])
-        about = self._mean[inside] - self._mean[inside[0]]
-        shift = (n * about).sum(axis=0) / total
-        squares = self._squares[inside].sum(axis=0) + (n * (about - shift) ** 2).sum(axis=0)
-        return self._mean[inside[0]] + shift, squares / max(total - 1, 1.0)
+    def of(self, block: WideBlock, cell: Cell) -> Floats:
+        """(n, 5) clipped columns, 0 in rows of other cells."""
+        inside = (block.position >= cell.first_position) & (block.position < cell.prefix)
+        inside &= block.prompt_id < cell.n_prompts
+        centred = block.wide[:, self.index] - self.mean[self.index]
+        clipped: Floats = np.clip(centred, -self.limit, self.limit)
+        clipped[~inside] = 0.0
+        return clipped
 
 
-class _Cell:
-    """What the second read keeps of one cell: products of its clipped columns."""
+class _Products:
+    """Products of the clipped columns of all cells with every column, in one matrix product."""
 
-    def __init__(self, mean: Floats, variance: Floats) -> None:
-        self.mean = mean
-        self.top = np.argsort(-variance, kind="stable")[:CLIPPED_COLUMNS]
-        self._limit = CLIP_AT * np.sqrt(variance[self.top])
-        self.cross = np.zeros((len(self.top), len(mean)))  # with every column, about the reference
-        self.total = np.zeros(len(self.top))
-        self.products = np.zeros((len(self.top), len(self.top)))
-
-    def add(self, block: Block, prefix: int, about: Floats) -> None:
-        """about: (n, d) rows of the block less the reference."""
-        below = block.position < prefix
-        centred = block.values[:, self.top] - self.mean[self.top]
-        clipped = np.where(below[:, None], np.clip(centred, -self._limit, self._limit), 0.0)
-        self.cross += clipped.T @ about
-        self.total += clipped.sum(axis=0)
-        self.products += clipped.T @ clipped
-
-
-class _Clipped:
-    """The cells of one number of prompts in the second read."""
-
-    def __init__(self, reader: SiteReader, cells: Sequence[Cell], columns: ColumnMoments) -> None:
-        upper = sorted({cell.prefix for cell in cells})
-        self._size = cells[0].n_prompts
-        self._bands = Bands(reader.width, upper, band_counts(reader.lengths[: self._size], upper))
-        self._kept = {cell: _Cell(*columns.of(cell)) for cell in cells}
-        mean, _ = columns.of(max(cells, key=lambda cell: cell.prefix))
-        # near every cell's mean, so that products about it lose no digits
+    def __init__(self, width: int, columns: dict[Cell, _ClippedColumns]) -> None:
+        self._columns = columns
+        self._ends = np.cumsum([0, *(len(one.index) for one in columns.values())])
+        # Near every cell's mean, so that products about it lose no digits.
+        mean = columns[max(columns, key=lambda cell: (cell.n_prompts, cell.prefix))].mean
         self._reference = np.where(np.isfinite(mean), mean, 0.0)
+        k = int(self._ends[-1])
+        self._cross = np.zeros((k, width))  # with every column about the reference
+        self._total = np.zeros(k)
+        self._own = {cell: np.zeros((len(c.index), len(c.index))) for cell, c in columns.items()}
 
-    def add(self, block: Block) -> None:
-        """Take in the next rows; those of prompts beyond the cells' own are left out."""
-        end = int(np.searchsorted(block.prompt_id, self._size))
-        if end == 0:
-            return
-        block = Block(
-            values=block.values[:end],
-            prompt_id=block.prompt_id[:end],
-            position=block.position[:end],
-        )
-        self._bands.add(block)
-        about: Floats = np.subtract(block.values, self._reference, dtype=np.float64)
-        # Rows that are not finite spoil their own bands only: a product with 0 is NaN for them.
-        about[~np.isfinite(about.sum(axis=1))] = 0.0
-        for cell, kept in self._kept.items():
-            kept.add(block, cell.prefix, about)
+    def add(self, block: WideBlock) -> None:
+        """Take in the next rows."""
+        about = block.wide - self._reference
+        if not math.isfinite(about.sum()):
+            # Rows that are not finite spoil their own cells only: 0 times such a row is NaN.
+            about[~np.isfinite(about.sum(axis=1))] = 0.0
+        clipped = np.empty((len(about), self._ends[-1]))
+        for place, (cell, columns) in enumerate(self._columns.items()):
+            some = columns.of(block, cell)
+            clipped[:, self._ends[place] : self._ends[place + 1]] = some
+            self._own[cell] += some.T @ some
+        self._cross += clipped.T @ about
+        self._total += clipped.sum(axis=0)
 
-    def spectra(self) -> Iterator[tuple[Cell, Spectrum]]:
-        """Each cell with its spectrum: the scatter with the clipped rows and columns put in."""
-        of_prefix = {cell.prefix: cell for cell in self._kept}
-        for prefix, moments in self._bands.moments(of_prefix):
-            cell = of_prefix[prefix]
-            kept = self._kept[cell]
-            cross = kept.cross - np.outer(kept.total, kept.mean - self._reference)
-            scatter = moments.scatter.copy()
-            scatter[kept.top] = cross
-            scatter[:, kept.top] = cross.T
-            scatter[np.ix_(kept.top, kept.top)] = kept.products
-            if not np.isfinite(moments.scatter.sum()):
-                scatter[:] = np.nan
-            clipped = Moments(moments.n, moments.mean, scatter)
-            yield cell, summarize(clipped, _SOLVED).covariance
+    def spectrum(self, cell: Cell, n: int, mean: Floats, scatter: Floats) -> Spectrum:
+        """Of the scatter with the clipped rows and columns put in."""
+        columns = self._columns[cell]
+        place = list(self._columns).index(cell)
+        of_cell = slice(self._ends[place], self._ends[place + 1])
+        cross = self._cross[of_cell] - np.outer(self._total[of_cell], mean - self._reference)
+        clipped = scatter.copy()
+        clipped[columns.index] = cross
+        clipped[:, columns.index] = cross.T
+        clipped[np.ix_(columns.index, columns.index)] = self._own[cell]
+        return _solved(Moments(n, mean, clipped), finite=math.isfinite(scatter.sum()))
+
+
+def _solved(spread: Moments, *, finite: bool) -> Spectrum:
+    """The spectrum of `spread`; NaN where it has none: one cell must not cost all others."""
+    if not finite:
+        spread.scatter[:] = np.nan
+    total, sum_squares = sums(spread)
+    solved = np.full(rank_bound(spread.n, spread.dim), np.nan)
+    try:
+        solved = eigenvalues(spread) if finite else solved
+    except ArithmeticError as error:
+        _log.warning("%d clipped rows of width %d: %s", spread.n, spread.dim, error)
+    return Spectrum(spread.n, spread.dim, total, sum_squares, spread.variances, solved)

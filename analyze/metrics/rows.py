@@ -4,19 +4,23 @@ Each says what is kept of the rows while they are read (`measure`), so that memo
 however many there are.
 """
 
+import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
 from lpp.analyze.metrics.anisotropy import PairwiseCosines
+from lpp.analyze.metrics.block_influence import BlockInfluence
 from lpp.analyze.metrics.metric import UNBOUNDED, Metric
-from lpp.analyze.metrics.neighbours import MAX_ROWS, NeighbourSamples, two_nn
+from lpp.analyze.metrics.neighbours import MAX_ROWS, NeighbourSamples
 from lpp.analyze.metrics.prompt_ranks import PromptRanks
 from lpp.analyze.metrics.robust import RobustSpectra
+from lpp.analyze.metrics.sinks import SINK_FACTOR, PositionNorms, n_sinks, sink_end
 from lpp.analyze.metrics.spectral import PAPER
 from lpp.analyze.metrics.trajectory import Curvatures
-from lpp.analyze.metrics.twins import NO_TWIN, RankDifferences
-from lpp.analyze.numerics.moments import Rows
 from lpp.analyze.numerics.spectrum import Spectrum
+from lpp.analyze.runs.cells import Cell, Integers
+from lpp.analyze.runs.twins import NO_TWIN
 
 _WEI: Final = "Wei et al. 2024 (Diff-eRank), arXiv 2401.17139"
 _PAPER: Final = {metric.name: metric for metric in PAPER}
@@ -24,9 +28,11 @@ _PAPER: Final = {metric.name: metric for metric in PAPER}
 
 def _robust(name: str, definition: str) -> Metric[Spectrum]:
     """A metric of the paper on the spectrum of clipped rows."""
+    plain = _PAPER[name]
     return replace(
-        _PAPER[name],
+        plain,
         name=f"robust_{name}",
+        normalises=plain.normalises and f"robust_{plain.normalises}",
         definition=definition,
         source="arXiv 2605.30018",
         needs="rows",
@@ -46,23 +52,55 @@ _CLIPPED: Final = (
     "their standard deviations, not centred again"
 )
 
+_PROMPT_ERANK: Final = Metric[float](
+    name="prompt_erank",
+    unit="dimensions",
+    definition="exp of the mean over prompts of -sum pi ln pi, pi = lambda / sum lambda of "
+    "Z^T Z / n, Z the prompt's rows less their mean, each over its length",
+    source=_WEI,
+    needs="rows",
+    compute=_same,
+    measure=PromptRanks,
+)
+
+_SINK: Final = (
+    "position p is a sink when the median over prompts of |x_p| exceeds "
+    f"{SINK_FACTOR:g} times the median of |x| at all other captured positions, X not centred, "
+    "rows that are not finite left out; null where the cell has such rows"
+)
+
+
+def _sinks(
+    name: str, compute: Callable[[tuple[Cell, Integers]], float], definition: str
+) -> Metric[tuple[Cell, Integers]]:
+    return Metric(
+        name=name,
+        unit="positions",
+        definition=definition,
+        source="Xiao et al. 2023, arXiv 2309.17453; Sun et al. 2024, arXiv 2402.17762",
+        needs="rows",
+        compute=compute,
+        measure=PositionNorms,
+        bounds=(0.0, math.inf),
+        no_error="a count of positions: leaving prompts out seldom moves it, which is no certainty",
+    )
+
+
 ROW_METRICS: Final = (
     _robust("participation_ratio", f"(sum lambda)^2 / sum lambda^2 {_CLIPPED}"),
     _robust("effective_rank", f"exp(-sum pi ln pi), pi = lambda / sum lambda, {_CLIPPED}"),
     _robust("participation_ratio_norm", "robust_participation_ratio / min(N, d)"),
     _robust("effective_rank_norm", "robust_effective_rank / min(N, d)"),
-    Metric[Rows](
+    Metric[float](
         name="two_nn",
         unit="dimensions",
         definition="slope of -ln(1 - F(mu)) on ln mu through the origin, mu = distance to the "
         "second / to the nearest neighbour, the largest tenth of mu left out; equal rows count "
         f"once; of more than {MAX_ROWS} rows as many drawn by a fixed hash of prompt and position",
-        source="Facco et al. 2017 (Two-NN); scikit-dimension",
+        source="Facco et al. 2017 (Two-NN)",
         needs="rows",
-        compute=two_nn,
+        compute=_same,
         measure=NeighbourSamples,
-        package="skdim",
-        extra="dimension",
         no_error="a group left out changes every neighbour: a search of its own for each",
     ),
     Metric[float](
@@ -86,16 +124,7 @@ ROW_METRICS: Final = (
         compute=_same,
         measure=Curvatures,
     ),
-    Metric[float](
-        name="prompt_erank",
-        unit="dimensions",
-        definition="exp of the mean over prompts of -sum pi ln pi, pi = lambda / sum lambda of "
-        "Z^T Z / n, Z the prompt's rows less their mean, each over its length",
-        source=_WEI,
-        needs="rows",
-        compute=_same,
-        measure=PromptRanks,
-    ),
+    _PROMPT_ERANK,
     Metric[float](
         name="diff_erank",
         unit="dimensions",
@@ -104,9 +133,30 @@ ROW_METRICS: Final = (
         source=_WEI,
         needs="rows",
         compute=_same,
-        measure=RankDifferences,
-        own_rows=False,
+        of_twin=_PROMPT_ERANK,
         bounds=UNBOUNDED,
+    ),
+    Metric[float](
+        name="block_influence",
+        unit="1",
+        definition="of block k: 1 - mean cosine of its input rows (site block.(k-1), embed for k = "
+        "1) and its output rows (site block.k), not centred; rows of length 0 left out; null at "
+        "other sites, and where the input was not captured",
+        source="Men et al. 2024 (ShortGPT), arXiv 2403.03853",
+        needs="rows",
+        compute=_same,
+        measure=BlockInfluence,
+        bounds=(0.0, 2.0),
+    ),
+    _sinks(
+        "n_sinks",
+        n_sinks,
+        f"{_SINK}; sinks at first_position <= p < L",
+    ),
+    _sinks(
+        "sink_end",
+        sink_end,
+        f"one past the last sink of the site, whatever L, 0 for none; {_SINK}",
     ),
 )
 """Every metric that needs rows."""

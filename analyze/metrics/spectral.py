@@ -104,6 +104,7 @@ def _normalised(metric: Metric[Spectrum]) -> Metric[Spectrum]:
         name=f"{metric.name}_norm",
         unit="share",
         definition=f"{metric.name} / min(N, d)",
+        normalises=metric.name,
         compute=lambda s: compute(s) / max(s.rank_bound, 1),
     )
 

@@ -10,13 +10,16 @@ and in stores that are older than the column.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
+import numpy as np
 import polars as pl
 
 from lpp.analyze.metrics.metric import Metric
+from lpp.analyze.metrics.token_sums import HAS_NEXT, LEAST_PERCENT, LeastMeans, RowSums
+from lpp.analyze.numerics.moments import Floats
 
 ECE_BINS: Final = 15
 """Bins of equal width between 0 and 1: bin k holds k / 15 < confidence <= (k + 1) / 15."""
@@ -27,8 +30,6 @@ CONFIDENCE: Final = pl.col("max_logprob").cast(pl.Float64).exp()
 """Probability of the likeliest token; a value for each row."""
 CORRECT: Final = pl.col("next_rank") == 1
 """Whether no token was likelier than the one that followed; a value for each row."""
-
-_HAS_NEXT: Final = ~pl.col("prompt_id").is_last_distinct()
 
 
 def _mean_of(value: pl.Expr) -> pl.Expr:
@@ -51,16 +52,84 @@ def calibration_error(confidence: pl.Expr, correct: pl.Expr, bins: int = ECE_BIN
     >>> round(frame.select(error).item(), 6)  # (|1 - 1.8| + |0 - 0.1|) / 3
     0.3
     """
+    terms = calibration_terms(confidence, correct, bins)
+    there = terms[0].is_not_null().all() & (terms[0].len() > 0)
+    total = pl.sum_horizontal(term.sum().abs() for term in terms)
+    return pl.when(there).then(total / terms[0].len())
+
+
+def calibration_terms(confidence: pl.Expr, correct: pl.Expr, bins: int) -> list[pl.Expr]:
+    """For each bin, correct - confidence of the rows in it and 0 elsewhere; null if missing."""
     gap = correct.cast(pl.Float64) - confidence.cast(pl.Float64).fill_nan(None)
     which = ((confidence * bins).ceil() - 1).clip(0, bins - 1)
-    terms = [pl.when(which == k).then(gap).otherwise(0.0).sum().abs() for k in range(bins)]
-    there = gap.is_not_null().all() & (gap.len() > 0)
-    return pl.when(there).then(pl.sum_horizontal(terms) / gap.len())
+    inside = [pl.when(which == k).then(gap).otherwise(0.0) for k in range(bins)]
+    return [pl.when(gap.is_not_null()).then(term) for term in inside]
 
 
 def _next(value: pl.Expr) -> pl.Expr:
-    return value.filter(_HAS_NEXT)
+    return value.filter(HAS_NEXT)
 
+
+def _least(value: pl.Expr, needed: Sequence[pl.Expr]) -> pl.Expr:
+    """Mean over prompts of the mean of each one's least `LEAST_PERCENT` % of the values.
+
+    Only tokens with a next one count, and of those the ones whose value is not null: of n such
+    tokens of a prompt floor(n / 5), at least 1. Null where one of `needed` is null.
+    """
+    has_value = HAS_NEXT & value.is_not_null()
+    prompt, value = pl.col("prompt_id").filter(has_value), value.filter(has_value)
+    prompt, value = prompt.sort_by(prompt, value), value.sort_by(prompt, value)
+    first = prompt.rank("min").cast(pl.Int64)
+    n = prompt.rank("max").cast(pl.Int64) - first + 1
+    place = prompt.cum_count().cast(pl.Int64) - first
+    least = pl.max_horizontal(n * LEAST_PERCENT // 100, pl.lit(1, pl.Int64))
+    total = pl.when(place < least).then(value / least).otherwise(0.0).sum()
+    there = pl.all_horizontal(_next(one).is_not_null().all() for one in needed)
+    return pl.when(there & (prompt.len() > 0)).then(total / prompt.n_unique())
+
+
+def _wide(name: str) -> pl.Expr:
+    return pl.col(name).cast(pl.Float64).fill_nan(None)
+
+
+LOGPROB: Final = _wide("next_logprob")
+"""ln p of the token that follows, in nats; a value for each row."""
+STANDARD_LOGPROB: Final = pl.when(_wide("varentropy") > 0).then(
+    (LOGPROB + _wide("entropy")) / _wide("varentropy").sqrt()
+)
+"""Its distance from the mean of ln p under p, in standard deviations; null where that is 0."""
+
+_NEEDED: Final = {
+    "min_k": (LOGPROB,),
+    "min_k_pp": (LOGPROB, _wide("entropy"), _wide("varentropy")),
+}
+
+
+def _mean(n: float, sums: Floats) -> float:
+    return float(sums[0]) / n
+
+
+def _exp_mean(n: float, sums: Floats) -> float:
+    return float(np.exp(sums[0] / n))
+
+
+def _calibration(n: float, sums: Floats) -> float:
+    return float(np.abs(sums).sum()) / n
+
+
+_SUMS: Final[Mapping[str, RowSums | LeastMeans]] = {
+    "surprisal": RowSums(terms=[SURPRISAL], value=_mean, of_next=True),
+    "perplexity": RowSums(terms=[SURPRISAL], value=_exp_mean, of_next=True),
+    "margin": RowSums(terms=[pl.col("margin")], value=_mean, of_next=False),
+    "varentropy": RowSums(terms=[pl.col("varentropy")], value=_mean, of_next=False),
+    "top1_accuracy": RowSums(terms=[CORRECT], value=_mean, of_next=True),
+    "ece": RowSums(
+        terms=calibration_terms(CONFIDENCE, CORRECT, ECE_BINS), value=_calibration, of_next=True
+    ),
+    "min_k": LeastMeans(value=LOGPROB, needed=_NEEDED["min_k"]),
+    "min_k_pp": LeastMeans(value=STANDARD_LOGPROB, needed=_NEEDED["min_k_pp"]),
+}
+"""What each is made of, so that `token_estimates` holds no rows."""
 
 TOKEN_EXPRESSIONS: Final[Mapping[str, pl.Expr]] = MappingProxyType(
     {
@@ -70,6 +139,8 @@ TOKEN_EXPRESSIONS: Final[Mapping[str, pl.Expr]] = MappingProxyType(
         "varentropy": _mean_of(pl.col("varentropy")),
         "top1_accuracy": _mean_of(_next(CORRECT)),
         "ece": calibration_error(_next(CONFIDENCE), _next(CORRECT)),
+        "min_k": _least(LOGPROB, _NEEDED["min_k"]),
+        "min_k_pp": _least(STANDARD_LOGPROB, _NEEDED["min_k_pp"]),
     }
 )
 """Aggregates by the name of their metric: `scan_tokens(url).group_by("run").agg(ece=...)`."""
@@ -95,9 +166,12 @@ def _metric(
         source=source,
         needs="tokens",
         compute=compute,
+        sums=_SUMS[name],
         bounds=bounds,
     )
 
+
+_COUNT: Final = "floor(n / 5), at least 1"
 
 TOKEN_METRICS: Final = (
     _metric(
@@ -139,6 +213,21 @@ TOKEN_METRICS: Final = (
         f"width, k / {ECE_BINS} < confidence <= (k + 1) / {ECE_BINS}; confidence: p(1st), right: "
         "the next token, below L, had the largest logit",
         "Naeini et al. 2015; Guo et al. 2017, arXiv 1706.04599",
+    ),
+    _metric(
+        "min_k",
+        "nats",
+        f"mean of ln p(next token) over the {LEAST_PERCENT} % least likely tokens of a prompt, "
+        f"then over prompts; of n tokens whose next one is below L, {_COUNT}",
+        "Shi et al. 2023 (Min-K%), arXiv 2310.16789",
+        bounds=(-math.inf, 0.0),
+    ),
+    _metric(
+        "min_k_pp",
+        "1",
+        "the same of (ln p(next token) - mu) / sigma, mu = sum p ln p (-entropy), sigma = "
+        f"sqrt(varentropy); {LEAST_PERCENT} % least, {_COUNT}; tokens where sigma is 0 left out",
+        "Zhang et al. 2024 (Min-K%++), arXiv 2404.02936",
     ),
 )
 """Every metric of the token statistics."""

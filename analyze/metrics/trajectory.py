@@ -5,10 +5,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from lpp.analyze.metrics.parts import mean_over_prompts
 from lpp.analyze.numerics.moments import Floats, Rows
 from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.site_reader import SiteReader
-from lpp.store.read import Block
+from lpp.analyze.runs.wide_block import WideBlock
 
 Mask = npt.NDArray[np.bool_]
 
@@ -25,13 +26,12 @@ def curvature(rows: Rows, /) -> float:
     >>> curvature(np.array([[0, 0], [1, 0], [1, 1]], dtype=np.float32))
     90.0
     """
-    angles, exists = turning_angles(rows)
+    angles, exists = angles_between(np.diff(rows.astype(np.float64), axis=0))
     return float(angles[exists].mean()) if exists.any() else float("nan")
 
 
-def turning_angles(rows: Rows) -> tuple[Floats, Mask]:
-    """(T - 2,) angles in degrees at the inner states of (T, d), and (T - 2,) which exist."""
-    steps = np.diff(rows.astype(np.float64), axis=0)
+def angles_between(steps: Floats) -> tuple[Floats, Mask]:
+    """(n - 1,) angles in degrees between successive ones of (n, d) steps, and which exist."""
     length = np.sqrt(np.einsum("nd,nd->n", steps, steps))
     products = np.einsum("nd,nd->n", steps[:-1], steps[1:])
     scale = length[:-1] * length[1:]
@@ -43,36 +43,31 @@ def turning_angles(rows: Rows) -> tuple[Floats, Mask]:
 class Curvatures:
     """Mean over prompts of their curvature, for every cell, from one read of a site's rows.
 
-    Every prompt counts alike, whatever its length; those without an angle below the prefix are
-    left out. Memory: 16 bytes for each prompt and prefix.
+    Every prompt counts alike, whatever its length; those without an angle among the positions of a
+    cell are left out. Memory: 16 bytes for each prompt and band of positions.
     """
 
     def __init__(self, reader: SiteReader, cells: Sequence[Cell]) -> None:
         self._cells = cells
-        self._upper = np.array(sorted({cell.prefix for cell in cells}))
+        # The angle of states t, t + 1 and t + 2 is counted at t + 2.
+        self._edges = np.unique([p for c in cells for p in (c.first_position + 2, c.prefix)])
+        self._last = np.zeros((1, reader.width))  # row
+        self._step = np.zeros((1, reader.width))  # from the row before it
         prompts = max((cell.n_prompts for cell in cells), default=0)
-        self._sums = np.zeros((prompts, len(self._upper)))
-        self._counts = np.zeros((prompts, len(self._upper)))
-        self._before = Block(  # the last two rows, whose angles come with the next
-            values=np.empty((0, reader.width), np.float32),
-            prompt_id=np.empty(0, np.int32),
-            position=np.empty(0, np.int32),
-        )
+        self._sums = np.zeros((prompts, len(self._edges)))
+        self._counts = np.zeros((prompts, len(self._edges)))
 
-    def add(self, block: Block) -> None:
+    def add(self, block: WideBlock) -> None:
         """Take in the next rows."""
-        block = _joined(self._before, block)
-        self._before = Block(
-            values=block.values[-2:].copy(),
-            prompt_id=block.prompt_id[-2:],
-            position=block.position[-2:],
-        )
-        angles, exists = turning_angles(block.values)
-        prompt, position = block.prompt_id[2:], block.position[2:]  # an angle needs its third state
-        band = np.searchsorted(self._upper, position, side="right")
-        counts = exists & (block.prompt_id[:-2] == prompt)
-        counts &= (band < len(self._upper)) & (prompt < len(self._sums))
-        where = prompt[counts], band[counts]
+        steps = np.empty((len(block.wide) + 1, block.wide.shape[1]))
+        steps[0] = self._step
+        np.subtract(block.wide[0], self._last, out=steps[1:2])
+        np.subtract(block.wide[1:], block.wide[:-1], out=steps[2:])
+        self._last, self._step = block.wide[-1:].copy(), steps[-1:].copy()
+        angles, exists = angles_between(steps)
+        band = np.searchsorted(self._edges, block.position, side="right") - 1
+        counts = exists & (block.position >= 2) & (block.prompt_id < len(self._sums)) & (band >= 0)
+        where = block.prompt_id[counts], band[counts]
         np.add.at(self._sums, where, angles[counts])
         np.add.at(self._counts, where, 1.0)
 
@@ -82,24 +77,8 @@ class Curvatures:
 
     def values(self) -> Iterator[tuple[Cell, float]]:
         """The number of each cell."""
-        sums, counts = self._sums.cumsum(axis=1), self._counts.cumsum(axis=1)
-        means = sums / np.where(counts > 0, counts, 1.0)
         for cell in self._cells:
-            column = int(np.searchsorted(self._upper, cell.prefix))
-            yield cell, mean_over_prompts(means[:, column], counts[:, column] > 0, cell)
-
-
-def mean_over_prompts(values: Floats, exists: Mask, cell: Cell) -> float:
-    """Mean of `values`, (P,), over the prompts of `cell` where `exists`; NaN without any."""
-    first, end = cell.gap
-    chosen = exists[: cell.n_prompts].copy()
-    chosen[first:end] = False
-    return float(values[: cell.n_prompts][chosen].mean()) if chosen.any() else float("nan")
-
-
-def _joined(before: Block, block: Block) -> Block:
-    return Block(
-        values=np.concatenate([before.values, block.values]),
-        prompt_id=np.concatenate([before.prompt_id, block.prompt_id]),
-        position=np.concatenate([before.position, block.position]),
-    )
+            inside = (self._edges >= cell.first_position + 2) & (self._edges < cell.prefix)
+            counts = self._counts[:, inside].sum(axis=1)
+            means = self._sums[:, inside].sum(axis=1) / np.where(counts > 0, counts, 1.0)
+            yield cell, mean_over_prompts(means, counts > 0, cell)

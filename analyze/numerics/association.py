@@ -1,6 +1,6 @@
 """How two columns of numbers go together across a few models: coefficient, interval, p.
 
-SciPy and statsmodels do the arithmetic. With eight models, an interval is about one wide: what
+SciPy does the arithmetic. With eight models, an interval is about one wide: what
 is here says how little eight points can tell, it does not make them more.
 
 Intervals are 95 % bootstrap intervals, models drawn with replacement: bias-corrected and
@@ -26,7 +26,6 @@ from typing import Final, Literal, TypeAlias, get_args
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
-from statsmodels.regression.linear_model import OLS
 
 CiMethod: TypeAlias = Literal["BCa", "percentile"]
 Method: TypeAlias = Literal["pearson", "spearman", "rank_partial"]
@@ -106,11 +105,19 @@ def benjamini_hochberg(p_values: list[float]) -> list[float]:
 
 
 def _partial(x: Values, y: Values, size: Values) -> tuple[float, float]:
-    """Of ranks: what x adds to size in a regression for y. Its t is that of the partial."""
-    fit = OLS(y, np.column_stack([np.ones(len(x)), x, size])).fit()
-    t, df = float(fit.tvalues[1]), float(fit.df_resid)
-    coefficient = math.copysign(1.0, t) if math.isinf(t) else t / math.sqrt(t * t + df)
-    return coefficient, float(fit.pvalues[1])
+    """Of ranks: what x adds to size in a regression for y, and its two-sided p with n - 3 degrees.
+
+    In a QR decomposition of the columns 1, size, x the last direction is what the first two leave
+    of x: the part of y along it, beside the residual, is the partial correlation.
+    """
+    q, r = np.linalg.qr(np.column_stack([np.ones(len(x)), size, x]))
+    along = q.T @ y
+    residual = float(np.linalg.norm(y - q @ along))
+    added = math.copysign(along[2], along[2] * r[2, 2])
+    coefficient = added / math.hypot(added, residual)
+    df = len(x) - 3
+    t = abs(added) / (residual / math.sqrt(df)) if residual else math.inf
+    return coefficient, float(2 * stats.t.sf(t, df))
 
 
 def _defined_partial(ranks: npt.NDArray[np.float64]) -> bool:

@@ -1,31 +1,39 @@
-"""Count, mean and scatter matrix of rows; mergeable in any order.
+"""Count, mean and scatter matrix of rows, and the Gram matrix of few rows.
 
 The scatter of a set of rows is M = sum (x - mean)(x - mean)^T. Two sets merge as
 M = M1 + M2 + (delta delta^T) n1 n2 / (n1 + n2), delta = mean2 - mean1 (Chan, Golub and LeVeque
 1983), so bands, blocks and shards combine in any order. Everything is float64: activations have
 a few enormous dimensions beside which a float32 scatter drowns the rest.
 
-Cost: n d^2 multiply-adds for the product, which NumPy runs as one symmetric rank-k update. The
-d x d addition after it is paid once per chunk of max(d, 1024) rows, so it stays small beside it.
+Rows are summed about a fixed point near their mean, the shift: sum y and sum y y^T, y = x - shift,
+are plain sums, which add and subtract, and M = sum y y^T - (sum y)(sum y)^T / n. Cost: n d^2
+multiply-adds for the products, which NumPy runs as one symmetric rank-k update, and one pass that
+widens and shifts each row.
 """
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
 
-Rows = npt.NDArray[np.float32]
-"""(n, d) activations as they are read."""
+from lpp.store.arrays.reader import to_float32
+
+Rows = npt.NDArray[Any]
+"""(n, d) activations: float32, or as they are stored (bfloat16 as uint16)."""
 Floats = npt.NDArray[np.float64]
 
 MIN_CHUNK_ROWS = 1024
-TILE_ROWS = 128
-ROUNDING = 8 * np.finfo(np.float64).eps
+PRODUCT_ROWS = 2048
+"""Rows of one product at most: enough that the d x d addition after it costs a few per cent."""
+TILE_ROWS: Final = 128
+SHIFT_ROWS: Final = 64
+"""Rows whose mean is a shift, where nobody gives one."""
+ROUNDING: Final = 8 * np.finfo(np.float64).eps
 """Times the size and the largest eigenvalue: how far from 0 a zero eigenvalue may be solved."""
-CANCELLED = 1e-12
+CANCELLED: Final = 1e-12
 """A variance of which a subtraction leaves a smaller part is all gone: what is left is rounding."""
-MIN_DEVIATION = 1e-8
+MIN_DEVIATION: Final = 1e-8
 """A column whose standard deviation is smaller is constant: its z-scores are not blown up."""
 
 
@@ -35,11 +43,11 @@ def chunk_rows(dim: int) -> int:
 
 
 class Workspace:
-    """Scratch memory of the products of one width, allocated once: 8 d (chunk + d) bytes."""
+    """Scratch memory of the products of one width: 8 d (rows + d) bytes, allocated once."""
 
     def __init__(self, dim: int, *, max_rows: int | None = None) -> None:
-        rows = chunk_rows(dim) if max_rows is None else max(1, min(max_rows, chunk_rows(dim)))
-        self.centred: Floats = np.empty((rows + 1, dim))
+        most = PRODUCT_ROWS if max_rows is None else max(1, min(max_rows, PRODUCT_ROWS))
+        self.rows: Floats = np.empty((most, dim))
         self.product: Floats = np.empty((dim, dim))
 
 
@@ -63,15 +71,16 @@ class Moments:
 
     @classmethod
     def from_rows(cls, rows: Rows) -> Self:
-        """Moments of `rows`: (n, d). Memory: 16 d^2 bytes and one chunk in float64.
+        """Moments of `rows`: (n, d). Memory: 24 d^2 bytes and up to 2,048 rows in float64.
 
         >>> m = Moments.from_rows(np.array([[1, 0], [3, 0], [5, 6]], dtype=np.float32))
         >>> m.n, m.mean.tolist(), m.scatter.tolist()
         (3, [3.0, 2.0], [[8.0, 12.0], [12.0, 24.0]])
         """
-        moments = cls.empty(rows.shape[1])
-        moments.add_rows(rows)
-        return moments
+        sums = ShiftedSums.empty(shift_of(rows))
+        sums.add_rows(rows, Workspace(rows.shape[1], max_rows=len(rows)))
+        found = sums.moments()
+        return cls(found.n, found.mean, found.scatter, found.noise)
 
     @property
     def dim(self) -> int:
@@ -89,32 +98,6 @@ class Moments:
         variances: Floats = np.diagonal(self.scatter) / max(self.n - 1, 1)
         return variances
 
-    def add_rows(self, rows: Rows, workspace: Workspace | None = None) -> None:
-        """Take in `rows`, (n, d), in place."""
-        if len(rows) == 0:
-            return
-        work = workspace or Workspace(self.dim, max_rows=len(rows))
-        step = len(work.centred) - 1
-        for start in range(0, len(rows), step):
-            self._add_chunk(rows[start : start + step], work)
-
-    def _add_chunk(self, rows: Rows, work: Workspace) -> None:
-        count = len(rows)
-        centred = work.centred[:count]
-        mean = centre(rows, out=centred)
-        delta = mean - self.mean
-        if self.n:
-            # One more row carries the rank-one term of the merge through the same product.
-            centred = work.centred[: count + 1]
-            np.multiply(delta, np.sqrt(self.n * count / (self.n + count)), out=centred[count])
-            np.matmul(centred.T, centred, out=work.product)
-            self.scatter += work.product
-            self.mean += delta * (count / (self.n + count))
-        else:
-            np.matmul(centred.T, centred, out=self.scatter)
-            self.mean[:] = mean
-        self.n += count
-
     def add(self, other: Self) -> None:
         """Merge `other` into this one in place, a tile at a time: no d x d temporary."""
         if other.n == 0:
@@ -125,39 +108,110 @@ class Moments:
         for start in range(0, self.dim, TILE_ROWS):
             tile = slice(start, start + TILE_ROWS)
             self.scatter[tile] += other.scatter[tile]
-            self.scatter[tile] += scaled[tile, None] * scaled
+            if self.n:
+                self.scatter[tile] += scaled[tile, None] * scaled
         # From nothing the mean is the other's exactly, not up to a rounding.
         self.mean += delta * (other.n / total) if self.n else delta
+        self.noise += other.noise
         self.n = total
 
-    def without(self, other: Self, *, out: Self) -> Self:
-        """Write the moments of these rows less `other`, which are some of them, into `out`.
-
-        A merge the other way round, for d x d subtractions instead of n d^2 products. What is
-        left of a column whose variance was nearly all in `other` is rounding, and counts as 0.
-        """
-        out.n = self.n - other.n
-        delta = other.mean - self.mean
-        weight = other.n / out.n if out.n else 0.0
-        np.subtract(self.mean, delta * weight, out=out.mean)
-        scaled = delta * np.sqrt(weight * self.n)
-        for start in range(0, self.dim, TILE_ROWS):
-            tile = slice(start, start + TILE_ROWS)
-            np.subtract(self.scatter[tile], other.scatter[tile], out=out.scatter[tile])
-            out.scatter[tile] -= scaled[tile, None] * scaled
-        before = np.diagonal(self.scatter)
-        constant = np.diagonal(out.scatter) <= CANCELLED * before
+    def drop_cancelled(self, before: Floats) -> None:
+        """Make columns constant, in place, of whose `before`, (d,), a subtraction left rounding."""
+        constant = np.diagonal(self.scatter) <= CANCELLED * before
         if constant.any():
-            out.scatter[constant] = 0.0
-            out.scatter[:, constant] = 0.0
-        out.noise = self.noise + ROUNDING * self.dim * float(before.sum())
-        return out
+            self.scatter[constant] = 0.0
+            self.scatter[:, constant] = 0.0
 
     def merge(self, other: Self) -> Self:
         """Moments of both sets of rows; neither operand changes."""
-        merged = type(self)(self.n, self.mean.copy(), self.scatter.copy())
+        merged = type(self)(self.n, self.mean.copy(), self.scatter.copy(), self.noise)
         merged.add(other)
         return merged
+
+
+@dataclass(slots=True)
+class ShiftedSums:
+    """Sums over rows about a fixed point: what adds and subtracts exactly as the rows do.
+
+    n: rows. shift: (d,), near their mean. total: (d,) sum of x - shift. products: (d, d) sum of
+    the outer products of x - shift.
+    """
+
+    n: int
+    shift: Floats
+    total: Floats
+    products: Floats
+    squares: Floats | None = None
+    """Of a difference: (d,) the diagonal of the larger products, which its rounding is part of."""
+
+    @classmethod
+    def empty(cls, shift: Floats) -> Self:
+        """No rows."""
+        dim = len(shift)
+        return cls(0, shift, np.zeros(dim), np.zeros((dim, dim)))
+
+    def copy(self) -> Self:
+        """The same in memory of its own."""
+        return type(self)(self.n, self.shift, self.total.copy(), self.products.copy(), self.squares)
+
+    def add_rows(self, rows: Rows, work: Workspace) -> None:
+        """Take in `rows`, (n, d): n d^2 multiply-adds."""
+        for start in range(0, len(rows), len(work.rows)):
+            some = rows[start : start + len(work.rows)]
+            wide = work.rows[: len(some)]
+            np.subtract(to_float32(some), self.shift, out=wide, dtype=np.float64)
+            self.total += wide.sum(axis=0)
+            if self.n:
+                self.products += np.matmul(wide.T, wide, out=work.product)
+            else:
+                np.matmul(wide.T, wide, out=self.products)
+            self.n += len(some)
+
+    def add(self, other: Self) -> None:
+        """Take in the rows of `other`, which has the same shift."""
+        self.n += other.n
+        self.total += other.total
+        self.products += other.products
+
+    def without(self, other: Self) -> Self:
+        """The sums of these rows less `other`, which are some of them."""
+        return type(self)(
+            self.n - other.n,
+            self.shift,
+            self.total - other.total,
+            self.products - other.products,
+            np.diagonal(self.products).copy(),
+        )
+
+    def moments(self) -> Moments:
+        """Their mean and scatter, in new memory: two passes over d x d."""
+        if self.n == 0:
+            return Moments.empty(len(self.shift))
+        scaled = self.total / np.sqrt(self.n)
+        scatter = np.empty_like(self.products)
+        for start in range(0, len(scaled), TILE_ROWS):
+            tile = slice(start, start + TILE_ROWS)
+            np.multiply(scaled[tile, None], scaled, out=scatter[tile])
+            np.subtract(self.products[tile], scatter[tile], out=scatter[tile])
+        noise = ROUNDING * float(scaled @ scaled)
+        if self.squares is not None:
+            noise += ROUNDING * len(scaled) * float(self.squares.sum())
+        found = Moments(self.n, self.shift + self.total / self.n, scatter, noise)
+        found.drop_cancelled(np.diagonal(self.products) if self.squares is None else self.squares)
+        return found
+
+
+def shift_of(rows: Rows) -> Floats:
+    """(d,) a point near the mean of `rows`, (n, d): the mean of the first 64. 0 without a row.
+
+    The mean is taken about the first row, so that equal rows lie at it exactly.
+    """
+    if len(rows) == 0:
+        return np.zeros(rows.shape[1])
+    wide = to_float32(rows[:SHIFT_ROWS]).astype(np.float64)
+    shift: Floats = wide[0] + (wide - wide[0]).mean(axis=0)
+    shift[~np.isfinite(shift)] = 0.0
+    return shift
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +234,7 @@ class Gram:
         """
         centred = np.empty(rows.shape)
         if len(rows):
-            centre(rows, out=centred)
+            centre(to_float32(rows), out=centred)
         return cls(centred, centred @ centred.T)
 
     @property

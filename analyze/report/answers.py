@@ -10,6 +10,7 @@ import polars as pl
 
 from lpp.analyze.report.queries import Query
 from lpp.sql.schema import TABLES, Column
+from lpp.sql.schema.results import FIRST_POSITION
 from lpp.store.errors import ErrorKind, InputError
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ _COMPUTED: Final = (
     Column("metric", "VARCHAR", "column of the table"),
     Column("run_a", "VARCHAR", "run id"),
     Column("run_b", "VARCHAR", "run id"),
+    FIRST_POSITION,
     Column("flag", "VARCHAR", "explained below"),
     Column("table", "VARCHAR", "table whose rows carry it"),
     Column("of", "VARCHAR", "run, or profile metric of a correlation"),
@@ -60,7 +62,8 @@ class Answer:
         """What to read where the table would stand; None where there are rows."""
         if self.fault is not None:
             return self.fault
-        return None if len(self.frame) else f"The table {self.query.table} has no rows for it"
+        where = f"table {self.query.table}" if self.query.language == "SQL" else "analysis cache"
+        return None if len(self.frame) else f"The {where} has no rows for it"
 
 
 Answers = Mapping[str, Answer]

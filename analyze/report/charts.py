@@ -32,7 +32,7 @@ SENSITIVE: Final = ("entropy_norm", "participation_ratio", "effective_rank")
 METHODS: Final = ("pearson", "spearman", "rank_partial")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class ChartView:
     """One chart, ready to be shown."""
 
@@ -45,8 +45,8 @@ class ChartView:
     """How it is read."""
     draw: Callable[[], Any]
     """The whole chart, for a picture."""
-    panels: Callable[[], Mapping[str, Any]]
-    """The same as charts that fill their place."""
+    panels: Callable[[], Mapping[str, Any]] | None = None
+    """The same as charts that fill their place; None: the whole chart does."""
 
     def specifications(self) -> Panels:
         """Panels as Vega-Lite with their data; none where there is nothing to draw."""
@@ -54,7 +54,8 @@ class ChartView:
 
         if self.answer.missing:
             return {}
-        return {name: specification(panel) for name, panel in self.panels().items()}
+        panels = self.panels() if self.panels else {"": self.draw()}
+        return {name: specification(panel) for name, panel in panels.items()}
 
     def write(self, path: Path) -> None:
         """Write the picture: what `path` ends in, png or svg."""
@@ -73,111 +74,83 @@ def charts(answers: Answers) -> Iterator[ChartView]:
     def frame(query: Query) -> pl.DataFrame:
         return answers[whole(query.table).name].frame
 
-    def one(draw: Callable[[], Any]) -> Callable[[], Mapping[str, Any]]:
-        return lambda: {"": draw()}
-
     profiles, published = frame(PROFILES), answers["all-published"].frame
     layers = answers[LAYERS.name].frame
-    yield _view(
+    yield ChartView(
         "profiles",
         "profiles",
         answers[PROFILES.name],
         "Profiles",
         "One row per run with its 95 % interval; grey diamonds are the published models, which "
         "have normalised ranks only.",
-        draw=partial(library.profile_chart, profiles, published),
-        panels=partial(library.profile_panels, profiles, published),
+        partial(library.profile_chart, profiles, published),
+        partial(library.profile_panels, profiles, published),
     )
-    yield _view(
+    yield ChartView(
         "depth",
         "depth",
         answers[LAYERS.name],
         "Ranks by depth",
         "From embedding (0) to the last layer (1), on log axes. A cross above a point marks a "
-        "collapsed layer. An hourglass is narrower in its middle than at both ends.",
-        draw=partial(library.depth_chart, layers),
-        panels=partial(library.depth_panels, layers),
+        "collapsed layer, a dagger below it one whose first positions are attention sinks; a "
+        "second curve of a run is without the first positions. An hourglass is narrower in its "
+        "middle than at both ends.",
+        partial(library.depth_chart, layers),
+        partial(library.depth_panels, layers),
     )
-    draw = partial(library.spectrum_chart, answers[EIGENVALUES.name].frame)
-    yield _view(
+    yield ChartView(
         "spectrum",
         "depth",
         answers[EIGENVALUES.name],
         "Spectrum",
         "Share of the variance in each eigenvalue, in descending order, both axes logarithmic; "
         "60 points of each run.",
-        draw=draw,
-        panels=one(draw),
+        partial(library.spectrum_chart, answers[EIGENVALUES.name].frame),
     )
-    draw = partial(library.entropy_chart, frame(ENTROPY))
-    yield _view(
+    yield ChartView(
         "entropy",
         "steadiness",
         answers[ENTROPY.name],
         "Entropy by prefix",
         "Mean over prompts of the entropy of the next token, as a share of ln V. Its smallest "
         "value is the entropy floor.",
-        draw=draw,
-        panels=one(draw),
+        partial(library.entropy_chart, frame(ENTROPY)),
     )
     for metric in SENSITIVE:
-        draw = partial(library.sensitivity_chart, frame(SENSITIVITY), metric)
-        yield _view(
+        yield ChartView(
             f"sensitivity-{metric}",
             "steadiness",
             answers[SENSITIVITY.name],
             f"Sensitivity of the {metric.replace('_norm', '').replace('_', ' ')}",
             "In each cell the value, and how far it is from that of the longest context and most "
             "prompts.",
-            draw=draw,
-            panels=one(draw),
+            partial(library.sensitivity_chart, frame(SENSITIVITY), metric),
         )
     answer = answers[CORRELATIONS.name]
     known = set(answer.frame["method"]) if answer.frame.width else set()
     for method in [m for m in METHODS if m in known] or METHODS[1:2]:
-        draw = partial(library.correlation_chart, frame(CORRELATIONS), method)
-        yield _view(
+        yield ChartView(
             f"correlations-{method}",
             "benchmarks",
             answer,
             f"Profiles and benchmarks, {method.replace('_', ' ')}",
             "In each cell the coefficient, n models and q.",
-            draw=draw,
-            panels=one(draw),
+            partial(library.correlation_chart, frame(CORRELATIONS), method),
         )
-
-
-def _view(
-    name: str,
-    section: str,
-    answer: Answer,
-    title: str,
-    text: str,
-    *,
-    draw: Callable[[], Any],
-    panels: Callable[[], Mapping[str, Any]],
-) -> ChartView:
-    return ChartView(
-        name=name,
-        section=section,
-        answer=answer,
-        title=title,
-        text=text,
-        draw=draw,
-        panels=panels,
-    )
 
 
 def eigenvalues(url: str) -> Answer:
     """Thinned spectra of `final` of every run, whole prefix, as the chart shows them.
 
-    A store that no longer holds its runs has none; nor has one whose states are altered.
+    Those that are in the analysis cache: nothing is computed. A store that no longer holds its
+    runs has none.
     """
     from lpp.analyze.charts.curves import thinned
     from lpp.analyze.tables.eigenvalues import SCHEMA, eigenvalues_held
 
     try:
-        frame, _ = eigenvalues_held(url)  # the page names incomplete runs with their provenance
+        # incomplete runs are named with their provenance
+        frame, _ = eigenvalues_held(url, compute=False)
     except LppError as error:
         return Answer(EIGENVALUES, pl.DataFrame(schema=SCHEMA), str(error).rstrip("."))
     largest = [pl.col(name) == pl.col(name).max().over("run") for name in ("context", "n_prompts")]

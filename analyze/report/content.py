@@ -11,9 +11,11 @@ from lpp.analyze.report.answers import Answer, Answers, ask
 from lpp.analyze.report.charts import ChartView, charts, eigenvalues
 from lpp.analyze.report.findings import findings
 from lpp.analyze.report.provenance import Origin, origin
-from lpp.analyze.report.queries import EIGENVALUES, PLANS, QUERIES
+from lpp.analyze.report.queries import EIGENVALUES, PLANS, QUERIES, whole
 from lpp.analyze.report.words import Code, Ref, Sentence
 from lpp.analyze.tables import flags
+from lpp.sql import saved_queries
+from lpp.sql.queries.saved import Query as SavedQuery
 from lpp.store.commands.progress import SILENT, Progress
 
 
@@ -39,18 +41,8 @@ class Report:
     sections: tuple[Section, ...]
     flags: Mapping[str, str]
     """Every flag in any table, with its explanation."""
-    saved: tuple["Saved", ...]
+    saved: tuple[SavedQuery, ...]
     origin: Origin
-
-
-@dataclass(frozen=True, slots=True)
-class Saved:
-    """A saved query of `lpp-sql STORE --run NAME`."""
-
-    name: str
-    title: str
-    reading: str
-    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +66,7 @@ OUTLINE: Final = (
         "Entropy floor: the smallest mean entropy of the next token over prefixes, as a share of "
         "ln V. Participation ratio and effective rank: the largest over prefixes, in dimensions "
         "and over the bound min(N, d). Intervals are 95 % jackknife intervals over prompts; that "
-        "of a difference is the root of the sum of both squares.",
+        "of a difference leaves the same prompts out of both runs.",
         ("profiles", "differences", "apart"),
     ),
     _Outline(
@@ -128,7 +120,7 @@ def report(url: str, *, progress: Progress = SILENT) -> Report:
         findings=tuple(findings(answers)),
         sections=tuple(_sections(answers, list(charts(answers)), source)),
         flags=_explained(answers),
-        saved=tuple(_saved()),
+        saved=tuple(saved_queries().values()),
         origin=source,
     )
 
@@ -151,19 +143,51 @@ def _notes(section: str, answers: Answers, source: Origin) -> Iterator[Sentence]
     if section == "models":
         for run in source.unprofiled:
             yield (Code(run), " is in the store and not in its profiles: lpp-analyze profile.")
+    if section == "depth":
+        yield from _sinks(answers["layers"].frame)
+        spectra = answers[EIGENVALUES.name].frame
+        for run in answers["runs"].frame["run"] if spectra.height else ():
+            if run not in spectra["run"]:
+                yield (
+                    Code(run),
+                    ": its spectrum at final is not in the analysis cache: lpp-analyze profile.",
+                )
     if section == "distrust":
-        texts = answers["runs"].frame
-        sets = texts["prompt_set"].n_unique() if texts.height else 0
+        profiles = answers[whole("profiles").name].frame
+        sets = _prompt_sets(profiles) if profiles.width else 0
         if sets > 1:
             yield (
                 "The runs read ",
                 Ref(f"{sets} sets of texts", "runs"),
                 ": profiles of different texts are not compared here.",
             )
-        yield from _set_aside(texts)
+        yield from _set_aside(answers["runs"].frame)
         for one in source.runs:
             if one.problem:
                 yield (Code(one.run), f": {one.problem}.")
+
+
+def _sinks(layers: pl.DataFrame) -> Iterator[Sentence]:
+    """What attention sinks do to a rank, where layers may have them."""
+    if not layers.width or not layers.select(pl.col("flags").list.len().sum() > 0).item():
+        return
+    yield (
+        "Many models pay most of their attention to the first one or two tokens of a prompt, "
+        "whatever they say: attention sinks (Xiao et al. 2023, arXiv 2309.17453). Activations at "
+        "these positions can be a hundred times larger than anywhere else (Sun et al. 2024, arXiv "
+        "2402.17762). A participation ratio weighs a direction by the square of its variance, so "
+        "these few rows alone can bring it near 1, in most layers, however many dimensions all "
+        "other tokens use. A collapsed layer says that much and no more. A second curve, without "
+        "the first positions, shows the ranks of the other tokens; ",
+        Code("lpp-analyze layers STORE"),
+        " computes it.",
+    )
+
+
+def _prompt_sets(profiles: pl.DataFrame) -> int:
+    """Most sets of texts that runs read at one number of prompts."""
+    sets = profiles.group_by("n_prompts").agg(pl.col("prompt_set").n_unique())["prompt_set"]
+    return int(sets.max() or 0)  # type: ignore[arg-type]
 
 
 def _set_aside(runs: pl.DataFrame) -> Iterator[Sentence]:
@@ -188,10 +212,3 @@ def _explained(answers: Answers) -> Mapping[str, str]:
         for flag in row
     } | set(answers["flags"].frame["flag"] if answers["flags"].frame.width else ())
     return {flag: known.get(flag, "explained by a newer release") for flag in sorted(found)}
-
-
-def _saved() -> Iterator[Saved]:
-    from lpp.sql import saved_queries
-
-    for query in saved_queries().values():
-        yield Saved(query.name, query.title, query.reading, query.text)

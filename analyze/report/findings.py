@@ -1,22 +1,23 @@
 """The first paragraphs: what differs beyond its interval and what does not.
 
-Runs are compared only at one site, context and number of prompts and on the same texts. The half
-width of a difference's interval is the root of the sum of the squares of both runs' half widths,
-which takes their errors as independent. They read the same prompts, so errors that go together
-make the true interval narrower, and a difference inside this one may still be one.
+Runs are compared only at one site, context and number of prompts, and on the same prompts. The
+interval of a difference is that of a paired jackknife: each group of prompts leaves both runs.
 """
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Final
 
 import polars as pl
 
 from lpp.analyze.report.answers import Answers
 from lpp.analyze.report.words import Code, Part, Ref, Sentence, label, listed, number
+from lpp.analyze.text.text import Row
 
 PAIRS_IN_FULL: Final = 3
 """Up to so many pairs each are told; of more, how many differ."""
+
+SETTING: Final = ("site", "context", "n_prompts", "first_position")
 
 SETTINGS: Final = 3
 """Up to so many settings are told, those of most runs first; the table has the others."""
@@ -34,8 +35,6 @@ WITHIN: Final = "within its interval"
 UNKNOWN: Final = "no interval"
 ABSENT: Final = "missing value"
 
-Row = Mapping[str, Any]
-
 
 def findings(answers: Answers) -> list[Sentence]:
     """Sentences of the first paragraph, from the tables of profiles and differences."""
@@ -45,19 +44,17 @@ def findings(answers: Answers) -> list[Sentence]:
     if profiles["run"].n_unique() == 1:
         return [("There is one run, so there is nothing to compare it with.",), *_alone(profiles)]
     differences = answers["differences"].frame
-    settings = [
-        (keys, rows)
-        for keys, rows in differences.group_by("site", "context", "n_prompts", maintain_order=True)
-    ]
-    settings.sort(key=lambda item: (-item[1].height, -item[0][1], -item[0][2]))
+    settings = [(keys, rows) for keys, rows in differences.group_by(*SETTING, maintain_order=True)]
+    settings.sort(key=lambda item: (-item[1].height, item[0][3], -item[0][1], -item[0][2]))
     out: list[Sentence] = []
-    for (site, context, n_prompts), rows in settings[:SETTINGS]:
-        out += _setting(f"At {site}, context {context}, {n_prompts} prompts", rows)
+    for (site, context, n_prompts, first), rows in settings[:SETTINGS]:
+        without = f", without the first {first} positions" if first else ""
+        out += _setting(f"At {site}, context {context}, {n_prompts} prompts{without}", rows)
     if len(settings) > SETTINGS:
         rest = f" holds {len(settings) - SETTINGS} more settings."
         out.append(("The table of ", Ref("differences", "differences"), rest))
     if not settings:
-        out.append(("No two runs share a site, a context, a number of prompts and texts.",))
+        out.append(("No two runs share a site, a context and the same prompts.",))
     if apart := answers["apart"].frame.height:
         pairs = "1 pair of runs shares" if apart == 1 else f"{apart} pairs of runs share"
         out.append((Ref(pairs, "apart"), " no such setting and cannot be compared."))
@@ -95,7 +92,7 @@ def _setting(where: str, rows: pl.DataFrame) -> Iterator[Sentence]:
     if len(pairs) <= PAIRS_IN_FULL:
         for (run_a, run_b), of_pair in pairs:
             yield (
-                f"{where}, on the same texts: ",
+                f"{where}, on the same prompts: ",
                 Code(str(run_a)),
                 " and ",
                 Code(str(run_b)),
@@ -103,7 +100,7 @@ def _setting(where: str, rows: pl.DataFrame) -> Iterator[Sentence]:
             )
             yield from _pair({row["metric"]: row for row in of_pair.iter_rows(named=True)})
         return
-    yield (f"{where}, on the same texts, the runs make {len(pairs)} pairs.",)
+    yield (f"{where}, on the same prompts, the runs make {len(pairs)} pairs.",)
     for metric in TOLD:
         yield _counted(metric, told.filter(pl.col("metric") == metric))
     yield (

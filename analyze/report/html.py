@@ -1,13 +1,12 @@
 """The report as one page that needs nothing else: no network, no other file.
 
 Names of models and corpora may be anything. Text goes through `escape` and Jinja's autoescape, JSON
-through `script_json`, and report.js escapes what it shows as `escape` does. The page's policy runs
+through `embedded`, and report.js escapes what it shows as `escape` does. The page's policy runs
 only the scripts whose hashes it names: a name that got through as markup would still not run.
 """
 
 import base64
 import hashlib
-import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
@@ -42,7 +41,7 @@ def as_html(report: Report) -> str:
     template = environment.from_string(_file("report.html.j2"))
     from markupsafe import Markup
 
-    from lpp.analyze.charts.charts import chart_script
+    from lpp.analyze.charts.charts import chart_script, embedded
 
     specifications = {
         chart.name: chart.specifications()
@@ -64,7 +63,7 @@ def as_html(report: Report) -> str:
         policy=_policy(scripts),
         css=Markup(_file("report.css")),  # ours, as the scripts are
         scripts=[Markup(script) for script in scripts],
-        data=Markup(script_json(_data(report, views, specifications))),
+        data=Markup(embedded(_data(report, views, specifications))),
     )
 
 
@@ -82,18 +81,6 @@ def paragraphs(sentences: Sequence[Sentence]) -> Iterator[Sequence[Sentence]]:
     """Sentences, a few at a time."""
     for first in range(0, len(sentences), SENTENCES):
         yield sentences[first : first + SENTENCES]
-
-
-def script_json(document: Any) -> str:
-    """JSON that may stand in a script element: nothing in it ends one or begins a comment.
-
-    >>> script_json({"a": "</script>"})
-    '{"a":"\\\\u003c/script\\\\u003e"}'
-    """
-    text = json.dumps(document, separators=(",", ":"), allow_nan=False)
-    for character in "<>&":  # in JSON these stand in strings alone
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
 
 
 def _answers(report: Report) -> Iterator[Answer]:

@@ -7,6 +7,8 @@ computed outside of them but the choice of what to say.
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from lpp.analyze.tables.flags import COLLAPSED_RATIO
+from lpp.sql import saved_query
 from lpp.sql.schema import TABLES
 
 PROFILE_METRICS: Final = (
@@ -17,6 +19,9 @@ PROFILE_METRICS: Final = (
     "effective_rank_norm",
 )
 """Numbers of the table `profiles` that have an interval."""
+
+SPECTRUM: Final = frozenset(column.name for column in TABLES["spectra"].columns)
+"""Columns of the table `spectra`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +49,9 @@ def _with_intervals(names: tuple[str, ...], *, prefixes: bool = False) -> str:
     return ",\n  ".join(", ".join(f"{name}{end}" for end in ends) for name in names)
 
 
-def _pairs(metric: str) -> str:
-    """Every pair of runs that may be compared, by one metric."""
-    half = " + ".join(f"pow({side}.{metric}_ci_high - {side}.{metric}, 2)" for side in "ab")
-    return (
-        f"SELECT a.run AS run_a, b.run AS run_b, a.site, a.context, a.n_prompts,\n"
-        f"  '{metric}' AS metric, a.{metric} AS value_a, b.{metric} AS value_b,\n"
-        f"  sqrt({half}) AS half\n"
-        "FROM profiles a JOIN profiles b ON a.run < b.run AND a.site = b.site\n"
-        "  AND a.context = b.context AND a.n_prompts = b.n_prompts\n"
-        "  AND a.prompt_set = b.prompt_set"
-    )
+def _key(table: str, *first: str) -> str:
+    """`first`, then what else identifies a row of `table`."""
+    return ", ".join(dict.fromkeys((*first, *TABLES[table].key)))
 
 
 RUNS: Final = Query(
@@ -73,8 +70,8 @@ PROFILES: Final = Query(
     "profiles",
     "Profiles: the smallest entropy and the largest ranks over prefixes, with 95 % intervals",
     "profiles",
-    ("run", "context", "n_prompts"),
-    f"SELECT run, site, context, n_prompts, flags,\n  "
+    TABLES["profiles"].key,
+    f"SELECT {_key('profiles', 'run', 'site')}, flags,\n  "
     f"{_with_intervals(PROFILE_METRICS, prefixes=True)}\n"
     "FROM profiles ORDER BY context, n_prompts, run",
     "lpp-analyze profile STORE",
@@ -84,35 +81,37 @@ DIFFERENCES: Final = Query(
     "differences",
     "Differences between two runs, each with the 95 % interval of the difference",
     "profiles",
-    ("run_a", "run_b", "context", "n_prompts", "metric"),
-    "WITH pairs AS (\n"
-    + "\nUNION ALL\n".join(_pairs(metric) for metric in PROFILE_METRICS)
-    + "\n)\nSELECT run_a, run_b, site, context, n_prompts, metric, value_a, value_b,\n"
-    "  value_a - value_b AS difference,\n"
-    "  value_a - value_b - half AS difference_ci_low,\n"
-    "  value_a - value_b + half AS difference_ci_high,\n"
-    "  CASE WHEN isfinite(value_a - value_b) IS NOT true THEN 'missing value'\n"
-    "    WHEN isfinite(half) IS NOT true THEN 'no interval'\n"
-    "    WHEN abs(value_a - value_b) > half THEN 'beyond its interval'\n"
-    "    ELSE 'within its interval' END AS verdict\n"
-    "FROM pairs ORDER BY context, n_prompts, metric, run_a, run_b",
+    ("run_a", "run_b", "context", "n_prompts", "first_position", "metric"),
+    saved_query("differences").statement,
     "lpp-analyze profile STORE",
+)
+
+_OF_LAYERS: Final = tuple(name for name in TABLES["spectra"].key if name != "prefix")
+_NUMBERS_OF_LAYERS: Final = (
+    f"{_with_intervals(('participation_ratio', 'effective_rank'))},\n"
+    "  participation_ratio_stderr, effective_rank_stderr,\n"
+    "  participation_ratio_norm, effective_rank_norm, top_share"
 )
 
 LAYERS: Final = Query(
     "layers",
     "Ranks of the whole context at every captured layer",
     "spectra",
-    ("run", "site", "context", "n_prompts"),
-    "SELECT run, site, s.context, s.n_prompts,\n"
-    # 1.01: what the flag `collapsed` means everywhere
-    "  CASE WHEN participation_ratio <= 1.01 THEN ['collapsed'] ELSE [] END AS flags,\n"
+    _OF_LAYERS,
+    f"SELECT {', '.join(_OF_LAYERS)}, flags, depth, relative_depth, n_tokens, rank_bound,\n  "
+    f"{_NUMBERS_OF_LAYERS}\n"
+    "FROM layers\n"
+    "UNION ALL BY NAME\n"
+    f"SELECT {', '.join(f's.{name}' for name in _OF_LAYERS)},\n  list_filter([\n"
+    f"    CASE WHEN participation_ratio <= {COLLAPSED_RATIO} THEN 'collapsed' END,\n"
+    "    CASE WHEN n_sinks > 0 THEN 'sink' END\n"
+    "  ], lambda flag: flag IS NOT NULL) AS flags,\n"
     "  depth, depth / n_blocks AS relative_depth, s.n_tokens, rank_bound,\n  "
-    f"{_with_intervals(('participation_ratio', 'effective_rank'))},\n"
-    "  participation_ratio_stderr, effective_rank_stderr,\n"
-    "  participation_ratio_norm, effective_rank_norm, top_share\n"
-    "FROM spectra s JOIN runs USING (run) WHERE prefix = s.context\n"
-    "ORDER BY s.context, s.n_prompts, run, depth, site",
+    f"{_NUMBERS_OF_LAYERS}\n"
+    "FROM (FROM spectra ANTI JOIN layers USING (run, context, n_prompts)) s\n"
+    "JOIN runs USING (run)\n"
+    "WHERE prefix = s.context\n"
+    "ORDER BY context, n_prompts, run, first_position, depth, site",
     "lpp-analyze profile STORE",
 )
 
@@ -120,8 +119,8 @@ HOURGLASS: Final = Query(
     "hourglass",
     "Hourglass score: above 0 where both ends of a model use more dimensions than its middle",
     "hourglass",
-    ("run", "context", "n_prompts", "metric"),
-    "SELECT run, context, n_prompts, metric, score, first, middle, last,\n"
+    TABLES["hourglass"].key,
+    f"SELECT {_key('hourglass')}, score, first, middle, last,\n"
     "  n_layers, n_collapsed, n_missing, reason\n"
     "FROM hourglass ORDER BY context, n_prompts, metric, run",
     "lpp-analyze layers STORE",
@@ -131,8 +130,8 @@ SPECTRA: Final = Query(
     "spectra",
     "Ranks at every site and prefix",
     "spectra",
-    ("run", "site", "context", "prefix", "n_prompts"),
-    "SELECT run, site, context, prefix, n_prompts, depth, n_tokens, dim, rank_bound,\n  "
+    TABLES["spectra"].key,
+    f"SELECT {_key('spectra')}, depth, n_tokens, dim, rank_bound,\n  "
     f"{_with_intervals(('participation_ratio', 'effective_rank', 'top_share'))}\n"
     "FROM spectra ORDER BY context, n_prompts, run, depth, site, prefix",
     "lpp-analyze profile STORE",

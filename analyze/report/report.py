@@ -6,9 +6,8 @@ holds every question asked of it.
 
 import os
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, get_args
+from typing import TYPE_CHECKING, Final, Literal
 
 from lpp.sql.results.output import is_written_in_place, whole_file
 from lpp.store.commands.progress import SILENT, Progress
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     from lpp.analyze.report.content import Report
 
 Format = Literal["html", "png", "svg", "md"]
-FORMATS: Final[Sequence[str]] = get_args(Format)
 
 STEPS: Final = 4
 """Units of progress of one report."""

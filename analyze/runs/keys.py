@@ -1,6 +1,6 @@
 """Which rows the spectra and entropy tables of a store have: cheap, from plans and prompts."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -10,7 +10,7 @@ import polars as pl
 
 from lpp.store import open_store
 from lpp.store.format.schedule import prefix_schedule
-from lpp.store.objects.place import Url
+from lpp.store.objects.place import Url, absolute
 from lpp.store.read import Run
 
 __all__ = ["RunView", "Url", "depth", "views"]
@@ -44,6 +44,13 @@ class RunView:
         """How many of the first `size` prompts were set aside."""
         return int(np.searchsorted(self.set_aside, size))
 
+    def duplicates(self, size: int) -> int:
+        """How many of the first `size` prompts have the token ids of another of them; those that
+        were set aside do not count.
+        """
+        some = self.prompts["sha256"].head(size)
+        return int(some.filter(pl.Series(self.lengths[:size] > 0)).is_duplicated().sum())
+
     def short(self, size: int, prefix: int) -> int:
         """How many of the first `size` prompts end before `prefix`."""
         lengths = self.lengths[:size]
@@ -71,6 +78,12 @@ class RunView:
         plan = self.run.plan
         return plan.prefixes if context == plan.context else prefix_schedule(context)
 
+    @property
+    def moment_ends(self) -> tuple[int, ...]:
+        """Where its stored position bands end."""
+        ends: tuple[int, ...] = getattr(self.run.plan, "moment_ends", self.run.plan.prefixes)
+        return ends
+
     def rank_sizes(self, asked: Sequence[int] | None) -> list[int]:
         """Of the numbers of prompts that it holds, those that have ranks: where it keeps no rows,
         whole shards.
@@ -78,15 +91,24 @@ class RunView:
         plan = self.run.plan
         return [n for n in self.sizes(asked) if plan.keeps_rows or n in plan.shards]
 
-    def rank_prefixes(self, context: int) -> tuple[int, ...]:
-        """Of the schedule of `context`, what has ranks: where it keeps no rows, ends of bands."""
-        plan = self.run.plan
-        return tuple(p for p in self.prefixes(context) if plan.keeps_rows or p in plan.prefixes)
+    def rank_prefixes(self, context: int, first: int = 0) -> tuple[int, ...]:
+        """Of the schedule of `context`, what has ranks of the rows from position `first` on.
+
+        Prefixes beyond `first`; where it keeps no rows, both are ends of bands.
+        """
+        ends = (0, *self.moment_ends)
+        if not self.run.plan.keeps_rows and first not in ends:
+            return ()
+        return tuple(
+            prefix
+            for prefix in self.prefixes(context)
+            if prefix > first and (self.run.plan.keeps_rows or prefix in ends)
+        )
 
 
-def views(url: Url) -> Iterator[RunView]:
-    """Every committed run of the store at `url`, by id."""
-    return (RunView(run) for run in open_store(url).runs.values())
+def views(url: Url) -> list[RunView]:
+    """Every committed run of the store at `url`, by id; they can be sent to another machine."""
+    return [RunView(run) for run in open_store(absolute(url)).runs.values()]
 
 
 def depth(site: str, n_blocks: int) -> int:

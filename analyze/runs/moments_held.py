@@ -1,9 +1,8 @@
 """What runs that keep moments and no rows cannot tell of, in words."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from lpp.analyze.metrics.metric import Metric
 from lpp.analyze.runs.keys import RunView
 from lpp.store.errors import ErrorKind, InputError
 
@@ -25,7 +24,10 @@ def held_sizes(view: RunView) -> list[int]:
 
 
 def check_asked(
-    views: Sequence[RunView], contexts: Sequence[int] | None, prompts: Sequence[int] | None
+    views: Sequence[RunView],
+    contexts: Sequence[int] | None,
+    prompts: Sequence[int] | None,
+    skip_first: Sequence[int],
 ) -> None:
     """InputError for a number asked for that no run has ranks at, where some have rows of it."""
     for size in prompts or ():
@@ -33,7 +35,14 @@ def check_asked(
             _refuse(f"--prompts {size}", views, "prompts", held_sizes)
     for context in contexts or ():
         if not any(view.rank_prefixes(context) for view in views if view.contexts([context])):
-            _refuse(f"--context {context}", views, "prefixes", lambda view: view.run.plan.prefixes)
+            _refuse(f"--context {context}", views, "prefixes", lambda view: view.moment_ends)
+    for first in skip_first:
+        if not any(
+            view.rank_prefixes(context, first)
+            for view in views
+            for context in view.contexts(contexts)
+        ):
+            _refuse(f"--skip-first {first}", views, "positions", lambda view: view.moment_ends)
 
 
 def _refuse(what: str, views: Sequence[RunView], unit: str, held: Any) -> None:
@@ -46,7 +55,10 @@ def _refuse(what: str, views: Sequence[RunView], unit: str, held: Any) -> None:
 
 
 def moments_lines(
-    view: RunView, contexts: Sequence[int] | None, prompts: Sequence[int] | None
+    view: RunView,
+    contexts: Sequence[int] | None,
+    prompts: Sequence[int] | None,
+    skip_first: Sequence[int] = (0,),
 ) -> list[str]:
     """One line for each axis on which the moments of a run tell less than was asked for."""
     if view.run.plan.keeps_rows:
@@ -60,6 +72,12 @@ def moments_lines(
                 f"{view.run.id}: keeps moments, so context {context} has ranks {some}, and no "
                 "profile of them"
             )
+    unheld = [first for first in skip_first if first not in (0, *view.moment_ends)]
+    if unheld:
+        lines.append(
+            f"{view.run.id}: keeps moments, so it has no ranks from position "
+            f"{listed_numbers(unheld)} on: skip {listed_numbers(view.moment_ends)}"
+        )
     lost = [n for n in view.sizes(prompts) if n not in view.rank_sizes(prompts)]
     if lost:
         lines.append(
@@ -67,14 +85,3 @@ def moments_lines(
             f"ask for {listed_numbers(held_sizes(view))}"
         )
     return lines
-
-
-def needing_rows(views: Iterable[RunView], metrics: Collection[Metric[Any]]) -> list[str]:
-    """One line for each run that keeps no rows, where `metrics` need them."""
-    names = [metric.name for metric in metrics if metric.needs == "rows"]
-    return [
-        f"{view.run.id}: keeps moments and no rows, which {', '.join(names)} need: capture again "
-        "with --keep rows or --keep both"
-        for view in views
-        if names and not view.run.plan.keeps_rows
-    ]

@@ -2,12 +2,17 @@
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from typing import Final
 
 from lpp.analyze.runs.incomplete import incomplete_lines
 from lpp.analyze.runs.keys import RunView, Url, views
 from lpp.analyze.runs.moments_held import check_asked, moments_lines
 from lpp.store.errors import ErrorKind, InputError
+
+SHORT_LIST: Final = 200
+"""Characters of a list of names that a message holds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +25,8 @@ class Selection:
     """Context lengths in tokens; each run's own by default."""
     prompts: Sequence[int] | None = None
     """Numbers of prompts; all that are committed by default."""
+    skip_first: Sequence[int] = (0,)
+    """First positions k of spectra: of the rows at positions from k on."""
 
 
 def select_runs(url: Url, selection: Selection) -> tuple[list[RunView], list[str]]:
@@ -27,9 +34,16 @@ def select_runs(url: Url, selection: Selection) -> tuple[list[RunView], list[str
 
     A run whose first shard is not committed has no such prompt: a line alone speaks of it. Raises
     InputError when there is no other, when a pattern fits no run, or when no selected run
-    holds a context or a number of prompts asked for.
+    holds a context, a number of prompts or a first position asked for.
     """
-    every = {view.run.id: view for view in views(url)}
+    return select_among(url, views(url), selection)
+
+
+def select_among(
+    url: Url, runs: Iterable[RunView], selection: Selection
+) -> tuple[list[RunView], list[str]]:
+    """The same of `runs`, which are all those of the store."""
+    every = {view.run.id: view for view in runs}
     if not every:
         raise InputError(
             f"{url} holds no runs yet. `lpp-capture run --model ... --store {url}` makes one.",
@@ -47,7 +61,8 @@ def select_runs(url: Url, selection: Selection) -> tuple[list[RunView], list[str
     sizes = {view.run.id: view.run.n_prompts for view in found}
     _check_held("--context", selection.contexts, contexts, "tokens")
     _check_held("--prompts", selection.prompts, sizes, "prompts")
-    check_asked(found, selection.contexts, selection.prompts)
+    _check_skipped(selection, contexts)
+    check_asked(found, selection.contexts, selection.prompts, selection.skip_first)
     return found, lines
 
 
@@ -57,10 +72,13 @@ def select_sites(views: Iterable[RunView], selection: Selection) -> list[str]:
     return matching("site", selection.sites, every)
 
 
-def matching(kind: str, patterns: Iterable[str], names: Collection[str]) -> list[str]:
+def matching(
+    kind: str, patterns: Iterable[str], names: Collection[str], *, option: str | None = None
+) -> list[str]:
     """Those of `names`, in their order, that fit any of `patterns`; `all` is `*`.
 
-    Raises InputError for a pattern that fits no name.
+    option: what names them on a command line; `--kind` by default. Raises InputError for a pattern
+    that fits no name.
 
     >>> matching("site", ["final", "block.*"], ["embed", "block.1", "block.2", "final"])
     ['block.1', 'block.2', 'final']
@@ -70,12 +88,21 @@ def matching(kind: str, patterns: Iterable[str], names: Collection[str]) -> list
         fitting = {n for n in names if fnmatchcase(n, "*" if pattern == "all" else pattern)}
         if not fitting:
             raise InputError(
-                f"no {kind} {pattern!r}; there is {listed(names)}. "
-                f"Name one with --{kind}, or several with a pattern.",
+                f"no {kind} {pattern!r}; {_nearest(pattern, names)} "
+                f"Name one with {option or f'--{kind}'}, or several with a pattern.",
                 kind=ErrorKind.NOT_FOUND,
             )
         found |= fitting
     return [name for name in names if name in found]
+
+
+def _nearest(pattern: str, names: Collection[str]) -> str:
+    """What was meant, perhaps; all there is, where that is little."""
+    if len(listed(names)) <= SHORT_LIST:
+        return f"there is {listed(names)}."
+    near = get_close_matches(pattern, names, n=3, cutoff=0.5)
+    near += [name for name in names if pattern in name and name not in near][: 3 - len(near)]
+    return f"did you mean {' or '.join(near)}?" if near else f"there are {len(names)}."
 
 
 def listed(names: Collection[str]) -> str:
@@ -108,7 +135,7 @@ def shortfalls(views: Iterable[RunView], selection: Selection) -> list[str]:
                 f"{run.id}: {run.n_prompts} prompts are committed, so it has no rows at "
                 f"{', '.join(map(str, sizes))}"
             )
-        lines += moments_lines(view, selection.contexts, selection.prompts)
+        lines += moments_lines(view, selection.contexts, selection.prompts, selection.skip_first)
         if aside := view.quarantined(run.n_prompts):
             site = run.set_aside().first_site
             why = f"NaN or infinities from {site} on" if site else "out of memory"
@@ -127,5 +154,16 @@ def _check_held(option: str, asked: Sequence[int] | None, held: dict[str, int], 
             raise InputError(
                 f"{option} {number}: no run holds that many. Captured {unit}: {names}. "
                 f"Ask for 1 to {most}, or capture more.",
+                kind=ErrorKind.INVALID_VALUE,
+            )
+
+
+def _check_skipped(selection: Selection, captured: dict[str, int]) -> None:
+    longest = max(selection.contexts or captured.values())
+    for first in selection.skip_first:
+        if not 0 <= first < longest:
+            raise InputError(
+                f"--skip-first {first}: the longest context here has {longest} positions. "
+                f"Skip 0 to {longest - 1}.",
                 kind=ErrorKind.INVALID_VALUE,
             )

@@ -13,6 +13,7 @@ from typing import Final, Protocol
 import numpy as np
 
 from lpp.analyze.runs.cells import Cell, Integers, n_tokens
+from lpp.store.arrays.reader import ReadAs
 from lpp.store.errors import ErrorKind, FormatError
 from lpp.store.read import Block, Run
 
@@ -41,13 +42,17 @@ class SiteReader:
         """Columns d of a row."""
         return self.run.site(self.site).width
 
-    def read(self, sizes: Sequence[int], *sinks: Sink, first: int = 0) -> Iterator[int]:
+    def read(
+        self, sizes: Sequence[int], *sinks: Sink, first: int = 0, dtype: ReadAs = "float32"
+    ) -> Iterator[int]:
         """Fill `sinks`; yield each of `sizes`, ascending, once its prompts are in, no more.
 
-        first: the prompt to begin with.
+        first: the prompt to begin with. dtype: of the rows, as for `Run.blocks`.
         """
         ahead = deque(sizes)
-        blocks = self.run.blocks(self.site, first=first, prompts=sizes[-1], block_bytes=BLOCK_BYTES)
+        blocks = self.run.blocks(
+            self.site, first=first, prompts=sizes[-1], block_bytes=BLOCK_BYTES, dtype=dtype
+        )
         for block in _read_ahead(blocks):
             start = 0
             while block.prompt_id[-1] >= ahead[0]:

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 from threadpoolctl import threadpool_limits
 
+from lpp.analyze.metrics.sinks import Lengths, sink_positions
 from lpp.analyze.numerics.cka import BLOCK_ROWS, CrossScatters, alignment
 from lpp.analyze.numerics.moments import Rows
 from lpp.analyze.runs.cells import Cell, Integers, n_tokens
@@ -52,12 +52,7 @@ of the two sites over these tokens. n_sinks: the greater number of sink position
 MEMORY: Final = 2 << 30
 """Bytes of a tile, by default."""
 
-SINK_FACTOR: Final = 10.0
-"""How many times the median length of all other rows the median length at a sink exceeds."""
-
 Pair = tuple[str, str]
-Lengths = npt.NDArray[np.float32]
-"""(P, T) Euclidean lengths of the rows of each prompt; NaN where there is none."""
 
 
 def pairs_of(sites: Sequence[str], *, every: bool = False) -> list[Pair]:
@@ -219,27 +214,3 @@ def _lengths(rows: Rows) -> Lengths:
     with np.errstate(invalid="ignore", over="ignore"):
         found: Lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows))
     return found
-
-
-def sink_positions(lengths: Lengths, factor: float = SINK_FACTOR, /) -> Integers:
-    """Positions that are attention sinks, (S,) ascending, of (P, T) row lengths.
-
-    Position p is a sink when the median of `lengths[:, p]` exceeds `factor` times the median of all
-    lengths at other positions. Lengths that are not finite take no part.
-
-    >>> sink_positions(np.array([[900, 8, 9], [700, 7, np.nan]], dtype=np.float32)).tolist()
-    [0]
-    """
-    there = np.isfinite(lengths)
-    counts = there.sum(axis=0)
-    ordered = np.sort(lengths[there])
-    found = []
-    for p in np.flatnonzero(counts):
-        here = np.median(lengths[there[:, p], p])
-        others = len(ordered) - int(counts[p])
-        # the median of the others is at least this: few positions go further
-        if others and here > factor * ordered[(others - 1) // 2]:
-            rest = np.delete(lengths, p, axis=1)[np.delete(there, p, axis=1)]
-            if here > factor * np.median(rest):
-                found.append(p)
-    return np.array(found, dtype=np.int64)

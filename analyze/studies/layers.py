@@ -1,44 +1,52 @@
 """Ranks through the depth of a model: one row per run and site, and the hourglass score.
 
 The numbers are those of one prefix, the whole context: a maximum over prefixes would compare
-layers at different ones.
+layers at different ones. Where a run has attention sinks, a few first positions of huge norm, they
+alone make its participation ratio near 1 through most of the depth: then every row is there twice,
+of all positions and of those after the sinks (`first_position`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 import polars as pl
 
-from lpp.analyze.engine.estimates import Estimates, Request
 from lpp.analyze.engine.executor import LOCAL, Executor
-from lpp.analyze.metrics.registry import METRICS
+from lpp.analyze.metrics.registry import METRICS, needing_rows
 from lpp.analyze.numerics.hourglass import Layer, hourglass
-from lpp.analyze.numerics.jackknife import Estimate, error_names
-from lpp.analyze.runs.cells import GROUPS, Cell
-from lpp.analyze.runs.keys import RunView, Url
-from lpp.analyze.runs.moments_held import needing_rows
-from lpp.analyze.runs.select import Selection, select_runs, select_sites, shortfalls
-from lpp.analyze.runs.texts import text_sets, texts_of
-from lpp.analyze.tables import flags, spectra
+from lpp.analyze.runs.cells import GROUPS
+from lpp.analyze.runs.comparable import prompt_sets, with_prompt_sets
+from lpp.analyze.runs.keys import RunView, Url, views
+from lpp.analyze.runs.select import Selection, select_among, select_sites, shortfalls
+from lpp.analyze.tables import spectra
+from lpp.analyze.tables.analysis import BESIDE, ErrorSites, site_requests
 from lpp.analyze.tables.database import frame_schema, put
+from lpp.analyze.tables.flags import flags_of, flags_of_any
 from lpp.store.commands.progress import SILENT, Progress
 from lpp.store.objects.place import Place
 
 FAMILIES: Final = ("", "zscore_", "robust_")
 """What the ranks are of: the states as they are, and their outlier-resistant variants."""
 
-RANKS: Final = tuple(f"{f}{rank}" for f in FAMILIES for rank in flags.RANKS)
+RANKS: Final = tuple(
+    f"{family}{rank}" for family in FAMILIES for rank in ("participation_ratio", "effective_rank")
+)
 """Computed of every layer, in dimensions, and what the hourglass score is computed on."""
 
 SURE: Final = tuple(name for name in RANKS if not METRICS[name].no_error)
 """Those that the jackknife can tell the error of."""
 
+NUMBERS: Final = (*RANKS, "top_share")
+
+SETTING: Final = ("run", "context", "n_prompts", "first_position")
+"""Layers that agree in these are those of one curve, and have one score a rank."""
+
 SCHEMA: Final = frame_schema("layers")
-"""One row per run, context, number of prompts and site."""
+"""One row per curve and site."""
 
 SCORES_SCHEMA: Final = frame_schema("hourglass")
-"""One row per run, context, number of prompts and rank."""
+"""One row per curve and rank."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,94 +65,108 @@ def layers(
     url: Url,
     selection: Selection,
     *,
-    errors: bool = False,
+    errors: ErrorSites = "none",
     progress: Progress = SILENT,
     executor: Executor = LOCAL,
 ) -> Layers:
     """Layer-wise ranks of the store at `url`, at the whole of each context that is asked for.
 
-    Each site is read once. errors: with the jackknife, which costs one more read and, for the
-    effective ranks, eleven solves instead of one. progress: one for each run and site.
-    executor: who computes.
+    Each site is read once. Where first position 0 is asked for (the default) and a run has sinks
+    at some site, its sites are read once more, for the rows `after_sinks`. errors: sites
+    with the jackknife, which costs one more read and, for the effective ranks, eleven solves
+    instead of one. progress: one for each run and site. executor: who computes.
 
     Raises InputError for what no run holds, FormatError for altered bytes.
     """
-    views, incomplete = select_runs(url, selection)
-    sites = select_sites(views, selection)
-    keys = spectra.all_keys(views, selection.contexts, selection.prompts)
-    keys = keys.filter(pl.col("site").is_in(sites), pl.col("prefix") == pl.col("context"))
-    metrics = [METRICS[name] for name in (*RANKS, "top_share")]
-    request = Request(metrics=metrics, errors=SURE if errors else (), groups=GROUPS)
-    rows: list[dict[str, Any]] = []
-    parts = list(spectra.by_site(url, keys))
-    work = [spectra.work(view, cache, of_site, request) for view, cache, of_site in parts]
-    for (view, _, of_site), found in zip(parts, executor.estimates(work), strict=True):
-        rows += [_row(view, key, found) for key in of_site.iter_rows(named=True)]
-        progress.advance()
-        progress.note(f"{view.run.id} {of_site.item(0, 'site')}")
-    frame = _with_different_prompts(pl.DataFrame(rows, schema=SCHEMA), views)
-    blocks = {view.run.id: view.run.plan.model.n_blocks for view in views}
+    every = views(url)
+    some, incomplete = select_among(url, every, selection)
+    sites = select_sites(some, selection)
+    frame = _ranks(some, _keys(some, selection, sites), errors, executor, progress)
+    beyond = [
+        _keys([view], replace(selection, skip_first=(end,)), sites)
+        for view in some
+        if (end := after_sinks(frame.filter(run=view.run.id))) not in (0, *selection.skip_first)
+    ]
+    if beyond:
+        after = _ranks(some, pl.concat(beyond), errors, executor, SILENT)
+        frame = pl.concat([frame, after]).sort("run", maintain_order=True)
+    sets = prompt_sets(every, frame["n_prompts"].unique())
+    frame = _with_flags(with_prompt_sets(frame, sets, beside=BESIDE))
+    blocks = {view.run.id: view.run.plan.model.n_blocks for view in some}
     scores = pl.DataFrame(list(_scores(frame, blocks)), schema=SCORES_SCHEMA)
-    lines = (*incomplete, *shortfalls(views, selection), *needing_rows(views, metrics))
+    metrics = [METRICS[name] for name in NUMBERS]
+    lines = (*incomplete, *shortfalls(some, selection), *needing_rows(some, metrics))
     return Layers(frame, scores, lines)
 
 
-def _row(view: RunView, key: Mapping[str, Any], found: Estimates) -> dict[str, Any]:
-    """One layer: `key` of the spectra table, numbers from `found`."""
-    cell = Cell(key["n_prompts"], key["prefix"])
-    here = {name: found.get((cell, name), Estimate(None)) for name in (*RANKS, "top_share")}
-    bound = max(key["rank_bound"], 1)
-    values: dict[str, Any] = {"top_share": here["top_share"].value}
-    for name in RANKS:
-        value = here[name].value
-        values |= {name: value, f"{name}_norm": None if value is None else value / bound}
-    for name in SURE:
-        values |= dict(zip(error_names(name), here[name][1:4], strict=True))
-    return {
-        **{name: key[name] for name in SCHEMA.names() if name in key},
-        "relative_depth": key["depth"] / view.run.plan.model.n_blocks,
-        **values,
-        "flags": _flags(view, key, here),
-    }
+def _keys(some: Sequence[RunView], selection: Selection, sites: Sequence[str]) -> pl.DataFrame:
+    """Keys of the spectra table at the whole of each context."""
+    whole = pl.col("prefix") == pl.col("context")
+    return spectra.all_keys(some, selection).filter(pl.col("site").is_in(sites), whole)
 
 
-def _flags(view: RunView, key: Mapping[str, Any], here: Mapping[str, Estimate]) -> list[str]:
-    """Flags of one layer, sorted: those that concern ranks at one prefix."""
-    short = view.short(key["n_prompts"], key["context"])
-    some = [here[name][:2] for name in SURE]
-    found = {
-        "collapsed": flags.is_collapsed(here["participation_ratio"].value),
-        "normaliser": key["n_tokens"] < key["dim"],
-        "not_finite": here["participation_ratio"].value is None,
-        "quarantined": view.quarantined(key["n_prompts"]) > 0,
-        "short_text": short > flags.SHORT_SHARE * key["n_prompts"],
-        **flags.of_errors(some, key["n_prompts"]),
-    }
-    return sorted(name for name, holds in found.items() if holds)
+def after_sinks(layers: pl.DataFrame) -> int:
+    """The first position of the second curve of one run; 0 where there are no sinks.
+
+    One more than the last sink: a sink is a position whose *median* row is huge, and in some
+    prompts the token after it is huge as well (SmolLM2: in 2 % of them), which is enough to carry
+    most of the variance.
+    """
+    ends = layers.filter(first_position=0)["sink_end"]
+    end: int = max(ends.drop_nulls(), default=0)
+    return end + 1 if end else 0
 
 
-def _with_different_prompts(frame: pl.DataFrame, views: Sequence[RunView]) -> pl.DataFrame:
-    """Flag the layers of a context and number of prompts at which runs read different texts."""
-    texts = texts_of(views)
-    mixed = set()
-    for (context, size), rows in frame.group_by("context", "n_prompts"):
-        here = {run: texts[run] for run in rows["run"].unique(maintain_order=True)}
-        if len({*text_sets(here, int(size)).values()}) > 1:
-            mixed.add((context, size))
-    marks = [
-        sorted([*found, "different_prompts"]) if (context, size) in mixed else found
-        for context, size, found in frame.select("context", "n_prompts", "flags").iter_rows()
-    ]
-    return frame.with_columns(pl.Series("flags", marks, dtype=SCHEMA["flags"]))
+def _ranks(
+    some: Sequence[RunView],
+    keys: pl.DataFrame,
+    errors: ErrorSites,
+    executor: Executor,
+    progress: Progress,
+) -> pl.DataFrame:
+    """The rows of `keys` with their numbers."""
+    frames = [pl.DataFrame(schema={**keys.schema, **SCHEMA, "short_prompts": pl.Int32})]
+    metrics = [METRICS[name] for name in NUMBERS] + spectra.sink_metrics()
+    request = site_requests(keys, metrics, errors, GROUPS)
+    for view, of_site, found in spectra.site_numbers(some, keys, request, executor):
+        short = [view.short(*cell) for cell in of_site.select("n_prompts", "prefix").rows()]
+        frames.append(
+            of_site.with_columns(
+                *spectra.numbers(of_site, found, (*NUMBERS, *spectra.SINKS), errors=SURE),
+                pl.Series("short_prompts", short, dtype=pl.Int32),
+                relative_depth=pl.col("depth") / view.run.plan.model.n_blocks,
+            )
+        )
+        progress.advance()
+        progress.note(f"{view.run.id} {of_site.item(0, 'site')}")
+    bound = pl.col("rank_bound").clip(1)
+    frame = pl.concat(frames, how="diagonal_relaxed").with_columns(
+        *((pl.col(name) / bound).alias(f"{name}_norm") for name in RANKS),
+        *(pl.col(name).cast(pl.Int32) for name in spectra.SINKS),
+    )
+    return frame.drop("flags")
+
+
+def _with_flags(frame: pl.DataFrame) -> pl.DataFrame:
+    """The rows of the table: `frame` with the flags of ranks at one prefix."""
+    facts = frame.with_columns(
+        ratio=pl.col("participation_ratio"),
+        missing_ranks=pl.col("participation_ratio").is_null().cast(pl.UInt32),
+        normalised=pl.lit(value=True),
+    )
+    several = (
+        facts.with_columns(value=pl.col(name), stderr=pl.col(f"{name}_stderr")) for name in SURE
+    )
+    return frame.with_columns(flags=flags_of_any(several)).select(SCHEMA.names())
 
 
 def _scores(found: pl.DataFrame, blocks: Mapping[str, int]) -> Iterator[dict[str, Any]]:
-    keys = ("run", "context", "n_prompts")
-    for (run, context, size), rows in found.group_by(keys, maintain_order=True):
+    for key, rows in found.group_by(SETTING, maintain_order=True):
         for metric in RANKS:
-            score = hourglass(_paper_layers(rows, metric), blocks[str(run)])
+            score = hourglass(_paper_layers(rows, metric), blocks[str(key[0])])
             yield {
-                **{"run": run, "context": context, "n_prompts": size, "metric": metric},
+                **dict(zip(SETTING, key, strict=True)),
+                "metric": metric,
                 "n_quarantined": rows.item(0, "n_quarantined"),
                 **asdict(score),
             }
@@ -155,14 +177,10 @@ def _paper_layers(rows: pl.DataFrame, metric: str) -> list[Layer]:
 
     A layer is collapsed when the participation ratio of the same matrix is.
     """
-    ratio = metric.replace("effective_rank", "participation_ratio")
-    by_depth = {}
-    for row in rows.iter_rows(named=True):  # `final` comes after block.B, and takes its place
-        if row["depth"] > 0:
-            by_depth[row["depth"]] = Layer(
-                row["depth"], row[metric], flags.is_collapsed(row[ratio])
-            )
-    return list(by_depth.values())
+    marks = flags_of(rows.select(ratio=METRICS[metric].ratio))
+    layers = rows.select("depth", metric, collapsed=marks.list.contains("collapsed"))
+    # `final` comes after block.B, and takes its place
+    return list({row[0]: Layer(*row) for row in layers.iter_rows() if row[0] > 0}.values())
 
 
 def write(url: Url, found: Layers) -> Place:

@@ -12,8 +12,8 @@ from typing import Final
 import polars as pl
 
 from lpp.analyze.engine.executor import LOCAL, Executor
-from lpp.analyze.runs.keys import RunView, Url
-from lpp.analyze.runs.select import Selection, shortfalls
+from lpp.analyze.runs.keys import RunView, Url, views
+from lpp.analyze.runs.select import Selection, select_among, shortfalls
 from lpp.analyze.studies import grid
 from lpp.analyze.studies.agreement import Compared, Setting, Value, compare
 from lpp.analyze.studies.saving import Saving, paper_tokens
@@ -70,18 +70,22 @@ def sensitivity(
 
     Raises InputError for what no run holds, FormatError for altered bytes.
     """
-    views, axes, incomplete = grid.choose(url, selection)
-    values = grid.values(url, views, axes, errors=errors, progress=progress, executor=executor)
-    names, doubles = representatives(views)
+    every = views(url)
+    some, incomplete = select_among(url, every, selection)
+    axes = grid.spanned(some, selection)
+    values = grid.values(
+        some, axes, comparable_among=every, errors=errors, progress=progress, executor=executor
+    )
+    names, doubles = representatives(some)
     return Sensitivity(
         values=values,
         compared=tuple(_compared(values, names)),
-        savings=tuple(_saving(view, axes) for view in views),
-        left_out=(*incomplete, *shortfalls(views, Selection()), *_absences(values), *doubles),
+        savings=tuple(_saving(view, axes) for view in some),
+        left_out=(*incomplete, *shortfalls(some, Selection()), *_absences(values), *doubles),
     )
 
 
-def representatives(views: Iterable[RunView]) -> tuple[dict[str, str], list[str]]:
+def representatives(some: Iterable[RunView]) -> tuple[dict[str, str], list[str]]:
     """(run -> its model's name, a line per run that takes no part in the order of models).
 
     A model takes part once per corpus, at every setting with the same run: that which holds the
@@ -89,7 +93,7 @@ def representatives(views: Iterable[RunView]) -> tuple[dict[str, str], list[str]
     weights or another quantization make another model.
     """
     groups: dict[tuple[str, str], list[RunView]] = defaultdict(list)
-    for view in views:
+    for view in some:
         groups[_model_key(view), view.run.plan.corpus.name].append(view)
     names, lines = {}, []
     for (model, corpus), group in groups.items():

@@ -1,14 +1,24 @@
-"""Tables of one command put into the database of a store, beside those of the others."""
+"""The database of a store: tables of one command put beside those of others.
 
-from collections.abc import Mapping
+What it says of the store itself, runs, prompts and scores, is brought up to date by every build.
+"""
+
+from collections.abc import Collection, Mapping
 
 import polars as pl
+import pyarrow as pa
 
-from lpp.analyze.runs.keys import Url
-from lpp.analyze.tables.scored import store_tables
-from lpp.sql import build
-from lpp.sql.schema import TABLES, arrow_schema
+from lpp.analyze.benchmarks.benchmarks import benchmarks_table
+from lpp.analyze.benchmarks.published import published_table
+from lpp.analyze.runs.keys import Url, views
+from lpp.analyze.tables.run_rows import prompt_rows, run_row
+from lpp.sql import build, connect
+from lpp.sql.database.catalogue import outdated_tables
+from lpp.sql.schema import arrow_schema
+from lpp.sql.schema.results import RESULTS
 from lpp.store import open_store
+from lpp.store.format.keys import DATABASE_KEY
+from lpp.store.objects.locate import objects_at
 from lpp.store.objects.place import Place
 
 
@@ -17,14 +27,54 @@ def frame_schema(table: str) -> pl.Schema:
     return pl.DataFrame(pl.from_arrow(arrow_schema(table).empty_table())).schema
 
 
-def put(url: Url, frames: Mapping[str, pl.DataFrame]) -> Place:
-    """Replace the tables in `frames`, keep the rows of every other; return the database's path.
-
-    Runs, prompts and scores are those of the store as it is now.
-    """
-    root = open_store(url).path
-    tables = {
-        name: frame.select(arrow_schema(name).names).to_arrow().cast(arrow_schema(name))
+def as_tables(frames: Mapping[str, pl.DataFrame]) -> dict[str, pa.Table]:
+    """Each frame cast to the declared columns of its table; others are left out."""
+    schemas = {name: arrow_schema(name) for name in frames}
+    return {
+        name: frame.select(schemas[name].names).to_arrow().cast(schemas[name])
         for name, frame in frames.items()
     }
-    return build(root, store_tables(root) | tables, keep=TABLES)
+
+
+def store_tables(root: Place) -> dict[str, pa.Table]:
+    """The tables `runs`, `prompts`, `benchmarks` and `published` of the store at `root`.
+
+    They are of every run, so that whatever the last command chose, rows of each table that speak
+    of a run join with it, and a score fits the same run that `benchmarks add` named.
+    """
+    every = list(views(root))
+    runs = pl.DataFrame([run_row(view) for view in every], schema=frame_schema("runs"))
+    none = pl.DataFrame(schema=frame_schema("prompts"))
+    prompts = pl.concat([none, *(prompt_rows(view).cast(none.schema) for view in every)])
+    scores = {"benchmarks": benchmarks_table(root), "published": published_table()}
+    return as_tables({"runs": runs, "prompts": prompts}) | scores
+
+
+def put(
+    url: Url, frames: Mapping[str, pl.DataFrame], *, keep: Collection[str] = ("correlations",)
+) -> Place:
+    """Put `frames` into their tables, beside what earlier commands computed of runs that are
+    still the same; return the database's path. keep: other tables that keep their rows.
+    """
+    root = open_store(url).path
+    return build(root, store_tables(root) | as_tables(frames), keep=keep, merge=RESULTS)
+
+
+def refresh_database(root: Place, correlations: pl.DataFrame | None = None) -> bool:
+    """Bring runs and scores in the database of the store at `root` up to date, if there is one.
+
+    correlations: the new ones; without, there are none: those of other scores would be stale.
+    False where nothing was done: no database, or one of another release, which
+    `lpp-analyze profile` builds again with its scores.
+    """
+    if not objects_at(root).exists(DATABASE_KEY) or outdated_tables(root):
+        return False
+    put(root, {} if correlations is None else {"correlations": correlations}, keep=())
+    return True
+
+
+def held(url: Url, table: str) -> pl.DataFrame:
+    """The rows of `table` that the database of the store at `url` holds."""
+    with connect(url, token_stats=False) as connection:
+        found: pl.DataFrame = connection.sql(f"FROM {table}").pl()
+    return found

@@ -1,13 +1,16 @@
 """Whole spectra as a table: one row per eigenvalue."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
+import numpy as np
 import polars as pl
 
 from lpp.analyze.engine.cache import Cache
-from lpp.analyze.engine.site_summaries import site_summaries
-from lpp.analyze.engine.summary import Demand, Summary
+from lpp.analyze.engine.site_spectra import site_summaries
+from lpp.analyze.engine.workers import Workers
+from lpp.analyze.metrics.summary import Demand, Summary
 from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.keys import RunView, Url
 from lpp.analyze.runs.select import Selection, select_runs, select_sites
@@ -52,33 +55,32 @@ def read_eigenvalues(
 
 
 def eigenvalues_held(
-    url: Url, selection: Selection | None = None, *, prefix: int | None = None
+    url: Url, selection: Selection | None = None, *, prefix: int | None = None, compute: bool = True
 ) -> tuple[pl.DataFrame, list[str]]:
-    """The same, and a line for each incomplete run in place of a warning."""
+    """The same, and a line for each incomplete run in place of a warning.
+
+    compute: whether to compute what is not in the analysis cache; without, it has no rows.
+    """
     selection = selection or Selection(sites=("final",))
     chosen, incomplete = select_runs(url, selection)
     sites = select_sites(chosen, selection)
-    frames = [
-        _of_run(Cache(open_store(url).path, view.run), view, sites, selection, prefix)
-        for view in chosen
-    ]
-    return pl.concat([pl.DataFrame(schema=SCHEMA), *frames]), incomplete
-
-
-def _of_run(
-    cache: Cache, view: RunView, sites: list[str], selection: Selection, prefix: int | None
-) -> pl.DataFrame:
     wanted = pl.col("prefix") == (pl.col("context") if prefix is None else prefix)
-    keys = key_frame(view, selection.contexts, selection.prompts)
-    keys = keys.filter(wanted & pl.col("site").is_in(sites))
-    parts = [_of_site(cache, view, part) for part in keys.partition_by("site", maintain_order=True)]
-    return pl.concat([pl.DataFrame(schema=SCHEMA), *parts])
+    frames = [pl.DataFrame(schema=SCHEMA)]
+    for view in chosen:
+        cache = Cache(open_store(url).path, view.run)
+        keys = key_frame(view, replace(selection, skip_first=(0,)))
+        keys = keys.filter(wanted & pl.col("site").is_in(sites))
+        for of_site in keys.partition_by("site", maintain_order=True):
+            known = _summaries(cache, view, of_site.item(0, "site"), cells_of(of_site), compute)
+            frames.append(_of_site(of_site, known))
+    return pl.concat(frames), incomplete
 
 
-def _of_site(cache: Cache, view: RunView, keys: pl.DataFrame) -> pl.DataFrame:
-    site = keys.item(0, "site")
+def _of_site(keys: pl.DataFrame, known: Mapping[Cell, Summary]) -> pl.DataFrame:
+    """The rows of one site, of those cells that are `known`."""
+    there = [cell in known for cell in cells_of(keys)]
+    keys = keys.filter(pl.Series(there, dtype=pl.Boolean))
     cells = cells_of(keys)
-    known = _summaries(cache, view, site, cells)
     found = [known[cell].covariance.solved for cell in cells]
     names = ("run", "site", "context", "prefix", "n_prompts", "depth")
     sums = [known[cell].covariance.total for cell in cells]
@@ -97,14 +99,16 @@ def _of_site(cache: Cache, view: RunView, keys: pl.DataFrame) -> pl.DataFrame:
 
 
 def _summaries(
-    cache: Cache, view: RunView, site: str, cells: Sequence[Cell]
+    cache: Cache, view: RunView, site: str, cells: Sequence[Cell], compute: bool
 ) -> dict[Cell, Summary]:
     """What is kept of `cells`, the rest from one read of the site; the store may be read-only."""
     demand = Demand(solved=frozenset({"covariance"}))
-    known = cache.summaries(site)
-    missing = {cell: demand for cell in cells if not demand.met_by(known.get(cell))}
-    if missing:
-        new = site_summaries(SiteReader(view.run, site, view.lengths), missing)
+    kept = cache.summaries(site)
+    known = {cell: kept[cell] for cell in cells if demand.met_by(kept.get(cell))}
+    missing = {cell: demand for cell in cells if cell not in known}
+    if missing and compute:
+        with Workers() as workers, np.errstate(invalid="ignore", over="ignore"):
+            new = site_summaries(SiteReader(view.run, site, view.lengths), missing, workers)
         cache.keep_summaries(site, new)
         known |= new
     return known

@@ -13,11 +13,12 @@ import numpy.typing as npt
 import polars as pl
 
 from lpp.analyze.numerics.jackknife import error_names, student
+from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.incomplete import warn_of_incomplete
 from lpp.analyze.runs.keys import RunView, Url, views
+from lpp.analyze.runs.select import Selection
+from lpp.analyze.runs.token_files import read_tokens
 from lpp.analyze.tables.lazy import Source, scan
-from lpp.analyze.tables.tokens import read_tokens
-from lpp.store import open_store
 from lpp.store.errors import ErrorKind, InputError
 
 SCHEMA = pl.Schema(
@@ -34,6 +35,7 @@ SCHEMA = pl.Schema(
             for name in error_names(metric)
         },
         "n_quarantined": pl.Int32,
+        "n_duplicates": pl.Int32,
         "short_prompts": pl.Int32,
         "distinct_prefixes": pl.Float64,
     }
@@ -42,9 +44,13 @@ SCHEMA = pl.Schema(
 error of each mean and its interval, null for a single prompt. Prompts that capture set aside,
 n_quarantined of the first n_prompts, take no part in any column.
 
+n_duplicates: prompts that have the token ids of another of them, whatever the prefix.
 short_prompts: prompts of fewer tokens than the prefix. distinct_prefixes: share of the prompts
 that would be left if equal prefixes counted once.
 """
+
+WITHOUT = pl.Schema({"entropy_norm_without": pl.List(pl.Float64)})
+"""`entropy_norm` again without each group of prompts, (G,); empty where one is missing."""
 
 KEYS = tuple(SCHEMA)[:4]
 
@@ -59,40 +65,53 @@ def scan_entropy(
 
     contexts, prompts: as for `scan_spectra`. Where the logits were not asked for at a position
     that a prefix needs, its entropy is null. Warns of a run that is incomplete. Raises
-    FormatError: not a store, or altered;
-    InputError when `contexts` names one whose prefixes were not captured.
+    FormatError: not a store, or altered; InputError when `contexts` names one whose prefixes were
+    not captured.
     """
-    warn_of_incomplete(views(url))
-    for view in views(url) if contexts is not None else ():
+    selection = Selection(contexts=contexts, prompts=prompts)
+    every = views(url)
+    warn_of_incomplete(every)
+    for view in every if contexts is not None else ():
         for context in view.contexts(contexts):
             check_captured(view, context)
 
-    def keys() -> pl.DataFrame:
-        return all_keys(views(url), contexts, prompts)
-
-    def compute(keys: pl.DataFrame, columns: frozenset[str]) -> Iterator[pl.DataFrame]:
-        return frames(url, keys, columns)
-
-    return scan(Source(name="LPP ENTROPY", schema=SCHEMA, keys=keys, compute=compute))
-
-
-def frames(url: Url, keys: pl.DataFrame, columns: frozenset[str]) -> Iterator[pl.DataFrame]:
-    """The rows of `keys`, a run at a time."""
-    runs = open_store(url).runs
-    for _, of_run in keys.group_by("run", maintain_order=True):
-        yield rows(RunView(runs[of_run.item(0, "run")]), of_run, columns)
+    return scan(
+        Source(
+            name="LPP ENTROPY",
+            schema=SCHEMA,
+            opened=lambda: views(url),
+            keys=lambda every: all_keys(every, selection),
+            compute=frames,
+        )
+    )
 
 
-def all_keys(
-    views: Iterable[RunView], contexts: Sequence[int] | None, prompts: Sequence[int] | None
-) -> pl.DataFrame:
+def frames(
+    views: Iterable[RunView], keys: pl.DataFrame, columns: frozenset[str], *, groups: int = 0
+) -> Iterator[pl.DataFrame]:
+    """The rows of `keys`, a run at a time: `SCHEMA`, and with `groups` the column `WITHOUT`."""
+    runs = {view.run.id: view for view in views}
+    for (run,), of_run in keys.group_by("run", maintain_order=True):
+        yield rows(runs[str(run)], of_run, columns, groups)
+
+
+def without_groups(found: pl.DataFrame) -> pl.DataFrame:
+    """The column `WITHOUT` of `found` as the values of its metric, by the keys of each row."""
+    (name,) = WITHOUT
+    values = found.select(
+        *KEYS, pl.lit("entropy_norm").alias("metric"), pl.col(name).alias("value")
+    )
+    return values.filter(pl.col("value").list.len() > 0)
+
+
+def all_keys(views: Iterable[RunView], selection: Selection) -> pl.DataFrame:
     """The key columns of every row, in order of run, context, prefix, prompts."""
     found = [
         (view.run.id, context, prefix, size)
         for view in views
-        for context in view.contexts(contexts)
+        for context in view.contexts(selection.contexts)
         for prefix in view.prefixes(context)
-        for size in view.sizes(prompts)
+        for size in view.sizes(selection.prompts)
     ]
     return pl.DataFrame(found, schema={name: SCHEMA[name] for name in KEYS}, orient="row")
 
@@ -134,25 +153,33 @@ def _listed(numbers: Sequence[int]) -> str:
     return ", ".join(str(number) for number in numbers)
 
 
-def rows(view: RunView, keys: pl.DataFrame, columns: frozenset[str]) -> pl.DataFrame:
+def rows(
+    view: RunView, keys: pl.DataFrame, columns: frozenset[str], groups: int = 0
+) -> pl.DataFrame:
     """The rows of one run for `keys`; value columns that nobody asked for are null."""
     cells = keys.select("prefix", "n_prompts").unique()
-    aside = [view.quarantined(size) for size in cells["n_prompts"]]
-    cells = cells.with_columns(pl.Series("n_quarantined", aside, dtype=pl.Int32))
+    cells = cells.with_columns(
+        pl.Series(name, [count(size) for size in cells["n_prompts"]], dtype=pl.Int32)
+        for name, count in (
+            ("n_quarantined", view.quarantined),
+            ("n_duplicates", view.duplicates),
+        )
+    )
     means = {name for name in SCHEMA.names() if name.startswith("entropy")}
-    if columns & {*means, "short_prompts"}:
-        cells = _with_means(view, cells, read=bool(columns & means))
+    if groups or columns & {*means, "short_prompts"}:
+        cells = _with_means(view, cells, groups, read=bool(groups or columns & means))
     if "distinct_prefixes" in columns:
         cells = cells.with_columns(_distinct(view, cells))
     frame = keys.join(cells, on=["prefix", "n_prompts"], how="left", maintain_order="left")
     absent = [name for name in SCHEMA.names() if name not in frame.columns]
     return frame.with_columns(
         pl.lit(None, dtype=SCHEMA[name]).alias(name) for name in absent
-    ).select(SCHEMA.names())
+    ).select(*SCHEMA, *(WITHOUT if groups else ()))
 
 
-def _with_means(view: RunView, cells: pl.DataFrame, *, read: bool) -> pl.DataFrame:
-    """Add entropy, entropy_norm and short_prompts to `cells` (prefix, n_prompts)."""
+def _with_means(view: RunView, cells: pl.DataFrame, groups: int, *, read: bool) -> pl.DataFrame:
+    """Add entropy, entropy_norm, short_prompts and `WITHOUT` to `cells` (prefix, n_prompts)."""
+    most = math.log(view.run.plan.model.logits_width)
     kept = view.lengths > 0
     counts = np.append(0, np.cumsum(kept))
     lengths = view.prompts["n_tokens"].to_numpy()
@@ -164,20 +191,23 @@ def _with_means(view: RunView, cells: pl.DataFrame, *, read: bool) -> pl.DataFra
     }
     found = pl.DataFrame(
         [
-            (prefix, size, count, *_sem(nats[:count]), int(short[:count].sum()))
+            (prefix, size, count, *_sem(nats[:count]), int(short[:count].sum()), without)
             for prefix, size in cells.select("prefix", "n_prompts").iter_rows()
             for count in (int(counts[size]),)
             for nats, short in (by_prefix.get(prefix, _NO_PROMPTS),)
+            for without in (
+                _without(nats[:count] / most, counts, Cell(size, prefix).parts(groups)),
+            )
         ],
         schema={
             **{name: cells.schema[name] for name in ("prefix", "n_prompts")},
             **{"taken": pl.Int32, "entropy": pl.Float64, "stderr": pl.Float64},
-            "short_prompts": pl.Int32,
+            **{"short_prompts": pl.Int32, **WITHOUT},
         },
         orient="row",
     )
     joined = cells.join(found, on=["prefix", "n_prompts"], how="left")
-    return joined.with_columns(_estimates(joined, view.run.plan.model.logits_width))
+    return joined.with_columns(_estimates(joined, most))
 
 
 _NO_PROMPTS = np.zeros(0), np.zeros(0, dtype=bool)
@@ -191,10 +221,22 @@ def _sem(nats: npt.NDArray[np.float64]) -> tuple[float, float]:
     return float(nats.mean()), error
 
 
-def _estimates(found: pl.DataFrame, logits_width: int) -> list[pl.Series]:
-    """Mean, error and interval in nats and over ln V, from `entropy`, `stderr`, `taken`."""
+def _without(
+    values: npt.NDArray[np.float64], counts: npt.NDArray[np.int64], parts: Sequence[Cell]
+) -> list[float]:
+    """Means of `values` without each group of prompts; none where one does not exist.
+
+    values: of the prompts that are kept. counts: (P + 1,) how many of the first prompts are.
+    """
+    rests = [np.delete(values, slice(*(counts[end] for end in part.gap))) for part in parts]
+    if not all(len(rest) and np.isfinite(rest).all() for rest in rests):
+        return []
+    return [float(rest.mean()) for rest in rests]
+
+
+def _estimates(found: pl.DataFrame, most: float) -> list[pl.Series]:
+    """Mean, error and interval in nats and over `most`, from `entropy`, `stderr`, `taken`."""
     columns = []
-    most = math.log(logits_width)
     for metric, unit in (("entropy", 1.0), ("entropy_norm", most)):
         of_metric = [
             student(mean / unit, stderr / unit, size - 1, (0.0, most / unit))

@@ -11,21 +11,26 @@ Polars hands down three things, and each saves work:
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import polars as pl
 from polars.io.plugins import register_io_source
 
+Opened = TypeVar("Opened")
+
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class Source(Generic[Opened]):
     """A table that is computed on demand."""
 
     name: str
     """What a query plan calls it."""
     schema: pl.Schema
-    keys: Callable[[], pl.DataFrame]
+    opened: Callable[[], Opened]
+    """What the table is of, as it lies there now; once for each collect."""
+    keys: Callable[[Opened], pl.DataFrame]
     """One row per row of the table, or, with a column `ROWS`, per that many; in table order."""
-    compute: Callable[[pl.DataFrame, frozenset[str]], Iterator[pl.DataFrame]]
+    compute: Callable[[Opened, pl.DataFrame, frozenset[str]], Iterator[pl.DataFrame]]
     """Rows for the keys given, with at least the columns named, a frame at a time."""
 
 
@@ -33,7 +38,7 @@ ROWS = "__rows"
 """Key column: how many rows of the table one key stands for."""
 
 
-def scan(source: Source) -> pl.LazyFrame:
+def scan(source: Source[Any]) -> pl.LazyFrame:
     """`source` as a LazyFrame. Every collect computes anew from what is then on disk."""
 
     def frames(
@@ -41,11 +46,12 @@ def scan(source: Source) -> pl.LazyFrame:
     ) -> Iterator[pl.DataFrame]:
         wanted = columns if columns is not None else source.schema.names()
         roots = predicate.meta.root_names() if predicate is not None else []
-        keys, left = _head(source.keys(), n_rows)
+        opened = source.opened()
+        keys, left = _head(source.keys(opened), n_rows)
         if predicate is not None and left is None:
             keys = prune(keys, predicate)
         empty = True
-        for whole in source.compute(keys, frozenset([*wanted, *roots])):
+        for whole in source.compute(opened, keys, frozenset([*wanted, *roots])):
             frame = whole if left is None else whole.head(left)
             left = None if left is None else left - len(frame)
             if predicate is not None:

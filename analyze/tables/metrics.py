@@ -1,17 +1,19 @@
 """The metrics table: any declared metric, a row each."""
 
-import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import polars as pl
 
-from lpp.analyze.engine.estimates import Estimates, Request, token_estimates
+from lpp.analyze.engine.estimates import Estimates, Request
+from lpp.analyze.engine.token_estimates import token_estimates
 from lpp.analyze.metrics.metric import Metric
-from lpp.analyze.metrics.registry import chosen, unavailable
+from lpp.analyze.metrics.registry import chosen
 from lpp.analyze.numerics.jackknife import ERRORS, Estimate
 from lpp.analyze.runs.incomplete import warn_of_incomplete
 from lpp.analyze.runs.keys import RunView, Url, views
+from lpp.analyze.runs.select import Selection
 from lpp.analyze.tables import spectra
 from lpp.analyze.tables.lazy import Source, scan
 
@@ -25,6 +27,7 @@ SCHEMA = pl.Schema(
         "context": pl.Int32,
         "prefix": pl.Int32,
         "n_prompts": pl.Int32,
+        "first_position": pl.Int32,
         "n_quarantined": pl.Int32,
         "metric": pl.String,
         "unit": pl.String,
@@ -34,8 +37,12 @@ SCHEMA = pl.Schema(
 )
 """Keys first, the unit with them; then the number, its standard error and its interval."""
 
-KEYS = tuple(SCHEMA)[:8]
+VALUES = ("value", *ERRORS)
+
+KEYS = tuple(name for name in SCHEMA if name not in VALUES)
 """Known without reading a row; filters on them decide what is computed."""
+
+_SETTING = ("run", "site", "context", "prefix", "n_prompts", "first_position", "n_quarantined")
 
 
 def scan_metrics(
@@ -44,66 +51,87 @@ def scan_metrics(
     metrics: Sequence[str] = ("*",),
     contexts: Sequence[int] | None = None,
     prompts: Sequence[int] | None = None,
+    skip_first: Sequence[int] = (0,),
     groups: int | None = None,
 ) -> pl.LazyFrame:
     """Declared metrics of the store at `url`, computed as they are collected: `SCHEMA`.
 
     metrics: names or patterns, such as `zscore_*`; see `lpp-analyze metrics`. Metrics of token
-    statistics have the site `logits`. contexts, prompts, groups: as for `scan_spectra`. A run
-    that keeps no rows has none for metrics that need them.
+    statistics have the site `logits` and the first position 0. contexts, prompts, skip_first,
+    groups: as for `scan_spectra`. A run that keeps no rows has none for metrics that need them.
 
     Filters on key columns, `metric` among them, reach the computation: nothing is computed that
-    no metric left needs. A metric that only a pattern asks for is left out, with a warning, where
-    a package is missing that it needs. Raises InputError for a name that fits no metric;
+    no metric left needs. Raises InputError for a name that fits no metric;
     FormatError: not a store, or altered. Warns of a run that is incomplete.
     """
     warn_of_incomplete(views(url))
     declared = chosen(metrics)
-    for line in unavailable(metrics):
-        warnings.warn(line, stacklevel=2)
+    selection = Selection(contexts=contexts, prompts=prompts, skip_first=skip_first)
 
-    def keys() -> pl.DataFrame:
-        return all_keys(list(views(url)), declared, contexts, prompts)
-
-    def compute(keys: pl.DataFrame, columns: frozenset[str]) -> Iterator[pl.DataFrame]:
-        for view, cache, of_site in spectra.by_site(url, keys):
-            names = set(of_site["metric"]) if columns & set(SCHEMA.names()[8:]) else set()
+    def compute(
+        every: list[RunView], keys: pl.DataFrame, columns: frozenset[str]
+    ) -> Iterator[pl.DataFrame]:
+        def request(part: pl.DataFrame) -> Request:
+            names = set(part["metric"]) if columns & set(VALUES) else set()
             some = [metric for metric in declared if metric.name in names]
             errors = names if groups and columns & set(ERRORS) else set()
-            request = Request(metrics=some, errors=errors, groups=groups or 0)
-            if of_site.item(0, "site") == LOGITS:
-                found = token_estimates(view, set(spectra.cells(of_site)), request)
-            else:
-                found = spectra.estimates(view, cache, of_site, request)
-            yield frame(of_site, found)
+            return Request(metrics=some, errors=errors, groups=groups or 0)
 
-    return scan(Source(name="LPP METRICS", schema=SCHEMA, keys=keys, compute=compute))
+        for of_run in keys.partition_by("run", maintain_order=True):
+            of_sites, of_logits = (
+                of_run.filter(pl.col("site") != LOGITS),
+                of_run.filter(site=LOGITS),
+            )
+            for _, of_site, found in spectra.site_numbers(every, of_sites, request):
+                yield frame(of_site, found)
+            if len(of_logits):
+                yield from logit_frames(every, of_logits, request(of_logits))
+
+    return scan(
+        Source(
+            name="LPP METRICS",
+            schema=SCHEMA,
+            opened=lambda: views(url),
+            keys=lambda every: all_keys(every, declared, selection),
+            compute=compute,
+        )
+    )
 
 
 def all_keys(
-    views: Sequence[RunView],
-    metrics: Sequence[Metric[Any]],
-    contexts: Sequence[int] | None,
-    prompts: Sequence[int] | None,
+    views: Iterable[RunView], metrics: Sequence[Metric[Any]], selection: Selection
 ) -> pl.DataFrame:
     """The key columns of every row, in the order of the spectra table, then of `metrics`."""
     of_sites = [m for m in metrics if m.needs != "tokens"]
     of_tokens = [m for m in metrics if m.needs == "tokens"]
-    keys = spectra.all_keys(views, contexts, prompts)
-    of_rows = {metric.name for metric in of_sites if metric.needs == "rows"}
-    without = [view.run.id for view in views if not view.run.plan.keeps_rows]
-    there = crossed(keys, of_sites).filter(
-        ~(pl.col("run").is_in(without) & pl.col("metric").is_in(of_rows))
-    )
-    found = pl.concat([there, crossed(of_logits(keys), of_tokens)])
-    order = {view.run.id: place for place, view in enumerate(views)}
-    return found.sort(pl.col("run").replace_strict(order), maintain_order=True)
+    found = [pl.DataFrame(schema={name: SCHEMA[name] for name in KEYS})]
+    for view in views:
+        keys = spectra.key_frame(view, selection)
+        found.append(crossed(keys, held(view, of_sites)))
+        found.append(crossed(of_logits(view, selection), of_tokens))
+    return pl.concat(found)
 
 
-def of_logits(keys: pl.DataFrame) -> pl.DataFrame:
-    """The keys of the spectra table, once for all sites, under the site `logits`."""
-    once = keys.unique(["run", "context", "prefix", "n_prompts"], maintain_order=True)
+def held(view: RunView, metrics: Iterable[Metric[Any]]) -> list[Metric[Any]]:
+    """Those of `metrics` that a run can tell: none that needs rows where it keeps none."""
+    return [m for m in metrics if m.needs != "rows" or view.run.plan.keeps_rows]
+
+
+def of_logits(view: RunView, selection: Selection) -> pl.DataFrame:
+    """Keys of a run as of the spectra table, once for all sites, under the site `logits`."""
+    keys = spectra.key_frame(view, replace(selection, skip_first=(0,)))
+    once = keys.unique(["context", "prefix", "n_prompts"], maintain_order=True)
     return once.with_columns(site=pl.lit(LOGITS))
+
+
+def logit_frames(
+    views: Iterable[RunView], keys: pl.DataFrame, request: Request
+) -> Iterator[pl.DataFrame]:
+    """The rows of `keys`, which are of the site `logits`, a run at a time."""
+    for view in views:
+        of_run = keys.filter(run=view.run.id)
+        if len(of_run):
+            yield frame(of_run, token_estimates(view, set(spectra.cells(of_run)), request))
 
 
 def crossed(keys: pl.DataFrame, metrics: Collection[Metric[Any]]) -> pl.DataFrame:
@@ -112,7 +140,7 @@ def crossed(keys: pl.DataFrame, metrics: Collection[Metric[Any]]) -> pl.DataFram
         {"metric": [m.name for m in metrics], "unit": [m.unit for m in metrics]},
         schema={name: SCHEMA[name] for name in ("metric", "unit")},
     )
-    return keys.select(KEYS[:6]).join(names, how="cross", maintain_order="left_right")
+    return keys.select(_SETTING).join(names, how="cross", maintain_order="left_right")
 
 
 def frame(keys: pl.DataFrame, found: Estimates) -> pl.DataFrame:
@@ -121,5 +149,5 @@ def frame(keys: pl.DataFrame, found: Estimates) -> pl.DataFrame:
     rows = [found.get(pair, Estimate(None)) for pair in pairs]
     return keys.with_columns(
         pl.Series(name, [row[place] for row in rows], dtype=pl.Float64)
-        for place, name in enumerate(SCHEMA.names()[8:])
+        for place, name in enumerate(VALUES)
     )

@@ -2,7 +2,9 @@
 
 import polars as pl
 
+from lpp.analyze.engine.cache import KERNEL_VERSION
 from lpp.analyze.runs.keys import RunView
+from lpp.store.format.commit_record import checksum
 from lpp.store.format.documents import canonical_json
 
 
@@ -34,6 +36,8 @@ def run_row(view: RunView) -> dict[str, object]:
         "backend": plan.compute.backend,
         "plan_hash": plan.hash,
         "plan": canonical_json(plan.document).decode(),
+        "shards": checksum(" ".join(shard.digest for shard in view.run.shards).encode())[:16],
+        "kernel": str(KERNEL_VERSION),
     }
 
 

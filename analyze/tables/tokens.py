@@ -1,20 +1,16 @@
 """The token statistics of a store as one lazy table."""
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 
 import polars as pl
-import pyarrow as pa
 
 from lpp.analyze.runs.incomplete import warn_of_absent_tokens
 from lpp.analyze.runs.keys import Url
+from lpp.analyze.runs.token_files import TOKEN_COLUMNS, read_tokens
 from lpp.analyze.tables.lazy import ROWS, Source, scan
-from lpp.store import open_store
-from lpp.store.format.tables import OPTIONAL_COLUMNS, TOKENS_SCHEMA
+from lpp.store import Run, open_store
 
-SCHEMA = pl.Schema(
-    [("run", pl.String()), *pl.DataFrame(pl.from_arrow(TOKENS_SCHEMA.empty_table())).schema.items()]
-)
+SCHEMA = pl.Schema([("run", pl.String()), *TOKEN_COLUMNS.items()])
 """`run`, then the columns of `tokens.arrow`."""
 
 
@@ -29,9 +25,9 @@ def scan_tokens(url: Url) -> pl.LazyFrame:
     """
     warn_of_absent_tokens(open_store(url).runs.values())
 
-    def keys() -> pl.DataFrame:
+    def keys(runs: Mapping[str, Run]) -> pl.DataFrame:
         frames = [pl.DataFrame(schema={**_KEYS, "__shard": pl.Int32})]
-        for run in open_store(url).runs.values():
+        for run in runs.values():
             lengths = pl.DataFrame(pl.from_arrow(run.prompts())).select(
                 pl.lit(run.id).alias("run"), "prompt_id", pl.col("n_tokens").alias(ROWS)
             )
@@ -44,8 +40,9 @@ def scan_tokens(url: Url) -> pl.LazyFrame:
             ]
         return pl.concat(frames)
 
-    def compute(keys: pl.DataFrame, columns: frozenset[str]) -> Iterator[pl.DataFrame]:
-        runs = open_store(url).runs
+    def compute(
+        runs: Mapping[str, Run], keys: pl.DataFrame, columns: frozenset[str]
+    ) -> Iterator[pl.DataFrame]:
         names = [name for name in SCHEMA.names() if name in columns and name != "run"]
         for part in keys.partition_by("run", maintain_order=True):
             run = runs[part.item(0, "run")]
@@ -57,26 +54,15 @@ def scan_tokens(url: Url) -> pl.LazyFrame:
                 kept = ~pl.col("prompt_id").is_in(run.quarantined.tolist())
                 yield frame.filter(kept).with_columns(pl.lit(run.id).alias("run"))
 
-    return scan(Source(name="LPP TOKENS", schema=SCHEMA, keys=keys, compute=compute))
-
-
-def read_tokens(file: Path, names: Sequence[str]) -> pl.DataFrame:
-    """Columns `names`, one or more, of a token file; null those that an older file lacks.
-
-    Arrow opens the file of exactly that path. A reader that takes `[`, `*` or `?` in a path for a
-    pattern, as Polars does, would read another file than the one that was checked.
-    """
-    with pa.memory_map(str(file)) as source:
-        with pa.ipc.open_file(source) as reader:
-            there = reader.schema.names
-        wanted = [there.index(name) for name in names if name in there]
-        options = pa.ipc.IpcReadOptions(included_fields=wanted)
-        with pa.ipc.open_file(source, options=options) as reader:
-            frame = pl.DataFrame(pl.from_arrow(reader.read_all()))
-    absent = OPTIONAL_COLUMNS.intersection(names).difference(there)
-    return frame.with_columns(
-        pl.lit(None, dtype=SCHEMA[name]).alias(name) for name in absent
-    ).select(names)
+    return scan(
+        Source(
+            name="LPP TOKENS",
+            schema=SCHEMA,
+            opened=lambda: open_store(url).runs,
+            keys=keys,
+            compute=compute,
+        )
+    )
 
 
 _KEYS = {"run": pl.String, "prompt_id": pl.Int32, ROWS: pl.Int32}

@@ -1,44 +1,23 @@
-"""Correlations as text: a table for each family at 80 columns, as CSV, as JSON."""
+"""Correlations as text: a table for each family at 80 columns."""
 
 import io
-import json
 import string
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Final
 
 import polars as pl
 
 from lpp.analyze.benchmarks.correlations import MEANING
-from lpp.analyze.text.text import WIDTH, plain_table, rendered
+from lpp.analyze.text.text import HEADS, WIDTH, Row, plain_table, rendered
 from lpp.store.commands.escaping import escape
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-_HEADS: Final = {
-    "entropy_floor": "H / ln V",
-    "participation_ratio": "PR",
-    "participation_ratio_norm": "PR / r",
-    "effective_rank": "ER",
-    "effective_rank_norm": "ER / r",
-}
 _METHODS: Final = {"pearson": "Pearson", "spearman": "Spearman", "rank_partial": "rank, size out"}
 _REASONS: Final = 12
 _NAMES: Final = 6
-
-Row = Mapping[str, Any]
-
-
-def as_json(found: pl.DataFrame) -> str:
-    """A list of objects, one per test."""
-    return json.dumps(found.to_dicts(), indent=2, allow_nan=False) + "\n"
-
-
-def as_csv(found: pl.DataFrame) -> str:
-    """One line per test; the members of a list are parted by semicolons."""
-    lists = [name for name, kind in found.schema.items() if kind == pl.List(pl.String)]
-    return found.with_columns(pl.col(lists).list.join("; ")).write_csv()
 
 
 def as_table(found: pl.DataFrame) -> str:
@@ -100,7 +79,7 @@ def _tests(rows: Sequence[Row], letters: Mapping[str, str]) -> "Table":
         made = [row for row in tests if row["coefficient"] is not None]
         for place, row in enumerate(made or tests[:1]):
             table.add_row(
-                _HEADS.get(metric, metric) if place == 0 else "",
+                HEADS.get(metric.replace("_floor", "_norm"), metric) if place == 0 else "",
                 _METHODS[row["method"]] if made else "not made",
                 str(row["n_models"]),
                 _signed(row["coefficient"]),
@@ -132,7 +111,3 @@ def _share(value: float | None) -> str:
     if value < 1e-4:
         return "<.0001"
     return f"{value:.2f}".lstrip("0") if value >= 0.1 else f"{value:.2g}".lstrip("0")
-
-
-FORMATS: Final[Mapping[str, Callable[[pl.DataFrame], str]]] = {"csv": as_csv, "json": as_json}
-"""Formats that hold every column."""

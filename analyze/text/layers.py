@@ -1,13 +1,13 @@
 """Layer-wise ranks as text: a table with bars at 80 columns, JSON."""
 
 import io
-import json
 from collections.abc import Mapping
 from typing import Any, Final
 
 import polars as pl
 
-from lpp.analyze.studies.layers import RANKS, SURE, Layers
+from lpp.analyze.studies.layers import RANKS, SETTING, SURE, Layers, after_sinks
+from lpp.analyze.text import text
 from lpp.analyze.text.text import (
     bar,
     error,
@@ -41,27 +41,58 @@ def as_json(found: Layers) -> str:
         "hourglass": found.scores.to_dicts(),
         "left_out": list(found.left_out),
     }
-    return json.dumps(document, indent=2, allow_nan=False) + "\n"
+    return text.as_json(document)
 
 
 def as_table(found: Layers) -> str:
-    """A table of each run: a row per site, with a bar for `BARS`."""
+    """A table of each curve: a row per site, with a bar for `BARS`; a sentence on sinks."""
     out = io.StringIO()
     numbers = numbered([flag for flags in found.layers["flags"] for flag in flags])
-    keys = ("run", "context", "n_prompts")
-    for (run, context, size), rows in found.layers.group_by(keys, maintain_order=True):
-        out.write(f"\n{run}\ncontext {context}, {size} prompts, dimensions")
+    layers = found.layers.sort(SETTING, maintain_order=True)
+    for key, rows in layers.group_by(SETTING, maintain_order=True):
+        run, context, size, first = key
+        start = f", positions from {first} on" if first else ""
+        out.write(f"\n{run}\ncontext {context}, {size} prompts{start}, dimensions")
         bounds = rows["rank_bound"].unique().sort()
         out.write(f" of min(N, d) = {' to '.join(map(str, bounds))}\n")
         out.write(_sites(rows, numbers))
-        mine = found.scores.filter(run=run, context=context, n_prompts=size)
-        for row in mine.iter_rows(named=True):
+        setting = dict(zip(SETTING, key, strict=True))
+        for row in found.scores.filter(**setting).iter_rows(named=True):
             out.write(wrapped(_score(row)))
+        if not first and rows["n_sinks"].max():
+            others = {name: setting[name] for name in SETTING if name != "first_position"}
+            out.write(wrapped(_sinks(rows, found.layers.filter(**others))))
     out.write("\n" + wrapped(_MEANINGS))
     out.writelines(f"{line}\n" for line in explained(numbers))
     if found.left_out:
         out.write("\nLeft out:\n" + "".join(wrapped(f"- {line}") for line in found.left_out))
     return out.getvalue()
+
+
+def _sinks(rows: pl.DataFrame, curves: pl.DataFrame) -> str:
+    """What attention sinks make of `rows`, a curve of all positions; curves: it and the others."""
+    some = rows.filter(pl.col("n_sinks") > 0)
+    end = max(rows["sink_end"].drop_nulls(), default=0)
+    text = (
+        f"{len(some)} of {len(rows)} layers hold attention sinks at the first "
+        f"{'position' if end == 1 else f'{end} positions'}: tokens whose states are far larger "
+        f"than any other's, so that the ranks there are mostly those of these tokens."
+    )
+    first = after_sinks(rows)
+    after = curves.filter(pl.col("site").is_in(some["site"].to_list()), first_position=first)
+    if after.is_empty():
+        return text
+    with_them, without = (_span(part["participation_ratio"]) for part in (some, after))
+    return (
+        f"{text} Without the first {first} positions the PR of these layers is {without} instead "
+        f"of {with_them}."
+    )
+
+
+def _span(values: pl.Series) -> str:
+    """The least and the largest of some numbers."""
+    there = values.drop_nulls().to_list() or [None]
+    return " to ".join(dict.fromkeys((number(min(there)), number(max(there)))))
 
 
 def _sites(rows: pl.DataFrame, numbers: Mapping[str, int]) -> str:

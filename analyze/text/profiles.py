@@ -1,17 +1,18 @@
-"""Profiles as text: side by side at 80 columns, as CSV, as JSON."""
+"""Profiles as text: side by side at 80 columns."""
 
 import io
-import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 import polars as pl
 
 from lpp.analyze.metrics.registry import PAPER_NAMES
+from lpp.analyze.tables.metrics import LOGITS
 from lpp.analyze.tables.profile import RANKS, Aggregation
 from lpp.analyze.text.bars import bar_sections
 from lpp.analyze.text.metrics import metric_tables
 from lpp.analyze.text.text import (
+    HEADS,
     SIDE_BY_SIDE,
     Row,
     broken,
@@ -36,26 +37,6 @@ _METRICS: Final = {
     },
     "effective rank": {"effective_rank": "dimensions", "effective_rank_norm": "of min(N, d)"},
 }
-_HEADS: Final = {
-    "entropy_norm": "H / ln V",
-    "participation_ratio": "PR",
-    "participation_ratio_norm": "PR / r",
-    "effective_rank": "ER",
-    "effective_rank_norm": "ER / r",
-}
-
-
-def as_json(profiles: pl.DataFrame) -> str:
-    """A list of objects, one per profile."""
-    return json.dumps(profiles.to_dicts(), indent=2, allow_nan=False) + "\n"
-
-
-def as_csv(profiles: pl.DataFrame) -> str:
-    """One line per profile; the members of a list are parted by spaces."""
-    flat = profiles.with_columns(
-        pl.col("prefixes").cast(pl.List(pl.String)).list.join(" "), pl.col("flags").list.join(" ")
-    )
-    return flat.write_csv()
 
 
 def as_table(
@@ -76,7 +57,8 @@ def as_table(
     seen = profiles["flags"].explode().to_list()
     seen += metrics["flags"].explode().to_list() if metrics is not None else []
     numbers = numbered([flag for flag in seen if flag is not None])
-    for group in profiles.partition_by("context", "n_prompts", maintain_order=True):
+    setting = ["context", "n_prompts"]
+    for group in profiles.partition_by(*setting, "first_position", maintain_order=True):
         rows = list(group.iter_rows(named=True))
         print(_title(rows[0], entropy, ranks), file=out)
         runs, sites = group["run"].unique(maintain_order=True), group["site"].n_unique()
@@ -89,7 +71,12 @@ def as_table(
         else:
             out.write(rendered(_one_per_row(rows, computed, numbers)))
         if metrics is not None:
-            here = metrics.filter(context=rows[0]["context"], n_prompts=rows[0]["n_prompts"])
+            # those of the logits, which skip no position, stand under the first
+            first = rows[0]["first_position"]
+            of_logits = (pl.col("site") == LOGITS) & (first == profiles["first_position"].min())
+            here = metrics.filter(**{name: rows[0][name] for name in setting}).filter(
+                (pl.col("first_position") == first) | of_logits
+            )
             out.writelines(metric_tables(here, numbers))
     out.writelines(f"{line}\n" for line in explained(numbers))
     return out.getvalue()
@@ -97,10 +84,12 @@ def as_table(
 
 def _title(row: Row, entropy: Aggregation, ranks: Aggregation) -> str:
     prefixes = ", ".join(str(prefix) for prefix in row["prefixes"])
+    first = row["first_position"]
+    skipped = f"Ranks of rows from position {first} on; entropy of all.\n" if first else ""
     return (
         f"\nContext {row['context']}, {row['n_prompts']} prompts. Entropy: {entropy} over "
-        f"prefixes; ranks: {ranks}.\nPrefixes {prefixes};\nin brackets the one a number came "
-        "from, after ± its standard error over prompts."
+        f"prefixes; ranks: {ranks}.\n{skipped}Prefixes {prefixes};\n"
+        "in brackets the one a number came from, after ± its standard error over prompts."
     )
 
 
@@ -146,15 +135,11 @@ def _one_per_row(
     made = plain_table()
     made.add_column("run", overflow="fold")
     made.add_column("site", no_wrap=True)
-    metrics = [metric for metric in _HEADS if not _hidden(metric, computed)]
+    metrics = [metric for metric in HEADS if not _hidden(metric, computed)]
     for metric in metrics:
-        made.add_column(_HEADS[metric], justify="right", no_wrap=True)
+        made.add_column(HEADS[metric], justify="right", no_wrap=True)
     made.add_column("flags", overflow="fold")
     for row in rows:
         values = (f"{number(row[m])}\n{error(row[f'{m}_stderr'], '±')}".rstrip() for m in metrics)
         made.add_row(row["run"], row["site"], *values, marks(row["flags"], numbers))
     return made
-
-
-FORMATS: Final[Mapping[str, Callable[[pl.DataFrame], str]]] = {"csv": as_csv, "json": as_json}
-"""Formats that hold every column."""

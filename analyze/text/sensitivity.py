@@ -1,7 +1,6 @@
 """The sensitivity of a store as text: tables at 80 columns, CSV, JSON."""
 
 import io
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -13,7 +12,9 @@ from lpp.analyze.studies.agreement import Compared, Setting
 from lpp.analyze.studies.grid import profile_rows
 from lpp.analyze.studies.saving import Saving, total
 from lpp.analyze.studies.sensitivity import Sensitivity
+from lpp.analyze.text import text
 from lpp.analyze.text.text import (
+    HEADS,
     Row,
     error,
     explained,
@@ -25,13 +26,6 @@ from lpp.analyze.text.text import (
     wrapped,
 )
 
-_HEADS: Final = {
-    "entropy_norm": "H / ln V",
-    "participation_ratio": "PR",
-    "participation_ratio_norm": "PR / r",
-    "effective_rank": "ER",
-    "effective_rank_norm": "ER / r",
-}
 _FIELDS: Final = {
     "context": "context",
     "n_prompts": "prompts",
@@ -54,13 +48,13 @@ def as_json(found: Sensitivity) -> str:
         ],
         "left_out": list(found.left_out),
     }
-    return json.dumps(document, indent=2, allow_nan=False) + "\n"
+    return text.as_json(document)
 
 
 def grid_text(found: Sensitivity) -> str:
     """The profiles of each run and site, a row per context and number of prompts."""
     out = io.StringIO()
-    rows = profile_rows(found.values).filter(pl.col("metric").is_in([*_HEADS]))
+    rows = profile_rows(found.values).filter(pl.col("metric").is_in([*HEADS]))
     numbers = numbered([flag for flags in rows["flags"] for flag in flags])
     print("\nEntropy: its minimum over prefixes; ranks: their maximum.", file=out)
     for group in rows.partition_by("run", "site", maintain_order=True):
@@ -75,14 +69,14 @@ def grid_text(found: Sensitivity) -> str:
 
 def _grid_table(group: pl.DataFrame, numbers: Mapping[str, int]) -> str:
     made = plain_table()
-    for head in ("context", "prompts", *_HEADS.values()):
+    for head in ("context", "prompts", *HEADS.values()):
         made.add_column(head, justify="right", no_wrap=True)
     sure = group["stderr"].is_not_null().any()
     for cell in group.partition_by("context", "n_prompts", maintain_order=True):
         by_metric = {row["metric"]: row for row in cell.iter_rows(named=True)}
         made.add_row(
             *(str(cell.item(0, name)) for name in ("context", "n_prompts")),
-            *(_number(by_metric[metric], numbers, sure=sure) for metric in _HEADS),
+            *(_number(by_metric[metric], numbers, sure=sure) for metric in HEADS),
         )
     return rendered(made)
 
@@ -145,7 +139,7 @@ def _agreement_table(compared: Sequence[Compared], here: Setting) -> str:
     made.add_column("", overflow="fold")
     made.add_column("models", justify="right", no_wrap=True)
     made.add_column("", no_wrap=True)
-    for head in _HEADS.values():
+    for head in HEADS.values():
         made.add_column(head, justify="right", no_wrap=True)
     rows: dict[tuple[str, str], dict[str, Compared]] = {}
     for one in _around(compared, here):
@@ -155,7 +149,7 @@ def _agreement_table(compared: Sequence[Compared], here: Setting) -> str:
     for field, title in _FIELDS.items():
         for (of_field, ends), by_metric in rows.items():
             if of_field == field:
-                shown = [by_metric[m].agreement if m in by_metric else None for m in _HEADS]
+                shown = [by_metric[m].agreement if m in by_metric else None for m in HEADS]
                 fewest = min(one.n_models for one in shown if one is not None)
                 cells = [
                     "-\n-"

@@ -1,8 +1,9 @@
-"""What every table on a terminal is made of: numbers, errors, flags, 80 columns."""
+"""What every table on a terminal is made of, numbers, errors, flags, 80 columns; CSV and JSON."""
 
 import io
+import json
 import textwrap
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import polars as pl
@@ -17,6 +18,15 @@ SIDE_BY_SIDE: Final = 3
 """Up to so many runs each have a column; more have a row."""
 
 Row = Mapping[str, Any]
+
+HEADS: Final = {
+    "entropy_norm": "H / ln V",
+    "participation_ratio": "PR",
+    "participation_ratio_norm": "PR / r",
+    "effective_rank": "ER",
+    "effective_rank_norm": "ER / r",
+}
+"""Numbers of a profile where there is little room: r = min(N, d)."""
 
 _EIGHTHS: Final = " ▏▎▍▌▋▊▉"
 _PLAIN: Final = {"± ": "+-", " ±": "+-", "±": "+-", "─": "-", "█": "#"} | dict(
@@ -146,7 +156,18 @@ def wrapped(text: str) -> str:
     return textwrap.fill(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False) + "\n"
 
 
-def as_csv(frame: pl.DataFrame) -> str:
-    """One line per row; the members of a list are parted by spaces."""
-    lists = [name for name, dtype in frame.schema.items() if dtype == pl.List(pl.String())]
-    return frame.with_columns(pl.col(lists).list.join(" ")).write_csv()
+def as_csv(frame: pl.DataFrame, *, parted_by: str = " ") -> str:
+    """One line per row; `parted_by` parts the members of a list."""
+    lists = [name for name, dtype in frame.schema.items() if isinstance(dtype, pl.List)]
+    texts = pl.col(lists).cast(pl.List(pl.String)).list.join(parted_by)
+    return frame.with_columns(texts).write_csv()
+
+
+def as_json(document: Any) -> str:
+    """A document, or a frame as a list of objects, one per row."""
+    rows = document.to_dicts() if isinstance(document, pl.DataFrame) else document
+    return json.dumps(rows, indent=2, allow_nan=False) + "\n"
+
+
+FORMATS: Final[Mapping[str, Callable[[pl.DataFrame], str]]] = {"csv": as_csv, "json": as_json}
+"""Formats that hold every column."""

@@ -16,6 +16,7 @@ from lpp.sql.confinement.temporary import misread, temporary_folder
 from lpp.sql.database.catalogue import declared_columns, other_objects, plain_tables
 from lpp.sql.database.conform import conform
 from lpp.sql.database.files import plain_database, profiles_path
+from lpp.sql.database.merge import flag_different_prompts, make_profiles, merge_rows
 from lpp.sql.schema.columns import Table
 from lpp.sql.schema.ddl import create_table, identifier, literal
 from lpp.sql.schema.tables import TABLES
@@ -37,13 +38,23 @@ _MAX_NAMED: Final = 12
 """Of what is not kept."""
 
 
-def build(root: Place, tables: "Mapping[str, pa.Table]", *, keep: Collection[str] = ()) -> Place:
+def build(
+    root: Place,
+    tables: "Mapping[str, pa.Table]",
+    *,
+    keep: Collection[str] = (),
+    merge: Collection[str] = (),
+) -> Place:
     """Write `<root>/profiles.duckdb` from `tables`, whole or not at all; returns its path.
 
     Columns may come in any order and in any Arrow type that holds the declared one's values
     (`lpp.sql.arrow_schema`). A table that is not given is empty, unless `keep` names it: then it
-    keeps the rows of the old file, where that has a plain table with the declared columns. Views,
-    other tables and tables with other columns stay behind, and the logger `lpp.sql` warns of them.
+    keeps the rows of the old file, where that has a plain table with the declared columns. A
+    table that `merge` names, of `lpp.sql.schema.results.RESULTS`, has both: its rows in `tables`,
+    and those of the old file whose run is now what it was there (`shards` and `kernel` of the
+    table `runs`). With `site_profiles` merged, `profiles` is made of it.
+    Views, other tables and tables with other columns stay behind, and the logger `lpp.sql` warns
+    of them.
     Whoever has the old file open keeps reading it; of two builders at once, the last to finish
     stays, with what it found when it began. In a bucket, and where DuckDB misreads the path, the
     file is built in TMPDIR, then put whole.
@@ -55,7 +66,7 @@ def build(root: Place, tables: "Mapping[str, pa.Table]", *, keep: Collection[str
     conformed = conform(tables)
     target = root / DATABASE_KEY
     if isinstance(root, Path) and not misread(root):
-        left = _rebuild(plain_database(root).absolute(), conformed, keep)
+        left = _rebuild(plain_database(root).absolute(), conformed, keep, merge)
     else:
         from lpp.store.objects.locate import objects_at
 
@@ -63,7 +74,7 @@ def build(root: Place, tables: "Mapping[str, pa.Table]", *, keep: Collection[str
             file = folder / DATABASE_KEY
             with suppress(InputError):
                 shutil.copyfile(profiles_path(root), file)
-            left = _rebuild(file, conformed, keep)
+            left = _rebuild(file, conformed, keep, merge)
             objects_at(root).put(DATABASE_KEY, file.read_bytes())
     if left:
         named = [text if text.isprintable() else ascii(text) for text in left[:_MAX_NAMED]]
@@ -73,7 +84,12 @@ def build(root: Place, tables: "Mapping[str, pa.Table]", *, keep: Collection[str
     return target
 
 
-def _rebuild(target: Path, tables: "Mapping[str, pa.Table]", keep: Collection[str]) -> list[str]:
+def _rebuild(
+    target: Path,
+    tables: "Mapping[str, pa.Table]",
+    keep: Collection[str],
+    merged: Collection[str],
+) -> list[str]:
     """Replace the database at `target`; what was left behind, in words."""
     import duckdb
 
@@ -93,7 +109,10 @@ def _rebuild(target: Path, tables: "Mapping[str, pa.Table]", keep: Collection[st
             left = _attach_old(connection, target, beside)
             _create(connection, tables)
             if left is None:
-                left = _keep_rows(connection, [name for name in keep if name not in tables])
+                left = _old_rows(connection, tables, keep, merged)
+            if "site_profiles" in merged:
+                flag_different_prompts(connection, merged)
+                make_profiles(connection)
             connection.execute("CHECKPOINT built; USE memory; DETACH built")
             # A log beside the file would be replayed into whatever file bears its name.
             target.with_name(target.name + ".wal").unlink(missing_ok=True)
@@ -151,8 +170,15 @@ def _insert(connection: "duckdb.DuckDBPyConnection", table: Table, rows: "pa.Tab
     connection.unregister("incoming")
 
 
-def _keep_rows(connection: "duckdb.DuckDBPyConnection", keep: Collection[str]) -> list[str]:
-    """Copy the rows of the tables named in `keep` from `old`; what was left behind, in words."""
+def _old_rows(
+    connection: "duckdb.DuckDBPyConnection",
+    tables: Collection[str],
+    keep: Collection[str],
+    merged: Collection[str],
+) -> list[str]:
+    """Take rows of `old` into the tables named in `keep`, but for `tables`, which are given, and
+    in `merged`; what was left behind, in words.
+    """
     import duckdb
 
     from lpp.sql.database.faults import first_lines, is_full
@@ -162,15 +188,20 @@ def _keep_rows(connection: "duckdb.DuckDBPyConnection", keep: Collection[str]) -
         left = other_objects(connection, "old")
     except duckdb.Error as error:
         return [f"all of a file whose catalogue is damaged ({first_lines(error, 1)})"]
-    for name in keep:
-        if name not in found:
-            continue
-        if found[name] != declared_columns(TABLES[name]):
+    fits = {name: found[name] == declared_columns(TABLES[name]) for name in TABLES if name in found}
+    kept = [name for name in keep if name not in tables]
+    for name in [name for name in TABLES if name in kept or name in merged]:
+        if not fits.get(name, True):
             left.append(f"table {name} (other columns)")
+        if not fits.get(name, False):
             continue
-        table = identifier(name)
         try:
-            connection.execute(f"INSERT INTO {table} FROM old.main.{table}")
+            if name in merged:
+                comparable = fits.get("runs", False)
+                left += merge_rows(connection, name, comparable=comparable, told=name not in tables)
+            else:
+                table = identifier(name)
+                connection.execute(f"INSERT INTO {table} FROM old.main.{table}")
         except duckdb.Error as error:  # its rows break the key, or its blocks are damaged
             if is_full(error) or isinstance(error, duckdb.FatalException):
                 raise

@@ -1,15 +1,24 @@
 -- Does the order of the models change with the context?
 -- Read: of the pairs of models, how many stand at this context in another order than at the longest
---   one (turned), and how many of those differ by more than their errors at both (beyond).
---   Kendall's tau is 1 - 2 turned / pairs where nothing is tied: table agreement.
+--   one (turned), and how many of those differ beyond the interval of the difference at both
+--   (beyond). unsure: turned, and at one of both without such an interval: other prompts, or no
+--   errors, which lpp-analyze profile computes with the same --context and --prompts. Kendall's tau
+--   is 1 - 2 turned / pairs where nothing is tied: table agreement.
 -- Empty: no two models have numbers at one setting. Compute the grid, of two contexts or more:
 --   lpp-analyze sensitivity STORE
-WITH numbers AS (
+WITH parts AS (
   SELECT
-    *,
-    (ci_high - ci_low) / 2 AS half,
-    max(context) OVER (PARTITION BY corpus, site, n_prompts, metric) AS longest
-  FROM sensitivity
+    * EXCLUDE (metric, prompt_group, value, student_t),
+    replace(metric, 'entropy_floor', 'entropy_norm') AS metric,
+    list(value ORDER BY prompt_group) AS parts,
+    any_value(student_t) AS student_t
+  FROM jackknife
+  WHERE first_position = 0
+  GROUP BY ALL
+),
+numbers AS (
+  SELECT *, max(context) OVER (PARTITION BY corpus, site, n_prompts, metric) AS longest
+  FROM sensitivity LEFT JOIN parts USING (run, site, context, n_prompts, metric, prefix)
   WHERE value IS NOT NULL
     AND aggregation = CASE WHEN metric LIKE 'entropy%' THEN 'min' ELSE 'max' END
 ),
@@ -23,24 +32,37 @@ pairs AS (
     longest,
     a.run AS run_a,
     b.run AS run_b,
-    sign(a.value - b.value) AS ordered,
-    abs(a.value - b.value) > sqrt(a.half ** 2 + b.half ** 2) AS apart
+    a.value - b.value AS difference,
+    sign(difference) AS ordered,
+    CASE WHEN a.prompt_set = b.prompt_set AND len(a.parts) = len(b.parts) THEN
+      list_transform(list_zip(a.parts, b.parts), lambda pair: pair[1] - pair[2])
+    END AS differences,
+    abs(difference) > a.student_t * sqrt((len(differences) - 1) * list_var_pop(differences))
+      AS apart
   FROM numbers AS a JOIN numbers AS b
     USING (metric, corpus, site, n_prompts, context, longest, aggregation)
   WHERE a.run < b.run
+),
+compared AS (
+  SELECT
+    COLUMNS(here.* EXCLUDE (ordered, apart)),
+    here.ordered = -there.ordered AND here.ordered <> 0 AS turned,
+    here.apart AND there.apart AS apart
+  FROM pairs AS here JOIN pairs AS there
+    USING (metric, corpus, site, n_prompts, longest, run_a, run_b)
+  WHERE there.context = longest AND here.context < longest
 )
 SELECT
   metric,
   corpus,
   site,
   n_prompts AS prompts,
-  here.context,
+  context,
   longest,
   count(*) AS pairs,
-  count(*) FILTER (here.ordered = -there.ordered AND here.ordered <> 0) AS turned,
-  count(*) FILTER (here.ordered = -there.ordered AND here.apart AND there.apart) AS beyond
-FROM pairs AS here JOIN pairs AS there
-  USING (metric, corpus, site, n_prompts, longest, run_a, run_b)
-WHERE there.context = longest AND here.context < longest
+  count(*) FILTER (turned) AS turned,
+  count(*) FILTER (turned AND apart) AS beyond,
+  count(*) FILTER (turned AND apart IS NULL) AS unsure
+FROM compared
 GROUP BY ALL
-ORDER BY corpus, site, prompts, metric, here.context;
+ORDER BY corpus, site, prompts, metric, context;

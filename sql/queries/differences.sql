@@ -1,51 +1,72 @@
 -- Is the difference between two models more than their errors?
--- Read: difference is that of run_a from run_b, in the unit of the metric; beyond says whether its
---   95 % interval leaves out zero. Errors are taken as independent, which is mostly too careful
---   where both read the same texts (same_texts), and nothing is corrected for the number of rows:
+-- Read: difference is value_a - value_b, in the unit of the metric, with its 95 % interval; verdict
+--   says whether that leaves out zero. Runs are compared that read the same prompts, and the same
+--   group of prompts leaves both (paired jackknife). Nothing is corrected for the number of rows:
 --   of twenty true zeros, one lies beyond by chance.
--- Empty: no two profiles share a site, a context and a number of prompts, or none has errors.
+-- Empty: no two profiles are of the same prompts at one site, context and number of prompts.
 --   Capture another model on the same corpus, then: lpp-analyze profile STORE
--- The half-widths of two independent intervals add in squares (Zou and Donner 2008).
-WITH numbers AS (
-  SELECT *, (ci_high - ci_low) / 2 AS half
-  FROM profiles UNPIVOT (
-    (value, ci_low, ci_high) FOR metric IN (
-      (entropy_floor, entropy_floor_ci_low, entropy_floor_ci_high) AS entropy_floor,
-      (participation_ratio, participation_ratio_ci_low, participation_ratio_ci_high)
-        AS participation_ratio,
-      (participation_ratio_norm, participation_ratio_norm_ci_low,
-        participation_ratio_norm_ci_high) AS participation_ratio_norm,
-      (effective_rank, effective_rank_ci_low, effective_rank_ci_high) AS effective_rank,
-      (effective_rank_norm, effective_rank_norm_ci_low, effective_rank_norm_ci_high)
-        AS effective_rank_norm
+-- The standard error is sqrt((G - 1) / G sum (d_g - mean d)^2), d_g the difference without group g
+-- of G. NATURAL joins by what a number is of: run, site, context, n_prompts, first_position,
+-- metric, prefix.
+WITH parts AS (
+  SELECT
+    * EXCLUDE (prompt_group, value, student_t),
+    list(value ORDER BY prompt_group) AS parts,
+    any_value(student_t) AS student_t
+  FROM jackknife
+  GROUP BY ALL
+),
+numbers AS (
+  FROM profiles UNPIVOT INCLUDE NULLS (
+    (value, prefix) FOR metric IN (
+      (entropy_floor, entropy_floor_prefix) AS entropy_floor,
+      (participation_ratio, participation_ratio_prefix) AS participation_ratio,
+      (participation_ratio_norm, participation_ratio_norm_prefix) AS participation_ratio_norm,
+      (effective_rank, effective_rank_prefix) AS effective_rank,
+      (effective_rank_norm, effective_rank_norm_prefix) AS effective_rank_norm
     )
-  )
+  ) NATURAL LEFT JOIN parts
 ),
 pairs AS (
   SELECT
     metric,
     a.run AS run_a,
     b.run AS run_b,
+    site,
     context,
     n_prompts,
+    first_position,
+    a.value AS value_a,
+    b.value AS value_b,
     a.value - b.value AS difference,
-    sqrt(a.half ** 2 + b.half ** 2) AS half,
-    a.prompt_set = b.prompt_set AS same_texts,
+    CASE WHEN len(a.parts) = len(b.parts) THEN
+      list_transform(list_zip(a.parts, b.parts), lambda pair: pair[1] - pair[2])
+    END AS differences,
+    a.student_t * sqrt((len(differences) - 1) * list_var_pop(differences)) AS half,
     list_sort(list_distinct(a.flags || b.flags)) AS flags
-  FROM numbers AS a JOIN numbers AS b USING (metric, site, context, n_prompts)
-  WHERE a.run < b.run AND a.half IS NOT NULL AND b.half IS NOT NULL
+  FROM numbers AS a JOIN numbers AS b
+    USING (metric, site, context, n_prompts, first_position, prompt_set)
+  WHERE a.run < b.run
 )
 SELECT
   metric,
   run_a,
   run_b,
+  site,
   context,
-  n_prompts AS prompts,
+  n_prompts,
+  first_position,
+  format('{:.4g}', value_a)::DOUBLE AS value_a,
+  format('{:.4g}', value_b)::DOUBLE AS value_b,
   format('{:.4g}', difference)::DOUBLE AS difference,
-  format('{:.4g}', difference - half)::DOUBLE AS ci_low,
-  format('{:.4g}', difference + half)::DOUBLE AS ci_high,
-  abs(difference) > half AS beyond,
-  same_texts,
+  format('{:.4g}', difference - half)::DOUBLE AS difference_ci_low,
+  format('{:.4g}', difference + half)::DOUBLE AS difference_ci_high,
+  CASE
+    WHEN isfinite(difference) IS NOT true THEN 'missing value'
+    WHEN isfinite(half) IS NOT true THEN 'no interval'
+    WHEN abs(difference) > half THEN 'beyond its interval'
+    ELSE 'within its interval'
+  END AS verdict,
   flags
 FROM pairs
-ORDER BY context, prompts, metric, run_a, run_b;
+ORDER BY context, n_prompts, first_position, metric, run_a, run_b;

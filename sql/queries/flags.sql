@@ -8,6 +8,9 @@ WITH meanings (of_correlations, flag, why) AS (
      'the participation ratio is within 1 % of 1: one direction carries everything'),
     (false, 'different_prompts',
      'runs shown side by side read different texts (see prompt_set)'),
+    (false, 'duplicates',
+     'prompts are there more than once: there are fewer prompts than counted, and errors are '
+     || 'understated'),
     (false, 'normaliser',
      'min(N, d) was N, or the normalised rank peaks at another prefix than the rank'),
     (false, 'no_error', 'a number has no standard error, so that small_sample could not show'),
@@ -18,10 +21,16 @@ WITH meanings (of_correlations, flag, why) AS (
      'prompts were set aside: not finite, or out of memory (see not_finite_from)'),
     (false, 'short_text',
      'over 10 % of the prompts are shorter than a prefix that a number came from'),
+    (false, 'sink',
+     'rows hold attention sinks, a few first positions with huge norms: --skip-first leaves '
+     || 'them out (see sink_end)'),
     (false, 'small_sample',
      'a standard error exceeds a fifth of its value, or one prompt gives none; it '
      || 'does not see that ranks grow with the sample'),
     (false, 'template', 'most prompts share the prefix that the entropy came from'),
+    (false, 'zero_error',
+     'a standard error is 0: every group of prompts gives the same number, so the sample is '
+     || 'degenerate and the error says nothing'),
     (true, 'constant', 'no coefficient: one side has a single value'),
     (true, 'different_prompts', 'profiles were made on different texts, which alone moves them'),
     (true, 'different_settings',

@@ -8,7 +8,7 @@
 WITH layers AS (
   SELECT spectra.*, n_blocks
   FROM spectra JOIN runs USING (run)
-  WHERE prefix = spectra.context AND depth > 0
+  WHERE prefix = spectra.context AND depth > 0 AND first_position = 0
   QUALIFY row_number() OVER (  -- where block.B and final are there, final is the last layer
     PARTITION BY run, spectra.context, spectra.n_prompts, depth ORDER BY site = 'final' DESC
   ) = 1

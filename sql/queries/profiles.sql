@@ -1,7 +1,7 @@
 -- How do the models compare?
 -- Read: one number of one profile per row, to four digits: ranks in dimensions, entropy_floor as a
 --   share of ln V, the others of min(N, d), with the 95 % interval over prompts and the prefix it
---   came from. Compare rows of one context and one number of prompts.
+--   came from. Compare rows of one context, number of prompts and first position.
 -- Empty: there is no profile. Make them: lpp-analyze profile STORE
 WITH numbers AS (
   FROM profiles UNPIVOT INCLUDE NULLS (
@@ -25,10 +25,11 @@ SELECT
   run,
   context,
   n_prompts AS prompts,
+  first_position,
   format('{:.4g}', value)::DOUBLE AS value,
   format('{:.4g}', ci_low)::DOUBLE AS ci_low,
   format('{:.4g}', ci_high)::DOUBLE AS ci_high,
   prefix,
   flags
 FROM numbers
-ORDER BY context, prompts, metric, numbers.value, run;
+ORDER BY context, prompts, first_position, metric, numbers.value, run;

@@ -13,6 +13,7 @@ SELECT
   format('{:.4g}', participation_ratio_norm)::DOUBLE AS pr_norm,
   format('{:.4g}', effective_rank_norm)::DOUBLE AS er_norm
 FROM profiles JOIN runs USING (run)
+WHERE first_position = 0
 UNION ALL BY NAME
 SELECT
   model,

@@ -5,6 +5,7 @@ there is none (`Empty:`), with STORE for the store. The rest is one SELECT, whic
 and any connection of `lpp.sql.connect` can run.
 """
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -31,6 +32,12 @@ class Query:
     """What is lacking when there are no rows, and the next command; STORE stands for the store."""
     text: str
     """The whole file, comments and all: one SELECT that ends in a semicolon."""
+
+    @property
+    def statement(self) -> str:
+        """`text` without the comments at its head and without the semicolon: part of another."""
+        lines = itertools.dropwhile(lambda line: line.startswith(_COMMENT), self.text.splitlines())
+        return "\n".join(lines).removesuffix(";")
 
 
 @cache

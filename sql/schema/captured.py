@@ -20,7 +20,7 @@ RUNS: Final = Table(
         Column("logits_width", "INTEGER", "V: width of the logits", "tokens"),
         Column("tokenizer_size", "INTEGER", "size of the tokenizer", "tokens"),
         Column("corpus", "VARCHAR", "where the prompts came from"),
-        Column("prompt_set", "VARCHAR", "fingerprint of the texts, whatever the model"),
+        Column("prompt_set", "VARCHAR", "fingerprint of all its texts, whatever the model"),
         Column("n_prompts", "INTEGER", "prompts captured", "prompts"),
         Column("n_tokens", "BIGINT", "tokens captured", "tokens"),
         N_QUARANTINED,
@@ -33,6 +33,8 @@ RUNS: Final = Table(
         Column("backend", "VARCHAR", "what ran the model"),
         Column("plan_hash", "VARCHAR", "SHA-256 of the plan, in hex"),
         Column("plan", "JSON", "everything that could change a number"),
+        Column("shards", "VARCHAR", "fingerprint of the committed shards"),
+        Column("kernel", "VARCHAR", "version of the arithmetic that its numbers are of"),
     ),
 )
 

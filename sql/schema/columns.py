@@ -44,12 +44,24 @@ CONTEXT: Final = Column("context", "INTEGER", "longest prefix of the schedule", 
 PREFIX: Final = Column("prefix", "INTEGER", "prompts are cut to this length", "tokens")
 N_PROMPTS: Final = Column("n_prompts", "INTEGER", "the first so many prompts of the run", "prompts")
 FIRST_POSITION: Final = Column(
-    "first_position", "INTEGER", "rows from this position on; 0: all", "tokens"
+    "first_position", "INTEGER", "of rows at positions from here on; 0: all", "tokens"
 )
 PROMPT_ID: Final = Column("prompt_id", "INTEGER", "place in the run, from 0")
 
 N_QUARANTINED: Final = Column(
     "n_quarantined", "INTEGER", "of them set aside: no number is of those", "prompts"
+)
+N_DUPLICATES: Final = Column(
+    "n_duplicates", "INTEGER", "of them with the token ids of another of them", "prompts"
+)
+N_SINKS: Final = Column(
+    "n_sinks", "INTEGER", "positions in the rows that are attention sinks", "tokens"
+)
+SINK_END: Final = Column(
+    "sink_end", "INTEGER", "first position after the site's sinks; 0: none", "tokens"
+)
+PROMPT_SET: Final = Column(
+    "prompt_set", "VARCHAR", "equal where runs read the same first n_prompts"
 )
 
 

@@ -8,6 +8,7 @@ from lpp.sql.schema.benchmarks import BENCHMARKS, CORRELATIONS, PUBLISHED
 from lpp.sql.schema.captured import PROMPTS, RUNS, TOKEN_STATS
 from lpp.sql.schema.columns import Table
 from lpp.sql.schema.profiles import ENTROPY, METRICS, PROFILES, SITE_PROFILES, SPECTRA
+from lpp.sql.schema.results import JACKKNIFE
 from lpp.sql.schema.studies import AGREEMENT, CKA, HOURGLASS, LAYERS, SENSITIVITY
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ TABLES: Final[Mapping[str, Table]] = MappingProxyType(
             METRICS,
             PROFILES,
             SITE_PROFILES,
+            JACKKNIFE,
             BENCHMARKS,
             CORRELATIONS,
             PUBLISHED,

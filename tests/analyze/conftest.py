@@ -1,6 +1,7 @@
 """Small synthetic stores, written by the real writer."""
 
 import itertools
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,15 +67,18 @@ def make_run(tmp_path: Path) -> MakeRun:
         corpus: str = "words",
         vary_tokens: bool = False,
         prompt_set: str = "p0",
+        texts: str | None = None,
+        tokenizer: str = "t0",
         untrained_seed: int | None = None,
         first_row: int = 100,
         scale: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]] = lambda rows: rows,
     ) -> Made:
         root = root or tmp_path / "store"
         create_store(root)
-        prompts, hidden, entropy = _content(
-            lengths, seed=seed, sites=sites, dim=dim, scale=scale, shared_start=shared_start
-        )
+        hidden, entropy = _content(lengths, seed=seed, sites=sites, dim=dim, scale=scale)
+        # which texts, and what ids the tokenizer makes of them: one run of them all, or of a start
+        of_texts = f"{tokenizer} {texts or prompt_set} {first_row}"
+        prompts = _prompts(lengths, of_texts, shared_start)
         order = order or range(len(lengths))
         prompts = [prompts[i][:context] for i in order]
         hidden = {s: [rows[i][:context] for i in order] for s, rows in hidden.items()}
@@ -92,6 +96,7 @@ def make_run(tmp_path: Path) -> MakeRun:
             logits_width=logits_width,
             corpus=corpus,
             prompt_set=prompt_set,
+            tokenizer=tokenizer,
             untrained_seed=untrained_seed,
         )
         writer = RunWriter(root, plan, table)
@@ -107,6 +112,15 @@ def make_run(tmp_path: Path) -> MakeRun:
     return make
 
 
+def _prompts(lengths: Sequence[int], texts: str, shared_start: int) -> list[list[int]]:
+    """Token ids of whole prompts; runs of the same texts begin with the same prompts."""
+    rng = np.random.default_rng(zlib.crc32(texts.encode()))
+    prompts: list[list[int]] = [rng.integers(0, 50, size=length).tolist() for length in lengths]
+    for prompt in prompts:
+        prompt[:shared_start] = range(shared_start)
+    return prompts
+
+
 def _content(
     lengths: Sequence[int],
     *,
@@ -114,15 +128,11 @@ def _content(
     sites: Sequence[str],
     dim: int,
     scale: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]],
-    shared_start: int,
-) -> tuple[
-    list[list[int]], dict[str, list[npt.NDArray[np.float32]]], list[npt.NDArray[np.float32]]
-]:
-    """Token ids, rows and entropies of whole prompts; a cut run holds the starts of the same."""
+) -> tuple[dict[str, list[npt.NDArray[np.float32]]], list[npt.NDArray[np.float32]]]:
+    """Rows and entropies of whole prompts; a cut run holds the starts of the same."""
     rng = np.random.default_rng(seed)
-    prompts = [rng.integers(0, 50, size=length).tolist() for length in lengths]
-    for prompt in prompts:
-        prompt[:shared_start] = range(shared_start)
+    for length in lengths:  # rows stay what they were when token ids came first
+        rng.integers(0, 50, size=length)
     hidden = {
         site: [
             scale((rng.normal(size=(length, dim)) * np.arange(1, dim + 1) + k).astype(np.float32))
@@ -131,7 +141,7 @@ def _content(
         for k, site in enumerate(sites)
     }
     entropy = [rng.uniform(0.1, 3.0, size=length).astype(np.float32) for length in lengths]
-    return prompts, hidden, entropy
+    return hidden, entropy
 
 
 def _prompts_table(prompts: list[list[int]], truncated: list[bool], first_row: int) -> pa.Table:
@@ -203,6 +213,7 @@ def _plan(
     logits_width: int,
     corpus: str,
     prompt_set: str,
+    tokenizer: str,
     untrained_seed: int | None,
 ) -> Plan:
     count = table.num_rows
@@ -219,7 +230,7 @@ def _plan(
             logits_width=logits_width,
             untrained_seed=untrained_seed,
         ),
-        tokenizer=TokenizerInfo(id=model, fingerprint="t0", size=48),
+        tokenizer=TokenizerInfo(id=model, fingerprint=tokenizer, size=48),
         corpus=CorpusInfo(
             name=corpus,
             revision=None,

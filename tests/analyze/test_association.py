@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
@@ -61,6 +62,55 @@ def test_against_slow_references(n: int, seed: int) -> None:
             assert one.p_value == pytest.approx(2 * stats.t.sf(abs(t), df), rel=1e-9)
         if one.interval is not None:
             assert -1 <= one.interval[0] < one.interval[1] <= 1
+
+
+def solved(rows: list[list[Fraction]]) -> list[Fraction]:
+    """The solution of linear equations given with their right sides, by elimination."""
+    rows = [row[:] for row in rows]
+    for k in range(len(rows)):
+        pivot = next(i for i in range(k, len(rows)) if rows[i][k])
+        rows[k], rows[pivot] = rows[pivot], rows[k]
+        rows[k] = [value / rows[k][k] for value in rows[k]]
+        for i in range(len(rows)):
+            if i != k:
+                rows[i] = [a - rows[i][k] * b for a, b in zip(rows[i], rows[k], strict=True)]
+    return [row[-1] for row in rows]
+
+
+def unexplained(y: list[Fraction], *columns: list[Fraction]) -> Fraction:
+    """Sum of squares that a regression of y on the columns leaves, from normal equations."""
+    dot = lambda a, b: sum((p * q for p, q in zip(a, b, strict=True)), Fraction(0))  # noqa: E731
+    weights = solved([[dot(a, b) for b in (*columns, y)] for a in columns])
+    return dot(y, y) - sum(w * dot(c, y) for w, c in zip(weights, columns, strict=True))
+
+
+@pytest.mark.parametrize("n", [5, 9, 16, 40])
+def test_the_regression_is_that_of_exact_fractions(n: int) -> None:
+    for seed in range(5):
+        x, y, size = vectors(n, seed)
+        found = associate("rank_partial", x, y, size, resamples=50)
+        assert found is not None
+        rx, ry, rs = ([Fraction(v) for v in slow_ranks(values)] for values in (x, y, size))
+        one = [Fraction(1)] * n
+        left, more = unexplained(ry, one, rs), unexplained(ry, one, rs, rx)
+        assert found.coefficient**2 == pytest.approx(float((left - more) / left), rel=1e-12)
+        if found.p_method == "t":
+            t = math.sqrt((left - more) / more * (n - 3))
+            assert found.p_value == pytest.approx(2 * stats.t.sf(t, n - 3), rel=1e-10)
+
+
+def test_the_partial_by_hand() -> None:
+    # Beside size, x and y swap places once: of size nothing explains x - size = (0, 1, -1, 0, ...)
+    size = np.arange(1.0, 13.0)
+    x, y = size.copy(), size.copy()
+    x[[1, 2]], y[[1, 2]] = x[[2, 1]], y[[2, 1]]
+    found = associate("rank_partial", x, y, size, resamples=50)
+    assert found is not None
+    assert found.coefficient == pytest.approx(1, abs=1e-12)
+    assert found.p_value < 1e-12
+    against = associate("rank_partial", x, 13 - y, size, resamples=50)
+    assert against is not None
+    assert against.coefficient == pytest.approx(-1, abs=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(3))

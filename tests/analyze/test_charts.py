@@ -15,6 +15,7 @@ from chart_frames import (
     RUNS,
     Picture,
     correlations,
+    cut_layers,
     eigenvalues,
     entropy,
     layers,
@@ -112,6 +113,45 @@ def test_one_row_is_enough(name: str, tmp_path: Path) -> None:
 def test_a_table_of_another_kind_is_refused(name: str) -> None:
     with pytest.raises(InputError, match=r"no table .*: the column \w+, .* is missing\. .*FROM"):
         CHARTS[name][0](pl.DataFrame({"model": ["a"]}))
+
+
+def test_a_second_curve_is_without_the_first_positions(tmp_path: Path) -> None:
+    runs = RUNS[:2]
+    picture = Picture(charts.depth_chart(cut_layers(runs)), tmp_path)
+    # two panels of two curves a run; in each a cross and, of each run, a dagger
+    assert dict(picture.marks) == {"line mark": 8, "point": 48, "text mark": 2 + 4}
+    for words in ("A", "A-2", "B-2", "A-2 tiny-one, from position 2", "†"):
+        assert words in picture.words
+    assert any("-2: without the first 2 positions of each prompt." in w for w in picture.words)
+    assert "B-2 tiny-two, from position 2: 12.5 at depth 0, 17.5 at depth 1" in picture.label
+    assert "Layers with attention sinks: 2." in picture.label
+    colors = legend(charts.depth_panels(cut_layers(runs)))
+    assert colors["A tiny-one"] == colors["A-2 tiny-one, from position 2"] == PALETTE[0]
+    assert colors["B tiny-two"] == PALETTE[1]
+
+
+def legend(panels: Any) -> dict[str, str]:
+    """The colour of each curve of the first panel, by its label."""
+    spec = charts.specification(next(iter(panels.values())))
+    (scale,) = {
+        json.dumps(found)
+        for layer in spec["layer"]
+        for found in [layer["encoding"].get("color", {}).get("scale")]
+        if isinstance(found, dict)
+    }
+    found = json.loads(scale)
+    return dict(zip(found["domain"], found["range"], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("chart", "frame"),
+    [(charts.profile_chart, profiles()), (charts.spectrum_chart, eigenvalues())],
+)
+def test_other_first_positions_are_left_out(chart: Chart, frame: pl.DataFrame) -> None:
+    whole = frame.with_columns(first_position=pl.lit(0, pl.Int32))
+    cut = frame.with_columns(first_position=pl.lit(2, pl.Int32))
+    drawn, expected = chart(pl.concat([cut, whole])), chart(frame)
+    assert drawn.description == expected.description
 
 
 @every

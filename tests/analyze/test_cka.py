@@ -16,7 +16,8 @@ from lpp.analyze.numerics.cka import BLOCK_ROWS, CrossScatters, linear_cka
 from lpp.analyze.runs.select import Selection, select_runs, select_sites
 from lpp.analyze.studies import cka as cka_module
 from lpp.analyze.studies.cka import MEMORY, pairs_of, sink_positions
-from lpp.analyze.studies.cka_table import as_text, compute, plan, write
+from lpp.analyze.studies.cka_table import compute, plan, write
+from lpp.analyze.text.cka import as_text
 from lpp.store import Run
 from lpp.store.errors import ErrorKind, InputError
 
@@ -278,7 +279,7 @@ def test_without_a_token_there_is_nothing_to_compare(make_run: Callable[..., Any
 
 def test_flags_are_of_the_tokens_compared(make_run: Callable[..., Any]) -> None:
     made = make_run([20] * 5 + [3], model="a/one")  # 1 of 6 is short
-    make_run([20] * 6, model="b/two", seed=1)
+    make_run([20] * 6, model="b/two", seed=1, tokenizer="another")
 
     def flags(**options: Any) -> set[tuple[str, ...]]:
         return set(map(tuple, table(made.root, **options)["flags"].to_list()))

@@ -1,7 +1,6 @@
 """Correlations over a store: the published numbers, families, refusals, who is left out."""
 
 import csv
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from lpp.analyze.benchmarks.subjects import Setting
 from lpp.analyze.cli.command import main
 from lpp.sql import arrow_schema, build, connect
 from lpp.store import create_store
-from lpp.store.errors import ErrorKind, InputError, MachineError
+from lpp.store.errors import ErrorKind, InputError
 
 PAPER_METRICS = ("entropy_floor", "effective_rank_norm", "participation_ratio_norm")
 INTRINSIC = {
@@ -47,7 +46,8 @@ def put(
     """A database of these runs and profiles, as `profile` would have left it."""
     create_store(root)
     defaults: dict[str, Any] = {"prompt_set": "p0", "corpus": "prose", "plan": "{}"}
-    at: dict[str, Any] = {"context": 100, "n_prompts": 50, "site": "final", "flags": []}
+    at: dict[str, Any] = {"context": 100, "n_prompts": 50, "first_position": 0, "site": "final"}
+    at["flags"] = []
     build(
         root,
         {
@@ -391,9 +391,7 @@ def test_command_prints_stores_and_fits_eighty_columns(store: Callable[..., Path
         assert words in done.stdout
     with connect(root) as connection:
         stored = connection.sql("FROM correlations").fetchall()
-        profiles = connection.sql("SELECT count(*) FROM site_profiles").fetchall()
     assert len(stored) == (1 + 5) * 5 * 3
-    assert profiles == [(5,)]
     store(5)  # the table `runs` is now the store's, which holds none of these
     as_csv = run("correlate", root, "--format", "csv", "--metric", "entropy_floor")
     lines = list(csv.DictReader(as_csv.stdout.splitlines()))
@@ -411,17 +409,6 @@ def test_command_refuses_but_leaves_the_reasons_in_the_table(store: Callable[...
     with connect(root) as connection:
         rows = connection.sql("SELECT DISTINCT coefficient, left_out FROM correlations").fetchall()
     assert rows == [(None, [f"org/{x}: it fits no run" for x in "def"])]
-
-
-def test_without_statsmodels_the_message_says_how_to_get_it(
-    store: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    root = store()
-    monkeypatch.delitem(sys.modules, "lpp.analyze.numerics.association", raising=False)
-    monkeypatch.delattr("lpp.analyze.numerics.association", raising=False)
-    monkeypatch.setitem(sys.modules, "statsmodels.regression.linear_model", None)
-    with pytest.raises(MachineError, match=r"package statsmodels.*lpp-engine\[statistics\]"):
-        correlate(root)
 
 
 def test_a_database_of_another_release_is_told(store: Callable[..., Path]) -> None:

@@ -1,44 +1,85 @@
 """Each flag stands for its own trap, and for no other."""
 
+from collections.abc import Collection
 from typing import Any
 
+import polars as pl
 import pytest
 
-from lpp.analyze.tables.flags import MEANING, flags, metric_flags
+from lpp.analyze.metrics.registry import PAPER_NAMES
+from lpp.analyze.tables.facts import metric_facts, profile_facts
+from lpp.analyze.tables.flags import FACTS, FLAGS, MEANING, flags_of, flags_of_any
 
-Rows = list[dict[str, Any]]
+Row = dict[str, Any]
+Rows = list[Row]
+NAMES = (
+    "entropy",
+    "entropy_norm",
+    "participation_ratio",
+    "participation_ratio_norm",
+    "effective_rank",
+    "effective_rank_norm",
+)
+KEY = {"run": "r", "context": 20, "n_prompts": 10}
+SITE = {**KEY, "site": "final", "first_position": 0}
 
 
-def clean() -> tuple[dict[str, Any], Rows, Rows, dict[str, Any]]:
+def clean() -> tuple[Row, Rows, Rows, Row]:
     """A profile of two prefixes without a flag."""
-    values = {
-        "entropy_norm": 0.3,
-        "participation_ratio": 4.0,
-        "participation_ratio_norm": 0.5,
-        "effective_rank": 5.0,
-        "effective_rank_norm": 0.625,
-    }
-    profile: dict[str, Any] = {
+    values = dict(zip(NAMES, (1.2, 0.3, 4.0, 0.5, 5.0, 0.625), strict=True))
+    profile: Row = {
         **values,
         **{f"{name}_stderr": 0.19 * value for name, value in values.items()},
-        "n_prompts": 10,
-        "n_quarantined": 0,
-        "entropy_norm_prefix": 10,
-        "participation_ratio_prefix": 20,
-        "participation_ratio_norm_prefix": 20,
-        "effective_rank_prefix": 20,
-        "effective_rank_norm_prefix": 20,
+        **dict.fromkeys((f"{name}_prefix" for name in NAMES), 20),
+        **{"n_prompts": 10, "n_quarantined": 0, "entropy_prefix": 10, "entropy_norm_prefix": 10},
     }
     spectra = [
-        {"prefix": L, "n_tokens": 10 * L, "dim": 8, "participation_ratio": 3.0,
-         "effective_rank": 5.0}
+        {"prefix": L, "n_tokens": 10 * L, "dim": 8, "n_sinks": 0}
+        | {name: values[name] for name in NAMES[2:]}
         for L in (10, 20)
-    ]  # fmt: skip
+    ]
     entropy = [
-        {"prefix": L, "n_prompts": 10, "short_prompts": 1, "distinct_prefixes": 0.5}
+        {"prefix": L, "n_duplicates": 0, "short_prompts": 1, "distinct_prefixes": 0.5}
         for L in (10, 20)
     ]
     return profile, spectra, entropy, {"logits_width": 64, "tokenizer_size": 64}
+
+
+def table(key: Row, *rows: Row) -> pl.DataFrame:
+    """Rows of one table, with types of columns that hold no value."""
+    integers = [name for row in rows for name in row if name.endswith("_prefix") or name == "dim"]
+    numbers = [name for row in rows for name in row if name.removesuffix("_stderr") in NAMES]
+    return pl.DataFrame([key | row for row in rows]).cast(
+        dict.fromkeys(integers, pl.Int64) | dict.fromkeys(numbers, pl.Float64)
+    )
+
+
+def flags(
+    profile: Row,
+    spectra: Rows,
+    entropy: Rows,
+    run: Row,
+    *,
+    computed: Collection[str] = PAPER_NAMES,
+    prompt_sets: Collection[str] = (),
+    first_position: int = 0,
+) -> list[str]:
+    """The flags of one profile, joined with the rows that it was made of."""
+    key = {**SITE, "n_prompts": profile["n_prompts"], "first_position": first_position}
+    of_run = {name: key[name] for name in KEY}
+    facts = (
+        profile_facts(
+            table({**key, "n_prompt_sets": len(set(prompt_sets))}, profile),
+            metric,
+            spectra=table(key, *spectra).cast({"prefix": pl.Int32}),
+            entropy=table(of_run, *entropy).cast({"prefix": pl.Int32}),
+            runs=table({"run": "r"}, run),
+            computed=computed,
+        )
+        for metric in NAMES
+    )
+    found: list[str] = flags_of_any(facts).to_list()[0]
+    return found
 
 
 def test_a_clean_profile_has_none() -> None:
@@ -76,7 +117,8 @@ def test_a_mean_came_from_every_prefix() -> None:
     profile, spectra, entropy, run = clean()
     entropy[1]["distinct_prefixes"] = 0.4
     assert flags(profile, spectra, entropy, run) == []
-    assert flags({**profile, "entropy_norm_prefix": None}, spectra, entropy, run) == ["template"]
+    mean = {**profile, "entropy_norm_prefix": None}
+    assert flags(mean, spectra, entropy, run) == ["template"]
 
 
 def test_a_floor_where_most_prompts_agree() -> None:
@@ -106,15 +148,16 @@ def test_an_error_of_more_than_a_fifth(name: str) -> None:
     assert flags(unsure, *others) == ["small_sample"]
     unknown = {**profile, f"{name}_stderr": None}
     assert flags(unknown, *others) == ["no_error"]
-    absent = {**unknown, name: None}
+    absent = {**unknown, name: None, f"{name}_prefix": None}
     assert "no_error" not in flags(absent, *others)
 
 
 def test_one_prompt_is_a_small_sample() -> None:
-    profile, *others = clean()
+    profile, spectra, entropy, run = clean()
     alone = {name: None if "stderr" in name else value for name, value in profile.items()}
-    assert flags({**alone, "n_prompts": 1}, *others) == ["small_sample"]
-    assert flags(alone, *others) == ["no_error"]
+    assert flags(alone, spectra, entropy, run) == ["no_error"]
+    entropy = [row | {"short_prompts": 0} for row in entropy]
+    assert flags({**alone, "n_prompts": 1}, spectra, entropy, run) == ["small_sample"]
 
 
 def test_runs_beside_each_other_on_different_texts() -> None:
@@ -138,6 +181,9 @@ def test_ranks_that_nobody_asked_for_are_no_loss() -> None:
         ({"stderr": 0.3}, ["small_sample"]),
         ({"stderr": None, "n_prompts": 1, "short_prompts": 0}, ["small_sample"]),
         ({"stderr": None}, ["no_error"]),
+        ({"stderr": 0.0}, ["zero_error"]),
+        ({"stderr": 1e-10}, ["zero_error"]),
+        ({"stderr": 1e-8}, []),
         ({"value": None, "stderr": None}, []),
         ({"ratio": 1.01}, ["collapsed"]),
         ({"ratio": 1.011}, []),
@@ -146,42 +192,93 @@ def test_ranks_that_nobody_asked_for_are_no_loss() -> None:
         ({"ratio": None, "of_logits": True}, []),
         ({"n_tokens": 7}, ["normaliser"]),
         ({"n_quarantined": 1}, ["quarantined"]),
-        ({"n_tokens": 7, "metric": "rankme"}, []),
+        ({"n_tokens": 7, "metric": "zscore_effective_rank"}, []),
         ({"short_prompts": 2}, ["short_text"]),
-        ({"prompt_sets": ["p0", "p1"]}, ["different_prompts"]),
+        ({"n_duplicates": 2}, ["duplicates"]),
+        ({"n_sinks": 1}, ["sink"]),
+        ({"n_sinks": 1, "of_logits": True}, []),
+        ({"n_sinks": 1, "first_position": 2}, ["sink"]),  # some are among the rows still
+        ({"n_prompt_sets": 2}, ["different_prompts"]),
         ({"logits_width": 65}, []),
         ({"logits_width": 65, "of_logits": True}, ["padded_vocab"]),
     ],
 )
-def test_flags_of_one_declared_metric(changes: dict[str, Any], expected: list[str]) -> None:
-    row = {"metric": "some_norm", "value": 1.0, "stderr": 0.1, "n_prompts": 10, "n_quarantined": 0}
-    spectrum = {"participation_ratio": 4.0, "n_tokens": 100, "dim": 8}
-    _, _, (entropy, _), run = clean()
-    parts: list[Any] = [
-        {name: changes.get(name, value) for name, value in part.items()}
-        for part in (row, spectrum, entropy, run)
+def test_flags_of_one_declared_metric(changes: Row, expected: list[str]) -> None:
+    def changed(row: Row) -> Row:
+        return {name: changes.get(name, value) for name, value in row.items()}
+
+    key = changed({**SITE, "prefix": 10})
+    of_run = {name: key[name] for name in (*KEY, "prefix")}
+    logits = changes.get("of_logits")
+    number = {"value": 1.0, "stderr": 0.1, "n_quarantined": 0, "n_prompt_sets": 1}
+    metrics = [
+        changed({**key, **number, "metric": "zscore_effective_rank_norm"}),
+        # the rank that says whether the matrix of the number collapsed
+        {**key, **number, "metric": "zscore_participation_ratio", "value": changes.get("ratio", 4)},
     ]
-    if changes.get("of_logits"):
-        parts[1] = None
-    ratio, sets = changes.get("ratio", 4.0), changes.get("prompt_sets", ["p0"])
-    assert metric_flags(*parts, ratio=ratio, prompt_sets=sets) == expected
+    _, (spectrum, _), (entropy, _), run = clean()
+    facts = metric_facts(
+        pl.DataFrame(metrics, schema_overrides={"value": pl.Float64, "stderr": pl.Float64})
+        .with_columns(site=pl.lit("logits" if logits else "final"))
+        .filter(pl.lit(not logits) | (pl.col("metric") == metrics[0]["metric"])),
+        spectra=pl.DataFrame([key | changed(spectrum | {"prefix": 10})]),
+        entropy=pl.DataFrame([of_run | changed(entropy | {"prefix": 10})]),
+        runs=pl.DataFrame([{"run": "r"} | changed(run)]),
+    )
+    assert flags_of(facts).to_list()[0] == expected
+
+
+def test_prompts_that_are_there_twice() -> None:
+    profile, spectra, entropy, run = clean()
+    entropy[0]["n_duplicates"] = entropy[1]["n_duplicates"] = 2
+    assert flags(profile, spectra, entropy, run) == ["duplicates"]
+
+
+def test_an_error_of_nothing() -> None:
+    profile, *others = clean()
+    assert flags({**profile, "effective_rank_stderr": 1e-16}, *others) == ["zero_error"]
+    no_variance = {**profile, "effective_rank": 0.0, "effective_rank_stderr": 0.0}
+    assert flags(no_variance, *others) == ["zero_error"]
+
+
+def test_sinks_in_the_rows_that_a_rank_came_from() -> None:
+    profile, spectra, *others = clean()
+    spectra[0]["n_sinks"] = 2  # no rank came from this prefix
+    assert flags(profile, spectra, *others) == []
+    spectra[1]["n_sinks"] = 2
+    assert flags(profile, spectra, *others) == ["sink"]
+
+
+def test_facts_that_are_not_there_hold_no_flag() -> None:
+    bare = pl.DataFrame({"run": ["r"]})
+    assert flags_of(bare).to_list() == [[]]
+    assert flags_of(bare.clear()).to_list() == []
+
+
+def test_flags_are_declared_over_facts_and_in_order() -> None:
+    names = [flag.name for flag in FLAGS]
+    assert names == sorted(MEANING)
+    used = {name for flag in FLAGS for name in flag.holds.meta.root_names()}
+    assert used == set(FACTS)
 
 
 def test_every_flag_is_explained() -> None:
     profile, spectra, entropy, run = clean()
     spectra[0]["effective_rank"] = None
-    spectra[1]["n_tokens"] = 1
-    entropy[0] |= {"short_prompts": 9, "distinct_prefixes": 0.1}
+    spectra[1] |= {"n_tokens": 1, "n_sinks": 1}
+    for row in entropy:
+        row |= {"short_prompts": 9, "distinct_prefixes": 0.1, "n_duplicates": 2}
     every = flags(
         {
             **profile,
             "n_quarantined": 2,
             "participation_ratio": 1.0,
             "effective_rank_norm_stderr": None,
+            "effective_rank_stderr": 0.0,
         },
         spectra,
         entropy,
         {**run, "logits_width": 99},
         prompt_sets=["p0", "p1"],
     )
-    assert every == sorted({*MEANING} - {"sink"})  # of `cka` alone
+    assert every == sorted(MEANING)

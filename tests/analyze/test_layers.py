@@ -128,7 +128,7 @@ def test_errors_are_those_of_the_jackknife_and_small_samples_flagged(make_run: M
     made = make_run([20, 20, 4], sites=("block.1", "final"))
     plain = layers(made.root, Selection()).layers
     assert plain["effective_rank_stderr"].null_count() == len(plain)
-    sure = layers(made.root, Selection(), errors=True).layers
+    sure = layers(made.root, Selection(), errors="all").layers
     scan = scan_spectra(made.root, groups=10).collect().filter(prefix=20)
     assert sure["effective_rank_stderr"].to_list() == pytest.approx(
         scan["effective_rank_stderr"].to_list()
@@ -182,7 +182,7 @@ def test_csv_and_json_hold_the_same_rows(deep: Any) -> None:
 
 
 def test_printed_table_fits_and_explains_its_flags(deep: Any) -> None:
-    for errors in ((), ("--errors",)):
+    for errors in ((), ("--errors", "all")):
         result = run("layers", deep.root, *errors)
         shown = [line for line in result.stdout.splitlines() if str(deep.root) not in line]
         assert max(map(len, shown)) <= 80
@@ -231,8 +231,8 @@ def test_not_a_store(tmp_path: Path) -> None:
 
 
 def test_layers_of_other_texts_are_flagged(make_run: MakeRun) -> None:
-    make_run(model="a/six", prompt_set="p6")
-    made = make_run((12, 7, 20, 20, 3, 15) * 2, model="b/twelve", prompt_set="p12")
+    make_run(model="a/six", prompt_set="p6", texts="p")
+    made = make_run((12, 7, 20, 20, 3, 15) * 2, model="b/twelve", prompt_set="p12", texts="p")
     same = layers(made.root, Selection(prompts=[6])).layers
     assert not same["flags"].list.contains("different_prompts").any()
     make_run(model="c/other", prompt_set="q6", first_row=500)

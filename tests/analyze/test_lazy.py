@@ -1,6 +1,7 @@
 """What reaches the computation: reads and eigensolves are counted, not believed."""
 
 import logging
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -22,15 +23,18 @@ from lpp.store.read import Block, Run
 def work(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Counts reads of sites, by name, and eigensolves; the real functions run."""
     counts: Counter[str] = Counter()
+    lock = threading.Lock()
     blocks, solve, read = Run.blocks, spectrum.eigenvalues, tokens.read_tokens
 
     def counted_blocks(run: Run, site: str, **options: Any) -> Iterator[Block]:
-        counts[site] += 1
-        counts["reads"] += 1
+        with lock:
+            counts[site] += 1
+            counts["reads"] += 1
         return blocks(run, site, **options)
 
     def counted_solve(spread: Any) -> Any:
-        counts["solves"] += 1
+        with lock:
+            counts["solves"] += 1
         return solve(spread)
 
     def counted_tokens(file: Path, names: Sequence[str]) -> pl.DataFrame:
@@ -139,7 +143,7 @@ def test_a_damaged_cache_file_is_computed_again(
     final = pl.col("site") == "final"
     before = scan_spectra(root).filter(final | (pl.col("site") == "embed")).collect()
     (path, *_), (other, *_) = (
-        sorted(root.glob(f"analysis/long*/*/{s}.arrow")) for s in ("final", "embed")
+        sorted(root.glob(f"analysis/long*/*/{s}/spectra-*.arrow")) for s in ("final", "embed")
     )
     data = bytearray(path.read_bytes())
     start = len(data) // 3

@@ -3,6 +3,7 @@
 import logging
 import math
 import re
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,11 +16,13 @@ from polars.testing import assert_frame_equal
 
 from lpp.analyze import METRICS, Metric, scan_metrics, scan_spectra
 from lpp.analyze.engine.cache import Cache
-from lpp.analyze.engine.estimates import Request, site_estimates, token_estimates
-from lpp.analyze.engine.summary import Demand, summarize
+from lpp.analyze.engine.estimates import Estimates, Request
+from lpp.analyze.engine.executor import LOCAL, Work
+from lpp.analyze.engine.token_estimates import token_estimates
 from lpp.analyze.metrics.metric import SiteRows
 from lpp.analyze.metrics.registry import PAPER_NAMES, by_name, chosen, with_free
 from lpp.analyze.metrics.spectral import SPECTRAL, column_share, power_law, rankme, stable_rank
+from lpp.analyze.metrics.summary import Demand, summarize
 from lpp.analyze.numerics import spectrum
 from lpp.analyze.numerics.moments import Gram, Moments
 from lpp.analyze.runs.cells import Cell
@@ -35,14 +38,17 @@ Wide = npt.NDArray[np.float64]
 def work(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Counts reads of sites and eigensolves; the real functions run."""
     counts: Counter[str] = Counter()
+    lock = threading.Lock()
     blocks, solve = Run.blocks, spectrum.eigenvalues
 
     def counted_blocks(run: Run, site: str, **options: Any) -> Iterator[Block]:
-        counts["reads"] += 1
+        with lock:
+            counts["reads"] += 1
         return blocks(run, site, **options)
 
     def counted_solve(spread: Any) -> Any:
-        counts["solves"] += 1
+        with lock:
+            counts["solves"] += 1
         return solve(spread)
 
     monkeypatch.setattr(Run, "blocks", counted_blocks)
@@ -50,10 +56,22 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return counts
 
 
+UNITS = {"dimensions", "share", "nats", "nats^2", "tokens", "degrees", "positions", "1"}
+
+
 @pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
 def test_declarations_are_sound(metric: Metric[Any]) -> None:
     assert re.fullmatch(r"[a-z][a-z0-9_]*", metric.name)
-    assert metric.unit in {"dimensions", "share", "nats", "nats^2", "tokens", "degrees", "1"}
+    assert metric.unit in {
+        "dimensions",
+        "share",
+        "nats",
+        "nats^2",
+        "tokens",
+        "degrees",
+        "positions",
+        "1",
+    }
     assert metric.definition == " ".join(metric.definition.split())
     assert re.search(r"\d{4}", metric.source), "a source has a year or a number"
 
@@ -313,6 +331,11 @@ def total(given: SiteRows) -> float:
     return float((given.values * weight[:, None]).sum(dtype=np.float64))
 
 
+def estimated(*work: Any) -> Estimates:
+    """The estimates of one site."""
+    return next(LOCAL.estimates([Work(*work)]))
+
+
 def test_rows_are_read_once_for_every_kind(
     make_run: Callable[..., Any], work: Counter[str]
 ) -> None:
@@ -324,7 +347,7 @@ def test_rows_are_read_once_for_every_kind(
     )
     cells = [Cell(n, prefix) for n in (3, 6) for prefix in (4, 20)]
     request = Request(metrics=[metric, METRICS["participation_ratio"]])
-    found = site_estimates(view, cache, "block.1", cells, request)
+    found = estimated(view, cache, "block.1", cells, request)
     assert work == {"reads": 1}
     for cell in cells:
         some = made.hidden["block.1"][: cell.n_prompts]
@@ -338,7 +361,7 @@ def test_rows_are_read_once_for_every_kind(
             Moments.from_rows(made.rows("block.1", cell.prefix, cell.n_prompts))
         )
         assert found[cell, "participation_ratio"].value == pytest.approx(ratio, rel=1e-9)
-    assert site_estimates(view, cache, "block.1", cells, request) == found
+    assert estimated(view, cache, "block.1", cells, request) == found
     assert work == {"reads": 1}
 
 
@@ -352,7 +375,7 @@ def test_a_group_of_prompts_leaves_rows_and_tokens(
     metric = counted(needs)
     request = Request(metrics=[metric], errors=[metric.name], groups=6)
     if needs == "rows":
-        found = site_estimates(view, Cache(made.root, view.run), "final", [cell], request)
+        found = estimated(view, Cache(made.root, view.run), "final", [cell], request)
     else:
         found = token_estimates(view, [cell], request)
     lengths = np.minimum([len(p) for p in made.prompts], 10)

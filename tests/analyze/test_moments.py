@@ -29,9 +29,9 @@ def reference(rows: Rows) -> Moments:
 
 
 def test_a_product_in_chunks_is_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MIN_CHUNK_ROWS", 7)
+    monkeypatch.setattr(module, "PRODUCT_ROWS", 7)
     rows = rows_of(1, 52, 4)
-    assert len(Workspace(4).centred) == 8
+    assert len(Workspace(4).rows) == 7
     assert_same(Moments.from_rows(rows), reference(rows))
 
 
@@ -54,7 +54,7 @@ def test_any_split_merges_to_the_whole(seed: int, n: int, dim: int, cuts: list[i
         right = part.merge(right)
     streamed = Moments.empty(dim)
     for a, b in itertools.pairwise(bounds):
-        streamed.add_rows(rows[a:b])
+        streamed.add(Moments.from_rows(rows[a:b]))
     for moments in (left, right, streamed):
         assert_same(moments, reference(rows))
 

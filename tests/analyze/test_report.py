@@ -3,6 +3,7 @@
 import hashlib
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -39,12 +40,12 @@ def said(store: Path) -> list[str]:
 def test_two_runs_are_told_by_what_exceeds_the_interval(tmp_path: Path) -> None:
     a, b = (run_id(k, name) for k, name in enumerate(("a", "b")))
     assert said(make_store(tmp_path, database(["a", "b"]))) == [
-        f"At final, context 200, 100 prompts, on the same texts: {a} and {b}.",
-        # half widths of 0.001 and 0.5, so of the differences sqrt(2) times that
+        f"At final, context 200, 100 prompts, on the same prompts: {a} and {b}.",
+        # half widths of 0.001 and 0.5, from one group of ten: of the differences sqrt(20 / 9) times
         "They differ beyond the interval of the difference in entropy floor (0.2 and 0.22, "
-        "difference -0.02 [-0.02141, -0.01859] of ln V) and effective rank (10 and 20, "
-        "difference -10 [-10.71, -9.293] dimensions).",
-        "They do not in participation ratio (5 and 5.01, difference -0.01 [-0.7171, 0.6971] "
+        "difference -0.02 [-0.02149, -0.01851] of ln V) and effective rank (10 and 20, "
+        "difference -10 [-10.75, -9.255] dimensions).",
+        "They do not in participation ratio (5 and 5.01, difference -0.01 [-0.7554, 0.7354] "
         "dimensions).",
     ]
 
@@ -53,7 +54,7 @@ def test_many_runs_are_counted(tmp_path: Path) -> None:
     sentences = said(make_store(tmp_path, database([f"m{k}" for k in range(4)])))
     assert (
         sentences[0]
-        == "At final, context 200, 100 prompts, on the same texts, the runs make 6 pairs."
+        == "At final, context 200, 100 prompts, on the same prompts, the runs make 6 pairs."
     )
     assert sentences[1] == (
         "In entropy floor, 6 differ beyond the interval of the difference; it runs from "
@@ -66,8 +67,7 @@ def test_many_runs_are_counted(tmp_path: Path) -> None:
 
 def test_values_without_intervals_or_missing_are_not_compared(tmp_path: Path) -> None:
     tables = database(["a", "b"])
-    for end in ("stderr", "ci_low", "ci_high"):
-        tables["profiles"][0][f"effective_rank_{end}"] = None
+    tables["jackknife"] = [row for row in tables["jackknife"] if row["metric"] != "effective_rank"]
     tables["profiles"][1]["entropy_floor"] = None
     sentences = said(make_store(tmp_path, tables))
     assert (
@@ -96,7 +96,7 @@ def test_runs_without_a_common_setting_are_told_apart(
         tables[name] += [row for row in rows if "-00000001" in str(row.get("run", ""))]
     store = make_store(tmp_path, tables)
     assert said(store) == [
-        "No two runs share a site, a context, a number of prompts and texts.",
+        "No two runs share a site, a context and the same prompts.",
         "1 pair of runs shares no such setting and cannot be compared.",
     ]
     apart = ask(store, QUERIES)["apart"].frame.row(0, named=True)
@@ -271,6 +271,39 @@ def test_provenance_names_checksums_and_a_command_that_exists(
     assert words[words.index("--model") + 1] == "org/<b>tiny</b>"
     drawn = {c.name: c.specifications() for s in found.sections for c in s.charts}
     assert len(drawn["spectrum"][""]["datasets"]) > 0
+
+
+def test_spectra_are_shown_where_they_were_kept_and_never_computed(
+    make_run: Any, tmp_path: Path
+) -> None:
+    made = make_run(model="a/one")
+    build_database(made.root)
+    other = make_run(model="b/two", seed=3)
+    build_database(made.root)
+    shutil.rmtree(made.root / "analysis" / other.run_id)
+    found = report(str(made.root))
+    depth = next(section for section in found.sections if section.name == "depth")
+    (spectra,) = (answer for answer in depth.answers if answer.query.name == "eigenvalues")
+    assert spectra.frame["run"].unique().to_list() == [made.run_id]
+    assert [plain(note) for note in depth.notes if "spectrum" in plain(note)] == [
+        f"{other.run_id}: its spectrum at final is not in the analysis cache: lpp-analyze profile."
+    ]
+    shutil.rmtree(made.root / "analysis")
+    page = write_report(str(made.root), tmp_path / "r.html")[0].read_text()
+    assert not (made.root / "analysis").exists()
+    assert "No chart. The analysis cache has no rows for it. <code>lpp-analyze profile" in page
+
+
+def test_the_page_says_what_attention_sinks_do(tmp_path: Path) -> None:
+    tables = database(["a"])
+    page = write_report(str(make_store(tmp_path, tables)), tmp_path / "r.html")[0].read_text()
+    assert "attention sinks (Xiao et al. 2023, arXiv 2309.17453)" in page
+    for row in tables["spectra"]:
+        row["participation_ratio"] = 9.0  # no layer is collapsed
+    for row in tables["layers"]:
+        row["flags"] = []
+    page = write_report(str(make_store(tmp_path, tables)), tmp_path / "r.html")[0].read_text()
+    assert "2309.17453" not in page
 
 
 def test_a_run_without_shards_or_profiles_is_told(make_run: Any, tmp_path: Path) -> None:

@@ -6,21 +6,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-import skdim.id  # noqa: F401 (its import is not what is measured, and slow when traced)
 
 from lpp.analyze.engine.row_values import AllRows
+from lpp.analyze.metrics import neighbours
 from lpp.analyze.metrics.metric import Start
 from lpp.analyze.metrics.rows import ROW_METRICS
+from lpp.analyze.numerics.moments import Moments
 from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.site_reader import SiteReader
+from lpp.analyze.runs.wide_block import Tiles, WideBlock
 from lpp.store import open_store
-from lpp.store.read import Block
+from lpp.store.read import Block, Run
 
 LENGTH, DIM = 40, 64
 PREFIXES = (4, 20, 40)
-STARTS = {
-    m.measure.__name__: m.measure for m in ROW_METRICS if m.own_rows and m.measure is not None
-}
+STARTS = {m.measure.__name__: m.measure for m in ROW_METRICS if m.measure is not None}
 
 
 def blocks(prompts: int) -> Iterator[Block]:
@@ -38,26 +38,52 @@ def peak(start: Start, reader: SiteReader, cells: Sequence[Cell]) -> int:
     """Most bytes held at once while the rows of all prompts go by."""
     tracemalloc.start()
     measurement = start(reader, cells)
-    asking = True
+    own = CellMoments(reader, cells)
+    asking = [measurement, own]
     while asking:
         for block in blocks(cells[0].n_prompts):
-            measurement.add(block)
-        asking = measurement.again()
+            Tiles(asking).add(block)
+        if own in asking:
+            give(measurement, own)
+        asking = [measurement] if measurement.again() else []
+    give(measurement, own)
     assert len(list(measurement.values())) == len(cells)
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     return most
 
 
+class CellMoments:
+    """The moments of each whole cell, as the engine would have them."""
+
+    def __init__(self, reader: SiteReader, cells: Sequence[Cell]) -> None:
+        self.of = {cell: Moments.empty(reader.width) for cell in cells if not cell.groups}
+
+    def add(self, block: WideBlock) -> None:
+        for cell, moments in self.of.items():
+            moments.add(Moments.from_rows(block.values[block.position < cell.prefix]))
+
+
+def give(measurement: Any, own: CellMoments) -> None:
+    """As the engine does, to those that use moments."""
+    for cell, moments in own.of.items() if hasattr(measurement, "moments") else ():
+        measurement.moments(cell, moments.n, moments.mean, moments.scatter)
+
+
 @pytest.mark.parametrize("name", [*STARTS, "AllRows"])
-def test_ten_times_the_prompts_hold_hardly_more(make_run: Callable[..., Any], name: str) -> None:
-    made = make_run(dim=DIM, lengths=[3], sites=("final",))
+def test_ten_times_the_prompts_hold_hardly_more(
+    make_run: Callable[..., Any], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make_run(dim=DIM, lengths=[3], sites=("embed", "block.1"))
+    monkeypatch.setattr(neighbours, "MAX_ROWS", 200)  # so that the few are drawn from already
+    # what a measurement reads of another site
+    monkeypatch.setattr(Run, "blocks", lambda self, site, prompts, **_: blocks(prompts))
     run = open_store(made.root).runs[made.run_id]
     start: Start = {**STARTS, "AllRows": AllRows}[name]
     _, few, many = (  # the first pays for what is imported on the way
         peak(
             start,
-            SiteReader(run, "final", np.full(prompts, LENGTH)),
+            SiteReader(run, "block.1", np.full(prompts, LENGTH)),
             [Cell(prompts, prefix) for prefix in PREFIXES],
         )
         for prompts in (8, 80, 800)

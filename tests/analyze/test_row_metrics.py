@@ -1,9 +1,8 @@
 """Metrics that need rows, streamed from a store, against plain code on the rows that went in."""
 
 import itertools
-import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,16 +10,21 @@ import numpy.typing as npt
 import polars as pl
 import pytest
 
+from lpp.analyze.engine.cache import Cache
+from lpp.analyze.engine.estimates import Request
+from lpp.analyze.engine.executor import LOCAL, Work
 from lpp.analyze.metrics.anisotropy import mean_pairwise_cosine
+from lpp.analyze.metrics.neighbours import two_nn
 from lpp.analyze.metrics.parts import Parts
-from lpp.analyze.metrics.prompt_ranks import prompt_entropy
+from lpp.analyze.metrics.prompt_ranks import PromptRanks, prompt_entropy
+from lpp.analyze.metrics.registry import METRICS
 from lpp.analyze.metrics.rows import ROW_METRICS
-from lpp.analyze.metrics.tokens import TOKEN_METRICS
 from lpp.analyze.metrics.trajectory import curvature
 from lpp.analyze.runs import site_reader
 from lpp.analyze.runs.cells import Cell
+from lpp.analyze.runs.keys import views
+from lpp.analyze.runs.wide_block import WideBlock
 from lpp.analyze.tables.metrics import scan_metrics
-from lpp.store.read import Block
 
 Array = npt.NDArray[np.float32]
 
@@ -132,6 +136,38 @@ def test_streamed_values_are_those_of_the_rows(
         assert value == pytest.approx(expected, rel=1e-6, abs=1e-5, nan_ok=True), row
 
 
+@pytest.mark.parametrize("dim", [6, 90])
+@pytest.mark.parametrize("first", [1, 4])
+def test_first_positions_are_left_out(
+    make_run: Callable[..., Any], first: int, dim: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(site_reader, "BLOCK_BYTES", 256)
+    made = make_run(dim=dim)
+    (view,) = views(made.root)
+    cells = [
+        Cell(n, prefix, first_position=k) for n in (4, 6) for prefix in (4, 20) for k in (0, first)
+    ]
+    names = ("anisotropy", "curvature", "prompt_erank", "robust_participation_ratio", "two_nn")
+    request = Request(metrics=[METRICS[name] for name in names])
+    work = Work(view, Cache(made.root, view.run), "final", cells, request)
+    estimates = next(LOCAL.estimates([work]))
+    found = {key: float("nan") if e.value is None else e.value for key, e in estimates.items()}
+    for cell in cells:
+        prompts = [
+            one[cell.first_position : cell.prefix] for one in made.hidden["final"][: cell.n_prompts]
+        ]
+        together = np.concatenate(prompts)
+        expected = {
+            "anisotropy": slow_cosine(together),
+            "curvature": slow_curvature(prompts),
+            "prompt_erank": slow_prompt_erank([one for one in prompts if len(one)]),
+            "robust_participation_ratio": slow_robust(together)[0] if len(together) else 0.0,
+            "two_nn": two_nn(together),
+        }
+        for name, value in expected.items():
+            assert found[cell, name] == pytest.approx(value, rel=1e-6, nan_ok=True), (cell, name)
+
+
 def leave_out(made: Any, site: str, prefix: int, groups: int) -> Iterator[list[Array]]:
     """The prompts without each group, cut to the prefix."""
     prompts = [one[:prefix] for one in made.hidden[site]]
@@ -165,7 +201,8 @@ def test_errors_are_those_of_leaving_groups_out(
 def test_metrics_without_an_error_say_why(make_run: Callable[..., Any]) -> None:
     made = make_run()
     without = {metric.name for metric in ROW_METRICS if metric.no_error}
-    assert without == {"two_nn", *(m.name for m in ROW_METRICS if m.name.startswith("robust_"))}
+    robust = {m.name for m in ROW_METRICS if m.name.startswith("robust_")}
+    assert without == {"two_nn", "n_sinks", "sink_end", *robust}
     table = scan_metrics(made.root, metrics=["robust_effective_rank"], groups=3).collect()
     assert table["value"].null_count() == 0
     assert table["stderr"].null_count() == len(table)
@@ -200,6 +237,49 @@ def test_hand_values() -> None:
     assert np.exp(prompt_entropy(triangle)) == pytest.approx(2)
     assert np.exp(prompt_entropy(np.array([[1, 1], [2, 2]], np.float32))) == pytest.approx(1)
     assert np.isnan(prompt_entropy(np.ones((3, 2), np.float32)))
+
+
+def with_sinks(rows: Array) -> Array:
+    """The first two rows are two hundred times as long as the others."""
+    rows[:2] *= 200
+    return rows
+
+
+def with_copies(rows: Array) -> Array:
+    """Rows 5 to 9 are equal, and the mean of rows 10 to 12 is row 11."""
+    rows[5:10] = rows[5]
+    rows[10:13] = np.array([[1], [2], [3]]) * np.ones_like(rows[0])
+    return rows
+
+
+@pytest.mark.parametrize("dim", [7, 60])
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda rows: rows, id="plain"),
+        pytest.param(with_sinks, id="sinks"),
+        pytest.param(with_copies, id="copies"),
+        pytest.param(lambda rows: rows + np.float32(1e5), id="enormous mean"),
+        pytest.param(lambda rows: rows * np.float32(1e-20), id="tiny"),
+        pytest.param(lambda rows: np.where(rows > 3, np.float32(np.nan), rows), id="not finite"),
+    ],
+)
+def test_one_product_serves_every_range_of_positions(
+    rng: np.random.Generator, change: Callable[[Array], Array], dim: int
+) -> None:
+    rows = change(rng.normal(size=(40, dim)).astype(np.float32).cumsum(axis=0, dtype=np.float32))
+    edges = itertools.combinations((0, 1, 2, 5, 7, 10, 13, 30, 40, 50), 2)
+    cells = [Cell(1, end, first_position=first) for first, end in edges]
+    reader: Any = SimpleNamespace(lengths=np.array([40]), width=dim)
+    ranks = PromptRanks(reader, cells)
+    for part in (slice(0, 11), slice(11, 40)):
+        position = np.arange(40, dtype=np.int32)[part]
+        ranks.add(WideBlock(rows[part], np.zeros_like(position), position))
+    for cell, found in ranks.values():
+        some = rows[cell.first_position : cell.prefix]
+        differ = len(some) > 1 and bool((some != some[0]).any())
+        expected = np.exp(prompt_entropy(some)) if differ else np.nan
+        assert found == pytest.approx(expected, rel=1e-10, nan_ok=True), cell
 
 
 def test_rotations_lengths_and_shifts_change_what_they_must(rng: np.random.Generator) -> None:
@@ -243,15 +323,14 @@ def test_rows_that_are_not_finite_have_no_number_and_spoil_no_other(
 def test_parts_make_up_every_cell() -> None:
     whole = Cell(n_prompts=7, prefix=6)
     cells = [whole, Cell(3, 2), Cell(3, 6), *whole.parts(3), *Cell(7, 2).parts(2)]
+    cells += [Cell(7, 6, first_position=1), *Cell(5, 6, first_position=4).parts(2)]
     parts = Parts(cells)
     prompt, position = (part.ravel().astype(np.int32) for part in np.indices((9, 8)))
-    block = Block(
-        values=np.zeros((len(prompt), 1), np.float32), prompt_id=prompt, position=position
-    )
-    part = parts.of(block)
+    part = parts.of(prompt, position)
     for cell in cells:
         first, end = cell.gap
         inside = (prompt < cell.n_prompts) & (position < cell.prefix)
+        inside &= position >= cell.first_position
         inside &= (prompt < first) | (prompt >= end)
         np.testing.assert_array_equal(np.append(parts.inside(cell), False)[part], inside)
 
@@ -260,12 +339,3 @@ def test_parts_make_up_every_cell() -> None:
 def rng() -> np.random.Generator:
     """Always the same."""
     return np.random.default_rng(5)
-
-
-def test_the_readme_lists_what_is_declared() -> None:
-    text = (Path(__file__).parents[2] / "analyze/README.md").read_text()
-    listed = re.findall(r"^\| `(\w+)` \| ([\w^2]+) \| .+ \| (.+) \|$", text, re.MULTILINE)
-    declared = [*ROW_METRICS, *TOKEN_METRICS]
-    assert [(name, unit) for name, unit, _ in listed] == [(m.name, m.unit) for m in declared]
-    for (_, _, source), metric in zip(listed, declared, strict=True):
-        assert set(re.findall(r"\d{4}", source)) <= set(re.findall(r"\d{4}", metric.source))

@@ -15,8 +15,9 @@ from click.testing import CliRunner, Result
 
 from lpp.analyze import Selection, analyze, build_database, scan_spectra
 from lpp.analyze.cli.command import main
+from lpp.analyze.runs.keys import views
 from lpp.analyze.studies import sensitivity as library
-from lpp.analyze.studies.grid import METRICS, choose, profile_rows
+from lpp.analyze.studies.grid import METRICS, profile_rows, spanned
 from lpp.analyze.studies.sensitivity import sensitivity
 from lpp.analyze.tables.profile import AGGREGATIONS, RANKS
 from lpp.store.errors import InputError
@@ -63,13 +64,13 @@ def test_every_number_is_that_of_a_separate_profile(make_run: MakeRun) -> None:
 def test_default_grid_is_the_papers_and_the_most_that_every_run_holds(make_run: MakeRun) -> None:
     made = make_run([60] * 12, context=60, model="long")
     make_run([60] * 11, context=55, model="short")
-    _, axes, _ = choose(made.root, Selection())
+    axes = spanned(views(made.root), Selection())
     assert axes.contexts == (50, 55)
     assert axes.sizes == (10, 11)
 
 
 def test_small_stores_have_a_grid_too(make_run: MakeRun) -> None:
-    _, axes, _ = choose(make_run().root, Selection())
+    axes = spanned(views(make_run().root), Selection())
     assert (axes.contexts, axes.sizes) == ((20,), (6,))
 
 
@@ -363,8 +364,8 @@ def flags_of(values: pl.DataFrame) -> set[str]:
 
 
 def test_the_first_texts_of_a_corpus_are_compared(make_run: MakeRun) -> None:
-    make_run(model="a/six", prompt_set="p6")
-    made = make_run((12, 7, 20, 20, 3, 15) * 2, model="b/twelve", prompt_set="p12")
+    make_run(model="a/six", prompt_set="p6", texts="p")
+    made = make_run((12, 7, 20, 20, 3, 15) * 2, model="b/twelve", prompt_set="p12", texts="p")
     assert "different_prompts" not in flags_of(sensitivity(made.root, Selection()).values)
     make_run(model="c/other", prompt_set="q6", first_row=500)
     found = sensitivity(made.root, Selection(prompts=[6, 12])).values

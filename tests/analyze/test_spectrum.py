@@ -83,7 +83,7 @@ def test_without_variance_no_dimension_is_in_use(rows: Array, route: type[Moment
 def test_equal_rows_stay_without_variance_across_a_merge() -> None:
     rows = np.full((9, 4), 0.1, dtype=np.float32)
     merged = Moments.from_rows(rows[:2]).merge(Moments.from_rows(rows[2:]))
-    merged.add_rows(rows)
+    merged.add(Moments.from_rows(rows))
     assert participation_ratio(merged) == 0.0
 
 

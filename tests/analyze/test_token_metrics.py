@@ -1,6 +1,7 @@
 """Metrics of the token statistics against plain Python over the same rows."""
 
 import math
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,9 @@ from older_stores import without_varentropy
 from polars.testing import assert_frame_equal
 
 from lpp.analyze import scan_tokens
+from lpp.analyze.engine.estimates import Request
+from lpp.analyze.engine.token_estimates import token_estimates
+from lpp.analyze.metrics import token_sums
 from lpp.analyze.metrics.tokens import (
     ECE_BINS,
     TOKEN_EXPRESSIONS,
@@ -20,6 +24,7 @@ from lpp.analyze.metrics.tokens import (
     calibration_error,
 )
 from lpp.analyze.runs.cells import Cell
+from lpp.analyze.runs.keys import views
 from lpp.analyze.tables.metrics import scan_metrics
 from lpp.store import open_store
 
@@ -38,6 +43,20 @@ def slow_ece(confidence: list[float], correct: list[bool], bins: int = ECE_BINS)
     return total / len(confidence)
 
 
+def slow_least(rows: list[dict[str, Any]], score: Callable[[dict[str, Any]], float]) -> float:
+    """Mean over prompts of the mean of the least fifth of the scores; prompts without are out."""
+    means = []
+    for prompt in {row["prompt_id"] for row in rows}:
+        scores = sorted(score(row) for row in rows if row["prompt_id"] == prompt)
+        means.append(np.mean(scores[: max(int(len(scores) / 5), 1)]))
+    return float(np.mean(means)) if means else float("nan")
+
+
+def standard(row: dict[str, Any]) -> float:
+    """Ln p of the next token about its mean, in deviations."""
+    return float((row["next_logprob"] + row["entropy"]) / math.sqrt(row["varentropy"]))
+
+
 def slow(tokens: pl.DataFrame) -> dict[str, float]:
     """Every metric over `tokens`, row by row."""
     rows = list(tokens.iter_rows(named=True))
@@ -53,6 +72,8 @@ def slow(tokens: pl.DataFrame) -> dict[str, float]:
         "varentropy": float(np.mean([row["varentropy"] for row in rows])),
         "top1_accuracy": float(np.mean(correct)) if inner else nan,
         "ece": slow_ece([math.exp(r["max_logprob"]) for r in inner], correct) if inner else nan,
+        "min_k": slow_least(inner, lambda row: row["next_logprob"]),
+        "min_k_pp": slow_least([row for row in inner if row["varentropy"] > 0], standard),
     }
 
 
@@ -61,7 +82,7 @@ def kept(tokens: pl.DataFrame, cell: Cell) -> pl.DataFrame:
     first, end = cell.gap
     prompt = pl.col("prompt_id")
     return tokens.filter(
-        pl.col("position") < cell.prefix,
+        pl.col("position").is_between(cell.first_position, cell.prefix - 1),
         prompt < cell.n_prompts,
         (prompt < first) | (prompt >= end),
     )
@@ -86,6 +107,56 @@ def test_every_value_and_error_is_that_of_its_tokens(make_run: Callable[..., Any
             assert row["stderr"] == pytest.approx(error, rel=1e-5, abs=1e-9), row
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_sums_by_shard_are_the_expressions_over_all_rows(
+    make_run: Callable[..., Any], whole: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(token_sums, "CHUNK_ROWS", 7)
+    made = make_run(vary_tokens=True, lengths=[12, 7, 20, 1, 3, 15, 20, 9, 2])
+    if not whole:  # one shard has no varentropy
+        without_varentropy(open_store(made.root).runs[made.run_id].shards[2].path)
+    (view,) = views(made.root)
+    tokens = scan_tokens(made.root).collect()
+    cells = [Cell(n, L, first_position=k) for n in (1, 4, 9) for L in (1, 5, 20) for k in (0, 1, 6)]
+    request = Request(metrics=TOKEN_METRICS, errors=NAMES, groups=3)
+    found = token_estimates(view, cells, request)
+    numbers = 0
+    for cell in cells:
+        frame = kept(tokens, cell)
+        parts = [kept(tokens, part) for part in cell.parts(3)]
+        for metric in TOKEN_METRICS:
+            one = found[cell, metric.name]
+            value = float("nan") if one.value is None else one.value
+            expected = metric.compute(frame)
+            assert value == pytest.approx(expected, rel=1e-12, abs=1e-14, nan_ok=True), metric.name
+            if one.groups:
+                again = [metric.compute(part) for part in parts]
+                assert one.groups == pytest.approx(again, rel=1e-12, abs=1e-14)
+                numbers += 1
+    assert numbers > 60
+
+
+def test_what_is_kept_does_not_grow_with_tokens(make_run: Callable[..., Any]) -> None:
+    kept_bytes = []
+    for length in (20, 200):
+        made = make_run(lengths=[length] * 6, context=length, vary_tokens=True, seed=length)
+        tokens = scan_tokens(made.root).filter(run=made.run_id).collect()
+        cells = [Cell(6, 10), Cell(6, 20)]
+        sums = {metric.name: metric.sums for metric in TOKEN_METRICS}
+        by_row = {n: s for n, s in sums.items() if isinstance(s, token_sums.RowSums)}
+        by_prompt = {n: s for n, s in sums.items() if isinstance(s, token_sums.LeastMeans)}
+        assert by_row | by_prompt == sums
+        collectors = [
+            token_sums.RowSumCollector(cells, by_row, False),
+            token_sums.RowSumCollector(cells, by_row, True),
+            token_sums.LeastMeanCollector(cells, by_prompt),
+        ]
+        for collector in collectors:
+            collector.add(tokens)
+        kept_bytes.append(len(pickle.dumps(collectors)))
+    assert kept_bytes[0] == kept_bytes[1]
+
+
 def test_a_prefix_equals_a_capture_cut_there(make_run: Callable[..., Any], tmp_path: Any) -> None:
     whole = make_run(vary_tokens=True)
     cut = make_run(vary_tokens=True, context=10, root=tmp_path / "cut")
@@ -102,6 +173,40 @@ def test_expressions_stand_in_a_query_over_several_runs(make_run: Callable[..., 
     for run in open_store(made.root).runs:
         expected = slow(scan_tokens(made.root).filter(run=run).collect())
         assert {k: found[run][k] for k in NAMES} == pytest.approx(expected, rel=1e-6)
+
+
+def least_frame() -> pl.DataFrame:
+    """Ten tokens with a next one in prompt 3, one in prompt 5, none in prompt 6."""
+    prompt = [3] * 11 + [5] * 2 + [6]
+    logprob = [-1.0, -9.0, -2.0, -3.0, -5.0, -1.0, -1.0, -1.0, -1.0, -1.0, None, -4.0, None, None]
+    return pl.DataFrame({"prompt_id": prompt, "next_logprob": logprob}).with_columns(
+        entropy=1.0, varentropy=4.0
+    )
+
+
+def test_the_least_likely_fifth_by_hand() -> None:
+    frame = least_frame()
+    both = [TOKEN_EXPRESSIONS["min_k"], TOKEN_EXPRESSIONS["min_k_pp"].alias("pp")]
+    # prompt 3: two of ten, -9 and -5; prompt 5: its one; prompt 6 has none
+    assert frame.select(both).row(0) == pytest.approx(((-7 - 4) / 2, ((-7 + 1) / 2 - 3 / 2) / 2))
+    nine = frame[1:]  # without -1 there are nine: one of them
+    assert nine.select(both[0]).item() == pytest.approx((-9 - 4) / 2)
+    # where the distribution has no spread a token has no score: ten becomes nine
+    certain = frame.with_columns(varentropy=pl.Series([4.0, 0.0] + [4.0] * 12))
+    found = certain.select(both).row(0)
+    assert found == pytest.approx(((-7 - 4) / 2, ((-5 + 1) / 2 - 3 / 2) / 2))
+    assert certain.with_columns(varentropy=0.0).select(both).row(0) == (pytest.approx(-5.5), None)
+    missing = frame.with_columns(varentropy=pl.Series([None, *[4.0] * 13]))
+    assert missing.select(both).row(0) == (pytest.approx(-5.5), None)
+    assert frame[-1:].select(both).row(0) == (None, None)
+
+
+def test_the_order_of_prompts_and_a_shift_move_the_least_as_they_must() -> None:
+    frame = least_frame()
+    moved = frame.with_columns(pl.col("next_logprob") - 2, prompt_id=9 - pl.col("prompt_id"))
+    for name, shift in (("min_k", -2.0), ("min_k_pp", -1.0)):
+        one, other = (f.select(TOKEN_EXPRESSIONS[name]).item() for f in (frame, moved))
+        assert other == pytest.approx(one + shift)
 
 
 def test_calibration_by_hand() -> None:
@@ -172,4 +277,7 @@ def test_an_older_store_has_no_varentropy_and_all_the_rest(make_run: Callable[..
     without_varentropy(shards[1].path)  # prompts 2 and 3
     table = scan_metrics(made.root, metrics=NAMES, prompts=[2, 6]).collect()
     null = table.filter(pl.col("value").is_null() & (pl.col("prefix") > 2))
-    assert set(null.select("metric", "n_prompts").iter_rows()) == {("varentropy", 6)}
+    assert set(null.select("metric", "n_prompts").iter_rows()) == {
+        ("varentropy", 6),
+        ("min_k_pp", 6),
+    }

@@ -259,9 +259,10 @@ def sign(data: bytes) -> None:
 def spectra(data: bytes) -> None:
     """A file of kept results: what is damaged counts as nothing."""
     kept = Cache(folder(), golden())
-    kept.folder.mkdir(parents=True, exist_ok=True)
-    for name in ("final.arrow", "final.values.arrow"):
-        (kept.folder / name).write_bytes(data)
+    shutil.rmtree(kept.folder, ignore_errors=True)
+    (kept.folder / "final").mkdir(parents=True)
+    for kind in ("spectra", "values"):  # under the name that its bytes should have
+        (kept.folder / kept.name("final", kind, data)).write_bytes(data)
     kept.summaries("final")
     kept.values("final")
 

@@ -87,7 +87,7 @@ def test_all_misfits_are_told_together(empty_store: Path, tables: Tables):
         "runs": tables["runs"].drop_columns(["model"]).append_column("modell", [["a", "b", "c"]]),
         "entropy": tables["entropy"].set_column(0, "run", [[1, 2, 3]]),
         "prompts": tables["prompts"].set_column(3, "n_tokens", [[1, 2, 2**40]]),
-        "spectra": tables["spectra"].set_column(5, "depth", [[0.0, 1.0, 2.0]]),
+        "spectra": tables["spectra"].set_column(6, "depth", [[0.0, 1.0, 2.0]]),
     }
     with pytest.raises(InputError) as caught:
         build(empty_store, bad)

@@ -139,43 +139,55 @@ def test_profiles_without_errors_are_listed(make: Make, empty_store: Path) -> No
     assert found["effective_rank"]["ci_low"] is None
 
 
-def number(metric: str, low: float | None, high: float | None) -> dict[str, float | None]:
-    value = None if low is None or high is None else (low + high) / 2
-    return {metric: value, f"{metric}_ci_low": low, f"{metric}_ci_high": high}
+def parts(metric: str, values: Sequence[float], **key: Any) -> list[dict[str, Any]]:
+    """Rows of `jackknife`: `metric` without each group of prompts."""
+    key = {"metric": metric, "prefix": 20, "first_position": 0, "student_t": 2.0, **key}
+    return [{**key, "prompt_group": g, "value": value} for g, value in enumerate(values)]
 
 
 def test_differences_by_hand(make: Make, empty_store: Path) -> None:
-    key = {"context": 100, "n_prompts": 9, "site": "final", "prompt_set": "one"}
+    key = {"context": 100, "n_prompts": 9, "site": "final", "first_position": 0}
+    names = ("effective_rank", "participation_ratio", "entropy_floor")
+    prefixes = {f"{name}_prefix": 20 for name in names}
+    numbers = [
+        {"effective_rank": 10, "participation_ratio": 9, "entropy_floor": None},
+        {"effective_rank": 4, "participation_ratio": 4, "entropy_floor": 0.5},
+        {"effective_rank": 7, "participation_ratio": 7, "entropy_floor": 0.5},
+    ]
+    flags = [["template", "normaliser"], ["normaliser"], []]
+    runs = [
+        {**key, **prefixes, **row, "run": run, "flags": some, "prompt_set": "one"}
+        for run, row, some in zip("abd", numbers, flags, strict=True)
+    ]
+    of = [{**key, "run": run} for run in "abd"]
     make(
-        profiles=[
-            {
-                **key,
-                "run": "a",
-                "flags": ["template", "normaliser"],
-                **number("effective_rank", 7, 13),
-                **number("participation_ratio", 6, 12),
-                **number("entropy_floor", None, None),
-            },
-            {
-                **key,
-                "run": "b",
-                "flags": ["normaliser"],
-                "prompt_set": "other",
-                **number("effective_rank", 0, 8),
-                **number("participation_ratio", 0, 8),
-            },
-            {**key, "run": "c", "context": 50},
-        ]
+        profiles=[*runs, {**runs[0], "run": "c", "prompt_set": "other"}],
+        jackknife=[
+            # both move alike, so the difference is sure: d is 6, 8, 7, mean 7
+            *parts("effective_rank", [10, 20, 30], **of[0]),
+            *parts("effective_rank", [4, 12, 23], **of[1]),
+            *parts("effective_rank", [7, 7], **of[2]),  # of other groups
+            *parts("participation_ratio", [9, 11, 7], **of[0]),
+            *parts("participation_ratio", [4, 2, 6], **of[1]),
+            *parts("participation_ratio", [4, 2, 6], **of[1], prefix=40),  # not of the profile
+        ],
     )
-    found = {row["metric"]: row for row in answer(empty_store, "differences")}
-    assert "entropy_floor" not in found  # one side has no number
+    every = answer(empty_store, "differences")
+    assert {(row["run_a"], row["run_b"]) for row in every} == {("a", "b"), ("a", "d"), ("b", "d")}
+    found = {row["metric"]: row for row in every if row["run_b"] == "b"}
     rank, ratio = found["effective_rank"], found["participation_ratio"]
-    assert (rank["run_a"], rank["run_b"]) == ("a", "b")
-    assert rank["difference"] == 6  # 10 +- 3 from 4 +- 4: 6 +- 5
-    assert (rank["ci_low"], rank["ci_high"], rank["beyond"]) == (1, 11, True)
-    assert (ratio["difference"], ratio["ci_low"], ratio["beyond"]) == (5, 0, False)
-    assert rank["same_texts"] is False
+    half = digits(2 * math.sqrt(2 / 3 * 2))  # sqrt((G - 1) / G (1 + 1 + 0))
+    assert (rank["value_a"], rank["value_b"], rank["difference"]) == (10, 4, 6)
+    assert rank["difference_ci_high"] == digits(6 + half)
+    assert rank["verdict"] == "beyond its interval"
+    half = 2 * math.sqrt(2 / 3 * (4**2 + 4**2))  # d is 5, 9, 1
+    assert (ratio["difference"], ratio["difference_ci_low"]) == (5, digits(5 - half))
+    assert ratio["verdict"] == "within its interval"
     assert rank["flags"] == ["normaliser", "template"]
+    assert found["entropy_floor"]["verdict"] == "missing value"
+    pair = ("a", "d", "effective_rank")
+    (other,) = (row for row in every if (row["run_a"], row["run_b"], row["metric"]) == pair)
+    assert (other["verdict"], other["difference_ci_low"]) == ("no interval", None)
 
 
 def test_hourglass_by_hand(make: Make, empty_store: Path) -> None:
@@ -185,6 +197,7 @@ def test_hourglass_by_hand(make: Make, empty_store: Path) -> None:
         {
             "site": f"block.{key}" if isinstance(key, int) else key,
             "depth": depths.get(key, key),
+            "first_position": 0,
             "participation_ratio": rank,
             "effective_rank": rank,
         }
@@ -203,7 +216,7 @@ def test_hourglass_by_hand(make: Make, empty_store: Path) -> None:
 
 
 def test_hourglass_leaves_out_collapsed_layers(make: Make, empty_store: Path) -> None:
-    common = {"run": "r", "context": 100, "prefix": 100, "n_prompts": 3}
+    common = {"run": "r", "context": 100, "prefix": 100, "n_prompts": 3, "first_position": 0}
     ratios = (4, 9, 1.01, 6, 5, None)
     spectra = [
         {
@@ -332,24 +345,21 @@ def test_surprises_against_a_sort(documented_store: Path) -> None:
 
 def test_context_order_against_kendall(make: Make, empty_store: Path) -> None:
     values = {50: (3.0, 1.0, 2.0, 4.0), 100: (1.0, 2.0, 3.0, 4.0), 200: (1.0, 2.0, 4.0, 3.0)}
-    half = {50: 0.6, 100: 0.9, 200: 0.6}  # neighbours at 50 and 200 differ by more than errors
+    # without the second of two groups 1 more for r0, 1 less for r1 and so on, or 0.1 for all
+    moves = {50: 0.0, 100: 1.0, 200: 0.0}
     common = {"metric": "effective_rank", "aggregation": "max", "corpus": "c", "site": "final"}
-    rows = [
-        {
-            **common,
-            "run": f"r{place}",
-            "context": context,
-            "n_prompts": 5,
-            "value": value,
-            "ci_low": value - half[context],
-            "ci_high": value + half[context],
-        }
-        for context, some in values.items()
-        for place, value in enumerate(some)
-    ]
+    common |= {"prompt_set": "p", "n_prompts": 5, "prefix": 20, "left_out": None}
+    rows, groups = [], []
+    for context, some in values.items():
+        for place, value in enumerate(some):
+            row = {**common, "run": f"r{place}", "context": context, "value": value}
+            rows.append(row)
+            at = {name: row[name] for name in ("run", "site", "context", "n_prompts")}
+            moved = value + 0.1 + moves[context] * (-1) ** place
+            groups += parts("effective_rank", [value, moved], **at)
     rows.append({**rows[0], "aggregation": "min", "value": 99.0})  # not what profiles take
     rows.append({**rows[0], "run": "absent", "value": None})
-    make(sensitivity=rows)
+    make(sensitivity=rows, jackknife=groups)
     found = answer(empty_store, "context_order")
     assert [(row["context"], row["longest"]) for row in found] == [(50, 200), (100, 200)]
     for row in found:
@@ -358,6 +368,13 @@ def test_context_order_against_kendall(make: Make, empty_store: Path) -> None:
         assert 1 - 2 * row["turned"] / row["pairs"] == pytest.approx(tau)
     assert [row["turned"] for row in found] == [3, 1]
     assert [row["beyond"] for row in found] == [3, 0]
+    assert [row["unsure"] for row in found] == [0, 0]
+    make(sensitivity=[{**row, "prompt_set": row["run"]} for row in rows], jackknife=groups)
+    found = answer(empty_store, "context_order")
+    assert [(row["turned"], row["beyond"], row["unsure"]) for row in found] == [
+        (3, 0, 3),
+        (1, 0, 1),
+    ]
 
 
 def test_correlations_the_smallest_q_first(make: Make, empty_store: Path) -> None:

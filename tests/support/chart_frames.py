@@ -95,6 +95,17 @@ def layers(runs: tuple[str, ...] = RUNS) -> pl.DataFrame:
     )
 
 
+def cut_layers(runs: tuple[str, ...] = RUNS, first: int = 2) -> pl.DataFrame:
+    """The same beside ranks ten higher without the first positions; block.1 has sinks."""
+    every = layers(runs)
+    sink = pl.when(site="block.1").then(pl.lit(["sink"])).otherwise("flags")
+    whole = every.with_columns(flags=sink, first_position=pl.lit(0, pl.Int32))
+    ranks = [pl.col(name) + 10 for name in ("participation_ratio", "effective_rank")]
+    none = pl.lit([], pl.List(pl.String))
+    cut = every.with_columns(*ranks, flags=none, first_position=pl.lit(first, pl.Int32))
+    return pl.concat([cut, whole])
+
+
 def eigenvalues(runs: tuple[str, ...] = RUNS, n: int = 100, site: str = "final") -> pl.DataFrame:
     """Spectra that fall as one over the rank."""
     total = sum(1 / rank for rank in range(1, n + 1))

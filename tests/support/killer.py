@@ -128,7 +128,7 @@ def analysis_job(root: Path) -> None:
 
 def database_job(root: Path) -> None:
     """The database alone, from tables that are made at once."""
-    from lpp.analyze.tables.scored import store_tables
+    from lpp.analyze.tables.database import store_tables
     from lpp.sql import build
 
     tables = store_tables(root)

@@ -55,7 +55,7 @@ def analysis(folder: Path, spans: int = 12) -> dict[str, Any]:
 
     from benchmarks.synthetic import synthetic_run
     from lpp.analyze import Selection, analyze
-    from lpp.analyze.engine import spans as of_spans
+    from lpp.analyze.engine import accumulate as of_spans
     from lpp.analyze.engine.ray_executor import RayExecutor
     from lpp.store.commands.cluster import cluster
 
@@ -79,8 +79,7 @@ def analysis(folder: Path, spans: int = 12) -> dict[str, Any]:
             def _handed(self, task: Any, *args: Any) -> Any:
                 made = super()._handed(task, *args)
                 self.made += made if isinstance(made, list) else [made]
-                if not told["killed"] and len(self.made) >= 6:
-                    wait_until(lambda: second() in holders(ray, self.made))
+                if not told["killed"] and second() in holders(ray, self.made):
                     kill()
                     told["killed"] = len(self.made)
                 return made

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ def database(
     found: dict[str, list[Row]] = {name: [] for name in TABLES if name != "published"}
     for place, model in enumerate(models):
         key = {"run": run_id(place, model), "context": context, "n_prompts": n_prompts}
+        key["first_position"] = 0
         about = {"model": model, "corpus": "pydoc", "prompt_set": prompt_set}
         profile = {**key, **about, "prefixes": lengths, "flags": list(flags)}
         found["runs"].append(run_row(place, model, key, blocks, prompt_set))
@@ -61,6 +62,7 @@ def database(
                 row = {**key, "site": site, "prefix": prefix, "depth": deep}
                 found["spectra"].append(row | spectrum_values(values, prefix, context, n_prompts))
         found["profiles"].append(found["site_profiles"][-1])
+        found["jackknife"] += jackknife_rows(found["profiles"][-1], place)
         found["entropy"] += [entropy_row(key, place, prefix, context) for prefix in lengths]
         found["hourglass"] += [hourglass_row(key, metric, place) for metric in RANKS]
         found["sensitivity"] += sensitivity_rows(key, about, place)
@@ -129,6 +131,18 @@ def profile_values(place: int, depth: int, blocks: int, lengths: Sequence[int]) 
         "effective_rank_prefix": lengths[-1],
         "effective_rank_norm_prefix": lengths[-1],
     }
+
+
+def jackknife_rows(profile: Row, place: int) -> Iterator[Row]:
+    """Each number without each of ten groups: another group moves it in each run."""
+    for metric in ("entropy_floor", *RANKS, *(f"{rank}_norm" for rank in RANKS)):
+        # sqrt(9/10 (m^2 - m^2 / 10)) is the error
+        moved = profile[f"{metric}_stderr"] * 10 / 9
+        key = {name: profile[name] for name in ("run", "site", "context", "n_prompts")}
+        key |= {"metric": metric, "prefix": profile[f"{metric}_prefix"], "first_position": 0}
+        for group in range(10):
+            value = profile[metric] + moved * (group == place % 10)
+            yield {**key, "prompt_group": group, "value": value, "student_t": 2.0}
 
 
 def spectrum_values(values: Row, prefix: int, context: int, n_prompts: int) -> Row:

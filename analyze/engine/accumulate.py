@@ -1,0 +1,347 @@
+"""Rows of one site, summed by position band as they are read.
+
+The rows from `first_position` to below `prefix` are those of position bands, which end at every
+first position and prefix asked for. Each row goes to its band once; a spectrum is the merge of
+some bands. Rows of one prompt lie one after another, so a band takes slices and nothing is sorted.
+
+Rows wait in their stored type until they are worth a product: `chunk_rows`, d at least. So rows of
+a spectrum with N < d all still wait, and their N x N Gram matrix costs less.
+
+A long run is cut into spans of prompts. Each span is summed on its own and added to those before
+it, from left to right; so machines that sum a span each give the bits of one process.
+
+Memory for b bands of width d, whatever the number of prompts: a float64 matrix (8 d^2 bytes), a
+second one where a run has several spans, and up to max(d, 1024) waiting rows for each band; beside
+them a spare buffer of rows for each worker, and for each working thread 2,048 float64 rows and a
+d x d product. Ten bands, bfloat16, one span: 45 MB at d = 576, 1.5 GB at d = 3,584.
+"""
+
+import itertools
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from lpp.analyze.engine.workers import Workers
+from lpp.analyze.numerics.moments import (
+    SHIFT_ROWS,
+    Floats,
+    Moments,
+    Rows,
+    ShiftedSums,
+    Workspace,
+    chunk_rows,
+    shift_of,
+)
+from lpp.analyze.runs.cells import Cell, Integers, n_tokens
+from lpp.analyze.runs.site_reader import Sink, SiteReader
+from lpp.store.read import Block
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+SPAN_CHUNKS = 256
+"""Chunks of rows in a span: adding ten bands then takes a few per cent of a span's products, and
+sending them between machines about a quarter of reading its rows."""
+
+
+def span_rows(dim: int) -> int:
+    """Fewest rows of a span, at width d.
+
+    >>> span_rows(576), span_rows(4096)
+    (262144, 1048576)
+    """
+    return SPAN_CHUNKS * chunk_rows(dim)
+
+
+def span_ends(lengths: Integers, rows: int) -> list[int]:
+    """Where spans of at least `rows` rows end, in prompts; the last one is still open.
+
+    lengths: (P,) tokens of each prompt. More prompts move no end.
+
+    >>> span_ends(np.array([3, 3, 3, 3, 3]), 6)
+    [2, 4]
+    """
+    total = np.cumsum(lengths, dtype=np.int64)
+    ends: list[int] = []
+    begun = 0
+    while len(total) and total[-1] >= begun + rows:
+        ends.append(int(np.searchsorted(total, begun + rows)) + 1)
+        begun = int(total[ends[-1] - 1])
+    return ends
+
+
+def pieces(ends: Sequence[int], first: int, end: int) -> list[tuple[int, int]]:
+    """The prompts from `first` up to `end` by the spans they lie in.
+
+    >>> pieces([2, 4], 1, 5)
+    [(1, 2), (2, 4), (4, 5)]
+    """
+    cuts = [first, *(cut for cut in ends if first < cut < end), end]
+    return list(itertools.pairwise(cuts))
+
+
+def band_edges(cells: Iterable[Cell]) -> list[int]:
+    """Where bands end so that each of `cells` is a merge of some: (B,), ascending.
+
+    >>> band_edges([Cell(9, 10), Cell(9, 10, first_position=2)])
+    [2, 10]
+    """
+    edges = {edge for cell in cells for edge in (cell.prefix, cell.first_position)}
+    return sorted(edges - {0})
+
+
+def band_shifts(reader: SiteReader, edges: Sequence[int], end: int) -> Floats:
+    """(B, d) the shifts that `BandSums` finds in the first span, of prompts up to `end`."""
+    counts = np.minimum(band_counts(reader.lengths[:end], edges), SHIFT_ROWS)
+    rows: list[list[Rows]] = [[] for _ in edges]
+    missing = counts.copy()
+    for block in reader.run.blocks(reader.site, prompts=end, dtype="stored"):
+        band = np.searchsorted(edges, block.position, side="right")
+        for b in np.flatnonzero(missing):
+            some = block.values[band == b][: missing[b]]
+            rows[b].append(some)
+            missing[b] -= len(some)
+        if not missing.any():
+            break
+    empty = np.empty((0, reader.width), np.float32)
+    return np.stack([shift_of(np.concatenate(some) if some else empty) for some in rows])
+
+
+class BandSums:
+    """What is accumulated of the rows of one site, for one number of prompts or one group.
+
+    edges: (B,) where bands end. counts: (B,) the most rows each will hold, for its buffer.
+    shifts: (B, d) of each band; of its own first rows by default, which must be the run's.
+    """
+
+    def __init__(
+        self,
+        reader: SiteReader,
+        edges: Sequence[int],
+        counts: Integers,
+        workers: Workers,
+        shifts: Sequence[Floats] | None = None,
+    ) -> None:
+        self.edges = list(edges)
+        self.dim = reader.width
+        self.spans_closed = False
+        """Whether rows of a span before this one are summed, so that not all rows wait."""
+        self._workers = workers
+        self._shifts: list[Floats | None] = [*shifts] if shifts else [None] * len(self.edges)
+        self._sizes = [max(1, min(int(count), chunk_rows(self.dim))) for count in counts]
+        self._buffers: list[Rows | None] = [None] * len(self.edges)
+        self._filled = [0] * len(self.edges)
+        self._spare: list[Rows] = []
+        self._pending: list[tuple[Future[None], Rows] | None] = [None] * len(self.edges)
+        self._open: list[ShiftedSums | None] = [None] * len(self.edges)
+        self._closed: list[ShiftedSums | None] = [None] * len(self.edges)
+
+    def add(self, block: Block) -> None:
+        """Take in rows, in prompt and position order; those beyond the last band are left out."""
+        cuts = np.flatnonzero(np.diff(block.prompt_id)) + 1
+        starts = [0, *cuts.tolist()]
+        ends = [*cuts.tolist(), len(block.values)]
+        positions = block.position[starts].tolist() if len(block.values) else []
+        for start, end, position in zip(starts, ends, positions, strict=False):
+            self._add_prompt(block.values[start:end], position)
+
+    def _add_prompt(self, rows: Rows, position: int) -> None:
+        """Rows of one prompt from `position` on."""
+        taken = 0
+        for band, edge in enumerate(self.edges):
+            count = min(edge - position, len(rows)) - taken
+            if count > 0:
+                self._wait(band, rows[taken : taken + count])
+                taken += count
+            if taken == len(rows):
+                return
+
+    def _wait(self, band: int, rows: Rows) -> None:
+        """Put `rows` of a band behind those that wait for a product."""
+        size = self._sizes[band]
+        while len(rows):
+            if self._filled[band] == size:
+                self._multiply(band)
+            buffer = self._buffers[band]
+            if buffer is None:
+                buffer = self._buffers[band] = np.empty((size, self.dim), rows.dtype)
+            start = self._filled[band]
+            some = rows[: size - start]
+            buffer[start : start + len(some)] = some
+            self._filled[band] += len(some)
+            rows = rows[len(some) :]
+
+    def waiting(self, band: int) -> Rows:
+        """Rows of a band that no product was made of, (k, d)."""
+        buffer = self._buffers[band]
+        empty = np.empty((0, self.dim), np.float32)
+        return empty if buffer is None else buffer[: self._filled[band]]
+
+    def _multiply(self, band: int) -> None:
+        """Have a worker sum the waiting rows, while others gather in another buffer."""
+        rows = self.waiting(band)
+        if not len(rows):
+            return
+        self._finish(band)
+        sums = self._open[band]
+        if sums is None:
+            sums = self._open[band] = ShiftedSums.empty(self._shift(band, rows))
+        task = self._workers.submit(_add_rows, sums, rows)
+        buffer = self._buffers[band]
+        assert buffer is not None
+        self._pending[band] = task, buffer
+        self._filled[band] = 0
+        others = [b for b, under_way in enumerate(self._pending) if under_way and b != band]
+        if len(others) > self._workers.jobs:  # no more buffers than workers can empty
+            self._finish(others[0])
+        self._buffers[band] = self._spare_buffer(self._sizes[band])
+
+    def _spare_buffer(self, rows: int) -> Rows | None:
+        """A buffer of at least so many rows that is no longer in use; None where there is none."""
+        for place, buffer in enumerate(self._spare):
+            if len(buffer) >= rows:
+                return self._spare.pop(place)
+        return None
+
+    def _finish(self, band: int) -> None:
+        """Wait for a band's product."""
+        pending, self._pending[band] = self._pending[band], None
+        if pending is not None:
+            task, buffer = pending
+            self._workers.result(task)
+            self._spare.append(buffer)
+
+    def _shift(self, band: int, rows: Rows) -> Floats:
+        """The shift of a band, from now on; rows: its first ones."""
+        shift = self._shifts[band]
+        if shift is None:
+            shift = self._shifts[band] = shift_of(rows)
+        return shift
+
+    def end_span(self) -> None:
+        """The rows to come are another span's."""
+        for band in range(len(self.edges)):
+            self._multiply(band)
+        for band, sums in enumerate(self._open):
+            self._finish(band)
+            if sums is not None:
+                before = self._closed[band]
+                if before is None:
+                    self._closed[band] = sums
+                else:
+                    before.add(sums)
+            self._shift(band, self.waiting(band))  # 0 for a band without rows
+        self._open = [None] * len(self.edges)
+        self.spans_closed = True
+
+    def sums(self, *, last: bool = True) -> list[ShiftedSums]:
+        """The sums of each band so far, in the memory of this where no more rows come (`last`)."""
+        tasks = [self._workers.submit(self._sum, b, last) for b in range(len(self.edges))]
+        return self._workers.results(tasks)
+
+    def _sum(self, band: int, last: bool) -> ShiftedSums:
+        self._finish(band)
+        rows, here, before = self.waiting(band), self._open[band], self._closed[band]
+        if here is None:
+            shift = self._shifts[band]
+            here = ShiftedSums.empty(shift_of(rows) if shift is None else shift)
+        elif not last:
+            here = here.copy()
+        if len(rows):
+            _add_rows(here, rows)
+        if before is None:
+            return here
+        if not last:
+            before = before.copy()
+        if here.n:
+            before.add(here)
+        return before
+
+    def clear(self) -> None:
+        """Forget the rows, keep the buffers and the shifts."""
+        for band in range(len(self.edges)):
+            self._finish(band)
+        self._filled = [0] * len(self.edges)
+        self._open = [None] * len(self.edges)
+        self._closed = [None] * len(self.edges)
+
+    def rows(self, cell: Cell) -> Rows:
+        """The rows of a cell that all still wait, by band, then prompt, then position, (N, d)."""
+        first, end = _bands_of(self.edges, cell.first_position, cell.prefix)
+        parts = [self.waiting(band) for band in range(first, end)]
+        return np.concatenate([part for part in parts if len(part)] or [self.waiting(0)[:0]])
+
+
+_scratch = threading.local()
+
+
+def _add_rows(sums: ShiftedSums, rows: Rows) -> None:
+    """`ShiftedSums.add_rows` with the scratch memory of this thread."""
+    dim = len(sums.shift)
+    work: Workspace | None = getattr(_scratch, "work", None)
+    if work is None or work.product.shape[0] != dim:
+        work = _scratch.work = Workspace(dim)
+    sums.add_rows(rows, work)
+
+
+def _bands_of(edges: Sequence[int], first_position: int, prefix: int) -> tuple[int, int]:
+    """First band of the rows from one position to another, and the one after the last."""
+    first, end = np.searchsorted([0, *edges], [first_position, prefix]).tolist()
+    return first, end
+
+
+def merged_bands(
+    sums: Sequence[ShiftedSums],
+    edges: Sequence[int],
+    first_position: int,
+    prefixes: Iterable[int],
+    without: Sequence[ShiftedSums] | None = None,
+) -> Iterator[tuple[int, Moments]]:
+    """Each of `prefixes`, ascending, with the moments of its rows from `first_position` on.
+
+    without: sums of some of the rows, which are taken away first. The moments are valid until the
+    next are taken: one running merge serves all prefixes.
+    """
+    dim = len(sums[0].shift)
+    running, before = Moments.empty(dim), np.zeros(dim)
+    band, _ = _bands_of(edges, first_position, edges[-1])
+    for prefix in sorted(prefixes):
+        _, end = _bands_of(edges, first_position, prefix)
+        for b in range(band, end):
+            part = sums[b] if without is None else sums[b].without(without[b])
+            before += np.diagonal(sums[b].products)
+            running.add(part.moments())
+        band = end
+        if without is not None:
+            running.drop_cancelled(before)
+        yield prefix, running
+
+
+def band_counts(lengths: Integers, edges: Sequence[int]) -> npt.NDArray[np.int64]:
+    """(B,) rows of prompts of `lengths` tokens, (P,), in the bands that end at `edges`.
+
+    >>> band_counts(np.array([5, 2]), [2, 4]).tolist()
+    [4, 2]
+    """
+    below = [n_tokens(lengths, Cell(len(lengths), edge)) for edge in (0, *edges)]
+    return np.diff(below)
+
+
+def read_in_spans(
+    reader: SiteReader,
+    stops: Sequence[int],
+    bands: BandSums,
+    *others: Sink,
+    first: int = 0,
+) -> Iterator[int]:
+    """Fill `bands`, span by span, and `others`; yield each of `stops`, ascending, once it is in."""
+    ends = span_ends(reader.lengths, span_rows(reader.width))
+    cuts = {end for end in ends if first < end < stops[-1]}
+    for place in reader.read(sorted({*stops, *cuts}), bands, *others, first=first, dtype="stored"):
+        if place in stops:
+            yield place
+        if place in cuts:
+            bands.end_span()

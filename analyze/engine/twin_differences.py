@@ -1,0 +1,92 @@
+"""Metrics that compare a run with its untrained twin: the difference of two estimates.
+
+Both are estimates like any other: they come from the cache where they are kept, and the twin's
+rows are not read again for the difference.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from lpp.analyze.engine.cache import Cache
+from lpp.analyze.engine.estimates import Estimates
+from lpp.analyze.engine.work import Executor, Work
+from lpp.analyze.metrics.metric import Metric
+from lpp.analyze.numerics.jackknife import Estimate, jackknife
+from lpp.analyze.runs.keys import RunView
+from lpp.analyze.runs.twins import untrained_twin
+
+
+class WithTwins:
+    """Implements `Executor` by another one, which is never asked for a difference."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+
+    def estimates(self, work: Iterable[Work]) -> Iterator[Estimates]:
+        """Those of each site, in order."""
+        asked: deque[tuple[Work, bool]] = deque()  # each with whether its twin's comes next
+        found = self._executor.estimates(_parts(work, asked))
+        for own in found:
+            one, compared = asked.popleft()
+            twin = next(found) if compared else {}
+            yield {**own, **_differences(one, own, twin)}
+
+
+def _parts(work: Iterable[Work], asked: deque[tuple[Work, bool]]) -> Iterator[Work]:
+    """The work without differences, that of the twin after each that has some."""
+    for one in work:
+        bases = [(m, m.of_twin) for m in one.request.metrics if m.of_twin is not None]
+        twin = _twin_work(one, bases)
+        asked.append((one, twin is not None))
+        plain = [metric for metric in one.request.metrics if metric.of_twin is None]
+        names = {metric.name for metric in plain}
+        yield _asking(one, [*plain, *(base for _, base in bases if base.name not in names)], bases)
+        if twin is not None:
+            yield twin
+
+
+Bases = Sequence[tuple[Metric[Any], Metric[Any]]]
+"""Differences, each with the metric that it is the difference of."""
+
+
+def _asking(work: Work, metrics: Sequence[Metric[Any]], bases: Bases) -> Work:
+    errors = {base.name for metric, base in bases if metric.name in work.request.errors}
+    request = replace(work.request, metrics=metrics, errors={*work.request.errors, *errors})
+    return replace(work, request=request)
+
+
+def _twin_work(work: Work, bases: Bases) -> Work | None:
+    """The metrics compared, at the twin; None where there is nothing to compare with."""
+    twin = untrained_twin(work.view.run) if bases else None
+    if twin is None or work.site not in twin.sites or not twin.plan.keeps_rows:
+        return None
+    there = [cell for cell in work.cells if cell.n_prompts <= twin.n_prompts]
+    if not there:
+        return None
+    cache = Cache(twin.path.parent.parent, twin)
+    at_twin = replace(work, view=RunView(twin), cache=cache, cells=there)
+    return _asking(at_twin, [base for _, base in bases], bases)
+
+
+def _differences(work: Work, own: Estimates, twin: Estimates) -> Estimates:
+    nothing = Estimate(None)
+    return {
+        (cell, metric.name): _difference(
+            twin.get((cell, metric.of_twin.name), nothing),
+            own.get((cell, metric.of_twin.name), nothing),
+            metric.limits,
+        )
+        for metric in work.request.metrics
+        if metric.of_twin is not None
+        for cell in work.cells
+    }
+
+
+def _difference(twin: Estimate, own: Estimate, limits: tuple[float, float]) -> Estimate:
+    """The jackknife of the difference: the same group of prompts leaves both runs."""
+    if twin.value is None or own.value is None:
+        return Estimate(None)
+    parts = [a - b for a, b in zip(twin.groups, own.groups, strict=False)]
+    return jackknife(twin.value - own.value, parts, limits)

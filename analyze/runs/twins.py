@@ -1,0 +1,28 @@
+"""The untrained twin of a run: the same model with random weights over the same token ids."""
+
+from typing import Final
+
+from lpp.store import open_store
+from lpp.store.read import Run
+
+NO_TWIN: Final = "no run of the same model with random weights and the same token ids in the store"
+
+
+def untrained_twin(run: Run) -> Run | None:
+    """The run beside `run` of the same model with random weights over the same token ids.
+
+    Of several the one of the smallest seed. None for a run that is untrained itself.
+    """
+    ours = run.plan
+    if ours.model.untrained_seed is not None:
+        return None
+    twins = [
+        (seed, other.id, other)
+        for other in open_store(run.path.parent.parent).runs.values()
+        if (seed := other.plan.model.untrained_seed) is not None
+        and other.plan.prompts.sha256 == ours.prompts.sha256
+        and other.plan.model.id == ours.model.id
+        and other.plan.model.architecture == ours.model.architecture
+        and other.plan.model.n_parameters == ours.model.n_parameters
+    ]
+    return min(twins)[2] if twins else None

@@ -1,0 +1,109 @@
+"""What flags are told of a number: profiles and metrics joined with the tables they come from."""
+
+from collections.abc import Collection, Sequence
+
+import polars as pl
+
+from lpp.analyze.metrics.registry import METRICS
+from lpp.analyze.tables.profile import ENTROPIES, RANKS
+
+_RUN = ("run", "context", "n_prompts")
+_SITE = (*_RUN, "first_position", "site")
+_LOGITS = ("logits_width", "tokenizer_size")
+
+
+def profile_facts(
+    profiles: pl.DataFrame,
+    metric: str,
+    *,
+    spectra: pl.DataFrame,
+    entropy: pl.DataFrame,
+    runs: pl.DataFrame,
+    computed: Collection[str],
+) -> pl.DataFrame:
+    """The facts of one metric of each of `profiles`, in their order.
+
+    profiles: as `aggregate` gives them. spectra, entropy: the rows that they were made of; facts
+    are those at the prefix that the number came from, or the worst of all prefixes for a mean or a
+    median. computed: ranks that were asked for.
+    """
+    value = pl.col(metric)
+    found = profiles.select(
+        *_SITE,
+        *(name for name in ("n_quarantined", "n_prompt_sets") if name in profiles.columns),
+        value.alias("value"),
+        pl.col(f"{metric}_stderr").alias("stderr"),
+        pl.col(f"{metric}_prefix").alias("prefix"),
+        *([] if metric in ENTROPIES else _rank_columns(metric)),
+        at=pl.when(value.is_not_null()).then(pl.col(f"{metric}_prefix").fill_null(0)),
+    )
+    of_prefix = [pl.col("short_prompts").max(), pl.col("n_duplicates").max()]
+    if metric in ENTROPIES:
+        of_prefix.append(pl.col("distinct_prefixes").min())
+        found = _joined(found, runs.select("run", *_LOGITS), ["run"])
+        return _joined(found, _at(entropy, _RUN, of_prefix), [*_RUN, "at"])
+    found = _joined(found, _at(entropy, _RUN, of_prefix), [*_RUN, "at"])
+    of_rows = [pl.col("n_tokens").min(), pl.col("dim").min(), pl.col("n_sinks").max()]
+    found = _joined(found, _at(spectra, _SITE, of_rows), [*_SITE, "at"])
+    missing = [pl.col(name).null_count() for name in RANKS if name in computed]
+    some = spectra.group_by(_SITE).agg(missing_ranks=pl.sum_horizontal(missing or [pl.lit(0)]))
+    return _joined(found, some, _SITE)
+
+
+def _rank_columns(metric: str) -> list[pl.Expr]:
+    undivided = METRICS[metric].normalises
+    return [
+        pl.col(METRICS[metric].ratio).alias("ratio"),
+        pl.lit(bool(undivided)).alias("normalised"),
+        pl.col(f"{undivided or metric}_prefix").alias("rank_prefix"),
+    ]
+
+
+def _at(frame: pl.DataFrame, by: Sequence[str], worst: Sequence[pl.Expr]) -> pl.DataFrame:
+    """The facts `worst` at each prefix `at` of `frame`, and over all of them at prefix 0."""
+    each = frame.group_by(*by, "prefix").agg(worst).rename({"prefix": "at"})
+    over = frame.group_by(by).agg(worst).with_columns(at=pl.lit(0, pl.Int32))
+    return pl.concat([each, over.select(each.columns)])
+
+
+def _joined(frame: pl.DataFrame, other: pl.DataFrame, on: Sequence[str]) -> pl.DataFrame:
+    return frame.join(other, on=on, how="left", maintain_order="left")
+
+
+def metric_facts(
+    metrics: pl.DataFrame, *, spectra: pl.DataFrame, entropy: pl.DataFrame, runs: pl.DataFrame
+) -> pl.DataFrame:
+    """The facts of each of `metrics`, rows of that table with `n_prompt_sets`, in their order.
+
+    spectra, entropy: rows of the same prefixes.
+    """
+    keys = [*_RUN, "prefix"]
+    rows = [*keys, "first_position", "site"]
+    declared = pl.DataFrame(
+        [(name, metric.ratio, bool(metric.normalises)) for name, metric in METRICS.items()],
+        schema={"metric": pl.String, "of": pl.String, "normalised": pl.Boolean},
+        orient="row",
+    )
+    found = _joined(metrics, declared, ["metric"])
+    found = _joined(found, entropy.select(*keys, "short_prompts", "n_duplicates"), keys)
+    counts = spectra.select(*rows, "n_tokens", "dim", "n_sinks", of_site=pl.lit(value=True))
+    found = _joined(found, counts, rows)
+    found = _joined(found, _ratios(metrics, spectra, rows), [*rows, "of"])
+    of_site, missing = pl.col("of_site").is_not_null(), pl.col("ratio").is_null()
+    found = found.with_columns(missing_ranks=(of_site & missing).cast(pl.UInt32))
+    found = _joined(found, runs.select("run", *_LOGITS), ["run"])
+    return found.with_columns(pl.when(~of_site).then(pl.col(name)).alias(name) for name in _LOGITS)
+
+
+def _ratios(metrics: pl.DataFrame, spectra: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
+    """Every participation ratio, `ratio`, by `keys` and its name `of`."""
+    named = {metric.ratio for metric in METRICS.values()}
+    of_metrics = metrics.filter(pl.col("metric").is_in(named))
+    return pl.concat(
+        [
+            spectra.select(
+                *keys, of=pl.lit("participation_ratio"), ratio=pl.col("participation_ratio")
+            ),
+            of_metrics.select(*keys, of="metric", ratio="value"),
+        ]
+    )

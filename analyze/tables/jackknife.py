@@ -1,0 +1,69 @@
+"""Numbers again without each group of prompts: what the error of a difference is made of.
+
+Two runs that read the same prompts differ by d, and without group g of the prompts by d_g. The
+standard error of d is sqrt((G - 1) / G sum (d_g - mean d)^2), as in `numerics.jackknife`: the
+saved query `differences` computes it from the table `jackknife`.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import Final
+
+import polars as pl
+
+from lpp.analyze.engine.estimates import Estimates
+from lpp.analyze.metrics.spectral import PAPER
+from lpp.analyze.numerics.jackknife import student
+from lpp.analyze.tables.spectra import cells
+from lpp.sql.schema.results import JACKKNIFE
+
+KEYS: Final = JACKKNIFE.key[:-1]
+"""What a number is of: without `prompt_group`."""
+
+SOURCES: Final[Mapping[str, str]] = {"entropy_floor": "entropy_norm"}
+"""Columns of profiles that have another name where they were computed by prefix."""
+
+
+def without_groups(keys: pl.DataFrame, found: Estimates) -> pl.DataFrame:
+    """A row for each of `keys`, of the spectra table, and each metric of the paper with an error.
+
+    Columns: those of `KEYS` that are there, and `value`: (G,) values without each group.
+    """
+    named = keys.select(name for name in KEYS if name in keys.columns)
+    rows = [
+        (*key, metric.name, list(estimate.groups))
+        for key, cell in zip(named.iter_rows(), cells(keys), strict=True)
+        for metric in PAPER
+        if (estimate := found.get((cell, metric.name))) is not None and estimate.groups
+    ]
+    values = ("metric", pl.String()), ("value", pl.List(pl.Float64()))
+    schema = pl.Schema([*named.schema.items(), *values])
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def jackknife_rows(
+    profiles: pl.DataFrame, metrics: Collection[str], values: Collection[pl.DataFrame]
+) -> pl.DataFrame:
+    """Rows of the table `jackknife`: `metrics` of `profiles`, at the prefix each came from.
+
+    values: frames as of `without_groups`. One without sites holds for every site.
+    """
+    found = []
+    for metric in metrics:
+        at = profiles.select(
+            *(name for name in KEYS if name in profiles.columns),
+            pl.col(f"{metric}_prefix").alias("prefix"),
+        )
+        for frame in values:
+            of_metric = frame.filter(metric=SOURCES.get(metric, metric)).drop("metric")
+            on = [name for name in KEYS if name in at.columns and name in of_metric.columns]
+            found.append(at.join(of_metric, on=on).with_columns(metric=pl.lit(metric)))
+    every = pl.concat(found, how="diagonal_relaxed")
+    size = pl.col("value").list.len()
+    quantiles = {
+        n: student(0.0, 1.0, n - 1).ci_high for n in every.select(size.unique()).to_series()
+    }
+    return every.with_columns(
+        *([] if "first_position" in every.columns else [pl.lit(0).alias("first_position")]),
+        size.replace_strict(quantiles, return_dtype=pl.Float64).alias("student_t"),
+        pl.int_ranges(size).alias("prompt_group"),
+    ).explode("value", "prompt_group")

@@ -1,0 +1,157 @@
+"""Rows of the old database beside the new ones: which stay, and what a new row keeps of an old.
+
+Each statement is whole or not at all, so a table of the old file whose rows break the key, or
+whose blocks are damaged, leaves the new rows as they are.
+"""
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Final
+
+from lpp.sql.schema.columns import Table
+from lpp.sql.schema.ddl import identifier, literal
+from lpp.sql.schema.results import RESULTS, Number, numbers
+from lpp.sql.schema.tables import TABLES
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+_ALIKE: Final = 1e-9
+"""Two computations of one number differ by less, relatively: BLAS rounds by its threads."""
+
+_DEPTH: Final = (
+    "CASE site WHEN 'final' THEN 1e9 WHEN 'embed' THEN 0 ELSE substr(site, 7)::DOUBLE END"
+)
+
+
+def merge_rows(
+    connection: "DuckDBPyConnection", name: str, *, comparable: bool, told: bool
+) -> list[str]:
+    """Bring rows of `old` into the new table `name`; what was left behind, in words.
+
+    comparable: whether `old.main.runs` has the declared columns; without, no run is what it was.
+    told: rows of runs that changed are counted as left behind. Raises duckdb.Error.
+    """
+    same = "FROM old.main.runs SEMI JOIN runs USING (run, shards, kernel)"
+    unchanged = f"SELECT run {same}" if comparable else "SELECT '' AS run WHERE false"
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE unchanged AS {unchanged}")
+    table, merging = TABLES[name], RESULTS[name]
+    target, old = identifier(name), _unchanged_rows(table)
+    mine = ", ".join(identifier(column) for column in table.key)
+    if merging.covers:
+        size_o, size_n = (
+            " + ".join(f"{side}.{column}" for column in merging.covers) for side in ("o", "n")
+        )
+        connection.execute(
+            f"INSERT OR REPLACE INTO {target} SELECT o.* FROM {old} AS o "
+            f"JOIN {target} AS n USING ({mine}) WHERE {size_o} > {size_n}"
+        )
+    elif not merging.replaced:
+        connection.execute(_completed(table, old))
+    replaced = ", ".join(identifier(column) for column in merging.replaced or table.key)
+    connection.execute(
+        f"INSERT INTO {target} SELECT o.* FROM {old} AS o ANTI JOIN {target} USING ({replaced})"
+    )
+    if not told:
+        return []
+    found = connection.execute(
+        f"SELECT (SELECT count(*) FROM old.main.{target}) - (SELECT count(*) FROM {old})"
+    ).fetchone()
+    gone = found[0] if found else 0
+    why = "their runs changed or left the store" if comparable else "of another release"
+    return [f"{gone} rows of table {name} ({why})"] if gone else []
+
+
+def _unchanged_rows(table: Table) -> str:
+    """Rows of `table` in `old` whose run is what it was; without a run, if every run is."""
+    rows = f"FROM old.main.{identifier(table.name)}"
+    if "run" in (column.name for column in table.columns):
+        return f"({rows} SEMI JOIN unchanged USING (run))"
+    return f"({rows} WHERE NOT EXISTS (FROM old.main.runs ANTI JOIN unchanged USING (run)))"
+
+
+def _completed(table: Table, old: str) -> str:
+    """New rows with the numbers and the errors that only the old row of their key has."""
+    columns = {column.name for column in table.columns}
+    # other prefixes make another profile; an error at the same prefix is the same one all the same
+    same = "n.prefixes IS NOT DISTINCT FROM o.prefixes" if "prefixes" in columns else "true"
+    parts = [_of_number(number, same) for number in numbers(table)]
+    taken = ", ".join(column for columns, _ in parts for column in columns)
+    where = " OR ".join(condition for _, condition in parts)
+    key = ", ".join(identifier(column) for column in table.key)
+    target = identifier(table.name)
+    joined = f"FROM {target} AS n JOIN {old} AS o USING ({key}) WHERE {where}"
+    if "flags" not in columns:
+        return f"INSERT OR REPLACE INTO {target} SELECT n.* REPLACE ({taken}) {joined}"
+    # a flag of an old number holds where the number is taken; `no_error` is of what is there now
+    told = f"list_filter(o.flags, lambda flag: {same} OR flag = 'small_sample')"
+    unsure = " OR ".join(
+        f"({number.value} IS NOT NULL AND {number.errors[0]} IS NULL)"
+        for number in numbers(table)
+        if number.errors
+    )
+    flags = (
+        "list_sort(list_distinct(list_filter(flags || old_flags, lambda flag: flag <> 'no_error') "
+        f"|| CASE WHEN n_prompts > 1 AND ({unsure}) THEN ['no_error'] ELSE [] END))"
+    )
+    return (
+        f"INSERT OR REPLACE INTO {target} SELECT * EXCLUDE (old_flags) REPLACE ({flags} AS flags) "
+        f"FROM (SELECT n.* REPLACE ({taken}), {told} AS old_flags {joined})"
+    )
+
+
+def _of_number(number: Number, same: str) -> tuple[list[str], str]:
+    """Columns of `number` in the completed row, and when any of them is the old row's."""
+    value, prefix, errors = number
+    lacking = f"(n.{value} IS NULL AND o.{value} IS NOT NULL AND {same})"
+    there = [value, *([prefix] if prefix else [])]
+    found = [f"CASE WHEN {lacking} THEN o.{c} ELSE n.{c} END AS {c}" for c in there]
+    if not errors:
+        return found, lacking
+    surer = (
+        f"(n.{errors[0]} IS NULL AND o.{errors[0]} IS NOT NULL "
+        f"AND abs(n.{value} - o.{value}) <= {_ALIKE} * abs(o.{value})"
+        + (f" AND n.{prefix} = o.{prefix})" if prefix else ")")
+    )
+    either = f"({lacking} OR {surer})"
+    found += [f"CASE WHEN {either} THEN o.{c} ELSE n.{c} END AS {c}" for c in errors]
+    return found, either
+
+
+def make_profiles(connection: "DuckDBPyConnection") -> None:
+    """Fill `profiles`: of each run and setting the deepest site of `site_profiles`."""
+    key = ", ".join(TABLES["profiles"].key)
+    connection.execute(
+        f"INSERT INTO profiles BY NAME SELECT DISTINCT ON ({key}) * FROM site_profiles "
+        f"ORDER BY {key}, {_DEPTH} DESC"
+    )
+
+
+def flag_different_prompts(connection: "DuckDBPyConnection", names: Collection[str]) -> None:
+    """Set the flag `different_prompts` in the tables `names` by the rows that are there now.
+
+    Rows side by side are of different texts where their runs have several prompt sets over that
+    number of prompts. Where the tables do not tell a run's prompt set, flags stay as they are.
+    """
+    connection.execute(
+        "CREATE OR REPLACE TEMP TABLE texts AS SELECT run, n_prompts, max(prompt_set) AS texts "
+        "FROM (SELECT run, n_prompts, prompt_set FROM site_profiles UNION ALL "
+        "SELECT run, n_prompts, prompt_set FROM sensitivity WHERE left_out IS NULL) GROUP BY ALL"
+    )
+    for name in names:
+        if RESULTS[name].beside:
+            connection.execute(_flagged(identifier(name), RESULTS[name].beside))
+
+
+def _flagged(target: str, beside: Collection[str]) -> str:
+    """Rows of `target` whose flag is another than what is there."""
+    flag, cell = literal("different_prompts"), f"OVER (PARTITION BY {', '.join(beside)})"
+    return f"""
+INSERT OR REPLACE INTO {target}
+SELECT * EXCLUDE (texts, before) FROM (
+  SELECT * REPLACE (CASE
+      WHEN count(texts) {cell} < count(*) {cell} THEN flags
+      WHEN min(texts) {cell} = max(texts) {cell} THEN list_filter(flags, lambda f: f <> {flag})
+      ELSE list_sort(list_distinct(list_append(flags, {flag})))
+    END AS flags), flags AS before
+  FROM {target} LEFT JOIN texts USING (run, n_prompts)
+) WHERE flags <> before"""

@@ -1,0 +1,175 @@
+"""The database holds all that has been computed: commands add to it, and never take away."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from click.testing import CliRunner
+from polars.testing import assert_frame_equal
+
+from lpp.analyze import Selection, analyze, build_database
+from lpp.analyze.cli.command import main
+from lpp.analyze.studies import layers as study
+from lpp.analyze.tables import run_rows
+from lpp.analyze.tables.build import write_database
+from lpp.analyze.tables.database import held
+from lpp.sql.schema import TABLES
+
+Make = Callable[..., Any]
+MADE = ("spectra", "entropy", "metrics", "profiles", "site_profiles", "jackknife")
+
+
+def tables(root: Path, names: tuple[str, ...] = MADE) -> dict[str, pl.DataFrame]:
+    """Every row, in order of its key."""
+    return {name: held(root, name).sort(TABLES[name].key) for name in names}
+
+
+def assert_same(root: Path, before: dict[str, pl.DataFrame]) -> None:
+    for name, frame in tables(root, tuple(before)).items():
+        assert_frame_equal(frame, before[name])
+
+
+@pytest.mark.parametrize(
+    ("selection", "options"),
+    [
+        (Selection(sites=["final"]), {}),
+        (Selection(sites=["block.1"]), {"errors": "none"}),
+        (Selection(runs=["one-*"]), {}),
+        (Selection(contexts=[10]), {}),
+        (Selection(prompts=[6]), {}),
+        (Selection(), {"errors": "none"}),
+        (Selection(), {"metrics": ["participation_ratio"]}),
+        (Selection(sites=["final"]), {"metrics": ["participation_ratio"], "errors": "none"}),
+    ],
+)
+def test_asking_for_less_takes_nothing_away(
+    make_run: Make, selection: Selection, options: dict[str, Any]
+) -> None:
+    root = make_run(model="a/one").root
+    make_run(model="b/two", seed=5)
+    every = Selection(contexts=[10, 20], prompts=[3, 6])
+    write_database(root, analyze(root, every, metrics=["paper", "rankme"]))
+    before = tables(root)
+    assert {name: len(frame) for name, frame in before.items()} == {
+        **{"spectra": 2 * 2 * 4 * 20, "entropy": 2 * 2 * 20, "metrics": 2 * 2 * 4 * 20},
+        **{"profiles": 8, "site_profiles": 32, "jackknife": len(before["jackknife"])},
+    }
+    write_database(root, analyze(root, selection, **options))
+    assert_same(root, before)
+
+
+def test_scores_take_no_numbers_away(make_run: Make) -> None:
+    root = make_run(model="a/one").root
+    build_database(root)
+    study.write(root, study.layers(root, Selection()))
+    before = tables(root, (*MADE, "layers", "hourglass"))
+    (root.parent / "mine.csv").write_text("model,BBH\na/one,34.5\n")
+    for words in (["benchmarks", "add", root, root.parent / "mine.csv"], ["correlate", root]):
+        CliRunner().invoke(main, [str(word) for word in words])
+        assert_same(root, before)
+    assert len(held(root, "correlations")) > 0
+
+
+def test_errors_and_numbers_of_two_commands_are_one_row(make_run: Make) -> None:
+    root = make_run().root
+    write_database(root, analyze(root, Selection(), metrics=["participation_ratio"], errors="all"))
+    write_database(root, analyze(root, Selection(), errors="none"))
+    once = analyze(root, Selection(), errors="all")
+    row, whole = (f.filter(site="block.1").to_dicts()[0] for f in (
+        held(root, "site_profiles"), once.profiles()))  # fmt: skip
+    assert row["effective_rank"] == whole["effective_rank"]
+    assert row["participation_ratio_stderr"] == whole["participation_ratio_stderr"] is not None
+    assert row["effective_rank_stderr"] is None
+    assert "no_error" in row["flags"]  # the effective rank has none
+    write_database(root, once)
+    assert "no_error" not in held(root, "site_profiles")["flags"].explode().to_list()
+
+
+def test_other_prefixes_make_another_profile(make_run: Make) -> None:
+    root = make_run().root
+    build_database(root)
+    (before,) = held(root, "profiles").to_dicts()
+    only = analyze(root, Selection(), metrics=["participation_ratio"], errors="none")
+    write_database(root, only, drop_prefixes=[2])
+    (row,) = held(root, "profiles").to_dicts()
+    assert row["prefixes"] == list(range(4, 21, 2))
+    assert row["effective_rank"] is None  # that of the other list is another number
+    name = "participation_ratio"
+    assert (row[name], row[f"{name}_prefix"]) == (before[name], before[f"{name}_prefix"])
+    assert row[f"{name}_stderr"] == before[f"{name}_stderr"]  # of the same number
+
+
+def test_fewer_groups_replace_all_of_them(make_run: Make) -> None:
+    root = make_run().root
+    build_database(root)
+    assert held(root, "jackknife")["prompt_group"].max() == 5
+    write_database(root, analyze(root, Selection(), groups=3))
+    assert held(root, "jackknife")["prompt_group"].max() == 2
+    assert held(root, "jackknife")["student_t"].unique().to_list() == [pytest.approx(4.302653)]
+
+
+def test_rows_of_a_run_that_changed_or_vanished_go(make_run: Make, caplog: Any) -> None:
+    made = make_run(model="a/one", shards=[0, 1])
+    other = make_run(model="b/two", seed=5)
+    with pytest.warns(UserWarning, match="shards are missing"):
+        build_database(made.root)
+    study.write(made.root, study.layers(made.root, Selection()))
+    make_run(model="a/one", shards=[2])  # a run that goes on
+    build_database(made.root, Selection(sites=["final"], runs=["two-*"]))
+    for name in (*MADE[:2], "layers", "hourglass"):
+        assert held(made.root, name)["run"].unique().to_list() == [other.run_id], name
+    assert "rows of table layers (their runs changed or left the store)" in caplog.text
+    shutil.rmtree(made.root / "runs" / other.run_id)
+    build_database(made.root)
+    assert held(made.root, "spectra")["run"].unique().to_list() == [made.run_id]
+    assert held(made.root, "layers").is_empty()
+
+
+def test_rows_of_other_arithmetic_go(make_run: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = make_run().root
+    build_database(root)
+    monkeypatch.setattr(run_rows, "KERNEL_VERSION", 999)
+    build_database(root, Selection(sites=["final"]))
+    assert held(root, "spectra")["site"].unique().to_list() == ["final"]
+
+
+def test_texts_are_compared_as_they_stand_side_by_side(make_run: Make) -> None:
+    def flagged(name: str) -> set[str]:
+        rows = held(root, name).filter(pl.col("flags").list.contains("different_prompts"))
+        return {run.split("-")[0] for run in rows["run"]}
+
+    root = make_run(model="a/one").root
+    make_run(model="b/two", seed=5, prompt_set="other")
+    third = make_run(model="c/six", seed=6)
+    compared = ("profiles", "site_profiles", "metrics", "layers")
+    for run in ("one-*", "six-*", "two-*"):
+        only = Selection(runs=[run])
+        write_database(root, analyze(root, only, metrics=["rankme"]))
+        study.write(root, study.layers(root, only))
+        mixed = {"one", "six", "two"} if run == "two-*" else set()
+        assert {name: flagged(name) for name in compared} == dict.fromkeys(compared, mixed)
+    shutil.rmtree(root / "runs" / third.run_id)
+    for run in (root / "runs").glob("two-*"):
+        shutil.rmtree(run)
+    build_database(root)
+    assert {name: flagged(name) for name in compared} == {name: set() for name in compared}
+
+
+def test_fewer_layers_make_no_score_of_a_whole_model(make_run: Make) -> None:
+    sites = ("embed", *(f"block.{k}" for k in range(1, 7)), "final")
+    root = make_run(sites=sites).root
+    study.write(root, study.layers(root, Selection(), errors=True))
+    before = tables(root, ("layers", "hourglass"))
+    study.write(root, study.layers(root, Selection(sites=["block.1", "block.2", "final"])))
+    assert_same(root, before)
+
+
+def test_the_command_prints_what_it_was_asked_and_counts_what_is_held(make_run: Make) -> None:
+    root = str(make_run().root)
+    for arguments in ((), ("--site", "final")):
+        done = CliRunner().invoke(main, ["profile", root, "--format", "table", *arguments])
+        assert done.exit_code == 0, done.output
+        assert f"4 profiles of 4 sites are in {root}/profiles.duckdb." in done.stdout

@@ -1,0 +1,146 @@
+"""Differences of two runs over the same prompts, against a jackknife in plain numpy."""
+
+import itertools
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from scipy import stats
+
+from lpp.analyze import Selection, analyze, build_database
+from lpp.analyze.tables.build import write_database
+from lpp.sql import connect, saved_query
+
+LENGTHS = (12, 7, 20, 20, 3, 15, 18, 9, 20, 11, 16, 20)
+Make = Callable[..., Any]
+
+
+def ask(root: Path, sql: str) -> pl.DataFrame:
+    with connect(root, token_stats=False) as connection:
+        return connection.sql(sql).pl()
+
+
+def differences(root: Path) -> dict[str, dict[str, Any]]:
+    """The answer of the saved query, by metric, of the one pair there is."""
+    found = ask(root, saved_query("differences").text)
+    assert found.select("run_a", "run_b").n_unique() <= 1
+    return {row["metric"]: row for row in found.iter_rows(named=True)}
+
+
+def by_prefix(made: Any, keep: list[int]) -> dict[str, dict[int, float]]:
+    """Numbers at each prefix over some of the prompts, the slow way."""
+    found: dict[str, dict[int, float]] = {}
+    for prefix in made.plan.prefixes:
+        ends = [made.entropy[k][min(prefix, len(made.entropy[k])) - 1] for k in keep]
+        rows = np.concatenate([made.hidden["final"][k][:prefix] for k in keep]).astype(np.float64)
+        values = np.linalg.svd(rows - rows.mean(axis=0), compute_uv=False) ** 2
+        share = values / values.sum()
+        ratio = values.sum() ** 2 / (values**2).sum()
+        rank = math.exp(-(share * np.log(share)).sum())
+        for name, value in (
+            ("entropy_floor", float(np.mean(np.float64(ends))) / math.log(50)),
+            ("participation_ratio", ratio),
+            ("participation_ratio_norm", ratio / min(rows.shape)),
+            ("effective_rank", rank),
+            ("effective_rank_norm", rank / min(rows.shape)),
+        ):
+            found.setdefault(name, {})[prefix] = value
+    return found
+
+
+def expected(one: Any, two: Any, metric: str, groups: int = 10) -> tuple[float, float]:
+    """Difference and half width: each group of prompts leaves both runs."""
+    every = list(range(len(LENGTHS)))
+    pick = min if metric == "entropy_floor" else max
+    whole = [by_prefix(made, every)[metric] for made in (one, two)]
+    at = [pick(values, key=values.__getitem__) for values in whole]
+    moved = []
+    for first, end in itertools.pairwise(len(every) * g // groups for g in range(groups + 1)):
+        rest = [k for k in every if not first <= k < end]
+        moved.append(by_prefix(one, rest)[metric][at[0]] - by_prefix(two, rest)[metric][at[1]])
+    squares = np.square(np.array(moved) - np.mean(moved)).sum()
+    half = math.sqrt((groups - 1) / groups * squares) * float(stats.t.ppf(0.975, groups - 1))
+    return whole[0][at[0]] - whole[1][at[1]], half
+
+
+def test_a_difference_is_a_paired_jackknife(make_run: Make) -> None:
+    one = make_run(LENGTHS, model="a/one")
+    two = make_run(LENGTHS, model="b/two", sites=("embed", "block.1", "final"), scale=np.tanh)
+    build_database(one.root)
+    found = differences(one.root)
+    assert len(found) == 5
+    for metric, row in found.items():
+        difference, half = expected(one, two, metric)
+        assert row["difference"] == pytest.approx(difference, rel=1e-3, abs=1e-12), metric
+        low, high = row["difference_ci_low"], row["difference_ci_high"]
+        assert (high - low) / 2 == pytest.approx(half, rel=2e-3, abs=1e-12), metric
+        beyond = abs(difference) > half
+        assert row["verdict"] == ("beyond" if beyond else "within") + " its interval"
+
+
+def test_an_interval_is_not_clipped_near_a_bound(make_run: Make) -> None:
+    """One prompt alone gives a run its last direction: near 1 with it, far below without it."""
+
+    def alone(rows: Any) -> Any:
+        rows = rows / np.arange(1, 7)
+        rows[:, 5] *= 3.1 if len(rows) == 18 else 0.01
+        return rows.astype(np.float32)
+
+    def tapered(rows: Any) -> Any:
+        return (rows / np.arange(1, 7) * 0.85 ** np.arange(6)).astype(np.float32)
+
+    one = make_run(LENGTHS, model="a/one", scale=alone)
+    two = make_run(LENGTHS, model="b/two", scale=tapered)
+    build_database(one.root, Selection(sites=["final"]))
+    name = "effective_rank_norm"
+    a, b = ask(one.root, f"SELECT {name}, {name}_ci_high FROM profiles ORDER BY run").rows()
+    assert a[1] == 1.0  # clipped for display
+    row = differences(one.root)[name]
+    difference, half = expected(one, two, name)
+    assert row["difference"] == pytest.approx(difference, rel=1e-3)
+    assert row["difference_ci_high"] == pytest.approx(difference + half, rel=1e-3)
+    assert row["difference_ci_low"] == pytest.approx(difference - half, rel=1e-3)
+    # what upper halves of both intervals, clipped, would have made of it
+    assert difference > math.hypot(a[1] - a[0], b[1] - b[0])
+    assert row["verdict"] == "within its interval"
+
+
+def test_what_cannot_be_paired_has_no_interval(make_run: Make) -> None:
+    one = make_run(LENGTHS, model="a/one")
+    make_run(LENGTHS, model="b/two", seed=1)
+    only = [Selection(sites=["final"], runs=[f"{name}-*"]) for name in ("one", "two")]
+    write_database(one.root, analyze(one.root, only[0], groups=10))
+    write_database(one.root, analyze(one.root, only[1], groups=4))
+    assert {row["verdict"] for row in differences(one.root).values()} == {"no interval"}
+    write_database(one.root, analyze(one.root, only[1], errors="none"))
+    found = differences(one.root)
+    assert found["effective_rank"]["verdict"] == "no interval"  # still of four groups
+    assert found["entropy_floor"]["difference_ci_low"] is not None  # of ten again
+    write_database(one.root, analyze(one.root, only[1]))
+    assert "no interval" not in {row["verdict"] for row in differences(one.root).values()}
+
+
+def test_runs_that_are_not_comparable_are_not_compared(make_run: Make) -> None:
+    one = make_run(LENGTHS, model="a/one")
+    make_run(LENGTHS, model="b/two", seed=1, prompt_set="other")
+    build_database(one.root)
+    assert differences(one.root) == {}
+
+
+def test_groups_lose_the_prompts_that_are_their_own(make_run: Make) -> None:
+    """The mean of the values without each group, weighted, is the mean of all: an identity."""
+    one = make_run(LENGTHS)
+    build_database(one.root)
+    found = ask(
+        one.root,
+        "SELECT j.value, entropy_norm FROM jackknife j JOIN entropy USING (context, prefix) "
+        "WHERE metric = 'entropy_floor' AND site = 'final' ORDER BY prompt_group",
+    )
+    edges = [12 * g // 10 for g in range(11)]
+    kept = np.array([12 - (end - first) for first, end in itertools.pairwise(edges)])
+    mean = (found["value"].to_numpy() * kept).sum() / kept.sum()
+    assert mean == pytest.approx(found["entropy_norm"][0], rel=1e-12)
