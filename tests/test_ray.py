@@ -18,8 +18,8 @@ pytest.importorskip("ray")
 
 ROOT = Path(__file__).resolve().parents[1]
 NODES = ROOT / "tests" / "support" / "ray_nodes.py"
-GONE_SECONDS = 20.0
-"""For what Ray started to end once it was told to."""
+GONE_SECONDS = 90.0
+"""For what Ray started to end once it was told to; a worker looks for its node for a minute."""
 
 Nodes = Callable[..., Mapping[str, Any]]
 

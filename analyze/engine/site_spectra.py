@@ -47,14 +47,15 @@ def site_summaries(
 
     One read of its rows serves every first position, prefix and number of prompts. Cells with a
     group left out cost one more read for each number of prompts. Moments that capture stored serve
-    instead of rows where they can and cost less (`stored_moments`), unless `rows` are read anyway.
+    instead of rows where they can and cost less (`stored_moments`); `rows` are read all the same.
     Raises FormatError when the rows are not those that the prompts say.
     """
-    if rows is None and serves(reader.run, wanted):
-        return stored_summaries(reader, wanted, workers)
+    found: dict[Cell, Summary] = {}
+    if not (rows and rows.moment_cells) and serves(reader.run, wanted):
+        found, wanted = stored_summaries(reader, wanted, workers), {}
     ends = sorted({*(cell.n_prompts for cell in wanted), *(rows.sizes if rows else ())})
     if not ends:
-        return {}
+        return found
     given = rows.moment_cells if rows else set()
     edges = band_edges([*wanted, *given])
     counts = band_counts(reader.lengths[: ends[-1]], edges)
@@ -66,7 +67,7 @@ def site_summaries(
         if some or cells:
             last = n_prompts == ends[-1]
             _of_size(reader, some, bands, solves, given=cells, values=rows, last=last)
-    return solves.all()
+    return found | solves.all()
 
 
 def _of_size(

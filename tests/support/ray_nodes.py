@@ -80,6 +80,7 @@ def analysis(folder: Path, spans: int = 12) -> dict[str, Any]:
                 made = super()._handed(task, *args)
                 self.made += made if isinstance(made, list) else [made]
                 if not told["killed"] and second() in holders(ray, self.made):
+                    time.sleep(3)  # workers that are just starting would outlive their node
                     kill()
                     told["killed"] = len(self.made)
                 return made
