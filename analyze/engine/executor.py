@@ -16,13 +16,10 @@ __all__ = ["LOCAL", "Executor", "ExecutorName", "LocalExecutor", "Work", "chosen
 ExecutorName = Literal["local", "ray"]
 
 
-class LocalExecutor:
-    """Sites side by side in this process, as many as fit into its memory.
+class _Sites:
+    """Sites side by side in this process, as many as fit into its memory."""
 
-    jobs: threads that compute; one for each usable core by default.
-    """
-
-    def __init__(self, jobs: int | None = None) -> None:
+    def __init__(self, jobs: int | None) -> None:
         self.jobs = jobs
 
     def estimates(self, work: Iterable[Work]) -> Iterator[Estimates]:
@@ -41,7 +38,14 @@ class LocalExecutor:
             yield from workers.map(compute, every, at_once)
 
 
-LOCAL: Final[Executor] = WithTwins(LocalExecutor())
+class LocalExecutor(WithTwins):
+    """Computes in this process. jobs: threads; one for each usable core by default."""
+
+    def __init__(self, jobs: int | None = None) -> None:
+        super().__init__(_Sites(jobs))
+
+
+LOCAL: Final[Executor] = LocalExecutor()
 """All cores of this machine."""
 
 
@@ -61,7 +65,7 @@ def chosen_executor(
 ) -> Iterator[Executor]:
     """The executor of that name, until the block ends. address: of the Ray cluster."""
     if name == "local":
-        yield WithTwins(LocalExecutor(jobs))
+        yield LocalExecutor(jobs)
         return
     from lpp.analyze.engine.ray_executor import RayExecutor
     from lpp.store.commands.cluster import cluster

@@ -1,0 +1,66 @@
+"""Any number of jobs gives the same bits, and several commands may keep numbers at once."""
+
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from polars.testing import assert_frame_equal
+
+from lpp.analyze import Selection, analyze
+from lpp.analyze.engine import cache as of_cache
+from lpp.analyze.engine.cache import Cache
+from lpp.analyze.engine.executor import LocalExecutor
+from lpp.analyze.engine.workers import Workers
+from lpp.analyze.runs.cells import Cell
+from lpp.store import open_store
+
+
+@pytest.mark.parametrize("dim", [6, 200], ids=["scatter", "Gram matrix"])
+def test_the_same_bits_for_any_number_of_jobs(make_run: Callable[..., Any], dim: int) -> None:
+    made = make_run(dim=dim)
+    selection = Selection(prompts=[4, 6], skip_first=[0, 1])
+
+    def tables(jobs: int) -> Any:
+        shutil.rmtree(made.root / "analysis", ignore_errors=True)
+        executor = LocalExecutor(jobs)
+        return analyze(made.root, selection, metrics=["*"], errors="all", executor=executor)
+
+    one = tables(1)
+    assert one.spectra["effective_rank_stderr"].null_count() == 0
+    for jobs in (2, 5):
+        other = tables(jobs)
+        for name in ("spectra", "metrics"):
+            assert_frame_equal(getattr(other, name), getattr(one, name), check_exact=True)
+
+
+def test_tasks_of_tasks_end_and_errors_are_those_of_the_first_that_is_waited_for() -> None:
+    def tree(workers: Workers, depth: int) -> int:
+        if depth == 0:
+            return 1
+        tasks = [workers.submit(tree, workers, depth - 1) for _ in range(2)]
+        return sum(workers.results(tasks))
+
+    for jobs in (1, 2, 3):
+        with Workers(jobs) as workers:
+            assert list(workers.map(lambda d: tree(workers, d), [3, 4, 5], 2)) == [8, 16, 32]
+        with Workers(jobs) as workers, pytest.raises(ZeroDivisionError):
+            list(workers.map(lambda n: 1 // n, [1, 0, 1], jobs))
+
+
+def test_what_two_commands_keep_at_once_is_all_there(
+    make_run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make_run()
+    run = open_store(made.root).runs[made.run_id]
+    monkeypatch.setattr(of_cache, "MANY_FILES", 3)
+    expected = {}
+    for number in range(8):  # each opened before the other wrote, and more files than are kept
+        pair = Cache(made.root, run), Cache(made.root, run)
+        for place, cache in enumerate(pair):
+            some = {(Cell(1 + number, 10 + place), "two_nn"): float(np.sqrt(number + place))}
+            cache.keep_values("final", some)
+            expected |= some
+    assert Cache(made.root, run).values("final") == expected
+    assert len(list(made.root.glob("analysis/*/*/final/values-*.arrow"))) <= 4
