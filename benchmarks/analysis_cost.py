@@ -67,23 +67,6 @@ def of_every_site(root: Path) -> Iterator[Ratio]:
 
 
 def _beside_bare(root: Path) -> Ratio:
-    runs = open_store(root).runs.values()
-    sites = [site_bands(run, site) for run in runs for site in run.sites]
-
-    def bare() -> None:
-        for bands in sites:
-            solve_in_turn(bands)
-
-    return ratio_of_times(
-        f"`lpp-analyze profile --errors none`, {len(sites)} sites / their bare products and "
-        "eigensolves in turn, rows in memory, all BLAS threads",
-        timed_pairs(lambda: profile(root), bare, REPEATS),
-        bar=1.0,
-        bound="reading, and starting the command",
-    )
-
-
-def _beside_bare(root: Path) -> Ratio:
     """The command beside the same arithmetic on rows in memory."""
     sites = [site_bands(run, site) for run in open_store(root).runs.values() for site in run.sites]
 

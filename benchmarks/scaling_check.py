@@ -21,11 +21,12 @@ from benchmarks.scaling import Constants, analysis_seconds
 from benchmarks.setting import capture, prepared
 from benchmarks.synthetic import LENGTH, synthetic_run
 from lpp.analyze import scan_spectra
-from lpp.analyze.engine.accumulate import BandSums, band_counts, merged_bands
+from lpp.analyze.engine.accumulate import BandSums, merged_bands
 from lpp.analyze.engine.workers import Workers
 from lpp.analyze.numerics.moments import chunk_rows
 from lpp.analyze.runs.site_reader import SiteReader
 from lpp.store import Run
+from lpp.store.arrays.moments import band_counts
 from lpp.store.read import Block
 
 WIDTH: Final = 128

@@ -5,6 +5,7 @@ from typing import Any, Final
 import click
 
 EXECUTORS: Final = ("local", "ray")
+ERROR_SITES: Final = ("none", "final", "all")
 
 
 def names(_ctx: click.Context, _param: click.Parameter, value: str | None) -> Any:

@@ -6,12 +6,11 @@ from typing import Any, Final
 
 import click
 
-from lpp.analyze.cli.options import executor_options, names, numbers
+from lpp.analyze.cli.options import ERROR_SITES, executor_options, names, numbers
 from lpp.store.commands.console import debug_option, write_exact
 from lpp.store.commands.progress import progress
 
 AGGREGATIONS: Final = ("min", "max", "mean", "median")
-ERROR_SITES: Final = ("none", "final", "all")
 FINAL: Final = "final"
 
 

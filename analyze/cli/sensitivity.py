@@ -5,13 +5,12 @@ from typing import Any
 
 import click
 
-from lpp.analyze.cli.options import executor_options, names, numbers
+from lpp.analyze.cli.options import ERROR_SITES, executor_options, names, numbers
 from lpp.store.commands.console import debug_option, write_exact
 from lpp.store.commands.progress import progress
 
 FORMATS = ("table", "csv", "json")
 PARTS = ("grid", "agreement")
-ERROR_SITES = ("none", "final", "all")
 
 
 @click.command()

@@ -22,7 +22,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from lpp.analyze.engine.workers import Workers
 from lpp.analyze.numerics.moments import (
@@ -35,8 +34,9 @@ from lpp.analyze.numerics.moments import (
     chunk_rows,
     shift_of,
 )
-from lpp.analyze.runs.cells import Cell, Integers, n_tokens
+from lpp.analyze.runs.cells import Cell, Integers
 from lpp.analyze.runs.site_reader import Sink, SiteReader
+from lpp.store.arrays.moments import band_counts
 from lpp.store.read import Block
 
 if TYPE_CHECKING:
@@ -318,16 +318,6 @@ def merged_bands(
         if without is not None:
             running.drop_cancelled(before)
         yield prefix, running
-
-
-def band_counts(lengths: Integers, edges: Sequence[int]) -> npt.NDArray[np.int64]:
-    """(B,) rows of prompts of `lengths` tokens, (P,), in the bands that end at `edges`.
-
-    >>> band_counts(np.array([5, 2]), [2, 4]).tolist()
-    [4, 2]
-    """
-    below = [n_tokens(lengths, Cell(len(lengths), edge)) for edge in (0, *edges)]
-    return np.diff(below)
 
 
 def read_in_spans(

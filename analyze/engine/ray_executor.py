@@ -22,7 +22,6 @@ import numpy as np
 
 from lpp.analyze.engine.accumulate import (
     BandSums,
-    band_counts,
     band_edges,
     band_shifts,
     pieces,
@@ -46,6 +45,7 @@ from lpp.analyze.numerics.moments import Floats, ShiftedSums
 from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.keys import RunView
 from lpp.analyze.runs.site_reader import SiteReader
+from lpp.store.arrays.moments import band_counts
 from lpp.store.commands.cluster import processors, task_error
 
 REPEATS: Final = 10

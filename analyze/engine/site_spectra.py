@@ -20,18 +20,18 @@ import numpy.typing as npt
 
 from lpp.analyze.engine.accumulate import (
     BandSums,
-    band_counts,
     band_edges,
     merged_bands,
     read_in_spans,
 )
 from lpp.analyze.engine.row_values import RowValues
-from lpp.analyze.engine.stored_moments import serves, stored_summaries
+from lpp.analyze.engine.stored_moments import moments_summary, serves, stored_summaries
 from lpp.analyze.engine.workers import Solves, Workers
 from lpp.analyze.metrics.summary import Demand, Summary, summarize
 from lpp.analyze.numerics.moments import Gram, Moments, Rows, ShiftedSums
 from lpp.analyze.runs.cells import Cell, Integers, n_tokens
 from lpp.analyze.runs.site_reader import SiteReader
+from lpp.store.arrays.moments import band_counts
 
 Wanted = Mapping[Cell, Demand]
 """What is to be computed of each cell."""
@@ -159,11 +159,7 @@ def whole_summaries(
         reader.check(cell, moments.n)
         # a copy: the merge goes on in the same matrix
         copy = Moments(moments.n, moments.mean, moments.scatter.copy(), moments.noise)
-        solves.add(_of_moments, cell, copy, wanted[cell])
-
-
-def _of_moments(cell: Cell, moments: Moments, demand: Demand) -> dict[Cell, Summary]:
-    return {cell: summarize(moments, demand)}
+        solves.add(moments_summary, cell, copy, wanted[cell])
 
 
 def _read_groups(

@@ -97,18 +97,13 @@ def serves(run: Run, cells: Collection[Cell]) -> bool:
         return True
     if not plan.keeps_moments or plan.moments_dtype != "float64" or not cells:
         return False
-    bands = len(run.shards) * len(band_ends(run))
+    bands = len(run.shards) * len(run.plan.moment_ends)
     return all(holds(run, cell) for cell in cells) and plan.prompts.tokens > PRODUCT_ROWS * bands
-
-
-def band_ends(run: Run) -> tuple[int, ...]:
-    """Where the stored bands of a run end, in positions, ascending."""
-    return run.plan.moment_ends
 
 
 def holds(run: Run, cell: Cell) -> bool:
     """Whether `cell` begins and ends where stored bands and shards do, and its groups with it."""
-    edges, ends = {*run.plan.shards}, band_ends(run)
+    edges, ends = {*run.plan.shards}, run.plan.moment_ends
     inside = cell.prefix in ends and cell.first_position in (0, *ends)
     return inside and cell.n_prompts in edges and {*cell.gap} <= edges
 
@@ -134,11 +129,12 @@ def stored_summaries(
     for cells in _reads(by_read):
         for cell, moments in _of_size(reader, cells):
             reader.check(cell, moments.n)
-            solves.add(_summary, cell, moments, wanted[cell])
+            solves.add(moments_summary, cell, moments, wanted[cell])
     return solves.all()
 
 
-def _summary(cell: Cell, moments: Moments, demand: Demand) -> dict[Cell, Summary]:
+def moments_summary(cell: Cell, moments: Moments, demand: Demand) -> dict[Cell, Summary]:
+    """The summary of one cell, as a task for a worker."""
     return {cell: summarize(moments, demand)}
 
 
@@ -151,8 +147,8 @@ def check_held(run: Run, cells: Collection[Cell]) -> None:
         raise InputError(
             f"run {run.id} keeps moments, which tell nothing of {cell.n_prompts} prompts{begin} "
             f"below position {cell.prefix}{groups}: only of {listed_numbers(run.plan.shards[1:])} "
-            f"prompts below {listed_numbers(band_ends(run))}. Ask for these, or capture again "
-            "with --keep both.",
+            f"prompts below {listed_numbers(run.plan.moment_ends)}. Ask for these, or capture "
+            "again with --keep both.",
             kind=ErrorKind.NOT_FOUND,
         )
 
@@ -203,7 +199,7 @@ def _merges(
     stored = reader.run.moments(reader.site)
     running = {first: [Packed.empty(reader.width) for _ in groups] for first in firsts}
     begin = 0
-    for band, end in enumerate(band_ends(reader.run)):
+    for band, end in enumerate(reader.run.plan.moment_ends):
         begun = [first for first in firsts if first <= begin]
         for place, shards in enumerate(groups):
             for shard in shards:

@@ -10,15 +10,15 @@ cell, where a scatter of its own would take d^2. Memory: 8 x 5 d bytes for each 
 of one block; the scatter is asked for again at the end rather than kept.
 """
 
-import logging
 import math
 from collections.abc import Iterator, Sequence
 from typing import Final
 
 import numpy as np
 
+from lpp.analyze.metrics.summary import Demand, summarize
 from lpp.analyze.numerics.moments import Floats, Moments
-from lpp.analyze.numerics.spectrum import Spectrum, eigenvalues, rank_bound, sums
+from lpp.analyze.numerics.spectrum import Spectrum
 from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.site_reader import SiteReader
 from lpp.analyze.runs.wide_block import WideBlock
@@ -28,7 +28,7 @@ CLIPPED_COLUMNS: Final = 5
 CLIP_AT: Final = 3.0
 """Of a column's sample standard deviation (over N - 1)."""
 
-_log = logging.getLogger("lpp.analyze")
+SOLVED: Final = Demand(solved=frozenset({"covariance"}))
 
 
 class RobustSpectra:
@@ -126,17 +126,6 @@ class _Products:
         clipped[columns.index] = cross
         clipped[:, columns.index] = cross.T
         clipped[np.ix_(columns.index, columns.index)] = self._own[cell]
-        return _solved(Moments(n, mean, clipped), finite=math.isfinite(scatter.sum()))
-
-
-def _solved(spread: Moments, *, finite: bool) -> Spectrum:
-    """The spectrum of `spread`; NaN where it has none: one cell must not cost all others."""
-    if not finite:
-        spread.scatter[:] = np.nan
-    total, sum_squares = sums(spread)
-    solved = np.full(rank_bound(spread.n, spread.dim), np.nan)
-    try:
-        solved = eigenvalues(spread) if finite else solved
-    except ArithmeticError as error:
-        _log.warning("%d clipped rows of width %d: %s", spread.n, spread.dim, error)
-    return Spectrum(spread.n, spread.dim, total, sum_squares, spread.variances, solved)
+        if not math.isfinite(scatter.sum()):
+            clipped[:] = np.nan
+        return summarize(Moments(n, mean, clipped), SOLVED).covariance

@@ -81,8 +81,7 @@ class RunView:
     @property
     def moment_ends(self) -> tuple[int, ...]:
         """Where its stored position bands end."""
-        ends: tuple[int, ...] = getattr(self.run.plan, "moment_ends", self.run.plan.prefixes)
-        return ends
+        return self.run.plan.moment_ends
 
     def rank_sizes(self, asked: Sequence[int] | None) -> list[int]:
         """Of the numbers of prompts that it holds, those that have ranks: where it keeps no rows,
