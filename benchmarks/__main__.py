@@ -31,7 +31,7 @@ from benchmarks import (
 from benchmarks.pairs import Ratio
 from benchmarks.setting import capture, prepared, scratch
 from lpp.analyze import build_database
-from lpp.capture.demo import demo_request
+from lpp.capture.cli.demo import demo_request
 from lpp.store import Run
 
 VLLM = "vllm"

@@ -8,11 +8,11 @@ import torch
 
 from benchmarks.pairs import Ratio, ratio_of_times, timed_pairs
 from benchmarks.setting import capture, prepared, scratch
-from lpp.capture.anatomy import forward_inputs
-from lpp.capture.batches import shard_batches
-from lpp.capture.opened import TorchModel
-from lpp.capture.planning import Prepared
-from lpp.capture.torch_backend import padded
+from lpp.capture.backends.opened import TorchModel
+from lpp.capture.backends.torch.backend import padded
+from lpp.capture.models.anatomy import forward_inputs
+from lpp.capture.plan.batches import shard_batches
+from lpp.capture.plan.planning import Prepared
 
 PROMPTS = 100  # three shards: one fills while the one before is written
 REPEATS = 3

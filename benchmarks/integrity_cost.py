@@ -6,9 +6,9 @@ from pathlib import Path
 
 from benchmarks.pairs import Ratio, ratio_of_times, timed_pairs
 from benchmarks.setting import capture, prepared, scratch
-from lpp.capture.engine import capture_run
-from lpp.capture.parts import Part
-from lpp.capture.planning import Prepared
+from lpp.capture.engine.capture import capture_run
+from lpp.capture.plan.parts import Part
+from lpp.capture.plan.planning import Prepared
 from lpp.store import Run, RunWriter, create_store
 from lpp.store.format.commit_record import checksum
 

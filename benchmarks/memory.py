@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.pairs import Ratio, ratio_once
 from benchmarks.synthetic import synthetic_run
-from lpp.capture.pydoc_corpus import pydoc_passages
+from lpp.capture.corpus.pydoc import pydoc_passages
 
 FEW, MANY = 100, 1000
 SITES = "embed,block.10,block.20,final"
@@ -70,9 +70,16 @@ def _peaks(folder: Path, count: int) -> tuple[int, int]:
         for number in range(count):  # the same passages again, each beginning differently
             text = f"{number}. {passages[number % len(passages)]}"
             file.write(json.dumps({"text": text}) + "\n")
-    model = "from lpp.capture.models import packaged_model as p; print(p())"
+    model = "from lpp.capture.models.load import packaged_model as p; print(p())"
     path = subprocess.run([sys.executable, "-c", model], check=True, capture_output=True, text=True)
-    capture = ["lpp.capture.cli", "run", "--model", path.stdout.strip(), "--corpus", str(corpus)]
+    capture = [
+        "lpp.capture.cli.command",
+        "run",
+        "--model",
+        path.stdout.strip(),
+        "--corpus",
+        str(corpus),
+    ]
     capture += ["--store", str(store), "--prompts", str(count), "--sites", SITES]
     capture += ["--logit-positions", "schedule", "--shard-mib", str(SHARD_MIB)]
     return _peak(capture), _peak(["lpp.analyze.cli.command", "profile", str(store)])

@@ -21,9 +21,9 @@ from benchmarks.storage import bfloat16_rows, rows_on_disk
 from benchmarks.synthetic import one_batch, synthetic_run
 from lpp.analyze import scan_spectra
 from lpp.analyze.engine import stored_moments
-from lpp.capture.backend import Captured
-from lpp.capture.moments import ShardMoments
-from lpp.capture.planning import Prepared
+from lpp.capture.backends.moments import ShardMoments
+from lpp.capture.plan.backend import Captured
+from lpp.capture.plan.planning import Prepared
 from lpp.store import Run
 from lpp.store.arrays.encoder import encode_array
 from lpp.store.arrays.layout import site_array

@@ -19,8 +19,8 @@ from benchmarks.setting import capture, prepared, scratch
 from lpp.analyze import Selection, scan_entropy, scan_spectra
 from lpp.analyze.studies.saving import paper_tokens
 from lpp.analyze.studies.sensitivity import sensitivity
-from lpp.capture.opened import TorchModel
-from lpp.capture.planning import Prepared
+from lpp.capture.backends.opened import TorchModel
+from lpp.capture.plan.planning import Prepared
 from lpp.store import Run
 from lpp.store.format.schedule import prefix_schedule
 

@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lpp.capture.demo import demo_request
-from lpp.capture.engine import capture_run
-from lpp.capture.planning import Prepared, prepare
-from lpp.capture.request import CaptureRequest
-from lpp.capture.selection import Selection
+from lpp.capture.cli.demo import demo_request
+from lpp.capture.corpus.selection import Selection
+from lpp.capture.engine.capture import capture_run
+from lpp.capture.plan.planning import Prepared, prepare
+from lpp.capture.plan.request import CaptureRequest
 from lpp.store import Run, RunWriter, create_store
 
 

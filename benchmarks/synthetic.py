@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from lpp.capture.backend import Batch, Captured
-from lpp.capture.moments import ShardMoments
+from lpp.capture.backends.moments import ShardMoments
+from lpp.capture.plan.backend import Batch, Captured
 from lpp.store import Plan, Run, RunWriter, create_store
 from lpp.store.arrays.layout import Rows
 from lpp.store.format.plan import (

@@ -73,7 +73,7 @@ def capturing_ends(folder: Path, prompts: int) -> Callable[[], object]:
 def _capturing(folder: Path, prompts: int, *, schedule: bool) -> Callable[[], object]:
     from dataclasses import replace
 
-    from lpp.capture.planning import prepare
+    from lpp.capture.plan.planning import prepare
 
     ready = prepare(
         request(
@@ -105,9 +105,9 @@ def _generating(prompts: int, **asked: Any) -> Callable[[], object]:
     os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"
     from vllm import LLM, SamplingParams
 
-    from lpp.capture.models import describe_model, load_tokenizer
-    from lpp.capture.planning import choose_passages
-    from lpp.capture.prompts import tokenise
+    from lpp.capture.corpus.prompts import tokenise
+    from lpp.capture.models.load import describe_model, load_tokenizer
+    from lpp.capture.plan.planning import choose_passages
 
     wanted = request(prompts)
     described = describe_model(wanted.model)

@@ -134,7 +134,7 @@ def run_command() -> object:
 
 def capture_words(root: Path, *extra: object) -> list[str]:
     """What follows `lpp-capture`, of the packaged model on the built-in passages."""
-    from lpp.capture.gguf import packaged_model
+    from lpp.capture.models.gguf import packaged_model
 
     words = ("run", "--model", packaged_model(), "--corpus", "pydoc", "--store", root, *extra)
     return [str(word) for word in words]
@@ -168,7 +168,7 @@ def capture_packaged() -> object:
 
 def capture_here(root: Path, *extra: object) -> subprocess.CompletedProcess[str]:
     """The command line, called."""
-    from lpp.capture.cli import main
+    from lpp.capture.cli.command import main
 
     words = capture_words(root, *extra)
     done = CliRunner(env=TERMINAL).invoke(main, words)

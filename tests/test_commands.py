@@ -17,7 +17,7 @@ from terminal import HOSTILE, on_terminal, steering
 def commands() -> Iterator[tuple[str, click.Command]]:
     """(words to type, command) of every command, groups included."""
     from lpp.analyze.cli.command import main as analyze
-    from lpp.capture.cli import main as capture
+    from lpp.capture.cli.command import main as capture
     from lpp.sql.cli import main as sql
 
     for name, command in (("lpp-analyze", analyze), ("lpp-capture", capture), ("lpp-sql", sql)):
@@ -124,7 +124,10 @@ sys.meta_path.insert(0, Interrupts())
             ("lpp-analyze", module)
             for module in ("lpp.analyze.cli.allocator", "numcodecs", "numpy")
         ),
-        *(("lpp-capture", module) for module in ("lpp.capture.machine", "lpp.capture.status")),
+        *(
+            ("lpp-capture", module)
+            for module in ("lpp.capture.models.machine", "lpp.capture.engine.status")
+        ),
     ],
 )
 def test_ctrl_c_while_a_module_is_imported(

@@ -39,7 +39,7 @@ def packaged_float32() -> Any:
     """The packaged model by transformers' own means."""
     import transformers
 
-    from lpp.capture.gguf import converted_folder, packaged_model
+    from lpp.capture.models.gguf import converted_folder, packaged_model
 
     def refuse(file: Path, folder: Path) -> None:
         raise AssertionError("the capture has converted it already")

@@ -23,7 +23,7 @@ from click.testing import CliRunner
 from stored import stored_objects
 
 import lpp.analyze.cli.command
-import lpp.capture.cli
+import lpp.capture.cli.command
 import lpp.sql.cli
 from lpp.analyze import (
     read_eigenvalues,
@@ -32,14 +32,14 @@ from lpp.analyze import (
     scan_spectra,
     scan_tokens,
 )
-from lpp.capture.gguf import packaged_model
+from lpp.capture.models.gguf import packaged_model
 from lpp.sql import TABLES
 from lpp.store import open_store
 from tests.store.conftest import Capture, make_capture
 
 PROGRAMS: Mapping[str, click.Command] = {
     "lpp-analyze": lpp.analyze.cli.command.main,
-    "lpp-capture": lpp.capture.cli.main,
+    "lpp-capture": lpp.capture.cli.command.main,
     "lpp-sql": lpp.sql.cli.main,
 }
 MODELS = [f"lab/m{k}" for k in range(5)]

@@ -11,7 +11,7 @@ from lpp.store.commands.signals import end_at_once
 
 def capture() -> None:
     """`lpp-capture`."""
-    _start("lpp.capture.cli")
+    _start("lpp.capture.cli.command")
 
 
 def analyze() -> None:

@@ -251,7 +251,7 @@ def test_pictures_are_one_for_each_chart(tmp_path: Path, form: Any) -> None:
 def test_provenance_names_checksums_and_a_command_that_exists(
     make_run: Any, tmp_path: Path
 ) -> None:
-    from lpp.capture.cli_run import run as capture
+    from lpp.capture.cli.run import run as capture
 
     made = make_run(model="org/<b>tiny</b>")
     build_database(made.root)

@@ -179,7 +179,7 @@ def tiny_folder(
 @pytest.fixture(scope="session")
 def packaged() -> Path:
     """The GGUF file of SmolLM2-135M-Instruct, a real model, from its wheel."""
-    from lpp.capture.gguf import packaged_model
+    from lpp.capture.models.gguf import packaged_model
 
     return packaged_model()
 

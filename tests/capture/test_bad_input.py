@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 from stored import stored_objects
 
-from lpp.capture.cli import main
+from lpp.capture.cli.command import main
 from lpp.store import open_store
 from lpp.store.format.keys import ROOT_KEY
 

@@ -14,10 +14,10 @@ import pytest
 from s3_server import S3, SECRET, Fault, Proxy, always, some
 
 from lpp.analyze import build_database
-from lpp.capture.model_spec import ModelSpec
-from lpp.capture.request import CaptureRequest, CorpusSpec
-from lpp.capture.run import capture_into
-from lpp.capture.selection import Selection
+from lpp.capture.corpus.selection import Selection
+from lpp.capture.engine.run import capture_into
+from lpp.capture.models.spec import ModelSpec
+from lpp.capture.plan.request import CaptureRequest, CorpusSpec
 from lpp.sql import connect
 from lpp.store import Run, open_store
 

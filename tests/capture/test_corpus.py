@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lpp.capture.corpus import Corpus, open_corpus
-from lpp.capture.passages import fingerprint_texts, prompt_set_fingerprint
-from lpp.capture.pydoc_corpus import cut, pydoc_passages, without_excerpts
+from lpp.capture.corpus.open import Corpus, open_corpus
+from lpp.capture.corpus.passages import fingerprint_texts, prompt_set_fingerprint
+from lpp.capture.corpus.pydoc import cut, pydoc_passages, without_excerpts
 from lpp.store.errors import ErrorKind, InputError
 
 
@@ -70,7 +70,9 @@ def test_pydoc_reaches_200_tokens_of_the_packaged_model() -> None:
 
 
 def test_pydoc_fingerprint_is_that_of_another_process() -> None:
-    code = "from lpp.capture.corpus import open_corpus; print(open_corpus('pydoc').fingerprint)"
+    code = (
+        "from lpp.capture.corpus.open import open_corpus; print(open_corpus('pydoc').fingerprint)"
+    )
     environment = {**os.environ, "PYTHONHASHSEED": "7"}
     printed = subprocess.check_output([sys.executable, "-c", code], text=True, env=environment)
     assert printed.strip() == open_corpus("pydoc").fingerprint

@@ -23,14 +23,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lpp.capture.corpus_hub import (
+from lpp.capture.corpus.datasets import (
     HUB_DATASETS,
     joined_columns,
     raise_if_disk_full,
     whole_column,
     wikitext_articles,
 )
-from lpp.capture.passages import Passage, fingerprint_texts
+from lpp.capture.corpus.passages import Passage, fingerprint_texts
 from lpp.store.errors import ErrorKind, MachineError
 
 pytest.importorskip("datasets")
@@ -259,7 +259,7 @@ class Hub:
 
 OPEN = """
 import json, sys, time
-from lpp.capture.corpus import open_corpus
+from lpp.capture.corpus.open import open_corpus
 from lpp.store.errors import LppError
 start = time.monotonic()
 try:

@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lpp.capture.backend import Batch, Captured
-from lpp.capture.batches import asked_rows, group_by_budget, shard_batches, shard_boundaries
-from lpp.capture.engine import capture_run
-from lpp.capture.model_spec import ModelSpec
-from lpp.capture.planning import Prepared, prepare
-from lpp.capture.request import CaptureRequest, CorpusSpec
-from lpp.capture.selection import Selection
+from lpp.capture.corpus.selection import Selection
+from lpp.capture.engine.capture import capture_run
+from lpp.capture.models.spec import ModelSpec
+from lpp.capture.plan.backend import Batch, Captured
+from lpp.capture.plan.batches import asked_rows, group_by_budget, shard_batches, shard_boundaries
+from lpp.capture.plan.planning import Prepared, prepare
+from lpp.capture.plan.request import CaptureRequest, CorpusSpec
 from lpp.store import RunWriter, create_store
 from lpp.store.errors import FormatError
 

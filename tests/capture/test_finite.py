@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from lpp.capture.backend import Captured
-from lpp.capture.finite import all_finite, set_aside
-from lpp.capture.halving import halves, joined, without_rows
+from lpp.capture.backends.finite import all_finite, set_aside
+from lpp.capture.backends.torch.halving import halves, joined, without_rows
+from lpp.capture.plan.backend import Captured
 from lpp.store.arrays.reader import to_float32
 from lpp.store.format.tables import STATISTICS
 

@@ -14,8 +14,8 @@ import pytest
 from click.testing import CliRunner
 from stored import left_behind
 
-from lpp.capture.cli import main
-from lpp.capture.job_runner import JobResult, exit_code, table
+from lpp.capture.cli.command import main
+from lpp.capture.jobs.runner import JobResult, exit_code, table
 from lpp.store import open_store
 
 DIES = """

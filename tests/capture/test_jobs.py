@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from lpp.capture.cli_options import option_by_name
-from lpp.capture.jobs import JobsFile, command_line, parse_jobs, read_jobs
+from lpp.capture.jobs.file import JobsFile, command_line, parse_jobs, read_jobs
+from lpp.capture.plan.options import option_by_name
 from lpp.store.errors import ErrorKind, InputError
 
 WHOLE = """

@@ -18,7 +18,7 @@ from lpp.analyze.metrics.registry import METRICS
 from lpp.analyze.runs.select import Selection
 from lpp.analyze.studies.layers import layers
 from lpp.analyze.tables.eigenvalues import read_eigenvalues
-from lpp.capture.cli import main
+from lpp.capture.cli.command import main
 from lpp.store import Run, open_store
 from lpp.store.errors import InputError
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from lpp.capture.known_runs import finished, remember, request_key
-from lpp.capture.model_spec import ModelSpec
-from lpp.capture.parts import WHOLE, Part
-from lpp.capture.request import CaptureRequest, CorpusSpec
-from lpp.capture.run import capture_into
-from lpp.capture.selection import Selection
+from lpp.capture.corpus.selection import Selection
+from lpp.capture.engine.known_runs import finished, remember, request_key
+from lpp.capture.engine.run import capture_into
+from lpp.capture.models.spec import ModelSpec
+from lpp.capture.plan.parts import WHOLE, Part
+from lpp.capture.plan.request import CaptureRequest, CorpusSpec
 from lpp.store import create_store, open_store
 from lpp.store.format.keys import REQUESTS_KEY
 
@@ -136,7 +136,7 @@ def test_a_note_is_written_once_and_a_damaged_one_is_no_answer(
 
 AGAIN = """
 import sys
-from lpp.capture.cli import main
+from lpp.capture.cli.command import main
 
 try:
     main(sys.argv[1:])

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from lpp.capture.anatomy import forward_inputs
-from lpp.capture.logit_stats import STATISTICS, logit_statistics
-from lpp.capture.sites import capture_sites, find_sites
-from lpp.capture.unembedding import Unembedding, find_unembedding
+from lpp.capture.backends.logit_statistics import STATISTICS, logit_statistics
+from lpp.capture.models.anatomy import forward_inputs
+from lpp.capture.models.sites import capture_sites, find_sites
+from lpp.capture.models.unembedding import Unembedding, find_unembedding
 from lpp.store.errors import ErrorKind, InputError
 
 INF, NAN = math.inf, math.nan

@@ -13,11 +13,11 @@ import pytest
 import torch
 import transformers
 
-from lpp.capture import gguf, machine
-from lpp.capture.anatomy import max_positions
-from lpp.capture.fingerprints import tokenizer_fingerprint, weights_fingerprint
-from lpp.capture.gguf import converted_folder, packaged_model
-from lpp.capture.models import ModelSpec, load_model, load_tokenizer
+from lpp.capture.models import gguf, machine
+from lpp.capture.models.anatomy import max_positions
+from lpp.capture.models.fingerprints import tokenizer_fingerprint, weights_fingerprint
+from lpp.capture.models.gguf import converted_folder, packaged_model
+from lpp.capture.models.load import ModelSpec, load_model, load_tokenizer
 from lpp.store.errors import ErrorKind, InputError, LppError, MachineError
 
 
@@ -220,7 +220,7 @@ def test_an_offline_hub_fails_fast(monkeypatch):
 @pytest.mark.parametrize("listening", [False, True], ids=["refusing", "silent"])
 def test_a_hub_that_does_not_answer_fails_fast(listening, monkeypatch):
     """A closed port refuses at once; one that accepts and says nothing takes the time limit."""
-    monkeypatch.setattr("lpp.capture.hub._ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr("lpp.capture.models.hub._ANSWER_SECONDS", 0.5)
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         if listening:

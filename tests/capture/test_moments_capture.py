@@ -18,18 +18,18 @@ from s3_server import S3
 from stored import object_path, stored_objects
 
 from lpp.analyze import scan_metrics, scan_spectra
-from lpp.capture.backend import Captured
-from lpp.capture.cli import main
-from lpp.capture.engine import capture_run
-from lpp.capture.halving import halves, joined
-from lpp.capture.model_spec import ModelSpec
-from lpp.capture.moments import WAITING, ShardMoments
-from lpp.capture.planning import Prepared, prepare
-from lpp.capture.request import CaptureRequest, CorpusSpec
-from lpp.capture.run import capture_into
-from lpp.capture.selection import Selection
-from lpp.capture.sites import find_sites
-from lpp.capture.torch_backend import TorchBackend
+from lpp.capture.backends.moments import WAITING, ShardMoments
+from lpp.capture.backends.torch.backend import TorchBackend
+from lpp.capture.backends.torch.halving import halves, joined
+from lpp.capture.cli.command import main
+from lpp.capture.corpus.selection import Selection
+from lpp.capture.engine.capture import capture_run
+from lpp.capture.engine.run import capture_into
+from lpp.capture.models.sites import find_sites
+from lpp.capture.models.spec import ModelSpec
+from lpp.capture.plan.backend import Captured
+from lpp.capture.plan.planning import Prepared, prepare
+from lpp.capture.plan.request import CaptureRequest, CorpusSpec
 from lpp.store import Run, RunWriter, create_store, open_store
 from lpp.store.errors import InputError
 from lpp.store.format.plan import Plan

@@ -13,7 +13,7 @@ from stored import object_path, stored_objects
 
 from lpp.analyze import scan_entropy, scan_spectra
 from lpp.analyze.cli.command import main as analyze
-from lpp.capture.cli import main
+from lpp.capture.cli.command import main
 from lpp.sql import connect
 from lpp.store import Run, add_scores, open_store, read_scores
 from lpp.store.format.keys import COMMIT_KEY

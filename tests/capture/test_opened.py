@@ -12,15 +12,15 @@ import pytest
 from backend_contract import make_batch, random_prompts
 from click.testing import CliRunner
 
-from lpp.capture.cli import main
-from lpp.capture.joined_backend import JoinedBackend, check_same_rows
-from lpp.capture.model_spec import ModelSpec
-from lpp.capture.models import describe_model, load_model, save_untrained
-from lpp.capture.opened import choose_backend
-from lpp.capture.request import CaptureRequest, CorpusSpec
-from lpp.capture.selection import Selection
-from lpp.capture.sites import find_sites
-from lpp.capture.torch_backend import TorchBackend
+from lpp.capture.backends.joined import JoinedBackend, check_same_rows
+from lpp.capture.backends.opened import choose_backend
+from lpp.capture.backends.torch.backend import TorchBackend
+from lpp.capture.cli.command import main
+from lpp.capture.corpus.selection import Selection
+from lpp.capture.models.load import describe_model, load_model, save_untrained
+from lpp.capture.models.sites import find_sites
+from lpp.capture.models.spec import ModelSpec
+from lpp.capture.plan.request import CaptureRequest, CorpusSpec
 from lpp.store.errors import InputError, MachineError
 
 DESCRIBED = (

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lpp.capture.outcome import Outcome
-from lpp.capture.parts import WHOLE, Part, chosen_part, parse_part, slurm_part
+from lpp.capture.engine.outcome import Outcome
+from lpp.capture.plan.parts import WHOLE, Part, chosen_part, parse_part, slurm_part
 from lpp.store.errors import ErrorKind, InputError
 
 

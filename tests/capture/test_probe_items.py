@@ -9,8 +9,7 @@ import jinja2
 import pytest
 import yaml
 
-from lpp.capture.probe import GROUPS, LONGEST_ANSWER
-from lpp.capture.probe_items import (
+from lpp.capture.probes.items import (
     ITEM_SEED,
     TASKS,
     ambiguous_dataset,
@@ -19,10 +18,11 @@ from lpp.capture.probe_items import (
     probe_items,
     read_items,
 )
-from lpp.capture.probe_patterns import ANSWER_LENGTH
-from lpp.capture.probe_scoring import LINES, Verdict, line_of
-from lpp.capture.probe_store import ITEMS_VERSION
-from lpp.capture.probe_subject import SHOTS
+from lpp.capture.probes.patterns import ANSWER_LENGTH
+from lpp.capture.probes.probe import GROUPS, LONGEST_ANSWER
+from lpp.capture.probes.scoring import LINES, Verdict, line_of
+from lpp.capture.probes.store import ITEMS_VERSION
+from lpp.capture.probes.subject import SHOTS
 
 
 class Loader(yaml.SafeLoader):

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from lpp.capture.models import ModelSpec, describe_model
-from lpp.capture.probe_items import TASKS
+from lpp.capture.models.load import ModelSpec, describe_model
+from lpp.capture.probes.items import TASKS
 from lpp.store import open_store, read_scores
 from lpp.store.scores import score_sets
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lpp.capture.probe_scoring import (
+from lpp.capture.probes.scoring import (
     LINES,
     Verdict,
     char_f1,

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from lpp.capture import probe_store
-from lpp.capture.model_spec import ModelSpec
-from lpp.capture.probe import ProbeResult, ProbeScore
-from lpp.capture.probe_items import Probe
-from lpp.capture.probe_store import keep, matching_run, refuse_second, source_name
-from lpp.capture.probe_subject import ProbeRequest, Subject
+from lpp.capture.models.spec import ModelSpec
+from lpp.capture.probes import store as probe_store
+from lpp.capture.probes.items import Probe
+from lpp.capture.probes.probe import ProbeResult, ProbeScore
+from lpp.capture.probes.store import keep, matching_run, refuse_second, source_name
+from lpp.capture.probes.subject import ProbeRequest, Subject
 from lpp.store import Store, create_store, open_store, read_scores
 from lpp.store.errors import ConflictError, ErrorKind, InputError
 from lpp.store.scores import score_sets

@@ -6,8 +6,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from lpp.capture.passages import Passage, Refused
-from lpp.capture.prompts import token_counter, tokenise
+from lpp.capture.corpus.passages import Passage, Refused
+from lpp.capture.corpus.prompts import token_counter, tokenise
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.format.rows import prompts_sha256
 from lpp.store.format.tables import PROMPTS_SCHEMA

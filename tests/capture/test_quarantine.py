@@ -17,7 +17,7 @@ from stored import object_path
 import lpp.sql
 from lpp.analyze import scan_entropy, scan_spectra, scan_tokens
 from lpp.analyze.cli.command import main as analyze
-from lpp.capture.cli import main
+from lpp.capture.cli.command import main
 from lpp.store import Run, open_store
 
 WORDS = ["dog", "fox", "lazy", "brown"]

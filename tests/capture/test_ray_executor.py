@@ -11,14 +11,14 @@ import pytest
 from click.testing import CliRunner
 
 from lpp.analyze.cli.command import main as analyze
-from lpp.capture import ray_executor
-from lpp.capture.cli import main as capture
-from lpp.capture.cli_options import executor_words
-from lpp.capture.model_spec import ModelSpec
-from lpp.capture.planning import prepare
-from lpp.capture.ray_actor import Loaded
-from lpp.capture.request import CaptureRequest, CorpusSpec
-from lpp.capture.selection import Selection
+from lpp.capture.cli.command import main as capture
+from lpp.capture.corpus.selection import Selection
+from lpp.capture.models.spec import ModelSpec
+from lpp.capture.plan.options import executor_words
+from lpp.capture.plan.planning import prepare
+from lpp.capture.plan.request import CaptureRequest, CorpusSpec
+from lpp.capture.ray import executor as ray_executor
+from lpp.capture.ray.actor import Loaded
 from lpp.store import create_store
 from lpp.store.commands import cluster
 from lpp.store.errors import ConflictError, ErrorKind, InputError, MachineError
@@ -133,7 +133,7 @@ def test_a_machine_that_comes_to_another_plan_ends_the_capture(
 
 def ray_executor_actor(root: Path, request: CaptureRequest) -> Any:
     """What runs on a card, in this process."""
-    from lpp.capture.ray_actor import CaptureActor
+    from lpp.capture.ray.actor import CaptureActor
 
     return CaptureActor(root, request, "worker")
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from sealed import seal
 from stored import left_behind, object_path, stored_objects
 
-from lpp.capture.cli import main
+from lpp.capture.cli.command import main
 from lpp.store import Run, open_store
 
 Command = Callable[..., Result]
@@ -153,7 +153,7 @@ def test_another_model_is_refused_with_what_differs_and_nothing_moves(place: Pat
 def test_a_plan_of_other_releases_is_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, _ = runs(place)
     flip(object_path(run.path / "shards/00001", "tokens.arrow"))
-    monkeypatch.setattr("lpp.capture.opened.version", lambda name: "0.0.1")
+    monkeypatch.setattr("lpp.capture.backends.opened.version", lambda name: "0.0.1")
     done = repair(run.id, "--model=llama")
     assert done.exit_code == 1
     said = " ".join(done.stdout.split())

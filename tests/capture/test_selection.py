@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lpp.capture.passages import Corpus, Passage
-from lpp.capture.selection import Selection, draw, select
+from lpp.capture.corpus.passages import Corpus, Passage
+from lpp.capture.corpus.selection import Selection, draw, select
 from lpp.store.errors import ErrorKind, InputError
 
 

@@ -7,8 +7,8 @@ import torch
 import transformers
 from torch import nn
 
-from lpp.capture.anatomy import forward_inputs, module_tree
-from lpp.capture.sites import ModelSites, capture_sites, check_sites, find_sites
+from lpp.capture.models.anatomy import forward_inputs, module_tree
+from lpp.capture.models.sites import ModelSites, capture_sites, check_sites, find_sites
 from lpp.store.errors import ErrorKind, InputError
 
 BLOCKS = 3

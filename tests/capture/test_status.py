@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from lpp.capture.cli import main
-from lpp.capture.engine import capture_run
-from lpp.capture.model_spec import ModelSpec
-from lpp.capture.parts import Part
-from lpp.capture.planning import Prepared, prepare
-from lpp.capture.request import CaptureRequest, CorpusSpec
-from lpp.capture.selection import Selection
-from lpp.capture.status import RunStatus, run_status, status_document, store_status
-from lpp.capture.status_text import status_table
+from lpp.capture.cli.command import main
+from lpp.capture.cli.status_text import status_table
+from lpp.capture.corpus.selection import Selection
+from lpp.capture.engine.capture import capture_run
+from lpp.capture.engine.status import RunStatus, run_status, status_document, store_status
+from lpp.capture.models.spec import ModelSpec
+from lpp.capture.plan.parts import Part
+from lpp.capture.plan.planning import Prepared, prepare
+from lpp.capture.plan.request import CaptureRequest, CorpusSpec
 from lpp.store import Run, RunWriter, create_store, open_store
 from lpp.store.format.keys import COMMIT_KEY, PLAN_KEY
 from lpp.store.heartbeat import SILENT_SECONDS, at_work
@@ -226,7 +226,7 @@ def test_watching_ends_well_with_ctrl_c(store: Path) -> None:
 def test_status_needs_no_torch(store: Path) -> None:
     create_store(store)
     code = (
-        "import sys\nfrom lpp.capture.cli import main\n"
+        "import sys\nfrom lpp.capture.cli.command import main\n"
         "try: main(sys.argv[1:])\n"
         "except SystemExit: print('torch' in sys.modules, 'transformers' in sys.modules)"
     )

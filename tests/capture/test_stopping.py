@@ -14,8 +14,8 @@ import pytest
 from click.testing import CliRunner
 from stored import left_behind
 
-from lpp.capture.cli import main
-from lpp.capture.stopping import Stop, stoppable
+from lpp.capture.cli.command import main
+from lpp.capture.engine.stopping import Stop, stoppable
 from lpp.store import Run, open_store
 from lpp.store.commands.signals import polite_ends
 
@@ -127,7 +127,7 @@ def test_the_second_request_ends_at_once(
 
 SCRIPT = """
 import sys, time
-from lpp.capture.stopping import stoppable
+from lpp.capture.engine.stopping import stoppable
 
 with stoppable(8, float(sys.argv[1])) as stop:
     if stop.begin(2):
@@ -177,7 +177,7 @@ def test_a_main_thread_that_does_not_listen_is_no_way_to_stay() -> None:
     """The interpreter's handlers never run inside this call; the watcher ends the process."""
     script = (
         "import ctypes, sys\n"
-        "from lpp.capture.stopping import stoppable\n"
+        "from lpp.capture.engine.stopping import stoppable\n"
         "with stoppable(8, 0.1) as stop:\n"
         "    stop.begin(2)\n"
         "    print('begun', flush=True)\n"
@@ -200,7 +200,7 @@ def test_a_main_thread_that_does_not_listen_is_no_way_to_stay() -> None:
 def test_a_second_request_that_a_library_wraps_is_no_error() -> None:
     script = (
         "import time\n"
-        "from lpp.capture.stopping import stoppable\n"
+        "from lpp.capture.engine.stopping import stoppable\n"
         "with stoppable(8, 60) as stop:\n"
         "    stop.begin(2)\n"
         "    print('begun', flush=True)\n"

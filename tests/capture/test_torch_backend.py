@@ -12,8 +12,8 @@ import pytest
 import torch
 from backend_contract import BackendContract, Harness, make_batch, random_prompts
 
-from lpp.capture.sites import find_sites
-from lpp.capture.torch_backend import TorchBackend, padded
+from lpp.capture.backends.torch.backend import TorchBackend, padded
+from lpp.capture.models.sites import find_sites
 
 
 class TestTorchBackend(BackendContract):
@@ -54,8 +54,8 @@ import logging, resource, sys
 import numpy as np, torch
 from backend_contract import make_batch, random_prompts
 from transformers import GPT2Config, AutoModelForCausalLM
-from lpp.capture.sites import find_sites
-from lpp.capture.torch_backend import TorchBackend
+from lpp.capture.models.sites import find_sites
+from lpp.capture.backends.torch.backend import TorchBackend
 
 torch.set_num_threads(1)
 torch.manual_seed(3)

@@ -11,10 +11,10 @@ from backend_contract import make_batch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lpp.capture.handover import Handed, InProcess, Receiver, SharedFile
-from lpp.capture.vllm_backend import Assembly
-from lpp.capture.vllm_match import Found, find_prompts, prompt_key
-from lpp.capture.vllm_recorder import Taken
+from lpp.capture.backends.vllm.backend import Assembly
+from lpp.capture.backends.vllm.handover import Handed, InProcess, Receiver, SharedFile
+from lpp.capture.backends.vllm.match import Found, find_prompts, prompt_key
+from lpp.capture.backends.vllm.recorder import Taken
 from lpp.store.errors import MachineError
 
 PROMPTS = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=6), min_size=1, max_size=8)

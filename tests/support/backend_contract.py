@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from lpp.capture.backend import Backend, Batch
+from lpp.capture.plan.backend import Backend, Batch
 
 Floats = npt.NDArray[np.float32]
 

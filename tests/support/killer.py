@@ -84,11 +84,11 @@ def capture_job(model: Path, folder: Path, **settings: Any) -> Job:
     """A capture of twelve texts in five shards or so; in ten, where it keeps moments."""
     import torch
 
-    from lpp.capture.model_spec import ModelSpec
-    from lpp.capture.planning import prepare
-    from lpp.capture.request import CaptureRequest, CorpusSpec
-    from lpp.capture.run import capture_into
-    from lpp.capture.selection import Selection
+    from lpp.capture.corpus.selection import Selection
+    from lpp.capture.engine.run import capture_into
+    from lpp.capture.models.spec import ModelSpec
+    from lpp.capture.plan.planning import prepare
+    from lpp.capture.plan.request import CaptureRequest, CorpusSpec
 
     torch.set_num_threads(1)
     texts = folder / "texts.txt"
@@ -105,11 +105,11 @@ def capture_job(model: Path, folder: Path, **settings: Any) -> Job:
     )
     if request.backend == "vllm":
         # an engine does not outlive a fork; importing it is half its start
-        from lpp.capture.vllm_engine import check_vllm
+        from lpp.capture.backends.vllm.engine import check_vllm
 
         check_vllm(quiet=True)
         importlib.import_module("vllm.v1.engine.llm_engine")
-        importlib.import_module("lpp.capture.vllm_backend")
+        importlib.import_module("lpp.capture.backends.vllm.backend")
     else:
         prepare(request, quiet=True).close()  # what it imports, children need not
 

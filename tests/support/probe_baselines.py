@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
-from lpp.capture.probe_ambiguous import read_scenes
-from lpp.capture.probe_items import Probe, read_items
-from lpp.capture.probe_patterns import FAMILIES
-from lpp.capture.probe_scoring import (
+from lpp.capture.probes.ambiguous import read_scenes
+from lpp.capture.probes.items import Probe, read_items
+from lpp.capture.probes.patterns import FAMILIES
+from lpp.capture.probes.scoring import (
     Verdict,
     line_of,
     score_ambiguous_generate,

@@ -95,11 +95,11 @@ def analysis(folder: Path, spans: int = 12) -> dict[str, Any]:
 
 def capture(folder: Path, model: str, prompts: int = 48) -> dict[str, Any]:
     """A store by one process and by two nodes, of which one dies with shards in its hands."""
-    from lpp.capture import ray_executor
-    from lpp.capture.model_spec import ModelSpec
-    from lpp.capture.request import CaptureRequest, CorpusSpec
-    from lpp.capture.run import capture_into
-    from lpp.capture.selection import Selection
+    from lpp.capture.corpus.selection import Selection
+    from lpp.capture.engine.run import capture_into
+    from lpp.capture.models.spec import ModelSpec
+    from lpp.capture.plan.request import CaptureRequest, CorpusSpec
+    from lpp.capture.ray import executor as ray_executor
 
     corpus = folder / "texts.jsonl"
     texts = [f"{n} times the quick brown fox jumps over the dog. " * 3 for n in range(prompts)]

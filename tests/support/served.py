@@ -22,15 +22,15 @@ class Served:
 
     def backend(self, wanted: Any) -> Any:
         """Captures `wanted` in float32."""
-        from lpp.capture.vllm_backend import VllmBackend
+        from lpp.capture.backends.vllm.backend import VllmBackend
 
         return VllmBackend(self.engine, tuple(wanted), "float32", self.vocabulary)
 
 
 def serve(folder: Path, family: str, *, tensor_parallel: int = 1) -> Iterator[Served]:
     """One engine at a time: vLLM's state is the process's."""
-    from lpp.capture.vllm_backend import probe_engine
-    from lpp.capture.vllm_engine import EngineSettings, VllmEngine
+    from lpp.capture.backends.vllm.backend import probe_engine
+    from lpp.capture.backends.vllm.engine import EngineSettings, VllmEngine
 
     reference = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     vocabulary = reference.config.vocab_size

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lpp.capture.cli import main
+from lpp.capture.cli.command import main
 from lpp.store import Run, open_store
 from lpp.store.format.tables import STATISTICS
 
@@ -200,12 +200,12 @@ def test_ten_thousand_short_prompts_keep_memory_flat_and_lose_no_row(
     script.write_text(
         "import os, sys, json\n"
         "from pathlib import Path\n"
-        "from lpp.capture.cli_options import request_of\n"
-        "from lpp.capture.engine import capture_run\n"
-        "from lpp.capture.planning import prepare\n"
-        "from lpp.capture.request import CaptureRequest, CorpusSpec\n"
-        "from lpp.capture.model_spec import ModelSpec\n"
-        "from lpp.capture.selection import Selection\n"
+        "from lpp.capture.plan.options import request_of\n"
+        "from lpp.capture.engine.capture import capture_run\n"
+        "from lpp.capture.plan.planning import prepare\n"
+        "from lpp.capture.plan.request import CaptureRequest, CorpusSpec\n"
+        "from lpp.capture.models.spec import ModelSpec\n"
+        "from lpp.capture.corpus.selection import Selection\n"
         "from lpp.store import RunWriter, create_store\n"
         "model, corpus, root = sys.argv[1:]\n"
         "class Watch:\n"

@@ -15,8 +15,8 @@ from backend_contract import (
 )
 from served import serve
 
-from lpp.capture.backend import Batch, Captured
-from lpp.capture.vllm_backend import EPSILON, _check_causal
+from lpp.capture.backends.vllm.backend import EPSILON, _check_causal
+from lpp.capture.plan.backend import Batch, Captured
 from lpp.store.errors import InputError
 
 

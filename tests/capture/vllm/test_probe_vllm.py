@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from lpp.capture.model_spec import ModelSpec
-from lpp.capture.probe_run import ProbeRequest, probe_into
+from lpp.capture.models.spec import ModelSpec
+from lpp.capture.probes.run import ProbeRequest, probe_into
 
 
 def test_probes_score_alike_in_both_backends(packaged: Path, tmp_path: Path) -> None:

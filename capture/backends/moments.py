@@ -1,0 +1,221 @@
+"""Moments of a shard, accumulated while it is captured, on the device that its rows are on.
+
+For each site and position band (`Plan.moment_ends`): count, mean and scatter in float64, merged as
+in Chan, Golub and LeVeque 1983. Rows wait until there are `WAITING` of a band; then one rank-k
+update takes them in: centred by their own mean, with one row more that carries the rank-one term of
+the merge, so that the product and the merge are one `addmm`. Which rows meet in a product depends
+on the order of the batches alone, which the plan fixes.
+
+Only the upper triangle is kept, in panels of rows from the diagonal on: at eight panels 9/16 of
+the memory and of the products of the square. For S sites of width d in B bands that is
+S B (4.5 d^2 + WAITING d itemsize) bytes: with 13 bands 1.1 GB at d = 576 and 31 sites, 36 GB at
+d = 4,096 and 33. The d x d addition is paid once for so many rows, so it stays small beside their
+product.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from lpp.capture.models.machine import out_of_memory
+from lpp.capture.plan.backend import Captured
+from lpp.store.arrays.layout import Rows
+from lpp.store.arrays.moments import SiteMoments
+from lpp.store.errors import ErrorKind, MachineError
+from lpp.store.format.plan import Plan
+from lpp.store.format.quarantine import SetAside
+
+WAITING: Final = 1024
+"""Rows worth one product."""
+
+PANELS: Final = 8
+"""Parts that a triangle is kept in."""
+
+_TORCH: Final = {"float64": torch.float64, "float32": torch.float32}
+
+
+class ShardMoments(Mapping[str, SiteMoments]):
+    """Moments of the shard that is being captured: site -> its bands.
+
+    A site is packed and copied to the host when it is asked for: as many times, as long as no
+    row of the next shard has come.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._sites: dict[str, _Site] = {}
+        self._upper = np.array(plan.moment_ends)
+
+    def begin(self) -> None:
+        """Forget every row; keep the memory."""
+        for site in self._sites.values():
+            site.clear()
+
+    def add(self, captured: Captured, aside: Iterable[SetAside]) -> None:
+        """Take in a batch, but for the prompts `aside`."""
+        bands = self._bands(captured, aside)
+        if not (bands >= 0).any():
+            return  # where nothing could run the rows are zeros, on no device in particular
+        some = [np.flatnonzero(bands == band) for band in range(len(self._upper))]
+        indices = _Indices(some)
+        try:
+            for spec in self._plan.sites:
+                rows = captured.on_device.get(spec.name)
+                if rows is None:
+                    rows = as_tensor(captured.hidden[spec.name])
+                if spec.name not in self._sites:
+                    self._sites[spec.name] = _Site(rows, len(self._upper))
+                self._sites[spec.name].add(rows, indices.on(rows.device))
+        except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
+            if not out_of_memory(error):
+                raise
+            width = max(spec.width for spec in self._plan.sites)
+            raise MachineError(
+                f"out of memory for moments of {len(self._plan.sites)} sites of width {width} in "
+                f"{len(self._upper)} bands. Capture with fewer --sites, or with --keep rows.",
+                kind=ErrorKind.NO_MEMORY,
+            ) from None
+
+    def _bands(self, captured: Captured, aside: Iterable[SetAside]) -> npt.NDArray[np.int64]:
+        """(T,) the band of each flat row; -1 for prompts that are set aside."""
+        batch = captured.batch
+        position = np.concatenate([np.arange(length) for length in batch.lengths])
+        bands = np.searchsorted(self._upper, position, side="right")
+        out = [one.prompt_id for one in aside]
+        bands[np.repeat(np.isin(batch.prompt_ids, out), batch.lengths)] = -1
+        return bands
+
+    def __getitem__(self, site: str) -> SiteMoments:
+        spec = next((spec for spec in self._plan.sites if spec.name == site), None)
+        if spec is None:
+            raise KeyError(site)
+        if site not in self._sites:  # not one row has come: a shard of failed prompts
+            self._sites[site] = _Site(torch.empty((0, spec.width)), len(self._upper))
+        return self._sites[site].packed(self._plan.moments_dtype)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._plan.site_names)
+
+    def __len__(self) -> int:
+        return len(self._plan.sites)
+
+
+class _Indices:
+    """Rows of each band of one batch; each device gets them once."""
+
+    def __init__(self, bands: list[npt.NDArray[np.intp]]) -> None:
+        self._bands = bands
+        self._on: dict[torch.device, list[torch.Tensor]] = {}
+
+    def on(self, device: torch.device) -> list[torch.Tensor]:
+        if device not in self._on:
+            self._on[device] = [torch.from_numpy(rows).to(device) for rows in self._bands]
+        return self._on[device]
+
+
+class _Site:
+    """One site: a `_Band` for each band, and the room their products need."""
+
+    def __init__(self, rows: torch.Tensor, bands: int) -> None:
+        width, device = rows.shape[1], rows.device
+        room = torch.empty((WAITING + 1, width), dtype=torch.float64, device=device)
+        self._bands = [_Band(rows, room) for _ in range(bands)]
+
+    def clear(self) -> None:
+        for band in self._bands:
+            band.clear()
+
+    @torch.inference_mode()
+    def add(self, rows: torch.Tensor, bands: list[torch.Tensor]) -> None:
+        """Take in rows (T, d); bands: which of them belong to each band."""
+        for band, which in zip(self._bands, bands, strict=True):
+            band.add(rows, which)
+
+    @torch.inference_mode()
+    def packed(self, dtype: str) -> SiteMoments:
+        """All rows so far, on the host."""
+        for band in self._bands:
+            band.multiply()
+        triangles = [band.triangle().to(_TORCH[dtype]).cpu() for band in self._bands]
+        return SiteMoments(
+            n=np.array([band.n for band in self._bands], dtype=np.int64),
+            mean=torch.stack([band.mean.cpu() for band in self._bands]).numpy(),
+            scatter=torch.stack(triangles).numpy(),
+        )
+
+
+class _Band:
+    """Rows of one site at the positions of one band: those that wait, and the moments of others."""
+
+    def __init__(self, like: torch.Tensor, room: torch.Tensor) -> None:
+        width, device = like.shape[1], like.device
+        self._rows = torch.empty((WAITING, width), dtype=like.dtype, device=device)
+        self._room = room
+        self.mean = torch.zeros(width, dtype=torch.float64, device=device)
+        edges = sorted({width * k // PANELS for k in range(PANELS)})
+        ends = [*edges[1:], width]
+        self._panels = [
+            (start, end, torch.zeros((end - start, width - start), dtype=torch.float64).to(device))
+            for start, end in zip(edges, ends, strict=True)
+        ]
+        self._filled = self._taken = 0
+
+    @property
+    def n(self) -> int:
+        """Rows so far."""
+        return self._taken + self._filled
+
+    def clear(self) -> None:
+        self._filled = self._taken = 0
+        self.mean.zero_()
+        for _, _, panel in self._panels:
+            panel.zero_()
+
+    def add(self, rows: torch.Tensor, which: torch.Tensor) -> None:
+        """Take in `rows[which]`."""
+        while len(which):
+            some = which[: WAITING - self._filled]
+            self._rows[self._filled : self._filled + len(some)] = rows.index_select(0, some)
+            self._filled += len(some)
+            which = which[len(some) :]
+            if self._filled == WAITING:
+                self.multiply()
+
+    def multiply(self) -> None:
+        """Take the waiting rows into the moments."""
+        count = self._filled
+        if not count:
+            return
+        centred = self._room[:count]
+        # The first row comes off before anything is summed: equal rows are exactly zero, and
+        # columns whose mean is enormous keep their digits.
+        first = self._rows[0].to(torch.float64)
+        torch.sub(self._rows[:count].to(torch.float64), first, out=centred)
+        mean = centred.mean(dim=0)
+        centred -= mean
+        mean += first
+        total = self._taken + count
+        if self._taken:
+            delta = mean - self.mean
+            centred = self._room[: count + 1]
+            torch.mul(delta, (self._taken * count / total) ** 0.5, out=centred[count])
+            self.mean += delta * (count / total)
+        else:
+            self.mean.copy_(mean)
+        for start, end, panel in self._panels:
+            panel.addmm_(centred[:, start:end].T, centred[:, start:])
+        self._taken, self._filled = total, 0
+
+    def triangle(self) -> torch.Tensor:
+        """(d (d + 1) / 2,) the upper triangle, row after row."""
+        return torch.cat([panel[torch.ones_like(panel).triu() > 0] for _, _, panel in self._panels])
+
+
+def as_tensor(rows: Rows) -> torch.Tensor:
+    """Host rows as they are stored, without a copy; uint16 holds the bits of bfloat16."""
+    array: npt.NDArray[Any] = rows if rows.flags.writeable else rows.copy()
+    tensor = torch.from_numpy(array)
+    return tensor.view(torch.bfloat16) if tensor.dtype == torch.uint16 else tensor

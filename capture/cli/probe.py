@@ -1,0 +1,133 @@
+"""`lpp-capture probe`: ask a model the two synthetic probes and keep its scores."""
+
+import shlex
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lpp.capture.cli.store_type import STORE
+from lpp.capture.models.machine import require
+from lpp.store.commands.console import debug_option
+
+if TYPE_CHECKING:
+    from lpp.capture.probes.probe import ProbeScore
+    from lpp.capture.probes.run import Probed
+    from lpp.capture.probes.subject import ProbeRequest
+
+
+@click.command()
+@click.option("--model", required=True, help="Hub id, local folder, or GGUF file.")
+@click.option("--revision", help="Revision of a hub model: branch, tag or commit.")
+@click.option("--store", required=True, type=STORE, help="Where scores go.")
+@click.option("--backend", type=click.Choice(["torch", "vllm"]), default="torch", show_default=True)
+@click.option(
+    "--probe",
+    "probes",
+    type=click.Choice(["ar", "spc"]),
+    multiple=True,
+    help="Only this probe: ambiguous reasoning or symbolic patterns. Both by default.",
+)
+@click.option(
+    "--shots",
+    default=10,
+    show_default=True,
+    type=click.IntRange(0, 10),
+    help="Solved items before each question.",
+)
+@click.option("--limit", type=click.IntRange(1), help="Only the first so many items of a task.")
+@click.option("--item-seed", default=0, show_default=True, help="Deal or draw other items.")
+@click.option("--chat", is_flag=True, help="Ask through the model's chat template.")
+@click.option(
+    "--tensor-parallel",
+    type=click.IntRange(1),
+    default=1,
+    metavar="N",
+    help="Cards that share the model inside vLLM.",
+)
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:1; for torch.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["auto", "bfloat16", "float16", "float32"]),
+    default="auto",
+    show_default=True,
+)
+@click.option(
+    "--device-map", type=click.Choice(["auto"]), help="Spread the model over several cards."
+)
+@click.option(
+    "--trust-remote-code", is_flag=True, help="Run Python code that comes with the model."
+)
+@click.option(
+    "--batch-size",
+    default=8,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Prompts that run together; for torch.",
+)
+@click.option("--run", metavar="RUN", help="Which run of the store this model is, of several.")
+@click.option("--source", metavar="NAME", help="Keep the scores under another name.")
+@click.option("--replace", is_flag=True, help="In the place of this model's old scores.")
+@debug_option
+def probe(**options: Any) -> None:
+    """Ask a model the two probes and keep its scores in --store.
+
+    \b
+    Examples:
+      lpp-capture probe --model Qwen/Qwen2.5-0.5B-Instruct --store ./lpp
+      lpp-capture probe --model ./my-model --backend vllm --store ./lpp
+      lpp-capture probe --model ./my-model --probe spc --limit 20 --store ./lpp
+
+    Ambiguous reasoning (lpp_ar, 160 items) and symbolic pattern completion
+    (lpp_spc, 100 items) run through lm-eval. Scores become rows of the table
+    `benchmarks`; lm-eval's own result files lie beside them.
+    """
+    require("torch", "transformers", "safetensors", "lm_eval", extra="probes")
+    from lpp.capture.probes.run import probe_into
+
+    done = probe_into(
+        options["store"],
+        _request(options),
+        source=options["source"],
+        run=options["run"],
+        replace=options["replace"],
+    )
+    _show(done)
+    there = f" {shlex.quote(str(options['store']))}"
+    click.echo("Next: lpp-analyze " + ("profile" if done.has_runs else "benchmarks list") + there)
+
+
+def _request(options: dict[str, Any]) -> "ProbeRequest":
+    from lpp.capture.models.spec import ModelSpec
+    from lpp.capture.probes.subject import ProbeRequest
+
+    def take(*names: str) -> dict[str, Any]:
+        return {name: options[name] for name in names}
+
+    return ProbeRequest(
+        model=ModelSpec(
+            id=options["model"],
+            **take("revision", "dtype", "device", "device_map", "trust_remote_code"),
+        ),
+        probes=tuple(dict.fromkeys(options["probes"])) or ("ar", "spc"),
+        **take("backend", "shots", "limit", "item_seed", "chat", "batch_size"),
+        **take("tensor_parallel"),
+    )
+
+
+def _show(done: "Probed") -> None:
+    click.echo(f"{done.model}\n{done.source}\n")
+    click.echo(f"{'task':<17}{'metric':<18}{'score':>7}{'stderr':>8}{'95 %':>15}{'n':>6}")
+    for result in done.results:
+        for score in result.scores:
+            click.echo(_line(score))
+    click.echo(f"\nrun: {done.run or 'none: ' + done.why_no_run}")
+
+
+def _line(score: "ProbeScore") -> str:
+    low, high = score.interval
+    stderr = "-" if score.stderr is None else f"{score.stderr:.3f}"
+    metric = score.metric.removesuffix(",none")
+    return (
+        f"{score.task:<17}{metric:<18}{score.value:>7.3f}{stderr:>8}"
+        f"{f'{low:.3f}-{high:.3f}':>15}{score.n:>6}"
+    )

@@ -1,0 +1,180 @@
+"""`lpp-capture run`: one capture, a part of one, or a file of many."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from lpp.capture.cli.store_type import STORE
+from lpp.capture.models.machine import require
+from lpp.capture.plan.options import (
+    check_executor,
+    executor_options,
+    executor_words,
+    grace_option,
+    request_of,
+    request_options,
+)
+from lpp.capture.plan.parts import Part, chosen_part
+from lpp.store.commands.console import debug_option
+from lpp.store.commands.signals import check_requests
+from lpp.store.errors import first_line
+from lpp.store.objects.place import place
+
+if TYPE_CHECKING:
+    from lpp.capture.engine.outcome import Outcome
+
+WITH_JOBS = (
+    *("jobs", "store", "part", "rank", "world", "dry_run", "grace"),
+    *("executor", "address", "workers"),
+)
+"""What may stand beside --jobs; every other option belongs to one job."""
+
+
+@click.command()
+@request_options
+@click.option(
+    "--store", type=STORE, help="Directory to write, s3://bucket/prefix or az://container/prefix."
+)
+@click.option("--resume", metavar="RUN", help="Refuse to start anything but this run.")
+@click.option(
+    "--part",
+    metavar="K/N",
+    help="Capture every N-th shard from the K-th, K from 0 to N - 1; slurm: as srun or the "
+    "array numbers this task.",
+)
+@click.option("--rank", type=int, metavar="K", help="With --world N: the same as --part K/N.")
+@click.option("--world", type=click.IntRange(1), metavar="N", help="Processes in all, with --rank.")
+@click.option(
+    "--report",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write what was done, or why not, as JSON.",
+)
+@click.option(
+    "--jobs",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Models x corpora x settings from a TOML file instead of one by options.",
+)
+@click.option("--dry-run", is_flag=True, help="With --jobs: list them and run none.")
+@executor_options
+@grace_option
+@debug_option
+@click.pass_context
+def run(context: click.Context, /, **options: Any) -> int:
+    """Capture one model on one corpus into --store, or many with --jobs.
+
+    \b
+    Examples:
+      lpp-capture run --model Qwen/Qwen2.5-0.5B-Instruct --corpus alpaca \\
+          --store ./lpp
+      lpp-capture run --model ./my-model --corpus texts.jsonl --prompts 500 \\
+          --context 500 --sites final,'block.*' --device cuda --store ./lpp
+      srun lpp-capture run --model ./my-model --corpus texts.jsonl \\
+          --device cuda --store ./lpp --part slurm
+      lpp-capture run --model ./my-model --corpus texts.jsonl \\
+          --device cuda --store ./lpp --executor ray --address auto
+      lpp-capture run --jobs jobs.toml --store ./lpp
+
+    The same command resumes a run that was stopped: what is committed stays.
+    Ctrl-C or SIGTERM finishes the shard under way, twice ends at once; exit
+    code 2. With --jobs, what is done is skipped, a job that fails leaves the others to
+    run, and a table ends it; exit code 1 if a job failed.
+
+    Any causal transformers model whose structure is found is captured. Known to
+    work: Llama, Qwen2, Qwen3, Mistral, Gemma 2, Gemma 3, Phi-3, GPT-2, GPT-NeoX,
+    OPT, Falcon.
+    """
+    check_executor(options)
+    if options["jobs"] is not None:
+        return _run_jobs(context)
+    for name in ("model", "corpus", "store"):
+        if options[name] is None:
+            raise click.UsageError(f"Missing option '--{name}'.")
+    if options["dry_run"]:
+        raise click.UsageError("--dry-run lists the jobs of a file: it goes with --jobs.")
+    with reported(options["report"]) as done:
+        outcome = _capture(options)
+        done.append(outcome)
+    click.echo(outcome.words(options["store"]), err=outcome.stopped)
+    return outcome.exit_code
+
+
+def _capture(options: Mapping[str, Any]) -> "Outcome":
+    part, request = _part(options), request_of(options)
+    from lpp.capture.engine.known_runs import finished
+
+    store, resume = options["store"], options["resume"]
+    outcome = finished(store, request, part) if resume is None else None
+    if outcome is not None:
+        return outcome
+    require("torch", "transformers", "safetensors")
+    if options["executor"] == "ray":
+        from lpp.capture.ray.executor import capture_on_ray
+
+        of_ray = {name: options[name] for name in ("grace", "workers", "address")}
+        return capture_on_ray(store, request, resume=resume, part=part, **of_ray)
+    from lpp.capture.engine.run import capture_into
+
+    return capture_into(store, request, resume=resume, part=part, grace=options["grace"])
+
+
+def _run_jobs(context: click.Context) -> int:
+    """Read, check and run a file of jobs; or list them."""
+    options = context.params
+    given = [
+        parameter.opts[-1]
+        for parameter in context.command.params
+        if parameter.name not in WITH_JOBS
+        and parameter.name in options
+        and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise click.UsageError(
+            f"{', '.join(given)}: with --jobs, these are options of the file (see its defaults)."
+        )
+    from lpp.capture.jobs.file import read_jobs
+    from lpp.capture.jobs.runner import list_jobs, run_and_tell
+
+    part = _part(options)
+    file = read_jobs(options["jobs"])
+    store = options["store"] or (place(file.store) if file.store is not None else None)
+    if store is None:
+        raise click.UsageError("Missing option '--store', or store in the file of jobs.")
+    if options["dry_run"]:
+        click.echo(list_jobs(file.jobs, store, part))
+        return 0
+    require("torch", "transformers", "safetensors")
+    from lpp.store import create_store
+
+    create_store(store)  # a bad path is one mistake, not a mistake of every job
+    return run_and_tell(file.jobs, store, part, options["grace"], executor_words(options))
+
+
+def _part(options: Mapping[str, Any]) -> Part:
+    return chosen_part(options["part"], options["rank"], options["world"], os.environ)
+
+
+@contextmanager
+def reported(file: Path | None) -> Iterator[list["Outcome"]]:
+    """A list for the outcome, which is written to `file` at the end; the failure where it fails."""
+    if file is not None and not file.parent.is_dir():  # known before hours of work
+        raise click.UsageError(f"--report {file}: there is no directory {file.parent}.")
+    outcomes: list[Outcome] = []
+    document: Any = None
+    try:
+        yield outcomes
+        document = outcomes[0].document()
+    except Exception as error:
+        check_requests()  # else a job that was stopped would be told as one that failed
+        document = {"status": "failed", "reason": first_line(error)}
+        raise
+    finally:
+        if file is not None and document is not None:
+            file.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

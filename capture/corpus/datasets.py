@@ -1,0 +1,280 @@
+"""Corpora by name from the Hugging Face hub, each pinned to a commit.
+
+    alpaca     tatsu-lab/alpaca                 instruction, input and output of a row
+    dolly      databricks/databricks-dolly-15k  instruction, context and response of a row
+    wikitext   Salesforce/wikitext              articles of wikitext-103-raw-v1
+
+The parts of an instruction row are joined by blank lines and nothing else. The datasets'
+own templates ("Below is an instruction that describes a task ...", in alpaca's column
+`text`) begin every prompt with the same forty tokens, and an entropy floor inside them says
+nothing (METRICS: `template`). The answer is part of the text because instructions alone are
+short: few reach 512 bytes and hardly any fills a context of 200 tokens. `text_field` takes
+one column as it stands instead.
+
+A wikitext article is its paragraphs without its headings: with them, every prompt would
+begin with the same " = ".
+
+The snapshot of the pinned commit is downloaded by the hub's own client, then read with
+`datasets` from that folder. Asking `datasets` for the hub's name instead would, without a
+network, quietly read whichever revision was cached last; and it retries for half a minute
+where one request tells that nobody answers. No code of a dataset ever runs.
+"""
+
+import errno
+import re
+import shlex
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NoReturn, TypeAlias
+
+from lpp.capture.corpus.passages import Corpus, Passage, Streamed, fingerprint_passages
+from lpp.store.commands.escaping import library_bars
+from lpp.store.errors import ErrorKind, InputError, LppError, MachineError
+
+Rows: TypeAlias = Iterable[tuple[str | None, ...]]
+"""The chosen columns of each row, in order."""
+
+_TIMEOUT_S: Final = 10.0
+"""How long one request may take before the hub counts as unreachable."""
+
+_BATCH_ROWS: Final = 1000
+LOCAL_ALTERNATIVES: Final = (
+    "Use text of your own (--corpus texts.jsonl, .parquet, .txt or a folder of them) "
+    "or the built-in passages (--corpus pydoc)."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HubDataset:
+    """A dataset known by a short name: where it is and how its rows become texts."""
+
+    repo: str
+    config: str | None
+    revision: str
+    """Full commit hash: the corpus stays what it was when results were published."""
+    files: tuple[str, ...]
+    """Patterns of what to download: the card (it maps splits to files) and one config's data."""
+    columns: tuple[str, ...]
+    rule: str
+    passages: Callable[[Rows], Iterator[Passage]]
+
+
+def joined_columns(rows: Rows) -> Iterator[Passage]:
+    """The non-blank columns of each row, parted by blank lines; no words of ours in between."""
+    for row, columns in enumerate(rows):
+        parts = [text.strip() for text in columns if text]
+        if text := "\n\n".join(part for part in parts if part):
+            yield Passage(row, text)
+
+
+def whole_column(rows: Rows) -> Iterator[Passage]:
+    """One column as it stands; rows without text are skipped."""
+    for row, (text,) in enumerate(rows):
+        if text and not text.isspace():
+            yield Passage(row, text)
+
+
+_TITLE = re.compile(r" = [^=]+ = \n?")
+_HEADING = re.compile(r"( =)+ .* (= )+\n?")
+
+
+def wikitext_articles(rows: Rows) -> Iterator[Passage]:
+    """Paragraphs (one a row) up to the next title, parted by blank lines; headings left out.
+
+    `source_row` is that of the first paragraph. A paragraph that looks like a title, which a
+    few do, ends an article early.
+    """
+    start, paragraphs = 0, list[str]()
+    for row, (line,) in enumerate(rows):
+        if line and _TITLE.fullmatch(line) and paragraphs:
+            yield Passage(start, "\n\n".join(paragraphs))
+            paragraphs = []
+        if line and not line.isspace() and not _HEADING.fullmatch(line):
+            start = start if paragraphs else row
+            paragraphs.append(line.strip())
+    if paragraphs:
+        yield Passage(start, "\n\n".join(paragraphs))
+
+
+HUB_DATASETS: Final = {
+    "alpaca": HubDataset(
+        repo="tatsu-lab/alpaca",
+        config=None,
+        revision="dce01c9b08f87459cf36a430d809084718273017",
+        files=("README.md", "data/*"),
+        columns=("instruction", "input", "output"),
+        rule="instruction, input, output",
+        passages=joined_columns,
+    ),
+    "dolly": HubDataset(
+        repo="databricks/databricks-dolly-15k",
+        config=None,
+        revision="bdd27f4d94b9c1f951818a7da7fd7aeea5dbff1a",
+        files=("README.md", "*.jsonl"),
+        columns=("instruction", "context", "response"),
+        rule="instruction, context, response",
+        passages=joined_columns,
+    ),
+    "wikitext": HubDataset(
+        repo="Salesforce/wikitext",
+        config="wikitext-103-raw-v1",
+        revision="b08601e04326c79dfdd32d625aee71d232d685c3",
+        files=("README.md", "wikitext-103-raw-v1/*"),
+        columns=("text",),
+        rule="articles without headings",
+        passages=wikitext_articles,
+    ),
+}
+
+
+def open_hub(
+    name: str,
+    *,
+    revision: str | None = None,
+    split: str | None = None,
+    text_field: str | None = None,
+) -> Corpus:
+    """The corpus `name` of `HUB_DATASETS`, downloaded unless cached. Reads every text once.
+
+    revision: instead of the pinned commit; a branch or tag is resolved, the commit recorded.
+    split: instead of `train`. text_field: one column as it stands instead of the rule.
+
+    MachineError: no `datasets`, hub unreachable and nothing cached, disk full.
+    InputError: no such revision, split or column.
+    """
+    known = HUB_DATASETS[name]
+    folder = _snapshot(name, known, revision or known.revision)
+    dataset = _load(name, known, folder, split or "train")
+    columns = known.columns if text_field is None else (text_field,)
+    _check_columns(name, columns, dataset)
+    to_passages = known.passages if text_field is None else whole_column
+    passages = Streamed(lambda: to_passages(_rows(dataset, columns)))
+    return Corpus(
+        name=name if split in (None, "train") else f"{name}/{split}",
+        revision=folder.name,  # snapshots lie in folders named by their commit
+        fingerprint=fingerprint_passages(passages),
+        rule=known.rule if text_field is None else f"field {text_field}",
+        passages=passages,
+    )
+
+
+def _snapshot(name: str, known: HubDataset, revision: str) -> Path:
+    """Folder of the files at a commit, its name; from the cache where nobody answers."""
+    try:
+        from huggingface_hub import HfApi, snapshot_download
+        from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+    except ImportError:
+        _no_package(name)
+    offline: Exception | None = None
+    try:
+        info = HfApi().dataset_info(known.repo, revision=revision, timeout=_TIMEOUT_S)
+        revision = info.sha or revision
+    except RevisionNotFoundError:
+        raise InputError(
+            f"Corpus {name}: {known.repo} has no revision {revision!r}. "
+            f"Leave the revision out to read the pinned one, {known.revision}.",
+            kind=ErrorKind.NOT_FOUND,
+        ) from None
+    except RepositoryNotFoundError:
+        raise InputError(
+            f"Corpus {name}: the hub has no dataset {known.repo}, or none your token may read "
+            f"(see: hf auth whoami). {LOCAL_ALTERNATIVES}",
+            kind=ErrorKind.NOT_FOUND,
+        ) from None
+    except Exception as error:  # requests' in older clients, httpx's in newer: no common base
+        offline = error
+    try:
+        with library_bars():
+            folder = snapshot_download(
+                known.repo,
+                repo_type="dataset",
+                revision=revision,
+                allow_patterns=list(known.files),
+                local_files_only=offline is not None,
+            )
+        return Path(folder)
+    except Exception as error:
+        _failed_download(name, known, revision, offline or error)
+
+
+def _failed_download(name: str, known: HubDataset, revision: str, error: Exception) -> NoReturn:
+    raise_if_disk_full(name, error)
+    cause = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    include = " ".join(f"--include {shlex.quote(pattern)}" for pattern in known.files)
+    raise MachineError(
+        f"Corpus {name}: cannot fetch {known.repo} from the Hugging Face hub ({cause}), and the "
+        f"cache has no complete copy. On a machine with a network: hf download {known.repo} "
+        f"--repo-type dataset --revision {revision} {include}. {LOCAL_ALTERNATIVES}",
+        kind=ErrorKind.NOT_FOUND,
+    ) from None
+
+
+def _load(name: str, known: HubDataset, folder: Path, split: str) -> Any:
+    """The split as a memory-mapped table. `datasets` keeps an Arrow copy in its own cache."""
+    try:
+        import datasets
+    except ImportError:
+        _no_package(name)
+    try:
+        splits = datasets.get_dataset_split_names(str(folder), known.config)
+        if split not in splits:
+            raise InputError(
+                f"Corpus {name}: no split {split!r}; it has: {', '.join(splits)}. "
+                "Choose one of these.",
+                kind=ErrorKind.NOT_FOUND,
+            )
+        with library_bars():
+            return datasets.load_dataset(str(folder), known.config, split=split)
+    except LppError:
+        raise
+    except Exception as error:  # datasets wraps parsers' errors in many types
+        raise_if_disk_full(name, error)
+        raise InputError(
+            f"Corpus {name}: {folder} does not read as {known.repo} "
+            f"({type(error).__name__}: {error}). Remove that folder to download it again.",
+            kind=ErrorKind.CORRUPT,
+        ) from error
+
+
+def raise_if_disk_full(name: str, error: BaseException) -> None:
+    """MachineError(NO_SPACE) if a full disk is among the causes of `error`."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno == errno.ENOSPC:
+            raise MachineError(
+                f"Corpus {name}: no space left for the download. "
+                "Free some, or set HF_HOME to a folder on a larger disk.",
+                kind=ErrorKind.NO_SPACE,
+            ) from None
+        cause = cause.__cause__ or cause.__context__
+
+
+def _no_package(name: str) -> NoReturn:
+    raise MachineError(
+        f"Corpus {name} comes through the package datasets, which is not installed: "
+        f"pip install 'lpp-engine[torch]'. {LOCAL_ALTERNATIVES}",
+        kind=ErrorKind.NO_PACKAGE,
+    ) from None
+
+
+def _check_columns(name: str, columns: tuple[str, ...], dataset: Any) -> None:
+    for column in columns:
+        if column not in dataset.column_names:
+            raise InputError(
+                f"Corpus {name}: no column {column!r}; it has: "
+                f"{', '.join(dataset.column_names)}. Name one of them with --text-field.",
+                kind=ErrorKind.NOT_FOUND,
+            )
+        if dataset.features[column].dtype not in ("string", "large_string"):
+            raise InputError(
+                f"Corpus {name}: column {column!r} holds {dataset.features[column].dtype}, "
+                "not text. Name a column of text with --text-field.",
+                kind=ErrorKind.INVALID_VALUE,
+            )
+
+
+def _rows(dataset: Any, columns: tuple[str, ...]) -> Iterator[tuple[str | None, ...]]:
+    """The columns row by row, `_BATCH_ROWS` in memory at a time."""
+    for batch in dataset.select_columns(list(columns)).iter(batch_size=_BATCH_ROWS):
+        yield from zip(*(batch[column] for column in columns), strict=True)

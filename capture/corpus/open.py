@@ -1,0 +1,106 @@
+"""Opening a corpus: a name everybody has, or text of one's own.
+
+`open_corpus` reads far enough to know that there is text and what it is called; the passages
+themselves stream, see `lpp.capture.corpus.passages`.
+"""
+
+import difflib
+import os
+from pathlib import Path
+from typing import Final
+
+from lpp.capture.corpus.datasets import HUB_DATASETS, open_hub
+from lpp.capture.corpus.files import open_files
+from lpp.capture.corpus.passages import Corpus, Passage, Streamed, fingerprint_passages
+from lpp.capture.corpus.pydoc import RULE, pydoc_passages
+from lpp.store.errors import ErrorKind, InputError
+
+__all__ = ["CORPUS_NAMES", "Corpus", "Passage", "open_corpus"]
+
+CORPUS_NAMES: Final = ("pydoc", *sorted(HUB_DATASETS))
+"""Names `open_corpus` knows. A file or folder of the same name is reached as ./name."""
+
+
+def open_corpus(
+    name_or_path: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    split: str | None = None,
+    text_field: str | None = None,
+) -> Corpus:
+    """The corpus of a known name, a `.jsonl`, `.parquet` or `.txt` file, or a folder of them.
+
+    revision, split: of a corpus on the hub, see `open_hub`.
+    text_field: the field or column that holds the text.
+
+    Raises InputError for a name or file that is not there, holds no text or is not readable
+    as what it claims to be; MachineError where the hub cannot be reached.
+    """
+    name = os.fspath(name_or_path)
+    if name in HUB_DATASETS:
+        corpus = open_hub(name, revision=revision, split=split, text_field=text_field)
+    else:
+        _refuse_hub_options(name, revision=revision, split=split)
+        corpus = _open_local(name, text_field)
+    if next(iter(corpus.passages), None) is None:
+        refused = corpus.refused.words()
+        raise InputError(
+            f"{name}: every text is empty{' or no text' if refused else ''}. "
+            f"{_reasons(refused)}Give a corpus with text, or --corpus pydoc.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    return corpus
+
+
+def _reasons(refused: str) -> str:
+    """Why texts were set aside, and what turns most of them into text."""
+    if not refused:
+        return ""
+    return f"Set aside: {refused}. Convert it, for example: iconv -f ISO-8859-1 -t UTF-8. "
+
+
+def _open_local(name: str, text_field: str | None) -> Corpus:
+    if name != "pydoc":
+        path = Path(name).expanduser()
+        if not name or not os.path.exists(path):  # Path.exists raises on a name too long
+            _not_found(name, path)
+        return open_files(path, text_field=text_field)
+    if text_field is not None:
+        raise InputError(
+            "Corpus pydoc has no fields to choose from. Leave --text-field out.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    passages = Streamed(pydoc_passages)
+    return Corpus(
+        name="pydoc",
+        revision=None,
+        fingerprint=fingerprint_passages(passages),
+        rule=RULE,
+        passages=passages,
+    )
+
+
+def _refuse_hub_options(name: str, **options: str | None) -> None:
+    for option, value in options.items():
+        if value is not None:
+            raise InputError(
+                f"{name}: a {option} ({value!r}) only exists for {', '.join(HUB_DATASETS)}. "
+                f"Leave the {option} out.",
+                kind=ErrorKind.INVALID_VALUE,
+            )
+
+
+def _not_found(name: str, path: Path) -> None:
+    known = f"Known names: {', '.join(CORPUS_NAMES)}."
+    aliases = {dataset.repo: short for short, dataset in HUB_DATASETS.items()}
+    near = difflib.get_close_matches(name.lower(), [*CORPUS_NAMES, *aliases], n=1)
+    if near:
+        advice = f"Did you mean --corpus {aliases.get(near[0], near[0])}? {known}"
+    else:
+        here = path.parent if os.path.isdir(path.parent) else Path()
+        siblings = difflib.get_close_matches(path.name, [p.name for p in here.iterdir()], n=1)
+        advice = f"Did you mean {here / siblings[0]}?" if siblings else f"{known} See: ls {here}"
+    raise InputError(
+        f"Corpus {name!r}: neither a known name nor a file or folder. {advice}",
+        kind=ErrorKind.NOT_FOUND,
+    )

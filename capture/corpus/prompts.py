@@ -1,0 +1,92 @@
+"""Passages to token ids: the prompts of a run, as `prompts.arrow` holds them.
+
+The model's own tokenizer, special tokens kept, no chat template. A prompt is cut by dropping
+ids beyond the context, never by the tokenizer's truncation: that may keep a closing special
+token, and a run at context 100 would no longer be a prefix of one at 200.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+
+from lpp.capture.corpus.passages import Passage, Refused
+from lpp.store.errors import ErrorKind, InputError
+from lpp.store.format.rows import token_ids_sha256
+from lpp.store.format.tables import PROMPTS_SCHEMA
+
+_BATCH: Final = 256
+"""Texts given to the tokenizer at once: enough for its threads, ids of few in memory."""
+
+
+def tokenise(
+    passages: Sequence[Passage],
+    tokenizer: Any,
+    context: int,
+    refused: Refused | None = None,
+) -> pa.Table:
+    """(n, 6), `lpp.store.format.tables.PROMPTS_SCHEMA`: a prompt for each passage, in order.
+
+    tokenizer: a transformers tokenizer. context: C >= 1, the most tokens a prompt keeps.
+    `truncated` says that some were dropped; `sha256` is that of the kept ids as little-endian
+    int32. A passage that the tokenizer turns into no token is no prompt, and `refused` is told.
+
+    InputError where no passage has a token.
+    """
+    if context < 1:
+        raise InputError(
+            f"--context {context}: at least one token is needed.", kind=ErrorKind.INVALID_VALUE
+        )
+    refused = refused if refused is not None else Refused()
+    rows: list[int] = []
+    ids: list[list[int]] = []
+    full_lengths: list[int] = []
+    for passage, tokens in _token_ids(passages, tokenizer):
+        if not tokens:
+            refused.add(passage.source_row, "no_tokens", f"{passage.text[:40]!r}")
+            continue
+        rows.append(passage.source_row)
+        ids.append(tokens[:context])
+        full_lengths.append(len(tokens))
+    if passages and not ids:
+        raise InputError(
+            f"None of {len(passages)} texts has a token under this tokenizer, such as row "
+            f"{passages[0].source_row} of the corpus: {passages[0].text[:40]!r}. Raise "
+            "--min-bytes, or give another corpus.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    columns = [
+        range(len(ids)),
+        rows,
+        ids,
+        [len(tokens) for tokens in ids],
+        [length > context for length in full_lengths],
+        [token_ids_sha256(np.asarray(tokens)) for tokens in ids],
+    ]
+    arrays = [pa.array(c, field.type) for c, field in zip(columns, PROMPTS_SCHEMA, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=PROMPTS_SCHEMA)
+
+
+def _token_ids(passages: Sequence[Passage], tokenizer: Any) -> Iterator[tuple[Passage, list[int]]]:
+    """Every passage with all its ids, special tokens included, uncut."""
+    for start in range(0, len(passages), _BATCH):
+        batch = passages[start : start + _BATCH]
+        encoded = tokenizer(
+            [passage.text for passage in batch],
+            add_special_tokens=True,
+            padding=False,
+            truncation=False,
+            return_attention_mask=False,
+            verbose=False,  # its warning that a text exceeds the model: it is cut here
+        )
+        yield from zip(batch, encoded["input_ids"], strict=True)
+
+
+def token_counter(tokenizer: Any) -> Callable[[str], int]:
+    """Length of a text in tokens of its own, special tokens left out: for `--count-with`."""
+
+    def count(text: str) -> int:
+        return len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+    return count

@@ -1,0 +1,93 @@
+"""The built-in corpus: Python's own language reference, as every interpreter carries it.
+
+`pydoc_data.topics` holds some eighty help articles in English. A third of them are excerpts
+of longer ones; those are left out, or a random sample would hold the same text twice. What
+remains loses rules of asterisks and tables, its hard-wrapped lines are joined, and the whole
+is cut at sentence ends into passages of about a thousand bytes (200 to 250 tokens).
+
+The articles change with each Python release, so does the fingerprint: compare models under
+one interpreter.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from lpp.capture.corpus.passages import Passage
+from lpp.store.errors import ErrorKind, MachineError
+
+PASSAGE_BYTES: Final = 1000
+"""A passage ends at the first sentence end from here on: 200 tokens of common tokenizers."""
+
+EXCERPT_SHARE: Final = 0.5
+"""An article with this share of its text already in longer ones is an excerpt. The observed
+shares are below 0.1 or above 0.75."""
+
+RULE: Final = f"language reference cut at sentence ends from {PASSAGE_BYTES} bytes on"
+
+_BLANK_LINES = re.compile(r"\n[ \t]*(?:\n[ \t]*)*\n")
+_DECORATION = re.compile(r"^\s*(?:[*=~^\"-]{3,}|[+|].*|-\[ .* \]-)\s*$")
+_SENTENCE_END = re.compile(r"(?<=[.!?:])\s+(?=[\"'*(]*[A-Z])")
+_CODE_INDENT: Final = 3
+
+
+def pydoc_passages() -> Iterator[Passage]:
+    """The passages of this interpreter, in order. MachineError where Python came without them."""
+    try:
+        from pydoc_data.topics import topics
+    except ImportError:
+        raise MachineError(
+            "The built-in corpus needs the module pydoc_data, and this Python came without it. "
+            "Use a file instead: --corpus texts.jsonl (or .parquet, .txt).",
+            kind=ErrorKind.NO_PACKAGE,
+        ) from None
+    for row, text in enumerate(cut(topics)):
+        yield Passage(row, text)
+
+
+def cut(articles: Mapping[str, str], passage_bytes: int = PASSAGE_BYTES) -> Iterator[str]:
+    """Texts of at least `passage_bytes` UTF-8 bytes each; what is left at the end is dropped.
+
+    A passage may run from the end of one article into the next.
+    """
+    pending = ""
+    for separator, piece in _pieces(articles):
+        pending = pending + separator + piece if pending else piece
+        if len(pending.encode("utf-8")) >= passage_bytes:
+            yield pending
+            pending = ""
+
+
+def _pieces(articles: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """(what goes before, text): sentences of prose, lines of code, none of them ever split."""
+    for paragraphs in without_excerpts(articles).values():
+        for paragraph in paragraphs:
+            lines = [line for line in paragraph.split("\n") if not _DECORATION.match(line)]
+            if not lines:
+                continue
+            between, parts = _split(lines)
+            for index, part in enumerate(parts):
+                yield ("\n\n" if index == 0 else between), part
+
+
+def _split(lines: list[str]) -> tuple[str, list[str]]:
+    """What joins the parts of a paragraph, and its parts."""
+    if len(lines[0]) - len(lines[0].lstrip()) >= _CODE_INDENT:
+        return "\n", [line.rstrip() for line in lines]
+    return " ", _SENTENCE_END.split(" ".join(line.strip() for line in lines))
+
+
+def without_excerpts(articles: Mapping[str, str]) -> dict[str, list[str]]:
+    """Paragraphs of each article that is no excerpt of longer ones, by name, sorted.
+
+    Longest first decides which of two copies stays, so the choice depends on the texts alone.
+    """
+    seen: set[str] = set()
+    kept: dict[str, list[str]] = {}
+    for name in sorted(articles, key=lambda name: (-len(articles[name]), name)):
+        paragraphs = [p.strip("\n") for p in _BLANK_LINES.split(articles[name]) if p.strip()]
+        repeated = sum(len(p) for p in paragraphs if p in seen)
+        if repeated < EXCERPT_SHARE * sum(len(p) for p in paragraphs):
+            kept[name] = paragraphs
+            seen.update(paragraphs)
+    return dict(sorted(kept.items()))

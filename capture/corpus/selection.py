@@ -1,0 +1,156 @@
+"""Which passages become prompts, by a rule that does not look at the model under test.
+
+Length is counted in UTF-8 bytes, or in tokens of a *named* tokenizer (the paper's rule):
+counting with the model under test gives each model other texts to read, and their profiles
+no longer compare.
+
+The random selection gives every source row a number, the first eight bytes of BLAKE2b keyed
+by the seed, and takes the rows with the smallest. Over seeds every subset of the eligible
+passages is equally likely; under one seed it is the same on any machine and Python. One pass
+and memory for the chosen passages do. In order of that number the first n of N prompts are
+the random sample of size n, so an analysis of fewer prompts is as good as a smaller capture;
+and another length rule changes no other passage's place.
+"""
+
+import hashlib
+import heapq
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import Literal
+
+from lpp.capture.corpus.passages import Corpus, Passage
+from lpp.store.errors import ErrorKind, InputError
+
+CountTokens = Callable[[str], int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """The rule, checked when made: InputError names what to change."""
+
+    prompts: int = 100
+    min_bytes: int = 512
+    """Least length in UTF-8 bytes. Holds beside `min_tokens`: set 0 for the paper's rule."""
+    min_tokens: int | None = None
+    count_with: str | None = None
+    """Name of the tokenizer that counts `min_tokens`."""
+    select: Literal["first", "random"] = "first"
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        if self.prompts < 1:
+            _refuse(f"--prompts {self.prompts}: at least one is needed.")
+        if self.min_bytes < 0:
+            _refuse(f"--min-bytes {self.min_bytes}: a length cannot be negative.")
+        if self.min_tokens is not None and self.min_tokens < 1:
+            _refuse(f"--min-tokens {self.min_tokens}: at least one, or leave it out.")
+        if (self.min_tokens is None) != (self.count_with is None):
+            _refuse(
+                "--min-tokens and --count-with go together: a length in tokens means nothing "
+                "without the tokenizer that counts. Such as: "
+                "--min-tokens 128 --count-with Qwen/Qwen2.5-0.5B-Instruct"
+            )
+        if self.select not in ("first", "random"):
+            _refuse(f"--select {self.select}: either first or random.")
+        if not 0 <= self.seed < 2**64:
+            _refuse(f"--seed {self.seed}: from 0 to 2^64 - 1.")
+
+    def document(self) -> dict[str, str | int | None]:
+        """For the plan. The seed is left out where nothing is drawn, so it changes no plan."""
+        fields = asdict(self)
+        if self.select == "first":
+            del fields["seed"]
+        return fields
+
+
+def select(
+    corpus: Corpus, selection: Selection, count_tokens: CountTokens | None = None
+) -> list[Passage]:
+    """`selection.prompts` passages, in the order of their prompts: corpus order for `first`,
+    drawn order for `random`. The first n of them are the selection of n.
+
+    count_tokens: length of a text in tokens of `selection.count_with`; needed with `min_tokens`.
+
+    InputError when fewer passages are long enough, with how many there are.
+    """
+    if selection.min_tokens is not None and count_tokens is None:
+        raise TypeError("min_tokens needs count_tokens")
+    tally = _Tally(selection, count_tokens)
+    if selection.select == "first":
+        chosen = list(islice(filter(tally.long_enough, corpus.passages), selection.prompts))
+    else:
+        chosen = _draw(corpus.passages, selection, tally)
+    if len(chosen) < selection.prompts:
+        raise InputError(tally.too_few(corpus, selection), kind=ErrorKind.INCOMPLETE)
+    return chosen
+
+
+def _draw(passages: Iterable[Passage], selection: Selection, tally: "_Tally") -> list[Passage]:
+    """Passages with the smallest draws, by draw.
+
+    One that cannot enter is never counted in tokens, which is the dear part. If the sample
+    stays short, all were counted.
+    """
+    heap: list[tuple[int, int, Passage]] = []  # (-draw, -row, passage): the largest on top
+    for key, passage in _drawn(passages, selection.seed):
+        if len(heap) < selection.prompts:
+            if tally.long_enough(passage):
+                heapq.heappush(heap, (*key, passage))
+        elif key > heap[0][:2] and tally.long_enough(passage):
+            heapq.heapreplace(heap, (*key, passage))
+    return [passage for _, _, passage in sorted(heap, key=lambda entry: entry[:2], reverse=True)]
+
+
+def _drawn(passages: Iterable[Passage], seed: int) -> Iterator[tuple[tuple[int, int], Passage]]:
+    key = seed.to_bytes(8, "little")
+    for passage in passages:
+        yield (-draw(passage.source_row, key), -passage.source_row), passage
+
+
+def draw(source_row: int, key: bytes) -> int:
+    """The row's number under a key: 64 bits of BLAKE2b over the row as eight little-endian bytes.
+
+    >>> draw(0, (42).to_bytes(8, "little")) != draw(1, (42).to_bytes(8, "little"))
+    True
+    """
+    row = source_row.to_bytes(8, "little")
+    return int.from_bytes(hashlib.blake2b(row, digest_size=8, key=key).digest(), "little")
+
+
+class _Tally:
+    """Applies the length rule and counts what it saw, for the message when too few pass."""
+
+    def __init__(self, selection: Selection, count_tokens: CountTokens | None) -> None:
+        self._selection, self._count_tokens = selection, count_tokens
+        self.seen = self.enough_bytes = self.enough = 0
+
+    def long_enough(self, passage: Passage) -> bool:
+        self.seen += 1
+        if len(passage.text.encode("utf-8")) < self._selection.min_bytes:
+            return False
+        self.enough_bytes += 1
+        least, count = self._selection.min_tokens, self._count_tokens
+        if least is not None and count is not None and count(passage.text) < least:
+            return False
+        self.enough += 1
+        return True
+
+    def too_few(self, corpus: Corpus, selection: Selection) -> str:
+        """Counts at each step of the rule, and what to lower."""
+        steps = [f"{self.seen} passages", f"{self.enough_bytes} of {selection.min_bytes} bytes"]
+        lower = ["--prompts", "--min-bytes"]
+        if selection.min_tokens is not None:
+            steps.append(f"{self.enough} of {selection.min_tokens} {selection.count_with} tokens")
+            lower.append("--min-tokens")
+        refused = corpus.refused.words()
+        aside = f" Set aside, {refused}." if refused else ""
+        return (
+            f"Corpus {corpus.name}: {selection.prompts} prompts asked, {self.enough} long enough "
+            f"({', '.join(steps)} or more).{aside} Lower {' or '.join(lower)}, or give a larger "
+            "corpus."
+        )
+
+
+def _refuse(message: str) -> None:
+    raise InputError(message, kind=ErrorKind.INVALID_VALUE)

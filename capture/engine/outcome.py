@@ -1,0 +1,98 @@
+"""What one capture did: the words at its end, and the report that a list of jobs reads."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from lpp.capture.plan.parts import WHOLE, Part
+from lpp.store.commands.console import EXIT_USER_ERROR
+from lpp.store.format.quarantine import NOTHING, QuarantineSummary
+from lpp.store.objects.place import Place
+
+WIDTH: Final = 80
+
+HOPELESS: Final = "Capture it with another --dtype: bfloat16 or float32 where it was float16."
+"""What may make a model finite that nowhere is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """A capture that ended well, whole or in part."""
+
+    run: str
+    """Run id."""
+    part: Part
+    captured: int
+    """Shards that this process committed."""
+    outrun: int
+    """Shards that it computed too, but another process committed first."""
+    tokens: int
+    """Of both."""
+    seconds: float
+    """From the first forward pass to the last commit; 0 where there was nothing to do."""
+    missing: int
+    """Shards of the run, of any part, that nobody has committed."""
+    stopped: bool = False
+    """Whether a request to end left shards of the part uncommitted."""
+    set_aside: QuarantineSummary = NOTHING
+    """Of the whole run, as far as it is committed."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything asked for was there already."""
+        return self.captured + self.outrun == 0
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether everything that is committed was set aside as not finite."""
+        return self.set_aside.hopeless and not self.missing
+
+    @property
+    def exit_code(self) -> int:
+        """0 for what can be analysed, 1 for a run without one finite prompt, 2 when stopped."""
+        return EXIT_USER_ERROR if self.stopped else int(self.hopeless)
+
+    def words(self, store: Place) -> str:
+        """What a user is told, in lines of 80 columns where ids and paths allow."""
+        lines = list(self.set_aside.lines())
+        if self.hopeless:
+            lines.append(HOPELESS)
+        if self.outrun:
+            lines += [
+                f"{self.outrun} of {self.captured + self.outrun} shards were committed by another "
+                "process first, and kept.",
+                "Give each process a --part of its own.",
+            ]
+        if self.stopped:
+            lines += [
+                f"{self.run}: stopped as asked, {self.missing} shards are missing.",
+                "Everything committed stays; the same command resumes.",
+            ]
+        elif self.missing:
+            done = f"{self.run}: part {self.part} is done."
+            rest = f"Shards that are other parts' work and still missing: {self.missing}."
+            lines += [done, rest, f"See: lpp-capture status {store}"]
+        else:
+            was = "was complete already" if self.idle else "is complete"
+            done, following = f"{self.run} {was}.", f"Next: lpp-analyze profile {store}"
+            fits = len(done) + 1 + len(following) <= WIDTH
+            lines += [f"{done} {following}"] if fits else [done, following]
+        return "\n".join(lines)
+
+    def document(self) -> Mapping[str, Any]:
+        """For `--report`: JSON of what was done."""
+        done = "skipped" if self.idle else "done"
+        if self.hopeless:
+            done = "failed"
+        reason = {"reason": f"no prompt is finite. {HOPELESS}"} if self.hopeless else {}
+        return reason | {
+            "status": "interrupted" if self.stopped else done,
+            "run": self.run,
+            "part": None if self.part == WHOLE else str(self.part),
+            "captured_shards": self.captured,
+            "outrun_shards": self.outrun,
+            "missing_shards": self.missing,
+            "set_aside_prompts": self.set_aside.prompts,
+            "tokens": self.tokens,
+            "seconds": round(self.seconds, 3),
+        }

@@ -1,0 +1,150 @@
+"""Compute again the shards of a run that are not what was committed, and no others.
+
+The run itself says how: its plan has the settings, its prompts the token ids. So no corpus is
+needed, only the same model in the same releases; anything else would be other numbers under the
+same plan, and is refused.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from lpp.capture.backends.opened import OpenedModel, open_model
+from lpp.capture.engine.capture import capture_run
+from lpp.capture.engine.stopping import stoppable
+from lpp.capture.plan.batches import tokens_of
+from lpp.capture.plan.from_plan import RepairOptions, check_same, request_of_plan
+from lpp.store import Run, RunWriter
+from lpp.store.arrays.layout import METADATA_KEY
+from lpp.store.commands.console import debugging
+from lpp.store.commands.progress import progress
+from lpp.store.errors import ErrorKind, InputError, LppError
+from lpp.store.format.commit_record import CommitRecord, ObjectRecord
+from lpp.store.format.keys import SHARDS_KEY
+from lpp.store.format.plan import Plan
+from lpp.store.heartbeat import at_work
+from lpp.store.repair import Damage, find_damage, records_by_shard
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repair:
+    """What became of one run."""
+
+    run: str
+    damage: Damage
+    repaired: Mapping[int, str]
+    """Shard -> how it compares with what was committed there."""
+    reason: str = ""
+    """Why not all of it was repaired."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is wrong any more with what is there."""
+        return not self.reason and not self.damage.beyond and not self.left
+
+    @property
+    def left(self) -> list[int]:
+        """Shards that are still bad."""
+        return [index for index in self.damage.shards if index not in self.repaired]
+
+
+def look_at(run: Run) -> tuple[Damage, Plan | None]:
+    """Verify `run`, every byte; its plan comes along where it is readable."""
+    try:
+        plan = run.plan
+    except (LppError, OSError):
+        plan = None
+    return find_damage(run.path, plan), plan
+
+
+def repair_run(run: Run, damage: Damage, options: RepairOptions) -> Repair:
+    """Compute the bad shards of `run` again. Never raises for what lies in the store or for a model
+    that is not the plan's: `Repair.reason` says it.
+    """
+    todo = sorted({*damage.shards, *(damage.missing if options.missing else ())})
+    repaired: dict[int, str] = {}
+    reason = ""
+    if todo:
+        try:
+            reason = _repair(run, damage, todo, options, repaired)
+        except LppError as error:
+            reason = str(error)
+    return Repair(run=run.id, damage=damage, repaired=repaired, reason=reason)
+
+
+def _repair(
+    run: Run,
+    damage: Damage,
+    todo: Sequence[int],
+    options: RepairOptions,
+    repaired: dict[int, str],
+) -> str:
+    plan, prompts = run.plan, _prompts(run)
+    records = records_by_shard(run.path, plan, damage.shards)
+    request = request_of_plan(plan, options)
+    with progress("prepare", 1, "model") as bar:
+        opened = open_model(request, progress=bar, quiet=not debugging())
+        bar.advance()
+    with closing(opened):
+        check_same(plan, request, opened)
+        writer = RunWriter(run.path.parent.parent, plan, prompts, replacing=todo)
+        try:
+            return _capture(writer, prompts, opened, todo, options.grace)
+        finally:
+            for index in sorted(writer.written):
+                shard = writer.run.shard(index)
+                if shard is not None:
+                    repaired[index] = compared(records.get(index), shard.record)
+
+
+def _capture(
+    writer: RunWriter, prompts: pa.Table, opened: OpenedModel, todo: Sequence[int], grace: float
+) -> str:
+    """Run the shards `todo`; why not all of them, or nothing."""
+    plan = writer.run.plan
+    tokens = tokens_of(plan, prompts["n_tokens"].to_numpy(), todo)
+    backend = opened.backend(plan.site_names, plan.stored_dtype, plan.keep)
+    sign = at_work(writer.run.path / SHARDS_KEY, "repair")
+    bar = progress("repair", tokens, "tokens")
+    with stoppable(plan.n_shards, grace) as stop, sign, bar as told:
+        done = capture_run(plan, prompts, writer, backend, told, only=todo, stop=stop)
+    return "" if done == len(todo) else f"stopped as asked after {done} of {len(todo)} shards"
+
+
+def _prompts(run: Run) -> pa.Table:
+    """What was fed to the model; without it nothing can be computed again."""
+    try:
+        return run.prompts()
+    except LppError as error:
+        raise InputError(
+            f"{error} Its shards cannot be computed again without their prompts: remove "
+            f"{run.path} and repeat the `lpp-capture run` command that made it.",
+            kind=ErrorKind.CORRUPT,
+        ) from None
+
+
+def compared(before: CommitRecord | None, now: CommitRecord) -> str:
+    """Whether the rows and tables of a shard are those that its earlier record lists.
+
+    Not the metadata of its arrays: what this release writes there names the dimensions, and what
+    an earlier one wrote did not.
+    """
+    if before is None:
+        return "computed again; its record was lost, so there is nothing to compare with"
+    differ = sorted(
+        key
+        for key in {*before.objects, *now.objects}
+        if not key.endswith(f"/{METADATA_KEY}")
+        and not _alike(before.objects.get(key), now.objects.get(key))
+    )
+    if not differ:
+        return "computed again, byte for byte what was committed"
+    more = f" and {len(differ) - 1} more" if len(differ) > 1 else ""
+    return f"computed again, not byte for byte what was committed: {differ[0]}{more}"
+
+
+def _alike(one: ObjectRecord | None, other: ObjectRecord | None) -> bool:
+    """Whether two objects hold the same bytes; older records have no checksums by chunk."""
+    return one is not None and other is not None and one.whole == other.whole

@@ -1,0 +1,208 @@
+"""How far the runs of a store are, and who works on them, from what lies in the store alone.
+
+So it answers while jobs run elsewhere, on any machine that sees the store, without asking them:
+committed shards and the times of their records say how far and how fast; signs of writers
+(`lpp.store.heartbeat`) say who is at it. Imports no torch.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from lpp.capture.plan.parts import parse_part
+from lpp.store import Run, Store
+from lpp.store.errors import InputError, LppError
+from lpp.store.format.commit_record import CommitRecord
+from lpp.store.format.keys import COMMIT_KEY, SHARDS_KEY, shard_key
+from lpp.store.format.quarantine import NOTHING, QuarantineSummary
+from lpp.store.heartbeat import Writer, writers
+from lpp.store.objects.protocol import Objects
+
+State = Literal["complete", "running", "stopped", "unreadable"]
+"""complete: every shard is committed. running: a writer gives signs of life. stopped: none does.
+unreadable: its plan is damaged, or of a newer release."""
+
+PART_WORDS: Final = "part "
+"""How a capture's sign says which shards are its own: `part 2/8`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStatus:
+    """One run as it stands."""
+
+    run: str
+    state: State
+    shards: int
+    """Of the finished run."""
+    shards_done: int
+    prompts: int
+    prompts_done: int
+    tokens: int
+    tokens_done: int
+    bytes: int
+    """On disk, as the records of what is committed have it."""
+    tokens_per_second: float | None
+    """Of all writers together, since the first of those at work began. Of a run that nobody works
+    on, from its first record to its last, pauses included. None before the first shard."""
+    seconds_left: float | None
+    """For the shards that someone works on, at that rate; None where that is not known."""
+    last_commit: float | None
+    """When the newest shard was committed, in seconds since the epoch."""
+    nobodys: int
+    """Missing shards that belong to the part of no living writer."""
+    damaged: tuple[str, ...]
+    """Shards that are there but not readable; capturing again replaces them."""
+    writers: tuple[Writer, ...]
+    """At work, or gone without a word."""
+    problem: str
+    """Why it is unreadable."""
+    set_aside: QuarantineSummary = NOTHING
+    """Prompts and texts that were set aside, and why."""
+
+
+def store_status(store: Store, now: float) -> list[RunStatus]:
+    """Every run of `store`, by id. now: seconds since the epoch."""
+    return [run_status(run, now) for run in store.runs.values()]
+
+
+def run_status(run: Run, now: float) -> RunStatus:
+    """One run. Reads a record for each shard, and nothing else of it."""
+    try:
+        return _status(run, now)
+    except (LppError, OSError) as error:
+        return _unreadable(run, str(error))
+
+
+def _status(run: Run, now: float) -> RunStatus:
+    at_work = tuple(writers(run.path / SHARDS_KEY))  # before the shards: it may end meanwhile
+    plan, shards = run.plan, run.shards
+    alive = [writer for writer in at_work if writer.alive(now)]
+    tokens = sum(shard.rows for shard in shards)
+    prompts = sum(shard.end_prompt - shard.first_prompt for shard in shards)
+    found = run.directory.map(lambda shard: _time(shard.directory), shards)
+    times = {shard.index: time for shard, time in zip(shards, found, strict=True)}
+    missing = run.missing_shards
+    state: State = "running" if alive else "stopped"
+    if not missing:
+        state, alive, at_work = "complete", [], ()
+    rate = _rate(run, times, alive)
+    claimed = [shard for shard in missing if any(_claims(writer, shard) for writer in alive)]
+    left = None
+    if rate and alive:
+        waiting = (plan.prompts.tokens - tokens) * len(claimed) / len(missing)
+        # what the shards under way have had already; a clock may have been set back since
+        begun = max(0.0, now - max(times.values()))
+        left = max(0.0, waiting / rate - begun)
+    return RunStatus(
+        run=run.id,
+        state=state,
+        shards=plan.n_shards,
+        shards_done=len(shards),
+        prompts=plan.prompts.count,
+        prompts_done=prompts,
+        tokens=plan.prompts.tokens,
+        tokens_done=tokens,
+        bytes=sum(map(_bytes, (run.commit, *(shard.record for shard in shards)))),
+        tokens_per_second=rate,
+        seconds_left=left,
+        last_commit=max(times.values(), default=None),
+        nobodys=len(missing) - len(claimed),
+        damaged=tuple(shard_key(k) for k in run.left_out),
+        writers=at_work,
+        problem="",
+        set_aside=_set_aside(run),
+    )
+
+
+def _set_aside(run: Run) -> QuarantineSummary:
+    """What `run` set aside; nothing where the list is damaged, which verification tells."""
+    try:
+        return run.set_aside()
+    except (LppError, OSError):
+        return NOTHING
+
+
+def _rate(run: Run, times: Mapping[int, float], alive: Sequence[Writer]) -> float | None:
+    """Tokens a second; times: when each shard was committed."""
+    began = [writer.since for writer in alive if writer.since is not None]
+    since = min(began) if began else _time(run.directory)
+    new = [shard for shard in run.shards if times[shard.index] >= since]
+    seconds = max((times[shard.index] for shard in new), default=since) - since
+    return sum(shard.rows for shard in new) / seconds if seconds > 0 else None
+
+
+def _claims(writer: Writer, shard: int) -> bool:
+    """Whether `shard` belongs to the part of `writer`; one that names no part may do any."""
+    if not writer.doing.startswith(PART_WORDS):
+        return True
+    try:
+        part = parse_part(writer.doing.removeprefix(PART_WORDS), {})
+    except InputError:
+        return True
+    return shard % part.count == part.index
+
+
+def _bytes(record: CommitRecord) -> int:
+    return sum(item.bytes for item in record.objects.values())
+
+
+def _time(committed: Objects) -> float:
+    return committed.stat(COMMIT_KEY).modified
+
+
+def _unreadable(run: Run, problem: str) -> RunStatus:
+    return RunStatus(
+        run=run.id,
+        state="unreadable",
+        shards=0,
+        shards_done=0,
+        prompts=0,
+        prompts_done=0,
+        tokens=0,
+        tokens_done=0,
+        bytes=0,
+        tokens_per_second=None,
+        seconds_left=None,
+        last_commit=None,
+        nobodys=0,
+        damaged=(),
+        writers=(),
+        problem=problem,
+    )
+
+
+def status_document(status: RunStatus, now: float) -> dict[str, Any]:
+    """For JSON: times as whole seconds since the epoch, what is unknown as null."""
+    numbers = ("shards", "prompts", "tokens")
+    document: dict[str, Any] = {"run": status.run, "state": status.state}
+    for name in numbers:
+        document[f"{name}_done"] = getattr(status, f"{name}_done")
+        document[name] = getattr(status, name)
+    return document | {
+        "bytes": status.bytes,
+        "tokens_per_second": _rounded(status.tokens_per_second, 3),
+        "seconds_left": _rounded(status.seconds_left, 0),
+        "last_commit": _rounded(status.last_commit, 0),
+        "nobodys_shards": status.nobodys,
+        "damaged_shards": list(status.damaged),
+        "writers": [
+            {
+                "host": writer.host,
+                "pid": writer.pid,
+                "doing": writer.doing,
+                "alive": writer.alive(now),
+                "since": _rounded(writer.since, 0),
+                "last_sign": _rounded(writer.last_sign, 0),
+            }
+            for writer in status.writers
+        ],
+        "problem": status.problem or None,
+        "set_aside_prompts": status.set_aside.prompts,
+        "not_finite_from": status.set_aside.first_site,
+    }
+
+
+def _rounded(value: float | None, digits: int) -> float | int | None:
+    if value is None:
+        return None
+    return round(value, digits) if digits else round(value)

@@ -1,0 +1,269 @@
+"""A file of jobs: models x corpora x settings, in TOML, checked whole before anything runs.
+
+    store = "./lpp"             # or --store
+
+    [defaults]                  # of every job
+    prompts = 500
+
+    [[models]]                  # one job for each model with each corpus;
+    model = "lab/model-1b"      # further options are this model's own
+    dtype = "bfloat16"
+
+    [[corpora]]
+    corpus = "alpaca"
+
+    [matrix]                    # and with each combination of these values
+    context = [200, 500]
+
+Every option of `lpp-capture run` that says what is captured is known under its long name, with
+dashes or underscores. An option comes from one place beside the defaults, or it is refused: which
+of two places wins is not a thing to guess in a file that keeps a cluster busy for a week.
+"""
+
+import difflib
+import itertools
+import shlex
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from lpp.capture.jobs.options import misfits, words_of
+from lpp.capture.plan.options import option_by_name, request_of
+from lpp.capture.plan.request import CaptureRequest
+from lpp.store.errors import ErrorKind, InputError, LppError
+
+LISTS: Final = {"models": "model", "corpora": "corpus"}
+"""Key of a list, and the option that each of its entries must give."""
+
+KEYS: Final = ("store", "defaults", *LISTS, "matrix")
+"""What a file may hold."""
+
+SHOWN: Final = 20
+"""Problems listed in one message."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One capture."""
+
+    name: str
+    """`<model> x <corpus>`, and what tells it from others of that name."""
+    options: Mapping[str, Any]
+    """Option -> value, as in the file; defaults of the command are left out."""
+    request: CaptureRequest
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Its options on the command line."""
+        return words_of(self.options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobsFile:
+    """What a file of jobs says."""
+
+    store: str | None
+    jobs: tuple[Job, ...]
+
+
+@dataclass
+class _Reading:
+    """One file while it is read: the options it may use, and what is wrong with it so far."""
+
+    options: Mapping[str, click.Option]
+    problems: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """Some options of a job, and where in the file they stand."""
+
+    place: str
+    options: Mapping[str, Any]
+
+
+def read_jobs(path: Path) -> JobsFile:
+    """The jobs of the file at `path`. InputError for one that is not text, or has problems."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise _refusal(str(path), [f"not readable as UTF-8: {error}"]) from None
+    return parse_jobs(text, str(path))
+
+
+def parse_jobs(text: str, where: str) -> JobsFile:
+    """The jobs of a file. InputError(INVALID_VALUE) lists every problem with its place.
+
+    where: the file's name, for messages.
+    """
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise _refusal(where, [f"not TOML: {error}"]) from None
+    reading = _Reading(option_by_name())
+    problems = reading.problems
+    problems += [f"{key}: not known here.{_near(key, KEYS)}" for key in document if key not in KEYS]
+    store = document.get("store")
+    if store is not None and not isinstance(store, str):
+        problems.append(f"store should be a string, is {store!r}")
+    defaults = _table(reading, "defaults", document.get("defaults", {}))
+    lists = [_list(reading, key, document[key]) for key in LISTS if key in document]
+    cells = _matrix(reading, document.get("matrix", {}))
+    if problems:  # what is built from wrong entries would only repeat them
+        raise _refusal(where, problems)
+    jobs = _jobs(reading, defaults, [*lists, cells])
+    if problems:
+        raise _refusal(where, problems)
+    return JobsFile(store=store, jobs=_named(jobs))
+
+
+def command_line(job: Job, *more: str) -> str:
+    """What a user would type for this job alone."""
+    return shlex.join(["lpp-capture", "run", *job.words, *more])
+
+
+def _table(reading: _Reading, place: str, table: object) -> dict[str, Any]:
+    """Options of one table by their names with dashes, each checked."""
+    if not isinstance(table, dict):
+        reading.problems.append(f"{place} should be a table of options, is {table!r}")
+        return {}
+    found: dict[str, Any] = {}
+    for key, value in table.items():
+        name = key.replace("_", "-")
+        if name not in reading.options:
+            near = _near(name, reading.options)
+            reading.problems.append(f"{place}.{key}: `lpp-capture run` has no such option.{near}")
+        elif name in found:
+            reading.problems.append(f"{place}.{key}: given twice, with a dash and an underscore")
+        else:
+            found[name] = value
+            reading.problems += misfits(reading.options[name], value, f"{place}.{key}")
+    return found
+
+
+def _list(reading: _Reading, key: str, entries: object) -> list[_Entry]:
+    """Entries of `models` or `corpora`: tables, or names alone."""
+    needed = LISTS[key]
+    if not isinstance(entries, list) or not entries:
+        reading.problems.append(f"{key} should be a list of at least one {needed}, is {entries!r}")
+        return []
+    found = []
+    for number, given in enumerate(entries):
+        place = f"{key}[{number}]"
+        options = _table(reading, place, {needed: given} if isinstance(given, str) else given)
+        if isinstance(given, dict) and needed not in options:
+            reading.problems.append(f"{place} names no {needed}")
+        found.append(_Entry(place, options))
+    return found
+
+
+def _matrix(reading: _Reading, matrix: object) -> list[_Entry]:
+    """Every combination of the matrix's values, the first key changing slowest."""
+    if not isinstance(matrix, dict):
+        reading.problems.append(f"matrix should be a table of lists, is {matrix!r}")
+        return []
+    axes: dict[str, list[Any]] = {}
+    for key, values in matrix.items():
+        name = key.replace("_", "-")
+        if not isinstance(values, list) or not values:
+            reading.problems.append(f"matrix.{key} should be a list of values, is {values!r}")
+        elif name in axes:
+            reading.problems.append(f"matrix.{key}: given twice, with a dash and an underscore")
+        else:
+            axes[name] = values
+            for number, value in enumerate(values):
+                _table(reading, f"matrix[{number}]", {key: value})
+    return [
+        _Entry("matrix", dict(zip(axes, values, strict=True)))
+        for values in itertools.product(*axes.values())
+    ]
+
+
+def _jobs(
+    reading: _Reading, defaults: Mapping[str, Any], lists: Sequence[Sequence[_Entry]]
+) -> list[Job]:
+    """One job for each combination of entries; problems that only a whole job shows."""
+    jobs: dict[int, Job] = {}
+    for number, entries in enumerate(itertools.product(*lists), start=1):
+        for one, other in itertools.combinations(entries, 2):
+            reading.problems += [
+                f"{name}: given by {one.place} and by {other.place}; leave it in one of them"
+                for name in one.options
+                if name in other.options
+            ]
+        options = dict(defaults)
+        for entry in entries:
+            options |= entry.options
+        job = _job(reading, number, options)
+        if job is None:
+            continue
+        reading.problems += [
+            f"jobs {earlier} and {number} are the same: {shlex.join(job.words)}"
+            for earlier, other in jobs.items()
+            if other.request == job.request
+        ][:1]
+        jobs[number] = job
+    reading.problems[:] = dict.fromkeys(reading.problems)  # each pair of entries says it again
+    return list(jobs.values())
+
+
+def _job(reading: _Reading, number: int, options: Mapping[str, Any]) -> Job | None:
+    missing = [name for name in LISTS.values() if name not in options]
+    if missing:
+        reading.problems += [
+            f"no {name}: add a table [[{key}]] with {name} = ..., or {name} to the defaults"
+            for key, name in LISTS.items()
+            if name in missing
+        ]
+        return None
+    command = click.Command("run", params=list(reading.options.values()))
+    try:
+        request = request_of(command.make_context("run", list(words_of(options))).params)
+    except (click.ClickException, LppError) as error:
+        if not any(problem.endswith(str(error)) for problem in reading.problems):
+            reading.problems.append(f"job {number}, {_base_name(options)}: {error}")
+        return None
+    return Job(name=_base_name(options), options=options, request=request)
+
+
+def _base_name(options: Mapping[str, Any]) -> str:
+    """Model and corpus without their folders."""
+    model, corpus = (
+        str(options[name]).rstrip("/").rsplit("/", 1)[-1] for name in ("model", "corpus")
+    )
+    return f"{model} x {corpus}"
+
+
+def _named(jobs: Sequence[Job]) -> tuple[Job, ...]:
+    """Jobs of one name told apart by the options in which they differ."""
+    named = []
+    for job in jobs:
+        alike = [other for other in jobs if other.name == job.name]
+        keys = dict.fromkeys(key for other in alike for key in other.options)
+        differing = [
+            key for key in keys if len({str(other.options.get(key)) for other in alike}) > 1
+        ]
+        own = {key: job.options[key] for key in differing if key in job.options}
+        more = " ".join(word.removeprefix("--") for word in words_of(own))
+        named.append(replace(job, name=f"{job.name} {more}".rstrip()))
+    return tuple(named)
+
+
+def _near(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean {near[0]}?" if near else ""
+
+
+def _refusal(where: str, problems: Sequence[str]) -> InputError:
+    listed = "".join(f"\n  {problem}" for problem in problems[:SHOWN])
+    more = f"\n  and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+    return InputError(
+        f"{where}: {len(problems)} problem{'s' * (len(problems) > 1)}, so nothing was run."
+        f"{listed}{more}\nCorrect the file, then repeat the command. "
+        "`lpp-capture run --help` lists the options.",
+        kind=ErrorKind.INVALID_VALUE,
+    )

@@ -1,0 +1,233 @@
+"""Run jobs one after another, each in a process of its own.
+
+A process gives everything back when it ends: the memory of a device, what a failed load left half
+built, the workers of an engine. Nothing inside one process promises that, least of all after
+running out of memory. It costs the start of Python and torch, a few seconds a job, and it keeps a
+crash, or the system's killing the largest process, to the job that caused it. A job known to be
+done starts nothing (`lpp.capture.engine.known_runs`).
+
+The process is the command that a user would type, and its report says what came of it.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import click
+
+from lpp.capture.engine.known_runs import finished
+from lpp.capture.engine.stopping import GRACE_SECONDS
+from lpp.capture.jobs.file import Job, command_line
+from lpp.capture.plan.parts import WHOLE, Part
+from lpp.store.commands.console import EXIT_USER_ERROR, debugging
+from lpp.store.commands.signals import polite_ends
+from lpp.store.objects.place import Place
+
+Status = Literal["done", "skipped", "failed", "interrupted", "not started"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobResult:
+    """What came of one job."""
+
+    name: str
+    status: Status
+    run: str | None = None
+    """Run id, where it came so far."""
+    reason: str = ""
+    """Why it failed: the first line of its message."""
+    tokens: int = 0
+    """Captured now; 0 where all was there."""
+    seconds: float = 0.0
+    """From the first forward pass to the last commit."""
+    missing: int = 0
+    """Shards of the run that are still missing: other parts' work."""
+
+
+LEFTOVER_SECONDS: Final = 5.0
+"""For what a job started to end by itself, such as Python's tracker of shared memory."""
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    store: Place,
+    part: Part = WHOLE,
+    grace: float = GRACE_SECONDS,
+    more: Sequence[str] = (),
+) -> list[JobResult]:
+    """Run every job in turn, whatever comes of the others; a result for each, in order.
+
+    part: which shards of each run are this process's. After Ctrl-C, or a request to end, the job
+    under way finishes its shard within `grace` seconds; the others are not started. more: further
+    options of each command, such as `--executor=ray`.
+    """
+    results: list[JobResult] = []
+    options = [f"--store={store}", f"--grace={grace:g}", *_part_words(part), *more]
+    with contextlib.suppress(KeyboardInterrupt), polite_ends():
+        for number, job in enumerate(jobs, start=1):
+            click.echo(f"[{number}/{len(jobs)}] {job.name}", err=True)
+            outcome = finished(store, job.request, part)
+            if outcome is not None:
+                results.append(_result(job, outcome.document()))
+                continue
+            result, stopped = _run(job, options)
+            results.append(result)
+            if stopped:
+                break
+    unstarted = jobs[len(results) :]
+    return results + [JobResult(name=job.name, status="not started") for job in unstarted]
+
+
+def _run(job: Job, options: Sequence[str]) -> tuple[JobResult, bool]:
+    """Run one job in a process; whether it was asked to end early comes along."""
+    with tempfile.TemporaryDirectory(prefix="lpp-job-") as folder:
+        report = Path(folder, "report.json")
+        more = [*options, f"--report={report}"]
+        more += ["--debug"] if debugging() else []
+        words = [sys.executable, "-m", "lpp.capture.cli.command", "run", *job.words, *more]
+        code, stopped = _finish(words)
+        with contextlib.suppress(FileNotFoundError):
+            return _result(job, json.loads(report.read_bytes())), stopped
+    if stopped:
+        return JobResult(name=job.name, status="interrupted"), stopped
+    return JobResult(name=job.name, status="failed", reason=_silent_end(code)), stopped
+
+
+def _finish(words: Sequence[str]) -> tuple[int, bool]:
+    """Run a command to its end: its exit code, and whether it was asked to end early.
+
+    A terminal's Ctrl-C goes to every process of a group at once, and twice would cut a commit
+    short. So the job has a group of its own, and is told once.
+    """
+    job = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=2, process_group=0)
+    try:
+        try:
+            return job.wait(), False
+        except KeyboardInterrupt:
+            job.send_signal(signal.SIGINT)
+            return job.wait(), True
+    except BaseException:  # a second Ctrl-C: no more patience
+        job.kill()
+        raise
+    finally:
+        job.wait()
+        _end_group(job.pid)
+
+
+def _end_group(group: int) -> None:
+    """End what a job left running, which would hold the device's memory, after a moment's grace."""
+    until = time.monotonic() + LEFTOVER_SECONDS
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        while time.monotonic() < until:
+            os.killpg(group, 0)
+            time.sleep(0.05)
+        os.killpg(group, signal.SIGKILL)
+
+
+def _part_words(part: Part) -> list[str]:
+    return [] if part == WHOLE else [f"--part={part}"]
+
+
+def _result(job: Job, report: Mapping[str, Any]) -> JobResult:
+    return JobResult(
+        name=job.name,
+        status=report["status"],
+        run=report.get("run"),
+        reason=report.get("reason", ""),
+        tokens=report.get("tokens", 0),
+        seconds=report.get("seconds", 0.0),
+        missing=report.get("missing_shards", 0),
+    )
+
+
+def _silent_end(code: int) -> str:
+    """Why a process that left no report ended."""
+    if code == -signal.SIGKILL:
+        return "killed (SIGKILL), as the system does when memory runs out"
+    if code < 0:
+        known = {number.value: number.name for number in signal.Signals}
+        return f"crashed ({known.get(-code, f'signal {-code}')})"
+    return f"ended with exit code {code} and no report"
+
+
+def table(results: Sequence[JobResult], seconds: float) -> str:
+    """What each job did, two lines each, within 80 columns. seconds: of all together."""
+    lines = [f"{'':4}{'job':<37}{'':<11}{'tokens':>9}{'seconds':>9}{'tokens/s':>10}"]
+    for number, result in enumerate(results, start=1):
+        numbers = ""
+        if result.seconds:
+            rate = result.tokens / result.seconds
+            numbers = f"{result.tokens:>9,}{result.seconds:>9.1f}{rate:>10,.0f}"
+        name = _middle(result.name, 36)
+        lines.append(f"{number:>3} {name:<37}{result.status:<11}{numbers}".rstrip())
+        if detail := result.reason or result.run:
+            lines.append(f"    {_short(detail, 76)}")
+    return "\n".join([*lines, "", summary(results, seconds)])
+
+
+def summary(results: Sequence[JobResult], seconds: float) -> str:
+    """One line: how many jobs ended how, and in what time."""
+    order: tuple[Status, ...] = ("done", "skipped", "failed", "interrupted", "not started")
+    counts = {status: sum(r.status == status for r in results) for status in order}
+    ended = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+    minutes, rest = divmod(round(seconds), 60)
+    line = f"{len(results)} job{'s' * (len(results) != 1)}: {ended}, in {minutes} min {rest} s."
+    if waiting := sum(r.missing > 0 for r in results):
+        line += f"\nRuns that still miss shards, which are other parts' work: {waiting}."
+    return line
+
+
+def exit_code(results: Sequence[JobResult]) -> int:
+    """0 when every job is done, 2 after an interruption, 1 when a job failed.
+
+    2 is the code of a command that could not do what it was told; a job that fails is a finding.
+    """
+    statuses = {result.status for result in results}
+    if statuses & {"interrupted", "not started"}:
+        return EXIT_USER_ERROR
+    return int("failed" in statuses)
+
+
+def list_jobs(jobs: Sequence[Job], store: Place, part: Part = WHOLE) -> str:
+    """The command of each job, and which are done."""
+    lines = []
+    more = [f"--store={store}", *_part_words(part)]
+    for number, job in enumerate(jobs, start=1):
+        done = finished(store, job.request, part)
+        lines.append(f"{number:>3} {job.name}{'' if done is None else f' (done: {done.run})'}")
+        lines.append(f"    {command_line(job, *more)}")
+    return "\n".join(lines)
+
+
+def run_and_tell(
+    jobs: Sequence[Job], store: Place, part: Part, grace: float, more: Sequence[str] = ()
+) -> int:
+    """Run the jobs, print the table, return the exit code."""
+    start = time.monotonic()
+    results = run_jobs(jobs, store, part, grace, more)
+    click.echo(table(results, time.monotonic() - start))
+    code = exit_code(results)
+    if code == EXIT_USER_ERROR:
+        click.echo("Interrupted. Everything committed stays; the same command goes on.", err=True)
+    return code
+
+
+def _middle(text: str, width: int) -> str:
+    """Jobs of one model and corpus differ at the end."""
+    if len(text) <= width:
+        return text
+    start = width // 3
+    return f"{text[:start]}...{text[start + 3 - width :]}"
+
+
+def _short(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 3] + "..."

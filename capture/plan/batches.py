@@ -1,0 +1,112 @@
+"""Which prompts run together. Decided by the plan alone, so that any worker does the same."""
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from lpp.capture.plan.backend import Batch
+from lpp.store.format.plan import Keep, Plan
+from lpp.store.format.schedule import group_boundaries
+
+WORTH: Final = 10
+"""Bytes of rows for each byte of moments that a further shard is worth."""
+
+
+def shard_boundaries(lengths: Sequence[int], token_bytes: int, shard_bytes: int) -> tuple[int, ...]:
+    """Cut prompts into shards of whole prompts, each at most `shard_bytes` over all its sites.
+
+    lengths: tokens of each prompt. token_bytes: bytes of one token, over all sites. A prompt
+    larger than a shard gets one of its own.
+
+    >>> shard_boundaries([3, 3, 3, 9], token_bytes=10, shard_bytes=60)
+    (0, 2, 3, 4)
+    """
+    boundaries, held = [0], 0
+    for prompt, length in enumerate(lengths):
+        if held and (held + length) * token_bytes > shard_bytes:
+            boundaries.append(prompt)
+            held = 0
+        held += length
+    return (*boundaries, len(lengths))
+
+
+def kept_boundaries(
+    lengths: Sequence[int], token_bytes: int, shard_bytes: int, keep: Keep, moments: int
+) -> tuple[int, ...]:
+    """The shards of a plan that keeps `keep`.
+
+    moments: bytes of the moments of a shard. With moments a shard ends wherever a tenth of the
+    prompts does, so that the groups of the jackknife are whole shards; without rows it ends within
+    a tenth only when its rows would take ten times its moments, and more than `shard_bytes`.
+
+    >>> kept_boundaries([3] * 20, 10, 60, "both", 0)
+    (0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20)
+    >>> kept_boundaries([3] * 40, 10, 60, "moments", 6)[:4]
+    (0, 2, 4, 6)
+    >>> kept_boundaries([3] * 40, 10, 60, "moments", 12)[:4]
+    (0, 4, 8, 12)
+    """
+    if keep == "rows":
+        return shard_boundaries(lengths, token_bytes, shard_bytes)
+    budget = shard_bytes if keep == "both" else max(shard_bytes, WORTH * moments)
+    edges = [0]
+    for first, end in itertools.pairwise(group_boundaries(len(lengths))):
+        inside = shard_boundaries(lengths[first:end], token_bytes, budget)
+        edges += [first + edge for edge in inside[1:]]
+    return tuple(edges)
+
+
+def tokens_of(plan: Plan, lengths: npt.NDArray[np.int32], shards: Iterable[int]) -> int:
+    """Tokens of some shards. lengths: tokens of each prompt of the plan."""
+    ends = np.append(0, np.cumsum(lengths))
+    return int(sum(ends[plan.shards[k + 1]] - ends[plan.shards[k]] for k in shards))
+
+
+def group_by_budget(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Indices of prompts that run together: longest first, at most `budget` padded tokens.
+
+    Similar lengths share a batch, so little of it is padding. A prompt longer than the budget
+    runs alone.
+
+    >>> group_by_budget([5, 9, 5, 4], budget=10)
+    [[1], [0, 2], [3]]
+    """
+    groups: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        # the first of a group is its longest, and sets the padded length of all
+        if groups and lengths[groups[-1][0]] * (len(groups[-1]) + 1) <= budget:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return groups
+
+
+def shard_batches(plan: Plan, prompts: pa.Table, shard: int) -> Iterator[Batch]:
+    """The batches of one shard. prompts: `PROMPTS_SCHEMA`, all of the plan."""
+    first, end = plan.shards[shard], plan.shards[shard + 1]
+    lists = prompts["token_ids"].slice(first, end - first).combine_chunks()
+    ids = [np.asarray(values.values, dtype=np.int32) for values in lists]
+    lengths = [len(values) for values in ids]
+    for group in group_by_budget(lengths, plan.compute.batch_tokens):
+        group_lengths = tuple(lengths[i] for i in group)
+        yield Batch(
+            shard=shard,
+            prompt_ids=tuple(first + i for i in group),
+            lengths=group_lengths,
+            token_ids=np.concatenate([ids[i] for i in group]),
+            asked=asked_rows(plan, group_lengths),
+        )
+
+
+def asked_rows(plan: Plan, lengths: Sequence[int]) -> npt.NDArray[np.int64]:
+    """Flat rows of a batch at which the plan wants statistics of the logits."""
+    if plan.logit_positions == "all":
+        return np.arange(sum(lengths))
+    starts = np.cumsum([0, *lengths[:-1]])
+    # the last token of each prefix; a prompt shorter than the prefix ends earlier
+    last = [np.unique(np.minimum(plan.prefixes, length)) - 1 for length in lengths]
+    return np.concatenate([start + rows for start, rows in zip(starts, last, strict=True)])

@@ -1,0 +1,111 @@
+"""From a plan back to the request that gives it again, and whether the model loaded is the plan's.
+
+The settings are the plan's. Where the model lies on this machine, on which card it runs and whether
+its own code may, no plan says.
+"""
+
+import json
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lpp.capture.backends.opened import OpenedModel
+from lpp.capture.corpus.selection import Selection
+from lpp.capture.engine.stopping import GRACE_SECONDS
+from lpp.capture.models.spec import ModelSpec
+from lpp.capture.plan.planning import compute_info, model_info, site_specs, tokenizer_info
+from lpp.capture.plan.request import CaptureRequest, CorpusSpec
+from lpp.store.errors import ConflictError, ErrorKind, InputError
+from lpp.store.format.plan import Plan, differences
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepairOptions:
+    """What a plan does not say: where the model lies here, and what it may do."""
+
+    model: str | None = None
+    """Hub name, folder or GGUF file; the plan's own model by default."""
+    device: str | None = None
+    """The plan's kind of device by default."""
+    trust_remote_code: bool = False
+    missing: bool = False
+    """Whether to compute shards as well of which there is nothing at all."""
+    grace: float = GRACE_SECONDS
+
+
+def request_of_plan(plan: Plan, options: RepairOptions) -> CaptureRequest:
+    """The request that gives `plan` again, but for its corpus, which is not asked for."""
+    compute, name = plan.compute, plan.compute.backend
+    if compute.trust_remote_code and not options.trust_remote_code:
+        raise InputError(
+            f"{plan.model.id} ran code of its own. If you trust its authors, repeat with "
+            "--trust-remote-code.",
+            kind=ErrorKind.UNSUPPORTED_MODEL,
+        )
+    parallel = [
+        p for p in (compute.device_map or "").split("+") if p.startswith("tensor_parallel=")
+    ]
+    attention: Any = compute.attention.rpartition("+")[2]  # of transformers, where both ran
+    backend: Any = name
+    return CaptureRequest(
+        model=ModelSpec(
+            id=options.model or _own_model(plan),
+            revision=None if options.model else plan.model.revision,
+            dtype=_one_of(compute.dtype, ("bfloat16", "float16", "float32"), "auto"),
+            device=options.device or compute.device,
+            device_map="auto" if "auto" in (compute.device_map or "").split("+") else None,
+            quantization=_one_of(compute.quantization, ("int8", "nf4"), None),
+            attention=attention if name != "vllm" and attention in ("sdpa", "eager") else "auto",
+            trust_remote_code=compute.trust_remote_code,
+            untrained_seed=plan.model.untrained_seed,
+        ),
+        corpus=CorpusSpec(name=plan.corpus.name),
+        selection=Selection(),
+        context=plan.context,
+        sites=plan.site_names,
+        logit_positions=plan.logit_positions,
+        backend=backend,
+        tensor_parallel=int(parallel[0].partition("=")[2]) if parallel else 1,
+        engine_options={key: json.loads(text) for key, text in compute.engine_options.items()},
+        batch_tokens=compute.batch_tokens,
+        keep=plan.keep,
+        moments_dtype=plan.moments_dtype,
+    )
+
+
+def _one_of(value: Any, known: tuple[str, ...], other: Any) -> Any:
+    return value if value in known else other
+
+
+def _own_model(plan: Plan) -> str:
+    if plan.model.source == "hub":
+        return plan.model.id
+    raise InputError(
+        f"the plan knows its model as {plan.model.id}, a {plan.model.source} somewhere on the "
+        "machine that captured it. Say where it is here: --model PATH.",
+        kind=ErrorKind.NOT_FOUND,
+    )
+
+
+def check_same(plan: Plan, request: CaptureRequest, opened: OpenedModel) -> None:
+    """Refuse a model, releases or settings that are not those of `plan`, with all that differs.
+
+    Where the weights came from may differ, as long as they are the same.
+    """
+    loaded, model, tokenizer = opened.described, plan.model, plan.tokenizer
+    named = model_info(request, loaded)
+    here = replace(
+        plan,
+        model=replace(named, id=model.id, source=model.source, revision=model.revision),
+        tokenizer=replace(tokenizer_info(loaded), id=tokenizer.id),
+        sites=site_specs(request, opened),
+        compute=compute_info(request, opened, plan.compute.batch_tokens),
+        stored_dtype=loaded.dtype,
+    )
+    if fields := differences(here, plan):
+        listed = "\n  ".join(fields)
+        raise ConflictError(
+            f"what is loaded here would not give the numbers of this plan. What differs (here, "
+            f"not there):\n  {listed}\nName the model that made it with --model, in the releases "
+            "of compute.versions; or remove the run and capture again.",
+            kind=ErrorKind.PLAN_DIFFERS,
+        )

@@ -1,0 +1,281 @@
+"""The options of `lpp-capture run`, and the request they make.
+
+Kept apart from the command so that a file of jobs is read by the same options: whatever the command
+line takes, a jobs file takes under the same name, checked the same way.
+"""
+
+import functools
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import click
+
+from lpp.capture.corpus.selection import Selection
+from lpp.capture.engine.stopping import GRACE_SECONDS
+from lpp.capture.models.spec import ModelSpec
+from lpp.capture.plan.request import CaptureRequest, CorpusSpec
+from lpp.store.errors import ErrorKind, InputError
+
+Decorator = Callable[[Any], Any]
+
+DEFAULT_MIN_BYTES = 512
+"""Texts shorter than this are left out, unless a length in tokens is asked for."""
+
+
+def split_names(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
+    """Names with commas between them; in a file of jobs, a list of names as well."""
+    return tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+def _engine_options(
+    context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+) -> dict[str, Any]:
+    """`gpu_memory_utilization=0.8` as JSON where it is, as text elsewhere."""
+    options = {}
+    for value in values:
+        name, equals, text = value.partition("=")
+        if not equals or not name.isidentifier():
+            raise click.BadParameter(f"{value!r} is not NAME=VALUE", context, parameter)
+        try:
+            options[name] = json.loads(text)
+        except ValueError:
+            options[name] = text
+    return options
+
+
+MODEL_OPTIONS: Final[tuple[Decorator, ...]] = (
+    click.option("--model", help="Hub id, local folder, or GGUF file."),
+    click.option("--revision", help="Revision of a hub model: branch, tag or commit."),
+    click.option(
+        "--untrained-seed",
+        type=int,
+        metavar="SEED",
+        help="Random weights instead of the trained ones: the untrained twin.",
+    ),
+    click.option(
+        "--backend",
+        type=click.Choice(["auto", "torch", "vllm", "vllm+torch"]),
+        default="auto",
+        show_default=True,
+        help="auto: vllm where it is installed and the device is a GPU. vllm+torch: logits "
+        "from vLLM, hidden states from torch.",
+    ),
+    click.option(
+        "--tensor-parallel",
+        type=click.IntRange(1),
+        default=1,
+        metavar="N",
+        help="Cards that share the model inside vLLM.",
+    ),
+    click.option(
+        "--engine-option",
+        "engine_options",
+        multiple=True,
+        callback=_engine_options,
+        metavar="NAME=VALUE",
+        help="An argument of vLLM's EngineArgs, such as gpu_memory_utilization=0.8; may be "
+        "repeated.",
+    ),
+    click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:1."),
+    click.option(
+        "--dtype",
+        type=click.Choice(["auto", "bfloat16", "float16", "float32"]),
+        default="auto",
+        show_default=True,
+    ),
+    click.option(
+        "--attention",
+        type=click.Choice(["auto", "sdpa", "eager"]),
+        default="auto",
+        show_default=True,
+        help="auto: sdpa where the model's family has it.",
+    ),
+    click.option(
+        "--device-map", type=click.Choice(["auto"]), help="Spread the model over several cards."
+    ),
+    click.option(
+        "--quantization", type=click.Choice(["int8", "nf4"]), help="Quantise with bitsandbytes."
+    ),
+    click.option(
+        "--trust-remote-code", is_flag=True, help="Run Python code that comes with the model."
+    ),
+)
+
+CORPUS_OPTIONS: Final[tuple[Decorator, ...]] = (
+    click.option(
+        "--corpus",
+        help="alpaca, dolly, wikitext, pydoc, or a .jsonl, .parquet or .txt file, or a folder "
+        "of them.",
+    ),
+    click.option("--corpus-revision", help="Revision of a hub data set."),
+    click.option("--corpus-split", help="Split of a hub data set; train by default."),
+    click.option("--text-field", help="Field or column that holds the text."),
+    click.option(
+        "--prompts", default=100, show_default=True, type=click.IntRange(1), help="Texts to take."
+    ),
+    click.option(
+        "--min-bytes",
+        type=click.IntRange(0),
+        help="Take texts of at least this many UTF-8 bytes; 512 unless --min-tokens is given.",
+    ),
+    click.option(
+        "--min-tokens",
+        type=click.IntRange(1),
+        help="Take texts of at least this many tokens of --count-with (the paper's rule).",
+    ),
+    click.option("--count-with", metavar="MODEL", help="Whose tokenizer counts for --min-tokens."),
+    click.option(
+        "--select", type=click.Choice(["first", "random"]), default="first", show_default=True
+    ),
+    click.option("--seed", default=42, show_default=True, help="For --select random."),
+)
+
+CAPTURE_OPTIONS: Final[tuple[Decorator, ...]] = (
+    click.option(
+        "--context",
+        default=200,
+        show_default=True,
+        type=click.IntRange(1),
+        help="Cut each prompt at this many tokens. Every shorter context comes along.",
+    ),
+    click.option(
+        "--sites",
+        default="all",
+        show_default=True,
+        callback=split_names,
+        help="Where to read: all, final, embed, block.7, 'block.*', or several with commas.",
+    ),
+    click.option(
+        "--logit-positions",
+        type=click.Choice(["all", "schedule"]),
+        default="all",
+        show_default=True,
+        help="Logit statistics at every token, or at the ends of the ten prefixes only.",
+    ),
+    click.option(
+        "--keep",
+        type=click.Choice(["rows", "moments", "both"]),
+        default="rows",
+        show_default=True,
+        help="Every activation; or count, mean and scatter matrix of each site and prefix, all "
+        "that ranks need; or both. What each takes is told before it starts.",
+    ),
+    click.option(
+        "--moments-dtype",
+        type=click.Choice(["float64", "float32"]),
+        default="float64",
+        show_default=True,
+        help="How scatter matrices are stored; float32 is within 2^-24 of each entry.",
+    ),
+    click.option("--batch-tokens", type=click.IntRange(1), help="Padded tokens that run together."),
+    click.option(
+        "--shard-mib",
+        default=256,
+        show_default=True,
+        type=click.IntRange(1),
+        help="Size of a shard before compression. Two are held in memory.",
+    ),
+)
+
+
+grace_option: Final[Decorator] = click.option(
+    "--grace",
+    type=click.FloatRange(0),
+    default=GRACE_SECONDS,
+    show_default=True,
+    metavar="SECONDS",
+    help="For the shard under way, after Ctrl-C or SIGTERM.",
+)
+
+
+EXECUTOR_OPTIONS: Final[tuple[Decorator, ...]] = (
+    click.option(
+        "--executor",
+        type=click.Choice(["local", "ray"]),
+        default="local",
+        show_default=True,
+        help="ray: on a Ray cluster, or on one of this machine that is started for it.",
+    ),
+    click.option(
+        "--address",
+        metavar="HOST:PORT",
+        help="With --executor ray: the head of a running cluster, or auto.",
+    ),
+    click.option(
+        "--workers",
+        type=click.IntRange(1),
+        metavar="N",
+        help="With --executor ray: models at work at once. By default one for each card.",
+    ),
+)
+
+
+def check_executor(options: Mapping[str, Any]) -> None:
+    """UsageError for an option of Ray's without Ray."""
+    for name in ("address", "workers"):
+        if options[name] is not None and options["executor"] != "ray":
+            raise click.UsageError(f"--{name} is about a Ray cluster: it goes with --executor ray.")
+
+
+def executor_words(options: Mapping[str, Any]) -> list[str]:
+    """The same options as words of a command line."""
+    names = [name for name in ("executor", "address", "workers") if options[name] is not None]
+    return [f"--{n}={options[n]}" for n in names] if options["executor"] != "local" else []
+
+
+def executor_options(command: Any) -> Any:
+    """`--executor`, `--address` and `--workers`."""
+    for option in reversed(EXECUTOR_OPTIONS):
+        command = option(command)
+    return command
+
+
+def request_options(command: Any) -> Any:
+    """Every option that says what is captured: of the model, of the corpus, of the capture."""
+    for option in reversed((*MODEL_OPTIONS, *CORPUS_OPTIONS, *CAPTURE_OPTIONS)):
+        command = option(command)
+    return command
+
+
+@functools.cache
+def option_by_name() -> Mapping[str, click.Option]:
+    """The same options by their long names without the dashes in front, such as `min-bytes`."""
+    command: click.Command = request_options(click.command()(lambda: None))
+    options = [option for option in command.params if isinstance(option, click.Option)]
+    return {option.opts[-1].removeprefix("--"): option for option in options}
+
+
+def request_of(options: Mapping[str, Any]) -> CaptureRequest:
+    """The request that parsed options make. InputError for options that do not go together."""
+
+    def take(*names: str) -> dict[str, Any]:
+        return {name: options[name] for name in names}
+
+    if options["moments_dtype"] != "float64" and options["keep"] == "rows":
+        raise InputError(
+            "--moments-dtype goes with --keep moments or --keep both: no moments are kept here.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    min_bytes = options["min_bytes"]
+    if min_bytes is None:  # a length in tokens replaces the default length in bytes
+        min_bytes = DEFAULT_MIN_BYTES if options["min_tokens"] is None else 0
+    return CaptureRequest(
+        model=ModelSpec(
+            id=options["model"],
+            **take("revision", "dtype", "device", "device_map", "quantization", "attention"),
+            **take("trust_remote_code", "untrained_seed"),
+        ),
+        corpus=CorpusSpec(
+            name=options["corpus"],
+            revision=options["corpus_revision"],
+            split=options["corpus_split"],
+            text_field=options["text_field"],
+        ),
+        selection=Selection(
+            min_bytes=min_bytes, **take("prompts", "min_tokens", "count_with", "select", "seed")
+        ),
+        shard_bytes=options["shard_mib"] << 20,
+        **take("context", "sites", "logit_positions", "batch_tokens", "keep", "moments_dtype"),
+        **take("backend", "tensor_parallel", "engine_options"),
+    )

@@ -1,0 +1,110 @@
+"""What a capture takes on disk with each choice of --keep, before it starts.
+
+Activations alone: tables are a few hundredths of them, or of their moments where those are large.
+"""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from lpp.capture.cli.status_text import short_bytes
+from lpp.capture.plan.batches import kept_boundaries, tokens_of
+from lpp.store.arrays.layout import ITEM_BYTES
+from lpp.store.arrays.moments import moments_bytes
+from lpp.store.errors import ErrorKind, MachineError
+from lpp.store.format.plan import Keep, Plan
+from lpp.store.format.schedule import moment_band_ends
+from lpp.store.objects.place import Place
+
+PACKED: Final = 1.48
+"""How many times smaller rows of bfloat16 lie on disk, as measured on a real model."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """Bytes of one choice."""
+
+    rows: int
+    """Before compression."""
+    moments: int
+    """Exact, but for what compression takes off, which is little."""
+
+    @property
+    def packed(self) -> int:
+        """About what lies on disk. Nothing is refused that may fit: rows that pack less than
+        measured are found out by the disk, which keeps every committed shard.
+        """
+        return round(self.rows / PACKED) + self.moments
+
+
+def row_bytes(plan: Plan) -> int:
+    """Bytes of one token over all sites."""
+    return sum(site.width for site in plan.sites) * ITEM_BYTES[plan.stored_dtype]
+
+
+def shard_moments_bytes(plan: Plan) -> int:
+    """Bytes of the moments of one shard: those that it has, or would have if they were kept."""
+    ends = plan.moment_ends if plan.keeps_moments else moment_band_ends(plan.prefixes)
+    widths = [site.width for site in plan.sites]
+    return moments_bytes(widths, len(ends), plan.moments_dtype)
+
+
+def sizes(plan: Plan, lengths: Sequence[int], shard_bytes: int) -> dict[Keep, Size]:
+    """What the run of `plan` would take with each choice. lengths: tokens of each prompt."""
+    of_token, of_shard = row_bytes(plan), shard_moments_bytes(plan)
+    rows = plan.prompts.tokens * of_token
+    found: dict[Keep, Size] = {}
+    for keep in get_args(Keep):
+        edges = kept_boundaries(lengths, of_token, shard_bytes, keep, of_shard)
+        moments = 0 if keep == "rows" else (len(edges) - 1) * of_shard
+        found[keep] = Size(rows=0 if keep == "moments" else rows, moments=moments)
+    return found
+
+
+def remaining(plan: Plan, lengths: npt.NDArray[np.int32], todo: Sequence[int]) -> int:
+    """About what the shards `todo` of a plan will take."""
+    return Size(
+        rows=tokens_of(plan, lengths, todo) * row_bytes(plan) if plan.keeps_rows else 0,
+        moments=len(todo) * shard_moments_bytes(plan) if plan.keeps_moments else 0,
+    ).packed
+
+
+def free_bytes(root: Place) -> int | None:
+    """What the disk of the store has left; None in a bucket, which does not say."""
+    return shutil.disk_usage(root).free if isinstance(root, Path) else None
+
+
+def told(found: dict[Keep, Size], keep: Keep, free: int | None) -> str:
+    """Two lines: each choice, and what is there."""
+    choices = []
+    for name, size in found.items():
+        packed = f" (about {short_bytes(size.packed)} packed)" if size.rows else ""
+        mark = "*" if name == keep else ""
+        choices.append(f"{name}{mark} {short_bytes(size.rows + size.moments)}{packed}")
+    room = "" if free is None else f"; {short_bytes(free)} are free"
+    return f"  on disk: {', '.join(choices)}{room}\n  *: as asked; --keep chooses"
+
+
+def check_room(
+    found: dict[Keep, Size], keep: Keep, needed: int, free: int | None, root: Place
+) -> None:
+    """Refuse what does not fit. needed: bytes of what is still to be written of it."""
+    if free is None or needed <= free:
+        return
+    fitting = [name for name, size in found.items() if name != keep and size.packed <= free]
+    best = min(fitting, key=lambda name: found[name].packed, default=None)
+    advice = (
+        f"--keep {best} would take about {short_bytes(found[best].packed)}"
+        if best is not None
+        else "No other --keep fits either; take fewer --sites or --prompts"
+    )
+    raise MachineError(
+        f"{root}: --keep {keep} needs about {short_bytes(needed)} more, and {short_bytes(free)} "
+        f"are free. {advice}; or name a --store with room.",
+        kind=ErrorKind.NO_SPACE,
+    )

@@ -1,0 +1,1 @@
+"""Two synthetic tests, as tasks of lm-eval."""

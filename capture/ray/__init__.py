@@ -1,0 +1,1 @@
+"""One capture on a Ray cluster."""

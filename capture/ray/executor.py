@@ -1,0 +1,338 @@
+"""One capture on a Ray cluster: an actor for each card, shards from one queue.
+
+The driver loads no model, so it may sit where there is no card: the first actor to load freezes
+the plan, and every other must come to the same one. Shards are handed out a few at a time, so that
+an actor's forward pass runs while its last shard is written; of an actor that died, those that it
+had not committed go back, and another is asked for in its place. The capture ends when every
+shard is committed, whoever is still loading then.
+"""
+
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from lpp.capture.engine.known_runs import remember, request_key
+from lpp.capture.engine.outcome import Outcome
+from lpp.capture.engine.run import check_size, describe, refuse_another, store_for
+from lpp.capture.engine.stopping import Stop, stoppable
+from lpp.capture.plan.batches import tokens_of
+from lpp.capture.plan.parts import WHOLE, Part
+from lpp.capture.plan.request import CaptureRequest
+from lpp.capture.ray.actor import HandResult, Loaded, remote_actor
+from lpp.store import Run, Store
+from lpp.store.commands.cluster import cluster, task_error
+from lpp.store.commands.progress import SILENT, Progress, progress
+from lpp.store.errors import ConflictError, ErrorKind, InputError, MachineError, first_line
+from lpp.store.format.keys import RUNS_KEY, SHARDS_KEY
+from lpp.store.format.plan import differences
+from lpp.store.objects.place import Url, absolute
+from lpp.store.write import sweep_run
+
+HAND: Final = 4
+"""Most shards handed out at once: the pause while a hand's last one is written comes once in so
+many. Towards the end hands are smaller, so that all end together."""
+
+DEATHS: Final = 3
+"""Actors in a row, for each wanted, that may die before a shard is committed again."""
+
+POLL_SECONDS: Final = 0.5
+LONELY_SECONDS: Final = 60.0
+"""Without an actor at work, until it is said."""
+
+CLOSING_SECONDS: Final = 15.0
+
+
+@dataclass(eq=False)
+class _Worker:
+    """An actor, and what it is at: loading while the hand is None."""
+
+    actor: Any
+    hand: tuple[int, ...] | None = None
+    ready: bool = False
+
+
+def capture_on_ray(
+    root: Url,
+    request: CaptureRequest,
+    *,
+    resume: str | None = None,
+    part: Part = WHOLE,
+    grace: float | None = None,
+    workers: int | None = None,
+    address: str | None = None,
+) -> Outcome:
+    """Capture what `request` asks into the store at `root`, which every machine sees there.
+
+    As `lpp.capture.engine.run.capture_into`; workers: actors, by default as many as the cluster has
+    cards for. A first request to end lets the shards under way finish.
+    """
+    store = store_for(root, resume)
+    key = request_key(request)
+    with cluster(address) as ray:
+        request, gpus, count = _shape(ray, _found_from_anywhere(request), workers)
+        pool = _Pool(ray, store, request, gpus=gpus, count=count)
+        try:
+            with progress("prepare", 1, "model") as bar:
+                loaded = pool.freeze()
+                bar.advance()
+            plan = loaded.plan
+            if resume is not None:
+                refuse_another(plan, store, resume)
+            click.echo(describe(plan), err=True)
+            check_size(plan, loaded.lengths, store, part, request.shard_bytes)
+            pool.open()
+            remember(store, key, plan.run_id)
+            where = store.path / RUNS_KEY / plan.run_id
+            told_workers = f"{count} worker{'s' * (count > 1)} of Ray"
+            click.echo(f"  into {where}, {told_workers}", err=True)
+            return _capture(pool, Run(where), part, grace)
+        except ray.exceptions.RayError as error:
+            raise task_error(ray, error) from None
+        finally:
+            pool.close()
+
+
+def _shape(
+    ray: Any, request: CaptureRequest, workers: int | None
+) -> tuple[CaptureRequest, int, int]:
+    """(the request as an actor gets it, cards of each actor, actors)."""
+    if request.model.device_map is not None:
+        raise InputError(
+            "--executor ray gives each worker its own cards: it cannot follow --device-map. "
+            "Use --tensor-parallel, or --executor local.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    kind = request.model.device.partition(":")[0]
+    if kind != "cuda":
+        if workers is None:
+            raise InputError(
+                "--executor ray on processors needs --workers N: each loads the model into memory "
+                "and takes one processor.",
+                kind=ErrorKind.INVALID_VALUE,
+            )
+        return request, 0, workers
+    cards = int(ray.cluster_resources().get("GPU", 0))
+    gpus = request.tensor_parallel
+    if cards < gpus:
+        raise MachineError(
+            f"the Ray cluster has {cards} cards, a worker needs {gpus}. See `ray status`, or use "
+            "--device cpu.",
+            kind=ErrorKind.NO_DEVICE,
+        )
+    # Ray shows each actor its own cards, counted from 0
+    return (
+        replace(request, model=replace(request.model, device=kind)),
+        gpus,
+        workers or (cards // gpus),
+    )
+
+
+def _found_from_anywhere(request: CaptureRequest) -> CaptureRequest:
+    """The same with files by their whole paths: an actor starts in another folder."""
+
+    def whole(name: str) -> str:
+        path = Path(name).expanduser()
+        return str(path.absolute()) if name and path.exists() else name
+
+    counter = request.selection.count_with
+    return replace(
+        request,
+        model=replace(request.model, id=whole(request.model.id)),
+        corpus=replace(request.corpus, name=whole(request.corpus.name)),
+        selection=replace(
+            request.selection, count_with=None if counter is None else whole(counter)
+        ),
+    )
+
+
+class _Pool:
+    """The actors, those lost replaced, and what each is at."""
+
+    def __init__(
+        self, ray: Any, store: Store, request: CaptureRequest, *, gpus: int, count: int
+    ) -> None:
+        self.ray, self.count = ray, count
+        self._class, self._request = remote_actor(ray, gpus), request
+        self._root = absolute(store.path)
+        self._made = self._deaths = 0
+        self._pending: dict[Any, _Worker] = {}
+        self._waiting: list[_Worker] = []
+        self.opened = False
+        self.loaded: Loaded | None = None
+        for _ in range(count):
+            self._start()
+
+    def freeze(self) -> Loaded:
+        """The plan of the first actor to load."""
+        while self.loaded is None:
+            self.turn(SILENT)
+        return self.loaded
+
+    def open(self) -> None:
+        """Have those that are loaded make the run; others will find it as they load."""
+        self.opened = True
+        for worker in [w for w in self._waiting if not w.ready]:
+            self._open(worker)
+        while not self.idle():
+            self.turn(SILENT)
+
+    def idle(self) -> list[_Worker]:
+        """Actors that may be handed shards."""
+        return [worker for worker in self._waiting if worker.ready]
+
+    def hand(self, worker: _Worker, shards: Sequence[int]) -> None:
+        """Have it capture `shards`."""
+        self._waiting.remove(worker)
+        worker.hand = tuple(shards)
+        self._pending[worker.actor.capture.remote(worker.hand)] = worker
+
+    @property
+    def at_work(self) -> bool:
+        """Whether any shard is under way."""
+        return any(worker.hand is not None for worker in self._pending.values())
+
+    def turn(self, told_lines: Progress) -> list[tuple[tuple[int, ...], HandResult | None]]:
+        """Wait a moment; each hand that ended, with what came of it, None where its actor died."""
+        ready, _ = self.ray.wait(list(self._pending), num_returns=1, timeout=POLL_SECONDS)
+        ended: list[tuple[tuple[int, ...], HandResult | None]] = []
+        for ref in ready:
+            worker = self._pending.pop(ref)
+            hand, worker.hand = worker.hand, None
+            try:
+                found = self.ray.get(ref)
+            except self.ray.exceptions.RayTaskError:
+                raise
+            except self.ray.exceptions.RayError as error:
+                self._lost(worker, hand, error, told_lines)
+                if hand is not None:
+                    ended.append((hand, None))
+                continue
+            self._waiting.append(worker)
+            if isinstance(found, Loaded):
+                self._compare(found)
+                if self.opened:
+                    self._open(worker)
+            elif hand is None:
+                worker.ready = True
+            else:
+                self._deaths = 0
+                ended.append((hand, found))
+        return ended
+
+    def close(self) -> None:
+        """Let those that can tidy up do so, then end all of them."""
+        closing = [worker.actor.close.remote() for worker in self._waiting]
+        if closing:
+            self.ray.wait(closing, num_returns=len(closing), timeout=CLOSING_SECONDS)
+        for worker in (*self._waiting, *self._pending.values()):
+            self.ray.kill(worker.actor)
+
+    def _start(self) -> None:
+        self._made += 1
+        name = f"ray worker {self._made}"
+        actor = self._class.remote(self._root, self._request, name)
+        self._pending[actor.load.remote()] = _Worker(actor)
+
+    def _open(self, worker: _Worker) -> None:
+        assert self.loaded is not None
+        self._waiting.remove(worker)
+        self._pending[worker.actor.open.remote(self.loaded.plan.hash)] = worker
+
+    def _compare(self, found: Loaded) -> None:
+        if self.loaded is None:
+            self.loaded = found
+        elif found.plan.hash != self.loaded.plan.hash:
+            fields = "\n  ".join(differences(found.plan, self.loaded.plan))
+            raise ConflictError(
+                "the machines of the cluster do not come to the same plan, so nothing more is "
+                f"captured. What differs:\n  {fields}\n"
+                "Give all of them the same files and the same releases.",
+                kind=ErrorKind.PLAN_DIFFERS,
+            )
+
+    def _lost(
+        self, worker: _Worker, hand: tuple[int, ...] | None, error: Exception, lines: Progress
+    ) -> None:
+        self.ray.kill(worker.actor)  # cut off is not dead, and would keep its card
+        self._deaths += 1
+        why = first_line(error).rstrip(".")
+        if self._deaths > DEATHS * self.count:
+            raise MachineError(
+                f"{self._deaths} workers died one after the other and none captured a shard "
+                f"between: {why}. What is committed stays: the same command "
+                "resumes. --debug shows what the workers print.",
+                kind=ErrorKind.ENGINE_DIED,
+            )
+        doing = "while it loaded" if hand is None else f"with {len(hand)} shards"
+        lines.note(f"a worker died {doing}; another is asked for ({why})")
+        self._start()
+
+
+def _capture(pool: _Pool, run: Run, part: Part, grace: float | None) -> Outcome:
+    assert pool.loaded is not None
+    plan, lengths = pool.loaded.plan, pool.loaded.lengths
+
+    def tokens(shards: Iterable[int]) -> int:
+        return tokens_of(plan, lengths, shards)
+
+    mine = part.shards(plan.n_shards)
+    queue = deque(run.uncommitted(mine))
+    todo, start = len(queue), time.monotonic()
+    written: set[int] = set()
+    outrun: set[int] = set()
+    patience = nullcontext(Stop()) if grace is None else stoppable(plan.n_shards, grace)
+    bar = progress("capture", tokens(mine), "tokens")
+    with patience as stop, bar as lines:
+        lines.advance(tokens(mine) - tokens([*queue]))
+        lonely = time.monotonic()
+        while (queue and not stop.asked) or pool.at_work:
+            for worker in pool.idle():
+                hand = _hand(queue, pool.count)
+                if hand and stop.begin(hand[-1]):
+                    pool.hand(worker, hand)
+                else:
+                    queue.extendleft(reversed(hand))
+            if pool.at_work:
+                lonely = time.monotonic()
+            elif time.monotonic() - lonely > LONELY_SECONDS:
+                lines.note("no worker is ready; see `ray status` for what the cluster lacks")
+                lonely = time.monotonic()
+            for hand, found in pool.turn(lines):
+                if found is None:
+                    lost = run.uncommitted(hand)
+                    queue.extendleft(reversed(lost))
+                    written |= {*hand} - {*lost}
+                    lines.advance(tokens({*hand} - {*lost}))
+                    continue
+                written |= found.written
+                outrun |= found.outrun
+                lines.advance(tokens(hand))
+                for text in found.notes:
+                    lines.note(text)
+    run = Run(run.path)
+    run.directory.below(SHARDS_KEY).sweep()  # of those that died
+    if written and not run.missing_shards:
+        sweep_run(run)
+    return Outcome(
+        run=plan.run_id,
+        part=part,
+        captured=len(written),
+        outrun=len(outrun),
+        tokens=tokens(written | outrun),
+        seconds=time.monotonic() - start if todo else 0.0,
+        missing=len(run.missing_shards),
+        set_aside=run.set_aside(),
+        stopped=bool(run.uncommitted(mine)),
+    )
+
+
+def _hand(queue: deque[int], workers: int) -> tuple[int, ...]:
+    """The next shards for one worker: half of its share of what is left, `HAND` at most."""
+    size = min(HAND, -(-len(queue) // (2 * workers)))
+    return tuple(queue.popleft() for _ in range(size))
