@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from lpp.capture.backends.logit_statistics import STATISTICS, logit_statistics
+from lpp.capture.backends.logits.statistics import STATISTICS, logit_statistics
 from lpp.capture.models.anatomy import forward_inputs
 from lpp.capture.models.sites import capture_sites, find_sites
 from lpp.capture.models.unembedding import Unembedding, find_unembedding
