@@ -2,7 +2,7 @@
 
 import math
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -10,9 +10,17 @@ import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from logit_reference import Columns, Given, assert_equal, assert_within, levels, odd_rows, reference
 from torch import nn
 
-from lpp.capture.backends.logits.statistics import STATISTICS, logit_statistics
+from lpp.capture.backends.logits.fused import fused_reduction
+from lpp.capture.backends.logits.partial import PartialStatistics, VocabularyShard, joined
+from lpp.capture.backends.logits.statistics import (
+    STATISTICS,
+    TokenStatistics,
+    logit_statistics,
+    token_statistics,
+)
 from lpp.capture.models.anatomy import forward_inputs
 from lpp.capture.models.sites import capture_sites, find_sites
 from lpp.capture.models.unembedding import Unembedding, find_unembedding
@@ -21,99 +29,75 @@ from lpp.store.errors import ErrorKind, InputError
 INF, NAN = math.inf, math.nan
 
 
-class _Given(nn.Module):
-    """'Unembeds' rows to themselves: the statistics' input is then known exactly."""
-
-    def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        return rows
+def _whole(logits: torch.Tensor, next_ids: torch.Tensor, tile_rows: int | None) -> TokenStatistics:
+    """By the way that a CPU takes."""
+    return logit_statistics(logits, Unembedding(Given(), logits), next_ids, tile_rows)
 
 
-def _statistics(logits: Any, next_ids: Any, tile_rows: int | None = None) -> dict[str, np.ndarray]:
+def _fused(logits: torch.Tensor, next_ids: torch.Tensor, tile_rows: int | None) -> TokenStatistics:
+    """By the plain code of the reduction that a GPU compiles."""
+    shard = VocabularyShard(columns=range(logits.shape[1]))
+    tile = tile_rows or max(1, len(logits))
+    parts = [
+        PartialStatistics(**fused_reduction(piece, shard.next_logit(piece, following)))
+        for piece, following in zip(logits.split(tile), next_ids.split(tile), strict=True)
+    ]
+    return token_statistics(joined(parts), next_ids < 0)
+
+
+_WAYS = pytest.mark.parametrize("way", [_whole, _fused])
+
+
+def _statistics(
+    logits: Any, next_ids: Any, tile_rows: int | None = None, way: Any = _whole
+) -> Columns:
     tensor = logits if isinstance(logits, torch.Tensor) else torch.tensor(logits)
-    unembed = Unembedding(_Given(), tensor)
-    return logit_statistics(tensor, unembed, torch.tensor(next_ids), tile_rows).numpy()
+    following = torch.tensor(next_ids, dtype=torch.int64)
+    return cast("Columns", way(tensor.clone(), following, tile_rows).numpy())
 
 
-def _reference(logits: np.ndarray, next_ids: list[int]) -> dict[str, np.ndarray]:
-    """Plainly, in float64, one row at a time."""
-    columns: dict[str, list[float]] = {name: [] for name in STATISTICS}
-    for row, following in zip(logits.astype(np.float64), next_ids, strict=True):
-        log_z = row.max() + math.log(np.exp(row - row.max()).sum())
-        log_p = row - log_z
-        held = log_p[log_p > -INF]
-        ordered = np.sort(log_p)[::-1]
-        columns["entropy"].append(-(np.exp(held) * held).sum())
-        columns["log_z"].append(log_z)
-        columns["max_logprob"].append(ordered[0])
-        columns["margin"].append(ordered[0] - ordered[1] if len(row) > 1 else INF)
-        columns["next_logprob"].append(log_p[following] if following >= 0 else NAN)
-        columns["next_rank"].append(1 + (row > row[following]).sum() if following >= 0 else 0)
-        columns["top1_id"].append(int(np.flatnonzero(row == row.max())[0]))
-        about = held + columns["entropy"][-1]
-        columns["varentropy"].append((np.exp(held) * about**2).sum())
-    return {name: np.array(values) for name, values in columns.items()}
-
-
-def _assert_equal(
-    mine: dict[str, np.ndarray], reference: dict[str, np.ndarray], atol: float
-) -> None:
-    assert list(mine) == list(STATISTICS)
-    for name in ("next_rank", "top1_id"):
-        assert mine[name].dtype == np.int32
-        np.testing.assert_array_equal(mine[name], reference[name], err_msg=name)
-    for name in ("entropy", "log_z", "max_logprob", "margin", "next_logprob"):
-        assert mine[name].dtype == np.float32
-        np.testing.assert_allclose(
-            mine[name], reference[name], rtol=2e-6, atol=atol, err_msg=name, equal_nan=True
-        )
-    assert mine["varentropy"].dtype == np.float32
-    error = np.abs(mine["varentropy"] - reference["varentropy"])
-    assert np.all(error <= 5e-7 * reference["varentropy"] + atol), error.max()
-    assert np.all(mine["varentropy"] >= 0)
-
-
+@_WAYS
 @pytest.mark.parametrize("width", [2, 3, 255, 256, 257, 511, 512, 600, 5000])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_every_statistic_agrees_with_float64(width, dtype):
+def test_every_statistic_agrees_with_float64(width, dtype, way):
     generator = torch.Generator().manual_seed(width)
     logits = (torch.randn(37, width, generator=generator) * 4).to(dtype)
     following = torch.randint(-1, width, (37,), generator=generator).tolist()
-    mine = _statistics(logits, following, tile_rows=16)
-    _assert_equal(mine, _reference(logits.float().numpy(), following), atol=3e-6)
+    mine = _statistics(logits, following, tile_rows=16, way=way)
+    assert_equal(mine, reference(logits.float().numpy(), following), atol=3e-6)
 
 
+@_WAYS
 @pytest.mark.parametrize("vocabulary", [49_152, 151_936, 262_144])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_large_vocabularies_keep_the_documented_bounds(vocabulary, dtype):
-    """Normal logits, the worst of them with standard deviations of 3 and 4, and two levels."""
-    generator = torch.Generator().manual_seed(vocabulary)
-    deviations = torch.tensor([0, 0.01, 0.3, 1, 2, 3, 3, 4, 4, 5, 6, 8, 10, 20, 30])
-    normal = torch.randn(len(deviations), vocabulary, generator=generator) * deviations[:, None]
-    two_levels = torch.zeros(12, vocabulary)
-    for row, gap in zip(two_levels, range(4, 16), strict=True):
-        row[7 :: 1 + (4 * gap) ** 2 if gap % 2 else vocabulary] = gap
-    for logits, bounds in ((normal, (1e-6, 3e-6)), (two_levels, (5e-6, 6e-5))):
-        _assert_bounds(logits.to(dtype), *bounds)
+def test_large_vocabularies_keep_the_documented_bounds(vocabulary, dtype, way):
+    for logits, entropy, varentropy in levels(vocabulary):
+        rounded = logits.to(dtype)
+        following = [5] * len(rounded)
+        expected = reference(rounded.float().numpy(), following)
+        assert_within(_statistics(rounded, following, way=way), expected, entropy, varentropy)
 
 
-def _assert_bounds(logits: torch.Tensor, entropy: float, varentropy: float) -> None:
-    following = [5] * len(logits)
-    mine, reference = _statistics(logits, following), _reference(logits.float().numpy(), following)
-    error = {name: np.abs(mine[name] - reference[name]) for name in STATISTICS}
-    assert error["entropy"].max() < entropy
-    assert error["varentropy"].max() < varentropy
-    for name in ("log_z", "max_logprob", "margin", "next_logprob"):
-        assert np.all(error[name] < 1e-6 + 1.2e-7 * np.abs(reference[name])), name
+@_WAYS
+@pytest.mark.parametrize("width", [1, 2, 5, 255, 256, 257, 600, 1024])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_odd_rows_side_by_side(width, dtype, way):
+    logits, following = odd_rows(width)
+    logits = logits.to(dtype)
+    expected = reference(logits.float().numpy(), following)
+    assert_equal(_statistics(logits, following, way=way), expected, atol=3e-6)
 
 
-def test_a_common_offset_costs_no_digits():
+@_WAYS
+def test_a_common_offset_costs_no_digits(way):
     """GPT-2's logits lie near -100; only log_z may know."""
     generator = torch.Generator().manual_seed(3)
     logits = torch.randn(50, 700, generator=generator) * 3 - 100
-    mine = _statistics(logits, [5] * 50)
-    _assert_equal(mine, _reference(logits.numpy(), [5] * 50), atol=3e-6)
+    mine = _statistics(logits, [5] * 50, way=way)
+    assert_equal(mine, reference(logits.numpy(), [5] * 50), atol=3e-6)
 
 
+@_WAYS
 @given(
     st.integers(1, 300).flatmap(
         lambda width: st.lists(
@@ -123,14 +107,15 @@ def test_a_common_offset_costs_no_digits():
     st.randoms(use_true_random=False),
 )
 @settings(max_examples=60, deadline=None)
-def test_quarters_with_many_ties_agree_with_float64(rows, random):
+def test_quarters_with_many_ties_agree_with_float64(way, rows, random):
     logits = np.array(rows, np.float32) / 4
     following = [random.randrange(-1, logits.shape[1]) for _ in rows]
-    _assert_equal(_statistics(logits, following), _reference(logits, following), atol=3e-6)
+    assert_equal(_statistics(logits, following, way=way), reference(logits, following), atol=3e-6)
 
 
-def test_uniform_and_one_hot_rows_by_hand():
-    mine = _statistics([[0.5] * 8, [40.0] + [-80.0] * 7], [3, 1])
+@_WAYS
+def test_uniform_and_one_hot_rows_by_hand(way):
+    mine = _statistics([[0.5] * 8, [40.0] + [-80.0] * 7], [3, 1], way=way)
     np.testing.assert_allclose(mine["entropy"], [math.log(8), 0], atol=1e-6)
     np.testing.assert_allclose(mine["varentropy"], [0, 0], atol=1e-6)
     np.testing.assert_allclose(mine["log_z"], [0.5 + math.log(8), 40], rtol=1e-6)
@@ -141,9 +126,10 @@ def test_uniform_and_one_hot_rows_by_hand():
     assert mine["top1_id"].tolist() == [0, 0]
 
 
-def test_three_tokens_by_hand():
+@_WAYS
+def test_three_tokens_by_hand(way):
     """Probabilities 1/2, 1/3, 1/6."""
-    mine = _statistics([[math.log(2), math.log(3), 0.0]], [2])
+    mine = _statistics([[math.log(2), math.log(3), 0.0]], [2], way=way)
     assert mine["log_z"][0] == pytest.approx(math.log(6))
     assert mine["entropy"][0] == pytest.approx(
         math.log(2) / 2 + math.log(3) / 3 + math.log(6) / 6, rel=1e-6
@@ -156,33 +142,37 @@ def test_three_tokens_by_hand():
     assert (mine["next_rank"][0], mine["top1_id"][0]) == (3, 1)
 
 
-def test_ties_rank_by_strictly_larger_and_the_smallest_id_wins():
+@_WAYS
+def test_ties_rank_by_strictly_larger_and_the_smallest_id_wins(way):
     row = [1.0] * 700
     row[131] = row[257] = row[600] = 2.0  # in three groups of 256, the last one partial
-    mine = _statistics([row, row, row], [600, 0, 131])
+    mine = _statistics([row, row, row], [600, 0, 131], way=way)
     assert mine["next_rank"].tolist() == [1, 4, 1]
     assert mine["top1_id"].tolist() == [131] * 3
     assert mine["margin"].tolist() == [0.0] * 3
 
 
+@_WAYS
 @pytest.mark.parametrize("first", [0, 255, 256, 343, 344, 511, 512, 599])
 @pytest.mark.parametrize("second", [1, 254, 257, 342, 345, 510, 513, 598])
-def test_margin_wherever_the_two_largest_lie(first, second):
+def test_margin_wherever_the_two_largest_lie(first, second, way):
     """600 columns: groups begin at 0, 256 and, overlapping, 344."""
     row = [0.0] * 600
     row[first], row[second] = 9.0, 6.5
-    mine = _statistics([row], [second])
+    mine = _statistics([row], [second], way=way)
     assert mine["margin"][0] == 2.5
     assert (mine["top1_id"][0], mine["next_rank"][0]) == (first, 2)
 
 
-def test_two_logits_that_a_shift_would_merge_keep_their_ranks():
+@_WAYS
+def test_two_logits_that_a_shift_would_merge_keep_their_ranks(way):
     tiny = [1e-6, 2e-6, 100.0]
-    assert _statistics([tiny, tiny], [0, 1])["next_rank"].tolist() == [3, 2]
+    assert _statistics([tiny, tiny], [0, 1], way=way)["next_rank"].tolist() == [3, 2]
 
 
-def test_a_vocabulary_of_one():
-    mine = _statistics([[7.5], [-3.0]], [0, -1])
+@_WAYS
+def test_a_vocabulary_of_one(way):
+    mine = _statistics([[7.5], [-3.0]], [0, -1], way=way)
     assert mine["entropy"].tolist() == [0.0, 0.0]
     assert mine["log_z"].tolist() == [7.5, -3.0]
     assert mine["max_logprob"].tolist() == [0.0, 0.0]
@@ -192,29 +182,32 @@ def test_a_vocabulary_of_one():
     assert mine["top1_id"].tolist() == [0, 0]
 
 
-def test_masked_columns_weigh_nothing():
+@_WAYS
+def test_masked_columns_weigh_nothing(way):
     generator = torch.Generator().manual_seed(8)
     logits = torch.randn(20, 500, generator=generator)
     logits[:, 300:] = -INF
     following = [17] * 19 + [400]
-    mine = _statistics(logits, following)
-    _assert_equal(mine, _reference(logits.numpy(), following), atol=3e-6)
+    mine = _statistics(logits, following, way=way)
+    assert_equal(mine, reference(logits.numpy(), following), atol=3e-6)
     assert mine["next_logprob"][-1] == -INF
     assert mine["next_rank"][-1] == 301
-    only = _statistics([[-INF, 3.0, -INF]], [1])
+    only = _statistics([[-INF, 3.0, -INF]], [1], way=way)
     assert (only["entropy"][0], only["margin"][0], only["log_z"][0]) == (0.0, INF, 3.0)
 
 
-def test_a_nan_logit_stays_visible_and_stays_in_its_row():
+@_WAYS
+def test_a_nan_logit_stays_visible_and_stays_in_its_row(way):
     logits = torch.randn(4, 300, generator=torch.Generator().manual_seed(2))
     logits[2, 290] = NAN
-    mine = _statistics(logits, [1, 1, 1, 1])
+    mine = _statistics(logits, [1, 1, 1, 1], way=way)
     for name in ("entropy", "log_z", "max_logprob", "margin", "next_logprob", "varentropy"):
         assert np.isnan(mine[name]).tolist() == [False, False, True, False], name
 
 
-def test_no_next_token_is_rank_zero_and_nan():
-    mine = _statistics([[1.0, 2.0, 3.0]] * 3, [-1, 2, -1])
+@_WAYS
+def test_no_next_token_is_rank_zero_and_nan(way):
+    mine = _statistics([[1.0, 2.0, 3.0]] * 3, [-1, 2, -1], way=way)
     assert mine["next_rank"].tolist() == [0, 1, 0]
     assert np.isnan(mine["next_logprob"]).tolist() == [True, False, True]
     assert not np.isnan(mine["entropy"]).any()
@@ -226,14 +219,15 @@ def test_no_rows_give_empty_columns():
     assert mine["next_rank"].dtype == np.int32
 
 
+@_WAYS
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_tile_sizes_change_nothing(dtype):
+def test_tile_sizes_change_nothing(dtype, way):
     generator = torch.Generator().manual_seed(4)
     logits = (torch.randn(70, 1000, generator=generator) * 3).to(dtype)
     following = torch.randint(-1, 1000, (70,), generator=generator).tolist()
-    whole = _statistics(logits, following, tile_rows=70)
+    whole = _statistics(logits, following, tile_rows=70, way=way)
     for tile in (1, 3, 16, 64, 256, None):
-        for name, column in _statistics(logits, following, tile).items():
+        for name, column in _statistics(logits, following, tile, way=way).items():
             np.testing.assert_array_equal(column, whole[name], err_msg=f"{name}, tile {tile}")
 
 
@@ -245,10 +239,10 @@ def test_a_linear_layer_with_bias_equals_its_own_logits():
         logits = layer(rows)
     unembed = Unembedding(layer, logits)
     mine = logit_statistics(rows, unembed, torch.arange(90), tile_rows=32).numpy()
-    _assert_equal(mine, _reference(logits.numpy(), list(range(90))), atol=1e-5)
+    assert_equal(mine, reference(logits.numpy(), list(range(90))), atol=1e-5)
 
 
-def _through_the_model(model: Any) -> tuple[dict[str, np.ndarray], np.ndarray, list[int]]:
+def _through_the_model(model: Any) -> tuple[Columns, np.ndarray, list[int]]:
     sites = find_sites(model)
     unembed = find_unembedding(model, sites)
     ids = torch.randint(
@@ -266,7 +260,7 @@ def _through_the_model(model: Any) -> tuple[dict[str, np.ndarray], np.ndarray, l
 
 def test_each_family_gives_the_statistics_of_its_own_logits(family, tiny_model):
     mine, logits, following = _through_the_model(tiny_model(family))
-    _assert_equal(mine, _reference(logits, following), atol=1e-5)
+    assert_equal(mine, reference(logits, following), atol=1e-5)
 
 
 def test_weights_offloaded_to_disk_give_the_same_statistics(tiny_model, tmp_path):
@@ -280,7 +274,7 @@ def test_weights_offloaded_to_disk_give_the_same_statistics(tiny_model, tmp_path
     disk_offload(model.eval(), str(tmp_path), execution_device=torch.device("cpu"))
     assert model.get_output_embeddings().weight.is_meta
     mine, _, _ = _through_the_model(model)
-    _assert_equal(mine, expected, atol=1e-6)
+    assert_equal(mine, expected, atol=1e-6)
 
 
 _SMALL: dict[str, Any] = {
@@ -306,7 +300,7 @@ def test_scaled_logits_are_found_from_the_config(config, extra):
         getattr(transformers, config)(**_SMALL, **extra)
     ).eval()
     mine, logits, following = _through_the_model(model)
-    _assert_equal(mine, _reference(logits, following), atol=1e-5)
+    assert_equal(mine, reference(logits, following), atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

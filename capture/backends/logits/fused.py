@@ -98,7 +98,9 @@ class FusedReduction:
 
     def __call__(self, logits: torch.Tensor, next_logit: torch.Tensor) -> PartialStatistics:
         """logits: (t, V), are not changed. next_logit: (t,) float32."""
-        if logits.shape[1] >= self._wide and not self._failed:
+        t, V = logits.shape
+        # a tile of one row would be compiled anew: the compiler treats the size 1 as a constant
+        if self._wide <= V and t > 1 and not self._failed:
             try:
                 return PartialStatistics(**self._compiled(logits, next_logit))
             except Exception as error:  # whatever the compiler and the tools it starts may raise
@@ -111,7 +113,7 @@ class FusedReduction:
                     type(error).__name__,
                     (str(error).strip().splitlines() or ["no message"])[0][:200],
                 )
-        rows = max(1, PLAIN_LOGITS // logits.shape[1])
+        rows = max(1, PLAIN_LOGITS // V)
         return joined(
             [
                 PartialStatistics(**fused_reduction(*piece))

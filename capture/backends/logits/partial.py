@@ -76,8 +76,8 @@ class VocabularyShard:
 class PartialStatistics:
     """What some columns say of each row: (t,) tensors on the device of the logits.
 
-    x is a logit, p is exp(x - largest), not divided by its sum. Where a row has a NaN, +inf or
-    nothing but -inf, `total` is NaN. Elsewhere a rank's columns may all be -inf: it weighs nothing.
+    x is a logit, p is exp(x - largest), not divided by its sum. The sums are NaN where the columns
+    of a row have a NaN, +inf or nothing but -inf.
     """
 
     largest: torch.Tensor
@@ -122,11 +122,13 @@ def combine(partial: PartialStatistics, shard: VocabularyShard) -> PartialStatis
     maxima = torch.stack([(-token_id).masked_fill(~has_largest, -torch.inf), rest])
     smallest_id, rest = shard.reduce(maxima, "max").unbind()
 
+    # columns that are all -inf have sums of NaN; beside other columns they weigh nothing
+    weightless = partial.largest == -torch.inf
     sums = about(
         partial.largest.double() - largest,
-        partial.total,
-        partial.first_moment,
-        partial.second_moment,
+        partial.total.masked_fill(weightless, 0),
+        partial.first_moment.masked_fill(weightless, 0),
+        partial.second_moment.masked_fill(weightless, 0),
     )
     total, first, second, larger, ranks = shard.reduce(
         torch.stack([*sums, partial.larger, has_largest.double()]), "sum"

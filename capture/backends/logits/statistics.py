@@ -135,7 +135,7 @@ def logit_statistics(
         unembed.logits(tile_states, made)
         next_logit = shard.next_logit(made, next_ids[start : start + tile])
         tiles.append(reduction(made, next_logit))
-    return _statistics(combine(joined(tiles), shard), next_ids < 0)
+    return token_statistics(combine(joined(tiles), shard), next_ids < 0)
 
 
 def default_tile_rows(device: torch.device, vocabulary: int, dtype: torch.dtype) -> int:
@@ -150,8 +150,11 @@ def default_tile_rows(device: torch.device, vocabulary: int, dtype: torch.dtype)
     return min(most, max(fewest, fit))
 
 
-def _statistics(partial: PartialStatistics, is_last: torch.Tensor) -> TokenStatistics:
-    """From what the logits of all columns were reduced to. is_last: (n,) has no next token."""
+def token_statistics(partial: PartialStatistics, is_last: torch.Tensor) -> TokenStatistics:
+    """The statistics of (n,) rows from the reduction of all their logits.
+
+    is_last: (n,) bool, has no next token.
+    """
     largest, log_total = partial.largest.double(), partial.total.log()
     mean = partial.first_moment / partial.total
     square = partial.second_moment / partial.total
