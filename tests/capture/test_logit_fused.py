@@ -9,9 +9,9 @@ import pytest
 import torch
 from logit_reference import Given, assert_equal, assert_within, levels, odd_rows, reference
 
-from lpp.capture.backends.logits.fused import FusedReduction, compiled, fused_reduction
-from lpp.capture.backends.logits.partial import VocabularyShard
-from lpp.capture.backends.logits.statistics import (
+from lpp.capture.backends.logit_statistics.fused import FusedReduction, compiled, fused_reduction
+from lpp.capture.backends.logit_statistics.partial import VocabularyShard
+from lpp.capture.backends.logit_statistics.statistics import (
     default_tile_rows,
     logit_statistics,
     token_statistics,
@@ -118,14 +118,14 @@ def test_narrow_and_single_rows_do_not_wait_for_the_compiler(rows, columns):
 
 
 def test_plain_code_reduces_large_tiles_in_pieces(monkeypatch):
-    monkeypatch.setattr("lpp.capture.backends.logits.fused.PLAIN_LOGITS", 1000)
+    monkeypatch.setattr("lpp.capture.backends.logit_statistics.fused.PLAIN_LOGITS", 1000)
     seen = []
 
     def watched(logits: torch.Tensor, next_logit: torch.Tensor) -> dict[str, torch.Tensor]:
         seen.append(len(logits))
         return fused_reduction(logits, next_logit)
 
-    monkeypatch.setattr("lpp.capture.backends.logits.fused.fused_reduction", watched)
+    monkeypatch.setattr("lpp.capture.backends.logit_statistics.fused.fused_reduction", watched)
     logits, following = odd_rows(300)
     mine = _reduced(FusedReduction(compiled(), wide=301), logits, following)
     assert_equal(mine, reference(logits.numpy(), following), atol=3e-6)

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from logit_reference import Columns, Given, assert_equal, assert_within, levels, odd_rows, reference
 
-from lpp.capture.backends.logits.partial import Reduce, VocabularyShard, all_reduce
-from lpp.capture.backends.logits.statistics import STATISTICS, logit_statistics
+from lpp.capture.backends.logit_statistics.partial import Reduce, VocabularyShard, all_reduce
+from lpp.capture.backends.logit_statistics.statistics import STATISTICS, logit_statistics
 from lpp.capture.models.unembedding import Unembedding
 
 INF, NAN = float("inf"), float("nan")

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from logit_reference import Columns, Given, assert_equal, assert_within, levels, odd_rows, reference
 from torch import nn
 
-from lpp.capture.backends.logits.fused import fused_reduction
-from lpp.capture.backends.logits.partial import PartialStatistics, VocabularyShard, joined
-from lpp.capture.backends.logits.statistics import (
+from lpp.capture.backends.logit_statistics.fused import fused_reduction
+from lpp.capture.backends.logit_statistics.partial import PartialStatistics, VocabularyShard, joined
+from lpp.capture.backends.logit_statistics.statistics import (
     STATISTICS,
     TokenStatistics,
     logit_statistics,

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from lpp.capture.backends.logits.statistics import STATISTICS
+from lpp.capture.backends.logit_statistics.statistics import STATISTICS
 
 Columns = dict[str, npt.NDArray[Any]]
 """Name of a statistic -> (n,)."""

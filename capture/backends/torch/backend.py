@@ -22,7 +22,7 @@ from typing import Final
 import numpy as np
 import torch
 
-from lpp.capture.backends.logits.statistics import logit_statistics
+from lpp.capture.backends.logit_statistics import logit_statistics
 from lpp.capture.backends.torch.device_rows import rows_holder
 from lpp.capture.backends.torch.halving import halves, joined, own_copy, without_rows
 from lpp.capture.backends.torch.host_copy import HostRows

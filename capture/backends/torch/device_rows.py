@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from lpp.capture.backends.logits.statistics import TokenStatistics
+from lpp.capture.backends.logit_statistics import TokenStatistics
 from lpp.capture.backends.torch.host_copy import HostRows, make_host
 from lpp.store.arrays.layout import Rows
 from lpp.store.format.plan import Keep

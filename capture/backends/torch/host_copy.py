@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy.typing as npt
 import torch
 
-from lpp.capture.backends.logits.statistics import STATISTICS, TokenStatistics
+from lpp.capture.backends.logit_statistics import STATISTICS, TokenStatistics
 from lpp.store.arrays.layout import Rows
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from lpp.capture.backends.logits.statistics import Unembeds, logit_statistics
+from lpp.capture.backends.logit_statistics import Unembeds, logit_statistics
 from lpp.capture.backends.torch.host_copy import HostRows, make_host
 from lpp.capture.backends.vllm.handover import Handover
 from lpp.capture.backends.vllm.match import Found, find_prompts

@@ -12,9 +12,9 @@ from typing import Any, Final, Protocol
 
 import torch
 
-from lpp.capture.backends.logits.eager import EagerReduction
-from lpp.capture.backends.logits.fused import fused
-from lpp.capture.backends.logits.partial import (
+from lpp.capture.backends.logit_statistics.eager import EagerReduction
+from lpp.capture.backends.logit_statistics.fused import fused
+from lpp.capture.backends.logit_statistics.partial import (
     PartialStatistics,
     VocabularyShard,
     combine,

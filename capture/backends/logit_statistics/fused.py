@@ -1,9 +1,10 @@
-"""The reduction for GPUs: `torch.compile` makes one kernel of it that reads each logit once.
+"""The reduction for GPUs: one function of plain torch, compiled.
 
-The plain code of `eager` stores what each of its passes makes, which costs a GPU about ten times
-the logits in memory traffic. Here each group of columns is reduced about its own maximum, while it
-lies in registers; the groups are then combined as ranks are. The function below is plain torch: run
-as it stands it is the reference of what the compiler makes of it.
+The passes of `eager` write what they make to memory, which on a GPU costs about ten times the
+logits in traffic. Here each group of columns is reduced about its own maximum, and the groups are
+combined as ranks are. `torch.compile` makes one kernel of all that touches the logits, and a second
+of a last group that is narrower: no tensor of the size of the tile is made. Run as it stands, the
+function is the reference of what the compiler makes of it.
 """
 
 import functools
@@ -13,7 +14,12 @@ from typing import Final
 
 import torch
 
-from lpp.capture.backends.logits.partial import NEGLIGIBLE, PartialStatistics, about, joined
+from lpp.capture.backends.logit_statistics.partial import (
+    NEGLIGIBLE,
+    PartialStatistics,
+    about,
+    joined,
+)
 from lpp.capture.models.machine import out_of_memory
 
 _log = logging.getLogger("lpp.capture")

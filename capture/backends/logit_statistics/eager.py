@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import torch
 
-from lpp.capture.backends.logits.partial import PartialStatistics
+from lpp.capture.backends.logit_statistics.partial import PartialStatistics
 
 _GROUP: Final = 256
 """Columns per partial maximum and partial sum. Where the largest logit is, is then a question to
