@@ -26,7 +26,7 @@ _CACHED_LOGITS: Final = 2**19
 class EagerReduction:
     """The buffers of one call, each allocated once, and the passes over them.
 
-    tile: (rows, V) logits, the largest tile that will come; its values do not matter.
+    tile: (rows, V) logits, of the largest tile to come; only shape, dtype and device are read.
     """
 
     def __init__(self, tile: torch.Tensor) -> None:
@@ -40,8 +40,8 @@ class EagerReduction:
 
         self._few = few
         # the last group overlaps its neighbour when V is no multiple of the width
-        self._starts = (torch.arange(groups) * width).clamp_(max=V - width)
-        self._within = torch.arange(width)
+        self._starts = (torch.arange(groups, device=tile.device) * width).clamp_(max=V - width)
+        self._within = torch.arange(width, device=tile.device)
         self._x = empty(few, V) if tile.dtype != torch.float32 else None  # (few, V)
         self._p = empty(few, V)  # (few, V)
         self._maxima = empty(rows, groups)  # (rows, groups)

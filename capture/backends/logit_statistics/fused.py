@@ -2,9 +2,9 @@
 
 The passes of `eager` write what they make to memory, which on a GPU costs about ten times the
 logits in traffic. Here each group of columns is reduced about its own maximum, and the groups are
-combined as ranks are. `torch.compile` makes one kernel of all that touches the logits, and a second
-of a last group that is narrower: no tensor of the size of the tile is made. Run as it stands, the
-function is the reference of what the compiler makes of it.
+combined as ranks are. `torch.compile` makes one kernel of all passes over the logits, and one more
+for a last group that is narrower: no tensor of the size of the tile is made. Run uncompiled, the
+function is the reference of the compiled one.
 """
 
 import functools
@@ -57,7 +57,7 @@ def fused_reduction(logits: torch.Tensor, next_logit: torch.Tensor) -> dict[str,
         second.double(),
     )
     width = min(GROUP, V)
-    # the last group may be narrow: the columns before it fill it up, none of them as large
+    # a narrow last group is filled up with the columns before it, none of which is as large
     columns = (group * GROUP).clamp(max=V - width) + torch.arange(width, device=logits.device)
     around = logits.gather(1, columns).float()
     place = around.argmax(1, keepdim=True)

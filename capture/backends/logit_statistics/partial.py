@@ -1,4 +1,4 @@
-"""What each rank knows of a row of logits, and how the ranks combine it.
+"""Statistics of some columns of the logits, and how ranks combine theirs.
 
 With tensor parallelism every rank makes the logits of its own columns of the vocabulary. It
 reduces them to a few numbers a row, and the ranks combine those by maxima and sums: the logits are
@@ -19,9 +19,9 @@ maximum of a NaN and a number may be either: no statistic depends on that.
 """
 
 NEGLIGIBLE: Final = -1e4
-"""Stands for differences below it to the largest logit, -inf among them.
+"""Lower bound of x - largest: its exponential is exactly 0, and 0 * -1e4 is 0.
 
-exp(-1e4) is exactly 0, and so is 0 * -1e4, where 0 * -inf would be NaN. A NaN stays NaN."""
+Without the bound a logit of -inf would make 0 * -inf = NaN. A NaN passes the bound."""
 
 
 def alone(values: torch.Tensor, _: Literal["max", "sum"]) -> torch.Tensor:
@@ -48,7 +48,7 @@ class VocabularyShard:
 
     The columns of all ranks are disjoint and cover the vocabulary. Some may lie past its end: the
     padding of the unembedding, whose logits must be -inf. A rank that has nothing but padding
-    gives at least one such column. Raises ValueError where there is none.
+    gives at least one such column. Raises ValueError where `columns` is empty or has steps.
     """
 
     columns: range
@@ -66,7 +66,7 @@ class VocabularyShard:
         -inf where there is no next token.
         """
         column = next_ids - self.columns.start
-        here = (column >= 0) & (column < len(self.columns)) & (next_ids >= 0)
+        here = (column >= 0) & (column < len(self.columns))
         column = column.clamp(min=0, max=len(self.columns) - 1)
         logit = logits.gather(1, column[:, None])[:, 0].float()
         return self.reduce(logit.masked_fill(~here, -torch.inf), "max")
@@ -100,7 +100,7 @@ class PartialStatistics:
 
 
 def joined(tiles: Sequence[PartialStatistics]) -> PartialStatistics:
-    """The rows of `tiles`, of which there is at least one, one after the other."""
+    """The rows of all `tiles`, in order. There is at least one tile."""
     return PartialStatistics(
         **{
             field.name: torch.cat([getattr(tile, field.name) for tile in tiles])
@@ -148,10 +148,10 @@ def combine(partial: PartialStatistics, shard: VocabularyShard) -> PartialStatis
 def about(
     shift: torch.Tensor, total: torch.Tensor, first: torch.Tensor, second: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Move sums of p, p y and p y^2 with y = x - a to a + shift subtracted instead of a.
+    """Sums of p, p y and p y^2 for y = x - b, p = exp(y), from those for y = x - a.
 
-    shift: a - b <= 0, float64. Returns the sums of q, q z and q z^2 with z = x - b, q = exp(z). All
-    terms of a sum have one sign, so nothing cancels.
+    shift: a - b, at most 0, float64. total, first, second: the sums for a. All terms of a sum have
+    one sign, so nothing cancels.
     """
     shift = shift.clamp(min=NEGLIGIBLE)
     weight = shift.exp()

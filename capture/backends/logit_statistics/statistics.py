@@ -1,10 +1,10 @@
-"""Exact statistics of the logits, reduced in tiles: no full logits tensor ever exists.
+"""The statistics of the logits of final states, computed tile by tile.
 
-Two sizes of piece, because two things compete. The matrix product wants many rows: on two CPU cores
-in bfloat16, 64 rows at a time cost 1.5 times what 256 do, and on a GPU each tile reads the whole
-unembedding again. Whatever reduces the logits wants few rows, or none of its own in memory: see
-`eager` for CPUs and `fused` for GPUs. Nothing waits for the device and nothing but the values
-depends on the values.
+The full (n, V) logits never exist. A tile is unembedded as a whole, since the matrix product wants
+many rows: on two CPU cores in bfloat16, 64 rows at a time cost 1.5 times what 256 do, and on a GPU
+each tile reads the whole unembedding again. How a tile is then reduced is told in `eager` for CPUs
+and in `fused` for GPUs; `partial` combines what ranks have. No step waits for the device, and no
+control flow depends on values.
 """
 
 from dataclasses import dataclass, fields
@@ -22,12 +22,16 @@ from lpp.capture.backends.logit_statistics.partial import (
 )
 
 _CPU_ROWS: Final = (16, 256)
-"""Fewest and most rows of a tile on a CPU, of at most 2**25 logits between the two."""
+"""Fewest and most rows of a tile on a CPU."""
 _CPU_LOGITS: Final = 2**25
+"""Logits of a tile on a CPU, where the fewest rows do not have more."""
 _GPU_ROWS: Final = (1024, 2048)
-"""The same on a GPU, of at most 2**29 bytes: 512 MiB. In bfloat16 that is 1,664 rows of 151,936
-columns. 1,024 rows may take more: 1 GiB for 262,144 columns in float32."""
+"""Fewest and most rows of a tile on a GPU."""
 _GPU_BYTES: Final = 2**29
+"""Bytes of logits of a tile on a GPU, 512 MiB, where the fewest rows do not take more.
+
+In bfloat16 1,664 rows of 151,936 columns fit, and 1,024 of 262,144; in float32 the latter take
+1 GiB. On a rank with a shard the tile is as many times smaller as there are ranks."""
 
 
 class Unembeds(Protocol):
@@ -68,7 +72,8 @@ class TokenStatistics:
     - the other floats: below 1e-6 nats and 1.2e-7 of themselves.
 
     A row without a next token has `next_rank` 0, which no real rank is, and `next_logprob` NaN.
-    A row with a NaN among its logits has NaN in every float; ranks and ids say nothing there.
+    A row has NaN in every float where a logit is NaN or +inf, and where all are -inf; ranks and ids
+    say nothing there.
     """
 
     entropy: torch.Tensor
@@ -112,11 +117,15 @@ def logit_statistics(
     """Reduce the logits of `rows` to eight numbers each.
 
     rows: (n, width) final states. next_ids: (n,) int64, the token that follows each, -1 for none.
-    tile_rows: rows unembedded at once; None fits device and vocabulary. Values do not depend on it
-    but by the rounding of the matrix product. shard: the columns that `unembed` makes on this rank;
-    None: all of them. Every rank then calls with the same rows, next tokens and `tile_rows`, and
-    every rank gets the statistics over the whole vocabulary; a row costs one number of
-    communication for its next token and eight for the rest. Extra memory: two tiles at most.
+    tile_rows: rows unembedded at once; None: as many as suit device and vocabulary. It changes the
+    values by the rounding of the matrix product alone. shard: the columns that `unembed` makes on
+    this rank; None: all of them.
+
+    With shards, every rank calls with the same rows, next tokens and `tile_rows`, and every rank
+    gets the statistics over the whole vocabulary. Communication: nine numbers a row.
+
+    Memory beside the tile: on a CPU a few MiB a thread; on a GPU (rows, V / 256) sums where the
+    reduction is compiled, 192 MiB where it is not.
     """
     n, device = rows.shape[0], unembed.device
     if n == 0:
