@@ -43,7 +43,7 @@ def open_corpus(
         _refuse_hub_options(name, revision=revision, split=split)
         corpus = _open_local(name, text_field)
     if next(iter(corpus.passages), None) is None:
-        refused = corpus.refused.words()
+        refused = corpus.refused.summary()
         raise InputError(
             f"{name}: every text is empty{' or no text' if refused else ''}. "
             f"{_reasons(refused)}Give a corpus with text, or --corpus pydoc.",

@@ -57,7 +57,7 @@ class Refused:
         """(n, 3), `lpp.store.format.quarantine.TEXTS_SCHEMA`."""
         return texts_table(self._texts.values())
 
-    def words(self) -> str:
+    def summary(self) -> str:
         """How many, by reason, with an example of each; empty when none but empty rows."""
         kinds: dict[str, list[TextSetAside]] = {}
         for text in self._texts.values():

@@ -82,7 +82,7 @@ def select(
     else:
         chosen = _draw(corpus.passages, selection, tally)
     if len(chosen) < selection.prompts:
-        raise InputError(tally.too_few(corpus, selection), kind=ErrorKind.INCOMPLETE)
+        raise InputError(tally.too_few(corpus), kind=ErrorKind.INCOMPLETE)
     return chosen
 
 
@@ -136,20 +136,32 @@ class _Tally:
         self.enough += 1
         return True
 
-    def too_few(self, corpus: Corpus, selection: Selection) -> str:
-        """Counts at each step of the rule, and what to lower."""
-        steps = [f"{self.seen} passages", f"{self.enough_bytes} of {selection.min_bytes} bytes"]
-        lower = ["--prompts", "--min-bytes"]
-        if selection.min_tokens is not None:
-            steps.append(f"{self.enough} of {selection.min_tokens} {selection.count_with} tokens")
-            lower.append("--min-tokens")
-        refused = corpus.refused.words()
-        aside = f" Set aside, {refused}." if refused else ""
+    def too_few(self, corpus: Corpus) -> str:
+        """How many texts pass each step of the rule, and the options that take what there is."""
+        wanted = self._selection
+        steps = [f"{self.enough_bytes} of at least {wanted.min_bytes} bytes"]
+        if wanted.min_tokens is not None:
+            steps.append(f"{self.enough} of {wanted.min_tokens} tokens of {wanted.count_with}")
+        quarantined = corpus.refused.summary()
+        more = f" Set aside: {quarantined}." if quarantined else ""
+        some = 0 < self.enough < self.seen
+        fewer = f", or with --prompts {self.enough} for the long ones" if some else ""
         return (
-            f"Corpus {corpus.name}: {selection.prompts} prompts asked, {self.enough} long enough "
-            f"({', '.join(steps)} or more).{aside} Lower {' or '.join(lower)}, or give a larger "
-            "corpus."
+            f"Corpus {corpus.name}: {wanted.prompts} prompts asked for, {self.enough} of "
+            f"{self.seen} texts are long enough ({', '.join(steps)}).{more} Repeat with "
+            f"{' '.join(self._taking_all())}{fewer}, or give a larger corpus."
         )
+
+    def _taking_all(self) -> list[str]:
+        """Options that take every text, or as many as were asked for."""
+        wanted, options = self._selection, []
+        if self.seen < wanted.prompts:
+            options.append(f"--prompts {self.seen}")
+        if self.enough_bytes < self.seen:
+            options.append("--min-bytes 0")
+        if wanted.min_tokens is not None and self.enough < self.seen:
+            options.append("--min-tokens 1")
+        return options
 
 
 def _refuse(message: str) -> None:

@@ -218,7 +218,7 @@ def test_a_report_says_what_was_done_or_why_not(
     assert CliRunner().invoke(main, [*words, "--prompts", "9"]).exit_code == 2
     report = json.loads((folder / "r.json").read_text())
     assert report["status"] == "failed"
-    assert report["reason"].startswith("Corpus texts.txt: 9 prompts asked")
+    assert report["reason"].startswith("Corpus texts.txt: 9 prompts asked for, 6 of 6 texts")
     nowhere = CliRunner().invoke(main, [*words, "--report", "nowhere/r.json"])
     assert nowhere.exit_code == 2
     assert "there is no directory nowhere" in nowhere.stderr

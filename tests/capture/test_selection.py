@@ -1,6 +1,8 @@
 """Which passages become prompts: the rule's promises, as properties."""
 
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -150,12 +152,41 @@ def test_too_few_says_how_many_and_what_to_lower(how) -> None:
         select(corpus, Selection(prompts=4, min_bytes=5, select=how))
     assert caught.value.kind == ErrorKind.INCOMPLETE
     assert str(caught.value) == (
-        "Corpus made: 4 prompts asked, 3 long enough (4 passages, 3 of 5 bytes or more). "
-        "Lower --prompts or --min-bytes, or give a larger corpus."
+        "Corpus made: 4 prompts asked for, 3 of 4 texts are long enough (3 of at least 5 bytes). "
+        "Repeat with --min-bytes 0, or with --prompts 3 for the long ones, or give a larger corpus."
     )
-    rule = Selection(prompts=4, min_bytes=5, min_tokens=2, count_with="words", select=how)
-    with pytest.raises(InputError, match=r"2 long enough \(4 passages, 3 of 5 bytes, 2 of 2 words"):
+    rule = Selection(prompts=9, min_bytes=5, min_tokens=2, count_with="words", select=how)
+    with pytest.raises(InputError) as caught:
         select(corpus, rule, words)
+    assert "2 of 4 texts are long enough (3 of at least 5 bytes, 2 of 2 tokens of words)" in str(
+        caught.value
+    )
+    assert "Repeat with --prompts 4 --min-bytes 0 --min-tokens 1, or" in str(caught.value)
+
+
+@pytest.mark.parametrize("how", ["first", "random"])
+@pytest.mark.parametrize(
+    ("prompts", "min_bytes", "min_tokens"), [(9, 4, None), (9, 0, None), (3, 4, 2), (9, 4, 2)]
+)
+def test_the_options_it_names_take_every_text(how, prompts, min_bytes, min_tokens) -> None:
+    corpus = corpus_of(["a", "aa bb", "a b c", "aaaaaa"])
+    counter = None if min_tokens is None else "words"
+    wanted = Selection(
+        prompts=prompts,
+        min_bytes=min_bytes,
+        min_tokens=min_tokens,
+        count_with=counter,
+        select=how,
+    )
+    with pytest.raises(InputError) as caught:
+        select(corpus, wanted, words)
+    named = re.search(r"Repeat with ((--[a-z-]+ \d+ ?)+)", str(caught.value))
+    assert named is not None
+    given = iter(named[1].split())
+    options = {
+        name[2:].replace("-", "_"): int(value) for name, value in zip(given, given, strict=True)
+    }
+    assert len(select(corpus, replace(wanted, **options), words)) == min(prompts, 4)
 
 
 @pytest.mark.parametrize(
