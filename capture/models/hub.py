@@ -24,6 +24,11 @@ def hub_snapshot(
 
     weights: fetch safetensors too. code: fetch Python files too, for trust_remote_code.
     """
+    if _looks_like_a_path(model):
+        raise InputError(
+            f"no folder {model}, and no .gguf file of that name. Correct --model.",
+            kind=ErrorKind.NOT_FOUND,
+        )
     if not _NAME.fullmatch(model):
         raise InputError(
             f"no model {model!r}: neither a folder, nor a .gguf file, nor a hub name "
@@ -56,6 +61,20 @@ def hub_snapshot(
     return Path(folder), Path(folder).name
 
 
+def _looks_like_a_path(model: str) -> bool:
+    """Whether `model` is written as a path, which the hub would answer with its rules for names."""
+    return model.startswith((".", "/", "~")) or model.count("/") > 1
+
+
+def _no_folder(model: str) -> str:
+    """The start of a message where `model` may be meant as a folder: the one above it exists.
+
+    Such a name is asked of the hub all the same: a folder may be called like an owner there.
+    """
+    owner, slash, _ = model.rpartition("/")
+    return f"no folder {model}, and " if slash and Path(owner).is_dir() else ""
+
+
 def _commit(model: str, revision: str | None) -> tuple[str | None, Exception | None]:
     """The commit a revision stands for; or None and why the hub did not say."""
     import huggingface_hub
@@ -77,8 +96,8 @@ def _commit(model: str, revision: str | None) -> tuple[str | None, Exception | N
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise InputError(
-            f"the hub has no model {model!r}, or it is private: correct --model, or log in with "
-            "`hf auth login`. For a local folder give a path that exists.",
+            f"{_no_folder(model)}the hub has no model {model!r}, or it is private: correct "
+            "--model, or log in with `hf auth login`. For a local folder give a path that exists.",
             kind=ErrorKind.NOT_FOUND,
         ) from error
     except Exception as error:  # network errors: their classes differ between client releases
@@ -88,8 +107,8 @@ def _commit(model: str, revision: str | None) -> tuple[str | None, Exception | N
 
 def _not_reached(model: str, why: Any) -> MachineError:
     return MachineError(
-        f"{model} is not in the local hub cache and the hub cannot be reached ({first_line(why)}). "
-        "Connect this machine, or download the model elsewhere with "
+        f"{_no_folder(model)}{model} is not in the local hub cache and the hub cannot be reached "
+        f"({first_line(why)}). Connect this machine, or download the model elsewhere with "
         f"`hf download {model} --local-dir DIR` and give --model DIR.",
         kind=ErrorKind.NOT_FOUND,
     )
