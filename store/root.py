@@ -3,14 +3,16 @@
 Imports no reader: `lpp-sql` starts through it.
 """
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from lpp.store.errors import ErrorKind, FormatError, InputError
 from lpp.store.format.documents import canonical_json, load_json, parse_document, to_document
 from lpp.store.format.keys import FORMAT_NAME, ROOT_KEY, ROOT_VERSION
 from lpp.store.format.limits import MAX_ROOT_BYTES
 from lpp.store.objects.locate import objects_at
-from lpp.store.objects.place import Url
+from lpp.store.objects.place import Place, Url
 from lpp.store.objects.protocol import Objects
 
 
@@ -74,6 +76,32 @@ def make_store(url: Url) -> Objects:
         document = RootDocument(format=FORMAT_NAME, version=ROOT_VERSION)
         root.put(ROOT_KEY, canonical_json(to_document(document)))
     return find_store(url)
+
+
+def check_place(url: Url) -> None:
+    """Raise what `make_store(url)` would raise, and leave nothing behind.
+
+    A command that works for minutes before it writes asks this first. Whether a writer is refused
+    a name that exists is tried in the nearest directory there is, since the store's own may not
+    be there yet.
+    """
+    root = objects_at(url)
+    if root.exists(ROOT_KEY):
+        find_store(url)
+        return
+    if any(not entry.name.startswith(".") for entry in root.entries()):
+        raise _occupied(root)
+    try:
+        (objects_at(nearest_directory(root.place)) if root.is_local else root).check_exclusive()
+    except (NotADirectoryError, FileExistsError):
+        raise _occupied(root) from None
+
+
+def nearest_directory(place: Place) -> Place:
+    """The directory `place`, or the first above it that exists; a prefix of a bucket as it is."""
+    if not isinstance(place, Path):
+        return place
+    return next(path for path in (place, *place.absolute().parents) if os.path.lexists(path))
 
 
 def _occupied(root: Objects) -> InputError:

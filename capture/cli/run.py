@@ -25,6 +25,7 @@ from lpp.store.commands.console import debug_option
 from lpp.store.commands.signals import check_requests
 from lpp.store.errors import first_line
 from lpp.store.objects.place import place
+from lpp.store.root import check_place
 
 if TYPE_CHECKING:
     from lpp.capture.engine.outcome import Outcome
@@ -102,16 +103,16 @@ def run(context: click.Context, /, **options: Any) -> int:
     with reported(options["report"]) as done:
         outcome = _capture(options)
         done.append(outcome)
-    click.echo(outcome.words(options["store"]), err=outcome.stopped)
+    click.echo(outcome.message(options["store"]), err=outcome.stopped)
     return outcome.exit_code
 
 
 def _capture(options: Mapping[str, Any]) -> "Outcome":
     part, request = _part(options), request_of(options)
-    from lpp.capture.engine.known_runs import finished
+    from lpp.capture.engine.run_cache import skip_finished
 
     store, resume = options["store"], options["resume"]
-    outcome = finished(store, request, part) if resume is None else None
+    outcome = skip_finished(store, request, part) if resume is None else None
     if outcome is not None:
         return outcome
     require("torch", "transformers", "safetensors")
@@ -151,9 +152,7 @@ def _run_jobs(context: click.Context) -> int:
         click.echo(list_jobs(file.jobs, store, part))
         return 0
     require("torch", "transformers", "safetensors")
-    from lpp.store import create_store
-
-    create_store(store)  # a bad path is one mistake, not a mistake of every job
+    check_place(store)  # a bad path is one mistake, not a mistake of every job
     return run_and_tell(file.jobs, store, part, options["grace"], executor_words(options))
 
 

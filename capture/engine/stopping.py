@@ -23,9 +23,6 @@ import click
 from lpp.store.commands.console import EXIT_USER_ERROR, INTERRUPTED
 from lpp.store.commands.signals import REQUESTS, check_requests
 
-GRACE_SECONDS: Final = 60.0
-"""For the shard under way, after the first request."""
-
 TIDY_SECONDS: Final = 3.0
 """For closing files and engines after the second; then the process is ended as it stands."""
 
@@ -38,7 +35,7 @@ class Stop:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._asked = False
+        self._asked = self._finished = False
         self._under_way: int | None = None
 
     @property
@@ -52,6 +49,15 @@ class Stop:
             if not self._asked:
                 self._under_way = shard
             return not self._asked
+
+    @property
+    def finished(self) -> bool:
+        """Whether every shard is committed, so that a request has nothing left to end."""
+        return self._finished
+
+    def finish(self) -> None:
+        """Every shard is committed: what follows only gives memory back."""
+        self._finished = True
 
     def ask(self) -> int | None:
         """No shard begins from now on; returns the one under way, if any has begun."""
@@ -127,6 +133,8 @@ class _Watcher(threading.Thread):
             return
         shard = self._stop_asked.ask()
         after = "" if shard is None else f" after shard {shard + 1} of {self._n_shards}"
+        if self._stop_asked.finished:
+            after = ": every shard is committed, the model is closing"
         click.echo(f"Stopping{after} ({self._grace:g} s at most); again to stop at once.", err=True)
         again = self._request(self._grace)
         if again is False:

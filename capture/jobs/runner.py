@@ -4,7 +4,7 @@ A process gives everything back when it ends: the memory of a device, what a fai
 built, the workers of an engine. Nothing inside one process promises that, least of all after
 running out of memory. It costs the start of Python and torch, a few seconds a job, and it keeps a
 crash, or the system's killing the largest process, to the job that caused it. A job known to be
-done starts nothing (`lpp.capture.engine.known_runs`).
+done starts nothing (`lpp.capture.engine.run_cache`).
 
 The process is the command that a user would type, and its report says what came of it.
 """
@@ -24,9 +24,9 @@ from typing import Any, Final, Literal
 
 import click
 
-from lpp.capture.engine.known_runs import finished
-from lpp.capture.engine.stopping import GRACE_SECONDS
+from lpp.capture.engine.run_cache import finished, skip_finished
 from lpp.capture.jobs.file import Job, command_line
+from lpp.capture.plan.options import GRACE_SECONDS
 from lpp.capture.plan.parts import WHOLE, Part
 from lpp.store.commands.console import EXIT_USER_ERROR, debugging
 from lpp.store.commands.signals import polite_ends
@@ -75,7 +75,7 @@ def run_jobs(
     with contextlib.suppress(KeyboardInterrupt), polite_ends():
         for number, job in enumerate(jobs, start=1):
             click.echo(f"[{number}/{len(jobs)}] {job.name}", err=True)
-            outcome = finished(store, job.request, part)
+            outcome = skip_finished(store, job.request, part)
             if outcome is not None:
                 results.append(_result(job, outcome.document()))
                 continue

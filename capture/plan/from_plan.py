@@ -10,8 +10,8 @@ from typing import Any
 
 from lpp.capture.backends.opened import OpenedModel
 from lpp.capture.corpus.selection import Selection
-from lpp.capture.engine.stopping import GRACE_SECONDS
 from lpp.capture.models.spec import ModelSpec
+from lpp.capture.plan.options import GRACE_SECONDS
 from lpp.capture.plan.planning import compute_info, model_info, site_specs, tokenizer_info
 from lpp.capture.plan.request import CaptureRequest, CorpusSpec
 from lpp.store.errors import ConflictError, ErrorKind, InputError

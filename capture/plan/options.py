@@ -12,15 +12,17 @@ from typing import Any, Final
 import click
 
 from lpp.capture.corpus.selection import Selection
-from lpp.capture.engine.stopping import GRACE_SECONDS
 from lpp.capture.models.spec import ModelSpec
 from lpp.capture.plan.request import CaptureRequest, CorpusSpec
 from lpp.store.errors import ErrorKind, InputError
 
 Decorator = Callable[[Any], Any]
 
-DEFAULT_MIN_BYTES = 512
+DEFAULT_MIN_BYTES: Final = 512
 """Texts shorter than this are left out, unless a length in tokens is asked for."""
+
+GRACE_SECONDS: Final = 60.0
+"""For the shard under way, after the first request to end."""
 
 
 def split_names(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:

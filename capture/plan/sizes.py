@@ -1,8 +1,9 @@
-"""What a capture takes on disk with each choice of --keep, before it starts.
+"""What a capture takes on disk with each choice of --keep, and in host memory, before it starts.
 
 Activations alone: tables are a few hundredths of them, or of their moments where those are large.
 """
 
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,17 +13,21 @@ from typing import Final, get_args
 import numpy as np
 import numpy.typing as npt
 
-from lpp.capture.cli.status_text import short_bytes
 from lpp.capture.plan.batches import kept_boundaries, tokens_of
 from lpp.store.arrays.layout import ITEM_BYTES
 from lpp.store.arrays.moments import moments_bytes
+from lpp.store.commands.units import short_bytes
 from lpp.store.errors import ErrorKind, MachineError
 from lpp.store.format.plan import Keep, Plan
 from lpp.store.format.schedule import moment_band_ends
 from lpp.store.objects.place import Place
+from lpp.store.root import nearest_directory
 
 PACKED: Final = 1.48
 """How many times smaller rows of bfloat16 lie on disk, as measured on a real model."""
+
+SLOTS: Final = 3
+"""Shard buffers: one is filled, one is encoded and written, one waits between them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,25 +80,65 @@ def remaining(plan: Plan, lengths: npt.NDArray[np.int32], todo: Sequence[int]) -
 
 
 def free_bytes(root: Place) -> int | None:
-    """What the disk of the store has left; None in a bucket, which does not say."""
-    return shutil.disk_usage(root).free if isinstance(root, Path) else None
+    """Free bytes on the disk of a store, which need not exist yet; None for a bucket."""
+    place = nearest_directory(root)
+    return shutil.disk_usage(place).free if isinstance(place, Path) else None
 
 
-def told(found: dict[Keep, Size], keep: Keep, free: int | None) -> str:
-    """Two lines: each choice, and what is there."""
+def host_bytes(plan: Plan, lengths: npt.NDArray[np.int32]) -> int:
+    """Bytes of host memory for the shard buffers of a capture; pinned memory on a GPU.
+
+    lengths: tokens of each prompt. 0 for a plan without rows. What a backend needs for its
+    batches, and the model itself, come on top.
+    """
+    if not plan.keeps_rows:
+        return 0
+    ends = np.append(0, np.cumsum(lengths, dtype=np.int64))
+    largest = int(np.diff(ends[list(plan.shards)]).max())
+    return min(SLOTS, plan.n_shards) * largest * row_bytes(plan)
+
+
+def available_memory() -> int | None:
+    """Bytes of memory that can be had without swapping; None where the system does not say."""
+    try:
+        found = re.search(r"MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text("ascii"))
+    except OSError:
+        return None
+    return None if found is None else int(found[1]) << 10
+
+
+def format_sizes(found: dict[Keep, Size], keep: Keep, free: int | None) -> list[str]:
+    """Each choice of --keep on disk, the one asked for marked; then what is free."""
     choices = []
     for name, size in found.items():
         packed = f" (about {short_bytes(size.packed)} packed)" if size.rows else ""
         mark = "*" if name == keep else ""
         choices.append(f"{name}{mark} {short_bytes(size.rows + size.moments)}{packed}")
-    room = "" if free is None else f"; {short_bytes(free)} are free"
-    return f"  on disk: {', '.join(choices)}{room}\n  *: as asked; --keep chooses"
+    room = "" if free is None else f"; {short_bytes(free)} free"
+    return [f"on disk: {', '.join(choices)}{room}", "*: chosen with --keep"]
+
+
+def format_memory(needed: int, available: int | None) -> str:
+    """What the shard buffers take in memory, and what is available."""
+    room = "" if available is None else f"; {short_bytes(available)} available"
+    return f"in memory: {short_bytes(needed)} for shard buffers{room}"
+
+
+def check_memory(needed: int, available: int | None) -> None:
+    """Refuse shard buffers that do not fit. needed: as `host_bytes` counts it."""
+    if available is None or needed <= available:
+        return
+    raise MachineError(
+        f"the shard buffers need {short_bytes(needed)} of memory, and {short_bytes(available)} "
+        "are available. Capture with a smaller --shard-mib and --batch-tokens, or fewer --sites.",
+        kind=ErrorKind.NO_MEMORY,
+    )
 
 
 def check_room(
     found: dict[Keep, Size], keep: Keep, needed: int, free: int | None, root: Place
 ) -> None:
-    """Refuse what does not fit. needed: bytes of what is still to be written of it."""
+    """Refuse a capture that does not fit on disk. needed: bytes that are still to be written."""
     if free is None or needed <= free:
         return
     fitting = [name for name, size in found.items() if name != keep and size.packed <= free]

@@ -17,15 +17,21 @@ from typing import Any, Final
 
 import click
 
-from lpp.capture.engine.known_runs import remember, request_key
 from lpp.capture.engine.outcome import Outcome
-from lpp.capture.engine.run import check_size, describe, refuse_another, store_for
+from lpp.capture.engine.run import (
+    check_disk,
+    check_same_run,
+    check_store,
+    describe,
+    uncommitted_shards,
+)
+from lpp.capture.engine.run_cache import remember, request_key
 from lpp.capture.engine.stopping import Stop, stoppable
 from lpp.capture.plan.batches import tokens_of
 from lpp.capture.plan.parts import WHOLE, Part
 from lpp.capture.plan.request import CaptureRequest
 from lpp.capture.ray.actor import HandResult, Loaded, remote_actor
-from lpp.store import Run, Store
+from lpp.store import Run, create_store
 from lpp.store.commands.cluster import cluster, task_error
 from lpp.store.commands.progress import SILENT, Progress, progress
 from lpp.store.errors import ConflictError, ErrorKind, InputError, MachineError, first_line
@@ -72,20 +78,22 @@ def capture_on_ray(
     As `lpp.capture.engine.run.capture_into`; workers: actors, by default as many as the cluster has
     cards for. A first request to end lets the shards under way finish.
     """
-    store = store_for(root, resume)
+    check_store(root, resume)
     key = request_key(request)
     with cluster(address) as ray:
         request, gpus, count = _shape(ray, _found_from_anywhere(request), workers)
-        pool = _Pool(ray, store, request, gpus=gpus, count=count)
+        pool = _Pool(ray, root, request, gpus=gpus, count=count)
         try:
             with progress("prepare", 1, "model") as bar:
                 loaded = pool.freeze()
                 bar.advance()
             plan = loaded.plan
             if resume is not None:
-                refuse_another(plan, store, resume)
+                check_same_run(plan, root, resume)
             click.echo(describe(plan), err=True)
-            check_size(plan, loaded.lengths, store, part, request.shard_bytes)
+            todo = uncommitted_shards(root, plan, part)
+            check_disk(plan, loaded.lengths, root, todo, request.shard_bytes)
+            store = create_store(root)
             pool.open()
             remember(store, key, plan.run_id)
             where = store.path / RUNS_KEY / plan.run_id
@@ -155,11 +163,11 @@ class _Pool:
     """The actors, those lost replaced, and what each is at."""
 
     def __init__(
-        self, ray: Any, store: Store, request: CaptureRequest, *, gpus: int, count: int
+        self, ray: Any, root: Url, request: CaptureRequest, *, gpus: int, count: int
     ) -> None:
         self.ray, self.count = ray, count
         self._class, self._request = remote_actor(ray, gpus), request
-        self._root = absolute(store.path)
+        self._root = absolute(root)
         self._made = self._deaths = 0
         self._pending: dict[Any, _Worker] = {}
         self._waiting: list[_Worker] = []
@@ -323,7 +331,7 @@ def _capture(pool: _Pool, run: Run, part: Part, grace: float | None) -> Outcome:
         run=plan.run_id,
         part=part,
         captured=len(written),
-        outrun=len(outrun),
+        lost_race=len(outrun),
         tokens=tokens(written | outrun),
         seconds=time.monotonic() - start if todo else 0.0,
         missing=len(run.missing_shards),

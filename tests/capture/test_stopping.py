@@ -240,6 +240,43 @@ def test_handlers_are_as_they_were() -> None:
     assert signal.set_wakeup_fd(-1) == -1
 
 
+CLOSES_SLOWLY = """
+import sys, time
+from lpp.capture.plan.planning import Prepared
+
+close = Prepared.close
+
+def slowly(prepared):
+    print("closing", file=sys.stderr, flush=True)
+    time.sleep(2)
+    close(prepared)
+
+Prepared.close = slowly
+from lpp.store.commands.entry import capture
+sys.argv[0] = "lpp-capture"
+capture()
+"""
+
+
+def test_a_request_while_the_model_closes_leaves_a_complete_run(
+    folder: Path, tmp_path: Path
+) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", CLOSES_SLOWLY, "run", *OPTIONS, f"--store={tmp_path / 'lpp'}"],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "80"},
+    )
+    until(process, "closing")
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, "Interrupted" in err) == (0, False)
+    assert err.startswith("Stopping: every shard is committed, the model is closing (60 s at most)")
+    assert f"{only(tmp_path / 'lpp').id} is complete." in out
+
+
 def test_no_shard_begins_after_a_request() -> None:
     stop = Stop()
     assert stop.begin(4)

@@ -151,7 +151,7 @@ def capture(folder: Path, model: str, prompts: int = 48) -> dict[str, Any]:
     return told | {
         "shards": len(list((folder / "alone").glob("runs/*/shards/*"))),
         "captured": outcome.captured,
-        "outrun": outcome.outrun,
+        "outrun": outcome.lost_race,
         "missing": outcome.missing,
         "same": stored_objects(folder / "store") == stored_objects(folder / "alone"),
     }
