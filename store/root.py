@@ -78,23 +78,22 @@ def make_store(url: Url) -> Objects:
     return find_store(url)
 
 
-def check_place(url: Url) -> None:
-    """Raise what `make_store(url)` would raise, and leave nothing behind.
+def find_if_any(url: Url) -> Objects | None:
+    """The objects of the store at `url`; None where `make_store` can make one, which it is not.
 
-    A command that works for minutes before it writes asks this first. Whether a writer is refused
-    a name that exists is tried in the nearest directory there is, since the store's own may not
-    be there yet.
+    Raises what `make_store` would, so a command that works for minutes before it writes asks this
+    first. Leaves nothing behind. Exclusive creation is tried in the nearest directory that exists.
     """
     root = objects_at(url)
     if root.exists(ROOT_KEY):
-        find_store(url)
-        return
+        return find_store(url)
     if any(not entry.name.startswith(".") for entry in root.entries()):
         raise _occupied(root)
     try:
         (objects_at(nearest_directory(root.place)) if root.is_local else root).check_exclusive()
     except (NotADirectoryError, FileExistsError):
         raise _occupied(root) from None
+    return None
 
 
 def nearest_directory(place: Place) -> Place:

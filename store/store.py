@@ -7,7 +7,7 @@ from lpp.store.format.keys import COMMIT_KEY, RUNS_KEY
 from lpp.store.objects.place import Place, Url
 from lpp.store.objects.protocol import Objects
 from lpp.store.read import Run
-from lpp.store.root import find_store, make_store
+from lpp.store.root import find_if_any, find_store, make_store
 
 
 class Store:
@@ -55,3 +55,12 @@ def create_store(url: Url) -> Store:
     MachineError for a place without exclusive creation.
     """
     return Store(make_store(url))
+
+
+def open_if_any(url: Url) -> Store | None:
+    """Open the store at `url`; None where `create_store` can make one. Leaves nothing behind.
+
+    Raises what `create_store` would.
+    """
+    root = find_if_any(url)
+    return None if root is None else Store(root)

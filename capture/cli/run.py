@@ -25,7 +25,6 @@ from lpp.store.commands.console import debug_option
 from lpp.store.commands.signals import check_requests
 from lpp.store.errors import first_line
 from lpp.store.objects.place import place
-from lpp.store.root import check_place
 
 if TYPE_CHECKING:
     from lpp.capture.engine.outcome import Outcome
@@ -63,7 +62,12 @@ WITH_JOBS = (
     metavar="FILE",
     help="Models x corpora x settings from a TOML file instead of one by options.",
 )
-@click.option("--dry-run", is_flag=True, help="With --jobs: list them and run none.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Load the model, print plan, disk, memory and time, and capture nothing. With --jobs: "
+    "list the jobs.",
+)
 @executor_options
 @grace_option
 @debug_option
@@ -81,6 +85,7 @@ def run(context: click.Context, /, **options: Any) -> int:
           --device cuda --store ./lpp --part slurm
       lpp-capture run --model ./my-model --corpus texts.jsonl \\
           --device cuda --store ./lpp --executor ray --address auto
+      lpp-capture run --model ./my-model --corpus alpaca --store ./lpp --dry-run
       lpp-capture run --jobs jobs.toml --store ./lpp
 
     The same command resumes a run that was stopped: what is committed stays.
@@ -99,12 +104,27 @@ def run(context: click.Context, /, **options: Any) -> int:
         if options[name] is None:
             raise click.UsageError(f"Missing option '--{name}'.")
     if options["dry_run"]:
-        raise click.UsageError("--dry-run lists the jobs of a file: it goes with --jobs.")
+        return _dry_run(options)
     with reported(options["report"]) as done:
         outcome = _capture(options)
         done.append(outcome)
     click.echo(outcome.message(options["store"]), err=outcome.stopped)
     return outcome.exit_code
+
+
+def _dry_run(options: Mapping[str, Any]) -> int:
+    """Print what one capture would do and need; refuse what it would refuse."""
+    for name, given in (("report", options["report"]), ("executor", options["executor"] == "ray")):
+        if given:
+            raise click.UsageError(f"--dry-run captures nothing: it does not go with --{name}.")
+    part, request = _part(options), request_of(options)
+    require("torch", "transformers", "safetensors")
+    from lpp.capture.engine.dry_run import dry_run
+
+    found = dry_run(options["store"], request, resume=options["resume"], part=part)
+    click.echo(found.message())
+    found.check()
+    return 0
 
 
 def _capture(options: Mapping[str, Any]) -> "Outcome":
@@ -152,7 +172,9 @@ def _run_jobs(context: click.Context) -> int:
         click.echo(list_jobs(file.jobs, store, part))
         return 0
     require("torch", "transformers", "safetensors")
-    check_place(store)  # a bad path is one mistake, not a mistake of every job
+    from lpp.store.store import open_if_any
+
+    open_if_any(store)  # a bad path is one mistake, not a mistake of every job
     return run_and_tell(file.jobs, store, part, options["grace"], executor_words(options))
 
 

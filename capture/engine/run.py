@@ -34,12 +34,12 @@ from lpp.capture.plan.sizes import (
 from lpp.store import Run, RunWriter, create_store, open_store
 from lpp.store.commands.console import debugging
 from lpp.store.commands.progress import progress
-from lpp.store.errors import ConflictError, ErrorKind, FormatError, InputError
+from lpp.store.errors import ConflictError, ErrorKind, InputError
 from lpp.store.format.keys import SHARDS_KEY
 from lpp.store.format.plan import Plan, differences
 from lpp.store.heartbeat import at_work
 from lpp.store.objects.place import Url, place
-from lpp.store.root import check_place
+from lpp.store.store import open_if_any
 from lpp.store.write import sweep_run
 
 
@@ -88,7 +88,7 @@ def check_store(root: Url, resume: str | None) -> None:
     Comes before the model loads: a bad path should not cost minutes.
     """
     if resume is None:
-        check_place(root)
+        open_if_any(root)
         return
     store = open_store(root)
     if resume not in store.runs:
@@ -111,13 +111,8 @@ def check_same_run(plan: Plan, root: Url, resume: str) -> None:
 
 def uncommitted_shards(root: Url, plan: Plan, part: Part) -> list[int]:
     """Shards of `part` that the store at `root`, if there is one, does not hold yet."""
-    shards = part.shards(plan.n_shards)
-    try:
-        run = open_store(root).runs.get(plan.run_id)
-    except FormatError as error:
-        if error.kind is not ErrorKind.NOT_A_STORE:
-            raise
-        return list(shards)
+    shards, store = part.shards(plan.n_shards), open_if_any(root)
+    run = None if store is None else store.runs.get(plan.run_id)
     return list(shards) if run is None else run.uncommitted(shards)
 
 

@@ -175,8 +175,6 @@ def test_what_does_not_go_with_a_file_is_refused(folder: Path, words: list[str],
 def test_mistakes_are_found_before_anything_runs(folder: Path) -> None:
     (folder / "jobs.toml").write_text(GOOD.replace('store = "lpp"', ""))
     assert "store in the file of jobs" in run(folder, "--jobs", "jobs.toml").stderr
-    alone = ["--model", "m", "--corpus", "c", "--store", "s"]
-    assert "goes with --jobs" in run(folder, "--dry-run", *alone).stderr
     assert "does not exist" in run(folder, "--jobs", "nowhere.toml").stderr
     (folder / "jobs.toml").write_text(GOOD.replace("context", "contxt"))
     done = run(folder, "--jobs", "jobs.toml")

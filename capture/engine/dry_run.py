@@ -1,0 +1,202 @@
+"""What a capture would do and need, without writing to the store.
+
+The model is loaded and the plan is made, since both decide the size. The largest batch of the plan
+and the median one run through the backend: the first finds out whether a batch fits into memory,
+and the second, on a device that is warm by then, gives the speed.
+"""
+
+import textwrap
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from lpp.capture.engine.run import check_same_run, check_store, uncommitted_shards
+from lpp.capture.plan.backend import Backend, Batch
+from lpp.capture.plan.batches import group_by_budget, shard_batches, tokens_of
+from lpp.capture.plan.parts import WHOLE, Part
+from lpp.capture.plan.planning import prepare
+from lpp.capture.plan.request import CaptureRequest
+from lpp.capture.plan.sizes import (
+    Size,
+    available_memory,
+    check_memory,
+    check_room,
+    format_memory,
+    format_sizes,
+    free_bytes,
+    host_bytes,
+    remaining,
+    sizes,
+)
+from lpp.store.commands.console import debugging
+from lpp.store.commands.progress import progress
+from lpp.store.commands.units import duration, short_bytes
+from lpp.store.format.plan import Keep, Plan
+from lpp.store.objects.place import Place, Url, place
+
+WIDTH = 80
+LABEL_WIDTH = 11
+
+
+@dataclass(frozen=True, kw_only=True)
+class DryRun:
+    """What a capture would do, and what it needs."""
+
+    plan: Plan
+    part: Part
+    store: Place
+    uncommitted: int
+    """Shards of the run, of any part, that are not committed."""
+    todo: int
+    """Those of them that belong to `part`."""
+    tokens: int
+    """Of the shards of `todo`."""
+    batches: int
+    """Of the shards of `todo`."""
+    disk: dict[Keep, Size]
+    """Of the whole run with each --keep."""
+    disk_needed: int
+    """Bytes that `todo` takes, about."""
+    disk_free: int | None
+    memory_needed: int
+    """Bytes of shard buffers."""
+    memory_available: int | None
+    tokens_per_second: float | None
+    """Of forward passes alone; None where nothing is left to do."""
+
+    def message(self) -> str:
+        """For the user, in lines of 80 columns where ids allow."""
+        indent = " " * LABEL_WIDTH
+        lines = []
+        for label, text in self._rows():
+            start = f"{label:<{LABEL_WIDTH}}"
+            lines += textwrap.wrap(
+                text,
+                WIDTH,
+                initial_indent=start,
+                subsequent_indent=indent,
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+        return "\n".join(lines)
+
+    def check(self) -> None:
+        """Raise MachineError where the capture would: disk or memory do not suffice."""
+        keep = self.plan.keep
+        check_room(self.disk, keep, self.disk_needed, self.disk_free, self.store)
+        if self.todo:
+            check_memory(self.memory_needed, self.memory_available)
+
+    def _rows(self) -> Iterator[tuple[str, str]]:
+        plan, compute = self.plan, self.plan.compute
+        seed = plan.model.untrained_seed
+        untrained = "" if seed is None else f", untrained (seed {seed})"
+        yield "run", plan.run_id
+        yield (
+            "model",
+            f"{plan.model.id}{untrained}: {compute.dtype} in {compute.backend} on {compute.device}",
+        )
+        yield "prompts", f"{plan.prompts.count:,} of {plan.corpus.name}"
+        yield "tokens", f"{plan.prompts.tokens:,}, {self.tokens:,} to capture"
+        names = plan.site_names
+        yield "sites", f"{len(names)}: {', '.join(names[:2])}{', ...' * (len(names) > 2)}"
+        yield "shards", self._shards()
+        yield "batches", f"{self.batches:,} of at most {compute.batch_tokens:,} padded tokens"
+        first, second = format_sizes(self.disk, plan.keep, self.disk_free)
+        yield "on disk", f"{first.removeprefix('on disk: ')} ({second})"
+        if self.todo:
+            yield "", f"about {short_bytes(self.disk_needed)} still to write"
+        memory = format_memory(self.memory_needed, self.memory_available)
+        yield "in memory", f"{memory.removeprefix('in memory: ')}, beside the model and its batches"
+        yield "time", self._time()
+
+    def _shards(self) -> str:
+        n = self.plan.n_shards
+        committed = n - self.uncommitted
+        text = f"{n}, {committed} committed, {self.todo} to capture"
+        return text if self.part == WHOLE else f"{text} as part {self.part}"
+
+    def _time(self) -> str:
+        if self.tokens_per_second is None:
+            return "none: every shard is committed"
+        seconds = self.tokens / self.tokens_per_second
+        return (
+            f"about {duration(seconds)} at {self.tokens_per_second:,.0f} tokens/s, estimated from "
+            f"two batches at most; forward passes alone"
+        )
+
+
+def dry_run(
+    root: Url, request: CaptureRequest, *, resume: str | None = None, part: Part = WHOLE
+) -> DryRun:
+    """Load the model of `request`, make the plan, measure the speed; leaves the store as it is.
+
+    Raises what `lpp.capture.engine.run.capture_into` raises before it writes, but for too little
+    disk or memory, which `DryRun.check` raises.
+    """
+    check_store(root, resume)
+    with progress("prepare", 1, "model") as bar:
+        prepared = prepare(request, progress=bar, quiet=not debugging())
+        bar.advance()
+    plan, prompts = prepared.plan, prepared.prompts
+    with closing(prepared):
+        if resume is not None:
+            check_same_run(plan, root, resume)
+        uncommitted = uncommitted_shards(root, plan, WHOLE)
+        mine = part.shards(plan.n_shards)
+        todo = [shard for shard in uncommitted if shard in mine]
+        lengths = prompts["n_tokens"].to_numpy()
+        batches = _batch_tokens(plan, lengths, todo)
+        return DryRun(
+            plan=plan,
+            part=part,
+            store=place(root),
+            uncommitted=len(uncommitted),
+            todo=len(todo),
+            tokens=tokens_of(plan, lengths, todo),
+            batches=len(batches),
+            disk=sizes(plan, lengths.tolist(), request.shard_bytes),
+            disk_needed=remaining(plan, lengths, todo),
+            disk_free=free_bytes(place(root)),
+            memory_needed=host_bytes(plan, lengths),
+            memory_available=available_memory(),
+            tokens_per_second=_speed(plan, prompts, prepared.backend, batches),
+        )
+
+
+def _batch_tokens(
+    plan: Plan, lengths: npt.NDArray[np.int32], shards: Sequence[int]
+) -> list[tuple[int, int, int]]:
+    """(tokens, shard, number within the shard) of every batch of `shards`, fewest tokens first."""
+    found = []
+    for shard in shards:
+        of_shard = lengths[plan.shards[shard] : plan.shards[shard + 1]].tolist()
+        for number, group in enumerate(group_by_budget(of_shard, plan.compute.batch_tokens)):
+            found.append((sum(of_shard[i] for i in group), shard, number))
+    return sorted(found)
+
+
+def _speed(
+    plan: Plan, prompts: pa.Table, backend: Backend, batches: Sequence[tuple[int, int, int]]
+) -> float | None:
+    """Tokens a second of the median batch, once the largest has run; None without batches."""
+    if not batches:
+        return None
+    speed = 0.0
+    for tokens, shard, number in dict.fromkeys((batches[-1], batches[(len(batches) - 1) // 2])):
+        batch = next(islice(shard_batches(plan, prompts, shard), number, None))
+        speed = tokens / _seconds(backend, batch)
+    return speed
+
+
+def _seconds(backend: Backend, batch: Batch) -> float:
+    start = time.monotonic()
+    for _ in backend.capture([batch]):
+        pass
+    return max(time.monotonic() - start, 1e-9)

@@ -1,0 +1,106 @@
+"""`lpp-capture run --dry-run`: the plan, disk, memory and time of one run; the store stays."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from stored import stored_objects
+
+from lpp.capture.cli.command import main
+from lpp.store import open_store
+
+Capture = Callable[..., Result]
+PROMPTS = 12
+
+
+@pytest.fixture
+def capture(tiny_folder: Callable[[str], Path], tmp_path: Path) -> Capture:
+    """`capture("--dry-run")`: twelve texts of different lengths through a tiny model."""
+    corpus = tmp_path / "texts.jsonl"
+    texts = ["the dog and the fox " * (1 + n % 4) for n in range(PROMPTS)]
+    corpus.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+
+    def run(*extra: str) -> Result:
+        words = ["run", f"--model={tiny_folder('llama')}", f"--corpus={corpus}", "--min-bytes=0"]
+        words += [f"--prompts={PROMPTS}", "--context=90", "--batch-tokens=100"]
+        return CliRunner().invoke(main, [*words, f"--store={tmp_path / 'store'}", *extra])
+
+    return run
+
+
+def shown(result: Result) -> dict[str, str]:
+    """What was printed, by label."""
+    assert result.exit_code == 0, result.output
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    rows: dict[str, str] = {}
+    label = ""
+    for line in result.stdout.splitlines():
+        label = line[:11].strip() or label
+        rows[label] = f"{rows.get(label, '')} {line[11:].strip()}".strip()
+    return rows
+
+
+def test_it_says_what_the_capture_then_does(capture: Capture, tmp_path: Path) -> None:
+    said = shown(capture("--dry-run", "--shard-mib=1"))
+    assert not (tmp_path / "store").exists()
+    assert capture("--shard-mib=1").exit_code == 0
+    (run,) = open_store(tmp_path / "store").runs.values()
+    tokens = run.plan.prompts.tokens
+    assert said["run"] == run.id
+    assert said["model"] == "llama: float32 in torch on cpu"
+    assert said["prompts"] == f"{PROMPTS} of texts.jsonl"
+    assert said["tokens"] == f"{tokens:,}, {tokens:,} to capture"
+    assert said["sites"] == "5: embed, block.1, ..."
+    assert said["shards"] == f"{run.plan.n_shards}, 0 committed, {run.plan.n_shards} to capture"
+    assert re.fullmatch(r"\d+ of at most 100 padded tokens", said["batches"])
+    for words in ("rows* ", "moments ", "both ", " free "):
+        assert words in said["on disk"]
+    assert "for shard buffers; " in said["in memory"]
+    assert re.match(r"about .+ at [0-9,]+ tokens/s, estimated", said["time"])
+
+
+def test_what_is_committed_is_subtracted_and_nothing_changes(
+    capture: Capture, tmp_path: Path
+) -> None:
+    small = ("--keep=both", "--shard-mib=1")  # a shard for each tenth of the prompts
+    assert capture(*small, "--part=0/2").exit_code == 0
+    (run,) = open_store(tmp_path / "store").runs.values()
+    before = stored_objects(tmp_path / "store")
+    done, n = len(run.shards), run.plan.n_shards
+    left = run.plan.prompts.tokens - sum(shard.rows for shard in run.shards)
+    said = shown(capture(*small, "--dry-run"))
+    assert said["shards"] == f"{n}, {done} committed, {n - done} to capture"
+    assert said["tokens"].endswith(f", {left:,} to capture")
+    rest = shown(capture(*small, "--dry-run", "--part=0/2"))
+    assert rest["shards"] == f"{n}, {done} committed, 0 to capture as part 0/2"
+    assert rest["time"] == "none: every shard is committed"
+    assert stored_objects(tmp_path / "store") == before
+    assert shown(capture(*small, "--dry-run", f"--resume={run.id}"))["run"] == run.id
+    other = capture(*small, "--dry-run", f"--resume={run.id}", "--context=50")
+    assert (other.exit_code, "context: 50, not 90" in other.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("has", "says"), [("free_bytes", "are free"), ("available_memory", "--shard-mib")]
+)
+def test_what_would_not_fit_is_shown_and_then_refused(
+    capture: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has: str, says: str
+) -> None:
+    monkeypatch.setattr(f"lpp.capture.engine.dry_run.{has}", lambda *_: 9)
+    result = capture("--dry-run")
+    assert result.exit_code == 2
+    assert result.stdout.startswith("run        llama-")
+    assert says in result.stderr
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("options", [("--report=r.json",), ("--executor=ray", "--workers=1")])
+def test_what_needs_a_capture_does_not_go_with_it(
+    capture: Capture, options: tuple[str, ...]
+) -> None:
+    result = capture("--dry-run", *options)
+    assert result.exit_code == 2
+    assert f"it does not go with {options[0].partition('=')[0]}" in result.stderr
