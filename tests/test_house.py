@@ -31,7 +31,7 @@ ONLY_IN = {
     "safetensors": {"capture"},
     "transformers": {"capture/models/load.py"},
     "vl_convert": {"analyze/charts/library.py"},
-    "vllm": {"capture/backends/vllm/*.py", "capture/probes/subject.py"},
+    "vllm": {"capture/backends/vllm/*.py", "capture/probes/model.py"},
 }
 """Where a heavy package may be imported: a CPU box that analyses installs none of these."""
 

@@ -10,9 +10,9 @@ from lpp.capture.models.machine import require
 from lpp.store.commands.console import debug_option
 
 if TYPE_CHECKING:
-    from lpp.capture.probes.probe import ProbeScore
-    from lpp.capture.probes.run import Probed
-    from lpp.capture.probes.subject import ProbeRequest
+    from lpp.capture.probes.model import ProbeRequest
+    from lpp.capture.probes.probe import Probed
+    from lpp.capture.probes.scoring import ProbeScore
 
 
 @click.command()
@@ -82,7 +82,7 @@ def probe(**options: Any) -> None:
     `benchmarks`; lm-eval's own result files lie beside them.
     """
     require("torch", "transformers", "safetensors", "lm_eval", extra="probes")
-    from lpp.capture.probes.run import probe_into
+    from lpp.capture.probes.probe import probe_into
 
     done = probe_into(
         options["store"],
@@ -98,7 +98,7 @@ def probe(**options: Any) -> None:
 
 def _request(options: dict[str, Any]) -> "ProbeRequest":
     from lpp.capture.models.spec import ModelSpec
-    from lpp.capture.probes.subject import ProbeRequest
+    from lpp.capture.probes.model import ProbeRequest
 
     def take(*names: str) -> dict[str, Any]:
         return {name: options[name] for name in names}

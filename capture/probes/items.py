@@ -1,8 +1,9 @@
 """The items of the probes as files, and as the data sets that lm-eval asks for.
 
-The files beside the tasks are those of seed 0, so that everybody scores the same items. Another
-seed deals the scenes of the ambiguous probe out anew, and draws other sequences, which no training
-text can hold: `lm_eval --metadata '{"item_seed": 7}'`, `lpp-capture probe --item-seed 7`.
+The files beside the tasks hold the items of seed 0, so that everybody scores the same items.
+Another seed assigns the scenes of the ambiguous probe anew and draws other sequences, which no
+training text can contain: `lm_eval --metadata '{"item_seed": 7}'`, or
+`lpp-capture probe --item-seed 7`.
 """
 
 import json
@@ -15,6 +16,9 @@ from lpp.capture.probes.ambiguous import AmbiguousItem, ambiguous_items
 from lpp.capture.probes.patterns import PatternItem, pattern_items
 
 Probe = Literal["ar", "spc"]
+
+GROUPS: Final[dict[Probe, str]] = {"ar": "lpp_ar", "spc": "lpp_spc"}
+"""Name of each probe in lm-eval."""
 
 TASKS: Final = Path(__file__).parent / "tasks"
 """For `lm_eval --include_path`."""

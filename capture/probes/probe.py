@@ -1,4 +1,4 @@
-"""The probes, asked and scored by lm-eval (tasks in `tasks/`).
+"""The probes from request to scores in a store; lm-eval asks and scores them (tasks in `tasks/`).
 
 What is added here: each score gets its own number of items, and a standard error that knows which
 items share a scene; prompts that the model cannot hold are refused rather than cut.
@@ -12,55 +12,80 @@ from pathlib import Path
 from typing import Any, Final
 
 from lpp.capture.models.machine import out_of_memory
-from lpp.capture.probes.items import TASKS, Probe
-from lpp.capture.probes.subject import ProbeRequest, Subject, quiet_lm_eval
-from lpp.capture.probes.uncertainty import interval, standard_error
-from lpp.store.commands.progress import SILENT, Progress
+from lpp.capture.probes.items import GROUPS, TASKS, Probe
+from lpp.capture.probes.model import ProbedModel, ProbeRequest, load_probed_model, quiet_lm_eval
+from lpp.capture.probes.scoring import ProbeResult, ProbeScore, standard_error
+from lpp.capture.probes.store import keep, matching_run, refuse_second, source_name
+from lpp.store import create_store
+from lpp.store.commands.console import debugging
+from lpp.store.commands.progress import SILENT, Progress, progress
 from lpp.store.errors import ErrorKind, InputError, MachineError
-
-GROUPS: Final[dict[Probe, str]] = {"ar": "lpp_ar", "spc": "lpp_spc"}
-"""Name of each probe in lm-eval."""
+from lpp.store.objects.place import Url
+from lpp.store.store import open_if_any
 
 LONGEST_ANSWER: Final = 32
 """Tokens of an answer at most: `max_gen_toks` of the tasks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ProbeScore:
-    """One score of a model."""
+class Probed:
+    """The scores of one command, and where they are."""
 
-    task: str
-    metric: str
-    """Metric and filter, as lm-eval writes them: `answer_acc,none`."""
-    value: float
-    stderr: float | None
-    n: int
-    """Items that count for it."""
-    clusters: int
-    """Scenes, or single items, that count for it."""
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """95 % interval."""
-        return interval(self.value, self.stderr, self.clusters)
+    model: str
+    source: str
+    results: Sequence[ProbeResult]
+    run: str | None
+    """The run of the store that captured the same model."""
+    why_no_run: str
+    has_runs: bool
+    """Whether the store has runs of any model."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProbeResult:
-    """Scores of one model on one probe."""
+def probe_into(
+    root: Url,
+    request: ProbeRequest,
+    *,
+    source: str | None = None,
+    run: str | None = None,
+    replace: bool = False,
+) -> Probed:
+    """Run the probes of `request` and keep the scores in the store at `root`.
 
-    probe: Probe
-    scores: tuple[ProbeScore, ...]
-    file: str
-    """Name of lm-eval's result file, under a folder of the model's."""
-    document: bytes
-    """Its content."""
+    source: another name for the scores than `source_name`. run: the run of this model, where
+    several captured it. replace: replace this model's old scores. The store is made once there
+    are scores.
+
+    Raises InputError and MachineError for the model, ConflictError where it has scores already.
+    """
+    store = open_if_any(root)  # before the model loads: a bad path should not cost minutes
+    source, quiet = source or source_name(request), not debugging()
+    with progress("prepare", 1, "model") as bar:
+        model = load_probed_model(request, progress=bar, quiet=quiet)
+        bar.advance()
+    if store is not None and not replace:
+        refuse_second(store.path, source, model.id, request)
+    runs = {} if store is None else store.runs
+    found, why = matching_run(runs, model, run)
+    results = []
+    with progress("probe", count_requests(request, quiet=quiet), "requests") as bar:
+        for probe in request.probes:
+            results.append(run_probe(probe, request, model, progress=bar, quiet=quiet))
+            bar.note(probe)
+    keep(create_store(root), source, results, model, found)
+    return Probed(
+        model=model.id,
+        source=source,
+        results=results,
+        run=found,
+        why_no_run=why,
+        has_runs=bool(runs),
+    )
 
 
 def run_probe(
     probe: Probe,
     request: ProbeRequest,
-    subject: Subject,
+    model: ProbedModel,
     *,
     progress: Progress = SILENT,
     quiet: bool = True,
@@ -68,12 +93,12 @@ def run_probe(
     """Ask every item of one probe. progress: advanced by one for each request to the model."""
     import lm_eval
 
-    watched = _in_chunks(subject.lm, request, progress)
-    with quiet_lm_eval(quiet), _enough_memory(request, subject), watched:
+    watched = _in_chunks(model.lm, request, progress)
+    with quiet_lm_eval(quiet), _enough_memory(request, model), watched:
         tasks = _tasks(probe, request)
-        _refuse_long_prompts(tasks["tasks"].values(), request, subject)
+        _refuse_long_prompts(tasks["tasks"].values(), request, model)
         results: Any = lm_eval.evaluate(
-            lm=subject.lm,
+            lm=model.lm,
             task_dict=tasks,
             limit=request.limit,
             log_samples=True,
@@ -81,7 +106,7 @@ def run_probe(
             fewshot_as_multiturn=request.chat,
         )
     scores = tuple(_scores(results))
-    file, document = _result_file(results, request, subject)
+    file, document = _result_file(results, request, model)
     return ProbeResult(probe=probe, scores=scores, file=f"{probe}/{file}", document=document)
 
 
@@ -112,8 +137,8 @@ def _tasks(probe: Probe, request: ProbeRequest) -> Any:
     return loaded
 
 
-def _refuse_long_prompts(tasks: Any, request: ProbeRequest, subject: Subject) -> None:
-    """lm-eval would cut them from the left, and score what is left of the question."""
+def _refuse_long_prompts(tasks: Any, request: ProbeRequest, model: ProbedModel) -> None:
+    """Raise InputError for prompts that do not fit: lm-eval would cut off their beginning."""
     for task in tasks:
         contexts = (
             task.fewshot_context(
@@ -121,26 +146,26 @@ def _refuse_long_prompts(tasks: Any, request: ProbeRequest, subject: Subject) ->
                 num_fewshot=request.shots,
                 apply_chat_template=request.chat,
                 fewshot_as_multiturn=request.chat,
-                chat_template=subject.lm.apply_chat_template if request.chat else None,
+                chat_template=model.lm.apply_chat_template if request.chat else None,
             )
             for doc in list(task.eval_docs)[: request.limit]
         )
-        needed = len(subject.lm.tok_encode(max(contexts, key=len))) + LONGEST_ANSWER
-        if needed > subject.lm.max_length:
+        needed = len(model.lm.tok_encode(max(contexts, key=len))) + LONGEST_ANSWER
+        if needed > model.lm.max_length:
             raise InputError(
                 f"{task.config.task} with {request.shots} shots takes up to {needed} tokens, and "
-                f"{subject.id} has {subject.lm.max_length} positions. Use fewer: --shots 2.",
+                f"{model.id} has {model.lm.max_length} positions. Use fewer: --shots 2.",
                 kind=ErrorKind.INVALID_VALUE,
             )
 
 
 def _scores(results: Any) -> Iterator[ProbeScore]:
-    """Every score, from lm-eval's record of single items, in the order of the tasks' metrics."""
+    """Every score, from lm-eval's records of items, in the order of the tasks' metrics."""
     for task, records in sorted(results["samples"].items()):
         for metric in results["higher_is_better"][task]:
             counted = [record for record in records if metric in record["metrics"]]
             if not counted:
-                continue  # the first few items may hold none that counts for it
+                continue  # with --limit, no item may count for this metric
             values = [float(record[metric]) for record in counted]
             clusters = [record["doc"].get("scene", record["doc_id"]) for record in counted]
             yield ProbeScore(
@@ -153,18 +178,18 @@ def _scores(results: Any) -> Iterator[ProbeScore]:
             )
 
 
-def _result_file(results: Any, request: ProbeRequest, subject: Subject) -> tuple[str, bytes]:
+def _result_file(results: Any, request: ProbeRequest, model: ProbedModel) -> tuple[str, bytes]:
     """(name below a folder of the model's, content) of the file that lm-eval writes."""
     from importlib.metadata import version
 
     from lm_eval.loggers import EvaluationTracker
 
     kind = "hf" if request.backend == "torch" else "vllm"
-    template = subject.lm.chat_template(True) if request.chat else None
+    template = model.lm.chat_template(True) if request.chat else None
     samples = results.pop("samples")
     results["config"] = {
         "model": kind,
-        "model_args": dict(subject.arguments),
+        "model_args": dict(model.arguments),
         "limit": request.limit,
         "item_seed": request.item_seed,
     }
@@ -174,7 +199,7 @@ def _result_file(results: Any, request: ProbeRequest, subject: Subject) -> tuple
         tracker = EvaluationTracker(output_path=folder)
         tracker.general_config_tracker.log_experiment_args(
             model_source=kind,
-            model_args={"pretrained": subject.id},
+            model_args={"pretrained": model.id},
             system_instruction=None,
             chat_template=template,
             fewshot_as_multiturn=request.chat,
@@ -185,14 +210,14 @@ def _result_file(results: Any, request: ProbeRequest, subject: Subject) -> tuple
 
 
 @contextmanager
-def _enough_memory(request: ProbeRequest, subject: Subject) -> Iterator[None]:
+def _enough_memory(request: ProbeRequest, model: ProbedModel) -> Iterator[None]:
     try:
         yield
     except Exception as error:
         if not out_of_memory(error):
             raise
         raise MachineError(
-            f"out of memory while {subject.id} was asked {request.batch_size} prompts at once. "
+            f"out of memory while {model.id} was asked {request.batch_size} prompts at once. "
             "Repeat with a smaller --batch-size, or with fewer --shots.",
             kind=ErrorKind.NO_MEMORY,
         ) from error
@@ -200,9 +225,9 @@ def _enough_memory(request: ProbeRequest, subject: Subject) -> Iterator[None]:
 
 @contextmanager
 def _in_chunks(lm: Any, request: ProbeRequest, progress: Progress) -> Iterator[None]:
-    """Hand requests to the model in groups, and report each; lm-eval's own bars stay away.
+    """Pass requests to the model in groups and report each group; turns lm-eval's bars off.
 
-    Sixteen batches a group: enough to sort by length. vLLM gets everything at once, and sorts.
+    A group is sixteen batches, enough to sort by length. vLLM gets everything at once and sorts.
     """
     size = 16 * request.batch_size if request.backend == "torch" else 1 << 30
 

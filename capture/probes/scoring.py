@@ -1,15 +1,18 @@
-"""How answers to the probes are scored: by strict parsing, and by the likelihood of whole lines.
+"""How answers to the probes are scored, and how far a score may be off.
 
-The functions at the end are what lm-eval calls for each item (`process_results` of a task): they
-return the values whose means are the scores. An item gives a score only where it counts for it.
+Answers are scored by strict parsing and by the likelihood of whole lines. `score_*` are what
+lm-eval calls for each item (`process_results` of a task): they return the values whose means are
+the scores. An item gives a score only where it counts for it.
 """
 
 import math
 import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
+
+from lpp.capture.probes.items import Probe
 
 STATUS: Final = {True: "AMBIGUOUS", False: "NOT_AMBIGUOUS"}
 
@@ -21,16 +24,52 @@ LINES: Final = tuple(
 _LINE: Final = re.compile(r"ambiguous_status=(AMBIGUOUS|NOT_AMBIGUOUS); answer=(A|B)")
 
 
+Z95: Final = 1.959964
+"""Standard normal quantile of a two-sided interval of 95 %."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeScore:
+    """One score of a model on one task."""
+
+    task: str
+    metric: str
+    """Metric and filter, as lm-eval writes them: `answer_acc,none`."""
+    value: float
+    stderr: float | None
+    n: int
+    """Items that count for it."""
+    clusters: int
+    """Scenes, or single items, that count for it."""
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval."""
+        return interval(self.value, self.stderr, self.clusters)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeResult:
+    """Scores of one model on one probe."""
+
+    probe: Probe
+    scores: tuple[ProbeScore, ...]
+    file: str
+    """Name of lm-eval's result file, in a folder named after the model."""
+    document: bytes
+    """Content of that file."""
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a model says of an item."""
+    """A model's answer to an item."""
 
     ambiguous: bool
     answer: str
 
 
 def line_of(verdict: Verdict) -> str:
-    """The line that says it.
+    """The answer as a line.
 
     >>> line_of(Verdict(ambiguous=False, answer="B"))
     'ambiguous_status=NOT_AMBIGUOUS; answer=B'
@@ -39,10 +78,10 @@ def line_of(verdict: Verdict) -> str:
 
 
 def parse_line(response: str) -> Verdict | None:
-    """What a response says, or None: one line in the format, nothing before or after but spaces.
+    """The answer in a response; None unless it is one line in the format, spaces aside.
 
-    The published script looks for anything that resembles an answer and asks again where it finds
-    none; what a model is credited with then depends on the search.
+    The published script searches for anything like an answer and asks again where it finds none:
+    the score then depends on the search.
 
     >>> parse_line(" ambiguous_status=AMBIGUOUS; answer=A")
     Verdict(ambiguous=True, answer='A')
@@ -67,7 +106,7 @@ def likeliest(log_likelihoods: Sequence[float]) -> Verdict:
 
 
 def ambiguous_scores(item: Mapping[str, Any], verdict: Verdict | None) -> dict[str, float]:
-    """The scores that one item counts for; a verdict of None is wrong in every respect.
+    """The scores that one item counts for; a verdict of None counts as wrong everywhere.
 
     answer_acc: ambiguous prefixes alone, where nothing but the hint helps; the paper's score.
     """
@@ -112,9 +151,9 @@ def score_ambiguous_options(
 
 
 def score_pattern(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
-    """`process_results` of lpp_spc. results: the response, which is taken as it is.
+    """`process_results` of lpp_spc. results: the response, scored without any search in it.
 
-    parsed: as many symbols as asked for, without a space between them.
+    parsed: the right number of symbols, without a space between them.
     """
     response, target = results[0].strip(), doc["target"]
     well_formed = len(response) == len(target) and not re.search(r"\s", response)
@@ -123,3 +162,43 @@ def score_pattern(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, f
         "char_f1": char_f1(response, target),
         "parsed": float(well_formed),
     }
+
+
+def standard_error(values: Sequence[float], clusters: Sequence[Hashable]) -> float | None:
+    """Standard error of the mean; None for a single cluster.
+
+    values: (n,) one per item. clusters: (n,) which items belong together, such as those of one
+    scene. The larger of two: with items taken as independent, and with only clusters taken so
+    (Cameron and Miller 2015, section 2). Items that balance each other by design lower the second.
+    """
+    mean = sum(values) / len(values)
+    sums: dict[Hashable, float] = defaultdict(float)
+    for value, cluster in zip(values, clusters, strict=True):
+        sums[cluster] += value - mean
+    if len(sums) < 2:
+        return None
+    by_item = _spread([value - mean for value in values])
+    return max(by_item, _spread(list(sums.values()))) / len(values)
+
+
+def _spread(residuals: Sequence[float]) -> float:
+    n = len(residuals)
+    return math.sqrt(n / (n - 1) * sum(r * r for r in residuals))
+
+
+def interval(score: float, stderr: float | None, clusters: int) -> tuple[float, float]:
+    """95 % interval of a score between 0 and 1, itself between 0 and 1.
+
+    Wilson's interval (1927) for as many independent items as would have this standard error, as in
+    surveys (Korn and Graubard 1998); for `clusters` items where it is 0 or unknown, so that ten
+    right answers of ten do not pass for certainty.
+
+    >>> [round(end, 3) for end in interval(1.0, 0.0, 10)]
+    [0.722, 1.0]
+    """
+    variance = score * (1 - score)
+    n = max(1.0, variance / stderr**2) if stderr and variance else clusters
+    scale = 1 + Z95**2 / n
+    centre = (score + Z95**2 / (2 * n)) / scale
+    half = Z95 / scale * math.sqrt(variance / n + Z95**2 / (4 * n**2))
+    return max(0.0, centre - half), min(1.0, centre + half)

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from lpp.capture.probes.items import (
+    GROUPS,
     ITEM_SEED,
     TASKS,
     ambiguous_dataset,
@@ -18,11 +19,11 @@ from lpp.capture.probes.items import (
     probe_items,
     read_items,
 )
+from lpp.capture.probes.model import SHOTS
 from lpp.capture.probes.patterns import ANSWER_LENGTH
-from lpp.capture.probes.probe import GROUPS, LONGEST_ANSWER
+from lpp.capture.probes.probe import LONGEST_ANSWER
 from lpp.capture.probes.scoring import LINES, Verdict, line_of
 from lpp.capture.probes.store import ITEMS_VERSION
-from lpp.capture.probes.subject import SHOTS
 
 
 class Loader(yaml.SafeLoader):

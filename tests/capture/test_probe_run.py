@@ -138,6 +138,7 @@ def test_prompts_that_do_not_fit_are_refused(
     )
     assert done.returncode == 2
     assert re.search(r"10 shots takes up to \d+ tokens, and llama has \d+ positions", done.stderr)
+    assert not (tmp_path / "s").exists()
 
 
 def test_plain_lm_eval_runs_the_tasks(packaged: Path, tmp_path: Path) -> None:

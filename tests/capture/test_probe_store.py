@@ -8,9 +8,9 @@ import pytest
 from lpp.capture.models.spec import ModelSpec
 from lpp.capture.probes import store as probe_store
 from lpp.capture.probes.items import Probe
-from lpp.capture.probes.probe import ProbeResult, ProbeScore
+from lpp.capture.probes.model import ProbedModel, ProbeRequest
+from lpp.capture.probes.scoring import ProbeResult, ProbeScore
 from lpp.capture.probes.store import keep, matching_run, refuse_second, source_name
-from lpp.capture.probes.subject import ProbeRequest, Subject
 from lpp.store import Store, create_store, open_store, read_scores
 from lpp.store.errors import ConflictError, ErrorKind, InputError
 from lpp.store.scores import score_sets
@@ -23,8 +23,8 @@ def request(**changes: object) -> ProbeRequest:
     return ProbeRequest(model=ModelSpec(id="lab/tiny"), **changes)  # type: ignore[arg-type]
 
 
-def subject(model: str = "lab/tiny", weights: str = "f00d") -> Subject:
-    return Subject(id=model, weights=weights, lm=None, arguments={})
+def subject(model: str = "lab/tiny", weights: str = "f00d") -> ProbedModel:
+    return ProbedModel(id=model, weights=weights, lm=None, arguments={})
 
 
 def result(probe: Probe, value: float, time: str, model: str = "lab__tiny") -> ProbeResult:
@@ -135,15 +135,15 @@ def test_a_run_is_matched_by_its_weights(store: Store) -> None:
     golden = open_store(GOLDEN)
     (run,) = golden.runs.values()
     untrained = subject(weights=run.plan.model.weights)  # the golden run is an untrained twin
-    assert matching_run(golden, untrained, None)[0] is None
-    run_id, why = matching_run(store, subject(), None)
+    assert matching_run(golden.runs, untrained, None)[0] is None
+    run_id, why = matching_run(store.runs, subject(), None)
     assert run_id is None
     assert why == "no run of this store captured lab/tiny"
 
 
 def test_a_run_that_is_none_of_this_model_is_refused() -> None:
     with pytest.raises(InputError, match="has no run x of lab/tiny; of this model it has none"):
-        matching_run(open_store(GOLDEN), subject(), "x")
+        matching_run(open_store(GOLDEN).runs, subject(), "x")
 
 
 def test_scores_that_another_adds_between_two_readings_are_kept(

