@@ -7,28 +7,49 @@
 
 Files are read as streams: memory is bounded by the longest passage. UTF-8 with or without
 byte order mark, lines ended by LF or CRLF. A row whose text is null, blank or not UTF-8 is set
-aside but counted, so `source_row` still locates the others; any other text is taken as it stands.
+aside but counted, so `source_row` still locates the others; any other text is used unchanged.
+
+A reader for each kind of file yields rows as (place, text). `place` names the row for a message
+("a.jsonl, line 3"). The text is None for a row without text, `Unreadable` for a row whose bytes or
+characters are no text. A file that is not of its kind raises InputError with the place.
 """
 
+import codecs
+import json
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeAlias
 
 import xxhash
 
 from lpp.capture.corpus.passages import Corpus, Passage, Refused, Streamed
-from lpp.capture.corpus.readers import Row, Unreadable, jsonl_rows, parquet_rows, txt_rows
 from lpp.store.errors import ErrorKind, InputError
 
-_READERS: Final[dict[str, Callable[[Path, str], Iterator[Row]]]] = {
-    ".jsonl": jsonl_rows,
-    ".parquet": parquet_rows,
-    ".txt": txt_rows,
-}
-_FORMATS: Final = ", ".join(_READERS)
-_HASH_BLOCK: Final = 1 << 20
 DEFAULT_FIELD: Final = "text"
+
+_HASH_BLOCK: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A row that holds no text."""
+
+    reason: str
+    """`not_utf8`, or `no_text` for half a surrogate pair."""
+    detail: str
+
+
+Text: TypeAlias = str | Unreadable | None
+Row: TypeAlias = tuple[str, Text]
+
+MAX_PASSAGE_BYTES: Final = 16 << 20
+"""A longer line or paragraph is a mistake in the file, and would not fit in bounded memory."""
+
+_BATCH_ROWS: Final = 256
+"""Rows of a Parquet batch: at a few kilobytes each, about a megabyte."""
 
 
 def open_files(path: Path, *, text_field: str | None = None) -> Corpus:
@@ -119,3 +140,188 @@ def _fingerprint(files: list[Path], names: list[str]) -> str:
                 kind=ErrorKind.INVALID_VALUE,
             ) from None
     return digest.hexdigest()
+
+
+def jsonl_rows(path: Path, field: str) -> Iterator[Row]:
+    """One row per line: the string under `field` of its JSON object."""
+    for place, line in _lines(path):
+        if isinstance(line, Unreadable) or not line.strip():
+            yield place, line if isinstance(line, Unreadable) else None
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise _invalid(
+                f"{place}: not JSON ({error}). "
+                'Each line should be one object, such as {"text": "..."}.'
+            ) from None
+        yield place, _text_of(record, field, place)
+
+
+def _text_of(record: Any, field: str, place: str) -> Text:
+    if not isinstance(record, dict):
+        raise _invalid(
+            f"{place}: {_json_type(record)} instead of an object. "
+            'Each line should be one object, such as {"text": "..."}.'
+        )
+    if field not in record:
+        raise _no_field(place, field, list(record))
+    text = record[field]
+    if text is not None and not isinstance(text, str):
+        raise _invalid(
+            f"{place}: field {field!r} holds {_json_type(text)} instead of a string. "
+            "Choose a field of text with --text-field, or correct the line."
+        )
+    return None if text is None else encodable(text, place)
+
+
+def encodable(text: str, place: str) -> str | Unreadable:
+    r"""`text`, if UTF-8 can hold it: JSON's `\ud800` alone is a string but no text."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        where = f"half a surrogate pair at character {error.start}"
+        return Unreadable("no_text", f"{place}: {where}")
+    return text
+
+
+def _json_type(value: Any) -> str:
+    if value is None:
+        return "null"
+    names = {bool: "true or false", int: "a number", float: "a number", str: "a string"}
+    return names.get(type(value), "a list" if isinstance(value, list) else "an object")
+
+
+def txt_rows(path: Path, field: str) -> Iterator[Row]:
+    """One row per paragraph: lines up to a blank one, joined by LF. `field` has no meaning."""
+    del field
+    lines: list[str | Unreadable] = []
+    size, start = 0, path.name
+    for place, line in _lines(path):
+        if isinstance(line, Unreadable) or line.strip():
+            start = start if lines else place
+            lines.append(line)
+            size += len(line) if isinstance(line, str) else 0
+            if size > MAX_PASSAGE_BYTES:
+                raise _too_long(start, "paragraph", "Part paragraphs by blank lines.")
+        elif lines:
+            yield start, _paragraph(lines)
+            lines, size = [], 0
+    if lines:
+        yield start, _paragraph(lines)
+
+
+def _paragraph(lines: list[str | Unreadable]) -> str | Unreadable:
+    """Its lines together, or the first of them that is no text."""
+    bad = [line for line in lines if isinstance(line, Unreadable)]
+    return bad[0] if bad else "\n".join(line for line in lines if isinstance(line, str))
+
+
+def _lines(path: Path) -> Iterator[tuple[str, str | Unreadable]]:
+    """(place, line without its end), UTF-8, without a byte order mark."""
+    offset = 0
+    with path.open("rb") as stream:
+        for number in count(1):
+            raw = stream.readline(MAX_PASSAGE_BYTES + 1)
+            if not raw:
+                return
+            place = f"{path}, line {number}"
+            if len(raw) > MAX_PASSAGE_BYTES:
+                raise _too_long(place, "line", "Write one passage per line.")
+            yield place, _decode(raw, path, number, offset)
+            offset += len(raw)
+
+
+def _decode(raw: bytes, path: Path, number: int, offset: int) -> str | Unreadable:
+    mark = len(codecs.BOM_UTF8) if number == 1 and raw.startswith(codecs.BOM_UTF8) else 0
+    try:
+        return raw[mark:].decode("utf-8").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        at = mark + error.start
+        what = f"{path}: not UTF-8: byte 0x{raw[at]:02x} at offset {offset + at}, line {number}"
+        if offset == 0 and raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise _invalid(  # all of it is in another encoding
+                f"{what}. Convert it, for example: iconv -f UTF-16 -t UTF-8 {path}"
+            ) from None
+        return Unreadable("not_utf8", what)
+
+
+def parquet_rows(path: Path, field: str) -> Iterator[Row]:
+    """One row per row: the string in column `field`, read in small batches."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            _check_column(path, file.schema_arrow, field)
+            row = count()
+            for batch in file.iter_batches(_BATCH_ROWS, columns=[field]):
+                for text in _strings(batch.column(0)):
+                    place = f"{path}, row {next(row)}"
+                    if isinstance(text, bytes):
+                        yield place, Unreadable("not_utf8", f"{place}: not UTF-8")
+                    else:
+                        yield place, text
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{path}: not a readable Parquet file ({error}). Write it again, or see what it "
+            f"holds: duckdb -c \"SELECT * FROM '{path}' LIMIT 3\"",
+            kind=ErrorKind.CORRUPT,
+        ) from None
+
+
+def _strings(column: Any) -> list[str | bytes | None]:
+    """Values of a column of strings; bytes where they are not UTF-8, which Parquet lets pass."""
+    import pyarrow as pa
+
+    try:
+        values: list[str | bytes | None] = column.to_pylist()
+        return values
+    except UnicodeDecodeError:
+        if pa.types.is_dictionary(column.type):
+            column = column.dictionary_decode()
+        return [_string(value) for value in column.cast(pa.large_binary()).to_pylist()]
+
+
+def _string(value: bytes | None) -> str | bytes | None:
+    try:
+        return None if value is None else value.decode("utf-8")
+    except UnicodeDecodeError:
+        return value
+
+
+def _check_column(path: Path, schema: Any, field: str) -> None:
+    import pyarrow as pa
+
+    if schema.names.count(field) != 1:
+        raise _no_field(str(path), field, schema.names)
+    kind = schema.field(field).type
+    value = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if value not in (pa.string(), pa.large_string(), pa.string_view()):
+        raise _invalid(
+            f"{path}: column {field!r} holds {kind} instead of strings. Choose a column of text "
+            f"with --text-field; there are: {', '.join(schema.names)}."
+        )
+
+
+def _no_field(place: str, field: str, found: list[str]) -> InputError:
+    fields = ", ".join(repr(name) for name in found) or "none"
+    return _invalid(
+        f"{place}: no field {field!r}; its fields: {fields}. Name one with --text-field."
+    )
+
+
+def _too_long(place: str, unit: str, advice: str) -> InputError:
+    return _invalid(f"{place}: a {unit} of more than {MAX_PASSAGE_BYTES >> 20} MiB. {advice}")
+
+
+def _invalid(message: str) -> InputError:
+    return InputError(message, kind=ErrorKind.INVALID_VALUE)
+
+
+_READERS: Final[dict[str, Callable[[Path, str], Iterator[Row]]]] = {
+    ".jsonl": jsonl_rows,
+    ".parquet": parquet_rows,
+    ".txt": txt_rows,
+}
+_FORMATS: Final = ", ".join(_READERS)

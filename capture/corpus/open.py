@@ -1,7 +1,7 @@
-"""Opening a corpus: a name everybody has, or text of one's own.
+"""Open a corpus: a known name, or local text.
 
-`open_corpus` reads far enough to know that there is text and what it is called; the passages
-themselves stream, see `lpp.capture.corpus.passages`.
+`open_corpus` reads up to the first text; the passages are read as a stream, see
+`lpp.capture.corpus.passages`.
 """
 
 import difflib
@@ -18,7 +18,7 @@ from lpp.store.errors import ErrorKind, InputError
 __all__ = ["CORPUS_NAMES", "Corpus", "Passage", "open_corpus"]
 
 CORPUS_NAMES: Final = ("pydoc", *sorted(HUB_DATASETS))
-"""Names `open_corpus` knows. A file or folder of the same name is reached as ./name."""
+"""Names that `open_corpus` knows. Write ./name for a file or folder of the same name."""
 
 
 def open_corpus(
@@ -33,8 +33,8 @@ def open_corpus(
     revision, split: of a corpus on the hub, see `open_hub`.
     text_field: the field or column that holds the text.
 
-    Raises InputError for a name or file that is not there, holds no text or is not readable
-    as what it claims to be; MachineError where the hub cannot be reached.
+    Raises InputError for a name or file that does not exist, holds no text or is not of its kind;
+    MachineError where the hub cannot be reached.
     """
     name = os.fspath(name_or_path)
     if name in HUB_DATASETS:
@@ -53,7 +53,7 @@ def open_corpus(
 
 
 def _reasons(refused: str) -> str:
-    """Why texts were set aside, and what turns most of them into text."""
+    """Why texts were set aside, and the command that helps most of them."""
     if not refused:
         return ""
     return f"Set aside: {refused}. Convert it, for example: iconv -f ISO-8859-1 -t UTF-8. "

@@ -16,16 +16,16 @@ from lpp.store.format.quarantine import TextSetAside, texts_table
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """One text that may become a prompt, and where in its corpus it stands."""
+    """One text that may become a prompt, and its place in the corpus."""
 
     source_row: int
-    """Row of the corpus, from 0: rows without text count, so it locates the passage."""
+    """Row of the corpus, from 0. Rows without text are counted."""
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Streamed:
-    """Passages read anew at each iteration; never all in memory."""
+    """Passages that each iteration reads again, so that they are never all in memory."""
 
     read: Callable[[], Iterator[Passage]]
 
@@ -35,11 +35,11 @@ class Streamed:
 
 
 MOST_LISTED: Final = 100_000
-"""Texts set aside that are listed; a corpus may hold any number of empty rows."""
+"""Most texts that are listed as set aside: a corpus may hold any number of empty rows."""
 
 
 class Refused:
-    """Texts that were set aside as a corpus was read: each once, however often that was."""
+    """Texts that were set aside while a corpus was read; reading it again adds none twice."""
 
     def __init__(self) -> None:
         self._texts: dict[int, TextSetAside] = {}
@@ -58,7 +58,7 @@ class Refused:
         return texts_table(self._texts.values())
 
     def summary(self) -> str:
-        """How many, by reason, with an example of each; empty when none but empty rows."""
+        """Count and first example of each reason, for a message; empty rows are left out."""
         kinds: dict[str, list[TextSetAside]] = {}
         for text in self._texts.values():
             kinds.setdefault(text.reason, []).append(text)
@@ -74,19 +74,19 @@ class Corpus:
     """Texts under a name, with what identifies them."""
 
     name: str
-    """A known name, or the file's or folder's own name (no machine's path)."""
+    """A known name, or the name of the file or folder without its path."""
     revision: str | None
     """Commit of the dataset on the hub; None for local text."""
     fingerprint: str
-    """xxh3_128 (32 hex digits) over what was read: file contents and names, or the passages."""
+    """xxh3_128 (32 hex digits) of the files' contents and names, or of the passages."""
     rule: str
-    """How a row became a text, in words; belongs in the plan."""
+    """How a row becomes a text, for the plan."""
     files: tuple[str, ...] = ()
-    """Files taken, relative to the corpus; empty for a corpus that is not local files."""
+    """Files that were read, relative to the corpus; empty unless the corpus is local files."""
     passages: Iterable[Passage]
-    """In corpus order; iterate as often as wanted."""
+    """In corpus order; can be iterated any number of times."""
     refused: Refused = field(default_factory=Refused)
-    """Texts that reading `passages` set aside so far."""
+    """Texts that were set aside so far while `passages` was read."""
 
 
 def fingerprint_texts(texts: Iterable[str]) -> str:
@@ -100,14 +100,14 @@ def fingerprint_texts(texts: Iterable[str]) -> str:
 
 
 def fingerprint_passages(passages: Iterable[Passage]) -> str:
-    """The fingerprint of a corpus whose rows, not files, are what was read."""
+    """The fingerprint of a corpus that is read as rows rather than files."""
     return fingerprint_texts(passage.text for passage in passages)
 
 
 def prompt_set_fingerprint(passages: Iterable[Passage]) -> str:
-    """Names a set of selected prompts: order counts, source rows and models do not.
+    """Identifies a set of selected prompts: their texts in order, not source rows or models.
 
-    Two runs with equal fingerprints read the same texts, whatever their tokenizers made of
-    them; only such runs compare (METRICS: `different_prompts`).
+    Two runs with equal fingerprints read the same texts, whatever their tokenizers; only such runs
+    can be compared (METRICS: `different_prompts`).
     """
     return fingerprint_passages(passages)

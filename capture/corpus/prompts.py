@@ -1,8 +1,8 @@
 """Passages to token ids: the prompts of a run, as `prompts.arrow` holds them.
 
-The model's own tokenizer, special tokens kept, no chat template. A prompt is cut by dropping
-ids beyond the context, never by the tokenizer's truncation: that may keep a closing special
-token, and a run at context 100 would no longer be a prefix of one at 200.
+Uses the model's own tokenizer, keeps special tokens and applies no chat template. A prompt is cut
+by dropping ids beyond the context. The tokenizer's truncation may keep a closing special token, and
+a run at context 100 would then be no prefix of a run at context 200.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +17,7 @@ from lpp.store.format.rows import token_ids_sha256
 from lpp.store.format.tables import PROMPTS_SCHEMA
 
 _BATCH: Final = 256
-"""Texts given to the tokenizer at once: enough for its threads, ids of few in memory."""
+"""Texts per call of the tokenizer: enough for its threads, little in memory."""
 
 
 def tokenise(
@@ -29,10 +29,10 @@ def tokenise(
     """(n, 6), `lpp.store.format.tables.PROMPTS_SCHEMA`: a prompt for each passage, in order.
 
     tokenizer: a transformers tokenizer. context: C >= 1, the most tokens a prompt keeps.
-    `truncated` says that some were dropped; `sha256` is that of the kept ids as little-endian
-    int32. A passage that the tokenizer turns into no token is no prompt, and `refused` is told.
+    `truncated`: whether ids were dropped. `sha256`: of the kept ids as little-endian int32. A
+    passage without a token becomes no prompt and is added to `refused`.
 
-    InputError where no passage has a token.
+    Raises InputError where no passage has a token.
     """
     if context < 1:
         raise InputError(
@@ -69,7 +69,7 @@ def tokenise(
 
 
 def _token_ids(passages: Sequence[Passage], tokenizer: Any) -> Iterator[tuple[Passage, list[int]]]:
-    """Every passage with all its ids, special tokens included, uncut."""
+    """Every passage with all its ids, special tokens included, before the cut."""
     for start in range(0, len(passages), _BATCH):
         batch = passages[start : start + _BATCH]
         encoded = tokenizer(
@@ -78,13 +78,13 @@ def _token_ids(passages: Sequence[Passage], tokenizer: Any) -> Iterator[tuple[Pa
             padding=False,
             truncation=False,
             return_attention_mask=False,
-            verbose=False,  # its warning that a text exceeds the model: it is cut here
+            verbose=False,  # no warning for texts that exceed the model: they are cut later
         )
         yield from zip(batch, encoded["input_ids"], strict=True)
 
 
 def token_counter(tokenizer: Any) -> Callable[[str], int]:
-    """Length of a text in tokens of its own, special tokens left out: for `--count-with`."""
+    """Counts the tokens of a text without special tokens, for `--count-with`."""
 
     def count(text: str) -> int:
         return len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])

@@ -1,15 +1,15 @@
-"""Which passages become prompts, by a rule that does not look at the model under test.
+"""Which passages become prompts. The rule does not depend on the model under test.
 
-Length is counted in UTF-8 bytes, or in tokens of a *named* tokenizer (the paper's rule):
-counting with the model under test gives each model other texts to read, and their profiles
-no longer compare.
+Length is counted in UTF-8 bytes, or in tokens of a *named* tokenizer (the paper's rule). Counting
+with the model under test would give each model other texts, and their profiles could not be
+compared.
 
-The random selection gives every source row a number, the first eight bytes of BLAKE2b keyed
-by the seed, and takes the rows with the smallest. Over seeds every subset of the eligible
-passages is equally likely; under one seed it is the same on any machine and Python. One pass
-and memory for the chosen passages do. In order of that number the first n of N prompts are
-the random sample of size n, so an analysis of fewer prompts is as good as a smaller capture;
-and another length rule changes no other passage's place.
+The random selection gives every source row a number, the first eight bytes of BLAKE2b keyed by the
+seed, and takes the rows with the smallest numbers. Over seeds, every subset of the eligible
+passages is equally likely; for one seed, the selection is the same on any machine and Python. It
+needs one pass and memory for the chosen passages. Prompts are in the order of that number, so the
+first n of N prompts are the random sample of size n, and an analysis of fewer prompts equals a
+smaller capture. Another length rule does not change the order of the passages that pass both.
 """
 
 import hashlib
@@ -27,11 +27,11 @@ CountTokens = Callable[[str], int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """The rule, checked when made: InputError names what to change."""
+    """The rule. Raises InputError, which names what to change, when it is made."""
 
     prompts: int = 100
     min_bytes: int = 512
-    """Least length in UTF-8 bytes. Holds beside `min_tokens`: set 0 for the paper's rule."""
+    """Minimal length in UTF-8 bytes, in addition to `min_tokens`: set 0 for the paper's rule."""
     min_tokens: int | None = None
     count_with: str | None = None
     """Name of the tokenizer that counts `min_tokens`."""
@@ -57,7 +57,7 @@ class Selection:
             _refuse(f"--seed {self.seed}: from 0 to 2^64 - 1.")
 
     def document(self) -> dict[str, str | int | None]:
-        """For the plan. The seed is left out where nothing is drawn, so it changes no plan."""
+        """For the plan. Without the seed where nothing is drawn, so that it changes no plan."""
         fields = asdict(self)
         if self.select == "first":
             del fields["seed"]
@@ -87,10 +87,10 @@ def select(
 
 
 def _draw(passages: Iterable[Passage], selection: Selection, tally: "_Tally") -> list[Passage]:
-    """Passages with the smallest draws, by draw.
+    """Passages with the smallest draws, in the order of the draws.
 
-    One that cannot enter is never counted in tokens, which is the dear part. If the sample
-    stays short, all were counted.
+    Counting tokens is the expensive step, so it is skipped for passages that cannot enter the
+    sample. A sample that stays too small has counted all of them.
     """
     heap: list[tuple[int, int, Passage]] = []  # (-draw, -row, passage): the largest on top
     for key, passage in _drawn(passages, selection.seed):
@@ -119,7 +119,7 @@ def draw(source_row: int, key: bytes) -> int:
 
 
 class _Tally:
-    """Applies the length rule and counts what it saw, for the message when too few pass."""
+    """Applies the length rule, and counts passages for the message when too few pass."""
 
     def __init__(self, selection: Selection, count_tokens: CountTokens | None) -> None:
         self._selection, self._count_tokens = selection, count_tokens
