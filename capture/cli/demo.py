@@ -5,25 +5,28 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
-from lpp.capture.corpus.selection import Selection
-from lpp.capture.engine.run import capture_into
 from lpp.capture.models.gguf import packaged_model
-from lpp.capture.models.load import ModelSpec
-from lpp.capture.plan.request import CaptureRequest, CorpusSpec
+from lpp.capture.models.machine import require
+from lpp.capture.plan.options import STORE
+from lpp.store.commands.console import debug_option
+from lpp.store.objects.place import Place
+
+if TYPE_CHECKING:
+    from lpp.capture.plan.request import CaptureRequest
 
 PROMPTS: Final = 100
 CONTEXT: Final = 200
-TWIN_SEED: Final = 0
+UNTRAINED_SEED: Final = 0
 
 REPORT: Final = "report.html"
-"""Name of the report, in the store's directory."""
+"""File name of the report, in the store's directory."""
 
 CHARTS: Final = ("altair", "vl_convert")
-"""What the report draws with: the extra `report`."""
+"""Packages that the report needs: the extra `report`."""
 
 QUERIES: Final = (
     "SELECT run, entropy_floor, participation_ratio, effective_rank\n     FROM profiles",
@@ -32,42 +35,69 @@ QUERIES: Final = (
     "SELECT run, avg(entropy) AS nats,\n"
     "     avg((next_rank = 1)::INT) AS top1_accuracy FROM token_stats GROUP BY run",
 )
-"""Three questions to go on with."""
+"""Three questions to try next."""
 
 
-def demo_request(untrained_seed: int | None) -> CaptureRequest:
+@click.command()
+@click.option(
+    "--store",
+    default="demo",
+    show_default=True,
+    type=STORE,
+    help="Directory to write.",
+)
+@debug_option
+def demo(store: Place) -> None:
+    """Capture a small packaged model and its untrained twin, and compare them.
+
+    \b
+    Example:
+      lpp-capture demo --store ./demo
+
+    SmolLM2-135M-Instruct and the same architecture with random weights read 100
+    English passages of 200 tokens. About a minute on two cores; no download.
+    """
+    if not isinstance(store, Path):
+        raise click.UsageError("--store: the demo writes a directory of this machine.")
+    model = packaged_model()  # before torch is imported, which takes seconds
+    require("torch", "transformers", "safetensors", "gguf", "accelerate")
+    from lpp.capture.engine.run import capture_into
+
+    for seed in (None, UNTRAINED_SEED):
+        capture_into(store, demo_request(model, seed))
+    _analyze("profile", str(store))
+    report = store.resolve() / REPORT
+    click.echo()
+    if all(map(importlib.util.find_spec, CHARTS)):
+        _analyze("report", str(store), "--output", str(report), quiet=True)
+        click.echo(f"The report, for a browser: {report}")
+    else:
+        click.echo(
+            "For a report: pip install 'lpp-engine[report]', then: "
+            f"lpp-analyze report {shlex.quote(str(store))}"
+        )
+    click.echo(f"The store: {store.resolve()}\nThree questions to try next:")
+    for query in QUERIES:
+        click.echo(f'\n  lpp-sql {shlex.quote(str(store))} \\\n    "{query}"')
+
+
+def demo_request(model: Path, untrained_seed: int | None) -> "CaptureRequest":
     """100 passages of 200 tokens, every site, every logit statistic."""
+    from lpp.capture.corpus.selection import Selection
+    from lpp.capture.models.spec import ModelSpec
+    from lpp.capture.plan.request import CaptureRequest, CorpusSpec
+
     return CaptureRequest(
-        model=ModelSpec(id=str(packaged_model()), untrained_seed=untrained_seed),
+        model=ModelSpec(id=str(model), untrained_seed=untrained_seed),
         corpus=CorpusSpec(name="pydoc"),
         selection=Selection(prompts=PROMPTS),
         context=CONTEXT,
     )
 
 
-def run_demo(root: Path) -> None:
-    """Capture both into `root`, profile them, write the report, and say what to ask next."""
-    for seed in (None, TWIN_SEED):
-        capture_into(root, demo_request(seed))
-    _analyze("profile", str(root))
-    report = root.resolve() / REPORT
-    click.echo()
-    if all(map(importlib.util.find_spec, CHARTS)):
-        _analyze("report", str(root), "--output", str(report), quiet=True)
-        click.echo(f"The report, for a browser: {report}")
-    else:
-        click.echo(
-            "For a report: pip install 'lpp-engine[report]', then: "
-            f"lpp-analyze report {shlex.quote(str(root))}"
-        )
-    click.echo(f"The store: {root.resolve()}\nThree questions to go on with:")
-    for query in QUERIES:
-        click.echo(f'\n  lpp-sql {shlex.quote(str(root))} \\\n    "{query}"')
-
-
-def _analyze(*words: str, quiet: bool = False) -> None:
-    """Run a command of the analysis: capture knows nothing of it, and it needs no torch."""
-    command = [sys.executable, "-m", "lpp.analyze.cli.command", *words]
+def _analyze(*arguments: str, quiet: bool = False) -> None:
+    """Run `lpp-analyze`, in its own process: `capture` may not import `analyze`."""
+    command = [sys.executable, "-m", "lpp.analyze.cli.command", *arguments]
     out = subprocess.DEVNULL if quiet else None
     if code := subprocess.run(command, check=False, stdout=out).returncode:
-        sys.exit(code)  # it has said why
+        sys.exit(code)  # the command has printed why

@@ -1,12 +1,12 @@
-"""`lpp-capture probe`: ask a model the two synthetic probes and keep its scores."""
+"""`lpp-capture probe`: run the two synthetic probes on a model and store its scores."""
 
 import shlex
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from lpp.capture.cli.store_type import STORE
 from lpp.capture.models.machine import require
+from lpp.capture.plan.options import STORE
 from lpp.store.commands.console import debug_option
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--model", required=True, help="Hub id, local folder, or GGUF file.")
 @click.option("--revision", help="Revision of a hub model: branch, tag or commit.")
-@click.option("--store", required=True, type=STORE, help="Where scores go.")
+@click.option("--store", required=True, type=STORE, help="Store to add the scores to.")
 @click.option("--backend", type=click.Choice(["torch", "vllm"]), default="torch", show_default=True)
 @click.option(
     "--probe",
@@ -34,15 +34,19 @@ if TYPE_CHECKING:
     type=click.IntRange(0, 10),
     help="Solved items before each question.",
 )
-@click.option("--limit", type=click.IntRange(1), help="Only the first so many items of a task.")
-@click.option("--item-seed", default=0, show_default=True, help="Deal or draw other items.")
-@click.option("--chat", is_flag=True, help="Ask through the model's chat template.")
+@click.option(
+    "--limit", type=click.IntRange(1), help="Use only the first N items of each task.", metavar="N"
+)
+@click.option(
+    "--item-seed", default=0, show_default=True, help="Seed of the items; 0 gives the standard set."
+)
+@click.option("--chat", is_flag=True, help="Use the model's chat template.")
 @click.option(
     "--tensor-parallel",
     type=click.IntRange(1),
     default=1,
     metavar="N",
-    help="Cards that share the model inside vLLM.",
+    help="GPUs that share the model in vLLM.",
 )
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:1; for torch.")
 @click.option(
@@ -52,7 +56,7 @@ if TYPE_CHECKING:
     show_default=True,
 )
 @click.option(
-    "--device-map", type=click.Choice(["auto"]), help="Spread the model over several cards."
+    "--device-map", type=click.Choice(["auto"]), help="Spread the model over several GPUs."
 )
 @click.option(
     "--trust-remote-code", is_flag=True, help="Run Python code that comes with the model."
@@ -62,14 +66,14 @@ if TYPE_CHECKING:
     default=8,
     show_default=True,
     type=click.IntRange(1),
-    help="Prompts that run together; for torch.",
+    help="Prompts in a batch; for torch.",
 )
-@click.option("--run", metavar="RUN", help="Which run of the store this model is, of several.")
-@click.option("--source", metavar="NAME", help="Keep the scores under another name.")
-@click.option("--replace", is_flag=True, help="In the place of this model's old scores.")
+@click.option("--run", metavar="RUN", help="The run of this model, if several captured it.")
+@click.option("--source", metavar="NAME", help="Store the scores under another name.")
+@click.option("--replace", is_flag=True, help="Replace this model's old scores.")
 @debug_option
 def probe(**options: Any) -> None:
-    """Ask a model the two probes and keep its scores in --store.
+    """Run the two synthetic probes on a model and store its scores.
 
     \b
     Examples:
@@ -78,8 +82,8 @@ def probe(**options: Any) -> None:
       lpp-capture probe --model ./my-model --probe spc --limit 20 --store ./lpp
 
     Ambiguous reasoning (lpp_ar, 160 items) and symbolic pattern completion
-    (lpp_spc, 100 items) run through lm-eval. Scores become rows of the table
-    `benchmarks`; lm-eval's own result files lie beside them.
+    (lpp_spc, 100 items) run through lm-eval. The scores become rows of the table
+    `benchmarks`; lm-eval's result files are stored beside them.
     """
     require("torch", "transformers", "safetensors", "lm_eval", extra="probes")
     from lpp.capture.probes.probe import probe_into

@@ -1,7 +1,8 @@
-"""`lpp-capture run`: one capture, a part of one, or a file of many."""
+"""`lpp-capture run`: one capture, a part of one, or a file of jobs."""
 
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from lpp.capture.cli.store_type import STORE
 from lpp.capture.models.machine import require
 from lpp.capture.plan.options import (
+    STORE,
     check_executor,
+    executor_arguments,
     executor_options,
-    executor_words,
     grace_option,
     request_of,
     request_options,
 )
 from lpp.capture.plan.parts import Part, chosen_part
-from lpp.store.commands.console import debug_option
+from lpp.store.commands.console import EXIT_USER_ERROR, INTERRUPTED, debug_option
 from lpp.store.commands.signals import check_requests
 from lpp.store.errors import first_line
 from lpp.store.objects.place import place
@@ -33,7 +34,7 @@ WITH_JOBS = (
     *("jobs", "store", "part", "rank", "world", "dry_run", "grace"),
     *("executor", "address", "workers"),
 )
-"""What may stand beside --jobs; every other option belongs to one job."""
+"""Options that go with --jobs; every other option belongs to one job."""
 
 
 @click.command()
@@ -41,26 +42,28 @@ WITH_JOBS = (
 @click.option(
     "--store", type=STORE, help="Directory to write, s3://bucket/prefix or az://container/prefix."
 )
-@click.option("--resume", metavar="RUN", help="Refuse to start anything but this run.")
+@click.option("--resume", metavar="RUN", help="Refuse to capture any run but this one.")
 @click.option(
     "--part",
     metavar="K/N",
-    help="Capture every N-th shard from the K-th, K from 0 to N - 1; slurm: as srun or the "
-    "array numbers this task.",
+    help="Capture every N-th shard from shard K on, K from 0 to N - 1. slurm: K and N of this "
+    "srun task or array element.",
 )
-@click.option("--rank", type=int, metavar="K", help="With --world N: the same as --part K/N.")
-@click.option("--world", type=click.IntRange(1), metavar="N", help="Processes in all, with --rank.")
+@click.option("--rank", type=int, metavar="K", help="--rank K --world N is --part K/N.")
+@click.option(
+    "--world", type=click.IntRange(1), metavar="N", help="Number of processes, with --rank."
+)
 @click.option(
     "--report",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Write what was done, or why not, as JSON.",
+    help="Write the outcome, or the reason of a failure, as JSON.",
 )
 @click.option(
     "--jobs",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Models x corpora x settings from a TOML file instead of one by options.",
+    help="Capture models x corpora x settings from a TOML file.",
 )
 @click.option(
     "--dry-run",
@@ -88,14 +91,14 @@ def run(context: click.Context, /, **options: Any) -> int:
       lpp-capture run --model ./my-model --corpus alpaca --store ./lpp --dry-run
       lpp-capture run --jobs jobs.toml --store ./lpp
 
-    The same command resumes a run that was stopped: what is committed stays.
-    Ctrl-C or SIGTERM finishes the shard under way, twice ends at once; exit
-    code 2. With --jobs, what is done is skipped, a job that fails leaves the others to
-    run, and a table ends it; exit code 1 if a job failed.
+    The same command resumes a stopped run: committed shards stay. Ctrl-C or
+    SIGTERM finishes the current shard, a second one exits at once; exit code 2.
+    With --jobs, finished jobs are skipped, the others run also after one has
+    failed, and a table comes last; exit code 1 if a job failed.
 
-    Any causal transformers model whose structure is found is captured. Known to
-    work: Llama, Qwen2, Qwen3, Mistral, Gemma 2, Gemma 3, Phi-3, GPT-2, GPT-NeoX,
-    OPT, Falcon.
+    Works with any causal transformers model whose structure it recognises.
+    Tested: Llama, Qwen2, Qwen3, Mistral, Gemma 2, Gemma 3, Phi-3, GPT-2, OPT,
+    Falcon, GPT-NeoX.
     """
     check_executor(options)
     if options["jobs"] is not None:
@@ -113,7 +116,7 @@ def run(context: click.Context, /, **options: Any) -> int:
 
 
 def _dry_run(options: Mapping[str, Any]) -> int:
-    """Print what one capture would do and need; refuse what it would refuse."""
+    """Print the plan of one capture and what it needs; refuse what the capture would refuse."""
     for name, given in (("report", options["report"]), ("executor", options["executor"] == "ray")):
         if given:
             raise click.UsageError(f"--dry-run captures nothing: it does not go with --{name}.")
@@ -147,7 +150,7 @@ def _capture(options: Mapping[str, Any]) -> "Outcome":
 
 
 def _run_jobs(context: click.Context) -> int:
-    """Read, check and run a file of jobs; or list them."""
+    """Read and check a file of jobs, then run or list them."""
     options = context.params
     given = [
         parameter.opts[-1]
@@ -161,7 +164,7 @@ def _run_jobs(context: click.Context) -> int:
             f"{', '.join(given)}: with --jobs, these are options of the file (see its defaults)."
         )
     from lpp.capture.jobs.file import read_jobs
-    from lpp.capture.jobs.runner import list_jobs, run_and_tell
+    from lpp.capture.jobs.runner import exit_code, format_results, list_jobs, run_jobs
 
     part = _part(options)
     file = read_jobs(options["jobs"])
@@ -174,8 +177,14 @@ def _run_jobs(context: click.Context) -> int:
     require("torch", "transformers", "safetensors")
     from lpp.store.store import open_if_any
 
-    open_if_any(store)  # a bad path is one mistake, not a mistake of every job
-    return run_and_tell(file.jobs, store, part, options["grace"], executor_words(options))
+    open_if_any(store)  # a bad path is reported once, not by every job
+    start = time.monotonic()
+    results = run_jobs(file.jobs, store, part, options["grace"], executor_arguments(options))
+    click.echo(format_results(results, time.monotonic() - start))
+    code = exit_code(results)
+    if code == EXIT_USER_ERROR:
+        click.echo(INTERRUPTED, err=True)
+    return code
 
 
 def _part(options: Mapping[str, Any]) -> Part:
@@ -184,8 +193,8 @@ def _part(options: Mapping[str, Any]) -> Part:
 
 @contextmanager
 def reported(file: Path | None) -> Iterator[list["Outcome"]]:
-    """A list for the outcome, which is written to `file` at the end; the failure where it fails."""
-    if file is not None and not file.parent.is_dir():  # known before hours of work
+    """A list for the outcome, which is written to `file` at the end; or the reason of a failure."""
+    if file is not None and not file.parent.is_dir():  # found before hours of work
         raise click.UsageError(f"--report {file}: there is no directory {file.parent}.")
     outcomes: list[Outcome] = []
     document: Any = None
@@ -193,7 +202,7 @@ def reported(file: Path | None) -> Iterator[list["Outcome"]]:
         yield outcomes
         document = outcomes[0].document()
     except Exception as error:
-        check_requests()  # else a job that was stopped would be told as one that failed
+        check_requests()  # else a stopped job would be reported as failed
         document = {"status": "failed", "reason": first_line(error)}
         raise
     finally:

@@ -1,4 +1,4 @@
-"""`lpp-capture status`: how far the runs of a store are, also while jobs run elsewhere."""
+"""`lpp-capture status`: progress of the runs of a store, also while jobs run elsewhere."""
 
 import json
 import sys
@@ -35,25 +35,25 @@ if TYPE_CHECKING:
 )
 @debug_option
 def status(store: str, form: str, watch: float | None) -> None:
-    """Show every run of STORE: how much is done, how fast, who works on it.
+    """Show every run of STORE: its progress, its rate and its writers.
 
     \b
     Examples:
       lpp-capture status ./lpp
       lpp-capture status ./lpp --watch 10
 
-    Read from the store alone, so from any machine that sees it. A run is
+    Reads the store alone, so it works on any machine that sees it. A run is
 
     \b
       complete    every shard is committed
-      running     a writer gave a sign of life in the last three minutes,
-                  and has not ended since, where this machine can tell
-      stopped     shards are missing and no writer gives signs of life
+      running     a writer had a heartbeat in the last three minutes and, if
+                  it runs on this machine, has not ended since
+      stopped     shards are missing and no writer has a heartbeat
       unreadable  its plan is damaged, or of a newer release
 
-    The rate is that of all writers since the first of them began; of a run that
-    nobody works on, its average, pauses included. Time left counts the shards
-    of the parts that someone works on.
+    The rate is that of all writers since the first of them started; without a
+    writer, the average of the run, pauses included. Time left covers the parts
+    that have a writer.
     """
     if watch is None:
         click.echo(_shown(store, form, indent=1))
@@ -65,7 +65,7 @@ def status(store: str, form: str, watch: float | None) -> None:
                 clear_screen()
             click.echo(text)
             time.sleep(watch)
-    except KeyboardInterrupt:  # the way to end it, not an accident
+    except KeyboardInterrupt:  # how a user ends --watch
         return
 
 
@@ -90,7 +90,7 @@ def _shown(store: str, form: str, indent: int | None) -> str:
 
 
 def status_table(statuses: "Sequence[RunStatus]", now: float) -> str:
-    """Three lines and more for each run: its id, how far it is, and who works on it."""
+    """For each run its id, its numbers and its writers, in 80 columns."""
     columns = "  {:<11}{:>11}{:>15}{:>9}{:>10}{:>10}{:>12}"
     head = columns.format("", "shards", "prompts", "tokens", "on disk", "tokens/s", "left")
     lines = [head]
@@ -109,12 +109,14 @@ def status_table(statuses: "Sequence[RunStatus]", now: float) -> str:
             )
         )
         for line in _details(status, now):
-            lines += textwrap.wrap(line, 80, initial_indent="  ", subsequent_indent="    ")
+            lines += textwrap.wrap(
+                line, 80, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False
+            )
     return "\n".join(lines)
 
 
 def _details(status: "RunStatus", now: float) -> Iterator[str]:
-    """What the numbers of a run do not say."""
+    """Problems and writers of a run."""
     if status.problem:
         yield status.problem
     yield from status.set_aside.lines()
@@ -123,9 +125,9 @@ def _details(status: "RunStatus", now: float) -> Iterator[str]:
     if status.state == "stopped":
         last = status.last_commit
         when = "no shard yet" if last is None else f"last shard {duration(now - last)} ago"
-        yield f"nobody works on it, {when}; the command that made it resumes it"
+        yield f"no writer, {when}; resume it with the command that made it"
     elif status.nobodys:
-        yield f"{status.nobodys} of the missing shards are no living writer's part"
+        yield f"{status.nobodys} missing shards are in the part of no living writer"
     if status.damaged:
         some = ", ".join(status.damaged[:4]) + (", ..." if len(status.damaged) > 4 else "")
         yield f"damaged: shards {some}; lpp-capture repair computes them again"
@@ -138,6 +140,6 @@ def _writer(writer: "Writer", now: float) -> str:
     if writer.ended:
         return f"{who} ended without finishing"
     if not writer.alive(now):
-        return f"{who}, no sign for {duration(now - writer.last_sign)}: killed, or cut off"
+        return f"{who}, no heartbeat for {duration(now - writer.last_sign)}: killed or cut off"
     since = "" if writer.since is None else f", for {duration(now - writer.since)}"
     return f"{who}{since}"

@@ -1,8 +1,8 @@
-"""How far the runs of a store are, and who works on them, from what lies in the store alone.
+"""Progress and writers of the runs of a store, read from the store alone.
 
-So it answers while jobs run elsewhere, on any machine that sees the store, without asking them:
-committed shards and the times of their records say how far and how fast; signs of writers
-(`lpp.store.heartbeat`) say who is at it. Imports no torch.
+So any machine that sees the store can tell while jobs run elsewhere. Committed shards and the times
+of their records give progress and rate; heartbeats (`lpp.store.heartbeat`) give the writers.
+Imports no torch.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,16 +19,16 @@ from lpp.store.heartbeat import Writer, writers
 from lpp.store.objects.protocol import Objects
 
 State = Literal["complete", "running", "stopped", "unreadable"]
-"""complete: every shard is committed. running: a writer gives signs of life. stopped: none does.
+"""complete: every shard is committed. running: a writer has a recent heartbeat. stopped: none has.
 unreadable: its plan is damaged, or of a newer release."""
 
-PART_WORDS: Final = "part "
-"""How a capture's sign says which shards are its own: `part 2/8`."""
+PART_PREFIX: Final = "part "
+"""Starts the text of a capture's heartbeat, which names its part: `part 2/8`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunStatus:
-    """One run as it stands."""
+    """Progress of one run."""
 
     run: str
     state: State
@@ -40,20 +40,20 @@ class RunStatus:
     tokens: int
     tokens_done: int
     bytes: int
-    """On disk, as the records of what is committed have it."""
+    """On disk, from the records of committed shards."""
     tokens_per_second: float | None
-    """Of all writers together, since the first of those at work began. Of a run that nobody works
-    on, from its first record to its last, pauses included. None before the first shard."""
+    """Of all writers, since the first living one started. Without living writers, from the first
+    record to the last, pauses included. None before the first shard."""
     seconds_left: float | None
-    """For the shards that someone works on, at that rate; None where that is not known."""
+    """For the shards of living writers, at that rate; None where it is unknown."""
     last_commit: float | None
     """When the newest shard was committed, in seconds since the epoch."""
     nobodys: int
-    """Missing shards that belong to the part of no living writer."""
+    """Missing shards in the part of no living writer."""
     damaged: tuple[str, ...]
-    """Shards that are there but not readable; capturing again replaces them."""
+    """Shards that exist and cannot be read; capturing again replaces them."""
     writers: tuple[Writer, ...]
-    """At work, or gone without a word."""
+    """Living writers, and those that ended without removing their heartbeat."""
     problem: str
     """Why it is unreadable."""
     set_aside: QuarantineSummary = NOTHING
@@ -74,7 +74,7 @@ def run_status(run: Run, now: float) -> RunStatus:
 
 
 def _status(run: Run, now: float) -> RunStatus:
-    at_work = tuple(writers(run.path / SHARDS_KEY))  # before the shards: it may end meanwhile
+    at_work = tuple(writers(run.path / SHARDS_KEY))  # before the shards: a writer may end meanwhile
     plan, shards = run.plan, run.shards
     alive = [writer for writer in at_work if writer.alive(now)]
     tokens = sum(shard.rows for shard in shards)
@@ -90,7 +90,7 @@ def _status(run: Run, now: float) -> RunStatus:
     left = None
     if rate and alive:
         waiting = (plan.prompts.tokens - tokens) * len(claimed) / len(missing)
-        # what the shards under way have had already; a clock may have been set back since
+        # time already spent on the current shards; a clock may have been set back since
         begun = max(0.0, now - max(times.values()))
         left = max(0.0, waiting / rate - begun)
     return RunStatus(
@@ -115,7 +115,7 @@ def _status(run: Run, now: float) -> RunStatus:
 
 
 def _set_aside(run: Run) -> QuarantineSummary:
-    """What `run` set aside; nothing where the list is damaged, which verification tells."""
+    """What `run` set aside; nothing where the list is damaged, which `verify` reports."""
     try:
         return run.set_aside()
     except (LppError, OSError):
@@ -132,11 +132,11 @@ def _rate(run: Run, times: Mapping[int, float], alive: Sequence[Writer]) -> floa
 
 
 def _claims(writer: Writer, shard: int) -> bool:
-    """Whether `shard` belongs to the part of `writer`; one that names no part may do any."""
-    if not writer.doing.startswith(PART_WORDS):
+    """Whether `shard` belongs to the part of `writer`; without a part, every shard does."""
+    if not writer.doing.startswith(PART_PREFIX):
         return True
     try:
-        part = parse_part(writer.doing.removeprefix(PART_WORDS), {})
+        part = parse_part(writer.doing.removeprefix(PART_PREFIX), {})
     except InputError:
         return True
     return shard % part.count == part.index
@@ -172,7 +172,7 @@ def _unreadable(run: Run, problem: str) -> RunStatus:
 
 
 def status_document(status: RunStatus, now: float) -> dict[str, Any]:
-    """For JSON: times as whole seconds since the epoch, what is unknown as null."""
+    """For JSON: times as whole seconds since the epoch, unknown values as null."""
     numbers = ("shards", "prompts", "tokens")
     document: dict[str, Any] = {"run": status.run, "state": status.state}
     for name in numbers:

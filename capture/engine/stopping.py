@@ -1,12 +1,12 @@
-"""How a capture is asked to end: once, and it finishes the shard under way; twice, and it is gone.
+"""Requests to end a capture: the first finishes the current shard, the second exits immediately.
 
-Python runs its signal handlers between two steps of the main thread, which may be far apart: one
-forward pass, one wait for a device. So the signals are read by a thread of their own, from the
-pipe that the interpreter writes to at once (`signal.set_wakeup_fd`). It begins to count when the
-first comes, and ends the process where the second, or the end of its patience, finds no hearing.
+Python runs signal handlers between two steps of the main thread, which may be far apart: a forward
+pass, a wait for a device. So a thread reads the signals from the pipe that the interpreter writes
+to at once (`signal.set_wakeup_fd`). After a second signal, or once --grace has elapsed, it ends the
+process if the main thread does not.
 
-What is committed is whole whenever a process ends; a stage, a sign and a shared file that one
-leaves behind are swept by the next writer.
+Committed shards are whole whenever a process ends. The next writer sweeps the attempts, heartbeats
+and shared files that it left.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from lpp.store.commands.console import EXIT_USER_ERROR, INTERRUPTED
 from lpp.store.commands.signals import REQUESTS, check_requests
 
 TIDY_SECONDS: Final = 3.0
-"""For closing files and engines after the second; then the process is ended as it stands."""
+"""For closing files and engines after the second request; then the process exits."""
 
 _OVER: Final = 0
 """The byte that ends the watcher: no signal has this number."""
@@ -44,7 +44,7 @@ class Stop:
         return self._asked
 
     def begin(self, shard: int) -> bool:
-        """Whether `shard` may begin; if so it is the last one that a request lets finish."""
+        """Whether `shard` may begin; a later request lets it finish."""
         with self._lock:
             if not self._asked:
                 self._under_way = shard
@@ -52,15 +52,15 @@ class Stop:
 
     @property
     def finished(self) -> bool:
-        """Whether every shard is committed, so that a request has nothing left to end."""
+        """Whether every shard is committed: a request then ends nothing."""
         return self._finished
 
     def finish(self) -> None:
-        """Every shard is committed: what follows only gives memory back."""
+        """Note that every shard is committed; what follows only frees memory."""
         self._finished = True
 
     def ask(self) -> int | None:
-        """No shard begins from now on; returns the one under way, if any has begun."""
+        """Let no further shard begin; returns the current one, if any has begun."""
         with self._lock:
             self._asked = True
             return self._under_way
@@ -70,10 +70,11 @@ class Stop:
 def stoppable(n_shards: int, grace: float) -> Iterator[Stop]:
     """Until the block ends, a first request sets the flag, and a second raises KeyboardInterrupt.
 
-    n_shards: of the run, for the message. grace: seconds from the first request to what is as
-    good as a second. Signals that the process was started to ignore, as under nohup, stay ignored;
+    n_shards: of the run, for the message. grace: seconds after the first request that count as a
+    second request. Signals that the process was started to ignore, as under nohup, stay ignored;
     outside the main thread, which alone may handle signals, the flag is never set. An error after
-    a second request is that request's: libraries wrap what is raised within them.
+    a second request becomes KeyboardInterrupt: a library may replace KeyboardInterrupt with its own
+    exception.
     """
     check_requests()
     stop = Stop()
@@ -108,18 +109,18 @@ class _Watcher(threading.Thread):
         self, stop: Stop, n_shards: int, grace: float, heard: list[signal.Signals]
     ) -> None:
         super().__init__(name="lpp-stop", daemon=True)
-        self._stop_asked, self._n_shards, self._grace, self._heard = stop, n_shards, grace, heard
+        self._flag, self._n_shards, self._grace, self._heard = stop, n_shards, grace, heard
         self._source, self.pipe = os.pipe()
         os.set_blocking(self.pipe, False)
         self.at_once = self._over = False
 
     def handle(self, number: int, frame: Any) -> None:
-        """The interpreter's handler: it has nothing to say before the second request."""
+        """The interpreter's signal handler; does nothing before the second request."""
         if self.at_once:
             raise KeyboardInterrupt
 
     def end(self) -> None:
-        """The block is over. After a second request the watcher stays: the process must end."""
+        """End the watcher, unless a second request came: then the process must end."""
         self._over = True
         if not self.at_once:
             os.write(self.pipe, bytes([_OVER]))
@@ -131,9 +132,9 @@ class _Watcher(threading.Thread):
         """Wait for the first request, then for the second or for `grace` seconds."""
         if self._request(None) is False:
             return
-        shard = self._stop_asked.ask()
+        shard = self._flag.ask()
         after = "" if shard is None else f" after shard {shard + 1} of {self._n_shards}"
-        if self._stop_asked.finished:
+        if self._flag.finished:
             after = ": every shard is committed, the model is closing"
         click.echo(f"Stopping{after} ({self._grace:g} s at most); again to stop at once.", err=True)
         again = self._request(self._grace)
@@ -142,15 +143,15 @@ class _Watcher(threading.Thread):
         if again is None:
             click.echo(f"{self._grace:g} s have passed: stopping at once.", err=True)
         self.at_once = True
-        # a real signal: it wakes the main thread from a lock that it waits for
+        # a real signal wakes a main thread that waits for a lock
         signal.pthread_kill(threading.main_thread().ident or 0, self._heard[0])
         time.sleep(TIDY_SECONDS)
-        if not self._over:  # else the command has said so itself
+        if not self._over:  # else the command prints it
             click.echo(INTERRUPTED, err=True)
         os._exit(EXIT_USER_ERROR)
 
     def _request(self, seconds: float | None) -> bool | None:
-        """True for a request, False for the end of the block, None when `seconds` have passed."""
+        """True for a request, False for the end of the block, None after `seconds`."""
         until = None if seconds is None else time.monotonic() + seconds
         while True:
             left = None if until is None else max(0.0, until - time.monotonic())

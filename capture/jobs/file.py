@@ -15,32 +15,31 @@
     [matrix]                    # and with each combination of these values
     context = [200, 500]
 
-Every option of `lpp-capture run` that says what is captured is known under its long name, with
-dashes or underscores. An option comes from one place beside the defaults, or it is refused: which
-of two places wins is not a thing to guess in a file that keeps a cluster busy for a week.
+A file may give every option of `lpp-capture run` that says what is captured, by its long name with
+dashes or underscores. An option that two places give, the defaults aside, is refused: nobody should
+have to guess which of them wins in a file that keeps a cluster busy for a week.
 """
 
 import difflib
 import itertools
 import shlex
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
-from lpp.capture.jobs.options import misfits, words_of
-from lpp.capture.plan.options import option_by_name, request_of
+from lpp.capture.plan.options import option_by_name, request_of, split_names
 from lpp.capture.plan.request import CaptureRequest
 from lpp.store.errors import ErrorKind, InputError, LppError
 
 LISTS: Final = {"models": "model", "corpora": "corpus"}
-"""Key of a list, and the option that each of its entries must give."""
+"""Name of a list -> the option that each of its entries must give."""
 
 KEYS: Final = ("store", "defaults", *LISTS, "matrix")
-"""What a file may hold."""
+"""Top-level keys of a file."""
 
 SHOWN: Final = 20
 """Problems listed in one message."""
@@ -51,20 +50,20 @@ class Job:
     """One capture."""
 
     name: str
-    """`<model> x <corpus>`, and what tells it from others of that name."""
+    """`<model> x <corpus>`, and the options that differ between jobs of that name."""
     options: Mapping[str, Any]
-    """Option -> value, as in the file; defaults of the command are left out."""
+    """Option -> value, as in the file; without the command's own defaults."""
     request: CaptureRequest
 
     @property
-    def words(self) -> tuple[str, ...]:
-        """Its options on the command line."""
-        return words_of(self.options)
+    def arguments(self) -> tuple[str, ...]:
+        """Its options as arguments of `lpp-capture run`."""
+        return command_arguments(self.options)
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobsFile:
-    """What a file of jobs says."""
+    """The content of a file of jobs."""
 
     store: str | None
     jobs: tuple[Job, ...]
@@ -72,7 +71,7 @@ class JobsFile:
 
 @dataclass
 class _Reading:
-    """One file while it is read: the options it may use, and what is wrong with it so far."""
+    """A file while it is read: the options it may use, and the problems found so far."""
 
     options: Mapping[str, click.Option]
     problems: list[str] = field(default_factory=list)
@@ -80,7 +79,7 @@ class _Reading:
 
 @dataclass(frozen=True)
 class _Entry:
-    """Some options of a job, and where in the file they stand."""
+    """Some options of a job, and their place in the file."""
 
     place: str
     options: Mapping[str, Any]
@@ -113,7 +112,7 @@ def parse_jobs(text: str, where: str) -> JobsFile:
     defaults = _table(reading, "defaults", document.get("defaults", {}))
     lists = [_list(reading, key, document[key]) for key in LISTS if key in document]
     cells = _matrix(reading, document.get("matrix", {}))
-    if problems:  # what is built from wrong entries would only repeat them
+    if problems:  # jobs of wrong entries would only repeat them
         raise _refusal(where, problems)
     jobs = _jobs(reading, defaults, [*lists, cells])
     if problems:
@@ -122,8 +121,8 @@ def parse_jobs(text: str, where: str) -> JobsFile:
 
 
 def command_line(job: Job, *more: str) -> str:
-    """What a user would type for this job alone."""
-    return shlex.join(["lpp-capture", "run", *job.words, *more])
+    """The command that runs this job alone."""
+    return shlex.join(["lpp-capture", "run", *job.arguments, *more])
 
 
 def _table(reading: _Reading, place: str, table: object) -> dict[str, Any]:
@@ -141,7 +140,7 @@ def _table(reading: _Reading, place: str, table: object) -> dict[str, Any]:
             reading.problems.append(f"{place}.{key}: given twice, with a dash and an underscore")
         else:
             found[name] = value
-            reading.problems += misfits(reading.options[name], value, f"{place}.{key}")
+            reading.problems += value_problems(reading.options[name], value, f"{place}.{key}")
     return found
 
 
@@ -186,7 +185,7 @@ def _matrix(reading: _Reading, matrix: object) -> list[_Entry]:
 def _jobs(
     reading: _Reading, defaults: Mapping[str, Any], lists: Sequence[Sequence[_Entry]]
 ) -> list[Job]:
-    """One job for each combination of entries; problems that only a whole job shows."""
+    """One job for each combination of entries; adds problems of whole jobs to `reading`."""
     jobs: dict[int, Job] = {}
     for number, entries in enumerate(itertools.product(*lists), start=1):
         for one, other in itertools.combinations(entries, 2):
@@ -202,12 +201,12 @@ def _jobs(
         if job is None:
             continue
         reading.problems += [
-            f"jobs {earlier} and {number} are the same: {shlex.join(job.words)}"
+            f"jobs {earlier} and {number} are the same: {shlex.join(job.arguments)}"
             for earlier, other in jobs.items()
             if other.request == job.request
         ][:1]
         jobs[number] = job
-    reading.problems[:] = dict.fromkeys(reading.problems)  # each pair of entries says it again
+    reading.problems[:] = dict.fromkeys(reading.problems)  # pairs of entries repeat problems
     return list(jobs.values())
 
 
@@ -222,7 +221,7 @@ def _job(reading: _Reading, number: int, options: Mapping[str, Any]) -> Job | No
         return None
     command = click.Command("run", params=list(reading.options.values()))
     try:
-        request = request_of(command.make_context("run", list(words_of(options))).params)
+        request = request_of(command.make_context("run", list(command_arguments(options))).params)
     except (click.ClickException, LppError) as error:
         if not any(problem.endswith(str(error)) for problem in reading.problems):
             reading.problems.append(f"job {number}, {_base_name(options)}: {error}")
@@ -239,7 +238,7 @@ def _base_name(options: Mapping[str, Any]) -> str:
 
 
 def _named(jobs: Sequence[Job]) -> tuple[Job, ...]:
-    """Jobs of one name told apart by the options in which they differ."""
+    """The jobs; those of one name get the options in which they differ added to it."""
     named = []
     for job in jobs:
         alike = [other for other in jobs if other.name == job.name]
@@ -248,7 +247,7 @@ def _named(jobs: Sequence[Job]) -> tuple[Job, ...]:
             key for key in keys if len({str(other.options.get(key)) for other in alike}) > 1
         ]
         own = {key: job.options[key] for key in differing if key in job.options}
-        more = " ".join(word.removeprefix("--") for word in words_of(own))
+        more = " ".join(word.removeprefix("--") for word in command_arguments(own))
         named.append(replace(job, name=f"{job.name} {more}".rstrip()))
     return tuple(named)
 
@@ -267,3 +266,56 @@ def _refusal(where: str, problems: Sequence[str]) -> InputError:
         "`lpp-capture run --help` lists the options.",
         kind=ErrorKind.INVALID_VALUE,
     )
+
+
+def command_arguments(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Options as arguments of a command line.
+
+    >>> command_arguments({"context": 50, "trust-remote-code": True, "sites": ["embed", "final"]})
+    ('--context=50', '--trust-remote-code', '--sites=embed,final')
+    >>> command_arguments({"engine-option": ["a=1", "b=2"]})
+    ('--engine-option=a=1', '--engine-option=b=2')
+    """
+    known, arguments = option_by_name(), []
+    for name, value in options.items():
+        if known[name].is_flag:
+            arguments += [f"--{name}"] if value else []
+        elif known[name].multiple:
+            arguments += [f"--{name}={one}" for one in _several(value)]
+        else:
+            arguments.append(f"--{name}={','.join(_several(value))}")
+    return tuple(arguments)
+
+
+def value_problems(option: click.Option, value: object, place: str) -> Iterator[str]:
+    """Why `option` does not accept `value`: a wrong type in the file, or a wrong value."""
+    expected, right = _expected(option, value)
+    if not right:
+        yield f"{place} should be {expected}, is {value!r}"
+        return
+    if option.is_flag:
+        return
+    try:
+        for one in _several(value):
+            option.type.convert(one, option, None)
+    except click.BadParameter as error:
+        yield f"{place}: {error.message}"
+
+
+def _expected(option: click.Option, value: object) -> tuple[str, bool]:
+    """The type that the file needs for an option, for a message; whether `value` has it."""
+    number = type(value) in (int, float)  # not bool, which is a subclass of int
+    if option.is_flag:
+        return "true or false", isinstance(value, bool)
+    if isinstance(option.type, click.types.IntParamType):
+        return "an integer", number and isinstance(value, int)
+    if isinstance(option.type, click.types.FloatParamType):
+        return "a number", number
+    if isinstance(value, list) and (option.multiple or option.callback is split_names):
+        return "a list of strings", all(isinstance(part, str) for part in value)
+    return "a string", isinstance(value, str)
+
+
+def _several(value: object) -> list[str]:
+    """One value, or the values of a list, as text."""
+    return [str(one) for one in value] if isinstance(value, list) else [str(value)]

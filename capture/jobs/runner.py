@@ -1,12 +1,12 @@
-"""Run jobs one after another, each in a process of its own.
+"""Run jobs one after another, each in its own process.
 
-A process gives everything back when it ends: the memory of a device, what a failed load left half
-built, the workers of an engine. Nothing inside one process promises that, least of all after
-running out of memory. It costs the start of Python and torch, a few seconds a job, and it keeps a
-crash, or the system's killing the largest process, to the job that caused it. A job known to be
-done starts nothing (`lpp.capture.engine.run_cache`).
+A process gives everything back when it ends: device memory, half-built models, workers of an
+engine. Nothing within one process guarantees that, least of all after it ran out of memory. A
+crash, or a kill by the system, ends one job only. The price is the start of Python and torch, a
+few seconds a job; a job that is known to be done starts no process
+(`lpp.capture.engine.run_cache`).
 
-The process is the command that a user would type, and its report says what came of it.
+Each process runs the command that a user would type, and reports its outcome as JSON.
 """
 
 import contextlib
@@ -37,24 +37,24 @@ Status = Literal["done", "skipped", "failed", "interrupted", "not started"]
 
 @dataclass(frozen=True, kw_only=True)
 class JobResult:
-    """What came of one job."""
+    """The outcome of one job."""
 
     name: str
     status: Status
     run: str | None = None
-    """Run id, where it came so far."""
+    """Run id, once it is known."""
     reason: str = ""
     """Why it failed: the first line of its message."""
     tokens: int = 0
-    """Captured now; 0 where all was there."""
+    """Captured by this command; 0 for a skipped job."""
     seconds: float = 0.0
     """From the first forward pass to the last commit."""
     missing: int = 0
-    """Shards of the run that are still missing: other parts' work."""
+    """Shards of other parts that are still missing."""
 
 
 LEFTOVER_SECONDS: Final = 5.0
-"""For what a job started to end by itself, such as Python's tracker of shared memory."""
+"""Until processes that a job left are killed, such as Python's tracker of shared memory."""
 
 
 def run_jobs(
@@ -64,14 +64,14 @@ def run_jobs(
     grace: float = GRACE_SECONDS,
     more: Sequence[str] = (),
 ) -> list[JobResult]:
-    """Run every job in turn, whatever comes of the others; a result for each, in order.
+    """Run every job in turn, also after one has failed; returns a result for each, in order.
 
-    part: which shards of each run are this process's. After Ctrl-C, or a request to end, the job
-    under way finishes its shard within `grace` seconds; the others are not started. more: further
-    options of each command, such as `--executor=ray`.
+    part: which shards of each run are this process's. After Ctrl-C or another request to end, the
+    current job finishes its shard within `grace` seconds and no further job starts. more: further
+    arguments of each command, such as `--executor=ray`.
     """
     results: list[JobResult] = []
-    options = [f"--store={store}", f"--grace={grace:g}", *_part_words(part), *more]
+    options = [f"--store={store}", f"--grace={grace:g}", *_part_arguments(part), *more]
     with contextlib.suppress(KeyboardInterrupt), polite_ends():
         for number, job in enumerate(jobs, start=1):
             click.echo(f"[{number}/{len(jobs)}] {job.name}", err=True)
@@ -88,25 +88,25 @@ def run_jobs(
 
 
 def _run(job: Job, options: Sequence[str]) -> tuple[JobResult, bool]:
-    """Run one job in a process; whether it was asked to end early comes along."""
+    """(result of one job in its own process, whether it was asked to end early)."""
     with tempfile.TemporaryDirectory(prefix="lpp-job-") as folder:
         report = Path(folder, "report.json")
         more = [*options, f"--report={report}"]
         more += ["--debug"] if debugging() else []
-        words = [sys.executable, "-m", "lpp.capture.cli.command", "run", *job.words, *more]
+        words = [sys.executable, "-m", "lpp.capture.cli.command", "run", *job.arguments, *more]
         code, stopped = _finish(words)
         with contextlib.suppress(FileNotFoundError):
             return _result(job, json.loads(report.read_bytes())), stopped
     if stopped:
         return JobResult(name=job.name, status="interrupted"), stopped
-    return JobResult(name=job.name, status="failed", reason=_silent_end(code)), stopped
+    return JobResult(name=job.name, status="failed", reason=_reason_without_report(code)), stopped
 
 
 def _finish(words: Sequence[str]) -> tuple[int, bool]:
-    """Run a command to its end: its exit code, and whether it was asked to end early.
+    """Run a command to its end; (exit code, whether it was asked to end early).
 
-    A terminal's Ctrl-C goes to every process of a group at once, and twice would cut a commit
-    short. So the job has a group of its own, and is told once.
+    A terminal sends Ctrl-C to every process of a group, so the job would get it twice, and the
+    second request ends it at once. So the job has its own group and gets the request once.
     """
     job = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=2, process_group=0)
     try:
@@ -115,7 +115,7 @@ def _finish(words: Sequence[str]) -> tuple[int, bool]:
         except KeyboardInterrupt:
             job.send_signal(signal.SIGINT)
             return job.wait(), True
-    except BaseException:  # a second Ctrl-C: no more patience
+    except BaseException:  # a second Ctrl-C
         job.kill()
         raise
     finally:
@@ -124,7 +124,7 @@ def _finish(words: Sequence[str]) -> tuple[int, bool]:
 
 
 def _end_group(group: int) -> None:
-    """End what a job left running, which would hold the device's memory, after a moment's grace."""
+    """Kill processes that a job left running after `LEFTOVER_SECONDS`: they hold device memory."""
     until = time.monotonic() + LEFTOVER_SECONDS
     with contextlib.suppress(ProcessLookupError, PermissionError):
         while time.monotonic() < until:
@@ -133,7 +133,7 @@ def _end_group(group: int) -> None:
         os.killpg(group, signal.SIGKILL)
 
 
-def _part_words(part: Part) -> list[str]:
+def _part_arguments(part: Part) -> list[str]:
     return [] if part == WHOLE else [f"--part={part}"]
 
 
@@ -149,8 +149,8 @@ def _result(job: Job, report: Mapping[str, Any]) -> JobResult:
     )
 
 
-def _silent_end(code: int) -> str:
-    """Why a process that left no report ended."""
+def _reason_without_report(code: int) -> str:
+    """Why a process ended that wrote no report."""
     if code == -signal.SIGKILL:
         return "killed (SIGKILL), as the system does when memory runs out"
     if code < 0:
@@ -159,8 +159,8 @@ def _silent_end(code: int) -> str:
     return f"ended with exit code {code} and no report"
 
 
-def table(results: Sequence[JobResult], seconds: float) -> str:
-    """What each job did, two lines each, within 80 columns. seconds: of all together."""
+def format_results(results: Sequence[JobResult], seconds: float) -> str:
+    """The outcome of each job, two lines each, in 80 columns. seconds: of all jobs."""
     lines = [f"{'':4}{'job':<37}{'':<11}{'tokens':>9}{'seconds':>9}{'tokens/s':>10}"]
     for number, result in enumerate(results, start=1):
         numbers = ""
@@ -171,10 +171,10 @@ def table(results: Sequence[JobResult], seconds: float) -> str:
         lines.append(f"{number:>3} {name:<37}{result.status:<11}{numbers}".rstrip())
         if detail := result.reason or result.run:
             lines.append(f"    {_short(detail, 76)}")
-    return "\n".join([*lines, "", summary(results, seconds)])
+    return "\n".join([*lines, "", _format_summary(results, seconds)])
 
 
-def summary(results: Sequence[JobResult], seconds: float) -> str:
+def _format_summary(results: Sequence[JobResult], seconds: float) -> str:
     """One line: how many jobs ended how, and in what time."""
     order: tuple[Status, ...] = ("done", "skipped", "failed", "interrupted", "not started")
     counts = {status: sum(r.status == status for r in results) for status in order}
@@ -182,14 +182,14 @@ def summary(results: Sequence[JobResult], seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     line = f"{len(results)} job{'s' * (len(results) != 1)}: {ended}, in {minutes} min {rest} s."
     if waiting := sum(r.missing > 0 for r in results):
-        line += f"\nRuns that still miss shards, which are other parts' work: {waiting}."
+        line += f"\nRuns that still miss shards of other parts: {waiting}."
     return line
 
 
 def exit_code(results: Sequence[JobResult]) -> int:
     """0 when every job is done, 2 after an interruption, 1 when a job failed.
 
-    2 is the code of a command that could not do what it was told; a job that fails is a finding.
+    2 means that the command could not do its work; a failed job is a result of that work.
     """
     statuses = {result.status for result in results}
     if statuses & {"interrupted", "not started"}:
@@ -198,9 +198,9 @@ def exit_code(results: Sequence[JobResult]) -> int:
 
 
 def list_jobs(jobs: Sequence[Job], store: Place, part: Part = WHOLE) -> str:
-    """The command of each job, and which are done."""
+    """The command of each job; jobs that are done say so."""
     lines = []
-    more = [f"--store={store}", *_part_words(part)]
+    more = [f"--store={store}", *_part_arguments(part)]
     for number, job in enumerate(jobs, start=1):
         done = finished(store, job.request, part)
         lines.append(f"{number:>3} {job.name}{'' if done is None else f' (done: {done.run})'}")
@@ -208,21 +208,8 @@ def list_jobs(jobs: Sequence[Job], store: Place, part: Part = WHOLE) -> str:
     return "\n".join(lines)
 
 
-def run_and_tell(
-    jobs: Sequence[Job], store: Place, part: Part, grace: float, more: Sequence[str] = ()
-) -> int:
-    """Run the jobs, print the table, return the exit code."""
-    start = time.monotonic()
-    results = run_jobs(jobs, store, part, grace, more)
-    click.echo(table(results, time.monotonic() - start))
-    code = exit_code(results)
-    if code == EXIT_USER_ERROR:
-        click.echo("Interrupted. Everything committed stays; the same command goes on.", err=True)
-    return code
-
-
 def _middle(text: str, width: int) -> str:
-    """Jobs of one model and corpus differ at the end."""
+    """`text` cut to `width` in its middle: jobs of one model and corpus differ at the end."""
     if len(text) <= width:
         return text
     start = width // 3

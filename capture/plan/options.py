@@ -1,13 +1,13 @@
-"""The options of `lpp-capture run`, and the request they make.
+"""The options of `lpp-capture run`, and the request that they make.
 
-Kept apart from the command so that a file of jobs is read by the same options: whatever the command
-line takes, a jobs file takes under the same name, checked the same way.
+They are apart from the command because a file of jobs has the same options: each under the same
+name, with the same checks.
 """
 
 import functools
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -15,6 +15,12 @@ from lpp.capture.corpus.selection import Selection
 from lpp.capture.models.spec import ModelSpec
 from lpp.capture.plan.request import CaptureRequest, CorpusSpec
 from lpp.store.errors import ErrorKind, InputError
+from lpp.store.objects.place import Place, place
+
+if TYPE_CHECKING:
+    _ParamType = click.ParamType[Place]
+else:
+    _ParamType = click.ParamType  # generic since click 8.2
 
 Decorator = Callable[[Any], Any]
 
@@ -25,15 +31,29 @@ GRACE_SECONDS: Final = 60.0
 """For the shard under way, after the first request to end."""
 
 
+class StoreType(_ParamType):
+    """A directory or a URL of a bucket's prefix. A bad URL is an InputError without secrets."""
+
+    name = "store"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Place:
+        """The place that `value` names; reads nothing there."""
+        return place(value)
+
+
+STORE: Final = StoreType()
+"""The type of every `--store` that a command writes."""
+
+
 def split_names(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
-    """Names with commas between them; in a file of jobs, a list of names as well."""
+    """Names separated by commas; a file of jobs may give a list of names instead."""
     return tuple(part.strip() for part in value.split(",") if part.strip())
 
 
 def _engine_options(
     context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
 ) -> dict[str, Any]:
-    """`gpu_memory_utilization=0.8` as JSON where it is, as text elsewhere."""
+    """{"gpu_memory_utilization": 0.8} of `gpu_memory_utilization=0.8`: JSON, or else text."""
     options = {}
     for value in values:
         name, equals, text = value.partition("=")
@@ -53,7 +73,7 @@ MODEL_OPTIONS: Final[tuple[Decorator, ...]] = (
         "--untrained-seed",
         type=int,
         metavar="SEED",
-        help="Random weights instead of the trained ones: the untrained twin.",
+        help="Draw random weights from this seed instead of loading the trained ones.",
     ),
     click.option(
         "--backend",
@@ -68,7 +88,7 @@ MODEL_OPTIONS: Final[tuple[Decorator, ...]] = (
         type=click.IntRange(1),
         default=1,
         metavar="N",
-        help="Cards that share the model inside vLLM.",
+        help="GPUs that share the model in vLLM.",
     ),
     click.option(
         "--engine-option",
@@ -94,7 +114,7 @@ MODEL_OPTIONS: Final[tuple[Decorator, ...]] = (
         help="auto: sdpa where the model's family has it.",
     ),
     click.option(
-        "--device-map", type=click.Choice(["auto"]), help="Spread the model over several cards."
+        "--device-map", type=click.Choice(["auto"]), help="Spread the model over several GPUs."
     ),
     click.option(
         "--quantization", type=click.Choice(["int8", "nf4"]), help="Quantise with bitsandbytes."
@@ -114,17 +134,17 @@ CORPUS_OPTIONS: Final[tuple[Decorator, ...]] = (
     click.option("--corpus-split", help="Split of a hub data set; train by default."),
     click.option("--text-field", help="Field or column that holds the text."),
     click.option(
-        "--prompts", default=100, show_default=True, type=click.IntRange(1), help="Texts to take."
+        "--prompts", default=100, show_default=True, type=click.IntRange(1), help="Texts to use."
     ),
     click.option(
         "--min-bytes",
         type=click.IntRange(0),
-        help="Take texts of at least this many UTF-8 bytes; 512 unless --min-tokens is given.",
+        help="Use texts of at least this many UTF-8 bytes; 512 unless --min-tokens is given.",
     ),
     click.option(
         "--min-tokens",
         type=click.IntRange(1),
-        help="Take texts of at least this many tokens of --count-with (the paper's rule).",
+        help="Use texts of at least this many tokens of --count-with (the paper's rule).",
     ),
     click.option("--count-with", metavar="MODEL", help="Whose tokenizer counts for --min-tokens."),
     click.option(
@@ -139,14 +159,14 @@ CAPTURE_OPTIONS: Final[tuple[Decorator, ...]] = (
         default=200,
         show_default=True,
         type=click.IntRange(1),
-        help="Cut each prompt at this many tokens. Every shorter context comes along.",
+        help="Cut each prompt at this many tokens. Analysis can use every shorter context too.",
     ),
     click.option(
         "--sites",
         default="all",
         show_default=True,
         callback=split_names,
-        help="Where to read: all, final, embed, block.7, 'block.*', or several with commas.",
+        help="Sites to capture: all, final, embed, block.7, 'block.*', or several with commas.",
     ),
     click.option(
         "--logit-positions",
@@ -160,8 +180,8 @@ CAPTURE_OPTIONS: Final[tuple[Decorator, ...]] = (
         type=click.Choice(["rows", "moments", "both"]),
         default="rows",
         show_default=True,
-        help="Every activation; or count, mean and scatter matrix of each site and prefix, all "
-        "that ranks need; or both. What each takes is told before it starts.",
+        help="Every activation; or only count, mean and scatter matrix of each site and prefix, "
+        "which is all that ranks need; or both. The size of each is printed before the start.",
     ),
     click.option(
         "--moments-dtype",
@@ -170,13 +190,13 @@ CAPTURE_OPTIONS: Final[tuple[Decorator, ...]] = (
         show_default=True,
         help="How scatter matrices are stored; float32 is within 2^-24 of each entry.",
     ),
-    click.option("--batch-tokens", type=click.IntRange(1), help="Padded tokens that run together."),
+    click.option("--batch-tokens", type=click.IntRange(1), help="Padded tokens in a batch."),
     click.option(
         "--shard-mib",
         default=256,
         show_default=True,
         type=click.IntRange(1),
-        help="Size of a shard before compression. Two are held in memory.",
+        help="Size of a shard before compression. Up to three are held in memory.",
     ),
 )
 
@@ -187,7 +207,7 @@ grace_option: Final[Decorator] = click.option(
     default=GRACE_SECONDS,
     show_default=True,
     metavar="SECONDS",
-    help="For the shard under way, after Ctrl-C or SIGTERM.",
+    help="Time to finish the current shard after Ctrl-C or SIGTERM.",
 )
 
 
@@ -197,7 +217,7 @@ EXECUTOR_OPTIONS: Final[tuple[Decorator, ...]] = (
         type=click.Choice(["local", "ray"]),
         default="local",
         show_default=True,
-        help="ray: on a Ray cluster, or on one of this machine that is started for it.",
+        help="ray: run on a Ray cluster, or on a local one that is started for the command.",
     ),
     click.option(
         "--address",
@@ -208,20 +228,20 @@ EXECUTOR_OPTIONS: Final[tuple[Decorator, ...]] = (
         "--workers",
         type=click.IntRange(1),
         metavar="N",
-        help="With --executor ray: models at work at once. By default one for each card.",
+        help="With --executor ray: models loaded at once. By default one per GPU.",
     ),
 )
 
 
 def check_executor(options: Mapping[str, Any]) -> None:
-    """UsageError for an option of Ray's without Ray."""
+    """Raise UsageError for an option of Ray without --executor ray."""
     for name in ("address", "workers"):
         if options[name] is not None and options["executor"] != "ray":
-            raise click.UsageError(f"--{name} is about a Ray cluster: it goes with --executor ray.")
+            raise click.UsageError(f"--{name} goes with --executor ray.")
 
 
-def executor_words(options: Mapping[str, Any]) -> list[str]:
-    """The same options as words of a command line."""
+def executor_arguments(options: Mapping[str, Any]) -> list[str]:
+    """The options of the executor as arguments of a command line."""
     names = [name for name in ("executor", "address", "workers") if options[name] is not None]
     return [f"--{n}={options[n]}" for n in names] if options["executor"] != "local" else []
 
@@ -234,7 +254,7 @@ def executor_options(command: Any) -> Any:
 
 
 def request_options(command: Any) -> Any:
-    """Every option that says what is captured: of the model, of the corpus, of the capture."""
+    """Every option of the model, the corpus and the capture."""
     for option in reversed((*MODEL_OPTIONS, *CORPUS_OPTIONS, *CAPTURE_OPTIONS)):
         command = option(command)
     return command
@@ -242,7 +262,7 @@ def request_options(command: Any) -> Any:
 
 @functools.cache
 def option_by_name() -> Mapping[str, click.Option]:
-    """The same options by their long names without the dashes in front, such as `min-bytes`."""
+    """The options of `request_options` by long name without the dashes, such as `min-bytes`."""
     command: click.Command = request_options(click.command()(lambda: None))
     options = [option for option in command.params if isinstance(option, click.Option)]
     return {option.opts[-1].removeprefix("--"): option for option in options}
@@ -256,7 +276,7 @@ def request_of(options: Mapping[str, Any]) -> CaptureRequest:
 
     if options["moments_dtype"] != "float64" and options["keep"] == "rows":
         raise InputError(
-            "--moments-dtype goes with --keep moments or --keep both: no moments are kept here.",
+            "--moments-dtype goes with --keep moments or --keep both: rows alone have no moments.",
             kind=ErrorKind.INVALID_VALUE,
         )
     min_bytes = options["min_bytes"]

@@ -1,10 +1,10 @@
-"""One run on several workers: each takes every n-th shard, and none speaks with another.
+"""One run on several independent processes: each takes every n-th shard.
 
-The plan knows nothing of workers, so any number of them, alike or not, write the same run. Shards
-are dealt like cards rather than cut into ranges: the first shards are then done first, and what
-can be analysed grows while the workers are still at it (`Run.n_prompts` ends at the first gap).
+The plan does not depend on the number of processes. Shards are dealt round robin rather than cut
+into ranges, so the first shards are done first, and the part that can be analysed grows while the
+processes run (`Run.n_prompts` ends at the first gap).
 
-Parts count from 0, as ranks do: `--part 3/8` and `--rank 3 --world 8` are one and the same.
+Parts count from 0, as ranks do: `--part 3/8` is `--rank 3 --world 8`.
 """
 
 import re
@@ -17,7 +17,7 @@ from lpp.store.errors import ErrorKind, InputError
 
 @dataclass(frozen=True)
 class Part:
-    """Worker `index` of `count`."""
+    """Process `index` of `count`."""
 
     index: int
     count: int
@@ -26,7 +26,7 @@ class Part:
         return f"{self.index}/{self.count}"
 
     def shards(self, n_shards: int) -> range:
-        """Its shards of `n_shards`. The parts of one count share none and leave none.
+        """Its shards of `n_shards`; the parts of one count have each shard exactly once.
 
         >>> list(Part(1, 3).shards(8))
         [1, 4, 7]
@@ -35,13 +35,13 @@ class Part:
 
 
 WHOLE: Final = Part(0, 1)
-"""One worker does everything."""
+"""One process captures everything."""
 
 
 def parse_part(text: str, environment: Mapping[str, str]) -> Part:
     """The part that `text` names: `2/8`, or `slurm` for what Slurm says in `environment`.
 
-    InputError(INVALID_VALUE) for anything else, and where Slurm says nothing.
+    Raises InputError for anything else, and where Slurm sets no variables.
     """
     if text == "slurm":
         return slurm_part(environment)
@@ -59,7 +59,7 @@ def chosen_part(
 ) -> Part:
     """The part that `--part`, or `--rank` with `--world`, names; the whole where none is given.
 
-    InputError(INVALID_VALUE) for half of the pair, for both ways at once, and as `parse_part`.
+    Raises InputError for one of the pair alone, for both ways at once, and as `parse_part` does.
 
     >>> chosen_part(None, 3, 8, {})
     Part(index=3, count=8)
@@ -68,7 +68,7 @@ def chosen_part(
         return WHOLE if part is None else parse_part(part, environment)
     if part is not None:
         raise InputError(
-            f"--part {part} and --rank with --world say the same thing twice. Leave one out.",
+            f"--part {part} and --rank with --world give the part twice. Leave one out.",
             kind=ErrorKind.INVALID_VALUE,
         )
     if rank is None or world is None:

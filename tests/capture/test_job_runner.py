@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from stored import left_behind
 
 from lpp.capture.cli.command import main
-from lpp.capture.jobs.runner import JobResult, exit_code, table
+from lpp.capture.jobs.runner import JobResult, exit_code, format_results
 from lpp.store import open_store
 
 DIES = """
@@ -130,7 +130,7 @@ def test_parts_of_a_file_of_jobs_are_parts_of_each(folder: Path) -> None:
     (only,) = open_store(folder / "other").runs.values()  # the command line's store, not the file's
     assert only.missing_shards == (0,)
     assert not (folder / "lpp").exists()
-    assert "Runs that still miss shards, which are other parts' work: 1." in done.stdout
+    assert "Runs that still miss shards of other parts: 1." in done.stdout
 
 
 def test_a_request_to_end_reaches_the_job_and_starts_no_other(folder: Path) -> None:
@@ -147,7 +147,7 @@ def test_a_request_to_end_reaches_the_job_and_starts_no_other(folder: Path) -> N
     out, err = process.communicate(timeout=60)
     assert process.returncode == 2, err
     assert "2 jobs: 1 interrupted, 1 not started" in out
-    assert "the same command goes on" in err
+    assert "the same command resumes" in err
     last = int(err.partition("Stopping after shard ")[2].split()[0])
     (only,) = open_store(folder / "lpp").runs.values()
     assert only.missing_shards == tuple(range(last, only.plan.n_shards))  # it ended its shard
@@ -229,12 +229,12 @@ def test_the_table_fits_and_counts() -> None:
         JobResult(name="c", status="skipped", run="c-1", missing=2),
         JobResult(name="d", status="not started"),
     ]
-    lines = table(results, 3725).splitlines()
+    lines = format_results(results, 3725).splitlines()
     assert max(map(len, lines)) <= 80
     assert "r" * 67 in lines[2]  # a run id is never cut
     assert lines[1].split()[-3:] == ["1,234,567", "1234.6", "1,000"]
     assert lines[-2] == "4 jobs: 1 done, 1 skipped, 1 failed, 1 not started, in 62 min 5 s."
-    assert lines[-1] == "Runs that still miss shards, which are other parts' work: 1."
+    assert lines[-1] == "Runs that still miss shards of other parts: 1."
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ def test_an_option_that_may_be_repeated_is_a_list() -> None:
     text = 'corpora = ["c"]\n[[models]]\nmodel = "m"\nengine-option = '
     (job,) = parsed(text + '["gpu_memory_utilization=0.8", "seed=3"]').jobs
     assert job.request.engine_options == {"gpu_memory_utilization": 0.8, "seed": 3}
-    assert job.words[1:3] == (
+    assert job.arguments[1:3] == (
         "--engine-option=gpu_memory_utilization=0.8",
         "--engine-option=seed=3",
     )

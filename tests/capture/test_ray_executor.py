@@ -14,7 +14,7 @@ from lpp.analyze.cli.command import main as analyze
 from lpp.capture.cli.command import main as capture
 from lpp.capture.corpus.selection import Selection
 from lpp.capture.models.spec import ModelSpec
-from lpp.capture.plan.options import executor_words
+from lpp.capture.plan.options import executor_arguments
 from lpp.capture.plan.planning import prepare
 from lpp.capture.plan.request import CaptureRequest, CorpusSpec
 from lpp.capture.ray import executor as ray_executor
@@ -76,8 +76,8 @@ def test_where_nobody_listens_is_told_at_once() -> None:
 
 def test_a_job_gets_the_same_options() -> None:
     given = {"executor": "ray", "address": "auto", "workers": None}
-    assert executor_words(given) == ["--executor=ray", "--address=auto"]
-    assert executor_words({"executor": "local", "address": None, "workers": None}) == []
+    assert executor_arguments(given) == ["--executor=ray", "--address=auto"]
+    assert executor_arguments({"executor": "local", "address": None, "workers": None}) == []
 
 
 def test_hands_are_whole_in_order_and_small_towards_the_end() -> None:

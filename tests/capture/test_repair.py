@@ -111,7 +111,7 @@ def test_a_twin_is_repaired_beside_a_run_that_is_whole(place: Path) -> None:
     done = repair("--model=llama")
     assert done.exit_code == 0, done.output
     assert stored_objects(twin.path) == before
-    assert "every byte that is there is as it was committed" in done.stdout
+    assert "every committed byte is intact" in done.stdout
     assert "2 of 2 runs are whole: 1 bad shards, 1 computed." in done.stdout
 
 
@@ -125,11 +125,11 @@ def test_shards_that_are_not_there_wait_for_a_word(
     flip(object_path(run.path / "shards/00000", "tokens.arrow"))
     done = repair(run.id, "--model=llama")
     assert done.exit_code == 0, done.output
-    assert "1 shards are not there at all" in " ".join(done.stdout.split())
+    assert "1 shards are missing" in " ".join(done.stdout.split())
     assert open_store(place / "lpp").runs[run.id].missing_shards == (2,)
     done = repair(run.id, "--model=llama", "--missing")
     assert done.exit_code == 0, done.output
-    assert "shard 00002: was not there; computed again" in done.stdout
+    assert "shard 00002: was missing; computed again" in done.stdout
     assert stored_objects(run.path) == before
 
 

@@ -123,7 +123,7 @@ def test_shards_of_a_part_that_nobody_works_on_are_counted(ready: Prepared, stor
     assert status.nobodys == 2
     assert status.tokens_per_second == pytest.approx(1)
     assert status.seconds_left == pytest.approx(20 - 10)
-    assert "2 of the missing shards are no living writer's part" in shown(status)
+    assert "2 missing shards are in the part of no living writer" in shown(status)
     sign(run, "gpu-4", 4243, "in words of another writer", since=20)
     assert run_status(Run(run.path), NOW).nobodys == 0
 
@@ -132,11 +132,11 @@ def test_a_run_is_stopped_when_its_writers_are_gone(ready: Prepared, store: Path
     run = captured(ready, store, Part(0, 2), 90, 80, 7200)
     status = run_status(Run(run.path), NOW)
     assert (status.state, status.seconds_left, status.nobodys) == ("stopped", None, 2)
-    assert "nobody works on it, last shard 1 min 20 s ago" in shown(status)
+    assert "no writer, last shard 1 min 20 s ago" in shown(status)
     sign(run, "gpu-3", 4242, "part 1/2", since=9000, age=SILENT_SECONDS + 720)
     status = run_status(Run(run.path), NOW)
     assert status.state == "stopped"
-    words = "pid 4242 on gpu-3, no sign for 15 min 0 s: killed, or cut off"
+    words = "pid 4242 on gpu-3, no heartbeat for 15 min 0 s: killed or cut off"
     assert words in shown(status)
 
 
@@ -144,7 +144,7 @@ def test_a_run_without_a_shard(ready: Prepared, store: Path) -> None:
     run = captured(ready, store, Part(5, 6))
     status = run_status(Run(run.path), NOW)
     assert (status.state, status.tokens_per_second) == ("stopped", None)
-    assert "nobody works on it, no shard yet" in shown(status)
+    assert "no writer, no shard yet" in shown(status)
     with at_work(run.path / "shards", "part 0/1"):
         status = run_status(Run(run.path), time.time())
         assert (status.state, status.seconds_left) == ("running", None)
