@@ -4,20 +4,18 @@
     dolly      databricks/databricks-dolly-15k  instruction, context and response of a row
     wikitext   Salesforce/wikitext              articles of wikitext-103-raw-v1
 
-The parts of an instruction row are joined by blank lines and nothing else. The datasets'
-own templates ("Below is an instruction that describes a task ...", in alpaca's column
-`text`) begin every prompt with the same forty tokens, and an entropy floor inside them says
-nothing (METRICS: `template`). The answer is part of the text because instructions alone are
-short: few reach 512 bytes and hardly any fills a context of 200 tokens. `text_field` takes
-one column as it stands instead.
+Blank lines, and nothing else, join the parts of an instruction row. The datasets' own templates
+("Below is an instruction that describes a task ...", in alpaca's column `text`) begin every prompt
+with the same forty tokens, and an entropy floor within them is meaningless (METRICS: `template`).
+The text includes the answer because instructions alone are short: few reach 512 bytes, and hardly
+any fills a context of 200 tokens. `text_field` reads one column unchanged instead.
 
-A wikitext article is its paragraphs without its headings: with them, every prompt would
-begin with the same " = ".
+A wikitext article is its paragraphs without its headings; otherwise every prompt would begin with
+the same " = ".
 
-The snapshot of the pinned commit is downloaded by the hub's own client, then read with
-`datasets` from that folder. Asking `datasets` for the hub's name instead would, without a
-network, quietly read whichever revision was cached last; and it retries for half a minute
-where one request tells that nobody answers. No code of a dataset ever runs.
+The hub's own client downloads the snapshot of the pinned commit, and `datasets` reads that folder.
+Given the hub's name instead, and without a network, `datasets` would silently read the revision
+that was cached last, after half a minute of retries. No code of a dataset ever runs.
 """
 
 import errno
@@ -47,21 +45,21 @@ LOCAL_ALTERNATIVES: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HubDataset:
-    """A dataset known by a short name: where it is and how its rows become texts."""
+    """A dataset with a short name: its place on the hub, and how its rows become texts."""
 
     repo: str
     config: str | None
     revision: str
-    """Full commit hash: the corpus stays what it was when results were published."""
+    """Full commit hash, so that the corpus never changes."""
     files: tuple[str, ...]
-    """Patterns of what to download: the card (it maps splits to files) and one config's data."""
+    """Patterns of files to download: the card, which maps splits to files, and one config."""
     columns: tuple[str, ...]
     rule: str
     passages: Callable[[Rows], Iterator[Passage]]
 
 
 def joined_columns(rows: Rows) -> Iterator[Passage]:
-    """The non-blank columns of each row, parted by blank lines; no words of ours in between."""
+    """The non-blank columns of each row, joined by blank lines."""
     for row, columns in enumerate(rows):
         parts = [text.strip() for text in columns if text]
         if text := "\n\n".join(part for part in parts if part):
@@ -69,7 +67,7 @@ def joined_columns(rows: Rows) -> Iterator[Passage]:
 
 
 def whole_column(rows: Rows) -> Iterator[Passage]:
-    """One column as it stands; rows without text are skipped."""
+    """One column, unchanged; rows without text are skipped."""
     for row, (text,) in enumerate(rows):
         if text and not text.isspace():
             yield Passage(row, text)
@@ -80,10 +78,10 @@ _HEADING = re.compile(r"( =)+ .* (= )+\n?")
 
 
 def wikitext_articles(rows: Rows) -> Iterator[Passage]:
-    """Paragraphs (one a row) up to the next title, parted by blank lines; headings left out.
+    """Paragraphs (one a row) up to the next title, joined by blank lines, without headings.
 
-    `source_row` is that of the first paragraph. A paragraph that looks like a title, which a
-    few do, ends an article early.
+    `source_row` is that of the first paragraph. The few paragraphs that look like a title end an
+    article early.
     """
     start, paragraphs = 0, list[str]()
     for row, (line,) in enumerate(rows):
@@ -138,7 +136,7 @@ def open_hub(
     """The corpus `name` of `HUB_DATASETS`, downloaded unless cached. Reads every text once.
 
     revision: instead of the pinned commit; a branch or tag is resolved, the commit recorded.
-    split: instead of `train`. text_field: one column as it stands instead of the rule.
+    split: instead of `train`. text_field: one column, unchanged, instead of the rule.
 
     MachineError: no `datasets`, hub unreachable and nothing cached, disk full.
     InputError: no such revision, split or column.
@@ -160,7 +158,7 @@ def open_hub(
 
 
 def _snapshot(name: str, known: HubDataset, revision: str) -> Path:
-    """Folder of the files at a commit, its name; from the cache where nobody answers."""
+    """Folder of the files at a commit, named after it; from the cache when the hub is offline."""
     try:
         from huggingface_hub import HfApi, snapshot_download
         from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
@@ -182,7 +180,7 @@ def _snapshot(name: str, known: HubDataset, revision: str) -> Path:
             f"(see: hf auth whoami). {LOCAL_ALTERNATIVES}",
             kind=ErrorKind.NOT_FOUND,
         ) from None
-    except Exception as error:  # requests' in older clients, httpx's in newer: no common base
+    except Exception as error:  # of requests or httpx, by client release: no common base
         offline = error
     try:
         with library_bars():

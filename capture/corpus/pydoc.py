@@ -1,12 +1,12 @@
-"""The built-in corpus: Python's own language reference, as every interpreter carries it.
+"""The built-in corpus: Python's language reference, which comes with every interpreter.
 
-`pydoc_data.topics` holds some eighty help articles in English. A third of them are excerpts
-of longer ones; those are left out, or a random sample would hold the same text twice. What
-remains loses rules of asterisks and tables, its hard-wrapped lines are joined, and the whole
-is cut at sentence ends into passages of about a thousand bytes (200 to 250 tokens).
+`pydoc_data.topics` holds some eighty help articles in English. A third are excerpts of longer ones
+and are left out, since a random sample could hold the same text twice. Rules of asterisks and
+tables are removed, hard-wrapped lines are joined, and the text is cut at sentence ends into
+passages of about a thousand bytes (200 to 250 tokens).
 
-The articles change with each Python release, so does the fingerprint: compare models under
-one interpreter.
+The articles change with each Python release, and so does the fingerprint: compare models under one
+interpreter.
 """
 
 import re
@@ -17,11 +17,11 @@ from lpp.capture.corpus.passages import Passage
 from lpp.store.errors import ErrorKind, MachineError
 
 PASSAGE_BYTES: Final = 1000
-"""A passage ends at the first sentence end from here on: 200 tokens of common tokenizers."""
+"""A passage ends at the first sentence end after this: 200 tokens of common tokenizers."""
 
 EXCERPT_SHARE: Final = 0.5
-"""An article with this share of its text already in longer ones is an excerpt. The observed
-shares are below 0.1 or above 0.75."""
+"""An article that shares this much of its text with longer ones is an excerpt. Observed shares are
+below 0.1 or above 0.75."""
 
 RULE: Final = f"language reference cut at sentence ends from {PASSAGE_BYTES} bytes on"
 
@@ -32,7 +32,7 @@ _CODE_INDENT: Final = 3
 
 
 def pydoc_passages() -> Iterator[Passage]:
-    """The passages of this interpreter, in order. MachineError where Python came without them."""
+    """The passages of this interpreter, in order. MachineError where Python has none."""
     try:
         from pydoc_data.topics import topics
     except ImportError:
@@ -46,7 +46,7 @@ def pydoc_passages() -> Iterator[Passage]:
 
 
 def cut(articles: Mapping[str, str], passage_bytes: int = PASSAGE_BYTES) -> Iterator[str]:
-    """Texts of at least `passage_bytes` UTF-8 bytes each; what is left at the end is dropped.
+    """Texts of at least `passage_bytes` UTF-8 bytes each; a shorter rest is dropped.
 
     A passage may run from the end of one article into the next.
     """
@@ -59,7 +59,7 @@ def cut(articles: Mapping[str, str], passage_bytes: int = PASSAGE_BYTES) -> Iter
 
 
 def _pieces(articles: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """(what goes before, text): sentences of prose, lines of code, none of them ever split."""
+    """(separator before it, text) of every sentence of prose and every line of code."""
     for paragraphs in without_excerpts(articles).values():
         for paragraph in paragraphs:
             lines = [line for line in paragraph.split("\n") if not _DECORATION.match(line)]
@@ -71,16 +71,16 @@ def _pieces(articles: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 
 
 def _split(lines: list[str]) -> tuple[str, list[str]]:
-    """What joins the parts of a paragraph, and its parts."""
+    """(separator between the parts of a paragraph, parts)."""
     if len(lines[0]) - len(lines[0].lstrip()) >= _CODE_INDENT:
         return "\n", [line.rstrip() for line in lines]
     return " ", _SENTENCE_END.split(" ".join(line.strip() for line in lines))
 
 
 def without_excerpts(articles: Mapping[str, str]) -> dict[str, list[str]]:
-    """Paragraphs of each article that is no excerpt of longer ones, by name, sorted.
+    """Paragraphs by article, sorted by name, without articles that are excerpts of longer ones.
 
-    Longest first decides which of two copies stays, so the choice depends on the texts alone.
+    Of two copies, the one in the longer article stays, so the choice depends on the texts alone.
     """
     seen: set[str] = set()
     kept: dict[str, list[str]] = {}

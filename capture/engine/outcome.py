@@ -39,7 +39,7 @@ class Outcome:
 
     @property
     def idle(self) -> bool:
-        """Whether everything asked for was there already."""
+        """Whether every shard of the part was committed before."""
         return self.captured + self.lost_race == 0
 
     @property

@@ -93,8 +93,8 @@ def _run(job: Job, options: Sequence[str]) -> tuple[JobResult, bool]:
         report = Path(folder, "report.json")
         more = [*options, f"--report={report}"]
         more += ["--debug"] if debugging() else []
-        words = [sys.executable, "-m", "lpp.capture.cli.command", "run", *job.arguments, *more]
-        code, stopped = _finish(words)
+        command = [sys.executable, "-m", "lpp.capture.cli.command", "run", *job.arguments, *more]
+        code, stopped = _finish(command)
         with contextlib.suppress(FileNotFoundError):
             return _result(job, json.loads(report.read_bytes())), stopped
     if stopped:
@@ -102,13 +102,13 @@ def _run(job: Job, options: Sequence[str]) -> tuple[JobResult, bool]:
     return JobResult(name=job.name, status="failed", reason=_reason_without_report(code)), stopped
 
 
-def _finish(words: Sequence[str]) -> tuple[int, bool]:
+def _finish(command: Sequence[str]) -> tuple[int, bool]:
     """Run a command to its end; (exit code, whether it was asked to end early).
 
     A terminal sends Ctrl-C to every process of a group, so the job would get it twice, and the
     second request ends it at once. So the job has its own group and gets the request once.
     """
-    job = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=2, process_group=0)
+    job = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=2, process_group=0)
     try:
         try:
             return job.wait(), False

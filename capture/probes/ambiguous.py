@@ -1,11 +1,11 @@
 """Items of the ambiguous reasoning probe: does a model see two readings, and does it use a hint?
 
-After the probe of the same name in arXiv 2605.30018, with three things made otherwise. Half of the
-prefixes have one reading only, so that calling every prefix ambiguous is right half of the time.
-Each scene appears with a hint for either reading, so that no preference for a reading helps. Which
-option is right never follows from its position, its wording or the prefix: only from the hint.
+After the probe of the same name in arXiv 2605.30018, with three differences. Half of the prefixes
+have one reading only, so calling every prefix ambiguous is right half of the time. Each scene
+appears with a hint for each reading, so preferring one reading does not help. Only the hint decides
+which option is right: its position, its wording and the prefix do not.
 
-The scenes are written by hand (`tasks/ar_scenes.toml`); a seed deals them out.
+The scenes are written by hand (`tasks/ar_scenes.toml`); a seed assigns their options and hints.
 """
 
 import random
@@ -26,12 +26,12 @@ CELLS: Final[tuple[tuple[bool, Reading], ...]] = (
     (True, "b"),
     (False, "a"),
 )
-"""What a scene gives: (is the prefix ambiguous?, the reading that the hint supports)."""
+"""The four items of a scene: (is the prefix ambiguous?, the reading that the hint supports)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
-    """An ambiguous sentence, its two readings, what settles it, and a plain sentence for each."""
+    """An ambiguous sentence, its two readings, and for each a hint and an unambiguous sentence."""
 
     kind: str
     use: Literal["test", "shot"]
@@ -49,7 +49,7 @@ class AmbiguousItem:
     """One question of the probe."""
 
     scene: int
-    """Number of its scene: items of one scene are not independent."""
+    """Number of the scene: items of one scene are not independent."""
     kind: str
     prefix: str
     option_a: str
@@ -69,9 +69,9 @@ def read_scenes() -> list[Scene]:
 def ambiguous_items(seed: int) -> tuple[list[AmbiguousItem], list[AmbiguousItem]]:
     """(shots, test items) of the seed.
 
-    Test: four items a scene, every cell of `CELLS` once; any four in a row have each cell once and
-    two of each answer, one of them where the prefix is ambiguous, so that the first n are balanced
-    too. Shots: two a scene of others, one prefix ambiguous and the other plain.
+    Test: four items of each scene, one for each of `CELLS`. Any four in a row have each cell once
+    and each answer twice, once with an ambiguous prefix, so the first n items are balanced too.
+    Shots: two items of each of the other scenes, one with an ambiguous prefix, one without.
     """
     rng = random.Random(seed)
     scenes = list(enumerate(read_scenes()))
@@ -83,7 +83,7 @@ def ambiguous_items(seed: int) -> tuple[list[AmbiguousItem], list[AmbiguousItem]
 
 
 def _deal_test(scenes: Sequence[tuple[int, Scene]], rng: random.Random) -> Iterator[AmbiguousItem]:
-    """Four rounds over the scenes; a scene's items are far apart."""
+    """Four rounds over the scenes, so that the items of a scene are far apart."""
     # One order of options for both hints of a prefix: A is right for the one, B for the other.
     # The scenes of a block share it, so that in each turn A is right as often as B.
     swapped = {

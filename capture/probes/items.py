@@ -28,7 +28,7 @@ ITEM_SEED: Final = 0
 
 
 def probe_items(probe: Probe, seed: int) -> dict[str, list[dict[str, Any]]]:
-    """{"shots": items shown solved, "test": items asked} of a seed."""
+    """{"shots": solved items, "test": questions} of a seed."""
     shots, test = ambiguous_items(seed) if probe == "ar" else pattern_items(seed)
     return {"shots": _records(shots), "test": _records(test)}
 

@@ -1,11 +1,10 @@
 """Items of the symbolic pattern completion probe: which three symbols come next?
 
-After the probe of the same name in arXiv 2605.30018: five families of rules, three symbols asked
-for. An item is kept only where its answer is the only one. A family *shows* in a prefix when the
-prefix holds the evidence named at its function below; the answer is the only one when every rule
-of every family that shows in the prefix continues it in the same way. And it is kept only where
-neither its first three nor its last three symbols are the answer: in a sequence that stops
-after whole periods, copying its beginning is right without any insight.
+After the probe of the same name in arXiv 2605.30018: five families of rules, three symbols to give.
+Every item has exactly one answer. A family *shows* in a prefix when the prefix holds the evidence
+named in the docstring of its function below; there is one answer when all rules of all families
+that show continue the prefix in the same way. The answer is neither the first nor the last three
+symbols: after whole periods, copying the beginning would be right without any insight.
 """
 
 import random
@@ -15,14 +14,14 @@ from itertools import pairwise
 from typing import Final
 
 ANSWER_LENGTH: Final = 3
-"""Symbols asked for, as in the paper."""
+"""Symbols of an answer, as in the paper."""
 
 LETTERS: Final = "ABCDEFGHIJKL"
 DIGITS: Final = "0123456789"
 BRACKETS: Final = {"(": ")", "[": "]", "{": "}"}
 
 MIRRORED: Final = 3
-"""Symbols past the centre that show a mirror; fewer happen by chance."""
+"""Symbols past the centre that show a mirror; fewer occur by chance."""
 
 PER_FAMILY: Final = 20
 SHOTS_PER_FAMILY: Final = 2
@@ -76,9 +75,9 @@ def mirror(shown: str) -> Iterator[str]:
 
 
 def brackets(shown: str) -> Iterator[str]:
-    """Every bracket is closed, the last one by the last symbol asked for.
+    """Every bracket is closed, the last one by the last symbol of the answer.
 
-    Shows when as many are open as symbols are asked for.
+    Shows when `ANSWER_LENGTH` brackets are open.
 
     >>> list(brackets("[](([{}"))
     [']))']
@@ -117,14 +116,14 @@ FAMILIES: Final[dict[str, Callable[[str], Iterator[str]]]] = {
 
 
 def continuations(shown: str) -> set[str]:
-    """What the rules that show in `shown` say comes next: one string where it is settled."""
+    """Every continuation of `shown` by a rule that shows in it; one where the answer is unique."""
     return {answer for family in FAMILIES.values() for answer in family(shown)}
 
 
 def pattern_items(seed: int) -> tuple[list[PatternItem], list[PatternItem]]:
-    """(shots, test items) of the seed: no sequence twice, families in turn.
+    """(shots, test items) of the seed, without repeated sequences.
 
-    Any five items in a row have each family once, so that the first n are balanced too.
+    Any five items in a row have each family once, so the first n items are balanced too.
     """
     rng = random.Random(seed)
     drawn: dict[str, list[PatternItem]] = {family: [] for family in FAMILIES}
@@ -141,14 +140,14 @@ def pattern_items(seed: int) -> tuple[list[PatternItem], list[PatternItem]]:
 
 
 def _only_answer(shown: str) -> str | None:
-    """The one continuation; None where there are several, or where copying gives it away."""
+    """The only continuation; None where there are several, or where copying gives it."""
     found = continuations(shown)
     copies = {shown[:ANSWER_LENGTH], shown[-ANSWER_LENGTH:], shown[-1] * ANSWER_LENGTH}
     return found.pop() if len(found) == 1 and not found & copies else None
 
 
 def _rule(family: str, shown: str) -> str:
-    """What makes two items one question: the symbols of the rule, however many are shown."""
+    """Identifies the question of an item: the symbols of its rule, however many are shown."""
     lengths = {"alternating": 6, "increment": 6, "periodic": 9, "mirror": 9}
     return f"{family} {shown[: lengths.get(family, len(shown))]}"
 

@@ -11,6 +11,7 @@ from stored import stored_objects
 
 from lpp.capture.cli.command import main
 from lpp.store import open_store
+from lpp.store.commands.units import short_bytes
 
 Capture = Callable[..., Result]
 PROMPTS = 12
@@ -58,7 +59,10 @@ def test_it_says_what_the_capture_then_does(capture: Capture, tmp_path: Path) ->
     assert re.fullmatch(r"\d+ of at most 100 padded tokens", said["batches"])
     for words in ("rows* ", "moments ", "both ", " free "):
         assert words in said["on disk"]
-    assert "for shard buffers; " in said["in memory"]
+    largest = max(shard.rows for shard in run.shards)
+    row_bytes = 4 * sum(site.width for site in run.plan.sites)  # float32
+    buffers = short_bytes(min(3, run.plan.n_shards) * largest * row_bytes)
+    assert said["in memory"].startswith(f"{buffers} for shard buffers; ")
     assert re.match(r"about .+ at [0-9,]+ tokens/s, estimated", said["time"])
 
 
