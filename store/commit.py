@@ -12,12 +12,12 @@ objects are gone when it looks for them once more. In none of them does its reco
 
 import contextlib
 import secrets
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 from lpp.store.errors import ConflictError, ErrorKind, LppError
-from lpp.store.format.commit_record import ChunkRecord, ObjectRecord, record_bytes
+from lpp.store.format.commit_record import ChunkRecord, Described, ObjectRecord, record_bytes
 from lpp.store.format.keys import COMMIT_KEY, FORMAT_VERSION
 from lpp.store.format.limits import MAX_DOCUMENT_BYTES
 from lpp.store.objects.protocol import Buffers, Entry, Objects
@@ -38,10 +38,13 @@ class Attempt:
         self._objects: dict[str, ObjectRecord] = {}
         self._in_doubt = False
 
-    def write(self, key: str, parts: Buffers, chunks: Collection[ChunkRecord] = ()) -> None:
-        """Write one object. chunks: of an array. Any number of threads may at once."""
-        self._directory.write(f"{self.base}/{key}", parts)
-        self._objects[key] = ObjectRecord.of(parts, tuple(chunks))
+    def write(self, key: str, parts: Buffers, chunks: Sequence[ChunkRecord] = ()) -> None:
+        """Write one object. chunks: of an array, complete once its parts have been taken. Any
+        number of threads may at once.
+        """
+        described = Described(parts)
+        self._directory.write(f"{self.base}/{key}", described)
+        self._objects[key] = described.record(chunks)
 
     def commit(self, record: Any, stays: Callable[[bytes], bool]) -> None:
         """Make the objects count: put `record` where there is none, or none that stays.

@@ -5,17 +5,22 @@ no reader ever sees part of one.
 """
 
 import contextlib
-from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from lpp.store.arrays.decode_pool import usable_cores
-from lpp.store.arrays.encoder import EncodedArray, check_rows, encode_array
+from lpp.store.arrays.encoder import (
+    Encoding,
+    check_rows,
+    chunk_rows,
+    row_chunks,
+)
 from lpp.store.arrays.layout import (
     METADATA_KEY,
     Rows,
@@ -59,9 +64,25 @@ from lpp.store.objects.protocol import Objects
 from lpp.store.read import Run
 from lpp.store.shards import Shard
 
-SITES_AT_ONCE: Final = max(2, usable_cores())
-"""Sites encoded side by side: one for each core, and while one waits for the disk, another is
-compressed. Each holds its own encoded rows in memory."""
+
+class ShardContent(Protocol):
+    """What one shard holds, given piece by piece. Row t of every site is token t of the table."""
+
+    @property
+    def rows(self) -> int:
+        """T, tokens of the shard."""
+
+    def chunks(self, site: str, chunk_rows: int) -> Iterator[Rows]:
+        """The (T, d) rows of a site in chunks of `chunk_rows`, the last of what is left; each is
+        read before the next is asked for. Asked for once, from any thread.
+        """
+
+    def tables(self) -> tuple[pa.Table, pa.Table]:
+        """(`TOKENS_SCHEMA`, `QUARANTINE_SCHEMA`), once every site was read."""
+
+    @property
+    def moments(self) -> Mapping[str, SiteMoments] | None:
+        """Of each site, where the plan keeps them; asked for site by site, from any thread."""
 
 
 class RunWriter:
@@ -123,31 +144,39 @@ class RunWriter:
         quarantine: pa.Table | None = None,
         moments: Mapping[str, SiteMoments] | None = None,
     ) -> Shard:
-        """Encode, write and commit shard `index`; keep what another writer committed first, and
-        say so in `outrun`.
+        """Encode, write and commit shard `index`, all of whose rows are in memory.
 
-        hidden: site -> (T, d) in the stored dtype (uint16 for bfloat16). Row t of every site and
-        row t of `tokens` (`TOKENS_SCHEMA`) are the same token. quarantine: prompts of the shard
-        that are set aside (`QUARANTINE_SCHEMA`), if any. moments: of each site, where the plan
-        keeps them; then `hidden` is empty where it keeps no rows. Each is asked for when its turn
-        comes, in a thread of the writer's.
-        Raises MachineError(NO_SPACE); whatever was committed before stays.
+        hidden: site -> (T, d) in the stored dtype (uint16 for bfloat16), none where the plan keeps
+        no rows. tokens, quarantine, moments: as in `ShardContent`; no quarantine by default.
+        Returns and raises as `write`.
         """
         if quarantine is None:
             quarantine = QUARANTINE_SCHEMA.empty_table()
-        self._check_rows(index, hidden, tokens, quarantine)
-        if (moments is not None) != self._plan.keeps_moments:
+        content = _InMemory(hidden, tokens, quarantine, moments)
+        self._check_tables(index, tokens, quarantine)
+        self._check_sites(index, content)
+        with ThreadPoolExecutor(usable_cores(), thread_name_prefix="lpp-encode") as encoders:
+            return self.write(index, content, encoders)
+
+    def write(self, index: int, content: ShardContent, encoders: Executor) -> Shard:
+        """Encode, write and commit shard `index`; keep what another writer committed first, and
+        say so in `outrun`.
+
+        encoders: threads, which may serve several shards at once; each takes a whole site, packs a
+        chunk and writes it before the next. ValueError for content that does not fit the plan.
+        MachineError(NO_SPACE): whatever was committed before stays.
+        """
+        if (content.moments is not None) != self._plan.keeps_moments:
             raise ValueError(f"shard {index}: the plan keeps {self._plan.keep}")
         if self.committed(index):
             self.outrun.add(index)
         else:
             try:
-                self._commit(index, _Arrays(hidden, moments or {}), tokens, quarantine)
+                self._commit(index, content, encoders)
                 self.written.add(index)
-                self._replacing.discard(index)
             except FileExistsError:  # another writer's shard, which comes from the same plan
                 self.outrun.add(index)
-                self._replacing.discard(index)
+            self._replacing.discard(index)
         shard = self.run.shard(index)
         if shard is None:
             raise ConflictError(
@@ -158,20 +187,10 @@ class RunWriter:
             )
         return shard
 
-    def _commit(
-        self, index: int, arrays: "_Arrays", tokens: pa.Table, quarantine: pa.Table
-    ) -> None:
+    def _commit(self, index: int, content: ShardContent, encoders: Executor) -> None:
         """Write a shard. FileExistsError where another writer was first."""
         plan = self._plan
         directory = self.run.directory.below(f"{SHARDS_KEY}/{shard_key(index)}")
-        record = CommitRecord(
-            plan=plan.hash,
-            shard=index,
-            rows=tokens.num_rows,
-            objects={},
-            quarantine=quarantine.num_rows,
-        )
-
         replaced = _bytes_of_record(directory) if index in self._replacing else None
 
         def stays(found: bytes) -> bool:
@@ -189,18 +208,28 @@ class RunWriter:
         self.run.directory.delete([f"{SHARDS_KEY}/{shard_key(index)}"])
         with attempt(directory) as stage:
             if plan.keeps_rows:
-                _write_group(stage, HIDDEN_KEY, plan.sites, self._encoder(arrays.hidden))
-            if plan.keeps_moments:
-                _write_moments(stage, plan, arrays.moments, self._counts(index, quarantine))
+                _write_group(stage, HIDDEN_KEY, plan.sites, self._encoder(content), encoders)
+            tokens, quarantine = content.tables()
+            self._check_tables(index, tokens, quarantine)
+            if content.moments is not None:
+                counts = self._counts(index, quarantine)
+                _write_moments(stage, plan, content.moments, counts, encoders)
             stage.write(TOKENS_KEY, [encode_table(tokens)])
             if quarantine.num_rows:
                 stage.write(QUARANTINE_KEY, [encode_table(quarantine)])
+            record = CommitRecord(
+                plan=plan.hash,
+                shard=index,
+                rows=tokens.num_rows,
+                objects={},
+                quarantine=quarantine.num_rows,
+            )
             stage.commit(record, stays)
 
-    def _encoder(self, hidden: Mapping[str, Rows]) -> Callable[[SiteSpec], EncodedArray]:
-        def encode(site: SiteSpec) -> EncodedArray:
-            rows = hidden[site.name]
-            return encode_array(site_array(site, self._plan.stored_dtype, len(rows)), rows)
+    def _encoder(self, content: ShardContent) -> Callable[[SiteSpec], Encoding]:
+        def encode(site: SiteSpec) -> Encoding:
+            spec = site_array(site, self._plan.stored_dtype, content.rows)
+            return Encoding(spec, content.chunks(site.name, chunk_rows(spec)))
 
         return encode
 
@@ -211,10 +240,8 @@ class RunWriter:
         lengths[quarantine["prompt_id"].to_numpy() - first] = 0
         return band_counts(lengths, self._plan.moment_ends)
 
-    def _check_rows(
-        self, index: int, hidden: Mapping[str, Rows], tokens: pa.Table, quarantine: pa.Table
-    ) -> None:
-        """A shard that does not fit its plan is a bug of the caller, found before it is written."""
+    def _check_tables(self, index: int, tokens: pa.Table, quarantine: pa.Table) -> None:
+        """A shard that does not fit its plan is a bug of the caller, found before it counts."""
         if not 0 <= index < self._plan.n_shards:
             raise ValueError(f"shard {index}: the plan has {self._plan.n_shards}")
         first, end = self._plan.shards[index : index + 2]
@@ -222,12 +249,14 @@ class RunWriter:
             raise ValueError(f"shard {index}: tokens: " + "; ".join(problems))
         if problems := quarantine_problems(quarantine, tokens, first, end):
             raise ValueError(f"shard {index}: quarantine: " + "; ".join(problems))
+
+    def _check_sites(self, index: int, content: "_InMemory") -> None:
         kept = self._plan.sites if self._plan.keeps_rows else ()
-        if set(hidden) != {site.name for site in kept}:
-            raise ValueError(f"shard {index}: sites are {sorted(hidden)}")
+        if set(content.hidden) != {site.name for site in kept}:
+            raise ValueError(f"shard {index}: sites are {sorted(content.hidden)}")
         for site in kept:
-            spec = site_array(site, self._plan.stored_dtype, tokens.num_rows)
-            check_rows(spec, hidden[site.name])
+            spec = site_array(site, self._plan.stored_dtype, content.rows)
+            check_rows(spec, content.hidden[site.name])
 
 
 def sweep_run(run: Run) -> None:
@@ -251,11 +280,24 @@ def _old_names(shard: Shard) -> set[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Arrays:
-    """What a shard holds beside its tables, by site."""
+class _InMemory:
+    """Implements `ShardContent` for arrays that are whole."""
 
     hidden: Mapping[str, Rows]
-    moments: Mapping[str, SiteMoments]
+    tokens: pa.Table
+    quarantine: pa.Table
+    moments: Mapping[str, SiteMoments] | None
+
+    @property
+    def rows(self) -> int:
+        rows: int = self.tokens.num_rows
+        return rows
+
+    def chunks(self, site: str, chunk_rows: int) -> Iterator[Rows]:
+        return row_chunks(self.hidden[site], chunk_rows)
+
+    def tables(self) -> tuple[pa.Table, pa.Table]:
+        return self.tokens, self.quarantine
 
 
 def _bytes_of_record(directory: Objects) -> bytes | None:
@@ -273,18 +315,20 @@ def _write_moments(
     plan: Plan,
     moments: Mapping[str, SiteMoments],
     counts: npt.NDArray[np.int64],
+    encoders: Executor,
 ) -> None:
     """Scatter matrices site by site, then the table of counts and means."""
     small: dict[str, SiteMoments] = {}
 
-    def encode(site: SiteSpec) -> EncodedArray:
+    def encode(site: SiteSpec) -> Encoding:
         of_site = moments[site.name]
         check_moments(site, plan, of_site, counts)
         # without its matrices, which are written and forgotten
         small[site.name] = replace(of_site, scatter=np.empty((len(counts), 0)))
-        return encode_array(scatter_array(site, plan), scatter_rows(site, plan, of_site))
+        spec = scatter_array(site, plan)
+        return Encoding(spec, row_chunks(scatter_rows(site, plan, of_site), chunk_rows(spec)))
 
-    _write_group(stage, SCATTERS_KEY, plan.sites, encode)
+    _write_group(stage, SCATTERS_KEY, plan.sites, encode, encoders)
     stage.write(MOMENTS_KEY, [encode_table(moments_table(plan, small))])
 
 
@@ -292,19 +336,25 @@ def _write_group(
     stage: Attempt,
     group: str,
     sites: Sequence[SiteSpec],
-    encode: Callable[[SiteSpec], EncodedArray],
+    encode: Callable[[SiteSpec], Encoding],
+    encoders: Executor,
 ) -> None:
     """Write a Zarr group with an array for each site, several at a time."""
 
     def write_site(site: SiteSpec) -> None:
-        encoded = encode(site)
-        stage.write(f"{group}/{site.name}/{METADATA_KEY}", [encoded.metadata])
-        stage.write(f"{group}/{site.name}/c/0/0", encoded.parts, encoded.chunks)
+        encoding = encode(site)
+        stage.write(f"{group}/{site.name}/{METADATA_KEY}", [encoding.metadata])
+        stage.write(f"{group}/{site.name}/c/0/0", encoding, encoding.records)
 
     stage.write(f"{group}/{METADATA_KEY}", [metadata_bytes(group_document())])
-    with ThreadPoolExecutor(SITES_AT_ONCE, thread_name_prefix="lpp-encode") as pool:
-        for _ in pool.map(write_site, sites):
-            pass
+    under_way = [encoders.submit(write_site, site) for site in sites]
+    try:
+        for future in under_way:
+            future.result()
+    finally:  # nobody reads what is written, or writes into its folder, once this has returned
+        for future in under_way:
+            future.cancel()
+        wait(under_way)
 
 
 def _create_run(

@@ -122,7 +122,7 @@ sys.meta_path.insert(0, Interrupts())
         ),
         *(
             ("lpp-analyze", module)
-            for module in ("lpp.analyze.cli.allocator", "numcodecs", "numpy")
+            for module in ("lpp.store.commands.allocator", "numcodecs", "numpy")
         ),
         *(
             ("lpp-capture", module)

@@ -2,7 +2,6 @@
 
 import click
 
-from lpp.analyze.cli.allocator import give_blocks_back
 from lpp.analyze.cli.benchmarks import benchmarks
 from lpp.analyze.cli.cka import cka
 from lpp.analyze.cli.correlate import correlate
@@ -11,6 +10,7 @@ from lpp.analyze.cli.metrics import metrics
 from lpp.analyze.cli.profile import profile
 from lpp.analyze.cli.report import report
 from lpp.analyze.cli.sensitivity import sensitivity
+from lpp.store.commands.allocator import give_blocks_back
 from lpp.store.commands.console import LppGroup, debug_option
 from lpp.store.commands.progress import progress
 from lpp.store.format.keys import RUNS_KEY

@@ -1,21 +1,54 @@
-"""The threads that decode chunks, shared by every reader of a process.
+"""The cores of this process, and the threads that decode chunks, shared by all its readers.
 
 Reading, hashing and unpacking a chunk run outside Python's lock, so chunks decode side by side.
 """
 
 import os
 import threading
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+CPU_MAX: Final = Path("/sys/fs/cgroup/cpu.max")
+"""Limit of this process's control group, as a container sees it."""
 
 _lock = threading.Lock()
 _pool: ThreadPoolExecutor | None = None
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on."""
+    """Cores that this process was given: those that it may run on, no more than its control group
+    (a container's limit) or its task of Slurm has, at least one.
+    """
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    given = (_control_group_cores(CPU_MAX), _slurm_cores(os.environ))
+    return max(1, min([cores, *(found for found in given if found is not None)]))
+
+
+def _control_group_cores(cpu_max: Path) -> int | None:
+    """Whole cores of a limit in cgroup v2, `<microseconds> <of a period>`; None without a limit.
+
+    https://docs.kernel.org/admin-guide/cgroup-v2.html#cpu-interface-files
+    """
+    try:
+        quota, period = cpu_max.read_text("ascii").split()
+        return max(1, int(quota) // int(period))
+    except (
+        OSError,
+        ValueError,
+        ZeroDivisionError,
+    ):  # "max": no limit; no such file: another system
+        return None
+
+
+def _slurm_cores(environment: Mapping[str, str]) -> int | None:
+    """Cores of each task of a Slurm step, where it was asked for some."""
+    cores = environment.get("SLURM_CPUS_PER_TASK", "")
+    return int(cores) if "SLURM_STEP_ID" in environment and cores.isdecimal() else None
 
 
 def decode_pool() -> ThreadPoolExecutor | None:

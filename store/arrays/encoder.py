@@ -1,11 +1,11 @@
 """Rows into the objects of a Zarr array: SPEC.md section 5.
 
 Each chunk is packed straight from the rows, without a copy but for a last chunk that is filled up
-with zeros. An object is the chunks in row order and their index, byte for byte what zarr-python
-writes with these settings.
+with zeros, and can be written before the next is packed. An object is the chunks in row order and
+their index, byte for byte what zarr-python writes with these settings.
 """
 
-from concurrent.futures import Executor
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,14 +23,53 @@ from lpp.store.arrays.layout import (
 from lpp.store.format.commit_record import ChunkRecord, checksum
 
 
+class Encoding:
+    """The object `c/0/0` of an array, encoded as its parts are asked for, once.
+
+    chunks: the (rows, width) of `spec` in chunks of `chunk_rows`, the last of what is left. A
+    chunk is packed before the next is asked for, so all may lie in the same memory.
+    """
+
+    def __init__(self, spec: ArraySpec, chunks: Iterable[npt.NDArray[Any]]) -> None:
+        self._spec, self._chunks = spec, chunks
+        self.records: list[ChunkRecord] = []
+        """One for each chunk so far."""
+
+    @property
+    def metadata(self) -> bytes:
+        """`zarr.json`."""
+        return metadata_bytes(metadata_document(self._spec))
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Chunks in row order, then their index. ValueError for chunks of another shape or type,
+        or too few or too many rows.
+        """
+        spec, count = self._spec, chunk_rows(self._spec)
+        left = spec.rows
+        for chunk in self._chunks:
+            expected = (min(count, left), spec.width)
+            if chunk.shape != expected or chunk.dtype != spec.dtype:
+                raise ValueError(
+                    f"{spec.name}: a chunk is {chunk.dtype} {chunk.shape}, "
+                    f"should be {spec.data_type} {expected}"
+                )
+            left -= len(chunk)
+            packed = compress(_filled_up(chunk, count))
+            self.records.append(ChunkRecord(bytes=len(packed), xxh3_128=checksum(packed)))
+            yield packed
+        if left:
+            raise ValueError(f"{spec.name}: {left} rows did not come")
+        yield encode_index(record.bytes for record in self.records)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodedArray:
-    """The two objects of an array."""
+    """The two objects of an array, whole in memory."""
 
     metadata: bytes
     """`zarr.json`."""
     parts: tuple[bytes, ...]
-    """`c/0/0`, to be written one part after the other: chunks in row order, then their index."""
+    """`c/0/0`, end to end: chunks in row order, then their index."""
     chunks: tuple[ChunkRecord, ...]
     """One for each part but the index."""
 
@@ -40,30 +79,34 @@ class EncodedArray:
         return sum(map(len, self.parts))
 
 
-def encode_array(
-    spec: ArraySpec, rows: npt.NDArray[Any], executor: Executor | None = None
-) -> EncodedArray:
-    """Pack the (rows, width) of `spec`, bit for bit.
-
-    executor: of threads, which pack chunks side by side; in turn by default.
-    ValueError for rows of another shape or type.
-    """
+def encode_array(spec: ArraySpec, rows: npt.NDArray[Any]) -> EncodedArray:
+    """Pack the (rows, width) of `spec`, bit for bit. ValueError for another shape or type."""
     check_rows(spec, rows)
+    encoding = Encoding(spec, row_chunks(rows, chunk_rows(spec)))
+    parts = tuple(encoding)
+    return EncodedArray(metadata=encoding.metadata, parts=parts, chunks=tuple(encoding.records))
+
+
+def row_chunks(rows: npt.NDArray[Any], count: int) -> Iterator[npt.NDArray[Any]]:
+    """An array in chunks of `count` rows, each contiguous."""
     rows = np.ascontiguousarray(rows)
-    count = written_layout(spec).chunk_rows
+    for start in range(0, len(rows), count):
+        yield rows[start : start + count]
 
-    def pack(start: int) -> tuple[bytes, ChunkRecord]:
-        packed = compress(_chunk(rows, start, count))
-        return packed, ChunkRecord(bytes=len(packed), xxh3_128=checksum(packed))
 
-    starts = range(0, spec.rows, count)
-    done = executor.map(pack, starts) if executor else map(pack, starts)
-    packed, chunks = zip(*done, strict=True)
-    return EncodedArray(
-        metadata=metadata_bytes(metadata_document(spec)),
-        parts=(*packed, encode_index(map(len, packed))),
-        chunks=chunks,
-    )
+def chunk_rows(spec: ArraySpec) -> int:
+    """Rows of each chunk of an array, but for the last."""
+    count: int = written_layout(spec).chunk_rows
+    return count
+
+
+def _filled_up(chunk: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:
+    """A chunk of `count` rows, with zeros behind a last one of fewer."""
+    if len(chunk) == count:
+        return chunk
+    full = np.zeros((count, chunk.shape[1]), chunk.dtype)
+    full[: len(chunk)] = chunk
+    return full
 
 
 def check_rows(spec: ArraySpec, rows: npt.NDArray[Any]) -> None:
@@ -74,12 +117,3 @@ def check_rows(spec: ArraySpec, rows: npt.NDArray[Any]) -> None:
             f"{spec.name}: rows are {rows.dtype} {rows.shape}, "
             f"should be {spec.data_type} {expected}"
         )
-
-
-def _chunk(rows: npt.NDArray[Any], start: int, count: int) -> npt.NDArray[Any]:
-    chunk = rows[start : start + count]
-    if len(chunk) == count:
-        return chunk
-    full = np.zeros((count, rows.shape[1]), rows.dtype)
-    full[: len(chunk)] = chunk
-    return full

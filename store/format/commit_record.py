@@ -5,7 +5,7 @@ carries a checksum of itself, so that no altered byte goes unnoticed.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol, TypeVar
 
@@ -51,16 +51,35 @@ class ObjectRecord:
     @classmethod
     def of(cls, parts: Sequence[Any], chunks: Sequence[ChunkRecord] = ()) -> "ObjectRecord":
         """Of the object that `parts`, buffers end to end, make."""
-        digest, size = xxhash.xxh3_128(), 0
-        for part in parts:
-            digest.update(part)
-            size += memoryview(part).nbytes
-        return cls(bytes=size, xxh3_128=digest.hexdigest(), chunks=tuple(chunks))
+        described = Described(parts)
+        for _ in described:
+            pass
+        return described.record(chunks)
 
     @property
     def whole(self) -> tuple[int, str]:
         """What two objects of the same bytes share."""
         return self.bytes, self.xxh3_128
+
+
+class Described:
+    """Parts of an object on their way to the disk, counted and hashed as they pass."""
+
+    def __init__(self, parts: Iterable[Any]) -> None:
+        self._parts = parts
+        self._digest, self._size = xxhash.xxh3_128(), 0
+
+    def __iter__(self) -> Iterator[Any]:
+        for part in self._parts:
+            self._digest.update(part)
+            self._size += memoryview(part).nbytes
+            yield part
+
+    def record(self, chunks: Sequence[ChunkRecord] = ()) -> ObjectRecord:
+        """Of all that has passed."""
+        return ObjectRecord(
+            bytes=self._size, xxh3_128=self._digest.hexdigest(), chunks=tuple(chunks)
+        )
 
 
 class SealedRecord(Protocol):

@@ -123,7 +123,8 @@ class BucketObjects:
 
     def write(self, key: str, parts: Buffers) -> None:
         """One request, or one for each part of a large object."""
-        self._bucket.put(self._key(key), parts[0] if len(parts) == 1 else b"".join(parts))
+        whole = [*parts]
+        self._bucket.put(self._key(key), whole[0] if len(whole) == 1 else b"".join(whole))
 
     def flush(self, keys: Collection[str]) -> None:
         """Nothing to do: what a bucket has taken, it has."""

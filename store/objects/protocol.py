@@ -9,7 +9,7 @@ Every call raises FileNotFoundError for an object that is not there, FormatError
 is no plain object (a link, a pipe), MachineError for a place that is full, failing or refusing.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +21,8 @@ from lpp.store.objects.place import Place
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-Buffers: TypeAlias = Sequence[Any]
-"""Parts of one object, end to end: anything with the buffer protocol."""
+Buffers: TypeAlias = Iterable[Any]
+"""Parts of one object, end to end: anything with the buffer protocol. Taken once, in order."""
 
 Version: TypeAlias = Any
 """What names one version of an object; only the place that gave it understands it."""

@@ -6,7 +6,7 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +23,13 @@ from zarr.codecs import BloscCodec, BytesCodec
 from zarr.storage import LocalStore, MemoryStore
 
 from lpp.store.arrays.chunk_index import index_bytes, parse_index
-from lpp.store.arrays.encoder import EncodedArray, encode_array
+from lpp.store.arrays.encoder import (
+    EncodedArray,
+    Encoding,
+    chunk_rows,
+    encode_array,
+    row_chunks,
+)
 from lpp.store.arrays.layout import (
     ArrayLayout,
     ArraySpec,
@@ -198,11 +204,10 @@ def test_other_readers_read_what_is_written(tmp_path: Path, data_type: str) -> N
         assert same_bits(array[255:513], rows[255:513])
 
 
-@pytest.mark.parametrize("executor", [None, ThreadPoolExecutor(3)])
-def test_chunks_are_recorded_in_row_order(executor: ThreadPoolExecutor | None) -> None:
+def test_chunks_are_recorded_in_row_order() -> None:
     spec = make_spec(1500, 4096)
     rows = make_rows(spec)
-    encoded = encode_array(spec, rows, executor)
+    encoded = encode_array(spec, rows)
     assert joined(encoded) == joined(encode_array(spec, np.asfortranarray(rows)))
     assert len(encoded.chunks) == len(encoded.parts) - 1 == 6
     for part, chunk in zip(encoded.parts, encoded.chunks, strict=False):
@@ -211,6 +216,37 @@ def test_chunks_are_recorded_in_row_order(executor: ThreadPoolExecutor | None) -
     assert places[0][0] == 0
     assert [sum(place) for place in places[:-1]] == [offset for offset, _ in places[1:]]
     assert sum(places[-1]) == encoded.bytes - index_bytes(6)
+
+
+def test_chunks_of_one_memory_are_packed_one_after_the_other() -> None:
+    spec = make_spec(1500, 4096)
+    rows = make_rows(spec)
+    memory = np.empty((chunk_rows(spec), spec.width), spec.dtype)
+
+    def reused() -> Iterator[Any]:
+        for chunk in row_chunks(rows, len(memory)):
+            memory[: len(chunk)] = chunk
+            yield memory[: len(chunk)]
+
+    encoding = Encoding(spec, reused())
+    assert b"".join(encoding) == joined(encode_array(spec, rows))
+
+
+@pytest.mark.parametrize(
+    ("cut", "message"),
+    [
+        (lambda rows: rows[:-1], "a chunk is"),
+        (lambda rows: np.concatenate([rows, rows[:1]]), "a chunk is"),
+        (lambda rows: rows.view(np.int16), "a chunk is int16"),
+        (lambda rows: rows[:, 1:], "a chunk is"),
+        (lambda rows: rows[:256], "1244 rows did not come"),
+    ],
+)
+def test_chunks_that_are_not_the_array_are_refused(cut: Callable[[Any], Any], message: str) -> None:
+    spec = make_spec(1500, 4096)
+    rows = cut(make_rows(spec))
+    with pytest.raises(ValueError, match=message):
+        list(Encoding(spec, row_chunks(rows, chunk_rows(spec))))
 
 
 @pytest.mark.parametrize(
