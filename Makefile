@@ -10,6 +10,10 @@ ENV    := $(VENV)/.lpp-env
 VLLM_VENV ?= .venv-vllm
 VLLM_ENV  := $(VLLM_VENV)/.lpp-env
 VLLM_PIP  := $(VLLM_VENV)/bin/python -m pip --disable-pip-version-check
+# A CUDA torch, vLLM for GPUs and bitsandbytes, on a machine with a card.
+GPU_VENV ?= .venv-gpu
+GPU_ENV  := $(GPU_VENV)/.lpp-env
+GPU_PIP  := $(GPU_VENV)/bin/python -m pip --disable-pip-version-check
 
 # A worker for each of two cores, with one thread each: most tests wait for processes that start.
 # By file, since a file's tests share what its fixtures made (xdist's groups need a pytest below 9.2).
@@ -17,7 +21,8 @@ WORKERS := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 test: export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test soak soak-vllm fuzz test-vllm check format bench bench-vllm clean
+.PHONY: help env demo test soak soak-vllm fuzz test-vllm test-gpu check format bench bench-vllm \
+        bench-gpu clean
 
 help: ## what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +69,15 @@ $(VLLM_ENV): pyproject.toml
 test-vllm: $(VLLM_ENV) ## the tests inside a real vLLM on the CPU, eight to eleven minutes
 	$(VLLM_VENV)/bin/python -m pytest tests/capture/vllm
 
+$(GPU_ENV): pyproject.toml
+	$(PYTHON) -m venv $(GPU_VENV)
+	$(GPU_PIP) install --quiet --editable '.[vllm,quantization,dev]'
+	@touch $@
+
+# A first run on somebody's card should not fail for a warning of a library.
+test-gpu: $(GPU_ENV) ## the backends on a CUDA device: torch, vLLM, quantised models (makes .venv-gpu)
+	$(GPU_VENV)/bin/python -m pytest -m gpu -W default tests/capture/gpu
+
 check: $(ENV) .typing/lpp ## format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -79,5 +93,8 @@ bench: $(ENV) ## the table of measured ratios
 bench-vllm: $(VLLM_ENV) ## the ratios that need vLLM
 	$(VLLM_VENV)/bin/python -m benchmarks vllm
 
+bench-gpu: $(GPU_ENV) ## tokens/s and GB/s of each stage on one CUDA device (the same environment)
+	$(GPU_VENV)/bin/python -m benchmarks.gpu
+
 clean: ## remove the environment and the demo
-	rm -rf $(VENV) $(VLLM_VENV) .typing demo build dist *.egg-info
+	rm -rf $(VENV) $(VLLM_VENV) $(GPU_VENV) .typing demo build dist *.egg-info

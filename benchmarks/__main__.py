@@ -21,6 +21,7 @@ from benchmarks import (
     memory,
     moments_cost,
     paper_procedure,
+    pipeline_cost,
     query_start,
     ray_cost,
     scaling_check,
@@ -29,9 +30,10 @@ from benchmarks import (
     vllm_cost,
 )
 from benchmarks.pairs import Ratio
-from benchmarks.setting import capture, prepared, scratch
+from benchmarks.setting import capture, prepared, scratch, store_of
 from lpp.analyze import build_database
 from lpp.capture.cli.demo import demo_request
+from lpp.capture.models.gguf import packaged_model
 from lpp.store import Run
 
 VLLM = "vllm"
@@ -67,14 +69,15 @@ def _sections(folder: Path) -> dict[str, Callable[[], Iterator[Ratio]]]:
         root = folder / "pair"
         if not root.exists():
             capture(prepared(100), root)
-            capture(prepared(100, model=demo_request(0).model), root)
+            capture(prepared(100, model=demo_request(packaged_model(), 0).model), root)
         return root
 
     return {
         "paper": paper_procedure.measure,
         "capture": capture_cost.measure,
+        "pipeline": lambda: pipeline_cost.measure(folder),
         "storage": lambda: storage.measure(demo_run(), folder),
-        "query": lambda: query_start.measure(demo_run().path.parent.parent),
+        "query": lambda: query_start.measure(store_of(demo_run())),
         "analysis": lambda: analysis_cost.measure(demo_run()),
         "commands": lambda: analysis_cost.of_every_site(demo_pair()),
         "sensitivity": lambda: sensitivity_cost.measure(demo_run()),

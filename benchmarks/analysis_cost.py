@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.pairs import Ratio, ratio_of_times, timed_pairs
+from benchmarks.setting import store_of
 from lpp.analyze import Selection, analyze, scan_spectra
 from lpp.analyze.engine.executor import LocalExecutor
 from lpp.store import Run, open_store
@@ -24,7 +25,7 @@ REPEATS = 5
 
 def measure(run: Run) -> Iterator[Ratio]:
     """Ten prefixes of one site in the middle of the model."""
-    root = run.path.parent.parent
+    root = store_of(run)
     site = run.sites[len(run.sites) // 2]
     bands = site_bands(run, site)
 
@@ -111,7 +112,7 @@ def profile(root: Path) -> None:
 
 def jobs(run: Run, count: int) -> None:
     """Every site of a run with so many threads."""
-    root = run.path.parent.parent
+    root = store_of(run)
     forget(root)
     analyze(root, Selection(runs=[run.id]), errors="none", executor=LocalExecutor(count))
 

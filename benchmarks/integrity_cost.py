@@ -7,8 +7,8 @@ from pathlib import Path
 from benchmarks.pairs import Ratio, ratio_of_times, timed_pairs
 from benchmarks.setting import capture, prepared, scratch
 from lpp.capture.engine.capture import capture_run
+from lpp.capture.engine.prepare import Prepared
 from lpp.capture.plan.parts import Part
-from lpp.capture.plan.planning import Prepared
 from lpp.store import Run, RunWriter, create_store
 from lpp.store.format.commit_record import checksum
 
@@ -22,7 +22,7 @@ PIECE = 1 << 20
 
 def measure(run: Run, ready: Prepared | None = None) -> Iterator[Ratio]:
     """run: a capture to verify. ready: what to capture, again and again, in several shards."""
-    files = [path for path in run.path.rglob("*") if path.is_file()]
+    files = [path for path in Path(str(run.path)).rglob("*") if path.is_file()]
     yield ratio_of_times(
         "verify a run / read the same bytes, in the page cache",
         timed_pairs(lambda: _whole(run), lambda: _read(files), REPEATS),
@@ -56,7 +56,7 @@ def _read(files: list[Path]) -> None:
 def _checksums(ready: Prepared, names: Iterator[Path]) -> Ratio:
     """Time to hash every stored byte, from memory, as a share of the capture that stores them."""
     path = capture(ready, next(names)).path
-    stored = [file.read_bytes() for file in path.rglob("*") if file.is_file()]
+    stored = [file.read_bytes() for file in Path(str(path)).rglob("*") if file.is_file()]
 
     def hashed() -> None:
         for data in stored:
@@ -76,6 +76,7 @@ def _in_two(ready: Prepared, names: Iterator[Path]) -> Callable[[], None]:
         root = create_store(next(names)).path
         for part in (Part(0, 2), Part(0, 1)):
             writer = RunWriter(root, ready.plan, ready.prompts)
-            capture_run(ready.plan, ready.prompts, writer, ready.backend, part=part)
+            shards = part.shards(ready.plan.n_shards)
+            capture_run(ready.plan, ready.prompts, writer, ready.backend, shards=shards)
 
     return run

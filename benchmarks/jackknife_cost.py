@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import polars as pl
 
 from benchmarks.pairs import Ratio, ratio_of_times, timed_pairs
+from benchmarks.setting import store_of
 from lpp.analyze import Selection, analyze, scan_spectra
 from lpp.analyze.runs.cells import GROUPS
 from lpp.store import Run
@@ -16,7 +17,7 @@ REPEATS = 3
 
 def measure(run: Run) -> Iterator[Ratio]:
     """Ten prefixes of one site in the middle of the model, nothing cached."""
-    root = run.path.parent.parent
+    root = store_of(run)
     site = run.sites[len(run.sites) // 2]
 
     def forget() -> None:

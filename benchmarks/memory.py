@@ -21,7 +21,7 @@ ROWS = (10_000, 100_000, 1_000_000)
 """Of one synthetic site: what a model would take days to make here."""
 WIDTH = 128
 SHARD_MIB = 32
-"""Smaller than the default, so that both sizes fill more than the two shards held at once."""
+"""Smaller than the default, so that both sizes fill more than the three shards held at once."""
 
 
 def measure(folder: Path) -> Iterator[Ratio]:
@@ -70,7 +70,7 @@ def _peaks(folder: Path, count: int) -> tuple[int, int]:
         for number in range(count):  # the same passages again, each beginning differently
             text = f"{number}. {passages[number % len(passages)]}"
             file.write(json.dumps({"text": text}) + "\n")
-    model = "from lpp.capture.models.load import packaged_model as p; print(p())"
+    model = "from lpp.capture.models.gguf import packaged_model as p; print(p())"
     path = subprocess.run([sys.executable, "-c", model], check=True, capture_output=True, text=True)
     capture = [
         "lpp.capture.cli.command",

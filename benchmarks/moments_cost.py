@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import get_args
 
 import numpy as np
-import torch
 
 from benchmarks.pairs import Ratio, ratio_of_times, ratio_once, timed_pairs
-from benchmarks.setting import capture, prepared
+from benchmarks.setting import capture, prepared, store_of
 from benchmarks.storage import bfloat16_rows, rows_on_disk
 from benchmarks.synthetic import one_batch, synthetic_run
 from lpp.analyze import scan_spectra
 from lpp.analyze.engine import stored_moments
+from lpp.capture.backends.batch_rows import as_tensor
 from lpp.capture.backends.moments import ShardMoments
-from lpp.capture.plan.backend import Captured
-from lpp.capture.plan.planning import Prepared
+from lpp.capture.engine.prepare import Prepared
+from lpp.capture.plan.backend import Outputs
 from lpp.store import Run
 from lpp.store.arrays.encoder import encode_array
 from lpp.store.arrays.layout import site_array
@@ -90,8 +90,7 @@ def _keeping(ready: Prepared, keep: Keep) -> Prepared:
     """The same plan, shards and model, with another choice of what is kept."""
     ends = () if keep == "rows" else ready.plan.band_ends
     plan = replace(ready.plan, keep=keep, band_ends=ends)
-    backend = ready.opened.backend(plan.site_names, plan.stored_dtype, keep)
-    return replace(ready, plan=plan, backend=backend)
+    return replace(ready, plan=plan)
 
 
 def _disk(what: str, sites: Sequence[SiteSpec], theirs: float, *, bar: float) -> Ratio:
@@ -110,11 +109,11 @@ def _disk(what: str, sites: Sequence[SiteSpec], theirs: float, *, bar: float) ->
 
 def _analysis(run: Run, groups: int | None, repeats: int, width: str) -> Ratio:
     """Participation ratios, which cost no eigensolve, of one site from either."""
-    root = run.path.parent.parent
+    root = store_of(run)
     columns = ["participation_ratio", *(["participation_ratio_stderr"] if groups else [])]
 
     def analysed(limit: float) -> None:
-        stored_moments.PRODUCT_ROWS = limit  # type: ignore[misc]
+        stored_moments.PRODUCT_ROWS = limit  # type: ignore[assignment, misc]
         shutil.rmtree(root / ANALYSIS_KEY, ignore_errors=True)
         frame = scan_spectra(root, groups=groups).filter(site="final").select(columns).collect()
         assert frame.null_count().sum_horizontal().item() == 0
@@ -137,17 +136,13 @@ def _wide(run: Run, repeats: int) -> Ratio:
     """One site of one shard: accumulated, packed and encoded, beside its rows encoded."""
     plan, site = run.plan, run.plan.sites[0]
     bits = bfloat16_rows(run, site.name, prompts=run.shards[0].end_prompt)
-    captured = Captured(
-        batch=one_batch(plan, 0, np.zeros(len(bits), np.int32)),
-        hidden={},
-        statistics={},
-        on_device={site.name: torch.from_numpy(bits).view(torch.bfloat16)},
-    )
-    moments = ShardMoments(plan)
+    batch = one_batch(plan, 0, np.zeros(len(bits), np.int32))
+    rows = {site.name: as_tensor(bits)}
+    moments = ShardMoments(Outputs.of(plan), {site.name: site.width})
 
     def accumulated() -> None:
         moments.begin()
-        moments.add(captured, [])
+        moments.add(batch, rows, [])
         encode_array(scatter_array(site, plan), scatter_rows(site, plan, moments[site.name]))
 
     def rows_encoded() -> None:

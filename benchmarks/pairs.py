@@ -69,7 +69,8 @@ def timed_pairs(
     """
     ours()
     other()
-    mine, theirs = [], []
+    mine: list[float] = []
+    theirs: list[float] = []
     for number in range(repeats):
         for call in (ours, other) if number % 2 == 0 else (other, ours):
             (mine if call is ours else theirs).append(seconds(call, clock))

@@ -14,13 +14,13 @@ import numpy as np
 import polars as pl
 import torch
 
+from benchmarks.capture_cost import loaded_module
 from benchmarks.pairs import Ratio, ratio_of_times, ratio_once, timed_pairs
 from benchmarks.setting import capture, prepared, scratch
 from lpp.analyze import Selection, scan_entropy, scan_spectra
 from lpp.analyze.studies.saving import paper_tokens
 from lpp.analyze.studies.sensitivity import sensitivity
-from lpp.capture.backends.opened import TorchModel
-from lpp.capture.plan.planning import Prepared
+from lpp.capture.engine.prepare import Prepared
 from lpp.store import Run
 from lpp.store.format.schedule import prefix_schedule
 
@@ -117,8 +117,7 @@ def of_the_grid(prompts: int = SIZES[-1], timed: int = 3) -> Iterator[Ratio]:
 @torch.inference_mode()
 def _seconds_per_token(ready: Prepared, timed: int) -> float:
     """Of one prompt at a time through the model, at every prefix of the longest schedule."""
-    assert isinstance(ready.opened, TorchModel)
-    model, tokens = ready.opened.model, 0
+    model, tokens = loaded_module(ready), 0
     prompts = ready.prompts["token_ids"].to_pylist()[:timed]
     model(torch.tensor([prompts[0]]), output_hidden_states=True)
     start = time.perf_counter()
@@ -157,8 +156,7 @@ def pass_for_each_prefix(ready: Prepared, *, passes: int = 1) -> Profile:
 
     passes: 2 for the first version, which ran one for the entropy and one for the states.
     """
-    assert isinstance(ready.opened, TorchModel)
-    model, result = ready.opened.model, []
+    model, result = loaded_module(ready), []
     for prefix in ready.plan.prefixes:
         entropies, rows = [], []
         for ids in ready.prompts["token_ids"].to_pylist():
@@ -171,7 +169,7 @@ def pass_for_each_prefix(ready: Prepared, *, passes: int = 1) -> Profile:
     return result
 
 
-def ranks_by_svd(rows: np.ndarray) -> tuple[float, float]:  # type: ignore[type-arg]
+def ranks_by_svd(rows: np.ndarray) -> tuple[float, float]:
     """(PR / r, ER / r) of (N, d) rows."""
     centred = rows.astype(np.float64) - rows.mean(0, dtype=np.float64)
     _, singular, _ = np.linalg.svd(centred, full_matrices=False)

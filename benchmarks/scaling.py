@@ -1,35 +1,46 @@
 """What a capture and its analysis take, and what saturates first: a simulator, SCALING.md.
 
-Work flows through stages that run side by side (a forward pass while the shard before is packed and
-the one before that is stored), so the slowest stage sets the pace and the others wait for it. Each
-stage is a number of bytes or operations per token over a rate. `python -m benchmarks.scaling`
-prints the tables of SCALING.md; `python -m benchmarks scaling` holds the same formulas, with
-constants measured there and then, against this machine.
+A capture is a pipeline: while one shard fills from the forward pass, another is compressed on every
+core, and another is flushed to the disk. `SLOTS` shards are under way, each in memory of its own.
+So the slowest stage sets the pace, and the forward pass waits for it. Each stage is a number of
+bytes or operations per token over a rate. `python -m benchmarks.scaling` prints the tables of
+SCALING.md. `python -m benchmarks scaling` compares the same formulas, with constants measured
+there and then, with this machine.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from lpp.capture.backends.moments import PANELS, WAITING
+from lpp.capture.plan.batches import WORTH
+from lpp.capture.plan.request import SHARD_BYTES
+from lpp.capture.plan.sizes import SLOTS
+from lpp.store.format.schedule import moment_band_ends, prefix_schedule
+
 Keep = Literal["rows", "moments"]
 
-BANDS: Final = 10
-"""Position bands, those of the prefix schedule."""
+CONTEXT: Final = 200
+"""Tokens of a prompt."""
+PREFIXES: Final = len(prefix_schedule(CONTEXT))
+"""Prefixes of the schedule: a site has an eigen-decomposition for each."""
+BANDS: Final = len(moment_band_ends(prefix_schedule(CONTEXT)))
+"""Position bands of moments: 13, since the first prefix is split at 1, 2 and 4."""
 GROUPS: Final = 10
 """Groups of a jackknife, so the fewest shards whose moments give errors."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Constants:
-    """Rates: measured on one core of a server processor (`scaling_check`), or named assumptions."""
+    """Rates of one core that were measured (`scaling_check`), and rates that were not."""
 
-    # measured here; SCALING.md says where and when
+    # measured; SCALING.md says where and when
     row_bytes: float = 2.0
     """Of one number of a row in bfloat16."""
     squeeze: float = 1.48
     """Raw bytes over stored ones, of a real model's states."""
-    pack: float = 0.295e9
-    """Raw bytes a second of one core: shuffle, zstd, checksum, write."""
+    encode: float = 0.33e9
+    """Raw bytes a second of one core: shuffle, zstd, checksums, files. Provisional, SCALING.md."""
     unpack: float = 0.42e9
     """The same, read, to float32."""
     product: float = 115e9
@@ -42,7 +53,7 @@ class Constants:
     spare: float = 0.0
     """Share of one more core that products leave free; it unpacks the next block meanwhile."""
 
-    # assumed: data sheets, and what such machines are seen to reach
+    # not measured: from data sheets
     forward: float = 400e12
     """Operations a second of one card in bfloat16: four tenths of an H100's dense peak, 989e12."""
     card_double: float = 40e12
@@ -84,6 +95,18 @@ def row_bytes(c: Constants, model: Model, tokens: float) -> float:
     return tokens * model.sites * model.width * c.row_bytes / c.squeeze
 
 
+def host_bytes(cards: int) -> int:
+    """Host memory of the shards under way, for so many processes of one card each."""
+    return SLOTS * SHARD_BYTES["cuda"] * cards
+
+
+def card_moment_bytes(c: Constants, model: Model) -> float:
+    """Memory of a card for the moments of every site: `capture.backends.moments`."""
+    d = model.width
+    triangles = 8 * d * d * (PANELS + 1) / (2 * PANELS)
+    return model.sites * BANDS * (triangles + WAITING * d * c.row_bytes)
+
+
 def moment_bytes(model: Model, shards: int = GROUPS, bands: int = BANDS) -> float:
     """Stored bytes of the moments: count, mean and a triangle of each site, band and shard."""
     d = model.width
@@ -98,21 +121,25 @@ def equal_tokens(c: Constants, model: Model, shards: int = GROUPS) -> float:
 def capture_stages(
     c: Constants, model: Model, cards: int, keep: Keep, where: Literal["disk", "bucket"]
 ) -> dict[str, float]:
-    """Seconds per token of each stage, over all cards: the largest is the pace.
+    """Seconds per token of each stage, over all cards.
 
     Cards that share one copy of a model are counted as if each ran a part of the tokens.
     """
     machines = -(-cards // c.node)
     raw = model.sites * model.width * c.row_bytes
-    double = 2.0 * model.sites * model.width**2
-    # a card does one thing at a time: its products in float64 come on top of the forward pass
-    products = double / c.card_double if keep == "moments" else 0.0
-    stages = {"forward": (2 * model.parameters / c.forward + products) / cards}
+    # an encoder takes a whole site, and sites of two shards are encoded at a time
+    encoders = min(c.cores, (SLOTS - 1) * model.sites)
+    encoding = raw / (c.encode * encoders) / cards
+    forward = 2 * model.parameters / c.forward / cards
     if keep == "moments":
-        return stages
+        # A card does one thing at a time, so the products in float64 come on top of the forward
+        # pass. Moments are WORTH times smaller than the rows of their shard, and the next shard
+        # waits until they are committed.
+        square = 2.0 * model.sites * model.width**2
+        products = square * (PANELS + 1) / (2 * PANELS) / c.card_double / cards
+        return {"forward": forward, "products": products, "encoding": encoding / WORTH}
     stored = raw / c.squeeze
-    stages["PCIe"] = raw / c.lanes / cards
-    stages["packing"] = raw / c.pack / (c.cores * cards)
+    stages = {"forward": forward, "copy": raw / c.lanes / cards, "encoding": encoding}
     if where == "disk":
         stages["disk"] = stored / c.disk / machines
     else:
@@ -121,13 +148,18 @@ def capture_stages(
     return stages
 
 
+def seconds_per_token(stages: dict[str, float], keep: Keep) -> float:
+    """Of a capture: its slowest stage. With moments, all of them one after the other."""
+    return sum(stages.values()) if keep == "moments" else max(stages.values())
+
+
 def analysis_seconds(
     c: Constants,
     *,
     rows: float,
     width: int,
     sites: int = 1,
-    solves: int = BANDS,
+    solves: int = PREFIXES,
     cores: int = 1,
 ) -> dict[str, float]:
     """Seconds of each part of an analysis from rows, on so many cores.
@@ -160,20 +192,24 @@ def tables(c: Constants, models: Sequence[Model] = MODELS) -> Iterator[str]:
             f"{moment_bytes(m) / 1e9:,.1f} GB | {equal_tokens(c, m) / 1e6:.2f} million |"
         )
     yield ""
-    yield (
-        "| model | cards | forward alone, tokens/s | rows to a disk | rows to a bucket | moments "
-        "on the card |"
-    )
+    yield "| model | cards | forward pass, tokens/s | rows to a disk | rows to a bucket | moments |"
     yield "|---|---|---|---|---|---|"
     for m in models:
         for cards in (1, 8, 1000):
-            bare = 1 / capture_stages(c, m, cards, "rows", "disk")["forward"]
+            bare = capture_stages(c, m, cards, "rows", "disk")["forward"]
+            moments = seconds_per_token(capture_stages(c, m, cards, "moments", "disk"), "moments")
             cells = [
                 _pace(capture_stages(c, m, cards, "rows", "disk")),
                 _pace(capture_stages(c, m, cards, "rows", "bucket")),
-                f"{1 / capture_stages(c, m, cards, 'moments', 'disk')['forward'] / bare:.0%}",
+                f"{bare / moments:.0%}",
             ]
-            yield f"| {m.name} | {cards:,} | {bare:,.0f} | {' | '.join(cells)} |"
+            yield f"| {m.name} | {cards:,} | {1 / bare:,.0f} | {' | '.join(cells)} |"
+    yield ""
+    yield "| model | host memory a card, rows | memory of the card, moments |"
+    yield "|---|---|---|"
+    for m in models:
+        of_card = card_moment_bytes(c, m) / 1e9
+        yield f"| {m.name} | {host_bytes(1) / 1e9:.1f} GB | {of_card:,.1f} GB |"
     yield ""
     yield "| model | reading, core-s | products, core-s | ten solves a site, core-s |"
     yield "|---|---|---|---|"

@@ -1,7 +1,7 @@
-"""The simulator against this machine: constants measured on small pieces, then three sizes each.
+"""The simulator beside this machine: constants measured on small pieces, then larger sizes.
 
-What is predicted has never been run: the constants come from a block of rows, one product, one
-solve and a few batches; the sizes are ten times apart.
+What is predicted was not run before: the constants come from a block of rows, one product, one
+solve, a few batches and two shards; the sizes are ten times apart.
 """
 
 import os
@@ -17,15 +17,18 @@ from typing import Final
 import numpy as np
 
 from benchmarks.pairs import Ratio, ratio_once, seconds
-from benchmarks.scaling import Constants, analysis_seconds
-from benchmarks.setting import capture, prepared
+from benchmarks.pipeline_cost import Bits, Pipeline, Setup, spent, write_files
+from benchmarks.scaling import Constants, Model, analysis_seconds, capture_stages, seconds_per_token
+from benchmarks.setting import capture, prepared, scratch, store_of
+from benchmarks.storage import rows_on_disk
 from benchmarks.synthetic import LENGTH, synthetic_run
 from lpp.analyze import scan_spectra
 from lpp.analyze.engine.accumulate import BandSums, merged_bands
 from lpp.analyze.engine.workers import Workers
 from lpp.analyze.numerics.moments import chunk_rows
 from lpp.analyze.runs.site_reader import SiteReader
-from lpp.store import Run
+from lpp.store import Run, open_store
+from lpp.store.arrays.decode_pool import usable_cores
 from lpp.store.arrays.moments import band_counts
 from lpp.store.read import Block
 
@@ -41,10 +44,23 @@ BAR: Final = 1.5
 """Of a simulator that shall say which stage saturates first, not by what per cent."""
 
 
+PROBE: Final = Setup(width=576, sites=8, lengths=(200,) * 36, shard_bytes=32 << 20)
+"""Two shards through the pipeline."""
+PIPELINES: Final = (
+    Setup(width=576, sites=32, lengths=(200,) * 180),
+    Setup(width=3584, sites=30, lengths=(200,) * 36),
+)
+"""Five shards of 256 MiB, and six."""
+
+
 def measure(
-    folder: Path, sizes: Sequence[int] = SIZES, prompts: Sequence[int] = PROMPTS
+    folder: Path,
+    sizes: Sequence[int] = SIZES,
+    prompts: Sequence[int] = PROMPTS,
+    pipelines: Sequence[Setup] = PIPELINES,
+    probe: Setup = PROBE,
 ) -> Iterator[Ratio]:
-    """Predicted beside measured, of analysis and of capture; the ratio is the greater's."""
+    """Predicted beside measured, of analysis and of capture; the larger over the smaller."""
     constants, fixed = of_analysis(folder)
     for rows in sizes:
         run = synthetic_run(folder / f"scale-{rows}", rows, WIDTH, per_shard=200)
@@ -54,8 +70,9 @@ def measure(
             fixed + sum(parts.values()),
             _best(lambda run=run: _analyse(run), repeats=3),  # type: ignore[misc]
         )
-        shutil.rmtree(run.path.parent.parent)
+        shutil.rmtree(store_of(run))
     yield from _captures(folder, prompts)
+    yield from _pipelines(folder, probe, pipelines)
 
 
 def of_analysis(folder: Path, width: int = WIDTH) -> tuple[Constants, float]:
@@ -105,7 +122,7 @@ def _banded(block: Block, run: Run, width: int) -> None:
 
 
 def _analyse(run: Run) -> None:
-    root = run.path.parent.parent
+    root = store_of(run)
     shutil.rmtree(root / "analysis", ignore_errors=True)
     frame = scan_spectra(root).select("effective_rank").collect()
     assert frame.height == len(run.plan.prefixes)
@@ -122,6 +139,56 @@ def _captures(folder: Path, prompts: Sequence[int]) -> Iterator[Ratio]:
         tokens = some.plan.prompts.tokens
         taken = _best(_numbered(lambda root: capture(some, root), folder / f"capture-{count}"))  # noqa: B023
         yield _beside(f"capture of {tokens:,} tokens, `embed` and `final`", pace * tokens, taken)
+
+
+def _pipelines(folder: Path, probe: Setup, setups: Sequence[Setup]) -> Iterator[Ratio]:
+    """A model that costs nothing: encoding on every core, or the disk, sets the pace."""
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal((2000, max(one.width for one in (probe, *setups))), np.float32)
+    template = (values.view(np.uint32) >> 16).astype(np.uint16)
+    constants = of_pipeline(folder, probe, template)
+    for setup in setups:
+        model = Model(name="none", parameters=0, width=setup.width, sites=setup.sites)
+        stages = capture_stages(constants, model, 1, "rows", "disk")
+        tokens = sum(setup.lengths)
+        pipeline = Pipeline(setup, template)
+        yield _beside(
+            f"pipeline of {setup.raw_bytes / 1e6:,.0f} MB, {setup}, {usable_cores()} cores",
+            seconds_per_token(stages, "rows") * tokens,
+            _best(_in_scratch(pipeline.run, folder)),
+        )
+
+
+def of_pipeline(folder: Path, setup: Setup, template: Bits) -> Constants:
+    """Constants of this machine for encoding and for the disk.
+
+    Encoding is timed by the processor, so it counts what every thread does, the copy that a card
+    would do by itself included.
+    """
+    pipeline = Pipeline(setup, template)
+    with scratch(folder) as own:
+        pipeline.run(own / "warm")
+        cpu = spent(lambda: pipeline.run(own / "probe")).cpu
+        (run,) = open_store(own / "probe").runs.values()
+        stored = rows_on_disk(run)
+        part = bytes(1 << 20)
+        parts = [part] * (stored >> 20 or 1)
+        disk = seconds(lambda: write_files(parts, own / "files"))
+    return replace(
+        Constants(),
+        squeeze=setup.raw_bytes / stored,
+        encode=setup.raw_bytes / cpu,
+        cores=usable_cores(),
+        disk=len(parts) * len(part) / disk,
+    )
+
+
+def _in_scratch(call: Callable[[Path], object], folder: Path) -> Callable[[], None]:
+    def run() -> None:
+        with scratch(folder) as own:
+            call(own / "store")
+
+    return run
 
 
 def _numbered(call: Callable[[Path], object], folder: Path) -> Callable[[], None]:
@@ -149,9 +216,11 @@ def _beside(what: str, predicted: float, measured: float) -> Ratio:
 
 
 def main() -> None:
-    """Print the constants of this machine by width."""
-    from benchmarks.setting import scratch
-
+    """Print the constants of this machine, those of analysis by width."""
+    template = np.random.default_rng(0).standard_normal((2000, PROBE.width), np.float32)
+    with scratch() as folder:
+        found = of_pipeline(folder, PROBE, (template.view(np.uint32) >> 16).astype(np.uint16))
+        print(f"encode {found.encode / 1e9:.2f} GB/s a core, disk {found.disk / 1e9:.2f} GB/s")
     for width in (64, 128, 576, 1024, 4096):
         with scratch() as folder:
             start = time.perf_counter()

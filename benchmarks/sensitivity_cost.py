@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.pairs import Ratio, ratio_of_times, timed_pairs
+from benchmarks.setting import store_of
 from lpp.analyze import Selection, analyze
 from lpp.analyze.studies.sensitivity import sensitivity
 from lpp.store import Run
@@ -16,7 +17,7 @@ REPEATS = 3
 
 def measure(run: Run) -> Iterator[Ratio]:
     """Every context and number of prompts of the paper that the run holds, at one site."""
-    root = run.path.parent.parent
+    root = store_of(run)
     one = Selection(runs=[run.id], sites=[run.sites[-1]])
     context, size = run.plan.context, run.n_prompts
     grid = replace(

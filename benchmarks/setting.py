@@ -10,20 +10,23 @@ from typing import Any
 from lpp.capture.cli.demo import demo_request
 from lpp.capture.corpus.selection import Selection
 from lpp.capture.engine.capture import capture_run
-from lpp.capture.plan.planning import Prepared, prepare
+from lpp.capture.engine.prepare import Prepared, prepare
+from lpp.capture.models.gguf import packaged_model
 from lpp.capture.plan.request import CaptureRequest
 from lpp.store import Run, RunWriter, create_store
 
 
 def request(prompts: int, **changes: Any) -> CaptureRequest:
     """The demo's request with another number of prompts."""
-    return replace(demo_request(None), selection=Selection(prompts=prompts), **changes)
+    return replace(
+        demo_request(packaged_model(), None), selection=Selection(prompts=prompts), **changes
+    )
 
 
 @contextmanager
-def scratch() -> Iterator[Path]:
-    """A folder that is gone afterwards."""
-    with tempfile.TemporaryDirectory(prefix="lpp-bench-") as folder:
+def scratch(parent: Path | None = None) -> Iterator[Path]:
+    """A folder that is gone afterwards. parent: where it lies; the system's place by default."""
+    with tempfile.TemporaryDirectory(prefix="lpp-bench-", dir=parent) as folder:
         yield Path(folder)
 
 
@@ -32,6 +35,13 @@ def capture(prepared: Prepared, root: Path) -> Run:
     writer = RunWriter(create_store(root).path, prepared.plan, prepared.prompts)
     capture_run(prepared.plan, prepared.prompts, writer, prepared.backend)
     return writer.run
+
+
+def store_of(run: Run) -> Path:
+    """The folder of the store that `run` lies in: here all stores lie on disk."""
+    path = run.path
+    assert isinstance(path, Path)
+    return path.parent.parent
 
 
 def prepared(prompts: int, **changes: Any) -> Prepared:

@@ -61,7 +61,7 @@ def _reading(run: Run, folder: Path) -> Iterator[Ratio]:
         bar=2.2,
         bound="zstd's decoder, which has one core as well",
     )
-    places = [Path(shard.objects_dir) for shard in run.shards]
+    places = [Path(str(shard.objects_dir)) for shard in run.shards]
     files = [path for place in places for path in place.glob(f"*/{site}/**/*")]
 
     def cold(call: Callable[[], object]) -> Callable[[], object]:

@@ -7,14 +7,13 @@ they compress less, because nothing repeats in their mantissas.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from lpp.capture.backends.moments import ShardMoments
-from lpp.capture.plan.backend import Batch, Captured
+from lpp.capture.plan.backend import Batch, Outputs
 from lpp.store import Plan, Run, RunWriter, create_store
 from lpp.store.arrays.layout import Rows
 from lpp.store.format.plan import (
@@ -29,6 +28,9 @@ from lpp.store.format.plan import (
 from lpp.store.format.rows import prompts_sha256, token_ids_sha256
 from lpp.store.format.schedule import moment_band_ends, prefix_schedule
 from lpp.store.format.tables import PROMPTS_SCHEMA, TOKENS_SCHEMA
+
+if TYPE_CHECKING:
+    from lpp.capture.backends.moments import ShardMoments
 
 LENGTH: Final = 100
 """Tokens of each prompt."""
@@ -54,8 +56,9 @@ def synthetic_run(
     count = rows // length
     rng = np.random.default_rng([rows, dim])
     ids = rng.integers(0, WIDTH, size=(count, length), dtype=np.int32)
-    prompts = _prompts(ids)
-    plan = _plan(prompts, length=length, dim=dim, sites=sites, per_shard=per_shard)
+    prompts = prompts_table([*ids])
+    shards = (*range(0, count, per_shard), count)
+    plan = synthetic_plan(prompts, length, dim=dim, sites=sites, shards=shards)
     ends = () if keep == "rows" else moment_band_ends(plan.prefixes)
     plan = replace(plan, keep=keep, band_ends=ends)
     writer = RunWriter(create_store(root).path, plan, prompts)
@@ -70,13 +73,15 @@ def synthetic_run(
 
 def _moments(
     plan: Plan, shard: int, ids: npt.NDArray[np.int32], hidden: Mapping[str, Rows]
-) -> ShardMoments:
-    """As the engine would have them: of the whole shard in one batch."""
-    moments = ShardMoments(plan)
+) -> "ShardMoments":
+    """As a backend accumulates them: of the whole shard in one batch."""
+    from lpp.capture.backends.batch_rows import as_tensor  # here: torch takes 200 MB
+    from lpp.capture.backends.moments import ShardMoments
+
+    moments = ShardMoments(Outputs.of(plan), {site.name: site.width for site in plan.sites})
     moments.begin()
-    moments.add(
-        Captured(batch=one_batch(plan, shard, ids.ravel()), hidden=hidden, statistics={}), []
-    )
+    rows = {site: as_tensor(values) for site, values in hidden.items()}
+    moments.add(one_batch(plan, shard, ids.ravel()), rows, [])
     return moments
 
 
@@ -88,7 +93,7 @@ def one_batch(plan: Plan, shard: int, token_ids: npt.NDArray[np.int32]) -> Batch
         prompt_ids=tuple(prompts),
         lengths=(plan.context,) * len(prompts),
         token_ids=token_ids,
-        asked=np.zeros(0, np.int64),
+        logit_rows=np.zeros(0, np.int64),
     )
 
 
@@ -101,16 +106,17 @@ def _hidden(seed: list[int], rows: int, dim: int) -> Iterator[npt.NDArray[np.uin
         yield (values.view(np.uint32) >> 16).astype(np.uint16)
 
 
-def _prompts(ids: npt.NDArray[np.int32]) -> pa.Table:
-    count, length = ids.shape
-    offsets = pa.array(np.arange(0, count * length + 1, length, dtype=np.int32))
+def prompts_table(ids: Sequence[npt.NDArray[np.int32]]) -> pa.Table:
+    """`PROMPTS_SCHEMA` of prompts with these token ids."""
+    lengths = np.array([len(one) for one in ids], np.int32)
+    offsets = pa.array(np.cumsum([0, *lengths], dtype=np.int32))
     columns = {
-        "prompt_id": np.arange(count, dtype=np.int32),
-        "source_row": np.arange(count, dtype=np.int64),
-        "token_ids": pa.ListArray.from_arrays(offsets, pa.array(ids.ravel())),
-        "n_tokens": np.full(count, length, np.int32),
-        "truncated": np.zeros(count, bool),
-        "sha256": [token_ids_sha256(row) for row in ids],
+        "prompt_id": np.arange(len(ids), dtype=np.int32),
+        "source_row": np.arange(len(ids), dtype=np.int64),
+        "token_ids": pa.ListArray.from_arrays(offsets, pa.array(np.concatenate(ids))),
+        "n_tokens": lengths,
+        "truncated": np.zeros(len(ids), bool),
+        "sha256": [token_ids_sha256(one) for one in ids],
     }
     return pa.table(columns, schema=PROMPTS_SCHEMA)
 
@@ -137,10 +143,11 @@ def _tokens(ids: npt.NDArray[np.int32], part: slice) -> pa.Table:
     return pa.table(columns, schema=TOKENS_SCHEMA)
 
 
-def _plan(
-    prompts: pa.Table, *, length: int, dim: int, sites: Sequence[str], per_shard: int
+def synthetic_plan(
+    prompts: pa.Table, context: int, *, dim: int, sites: Sequence[str], shards: tuple[int, ...]
 ) -> Plan:
-    count = prompts.num_rows
+    """A plan that keeps rows in bfloat16. context: the longest prompt. shards: their boundaries."""
+    count, tokens = prompts.num_rows, sum(prompts["n_tokens"].to_pylist())
     blocks = max((int(s.partition(".")[2]) for s in sites if s.startswith("block.")), default=1)
     return Plan(
         model=ModelInfo(
@@ -158,9 +165,9 @@ def _plan(
         corpus=CorpusInfo(
             name="synthetic", revision=None, fingerprint="none", prompt_set="none", selection={}
         ),
-        prompts=PromptsInfo(count=count, tokens=count * length, sha256=prompts_sha256(prompts)),
-        context=length,
-        prefixes=prefix_schedule(length),
+        prompts=PromptsInfo(count=count, tokens=tokens, sha256=prompts_sha256(prompts)),
+        context=context,
+        prefixes=prefix_schedule(context),
         logit_positions="all",
         sites=tuple(
             SiteSpec(name=s, convention="post_norm" if s == "final" else "residual", width=dim)
@@ -178,5 +185,5 @@ def _plan(
             versions={},
         ),
         stored_dtype="bfloat16",
-        shards=(*range(0, count, per_shard), count),
+        shards=shards,
     )

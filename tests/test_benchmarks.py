@@ -1,20 +1,26 @@
 """The benchmarks run, once and untimed, so that they cannot rot; no figure is judged here."""
 
 import itertools
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks import (
     analysis_cost,
+    gpu,
     integrity_cost,
     jackknife_cost,
     memory,
     moments_cost,
     pairs,
     paper_procedure,
+    pipeline_cost,
     query_start,
     ray_cost,
     scaling,
@@ -24,6 +30,7 @@ from benchmarks import (
 )
 from benchmarks.setting import capture, prepared
 from lpp.store import Run, open_store
+from lpp.store.arrays.decode_pool import usable_cores
 
 
 @pytest.fixture
@@ -64,6 +71,59 @@ def test_moments_and_rows(tmp_path: Path) -> None:
     rows = list(moments_cost.measure(tmp_path, prompts=2, wide=32, repeats=1))
     assert len(rows) == 7
     assert all(row.ratio > 0 for row in rows)
+
+
+def test_the_pipeline_is_timed_beside_blosc_and_the_disk(tmp_path: Path) -> None:
+    template = np.random.default_rng(0).integers(0, 1 << 14, (50, 90)).astype(np.uint16)
+    lengths = (20, 7, 35, 20) * 4
+    tiny = pipeline_cost.Setup(width=30, sites=3, lengths=lengths, shard_bytes=10_000)
+    rows = list(pipeline_cost.measure(tmp_path, [tiny], template, prompts=(2, 4), repeats=1))
+    assert len(rows) == 4 + (usable_cores() > 1)
+    assert all(row.ratio > 0 for row in rows)
+
+
+def test_what_the_pipeline_stores_is_what_the_backend_gave(tmp_path: Path) -> None:
+    template = np.random.default_rng(0).integers(0, 1 << 14, (50, 90)).astype(np.uint16)
+    tiny = pipeline_cost.Setup(width=30, sites=3, lengths=(50, 50), shard_bytes=1)
+    pipeline_cost.Pipeline(tiny, template).run(tmp_path / "store")
+    (run,) = open_store(tmp_path / "store").runs.values()
+    assert run.verify() == []
+    for site, first in zip(run.sites, (0, 30, 60), strict=True):
+        stored = storage.bfloat16_rows(run, site)
+        assert np.array_equal(stored, np.tile(template[:, first : first + 30], (2, 1)))
+
+
+def test_every_stage_that_a_gpu_has_runs_on_a_cpu() -> None:
+    shape = gpu.Shape(
+        name="tiny",
+        width=32,
+        blocks=2,
+        config={
+            "intermediate_size": 48,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "vocab_size": 300,
+        },
+    )
+    lines = list(gpu.measure(shape, "cpu", shard_bytes=200_000, shards=3, repeats=1))
+    assert len([line for line in lines if line.startswith("| ")]) == 7
+    assert lines[-1].startswith("\nSlowest stage: ")
+
+
+@pytest.mark.slow
+def test_the_tests_for_a_gpu_run_on_a_cpu() -> None:
+    root = Path(gpu.__file__).parents[1]
+    words = ("-q", "-m", "gpu", "-k", "not TestTorch or qwen2", "-p", "no:cacheprovider")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *words, "tests/capture/gpu"],
+        cwd=root,
+        env={**os.environ, "LPP_GPU_TESTS_ON": "cpu"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "passed" in done.stdout
 
 
 def test_errors_and_declared_metrics(run: Run) -> None:
@@ -130,8 +190,11 @@ def test_memory_of_an_analysis_is_told_by_size(tmp_path: Path) -> None:
 
 
 def test_the_simulator_is_held_against_this_machine(tmp_path: Path) -> None:
-    rows = list(scaling_check.measure(tmp_path, sizes=(2_000,), prompts=(2,)))
-    assert len(rows) == 2
+    tiny = pipeline_cost.Setup(width=32, sites=3, lengths=(20,) * 8, shard_bytes=10_000)
+    rows = list(
+        scaling_check.measure(tmp_path, sizes=(2_000,), prompts=(2,), pipelines=[tiny], probe=tiny)
+    )
+    assert len(rows) == 3
     assert all(row.ratio >= 1 for row in rows)  # the greater of the two ways round
 
 
@@ -151,7 +214,7 @@ M = scaling.Model(name="hand", parameters=1e9, width=1000, sites=2)
 def test_bytes_of_rows_and_moments_by_hand() -> None:
     assert scaling.row_bytes(C, M, 100) == pytest.approx(100 * 2 * 1000 * 2 / 1.48)
     triangle = 1000 * 1001 / 2
-    assert scaling.moment_bytes(M) == 2 * 10 * 10 * (triangle + 1001) * 8
+    assert scaling.moment_bytes(M) == 2 * 13 * 10 * (triangle + 1001) * 8
     tokens = scaling.equal_tokens(C, M)
     assert scaling.row_bytes(C, M, tokens) == pytest.approx(scaling.moment_bytes(M))
 
@@ -162,8 +225,35 @@ def test_more_cards_share_what_is_theirs_and_not_the_bucket() -> None:
     assert many["network"] == pytest.approx(one["network"] * 8 / 1000)
     assert many["bucket"] == one["bucket"]
     assert scaling.first_to_saturate(many)[0] == "bucket"
-    alone = scaling.capture_stages(C, M, 8, "moments", "bucket")
-    assert scaling.first_to_saturate(alone) == ("forward", 1.0)
+
+
+def test_the_slowest_stage_sets_the_pace_of_rows_by_hand() -> None:
+    stages = scaling.capture_stages(C, M, 1, "rows", "disk")
+    assert stages == pytest.approx(
+        {
+            "forward": 2e9 / C.forward,
+            "copy": 4000 / C.lanes,
+            "encoding": 4000 / (C.encode * 4),  # two sites of two shards: four encoders of sixteen
+            "disk": 4000 / 1.48 / C.disk,
+        }
+    )
+    assert scaling.seconds_per_token(stages, "rows") == stages["forward"]
+    few = scaling.capture_stages(replace(C, cores=1), M, 1, "rows", "disk")
+    assert scaling.first_to_saturate(few)[0] == "encoding"
+
+
+def test_moments_add_their_products_and_a_tenth_of_the_encoding() -> None:
+    stages = scaling.capture_stages(C, M, 8, "moments", "bucket")
+    rows = scaling.capture_stages(C, M, 8, "rows", "bucket")
+    assert stages["products"] == pytest.approx(2 * 2 * 1000**2 * 9 / 16 / C.card_double / 8)
+    assert stages["encoding"] == pytest.approx(rows["encoding"] / 10)
+    assert scaling.seconds_per_token(stages, "moments") == sum(stages.values())
+
+
+def test_memory_of_rows_on_the_host_and_of_moments_on_the_card_by_hand() -> None:
+    assert scaling.host_bytes(8) == 8 * 3 * (2 << 30)
+    a_band = 4.5 * 1000**2 + 1024 * 1000 * 2
+    assert scaling.card_moment_bytes(C, M) == 2 * 13 * a_band
 
 
 def test_analysis_is_linear_in_rows_and_cores_but_for_solves() -> None:

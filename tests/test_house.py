@@ -107,6 +107,9 @@ ROOMS = {
         *("numerics", "runs", "metrics", "engine", "benchmarks", "tables", "studies"),
         *("charts", "text", "report", "cli", ""),
     ),
+    "capture": (
+        *("corpus", "models", "plan", "backends", "engine", "jobs", "ray", "probes", "cli", ""),
+    ),
     "sql": ("place", "schema", "confinement", "queries", "database", "results", "cli", ""),
     "store": ("errors", "commands", "format", "objects", "arrays", ""),
 }

@@ -30,6 +30,9 @@ FENCE = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 
+FILE = re.compile(r"`((?:\.\./)?[a-z_]+/(?:[a-z_]+/)*[a-z_]+\.py)`")
+"""A file of the project, by its path from the document or from the root."""
+
 
 @dataclass(frozen=True)
 class CodeBlock:
@@ -54,6 +57,14 @@ def code_blocks(document: str) -> Iterator[CodeBlock]:
 def test_reasons_for_not_executing_are_known(document: str) -> None:
     for block in code_blocks(document):
         assert block.why_not is None or block.why_not in REASONS, f"{document}:{block.line}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_named_files_exist(document: str) -> None:
+    path = ROOT / document
+    named = FILE.findall(path.read_text())
+    missing = [n for n in named if not any((d / n).is_file() for d in (path.parent, ROOT))]
+    assert not missing, document
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

@@ -1,4 +1,4 @@
-"""Logits from one backend, hidden states from another: two passes, one run.
+"""Logits from vLLM, hidden states from transformers: two passes, one run.
 
 For a model whose blocks vLLM runs in a way that cannot be read, or whose hidden states are wanted
 with transformers' own arithmetic while the logits come at serving speed. Costs both passes, and
@@ -6,36 +6,126 @@ both models in memory.
 """
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import tee
 
 import numpy as np
+import numpy.typing as npt
 
-from lpp.capture.plan.backend import Backend, Batch, Captured
-from lpp.store.errors import ErrorKind, MachineError
+from lpp.capture.backends.finite import statistics_not_finite
+from lpp.capture.backends.torch_backend import TorchBackend
+from lpp.capture.backends.vllm.backend import VllmBackend
+from lpp.capture.models.sites import Sites
+from lpp.capture.models.spec import Model
+from lpp.capture.plan.backend import Backend, Batch, Captured, Outputs
+from lpp.capture.plan.request import CaptureRequest
+from lpp.store.commands.progress import SILENT, Progress
+from lpp.store.errors import ErrorKind, InputError, MachineError
+from lpp.store.format.plan import ComputeInfo
 
 
 class JoinedBackend:
-    """Runs every batch in both. Implements `lpp.capture.plan.backend.Backend`.
+    """Runs every batch in both. Implements `plan.backend.Backend`.
 
-    logits: gives the statistics; its hidden states are left. hidden: the other way round.
+    logits: gives the statistics. hidden: gives everything else.
     """
 
     def __init__(self, *, logits: Backend, hidden: Backend) -> None:
         self._logits, self._hidden = logits, hidden
 
-    def capture(self, batches: Iterable[Batch]) -> Iterator[Captured]:
+    @classmethod
+    def load(
+        cls, request: CaptureRequest, *, progress: Progress = SILENT, quiet: bool = True
+    ) -> "JoinedBackend":
+        """The same model twice. Raises as both of them do."""
+        # each is asked for what is its own
+        for_vllm = replace(
+            request,
+            model=replace(request.model, device_map=None, quantization=None, attention="auto"),
+        )
+        logits = VllmBackend.load(for_vllm, progress=progress, quiet=quiet)
+        try:
+            hidden = TorchBackend.load(request, progress=progress, quiet=quiet)
+            _check_same_model(hidden.model, logits.model)
+        except BaseException:
+            logits.close()
+            raise
+        return cls(logits=logits, hidden=hidden)
+
+    @property
+    def model(self) -> Model:
+        """Of the model in transformers."""
+        return self._hidden.model
+
+    @property
+    def sites(self) -> Sites:
+        """Of the model in transformers."""
+        return self._hidden.sites
+
+    @property
+    def compute(self) -> ComputeInfo:
+        """Of both: vLLM's attention, then that of transformers."""
+        ours, theirs = self._hidden.compute, self._logits.compute
+        maps = [found for found in (theirs.device_map, ours.device_map) if found is not None]
+        return replace(
+            ours,
+            backend="vllm+torch",
+            attention=f"{theirs.attention}+{ours.attention}",
+            device_map="+".join(maps) or None,
+            versions={**ours.versions, **theirs.versions},
+        )
+
+    def allocate(self, size: int) -> npt.NDArray[np.uint8]:
+        """As the backend of the hidden states wants it."""
+        return self._hidden.allocate(size)
+
+    def capture(self, batches: Iterable[Batch], outputs: Outputs) -> Iterator[Captured]:
         """Yield each batch once both have run it. Raises MachineError where their rows differ."""
         one, other = tee(batches)  # holds what the faster is ahead by: a batch or two
-        both = zip(self._hidden.capture(one), self._logits.capture(other), strict=True)
-        for states, statistics in both:
-            check_same_rows(states.batch, statistics.batch)
-            yield Captured(
-                batch=states.batch,
-                hidden=states.hidden,
-                statistics=statistics.statistics,
-                failed={**states.failed, **statistics.failed},
-                on_device=states.on_device,
+        statistics_alone = Outputs(sites=(), dtype=outputs.dtype)
+        both = zip(
+            self._hidden.capture(one, outputs),
+            self._logits.capture((replace(batch, hidden={}) for batch in other), statistics_alone),
+            strict=True,
+        )
+        for states, logits in both:
+            check_same_rows(states.batch, logits.batch)
+            if outputs.keep != "rows":
+                _check_same_finite(states, logits)
+            yield replace(
+                states, statistics=logits.statistics, failed={**states.failed, **logits.failed}
             )
+
+    def close(self) -> None:
+        """Give the memory of both back."""
+        self._logits.close()
+        self._hidden.close()
+
+
+def _check_same_finite(states: Captured, logits: Captured) -> None:
+    """Moments leave out the prompts that transformers finds not finite, the tables of the shard
+    those that vLLM does: with moments they must be the same.
+    """
+    ours, theirs = (statistics_not_finite(one.batch, one.statistics) for one in (states, logits))
+    if not np.array_equal(ours, theirs):
+        raise MachineError(
+            f"vLLM and transformers differ in which logits of shard {states.batch.shard} are "
+            "finite, so moments are of no certain prompts. Nothing of this shard was kept. Capture "
+            "with one backend: --backend torch; or with --keep rows.",
+            kind=ErrorKind.ENGINE_DIED,
+        )
+
+
+def _check_same_model(ours: Model, theirs: Model) -> None:
+    if (ours.info.weights, ours.tokenizer_info.fingerprint) != (
+        theirs.info.weights,
+        theirs.tokenizer_info.fingerprint,
+    ):
+        raise InputError(
+            f"{ours.info.id} changed between its two readings: its fingerprints differ. "
+            "Repeat the command when nothing writes into its folder.",
+            kind=ErrorKind.CORRUPT,
+        )
 
 
 def check_same_rows(ours: Batch, theirs: Batch) -> None:
@@ -44,7 +134,7 @@ def check_same_rows(ours: Batch, theirs: Batch) -> None:
         ours.prompt_ids != theirs.prompt_ids
         or ours.lengths != theirs.lengths
         or not np.array_equal(ours.token_ids, theirs.token_ids)
-        or not np.array_equal(ours.asked, theirs.asked)
+        or not np.array_equal(ours.logit_rows, theirs.logit_rows)
     ):
         raise MachineError(
             f"the two backends returned different rows in shard {ours.shard}: prompts "

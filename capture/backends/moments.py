@@ -1,6 +1,6 @@
 """Moments of a shard, accumulated while it is captured, on the device that its rows are on.
 
-For each site and position band (`Plan.moment_ends`): count, mean and scatter in float64, merged as
+For each site and position band (`Outputs.band_ends`): count, mean and scatter in float64, merged as
 in Chan, Golub and LeVeque 1983. Rows wait until there are `WAITING` of a band; then one rank-k
 update takes them in: centred by their own mean, with one row more that carries the rank-one term of
 the merge, so that the product and the merge are one `addmm`. Which rows meet in a product depends
@@ -13,20 +13,17 @@ d = 4,096 and 33. The d x d addition is paid once for so many rows, so it stays 
 product.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Collection, Iterator, Mapping
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from lpp.capture.models.machine import out_of_memory
-from lpp.capture.plan.backend import Captured
-from lpp.store.arrays.layout import Rows
+from lpp.capture.plan.backend import Batch, Outputs
 from lpp.store.arrays.moments import SiteMoments
 from lpp.store.errors import ErrorKind, MachineError
-from lpp.store.format.plan import Plan
-from lpp.store.format.quarantine import SetAside
 
 WAITING: Final = 1024
 """Rows worth one product."""
@@ -40,67 +37,63 @@ _TORCH: Final = {"float64": torch.float64, "float32": torch.float32}
 class ShardMoments(Mapping[str, SiteMoments]):
     """Moments of the shard that is being captured: site -> its bands.
 
-    A site is packed and copied to the host when it is asked for: as many times, as long as no
-    row of the next shard has come.
+    widths: columns of each site of `outputs`. A site is packed and copied to the host when it is
+    asked for: as many times, as long as no row of the next shard has come.
     """
 
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
+    def __init__(self, outputs: Outputs, widths: Mapping[str, int]) -> None:
+        self._outputs, self._widths = outputs, widths
         self._sites: dict[str, _Site] = {}
-        self._upper = np.array(plan.moment_ends)
+        self._upper = np.array(outputs.band_ends)
 
     def begin(self) -> None:
         """Forget every row; keep the memory."""
         for site in self._sites.values():
             site.clear()
 
-    def add(self, captured: Captured, aside: Iterable[SetAside]) -> None:
-        """Take in a batch, but for the prompts `aside`."""
-        bands = self._bands(captured, aside)
+    def add(
+        self, batch: Batch, rows: Mapping[str, torch.Tensor], left_out: Collection[int]
+    ) -> None:
+        """Take in a batch, but for the prompts `left_out`. rows: site -> (T, d)."""
+        bands = self._bands(batch, left_out)
         if not (bands >= 0).any():
-            return  # where nothing could run the rows are zeros, on no device in particular
+            return  # where nothing could run there are no rows
         some = [np.flatnonzero(bands == band) for band in range(len(self._upper))]
         indices = _Indices(some)
         try:
-            for spec in self._plan.sites:
-                rows = captured.on_device.get(spec.name)
-                if rows is None:
-                    rows = as_tensor(captured.hidden[spec.name])
-                if spec.name not in self._sites:
-                    self._sites[spec.name] = _Site(rows, len(self._upper))
-                self._sites[spec.name].add(rows, indices.on(rows.device))
+            for site in self._outputs.sites:
+                if site not in self._sites:
+                    self._sites[site] = _Site(rows[site], len(self._upper))
+                self._sites[site].add(rows[site], indices.on(rows[site].device))
         except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
             if not out_of_memory(error):
                 raise
-            width = max(spec.width for spec in self._plan.sites)
             raise MachineError(
-                f"out of memory for moments of {len(self._plan.sites)} sites of width {width} in "
-                f"{len(self._upper)} bands. Capture with fewer --sites, or with --keep rows.",
+                f"out of memory for moments of {len(self._widths)} sites of width "
+                f"{max(self._widths.values())} in {len(self._upper)} bands. Capture with fewer "
+                "--sites, or with --keep rows.",
                 kind=ErrorKind.NO_MEMORY,
             ) from None
 
-    def _bands(self, captured: Captured, aside: Iterable[SetAside]) -> npt.NDArray[np.int64]:
-        """(T,) the band of each flat row; -1 for prompts that are set aside."""
-        batch = captured.batch
+    def _bands(self, batch: Batch, left_out: Collection[int]) -> npt.NDArray[np.int64]:
+        """(T,) the band of each flat row; -1 for prompts that are left out."""
         position = np.concatenate([np.arange(length) for length in batch.lengths])
         bands = np.searchsorted(self._upper, position, side="right")
-        out = [one.prompt_id for one in aside]
-        bands[np.repeat(np.isin(batch.prompt_ids, out), batch.lengths)] = -1
+        bands[np.repeat(np.isin(batch.prompt_ids, [*left_out]), batch.lengths)] = -1
         return bands
 
     def __getitem__(self, site: str) -> SiteMoments:
-        spec = next((spec for spec in self._plan.sites if spec.name == site), None)
-        if spec is None:
+        if site not in self._outputs.sites:
             raise KeyError(site)
         if site not in self._sites:  # not one row has come: a shard of failed prompts
-            self._sites[site] = _Site(torch.empty((0, spec.width)), len(self._upper))
-        return self._sites[site].packed(self._plan.moments_dtype)
+            self._sites[site] = _Site(torch.empty((0, self._widths[site])), len(self._upper))
+        return self._sites[site].packed(self._outputs.moments_dtype)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._plan.site_names)
+        return iter(self._outputs.sites)
 
     def __len__(self) -> int:
-        return len(self._plan.sites)
+        return len(self._outputs.sites)
 
 
 class _Indices:
@@ -212,10 +205,3 @@ class _Band:
     def triangle(self) -> torch.Tensor:
         """(d (d + 1) / 2,) the upper triangle, row after row."""
         return torch.cat([panel[torch.ones_like(panel).triu() > 0] for _, _, panel in self._panels])
-
-
-def as_tensor(rows: Rows) -> torch.Tensor:
-    """Host rows as they are stored, without a copy; uint16 holds the bits of bfloat16."""
-    array: npt.NDArray[Any] = rows if rows.flags.writeable else rows.copy()
-    tensor = torch.from_numpy(array)
-    return tensor.view(torch.bfloat16) if tensor.dtype == torch.uint16 else tensor

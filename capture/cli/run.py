@@ -92,7 +92,7 @@ def run(context: click.Context, /, **options: Any) -> int:
       lpp-capture run --jobs jobs.toml --store ./lpp
 
     The same command resumes a stopped run: committed shards stay. Ctrl-C or
-    SIGTERM finishes the current shard, a second one exits at once; exit code 2.
+    SIGTERM finishes the shards under way, a second one exits at once; exit code 2.
     With --jobs, finished jobs are skipped, the others run also after one has
     failed, and a table comes last; exit code 1 if a job failed.
 

@@ -1,41 +1,35 @@
-"""Run a plan: forward passes in this thread, rows into place in a second, disk in a third.
+"""Run a plan: forward passes here, encoding on every core, commits beside them.
 
-Two shard buffers go round: one fills while the other is compressed, checksummed and committed.
-Nothing else is held, so memory is `2 x shard` plus the backend's own, whatever the corpus. The
-backend is asked for the next batch while the one before goes into its buffer, so a device is
-idle only when the disk is slower than the model: then the forward pass waits for a buffer.
+A shard goes through three stages, and up to `SLOTS` shards are under way, each with memory of its
+own. While one fills, its rows written in place by the backend, another is compressed site by site
+by `encoders` threads and written, and another is flushed to the disk and committed. A slot is free
+again once its shard is committed. So the host holds `SLOTS` shards, whatever the corpus, and the
+forward pass waits only when compression or the disk is slower than the model.
 
-A shard is committed before its buffer is used again: a killed job resumes where it stood.
+What a shard holds depends on the plan alone: not on the number of encoders, on who else captures
+the run, or on where it was resumed. A shard is committed before its memory is used again: a killed
+job resumes at the shards that were under way.
 
-Moments have room for one shard, since they take d x d numbers a band: the rows of the next shard
-wait until the one before is committed. They are kept for shards that are much larger than that.
+Moments have room for one shard, since they take d x d numbers a band: the next shard's wait until
+the one before is committed. They are kept for shards that are much larger than that.
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Final
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-from lpp.capture.backends.finite import set_aside
 from lpp.capture.engine.shard_buffer import ShardBuffer
 from lpp.capture.engine.stopping import Stop
-from lpp.capture.plan.backend import Backend, Batch, Captured
-from lpp.capture.plan.batches import shard_batches, tokens_of
-from lpp.capture.plan.parts import WHOLE, Part
+from lpp.capture.plan.backend import Backend, Batch, Outputs
+from lpp.capture.plan.sizes import SLOTS
 from lpp.store import RunWriter, Shard
-from lpp.store.arrays.moments import SiteMoments
+from lpp.store.arrays.decode_pool import usable_cores
+from lpp.store.commands.allocator import keep_blocks
 from lpp.store.commands.progress import SILENT, Progress
 from lpp.store.format.plan import Plan
-
-if TYPE_CHECKING:
-    from lpp.capture.backends.moments import ShardMoments
-
-BUFFERS: Final = 2
-"""One that fills, one that is written."""
 
 
 def capture_run(
@@ -45,140 +39,140 @@ def capture_run(
     backend: Backend,
     progress: Progress = SILENT,
     *,
-    part: Part = WHOLE,
-    only: Sequence[int] | None = None,
+    shards: Sequence[int] | None = None,
     stop: Stop | None = None,
+    encoders: int | None = None,
 ) -> int:
-    """Capture every shard of `part` that is not committed yet; returns how many it captured.
+    """Capture some shards; returns how many.
 
-    prompts: all of the plan, `PROMPTS_SCHEMA`. progress: told of every token of
-    the part, of those that are committed at once. only: these shards instead of a part. stop:
-    asked before each shard; those that had begun are finished. Raises what the backend or the
-    writer raised; shards handed over before that are committed, unless writing was what failed.
+    prompts: all of the plan, `PROMPTS_SCHEMA`. progress: told of every token as it is captured.
+    shards: by default those that are not committed yet; one that another process commits meanwhile
+    is computed and left as it is. stop: asked before each shard; those that have begun are
+    finished. encoders: threads that compress, one for each core
+    by default. Raises what the backend or the writer raised; shards that were full before that are
+    committed, unless writing was what failed.
     """
-    lengths = prompts["n_tokens"].to_numpy()
-    mine = part.shards(plan.n_shards) if only is None else only
-    todo = writer.uncommitted(mine)
-    progress.advance(tokens_of(plan, lengths, mine) - tokens_of(plan, lengths, todo))
+    todo = writer.uncommitted(range(plan.n_shards)) if shards is None else shards
     if not todo:
         return 0
     stop = stop or Stop()
-    begun: list[int] = []
-    batches = _batches(plan, prompts, todo, begun, stop)
-    # Leaving the block waits for the rows and the shard under way, an interrupt included.
-    with (
-        ThreadPoolExecutor(1, thread_name_prefix="lpp-writer") as pool,
-        ThreadPoolExecutor(1, thread_name_prefix="lpp-placer") as placer,
-    ):
-        shards = _Shards(plan, lengths, todo, writer=writer, pool=pool, progress=progress)
-        placing: Future[None] | None = None
-        try:
-            for captured in backend.capture(batches):
-                if placing is not None:
-                    placing.result()
-                placing = placer.submit(shards.take, captured)
-            if placing is not None:
-                placing.result()
-        except Exception as error:
-            # the disk's word outlives the model's
-            failed = placing.exception() if placing is not None else None
-            failed = failed or shards.failure()
-            if failed is not None and failed is not error:
-                raise failed from error
-            raise
-        shards.finish()
-    awaited = len(begun) if stop.asked else len(todo)
-    if shards.handed_over != awaited:
-        raise RuntimeError(f"the backend ended after {shards.handed_over} of {awaited} shards")
-    return shards.handed_over
+    pipeline = _Pipeline(
+        plan,
+        prompts,
+        writer=writer,
+        backend=backend,
+        progress=progress,
+        encoders=encoders or usable_cores(),
+    )
+    # Leaving the block waits for the shards under way, an interrupt included.
+    with pipeline:
+        for captured in backend.capture(pipeline.batches(todo, stop), Outputs.of(plan)):
+            filling = pipeline.filling[0]
+            filling.take(captured)
+            progress.advance(len(captured.batch.token_ids))
+            if captured.batch.ends_shard:
+                pipeline.write()
+            pipeline.check()
+        pipeline.finish()
+    begun = pipeline.begun if stop.asked else len(todo)
+    if pipeline.handed_over != begun:
+        raise RuntimeError(f"the backend ended after {pipeline.handed_over} of {begun} shards")
+    return pipeline.handed_over
 
 
-def _batches(
-    plan: Plan, prompts: pa.Table, todo: Sequence[int], begun: list[int], stop: Stop
-) -> Iterator[Batch]:
-    """The batches of one shard after the other, until `stop`; `begun` is told of each shard."""
-    for shard in todo:
-        if not stop.begin(shard):
-            return
-        begun.append(shard)
-        yield from shard_batches(plan, prompts, shard)
-
-
-class _Shards:
-    """Fills one buffer after the other and hands full ones to the writer's thread."""
+class _Pipeline:
+    """The slots, the threads, and which shard is where."""
 
     def __init__(
         self,
         plan: Plan,
-        lengths: npt.NDArray[np.int32],
-        todo: Sequence[int],
+        prompts: pa.Table,
         *,
         writer: RunWriter,
-        pool: ThreadPoolExecutor,
+        backend: Backend,
         progress: Progress,
+        encoders: int,
     ) -> None:
-        self._todo, self._writer, self._pool, self._progress = todo, writer, pool, progress
-        self._sites = plan.site_names
-        self._buffers = [ShardBuffer(plan, lengths) for _ in todo[:BUFFERS]]
-        self._buffers[0].begin(todo[0])
-        self._moments = _room_for_moments(plan)
-        self._writing: Future[None] | None = None
-        self.handed_over = 0
+        self._plan, self._prompts = plan, prompts
+        self._writer, self._backend, self._progress = writer, backend, progress
+        keep_blocks()
+        self._free: list[ShardBuffer] = []
+        self._made = 0
+        self.filling: deque[ShardBuffer] = deque()
+        """Shards whose batches were handed out and have not all come back; the oldest first."""
+        self._writing: deque[tuple[ShardBuffer, Future[Shard]]] = deque()
+        self._encoders = ThreadPoolExecutor(encoders, thread_name_prefix="lpp-encode")
+        self._committers = ThreadPoolExecutor(SLOTS - 1, thread_name_prefix="lpp-commit")
+        self.begun = self.handed_over = 0
 
-    def take(self, captured: Captured) -> None:
-        """Put one batch into its place. Raises what writing an earlier shard raised."""
-        if self._writing is not None and self._writing.done():
-            self._writing.result()  # a full disk stops the run now, not a shard later
-        filling = self._buffers[self.handed_over % BUFFERS]
-        begins = filling.empty
-        filling.place(captured)
-        aside = set_aside(captured, self._sites)
-        filling.set_aside(aside)
-        if self._moments is not None:
-            if begins:
-                self.finish()
-                self._moments.begin()
-            self._moments.add(captured, aside)
-        self._progress.advance(len(captured.batch.token_ids))
-        if not filling.full:
-            return
-        self.finish()
-        self._writing = self._pool.submit(
-            _write, self._writer, filling, self._moments, self._progress
-        )
+    def __enter__(self) -> "_Pipeline":
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        # committers wait for encoders, so they end first
+        self._committers.shutdown(wait=True)
+        self._encoders.shutdown(wait=True)
+        if isinstance(error, Exception):
+            self._raise_cause(error)
+
+    def _raise_cause(self, error: Exception) -> None:
+        """A writer's error is the cause of what the backend raised after it."""
+        for _, future in self._writing:
+            failed = future.exception()
+            if failed is not None and failed is not error:
+                raise failed from error
+
+    def batches(self, todo: Sequence[int], stop: Stop) -> Iterator[Batch]:
+        """The batches of one shard after the other, until `stop`."""
+        for shard in todo:
+            if not stop.begin(shard):
+                return
+            self.begun += 1
+            buffer = self._slot()
+            self.filling.append(buffer)
+            yield from buffer.batches(shard)
+
+    def _slot(self) -> ShardBuffer:
+        """Memory for a shard: unused, new, or of the shard that is committed next."""
+        while not self._free:
+            if self._made < SLOTS:
+                self._made += 1
+                return ShardBuffer(self._plan, self._prompts, self._backend.allocate)
+            self._await_oldest()
+        return self._free.pop()
+
+    def write(self) -> None:
+        """Hand over the oldest shard that fills, whose rows have all come."""
+        buffer = self.filling.popleft()
+        future = self._committers.submit(self._commit, buffer)
+        self._writing.append((buffer, future))
         self.handed_over += 1
-        if self.handed_over < len(self._todo):
-            self._buffers[self.handed_over % BUFFERS].begin(self._todo[self.handed_over])
+        if buffer.moments is not None:  # they are valid until the next batch is asked for
+            self.finish()
+
+    def check(self) -> None:
+        """Free the slots of committed shards; raise what failed, a full disk for one, at once."""
+        while self._writing and self._writing[0][1].done():
+            self._await_oldest()
 
     def finish(self) -> None:
-        """Wait for the shard that is being written; raise what it raised."""
-        if self._writing is not None:
-            self._writing.result()
+        """Wait for every shard that was handed over."""
+        while self._writing:
+            self._await_oldest()
 
-    def failure(self) -> BaseException | None:
-        """What writing raised, once it has ended."""
-        return None if self._writing is None else self._writing.exception()
+    def _await_oldest(self) -> None:
+        buffer, future = self._writing[0]
+        future.result()
+        self._writing.popleft()
+        self._free.append(buffer)
 
-
-def _room_for_moments(plan: Plan) -> "ShardMoments | None":
-    if not plan.keeps_moments:
-        return None
-    from lpp.capture.backends.moments import ShardMoments
-
-    return ShardMoments(plan)
-
-
-def _write(
-    writer: RunWriter,
-    buffer: ShardBuffer,
-    moments: Mapping[str, SiteMoments] | None,
-    progress: Progress,
-) -> None:
-    start = time.monotonic()
-    tables = buffer.tokens(), buffer.quarantine()
-    shard = writer.write_shard(buffer.shard, buffer.hidden(), *tables, moments=moments)
-    lost = shard.index in writer.outrun
-    progress.note(_summary(shard, writer.run.plan, None if lost else time.monotonic() - start))
+    def _commit(self, buffer: ShardBuffer) -> Shard:
+        start = time.monotonic()
+        shard = self._writer.write(buffer.shard, buffer, self._encoders)
+        lost = shard.index in self._writer.outrun
+        seconds = None if lost else time.monotonic() - start
+        self._progress.note(_summary(shard, self._plan, seconds))
+        return shard
 
 
 def _summary(shard: Shard, plan: Plan, seconds: float | None) -> str:

@@ -16,11 +16,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from lpp.capture.engine.prepare import prepare
 from lpp.capture.engine.run import check_same_run, check_store, uncommitted_shards
-from lpp.capture.plan.backend import Backend, Batch
-from lpp.capture.plan.batches import group_by_budget, shard_batches, tokens_of
+from lpp.capture.engine.shard_buffer import ShardBuffer
+from lpp.capture.plan.backend import Backend, Batch, Outputs
+from lpp.capture.plan.batches import group_by_budget, tokens_of
 from lpp.capture.plan.parts import WHOLE, Part
-from lpp.capture.plan.planning import prepare
+from lpp.capture.plan.planning import shard_bytes
 from lpp.capture.plan.request import CaptureRequest
 from lpp.capture.plan.sizes import (
     Size,
@@ -112,7 +114,7 @@ class DryRun:
         yield "on disk", f"{first.removeprefix('on disk: ')} ({second})"
         if self.todo:
             yield "", f"about {short_bytes(self.disk_needed)} still to write"
-        memory = format_memory(self.memory_needed, self.memory_available)
+        memory = format_memory(self.memory_needed, self.memory_available, compute.device)
         yield "in memory", f"{memory.removeprefix('in memory: ')}, beside the model and its batches"
         yield "time", self._time()
 
@@ -161,7 +163,7 @@ def dry_run(
             todo=len(todo),
             tokens=tokens_of(plan, lengths, todo),
             batches=len(batches),
-            disk=sizes(plan, lengths.tolist(), request.shard_bytes),
+            disk=sizes(plan, lengths.tolist(), shard_bytes(request, plan.compute.device)),
             disk_needed=remaining(plan, lengths, todo),
             disk_free=free_bytes(place(root)),
             memory_needed=host_bytes(plan, lengths),
@@ -188,15 +190,16 @@ def _speed(
     """Tokens a second of the median batch, once the largest has run; None without batches."""
     if not batches:
         return None
-    speed = 0.0
+    speed, outputs = 0.0, Outputs.of(plan)
+    memory = ShardBuffer(plan, prompts, backend.allocate)
     for tokens, shard, number in dict.fromkeys((batches[-1], batches[(len(batches) - 1) // 2])):
-        batch = next(islice(shard_batches(plan, prompts, shard), number, None))
-        speed = tokens / _seconds(backend, batch)
+        batch = next(islice(memory.batches(shard), number, None))
+        speed = tokens / _seconds(backend, batch, outputs)
     return speed
 
 
-def _seconds(backend: Backend, batch: Batch) -> float:
+def _seconds(backend: Backend, batch: Batch, outputs: Outputs) -> float:
     start = time.monotonic()
-    for _ in backend.capture([batch]):
+    for _ in backend.capture([batch], outputs):
         pass
     return max(time.monotonic() - start, 1e-9)

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from lpp.capture.backends.opened import OpenedModel, open_model
+from lpp.capture.backends.open import open_backend
 from lpp.capture.engine.capture import capture_run
 from lpp.capture.engine.stopping import stoppable
+from lpp.capture.plan.backend import Backend
 from lpp.capture.plan.batches import tokens_of
 from lpp.capture.plan.from_plan import RepairOptions, check_same, request_of_plan
 from lpp.store import Run, RunWriter
@@ -85,13 +86,13 @@ def _repair(
     records = records_by_shard(run.path, plan, damage.shards)
     request = request_of_plan(plan, options)
     with progress("prepare", 1, "model") as bar:
-        opened = open_model(request, progress=bar, quiet=not debugging())
+        backend = open_backend(request, progress=bar, quiet=not debugging())
         bar.advance()
-    with closing(opened):
-        check_same(plan, request, opened)
+    with closing(backend):
+        check_same(plan, request, backend)
         writer = RunWriter(run.path.parent.parent, plan, prompts, replacing=todo)
         try:
-            return _capture(writer, prompts, opened, todo, options.grace)
+            return _capture(writer, prompts, backend, todo, options.grace)
         finally:
             for index in sorted(writer.written):
                 shard = writer.run.shard(index)
@@ -100,16 +101,15 @@ def _repair(
 
 
 def _capture(
-    writer: RunWriter, prompts: pa.Table, opened: OpenedModel, todo: Sequence[int], grace: float
+    writer: RunWriter, prompts: pa.Table, backend: Backend, todo: Sequence[int], grace: float
 ) -> str:
     """Run the shards `todo`; why not all of them, or nothing."""
     plan = writer.run.plan
     tokens = tokens_of(plan, prompts["n_tokens"].to_numpy(), todo)
-    backend = opened.backend(plan.site_names, plan.stored_dtype, plan.keep)
     sign = at_work(writer.run.path / SHARDS_KEY, "repair")
     bar = progress("repair", tokens, "tokens")
     with stoppable(plan.n_shards, grace) as stop, sign, bar as told:
-        done = capture_run(plan, prompts, writer, backend, told, only=todo, stop=stop)
+        done = capture_run(plan, prompts, writer, backend, told, shards=todo, stop=stop)
     return "" if done == len(todo) else f"stopped as asked after {done} of {len(todo)} shards"
 
 

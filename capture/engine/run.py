@@ -14,11 +14,12 @@ import numpy.typing as npt
 
 from lpp.capture.engine.capture import capture_run
 from lpp.capture.engine.outcome import Outcome
+from lpp.capture.engine.prepare import Prepared, prepare
 from lpp.capture.engine.run_cache import no_writer_at, remember, request_key
 from lpp.capture.engine.stopping import Stop, stoppable
 from lpp.capture.plan.batches import tokens_of
 from lpp.capture.plan.parts import WHOLE, Part
-from lpp.capture.plan.planning import Prepared, prepare
+from lpp.capture.plan.planning import shard_bytes
 from lpp.capture.plan.request import CaptureRequest
 from lpp.capture.plan.sizes import (
     available_memory,
@@ -72,7 +73,7 @@ def capture_into(
         click.echo(describe(plan), err=True)
         lengths = prepared.prompts["n_tokens"].to_numpy()
         todo = uncommitted_shards(root, plan, part)
-        check_disk(plan, lengths, root, todo, request.shard_bytes)
+        check_disk(plan, lengths, root, todo, shard_bytes(request, plan.compute.device))
         if todo:
             check_host_memory(plan, lengths)
         store = create_store(root)
@@ -121,11 +122,14 @@ def check_disk(
     lengths: npt.NDArray[np.int32],
     root: Url,
     todo: Sequence[int],
-    shard_bytes: int,
+    size: int,
 ) -> None:
-    """Print what each --keep takes on disk; refuse the chosen one where `todo` does not fit."""
+    """Print what each --keep takes on disk; refuse the chosen one where `todo` does not fit.
+
+    size: bytes of the rows of a shard.
+    """
     where = place(root)
-    found, free = sizes(plan, lengths.tolist(), shard_bytes), free_bytes(where)
+    found, free = sizes(plan, lengths.tolist(), size), free_bytes(where)
     for line in format_sizes(found, plan.keep, free):
         click.echo(f"  {line}", err=True)
     check_room(found, plan.keep, remaining(plan, lengths, todo), free, where)
@@ -135,7 +139,7 @@ def check_host_memory(plan: Plan, lengths: npt.NDArray[np.int32]) -> None:
     """Print what the shard buffers take; refuse what does not fit into memory."""
     needed, available = host_bytes(plan, lengths), available_memory()
     if needed:
-        click.echo(f"  {format_memory(needed, available)}", err=True)
+        click.echo(f"  {format_memory(needed, available, plan.compute.device)}", err=True)
     check_memory(needed, available)
 
 
@@ -155,7 +159,7 @@ def _capture(
     total = tokens_of(plan, lengths, mine)
     with heartbeat, progress("capture", total, "tokens") as bar:
         bar.advance(total - tokens_of(plan, lengths, todo))
-        capture_run(plan, prepared.prompts, writer, prepared.backend, bar, only=todo, stop=stop)
+        capture_run(plan, prepared.prompts, writer, prepared.backend, bar, shards=todo, stop=stop)
     run = Run(writer.run.path)
     missing = run.missing_shards
     if not missing and (writer.written or no_writer_at(run)):

@@ -1,147 +1,197 @@
-"""Room for one shard while it fills: rows land at their prompt's place, in prompt order."""
+"""Memory for one shard, from the first row that a backend writes to the commit.
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+Rows lie in the order in which they were captured: each batch has its own stretch, which its
+backend fills. The store wants them in the order of the prompts, so a chunk is gathered as it is
+compressed, in memory that stays in the cache; where its prompts already follow one another, as
+they do when all have the same length, it is taken as it lies.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from lpp.capture.plan.backend import Captured
-from lpp.store.arrays.layout import NUMPY_DTYPE, Rows
+from lpp.capture.backends.finite import rows_not_finite, set_aside, statistics_not_finite
+from lpp.capture.plan.backend import Batch, Captured
+from lpp.capture.plan.batches import shard_batches
+from lpp.store.arrays.layout import ITEM_BYTES, NUMPY_DTYPE, Rows
 from lpp.store.errors import ErrorKind, MachineError
 from lpp.store.format.plan import Plan
-from lpp.store.format.quarantine import SetAside, quarantine_table
+from lpp.store.format.quarantine import LOGITS, quarantine_table
 from lpp.store.format.tables import STATISTICS, TOKENS_SCHEMA
+
+if TYPE_CHECKING:
+    from lpp.store.arrays.moments import SiteMoments
+
+Allocate = Callable[[int], npt.NDArray[np.uint8]]
+
+ALIGNMENT: Final = 4096
+"""Each site begins at a page: memory is locked and mapped by pages."""
 
 
 class ShardBuffer:
-    """Arrays for the largest shard of a plan, allocated once and filled again and again.
+    """Memory for the largest shard of a plan, filled again and again. Implements `ShardContent`.
 
-    lengths: tokens of each prompt of the plan. Costs `rows x width x itemsize` bytes for each
-    site, 256 MiB in all by default; nothing where the plan keeps no rows.
+    prompts: of the whole plan, `PROMPTS_SCHEMA`. allocate: gives host memory, as backends do.
+    Costs `rows x width x itemsize` bytes for each site, nothing where the plan keeps no rows.
     """
 
-    def __init__(self, plan: Plan, lengths: npt.NDArray[np.int32]) -> None:
-        self._plan = plan
-        self._lengths = lengths
-        ends = np.append(0, np.cumsum(lengths))
-        self._shard_start = ends[list(plan.shards)]
-        rows = int(np.diff(self._shard_start).max())
-        self._prompt_start = ends
-        # of a plan without rows, arrays of none: what comes is checked against them all the same
-        room = rows if plan.keeps_rows else 0
-        try:
-            self._hidden: dict[str, Rows] = {
-                site.name: np.empty((room, site.width), NUMPY_DTYPE[plan.stored_dtype])
-                for site in plan.sites
-            }
-        except MemoryError:
-            raise MachineError(
-                f"out of memory for a shard of {rows} tokens at {len(plan.sites)} sites. "
-                "Capture with smaller shards (--shard-mib), or fewer --sites.",
-                kind=ErrorKind.NO_MEMORY,
-            ) from None
+    def __init__(self, plan: Plan, prompts: pa.Table, allocate: Allocate) -> None:
+        self._plan, self._prompts = plan, prompts
+        self._lengths: npt.NDArray[np.int32] = prompts["n_tokens"].to_numpy()
+        ends = np.append(0, np.cumsum(self._lengths))
+        most = int(np.diff(ends[list(plan.shards)]).max())
+        self._hidden = self._arrays(most, allocate) if plan.keeps_rows else {}
         self._statistics: dict[str, npt.NDArray[Any]] = {
-            name: np.empty(rows, TOKENS_SCHEMA.field(name).type.to_pandas_dtype())
+            name: np.empty(most, TOKENS_SCHEMA.field(name).type.to_pandas_dtype())
             for name in STATISTICS
         }
-        self._token_ids = np.empty(rows, np.int32)
-        self._asked = np.empty(rows, np.bool_)
-        self.begin(0)
+        self._token_ids = np.empty(most, np.int32)
+        self._has_logits = np.empty(most, np.bool_)
 
-    def begin(self, shard: int) -> None:
-        """Empty the buffer for `shard`."""
+    def _arrays(self, rows: int, allocate: Allocate) -> dict[str, Rows]:
+        """A (rows, width) array for each site, all in one allocation."""
+        item = ITEM_BYTES[self._plan.stored_dtype]
+        sizes = [-(-rows * s.width * item // ALIGNMENT) * ALIGNMENT for s in self._plan.sites]
+        try:
+            memory = allocate(sum(sizes))
+        except MemoryError:
+            raise MachineError(
+                f"out of memory for a shard of {rows} tokens at {len(sizes)} sites: "
+                f"{sum(sizes) >> 20} MiB. Capture with smaller shards (--shard-mib), or fewer "
+                "--sites.",
+                kind=ErrorKind.NO_MEMORY,
+            ) from None
+        dtype, starts = np.dtype(NUMPY_DTYPE[self._plan.stored_dtype]), np.cumsum([0, *sizes])
+        return {
+            site.name: memory[start : start + rows * site.width * item]
+            .view(dtype)
+            .reshape(rows, site.width)
+            for site, start in zip(self._plan.sites, starts, strict=False)
+        }
+
+    def batches(self, shard: int) -> Iterator[Batch]:
+        """Begin `shard`; its batches, each with the memory that its rows belong into."""
+        first, end = self._plan.shards[shard : shard + 2]
         self.shard = shard
-        self.rows = int(self._shard_start[shard + 1] - self._shard_start[shard])
-        self._filled = 0
-        self._asked[:] = False
-        self._set_aside: list[SetAside] = []
+        self._prompt_ids = range(first, end)
+        self._shard_lengths = self._lengths[first:end]
+        # row of the shard at which each prompt begins, and where it lies in memory
+        self._starts = np.cumsum([0, *self._shard_lengths])
+        self._memory_row = np.empty(self.rows, np.int64)
+        self._has_logits[:] = False
+        self._failed: dict[int, str] = {}
+        self._not_finite: dict[str, list[npt.NDArray[np.int64]]] = {}
+        self._checked = True
+        self.moments: Mapping[str, SiteMoments] | None = None
+        filled = 0
+        for batch in shard_batches(self._plan, self._prompts, shard):
+            tokens = len(batch.token_ids)
+            part = slice(filled, filled + tokens)
+            self._memory_row[self._shard_rows(batch)] = np.arange(part.start, part.stop)
+            filled += tokens
+            yield replace(batch, hidden={s: rows[part] for s, rows in self._hidden.items()})
 
     @property
-    def empty(self) -> bool:
-        """Whether no row of the shard has come yet."""
-        return self._filled == 0
+    def rows(self) -> int:
+        """Tokens of the shard."""
+        return int(self._starts[-1])
 
-    @property
-    def full(self) -> bool:
-        """Whether every row of the shard has come."""
-        return self._filled == self.rows
+    def _shard_rows(self, batch: Batch) -> npt.NDArray[np.int64]:
+        """(T,) the row of the shard that each flat row of a batch is."""
+        first = self._prompt_ids[0]
+        spans = zip(batch.prompt_ids, batch.lengths, strict=True)
+        starts = ((self._starts[prompt - first], length) for prompt, length in spans)
+        return np.concatenate([np.arange(start, start + length) for start, length in starts])
 
-    def place(self, captured: Captured) -> None:
-        """Copy one batch to the places of its prompts.
+    def take(self, captured: Captured) -> None:
+        """Take what came with a batch beside its rows.
 
-        Raises ValueError for a batch of other sites, statistics, widths or dtypes than the plan's:
-        numpy would convert some and leave what is missing as it was.
+        ValueError for a batch of another shard, or for other statistics than the format has.
         """
         batch = captured.batch
         self._check(captured)
-        target = np.empty(len(batch.token_ids), np.int64)  # row of the shard for each flat row
-        flat = 0
-        for prompt, length in zip(batch.prompt_ids, batch.lengths, strict=True):
-            start = int(self._prompt_start[prompt] - self._shard_start[self.shard])
-            target[flat : flat + length] = np.arange(start, start + length)
-            for site, rows in captured.hidden.items() if self._plan.keeps_rows else ():
-                self._hidden[site][start : start + length] = rows[flat : flat + length]
-            flat += length
-        self._token_ids[target] = batch.token_ids
-        asked = target[batch.asked]
-        self._asked[asked] = True
+        rows = self._shard_rows(batch)
+        asked = rows[batch.logit_rows]
+        self._token_ids[rows] = batch.token_ids
+        self._has_logits[asked] = True
         for name, values in captured.statistics.items():
             self._statistics[name][asked] = values
-        self._filled += flat
-
-    def set_aside(self, prompts: Iterable[SetAside]) -> None:
-        """Of these prompts no row means anything; their statistics will be null."""
-        self._set_aside += prompts
+        self._failed |= captured.failed
+        if captured.not_finite is None:
+            self._checked = False
+        for site, broken in (captured.not_finite or {}).items():
+            self._add_not_finite(site, rows[broken])
+        self._add_not_finite(LOGITS, rows[statistics_not_finite(batch, captured.statistics)])
+        self.moments = captured.moments
 
     def _check(self, captured: Captured) -> None:
-        batch, tokens = captured.batch, len(captured.batch.token_ids)
+        batch = captured.batch
         if batch.shard != self.shard:
             raise ValueError(f"a batch of shard {batch.shard} came while {self.shard} fills")
-        some: list[tuple[str, Mapping[str, Any], Mapping[str, Any], int]] = [
-            ("statistics", self._statistics, captured.statistics, len(batch.asked))
+        if captured.statistics.keys() != self._statistics.keys():
+            raise ValueError(
+                f"statistics are {sorted(captured.statistics)}, not {sorted(self._statistics)}"
+            )
+        for name, values in captured.statistics.items():
+            expected = (len(batch.logit_rows),), self._statistics[name].dtype
+            if (values.shape, values.dtype) != expected:
+                found = (values.shape, values.dtype)
+                raise ValueError(f"{name}: shape and dtype are {found}, not {expected}")
+
+    def _add_not_finite(self, site: str, rows: npt.NDArray[np.int64]) -> None:
+        if len(rows):
+            self._not_finite.setdefault(site, []).append(rows)
+
+    def chunks(self, site: str, chunk_rows: int) -> Iterator[Rows]:
+        """The rows of the full shard in prompt order, `chunk_rows` at a time; views, valid until
+        the next is asked for.
+        """
+        memory, where = self._hidden[site], self._memory_row
+        breaks = np.flatnonzero(np.diff(where) != 1) + 1
+        scratch = np.empty((min(chunk_rows, self.rows), memory.shape[1]), memory.dtype)
+        for start in range(0, self.rows, chunk_rows):
+            stop = min(start + chunk_rows, self.rows)
+            inside = breaks[np.searchsorted(breaks, start, "right") :]
+            if not len(inside) or inside[0] >= stop:
+                first = int(where[start])
+                chunk = memory[first : first + stop - start]
+            else:
+                chunk = scratch[: stop - start]
+                # "clip" spares a second buffer; no index is out of bounds
+                np.take(memory, where[start:stop], axis=0, out=chunk, mode="clip")
+            if not self._checked:
+                self._add_not_finite(site, rows_not_finite(chunk) + start)
+            yield chunk
+
+    def tables(self) -> tuple[pa.Table, pa.Table]:
+        """(token table, prompts that are set aside), once every site was read."""
+        order = (*self._plan.site_names, LOGITS)
+        found = [
+            (s, np.sort(np.concatenate(self._not_finite[s])))
+            for s in order
+            if s in self._not_finite
         ]
-        if self._plan.keeps_rows or not captured.on_device:
-            some.append(("sites", self._hidden, captured.hidden, tokens))
-        if captured.on_device:
-            widths = {site: (tokens, *rows.shape[1:]) for site, rows in self._hidden.items()}
-            if {site: tuple(rows.shape) for site, rows in captured.on_device.items()} != widths:
-                raise ValueError(f"rows on the device are not those of {sorted(widths)}")
-        for what, ours, theirs, rows in some:
-            if ours.keys() != theirs.keys():
-                raise ValueError(f"{what} are {sorted(theirs)}, not {sorted(ours)}")
-            for name, values in theirs.items():
-                expected = (rows, *ours[name].shape[1:]), ours[name].dtype
-                if (values.shape, values.dtype) != expected:
-                    found = (values.shape, values.dtype)
-                    raise ValueError(f"{name}: shape and dtype are {found}, not {expected}")
+        aside = set_aside(list(self._prompt_ids), self._shard_lengths.tolist(), self._failed, found)
+        return self._tokens([one.prompt_id for one in aside]), quarantine_table(aside)
 
-    def hidden(self) -> dict[str, Rows]:
-        """Site -> (T, d) of the full shard; views, valid until `begin`. None without rows."""
-        kept = self._hidden if self._plan.keeps_rows else {}
-        return {site: rows[: self.rows] for site, rows in kept.items()}
-
-    def tokens(self) -> pa.Table:
-        """The token table of the full shard, (T, 11)."""
-        first, end = self._plan.shards[self.shard], self._plan.shards[self.shard + 1]
-        lengths = self._lengths[first:end]
-        position = np.arange(self.rows) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        no_next = np.zeros(self.rows, np.bool_)
-        no_next[np.cumsum(lengths) - 1] = True
-        prompts = np.repeat(np.arange(first, end, dtype=np.int32), lengths)
-        missing = ~self._asked[: self.rows]
-        missing |= np.isin(prompts, [one.prompt_id for one in self._set_aside])
+    def _tokens(self, set_aside: list[int]) -> pa.Table:
+        """(T, 11); the statistics of prompts that are set aside are null."""
+        n, lengths = self.rows, self._shard_lengths
+        position = np.arange(n) - np.repeat(self._starts[:-1], lengths)
+        no_next = np.zeros(n, np.bool_)
+        no_next[self._starts[1:] - 1] = True
+        prompts = np.repeat(np.array(self._prompt_ids, np.int32), lengths)
+        missing = ~self._has_logits[:n] | np.isin(prompts, set_aside)
         columns: list[pa.Array] = [
             pa.array(prompts),
             pa.array(position.astype(np.int32)),
-            pa.array(self._token_ids[: self.rows]),
+            pa.array(self._token_ids[:n]),
         ]
         for name in STATISTICS:
             mask = missing | no_next if name.startswith("next_") else missing
-            columns.append(pa.array(self._statistics[name][: self.rows], mask=mask))
+            columns.append(pa.array(self._statistics[name][:n], mask=mask))
         return pa.Table.from_arrays(columns, schema=TOKENS_SCHEMA)
-
-    def quarantine(self) -> pa.Table:
-        """The prompts of the full shard that were set aside, (n, 5)."""
-        return quarantine_table(self._set_aside)

@@ -1,4 +1,4 @@
-"""Requests to end a capture: the first finishes the current shard, the second exits immediately.
+"""Requests to end a capture: the first finishes the shards under way, the second exits.
 
 Python runs signal handlers between two steps of the main thread, which may be far apart: a forward
 pass, a wait for a device. So a thread reads the signals from the pipe that the interpreter writes

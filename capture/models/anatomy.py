@@ -96,80 +96,6 @@ def first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor |
     return first_tensor(args) if args else first_tensor(kwargs.get("hidden_states"))
 
 
-class Trace:
-    """One forward pass over a few tokens, watched around a candidate list of blocks.
-
-    path: dotted name of the list in the model. Its siblings, its ancestors and the unembedding are
-    watched too, and nothing is left on the model afterwards.
-    """
-
-    def __init__(self, model: nn.Module, path: str, unembedding: nn.Module) -> None:
-        names = path.split(".")
-        ancestors = [model.get_submodule(".".join(names[:k])) for k in range(1, len(names))]
-        parent = ancestors[-1] if ancestors else model
-        listed = model.get_submodule(path)
-        self.blocks = tuple(listed.children())
-        self._ancestors = ancestors
-        self._calls: list[tuple[nn.Module, torch.Tensor | None, torch.Tensor | None]] = []
-        self._read: torch.Tensor | None = None
-        around = [child for child in parent.children() if child is not listed]
-        handles = [
-            module.register_forward_hook(self._called, with_kwargs=True)
-            for module in (*self.blocks, *around, *ancestors)
-        ]
-        handles.append(unembedding.register_forward_pre_hook(self._unembedding_called))
-        try:
-            model(**forward_inputs(probe_ids(model)))
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _called(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        self._calls.append((module, first_input(args, kwargs), first_tensor(output)))
-
-    def _unembedding_called(self, module: nn.Module, args: Any) -> None:
-        self._read = first_tensor(args)
-
-    def blocks_in_order(self, hidden: int) -> bool:
-        """Each block was called once, in the list's order, keeping (batch, tokens, hidden)."""
-        blocks = {id(block) for block in self.blocks}
-        calls = [call for call in self._calls if id(call[0]) in blocks]
-        return [id(call[0]) for call in calls] == [id(block) for block in self.blocks] and all(
-            _is_state(given, hidden) and _is_state(made, hidden) for _, given, made in calls
-        )
-
-    def trunk(self) -> tuple[nn.Module, int] | None:
-        """The outermost ancestor of the blocks whose output the unembedding reads, and its width.
-
-        A family may call an inner one and bypass an outer: OPT does.
-        """
-        made = {id(module): output for module, _, output in self._calls}
-        for module in self._ancestors:
-            output = made.get(id(module))
-            if output is None or self._read is None or output.shape != self._read.shape:
-                continue
-            if _identical(self._read.to(output), output):
-                return module, int(output.shape[-1])
-        return None
-
-    def norm_after_blocks(self, hidden: int) -> nn.Module | None:
-        """The sibling called after the last block that keeps the state's shape, if there is one."""
-        last = next(i for i, call in enumerate(self._calls) if call[0] is self.blocks[-1])
-        for module, given, made in self._calls[last + 1 :]:
-            if (
-                module not in self._ancestors
-                and _is_state(given, hidden)
-                and _is_state(made, hidden)
-            ):
-                return module
-        return None
-
-
-def _identical(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Equal bit for bit, or NaN in the same places."""
-    return bool(((one == other) | (one.isnan() & other.isnan())).all())
-
-
 def unmapped(model: nn.Module, why: str) -> InputError:
     """The error for a model that cannot be captured: what was looked for, and what is there."""
     return InputError(
@@ -201,10 +127,6 @@ def _branches(module: nn.Module, depth: int, indent: int) -> list[str]:
             tree.append(f"{pad}{name}: {type(child).__name__}")
             tree += _branches(child, depth - 1, indent + 2)
     return tree
-
-
-def _is_state(tensor: torch.Tensor | None, hidden: int) -> bool:
-    return tensor is not None and tensor.ndim == 3 and tensor.shape[-1] == hidden
 
 
 def _embedding(model: nn.Module) -> nn.Module:

@@ -9,48 +9,38 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
-from lpp.capture.models.anatomy import input_device, logits_width, max_positions
+from lpp.capture.models.anatomy import logits_width, max_positions
 from lpp.capture.models.fingerprints import (
     tokenizer_fingerprint,
     trained_fingerprint,
     untrained_fingerprint,
     weight_files,
 )
-from lpp.capture.models.gguf import converted_folder, packaged_model
+from lpp.capture.models.gguf import converted_folder
 from lpp.capture.models.hub import hub_snapshot
 from lpp.capture.models.machine import check_device, explained, require
-from lpp.capture.models.spec import Dtype, LoadedModel, ModelDescription, ModelSpec, Source
+from lpp.capture.models.spec import Model, ModelSpec
 from lpp.store.commands.escaping import library_bars
 from lpp.store.commands.progress import SILENT, Progress
 from lpp.store.errors import ErrorKind, InputError
-
-__all__ = [
-    "LoadedModel",
-    "ModelDescription",
-    "ModelSpec",
-    "describe_model",
-    "load_model",
-    "load_tokenizer",
-    "packaged_model",
-    "save_untrained",
-]
+from lpp.store.format.plan import ModelInfo, StoredDtype, TokenizerInfo
 
 
 @dataclass(frozen=True, slots=True)
 class _Files:
     id: str
     folder: Path
-    source: Source
+    source: Literal["hub", "folder", "gguf"]
     revision: str | None
 
 
-def load_model(spec: ModelSpec, *, quiet: bool = True, progress: Progress = SILENT) -> LoadedModel:
+def load_model(spec: ModelSpec, *, quiet: bool = True, progress: Progress = SILENT) -> Model:
     """Load a causal language model; every failure is one clear error.
 
     quiet: keep the libraries' own warnings and bars off stderr. progress: told of slow steps.
@@ -61,24 +51,20 @@ def load_model(spec: ModelSpec, *, quiet: bool = True, progress: Progress = SILE
         config = _config(files.folder, spec)
         tokenizer = _tokenizer(files.folder, spec)
         if spec.untrained_seed is None:
-            model = _trained(files.folder, spec)
+            model = _trained(files.folder, config, spec)
             weights = trained_fingerprint(model, files.folder, spec.id, code=spec.trust_remote_code)
         else:
             model = _untrained(config, spec)
             weights = untrained_fingerprint(model, spec.untrained_seed)
     model.eval().requires_grad_(False)
     model.config.use_cache = False
-    return LoadedModel(
-        model=model,
-        attention=str(model.config._attn_implementation),
-        device=str(input_device(model)),
-        **_described_as(files, model, tokenizer, weights, _dtype_name(model.dtype, spec.id)),
+    dtype = _dtype_name(model.dtype, spec.id)
+    return replace(
+        _model(files, spec, model, tokenizer, weights=weights, dtype=dtype), module=model
     )
 
 
-def describe_model(
-    spec: ModelSpec, *, quiet: bool = True, progress: Progress = SILENT
-) -> ModelDescription:
+def describe_model(spec: ModelSpec, *, quiet: bool = True, progress: Progress = SILENT) -> Model:
     """What `load_model` would say of a trained model, without reading its weights into memory.
 
     The weight files are read once for their fingerprint; the modules are made on torch's meta
@@ -93,14 +79,13 @@ def describe_model(
         with torch.device("meta"):
             model = _from_config(config, spec, dtype)
         weights = trained_fingerprint(model, files.folder, spec.id, code=spec.trust_remote_code)
-    return ModelDescription(
-        **_described_as(files, model, tokenizer, weights, _dtype_name(dtype, spec.id))
-    )
+    name = _dtype_name(dtype, spec.id)
+    return _model(files, spec, model, tokenizer, weights=weights, dtype=name)
 
 
 def save_untrained(
     spec: ModelSpec, folder: Path, *, quiet: bool = True, progress: Progress = SILENT
-) -> ModelDescription:
+) -> Model:
     """Write the untrained twin that `spec` names into `folder`, for an engine that reads folders.
 
     The weights are those that `load_model` draws. Costs the model's memory on the CPU while it
@@ -108,11 +93,9 @@ def save_untrained(
     """
     loaded = load_model(replace(spec, device="cpu"), quiet=quiet, progress=progress)
     with _quiet(quiet), explained(spec.id, spec.device):
-        loaded.model.save_pretrained(folder)
+        loaded.module.save_pretrained(folder)
         loaded.tokenizer.save_pretrained(folder)
-    names = [field.name for field in fields(ModelDescription)]
-    described = {name: getattr(loaded, name) for name in names}
-    return ModelDescription(**{**described, "folder": folder})
+    return replace(loaded, folder=folder, module=None)
 
 
 def _check(spec: ModelSpec) -> None:
@@ -126,28 +109,32 @@ def _check(spec: ModelSpec) -> None:
     _refuse_combinations(spec)
 
 
-def _described_as(
-    files: _Files, model: Any, tokenizer: Any, weights: str, dtype: Dtype
-) -> dict[str, Any]:
-    """The fields of a `ModelDescription`; model: loaded, or made on the meta device."""
-    text = model.config.get_text_config()
-    return {
-        "tokenizer": tokenizer,
-        "id": files.id,
-        "source": files.source,
-        "revision": files.revision,
-        "folder": files.folder,
-        "weights": weights,
-        "tokenizer_fingerprint": tokenizer_fingerprint(tokenizer),
-        "tokenizer_size": len(tokenizer),
-        "architecture": type(model).__name__,
-        "n_parameters": model.num_parameters(),
-        "n_blocks": int(getattr(text, "num_hidden_layers", 0)),
-        "hidden_size": int(getattr(text, "hidden_size", 0)),
-        "logits_width": logits_width(model),
-        "max_positions": max_positions(text),
-        "dtype": dtype,
-    }
+def _model(
+    files: _Files, spec: ModelSpec, module: Any, tokenizer: Any, *, weights: str, dtype: StoredDtype
+) -> Model:
+    """The record of a model. module: loaded, or made on the meta device."""
+    text = module.config.get_text_config()
+    return Model(
+        info=ModelInfo(
+            id=files.id,
+            source=files.source,
+            revision=files.revision,
+            weights=weights,
+            architecture=type(module).__name__,
+            n_parameters=module.num_parameters(),
+            n_blocks=int(getattr(text, "num_hidden_layers", 0)),
+            hidden_size=int(getattr(text, "hidden_size", 0)),
+            logits_width=logits_width(module),
+            untrained_seed=spec.untrained_seed,
+        ),
+        tokenizer_info=TokenizerInfo(
+            id=files.id, fingerprint=tokenizer_fingerprint(tokenizer), size=len(tokenizer)
+        ),
+        tokenizer=tokenizer,
+        folder=files.folder,
+        max_positions=max_positions(text),
+        dtype=dtype,
+    )
 
 
 def _refuse_combinations(spec: ModelSpec) -> None:
@@ -241,7 +228,7 @@ def _config(folder: Path, spec: ModelSpec) -> Any:
     return config
 
 
-def _trained(folder: Path, spec: ModelSpec) -> Any:
+def _trained(folder: Path, config: Any, spec: ModelSpec) -> Any:
     transformers = _transformers()
     settings: dict[str, Any] = {}
     if spec.quantization is not None:
@@ -252,7 +239,8 @@ def _trained(folder: Path, spec: ModelSpec) -> Any:
         )
     if spec.device_map is not None:
         settings["device_map"] = spec.device_map
-    elif spec.quantization is not None:
+    elif spec.quantization is not None or getattr(config, "quantization_config", None):
+        require("accelerate")
         settings["device_map"] = {"": spec.device}  # quantised weights cannot be moved later
     weight_files(folder, spec.id)
     model = transformers.AutoModelForCausalLM.from_pretrained(
@@ -307,8 +295,8 @@ def _attention(spec: ModelSpec) -> str | None:
     return None if spec.attention == "auto" else spec.attention
 
 
-def _dtype_name(dtype: torch.dtype, model: str) -> Dtype:
-    names: dict[torch.dtype, Dtype] = {
+def _dtype_name(dtype: torch.dtype, model: str) -> StoredDtype:
+    names: dict[torch.dtype, StoredDtype] = {
         torch.bfloat16: "bfloat16",
         torch.float16: "float16",
         torch.float32: "float32",

@@ -1,6 +1,7 @@
 """What loading asks of the machine: packages, devices, memory; and what its failures mean."""
 
 import importlib.util
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -48,10 +49,28 @@ def check_device(device: str) -> None:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says so; torch's allocator for CPUs does it in words alone."""
-    return isinstance(error, MemoryError) or any(
-        phrase in str(error).lower() for phrase in _NO_ROOM
+    """Whether an error, or what led to it, is for want of memory.
+
+    Told by its class. torch's allocator for CPUs raises a plain RuntimeError, and so does vLLM for
+    whatever happened in a process of its own: there words decide.
+    """
+    torch = sys.modules.get("torch")  # without torch there is no error of its kind
+    classes = (MemoryError,) if torch is None else (MemoryError, torch.OutOfMemoryError)
+    return any(
+        isinstance(one, classes)
+        or (isinstance(one, RuntimeError) and any(p in str(one).lower() for p in _NO_ROOM))
+        for one in _led_to(error)
     )
+
+
+def _led_to(error: BaseException) -> Iterator[BaseException]:
+    """An error, then what it was raised from or while handling, and so on."""
+    seen: set[int] = set()
+    one: BaseException | None = error
+    while one is not None and id(one) not in seen:
+        seen.add(id(one))
+        yield one
+        one = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
 
 
 @contextmanager

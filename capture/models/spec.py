@@ -1,11 +1,10 @@
-"""What to load, and what was loaded: the two records around `models.load`, without torch."""
+"""Which model to load, and what was found: two records that need no torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-Source = Literal["hub", "folder", "gguf"]
-Dtype = Literal["bfloat16", "float16", "float32"]
+from lpp.store.format.plan import ModelInfo, StoredDtype, TokenizerInfo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,41 +30,20 @@ class ModelSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelDescription:
-    """What a plan records of a model, known without its weights in memory."""
+class Model:
+    """A model that was found: what a plan records of it, and its module where it was loaded."""
 
+    info: ModelInfo
+    """`info.id` is the hub name, or the name of the folder or GGUF file without its path, which is
+    this machine's. `info.weights` tells models of one name apart."""
+    tokenizer_info: TokenizerInfo
     tokenizer: Any
-    id: str
-    """Hub name, or the name of the folder or GGUF file without the path, which is this machine's.
-    Content tells models of one name apart: see `weights`."""
-    source: Source
-    revision: str | None
-    """Exact commit of a hub model."""
     folder: Path
     """Where its files lie."""
-    weights: str
-    """Fingerprint: content of the weight files, or seed, dtype and configuration if untrained."""
-    tokenizer_fingerprint: str
-    tokenizer_size: int
-    """Entries of the tokenizer; the logits may be wider."""
-    architecture: str
-    n_parameters: int
-    n_blocks: int
-    hidden_size: int
-    logits_width: int
     max_positions: int | None
-    """Longest prompt with states that do not depend on its length; None when unbounded."""
-    dtype: Dtype
+    """Longest prompt whose states do not depend on its length; None where there is no limit."""
+    dtype: StoredDtype
     """Of the weights as loaded, so of the computation."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoadedModel(ModelDescription):
-    """A transformers model ready for forward passes."""
-
-    model: Any
-    """In evaluation mode, without gradients or a key-value cache."""
-    attention: str
-    """The one in use: never "auto"."""
-    device: str
-    """Where token ids go; with a device map, the first of several."""
+    module: Any = None
+    """The transformers model, in evaluation mode, without gradients or a key-value cache. None
+    where the weights were not loaded: vLLM loads them by itself."""

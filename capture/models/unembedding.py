@@ -13,7 +13,7 @@ from lpp.capture.models.anatomy import (
     text_config,
     unmapped,
 )
-from lpp.capture.models.sites import ModelSites, capture_sites
+from lpp.capture.models.sites import SiteModules, hooked
 from lpp.store.errors import ErrorKind, InputError
 
 _InPlace = Callable[[torch.Tensor], object]
@@ -53,7 +53,7 @@ class Unembedding:
 
 
 @torch.no_grad()
-def find_unembedding(model: nn.Module, sites: ModelSites) -> Unembedding:
+def find_unembedding(model: nn.Module, modules: SiteModules) -> Unembedding:
     """The unembedding that gives the model's own logits, proven on a few tokens.
 
     What may follow the matrix product is read from the configuration, and the reading that
@@ -62,7 +62,7 @@ def find_unembedding(model: nn.Module, sites: ModelSites) -> Unembedding:
     """
     module = output_embeddings(model)
     seen: dict[str, torch.Tensor] = {}
-    with capture_sites(sites, ("final",), seen.__setitem__):
+    with hooked(modules, ("final",), seen.__setitem__):
         expected = model(**forward_inputs(probe_ids(model))).logits
     if not bool(expected.isfinite().any()):
         raise InputError(

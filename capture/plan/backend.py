@@ -1,18 +1,48 @@
-"""What a backend is: something that turns batches of token ids into rows of activations.
+"""What a backend is: something that runs a model on batches of token ids.
 
-torch and vLLM stand behind the same protocol and pass the same contract tests. A backend owns
-everything about its device, the copy to the host included; the engine sees host arrays, but for
-moments, which are accumulated where the rows are.
+torch and vLLM stand behind one protocol and pass the same contract tests. The engine gives each
+batch the host memory that its rows belong into, and a backend writes them there: straight from the
+device, in one copy. Moments are accumulated by the backend, where the rows are.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from lpp.store.arrays.layout import Rows
+from lpp.store.arrays.moments import SiteMoments
+from lpp.store.format.plan import ComputeInfo, Keep, MomentsDtype, Plan, StoredDtype
+
+if TYPE_CHECKING:
+    from lpp.capture.models.sites import Sites
+    from lpp.capture.models.spec import Model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """What a capture wants of each batch."""
+
+    sites: tuple[str, ...]
+    """In depth order."""
+    dtype: StoredDtype
+    keep: Keep = "rows"
+    band_ends: tuple[int, ...] = ()
+    """Ends of the position bands of moments, where they are kept."""
+    moments_dtype: MomentsDtype = "float64"
+
+    @classmethod
+    def of(cls, plan: Plan) -> "Outputs":
+        """What `plan` wants."""
+        return cls(
+            sites=plan.site_names,
+            dtype=plan.stored_dtype,
+            keep=plan.keep,
+            band_ends=plan.moment_ends if plan.keeps_moments else (),
+            moments_dtype=plan.moments_dtype,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,36 +55,62 @@ class Batch:
     """Tokens of each prompt; they sum to T."""
     token_ids: npt.NDArray[np.int32]
     """(T,)"""
-    asked: npt.NDArray[np.int64]
+    logit_rows: npt.NDArray[np.int64]
     """(S,) flat rows whose logits are reduced to statistics, ascending."""
+    hidden: Mapping[str, Rows] = field(default_factory=dict)
+    """Site -> (T, d) host memory in the stored dtype (uint16 for the bits of bfloat16), which the
+    backend fills. Empty for a plan that keeps moments alone."""
+    ends_shard: bool = False
+    """Whether no further batch of its shard follows."""
 
     @property
     def next_ids(self) -> npt.NDArray[np.int32]:
-        """(S,) the token after each asked row; -1 at a prompt's last token."""
+        """(S,) the token after each of `logit_rows`; -1 at a prompt's last token."""
         following = np.append(self.token_ids[1:], np.int32(-1))
         following[np.cumsum(self.lengths) - 1] = -1
-        return following[self.asked]
+        return following[self.logit_rows]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Captured:
-    """What one batch gave. The arrays hold until the second batch after it is asked for."""
+    """What one batch gave, beside the rows that are in `batch.hidden` now."""
 
     batch: Batch
-    hidden: Mapping[str, Rows]
-    """Site -> (T, d) in the stored dtype; uint16 holds the bits of bfloat16. Empty where the rows
-    stay on their device."""
     statistics: Mapping[str, npt.NDArray[Any]]
-    """Column of `lpp.store.format.tables.STATISTICS` -> (S,) values at the asked rows."""
+    """Column of `lpp.store.format.tables.STATISTICS` -> (S,) values at `batch.logit_rows`."""
     failed: Mapping[int, str] = field(default_factory=dict)
     """Prompts that the backend could not run even alone -> why. Their rows are zeros."""
-    on_device: Mapping[str, Any] = field(default_factory=dict)
-    """Site -> the same (T, d) as a torch tensor where it was computed, for a plan that keeps
-    moments; empty where a backend has host arrays alone."""
+    not_finite: Mapping[str, npt.NDArray[np.int64]] | None = None
+    """Site -> flat rows that hold NaN or infinities, ascending; sites without any are left out.
+    None: the backend did not look, and whoever reads the rows next does."""
+    moments: Mapping[str, SiteMoments] | None = None
+    """With the last batch of a shard, where moments are kept: those of the shard, but for the
+    prompts that are set aside. A site's are computed when it is asked for; valid until the next
+    batch is asked for."""
 
 
 class Backend(Protocol):
-    """Runs a model. Batches go in, captured batches come out in the same order."""
+    """A model that is ready to run."""
 
-    def capture(self, batches: Iterable[Batch]) -> Iterator[Captured]:
-        """Run every batch; may run ahead of what it has yielded, by a bounded number."""
+    @property
+    def model(self) -> "Model":
+        """What a plan records of the model."""
+
+    @property
+    def sites(self) -> "Sites":
+        """The sites it can capture."""
+
+    @property
+    def compute(self) -> ComputeInfo:
+        """What a plan records of how the model runs; `batch_tokens` is the request's, or 0."""
+
+    def allocate(self, size: int) -> npt.NDArray[np.uint8]:
+        """(size,) host memory that rows reach fastest: page-locked for a GPU, shared with the
+        workers where they are other processes. MemoryError where there is too little.
+        """
+
+    def capture(self, batches: Iterable[Batch], outputs: Outputs) -> Iterator[Captured]:
+        """Run every batch, in order; may run ahead of what it has yielded, by one batch."""
+
+    def close(self) -> None:
+        """Give the model's memory back."""

@@ -86,23 +86,27 @@ def group_by_budget(lengths: Sequence[int], budget: int) -> list[list[int]]:
 
 
 def shard_batches(plan: Plan, prompts: pa.Table, shard: int) -> Iterator[Batch]:
-    """The batches of one shard. prompts: `PROMPTS_SCHEMA`, all of the plan."""
+    """The batches of one shard, without the memory for their rows. prompts: all of the plan,
+    `PROMPTS_SCHEMA`.
+    """
     first, end = plan.shards[shard], plan.shards[shard + 1]
     lists = prompts["token_ids"].slice(first, end - first).combine_chunks()
     ids = [np.asarray(values.values, dtype=np.int32) for values in lists]
     lengths = [len(values) for values in ids]
-    for group in group_by_budget(lengths, plan.compute.batch_tokens):
+    groups = group_by_budget(lengths, plan.compute.batch_tokens)
+    for number, group in enumerate(groups, start=1):
         group_lengths = tuple(lengths[i] for i in group)
         yield Batch(
             shard=shard,
             prompt_ids=tuple(first + i for i in group),
             lengths=group_lengths,
             token_ids=np.concatenate([ids[i] for i in group]),
-            asked=asked_rows(plan, group_lengths),
+            logit_rows=logit_rows(plan, group_lengths),
+            ends_shard=number == len(groups),
         )
 
 
-def asked_rows(plan: Plan, lengths: Sequence[int]) -> npt.NDArray[np.int64]:
+def logit_rows(plan: Plan, lengths: Sequence[int]) -> npt.NDArray[np.int64]:
     """Flat rows of a batch at which the plan wants statistics of the logits."""
     if plan.logit_positions == "all":
         return np.arange(sum(lengths))

@@ -8,11 +8,11 @@ import json
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lpp.capture.backends.opened import OpenedModel
 from lpp.capture.corpus.selection import Selection
 from lpp.capture.models.spec import ModelSpec
+from lpp.capture.plan.backend import Backend
 from lpp.capture.plan.options import GRACE_SECONDS
-from lpp.capture.plan.planning import compute_info, model_info, site_specs, tokenizer_info
+from lpp.capture.plan.planning import site_specs
 from lpp.capture.plan.request import CaptureRequest, CorpusSpec
 from lpp.store.errors import ConflictError, ErrorKind, InputError
 from lpp.store.format.plan import Plan, differences
@@ -30,6 +30,7 @@ class RepairOptions:
     missing: bool = False
     """Whether to compute shards as well of which there is nothing at all."""
     grace: float = GRACE_SECONDS
+    """Seconds that a request to end leaves for the shards under way."""
 
 
 def request_of_plan(plan: Plan, options: RepairOptions) -> CaptureRequest:
@@ -86,20 +87,19 @@ def _own_model(plan: Plan) -> str:
     )
 
 
-def check_same(plan: Plan, request: CaptureRequest, opened: OpenedModel) -> None:
+def check_same(plan: Plan, request: CaptureRequest, backend: Backend) -> None:
     """Refuse a model, releases or settings that are not those of `plan`, with all that differs.
 
     Where the weights came from may differ, as long as they are the same.
     """
-    loaded, model, tokenizer = opened.described, plan.model, plan.tokenizer
-    named = model_info(request, loaded)
+    found, model, tokenizer = backend.model, plan.model, plan.tokenizer
     here = replace(
         plan,
-        model=replace(named, id=model.id, source=model.source, revision=model.revision),
-        tokenizer=replace(tokenizer_info(loaded), id=tokenizer.id),
-        sites=site_specs(request, opened),
-        compute=compute_info(request, opened, plan.compute.batch_tokens),
-        stored_dtype=loaded.dtype,
+        model=replace(found.info, id=model.id, source=model.source, revision=model.revision),
+        tokenizer=replace(found.tokenizer_info, id=tokenizer.id),
+        sites=site_specs(request, backend),
+        compute=backend.compute,
+        stored_dtype=found.dtype,
     )
     if fields := differences(here, plan):
         listed = "\n  ".join(fields)

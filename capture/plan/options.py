@@ -99,6 +99,11 @@ MODEL_OPTIONS: Final[tuple[Decorator, ...]] = (
         help="An argument of vLLM's EngineArgs, such as gpu_memory_utilization=0.8; may be "
         "repeated.",
     ),
+    click.option(
+        "--check-sites",
+        is_flag=True,
+        help="Before capture inside vLLM, compare every site with transformers on a few tokens.",
+    ),
     click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:1."),
     click.option(
         "--dtype",
@@ -193,10 +198,9 @@ CAPTURE_OPTIONS: Final[tuple[Decorator, ...]] = (
     click.option("--batch-tokens", type=click.IntRange(1), help="Padded tokens in a batch."),
     click.option(
         "--shard-mib",
-        default=256,
-        show_default=True,
         type=click.IntRange(1),
-        help="Size of a shard before compression. Up to three are held in memory.",
+        help="Size of a shard before compression: 256 by default, 2048 on a GPU. Up to three are "
+        "held in memory. A batch cannot be larger.",
     ),
 )
 
@@ -297,7 +301,7 @@ def request_of(options: Mapping[str, Any]) -> CaptureRequest:
         selection=Selection(
             min_bytes=min_bytes, **take("prompts", "min_tokens", "count_with", "select", "seed")
         ),
-        shard_bytes=options["shard_mib"] << 20,
+        shard_bytes=None if options["shard_mib"] is None else options["shard_mib"] << 20,
         **take("context", "sites", "logit_positions", "batch_tokens", "keep", "moments_dtype"),
-        **take("backend", "tensor_parallel", "engine_options"),
+        **take("backend", "tensor_parallel", "engine_options", "check_sites"),
     )

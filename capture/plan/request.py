@@ -11,8 +11,17 @@ from lpp.capture.corpus.selection import Selection
 from lpp.capture.models.spec import ModelSpec
 from lpp.store.format.plan import Keep, LogitPositions, MomentsDtype
 
-SHARD_BYTES: Final = 256 << 20
-"""Activations of a shard over all its sites, before compression. Two are held while capturing."""
+SHARD_BYTES: Final[Mapping[str, int]] = {"cpu": 256 << 20, "cuda": 2 << 30}
+"""Activations of a shard over all its sites, before compression, by kind of device. A batch cannot
+leave its shard, so on a GPU a shard holds two batches of `BATCH_BYTES` or more: at 7B, 215 kB a
+token over 30 sites, they are 50 prompts of 200 tokens, 25 of which run together."""
+
+BATCH_TOKENS: Final[Mapping[str, int]] = {"cpu": 2048, "cuda": 16384}
+"""Tokens of a batch by kind of device, where the bytes of its rows allow them."""
+
+BATCH_BYTES: Final = 1 << 30
+"""Most activations of one batch over all its sites: 5,000 tokens at 7B, 800 at 70B. A forward
+pass of some hundred tokens keeps a GPU's cores busy; more would only take more memory."""
 
 
 BackendName = Literal["torch", "vllm", "vllm+torch"]
@@ -45,8 +54,12 @@ class CaptureRequest:
     """Cards that share the model inside vLLM."""
     engine_options: Mapping[str, Any] = field(default_factory=dict)
     """Further arguments of vLLM's `EngineArgs`."""
+    check_sites: bool = False
+    """Whether every site inside vLLM is compared with transformers before anything is captured.
+    No plan records it: it changes no number."""
     batch_tokens: int | None = None
-    shard_bytes: int = SHARD_BYTES
+    shard_bytes: int | None = None
+    """None: `SHARD_BYTES` of the device."""
     keep: Keep = "rows"
     """Activations, their moments by prefix band, or both."""
     moments_dtype: MomentsDtype = "float64"

@@ -27,7 +27,7 @@ PACKED: Final = 1.48
 """How many times smaller rows of bfloat16 lie on disk, as measured on a real model."""
 
 SLOTS: Final = 3
-"""Shard buffers: one is filled, one is encoded and written, one waits between them."""
+"""Shards under way: one that fills, one that is compressed, one that is flushed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,10 +118,11 @@ def format_sizes(found: dict[Keep, Size], keep: Keep, free: int | None) -> list[
     return [f"on disk: {', '.join(choices)}{room}", "*: chosen with --keep"]
 
 
-def format_memory(needed: int, available: int | None) -> str:
-    """What the shard buffers take in memory, and what is available."""
+def format_memory(needed: int, available: int | None, device: str) -> str:
+    """What the shard buffers take in memory, and what is available. device: its kind."""
     room = "" if available is None else f"; {short_bytes(available)} available"
-    return f"in memory: {short_bytes(needed)} for shard buffers{room}"
+    locked = ", page-locked" if device == "cuda" else ""
+    return f"in memory: {short_bytes(needed)} for shard buffers{locked}{room}"
 
 
 def check_memory(needed: int, available: int | None) -> None:

@@ -78,17 +78,19 @@ def load_probed_model(
 def _torch_model(request: ProbeRequest, progress: Progress, quiet: bool) -> ProbedModel:
     from lm_eval.models.huggingface import HFLM
 
+    from lpp.capture.models.anatomy import input_device
     from lpp.capture.models.load import load_model
 
     loaded = load_model(request.model, progress=progress, quiet=quiet)
-    lm = HFLM(pretrained=loaded.model, tokenizer=loaded.tokenizer, batch_size=request.batch_size)
+    lm = HFLM(pretrained=loaded.module, tokenizer=loaded.tokenizer, batch_size=request.batch_size)
     arguments = {
-        "pretrained": loaded.id,
-        "revision": loaded.revision,
+        "pretrained": loaded.info.id,
+        "revision": loaded.info.revision,
         "dtype": loaded.dtype,
-        "device": loaded.device,
+        "device": str(input_device(loaded.module)),
     }
-    return ProbedModel(id=loaded.id, weights=loaded.weights, lm=lm, arguments=arguments)
+    info = loaded.info
+    return ProbedModel(id=info.id, weights=info.weights, lm=lm, arguments=arguments)
 
 
 def _vllm_model(request: ProbeRequest, progress: Progress, quiet: bool) -> ProbedModel:
@@ -105,7 +107,7 @@ def _vllm_model(request: ProbeRequest, progress: Progress, quiet: bool) -> Probe
     check_vllm(quiet=quiet)
     described = describe_model(request.model, progress=progress, quiet=quiet)
     arguments = {
-        "pretrained": described.id,
+        "pretrained": described.info.id,
         "dtype": described.dtype,
         "trust_remote_code": request.model.trust_remote_code,
         "tensor_parallel_size": request.tensor_parallel,
@@ -119,7 +121,8 @@ def _vllm_model(request: ProbeRequest, progress: Progress, quiet: bool) -> Probe
 
         named = {**arguments, "pretrained": str(described.folder)}
         lm = VLLM(**named, batch_size=VLLM_BATCH)
-    return ProbedModel(id=described.id, weights=described.weights, lm=lm, arguments=arguments)
+    info = described.info
+    return ProbedModel(id=info.id, weights=info.weights, lm=lm, arguments=arguments)
 
 
 @contextmanager

@@ -41,16 +41,18 @@ class HandResult:
 class CaptureActor:
     """Load first, then open, then capture as often as there is something to do; close at the end.
 
-    root: the store. name: what `lpp-capture status` calls it.
+    root: the store. name: what `lpp-capture status` calls it. cores: that Ray reserves for it,
+    each of which compresses.
     """
 
-    def __init__(self, root: Place, request: CaptureRequest, name: str) -> None:
+    def __init__(self, root: Place, request: CaptureRequest, name: str, cores: int) -> None:
+        self._cores = cores
         self._root, self._request, self._name = root, request, name
         self._end = contextlib.ExitStack()
 
     def load(self) -> Loaded:
         """Choose the prompts, load the model, make the plan."""
-        from lpp.capture.plan.planning import prepare
+        from lpp.capture.engine.prepare import prepare
 
         self._prepared = prepare(self._request)
         self._end.callback(self._prepared.close)
@@ -74,7 +76,15 @@ class CaptureActor:
         from lpp.capture.engine.capture import capture_run
 
         ready, writer, notes = self._prepared, self._writer, _Notes()
-        capture_run(ready.plan, ready.prompts, writer, ready.backend, notes, only=shards)
+        capture_run(
+            ready.plan,
+            ready.prompts,
+            writer,
+            ready.backend,
+            notes,
+            shards=shards,
+            encoders=self._cores,
+        )
         return HandResult(
             written=frozenset(writer.written.intersection(shards)),
             outrun=frozenset(writer.outrun.intersection(shards)),
@@ -98,11 +108,15 @@ class _Notes:
         self.lines.append(text)
 
 
-def remote_actor(ray: Any, gpus: int) -> Any:
-    """The class for `ray`: one processor and `gpus` cards each, on as many machines as there are.
+def remote_actor(ray: Any, gpus: int, cores: int) -> Any:
+    """The class for `ray`: so many cards and cores each, on as many machines as there are.
 
     Ray starts none again by itself: what a lost one had is for the driver to hand out anew.
     """
     return ray.remote(
-        num_cpus=1, num_gpus=gpus, max_restarts=0, max_task_retries=0, scheduling_strategy="SPREAD"
+        num_cpus=cores,
+        num_gpus=gpus,
+        max_restarts=0,
+        max_task_retries=0,
+        scheduling_strategy="SPREAD",
     )(CaptureActor)

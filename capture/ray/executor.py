@@ -9,7 +9,7 @@ shard is committed, whoever is still loading then.
 
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +29,7 @@ from lpp.capture.engine.run_cache import remember, request_key
 from lpp.capture.engine.stopping import Stop, stoppable
 from lpp.capture.plan.batches import tokens_of
 from lpp.capture.plan.parts import WHOLE, Part
+from lpp.capture.plan.planning import shard_bytes
 from lpp.capture.plan.request import CaptureRequest
 from lpp.capture.ray.actor import HandResult, Loaded, remote_actor
 from lpp.store import Run, create_store
@@ -81,8 +82,8 @@ def capture_on_ray(
     check_store(root, resume)
     key = request_key(request)
     with cluster(address) as ray:
-        request, gpus, count = _shape(ray, _found_from_anywhere(request), workers)
-        pool = _Pool(ray, root, request, gpus=gpus, count=count)
+        request, shape = _shape(ray, _found_from_anywhere(request), workers)
+        count, pool = shape.count, _Pool(ray, root, request, shape)
         try:
             with progress("prepare", 1, "model") as bar:
                 loaded = pool.freeze()
@@ -92,7 +93,8 @@ def capture_on_ray(
                 check_same_run(plan, root, resume)
             click.echo(describe(plan), err=True)
             todo = uncommitted_shards(root, plan, part)
-            check_disk(plan, loaded.lengths, root, todo, request.shard_bytes)
+            size = shard_bytes(request, plan.compute.device)
+            check_disk(plan, loaded.lengths, root, todo, size)
             store = create_store(root)
             pool.open()
             remember(store, key, plan.run_id)
@@ -106,10 +108,17 @@ def capture_on_ray(
             pool.close()
 
 
-def _shape(
-    ray: Any, request: CaptureRequest, workers: int | None
-) -> tuple[CaptureRequest, int, int]:
-    """(the request as an actor gets it, cards of each actor, actors)."""
+@dataclass(frozen=True, kw_only=True)
+class _Shape:
+    """How many actors, and what each takes of the cluster."""
+
+    count: int
+    gpus: int
+    cores: int
+
+
+def _shape(ray: Any, request: CaptureRequest, workers: int | None) -> tuple[CaptureRequest, _Shape]:
+    """The request as an actor gets it, and what actors take."""
     if request.model.device_map is not None:
         raise InputError(
             "--executor ray gives each worker its own cards: it cannot follow --device-map. "
@@ -124,7 +133,7 @@ def _shape(
                 "and takes one processor.",
                 kind=ErrorKind.INVALID_VALUE,
             )
-        return request, 0, workers
+        return request, _Shape(count=workers, gpus=0, cores=1)
     cards = int(ray.cluster_resources().get("GPU", 0))
     gpus = request.tensor_parallel
     if cards < gpus:
@@ -136,9 +145,26 @@ def _shape(
     # Ray shows each actor its own cards, counted from 0
     return (
         replace(request, model=replace(request.model, device=kind)),
-        gpus,
-        workers or (cards // gpus),
+        _Shape(
+            count=workers or (cards // gpus), gpus=gpus, cores=cores_for_cards(ray.nodes(), gpus)
+        ),
     )
+
+
+def cores_for_cards(nodes: Iterable[Mapping[str, Any]], gpus: int) -> int:
+    """Cores that come with so many cards on every machine of a cluster, at least one: an actor
+    that takes them finds room wherever there are cards.
+
+    nodes: as `ray.nodes()` lists them.
+
+    >>> cores_for_cards([{"Alive": True, "Resources": {"CPU": 64.0, "GPU": 8.0}}], 2)
+    16
+    """
+    alive = [node["Resources"] for node in nodes if node["Alive"]]
+    shares = [
+        int(found.get("CPU", 0) * gpus // found["GPU"]) for found in alive if found.get("GPU")
+    ]
+    return max(1, min(shares, default=1))
 
 
 def _found_from_anywhere(request: CaptureRequest) -> CaptureRequest:
@@ -162,18 +188,16 @@ def _found_from_anywhere(request: CaptureRequest) -> CaptureRequest:
 class _Pool:
     """The actors, those lost replaced, and what each is at."""
 
-    def __init__(
-        self, ray: Any, root: Url, request: CaptureRequest, *, gpus: int, count: int
-    ) -> None:
-        self.ray, self.count = ray, count
-        self._class, self._request = remote_actor(ray, gpus), request
+    def __init__(self, ray: Any, root: Url, request: CaptureRequest, shape: _Shape) -> None:
+        self.ray, self.count, self._cores = ray, shape.count, shape.cores
+        self._class, self._request = remote_actor(ray, shape.gpus, shape.cores), request
         self._root = absolute(root)
         self._made = self._deaths = 0
         self._pending: dict[Any, _Worker] = {}
         self._waiting: list[_Worker] = []
         self.opened = False
         self.loaded: Loaded | None = None
-        for _ in range(count):
+        for _ in range(shape.count):
             self._start()
 
     def freeze(self) -> Loaded:
@@ -244,7 +268,7 @@ class _Pool:
     def _start(self) -> None:
         self._made += 1
         name = f"ray worker {self._made}"
-        actor = self._class.remote(self._root, self._request, name)
+        actor = self._class.remote(self._root, self._request, name, self._cores)
         self._pending[actor.load.remote()] = _Worker(actor)
 
     def _open(self, worker: _Worker) -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,15 +10,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from backend_contract import captured, make_batch
 from hypothesis import given
 from hypothesis import strategies as st
+from stored import stored_objects
 
 from lpp.capture.corpus.selection import Selection
-from lpp.capture.engine.capture import capture_run
+from lpp.capture.engine.capture import SLOTS, capture_run
+from lpp.capture.engine.prepare import Prepared, prepare
 from lpp.capture.models.spec import ModelSpec
-from lpp.capture.plan.backend import Batch, Captured
-from lpp.capture.plan.batches import asked_rows, group_by_budget, shard_batches, shard_boundaries
-from lpp.capture.plan.planning import Prepared, prepare
+from lpp.capture.plan.backend import Backend, Batch, Captured, Outputs
+from lpp.capture.plan.batches import group_by_budget, logit_rows, shard_batches, shard_boundaries
 from lpp.capture.plan.request import CaptureRequest, CorpusSpec
 from lpp.store import RunWriter, create_store
 from lpp.store.errors import FormatError
@@ -71,8 +74,8 @@ def test_a_plan_has_several_shards_of_several_batches(ready: Prepared) -> None:
 
 def test_schedule_asks_for_the_last_token_of_each_prefix(ready: Prepared) -> None:
     plan = replace(ready.plan, context=20, prefixes=(5, 10, 20), logit_positions="schedule")
-    assert asked_rows(plan, [20, 7]).tolist() == [4, 9, 19, 20 + 4, 20 + 6]
-    assert len(asked_rows(ready.plan, [20, 7])) == 27
+    assert logit_rows(plan, [20, 7]).tolist() == [4, 9, 19, 20 + 4, 20 + 6]
+    assert len(logit_rows(ready.plan, [20, 7])) == 27
 
 
 def test_rows_land_at_their_prompts(ready: Prepared, tmp_path: Path) -> None:
@@ -90,17 +93,10 @@ def test_rows_land_at_their_prompts(ready: Prepared, tmp_path: Path) -> None:
     # each prompt alone, through the same backend, is what was stored for it
     values = np.concatenate(list(run.hidden("block.2")))
     start = 0
-    for prompt, ids in enumerate(ready.prompts["token_ids"].to_pylist()):
-        batch = Batch(
-            shard=0,
-            prompt_ids=(prompt,),
-            lengths=(len(ids),),
-            token_ids=np.array(ids, np.int32),
-            asked=np.arange(1),
-        )
-        (alone,) = ready.backend.capture([batch])
+    for ids in ready.prompts["token_ids"].to_pylist():
+        (alone,) = captured(ready.backend, [make_batch([ids])], ["block.2"])
         rows = values[start : start + len(ids)]
-        np.testing.assert_allclose(rows, alone.hidden["block.2"], rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(rows, alone.batch.hidden["block.2"], rtol=1e-4, atol=1e-4)
         start += len(ids)
 
 
@@ -111,28 +107,44 @@ def test_nothing_runs_again_when_all_is_committed(ready: Prepared, tmp_path: Pat
         assert capture_run(ready.plan, ready.prompts, writer, ready.backend) == expected
 
 
-class FailsAt:
-    """The real backend, stopped after some batches as a crash would."""
+class Wrapped:
+    """The real backend, with another `capture`."""
 
-    def __init__(self, backend: Any, batches: int) -> None:
-        self._backend, self._left = backend, batches
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self.model, self.sites, self.compute = backend.model, backend.sites, backend.compute
+        self.allocate = backend.allocate
 
-    def capture(self, batches: Iterable[Batch]) -> Iterator[Captured]:
-        for captured in self._backend.capture(batches):
+    def capture(self, batches: Iterable[Batch], outputs: Outputs) -> Iterator[Captured]:
+        return self._backend.capture(batches, outputs)
+
+    def close(self) -> None: ...
+
+
+class FailsAt(Wrapped):
+    """Stops after some batches as a crash would."""
+
+    def __init__(self, backend: Backend, batches: int) -> None:
+        super().__init__(backend)
+        self._left = batches
+
+    def capture(self, batches: Iterable[Batch], outputs: Outputs) -> Iterator[Captured]:
+        for one in super().capture(batches, outputs):
             if self._left == 0:
                 raise RuntimeError("the card fell off the bus")
             self._left -= 1
-            yield captured
+            yield one
 
 
-class Altered:
-    """The real backend, with what it hands over altered."""
+class Altered(Wrapped):
+    """Alters what it hands over."""
 
-    def __init__(self, backend: Any, alter: Callable[[Captured], Captured]) -> None:
-        self._backend, self._alter = backend, alter
+    def __init__(self, backend: Backend, alter: Callable[[Captured], Captured]) -> None:
+        super().__init__(backend)
+        self._alter = alter
 
-    def capture(self, batches: Iterable[Batch]) -> Iterator[Captured]:
-        return map(self._alter, self._backend.capture(batches))
+    def capture(self, batches: Iterable[Batch], outputs: Outputs) -> Iterator[Captured]:
+        return map(self._alter, super().capture(batches, outputs))
 
 
 def without(mapping: Any, name: str) -> dict[str, Any]:
@@ -140,13 +152,17 @@ def without(mapping: Any, name: str) -> dict[str, Any]:
     return {key: value for key, value in mapping.items() if key != name}
 
 
+def changed(captured: Captured, change: Callable[[Any], Any]) -> dict[str, Any]:
+    """Its statistics, each changed."""
+    return {name: change(values) for name, values in captured.statistics.items()}
+
+
 @pytest.mark.parametrize(
     ("alter", "says"),
     [
-        (lambda c: replace(c, hidden=without(c.hidden, "block.2")), "sites are"),
         (lambda c: replace(c, statistics=without(c.statistics, "margin")), "statistics are"),
-        (lambda c: replace(c, hidden={s: r.astype("f8") for s, r in c.hidden.items()}), "dtype"),
-        (lambda c: replace(c, hidden={s: r[1:] for s, r in c.hidden.items()}), "shape"),
+        (lambda c: replace(c, statistics=changed(c, lambda v: v.astype("f8"))), "dtype"),
+        (lambda c: replace(c, statistics=changed(c, lambda v: v[1:])), "shape"),
         (lambda c: replace(c, batch=replace(c.batch, shard=99)), "shard 99"),
     ],
 )
@@ -178,13 +194,13 @@ def test_a_prompt_that_a_backend_could_not_run_is_set_aside(
 def test_a_backend_that_ends_early_is_not_taken_for_complete(
     ready: Prepared, tmp_path: Path
 ) -> None:
-    class EndsEarly:
-        def capture(self, batches: Iterable[Batch]) -> Iterator[Captured]:
-            return itertools.islice(ready.backend.capture(batches), 3)
+    class EndsEarly(Wrapped):
+        def capture(self, batches: Iterable[Batch], outputs: Outputs) -> Iterator[Captured]:
+            return itertools.islice(super().capture(batches, outputs), 3)
 
     writer = RunWriter(create_store(tmp_path / "s").path, ready.plan, ready.prompts)
     with pytest.raises(RuntimeError, match="ended after"):
-        capture_run(ready.plan, ready.prompts, writer, EndsEarly())
+        capture_run(ready.plan, ready.prompts, writer, EndsEarly(ready.backend))
 
 
 @pytest.mark.parametrize("batches", range(0, 6, 2))
@@ -195,7 +211,7 @@ def test_shards_before_a_failure_stay_and_the_rest_follows(
     writer = RunWriter(root, ready.plan, ready.prompts)
     with pytest.raises(RuntimeError, match="fell off the bus"):
         capture_run(ready.plan, ready.prompts, writer, FailsAt(ready.backend, batches))
-    assert not [t for t in threading.enumerate() if t.name.startswith("lpp-writer")]
+    assert not [t for t in threading.enumerate() if t.name.startswith(("lpp-encode", "lpp-commit"))]
     done = len(RunWriter(root, ready.plan, ready.prompts).run.shards)
     again = capture_run(ready.plan, ready.prompts, writer, ready.backend)
     assert done + again == ready.plan.n_shards
@@ -207,3 +223,47 @@ def test_a_shard_that_cannot_be_written_stops_the_run(ready: Prepared, tmp_path:
     (tmp_path / "s" / "runs" / ready.plan.run_id / "shards").write_text("in the way")
     with pytest.raises(FormatError, match="shards: not a directory"):
         capture_run(ready.plan, ready.prompts, writer, ready.backend)
+
+
+def test_any_number_of_encoders_gives_the_same_bytes(ready: Prepared, tmp_path: Path) -> None:
+    stored = []
+    for encoders in (1, 2, 7):
+        writer = RunWriter(create_store(tmp_path / str(encoders)).path, ready.plan, ready.prompts)
+        capture_run(ready.plan, ready.prompts, writer, ready.backend, encoders=encoders)
+        stored.append(stored_objects(Path(writer.run.path)))
+    assert stored[0] == stored[1] == stored[2]
+
+
+def test_no_more_shards_are_under_way_than_there_are_slots(ready: Prepared, tmp_path: Path) -> None:
+    """Memory is bounded however slow the disk is: the backend is not asked for more batches."""
+    held = threading.Event()
+    begun: set[int] = set()
+
+    class Slow(RunWriter):
+        def write(self, *arguments: Any) -> Any:
+            held.wait(30)
+            return super().write(*arguments)
+
+    class Watched(Wrapped):
+        def capture(self, batches: Iterable[Batch], outputs: Outputs) -> Iterator[Captured]:
+            def seen() -> Iterator[Batch]:
+                for batch in batches:
+                    begun.add(batch.shard)
+                    yield batch
+
+            return super().capture(seen(), outputs)
+
+    writer = Slow(create_store(tmp_path / "s").path, ready.plan, ready.prompts)
+    run = threading.Thread(
+        target=capture_run, args=(ready.plan, ready.prompts, writer, Watched(ready.backend))
+    )
+    run.start()
+    deadline = time.monotonic() + 20
+    while len(begun) < SLOTS and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.2)
+    assert len(begun) == SLOTS < ready.plan.n_shards
+    held.set()
+    run.join()
+    assert writer.run.missing_shards == ()
+    assert begun == set(range(ready.plan.n_shards))

@@ -9,10 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from lpp.capture.backends.finite import all_finite, set_aside
-from lpp.capture.backends.torch.halving import halves, joined, without_rows
+from lpp.capture.backends.finite import (
+    all_finite,
+    quarantined_prompts,
+    rows_not_finite,
+    set_aside,
+    statistics_not_finite,
+)
+from lpp.capture.backends.torch_backend import halves, joined
 from lpp.capture.plan.backend import Captured
 from lpp.store.arrays.reader import to_float32
+from lpp.store.format.quarantine import LOGITS
 from lpp.store.format.tables import STATISTICS
 
 KINDS = {"uint16": np.uint16, "float16": np.uint16, "float32": np.uint32}
@@ -41,56 +48,73 @@ def test_one_value_in_any_piece_is_found(kind: str, largest: int, least: int) ->
             assert not all_finite(broken.view(kind)), place
 
 
-def captured(**changes: np.ndarray) -> Captured:
-    """Three prompts of 2, 3 and 1 tokens at two sites, everything finite but for `changes`."""
+def found(**changes: list[int]) -> list[tuple[int, str | None, int | None]]:
+    """Who is set aside of prompts 10, 11 and 12 of 2, 3 and 1 tokens, where the named sites and
+    statistics are not finite at these rows.
+    """
     batch = make_batch([[5, 6], [7, 8, 9], [4]], first=10)
-    hidden = {site: np.ones((6, 4), np.float32) for site in ("block.1", "final")}
     statistics = {name: np.ones(6, np.float32) for name in STATISTICS}
     statistics["next_logprob"][[1, 4, 5]] = np.nan  # nothing follows a last token
-    for name, rows in changes.items():
-        for row in rows:
-            into = hidden.get(name.replace("_", "."), statistics.get(name))
-            assert into is not None
-            into[row] = np.nan
-    return Captured(batch=batch, hidden=hidden, statistics=statistics)
-
-
-def found(one: Captured) -> list[tuple[int, str | None, int | None]]:
-    aside = set_aside(one, ["block.1", "final"])
+    sites = []
+    for site in ("block.1", "final"):
+        rows = np.ones((6, 4), np.float32)
+        rows[changes.pop(site.replace(".", "_"), [])] = np.nan
+        sites.append((site, rows_not_finite(rows)))
+    for name, rows_of_statistic in changes.items():
+        statistics[name][rows_of_statistic] = np.nan
+    sites.append((LOGITS, statistics_not_finite(batch, statistics)))
+    aside = set_aside(batch.prompt_ids, batch.lengths, {}, sites)
+    assert {one.prompt_id for one in aside} == quarantined_prompts(
+        batch, statistics, dict(sites[:-1]), {}
+    )
     return sorted((entry.prompt_id, entry.site, entry.position) for entry in aside)
 
 
 def test_the_first_site_in_depth_and_the_first_token_there() -> None:
-    assert found(captured()) == []
-    assert found(captured(final=np.array([3]))) == [(11, "final", 1)]
-    assert found(captured(final=np.array([2]), block_1=np.array([4, 0]))) == [
-        (10, "block.1", 0),
-        (11, "block.1", 2),
-    ]
-    assert found(captured(entropy=np.array([5]))) == [(12, "logits", 0)]
-    assert found(captured(next_logprob=np.array([0]))) == [(10, "logits", 0)]
-    broken = captured(final=np.arange(6))
-    assert [site for _, site, _ in found(broken)] == ["final"] * 3
+    assert found() == []
+    assert found(final=[3]) == [(11, "final", 1)]
+    assert found(final=[2], block_1=[4, 0]) == [(10, "block.1", 0), (11, "block.1", 2)]
+    assert found(entropy=[5]) == [(12, "logits", 0)]
+    assert found(next_logprob=[0]) == [(10, "logits", 0)]
+    assert [site for _, site, _ in found(final=[0, 1, 2, 3, 4, 5])] == ["final"] * 3
 
 
 def test_a_prompt_that_failed_is_set_aside_for_that() -> None:
-    failed = replace(captured(final=np.array([0])), failed={11: "no room"})
-    (ten, eleven) = sorted(set_aside(failed, ["block.1", "final"]), key=lambda e: e.prompt_id)
-    assert (ten.reason, eleven.reason) == ("not_finite", "out_of_memory")
-    assert (eleven.site, eleven.position, eleven.detail) == (None, None, "no room")
+    rows = [("final", np.array([0, 2]))]
+    ten, eleven = sorted(
+        set_aside([10, 11], [2, 3], {11: "no room"}, rows), key=lambda one: one.prompt_id
+    )
+    assert (ten.reason, ten.detail) == ("not_finite", "1 of 2 tokens")
+    assert (eleven.reason, eleven.site, eleven.position) == ("out_of_memory", None, None)
+    assert eleven.detail == "no room"
 
 
 def test_halves_are_the_batch() -> None:
-    batch = make_batch([[5, 6], [7, 8, 9], [4], [3, 3]], asked=[0, 3, 4, 7], first=20)
+    memory = {"final": np.zeros((8, 4), np.uint16)}
+    whole = make_batch([[5, 6], [7, 8, 9], [4], [3, 3]], logit_rows=[0, 3, 4, 7], first=20)
+    batch = replace(whole, hidden=memory)
     first, rest = halves(batch)
     assert (first.prompt_ids, rest.prompt_ids) == ((20, 21), (22, 23))
     assert (first.token_ids.tolist(), rest.token_ids.tolist()) == ([5, 6, 7, 8, 9], [4, 3, 3])
-    assert (first.asked.tolist(), rest.asked.tolist()) == ([0, 3, 4], [2])
+    assert (first.logit_rows.tolist(), rest.logit_rows.tolist()) == ([0, 3, 4], [2])
+    assert (first.ends_shard, rest.ends_shard) == (False, True)
     both = np.concatenate([first.next_ids, rest.next_ids])
     assert both.tolist() == batch.next_ids.tolist()
-    parts = [without_rows(half, {"final": 4}, "uint16", "no room") for half in (first, rest)]
-    whole = joined(batch, parts)
-    assert whole.batch is batch
-    assert whole.hidden["final"].shape == (8, 4)
-    assert {len(values) for values in whole.statistics.values()} == {4}
-    assert sorted(whole.failed) == [20, 21, 22, 23]
+    first.hidden["final"][...] = 1
+    rest.hidden["final"][...] = 2
+    assert memory["final"][:, 0].tolist() == [1] * 5 + [2] * 3
+    parts = [
+        Captured(
+            batch=half,
+            statistics=dict.fromkeys(STATISTICS, np.zeros(len(half.logit_rows), np.float32)),
+            failed=dict.fromkeys(half.prompt_ids, "no room") if half is first else {},
+            not_finite={"final": np.array([1])},
+        )
+        for half in (first, rest)
+    ]
+    together = joined(batch, parts)
+    assert together.batch is batch
+    assert {len(values) for values in together.statistics.values()} == {4}
+    assert sorted(together.failed) == [20, 21]
+    assert together.not_finite is not None
+    assert together.not_finite["final"].tolist() == [1, 6]

@@ -22,7 +22,8 @@ from lpp.capture.backends.logit_statistics.statistics import (
     token_statistics,
 )
 from lpp.capture.models.anatomy import forward_inputs
-from lpp.capture.models.sites import capture_sites, find_sites
+from lpp.capture.models.find_sites import find_sites
+from lpp.capture.models.sites import hooked
 from lpp.capture.models.unembedding import Unembedding, find_unembedding
 from lpp.store.errors import ErrorKind, InputError
 
@@ -243,14 +244,14 @@ def test_a_linear_layer_with_bias_equals_its_own_logits():
 
 
 def _through_the_model(model: Any) -> tuple[Columns, np.ndarray, list[int]]:
-    sites = find_sites(model)
-    unembed = find_unembedding(model, sites)
+    modules = find_sites(model)
+    unembed = find_unembedding(model, modules)
     ids = torch.randint(
         3, model.config.vocab_size, (3, 13), generator=torch.Generator().manual_seed(1)
     )
     seen: dict[str, torch.Tensor] = {}
-    with torch.no_grad(), capture_sites(sites, ("final",), seen.__setitem__):
-        sites.trunk(**forward_inputs(ids))
+    with torch.no_grad(), hooked(modules, ("final",), seen.__setitem__):
+        modules.trunk(**forward_inputs(ids))
     with torch.no_grad():
         logits = model(ids).logits.float().flatten(0, 1).numpy()
     following = torch.cat([ids[:, 1:], torch.full((3, 1), -1)], 1).flatten()

@@ -45,28 +45,28 @@ def _refused(
 def test_a_folder_gives_the_model_that_was_saved(family, tiny_folder, tiny_model):
     saved = tiny_model(family)
     loaded = load_model(ModelSpec(id=str(tiny_folder(family))))
-    assert (loaded.id, loaded.source, loaded.revision) == (family, "folder", None)
-    assert loaded.device == "cpu"
-    assert loaded.architecture == type(saved).__name__
-    assert (loaded.n_blocks, loaded.hidden_size) == (3, 48)
-    assert (loaded.logits_width, loaded.tokenizer_size) == (131, 130)
-    assert loaded.n_parameters == sum(p.numel() for p in saved.parameters())
+    assert (loaded.info.id, loaded.info.source, loaded.info.revision) == (family, "folder", None)
+    assert loaded.module.device.type == "cpu"
+    assert loaded.info.architecture == type(saved).__name__
+    assert (loaded.info.n_blocks, loaded.info.hidden_size) == (3, 48)
+    assert (loaded.info.logits_width, loaded.tokenizer_info.size) == (131, 130)
+    assert loaded.info.n_parameters == sum(p.numel() for p in saved.parameters())
     assert loaded.dtype == "float32"
     assert loaded.max_positions == (None if family == "falcon_alibi" else 96)
-    assert loaded.attention == ("eager" if family == "gemma2" else "sdpa")
-    assert not loaded.model.training
-    assert not any(p.requires_grad for p in loaded.model.parameters())
+    assert loaded.module.config._attn_implementation == ("eager" if family == "gemma2" else "sdpa")
+    assert not loaded.module.training
+    assert not any(p.requires_grad for p in loaded.module.parameters())
     ids = torch.tensor([[3, 40, 99, 7]])
     with torch.no_grad():
-        assert torch.equal(loaded.model(ids).logits, saved(ids).logits)
-        assert loaded.model(ids).past_key_values is None
+        assert torch.equal(loaded.module(ids).logits, saved(ids).logits)
+        assert loaded.module(ids).past_key_values is None
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 def test_the_dtype_asked_for_is_the_dtype_used(dtype, tiny_folder):
     loaded = load_model(ModelSpec(id=str(tiny_folder("qwen2")), dtype=dtype))
     assert loaded.dtype == dtype
-    assert loaded.model.get_output_embeddings().weight.dtype is getattr(torch, dtype)
+    assert loaded.module.get_output_embeddings().weight.dtype is getattr(torch, dtype)
 
 
 def test_float64_weights_need_a_dtype_that_a_store_holds(tiny_model, tiny_tokenizer, tmp_path):
@@ -81,7 +81,7 @@ def test_float64_weights_need_a_dtype_that_a_store_holds(tiny_model, tiny_tokeni
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_the_attention_asked_for_is_the_attention_used(attention, tiny_folder):
     loaded = load_model(ModelSpec(id=str(tiny_folder("qwen2")), attention=attention))
-    assert loaded.attention == attention
+    assert loaded.module.config._attn_implementation == attention
 
 
 def test_sdpa_is_refused_where_a_family_has_none(tiny_folder):
@@ -91,9 +91,9 @@ def test_sdpa_is_refused_where_a_family_has_none(tiny_folder):
 
 def test_a_device_map_gives_the_same_model(tiny_folder, tiny_model):
     loaded = load_model(ModelSpec(id=str(tiny_folder("llama")), device_map="auto"))
-    ids = torch.tensor([[3, 40, 99, 7]], device=loaded.model.device)
+    ids = torch.tensor([[3, 40, 99, 7]], device=loaded.module.device)
     with torch.no_grad():
-        logits = loaded.model(ids).logits.cpu()
+        logits = loaded.module(ids).logits.cpu()
         assert torch.allclose(logits, tiny_model("llama")(ids.cpu()).logits, atol=1e-4)
 
 
@@ -107,27 +107,31 @@ def test_an_untrained_twin_is_the_same_every_time_and_needs_no_weights(copied):
     torch.rand(3)
     again = load_model(ModelSpec(id=str(copied), untrained_seed=7))
     other = load_model(ModelSpec(id=str(copied), untrained_seed=8))
-    for name, weight in first.model.named_parameters():
-        assert torch.equal(weight, again.model.get_parameter(name)), name
+    for name, weight in first.module.named_parameters():
+        assert torch.equal(weight, again.module.get_parameter(name)), name
         if weight.ndim > 1:
-            assert not torch.equal(weight, other.model.get_parameter(name)), name
-    assert first.weights == again.weights
-    assert len({trained.weights, first.weights, other.weights}) == 3
-    assert first.tokenizer_fingerprint == trained.tokenizer_fingerprint
-    assert first.n_parameters == trained.n_parameters
-    assert (first.dtype, first.architecture) == ("float32", "LlamaForCausalLM")
+            assert not torch.equal(weight, other.module.get_parameter(name)), name
+    assert first.info.weights == again.info.weights
+    assert len({one.info.weights for one in (trained, first, other)}) == 3
+    assert first.tokenizer_info == trained.tokenizer_info
+    assert first.info.n_parameters == trained.info.n_parameters
+    assert (first.dtype, first.info.architecture) == ("float32", "LlamaForCausalLM")
 
 
 def test_the_packaged_model_knows_the_capital_of_france(packaged):
     loaded = load_model(ModelSpec(id=str(packaged)))
-    assert (loaded.id, loaded.source) == (packaged.stem, "gguf")
+    assert (loaded.info.id, loaded.info.source) == (packaged.stem, "gguf")
     assert loaded.dtype == "bfloat16"
-    assert (loaded.n_blocks, loaded.hidden_size, loaded.logits_width) == (30, 576, 49152)
-    assert loaded.n_parameters == 134_515_008
+    assert (loaded.info.n_blocks, loaded.info.hidden_size, loaded.info.logits_width) == (
+        30,
+        576,
+        49152,
+    )
+    assert loaded.info.n_parameters == 134_515_008
     assert loaded.max_positions == 8192
     ids = loaded.tokenizer("The capital of France is", return_tensors="pt").input_ids
     with torch.no_grad():
-        following = loaded.model(ids).logits[0, -1].argmax()
+        following = loaded.module(ids).logits[0, -1].argmax()
     assert loaded.tokenizer.decode(following) == " Paris"
     assert load_tokenizer(str(packaged)).get_vocab() == loaded.tokenizer.get_vocab()
 
@@ -246,8 +250,12 @@ def test_a_cached_hub_model_loads_offline_at_its_exact_commit(tiny_folder, tmp_p
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     loaded = load_model(ModelSpec(id="someone/tiny"))
-    assert (loaded.id, loaded.source, loaded.revision) == ("someone/tiny", "hub", commit)
-    assert loaded.weights == load_model(ModelSpec(id=str(tiny_folder("llama")))).weights
+    assert (loaded.info.id, loaded.info.source, loaded.info.revision) == (
+        "someone/tiny",
+        "hub",
+        commit,
+    )
+    assert loaded.info.weights == load_model(ModelSpec(id=str(tiny_folder("llama")))).info.weights
     assert len(load_tokenizer("someone/tiny", commit)) == 130
 
 
@@ -256,7 +264,7 @@ def test_a_cached_hub_model_loads_offline_at_its_exact_commit(tiny_folder, tmp_p
 
 @pytest.mark.parametrize("name", ["./no/such/folder", "a b", "", "a/b/c", "/no/such"])
 def test_a_name_that_is_nothing_is_refused(name):
-    _refused(ModelSpec(id=name), ErrorKind.NOT_FOUND, "no model")
+    _refused(ModelSpec(id=name), ErrorKind.NOT_FOUND, "^no (model|folder)")
 
 
 def test_a_folder_that_is_no_model_is_refused(tmp_path):

@@ -3,7 +3,7 @@
 import math
 import shutil
 from collections import namedtuple
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,21 +19,18 @@ from stored import object_path, stored_objects
 
 from lpp.analyze import scan_metrics, scan_spectra
 from lpp.capture.backends.moments import WAITING, ShardMoments
-from lpp.capture.backends.torch.backend import TorchBackend
-from lpp.capture.backends.torch.halving import halves, joined
+from lpp.capture.backends.torch_backend import halves
 from lpp.capture.cli.command import main
 from lpp.capture.corpus.selection import Selection
 from lpp.capture.engine.capture import capture_run
+from lpp.capture.engine.prepare import Prepared, prepare
 from lpp.capture.engine.run import capture_into
-from lpp.capture.models.sites import find_sites
 from lpp.capture.models.spec import ModelSpec
-from lpp.capture.plan.backend import Captured
-from lpp.capture.plan.planning import Prepared, prepare
+from lpp.capture.plan.backend import Batch, Outputs
 from lpp.capture.plan.request import CaptureRequest, CorpusSpec
 from lpp.store import Run, RunWriter, create_store, open_store
 from lpp.store.errors import InputError
 from lpp.store.format.plan import Plan
-from lpp.store.format.quarantine import SetAside
 
 PROMPTS = 24
 Usage = namedtuple("Usage", "total used free")
@@ -183,23 +180,27 @@ def test_prompts_that_are_not_finite_take_no_part(
     polars.testing.assert_frame_equal(one, other, rel_tol=1e-6, abs_tol=1e-9)
 
 
-def captured_by_hand(ready: Prepared, count: int, keep: Any) -> Iterator[Captured]:
-    """Batches of `count` x 4 prompts of one shard."""
-    model = ready.opened.model  # type: ignore[attr-defined]
-    sites = ready.plan.site_names
-    backend = TorchBackend(model, find_sites(model), sites, "float32", keep)
+def by_hand(plan: Plan, batches: list[tuple[Batch, Any]], left_out: tuple[int, ...] = ()) -> Any:
+    """Moments of batches, each with the rows of every site."""
+    outputs = Outputs.of(replace(plan, keep="moments"))
+    moments = ShardMoments(outputs, {site.name: site.width for site in plan.sites})
+    moments.begin()
+    for batch, rows in batches:
+        tensors = dict.fromkeys(plan.site_names, torch.from_numpy(rows))
+        moments.add(batch, tensors, left_out)
+    return {site: moments[site] for site in moments}
+
+
+def some_batches(plan: Plan, count: int) -> list[tuple[Batch, Any]]:
+    """Batches of four prompts with random rows, alike at every site."""
+    rng = np.random.default_rng(count)
     batches = [
         make_batch(random_prompts(100, [20, 20, 7, 13], seed=k), first=4 * k) for k in range(count)
     ]
-    return backend.capture(batches)
-
-
-def site_moments(plan: Plan, batches: list[Captured], aside: list[SetAside] | None = None) -> Any:
-    moments = ShardMoments(plan)
-    moments.begin()
-    for captured in batches:
-        moments.add(captured, aside or [])
-    return {site: moments[site] for site in moments}
+    return [
+        (batch, rng.normal(size=(len(batch.token_ids), plan.sites[0].width)).astype(np.float32))
+        for batch in batches
+    ]
 
 
 def same(one: Any, other: Any) -> bool:
@@ -211,39 +212,15 @@ def same(one: Any, other: Any) -> bool:
     )
 
 
-def test_host_rows_and_device_rows_give_the_same_bits(ready: Prepared) -> None:
-    batches = list(captured_by_hand(ready, 3, "both"))
-    on_host = [replace(captured, on_device={}) for captured in batches]
-    on_device = [replace(captured, hidden={}) for captured in batches]
-    bfloat16 = replace(ready.plan, stored_dtype="bfloat16")
-    assert same(site_moments(ready.plan, on_host), site_moments(ready.plan, on_device))
-    tensors = [
-        {site: rows.to(torch.bfloat16) for site, rows in one.on_device.items()} for one in batches
-    ]
-    bits = [
-        {site: rows.view(torch.uint16).numpy() for site, rows in one.items()} for one in tensors
-    ]
-    pairs = list(zip(batches, tensors, bits, strict=True))
-    as_bits = [replace(c, hidden=b, on_device={}) for c, _, b in pairs]
-    as_tensors = [replace(c, hidden={}, on_device=t) for c, t, _ in pairs]
-    assert same(site_moments(bfloat16, as_bits), site_moments(bfloat16, as_tensors))
-
-
 def test_a_batch_that_ran_in_halves_gives_the_same_bits(ready: Prepared) -> None:
     """Which rows meet in a product does not depend on how they came."""
-    whole = list(captured_by_hand(ready, 2, "moments"))
-    assert whole[0].hidden == {}
+    whole = some_batches(ready.plan, 3)
     in_halves = []
-    for captured in whole:
-        parts = []
-        first = 0
-        for half in halves(captured.batch):
-            end = first + len(half.token_ids)
-            rows = {site: t[first:end] for site, t in captured.on_device.items()}
-            parts.append(Captured(batch=half, hidden={}, statistics={}, on_device=rows))
-            first = end
-        in_halves.append(joined(captured.batch, parts))
-    assert same(site_moments(ready.plan, whole), site_moments(ready.plan, in_halves))
+    for batch, rows in whole:
+        first, rest = halves(batch)
+        cut = len(first.token_ids)
+        in_halves += [(first, rows[:cut]), (rest, rows[cut:])]
+    assert same(by_hand(ready.plan, whole), by_hand(ready.plan, in_halves))
 
 
 def test_many_rows_are_those_of_one_product(ready: Prepared) -> None:
@@ -255,16 +232,8 @@ def test_many_rows_are_those_of_one_product(ready: Prepared) -> None:
     rows[:, 1] = 7.25
     plan = replace(ready.plan, context=len(rows), prefixes=(len(rows),), band_ends=())
     pieces = np.array_split(rows, [3, WAITING, WAITING + 1, 3 * WAITING + 5])
-    batches = [
-        replace(
-            next(captured_by_hand(ready, 1, "both")),
-            batch=make_batch([[5] * len(piece)], first=k),
-            hidden=dict.fromkeys(plan.site_names, piece),
-            on_device={},
-        )
-        for k, piece in enumerate(pieces)
-    ]
-    found = site_moments(plan, batches)["final"]
+    batches = [(make_batch([[5] * len(piece)], first=k), piece) for k, piece in enumerate(pieces)]
+    found = by_hand(plan, batches)["final"]
     wide = rows.astype(np.float64)
     centred = wide - wide.mean(axis=0)
     expected = (centred.T @ centred)[np.triu_indices(width)]
@@ -276,30 +245,27 @@ def test_many_rows_are_those_of_one_product(ready: Prepared) -> None:
 
 
 def test_a_prompt_that_failed_takes_no_part(ready: Prepared) -> None:
-    batches = list(captured_by_hand(ready, 2, "moments"))
-    aside = [SetAside(prompt_id=5, reason="x", site=None, position=None, detail="")]
-    found = site_moments(ready.plan, batches, aside)["final"]
-    assert found.n.sum() == sum(len(c.batch.token_ids) for c in batches) - 20
-    everyone = [
-        SetAside(prompt_id=k, reason="x", site=None, position=None, detail="") for k in range(8)
-    ]
-    nothing = site_moments(ready.plan, batches, everyone)["final"]
+    batches = some_batches(ready.plan, 2)
+    found = by_hand(ready.plan, batches, (5,))["final"]
+    assert found.n.sum() == sum(len(batch.token_ids) for batch, _ in batches) - 20
+    nothing = by_hand(ready.plan, batches, tuple(range(8)))["final"]
     assert not nothing.n.any()
     assert not nothing.scatter.any()
 
 
-def test_a_scatter_beyond_float32_says_what_to_do(ready: Prepared, tmp_path: Path) -> None:
+def test_a_scatter_beyond_float32_says_what_to_do(
+    ready: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plan = replace(ready.plan, keep="moments", moments_dtype="float32")
     writer = RunWriter(create_store(tmp_path / "s").path, plan, ready.prompts)
+    add = ShardMoments.add
 
-    class Huge:
-        def capture(self, batches: Any) -> Iterator[Captured]:
-            for captured in ready.backend.capture(batches):
-                huge = {site: rows * 1e20 for site, rows in captured.on_device.items()}
-                yield replace(captured, hidden={}, on_device=huge)
+    def add_huge(self: Any, batch: Batch, rows: Any, left_out: Any) -> None:
+        add(self, batch, {site: values * 1e20 for site, values in rows.items()}, left_out)
 
+    monkeypatch.setattr(ShardMoments, "add", add_huge)
     with pytest.raises(InputError, match=r"beyond float32. Capture with --moments-dtype float64"):
-        capture_run(plan, ready.prompts, writer, Huge())
+        capture_run(plan, ready.prompts, writer, ready.backend)
     assert writer.run.missing_shards[0] == 0
 
 
@@ -320,7 +286,7 @@ def test_sizes_are_told_and_what_does_not_fit_is_refused(
     moments = 10 * 11 * 5 * (25 * 48 + 48) * 8  # shards, bands, sites
     assert f"rows {rows / 1e3:.0f} kB (about {rows / 1.48e3:.0f} kB packed)" in said
     assert f"moments* {moments / 1e6:.2f} MB" in said
-    assert "10.0 MB are free" in said
+    assert "10.0 MB free" in said
     stored = sum(
         item.bytes
         for shard in run.shards
@@ -333,7 +299,7 @@ def test_sizes_are_told_and_what_does_not_fit_is_refused(
     done = command(tmp_path / "t", tiny_folder("llama"), corpus)
     assert done.exit_code == 2
     assert "--keep rows would take about" in " ".join(done.stderr.split())
-    assert open_store(tmp_path / "t").runs == {}
+    assert not (tmp_path / "t").exists()
     assert command(tmp_path / "s", tiny_folder("llama"), corpus).exit_code == 0  # it is there
     assert command(tmp_path / "t", tiny_folder("llama"), corpus, "--part=0/5").exit_code == 0
     free = 1_000

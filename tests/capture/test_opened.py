@@ -9,25 +9,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from backend_contract import make_batch, random_prompts
+from backend_contract import captured, make_batch, random_prompts, torch_backend
 from click.testing import CliRunner
 
 from lpp.capture.backends.joined import JoinedBackend, check_same_rows
-from lpp.capture.backends.opened import choose_backend
-from lpp.capture.backends.torch.backend import TorchBackend
+from lpp.capture.backends.open import choose_backend
 from lpp.capture.cli.command import main
 from lpp.capture.corpus.selection import Selection
 from lpp.capture.models.load import describe_model, load_model, save_untrained
-from lpp.capture.models.sites import find_sites
 from lpp.capture.models.spec import ModelSpec
 from lpp.capture.plan.request import CaptureRequest, CorpusSpec
 from lpp.store.errors import InputError, MachineError
 
-DESCRIBED = (
-    *("id", "source", "revision", "weights", "tokenizer_fingerprint", "tokenizer_size"),
-    *("architecture", "n_parameters", "n_blocks", "hidden_size", "logits_width"),
-    *("max_positions", "dtype"),
-)
+DESCRIBED = ("info", "tokenizer_info", "max_positions", "dtype")
 
 
 def request(device: str = "cpu", **changes: Any) -> CaptureRequest:
@@ -45,6 +39,7 @@ def test_auto_is_torch_on_a_cpu_and_vllm_where_its_options_are_given() -> None:
     assert choose_backend(request()) == "torch"
     assert choose_backend(request(tensor_parallel=2)) == "vllm"
     assert choose_backend(request(engine_options={"seed": 1})) == "vllm"
+    assert choose_backend(request(check_sites=True)) == "vllm"
     gpu = "vllm" if find_spec("vllm") else "torch"
     assert choose_backend(request("cuda")) == gpu
     assert choose_backend(request("cuda", attention="eager")) == "torch"
@@ -58,6 +53,7 @@ def test_auto_is_torch_on_a_cpu_and_vllm_where_its_options_are_given() -> None:
         ({"backend": "vllm", "attention": "sdpa"}, "--attention"),
         ({"backend": "torch", "tensor_parallel": 2}, "--tensor-parallel"),
         ({"backend": "torch", "engine_options": {"seed": 1}}, "--engine-option"),
+        ({"backend": "torch", "check_sites": True}, "--check-sites"),
         ({"backend": "auto", "engine_options": {"seed": 1}, "device_map": "auto"}, "--device-map"),
     ],
 )
@@ -116,27 +112,23 @@ def test_a_saved_twin_is_the_one_that_would_be_loaded(
     for name in DESCRIBED:
         assert getattr(described, name) == getattr(loaded, name), name
     saved = load_model(replace(spec, id=str(described.folder), untrained_seed=None))
-    for one, other in zip(saved.model.parameters(), loaded.model.parameters(), strict=True):
+    for one, other in zip(saved.module.parameters(), loaded.module.parameters(), strict=True):
         assert one.equal(other)
 
 
-def torch_backend(model: Any, wanted: tuple[str, ...]) -> TorchBackend:
-    return TorchBackend(model, find_sites(model), wanted, "float32")
-
-
 def test_joined_takes_each_half_from_its_backend(tiny_model: Callable[[str], Any]) -> None:
-    ours, theirs = tiny_model("llama"), tiny_model("gpt2")
+    ours, theirs = torch_backend(tiny_model("llama")), torch_backend(tiny_model("gpt2"))
     batches = [
         make_batch(random_prompts(100, lengths, seed=n), first=10 * n)
         for n, lengths in enumerate(([4, 7], [3], [9, 2, 2]))
     ]
-    joined = JoinedBackend(logits=torch_backend(theirs, ()), hidden=torch_backend(ours, ("final",)))
-    found = list(joined.capture(iter(batches)))
+    joined = JoinedBackend(logits=theirs, hidden=ours)
+    found = list(captured(joined, batches, ["final"]))
     assert [one.batch.prompt_ids for one in found] == [b.prompt_ids for b in batches]
-    hidden = next(iter(torch_backend(ours, ("final",)).capture(batches[:1])))
-    logits = next(iter(torch_backend(theirs, ()).capture(batches[:1])))
+    (hidden,) = captured(ours, batches[:1], ["final"])
+    (logits,) = captured(theirs, batches[:1], [])
     first = found[0]
-    np.testing.assert_array_equal(first.hidden["final"], hidden.hidden["final"])
+    np.testing.assert_array_equal(first.batch.hidden["final"], hidden.batch.hidden["final"])
     np.testing.assert_array_equal(first.statistics["entropy"], logits.statistics["entropy"])
 
 
@@ -147,7 +139,7 @@ def test_other_rows_are_not_joined() -> None:
         make_batch([[1, 4], [3]]),
         make_batch([[1], [2, 3]]),
         make_batch([[1, 2], [3]], first=2),
-        make_batch([[1, 2], [3]], asked=[0]),
+        make_batch([[1, 2], [3]], logit_rows=[0]),
     ):
         with pytest.raises(MachineError, match="different rows"):
             check_same_rows(batch, other)

@@ -8,7 +8,8 @@ import transformers
 from torch import nn
 
 from lpp.capture.models.anatomy import forward_inputs, module_tree
-from lpp.capture.models.sites import ModelSites, capture_sites, check_sites, find_sites
+from lpp.capture.models.find_sites import check_sites, find_sites
+from lpp.capture.models.sites import SiteModules, hooked
 from lpp.store.errors import ErrorKind, InputError
 
 BLOCKS = 3
@@ -20,57 +21,58 @@ def _ragged(vocabulary: int, seed: int = 5) -> list[torch.Tensor]:
     return [torch.randint(3, vocabulary, (length,), generator=generator) for length in LENGTHS]
 
 
-def _captured(model: Any, sites: ModelSites, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+def _captured(model: Any, modules: SiteModules, ids: torch.Tensor) -> dict[str, torch.Tensor]:
     seen: dict[str, torch.Tensor] = {}
-    with torch.no_grad(), capture_sites(sites, sites.names, seen.__setitem__):
+    with torch.no_grad(), hooked(modules, modules.sites.names, seen.__setitem__):
         model(**forward_inputs(ids))
     return seen
 
 
 def test_sites_are_the_hidden_states_the_model_reports(family, tiny_model):
     model = tiny_model(family)
-    sites = find_sites(model)
-    assert sites.names == ("embed", "block.1", "block.2", "block.3", "final")
+    modules = find_sites(model)
+    assert modules.sites.names == ("embed", "block.1", "block.2", "block.3", "final")
     ids = _ragged(model.config.vocab_size)[0][None]
-    seen = _captured(model, sites, ids)
+    seen = _captured(model, modules, ids)
     with torch.no_grad():
         own = model(input_ids=ids, output_hidden_states=True).hidden_states
-    assert list(seen) == list(sites.names)
+    assert list(seen) == list(modules.sites.names)
     for name, state in zip(("embed", "block.1", "block.2", "final"), own, strict=True):
         assert torch.equal(seen[name], state), name
-        assert state.shape == (1, LENGTHS[0], sites.width(name))
-    check_sites(model, sites)
+        assert state.shape == (1, LENGTHS[0], modules.sites.width(name))
+    check_sites(model, modules)
 
 
 def test_final_is_the_normed_last_block_and_what_the_unembedding_reads(family, tiny_model):
     model = tiny_model(family)
-    sites = find_sites(model)
+    modules = find_sites(model)
     read: list[torch.Tensor] = []
     handle = model.get_output_embeddings().register_forward_pre_hook(
         lambda module, args: read.append(args[0])
     )
     try:
-        seen = _captured(model, sites, _ragged(model.config.vocab_size)[0][None])
+        seen = _captured(model, modules, _ragged(model.config.vocab_size)[0][None])
     finally:
         handle.remove()
     assert torch.equal(seen["final"], read[0])
     if family == "opt_350m":  # post-norm, then a projection to the embedding's width
-        assert sites.final_norm is None
-        assert (sites.hidden_size, sites.final_size) == (48, 32)
+        assert modules.final_norm is None
+        assert not modules.sites.final_norm
+        assert (modules.sites.hidden_size, modules.sites.final_size) == (48, 32)
         assert torch.equal(seen["final"], model.model.decoder.project_out(seen["block.3"]))
     else:
-        assert isinstance(sites.final_norm, nn.Module)
-        assert torch.equal(seen["final"], sites.final_norm(seen["block.3"]))
+        assert isinstance(modules.final_norm, nn.Module)
+        assert torch.equal(seen["final"], modules.final_norm(seen["block.3"]))
         assert not torch.allclose(seen["final"], seen["block.3"], rtol=0.05)
 
 
 def test_the_trunk_alone_gives_the_same_sites(family, tiny_model):
     model = tiny_model(family)
-    sites = find_sites(model)
+    modules = find_sites(model)
     ids = _ragged(model.config.vocab_size)[0][None]
-    whole = _captured(model, sites, ids)
-    alone = _captured(sites.trunk, sites, ids)
-    for name in sites.names:
+    whole = _captured(model, modules, ids)
+    alone = _captured(modules.trunk, modules, ids)
+    for name in modules.sites.names:
         assert torch.equal(whole[name], alone[name]), name
 
 
@@ -79,7 +81,7 @@ def test_right_padding_without_a_mask_never_reaches_a_real_token(family, attenti
     model = tiny_model(family)
     if attention == "sdpa" and not model._supports_sdpa:
         attention = "eager"  # Gemma 2 caps its attention scores, which sdpa cannot
-    sites = find_sites(model)
+    modules = find_sites(model)
     prompts = _ragged(model.config.vocab_size)
     padded = torch.full((len(prompts), max(LENGTHS)), 7)
     for row, prompt in enumerate(prompts):
@@ -87,10 +89,10 @@ def test_right_padding_without_a_mask_never_reaches_a_real_token(family, attenti
     before = model.config._attn_implementation
     model.set_attn_implementation(attention)
     try:
-        together = _captured(model, sites, padded)
+        together = _captured(model, modules, padded)
         for row, prompt in enumerate(prompts):
-            alone = _captured(model, sites, prompt[None])
-            for name in sites.names:
+            alone = _captured(model, modules, prompt[None])
+            for name in modules.sites.names:
                 real = together[name][row, : len(prompt)]
                 scale = alone[name].abs().max()
                 assert (real - alone[name][0]).abs().max() <= 1e-5 * scale, (name, row)
@@ -102,11 +104,11 @@ def test_right_padding_without_a_mask_never_reaches_a_real_token(family, attenti
 def test_the_sliding_window_is_in_force_where_padding_was_tried(name, tiny_model):
     """A window of five over three blocks reaches 12 back, full attention all the way."""
     model = tiny_model(name)
-    sites = find_sites(model)
+    modules = find_sites(model)
     ids = torch.arange(3, 27)[None]
     other = ids.clone()
     other[0, 0] = 90
-    first, second = _captured(model, sites, ids), _captured(model, sites, other)
+    first, second = _captured(model, modules, ids), _captured(model, modules, other)
     if name == "mistral":  # every block slides
         assert torch.equal(first["final"][0, 13:], second["final"][0, 13:])
     assert torch.equal(first["block.1"][0, 5:], second["block.1"][0, 5:])
@@ -120,33 +122,33 @@ def test_hooks_are_gone_afterwards_even_after_an_error(tiny_model):
         return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
 
     before = hooks()
-    sites = find_sites(model)
+    modules = find_sites(model)
 
     def fail(name: str, state: torch.Tensor) -> None:
         raise RuntimeError(name)
 
-    with pytest.raises(RuntimeError, match="embed"), capture_sites(sites, sites.names, fail):
+    with pytest.raises(RuntimeError, match="embed"), hooked(modules, modules.sites.names, fail):
         model(torch.tensor([[3, 4]]))
     assert hooks() == before
 
 
 def test_only_wanted_sites_reach_the_sink(tiny_model):
     model = tiny_model("qwen2")
-    sites = find_sites(model)
+    modules = find_sites(model)
     seen: list[str] = []
-    with capture_sites(sites, ("final", "block.2"), lambda name, state: seen.append(name)):
+    with hooked(modules, ("final", "block.2"), lambda name, state: seen.append(name)):
         model(torch.tensor([[3, 4]]))
     assert seen == ["block.2", "final"]
 
 
 @pytest.mark.parametrize("name", ["block.0", "block.4", "layer.1", "block.x", "Final"])
 def test_an_unknown_site_is_named_with_the_ones_there_are(name, tiny_model):
-    sites = find_sites(tiny_model("llama"))
+    modules = find_sites(tiny_model("llama"))
     with (
         pytest.raises(
             InputError, match=rf"no site {name}: it has embed, block\.1 to block\.3"
         ) as e,
-        capture_sites(sites, ("final", name), lambda *_: None),
+        hooked(modules, ("final", name), lambda *_: None),
     ):
         pass
     assert e.value.kind is ErrorKind.INVALID_VALUE

@@ -16,10 +16,10 @@ from lpp.capture.cli.command import main
 from lpp.capture.cli.status import status_table
 from lpp.capture.corpus.selection import Selection
 from lpp.capture.engine.capture import capture_run
+from lpp.capture.engine.prepare import Prepared, prepare
 from lpp.capture.engine.status import RunStatus, run_status, status_document, store_status
 from lpp.capture.models.spec import ModelSpec
 from lpp.capture.plan.parts import Part
-from lpp.capture.plan.planning import Prepared, prepare
 from lpp.capture.plan.request import CaptureRequest, CorpusSpec
 from lpp.store import Run, RunWriter, create_store, open_store
 from lpp.store.format.keys import COMMIT_KEY, PLAN_KEY
@@ -55,7 +55,9 @@ def store(tmp_path: Path) -> Path:
 def captured(ready: Prepared, store: Path, part: Part, *ages: float) -> Run:
     """The shards of one part; the run begun at NOW - 100, its shards committed `ages` ago."""
     writer = RunWriter(create_store(store).path, ready.plan, ready.prompts)
-    capture_run(ready.plan, ready.prompts, writer, ready.backend, part=part)
+    capture_run(
+        ready.plan, ready.prompts, writer, ready.backend, shards=part.shards(ready.plan.n_shards)
+    )
     run = Run(writer.run.path)
     for shard, age in zip(run.shards, ages, strict=True):
         os.utime(shard.path / COMMIT_KEY, (NOW - age,) * 2)

@@ -242,7 +242,7 @@ def test_handlers_are_as_they_were() -> None:
 
 CLOSES_SLOWLY = """
 import sys, time
-from lpp.capture.plan.planning import Prepared
+from lpp.capture.engine.prepare import Prepared
 
 close = Prepared.close
 

@@ -7,13 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
-from backend_contract import BackendContract, Harness, make_batch, random_prompts
+from backend_contract import BackendContract, Harness, make_batch, torch_backend
 
-from lpp.capture.backends.torch.backend import TorchBackend, padded
-from lpp.capture.models.sites import find_sites
+from lpp.capture.backends.torch_backend import padded
 
 
 class TestTorchBackend(BackendContract):
@@ -21,9 +18,7 @@ class TestTorchBackend(BackendContract):
     def harness(self, family: str, tiny_model: Callable[[str], Any]) -> Harness:
         model = tiny_model(family)
         return Harness(
-            backend=lambda wanted: TorchBackend(model, find_sites(model), wanted, "float32"),
-            reference=model,
-            vocabulary=model.config.vocab_size,
+            backend=torch_backend(model), reference=model, vocabulary=model.config.vocab_size
         )
 
 
@@ -33,59 +28,50 @@ def test_padding_repeats_a_real_token_and_is_not_among_the_rows() -> None:
     assert ids.flatten()[places].tolist() == [7, 8, 5, 6, 9]
 
 
-def test_bfloat16_states_are_handed_over_bit_for_bit(tiny_model: Callable[[str], Any]) -> None:
-    model = tiny_model("llama")
-    sites = find_sites(model)
-    batch = make_batch(random_prompts(model.config.vocab_size, [6, 3]))
-    (wide,) = TorchBackend(model, sites, sites.names, "float32").capture([batch])
-    (narrow,) = TorchBackend(model, sites, sites.names, "bfloat16").capture([batch])
-    for site, rows in wide.hidden.items():
-        expected = torch.from_numpy(np.array(rows)).bfloat16().view(torch.uint16).numpy()
-        np.testing.assert_array_equal(narrow.hidden[site], expected)
-
-
 def test_next_ids_stop_at_the_end_of_each_prompt() -> None:
-    batch = make_batch([[4, 5], [6], [7, 8, 9]], asked=[0, 1, 2, 4, 5])
+    batch = make_batch([[4, 5], [6], [7, 8, 9]], logit_rows=[0, 1, 2, 4, 5])
     assert batch.next_ids.tolist() == [5, -1, -1, 9, -1]
 
 
 OOM = """
 import logging, resource, sys
 import numpy as np, torch
-from backend_contract import make_batch, random_prompts
+from backend_contract import captured as capture_batches
+from backend_contract import make_batch, random_prompts, torch_backend
 from transformers import GPT2Config, AutoModelForCausalLM
-from lpp.capture.models.sites import find_sites
-from lpp.capture.backends.torch.backend import TorchBackend
 
 torch.set_num_threads(1)
 torch.manual_seed(3)
 config = GPT2Config(vocab_size=64, n_embd=64, n_layer=2, n_head=1, n_positions=4096)
 config._attn_implementation = "eager"  # its scores are tokens x tokens: what a long prompt takes
 model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
-backend = TorchBackend(model, find_sites(model), ["embed", "final"], "float32")
+backend = torch_backend(model)
+sites = ["embed", "final"]
 lengths = [int(n) for n in sys.argv[1].split(",")]
-list(backend.capture([make_batch(random_prompts(64, [4, 4]))]))  # what every pass needs is there
+small = make_batch(random_prompts(64, [4, 4]))
+list(capture_batches(backend, [small], sites))  # what every pass needs is there
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[2]), -1))
 if sys.argv[3] == "fresh":
-    backend._fitted = False
+    backend._ran = False
 together = make_batch(random_prompts(64, lengths))
 try:
-    (captured,) = backend.capture([together])
+    (captured,) = capture_batches(backend, [together], sites)
 except Exception as error:
     print(type(error).__name__, error)
 else:
     resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
-    afresh = TorchBackend(model, find_sites(model), ["embed", "final"], "float32")
-    kept = list(afresh.capture(make_batch([p]) for p in random_prompts(64, lengths)))
+    afresh = torch_backend(model)
+    alone = [make_batch([p]) for p in random_prompts(64, lengths)]
+    kept = list(capture_batches(afresh, alone, sites))
     starts = np.cumsum([0, *lengths])
     for place, alone in enumerate(kept):
-        rows = captured.hidden["final"][starts[place]:starts[place + 1]]
+        rows = captured.batch.hidden["final"][starts[place]:starts[place + 1]]
         if place in captured.failed:
             assert not rows.any(), place
         else:
-            np.testing.assert_allclose(rows, alone.hidden["final"], atol=1e-5)
-    print(sorted(captured.failed), captured.batch is together)
+            np.testing.assert_allclose(rows, alone.batch.hidden["final"], atol=1e-5)
+    print(sorted(captured.failed), captured.batch.prompt_ids == together.prompt_ids)
     print(*captured.failed.values(), sep="\\n")
 """
 

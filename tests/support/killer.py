@@ -85,9 +85,9 @@ def capture_job(model: Path, folder: Path, **settings: Any) -> Job:
     import torch
 
     from lpp.capture.corpus.selection import Selection
+    from lpp.capture.engine.prepare import prepare
     from lpp.capture.engine.run import capture_into
     from lpp.capture.models.spec import ModelSpec
-    from lpp.capture.plan.planning import prepare
     from lpp.capture.plan.request import CaptureRequest, CorpusSpec
 
     torch.set_num_threads(1)
@@ -114,6 +114,9 @@ def capture_job(model: Path, folder: Path, **settings: Any) -> Job:
         prepare(request, quiet=True).close()  # what it imports, children need not
 
     def capture(root: Path) -> None:
+        # torch makes its threads anew in a fork, and two threads that ask first at once collide
+        # there ("Invalid thread pool!"): so one asks now
+        torch.set_num_threads(1)
         capture_into(root, request)
 
     return capture

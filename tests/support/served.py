@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,44 +15,34 @@ import transformers
 class Served:
     """A model inside vLLM, and the same weights in transformers."""
 
-    engine: Any
+    backend: Any
+    """`VllmBackend`, in float32."""
     reference: Any
-    found: Any
     vocabulary: int
     family: str
-
-    def backend(self, wanted: Any) -> Any:
-        """Captures `wanted` in float32."""
-        from lpp.capture.backends.vllm.backend import VllmBackend
-
-        return VllmBackend(self.engine, tuple(wanted), "float32", self.vocabulary)
 
 
 def serve(folder: Path, family: str, *, tensor_parallel: int = 1) -> Iterator[Served]:
     """One engine at a time: vLLM's state is the process's."""
-    from lpp.capture.backends.vllm.backend import probe_engine
-    from lpp.capture.backends.vllm.engine import EngineSettings, VllmEngine
+    from lpp.capture.backends.vllm.backend import VllmBackend
+    from lpp.capture.corpus.selection import Selection
+    from lpp.capture.models.spec import ModelSpec
+    from lpp.capture.plan.request import CaptureRequest, CorpusSpec
 
     reference = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    vocabulary = reference.config.vocab_size
-    settings = EngineSettings(
-        dtype="float32", context=96, batch_tokens=2048, tensor_parallel=tensor_parallel
+    request = CaptureRequest(
+        model=ModelSpec(id=str(folder), dtype="float32"),
+        corpus=CorpusSpec(name="pydoc"),
+        selection=Selection(),
+        context=96,
+        backend="vllm",
+        tensor_parallel=tensor_parallel,
+        check_sites=True,
     )
-    engine = VllmEngine(folder, family, settings, quiet=not os.environ.get("LPP_DEBUG"))
-    try:
-        found = probe_engine(
-            engine,
-            family,
-            n_blocks=reference.config.num_hidden_layers,
-            hidden_size=reference.config.hidden_size,
-            logits_width=vocabulary,
-        )
+    with closing(VllmBackend.load(request, quiet=not os.environ.get("LPP_DEBUG"))) as backend:
         yield Served(
-            engine=engine,
+            backend=backend,
             reference=reference.eval(),
-            found=found,
-            vocabulary=vocabulary,
+            vocabulary=reference.config.vocab_size,
             family=family,
         )
-    finally:
-        engine.close()

@@ -1,8 +1,8 @@
 """The vLLM engine that capture drives.
 
 The engine runs in this process: a step returns when its forward pass is done, so what it captured
-is taken without a copy, and no more than one batch is ever under way. (With tensor parallelism
-the workers are processes of their own; see `handover`.) vLLM's front end would gain nothing: a
+is where it belongs, and no more than one batch is ever under way. (With tensor parallelism the
+workers are processes of their own; see `worker_memory`.) vLLM's front end would gain nothing: a
 prompt is a list of ids that gives one forward pass.
 
 Whatever would silently change what is captured is set here, and read back from the engine.
@@ -11,6 +11,7 @@ Whatever would silently change what is captured is set here, and read back from 
 import os
 import re
 import sys
+import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -19,6 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
+from lpp.capture.backends.vllm.cache_size import cache_bytes
 from lpp.capture.models.machine import out_of_memory
 from lpp.store.errors import ErrorKind, InputError, LppError, MachineError
 
@@ -60,8 +62,13 @@ REFUSED: Final[Mapping[str, str]] = {
 }
 """Options that would change what is captured, or that have a flag of their own."""
 
+MEMORY_OPTIONS: Final = frozenset(
+    {"gpu_memory_utilization", "kv_cache_memory_bytes", "num_gpu_blocks_override"}
+)
+"""Options with which the user sizes the key-value cache."""
+
 CPU_CACHE_BYTES: Final = 1 << 30
-"""Key-value cache on a CPU, where vLLM would take nearly all memory. A prompt stays one step."""
+"""Key-value cache on a CPU where a batch's is not known; vLLM would take nearly all memory."""
 
 PROBE_TOKENS: Final = 14
 """Tokens that a model is tried on when it has been loaded."""
@@ -97,6 +104,8 @@ class VllmEngine:
         check_vllm(quiet=quiet)
         check_options(settings)
         self._name = name
+        self.workers_are_processes = settings.tensor_parallel > 1
+        self._lock = threading.Lock()
         with loading(name), silenced() if quiet else nullcontext():
             self._engine = _make(folder, settings, quiet=quiet)
         self._serial = 0
@@ -107,8 +116,11 @@ class VllmEngine:
         self._one_token = SamplingParams(temperature=0.0, max_tokens=1, detokenize=False)
 
     def call(self, method: str, *arguments: Any) -> Any:
-        """Run a method of `CaptureExtension` on every rank; what the first returns."""
-        with self._alive():
+        """Run a method of `CaptureExtension` on every rank; what the first returns.
+
+        Threads may call at once; one call runs after the other.
+        """
+        with self._lock, self._alive():
             return self._engine.collective_rpc(method, args=arguments)[0]
 
     def run(self, prompts: Sequence[Sequence[int]]) -> Iterator[list[int]]:
@@ -155,7 +167,7 @@ class VllmEngine:
                 raise MachineError(
                     f"out of memory in vLLM on {self._name}: {first_line(error)}. Every committed "
                     "shard is whole. Capture again with fewer --batch-tokens (a plan of its own), "
-                    "or leave it more room: --engine-option gpu_memory_utilization=0.8.",
+                    "or on more cards: --tensor-parallel.",
                     kind=ErrorKind.NO_MEMORY,
                 ) from error
             raise MachineError(
@@ -256,11 +268,21 @@ def _make(folder: Path, settings: EngineSettings, *, quiet: bool) -> Any:
         "tensor_parallel_size": settings.tensor_parallel,
         "distributed_executor_backend": "uni" if settings.tensor_parallel == 1 else "mp",
     }
-    if platform() == "cpu":
-        arguments["kv_cache_memory_bytes"] = CPU_CACHE_BYTES
-    engine = LLMEngine.from_engine_args(EngineArgs(**{**arguments, **settings.options, **FIXED}))
+    config = EngineArgs(**{**arguments, **settings.options, **FIXED}).create_engine_config()
+    _size_cache(config, settings)
+    engine = LLMEngine.from_vllm_config(config, disable_log_stats=True)
     check_config(engine.vllm_config, settings)
     return engine
+
+
+def _size_cache(config: Any, settings: EngineSettings) -> None:
+    """Keep the key-value cache to what a batch needs, unless the user says how large it is."""
+    if MEMORY_OPTIONS & settings.options.keys() or config.cache_config.kv_cache_memory_bytes:
+        return
+    size = cache_bytes(config)
+    if size is None and platform() == "cpu":
+        size = CPU_CACHE_BYTES
+    config.cache_config.kv_cache_memory_bytes = size
 
 
 def check_config(config: Any, settings: EngineSettings) -> None:
@@ -324,7 +346,7 @@ def loading(name: str) -> Iterator[None]:
         if out_of_memory(error):
             raise MachineError(
                 f"{name} does not fit: {first_line(error)}. Spread it with --tensor-parallel, or "
-                "see --engine-option gpu_memory_utilization.",
+                "run fewer --batch-tokens together.",
                 kind=ErrorKind.NO_MEMORY,
             ) from error
         raise InputError(

@@ -2,7 +2,7 @@
 
 A sequence begins where `positions` is 0 and goes on while they count up. Behind the last there may
 be padding, whose positions and ids can be anything, so that it may look like a short prompt or
-like the end of a longer one; the driver's word on what finished settles that (`vllm_recorder`).
+like the end of a longer one; the driver's word on what finished settles that (`recorder`).
 """
 
 from collections.abc import Collection, Mapping

@@ -1,116 +1,189 @@
-"""What one of vLLM's workers does around a forward pass: find prompts, keep rows, reduce logits.
+"""What one of vLLM's workers does around a forward pass: find prompts, take rows, reduce logits.
 
-The driver says which prompts it awaits and, after the pass, which of them the engine finished in
-it; only those give rows. So neither padding that looks like a prompt nor a prompt that runs twice
-gives a row too many.
+A pass is searched for the prompts of the batch that have not finished yet, and their rows go
+straight to where the batch wants them. That comes before the driver's word on which prompts the
+pass finished, and may: what was taken for a prompt and was none (padding that spells one, or a
+prompt that the scheduler set back) still awaits its turn, and its rows are overwritten when it
+really runs. Within a pass real prompts come before padding, so the real one is found first. Only
+finished prompts are counted, each once, and a batch is complete when all of them are.
 
 With tensor parallelism every rank does this. States are whole on each, so the first rank alone
-keeps them; logits are put together by a collective, so every rank asks for them in the same
-tiles, and the first, which has them whole, reduces them.
+takes them; statistics of logits need every rank, so all ask for the same rows in the same tiles.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from lpp.capture.backends.logit_statistics import Unembeds, logit_statistics
-from lpp.capture.backends.torch.host_copy import HostRows, make_host
-from lpp.capture.backends.vllm.handover import Handover
-from lpp.capture.backends.vllm.match import Found, find_prompts
-from lpp.capture.backends.vllm.sites import EngineSites, stream, tapped
+from lpp.capture.backends.batch_rows import BatchRows, CopyStreams, Picked, to_device
+from lpp.capture.backends.finite import quarantined_prompts
+from lpp.capture.backends.logit_statistics import (
+    STATISTICS,
+    TokenStatistics,
+    logit_statistics,
+)
+from lpp.capture.backends.moments import ShardMoments
+from lpp.capture.backends.vllm.match import find_prompts, prompt_key
+from lpp.capture.backends.vllm.sites import stream, stream_input
+from lpp.capture.backends.vllm.unembedding import ShardedUnembeds
+from lpp.capture.models.sites import SiteModules, hooked
+from lpp.capture.plan.backend import Batch, Outputs
 from lpp.store.errors import ErrorKind, InputError
 
-SLOTS: Final = 2
-"""Batches on the host: one that is filled, one whose rows go into their shard."""
-
-Awaited = tuple[bytes, tuple[int, ...]]
-"""A prompt's key, and the rows of it whose logits are reduced."""
+if TYPE_CHECKING:
+    from lpp.store.arrays.moments import SiteMoments
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
-    """Rows of the prompts that a pass finished."""
+class Recorded:
+    """What a batch gave, beside its rows."""
 
-    order: tuple[int, ...]
-    """Places in the list of awaited prompts, in the order of the rows."""
-    hidden: Any
-    """Site -> (T, d), as a `Handover` gives it."""
-    statistics: dict[str, npt.NDArray[Any]]
-    """Column -> (S,) at the asked rows."""
+    lost: int
+    """Prompts that never passed through the model whole; where there are any, the rest is empty."""
+    statistics: Mapping[str, npt.NDArray[Any]]
+    """Column -> (S,), in the order of the batch."""
+    not_finite: Mapping[str, npt.NDArray[np.int64]] | None
+    """As in `Captured`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Pass:
+    """The prompts of the batch in one forward pass, in the order of the batch."""
+
+    places: npt.NDArray[np.int64]
+    """Places of the prompts in the batch, ascending."""
+    rows: Picked
+    asked: Picked
+    """The rows whose logits are reduced."""
+    next_ids: torch.Tensor
+    logit_rows: npt.NDArray[np.int64]
+    """Place of each of `asked` among the batch's S."""
+    prompts: npt.NDArray[np.int64]
+    """Place of the prompt of each of `asked`."""
 
 
 class Recorder:
-    """Hooks on a model inside vLLM.
+    """Hooks on a model inside vLLM, for one capture.
 
-    wanted: sites. dtype: of the stored rows. handover: None on ranks whose rows nobody reads.
+    device: of the model's input. takes_rows: False on the ranks whose rows nobody reads.
     """
 
     def __init__(
         self,
-        sites: EngineSites,
-        wanted: Sequence[str],
-        unembed: Unembeds,
-        dtype: torch.dtype,
-        handover: Handover | None,
+        modules: SiteModules,
+        outputs: Outputs,
+        unembed: ShardedUnembeds,
+        device: torch.device,
+        *,
+        takes_rows: bool,
     ) -> None:
-        self._unembed, self._handover = unembed, handover
-        self._hosts: list[HostRows] = [make_host(unembed.device, dtype) for _ in range(SLOTS)]
-        self._slot = 0
-        self._asked: dict[bytes, tuple[int, ...]] = {}
-        self._waiting: dict[bytes, list[int]] = {}
-        self._found: list[Found] = []
-        self._rows: slice | torch.Tensor = slice(0)
-        self._keep_final = handover is not None and "final" in wanted
-        inner = [name for name in wanted if name != "final"] if handover is not None else []
+        self._outputs, self._unembed, self._device = outputs, unembed, device
+        self._takes_rows = takes_rows
+        self._streams = CopyStreams()
+        self._awaited: dict[bytes, list[int]] = {}
+        self._rows: BatchRows | None = None
+        self._pass: _Pass | None = None
+        self._reduced: TokenStatistics | None = None
+        self._shard: int | None = None
+        self.moments: Mapping[str, SiteMoments] = {}
+        """Of the shard under way, where the outputs keep any; they outlive `close`."""
+        if takes_rows and outputs.keep != "rows":
+            widths = {site: modules.sites.width(site) for site in outputs.sites}
+            self.moments = ShardMoments(outputs, widths)
         self._hooks = ExitStack()
         # entered first: which rows count is known before the first block runs
-        before = sites.model.register_forward_pre_hook(self._before, with_kwargs=True)
+        before = modules.trunk.register_forward_pre_hook(self._before, with_kwargs=True)
         self._hooks.callback(before.remove)
-        self._hooks.enter_context(tapped(sites, inner, self._state))
-        after = sites.model.register_forward_hook(self._after)
+        self._hooks.enter_context(
+            hooked(
+                modules,
+                outputs.sites if takes_rows else (),
+                self._take,
+                read_input=stream_input(modules.sites.hidden_size),
+                read_output=stream,
+            )
+        )
+        after = modules.trunk.register_forward_hook(self._after)
         self._hooks.callback(after.remove)
 
     def close(self) -> None:
         """Take every hook off the model."""
         self._hooks.close()
-        if self._handover is not None:
-            self._handover.close()
 
-    def expect(self, slot: int, awaited: Sequence[Awaited]) -> None:
-        """Await a batch; its rows go into `slot`. Equal prompts have equal asked rows."""
-        self._slot, self._found = slot, []
-        self._asked = dict(awaited)
-        self._waiting = {}
-        for place, (key, _) in enumerate(awaited):
-            self._waiting.setdefault(key, []).append(place)
+    def expect(self, batch: Batch) -> None:
+        """Await a batch, whose rows go into `batch.hidden`."""
+        self._batch, self._pass = replace(batch, hidden={}), None
+        self._next_ids = batch.next_ids.astype(np.int64)
+        self._starts = np.cumsum([0, *batch.lengths])
+        # of each prompt, the first of its rows among `logit_rows`
+        self._asked = np.searchsorted(batch.logit_rows, self._starts)
+        self._keys = [
+            prompt_key(batch.token_ids[start:stop])
+            for start, stop in zip(self._starts[:-1], self._starts[1:], strict=True)
+        ]
+        self._awaited = {}
+        for place, key in enumerate(self._keys):
+            self._awaited.setdefault(key, []).append(place)
+        self._statistics: list[tuple[TokenStatistics, npt.NDArray[np.int64]]] = []
+        self._rows = BatchRows(batch, self._outputs, self._streams) if self._takes_rows else None
 
-    def take(self, finished: Sequence[int]) -> Taken | None:
-        """Rows of the last pass that belong to prompts in `finished`; None where there are none."""
-        found, self._found = self._found, []
-        done, order, kept = set(finished), [], []
-        for one in found:
-            places = self._waiting[one.key]
-            place = next((p for p in places if p in done), None)
-            kept.append(place is not None)
-            if place is not None:
-                places.remove(place)
-                order.append(place)
-        if not order or self._handover is None:
+    def finished(self, places: Sequence[int]) -> None:
+        """Count prompts that the engine finished in the last pass: their rows are final."""
+        ran, self._pass = self._pass, None
+        reduced, self._reduced = self._reduced, None
+        if ran is None or reduced is None:
+            return
+        passed = Counter(self._keys[place] for place in ran.places)
+        done: list[int] = []
+        for key, count in Counter(self._keys[place] for place in places).items():
+            # Equal prompts have equal rows: which of them the engine means makes no difference.
+            seen = min(count, passed[key])
+            done += self._awaited[key][:seen]
+            del self._awaited[key][:seen]
+        kept = np.isin(ran.prompts, done)
+        if kept.all():
+            self._statistics.append((reduced, ran.logit_rows))
+        elif kept.any():
+            which = torch.from_numpy(np.flatnonzero(kept)).to(reduced.entropy.device)
+            some = TokenStatistics(
+                **{name: getattr(reduced, name).index_select(0, which) for name in STATISTICS}
+            )
+            self._statistics.append((some, ran.logit_rows[kept]))
+
+    def result(self) -> Recorded | None:
+        """Wait for the rows of the batch; None on a rank that takes none."""
+        rows, self._rows = self._rows, None  # from here on nothing holds the memory of the batch
+        if rows is None:
             return None
-        host = self._hosts[self._slot]
-        hidden, statistics = host.arrays(), host.statistics()
-        if not all(kept):
-            rows = np.repeat(kept, [one.length for one in found])
-            asked = np.repeat(kept, [len(self._asked[one.key]) for one in found])
-            hidden = {site: values[rows] for site, values in hidden.items()}
-            statistics = {name: values[asked] for name, values in statistics.items()}
-        return Taken(tuple(order), self._handover.give(self._slot, hidden), statistics)
+        if lost := sum(map(len, self._awaited.values())):
+            return Recorded(lost, {}, None)
+        logit_rows = np.concatenate([places for _, places in self._statistics])
+        in_order = bool((logit_rows == np.arange(len(logit_rows))).all())
+        rows.finish(
+            [statistics for statistics, _ in self._statistics],
+            None if in_order else torch.from_numpy(logit_rows),
+        )
+        rows.wait()
+        found = Recorded(0, rows.statistics(), rows.not_finite())
+        if isinstance(self.moments, ShardMoments):
+            self._add_moments(self.moments, rows, found)
+        return found
+
+    def _add_moments(self, moments: ShardMoments, rows: BatchRows, found: Recorded) -> None:
+        batch = self._batch
+        if batch.shard != self._shard:
+            moments.begin()
+            self._shard = batch.shard
+        left_out = quarantined_prompts(batch, found.statistics, found.not_finite or {}, {})
+        moments.add(batch, rows.on_device, left_out)
+        if batch.ends_shard and self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)  # other threads pack them, on their own streams
 
     def _before(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
         ids, positions = kwargs.get("input_ids"), kwargs.get("positions")
@@ -122,36 +195,50 @@ class Recorder:
             )
         # The one wait for the device, before anything of this pass has been launched.
         flat = ids.to("cpu", torch.int32).numpy()
-        counts = Counter({key: len(places) for key, places in self._waiting.items()})
-        self._found = find_prompts(flat, positions.to("cpu", torch.int64).numpy(), counts)
-        if not self._found:
-            return
-        device = self._unembed.device
-        asked, following, rows, start = [], [], [], 0
-        for one in self._found:
-            offsets = np.array(self._asked[one.key], dtype=np.int64)
-            after = np.append(flat[one.start + 1 : one.start + one.length], -1)
-            asked.append(start + offsets)
-            following.append(after[offsets])
-            rows.append(np.arange(one.start, one.start + one.length))
-            start += one.length
-        self._asked_rows = torch.from_numpy(np.concatenate(asked)).to(device)
-        self._next_ids = torch.from_numpy(np.concatenate(following).astype(np.int64)).to(device)
-        flat_rows = np.concatenate(rows)
-        whole = bool((flat_rows == np.arange(start)).all())  # padding, if any, lies behind
-        self._rows = slice(start) if whole else torch.from_numpy(flat_rows).to(device)
-        self._hosts[self._slot].begin()
+        counts = {key: len(places) for key, places in self._awaited.items()}
+        found = find_prompts(flat, positions.to("cpu", torch.int64).numpy(), counts)
+        next_place = {key: iter(places) for key, places in self._awaited.items()}
+        self._pass = self._reduced = None
+        if found:
+            self._pass = self._in_order({next(next_place[one.key]): one.start for one in found})
 
-    def _state(self, site: str, state: torch.Tensor) -> None:
-        if self._found:
-            self._hosts[self._slot].copy(site, state[self._rows])
+    def _in_order(self, starts: Mapping[int, int]) -> _Pass:
+        """starts: place of a prompt in the batch -> its first row in the pass."""
+        batch, places = self._batch, sorted(starts)
+        spans: list[tuple[int, int]] = []
+        rows, asked, logit_rows, prompts = [], [], [], []
+        for place in places:
+            first, end = int(self._starts[place]), int(self._starts[place + 1])
+            if spans and spans[-1][1] == first:
+                spans[-1] = (spans[-1][0], end)
+            else:
+                spans.append((first, end))
+            shift = starts[place] - first  # from a row of the batch to the row of the pass
+            rows.append(np.arange(first, end) + shift)
+            some = np.arange(self._asked[place], self._asked[place + 1])
+            asked.append(batch.logit_rows[some] + shift)
+            logit_rows.append(some)
+            prompts.append(np.full(len(some), place))
+        which = np.concatenate(logit_rows)
+        return _Pass(
+            places=np.array(places),
+            rows=Picked(torch.from_numpy(np.concatenate(rows)), self._device, spans),
+            asked=Picked(torch.from_numpy(np.concatenate(asked)), self._device, []),
+            next_ids=to_device(torch.from_numpy(self._next_ids[which]), self._unembed.device),
+            logit_rows=which,
+            prompts=np.concatenate(prompts),
+        )
+
+    def _take(self, site: str, state: torch.Tensor) -> None:
+        if self._pass is not None:
+            assert self._rows is not None
+            self._rows.take(site, state, self._pass.rows)
 
     def _after(self, module: Any, args: Any, output: Any) -> None:
-        if not self._found:
+        if self._pass is None:
             return
-        final = stream(output)[self._rows]
-        if self._keep_final:
-            self._hosts[self._slot].copy("final", final)
-        statistics = logit_statistics(final[self._asked_rows], self._unembed, self._next_ids)
-        if self._handover is not None:
-            self._hosts[self._slot].finish(statistics)
+        final = stream(output)
+        picked = final.index_select(0, self._pass.asked.on(final.device))
+        self._reduced = logit_statistics(
+            picked, self._unembed, self._pass.next_ids, shard=self._unembed.shard
+        )

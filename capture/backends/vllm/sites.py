@@ -1,119 +1,34 @@
-"""Where a model inside vLLM has its sites: the same names and conventions as for transformers.
+"""Finding the sites of a model inside vLLM: the same names and conventions as for transformers.
 
 vLLM's blocks run on flat rows, (tokens, hidden), and most return `(hidden, residual)`: the addition
 that ends a block is put off into the next norm, which does it in place. The residual stream after
 the block is their sum, taken in the hook, before the next block writes into either.
 
-Nothing goes by class names; `NormCheck` proves the reading on the model at hand.
+Nothing goes by class names; `SiteProbe` proves the reading on the model at hand.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from lpp.capture.models.sites import SiteModules, Sites, block_lists
 from lpp.store.errors import ErrorKind, InputError
-
-Sink = Callable[[str, torch.Tensor], None]
-"""Receives a site's name and its (tokens, width) rows, which nobody else will change."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineSites:
-    """The modules of one model inside vLLM at which its sites are read."""
-
-    model: nn.Module
-    """Its output is `final`."""
-    blocks: tuple[nn.Module, ...]
-    around: tuple[nn.Module, ...]
-    """Siblings of the blocks, the final norm among them."""
-    hidden_size: int
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """("embed", "block.1", ..., "block.B", "final")."""
-        return ("embed", *(f"block.{k}" for k in range(1, len(self.blocks) + 1)), "final")
-
-
-def find_engine_sites(model: nn.Module, n_blocks: int, hidden_size: int) -> EngineSites:
-    """Map a model by its one list of `n_blocks` blocks. Raises InputError(UNSUPPORTED_MODEL)."""
-    lists = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) == n_blocks
-    ]
-    lists = [name for name in lists if not any(name.startswith(f"{other}.") for other in lists)]
-    if len(lists) != 1:
-        raise InputError(
-            f"{type(model).__name__} inside vLLM cannot be captured: one list of {n_blocks} blocks "
-            f"was looked for, there are {len(lists)}. Capture it with --backend torch.",
-            kind=ErrorKind.UNSUPPORTED_MODEL,
-        )
-    parent = model.get_submodule(lists[0].rpartition(".")[0])
-    blocks = model.get_submodule(lists[0])
-    return EngineSites(
-        model=model,
-        blocks=tuple(blocks.children()),
-        around=tuple(child for child in parent.children() if child is not blocks),
-        hidden_size=hidden_size,
-    )
-
-
-@contextmanager
-def tapped(sites: EngineSites, wanted: Sequence[str], sink: Sink) -> Iterator[None]:
-    """While open, every forward pass hands `sink` the `wanted` sites, as copies, as they arise."""
-    handles = []
-    try:
-        for name in wanted:
-            if name == "embed":
-                hook = _entry(sites.hidden_size, name, sink)
-                handles.append(sites.blocks[0].register_forward_pre_hook(hook, with_kwargs=True))
-            else:
-                block = name.removeprefix("block.")
-                module = sites.model if name == "final" else sites.blocks[int(block) - 1]
-                handles.append(module.register_forward_hook(_exit(name, sink)))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _entry(hidden: int, name: str, sink: Sink) -> Callable[..., None]:
-    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        states = [
-            value
-            for value in (*args, *kwargs.values())
-            if isinstance(value, torch.Tensor)
-            and value.is_floating_point()
-            and value.ndim == 2
-            and value.shape[-1] == hidden
-        ]
-        sink(name, stream(tuple(states)))
-
-    return hook
-
-
-def _exit(name: str, sink: Sink) -> Callable[..., None]:
-    def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        sink(name, stream(output))
-
-    return hook
 
 
 def stream(output: Any) -> torch.Tensor:
-    """The residual stream in a module's output, (tokens, width): a copy, or a sum, which is one.
+    """The residual stream in a module's output, (tokens, width): a tensor, or a sum of two.
 
     >>> stream((torch.ones(1, 2), torch.full((1, 2), 2.0)))
     tensor([[3., 3.]])
     """
     if isinstance(output, torch.Tensor):
-        return output.clone()
+        return output
     states = [value for value in output if isinstance(value, torch.Tensor)]
     if len(states) == 1:
-        return states[0].clone()
+        return states[0]
     if len(states) == 2 and states[0].shape == states[1].shape:
         return states[0] + states[1]
     raise InputError(
@@ -123,15 +38,45 @@ def stream(output: Any) -> torch.Tensor:
     )
 
 
-class NormCheck:
-    """Watches one forward pass for the norm between the last block and `final`.
+def stream_input(hidden_size: int) -> Callable[[tuple[Any, ...], dict[str, Any]], torch.Tensor]:
+    """Reads the residual stream from what a block is called on."""
+
+    def read(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
+        return stream(
+            tuple(
+                value
+                for value in (*args, *kwargs.values())
+                if isinstance(value, torch.Tensor)
+                and value.is_floating_point()
+                and value.ndim == 2
+                and value.shape[-1] == hidden_size
+            )
+        )
+
+    return read
+
+
+class SiteProbe:
+    """Finds the sites of a model inside vLLM, and watches one forward pass that proves them.
 
     Where `final` is a norm of `block.B`, the norm of the captured sum must give it; where nothing
     stands between, they must be equal. Either proves what the blocks' outputs are taken to be.
+    Raises InputError(UNSUPPORTED_MODEL) unless there is one list of `n_blocks` blocks.
     """
 
-    def __init__(self, sites: EngineSites) -> None:
-        self._sites = sites
+    def __init__(self, model: nn.Module, n_blocks: int, hidden_size: int) -> None:
+        lists = block_lists(model, n_blocks)
+        if len(lists) != 1:
+            raise InputError(
+                f"{type(model).__name__} inside vLLM cannot be captured: one list of {n_blocks} "
+                f"blocks was looked for, there are {len(lists)}. Capture it with --backend torch.",
+                kind=ErrorKind.UNSUPPORTED_MODEL,
+            )
+        parent = model.get_submodule(lists[0].rpartition(".")[0])
+        blocks = model.get_submodule(lists[0])
+        self._model, self._hidden_size = model, hidden_size
+        self._blocks = tuple(blocks.children())
+        self._siblings = [child for child in parent.children() if child is not blocks]
         self._last: torch.Tensor | None = None
         self._final: torch.Tensor | None = None
         self._norm: nn.Module | None = None
@@ -139,23 +84,24 @@ class NormCheck:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Hooks on, for one forward pass."""
-        handles = [m.register_forward_hook(self._called) for m in self._sites.around]
+        handles = [module.register_forward_hook(self._called) for module in self._siblings]
+        handles.append(self._blocks[-1].register_forward_hook(self._last_block_called))
+        handles.append(self._model.register_forward_hook(self._model_called))
         try:
-            with tapped(self._sites, self._sites.names[-2:], self._seen):
-                yield
+            yield
         finally:
             for handle in handles:
                 handle.remove()
 
-    def _seen(self, name: str, rows: torch.Tensor) -> None:
-        if name == "final":
-            self._final = rows
-        else:
-            self._last = rows
+    def _last_block_called(self, module: nn.Module, args: Any, output: Any) -> None:
+        self._last = stream(output).clone()  # the norm may write into it
 
     def _called(self, module: nn.Module, args: Any, output: Any) -> None:
-        if self._last is not None and self._final is None and self._norm is None:
+        if self._last is not None and self._norm is None:
             self._norm = module
+
+    def _model_called(self, module: nn.Module, args: Any, output: Any) -> None:
+        self._final = stream(output).clone()
 
     @property
     def final(self) -> torch.Tensor:
@@ -164,10 +110,19 @@ class NormCheck:
             raise RuntimeError("the model inside vLLM was not called: no forward pass was seen")
         return self._final
 
-    @property
-    def has_norm(self) -> bool:
-        """Whether a module stands between the last block and `final`."""
-        return self._norm is not None
+    def modules(self) -> SiteModules:
+        """The modules at which the sites are read, once a pass was watched."""
+        return SiteModules(
+            trunk=self._model,  # its `forward` stops before the unembedding
+            blocks=self._blocks,
+            final_norm=self._norm,
+            sites=Sites(
+                n_blocks=len(self._blocks),
+                hidden_size=self._hidden_size,
+                final_size=int(self.final.shape[-1]),
+                final_norm=self._norm is not None,
+            ),
+        )
 
     def difference(self) -> float:
         """Largest difference between `final` and what block.B gives, over the largest `final`.

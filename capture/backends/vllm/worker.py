@@ -1,119 +1,128 @@
 """The methods that capture adds to vLLM's worker.
 
 `CaptureExtension` becomes a base class of the worker (`worker_extension_cls`), and its methods are
-called by name on every rank (`collective_rpc`). They touch two things of vLLM: the model, and its
-`compute_logits`. No runner's own state is read, of which vLLM has several.
+called by name on every rank (`collective_rpc`). They touch three things of vLLM: the model, its
+`compute_logits`, and the group of the ranks. No runner's own state is read, of which vLLM has
+several.
 """
 
 import os
 import signal
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from lpp.capture.backends.vllm.handover import InProcess, SharedFile
-from lpp.capture.backends.vllm.recorder import Awaited, Recorder, Taken
-from lpp.capture.backends.vllm.sites import EngineSites, NormCheck, find_engine_sites
+from lpp.capture.backends.vllm.recorder import Recorded, Recorder
+from lpp.capture.backends.vllm.sites import SiteProbe
+from lpp.capture.backends.vllm.unembedding import ShardedUnembeds, find_unembedding
+from lpp.capture.backends.vllm.worker_memory import Location, RankMemory
+from lpp.capture.models.sites import SiteModules
+from lpp.capture.plan.backend import Batch, Outputs
+from lpp.store.arrays.moments import SiteMoments
 from lpp.store.commands.signals import REQUESTS
 
 
-class EngineUnembedding:
-    """vLLM's own way from final states to logits. Implements `logit_stats.Unembeds`.
-
-    sample: any logits it made; None on a rank that gets none, where `out` stays as it is and
-    what is made of it is thrown away.
-    """
-
-    def __init__(self, model: Any, sample: torch.Tensor | None, vocabulary: int) -> None:
-        self._model = model
-        weight = next(model.parameters())
-        self.vocabulary = vocabulary
-        self.dtype: torch.dtype = weight.dtype if sample is None else sample.dtype
-        self.device: torch.device = weight.device
-
-    def logits(self, rows: torch.Tensor, out: torch.Tensor) -> None:
-        """rows: (n, width of `final`). out: (n, V), is overwritten."""
-        made = self._model.compute_logits(rows)
-        if made is not None:
-            out.copy_(made)
-
-
 class CaptureExtension:
-    """Mixed into vLLM's worker. Every method runs on every rank."""
+    """Mixed into vLLM's worker. Every method runs on every rank; the first rank has the rows."""
 
     rank: int
     """Of this worker, from vLLM."""
     get_model: Callable[[], torch.nn.Module]
     """vLLM's own. Declared only: vLLM refuses an extension that has an attribute of its worker."""
-    _lpp_sites: EngineSites
-    _lpp_probe: NormCheck
+    _lpp_probe: SiteProbe
     _lpp_probing: ExitStack
-    _lpp_logits: torch.Tensor | None
+    _lpp_modules: SiteModules
+    _lpp_unembed: ShardedUnembeds
     _lpp_recorder: Recorder | None = None
-    _lpp_heard: Mapping[signal.Signals, Any] = {}
+    _lpp_memory: RankMemory | None = None
+    _lpp_ignored: Mapping[signal.Signals, Any] = {}
 
     def lpp_watch(self, n_blocks: int, hidden_size: int) -> dict[str, Any]:
-        """Find the sites and watch the next forward pass; returns what is known without one."""
+        """Watch the next forward pass for the sites; returns what is known without one."""
         model = self.get_model()
-        self._lpp_sites = find_engine_sites(model, n_blocks, hidden_size)
-        self._lpp_probe = NormCheck(self._lpp_sites)
+        self._lpp_probe = SiteProbe(model, n_blocks, hidden_size)
         self._lpp_probing = ExitStack()
         self._lpp_probing.enter_context(self._lpp_probe.watching())
         return {"attention": attention_backends(model)}
 
     @torch.inference_mode()
     def lpp_watched(self) -> dict[str, Any]:
-        """What that pass showed: the check of `NormCheck`, widths and dtypes."""
+        """What that pass showed: the sites, the check of `SiteProbe`, the width of the logits."""
         self._lpp_probing.close()
-        final = self._lpp_probe.final
-        model: Any = self._lpp_sites.model
-        logits: torch.Tensor | None = model.compute_logits(final[:1])
-        self._lpp_logits = logits
+        self._lpp_modules = self._lpp_probe.modules()
+        model: Any = self._lpp_modules.trunk
+        logits: torch.Tensor | None = model.compute_logits(self._lpp_probe.final[:1])
         return {
+            "sites": self._lpp_modules.sites,
             "difference": self._lpp_probe.difference(),
-            "final_norm": self._lpp_probe.has_norm,
-            "final_size": int(final.shape[-1]),
             "logits_width": None if logits is None else int(logits.shape[-1]),
-            "dtype": str(final.dtype).removeprefix("torch."),
         }
 
-    def lpp_start(self, wanted: Sequence[str], dtype: str, vocabulary: int, driver: int) -> None:
-        """Hooks on. driver: process id of who will take the rows."""
+    def lpp_unembed(self, vocabulary: int) -> bool:
+        """Find the way to the logits; whether each rank reduces its own columns of them.
+
+        vocabulary: width of the logits, as that pass showed it.
+        """
+        self._lpp_unembed = find_unembedding(
+            self._lpp_modules.trunk, self._lpp_probe.final, vocabulary, tensor_parallel_group()
+        )
+        return self._lpp_unembed.shard is not None
+
+    def lpp_map(self, path: str) -> None:
+        """Map memory that the driver has allocated for rows."""
+        if self.rank == 0:
+            if self._lpp_memory is None:
+                self._lpp_memory = RankMemory(_device(self.get_model()))
+            self._lpp_memory.map(path)
+
+    def lpp_start(self, outputs: Outputs, driver: int, memory: Collection[str]) -> None:
+        """Hooks on. driver: process id of who reads the rows. memory: paths still in use there."""
         self.lpp_stop()
         if driver != os.getpid():
-            self._lpp_heard = deaf()
-        handover = None
-        if self.rank == 0:
-            handover = InProcess() if driver == os.getpid() else SharedFile()
+            self._lpp_ignored = ignore_requests()
+        if self._lpp_memory is not None:
+            self._lpp_memory.keep(memory)
         self._lpp_recorder = Recorder(
-            self._lpp_sites,
-            wanted,
-            EngineUnembedding(self._lpp_sites.model, self._lpp_logits, vocabulary),
-            getattr(torch, dtype),
-            handover,
+            self._lpp_modules,
+            outputs,
+            self._lpp_unembed,
+            _device(self._lpp_modules.trunk),
+            takes_rows=self.rank == 0,
         )
 
-    def lpp_expect(self, slot: int, awaited: Sequence[Awaited]) -> None:
-        """Await a batch of prompts."""
+    def lpp_expect(self, batch: Batch, locations: Mapping[str, Location]) -> None:
+        """Await a batch. locations: of its rows, where they are not in `batch.hidden`."""
         assert self._lpp_recorder is not None
-        self._lpp_recorder.expect(slot, awaited)
+        if locations and self._lpp_memory is not None:
+            batch = replace(batch, hidden=self._lpp_memory.arrays(locations))
+        self._lpp_recorder.expect(batch)
 
-    def lpp_take(self, finished: Sequence[int]) -> Taken | None:
-        """Rows of the last pass that belong to prompts in `finished`; the first rank has them."""
+    def lpp_finished(self, places: Sequence[int]) -> None:
+        """Take the prompts at `places` of the batch as finished by the last pass."""
         assert self._lpp_recorder is not None
-        return self._lpp_recorder.take(finished)
+        self._lpp_recorder.finished(places)
+
+    def lpp_result(self) -> Recorded | None:
+        """Wait for the rows of the batch; the first rank says what came with them."""
+        assert self._lpp_recorder is not None
+        return self._lpp_recorder.result()
+
+    def lpp_moments(self, site: str) -> SiteMoments | None:
+        """Moments of a site over the shard under way; the first rank has them."""
+        assert self._lpp_recorder is not None
+        return self._lpp_recorder.moments.get(site)
 
     def lpp_stop(self) -> None:
-        """Hooks off."""
+        """Hooks off. Moments of the last shard stay until the next capture starts."""
         if self._lpp_recorder is not None:
             self._lpp_recorder.close()
-            self._lpp_recorder = None
-        for number, handler in self._lpp_heard.items():
+        for number, handler in self._lpp_ignored.items():
             signal.signal(number, handler)
-        self._lpp_heard = {}
+        self._lpp_ignored = {}
 
     def lpp_hooks(self) -> int:
         """How many of our hooks the model carries."""
@@ -124,8 +133,20 @@ class CaptureExtension:
         )
 
 
-def deaf() -> dict[signal.Signals, Any]:
-    """Leave requests to end to the driver; returns the handlers that heard them.
+def _device(model: torch.nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
+def tensor_parallel_group() -> Any:
+    """Torch's group of the ranks that share the model; None where there is one."""
+    from vllm.distributed import get_tp_group
+
+    group = get_tp_group()
+    return group.device_group if group.world_size > 1 else None
+
+
+def ignore_requests() -> dict[signal.Signals, Any]:
+    """Leave requests to end to the driver; returns the handlers that took them.
 
     A terminal and a scheduler tell every process of the group, and a worker that obeyed would take
     the shard with it that its driver wants to finish. A worker ends when its driver does.

@@ -202,7 +202,7 @@ def test_ten_thousand_short_prompts_keep_memory_flat_and_lose_no_row(
         "from pathlib import Path\n"
         "from lpp.capture.plan.options import request_of\n"
         "from lpp.capture.engine.capture import capture_run\n"
-        "from lpp.capture.plan.planning import prepare\n"
+        "from lpp.capture.engine.prepare import prepare\n"
         "from lpp.capture.plan.request import CaptureRequest, CorpusSpec\n"
         "from lpp.capture.models.spec import ModelSpec\n"
         "from lpp.capture.corpus.selection import Selection\n"
@@ -377,6 +377,17 @@ def test_a_model_that_vllm_does_not_serve_names_the_torch_backend(
     assert "does not run llama" in done.stderr
     assert "--backend torch" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_every_site_of_the_packaged_model_is_that_of_transformers(
+    packaged: Path, tmp_path: Path, dtype: str
+) -> None:
+    run = capture(
+        *(tmp_path / "store", packaged, "vllm", "--check-sites", "--dtype", dtype),
+        *("--prompts", 2, "--context", 20, "--sites", "final"),
+    )
+    assert run.verify() == []
 
 
 def test_an_interrupted_start_leaves_no_process(packaged: Path, tmp_path: Path) -> None:

@@ -1,0 +1,205 @@
+"""The rows of one batch on their way from a forward pass to where they are wanted.
+
+On a CPU the hook picks the rows of real tokens straight into the shard's memory: the one copy. On
+a GPU it picks them on the device and a stream of its own copies them into that memory, which is
+page-locked, while the pass goes on. For moments they stay on the device. Whether they are finite
+is asked there too: one answer for each site travels to the host.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from lpp.capture.backends.finite import rows_not_finite
+from lpp.capture.backends.logit_statistics import STATISTICS, TokenStatistics
+from lpp.capture.plan.backend import Batch, Outputs
+from lpp.store.arrays.layout import Rows
+
+TORCH_DTYPE = {
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float32": torch.float32,
+}
+
+
+class Picked:
+    """Which rows of a forward pass belong to a batch, and where in the batch they go.
+
+    indices: (n,) rows of the flat pass. spans: first and last + 1 of the batch's flat rows that
+    they fill, in the order of `indices`, (0, n) where one pass runs the whole batch. Each device
+    gets the indices once.
+    """
+
+    def __init__(
+        self, indices: torch.Tensor, device: torch.device, spans: Sequence[tuple[int, int]]
+    ) -> None:
+        self.spans = tuple(spans)
+        self._host = indices
+        self._on = {device: to_device(indices, device)}
+
+    def __len__(self) -> int:
+        return len(self._host)
+
+    def on(self, device: torch.device) -> torch.Tensor:
+        """The indices on `device`."""
+        if device not in self._on:
+            self._on[device] = to_device(self._host, device)
+        return self._on[device]
+
+
+class CopyStreams:
+    """A stream for copies from each GPU, kept from batch to batch."""
+
+    def __init__(self) -> None:
+        self._streams: dict[torch.device, torch.cuda.Stream] = {}
+
+    def copy(self, values: torch.Tensor, targets: Sequence[torch.Tensor]) -> None:
+        """Begin to copy `values` into host tensors that share out its rows, in order."""
+        device = values.device
+        stream = self._streams.get(device)
+        if stream is None:
+            stream = self._streams[device] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(stream):
+            start = 0
+            for target in targets:
+                target.copy_(values[start : start + len(target)], non_blocking=True)
+                start += len(target)
+        values.record_stream(stream)  # its memory is not given away before the copy has read it
+
+    def marks(self) -> list[torch.cuda.Event]:
+        """Events that are reached when every copy begun so far has ended."""
+        return [stream.record_event() for stream in self._streams.values()]
+
+
+class BatchRows:
+    """The rows and statistics of one batch.
+
+    `take` is called from inside forward passes, for each site as often as there are passes;
+    `finish` after the last; `wait` before anything is read.
+    """
+
+    def __init__(self, batch: Batch, outputs: Outputs, streams: CopyStreams) -> None:
+        self.batch = batch
+        self._outputs, self._streams = outputs, streams
+        self._dtype = TORCH_DTYPE[outputs.dtype]
+        self._targets = {site: as_tensor(rows) for site, rows in batch.hidden.items()}
+        self._came = {site: np.zeros(len(batch.token_ids), np.bool_) for site in outputs.sites}
+        self._finite: dict[str, list[torch.Tensor]] = {}
+        self.on_device: dict[str, torch.Tensor] = {}
+        """Site -> (T, d) in the stored dtype where it was computed; for moments alone."""
+        self._marks: list[torch.cuda.Event] = []
+        self._statistics: dict[str, torch.Tensor] = {}
+
+    def take(self, site: str, state: torch.Tensor, picked: Picked) -> None:
+        """Take rows of a state, (..., d), which the pass goes on with and may change.
+
+        Rows that come again replace those that came before.
+        """
+        flat = state.reshape(-1, state.shape[-1])
+        indices = picked.on(flat.device)
+        for first, end in picked.spans:
+            self._came[site][first:end] = True
+        on_host = flat.device.type == "cpu"
+        targets = self._spans(self._targets[site], picked) if site in self._targets else []
+        if on_host and len(targets) == 1 and targets[0].dtype == flat.dtype:
+            torch.index_select(flat, 0, indices, out=targets[0])
+            rows = targets[0]
+        else:
+            rows = flat.index_select(0, indices).to(self._dtype)
+            if on_host:
+                start = 0
+                for target in targets:
+                    target.copy_(rows[start : start + len(target)])
+                    start += len(target)
+            elif targets:
+                self._streams.copy(rows, targets)
+        if self._outputs.keep != "rows":
+            self._stay(site, rows, picked)
+        if self._outputs.keep != "rows" or not on_host:
+            self._finite.setdefault(site, []).append(torch.isfinite(rows).all())
+
+    def _stay(self, site: str, rows: torch.Tensor, picked: Picked) -> None:
+        total = len(self.batch.token_ids)
+        if picked.spans == ((0, total),):
+            self.on_device[site] = rows
+            return
+        whole = self.on_device.get(site)
+        if whole is None:
+            whole = self.on_device[site] = rows.new_empty((total, rows.shape[1]))
+        start = 0
+        for target in self._spans(whole, picked):
+            target.copy_(rows[start : start + len(target)])
+            start += len(target)
+
+    @staticmethod
+    def _spans(rows: torch.Tensor, picked: Picked) -> list[torch.Tensor]:
+        return [rows[first:end] for first, end in picked.spans]
+
+    def finish(
+        self, statistics: Sequence[TokenStatistics], logit_rows: torch.Tensor | None
+    ) -> None:
+        """Take (S,) statistics, of one pass or of several end to end: the last thing to come.
+
+        logit_rows: place of each among the batch's S; None where they are in order.
+        """
+        for name in STATISTICS:
+            parts = [getattr(one, name) for one in statistics]
+            values = parts[0] if len(parts) == 1 else torch.cat(parts)
+            if logit_rows is not None:
+                values = torch.empty_like(values).index_copy_(
+                    0, logit_rows.to(values.device), values
+                )
+            if values.device.type != "cpu":
+                target = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+                self._streams.copy(values, [target])
+                values = target
+            self._statistics[name] = values
+        self._marks = self._streams.marks()
+
+    def wait(self) -> None:
+        """Return when rows and statistics are where they belong. ValueError for a site of which
+        not every row came.
+        """
+        total = len(self.batch.token_ids)
+        if lacking := [site for site, came in self._came.items() if not came.all()]:
+            raise ValueError(f"not every row of {', '.join(lacking)} came: {total} were awaited")
+        for mark in self._marks:
+            mark.synchronize()
+
+    def statistics(self) -> dict[str, npt.NDArray[Any]]:
+        """Column -> (S,); after `wait`."""
+        return {name: values.numpy() for name, values in self._statistics.items()}
+
+    def not_finite(self) -> Mapping[str, npt.NDArray[np.int64]] | None:
+        """Site -> flat rows that hold NaN or infinities; None where nobody has looked yet."""
+        if not self._finite:
+            return None
+        every = [(site, flag) for site, flags in self._finite.items() for flag in flags]
+        device = every[0][1].device
+        fine = torch.stack([flag.to(device) for _, flag in every]).tolist()
+        suspects = {site for (site, _), finite in zip(every, fine, strict=True) if not finite}
+        return {site: self._look_at(site) for site in self._outputs.sites if site in suspects}
+
+    def _look_at(self, site: str) -> npt.NDArray[np.int64]:
+        if site in self.batch.hidden:
+            return rows_not_finite(self.batch.hidden[site])
+        broken = ~torch.isfinite(self.on_device[site]).all(dim=1)
+        return torch.nonzero(broken).ravel().cpu().numpy()
+
+
+def as_tensor(rows: Rows) -> torch.Tensor:
+    """Host rows as a tensor over the same memory; uint16 holds the bits of bfloat16."""
+    array: npt.NDArray[Any] = rows if rows.flags.writeable else rows.copy()
+    tensor = torch.from_numpy(array)
+    return tensor.view(torch.bfloat16) if tensor.dtype == torch.uint16 else tensor
+
+
+def to_device(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A host tensor on `device`, without waiting for it: page-locked on its way to a GPU."""
+    if device.type == "cpu":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)

@@ -1,0 +1,102 @@
+"""Host memory for the rows of a shard: one allocation for each shard that is under way.
+
+A GPU copies into page-locked memory at the speed of its bus, and beside its computing; into other
+memory at a fraction of it, and the host waits. torch's own allocator of page-locked memory rounds
+up to a power of two, twice what a shard needs at worst; so ordinary memory is allocated and then
+registered with CUDA. A process of vLLM's that writes the rows shares the memory with this one
+through a file in memory, and registers it where it is mapped.
+"""
+
+import logging
+import mmap
+import os
+import tempfile
+import weakref
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+Bytes = npt.NDArray[np.uint8]
+
+_MEMORY: Final = Path("/dev/shm")
+_log = logging.getLogger("lpp.capture")
+
+
+def plain_memory(size: int) -> Bytes:
+    """(size,) bytes of this process. MemoryError where there is too little."""
+    return np.empty(size, np.uint8)
+
+
+def pinned_memory(size: int) -> Bytes:
+    """(size,) bytes of this process that GPUs copy into by themselves; page-locked until the last
+    array over them is gone.
+    """
+    memory = mmap.mmap(-1, max(size, 1))
+    if hasattr(mmap, "MADV_HUGEPAGE"):  # 512 times fewer pages to lock
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    pin(memory)
+    return np.frombuffer(memory, np.uint8, size)
+
+
+def pin(memory: mmap.mmap) -> None:
+    """Register memory with CUDA. Where the system refuses (`ulimit -l`), it stays as it is, copies
+    are slower, and the log says so.
+    """
+    runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
+    address = np.frombuffer(memory, np.uint8).ctypes.data
+    refused = int(runtime.cudaHostRegister(address, len(memory), 0))
+    if refused:
+        _log.warning(
+            "page-locking %d MB of host memory was refused (CUDA error %d; see `ulimit -l`): "
+            "copies from the GPU will be slower",
+            len(memory) >> 20,
+            refused,
+        )
+    else:
+        weakref.finalize(memory, _unpin, address)
+
+
+def _unpin(address: int) -> None:
+    torch.cuda.cudart().cudaHostUnregister(address)  # type: ignore[no-untyped-call]
+
+
+class SharedMemory:
+    """Memory that other processes map by the path of its file, for as long as this object lives."""
+
+    def __init__(self, size: int) -> None:
+        self.path, self._memory = _new_file(size)
+        self.bytes: Bytes = np.frombuffer(self._memory, np.uint8, size)
+        self._end = weakref.finalize(self, _unlink, self.path)
+
+    def close(self) -> None:
+        """Remove the file's name. What is mapped stays until it is unmapped."""
+        self._end()
+
+
+def map_shared(path: str) -> mmap.mmap:
+    """The memory of a `SharedMemory` of another process."""
+    with open(path, "r+b") as file:
+        return mmap.mmap(file.fileno(), 0)
+
+
+def _new_file(size: int) -> tuple[str, mmap.mmap]:
+    """A file of `size` bytes that are really there: a promise would end in a bus error."""
+    for folder in (_MEMORY, Path(tempfile.gettempdir())):
+        if not folder.is_dir():
+            continue
+        handle, path = tempfile.mkstemp(prefix="lpp-", dir=folder)
+        try:
+            os.posix_fallocate(handle, 0, max(size, 1))
+            return path, mmap.mmap(handle, 0)
+        except OSError:  # a container's memory file system may be tiny
+            os.unlink(path)
+        finally:
+            os.close(handle)
+    raise MemoryError(f"no room for {size} bytes in {_MEMORY} or {tempfile.gettempdir()}")
+
+
+def _unlink(path: str) -> None:
+    Path(path).unlink(missing_ok=True)

@@ -1,0 +1,66 @@
+"""Which backend runs a request, and loading the model in it."""
+
+from importlib.util import find_spec
+
+from lpp.capture.plan.backend import Backend
+from lpp.capture.plan.request import BackendName, CaptureRequest
+from lpp.store.commands.progress import SILENT, Progress
+from lpp.store.errors import ErrorKind, InputError
+
+
+def open_backend(
+    request: CaptureRequest, *, progress: Progress = SILENT, quiet: bool = True
+) -> Backend:
+    """Load the model that `request` names in the backend that it asks for.
+
+    Raises InputError for options that do not go together, a context beyond the model and a model
+    that the backend does not serve; MachineError for what the machine lacks.
+    """
+    name = choose_backend(request)
+    if name == "torch":
+        from lpp.capture.backends.torch_backend import TorchBackend
+
+        return TorchBackend.load(request, progress=progress, quiet=quiet)
+    if name == "vllm":
+        from lpp.capture.backends.vllm.backend import VllmBackend
+
+        return VllmBackend.load(request, progress=progress, quiet=quiet)
+    from lpp.capture.backends.joined import JoinedBackend
+
+    return JoinedBackend.load(request, progress=progress, quiet=quiet)
+
+
+def choose_backend(request: CaptureRequest) -> BackendName:
+    """The backend that runs `request`. Raises InputError for options that do not fit it."""
+    spec = request.model
+    for_torch = {
+        "--device-map": spec.device_map is not None,
+        "--quantization": spec.quantization is not None,
+        "--attention": spec.attention != "auto",
+    }
+    for_vllm = {
+        "--tensor-parallel": request.tensor_parallel > 1,
+        "--engine-option": bool(request.engine_options),
+        "--check-sites": request.check_sites,
+    }
+    name = request.backend
+    if name == "auto":
+        served = spec.device == "cuda" and find_spec("vllm") is not None
+        wants_vllm = any(for_vllm.values()) or (served and not any(for_torch.values()))
+        name = "vllm" if wants_vllm else "torch"
+    # quantised by one backend and not by the other, they would be two models
+    both = {option for option in (*for_torch, *for_vllm) if option != "--quantization"}
+    followed = {"torch": set(for_torch), "vllm": set(for_vllm), "vllm+torch": both}[name]
+    misfits = [
+        option
+        for option, given in (for_torch | for_vllm).items()
+        if given and option not in followed
+    ]
+    if misfits:
+        other = "vllm" if name == "torch" else "torch"
+        raise InputError(
+            f"--backend {name} cannot follow {', '.join(misfits)}. Leave it out, or use "
+            f"--backend {other}.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    return name

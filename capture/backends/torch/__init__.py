@@ -1,1 +1,0 @@
-"""Capture with hooked torch."""

@@ -1,0 +1,317 @@
+"""Capture with hooked torch: one forward pass of the trunk, the unembedding in tiles.
+
+Prompts of a batch are padded on the right, without a mask: in a causal model no token sees what
+comes after it, so the padding changes nothing (tests prove it for each family) and attention
+keeps its fast causal kernel. Padding rows are dropped in the hook, as the rows are picked.
+
+The unembedding never runs over a whole batch: its logits would be T x V floats, out of every
+cache. It runs on tiles of the `final` rows, which are reduced to eight numbers each where they
+were made.
+
+A batch is launched before the one before is handed over: a GPU computes one batch while the rows
+of the other are still on their way. Where a batch does not fit into memory it runs in halves, down
+to single prompts; a batch is a choice of the plan's, made for speed, and its halves give the same
+rows, but for the last bits of a product of another shape.
+"""
+
+import gc
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from importlib.metadata import version
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from lpp.capture.backends.batch_rows import BatchRows, CopyStreams, Picked, to_device
+from lpp.capture.backends.finite import quarantined_prompts
+from lpp.capture.backends.host_memory import pinned_memory, plain_memory
+from lpp.capture.backends.logit_statistics import logit_statistics
+from lpp.capture.backends.moments import ShardMoments
+from lpp.capture.models.anatomy import forward_inputs, input_device
+from lpp.capture.models.find_sites import check_sites, find_sites
+from lpp.capture.models.load import load_model
+from lpp.capture.models.machine import out_of_memory
+from lpp.capture.models.sites import SiteModules, Sites, hooked
+from lpp.capture.models.spec import Model, ModelSpec
+from lpp.capture.models.unembedding import find_unembedding
+from lpp.capture.plan.backend import Batch, Captured, Outputs
+from lpp.capture.plan.planning import check_context, compute_info
+from lpp.capture.plan.request import BATCH_TOKENS, CaptureRequest
+from lpp.store.arrays.moments import SiteMoments
+from lpp.store.commands.progress import SILENT, Progress
+from lpp.store.errors import ErrorKind, MachineError
+from lpp.store.format.plan import ComputeInfo
+from lpp.store.format.tables import STATISTICS, TOKENS_SCHEMA
+
+HOPELESS: Final = 8
+"""Prompts that may fail alone before any has run: then it is the model that does not fit."""
+
+_log = logging.getLogger("lpp.capture")
+
+
+class TorchBackend:
+    """A transformers model, its sites found and checked. Implements `plan.backend.Backend`.
+
+    model: loaded, as `load_model` gives it. Raises InputError(UNSUPPORTED_MODEL) for a model whose
+    blocks or logits are not understood.
+    """
+
+    def __init__(self, model: Model, compute: ComputeInfo) -> None:
+        self.model, self.compute = model, compute
+        self._modules: SiteModules = find_sites(model.module)
+        check_sites(model.module, self._modules)
+        self._unembed = find_unembedding(model.module, self._modules)
+        self._device = input_device(model.module)
+        self._ran = self._noted = False
+
+    @classmethod
+    def load(
+        cls, request: CaptureRequest, *, progress: Progress = SILENT, quiet: bool = True
+    ) -> "TorchBackend":
+        """Load the model that `request` names. quiet: keep the libraries' warnings off stderr."""
+        model = load_model(request.model, progress=progress, quiet=quiet)
+        check_context(model, request.context)
+        device = input_device(model.module).type
+        if device not in BATCH_TOKENS:
+            raise MachineError(
+                f"the model was put on {device}, where capture does not run. "
+                "Repeat without --device-map, with --device cpu or cuda.",
+                kind=ErrorKind.NO_DEVICE,
+            )
+        compute = compute_info(
+            request,
+            model,
+            backend="torch",
+            device=device,
+            attention=str(model.module.config._attn_implementation),
+            device_map=request.model.device_map,
+            versions={name: version(name) for name in _computing(request.model)},
+        )
+        return cls(model, compute)
+
+    @property
+    def sites(self) -> Sites:
+        """The sites of the model."""
+        return self._modules.sites
+
+    def allocate(self, size: int) -> npt.NDArray[np.uint8]:
+        """Host memory, page-locked where the model is on a GPU."""
+        return plain_memory(size) if self._device.type == "cpu" else pinned_memory(size)
+
+    def close(self) -> None:
+        """The model goes with its last reference."""
+
+    def capture(self, batches: Iterable[Batch], outputs: Outputs) -> Iterator[Captured]:
+        """Yield each batch once the next is launched.
+
+        A batch that does not fit into memory runs in halves, down to single prompts. One that does
+        not fit even alone has failed, unless none of its shard or before ever fitted:
+        MachineError(NO_MEMORY).
+        """
+        capture = _Capture(self, outputs)
+        waiting: list[Captured] = []  # prompts that failed before any ran
+        finish: Callable[[], Captured] | None = None
+        for batch in batches:
+            launched = capture.launch(batch)
+            if finish is not None:
+                yield from self._once_any_ran(waiting, finish())
+            finish = launched
+        if finish is not None:
+            yield from self._once_any_ran(waiting, finish())
+        if waiting:
+            raise memory_error(waiting[0].batch)
+
+    def _once_any_ran(self, waiting: list[Captured], captured: Captured) -> Iterator[Captured]:
+        """`captured`, after those that waited for anything to fit at all."""
+        waiting.append(captured)
+        if self._ran:
+            yield from waiting
+            waiting.clear()
+        elif captured.batch.ends_shard or sum(len(one.failed) for one in waiting) >= HOPELESS:
+            raise memory_error(waiting[0].batch)
+
+    def fits(self, batch: Batch, run: Callable[[], None]) -> str:
+        """Run something of a batch; what the allocator said where it does not fit, else nothing."""
+        try:
+            run()
+        except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
+            if not out_of_memory(error):
+                raise
+            why = (str(error).strip() or "out of memory").splitlines()[0][:200]
+        else:
+            self._ran = True
+            return ""
+        # Only here: the error held the frames of the pass, and they its tensors.
+        gc.collect()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        if not self._noted and len(batch.lengths) > 1:
+            _log.warning("%s: it runs in halves, as others will.", memory_error(batch, short=True))
+            self._noted = True
+        return why
+
+    @torch.inference_mode()
+    def forward(self, batch: Batch, outputs: Outputs, rows: BatchRows) -> None:
+        """Run a batch; its rows and statistics are on their way into `rows` then."""
+        ids, places = padded(batch)
+        # All that travels to the device does so before the pass: a copy after it would wait for it.
+        ids = to_device(ids, self._device)
+        real = Picked(places, self._device, [(0, len(places))])
+        asked = Picked(places[torch.from_numpy(batch.logit_rows)], self._unembed.device, [])
+        next_ids = to_device(
+            torch.from_numpy(batch.next_ids.astype(np.int64)), self._unembed.device
+        )
+        with hooked(self._modules, outputs.sites, lambda site, state: rows.take(site, state, real)):
+            final = self._modules.trunk(**forward_inputs(ids))[0]
+        final = final.reshape(-1, final.shape[-1])
+        picked = final.index_select(0, asked.on(final.device))
+        rows.finish([logit_statistics(picked, self._unembed, next_ids)], None)
+
+
+class _Capture:
+    """One run through `TorchBackend.capture`: the streams, and the moments of its shards."""
+
+    def __init__(self, backend: TorchBackend, outputs: Outputs) -> None:
+        self._backend, self._outputs = backend, outputs
+        self._streams = CopyStreams()
+        self._moments: ShardMoments | None = None
+        self._shard: int | None = None
+        if outputs.keep != "rows":
+            widths = {site: backend.sites.width(site) for site in outputs.sites}
+            self._moments = ShardMoments(outputs, widths)
+
+    def launch(self, batch: Batch) -> Callable[[], Captured]:
+        """Launch a batch, or what of it fits; the result waits for its rows and hands it over."""
+        rows = BatchRows(batch, self._outputs, self._streams)
+        why = self._backend.fits(batch, lambda: self._backend.forward(batch, self._outputs, rows))
+        if not why:
+            return lambda: self._finished(batch, rows)
+        if len(batch.lengths) == 1:
+            return lambda: self._without_rows(batch, why)
+        parts = [self.launch(half) for half in halves(batch)]
+        return lambda: joined(batch, [finish() for finish in parts])
+
+    def _finished(self, batch: Batch, rows: BatchRows) -> Captured:
+        rows.wait()
+        statistics, not_finite = rows.statistics(), rows.not_finite()
+        moments = self._add(batch, rows.on_device, statistics, not_finite, {})
+        return Captured(batch=batch, statistics=statistics, not_finite=not_finite, moments=moments)
+
+    def _add(
+        self,
+        batch: Batch,
+        rows: Mapping[str, torch.Tensor],
+        statistics: Mapping[str, npt.NDArray[Any]],
+        not_finite: Mapping[str, npt.NDArray[np.int64]] | None,
+        failed: Mapping[int, str],
+    ) -> Mapping[str, SiteMoments] | None:
+        """Take a batch into the moments of its shard; those moments, where it is the last one."""
+        if self._moments is None:
+            return None
+        if batch.shard != self._shard:
+            self._moments.begin()
+            self._shard = batch.shard
+        left_out = quarantined_prompts(batch, statistics, not_finite or {}, failed)
+        self._moments.add(batch, rows, left_out)
+        return self._moments if batch.ends_shard else None
+
+    def _without_rows(self, batch: Batch, why: str) -> Captured:
+        """Zeros for a prompt that does not fit even alone."""
+        for rows in batch.hidden.values():
+            rows[...] = 0
+        statistics = {
+            name: np.zeros(len(batch.logit_rows), TOKENS_SCHEMA.field(name).type.to_pandas_dtype())
+            for name in STATISTICS
+        }
+        failed = dict.fromkeys(batch.prompt_ids, why)
+        moments = self._add(batch, {}, statistics, {}, failed)
+        return Captured(batch=batch, statistics=statistics, failed=failed, moments=moments)
+
+
+def halves(batch: Batch) -> tuple[Batch, Batch]:
+    """The first prompts and the rest, with the memory of each; one prompt has no halves."""
+    middle = len(batch.lengths) // 2
+    return _part(batch, 0, middle), _part(batch, middle, len(batch.lengths))
+
+
+def _part(batch: Batch, first: int, end: int) -> Batch:
+    starts = np.cumsum([0, *batch.lengths])
+    start, stop = int(starts[first]), int(starts[end])
+    asked = batch.logit_rows[(batch.logit_rows >= start) & (batch.logit_rows < stop)]
+    return Batch(
+        shard=batch.shard,
+        prompt_ids=batch.prompt_ids[first:end],
+        lengths=batch.lengths[first:end],
+        token_ids=batch.token_ids[start:stop],
+        logit_rows=asked - start,
+        hidden={site: rows[start:stop] for site, rows in batch.hidden.items()},
+        ends_shard=batch.ends_shard and end == len(batch.lengths),
+    )
+
+
+def joined(batch: Batch, parts: Sequence[Captured]) -> Captured:
+    """What the parts of `batch` gave, in order, as what the batch gives."""
+    failed: dict[int, str] = {}
+    not_finite: dict[str, list[npt.NDArray[np.int64]]] = {}
+    looked, start = True, 0
+    for part in parts:
+        failed |= part.failed
+        looked = looked and (part.not_finite is not None or bool(part.failed))
+        for site, rows in (part.not_finite or {}).items():
+            not_finite.setdefault(site, []).append(rows + start)
+        start += len(part.batch.token_ids)
+    return Captured(
+        batch=batch,
+        statistics={
+            name: np.concatenate([part.statistics[name] for part in parts]) for name in STATISTICS
+        },
+        failed=failed,
+        not_finite={site: np.concatenate(rows) for site, rows in not_finite.items()}
+        if looked
+        else None,
+        moments=parts[-1].moments,
+    )
+
+
+def padded(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """(batch, longest) token ids, and the (T,) places of the real ones when laid flat.
+
+    The padding repeats each prompt's first token: any token does, and a tokenizer's own padding
+    token would make some models warn about a missing mask.
+    """
+    lengths = np.asarray(batch.lengths)
+    starts = np.cumsum(lengths) - lengths
+    longest = int(lengths.max())
+    column = np.arange(longest)
+    source = np.where(column < lengths[:, None], starts[:, None] + column, starts[:, None])
+    places = np.flatnonzero(column < lengths[:, None])
+    return torch.from_numpy(batch.token_ids[source].astype(np.int64)), torch.from_numpy(places)
+
+
+def memory_error(batch: Batch, *, short: bool = False) -> MachineError:
+    """The error for a batch that does not fit: which, and what helps. short: which alone."""
+    longest, count = max(batch.lengths), len(batch.lengths)
+    prompts = "1 prompt" if count == 1 else f"{count} prompts"
+    text = (
+        f"out of memory on a batch of {prompts}, {count * longest} tokens with padding, in shard "
+        f"{batch.shard}"
+    )
+    if not short:
+        text += (
+            ", and none before it fitted. Every committed shard is whole. Capture again with a "
+            "shorter --context, fewer --sites, or --device-map auto (a plan of its own), or on a "
+            "larger card."
+        )
+    return MachineError(text, kind=ErrorKind.NO_MEMORY)
+
+
+def _computing(spec: ModelSpec) -> list[str]:
+    """Distributions whose release could change a number."""
+    spread = spec.device_map is not None or spec.quantization is not None
+    return [
+        *("lpp-engine", "torch", "transformers"),
+        *(["accelerate"] if spread else []),
+        *(["bitsandbytes"] if spec.quantization is not None else []),
+    ]

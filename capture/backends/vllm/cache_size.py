@@ -1,0 +1,36 @@
+"""How much memory the key-value cache takes: what one batch needs.
+
+vLLM keeps nine tenths of a card for it by default, since a server remembers requests. Capture runs
+each prompt once, in one step, so that one batch at a time is all that has to fit. A cache that is
+too small costs further steps and changes no number.
+"""
+
+from math import ceil
+from typing import Any, Final
+
+MARGIN: Final = 1.25
+"""Times what prompts of the whole context need: shorter ones end in blocks that are not full."""
+
+SPARE_TOKENS: Final = 1024
+"""More tokens: kernels may ask for larger blocks than the configuration says, vLLM keeps one back,
+and a model with several kinds of attention has one more of each."""
+
+
+def cache_bytes(config: Any) -> int | None:
+    """Bytes of key-value cache for a batch on each rank, by a vLLM configuration.
+
+    None for a model that keeps a recurrent state as well, whose size is not known before loading.
+    """
+    model, scheduler = config.model_config, config.scheduler_config
+    if model.is_hybrid or model.is_attention_free or model.has_inner_state:
+        return None
+    block = config.cache_config.block_size or 16
+    prompts = min(
+        scheduler.max_num_seqs, ceil(scheduler.max_num_batched_tokens / model.max_model_len)
+    )
+    blocks = prompts * (ceil(model.max_model_len / block) + 1)
+    tokens = ceil(MARGIN * blocks * block) + SPARE_TOKENS
+    # keys and values; latent attention keeps one vector for both, so this is an upper bound for it
+    token = 2 * model.get_num_kv_heads(config.parallel_config) * model.get_head_size()
+    layers = model.get_num_layers(config.parallel_config)
+    return int(tokens * token * layers * model.dtype.itemsize)

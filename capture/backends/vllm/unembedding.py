@@ -1,0 +1,167 @@
+"""vLLM's own way from final states to logits: gathered on the first rank, or left where they are.
+
+With tensor parallelism each rank has some columns of the unembedding. vLLM gathers the logits,
+T x V numbers, on the first rank; statistics need nine numbers a row from each rank instead. So the
+gathering is switched off where vLLM's `LogitsProcessor` does it, and what the model does to logits
+before and after stays as it is. That this gives the statistics of the gathered logits is proven
+when the model has loaded; where it does not, logits are gathered.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final, Protocol
+
+import torch
+from torch import nn
+
+from lpp.capture.backends.logit_statistics import (
+    STATISTICS,
+    TokenStatistics,
+    Unembeds,
+    VocabularyShard,
+    all_reduce,
+    logit_statistics,
+)
+
+TOLERANCE: Final = 1e-5
+"""By which statistics may differ, absolutely and relatively: the logits are the same, their sums
+are taken in another order."""
+
+
+class ShardedUnembeds(Unembeds, Protocol):
+    """Makes the logits of all columns, or of those of a shard."""
+
+    @property
+    def shard(self) -> VocabularyShard | None:
+        """The columns that `logits` makes; None: all of them."""
+
+
+class GatheredUnembedding:
+    """All columns, as `compute_logits` makes them. Implements `ShardedUnembeds`.
+
+    sample: any logits it made; None on a rank that gets none, where `out` stays as it is and what
+    is made of it is thrown away.
+    """
+
+    shard = None
+
+    def __init__(self, model: nn.Module, sample: torch.Tensor | None, vocabulary: int) -> None:
+        self._model: Any = model
+        weight = next(model.parameters())
+        self.vocabulary = vocabulary
+        self.dtype: torch.dtype = weight.dtype if sample is None else sample.dtype
+        self.device: torch.device = weight.device
+
+    def logits(self, rows: torch.Tensor, out: torch.Tensor) -> None:
+        """rows: (n, width of `final`). out: (n, V), is overwritten."""
+        made = self._model.compute_logits(rows)
+        if made is not None:
+            out.copy_(made)
+
+
+class ShardUnembedding:
+    """The columns of this rank. Implements `ShardedUnembeds`.
+
+    sample: any logits of these columns.
+    """
+
+    def __init__(
+        self, model: nn.Module, sample: torch.Tensor, vocabulary: int, shard: VocabularyShard
+    ) -> None:
+        self._model = model
+        self.vocabulary, self.shard = vocabulary, shard
+        self.dtype, self.device = sample.dtype, sample.device
+        self._real = max(0, min(len(shard.columns), vocabulary - shard.columns.start))
+
+    def logits(self, rows: torch.Tensor, out: torch.Tensor) -> None:
+        """rows: (n, width of `final`). out: (n, columns of the shard), is overwritten."""
+        out.copy_(_ungathered(self._model, rows)[0])
+        out[:, self._real :] = -torch.inf  # the padding of the unembedding
+
+
+@torch.inference_mode()
+def find_unembedding(
+    model: nn.Module, final: torch.Tensor, vocabulary: int, group: Any
+) -> ShardedUnembeds:
+    """By shards where that is proven on some rows of `final`, else gathered.
+
+    group: torch's process group of the ranks, each of which calls this; None for one rank.
+    """
+    sample: torch.Tensor | None = model.compute_logits(final[:1])  # type: ignore[operator]
+    gathered = GatheredUnembedding(model, sample, vocabulary)
+    if group is None:
+        return gathered
+    sharded = _sharded(model, final, vocabulary, group)
+    # Every rank takes the same turns: one that waits for another in a reduction waits for ever.
+    if not _everywhere(sharded is not None, final, group):
+        return gathered
+    assert sharded is not None
+    next_ids = torch.arange(len(final), device=final.device) % vocabulary
+    mine = logit_statistics(final, sharded, next_ids, shard=sharded.shard)
+    whole = logit_statistics(final, gathered, next_ids)
+    same = sample is None or same_statistics(mine, whole)
+    return sharded if _everywhere(same, final, group) else gathered
+
+
+def same_statistics(mine: TokenStatistics, whole: TokenStatistics) -> bool:
+    """Whether two reductions of the same logits agree."""
+    return all(
+        torch.allclose(
+            getattr(mine, name).double(),
+            getattr(whole, name).double(),
+            rtol=TOLERANCE,
+            atol=TOLERANCE,
+            equal_nan=True,
+        )
+        for name in STATISTICS
+    )
+
+
+def _sharded(
+    model: nn.Module, final: torch.Tensor, vocabulary: int, group: Any
+) -> ShardUnembedding | None:
+    """The unembedding of this rank's columns; None where the model has no such parts."""
+    try:
+        logits, head = _ungathered(model, final)
+        indices = head.shard_indices
+        columns = range(indices.padded_org_vocab_start_index, indices.padded_org_vocab_end_index)
+        if logits.shape != (len(final), len(columns)):
+            return None
+        shard = VocabularyShard(columns=columns, reduce=all_reduce(group))
+        return ShardUnembedding(model, logits, vocabulary, shard)
+    except Exception:  # a model of its own ways may raise anything: it is gathered then
+        return None
+
+
+def _ungathered(model: Any, rows: torch.Tensor) -> tuple[torch.Tensor, Any]:
+    """The logits of this rank's columns, and the module that has the columns."""
+    with _without_gathering(model) as heads:
+        logits: torch.Tensor = model.compute_logits(rows)
+    (head,) = heads
+    return logits, head
+
+
+@contextmanager
+def _without_gathering(model: nn.Module) -> Iterator[list[Any]]:
+    """While open, no logits are gathered; gives the modules whose columns were multiplied."""
+    from vllm.model_executor.layers.logits_processor import LogitsProcessor
+
+    heads: list[Any] = []
+
+    def before(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+        heads.append(args[0] if args else kwargs["lm_head"])
+        return args, {**kwargs, "skip_gather": True}
+
+    processors = [m for m in model.modules() if isinstance(m, LogitsProcessor)]
+    handles = [m.register_forward_pre_hook(before, with_kwargs=True) for m in processors]
+    try:
+        yield heads
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _everywhere(holds: bool, like: torch.Tensor, group: Any) -> bool:
+    """Whether something holds on every rank."""
+    fails = torch.tensor(0.0 if holds else 1.0, device=like.device)
+    return not float(all_reduce(group)(fails, "max"))

@@ -1,0 +1,102 @@
+"""The cost table of capture/README.md: its computed cells are what the code computes."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.scaling import (
+    Constants,
+    Model,
+    capture_stages,
+    card_moment_bytes,
+    seconds_per_token,
+)
+from benchmarks.synthetic import synthetic_run
+from lpp.capture.plan.batches import shard_boundaries
+from lpp.capture.plan.request import SHARD_BYTES
+from lpp.capture.plan.sizes import host_bytes, row_bytes, sizes
+from lpp.store.commands.units import duration, short_bytes
+from lpp.store.format.plan import Plan, SiteSpec
+from lpp.store.format.schedule import prefix_schedule
+
+README = Path(__file__).resolve().parents[2] / "capture" / "README.md"
+LENGTH = 200
+MODELS = {
+    model.name: model
+    for model in (
+        Model(name="SmolLM2-135M", parameters=0.135e9, width=576, sites=32),
+        Model(name="1.5B", parameters=1.5e9, width=1536, sites=30),
+        Model(name="7B", parameters=7.6e9, width=3584, sites=30),
+        Model(name="70B", parameters=70e9, width=8192, sites=82),
+    )
+}
+SEVERAL_GPUS = "70B"
+"""Needs more than one card."""
+PROMPTS = (100, 1_000, 10_000)
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    """Any plan in bfloat16, to be changed."""
+    run = synthetic_run(tmp_path_factory.mktemp("cost"), 10 * LENGTH, 8, length=LENGTH)
+    return replace(run.plan, prefixes=prefix_schedule(LENGTH))
+
+
+def table() -> Iterator[tuple[str, int, list[str]]]:
+    """(model, prompts, further cells) of each row; only a model's first row names it."""
+    model = ""
+    for line in README.read_text("utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) == 7 and cells[1].replace(",", "").isdecimal():
+            model = cells[0].partition(",")[0] or model
+            yield model, int(cells[1].replace(",", "")), cells[2:]
+
+
+def sizes_of(plan: Plan, model: Model, count: int) -> list[str]:
+    """Disk and memory of one row, by the code that --dry-run uses."""
+    names = ("embed", *(f"block.{k}" for k in range(1, model.sites - 1)), "final")
+    site = SiteSpec(name="embed", convention="residual", width=model.width)
+    plan = replace(
+        plan,
+        sites=tuple(replace(site, name=name) for name in names),
+        prompts=replace(plan.prompts, count=count, tokens=count * LENGTH),
+    )
+    lengths = [LENGTH] * count
+    memory = []
+    for size in (SHARD_BYTES["cpu"], SHARD_BYTES["cuda"]):
+        shards = shard_boundaries(lengths, row_bytes(plan), size)
+        memory.append(host_bytes(replace(plan, shards=shards), np.array(lengths, np.int32)))
+    found = sizes(plan, lengths, SHARD_BYTES["cpu"])
+    disk = [short_bytes(found["rows"].packed), short_bytes(found["moments"].packed)]
+    return [*disk, " / ".join(f"{size / 1e9:.2f}" for size in memory) + " GB"]
+
+
+def time_on_gpus(model: Model, count: int) -> str:
+    """Of rows to a disk, by the simulator of SCALING.md."""
+    cards = 4 if model.name == SEVERAL_GPUS else 1
+    stages = capture_stages(Constants(), model, cards, "rows", "disk")
+    seconds = count * LENGTH * seconds_per_token(stages, "rows")
+    text = duration(seconds) if seconds >= 1 else "under 1 s"
+    return text if cards == 1 else f"{text} on four"
+
+
+def test_every_model_and_number_of_prompts_has_a_row() -> None:
+    assert [row[:2] for row in table()] == [(m, n) for m in MODELS for n in PROMPTS]
+
+
+def test_computed_cells(plan: Plan) -> None:
+    for name, count, (rows, moments, memory, _, gpu) in table():
+        model = MODELS[name]
+        cells = [rows.removesuffix(" (measured)"), moments, memory, gpu]
+        assert cells == [*sizes_of(plan, model, count), time_on_gpus(model, count)], (name, count)
+
+
+def test_device_memory_of_moments() -> None:
+    needed = [card_moment_bytes(Constants(), model) / 1e9 for model in MODELS.values()]
+    small, medium, large, largest = (
+        f"{size:.2g}" if size < 100 else f"{size:.0f}" for size in needed
+    )
+    assert f"{small}, {medium}, {large} and {largest} GB" in README.read_text("utf-8")
