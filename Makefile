@@ -76,7 +76,7 @@ $(GPU_ENV): pyproject.toml
 
 # A first run on somebody's card should not fail for a warning of a library.
 test-gpu: $(GPU_ENV) ## the backends on a CUDA device: torch, vLLM, quantised models (makes .venv-gpu)
-	$(GPU_VENV)/bin/python -m pytest -m gpu -W default tests/capture/gpu
+	$(GPU_VENV)/bin/python -m pytest -m gpu -W default tests/capture/gpu tests/capture/test_logit_fused.py
 
 check: $(ENV) .typing/lpp ## format, lint and types
 	$(BIN)/ruff format --check .

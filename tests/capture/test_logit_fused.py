@@ -149,6 +149,7 @@ def test_the_size_of_a_tile_follows_device_and_vocabulary(device, vocabulary, dt
     assert default_tile_rows(torch.device(device), vocabulary, dtype) == rows
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("vocabulary", [600, 49_152, 151_936])
