@@ -64,10 +64,7 @@ class CopyStreams:
             stream = self._streams[device] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream):
-            start = 0
-            for target in targets:
-                target.copy_(values[start : start + len(target)], non_blocking=True)
-                start += len(target)
+            share_out(values, targets)
         values.record_stream(stream)  # its memory is not given away before the copy has read it
 
     def marks(self) -> list[torch.cuda.Event]:
@@ -111,10 +108,7 @@ class BatchRows:
         else:
             rows = flat.index_select(0, indices).to(self._dtype)
             if on_host:
-                start = 0
-                for target in targets:
-                    target.copy_(rows[start : start + len(target)])
-                    start += len(target)
+                share_out(rows, targets)
             elif targets:
                 self._streams.copy(rows, targets)
         if self._outputs.keep != "rows":
@@ -130,10 +124,7 @@ class BatchRows:
         whole = self.on_device.get(site)
         if whole is None:
             whole = self.on_device[site] = rows.new_empty((total, rows.shape[1]))
-        start = 0
-        for target in self._spans(whole, picked):
-            target.copy_(rows[start : start + len(target)])
-            start += len(target)
+        share_out(rows, self._spans(whole, picked))
 
     @staticmethod
     def _spans(rows: torch.Tensor, picked: Picked) -> list[torch.Tensor]:
@@ -189,6 +180,16 @@ class BatchRows:
             return rows_not_finite(self.batch.hidden[site])
         broken = ~torch.isfinite(self.on_device[site]).all(dim=1)
         return torch.nonzero(broken).ravel().cpu().numpy()
+
+
+def share_out(values: torch.Tensor, targets: Sequence[torch.Tensor]) -> None:
+    """Copy the rows of `values` into `targets`, one after the other; without waiting where memory
+    on the host is page-locked.
+    """
+    start = 0
+    for target in targets:
+        target.copy_(values[start : start + len(target)], non_blocking=True)
+        start += len(target)
 
 
 def as_tensor(rows: Rows) -> torch.Tensor:

@@ -42,8 +42,8 @@ def pinned_memory(size: int) -> Bytes:
 
 
 def pin(memory: mmap.mmap) -> None:
-    """Register memory with CUDA. Where the system refuses (`ulimit -l`), it stays as it is, copies
-    are slower, and the log says so.
+    """Register memory with CUDA. If the system refuses (see `ulimit -l`), log a warning: copies are
+    slower then.
     """
     runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
     address = np.frombuffer(memory, np.uint8).ctypes.data

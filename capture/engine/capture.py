@@ -48,9 +48,9 @@ def capture_run(
     prompts: all of the plan, `PROMPTS_SCHEMA`. progress: told of every token as it is captured.
     shards: by default those that are not committed yet; one that another process commits meanwhile
     is computed and left as it is. stop: asked before each shard; those that have begun are
-    finished. encoders: threads that compress, one for each core
-    by default. Raises what the backend or the writer raised; shards that were full before that are
-    committed, unless writing was what failed.
+    finished. encoders: threads that compress, one for each core by default. Raises what the backend
+    or the writer raised; shards that were full before that are committed, unless writing was what
+    failed.
     """
     todo = writer.uncommitted(range(plan.n_shards)) if shards is None else shards
     if not todo:

@@ -1,9 +1,9 @@
 """Memory for one shard, from the first row that a backend writes to the commit.
 
 Rows lie in the order in which they were captured: each batch has its own stretch, which its
-backend fills. The store wants them in the order of the prompts, so a chunk is gathered as it is
-compressed, in memory that stays in the cache; where its prompts already follow one another, as
-they do when all have the same length, it is taken as it lies.
+backend fills. The store wants them in the order of the prompts, so each chunk is gathered just
+before it is compressed, into memory that stays in the cache. A chunk that is in order already, as
+all are when prompts have the same length, is compressed without this copy.
 """
 
 from collections.abc import Callable, Iterator, Mapping

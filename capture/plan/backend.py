@@ -82,7 +82,7 @@ class Captured:
     """Prompts that the backend could not run even alone -> why. Their rows are zeros."""
     not_finite: Mapping[str, npt.NDArray[np.int64]] | None = None
     """Site -> flat rows that hold NaN or infinities, ascending; sites without any are left out.
-    None: the backend did not look, and whoever reads the rows next does."""
+    None: not checked yet; the engine checks the rows as it encodes them."""
     moments: Mapping[str, SiteMoments] | None = None
     """With the last batch of a shard, where moments are kept: those of the shard, but for the
     prompts that are set aside. A site's are computed when it is asked for; valid until the next
