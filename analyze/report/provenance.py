@@ -25,6 +25,8 @@ _OPTIONS: Final = (
     ("model", "id", "--model"),
     ("model", "revision", "--revision"),
     ("model", "untrained_seed", "--untrained-seed"),
+    ("series", "name", "--series"),
+    ("series", "step", "--step"),
     ("corpus", "name", "--corpus"),
     ("corpus", "revision", "--corpus-revision"),
     ("selection", "prompts", "--prompts"),
@@ -175,6 +177,7 @@ def _command(document: Mapping[str, Any]) -> str:
     parts = {
         "plan": document,
         "model": _part(document, "model"),
+        "series": _part(_part(document, "model"), "series"),
         "corpus": _part(document, "corpus"),
         "selection": _part(_part(document, "corpus"), "selection"),
         "compute": _part(document, "compute"),

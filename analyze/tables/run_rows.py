@@ -11,6 +11,7 @@ from lpp.store.format.documents import canonical_json
 def run_row(view: RunView) -> dict[str, object]:
     """The runs table's row of one run. Its prompts and tokens are those that can be analysed."""
     plan = view.run.plan
+    series = plan.model.series
     return {
         "run": view.run.id,
         "model": plan.model.id,
@@ -38,6 +39,8 @@ def run_row(view: RunView) -> dict[str, object]:
         "plan": canonical_json(plan.document).decode(),
         "shards": checksum(" ".join(shard.digest for shard in view.run.shards).encode())[:16],
         "kernel": str(KERNEL_VERSION),
+        "series": None if series is None else series.name,
+        "step": None if series is None else series.step,
     }
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from lpp.sql.confinement.connection_lock import Access, attach_locked
 from lpp.sql.confinement.temporary import misread, temporary_folder
-from lpp.sql.database.catalogue import declared_columns, other_objects, plain_tables
+from lpp.sql.database.catalogue import fits, other_objects, plain_tables
 from lpp.sql.database.conform import conform
 from lpp.sql.database.files import plain_database, profiles_path
 from lpp.sql.database.merge import flag_different_prompts, make_profiles, merge_rows
@@ -188,20 +188,20 @@ def _old_rows(
         left = other_objects(connection, "old")
     except duckdb.Error as error:
         return [f"all of a file whose catalogue is damaged ({first_lines(error, 1)})"]
-    fits = {name: found[name] == declared_columns(TABLES[name]) for name in TABLES if name in found}
+    fitting = {name: fits(found[name], TABLES[name]) for name in TABLES if name in found}
     kept = [name for name in keep if name not in tables]
     for name in [name for name in TABLES if name in kept or name in merged]:
-        if not fits.get(name, True):
+        if not fitting.get(name, True):
             left.append(f"table {name} (other columns)")
-        if not fits.get(name, False):
+        if not fitting.get(name, False):
             continue
         try:
             if name in merged:
-                comparable = fits.get("runs", False)
+                comparable = fitting.get("runs", False)
                 left += merge_rows(connection, name, comparable=comparable, told=name not in tables)
             else:
                 table = identifier(name)
-                connection.execute(f"INSERT INTO {table} FROM old.main.{table}")
+                connection.execute(f"INSERT INTO {table} BY NAME FROM old.main.{table}")
         except duckdb.Error as error:  # its rows break the key, or its blocks are damaged
             if is_full(error) or isinstance(error, duckdb.FatalException):
                 raise

@@ -36,6 +36,13 @@ def plain_tables(connection: "DuckDBPyConnection", database: str) -> dict[str, C
     return found
 
 
+def fits(found: Columns, table: Table) -> bool:
+    """Whether `found` are the columns of `table`, of this release or of one before."""
+    added = [column for column in declared_columns(table) if column[0] in table.added]
+    older = [column for column in declared_columns(table) if column not in added]
+    return found == older + [column for column in added if column in found]
+
+
 def other_objects(connection: "DuckDBPyConnection", database: str) -> list[str]:
     """Views of an attached database, and its tables that no release declares, in words."""
     rows = connection.execute(
@@ -53,7 +60,8 @@ def other_objects(connection: "DuckDBPyConnection", database: str) -> list[str]:
 
 
 def outdated_tables(root: Place) -> list[str]:
-    """Declared tables that the database of the store at `root` lacks or has with other columns.
+    """Declared tables that the database of the store at `root` lacks or has with other columns;
+    columns that `Table.added` names may be missing.
 
     Raises what `connect` does.
     """
@@ -61,4 +69,4 @@ def outdated_tables(root: Place) -> list[str]:
 
     with connect(root, token_stats=False) as connection:
         found = plain_tables(connection, DATABASE)
-    return [name for name, table in TABLES.items() if found.get(name) != declared_columns(table)]
+    return [name for name, table in TABLES.items() if not fits(found.get(name, []), table)]

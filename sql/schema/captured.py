@@ -35,7 +35,10 @@ RUNS: Final = Table(
         Column("plan", "JSON", "everything that could change a number"),
         Column("shards", "VARCHAR", "fingerprint of the committed shards"),
         Column("kernel", "VARCHAR", "version of the arithmetic that its numbers are of"),
+        Column("series", "VARCHAR", "training that the model is a checkpoint of; null: none"),
+        Column("step", "BIGINT", "step of that training", "steps"),
     ),
+    added=frozenset({"series", "step"}),
 )
 
 PROMPTS: Final = Table(

@@ -36,6 +36,8 @@ class Table:
     meaning: str
     key: tuple[str, ...]
     columns: tuple[Column, ...]
+    added: frozenset[str] = frozenset()
+    """Columns that databases of earlier releases lack. Null where a row came from there."""
 
 
 RUN: Final = Column("run", "VARCHAR", "run id: model and first 8 digits of its plan's hash")

@@ -11,11 +11,20 @@ from functools import cached_property
 from typing import Any, Final, Literal, TypeAlias
 
 from lpp.store.errors import ErrorKind, FormatError
-from lpp.store.format.documents import OMITTED, document_hash, parse_document, to_document
+from lpp.store.format.documents import (
+    MAX_INTEGER,
+    OMITTED,
+    document_hash,
+    parse_document,
+    to_document,
+)
 from lpp.store.format.schedule import group_boundaries
 
 MAX_WIDTH: Final = 1 << 20
 """Columns of a site, at most: a row is 4 MiB of float32. The widest model known has 2^14."""
+
+MAX_SERIES_BYTES: Final = 200
+"""UTF-8 bytes of the name of a series, at most."""
 
 StoredDtype: TypeAlias = Literal["bfloat16", "float16", "float32"]
 """How activations lie on disk. bfloat16 is kept as its 16 bits, without loss."""
@@ -44,6 +53,14 @@ class SiteSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Series:
+    """Which training a model is a checkpoint of, and at which step of it."""
+
+    name: str
+    step: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelInfo:
     """The model as it was run."""
 
@@ -61,6 +78,8 @@ class ModelInfo:
     """V: columns of the logits, which may be more than the tokenizer has tokens."""
     untrained_seed: int | None = None
     """Seed of random weights; None for the trained model."""
+    series: Series | None = field(default=None, metadata=OMITTED)
+    """None: the model is captured by itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,12 +235,28 @@ def validate_plan(plan: Plan) -> list[str]:
         for site in plan.sites
         if not 1 <= site.width <= MAX_WIDTH
     ]
+    problems += [f"model.series: {why}" for why in series_problems(plan.model.series)]
     least = {
         "prompts.count": (plan.prompts.count, 0),
         "prompts.tokens": (plan.prompts.tokens, plan.prompts.count),  # no prompt is empty
         "model.logits_width": (plan.model.logits_width, 1),
     }
     problems += [f"{name} is {value}" for name, (value, low) in least.items() if value < low]
+    return problems
+
+
+def series_problems(series: Series | None) -> list[str]:
+    """Every reason `series` names no step of a training; empty where it does."""
+    if series is None:
+        return []
+    problems = []
+    if not series.name.isprintable() or not 0 < len(series.name.encode()) <= MAX_SERIES_BYTES:
+        problems.append(
+            f"the name {series.name[:48]!r} should be 1 to {MAX_SERIES_BYTES} bytes of printable "
+            "text"
+        )
+    if not 0 <= series.step <= MAX_INTEGER:
+        problems.append(f"step {series.step} should be 0 to 2^53 - 1")
     return problems
 
 

@@ -30,3 +30,12 @@ def test_tables_of_ones_own_do_not_matter(store: Path):
     with connect(store, write=True) as connection:
         connection.execute("CREATE TABLE lpp.mine AS SELECT 1 AS x")
     assert outdated_tables(store) == []
+
+
+def test_columns_that_came_later_may_be_missing(store: Path):
+    with connect(store, write=True) as connection:
+        connection.execute("ALTER TABLE lpp.runs DROP COLUMN step")
+    assert outdated_tables(store) == []
+    with connect(store, write=True) as connection:
+        connection.execute("ALTER TABLE lpp.runs ADD COLUMN step VARCHAR")
+    assert outdated_tables(store) == ["runs"]

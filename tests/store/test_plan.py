@@ -7,7 +7,15 @@ import pytest
 
 from lpp.store.errors import ErrorKind, FormatError
 from lpp.store.format.documents import canonical_json, document_hash, load_json, validate_document
-from lpp.store.format.plan import Plan, SiteSpec, differences, parse_plan, validate_plan
+from lpp.store.format.plan import (
+    Plan,
+    Series,
+    SiteSpec,
+    differences,
+    parse_plan,
+    series_problems,
+    validate_plan,
+)
 
 OTHER_CHOICE = {
     "hub": "gguf",
@@ -181,3 +189,43 @@ def test_bands_of_moments_end_at_the_prefixes_unless_the_plan_says_where(capture
 def test_all_misfits_together(capture: Any) -> None:
     plan = replace(capture.plan, shards=(1,), prefixes=(), sites=(site("up", 0),))
     assert len(validate_plan(plan)) == 4
+
+
+def test_a_checkpoint_names_its_series_and_step(capture: Any) -> None:
+    """A plan without a series keeps its document, and so its hash."""
+    alone = capture.plan
+    assert "series" not in alone.document["model"]
+    plan = replace(alone, model=replace(alone.model, series=Series(name="my run", step=0)))
+    assert plan.document["model"]["series"] == {"name": "my run", "step": 0}
+    assert (plan.hash != alone.hash, plan.format) == (True, alone.format)
+    assert parse_plan(load_json(canonical_json(plan.document), "here"), "here") == plan
+    assert differences(plan, alone) == [
+        "model.series: {'name': 'my run', 'step': 0}, not absent",
+    ]
+    later = replace(plan, model=replace(plan.model, series=Series(name="my run", step=1)))
+    assert differences(later, plan) == ["model.series.step: 1, not 0"]
+    document = with_leaf(dict(plan.document), ("model", "series", "step"), "1")
+    with pytest.raises(FormatError, match=r"model\.series should be Series"):
+        parse_plan(document, "here")
+
+
+@pytest.mark.parametrize(
+    ("name", "step", "problems"),
+    [
+        ("a", (1 << 53) - 1, []),
+        ("", 0, ["the name ''"]),
+        ("a\nb", 0, ["the name 'a\\nb'"]),
+        ("\u202e", -1, ["the name '\\u202e'", "step -1 should"]),
+        ("\u00e9" * 100, 0, []),
+        ("\u00e9" * 101, 1 << 53, ["the name '\u00e9", "step 9007199254740992 should"]),
+    ],
+)
+def test_a_series_needs_a_name_and_a_step(
+    capture: Any, name: str, step: int, problems: list[str]
+) -> None:
+    series = Series(name=name, step=step)
+    found = series_problems(series)
+    assert len(found) == len(problems)
+    assert all(line.startswith(start) for line, start in zip(found, problems, strict=True))
+    plan = replace(capture.plan, model=replace(capture.plan.model, series=series))
+    assert validate_plan(plan) == [f"model.series: {why}" for why in found]

@@ -1,6 +1,7 @@
 """SPEC.md says what the code does: fields, columns, sections and links."""
 
 import re
+import types
 import typing
 from collections.abc import Iterator
 from dataclasses import MISSING, fields, is_dataclass
@@ -78,6 +79,9 @@ def leaves(kind: type, place: str = "") -> Iterator[tuple[str, bool]]:
             yield from leaves(typing.cast("type", hint), f"{place}{field.name}.")
             continue
         yield place + field.name, optional
+        for part in typing.get_args(hint) if isinstance(hint, types.UnionType) else ():
+            if is_dataclass(part):
+                yield from leaves(typing.cast("type", part), f"{place}{field.name}.")
         if is_dataclass(item):
             yield from leaves(typing.cast("type", item), f"{place}{field.name}[].")
 
