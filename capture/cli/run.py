@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,8 @@ from lpp.store.objects.place import place
 
 if TYPE_CHECKING:
     from lpp.capture.engine.outcome import Outcome
+    from lpp.capture.jobs.file import Job
+    from lpp.store.objects.place import Place
 
 WITH_JOBS = (
     *("jobs", "store", "part", "rank", "world", "dry_run", "grace"),
@@ -90,11 +92,13 @@ def run(context: click.Context, /, **options: Any) -> int:
           --device cuda --store ./lpp --executor ray --address auto
       lpp-capture run --model ./my-model --corpus alpaca --store ./lpp --dry-run
       lpp-capture run --jobs jobs.toml --store ./lpp
+      lpp-capture run --model EleutherAI/pythia-70m --corpus alpaca \\
+          --revision step1000,step2000,step4000 --store ./lpp
 
     The same command resumes a stopped run: committed shards stay. Ctrl-C or
     SIGTERM finishes the shards under way, a second one exits at once; exit code 2.
-    With --jobs, finished jobs are skipped, the others run also after one has
-    failed, and a table comes last; exit code 1 if a job failed.
+    With --jobs or several revisions, finished jobs are skipped, the others run
+    also after one has failed, and a table comes last; exit code 1 if a job failed.
 
     Works with any causal transformers model whose structure it recognises.
     Tested: Llama, Qwen2, Qwen3, Mistral, Gemma 2, Gemma 3, Phi-3, GPT-2, OPT,
@@ -106,6 +110,8 @@ def run(context: click.Context, /, **options: Any) -> int:
     for name in ("model", "corpus", "store"):
         if options[name] is None:
             raise click.UsageError(f"Missing option '--{name}'.")
+    if "," in (options["revision"] or ""):
+        return _run_revisions(context)
     if options["dry_run"]:
         return _dry_run(options)
     with reported(options["report"]) as done:
@@ -164,22 +170,39 @@ def _run_jobs(context: click.Context) -> int:
             f"{', '.join(given)}: with --jobs, these are options of the file (see its defaults)."
         )
     from lpp.capture.jobs.file import read_jobs
-    from lpp.capture.jobs.runner import exit_code, format_results, list_jobs, run_jobs
 
-    part = _part(options)
     file = read_jobs(options["jobs"])
     store = options["store"] or (place(file.store) if file.store is not None else None)
     if store is None:
         raise click.UsageError("Missing option '--store', or store in the file of jobs.")
+    return _run_each(file.jobs, store, options)
+
+
+def _run_revisions(context: click.Context) -> int:
+    """Run or list one job for each revision of a list."""
+    options = context.params
+    for name in ("resume", "report", "step"):
+        if options[name] is not None:
+            raise click.UsageError(f"--{name} goes with one revision, not with a list of them.")
+    from lpp.capture.jobs.revisions import revision_jobs
+
+    return _run_each(revision_jobs(context), options["store"], options)
+
+
+def _run_each(jobs: "Sequence[Job]", store: "Place", options: Mapping[str, Any]) -> int:
+    """Run or list jobs."""
+    from lpp.capture.jobs.runner import exit_code, format_results, list_jobs, run_jobs
+
+    part = _part(options)
     if options["dry_run"]:
-        click.echo(list_jobs(file.jobs, store, part))
+        click.echo(list_jobs(jobs, store, part))
         return 0
     require("torch", "transformers", "safetensors")
     from lpp.store.store import open_if_any
 
     open_if_any(store)  # a bad path is reported once, not by every job
     start = time.monotonic()
-    results = run_jobs(file.jobs, store, part, options["grace"], executor_arguments(options))
+    results = run_jobs(jobs, store, part, options["grace"], executor_arguments(options))
     click.echo(format_results(results, time.monotonic() - start))
     code = exit_code(results)
     if code == EXIT_USER_ERROR:

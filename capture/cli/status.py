@@ -119,6 +119,8 @@ def _details(status: "RunStatus", now: float) -> Iterator[str]:
     """Problems and writers of a run."""
     if status.problem:
         yield status.problem
+    if status.series is not None:
+        yield str(status.series)
     yield from status.set_aside.lines()
     for writer in status.writers:
         yield _writer(writer, now)

@@ -184,7 +184,8 @@ def describe(plan: Plan) -> str:
     """Two lines: the model, and what is captured of it."""
     model = plan.model
     untrained = "" if model.untrained_seed is None else f", untrained (seed {model.untrained_seed})"
+    checkpoint = "" if model.series is None else f", {model.series}"
     return (
-        f"{model.id}{untrained}\n  {plan.prompts.count} prompts of {plan.corpus.name}, "
+        f"{model.id}{untrained}{checkpoint}\n  {plan.prompts.count} prompts of {plan.corpus.name}, "
         f"{plan.prompts.tokens:,} tokens; {len(plan.sites)} sites in {plan.compute.dtype}"
     )

@@ -14,6 +14,7 @@ from lpp.store import Run, Store
 from lpp.store.errors import InputError, LppError
 from lpp.store.format.commit_record import CommitRecord
 from lpp.store.format.keys import COMMIT_KEY, SHARDS_KEY, shard_key
+from lpp.store.format.plan import Series
 from lpp.store.format.quarantine import NOTHING, QuarantineSummary
 from lpp.store.heartbeat import Writer, writers
 from lpp.store.objects.protocol import Objects
@@ -58,6 +59,8 @@ class RunStatus:
     """Why it is unreadable."""
     set_aside: QuarantineSummary = NOTHING
     """Prompts and texts that were set aside, and why."""
+    series: Series | None = None
+    """The training that the model is a checkpoint of, and the step."""
 
 
 def store_status(store: Store, now: float) -> list[RunStatus]:
@@ -111,6 +114,7 @@ def _status(run: Run, now: float) -> RunStatus:
         writers=at_work,
         problem="",
         set_aside=_set_aside(run),
+        series=plan.model.series,
     )
 
 
@@ -199,6 +203,8 @@ def status_document(status: RunStatus, now: float) -> dict[str, Any]:
         "problem": status.problem or None,
         "set_aside_prompts": status.set_aside.prompts,
         "not_finite_from": status.set_aside.first_site,
+        "series": None if status.series is None else status.series.name,
+        "step": None if status.series is None else status.series.step,
     }
 
 

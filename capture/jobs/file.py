@@ -16,8 +16,9 @@
     context = [200, 500]
 
 A file may give every option of `lpp-capture run` that says what is captured, by its long name with
-dashes or underscores. An option that two places give, the defaults aside, is refused: nobody should
-have to guess which of them wins in a file that keeps a cluster busy for a week.
+dashes or underscores. `series = {name = "my-run", step = 100}` means `--series my-run --step 100`.
+An option that two places give, the defaults aside, is refused: nobody should have to guess which of
+them wins in a file that keeps a cluster busy for a week.
 """
 
 import difflib
@@ -40,6 +41,9 @@ LISTS: Final = {"models": "model", "corpora": "corpus"}
 
 KEYS: Final = ("store", "defaults", *LISTS, "matrix")
 """Top-level keys of a file."""
+
+SERIES: Final = {"name": "series", "step": "step"}
+"""Keys of a table `series`, and the options that they are."""
 
 SHOWN: Final = 20
 """Problems listed in one message."""
@@ -117,7 +121,7 @@ def parse_jobs(text: str, where: str) -> JobsFile:
     jobs = _jobs(reading, defaults, [*lists, cells])
     if problems:
         raise _refusal(where, problems)
-    return JobsFile(store=store, jobs=_named(jobs))
+    return JobsFile(store=store, jobs=with_names(jobs))
 
 
 def command_line(job: Job, *more: str) -> str:
@@ -131,17 +135,38 @@ def _table(reading: _Reading, place: str, table: object) -> dict[str, Any]:
         reading.problems.append(f"{place} should be a table of options, is {table!r}")
         return {}
     found: dict[str, Any] = {}
-    for key, value in table.items():
-        name = key.replace("_", "-")
+    given = [one for item in table.items() for one in _options_of(reading, place, *item)]
+    for name, value, where in given:
         if name not in reading.options:
             near = _near(name, reading.options)
-            reading.problems.append(f"{place}.{key}: `lpp-capture run` has no such option.{near}")
+            reading.problems.append(f"{where}: `lpp-capture run` has no such option.{near}")
         elif name in found:
-            reading.problems.append(f"{place}.{key}: given twice, with a dash and an underscore")
+            reading.problems.append(_twice(name, where))
         else:
             found[name] = value
-            reading.problems += value_problems(reading.options[name], value, f"{place}.{key}")
+            reading.problems += value_problems(reading.options[name], value, where)
     return found
+
+
+def _options_of(
+    reading: _Reading, place: str, key: str, value: object
+) -> list[tuple[str, object, str]]:
+    """Name, value and place of the option that a key gives, or of both that `series = {}` gives."""
+    name, where = key.replace("_", "-"), f"{place}.{key}"
+    if name != "series" or not isinstance(value, dict):
+        return [(name, value, where)]
+    reading.problems += [
+        f"{where}.{part}: not known here.{_near(part, SERIES)}"
+        for part in value
+        if part not in SERIES
+    ]
+    reading.problems += [f"{where} has no {part}" for part in SERIES if part not in value]
+    return [(SERIES[part], value[part], f"{where}.{part}") for part in SERIES if part in value]
+
+
+def _twice(name: str, where: str) -> str:
+    how = "alone and in series" if name == "step" else "with a dash and an underscore"
+    return f"{where}: given twice, {how}"
 
 
 def _list(reading: _Reading, key: str, entries: object) -> list[_Entry]:
@@ -165,20 +190,23 @@ def _matrix(reading: _Reading, matrix: object) -> list[_Entry]:
     if not isinstance(matrix, dict):
         reading.problems.append(f"matrix should be a table of lists, is {matrix!r}")
         return []
-    axes: dict[str, list[Any]] = {}
+    axes: dict[str, list[dict[str, Any]]] = {}
     for key, values in matrix.items():
         name = key.replace("_", "-")
         if not isinstance(values, list) or not values:
             reading.problems.append(f"matrix.{key} should be a list of values, is {values!r}")
         elif name in axes:
-            reading.problems.append(f"matrix.{key}: given twice, with a dash and an underscore")
+            reading.problems.append(_twice(name, f"matrix.{key}"))
         else:
-            axes[name] = values
-            for number, value in enumerate(values):
+            axes[name] = [
                 _table(reading, f"matrix[{number}]", {key: value})
+                for number, value in enumerate(values)
+            ]
+    if "step" in axes and any("step" in series for series in axes.get("series", ())):
+        reading.problems.append(_twice("step", "matrix.step"))
     return [
-        _Entry("matrix", dict(zip(axes, values, strict=True)))
-        for values in itertools.product(*axes.values())
+        _Entry("matrix", {name: one for part in parts for name, one in part.items()})
+        for parts in itertools.product(*axes.values())
     ]
 
 
@@ -205,6 +233,12 @@ def _jobs(
             for earlier, other in jobs.items()
             if other.request == job.request
         ][:1]
+        reading.problems += [
+            f"jobs {earlier} and {number} are both {job.request.model.series}: "
+            f"{shlex.join(job.arguments)}"
+            for earlier, other in jobs.items()
+            if _of_one_step(other.request, job.request)
+        ][:1]
         jobs[number] = job
     reading.problems[:] = dict.fromkeys(reading.problems)  # pairs of entries repeat problems
     return list(jobs.values())
@@ -219,14 +253,33 @@ def _job(reading: _Reading, number: int, options: Mapping[str, Any]) -> Job | No
             if name in missing
         ]
         return None
-    command = click.Command("run", params=list(reading.options.values()))
     try:
-        request = request_of(command.make_context("run", list(command_arguments(options))).params)
+        return make_job(options)
     except (click.ClickException, LppError) as error:
         if not any(problem.endswith(str(error)) for problem in reading.problems):
             reading.problems.append(f"job {number}, {_base_name(options)}: {error}")
         return None
+
+
+def make_job(options: Mapping[str, Any]) -> Job:
+    """The job of options of `lpp-capture run`, of which model and corpus are two.
+
+    Raises ClickException or InputError for values that the command would refuse.
+    """
+    command = click.Command("run", params=list(option_by_name().values()))
+    request = request_of(command.make_context("run", list(command_arguments(options))).params)
     return Job(name=_base_name(options), options=options, request=request)
+
+
+def _of_one_step(one: CaptureRequest, other: CaptureRequest) -> bool:
+    """Whether two requests differ in nothing but what is captured as one step of one series."""
+    if one.model.series is None or (one.model.id, one.model.revision) == (
+        other.model.id,
+        other.model.revision,
+    ):
+        return False
+    model = replace(one.model, id=other.model.id, revision=other.model.revision)
+    return replace(one, model=model) == other
 
 
 def _base_name(options: Mapping[str, Any]) -> str:
@@ -237,7 +290,7 @@ def _base_name(options: Mapping[str, Any]) -> str:
     return f"{model} x {corpus}"
 
 
-def _named(jobs: Sequence[Job]) -> tuple[Job, ...]:
+def with_names(jobs: Sequence[Job]) -> tuple[Job, ...]:
     """The jobs; those of one name get the options in which they differ added to it."""
     named = []
     for job in jobs:

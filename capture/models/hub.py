@@ -49,7 +49,7 @@ def hub_snapshot(
             local_files_only=commit is None,
         )
     except LocalEntryNotFoundError as error:
-        raise _not_reached(model, unreachable or error) from error
+        raise _not_reached(model, revision, unreachable or error) from error
     except OSError as error:
         if error.errno is not None:
             raise MachineError(
@@ -57,7 +57,7 @@ def hub_snapshot(
                 "Free space there, or set HF_HOME to a larger disk.",
                 kind=ErrorKind.NO_SPACE,
             ) from error
-        raise _not_reached(model, error) from error
+        raise _not_reached(model, revision, error) from error
     return Path(folder), Path(folder).name
 
 
@@ -105,10 +105,12 @@ def _commit(model: str, revision: str | None) -> tuple[str | None, Exception | N
     return info.sha, None
 
 
-def _not_reached(model: str, why: Any) -> MachineError:
+def _not_reached(model: str, revision: str | None, why: Any) -> MachineError:
+    wanted = model if revision is None else f"revision {revision} of {model}"
+    option = "" if revision is None else f" --revision {revision}"
     return MachineError(
-        f"{_no_folder(model)}{model} is not in the local hub cache and the hub cannot be reached "
+        f"{_no_folder(model)}{wanted} is not in the local hub cache and the hub cannot be reached "
         f"({first_line(why)}). Connect this machine, or download the model elsewhere with "
-        f"`hf download {model} --local-dir DIR` and give --model DIR.",
+        f"`hf download {model}{option} --local-dir DIR` and give --model DIR.",
         kind=ErrorKind.NOT_FOUND,
     )

@@ -126,6 +126,7 @@ def _model(
             hidden_size=int(getattr(text, "hidden_size", 0)),
             logits_width=logits_width(module),
             untrained_seed=spec.untrained_seed,
+            series=spec.series,
         ),
         tokenizer_info=TokenizerInfo(
             id=files.id, fingerprint=tokenizer_fingerprint(tokenizer), size=len(tokenizer)

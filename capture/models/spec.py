@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lpp.store.format.plan import ModelInfo, StoredDtype, TokenizerInfo
+from lpp.store.format.plan import ModelInfo, Series, StoredDtype, TokenizerInfo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +27,8 @@ class ModelSpec:
     trust_remote_code: bool = False
     untrained_seed: int | None = None
     """Random weights from this seed instead of the trained ones; everything else is the same."""
+    series: Series | None = None
+    """Which training it is a checkpoint of, and the step; None: it is captured by itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

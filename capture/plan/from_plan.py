@@ -58,6 +58,7 @@ def request_of_plan(plan: Plan, options: RepairOptions) -> CaptureRequest:
             attention=attention if name != "vllm" and attention in ("sdpa", "eager") else "auto",
             trust_remote_code=compute.trust_remote_code,
             untrained_seed=plan.model.untrained_seed,
+            series=plan.model.series,
         ),
         corpus=CorpusSpec(name=plan.corpus.name),
         selection=Selection(),

@@ -14,7 +14,9 @@ import click
 from lpp.capture.corpus.selection import Selection
 from lpp.capture.models.spec import ModelSpec
 from lpp.capture.plan.request import CaptureRequest, CorpusSpec
+from lpp.capture.plan.series import series_of
 from lpp.store.errors import ErrorKind, InputError
+from lpp.store.format.documents import MAX_INTEGER
 from lpp.store.objects.place import Place, place
 
 if TYPE_CHECKING:
@@ -68,7 +70,23 @@ def _engine_options(
 
 MODEL_OPTIONS: Final[tuple[Decorator, ...]] = (
     click.option("--model", help="Hub id, local folder, or GGUF file."),
-    click.option("--revision", help="Revision of a hub model: branch, tag or commit."),
+    click.option(
+        "--revision",
+        help="Revision of a hub model: branch, tag or commit. Several with commas, such as "
+        "step1000,step2000,main=3000: one run for each, all of one series.",
+    ),
+    click.option(
+        "--series",
+        metavar="NAME",
+        help="The model is a checkpoint of this training; with --step, unless the revision's name "
+        "holds the step.",
+    ),
+    click.option(
+        "--step",
+        type=click.IntRange(0, MAX_INTEGER),
+        metavar="N",
+        help="Step of --series; the series of a hub model is called like the model by default.",
+    ),
     click.option(
         "--untrained-seed",
         type=int,
@@ -283,6 +301,12 @@ def request_of(options: Mapping[str, Any]) -> CaptureRequest:
             "--moments-dtype goes with --keep moments or --keep both: rows alone have no moments.",
             kind=ErrorKind.INVALID_VALUE,
         )
+    if "," in (options["revision"] or ""):
+        raise InputError(
+            f"revision {options['revision']!r} is a list, and one run has one revision. In a file "
+            'of jobs write [matrix] revision = ["...", "..."].',
+            kind=ErrorKind.INVALID_VALUE,
+        )
     min_bytes = options["min_bytes"]
     if min_bytes is None:  # a length in tokens replaces the default length in bytes
         min_bytes = DEFAULT_MIN_BYTES if options["min_tokens"] is None else 0
@@ -291,6 +315,13 @@ def request_of(options: Mapping[str, Any]) -> CaptureRequest:
             id=options["model"],
             **take("revision", "dtype", "device", "device_map", "quantization", "attention"),
             **take("trust_remote_code", "untrained_seed"),
+            series=series_of(
+                model=options["model"],
+                revision=options["revision"],
+                name=options["series"],
+                step=options["step"],
+                untrained=options["untrained_seed"] is not None,
+            ),
         ),
         corpus=CorpusSpec(
             name=options["corpus"],

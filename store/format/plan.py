@@ -59,6 +59,10 @@ class Series:
     name: str
     step: int
 
+    def __str__(self) -> str:
+        """`step 1000 of my-run`."""
+        return f"step {self.step} of {self.name}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInfo:

@@ -97,11 +97,12 @@ def test_every_option_of_the_command_is_known_to_the_file() -> None:
     }
     needed = {"corpus": '"c"', "model": '"m"', "min-tokens": "3", "count-with": '"m"'}
     special = {"engine-option": '["seed=3"]'}
+    beside = {"series": {"step": "3"}, "step": {"series": '"s"'}}
     for name, option in option_by_name().items():
         choices = getattr(option.type, "choices", None)
         value = f'"{choices[0]}"' if choices else values[option.type.name]
         value = special.get(name, value)
-        given = needed | {name: value}
+        given = needed | {name: value} | beside.get(name, {})
         lines = "\n".join(f"{key} = {said}" for key, said in given.items())
         assert len(parsed(f"[defaults]\n{lines}").jobs) == 1, name
 

@@ -1,0 +1,50 @@
+"""A list of revisions on the command line: one job for each, all of one series."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from lpp.capture.jobs.file import Job, make_job, with_names
+from lpp.capture.plan.options import option_by_name
+from lpp.capture.plan.series import checkpoints, is_local
+from lpp.store.errors import ErrorKind, InputError
+
+
+def revision_jobs(context: click.Context) -> tuple[Job, ...]:
+    """The jobs of `lpp-capture run --revision a,b,c`, in that order.
+
+    context: of the command, with `--model` and `--corpus`. Raises InputError for a model without
+    revisions, and for a list in which a step is not known or not unique.
+    """
+    options = given_options(context)
+    model = options["model"]
+    if is_local(model):
+        raise InputError(
+            f"--revision {options['revision']}: a list of revisions goes with a model of the hub, "
+            f"and {model} is on this machine. For folders write a file of jobs with "
+            'series = {name = "...", step = ...} for each.',
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    series = {"series": options.get("series", model)}
+    return with_names(
+        [
+            make_job(options | series | {"revision": one.revision, "step": one.step})
+            for one in checkpoints(options["revision"])
+        ]
+    )
+
+
+def given_options(context: click.Context) -> dict[str, Any]:
+    """What a command line says of one job, as a file of jobs would say it."""
+    found: dict[str, Any] = {}
+    for name, option in option_by_name().items():
+        place = option.name or name
+        if context.get_parameter_source(place) is ParameterSource.COMMANDLINE:
+            value = context.params[place]
+            if isinstance(value, Mapping):  # options of vLLM's, parsed
+                value = [f"{key}={json.dumps(one)}" for key, one in value.items()]
+            found[name] = list(value) if isinstance(value, tuple) else value
+    return found
