@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lpp.analyze.charts.charts import save_chart as save_chart
     from lpp.analyze.charts.charts import sensitivity_chart as sensitivity_chart
     from lpp.analyze.charts.charts import spectrum_chart as spectrum_chart
+    from lpp.analyze.charts.charts import training_chart as training_chart
     from lpp.analyze.metrics.metric import Metric as Metric
     from lpp.analyze.metrics.registry import METRICS as METRICS
     from lpp.analyze.numerics.cka import linear_cka as linear_cka
@@ -71,6 +72,7 @@ _HOME = {
     "scan_tokens": "tables.tokens",
     "sensitivity_chart": "charts.charts",
     "spectrum_chart": "charts.charts",
+    "training_chart": "charts.charts",
     "top_share": "numerics.spectrum",
     "write_report": "report.report",
 }

@@ -7,6 +7,7 @@ from lpp.analyze.charts.curves import depth_chart, depth_panels, entropy_chart, 
 from lpp.analyze.charts.export import chart_script, embedded, save_chart, specification
 from lpp.analyze.charts.grids import correlation_chart, sensitivity_chart
 from lpp.analyze.charts.profile import profile_chart, profile_panels
+from lpp.analyze.charts.training import training_chart, training_curves, training_panels
 
 __all__ = [
     "chart_script",
@@ -21,4 +22,7 @@ __all__ = [
     "sensitivity_chart",
     "specification",
     "spectrum_chart",
+    "training_chart",
+    "training_curves",
+    "training_panels",
 ]

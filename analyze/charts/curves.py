@@ -53,7 +53,7 @@ def entropy_chart(entropy: pl.DataFrame) -> Any:
     words = Words(
         title=title,
         notes=[*notes, *bars(found, low, "95 % intervals over prompts"), *missing],
-        description=f"{title}, as a share of ln V. {_ranges(found, lay, 'prefix {:g}')}",
+        description=f"{title}, as a share of ln V. {ranges(found, lay, 'prefix {:g}')}",
         x="prefix (tokens)",
         y="mean entropy over ln V (share)",
     )
@@ -119,7 +119,7 @@ def spectrum_chart(eigenvalues: pl.DataFrame) -> Any:
     words = Words(
         title=title,
         notes=["; ".join(where[:3]), *notes],
-        description=f"{title}, log axes. {_ranges(found, lay, 'rank {:g}')}",
+        description=f"{title}, log axes. {ranges(found, lay, 'rank {:g}')}",
         x="rank of the eigenvalue (log)",
         y="share of variance (log)",
     )
@@ -199,7 +199,7 @@ def _depth_panel(name: str, layers: pl.DataFrame) -> Any:
             *bars(found, "bar_low", "one standard error over prompts"),
             *missing,
         ],
-        description=f"{title}, in dimensions. {_ranges(found, lay, 'depth {:.2g}')} "
+        description=f"{title}, in dimensions. {ranges(found, lay, 'depth {:.2g}')} "
         f"Collapsed layers: {crosses}. Layers with attention sinks: {daggers}.",
         x="depth (share of blocks)",
         y="dimensions (log)",
@@ -220,8 +220,8 @@ def _points(frame: pl.DataFrame, x: str, y: str) -> tuple[list[Row], Series, lis
     return found, series, note
 
 
-def _ranges(found: Sequence[Row], lay: Lines, place: str) -> str:
-    """A sentence for each run: from where to where, and its extremes."""
+def ranges(found: Sequence[Row], lay: Lines, place: str) -> str:
+    """A sentence for each line: from where to where, and its extremes."""
     parts = []
     for label in lay.series.labels:
         own = [row for row in found if row["series"] == label]

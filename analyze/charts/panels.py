@@ -51,6 +51,9 @@ class Lines:
     """Fields of the interval; empty: there is none."""
     high: str = ""
     log_x: bool = False
+    """Where an `x` is 0, the axis is linear up to the smallest other one."""
+    tight_x: bool = False
+    """Whether a linear axis begins at the smallest `x`, not at 0."""
     log_y: bool = False
     marks: tuple[Mark, ...] = ()
 
@@ -105,10 +108,10 @@ def lines(rows: Sequence[Row], lay: Lines, words: Words) -> Any:
         lookup="series",
         from_=alt.LookupData(data=data(of_series), key="series", fields=list(of_series[0])[1:]),
     )
-    along = _axis([row[lay.x] for row in rows], lay.log_x)
+    along = _along([row[lay.x] for row in rows], lay)
     values = [row.get(name) for row in rows for name in (lay.y, lay.low, lay.high)]
     up = _axis([value for value in values if value is not None], lay.log_y)
-    x = alt.X(f"{lay.x}:Q", title=words.x, scale=along.scale, axis=along.axis)
+    x = alt.X(f"{lay.x}:Q", title=words.x, **along)
     y = alt.Y(f"{lay.y}:Q", title=words.y, scale=up.scale, axis=up.axis)
     series = lay.series
     color, shape = series.with_legend(series.color), series.with_legend(series.shape)
@@ -188,14 +191,35 @@ def _axis(values: Sequence[float], log: bool) -> Axis:
         scale = alt.Scale(domain=[low, high], nice=False)
         return Axis(scale, alt.Axis(tickCount=5), low, high, log=False)
     low, high = min(values) / 1.15, max(values) * 1.15
+    axis = alt.Axis(values=_log_ticks(low, high), format="~e" if low < 1e-3 else "~g")
+    return Axis(alt.Scale(type="log", domain=[low, high], nice=False), axis, low, high, log=True)
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """1, 2, 5 or decades between two positive ends."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     steps = (1, 2, 5) if len(decades) <= 4 else (1,)
-    ticks = [float(f"{step}e{decade}") for decade in decades for step in steps]
-    axis = alt.Axis(
-        values=[tick for tick in ticks if low <= tick <= high],
-        format="~e" if low < 1e-3 else "~g",
-    )
-    return Axis(alt.Scale(type="log", domain=[low, high], nice=False), axis, low, high, log=True)
+    ticks = (float(f"{step}e{decade}") for decade in decades for step in steps)
+    return [tick for tick in ticks if low <= tick <= high]
+
+
+def _along(values: Sequence[float], lay: Lines) -> dict[str, Any]:
+    """Scale and axis of `x`."""
+    low, high = min(values), max(values)
+    if not lay.log_x:
+        scale = _axis(values, log=False).scale
+        if lay.tight_x and high > low:
+            pad = 0.03 * (high - low)
+            scale = alt.Scale(domain=[low - pad, high + pad], nice=False, zero=False)
+        return {"scale": scale, "axis": alt.Axis(tickCount=5)}
+    if low > 0:
+        found = _axis(values, log=True)
+        return {"scale": found.scale, "axis": found.axis}
+    least = min(value for value in values if value > 0)
+    high *= 1.15
+    scale = alt.Scale(type="symlog", constant=least, domain=[0, high], nice=False)
+    ticks = [0, *_log_ticks(least, high)]
+    return {"scale": scale, "axis": alt.Axis(values=ticks, format=",d", labelOverlap="greedy")}
 
 
 def _parted(rows: Sequence[Row], lay: Lines) -> tuple[list[Row], list[Row]]:

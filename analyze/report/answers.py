@@ -29,6 +29,7 @@ _COMPUTED: Final = (
     Column("run_a", "VARCHAR", "run id"),
     Column("run_b", "VARCHAR", "run id"),
     FIRST_POSITION,
+    *(column for column in TABLES["runs"].columns if column.name in ("series", "step")),
     Column("flag", "VARCHAR", "explained below"),
     Column("table", "VARCHAR", "table whose rows carry it"),
     Column("of", "VARCHAR", "run, or profile metric of a correlation"),

@@ -20,6 +20,7 @@ from lpp.analyze.report.queries import (
     LAYERS,
     PROFILES,
     SENSITIVITY,
+    TRAINING,
     Query,
     whole,
 )
@@ -29,6 +30,9 @@ Panels = Mapping[str, Any]
 """Specifications by name; the name of a chart's only panel is empty."""
 
 SENSITIVE: Final = ("entropy_norm", "participation_ratio", "effective_rank")
+STEPS: Final = 3
+"""Steps that make a curve over a training, at least."""
+
 METHODS: Final = ("pearson", "spearman", "rank_partial")
 
 
@@ -86,6 +90,19 @@ def charts(answers: Answers) -> Iterator[ChartView]:
         partial(library.profile_chart, profiles, published),
         partial(library.profile_panels, profiles, published),
     )
+    checkpoints = answers[TRAINING.name].frame
+    if is_training(checkpoints):
+        yield ChartView(
+            "training",
+            "training",
+            answers[TRAINING.name],
+            "Training",
+            "A line for each series, from step to step, with 95 % intervals; of checkpoints that "
+            "read the same prompts. A cross above a point marks a collapsed layer, a dagger below "
+            "it one whose first positions are attention sinks.",
+            partial(library.training_chart, checkpoints),
+            partial(library.training_panels, checkpoints),
+        )
     yield ChartView(
         "depth",
         "depth",
@@ -137,6 +154,15 @@ def charts(answers: Answers) -> Iterator[ChartView]:
             "In each cell the coefficient, n models and q.",
             partial(library.correlation_chart, frame(CORRELATIONS), method),
         )
+
+
+def is_training(checkpoints: pl.DataFrame) -> bool:
+    """Whether some series has enough comparable steps for a curve; False without the columns."""
+    from lpp.analyze.charts.charts import training_curves
+
+    if checkpoints.is_empty():
+        return False
+    return bool((training_curves(checkpoints)["curve"].value_counts()["count"] >= STEPS).any())
 
 
 def eigenvalues(url: str) -> Answer:

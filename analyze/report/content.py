@@ -70,6 +70,13 @@ OUTLINE: Final = (
         ("profiles", "differences", "apart"),
     ),
     _Outline(
+        "training",
+        "How profiles change along a training",
+        "One row per captured checkpoint. A curve joins checkpoints of one series that read the "
+        "same prompts at one site, context and number of prompts.",
+        ("training",),
+    ),
+    _Outline(
         "depth",
         "Where in depth",
         "Ranks of the whole context at every captured layer. A collapsed layer has a "
@@ -127,6 +134,8 @@ def report(url: str, *, progress: Progress = SILENT) -> Report:
 
 def _sections(answers: Answers, drawn: Sequence[ChartView], source: Origin) -> Iterator[Section]:
     for outline in OUTLINE:
+        if outline.name == "training" and not any(c.section == "training" for c in drawn):
+            continue  # most stores have no series
         # pairs without a common setting: no table of them is the rule
         shown = [name for name in outline.queries if name != "apart" or answers[name].frame.height]
         yield Section(

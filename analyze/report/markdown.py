@@ -12,7 +12,7 @@ from lpp.analyze.report.tables import Cell, Shown, TableView
 from lpp.analyze.report.words import Code, Sentence
 from lpp.store.commands.escaping import escape
 
-TABLES: Final = ("runs", "profiles", "hourglass", "correlations")
+TABLES: Final = ("runs", "profiles", "training", "hourglass", "correlations")
 """Tables of the summary; the page has all."""
 
 ROWS: Final = 40

@@ -86,6 +86,19 @@ DIFFERENCES: Final = Query(
     "lpp-analyze profile STORE",
 )
 
+TRAINING: Final = Query(
+    "training",
+    "Checkpoints: profiles by series and step, with 95 % intervals",
+    "profiles",
+    TABLES["profiles"].key,
+    "SELECT series, step, run, site, p.context, p.n_prompts, first_position, p.corpus,\n"
+    "  p.prompt_set, flags,\n  "
+    f"{_with_intervals(PROFILE_METRICS, prefixes=True)}\n"
+    "FROM profiles p JOIN runs USING (run) WHERE series IS NOT NULL\n"
+    "ORDER BY series, p.prompt_set, p.context, p.n_prompts, first_position, step, run",
+    "lpp-analyze profile STORE",
+)
+
 _OF_LAYERS: Final = tuple(name for name in TABLES["spectra"].key if name != "prefix")
 _NUMBERS_OF_LAYERS: Final = (
     f"{_with_intervals(('participation_ratio', 'effective_rank'))},\n"
@@ -278,7 +291,18 @@ CHARTED: Final = tuple(
 """Tables that charts take whole."""
 
 QUERIES: Final = (
-    *(RUNS, PROFILES, DIFFERENCES, LAYERS, HOURGLASS, SPECTRA, ENTROPY, SENSITIVITY, AGREEMENT),
+    *(
+        RUNS,
+        PROFILES,
+        DIFFERENCES,
+        TRAINING,
+        LAYERS,
+        HOURGLASS,
+        SPECTRA,
+        ENTROPY,
+        SENSITIVITY,
+        AGREEMENT,
+    ),
     *(BENCHMARKS, CORRELATIONS, PUBLISHED, FLAGS, APART),
     PLANS,
     *CHARTED,

@@ -18,6 +18,7 @@ from lpp.store.format.plan import (
     CorpusInfo,
     ModelInfo,
     PromptsInfo,
+    Series,
     SiteSpec,
     TokenizerInfo,
 )
@@ -70,6 +71,7 @@ def make_run(tmp_path: Path) -> MakeRun:
         texts: str | None = None,
         tokenizer: str = "t0",
         untrained_seed: int | None = None,
+        series: Series | None = None,
         first_row: int = 100,
         scale: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]] = lambda rows: rows,
     ) -> Made:
@@ -98,6 +100,7 @@ def make_run(tmp_path: Path) -> MakeRun:
             prompt_set=prompt_set,
             tokenizer=tokenizer,
             untrained_seed=untrained_seed,
+            series=series,
         )
         writer = RunWriter(root, plan, table)
         for index, (first, end) in enumerate(itertools.pairwise(plan.shards)):
@@ -215,6 +218,7 @@ def _plan(
     prompt_set: str,
     tokenizer: str,
     untrained_seed: int | None,
+    series: Series | None,
 ) -> Plan:
     count = table.num_rows
     return Plan(
@@ -229,6 +233,7 @@ def _plan(
             hidden_size=dim,
             logits_width=logits_width,
             untrained_seed=untrained_seed,
+            series=series,
         ),
         tokenizer=TokenizerInfo(id=model, fingerprint=tokenizer, size=48),
         corpus=CorpusInfo(

@@ -16,7 +16,9 @@ from lpp.analyze.studies import layers as study
 from lpp.analyze.tables import run_rows
 from lpp.analyze.tables.build import write_database
 from lpp.analyze.tables.database import held
+from lpp.sql import connect
 from lpp.sql.schema import TABLES
+from lpp.store.format.plan import Series
 
 Make = Callable[..., Any]
 MADE = ("spectra", "entropy", "metrics", "profiles", "site_profiles", "jackknife")
@@ -173,3 +175,20 @@ def test_the_command_prints_what_it_was_asked_and_counts_what_is_held(make_run: 
         done = CliRunner().invoke(main, ["profile", root, "--format", "table", *arguments])
         assert done.exit_code == 0, done.output
         assert f"4 profiles of 4 sites are in {root}/profiles.duckdb." in done.stdout
+
+
+def test_rows_of_a_database_from_before_series_stay(
+    make_run: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = make_run(model="a/one").root
+    make_run(model="b/two", seed=5, series=Series(name="ours", step=3))
+    write_database(root, analyze(root, Selection()))
+    before = tables(root)
+    with connect(root, write=True) as connection:
+        for column in ("series", "step"):
+            connection.execute(f"ALTER TABLE lpp.runs DROP COLUMN {column}")
+    write_database(root, analyze(root, Selection(runs=["one-*"], sites=["final"])))
+    assert_same(root, before)
+    assert "not kept" not in caplog.text
+    runs = held(root, "runs").sort("model")
+    assert runs.select("series", "step").rows() == [(None, None), ("ours", 3)]

@@ -120,7 +120,8 @@ def test_one_run_and_none(tmp_path: Path) -> None:
 def test_every_query_runs_on_the_declared_tables_and_its_key_identifies_a_row(
     tmp_path: Path,
 ) -> None:
-    store = make_store(tmp_path, database(["a", "b", "c"], flags=["template", "collapsed"]))
+    flags = ["template", "collapsed"]
+    store = make_store(tmp_path, database(["a", "b", "c"], flags=flags, series="one"))
     for answer in ask(store, QUERIES).values():
         assert answer.fault is None
         if not answer.query.name.startswith("all-") and answer.query.name not in (
@@ -292,6 +293,51 @@ def test_spectra_are_shown_where_they_were_kept_and_never_computed(
     page = write_report(str(made.root), tmp_path / "r.html")[0].read_text()
     assert not (made.root / "analysis").exists()
     assert "No chart. The analysis cache has no rows for it. <code>lpp-analyze profile" in page
+
+
+def test_a_training_has_its_section_where_three_steps_are_comparable(tmp_path: Path) -> None:
+    hostile = "a|b <i>"
+    store = make_store(tmp_path / "three", database(["a", "b", "c"], series=hostile))
+    (section,) = [s for s in report(str(store)).sections if s.name == "training"]
+    (chart,) = section.charts
+    assert list(chart.specifications()) == [
+        "entropy_floor",
+        "participation_ratio",
+        "effective_rank",
+    ]
+    (answer,) = section.answers
+    assert answer.frame["step"].to_list() == [0, 1000, 2000]
+    assert answer.frame["effective_rank"].to_list() == pytest.approx([10, 20, 30])
+    text = write_report(str(store), tmp_path / "r.md", "md")[0].read_text()
+    table = text.partition("### How profiles change along a training")[2].partition("###")[0]
+    rows = [line.split(" | ") for line in table.splitlines() if line.startswith("| a\\|b &lt;i")]
+    assert [row[1:3] for row in rows] == [
+        ["0", "a-00000000"],
+        ["1,000", "b-00000001"],
+        ["2,000", "c-00000002"],
+    ]
+    assert "0.24 \\[0.239, 0.241\\]" in rows[2][-5]
+    page = write_report(str(store), tmp_path / "r.html")[0].read_text()
+    assert 'id="chart-training"' in page
+    two = make_store(tmp_path / "two", database(["a", "b"], series="s"))
+    assert "training" not in [s.name for s in report(str(two)).sections]
+    other = database(["a", "b", "c"], series="s")
+    other["profiles"][2] |= {"prompt_set": "other"}
+    apart = make_store(tmp_path / "apart", other)
+    assert "training" not in [s.name for s in report(str(apart)).sections]
+
+
+def test_a_database_from_before_series_has_every_other_section(tmp_path: Path) -> None:
+    store = make_store(tmp_path, database(["a", "b", "c"], series="s"))
+    with connect(store, write=True) as connection:
+        for column in ("series", "step"):
+            connection.execute(f"ALTER TABLE lpp.runs DROP COLUMN {column}")
+    found = report(str(store))
+    assert [s.name for s in found.sections] == [
+        *("models", "profiles", "depth", "steadiness", "benchmarks", "distrust"),
+    ]
+    faults = [a.query.name for s in found.sections for a in s.answers if a.fault]
+    assert faults == ["eigenvalues"]  # this store holds no runs
 
 
 def test_the_page_says_what_attention_sinks_do(tmp_path: Path) -> None:

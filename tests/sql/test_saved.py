@@ -30,8 +30,8 @@ NAMES = tuple(saved_queries())
 Run = Callable[..., subprocess.CompletedProcess[bytes]]
 Make = Callable[..., None]
 Row = Mapping[str, Any]
-NOT_IN_THE_DEMO = ("context_order", "correlations")
-"""What the demo has nothing for: it computes no grid and has no scores."""
+NOT_IN_THE_DEMO = ("context_order", "correlations", "training")
+"""What the demo has nothing for: it computes no grid, has no scores and no series."""
 
 
 def answer(store: Path, name: str) -> list[dict[str, Any]]:
@@ -270,6 +270,35 @@ def test_entropy_has_each_prefix_once(make: Make, empty_store: Path) -> None:
         (200, 0.1234, 3),
     ]
     assert {row["stderr"] for row in found} == {0.031}
+
+
+def test_training_is_by_series_metric_and_step(make: Make, empty_store: Path) -> None:
+    steps = {"a": 1000, "b": 0, "c": 20}
+    at = {"context": 200, "n_prompts": 5, "first_position": 0, "prompt_set": "p", "flags": ["sink"]}
+    make(
+        runs=[
+            *({"run": run, "series": "ours", "step": step} for run, step in steps.items()),
+            {"run": "d", "series": None, "step": None},
+        ],
+        profiles=[
+            {**at, "run": run, "effective_rank": 10.00001 + k, "effective_rank_stderr": 0.1234}
+            for k, run in enumerate("abcd")
+        ],
+    )
+    found = answer(empty_store, "training")
+    metrics = sorted({row["metric"] for row in found})
+    assert metrics == [
+        *("effective_rank", "effective_rank_norm", "entropy_floor"),
+        *("participation_ratio", "participation_ratio_norm"),
+    ]
+    assert [(row["metric"], row["step"], row["run"]) for row in found] == [
+        (metric, steps[run], run) for metric in metrics for run in "bca"
+    ]
+    ranks = [row for row in found if row["metric"] == "effective_rank"]
+    assert [(row["value"], row["stderr"]) for row in ranks] == [(11, 0.12), (12, 0.12), (10, 0.12)]
+    assert {(row["series"], row["prompts"], row["flags"][0]) for row in found} == {
+        ("ours", 5, "sink")
+    }
 
 
 @pytest.mark.parametrize("table", ["profiles", "correlations"])

@@ -53,6 +53,21 @@ def profiles(runs: tuple[str, ...] = RUNS, context: int = 200, n_prompts: int = 
     return table("profiles", rows)
 
 
+def checkpoints(names: tuple[str, ...] = ("tiny-one", "tiny-two")) -> pl.DataFrame:
+    """Five steps of each series, 0 to 1000; the third of the first is collapsed."""
+    steps = [0, 1, 10, 100, 1000]
+    runs = tuple(f"{name}-{place:08x}" for name in names for place in range(len(steps)))
+    collapsed = pl.when(pl.int_range(pl.len()) == 2).then(pl.lit(["collapsed"]))
+    return profiles(runs).with_columns(
+        flags=collapsed.otherwise(pl.lit([], pl.List(pl.String))),
+        series=pl.Series([name for name in names for _ in steps]),
+        step=pl.Series(steps * len(names)),
+        corpus=pl.lit("pydoc"),
+        prompt_set=pl.lit("texts"),
+        first_position=pl.lit(0, pl.Int32),
+    )
+
+
 def published() -> pl.DataFrame:
     """Two published models, which have no rank in dimensions."""
     return table(

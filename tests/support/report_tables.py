@@ -38,11 +38,13 @@ def database(
     n_prompts: int = 100,
     prompt_set: str = "texts-1",
     flags: Sequence[str] = (),
+    series: str | None = None,
 ) -> dict[str, list[Row]]:
     """Every table but `published`, for one run of each of `models`.
 
     Model k has effective rank 10 (k + 1) at `final`, with intervals one wide: all differ. The
-    participation ratios are 5 + k / 100 with the same: neighbours do not.
+    participation ratios are 5 + k / 100 with the same: neighbours do not. series: model k is its
+    checkpoint at step 1000 k.
     """
     sites = ("embed", *(f"block.{k}" for k in range(1, blocks + 1)), "final")
     lengths = [context * (k + 1) // prefixes for k in range(prefixes)]
@@ -52,7 +54,8 @@ def database(
         key["first_position"] = 0
         about = {"model": model, "corpus": "pydoc", "prompt_set": prompt_set}
         profile = {**key, **about, "prefixes": lengths, "flags": list(flags)}
-        found["runs"].append(run_row(place, model, key, blocks, prompt_set))
+        checkpoint = {} if series is None else {"series": series, "step": 1000 * place}
+        found["runs"].append(run_row(place, model, key, blocks, prompt_set) | checkpoint)
         for depth, site in enumerate(sites):
             deep = min(depth, blocks)
             values = profile_values(place, deep, blocks, lengths)
