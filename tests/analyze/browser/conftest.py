@@ -93,8 +93,10 @@ def drawn(browser: Any, hostile_page: Path) -> Iterator[Opened]:
 
 @pytest.fixture(scope="session")
 def hostile_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every table of four runs, whose names mean something to a browser or to SQL."""
-    tables = database(HOSTILE, flags=["normaliser"])
+    """Every table of four runs, whose names mean something to a browser or to SQL: checkpoints
+    of a series called like the first of them.
+    """
+    tables = database(HOSTILE, flags=["normaliser"], series=HOSTILE[0])
     return make_store(tmp_path_factory.mktemp("hostile") / "store", tables)
 
 

@@ -36,6 +36,7 @@ def test_page_opens_from_disk_without_a_network_or_an_error(
         "In short",
         "Which models, on what, captured how",
         "How profiles differ, and whether by more than noise",
+        "How profiles change along a training",
         "Where in depth",
         "How steady under prefix, context, sample and corpus",
         "How it relates to benchmarks",
@@ -62,12 +63,16 @@ def test_every_chart_draws_its_marks(drawn: Any) -> None:
         if chart in ("depth", "entropy"):
             assert found["line"] >= 4, (chart, panel)
             assert found["symbol"] >= 4 * 8, (chart, panel)
+        if chart == "training":
+            assert found["line"] >= 1, panel
+            assert found["symbol"] >= 4, panel
         if chart.startswith("sensitivity"):
             assert found["rect"] >= 4 * 2 * 2 - 1, chart
         if chart.startswith("correlations"):
             assert found["rect"] >= 2, chart
     assert {chart for chart, _ in marks} == {
         "profiles",
+        "training",
         "depth",
         "entropy",
         *(f"sensitivity-{m}" for m in ("entropy_norm", "participation_ratio", "effective_rank")),
