@@ -84,6 +84,7 @@ def jobs_file(folder: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_training_is_a_curve_of_the_report(checkpoints: Path, tmp_path: Path) -> None:
     file, root = jobs_file(checkpoints), tmp_path / "lpp"
     runner = CliRunner(env={"COLUMNS": "80"})

@@ -105,15 +105,16 @@ def series_of(
             "--series and --step go with trained weights: those of --untrained-seed are of no "
             "step. Leave one of them out."
         )
+    revision = None if is_local(model) else revision  # a folder has none: it is loaded as it is
     if name is None:
-        if revision is None or is_local(model):
+        if revision is None:
             raise _refused(
                 f"--step {step} goes with --series NAME, which says of which training "
                 f"{model} is a checkpoint."
             )
         name = model
-    if step is None:
-        step = None if revision is None else step_of(revision)
+    if step is None and revision is not None:
+        step = step_of(revision)
     if step is None:
         where = model if revision is None else f"--revision {revision}"
         raise _refused(f"--series {name!r} goes with --step N: {where} names no single step.")
