@@ -27,8 +27,8 @@ def fits(table: Table, columns: Columns) -> bool:
 
 
 def plain_tables(connection: "DuckDBPyConnection", database: str) -> dict[str, Columns]:
-    """Base tables of an attached database. A column that computes its value, or whose default
-    does, is not among them: no declared column is one.
+    """Base tables of an attached database. The type of a column that computes its value, or whose
+    default does, is given as `computed`: the table then fits no declaration.
     """
     found: dict[str, Columns] = {}
     for table, column, kind, computed in connection.execute(
@@ -38,9 +38,7 @@ def plain_tables(connection: "DuckDBPyConnection", database: str) -> dict[str, C
         "WHERE database_name = ? AND schema_name = 'main' ORDER BY table_name, column_index",
         [database],
     ).fetchall():
-        columns = found.setdefault(table, [])
-        if not computed:
-            columns.append((column, kind))
+        found.setdefault(table, []).append((column, "computed" if computed else kind))
     return found
 
 
