@@ -5,6 +5,7 @@ import decimal
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
+from stored import object_path
 
 from lpp.capture.cli.command import main
 from lpp.capture.corpus.carried import MAX_FIELD_BYTES, Carried, carried
@@ -21,8 +23,9 @@ from lpp.capture.engine.run_cache import request_key
 from lpp.capture.jobs.file import parse_jobs
 from lpp.capture.models.spec import ModelSpec
 from lpp.capture.plan.request import CaptureRequest, CorpusSpec
-from lpp.store import Run, open_store
-from lpp.store.errors import InputError
+from lpp.capture.ray.actor import CaptureActor
+from lpp.store import Run, create_store, open_store
+from lpp.store.errors import ConflictError, InputError
 from lpp.store.format.tables import PROMPTS_SCHEMA
 
 ROWS: list[dict[str, Any]] = [
@@ -406,6 +409,49 @@ def test_a_prompt_without_a_token_takes_its_fields_along(
     table = the_run(tmp_path).prompts("field.label")
     assert table["source_row"].to_pylist() == [0, 2]
     assert table["field.label"].to_pylist() == ["the dog", "the fox"]
+
+
+def test_parts_resume_and_repair_leave_them_alone(
+    capture: Callable[..., Result], tiny_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    parts = ("--keep=both", "--shard-mib=1")  # a shard for each prompt
+    assert capture(*parts, "--part=0/2", "--fields=label").exit_code == 0
+    assert capture(*parts, "--part=1/2").exit_code == 0  # asks for less
+    run = the_run(tmp_path)
+    assert run.missing_shards == ()
+    tokens = object_path(Path(run.path) / "shards" / "00001", "tokens.arrow")
+    tokens.write_bytes(tokens.read_bytes()[:-1])
+    words = ["repair", str(tmp_path / "store"), f"--model={tiny_folder('llama')}"]
+    said = CliRunner().invoke(main, words)
+    assert said.exit_code == 0, said.output
+    assert the_run(tmp_path).verify() == []
+    assert the_run(tmp_path).prompts("field.label")["field.label"].to_pylist() == [
+        *("animal", "é", None)
+    ]
+
+
+def test_a_worker_of_ray_writes_them_and_refuses_a_run_without(
+    tiny_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """What runs on each card of a cluster, in this process."""
+    root = create_store(tmp_path / "store").path
+    request = CaptureRequest(
+        model=ModelSpec(id=str(tiny_folder("llama"))),
+        corpus=CorpusSpec(name=str(jsonl(tmp_path / "a.jsonl", ROWS)), fields=("label",)),
+        selection=Selection(prompts=3, min_bytes=0),
+        context=9,
+    )
+    more = replace(request, corpus=replace(request.corpus, fields=("label", "n")))
+    first, second = (CaptureActor(root, asked, "worker", 1) for asked in (request, more))
+    loaded = first.load()
+    assert loaded.carried == ("with id, label", "label is null in 1 of 3 prompts")
+    first.open(loaded.plan.hash)
+    first.close()
+    assert the_run(tmp_path).extra_columns.names == ["id", "field.label"]
+    assert second.load().plan.hash == loaded.plan.hash
+    with pytest.raises(ConflictError, match=r"its prompts carry no field\.n: "):
+        second.open(loaded.plan.hash)
+    second.close()
 
 
 def test_the_key_of_a_request_is_that_of_a_plan(tmp_path: Path) -> None:
