@@ -69,8 +69,8 @@ def prompts_frame(views: Sequence[RunView]) -> pl.DataFrame:
 
 def _prompt_rows(view: RunView) -> pl.DataFrame:
     """Rows of one run, with what its prompts carry."""
-    held = view.run.extra_columns.names
-    more = [n for n in held if n in ("id", "text") or n.startswith(FIELD_PREFIX)]
+    held, shown = view.run.extra_columns.names, arrow_schema("prompts").names
+    more = [name for name in held if name in shown or name.startswith(FIELD_PREFIX)]
     table = pl.DataFrame(pl.from_arrow(view.run.prompts(*more))).head(view.run.n_prompts)
     declared = ("prompt_id", "source_row", "n_tokens", "truncated", "sha256")
     return table.select(pl.lit(view.run.id).alias("run"), *declared, *more)
