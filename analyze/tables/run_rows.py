@@ -54,14 +54,16 @@ def prompts_frame(views: Sequence[RunView]) -> pl.DataFrame:
     frames = [pl.DataFrame(schema=schema), *(_prompt_rows(view) for view in views)]
     kinds: dict[str, set[pl.DataType]] = {}
     for frame in frames:
-        for name, kind in frame.schema.items():
-            kinds.setdefault(name, set()).add(kind)
-    one = {n: kind.pop() if len(kind) == 1 else pl.String() for n, kind in kinds.items()} | schema
+        for column in frame:
+            found = kinds.setdefault(column.name, set())
+            if column.null_count() < len(column):  # one without a value has no type to keep
+                found.add(column.dtype)
+    types = {n: kind.pop() if len(kind) == 1 else pl.String() for n, kind in kinds.items()} | schema
     prompts = pl.concat(
-        [frame.cast({name: one[name] for name in frame.columns}) for frame in frames],
+        [frame.cast({name: types[name] for name in frame.columns}) for frame in frames],
         how="diagonal",
     )
-    columns = field_columns([name.removeprefix(FIELD_PREFIX) for name in one.keys() - schema])
+    columns = field_columns([name.removeprefix(FIELD_PREFIX) for name in types.keys() - schema])
     return prompts.select(
         *schema, *(pl.col(FIELD_PREFIX + name).alias(column) for name, column in columns.items())
     )
