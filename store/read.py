@@ -19,14 +19,13 @@ from lpp.store.arrays.layout import site_array
 from lpp.store.arrays.moments import band_counts
 from lpp.store.arrays.reader import ReadAs
 from lpp.store.checked import Checked, open_checked
-from lpp.store.errors import ErrorKind, FormatError, InputError, NotFoundError
+from lpp.store.errors import ConflictError, ErrorKind, FormatError, InputError, NotFoundError
 from lpp.store.format.commit_record import CommitRecord
 from lpp.store.format.documents import load_json
 from lpp.store.format.keys import (
     COMMIT_KEY,
     HIDDEN_KEY,
     PLAN_KEY,
-    PROMPTS_KEY,
     QUARANTINE_KEY,
     TOKENS_KEY,
 )
@@ -41,6 +40,7 @@ from lpp.store.format.quarantine import (
 from lpp.store.format.tables import PROMPTS_SCHEMA, TOKENS_SCHEMA, check_table
 from lpp.store.moments import MomentsReader
 from lpp.store.objects.place import Place
+from lpp.store.prompts import extra_columns, read_prompts
 from lpp.store.shards import Shard, open_shard, run_directory
 from lpp.store.verify import Problem, verify_run
 
@@ -164,19 +164,49 @@ class Run:
 
     # prompts
 
-    def prompts(self) -> pa.Table:
-        """Every prompt of the plan, (count, 6): `PROMPTS_SCHEMA`."""
-        return self._prompts(PROMPTS_SCHEMA)
+    def prompts(self, *columns: str) -> pa.Table:
+        """Every prompt of the plan, (count, 6): `PROMPTS_SCHEMA`. columns: of `extra_columns`, in
+        that order after the six; NotFoundError for one that the run lacks.
+        """
+        if not columns:
+            return read_prompts(self._checked, self.plan)
+        extra = self.extra_columns
+        if missing := [name for name in columns if name not in extra.names]:
+            held = ", ".join(extra.names) or "none beside those of every run"
+            raise NotFoundError(
+                f"run {self.id}: its prompts have no column {', '.join(map(repr, missing))}; they "
+                f"have {held}."
+            )
+        schema = pa.schema([*PROMPTS_SCHEMA, *map(extra.field, dict.fromkeys(columns))])
+        return read_prompts(self._checked, self.plan, schema)
 
-    def _prompts(self, schema: pa.Schema) -> pa.Table:
-        counted, later = self.plan.prompts, self.commit.format >= 3
-        extra = None if later else 8 * counted.tokens  # format 3: fields of the corpus as well
-        return self._checked.table(PROMPTS_KEY, schema, rows=counted.count, extra=extra)
+    @cached_property
+    def extra_columns(self) -> pa.Schema:
+        """What the prompts of this run carry beside `PROMPTS_SCHEMA`: `id`, `text`, `field.<name>`.
+
+        FormatError(CORRUPT) for such a column of a type that it may not have.
+        """
+        return extra_columns(self._checked)
+
+    def require_columns(self, names: Sequence[str]) -> None:
+        """ConflictError where its prompts lack one of these of `extra_columns`: nothing adds a
+        column to a run.
+        """
+        held = self.extra_columns.names if names else []
+        if missing := [name for name in names if name not in held]:
+            raise ConflictError(
+                f"run {self.id} is in the store already, and its prompts carry no "
+                f"{', '.join(missing)}: that is written when a run begins. Leave --fields and "
+                "--keep-texts out to go on with the run, or use another --store.",
+                kind=ErrorKind.PLAN_DIFFERS,
+            )
 
     @cached_property
     def lengths(self) -> npt.NDArray[np.int64]:
         """(count,) tokens of each prompt."""
-        lengths = self._prompts(_LENGTHS)["n_tokens"].to_numpy().astype(np.int64)
+        lengths = (
+            read_prompts(self._checked, self.plan, _LENGTHS)["n_tokens"].to_numpy().astype(np.int64)
+        )
         if len(lengths) and not 1 <= lengths.min() <= lengths.max() <= self.plan.context:
             raise FormatError(
                 f"{self.path}: a prompt of {lengths.min()} or {lengths.max()} tokens, should be 1 "

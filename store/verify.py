@@ -51,6 +51,7 @@ from lpp.store.objects.locate import objects_at
 from lpp.store.objects.owners import owner_of
 from lpp.store.objects.place import Place
 from lpp.store.objects.protocol import Objects
+from lpp.store.prompts import extra_columns, read_prompts
 from lpp.store.shards import Shard, open_shard, run_directory
 
 
@@ -211,14 +212,13 @@ def _lying(directory: Objects, keep: Collection[str], base: str) -> Iterator[str
 
 def _read_prompts(checked: Checked[CommitRecord], plan: Plan) -> tuple[pa.Table | None, list[str]]:
     """The prompts, and why they are not those of the plan: then None."""
-    counted, later = plan.prompts, checked.record.format >= 3
-    extra = None if later else 8 * counted.tokens
     try:
-        table = checked.table(PROMPTS_KEY, PROMPTS_SCHEMA, rows=counted.count, extra=extra)
+        schema = pa.schema([*PROMPTS_SCHEMA, *extra_columns(checked)])
+        table = read_prompts(checked, plan, schema)
     except FormatError as error:
         return None, [str(error)]
     misfits = prompts_problems(table, plan)
-    return (None if misfits else table), misfits
+    return (None if misfits else table.select(PROMPTS_SCHEMA.names)), misfits
 
 
 def _verify_shard(run: Objects, plan: Plan, index: int, prompts: pa.Table | None) -> list[Problem]:

@@ -57,7 +57,7 @@ from lpp.store.format.limits import MAX_DOCUMENT_BYTES
 from lpp.store.format.plan import Plan, SiteSpec, validate_plan
 from lpp.store.format.quarantine import QUARANTINE_SCHEMA, quarantine_problems
 from lpp.store.format.rows import prompts_problems, tokens_problems
-from lpp.store.format.tables import encode_table
+from lpp.store.format.tables import encode_table, encode_texts
 from lpp.store.objects.locate import objects_at
 from lpp.store.objects.place import Url
 from lpp.store.objects.protocol import Objects
@@ -88,9 +88,10 @@ class ShardContent(Protocol):
 class RunWriter:
     """Creates the run of `plan` in the store at `root`, or goes on with it.
 
-    prompts: (count, 6), `PROMPTS_SCHEMA`. Writers of other shards, and of the same one, may work
-    at once. replacing: shards to write anew though their records are intact. set_aside: texts of
-    the corpus that became no prompt, `TEXTS_SCHEMA`.
+    prompts: (count, 6), `PROMPTS_SCHEMA`, then any columns of `lpp.store.format.prompt_columns`,
+    which are written where the run does not exist yet (`Run.require_columns`). Writers of other
+    shards, and of the same one, may work at once. replacing: shards to write anew though their
+    records are intact. set_aside: texts of the corpus that became no prompt, `TEXTS_SCHEMA`.
     ValueError for prompts, rows or a plan that do not fit together.
     """
 
@@ -373,7 +374,7 @@ def _create_run(
         attempt(directory, keep=(SHARDS_KEY,)) as stage,
     ):
         stage.write(PLAN_KEY, [canonical_json(plan.document)])
-        stage.write(PROMPTS_KEY, [encode_table(prompts)])
+        stage.write(PROMPTS_KEY, [encode_texts(prompts)])
         if set_aside is not None and set_aside.num_rows:
             stage.write(QUARANTINE_KEY, [encode_table(set_aside)])
         stage.commit(record, lambda found: _parsed(found, directory) is not None)

@@ -1,11 +1,16 @@
 """Rows of the runs and prompts tables: what was captured."""
 
+from collections.abc import Sequence
+
 import polars as pl
 
 from lpp.analyze.engine.cache import KERNEL_VERSION
 from lpp.analyze.runs.keys import RunView
+from lpp.sql.schema import arrow_schema
+from lpp.sql.schema.captured import field_columns
 from lpp.store.format.commit_record import checksum
 from lpp.store.format.documents import canonical_json
+from lpp.store.format.prompt_columns import FIELD_PREFIX
 
 
 def run_row(view: RunView) -> dict[str, object]:
@@ -44,7 +49,33 @@ def run_row(view: RunView) -> dict[str, object]:
     }
 
 
-def prompt_rows(view: RunView) -> pl.DataFrame:
-    """The prompts table's rows of one run."""
-    run = pl.lit(view.run.id).alias("run")
-    return view.prompts.select(run, "prompt_id", "source_row", "n_tokens", "truncated", "sha256")
+def prompts_frame(views: Sequence[RunView]) -> pl.DataFrame:
+    """The prompts table of some runs: the declared columns, then a column for each field of their
+    corpora. A field that is of several types is text.
+    """
+    schema = pl.DataFrame(pl.from_arrow(arrow_schema("prompts").empty_table())).schema
+    frames = [pl.DataFrame(schema=schema), *(_prompt_rows(view) for view in views)]
+    kinds: dict[str, set[pl.DataType]] = {}
+    for frame in frames:
+        for column in frame:
+            found = kinds.setdefault(column.name, set())
+            if column.null_count() < len(column):  # one without a value has no type to keep
+                found.add(column.dtype)
+    types = {n: kind.pop() if len(kind) == 1 else pl.String() for n, kind in kinds.items()} | schema
+    prompts = pl.concat(
+        [frame.cast({name: types[name] for name in frame.columns}) for frame in frames],
+        how="diagonal",
+    )
+    columns = field_columns([name.removeprefix(FIELD_PREFIX) for name in types.keys() - schema])
+    return prompts.select(
+        *schema, *(pl.col(FIELD_PREFIX + name).alias(column) for name, column in columns.items())
+    )
+
+
+def _prompt_rows(view: RunView) -> pl.DataFrame:
+    """Rows of one run, with what its prompts carry."""
+    held, shown = view.run.extra_columns.names, arrow_schema("prompts").names
+    more = [name for name in held if name in shown or name.startswith(FIELD_PREFIX)]
+    table = pl.DataFrame(pl.from_arrow(view.run.prompts(*more))).head(view.run.n_prompts)
+    declared = ("prompt_id", "source_row", "n_tokens", "truncated", "sha256")
+    return table.select(pl.lit(view.run.id).alias("run"), *declared, *more)

@@ -3,11 +3,14 @@
 Cheap checks come first: the corpus is read and the prompts are chosen before a model loads.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 import pyarrow as pa
 
 from lpp.capture.backends.open import open_backend
+from lpp.capture.corpus.carried import carried
 from lpp.capture.corpus.open import open_corpus
 from lpp.capture.corpus.passages import Corpus, Passage
 from lpp.capture.corpus.prompts import token_counter, tokenise
@@ -27,10 +30,12 @@ class Prepared:
 
     plan: Plan
     prompts: pa.Table
-    """Of the whole plan, `PROMPTS_SCHEMA`."""
+    """Of the whole plan: `PROMPTS_SCHEMA`, then what the prompts carry."""
     backend: Backend
     set_aside: pa.Table
     """Texts of the corpus that became no prompt, `lpp.store.format.quarantine.TEXTS_SCHEMA`."""
+    carried: Sequence[str] = ()
+    """What the prompts carry, in words, a line each."""
 
     def close(self) -> None:
         """Nothing runs on the model any more."""
@@ -47,25 +52,37 @@ def prepare(
     Raises InputError for what the request gets wrong, MachineError for what the machine lacks.
     """
     corpus, passages = choose_passages(request.corpus, request.selection)
+    beside = carried(corpus, passages, keep_texts=request.corpus.keep_texts)
     backend = open_backend(request, progress=progress, quiet=quiet)
     try:
         check_requests()  # vLLM's start drops an interrupt at some moments
         refused = corpus.refused
         prompts = tokenise(passages, backend.model.tokenizer, request.context, refused)
-        passages = [passage for passage in passages if passage.source_row not in refused]
+        kept = [passage.source_row not in refused for passage in passages]
+        passages = list(compress(passages, kept))
         plan = make_plan(
             request=request, corpus=corpus, passages=passages, backend=backend, prompts=prompts
         )
     except BaseException:
         backend.close()
         raise
-    return Prepared(plan=plan, prompts=prompts, backend=backend, set_aside=refused.table())
+    return Prepared(
+        plan=plan,
+        prompts=beside.of(kept).beside(prompts),
+        backend=backend,
+        set_aside=refused.table(),
+        carried=beside.lines(),
+    )
 
 
 def choose_passages(spec: CorpusSpec, selection: Selection) -> tuple[Corpus, list[Passage]]:
     """The corpus and the texts that the selection takes; no look at the model under test."""
     corpus = open_corpus(
-        spec.name, revision=spec.revision, split=spec.split, text_field=spec.text_field
+        spec.name,
+        revision=spec.revision,
+        split=spec.split,
+        text_field=spec.text_field,
+        fields=spec.fields,
     )
     counter = None
     if selection.count_with is not None:

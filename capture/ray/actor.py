@@ -25,6 +25,8 @@ class Loaded:
     plan: Plan
     lengths: npt.NDArray[np.int32]
     """(P,) tokens of each prompt."""
+    carried: tuple[str, ...] = ()
+    """What the prompts carry, a line each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +59,9 @@ class CaptureActor:
         self._prepared = prepare(self._request)
         self._end.callback(self._prepared.close)
         lengths = self._prepared.prompts["n_tokens"].to_numpy()
-        return Loaded(plan=self._prepared.plan, lengths=lengths)
+        return Loaded(
+            plan=self._prepared.plan, lengths=lengths, carried=tuple(self._prepared.carried)
+        )
 
     def open(self, plan_hash: str) -> None:
         """Make the run, or find it. plan_hash: of the plan that all capture."""
@@ -69,6 +73,7 @@ class CaptureActor:
         if ready.plan.hash != plan_hash:
             raise ValueError(f"plan {ready.plan.hash[:8]}, not {plan_hash[:8]}")
         self._writer = RunWriter(self._root, ready.plan, ready.prompts, set_aside=ready.set_aside)
+        self._writer.run.require_columns(self._request.corpus.columns)
         self._end.enter_context(at_work(self._writer.run.path / SHARDS_KEY, self._name))
 
     def capture(self, shards: Sequence[int]) -> HandResult:

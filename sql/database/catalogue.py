@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from lpp.sql.schema.columns import Table
+from lpp.sql.schema.columns import MORE_TYPES, Table
 from lpp.sql.schema.tables import TABLES
 from lpp.store.objects.place import Place
 
@@ -18,9 +18,32 @@ def declared_columns(table: Table) -> Columns:
     return [(column.name, column.type) for column in table.columns]
 
 
+def fits(table: Table, columns: Columns) -> bool:
+    """Whether `columns` are those of `table`, of this release or of one before, and any further
+    ones such as it may have.
+    """
+    first, more = _split(table, columns)
+    expected = [c for c in declared_columns(table) if c[0] not in table.added or c in first]
+    names = {column.name for column in table.columns}
+    allowed = bool(table.more) and all(n not in names and t in MORE_TYPES for n, t in more)
+    return first == expected and (allowed or not more)
+
+
+def further_columns(table: Table, columns: Columns) -> Columns:
+    """Those of `columns`, which fit `table`, that it does not declare."""
+    return _split(table, columns)[1]
+
+
+def _split(table: Table, columns: Columns) -> tuple[Columns, Columns]:
+    """Declared columns and further ones. The declared come first."""
+    declared = declared_columns(table)
+    count = next((i for i, c in enumerate(columns) if c not in declared), len(columns))
+    return columns[:count], columns[count:]
+
+
 def plain_tables(connection: "DuckDBPyConnection", database: str) -> dict[str, Columns]:
-    """Base tables of an attached database. A column that computes its value, or whose default
-    does, is not among them: the table then fits no declaration.
+    """Base tables of an attached database. The type of a column that computes its value, or whose
+    default does, is given as `computed`: the table then fits no declaration.
     """
     found: dict[str, Columns] = {}
     for table, column, kind, computed in connection.execute(
@@ -30,17 +53,8 @@ def plain_tables(connection: "DuckDBPyConnection", database: str) -> dict[str, C
         "WHERE database_name = ? AND schema_name = 'main' ORDER BY table_name, column_index",
         [database],
     ).fetchall():
-        columns = found.setdefault(table, [])
-        if not computed:
-            columns.append((column, kind))
+        found.setdefault(table, []).append((column, "computed" if computed else kind))
     return found
-
-
-def fits(found: Columns, table: Table) -> bool:
-    """Whether `found` are the columns of `table`, of this release or of one before."""
-    added = [column for column in declared_columns(table) if column[0] in table.added]
-    older = [column for column in declared_columns(table) if column not in added]
-    return found == older + [column for column in added if column in found]
 
 
 def other_objects(connection: "DuckDBPyConnection", database: str) -> list[str]:
@@ -69,4 +83,4 @@ def outdated_tables(root: Place) -> list[str]:
 
     with connect(root, token_stats=False) as connection:
         found = plain_tables(connection, DATABASE)
-    return [name for name, table in TABLES.items() if not fits(found.get(name, []), table)]
+    return [name for name, table in TABLES.items() if not fits(table, found.get(name, []))]

@@ -4,13 +4,17 @@ What a column means and its unit are part of the declaration. The database keeps
 column's comment.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 SqlType = Literal[
     "BOOLEAN", "INTEGER", "BIGINT", "FLOAT", "DOUBLE", "VARCHAR", "JSON", "INTEGER[]", "VARCHAR[]"
 ]
 """DuckDB types in use; each has one Arrow type in `arrow_schema`."""
+
+MORE_TYPES: Final[tuple[SqlType, ...]] = ("VARCHAR", "BIGINT", "DOUBLE", "BOOLEAN")
+"""Types of columns that no declaration names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,13 @@ class Table:
     columns: tuple[Column, ...]
     added: frozenset[str] = frozenset()
     """Columns that databases of earlier releases lack. Null where a row came from there."""
+    more: str = ""
+    """What further columns are, of `MORE_TYPES`; empty: none may follow."""
+
+    def with_more(self, columns: Iterable[tuple[str, SqlType]]) -> "Table":
+        """The table with these further columns (name and type)."""
+        further = (Column(name, kind, self.more) for name, kind in columns)
+        return replace(self, columns=(*self.columns, *further))
 
 
 RUN: Final = Column("run", "VARCHAR", "run id: model and first 8 digits of its plan's hash")

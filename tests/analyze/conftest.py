@@ -2,7 +2,7 @@
 
 import itertools
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,7 @@ def make_run(tmp_path: Path) -> MakeRun:
         untrained_seed: int | None = None,
         series: Series | None = None,
         first_row: int = 100,
+        carried: Mapping[str, Sequence[Any]] | None = None,
         scale: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]] = lambda rows: rows,
     ) -> Made:
         root = root or tmp_path / "store"
@@ -102,6 +103,9 @@ def make_run(tmp_path: Path) -> MakeRun:
             untrained_seed=untrained_seed,
             series=series,
         )
+        for name, values in (carried or {}).items():
+            array = values if isinstance(values, pa.Array) else pa.array(values)
+            table = table.append_column(name, array)
         writer = RunWriter(root, plan, table)
         for index, (first, end) in enumerate(itertools.pairwise(plan.shards)):
             if shards is None or index in shards:
