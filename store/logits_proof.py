@@ -77,7 +77,7 @@ def check_logits(run: Run, *, tokens: int = TOKENS) -> LogitsCheck | None:
             problem=f"its matrix has {head.width} columns, final has {run.site('final').width}",
         )
     rows, stored = _sample(run, tokens)
-    return _compare(head, rows, stored) if len(rows) else None
+    return compare_logits(head, rows, stored) if len(rows) else None
 
 
 def logits_problems(run: Run, check: LogitsCheck | None) -> list[Problem]:
@@ -92,10 +92,10 @@ def logits_problems(run: Run, check: LogitsCheck | None) -> list[Problem]:
     return [Problem(where=where, what=what)]
 
 
-def _compare(
+def compare_logits(
     head: Head, rows: npt.NDArray[np.float32], stored: npt.NDArray[np.float32]
 ) -> LogitsCheck:
-    """rows: (n, d) of `final`. stored: (n, 2) entropy and log_z."""
+    """Entropy and log_z of the logits of `rows`, (n, d), against those `stored`, (n, 2)."""
     difference = np.empty(stored.shape)
     allowed = np.empty(stored.shape)
     for tile, logits in head.tiles(rows):

@@ -261,16 +261,19 @@ def head_name(plan: Plan) -> str:
     return _name(head_model(plan))
 
 
-def holds_head(root: Objects, plan: Plan) -> bool:
-    """Whether the store holds the head of the plan's model, and its matrix; compares no object.
+def head_directories(root: Objects, plan: Plan) -> tuple[str, ...]:
+    """The directories of the head of the plan's model and of its matrix, relative to the store;
+    none unless both are committed. Compares no object.
 
     FormatError(UNSUPPORTED_VERSION) for a newer release's.
     """
     name = head_name(plan)
     if not holds_shared(root, HEADS_KEY, name, HeadRecord):
-        return False
+        return ()
     found = open_shared(root, HEADS_KEY, name, HeadRecord)
-    return found is not None and not any(head_problems(found))
+    if found is None or any(head_problems(found)):
+        return ()
+    return f"{HEADS_KEY}/{name}", f"{MATRICES_KEY}/{found.record.matrix}"
 
 
 def commit_head(root: Objects, plan: Plan, content: HeadContent) -> str:
