@@ -223,8 +223,8 @@ def test_repeating_the_command_writes_a_head_that_is_missing(
 def test_of_several_processes_the_first_keeps_the_head(
     command: Callable[..., Result], tmp_path: Path
 ) -> None:
-    assert "head: 131 x 48" in command("--part=2/2").stderr
-    assert "head:" not in command("--part=1/2").stderr
+    assert "head: 131 x 48" in command("--part=1/2").stderr
+    assert "head:" not in command("--part=0/2").stderr
     assert verify(tmp_path / "lpp").exit_code == 0
 
 
