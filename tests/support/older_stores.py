@@ -12,6 +12,8 @@ from stored import object_path
 from lpp.store.format.documents import indented_json
 from lpp.store.format.keys import (
     COMMIT_KEY,
+    HEADS_KEY,
+    MATRICES_KEY,
     PLAN_KEY,
     QUARANTINE_KEY,
     ROOT_KEY,
@@ -28,6 +30,8 @@ def as_format_1(root: Path) -> None:
     used: all of a run that keeps moments, and a shard that sets prompts aside.
     """
     _indent(root / ROOT_KEY)
+    for folder in (HEADS_KEY, MATRICES_KEY):  # format 3
+        shutil.rmtree(root / folder, ignore_errors=True)
     for record in sorted(root.rglob(COMMIT_KEY)):
         _flatten(record.parent)
     for run in root.glob("runs/*"):
