@@ -1,7 +1,7 @@
 """One run as it lies in a store: its plan, its prompts, the rows of its committed shards.
 
 Reading is bounded in memory: a block of rows at a time, never a whole shard. Everything comes
-through `lpp.store.checked`, so that altered bytes never become numbers.
+through `lpp.store.committed.checked`, so that altered bytes never become numbers.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,8 @@ import pyarrow.dataset as ds
 from lpp.store.arrays.layout import site_array
 from lpp.store.arrays.moments import band_counts
 from lpp.store.arrays.reader import ReadAs
-from lpp.store.checked import Checked, open_checked
+from lpp.store.committed.checked import Checked, open_checked
+from lpp.store.committed.compare import Problem
 from lpp.store.errors import ErrorKind, FormatError, InputError, NotFoundError
 from lpp.store.format.commit_record import CommitRecord
 from lpp.store.format.documents import load_json
@@ -42,7 +43,7 @@ from lpp.store.format.tables import PROMPTS_SCHEMA, TOKENS_SCHEMA, check_table
 from lpp.store.moments import MomentsReader
 from lpp.store.objects.place import Place
 from lpp.store.shards import Shard, open_shard, run_directory
-from lpp.store.verify import Problem, verify_run
+from lpp.store.verify import verify_run
 
 if TYPE_CHECKING:
     import zarr

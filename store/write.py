@@ -36,7 +36,7 @@ from lpp.store.arrays.moments import (
     scatter_array,
     scatter_rows,
 )
-from lpp.store.commit import Attempt, attempt, sweep
+from lpp.store.committed.commit import Attempt, attempt, sweep
 from lpp.store.errors import ConflictError, ErrorKind, FormatError, InputError
 from lpp.store.format.commit_record import CommitRecord, undamaged_record
 from lpp.store.format.documents import canonical_json, validate_document, wide_integers

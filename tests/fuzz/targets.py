@@ -28,7 +28,7 @@ from lpp.store import open_store
 from lpp.store.arrays.chunk_index import index_bytes
 from lpp.store.arrays.layout import ArrayLayout, parse_layout, site_array
 from lpp.store.arrays.reader import BytesSource, check_objects, read_rows
-from lpp.store.checked import open_checked
+from lpp.store.committed.checked import open_checked
 from lpp.store.errors import ErrorKind, FormatError, LppError
 from lpp.store.format.commit_record import (
     ChunkRecord,
