@@ -17,6 +17,7 @@ from lpp.capture.engine.outcome import Outcome
 from lpp.capture.engine.prepare import Prepared, prepare
 from lpp.capture.engine.run_cache import no_writer_at, remember, request_key
 from lpp.capture.engine.stopping import Stop, stoppable
+from lpp.capture.engine.vocabulary import keep_vocabulary
 from lpp.capture.plan.batches import tokens_of
 from lpp.capture.plan.parts import WHOLE, Part
 from lpp.capture.plan.planning import shard_bytes
@@ -79,6 +80,8 @@ def capture_into(
         store = create_store(root)
         writer = RunWriter(store.path, plan, prepared.prompts, set_aside=prepared.set_aside)
         remember(store, key, plan.run_id)
+        model = prepared.backend.model
+        keep_vocabulary(store.path, model.tokenizer_info, model.tokenizer)
         click.echo(f"  into {writer.run.path}", err=True)
         return _capture(prepared, writer, part, todo, stop)
 

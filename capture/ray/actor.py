@@ -60,7 +60,8 @@ class CaptureActor:
         return Loaded(plan=self._prepared.plan, lengths=lengths)
 
     def open(self, plan_hash: str) -> None:
-        """Make the run, or find it. plan_hash: of the plan that all capture."""
+        """Make the run, or find it, and the vocabulary. plan_hash: of the plan that all capture."""
+        from lpp.capture.engine.vocabulary import keep_vocabulary
         from lpp.store import RunWriter
         from lpp.store.format.keys import SHARDS_KEY
         from lpp.store.heartbeat import at_work
@@ -69,6 +70,8 @@ class CaptureActor:
         if ready.plan.hash != plan_hash:
             raise ValueError(f"plan {ready.plan.hash[:8]}, not {plan_hash[:8]}")
         self._writer = RunWriter(self._root, ready.plan, ready.prompts, set_aside=ready.set_aside)
+        model = ready.backend.model
+        keep_vocabulary(self._root, model.tokenizer_info, model.tokenizer)
         self._end.enter_context(at_work(self._writer.run.path / SHARDS_KEY, self._name))
 
     def capture(self, shards: Sequence[int]) -> HandResult:
