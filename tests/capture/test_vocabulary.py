@@ -1,11 +1,14 @@
 """The tokens of a tokenizer: their bytes are those of the texts, whatever alphabet it writes in."""
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import pyarrow as pa
 import pytest
 import transformers
+from stored import stored_objects
 from tokenizers import (
     AddedToken,
     Tokenizer,
@@ -17,9 +20,19 @@ from tokenizers import (
 )
 
 from lpp.capture.corpus.pydoc import pydoc_passages
+from lpp.capture.corpus.selection import Selection
+from lpp.capture.engine.run import capture_into
+from lpp.capture.engine.run_cache import skip_finished
+from lpp.capture.engine.vocabulary import keep_vocabulary
 from lpp.capture.models.load import load_tokenizer
+from lpp.capture.models.spec import ModelSpec
 from lpp.capture.models.vocabulary import vocabulary
+from lpp.capture.plan.parts import WHOLE
+from lpp.capture.plan.request import CaptureRequest, CorpusSpec
+from lpp.store import create_store, open_store
+from lpp.store.format.plan import TokenizerInfo
 from lpp.store.format.tables import VOCABULARY_SCHEMA
+from lpp.store.shared.vocabularies import read_vocabulary
 
 TEXTS = (
     "The quick brown fox\njumps over  the lazy dog.\r\n\tIt's 3 or 4: naïve café, 日本語, 🙂!",
@@ -227,3 +240,61 @@ def test_a_tokenizer_in_python_gives_texts_alone() -> None:
     assert [(row["bytes"], row["text"]) for row in rows.values()] == [
         (None, "<unk>"), (None, "word"), (None, "?"),
     ]  # fmt: skip
+
+
+# What a store gets
+
+
+@pytest.fixture
+def request_(tiny_folder: Callable[[str], Path], tmp_path: Path) -> CaptureRequest:
+    corpus = tmp_path / "texts.txt"
+    corpus.write_text("the dog and the fox\n\nevery layer")
+    return CaptureRequest(
+        model=ModelSpec(id=str(tiny_folder("gpt2"))),
+        corpus=CorpusSpec(name=str(corpus)),
+        selection=Selection(prompts=2, min_bytes=0),
+        context=20,
+    )
+
+
+def captured(root: Path) -> pa.Table | None:
+    (run,) = open_store(root).runs.values()
+    return run.vocabulary()
+
+
+def test_capture_writes_it_with_a_run(
+    request_: CaptureRequest, tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    root = tmp_path / "store"
+    capture_into(str(root), request_)
+    found = captured(root)
+    assert found is not None
+    assert found.equals(vocabulary(tiny_tokenizer))
+    assert found.num_rows == len(tiny_tokenizer)
+    before = stored_objects(root)
+    capture_into(str(root), request_)
+    assert stored_objects(root) == before
+
+
+def test_a_repeated_command_adds_it_to_an_older_run(
+    request_: CaptureRequest, tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    root = tmp_path / "store"
+    capture_into(str(root), request_)
+    shutil.rmtree(root / "vocabularies")
+    outcome = skip_finished(str(root), request_, WHOLE)
+    assert outcome is not None
+    found = captured(root)
+    assert found is not None
+    assert found.equals(vocabulary(tiny_tokenizer))
+
+
+def test_a_tokenizer_that_cannot_be_listed_costs_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = create_store(tmp_path / "store")
+    info = TokenizerInfo(id="odd", fingerprint="f", size=3)
+    keep_vocabulary(store.path, info, object())
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("  tokens of odd stay numbers: the tokenizer cannot list them (Attr")
+    assert read_vocabulary(store.path, "f") is None

@@ -16,6 +16,7 @@ from lpp.store.format.keys import (
     QUARANTINE_KEY,
     ROOT_KEY,
     TOKENS_KEY,
+    VOCABULARIES_KEY,
 )
 from lpp.store.format.tables import TOKENS_SCHEMA, encode_table, read_table
 
@@ -25,8 +26,10 @@ def as_format_1(root: Path) -> None:
 
     Objects lie right in their directories, documents are indented, arrays do not name their
     dimensions, records have no checksums by chunk. Format 1, or 2 where one of its additions is
-    used: all of a run that keeps moments, and a shard that sets prompts aside.
+    used: all of a run that keeps moments, and a shard that sets prompts aside. Runs share nothing.
     """
+    for folder in (VOCABULARIES_KEY,):
+        shutil.rmtree(root / folder, ignore_errors=True)
     _indent(root / ROOT_KEY)
     for record in sorted(root.rglob(COMMIT_KEY)):
         _flatten(record.parent)
