@@ -72,3 +72,16 @@ TOKEN_STATS: Final = Table(
     ),
 )
 """The view over every run's token statistics that `lpp.sql.connect` adds to the tables."""
+
+VOCABULARY: Final = Table(
+    "vocabulary",
+    "one row per run and token of its tokenizer, read from the store",
+    ("run", "token_id"),
+    (
+        RUN,
+        Column("token_id", "INTEGER", "as in token_stats, where top1_id is one, too"),
+        Column("token", "VARCHAR", "in words; U+FFFD for part of a character"),
+        Column("bytes", "BLOB", "of the text; null: of none (special tokens), or not known"),
+    ),
+)
+"""The view over the vocabularies of the runs' tokenizers that `lpp.sql.connect` adds."""
