@@ -25,14 +25,14 @@ def register_vocabulary(connection: "DuckDBPyConnection", root: Place) -> None:
     """
     tokens, runs = _tables(root)
     connection.execute(f"CREATE SCHEMA {_SCHEMA}")
-    for name, rows in (("tokens", tokens), ("runs", runs)):
+    for name, rows in (("tokens", tokens), ("tokenizers", runs)):
         connection.register("incoming", rows)
         connection.execute(f"CREATE TABLE {_SCHEMA}.{name} AS FROM incoming")
         connection.unregister("incoming")
     connection.execute(
         f"CREATE TEMP VIEW {VOCABULARY.name} AS "
         "SELECT run, id AS token_id, text AS token, bytes "
-        f"FROM {_SCHEMA}.runs JOIN {_SCHEMA}.tokens USING (tokenizer)"
+        f"FROM {_SCHEMA}.tokenizers JOIN {_SCHEMA}.tokens USING (tokenizer)"
     )
 
 

@@ -1,8 +1,9 @@
 -- Which tokens surprised each model most?
 -- Read: the ten next tokens of a run with the smallest probability. token came at position (from
---   0) of the text in source_row of the corpus, where the model expected the token in expected;
---   surprisal is -ln p, in nats, and entropy what the model expected on average; next_rank 1 would
---   be its first choice. A token is its id where the store has no vocabulary of the tokenizer.
+--   0) of the text in source_row of the corpus, and expected is the likeliest token there; a space
+--   before a word is part of its token. surprisal is -ln p, in nats, and entropy what the model
+--   expected on average; next_rank 1 would be its first choice. A token is its id where the store
+--   has no vocabulary of the tokenizer: repeat the capture command.
 -- Empty: no token is there whose next one is known. Capture: lpp-capture run --store STORE
 WITH least AS (  -- a heap of ten per run, in one pass over the tokens
   SELECT

@@ -81,7 +81,7 @@ VOCABULARY: Final = Table(
         RUN,
         Column("token_id", "INTEGER", "as in token_stats, where top1_id is one, too"),
         Column("token", "VARCHAR", "in words; U+FFFD for part of a character"),
-        Column("bytes", "BLOB", "of the text; null: of none (special tokens), or not known"),
+        Column("bytes", "BLOB", "in the text; null: none (a special token), or unknown"),
     ),
 )
 """The view over the vocabularies of the runs' tokenizers that `lpp.sql.connect` adds."""
