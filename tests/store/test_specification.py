@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from lpp.store.arrays.moments import MOMENTS_SCHEMA
-from lpp.store.format.commit_record import CommitRecord, ScoresRecord
+from lpp.store.format.commit_record import CommitRecord, ScoresRecord, VocabularyRecord
 from lpp.store.format.plan import Plan
 from lpp.store.format.quarantine import QUARANTINE_SCHEMA, TEXTS_SCHEMA
 from lpp.store.format.tables import (
@@ -19,6 +19,7 @@ from lpp.store.format.tables import (
     PROMPTS_SCHEMA,
     SCORES_SCHEMA,
     TOKENS_SCHEMA,
+    VOCABULARY_SCHEMA,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -52,6 +53,7 @@ def described(heading: str) -> dict[str, str]:
         ("**In a run**", TEXTS_SCHEMA),
         ("`moments.arrow` has", MOMENTS_SCHEMA),
         ("`scores.arrow` is sorted", SCORES_SCHEMA),
+        ("`vocabulary.arrow` has", VOCABULARY_SCHEMA),
     ],
 )
 def test_columns(heading: str, schema: pa.Schema) -> None:
@@ -93,10 +95,14 @@ def test_record_fields() -> None:
     assert {name: "optional" in kind for name, kind in told.items()} == expected
 
 
-def test_scores_record_fields() -> None:
-    names = [row[0] for row in rows_after("The record:") if len(row) > 1]
+@pytest.mark.parametrize(
+    ("heading", "record"),
+    [("## 7. Benchmark scores", ScoresRecord), ("### vocabularies/", VocabularyRecord)],
+)
+def test_fields_of_other_records(heading: str, record: type[Any]) -> None:
+    names = [row[0] for row in rows_after(heading) if len(row) > 1]
     told = set(re.findall(r"`(\w+)`", " ".join(names)))
-    assert told == {field.name for field in fields(ScoresRecord)}
+    assert told == {field.name for field in fields(record)}
 
 
 def test_sections_that_the_code_names_exist() -> None:
