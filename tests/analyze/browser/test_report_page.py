@@ -38,6 +38,7 @@ def test_page_opens_from_disk_without_a_network_or_an_error(
         "How profiles differ, and whether by more than noise",
         "Where in depth",
         "How steady under prefix, context, sample and corpus",
+        "Which tokens surprised each model",
         "How it relates to benchmarks",
         "What to distrust",
         "Saved queries",
