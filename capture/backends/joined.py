@@ -22,6 +22,7 @@ from lpp.capture.plan.request import CaptureRequest
 from lpp.store.commands.progress import SILENT, Progress
 from lpp.store.errors import ErrorKind, InputError, MachineError
 from lpp.store.format.plan import ComputeInfo
+from lpp.store.shared.heads import HeadContent
 
 
 class JoinedBackend:
@@ -95,6 +96,10 @@ class JoinedBackend:
             yield replace(
                 states, statistics=logits.statistics, failed={**states.failed, **logits.failed}
             )
+
+    def head(self) -> HeadContent | str:
+        """Of the model in transformers, whose `final` is kept."""
+        return self._hidden.head()
 
     def close(self) -> None:
         """Give the memory of both back."""

@@ -31,6 +31,7 @@ from lpp.capture.backends.logit_statistics import logit_statistics
 from lpp.capture.backends.moments import ShardMoments
 from lpp.capture.models.anatomy import forward_inputs, input_device
 from lpp.capture.models.find_sites import check_sites, find_sites
+from lpp.capture.models.head import head_content
 from lpp.capture.models.load import load_model
 from lpp.capture.models.machine import out_of_memory
 from lpp.capture.models.sites import SiteModules, Sites, hooked
@@ -44,6 +45,7 @@ from lpp.store.commands.progress import SILENT, Progress
 from lpp.store.errors import ErrorKind, MachineError
 from lpp.store.format.plan import ComputeInfo
 from lpp.store.format.tables import STATISTICS, TOKENS_SCHEMA
+from lpp.store.shared.heads import HeadContent
 
 HOPELESS: Final = 8
 """Prompts that may fail alone before any has run: then it is the model that does not fit."""
@@ -99,6 +101,10 @@ class TorchBackend:
     def allocate(self, size: int) -> npt.NDArray[np.uint8]:
         """Host memory, page-locked where the model is on a GPU."""
         return plain_memory(size) if self._device.type == "cpu" else pinned_memory(size)
+
+    def head(self) -> HeadContent | str:
+        """The unembedding, in host memory; why there is none to keep."""
+        return head_content(self._unembed)
 
     def close(self) -> None:
         """The model goes with its last reference."""

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from lpp.store.arrays.layout import Rows
 from lpp.store.arrays.moments import SiteMoments
 from lpp.store.format.plan import ComputeInfo, Keep, MomentsDtype, Plan, StoredDtype
+from lpp.store.shared.heads import HeadContent
 
 if TYPE_CHECKING:
     from lpp.capture.models.sites import Sites
@@ -111,6 +112,11 @@ class Backend(Protocol):
 
     def capture(self, batches: Iterable[Batch], outputs: Outputs) -> Iterator[Captured]:
         """Run every batch, in order; may run ahead of what it has yielded, by one batch."""
+
+    def head(self) -> HeadContent | str:
+        """What makes logits of `final`, in host memory, to be kept in the store; where there is
+        none to keep, why, in a few words. Costs a copy of the matrix.
+        """
 
     def close(self) -> None:
         """Give the model's memory back."""

@@ -8,7 +8,7 @@ store's own protocol: a shard that two actors made is committed once.
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,9 @@ import numpy.typing as npt
 from lpp.capture.plan.request import CaptureRequest
 from lpp.store.format.plan import Plan
 from lpp.store.objects.place import Place
+
+if TYPE_CHECKING:
+    from lpp.capture.engine.heads import KeptHead
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +62,9 @@ class CaptureActor:
         lengths = self._prepared.prompts["n_tokens"].to_numpy()
         return Loaded(plan=self._prepared.plan, lengths=lengths)
 
-    def open(self, plan_hash: str) -> None:
-        """Make the run, or find it, and the vocabulary. plan_hash: of the plan that all capture."""
+    def open(self, plan_hash: str) -> "KeptHead":
+        """Make the run, or find it; keep head and vocabulary. plan_hash: of what all capture."""
+        from lpp.capture.engine.heads import keep_head
         from lpp.capture.engine.vocabulary import keep_vocabulary
         from lpp.store import RunWriter
         from lpp.store.format.keys import SHARDS_KEY
@@ -73,6 +77,7 @@ class CaptureActor:
         model = ready.backend.model
         keep_vocabulary(self._root, model.tokenizer_info, model.tokenizer)
         self._end.enter_context(at_work(self._writer.run.path / SHARDS_KEY, self._name))
+        return keep_head(self._root, ready.plan, self._request, ready.backend)
 
     def capture(self, shards: Sequence[int]) -> HandResult:
         """Capture those of `shards` that are not committed yet."""

@@ -12,12 +12,9 @@ from lpp.store.objects.locate import objects_at
 from lpp.store.objects.place import Url
 from lpp.store.objects.protocol import Objects
 from lpp.store.shared.directory import SharedDirectory
+from lpp.store.shared.heads import head_problems
+from lpp.store.shared.matrices import matrix_problems
 from lpp.store.shared.vocabularies import vocabulary_problems
-
-
-def _nothing(found: SharedDirectory[Any]) -> Iterator[str]:
-    """Of a kind whose bytes are all that can be wrong."""
-    yield from ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,13 +23,13 @@ class SharedKind:
 
     folder: str
     record: type[Any]
-    problems: Callable[[SharedDirectory[Any]], Iterator[str]] = _nothing
+    problems: Callable[[SharedDirectory[Any]], Iterator[str]]
     """What is wrong with a directory whose bytes are those that were committed."""
 
 
 SHARED: Final = (
-    SharedKind(folder=MATRICES_KEY, record=MatrixRecord),
-    SharedKind(folder=HEADS_KEY, record=HeadRecord),
+    SharedKind(folder=MATRICES_KEY, record=MatrixRecord, problems=matrix_problems),
+    SharedKind(folder=HEADS_KEY, record=HeadRecord, problems=head_problems),
     SharedKind(folder=VOCABULARIES_KEY, record=VocabularyRecord, problems=vocabulary_problems),
 )
 """Every kind; what names a directory of another kind comes after it."""

@@ -12,6 +12,8 @@ from stored import object_path
 from lpp.store.format.documents import indented_json
 from lpp.store.format.keys import (
     COMMIT_KEY,
+    HEADS_KEY,
+    MATRICES_KEY,
     PLAN_KEY,
     QUARANTINE_KEY,
     ROOT_KEY,
@@ -28,7 +30,7 @@ def as_format_1(root: Path) -> None:
     dimensions, records have no checksums by chunk. Format 1, or 2 where one of its additions is
     used: all of a run that keeps moments, and a shard that sets prompts aside. Runs share nothing.
     """
-    for folder in (VOCABULARIES_KEY,):
+    for folder in (HEADS_KEY, MATRICES_KEY, VOCABULARIES_KEY):
         shutil.rmtree(root / folder, ignore_errors=True)
     _indent(root / ROOT_KEY)
     for record in sorted(root.rglob(COMMIT_KEY)):
