@@ -31,6 +31,7 @@ __all__ = [
     "add_vocabulary",
     "holds_vocabulary",
     "read_vocabulary",
+    "vocabulary_name",
     "vocabulary_problems",
 ]
 
