@@ -38,7 +38,9 @@ class LogitsCheck:
     A float32 product on the edge between two values of bfloat16 or float16 may be rounded the other
     way than in the model's kernel. So most tokens agree to the rounding of float32, and some differ
     by what a unit in the last place explains. With the bound u on the difference of each logit
-    (`Head.error_bound`) ln of the sum is within u, and the entropy within u (ln(V) / 2 + 1).
+    (`Head.error_bound`) ln of the sum is within u, and the entropy within u (ln(V) / 2 + 1). Both
+    are the same for the rows of a matrix in another order: so the logit of the token that was the
+    most likely is compared with the largest, and is within 2 u.
     """
 
     tokens: int
@@ -92,63 +94,99 @@ def logits_problems(run: Run, check: LogitsCheck | None) -> list[Problem]:
     return [Problem(where=where, what=what)]
 
 
-def compare_logits(
-    head: Head, rows: npt.NDArray[np.float32], stored: npt.NDArray[np.float32]
-) -> LogitsCheck:
-    """Entropy and log_z of the logits of `rows`, (n, d), against those `stored`, (n, 2)."""
-    difference = np.empty(stored.shape)
-    allowed = np.empty(stored.shape)
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """Some columns of `tokens.arrow`, (n,) each."""
+
+    entropy: npt.NDArray[np.float32]
+    log_z: npt.NDArray[np.float32]
+    top1_id: npt.NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.top1_id)
+
+    def __getitem__(self, rows: Any) -> "Stored":
+        return Stored(**{name: getattr(self, name)[rows] for name in COLUMNS})
+
+
+COLUMNS: Final = ("entropy", "log_z", "top1_id")
+"""Of `Stored`."""
+
+_NONE: Final = Stored(
+    entropy=np.empty(0, np.float32),
+    log_z=np.empty(0, np.float32),
+    top1_id=np.empty(0, np.int32),
+)
+
+
+def compare_logits(head: Head, rows: npt.NDArray[np.float32], stored: Stored) -> LogitsCheck:
+    """What `head` makes of `rows`, (n, d) of `final`, against the columns of the same tokens."""
+    difference = np.empty((3, len(rows)))
+    allowed = np.empty((3, len(rows)))
     for tile, logits in head.tiles(rows):
-        made = np.stack(entropy_and_log_z(logits), axis=1)
-        difference[tile] = np.abs(made.astype(np.float64) - stored[tile])
+        told = stored[tile]
+        entropy, log_z = (values.astype(np.float64) for values in entropy_and_log_z(logits))
         bound = head.error_bound(logits)
-        allowed[tile, 0] = bound * entropy_factor(head.vocabulary) + TOLERANCE
-        allowed[tile, 1] = bound + TOLERANCE
+        likeliest = np.clip(told.top1_id, 0, head.vocabulary - 1)  # any number may be stored
+        of_likeliest = logits[np.arange(len(logits)), likeliest]
+        difference[:, tile] = (
+            np.abs(entropy - told.entropy),
+            np.abs(log_z - told.log_z),
+            logits.max(axis=1) - of_likeliest,
+        )
+        allowed[:, tile] = (bound * entropy_factor(head.vocabulary), bound, 2 * bound)
     difference = np.where(np.isnan(difference), np.inf, difference)
-    problem = ""
-    for column, name in enumerate(("entropy", "log_z")):
-        median = float(np.median(difference[:, column]))
-        worst = int(np.argmax(difference[:, column] - allowed[:, column]))
-        if median > TOLERANCE:
-            problem = problem or f"{name} from final differs by {median:.1e} nats in the median"
-        elif difference[worst, column] > allowed[worst, column]:
-            problem = problem or (
-                f"{name} from final differs by {difference[worst, column]:.1e} nats at a token, "
-                f"{allowed[worst, column]:.1e} are the most"
-            )
     return LogitsCheck(
         tokens=len(rows),
-        entropy=float(difference[:, 0].max()),
-        log_z=float(difference[:, 1].max()),
-        problem=problem,
+        entropy=float(difference[0].max()),
+        log_z=float(difference[1].max()),
+        problem=_problem(difference, allowed + TOLERANCE),
     )
 
 
-def _sample(run: Run, tokens: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Rows of `final`, (n, d), and their stored entropy and log_z, (n, 2)."""
+def _problem(difference: npt.NDArray[np.float64], allowed: npt.NDArray[np.float64]) -> str:
+    """Why the logits are not those of the columns; both (3, n)."""
+    what = ("entropy", "log_z", "the logit of the most likely token")
+    for name, found, most in zip(what, difference, allowed, strict=True):
+        median, worst = float(np.median(found)), int(np.argmax(found - most))
+        if median > TOLERANCE:
+            return f"{name} from final differs by {median:.1e} in the median"
+        if found[worst] > most[worst]:
+            return (
+                f"{name} from final differs by {found[worst]:.1e} at a token, {most[worst]:.1e} "
+                "is the most"
+            )
+    return ""
+
+
+def _sample(run: Run, tokens: int) -> tuple[npt.NDArray[np.float32], Stored]:
+    """Rows of `final`, (n, d), and the columns of the same tokens."""
     shards = _spread(run.shards, tokens)
-    found = [
+    parts = [
         part
         for number, shard in enumerate(shards)
         for part in _of_shard(
             run, shard, tokens * (number + 1) // len(shards) - tokens * number // len(shards)
         )
     ]
-    width = run.site("final").width
-    rows = [np.empty((0, width), np.float32), *(rows for rows, _ in found)]
-    stored = [np.empty((0, 2), np.float32), *(stored for _, stored in found)]
-    return np.concatenate(rows), np.concatenate(stored)
+    rows = [np.empty((0, run.site("final").width), np.float32), *(rows for rows, _ in parts)]
+    columns = {
+        name: np.concatenate([getattr(of, name) for of in (_NONE, *(of for _, of in parts))])
+        for name in COLUMNS
+    }
+    return np.concatenate(rows), Stored(**columns)
 
 
 def _of_shard(
     run: Run, shard: Shard, tokens: int
-) -> Iterator[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]:
+) -> Iterator[tuple[npt.NDArray[np.float32], Stored]]:
     """Some tokens of a shard that have statistics, a chunk of the array at a time."""
     table = shard.table(TOKENS_KEY, _WANTED, rows=shard.rows)
     has = ~np.isin(table["prompt_id"].to_numpy(), shard.quarantined())
     has &= table["entropy"].is_valid().to_numpy(zero_copy_only=False)
-    stored = np.stack([_values(table[name]) for name in ("entropy", "log_z")], axis=1)
     chosen = _spread(np.flatnonzero(has).tolist(), tokens)
+    columns = {name: table[name].take(pa.array(chosen, pa.int64())).to_numpy() for name in COLUMNS}
+    stored, done = Stored(**columns), 0
     spec = site_array(run.site("final"), run.plan.stored_dtype, shard.rows)
     with shard.array(HIDDEN_KEY, spec) as array:
         size = array.layout.chunk_rows
@@ -156,15 +194,11 @@ def _of_shard(
             of_chunk = list(group)
             first = of_chunk[0]
             rows = array.rows(first, of_chunk[-1] + 1, dtype="float32")
-            yield rows[[row - first for row in of_chunk]], stored[of_chunk]
+            yield rows[[row - first for row in of_chunk]], stored[done : done + len(of_chunk)]
+            done += len(of_chunk)
 
 
-_WANTED: Final = pa.schema([TOKENS_SCHEMA.field(n) for n in ("prompt_id", "entropy", "log_z")])
-
-
-def _values(column: pa.ChunkedArray) -> npt.NDArray[np.float32]:
-    values: npt.NDArray[np.float32] = column.to_numpy().astype(np.float32)
-    return values
+_WANTED: Final = pa.schema([TOKENS_SCHEMA.field(name) for name in ("prompt_id", *COLUMNS)])
 
 
 def _spread(items: Any, most: int) -> list[Any]:

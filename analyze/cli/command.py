@@ -77,8 +77,8 @@ def verify(store: str) -> int:
                 click.echo(f"{RUNS_KEY}/{run.id}/{problem}")
             bar.advance()
             bar.note(f"{run.id} {'has problems' if found else 'is as it was committed'}")
-            with contextlib.suppress(FormatError):  # of a damaged head, which was told above
-                check = None if found else check_logits(run)
+            with contextlib.suppress(FormatError):  # of damage, which was told above
+                check = check_logits(run)
                 for problem in logits_problems(run, check):
                     click.echo(str(problem))
                     found.append(problem)

@@ -15,7 +15,7 @@ from torch import nn
 from lpp.capture.models.unembedding import Unembedding
 from lpp.store.arrays.layout import Rows
 from lpp.store.format.plan import StoredDtype
-from lpp.store.logits_proof import compare_logits
+from lpp.store.logits_proof import Stored, compare_logits
 from lpp.store.shared.heads import Head, HeadContent, entropy_and_log_z
 from lpp.store.shared.matrices import Matrix
 
@@ -100,6 +100,7 @@ def _reproduces(content: HeadContent, unembedding: Unembedding) -> bool:
     """Whether a head gives the logits that the model gave on a few tokens."""
     probe = unembedding.probe
     assert probe is not None
-    made = entropy_and_log_z(probe.logits.float().cpu().numpy())
-    rows = probe.final.float().cpu().numpy()
-    return not compare_logits(Head(content), rows, np.stack(made, axis=1)).problem
+    logits = probe.logits.float().cpu().numpy()
+    entropy, log_z = entropy_and_log_z(logits)
+    stored = Stored(entropy=entropy, log_z=log_z, top1_id=logits.argmax(axis=1).astype(np.int32))
+    return not compare_logits(Head(content), probe.final.float().cpu().numpy(), stored).problem

@@ -111,6 +111,11 @@ class Head:
     def __repr__(self) -> str:
         return f"Head({self.name!r}, {self.vocabulary} x {self.width} {self.dtype})"
 
+    @property
+    def weight(self) -> npt.NDArray[Any]:
+        """(V, d), as float32 or, of a large matrix, as stored."""
+        return self._weight
+
     def logits(self, rows: npt.NDArray[Any], out: Float32 | None = None) -> Float32:
         """The logits of `rows`, (n, V) float32 whose values are those of `dtype`.
 
@@ -324,7 +329,11 @@ def open_head(root: Objects, plan: Plan) -> Head | None:
         scale=_number(record.scale),
         softcap=_number(record.softcap),
     )
-    return Head(HeadContent(matrix=read_matrix(matrix), steps=steps), name=found.path.name)
+    try:
+        content = HeadContent(matrix=read_matrix(matrix), steps=steps)
+    except FormatError as error:
+        raise FormatError(f"{error} {found.remedy}", kind=error.kind) from None
+    return Head(content, name=found.path.name)
 
 
 def head_problems(found: SharedDirectory[Any]) -> Iterator[str]:

@@ -11,7 +11,13 @@ import pyarrow as pa
 import pytest
 
 from lpp.store.arrays.moments import MOMENTS_SCHEMA
-from lpp.store.format.commit_record import CommitRecord, ScoresRecord, VocabularyRecord
+from lpp.store.format.commit_record import (
+    CommitRecord,
+    HeadRecord,
+    MatrixRecord,
+    ScoresRecord,
+    VocabularyRecord,
+)
 from lpp.store.format.plan import Plan
 from lpp.store.format.quarantine import QUARANTINE_SCHEMA, TEXTS_SCHEMA
 from lpp.store.format.tables import (
@@ -97,7 +103,12 @@ def test_record_fields() -> None:
 
 @pytest.mark.parametrize(
     ("heading", "record"),
-    [("## 7. Benchmark scores", ScoresRecord), ("### vocabularies/", VocabularyRecord)],
+    [
+        ("The record:", ScoresRecord),
+        ("A head has no objects.", HeadRecord),
+        ("A *matrix* lies", MatrixRecord),
+        ("A *vocabulary* says", VocabularyRecord),
+    ],
 )
 def test_fields_of_other_records(heading: str, record: type[Any]) -> None:
     names = [row[0] for row in rows_after(heading) if len(row) > 1]

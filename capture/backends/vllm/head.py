@@ -11,7 +11,7 @@ import torch
 from lpp.capture.backends.vllm.unembedding import HeadCall, ungathered
 from lpp.capture.models.head import host_matrix, is_plain
 from lpp.capture.models.unembedding import agree
-from lpp.store.shared.heads import Head, HeadContent, Steps
+from lpp.store.shared.heads import EPSILON, Head, HeadContent, Steps
 from lpp.store.shared.matrices import Matrix
 
 
@@ -54,22 +54,25 @@ def whole_head(ranks: Sequence[RankHead | str]) -> HeadContent | str:
     if len(found) < len(ranks):
         return next(rank for rank in ranks if isinstance(rank, str))
     first = found[0]
-    biases = [rank.matrix.bias for rank in found if rank.matrix.bias is not None]
-    content = HeadContent(
-        matrix=Matrix(
-            dtype=first.matrix.dtype,
-            weight=np.concatenate([rank.matrix.weight for rank in found]),
-            bias=None
-            if biases[0] is None
-            else np.concatenate([b for b in biases if b is not None]),
-        ),
-        steps=first.steps,
-    )
+    content = HeadContent(matrix=_together([rank.matrix for rank in found]), steps=first.steps)
     assert first.logits is not None
     made = torch.from_numpy(Head(content).logits(first.final))
-    if not agree(made, torch.from_numpy(first.logits), tolerance=2.0**-8):
+    tolerance = max(EPSILON[content.matrix.dtype] / 2, 1e-5)
+    if not agree(made, torch.from_numpy(first.logits), tolerance=tolerance):
         return "no plain matrix gives the logits of vLLM's model"
     return content
+
+
+def _together(parts: Sequence[Matrix]) -> Matrix:
+    """The columns of all ranks as one matrix."""
+    if len(parts) == 1:
+        return parts[0]
+    biases: list[Any] = [part.bias for part in parts if part.bias is not None]
+    return Matrix(
+        dtype=parts[0].dtype,
+        weight=np.concatenate([part.weight for part in parts]),
+        bias=np.concatenate(biases) if biases else None,
+    )
 
 
 def _columns(call: HeadCall) -> Matrix:
