@@ -56,6 +56,9 @@ def verify(store: str) -> int:
 
     \b
         lpp-analyze verify ./lpp
+
+    Where the store keeps the unembedding of a model, entropy and log_z of 256
+    tokens of each run are recomputed from `final` and compared as well.
     """
     from lpp.store import open_store
     from lpp.store.errors import FormatError

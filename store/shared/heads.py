@@ -46,8 +46,8 @@ EPSILON: Final[dict[StoredDtype, float]] = {
 
 WIDENED_BYTES: Final = 1 << 30
 """A matrix of at most so many bytes in float32 is widened once, when it is opened. A larger one
-stays as it is stored, and is widened a block of columns at a time for every tile of rows: a fifth
-of the time of the product at 256 rows."""
+stays as it is stored, and is widened a block of columns at a time for every tile of rows, which
+costs a third of the product of 256 rows."""
 
 BLOCK_BYTES: Final = 32 << 20
 """Of such a block in float32."""
@@ -120,8 +120,8 @@ class Head:
         """The logits of `rows`, (n, V) float32 whose values are those of `dtype`.
 
         rows: (n, d) of `final`, float32. out: (n, V) float32, C-contiguous, overwritten and
-        returned; new memory by default, whose pages cost as much again as the steps. Costs 2 n V d
-        operations in float32, on as many threads as NumPy's BLAS has. ValueError for other shapes.
+        returned; new memory by default, whose fresh pages cost time. Costs 2 n V d operations in
+        float32, on as many threads as NumPy's BLAS has. ValueError for other shapes.
         """
         n = len(rows)
         if rows.shape != (n, self.width):

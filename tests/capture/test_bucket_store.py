@@ -118,6 +118,11 @@ def check_commands(s3: S3, request: CaptureRequest, run_command: Command) -> Non
         for shard in run.shards
         for key, item in shard.record.objects.items()
         if key.endswith("/zarr.json") and key.count("/") == 2
+    ) + sum(  # and the chunks of `final`, for the logits
+        sum(chunk.bytes for chunk in item.chunks) or item.bytes
+        for shard in run.shards
+        for key, item in shard.record.objects.items()
+        if key.startswith("hidden.zarr/final/")
     )
 
 

@@ -220,6 +220,14 @@ def test_repeating_the_command_writes_a_head_that_is_missing(
     assert checked(run).problem == ""
 
 
+def test_of_several_processes_the_first_keeps_the_head(
+    command: Callable[..., Result], tmp_path: Path
+) -> None:
+    assert "head: 131 x 48" in command("--part=1/2").stderr
+    assert "head:" not in command("--part=0/2").stderr
+    assert verify(tmp_path / "lpp").exit_code == 0
+
+
 def test_models_that_share_their_unembedding_share_its_matrix(
     tiny_folder: Callable[[str], Path], corpus: Path, tmp_path: Path
 ) -> None:

@@ -33,6 +33,8 @@ def as_format_1(root: Path) -> None:
     for folder in (HEADS_KEY, MATRICES_KEY, VOCABULARIES_KEY):
         shutil.rmtree(root / folder, ignore_errors=True)
     _indent(root / ROOT_KEY)
+    for folder in (HEADS_KEY, MATRICES_KEY):  # format 3
+        shutil.rmtree(root / folder, ignore_errors=True)
     for record in sorted(root.rglob(COMMIT_KEY)):
         _flatten(record.parent)
     for run in root.glob("runs/*"):
