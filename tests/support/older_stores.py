@@ -28,12 +28,10 @@ def as_format_1(root: Path) -> None:
 
     Objects lie right in their directories, documents are indented, arrays do not name their
     dimensions, records have no checksums by chunk. Format 1, or 2 where one of its additions is
-    used: all of a run that keeps moments, and a shard that sets prompts aside. Runs share nothing.
+    used: all of a run that keeps moments, and a shard that sets prompts aside.
     """
-    for folder in (HEADS_KEY, MATRICES_KEY, VOCABULARIES_KEY):
-        shutil.rmtree(root / folder, ignore_errors=True)
     _indent(root / ROOT_KEY)
-    for folder in (HEADS_KEY, MATRICES_KEY):  # format 3
+    for folder in (HEADS_KEY, MATRICES_KEY, VOCABULARIES_KEY):  # format 3
         shutil.rmtree(root / folder, ignore_errors=True)
     for record in sorted(root.rglob(COMMIT_KEY)):
         _flatten(record.parent)
