@@ -11,11 +11,12 @@ if __name__ != "lpp.sql":
 from lpp.sql.database.build import build
 from lpp.sql.database.connect import connect
 from lpp.sql.queries.saved import Query, saved_queries, saved_query
-from lpp.sql.schema import TABLES, TOKEN_STATS, Column, Table, arrow_schema
+from lpp.sql.schema import TABLES, TOKEN_STATS, VOCABULARY, Column, Table, arrow_schema
 
 __all__ = [
     "TABLES",
     "TOKEN_STATS",
+    "VOCABULARY",
     "Column",
     "Query",
     "Table",

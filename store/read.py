@@ -45,6 +45,7 @@ from lpp.store.objects.place import Place
 from lpp.store.prompts import extra_columns, read_prompts
 from lpp.store.shards import Shard, open_shard, run_directory
 from lpp.store.shared.heads import Head, open_head
+from lpp.store.shared.vocabularies import read_vocabulary
 from lpp.store.verify import verify_run
 
 if TYPE_CHECKING:
@@ -241,6 +242,12 @@ class Run:
         """Counts of both."""
         committed = sum(shard.end_prompt - shard.first_prompt for shard in self.shards)
         return summarise(self.quarantine, self.texts_set_aside(), self.sites, committed)
+
+    def vocabulary(self) -> pa.Table | None:
+        """The tokens of its tokenizer, (n, 3) `VOCABULARY_SCHEMA` by ascending id: the bytes and
+        the text of each. None where the store has no vocabulary for it.
+        """
+        return read_vocabulary(self.directory.root, self.plan.tokenizer.fingerprint)
 
     # token statistics
 

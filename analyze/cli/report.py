@@ -33,9 +33,10 @@ def report(*, store: str, output: Path, form: Any) -> None:
     """Write what the database of STORE holds as one page that opens from disk.
 
     Which models on what; which differences exceed their intervals; depth; steadiness;
-    benchmarks; what to distrust; provenance. Nothing is computed: the page shows what the
-    database and the analysis cache hold, and names the command for what is missing. png and svg
-    are pictures for papers, md is a summary for a pull request.
+    surprising tokens; benchmarks; what to distrust; provenance. Nothing is computed: the page
+    shows what the database, the analysis cache and the token statistics hold, and names the
+    command for what is missing. png and svg are pictures for papers, md is a summary for a pull
+    request.
 
     \b
         lpp-analyze report ./lpp -o report.html

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Final
 import polars as pl
 
 from lpp.analyze.report.queries import Query
-from lpp.sql.schema import TABLES, Column
+from lpp.sql.schema import TABLES, VIEWS, Column
+from lpp.sql.schema.captured import PROMPTS
 from lpp.sql.schema.results import FIRST_POSITION
-from lpp.store.errors import ErrorKind, InputError
+from lpp.store.errors import ErrorKind, InputError, LppError
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -25,6 +26,10 @@ _COMPUTED: Final = (
     Column("value_b", "DOUBLE", "of run_b", "of the metric"),
     Column("difference", "DOUBLE", "value_a - value_b", "of the metric"),
     Column("verdict", "VARCHAR", "whether the interval of the difference holds 0"),
+    *PROMPTS.columns,
+    Column("token", "VARCHAR", "what came; ␣ is a space"),
+    Column("expected", "VARCHAR", "the likeliest token there"),
+    Column("surprisal", "DOUBLE", "-ln p of what came", "nats"),
     Column("metric", "VARCHAR", "column of the table"),
     Column("run_a", "VARCHAR", "run id"),
     Column("run_b", "VARCHAR", "run id"),
@@ -41,6 +46,8 @@ _COMPUTED: Final = (
 )
 """Columns that a query makes and no table declares."""
 
+_DECLARED: Final = {**TABLES, **{view.name: view for view in VIEWS}}
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -55,7 +62,7 @@ class Answer:
     def columns(self) -> Mapping[str, Column]:
         """Declaration of each column of the frame that has one."""
         known = {column.name: column for column in _COMPUTED}
-        known |= {column.name: column for column in TABLES[self.query.table].columns}
+        known |= {column.name: column for column in _DECLARED[self.query.table].columns}
         return {name: known[name] for name in self.frame.columns if name in known}
 
     @property
@@ -78,6 +85,17 @@ def ask(url: str | os.PathLike[str], queries: Iterable[Query]) -> dict[str, Answ
     """
     with _connection(url) as connection:
         return {query.name: _answer(connection, query) for query in queries}
+
+
+def ask_views(url: str | os.PathLike[str], query: Query) -> Answer:
+    """The answer to a query over the views of `lpp.sql.connect`, which read token statistics."""
+    from lpp.sql import connect
+
+    try:
+        with connect(url) as connection:
+            return _answer(connection, query)
+    except LppError as error:
+        return Answer(query, pl.DataFrame(), str(error).rstrip("."))
 
 
 def _answer(connection: "DuckDBPyConnection", query: Query) -> Answer:

@@ -11,7 +11,8 @@ from lpp.analyze.report.answers import Answer, Answers, ask
 from lpp.analyze.report.charts import ChartView, charts, eigenvalues
 from lpp.analyze.report.findings import findings
 from lpp.analyze.report.provenance import Origin, origin
-from lpp.analyze.report.queries import EIGENVALUES, PLANS, QUERIES, whole
+from lpp.analyze.report.queries import EIGENVALUES, PLANS, QUERIES, SURPRISES, whole
+from lpp.analyze.report.surprises import surprises
 from lpp.analyze.report.words import Code, Ref, Sentence
 from lpp.analyze.tables import flags
 from lpp.sql import saved_queries
@@ -90,6 +91,13 @@ OUTLINE: Final = (
         ("entropy", "sensitivity", "agreement"),
     ),
     _Outline(
+        "surprises",
+        "Which tokens surprised each model",
+        "The next tokens of a run with the smallest probability, and what the model expected "
+        "instead. A token is its id where the store has no vocabulary of the tokenizer.",
+        ("surprises",),
+    ),
+    _Outline(
         "benchmarks",
         "How it relates to benchmarks",
         "Every correlation with its n, its interval and q, the p-value after Benjamini and "
@@ -119,6 +127,9 @@ def report(url: str, *, progress: Progress = SILENT) -> Report:
     answers[EIGENVALUES.name] = eigenvalues(url)
     progress.advance()
     progress.note("spectra read")
+    answers[SURPRISES.name] = surprises(url)
+    progress.advance()
+    progress.note("surprises read")
     source = origin(url, answers[PLANS.name].frame)
     progress.advance()
     progress.note("provenance read")

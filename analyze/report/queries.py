@@ -278,6 +278,15 @@ EIGENVALUES: Final = Query(
     language="Python",
 )
 
+SURPRISES: Final = Query(
+    "surprises",
+    "The ten next tokens of each run with the smallest probability",
+    "token_stats",
+    ("run", "source_row", "position"),
+    saved_query("surprises").statement,
+    "lpp-capture run --store STORE",
+)
+
 
 def whole(table: str) -> Query:
     """A declared table as it is: what charts are made of."""

@@ -1,7 +1,7 @@
 """The report of a store: one page, a folder's worth of pictures, or Markdown.
 
-Everything it says is in the database of the store, beside plans and checksums; `report_queries`
-holds every question asked of it.
+What it says is in the database of the store, beside plans, checksums and token statistics;
+`queries` holds every question asked of them.
 """
 
 import os
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Format = Literal["html", "png", "svg", "md"]
 
-STEPS: Final = 4
+STEPS: Final = 5
 """Units of progress of one report."""
 
 

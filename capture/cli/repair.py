@@ -48,9 +48,9 @@ def repair(store: Place, runs: tuple[str, ...], dry_run: bool, **options: Any) -
     be the same, in the same releases; otherwise the command lists what differs.
     A bad shard stays until the new one is complete.
 
-    Without RUN, damaged directories that runs share (heads/, matrices/) are
-    removed: every run is read without them, and the command that captured a run
-    writes them again when it is repeated.
+    Without RUN, damaged directories that runs share (heads/, matrices/,
+    vocabularies/) are removed: every run is read without them, and the command
+    that captured a run writes them again when it is repeated.
 
     Exit code 0 when every run is whole, 1 otherwise.
     """

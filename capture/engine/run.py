@@ -18,6 +18,7 @@ from lpp.capture.engine.outcome import Outcome
 from lpp.capture.engine.prepare import Prepared, prepare
 from lpp.capture.engine.run_cache import check_noted, no_writer_at, remember, request_key
 from lpp.capture.engine.stopping import Stop, stoppable
+from lpp.capture.engine.vocabulary import keep_vocabulary
 from lpp.capture.plan.batches import tokens_of
 from lpp.capture.plan.parts import WHOLE, Part
 from lpp.capture.plan.planning import shard_bytes
@@ -82,6 +83,8 @@ def capture_into(
         writer = RunWriter(store.path, plan, prepared.prompts, set_aside=prepared.set_aside)
         writer.run.require_columns(request.corpus.columns)
         head = keep_head(store.path, plan, request, prepared.backend)
+        model = prepared.backend.model
+        keep_vocabulary(store.path, model.tokenizer_info, model.tokenizer)
         remember(store, key, plan.run_id, head.directories)
         if head.line:
             click.echo(f"  {head.line}", err=True)

@@ -24,6 +24,7 @@ from typing import Any, Final
 
 from lpp.capture.corpus.datasets import HUB_DATASETS
 from lpp.capture.engine.outcome import Outcome
+from lpp.capture.engine.vocabulary import keep_vocabulary_of_run
 from lpp.capture.models.fingerprints import document_fingerprint
 from lpp.capture.models.hub import hub_snapshot
 from lpp.capture.plan.parts import Part
@@ -126,8 +127,13 @@ def check_noted(root: Url, key: str | None, request: CaptureRequest) -> None:
 
 
 def skip_finished(root: Url, request: CaptureRequest, part: Part) -> Outcome | None:
-    """`finished`; removes what lost attempts left in a complete run that nobody writes."""
+    """`finished`; removes what lost attempts left in a complete run that nobody writes, and adds
+    the vocabulary of its tokenizer where the store has none.
+    """
     outcome = finished(root, request, part)
+    if outcome is not None:
+        with contextlib.suppress(LppError, OSError):  # the run is whole without it
+            keep_vocabulary_of_run(open_store(root).runs[outcome.run], request.model)
     if outcome is not None and not outcome.missing:
         with contextlib.suppress(LppError, OSError):  # a store that may only be read
             run = open_store(root).runs[outcome.run]

@@ -148,10 +148,16 @@ def _refuse_combinations(spec: ModelSpec) -> None:
         )
 
 
-def load_tokenizer(model: str, revision: str | None = None, *, quiet: bool = True) -> Any:
+def load_tokenizer(
+    model: str,
+    revision: str | None = None,
+    *,
+    quiet: bool = True,
+    trust_remote_code: bool = False,
+) -> Any:
     """The tokenizer of a model, named as in a `ModelSpec`; fetches no weights from the hub."""
     require("transformers", "huggingface_hub")
-    spec = ModelSpec(id=model, revision=revision)
+    spec = ModelSpec(id=model, revision=revision, trust_remote_code=trust_remote_code)
     with _quiet(quiet), explained(model, spec.device):
         return _tokenizer(_files(spec, weights=False, progress=SILENT).folder, spec)
 

@@ -67,8 +67,9 @@ class CaptureActor:
         )
 
     def open(self, plan_hash: str) -> "KeptHead":
-        """Make the run, or find it; keep the head. plan_hash: of the plan that all capture."""
+        """Make the run, or find it; keep head and vocabulary. plan_hash: of what all capture."""
         from lpp.capture.engine.heads import keep_head
+        from lpp.capture.engine.vocabulary import keep_vocabulary
         from lpp.store import RunWriter
         from lpp.store.format.keys import SHARDS_KEY
         from lpp.store.heartbeat import at_work
@@ -78,6 +79,8 @@ class CaptureActor:
             raise ValueError(f"plan {ready.plan.hash[:8]}, not {plan_hash[:8]}")
         self._writer = RunWriter(self._root, ready.plan, ready.prompts, set_aside=ready.set_aside)
         self._writer.run.require_columns(self._request.corpus.columns)
+        model = ready.backend.model
+        keep_vocabulary(self._root, model.tokenizer_info, model.tokenizer)
         self._end.enter_context(at_work(self._writer.run.path / SHARDS_KEY, self._name))
         return keep_head(self._root, ready.plan, self._request, ready.backend)
 

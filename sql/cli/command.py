@@ -18,7 +18,7 @@ from lpp.sql.confinement.temporary import misread, temporary_folder
 from lpp.sql.database.connect import connect_with
 from lpp.sql.place import store_root
 from lpp.sql.queries.saved import saved_query
-from lpp.sql.schema import TOKEN_STATS, reference
+from lpp.sql.schema import VIEWS, reference
 from lpp.store.commands.console import LppCommand, debug_option
 from lpp.store.errors import ErrorKind, InputError
 
@@ -129,13 +129,13 @@ def main(
     text = _text(sql or "") if query is None else query.text
     root = store_root(store)
     form = format_ or _format_of(output)
-    # Named nowhere, token_stats stays unread: loading pyarrow takes longer than most queries.
-    named = TOKEN_STATS.name in text.casefold()
+    # Named nowhere, a view stays unread: loading pyarrow takes longer than most queries.
+    named = [view.name for view in VIEWS if view.name in text.casefold()]
     with _parquet(form, output) as result:
         access = Access(
             write=write, files=allow_files, spill=True, spill_limit=spill_limit, result=result
         )
-        with closing(connect_with(access, root, token_stats=named)) as connection:
+        with closing(connect_with(access, root, read=named)) as connection:
             request = Request(root, form, output, access, timeout)
             if query is None:
                 answer(connection, text, request)

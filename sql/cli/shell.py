@@ -11,6 +11,7 @@ import click
 from lpp.sql.database.connect import refuse_in_bucket
 from lpp.sql.database.files import profiles_path
 from lpp.sql.place import store_root
+from lpp.sql.schema import VIEWS
 from lpp.store.errors import ErrorKind, MachineError
 
 
@@ -27,7 +28,8 @@ def open_shell(store: str, *, write: bool, allow_files: bool) -> NoReturn:
             "`pip install duckdb-cli`, then repeat the command.",
             kind=ErrorKind.NO_PACKAGE,
         )
-    click.echo(f"token_stats is not in this shell: `lpp-sql {store} ...` has it.", err=True)
+    views = " and ".join(view.name for view in VIEWS)
+    click.echo(f"{views} are not in this shell: `lpp-sql {store} ...` has them.", err=True)
     sys.stdout.flush()
     # Not its flag -safe, which makes some releases (1.5.6) refuse to start.
     safe = [] if allow_files else ["-cmd", ".safe_mode"]

@@ -1,4 +1,5 @@
-"""Connections to the tables of a store, with `token_stats` over its Arrow files.
+"""Connections to the tables of a store, with views over its Arrow files: `token_stats`,
+`vocabulary`.
 
 The database is attached to one in memory, not opened: DuckDB keeps one instance per path and
 process, so a notebook that opened the file again after a rebuild would still see the old one,
@@ -6,14 +7,16 @@ and a second connection with another mode would be refused.
 """
 
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from lpp.sql.confinement.connection_lock import Access, attach_locked
 from lpp.sql.confinement.temporary import folder_of, misread
 from lpp.sql.database.files import profiles_path
-from lpp.sql.database.token_stats import add_token_stats
+from lpp.sql.database.views import add_views
 from lpp.sql.place import store_root
+from lpp.sql.schema.tables import VIEWS
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.objects.place import Place, Url
 
@@ -41,12 +44,13 @@ def connect(
 
     The tables of `lpp.sql.TABLES` need no qualification. `token_stats` is a view over the token
     files of all committed shards, without quarantined prompts. Each file is compared with its
-    checksum first; a query reads the columns and runs that it needs. With `token_stats=False` the
-    view is listed but cannot be read, and connecting imports no pyarrow (0.2 s). A connection
-    keeps the tables it opened, even when they are rebuilt.
+    checksum first; a query reads the columns and runs that it needs. `vocabulary` is a view over
+    the tokens of the runs' tokenizers, in words. With `token_stats=False` both views are listed but
+    cannot be read, and connecting imports no pyarrow (0.2 s). A connection keeps the tables it
+    opened, even when they are rebuilt.
 
-    Of a store in a bucket the database, and with `token_stats` every token file, is fetched to
-    this machine first, once in a process.
+    Of a store in a bucket the database, and with `token_stats` every token file and vocabulary, is
+    fetched to this machine first, once in a process.
 
     Raises FormatError (not a store, a damaged database or token file), InputError(NOT_FOUND) when
     nothing was profiled yet, InputError(READ_ONLY) for `write` in a bucket, ConflictError(IN_USE)
@@ -56,11 +60,11 @@ def connect(
     >>> con.sql("SELECT run, entropy_floor FROM profiles")  # doctest: +SKIP
     """
     access = Access(write=write, files=allow_files, variables=allow_files, spill=allow_files)
-    return connect_with(access, url, token_stats=token_stats)
+    return connect_with(access, url, read=[view.name for view in VIEWS] if token_stats else ())
 
 
-def connect_with(access: Access, url: Url, *, token_stats: bool) -> "DuckDBPyConnection":
-    """The same with `access` as the caller wants it."""
+def connect_with(access: Access, url: Url, *, read: Collection[str]) -> "DuckDBPyConnection":
+    """The same with `access` as the caller wants it. read: names of the views that can be read."""
     import duckdb
 
     from lpp.sql.database.faults import opening_fault
@@ -79,7 +83,7 @@ def connect_with(access: Access, url: Url, *, token_stats: bool) -> "DuckDBPyCon
         connection.close()
         raise opening_fault(error, database, root) from error
     try:
-        add_token_stats(connection, root, read=token_stats)
+        add_views(connection, root, read)
     except BaseException:
         connection.close()
         raise

@@ -1,10 +1,9 @@
 """`token_stats`: a view over the statistics of every captured token."""
 
 import logging
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from lpp.sql.schema.captured import TOKEN_STATS
-from lpp.sql.schema.ddl import comment_view, unread_view
 from lpp.sql.schema.tables import arrow_schema
 from lpp.store.objects.place import Place
 
@@ -17,24 +16,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("lpp.sql")
 
-_UNREAD: Final = (
-    "token_stats is read from the store only when the SQL names it. "
-    "Add a comment to the SQL that does: /* token_stats */"
-)
 
-
-def add_token_stats(connection: "DuckDBPyConnection", root: Place, *, read: bool) -> None:
-    """Add the view to `connection`: over the store at `root`, or one that fails when it is used."""
-    if read:
-        _register(connection, root)
-    else:
-        connection.execute(unread_view(TOKEN_STATS, _UNREAD))
-    for statement in comment_view(TOKEN_STATS):
-        connection.execute(statement)
-
-
-def _register(connection: "DuckDBPyConnection", root: Place) -> None:
-    """A view over an Arrow dataset: DuckDB hands it the columns and filters of each query.
+def register_token_stats(connection: "DuckDBPyConnection", root: Place) -> None:
+    """Add the view over an Arrow dataset: DuckDB hands it the columns and filters of each query.
 
     Each file was compared with its record before; quarantined prompts are left out.
     """

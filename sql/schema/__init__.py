@@ -1,12 +1,14 @@
 """The declared tables of `profiles.duckdb`: one source for DDL, comments, checks and reference."""
 
-from lpp.sql.schema.captured import TOKEN_STATS
+from lpp.sql.schema.captured import TOKEN_STATS, VOCABULARY
 from lpp.sql.schema.columns import Column, SqlType, Table
-from lpp.sql.schema.tables import TABLES, arrow_schema, reference
+from lpp.sql.schema.tables import TABLES, VIEWS, arrow_schema, reference
 
 __all__ = [
     "TABLES",
     "TOKEN_STATS",
+    "VIEWS",
+    "VOCABULARY",
     "Column",
     "SqlType",
     "Table",

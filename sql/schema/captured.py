@@ -81,17 +81,32 @@ TOKEN_STATS: Final = Table(
 )
 """The view over every run's token statistics that `lpp.sql.connect` adds to the tables."""
 
+VOCABULARY: Final = Table(
+    "vocabulary",
+    "one row per run and token of its tokenizer, read from the store",
+    ("run", "token_id"),
+    (
+        RUN,
+        Column("token_id", "INTEGER", "as in token_stats, where top1_id is one, too"),
+        Column("token", "VARCHAR", "in words; U+FFFD for part of a character"),
+        Column("bytes", "BLOB", "in the text; null: none (a special token), or unknown"),
+    ),
+)
+"""The view over the vocabularies of the runs' tokenizers that `lpp.sql.connect` adds."""
+
 
 def field_columns(names: Collection[str]) -> dict[str, str]:
     """The column of `prompts` for each field of the corpora: of the same name if it can be.
 
-    A name that `prompts` or `token_stats` has, or that differs from an earlier one in case alone,
-    gets `field.` before it, so that a join of the two is never ambiguous.
+    A name that `prompts`, `token_stats` or `vocabulary` has, or that differs from an earlier one in
+    case alone, gets `field.` before it, so that a join of them is never ambiguous.
 
     >>> field_columns(["label", "entropy"])
     {'entropy': 'field.entropy', 'label': 'label'}
     """
-    taken = {column.name for table in (PROMPTS, TOKEN_STATS) for column in table.columns}
+    taken = {
+        column.name for table in (PROMPTS, TOKEN_STATS, VOCABULARY) for column in table.columns
+    }
     found = {}
     for name in sorted(names):
         column = name

@@ -9,7 +9,16 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 SqlType = Literal[
-    "BOOLEAN", "INTEGER", "BIGINT", "FLOAT", "DOUBLE", "VARCHAR", "JSON", "INTEGER[]", "VARCHAR[]"
+    "BOOLEAN",
+    "INTEGER",
+    "BIGINT",
+    "FLOAT",
+    "DOUBLE",
+    "VARCHAR",
+    "BLOB",
+    "JSON",
+    "INTEGER[]",
+    "VARCHAR[]",
 ]
 """DuckDB types in use; each has one Arrow type in `arrow_schema`."""
 

@@ -5,7 +5,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from lpp.sql.schema.benchmarks import BENCHMARKS, CORRELATIONS, PUBLISHED
-from lpp.sql.schema.captured import PROMPTS, RUNS, TOKEN_STATS
+from lpp.sql.schema.captured import PROMPTS, RUNS, TOKEN_STATS, VOCABULARY
 from lpp.sql.schema.columns import Table
 from lpp.sql.schema.profiles import ENTROPY, METRICS, PROFILES, SITE_PROFILES, SPECTRA
 from lpp.sql.schema.results import JACKKNIFE
@@ -39,6 +39,9 @@ TABLES: Final[Mapping[str, Table]] = MappingProxyType(
 )
 """Every table of `profiles.duckdb`, in the order they are made."""
 
+VIEWS: Final = (TOKEN_STATS, VOCABULARY)
+"""What `lpp.sql.connect` adds to the tables: views over the store itself."""
+
 
 def arrow_schema(table: Table | str) -> "pa.Schema":
     """The columns a table is built from, as a `pyarrow.Schema`; a name or a declaration."""
@@ -51,6 +54,7 @@ def arrow_schema(table: Table | str) -> "pa.Schema":
         "FLOAT": pa.float32(),
         "DOUBLE": pa.float64(),
         "VARCHAR": pa.string(),
+        "BLOB": pa.binary(),
         "JSON": pa.string(),
         "INTEGER[]": pa.list_(pa.int32()),
         "VARCHAR[]": pa.list_(pa.string()),
@@ -61,7 +65,7 @@ def arrow_schema(table: Table | str) -> "pa.Schema":
 
 def reference() -> str:
     """Every table with its columns, types, meanings and units: what `lpp-sql --schema` prints."""
-    return "\n\n".join("\n".join(_reference(table)) for table in (*TABLES.values(), TOKEN_STATS))
+    return "\n\n".join("\n".join(_reference(table)) for table in (*TABLES.values(), *VIEWS))
 
 
 def _reference(table: Table) -> Iterator[str]:

@@ -196,6 +196,21 @@ class MatrixRecord:
     self_xxh3_128: str = ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class VocabularyRecord:
+    """The record of a vocabulary, SPEC.md section 10: the tokens of a tokenizer in words."""
+
+    format: int = 1
+    tokenizer: str
+    """`tokenizer.fingerprint` of the plans; the hash of it names the directory."""
+    rows: int
+    content: str
+    """SHA-256 over the rows."""
+    objects: Mapping[str, ObjectRecord]
+    base: str = field(default="", metadata=OMITTED)
+    self_xxh3_128: str = ""
+
+
 def checksum(data: Any) -> str:
     """xxh3-128 of `data`, a buffer, in hex."""
     return xxhash.xxh3_128_hexdigest(data)

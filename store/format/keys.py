@@ -65,6 +65,12 @@ MATRICES_KEY: Final = "matrices"
 MATRIX_KEY: Final = "matrix.zarr"
 """Zarr group of a matrix: the arrays `weight` and, where there is one, `bias`."""
 
+VOCABULARIES_KEY: Final = "vocabularies"
+"""Directory of vocabularies: one directory for each tokenizer."""
+
+VOCABULARY_KEY: Final = "vocabulary.arrow"
+"""One row per token of a tokenizer."""
+
 ANALYSIS_KEY: Final = "analysis"
 """Directory of cached results: safe to delete at any time."""
 

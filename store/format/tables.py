@@ -1,4 +1,4 @@
-"""The Arrow tables of a store, SPEC.md sections 5 and 7: prompts, tokens, benchmark scores."""
+"""The Arrow tables of a store, SPEC.md sections 5 to 7: prompts, tokens, scores, vocabularies."""
 
 from pathlib import Path
 from typing import Final
@@ -74,6 +74,15 @@ SCORES_SCHEMA: Final = pa.schema(
     ]
 )
 """One row per score. `run`: the run of this store that it was said to belong to, if any."""
+
+VOCABULARY_SCHEMA: Final = pa.schema(
+    [
+        pa.field("id", pa.int32(), nullable=False),
+        pa.field("bytes", pa.binary()),
+        pa.field("text", pa.string(), nullable=False),
+    ]
+)
+"""One row per token of a tokenizer: the bytes that it stands for, and how people read it."""
 
 
 def encode_table(table: pa.Table, compression: str | None = "zstd") -> bytes:

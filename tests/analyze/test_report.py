@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 from report_tables import database, make_store, run_id
@@ -23,11 +24,14 @@ from lpp.analyze.report.content import report
 from lpp.analyze.report.findings import findings
 from lpp.analyze.report.queries import QUERIES
 from lpp.analyze.report.report import write_report
+from lpp.analyze.report.surprises import surprises
 from lpp.analyze.report.tables import TableView
 from lpp.analyze.report.words import plain
 from lpp.analyze.tables.build import build_database
 from lpp.sql import TABLES, connect
 from lpp.store.errors import ErrorKind, InputError, MachineError
+from lpp.store.format.tables import VOCABULARY_SCHEMA
+from lpp.store.shared.vocabularies import add_vocabulary
 
 HOSTILE = ("<img src=x onerror=alert(1)>", "'; DROP TABLE profiles; --", "</script><script>")
 
@@ -424,3 +428,43 @@ def test_an_empty_store_has_no_pictures(tmp_path: Path) -> None:
 
 def test_tables_named_in_the_report_are_declared() -> None:
     assert {query.table for query in QUERIES} <= set(TABLES)
+
+
+TOKEN = "<script>alert(4)</script> the\n\x1b[2J\u202eabc|*a*`&lt;"
+"""What a token may be, at worst."""
+
+
+def add_words(root: Path, tokenizer: str) -> None:
+    """Give the tokens 0 to 98 of a tokenizer texts that mean something to a page."""
+    texts = [f"{TOKEN}{token}" for token in range(99)]
+    columns = {"id": range(99), "bytes": [text.encode() for text in texts], "text": texts}
+    add_vocabulary(root, tokenizer, pa.table(columns).cast(VOCABULARY_SCHEMA))
+
+
+def test_surprising_tokens_are_words_that_mean_nothing_to_a_page(
+    make_run: Any, tmp_path: Path
+) -> None:
+    run = make_run()
+    build_database(str(run.root))
+    (path,) = write_report(str(run.root), tmp_path / "report.html")
+    assert "alert(4)" not in path.read_text()
+    add_words(run.root, run.plan.tokenizer.fingerprint)
+    (path,) = write_report(str(run.root), tmp_path / "report.html")
+    text = path.read_text()
+    page = Texts()
+    page.feed(text)
+    assert page.elements.count("script") == 3
+    assert "<script>alert(4)</script>␣the\\n\\x1b[2J\\u202eabc|*a*`&lt;" in page.text
+    assert steering(re.sub("<script>.*?</script>", "", text, flags=re.DOTALL)) == set()
+
+
+def test_a_store_of_many_tokens_names_the_command(
+    make_run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run()
+    build_database(str(run.root))
+    assert surprises(str(run.root)).missing is None
+    monkeypatch.setattr("lpp.analyze.report.surprises.MOST_TOKENS", 9)
+    missing = surprises(str(run.root)).missing
+    assert missing is not None
+    assert missing.endswith(f"lpp-sql {shlex.quote(str(run.root))} --run surprises")

@@ -22,6 +22,7 @@ from lpp.capture.ray.actor import Loaded
 from lpp.store import create_store
 from lpp.store.commands import cluster
 from lpp.store.errors import ConflictError, ErrorKind, InputError, MachineError
+from lpp.store.shared.vocabularies import holds_vocabulary
 
 RUN = ("run", "--model", "m", "--corpus", "pydoc", "--store", "lpp")
 
@@ -150,5 +151,6 @@ def test_an_actor_captures_what_it_is_handed_and_no_more(
     assert len(found.notes) == 1
     assert actor.capture((1,)).written == {1}  # committed by itself before: nothing is done again
     actor.close()
+    assert holds_vocabulary(root, loaded.plan.tokenizer.fingerprint)
     (run,) = (root / "runs").iterdir()
     assert [path.name for path in (run / "shards").iterdir()] == ["00001"]

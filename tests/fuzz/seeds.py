@@ -21,7 +21,7 @@ from lpp.store.arrays.chunk_index import encode_index
 from lpp.store.arrays.encoder import encode_array
 from lpp.store.arrays.layout import metadata_bytes, metadata_document, site_array
 from lpp.store.format.commit_record import checksum
-from lpp.store.format.tables import SCORES_SCHEMA, encode_table
+from lpp.store.format.tables import SCORES_SCHEMA, VOCABULARY_SCHEMA, encode_table
 from tests.fuzz.targets import GOLDEN, ROWS, RUN, SITE, seal
 
 CORPUS: Final = Path(__file__).with_name("corpus")
@@ -102,6 +102,8 @@ def seeds() -> Mapping[str, list[bytes]]:
         "kind": "csv",
     }
     scores = pa.Table.from_pylist([row], schema=SCORES_SCHEMA)
+    columns = {"id": [0, 1, 9], "bytes": [None, b" a", b"\xf0"], "text": ["<s>", " a", "\ufffd"]}
+    words = pa.table(columns).cast(VOCABULARY_SCHEMA)
     parquet = io.BytesIO()
     pq.write_table(pa.table({"model": ["m"], "b": [1.5]}), parquet, compression="none")
     of_source = {
@@ -125,6 +127,7 @@ def seeds() -> Mapping[str, list[bytes]]:
             carrying(run / "prompts.arrow"),
         ],
         "scores": [encode_table(scores)],
+        "vocabulary": [encode_table(words)],
         "source": [seal(of_source)],
         "site": [*sites, *(_site(*array) for array in arrays())],
         "chunks": [_chunked(*array) for array in arrays()],

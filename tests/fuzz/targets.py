@@ -46,7 +46,7 @@ from lpp.store.format.documents import (
     stored_json,
     wide_integers,
 )
-from lpp.store.format.keys import COMMIT_KEY, ROOT_KEY
+from lpp.store.format.keys import COMMIT_KEY, ROOT_KEY, VOCABULARY_KEY
 from lpp.store.format.plan import SiteSpec, differences, parse_plan
 from lpp.store.format.prompt_columns import column_problems, is_prompt_column
 from lpp.store.format.rows import prompts_problems, tokens_problems
@@ -62,6 +62,8 @@ from lpp.store.read import Run
 from lpp.store.root import RootDocument
 from lpp.store.scores import read_scores, verify_scores
 from lpp.store.shards import run_directory
+from lpp.store.shared.verify import verify_shared
+from lpp.store.shared.vocabularies import read_vocabulary, vocabulary_name
 from lpp.store.verify import verify_run
 
 GOLDEN: Final = Path(__file__).parents[1] / "store" / "golden" / "v1"
@@ -191,6 +193,22 @@ def scores(data: bytes) -> None:
     _table(data, SCORES_SCHEMA, 1)
 
 
+def vocabulary(data: bytes) -> None:
+    """`vocabulary.arrow`, under a record that fits its bytes."""
+    place = folder().parent / "words"
+    directory = place / "vocabularies" / vocabulary_name("f")
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / VOCABULARY_KEY).write_bytes(data)
+    described = {"bytes": len(data), "xxh3_128": checksum(data)}
+    record = {"format": 3, "tokenizer": "f", "rows": 3, "content": "0" * 64}
+    record["objects"] = {VOCABULARY_KEY: described}
+    (directory / COMMIT_KEY).write_bytes(seal(record))
+    assert verify_shared(place)  # the content is another one, if it is a table
+    found = read_vocabulary(place, "f")
+    assert found is not None
+    found.to_pylist()
+
+
 def source(data: bytes) -> None:
     """The record of a source of scores."""
     place = folder().parent / "sources"
@@ -306,6 +324,7 @@ _ALL: Final[tuple[Callable[[bytes], None], ...]] = (
     tokens,
     prompts,
     scores,
+    vocabulary,
     source,
     site,
     chunks,

@@ -363,12 +363,16 @@ def test_surprises_against_a_sort(documented_store: Path) -> None:
             .join(came, on=place, how="left", maintain_order="left")
         )
         rows = [row for row in found if row["run"] == run[0]]
-        assert [row["token_id"] for row in rows] == hardest["came"].to_list()
+        of_run = open_store(documented_store).runs[str(run[0])]
+        words = of_run.vocabulary()
+        assert words is not None
+        text = dict(zip(words["id"].to_pylist(), words["text"].to_pylist(), strict=True))
+        assert [row["token"] for row in rows] == [text[token] for token in hardest["came"]]
+        assert [row["expected"] for row in rows] == [text[token] for token in hardest["top1_id"]]
         assert [row["position"] - 1 for row in rows] == hardest["position"].to_list()
         assert [row["next_rank"] for row in rows] == hardest["next_rank"].to_list()
         assert rows[0]["surprisal"] == digits(-hardest["next_logprob"][0])
-        prompts = open_store(documented_store).runs[str(run[0])].prompts()
-        sources = prompts["source_row"].to_pylist()
+        sources = of_run.prompts()["source_row"].to_pylist()
         assert [row["source_row"] for row in rows] == [sources[p] for p in hardest["prompt_id"]]
 
 

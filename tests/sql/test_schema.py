@@ -9,10 +9,10 @@ import pytest
 
 from lpp import sql
 from lpp.sql import TABLES, TOKEN_STATS, arrow_schema, connect
-from lpp.sql.schema import reference
+from lpp.sql.schema import VIEWS, reference
 from lpp.store.format.tables import TOKENS_SCHEMA
 
-ALL = [*TABLES.values(), TOKEN_STATS]
+ALL = [*TABLES.values(), *VIEWS]
 
 
 @pytest.mark.parametrize("table", ALL, ids=lambda t: t.name)

@@ -12,7 +12,13 @@ import pyarrow as pa
 import pytest
 
 from lpp.store.arrays.moments import MOMENTS_SCHEMA
-from lpp.store.format.commit_record import CommitRecord, HeadRecord, MatrixRecord, ScoresRecord
+from lpp.store.format.commit_record import (
+    CommitRecord,
+    HeadRecord,
+    MatrixRecord,
+    ScoresRecord,
+    VocabularyRecord,
+)
 from lpp.store.format.plan import Plan
 from lpp.store.format.prompt_columns import (
     FIELD_PREFIX,
@@ -26,6 +32,7 @@ from lpp.store.format.tables import (
     PROMPTS_SCHEMA,
     SCORES_SCHEMA,
     TOKENS_SCHEMA,
+    VOCABULARY_SCHEMA,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -59,6 +66,7 @@ def described(heading: str) -> dict[str, str]:
         ("**In a run**", TEXTS_SCHEMA),
         ("`moments.arrow` has", MOMENTS_SCHEMA),
         ("`scores.arrow` is sorted", SCORES_SCHEMA),
+        ("`vocabulary.arrow` has", VOCABULARY_SCHEMA),
     ],
 )
 def test_columns(heading: str, schema: pa.Schema) -> None:
@@ -115,19 +123,19 @@ def test_record_fields() -> None:
     assert {name: "optional" in kind for name, kind in told.items()} == expected
 
 
-def test_scores_record_fields() -> None:
-    names = [row[0] for row in rows_after("The record:") if len(row) > 1]
-    told = set(re.findall(r"`(\w+)`", " ".join(names)))
-    assert told == {field.name for field in fields(ScoresRecord)}
-
-
 @pytest.mark.parametrize(
-    ("heading", "kind"), [("A head has no objects.", HeadRecord), ("A *matrix* lies", MatrixRecord)]
+    ("heading", "record"),
+    [
+        ("The record:", ScoresRecord),
+        ("A head has no objects.", HeadRecord),
+        ("A *matrix* lies", MatrixRecord),
+        ("A *vocabulary* says", VocabularyRecord),
+    ],
 )
-def test_records_of_what_runs_share(heading: str, kind: type) -> None:
+def test_fields_of_other_records(heading: str, record: type[Any]) -> None:
     names = [row[0] for row in rows_after(heading) if len(row) > 1]
     told = set(re.findall(r"`(\w+)`", " ".join(names)))
-    assert told == {field.name for field in fields(kind)}
+    assert told == {field.name for field in fields(record)}
 
 
 def test_sections_that_the_code_names_exist() -> None:

@@ -18,6 +18,7 @@ from lpp.store.format.keys import (
     QUARANTINE_KEY,
     ROOT_KEY,
     TOKENS_KEY,
+    VOCABULARIES_KEY,
 )
 from lpp.store.format.tables import TOKENS_SCHEMA, encode_table, read_table
 
@@ -30,7 +31,7 @@ def as_format_1(root: Path) -> None:
     used: all of a run that keeps moments, and a shard that sets prompts aside.
     """
     _indent(root / ROOT_KEY)
-    for folder in (HEADS_KEY, MATRICES_KEY):  # format 3
+    for folder in (HEADS_KEY, MATRICES_KEY, VOCABULARIES_KEY):  # format 3
         shutil.rmtree(root / folder, ignore_errors=True)
     for record in sorted(root.rglob(COMMIT_KEY)):
         _flatten(record.parent)

@@ -39,6 +39,7 @@ def test_page_opens_from_disk_without_a_network_or_an_error(
         "How profiles change along a training",
         "Where in depth",
         "How steady under prefix, context, sample and corpus",
+        "Which tokens surprised each model",
         "How it relates to benchmarks",
         "What to distrust",
         "Saved queries",

@@ -144,6 +144,9 @@ def test_schedule_positions_and_the_untrained_twin(packaged: Path, tmp_path: Pat
         for backend in ("vllm", "torch")
     )
     assert ours.plan.model == theirs.plan.model
+    words = ours.vocabulary()  # written beside the first run, which is vLLM's
+    assert words is not None
+    assert words.num_rows == ours.plan.tokenizer.size
     want = states(theirs, "final")
     assert np.abs(states(ours, "final") - want).max() <= 1e-3 * np.abs(want).max()
     mine, other = statistics(ours)["entropy"], statistics(theirs)["entropy"]

@@ -1,0 +1,53 @@
+"""The tokens of a model's tokenizer in words, kept once for all runs of the tokenizer."""
+
+from typing import Any
+
+import click
+import pyarrow as pa
+
+from lpp.capture.models.spec import ModelSpec
+from lpp.capture.models.vocabulary import vocabulary
+from lpp.store import Run
+from lpp.store.errors import ErrorKind, FormatError, InputError, first_line
+from lpp.store.format.plan import TokenizerInfo
+from lpp.store.objects.place import Url
+from lpp.store.shared.vocabularies import add_vocabulary, holds_vocabulary
+
+
+def keep_vocabulary(root: Url, info: TokenizerInfo, tokenizer: Any) -> None:
+    """Put the vocabulary of `tokenizer` into the store at `root`, unless it is there: a small read.
+
+    A tokenizer whose tokens cannot be listed costs a line on standard error, and its tokens stay
+    numbers. MachineError for a full or read-only disk.
+    """
+    try:
+        if not holds_vocabulary(root, info.fingerprint):
+            add_vocabulary(root, info.fingerprint, _tokens(tokenizer))
+    except (InputError, FormatError) as error:
+        click.echo(f"  tokens of {info.id} stay numbers: {error}", err=True)
+
+
+def _tokens(tokenizer: Any) -> pa.Table:
+    try:
+        return vocabulary(tokenizer)
+    except Exception as error:  # a tokenizer may be anybody's Python, and raise anything
+        what = f"{type(error).__name__}: {first_line(error)}"
+        message = f"the tokenizer cannot list them ({what})"
+        raise InputError(message, kind=ErrorKind.INVALID_VALUE) from None
+
+
+def keep_vocabulary_of_run(run: Run, spec: ModelSpec) -> None:
+    """The same for a run whose model is not loaded; loads its tokenizer where there is none yet.
+
+    Raises what loading a tokenizer does.
+    """
+    info, root = run.plan.tokenizer, run.directory.root
+    if holds_vocabulary(root, info.fingerprint):
+        return
+    # not at the top: a repeated command for a finished run starts without torch
+    from lpp.capture.models.fingerprints import tokenizer_fingerprint
+    from lpp.capture.models.load import load_tokenizer
+
+    tokenizer = load_tokenizer(spec.id, spec.revision, trust_remote_code=spec.trust_remote_code)
+    if tokenizer_fingerprint(tokenizer) == info.fingerprint:
+        keep_vocabulary(root, info, tokenizer)

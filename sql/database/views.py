@@ -1,0 +1,39 @@
+"""The views of a connection over what lies in the store itself: tokens, and the words for them."""
+
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING, Final
+
+from lpp.sql.database.token_stats import register_token_stats
+from lpp.sql.database.vocabulary import register_vocabulary
+from lpp.sql.schema.captured import TOKEN_STATS, VOCABULARY
+from lpp.sql.schema.ddl import comment_view, unread_view
+from lpp.sql.schema.tables import VIEWS
+from lpp.store.objects.place import Place
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+_REGISTER: Final[Mapping[str, Callable[["DuckDBPyConnection", Place], None]]] = {
+    TOKEN_STATS.name: register_token_stats,
+    VOCABULARY.name: register_vocabulary,
+}
+
+
+def add_views(connection: "DuckDBPyConnection", root: Place, read: Collection[str]) -> None:
+    """Add every view to `connection`: over the store at `root` where `read` names it, else one
+    that fails when it is used.
+    """
+    for view in VIEWS:
+        if view.name in read:
+            _REGISTER[view.name](connection, root)
+        else:
+            connection.execute(unread_view(view, _unread(view.name)))
+        for statement in comment_view(view):
+            connection.execute(statement)
+
+
+def _unread(name: str) -> str:
+    return (
+        f"{name} is read from the store only when the SQL names it. "
+        f"Add a comment to the SQL that does: /* {name} */"
+    )

@@ -1,0 +1,132 @@
+"""The tokens of a tokenizer in words, `vocabularies/<v>/`: SPEC.md section 10.
+
+One for each tokenizer, whatever the runs: found by the fingerprint that every plan has, so runs
+that were captured before it was written have it too.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+
+from lpp.store.committed.commit import Attempt
+from lpp.store.errors import ErrorKind, FormatError, InputError
+from lpp.store.format.commit_record import VocabularyRecord
+from lpp.store.format.documents import document_hash
+from lpp.store.format.keys import VOCABULARIES_KEY, VOCABULARY_KEY
+from lpp.store.format.tables import VOCABULARY_SCHEMA, encode_table, table_of
+from lpp.store.objects.locate import objects_at
+from lpp.store.objects.place import Url
+from lpp.store.shared.directory import (
+    SharedDirectory,
+    commit_shared,
+    holds_shared,
+    open_shared,
+)
+
+__all__ = [
+    "VOCABULARY_SCHEMA",
+    "add_vocabulary",
+    "holds_vocabulary",
+    "read_vocabulary",
+    "vocabulary_name",
+    "vocabulary_problems",
+]
+
+_NAME_DIGITS: Final = 16
+
+
+def vocabulary_name(tokenizer: str) -> str:
+    """Directory of the vocabulary of a tokenizer, by its fingerprint.
+
+    >>> vocabulary_name("f")
+    '252f10c83610ebca'
+    """
+    return hashlib.sha256(tokenizer.encode()).hexdigest()[:_NAME_DIGITS]
+
+
+def add_vocabulary(root: Url, tokenizer: str, table: pa.Table) -> bool:
+    """Commit the vocabulary of a tokenizer; False where one is there.
+
+    tokenizer: its fingerprint. table: (n, 3) `VOCABULARY_SCHEMA`, by ascending id.
+    Raises InputError(INVALID_VALUE) for a table that no reader would take, MachineError for a full
+    or read-only disk, FormatError(UNSUPPORTED_VERSION) where a newer release wrote one.
+    """
+    data = encode_table(table)
+    try:
+        problem = _ids_problem(table_of(pa.py_buffer(data), VOCABULARY_SCHEMA, rows=len(table)))
+    except (pa.ArrowException, ValueError) as error:
+        problem = str(error)
+    if problem:
+        raise InputError(f"no vocabulary of a store: {problem}", kind=ErrorKind.INVALID_VALUE)
+    record = VocabularyRecord(
+        tokenizer=tokenizer, rows=len(table), content=_content(table), objects={}
+    )
+
+    def write(stage: Attempt) -> None:
+        stage.write(VOCABULARY_KEY, [data])
+
+    name = vocabulary_name(tokenizer)
+    return commit_shared(objects_at(root), VOCABULARIES_KEY, name, record, write)
+
+
+def holds_vocabulary(root: Url, tokenizer: str) -> bool:
+    """Whether the store at `root` has a vocabulary for `tokenizer`, a fingerprint: a small read.
+
+    FormatError(UNSUPPORTED_VERSION) for a newer release's.
+    """
+    name = vocabulary_name(tokenizer)
+    return holds_shared(objects_at(root), VOCABULARIES_KEY, name, VocabularyRecord)
+
+
+def read_vocabulary(root: Url, tokenizer: str) -> pa.Table | None:
+    """The vocabulary of a tokenizer, (n, 3) `VOCABULARY_SCHEMA` by ascending id; None where the
+    store at `root` has none. tokenizer: its fingerprint.
+
+    FormatError, with the next command: CORRUPT for altered bytes, UNSUPPORTED_VERSION for a newer
+    release's.
+    """
+    name = vocabulary_name(tokenizer)
+    found = open_shared(objects_at(root), VOCABULARIES_KEY, name, VocabularyRecord)
+    if found is None:
+        return None
+    table = _table(found)
+    problem = _ids_problem(table)
+    if found.record.tokenizer != tokenizer:
+        problem = f"of the tokenizer {found.record.tokenizer}, not {tokenizer}"
+    if problem:
+        raise FormatError(f"{found.path}: {problem}. {found.remedy}", kind=ErrorKind.CORRUPT)
+    return table
+
+
+def vocabulary_problems(found: SharedDirectory[VocabularyRecord]) -> Iterator[str]:
+    """What is wrong with a vocabulary whose bytes are those that were committed."""
+    try:
+        table = _table(found)
+    except FormatError as error:
+        yield str(error)
+        return
+    if problem := _ids_problem(table):
+        yield problem
+    if found.record.content != _content(table):
+        yield "its tokens are not those of its record"
+    if found.path.name != vocabulary_name(found.record.tokenizer):
+        yield "its name is not that of its tokenizer"
+
+
+def _table(found: SharedDirectory[VocabularyRecord]) -> pa.Table:
+    return found.table(VOCABULARY_KEY, VOCABULARY_SCHEMA, rows=found.record.rows)
+
+
+def _ids_problem(table: pa.Table) -> str:
+    """What is wrong with the ids; nothing where each is there once, in order."""
+    ids = table["id"].to_numpy()
+    return "" if np.all(np.diff(ids) > 0) else "ids are not in order, each once"
+
+
+def _content(table: pa.Table) -> str:
+    ids, spelled, texts = (column.to_pylist() for column in table.columns)
+    rows = zip(ids, spelled, texts, strict=True)
+    return document_hash([[i, None if b is None else b.hex(), text] for i, b, text in rows])
