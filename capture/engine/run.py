@@ -8,7 +8,6 @@ import time
 from collections.abc import Sequence
 from contextlib import closing, nullcontext
 
-import click
 import numpy as np
 import numpy.typing as npt
 
@@ -20,7 +19,7 @@ from lpp.capture.engine.stopping import Stop, stoppable
 from lpp.capture.plan.batches import tokens_of
 from lpp.capture.plan.parts import WHOLE, Part
 from lpp.capture.plan.planning import shard_bytes
-from lpp.capture.plan.request import CaptureRequest
+from lpp.capture.plan.request import NOTHING, CaptureRequest, InMemory
 from lpp.capture.plan.sizes import (
     available_memory,
     check_memory,
@@ -34,7 +33,7 @@ from lpp.capture.plan.sizes import (
 )
 from lpp.store import Run, RunWriter, create_store, open_store
 from lpp.store.commands.console import debugging
-from lpp.store.commands.progress import progress
+from lpp.store.commands.progress import progress, say
 from lpp.store.errors import ConflictError, ErrorKind, InputError
 from lpp.store.format.keys import SHARDS_KEY
 from lpp.store.format.plan import Plan, differences
@@ -51,18 +50,21 @@ def capture_into(
     resume: str | None = None,
     part: Part = WHOLE,
     grace: float | None = None,
+    given: InMemory = NOTHING,
 ) -> Outcome:
     """Capture `request` into the store at `root`, which is made once the plan is known to fit.
 
     resume: id of the one run that may be written; anything else is refused with the fields that
     differ. part: which shards are this process's. grace: seconds that a request to end leaves for
-    the shard under way (`lpp.capture.engine.stopping`); None: a request ends this at once. Every
-    committed shard survives whatever stops this.
+    the shard under way (`lpp.capture.engine.stopping`); None: a request ends this at once. given:
+    what `request` names and is in memory already. Every committed shard survives whatever stops
+    this.
     """
     check_store(root, resume)
-    key = request_key(request)  # of the files as they are before they are read
+    # of the files as they are before they are read; what is in memory has none
+    key = request_key(request) if given == NOTHING else None
     with progress("prepare", 1, "model") as bar:
-        prepared = prepare(request, progress=bar, quiet=not debugging())
+        prepared = prepare(request, given=given, progress=bar, quiet=not debugging())
         bar.advance()
     plan = prepared.plan
     patience = nullcontext(Stop()) if grace is None else stoppable(plan.n_shards, grace)
@@ -70,7 +72,7 @@ def capture_into(
     with patience as stop, closing(prepared):
         if resume is not None:
             check_same_run(plan, root, resume)
-        click.echo(describe(plan), err=True)
+        say(describe(plan))
         lengths = prepared.prompts["n_tokens"].to_numpy()
         todo = uncommitted_shards(root, plan, part)
         check_disk(plan, lengths, root, todo, shard_bytes(request, plan.compute.device))
@@ -79,7 +81,7 @@ def capture_into(
         store = create_store(root)
         writer = RunWriter(store.path, plan, prepared.prompts, set_aside=prepared.set_aside)
         remember(store, key, plan.run_id)
-        click.echo(f"  into {writer.run.path}", err=True)
+        say(f"  into {writer.run.path}")
         return _capture(prepared, writer, part, todo, stop)
 
 
@@ -131,7 +133,7 @@ def check_disk(
     where = place(root)
     found, free = sizes(plan, lengths.tolist(), size), free_bytes(where)
     for line in format_sizes(found, plan.keep, free):
-        click.echo(f"  {line}", err=True)
+        say(f"  {line}")
     check_room(found, plan.keep, remaining(plan, lengths, todo), free, where)
 
 
@@ -139,7 +141,7 @@ def check_host_memory(plan: Plan, lengths: npt.NDArray[np.int32]) -> None:
     """Print what the shard buffers take; refuse what does not fit into memory."""
     needed, available = host_bytes(plan, lengths), available_memory()
     if needed:
-        click.echo(f"  {format_memory(needed, available, plan.compute.device)}", err=True)
+        say(f"  {format_memory(needed, available, plan.compute.device)}")
     check_memory(needed, available)
 
 
@@ -153,7 +155,7 @@ def _capture(
     if part != WHOLE:
         some = ", ".join(str(shard + 1) for shard in mine[:5]) or "none"
         more = ", ..." if len(mine) > 5 else ""
-        click.echo(f"  part {part}: shards {some}{more} of {plan.n_shards}", err=True)
+        say(f"  part {part}: shards {some}{more} of {plan.n_shards}")
     start = time.monotonic()
     heartbeat = at_work(writer.run.path / SHARDS_KEY, f"part {part}") if todo else nullcontext()
     total = tokens_of(plan, lengths, mine)

@@ -219,9 +219,8 @@ def _job(reading: _Reading, number: int, options: Mapping[str, Any]) -> Job | No
             if name in missing
         ]
         return None
-    command = click.Command("run", params=list(reading.options.values()))
     try:
-        request = request_of(command.make_context("run", list(command_arguments(options))).params)
+        request = request_of_options(options)
     except (click.ClickException, LppError) as error:
         if not any(problem.endswith(str(error)) for problem in reading.problems):
             reading.problems.append(f"job {number}, {_base_name(options)}: {error}")
@@ -285,6 +284,12 @@ def command_arguments(options: Mapping[str, Any]) -> tuple[str, ...]:
         else:
             arguments.append(f"--{name}={','.join(_several(value))}")
     return tuple(arguments)
+
+
+def request_of_options(options: Mapping[str, Any]) -> CaptureRequest:
+    """The request of options by long name, parsed as the command line that they make."""
+    command = click.Command("run", params=list(option_by_name().values()))
+    return request_of(command.make_context("run", list(command_arguments(options))).params)
 
 
 def value_problems(option: click.Option, value: object, place: str) -> Iterator[str]:

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+from lpp.capture.corpus.passages import Corpus
 from lpp.capture.corpus.selection import Selection
-from lpp.capture.models.spec import ModelSpec
+from lpp.capture.models.spec import LoadedModel, ModelSpec
 from lpp.store.format.plan import Keep, LogitPositions, MomentsDtype
 
 SHARD_BYTES: Final[Mapping[str, int]] = {"cpu": 256 << 20, "cuda": 2 << 30}
@@ -63,3 +64,15 @@ class CaptureRequest:
     keep: Keep = "rows"
     """Activations, their moments by prefix band, or both."""
     moments_dtype: MomentsDtype = "float64"
+
+
+@dataclass(frozen=True, kw_only=True)
+class InMemory:
+    """What the caller has in memory, in place of what a request names."""
+
+    model: LoadedModel | None = None
+    corpus: Corpus | None = None
+
+
+NOTHING: Final = InMemory()
+"""Everything is loaded by its name."""
