@@ -14,11 +14,11 @@ if __name__ != "lpp.capture":
 
 if TYPE_CHECKING:
     from lpp.capture.from_python import capture as capture
-    from lpp.capture.models.gguf import packaged_model as packaged_model
+    from lpp.capture.from_python import demo_model as demo_model
 
 _HOME = {
     "capture": "from_python",
-    "packaged_model": "models.gguf",
+    "demo_model": "from_python",
 }
 __all__ = sorted(_HOME)  # noqa: PLE0605
 

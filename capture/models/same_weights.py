@@ -9,7 +9,7 @@ its own: known by its values in memory.
 
 import inspect
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,14 +30,19 @@ _PASSING: Final = frozenset(
 _BUFFER_TOLERANCE: Final = 1e-6
 """Relative: buffers are computed, by another device with another last bit."""
 
+Tensors = Mapping[str, torch.Tensor]
+
 _LIBRARIES: Final = ("transformers.", "torch.")
 """Whose classes a release of theirs describes, which every plan records."""
 
 
-def equals_its_files(module: nn.Module, reference: nn.Module, files: list[Path]) -> bool:
+def equals_its_files(
+    module: nn.Module, reference: nn.Module, named: Tensors, files: list[Path]
+) -> bool:
     """Whether loading `files` gives `module`. Reads every weight once.
 
     reference: the modules that the configuration makes, weights on the meta device, buffers not.
+    named: the parameters of `module` under the names that files give them, shared ones under each.
     """
     if _structure(module) != _structure(reference):
         return False
@@ -46,26 +51,26 @@ def equals_its_files(module: nn.Module, reference: nn.Module, files: list[Path])
         return False
     if any(not _alike(weights[name], expected[name]) for name in weights):
         return False
-    return _all_in_files(module, files)
+    return _all_in_files(named, files, prefix=f"{getattr(module, 'base_model_prefix', '')}.")
 
 
-def _all_in_files(module: nn.Module, files: list[Path]) -> bool:
-    """Whether every weight equals one of its name in `files`, cast to its dtype."""
+def _all_in_files(named: Tensors, files: list[Path], prefix: str) -> bool:
+    """Whether every weight equals one of its name in `files`, cast to its dtype.
+
+    prefix: of names in a model with a head, which files of the model without one lack.
+    """
     from safetensors import safe_open
 
-    prefix = f"{getattr(module, 'base_model_prefix', '')}."
-    wanted = dict(module.named_parameters(remove_duplicate=False))
-    groups = [set(names) for names in _tied(module)]
-    missing = set(wanted)
+    missing = {id(weight) for weight in named.values()}
     for file in files:
         with safe_open(file, framework="pt") as stored:
             for key in list(stored.keys()):
-                name = key if key in wanted else prefix + key
-                if name not in wanted:
+                weight = named.get(key, named.get(prefix + key))
+                if weight is None:
                     continue  # nor does loading use it
-                if not _equal(wanted[name], stored.get_tensor(key)):
+                if not _equal(weight, stored.get_tensor(key)):
                     return False
-                missing -= next(group for group in groups if name in group)
+                missing.discard(id(weight))
     return not missing
 
 
