@@ -299,8 +299,10 @@ def _capture(store: Url, request: CaptureRequest, given: InMemory) -> Run:
     if outcome is None:
         require("torch", "transformers", "safetensors")
         from lpp.capture.engine.run import capture_into
+        from lpp.capture.models.process_settings import default_settings
 
-        outcome = capture_into(root, request, given=given)
+        with default_settings():
+            outcome = capture_into(root, request, given=given)
     say(outcome.message(root))
     return open_store(root).runs[outcome.run]
 

@@ -307,6 +307,31 @@ def ctrl_c_works() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.fixture
+def other_settings() -> Iterator[None]:
+    """Settings of a notebook that change numbers."""
+    torch.set_default_dtype(torch.float64)
+    torch.set_float32_matmul_precision("medium")
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.device("meta"):
+        yield
+    torch.set_default_dtype(torch.float32)
+    torch.set_float32_matmul_precision("highest")
+
+
+def test_settings_of_the_process_change_nothing(
+    load: Load, tiny_tokenizer: Any, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    model, where = load(), {"keep": "both", **SETTINGS}
+    plain = capture(model, tiny_tokenizer, TEXTS, store=tmp_path / "s", **where)
+    request.getfixturevalue("other_settings")
+    other = capture(model, tiny_tokenizer, TEXTS, store=tmp_path / "t", **where)
+    assert torch.empty(1).device.type == "meta"
+    assert torch.empty(1).dtype == torch.float64
+    assert torch.is_autocast_enabled("cpu")
+    assert torch.get_float32_matmul_precision() == "medium"
+    assert stored_objects(other.path) == stored_objects(plain.path)
+
+
 class Interrupting(torch.nn.Identity):
     """Sends this process what Ctrl-C sends, at one call of all."""
 
