@@ -225,19 +225,14 @@ def _request(
         if corpus_name is not None:
             raise _invalid("corpus_name: it is for texts in memory. Leave it out.")
         return _parsed({**options, "model": model, "corpus": os.fspath(texts)}), None
-    for option in ("corpus_revision", "corpus_split"):
-        if options.get(option) is not None:
-            raise _invalid(f"{option}: it is for a corpus by name. Leave it out.")
     given = {keyword: value for keyword, value in options.items() if value is not None}
-    corpus = open_texts(
-        texts,
-        name=DEFAULT_NAME if corpus_name is None else corpus_name,
-        text_field=given.get("text_field"),
-    )
+    if hub := sorted(given.keys() & {"corpus_revision", "corpus_split"}):
+        raise _invalid(f"{hub[0]}: it is for a corpus by name. Leave it out.")
     if "min_tokens" in given and "prompts" not in given:
         raise _invalid("min_tokens: say with prompts how many of the texts that are long enough.")
-    given.setdefault("min_bytes", 0)
-    request = _parsed({"prompts": 1, **given, "model": model, "corpus": corpus.name})
+    name = DEFAULT_NAME if corpus_name is None else corpus_name
+    request = _parsed({"min_bytes": 0, "prompts": 1, **given, "model": model, "corpus": name})
+    corpus = open_texts(texts, name=name, text_field=request.corpus.text_field)
     if "prompts" not in given:
         least = request.selection.min_bytes
         long_enough = sum(len(one.text.encode()) >= least for one in corpus.passages)
