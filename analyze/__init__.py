@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from lpp.analyze.report.report import write_report as write_report
     from lpp.analyze.runs.select import Selection as Selection
     from lpp.analyze.studies.agreement import rank_agreement as rank_agreement
+    from lpp.analyze.studies.layers import layers as layers
     from lpp.analyze.tables.analysis import analyze as analyze
     from lpp.analyze.tables.build import build_database as build_database
     from lpp.analyze.tables.eigenvalues import read_eigenvalues as read_eigenvalues
@@ -60,6 +61,7 @@ _HOME = {
     "effective_rank": "numerics.spectrum",
     "eigenvalues": "numerics.spectrum",
     "entropy_chart": "charts.charts",
+    "layers": "studies.layers",
     "linear_cka": "numerics.cka",
     "participation_ratio": "numerics.spectrum",
     "profile_chart": "charts.charts",

@@ -2,6 +2,7 @@
 
 from importlib.util import find_spec
 
+from lpp.capture.models.spec import LoadedModel
 from lpp.capture.plan.backend import Backend
 from lpp.capture.plan.request import BackendName, CaptureRequest
 from lpp.store.commands.progress import SILENT, Progress
@@ -9,18 +10,23 @@ from lpp.store.errors import ErrorKind, InputError
 
 
 def open_backend(
-    request: CaptureRequest, *, progress: Progress = SILENT, quiet: bool = True
+    request: CaptureRequest,
+    *,
+    loaded: LoadedModel | None = None,
+    progress: Progress = SILENT,
+    quiet: bool = True,
 ) -> Backend:
     """Load the model that `request` names in the backend that it asks for.
 
-    Raises InputError for options that do not go together, a context beyond the model and a model
-    that the backend does not serve; MachineError for what the machine lacks.
+    loaded: that model, where it is in memory; torch runs it. Raises InputError for options that do
+    not go together, a context beyond the model and a model that the backend does not serve;
+    MachineError for what the machine lacks.
     """
-    name = choose_backend(request)
+    name = "torch" if loaded is not None else choose_backend(request)
     if name == "torch":
         from lpp.capture.backends.torch_backend import TorchBackend
 
-        return TorchBackend.load(request, progress=progress, quiet=quiet)
+        return TorchBackend.load(request, loaded=loaded, progress=progress, quiet=quiet)
     if name == "vllm":
         from lpp.capture.backends.vllm.backend import VllmBackend
 

@@ -32,10 +32,10 @@ from lpp.capture.backends.moments import ShardMoments
 from lpp.capture.models.anatomy import forward_inputs, input_device
 from lpp.capture.models.find_sites import check_sites, find_sites
 from lpp.capture.models.head import head_content
-from lpp.capture.models.load import load_model
+from lpp.capture.models.load import adopt_model, load_model
 from lpp.capture.models.machine import out_of_memory
 from lpp.capture.models.sites import SiteModules, Sites, hooked
-from lpp.capture.models.spec import Model, ModelSpec
+from lpp.capture.models.spec import LoadedModel, Model, ModelSpec
 from lpp.capture.models.unembedding import find_unembedding
 from lpp.capture.plan.backend import Batch, Captured, Outputs
 from lpp.capture.plan.planning import check_context, compute_info
@@ -70,10 +70,20 @@ class TorchBackend:
 
     @classmethod
     def load(
-        cls, request: CaptureRequest, *, progress: Progress = SILENT, quiet: bool = True
+        cls,
+        request: CaptureRequest,
+        *,
+        loaded: LoadedModel | None = None,
+        progress: Progress = SILENT,
+        quiet: bool = True,
     ) -> "TorchBackend":
-        """Load the model that `request` names. quiet: keep the libraries' warnings off stderr."""
-        model = load_model(request.model, progress=progress, quiet=quiet)
+        """Load the model that `request` names, unless it is `loaded`. quiet: keep the libraries'
+        warnings off stderr.
+        """
+        if loaded is None:
+            model = load_model(request.model, progress=progress, quiet=quiet)
+        else:
+            model = adopt_model(loaded, request.model, quiet=quiet)
         check_context(model, request.context)
         device = input_device(model.module).type
         if device not in BATCH_TOKENS:

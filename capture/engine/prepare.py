@@ -18,7 +18,7 @@ from lpp.capture.corpus.selection import Selection, select
 from lpp.capture.models.load import load_tokenizer
 from lpp.capture.plan.backend import Backend
 from lpp.capture.plan.planning import make_plan
-from lpp.capture.plan.request import CaptureRequest, CorpusSpec
+from lpp.capture.plan.request import NOTHING, CaptureRequest, CorpusSpec, InMemory
 from lpp.store.commands.progress import SILENT, Progress
 from lpp.store.commands.signals import check_requests
 from lpp.store.format.plan import Plan
@@ -43,17 +43,22 @@ class Prepared:
 
 
 def prepare(
-    request: CaptureRequest, *, progress: Progress = SILENT, quiet: bool = True
+    request: CaptureRequest,
+    *,
+    given: InMemory = NOTHING,
+    progress: Progress = SILENT,
+    quiet: bool = True,
 ) -> Prepared:
     """Choose the prompts, load the model, freeze the plan.
 
-    progress: told of slow steps. quiet: keep the libraries' own warnings off stderr.
+    given: what needs no loading. progress: told of slow steps. quiet: keep the libraries' own
+    warnings off stderr.
 
     Raises InputError for what the request gets wrong, MachineError for what the machine lacks.
     """
-    corpus, passages = choose_passages(request.corpus, request.selection)
+    corpus, passages = choose_passages(request.corpus, request.selection, given.corpus)
     beside = carried(corpus, passages, keep_texts=request.corpus.keep_texts)
-    backend = open_backend(request, progress=progress, quiet=quiet)
+    backend = open_backend(request, loaded=given.model, progress=progress, quiet=quiet)
     try:
         check_requests()  # vLLM's start drops an interrupt at some moments
         refused = corpus.refused
@@ -75,9 +80,14 @@ def prepare(
     )
 
 
-def choose_passages(spec: CorpusSpec, selection: Selection) -> tuple[Corpus, list[Passage]]:
-    """The corpus and the texts that the selection takes; no look at the model under test."""
-    corpus = open_corpus(
+def choose_passages(
+    spec: CorpusSpec, selection: Selection, corpus: Corpus | None = None
+) -> tuple[Corpus, list[Passage]]:
+    """The corpus and the texts that the selection takes; no look at the model under test.
+
+    corpus: in memory, instead of the one that `spec` names.
+    """
+    corpus = corpus or open_corpus(
         spec.name,
         revision=spec.revision,
         split=spec.split,

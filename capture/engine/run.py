@@ -8,7 +8,6 @@ import time
 from collections.abc import Sequence
 from contextlib import closing, nullcontext
 
-import click
 import numpy as np
 import numpy.typing as npt
 
@@ -22,7 +21,7 @@ from lpp.capture.engine.vocabulary import keep_vocabulary
 from lpp.capture.plan.batches import tokens_of
 from lpp.capture.plan.parts import WHOLE, Part
 from lpp.capture.plan.planning import shard_bytes
-from lpp.capture.plan.request import CaptureRequest
+from lpp.capture.plan.request import NOTHING, CaptureRequest, InMemory
 from lpp.capture.plan.sizes import (
     available_memory,
     check_memory,
@@ -36,7 +35,7 @@ from lpp.capture.plan.sizes import (
 )
 from lpp.store import Run, RunWriter, create_store, open_store
 from lpp.store.commands.console import debugging
-from lpp.store.commands.progress import progress
+from lpp.store.commands.progress import progress, say
 from lpp.store.errors import ConflictError, ErrorKind, InputError
 from lpp.store.format.keys import SHARDS_KEY
 from lpp.store.format.plan import Plan, differences
@@ -53,19 +52,22 @@ def capture_into(
     resume: str | None = None,
     part: Part = WHOLE,
     grace: float | None = None,
+    given: InMemory = NOTHING,
 ) -> Outcome:
     """Capture `request` into the store at `root`, which is made once the plan is known to fit.
 
     resume: id of the one run that may be written; anything else is refused with the fields that
     differ. part: which shards are this process's. grace: seconds that a request to end leaves for
-    the shard under way (`lpp.capture.engine.stopping`); None: a request ends this at once. Every
-    committed shard survives whatever stops this.
+    the shard under way (`lpp.capture.engine.stopping`); None: a request ends this at once. given:
+    what `request` names and is in memory already. Every committed shard survives whatever stops
+    this.
     """
     check_store(root, resume)
-    key = request_key(request)  # of the files as they are before they are read
+    # of the files as they are before they are read; what is in memory has none
+    key = request_key(request) if given == NOTHING else None
     check_noted(root, key, request)
     with progress("prepare", 1, "model") as bar:
-        prepared = prepare(request, progress=bar, quiet=not debugging())
+        prepared = prepare(request, given=given, progress=bar, quiet=not debugging())
         bar.advance()
     plan = prepared.plan
     patience = nullcontext(Stop()) if grace is None else stoppable(plan.n_shards, grace)
@@ -73,7 +75,7 @@ def capture_into(
     with patience as stop, closing(prepared):
         if resume is not None:
             check_same_run(plan, root, resume)
-        click.echo("\n  ".join([describe(plan), *prepared.carried]), err=True)
+        say("\n  ".join([describe(plan), *prepared.carried]))
         lengths = prepared.prompts["n_tokens"].to_numpy()
         todo = uncommitted_shards(root, plan, part)
         check_disk(request, plan, lengths, root, todo)
@@ -87,8 +89,8 @@ def capture_into(
         keep_vocabulary(store.path, model.tokenizer_info, model.tokenizer)
         remember(store, key, plan.run_id, head.directories)
         if head.line:
-            click.echo(f"  {head.line}", err=True)
-        click.echo(f"  into {writer.run.path}", err=True)
+            say(f"  {head.line}")
+        say(f"  into {writer.run.path}")
         return _capture(prepared, writer, part, todo, stop)
 
 
@@ -140,7 +142,7 @@ def check_disk(
     found = sizes(plan, lengths.tolist(), shard_bytes(request, plan.compute.device))
     free = free_bytes(where)
     for line in format_sizes(found, plan.keep, free):
-        click.echo(f"  {line}", err=True)
+        say(f"  {line}")
     needed = remaining(plan, lengths, todo) + missing_head_bytes(root, plan, request)
     check_room(found, plan.keep, needed, free, where)
 
@@ -149,7 +151,7 @@ def check_host_memory(plan: Plan, lengths: npt.NDArray[np.int32]) -> None:
     """Print what the shard buffers take; refuse what does not fit into memory."""
     needed, available = host_bytes(plan, lengths), available_memory()
     if needed:
-        click.echo(f"  {format_memory(needed, available, plan.compute.device)}", err=True)
+        say(f"  {format_memory(needed, available, plan.compute.device)}")
     check_memory(needed, available)
 
 
@@ -163,7 +165,7 @@ def _capture(
     if part != WHOLE:
         some = ", ".join(str(shard + 1) for shard in mine[:5]) or "none"
         more = ", ..." if len(mine) > 5 else ""
-        click.echo(f"  part {part}: shards {some}{more} of {plan.n_shards}", err=True)
+        say(f"  part {part}: shards {some}{more} of {plan.n_shards}")
     start = time.monotonic()
     heartbeat = at_work(writer.run.path / SHARDS_KEY, f"part {part}") if todo else nullcontext()
     total = tokens_of(plan, lengths, mine)

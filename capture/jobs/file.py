@@ -266,9 +266,7 @@ def make_job(options: Mapping[str, Any]) -> Job:
 
     Raises ClickException or InputError for values that the command would refuse.
     """
-    command = click.Command("run", params=list(option_by_name().values()))
-    request = request_of(command.make_context("run", list(command_arguments(options))).params)
-    return Job(name=_base_name(options), options=options, request=request)
+    return Job(name=_base_name(options), options=options, request=request_of_options(options))
 
 
 def _of_one_step(one: CaptureRequest, other: CaptureRequest) -> bool:
@@ -338,6 +336,12 @@ def command_arguments(options: Mapping[str, Any]) -> tuple[str, ...]:
         else:
             arguments.append(f"--{name}={','.join(_several(value))}")
     return tuple(arguments)
+
+
+def request_of_options(options: Mapping[str, Any]) -> CaptureRequest:
+    """The request of options by long name, parsed as the command line that they make."""
+    command = click.Command("run", params=list(option_by_name().values()))
+    return request_of(command.make_context("run", list(command_arguments(options))).params)
 
 
 def value_problems(option: click.Option, value: object, place: str) -> Iterator[str]:

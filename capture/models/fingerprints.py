@@ -87,7 +87,7 @@ def trained_fingerprint(model: Any, folder: Path, name: str, *, code: bool) -> s
     return document_fingerprint(
         {
             "weights": weights_fingerprint(weight_files(folder, name)),
-            "config": _described(model),
+            "config": described(model),
             "code": weights_fingerprint(own) if own else None,
         }
     )
@@ -96,11 +96,11 @@ def trained_fingerprint(model: Any, folder: Path, name: str, *, code: bool) -> s
 def untrained_fingerprint(model: Any, seed: int) -> str:
     """Configuration, dtype and seed, which give the weights."""
     return document_fingerprint(
-        {"untrained_seed": seed, "dtype": str(model.dtype), "config": _described(model)}
+        {"untrained_seed": seed, "dtype": str(model.dtype), "config": described(model)}
     )
 
 
-def _described(model: Any) -> dict[str, Any]:
+def described(model: Any) -> dict[str, Any]:
     """The configuration without what depends on where it lies or how it was loaded."""
     described: dict[str, Any] = model.config.to_dict()
     for passing in ("_name_or_path", "transformers_version", "use_cache", "dtype"):

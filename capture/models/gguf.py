@@ -37,6 +37,15 @@ def cache_folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "lpp-engine" / "gguf"
 
 
+def converted_file(folder: Path) -> str | None:
+    """Name, without its ending, of the GGUF file that `folder` was made of; None for another one.
+
+    >>> converted_file(cache_folder() / "model-q4-0123456789abcdef")
+    'model-q4'
+    """
+    return folder.name[:-17] if folder.parent == cache_folder() else None
+
+
 def converted_folder(file: Path, convert: Callable[[Path, Path], None]) -> Path:
     """The model folder of a GGUF file; `convert(file, folder)` fills it the first time.
 

@@ -24,7 +24,7 @@ def hub_snapshot(
 
     weights: fetch safetensors too. code: fetch Python files too, for trust_remote_code.
     """
-    if _looks_like_a_path(model):
+    if looks_like_a_path(model):
         raise InputError(
             f"no folder {model}, and no .gguf file of that name. Correct --model.",
             kind=ErrorKind.NOT_FOUND,
@@ -61,7 +61,15 @@ def hub_snapshot(
     return Path(folder), Path(folder).name
 
 
-def _looks_like_a_path(model: str) -> bool:
+def cached_snapshot(model: str, commit: str) -> Path | None:
+    """The folder of a hub model at `commit`, where the hub client's cache has it; asks no hub."""
+    import huggingface_hub
+
+    found = huggingface_hub.try_to_load_from_cache(model, "config.json", revision=commit)
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def looks_like_a_path(model: str) -> bool:
     """Whether `model` is written as a path, which the hub would answer with its rules for names."""
     return model.startswith((".", "/", "~")) or model.count("/") > 1
 

@@ -5,6 +5,8 @@ an exact revision, and is loaded from there: safetensors only, and no code of th
 asked for. A model whose weights are pickles is refused.
 """
 
+import copy
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -24,8 +26,10 @@ from lpp.capture.models.fingerprints import (
 )
 from lpp.capture.models.gguf import converted_folder
 from lpp.capture.models.hub import hub_snapshot
+from lpp.capture.models.loaded import known_as, origin
 from lpp.capture.models.machine import check_device, explained, require
-from lpp.capture.models.spec import Model, ModelSpec
+from lpp.capture.models.same_weights import equals_its_files, state_fingerprint
+from lpp.capture.models.spec import LoadedModel, Model, ModelSpec
 from lpp.store.commands.escaping import library_bars
 from lpp.store.commands.progress import SILENT, Progress
 from lpp.store.errors import ErrorKind, InputError
@@ -81,6 +85,62 @@ def describe_model(spec: ModelSpec, *, quiet: bool = True, progress: Progress = 
         weights = trained_fingerprint(model, files.folder, spec.id, code=spec.trust_remote_code)
     name = _dtype_name(dtype, spec.id)
     return _model(files, spec, model, tokenizer, weights=weights, dtype=name)
+
+
+def adopt_model(loaded: LoadedModel, spec: ModelSpec, *, quiet: bool = True) -> Model:
+    """The record of a model that is loaded already, as `lpp.capture.models.loaded` says of it.
+
+    Where loading the files that it came from gives the same model, that is what `load_model` says
+    of them. Otherwise it is known by its values in memory, and has no files. Reads every weight
+    once, in memory and in the files.
+    """
+    module, found = loaded.module, origin(loaded.module)
+    files = _Files(spec.id, Path(os.devnull), "folder", None)
+    with _quiet(quiet):
+        if found is not None and _is_of(module, found[0], spec):
+            files = _Files(spec.id, *found)
+            code = spec.trust_remote_code
+            weights = trained_fingerprint(module, files.folder, spec.id, code=code)
+        else:
+            weights = state_fingerprint(module)
+    dtype = _dtype_name(module.dtype, spec.id)
+    model = _model(files, spec, module, loaded.tokenizer, weights=weights, dtype=dtype)
+    called = known_as(loaded.tokenizer.name_or_path)
+    if called and called != known_as(module.config._name_or_path):
+        model = replace(model, tokenizer_info=replace(model.tokenizer_info, id=called))
+    return replace(model, module=module)
+
+
+def _is_of(module: Any, folder: Path, spec: ModelSpec) -> bool:
+    """Whether `module` is what loading the weights in `folder` gives."""
+    from accelerate import init_empty_weights
+
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        return False
+    config = copy.deepcopy(module.config)
+    try:
+        with torch.random.fork_rng(devices=[]), init_empty_weights(include_buffers=False):
+            reference = _from_config(config, spec, module.dtype)
+    except (ImportError, OSError, ValueError):  # code of its own that cannot be had again
+        return False
+    reference.tie_weights()  # accelerate gave each name a weight of its own
+    return equals_its_files(module, reference, _named_as_in_files(module), files)
+
+
+def _named_as_in_files(module: Any) -> dict[str, torch.Tensor]:
+    """Parameters by the names that files give them. A library that renames while it loads names
+    them as it would save them; what it merges while it loads keeps its name, which no file has.
+    """
+    named = dict(module.named_parameters(remove_duplicate=False))
+    conversions = getattr(module, "_weight_conversions", None)
+    if not conversions:
+        return named
+    from transformers import core_model_loading as loading  # since 5, as the attribute
+
+    if not all(isinstance(one, loading.WeightRenaming) for one in conversions):
+        return named
+    return loading.revert_weight_conversion(module, named)  # type: ignore[no-any-return]
 
 
 def save_untrained(
@@ -160,6 +220,13 @@ def load_tokenizer(
     spec = ModelSpec(id=model, revision=revision, trust_remote_code=trust_remote_code)
     with _quiet(quiet), explained(model, spec.device):
         return _tokenizer(_files(spec, weights=False, progress=SILENT).folder, spec)
+
+
+def local_folder(model: str, *, quiet: bool = True) -> Path:
+    """Where the files of a model lie, named as in a `ModelSpec`, weights included."""
+    spec = ModelSpec(id=model)
+    with _quiet(quiet), explained(model, spec.device):
+        return _files(spec, weights=True, progress=SILENT).folder
 
 
 def _files(spec: ModelSpec, *, weights: bool, progress: Progress) -> _Files:

@@ -32,6 +32,17 @@ class ModelSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel:
+    """A model that the caller has loaded; it stays the caller's, and is left as it was."""
+
+    module: Any
+    """A transformers causal language model in evaluation mode."""
+    tokenizer: Any
+    name: str | None = None
+    """What to call it; by default what its files are called, or else its class."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
     """A model that was found: what a plan records of it, and its module where it was loaded."""
 

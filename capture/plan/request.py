@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from lpp.capture.corpus.fields import TEXT, check_names, column_name
+from lpp.capture.corpus.passages import Corpus
 from lpp.capture.corpus.selection import Selection
-from lpp.capture.models.spec import ModelSpec
+from lpp.capture.models.spec import LoadedModel, ModelSpec
 from lpp.store.format.plan import Keep, LogitPositions, MomentsDtype
 
 SHARD_BYTES: Final[Mapping[str, int]] = {"cpu": 256 << 20, "cuda": 2 << 30}
@@ -82,3 +83,15 @@ class CaptureRequest:
     moments_dtype: MomentsDtype = "float64"
     keep_head: KeepHead = "auto"
     """Whether the unembedding is kept. No plan records it: it changes no number."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InMemory:
+    """What the caller has in memory, in place of what a request names."""
+
+    model: LoadedModel | None = None
+    corpus: Corpus | None = None
+
+
+NOTHING: Final = InMemory()
+"""Everything is loaded by its name."""

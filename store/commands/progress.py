@@ -1,13 +1,14 @@
-"""Progress of a long step: a bar on a terminal, a line for each note elsewhere.
+"""Progress of a long step: a bar on a terminal or in a notebook, a line for each note elsewhere.
 
-rich, which draws the bar, is imported when there is a terminal.
+rich, which draws the bar of a terminal, is imported when there is a terminal.
 """
 
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from contextvars import ContextVar
+from typing import Final, Protocol
 
 import click
 
@@ -34,9 +35,46 @@ SILENT: Progress = _Silent()
 """The default of every library function: reports nothing."""
 
 
+_muted: Final[ContextVar[bool]] = ContextVar("lpp_muted", default=False)
+
+
+@contextmanager
+def muted() -> Iterator[None]:
+    """Until the block ends, `progress` and `say` show nothing."""
+    token = _muted.set(True)
+    try:
+        yield
+    finally:
+        _muted.reset(token)
+
+
+def say(text: str) -> None:
+    """Lines for the user: on standard error; in a notebook, which shows that as an alarm, on
+    standard output.
+    """
+    if not _muted.get():
+        click.echo(text, err=not in_notebook())
+
+
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook."""
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    return getattr(shell, "kernel", None) is not None
+
+
 @contextmanager
 def progress(title: str, total: int, unit: str) -> Iterator[Progress]:
     """A progress bar that ends in the last note; elsewhere (a batch job's log) a line per note."""
+    if _muted.get():
+        yield SILENT
+        return
+    if in_notebook():
+        from lpp.store.commands.notebook_bar import notebook_bar
+
+        with notebook_bar(title, total, unit) as shown:
+            yield shown
+        return
     if not sys.stderr.isatty():
         yield _LogLines(title, total, unit)
         return

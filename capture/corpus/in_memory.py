@@ -1,0 +1,107 @@
+"""Texts that are in memory as a corpus: strings, or records with a text and other fields."""
+
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any, Final
+
+from lpp.capture.corpus.fields import Fields
+from lpp.capture.corpus.files import DEFAULT_FIELD, Text, Unreadable, encodable
+from lpp.capture.corpus.passages import (
+    Corpus,
+    Passage,
+    Refused,
+    fingerprint_passages,
+)
+from lpp.store.errors import ErrorKind, InputError
+
+DEFAULT_NAME: Final = "texts"
+"""What a corpus in memory is called."""
+
+
+def open_texts(
+    texts: Iterable[Any],
+    *,
+    name: str = DEFAULT_NAME,
+    text_field: str | None = None,
+    fields: Sequence[str] = (),
+) -> Corpus:
+    """The corpus of `texts`, read once and kept in memory.
+
+    texts: strings, or records (dicts) whose text is the field `text` or `text_field`; a data frame
+    or table is its rows. fields: those of a record that come along. The fingerprint is of the texts
+    in order. A row whose text is missing or blank is set aside and counted, as in a file.
+
+    Raises InputError for a row of another kind, and where there is no text at all.
+    """
+    if not name or os.sep in name:
+        raise _invalid(f"corpus_name {name!r}: give a name without {os.sep}, such as 'texts'.")
+    refused, passages, field = Refused(), list[Passage](), text_field or DEFAULT_FIELD
+    carried = Fields(fields, text=field)
+    records = iter(_rows(texts))
+    first = next(records, None)
+    if fields and not isinstance(first, Mapping):
+        raise _invalid("fields: texts are strings, which have none. Give records, or leave it out.")
+    for row, (record, place, text) in enumerate(_texts(chain([first], records), field)):
+        if isinstance(text, Unreadable):
+            refused.add(row, text.reason, text.detail)
+        elif text and not text.isspace():
+            of_row = carried.of(record) if isinstance(record, Mapping) else {}
+            passages.append(Passage(row, text, of_row, place))
+        else:
+            refused.add(row, "empty", place)
+    if not passages:
+        raise _invalid("texts: every text is empty. Give at least one text.")
+    return Corpus(
+        name=name,
+        revision=None,
+        fingerprint=fingerprint_passages(passages),
+        rule=f"field {field}" if isinstance(first, Mapping) else "texts",
+        passages=passages,
+        refused=refused,
+        fields=carried,
+    )
+
+
+def _rows(texts: Any) -> Any:
+    """The rows of `texts`: a frame's own iterator gives columns."""
+    if hasattr(texts, "to_pylist"):  # Arrow: a table gives records, a column its values
+        return texts.to_pylist()
+    if hasattr(texts, "iter_rows"):  # Polars
+        return texts.iter_rows(named=True)
+    if hasattr(texts, "columns") and hasattr(texts, "to_dict"):  # pandas
+        return texts.to_dict("records")
+    if isinstance(texts, Mapping):
+        splits = ", ".join(map(repr, list(texts)[:5]))
+        raise _invalid(f"texts is a mapping of {splits}: give one of its values.")
+    try:
+        return iter(texts)
+    except TypeError:
+        raise _invalid(
+            f"texts is {type(texts).__name__}: give a list of strings, records with a field "
+            "'text', or the name of a corpus."
+        ) from None
+
+
+def _texts(records: Iterable[Any], field: str) -> Iterator[tuple[Any, str, Text]]:
+    """(row, place, text) of every row; None where it has none."""
+    for number, record in enumerate(records):
+        place, text = f"texts[{number}]", record
+        if isinstance(record, Mapping):
+            if field not in record:
+                found = ", ".join(map(repr, record)) or "none"
+                raise _invalid(
+                    f"{place}: no field {field!r}; its fields: {found}. Name one with text_field."
+                )
+            text = record[field]
+        if text is None or (isinstance(text, float) and math.isnan(text)):  # pandas' missing value
+            yield record, place, None
+        elif isinstance(text, str):
+            yield record, place, encodable(text, place)
+        else:
+            raise _invalid(f"{place}: {type(text).__name__} instead of a string.")
+
+
+def _invalid(message: str) -> InputError:
+    return InputError(message, kind=ErrorKind.INVALID_VALUE)

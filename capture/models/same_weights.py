@@ -1,0 +1,179 @@
+"""Whether a model in memory is what its files give, and what it is known by where it is not.
+
+Transformers loads weights by name, casts them, and computes the rest from the configuration. So a
+model is what its files give if its modules, settings and buffers are those that its configuration
+makes, and each weight equals that of its name in the files, cast. Anything else (a weight that was
+trained, a block that was taken out, files whose names differ from the modules') makes it a model of
+its own: known by its values in memory.
+"""
+
+import inspect
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+import xxhash
+from torch import nn
+
+from lpp.capture.models.fingerprints import described
+
+_BLOCK: Final = 1 << 26
+"""Most bytes of a weight that are copied at once."""
+
+_PASSING: Final = frozenset(
+    {*vars(nn.Module()), "gradient_checkpointing", "name_or_path", "max_seq_len_cached"}
+)
+"""Attributes of modules that change no number, or that are told apart elsewhere."""
+
+_BUFFER_TOLERANCE: Final = 1e-6
+"""Relative: buffers are computed, by another device with another last bit."""
+
+Tensors = Mapping[str, torch.Tensor]
+
+_LIBRARIES: Final = ("transformers.", "torch.")
+"""Whose classes a release of theirs describes, which every plan records."""
+
+
+def equals_its_files(
+    module: nn.Module, reference: nn.Module, named: Tensors, files: list[Path]
+) -> bool:
+    """Whether loading `files` gives `module`. Reads every weight once.
+
+    reference: the modules that the configuration makes, weights on the meta device, buffers not.
+    named: the parameters of `module` under the names that files give them, shared ones under each.
+    """
+    if _structure(module) != _structure(reference):
+        return False
+    weights, expected = _tensors(module), _tensors(reference)
+    if weights.keys() != expected.keys() or _tied(module) != _tied(reference):
+        return False
+    if any(not _alike(weights[name], expected[name]) for name in weights):
+        return False
+    return _all_in_files(named, files, prefix=f"{getattr(module, 'base_model_prefix', '')}.")
+
+
+def _all_in_files(named: Tensors, files: list[Path], prefix: str) -> bool:
+    """Whether every weight equals one of its name in `files`, cast to its dtype.
+
+    prefix: of names in a model with a head, which files of the model without one lack.
+    """
+    from safetensors import safe_open
+
+    missing = {id(weight) for weight in named.values()}
+    for file in files:
+        with safe_open(file, framework="pt") as stored:
+            for key in list(stored.keys()):
+                weight = named.get(key, named.get(prefix + key))
+                if weight is None:
+                    continue  # nor does loading use it
+                if not _equal(weight, stored.get_tensor(key)):
+                    return False
+                missing.discard(id(weight))
+    return not missing
+
+
+@torch.no_grad()
+def _equal(weight: torch.Tensor, stored: torch.Tensor) -> bool:
+    if weight.shape != stored.shape:
+        return False
+    return torch.equal(_bits(weight.detach().cpu()), _bits(stored.to(weight.dtype)))
+
+
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    """Its bytes: NaN equals itself, and 0 is not -0."""
+    return tensor.contiguous().reshape(-1).view(torch.uint8)
+
+
+def _alike(tensor: torch.Tensor, expected: torch.Tensor) -> bool:
+    """Dtype and shape; and values, where `expected` has some."""
+    if (tensor.dtype, tensor.shape) != (expected.dtype, expected.shape):
+        return False
+    if expected.is_meta:
+        return True
+    expected = expected.to(tensor.device)
+    if not tensor.is_floating_point():
+        return torch.equal(tensor, expected)
+    return torch.allclose(tensor, expected, rtol=_BUFFER_TOLERANCE, atol=0, equal_nan=True)
+
+
+def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters and buffers, persistent or not, by name."""
+    return dict(
+        [
+            *module.named_parameters(remove_duplicate=False),
+            *module.named_buffers(remove_duplicate=False),
+        ]
+    )
+
+
+def _tied(module: nn.Module) -> list[tuple[str, ...]]:
+    """Names of each parameter: several where it is shared."""
+    names: dict[int, list[str]] = {}
+    for name, weight in module.named_parameters(remove_duplicate=False):
+        names.setdefault(id(weight), []).append(name)
+    return sorted(tuple(group) for group in names.values())
+
+
+def _structure(module: nn.Module) -> dict[str, Any]:
+    """Class and plain settings of every module."""
+    return {
+        name: [f"{type(part).__module__}.{type(part).__qualname__}", _settings(part)]
+        for name, part in module.named_modules()
+    }
+
+
+def _settings(part: nn.Module) -> dict[str, Any]:
+    """Attributes that JSON can hold. Those of libraries' classes that begin with _ are passing."""
+    libraries = type(part).__module__.startswith(_LIBRARIES)
+    return {
+        name: value
+        for name, value in vars(part).items()
+        if name not in _PASSING and not (libraries and name.startswith("_")) and _plain(value)
+    }
+
+
+def _plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _plain(one) for key, one in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def state_fingerprint(module: Any) -> str:
+    """xxh3_128 (hex) of what a model in memory computes with: configuration, modules, their
+    settings and own code, and name, dtype, shape and bytes of every parameter and buffer.
+
+    The same in every process that has the same model, on whatever device.
+    """
+    digest = xxhash.xxh3_128()
+    for document in (described(module), _structure(module), _tied(module), _own_code(module)):
+        digest.update(json.dumps(document, sort_keys=True, default=str).encode() + b"\0")
+    for name, tensor in sorted(_tensors(module).items()):
+        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        for block in _blocks(tensor):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _own_code(module: nn.Module) -> dict[str, str]:
+    """Source of the modules' classes that are not a library's; empty where it cannot be had."""
+    found = {}
+    for kind in {type(part) for part in module.modules()}:
+        if not kind.__module__.startswith(_LIBRARIES):
+            try:
+                found[f"{kind.__module__}.{kind.__qualname__}"] = inspect.getsource(kind)
+            except (OSError, TypeError):
+                found[f"{kind.__module__}.{kind.__qualname__}"] = ""
+    return found
+
+
+@torch.no_grad()
+def _blocks(tensor: torch.Tensor) -> Iterator[Any]:
+    """The bytes of a tensor, a block at a time."""
+    flat: Any = tensor.detach().reshape(-1)
+    count = max(1, _BLOCK // max(1, flat.element_size()))
+    for part in flat.split(count):
+        yield part.cpu().contiguous().view(torch.uint8).numpy()

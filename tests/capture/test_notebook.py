@@ -1,0 +1,125 @@
+"""Capture in a real kernel of Jupyter, and the example notebook."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import polars as pl
+import pytest
+from nbclient import NotebookClient
+from nbformat.v4 import new_code_cell, new_notebook
+
+import lpp.sql
+from lpp.store import open_store
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "docs" / "notebook.ipynb"
+
+Execute = Callable[..., Any]
+
+
+@pytest.fixture
+def execute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Execute:
+    """Runs the cells of a notebook in a kernel whose folder is `tmp_path`; returns the notebook."""
+    for variable in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR"):
+        monkeypatch.setenv(variable, str(tmp_path / ".jupyter"))
+    monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")
+
+    def run(notebook: Any, **options: Any) -> Any:
+        where = {"metadata": {"path": str(tmp_path)}}
+        NotebookClient(notebook, timeout=300, resources=where, **options).execute()
+        return notebook
+
+    return run
+
+
+def outputs(cell: Any, kind: str) -> list[Any]:
+    return [output for output in cell.outputs if output.output_type == kind]
+
+
+def streams(cell: Any) -> dict[str, str]:
+    said: dict[str, str] = {}
+    for output in outputs(cell, "stream"):
+        said[output.name] = said.get(output.name, "") + output.text
+    return said
+
+
+def test_a_kernel_shows_progress_and_survives_errors_and_its_stop_button(
+    tiny_folder: Callable[[str], Path], execute: Execute, tmp_path: Path
+) -> None:
+    cells = (
+        f"""
+        import os, signal, threading, time
+        from pathlib import Path
+        from lpp.capture import capture
+        model, texts = {str(tiny_folder("llama"))!r}, ["the <b>fox</b> " * 9] * 4
+        capture(model, texts, store="s", context=20)
+        """,
+        """
+        long = [f"{n} times the fox " * 20 for n in range(150)]
+        options = {"store": "long", "context": 96, "shard_mib": 1, "batch_tokens": 96}
+        def stop():  # as the stop button does
+            while not list(Path("long").glob("runs/*/shards/*/COMMIT.json")):
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGINT)
+        threading.Thread(target=stop).start()
+        capture(model, long, **options)
+        """,
+        "run = capture(model, long, **options)\nprint(len(run.missing_shards))",
+        'capture(model, texts, store="s", context=500)',
+        'capture(model, texts, store="s", context=20, quiet=True)',
+    )
+    lines = [re.sub(r"^ {8}", "", cell, flags=re.MULTILINE) for cell in cells]
+    notebook = new_notebook(cells=[new_code_cell(cell) for cell in lines])
+    first, stopped, resumed, refused, silent = execute(notebook, allow_errors=True).cells
+
+    bars = [output.data for output in outputs(first, "display_data")]
+    assert [bar["text/plain"].partition(",")[0] for bar in bars] == [
+        "prepare: 1 of 1 model",
+        "capture: 80 of 80 tokens",
+    ]
+    assert '<progress value="80" max="80">' in bars[1]["text/html"]
+    assert streams(first).keys() == {"stdout"}
+    assert "4 prompts of texts" in streams(first)["stdout"]
+    assert re.match(r"Run\('llama-\w+', 1 of 1 shards\)", result(first))
+
+    (error,) = outputs(stopped, "error")
+    assert error.ename == "KeyboardInterrupt"
+    assert "the same call resumes" in "".join(error.traceback)
+    assert streams(resumed)["stdout"].splitlines()[-1] == "0"
+    assert "was complete already" not in streams(resumed)["stdout"]
+
+    (error,) = outputs(refused, "error")
+    assert (error.ename, error.evalue) == (
+        "InputError",
+        "context=500 is beyond llama, which has 96 positions. Choose context=96 or less.",
+    )
+    assert len(error.traceback) < 6, "frames of ours"
+    assert [output.output_type for output in silent.outputs] == ["execute_result"]
+
+
+def result(cell: Any) -> str:
+    (output,) = outputs(cell, "execute_result")
+    return str(output.data["text/plain"])
+
+
+@pytest.mark.slow
+def test_the_example_captures_profiles_and_plots(execute: Execute, tmp_path: Path) -> None:
+    committed = nbformat.read(EXAMPLE, as_version=4)
+    notebook = execute(nbformat.read(EXAMPLE, as_version=4))
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(streams(cell).keys() <= {"stdout"} for cell in cells[1:])
+    runs = open_store(tmp_path / "lpp").runs.values()
+    names = [run.plan.model.id for run in runs]
+    assert names == ["SmolLM2-135M-Instruct.Q4_1", "SmolLM2 without MLP 3"]
+    assert all(not run.missing_shards for run in runs)
+    profiles = lpp.sql.connect(tmp_path / "lpp").sql("FROM profiles ORDER BY run").pl()
+    assert profiles.filter(pl.col("entropy_floor").is_null()).is_empty()
+    assert "image/svg+xml" in outputs(cells[-1], "execute_result")[0].data
+    # what is committed is of these cells, and small
+    assert [cell.source for cell in committed.cells] == [cell.source for cell in notebook.cells]
+    assert EXAMPLE.stat().st_size < 150_000
+    shown = [cell for cell in committed.cells if cell.cell_type == "code"]
+    assert all(cell.outputs for cell in shown[1:])
+    assert str(Path.home()) not in EXAMPLE.read_text("utf-8")
