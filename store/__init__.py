@@ -11,6 +11,7 @@ if __name__ != "lpp.store":
     raise ImportError(f"import this package as lpp.store, not as {__name__}")
 
 if TYPE_CHECKING:
+    from lpp.store.committed.compare import Problem as Problem
     from lpp.store.format.plan import Plan as Plan
     from lpp.store.read import Block as Block
     from lpp.store.read import Run as Run
@@ -21,13 +22,12 @@ if TYPE_CHECKING:
     from lpp.store.store import Store as Store
     from lpp.store.store import create_store as create_store
     from lpp.store.store import open_store as open_store
-    from lpp.store.verify import Problem as Problem
     from lpp.store.write import RunWriter as RunWriter
 
 _HOME = {
     "Block": "read",
     "Plan": "format.plan",
-    "Problem": "verify",
+    "Problem": "committed.compare",
     "Run": "read",
     "RunWriter": "write",
     "Shard": "shards",

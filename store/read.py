@@ -1,7 +1,7 @@
 """One run as it lies in a store: its plan, its prompts, the rows of its committed shards.
 
 Reading is bounded in memory: a block of rows at a time, never a whole shard. Everything comes
-through `lpp.store.checked`, so that altered bytes never become numbers.
+through `lpp.store.committed.checked`, so that altered bytes never become numbers.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,8 @@ import pyarrow.dataset as ds
 from lpp.store.arrays.layout import site_array
 from lpp.store.arrays.moments import band_counts
 from lpp.store.arrays.reader import ReadAs
-from lpp.store.checked import Checked, open_checked
+from lpp.store.committed.checked import Checked, open_checked
+from lpp.store.committed.compare import Problem
 from lpp.store.errors import ErrorKind, FormatError, InputError, NotFoundError
 from lpp.store.format.commit_record import CommitRecord
 from lpp.store.format.documents import load_json
@@ -26,7 +27,6 @@ from lpp.store.format.keys import (
     COMMIT_KEY,
     HIDDEN_KEY,
     PLAN_KEY,
-    PROMPTS_KEY,
     QUARANTINE_KEY,
     TOKENS_KEY,
 )
@@ -41,8 +41,9 @@ from lpp.store.format.quarantine import (
 from lpp.store.format.tables import PROMPTS_SCHEMA, TOKENS_SCHEMA, check_table
 from lpp.store.moments import MomentsReader
 from lpp.store.objects.place import Place
+from lpp.store.prompts import extra_columns, read_prompts
 from lpp.store.shards import Shard, open_shard, run_directory
-from lpp.store.verify import Problem, verify_run
+from lpp.store.verify import verify_run
 
 if TYPE_CHECKING:
     import zarr
@@ -164,19 +165,36 @@ class Run:
 
     # prompts
 
-    def prompts(self) -> pa.Table:
-        """Every prompt of the plan, (count, 6): `PROMPTS_SCHEMA`."""
-        return self._prompts(PROMPTS_SCHEMA)
+    def prompts(self, *columns: str) -> pa.Table:
+        """Every prompt of the plan, (count, 6): `PROMPTS_SCHEMA`. columns: of `extra_columns`, in
+        that order after the six; NotFoundError for one that the run lacks.
+        """
+        if not columns:
+            return read_prompts(self._checked, self.plan)
+        extra = self.extra_columns
+        if missing := [name for name in columns if name not in extra.names]:
+            held = ", ".join(extra.names) or "none beside those of every run"
+            raise NotFoundError(
+                f"run {self.id}: its prompts have no column {', '.join(map(repr, missing))}; they "
+                f"have {held}."
+            )
+        schema = pa.schema([*PROMPTS_SCHEMA, *map(extra.field, dict.fromkeys(columns))])
+        return read_prompts(self._checked, self.plan, schema)
 
-    def _prompts(self, schema: pa.Schema) -> pa.Table:
-        counted, later = self.plan.prompts, self.commit.format >= 3
-        extra = None if later else 8 * counted.tokens  # format 3: fields of the corpus as well
-        return self._checked.table(PROMPTS_KEY, schema, rows=counted.count, extra=extra)
+    @cached_property
+    def extra_columns(self) -> pa.Schema:
+        """What the prompts of this run carry beside `PROMPTS_SCHEMA`: `id`, `text`, `field.<name>`.
+
+        FormatError(CORRUPT) for such a column of a type that it may not have.
+        """
+        return extra_columns(self._checked)
 
     @cached_property
     def lengths(self) -> npt.NDArray[np.int64]:
         """(count,) tokens of each prompt."""
-        lengths = self._prompts(_LENGTHS)["n_tokens"].to_numpy().astype(np.int64)
+        lengths = (
+            read_prompts(self._checked, self.plan, _LENGTHS)["n_tokens"].to_numpy().astype(np.int64)
+        )
         if len(lengths) and not 1 <= lengths.min() <= lengths.max() <= self.plan.context:
             raise FormatError(
                 f"{self.path}: a prompt of {lengths.min()} or {lengths.max()} tokens, should be 1 "

@@ -8,15 +8,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from lpp.store.checked import holds_more_than_attempts, open_checked
-from lpp.store.errors import ErrorKind, FormatError, MachineError
+from lpp.store.committed.checked import holds_more_than_attempts, is_newer, open_checked
+from lpp.store.committed.compare import Problem
+from lpp.store.errors import FormatError, MachineError
 from lpp.store.format.commit_record import CommitRecord
 from lpp.store.format.keys import SHARDS_KEY, shard_key
 from lpp.store.format.plan import Plan
 from lpp.store.objects.place import Place
 from lpp.store.objects.protocol import Objects
 from lpp.store.shards import run_directory
-from lpp.store.verify import Problem, verify_run
+from lpp.store.verify import verify_run
 
 _SHARD: Final = re.compile(rf"{SHARDS_KEY}/([0-9]{{5,}})(?:/|$)")
 
@@ -53,7 +54,7 @@ def find_damage(path: Place, plan: Plan | None) -> Damage:
         shard = run.below(f"{SHARDS_KEY}/{shard_key(index)}")
         if not _there(shard):
             missing.append(index)
-        elif _newer(shard):
+        elif is_newer(shard, CommitRecord):
             beyond.append(problem)
         else:
             shards[index] = (*shards.get(index, ()), problem)
@@ -85,15 +86,3 @@ def _there(shard: Objects) -> bool:
         return holds_more_than_attempts(shard)
     except FormatError:  # a link
         return True
-
-
-def _newer(shard: Objects) -> bool:
-    try:
-        open_checked(shard, CommitRecord)
-    except FormatError as error:
-        return error.kind is ErrorKind.UNSUPPORTED_VERSION
-    except MachineError:
-        raise
-    except OSError:
-        pass
-    return False

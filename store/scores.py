@@ -16,10 +16,12 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from lpp.store.checked import Checked, holds_more_than_attempts, open_checked
-from lpp.store.commit import QUIETLY, attempt
+from lpp.store.committed.checked import Checked, open_checked
+from lpp.store.committed.commit import QUIETLY, Attempt
+from lpp.store.committed.compare import Problem, check_objects, directories_in, verify_each
+from lpp.store.committed.once import commit_once
 from lpp.store.errors import ConflictError, ErrorKind, FormatError, InputError, NotFoundError
-from lpp.store.format.commit_record import ScoresRecord, undamaged_record
+from lpp.store.format.commit_record import ScoresRecord
 from lpp.store.format.documents import document_hash
 from lpp.store.format.keys import BENCHMARKS_KEY, COMMIT_KEY, ORIGINAL_KEY, SCORES_KEY
 from lpp.store.format.limits import key_problem
@@ -27,7 +29,6 @@ from lpp.store.format.tables import SCORES_SCHEMA, encode_table
 from lpp.store.objects.locate import objects_at
 from lpp.store.objects.place import Place, Url
 from lpp.store.objects.protocol import Objects
-from lpp.store.verify import Problem, check_objects, verify_directory
 
 __all__ = [
     "SCORES_SCHEMA",
@@ -119,22 +120,14 @@ def add_scores(
         held = [s for s in held if s.path in named or s not in in_force]
     record = dataclasses.replace(record, replaces=tuple(sorted(s.path.name for s in held)))
     directory = objects_at(root).below(f"{BENCHMARKS_KEY}/{_name(record)}")
-    _write(directory, record, objects)
+    commit_once(directory, record, lambda stage: _write(stage, objects))
     _remove(held)
     return True
 
 
-def _write(directory: Objects, record: ScoresRecord, objects: Mapping[str, bytes]) -> None:
-    """Commit a source; where another writer of the same content was first, leave its."""
-
-    def stays(found: bytes) -> bool:
-        where = str(directory.place / COMMIT_KEY)
-        return undamaged_record(ScoresRecord, found, where) is not None
-
-    with contextlib.suppress(FileExistsError), attempt(directory) as stage:
-        for key, data in objects.items():
-            stage.write(key, [data])
-        stage.commit(record, stays)
+def _write(stage: Attempt, objects: Mapping[str, bytes]) -> None:
+    for key, data in objects.items():
+        stage.write(key, [data])
 
 
 def score_sets(root: Url, *, superseded: bool = False) -> list[ScoreSet]:
@@ -146,7 +139,8 @@ def score_sets(root: Url, *, superseded: bool = False) -> list[ScoreSet]:
     """
     for _ in range(READINGS):
         with contextlib.suppress(FileNotFoundError):  # replaced: its successor may not be listed
-            found = [_open(d) for d in _listed(root) if d.exists(COMMIT_KEY)]
+            listed = directories_in(objects_at(root), BENCHMARKS_KEY)
+            found = [_open(d) for d in listed if d.exists(COMMIT_KEY)]
             return found if superseded else _in_force(found)
     raise _busy(root)
 
@@ -158,12 +152,6 @@ def _open(directory: Objects) -> ScoreSet:
         if error.kind is ErrorKind.UNSUPPORTED_VERSION:
             raise
         raise _damaged(directory.place, str(error)) from None
-
-
-def _listed(root: Url) -> list[Objects]:
-    """What lies among the sources; names with a dot belong to writers."""
-    folder = objects_at(root).below(BENCHMARKS_KEY)
-    return [folder.below(e.name) for e in folder.entries() if not e.name.startswith(".")]
 
 
 def _busy(root: Url) -> ConflictError:
@@ -179,15 +167,8 @@ def verify_scores(root: Url) -> list[Problem]:
 
     Never raises for what lies in the store; places are relative to `root`.
     """
-    found = []
-    for directory in _listed(root):
-        problems = verify_directory(directory, ScoresRecord)
-        # without a record it is being written, or removed, or a killed writer left an attempt
-        if problems and not holds_more_than_attempts(directory):
-            continue
-        where = f"{BENCHMARKS_KEY}/{directory.place.name}"
-        found += [Problem(where=f"{where}/{p.where}", what=p.what) for p in problems]
-    return found
+    found = verify_each(objects_at(root), BENCHMARKS_KEY, ScoresRecord)
+    return [problem for _, problems in found for problem in problems]
 
 
 def read_scores(root: Url) -> pa.Table:

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from lpp.store.checked import Checked, open_checked
+from lpp.store.committed.checked import Checked, open_checked
 from lpp.store.errors import ErrorKind, FormatError
 from lpp.store.format.commit_record import CommitRecord
 from lpp.store.format.keys import QUARANTINE_KEY, SHARDS_KEY, shard_key

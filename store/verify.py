@@ -3,17 +3,13 @@
 Never raises for what lies in the store: each difference is a `Problem` with its place.
 """
 
-from collections.abc import Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import PurePosixPath
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from lpp.store.arrays.decode_pool import usable_cores
 from lpp.store.arrays.layout import site_array
 from lpp.store.arrays.moments import (
     band_counts,
@@ -22,9 +18,10 @@ from lpp.store.arrays.moments import (
     scatter_problem,
     table_problems,
 )
-from lpp.store.checked import Checked, open_checked
+from lpp.store.committed.checked import Checked
+from lpp.store.committed.compare import Problem, check_objects, open_or_problem
 from lpp.store.errors import FormatError, MachineError
-from lpp.store.format.commit_record import ATTEMPT, CommitRecord, Record
+from lpp.store.format.commit_record import ATTEMPT, CommitRecord
 from lpp.store.format.documents import canonical_json, indented_json, load_json
 from lpp.store.format.keys import (
     COMMIT_KEY,
@@ -46,30 +43,17 @@ from lpp.store.format.quarantine import quarantine_problems
 from lpp.store.format.rows import prompts_problems, tokens_problems
 from lpp.store.format.tables import PROMPTS_SCHEMA, TOKENS_SCHEMA
 from lpp.store.moments import moments_table_of
-from lpp.store.objects.checks import describe
 from lpp.store.objects.locate import objects_at
-from lpp.store.objects.owners import owner_of
 from lpp.store.objects.place import Place
 from lpp.store.objects.protocol import Objects
+from lpp.store.prompts import extra_columns, read_prompts
 from lpp.store.shards import Shard, open_shard, run_directory
-
-
-@dataclass(frozen=True, kw_only=True)
-class Problem:
-    """One difference between the store and what was committed."""
-
-    where: str
-    """Path relative to the run's directory."""
-    what: str
-
-    def __str__(self) -> str:
-        return f"{self.where}: {self.what}"
 
 
 def verify_run(path: Place) -> list[Problem]:
     """Every problem of the run in `path`; empty when each byte is as it was committed."""
     run = run_directory(path)
-    checked, problems = _open(run, CommitRecord)
+    checked, problems = open_or_problem(run, CommitRecord)
     start = ""
     if checked is not None:
         problems += check_objects(checked, keep=(SHARDS_KEY,))
@@ -139,90 +123,19 @@ def verify_root(root: Place) -> list[Problem]:
     return problems
 
 
-def verify_directory(directory: Objects, kind: type[Record]) -> list[Problem]:
-    """Every difference of a committed directory from its record, the record's own included."""
-    checked, problems = _open(directory, kind)
-    return [*problems, *(check_objects(checked) if checked else ())]
-
-
-def _open(directory: Objects, kind: type[Record]) -> tuple[Checked[Record] | None, list[Problem]]:
-    try:
-        return open_checked(directory, kind), []
-    except FileNotFoundError:
-        what = "not committed (capture has not come to it, or was stopped before)"
-    except FormatError as error:
-        what = str(error)
-    except MachineError:
-        raise
-    except OSError as error:
-        what = f"not readable ({error.strerror})"
-    return None, [Problem(where=COMMIT_KEY, what=what)]
-
-
-def check_objects(checked: Checked[Any], keep: Collection[str] = ()) -> Iterator[Problem]:
-    """Compare the objects of one directory with its record: sizes, checksums, and no others.
-
-    keep: names right in it that others look after. What writers left there is no problem: other
-    attempts, and names of their own that begin with a dot.
-    """
-    base = checked.record.base
-    start = f"{base}/" if base else ""
-    keys = sorted(checked.record.objects)
-    with ThreadPoolExecutor(usable_cores(), thread_name_prefix="lpp-verify") as pool:
-        found = pool.map(lambda key: _object_problem(checked, key), keys)
-        for key, what in zip(keys, found, strict=True):
-            if what:
-                yield Problem(where=start + key, what=what)
-    expected = {*(start + key for key in keys), COMMIT_KEY}
-    expected |= {parent.as_posix() for key in expected for parent in PurePosixPath(key).parents}
-    for key in _lying(checked.directory, {*keep, COMMIT_KEY}, base):
-        if key not in expected:
-            yield Problem(where=key, what="not part of what was committed")
-
-
-def _object_problem(checked: Checked[Any], key: str) -> str:
-    recorded, objects = checked.record.objects[key], checked.objects
-    try:
-        with objects.open(key) as source:
-            found = describe(source, objects.piece_bytes, [c.bytes for c in recorded.chunks])
-    except MachineError:
-        raise
-    except (OSError, FormatError, EOFError) as error:
-        what = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        return f"not readable ({what})"
-    if found.bytes != recorded.bytes:
-        return f"{found.bytes} bytes, {recorded.bytes} were committed"
-    if found.xxh3_128 != recorded.xxh3_128:
-        return "altered: its checksum does not match"
-    if found.chunks != recorded.chunks:
-        return "its chunks are not those of its record"
-    return ""
-
-
-def _lying(directory: Objects, keep: Collection[str], base: str) -> Iterator[str]:
-    """Key of everything in a directory, at any depth, but what writers left right in it."""
-    for entry in directory.entries():
-        name = entry.name
-        if name in keep or owner_of(name) or (name != base and ATTEMPT.fullmatch(name)):
-            continue
-        below = list(directory.walk(name)) if entry.is_folder else []
-        yield from below or [name]
-
-
 def _read_prompts(checked: Checked[CommitRecord], plan: Plan) -> tuple[pa.Table | None, list[str]]:
     """The prompts, and why they are not those of the plan: then None."""
-    counted, later = plan.prompts, checked.record.format >= 3
-    extra = None if later else 8 * counted.tokens
     try:
-        table = checked.table(PROMPTS_KEY, PROMPTS_SCHEMA, rows=counted.count, extra=extra)
+        schema = pa.schema([*PROMPTS_SCHEMA, *extra_columns(checked)])
+        table = read_prompts(checked, plan, schema)
     except FormatError as error:
         return None, [str(error)]
     misfits = prompts_problems(table, plan)
-    return (None if misfits else table), misfits
+    return (None if misfits else table.select(PROMPTS_SCHEMA.names)), misfits
 
 
 def _verify_shard(run: Objects, plan: Plan, index: int, prompts: pa.Table | None) -> list[Problem]:
-    prefix = f"{SHARDS_KEY}/{shard_key(index)}/"
+    prefix = f"{SHARDS_KEY}/{shard_key(index)}"
     try:
         shard = open_shard(run, plan, index)
     except MachineError:
@@ -231,7 +144,7 @@ def _verify_shard(run: Objects, plan: Plan, index: int, prompts: pa.Table | None
         shard = str(error)
     if not isinstance(shard, Shard):
         what = shard or "not committed (capture has not come to it, or was stopped before)"
-        return [Problem(where=prefix + COMMIT_KEY, what=what)]
+        return [Problem(where=f"{prefix}/{COMMIT_KEY}", what=what)]
     problems = list(check_objects(shard))
     if not problems:  # what the bytes mean is only looked at where the bytes are right
         start = f"{shard.record.base}/" if shard.record.base else ""
@@ -239,7 +152,7 @@ def _verify_shard(run: Objects, plan: Plan, index: int, prompts: pa.Table | None
             Problem(where=f"{start}{problem.where}", what=problem.what)
             for problem in _check_meaning(shard, plan, prompts)
         ]
-    return [Problem(where=prefix + problem.where, what=problem.what) for problem in problems]
+    return [problem.below(prefix) for problem in problems]
 
 
 def _check_meaning(shard: Shard, plan: Plan, prompts: pa.Table | None) -> Iterator[Problem]:

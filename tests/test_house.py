@@ -111,7 +111,7 @@ ROOMS = {
         *("corpus", "models", "plan", "backends", "engine", "jobs", "ray", "probes", "cli", ""),
     ),
     "sql": ("place", "schema", "confinement", "queries", "database", "results", "cli", ""),
-    "store": ("errors", "commands", "format", "objects", "arrays", ""),
+    "store": ("errors", "commands", "format", "objects", "arrays", "committed", "shared", ""),
 }
 """Rooms of a package from the ground up, "" for its own modules: each imports those before it."""
 

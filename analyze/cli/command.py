@@ -57,10 +57,12 @@ def verify(store: str) -> int:
     """
     from lpp.store import open_store
     from lpp.store.scores import verify_scores
+    from lpp.store.shared.verify import verify_shared
     from lpp.store.verify import verify_root
 
     opened = open_store(store)
     beside_runs = verify_root(opened.path) + verify_scores(opened.path)
+    beside_runs += verify_shared(opened.path)
     for line in beside_runs:
         click.echo(str(line))
     problems = len(beside_runs)
@@ -75,7 +77,8 @@ def verify(store: str) -> int:
     if problems:
         click.echo(
             f"{problems} problem{'s' if problems > 1 else ''}. `lpp-capture repair {store}` "
-            "computes damaged shards again; `lpp-capture run` resumes what was not captured yet. "
+            "computes damaged shards again and removes damaged directories that runs share; "
+            "`lpp-capture run` resumes what was not captured yet and writes those again. "
             "Delete a damaged source under benchmarks/ and add its scores again.",
             err=True,
         )

@@ -15,8 +15,8 @@ from lpp.store.objects.place import Place
 if TYPE_CHECKING:
     from lpp.capture.engine.repair import Repair
     from lpp.store import Run
+    from lpp.store.committed.compare import Problem
     from lpp.store.repair import Damage
-    from lpp.store.verify import Problem
 
 SHOWN = 3
 """Problems of a shard that are listed; the rest are counted."""
@@ -48,6 +48,10 @@ def repair(store: Place, runs: tuple[str, ...], dry_run: bool, **options: Any) -
     be the same, in the same releases; otherwise the command lists what differs.
     A bad shard stays until the new one is complete.
 
+    Without RUN, damaged directories that runs share (heads/, matrices/) are
+    removed: every run is read without them, and the command that captured a run
+    writes them again when it is repeated.
+
     Exit code 0 when every run is whole, 1 otherwise.
     """
     from lpp.capture.engine.repair import Repair, look_at, repair_run
@@ -63,7 +67,23 @@ def repair(store: Place, runs: tuple[str, ...], dry_run: bool, **options: Any) -
             require("torch", "transformers", "safetensors")
         results.append(repair_run(run, damage, RepairOptions(**options)))
     click.echo(format_repairs(results))
-    return int(not all(result.whole for result in results))
+    damaged = [] if runs else _repair_shared(store, dry_run)
+    return int(not all(result.whole for result in results) or (dry_run and bool(damaged)))
+
+
+def _repair_shared(store: Place, dry_run: bool) -> "list[Problem]":
+    """Remove what is damaged of what runs share, or find it alone; says what was wrong."""
+    from lpp.store.shared.verify import remove_damaged
+
+    found = remove_damaged(store, dry_run=dry_run)
+    for problem in found:
+        click.echo(str(problem))
+    if found:
+        click.echo(
+            f"{'would be removed' if dry_run else 'removed'}: every run is read without these; "
+            "repeat the `lpp-capture run` commands that made the runs to write them again."
+        )
+    return found
 
 
 def _chosen(store: Place, names: Sequence[str]) -> "list[Run]":

@@ -1,4 +1,4 @@
-"""COMMIT.json, SPEC.md section 6: the record that makes a run, a shard or a source of scores exist.
+"""COMMIT.json, SPEC.md section 6: the record that makes a committed directory exist.
 
 It is written last and lists every other object of its directory with size and checksum, and
 carries a checksum of itself, so that no altered byte goes unnoticed.
@@ -23,6 +23,7 @@ from lpp.store.format.documents import (
 )
 from lpp.store.format.keys import FORMAT_VERSION
 from lpp.store.format.limits import ADVICE, key_problem
+from lpp.store.format.plan import StoredDtype
 
 ATTEMPT: Final = re.compile(r"[0-9a-f]{16}")
 """Name of an attempt, the folder in which one writer puts its objects: 64 random bits."""
@@ -135,6 +136,61 @@ class ScoresRecord:
     rows: int
     replaces: tuple[str, ...]
     """Directories that no longer count, whether or not they are still there."""
+    objects: Mapping[str, ObjectRecord]
+    base: str = field(default="", metadata=OMITTED)
+    self_xxh3_128: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadModel:
+    """The fields of a plan that decide how a model turns `final` into logits."""
+
+    weights: str
+    """`model.weights`."""
+    untrained_seed: int | None
+    """`model.untrained_seed`."""
+    dtype: str
+    """`compute.dtype`."""
+    quantization: str | None
+    """`compute.quantization`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadRecord:
+    """The record of a head, SPEC.md section 10: what a model does to `final` for its logits."""
+
+    format: int = 1
+    model: HeadModel
+    """Which runs it belongs to; the hash of it names the directory."""
+    matrix: str
+    """Name of the directory of the matrix that it multiplies by."""
+    dtype: StoredDtype
+    """Of the matrix, and of the logits after each step."""
+    rows: int
+    """V, columns of the logits."""
+    width: int
+    """d, columns of `final`."""
+    softcap: str | None
+    divisor: str | None
+    scale: str | None
+    """Steps that follow the product: the shortest decimal that reads back as the same float64."""
+    objects: Mapping[str, ObjectRecord]
+    base: str = field(default="", metadata=OMITTED)
+    self_xxh3_128: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatrixRecord:
+    """The record of a matrix of an unembedding, SPEC.md section 10."""
+
+    format: int = 1
+    dtype: StoredDtype
+    rows: int
+    """V"""
+    width: int
+    """d"""
+    content: str
+    """SHA-256 over these three and the values: equal matrices have one directory."""
     objects: Mapping[str, ObjectRecord]
     base: str = field(default="", metadata=OMITTED)
     self_xxh3_128: str = ""

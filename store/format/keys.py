@@ -56,6 +56,15 @@ SCORES_KEY: Final = "scores.arrow"
 ORIGINAL_KEY: Final = "original"
 """Directory of the files that a source's scores were read from."""
 
+HEADS_KEY: Final = "heads"
+"""Directory of heads: how a model makes logits of `final`, one directory for each model."""
+
+MATRICES_KEY: Final = "matrices"
+"""Directory of the matrices that heads multiply by: one directory for each distinct content."""
+
+MATRIX_KEY: Final = "matrix.zarr"
+"""Zarr group of a matrix: the arrays `weight` and, where there is one, `bias`."""
+
 ANALYSIS_KEY: Final = "analysis"
 """Directory of cached results: safe to delete at any time."""
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from lpp.store.format.plan import Plan
+from lpp.store.format.prompt_columns import column_problems
 from lpp.store.format.tables import PROMPTS_SCHEMA, TOKENS_SCHEMA
 
 
@@ -25,9 +26,14 @@ def prompts_sha256(prompts: pa.Table) -> str:
 
 
 def prompts_problems(prompts: pa.Table, plan: Plan) -> list[str]:
-    """Every reason `prompts` (count, 6) are not those of `plan`."""
-    if not prompts.schema.equals(PROMPTS_SCHEMA):
+    """Every reason `prompts` are not those of `plan`: (count, 6), then more columns of
+    `lpp.store.format.prompt_columns`.
+    """
+    columns = list(prompts.schema)
+    if not pa.schema(columns[: len(PROMPTS_SCHEMA)]).equals(PROMPTS_SCHEMA):
         return [f"columns are {prompts.schema.names}"]
+    if problems := column_problems(pa.schema(columns[len(PROMPTS_SCHEMA) :])):
+        return problems
     if prompts.num_rows != plan.prompts.count:
         return [f"{prompts.num_rows} prompts, the plan has {plan.prompts.count}"]
     problems = []

@@ -76,13 +76,25 @@ SCORES_SCHEMA: Final = pa.schema(
 """One row per score. `run`: the run of this store that it was said to belong to, if any."""
 
 
-def encode_table(table: pa.Table) -> bytes:
-    """An Arrow IPC file with zstd, one record batch per 64 Ki rows."""
+def encode_table(table: pa.Table, compression: str | None = "zstd") -> bytes:
+    """An Arrow IPC file, one record batch per 64 Ki rows."""
     sink = pa.BufferOutputStream()
-    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    options = pa.ipc.IpcWriteOptions(compression=compression)
     with pa.ipc.new_file(sink, table.schema, options=options) as writer:
         writer.write_table(table, max_chunksize=1 << 16)
     return bytes(sink.getvalue())
+
+
+def encode_texts(table: pa.Table) -> bytes:
+    """The same of a table with strings of any length: without zstd where that packs them so well
+    that readers would refuse to unpack them, as it does one text repeated a million times.
+    """
+    data = encode_table(table)
+    try:
+        check_declared(memoryview(data), rows=None)
+    except ValueError:
+        return encode_table(table, compression=None)
+    return data
 
 
 def read_table(
@@ -98,9 +110,18 @@ def read_table(
         with pa.memory_map(str(path)) as source:
             return table_of(source.read_buffer(), schema, rows=rows, extra=extra)
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise FormatError(
-            f"{path}: not the table it should be ({error}). {ADVICE}", kind=ErrorKind.CORRUPT
-        ) from None
+        raise _no_table(path, error) from None
+
+
+def table_schema(path: Path) -> pa.Schema:
+    """Every column that a table declares. FormatError(CORRUPT) for a file that is no table."""
+    try:
+        with pa.memory_map(str(path)) as source:
+            check_declared(memoryview(source.read_buffer()), rows=None)
+            with pa.ipc.open_file(source) as reader:
+                return reader.schema
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise _no_table(path, error) from None
 
 
 def check_table(path: Path, *, rows: int | None = None) -> None:
@@ -113,9 +134,7 @@ def check_table(path: Path, *, rows: int | None = None) -> None:
         with pa.memory_map(str(path)) as source:
             check_declared(memoryview(source.read_buffer()), rows=rows, most=most)
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise FormatError(
-            f"{path}: not the table it should be ({error}). {ADVICE}", kind=ErrorKind.CORRUPT
-        ) from None
+        raise _no_table(path, error) from None
 
 
 def table_of(
@@ -143,6 +162,12 @@ def table_of(
         elif not field.nullable and table[field.name].null_count:
             raise ValueError(f"column {field.name} has nulls")
     return table.select(schema.names)
+
+
+def _no_table(path: Path, error: Exception) -> FormatError:
+    return FormatError(
+        f"{path}: not the table it should be ({error}). {ADVICE}", kind=ErrorKind.CORRUPT
+    )
 
 
 def _fits(found: pa.Schema, field: pa.Field) -> bool:

@@ -66,6 +66,22 @@ def plain(path: Path) -> bytes:
     return bytes(sink.getvalue())
 
 
+def carrying(path: Path) -> bytes:
+    """The same prompts with what else they may carry, not compressed."""
+    with pa.ipc.open_file(path) as reader:
+        table = reader.read_all()
+    columns = {
+        "id": pa.array([7, None], pa.int64()),
+        "text": pa.array(["the text", None]),
+        "field.label": pa.array([None, "news"]),
+        "field.score": pa.array([0.5, None]),
+        "field.train": pa.array([True, False]),
+    }
+    for name, values in columns.items():
+        table = table.append_column(name, values)
+    return encode_table(table, compression=None)
+
+
 def seeds() -> Mapping[str, list[bytes]]:
     """A few inputs of each target that its reader takes."""
     run = GOLDEN / "runs" / RUN
@@ -103,7 +119,11 @@ def seeds() -> Mapping[str, list[bytes]]:
         "commit": [record, (run / "COMMIT.json").read_bytes(), seal(LATER)],
         "shard": [record],
         "tokens": [(SHARD / "tokens.arrow").read_bytes(), plain(SHARD / "tokens.arrow")],
-        "prompts": [(run / "prompts.arrow").read_bytes(), plain(run / "prompts.arrow")],
+        "prompts": [
+            (run / "prompts.arrow").read_bytes(),
+            plain(run / "prompts.arrow"),
+            carrying(run / "prompts.arrow"),
+        ],
         "scores": [encode_table(scores)],
         "source": [seal(of_source)],
         "site": [*sites, *(_site(*array) for array in arrays())],

@@ -28,7 +28,7 @@ from lpp.store import open_store
 from lpp.store.arrays.chunk_index import index_bytes
 from lpp.store.arrays.layout import ArrayLayout, parse_layout, site_array
 from lpp.store.arrays.reader import BytesSource, check_objects, read_rows
-from lpp.store.checked import open_checked
+from lpp.store.committed.checked import open_checked
 from lpp.store.errors import ErrorKind, FormatError, LppError
 from lpp.store.format.commit_record import (
     ChunkRecord,
@@ -48,8 +48,15 @@ from lpp.store.format.documents import (
 )
 from lpp.store.format.keys import COMMIT_KEY, ROOT_KEY
 from lpp.store.format.plan import SiteSpec, differences, parse_plan
+from lpp.store.format.prompt_columns import column_problems, is_prompt_column
 from lpp.store.format.rows import prompts_problems, tokens_problems
-from lpp.store.format.tables import PROMPTS_SCHEMA, SCORES_SCHEMA, TOKENS_SCHEMA, read_table
+from lpp.store.format.tables import (
+    PROMPTS_SCHEMA,
+    SCORES_SCHEMA,
+    TOKENS_SCHEMA,
+    read_table,
+    table_schema,
+)
 from lpp.store.heartbeat import writers
 from lpp.store.read import Run
 from lpp.store.root import RootDocument
@@ -154,10 +161,10 @@ def _sealed(data: bytes) -> bytes:
     return data
 
 
-def _table(data: bytes, schema: pa.Schema, rows: int) -> pa.Table:
+def _table(data: bytes, schema: pa.Schema, rows: int, extra: int | None = 0) -> pa.Table:
     path = folder().parent / "table"
     path.write_bytes(data)
-    table = read_table(path, schema, rows=rows)
+    table = read_table(path, schema, rows=rows, extra=extra)
     assert table.num_rows == rows
     assert table.schema.equals(schema)
     table.to_pylist()
@@ -171,7 +178,12 @@ def tokens(data: bytes) -> None:
 
 def prompts(data: bytes) -> None:
     """`prompts.arrow`."""
-    prompts_problems(_table(data, PROMPTS_SCHEMA, 2), golden().plan)
+    table = _table(data, PROMPTS_SCHEMA, 2)
+    found = table_schema(folder().parent / "table")
+    extra = pa.schema([field for field in found if is_prompt_column(field.name)])
+    if not column_problems(extra):
+        table = _table(data, pa.schema([*PROMPTS_SCHEMA, *extra]), 2, extra=None)
+    prompts_problems(table, golden().plan)
 
 
 def scores(data: bytes) -> None:

@@ -23,7 +23,7 @@ from places import Behind, BucketPlace, DiskPlace, committed, place_of, strays
 from s3_server import Fault
 
 from lpp.store import RunWriter, add_scores, create_store, open_store, read_scores, remove_scores
-from lpp.store.commit import attempt
+from lpp.store.committed.commit import attempt
 from lpp.store.errors import ConflictError, ErrorKind, FormatError, LppError, MachineError
 from lpp.store.format.commit_record import CommitRecord, parse_record, record_bytes
 from lpp.store.format.plan import SiteSpec

@@ -233,7 +233,7 @@ def test_two_writers_who_met_and_put_both_together_are_waited_for(
 
 
 @pytest.mark.parametrize(
-    "step", ["scores.open_checked", "checked.read_table", "objects.disk.describe"]
+    "step", ["scores.open_checked", "committed.checked.read_table", "objects.disk.describe"]
 )
 def test_a_source_replaced_at_any_step_of_reading_is_read_again(
     root: Path, monkeypatch: pytest.MonkeyPatch, step: str
@@ -256,7 +256,7 @@ def test_a_source_replaced_at_any_step_of_reading_is_read_again(
 def test_a_source_replaced_while_it_is_verified_is_no_problem(
     root: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    from lpp.store import verify as module
+    from lpp.store.committed import compare as module
 
     add_scores(root, "board", scores(), FILES)
     real = getattr(module, step)

@@ -18,7 +18,7 @@ import pyarrow as pa
 from lpp.store.arrays.decode_pool import decode_pool
 from lpp.store.arrays.layout import METADATA_KEY, ArrayLayout, ArraySpec, parse_layout
 from lpp.store.arrays.reader import ReadAs, check_objects, read_rows
-from lpp.store.errors import ErrorKind, FormatError, LppError
+from lpp.store.errors import ErrorKind, FormatError, LppError, MachineError
 from lpp.store.format.commit_record import ATTEMPT, ChunkRecord, ObjectRecord, Record, parse_record
 from lpp.store.format.keys import COMMIT_KEY
 from lpp.store.format.limits import MAX_DOCUMENT_BYTES
@@ -136,13 +136,19 @@ class Checked(Generic[Record]):
                 found = "altered or cut short"
             elif isinstance(error, OSError) and not isinstance(error, _ABSENT):
                 found = f"not readable ({error.strerror})"
-            root = self.directory.root
             raise FormatError(
-                f"{self.objects.place / key}: {found} since it was committed. `lpp-analyze verify "
-                f"{root}` lists every such object, and `lpp-capture repair {root}` computes again "
-                "the shards they belong to.",
+                f"{self.objects.place / key}: {found} since it was committed. {self.remedy}",
                 kind=ErrorKind.CORRUPT,
             ) from None
+
+    @property
+    def remedy(self) -> str:
+        """What to do about an altered object, for messages."""
+        root = self.directory.root
+        return (
+            f"`lpp-analyze verify {root}` lists every such object, and `lpp-capture repair {root}` "
+            "computes again the shards they belong to."
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +194,19 @@ def open_checked(directory: Objects, kind: type[Record]) -> Checked[Record]:
     """
     data = directory.get(COMMIT_KEY, MAX_DOCUMENT_BYTES)
     return Checked(directory, parse_record(kind, data, str(directory.place / COMMIT_KEY)))
+
+
+def is_newer(directory: Objects, kind: type[Record]) -> bool:
+    """Whether a newer release wrote the directory, which this one must not touch."""
+    try:
+        open_checked(directory, kind)
+    except FormatError as error:
+        return error.kind is ErrorKind.UNSUPPORTED_VERSION
+    except MachineError:
+        raise
+    except OSError:
+        pass
+    return False
 
 
 def holds_more_than_attempts(directory: Objects) -> bool:

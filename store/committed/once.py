@@ -1,0 +1,28 @@
+"""Commit a directory that several writers may make alike: the first intact one stays."""
+
+from collections.abc import Callable
+
+from lpp.store.committed.commit import Attempt, attempt
+from lpp.store.format.commit_record import Record, undamaged_record
+from lpp.store.format.keys import COMMIT_KEY
+from lpp.store.objects.protocol import Objects
+
+
+def commit_once(directory: Objects, record: Record, write: Callable[[Attempt], None]) -> bool:
+    """Commit `record` and the objects that `write` puts; False where an intact record is there.
+
+    record: not sealed; format, objects and base are filled in. A damaged record is replaced.
+    FormatError(UNSUPPORTED_VERSION) where a newer release wrote one.
+    """
+
+    def stays(found: bytes) -> bool:
+        where = str(directory.place / COMMIT_KEY)
+        return undamaged_record(type(record), found, where) is not None
+
+    try:
+        with attempt(directory) as stage:
+            write(stage)
+            stage.commit(record, stays)
+    except FileExistsError:
+        return False
+    return True

@@ -1,0 +1,77 @@
+"""More columns of `prompts.arrow`, SPEC.md section 5: what a prompt carries beside its tokens.
+
+A run has those that its writer was given. All are nullable. `PROMPT_COLUMNS` declares the ones that
+the format names; a field of the corpus is `field.<name>`.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+import pyarrow as pa
+
+FIELD_PREFIX: Final = "field."
+"""Begins the column of a field of the corpus, so that no field meets a column of the format."""
+
+FIELD_TYPES: Final = (pa.string(), pa.int64(), pa.float64(), pa.bool_())
+"""Types that the column of a field may have."""
+
+MAX_FIELD_NAME_BYTES: Final = 200
+"""Longest name of a field, in bytes of UTF-8."""
+
+
+@dataclass(frozen=True, slots=True)
+class PromptColumn:
+    """One column that the format names, and the types that it may have."""
+
+    name: str
+    types: tuple[pa.DataType, ...]
+    meaning: str
+
+
+PROMPT_COLUMNS: Final = (
+    PromptColumn("id", (pa.string(), pa.int64()), "the corpus's own id of the row"),
+    PromptColumn("text", (pa.string(),), "the text"),
+)
+"""Every optional column but the fields of the corpus, in the order in which they are written."""
+
+_TYPES: Final = {column.name: column.types for column in PROMPT_COLUMNS}
+
+
+def field_name_problem(name: str) -> str | None:
+    r"""Why `name` may not name a field; None when it may.
+
+    >>> field_name_problem("label")
+    >>> field_name_problem("a\tb")
+    'it holds a character that does not print'
+    """
+    size = len(name.encode("utf-8", "surrogatepass"))
+    if not 1 <= size <= MAX_FIELD_NAME_BYTES:
+        return f"it takes {size} bytes, should be 1 to {MAX_FIELD_NAME_BYTES}"
+    return None if name.isprintable() else "it holds a character that does not print"
+
+
+def is_prompt_column(name: str) -> bool:
+    """Whether the format gives a column of `prompts.arrow` with this name a meaning."""
+    return name in _TYPES or name.startswith(FIELD_PREFIX)
+
+
+def column_problems(columns: pa.Schema) -> list[str]:
+    """Every reason `columns` may not follow those of `PROMPTS_SCHEMA`."""
+    return [problem for name in dict.fromkeys(columns.names) for problem in _of(name, columns)]
+
+
+def _of(name: str, columns: pa.Schema) -> Iterable[str]:
+    shown = name if name.isprintable() else ascii(name)
+    if not is_prompt_column(name):
+        yield f"column {shown} is none of the format"
+        return
+    if columns.names.count(name) > 1:
+        yield f"column {shown} is there {columns.names.count(name)} times"
+        return
+    if name not in _TYPES and (problem := field_name_problem(name.removeprefix(FIELD_PREFIX))):
+        yield f"column {shown}: not a name of a field: {problem}"
+    found, types = columns.field(name), _TYPES.get(name, FIELD_TYPES)
+    if not found.nullable or found.type not in types:
+        kind = f"{found.type}{'' if found.nullable else ' not null'}"
+        yield f"column {shown} is {kind}, should be {' or '.join(map(str, types))}"

@@ -1,0 +1,40 @@
+"""Reading `prompts.arrow` of a committed run, SPEC.md section 5: its columns, as many as wanted."""
+
+import pyarrow as pa
+
+from lpp.store.checked import Checked
+from lpp.store.errors import ErrorKind, FormatError
+from lpp.store.format.commit_record import CommitRecord
+from lpp.store.format.keys import PROMPTS_KEY
+from lpp.store.format.limits import ADVICE
+from lpp.store.format.plan import Plan
+from lpp.store.format.prompt_columns import column_problems, is_prompt_column
+from lpp.store.format.tables import PROMPTS_SCHEMA, table_schema
+
+
+def extra_columns(checked: Checked[CommitRecord]) -> pa.Schema:
+    """What the prompts carry beside `PROMPTS_SCHEMA`; nothing before format 3.
+
+    FormatError(CORRUPT) for a column of the format that is there twice or has another type.
+    Columns that the format does not name are ignored.
+    """
+    if checked.record.format < 3:
+        return pa.schema([])
+    found = table_schema(checked.file(PROMPTS_KEY))
+    extra = pa.schema([field for field in found if is_prompt_column(field.name)])
+    if problems := column_problems(extra):
+        where = checked.objects_dir / PROMPTS_KEY
+        raise FormatError(
+            f"{where}: not the table it should be ({'; '.join(problems)}). {ADVICE}",
+            kind=ErrorKind.CORRUPT,
+        )
+    return extra
+
+
+def read_prompts(
+    checked: Checked[CommitRecord], plan: Plan, schema: pa.Schema = PROMPTS_SCHEMA
+) -> pa.Table:
+    """The columns of `schema`, (count, n). FormatError(CORRUPT) where the table has no such."""
+    # format 3 has texts and fields, whose length no plan says
+    extra = None if checked.record.format >= 3 else 8 * plan.prompts.tokens
+    return checked.table(PROMPTS_KEY, schema, rows=plan.prompts.count, extra=extra)

@@ -1,0 +1,1 @@
+"""What many runs of a store share: heads, matrices and the like, each committed once."""

@@ -1,0 +1,78 @@
+"""Verify what the runs of a store share, and remove what is damaged: SPEC.md sections 8 and 10."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from lpp.store.committed.checked import is_newer, open_checked
+from lpp.store.committed.compare import Problem, verify_each
+from lpp.store.format.commit_record import HeadRecord, MatrixRecord
+from lpp.store.format.keys import COMMIT_KEY, HEADS_KEY, MATRICES_KEY
+from lpp.store.objects.locate import objects_at
+from lpp.store.objects.place import Url
+from lpp.store.objects.protocol import Objects
+from lpp.store.shared.directory import SharedDirectory
+
+
+def _nothing(found: SharedDirectory[Any]) -> Iterator[str]:
+    """Of a kind whose bytes are all that can be wrong."""
+    yield from ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedKind:
+    """One kind of directory that runs share."""
+
+    folder: str
+    record: type[Any]
+    problems: Callable[[SharedDirectory[Any]], Iterator[str]] = _nothing
+    """What is wrong with a directory whose bytes are those that were committed."""
+
+
+SHARED: Final = (
+    SharedKind(folder=MATRICES_KEY, record=MatrixRecord),
+    SharedKind(folder=HEADS_KEY, record=HeadRecord),
+)
+"""Every kind; what names a directory of another kind comes after it."""
+
+
+def verify_shared(root: Url) -> list[Problem]:
+    """What is wrong with the directories that the runs of the store at `root` share.
+
+    Never raises for what lies in the store; places are relative to `root`.
+    """
+    return [
+        problem
+        for kind in SHARED
+        for _, problems in _damaged(objects_at(root), kind)
+        for problem in problems
+    ]
+
+
+def remove_damaged(root: Url, *, dry_run: bool = False) -> list[Problem]:
+    """Remove each shared directory that is not what was committed; returns what is wrong with them.
+
+    A directory that names a removed one goes as well. What a newer release wrote stays, and is not
+    among the problems. dry_run: remove nothing.
+    """
+    removed = []
+    for kind in SHARED:
+        for directory, problems in _damaged(objects_at(root), kind):
+            if is_newer(directory, kind.record):
+                continue
+            if not dry_run:
+                directory.delete([COMMIT_KEY])  # first: without it nothing counts
+                directory.delete_below("")
+            removed += problems
+    return removed
+
+
+def _damaged(root: Objects, kind: SharedKind) -> Iterator[tuple[Objects, list[Problem]]]:
+    for directory, found in verify_each(root, kind.folder, kind.record):
+        problems = found
+        if not problems:  # what the bytes mean is only looked at where the bytes are right
+            shared = SharedDirectory(directory, open_checked(directory, kind.record).record)
+            where = f"{kind.folder}/{directory.place.name}"
+            problems = [Problem(where=where, what=what) for what in kind.problems(shared)]
+        if problems:
+            yield directory, problems
