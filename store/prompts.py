@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from lpp.store.checked import Checked
+from lpp.store.committed.checked import Checked
 from lpp.store.errors import ErrorKind, FormatError
 from lpp.store.format.commit_record import CommitRecord
 from lpp.store.format.keys import PROMPTS_KEY

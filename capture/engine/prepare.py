@@ -12,13 +12,17 @@ from lpp.capture.corpus.open import open_corpus
 from lpp.capture.corpus.passages import Corpus, Passage
 from lpp.capture.corpus.prompts import token_counter, tokenise
 from lpp.capture.corpus.selection import Selection, select
+from lpp.capture.engine.continuations import assume_longest, continue_prompts
 from lpp.capture.models.load import load_tokenizer
 from lpp.capture.plan.backend import Backend
-from lpp.capture.plan.planning import make_plan
+from lpp.capture.plan.parts import WHOLE, Part
+from lpp.capture.plan.planning import make_plan, site_specs
 from lpp.capture.plan.request import CaptureRequest, CorpusSpec
+from lpp.store import create_store
 from lpp.store.commands.progress import SILENT, Progress
 from lpp.store.commands.signals import check_requests
 from lpp.store.format.plan import Plan
+from lpp.store.objects.place import Url
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +31,7 @@ class Prepared:
 
     plan: Plan
     prompts: pa.Table
-    """Of the whole plan, `PROMPTS_SCHEMA`."""
+    """Of the whole plan: `PROMPTS_SCHEMA`, then more columns."""
     backend: Backend
     set_aside: pa.Table
     """Texts of the corpus that became no prompt, `lpp.store.format.quarantine.TEXTS_SCHEMA`."""
@@ -38,11 +42,19 @@ class Prepared:
 
 
 def prepare(
-    request: CaptureRequest, *, progress: Progress = SILENT, quiet: bool = True
+    request: CaptureRequest,
+    *,
+    root: Url | None = None,
+    part: Part = WHOLE,
+    progress: Progress = SILENT,
+    quiet: bool = True,
 ) -> Prepared:
-    """Choose the prompts, load the model, freeze the plan.
+    """Choose the prompts, load the model, have it continue them, freeze the plan.
 
-    progress: told of slow steps. quiet: keep the libraries' own warnings off stderr.
+    root: the store that takes what the model writes, made where there is none; without one,
+    nothing is written, and each prompt is taken to be as long as it can become. part: whose
+    continuations come first. progress: told of slow steps. quiet: keep the libraries' own warnings
+    off stderr.
 
     Raises InputError for what the request gets wrong, MachineError for what the machine lacks.
     """
@@ -53,8 +65,24 @@ def prepare(
         refused = corpus.refused
         prompts = tokenise(passages, backend.model.tokenizer, request.context, refused)
         passages = [passage for passage in passages if passage.source_row not in refused]
+        continuation = None
+        if request.continuation is not None:
+            site_specs(request, backend)  # what the plan would refuse comes before the writing
+            if root is None:
+                continued = assume_longest(request, backend, prompts)
+            else:
+                store = create_store(root).objects
+                continued = continue_prompts(
+                    store, request, backend, prompts, part=part, progress=progress
+                )
+            prompts, continuation = continued.prompts, continued.info
         plan = make_plan(
-            request=request, corpus=corpus, passages=passages, backend=backend, prompts=prompts
+            request=request,
+            corpus=corpus,
+            passages=passages,
+            backend=backend,
+            prompts=prompts,
+            continuation=continuation,
         )
     except BaseException:
         backend.close()

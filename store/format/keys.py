@@ -65,6 +65,12 @@ MATRICES_KEY: Final = "matrices"
 MATRIX_KEY: Final = "matrix.zarr"
 """Zarr group of a matrix: the arrays `weight` and, where there is one, `bias`."""
 
+CONTINUATIONS_KEY: Final = "continuations"
+"""Directory of what models wrote after texts: one directory for each block of prompts."""
+
+WRITTEN_KEY: Final = "written.arrow"
+"""What a model wrote after the prompts of a block, one row per prompt."""
+
 ANALYSIS_KEY: Final = "analysis"
 """Directory of cached results: safe to delete at any time."""
 

@@ -6,11 +6,12 @@ from typing import Any, Final
 
 from lpp.store.committed.checked import is_newer, open_checked
 from lpp.store.committed.compare import Problem, verify_each
-from lpp.store.format.commit_record import HeadRecord, MatrixRecord
-from lpp.store.format.keys import COMMIT_KEY, HEADS_KEY, MATRICES_KEY
+from lpp.store.format.commit_record import ContinuationRecord, HeadRecord, MatrixRecord
+from lpp.store.format.keys import COMMIT_KEY, CONTINUATIONS_KEY, HEADS_KEY, MATRICES_KEY
 from lpp.store.objects.locate import objects_at
 from lpp.store.objects.place import Url
 from lpp.store.objects.protocol import Objects
+from lpp.store.shared.continuations import continuation_problems
 from lpp.store.shared.directory import SharedDirectory
 
 
@@ -32,6 +33,7 @@ class SharedKind:
 SHARED: Final = (
     SharedKind(folder=MATRICES_KEY, record=MatrixRecord),
     SharedKind(folder=HEADS_KEY, record=HeadRecord),
+    SharedKind(folder=CONTINUATIONS_KEY, record=ContinuationRecord, problems=continuation_problems),
 )
 """Every kind; what names a directory of another kind comes after it."""
 
