@@ -6,6 +6,7 @@ from lpp.analyze.engine.cache import KERNEL_VERSION
 from lpp.analyze.runs.keys import RunView
 from lpp.store.format.commit_record import checksum
 from lpp.store.format.documents import canonical_json
+from lpp.store.replay import written_tokens
 
 
 def run_row(view: RunView) -> dict[str, object]:
@@ -43,5 +44,14 @@ def run_row(view: RunView) -> dict[str, object]:
 
 def prompt_rows(view: RunView) -> pl.DataFrame:
     """The prompts table's rows of one run."""
-    run = pl.lit(view.run.id).alias("run")
-    return view.prompts.select(run, "prompt_id", "source_row", "n_tokens", "truncated", "sha256")
+    columns = ("prompt_id", "source_row", "n_tokens", "truncated", "sha256")
+    found = view.prompts.select(pl.lit(view.run.id).alias("run"), *columns)
+    if view.run.plan.continuation is None:
+        return found.with_columns(n_given=None, replay_difference=None)
+    given = pl.from_arrow(view.run.prompts("n_given").select(["prompt_id", "n_given"]))
+    difference = (pl.col("written_logprob") - pl.col("replay_logprob")).abs()
+    written = pl.DataFrame(pl.from_arrow(written_tokens(view.run)))
+    of_prompts = written.group_by("prompt_id").agg(replay_difference=difference.max())
+    for other in (pl.DataFrame(given), of_prompts):
+        found = found.join(other, on="prompt_id", how="left", maintain_order="left")
+    return found

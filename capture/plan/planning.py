@@ -73,6 +73,8 @@ def make_plan(
         compute = replace(compute, batch_tokens=tokens)
     prefixes = prefix_schedule(request.longest)
     ends = moment_band_ends(prefixes)
+    if continuation is not None:  # so that moments of what was written can be taken
+        ends = tuple(sorted({*ends, continuation.given_context}))
     stored = moments_bytes([spec.width for spec in specs], len(ends), request.moments_dtype)
     size = shard_bytes(request, compute.device)
     return Plan(

@@ -49,8 +49,18 @@ PROMPTS: Final = Table(
         Column("n_tokens", "INTEGER", "length after the cut", "tokens"),
         Column("truncated", "BOOLEAN", "whether the text was longer than the context"),
         Column("sha256", "VARCHAR", "SHA-256 of the token ids, in hex"),
+        Column("n_given", "INTEGER", "of the text; null: the model wrote none", "tokens"),
+        Column(
+            "replay_difference",
+            "DOUBLE",
+            "largest |ln p when written - ln p captured| of its written tokens",
+            "nats",
+        ),
     ),
 )
+
+WRITTEN: Final = Column("written", "BOOLEAN", "whether the model wrote the token: --continue")
+"""Of a token at a position from `prompts.n_given` on; no file of a shard says it."""
 
 TOKEN_STATS: Final = Table(
     "token_stats",
@@ -69,6 +79,7 @@ TOKEN_STATS: Final = Table(
         Column("next_rank", "INTEGER", "1: the next token had the largest logit"),
         Column("top1_id", "INTEGER", "the likeliest next token"),
         Column("varentropy", "FLOAT", "variance of -ln p; null in older stores", "nats^2"),
+        WRITTEN,
     ),
 )
 """The view over every run's token statistics that `lpp.sql.connect` adds to the tables."""
