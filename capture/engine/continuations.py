@@ -9,7 +9,7 @@ lose the time of one; the first to commit it wins.
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -20,13 +20,18 @@ from lpp.capture.plan.parts import Part
 from lpp.capture.plan.request import CaptureRequest, ContinuationSpec
 from lpp.store.commands.progress import Progress
 from lpp.store.commands.signals import check_requests
-from lpp.store.errors import ConflictError, ErrorKind
 from lpp.store.format.commit_record import ContinuationSource
 from lpp.store.format.plan import ContinuationInfo
 from lpp.store.format.rows import prompts_sha256, token_ids_sha256
 from lpp.store.format.tables import PROMPTS_SCHEMA, WRITTEN_SCHEMA
 from lpp.store.objects.protocol import Objects
-from lpp.store.shared.continuations import commit_block, read_block, settled_seed
+from lpp.store.shared.continuations import (
+    commit_block,
+    kept_seed,
+    read_block,
+    removed_meanwhile,
+    settled_seed,
+)
 
 BLOCK_PROMPTS: Final[Mapping[str, int]] = {"cpu": 64, "cuda": 256}
 """Prompts of a block, by kind of device: as many as write together, and what a kill may lose."""
@@ -57,7 +62,7 @@ def continue_prompts(
     prompts: `PROMPTS_SCHEMA`, as they are given. part: whose blocks are written first. progress:
     told of each block.
     """
-    source = _source(store, request, backend, prompts)
+    source = _settled_source(store, request, backend, prompts)
     info = source.continuation
     how = Writing(
         tokens=info.tokens,
@@ -65,13 +70,11 @@ def continue_prompts(
         seed=info.seed or 0,
         end_ids=info.end_ids,
     )
-    size = BLOCK_PROMPTS[backend.compute.device]
-    firsts = range(0, prompts.num_rows, size)
+    blocks = _blocks(backend, prompts)
     found: dict[int, pa.Table] = {}
-    for index in _order(len(firsts), part):
+    for index in _order(len(blocks), part):
         check_requests()
-        first = firsts[index]
-        rows = min(size, prompts.num_rows - first)
+        first, rows = blocks[index]
         block = read_block(store, source, first, rows)
         if block is None:
             start = time.monotonic()
@@ -83,10 +86,34 @@ def continue_prompts(
                     f"{count:,} tokens in {time.monotonic() - start:.1f} s"
                 )
             else:
-                block = _read(store, source, first, rows)
+                block = read_block(store, source, first, rows)
+                if block is None:
+                    raise removed_meanwhile(store)
         found[first] = block
-    written = pa.concat_tables([found[first] for first in firsts])
+    written = pa.concat_tables([found[first] for first, _ in blocks])
     return Continued(prompts=with_continuations(prompts, written), info=info)
+
+
+def kept_continuations(
+    store: Objects, request: CaptureRequest, backend: Backend, prompts: pa.Table
+) -> Continued | None:
+    """What the store has of every prompt; None where anything is missing. Writes nothing."""
+    spec = request.continuation
+    assert spec is not None
+    source = _source_of(request, backend, prompts, spec.seed or 0)
+    if spec.seed is None and spec.temperature:
+        seed = kept_seed(store, source)
+        if seed is None:
+            return None
+        source = _source_of(request, backend, prompts, seed)
+    blocks = []
+    for first, rows in _blocks(backend, prompts):
+        block = read_block(store, source, first, rows)
+        if block is None:
+            return None
+        blocks.append(block)
+    written = pa.concat_tables(blocks)
+    return Continued(prompts=with_continuations(prompts, written), info=source.continuation)
 
 
 def assume_longest(request: CaptureRequest, backend: Backend, prompts: pa.Table) -> Continued:
@@ -101,25 +128,38 @@ def assume_longest(request: CaptureRequest, backend: Backend, prompts: pa.Table)
     return Continued(prompts=with_continuations(prompts, written), info=info)
 
 
-def _source(
+def _settled_source(
     store: Objects, request: CaptureRequest, backend: Backend, prompts: pa.Table
 ) -> ContinuationSource:
     """What decides the tokens, with the seed settled."""
+    spec = request.continuation
+    assert spec is not None
+    if spec.seed is not None or not spec.temperature:
+        return _source_of(request, backend, prompts, spec.seed or 0)
+    drawn = secrets.randbelow(LARGEST_DRAWN_SEED)
+    seed = settled_seed(store, _source_of(request, backend, prompts, drawn), drawn)
+    return _source_of(request, backend, prompts, seed)
+
+
+def _source_of(
+    request: CaptureRequest, backend: Backend, prompts: pa.Table, seed: int
+) -> ContinuationSource:
     spec, model = request.continuation, backend.model
     assert spec is not None
-    drawn = secrets.randbelow(LARGEST_DRAWN_SEED)
-    source = ContinuationSource(
+    return ContinuationSource(
         weights=model.info.weights,
         untrained_seed=model.info.untrained_seed,
         tokenizer=model.tokenizer_info.fingerprint,
         given=prompts_sha256(prompts),
         compute=backend.compute,
-        continuation=_info(request, spec, backend, drawn if spec.seed is None else spec.seed),
+        continuation=_info(request, spec, backend, seed),
     )
-    if spec.seed is not None or not spec.temperature:
-        return source
-    seed = settled_seed(store, source, drawn)
-    return replace(source, continuation=replace(source.continuation, seed=seed))
+
+
+def _blocks(backend: Backend, prompts: pa.Table) -> list[tuple[int, int]]:
+    """(first prompt, number of prompts) of each block."""
+    size, count = BLOCK_PROMPTS[backend.compute.device], prompts.num_rows
+    return [(first, min(size, count - first)) for first in range(0, count, size)]
 
 
 def _info(
@@ -163,18 +203,6 @@ def _table(written: Iterator[Written]) -> pa.Table:
     ]
     arrays = [pa.array(c, field.type) for c, field in zip(columns, WRITTEN_SCHEMA, strict=True)]
     return pa.Table.from_arrays(arrays, schema=WRITTEN_SCHEMA)
-
-
-def _read(store: Objects, source: ContinuationSource, first: int, rows: int) -> pa.Table:
-    """The block that another process committed first."""
-    block = read_block(store, source, first, rows)
-    if block is None:
-        raise ConflictError(
-            f"{store.place}: continuations were removed while they were written. See that nothing "
-            "else works there, then repeat the same command.",
-            kind=ErrorKind.INCOMPLETE,
-        )
-    return block
 
 
 def with_continuations(prompts: pa.Table, written: pa.Table) -> pa.Table:

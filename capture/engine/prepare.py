@@ -12,7 +12,11 @@ from lpp.capture.corpus.open import open_corpus
 from lpp.capture.corpus.passages import Corpus, Passage
 from lpp.capture.corpus.prompts import token_counter, tokenise
 from lpp.capture.corpus.selection import Selection, select
-from lpp.capture.engine.continuations import assume_longest, continue_prompts
+from lpp.capture.engine.continuations import (
+    assume_longest,
+    continue_prompts,
+    kept_continuations,
+)
 from lpp.capture.models.load import load_tokenizer
 from lpp.capture.plan.backend import Backend
 from lpp.capture.plan.parts import WHOLE, Part
@@ -23,6 +27,7 @@ from lpp.store.commands.progress import SILENT, Progress
 from lpp.store.commands.signals import check_requests
 from lpp.store.format.plan import Plan
 from lpp.store.objects.place import Url
+from lpp.store.store import open_if_any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +41,9 @@ class Prepared:
     set_aside: pa.Table
     """Texts of the corpus that became no prompt, `lpp.store.format.quarantine.TEXTS_SCHEMA`."""
 
+    assumed: bool = False
+    """Whether the model has not written yet, and the prompts are as long as they can become."""
+
     def close(self) -> None:
         """Nothing runs on the model any more."""
         self.backend.close()
@@ -45,16 +53,17 @@ def prepare(
     request: CaptureRequest,
     *,
     root: Url | None = None,
+    writes: bool = True,
     part: Part = WHOLE,
     progress: Progress = SILENT,
     quiet: bool = True,
 ) -> Prepared:
     """Choose the prompts, load the model, have it continue them, freeze the plan.
 
-    root: the store that takes what the model writes, made where there is none; without one,
-    nothing is written, and each prompt is taken to be as long as it can become. part: whose
-    continuations come first. progress: told of slow steps. quiet: keep the libraries' own warnings
-    off stderr.
+    root: the store that takes what the model writes, made where there is none. writes: whether the
+    model may write; otherwise, and without a store, each prompt is taken to be as long as it can
+    become, where the store has not what follows all of them. part: whose continuations come first.
+    progress: told of slow steps. quiet: keep the libraries' own warnings off stderr.
 
     Raises InputError for what the request gets wrong, MachineError for what the machine lacks.
     """
@@ -65,16 +74,19 @@ def prepare(
         refused = corpus.refused
         prompts = tokenise(passages, backend.model.tokenizer, request.context, refused)
         passages = [passage for passage in passages if passage.source_row not in refused]
-        continuation = None
+        continuation, assumed = None, False
         if request.continuation is not None:
             site_specs(request, backend)  # what the plan would refuse comes before the writing
-            if root is None:
-                continued = assume_longest(request, backend, prompts)
-            else:
+            continued = None
+            if root is not None and writes:
                 store = create_store(root).objects
                 continued = continue_prompts(
                     store, request, backend, prompts, part=part, progress=progress
                 )
+            elif root is not None and (found := open_if_any(root)) is not None:
+                continued = kept_continuations(found.objects, request, backend, prompts)
+            if continued is None:
+                assumed, continued = True, assume_longest(request, backend, prompts)
             prompts, continuation = continued.prompts, continued.info
         plan = make_plan(
             request=request,
@@ -87,7 +99,13 @@ def prepare(
     except BaseException:
         backend.close()
         raise
-    return Prepared(plan=plan, prompts=prompts, backend=backend, set_aside=refused.table())
+    return Prepared(
+        plan=plan,
+        prompts=prompts,
+        backend=backend,
+        set_aside=refused.table(),
+        assumed=assumed,
+    )
 
 
 def choose_passages(spec: CorpusSpec, selection: Selection) -> tuple[Corpus, list[Passage]]:

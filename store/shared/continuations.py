@@ -42,13 +42,26 @@ def settled_seed(root: Objects, source: ContinuationSource, drawn: int) -> int:
     """
     drawn_here = replace(source, continuation=replace(source.continuation, seed=drawn))
     record = ContinuationRecord(source=drawn_here, first=0, rows=0, objects={})
-    name = seed_name(source)
-    commit_shared(root, CONTINUATIONS_KEY, name, record, lambda stage: None)
-    found = _open(root, name, drawn_here)
-    assert found is not None
-    seed = found.record.source.continuation.seed
-    assert seed is not None  # else its name were another
+    commit_shared(root, CONTINUATIONS_KEY, seed_name(source), record, lambda stage: None)
+    seed = kept_seed(root, source)
+    if seed is None:
+        raise removed_meanwhile(root)
     return seed
+
+
+def kept_seed(root: Objects, source: ContinuationSource) -> int | None:
+    """The seed that was drawn for `source` before; None: none was."""
+    found = _open(root, seed_name(source))
+    return None if found is None else found.record.source.continuation.seed
+
+
+def removed_meanwhile(root: Objects) -> ConflictError:
+    """The error where what was committed a moment ago is gone."""
+    return ConflictError(
+        f"{root.place / CONTINUATIONS_KEY}: something was removed there while it was written. See "
+        "that nothing else works there, then repeat the same command.",
+        kind=ErrorKind.INCOMPLETE,
+    )
 
 
 def commit_block(root: Objects, source: ContinuationSource, first: int, written: pa.Table) -> bool:
@@ -73,15 +86,13 @@ def read_block(root: Objects, source: ContinuationSource, first: int, rows: int)
 
     FormatError, with the next command, for altered bytes.
     """
-    found = _open(root, block_name(source, first), source)
+    found = _open(root, block_name(source, first))
     if found is None or found.record.rows != rows:
         return None
     return _table(found)
 
 
-def _open(
-    root: Objects, name: str, source: ContinuationSource
-) -> SharedDirectory[ContinuationRecord] | None:
+def _open(root: Objects, name: str) -> SharedDirectory[ContinuationRecord] | None:
     found = open_shared(root, CONTINUATIONS_KEY, name, ContinuationRecord)
     if found is not None and name not in (
         block_name(found.record.source, found.record.first),
