@@ -20,7 +20,7 @@ from lpp.store.arrays.moments import band_counts
 from lpp.store.arrays.reader import ReadAs
 from lpp.store.committed.checked import Checked, open_checked
 from lpp.store.committed.compare import Problem
-from lpp.store.errors import ErrorKind, FormatError, InputError, NotFoundError
+from lpp.store.errors import ConflictError, ErrorKind, FormatError, InputError, NotFoundError
 from lpp.store.format.commit_record import CommitRecord
 from lpp.store.format.documents import load_json
 from lpp.store.format.keys import (
@@ -188,6 +188,19 @@ class Run:
         FormatError(CORRUPT) for such a column of a type that it may not have.
         """
         return extra_columns(self._checked)
+
+    def require_columns(self, names: Sequence[str]) -> None:
+        """ConflictError where its prompts lack one of these of `extra_columns`: nothing adds a
+        column to a run.
+        """
+        held = self.extra_columns.names if names else []
+        if missing := [name for name in names if name not in held]:
+            raise ConflictError(
+                f"run {self.id} is in the store already, and its prompts carry no "
+                f"{', '.join(missing)}: that is written when a run begins. Leave --fields and "
+                "--keep-texts out to go on with the run, or use another --store.",
+                kind=ErrorKind.PLAN_DIFFERS,
+            )
 
     @cached_property
     def lengths(self) -> npt.NDArray[np.int64]:

@@ -57,7 +57,7 @@ from lpp.store.format.limits import MAX_DOCUMENT_BYTES
 from lpp.store.format.plan import Plan, SiteSpec, validate_plan
 from lpp.store.format.quarantine import QUARANTINE_SCHEMA, quarantine_problems
 from lpp.store.format.rows import prompts_problems, tokens_problems
-from lpp.store.format.tables import PROMPTS_SCHEMA, encode_table, encode_texts
+from lpp.store.format.tables import encode_table, encode_texts
 from lpp.store.objects.locate import objects_at
 from lpp.store.objects.place import Url
 from lpp.store.objects.protocol import Objects
@@ -89,11 +89,10 @@ class RunWriter:
     """Creates the run of `plan` in the store at `root`, or goes on with it.
 
     prompts: (count, 6), `PROMPTS_SCHEMA`, then any columns of `lpp.store.format.prompt_columns`,
-    which are written where the run does not exist yet. Writers of other shards, and of the same
-    one, may work at once. replacing: shards to write anew though their records are intact.
-    set_aside: texts of the corpus that became no prompt, `TEXTS_SCHEMA`.
-    ValueError for prompts, rows or a plan that do not fit together; ConflictError where the run
-    exists and lacks such a column.
+    which are written where the run does not exist yet (`Run.require_columns`). Writers of other
+    shards, and of the same one, may work at once. replacing: shards to write anew though their
+    records are intact. set_aside: texts of the corpus that became no prompt, `TEXTS_SCHEMA`.
+    ValueError for prompts, rows or a plan that do not fit together.
     """
 
     def __init__(
@@ -123,24 +122,11 @@ class RunWriter:
                 f"{directory.place} holds another plan whose hash begins alike. Use another store.",
                 kind=ErrorKind.PLAN_DIFFERS,
             )
-        self._check_columns()
         directory.below(SHARDS_KEY).sweep()
         self.written: set[int] = set()
         """Shards that this writer committed."""
         self.outrun: set[int] = set()
         """Shards given to `write_shard` that another writer had committed first."""
-
-    def _check_columns(self) -> None:
-        """ConflictError where the run was there before, and its prompts carry less than asked."""
-        held = self.run.extra_columns.names
-        asked = self._prompts.schema.names[len(PROMPTS_SCHEMA) :]
-        if missing := [name for name in asked if name not in held]:
-            raise ConflictError(
-                f"run {self.run.id} is in the store already, and its prompts carry no "
-                f"{', '.join(missing)}: they are written when a run begins. Leave them out of this "
-                "command to go on with the run, or use another --store.",
-                kind=ErrorKind.PLAN_DIFFERS,
-            )
 
     def committed(self, index: int) -> bool:
         """Whether shard `index` is there already, by whoever wrote it, and may stay."""

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = ["README.md", *(f"{p}/README.md" for p in ("store", "capture", "analyze", "sql"))]
 REASONS = {
     *("downloads a model", "makes the environment", "needs a GPU", "needs a cluster"),
-    *("needs a run that keeps moments", "opens a shell"),
+    *("needs a run that keeps moments", "opens a shell", "needs a corpus with labels"),
 }
 
 FENCE = re.compile(

@@ -21,7 +21,7 @@ from lpp.analyze.tables.facts import metric_facts, profile_facts
 from lpp.analyze.tables.flags import flags_of, flags_of_any
 from lpp.analyze.tables.jackknife import without_groups
 from lpp.analyze.tables.profile import ENTROPIES, RANKS, Aggregation, aggregate
-from lpp.analyze.tables.run_rows import prompt_rows, run_row
+from lpp.analyze.tables.run_rows import prompts_frame, run_row
 from lpp.store.commands.progress import SILENT, Progress
 
 ErrorSites = Literal["none", "final", "all"]
@@ -186,7 +186,7 @@ def analyze_views(
     facts = metric_facts(of_metrics, spectra=of_spectra, entropy=of_entropy, runs=runs)
     return Analysis(
         runs=runs,
-        prompts=pl.concat([prompt_rows(view) for view in some]),
+        prompts=prompts_frame(some),
         spectra=of_spectra,
         entropy=of_entropy,
         metrics=of_metrics.select(*metric_table.SCHEMA.names(), flags_of(facts)),

@@ -11,10 +11,10 @@ import pyarrow as pa
 from lpp.analyze.benchmarks.benchmarks import benchmarks_table
 from lpp.analyze.benchmarks.published import published_table
 from lpp.analyze.runs.keys import Url, views
-from lpp.analyze.tables.run_rows import prompt_rows, run_row
+from lpp.analyze.tables.run_rows import prompts_frame, run_row
 from lpp.sql import build, connect
 from lpp.sql.database.catalogue import outdated_tables
-from lpp.sql.schema import arrow_schema
+from lpp.sql.schema import TABLES, arrow_schema
 from lpp.sql.schema.results import RESULTS
 from lpp.store import open_store
 from lpp.store.format.keys import DATABASE_KEY
@@ -28,12 +28,17 @@ def frame_schema(table: str) -> pl.Schema:
 
 
 def as_tables(frames: Mapping[str, pl.DataFrame]) -> dict[str, pa.Table]:
-    """Each frame cast to the declared columns of its table; others are left out."""
-    schemas = {name: arrow_schema(name) for name in frames}
-    return {
-        name: frame.select(schemas[name].names).to_arrow().cast(schemas[name])
-        for name, frame in frames.items()
-    }
+    """Each frame cast to the declared columns of its table; others are left out, unless the table
+    may have them.
+    """
+    tables = {}
+    for name, frame in frames.items():
+        schema = arrow_schema(name)
+        more = [c for c in frame.columns if c not in schema.names] if TABLES[name].more else []
+        table = frame.select(*schema.names, *more).to_arrow()
+        further = [table.schema.field(column) for column in more]
+        tables[name] = table.cast(pa.schema([*schema, *further]))
+    return tables
 
 
 def store_tables(root: Place) -> dict[str, pa.Table]:
@@ -44,10 +49,8 @@ def store_tables(root: Place) -> dict[str, pa.Table]:
     """
     every = list(views(root))
     runs = pl.DataFrame([run_row(view) for view in every], schema=frame_schema("runs"))
-    none = pl.DataFrame(schema=frame_schema("prompts"))
-    prompts = pl.concat([none, *(prompt_rows(view).cast(none.schema) for view in every)])
     scores = {"benchmarks": benchmarks_table(root), "published": published_table()}
-    return as_tables({"runs": runs, "prompts": prompts}) | scores
+    return as_tables({"runs": runs, "prompts": prompts_frame(every)}) | scores
 
 
 def put(

@@ -1,11 +1,16 @@
 """Rows of the runs and prompts tables: what was captured."""
 
+from collections.abc import Sequence
+
 import polars as pl
 
 from lpp.analyze.engine.cache import KERNEL_VERSION
 from lpp.analyze.runs.keys import RunView
+from lpp.sql.schema import arrow_schema
+from lpp.sql.schema.captured import field_columns
 from lpp.store.format.commit_record import checksum
 from lpp.store.format.documents import canonical_json
+from lpp.store.format.prompt_columns import FIELD_PREFIX
 from lpp.store.replay import written_tokens
 
 
@@ -42,16 +47,37 @@ def run_row(view: RunView) -> dict[str, object]:
     }
 
 
-def prompt_rows(view: RunView) -> pl.DataFrame:
-    """The prompts table's rows of one run."""
-    columns = ("prompt_id", "source_row", "n_tokens", "truncated", "sha256")
-    found = view.prompts.select(pl.lit(view.run.id).alias("run"), *columns)
+def prompts_frame(views: Sequence[RunView]) -> pl.DataFrame:
+    """The prompts table of some runs: the declared columns, then a column for each field of their
+    corpora. A field that is of several types is text.
+    """
+    schema = pl.DataFrame(pl.from_arrow(arrow_schema("prompts").empty_table())).schema
+    frames = [pl.DataFrame(schema=schema), *(_prompt_rows(view) for view in views)]
+    kinds: dict[str, set[pl.DataType]] = {}
+    for frame in frames:
+        for name, kind in frame.schema.items():
+            kinds.setdefault(name, set()).add(kind)
+    one = {n: kind.pop() if len(kind) == 1 else pl.String() for n, kind in kinds.items()} | schema
+    prompts = pl.concat(
+        [frame.cast({name: one[name] for name in frame.columns}) for frame in frames],
+        how="diagonal",
+    )
+    columns = field_columns([name.removeprefix(FIELD_PREFIX) for name in one.keys() - schema])
+    return prompts.select(
+        *schema, *(pl.col(FIELD_PREFIX + name).alias(column) for name, column in columns.items())
+    )
+
+
+def _prompt_rows(view: RunView) -> pl.DataFrame:
+    """Rows of one run, with what its prompts carry."""
+    held = view.run.extra_columns.names
+    more = [n for n in held if n in ("id", "text", "n_given") or n.startswith(FIELD_PREFIX)]
+    table = pl.DataFrame(pl.from_arrow(view.run.prompts(*more))).head(view.run.n_prompts)
+    declared = ("prompt_id", "source_row", "n_tokens", "truncated", "sha256")
+    found = table.select(pl.lit(view.run.id).alias("run"), *declared, *more)
     if view.run.plan.continuation is None:
-        return found.with_columns(n_given=None, replay_difference=None)
-    given = pl.from_arrow(view.run.prompts("n_given").select(["prompt_id", "n_given"]))
+        return found
     difference = (pl.col("written_logprob") - pl.col("replay_logprob")).abs()
     written = pl.DataFrame(pl.from_arrow(written_tokens(view.run)))
     of_prompts = written.group_by("prompt_id").agg(replay_difference=difference.max())
-    for other in (pl.DataFrame(given), of_prompts):
-        found = found.join(other, on="prompt_id", how="left", maintain_order="left")
-    return found
+    return found.join(of_prompts, on="prompt_id", how="left", maintain_order="left")

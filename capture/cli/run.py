@@ -84,6 +84,8 @@ def run(context: click.Context, /, **options: Any) -> int:
           --store ./lpp
       lpp-capture run --model ./my-model --corpus texts.jsonl --prompts 500 \\
           --context 500 --sites final,'block.*' --device cuda --store ./lpp
+      lpp-capture run --model ./my-model --corpus reviews.jsonl --fields label \\
+          --store ./lpp
       srun lpp-capture run --model ./my-model --corpus texts.jsonl \\
           --device cuda --store ./lpp --part slurm
       lpp-capture run --model ./my-model --corpus texts.jsonl \\

@@ -21,11 +21,12 @@ that was cached last, after half a minute of retries. No code of a dataset ever 
 import errno
 import re
 import shlex
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NoReturn, TypeAlias
 
+from lpp.capture.corpus.fields import Fields
 from lpp.capture.corpus.passages import Corpus, Passage, Streamed, fingerprint_passages
 from lpp.store.commands.escaping import library_bars
 from lpp.store.errors import ErrorKind, InputError, LppError, MachineError
@@ -132,11 +133,13 @@ def open_hub(
     revision: str | None = None,
     split: str | None = None,
     text_field: str | None = None,
+    fields: Sequence[str] = (),
 ) -> Corpus:
     """The corpus `name` of `HUB_DATASETS`, downloaded unless cached. Reads every text once.
 
     revision: instead of the pinned commit; a branch or tag is resolved, the commit recorded.
-    split: instead of `train`. text_field: one column, unchanged, instead of the rule.
+    split: instead of `train`. text_field: one column, unchanged, instead of the rule. fields:
+    columns that come along.
 
     MachineError: no `datasets`, hub unreachable and nothing cached, disk full.
     InputError: no such revision, split or column.
@@ -148,12 +151,18 @@ def open_hub(
     _check_columns(name, columns, dataset)
     to_passages = known.passages if text_field is None else whole_column
     passages = Streamed(lambda: to_passages(_rows(dataset, columns)))
+    more = Fields(fields, text=columns[0] if len(columns) == 1 else None)
+    more.note(dataset.column_names)
+    held = [column for column in more.wanted if column in dataset.column_names]
+    beside = dataset.select_columns(held)
     return Corpus(
         name=name if split in (None, "train") else f"{name}/{split}",
         revision=folder.name,  # snapshots lie in folders named by their commit
         fingerprint=fingerprint_passages(passages),
         rule=known.rule if text_field is None else f"field {text_field}",
         passages=passages,
+        fields=more,
+        fields_of=lambda passage: beside[passage.source_row] if held else {},
     )
 
 

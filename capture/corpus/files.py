@@ -9,15 +9,16 @@ Files are read as streams: memory is bounded by the longest passage. UTF-8 with 
 byte order mark, lines ended by LF or CRLF. A row whose text is null, blank or not UTF-8 is set
 aside but counted, so `source_row` still locates the others; any other text is used unchanged.
 
-A reader for each kind of file yields rows as (place, text). `place` names the row for a message
-("a.jsonl, line 3"). The text is None for a row without text, `Unreadable` for a row whose bytes or
-characters are no text. A file that is not of its kind raises InputError with the place.
+A reader for each kind of file yields rows as (place, text, fields). `place` names the row for a
+message ("a.jsonl, line 3"). The text is None for a row without text, `Unreadable` for a row whose
+bytes or characters are no text. fields: those that are asked for. A file that is not of its kind
+raises InputError with the place.
 """
 
 import codecs
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -25,6 +26,7 @@ from typing import Any, Final, TypeAlias
 
 import xxhash
 
+from lpp.capture.corpus.fields import Fields
 from lpp.capture.corpus.passages import Corpus, Passage, Refused, Streamed
 from lpp.store.errors import ErrorKind, InputError
 
@@ -43,7 +45,7 @@ class Unreadable:
 
 
 Text: TypeAlias = str | Unreadable | None
-Row: TypeAlias = tuple[str, Text]
+Row: TypeAlias = tuple[str, Text, Mapping[str, object]]
 
 MAX_PASSAGE_BYTES: Final = 16 << 20
 """A longer line or paragraph is a mistake in the file, and would not fit in bounded memory."""
@@ -52,41 +54,45 @@ _BATCH_ROWS: Final = 256
 """Rows of a Parquet batch: at a few kilobytes each, about a megabyte."""
 
 
-def open_files(path: Path, *, text_field: str | None = None) -> Corpus:
+def open_files(path: Path, *, text_field: str | None = None, fields: Sequence[str] = ()) -> Corpus:
     """The corpus of a file or folder that exists. Every byte is read once, for the fingerprint.
 
     InputError: no file of a known kind, nothing in it, unreadable.
     """
     files = _find_files(path)
     names = [path.name] if path.is_file() else [f.relative_to(path).as_posix() for f in files]
-    if text_field is not None and all(file.suffix.lower() == ".txt" for file in files):
-        raise InputError(
-            f"{path}: text files have no fields to choose {text_field!r} from. "
-            "Leave --text-field out, or give .jsonl or .parquet files.",
-            kind=ErrorKind.INVALID_VALUE,
-        )
+    without_fields = all(file.suffix.lower() == ".txt" for file in files)
+    for option, name in (("--text-field", text_field), ("--fields", next(iter(fields), None))):
+        if name is not None and without_fields:
+            raise InputError(
+                f"{path}: text files have no fields to choose {name!r} from. "
+                f"Leave {option} out, or give .jsonl or .parquet files.",
+                kind=ErrorKind.INVALID_VALUE,
+            )
     if not any(file.stat().st_size for file in files):
         raise InputError(f"{path}: empty. Give a file with text.", kind=ErrorKind.INVALID_VALUE)
     field, refused = text_field or DEFAULT_FIELD, Refused()
+    more = Fields(fields, text=field)
     return Corpus(
         name=path.resolve().name,
         revision=None,
         fingerprint=_fingerprint(files, names),
-        rule="paragraphs" if all(f.suffix.lower() == ".txt" for f in files) else f"field {field}",
+        rule="paragraphs" if without_fields else f"field {field}",
         files=tuple(names),
-        passages=Streamed(lambda: _passages(files, field, refused)),
+        passages=Streamed(lambda: _passages(files, field, more, refused)),
         refused=refused,
+        fields=more,
     )
 
 
-def _passages(files: list[Path], field: str, refused: Refused) -> Iterator[Passage]:
+def _passages(files: list[Path], field: str, more: Fields, refused: Refused) -> Iterator[Passage]:
     row = 0
     for file in files:
-        for place, text in _READERS[file.suffix.lower()](file, field):
+        for place, text, fields in _READERS[file.suffix.lower()](file, field, more):
             if isinstance(text, Unreadable):
                 refused.add(row, text.reason, text.detail)
             elif text and not text.isspace():
-                yield Passage(row, text)
+                yield Passage(row, text, fields, place)
             else:
                 refused.add(row, "empty", place)
             row += 1
@@ -142,11 +148,11 @@ def _fingerprint(files: list[Path], names: list[str]) -> str:
     return digest.hexdigest()
 
 
-def jsonl_rows(path: Path, field: str) -> Iterator[Row]:
+def jsonl_rows(path: Path, field: str, more: Fields) -> Iterator[Row]:
     """One row per line: the string under `field` of its JSON object."""
     for place, line in _lines(path):
         if isinstance(line, Unreadable) or not line.strip():
-            yield place, line if isinstance(line, Unreadable) else None
+            yield place, line if isinstance(line, Unreadable) else None, {}
             continue
         try:
             record = json.loads(line)
@@ -155,7 +161,7 @@ def jsonl_rows(path: Path, field: str) -> Iterator[Row]:
                 f"{place}: not JSON ({error}). "
                 'Each line should be one object, such as {"text": "..."}.'
             ) from None
-        yield place, _text_of(record, field, place)
+        yield place, _text_of(record, field, place), more.of(record)
 
 
 def _text_of(record: Any, field: str, place: str) -> Text:
@@ -192,9 +198,9 @@ def _json_type(value: Any) -> str:
     return names.get(type(value), "a list" if isinstance(value, list) else "an object")
 
 
-def txt_rows(path: Path, field: str) -> Iterator[Row]:
-    """One row per paragraph: lines up to a blank one, joined by LF. `field` has no meaning."""
-    del field
+def txt_rows(path: Path, field: str, more: Fields) -> Iterator[Row]:
+    """One row per paragraph: lines up to a blank one, joined by LF. It has no fields."""
+    del field, more
     lines: list[str | Unreadable] = []
     size, start = 0, path.name
     for place, line in _lines(path):
@@ -205,10 +211,10 @@ def txt_rows(path: Path, field: str) -> Iterator[Row]:
             if size > MAX_PASSAGE_BYTES:
                 raise _too_long(start, "paragraph", "Part paragraphs by blank lines.")
         elif lines:
-            yield start, _paragraph(lines)
+            yield start, _paragraph(lines), {}
             lines, size = [], 0
     if lines:
-        yield start, _paragraph(lines)
+        yield start, _paragraph(lines), {}
 
 
 def _paragraph(lines: list[str | Unreadable]) -> str | Unreadable:
@@ -246,7 +252,7 @@ def _decode(raw: bytes, path: Path, number: int, offset: int) -> str | Unreadabl
         return Unreadable("not_utf8", what)
 
 
-def parquet_rows(path: Path, field: str) -> Iterator[Row]:
+def parquet_rows(path: Path, field: str, more: Fields) -> Iterator[Row]:
     """One row per row: the string in column `field`, read in small batches."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -254,20 +260,56 @@ def parquet_rows(path: Path, field: str) -> Iterator[Row]:
     try:
         with pq.ParquetFile(path) as file:
             _check_column(path, file.schema_arrow, field)
+            names = _columns(path, file.schema_arrow, more)
             row = count()
-            for batch in file.iter_batches(_BATCH_ROWS, columns=[field]):
-                for text in _strings(batch.column(0)):
+            for batch in file.iter_batches(_BATCH_ROWS, columns=[field, *names]):
+                values = [_values(batch.column(name)) for name in names]
+                for text, *others in zip(_strings(batch.column(field)), *values, strict=True):
                     place = f"{path}, row {next(row)}"
+                    fields = dict(zip(names, others, strict=True))
                     if isinstance(text, bytes):
-                        yield place, Unreadable("not_utf8", f"{place}: not UTF-8")
+                        yield place, Unreadable("not_utf8", f"{place}: not UTF-8"), fields
                     else:
-                        yield place, text
+                        yield place, text, fields
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(
             f"{path}: not a readable Parquet file ({error}). Write it again, or see what it "
             f"holds: duckdb -c \"SELECT * FROM '{path}' LIMIT 3\"",
             kind=ErrorKind.CORRUPT,
         ) from None
+
+
+def _columns(path: Path, schema: Any, more: Fields) -> list[str]:
+    """The wanted columns that a file has."""
+    more.note(schema.names)
+    if twice := [name for name in more.asked if schema.names.count(name) > 1]:
+        raise _invalid(
+            f"{path}: column {twice[0]!r} is there {schema.names.count(twice[0])} times. Write "
+            "the file with distinct names, or leave it out of --fields."
+        )
+    return [name for name in more.wanted if schema.names.count(name) == 1]
+
+
+def _values(column: Any) -> list[Any]:
+    """Values of a column of any type. Times are text, as Arrow writes them to the last digit."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if pa.types.is_timestamp(column.type):
+        column = column.cast(pa.string())
+    elif pa.types.is_floating(column.type):
+        column = column.cast(pa.float64())
+    elif _is_text(column.type):
+        return _strings(column)
+    values: list[Any] = column.to_pylist()
+    return values
+
+
+def _is_text(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return kind in (pa.string(), pa.large_string(), pa.string_view())
 
 
 def _strings(column: Any) -> list[str | bytes | None]:
@@ -297,7 +339,7 @@ def _check_column(path: Path, schema: Any, field: str) -> None:
         raise _no_field(str(path), field, schema.names)
     kind = schema.field(field).type
     value = kind.value_type if pa.types.is_dictionary(kind) else kind
-    if value not in (pa.string(), pa.large_string(), pa.string_view()):
+    if not _is_text(value):
         raise _invalid(
             f"{path}: column {field!r} holds {kind} instead of strings. Choose a column of text "
             f"with --text-field; there are: {', '.join(schema.names)}."
@@ -319,7 +361,7 @@ def _invalid(message: str) -> InputError:
     return InputError(message, kind=ErrorKind.INVALID_VALUE)
 
 
-_READERS: Final[dict[str, Callable[[Path, str], Iterator[Row]]]] = {
+_READERS: Final[dict[str, Callable[[Path, str, Fields], Iterator[Row]]]] = {
     ".jsonl": jsonl_rows,
     ".parquet": parquet_rows,
     ".txt": txt_rows,

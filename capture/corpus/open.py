@@ -6,6 +6,7 @@
 
 import difflib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -27,21 +28,24 @@ def open_corpus(
     revision: str | None = None,
     split: str | None = None,
     text_field: str | None = None,
+    fields: Sequence[str] = (),
 ) -> Corpus:
     """The corpus of a known name, a `.jsonl`, `.parquet` or `.txt` file, or a folder of them.
 
     revision, split: of a corpus on the hub, see `open_hub`.
-    text_field: the field or column that holds the text.
+    text_field: the field or column that holds the text. fields: those that come along.
 
     Raises InputError for a name or file that does not exist, holds no text or is not of its kind;
     MachineError where the hub cannot be reached.
     """
     name = os.fspath(name_or_path)
     if name in HUB_DATASETS:
-        corpus = open_hub(name, revision=revision, split=split, text_field=text_field)
+        corpus = open_hub(
+            name, revision=revision, split=split, text_field=text_field, fields=fields
+        )
     else:
         _refuse_hub_options(name, revision=revision, split=split)
-        corpus = _open_local(name, text_field)
+        corpus = _open_local(name, text_field, fields)
     if next(iter(corpus.passages), None) is None:
         refused = corpus.refused.summary()
         raise InputError(
@@ -59,15 +63,16 @@ def _reasons(refused: str) -> str:
     return f"Set aside: {refused}. Convert it, for example: iconv -f ISO-8859-1 -t UTF-8. "
 
 
-def _open_local(name: str, text_field: str | None) -> Corpus:
+def _open_local(name: str, text_field: str | None, fields: Sequence[str]) -> Corpus:
     if name != "pydoc":
         path = Path(name).expanduser()
         if not name or not os.path.exists(path):  # Path.exists raises on a name too long
             _not_found(name, path)
-        return open_files(path, text_field=text_field)
-    if text_field is not None:
+        return open_files(path, text_field=text_field, fields=fields)
+    if text_field is not None or fields:
+        option = "--fields" if text_field is None else "--text-field"
         raise InputError(
-            "Corpus pydoc has no fields to choose from. Leave --text-field out.",
+            f"Corpus pydoc has no fields to choose from. Leave {option} out.",
             kind=ErrorKind.INVALID_VALUE,
         )
     passages = Streamed(pydoc_passages)

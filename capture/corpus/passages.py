@@ -4,13 +4,14 @@ Fingerprints are xxh3_128 over UTF-8 bytes, each text preceded by its length as 
 little-endian bytes, so ["ab", "c"] and ["a", "bc"] differ. They depend on no model.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 import pyarrow as pa
 import xxhash
 
+from lpp.capture.corpus.fields import Fields
 from lpp.store.format.quarantine import TextSetAside, texts_table
 
 
@@ -21,6 +22,15 @@ class Passage:
     source_row: int
     """Row of the corpus, from 0. Rows without text are counted."""
     text: str
+    fields: Mapping[str, object] = field(default_factory=dict)
+    """Fields of the row that the corpus was asked for, as they were read."""
+    place: str = field(default="", compare=False)
+    """Where the row is, such as "a.jsonl, line 3"; empty where only its number says so."""
+
+    @property
+    def where(self) -> str:
+        """Its place, for a message."""
+        return self.place or f"row {self.source_row} of the corpus"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +97,10 @@ class Corpus:
     """In corpus order; can be iterated any number of times."""
     refused: Refused = field(default_factory=Refused)
     """Texts that were set aside so far while `passages` was read."""
+    fields: Fields = field(default_factory=Fields)
+    """What it was asked for beside its texts."""
+    fields_of: Callable[[Passage], Mapping[str, object]] = lambda passage: passage.fields
+    """The wanted fields of a passage's row."""
 
 
 def fingerprint_texts(texts: Iterable[str]) -> str:

@@ -46,6 +46,8 @@ class Continued:
     prompts: pa.Table
     """`PROMPTS_SCHEMA`, `n_given` and `written_logprob`, then what else they carried."""
     info: ContinuationInfo
+    assumed: bool = False
+    """Whether nothing was written, and every prompt is as long as it can become."""
 
 
 def continue_prompts(
@@ -125,7 +127,7 @@ def assume_longest(request: CaptureRequest, backend: Backend, prompts: pa.Table)
     columns = [range(prompts.num_rows), tokens, logprobs]
     written = pa.table(dict(zip(WRITTEN_SCHEMA.names, columns, strict=True)), WRITTEN_SCHEMA)
     info = _info(request, spec, backend, spec.seed or 0)
-    return Continued(prompts=with_continuations(prompts, written), info=info)
+    return Continued(prompts=with_continuations(prompts, written), info=info, assumed=True)
 
 
 def _settled_source(

@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from lpp.capture.engine.prepare import prepare
 from lpp.capture.engine.run import check_same_run, check_store, uncommitted_shards
+from lpp.capture.engine.run_cache import check_noted, request_key
 from lpp.capture.engine.shard_buffer import ShardBuffer
 from lpp.capture.plan.backend import Backend, Batch, Outputs
 from lpp.capture.plan.batches import group_by_budget, tokens_of
@@ -41,6 +42,7 @@ from lpp.store.commands.progress import progress
 from lpp.store.commands.units import duration, short_bytes
 from lpp.store.format.plan import Keep, Plan
 from lpp.store.objects.place import Place, Url, place
+from lpp.store.store import open_if_any
 
 WIDTH = 80
 LABEL_WIDTH = 11
@@ -51,6 +53,8 @@ class DryRun:
     """What a capture would do, and what it needs."""
 
     plan: Plan
+    carried: Sequence[str]
+    """What the prompts carry, a line each."""
     part: Part
     store: Place
     uncommitted: int
@@ -107,6 +111,7 @@ class DryRun:
             f"{plan.model.id}{untrained}: {compute.dtype} in {compute.backend} on {compute.device}",
         )
         yield "prompts", f"{plan.prompts.count:,} of {plan.corpus.name}"
+        yield from (("", line) for line in self.carried)
         yield "tokens", f"{plan.prompts.tokens:,}, {self.tokens:,} to capture"
         if (written := plan.continuation) is not None:
             yield "", f"up to {written.tokens:,} of each prompt written by the model"
@@ -148,6 +153,7 @@ def dry_run(
     disk or memory, which `DryRun.check` raises.
     """
     check_store(root, resume)
+    check_noted(root, request_key(request), request)
     with progress("prepare", 1, "model") as bar:
         prepared = prepare(request, root=root, writes=False, progress=bar, quiet=not debugging())
         bar.advance()
@@ -155,6 +161,9 @@ def dry_run(
     with closing(prepared):
         if resume is not None and not prepared.assumed:
             check_same_run(plan, root, resume)
+        store = open_if_any(root)
+        if store is not None and plan.run_id in store.runs:
+            store.runs[plan.run_id].require_columns(request.corpus.columns)
         uncommitted = uncommitted_shards(root, plan, WHOLE)
         mine = part.shards(plan.n_shards)
         todo = [shard for shard in uncommitted if shard in mine]
@@ -162,6 +171,7 @@ def dry_run(
         batches = _batch_tokens(plan, lengths, todo)
         return DryRun(
             plan=plan,
+            carried=prepared.carried,
             part=part,
             store=place(root),
             uncommitted=len(uncommitted),

@@ -3,16 +3,20 @@
 Cheap checks come first: the corpus is read and the prompts are chosen before a model loads.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 import pyarrow as pa
 
 from lpp.capture.backends.open import open_backend
+from lpp.capture.corpus.carried import carried
 from lpp.capture.corpus.open import open_corpus
 from lpp.capture.corpus.passages import Corpus, Passage
 from lpp.capture.corpus.prompts import token_counter, tokenise
 from lpp.capture.corpus.selection import Selection, select
 from lpp.capture.engine.continuations import (
+    Continued,
     assume_longest,
     continue_prompts,
     kept_continuations,
@@ -36,11 +40,12 @@ class Prepared:
 
     plan: Plan
     prompts: pa.Table
-    """Of the whole plan: `PROMPTS_SCHEMA`, then more columns."""
+    """Of the whole plan: `PROMPTS_SCHEMA`, then what the prompts carry."""
     backend: Backend
     set_aside: pa.Table
     """Texts of the corpus that became no prompt, `lpp.store.format.quarantine.TEXTS_SCHEMA`."""
-
+    carried: Sequence[str] = ()
+    """What the prompts carry, in words, a line each."""
     assumed: bool = False
     """Whether the model has not written yet, and the prompts are as long as they can become."""
 
@@ -68,50 +73,71 @@ def prepare(
     Raises InputError for what the request gets wrong, MachineError for what the machine lacks.
     """
     corpus, passages = choose_passages(request.corpus, request.selection)
+    beside = carried(corpus, passages, keep_texts=request.corpus.keep_texts)
     backend = open_backend(request, progress=progress, quiet=quiet)
     try:
         check_requests()  # vLLM's start drops an interrupt at some moments
         refused = corpus.refused
         prompts = tokenise(passages, backend.model.tokenizer, request.context, refused)
-        passages = [passage for passage in passages if passage.source_row not in refused]
-        continuation, assumed = None, False
+        kept = [passage.source_row not in refused for passage in passages]
+        passages = list(compress(passages, kept))
+        continued = None
         if request.continuation is not None:
             site_specs(request, backend)  # what the plan would refuse comes before the writing
-            continued = None
-            if root is not None and writes:
-                store = create_store(root).objects
-                continued = continue_prompts(
-                    store, request, backend, prompts, part=part, progress=progress
-                )
-            elif root is not None and (found := open_if_any(root)) is not None:
-                continued = kept_continuations(found.objects, request, backend, prompts)
-            if continued is None:
-                assumed, continued = True, assume_longest(request, backend, prompts)
-            prompts, continuation = continued.prompts, continued.info
+            continued = _continued(
+                root, request, backend, prompts, part=part, progress=progress, writes=writes
+            )
+            prompts = continued.prompts
         plan = make_plan(
             request=request,
             corpus=corpus,
             passages=passages,
             backend=backend,
             prompts=prompts,
-            continuation=continuation,
+            continuation=None if continued is None else continued.info,
         )
     except BaseException:
         backend.close()
         raise
     return Prepared(
         plan=plan,
-        prompts=prompts,
+        prompts=beside.of(kept).beside(prompts),
         backend=backend,
         set_aside=refused.table(),
-        assumed=assumed,
+        carried=beside.lines(),
+        assumed=continued is not None and continued.assumed,
     )
+
+
+def _continued(
+    root: Url | None,
+    request: CaptureRequest,
+    backend: Backend,
+    prompts: pa.Table,
+    *,
+    part: Part,
+    progress: Progress,
+    writes: bool,
+) -> Continued:
+    """`prompts` with what the store has, the model writes now, or may write."""
+    if root is not None and writes:
+        store = create_store(root).objects
+        return continue_prompts(store, request, backend, prompts, part=part, progress=progress)
+    held = None if root is None else open_if_any(root)
+    kept = None
+    if held is not None:
+        kept = kept_continuations(held.objects, request, backend, prompts)
+    return kept or assume_longest(request, backend, prompts)
 
 
 def choose_passages(spec: CorpusSpec, selection: Selection) -> tuple[Corpus, list[Passage]]:
     """The corpus and the texts that the selection takes; no look at the model under test."""
     corpus = open_corpus(
-        spec.name, revision=spec.revision, split=spec.split, text_field=spec.text_field
+        spec.name,
+        revision=spec.revision,
+        split=spec.split,
+        text_field=spec.text_field,
+        fields=spec.fields,
     )
     counter = None
     if selection.count_with is not None:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from lpp.capture.engine.capture import capture_run
 from lpp.capture.engine.outcome import Outcome
 from lpp.capture.engine.prepare import Prepared, prepare
-from lpp.capture.engine.run_cache import no_writer_at, remember, request_key
+from lpp.capture.engine.run_cache import check_noted, no_writer_at, remember, request_key
 from lpp.capture.engine.stopping import Stop, stoppable
 from lpp.capture.plan.batches import tokens_of
 from lpp.capture.plan.parts import WHOLE, Part
@@ -62,6 +62,7 @@ def capture_into(
     """
     check_store(root, resume)
     key = request_key(request)  # of the files as they are before they are read
+    check_noted(root, key, request)
     with progress("prepare", 1, "model") as bar:
         prepared = prepare(request, root=root, part=part, progress=bar, quiet=not debugging())
         bar.advance()
@@ -71,7 +72,7 @@ def capture_into(
     with patience as stop, closing(prepared):
         if resume is not None:
             check_same_run(plan, root, resume)
-        click.echo(describe(plan), err=True)
+        click.echo("\n  ".join([describe(plan), *prepared.carried]), err=True)
         lengths = prepared.prompts["n_tokens"].to_numpy()
         todo = uncommitted_shards(root, plan, part)
         check_disk(plan, lengths, root, todo, shard_bytes(request, plan.compute.device))
@@ -79,6 +80,7 @@ def capture_into(
             check_host_memory(plan, lengths)
         store = create_store(root)
         writer = RunWriter(store.path, plan, prepared.prompts, set_aside=prepared.set_aside)
+        writer.run.require_columns(request.corpus.columns)
         remember(store, key, plan.run_id)
         click.echo(f"  into {writer.run.path}", err=True)
         return _capture(prepared, writer, part, todo, stop)

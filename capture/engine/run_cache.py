@@ -34,6 +34,7 @@ from lpp.store.format.keys import REQUESTS_KEY, SHARDS_KEY
 from lpp.store.format.limits import MAX_ROOT_BYTES
 from lpp.store.heartbeat import writers
 from lpp.store.objects.place import Url
+from lpp.store.store import open_if_any
 
 COMPUTING: Final = (
     *("lpp-engine", "torch", "transformers", "tokenizers", "accelerate", "bitsandbytes"),
@@ -66,6 +67,8 @@ def request_key(request: CaptureRequest) -> str | None:
     # covered by the stamps: a path is another string from another folder
     del decisive["request"]["model"]["device"], decisive["request"]["model"]["id"]
     del decisive["request"]["corpus"]["name"]
+    # they decide no plan
+    del decisive["request"]["corpus"]["fields"], decisive["request"]["corpus"]["keep_texts"]
     return document_fingerprint(decisive)
 
 
@@ -80,7 +83,8 @@ def remember(store: Store, key: str | None, run: str) -> None:
 def finished(root: Url, request: CaptureRequest, part: Part) -> Outcome | None:
     """The outcome of `request`, if every shard of `part` is known to be committed.
 
-    None where anything is missing or uncertain: then the model must be loaded to know. Changes
+    None where anything is missing or uncertain: then the model must be loaded to know. None too
+    where its prompts lack a column that the request asks for, which `check_noted` refuses. Changes
     nothing in the store.
     """
     try:
@@ -90,6 +94,7 @@ def finished(root: Url, request: CaptureRequest, part: Part) -> Outcome | None:
         run = store.runs.get(_noted(store, request_key(request)) or "")
         if run is None or not set(part.shards(run.plan.n_shards)).isdisjoint(run.missing_shards):
             return None
+        run.require_columns(request.corpus.columns)
         set_aside = run.set_aside()
     except (LppError, OSError):
         return None
@@ -103,6 +108,16 @@ def finished(root: Url, request: CaptureRequest, part: Part) -> Outcome | None:
         missing=len(run.missing_shards),
         set_aside=set_aside,
     )
+
+
+def check_noted(root: Url, key: str | None, request: CaptureRequest) -> None:
+    """Raise ConflictError, before a model loads, where the run of `key` is known and its prompts
+    lack a column that `request` asks for.
+    """
+    store = open_if_any(root) if request.corpus.columns else None
+    run = None if store is None else store.runs.get(_noted(store, key) or "")
+    if run is not None:
+        run.require_columns(request.corpus.columns)
 
 
 def skip_finished(root: Url, request: CaptureRequest, part: Part) -> Outcome | None:

@@ -144,6 +144,15 @@ CORPUS_OPTIONS: Final[tuple[Decorator, ...]] = (
     click.option("--corpus-split", help="Split of a hub data set; train by default."),
     click.option("--text-field", help="Field or column that holds the text."),
     click.option(
+        "--fields",
+        default="",
+        callback=split_names,
+        metavar="NAMES",
+        help="Further fields of each row to keep with its prompt, such as label,split. An id is "
+        "kept wherever there is one.",
+    ),
+    click.option("--keep-texts", is_flag=True, help="Keep each text with its prompt."),
+    click.option(
         "--prompts", default=100, show_default=True, type=click.IntRange(1), help="Texts to use."
     ),
     click.option(
@@ -323,6 +332,7 @@ def request_of(options: Mapping[str, Any]) -> CaptureRequest:
             revision=options["corpus_revision"],
             split=options["corpus_split"],
             text_field=options["text_field"],
+            **take("fields", "keep_texts"),
         ),
         selection=Selection(
             min_bytes=min_bytes, **take("prompts", "min_tokens", "count_with", "select", "seed")

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+from lpp.capture.corpus.fields import TEXT, check_names, column_name
 from lpp.capture.corpus.selection import Selection
 from lpp.capture.models.spec import ModelSpec
 from lpp.store.format.plan import Keep, LogitPositions, MomentsDtype
@@ -29,12 +30,25 @@ BackendName = Literal["torch", "vllm", "vllm+torch"]
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusSpec:
-    """Which corpus, as the user names it."""
+    """Which corpus, as the user names it. InputError for names that no field may have."""
 
     name: str
     revision: str | None = None
     split: str | None = None
     text_field: str | None = None
+    fields: tuple[str, ...] = ()
+    """Fields of its rows that come along, as columns of the prompts. No plan records them, nor
+    the texts: they change no number."""
+    keep_texts: bool = False
+    """Whether the texts come along."""
+
+    def __post_init__(self) -> None:
+        check_names(self.fields)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of the prompts that are asked for."""
+        return (*map(column_name, self.fields), *([TEXT] if self.keep_texts else []))
 
 
 @dataclass(frozen=True, kw_only=True)

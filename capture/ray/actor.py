@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lpp.capture.plan.parts import Part
+from lpp.capture.plan.parts import WHOLE, Part
 from lpp.capture.plan.request import CaptureRequest
 from lpp.store.format.plan import Plan
 from lpp.store.objects.place import Place
@@ -26,6 +26,8 @@ class Loaded:
     plan: Plan
     lengths: npt.NDArray[np.int32]
     """(P,) tokens of each prompt."""
+    carried: tuple[str, ...] = ()
+    """What the prompts carry, a line each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +49,7 @@ class CaptureActor:
     """
 
     def __init__(
-        self, root: Place, request: CaptureRequest, name: str, cores: int, part: Part
+        self, root: Place, request: CaptureRequest, name: str, cores: int, part: Part = WHOLE
     ) -> None:
         self._cores, self._part = cores, part
         self._root, self._request, self._name = root, request, name
@@ -60,7 +62,9 @@ class CaptureActor:
         self._prepared = prepare(self._request, root=self._root, part=self._part)
         self._end.callback(self._prepared.close)
         lengths = self._prepared.prompts["n_tokens"].to_numpy()
-        return Loaded(plan=self._prepared.plan, lengths=lengths)
+        return Loaded(
+            plan=self._prepared.plan, lengths=lengths, carried=tuple(self._prepared.carried)
+        )
 
     def open(self, plan_hash: str) -> None:
         """Make the run, or find it. plan_hash: of the plan that all capture."""
@@ -72,6 +76,7 @@ class CaptureActor:
         if ready.plan.hash != plan_hash:
             raise ValueError(f"plan {ready.plan.hash[:8]}, not {plan_hash[:8]}")
         self._writer = RunWriter(self._root, ready.plan, ready.prompts, set_aside=ready.set_aside)
+        self._writer.run.require_columns(self._request.corpus.columns)
         self._end.enter_context(at_work(self._writer.run.path / SHARDS_KEY, self._name))
 
     def capture(self, shards: Sequence[int]) -> HandResult:

@@ -25,7 +25,7 @@ from lpp.capture.engine.run import (
     describe,
     uncommitted_shards,
 )
-from lpp.capture.engine.run_cache import remember, request_key
+from lpp.capture.engine.run_cache import check_noted, remember, request_key
 from lpp.capture.engine.stopping import Stop, stoppable
 from lpp.capture.plan.batches import tokens_of
 from lpp.capture.plan.parts import WHOLE, Part
@@ -82,6 +82,7 @@ def capture_on_ray(
     """
     check_store(root, resume)
     key = request_key(request)
+    check_noted(root, key, request)
     with cluster(address) as ray:
         request, shape = _shape(ray, _found_from_anywhere(request), workers)
         count, pool = shape.count, _Pool(ray, root, request, shape)
@@ -92,7 +93,7 @@ def capture_on_ray(
             plan = loaded.plan
             if resume is not None:
                 check_same_run(plan, root, resume)
-            click.echo(describe(plan), err=True)
+            click.echo("\n  ".join([describe(plan), *loaded.carried]), err=True)
             todo = uncommitted_shards(root, plan, part)
             size = shard_bytes(request, plan.compute.device)
             check_disk(plan, loaded.lengths, root, todo, size)

@@ -13,12 +13,18 @@ from typing import TYPE_CHECKING, Final
 
 from lpp.sql.confinement.connection_lock import Access, attach_locked
 from lpp.sql.confinement.temporary import misread, temporary_folder
-from lpp.sql.database.catalogue import declared_columns, other_objects, plain_tables
-from lpp.sql.database.conform import conform
+from lpp.sql.database.catalogue import (
+    Columns,
+    declared_columns,
+    fits,
+    other_objects,
+    plain_tables,
+)
+from lpp.sql.database.conform import conform, with_further_columns
 from lpp.sql.database.files import plain_database, profiles_path
 from lpp.sql.database.merge import flag_different_prompts, make_profiles, merge_rows
 from lpp.sql.schema.columns import Table
-from lpp.sql.schema.ddl import create_table, identifier, literal
+from lpp.sql.schema.ddl import add_column, create_table, identifier, literal
 from lpp.sql.schema.tables import TABLES
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.format.keys import DATABASE_KEY
@@ -148,10 +154,12 @@ def _attach_old(
 def _create(connection: "duckdb.DuckDBPyConnection", tables: "Mapping[str, pa.Table]") -> None:
     connection.execute("BEGIN")  # one commit: one pass over the log
     for table in TABLES.values():
-        for statement in create_table(table):
+        rows = tables.get(table.name)
+        made = table if rows is None else with_further_columns(table, rows)
+        for statement in create_table(made):
             connection.execute(statement)
-        if table.name in tables:
-            _insert(connection, table, tables[table.name])
+        if rows is not None:
+            _insert(connection, made, rows)
     connection.execute("COMMIT")
 
 
@@ -168,6 +176,17 @@ def _insert(connection: "duckdb.DuckDBPyConnection", table: Table, rows: "pa.Tab
             kind=ErrorKind.INVALID_VALUE,
         ) from error
     connection.unregister("incoming")
+
+
+def _keep(connection: "duckdb.DuckDBPyConnection", table: Table, columns: Columns) -> None:
+    """Take every row of the table of `old` with these columns."""
+    declared = declared_columns(table)
+    for name, kind in columns[len(declared) :]:
+        for statement in add_column(table, name, kind):
+            connection.execute(statement)
+    names = ", ".join(identifier(name) for name, _ in columns)
+    target = identifier(table.name)
+    connection.execute(f"INSERT INTO {target} ({names}) SELECT {names} FROM old.main.{target}")
 
 
 def _old_rows(
@@ -188,20 +207,19 @@ def _old_rows(
         left = other_objects(connection, "old")
     except duckdb.Error as error:
         return [f"all of a file whose catalogue is damaged ({first_lines(error, 1)})"]
-    fits = {name: found[name] == declared_columns(TABLES[name]) for name in TABLES if name in found}
+    right = {name: fits(TABLES[name], found[name]) for name in TABLES if name in found}
     kept = [name for name in keep if name not in tables]
     for name in [name for name in TABLES if name in kept or name in merged]:
-        if not fits.get(name, True):
+        if not right.get(name, True):
             left.append(f"table {name} (other columns)")
-        if not fits.get(name, False):
+        if not right.get(name, False):
             continue
         try:
             if name in merged:
-                comparable = fits.get("runs", False)
+                comparable = right.get("runs", False)
                 left += merge_rows(connection, name, comparable=comparable, told=name not in tables)
             else:
-                table = identifier(name)
-                connection.execute(f"INSERT INTO {table} FROM old.main.{table}")
+                _keep(connection, TABLES[name], found[name])
         except duckdb.Error as error:  # its rows break the key, or its blocks are damaged
             if is_full(error) or isinstance(error, duckdb.FatalException):
                 raise

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from lpp.sql.schema.columns import Table
+from lpp.sql.schema.columns import MORE_TYPES, Table
 from lpp.sql.schema.tables import TABLES
 from lpp.store.objects.place import Place
 
@@ -18,9 +18,17 @@ def declared_columns(table: Table) -> Columns:
     return [(column.name, column.type) for column in table.columns]
 
 
+def fits(table: Table, columns: Columns) -> bool:
+    """Whether `columns` are those of `table`, and any further ones such as it may have."""
+    declared = declared_columns(table)
+    more = columns[len(declared) :]
+    allowed = bool(table.more) and all(kind in MORE_TYPES for _, kind in more)
+    return columns[: len(declared)] == declared and (allowed or not more)
+
+
 def plain_tables(connection: "DuckDBPyConnection", database: str) -> dict[str, Columns]:
-    """Base tables of an attached database. A column that computes its value, or whose default
-    does, is not among them: the table then fits no declaration.
+    """Base tables of an attached database. The type of a column that computes its value, or whose
+    default does, is given as `computed`: the table then fits no declaration.
     """
     found: dict[str, Columns] = {}
     for table, column, kind, computed in connection.execute(
@@ -30,9 +38,7 @@ def plain_tables(connection: "DuckDBPyConnection", database: str) -> dict[str, C
         "WHERE database_name = ? AND schema_name = 'main' ORDER BY table_name, column_index",
         [database],
     ).fetchall():
-        columns = found.setdefault(table, [])
-        if not computed:
-            columns.append((column, kind))
+        found.setdefault(table, []).append((column, "computed" if computed else kind))
     return found
 
 
@@ -61,4 +67,4 @@ def outdated_tables(root: Place) -> list[str]:
 
     with connect(root, token_stats=False) as connection:
         found = plain_tables(connection, DATABASE)
-    return [name for name, table in TABLES.items() if found.get(name) != declared_columns(table)]
+    return [name for name, table in TABLES.items() if not fits(table, found.get(name, []))]

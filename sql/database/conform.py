@@ -1,8 +1,9 @@
 """Arrow tables cast to the declared columns, without loss."""
 
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
-from lpp.sql.schema.columns import Table
+from lpp.sql.schema.columns import SqlType, Table
 from lpp.sql.schema.tables import TABLES, arrow_schema
 from lpp.store.errors import ErrorKind, InputError
 
@@ -36,10 +37,15 @@ def conform(tables: "Mapping[str, pa.Table]") -> "dict[str, pa.Table]":
 def _conform_table(declared: Table, table: "pa.Table", problems: list[str]) -> "pa.Table":
     import pyarrow as pa
 
-    schema = arrow_schema(declared)
+    schema = arrow_schema(with_further_columns(declared, table))
     given = table.column_names
     problems += [f"{declared.name}.{n}: column missing" for n in schema.names if n not in given]
     problems += [f"{declared.name}.{n}: unknown column" for n in given if n not in schema.names]
+    problems += [
+        f"{declared.name}.{n}: DuckDB does not tell it from {other}"
+        for n, other in combinations(schema.names, 2)
+        if n != other and n.casefold() == other.casefold()
+    ]
     problems += [
         f"{declared.name}.{n}: given {given.count(n)} times"
         for n in schema.names
@@ -51,6 +57,24 @@ def _conform_table(declared: Table, table: "pa.Table", problems: list[str]) -> "
         if given.count(field.name) == 1
     }
     return None if problems else pa.table(columns, schema=schema)
+
+
+def with_further_columns(declared: Table, table: "pa.Table") -> Table:
+    """The declaration of `table`, which may have columns that `declared` does not name."""
+    import pyarrow.types as pat
+
+    def type_of(kind: "pa.DataType") -> SqlType:
+        if pat.is_dictionary(kind):
+            return type_of(kind.value_type)
+        if pat.is_boolean(kind):
+            return "BOOLEAN"
+        return (
+            "BIGINT" if pat.is_integer(kind) else "DOUBLE" if pat.is_floating(kind) else "VARCHAR"
+        )
+
+    known = {column.name for column in declared.columns}
+    further = [field for field in table.schema if field.name not in known] if declared.more else []
+    return declared.with_more((field.name, type_of(field.type)) for field in further)
 
 
 def _cast(place: str, column: Any, wanted: "pa.DataType", problems: list[str]) -> Any:

@@ -1,5 +1,6 @@
 """What was captured: runs, prompts, and the statistics of every token."""
 
+from collections.abc import Collection
 from typing import Final
 
 from lpp.sql.schema.columns import N_QUARANTINED, PROMPT_ID, RUN, Column, Table
@@ -49,6 +50,8 @@ PROMPTS: Final = Table(
         Column("n_tokens", "INTEGER", "length after the cut", "tokens"),
         Column("truncated", "BOOLEAN", "whether the text was longer than the context"),
         Column("sha256", "VARCHAR", "SHA-256 of the token ids, in hex"),
+        Column("id", "VARCHAR", "the corpus's own id of the row; null: it has none"),
+        Column("text", "VARCHAR", "the text; null unless captured with --keep-texts"),
         Column("n_given", "INTEGER", "of the text; null: the model wrote none", "tokens"),
         Column(
             "replay_difference",
@@ -57,6 +60,7 @@ PROMPTS: Final = Table(
             "nats",
         ),
     ),
+    more="field of the corpus row",
 )
 
 WRITTEN: Final = Column("written", "BOOLEAN", "whether the model wrote the token: --continue")
@@ -83,3 +87,23 @@ TOKEN_STATS: Final = Table(
     ),
 )
 """The view over every run's token statistics that `lpp.sql.connect` adds to the tables."""
+
+
+def field_columns(names: Collection[str]) -> dict[str, str]:
+    """The column of `prompts` for each field of the corpora: of the same name if it can be.
+
+    A name that `prompts` or `token_stats` has, or that differs from an earlier one in case alone,
+    gets `field.` before it, so that a join of the two is never ambiguous.
+
+    >>> field_columns(["label", "entropy"])
+    {'entropy': 'field.entropy', 'label': 'label'}
+    """
+    taken = {column.name for table in (PROMPTS, TOKEN_STATS) for column in table.columns}
+    found = {}
+    for name in sorted(names):
+        column = name
+        while column.casefold() in taken:  # DuckDB does not tell case apart
+            column = f"field.{column}"
+        taken.add(column.casefold())
+        found[name] = column
+    return found

@@ -4,13 +4,17 @@ What a column means and its unit are part of the declaration. The database keeps
 column's comment.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 SqlType = Literal[
     "BOOLEAN", "INTEGER", "BIGINT", "FLOAT", "DOUBLE", "VARCHAR", "JSON", "INTEGER[]", "VARCHAR[]"
 ]
 """DuckDB types in use; each has one Arrow type in `arrow_schema`."""
+
+MORE_TYPES: Final[tuple[SqlType, ...]] = ("VARCHAR", "BIGINT", "DOUBLE", "BOOLEAN")
+"""Types of columns that no declaration names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,13 @@ class Table:
     meaning: str
     key: tuple[str, ...]
     columns: tuple[Column, ...]
+    more: str = ""
+    """What further columns are, of `MORE_TYPES`; empty: none may follow."""
+
+    def with_more(self, columns: Iterable[tuple[str, SqlType]]) -> "Table":
+        """The table with these further columns (name and type)."""
+        further = (Column(name, kind, self.more) for name, kind in columns)
+        return replace(self, columns=(*self.columns, *further))
 
 
 RUN: Final = Column("run", "VARCHAR", "run id: model and first 8 digits of its plan's hash")

@@ -36,6 +36,13 @@ def create_table(table: Table) -> Iterator[str]:
     yield from _column_comments(table, identifier(table.name))
 
 
+def add_column(table: Table, name: str, kind: str) -> Iterator[str]:
+    """Statements that add one of the further columns that `table` may have."""
+    target = identifier(table.name)
+    yield f"ALTER TABLE {target} ADD COLUMN {identifier(name)} {kind}"
+    yield f"COMMENT ON COLUMN {target}.{identifier(name)} IS {literal(table.more)}"
+
+
 def comment_view(table: Table) -> Iterator[str]:
     """Comments for a temporary view that stands for `table`."""
     yield f"COMMENT ON VIEW temp.main.{identifier(table.name)} IS {literal(table.meaning)}"

@@ -69,3 +69,5 @@ def _reference(table: Table) -> Iterator[str]:
     yield f"  key: {', '.join(table.key)}"
     for column in table.columns:
         yield f"  {column.name:<31} {column.type:<9} {column.comment}"
+    if table.more:
+        yield f"  {'...':<31} {'':<9} further columns: each a {table.more}"

@@ -2,7 +2,7 @@
 
 import itertools
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,7 @@ def make_run(tmp_path: Path) -> MakeRun:
         tokenizer: str = "t0",
         untrained_seed: int | None = None,
         first_row: int = 100,
+        carried: Mapping[str, Sequence[Any]] | None = None,
         scale: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]] = lambda rows: rows,
     ) -> Made:
         root = root or tmp_path / "store"
@@ -99,6 +100,8 @@ def make_run(tmp_path: Path) -> MakeRun:
             tokenizer=tokenizer,
             untrained_seed=untrained_seed,
         )
+        for name, values in (carried or {}).items():
+            table = table.append_column(name, pa.array(values))
         writer = RunWriter(root, plan, table)
         for index, (first, end) in enumerate(itertools.pairwise(plan.shards)):
             if shards is None or index in shards:

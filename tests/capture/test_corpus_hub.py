@@ -236,7 +236,7 @@ class Hub:
     def __init__(self, endpoint: str, home: Path) -> None:
         self.endpoint, self.home = endpoint, home
 
-    def open(self, name: str, *, offline: bool = False, **options: str) -> dict[str, Any]:
+    def open(self, name: str, *, offline: bool = False, **options: object) -> dict[str, Any]:
         """What `open_corpus` gives or refuses, and the seconds it took."""
         environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith("HF_")},
@@ -259,6 +259,7 @@ class Hub:
 
 OPEN = """
 import json, sys, time
+from lpp.capture.corpus.carried import carried
 from lpp.capture.corpus.open import open_corpus
 from lpp.store.errors import LppError
 start = time.monotonic()
@@ -269,6 +270,7 @@ try:
         "fingerprint": corpus.fingerprint,
         "rows": [p.source_row for p in corpus.passages],
         "texts": [p.text for p in corpus.passages],
+        "carried": carried(corpus, list(corpus.passages), keep_texts=False).table.to_pydict(),
     }
 except LppError as error:
     found = {"error": type(error).__name__, "kind": error.kind, "message": str(error)}
@@ -337,6 +339,27 @@ def test_a_branch_is_resolved_and_its_commit_recorded(hub: Hub) -> None:
 def test_dolly(hub: Hub) -> None:
     found = hub.open("dolly")
     assert found["texts"] == ["When?\n\nIt was 1999.\n\n1999"] * 2
+
+
+def test_fields_of_hub_data_come_along(hub: Hub) -> None:
+    dolly = hub.open("dolly", fields=["category", "context"])
+    assert dolly["carried"] == {
+        "field.category": ["qa"] * 2,
+        "field.context": ["It was 1999."] * 2,
+    }
+    alpaca = hub.open("alpaca", text_field="output", fields=["score", "text"])
+    assert alpaca["carried"] == {
+        "field.score": [0, 1, 2],
+        "field.text": [f"Below is an instruction ... {k}" for k in range(3)],
+    }
+    assert hub.open("alpaca")["carried"] == {}
+    wrong = hub.open("alpaca", fields=["label"])
+    assert (
+        "Corpus alpaca: no chosen row has a field 'label'; there are: 'instruction', 'input', "
+        "'output', 'text', 'score'."
+    ) in wrong["message"]
+    text = hub.open("wikitext", fields=["text"])
+    assert "--fields text: this field is the text itself" in text["message"]
 
 
 def test_wikitext_downloads_one_configuration(hub: Hub) -> None:

@@ -16,7 +16,6 @@ from lpp.capture.corpus.selection import Selection
 from lpp.capture.engine.prepare import prepare
 from lpp.capture.models.spec import ModelSpec
 from lpp.capture.plan.options import executor_arguments
-from lpp.capture.plan.parts import WHOLE
 from lpp.capture.plan.request import CaptureRequest, CorpusSpec
 from lpp.capture.ray import executor as ray_executor
 from lpp.capture.ray.actor import Loaded
@@ -136,7 +135,7 @@ def ray_executor_actor(root: Path, request: CaptureRequest) -> Any:
     """What runs on a card, in this process."""
     from lpp.capture.ray.actor import CaptureActor
 
-    return CaptureActor(root, request, "worker", 1, WHOLE)
+    return CaptureActor(root, request, "worker", 1)
 
 
 def test_an_actor_captures_what_it_is_handed_and_no_more(

@@ -71,15 +71,17 @@ def test_a_run_without_columns_has_none(capture: Any, tmp_path: Path) -> None:
         more.prompts("field.a", "text")
 
 
-def test_a_run_that_carries_less_is_not_gone_on_with(capture: Any, tmp_path: Path) -> None:
+def test_a_run_keeps_the_columns_that_it_began_with(capture: Any, tmp_path: Path) -> None:
     root = tmp_path / "store"
     begin(capture, root, {"id": COLUMNS["id"], "field.count": COLUMNS["field.count"]})
-    for columns in ({}, {"id": COLUMNS["id"]}):
-        begin(capture, root, columns)
-    with pytest.raises(ConflictError, match=r"carry no field\.label, text: they are wri") as caught:
-        begin(capture, root, {name: COLUMNS[name] for name in ("id", "field.label", "text")})
+    for columns in ({}, {"id": COLUMNS["id"]}, COLUMNS):
+        run = begin(capture, root, columns)
+        assert run.extra_columns.names == ["id", "field.count"]
+    run.require_columns([])
+    run.require_columns(["field.count", "id"])
+    with pytest.raises(ConflictError, match=r"carry no field\.label, text: that is") as caught:
+        run.require_columns(["id", "field.label", "text"])
     assert caught.value.kind is ErrorKind.PLAN_DIFFERS
-    assert open_store(root).runs[capture.plan.run_id].extra_columns.names == ["id", "field.count"]
 
 
 @pytest.mark.parametrize(

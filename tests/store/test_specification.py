@@ -13,6 +13,12 @@ import pytest
 from lpp.store.arrays.moments import MOMENTS_SCHEMA
 from lpp.store.format.commit_record import CommitRecord, ScoresRecord
 from lpp.store.format.plan import Plan
+from lpp.store.format.prompt_columns import (
+    FIELD_PREFIX,
+    FIELD_TYPES,
+    MAX_FIELD_NAME_BYTES,
+    PROMPT_COLUMNS,
+)
 from lpp.store.format.quarantine import QUARANTINE_SCHEMA, TEXTS_SCHEMA
 from lpp.store.format.tables import (
     OPTIONAL_COLUMNS,
@@ -65,6 +71,18 @@ def test_columns(heading: str, schema: pa.Schema) -> None:
         assert kind == TYPES.get(str(field.type), str(field.type)), field.name
         assert ("not null" in flags or bool(none_nullable)) is not field.nullable, field.name
         assert ("optional" in flags) is (field.name in OPTIONAL_COLUMNS), field.name
+
+
+def test_more_columns_of_prompts() -> None:
+    told = described("**More columns** MAY follow in format 3, all nullable:")
+    types = {column.name: column.types for column in PROMPT_COLUMNS} | {
+        f"{FIELD_PREFIX}<name>": FIELD_TYPES
+    }
+    assert set(told) == set(types)
+    for name, kinds in types.items():
+        words = [TYPES.get(str(kind), str(kind)) for kind in kinds]
+        assert told[name].replace(" or ", ", ") == ", ".join(words)
+    assert f"1 to {MAX_FIELD_NAME_BYTES} bytes of printable Unicode" in SPEC
 
 
 def leaves(kind: type, place: str = "") -> Iterator[tuple[str, bool]]:

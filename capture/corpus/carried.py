@@ -1,0 +1,188 @@
+"""What prompts carry beside their tokens: the columns `id`, `text` and `field.<name>`.
+
+One type for each field over all chosen rows, so that it is one column. What does not fit is refused
+before a model loads, with the row. An id that nobody asked for is left out instead.
+"""
+
+import datetime
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import pyarrow as pa
+
+from lpp.capture.corpus.fields import ID, TEXT, column_name
+from lpp.capture.corpus.files import MAX_PASSAGE_BYTES
+from lpp.capture.corpus.passages import Corpus, Passage
+from lpp.store.errors import ErrorKind, InputError
+from lpp.store.format.prompt_columns import FIELD_PREFIX
+
+MAX_FIELD_BYTES: Final = 64 << 10
+"""Longest string of a field, in bytes of UTF-8: a label, not a text."""
+
+_MOST_LISTED: Final = 20
+
+_ARROW: Final[Mapping[type, pa.DataType]] = {
+    str: pa.string(),
+    int: pa.int64(),
+    float: pa.float64(),
+    bool: pa.bool_(),
+}
+_KINDS: Final = {
+    str: "a string",
+    int: "an integer",
+    float: "a number with a fraction",
+    bool: "true or false",
+    list: "a list",
+    dict: "an object",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Carried:
+    """Columns of the chosen passages, in their order."""
+
+    table: pa.Table
+    """(n, k): `id`, `text` and `field.<name>`, those that there are."""
+    notes: tuple[str, ...] = ()
+    """What a user should know of them, a line each."""
+
+    def lines(self) -> list[str]:
+        """What the prompts carry, for a user; nothing where they carry nothing."""
+        shown = [name.removeprefix(FIELD_PREFIX) for name in self.table.column_names]
+        return [f"with {', '.join(shown)}"] * bool(shown) + list(self.notes)
+
+    def of(self, kept: Sequence[bool]) -> "Carried":
+        """Of the passages that are kept."""
+        if not self.table.num_columns:  # Arrow counts no rows where there is no column
+            return self
+        return replace(self, table=self.table.filter(pa.array(kept, pa.bool_())))
+
+    def beside(self, prompts: pa.Table) -> pa.Table:
+        """`prompts`, then these columns."""
+        for field in self.table.schema:
+            prompts = prompts.append_column(field, self.table[field.name])
+        return prompts
+
+
+def carried(corpus: Corpus, passages: Sequence[Passage], *, keep_texts: bool) -> Carried:
+    """What `passages` carry: the id where they have one, the texts if asked, the asked fields.
+
+    InputError for a field that none of them has, of values that fit no column, or too long.
+    """
+    rows = [corpus.fields_of(passage) for passage in passages]
+    columns: dict[str, pa.Array | pa.ChunkedArray] = {}
+    notes = []
+    if ID not in corpus.fields.asked and any(row.get(ID) is not None for row in rows):
+        try:
+            columns[ID] = _column(ID, corpus, passages, rows)
+        except InputError as error:
+            notes.append(f"without the corpus's id: {str(error).partition('. ')[0]}")
+    if keep_texts:
+        columns[TEXT] = _texts(passages)
+    for name in corpus.fields.asked:
+        column = _column(name, corpus, passages, rows)
+        columns[column_name(name)] = column
+        if column.null_count:
+            notes.append(f"{name} is null in {column.null_count} of {len(rows)} prompts")
+    columns = {ID: columns.pop(ID), **columns} if ID in columns else columns
+    schema = pa.schema([(name, column.type) for name, column in columns.items()])
+    return Carried(table=pa.table(columns, schema=schema), notes=tuple(notes))
+
+
+def _texts(passages: Sequence[Passage]) -> pa.Array | pa.ChunkedArray:
+    for passage in passages:
+        if (size := len(passage.text.encode())) > MAX_PASSAGE_BYTES:
+            raise _refusal(
+                f"--keep-texts: {passage.where} has a text of {size >> 20} MiB; "
+                f"{MAX_PASSAGE_BYTES >> 20} MiB are the most. Cut it, or leave --keep-texts out."
+            )
+    return pa.array([passage.text for passage in passages], pa.string())
+
+
+def _column(
+    name: str,
+    corpus: Corpus,
+    passages: Sequence[Passage],
+    rows: Sequence[Mapping[str, object]],
+) -> pa.Array | pa.ChunkedArray:
+    """One field of every passage, of one type. Strings, where all are null."""
+    if not any(name in row for row in rows):
+        raise _no_field(name, corpus)
+    places = [f"field {name!r} of {passage.where}" for passage in passages]
+    values = [_value(row.get(name), place) for row, place in zip(rows, places, strict=True)]
+    first = {type(value): k for k, value in reversed(list(enumerate(values))) if value is not None}
+    if first.keys() == {int, float}:
+        del first[int]
+        values = [_fraction(value, place) for value, place in zip(values, places, strict=True)]
+    kinds = sorted(first, key=lambda kind: first[kind])
+    if len(kinds) > 1:
+        both = " and ".join(f"{_KINDS[kind]} in {passages[first[kind]].where}" for kind in kinds)
+        raise _refusal(
+            f"field {name!r} is of several types: {both}. Write all of it as strings, or leave it "
+            "out of --fields."
+        )
+    kind = kinds[0] if kinds else str
+    if name == ID and kind not in (str, int):
+        raise _refusal(
+            f"{places[first[kind]]} is {_KINDS[kind]}; an id is a string or an integer. Rename it "
+            "to take it along as a field."
+        )
+    return pa.array(values, _ARROW[kind])
+
+
+def _value(value: object, place: str) -> object:
+    """A value as its column holds it: a date or a time becomes text."""
+    if isinstance(value, datetime.date):  # and datetime
+        value = str(value)
+    if isinstance(value, str):
+        try:
+            size = len(value.encode())
+        except UnicodeEncodeError as error:
+            raise _refusal(
+                f"{place} has half a surrogate pair at character {error.start}. Correct it, or "
+                "leave the field out of --fields."
+            ) from None
+        if size > MAX_FIELD_BYTES:
+            raise _refusal(
+                f"{place} takes {size:,} bytes; a field may take {MAX_FIELD_BYTES:,}. Leave it out "
+                "of --fields; texts are kept by --keep-texts."
+            )
+    elif type(value) is int and not -(2**63) <= value < 2**63:
+        raise _refusal(f"{place} is beyond 64 bits. Write it as a string.")
+    elif value is not None and type(value) not in _ARROW:
+        if isinstance(value, bytes):
+            raise _refusal(f"{place} is not text in UTF-8. Leave it out of --fields.")
+        what = _KINDS.get(type(value), f"of type {type(value).__name__}")
+        raise _refusal(
+            f"{place} is {what}. A field is a string, a number, or true or false: write the part "
+            "that you need as a field of its own."
+        )
+    return value
+
+
+def _fraction(value: object, place: str) -> object:
+    """An integer among fractions as a float64, if that is exact."""
+    if type(value) is not int:
+        return value
+    if float(value) != value:
+        raise _refusal(
+            f"{place} is {value}, which float64 does not hold exactly, and other rows have "
+            "fractions. Write all of it as strings."
+        )
+    return float(value)
+
+
+def _no_field(name: str, corpus: Corpus) -> InputError:
+    seen = corpus.fields.seen
+    near = difflib.get_close_matches(name, seen, n=1)
+    listed = ", ".join(map(repr, seen[:_MOST_LISTED])) + ", ..." * (len(seen) > _MOST_LISTED)
+    return _refusal(
+        f"Corpus {corpus.name}: no chosen row has a field {name!r}; there are: {listed or 'none'}."
+        + (f" Did you mean --fields {near[0]}?" if near else "")
+    )
+
+
+def _refusal(message: str) -> InputError:
+    return InputError(message, kind=ErrorKind.INVALID_VALUE)
