@@ -139,8 +139,8 @@ def _model(
 
 
 def _end_ids(folder: Path, module: Any) -> tuple[int, ...]:
-    """Tokens that end a text, as generation_config.json says, else config.json; ascending."""
-    source: Any = module.config.get_text_config()
+    """Tokens that end a text, ascending: as generation_config.json says, else the model itself."""
+    source: Any = getattr(module, "generation_config", None) or module.config.get_text_config()
     if (folder / "generation_config.json").is_file():
         source = _transformers().GenerationConfig.from_pretrained(folder, local_files_only=True)
     found = getattr(source, "eos_token_id", None)

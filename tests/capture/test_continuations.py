@@ -17,8 +17,13 @@ from click.testing import CliRunner, Result
 
 from lpp.analyze.cli.command import main as lpp_analyze
 from lpp.capture.cli.command import main as lpp_capture
+from lpp.capture.corpus.selection import Selection
+from lpp.capture.models.spec import ModelSpec
+from lpp.capture.plan.parts import Part
+from lpp.capture.plan.request import CaptureRequest, ContinuationSpec, CorpusSpec
+from lpp.capture.ray.actor import CaptureActor
 from lpp.sql import connect
-from lpp.store import Run, RunWriter, open_store
+from lpp.store import Run, RunWriter, create_store, open_store
 from lpp.store.format.prompt_columns import CONTINUATION_COLUMNS
 from lpp.store.replay import replay, written_tokens
 
@@ -161,6 +166,29 @@ def test_parts_write_what_is_missing_and_come_to_one_plan(capture: Capture, tmp_
     assert "continued prompts" not in second.stderr
     assert len(written(only_run(store))) == 150
     assert verified(store).exit_code == 0
+
+
+def test_workers_of_ray_come_to_one_plan(model: Path, texts: Path, tmp_path: Path) -> None:
+    """What runs on each card of a cluster, in this process."""
+    root = create_store(tmp_path / "store").path
+    request = CaptureRequest(
+        model=ModelSpec(id=str(model)),
+        corpus=CorpusSpec(name=str(texts)),
+        selection=Selection(prompts=70, min_bytes=0),
+        context=CONTEXT,
+        sites=("final",),
+        continuation=ContinuationSpec(tokens=3, temperature=1),
+    )
+    workers = [CaptureActor(root, request, f"worker {k}", 1, Part(k, 2)) for k in range(2)]
+    plans = [worker.load().plan for worker in workers]
+    assert plans[0].hash == plans[1].hash
+    for worker in workers:
+        worker.open(plans[0].hash)
+    done = workers[1].capture([0])
+    assert done.written == {0}
+    for worker in workers:
+        worker.close()
+    assert len(written(only_run(tmp_path / "store"))) == 70
 
 
 def test_a_seed_is_drawn_once_said_and_used_again(capture: Capture, tmp_path: Path) -> None:
