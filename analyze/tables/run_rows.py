@@ -55,14 +55,16 @@ def prompts_frame(views: Sequence[RunView]) -> pl.DataFrame:
     frames = [pl.DataFrame(schema=schema), *(_prompt_rows(view) for view in views)]
     kinds: dict[str, set[pl.DataType]] = {}
     for frame in frames:
-        for name, kind in frame.schema.items():
-            kinds.setdefault(name, set()).add(kind)
-    one = {n: kind.pop() if len(kind) == 1 else pl.String() for n, kind in kinds.items()} | schema
+        for column in frame:
+            found = kinds.setdefault(column.name, set())
+            if column.null_count() < len(column):  # one without a value has no type to keep
+                found.add(column.dtype)
+    types = {n: kind.pop() if len(kind) == 1 else pl.String() for n, kind in kinds.items()} | schema
     prompts = pl.concat(
-        [frame.cast({name: one[name] for name in frame.columns}) for frame in frames],
+        [frame.cast({name: types[name] for name in frame.columns}) for frame in frames],
         how="diagonal",
     )
-    columns = field_columns([name.removeprefix(FIELD_PREFIX) for name in one.keys() - schema])
+    columns = field_columns([name.removeprefix(FIELD_PREFIX) for name in types.keys() - schema])
     return prompts.select(
         *schema, *(pl.col(FIELD_PREFIX + name).alias(column) for name, column in columns.items())
     )
@@ -70,8 +72,8 @@ def prompts_frame(views: Sequence[RunView]) -> pl.DataFrame:
 
 def _prompt_rows(view: RunView) -> pl.DataFrame:
     """Rows of one run, with what its prompts carry."""
-    held = view.run.extra_columns.names
-    more = [n for n in held if n in ("id", "text", "n_given") or n.startswith(FIELD_PREFIX)]
+    held, shown = view.run.extra_columns.names, arrow_schema("prompts").names
+    more = [name for name in held if name in shown or name.startswith(FIELD_PREFIX)]
     table = pl.DataFrame(pl.from_arrow(view.run.prompts(*more))).head(view.run.n_prompts)
     declared = ("prompt_id", "source_row", "n_tokens", "truncated", "sha256")
     found = table.select(pl.lit(view.run.id).alias("run"), *declared, *more)

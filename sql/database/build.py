@@ -207,16 +207,16 @@ def _old_rows(
         left = other_objects(connection, "old")
     except duckdb.Error as error:
         return [f"all of a file whose catalogue is damaged ({first_lines(error, 1)})"]
-    right = {name: fits(TABLES[name], found[name]) for name in TABLES if name in found}
+    usable = {name: fits(TABLES[name], found[name]) for name in TABLES if name in found}
     kept = [name for name in keep if name not in tables]
     for name in [name for name in TABLES if name in kept or name in merged]:
-        if not right.get(name, True):
+        if not usable.get(name, True):
             left.append(f"table {name} (other columns)")
-        if not right.get(name, False):
+        if not usable.get(name, False):
             continue
         try:
             if name in merged:
-                comparable = right.get("runs", False)
+                comparable = usable.get("runs", False)
                 left += merge_rows(connection, name, comparable=comparable, told=name not in tables)
             else:
                 _keep(connection, TABLES[name], found[name])

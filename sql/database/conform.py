@@ -66,11 +66,11 @@ def with_further_columns(declared: Table, table: "pa.Table") -> Table:
     def type_of(kind: "pa.DataType") -> SqlType:
         if pat.is_dictionary(kind):
             return type_of(kind.value_type)
-        if pat.is_boolean(kind):
-            return "BOOLEAN"
-        return (
-            "BIGINT" if pat.is_integer(kind) else "DOUBLE" if pat.is_floating(kind) else "VARCHAR"
-        )
+        if pat.is_integer(kind):
+            return "BIGINT"
+        if pat.is_floating(kind):
+            return "DOUBLE"
+        return "BOOLEAN" if pat.is_boolean(kind) else "VARCHAR"
 
     known = {column.name for column in declared.columns}
     further = [field for field in table.schema if field.name not in known] if declared.more else []

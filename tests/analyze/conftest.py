@@ -101,7 +101,8 @@ def make_run(tmp_path: Path) -> MakeRun:
             untrained_seed=untrained_seed,
         )
         for name, values in (carried or {}).items():
-            table = table.append_column(name, pa.array(values))
+            array = values if isinstance(values, pa.Array) else pa.array(values)
+            table = table.append_column(name, array)
         writer = RunWriter(root, plan, table)
         for index, (first, end) in enumerate(itertools.pairwise(plan.shards)):
             if shards is None or index in shards:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 
@@ -75,6 +76,17 @@ def test_runs_with_other_fields_and_none(make_run: Make) -> None:
         sql = 'SELECT "field.entropy", avg(entropy) FROM token_stats JOIN prompts USING '
         rows = connection.execute(sql + "(run, prompt_id) GROUP BY ALL").fetchall()
     assert {label for label, _ in rows} == {True, None}
+
+
+def test_a_field_without_a_value_has_no_type_to_keep(make_run: Make) -> None:
+    made = make_run(model="a/one", carried={"field.n": range(6), "field.m": [None] * 5 + ["x"]})
+    make_run(model="b/two", carried={"field.n": pa.nulls(6, pa.string())})
+    make_run(model="c/three", carried={"field.none": pa.nulls(6, pa.string())})
+    build_database(made.root)
+    prompts = held(made.root, "prompts")
+    assert prompts.schema["n"] == pl.Int64()
+    assert sorted(prompts["n"].drop_nulls()) == list(range(6))
+    assert (prompts.schema["none"], prompts["none"].null_count()) == (pl.String(), 18)
 
 
 def test_every_command_keeps_them(make_run: Make) -> None:

@@ -24,8 +24,9 @@ FIELDS = {
     "train": pa.array([True, None, False]),
     'it\'s; "odd"': pa.array(["x", "y", "z"]).dictionary_encode(),
     "nothing": pa.nulls(3),
+    "é 中": pa.array(["a\0b\n", "\U0001f600", ""]),
 }
-TYPES = ["VARCHAR", "BIGINT", "DOUBLE", "BOOLEAN", "VARCHAR", "VARCHAR"]
+TYPES = ["VARCHAR", "BIGINT", "DOUBLE", "BOOLEAN", *["VARCHAR"] * 3]
 
 
 @pytest.fixture

@@ -89,7 +89,7 @@ def test_more_columns_of_prompts() -> None:
     assert set(told) == set(types)
     for name, kinds in types.items():
         words = [TYPES.get(str(kind), str(kind)) for kind in kinds]
-        assert told[name].replace(" or ", ", ") == ", ".join(words)
+        assert told[name].replace(" or ", ", ") == ", ".join([*words, "optional"])
     assert f"1 to {MAX_FIELD_NAME_BYTES} bytes of printable Unicode" in SPEC
 
 
