@@ -37,6 +37,7 @@ from lpp.store.arrays.blosc import compress
 from lpp.store.arrays.decode_pool import usable_cores
 from lpp.store.arrays.layout import chunk_rows
 from lpp.store.format.tables import STATISTICS, TOKENS_SCHEMA
+from lpp.store.shared.heads import HeadContent
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -172,6 +173,10 @@ class TemplateBackend:
             for start in range(0, len(rows), len(self._template)):
                 part = rows[start : start + len(self._template)]
                 np.copyto(part, self._template[: len(part), column : column + part.shape[1]])
+
+    def head(self) -> HeadContent | str:
+        """None: it has no model."""
+        return "it has none"
 
     def close(self) -> None:
         """Nothing is held."""

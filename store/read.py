@@ -40,9 +40,11 @@ from lpp.store.format.quarantine import (
 )
 from lpp.store.format.tables import PROMPTS_SCHEMA, TOKENS_SCHEMA, check_table
 from lpp.store.moments import MomentsReader
+from lpp.store.objects.locate import objects_at
 from lpp.store.objects.place import Place
 from lpp.store.prompts import extra_columns, read_prompts
 from lpp.store.shards import Shard, open_shard, run_directory
+from lpp.store.shared.heads import Head, open_head
 from lpp.store.verify import verify_run
 
 if TYPE_CHECKING:
@@ -323,6 +325,16 @@ class Run:
                 kind=ErrorKind.NOT_FOUND,
             )
         return MomentsReader(self.plan, spec, self.shards, self._band_counts)
+
+    # logits
+
+    def head(self) -> Head | None:
+        """What makes logits of rows of `final`, its matrix in memory; None where the store does not
+        hold it, as of runs captured before heads were kept.
+
+        FormatError for altered bytes, with the next command. Reads the whole matrix, V d values.
+        """
+        return open_head(objects_at(self.directory.root), self.plan)
 
     def _band_counts(self, shard: Shard) -> npt.NDArray[np.int64]:
         lengths = self.lengths[shard.first_prompt : shard.end_prompt].copy()

@@ -1,5 +1,7 @@
 """`lpp-analyze`: open a store, compute, print."""
 
+import contextlib
+
 import click
 
 from lpp.analyze.cli.benchmarks import benchmarks
@@ -54,8 +56,13 @@ def verify(store: str) -> int:
 
     \b
         lpp-analyze verify ./lpp
+
+    Where the store keeps the unembedding of a model, entropy and log_z of 256
+    tokens of each run are recomputed from `final` and compared as well.
     """
     from lpp.store import open_store
+    from lpp.store.errors import FormatError
+    from lpp.store.logits_proof import check_logits, logits_problems
     from lpp.store.scores import verify_scores
     from lpp.store.shared.verify import verify_shared
     from lpp.store.verify import verify_root
@@ -71,9 +78,16 @@ def verify(store: str) -> int:
             found = run.verify()
             for problem in found:
                 click.echo(f"{RUNS_KEY}/{run.id}/{problem}")
-            problems += len(found)
             bar.advance()
             bar.note(f"{run.id} {'has problems' if found else 'is as it was committed'}")
+            with contextlib.suppress(FormatError):  # of damage, which was told above
+                check = check_logits(run)
+                for problem in logits_problems(run, check):
+                    click.echo(str(problem))
+                    found.append(problem)
+                if check is not None:
+                    bar.note(f"{run.id}: {check}")
+            problems += len(found)
     if problems:
         click.echo(
             f"{problems} problem{'s' if problems > 1 else ''}. `lpp-capture repair {store}` "

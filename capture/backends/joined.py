@@ -30,6 +30,7 @@ from lpp.capture.plan.request import CaptureRequest
 from lpp.store.commands.progress import SILENT, Progress
 from lpp.store.errors import ErrorKind, InputError, MachineError
 from lpp.store.format.plan import ComputeInfo
+from lpp.store.shared.heads import HeadContent
 
 
 class JoinedBackend:
@@ -107,6 +108,10 @@ class JoinedBackend:
     def write(self, beginnings: Sequence[Beginning], how: Writing) -> Iterator[Written]:
         """Inside vLLM, which serves faster."""
         return self._logits.write(beginnings, how)
+
+    def head(self) -> HeadContent | str:
+        """Of the model in transformers, whose `final` is kept."""
+        return self._hidden.head()
 
     def close(self) -> None:
         """Give the memory of both back."""

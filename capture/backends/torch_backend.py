@@ -32,6 +32,7 @@ from lpp.capture.backends.moments import ShardMoments
 from lpp.capture.backends.torch_writer import write_in_torch
 from lpp.capture.models.anatomy import forward_inputs, input_device
 from lpp.capture.models.find_sites import check_sites, find_sites
+from lpp.capture.models.head import head_content
 from lpp.capture.models.load import load_model
 from lpp.capture.models.machine import out_of_memory
 from lpp.capture.models.sites import SiteModules, Sites, hooked
@@ -45,6 +46,7 @@ from lpp.store.commands.progress import SILENT, Progress
 from lpp.store.errors import ErrorKind, MachineError
 from lpp.store.format.plan import ComputeInfo
 from lpp.store.format.tables import STATISTICS, TOKENS_SCHEMA
+from lpp.store.shared.heads import HeadContent
 
 HOPELESS: Final = 8
 """Prompts that may fail alone before any has run: then it is the model that does not fit."""
@@ -107,6 +109,10 @@ class TorchBackend:
         """
         budget = self.compute.batch_tokens or None
         return write_in_torch(self.model.module, self._device, beginnings, how, budget)
+
+    def head(self) -> HeadContent | str:
+        """The unembedding, in host memory; why there is none to keep."""
+        return head_content(self._unembed)
 
     def close(self) -> None:
         """The model goes with its last reference."""

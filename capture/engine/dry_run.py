@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from lpp.capture.engine.heads import missing_head_bytes
 from lpp.capture.engine.prepare import prepare
 from lpp.capture.engine.run import check_same_run, check_store, uncommitted_shards
 from lpp.capture.engine.run_cache import check_noted, request_key
@@ -68,7 +69,9 @@ class DryRun:
     disk: dict[Keep, Size]
     """Of the whole run with each --keep."""
     disk_needed: int
-    """Bytes that `todo` takes, about."""
+    """Bytes that `todo` and the head take, about."""
+    head_bytes: int
+    """Bytes of the head that is still to be written; 0 for none."""
     disk_free: int | None
     memory_needed: int
     """Bytes of shard buffers."""
@@ -121,8 +124,9 @@ class DryRun:
         yield "batches", f"{self.batches:,} of at most {compute.batch_tokens:,} padded tokens"
         first, second = format_sizes(self.disk, plan.keep, self.disk_free)
         yield "on disk", f"{first.removeprefix('on disk: ')} ({second})"
-        if self.todo:
-            yield "", f"about {short_bytes(self.disk_needed)} still to write"
+        if self.disk_needed:
+            head = f", {short_bytes(self.head_bytes)} of them the head" if self.head_bytes else ""
+            yield "", f"about {short_bytes(self.disk_needed)} still to write{head}"
         memory = format_memory(self.memory_needed, self.memory_available, compute.device)
         yield "in memory", f"{memory.removeprefix('in memory: ')}, beside the model and its batches"
         yield "time", self._time()
@@ -169,6 +173,7 @@ def dry_run(
         todo = [shard for shard in uncommitted if shard in mine]
         lengths = prompts["n_tokens"].to_numpy()
         batches = _batch_tokens(plan, lengths, todo)
+        of_head = missing_head_bytes(root, plan, request)
         return DryRun(
             plan=plan,
             carried=prepared.carried,
@@ -179,7 +184,8 @@ def dry_run(
             tokens=tokens_of(plan, lengths, todo),
             batches=len(batches),
             disk=sizes(plan, lengths.tolist(), shard_bytes(request, plan.compute.device)),
-            disk_needed=remaining(plan, lengths, todo),
+            disk_needed=remaining(plan, lengths, todo) + of_head,
+            head_bytes=of_head,
             disk_free=free_bytes(place(root)),
             memory_needed=host_bytes(plan, lengths),
             memory_available=available_memory(),

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lpp.capture.engine.capture import capture_run
+from lpp.capture.engine.heads import keep_head, missing_head_bytes
 from lpp.capture.engine.outcome import Outcome
 from lpp.capture.engine.prepare import Prepared, prepare
 from lpp.capture.engine.run_cache import check_noted, no_writer_at, remember, request_key
@@ -75,13 +76,16 @@ def capture_into(
         click.echo("\n  ".join([describe(plan), *prepared.carried]), err=True)
         lengths = prepared.prompts["n_tokens"].to_numpy()
         todo = uncommitted_shards(root, plan, part)
-        check_disk(plan, lengths, root, todo, shard_bytes(request, plan.compute.device))
+        check_disk(request, plan, lengths, root, todo)
         if todo:
             check_host_memory(plan, lengths)
         store = create_store(root)
         writer = RunWriter(store.path, plan, prepared.prompts, set_aside=prepared.set_aside)
         writer.run.require_columns(request.corpus.columns)
-        remember(store, key, plan.run_id)
+        head = keep_head(store.path, plan, request, prepared.backend)
+        remember(store, key, plan.run_id, head.directories)
+        if head.line:
+            click.echo(f"  {head.line}", err=True)
         click.echo(f"  into {writer.run.path}", err=True)
         return _capture(prepared, writer, part, todo, stop)
 
@@ -121,21 +125,22 @@ def uncommitted_shards(root: Url, plan: Plan, part: Part) -> list[int]:
 
 
 def check_disk(
+    request: CaptureRequest,
     plan: Plan,
     lengths: npt.NDArray[np.int32],
     root: Url,
     todo: Sequence[int],
-    size: int,
 ) -> None:
-    """Print what each --keep takes on disk; refuse the chosen one where `todo` does not fit.
-
-    size: bytes of the rows of a shard.
+    """Print what each --keep takes on disk; refuse the chosen one where the shards `todo` and the
+    head do not fit.
     """
     where = place(root)
-    found, free = sizes(plan, lengths.tolist(), size), free_bytes(where)
+    found = sizes(plan, lengths.tolist(), shard_bytes(request, plan.compute.device))
+    free = free_bytes(where)
     for line in format_sizes(found, plan.keep, free):
         click.echo(f"  {line}", err=True)
-    check_room(found, plan.keep, remaining(plan, lengths, todo), free, where)
+    needed = remaining(plan, lengths, todo) + missing_head_bytes(root, plan, request)
+    check_room(found, plan.keep, needed, free, where)
 
 
 def check_host_memory(plan: Plan, lengths: npt.NDArray[np.int32]) -> None:

@@ -16,7 +16,7 @@ import os
 import platform
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -30,7 +30,7 @@ from lpp.capture.plan.parts import Part
 from lpp.capture.plan.request import CaptureRequest
 from lpp.store import Run, Store, open_store
 from lpp.store.errors import FormatError, LppError
-from lpp.store.format.keys import REQUESTS_KEY, SHARDS_KEY
+from lpp.store.format.keys import COMMIT_KEY, REQUESTS_KEY, SHARDS_KEY
 from lpp.store.format.limits import MAX_ROOT_BYTES
 from lpp.store.heartbeat import writers
 from lpp.store.objects.place import Url
@@ -72,12 +72,13 @@ def request_key(request: CaptureRequest) -> str | None:
     return document_fingerprint(decisive)
 
 
-def remember(store: Store, key: str | None, run: str) -> None:
-    """Note that the request of `key` became `run`."""
-    if key is not None and _noted(store, key) != run:
+def remember(store: Store, key: str | None, run: str, shared: Sequence[str] = ()) -> None:
+    """Note that the request of `key` became `run`, with the directories `shared` that it wants."""
+    wanted = {"run": run} | ({"shared": list(shared)} if shared else {})
+    if key is not None and _noted(store, key) != wanted:
         note = f"{REQUESTS_KEY}/{key}.json"
         with contextlib.suppress(LppError, OSError):  # no room for a note is no reason to stop
-            store.objects.put(note, json.dumps({"run": run}).encode())
+            store.objects.put(note, json.dumps(wanted).encode())
 
 
 def finished(root: Url, request: CaptureRequest, part: Part) -> Outcome | None:
@@ -91,8 +92,12 @@ def finished(root: Url, request: CaptureRequest, part: Part) -> Outcome | None:
         store = open_store(root)
         if not store.objects.entries(REQUESTS_KEY):
             return None
-        run = store.runs.get(_noted(store, request_key(request)) or "")
-        if run is None or not set(part.shards(run.plan.n_shards)).isdisjoint(run.missing_shards):
+        noted = _noted(store, request_key(request))
+        run = store.runs.get(noted.get("run", ""))
+        shared = [f"{directory}/{COMMIT_KEY}" for directory in noted.get("shared", ())]
+        if run is None or not all(store.objects.exists(key) for key in shared):
+            return None
+        if not set(part.shards(run.plan.n_shards)).isdisjoint(run.missing_shards):
             return None
         run.require_columns(request.corpus.columns)
         set_aside = run.set_aside()
@@ -115,7 +120,7 @@ def check_noted(root: Url, key: str | None, request: CaptureRequest) -> None:
     lack a column that `request` asks for.
     """
     store = open_if_any(root) if request.corpus.columns else None
-    run = None if store is None else store.runs.get(_noted(store, key) or "")
+    run = None if store is None else store.runs.get(_noted(store, key).get("run", ""))
     if run is not None:
         run.require_columns(request.corpus.columns)
 
@@ -139,12 +144,15 @@ def no_writer_at(run: Run) -> bool:
     return not any(writer.alive(now) for writer in writers(run.path / SHARDS_KEY))
 
 
-def _noted(store: Store, key: str | None) -> str | None:
+def _noted(store: Store, key: str | None) -> dict[str, Any]:
+    """The note of a request; empty where there is none that can be read."""
     try:
-        note = store.objects.get(f"{REQUESTS_KEY}/{key}.json", MAX_ROOT_BYTES)
-        return str(json.loads(note)["run"])
+        note = json.loads(store.objects.get(f"{REQUESTS_KEY}/{key}.json", MAX_ROOT_BYTES))
+        return {"run": str(note["run"])} | (
+            {"shared": [str(name) for name in note["shared"]]} if "shared" in note else {}
+        )
     except (OSError, ValueError, KeyError, TypeError, RecursionError, FormatError):
-        return None
+        return {}
 
 
 class _UncertainError(Exception):

@@ -1,7 +1,8 @@
 """From final states to logits, exactly as the model's own forward pass makes them."""
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
 
 import torch
 from torch import nn
@@ -15,22 +16,37 @@ from lpp.capture.models.anatomy import (
 )
 from lpp.capture.models.sites import SiteModules, hooked
 from lpp.store.errors import ErrorKind, InputError
+from lpp.store.shared.heads import Steps
 
-_InPlace = Callable[[torch.Tensor], object]
+_NONE: Final = Steps()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """What the model gave on a few tokens, for proofs."""
+
+    final: torch.Tensor
+    """(n, width of `final`)"""
+    logits: torch.Tensor
+    """(n, V)"""
 
 
 class Unembedding:
     """The output embedding and whatever its family does to the logits after it.
 
     module: maps (n, width of `final`) to (n, V). sample: any logits it made, for their dtype,
-    device and V. after: changes logits in place.
+    device and V. steps: what follows the product. probe: what the model gave on a few tokens.
     """
 
     def __init__(
-        self, module: nn.Module, sample: torch.Tensor, after: _InPlace | None = None
+        self,
+        module: nn.Module,
+        sample: torch.Tensor,
+        steps: Steps = _NONE,
+        probe: Probe | None = None,
     ) -> None:
-        self._module: Any = module
-        self._after = after
+        self.module: Any = module
+        self.steps, self.probe = steps, probe
         self.vocabulary = int(sample.shape[-1])
         self.dtype = sample.dtype
         self.device = sample.device
@@ -41,15 +57,14 @@ class Unembedding:
     def logits(self, rows: torch.Tensor, out: torch.Tensor) -> None:
         """rows: (n, width of `final`). out: (n, V) of `dtype` on `device`, is overwritten."""
         if not self._plain:
-            out.copy_(self._module(rows))
-        elif self._module.bias is None:
-            torch.mm(rows.to(self._module.weight), self._module.weight.t(), out=out)
+            out.copy_(self.module(rows))
+        elif self.module.bias is None:
+            torch.mm(rows.to(self.module.weight), self.module.weight.t(), out=out)
         else:
             torch.addmm(
-                self._module.bias, rows.to(self._module.weight), self._module.weight.t(), out=out
+                self.module.bias, rows.to(self.module.weight), self.module.weight.t(), out=out
             )
-        if self._after is not None:
-            self._after(out)
+        _take(self.steps, out)
 
 
 @torch.no_grad()
@@ -73,17 +88,17 @@ def find_unembedding(model: nn.Module, modules: SiteModules) -> Unembedding:
         )
     product = module(seen["final"])
     eps = torch.finfo(product.dtype).eps
-    for after in _readings(text_config(model)):
+    for steps in _readings(text_config(model)):
         made = product.clone()
-        if after is not None:
-            after(made)
+        _take(steps, made)
         # the same products in the same shapes: only the last unit of a few values may differ
-        if not _agree(made, expected, tolerance=max(eps / 16, 1e-5)):
+        if not agree(made, expected, tolerance=max(eps / 16, 1e-5)):
             continue
-        unembedding = Unembedding(module, product, after)
+        probe = Probe(final=seen["final"].flatten(0, 1), logits=expected.flatten(0, 1))
+        unembedding = Unembedding(module, product, steps, probe)
         tile = torch.empty_like(product.flatten(0, 1))
-        unembedding.logits(seen["final"].flatten(0, 1), tile)
-        if _agree(tile, expected.flatten(0, 1), tolerance=max(eps / 2, 1e-5)):
+        unembedding.logits(probe.final, tile)
+        if agree(tile, probe.logits, tolerance=max(eps / 2, 1e-5)):
             return unembedding
     raise unmapped(
         model,
@@ -92,20 +107,26 @@ def find_unembedding(model: nn.Module, modules: SiteModules) -> Unembedding:
     )
 
 
-def _readings(config: Any) -> Iterator[_InPlace | None]:
+def _readings(config: Any) -> Iterator[Steps]:
     """What may follow the matrix product, by what families call it; nothing at all comes last."""
     if cap := _number(config, "final_logit_softcapping"):  # Gemma
-        yield lambda logits: logits.div_(cap).tanh_().mul_(cap)
+        yield Steps(softcap=cap)
     for name in ("logit_scale", "logits_scaling", "lm_head_multiplier"):
         if scale := _number(config, name):  # Cohere; HyperCLOVA X; Falcon H1
-            yield _multiply(scale)
+            yield Steps(scale=scale)
     if divisor := _number(config, "logits_scaling"):  # Granite
-        yield lambda logits: logits.div_(divisor)
-    yield None
+        yield Steps(divisor=divisor)
+    yield _NONE
 
 
-def _multiply(scale: float) -> _InPlace:
-    return lambda logits: logits.mul_(scale)
+def _take(steps: Steps, logits: torch.Tensor) -> None:
+    """What follows the product, in place, each step rounded to the dtype of the logits."""
+    if steps.divisor is not None:
+        logits.div_(steps.divisor)
+    if steps.scale is not None:
+        logits.mul_(steps.scale)
+    if steps.softcap is not None:
+        logits.div_(steps.softcap).tanh_().mul_(steps.softcap)
 
 
 def _number(config: Any, name: str) -> float | None:
@@ -113,7 +134,7 @@ def _number(config: Any, name: str) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
-def _agree(made: torch.Tensor, expected: torch.Tensor, *, tolerance: float) -> bool:
+def agree(made: torch.Tensor, expected: torch.Tensor, *, tolerance: float) -> bool:
     """Mean difference within `tolerance` of the mean size; the same columns masked."""
     if made.shape != expected.shape:
         return False

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from lpp.store.arrays.layout import Rows
 from lpp.store.arrays.moments import SiteMoments
 from lpp.store.format.plan import ComputeInfo, Keep, MomentsDtype, Plan, StoredDtype
+from lpp.store.shared.heads import HeadContent
 
 if TYPE_CHECKING:
     from lpp.capture.models.sites import Sites
@@ -149,6 +150,11 @@ class Backend(Protocol):
         """Continue every prompt; yield each once, in any order, as they are finished.
 
         A draw depends on the seed, the prompt and its id, and not on what runs beside it.
+        """
+
+    def head(self) -> HeadContent | str:
+        """What makes logits of `final`, in host memory, to be kept in the store; where there is
+        none to keep, why, in a few words. Costs a copy of the matrix.
         """
 
     def close(self) -> None:

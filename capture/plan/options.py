@@ -230,6 +230,14 @@ CAPTURE_OPTIONS: Final[tuple[Decorator, ...]] = (
         show_default=True,
         help="How scatter matrices are stored; float32 is within 2^-24 of each entry.",
     ),
+    click.option(
+        "--keep-head",
+        type=click.Choice(["auto", "yes", "no"]),
+        default="auto",
+        show_default=True,
+        help="Keep the unembedding, once for each model of a store, so that logits can be had from "
+        "`final`. auto: with rows of `final`, unless it is larger than the rows of the run.",
+    ),
     click.option("--batch-tokens", type=click.IntRange(1), help="Padded tokens in a batch."),
     click.option(
         "--shard-mib",
@@ -340,6 +348,7 @@ def request_of(options: Mapping[str, Any]) -> CaptureRequest:
         continuation=continuation_of(options),
         shard_bytes=None if options["shard_mib"] is None else options["shard_mib"] << 20,
         **take("context", "sites", "logit_positions", "batch_tokens", "keep", "moments_dtype"),
+        **take("keep_head"),
         **take("backend", "tensor_parallel", "engine_options", "check_sites"),
     )
 

@@ -27,6 +27,9 @@ pass of some hundred tokens keeps a GPU's cores busy; more would only take more 
 
 BackendName = Literal["torch", "vllm", "vllm+torch"]
 
+KeepHead = Literal["auto", "yes", "no"]
+"""auto: where rows of `final` are kept, unless the matrix is larger than the rows of the run."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusSpec:
@@ -92,6 +95,8 @@ class CaptureRequest:
     keep: Keep = "rows"
     """Activations, their moments by prefix band, or both."""
     moments_dtype: MomentsDtype = "float64"
+    keep_head: KeepHead = "auto"
+    """Whether the unembedding is kept. No plan records it: it changes no number."""
 
     @property
     def longest(self) -> int:

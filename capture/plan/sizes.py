@@ -79,6 +79,13 @@ def remaining(plan: Plan, lengths: npt.NDArray[np.int32], todo: Sequence[int]) -
     ).packed
 
 
+def head_bytes(plan: Plan) -> int:
+    """Bytes of the matrix of the model's unembedding, about where `final` is not captured."""
+    widths = [site.width for site in plan.sites if site.name == "final"]
+    width = widths[0] if widths else plan.model.hidden_size
+    return plan.model.logits_width * width * ITEM_BYTES[plan.stored_dtype]
+
+
 def free_bytes(root: Place) -> int | None:
     """Free bytes on the disk of a store, which need not exist yet; None for a bucket."""
     place = nearest_directory(root)

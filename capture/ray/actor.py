@@ -8,7 +8,7 @@ store's own protocol: a shard that two actors made is committed once.
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,9 @@ from lpp.capture.plan.parts import WHOLE, Part
 from lpp.capture.plan.request import CaptureRequest
 from lpp.store.format.plan import Plan
 from lpp.store.objects.place import Place
+
+if TYPE_CHECKING:
+    from lpp.capture.engine.heads import KeptHead
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +69,9 @@ class CaptureActor:
             plan=self._prepared.plan, lengths=lengths, carried=tuple(self._prepared.carried)
         )
 
-    def open(self, plan_hash: str) -> None:
-        """Make the run, or find it. plan_hash: of the plan that all capture."""
+    def open(self, plan_hash: str) -> "KeptHead":
+        """Make the run, or find it; keep the head. plan_hash: of the plan that all capture."""
+        from lpp.capture.engine.heads import keep_head
         from lpp.store import RunWriter
         from lpp.store.format.keys import SHARDS_KEY
         from lpp.store.heartbeat import at_work
@@ -78,6 +82,7 @@ class CaptureActor:
         self._writer = RunWriter(self._root, ready.plan, ready.prompts, set_aside=ready.set_aside)
         self._writer.run.require_columns(self._request.corpus.columns)
         self._end.enter_context(at_work(self._writer.run.path / SHARDS_KEY, self._name))
+        return keep_head(self._root, ready.plan, self._request, ready.backend)
 
     def capture(self, shards: Sequence[int]) -> HandResult:
         """Capture those of `shards` that are not committed yet."""

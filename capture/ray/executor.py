@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import click
 
+from lpp.capture.engine.heads import KeptHead
 from lpp.capture.engine.outcome import Outcome
 from lpp.capture.engine.run import (
     check_disk,
@@ -29,7 +30,6 @@ from lpp.capture.engine.run_cache import check_noted, remember, request_key
 from lpp.capture.engine.stopping import Stop, stoppable
 from lpp.capture.plan.batches import tokens_of
 from lpp.capture.plan.parts import WHOLE, Part
-from lpp.capture.plan.planning import shard_bytes
 from lpp.capture.plan.request import CaptureRequest
 from lpp.capture.ray.actor import HandResult, Loaded, remote_actor
 from lpp.store import Run, create_store
@@ -95,11 +95,12 @@ def capture_on_ray(
                 check_same_run(plan, root, resume)
             click.echo("\n  ".join([describe(plan), *loaded.carried]), err=True)
             todo = uncommitted_shards(root, plan, part)
-            size = shard_bytes(request, plan.compute.device)
-            check_disk(plan, loaded.lengths, root, todo, size)
+            check_disk(request, plan, loaded.lengths, root, todo)
             store = create_store(root)
             pool.open()
-            remember(store, key, plan.run_id)
+            remember(store, key, plan.run_id, pool.head.directories)
+            if pool.head.line:
+                click.echo(f"  {pool.head.line}", err=True)
             where = store.path / RUNS_KEY / plan.run_id
             told_workers = f"{count} worker{'s' * (count > 1)} of Ray"
             click.echo(f"  into {where}, {told_workers}", err=True)
@@ -198,6 +199,8 @@ class _Pool:
         self._pending: dict[Any, _Worker] = {}
         self._waiting: list[_Worker] = []
         self.opened = False
+        self.head = KeptHead()
+        """What the first actor that made the run said of the head."""
         self.loaded: Loaded | None = None
         for _ in range(shape.count):
             self._start()
@@ -252,9 +255,10 @@ class _Pool:
                 self._compare(found)
                 if self.opened:
                     self._open(worker)
-            elif hand is None:
+            elif isinstance(found, KeptHead):
                 worker.ready = True
-            else:
+                self.head = self.head if self.head.directories else found
+            elif hand is not None:
                 self._deaths = 0
                 ended.append((hand, found))
         return ended

@@ -13,11 +13,8 @@ from lpp.store.objects.place import Url
 from lpp.store.objects.protocol import Objects
 from lpp.store.shared.continuations import continuation_problems
 from lpp.store.shared.directory import SharedDirectory
-
-
-def _nothing(found: SharedDirectory[Any]) -> Iterator[str]:
-    """Of a kind whose bytes are all that can be wrong."""
-    yield from ()
+from lpp.store.shared.heads import head_problems
+from lpp.store.shared.matrices import matrix_problems
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,13 +23,13 @@ class SharedKind:
 
     folder: str
     record: type[Any]
-    problems: Callable[[SharedDirectory[Any]], Iterator[str]] = _nothing
+    problems: Callable[[SharedDirectory[Any]], Iterator[str]]
     """What is wrong with a directory whose bytes are those that were committed."""
 
 
 SHARED: Final = (
-    SharedKind(folder=MATRICES_KEY, record=MatrixRecord),
-    SharedKind(folder=HEADS_KEY, record=HeadRecord),
+    SharedKind(folder=MATRICES_KEY, record=MatrixRecord, problems=matrix_problems),
+    SharedKind(folder=HEADS_KEY, record=HeadRecord, problems=head_problems),
     SharedKind(folder=CONTINUATIONS_KEY, record=ContinuationRecord, problems=continuation_problems),
 )
 """Every kind; what names a directory of another kind comes after it."""

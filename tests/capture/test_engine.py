@@ -24,6 +24,7 @@ from lpp.capture.plan.batches import group_by_budget, logit_rows, shard_batches,
 from lpp.capture.plan.request import CaptureRequest, CorpusSpec
 from lpp.store import RunWriter, create_store
 from lpp.store.errors import FormatError
+from lpp.store.shared.heads import HeadContent
 
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=30)
 
@@ -117,6 +118,9 @@ class Wrapped:
 
     def capture(self, batches: Iterable[Batch], outputs: Outputs) -> Iterator[Captured]:
         return self._backend.capture(batches, outputs)
+
+    def head(self) -> HeadContent | str:
+        return self._backend.head()
 
     def close(self) -> None: ...
 

@@ -15,6 +15,8 @@ from lpp.store.format.commit_record import (
     CommitRecord,
     ContinuationRecord,
     ContinuationSource,
+    HeadRecord,
+    MatrixRecord,
     ScoresRecord,
 )
 from lpp.store.format.plan import ContinuationInfo, Plan
@@ -132,6 +134,15 @@ def test_scores_record_fields() -> None:
     names = [row[0] for row in rows_after("The record:") if len(row) > 1]
     told = set(re.findall(r"`(\w+)`", " ".join(names)))
     assert told == {field.name for field in fields(ScoresRecord)}
+
+
+@pytest.mark.parametrize(
+    ("heading", "kind"), [("A head has no objects.", HeadRecord), ("A *matrix* lies", MatrixRecord)]
+)
+def test_records_of_what_runs_share(heading: str, kind: type) -> None:
+    names = [row[0] for row in rows_after(heading) if len(row) > 1]
+    told = set(re.findall(r"`(\w+)`", " ".join(names)))
+    assert told == {field.name for field in fields(kind)}
 
 
 def test_sections_that_the_code_names_exist() -> None:

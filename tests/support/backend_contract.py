@@ -19,6 +19,7 @@ from lpp.capture.models.spec import Model
 from lpp.capture.plan.backend import Backend, Batch, Beginning, Captured, Outputs, Writing
 from lpp.store.arrays.layout import ITEM_BYTES, NUMPY_DTYPE
 from lpp.store.format.plan import ComputeInfo, Keep, ModelInfo, StoredDtype, TokenizerInfo
+from lpp.store.shared.heads import Head, HeadContent
 
 Floats = npt.NDArray[np.float32]
 
@@ -221,6 +222,15 @@ class BackendContract:
             got = np.asarray(found.statistics[name])[rows]
             expected = np.array(want[name].to_pylist(), dtype=np.float64)[rows]
             np.testing.assert_allclose(got, expected, rtol=0, atol=harness.logit_atol, err_msg=name)
+
+    def test_the_head_gives_the_logits_of_the_final_states(self, harness: Harness) -> None:
+        prompts = random_prompts(harness.vocabulary, [5, 12, 1], seed=7)
+        want = np.concatenate([plain_forward(harness.reference, ids)[1] for ids in prompts])
+        (found,) = captured(harness.backend, [make_batch(prompts)], ["final"])
+        content = harness.backend.head()
+        assert isinstance(content, HeadContent), content
+        made = Head(content).logits(found.batch.hidden["final"])
+        np.testing.assert_allclose(made, want, rtol=0, atol=harness.logit_atol)
 
     def test_some_rows_alone_have_statistics(self, harness: Harness) -> None:
         prompts = random_prompts(harness.vocabulary, [6, 8], seed=2)

@@ -31,6 +31,7 @@ from lpp.capture.backends.vllm.engine import (
     platform,
     vllm_version,
 )
+from lpp.capture.backends.vllm.head import whole_head
 from lpp.capture.backends.vllm.worker_memory import DriverMemory
 from lpp.capture.models.load import describe_model, save_untrained
 from lpp.capture.models.sites import Sites
@@ -42,6 +43,7 @@ from lpp.store.arrays.moments import SiteMoments
 from lpp.store.commands.progress import SILENT, Progress
 from lpp.store.errors import ErrorKind, InputError, MachineError
 from lpp.store.format.plan import ComputeInfo
+from lpp.store.shared.heads import HeadContent
 
 if TYPE_CHECKING:
     from lpp.capture.backends.vllm.recorder import Recorded
@@ -167,6 +169,14 @@ class VllmBackend:
         Raises MachineError(ENGINE_DIED or NO_MEMORY) when vLLM stops.
         """
         return self.engine.write(beginnings, how)
+
+    def head(self) -> HeadContent | str:
+        """The unembedding of every rank, in host memory; why there is none to keep."""
+        found = whole_head(self.engine.call_each("lpp_head"))
+        if isinstance(found, str):
+            return found
+        rows, vocabulary = len(found.matrix.weight), self.model.info.logits_width
+        return found if rows == vocabulary else f"{rows} rows, the logits have {vocabulary}"
 
     def close(self) -> None:
         """Stop vLLM and free its memory."""

@@ -126,8 +126,13 @@ class VllmEngine:
 
         Threads may call at once; one call runs after the other.
         """
+        return self.call_each(method, *arguments)[0]
+
+    def call_each(self, method: str, *arguments: Any) -> list[Any]:
+        """The same; what every rank returns, in order."""
         with self._lock, self._alive():
-            return self._engine.collective_rpc(method, args=arguments)[0]
+            returned: list[Any] = self._engine.collective_rpc(method, args=arguments)
+        return returned
 
     def run(self, prompts: Sequence[Sequence[int]]) -> Iterator[list[int]]:
         """Run (token ids of) prompts; after each step, the places of those that it finished."""

@@ -9,6 +9,7 @@ when the model has loaded; where it does not, logits are gathered.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import torch
@@ -75,7 +76,7 @@ class ShardUnembedding:
 
     def logits(self, rows: torch.Tensor, out: torch.Tensor) -> None:
         """rows: (n, width of `final`). out: (n, columns of the shard), is overwritten."""
-        out.copy_(_ungathered(self._model, rows)[0])
+        out.copy_(ungathered(self._model, rows)[0])
         out[:, self._real :] = -torch.inf  # the padding of the unembedding
 
 
@@ -122,8 +123,8 @@ def _sharded(
 ) -> ShardUnembedding | None:
     """The unembedding of this rank's columns; None where the model has no such parts."""
     try:
-        logits, head = _ungathered(model, final)
-        indices = head.shard_indices
+        logits, call = ungathered(model, final)
+        indices = call.head.shard_indices
         columns = range(indices.padded_org_vocab_start_index, indices.padded_org_vocab_end_index)
         if logits.shape != (len(final), len(columns)):
             return None
@@ -133,29 +134,42 @@ def _sharded(
         return None
 
 
-def _ungathered(model: Any, rows: torch.Tensor) -> tuple[torch.Tensor, Any]:
-    """The logits of this rank's columns, and the module that has the columns."""
-    with _without_gathering(model) as heads:
+@dataclass(frozen=True, kw_only=True)
+class HeadCall:
+    """How a model called vLLM's `LogitsProcessor`."""
+
+    processor: Any
+    head: Any
+    """The module that has the columns of this rank."""
+    bias: torch.Tensor | None
+
+
+def ungathered(model: Any, rows: torch.Tensor) -> tuple[torch.Tensor, HeadCall]:
+    """The logits of this rank's columns, and how they were made."""
+    with _without_gathering(model) as calls:
         logits: torch.Tensor = model.compute_logits(rows)
-    (head,) = heads
-    return logits, head
+    (call,) = calls
+    return logits, call
 
 
 @contextmanager
-def _without_gathering(model: nn.Module) -> Iterator[list[Any]]:
-    """While open, no logits are gathered; gives the modules whose columns were multiplied."""
+def _without_gathering(model: nn.Module) -> Iterator[list[HeadCall]]:
+    """While open, no logits are gathered; gives the calls that made them."""
     from vllm.model_executor.layers.logits_processor import LogitsProcessor
 
-    heads: list[Any] = []
+    calls: list[HeadCall] = []
 
     def before(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
-        heads.append(args[0] if args else kwargs["lm_head"])
+        named = dict(zip(("lm_head", "hidden_states", "embedding_bias"), args, strict=False))
+        named |= kwargs
+        bias = named.get("embedding_bias")
+        calls.append(HeadCall(processor=module, head=named["lm_head"], bias=bias))
         return args, {**kwargs, "skip_gather": True}
 
     processors = [m for m in model.modules() if isinstance(m, LogitsProcessor)]
     handles = [m.register_forward_pre_hook(before, with_kwargs=True) for m in processors]
     try:
-        yield heads
+        yield calls
     finally:
         for handle in handles:
             handle.remove()

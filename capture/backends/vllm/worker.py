@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from lpp.capture.backends.vllm.head import RankHead, rank_head
 from lpp.capture.backends.vllm.recorder import Recorded, Recorder
 from lpp.capture.backends.vllm.sites import SiteProbe
 from lpp.capture.backends.vllm.unembedding import ShardedUnembeds, find_unembedding
@@ -71,6 +72,10 @@ class CaptureExtension:
             self._lpp_modules.trunk, self._lpp_probe.final, vocabulary, tensor_parallel_group()
         )
         return self._lpp_unembed.shard is not None
+
+    def lpp_head(self) -> RankHead | str:
+        """What this rank has of the unembedding; why there is none to keep."""
+        return rank_head(self._lpp_modules.trunk, self._lpp_probe.final)
 
     def lpp_map(self, path: str) -> None:
         """Map memory that the driver has allocated for rows."""

@@ -1,0 +1,84 @@
+"""Keep the unembedding of a model in the store, once, where the request wants it.
+
+It changes no number and no plan names it, so nothing here stops a capture that could go on: what
+cannot be kept is left out with a line that says why.
+"""
+
+from dataclasses import dataclass
+
+from lpp.capture.plan.backend import Backend
+from lpp.capture.plan.request import CaptureRequest
+from lpp.capture.plan.sizes import head_bytes, row_bytes
+from lpp.store.commands.units import short_bytes
+from lpp.store.errors import ErrorKind, FormatError
+from lpp.store.format.plan import Plan
+from lpp.store.objects.locate import objects_at
+from lpp.store.objects.place import Url
+from lpp.store.shared.heads import commit_head, head_directories
+from lpp.store.store import open_if_any
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptHead:
+    """What became of a model's head."""
+
+    line: str = ""
+    """For people; empty where there is nothing to say."""
+    directories: tuple[str, ...] = ()
+    """What the store holds of it, relative to its root."""
+
+
+def missing_head_bytes(root: Url, plan: Plan, request: CaptureRequest) -> int:
+    """About what the head takes that is still to be written into the store at `root`; 0 where none
+    is wanted, or it is there. There need be no store yet.
+    """
+    if _why_not(plan, request) is not None:
+        return 0
+    there = open_if_any(root) is not None and _directories(root, plan)
+    return 0 if there else head_bytes(plan)
+
+
+def keep_head(root: Url, plan: Plan, request: CaptureRequest, backend: Backend) -> KeptHead:
+    """Write the head of the plan's model into the store at `root`, unless it is there.
+
+    Costs a small read where it is there, and else two passes over the matrix: a fifth of a second
+    for 57 MB. MachineError for a full or read-only disk.
+    """
+    why = _why_not(plan, request)
+    if why is not None:
+        return KeptHead(line=why and f"head: left out ({why})")
+    try:
+        if found := _directories(root, plan):
+            return KeptHead(directories=found)
+        content = backend.head()
+        if isinstance(content, str):
+            return KeptHead(line=f"head: left out ({content})")
+        commit_head(objects_at(root), plan, content)
+        found = _directories(root, plan)
+    except FormatError as error:
+        if error.kind is not ErrorKind.UNSUPPORTED_VERSION:
+            raise
+        return KeptHead(line="head: left as a newer release of lpp-engine wrote it")
+    matrix = content.matrix
+    rows, width = matrix.weight.shape
+    size = short_bytes(matrix.nbytes)
+    return KeptHead(
+        line=f"head: {rows:,} x {width:,} {matrix.dtype}, {size}, kept once for this model",
+        directories=found,
+    )
+
+
+def _directories(root: Url, plan: Plan) -> tuple[str, ...]:
+    return head_directories(objects_at(root), plan)
+
+
+def _why_not(plan: Plan, request: CaptureRequest) -> str | None:
+    """None where the head is wanted; else why it is left out, or nothing where nobody asks."""
+    if request.keep_head == "yes":
+        return None
+    if request.keep_head == "no" or not plan.keeps_rows or "final" not in plan.site_names:
+        return ""
+    size, rows = head_bytes(plan), plan.prompts.tokens * row_bytes(plan)
+    if size <= rows:
+        return None
+    return f"{short_bytes(size)}, more than all rows, {short_bytes(rows)}; --keep-head yes keeps it"

@@ -1,0 +1,389 @@
+"""Heads: how a model turns rows of `final` into logits, SPEC.md section 10.
+
+A head is a matrix and what follows it. With the stored rows of `final` it gives the logits of every
+token again, without the model: the distribution over all V tokens, where a run keeps eight numbers.
+
+The arithmetic is the model's as far as NumPy can follow. The product is taken in float32 and then
+rounded to the dtype of the head, and each later step is taken in float32 and rounded likewise. A
+kernel that sums in another order may round a product that lies on the edge between two values of
+bfloat16 the other way: such a logit differs by one unit in its last place.
+"""
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from lpp.store.arrays.reader import to_float32
+from lpp.store.errors import ErrorKind, FormatError
+from lpp.store.format.commit_record import HeadModel, HeadRecord
+from lpp.store.format.documents import document_hash, to_document
+from lpp.store.format.keys import HEADS_KEY, MATRICES_KEY
+from lpp.store.format.plan import Plan, StoredDtype
+from lpp.store.objects.locate import objects_at
+from lpp.store.objects.protocol import Objects
+from lpp.store.shared.directory import SharedDirectory, commit_shared, holds_shared, open_shared
+from lpp.store.shared.matrices import (
+    NAME_DIGITS,
+    Matrix,
+    commit_matrix,
+    open_matrix,
+    read_matrix,
+)
+
+Float32 = npt.NDArray[np.float32]
+
+EPSILON: Final[dict[StoredDtype, float]] = {
+    "bfloat16": 2.0**-7,
+    "float16": 2.0**-10,
+    "float32": 2.0**-23,
+}
+"""The most that one unit in the last place of a value is of the value."""
+
+WIDENED_BYTES: Final = 1 << 30
+"""A matrix of at most so many bytes in float32 is widened once, when it is opened. A larger one
+stays as it is stored, and is widened a block of columns at a time for every tile of rows: a fifth
+of the time of the product at 256 rows."""
+
+BLOCK_BYTES: Final = 32 << 20
+"""Of such a block in float32."""
+
+TILE_BYTES: Final = 128 << 20
+"""Of the logits of a tile: 682 rows of 49,152 columns, 128 of 262,144."""
+
+PIECE: Final = 1 << 18
+"""Logits that are rounded together, so that they stay in the cache: 1 MiB."""
+
+_MATRIX: Final = re.compile(r"[0-9a-f]{16}")
+_DECIMAL: Final = re.compile(r"-?[0-9]+(\.[0-9]+)?(e[+-]?[0-9]+)?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steps:
+    """What follows the product, in this order; None: the step is left out."""
+
+    divisor: float | None = None
+    """z / divisor"""
+    scale: float | None = None
+    """z * scale"""
+    softcap: float | None = None
+    """softcap * tanh(z / softcap)"""
+
+    @property
+    def roundings(self) -> int:
+        """How often a logit is rounded to the dtype of the head, after the product included."""
+        single = (self.divisor is not None) + (self.scale is not None)
+        return 1 + single + 3 * (self.softcap is not None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadContent:
+    """A head as a backend offers it, to be kept."""
+
+    matrix: Matrix
+    steps: Steps = Steps()
+
+
+class Head:
+    """Makes logits of rows of `final`. Opened with `Run.head`.
+
+    The matrix lies in memory: as float32 where that takes at most `WIDENED_BYTES`, else as stored.
+    """
+
+    def __init__(self, content: HeadContent, *, name: str = "") -> None:
+        matrix = content.matrix
+        self.name = name
+        """Of its directory under `heads/`."""
+        self.dtype = matrix.dtype
+        """Of the matrix, and of the logits after each step."""
+        self.steps = content.steps
+        self.vocabulary, self.width = (int(n) for n in matrix.weight.shape)
+        """V, columns of the logits, and d, columns of `final`."""
+        self._weight: npt.NDArray[Any] = matrix.weight
+        if matrix.weight.size * 4 <= WIDENED_BYTES:
+            self._weight = to_float32(matrix.weight)
+        self._bias = None if matrix.bias is None else to_float32(matrix.bias)[:, 0]
+
+    def __repr__(self) -> str:
+        return f"Head({self.name!r}, {self.vocabulary} x {self.width} {self.dtype})"
+
+    @property
+    def weight(self) -> npt.NDArray[Any]:
+        """(V, d), as float32 or, of a large matrix, as stored."""
+        return self._weight
+
+    def logits(self, rows: npt.NDArray[Any], out: Float32 | None = None) -> Float32:
+        """The logits of `rows`, (n, V) float32 whose values are those of `dtype`.
+
+        rows: (n, d) of `final`, float32. out: (n, V) float32, C-contiguous, overwritten and
+        returned; new memory by default, whose pages cost as much again as the steps. Costs 2 n V d
+        operations in float32, on as many threads as NumPy's BLAS has. ValueError for other shapes.
+        """
+        n = len(rows)
+        if rows.shape != (n, self.width):
+            raise ValueError(f"rows are {rows.shape}, should be (n, {self.width})")
+        if out is None:
+            out = np.empty((n, self.vocabulary), np.float32)
+        if (
+            out.shape != (n, self.vocabulary)
+            or out.dtype != np.float32
+            or not out.flags.c_contiguous
+        ):
+            raise ValueError(
+                f"out is {out.dtype} {out.shape}, should be float32 {(n, self.vocabulary)}"
+            )
+        rows = np.ascontiguousarray(rows, np.float32)
+        for columns, weight in self._blocks():
+            np.matmul(rows, weight.T, out=out[:, columns])
+        if self._bias is not None:
+            out += self._bias
+        flat = out.reshape(-1)
+        for start in range(0, flat.size, PIECE):
+            self._after_product(flat[start : start + PIECE])
+        return out
+
+    def tiles(
+        self, rows: npt.NDArray[Any], tile_rows: int | None = None
+    ) -> Iterator[tuple[slice, Float32]]:
+        """The logits of `rows` a tile at a time: which rows, and their (n, V) logits.
+
+        All tiles lie in the same memory: one is valid until the next is asked for, and may be
+        altered. tile_rows: as many as `TILE_BYTES` hold by default.
+        """
+        step = tile_rows or max(1, TILE_BYTES // (4 * self.vocabulary))
+        memory = np.empty((min(step, len(rows)), self.vocabulary), np.float32)
+        for start in range(0, len(rows), step):
+            tile = slice(start, min(start + step, len(rows)))
+            yield tile, self.logits(rows[tile], out=memory[: tile.stop - tile.start])
+
+    def error_bound(self, logits: Float32) -> Float32:
+        """How far any logit of each row may be from the model's own, (n,), in logits of (n, V).
+
+        Each rounding may go the other way, by one unit in the last place, and no step enlarges a
+        relative difference: roundings times epsilon times the largest magnitude of the row.
+        """
+        largest = np.abs(logits).max(axis=1, where=np.isfinite(logits), initial=0)
+        bound: Float32 = largest * np.float32(self.steps.roundings * EPSILON[self.dtype])
+        return bound
+
+    def _blocks(self) -> Iterator[tuple[slice, Float32]]:
+        """Columns of the logits, and the rows of the matrix that make them, in float32."""
+        if self._weight.dtype == np.float32:
+            yield slice(0, self.vocabulary), self._weight
+            return
+        step = max(1, BLOCK_BYTES // (4 * self.width))
+        for start in range(0, self.vocabulary, step):
+            columns = slice(start, min(start + step, self.vocabulary))
+            yield columns, to_float32(self._weight[columns])
+
+    def _after_product(self, z: Float32) -> None:
+        """Round (n,) products, then take the steps, in place."""
+        steps = self.steps
+        self._round(z)
+        if steps.divisor is not None:
+            np.divide(z, np.float32(steps.divisor), out=z)
+            self._round(z)
+        if steps.scale is not None:
+            np.multiply(z, np.float32(steps.scale), out=z)
+            self._round(z)
+        if steps.softcap is not None:
+            cap = np.float32(steps.softcap)
+            np.divide(z, cap, out=z)
+            self._round(z)
+            np.tanh(z, out=z)
+            self._round(z)
+            np.multiply(z, cap, out=z)
+            self._round(z)
+
+    def _round(self, z: Float32) -> None:
+        """Round each value to the nearest of `dtype`, ties to even, in place."""
+        if self.dtype == "bfloat16":
+            bits = z.view(np.uint32)
+            odd = (bits >> 16) & 1
+            bits += odd
+            bits += 0x7FFF
+            bits &= 0xFFFF0000
+        elif self.dtype == "float16":
+            with np.errstate(over="ignore"):
+                z[...] = z.astype(np.float16)
+
+
+def entropy_and_log_z(logits: Float32) -> tuple[Float32, Float32]:
+    """Entropy of the distribution, and ln of the sum of exp(logit): (n,) float32 each, in nats.
+
+    logits: (n, V) float32. Both in float32 from log-sum-exp, as the columns of `tokens.arrow`.
+
+    >>> entropy, log_z = entropy_and_log_z(np.zeros((1, 8), np.float32))
+    >>> bool(np.allclose([entropy[0], log_z[0]], np.log(8)))
+    True
+    """
+    n, vocabulary = logits.shape
+    entropy, log_z = np.empty(n, np.float32), np.empty(n, np.float32)
+    step = max(1, PIECE // vocabulary)
+    for start in range(0, n, step):
+        z = logits[start : start + step]
+        largest = z.max(axis=1)
+        # exp is 0 below: -inf, which some models give columns that are no token, would make 0 * inf
+        shifted = np.maximum(z - largest[:, None], np.float32(-110))
+        weights = np.exp(shifted)
+        total = weights.sum(axis=1)
+        log_total = np.log(total)
+        np.multiply(weights, shifted, out=weights)
+        entropy[start : start + step] = log_total - weights.sum(axis=1) / total
+        log_z[start : start + step] = largest + log_total
+    return entropy, log_z
+
+
+def entropy_factor(vocabulary: int) -> float:
+    """By how much entropy may change, at most, where no logit changes by more than 1.
+
+    The derivative of the entropy by the logits is -p (ln p + entropy), whose absolute sum is at
+    most the root of the varentropy, and that is below ln(V) / 2 + 1 (Reeb and Wolf 2015). ln of the
+    sum changes by 1 at most.
+    """
+    return math.log(vocabulary) / 2 + 1
+
+
+# directories
+
+
+def head_model(plan: Plan) -> HeadModel:
+    """What of a plan decides its head."""
+    return HeadModel(
+        weights=plan.model.weights,
+        untrained_seed=plan.model.untrained_seed,
+        dtype=plan.compute.dtype,
+        quantization=plan.compute.quantization,
+    )
+
+
+def head_name(plan: Plan) -> str:
+    """Name of the directory under `heads/` of the runs that are of the plan's model."""
+    return _name(head_model(plan))
+
+
+def head_directories(root: Objects, plan: Plan) -> tuple[str, ...]:
+    """The directories of the head of the plan's model and of its matrix, relative to the store;
+    none unless both are committed. Compares no object.
+
+    FormatError(UNSUPPORTED_VERSION) for a newer release's.
+    """
+    name = head_name(plan)
+    if not holds_shared(root, HEADS_KEY, name, HeadRecord):
+        return ()
+    found = open_shared(root, HEADS_KEY, name, HeadRecord)
+    if found is None or any(head_problems(found)):
+        return ()
+    return f"{HEADS_KEY}/{name}", f"{MATRICES_KEY}/{found.record.matrix}"
+
+
+def commit_head(root: Objects, plan: Plan, content: HeadContent) -> str:
+    """Keep the head of the plan's model unless one is there; its matrix first, unless an equal one
+    is. Returns the name of the matrix.
+
+    ValueError for a head that does not make the plan's logits. Raises as `commit_shared`.
+    """
+    rows, width = content.matrix.weight.shape
+    if rows != plan.model.logits_width:
+        raise ValueError(f"a head of {rows} rows, the logits have {plan.model.logits_width}")
+    steps = content.steps
+    record = HeadRecord(
+        model=head_model(plan),
+        matrix=commit_matrix(root, content.matrix),
+        dtype=content.matrix.dtype,
+        rows=rows,
+        width=width,
+        divisor=_decimal(steps.divisor),
+        scale=_decimal(steps.scale),
+        softcap=_decimal(steps.softcap),
+        objects={},
+    )
+    commit_shared(root, HEADS_KEY, head_name(plan), record, lambda _: None)
+    return record.matrix
+
+
+def open_head(root: Objects, plan: Plan) -> Head | None:
+    """The head of the plan's model, its matrix in memory; None where the store does not hold both.
+
+    FormatError for altered bytes, with the next command, and for a newer release's.
+    """
+    found = open_shared(root, HEADS_KEY, head_name(plan), HeadRecord)
+    if found is None:
+        return None
+    problems = _record_problems(found)
+    matrix = None if problems else open_matrix(root, found.record.matrix)
+    if matrix is None and not problems:
+        return None
+    if problems := problems or list(head_problems(found)):
+        raise FormatError(
+            f"{found.path}: {'; '.join(problems)}. {found.remedy}", kind=ErrorKind.CORRUPT
+        )
+    assert matrix is not None
+    record = found.record
+    steps = Steps(
+        divisor=_number(record.divisor),
+        scale=_number(record.scale),
+        softcap=_number(record.softcap),
+    )
+    try:
+        content = HeadContent(matrix=read_matrix(matrix), steps=steps)
+    except FormatError as error:
+        raise FormatError(f"{error} {found.remedy}", kind=error.kind) from None
+    return Head(content, name=found.path.name)
+
+
+def head_problems(found: SharedDirectory[Any]) -> Iterator[str]:
+    """Why a head whose bytes are right is not one that a reader may use."""
+    record: HeadRecord = found.record
+    if problems := _record_problems(found):
+        yield from problems
+        return
+    try:
+        matrix = open_matrix(objects_at(found.directory.root), record.matrix)
+    except FormatError as error:
+        yield str(error)
+        return
+    if matrix is None:
+        yield f"its matrix {MATRICES_KEY}/{record.matrix} is missing"
+        return
+    shape = (record.dtype, record.rows, record.width)
+    if (matrix.record.dtype, matrix.record.rows, matrix.record.width) != shape:
+        yield f"its matrix {MATRICES_KEY}/{record.matrix} has another dtype or shape"
+
+
+def _record_problems(found: SharedDirectory[HeadRecord]) -> list[str]:
+    """Why a record is not that of a head of its name."""
+    record = found.record
+    problems = []
+    if _name(record.model) != found.path.name:
+        problems.append(f"it is the head of another model, {_name(record.model)}")
+    if not _MATRIX.fullmatch(record.matrix):
+        problems.append(f"{record.matrix[:40]!r} is no name of a matrix")
+    if min(record.rows, record.width) < 1:
+        problems.append(f"{record.rows} rows of {record.width} columns")
+    for step in ("divisor", "scale", "softcap"):
+        text = getattr(record, step)
+        if text is not None and not (_DECIMAL.fullmatch(text) and 0 < abs(float(text)) < math.inf):
+            problems.append(f"{step} is {text[:40]!r}")
+    return problems
+
+
+def _name(model: HeadModel) -> str:
+    return document_hash(to_document(model))[:NAME_DIGITS]
+
+
+def _decimal(value: float | None) -> str | None:
+    """The shortest decimal that reads back as `value`.
+
+    >>> _decimal(30.0), _decimal(0.0625), _decimal(None)
+    ('30', '0.0625', None)
+    """
+    return None if value is None else repr(float(value)).removesuffix(".0")
+
+
+def _number(text: str | None) -> float | None:
+    return None if text is None else float(text)

@@ -1,0 +1,177 @@
+"""Matrices of unembeddings in a store, SPEC.md section 10: one directory for each distinct content.
+
+Models that were tuned with the unembedding left alone share a matrix, and so its bytes.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from lpp.store.arrays.encoder import Encoding, check_rows, chunk_rows, row_chunks
+from lpp.store.arrays.layout import (
+    METADATA_KEY,
+    NUMPY_DTYPE,
+    ArraySpec,
+    Rows,
+    group_document,
+    metadata_bytes,
+)
+from lpp.store.committed.commit import Attempt
+from lpp.store.errors import FormatError
+from lpp.store.format.commit_record import MatrixRecord
+from lpp.store.format.documents import document_hash
+from lpp.store.format.keys import MATRICES_KEY, MATRIX_KEY
+from lpp.store.format.plan import StoredDtype
+from lpp.store.objects.protocol import Objects
+from lpp.store.shared.directory import SharedDirectory, commit_shared, open_shared
+
+NAME_DIGITS: Final = 16
+"""Of the hash that names a shared directory."""
+
+DIMENSIONS: Final = ("vocabulary", "feature")
+"""Names of the dimensions of a matrix, for readers such as xarray that want some."""
+
+HASHED_BYTES: Final = 64 << 20
+"""Values are hashed so many bytes at a time when they are verified."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matrix:
+    """What the rows of `final` are multiplied by, and what is added."""
+
+    dtype: StoredDtype
+    weight: Rows
+    """(V, d) as stored: uint16 holds the bits of bfloat16."""
+    bias: Rows | None = None
+    """(V, 1)"""
+
+    @property
+    def arrays(self) -> dict[str, Rows]:
+        """Those that are there, by the name of their array."""
+        return {"weight": self.weight} | ({} if self.bias is None else {"bias": self.bias})
+
+    @property
+    def nbytes(self) -> int:
+        """Of all values."""
+        return sum(values.nbytes for values in self.arrays.values())
+
+
+def array_spec(name: str, dtype: StoredDtype, rows: int, width: int) -> ArraySpec:
+    """The array `weight` or `bias` of a matrix of so many rows and columns."""
+    return ArraySpec(
+        name=name,
+        rows=rows,
+        width=width if name == "weight" else 1,
+        data_type=NUMPY_DTYPE[dtype],
+        lpp={"matrix": name, "dtype": dtype},
+        dimension_names=DIMENSIONS,
+    )
+
+
+def commit_matrix(root: Objects, matrix: Matrix) -> str:
+    """Write a matrix unless one of its content is there; returns the name of its directory.
+
+    Costs a SHA-256 of its values, and their compression where they are written. ValueError for
+    arrays that do not fit each other.
+    """
+    rows, width = matrix.weight.shape
+    for name, values in matrix.arrays.items():
+        check_rows(array_spec(name, matrix.dtype, rows, width), values)
+    hashes = {name: _values_hash(iter([values])) for name, values in matrix.arrays.items()}
+    record = MatrixRecord(
+        dtype=matrix.dtype,
+        rows=rows,
+        width=width,
+        content=_content(matrix.dtype, rows, width, hashes),
+        objects={},
+    )
+
+    def write(stage: Attempt) -> None:
+        stage.write(f"{MATRIX_KEY}/{METADATA_KEY}", [metadata_bytes(group_document())])
+        for name, values in matrix.arrays.items():
+            spec = array_spec(name, matrix.dtype, rows, width)
+            encoding = Encoding(spec, row_chunks(values, chunk_rows(spec)))
+            stage.write(f"{MATRIX_KEY}/{name}/{METADATA_KEY}", [encoding.metadata])
+            stage.write(f"{MATRIX_KEY}/{name}/c/0/0", encoding, encoding.records)
+
+    name = record.content[:NAME_DIGITS]
+    commit_shared(root, MATRICES_KEY, name, record, write)
+    return name
+
+
+def open_matrix(root: Objects, name: str) -> SharedDirectory[MatrixRecord] | None:
+    """The matrix of that name; None where none is committed. Raises as `open_shared`."""
+    return open_shared(root, MATRICES_KEY, name, MatrixRecord)
+
+
+def read_matrix(found: SharedDirectory[MatrixRecord]) -> Matrix:
+    """Its values, as stored. FormatError for altered bytes."""
+    arrays = {}
+    for name in _names(found):
+        spec = _spec(found, name)
+        with found.array(MATRIX_KEY, spec) as array:
+            arrays[name] = array.rows(0, spec.rows)
+    return Matrix(dtype=found.record.dtype, weight=arrays["weight"], bias=arrays.get("bias"))
+
+
+def matrix_problems(found: SharedDirectory[Any]) -> Iterator[str]:
+    """Why a matrix whose bytes are right is not the one that its name says. Reads every value."""
+    record: MatrixRecord = found.record
+    if not record.content.startswith(found.directory.place.name):
+        yield f"its content is {record.content[:NAME_DIGITS]}, not its name"
+        return
+    if min(record.rows, record.width) < 1:
+        yield f"{record.rows} rows of {record.width} columns"
+        return
+    try:
+        hashes = {name: _values_hash(_blocks(found, name)) for name in _names(found)}
+    except FormatError as error:
+        yield str(error)
+        return
+    if _content(record.dtype, record.rows, record.width, hashes) != record.content:
+        yield "its values are not those of its content"
+
+
+def _names(found: SharedDirectory[MatrixRecord]) -> list[str]:
+    """Arrays that are there; `weight` always is, or reading refuses."""
+    has_bias = f"{MATRIX_KEY}/bias/{METADATA_KEY}" in found.record.objects
+    return ["weight", *(["bias"] if has_bias else [])]
+
+
+def _spec(found: SharedDirectory[MatrixRecord], name: str) -> ArraySpec:
+    record = found.record
+    return array_spec(name, record.dtype, record.rows, record.width)
+
+
+def _blocks(found: SharedDirectory[MatrixRecord], name: str) -> Iterator[npt.NDArray[Any]]:
+    spec = _spec(found, name)
+    step = max(1, HASHED_BYTES // spec.row_bytes)
+    with found.array(MATRIX_KEY, spec) as array:
+        array.check()
+        for start in range(0, spec.rows, step):
+            yield array.rows(start, min(start + step, spec.rows))
+
+
+def _values_hash(blocks: Iterator[npt.NDArray[Any]]) -> str:
+    """SHA-256 of values, little-endian and row by row."""
+    digest = hashlib.sha256()
+    for block in blocks:
+        little = np.ascontiguousarray(block, dtype=block.dtype.newbyteorder("<"))
+        digest.update(little.data.cast("B"))
+    return digest.hexdigest()
+
+
+def _content(dtype: StoredDtype, rows: int, width: int, hashes: dict[str, str]) -> str:
+    return document_hash(
+        {
+            "dtype": dtype,
+            "rows": rows,
+            "width": width,
+            "weight": hashes["weight"],
+            "bias": hashes.get("bias"),
+        }
+    )
