@@ -18,6 +18,7 @@ from click.testing import CliRunner, Result
 from lpp.analyze.cli.command import main as lpp_analyze
 from lpp.capture.cli.command import main as lpp_capture
 from lpp.capture.corpus.selection import Selection
+from lpp.capture.models.load import describe_model, load_model
 from lpp.capture.models.spec import ModelSpec
 from lpp.capture.plan.parts import Part
 from lpp.capture.plan.request import CaptureRequest, ContinuationSpec, CorpusSpec
@@ -118,6 +119,13 @@ def test_what_is_captured_is_the_prompt_and_what_the_model_found_most_likely(
     assert 0 <= found.mean <= found.largest < 1e-4
     assert f"replay: ln p of {count} written tokens within" in said.stdout
     assert json.loads(report.read_text())["replay"]["tokens"] == count
+
+
+def test_tokens_that_end_a_text(model: Path, tiny_folder: Callable[[str], Path]) -> None:
+    for load in (load_model, describe_model):
+        assert load(ModelSpec(id=str(model))).end_ids == (2, 5)
+        assert load(ModelSpec(id=str(tiny_folder("llama")))).end_ids == (2,)
+        assert load(ModelSpec(id=str(tiny_folder("gpt_neox")))).end_ids == (2,)
 
 
 def test_the_columns_of_the_database(capture: Capture, tmp_path: Path) -> None:
