@@ -16,6 +16,7 @@ import torch
 from benchmarks import (
     analysis_cost,
     capture_cost,
+    continuation_cost,
     integrity_cost,
     jackknife_cost,
     memory,
@@ -75,6 +76,7 @@ def _sections(folder: Path) -> dict[str, Callable[[], Iterator[Ratio]]]:
     return {
         "paper": paper_procedure.measure,
         "capture": capture_cost.measure,
+        "continuation": continuation_cost.measure,
         "pipeline": lambda: pipeline_cost.measure(folder),
         "storage": lambda: storage.measure(demo_run(), folder),
         "query": lambda: query_start.measure(store_of(demo_run())),

@@ -146,9 +146,10 @@ class TemplateBackend:
     template: (tokens, columns); each site takes columns of its own, as far as there are enough.
     """
 
-    model: Any = None  # only making a plan would ask for these
+    model: Any = None  # only making a plan would ask for these four
     sites: Any = None
     compute: Any = None
+    write: Any = None
 
     def __init__(self, template: Bits, setup: Setup) -> None:
         self._template = template

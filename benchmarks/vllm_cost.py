@@ -15,9 +15,12 @@ from typing import Any, Final
 from benchmarks.pairs import Ratio, ratio_of_times
 from benchmarks.setting import capture, request, scratch
 from benchmarks.sides import Side
+from lpp.capture.plan.request import ContinuationSpec
 
 PROMPTS: Final = 60
 REPEATS: Final = 3
+TOKENS: Final = 32
+"""That are written after each prompt, where any are."""
 EXECUTION: Final = "eager, without CUDA graphs"
 """How vLLM runs the model on every side: capture needs it so, and vLLM alone is given the same."""
 
@@ -32,6 +35,8 @@ def measure(prompts: int = PROMPTS) -> Iterator[Ratio]:
                 "last": capturing_ends,
                 "generate": generating,
                 "logprobs": generating_logprobs,
+                "continue": continuing,
+                "write": generating_many,
             }.items()
         }
         for side in sides.values():
@@ -60,6 +65,13 @@ def measure(prompts: int = PROMPTS) -> Iterator[Ratio]:
         bar=1.0,
         direction="at least",
         inverted=True,
+    )
+    yield ratio_of_times(
+        f"continuation of {TOKENS} tokens and capture inside vLLM, `final`, statistics of every "
+        f"position / `LLM.generate(max_tokens={TOKENS})`, both {EXECUTION}",
+        (times["continue"], times["write"]),
+        bar=1.3,
+        bound="the captured pass computes every token once more",
     )
 
 
@@ -93,6 +105,25 @@ def _capturing(folder: Path, prompts: int, *, schedule: bool) -> Callable[[], ob
     return lambda: capture(ready, folder / str(next(runs)))
 
 
+def continuing(folder: Path, prompts: int) -> Callable[[], object]:
+    """Write after every prompt, then capture both, into a new store each time."""
+    from benchmarks import continuation_cost
+    from lpp.capture.engine.prepare import prepare
+
+    wanted = request(
+        prompts,
+        backend="vllm",
+        sites=("final",),
+        continuation=ContinuationSpec(tokens=TOKENS),
+    )
+    return continuation_cost.continuing(wanted, prepare(wanted, root=folder / "first"), folder)
+
+
+def generating_many(folder: Path, prompts: int) -> Callable[[], object]:
+    """The front end of vLLM: as many tokens for each prompt as `continuing` has it write."""
+    return _generating(prompts, tokens=TOKENS)
+
+
 def generating(folder: Path, prompts: int) -> Callable[[], object]:
     """The front end of vLLM: one token for each prompt."""
     return _generating(prompts)
@@ -103,7 +134,7 @@ def generating_logprobs(folder: Path, prompts: int) -> Callable[[], object]:
     return _generating(prompts, prompt_logprobs=1)
 
 
-def _generating(prompts: int, **asked: Any) -> Callable[[], object]:
+def _generating(prompts: int, *, tokens: int = 1, **asked: Any) -> Callable[[], object]:
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # as ours; vLLM's default binds its cores
     os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"
     from vllm import LLM, SamplingParams
@@ -121,10 +152,10 @@ def _generating(prompts: int, **asked: Any) -> Callable[[], object]:
         dtype=described.dtype,
         enforce_eager=True,
         enable_prefix_caching=False,
-        max_model_len=wanted.context + 1,
+        max_model_len=wanted.context + tokens,
         max_num_batched_tokens=2048,
         kv_cache_memory_bytes=1 << 30,
     )
     texts = [{"prompt_token_ids": one} for one in ids.to_pylist()]
-    params = SamplingParams(temperature=0.0, max_tokens=1, detokenize=False, **asked)
+    params = SamplingParams(temperature=0.0, max_tokens=tokens, detokenize=False, **asked)
     return lambda: llm.generate(texts, params, use_tqdm=False)

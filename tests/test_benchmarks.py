@@ -13,6 +13,7 @@ import pytest
 
 from benchmarks import (
     analysis_cost,
+    continuation_cost,
     gpu,
     integrity_cost,
     jackknife_cost,
@@ -65,6 +66,12 @@ def test_reading_analysing_and_querying(run: Run, tmp_path: Path) -> None:
     assert len(rows) == 9
     assert all(row.ratio > 0 for row in rows)
     assert rows[0].ratio > 1.3  # bytes, not time: bfloat16 activations do compress
+
+
+def test_continuations(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(continuation_cost, "REPEATS", 1)
+    (row,) = continuation_cost.measure(prompts=2, tokens=2)
+    assert row.ratio > 0
 
 
 def test_moments_and_rows(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from lpp.analyze.cli.options import ERROR_SITES, executor_options, names, numbers
+from lpp.analyze.cli.options import ERROR_SITES, executor_options, names, numbers, positions
 from lpp.store.commands.console import debug_option, write_exact
 from lpp.store.commands.progress import progress
 
@@ -20,7 +20,7 @@ FORMATS = ("table", "csv", "json")
 @click.option("--run", "runs", callback=names, metavar="NAME,...", help="Runs.", default="*")
 @click.option(
     "--skip-first",
-    callback=numbers,
+    callback=positions,
     metavar="K,...",
     help="Ranks of the rows at positions from K on. Default: 0, and after a run's sinks.",
 )
@@ -41,7 +41,7 @@ def layers(
     prompts: tuple[int, ...] | None,
     sites: tuple[str, ...],
     runs: tuple[str, ...],
-    skip_first: tuple[int, ...] | None,
+    skip_first: tuple[Any, ...] | None,
     errors: Any,
     form: str,
     jobs: int | None,
@@ -67,6 +67,7 @@ def layers(
         lpp-analyze layers ./lpp --format csv
     """
     from lpp.analyze.engine.executor import chosen_executor
+    from lpp.analyze.runs.given import resolved
     from lpp.analyze.runs.select import Selection, select_runs, select_sites
     from lpp.analyze.studies import layers as library
     from lpp.analyze.text import layers as text
@@ -77,7 +78,7 @@ def layers(
         sites=sites,
         contexts=contexts,
         prompts=prompts,
-        skip_first=skip_first or (0,),
+        skip_first=resolved(store, runs, skip_first or (0,)),
     )
     views, _ = select_runs(store, selection)
     chosen = select_sites(views, selection)

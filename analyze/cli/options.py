@@ -21,6 +21,14 @@ def numbers(_ctx: click.Context, _param: click.Parameter, value: str | None) -> 
     return None if value is None else tuple(int(part) for part in parts)
 
 
+def positions(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
+    """`0,given` as a tuple of numbers and the word `given`; None stays."""
+    parts = () if value is None else tuple(part.strip() for part in value.split(","))
+    others = ",".join(part for part in parts if part != "given")
+    found = list(numbers(ctx, param, others)) if others else []
+    return None if value is None else tuple(p if p == "given" else found.pop(0) for p in parts)
+
+
 def executor_options(command: Any) -> Any:
     """`--jobs`, `--executor local|ray` and `--address`."""
     command = click.option(

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import click
 
-from lpp.analyze.cli.options import ERROR_SITES, executor_options, names, numbers
+from lpp.analyze.cli.options import ERROR_SITES, executor_options, names, numbers, positions
 from lpp.store.commands.console import debug_option, write_exact
 from lpp.store.commands.progress import progress
 
@@ -27,11 +27,12 @@ FINAL: Final = "final"
 )
 @click.option(
     "--skip-first",
-    callback=numbers,
+    callback=positions,
     metavar="K,...",
     default="0",
     show_default=True,
-    help="Ranks of the rows at positions from K on, without attention sinks for example.",
+    help="Ranks of the rows at positions from K on, without attention sinks for example. given: "
+    "from the first token that the model wrote.",
 )
 @click.option(
     "--metrics",
@@ -73,7 +74,7 @@ def profile(
     entropy_by: Any,
     rank_by: Any,
     drop_prefixes: tuple[int, ...] | None,
-    skip_first: tuple[int, ...],
+    skip_first: tuple[Any, ...],
     metrics: tuple[str, ...],
     errors: Any,
     groups: int,
@@ -109,6 +110,7 @@ def profile(
         lpp-analyze profile ./lpp --metrics paper,stable_rank,'zscore_*'
         lpp-analyze profile ./lpp --metrics participation_ratio --errors all
         lpp-analyze profile ./lpp --skip-first 0,2
+        lpp-analyze profile ./lpp --skip-first given
         lpp-analyze profile s3://lab/lpp --executor ray --address auto
     """
     import polars as pl
@@ -116,6 +118,7 @@ def profile(
     from lpp.analyze.engine.executor import chosen_executor
     from lpp.analyze.metrics.registry import chosen as asked_of
     from lpp.analyze.metrics.registry import needing_rows
+    from lpp.analyze.runs.given import resolved
     from lpp.analyze.runs.select import Selection, select_runs, select_sites, shortfalls
     from lpp.analyze.tables.analysis import analyze
     from lpp.analyze.tables.build import write_database
@@ -131,7 +134,7 @@ def profile(
         sites=sites or ("*",),
         contexts=contexts,
         prompts=prompts,
-        skip_first=skip_first,
+        skip_first=resolved(store, runs, skip_first),
     )
     views, incomplete = select_runs(store, selection)
     chosen = select_sites(views, selection)

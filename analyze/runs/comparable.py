@@ -74,9 +74,12 @@ def _first_prompts(view: RunView, size: int) -> _FirstPrompts:
     plan = view.run.plan
     prompts = view.prompts.head(size)
     corpus = [plan.corpus.fingerprint, plan.corpus.selection.get("text")]
+    ids = _fingerprint(prompts["sha256"].to_list())
+    # what a model wrote is of no row of the corpus: only its ids can be compared
+    written = [] if plan.continuation is None else [ids]
     return _FirstPrompts(
-        token_ids=_fingerprint(prompts["sha256"].to_list()),
-        texts=_fingerprint([corpus, prompts["source_row"].to_list()]),
+        token_ids=ids,
+        texts=_fingerprint([corpus, prompts["source_row"].to_list(), *written]),
         cut=(plan.tokenizer.fingerprint, plan.context),
     )
 

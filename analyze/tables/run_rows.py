@@ -11,6 +11,7 @@ from lpp.sql.schema.captured import field_columns
 from lpp.store.format.commit_record import checksum
 from lpp.store.format.documents import canonical_json
 from lpp.store.format.prompt_columns import FIELD_PREFIX
+from lpp.store.replay import written_tokens
 
 
 def run_row(view: RunView) -> dict[str, object]:
@@ -78,4 +79,10 @@ def _prompt_rows(view: RunView) -> pl.DataFrame:
     more = [name for name in held if name in shown or name.startswith(FIELD_PREFIX)]
     table = pl.DataFrame(pl.from_arrow(view.run.prompts(*more))).head(view.run.n_prompts)
     declared = ("prompt_id", "source_row", "n_tokens", "truncated", "sha256")
-    return table.select(pl.lit(view.run.id).alias("run"), *declared, *more)
+    found = table.select(pl.lit(view.run.id).alias("run"), *declared, *more)
+    if view.run.plan.continuation is None:
+        return found
+    difference = (pl.col("written_logprob") - pl.col("replay_logprob")).abs()
+    written = pl.DataFrame(pl.from_arrow(written_tokens(view.run)))
+    of_prompts = written.group_by("prompt_id").agg(replay_difference=difference.max())
+    return found.join(of_prompts, on="prompt_id", how="left", maintain_order="left")

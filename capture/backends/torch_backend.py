@@ -29,6 +29,7 @@ from lpp.capture.backends.finite import quarantined_prompts
 from lpp.capture.backends.host_memory import pinned_memory, plain_memory
 from lpp.capture.backends.logit_statistics import logit_statistics
 from lpp.capture.backends.moments import ShardMoments
+from lpp.capture.backends.torch_writer import write_in_torch
 from lpp.capture.models.anatomy import forward_inputs, input_device
 from lpp.capture.models.find_sites import check_sites, find_sites
 from lpp.capture.models.head import head_content
@@ -37,7 +38,7 @@ from lpp.capture.models.machine import out_of_memory
 from lpp.capture.models.sites import SiteModules, Sites, hooked
 from lpp.capture.models.spec import LoadedModel, Model, ModelSpec
 from lpp.capture.models.unembedding import find_unembedding
-from lpp.capture.plan.backend import Batch, Captured, Outputs
+from lpp.capture.plan.backend import Batch, Beginning, Captured, Outputs, Writing, Written
 from lpp.capture.plan.planning import check_context, compute_info
 from lpp.capture.plan.request import BATCH_TOKENS, CaptureRequest
 from lpp.store.arrays.moments import SiteMoments
@@ -84,7 +85,7 @@ class TorchBackend:
             model = load_model(request.model, progress=progress, quiet=quiet)
         else:
             model = adopt_model(loaded, request.model, quiet=quiet)
-        check_context(model, request.context)
+        check_context(model, request)
         device = input_device(model.module).type
         if device not in BATCH_TOKENS:
             raise MachineError(
@@ -111,6 +112,13 @@ class TorchBackend:
     def allocate(self, size: int) -> npt.NDArray[np.uint8]:
         """Host memory, page-locked where the model is on a GPU."""
         return plain_memory(size) if self._device.type == "cpu" else pinned_memory(size)
+
+    def write(self, beginnings: Sequence[Beginning], how: Writing) -> Iterator[Written]:
+        """Continue every prompt, a group at a time. Raises MachineError(NO_MEMORY) for a prompt
+        that does not fit even alone.
+        """
+        budget = self.compute.batch_tokens or None
+        return write_in_torch(self.model.module, self._device, beginnings, how, budget)
 
     def head(self) -> HeadContent | str:
         """The unembedding, in host memory; why there is none to keep."""

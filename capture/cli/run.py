@@ -92,6 +92,8 @@ def run(context: click.Context, /, **options: Any) -> int:
           --device cuda --store ./lpp --part slurm
       lpp-capture run --model ./my-model --corpus texts.jsonl \\
           --device cuda --store ./lpp --executor ray --address auto
+      lpp-capture run --model ./my-model --corpus alpaca --continue 64 \\
+          --temperature 0.7 --store ./lpp
       lpp-capture run --model ./my-model --corpus alpaca --store ./lpp --dry-run
       lpp-capture run --jobs jobs.toml --store ./lpp
       lpp-capture run --model EleutherAI/pythia-70m --corpus alpaca \\

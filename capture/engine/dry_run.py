@@ -76,6 +76,8 @@ class DryRun:
     memory_needed: int
     """Bytes of shard buffers."""
     memory_available: int | None
+    assumed: bool
+    """Whether the model has yet to write, so that lengths and the run's id are not known."""
     tokens_per_second: float | None
     """Of forward passes alone; None where nothing is left to do."""
 
@@ -106,7 +108,7 @@ class DryRun:
         plan, compute = self.plan, self.plan.compute
         seed = plan.model.untrained_seed
         untrained = "" if seed is None else f", untrained (seed {seed})"
-        yield "run", plan.run_id
+        yield "run", "not known before the model has written" if self.assumed else plan.run_id
         yield (
             "model",
             f"{plan.model.id}{untrained}: {compute.dtype} in {compute.backend} on {compute.device}",
@@ -114,6 +116,8 @@ class DryRun:
         yield "prompts", f"{plan.prompts.count:,} of {plan.corpus.name}"
         yield from (("", line) for line in self.carried)
         yield "tokens", f"{plan.prompts.tokens:,}, {self.tokens:,} to capture"
+        if (written := plan.continuation) is not None:
+            yield "", f"up to {written.tokens:,} of each prompt written by the model"
         names = plan.site_names
         yield "sites", f"{len(names)}: {', '.join(names[:2])}{', ...' * (len(names) > 2)}"
         yield "shards", self._shards()
@@ -140,6 +144,7 @@ class DryRun:
         return (
             f"about {duration(seconds)} at {self.tokens_per_second:,.0f} tokens/s, estimated from "
             f"two batches at most; forward passes alone"
+            f"{', without what the model writes first' * self.assumed}"
         )
 
 
@@ -154,11 +159,11 @@ def dry_run(
     check_store(root, resume)
     check_noted(root, request_key(request), request)
     with progress("prepare", 1, "model") as bar:
-        prepared = prepare(request, progress=bar, quiet=not debugging())
+        prepared = prepare(request, root=root, writes=False, progress=bar, quiet=not debugging())
         bar.advance()
     plan, prompts = prepared.plan, prepared.prompts
     with closing(prepared):
-        if resume is not None:
+        if resume is not None and not prepared.assumed:
             check_same_run(plan, root, resume)
         store = open_if_any(root)
         if store is not None and plan.run_id in store.runs:
@@ -184,6 +189,7 @@ def dry_run(
             disk_free=free_bytes(place(root)),
             memory_needed=host_bytes(plan, lengths),
             memory_available=available_memory(),
+            assumed=prepared.assumed,
             tokens_per_second=_speed(plan, prompts, prepared.backend, batches),
         )
 

@@ -1,13 +1,15 @@
 """What one capture did: its last message, and the report that a list of jobs reads."""
 
+import textwrap
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from lpp.capture.plan.parts import WHOLE, Part
 from lpp.store.commands.console import EXIT_USER_ERROR
 from lpp.store.format.quarantine import NOTHING, QuarantineSummary
 from lpp.store.objects.place import Place
+from lpp.store.replay import Replay
 
 WIDTH: Final = 80
 
@@ -37,6 +39,9 @@ class Outcome:
     set_aside: QuarantineSummary = NOTHING
     """Prompts and texts of the whole run, as far as it is committed."""
 
+    replay: Replay | None = None
+    """How far the captured pass is from generation: of a complete run whose model wrote."""
+
     @property
     def idle(self) -> bool:
         """Whether every shard of the part was committed before."""
@@ -57,6 +62,8 @@ class Outcome:
         lines = list(self.set_aside.lines())
         if self.hopeless:
             lines.append(HOPELESS)
+        if self.replay is not None:
+            lines += textwrap.wrap(f"replay: {self.replay}", WIDTH, break_on_hyphens=False)
         if self.lost_race:
             lines += [
                 f"{self.lost_race} of {self.captured + self.lost_race} shards were committed by "
@@ -85,14 +92,19 @@ class Outcome:
         if self.hopeless:
             done = "failed"
         reason = {"reason": f"no prompt is finite. {HOPELESS}"} if self.hopeless else {}
-        return reason | {
-            "status": "interrupted" if self.stopped else done,
-            "run": self.run,
-            "part": None if self.part == WHOLE else str(self.part),
-            "captured_shards": self.captured,
-            "outrun_shards": self.lost_race,
-            "missing_shards": self.missing,
-            "set_aside_prompts": self.set_aside.prompts,
-            "tokens": self.tokens,
-            "seconds": round(self.seconds, 3),
-        }
+        written = {} if self.replay is None else {"replay": asdict(self.replay)}
+        return (
+            reason
+            | written
+            | {
+                "status": "interrupted" if self.stopped else done,
+                "run": self.run,
+                "part": None if self.part == WHOLE else str(self.part),
+                "captured_shards": self.captured,
+                "outrun_shards": self.lost_race,
+                "missing_shards": self.missing,
+                "set_aside_prompts": self.set_aside.prompts,
+                "tokens": self.tokens,
+                "seconds": round(self.seconds, 3),
+            }
+        )

@@ -15,13 +15,23 @@ from lpp.capture.corpus.open import open_corpus
 from lpp.capture.corpus.passages import Corpus, Passage
 from lpp.capture.corpus.prompts import token_counter, tokenise
 from lpp.capture.corpus.selection import Selection, select
+from lpp.capture.engine.continuations import (
+    Continued,
+    assume_longest,
+    continue_prompts,
+    kept_continuations,
+)
 from lpp.capture.models.load import load_tokenizer
 from lpp.capture.plan.backend import Backend
-from lpp.capture.plan.planning import make_plan
+from lpp.capture.plan.parts import WHOLE, Part
+from lpp.capture.plan.planning import make_plan, site_specs
 from lpp.capture.plan.request import NOTHING, CaptureRequest, CorpusSpec, InMemory
+from lpp.store import create_store
 from lpp.store.commands.progress import SILENT, Progress
 from lpp.store.commands.signals import check_requests
 from lpp.store.format.plan import Plan
+from lpp.store.objects.place import Url
+from lpp.store.store import open_if_any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +46,8 @@ class Prepared:
     """Texts of the corpus that became no prompt, `lpp.store.format.quarantine.TEXTS_SCHEMA`."""
     carried: Sequence[str] = ()
     """What the prompts carry, in words, a line each."""
+    assumed: bool = False
+    """Whether the model has not written yet, and the prompts are as long as they can become."""
 
     def close(self) -> None:
         """Nothing runs on the model any more."""
@@ -46,12 +58,18 @@ def prepare(
     request: CaptureRequest,
     *,
     given: InMemory = NOTHING,
+    root: Url | None = None,
+    writes: bool = True,
+    part: Part = WHOLE,
     progress: Progress = SILENT,
     quiet: bool = True,
 ) -> Prepared:
-    """Choose the prompts, load the model, freeze the plan.
+    """Choose the prompts, load the model, have it continue them, freeze the plan.
 
-    given: what needs no loading. progress: told of slow steps. quiet: keep the libraries' own
+    given: what needs no loading. root: the store that takes what the model writes, made where there
+    is none. writes: whether the model may write; otherwise, and without a store, each prompt is
+    taken to be as long as it can become, where the store has not what follows all of them. part:
+    whose continuations come first. progress: told of slow steps. quiet: keep the libraries' own
     warnings off stderr.
 
     Raises InputError for what the request gets wrong, MachineError for what the machine lacks.
@@ -65,8 +83,20 @@ def prepare(
         prompts = tokenise(passages, backend.model.tokenizer, request.context, refused)
         kept = [passage.source_row not in refused for passage in passages]
         passages = list(compress(passages, kept))
+        continued = None
+        if request.continuation is not None:
+            site_specs(request, backend)  # what the plan would refuse comes before the writing
+            continued = _continued(
+                root, request, backend, prompts, part=part, progress=progress, writes=writes
+            )
+            prompts = continued.prompts
         plan = make_plan(
-            request=request, corpus=corpus, passages=passages, backend=backend, prompts=prompts
+            request=request,
+            corpus=corpus,
+            passages=passages,
+            backend=backend,
+            prompts=prompts,
+            continuation=None if continued is None else continued.info,
         )
     except BaseException:
         backend.close()
@@ -77,7 +107,29 @@ def prepare(
         backend=backend,
         set_aside=refused.table(),
         carried=beside.lines(),
+        assumed=continued is not None and continued.assumed,
     )
+
+
+def _continued(
+    root: Url | None,
+    request: CaptureRequest,
+    backend: Backend,
+    prompts: pa.Table,
+    *,
+    part: Part,
+    progress: Progress,
+    writes: bool,
+) -> Continued:
+    """`prompts` with what the store has, the model writes now, or may write."""
+    if root is not None and writes:
+        store = create_store(root).objects
+        return continue_prompts(store, request, backend, prompts, part=part, progress=progress)
+    held = None if root is None else open_if_any(root)
+    kept = None
+    if held is not None:
+        kept = kept_continuations(held.objects, request, backend, prompts)
+    return kept or assume_longest(request, backend, prompts)
 
 
 def choose_passages(

@@ -25,6 +25,7 @@ from lpp.store.errors import ErrorKind, InputError, LppError
 from lpp.store.format.commit_record import CommitRecord, ObjectRecord
 from lpp.store.format.keys import SHARDS_KEY
 from lpp.store.format.plan import Plan
+from lpp.store.format.prompt_columns import CONTINUATION_COLUMNS
 from lpp.store.heartbeat import at_work
 from lpp.store.repair import Damage, find_damage, records_by_shard
 
@@ -116,7 +117,7 @@ def _capture(
 def _prompts(run: Run) -> pa.Table:
     """What was fed to the model; without it nothing can be computed again."""
     try:
-        return run.prompts()
+        return run.prompts(*(CONTINUATION_COLUMNS if run.plan.continuation is not None else ()))
     except LppError as error:
         raise InputError(
             f"{error} Its shards cannot be computed again without their prompts: remove "

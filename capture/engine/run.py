@@ -41,6 +41,7 @@ from lpp.store.format.keys import SHARDS_KEY
 from lpp.store.format.plan import Plan, differences
 from lpp.store.heartbeat import at_work
 from lpp.store.objects.place import Url, place
+from lpp.store.replay import replay
 from lpp.store.store import open_if_any
 from lpp.store.write import sweep_run
 
@@ -67,7 +68,9 @@ def capture_into(
     key = request_key(request) if given == NOTHING else None
     check_noted(root, key, request)
     with progress("prepare", 1, "model") as bar:
-        prepared = prepare(request, given=given, progress=bar, quiet=not debugging())
+        prepared = prepare(
+            request, given=given, root=root, part=part, progress=bar, quiet=not debugging()
+        )
         bar.advance()
     plan = prepared.plan
     patience = nullcontext(Stop()) if grace is None else stoppable(plan.n_shards, grace)
@@ -189,15 +192,23 @@ def _capture(
         missing=len(missing),
         set_aside=run.set_aside(),
         stopped=stopped,
+        replay=None if missing else replay(run),
     )
 
 
 def describe(plan: Plan) -> str:
-    """Two lines: the model, and what is captured of it."""
+    """Two lines: the model, and what is captured of it; a third on what the model wrote."""
     model = plan.model
     untrained = "" if model.untrained_seed is None else f", untrained (seed {model.untrained_seed})"
     checkpoint = "" if model.series is None else f", {model.series}"
-    return (
-        f"{model.id}{untrained}{checkpoint}\n  {plan.prompts.count} prompts of {plan.corpus.name}, "
-        f"{plan.prompts.tokens:,} tokens; {len(plan.sites)} sites in {plan.compute.dtype}"
-    )
+    lines = [
+        f"{model.id}{untrained}{checkpoint}",
+        f"  {plan.prompts.count} prompts of {plan.corpus.name}, {plan.prompts.tokens:,} tokens; "
+        f"{len(plan.sites)} sites in {plan.compute.dtype}",
+    ]
+    if (written := plan.continuation) is not None:
+        how = "greedily"
+        if written.temperature is not None:
+            how = f"at --temperature {written.temperature} --generation-seed {written.seed}"
+        lines.append(f"  each continued by up to {written.tokens} tokens, {how}")
+    return "\n".join(lines)

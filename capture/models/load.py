@@ -195,7 +195,18 @@ def _model(
         folder=files.folder,
         max_positions=max_positions(text),
         dtype=dtype,
+        end_ids=_end_ids(files.folder, module),
     )
+
+
+def _end_ids(folder: Path, module: Any) -> tuple[int, ...]:
+    """Tokens that end a text, ascending: as generation_config.json says, else the model itself."""
+    source: Any = getattr(module, "generation_config", None) or module.config.get_text_config()
+    if (folder / "generation_config.json").is_file():
+        source = _transformers().GenerationConfig.from_pretrained(folder, local_files_only=True)
+    found = getattr(source, "eos_token_id", None)
+    ids = found if isinstance(found, (list, tuple)) else [found]
+    return tuple(sorted({int(token) for token in ids if token is not None}))
 
 
 def _refuse_combinations(spec: ModelSpec) -> None:

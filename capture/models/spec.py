@@ -57,6 +57,8 @@ class Model:
     """Longest prompt whose states do not depend on its length; None where there is no limit."""
     dtype: StoredDtype
     """Of the weights as loaded, so of the computation."""
+    end_ids: tuple[int, ...] = ()
+    """Tokens with which the model ends a text, ascending."""
     module: Any = None
     """The transformers model, in evaluation mode, without gradients or a key-value cache. None
     where the weights were not loaded: vLLM loads them by itself."""

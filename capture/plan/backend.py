@@ -5,7 +5,7 @@ batch the host memory that its rows belong into, and a backend writes them there
 device, in one copy. Moments are accumulated by the backend, where the rows are.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -90,6 +90,39 @@ class Captured:
     batch is asked for."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Beginning:
+    """A prompt that a model continues."""
+
+    prompt_id: int
+    token_ids: npt.NDArray[np.int32]
+    """(n,), at least one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """What a model wrote after one prompt."""
+
+    prompt_id: int
+    token_ids: npt.NDArray[np.int32]
+    """(n,) up to `Writing.tokens`; none where the prompt did not fit into memory even alone."""
+    logprobs: npt.NDArray[np.float32]
+    """(n,) ln p of each when it was written, by the softmax of all logits at temperature 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Writing:
+    """How a model continues prompts."""
+
+    tokens: int
+    temperature: float
+    """0: the most likely token."""
+    seed: int
+    """Of the draws; not looked at where nothing is drawn."""
+    end_ids: tuple[int, ...]
+    """Tokens after which nothing more is written; they are written themselves."""
+
+
 class Backend(Protocol):
     """A model that is ready to run."""
 
@@ -112,6 +145,12 @@ class Backend(Protocol):
 
     def capture(self, batches: Iterable[Batch], outputs: Outputs) -> Iterator[Captured]:
         """Run every batch, in order; may run ahead of what it has yielded, by one batch."""
+
+    def write(self, beginnings: Sequence[Beginning], how: Writing) -> Iterator[Written]:
+        """Continue every prompt; yield each once, in any order, as they are finished.
+
+        A draw depends on the seed, the prompt and its id, and not on what runs beside it.
+        """
 
     def head(self) -> HeadContent | str:
         """What makes logits of `final`, in host memory, to be kept in the store; where there is

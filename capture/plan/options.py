@@ -6,6 +6,7 @@ name, with the same checks.
 
 import functools
 import json
+import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,7 +14,7 @@ import click
 
 from lpp.capture.corpus.selection import Selection
 from lpp.capture.models.spec import ModelSpec
-from lpp.capture.plan.request import CaptureRequest, CorpusSpec
+from lpp.capture.plan.request import CaptureRequest, ContinuationSpec, CorpusSpec
 from lpp.capture.plan.series import series_of
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.format.documents import MAX_INTEGER
@@ -25,6 +26,9 @@ else:
     _ParamType = click.ParamType  # generic since click 8.2
 
 Decorator = Callable[[Any], Any]
+
+LEAST_TEMPERATURE: Final = 0.01
+"""The lowest temperature that vLLM follows; below it, draws are greedy but for rounding."""
 
 DEFAULT_MIN_BYTES: Final = 512
 """Texts shorter than this are left out, unless a length in tokens is asked for."""
@@ -194,6 +198,27 @@ CAPTURE_OPTIONS: Final[tuple[Decorator, ...]] = (
         help="Cut each prompt at this many tokens. Analysis can use every shorter context too.",
     ),
     click.option(
+        "--continue",
+        "continue_tokens",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Let the model write up to N tokens after each prompt, and capture both together.",
+    ),
+    click.option(
+        "--temperature",
+        type=float,
+        metavar="T",
+        help="With --continue: draw each token at this temperature. 0, the default, takes the "
+        "most likely token.",
+    ),
+    click.option(
+        "--generation-seed",
+        type=click.IntRange(0, MAX_INTEGER),
+        metavar="SEED",
+        help="With --temperature: seed of the draws (--seed is that of --select random). By "
+        "default one is drawn and kept in the store.",
+    ),
+    click.option(
         "--sites",
         default="all",
         show_default=True,
@@ -350,8 +375,38 @@ def request_of(options: Mapping[str, Any]) -> CaptureRequest:
         selection=Selection(
             min_bytes=min_bytes, **take("prompts", "min_tokens", "count_with", "select", "seed")
         ),
+        continuation=continuation_of(options),
         shard_bytes=None if options["shard_mib"] is None else options["shard_mib"] << 20,
         **take("context", "sites", "logit_positions", "batch_tokens", "keep", "moments_dtype"),
         **take("keep_head"),
         **take("backend", "tensor_parallel", "engine_options", "check_sites"),
     )
+
+
+def continuation_of(options: Mapping[str, Any]) -> ContinuationSpec | None:
+    """What parsed options say of continuations. InputError for options that do not go together."""
+    tokens, temperature = options["continue_tokens"], options["temperature"]
+    seed = options["generation_seed"]
+    if tokens is None:
+        for name, value in (("temperature", temperature), ("generation-seed", seed)):
+            if value is not None:
+                raise InputError(
+                    f"--{name} says how the model continues each prompt: it goes with "
+                    "--continue N.",
+                    kind=ErrorKind.INVALID_VALUE,
+                )
+        return None
+    temperature = temperature or 0.0
+    if temperature and not LEAST_TEMPERATURE <= temperature < math.inf:  # nan is not either
+        raise InputError(
+            f"--temperature {temperature:g}: give 0 for the most likely token, or a number from "
+            f"{LEAST_TEMPERATURE} on.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    if seed is not None and not temperature:
+        raise InputError(
+            "--generation-seed is the seed of draws, and without --temperature nothing is drawn: "
+            "the most likely token is taken. Leave it out, or add --temperature 1.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    return ContinuationSpec(tokens=tokens, temperature=temperature, seed=seed)

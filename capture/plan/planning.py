@@ -21,7 +21,14 @@ from lpp.store.arrays.layout import ITEM_BYTES
 from lpp.store.arrays.moments import moments_bytes
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.format.documents import canonical_json
-from lpp.store.format.plan import ComputeInfo, CorpusInfo, Plan, PromptsInfo, SiteSpec
+from lpp.store.format.plan import (
+    ComputeInfo,
+    ContinuationInfo,
+    CorpusInfo,
+    Plan,
+    PromptsInfo,
+    SiteSpec,
+)
 from lpp.store.format.rows import prompts_sha256
 from lpp.store.format.schedule import moment_band_ends, prefix_schedule
 
@@ -51,17 +58,23 @@ def make_plan(
     passages: Sequence[Passage],
     backend: Backend,
     prompts: pa.Table,
+    continuation: ContinuationInfo | None = None,
 ) -> Plan:
-    """Freeze everything that could change a stored number."""
+    """Freeze everything that could change a stored number.
+
+    continuation: how the model wrote the last tokens of each of `prompts`, where it did.
+    """
     dtype, specs = backend.model.dtype, site_specs(request, backend)
     token_bytes = sum(spec.width for spec in specs) * ITEM_BYTES[dtype]
     lengths = prompts["n_tokens"].to_pylist()
     compute = backend.compute
     if not compute.batch_tokens:
-        tokens = default_batch_tokens(compute.device, token_bytes, request.context)
+        tokens = default_batch_tokens(compute.device, token_bytes, request.longest)
         compute = replace(compute, batch_tokens=tokens)
-    prefixes = prefix_schedule(request.context)
+    prefixes = prefix_schedule(request.longest)
     ends = moment_band_ends(prefixes)
+    if continuation is not None:  # so that moments of what was written can be taken
+        ends = tuple(sorted({*ends, continuation.given_context}))
     stored = moments_bytes([spec.width for spec in specs], len(ends), request.moments_dtype)
     size = shard_bytes(request, compute.device)
     return Plan(
@@ -77,7 +90,7 @@ def make_plan(
         prompts=PromptsInfo(
             count=prompts.num_rows, tokens=sum(lengths), sha256=prompts_sha256(prompts)
         ),
-        context=request.context,
+        context=request.longest,
         prefixes=prefixes,
         logit_positions=request.logit_positions,
         sites=specs,
@@ -87,6 +100,7 @@ def make_plan(
         keep=request.keep,
         moments_dtype=request.moments_dtype,
         band_ends=ends if request.keep != "rows" and ends != prefixes else (),
+        continuation=continuation,
     )
 
 
@@ -136,15 +150,19 @@ def compute_info(
     )
 
 
-def check_context(model: Model, context: int) -> None:
+def check_context(model: Model, request: CaptureRequest) -> None:
     """Refuse prompts that may be longer than the model has positions."""
-    limit = model.max_positions
-    if limit is not None and context > limit:
-        raise InputError(
-            f"--context {context} is beyond {model.info.id}, which has {limit} positions. "
-            f"Choose --context {limit} or less.",
-            kind=ErrorKind.INVALID_VALUE,
-        )
+    limit, written = model.max_positions, request.continuation
+    if limit is None or request.longest <= limit:
+        return
+    asked, helps = f"--context {request.context} is", f"--context {limit} or less"
+    if written is not None:
+        asked = f"--context {request.context} and --continue {written.tokens} are together"
+        helps = f"less of either, {limit} tokens together at most"
+    raise InputError(
+        f"{asked} beyond {model.info.id}, which has {limit} positions. Choose {helps}.",
+        kind=ErrorKind.INVALID_VALUE,
+    )
 
 
 def default_batch_tokens(device: str, token_bytes: int, context: int) -> int:

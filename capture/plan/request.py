@@ -56,6 +56,18 @@ class CorpusSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ContinuationSpec:
+    """How the model goes on after each prompt."""
+
+    tokens: int
+    """N: the most tokens that it writes; fewer where it ends its text itself."""
+    temperature: float = 0.0
+    """0: the most likely token each time; else tokens are drawn from softmax(logits / T)."""
+    seed: int | None = None
+    """Of the draws. None: one is drawn, and kept in the store."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class CaptureRequest:
     """What a user asks for."""
 
@@ -63,6 +75,9 @@ class CaptureRequest:
     corpus: CorpusSpec
     selection: Selection
     context: int = 200
+    """C: texts are cut at this many tokens."""
+    continuation: ContinuationSpec | None = None
+    """What the model writes after each prompt, which is captured with it."""
     sites: Sequence[str] = ("all",)
     """Names or patterns such as `block.*`; `all` is every site."""
     logit_positions: LogitPositions = "all"
@@ -83,6 +98,11 @@ class CaptureRequest:
     moments_dtype: MomentsDtype = "float64"
     keep_head: KeepHead = "auto"
     """Whether the unembedding is kept. No plan records it: it changes no number."""
+
+    @property
+    def longest(self) -> int:
+        """Most tokens of a prompt, those that the model writes included."""
+        return self.context + (0 if self.continuation is None else self.continuation.tokens)
 
 
 @dataclass(frozen=True, kw_only=True)

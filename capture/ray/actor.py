@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from lpp.capture.plan.parts import WHOLE, Part
 from lpp.capture.plan.request import CaptureRequest
 from lpp.store.format.plan import Plan
 from lpp.store.objects.place import Place
@@ -47,11 +48,13 @@ class CaptureActor:
     """Load first, then open, then capture as often as there is something to do; close at the end.
 
     root: the store. name: what `lpp-capture status` calls it. cores: that Ray reserves for it,
-    each of which compresses.
+    each of which compresses. part: whose continuations it writes first.
     """
 
-    def __init__(self, root: Place, request: CaptureRequest, name: str, cores: int) -> None:
-        self._cores = cores
+    def __init__(
+        self, root: Place, request: CaptureRequest, name: str, cores: int, part: Part = WHOLE
+    ) -> None:
+        self._cores, self._part = cores, part
         self._root, self._request, self._name = root, request, name
         self._end = contextlib.ExitStack()
 
@@ -59,7 +62,7 @@ class CaptureActor:
         """Choose the prompts, load the model, make the plan."""
         from lpp.capture.engine.prepare import prepare
 
-        self._prepared = prepare(self._request)
+        self._prepared = prepare(self._request, root=self._root, part=self._part)
         self._end.callback(self._prepared.close)
         lengths = self._prepared.prompts["n_tokens"].to_numpy()
         return Loaded(

@@ -39,6 +39,7 @@ from lpp.store.errors import ConflictError, ErrorKind, InputError, MachineError,
 from lpp.store.format.keys import RUNS_KEY, SHARDS_KEY
 from lpp.store.format.plan import differences
 from lpp.store.objects.place import Url, absolute
+from lpp.store.replay import replay
 from lpp.store.write import sweep_run
 
 HAND: Final = 4
@@ -271,9 +272,12 @@ class _Pool:
             self.ray.kill(worker.actor)
 
     def _start(self) -> None:
+        part = Part(
+            self._made % self.count, self.count
+        )  # of the continuations, where there are any
         self._made += 1
         name = f"ray worker {self._made}"
-        actor = self._class.remote(self._root, self._request, name, self._cores)
+        actor = self._class.remote(self._root, self._request, name, self._cores, part)
         self._pending[actor.load.remote()] = _Worker(actor)
 
     def _open(self, worker: _Worker) -> None:
@@ -366,6 +370,7 @@ def _capture(pool: _Pool, run: Run, part: Part, grace: float | None) -> Outcome:
         missing=len(run.missing_shards),
         set_aside=run.set_aside(),
         stopped=bool(run.uncommitted(mine)),
+        replay=None if run.missing_shards else replay(run),
     )
 
 

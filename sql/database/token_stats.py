@@ -3,7 +3,7 @@
 import logging
 from typing import TYPE_CHECKING
 
-from lpp.sql.schema.captured import TOKEN_STATS
+from lpp.sql.schema.captured import TOKEN_STATS, WRITTEN
 from lpp.sql.schema.tables import arrow_schema
 from lpp.store.objects.place import Place
 
@@ -20,7 +20,8 @@ _log = logging.getLogger("lpp.sql")
 def register_token_stats(connection: "DuckDBPyConnection", root: Place) -> None:
     """Add the view over an Arrow dataset: DuckDB hands it the columns and filters of each query.
 
-    Each file was compared with its record before; quarantined prompts are left out.
+    Each file was compared with its record before; quarantined prompts are left out. Where a model
+    wrote, a small table says from which position of each prompt on.
     """
     import pyarrow as pa
     import pyarrow.dataset as ds
@@ -31,14 +32,21 @@ def register_token_stats(connection: "DuckDBPyConnection", root: Place) -> None:
     files: list[str] = []
     partitions: list[ds.Expression] = []
     quarantined: dict[str, list[object]] = {"run": [], "prompt_id": []}
+    continued: dict[str, list[object]] = {"run": [], "prompt_id": [], "n_given": []}
     runs = list(open_store(root).runs.values())
     for run in runs:
         found = run.tokens_files()
         files += map(str, found)
-        partitions += [ds.field("run") == run.id] * len(found)
+        constant = (ds.field("run") == run.id) & (ds.field(WRITTEN.name) == pa.scalar(value=False))
+        partitions += [constant] * len(found)
         ids = run.quarantined.tolist()
         quarantined["run"] += [run.id] * len(ids)
         quarantined["prompt_id"] += ids
+        if run.plan.continuation is not None:
+            given = run.prompts("n_given")["n_given"].to_pylist()
+            continued["run"] += [run.id] * len(given)
+            continued["prompt_id"] += range(len(given))
+            continued["n_given"] += given
     _note_missing(root, runs)
     dataset = ds.FileSystemDataset.from_paths(
         files,
@@ -47,15 +55,20 @@ def register_token_stats(connection: "DuckDBPyConnection", root: Place) -> None:
         filesystem=LocalFileSystem(),
         partitions=partitions,
     )
-    if not quarantined["run"]:
+    if not quarantined["run"] and not continued["run"]:
         connection.register(TOKEN_STATS.name, dataset)
         return
     connection.register("captured_tokens", dataset)
-    connection.register("quarantined_prompts", pa.table(quarantined))
-    connection.execute(
-        f"CREATE TEMP VIEW {TOKEN_STATS.name} AS "
-        "FROM captured_tokens ANTI JOIN quarantined_prompts USING (run, prompt_id)"
-    )
+    rows, replaced = "captured_tokens", ""
+    if quarantined["run"]:
+        connection.register("quarantined_prompts", pa.table(quarantined))
+        rows += " ANTI JOIN quarantined_prompts USING (run, prompt_id)"
+    if continued["run"]:
+        connection.register("continued_prompts", pa.table(continued))
+        rows += " LEFT JOIN continued_prompts USING (run, prompt_id)"
+        written = f"coalesce(position >= n_given, false) AS {WRITTEN.name}"
+        replaced = f"EXCLUDE (n_given) REPLACE ({written})"
+    connection.execute(f"CREATE TEMP VIEW {TOKEN_STATS.name} AS SELECT * {replaced} FROM {rows}")
 
 
 def _note_missing(root: Place, runs: "Iterable[Run]") -> None:

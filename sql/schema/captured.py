@@ -55,10 +55,20 @@ PROMPTS: Final = Table(
         Column("sha256", "VARCHAR", "SHA-256 of the token ids, in hex"),
         Column("id", "VARCHAR", "the corpus's own id of the row; null: it has none"),
         Column("text", "VARCHAR", "the text; null unless captured with --keep-texts"),
+        Column("n_given", "INTEGER", "of the text; null: the model wrote none", "tokens"),
+        Column(
+            "replay_difference",
+            "DOUBLE",
+            "largest |ln p when written - ln p captured| of its written tokens",
+            "nats",
+        ),
     ),
     added=frozenset({"id", "text"}),
     more="field of the corpus row",
 )
+
+WRITTEN: Final = Column("written", "BOOLEAN", "whether the model wrote the token: --continue")
+"""Of a token at a position from `prompts.n_given` on; no file of a shard says it."""
 
 TOKEN_STATS: Final = Table(
     "token_stats",
@@ -77,6 +87,7 @@ TOKEN_STATS: Final = Table(
         Column("next_rank", "INTEGER", "1: the next token had the largest logit"),
         Column("top1_id", "INTEGER", "the likeliest next token"),
         Column("varentropy", "FLOAT", "variance of -ln p; null in older stores", "nats^2"),
+        WRITTEN,
     ),
 )
 """The view over every run's token statistics that `lpp.sql.connect` adds to the tables."""

@@ -23,7 +23,7 @@ from lpp.store.format.documents import (
 )
 from lpp.store.format.keys import FORMAT_VERSION
 from lpp.store.format.limits import ADVICE, key_problem
-from lpp.store.format.plan import StoredDtype
+from lpp.store.format.plan import ComputeInfo, ContinuationInfo, StoredDtype
 
 ATTEMPT: Final = re.compile(r"[0-9a-f]{16}")
 """Name of an attempt, the folder in which one writer puts its objects: 64 random bits."""
@@ -206,6 +206,40 @@ class VocabularyRecord:
     rows: int
     content: str
     """SHA-256 over the rows."""
+    objects: Mapping[str, ObjectRecord]
+    base: str = field(default="", metadata=OMITTED)
+    self_xxh3_128: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContinuationSource:
+    """Everything that decides what a model writes after some texts."""
+
+    weights: str
+    """`model.weights` of the plan."""
+    untrained_seed: int | None
+    """`model.untrained_seed`."""
+    tokenizer: str
+    """`tokenizer.fingerprint`."""
+    given: str
+    """SHA-256 over the SHA-256s of the prompts as they were given, like `prompts.sha256`."""
+    compute: ComputeInfo
+    """As in the plan; `batch_tokens` is what was asked for, or 0."""
+    continuation: ContinuationInfo
+    """As in the plan."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContinuationRecord:
+    """The record of a block of continuations, SPEC.md section 10; without rows: of a seed."""
+
+    format: int = 1
+    source: ContinuationSource
+    """The hash of it begins the name of the directory."""
+    first: int
+    """The first prompt of the block."""
+    rows: int
+    """Prompts of the block; 0 where the directory says which seed was drawn."""
     objects: Mapping[str, ObjectRecord]
     base: str = field(default="", metadata=OMITTED)
     self_xxh3_128: str = ""

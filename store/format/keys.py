@@ -71,6 +71,12 @@ VOCABULARIES_KEY: Final = "vocabularies"
 VOCABULARY_KEY: Final = "vocabulary.arrow"
 """One row per token of a tokenizer."""
 
+CONTINUATIONS_KEY: Final = "continuations"
+"""Directory of what models wrote after texts: one directory for each block of prompts."""
+
+WRITTEN_KEY: Final = "written.arrow"
+"""What a model wrote after the prompts of a block, one row per prompt."""
+
 ANALYSIS_KEY: Final = "analysis"
 """Directory of cached results: safe to delete at any time."""
 

@@ -26,6 +26,9 @@ MAX_WIDTH: Final = 1 << 20
 MAX_SERIES_BYTES: Final = 200
 """UTF-8 bytes of the name of a series, at most."""
 
+DECIMAL: Final = r"(?=.*[1-9])[0-9]+(\.[0-9]+)?(e[+-]?[0-9]+)?"
+"""A positive number as `float` reads it: the shortest form that reads back as the same."""
+
 StoredDtype: TypeAlias = Literal["bfloat16", "float16", "float32"]
 """How activations lie on disk. bfloat16 is kept as its 16 bits, without loss."""
 
@@ -118,6 +121,22 @@ class PromptsInfo:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ContinuationInfo:
+    """How the model wrote on after each text, before the forward pass that was captured."""
+
+    given_context: int
+    """Texts were cut at this many tokens."""
+    tokens: int
+    """N: the most tokens that were written after a text."""
+    temperature: str | None
+    """Of the draws, as the shortest decimal; None: the most likely token each time."""
+    seed: int | None
+    """Of the draws; None where nothing was drawn."""
+    end_ids: tuple[int, ...]
+    """Tokens after which nothing more was written, ascending."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ComputeInfo:
     """How the forward pass ran: what may change the last bits."""
 
@@ -159,6 +178,8 @@ class Plan:
     band_ends: tuple[int, ...] = field(default=(), metadata=OMITTED)
     """Ends of the position bands of moments, where they are not those of `prefixes`; ask
     `moment_ends`."""
+    continuation: ContinuationInfo | None = field(default=None, metadata=OMITTED)
+    """How the model wrote the last tokens of each prompt; None where all are the corpus's."""
 
     @cached_property
     def document(self) -> Mapping[str, Any]:
@@ -227,6 +248,8 @@ def validate_plan(plan: Plan) -> list[str]:
         problems.append(f"prefixes should ascend from 1 or more to the context, {plan.context}")
     if plan.band_ends:
         problems += _band_problems(plan)
+    if plan.continuation is not None:
+        problems += _continuation_problems(plan.continuation, plan.context)
     if len(set(plan.site_names)) != len(plan.sites) or not plan.sites:
         problems.append("sites should be one or more distinct names")
     problems += [
@@ -261,6 +284,21 @@ def series_problems(series: Series | None) -> list[str]:
         )
     if not 0 <= series.step <= MAX_INTEGER:
         problems.append(f"step {series.step} should be 0 to 2^53 - 1")
+    return problems
+
+
+def _continuation_problems(written: ContinuationInfo, context: int) -> list[str]:
+    problems = []
+    if min(written.given_context, written.tokens) < 1:
+        problems.append("continuation.given_context and tokens should be 1 or more")
+    if written.given_context + written.tokens != context:
+        problems.append(f"continuation.given_context and tokens should sum to {context}")
+    if (written.temperature is None) != (written.seed is None):
+        problems.append("continuation.temperature and seed should both be null, or neither")
+    if written.temperature is not None and not re.fullmatch(DECIMAL, written.temperature):
+        problems.append("continuation.temperature should be a decimal above 0")
+    if list(written.end_ids) != sorted({*written.end_ids}):
+        problems.append("continuation.end_ids should ascend")
     return problems
 
 

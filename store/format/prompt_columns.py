@@ -32,8 +32,17 @@ class PromptColumn:
 PROMPT_COLUMNS: Final = (
     PromptColumn("id", (pa.string(), pa.int64()), "the corpus's own id of the row"),
     PromptColumn("text", (pa.string(),), "the text"),
+    PromptColumn("n_given", (pa.int32(),), "tokens of the text; the model wrote those that follow"),
+    PromptColumn(
+        "written_logprob",
+        (pa.list_(pa.float32()),),
+        "ln p of each token that the model wrote, when it wrote it",
+    ),
 )
 """Every optional column but the fields of the corpus, in the order in which they are written."""
+
+CONTINUATION_COLUMNS: Final = ("n_given", "written_logprob")
+"""Those of a run with a continuation; in every such run, in no other, and without nulls."""
 
 _TYPES: Final = {column.name: column.types for column in PROMPT_COLUMNS}
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from lpp.store.format.plan import Plan
-from lpp.store.format.prompt_columns import column_problems
+from lpp.store.format.prompt_columns import CONTINUATION_COLUMNS, column_problems
 from lpp.store.format.tables import PROMPTS_SCHEMA, TOKENS_SCHEMA
 
 
@@ -51,6 +51,30 @@ def prompts_problems(prompts: pa.Table, plan: Plan) -> list[str]:
         problems.append("sha256 should be that of token_ids")
     elif prompts_sha256(prompts) != plan.prompts.sha256:
         problems.append(f"digest {prompts_sha256(prompts)[:8]}, not {plan.prompts.sha256[:8]}")
+    return problems + _continuation_problems(prompts, plan, lengths)
+
+
+def _continuation_problems(
+    prompts: pa.Table, plan: Plan, lengths: npt.NDArray[np.int64]
+) -> list[str]:
+    """Every reason the columns of a continuation are not those of `plan`, or are there without."""
+    written, there = plan.continuation, {*CONTINUATION_COLUMNS} & {*prompts.schema.names}
+    if written is None:
+        return [f"column {name}, and the plan has no continuation" for name in sorted(there)]
+    if len(there) < len(CONTINUATION_COLUMNS):
+        return [f"the plan has a continuation, so {' and '.join(CONTINUATION_COLUMNS)} should be"]
+    columns = [prompts[name].combine_chunks() for name in CONTINUATION_COLUMNS]
+    if any(column.null_count for column in columns):
+        return [f"{' and '.join(CONTINUATION_COLUMNS)} should not be null"]
+    given = columns[0].to_numpy().astype(np.int64)
+    logprobs = columns[1].value_lengths().to_numpy(zero_copy_only=False)
+    most, problems = written.given_context, []
+    if not ((given >= 1) & (given <= most)).all():
+        problems.append(f"n_given should be 1 to {most}")
+    if not ((lengths - given >= 1) & (lengths - given <= written.tokens)).all():
+        problems.append(f"1 to {written.tokens} tokens should follow those given")
+    if not np.array_equal(lengths - given, logprobs):
+        problems.append("written_logprob should have a value for each token written")
     return problems
 
 

@@ -85,6 +85,16 @@ VOCABULARY_SCHEMA: Final = pa.schema(
 """One row per token of a tokenizer: the bytes that it stands for, and how people read it."""
 
 
+WRITTEN_SCHEMA: Final = pa.schema(
+    [
+        pa.field("prompt_id", pa.int32(), nullable=False),
+        pa.field("token_ids", pa.list_(pa.int32()), nullable=False),
+        pa.field("logprobs", pa.list_(pa.float32()), nullable=False),
+    ]
+)
+"""One row per prompt of a block: the tokens that a model wrote after it, and ln p of each then."""
+
+
 def encode_table(table: pa.Table, compression: str | None = "zstd") -> bytes:
     """An Arrow IPC file, one record batch per 64 Ki rows."""
     sink = pa.BufferOutputStream()

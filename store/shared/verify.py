@@ -6,11 +6,23 @@ from typing import Any, Final
 
 from lpp.store.committed.checked import is_newer, open_checked
 from lpp.store.committed.compare import Problem, verify_each
-from lpp.store.format.commit_record import HeadRecord, MatrixRecord, VocabularyRecord
-from lpp.store.format.keys import COMMIT_KEY, HEADS_KEY, MATRICES_KEY, VOCABULARIES_KEY
+from lpp.store.format.commit_record import (
+    ContinuationRecord,
+    HeadRecord,
+    MatrixRecord,
+    VocabularyRecord,
+)
+from lpp.store.format.keys import (
+    COMMIT_KEY,
+    CONTINUATIONS_KEY,
+    HEADS_KEY,
+    MATRICES_KEY,
+    VOCABULARIES_KEY,
+)
 from lpp.store.objects.locate import objects_at
 from lpp.store.objects.place import Url
 from lpp.store.objects.protocol import Objects
+from lpp.store.shared.continuations import continuation_problems
 from lpp.store.shared.directory import SharedDirectory
 from lpp.store.shared.heads import head_problems
 from lpp.store.shared.matrices import matrix_problems
@@ -31,6 +43,7 @@ SHARED: Final = (
     SharedKind(folder=MATRICES_KEY, record=MatrixRecord, problems=matrix_problems),
     SharedKind(folder=HEADS_KEY, record=HeadRecord, problems=head_problems),
     SharedKind(folder=VOCABULARIES_KEY, record=VocabularyRecord, problems=vocabulary_problems),
+    SharedKind(folder=CONTINUATIONS_KEY, record=ContinuationRecord, problems=continuation_problems),
 )
 """Every kind; what names a directory of another kind comes after it."""
 

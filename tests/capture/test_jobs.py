@@ -96,6 +96,7 @@ def test_every_option_of_the_command_is_known_to_the_file() -> None:
         "text": '"x"',
     }
     needed = {"corpus": '"c"', "model": '"m"', "min-tokens": "3", "count-with": '"m"'}
+    needed |= {"continue": "3", "temperature": "0.5"}
     special = {"engine-option": '["seed=3"]'}
     beside = {"series": {"step": "3"}, "step": {"series": '"s"'}}
     for name, option in option_by_name().items():

@@ -11,7 +11,8 @@ from killer import kill_often
 
 
 @pytest.mark.parametrize(
-    ("job", "kills"), [("capture", 4), ("moments", 3), ("analysis", 2), ("database", 2)]
+    ("job", "kills"),
+    [("capture", 4), ("moments", 3), ("continue", 2), ("analysis", 2), ("database", 2)],
 )
 def test_killed_and_resumed(
     job: str, kills: int, tiny_folder: Callable[[str], Path], tmp_path: Path

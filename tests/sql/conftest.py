@@ -19,6 +19,7 @@ from lpp.sql.schema import Table
 from lpp.store import Run, RunWriter, create_store, open_store
 from lpp.store.format.plan import (
     ComputeInfo,
+    ContinuationInfo,
     CorpusInfo,
     ModelInfo,
     Plan,
@@ -122,8 +123,11 @@ def write_small_run(
     *,
     quarantined: Sequence[int] = (),
     missing: Sequence[int] = (),
+    given: Sequence[int] = (),
 ) -> Captured:
-    """shards: lengths of the prompts of each shard. quarantined: prompts. missing: shards."""
+    """shards: lengths of the prompts of each shard. quarantined: prompts. missing: shards. given:
+    tokens of each prompt that its model did not write; none where it wrote nothing.
+    """
     lengths = [length for shard in shards for length in shard]
     ids = [np.arange(10 * k, 10 * k + n, dtype="<i4") for k, n in enumerate(lengths)]
     digests = [hashlib.sha256(part.tobytes()) for part in ids]
@@ -146,6 +150,10 @@ def write_small_run(
         ),
         stored_dtype="float32",
         shards=(0, *np.cumsum([len(shard) for shard in shards]).tolist()),
+        continuation=ContinuationInfo(
+            given_context=min(given), tokens=max(lengths) - min(given), temperature=None,
+            seed=None, end_ids=(),
+        ) if given else None,
     )  # fmt: skip
     prompts = pa.table(
         {
@@ -157,6 +165,12 @@ def write_small_run(
             "sha256": [d.hexdigest() for d in digests],
         }
     ).cast(PROMPTS_SCHEMA)
+    if given:
+        logprobs = [[-1.0] * (n - g) for n, g in zip(lengths, given, strict=True)]
+        columns = {"n_given": pa.array(given, pa.int32())}
+        columns["written_logprob"] = pa.array(logprobs, pa.list_(pa.float32()))
+        for name, column in columns.items():
+            prompts = prompts.append_column(name, column)
     rows = [
         {"run": plan.run_id, "prompt_id": prompt, "position": place, "token_id": token}
         for prompt, part in enumerate(ids)
@@ -170,6 +184,8 @@ def write_small_run(
                 none = row["prompt_id"] in quarantined or (last and field.name[:4] == "next")
                 row[field.name] = None if none else value
     tokens = pa.Table.from_pylist(rows, schema=TOKENS_SCHEMA)
+    for row in rows:
+        row["written"] = bool(given) and row["position"] >= given[row["prompt_id"]]
     writer = RunWriter(create_store(root).path, plan, prompts)
     for index, (first, end) in enumerate(itertools.pairwise(plan.shards)):
         if index not in missing:

@@ -64,6 +64,18 @@ def test_quarantined_prompts_are_left_out(store: Path, write_run: Write):
     assert rows_of(store) == one.rows + two.rows
 
 
+def test_what_a_model_wrote_is_marked(store: Path, write_run: Write):
+    plain = write_run(store)
+    wrote = write_run(store, "Lab/b", ((3, 2), (4,)), given=(1, 1, 1))
+    bad = write_run(store, "Lab/c", ((3, 2), (4,)), given=(1, 1, 1), quarantined=(0,))
+    assert rows_of(store) == plain.rows + wrote.rows + bad.rows
+    with connect(store) as connection:
+        found = connection.execute(
+            "SELECT run, count(*) FROM token_stats WHERE written GROUP BY run ORDER BY run"
+        ).fetchall()
+    assert found == [(wrote.id, 6), (bad.id, 4)]
+
+
 def test_the_view_may_be_used_twice_and_joined(store: Path, write_run: Write):
     run = write_run(store)
     with connect(store) as connection:

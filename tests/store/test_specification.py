@@ -14,12 +14,14 @@ import pytest
 from lpp.store.arrays.moments import MOMENTS_SCHEMA
 from lpp.store.format.commit_record import (
     CommitRecord,
+    ContinuationRecord,
+    ContinuationSource,
     HeadRecord,
     MatrixRecord,
     ScoresRecord,
     VocabularyRecord,
 )
-from lpp.store.format.plan import Plan
+from lpp.store.format.plan import ContinuationInfo, Plan
 from lpp.store.format.prompt_columns import (
     FIELD_PREFIX,
     FIELD_TYPES,
@@ -33,12 +35,14 @@ from lpp.store.format.tables import (
     SCORES_SCHEMA,
     TOKENS_SCHEMA,
     VOCABULARY_SCHEMA,
+    WRITTEN_SCHEMA,
 )
 
 ROOT = Path(__file__).parents[2]
 SPEC = (ROOT / "store" / "SPEC.md").read_text("utf-8")
 
 TYPES = {"list<item: int32>": "list of int32", "list<item: double>": "list of float64"}
+TYPES |= {"list<item: float>": "list of float32"}
 TYPES |= {"float": "float32", "double": "float64"}
 
 
@@ -67,6 +71,7 @@ def described(heading: str) -> dict[str, str]:
         ("`moments.arrow` has", MOMENTS_SCHEMA),
         ("`scores.arrow` is sorted", SCORES_SCHEMA),
         ("`vocabulary.arrow` has", VOCABULARY_SCHEMA),
+        ("`written.arrow` has", WRITTEN_SCHEMA),
     ],
 )
 def test_columns(heading: str, schema: pa.Schema) -> None:
@@ -115,6 +120,15 @@ def leaves(kind: type, place: str = "") -> Iterator[tuple[str, bool]]:
 def test_plan_fields() -> None:
     told = described("## 4. The plan")
     assert {name: "optional" in kind for name, kind in told.items()} == dict(leaves(Plan))
+
+
+def test_fields_of_a_continuation() -> None:
+    assert [*described("**A continuation** is")] == [name for name, _ in leaves(ContinuationInfo)]
+    told = described("of the canonical form of `source`. The record:")
+    names = {name for row in told for name in re.findall(r"[\w.]+", row)}
+    of_source = {f"source.{field.name}" for field in fields(ContinuationSource)}
+    of_record = {field.name for field in fields(ContinuationRecord)} - {"source"}
+    assert names == of_source | of_record
 
 
 def test_record_fields() -> None:

@@ -16,7 +16,7 @@ import torch
 
 from lpp.capture.backends.torch_backend import TorchBackend
 from lpp.capture.models.spec import Model
-from lpp.capture.plan.backend import Backend, Batch, Captured, Outputs
+from lpp.capture.plan.backend import Backend, Batch, Beginning, Captured, Outputs, Writing
 from lpp.store.arrays.layout import ITEM_BYTES, NUMPY_DTYPE
 from lpp.store.format.plan import ComputeInfo, Keep, ModelInfo, StoredDtype, TokenizerInfo
 from lpp.store.shared.heads import Head, HeadContent
@@ -129,6 +129,30 @@ def random_prompts(vocabulary: int, lengths: Sequence[int], seed: int = 0) -> li
     """Token ids that no special token is among."""
     rng = np.random.default_rng(seed)
     return [rng.integers(3, vocabulary, n).tolist() for n in lengths]
+
+
+def prompts_to_continue(vocabulary: int, lengths: Sequence[int]) -> list[Beginning]:
+    """Prompts that do not count from 0, of token ids that no special token is among."""
+    return [
+        Beginning(prompt_id=place + 3, token_ids=np.asarray(ids, np.int32))
+        for place, ids in enumerate(random_prompts(vocabulary, lengths, seed=3))
+    ]
+
+
+@torch.inference_mode()
+def generated(model: Any, ids: npt.NDArray[np.int32], how: Writing) -> list[int]:
+    """What transformers' own greedy search writes after one prompt alone."""
+    given = torch.tensor([ids.tolist()])
+    found = model.generate(
+        given,
+        attention_mask=torch.ones_like(given),
+        max_new_tokens=how.tokens,
+        do_sample=False,
+        eos_token_id=list(how.end_ids),
+        pad_token_id=0,
+    )
+    tokens: list[int] = found[0, len(ids) :].tolist()
+    return tokens
 
 
 @torch.inference_mode()
@@ -281,6 +305,47 @@ class BackendContract:
                     np.testing.assert_allclose(
                         mean, band.mean(axis=0), rtol=0, atol=1e-5 * np.abs(band).max()
                     )
+
+    def test_what_is_written_is_what_the_model_finds_most_likely(self, harness: Harness) -> None:
+        beginnings = prompts_to_continue(harness.vocabulary, [9, 4, 17, 1, 9])
+        how = Writing(tokens=8, temperature=0, seed=0, end_ids=(2,))
+        found = {one.prompt_id: one for one in harness.backend.write(beginnings, how)}
+        assert [*sorted(found)] == [one.prompt_id for one in beginnings]
+        for one in beginnings:
+            written = found[one.prompt_id]
+            want = generated(harness.reference, one.token_ids, how)
+            np.testing.assert_array_equal(written.token_ids, want)
+            every = np.concatenate([one.token_ids, written.token_ids])
+            logits = plain_forward(harness.reference, every.tolist())[1].astype(np.float64)
+            log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+            rows = np.arange(len(one.token_ids) - 1, len(every) - 1)
+            np.testing.assert_allclose(
+                written.logprobs, log_p[rows, written.token_ids], rtol=0, atol=harness.logit_atol
+            )
+
+    def test_draws_do_not_depend_on_what_runs_beside_them(self, harness: Harness) -> None:
+        beginnings = prompts_to_continue(harness.vocabulary, [9, 4, 17, 1])
+        how = Writing(tokens=8, temperature=0.8, seed=5, end_ids=(2,))
+
+        def drawn(some: Sequence[Beginning], how: Writing = how) -> dict[int, list[int]]:
+            written = harness.backend.write(some, how)
+            return {one.prompt_id: one.token_ids.tolist() for one in written}
+
+        together = drawn(beginnings)
+        assert drawn(beginnings[::-1]) == together
+        alone = [drawn([one]) for one in beginnings]
+        assert {k: v for one in alone for k, v in one.items()} == together
+        assert drawn(beginnings, replace(how, seed=6)) != together
+
+    def test_nothing_follows_a_token_that_ends_a_text(self, harness: Harness) -> None:
+        beginnings = prompts_to_continue(harness.vocabulary, [6] * 8)
+        ends = tuple(range(0, harness.vocabulary, 5))
+        how = Writing(tokens=12, temperature=1.0, seed=1, end_ids=ends)
+        found = [one.token_ids for one in harness.backend.write(beginnings, how)]
+        assert len({len(ids) for ids in found}) > 1
+        for ids in found:
+            assert not np.isin(ids[:-1], ends).any()
+            assert len(ids) == how.tokens or ids[-1] in ends
 
     def test_nothing_is_left_on_the_model(self, harness: Harness) -> None:
         batch = make_batch(random_prompts(harness.vocabulary, [4]))

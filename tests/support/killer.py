@@ -28,6 +28,7 @@ PATIENCE: Final = 240.0
 CAPTURES: Final[dict[str, dict[str, Any]]] = {
     "capture": {},
     "moments": {"keep": "moments"},
+    "continue": {"texts": 80, "tokens": 12, "shard_bytes": 120_000},
     "vllm": {"backend": "vllm", "texts": 120},
 }
 """Settings of the jobs that capture."""
@@ -88,11 +89,13 @@ def capture_job(model: Path, folder: Path, **settings: Any) -> Job:
     from lpp.capture.engine.prepare import prepare
     from lpp.capture.engine.run import capture_into
     from lpp.capture.models.spec import ModelSpec
-    from lpp.capture.plan.request import CaptureRequest, CorpusSpec
+    from lpp.capture.plan.request import CaptureRequest, ContinuationSpec, CorpusSpec
 
     torch.set_num_threads(1)
     texts = folder / "texts.txt"
-    count = settings.pop("texts", 12)
+    count, tokens = settings.pop("texts", 12), settings.pop("tokens", None)
+    if tokens is not None:
+        settings["continuation"] = ContinuationSpec(tokens=tokens, temperature=0.8, seed=3)
     texts.write_text("\n\n".join("the dog and the fox " * (1 + n % 5) for n in range(count)))
     request = CaptureRequest(
         model=ModelSpec(id=str(model)),
@@ -148,12 +151,19 @@ def files_of(root: Path) -> dict[str, str]:
     from stored import stored_objects
 
     from lpp.store import open_store
+    from lpp.store.committed.checked import open_checked
+    from lpp.store.committed.commit import sweep
+    from lpp.store.format.commit_record import ContinuationRecord
+    from lpp.store.format.keys import CONTINUATIONS_KEY
     from lpp.store.write import sweep_run
 
     store = open_store(root)
     store.objects.sweep()
     for run in store.runs.values():
         sweep_run(run)
+    for entry in store.objects.entries(CONTINUATIONS_KEY):
+        block = store.objects.below(f"{CONTINUATIONS_KEY}/{entry.name}")
+        sweep(block, {open_checked(block, ContinuationRecord).record.base})
     return {
         key: hashlib.sha256(data).hexdigest()
         for key, data in stored_objects(root).items()

@@ -10,7 +10,7 @@ rows of a batch and its moments too, where moments are kept.
 """
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import version
@@ -36,7 +36,7 @@ from lpp.capture.backends.vllm.worker_memory import DriverMemory
 from lpp.capture.models.load import describe_model, save_untrained
 from lpp.capture.models.sites import Sites
 from lpp.capture.models.spec import Model
-from lpp.capture.plan.backend import Batch, Captured, Outputs
+from lpp.capture.plan.backend import Batch, Beginning, Captured, Outputs, Writing, Written
 from lpp.capture.plan.planning import check_context, compute_info
 from lpp.capture.plan.request import BATCH_TOKENS, CaptureRequest
 from lpp.store.arrays.moments import SiteMoments
@@ -78,11 +78,12 @@ class VllmBackend:
         _check_platform(device)
         with TemporaryDirectory(prefix="lpp-untrained-") as scratch:
             model = _found(request, Path(scratch), progress=progress, quiet=quiet)
-            check_context(model, request.context)
+            check_context(model, request)
             progress.note(f"starting vLLM {vllm_version()}")
             settings = EngineSettings(
                 dtype=model.dtype,
-                context=request.context,
+                context=request.longest,
+                writes=request.continuation is not None,
                 batch_tokens=request.batch_tokens or BATCH_TOKENS[device],
                 tensor_parallel=request.tensor_parallel,
                 trust_remote_code=request.model.trust_remote_code,
@@ -161,6 +162,13 @@ class VllmBackend:
             not_finite=recorded.not_finite,
             moments=RankMoments(self.engine, outputs.sites) if ends_moments else None,
         )
+
+    def write(self, beginnings: Sequence[Beginning], how: Writing) -> Iterator[Written]:
+        """Continue every prompt; many run together, as far as the key-value cache holds them.
+
+        Raises MachineError(ENGINE_DIED or NO_MEMORY) when vLLM stops.
+        """
+        return self.engine.write(beginnings, how)
 
     def head(self) -> HeadContent | str:
         """The unembedding of every rank, in host memory; why there is none to keep."""

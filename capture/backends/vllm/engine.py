@@ -20,8 +20,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from lpp.capture.backends.vllm.cache_size import cache_bytes
 from lpp.capture.models.machine import out_of_memory
+from lpp.capture.plan.backend import Beginning, Writing, Written
+from lpp.capture.plan.draws import Draws
 from lpp.store.errors import ErrorKind, InputError, LppError, MachineError
 
 OLDEST: Final = (0, 32)
@@ -83,8 +87,10 @@ class EngineSettings:
 
     dtype: str
     context: int
-    """Longest prompt, in tokens."""
+    """Longest prompt, in tokens, what is written after it included."""
     batch_tokens: int
+    writes: bool = False
+    """Whether prompts are continued: then many of them are under way at once."""
     tensor_parallel: int = 1
     trust_remote_code: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -144,6 +150,36 @@ class VllmEngine:
                 outputs = self._engine.step()
             yield [place.pop(output.request_id) for output in outputs if output.finished]
 
+    def write(self, beginnings: Sequence[Beginning], how: Writing) -> Iterator[Written]:
+        """Continue prompts; each as it is finished. vLLM's scheduler decides what runs together."""
+        from vllm import SamplingParams
+        from vllm.inputs import tokens_input
+        from vllm.sampling_params import RequestOutputKind
+
+        asked: dict[str, Beginning] = {}
+        with self._alive():
+            for one in beginnings:
+                draws = Draws(how.seed, one.prompt_id, one.token_ids)
+                sampling = SamplingParams(
+                    temperature=how.temperature,
+                    seed=draws.seed if how.temperature else None,
+                    max_tokens=how.tokens,
+                    logprobs=0,  # of the token that was taken; raw, so at temperature 1
+                    stop_token_ids=list(how.end_ids),
+                    ignore_eos=True,  # the ids above are the model's
+                    detokenize=False,
+                    output_kind=RequestOutputKind.FINAL_ONLY,
+                )
+                self._serial += 1
+                asked[name := f"{self._serial}"] = one
+                self._engine.add_request(name, tokens_input(one.token_ids.tolist()), sampling)
+        while asked:
+            with self._alive():
+                outputs = self._engine.step()
+            for output in outputs:
+                if output.finished:
+                    yield _written(asked.pop(output.request_id), output.outputs[0])
+
     def proven(self) -> None:
         """The model has run: from here on a failure is the engine's, not the model's."""
         self._proven = True
@@ -180,6 +216,19 @@ class VllmEngine:
                 "shard is whole; the same command resumes after them. --debug shows vLLM's log.",
                 kind=ErrorKind.ENGINE_DIED,
             ) from error
+
+
+def _written(beginning: Beginning, found: Any) -> Written:
+    """What vLLM's `CompletionOutput` says of a prompt."""
+    tokens = list(found.token_ids)
+    logprobs = [
+        of_step[token].logprob for token, of_step in zip(tokens, found.logprobs, strict=True)
+    ]
+    return Written(
+        prompt_id=beginning.prompt_id,
+        token_ids=np.array(tokens, np.int32),
+        logprobs=np.array(logprobs, np.float32),
+    )
 
 
 def check_vllm(*, quiet: bool) -> None:
@@ -284,7 +333,7 @@ def _size_cache(config: Any, settings: EngineSettings) -> None:
     """Keep the key-value cache to what a batch needs, unless the user says how large it is."""
     if MEMORY_OPTIONS & settings.options.keys() or config.cache_config.kv_cache_memory_bytes:
         return
-    size = cache_bytes(config)
+    size = cache_bytes(config, writes=settings.writes)
     if size is None and platform() == "cpu":
         size = CPU_CACHE_BYTES
     config.cache_config.kv_cache_memory_bytes = size

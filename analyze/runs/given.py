@@ -1,0 +1,54 @@
+"""Where what a model wrote begins, as one position for all prompts of the selected runs."""
+
+from collections.abc import Sequence
+from typing import Final, Literal
+
+from lpp.analyze.runs.keys import RunView, Url, views
+from lpp.analyze.runs.select import matching
+from lpp.store.errors import ErrorKind, InputError
+
+GIVEN: Final = "given"
+"""What stands for that position among numbers."""
+
+Position = int | Literal["given"]
+
+
+def resolved(url: Url, runs: Sequence[str], positions: Sequence[Position]) -> tuple[int, ...]:
+    """`positions` with a number in place of `given`.
+
+    runs: patterns, as of `Selection`. Raises InputError where these runs have no such position in
+    common: a run whose model wrote nothing, or whose texts are not equally long.
+    """
+    if GIVEN not in positions:
+        return tuple(position for position in positions if position != GIVEN)
+    every = {view.run.id: view for view in views(url)}
+    found = {name: _first_written(every[name]) for name in matching("run", runs, every)}
+    if len({*found.values()}) > 1:
+        listed = ", ".join(f"{name} {first}" for name, first in found.items())
+        raise InputError(
+            f"--skip-first given: what the models wrote begins at different positions: {listed}. "
+            "Choose runs with --run.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    return tuple(next(iter(found.values())) if p == GIVEN else p for p in positions)
+
+
+def _first_written(view: RunView) -> int:
+    run = view.run
+    if run.plan.continuation is None:
+        raise InputError(
+            f"--skip-first given: the model of run {run.id} wrote nothing (lpp-capture run "
+            "--continue). Choose runs with --run, or give a number.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    given = run.prompts("n_given")["n_given"].to_numpy()[view.lengths.nonzero()]
+    if not len(given) or given.min() != given.max():
+        least, most = (int(given.min()), int(given.max())) if len(given) else (0, 0)
+        raise InputError(
+            f"--skip-first given: run {run.id} has texts of {least} to {most} tokens, so what the "
+            "model wrote begins at no one position. Capture texts that are as long as --context "
+            "(--min-tokens with --count-with); or ask for token statistics WHERE written, with "
+            "lpp-sql.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    return int(given[0])

@@ -1,0 +1,169 @@
+"""Continue prompts with a transformers model.
+
+The loop, the key-value cache and the left padding are transformers' own (`generate`), which knows
+how each family counts positions behind padding. The choice of each token is ours: a logits
+processor sees the logits as the model gave them, chooses, notes ln p of its choice, and leaves the
+chosen token alone possible. So nothing that a model's generation_config.json asks for (a penalty
+for repetition, top-p) changes what is written.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from lpp.capture.models.machine import out_of_memory
+from lpp.capture.plan.backend import Beginning, Writing, Written
+from lpp.capture.plan.batches import group_by_budget
+from lpp.capture.plan.draws import Draws
+from lpp.store.errors import ErrorKind, InputError, MachineError
+
+WRITING_TOKENS: Final = {"cpu": 8192, "cuda": 16384}
+"""Tokens of the prompts that are continued together, what is written included: their key-value
+cache takes 2 GiB or less in most models. A step reads all weights whatever the number of prompts,
+so more prompts at once cost less each."""
+
+
+def write_in_torch(
+    module: Any,
+    device: torch.device,
+    beginnings: Sequence[Beginning],
+    how: Writing,
+    budget: int | None = None,
+) -> Iterator[Written]:
+    """Continue every prompt with `module`, several at a time; similar lengths run together.
+
+    budget: tokens at once, by default those of `WRITING_TOKENS`. Prompts that do not fit into
+    memory together run in halves. Raises MachineError(NO_MEMORY) for one that does not fit alone,
+    InputError for a model that cannot generate.
+    """
+    if not callable(getattr(module, "generate", None)):
+        raise InputError(
+            f"{type(module).__name__} has no generate, so --continue cannot have it write. Leave "
+            "--continue out, or use --backend vllm.",
+            kind=ErrorKind.UNSUPPORTED_MODEL,
+        )
+    lengths = [len(one.token_ids) + how.tokens for one in beginnings]
+    for group in group_by_budget(lengths, budget or WRITING_TOKENS[device.type]):
+        yield from _write([beginnings[index] for index in group], module, device, how)
+
+
+def _write(
+    group: Sequence[Beginning], module: Any, device: torch.device, how: Writing
+) -> list[Written]:
+    try:
+        return _generate(group, module, device, how)
+    except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
+        if not out_of_memory(error):
+            raise
+        if len(group) == 1:
+            raise MachineError(
+                f"out of memory while the model continued prompt {group[0].prompt_id}, which has "
+                f"{len(group[0].token_ids)} tokens, by {how.tokens}. Repeat with a shorter "
+                "--context or --continue, or with --device-map auto; what is written stays.",
+                kind=ErrorKind.NO_MEMORY,
+            ) from error
+    if device.type == "cuda":  # only here: the error held the frames of the pass
+        torch.cuda.empty_cache()
+    middle = len(group) // 2
+    return [
+        *_write(group[:middle], module, device, how),
+        *_write(group[middle:], module, device, how),
+    ]
+
+
+@torch.inference_mode()
+def _generate(
+    group: Sequence[Beginning], module: Any, device: torch.device, how: Writing
+) -> list[Written]:
+    longest = max(len(one.token_ids) for one in group)
+    ids = np.zeros((len(group), longest), np.int64)
+    mask = np.zeros((len(group), longest), np.int64)
+    for row, one in enumerate(group):  # prompts on the right, so that all end side by side
+        ids[row, longest - len(one.token_ids) :] = one.token_ids
+        mask[row, longest - len(one.token_ids) :] = 1
+    choice = _Choice(group, how)
+    with _plain_generation(module, how):
+        module.generate(
+            torch.from_numpy(ids).to(device),
+            attention_mask=torch.from_numpy(mask).to(device),
+            logits_processor=[choice],
+        )
+    tokens, logprobs = choice.chosen()
+    lengths = written_lengths(tokens, how.end_ids)
+    return [
+        Written(
+            prompt_id=one.prompt_id,
+            token_ids=tokens[row, : lengths[row]],
+            logprobs=logprobs[row, : lengths[row]],
+        )
+        for row, one in enumerate(group)
+    ]
+
+
+@contextmanager
+def _plain_generation(module: Any, how: Writing) -> Iterator[None]:
+    """Have `generate` follow `how` alone: it fills what a call leaves open from the model's own."""
+    own = module.generation_config
+    module.generation_config = type(own)(
+        max_new_tokens=how.tokens,
+        do_sample=False,  # among one possible token
+        use_cache=True,
+        eos_token_id=list(how.end_ids) or None,
+        pad_token_id=0,
+    )
+    try:
+        yield
+    finally:
+        module.generation_config = own
+
+
+class _Choice:
+    """Chooses the next token of each prompt of a group. A logits processor of transformers."""
+
+    def __init__(self, group: Sequence[Beginning], how: Writing) -> None:
+        self._temperature = how.temperature
+        self._draws = [Draws(how.seed, one.prompt_id, one.token_ids) for one in group]
+        self._tokens: list[torch.Tensor] = []
+        self._logprobs: list[torch.Tensor] = []
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Leave one token possible in each row of `scores`, (prompts, V) float32 logits."""
+        chosen = self._drawn(scores) if self._temperature else scores.argmax(dim=-1)
+        chosen = chosen.unsqueeze(-1)
+        logprobs = scores.gather(-1, chosen).squeeze(-1) - scores.logsumexp(dim=-1)
+        self._tokens.append(chosen.squeeze(-1))
+        self._logprobs.append(logprobs)
+        return scores.fill_(-torch.inf).scatter_(-1, chosen, 0.0)
+
+    def _drawn(self, scores: torch.Tensor) -> torch.Tensor:
+        """(prompts,) the tokens at which the distribution functions pass this step's draws."""
+        step = len(self._tokens)
+        draws = torch.tensor([[one.uniform(step)] for one in self._draws], dtype=torch.float64)
+        below = (scores.double() / self._temperature).softmax(dim=-1).cumsum(dim=-1)
+        total = below[:, -1:].contiguous()
+        found = torch.searchsorted(below, draws.to(scores.device) * total, right=True)
+        # rounding must not lead behind the last token that is possible; NaN leads behind them all
+        last = torch.searchsorted(below, total).clamp(max=scores.shape[-1] - 1)
+        return torch.minimum(found, last).squeeze(-1)
+
+    def chosen(self) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+        """(prompts, steps) tokens and ln p of each, also after a prompt's end."""
+        tokens = torch.stack(self._tokens, dim=-1).to(torch.int32).cpu().numpy()
+        return tokens, torch.stack(self._logprobs, dim=-1).float().cpu().numpy()
+
+
+def written_lengths(tokens: npt.NDArray[np.int32], end_ids: Sequence[int]) -> npt.NDArray[np.int64]:
+    """(prompts,) tokens up to the first that ends a text, that one included.
+
+    >>> written_lengths(np.array([[5, 2, 7, 2], [5, 6, 7, 8]], np.int32), [2])
+    array([2, 4])
+    """
+    ends = np.isin(tokens, list(end_ids))
+    lengths: npt.NDArray[np.int64] = np.where(
+        ends.any(axis=1), ends.argmax(axis=1) + 1, tokens.shape[1]
+    )
+    return lengths

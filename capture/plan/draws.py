@@ -1,0 +1,37 @@
+"""Numbers for sampling that depend on the seed and the prompt alone.
+
+Each prompt has a stream of its own, a SHA-256 of what it is about: so a prompt is continued alike
+whatever runs beside it, in any batch, part or machine, but for rounding in the logits.
+"""
+
+import hashlib
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+_BITS: Final = 53
+
+
+class Draws:
+    """The draws for one prompt, by its seed, its id and its token ids."""
+
+    def __init__(self, seed: int, prompt_id: int, token_ids: npt.NDArray[np.int32]) -> None:
+        self._hash = hashlib.sha256(f"{seed} {prompt_id} ".encode())
+        self._hash.update(token_ids.astype("<i4").tobytes())
+
+    def uniform(self, step: int) -> float:
+        """The draw for the token written at `step`, from 0: 0 <= u < 1.
+
+        >>> draws = Draws(1, 0, np.array([5, 6], np.int32))
+        >>> round(draws.uniform(0), 6), round(draws.uniform(1), 6)
+        (0.82216, 0.49598)
+        """
+        digest = self._hash.copy()
+        digest.update(f" {step}".encode())
+        return (int.from_bytes(digest.digest()[:8], "little") >> (64 - _BITS)) / 2.0**_BITS
+
+    @property
+    def seed(self) -> int:
+        """A seed for a generator that draws by itself: 63 bits."""
+        return int.from_bytes(self._hash.digest()[:8], "little") >> 1
