@@ -63,7 +63,7 @@ PROMPTS: Final = Table(
             "nats",
         ),
     ),
-    added=frozenset({"id", "text"}),
+    added=frozenset({"id", "text", "n_given", "replay_difference"}),
     more="field of the corpus row",
 )
 
