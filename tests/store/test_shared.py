@@ -10,6 +10,7 @@ from sealed import seal
 
 from lpp.store import create_store
 from lpp.store.committed.commit import Attempt
+from lpp.store.committed.compare import verify_each
 from lpp.store.errors import ErrorKind, FormatError
 from lpp.store.format.commit_record import MatrixRecord
 from lpp.store.shared.directory import SharedDirectory, commit_shared, holds_shared, open_shared
@@ -54,7 +55,8 @@ def test_the_first_one_stays(place: Behind) -> None:
     found = opened(place)
     assert found is not None
     assert (found.record.rows, found.document("a/b")) == (3, b"values")
-    assert verify_shared(place.url) == []
+    (verified,) = verify_each(place.objects, "matrices", MatrixRecord)
+    assert verified[1] == []
     assert strays(place.held()) == set()
 
 
