@@ -2,12 +2,12 @@
 
 from typing import Any
 
-import click
 import pyarrow as pa
 
 from lpp.capture.models.spec import ModelSpec
 from lpp.capture.models.vocabulary import vocabulary
 from lpp.store import Run
+from lpp.store.commands.progress import say
 from lpp.store.errors import ErrorKind, FormatError, InputError, first_line
 from lpp.store.format.plan import TokenizerInfo
 from lpp.store.objects.place import Url
@@ -24,7 +24,7 @@ def keep_vocabulary(root: Url, info: TokenizerInfo, tokenizer: Any) -> None:
         if not holds_vocabulary(root, info.fingerprint):
             add_vocabulary(root, info.fingerprint, _tokens(tokenizer))
     except (InputError, FormatError) as error:
-        click.echo(f"  tokens of {info.id} stay numbers: {error}", err=True)
+        say(f"  tokens of {info.id} stay numbers: {error}")
 
 
 def _tokens(tokenizer: Any) -> pa.Table:
