@@ -7,7 +7,8 @@ a change of the format; the same code makes the same bytes, and store/SPEC.md qu
 - `golden/v1` was made before the column `varentropy` was added, and lacks it.
 - `golden/v2` holds what version 2 brings: moments, and a prompt that is set aside.
 - `golden/v3` holds one of each thing that this release writes: rows and moments, arrays of several
-  chunks, every stored dtype, a prompt and texts that are set aside, a source of scores.
+  chunks, every stored dtype, a prompt and texts that are set aside, a source of scores; and a run
+  that is a step of a series, with a continuation, columns of the corpus, a head and a vocabulary.
 
 Values are distinct, so that no two columns can be taken for each other.
 """
@@ -23,17 +24,33 @@ import pyarrow as pa
 
 from lpp.store import RunWriter, add_scores, create_store
 from lpp.store.arrays.moments import SiteMoments
+from lpp.store.format.commit_record import ContinuationSource
 from lpp.store.format.plan import (
     ComputeInfo,
+    ContinuationInfo,
     CorpusInfo,
     ModelInfo,
     Plan,
     PromptsInfo,
+    Series,
     SiteSpec,
     TokenizerInfo,
 )
 from lpp.store.format.quarantine import SetAside, TextSetAside, quarantine_table, texts_table
-from lpp.store.format.tables import PROMPTS_SCHEMA, SCORES_SCHEMA, STATISTICS, TOKENS_SCHEMA
+from lpp.store.format.tables import (
+    PROMPTS_SCHEMA,
+    SCORES_SCHEMA,
+    STATISTICS,
+    TOKENS_SCHEMA,
+    VOCABULARY_SCHEMA,
+    WRITTEN_SCHEMA,
+)
+from lpp.store.logits_proof import check_logits
+from lpp.store.objects.locate import objects_at
+from lpp.store.shared.continuations import commit_block, settled_seed
+from lpp.store.shared.heads import HeadContent, Steps, commit_head
+from lpp.store.shared.matrices import Matrix
+from lpp.store.shared.vocabularies import add_vocabulary
 
 SCALE = {"embed": 1, "block.1": 10, "final": 100}
 TOKEN_IDS = ([11, 12, 13], [21, 22])
@@ -210,6 +227,102 @@ def write_dtype(root: Path, prompts: pa.Table, rows: np.ndarray) -> None:
     print(f"{writer.run.path}: {writer.run.verify() or 'whole'}")
 
 
+SERIES = Series(name="golden run", step=1000)
+CONTINUATION = ContinuationInfo(
+    given_context=2, tokens=1, temperature="0.7", seed=7, end_ids=(2, 5)
+)
+CARRIED = {
+    "n_given": pa.array([2, 1], pa.int32()),
+    "written_logprob": pa.array([[-1.5], [-0.25]], pa.list_(pa.float32())),
+    "id": pa.array([2**53 + 1, None], pa.int64()),
+    "text": pa.array(["a text, \u00e9", None], pa.string()),
+    "field.count": pa.array([-3, None], pa.int64()),
+    "field.label": pa.array([None, "news"], pa.string()),
+    "field.score": pa.array([None, 0.5], pa.float64()),
+    "field.train": pa.array([True, None], pa.bool_()),
+}
+"""What the prompts of the last run carry, in the order of the columns."""
+
+HEAD = HeadContent(
+    matrix=Matrix(
+        dtype="float32",
+        weight=np.stack([np.arange(103), np.zeros(103)], 1).astype("<f4"),
+        bias=np.full((103, 1), 8, "<f4"),
+    ),
+    steps=Steps(divisor=4.0),
+)
+"""Of a row (x, y) the logit of token v is (v x + 8) / 4: exact in float32 for the rows below."""
+
+
+def golden_written() -> pa.Table:
+    """What the model wrote after the two prompts: their last token."""
+    columns = [[0, 1], [[13], [22]], CARRIED["written_logprob"]]
+    arrays = [pa.array(c, f.type) for c, f in zip(columns, WRITTEN_SCHEMA, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=WRITTEN_SCHEMA)
+
+
+def golden_source(plan: Plan) -> ContinuationSource:
+    """What decided the tokens that the model wrote."""
+    given = [np.array(ids[:-1], "<i4").tobytes() for ids in TOKEN_IDS]
+    digests = b"".join(hashlib.sha256(ids).digest() for ids in given)
+    return ContinuationSource(
+        weights=plan.model.weights,
+        untrained_seed=None,
+        tokenizer=plan.tokenizer.fingerprint,
+        given=hashlib.sha256(digests).hexdigest(),
+        compute=plan.compute,
+        continuation=CONTINUATION,
+    )
+
+
+def golden_vocabulary() -> pa.Table:
+    """A special token, a word, part of a character, a line feed; ids with a gap."""
+    columns = [
+        [0, 11, 12, 100],
+        [None, b" the", b"\xf0\x9f", b"\n"],
+        ["<|end|>", " the", "\ufffd", "\n"],
+    ]
+    arrays = [pa.array(c, f.type) for c, f in zip(columns, VOCABULARY_SCHEMA, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=VOCABULARY_SCHEMA)
+
+
+def write_shared(root: Path, prompts: pa.Table) -> None:
+    """A step of a series whose model wrote the last token of each prompt, and what runs share."""
+    plan = golden_plan(prompts)
+    plan = replace(
+        plan,
+        model=replace(
+            plan.model,
+            id="golden/shared",
+            weights="shared-weights",
+            untrained_seed=None,
+            series=SERIES,
+        ),
+        stored_dtype="float32",
+        sites=plan.sites[-1:],
+        shards=(0, 2),
+        continuation=CONTINUATION,
+    )
+    for name, values in CARRIED.items():
+        prompts = prompts.append_column(name, values)
+    tokens = pa.concat_tables([golden_shard(0)[1], golden_shard(1)[1]])
+    k = np.arange(5) + 1
+    exact = {"entropy": 0 * k, "log_z": (102 * 100 * k + 8) / 4, "top1_id": 0 * k + 102}
+    for name, column in exact.items():
+        place = tokens.schema.get_field_index(name)
+        field = tokens.schema.field(place)
+        tokens = tokens.set_column(place, field, pa.array(column).cast(field.type))
+    objects = objects_at(root)
+    settled_seed(objects, golden_source(plan), 7)
+    commit_block(objects, golden_source(plan), 0, golden_written())
+    writer = RunWriter(root, plan, prompts)
+    rows = np.stack([100 * k, -100 * k], 1).astype("<f4")
+    writer.write_shard(0, {"final": rows}, tokens)
+    commit_head(objects, plan, HEAD)
+    add_vocabulary(root, plan.tokenizer.fingerprint, golden_vocabulary())
+    print(f"{writer.run.path}: {writer.run.verify() or 'whole'}; {check_logits(writer.run)}")
+
+
 def main() -> None:
     """Write the store of version 3 beside this script."""
     root = Path(__file__).with_name("golden") / "v3"
@@ -230,6 +343,7 @@ def main() -> None:
             write_dtype(root, prompts, rows)
         files = {"board.csv": b"model,arc\nModel-1B,0.25\nModel-2B,0.75\n"}
         add_scores(root, "golden board", golden_scores(), files)
+        write_shared(root, prompts)
 
 
 if __name__ == "__main__":

@@ -16,15 +16,22 @@ from sealed import reseal
 from lpp.store import Run, RunWriter, add_scores, create_store, open_store, read_scores
 from lpp.store.format.commit_record import CommitRecord
 from lpp.store.format.documents import canonical_json
-from lpp.store.format.plan import parse_plan
+from lpp.store.format.plan import Series, parse_plan
 from lpp.store.format.quarantine import SetAside, quarantine_table
 from lpp.store.format.tables import PROMPTS_SCHEMA, encode_table
+from lpp.store.logits_proof import check_logits
+from lpp.store.objects.locate import objects_at
+from lpp.store.replay import written_tokens
 from lpp.store.scores import score_sets, verify_scores
+from lpp.store.shared.continuations import kept_seed, read_block
+from lpp.store.shared.heads import Steps
+from lpp.store.shared.verify import verify_shared
 from lpp.store.verify import verify_root
 from tests.store.make_golden import (
     golden_moments,
     golden_scores,
     golden_shard,
+    golden_source,
     nothing,
     without_statistics,
 )
@@ -115,6 +122,7 @@ def test_format_1_activations(site: str, scale: float) -> None:
 # Format 3. What version 2 brings is read in test_moments.py.
 
 OF_3 = "model-1b-untrained-2e503a04"
+SHARED = "shared-d89a73fc"
 
 
 def golden_3() -> Mapping[str, Run]:
@@ -123,9 +131,10 @@ def golden_3() -> Mapping[str, Run]:
 
 def test_format_3_is_whole() -> None:
     runs = golden_3()
-    assert sorted(runs) == ["float16-4b3b7ace", "float32-3478c1ec", OF_3]
-    assert [run.verify() for run in runs.values()] == [[], [], []]
+    assert sorted(runs) == ["float16-4b3b7ace", "float32-3478c1ec", OF_3, SHARED]
+    assert [run.verify() for run in runs.values()] == [[], [], [], []]
     assert verify_root(GOLDEN / "v3") == verify_scores(GOLDEN / "v3") == []
+    assert verify_shared(GOLDEN / "v3") == []
     records = [record for run in runs.values() for record in records_of(run)]
     assert {record.format for record in records} == {3}
     assert all(record.base for record in records)
@@ -250,6 +259,77 @@ def test_format_3_scores() -> None:
     assert source.original() == {"board.csv": lines}
 
 
+def test_format_3_series_and_continuation() -> None:
+    run = golden_3()[SHARED]
+    assert run.plan.model.series == Series(name="golden run", step=1000)
+    written = run.plan.continuation
+    assert written is not None
+    assert (written.given_context, written.tokens, written.end_ids) == (2, 1, (2, 5))
+    assert (written.temperature, written.seed) == ("0.7", 7)
+    source = golden_source(run.plan)
+    root = objects_at(GOLDEN / "v3")
+    assert kept_seed(root, source) == 7
+    block = read_block(root, source, 0, 2)
+    assert block is not None
+    assert block.to_pydict() == {
+        "prompt_id": [0, 1],
+        "token_ids": [[13], [22]],
+        "logprobs": [[-1.5], [-0.25]],
+    }
+    assert written_tokens(run).to_pydict() == {
+        "prompt_id": [0, 1],
+        "position": [2, 1],
+        "written_logprob": [-1.5, -0.25],
+        "replay_logprob": [-1.0, -2.0],
+        "replay_rank": [202, 204],
+    }
+
+
+def test_format_3_columns_of_prompts() -> None:
+    runs = golden_3()
+    names = [
+        *("n_given", "written_logprob", "id", "text"),
+        *("field.count", "field.label", "field.score", "field.train"),
+    ]
+    assert runs[SHARED].extra_columns.names == names
+    assert [len(run.extra_columns) for run in runs.values()] == [0, 0, 0, 8]
+    assert runs[SHARED].prompts(*names).select(names).to_pydict() == {
+        "n_given": [2, 1],
+        "written_logprob": [[-1.5], [-0.25]],
+        "id": [9007199254740993, None],
+        "text": ["a text, é", None],
+        "field.count": [-3, None],
+        "field.label": [None, "news"],
+        "field.score": [None, 0.5],
+        "field.train": [True, None],
+    }
+
+
+def test_format_3_head() -> None:
+    runs = golden_3()
+    assert [run.head() is not None for run in runs.values()] == [False, False, False, True]
+    head = runs[SHARED].head()
+    assert head is not None
+    assert (head.vocabulary, head.width, head.dtype) == (103, 2, "float32")
+    assert head.steps == Steps(divisor=4.0)
+    logits = head.logits(np.array([[4, 0.5], [-2, 7]], np.float32))
+    assert logits.tolist() == [[v + 2 for v in range(103)], [2 - v / 2 for v in range(103)]]
+    check = check_logits(runs[SHARED])
+    assert check is not None
+    assert (check.tokens, check.problem) == (5, "")
+
+
+def test_format_3_vocabulary() -> None:
+    for run in golden_3().values():
+        found = run.vocabulary()
+        assert found is not None
+        assert found.to_pydict() == {
+            "id": [0, 11, 12, 100],
+            "bytes": [None, b" the", b"\xf0\x9f", b"\n"],
+            "text": ["<|end|>", " the", "\ufffd", "\n"],
+        }
+
+
 # A store of an older release in the hands of this one.
 
 
@@ -360,7 +440,7 @@ def test_an_older_store_takes_new_runs_and_scores(older: Path) -> None:
 
 def test_the_specification_quotes_the_golden_store() -> None:
     text = SPEC.read_text("utf-8")
-    example = text[text.index("## 10. ") :]
+    example = text[text.index("## 11. ") :]
     (shard,) = golden_3()["float16-4b3b7ace"].shards
     quoted = re.search(r"```json\n(.*?)\n```", example, re.DOTALL)
     assert quoted is not None
@@ -379,29 +459,20 @@ def test_the_specification_quotes_the_golden_store() -> None:
 
 
 def test_a_reader_ignores_what_a_later_release_adds(tmp_path: Path) -> None:
-    """More columns of prompts, more fields of the plan, what many runs share, more in a record."""
+    """A column of prompts, fields of the plan and of a record, and a directory that runs share."""
     root = create_store(tmp_path / "store").path
     first = golden_3()["float16-4b3b7ace"]
     document = json.loads(json.dumps(first.plan.document))
-    document |= {"head": "0123456789abcdef"}
-    document["tokenizer"] |= {"vocabulary": "fedcba9876543210"}
+    document |= {"later": "0123456789abcdef"}
+    document["tokenizer"] |= {"merges": 50}
     plan = parse_plan(document, "later")
     rows = first.array("final", dtype="stored")[:].view(np.float16)
     writer = RunWriter(root, plan, first.prompts())
     writer.write_shard(0, {"final": rows}, first.tokens().to_table())
-    for folder in ("heads/0123456789abcdef", "vocabularies/fedcba9876543210"):
-        (root / folder).mkdir(parents=True)
-        (root / folder / "COMMIT.json").write_bytes(b"{}")
-    prompts = first.prompts()
-    labels = ["news", None], pa.string()
-    more = {"id": ([7, None], pa.int64()), "text": (["x" * 10_000, "y"], pa.string())}
-    for name, column in {
-        **more,
-        "field.label": labels,
-        "field.score": ([0.5, 1], pa.float64()),
-    }.items():
-        prompts = prompts.append_column(name, pa.array(*column))
+    (root / "adapters/0123456789abcdef").mkdir(parents=True)
+    (root / "adapters/0123456789abcdef/COMMIT.json").write_bytes(b"{}")
     run = only_run(root)
+    prompts = first.prompts().append_column("mood", pa.array([["x" * 10_000], None]))
     Path(run.path, run.commit.base, "prompts.arrow").write_bytes(encode_table(prompts))
     reseal(Path(run.path), lambda record: record.update(seen_by={"readers": "none"}))
     run = only_run(root)
