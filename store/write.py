@@ -55,6 +55,7 @@ from lpp.store.format.keys import (
 )
 from lpp.store.format.limits import MAX_DOCUMENT_BYTES
 from lpp.store.format.plan import Plan, SiteSpec, validate_plan
+from lpp.store.format.prompt_columns import CONTINUATION_COLUMNS
 from lpp.store.format.quarantine import QUARANTINE_SCHEMA, quarantine_problems
 from lpp.store.format.rows import prompts_problems, tokens_problems
 from lpp.store.format.tables import encode_table, encode_texts
@@ -92,7 +93,8 @@ class RunWriter:
     which are written where the run does not exist yet (`Run.require_columns`). Writers of other
     shards, and of the same one, may work at once. replacing: shards to write anew though their
     records are intact. set_aside: texts of the corpus that became no prompt, `TEXTS_SCHEMA`.
-    ValueError for prompts, rows or a plan that do not fit together.
+    ValueError for prompts, rows or a plan that do not fit together; ConflictError(PLAN_DIFFERS)
+    where the run holds other values in one of those columns.
     """
 
     def __init__(
@@ -122,6 +124,7 @@ class RunWriter:
                 f"{directory.place} holds another plan whose hash begins alike. Use another store.",
                 kind=ErrorKind.PLAN_DIFFERS,
             )
+        _check_columns(self.run, prompts)
         directory.below(SHARDS_KEY).sweep()
         self.written: set[int] = set()
         """Shards that this writer committed."""
@@ -258,6 +261,31 @@ class RunWriter:
         for site in kept:
             spec = site_array(site, self._plan.stored_dtype, content.rows)
             check_rows(spec, content.hidden[site.name])
+
+
+def _check_columns(run: Run, prompts: pa.Table) -> None:
+    """ConflictError where `prompts` hold another id or field than the run in a column that both
+    have: the same texts with other labels, since the plan names none of them.
+    """
+    decided = {"text", *CONTINUATION_COLUMNS}  # by the fingerprints of the plan
+    both = {*run.extra_columns.names} & {*prompts.schema.names} - decided
+    held = run.prompts(*sorted(both))
+    for name in sorted(both):
+        ours, theirs = (table[name].to_pylist() for table in (prompts, held))
+        differing = [i for i, pair in enumerate(zip(ours, theirs, strict=True)) if _differ(*pair)]
+        if differing:
+            first = differing[0]
+            raise ConflictError(
+                f"run {run.id} is in the store already with other values of {name} in "
+                f"{len(differing)} prompts, such as {theirs[first]!r:.60} and not "
+                f"{ours[first]!r:.60} of prompt {first}: they are written when a run begins. Use "
+                "another --store, or remove the run.",
+                kind=ErrorKind.PLAN_DIFFERS,
+            )
+
+
+def _differ(ours: object, theirs: object) -> bool:
+    return ours != theirs and not (ours != ours and theirs != theirs)  # noqa: PLR0124 (NaN)
 
 
 def sweep_run(run: Run) -> None:

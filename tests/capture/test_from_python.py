@@ -40,7 +40,8 @@ from lpp.capture.models.same_weights import state_fingerprint
 from lpp.capture.models.spec import LoadedModel
 from lpp.capture.plan.options import option_by_name
 from lpp.store import Run, open_store
-from lpp.store.errors import InputError
+from lpp.store.errors import ConflictError, InputError
+from lpp.store.logits_proof import check_logits
 
 TEXTS = ["the dog and the fox " * (1 + n % 5) for n in range(12)]
 SETTINGS: dict[str, Any] = {"context": 20, "quiet": True}
@@ -486,6 +487,50 @@ def test_texts_in_memory_are_all_used_in_order(
     ids = [tiny_tokenizer(text)["input_ids"] for text in ("fox", "a dog", "quick")]
     assert run.prompts()["token_ids"].to_pylist() == ids
     assert run.set_aside().texts == {"empty": 2}
+
+
+def test_fields_of_records_come_along(load: Load, tiny_tokenizer: Any, tmp_path: Path) -> None:
+    records = [{"text": "fox", "id": 7, "label": "a"}, {"text": "a dog", "id": 8, "label": None}]
+    model = load()
+    given: dict[str, Any] = {"store": tmp_path / "s", "fields": ["label"], **SETTINGS}
+    run = capture(model, tiny_tokenizer, records, keep_texts=True, **given)
+    carried = run.prompts("id", "field.label", "text").drop_columns(run.prompts().column_names)
+    assert carried.to_pydict() == {
+        "id": [7, 8],
+        "field.label": ["a", None],
+        "text": ["fox", "a dog"],
+    }
+    assert run.vocabulary() is not None
+    with pytest.raises(InputError, match=r"fields: texts are strings, which have none"):
+        capture(model, tiny_tokenizer, ["fox", "a dog"], **given)
+    with pytest.raises(InputError, match=r"'labels'.*'label'"):
+        capture(model, tiny_tokenizer, records, **given | {"fields": "labels"})
+    relabelled = [{**record, "label": "b"} for record in records]
+    with pytest.raises(ConflictError, match=r"other values of field\.label in 2 prompts"):
+        capture(model, tiny_tokenizer, relabelled, **given)
+    assert capture(model, tiny_tokenizer, records, **given).id == run.id
+
+
+def test_a_loaded_model_writes_and_gives_its_head(
+    load: Load, tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    model = load()
+    before = dict(vars(model.generation_config))
+    given: dict[str, Any] = {"store": tmp_path / "s", "keep_head": "yes", **SETTINGS}
+    run = capture(model, tiny_tokenizer, ["the fox and", "a dog"], continue_tokens=3, **given)
+    assert run.plan.continuation is not None
+    expected = model.generate(
+        torch.tensor([tiny_tokenizer("the fox and")["input_ids"]]),
+        max_new_tokens=3,
+        do_sample=False,
+    )
+    assert run.prompts()["token_ids"][0].as_py() == expected[0].tolist()
+    assert vars(model.generation_config) == before
+    head = run.head()
+    assert head is not None
+    rows = next(run.hidden("final"))
+    assert np.allclose(head.logits(rows), rows @ model.lm_head.weight.detach().numpy().T, atol=1e-5)
+    assert check_logits(run) is not None
 
 
 def test_every_kind_of_texts_is_the_same_corpus() -> None:

@@ -84,6 +84,23 @@ def test_a_run_keeps_the_columns_that_it_began_with(capture: Any, tmp_path: Path
     assert caught.value.kind is ErrorKind.PLAN_DIFFERS
 
 
+def test_a_run_does_not_take_other_values(capture: Any, tmp_path: Path) -> None:
+    values = {
+        "field.count": COLUMNS["field.count"],
+        "field.score": pa.array([0.5, None, float("nan"), 2.0]),
+    }
+    begin(capture, tmp_path, values)
+    begin(capture, tmp_path, values)
+    other = {**values, "field.score": pa.array([0.5, 1.0, float("nan"), 3.0])}
+    with pytest.raises(
+        ConflictError,
+        match=r"other values of field\.score in 2 prompts, such as "
+        "None and not 1.0 of prompt 1: they are written",
+    ) as caught:
+        begin(capture, tmp_path, other)
+    assert caught.value.kind is ErrorKind.PLAN_DIFFERS
+
+
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
