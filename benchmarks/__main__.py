@@ -16,6 +16,7 @@ import torch
 from benchmarks import (
     analysis_cost,
     capture_cost,
+    carried_cost,
     continuation_cost,
     integrity_cost,
     jackknife_cost,
@@ -76,6 +77,7 @@ def _sections(folder: Path) -> dict[str, Callable[[], Iterator[Ratio]]]:
     return {
         "paper": paper_procedure.measure,
         "capture": capture_cost.measure,
+        "carried": carried_cost.measure,
         "continuation": continuation_cost.measure,
         "pipeline": lambda: pipeline_cost.measure(folder),
         "storage": lambda: storage.measure(demo_run(), folder),

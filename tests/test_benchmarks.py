@@ -13,6 +13,7 @@ import pytest
 
 from benchmarks import (
     analysis_cost,
+    carried_cost,
     continuation_cost,
     gpu,
     integrity_cost,
@@ -66,6 +67,12 @@ def test_reading_analysing_and_querying(run: Run, tmp_path: Path) -> None:
     assert len(rows) == 9
     assert all(row.ratio > 0 for row in rows)
     assert rows[0].ratio > 1.3  # bytes, not time: bfloat16 activations do compress
+
+
+def test_what_a_prompt_carries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(carried_cost, "REPEATS", 1)
+    (row,) = carried_cost.measure(prompts=2)
+    assert row.ratio > 0
 
 
 def test_continuations(monkeypatch: pytest.MonkeyPatch) -> None:
