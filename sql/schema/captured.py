@@ -59,7 +59,7 @@ PROMPTS: Final = Table(
         Column(
             "replay_difference",
             "DOUBLE",
-            "largest |ln p when written - ln p captured| of its written tokens",
+            "largest difference of ln p, written and captured",
             "nats",
         ),
     ),

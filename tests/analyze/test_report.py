@@ -338,7 +338,7 @@ def test_a_database_from_before_series_has_every_other_section(tmp_path: Path) -
             connection.execute(f"ALTER TABLE lpp.runs DROP COLUMN {column}")
     found = report(str(store))
     assert [s.name for s in found.sections] == [
-        *("models", "profiles", "depth", "steadiness", "benchmarks", "distrust"),
+        *("models", "profiles", "depth", "steadiness", "surprises", "benchmarks", "distrust"),
     ]
     faults = [a.query.name for s in found.sections for a in s.answers if a.fault]
     assert faults == ["eigenvalues"]  # this store holds no runs

@@ -30,7 +30,8 @@ def test_token_stats_are_the_run_and_the_columns_of_the_store():
     declared = arrow_schema(TOKEN_STATS)
     assert declared.field("run").type == pa.string()
     assert [(f.name, f.type) for f in declared.remove(0)] == [
-        (f.name, f.type) for f in TOKENS_SCHEMA
+        *((f.name, f.type) for f in TOKENS_SCHEMA),
+        ("written", pa.bool_()),  # from the prompts
     ]
 
 

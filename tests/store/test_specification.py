@@ -21,7 +21,7 @@ from lpp.store.format.commit_record import (
     ScoresRecord,
     VocabularyRecord,
 )
-from lpp.store.format.plan import ContinuationInfo, Plan
+from lpp.store.format.plan import Plan
 from lpp.store.format.prompt_columns import (
     FIELD_PREFIX,
     FIELD_TYPES,
@@ -123,7 +123,6 @@ def test_plan_fields() -> None:
 
 
 def test_fields_of_a_continuation() -> None:
-    assert [*described("**A continuation** is")] == [name for name, _ in leaves(ContinuationInfo)]
     told = described("of the canonical form of `source`. The record:")
     names = {name for row in told for name in re.findall(r"[\w.]+", row)}
     of_source = {f"source.{field.name}" for field in fields(ContinuationSource)}
