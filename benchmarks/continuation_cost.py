@@ -5,7 +5,7 @@ continuation in one pass. The other side is transformers' own greedy search over
 """
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -28,16 +28,19 @@ from lpp.store.format.prompt_columns import CONTINUATION_COLUMNS
 from lpp.store.format.rows import token_ids_sha256
 
 PROMPTS: Final = 16
-TOKENS: Final = 32
+TOKENS: Final = (32, 64)
 REPEATS: Final = 3
 
 
-def measure(prompts: int = PROMPTS, tokens: int = TOKENS) -> Iterator[Ratio]:
-    """The bar of continuations with transformers."""
-    with scratch() as folder:
-        wanted = request(prompts, continuation=ContinuationSpec(tokens=tokens))
-        ready = prepare(wanted, root=folder / "first")
-        times = timed_pairs(continuing(wanted, ready, folder), generating(ready, tokens), REPEATS)
+def measure(prompts: int = PROMPTS, lengths: Sequence[int] = TOKENS) -> Iterator[Ratio]:
+    """The bar of continuations with transformers, for some numbers of written tokens."""
+    for tokens in lengths:
+        with scratch() as folder:
+            wanted = request(prompts, continuation=ContinuationSpec(tokens=tokens))
+            ready = prepare(wanted, root=folder / "first")
+            ours = continuing(wanted, ready, folder)
+            times = timed_pairs(ours, generating(ready, tokens), REPEATS)
+            ready.close()
         yield ratio_of_times(
             f"continuation of {tokens} tokens and capture, all sites and all logit statistics / "
             "`generate` alone, same tokens",

@@ -77,7 +77,7 @@ def test_what_a_prompt_carries(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_continuations(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(continuation_cost, "REPEATS", 1)
-    (row,) = continuation_cost.measure(prompts=2, tokens=2)
+    (row,) = continuation_cost.measure(prompts=2, lengths=(2,))
     assert row.ratio > 0
 
 
