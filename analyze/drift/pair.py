@@ -66,13 +66,14 @@ def pair_of(a: Run, b: Run, prompts: int | None = None) -> Pair:
     """Two runs over the first prompts whose token ids are equal in both.
 
     prompts: so many of them; all by default. Raises InputError: INCOMPLETE where a run has no
-    prompt that can be analysed, NOT_FOUND where one keeps moments and no rows, INVALID_VALUE where
-    they share no first prompt, with what differs and the command that captures what is missing,
-    and for more prompts than they share.
+    prompt that can be analysed, INVALID_VALUE where they share no first prompt, with what differs
+    and the command that captures what is missing, and for more prompts than they share.
     """
     views = RunView(a), RunView(b)
     for run in (a, b):
-        _check_kept(run)
+        if not run.n_prompts:
+            why = incomplete(run) or "it has no prompts. Capture again."
+            raise InputError(f"{run.id}: {why}", kind=ErrorKind.INCOMPLETE)
     shared = n_shared(*views)
     if not shared:
         raise InputError(_why_not(*views), kind=ErrorKind.INVALID_VALUE)
@@ -93,18 +94,16 @@ def pair_of(a: Run, b: Run, prompts: int | None = None) -> Pair:
     return Pair(a=views[0], b=views[1], n_prompts=size, left_out=aside)
 
 
-def _check_kept(run: Run) -> None:
-    """InputError for a run without rows or prompts."""
-    if not run.plan.keeps_rows:
-        again = capture_command({**run.plan.document, "keep": "both"}, _store(run))
-        raise InputError(
-            f"{run.id} keeps moments of its rows and not the rows, which a comparison token by "
-            f"token needs. Capture again with --keep rows or --keep both:\n{again}",
-            kind=ErrorKind.NOT_FOUND,
-        )
-    if not run.n_prompts:
-        why = incomplete(run) or "it has no prompts. Capture again."
-        raise InputError(f"{run.id}: {why}", kind=ErrorKind.INCOMPLETE)
+def require_rows(pair: Pair) -> None:
+    """InputError(NOT_FOUND) where one of the runs keeps moments and no rows."""
+    for run in (pair.a.run, pair.b.run):
+        if not run.plan.keeps_rows:
+            again = capture_command({**run.plan.document, "keep": "both"}, _store(run))
+            raise InputError(
+                f"{run.id} keeps moments of its rows and not the rows, which a comparison token "
+                f"by token needs. Capture again with --keep rows or --keep both:\n{again}",
+                kind=ErrorKind.NOT_FOUND,
+            )
 
 
 def _why_not(a: RunView, b: RunView) -> str:

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import pytest
 
-from lpp.analyze.drift.pair import Pair, pair_of, run_of
+from lpp.analyze.drift.pair import Pair, pair_of, require_rows, run_of
 from lpp.analyze.runs.capture_command import capture_command
+from lpp.analyze.runs.keys import RunView
 from lpp.store import Run, open_store
 from lpp.store.errors import ErrorKind, InputError
 
@@ -122,8 +124,12 @@ def test_other_prompts_are_told_with_the_command_that_captures_them(make_run: Ma
 
 def test_a_run_that_keeps_moments_has_no_rows_to_compare(make_run: MakeRun) -> None:
     a = make_run(SIX, model="one")
+    require_rows(paired(a, a))
     b = make_run(SIX, model="two", keep="moments", per_shard=1, shards=[])
-    message, _, command = refusal(a, b).partition("\n")
+    views = {"a": RunView(run_in(a)), "b": RunView(run_in(b))}
+    with pytest.raises(InputError) as caught:
+        require_rows(Pair(**views, n_prompts=1, left_out=np.array([], np.int32)))
+    message, _, command = str(caught.value).partition("\n")
     assert message.startswith(f"{b.run_id} keeps moments of its rows and not the rows")
     assert options_of(command)["--keep"] == "both"
 
