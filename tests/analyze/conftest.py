@@ -74,6 +74,7 @@ def make_run(tmp_path: Path) -> MakeRun:
         series: Series | None = None,
         first_row: int = 100,
         carried: Mapping[str, Sequence[Any]] | None = None,
+        most_likely: int = 7,
         scale: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]] = lambda rows: rows,
     ) -> Made:
         root = root or tmp_path / "store"
@@ -112,7 +113,14 @@ def make_run(tmp_path: Path) -> MakeRun:
                 writer.write_shard(
                     index,
                     {site: np.concatenate(rows[first:end]) for site, rows in hidden.items()},
-                    _tokens_table(prompts, entropy, range(first, end), plan, vary_tokens),
+                    _tokens_table(
+                        prompts,
+                        entropy,
+                        range(first, end),
+                        plan,
+                        vary=vary_tokens,
+                        most_likely=most_likely,
+                    ),
                 )
         return Made(root, plan.run_id, plan, prompts, hidden, entropy)
 
@@ -170,7 +178,9 @@ def _tokens_table(
     entropy: list[npt.NDArray[np.float32]],
     ids: range,
     plan: Plan,
+    *,
     vary: bool,
+    most_likely: int,
 ) -> pa.Table:
     """Statistics that are plain to see, or, where they `vary`, that make every metric move."""
     rows = []
@@ -184,7 +194,7 @@ def _tokens_table(
                     "log_z": 10.0 + position,
                     "max_logprob": -0.25,
                     "margin": 0.5,
-                    "top1_id": 7,
+                    "top1_id": most_likely,
                     "varentropy": 0.75 + position / 8,
                 }
                 if position + 1 < len(prompts[i]):
