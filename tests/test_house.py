@@ -18,7 +18,7 @@ MAY_IMPORT = {
 """Arrows point one way."""
 
 ONLY_IN = {
-    "torch": {"capture"},
+    "torch": {"analyze/drift/products.py", "capture"},
     "accelerate": {"capture"},
     "altair": {"analyze/charts/library.py"},
     "bitsandbytes": {"capture"},

@@ -77,6 +77,7 @@ def make_run(tmp_path: Path) -> MakeRun:
         carried: Mapping[str, Sequence[Any]] | None = None,
         set_aside: Collection[int] = (),
         keep: str = "rows",
+        most_likely: int = 7,
         scale: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]] = lambda rows: rows,
     ) -> Made:
         root = root or tmp_path / "store"
@@ -122,6 +123,7 @@ def make_run(tmp_path: Path) -> MakeRun:
                         range(first, end),
                         plan,
                         vary=vary_tokens,
+                        most_likely=most_likely,
                         set_aside=set_aside,
                     ),
                     quarantine_table(
@@ -191,6 +193,7 @@ def _tokens_table(
     *,
     vary: bool,
     set_aside: Collection[int],
+    most_likely: int,
 ) -> pa.Table:
     """Statistics that are plain to see, or, where they `vary`, that make every metric move."""
     rows = []
@@ -204,7 +207,7 @@ def _tokens_table(
                     "log_z": 10.0 + position,
                     "max_logprob": -0.25,
                     "margin": 0.5,
-                    "top1_id": 7,
+                    "top1_id": most_likely,
                     "varentropy": 0.75 + position / 8,
                 }
                 if position + 1 < len(prompts[i]):
