@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from lpp.analyze.numerics import row_drift as module
 from lpp.analyze.numerics.cka import CrossScatters
 from lpp.analyze.numerics.jackknife import Estimate, jackknife, jackknife_difference
 from lpp.analyze.numerics.leading import leading_eigenvectors, subspace_overlap
@@ -27,8 +28,11 @@ def test_by_hand() -> None:
     assert found.cosine.tolist() == [1.0, 0.0, -1.0, 1.0]
 
 
-@pytest.mark.parametrize("d", [1, 7, 64])
-def test_every_token_is_that_of_a_plain_loop(d: int) -> None:
+@pytest.mark.parametrize(("d", "tile"), [(1, 1), (7, 7 * 4 * 12), (64, 1 << 20)])
+def test_every_token_is_that_of_a_plain_loop(
+    d: int, tile: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "TILE_BYTES", tile)
     a, b = rows(50, d), rows(50, d, 1)
     found = row_drift(a, b)
     for k in range(50):
