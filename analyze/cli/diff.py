@@ -104,6 +104,8 @@ def diff(
     from lpp.analyze.text import drift as text
     from lpp.sql.results.output import text_output
 
+    if strict and not conditions:
+        raise click.UsageError("--strict says how --fail-if decides: give one.")
     if output is not None:
         check_output(output)
     form = form or ("text" if output is None else _SUFFIXES.get(output.suffix[1:].lower(), "text"))

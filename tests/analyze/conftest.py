@@ -15,6 +15,7 @@ import pytest
 from lpp.store import Plan, RunWriter, create_store
 from lpp.store.format.plan import (
     ComputeInfo,
+    ContinuationInfo,
     CorpusInfo,
     ModelInfo,
     PromptsInfo,
@@ -77,6 +78,7 @@ def make_run(tmp_path: Path) -> MakeRun:
         carried: Mapping[str, Sequence[Any]] | None = None,
         set_aside: Collection[int] = (),
         keep: str = "rows",
+        continuation: ContinuationInfo | None = None,
         most_likely: int = 7,
         scale: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]] = lambda rows: rows,
     ) -> Made:
@@ -107,7 +109,8 @@ def make_run(tmp_path: Path) -> MakeRun:
             untrained_seed=untrained_seed,
             series=series,
         )
-        plan = replace(plan, keep=keep)  # moments are not written: without shards alone
+        # moments are not written: without shards alone
+        plan = replace(plan, keep=keep, continuation=continuation)
         for name, values in (carried or {}).items():
             array = values if isinstance(values, pa.Array) else pa.array(values)
             table = table.append_column(name, array)

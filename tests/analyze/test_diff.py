@@ -365,6 +365,12 @@ def test_strict_takes_the_number_itself(two: tuple[Any, Any]) -> None:
     assert invoke(two[0].root, "base", "tuned", *between, "--strict").exit_code == 1
 
 
+def test_strict_without_a_gate_is_a_mistake(two: tuple[Any, Any]) -> None:
+    done = invoke(two[0].root, "base", "tuned", "--strict")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "--strict says how --fail-if decides" in done.stderr
+
+
 def test_errors_are_computed_where_a_gate_needs_them(two: tuple[Any, Any]) -> None:
     gate = ("--fail-if", "cka.embed < 0.0001")
     assert invoke(two[0].root, "base", "tuned", *gate).exit_code == 0

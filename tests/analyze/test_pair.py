@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from lpp.analyze.drift.pair import Pair, pair_of, require_rows, run_of
@@ -14,6 +15,7 @@ from lpp.analyze.runs.capture_command import capture_command
 from lpp.analyze.runs.keys import RunView
 from lpp.store import Run, open_store
 from lpp.store.errors import ErrorKind, InputError
+from lpp.store.format.plan import ContinuationInfo
 
 MakeRun = Callable[..., Any]
 SIX = (12, 7, 20, 20, 3, 15)
@@ -142,6 +144,26 @@ def test_the_command_of_a_run_whose_model_wrote_on() -> None:
         **{"--store": "STORE", "--context": "60", "--continue": "20"},
         **{"--temperature": "0.7", "--generation-seed": "5", "--sites": ""},
     }
+
+
+def test_what_models_wrote_is_compared_by_capturing_the_texts_alone(make_run: MakeRun) -> None:
+    written = ContinuationInfo(
+        given_context=8, tokens=12, temperature=None, seed=None, end_ids=(2,)
+    )
+    carried = {
+        "n_given": pa.array([min(8, n - 1) for n in SIX], pa.int32()),
+        "written_logprob": pa.array([[-1.0] * max(1, n - 8) for n in SIX], pa.list_(pa.float32())),
+    }
+    a, b = (
+        make_run(SIX, model=name, prompt_set=name, continuation=written, carried=carried)
+        for name in ("one", "two")
+    )
+    message, *commands = refusal(a, b).split("\nlpp-capture")
+    assert "a model wrote the end of each prompt (--continue)" in message
+    assert message.endswith("Capture both models on the prompts of A:")
+    options = [options_of(f"lpp-capture{command}") for command in commands]
+    assert [one["--model"] for one in options] == ["one", "two"]
+    assert all(one["--context"] == "8" and "--continue" not in one for one in options)
 
 
 def test_other_tokenizers_have_no_tokens_in_common(make_run: MakeRun) -> None:
