@@ -212,13 +212,6 @@ def _from_logits(
         jobs=jobs,
         progress=progress,
     )
-    count = len(next(iter(found.values())))
-    if count != len(frame):
-        raise FormatError(
-            f"runs {pair.a.run.id} and {pair.b.run.id} have {count} rows of `final` for "
-            f"{len(frame)} tokens. `lpp-analyze verify` says what was altered.",
-            kind=ErrorKind.CORRUPT,
-        )
     bad = np.logical_or.reduce([np.isnan(values) for values in found.values()])
     if bad.any():
         prompt, position = frame.select(_KEYS[:2]).row(int(bad.argmax()))
@@ -264,9 +257,18 @@ def _chosen_rows(run: Run, frame: pl.DataFrame, n_prompts: int) -> Iterator[Rows
     prompt, position = (frame[name].to_numpy() for name in ("prompt_id", "position"))
     chosen = np.zeros((n_prompts, int(run.lengths[:n_prompts].max())), bool)
     chosen[prompt, position] = True
+    count = 0
     for block in run.blocks("final", prompts=n_prompts):
         wanted = chosen[block.prompt_id, block.position]
-        yield block.values if wanted.all() else block.values[wanted]
+        rows = block.values if wanted.all() else block.values[wanted]
+        count += len(rows)
+        yield rows
+    if count != len(frame):
+        raise FormatError(
+            f"run {run.id} has {count} rows of `final` for {len(frame)} tokens. "
+            f"`lpp-analyze verify {run.directory.root}` says what was altered.",
+            kind=ErrorKind.CORRUPT,
+        )
 
 
 # in all

@@ -357,6 +357,22 @@ def test_altered_rows_are_refused(side: Callable[..., Side]) -> None:
         token_drift(pair_of(a, fresh))
 
 
+def test_a_prompt_without_rows_in_one_run_is_refused_or_left_out(
+    side: Callable[..., Side],
+) -> None:
+    """Of prompt 2, twenty tokens, B has none."""
+    a, b = side("a"), side("b", set_aside=(2,))
+    for pair in (pair_of(a, b), pair_of(b, a)):
+        with pytest.raises(FormatError, match=r"has 57 rows of `final` for 77 tokens"):
+            token_drift(pair)
+    found = token_drift(pair_of(a, b, left_out=(2,)))
+    assert len(found) == 57
+    whole = token_drift(pair_of(a, side("c", seed=1, head=b.content)))
+    keys = ["prompt_id", "position"]
+    same = whole.join(found, on=keys, how="semi", maintain_order="left")
+    assert_frame_equal(found, same, rel_tol=1e-5)
+
+
 # products
 
 
