@@ -322,15 +322,15 @@ def prediction_drift(frame: pl.DataFrame) -> dict[str, Summary]:
     drawn, the error holds what the draw adds, since other tokens are drawn of other prompts.
     """
     return {
-        name: _summary(
+        name: summarize_tokens(
             frame.select("prompt_id", value=value).drop_nulls().sort("prompt_id"), limits
         )
         for name, (value, limits) in NUMBERS.items()
     }
 
 
-def _summary(values: pl.DataFrame, limits: tuple[float, float]) -> Summary:
-    """Of (n, 2) prompt_id, ascending, and value."""
+def summarize_tokens(values: pl.DataFrame, limits: tuple[float, float]) -> Summary:
+    """Of (n, 2) prompt_id, ascending, and value, in float64; limits: what no mean can leave."""
     tokens = values["value"].to_numpy()
     if not len(tokens):
         return Summary(

@@ -48,7 +48,7 @@ TOP: Final = 10
 PIECE: Final = 1 << 16
 """Logits of one model that are taken together: 512 KiB in float64."""
 
-FLOOR: Final = -1e4
+FLOOR: Final = -1e100
 """What stands for -inf below the largest logit: its exponential is 0, and it times 0 is 0."""
 
 LANES: Final = 512
