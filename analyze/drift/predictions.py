@@ -1,19 +1,14 @@
 """What changed in the predictions of two models, token by token, and in all (METRICS.md, Drift).
 
-The rows of `final` of both runs are read in step, and each run's head makes logits of them, a tile
-of rows at a time: never more than a few tiles are in memory, whatever the number of tokens and of
-columns V. Of each token six numbers stay (`numerics.logit_drift`). Tiles are computed side by side,
-one thread each: the numbers have the same bits for any number of jobs.
+The rows of `final` of both runs are read in step, each run's head makes logits of a tile of them at
+a time (`drift.tiles`), and of each token six numbers stay (`numerics.logit_drift`).
 
 Without the heads, or where V differs, there is no full distribution: then flips come from the most
 likely tokens that capture stored, and ln p(next) always does.
 """
 
 import math
-import queue
-from collections import deque
-from collections.abc import Collection, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -22,16 +17,11 @@ import numpy.typing as npt
 import polars as pl
 
 from lpp.analyze.drift.pair import Pair
-from lpp.analyze.drift.products import (
-    Products,
-    described,
-    one_thread_each,
-    place_of,
-    products,
-)
+from lpp.analyze.drift.products import described, place_of, products
+from lpp.analyze.drift.tiles import rows_drift
 from lpp.analyze.metrics.neighbours import shuffled
 from lpp.analyze.numerics.jackknife import jackknife
-from lpp.analyze.numerics.logit_drift import DIVERGENCES, EVERYTHING, logit_drift
+from lpp.analyze.numerics.logit_drift import DIVERGENCES, EVERYTHING
 from lpp.analyze.numerics.moments import Rows
 from lpp.analyze.runs.cells import GROUPS, Integers
 from lpp.analyze.runs.token_files import read_tokens
@@ -45,7 +35,7 @@ from lpp.store.format.plan import StoredDtype
 from lpp.store.format.schedule import group_boundaries
 from lpp.store.objects.locate import objects_at
 from lpp.store.shared.directory import open_shared
-from lpp.store.shared.heads import TILE_BYTES, Float32, Head, head_directories, head_name
+from lpp.store.shared.heads import Head, head_directories, head_name
 
 SCHEMA: Final = pl.Schema(
     {
@@ -62,13 +52,6 @@ SCHEMA: Final = pl.Schema(
 """One row for each token, of the distribution after it. Divergences are of p, run A's, from q, run
 B's: nats; tv and top10: shares. Null without logits (`why_no_logits`); next_logprob_* at a prompt's
 last token."""
-
-TILE_ROWS: Final = 256
-"""Rows of a tile, where `TILE_BYTES` hold them: 128 of 262,144 columns. Fewer would read the
-matrix more often than the products take."""
-
-MEMORY: Final = 2 << 30
-"""Bytes of logits under way, whatever the number of jobs; two tiles at least."""
 
 _STORED: Final = ("prompt_id", "position", "token_id", "next_logprob", "top1_id")
 _KEYS: Final = list(_STORED[:3])
@@ -95,8 +78,10 @@ def token_drift(
     compute, of `numerics.logit_drift`; others are null. progress: advances by the tokens of a tile.
     Costs two matrices in memory, 4 V d operations and a read of `final` of both runs. InputError
     for no token, FormatError for altered bytes, a head of another width, logits that are no
-    numbers.
+    numbers; ValueError for tokens below 1 or a seed below 0.
     """
+    if seed < 0 or (tokens is not None and tokens < 1):
+        raise ValueError(f"{tokens} tokens drawn with seed {seed}, should be 1 and 0 or more")
     frame = _stored(pair, first_position)
     if tokens is not None and tokens < len(frame):
         frame = frame.filter(_drawn(frame, tokens, seed))
@@ -146,11 +131,19 @@ def why_no_logits(pair: Pair) -> str | None:
 
 
 def arithmetic(pair: Pair) -> str:
-    """What multiplies, and what is rounded to which dtype; empty without logits."""
+    """One line: what multiplies, and what is rounded to which dtype; empty without logits.
+
+    Rows that were stored in another dtype than the model's are named: they are not those that its
+    own logits were made of.
+    """
     if why_no_logits(pair) is not None:
         return ""
-    dtypes = dict.fromkeys(_head_dtype(view.run) for view in (pair.a, pair.b))
-    return "; ".join(described(place_of(dtype), dtype) for dtype in dtypes)
+    lines = []
+    for run in (pair.a.run, pair.b.run):
+        dtype, stored = _head_dtype(run), run.plan.stored_dtype
+        other = "" if stored == dtype else f", of rows stored as {stored}"
+        lines.append(described(place_of(dtype), dtype) + other)
+    return "; ".join(dict.fromkeys(lines))
 
 
 def _stored(pair: Pair, first_position: int) -> pl.DataFrame:
@@ -197,7 +190,7 @@ def _drawn(frame: pl.DataFrame, count: int, seed: int) -> pl.Series:
     mixed = shuffled(prompt, position) + key
     order = shuffled(mixed >> np.uint64(32), mixed & low)
     drawn = np.zeros(len(frame), bool)
-    drawn[np.argpartition(order, count - 1)[:count]] = count > 0
+    drawn[np.argpartition(order, count - 1)[:count]] = True
     return pl.Series(drawn)
 
 
@@ -208,24 +201,17 @@ def _from_logits(
     pair: Pair, frame: pl.DataFrame, only: Collection[str], jobs: int, progress: Progress
 ) -> dict[str, npt.NDArray[Any]]:
     """Columns `only` of the tokens of `frame`, (n,) each."""
-    heads = _heads(pair)
-    places = [place_of(head.dtype) for head in heads]
-    with one_thread_each(*places):
-        found = _by_tile(
-            (_chosen_rows(view.run, frame, pair.n_prompts) for view in (pair.a, pair.b)),
-            [products(head, place) for head, place in zip(heads, places, strict=True)],
-            heads[0].vocabulary,
-            only,
-            jobs=jobs,
-            progress=progress,
-        )
-    count = len(next(iter(found.values())))
-    if count != len(frame):
-        raise FormatError(
-            f"runs {pair.a.run.id} and {pair.b.run.id} have {count} rows of `final` for "
-            f"{len(frame)} tokens. `lpp-analyze verify` says what was altered.",
-            kind=ErrorKind.CORRUPT,
-        )
+    a, b = _heads(pair)
+    of_a = products(a, place_of(a.dtype))
+    of_b = of_a if a is b else products(b, place_of(b.dtype))
+    found = rows_drift(
+        [_chosen_rows(view.run, frame, pair.n_prompts) for view in (pair.a, pair.b)],
+        [of_a, of_b],
+        a.vocabulary,
+        only,
+        jobs=jobs,
+        progress=progress,
+    )
     bad = np.logical_or.reduce([np.isnan(values) for values in found.values()])
     if bad.any():
         prompt, position = frame.select(_KEYS[:2]).row(int(bad.argmax()))
@@ -238,19 +224,18 @@ def _from_logits(
     return found
 
 
-def _heads(pair: Pair) -> list[Head]:
+def _heads(pair: Pair) -> tuple[Head, Head]:
     """Of A and of B; one object where both runs are of one model in one store."""
     a, b = pair.a.run, pair.b.run
-    heads = [_head(a)]
+    head = _head(a)
     same = a.directory.root == b.directory.root and head_name(a.plan) == head_name(b.plan)
-    heads.append(heads[0] if same and _fits(heads[0], b) else _head(b))
-    return heads
+    return head, head if same and head.width == b.site("final").width else _head(b)
 
 
 def _head(run: Run) -> Head:
     head = run.head()
     assert head is not None, "asked without `why_no_logits`"
-    if not _fits(head, run):
+    if head.width != run.site("final").width:
         raise FormatError(
             f"{run.directory.root}/{HEADS_KEY}/{head.name}: its matrix has {head.width} columns, "
             f"final has {run.site('final').width}, so it is not the head of run {run.id}. Remove "
@@ -267,85 +252,23 @@ def _head_dtype(run: Run) -> StoredDtype:
     return found.record.dtype
 
 
-def _fits(head: Head, run: Run) -> bool:
-    return head.width == run.site("final").width
-
-
 def _chosen_rows(run: Run, frame: pl.DataFrame, n_prompts: int) -> Iterator[Rows]:
     """The rows of `final` of the tokens of `frame`, in its order, a block at a time."""
     prompt, position = (frame[name].to_numpy() for name in ("prompt_id", "position"))
     chosen = np.zeros((n_prompts, int(run.lengths[:n_prompts].max())), bool)
     chosen[prompt, position] = True
+    count = 0
     for block in run.blocks("final", prompts=n_prompts):
         wanted = chosen[block.prompt_id, block.position]
-        yield block.values if wanted.all() else block.values[wanted]
-
-
-def _tiles(blocks: Iterator[Rows], size: int) -> Iterator[Rows]:
-    """The rows of `blocks` as (size, d) tiles, the last one shorter: tiles of two runs are of the
-    same tokens wherever their blocks end.
-    """
-    waiting: list[Rows] = []
-    count = 0
-    for block in blocks:
-        rest = block
-        while count + len(rest) >= size:
-            yield np.concatenate([*waiting, rest[: size - count]])
-            waiting, rest, count = [], rest[size - count :], 0
-        if len(rest):
-            waiting.append(rest)
-            count += len(rest)
-    if waiting:
-        yield np.concatenate(waiting)
-
-
-def _by_tile(
-    rows: Iterator[Iterator[Rows]],
-    heads: Sequence[Products],
-    vocabulary: int,
-    only: Collection[str],
-    *,
-    jobs: int,
-    progress: Progress,
-) -> dict[str, npt.NDArray[Any]]:
-    """Columns `only` of all tiles in order; `jobs` tiles at a time, as far as `MEMORY` goes."""
-    size = max(1, min(TILE_ROWS, TILE_BYTES // (4 * vocabulary)))
-    at_once = max(1, min(jobs, MEMORY // (2 * 4 * size * vocabulary)))
-    memory: queue.SimpleQueue[Float32] = queue.SimpleQueue()
-    for _ in range(at_once):
-        memory.put(np.empty((2, size, vocabulary), np.float32))
-
-    def drift(tiles: tuple[Rows, Rows]) -> dict[str, npt.NDArray[Any]]:
-        logits = memory.get()
-        try:
-            p, q = (
-                head.logits(tile, out=out[: len(tile)])
-                for head, tile, out in zip(heads, tiles, logits, strict=True)
-            )
-            return logit_drift(p, q, only)
-        finally:
-            memory.put(logits)
-
-    nothing = np.empty((0, vocabulary), np.float32)
-    parts = [logit_drift(nothing, nothing, only)]
-    under_way: deque[Future[dict[str, npt.NDArray[Any]]]] = deque()
-
-    def take() -> None:
-        parts.append(under_way.popleft().result())
-        progress.advance(len(next(iter(parts[-1].values()))))
-
-    with ThreadPoolExecutor(at_once, "lpp-drift") as pool:
-        try:
-            for tiles in zip(*(_tiles(blocks, size) for blocks in rows), strict=True):
-                under_way.append(pool.submit(drift, tiles))
-                if len(under_way) > at_once:
-                    take()
-            while under_way:
-                take()
-        finally:
-            for waiting in under_way:
-                waiting.cancel()
-    return {name: np.concatenate([part[name] for part in parts]) for name in only}
+        rows = block.values if wanted.all() else block.values[wanted]
+        count += len(rows)
+        yield rows
+    if count != len(frame):
+        raise FormatError(
+            f"run {run.id} has {count} rows of `final` for {len(frame)} tokens. "
+            f"`lpp-analyze verify {run.directory.root}` says what was altered.",
+            kind=ErrorKind.CORRUPT,
+        )
 
 
 # in all

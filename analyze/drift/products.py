@@ -10,6 +10,7 @@ never required, and imported here alone.
 
 import contextlib
 import importlib.util
+import sys
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -101,16 +102,15 @@ class _TorchProducts:
 
 
 @contextlib.contextmanager
-def one_thread_each(*places: str) -> Iterator[None]:
+def one_thread_each() -> Iterator[None]:
     """One thread for each product, NumPy's and torch's, so that the bits of a tile do not depend on
     how many tiles are under way.
     """
+    torch = sys.modules.get("torch")  # not there yet: nothing multiplies with it
     with threadpool_limits(1, user_api="blas"):
-        if all(place == NUMPY for place in places):
+        if torch is None:
             yield
             return
-        import torch
-
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:

@@ -149,6 +149,8 @@ def test_a_token_that_one_excludes_makes_one_divergence_infinite() -> None:
     np.testing.assert_allclose(found["js"], [js, 0], rtol=1e-14)
     np.testing.assert_allclose(found["tv"], [0.5, 0], rtol=1e-14)
     assert logit_drift(q, p)["kl_reverse"].tolist() == [math.inf, 0]
+    far = rows([0, -3e5, -np.inf])
+    assert logit_drift(rows([0, 0, -np.inf]), far)["kl"] == pytest.approx(1.5e5, rel=1e-5)
 
 
 def test_distributions_without_a_token_in_common() -> None:

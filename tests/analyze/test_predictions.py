@@ -16,6 +16,7 @@ from polars.testing import assert_frame_equal
 from scipy.special import log_softmax
 
 from lpp.analyze.drift import predictions as module
+from lpp.analyze.drift import tiles
 from lpp.analyze.drift.pair import Pair
 from lpp.analyze.drift.predictions import (
     NUMBERS,
@@ -117,7 +118,7 @@ def test_every_token_is_that_of_the_plain_computation(
     side: Callable[..., Side], tile_rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Runs of other widths and other shards: their blocks end at different tokens."""
-    monkeypatch.setattr(module, "TILE_ROWS", tile_rows)
+    monkeypatch.setattr(tiles, "TILE_ROWS", tile_rows)
     a, b = side("a"), side("b", dim=9, per_shard=5)
     found = token_drift(pair_of(a, b))
     assert found.schema == SCHEMA
@@ -198,7 +199,7 @@ def test_prompts_and_positions_that_are_left_out(side: Callable[..., Side]) -> N
 def test_any_number_of_jobs_gives_the_same_bits(
     side: Callable[..., Side], jobs: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "TILE_ROWS", 3)
+    monkeypatch.setattr(tiles, "TILE_ROWS", 3)
     pair = pair_of(side("a"), side("b"))
     assert token_drift(pair, jobs=jobs).equals(token_drift(pair, jobs=1))
 
@@ -206,7 +207,7 @@ def test_any_number_of_jobs_gives_the_same_bits(
 def test_progress_is_told_in_tokens(
     side: Callable[..., Side], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "TILE_ROWS", 10)
+    monkeypatch.setattr(tiles, "TILE_ROWS", 10)
     advanced: list[int] = []
 
     class Told:
@@ -238,6 +239,13 @@ def test_a_sample_is_the_same_tokens_and_part_of_a_larger_one(side: Callable[...
     assert_frame_equal(other.select(keys), some[20].select(keys))
     assert not token_drift(pair, tokens=20, seed=4).select(keys).equals(some[20].select(keys))
     assert_frame_equal(token_drift(pair, tokens=1000), whole)
+
+
+def test_a_sample_of_nothing_is_a_bug_of_the_caller(side: Callable[..., Side]) -> None:
+    pair = pair_of(side("a"), side("b"))
+    for options in ({"tokens": 0}, {"tokens": 5, "seed": -1}):
+        with pytest.raises(ValueError, match="should be 1 and 0 or more"):
+            token_drift(pair, **options)
 
 
 def test_every_token_is_drawn_as_often_as_any_other() -> None:
@@ -349,6 +357,22 @@ def test_altered_rows_are_refused(side: Callable[..., Side]) -> None:
         token_drift(pair_of(a, fresh))
 
 
+def test_a_prompt_without_rows_in_one_run_is_refused_or_left_out(
+    side: Callable[..., Side],
+) -> None:
+    """Of prompt 2, twenty tokens, B has none."""
+    a, b = side("a"), side("b", set_aside=(2,))
+    for pair in (pair_of(a, b), pair_of(b, a)):
+        with pytest.raises(FormatError, match=r"has 57 rows of `final` for 77 tokens"):
+            token_drift(pair)
+    found = token_drift(pair_of(a, b, left_out=(2,)))
+    assert len(found) == 57
+    whole = token_drift(pair_of(a, side("c", seed=1, head=b.content)))
+    keys = ["prompt_id", "position"]
+    same = whole.join(found, on=keys, how="semi", maintain_order="left")
+    assert_frame_equal(found, same, rel_tol=1e-5)
+
+
 # products
 
 
@@ -393,15 +417,15 @@ def test_the_matrix_as_stored_gives_torch_the_same_values(monkeypatch: pytest.Mo
 
 def test_what_multiplies_is_told(side: Callable[..., Side]) -> None:
     pair = pair_of(side("a"), side("b", head=HeadContent(matrix=matrix(6, 1, "bfloat16"))))
-    told = [described(place_of(dtype), dtype) for dtype in ("float32", "bfloat16")]
-    assert arithmetic(pair) == "; ".join(told)
-    assert arithmetic(pair_of(side("a"), side("a"))) == told[0]
+    whole, half = (described(place_of(dtype), dtype) for dtype in ("float32", "bfloat16"))
+    assert arithmetic(pair) == f"{whole}; {half}, of rows stored as float32"
+    assert arithmetic(pair_of(side("a"), side("a"))) == whole
 
 
 def test_bfloat16_heads_on_any_number_of_threads(
     side: Callable[..., Side], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "TILE_ROWS", 8)
+    monkeypatch.setattr(tiles, "TILE_ROWS", 8)
     a, b = (side(n, head=HeadContent(matrix=matrix(6, k, "bfloat16"))) for k, n in enumerate("ab"))
     found = token_drift(pair_of(a, b), jobs=1)
     assert token_drift(pair_of(a, b), jobs=3).equals(found)
