@@ -133,6 +133,15 @@ def test_no_more_eigenvectors_than_rows_and_columns_have() -> None:
     assert math.isnan(subspace_overlap(np.eye(4)[:, :2], np.empty((4, 0))))
 
 
+def test_of_spaces_of_unequal_rank_the_leading_ones_are_compared() -> None:
+    six, two = (
+        leading_eigenvectors(Moments(50, np.zeros(6), np.diag(np.array(spread, float))))
+        for spread in ([1, 2, 3, 4, 5, 6], [0, 0, 0, 0, 8, 9])
+    )
+    assert np.abs(six).argmax(axis=0).tolist() == [5, 4, 3, 2, 1, 0]
+    assert subspace_overlap(six, two) == pytest.approx(1, rel=1e-14)
+
+
 PAIRS = (0, 0), (0, 1), (1, 1)
 
 
