@@ -128,7 +128,9 @@ class SiteNumbers:
     def _tokens(self, prompts: range) -> Iterator[tuple[Integers, Integers, Rows, Rows]]:
         """Prompt, position and both rows of the tokens of `cell` in `prompts`."""
         sources = [(view.run, self.site) for view in self.views]
-        steps = in_step(sources, prompts, block_rows=BLOCK_ROWS, left_out=self.pair.left_out)
+        steps = in_step(
+            sources, prompts, block_rows=BLOCK_ROWS, left_out=self.pair.left_out, dtype="stored"
+        )
         for prompt_id, position, (a, b) in steps:
             inside = (position >= self.cell.first_position) & (position < self.cell.prefix)
             if inside.all():
