@@ -16,6 +16,7 @@ from typing import Final, Self
 import numpy as np
 
 from lpp.analyze.numerics.moments import Floats, Moments, Rows, ShiftedSums
+from lpp.store.arrays.reader import to_float32
 
 BLOCK_ROWS: Final = 1024
 """Rows worth one product: fewer, and the d x d addition after it would cost as much."""
@@ -150,6 +151,7 @@ class CrossScatters:
 
 def _mean(rows: Rows) -> Floats:
     """(d,) column means of (n, d) rows: exactly the row where all are equal."""
+    rows = to_float32(rows)
     first = rows[0].astype(np.float64)
     with np.errstate(invalid="ignore", over="ignore"):
         mean: Floats = first + (rows - first).mean(axis=0)
@@ -159,5 +161,5 @@ def _mean(rows: Rows) -> Floats:
 def _about(rows: Rows, shift: Floats) -> Floats:
     """(n, d) rows minus `shift`, (d,), in float64."""
     with np.errstate(invalid="ignore", over="ignore"):
-        centred: Floats = rows - shift
+        centred: Floats = to_float32(rows) - shift
     return centred

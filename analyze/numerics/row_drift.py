@@ -5,6 +5,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from lpp.analyze.numerics.moments import Floats, Rows
+from lpp.store.arrays.reader import to_float32
 
 TILE_BYTES: Final = 1 << 20
 """Rows of one model that are widened at once, in bytes of float32: what is made of them stays in
@@ -21,7 +22,7 @@ class RowDrift(NamedTuple):
 
 
 def row_drift(a: Rows, b: Rows, /) -> RowDrift:
-    """Relative distance and cosine of the rows of the same tokens, (n, d) float32 each.
+    """Relative distance and cosine of the rows of the same tokens, (n, d) each.
 
     In float64. Cost: widening and subtracting n d values, and four dot products a row; memory:
     up to 4 MiB, and 16 bytes a row.
@@ -43,7 +44,7 @@ def row_drift(a: Rows, b: Rows, /) -> RowDrift:
 
 def _tile(a: Rows, b: Rows) -> tuple[Floats, Floats]:
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-        wide, other = a.astype(np.float64), b.astype(np.float64)
+        wide, other = (to_float32(rows).astype(np.float64) for rows in (a, b))
         lengths, others = np.sqrt(np.vecdot(wide, wide)), np.sqrt(np.vecdot(other, other))
         cosine = np.clip(np.vecdot(wide, other) / (lengths * others), -1.0, 1.0)
         other -= wide

@@ -6,17 +6,18 @@ are asked for.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from lpp.analyze.runs.cells import Integers
 from lpp.analyze.runs.site_reader import BLOCK_BYTES
+from lpp.store.arrays.reader import ReadAs
 from lpp.store.errors import ErrorKind, FormatError
 from lpp.store.read import Block, Run
 
-Rows = npt.NDArray[np.float32]
+Rows = npt.NDArray[Any]
 
 NOBODY: Final[Integers] = np.empty(0, np.int32)
 
@@ -38,15 +39,26 @@ def in_step(
     *,
     block_rows: int,
     left_out: Integers = NOBODY,
+    dtype: ReadAs = "float32",
 ) -> Iterator[Step]:
     """Rows of the tokens of `prompts` at each of `sources`, a run and a site, in order.
 
     The runs have read the same prompts. block_rows: rows at a time, about. left_out: ids of prompts
-    whose rows nobody is given: without them the sources hold the same tokens. Ends where the first
-    source ends: whoever takes the rows counts them. Memory: a block of each source.
+    whose rows nobody is given: without them the sources hold the same tokens. dtype: of the rows,
+    as for `Run.blocks`. Ends where the first source ends: whoever takes the rows counts them.
+    Memory: a block of each source.
     """
     streams = [
-        _blocks(run, site, prompts, 4 * run.site(site).width * block_rows, left_out)
+        _without(
+            run.blocks(
+                site,
+                first=prompts.start,
+                prompts=prompts.stop,
+                block_bytes=4 * run.site(site).width * block_rows,
+                dtype=dtype,
+            ),
+            left_out,
+        )
         for run, site in sources
     ]
     blocks = [next(stream, None) for stream in streams]
@@ -65,13 +77,9 @@ def in_step(
                 blocks[k], used[k] = next(streams[k], None), 0
 
 
-def _blocks(
-    run: Run, site: str, prompts: range, block_bytes: int, left_out: Integers
-) -> Iterator[Block]:
-    """Blocks of one source without the prompts in `left_out`; none of them is empty."""
-    for block in run.blocks(
-        site, first=prompts.start, prompts=prompts.stop, block_bytes=block_bytes
-    ):
+def _without(blocks: Iterator[Block], left_out: Integers) -> Iterator[Block]:
+    """`blocks` less the rows of the prompts in `left_out`; none is empty."""
+    for block in blocks:
         stays = np.isin(block.prompt_id, left_out, invert=True)
         if stays.all():
             yield block

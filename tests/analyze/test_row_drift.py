@@ -12,8 +12,11 @@ from lpp.analyze.numerics.jackknife import Estimate, jackknife, jackknife_differ
 from lpp.analyze.numerics.leading import leading_eigenvectors, subspace_overlap
 from lpp.analyze.numerics.moments import Moments
 from lpp.analyze.numerics.row_drift import row_drift
+from lpp.store.arrays.reader import to_float32
 
 Array = npt.NDArray[np.float32]
+
+PAIRS = (0, 0), (0, 1), (1, 1)
 
 
 def rows(n: int, d: int, seed: int = 0) -> Array:
@@ -44,6 +47,18 @@ def test_every_token_is_that_of_a_plain_loop(
         assert found.cosine[k] == pytest.approx(
             sum(x * y) / norm / math.sqrt(sum(y * y)), rel=1e-12, abs=1e-14
         )
+
+
+def test_rows_as_they_are_stored_are_widened_first() -> None:
+    """bfloat16 lies in a store as uint16, the upper half of a float32."""
+    stored = [(rows(30, 9, seed).view(np.uint32) >> 16).astype(np.uint16) for seed in (0, 1)]
+    wide = [to_float32(one) for one in stored]
+    for found, expected in zip(row_drift(*stored), row_drift(*wide), strict=True):
+        assert (found == expected).all()
+    sums, expected_sums = CrossScatters([9, 9], PAIRS), CrossScatters([9, 9], PAIRS)
+    sums.add(stored)
+    expected_sums.add(wide)
+    assert sums.square(0, 1) == expected_sums.square(0, 1)
 
 
 def test_equal_rows_have_not_moved_at_all() -> None:
@@ -133,7 +148,13 @@ def test_no_more_eigenvectors_than_rows_and_columns_have() -> None:
     assert math.isnan(subspace_overlap(np.eye(4)[:, :2], np.empty((4, 0))))
 
 
-PAIRS = (0, 0), (0, 1), (1, 1)
+def test_of_spaces_of_unequal_rank_the_leading_ones_are_compared() -> None:
+    six, two = (
+        leading_eigenvectors(Moments(50, np.zeros(6), np.diag(np.array(spread, float))))
+        for spread in ([1, 2, 3, 4, 5, 6], [0, 0, 0, 0, 8, 9])
+    )
+    assert np.abs(six).argmax(axis=0).tolist() == [5, 4, 3, 2, 1, 0]
+    assert subspace_overlap(six, two) == pytest.approx(1, rel=1e-14)
 
 
 def test_sums_less_those_of_some_rows_are_the_sums_of_the_others() -> None:

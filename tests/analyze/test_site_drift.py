@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
+from lpp.analyze.drift import site_numbers
 from lpp.analyze.drift import sites as module
 from lpp.analyze.drift.pair import Pair
 from lpp.analyze.drift.sites import NUMBERS, RANKS, SiteDrift, site_drift, why_missing
@@ -186,7 +187,7 @@ def test_every_number_and_error_is_that_of_whole_arrays(
     made: Any, block_rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Shards of the two runs end at different prompts."""
-    monkeypatch.setattr(module, "BLOCK_ROWS", block_rows)
+    monkeypatch.setattr(site_numbers, "BLOCK_ROWS", block_rows)
     other = moved(made.hidden)
     b = write(made, other, ends=(1, 5, 11))
     found = site_drift(paired(run_of(made), b), errors="all")
@@ -341,6 +342,13 @@ def test_one_prompt_has_values_and_no_errors(made: Any) -> None:
         assert getattr(found, name) == Estimate(getattr(found, name).value)
         assert getattr(found, name).value is not None
     assert found.n_tokens == 12
+
+
+def test_without_a_token_there_is_nothing(made: Any) -> None:
+    for b in (run_of(made), write(made, moved(made.hidden))):
+        (found,) = site_drift(paired(run_of(made), b, 1), ["final"], first_position=12)
+        assert found.n_tokens == 0
+        assert all(getattr(found, name) == Estimate(None) for name in NUMBERS)
 
 
 def test_rows_that_are_not_finite_and_tokens_without_a_number_give_none(made: Any) -> None:
