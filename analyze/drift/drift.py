@@ -17,7 +17,8 @@ from lpp.analyze.drift.predictions import (
     token_drift,
     why_no_logits,
 )
-from lpp.analyze.drift.sites import NUMBERS, SiteDrift, common_sites, site_drift, why_missing
+from lpp.analyze.drift.site_numbers import NUMBERS
+from lpp.analyze.drift.sites import SiteDrift, common_sites, site_drift, why_missing
 from lpp.analyze.numerics.jackknife import Estimate
 from lpp.analyze.runs.keys import Url
 from lpp.analyze.runs.select import listed

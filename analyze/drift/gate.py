@@ -17,7 +17,8 @@ from difflib import get_close_matches
 from typing import Final
 
 from lpp.analyze.drift.predictions import Summary
-from lpp.analyze.drift.sites import NUMBERS, OF_ROWS, SiteDrift
+from lpp.analyze.drift.site_numbers import NUMBERS, OF_ROWS
+from lpp.analyze.drift.sites import SiteDrift
 from lpp.analyze.numerics.jackknife import Estimate
 from lpp.analyze.runs.select import listed
 from lpp.store.errors import ErrorKind, InputError

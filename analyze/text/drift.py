@@ -10,7 +10,8 @@ from rich.cells import cell_len
 from lpp.analyze.drift.drift import Drift
 from lpp.analyze.drift.gate import Verdict
 from lpp.analyze.drift.predictions import Summary
-from lpp.analyze.drift.sites import NUMBERS, SiteDrift
+from lpp.analyze.drift.site_numbers import NUMBERS
+from lpp.analyze.drift.sites import SiteDrift
 from lpp.analyze.drift.worst import Expected, WorstToken, order_of
 from lpp.analyze.numerics.jackknife import Estimate
 from lpp.analyze.text import text

@@ -24,7 +24,7 @@ from lpp.analyze.drift.entropy import entropy_drift
 from lpp.analyze.drift.gate import PREDICTIONS
 from lpp.analyze.drift.pair import pair_of
 from lpp.analyze.drift.predictions import prediction_drift
-from lpp.analyze.drift.sites import NUMBERS
+from lpp.analyze.drift.site_numbers import NUMBERS
 from lpp.analyze.drift.worst import Words, order_of, worst_tokens
 from lpp.analyze.numerics.jackknife import jackknife
 from lpp.analyze.text.drift import UNITS, as_json, as_text, tail

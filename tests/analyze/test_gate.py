@@ -12,7 +12,8 @@ from lpp.analyze.drift.gate import (
     verdict,
 )
 from lpp.analyze.drift.predictions import Summary
-from lpp.analyze.drift.sites import NUMBERS, SiteDrift
+from lpp.analyze.drift.site_numbers import NUMBERS
+from lpp.analyze.drift.sites import SiteDrift
 from lpp.analyze.numerics.jackknife import Estimate
 from lpp.store.errors import InputError
 
