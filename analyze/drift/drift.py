@@ -56,6 +56,8 @@ class Drift:
         moved = pl.col("next_logprob_a").ne_missing(pl.col("next_logprob_b")).any()
         if self.tokens.select(moved).item():
             return False
+        if any(site.relative_distance.value != 0 for site in self.sites):  # None: not finite
+            return False
         found = {
             (name, end)
             for name, summary in self.predictions.items()
