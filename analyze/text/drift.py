@@ -112,10 +112,10 @@ def _said(drift: Drift) -> Iterator[str]:
     """What was compared, and what was not."""
     every, compared = drift.pair.n_tokens(drift.first_position), len(drift.tokens)
     start = f", positions from {drift.first_position} on" if drift.first_position else ""
-    counts = ", ".join(f"{view.run.n_prompts}" for view in (drift.pair.a, drift.pair.b))
-    whole = {view.run.n_prompts for view in (drift.pair.a, drift.pair.b)}
-    of = "" if whole == {drift.pair.n_prompts} else f" (the runs have {counts})"
-    yield f"The first {drift.pair.n_prompts} prompts{of}: {every:,} tokens{start}."
+    held = [view.run.n_prompts for view in (drift.pair.a, drift.pair.b)]
+    size = drift.pair.n_prompts
+    of = "" if {*held} == {size} else f" of {held[0]} in A and {held[1]} in B"
+    yield f"The first {size} prompts{of}: {every:,} tokens{start}."
     if drift.is_nothing:
         who = "A and B are one run. " if drift.pair.of_one_run else ""
         yield f"{who}{_NOTHING}"

@@ -202,9 +202,8 @@ def test_options_choose_prompts_positions_sites_and_tokens(two: tuple[Any, Any])
     assert [site["site"] for site in document["sites"]] == ["block.1", "block.2", "final"]
     assert {site["tokens"] for site in document["sites"]} == {every}
     done = invoke(a.root, "base", "tuned", *options, "--tokens", "20", "--seed", "4")
-    assert f"The first 6 prompts (the runs have 12, 12): {every} tokens, positions from 3 on." in (
-        done.stdout
-    )
+    said = f"The first 6 prompts of 12 in A and 12 in B: {every} tokens, positions from 3 on."
+    assert said in done.stdout
     assert "Predictions: of 20 tokens, drawn with seed 4." in done.stdout
 
 
