@@ -158,7 +158,7 @@ def _jensen_shannon(p: Float64, q: Float64, d: Float64, smaller: Float64) -> Flo
     d *= 0.5
     np.log(d, out=d)
     total: Float64 = np.vecdot(p, d) + np.vecdot(q, d) + other
-    return (-total / 2).clip(0, math.log(2))
+    return (0 - total / 2).clip(0, math.log(2))  # not -total: that of equal ones would be -0
 
 
 def _infinite(found: Columns, none_p: npt.NDArray[np.bool_], none_q: npt.NDArray[np.bool_]) -> None:

@@ -158,6 +158,7 @@ def test_a_run_and_itself(two: tuple[Any, Any]) -> None:
     assert "A and B are one run. Every difference is exactly 0." in done.stdout
     assert "is largest" not in done.stdout
     assert done.stdout.count("not met") == 2
+    assert not re.search(r"-0\b", done.stdout)
     document = shown(a.root, "base", "base")
     assert document["exactly_equal"]
     assert document["predictions"]["kl"]["max"] == 0
