@@ -43,10 +43,10 @@ def in_step(
 ) -> Iterator[Step]:
     """Rows of the tokens of `prompts` at each of `sources`, a run and a site, in order.
 
-    The runs have read the same prompts. block_rows: rows at a time, about. left_out: ids of prompts
-    whose rows nobody is given: without them the sources hold the same tokens. dtype: of the rows,
-    as for `Run.blocks`. Ends where the first source ends: whoever takes the rows counts them.
-    Memory: a block of each source.
+    The runs have read the same prompts. block_rows: rows at a time, at most. left_out: ids of
+    prompts whose rows nobody is given: without them the sources hold the same tokens. dtype: of the
+    rows, as for `Run.blocks`. Ends where the first source ends: whoever takes the rows counts them.
+    Memory: a block of each source, as many rows or one chunk.
     """
     streams = [
         _without(
@@ -64,7 +64,8 @@ def in_step(
     blocks = [next(stream, None) for stream in streams]
     used = [0] * len(blocks)
     while (held := [block for block in blocks if block is not None]) and len(held) == len(blocks):
-        count = min(len(block.values) - start for block, start in zip(held, used, strict=True))
+        left = (len(block.values) - start for block, start in zip(held, used, strict=True))
+        count = min(block_rows, *left)
         first, begin = held[0], used[0]
         yield Step(
             first.prompt_id[begin : begin + count],
