@@ -1,5 +1,6 @@
 """Two runs that read the same tokens, side by side."""
 
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -113,16 +114,16 @@ def _why_not(a: RunView, b: RunView) -> str:
     head = f"{a.run.id} (A) and {b.run.id} (B) share no first prompt: {what}."
     if plans[0].tokenizer.fingerprint != plans[1].tokenizer.fingerprint:
         return (
-            f"{head} Runs are compared token by token, which models of different tokenizers "
-            "have not in common. Their profiles can be compared where the texts are the same: "
-            f"lpp-sql {_store(a.run)} --run differences"
+            f"{head} Runs are compared token by token, so both models need the same tokenizer. "
+            "Their profiles can be compared where they read the same texts: "
+            f"lpp-sql {shlex.quote(_store(a.run))} --run differences"
         )
     document = plans[0].document
     again = []
     if plans[0].continuation is not None:  # each model writes its own tokens
         document = _without_continuation(document)
         again.append(capture_command(document, _store(a.run)))
-    asked = {name: document[name] for name in ("corpus", "prompts", "context")}
+    asked = {name: document[name] for name in ("corpus", "context")}
     again.append(
         capture_command({**_without_continuation(plans[1].document), **asked}, _store(b.run))
     )
