@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from lpp.analyze.charts.charts import sensitivity_chart as sensitivity_chart
     from lpp.analyze.charts.charts import spectrum_chart as spectrum_chart
     from lpp.analyze.charts.charts import training_chart as training_chart
+    from lpp.analyze.drift.drift import diff as diff
     from lpp.analyze.metrics.metric import Metric as Metric
     from lpp.analyze.metrics.registry import METRICS as METRICS
     from lpp.analyze.numerics.cka import linear_cka as linear_cka
@@ -58,6 +59,7 @@ _HOME = {
     "correlate": "benchmarks.correlations",
     "correlation_chart": "charts.charts",
     "depth_chart": "charts.charts",
+    "diff": "drift.drift",
     "effective_rank": "numerics.spectrum",
     "eigenvalues": "numerics.spectrum",
     "entropy_chart": "charts.charts",

@@ -15,6 +15,7 @@ from benchmarks import (
     analysis_cost,
     carried_cost,
     continuation_cost,
+    drift_cost,
     gpu,
     integrity_cost,
     jackknife_cost,
@@ -79,6 +80,13 @@ def test_continuations(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(continuation_cost, "REPEATS", 1)
     (row,) = continuation_cost.measure(prompts=2, lengths=(2,))
     assert row.ratio > 0
+
+
+def test_drift_of_predictions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drift_cost, "REPEATS", 1)
+    rows = list(drift_cost.measure(tokens=20, vocabulary=600))
+    assert len(rows) == 4
+    assert all(row.ratio > 0 for row in rows)
 
 
 def test_moments_and_rows(tmp_path: Path) -> None:

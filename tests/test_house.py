@@ -18,7 +18,7 @@ MAY_IMPORT = {
 """Arrows point one way."""
 
 ONLY_IN = {
-    "torch": {"capture"},
+    "torch": {"analyze/drift/products.py", "capture"},
     "accelerate": {"capture"},
     "altair": {"analyze/charts/library.py"},
     "bitsandbytes": {"capture"},
@@ -105,7 +105,7 @@ def wrong_arrows(package: str, path: Path) -> list[str]:
 ROOMS = {
     "analyze": (
         *("numerics", "runs", "metrics", "engine", "benchmarks", "tables", "studies"),
-        *("charts", "text", "report", "cli", ""),
+        *("drift", "charts", "text", "report", "cli", ""),
     ),
     "capture": (
         *("corpus", "models", "plan", "backends", "engine", "jobs", "ray", "probes", "cli", ""),

@@ -143,6 +143,7 @@ def answers(root: Path, scores: Path, *, write: bool = True) -> dict[str, str]:
         "layers": run("lpp-analyze", "layers", "--format=json", "--", root),
         "sensitivity": run("lpp-analyze", "sensitivity", "--format=csv", "--", root),
         "cka": run("lpp-analyze", "cka", "--format=csv", "--", root),
+        "diff": drift(root),
         "verify": run("lpp-analyze", "verify", "--", root),
         "tokens": run("lpp-sql", "--format=csv", "--", root, TOKENS),
         "saved": run("lpp-sql", "--format=csv", "--run=hourglass", "--", root),
@@ -161,6 +162,12 @@ def answers(root: Path, scores: Path, *, write: bool = True) -> dict[str, str]:
     said["status"] = str([(one["run"], one["state"]) for one in status["runs"]])
     run("lpp-analyze", "benchmarks", "remove", "--", root, "scores")
     return said
+
+
+def drift(root: Path) -> str:
+    """The numbers of a comparison, without the reason why there is no KL, which names the store."""
+    found = json.loads(run("lpp-analyze", "diff", "--format=json", "--", root, "m0", f"{root}::m1"))
+    return str((found["predictions"], found["sites"]))
 
 
 def report(root: Path) -> str:

@@ -13,7 +13,7 @@ from lpp.analyze.engine.cache import Cache
 from lpp.analyze.engine.estimates import Estimates
 from lpp.analyze.engine.work import Executor, Work
 from lpp.analyze.metrics.metric import Metric
-from lpp.analyze.numerics.jackknife import Estimate, jackknife
+from lpp.analyze.numerics.jackknife import Estimate, jackknife_difference
 from lpp.analyze.runs.keys import RunView
 from lpp.analyze.runs.twins import untrained_twin
 
@@ -73,7 +73,7 @@ def _twin_work(work: Work, bases: Bases) -> Work | None:
 def _differences(work: Work, own: Estimates, twin: Estimates) -> Estimates:
     nothing = Estimate(None)
     return {
-        (cell, metric.name): _difference(
+        (cell, metric.name): jackknife_difference(
             twin.get((cell, metric.of_twin.name), nothing),
             own.get((cell, metric.of_twin.name), nothing),
             metric.limits,
@@ -82,11 +82,3 @@ def _differences(work: Work, own: Estimates, twin: Estimates) -> Estimates:
         if metric.of_twin is not None
         for cell in work.cells
     }
-
-
-def _difference(twin: Estimate, own: Estimate, limits: tuple[float, float]) -> Estimate:
-    """The jackknife of the difference: the same group of prompts leaves both runs."""
-    if twin.value is None or own.value is None:
-        return Estimate(None)
-    parts = [a - b for a, b in zip(twin.groups, own.groups, strict=False)]
-    return jackknife(twin.value - own.value, parts, limits)

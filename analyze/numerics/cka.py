@@ -11,11 +11,12 @@ estimate is the plain, biased one: unrelated rows have about d / (N + d), so N b
 import math
 from collections.abc import Collection, Sequence
 from concurrent.futures import Executor
-from typing import Final
+from typing import Final, Self
 
 import numpy as np
 
-from lpp.analyze.numerics.moments import Floats, Rows
+from lpp.analyze.numerics.moments import Floats, Moments, Rows, ShiftedSums
+from lpp.store.arrays.reader import to_float32
 
 BLOCK_ROWS: Final = 1024
 """Rows worth one product: fewer, and the d x d addition after it would cost as much."""
@@ -56,11 +57,18 @@ class CrossScatters:
     Rows are taken about one shift for each site, the mean of the first n rows that come, and the
     rest of the mean is subtracted at the end. What cancels then is at most N / n times what is
     left, so N / n times the rounding of float64 bounds the error; equal rows give exactly 0.
+    shifts: of sums that are to be subtracted from those of more rows: theirs.
     """
 
-    def __init__(self, widths: Sequence[int], pairs: Collection[tuple[int, int]]) -> None:
+    def __init__(
+        self,
+        widths: Sequence[int],
+        pairs: Collection[tuple[int, int]],
+        shifts: Sequence[Floats] = (),
+    ) -> None:
         self.n = 0
-        self._shifts: list[Floats] = []
+        self.shifts = list(shifts)
+        self._squares: list[Floats | None] = [None] * len(widths)
         self._sums = [np.zeros(width) for width in widths]
         self._products = {(i, j): np.zeros((widths[i], widths[j])) for i, j in pairs}
 
@@ -73,9 +81,9 @@ class CrossScatters:
         if count == 0:
             return
         each = map if pool is None else pool.map
-        if not self.n:
-            self._shifts = list(each(_mean, rows))
-        wide = list(each(_about, rows, self._shifts))
+        if not self.shifts:
+            self.shifts = list(each(_mean, rows))
+        wide = list(each(_about, rows, self.shifts))
         self._sums = [total + one.sum(axis=0) for total, one in zip(self._sums, wide, strict=True)]
 
         def multiply(pair: tuple[int, int]) -> None:
@@ -84,6 +92,46 @@ class CrossScatters:
 
         list(each(multiply, self._products))
         self.n += count
+
+    @property
+    def n_sites(self) -> int:
+        """Sites whose rows are taken in."""
+        return len(self._sums)
+
+    def twice(self) -> Self:
+        """The sums of two sites whose rows are equal, from those of one.
+
+        The pair (0, 0) becomes (0, 0), (0, 1) and (1, 1).
+        """
+        found = type(self)([], [], 2 * self.shifts)
+        found.n, found._squares = self.n, 2 * self._squares
+        found._sums = [self._sums[0].copy() for _ in range(2)]
+        pairs = (0, 0), (0, 1), (1, 1)
+        found._products = {pair: self._products[0, 0].copy() for pair in pairs}
+        return found
+
+    def without(self, other: Self) -> Self:
+        """The sums of these rows less those of `other`, some of them, which has these shifts."""
+        found = type(self)([], [], self.shifts)
+        found.n = self.n - other.n
+        with np.errstate(invalid="ignore", over="ignore"):
+            found._sums = [a - b for a, b in zip(self._sums, other._sums, strict=True)]
+            found._products = {
+                pair: sums - other._products[pair] for pair, sums in self._products.items()
+            }
+        found._squares = [
+            np.diagonal(self._products[i, i]).copy() if (i, i) in self._products else None
+            for i in range(len(self._sums))
+        ]
+        return found
+
+    def moments(self, i: int) -> Moments:
+        """Count, mean and scatter of site i, whose pair (i, i) is wanted, in new memory."""
+        if not self.n:
+            return Moments.empty(len(self._sums[i]))
+        shift, total, products = self.shifts[i], self._sums[i], self._products[i, i]
+        with np.errstate(invalid="ignore", over="ignore"):
+            return ShiftedSums(self.n, shift, total, products, self._squares[i]).moments()
 
     def square(self, i: int, j: int) -> float:
         """Squared Frobenius norm of X_i^T X_j, columns centred. NaN: rows are not finite."""
@@ -103,6 +151,7 @@ class CrossScatters:
 
 def _mean(rows: Rows) -> Floats:
     """(d,) column means of (n, d) rows: exactly the row where all are equal."""
+    rows = to_float32(rows)
     first = rows[0].astype(np.float64)
     with np.errstate(invalid="ignore", over="ignore"):
         mean: Floats = first + (rows - first).mean(axis=0)
@@ -112,5 +161,5 @@ def _mean(rows: Rows) -> Floats:
 def _about(rows: Rows, shift: Floats) -> Floats:
     """(n, d) rows minus `shift`, (d,), in float64."""
     with np.errstate(invalid="ignore", over="ignore"):
-        centred: Floats = rows - shift
+        centred: Floats = to_float32(rows) - shift
     return centred

@@ -86,3 +86,20 @@ def jackknife(
     squares = float(np.square(parts - parts.mean()).sum())
     found = student(value, math.sqrt(weight * squares), len(parts) - 1, limits)
     return found if found.stderr is None else found._replace(groups=tuple(parts.tolist()))
+
+
+def jackknife_difference(
+    first: Estimate, second: Estimate, limits: tuple[float, float] = (-math.inf, math.inf)
+) -> Estimate:
+    """`first` less `second`, with the paired error: the same group of prompts leaves both.
+
+    No number where either is none, no error where either has none.
+
+    >>> both = jackknife(3.0, [2.0, 4.0]), jackknife(1.0, [0.0, 2.0])
+    >>> jackknife_difference(*both)[:2]  # the groups move both alike
+    (2.0, 0.0)
+    """
+    if first.value is None or second.value is None:
+        return Estimate(None)
+    parts = [a - b for a, b in zip(first.groups, second.groups, strict=False)]
+    return jackknife(first.value - second.value, parts, limits)

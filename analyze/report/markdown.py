@@ -1,8 +1,7 @@
 """The report as Markdown, for a pull request: what differs, profiles, flags, where from."""
 
-import re
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Final
 
 from lpp.analyze.report.answers import Answer
@@ -10,7 +9,7 @@ from lpp.analyze.report.content import Report, Section
 from lpp.analyze.report.html import command
 from lpp.analyze.report.tables import Cell, Shown, TableView
 from lpp.analyze.report.words import Code, Sentence
-from lpp.store.commands.escaping import escape
+from lpp.analyze.text.markdown import code, escaped, row
 
 TABLES: Final = ("runs", "profiles", "training", "hourglass", "correlations")
 """Tables of the summary; the page has all."""
@@ -79,10 +78,10 @@ def _table(view: TableView, answer: Answer) -> Iterator[str]:
     yield ""
     kept = [place for place, column in enumerate(view.columns) if column.name not in LEFT_OUT]
     columns = [view.columns[place] for place in kept]
-    yield _row(_heading(column) for column in columns)
-    yield _row("---:" if column.kind == "number" else "---" for column in columns)
+    yield row(_heading(column) for column in columns)
+    yield row("---:" if column.kind == "number" else "---" for column in columns)
     for cells in view.first_rows(ROWS):
-        yield _row(_cell(cells[place], view.columns[place]) for place in kept)
+        yield row(_cell(cells[place], view.columns[place]) for place in kept)
     if answer.frame.height > ROWS:
         yield ""
         yield f"{answer.frame.height - ROWS} more rows are in the database."
@@ -99,10 +98,6 @@ def _cell(cell: Cell, column: Shown) -> str:
     return f"{text} {escaped(cell.more)}".strip()
 
 
-def _row(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
 def said(sentence: Sentence) -> str:
     """A sentence; run ids and commands as code."""
     return "".join(
@@ -113,30 +108,3 @@ def said(sentence: Sentence) -> str:
         else escaped(part.text)
         for part in sentence
     )
-
-
-def escaped(text: str) -> str:
-    r"""Text that means itself in Markdown, on one line.
-
-    >>> escaped("<img src=x> | *a*")
-    '&lt;img src=x&gt; \\| \\*a\\*'
-    """
-    text = _one_line(text).replace("&", "&amp;").replace("<", "&lt;")
-    return re.sub(r"([\\`*_{}\[\]|#@~])", r"\\\1", text.replace(">", "&gt;"))
-
-
-def code(text: str) -> str:
-    r"""Text in a code span that it cannot leave, in a table or out of it.
-
-    >>> code("a`b|c")
-    '`` a`b\\|c ``'
-    """
-    text = _one_line(text).replace("|", "\\|")
-    fence = "`" * (max((len(run) for run in re.findall("`+", text)), default=0) + 1)
-    pad = " " if "`" in text else ""
-    return f"{fence}{pad}{text}{pad}{fence}"
-
-
-def _one_line(text: str) -> str:
-    """`text` with single spaces; controls and direction marks written out, as on a terminal."""
-    return escape(re.sub(r"[ \t\r\n\f\v]+", " ", text), keep="")

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import platform
-import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -11,6 +10,7 @@ from typing import Any, Final
 
 import polars as pl
 
+from lpp.analyze.runs.capture_command import capture_command, part
 from lpp.analyze.runs.incomplete import incomplete
 from lpp.store import open_store
 from lpp.store.errors import FormatError
@@ -20,31 +20,6 @@ from lpp.store.objects.place import Place
 
 LIBRARIES: Final = ("lpp-engine", "duckdb", "polars", "numpy", "scipy", "zarr")
 """What read the store and made the numbers."""
-
-_OPTIONS: Final = (
-    ("model", "id", "--model"),
-    ("model", "revision", "--revision"),
-    ("model", "untrained_seed", "--untrained-seed"),
-    ("series", "name", "--series"),
-    ("series", "step", "--step"),
-    ("corpus", "name", "--corpus"),
-    ("corpus", "revision", "--corpus-revision"),
-    ("selection", "prompts", "--prompts"),
-    ("selection", "min_tokens", "--min-tokens"),
-    ("selection", "count_with", "--count-with"),
-    ("selection", "min_bytes", "--min-bytes"),
-    ("selection", "select", "--select"),
-    ("selection", "seed", "--seed"),
-    ("plan", "context", "--context"),
-    ("plan", "logit_positions", "--logit-positions"),
-    ("compute", "backend", "--backend"),
-    ("compute", "device", "--device"),
-    ("compute", "dtype", "--dtype"),
-    ("compute", "attention", "--attention"),
-    ("compute", "device_map", "--device-map"),
-    ("compute", "quantization", "--quantization"),
-)
-"""Fields of a plan that an option of `lpp-capture run` sets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +96,7 @@ def _run_origin(stored: Mapping[str, Any], run: str, plan: str | None) -> RunOri
     return RunOrigin(
         run=run,
         facts=tuple(_facts(document)),
-        command=_command(document),
+        command=capture_command(document),
         plan=json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False),
         checksums=tuple(checksums),
         problem=problem,
@@ -144,51 +119,22 @@ def _checksums(run: Any) -> Iterator[tuple[str, str]]:
         yield f"{SHARDS_KEY}/{shard.path.name}/COMMIT.json", shard.digest
 
 
-def _part(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    found = document.get(name)
-    return found if isinstance(found, dict) else {}
-
-
 def _facts(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    model, corpus = _part(document, "model"), _part(document, "corpus")
-    compute = _part(document, "compute")
+    model, corpus = part(document, "model"), part(document, "corpus")
+    compute = part(document, "compute")
     facts = {
         "model": model.get("id"),
         "weights": model.get("weights"),
-        "tokenizer": _part(document, "tokenizer").get("fingerprint"),
+        "tokenizer": part(document, "tokenizer").get("fingerprint"),
         "corpus": corpus.get("name"),
         "corpus fingerprint": corpus.get("fingerprint"),
         "texts (prompt set)": corpus.get("prompt_set"),
-        "token ids": _part(document, "prompts").get("sha256"),
+        "token ids": part(document, "prompts").get("sha256"),
         "prefixes": ", ".join(map(str, document.get("prefixes") or ())),
         "computed in": compute.get("dtype"),
         "stored in": document.get("stored_dtype"),
         "device": compute.get("device"),
         "batch": f"{compute.get('batch_tokens')} padded tokens",
     }
-    facts |= {f"captured by {k}": v for k, v in _part(compute, "versions").items()}
+    facts |= {f"captured by {k}": v for k, v in part(compute, "versions").items()}
     yield from ((name, str(value)) for name, value in facts.items() if value)
-
-
-def _command(document: Mapping[str, Any]) -> str:
-    """`lpp-capture run` with the options that the plan records; empty without a plan."""
-    if not document:
-        return ""
-    parts = {
-        "plan": document,
-        "model": _part(document, "model"),
-        "series": _part(_part(document, "model"), "series"),
-        "corpus": _part(document, "corpus"),
-        "selection": _part(_part(document, "corpus"), "selection"),
-        "compute": _part(document, "compute"),
-    }
-    sites = [site["name"] for site in document.get("sites") or () if isinstance(site, dict)]
-    words = ["lpp-capture run --store STORE"]
-    for part, field, option in _OPTIONS:
-        value = parts[part].get(field)
-        if value is not None:
-            words.append(f"{option} {shlex.quote(str(value))}")
-    words.append(f"--sites {shlex.quote(','.join(sites))}")
-    if parts["compute"].get("trust_remote_code"):
-        words.append("--trust-remote-code")
-    return " \\\n  ".join(words)

@@ -7,7 +7,7 @@ import polars as pl
 
 from lpp.analyze.report.answers import Answer, ask_views
 from lpp.analyze.report.queries import SURPRISES
-from lpp.analyze.report.words import token
+from lpp.analyze.text.text import token
 from lpp.store import open_store
 from lpp.store.errors import FormatError
 

@@ -4,8 +4,6 @@ import math
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from lpp.store.commands.escaping import escape
-
 MISSING: Final = "–"
 """Stands where a number is not there."""
 
@@ -65,17 +63,6 @@ def number(value: float | bool | None) -> str:
         return f"{value:,.0f}"
     text = f"{value:#.4g}"
     return text.rstrip("0").rstrip(".") if "." in text else text
-
-
-def token(text: str) -> str:
-    r"""A token so that all of it can be seen.
-
-    >>> token(" the"), token("\n\t"), token("\x1b[31m")
-    ('␣the', '\\n\\t', '\\x1b[31m')
-    """
-    for character, shown in ((" ", "␣"), ("\n", "\\n"), ("\t", "\\t"), ("\r", "\\r")):
-        text = text.replace(character, shown)
-    return escape(text, keep="")
 
 
 def label(column: str) -> str:

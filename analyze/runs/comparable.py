@@ -33,6 +33,18 @@ class _FirstPrompts:
         )
 
 
+def n_shared(a: RunView, b: RunView) -> int:
+    """The most first prompts whose token ids are equal in both runs, as far as both have them.
+
+    Runs with equal ids are comparable token by token, which is more than `prompt_sets` asks of
+    runs of different tokenizers.
+    """
+    ours, theirs = (view.prompts["sha256"].to_list() for view in (a, b))
+    pairs = enumerate(zip(ours, theirs, strict=False))
+    shorter = min(len(ours), len(theirs))
+    return next((place for place, (x, y) in pairs if x != y), shorter)
+
+
 def prompt_sets(views: Iterable[RunView], sizes: Iterable[int]) -> pl.DataFrame:
     """Which runs are comparable over their first n prompts, for each n of `sizes`: `SCHEMA`.
 

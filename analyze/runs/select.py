@@ -45,10 +45,7 @@ def select_among(
     """The same of `runs`, which are all those of the store."""
     every = {view.run.id: view for view in runs}
     if not every:
-        raise InputError(
-            f"{url} holds no runs yet. `lpp-capture run --model ... --store {url}` makes one.",
-            kind=ErrorKind.NOT_FOUND,
-        )
+        raise no_runs(url)
     chosen = [every[name] for name in matching("run", selection.runs, every)]
     found = [view for view in chosen if view.run.n_prompts]
     lines = incomplete_lines(chosen)
@@ -88,7 +85,7 @@ def matching(
         fitting = {n for n in names if fnmatchcase(n, "*" if pattern == "all" else pattern)}
         if not fitting:
             raise InputError(
-                f"no {kind} {pattern!r}; {_nearest(pattern, names)} "
+                f"no {kind} {pattern!r}; {nearest(pattern, names)} "
                 f"Name one with {option or f'--{kind}'}, or several with a pattern.",
                 kind=ErrorKind.NOT_FOUND,
             )
@@ -96,7 +93,40 @@ def matching(
     return [name for name in names if name in found]
 
 
-def _nearest(pattern: str, names: Collection[str]) -> str:
+def run_named(url: Url, name: str) -> RunView:
+    """The run of that id, or the only one whose id begins so or fits the pattern.
+
+    Raises InputError where there is no such run, or several.
+    """
+    every = {view.run.id: view for view in views(url)}
+    if not every:
+        raise no_runs(url)
+    found = [run for run in every if name == run]
+    found = found or [run for run in every if run.startswith(name) or fnmatchcase(run, name)]
+    if len(found) != 1 or not name:
+        why = f"several runs, {', '.join(found)}" if found and name else "no run"
+        rest = "" if found and name else f" {_sentence(nearest(name, every))}"
+        raise InputError(
+            f"{url}: {name!r} names {why}.{rest} Give a run id, or as much of it as tells it from "
+            "the others.",
+            kind=ErrorKind.NOT_FOUND,
+        )
+    return every[found[0]]
+
+
+def no_runs(url: Url) -> InputError:
+    """What a store without a run is answered."""
+    return InputError(
+        f"{url} holds no runs yet. `lpp-capture run --model ... --store {url}` makes one.",
+        kind=ErrorKind.NOT_FOUND,
+    )
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def nearest(pattern: str, names: Collection[str]) -> str:
     """What was meant, perhaps; all there is, where that is little."""
     if len(listed(names)) <= SHORT_LIST:
         return f"there is {listed(names)}."

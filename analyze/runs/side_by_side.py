@@ -1,20 +1,95 @@
-"""Rows of two sites of one run, the same tokens at a time.
+"""Rows of the same tokens at several sites, of one run or of two, in step.
 
-Blocks of sites of different width end at different tokens, so one site is read block by block and
-the other is asked for as many rows.
+Blocks of sites of different width, and of runs of different shards, end at different tokens.
+`in_step` cuts each block where the first of them ends; `RowQueue` gives as many rows of a site as
+are asked for.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from lpp.analyze.runs.cells import Cell
+from lpp.analyze.runs.cells import Integers
 from lpp.analyze.runs.site_reader import BLOCK_BYTES
+from lpp.store.arrays.reader import ReadAs
 from lpp.store.errors import ErrorKind, FormatError
-from lpp.store.read import Run
+from lpp.store.read import Block, Run
 
-Rows = npt.NDArray[np.float32]
+Rows = npt.NDArray[Any]
+
+NOBODY: Final[Integers] = np.empty(0, np.int32)
+
+
+class Step(NamedTuple):
+    """Some tokens, and their rows at each site."""
+
+    prompt_id: Integers
+    """(n,)"""
+    position: Integers
+    """(n,)"""
+    rows: list[Rows]
+    """(n, d) of each site; d may differ."""
+
+
+def in_step(
+    sources: Sequence[tuple[Run, str]],
+    prompts: range,
+    *,
+    block_rows: int,
+    left_out: Integers = NOBODY,
+    dtype: ReadAs = "float32",
+) -> Iterator[Step]:
+    """Rows of the tokens of `prompts` at each of `sources`, a run and a site, in order.
+
+    The runs have read the same prompts. block_rows: rows at a time, at most. left_out: ids of
+    prompts whose rows nobody is given: without them the sources hold the same tokens. dtype: of the
+    rows, as for `Run.blocks`. Ends where the first source ends: whoever takes the rows counts them.
+    Memory: a block of each source, as many rows or one chunk.
+    """
+    streams = [
+        _without(
+            run.blocks(
+                site,
+                first=prompts.start,
+                prompts=prompts.stop,
+                block_bytes=4 * run.site(site).width * block_rows,
+                dtype=dtype,
+            ),
+            left_out,
+        )
+        for run, site in sources
+    ]
+    blocks = [next(stream, None) for stream in streams]
+    used = [0] * len(blocks)
+    while (held := [block for block in blocks if block is not None]) and len(held) == len(blocks):
+        left = (len(block.values) - start for block, start in zip(held, used, strict=True))
+        count = min(block_rows, *left)
+        first, begin = held[0], used[0]
+        yield Step(
+            first.prompt_id[begin : begin + count],
+            first.position[begin : begin + count],
+            [block.values[start : start + count] for block, start in zip(held, used, strict=True)],
+        )
+        for k, block in enumerate(held):
+            used[k] += count
+            if used[k] == len(block.values):
+                blocks[k], used[k] = next(streams[k], None), 0
+
+
+def _without(blocks: Iterator[Block], left_out: Integers) -> Iterator[Block]:
+    """`blocks` less the rows of the prompts in `left_out`; none is empty."""
+    for block in blocks:
+        stays = np.isin(block.prompt_id, left_out, invert=True)
+        if stays.all():
+            yield block
+        elif stays.any():
+            yield Block(
+                values=block.values[stays],
+                prompt_id=block.prompt_id[stays],
+                position=block.position[stays],
+            )
 
 
 class RowQueue:
@@ -42,12 +117,3 @@ class RowQueue:
             count -= len(parts[-1])
             self._rows = self._rows[len(parts[-1]) :]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-
-def side_by_side(run: Run, site: str, other: str, cell: Cell) -> Iterator[tuple[Rows, Rows]]:
-    """Rows of the tokens of a whole cell at both sites, (n, d) and (n, e)."""
-    blocks = run.blocks(site, prompts=cell.n_prompts, block_bytes=BLOCK_BYTES)
-    others = RowQueue(run, other, cell.n_prompts)
-    for block in blocks:
-        inside = (block.position >= cell.first_position) & (block.position < cell.prefix)
-        yield block.values[inside], others.take(len(block.values))[inside]

@@ -12,7 +12,7 @@ matrices, 24 KiB d s of rows, and the length of each row. One pair is always com
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
@@ -24,8 +24,9 @@ from threadpoolctl import threadpool_limits
 from lpp.analyze.metrics.sinks import Lengths, sink_positions
 from lpp.analyze.numerics.cka import BLOCK_ROWS, CrossScatters, alignment
 from lpp.analyze.numerics.moments import Rows
-from lpp.analyze.runs.cells import Cell, Integers, n_tokens
+from lpp.analyze.runs.cells import Cell, n_tokens
 from lpp.analyze.runs.keys import RunView, depth
+from lpp.analyze.runs.side_by_side import in_step
 from lpp.analyze.runs.site_reader import SiteReader
 from lpp.store.arrays.decode_pool import usable_cores
 from lpp.store.commands.progress import SILENT, Progress
@@ -163,7 +164,8 @@ def _pass(
     scatters = CrossScatters(widths, [*((k, k) for k in new), *wanted])
     shape = cell.n_prompts, int(view.lengths[: cell.n_prompts].max(initial=0))
     lengths = {k: np.full(shape, np.nan, np.float32) for k in new}
-    for prompt_id, position, rows in _side_by_side(view, names, widths, cell.n_prompts):
+    sources = [(view.run, site) for site in names]
+    for prompt_id, position, rows in in_step(sources, range(cell.n_prompts), block_rows=BLOCK_ROWS):
         for k, found in zip(new, pool.map(_lengths, (rows[k] for k in new)), strict=True):
             lengths[k][prompt_id, position] = found
         inside = (position >= cell.first_position) & (position < cell.prefix)
@@ -181,33 +183,6 @@ def _pass(
         for pair, places in zip(tile, wanted, strict=True)
     }
     return sites, values
-
-
-def _side_by_side(
-    view: RunView, sites: Sequence[str], widths: Sequence[int], n_prompts: int
-) -> Iterator[tuple[Integers, Integers, list[Rows]]]:
-    """Prompt, position and rows at each site of the same tokens, about `BLOCK_ROWS` at a time.
-
-    Blocks of sites of different width end at different tokens: each is cut where the first ends.
-    """
-    streams = [
-        view.run.blocks(site, prompts=n_prompts, block_bytes=4 * width * BLOCK_ROWS)
-        for site, width in zip(sites, widths, strict=True)
-    ]
-    blocks = [next(stream, None) for stream in streams]
-    used = [0] * len(blocks)
-    while (held := [block for block in blocks if block is not None]) and len(held) == len(blocks):
-        count = min(len(block.values) - start for block, start in zip(held, used, strict=True))
-        first, begin = held[0], used[0]
-        yield (
-            first.prompt_id[begin : begin + count],
-            first.position[begin : begin + count],
-            [block.values[start : start + count] for block, start in zip(held, used, strict=True)],
-        )
-        for k, block in enumerate(held):
-            used[k] += count
-            if used[k] == len(block.values):
-                blocks[k], used[k] = next(streams[k], None), 0
 
 
 def _lengths(rows: Rows) -> Lengths:

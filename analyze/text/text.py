@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import polars as pl
 
 from lpp.analyze.tables.flags import MEANING
+from lpp.store.commands.escaping import escape
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -94,6 +95,17 @@ def printable(text: str, encoding: str | None) -> str:
         text = "\n".join(line.rstrip() for line in text.split("\n"))
         return text.encode("ascii", "replace").decode("ascii")
     return text
+
+
+def token(text: str) -> str:
+    r"""A token so that all of it can be seen.
+
+    >>> token(" the"), token("\n\t"), token("\x1b[31m")
+    ('␣the', '\\n\\t', '\\x1b[31m')
+    """
+    for character, shown in ((" ", "␣"), ("\n", "\\n"), ("\t", "\\t"), ("\r", "\\r")):
+        text = text.replace(character, shown)
+    return escape(text, keep="")
 
 
 def broken(run: str) -> str:

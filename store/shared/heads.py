@@ -116,6 +116,11 @@ class Head:
         """(V, d), as float32 or, of a large matrix, as stored."""
         return self._weight
 
+    @property
+    def bias(self) -> Float32 | None:
+        """(V,), added to the products; None where nothing is."""
+        return self._bias
+
     def logits(self, rows: npt.NDArray[Any], out: Float32 | None = None) -> Float32:
         """The logits of `rows`, (n, V) float32 whose values are those of `dtype`.
 

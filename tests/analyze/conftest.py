@@ -2,8 +2,8 @@
 
 import itertools
 import zlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import pytest
 from lpp.store import Plan, RunWriter, create_store
 from lpp.store.format.plan import (
     ComputeInfo,
+    ContinuationInfo,
     CorpusInfo,
     ModelInfo,
     PromptsInfo,
@@ -22,6 +23,7 @@ from lpp.store.format.plan import (
     SiteSpec,
     TokenizerInfo,
 )
+from lpp.store.format.quarantine import OUT_OF_MEMORY, SetAside, quarantine_table
 from lpp.store.format.rows import prompts_sha256, token_ids_sha256
 from lpp.store.format.schedule import prefix_schedule
 from lpp.store.format.tables import PROMPTS_SCHEMA, TOKENS_SCHEMA
@@ -74,6 +76,10 @@ def make_run(tmp_path: Path) -> MakeRun:
         series: Series | None = None,
         first_row: int = 100,
         carried: Mapping[str, Sequence[Any]] | None = None,
+        set_aside: Collection[int] = (),
+        keep: str = "rows",
+        continuation: ContinuationInfo | None = None,
+        most_likely: int = 7,
         scale: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]] = lambda rows: rows,
     ) -> Made:
         root = root or tmp_path / "store"
@@ -103,6 +109,8 @@ def make_run(tmp_path: Path) -> MakeRun:
             untrained_seed=untrained_seed,
             series=series,
         )
+        # moments are not written: without shards alone
+        plan = replace(plan, keep=keep, continuation=continuation)
         for name, values in (carried or {}).items():
             array = values if isinstance(values, pa.Array) else pa.array(values)
             table = table.append_column(name, array)
@@ -112,7 +120,22 @@ def make_run(tmp_path: Path) -> MakeRun:
                 writer.write_shard(
                     index,
                     {site: np.concatenate(rows[first:end]) for site, rows in hidden.items()},
-                    _tokens_table(prompts, entropy, range(first, end), plan, vary_tokens),
+                    _tokens_table(
+                        prompts,
+                        entropy,
+                        range(first, end),
+                        plan,
+                        vary=vary_tokens,
+                        most_likely=most_likely,
+                        set_aside=set_aside,
+                    ),
+                    quarantine_table(
+                        SetAside(
+                            prompt_id=i, reason=OUT_OF_MEMORY, site=None, position=None, detail=""
+                        )
+                        for i in range(first, end)
+                        if i in set_aside
+                    ),
                 )
         return Made(root, plan.run_id, plan, prompts, hidden, entropy)
 
@@ -170,7 +193,10 @@ def _tokens_table(
     entropy: list[npt.NDArray[np.float32]],
     ids: range,
     plan: Plan,
+    *,
     vary: bool,
+    set_aside: Collection[int],
+    most_likely: int,
 ) -> pa.Table:
     """Statistics that are plain to see, or, where they `vary`, that make every metric move."""
     rows = []
@@ -178,13 +204,13 @@ def _tokens_table(
         ends = {min(prefix, len(prompts[i])) - 1 for prefix in plan.prefixes}
         for position, token in enumerate(prompts[i]):
             key = {"prompt_id": i, "position": position, "token_id": token}
-            if plan.logit_positions == "all" or position in ends:
+            if i not in set_aside and (plan.logit_positions == "all" or position in ends):
                 key |= {
                     "entropy": float(entropy[i][position]),
                     "log_z": 10.0 + position,
                     "max_logprob": -0.25,
                     "margin": 0.5,
-                    "top1_id": 7,
+                    "top1_id": most_likely,
                     "varentropy": 0.75 + position / 8,
                 }
                 if position + 1 < len(prompts[i]):

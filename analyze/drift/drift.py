@@ -1,0 +1,230 @@
+"""Everything that changed between two models, in one record: predictions, sites, where from."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import polars as pl
+
+from lpp.analyze.drift.entropy import entropy_drift
+from lpp.analyze.drift.pair import Pair, pair_of, require_rows, run_of
+from lpp.analyze.drift.predictions import (
+    Summary,
+    arithmetic,
+    compared_tokens,
+    prediction_drift,
+    token_drift,
+    why_no_logits,
+)
+from lpp.analyze.drift.site_numbers import NUMBERS
+from lpp.analyze.drift.sites import SiteDrift, common_sites, site_drift, why_missing
+from lpp.analyze.numerics.jackknife import Estimate
+from lpp.analyze.runs.keys import Url
+from lpp.analyze.runs.select import listed
+from lpp.analyze.tables.analysis import ErrorSites
+from lpp.store.commands.progress import SILENT, Progress
+
+_SAME: Final = dict.fromkeys(("top10", "cosine", "cka", "overlap"), 1.0)
+"""Numbers that are not 0 where nothing changed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drift:
+    """How run B differs from run A over the same tokens."""
+
+    pair: Pair
+    first_position: int
+    """Tokens at positions from here on are compared."""
+    seed: int | None
+    """Of the draw of tokens; None where all are compared."""
+    tokens: pl.DataFrame
+    """A row for each compared token, as of `token_drift`."""
+    predictions: Mapping[str, Summary]
+    sites: Sequence[SiteDrift]
+    """In depth order."""
+    no_logits: str | None
+    """Why there is no number of every logit; None where there is."""
+    arithmetic: str
+    """How logits were made of rows; empty where none were."""
+    notes: tuple[str, ...]
+    """What takes no part and why, one line each."""
+
+    @property
+    def is_nothing(self) -> bool:
+        """Whether every number is that of a run compared with itself: exactly 0, or exactly 1."""
+        moved = pl.col("next_logprob_a").ne_missing(pl.col("next_logprob_b")).any()
+        if self.tokens.select(moved).item():
+            return False
+        if any(site.relative_distance.value != 0 for site in self.sites):  # None: not finite
+            return False
+        found = {
+            (name, end)
+            for name, summary in self.predictions.items()
+            for end in (summary.mean, summary.median, summary.max)
+        }
+        found |= {(name, getattr(site, name).value) for site in self.sites for name in NUMBERS}
+        return all(end in (None, _SAME.get(name, 0.0)) for name, end in found)
+
+    def document(self) -> dict[str, Any]:
+        """For JSON: numbers that are not finite are null."""
+        every = self.pair.n_tokens(self.first_position)
+        return {
+            "a": self.pair.a.run.id,
+            "b": self.pair.b.run.id,
+            "prompts": self.pair.n_prompts,
+            "tokens": len(self.tokens),
+            "first_position": self.first_position,
+            "left_out": self.pair.left_out.tolist(),
+            "drawn": None if self.seed is None else {"of": every, "seed": self.seed},
+            "logits": {"arithmetic": self.arithmetic or None, "missing": self.no_logits},
+            "exactly_equal": self.is_nothing,
+            "notes": list(self.notes),
+            "predictions": {name: _summary(one) for name, one in self.predictions.items()},
+            "sites": [
+                {
+                    "site": one.site,
+                    "depth": one.depth,
+                    "tokens": one.n_tokens,
+                    **{name: _estimate(getattr(one, name)) for name in NUMBERS},
+                }
+                for one in self.sites
+            ],
+        }
+
+
+def diff(
+    store: Url,
+    a: str,
+    b: str,
+    *,
+    sites: Sequence[str] | None = None,
+    prompts: int | None = None,
+    first_position: int = 0,
+    tokens: int | None = None,
+    seed: int = 0,
+    errors: ErrorSites = "final",
+    jobs: int | None = None,
+    progress: Progress = SILENT,
+) -> Drift:
+    """What changed from run `a` to run `b` of the store at `store`.
+
+    a, b: run ids, or as much of them as names one run; `STORE::RUN` for a run of another store.
+    Other arguments, errors: of `drift`; prompts: the first so many, all that both share by default.
+    Raises InputError for runs that are not comparable, with what would make them so.
+    """
+    return drift(
+        pair_of(run_of(store, a).run, run_of(store, b).run, prompts),
+        sites=sites,
+        first_position=first_position,
+        tokens=tokens,
+        seed=seed,
+        errors=errors,
+        jobs=jobs,
+        progress=progress,
+    )
+
+
+def drift(
+    pair: Pair,
+    *,
+    sites: Sequence[str] | None = None,
+    first_position: int = 0,
+    tokens: int | None = None,
+    seed: int = 0,
+    errors: ErrorSites = "final",
+    jobs: int | None = None,
+    progress: Progress = SILENT,
+) -> Drift:
+    """Every number of the predictions and the sites of a pair.
+
+    sites: names or patterns; all that both runs hold by default. first_position: of the tokens at
+    positions from there on. tokens: of the predictions, so many tokens drawn with `seed`; all by
+    default. errors: sites whose CKA, overlap and ranks get an error (`site_drift`). progress:
+    advances by `n_steps` in all. Raises InputError for a run without rows, a site that both do not
+    hold and positions that they have no token at; FormatError for altered bytes.
+    """
+    require_rows(pair)
+    chosen = common_sites(pair, sites)
+    every = compared_tokens(pair, first_position=first_position)
+    compared = compared_tokens(pair, first_position=first_position, tokens=tokens)
+    found = token_drift(
+        pair,
+        first_position=first_position,
+        tokens=tokens,
+        seed=seed,
+        jobs=jobs,
+        progress=progress,
+    )
+    of_sites = site_drift(
+        pair,
+        chosen,
+        first_position=first_position,
+        errors=errors,
+        jobs=jobs,
+        progress=_Multiplied(progress, every),
+    )
+    return Drift(
+        pair=pair,
+        first_position=first_position,
+        seed=None if compared == every else seed,
+        tokens=found,
+        predictions={
+            **prediction_drift(found),
+            "entropy": entropy_drift(pair, first_position=first_position),
+        },
+        sites=of_sites,
+        no_logits=why_no_logits(pair),
+        arithmetic=arithmetic(pair),
+        notes=tuple(_notes(pair, chosen, first_position)),
+    )
+
+
+def n_steps(
+    pair: Pair, sites: Sequence[str], *, first_position: int = 0, tokens: int | None = None
+) -> int:
+    """Units of progress of `drift`: tokens of the predictions, and of each of `sites`."""
+    every = compared_tokens(pair, first_position=first_position)
+    return compared_tokens(pair, first_position=first_position, tokens=tokens) + every * len(sites)
+
+
+def _notes(pair: Pair, sites: Sequence[str], first_position: int) -> list[str]:
+    """What takes no part and why."""
+    a, b = pair.a.run, pair.b.run
+    lines = pair.limits
+    for name, run, other in (("A", a, b), ("B", b, a)):
+        if alone := [site for site in run.sites if site not in other.sites]:
+            lines.append(f"{name} alone holds {listed(alone)}.")
+    missing = (why_missing(pair, site, first_position=first_position) for site in sites)
+    return [*lines, *dict.fromkeys(why for why in missing if why)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Multiplied:
+    """Progress of a step whose units are several of `whole`."""
+
+    whole: Progress
+    by: int
+
+    def advance(self, amount: int = 1) -> None:
+        """`amount` more units are done."""
+        self.whole.advance(amount * self.by)
+
+    def note(self, text: str) -> None:
+        """One line for the log."""
+        self.whole.note(text)
+
+
+def _summary(one: Summary) -> dict[str, float | int | None]:
+    numbers = asdict(one)
+    count = numbers.pop("n_tokens")
+    return {**{name: _finite(number) for name, number in numbers.items()}, "tokens": count}
+
+
+def _estimate(one: Estimate) -> dict[str, float | None]:
+    names = ("mean", "stderr", "ci_low", "ci_high")
+    return dict(zip(names, map(_finite, one[:4]), strict=True))
+
+
+def _finite(number: float | None) -> float | None:
+    return number if number is not None and math.isfinite(number) else None

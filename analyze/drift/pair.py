@@ -1,0 +1,190 @@
+"""Two runs that read the same tokens, side by side."""
+
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from lpp.analyze.runs.capture_command import capture_command
+from lpp.analyze.runs.cells import Integers
+from lpp.analyze.runs.comparable import n_shared
+from lpp.analyze.runs.incomplete import incomplete
+from lpp.analyze.runs.keys import RunView, Url
+from lpp.analyze.runs.moments_held import listed_numbers
+from lpp.analyze.runs.select import run_named
+from lpp.store.errors import ErrorKind, InputError
+from lpp.store.format.plan import Plan
+from lpp.store.read import Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Two comparable runs, over the first prompts that both hold."""
+
+    a: RunView
+    b: RunView
+    n_prompts: int
+    """The first n prompts, whose token ids are equal in both."""
+    left_out: Integers
+    """Ids of those prompts that one of the runs set aside, ascending: neither's rows are used."""
+
+    @property
+    def of_one_run(self) -> bool:
+        """Whether a run is compared with itself."""
+        return self.a.run.path == self.b.run.path
+
+    @cached_property
+    def lengths(self) -> Integers:
+        """(n,) tokens of each prompt; 0 for one that is left out."""
+        lengths = np.array(self.a.lengths[: self.n_prompts])
+        lengths[self.left_out] = 0
+        return lengths
+
+    def n_tokens(self, first_position: int = 0) -> int:
+        """Tokens at positions from `first_position` on."""
+        return int(np.maximum(self.lengths.astype(np.int64) - first_position, 0).sum())
+
+    @property
+    def limits(self) -> list[str]:
+        """What of the two runs takes no part, and why: one line each."""
+        return list(_limits(self))
+
+
+def run_of(store: Url, name: str) -> RunView:
+    """The run that `name` means: an id, the start of one, a pattern, or `STORE::RUN`.
+
+    store: where a run is looked for whose name says no store. Raises InputError for a name that no
+    run bears, or several.
+    """
+    place, separator, run = name.rpartition("::")
+    return run_named(place if separator and place else store, run)
+
+
+def pair_of(a: Run, b: Run, prompts: int | None = None) -> Pair:
+    """Two runs over the first prompts whose token ids are equal in both.
+
+    prompts: so many of them; all by default. Raises InputError: INCOMPLETE where a run has no
+    prompt that can be analysed, INVALID_VALUE where they share no first prompt, with what differs
+    and the command that captures what is missing, and for more prompts than they share.
+    """
+    views = RunView(a), RunView(b)
+    for run in (a, b):
+        if not run.n_prompts:
+            why = incomplete(run) or "it has no prompts. Capture again."
+            raise InputError(f"{run.id}: {why}", kind=ErrorKind.INCOMPLETE)
+    shared = n_shared(*views)
+    if not shared:
+        raise InputError(_why_not(*views), kind=ErrorKind.INVALID_VALUE)
+    if prompts is not None and not 1 <= prompts <= shared:
+        raise InputError(
+            f"--prompts {prompts}: {a.id} and {b.id} share their first {shared} prompts. "
+            f"Ask for 1 to {shared}.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    size = prompts or shared
+    aside = np.union1d(*(view.set_aside[view.set_aside < size] for view in views))
+    if len(aside) == size:
+        raise InputError(
+            f"each of the first {size} prompts was set aside in {a.id} or in {b.id}, so no token "
+            "is in both. `lpp-capture status` says why.",
+            kind=ErrorKind.INCOMPLETE,
+        )
+    return Pair(a=views[0], b=views[1], n_prompts=size, left_out=aside)
+
+
+def require_rows(pair: Pair) -> None:
+    """InputError(NOT_FOUND) where one of the runs keeps moments and no rows."""
+    for run in (pair.a.run, pair.b.run):
+        if not run.plan.keeps_rows:
+            again = capture_command({**run.plan.document, "keep": "both"}, _store(run))
+            raise InputError(
+                f"{run.id} keeps moments of its rows and not the rows, which a comparison token "
+                f"by token needs. Capture again with --keep rows or --keep both:\n{again}",
+                kind=ErrorKind.NOT_FOUND,
+            )
+
+
+def _why_not(a: RunView, b: RunView) -> str:
+    """Why two runs share no first prompt, and the command that makes them comparable."""
+    plans = a.run.plan, b.run.plan
+    what = "; ".join(_differences(a, b, 0))
+    head = f"{a.run.id} (A) and {b.run.id} (B) share no first prompt: {what}."
+    if plans[0].tokenizer.fingerprint != plans[1].tokenizer.fingerprint:
+        return (
+            f"{head} Runs are compared token by token, so both models need the same tokenizer. "
+            "Their profiles can be compared where they read the same texts: "
+            f"lpp-sql {shlex.quote(_store(a.run))} --run differences"
+        )
+    document = plans[0].document
+    again = []
+    if plans[0].continuation is not None:  # each model writes its own tokens
+        document = _without_continuation(document)
+        again.append(capture_command(document, _store(a.run)))
+    asked = {name: document[name] for name in ("corpus", "context")}
+    again.append(
+        capture_command({**_without_continuation(plans[1].document), **asked}, _store(b.run))
+    )
+    models = "both models" if len(again) > 1 else "the model of B"
+    return f"{head} Capture {models} on the prompts of A:\n" + "\n".join(again)
+
+
+def _store(run: Run) -> str:
+    return str(run.path.parent.parent)
+
+
+def _without_continuation(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The plan of the texts alone."""
+    written = document.get("continuation")
+    if not written:
+        return document
+    rest = {name: value for name, value in document.items() if name != "continuation"}
+    return {**rest, "context": written["given_context"]}
+
+
+def _differences(a: RunView, b: RunView, prompt: int) -> Iterator[str]:
+    """What two runs have not in common whose `prompt` has different token ids."""
+    yield from _settings(a.run.plan, b.run.plan)
+    ids = [view.prompts["token_ids"][prompt].to_list() for view in (a, b)]
+    place = next((k for k, (x, y) in enumerate(zip(*ids, strict=False)) if x != y), None)
+    if place is None:
+        yield f"prompt {prompt} has {len(ids[0])} tokens in A and {len(ids[1])} in B"
+    else:
+        yield f"prompt {prompt} has other token ids from position {place} on"
+
+
+def _settings(a: Plan, b: Plan) -> Iterator[str]:
+    """Settings that decide token ids, where two plans differ in them."""
+    if a.tokenizer.fingerprint != b.tokenizer.fingerprint:
+        yield "their tokenizers differ"
+    if a.context != b.context:
+        yield f"the context is {a.context} in A and {b.context} in B"
+    if a.corpus.name != b.corpus.name:
+        yield f"the corpus is {a.corpus.name} in A and {b.corpus.name} in B"
+    elif a.corpus.fingerprint != b.corpus.fingerprint:
+        yield f"{a.corpus.name} held other texts when B was captured"
+    rules = a.corpus.selection, b.corpus.selection
+    for name in sorted(({*rules[0]} | {*rules[1]}) - {"prompts"}):  # the first n are the same
+        ours, theirs = (rule.get(name) for rule in rules)
+        if ours != theirs:
+            yield f"texts were chosen by {name} {ours} in A and {theirs} in B"
+    if a.continuation is not None or b.continuation is not None:
+        yield "a model wrote the end of each prompt (--continue)"
+
+
+def _limits(pair: Pair) -> Iterator[str]:
+    a, b, size = pair.a, pair.b, pair.n_prompts
+    for name, view in (("A", a), ("B", b)):
+        if why := incomplete(view.run):
+            yield f"{name} is not complete: {why}"
+    shared = n_shared(a, b)
+    if size == shared < min(a.run.n_prompts, b.run.n_prompts):
+        yield (
+            f"Prompts are compared up to the first one that differs, prompt {size}: "
+            f"{'; '.join(_differences(a, b, size))}."
+        )
+    if some := len(pair.left_out):
+        listed = listed_numbers(pair.left_out.tolist())
+        yield f"{some} of the {size} prompts set aside by A or B take no part: {listed}."

@@ -1,0 +1,119 @@
+"""Logits of rows of `final`: by NumPy, or by torch where it is installed and does better.
+
+NumPy multiplies in float32 and rounds the product to the dtype of the head afterwards. A model's
+own kernel sums in another order, so a product on the edge between two bfloat16 values may be
+rounded the other way: ln of the sum of exponentials then differs by some 2e-3 nats. Torch's kernel
+for bfloat16 is the one that a model on a CPU was run with, and gives its logits to 2e-5. So torch,
+where it is installed, multiplies on a GPU, and bfloat16 on a CPU too; NumPy does the rest. Torch is
+never required, and imported here alone.
+"""
+
+import contextlib
+import importlib.util
+import sys
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from threadpoolctl import threadpool_limits
+
+from lpp.store.format.plan import StoredDtype
+from lpp.store.shared.heads import Float32, Head
+
+NUMPY = "numpy"
+"""The place where products are taken without torch; with it, a device of torch's."""
+
+
+class Products(Protocol):
+    """What makes logits of rows; a `Head` is one."""
+
+    def logits(self, rows: npt.NDArray[Any], out: Float32 | None = None) -> Float32:
+        """The logits of (n, d) `rows`, in `out`, (n, V) float32."""
+
+
+def place_of(dtype: StoredDtype) -> str:
+    """Where the products of a head of `dtype` are taken here: `NUMPY`, `cpu` or `cuda`."""
+    if importlib.util.find_spec("torch") is None:
+        return NUMPY
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "cpu" if dtype == "bfloat16" else NUMPY
+
+
+def described(place: str, dtype: StoredDtype) -> str:
+    """The arithmetic of a place, for people.
+
+    >>> described("numpy", "bfloat16")
+    'logits: products in float32 by NumPy, rounded to bfloat16'
+    >>> described("cpu", "bfloat16")
+    "logits: torch's own kernels for bfloat16, on cpu"
+    """
+    if place != NUMPY:
+        return f"logits: torch's own kernels for {dtype}, on {place}"
+    rounded = "" if dtype == "float32" else f", rounded to {dtype}"
+    return f"logits: products in float32 by NumPy{rounded}"
+
+
+def products(head: Head, place: str) -> Products:
+    """What multiplies with `head` at a place of `place_of`; torch keeps a copy of the matrix."""
+    return head if place == NUMPY else _TorchProducts(head, place)
+
+
+class _TorchProducts:
+    """The last steps of a model as torch takes them, each rounded to the dtype of the head."""
+
+    def __init__(self, head: Head, device: str) -> None:
+        import torch
+
+        self._device, self._dtype = device, getattr(torch, head.dtype)
+        self._weight = self._tensor(head.weight, head.dtype)
+        self._bias = None if head.bias is None else self._tensor(head.bias, head.dtype)
+        self._steps = head.steps
+
+    def logits(self, rows: npt.NDArray[Any], out: Float32 | None = None) -> Float32:
+        import torch
+
+        with torch.inference_mode():
+            z = torch.nn.functional.linear(self._tensor(rows), self._weight, self._bias)
+            steps = self._steps
+            if steps.divisor is not None:
+                z = z.div_(steps.divisor)
+            if steps.scale is not None:
+                z = z.mul_(steps.scale)
+            if steps.softcap is not None:
+                z = z.div_(steps.softcap).tanh_().mul_(steps.softcap)
+            if out is None:
+                out = np.empty(tuple(z.shape), np.float32)
+            torch.from_numpy(out).copy_(z)
+        return out
+
+    def _tensor(self, values: npt.NDArray[Any], stored: StoredDtype = "float32") -> Any:
+        """(…) values, float32 or as stored, on the device in the dtype of the head."""
+        import torch
+
+        if values.dtype == np.uint16 and stored == "bfloat16":
+            held = torch.from_numpy(values.view(np.int16)).view(torch.bfloat16)
+        else:
+            held = torch.from_numpy(np.ascontiguousarray(values))
+        return held.to(device=self._device, dtype=self._dtype)
+
+
+@contextlib.contextmanager
+def one_thread_each() -> Iterator[None]:
+    """One thread for each product, NumPy's and torch's, so that the bits of a tile do not depend on
+    how many tiles are under way.
+    """
+    torch = sys.modules.get("torch")  # not there yet: nothing multiplies with it
+    with threadpool_limits(1, user_api="blas"):
+        if torch is None:
+            yield
+            return
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)

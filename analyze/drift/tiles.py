@@ -1,0 +1,100 @@
+"""Logits of the same tokens of two models, a tile of rows at a time, reduced as they are made.
+
+Never more than a few tiles are in memory, whatever the number of tokens and of columns V. They are
+computed side by side, one thread each: numbers have the same bits for any number of jobs.
+"""
+
+import queue
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Final
+
+import numpy as np
+
+from lpp.analyze.drift.products import Products, one_thread_each
+from lpp.analyze.numerics.logit_drift import Columns, logit_drift
+from lpp.analyze.numerics.moments import Rows
+from lpp.store.commands.progress import SILENT, Progress
+from lpp.store.shared.heads import TILE_BYTES, Float32
+
+TILE_ROWS: Final = 256
+"""Rows of a tile, where `TILE_BYTES` hold them: 128 of 262,144 columns. A matrix is read once for
+each tile, which fewer rows would not hide behind their products."""
+
+MEMORY: Final = 2 << 30
+"""Bytes of logits under way, whatever the number of jobs; two tiles at least."""
+
+
+def rows_drift(
+    rows: Sequence[Iterable[Rows]],
+    heads: Sequence[Products],
+    vocabulary: int,
+    only: Collection[str],
+    *,
+    jobs: int,
+    progress: Progress = SILENT,
+) -> Columns:
+    """Columns `only` of `logit_drift`, (n,) each, of two models' rows of the same n tokens.
+
+    rows, heads: of model A and of B; blocks of (m, d) rows, which may end at different tokens.
+    vocabulary: V. jobs: tiles at a time, as far as `MEMORY` goes. progress: advances by the tokens
+    of a tile. ValueError where one model has more rows.
+    """
+    size = max(1, min(TILE_ROWS, TILE_BYTES // (4 * vocabulary)))
+    at_once = max(1, min(jobs, MEMORY // (2 * 4 * size * vocabulary)))
+    memory: queue.SimpleQueue[Float32] = queue.SimpleQueue()
+    for _ in range(at_once):
+        memory.put(np.empty((2, size, vocabulary), np.float32))
+
+    def drift(tiles: tuple[Rows, ...]) -> Columns:
+        logits = memory.get()
+        try:
+            p, q = (
+                head.logits(tile, out=out[: len(tile)])
+                for head, tile, out in zip(heads, tiles, logits, strict=True)
+            )
+            return logit_drift(p, q, only)
+        finally:
+            memory.put(logits)
+
+    nothing = np.empty((0, vocabulary), np.float32)
+    parts = [logit_drift(nothing, nothing, only)]
+    under_way: deque[Future[Columns]] = deque()
+
+    def take() -> None:
+        parts.append(under_way.popleft().result())
+        progress.advance(len(next(iter(parts[-1].values()))))
+
+    with one_thread_each(), ThreadPoolExecutor(at_once, "lpp-drift") as pool:
+        try:
+            for tiles in zip(*(_tiles(blocks, size) for blocks in rows), strict=True):
+                under_way.append(pool.submit(drift, tiles))
+                if len(under_way) > at_once:
+                    take()
+            while under_way:
+                take()
+        finally:
+            for waiting in under_way:
+                waiting.cancel()
+    return {name: np.concatenate([part[name] for part in parts]) for name in only}
+
+
+def _tiles(blocks: Iterable[Rows], size: int) -> Iterator[Rows]:
+    """The rows of `blocks` as (size, d) tiles, the last one shorter.
+
+    >>> [len(tile) for tile in _tiles([np.ones((3, 1)), np.ones((4, 1))], 2)]
+    [2, 2, 2, 1]
+    """
+    waiting: list[Rows] = []
+    count = 0
+    for block in blocks:
+        rest = block
+        while count + len(rest) >= size:
+            yield np.concatenate([*waiting, rest[: size - count]])
+            waiting, rest, count = [], rest[size - count :], 0
+        if len(rest):
+            waiting.append(rest)
+            count += len(rest)
+    if waiting:
+        yield np.concatenate(waiting)

@@ -1,0 +1,77 @@
+"""The `lpp-capture run` command that a plan records."""
+
+import shlex
+from collections.abc import Mapping
+from typing import Any, Final
+
+_OPTIONS: Final = (
+    ("model", "id", "--model"),
+    ("model", "revision", "--revision"),
+    ("model", "untrained_seed", "--untrained-seed"),
+    ("series", "name", "--series"),
+    ("series", "step", "--step"),
+    ("corpus", "name", "--corpus"),
+    ("corpus", "revision", "--corpus-revision"),
+    ("selection", "prompts", "--prompts"),
+    ("selection", "min_tokens", "--min-tokens"),
+    ("selection", "count_with", "--count-with"),
+    ("selection", "min_bytes", "--min-bytes"),
+    ("selection", "select", "--select"),
+    ("selection", "seed", "--seed"),
+    ("plan", "context", "--context"),
+    ("continuation", "tokens", "--continue"),
+    ("continuation", "temperature", "--temperature"),
+    ("continuation", "seed", "--generation-seed"),
+    ("plan", "logit_positions", "--logit-positions"),
+    ("plan", "keep", "--keep"),
+    ("compute", "backend", "--backend"),
+    ("compute", "device", "--device"),
+    ("compute", "dtype", "--dtype"),
+    ("compute", "attention", "--attention"),
+    ("compute", "device_map", "--device-map"),
+    ("compute", "quantization", "--quantization"),
+)
+"""Fields of a plan that an option of `lpp-capture run` sets."""
+
+
+def capture_command(document: Mapping[str, Any], store: str = "STORE") -> str:
+    """`lpp-capture run` with the options that a plan records; empty without a plan.
+
+    document: the plan's JSON. store: where the command writes.
+
+    >>> plan = {"model": {"id": "a/b"}, "corpus": {"name": "pydoc"}, "sites": [{"name": "final"}]}
+    >>> print(capture_command(plan, "./my store"))
+    lpp-capture run --store './my store' \\
+      --model a/b \\
+      --corpus pydoc \\
+      --sites final
+    """
+    if not document:
+        return ""
+    continuation = part(document, "continuation")
+    parts = {
+        # texts were cut before the model wrote on, so that both together are the plan's context
+        "plan": {**document, "context": continuation.get("given_context", document.get("context"))},
+        "model": part(document, "model"),
+        "series": part(part(document, "model"), "series"),
+        "corpus": part(document, "corpus"),
+        "selection": part(part(document, "corpus"), "selection"),
+        "continuation": continuation,
+        "compute": part(document, "compute"),
+    }
+    sites = [site["name"] for site in document.get("sites") or () if isinstance(site, dict)]
+    words = [f"lpp-capture run --store {shlex.quote(store)}"]
+    for name, field, option in _OPTIONS:
+        value = parts[name].get(field)
+        if value is not None:
+            words.append(f"{option} {shlex.quote(str(value))}")
+    words.append(f"--sites {shlex.quote(','.join(sites))}")
+    if parts["compute"].get("trust_remote_code"):
+        words.append("--trust-remote-code")
+    return " \\\n  ".join(words)
+
+
+def part(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """The object `name` of a document; an empty one where there is none."""
+    found = document.get(name)
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,285 @@
+"""Drift as text for a terminal, and as Markdown for a pull request."""
+
+import html
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Final
+
+from rich.cells import cell_len
+
+from lpp.analyze.drift.drift import Drift
+from lpp.analyze.drift.gate import Verdict
+from lpp.analyze.drift.predictions import Summary
+from lpp.analyze.drift.site_numbers import NUMBERS
+from lpp.analyze.drift.sites import SiteDrift
+from lpp.analyze.drift.worst import Expected, WorstToken, order_of
+from lpp.analyze.numerics.jackknife import Estimate
+from lpp.analyze.text import text
+from lpp.analyze.text.markdown import code, escaped, row
+from lpp.analyze.text.text import WIDTH, error, number, plain_table, rendered, token, wrapped
+
+UNITS: Final[Mapping[str, str]] = {
+    "kl": "nats",
+    "kl_reverse": "nats",
+    "js": "nats",
+    "tv": "share",
+    "flips": "share",
+    "top10": "share",
+    "next_logprob": "nats",
+    "log_perplexity": "nats",
+    "entropy": "nats",
+}
+"""Of the numbers of the predictions, in the order in which they are shown."""
+
+SHARES: Final = frozenset({"flips", "top10"})
+"""Numbers of which a median says nothing: they are counts over tokens."""
+
+_PREDICTIONS: Final = (
+    "kl: KL(A || B); kl_reverse: KL(B || A); js: Jensen-Shannon divergence; tv: total variation; "
+    "flips: tokens whose most likely next token differs; top10: of the ten most likely, those in "
+    "common; next_logprob: |ln p(next), B - A|; log_perplexity: ln PPL(B) - ln PPL(A); entropy: "
+    "B - A. ±: standard error over prompts."
+)
+_SITES: Final = (
+    "distance: |b - a| / |a|; overlap: of the leading eigenvectors; PR, ER: B - A, in dimensions. "
+    "±: paired standard error over prompts."
+)
+_HEADS: Final[Mapping[str, str]] = {
+    "relative_distance": "distance",
+    "cosine": "cosine",
+    "cka": "CKA",
+    "overlap": "overlap",
+    "participation_ratio": "PR",
+    "effective_rank": "ER",
+}
+_NOTHING: Final = "Every difference is exactly 0."
+
+
+def as_json(drift: Drift, verdicts: Sequence[Verdict] = ()) -> str:
+    """Everything but the tokens, for programs."""
+    return text.as_json(
+        {
+            **drift.document(),
+            "gate": [
+                {
+                    "condition": one.condition.text,
+                    "value": one.value,
+                    "decisive": one.decisive,
+                    "site": one.site,
+                    "failed": one.failed,
+                }
+                for one in verdicts
+            ],
+        }
+    )
+
+
+def as_text(
+    drift: Drift, worst: Sequence[WorstToken] = (), verdicts: Sequence[Verdict] = ()
+) -> str:
+    """Two tables, the tokens that changed most and the gate, at 80 columns."""
+    out = io.StringIO()
+    out.write(f"A  {drift.pair.a.run.id}\nB  {drift.pair.b.run.id}\n")
+    for line in _said(drift):
+        out.write(wrapped(line))
+    out.write(_predictions(drift.predictions) + wrapped(_PREDICTIONS))
+    out.write(_sites(drift.sites) + wrapped(_SITES))
+    if worst:
+        out.write(f"\n{_worst_title(drift)}\n")
+        out.writelines(f"{line}\n" for one in worst for line in _worst(one))
+    if verdicts:
+        out.write("\nGate\n" + as_gate(verdicts))
+    return out.getvalue()
+
+
+def as_gate(verdicts: Sequence[Verdict]) -> str:
+    """A line on each condition."""
+    width = max((len(one.condition.text) for one in verdicts), default=0)
+    return "".join(
+        f"{'FAIL' if one.failed else 'not met':7}  {one.condition.text:{width}}  {_verdict(one)}\n"
+        for one in verdicts
+    )
+
+
+def as_markdown(
+    drift: Drift, worst: Sequence[WorstToken] = (), verdicts: Sequence[Verdict] = ()
+) -> str:
+    """The same as GitHub and GitLab render it."""
+    return "\n".join(_markdown(drift, worst, verdicts)) + "\n"
+
+
+def _said(drift: Drift) -> Iterator[str]:
+    """What was compared, and what was not."""
+    every, compared = drift.pair.n_tokens(drift.first_position), len(drift.tokens)
+    start = f", positions from {drift.first_position} on" if drift.first_position else ""
+    held = [view.run.n_prompts for view in (drift.pair.a, drift.pair.b)]
+    size = drift.pair.n_prompts
+    of = "" if {*held} == {size} else f" of {held[0]} in A and {held[1]} in B"
+    yield f"The first {size} prompts{of}: {every:,} tokens{start}."
+    if drift.is_nothing:
+        who = "A and B are one run. " if drift.pair.of_one_run else ""
+        yield f"{who}{_NOTHING}"
+    if drift.seed is not None:
+        yield f"Predictions: of {compared:,} tokens, drawn with seed {drift.seed}."
+    if drift.arithmetic:
+        yield f"{drift.arithmetic[:1].upper()}{drift.arithmetic[1:]}."
+    if drift.no_logits is not None:
+        yield f"No KL: {drift.no_logits}"
+    yield from drift.notes
+
+
+def _predictions(found: Mapping[str, Summary]) -> str:
+    made = plain_table()
+    made.collapse_padding = True
+    for head in ("predictions", "unit"):
+        made.add_column(head, no_wrap=True)
+    for head in ("mean", "median", "p99", "max"):
+        made.add_column(head, justify="right", no_wrap=True)
+    for name, cells in _prediction_rows(found):
+        made.add_row(name, UNITS[name], *cells)
+    return rendered(made)
+
+
+def _prediction_rows(found: Mapping[str, Summary]) -> Iterator[tuple[str, list[str]]]:
+    """Of each number: its name, mean and error, median, 99th percentile, maximum."""
+    for name in UNITS:
+        one = found[name]
+        mean = f"{number(one.mean)} {error(one.stderr)}".rstrip()
+        rest = [None] * 3 if name in SHARES else [one.median, one.p99, one.max]
+        yield name, [mean, *("" if name in SHARES else number(value) for value in rest)]
+
+
+def _sites(found: Sequence[SiteDrift]) -> str:
+    made = plain_table()
+    made.collapse_padding = True
+    made.add_column("site", no_wrap=True)
+    made.add_column("tokens", justify="right", no_wrap=True)
+    for name in NUMBERS:
+        made.add_column(_HEADS[name], justify="right", no_wrap=True)
+    for one in found:
+        numbers = [getattr(one, name) for name in NUMBERS]
+        made.add_row(one.site, f"{one.n_tokens:,}", *map(_two_lines, numbers))
+    return rendered(made)
+
+
+def _two_lines(one: Estimate) -> str:
+    """A number, its error below."""
+    return f"{number(one.value)}\n{error(one.stderr, '±')}".rstrip()
+
+
+def _worst_title(drift: Drift) -> str:
+    what = "KL(A || B)" if order_of(drift) == "kl" else "ln p(next)"
+    verb = "is largest" if order_of(drift) == "kl" else "changed most"
+    return f"Where {what} {verb}: nats, the text so far, the next token"
+
+
+def _worst(one: WorstToken) -> Iterator[str]:
+    """Two lines on a token."""
+    head = f"{number(one.change):>9}  {one.prompt_id}:{one.position}  "
+    yield head + tail(one.context, WIDTH - len(head))
+    came = "" if one.came is None else f", then came {_word(one.came)}"
+    yield " " * 11 + _clipped(f"A {_expected(one.a)}, B {_expected(one.b)}{came}", WIDTH - 11)
+
+
+def _expected(one: Expected) -> str:
+    sure = "" if one.probability is None else f" {one.probability:.2f}"
+    return f"{_word(one.token)}{sure}"
+
+
+def _word(spelled: str) -> str:
+    return f"'{token(spelled)}'" if spelled else "-"
+
+
+def tail(context: str, width: int) -> str:
+    r"""The end of a text that fits into `width` columns, without line breaks.
+
+    >>> tail("The quick brown\nfox", 12), tail("fox", 12)
+    ('… brown\\nfox', 'fox')
+    """
+    context = context.lstrip(" ")
+    shown = [_in_context(context[start:]) for start in range(len(context))]
+    whole = [f"…{end}" for end in shown[1:]]
+    return next((end for end in (*shown[:1], *whole) if cell_len(end) <= width), "")
+
+
+def _in_context(text: str) -> str:
+    return token(text).replace("␣", " ")
+
+
+def _clipped(line: str, width: int) -> str:
+    if cell_len(line) <= width:
+        return line
+    while cell_len(line) > width - 1:
+        line = line[:-1]
+    return f"{line}…"
+
+
+def _verdict(one: Verdict) -> str:
+    """The number that a condition is about, and what decided."""
+    where = f" at {one.site}" if one.site and one.condition.site is None else ""
+    if one.decisive == one.value:
+        return f"{number(one.value)}{where}"
+    end = "from" if one.decisive < one.value else "up to"
+    return f"{number(one.value)}{where}, interval {end} {number(one.decisive)}"
+
+
+def _markdown(
+    drift: Drift, worst: Sequence[WorstToken], verdicts: Sequence[Verdict]
+) -> Iterator[str]:
+    yield f"### Drift from {code(drift.pair.a.run.id)} (A) to {code(drift.pair.b.run.id)} (B)"
+    yield ""
+    for line in _said(drift):
+        yield f"- {escaped(line)}"
+    if verdicts:
+        yield ""
+        yield row(("gate", "condition", "number"))
+        yield row(("---", "---", "---"))
+        for one in verdicts:
+            yield row(
+                (
+                    "**fail**" if one.failed else "not met",
+                    code(one.condition.text),
+                    escaped(_verdict(one)),
+                )
+            )
+    yield ""
+    yield row(("predictions", "unit", "mean", "median", "p99", "max"))
+    yield row(("---", "---", "---:", "---:", "---:", "---:"))
+    for name, cells in _prediction_rows(drift.predictions):
+        yield row((code(name), UNITS[name], *map(escaped, cells)))
+    yield ""
+    yield row(("site", "tokens", *_HEADS.values()))
+    yield row(("---", *("---:" for _ in (1, *NUMBERS))))
+    for site in drift.sites:
+        numbers = (getattr(site, name) for name in NUMBERS)
+        yield row((code(site.site), f"{site.n_tokens:,}", *map(_one_line, numbers)))
+    if worst:
+        yield ""
+        yield f"<details><summary>{html.escape(_worst_title(drift))}</summary>"
+        yield ""
+        yield row(("nats", "prompt:position", "text so far", "A", "B", "came"))
+        yield row(("---:", "---", "---", "---", "---", "---"))
+        for at in worst:
+            came = "" if at.came is None else code(token(at.came))
+            place = f"{at.prompt_id}:{at.position}"
+            told = (code(tail(at.context, WIDTH)), *map(_expected_code, (at.a, at.b)), came)
+            yield row((number(at.change), place, *told))
+        yield ""
+        yield "</details>"
+    yield ""
+    yield escaped(_PREDICTIONS)
+    yield escaped(_SITES)
+
+
+def _one_line(one: Estimate) -> str:
+    return f"{number(one.value)} {error(one.stderr)}".rstrip()
+
+
+def _expected_code(one: Expected) -> str:
+    if not one.token:
+        return ""
+    return f"{code(token(one.token))} {_expected(one).rpartition(' ')[2]}".rstrip()
+
+
+FORMATS: Final[Mapping[str, Callable[..., str]]] = {"text": as_text, "md": as_markdown}
+"""Formats for people: of a drift, its worst tokens and the verdicts of its gate."""

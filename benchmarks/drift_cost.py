@@ -1,0 +1,84 @@
+"""What exact drift of predictions costs beside the matrix products that it needs.
+
+Both sides multiply the same synthetic rows of `final` of two models with their unembeddings, a tile
+of rows at a time, on one thread. Ours rounds the logits and reduces them to numbers of each token;
+the other drops them. NumPy multiplies in float32; where torch is installed its bfloat16 products
+are measured as well.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Final
+
+import numpy as np
+import torch
+
+from benchmarks.pairs import Ratio, ratio_of_times, timed_pairs
+from lpp.analyze.drift.products import NUMPY, one_thread_each, place_of, products
+from lpp.analyze.drift.tiles import TILE_ROWS, rows_drift
+from lpp.analyze.numerics.logit_drift import EVERYTHING
+from lpp.analyze.numerics.moments import Rows
+from lpp.store.shared.heads import Head, HeadContent
+from lpp.store.shared.matrices import Matrix
+
+TOKENS: Final = 2_000
+VOCABULARY: Final = 49_152
+WIDTH: Final = 576
+REPEATS: Final = 3
+
+
+def measure(tokens: int = TOKENS, vocabulary: int = VOCABULARY) -> Iterator[Ratio]:
+    """Two ratios for each place where products can be taken here."""
+    rng = np.random.default_rng(0)
+    heads = [_head(rng, vocabulary) for _ in range(2)]
+    rows = [rng.standard_normal((tokens, WIDTH), np.float32) for _ in range(2)]
+    shape = f"{tokens:,} tokens, d = {WIDTH}, V = {vocabulary:,}"
+    for place in dict.fromkeys((NUMPY, place_of("bfloat16"))):
+        made = [products(head, place) for head in heads]
+        bare = _bare(heads, rows, place)
+        dtype = "float32 by NumPy" if place == NUMPY else f"bfloat16 by torch on {place}"
+        for what, only, bar in (
+            ("exact KL one way and flips", ("kl", "flip"), 1.6),
+            ("everything of the predictions", tuple(EVERYTHING), 2.5),
+        ):
+            ours = partial(rows_drift, [[some] for some in rows], made, vocabulary, only, jobs=1)
+            yield ratio_of_times(
+                f"{what}, {shape} / the two bare products in {dtype}",
+                timed_pairs(ours, bare, REPEATS),
+                bar=bar,
+            )
+
+
+def _head(rng: np.random.Generator, vocabulary: int) -> Head:
+    weight = rng.standard_normal((vocabulary, WIDTH), np.float32) / 16
+    bits = (weight.view(np.uint32) >> 16).astype(np.uint16)
+    return Head(HeadContent(matrix=Matrix(dtype="bfloat16", weight=bits)))
+
+
+def _bare(heads: Sequence[Head], rows: Sequence[Rows], place: str) -> Callable[[], None]:
+    """The products of both models, in the memory of a tile."""
+    n, vocabulary = min(TILE_ROWS, len(rows[0])), heads[0].vocabulary
+    tiles = [range(start, min(start + n, len(rows[0]))) for start in range(0, len(rows[0]), n)]
+    memory = np.empty((n, vocabulary), np.float32)
+    tensors = [
+        [torch.from_numpy(values).to(place, torch.bfloat16) for values in (some, head.weight)]
+        for some, head in zip(rows, heads, strict=True)
+        if place != NUMPY
+    ]
+
+    def by_numpy() -> None:
+        for tile in tiles:
+            for head, some in zip(heads, rows, strict=True):
+                part = some[tile.start : tile.stop]
+                np.matmul(part, head.weight.T, out=memory[: len(part)])
+
+    def by_torch() -> None:
+        for tile in tiles:
+            for some, weight in tensors:
+                torch.nn.functional.linear(some[tile.start : tile.stop], weight)
+
+    def both() -> None:
+        with one_thread_each(), torch.inference_mode():
+            (by_numpy if place == NUMPY else by_torch)()
+
+    return both

@@ -1,0 +1,435 @@
+"""`lpp-analyze diff`, end to end: two runs with heads in a store, in every format, with gates."""
+
+import itertools
+import json
+import math
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pytest
+from click.testing import CliRunner, Result
+from rich.cells import cell_len
+from scipy.special import log_softmax
+
+from lpp.analyze import diff
+from lpp.analyze.cli.command import main
+from lpp.analyze.drift.drift import drift, n_steps
+from lpp.analyze.drift.entropy import entropy_drift
+from lpp.analyze.drift.gate import PREDICTIONS
+from lpp.analyze.drift.pair import pair_of
+from lpp.analyze.drift.predictions import prediction_drift
+from lpp.analyze.drift.site_numbers import NUMBERS
+from lpp.analyze.drift.worst import Words, order_of, worst_tokens
+from lpp.analyze.numerics.jackknife import jackknife
+from lpp.analyze.text.drift import UNITS, as_json, as_text, tail
+from lpp.store import open_store
+from lpp.store.format.schedule import group_boundaries
+from lpp.store.format.tables import VOCABULARY_SCHEMA
+from lpp.store.objects.locate import objects_at
+from lpp.store.shared.heads import HeadContent, commit_head
+from lpp.store.shared.matrices import Matrix
+from lpp.store.shared.vocabularies import add_vocabulary
+
+MakeRun = Callable[..., Any]
+LENGTHS = (12, 7, 20, 20, 3, 15, 9, 11, 20, 6, 8, 14)
+VOCABULARY = 50
+
+
+def keep_head(made: Any) -> None:
+    """Give the model of a run its head."""
+    weight = np.random.default_rng(5).normal(size=(VOCABULARY, 6)).astype(np.float32) / 4
+    content = HeadContent(matrix=Matrix(dtype="float32", weight=weight))
+    commit_head(objects_at(made.root), made.plan, content)
+
+
+def keep_vocabulary(made: Any) -> None:
+    """Words for ids: token 3 is ` w3`, token 7 a control sequence, token 49 is not there."""
+    spelled = [f" w{k}".encode() for k in range(VOCABULARY - 1)]
+    spelled[7] = b"\x1b[31m\n"
+    table = pa.table(
+        [range(len(spelled)), spelled, [one.decode() for one in spelled]],
+        schema=VOCABULARY_SCHEMA,
+    )
+    add_vocabulary(made.root, made.plan.tokenizer.fingerprint, table)
+
+
+@pytest.fixture
+def two(make_run: MakeRun) -> tuple[Any, Any]:
+    """Two models of the same texts, with their head and their vocabulary."""
+    a = make_run(LENGTHS, model="tiny/base", vary_tokens=True)
+    b = make_run(LENGTHS, model="tiny/tuned", seed=1, vary_tokens=True)
+    keep_head(a)
+    keep_vocabulary(a)
+    return a, b
+
+
+def invoke(root: Path, *words: str) -> Result:
+    return CliRunner(env={"COLUMNS": "80"}).invoke(main, ["diff", str(root), *words])
+
+
+def shown(root: Path, *words: str) -> Any:
+    done = invoke(root, *words, "--format", "json")
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+def test_the_document_is_what_programs_expect(two: tuple[Any, Any]) -> None:
+    a, b = two
+    found = shown(a.root, "base", "tuned")
+    assert [*found][:4] == ["a", "b", "prompts", "tokens"]
+    assert (found["a"], found["b"], found["prompts"]) == (a.run_id, b.run_id, len(LENGTHS))
+    assert found["tokens"] == sum(LENGTHS)
+    assert [*found["predictions"]] == [*PREDICTIONS] == [*UNITS]
+    for one in found["predictions"].values():
+        assert {"mean", "median", "p99", "max", "stderr"} <= one.keys()
+    assert [site["site"] for site in found["sites"]] == ["embed", "block.1", "block.2", "final"]
+    assert [site["depth"] for site in found["sites"]] == [0, 1, 2, 2]
+    for site in found["sites"]:
+        assert {*NUMBERS} <= site.keys()
+        assert all({"mean", "stderr"} <= site[name].keys() for name in NUMBERS)
+    assert (found["exactly_equal"], found["gate"], found["drawn"]) == (False, [], None)
+    assert found["logits"]["missing"] is None
+
+
+def test_numbers_are_those_of_a_plain_computation(two: tuple[Any, Any]) -> None:
+    a, _ = two
+    head = open_store(a.root).runs[a.run_id].head()
+    assert head is not None
+    rows = [np.concatenate([r[2:] for r in made.hidden["final"]]) for made in two]
+    p, q = (log_softmax(some.astype(np.float64) @ head.weight.T, axis=1) for some in rows)
+    found = shown(a.root, "base", "tuned", "--skip-first", "2")
+    kl = found["predictions"]["kl"]
+    plain = (np.exp(p) * (p - q)).sum(1)
+    assert kl["mean"] == pytest.approx(plain.mean(), rel=1e-5)
+    assert kl["p99"] == pytest.approx(np.quantile(plain, 0.99), rel=1e-5)
+    assert kl["max"] == pytest.approx(plain.max(), rel=1e-5)
+    distance = np.linalg.norm(rows[1] - rows[0], axis=1) / np.linalg.norm(rows[0], axis=1)
+    at_final = found["sites"][-1]["relative_distance"]
+    assert at_final["mean"] == pytest.approx(distance.mean(), rel=1e-6)
+    assert found["tokens"] == len(plain)
+    assert found["first_position"] == 2
+
+
+@pytest.mark.parametrize("first", [0, 4])
+def test_entropy_is_the_paired_difference_of_means(first: int, two: tuple[Any, Any]) -> None:
+    a, b = two
+    runs = open_store(a.root).runs
+    found = entropy_drift(pair_of(runs[a.run_id], runs[b.run_id]), first_position=first)
+    changes = [
+        other[first:].astype(np.float64) - one[first:]
+        for one, other in zip(a.entropy, b.entropy, strict=True)
+    ]
+    changes = [change for change in changes if len(change)]
+    every = np.concatenate(changes)
+    edges = group_boundaries(len(changes))
+    without = [
+        np.concatenate([c for k, c in enumerate(changes) if not start <= k < end]).mean()
+        for start, end in itertools.pairwise(edges)
+    ]
+    expected = jackknife(every.mean(), without)
+    assert found.n_tokens == len(every)
+    assert found.mean == pytest.approx(expected.value, rel=1e-12)
+    assert found.stderr == pytest.approx(expected.stderr, rel=1e-9)
+    assert (found.ci_low, found.ci_high) == pytest.approx(expected[2:4], rel=1e-9)
+    assert found.median == pytest.approx(np.median(every))
+
+
+def test_entropy_is_of_tokens_that_have_one_in_both(make_run: MakeRun) -> None:
+    a = make_run(LENGTHS, model="tiny/base")
+    b = make_run(LENGTHS, model="tiny/tuned", logit_positions="schedule", seed=1)
+    runs = open_store(a.root).runs
+    found = entropy_drift(pair_of(runs[a.run_id], runs[b.run_id]))
+    assert 0 < found.n_tokens < sum(LENGTHS)
+
+
+# exactly nothing
+
+
+def test_a_run_and_itself(two: tuple[Any, Any]) -> None:
+    a, _ = two
+    done = invoke(a.root, "base", "base", "--fail-if", "kl.max > 0", "--fail-if", "cka < 1")
+    assert done.exit_code == 0, done.output
+    assert "A and B are one run. Every difference is exactly 0." in done.stdout
+    assert "is largest" not in done.stdout
+    assert done.stdout.count("not met") == 2
+    assert not re.search(r"-0\b", done.stdout)
+    document = shown(a.root, "base", "base")
+    assert document["exactly_equal"]
+    assert document["predictions"]["kl"]["max"] == 0
+    assert document["predictions"]["top10"]["mean"] == 1
+    assert all(site["cosine"]["mean"] == 1 for site in document["sites"])
+
+
+def test_equal_runs_of_two_stores(make_run: MakeRun, tmp_path: Path) -> None:
+    a = make_run(LENGTHS, model="tiny/base", vary_tokens=True)
+    b = make_run(LENGTHS, model="tiny/base", vary_tokens=True, root=tmp_path / "far")
+    done = invoke(a.root, "base", f"{b.root}::base")
+    assert "\nEvery difference is exactly 0." in done.stdout
+    document = shown(a.root, f"{a.root}::base", f"{b.root}::base")
+    assert (document["exactly_equal"], document["a"]) == (True, document["b"])
+
+
+@pytest.mark.parametrize("column", ["next_logprob_b", "kl"])
+def test_one_token_is_not_nothing(column: str, two: tuple[Any, Any]) -> None:
+    a, _ = two
+    same = diff(a.root, "base", "base")
+    assert same.is_nothing
+    moved = pl.when(pl.int_range(pl.len()) == 3).then(pl.col(column) + 1e-9).otherwise(column)
+    tokens = same.tokens.with_columns(moved.cast(same.tokens.schema[column]).alias(column))
+    if column == "next_logprob_b":  # which float32 would round away
+        tokens = same.tokens.with_columns(
+            pl.when(pl.int_range(pl.len()) == 3).then(0.0).otherwise(column).alias(column)
+        )
+    predictions = {**same.predictions, **prediction_drift(tokens)}
+    assert not replace(same, tokens=tokens, predictions=predictions).is_nothing
+
+
+# what is compared
+
+
+def test_options_choose_prompts_positions_sites_and_tokens(two: tuple[Any, Any]) -> None:
+    a, _ = two
+    options = ("--prompts", "6", "--skip-first", "3", "--sites", "final,block.*")
+    document = shown(a.root, "base", "tuned", *options, "--tokens", "20", "--seed", "4")
+    every = sum(max(n - 3, 0) for n in LENGTHS[:6])
+    assert (document["prompts"], document["tokens"]) == (6, 20)
+    assert document["drawn"] == {"of": every, "seed": 4}
+    assert [site["site"] for site in document["sites"]] == ["block.1", "block.2", "final"]
+    assert {site["tokens"] for site in document["sites"]} == {every}
+    done = invoke(a.root, "base", "tuned", *options, "--tokens", "20", "--seed", "4")
+    said = f"The first 6 prompts of 12 in A and 12 in B: {every} tokens, positions from 3 on."
+    assert said in done.stdout
+    assert "Predictions: of 20 tokens, drawn with seed 4." in done.stdout
+
+
+def test_prompts_that_either_set_aside_are_left_out_and_told(make_run: MakeRun) -> None:
+    a = make_run(LENGTHS, model="tiny/base", set_aside=[1])
+    make_run(LENGTHS, model="tiny/tuned", seed=1, set_aside=[4, 5])
+    document = shown(a.root, "base", "tuned")
+    assert document["left_out"] == [1, 4, 5]
+    assert document["tokens"] == sum(n for k, n in enumerate(LENGTHS) if k not in (1, 4, 5))
+    done = invoke(a.root, "base", "tuned")
+    assert "3 of the 12 prompts set aside by A or B take no part: 1, 4, 5." in done.stdout
+
+
+def test_without_a_head_everything_but_the_divergences(make_run: MakeRun) -> None:
+    a = make_run(LENGTHS, model="tiny/base", sites=("block.1", "final"))
+    make_run(
+        LENGTHS, model="tiny/tuned", seed=1, most_likely=8, sites=("embed", "block.1", "final")
+    )
+    document = shown(a.root, "base", "tuned")
+    assert "--keep-head yes" in document["logits"]["missing"]
+    assert document["predictions"]["kl"]["mean"] is None
+    assert document["predictions"]["flips"]["mean"] == 1
+    assert document["predictions"]["entropy"]["mean"] is not None
+    assert document["notes"] == ["B alone holds embed."]
+    done = invoke(a.root, "base", "tuned", "--format", "md")
+    assert "| `kl` | nats | - | - | - | - |" in done.stdout
+
+
+def test_runs_of_different_widths_have_a_cka(make_run: MakeRun) -> None:
+    a = make_run(LENGTHS, model="tiny/base", sites=("final",))
+    make_run(LENGTHS, model="tiny/wide", dim=8, sites=("final",))
+    (site,) = shown(a.root, "base", "wide")["sites"]
+    assert 0 < site["cka"]["mean"] < 1
+    assert site["cosine"]["mean"] is site["effective_rank"]["mean"] is None
+    done = invoke(a.root, "base", "wide")
+    assert "rows of different widths have a CKA and nothing else" in " ".join(done.stdout.split())
+    done = invoke(a.root, "base", "wide", "--fail-if", "cosine < 0.5")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "not defined at final" in done.stderr
+
+
+def test_progress_reaches_its_end(two: tuple[Any, Any]) -> None:
+    class Counter:
+        units = 0
+
+        def advance(self, amount: int = 1) -> None:
+            self.units += amount
+
+        def note(self, text: str) -> None: ...
+
+    runs = open_store(two[0].root).runs
+    pair = pair_of(*(runs[made.run_id] for made in two))
+    for options in ({}, {"tokens": 30, "first_position": 2}):
+        counter = Counter()
+        found = drift(pair, progress=counter, **options)
+        sites = [site.site for site in found.sites]
+        assert counter.units == n_steps(pair, sites, **options)
+
+
+# words
+
+
+def test_the_tokens_that_changed_most(two: tuple[Any, Any]) -> None:
+    a, _ = two
+    found = diff(a.root, "base", "tuned")
+    worst = worst_tokens(found, 3)
+    top = found.tokens.sort("kl", descending=True).head(3)
+    assert [(w.prompt_id, w.position, w.change) for w in worst] == [
+        *top.select("prompt_id", "position", "kl").iter_rows()
+    ]
+    ids = a.prompts[worst[0].prompt_id]
+    assert worst[0].context == "".join(f" w{k}" for k in ids[: worst[0].position + 1])
+    assert worst[0].came == f" w{ids[worst[0].position + 1]}"
+    assert worst[0].a.token == "\x1b[31m\n"
+    assert 0 < worst[0].a.probability < 1
+    assert len(worst_tokens(found)) == 10
+
+
+def test_without_logits_they_are_ordered_by_the_next_token(two: tuple[Any, Any]) -> None:
+    found = diff(two[0].root, "base", "tuned", sites=["final"])
+    lost = pl.when(pl.int_range(pl.len()) == 5).then(-9.0).otherwise("next_logprob_b")
+    tokens = found.tokens.with_columns(next_logprob_b=lost.cast(pl.Float32))
+    changed = replace(found, tokens=tokens, no_logits="no head")
+    (one,) = worst_tokens(changed)
+    assert (order_of(found), order_of(changed)) == ("kl", "next_logprob")
+    assert (one.prompt_id, one.position) == (0, 5)
+    assert "Where ln p(next) changed most" in as_text(changed, [one])
+
+
+def test_words_put_characters_together_and_name_what_has_no_bytes() -> None:
+    spelled = [b"a", "é".encode()[:1], "é".encode()[1:], None]
+    table = pa.table([[0, 1, 2, 5], spelled, ["a", "?", "?", "<s>"]], schema=VOCABULARY_SCHEMA)
+    words = Words(table)
+    assert words.text([5, 0, 1, 2, 0]) == "<s>aéa"
+    assert words.text([1, 0]) == "\ufffda"
+    assert words.text([3, 9]) == "<3><9>"  # ids that no token has
+    assert words.text([]) == ""
+    assert Words(None).text([4, 5]) == "<4><5>"
+
+
+# text
+
+
+@pytest.mark.parametrize("words", [(), ("--skip-first", "1", "--errors", "all")])
+def test_text_fits_eighty_columns_and_steers_no_terminal(
+    words: tuple[str, ...], two: tuple[Any, Any]
+) -> None:
+    done = invoke(two[0].root, "base", "tuned", "--fail-if", "cka.block.2 < 0.5", *words)
+    assert done.exit_code == 1
+    assert [line for line in done.stdout.splitlines() if cell_len(line) > 80] == []
+    assert "\x1b" not in done.stdout
+    assert "\\x1b[31m\\n" in done.stdout
+    assert "safe" not in done.stdout
+
+
+def test_a_long_context_ends_at_the_token() -> None:
+    assert tail("字" * 30, 11) == "…" + "字" * 5
+    assert tail("\n" * 9, 8) == "…" + "\\n" * 3
+
+
+def test_markdown_tables_are_tables(two: tuple[Any, Any]) -> None:
+    done = invoke(two[0].root, "base", "tuned", "--format", "md", "--fail-if", "flips > 0.02")
+    assert done.exit_code == 1
+    assert "| **fail** | `flips > 0.02` |" in done.stdout
+    tables = [
+        [len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()]
+        for table in done.stdout.split("\n\n")
+        if table.startswith("| ")
+    ]
+    assert len(tables) == 4
+    assert all(len({*table}) == 1 for table in tables)
+
+
+# the gate
+
+
+def test_a_gate_fails_after_everything_is_printed(two: tuple[Any, Any]) -> None:
+    conditions = ("--fail-if", "kl.mean > 0.01", "--fail-if", "flips<0.1")
+    done = invoke(two[0].root, "base", "tuned", *conditions)
+    assert done.exit_code == 1
+    assert done.stdout.startswith("A  base-")
+    lines = done.stdout.splitlines()
+    assert lines[lines.index("Gate") + 1].startswith("FAIL     kl.mean > 0.01  ")
+    assert ", interval from " in lines[lines.index("Gate") + 1]
+    assert lines[lines.index("Gate") + 2].startswith("not met  flips<0.1 ")
+    done = invoke(two[0].root, "base", "tuned", "--format", "json", *conditions)
+    assert done.exit_code == 1
+    assert [(one["condition"], one["failed"]) for one in json.loads(done.stdout)["gate"]] == [
+        ("kl.mean > 0.01", True),
+        ("flips<0.1", False),
+    ]
+
+
+def test_strict_takes_the_number_itself(two: tuple[Any, Any]) -> None:
+    kl = shown(two[0].root, "base", "tuned")["predictions"]["kl"]
+    between = ("--fail-if", f"kl > {(kl['mean'] + kl['ci_low']) / 2}")
+    assert invoke(two[0].root, "base", "tuned", *between).exit_code == 0
+    assert invoke(two[0].root, "base", "tuned", *between, "--strict").exit_code == 1
+
+
+def test_strict_without_a_gate_is_a_mistake(two: tuple[Any, Any]) -> None:
+    done = invoke(two[0].root, "base", "tuned", "--strict")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "--strict says how --fail-if decides" in done.stderr
+
+
+def test_errors_are_computed_where_a_gate_needs_them(two: tuple[Any, Any]) -> None:
+    gate = ("--fail-if", "cka.embed < 0.0001")
+    assert invoke(two[0].root, "base", "tuned", *gate).exit_code == 0
+    done = invoke(two[0].root, "base", "tuned", *gate, "--errors", "final")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "it has no interval at embed, which decides." in done.stderr
+
+
+def test_a_file_is_written_whole_and_the_gate_is_told(two: tuple[Any, Any], tmp_path: Path) -> None:
+    for name, start in (("d.md", "### Drift from"), ("d.json", "{"), ("d.txt", "A  base-")):
+        file = tmp_path / name
+        done = invoke(two[0].root, "base", "tuned", "-o", str(file), "--fail-if", "kl > 0.01")
+        assert done.exit_code == 1
+        assert file.read_text().startswith(start)
+        assert done.stdout.splitlines()[0].startswith("FAIL     kl > 0.01")
+        assert done.stdout.splitlines()[1:] == [str(file)]
+
+
+BAD = (
+    (("base", "tund"), "'tund' names no run. There is base-"),
+    (("bose", "tuned"), "'bose' names no run"),
+    (("base", "tuned", "--sites", "blok.1"), "no site 'blok.1'"),
+    (("base", "tuned", "--prompts", "13"), "share their first 12 prompts"),
+    (("base", "tuned", "--skip-first", "20"), "Skip fewer"),
+    (("base", "tuned", "--fail-if", "kl.men > 1"), "did you mean kl.mean?"),
+    (("base", "tuned", "--fail-if", "cka.block.9 < 1"), "block.9 is not compared"),
+    (("base", "tuned", "--sites", "final", "--fail-if", "cka.embed < 1"), "is not compared"),
+    (("base", "nowhere::tuned"), "nowhere"),
+    (("base", "other"), "lpp-capture run --store"),
+    (("base", "bare", "--fail-if", "kl > 1"), "--keep-head yes"),
+)
+"""Words of a command, and what it says."""
+
+
+def test_bad_input_is_one_message_and_nothing_is_written(
+    two: tuple[Any, Any], make_run: MakeRun, tmp_path: Path
+) -> None:
+    make_run(LENGTHS, model="tiny/other", corpus="other", first_row=500)
+    bare = make_run(LENGTHS, model="tiny/bare", root=tmp_path / "bare")
+    file = tmp_path / "drift.md"
+    for words, told in BAD:
+        named = [f"{bare.root}::bare" if word == "bare" else word for word in words]
+        done = invoke(two[0].root, *named, "-o", str(file))
+        assert (done.exit_code, done.stdout) == (2, ""), words
+        assert done.stderr.count("Error: ") == 1
+        assert told in done.stderr
+        assert not file.exists()
+
+
+def test_an_output_that_cannot_be_written_is_told_first(two: tuple[Any, Any]) -> None:
+    done = invoke(two[0].root, "base", "tuned", "-o", "/nowhere/d.md")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "no such directory: /nowhere" in done.stderr
+
+
+def test_numbers_that_are_not_finite_are_null(two: tuple[Any, Any]) -> None:
+    found = diff(two[0].root, "base", "tuned", sites=["final"])
+    infinite = replace(found.predictions["kl"], mean=math.inf, max=math.inf, stderr=math.nan)
+    changed = replace(found, predictions={**found.predictions, "kl": infinite})
+    kl = json.loads(as_json(changed))["predictions"]["kl"]
+    assert kl["mean"] is kl["max"] is kl["stderr"] is None
+    assert "inf" in as_text(changed)

@@ -1,0 +1,475 @@
+"""Drift of whole sites against plain float64 over whole arrays."""
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+from lpp.analyze.drift import site_numbers
+from lpp.analyze.drift import sites as module
+from lpp.analyze.drift.pair import Pair
+from lpp.analyze.drift.sites import NUMBERS, RANKS, SiteDrift, site_drift, why_missing
+from lpp.analyze.numerics.jackknife import Estimate
+from lpp.analyze.runs.cells import Cell
+from lpp.analyze.runs.keys import RunView
+from lpp.analyze.tables.spectra import scan_spectra
+from lpp.store import Run, RunWriter, create_store, open_store
+from lpp.store.arrays.moments import SiteMoments
+from lpp.store.errors import ErrorKind, FormatError, InputError
+from lpp.store.format.plan import SiteSpec
+from lpp.store.format.quarantine import SetAside, quarantine_table
+from lpp.store.format.tables import STATISTICS
+
+Array = npt.NDArray[np.float32]
+Hidden = Mapping[str, Sequence[Array]]
+
+SITES = ("embed", "block.1", "block.2", "final")
+LENGTHS = (12, 7, 20, 20, 3, 15, 20, 9, 11, 20, 20, 5)
+
+
+def write(
+    made: Any,
+    hidden: Hidden,
+    *,
+    root: Path | None = None,
+    model: str = "model/b",
+    ends: Sequence[int] = (),
+    aside: Sequence[int] = (),
+    keep: str = "rows",
+) -> Run:
+    """A run of other rows, (T, d) for each prompt, over the prompts of `made`."""
+    source = open_store(made.root).runs[made.run_id]
+    prompts, tokens = source.prompts(), source.tokens().to_table()
+    count = prompts.num_rows
+    plan = replace(
+        made.plan,
+        model=replace(made.plan.model, id=model),
+        sites=tuple(
+            SiteSpec(name=name, convention="residual", width=rows[0].shape[1])
+            for name, rows in hidden.items()
+        ),
+        shards=(0, *ends, count),
+        keep=keep,
+    )
+    for name in STATISTICS:
+        place = tokens.schema.get_field_index(name)
+        bad = pc.is_in(tokens["prompt_id"], pa.array(aside, pa.int32()))
+        column = pc.if_else(bad, pa.scalar(None, tokens[name].type), tokens[name])
+        tokens = tokens.set_column(place, tokens.schema.field(name), column)
+    root = root or made.root
+    create_store(root)
+    writer = RunWriter(root, plan, prompts)
+    for index, (first, end) in enumerate(itertools.pairwise(plan.shards)):
+        here = [k for k in aside if first <= k < end]
+        inside = (tokens["prompt_id"].to_numpy() >= first) & (tokens["prompt_id"].to_numpy() < end)
+        held = {name: np.concatenate(rows[first:end]) for name, rows in hidden.items()}
+        writer.write_shard(
+            index,
+            held if keep != "moments" else {},
+            tokens.filter(pa.array(inside)),
+            quarantine_table(
+                [
+                    SetAside(prompt_id=k, reason="x", site=None, position=None, detail="")
+                    for k in here
+                ]
+            ),
+            None
+            if keep == "rows"
+            else {
+                name: moments([rows[k] for k in range(first, end) if k not in here], plan)
+                for name, rows in hidden.items()
+            },
+        )
+    return open_store(root).runs[plan.run_id]
+
+
+def moments(rows: Sequence[Array], plan: Any) -> SiteMoments:
+    """What capture keeps of the prompts of a shard, band by band."""
+    bands = [
+        np.concatenate([one[first:end] for one in rows]).astype(float)
+        for first, end in itertools.pairwise((0, *plan.moment_ends))
+    ]
+    means = [band.mean(axis=0) if len(band) else np.zeros(band.shape[1]) for band in bands]
+    upper = np.triu_indices(bands[0].shape[1])
+    scatters = [(x - m).T @ (x - m) for x, m in zip(bands, means, strict=True)]
+    return SiteMoments(
+        n=np.array([len(band) for band in bands]),
+        mean=np.array(means),
+        scatter=np.array([scatter[upper] for scatter in scatters]),
+    )
+
+
+def paired(a: Run, b: Run, n_prompts: int | None = None) -> Pair:
+    views = RunView(a), RunView(b)
+    n = n_prompts or a.n_prompts
+    aside = np.union1d(*(view.set_aside for view in views))
+    return Pair(a=views[0], b=views[1], n_prompts=n, left_out=aside[aside < n])
+
+
+def moved(hidden: Hidden, *, by: float = 0.3, seed: int = 9) -> dict[str, list[Array]]:
+    """The same rows with noise, more of it the deeper, none at the first site."""
+    rng = np.random.default_rng(seed)
+    return {
+        site: [(x + by * k * rng.normal(size=x.shape)).astype(np.float32) for x in rows]
+        for k, (site, rows) in enumerate(hidden.items())
+    }
+
+
+@pytest.fixture
+def made(make_run: Callable[..., Any]) -> Any:
+    return make_run(LENGTHS, dim=12, sites=SITES, per_shard=4)
+
+
+def run_of(made: Any) -> Run:
+    return open_store(made.root).runs[made.run_id]
+
+
+def slow(x: Array, y: Array) -> dict[str, float]:
+    """Every number from whole arrays of the same tokens, in float64."""
+    x, y = x.astype(np.float64), y.astype(np.float64)
+    found = {}
+    if x.shape == y.shape:
+        lengths, others = np.linalg.norm(x, axis=1), np.linalg.norm(y, axis=1)
+        found["relative_distance"] = np.mean(np.linalg.norm(x - y, axis=1) / lengths)
+        found["cosine"] = np.mean((x * y).sum(axis=1) / lengths / others)
+    x, y = x - x.mean(axis=0), y - y.mean(axis=0)
+    cross = np.square(y.T @ x).sum()
+    found["cka"] = cross / np.linalg.norm(x.T @ x) / np.linalg.norm(y.T @ y)
+    if x.shape == y.shape:
+        u, v = (np.linalg.svd(z, full_matrices=False)[2][:10] for z in (x, y))
+        found["overlap"] = np.square(u @ v.T).sum() / len(u)
+        share = [np.square(np.linalg.svd(z, compute_uv=False)) for z in (x, y)]
+        share = [some / some.sum() for some in share]
+        ratios = [1 / np.square(p).sum() for p in share]
+        ranks = [np.exp(-(p * np.log(p)).sum()) for p in share]
+        found["participation_ratio"] = ratios[1] - ratios[0]
+        found["effective_rank"] = ranks[1] - ranks[0]
+    return {name: float(value) for name, value in found.items()}
+
+
+def tokens_of(rows: Sequence[Array], cell: Cell, aside: Sequence[int] = ()) -> Array:
+    first, end = cell.gap
+    return np.concatenate(
+        [
+            rows[k][cell.first_position : cell.prefix]
+            for k in range(cell.n_prompts)
+            if k not in aside and not first <= k < end
+        ]
+    )
+
+
+def check(
+    found: SiteDrift, a: Sequence[Array], b: Sequence[Array], cell: Cell, aside: Sequence[int] = ()
+) -> None:
+    """Values and errors of `found` against a computation again without each group."""
+    cells = [cell, *cell.parts(10)]
+    every = [slow(tokens_of(a, c, aside), tokens_of(b, c, aside)) for c in cells]
+    assert found.n_tokens == len(tokens_of(a, cell, aside))
+    for name in every[0]:
+        value, *parts = (numbers[name] for numbers in every)
+        estimate = getattr(found, name)
+        assert estimate.value == pytest.approx(value, rel=1e-9, abs=1e-10), name
+        error = np.sqrt((len(parts) - 1) / len(parts) * np.square(parts - np.mean(parts)).sum())
+        assert estimate.stderr == pytest.approx(error, rel=1e-6, abs=1e-10), name
+        assert estimate.groups == pytest.approx(tuple(parts), rel=1e-9, abs=1e-10), name
+        assert estimate.ci_low <= estimate.value <= estimate.ci_high
+
+
+@pytest.mark.parametrize("block_rows", [3, 1024])
+def test_every_number_and_error_is_that_of_whole_arrays(
+    made: Any, block_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shards of the two runs end at different prompts."""
+    monkeypatch.setattr(site_numbers, "BLOCK_ROWS", block_rows)
+    other = moved(made.hidden)
+    b = write(made, other, ends=(1, 5, 11))
+    found = site_drift(paired(run_of(made), b), errors="all")
+    assert [one.site for one in found] == list(SITES)
+    assert [one.depth for one in found] == [0, 1, 2, 2]
+    for one in found[1:]:
+        check(one, made.hidden[one.site], other[one.site], Cell(12, 20))
+    assert found[1].relative_distance.value < found[3].relative_distance.value
+    assert found[1].cka.value > found[3].cka.value
+
+
+@pytest.mark.parametrize(("first", "prefix", "n"), [(1, 20, 12), (2, 7, 11), (0, 15, 3)])
+def test_positions_and_prompts_that_take_no_part(
+    made: Any, first: int, prefix: int, n: int
+) -> None:
+    a, b = moved(made.hidden, seed=1), moved(made.hidden, seed=2)
+    for rows in (a, b):  # what is not asked for would be seen
+        for k, one in enumerate(rows["final"]):
+            one[:first] = one[prefix:] = 1e6
+            if k >= n:
+                one[:] = np.nan
+    runs = write(made, a, model="model/a", ends=(3,)), write(made, b, ends=(11,))
+    (found,) = site_drift(paired(*runs, n), ["final"], first_position=first, prefix=prefix)
+    check(found, a["final"], b["final"], Cell(n, prefix, first_position=first))
+
+
+def test_prompts_that_either_run_set_aside_are_left_out_of_both(made: Any) -> None:
+    a, b = moved(made.hidden, seed=1), moved(made.hidden, seed=2)
+    a["final"][2][:] = np.nan
+    b["final"][5][:] = np.inf
+    runs = (
+        write(made, a, model="model/a", ends=(3, 6), aside=[2]),
+        write(made, b, ends=(6,), aside=[5, 9]),
+    )
+    pair = paired(*runs)
+    assert pair.left_out.tolist() == [2, 5, 9]
+    (found,) = site_drift(pair, ["final"])
+    check(found, a["final"], b["final"], Cell(12, 20), aside=[2, 5, 9])
+    with pytest.raises(FormatError, match="rows where its prompts have"):
+        site_drift(replace(pair, left_out=np.array([2, 9])), ["final"])
+
+
+def exact(one: SiteDrift) -> None:
+    """As of a model against itself."""
+    for name in NUMBERS:
+        value = 1.0 if name in ("cosine", "cka", "overlap") else 0.0
+        assert getattr(one, name)[:4] == (value, 0.0, value, value), name
+
+
+def test_a_run_against_itself_has_not_drifted_and_says_so_exactly(
+    make_run: Callable[..., Any], tmp_path: Path
+) -> None:
+    made = make_run([30] * 20, context=30, dim=40, sites=SITES)
+    run = run_of(made)
+    again = write(made, made.hidden, root=tmp_path / "again", ends=(7, 13))
+    for pair in (paired(run, run), paired(run, again)):
+        for one in site_drift(pair, errors="all"):
+            exact(one)
+    for first in (1, 29):
+        for one in site_drift(paired(run, again), errors="all", first_position=first):
+            exact(one)
+
+
+def test_rows_that_begin_equal_and_part_later(made: Any) -> None:
+    """The products of one run serve both until then."""
+    other = {site: [x.copy() for x in rows] for site, rows in made.hidden.items()}
+    other["final"][9][4] += 1
+    other["block.1"][11][0, 0] += 1e-3
+    for one in site_drift(paired(run_of(made), write(made, other)), errors="all"):
+        if one.site in ("final", "block.1"):
+            check(one, made.hidden[one.site], other[one.site], Cell(12, 20))
+            assert one.cka.value < 1
+            assert one.relative_distance.value > 0
+        else:
+            exact(one)
+
+
+def test_a_rotation_and_a_scale_change_cka_and_ranks_not_at_all(made: Any) -> None:
+    turn = np.linalg.qr(np.random.default_rng(5).normal(size=(12, 12)))[0]
+    other = {
+        site: [(3 * x.astype(float) @ turn + 2).astype(np.float32) for x in rows]
+        for site, rows in made.hidden.items()
+    }
+    for one in site_drift(paired(run_of(made), write(made, other))):
+        assert one.cka.value == pytest.approx(1, rel=1e-6)
+        assert one.participation_ratio.value == pytest.approx(0, abs=1e-5)
+        assert one.effective_rank.value == pytest.approx(0, abs=1e-5)
+        assert one.cosine.value < 0.9
+        assert one.overlap.value < 0.999
+
+
+def test_exchanging_the_runs_turns_differences_round(made: Any) -> None:
+    a, b = run_of(made), write(made, moved(made.hidden))
+    for one, other in zip(site_drift(paired(a, b)), site_drift(paired(b, a)), strict=True):
+        for name in ("cosine", "cka", "overlap"):
+            assert getattr(one, name).value == pytest.approx(getattr(other, name).value, rel=1e-12)
+        for name in RANKS:
+            assert getattr(one, name).value == -getattr(other, name).value
+            assert getattr(one, name).stderr == pytest.approx(getattr(other, name).stderr)
+
+
+def test_of_different_widths_there_is_cka_alone(made: Any) -> None:
+    other = {site: [x[:, :7].copy() for x in rows] for site, rows in made.hidden.items()}
+    pair = paired(run_of(made), write(made, other, ends=(5,)))
+    for one in site_drift(pair, errors="all"):
+        check(one, made.hidden[one.site], other[one.site], Cell(12, 20))
+        assert all(getattr(one, name) == Estimate(None) for name in NUMBERS if name != "cka")
+        assert "12 columns in run" in (why_missing(pair, one.site) or "")
+    assert site_drift(pair, only=["cosine"])[0].cka == Estimate(None)
+
+
+@pytest.mark.parametrize("jobs", [2, 5])
+def test_any_number_of_jobs_gives_the_same_bits(made: Any, jobs: int) -> None:
+    pair = paired(run_of(made), write(made, moved(made.hidden), ends=(5,)))
+    assert site_drift(pair, errors="all", jobs=jobs) == site_drift(pair, errors="all", jobs=1)
+
+
+def test_little_memory_gives_the_same_bits(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = paired(run_of(made), write(made, moved(made.hidden)))
+    expected = site_drift(pair, jobs=3)
+    monkeypatch.setattr(module, "free_bytes", lambda: 0)
+    assert site_drift(pair, jobs=3) == expected
+
+
+def test_what_is_not_wanted_is_not_there(made: Any) -> None:
+    pair = paired(run_of(made), write(made, moved(made.hidden)))
+    every = site_drift(pair, errors="all")
+    for names in (["cosine"], ["cka"], ["effective_rank", "relative_distance"], ["overlap"]):
+        for one, whole in zip(site_drift(pair, errors="all", only=names), every, strict=True):
+            for name in NUMBERS:
+                wanted = getattr(whole, name) if name in names else Estimate(None)
+                assert getattr(one, name) == wanted
+
+
+def test_errors_that_cost_a_read_are_of_the_deepest_site_by_default(made: Any) -> None:
+    pair = paired(run_of(made), write(made, moved(made.hidden)))
+
+    def sure(name: str, **options: Any) -> list[str]:
+        found = site_drift(pair, **options)
+        return [one.site for one in found if getattr(one, name).stderr is not None]
+
+    assert sure("cka") == sure("overlap") == sure("effective_rank") == ["final"]
+    assert sure("cka", sites=["block.*"]) == ["block.2"]
+    assert sure("cka", errors="none") == []
+    assert sure("relative_distance", errors="none") == sure("cosine", errors="none") == list(SITES)
+    assert sure("participation_ratio", errors="all") == list(SITES)
+
+
+def test_one_prompt_has_values_and_no_errors(made: Any) -> None:
+    (found,) = site_drift(paired(run_of(made), write(made, moved(made.hidden)), 1), ["final"])
+    for name in NUMBERS:
+        assert getattr(found, name) == Estimate(getattr(found, name).value)
+        assert getattr(found, name).value is not None
+    assert found.n_tokens == 12
+
+
+def test_without_a_token_there_is_nothing(made: Any) -> None:
+    for b in (run_of(made), write(made, moved(made.hidden))):
+        (found,) = site_drift(paired(run_of(made), b, 1), ["final"], first_position=12)
+        assert found.n_tokens == 0
+        assert all(getattr(found, name) == Estimate(None) for name in NUMBERS)
+
+
+def test_rows_that_are_not_finite_and_tokens_without_a_number_give_none(made: Any) -> None:
+    other = moved(made.hidden)
+    other["embed"][3][2, 1] = np.inf
+    other["block.1"][3][2, 1] = np.nan
+    zero = {site: [x.copy() for x in rows] for site, rows in made.hidden.items()}
+    zero["block.2"][0][0] = 0
+    a, b = write(made, zero, model="model/a"), write(made, other)
+    found = {one.site: one for one in site_drift(paired(a, b), errors="all")}
+    for site in ("embed", "block.1"):
+        for name in NUMBERS:
+            assert getattr(found[site], name) == Estimate(None), name
+    assert found["block.2"].relative_distance == found["block.2"].cosine == Estimate(None)
+    assert found["block.2"].cka.stderr is not None
+    assert found["final"].cosine.stderr is not None
+    turned = {one.site: one for one in site_drift(paired(b, a))}
+    assert turned["block.2"].relative_distance.value is not None
+    assert turned["block.2"].cosine == Estimate(None)
+
+
+def test_without_variance_there_is_no_cka_and_no_overlap(made: Any) -> None:
+    flat = {site: [np.ones_like(x) for x in rows] for site, rows in made.hidden.items()}
+    pair = paired(run_of(made), write(made, flat))
+    (found,) = site_drift(pair, ["final"])
+    assert found.cka == found.overlap == Estimate(None)
+    assert found.participation_ratio.value < 0
+    (same,) = site_drift(paired(pair.b.run, pair.b.run), ["final"])
+    assert same.cka == same.overlap == Estimate(None)
+    assert same.relative_distance[:2] == same.participation_ratio[:2] == (0, 0)
+    assert same.cosine[:2] == (1, 0)
+
+
+@pytest.mark.parametrize(
+    "keeps", [("moments", "moments"), ("rows", "moments"), ("moments", "both")]
+)
+def test_of_moments_there_are_differences_of_ranks(made: Any, keeps: tuple[str, str]) -> None:
+    tenths = Cell(12, 20).parts(10)
+    ends = [part.gap[0] for part in tenths[1:]]
+    a, b = moved(made.hidden, seed=1), moved(made.hidden, seed=2)
+    runs = (
+        write(made, a, model="model/a", keep=keeps[0], ends=ends, aside=[5]),
+        write(made, b, keep=keeps[1], ends=ends, aside=[5]),
+    )
+    pair = paired(*runs)
+    for cell in (Cell(12, 20), Cell(12, 14, first_position=2)):
+        (found,) = site_drift(
+            pair, ["final"], first_position=cell.first_position, prefix=cell.prefix
+        )
+        every = [
+            slow(tokens_of(a["final"], c, [5]), tokens_of(b["final"], c, [5]))
+            for c in (cell, *cell.parts(10))
+        ]
+        assert found.n_tokens == len(tokens_of(a["final"], cell, [5]))
+        for name in NUMBERS:
+            estimate = getattr(found, name)
+            if name in RANKS:
+                assert estimate.value == pytest.approx(every[0][name], rel=1e-9)
+                assert estimate.groups == pytest.approx([e[name] for e in every[1:]], rel=1e-9)
+            else:
+                assert estimate == Estimate(None)
+    assert "keeps moments and no rows, so ranks alone" in (why_missing(pair, "final") or "")
+    (unheld,) = site_drift(pair, ["final"], prefix=13)
+    assert all(getattr(unheld, name) == Estimate(None) for name in NUMBERS)
+    assert "no moments of these tokens" in (why_missing(pair, "final", prefix=13) or "")
+    other = paired(runs[0], write(made, b, model="model/c", keep=keeps[1], ends=ends))
+    (aside,) = site_drift(other, ["final"])
+    assert aside.participation_ratio == Estimate(None)
+    assert "set different prompts aside" in (why_missing(other, "final") or "")
+
+
+def test_moments_against_themselves_and_beside_other_widths(made: Any) -> None:
+    ends = [part.gap[0] for part in Cell(12, 20).parts(10)[1:]]
+    run = write(made, made.hidden, keep="moments", ends=ends)
+    for one in site_drift(paired(run, run), errors="all"):
+        assert one.participation_ratio[:2] == one.effective_rank[:2] == (0, 0)
+        assert one.cka == one.relative_distance == Estimate(None)
+    other = paired(run_of(made), write(made, {"final": [x[:, :5] for x in made.hidden["final"]]}))
+    assert (why_missing(other, "final") or "").endswith("have a CKA and nothing else")
+    narrow = paired(run, other.b.run)
+    (found,) = site_drift(narrow)
+    assert all(getattr(found, name) == Estimate(None) for name in NUMBERS)
+    assert (why_missing(narrow, "final") or "").endswith("have nothing that is comparable")
+    assert why_missing(paired(run_of(made), run_of(made)), "final") is None
+
+
+def test_differences_of_ranks_are_those_of_the_spectra_table(made: Any) -> None:
+    a, b = run_of(made), write(made, moved(made.hidden))
+    (found,) = site_drift(paired(a, b), ["final"])
+    table = scan_spectra(made.root).collect().filter(site="final", prefix=20)
+    for name in RANKS:
+        values = dict(table.select("run", name).iter_rows())
+        assert getattr(found, name).value == pytest.approx(values[b.id] - values[a.id], rel=1e-9)
+
+
+def test_common_sites_by_depth_and_what_is_not_common(made: Any) -> None:
+    hidden = {site: rows for site, rows in made.hidden.items() if site != "block.1"}
+    a, b = run_of(made), write(made, hidden)
+    told: list[str] = []
+
+    class Told:
+        def advance(self, amount: int = 1) -> None:
+            told.append(f"+{amount}")
+
+        def note(self, text: str) -> None:
+            told.append(text)
+
+    found = site_drift(paired(a, b), ["final", "embed"], progress=Told())
+    assert [one.site for one in found] == ["embed", "final"]
+    assert told == ["+1", f"{a.id} and {b.id}: embed", "+1", f"{a.id} and {b.id}: final"]
+    assert [one.site for one in site_drift(paired(a, b))] == list(hidden)
+    with pytest.raises(InputError, match=r"no site 'block.1'; there is embed, block.2, final"):
+        site_drift(paired(a, b), ["block.1"])
+    alone = write(made, {"block.3": made.hidden["final"]}, model="model/c")
+    with pytest.raises(InputError, match="hold no site in common") as caught:
+        site_drift(paired(a, alone))
+    assert caught.value.kind is ErrorKind.NOT_FOUND
+
+
+@pytest.mark.parametrize(("first", "prefix"), [(20, None), (-1, None), (5, 5), (0, 21), (0, 0)])
+def test_positions_that_there_are_not(made: Any, first: int, prefix: int | None) -> None:
+    pair = paired(run_of(made), run_of(made))
+    with pytest.raises(InputError, match=r"both runs have positions 0 to 19"):
+        site_drift(pair, first_position=first, prefix=prefix)
