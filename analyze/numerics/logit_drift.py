@@ -184,7 +184,7 @@ def _jensen_shannon(p: Float64, q: Float64, d: Float64, free: Float64) -> Float6
     d *= 0.5
     np.log(d, out=d)
     total: Float64 = np.vecdot(p, d) + np.vecdot(q, d) + other
-    return (-total / 2).clip(0, math.log(2))
+    return (0.0 - total / 2).clip(0, math.log(2))  # not -0
 
 
 def _infinite(found: Columns, none_p: npt.NDArray[np.bool_], none_q: npt.NDArray[np.bool_]) -> None:

@@ -91,6 +91,7 @@ def test_a_distribution_against_itself_is_exactly_0() -> None:
     found = logit_drift(p, padded)
     for name in ("kl", "kl_reverse", "js", "tv", "flip"):
         assert not found[name].any(), name
+        assert not np.signbit(found[name].astype(float)).any(), name
     assert (found["top10"] == 1).all()
 
 
