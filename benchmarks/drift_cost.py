@@ -1,11 +1,12 @@
 """What exact drift of predictions costs beside the matrix products that it needs.
 
 Both sides multiply the same synthetic rows of `final` of two models with their unembeddings, a tile
-of rows at a time, on one thread. Ours rounds the logits and reduces them to numbers of each token;
-the other drops them. NumPy multiplies in float32; where torch is installed its bfloat16 products
-are measured as well.
+of rows at a time, on one thread, in CPU seconds. Ours rounds the logits and reduces them to numbers
+of each token; the other drops them. NumPy multiplies in float32; where torch is installed its
+bfloat16 products are measured as well.
 """
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Final
@@ -43,8 +44,8 @@ def measure(tokens: int = TOKENS, vocabulary: int = VOCABULARY) -> Iterator[Rati
         ):
             ours = partial(rows_drift, [[some] for some in rows], made, vocabulary, only, jobs=1)
             yield ratio_of_times(
-                f"{what}, {shape} / the two bare products in {dtype}",
-                timed_pairs(ours, bare, REPEATS),
+                f"{what}, {shape}, CPU seconds / of the two bare products in {dtype}",
+                timed_pairs(ours, bare, REPEATS, clock=time.process_time),
                 bar=bar,
             )
 

@@ -116,15 +116,17 @@ class RunWriter:
         store.check_exclusive()
         store.sweep()
         directory = store.below(f"{RUNS_KEY}/{plan.run_id}")
-        if not directory.exists(COMMIT_KEY):
-            _create_run(directory, plan, prompts, set_aside)
+        created = not directory.exists(COMMIT_KEY) and _create_run(
+            directory, plan, prompts, set_aside
+        )
         self.run = Run(directory.place)
         if self.run.plan.hash != plan.hash:  # eight hex digits met by chance
             raise ConflictError(
                 f"{directory.place} holds another plan whose hash begins alike. Use another store.",
                 kind=ErrorKind.PLAN_DIFFERS,
             )
-        _check_columns(self.run, prompts)
+        if not created:
+            _check_columns(self.run, prompts)
         directory.below(SHARDS_KEY).sweep()
         self.written: set[int] = set()
         """Shards that this writer committed."""
@@ -388,7 +390,8 @@ def _write_group(
 
 def _create_run(
     directory: Objects, plan: Plan, prompts: pa.Table, set_aside: pa.Table | None
-) -> None:
+) -> bool:
+    """Commit a run; False where another writer of the same plan was first."""
     if wide := wide_integers(plan.document):
         raise InputError(
             f"the plan holds integers beyond 2^53: {'; '.join(wide)}. Not every reader of a store "
@@ -396,13 +399,13 @@ def _create_run(
             kind=ErrorKind.INVALID_VALUE,
         )
     record = CommitRecord(plan=plan.hash, shard=None, rows=0, objects={})
-    # FileExistsError: another writer of the same plan was first
-    with (
-        contextlib.suppress(FileExistsError),
-        attempt(directory, keep=(SHARDS_KEY,)) as stage,
-    ):
-        stage.write(PLAN_KEY, [canonical_json(plan.document)])
-        stage.write(PROMPTS_KEY, [encode_texts(prompts)])
-        if set_aside is not None and set_aside.num_rows:
-            stage.write(QUARANTINE_KEY, [encode_table(set_aside)])
-        stage.commit(record, lambda found: _parsed(found, directory) is not None)
+    try:
+        with attempt(directory, keep=(SHARDS_KEY,)) as stage:
+            stage.write(PLAN_KEY, [canonical_json(plan.document)])
+            stage.write(PROMPTS_KEY, [encode_texts(prompts)])
+            if set_aside is not None and set_aside.num_rows:
+                stage.write(QUARANTINE_KEY, [encode_table(set_aside)])
+            stage.commit(record, lambda found: _parsed(found, directory) is not None)
+    except FileExistsError:
+        return False
+    return True

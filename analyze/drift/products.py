@@ -12,12 +12,14 @@ import contextlib
 import importlib.util
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
+from lpp.analyze.numerics.moments import Rows
 from lpp.store.format.plan import StoredDtype
 from lpp.store.shared.heads import Float32, Head
 
@@ -25,11 +27,22 @@ NUMPY = "numpy"
 """The place where products are taken without torch; with it, a device of torch's."""
 
 
-class Products(Protocol):
-    """What makes logits of rows; a `Head` is one."""
+class Tile(Protocol):
+    """Memory for the logits of a tile of rows, one user at a time."""
 
-    def logits(self, rows: npt.NDArray[Any], out: Float32 | None = None) -> Float32:
-        """The logits of (n, d) `rows`, in `out`, (n, V) float32."""
+    def logits(self, rows: Rows) -> Iterator[Float32]:
+        """The logits of (n, d) `rows` in order, (m, V) of a few rows at a time, each valid until
+        the next is asked for.
+        """
+
+
+class Products(Protocol):
+    """What makes logits of rows of `final`."""
+
+    def tile(self, rows: int, group: int) -> Tile:
+        """A tile of at most so many rows, whose logits come in groups of `group`, the last one
+        shorter.
+        """
 
 
 def place_of(dtype: StoredDtype) -> str:
@@ -59,7 +72,32 @@ def described(place: str, dtype: StoredDtype) -> str:
 
 def products(head: Head, place: str) -> Products:
     """What multiplies with `head` at a place of `place_of`; torch keeps a copy of the matrix."""
-    return head if place == NUMPY else _TorchProducts(head, place)
+    return _NumpyProducts(head) if place == NUMPY else _TorchProducts(head, place)
+
+
+@dataclass(frozen=True)
+class _NumpyProducts:
+    """All rows of a tile are multiplied together, and rounded a group at a time."""
+
+    head: Head
+
+    def tile(self, rows: int, group: int) -> Tile:
+        return _NumpyTile(self.head, np.empty((rows, self.head.vocabulary), np.float32), group)
+
+
+@dataclass(frozen=True)
+class _NumpyTile:
+    head: Head
+    memory: Float32
+    group: int
+
+    def logits(self, rows: Rows) -> Iterator[Float32]:
+        made = self.memory[: len(rows)]
+        self.head.multiply(rows, made)
+        for start in range(0, len(rows), self.group):
+            some = made[start : start + self.group]
+            self.head.finish(some)
+            yield some
 
 
 class _TorchProducts:
@@ -68,30 +106,30 @@ class _TorchProducts:
     def __init__(self, head: Head, device: str) -> None:
         import torch
 
+        self.vocabulary, self._steps = head.vocabulary, head.steps
         self._device, self._dtype = device, getattr(torch, head.dtype)
         self._weight = self._tensor(head.weight, head.dtype)
         self._bias = None if head.bias is None else self._tensor(head.bias, head.dtype)
-        self._steps = head.steps
 
-    def logits(self, rows: npt.NDArray[Any], out: Float32 | None = None) -> Float32:
+    def tile(self, rows: int, group: int) -> Tile:
+        return _TorchTile(self, np.empty((min(rows, group), self.vocabulary), np.float32))
+
+    def multiply(self, rows: Rows) -> Any:
+        """(n, V) logits in the memory of this machine, in the dtype of the head."""
         import torch
 
-        with torch.inference_mode():
-            z = torch.nn.functional.linear(self._tensor(rows), self._weight, self._bias)
-            steps = self._steps
-            if steps.divisor is not None:
-                z = z.div_(steps.divisor)
-            if steps.scale is not None:
-                z = z.mul_(steps.scale)
-            if steps.softcap is not None:
-                z = z.div_(steps.softcap).tanh_().mul_(steps.softcap)
-            if out is None:
-                out = np.empty(tuple(z.shape), np.float32)
-            torch.from_numpy(out).copy_(z)
-        return out
+        z = torch.nn.functional.linear(self._tensor(rows), self._weight, self._bias)
+        steps = self._steps
+        if steps.divisor is not None:
+            z.div_(steps.divisor)
+        if steps.scale is not None:
+            z.mul_(steps.scale)
+        if steps.softcap is not None:
+            z.div_(steps.softcap).tanh_().mul_(steps.softcap)
+        return z.cpu()
 
     def _tensor(self, values: npt.NDArray[Any], stored: StoredDtype = "float32") -> Any:
-        """(…) values, float32 or as stored, on the device in the dtype of the head."""
+        """The values, float32 or as stored, on the device in the dtype of the head."""
         import torch
 
         if values.dtype == np.uint16 and stored == "bfloat16":
@@ -99,6 +137,22 @@ class _TorchProducts:
         else:
             held = torch.from_numpy(np.ascontiguousarray(values))
         return held.to(device=self._device, dtype=self._dtype)
+
+
+@dataclass(frozen=True)
+class _TorchTile:
+    made_by: _TorchProducts
+    memory: Float32
+
+    def logits(self, rows: Rows) -> Iterator[Float32]:
+        import torch
+
+        made = self.made_by.multiply(rows)
+        group = len(self.memory)
+        for start in range(0, len(rows), group):
+            some = self.memory[: min(group, len(rows) - start)]
+            torch.from_numpy(some).copy_(made[start : start + group])
+            yield some
 
 
 @contextlib.contextmanager

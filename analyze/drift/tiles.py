@@ -13,10 +13,10 @@ from typing import Final
 import numpy as np
 
 from lpp.analyze.drift.products import Products, one_thread_each
-from lpp.analyze.numerics.logit_drift import Columns, logit_drift
+from lpp.analyze.numerics.logit_drift import Columns, Reduction, joined, logit_drift
 from lpp.analyze.numerics.moments import Rows
 from lpp.store.commands.progress import SILENT, Progress
-from lpp.store.shared.heads import TILE_BYTES, Float32
+from lpp.store.shared.heads import TILE_BYTES
 
 TILE_ROWS: Final = 256
 """Rows of a tile, where `TILE_BYTES` hold them: 128 of 262,144 columns. A matrix is read once for
@@ -43,20 +43,16 @@ def rows_drift(
     """
     size = max(1, min(TILE_ROWS, TILE_BYTES // (4 * vocabulary)))
     at_once = max(1, min(jobs, MEMORY // (2 * 4 * size * vocabulary)))
-    memory: queue.SimpleQueue[Float32] = queue.SimpleQueue()
+    slots: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
     for _ in range(at_once):
-        memory.put(np.empty((2, size, vocabulary), np.float32))
+        slots.put(_Slot(heads, size, vocabulary, only))
 
     def drift(tiles: tuple[Rows, ...]) -> Columns:
-        logits = memory.get()
+        slot = slots.get()
         try:
-            p, q = (
-                head.logits(tile, out=out[: len(tile)])
-                for head, tile, out in zip(heads, tiles, logits, strict=True)
-            )
-            return logit_drift(p, q, only)
+            return slot.drift(tiles)
         finally:
-            memory.put(logits)
+            slots.put(slot)
 
     nothing = np.empty((0, vocabulary), np.float32)
     parts = [logit_drift(nothing, nothing, only)]
@@ -77,7 +73,22 @@ def rows_drift(
         finally:
             for waiting in under_way:
                 waiting.cancel()
-    return {name: np.concatenate([part[name] for part in parts]) for name in only}
+    return joined(parts)
+
+
+class _Slot:
+    """Memory for one tile of both models, and for its reduction."""
+
+    def __init__(
+        self, heads: Sequence[Products], size: int, vocabulary: int, only: Collection[str]
+    ) -> None:
+        self._reduction = Reduction(vocabulary, only)
+        self._tiles = [head.tile(size, self._reduction.rows) for head in heads]
+
+    def drift(self, rows: tuple[Rows, ...]) -> Columns:
+        """Columns of the tokens of one tile, from (n, d) rows of both models."""
+        made = (tile.logits(some) for tile, some in zip(self._tiles, rows, strict=True))
+        return joined([self._reduction.drift(p, q) for p, q in zip(*made, strict=True)])
 
 
 def _tiles(blocks: Iterable[Rows], size: int) -> Iterator[Rows]:

@@ -22,12 +22,12 @@ summed in the form that is 0 term by term.
 -inf in both, as some models give columns that are no token, contributes nothing. Where only q is
 -inf, KL(p || q) is infinite. A row with NaN or +inf gives NaN.
 
-Cost. One pass over a tile, a few rows at a time, so that they stay in the cache: memory beside the
-tile is 5 V float64 values, or `PIECE`.
+Cost. A few rows at a time pass, so that they stay in the cache: memory beside the logits is 4 V
+float64 values, or 4 `PIECE`.
 """
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -45,14 +45,22 @@ EVERYTHING: Final = frozenset({*DIVERGENCES, "flip", "top10"})
 TOP: Final = 10
 """Most likely tokens that `top10` compares."""
 
+GROUP: Final = 1 << 19
+"""Logits of one model that a `Reduction` is given together: 2 MiB, so that what a call of NumPy
+costs is shared by rows."""
+
 PIECE: Final = 1 << 16
-"""Logits of one model that are taken together: 512 KiB in float64."""
+"""Of them, those that are taken together to float64: 512 KiB."""
 
 FLOOR: Final = -1e100
 """What stands for -inf below the largest logit: its exponential is 0, and it times 0 is 0."""
 
 LANES: Final = 512
 """Groups of columns whose maxima bound the tenth largest logit from below."""
+
+UNSHIFTED: Final = 600.0
+"""Where no largest logit is further from 0, float64 holds the exponentials and their sums as they
+are: nothing need be taken from the logits."""
 
 
 def logit_drift(p: Float32, q: Float32, only: Collection[str] = EVERYTHING) -> Columns:
@@ -69,89 +77,107 @@ def logit_drift(p: Float32, q: Float32, only: Collection[str] = EVERYTHING) -> C
     """
     if p.ndim != 2 or p.shape != q.shape or not p.shape[1]:
         raise ValueError(f"logits of {p.shape} and {q.shape}, should both be (n, V)")
-    if unknown := set(only) - EVERYTHING:
-        raise ValueError(f"no {', '.join(sorted(unknown))}; there are {', '.join(EVERYTHING)}")
-    n, vocabulary = p.shape
-    found: Columns = {name: np.empty(n, bool if name == "flip" else np.float64) for name in only}
-    step = max(1, PIECE // vocabulary)
-    work = _Work(min(step, n), vocabulary)
-    with np.errstate(invalid="ignore", over="ignore"):
-        for start in range(0, n, step):
-            rows = slice(start, min(start + step, n))
-            for name, values in work.drift(p[rows], q[rows], only).items():
-                found[name][rows] = values
-    return found
+    reduction = Reduction(p.shape[1], only)
+    starts = range(0, max(1, len(p)), reduction.rows)  # once where there is no token, for the types
+    rows = [slice(start, start + reduction.rows) for start in starts]
+    return joined([reduction.drift(p[some], q[some]) for some in rows])
 
 
-class _Work:
-    """Memory for some rows of both models, and the arithmetic in it."""
+def joined(parts: Sequence[Columns]) -> Columns:
+    """The columns of one or more parts, one after the other."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def __init__(self, rows: int, vocabulary: int) -> None:
-        self._memory = np.empty((5, rows, vocabulary))
 
-    def drift(self, z_p: Float32, z_q: Float32, only: Collection[str]) -> Columns:
-        """Of (n, V) logits, at most as many rows as there is memory for."""
-        found: Columns = {}
-        rows = np.arange(len(z_p))
-        top_p, top_q = z_p.argmax(axis=1), z_q.argmax(axis=1)
-        if "flip" in only:
-            found["flip"] = top_p != top_q
-        if "top10" in only:
-            found["top10"] = np.array([_common(*pair) for pair in zip(z_p, z_q, strict=True)])
-        if not set(DIVERGENCES).isdisjoint(only):
-            found |= self._divergences(
-                z_p, z_q, z_p[rows, top_p][:, None], z_q[rows, top_q][:, None], only
+class Reduction:
+    """`logit_drift` of a group of rows at a time, in memory that is allocated once."""
+
+    def __init__(self, vocabulary: int, only: Collection[str]) -> None:
+        if unknown := set(only) - EVERYTHING:
+            raise ValueError(
+                f"no {', '.join(sorted(unknown))}; there are {', '.join(sorted(EVERYTHING))}"
             )
+        self._only = frozenset(only)
+        self.rows = max(1, GROUP // vocabulary)
+        """Rows that a call takes, at most."""
+        self._memory = np.empty((4, max(1, PIECE // vocabulary), vocabulary))
+
+    def drift(self, z_p: Float32, z_q: Float32) -> Columns:
+        """Of (n, V) logits of both models."""
+        found: Columns = {}
+        each = np.arange(len(z_p))
+        id_p, id_q = z_p.argmax(axis=1), z_q.argmax(axis=1)
+        if "flip" in self._only:
+            found["flip"] = id_p != id_q
+        if "top10" in self._only:
+            found["top10"] = _in_common(z_p, z_q)
+        if not self._only.isdisjoint(DIVERGENCES):
+            top = z_p[each, id_p][:, None], z_q[each, id_q][:, None]
+            with np.errstate(invalid="ignore", over="ignore"):
+                found |= self._divergences(z_p, z_q, *top)
         return found
 
-    def _divergences(
-        self,
-        z_p: Float32,
-        z_q: Float32,
-        max_p: Float32,
-        max_q: Float32,
-        only: Collection[str],
-    ) -> Columns:
-        p, q, d, a, b = self._memory[:, : len(z_p)]
-        np.subtract(z_p, max_p, out=p, dtype=np.float64)
-        np.subtract(z_q, max_q, out=q, dtype=np.float64)
-        masked = min(float(z_p.min()), float(z_q.min())) == -np.inf
-        if masked:
-            np.maximum(p, FLOOR, out=p)
-            np.maximum(q, FLOOR, out=q)
-        np.subtract(p, q, out=d)
-        np.exp(p, out=p)
-        np.exp(q, out=q)
-        sum_p, sum_q = p.sum(axis=1), q.sum(axis=1)
-        shift = np.log(sum_p) - np.log(sum_q)  # ln p - ln q = d - shift
+    def _divergences(self, z_p: Float32, z_q: Float32, max_p: Float32, max_q: Float32) -> Columns:
+        """Those of `DIVERGENCES` that are wanted; max_*: (n, 1), the largest logits."""
+        masked = min(z_p.min(initial=0), z_q.min(initial=0)) == -np.inf
+        far = masked or not (np.abs([max_p, max_q]) < UNSHIFTED).all()
         found: Columns = {}
-        if "kl" in only:
-            found["kl"] = np.maximum(np.vecdot(p, d) / sum_p - shift, 0)
-        if "kl_reverse" in only:
-            found["kl_reverse"] = np.maximum(shift - np.vecdot(q, d) / sum_q, 0)
+        for name in self._only.intersection(DIVERGENCES):
+            found[name] = np.empty(len(z_p))
+        step = self._memory.shape[1]
+        for start in range(0, len(z_p), step):
+            some = slice(start, min(start + step, len(z_p)))
+            p, q, d, free = self._memory[:, : some.stop - start]
+            if far:
+                for z, top, values in ((z_p, max_p, p), (z_q, max_q, q)):
+                    np.subtract(z[some], top[some], out=values, dtype=np.float64)
+                    np.maximum(values, FLOOR, out=values)
+            else:
+                np.copyto(p, z_p[some])
+                np.copyto(q, z_q[some])
+            for name, values in self._piece(p, q, d, free).items():
+                found[name][some] = values
         if masked:
             _infinite(found, np.isneginf(z_p), np.isneginf(z_q))
-        if not {"js", "tv"}.isdisjoint(only):
-            p /= sum_p[:, None]
-            q /= sum_q[:, None]
-            np.minimum(p, q, out=a)
-            if "tv" in only:
-                np.maximum(p, q, out=b)
-                found["tv"] = np.clip((b.sum(axis=1) - a.sum(axis=1)) / 2, 0, 1)
-            if "js" in only:
-                d -= shift[:, None]
-                found["js"] = _jensen_shannon(p, q, d, a)
+        return found
+
+    def _piece(self, p: Float64, q: Float64, d: Float64, free: Float64) -> Columns:
+        """Of (m, V) logits as float64, each pair shifted or not, which are overwritten."""
+        only = self._only
+        found: Columns = {}
+        np.subtract(p, q, out=d)
+        np.exp(p, out=p)
+        sum_p = p.sum(axis=1)
+        kl = np.vecdot(p, d) / sum_p if "kl" in only else None
+        np.exp(q, out=q)
+        sum_q = q.sum(axis=1)
+        shift = np.log(sum_p) - np.log(sum_q)  # ln p - ln q = d - shift
+        if kl is not None:
+            found["kl"] = np.maximum(kl - shift, 0)
+        if "kl_reverse" in only:
+            found["kl_reverse"] = np.maximum(shift - np.vecdot(q, d) / sum_q, 0)
+        if only.isdisjoint(("js", "tv")):
+            return found
+        p *= (1 / sum_p)[:, None]
+        q *= (1 / sum_q)[:, None]
+        if "tv" in only:
+            np.subtract(p, q, out=free)
+            np.abs(free, out=free)
+            found["tv"] = (free.sum(axis=1) / 2).clip(0, 1)
+        if "js" in only:
+            d -= shift[:, None]
+            found["js"] = _jensen_shannon(p, q, d, free)
         return found
 
 
-def _jensen_shannon(p: Float64, q: Float64, d: Float64, smaller: Float64) -> Float64:
-    """(n,) of (n, V) distributions, d = ln p - ln q and min(p, q); overwrites d.
+def _jensen_shannon(p: Float64, q: Float64, d: Float64, free: Float64) -> Float64:
+    """(n,) of (n, V) distributions and d = ln p - ln q; overwrites d and the memory `free`.
 
     With r = min(p, q) / max(p, q) = e^-|d| the logarithm of max(p, q) / m is -ln((1 + r) / 2), and
     that of min(p, q) / m is the same less |d|. No quotient of two vanishing numbers is taken.
     """
     np.abs(d, out=d)
-    other = np.vecdot(smaller, d)
+    np.minimum(p, q, out=free)
+    other = np.vecdot(free, d)
     np.negative(d, out=d)
     np.exp(d, out=d)
     d += 1
@@ -168,21 +194,29 @@ def _infinite(found: Columns, none_p: npt.NDArray[np.bool_], none_q: npt.NDArray
             found[name][(excluded & ~allowed).any(axis=1)] = np.inf
 
 
-def _common(p: Float32, q: Float32) -> float:
-    """Share of the most likely tokens of two rows of logits, (V,), that are the same ones."""
-    ten = min(TOP, len(p))
-    return len(np.intersect1d(_most_likely(p, ten), _most_likely(q, ten), True)) / ten
+def _in_common(p: Float32, q: Float32) -> Float64:
+    """(n,) shares of the most likely tokens of (n, V) logits that are the same in both."""
+    ten = min(TOP, p.shape[1])
+    pairs = zip(_most_likely(p, ten), _most_likely(q, ten), strict=True)
+    return np.array([len(a & b) / ten for a, b in pairs], np.float64)
 
 
-def _most_likely(z: Float32, count: int) -> npt.NDArray[np.intp]:
-    """The `count` largest of (V,) logits, by id where several are equal: (count,) ids.
+def _most_likely(z: Float32, count: int) -> list[set[int]]:
+    """Ids of the `count` largest of each row of (n, V) logits, by id where several are equal.
 
-    The columns are dealt into `LANES` groups. The maxima of as many groups are at least the
-    `count`-th largest maximum, so no logit below it is among the largest, and few others are left.
+    The columns are dealt into `LANES` groups. The maxima of `count` groups are at least the
+    `count`-th largest maximum, so no logit below that is among the largest; few others are left.
     """
-    height = len(z) // LANES
-    some = np.arange(len(z))
-    if height:
-        maxima = z[: height * LANES].reshape(height, LANES).max(axis=0)
-        some = np.flatnonzero(z >= np.partition(maxima, LANES - count)[LANES - count])
-    return some[np.argsort(-z[some], kind="stable")[:count]]
+    n, vocabulary = z.shape
+    height = vocabulary // LANES
+    if not height:
+        return [{*row} for row in np.argsort(-z, axis=1, kind="stable")[:, :count].tolist()]
+    maxima = z[:, : height * LANES].reshape(n, height, LANES).max(axis=1)
+    maxima.partition(LANES - count, axis=1)
+    found = []
+    for row, least in zip(z, maxima[:, LANES - count], strict=True):
+        some = np.flatnonzero(row >= least)
+        if len(some) > count:
+            some = some[np.argsort(-row[some], kind="stable")[:count]]
+        found.append({*some.tolist()})
+    return found

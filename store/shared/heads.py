@@ -141,15 +141,26 @@ class Head:
             raise ValueError(
                 f"out is {out.dtype} {out.shape}, should be float32 {(n, self.vocabulary)}"
             )
+        self.multiply(rows, out)
+        self.finish(out)
+        return out
+
+    def multiply(self, rows: npt.NDArray[Any], out: Float32) -> None:
+        """The products of (n, d) `rows`, and what is added, in (n, V) `out`: logits that are not
+        rounded yet. `finish` takes the steps that are left, for all rows or for a few at a time,
+        while they are in the cache.
+        """
         rows = np.ascontiguousarray(rows, np.float32)
         for columns, weight in self._blocks():
             np.matmul(rows, weight.T, out=out[:, columns])
         if self._bias is not None:
             out += self._bias
-        flat = out.reshape(-1)
+
+    def finish(self, products: Float32) -> None:
+        """Make logits of C-contiguous products of `multiply`, in place."""
+        flat = products.reshape(-1)
         for start in range(0, flat.size, PIECE):
             self._after_product(flat[start : start + PIECE])
-        return out
 
     def tiles(
         self, rows: npt.NDArray[Any], tile_rows: int | None = None

@@ -91,6 +91,7 @@ def test_a_distribution_against_itself_is_exactly_0() -> None:
     found = logit_drift(p, padded)
     for name in ("kl", "kl_reverse", "js", "tv", "flip"):
         assert not found[name].any(), name
+        assert not np.signbit(found[name].astype(float)).any(), name
     assert (found["top10"] == 1).all()
 
 
@@ -153,6 +154,15 @@ def test_a_token_that_one_excludes_makes_one_divergence_infinite() -> None:
     assert logit_drift(rows([0, 0, -np.inf]), far)["kl"] == pytest.approx(1.5e5, rel=1e-5)
 
 
+@pytest.mark.parametrize("by", [-5000, -700, 590, 610, 5000])
+def test_logits_far_from_0_are_those_of_a_softmax_all_the_same(by: int) -> None:
+    p, q = np.random.default_rng(4).integers(-9, 9, (2, 6, 700)).astype(np.float32)
+    near = logit_drift(p, q)
+    for a, b in ((p + by, q + by), (p + by, q), (p, q + by)):
+        for name, values in logit_drift(a, b).items():
+            np.testing.assert_allclose(values, near[name], rtol=1e-9, atol=1e-12, err_msg=name)
+
+
 def test_distributions_without_a_token_in_common() -> None:
     found = logit_drift(rows([0, -800]), rows([-800, 0]))
     assert found["kl"].tolist() == found["kl_reverse"].tolist() == [800.0]
@@ -209,6 +219,7 @@ def test_only_what_is_asked_for_and_the_same_bits(monkeypatch: pytest.MonkeyPatc
         assert list(found) == [name]
         np.testing.assert_array_equal(found[name], whole[name])
     monkeypatch.setattr(module, "PIECE", 1)  # a row at a time
+    monkeypatch.setattr(module, "GROUP", 300 * 5)  # of groups of five
     for name, values in logit_drift(p, q).items():
         np.testing.assert_array_equal(values, whole[name], err_msg=name)
 

@@ -28,7 +28,7 @@ from lpp.analyze.drift.predictions import (
     token_drift,
     why_no_logits,
 )
-from lpp.analyze.drift.products import described, place_of, products
+from lpp.analyze.drift.products import NUMPY, Products, described, place_of, products
 from lpp.analyze.runs.keys import RunView
 from lpp.store import Run, open_store
 from lpp.store.errors import FormatError, InputError
@@ -376,6 +376,14 @@ def test_a_prompt_without_rows_in_one_run_is_refused_or_left_out(
 # products
 
 
+def logits(made: Products, rows: npt.NDArray[np.float32], group: int = 2) -> Any:
+    """(n, V), from a tile that is used a second time."""
+    tile = made.tile(7, group)
+    for _ in tile.logits(rows[:3]):
+        pass
+    return np.concatenate([some.copy() for some in tile.logits(rows)])
+
+
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize(
     "steps", [Steps(), Steps(divisor=4.0, scale=2.0), Steps(scale=0.5, softcap=8.0)]
@@ -396,23 +404,23 @@ def test_torch_and_numpy_agree_where_no_product_is_rounded(
     kept = Matrix(dtype=dtype, weight=stored(weight), bias=stored(added) if bias else None)
     head = Head(HeadContent(matrix=kept, steps=steps))
     rows = rng.integers(-2, 3, (7, 4)).astype(np.float32)
-    found = products(head, "cpu").logits(rows)
-    np.testing.assert_allclose(found, head.logits(rows), rtol=2**-6, atol=2**-7)
-    if steps.softcap is None:
-        np.testing.assert_array_equal(found, head.logits(rows))
-    out = np.empty_like(found)
-    assert products(head, "cpu").logits(rows, out=out) is out
-    np.testing.assert_array_equal(out, found)
+    for group in (1, 3, 7):
+        found = logits(products(head, "cpu"), rows, group)
+        np.testing.assert_allclose(found, head.logits(rows), rtol=2**-6, atol=2**-7)
+        if steps.softcap is None:
+            np.testing.assert_array_equal(found, head.logits(rows))
+        by_numpy = logits(products(head, NUMPY), rows, group)
+        np.testing.assert_array_equal(by_numpy, head.logits(rows))
 
 
 def test_the_matrix_as_stored_gives_torch_the_same_values(monkeypatch: pytest.MonkeyPatch) -> None:
     content = HeadContent(matrix=matrix(6, 0, "bfloat16"))
     rows = np.random.default_rng(1).normal(size=(5, 6)).astype(np.float32)
-    widened = products(Head(content), "cpu").logits(rows)
+    widened = logits(products(Head(content), "cpu"), rows)
     monkeypatch.setattr("lpp.store.shared.heads.WIDENED_BYTES", 0)
     as_stored = Head(content)
     assert as_stored.weight.dtype == np.uint16
-    np.testing.assert_array_equal(products(as_stored, "cpu").logits(rows), widened)
+    np.testing.assert_array_equal(logits(products(as_stored, "cpu"), rows), widened)
 
 
 def test_what_multiplies_is_told(side: Callable[..., Side]) -> None:
