@@ -44,7 +44,7 @@ env: $(ENV) ## the environment: the package, CPU or CUDA torch, the packaged mod
 demo: $(ENV) ## capture SmolLM2-135M and its untrained twin, profile both
 	@$(BIN)/lpp-capture demo
 
-test: $(ENV) ## the tests, about nine minutes on two cores
+test: $(ENV) ## the tests, about fourteen minutes on two cores
 	$(BIN)/python -m pytest $(WORKERS)
 
 soak: $(ENV) ## the long tests: many kills, many mutations, clusters
