@@ -69,6 +69,15 @@ class Block:
     position: npt.NDArray[np.int32]
     """(n,)"""
 
+    def without(self, prompts: npt.NDArray[np.integer[Any]]) -> "Block":
+        """The rows that belong to none of `prompts`; itself where all do not."""
+        kept = np.isin(self.prompt_id, prompts, invert=True)
+        if kept.all():
+            return self
+        return Block(
+            values=self.values[kept], prompt_id=self.prompt_id[kept], position=self.position[kept]
+        )
+
 
 class Run:
     """A committed run. Shards may still be missing: `missing_shards` names them."""
@@ -373,7 +382,7 @@ class Run:
                 start, end = max(begin, rows.start), min(begin + step, rows.stop)
                 block = tokens.block(start, array.rows(start, end, dtype=dtype))
                 if len(aside):
-                    block = _without(block, aside)
+                    block = block.without(aside)
                 if len(block.values):
                     yield block
 
@@ -415,11 +424,3 @@ class _RowIndex:
             prompt_id=prompt + np.int32(self._first),
             position=position.astype(np.int32),
         )
-
-
-def _without(block: Block, prompts: npt.NDArray[np.int32]) -> Block:
-    """The rows of `block` that belong to none of `prompts`."""
-    kept = ~np.isin(block.prompt_id, prompts)
-    return Block(
-        values=block.values[kept], prompt_id=block.prompt_id[kept], position=block.position[kept]
-    )

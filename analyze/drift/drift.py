@@ -146,7 +146,7 @@ def drift(
     """
     require_rows(pair)
     chosen = common_sites(pair, sites)
-    every = compared_tokens(pair, first_position=first_position)
+    every = pair.n_tokens(first_position)
     compared = compared_tokens(pair, first_position=first_position, tokens=tokens)
     found = token_drift(
         pair,
@@ -184,7 +184,7 @@ def n_steps(
     pair: Pair, sites: Sequence[str], *, first_position: int = 0, tokens: int | None = None
 ) -> int:
     """Units of progress of `drift`: tokens of the predictions, and of each of `sites`."""
-    every = compared_tokens(pair, first_position=first_position)
+    every = pair.n_tokens(first_position)
     return compared_tokens(pair, first_position=first_position, tokens=tokens) + every * len(sites)
 
 

@@ -1,12 +1,13 @@
 """Two runs that read the same tokens, side by side."""
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from lpp.analyze.runs.capture_command import capture_command
 from lpp.analyze.runs.cells import Integers
@@ -15,6 +16,7 @@ from lpp.analyze.runs.incomplete import incomplete
 from lpp.analyze.runs.keys import RunView, Url
 from lpp.analyze.runs.moments_held import listed_numbers
 from lpp.analyze.runs.select import run_named
+from lpp.analyze.runs.token_files import read_tokens
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.format.plan import Plan
 from lpp.store.read import Run
@@ -51,6 +53,23 @@ class Pair:
     def limits(self) -> list[str]:
         """What of the two runs takes no part, and why: one line each."""
         return list(_limits(self))
+
+
+def read_compared(
+    view: RunView, pair: Pair, columns: Sequence[str], first_position: int
+) -> pl.DataFrame:
+    """`columns` of the token statistics of one run of `pair`, of the tokens that are compared, in
+    order. FormatError for altered bytes.
+    """
+    wanted = pl.col("prompt_id") < pair.n_prompts
+    wanted &= ~pl.col("prompt_id").is_in(pair.left_out.tolist())
+    wanted &= pl.col("position") >= first_position
+    files = zip(view.run.shards, view.run.tokens_files(), strict=True)
+    return pl.concat(
+        read_tokens(file, columns).filter(wanted)
+        for shard, file in files
+        if shard.first_prompt < pair.n_prompts
+    )
 
 
 def run_of(store: Url, name: str) -> RunView:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from lpp.analyze.drift.pair import Pair
+from lpp.analyze.drift.pair import Pair, read_compared
 from lpp.analyze.drift.products import described, place_of, products
 from lpp.analyze.drift.tiles import rows_drift
 from lpp.analyze.metrics.neighbours import shuffled
@@ -24,7 +24,6 @@ from lpp.analyze.numerics.jackknife import jackknife
 from lpp.analyze.numerics.logit_drift import DIVERGENCES, EVERYTHING
 from lpp.analyze.numerics.moments import Rows
 from lpp.analyze.runs.cells import GROUPS, Integers
-from lpp.analyze.runs.token_files import read_tokens
 from lpp.store import Run
 from lpp.store.arrays.decode_pool import usable_cores
 from lpp.store.commands.progress import SILENT, Progress
@@ -103,9 +102,7 @@ def token_drift(
 
 def compared_tokens(pair: Pair, *, first_position: int = 0, tokens: int | None = None) -> int:
     """How many tokens `token_drift` compares: nothing is read but the prompts."""
-    lengths = pair.a.run.lengths[: pair.n_prompts].copy()
-    lengths[pair.left_out] = 0
-    every = int((lengths - first_position).clip(0).sum())
+    every = pair.n_tokens(first_position)
     return every if tokens is None else min(every, tokens)
 
 
@@ -148,7 +145,7 @@ def arithmetic(pair: Pair) -> str:
 
 def _stored(pair: Pair, first_position: int) -> pl.DataFrame:
     """Tokens that are compared, with what capture stored of both: `_KEYS`, ln p(next), `flip`."""
-    a, b = (_tokens(view.run, pair, first_position) for view in (pair.a, pair.b))
+    a, b = (read_compared(view, pair, _STORED, first_position) for view in (pair.a, pair.b))
     if not len(a):
         raise InputError(
             f"no token of the first {pair.n_prompts} prompts lies at position {first_position} or "
@@ -166,19 +163,6 @@ def _stored(pair: Pair, first_position: int) -> pl.DataFrame:
         pl.col("next_logprob").alias("next_logprob_a"),
         b["next_logprob"].alias("next_logprob_b"),
         (pl.col("top1_id") != b["top1_id"]).alias("flip"),
-    )
-
-
-def _tokens(run: Run, pair: Pair, first_position: int) -> pl.DataFrame:
-    """Columns `_STORED` of the tokens that are compared."""
-    wanted = pl.col("prompt_id") < pair.n_prompts
-    wanted &= ~pl.col("prompt_id").is_in(pair.left_out.tolist())
-    wanted &= pl.col("position") >= first_position
-    files = zip(run.shards, run.tokens_files(), strict=True)
-    return pl.concat(
-        read_tokens(file, _STORED).filter(wanted)
-        for shard, file in files
-        if shard.first_prompt < pair.n_prompts
     )
 
 
@@ -278,14 +262,14 @@ def _chosen_rows(run: Run, frame: pl.DataFrame, n_prompts: int) -> Iterator[Rows
 class Summary:
     """A number over all tokens; None where no token has it."""
 
-    mean: float | None
-    median: float | None
-    p99: float | None
-    max: float | None
-    stderr: float | None
+    mean: float | None = None
+    median: float | None = None
+    p99: float | None = None
+    max: float | None = None
+    stderr: float | None = None
     """Of the mean, over prompts."""
-    ci_low: float | None
-    ci_high: float | None
+    ci_low: float | None = None
+    ci_high: float | None = None
     """Of the mean, 95 %."""
     n_tokens: int
     """Tokens that have the number."""
@@ -333,16 +317,7 @@ def summarize_tokens(values: pl.DataFrame, limits: tuple[float, float]) -> Summa
     """Of (n, 2) prompt_id, ascending, and value, in float64; limits: what no mean can leave."""
     tokens = values["value"].to_numpy()
     if not len(tokens):
-        return Summary(
-            mean=None,
-            median=None,
-            p99=None,
-            max=None,
-            stderr=None,
-            ci_low=None,
-            ci_high=None,
-            n_tokens=0,
-        )
+        return Summary(n_tokens=0)
     if np.isfinite(tokens).all():
         median, p99 = np.quantile(tokens, [0.5, 0.99])
     else:  # interpolation would take infinity from infinity

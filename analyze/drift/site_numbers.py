@@ -87,16 +87,9 @@ class SiteNumbers:
         return [view.run.site(self.site).width for view in self.views]
 
     @property
-    def lengths(self) -> Integers:
-        """(n,) tokens of each prompt; 0 for those left out."""
-        lengths = self.pair.a.lengths[: self.cell.n_prompts].copy()
-        lengths[self.pair.left_out] = 0
-        return lengths
-
-    @property
     def n_tokens(self) -> int:
         """Tokens compared."""
-        return n_tokens(self.lengths, self.cell)
+        return n_tokens(self.pair.lengths, self.cell)
 
     def estimates(self) -> dict[Number, Estimate]:
         """Those of `wanted` that there are; value None for what the rows hold no number of."""
@@ -118,7 +111,7 @@ class SiteNumbers:
                 equal = not drift.relative_distance.any()
             if sums:
                 sums.add(a, b, equal=equal)
-        SiteReader(self.pair.a.run, self.site, self.lengths).check(self.cell, n)
+        SiteReader(self.pair.a.run, self.site, self.pair.lengths).check(self.cell, n)
         found: dict[Number, Estimate] = {}
         if means:
             limits = [LIMITS[name] for name in OF_ROWS]

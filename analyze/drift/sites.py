@@ -51,7 +51,7 @@ _NONE: Final = Estimate(None)
 class SiteDrift:
     """How one site of run B differs from that of run A; value None where there is no number.
 
-    There is none of any site whose rows are not finite, and none where `why_missing` says so.
+    A site whose rows are not finite has no numbers; `why_missing` gives every other reason.
     """
 
     site: str

@@ -45,8 +45,8 @@ def in_step(
 
     The runs have read the same prompts. block_rows: rows at a time, at most. left_out: ids of
     prompts whose rows nobody is given: without them the sources hold the same tokens. dtype: of the
-    rows, as for `Run.blocks`. Ends where the first source ends: whoever takes the rows counts them.
-    Memory: a block of each source, as many rows or one chunk.
+    rows, as for `Run.blocks`. Ends where the first source ends, so the caller compares the number
+    of rows with what there should be. Memory: a block of each source, as many rows or one chunk.
     """
     streams = [
         _without(
@@ -81,15 +81,9 @@ def in_step(
 def _without(blocks: Iterator[Block], left_out: Integers) -> Iterator[Block]:
     """`blocks` less the rows of the prompts in `left_out`; none is empty."""
     for block in blocks:
-        stays = np.isin(block.prompt_id, left_out, invert=True)
-        if stays.all():
-            yield block
-        elif stays.any():
-            yield Block(
-                values=block.values[stays],
-                prompt_id=block.prompt_id[stays],
-                position=block.position[stays],
-            )
+        rest = block.without(left_out)
+        if len(rest.values):
+            yield rest
 
 
 class RowQueue:

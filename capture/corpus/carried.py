@@ -1,7 +1,8 @@
 """What prompts carry beside their tokens: the columns `id`, `text` and `field.<name>`.
 
-One type for each field over all chosen rows, so that it is one column. What does not fit is refused
-before a model loads, with the row. An id that nobody asked for is left out instead.
+A field has one type over all chosen rows, since it becomes one column. A value that does not fit is
+refused before the model loads, and the message names its row. An `id` that does not fit is left
+out, unless the user asked for it.
 """
 
 import datetime

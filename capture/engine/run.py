@@ -11,13 +11,13 @@ from contextlib import closing, nullcontext
 import numpy as np
 import numpy.typing as npt
 
+from lpp.capture.engine.begin import begin_run
 from lpp.capture.engine.capture import capture_run
-from lpp.capture.engine.heads import keep_head, missing_head_bytes
+from lpp.capture.engine.heads import missing_head_bytes
 from lpp.capture.engine.outcome import Outcome
 from lpp.capture.engine.prepare import Prepared, prepare
 from lpp.capture.engine.run_cache import check_noted, no_writer_at, remember, request_key
 from lpp.capture.engine.stopping import Stop, stoppable
-from lpp.capture.engine.vocabulary import keep_vocabulary
 from lpp.capture.plan.batches import tokens_of
 from lpp.capture.plan.parts import WHOLE, Part
 from lpp.capture.plan.planning import shard_bytes
@@ -85,11 +85,7 @@ def capture_into(
         if todo:
             check_host_memory(plan, lengths)
         store = create_store(root)
-        writer = RunWriter(store.path, plan, prepared.prompts, set_aside=prepared.set_aside)
-        writer.run.require_columns(request.corpus.columns)
-        head = keep_head(store.path, plan, request, prepared.backend)
-        model = prepared.backend.model
-        keep_vocabulary(store.path, model.tokenizer_info, model.tokenizer)
+        writer, head = begin_run(store.path, request, prepared)
         remember(store, key, plan.run_id, head.directories)
         if head.line:
             say(f"  {head.line}")

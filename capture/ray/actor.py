@@ -71,21 +71,16 @@ class CaptureActor:
 
     def open(self, plan_hash: str) -> "KeptHead":
         """Make the run, or find it; keep head and vocabulary. plan_hash: of what all capture."""
-        from lpp.capture.engine.heads import keep_head
-        from lpp.capture.engine.vocabulary import keep_vocabulary
-        from lpp.store import RunWriter
+        from lpp.capture.engine.begin import begin_run
         from lpp.store.format.keys import SHARDS_KEY
         from lpp.store.heartbeat import at_work
 
         ready = self._prepared
         if ready.plan.hash != plan_hash:
             raise ValueError(f"plan {ready.plan.hash[:8]}, not {plan_hash[:8]}")
-        self._writer = RunWriter(self._root, ready.plan, ready.prompts, set_aside=ready.set_aside)
-        self._writer.run.require_columns(self._request.corpus.columns)
-        model = ready.backend.model
-        keep_vocabulary(self._root, model.tokenizer_info, model.tokenizer)
+        self._writer, head = begin_run(self._root, self._request, ready)
         self._end.enter_context(at_work(self._writer.run.path / SHARDS_KEY, self._name))
-        return keep_head(self._root, ready.plan, self._request, ready.backend)
+        return head
 
     def capture(self, shards: Sequence[int]) -> HandResult:
         """Capture those of `shards` that are not committed yet."""

@@ -1,0 +1,22 @@
+"""Begin a run: its directory, and what it shares with other runs of the store."""
+
+from lpp.capture.engine.heads import KeptHead, keep_head
+from lpp.capture.engine.prepare import Prepared
+from lpp.capture.engine.vocabulary import keep_vocabulary
+from lpp.capture.plan.request import CaptureRequest
+from lpp.store import RunWriter
+from lpp.store.objects.place import Url
+
+
+def begin_run(root: Url, request: CaptureRequest, prepared: Prepared) -> tuple[RunWriter, KeptHead]:
+    """Make the run of `prepared` in the store at `root`, or find it; keep head and vocabulary.
+
+    Raises ConflictError where the run is there and its prompts lack what `request` asks for, or
+    hold other values; MachineError for a full or read-only disk.
+    """
+    plan, model = prepared.plan, prepared.backend.model
+    writer = RunWriter(root, plan, prepared.prompts, set_aside=prepared.set_aside)
+    writer.run.require_columns(request.corpus.columns)
+    head = keep_head(root, plan, request, prepared.backend)
+    keep_vocabulary(root, model.tokenizer_info, model.tokenizer)
+    return writer, head
