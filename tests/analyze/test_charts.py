@@ -17,6 +17,7 @@ from chart_frames import (
     checkpoints,
     correlations,
     cut_layers,
+    drift_sites,
     eigenvalues,
     entropy,
     layers,
@@ -45,6 +46,7 @@ CHARTS: dict[str, tuple[Chart, Callable[[], pl.DataFrame], dict[str, int]]] = {
         {"line mark": 6, "point": 30, "text mark": 2},
     ),
     "sensitivity": (charts.sensitivity_chart, sensitivity, {"rect mark": 12}),
+    "drift": (charts.drift_grid_chart, drift_sites, {"rect mark": 9}),
     "correlation": (charts.correlation_chart, correlations, {"rect mark": 4}),
 }
 """Each chart, the frame it takes, and the marks that hold its values."""

@@ -53,6 +53,22 @@ def profiles(runs: tuple[str, ...] = RUNS, context: int = 200, n_prompts: int = 
     return table("profiles", rows)
 
 
+def drift_sites(runs: tuple[str, ...] = RUNS) -> pl.DataFrame:
+    """Three sites of each run, compared with a base; block.1 of the last has no number."""
+    sites = ("embed", "block.1", "final")
+    schema = {"a": pl.String, "b": pl.String, "site": pl.String, "depth": pl.Int32}
+    return pl.DataFrame(
+        [
+            {"a": "base-00000000", "b": run, "site": site, "depth": depth}
+            | {"relative_distance": None if (k, depth) == (2, 1) else 0.125 * (k + 1) + depth}
+            | {"cka": 1 - 0.01 * (k + 1) - 0.1 * depth}
+            for k, run in enumerate(runs)
+            for depth, site in enumerate(sites)
+        ],
+        schema={**schema, "relative_distance": pl.Float64, "cka": pl.Float64},
+    )
+
+
 def checkpoints(names: tuple[str, ...] = ("tiny-one", "tiny-two")) -> pl.DataFrame:
     """Five steps of each series, 0 to 1000; the third of the first is collapsed."""
     steps = [0, 1, 10, 100, 1000]
