@@ -58,7 +58,8 @@ def as_text(base: str, comparisons: Sequence[Comparison]) -> str:
     for head in _HEADS:
         made.add_column(head, justify="right", no_wrap=True)
     for one in ordered:
-        made.add_row(broken(one.b), *("\n".join(cell).rstrip() for cell in _cells(one)))
+        cells = (f"{value}\n{error(stderr, '±')}".rstrip() for value, stderr in _cells(one))
+        made.add_row(broken(one.b), *cells)
     out.write(rendered(made) + wrapped(_meanings(base, ordered)))
     out.write(_depth(ordered))
     if any(one.verdicts for one in ordered):
@@ -90,21 +91,21 @@ def as_gates(comparisons: Sequence[Comparison]) -> str:
 def _said(ordered: Sequence[Comparison]) -> Iterator[str]:
     """What was compared, and what was not."""
     sizes = sorted({one.n_prompts for one in ordered})
-    runs = f"{len(ordered)} run{'s' * (len(ordered) > 1)}"
     first = ordered[0].document["first_position"]
     start = f", positions from {first} on" if first else ""
     order = _ORDERS[order_of(ordered)] if len(ordered) > 1 else ""
+    counts = {one.n_tokens for one in ordered}
+    drawn = next((one.document["drawn"] for one in ordered if one.document["drawn"]), None)
     over = f" over the first {sizes[0]} prompts" if len(sizes) == 1 else ""
-    yield f"{runs}{over}{start}{order}."
+    of = f", {max(counts):,} tokens each" if len(counts) == 1 and not drawn else ""
+    yield f"{_count(ordered)}{over}{of}{start}{order}."
     if len(sizes) > 1:
         yield (
             f"Runs share {sizes[0]} to {sizes[-1]} prompts with A, so rows are of different "
             f"tokens. --prompts {sizes[0]} compares all runs over the same tokens."
         )
-    if any(drawn := [one.document["drawn"] for one in ordered]):
-        seed = next(one["seed"] for one in drawn if one)
-        most = max(one.n_tokens for one in ordered)
-        yield f"Predictions: of {most:,} tokens of each run, drawn with seed {seed}."
+    if drawn:
+        yield f"Predictions: of {max(counts):,} tokens each, drawn with seed {drawn['seed']}."
     found: dict[str, list[str]] = {}
     for one in ordered:
         same = ["Every difference is exactly 0."] if one.is_nothing else []
@@ -114,23 +115,25 @@ def _said(ordered: Sequence[Comparison]) -> Iterator[str]:
     yield from (f"{', '.join(of)}: {note}" for note, of in found.items())
 
 
-def _cells(one: Comparison) -> Iterator[tuple[str, str]]:
-    """Of one run what `_HEADS` names: each number and its error."""
-    yield str(one.n_prompts), ""
+def _count(ordered: Sequence[Comparison]) -> str:
+    return f"{len(ordered)} run{'s' * (len(ordered) > 1)}"
+
+
+def _cells(one: Comparison) -> Iterator[tuple[str, float | None]]:
+    """Of one run what `_HEADS` names: each number, and its error where there is one."""
+    yield str(one.n_prompts), None
     yield _mean(one.predictions["kl"])
     yield _mean(one.predictions["flips"], 100)
     yield _mean(one.predictions["log_perplexity"])
     deepest = one.sites[-1]
     for name in (DISTANCE, "cka"):
         estimate = getattr(deepest, name)
-        yield number(estimate.value), error(estimate.stderr, "±")
+        yield number(estimate.value), estimate.stderr
 
 
-def _mean(one: Summary, scale: int = 1) -> tuple[str, str]:
-    if one.mean is None:
-        return number(None), ""
-    stderr = None if one.stderr is None else scale * one.stderr
-    return number(scale * one.mean), error(stderr, "±")
+def _mean(one: Summary, scale: int = 1) -> tuple[str, float | None]:
+    value, stderr = (None if part is None else scale * part for part in (one.mean, one.stderr))
+    return number(value), stderr
 
 
 def _meanings(base: str, ordered: Sequence[Comparison]) -> str:
@@ -190,7 +193,7 @@ def _column(value: float | None, most: float) -> str:
 
 
 def _markdown(base: str, ordered: Sequence[Comparison]) -> Iterator[str]:
-    yield f"### Drift from {code(base)} (A) to {len(ordered)} runs"
+    yield f"### Drift from {code(base)} (A) to {_count(ordered)}"
     yield ""
     for line in _said(ordered):
         yield f"- {escaped(line)}"
@@ -205,8 +208,8 @@ def _markdown(base: str, ordered: Sequence[Comparison]) -> Iterator[str]:
     yield row(("run", *_HEADS, "largest distance"))
     yield row(("---", *("---:" for _ in _HEADS), "---"))
     for one in ordered:
-        cells = (escaped(" ".join(cell).rstrip()) for cell in _cells(one))
-        yield row((code(one.b), *cells, _largest(one)))
+        cells = (f"{value} {error(stderr)}".rstrip() for value, stderr in _cells(one))
+        yield row((code(one.b), *map(escaped, cells), _largest(one)))
     yield ""
     yield escaped(_meanings(base, ordered))
 

@@ -118,7 +118,10 @@ def test_the_table_has_the_numbers_of_each_run_in_order(many: Path) -> None:
         assert [float(cell) for cell in row[1:]] == pytest.approx(numbers, rel=1e-3, abs=1e-9)
     assert "--prompts 4 compares all" in " ".join(done.stdout.split())
     alike = invoke(many, "--against", "base", "--prompts", "4")
-    assert "over the first 4 prompts" in alike.stdout
+    assert "over the first 4 prompts, 22 tokens each, " in alike.stdout
+    drawn = invoke(many, "--against", "base", "--tokens", "20", "--skip-first", "1")
+    assert "Predictions: of 20 tokens each, drawn with seed 0." in drawn.stdout
+    assert "positions from 1 on" in drawn.stdout
 
 
 def test_text_fits_eighty_columns_and_markdown_tables_are_tables(many: Path) -> None:
@@ -167,6 +170,35 @@ def test_without_heads_runs_stand_by_flips(with_bare: tuple[Path, str]) -> None:
     done = invoke(many, "--against", "base")
     assert "fewest flips first" in done.stdout
     assert "No KL" in done.stdout
+
+
+def test_comparisons_are_computed_one_by_one(many: Path) -> None:
+    class Counter:
+        units = 0
+
+        def advance(self, amount: int = 1) -> None:
+            self.units += amount
+
+        def note(self, text: str) -> None: ...
+
+    counter = Counter()
+    every = diff_against(many, "base", NAMES, sites=["final"], progress=counter)
+    assert counter.units == 0
+    tokens = sum(LENGTHS)
+    for expected in (2 * tokens, 4 * tokens, 4 * tokens + 2 * sum(LENGTHS[:4])):
+        next(every)
+        assert counter.units == expected
+    assert next(every, None) is None
+
+
+def test_a_run_that_is_the_same_is_exactly_so(many: Path, make_run: MakeRun) -> None:
+    options = {"vary_tokens": True, "sites": SITES, "context": 9, "scale": stretched(1.0)}
+    twin = make_run(LENGTHS, model="tiny/base", **options)
+    done = invoke(many, "--against", "base", f"{twin.root}::base", "near")
+    assert f"{twin.run_id}: Every difference is exactly 0." in done.stdout
+    rows = [line.split() for line in done.stdout.splitlines() if line.startswith(" base-")]
+    assert rows[0][2:] == ["-", "0", "0", "0", "1"]  # the other store holds no head
+    assert rows[1][1:] == ["0", "embed"]
 
 
 # the gate
