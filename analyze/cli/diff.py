@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from lpp.analyze.cli.options import ERROR_SITES, jobs_option, names
+from lpp.analyze.cli.options import ERROR_SITES, executor_options, names
 from lpp.store.commands.console import debug_option
 from lpp.store.commands.progress import progress
 
@@ -56,7 +56,7 @@ _SUFFIXES = {"json": "json", "md": "md"}
     type=click.Path(path_type=Path),
     help="File to write instead of standard output.",
 )
-@jobs_option
+@executor_options
 @debug_option
 def diff(
     *,
@@ -74,6 +74,8 @@ def diff(
     form: str | None,
     output: Path | None,
     jobs: int | None,
+    executor: Any,
+    address: str | None,
 ) -> int:
     """Show what changed from RUN_A to RUN_B of STORE: predictions, sites, tokens.
 
@@ -100,6 +102,7 @@ def diff(
     from lpp.analyze.drift.predictions import why_no_logits
     from lpp.analyze.drift.sites import common_sites
     from lpp.analyze.drift.worst import worst_tokens
+    from lpp.analyze.engine.executor import chosen_executor
     from lpp.analyze.report.report import check_output
     from lpp.analyze.text import drift as text
     from lpp.sql.results.output import text_output
@@ -117,7 +120,10 @@ def diff(
     if errors is None:
         errors = "all" if not strict and needs_errors(gate, chosen) else "final"
     steps = n_steps(pair, chosen, first_position=skip_first, tokens=tokens)
-    with progress("Drift", steps, "tokens") as bar:
+    with (
+        progress("Drift", steps, "tokens") as bar,
+        chosen_executor(executor, address, jobs) as who,
+    ):
         found = drift(
             pair,
             sites=chosen,
@@ -125,7 +131,7 @@ def diff(
             tokens=tokens,
             seed=seed,
             errors=errors,
-            jobs=jobs,
+            executor=who,
             progress=bar,
         )
     verdicts = [

@@ -13,9 +13,9 @@ import pyarrow.compute as pc
 import pytest
 
 from lpp.analyze.drift import site_numbers
-from lpp.analyze.drift import sites as module
 from lpp.analyze.drift.pair import Pair
 from lpp.analyze.drift.sites import NUMBERS, RANKS, SiteDrift, site_drift, why_missing
+from lpp.analyze.engine import executor as of_executor
 from lpp.analyze.numerics.jackknife import Estimate
 from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.keys import RunView
@@ -308,7 +308,7 @@ def test_any_number_of_jobs_gives_the_same_bits(made: Any, jobs: int) -> None:
 def test_little_memory_gives_the_same_bits(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     pair = paired(run_of(made), write(made, moved(made.hidden)))
     expected = site_drift(pair, jobs=3)
-    monkeypatch.setattr(module, "free_bytes", lambda: 0)
+    monkeypatch.setattr(of_executor, "free_bytes", lambda: 0)
     assert site_drift(pair, jobs=3) == expected
 
 
