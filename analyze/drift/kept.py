@@ -22,12 +22,10 @@ from typing import Final
 import polars as pl
 
 from lpp.analyze.drift.pair import Pair
-from lpp.analyze.engine.cache import KERNEL_VERSION, VALUES
-from lpp.analyze.engine.kept_files import KeptFiles, shard_set
+from lpp.analyze.engine.cache import VALUES
 from lpp.analyze.engine.row_values import Values
 from lpp.analyze.numerics.logit_drift import DIVERGENCES, Columns
 from lpp.analyze.runs.cells import Cell
-from lpp.store.format.commit_record import checksum
 
 VERSION: Final = 1
 """Of the arithmetic of drift. Raise it when a change could change a digit that is kept."""
@@ -46,12 +44,7 @@ class KeptDrift:
     """Kept numbers of a pair."""
 
     def __init__(self, pair: Pair) -> None:
-        a, b = pair.a.run, pair.b.run
-        named = name_of(
-            *(part for run in (a, b) for part in (run.id, shard_set(run))),
-            *(KERNEL_VERSION, pair.n_prompts, *pair.left_out.tolist()),
-        )
-        self._files = KeptFiles(a.path.parent.parent, f"{a.id}/drift-{named}")
+        self._files = pair.kept_files
         self.folder = self._files.folder
 
     def values(self, site: str) -> Values:
@@ -87,8 +80,3 @@ class KeptDrift:
             ]
         ).select(pl.lit(VERSION, dtype=pl.Int32).alias("version"), pl.all())
         self._files.put(f"logits-{setting}", "tokens", frame)
-
-
-def name_of(*parts: object) -> str:
-    """A name for whatever is told apart by `parts`: 16 hex digits."""
-    return checksum(repr([str(part) for part in parts]).encode())[:16]

@@ -9,6 +9,8 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 
+from lpp.analyze.engine.cache import KERNEL_VERSION
+from lpp.analyze.engine.kept_files import KeptFiles, name_of, shard_set
 from lpp.analyze.runs.capture_command import capture_command
 from lpp.analyze.runs.cells import Integers
 from lpp.analyze.runs.comparable import n_shared
@@ -90,6 +92,14 @@ class Pair:
             ],
             how="horizontal",
         )
+
+    @cached_property
+    def kept_files(self) -> KeptFiles:
+        """Where `drift.kept` keeps what was computed of this pair."""
+        a, b = self.a.run, self.b.run
+        runs = (part for run in (a, b) for part in (run.id, shard_set(run)))
+        name = name_of(*runs, KERNEL_VERSION, self.n_prompts, *self.left_out.tolist())
+        return KeptFiles(a.path.parent.parent, f"{a.id}/drift-{name}")
 
     @cached_property
     def no_logits(self) -> str | None:

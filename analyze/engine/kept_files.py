@@ -36,6 +36,11 @@ def shard_set(run: Run) -> str:
     return checksum(" ".join(shard.digest for shard in run.shards).encode())[:16]
 
 
+def name_of(*parts: object) -> str:
+    """A name for whatever is told apart by `parts`: 16 hex digits."""
+    return checksum(repr([str(part) for part in parts]).encode())[:16]
+
+
 class KeptFiles:
     """The files of one folder below `analysis/` of the store at `root`."""
 
