@@ -8,9 +8,9 @@ shards, and the prompts that are compared. Neither store's path is part of it. N
 run make another folder.
 
 - Sites: a row for each number of a cell, and one for each part of the cell that leaves a group of
-  prompts out. About 60 bytes a row before compression: at most 4 KB a site.
-- Tokens: the columns that need every logit, a value for each compared token in order, 42 bytes a
-  token before compression. Their setting is both heads, what multiplies, rows of a tile, and the
+  prompts out. Under 3 KB a site.
+- Tokens: the columns that need every logit, a value for each compared token in order: 32 bytes a
+  token. Their setting is both heads, what multiplies, rows of a tile, and the
   draw: these decide every bit. Other columns of a token come from the token tables of the runs.
 
 Each row has the version of what computed it; rows of other versions count as nothing.
