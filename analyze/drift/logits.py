@@ -6,9 +6,9 @@ computed side by side by threads.
 
 On a cluster the tokens are cut into a span for each processor, at the end of a tile, so that every
 product has the shape, and the bits, that it has in one process. A task of one thread computes a
-span: it reads the rows of its own tokens and both heads, so each processor holds 4 V (d + d') bytes
-and reads as many. A span has at least `SPAN_TILES` tiles, so that reading the heads costs less
-than multiplying with them.
+span: it reads the rows of its own tokens and both heads, so each processor reads and holds both
+matrices, up to 4 V (d + d') bytes. A span has at least `SPAN_TILES` tiles, so that reading the
+heads costs less than multiplying with them.
 """
 
 from collections.abc import Collection, Iterator
