@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from lpp.analyze.charts.charts import training_chart as training_chart
     from lpp.analyze.drift.against import diff_against as diff_against
     from lpp.analyze.drift.drift import diff as diff
+    from lpp.analyze.drift.scans import scan_drift_sites as scan_drift_sites
+    from lpp.analyze.drift.scans import scan_drift_tokens as scan_drift_tokens
     from lpp.analyze.metrics.metric import Metric as Metric
     from lpp.analyze.metrics.registry import METRICS as METRICS
     from lpp.analyze.numerics.cka import linear_cka as linear_cka
@@ -74,6 +76,8 @@ _HOME = {
     "rank_agreement": "studies.agreement",
     "read_eigenvalues": "tables.eigenvalues",
     "save_chart": "charts.charts",
+    "scan_drift_sites": "drift.scans",
+    "scan_drift_tokens": "drift.scans",
     "scan_entropy": "tables.entropy",
     "scan_metrics": "tables.metrics",
     "scan_spectra": "tables.spectra",

@@ -34,7 +34,7 @@ def environment() -> Iterator[dict[str, str]]:
         "RAY_AUTH_TOKEN": token,
         "RAY_TMPDIR": folder,
         "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
         "HF_HUB_OFFLINE": "1",
         "COLUMNS": "80",
     }
@@ -121,6 +121,14 @@ def test_capture_with_a_node_lost_has_the_bytes_of_one_process(
     assert told["same"]
     assert told["missing"] == 0
     assert told["captured"] + told["outrun"] == told["shards"] > 8
+
+
+def test_drift_by_two_nodes_has_the_bits_of_one_process(nodes: Nodes, tmp_path: Path) -> None:
+    told = nodes("drift", tmp_path)
+    assert told["processors"] == 2
+    assert told["tasks"] == 2 + 2  # spans of tokens, and sites
+    assert told["tokens"] == 2500
+    assert told["changed"] > 0
 
 
 @pytest.mark.soak

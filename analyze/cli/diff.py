@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lpp.analyze.cli.options import ERROR_SITES, jobs_option, names
+from lpp.analyze.cli.options import ERROR_SITES, executor_options, names
 from lpp.store.commands.console import debug_option
 from lpp.store.commands.progress import progress
 from lpp.store.errors import InputError
@@ -71,7 +71,7 @@ _SUFFIXES = {"json": "json", "md": "md"}
     type=click.Path(path_type=Path),
     help="File to write instead of standard output.",
 )
-@jobs_option
+@executor_options
 @debug_option
 def diff(
     *,
@@ -89,6 +89,8 @@ def diff(
     form: str | None,
     output: Path | None,
     jobs: int | None,
+    executor: Any,
+    address: str | None,
 ) -> int:
     """Show what changed from RUN_A to RUN_B of STORE: predictions, sites, tokens.
 
@@ -122,6 +124,7 @@ def diff(
     from lpp.analyze.drift.pair import Pair, pair_of, require_rows, run_of
     from lpp.analyze.drift.predictions import why_no_logits
     from lpp.analyze.drift.sites import common_sites
+    from lpp.analyze.engine.executor import chosen_executor
     from lpp.analyze.report.report import check_output
 
     _check_usage(runs, base, strict=strict, conditions=conditions, output=output)
@@ -147,7 +150,10 @@ def diff(
         for pair, common in zip(pairs, chosen, strict=True)
     ]
     comparisons, failed = [], False
-    with progress("Drift", sum(steps), "tokens") as bar:
+    with (
+        progress("Drift", sum(steps), "tokens") as bar,
+        chosen_executor(executor, address, jobs) as who,
+    ):
         for pair, common in zip(pairs, chosen, strict=True):
             with _of_run(base and pair.b.run.id):
                 found = drift(
@@ -158,7 +164,7 @@ def diff(
                     seed=seed,
                     errors=errors
                     or ("all" if not strict and needs_errors(gate, common) else "final"),
-                    jobs=jobs,
+                    executor=who,
                     progress=bar,
                 )
                 verdicts = [

@@ -17,6 +17,7 @@ from lpp.analyze.drift.pair import Pair, differences, pair_of, require_rows, run
 from lpp.analyze.drift.predictions import Summary
 from lpp.analyze.drift.site_numbers import NUMBERS
 from lpp.analyze.drift.sites import SiteDrift, common_sites
+from lpp.analyze.engine.executor import Executor
 from lpp.analyze.numerics.jackknife import error_names
 from lpp.analyze.runs.comparable import n_shared
 from lpp.analyze.runs.keys import RunView, Url, views
@@ -74,6 +75,7 @@ def diff_against(
     seed: int = 0,
     errors: ErrorSites = "final",
     jobs: int | None = None,
+    executor: Executor | None = None,
     progress: Progress = SILENT,
 ) -> Iterator[Drift]:
     """What changed from run `base` to each of `runs`, one comparison after another.
@@ -99,6 +101,7 @@ def diff_against(
             seed=seed,
             errors=errors,
             jobs=jobs,
+            executor=executor,
             progress=progress,
         )
         for pair in found.pairs

@@ -14,12 +14,13 @@ from lpp.analyze.drift.predictions import (
     Summary,
     arithmetic,
     compared_tokens,
+    computed_tokens,
     prediction_drift,
     token_drift,
-    why_no_logits,
 )
 from lpp.analyze.drift.site_numbers import NUMBERS
 from lpp.analyze.drift.sites import SiteDrift, common_sites, site_drift, why_missing
+from lpp.analyze.engine.executor import Executor, LocalExecutor
 from lpp.analyze.numerics.jackknife import Estimate, error_names
 from lpp.analyze.runs.keys import Url
 from lpp.analyze.runs.select import listed
@@ -107,12 +108,14 @@ def diff(
     seed: int = 0,
     errors: ErrorSites = "final",
     jobs: int | None = None,
+    executor: Executor | None = None,
     progress: Progress = SILENT,
 ) -> Drift:
     """What changed from run `a` to run `b` of the store at `store`.
 
     a, b: run ids, or as much of them as names one run; `STORE::RUN` for a run of another store.
     Other arguments, errors: of `drift`; prompts: the first so many, all that both share by default.
+    What was computed before is kept under `analysis/` of the store of run A (`drift.kept`).
     Raises InputError for runs that are not comparable, with what would make them so.
     """
     return drift(
@@ -123,6 +126,7 @@ def diff(
         seed=seed,
         errors=errors,
         jobs=jobs,
+        executor=executor,
         progress=progress,
     )
 
@@ -136,26 +140,29 @@ def drift(
     seed: int = 0,
     errors: ErrorSites = "final",
     jobs: int | None = None,
+    executor: Executor | None = None,
     progress: Progress = SILENT,
 ) -> Drift:
     """Every number of the predictions and the sites of a pair.
 
     sites: names or patterns; all that both runs hold by default. first_position: of the tokens at
     positions from there on. tokens: of the predictions, so many tokens drawn with `seed`; all by
-    default. errors: sites whose CKA, overlap and ranks get an error (`site_drift`). progress:
-    advances by `n_steps` in all. Raises InputError for a run without rows, a site that both do not
-    hold and positions that they have no token at; FormatError for altered bytes.
+    default. errors: sites whose CKA, overlap and ranks get an error (`site_drift`). executor: who
+    computes, in place of `jobs` threads; the bits are the same. progress: advances by `n_steps` in
+    all. Raises InputError for a run without rows, a site that both do not hold and positions that
+    they have no token at; FormatError for altered bytes.
     """
     require_rows(pair)
     chosen = common_sites(pair, sites)
     every = pair.n_tokens(first_position)
     compared = compared_tokens(pair, first_position=first_position, tokens=tokens)
+    who = executor or LocalExecutor(jobs)
     found = token_drift(
         pair,
         first_position=first_position,
         tokens=tokens,
         seed=seed,
-        jobs=jobs,
+        executor=who,
         progress=progress,
     )
     of_sites = site_drift(
@@ -163,7 +170,7 @@ def drift(
         chosen,
         first_position=first_position,
         errors=errors,
-        jobs=jobs,
+        executor=who,
         progress=_Multiplied(progress, every),
     )
     return Drift(
@@ -176,7 +183,7 @@ def drift(
             "entropy": entropy_drift(pair, first_position=first_position),
         },
         sites=of_sites,
-        no_logits=why_no_logits(pair),
+        no_logits=pair.no_logits,
         arithmetic=arithmetic(pair),
         notes=tuple(_notes(pair, chosen, first_position)),
     )
@@ -186,8 +193,8 @@ def n_steps(
     pair: Pair, sites: Sequence[str], *, first_position: int = 0, tokens: int | None = None
 ) -> int:
     """Units of progress of `drift`: tokens of the predictions, and of each of `sites`."""
-    every = pair.n_tokens(first_position)
-    return compared_tokens(pair, first_position=first_position, tokens=tokens) + every * len(sites)
+    logits = computed_tokens(pair, first_position=first_position, tokens=tokens)
+    return logits + pair.n_tokens(first_position) * len(sites)
 
 
 def _notes(pair: Pair, sites: Sequence[str], first_position: int) -> list[str]:

@@ -1,14 +1,16 @@
 """Two runs that read the same tokens, side by side."""
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import polars as pl
 
+from lpp.analyze.engine.cache import KERNEL_VERSION
+from lpp.analyze.engine.kept_files import KeptFiles, name_of, shard_set
 from lpp.analyze.runs.capture_command import capture_command
 from lpp.analyze.runs.cells import Integers
 from lpp.analyze.runs.comparable import n_shared
@@ -17,9 +19,20 @@ from lpp.analyze.runs.keys import RunView, Url
 from lpp.analyze.runs.moments_held import listed_numbers
 from lpp.analyze.runs.select import run_named
 from lpp.analyze.runs.token_files import read_tokens
-from lpp.store.errors import ErrorKind, InputError
+from lpp.store.errors import ErrorKind, FormatError, InputError
+from lpp.store.format.commit_record import HeadRecord
+from lpp.store.format.keys import HEADS_KEY
 from lpp.store.format.plan import Plan
+from lpp.store.objects.locate import objects_at
 from lpp.store.read import Run
+from lpp.store.shared.directory import open_shared
+from lpp.store.shared.heads import head_directories, head_name
+
+KEYS: Final = ("prompt_id", "position", "token_id")
+"""Of a token, the same in both runs."""
+
+STORED: Final = ("next_logprob", "top1_id", "max_logprob", "entropy")
+"""What is used of the statistics that capture stored of each token."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +45,10 @@ class Pair:
     """The first n prompts, whose token ids are equal in both."""
     left_out: Integers
     """Ids of those prompts that one of the runs set aside, ascending: neither's rows are used."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What goes to another process: nothing of what was read of tokens."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @property
     def of_one_run(self) -> bool:
@@ -54,22 +71,83 @@ class Pair:
         """What of the two runs takes no part, and why: one line each."""
         return list(_limits(self))
 
+    @cached_property
+    def statistics(self) -> pl.DataFrame:
+        """What capture stored of each token in both runs, in order: `KEYS`, and each of `STORED`
+        with the suffix _a and _b. The token tables are read once: 44 bytes a token stay.
 
-def read_compared(
-    view: RunView, pair: Pair, columns: Sequence[str], first_position: int
-) -> pl.DataFrame:
-    """`columns` of the token statistics of one run of `pair`, of the tokens that are compared, in
-    order. FormatError for altered bytes.
-    """
+        FormatError for altered bytes, and where the tables are of different tokens.
+        """
+        a, b = (_statistics(view, self) for view in (self.a, self.b))
+        if not a.select(KEYS).equals(b.select(KEYS)):
+            raise FormatError(
+                f"the token statistics of {self.a.run.id} and {self.b.run.id} are of other tokens "
+                "than their prompts. `lpp-analyze verify` says which were altered.",
+                kind=ErrorKind.CORRUPT,
+            )
+        return pl.concat(
+            [
+                a.select(*KEYS, pl.col(STORED).name.suffix("_a")),
+                b.select(pl.col(STORED).name.suffix("_b")),
+            ],
+            how="horizontal",
+        )
+
+    @cached_property
+    def kept_files(self) -> KeptFiles:
+        """Where `drift.kept` keeps what was computed of this pair."""
+        a, b = self.a.run, self.b.run
+        runs = (part for run in (a, b) for part in (run.id, shard_set(run)))
+        name = name_of(*runs, KERNEL_VERSION, self.n_prompts, *self.left_out.tolist())
+        return KeptFiles(a.path.parent.parent, f"{a.id}/drift-{name}")
+
+    @cached_property
+    def no_logits(self) -> str | None:
+        """Why there is no full distribution of both models, and what would give it; None where
+        there is. Reads the records of the heads, not their matrices, once.
+        """
+        return _why_no_logits(self.a.run, self.b.run)
+
+    @cached_property
+    def head_records(self) -> tuple[HeadRecord, HeadRecord]:
+        """Of the heads of A and of B, where there are logits; read once."""
+        a, b = (_head_record(view.run) for view in (self.a, self.b))
+        return a, b
+
+
+def _statistics(view: RunView, pair: Pair) -> pl.DataFrame:
     wanted = pl.col("prompt_id") < pair.n_prompts
     wanted &= ~pl.col("prompt_id").is_in(pair.left_out.tolist())
-    wanted &= pl.col("position") >= first_position
     files = zip(view.run.shards, view.run.tokens_files(), strict=True)
     return pl.concat(
-        read_tokens(file, columns).filter(wanted)
+        read_tokens(file, [*KEYS, *STORED]).filter(wanted)
         for shard, file in files
         if shard.first_prompt < pair.n_prompts
     )
+
+
+def _why_no_logits(*runs: Run) -> str | None:
+    for run in runs:
+        where = f"run {run.id} of {run.directory.root}"
+        if "final" not in run.sites:
+            return f"{where} does not hold `final`: capture again with --sites final."
+        if not run.plan.keeps_rows:
+            return f"{where} keeps no rows: capture again with --keep rows or --keep both."
+        if not head_directories(objects_at(run.directory.root), run.plan):
+            return (
+                f"{where}: the store does not hold the head of its model. Repeat its "
+                "`lpp-capture run` command with --keep-head yes."
+            )
+    a, b = (run.plan.model.logits_width for run in runs)
+    if a != b:
+        return f"the models have {a:,} and {b:,} logits: they share no vocabulary to compare over."
+    return None
+
+
+def _head_record(run: Run) -> HeadRecord:
+    found = open_shared(objects_at(run.directory.root), HEADS_KEY, head_name(run.plan), HeadRecord)
+    assert found is not None, "asked without `no_logits`"
+    return found.record
 
 
 def run_of(store: Url, name: str) -> RunView:

@@ -10,6 +10,7 @@ never required, and imported here alone.
 
 import contextlib
 import importlib.util
+import socket
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
 from lpp.analyze.numerics.moments import Rows
+from lpp.store.errors import ErrorKind, MachineError
 from lpp.store.format.plan import StoredDtype
 from lpp.store.shared.heads import Float32, Head
 
@@ -54,6 +56,24 @@ def place_of(dtype: StoredDtype) -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "cpu" if dtype == "bfloat16" else NUMPY
+
+
+def check_place(place: str) -> None:
+    """Raise MachineError where this machine cannot multiply at a place of `place_of`."""
+    if place == NUMPY:
+        return
+    here = importlib.util.find_spec("torch") is not None
+    if here and place == "cuda":
+        import torch
+
+        here = torch.cuda.is_available()
+    if not here:
+        raise MachineError(
+            f"logits are to be computed by torch on {place}, as on the machine of the command, and "
+            f"{socket.gethostname()} has no {'torch' if place == 'cpu' else 'such GPU'}. Use "
+            "machines of one kind, or leave out --executor ray.",
+            kind=ErrorKind.NO_PACKAGE,
+        )
 
 
 def described(place: str, dtype: StoredDtype) -> str:

@@ -1,28 +1,24 @@
-"""The numbers of one site of two runs, with their errors: from rows, or of ranks from moments."""
+"""The numbers of one site of two runs, from rows, with those that each group of prompts leaves."""
 
 import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from typing import Final, Literal, Self, get_args
 
 import numpy as np
 
 from lpp.analyze.drift.pair import Pair
 from lpp.analyze.drift.site_sums import BOTH, PairScatters, RowMeans
-from lpp.analyze.engine.cache import Cache
-from lpp.analyze.engine.estimates import Estimates, Request, site_estimates
-from lpp.analyze.engine.stored_moments import holds
+from lpp.analyze.engine.row_values import Values
 from lpp.analyze.engine.workers import Workers
 from lpp.analyze.metrics.registry import METRICS
 from lpp.analyze.metrics.summary import Demand, summarize
 from lpp.analyze.numerics.cka import BLOCK_ROWS, CrossScatters, alignment
-from lpp.analyze.numerics.jackknife import Estimate, jackknife, jackknife_difference
+from lpp.analyze.numerics.jackknife import Estimate, jackknife
 from lpp.analyze.numerics.leading import leading_eigenvectors, subspace_overlap
 from lpp.analyze.numerics.moments import Moments, Rows
 from lpp.analyze.numerics.row_drift import row_drift
-from lpp.analyze.runs.cells import Cell, Integers, n_tokens
-from lpp.analyze.runs.keys import RunView
-from lpp.analyze.runs.moments_held import listed_numbers
+from lpp.analyze.runs.cells import GROUPS, Cell, Integers
 from lpp.analyze.runs.side_by_side import in_step
 from lpp.analyze.runs.site_reader import SiteReader
 
@@ -50,57 +46,59 @@ LIMITS: Final[Mapping[Number, tuple[float, float]]] = {
 """What no such number can leave."""
 
 
-def why_no_moments(pair: Pair, cell: Cell) -> str | None:
-    """Why there are no ranks of `cell` where a run keeps no rows; else None."""
-    for view in (pair.a, pair.b):
-        plan = view.run.plan
-        if not np.array_equal(view.set_aside[: view.quarantined(cell.n_prompts)], pair.left_out):
-            return "the runs set different prompts aside, and moments leave out those of one"
-        if not plan.keeps_rows and not holds(view.run, cell):
-            return (
-                f"there are some of {listed_numbers(plan.shards[1:])} prompts, between positions "
-                f"{listed_numbers((0, *plan.moment_ends))}"
-            )
-    return None
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SiteNumbers:
-    """One site of both runs, and what is wanted of it."""
+    """One site of both runs, and what is to be computed of it."""
 
     pair: Pair
     site: str
     cell: Cell
-    wanted: Collection[Number]
-    groups: int
-    """Of prompts, left out in turn for errors of what is not `OF_ROWS`; 0 for no errors."""
-    workers: Workers
+    values: frozenset[Number]
+    """Numbers wanted of the cell."""
+    errors: frozenset[Number]
+    """Numbers wanted of each of its `parts`, which leave a group of prompts out."""
+
+    @classmethod
+    def missing(
+        cls,
+        pair: Pair,
+        site: str,
+        cell: Cell,
+        wanted: Collection[Number],
+        *,
+        sure: bool,
+        kept: Values,
+    ) -> Self:
+        """What is not kept of the numbers wanted, and of their errors.
+
+        sure: whether numbers that are not `OF_ROWS` get an error.
+        """
+        there = _there(pair, site)
+        parts = cell.parts(GROUPS)
+        return cls(
+            pair=pair,
+            site=site,
+            cell=cell,
+            values=frozenset(n for n in wanted if n in there and (cell, n) not in kept),
+            errors=frozenset(
+                name
+                for name in wanted
+                if name in there
+                and (sure or name in OF_ROWS)
+                and any((part, name) not in kept for part in parts)
+            ),
+        )
 
     @property
-    def views(self) -> tuple[RunView, RunView]:
-        """Both runs."""
-        return self.pair.a, self.pair.b
+    def is_nothing(self) -> bool:
+        """Whether nothing is to be computed."""
+        return not (self.values or self.errors)
 
-    @property
-    def widths(self) -> list[int]:
-        """Columns of each run's rows."""
-        return [view.run.site(self.site).width for view in self.views]
-
-    @property
-    def n_tokens(self) -> int:
-        """Tokens compared."""
-        return n_tokens(self.pair.lengths, self.cell)
-
-    def estimates(self) -> dict[Number, Estimate]:
-        """Those of `wanted` that there are; value None for what the rows hold no number of."""
-        both = all(view.run.plan.keeps_rows for view in self.views)
-        found = self._of_rows() if both else self._of_moments()
-        return {name: one for name, one in found.items() if name in self.wanted}
-
-    def _of_rows(self) -> dict[Number, Estimate]:
-        """Everything, from the rows of both runs."""
-        means = RowMeans(self.cell) if self.widths[0] == self.widths[1] else None
-        sums = PairScatters(self.widths) if set(self.wanted).difference(OF_ROWS) else None
+    def compute(self, workers: Workers) -> Values:
+        """What is missing, by cell and number; NaN where the rows hold no number."""
+        every = self.values | self.errors
+        means = RowMeans(self.cell) if every.intersection(OF_ROWS) else None
+        sums = PairScatters(_widths(self.pair, self.site)) if every.difference(OF_ROWS) else None
         n = 0
         for prompt_id, position, a, b in self._tokens(range(self.cell.n_prompts)):
             n += len(a)
@@ -109,18 +107,20 @@ class SiteNumbers:
                 drift = row_drift(a, b)
                 means.add(prompt_id, position, drift)
                 equal = not drift.relative_distance.any()
+            elif sums and sums.equal:
+                equal = not row_drift(a, b).relative_distance.any()
             if sums:
                 sums.add(a, b, equal=equal)
         SiteReader(self.pair.a.run, self.site, self.pair.lengths).check(self.cell, n)
-        found: dict[Number, Estimate] = {}
+        found: Values = {}
         if means:
-            limits = [LIMITS[name] for name in OF_ROWS]
-            found |= zip(OF_ROWS, means.estimates(limits), strict=True)
-        return found | (self._of_products(sums) if sums else {})
+            for cell, both in means.means().items():
+                found |= {(cell, name): float(both[k]) for k, name in enumerate(OF_ROWS)}
+        return found | (self._of_products(sums, workers) if sums else {})
 
     def _tokens(self, prompts: range) -> Iterator[tuple[Integers, Integers, Rows, Rows]]:
         """Prompt, position and both rows of the tokens of `cell` in `prompts`."""
-        sources = [(view.run, self.site) for view in self.views]
+        sources = [(view.run, self.site) for view in (self.pair.a, self.pair.b)]
         steps = in_step(
             sources, prompts, block_rows=BLOCK_ROWS, left_out=self.pair.left_out, dtype="stored"
         )
@@ -131,66 +131,81 @@ class SiteNumbers:
             elif inside.any():
                 yield prompt_id[inside], position[inside], a[inside], b[inside]
 
-    def _of_products(self, sums: PairScatters) -> dict[Number, Estimate]:
-        """CKA, overlap and differences of ranks, with errors from another read."""
-        whole = self._numbers(sums.scatters)
-        parts = self.cell.parts(self.groups)
-        if sums.equal:  # without any group, too
-            without = [whole] * len(parts)
+    def _of_products(self, sums: PairScatters, workers: Workers) -> Values:
+        """CKA, overlap and differences of ranks; without each group from another read."""
+        parts = self.cell.parts(GROUPS)
+        values, errors = (some.difference(OF_ROWS) for some in (self.values, self.errors))
+        whole = self._numbers(sums.scatters, values | errors if sums.equal else values)
+        if not errors:
+            without = []
+        elif sums.equal:  # without any group, too
+            without = [{name: whole[name] for name in errors}] * len(parts)
         else:
-            tasks = [self.workers.submit(self._without, sums.scatters, part) for part in parts]
-            without = self.workers.results(tasks)
-        return {
-            name: jackknife(value, [part[name] for part in without], LIMITS[name])
-            for name, value in whole.items()
-        }
+            tasks = [workers.submit(self._without, sums.scatters, part, errors) for part in parts]
+            without = workers.results(tasks)
+        found: Values = {(self.cell, name): whole[name] for name in values}
+        for part, numbers in zip(parts, without, strict=False):
+            found |= {(part, name): value for name, value in numbers.items()}
+        return found
 
-    def _without(self, whole: CrossScatters, part: Cell) -> dict[Number, float]:
+    def _without(
+        self, whole: CrossScatters, part: Cell, names: Collection[Number]
+    ) -> dict[Number, float]:
         """The numbers of a cell that leaves a group out."""
-        group = CrossScatters(self.widths, BOTH, whole.shifts)
+        group = CrossScatters(_widths(self.pair, self.site), BOTH, whole.shifts)
         for _, _, a, b in self._tokens(range(*part.gap)):
             group.add([a, b])
-        return self._numbers(whole.without(group))
+        return self._numbers(whole.without(group), names)
 
-    def _numbers(self, sums: CrossScatters) -> dict[Number, float]:
+    def _numbers(self, sums: CrossScatters, names: Collection[Number]) -> dict[Number, float]:
         """Of the products of both runs, or of one alone where the rows of the other are equal."""
+        if not names:
+            return {}
         a = sums.moments(0)
         b = sums.moments(1) if sums.n_sites == 2 else a
         found: dict[Number, float] = {}
-        if "cka" in self.wanted:
+        if "cka" in names:
             square, other = (_square(one) for one in (a, b))
             found["cka"] = alignment(square if b is a else sums.square(0, 1), square, other)
-        if self.widths[0] != self.widths[1]:
-            return found
-        if "overlap" in self.wanted:
+        if "overlap" in names:
             u = leading_eigenvectors(a)
             found["overlap"] = subspace_overlap(u, u if b is a else leading_eigenvectors(b))
-        if ranks := {name: METRICS[name] for name in RANKS if name in self.wanted}:
+        if ranks := {name: METRICS[name] for name in RANKS if name in names}:
             demand = Demand.of(ranks.values())
             before = summarize(a, demand)
             after = before if b is a else summarize(b, demand)
             found |= {name: after.value(m) - before.value(m) for name, m in ranks.items()}
         return found
 
-    def _of_moments(self) -> dict[Number, Estimate]:
-        """Differences of ranks, where a run keeps no rows."""
-        if self.widths[0] != self.widths[1] or why_no_moments(self.pair, self.cell):
-            return {}
-        names = [name for name in RANKS if name in self.wanted]
-        request = Request(
-            metrics=[METRICS[name] for name in names],
-            errors=names if self.groups else (),
-            groups=self.groups,
-        )
-        a, b = (self._estimates(view, request) for view in self.views)
-        key = self.cell
-        return {
-            name: jackknife_difference(b[key, name], a[key, name], LIMITS[name]) for name in names
-        }
 
-    def _estimates(self, view: RunView, request: Request) -> Estimates:
-        cache = Cache(view.run.path.parent.parent, view.run)
-        return site_estimates(view, cache, self.site, [self.cell], request, workers=self.workers)
+def estimates(
+    pair: Pair, site: str, cell: Cell, wanted: Collection[Number], *, sure: bool, values: Values
+) -> dict[Number, Estimate]:
+    """Those of `wanted` that there are, from `values` of the cell and of its parts.
+
+    sure: as for `SiteNumbers.missing`. Value None for what the rows hold no number of.
+    """
+    there = _there(pair, site)
+    return {
+        name: jackknife(
+            values[cell, name],
+            [values[part, name] for part in cell.parts(GROUPS if sure or name in OF_ROWS else 0)],
+            LIMITS[name],
+        )
+        for name in wanted
+        if name in there
+    }
+
+
+def _there(pair: Pair, site: str) -> Collection[Number]:
+    """Numbers that rows of the widths of a site have."""
+    a, b = _widths(pair, site)
+    return NUMBERS if a == b else ("cka",)
+
+
+def _widths(pair: Pair, site: str) -> list[int]:
+    """Columns of each run's rows."""
+    return [view.run.site(site).width for view in (pair.a, pair.b)]
 
 
 def _square(moments: Moments) -> float:

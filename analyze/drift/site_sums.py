@@ -7,7 +7,6 @@ import numpy as np
 
 from lpp.analyze.metrics.parts import Parts
 from lpp.analyze.numerics.cka import CrossScatters
-from lpp.analyze.numerics.jackknife import Estimate, jackknife
 from lpp.analyze.numerics.moments import Floats, Rows
 from lpp.analyze.numerics.row_drift import RowDrift
 from lpp.analyze.runs.cells import GROUPS, Cell, Integers
@@ -34,13 +33,9 @@ class RowMeans:
         with np.errstate(invalid="ignore", over="ignore"):
             self._sums += [np.bincount(part, values, minlength=size) for values in drift]
 
-    def estimates(self, limits: Sequence[tuple[float, float]]) -> list[Estimate]:
-        """Relative distance, then cosine, each with its error over groups of prompts."""
-        value, without = self._mean(self._cell), [self._mean(cell) for cell in self._without]
-        return [
-            jackknife(float(value[k]), [float(part[k]) for part in without], limits[k])
-            for k in range(2)
-        ]
+    def means(self) -> dict[Cell, Floats]:
+        """(2,) relative distance and cosine of the cell, and without each group of prompts."""
+        return {cell: self._mean(cell) for cell in (self._cell, *self._without)}
 
     def _mean(self, cell: Cell) -> Floats:
         inside = np.flatnonzero(self._parts.inside(cell))

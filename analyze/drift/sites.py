@@ -11,6 +11,9 @@ always there: they are made of sums. For the others a group is read again, its p
 again, and two matrices are solved for each group: so, as in `profile`, they are made at `final` by
 default.
 
+Every number is kept (`drift.kept`), and so is what the errors are made of: only what is missing is
+computed again. A site is one task, in a thread or on a cluster.
+
 While the rows of both runs are equal, the products of one are those of all three, and nothing is
 multiplied twice; at the end of such a site CKA and overlap are 1 and the differences 0, exactly.
 
@@ -18,27 +21,28 @@ Memory, whatever the number of tokens: at a site 24 d^2 bytes, beside them 96 d^
 and two blocks of rows. Fewer threads than `jobs` work where that would not fit.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from lpp.analyze.drift.kept import KeptDrift
 from lpp.analyze.drift.pair import Pair
+from lpp.analyze.drift.site_moments import moment_estimates, why_no_moments
 from lpp.analyze.drift.site_numbers import (
     NUMBERS,
     OF_ROWS,
     RANKS,
     Number,
     SiteNumbers,
-    why_no_moments,
+    estimates,
 )
-from lpp.analyze.engine.workers import MEMORY_SHARE, Workers, free_bytes
+from lpp.analyze.engine.executor import Executor, LocalExecutor
 from lpp.analyze.numerics.cka import BLOCK_ROWS
 from lpp.analyze.numerics.jackknife import Estimate
-from lpp.analyze.runs.cells import GROUPS, Cell
+from lpp.analyze.runs.cells import Cell, n_tokens
 from lpp.analyze.runs.keys import depth
 from lpp.analyze.runs.select import listed, matching
 from lpp.analyze.tables.analysis import ErrorSites
-from lpp.store.arrays.decode_pool import usable_cores
 from lpp.store.commands.progress import SILENT, Progress
 from lpp.store.errors import ErrorKind, InputError
 
@@ -84,6 +88,7 @@ def site_drift(
     errors: ErrorSites = "final",
     only: Collection[Number] = NUMBERS,
     jobs: int | None = None,
+    executor: Executor | None = None,
     progress: Progress = SILENT,
 ) -> list[SiteDrift]:
     """Every number of `only` at each site that both runs hold, in depth order.
@@ -91,34 +96,59 @@ def site_drift(
     sites: names or patterns; all by default. first_position, prefix: of the tokens at positions
     from one to below the other; up to the context that both share by default. errors: the sites
     with an error of CKA, overlap and rank differences; final: `final`, or the deepest chosen.
-    jobs: threads; one for each usable core by default. The bits are the same for any number.
-    progress: advances by one for each site.
+    jobs: threads; one for each usable core by default. executor: who computes, in place of so many
+    threads. The bits are the same for any. progress: advances by one for each site.
 
     Raises InputError for a site that one of the runs lacks, and for positions that both do not
     have; FormatError for altered bytes.
     """
     cell = _cell(pair, first_position, prefix)
     names = common_sites(pair, sites)
-    most = max(_bytes(pair, site, only) for site in names)
-    room = max(1, int(free_bytes() * MEMORY_SHARE) // most)
+    asked = [(site, errors == "all" or (errors == "final" and site == names[-1])) for site in names]
+    who = executor or LocalExecutor(jobs)
+    both = all(view.run.plan.keeps_rows for view in (pair.a, pair.b))
+    numbers = (_of_rows if both else moment_estimates)(pair, asked, cell, only, who)
     found = []
-    with Workers(min(jobs or usable_cores(), room)) as workers:
-
-        def compute(site: str) -> SiteDrift:
-            sure = errors == "all" or (errors == "final" and site == names[-1])
-            numbers = SiteNumbers(pair, site, cell, only, GROUPS if sure else 0, workers)
-            return SiteDrift(
+    for site, of_site in zip(names, numbers, strict=True):
+        found.append(
+            SiteDrift(
                 site=site,
                 depth=depth(site, pair.a.run.plan.model.n_blocks),
-                n_tokens=numbers.n_tokens,
-                **numbers.estimates(),
+                n_tokens=n_tokens(pair.lengths, cell),
+                **of_site,
             )
-
-        for one in workers.map(compute, names, workers.jobs):
-            found.append(one)
-            progress.advance()
-            progress.note(f"{pair.a.run.id} and {pair.b.run.id}: {one.site}")
+        )
+        progress.advance()
+        progress.note(f"{pair.a.run.id} and {pair.b.run.id}: {site}")
     return found
+
+
+def _of_rows(
+    pair: Pair,
+    sites: Sequence[tuple[str, bool]],
+    cell: Cell,
+    wanted: Collection[Number],
+    executor: Executor,
+) -> Iterator[dict[Number, Estimate]]:
+    """Those of `wanted` that there are, of each site in order; sites: each with whether its numbers
+    get an error.
+    """
+    files = KeptDrift(pair)
+    kept = {site: files.values(site) for site, _ in sites}
+    missing = [
+        SiteNumbers.missing(pair, site, cell, wanted, sure=sure, kept=kept[site])
+        for site, sure in sites
+    ]
+    tasks = [one for one in missing if not one.is_nothing]
+    most = max((_bytes(one) for one in tasks), default=1)
+    found = executor.map(SiteNumbers.compute, tasks, item_bytes=most)
+    for one, (site, sure) in zip(missing, sites, strict=True):
+        values = kept.pop(site)
+        if not one.is_nothing:
+            new = next(found)
+            files.keep_values(site, new)
+            values |= new
+        yield estimates(pair, site, cell, wanted, sure=sure, values=values)
 
 
 def common_sites(pair: Pair, sites: Sequence[str] | None = None) -> list[str]:
@@ -173,8 +203,10 @@ def _cell(pair: Pair, first_position: int, prefix: int | None) -> Cell:
     return Cell(pair.n_prompts, end, first_position=first_position)
 
 
-def _bytes(pair: Pair, site: str, wanted: Collection[Number]) -> int:
+def _bytes(numbers: SiteNumbers) -> int:
     """About the most memory that a thread takes."""
-    width = max(view.run.site(site).width for view in (pair.a, pair.b))
-    squares = 15 * 8 * width**2 if {*wanted}.difference(OF_ROWS) else 0
+    views = numbers.pair.a, numbers.pair.b
+    width = max(view.run.site(numbers.site).width for view in views)
+    products = (numbers.values | numbers.errors).difference(OF_ROWS)
+    squares = 15 * 8 * width**2 if products else 0
     return squares + BLOCK_ROWS * width * 2 * (2 * 4 + 8) + (16 << 20)

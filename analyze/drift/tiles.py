@@ -26,6 +26,11 @@ MEMORY: Final = 2 << 30
 """Bytes of logits under way, whatever the number of jobs; two tiles at least."""
 
 
+def rows_of_tile(vocabulary: int) -> int:
+    """Rows that are multiplied together, of V columns. The last bits of a product depend on it."""
+    return max(1, min(TILE_ROWS, TILE_BYTES // (4 * vocabulary)))
+
+
 def rows_drift(
     rows: Sequence[Iterable[Rows]],
     heads: Sequence[Products],
@@ -33,15 +38,16 @@ def rows_drift(
     only: Collection[str],
     *,
     jobs: int,
+    tile_rows: int | None = None,
     progress: Progress = SILENT,
 ) -> Columns:
     """Columns `only` of `logit_drift`, (n,) each, of two models' rows of the same n tokens.
 
     rows, heads: of model A and of B; blocks of (m, d) rows, which may end at different tokens.
-    vocabulary: V. jobs: tiles at a time, as far as `MEMORY` goes. progress: advances by the tokens
-    of a tile. ValueError where one model has more rows.
+    vocabulary: V. jobs: tiles at a time, as far as `MEMORY` goes. tile_rows: `rows_of_tile` by
+    default. progress: advances by the tokens of a tile. ValueError where one model has more rows.
     """
-    size = max(1, min(TILE_ROWS, TILE_BYTES // (4 * vocabulary)))
+    size = tile_rows or rows_of_tile(vocabulary)
     at_once = max(1, min(jobs, MEMORY // (2 * 4 * size * vocabulary)))
     slots: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
     for _ in range(at_once):

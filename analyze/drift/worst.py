@@ -1,6 +1,6 @@
 """The tokens after which the predictions of two models differ most, in words and in context."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -10,13 +10,9 @@ import pyarrow as pa
 
 from lpp.analyze.drift.drift import Drift
 from lpp.analyze.drift.pair import Pair
-from lpp.analyze.runs.keys import RunView
-from lpp.analyze.runs.token_files import read_tokens
 
 CONTEXT_TOKENS: Final = 24
 """Tokens of a prompt that are shown: more than a line holds."""
-
-_EXPECTED: Final = ("prompt_id", "position", "top1_id", "max_logprob")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,20 +62,21 @@ def worst_tokens(drift: Drift, count: int = 10) -> list[WorstToken]:
         return []
     words = Words(_vocabulary(drift.pair))
     prompts = drift.pair.a.prompts["token_ids"]
-    expected = [_expected(view, some) for view in (drift.pair.a, drift.pair.b)]
+    keys = ["prompt_id", "position"]
+    stored = some.join(drift.pair.statistics, on=keys, how="left", maintain_order="left")
     found = []
-    for prompt, position, value in some.iter_rows():
+    for row in stored.iter_rows(named=True):
+        prompt, position = row["prompt_id"], row["position"]
         ids = prompts[prompt].to_list()
-        a, b = (_most_likely(of[prompt, position], words) for of in expected)
         found.append(
             WorstToken(
                 prompt_id=prompt,
                 position=position,
-                change=value,
+                change=row["change"],
                 context=words.text(ids[max(0, position + 1 - CONTEXT_TOKENS) : position + 1]),
                 came=words.text(ids[position + 1 : position + 2]) or None,
-                a=a,
-                b=b,
+                a=_most_likely(row["top1_id_a"], row["max_logprob_a"], words),
+                b=_most_likely(row["top1_id_b"], row["max_logprob_b"], words),
             )
         )
     return found
@@ -120,21 +117,7 @@ def _vocabulary(pair: Pair) -> pa.Table | None:
     return pair.b.run.vocabulary() if found is None else found
 
 
-def _expected(view: RunView, some: pl.DataFrame) -> Mapping[tuple[int, int], tuple[int, float]]:
-    """The most likely token of a run after some tokens, and ln p of it, where they are stored."""
-    wanted = some.select("prompt_id", "position").cast(pl.Int32)
-    last = some["prompt_id"].max()
-    files = zip(view.run.shards, view.run.tokens_files(), strict=True)
-    frames = [
-        read_tokens(file, _EXPECTED).join(wanted, on=["prompt_id", "position"], how="semi")
-        for shard, file in files
-        if isinstance(last, int) and shard.first_prompt <= last
-    ]
-    return {(row[0], row[1]): (row[2], row[3]) for row in pl.concat(frames).iter_rows()}
-
-
-def _most_likely(found: tuple[int | None, float | None], words: Words) -> Expected:
-    token, logprob = found
+def _most_likely(token: int | None, logprob: float | None, words: Words) -> Expected:
     return Expected(
         token="" if token is None else words.text([token]),
         probability=None if logprob is None else float(np.exp(logprob)),

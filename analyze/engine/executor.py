@@ -1,15 +1,16 @@
 """Who computes the estimates of many sites: this process, or a cluster. The bits are the same."""
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, Literal
 
 from lpp.analyze.engine.accumulate import band_edges, span_rows
 from lpp.analyze.engine.estimates import Estimates, site_estimates
 from lpp.analyze.engine.twin_differences import WithTwins
-from lpp.analyze.engine.work import Executor, Work
+from lpp.analyze.engine.work import Executor, Item, Result, Work
 from lpp.analyze.engine.workers import MEMORY_SHARE, Workers, free_bytes
 from lpp.analyze.numerics.moments import PRODUCT_ROWS, chunk_rows
+from lpp.store.arrays.decode_pool import usable_cores
 
 __all__ = ["LOCAL", "Executor", "ExecutorName", "LocalExecutor", "Work", "chosen_executor"]
 
@@ -19,8 +20,15 @@ ExecutorName = Literal["local", "ray"]
 class _Sites:
     """Sites side by side in this process, as many as fit into its memory."""
 
+    remote = False
+
     def __init__(self, jobs: int | None) -> None:
-        self.jobs = jobs
+        self._jobs = jobs
+
+    @property
+    def jobs(self) -> int:
+        """Threads."""
+        return usable_cores() if self._jobs is None else self._jobs
 
     def estimates(self, work: Iterable[Work]) -> Iterator[Estimates]:
         """Those of each site, in order."""
@@ -36,6 +44,17 @@ class _Sites:
                 return site_estimates(*args, workers=workers)
 
             yield from workers.map(compute, every, at_once)
+
+    def map(
+        self, task: Callable[[Item, Workers], Result], items: Iterable[Item], *, item_bytes: int
+    ) -> Iterator[Result]:
+        """`task` of each item, in order."""
+        every = list(items)
+        if not every:
+            return
+        room = int(free_bytes() * MEMORY_SHARE) // item_bytes
+        with Workers(max(1, min(self.jobs, room))) as workers:
+            yield from workers.map(lambda item: task(item, workers), every, workers.jobs)
 
 
 class LocalExecutor(WithTwins):

@@ -14,7 +14,7 @@ Held in the object stores: 8 b d^2 bytes for each span under way, at most two fo
 """
 
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -37,7 +37,7 @@ from lpp.analyze.engine.site_spectra import (
     whole_summaries,
 )
 from lpp.analyze.engine.stored_moments import serves
-from lpp.analyze.engine.work import Work
+from lpp.analyze.engine.work import Item, Result, Work
 from lpp.analyze.engine.workers import Solves, Workers
 from lpp.analyze.metrics.metric import Metric
 from lpp.analyze.metrics.summary import Demand, Summary
@@ -78,13 +78,17 @@ class _Pending:
 class RayExecutor:
     """Implements `Executor` on the cluster that `ray` is connected to."""
 
+    remote = True
+
     def __init__(self, ray: Any) -> None:
         self._ray = ray
         remote = ray.remote(max_retries=REPEATS, num_cpus=1)
         self._site, self._span, self._add = remote(_site), remote(_span), remote(_add)
         self._few, self._whole, self._shifts = remote(_few), remote(_whole), remote(_shifts)
         self._group, self._rows = remote(_group), remote(_rows)
-        self._limit = AHEAD * processors(ray)
+        self._task = remote(_task)
+        self.jobs = processors(ray)
+        self._limit = AHEAD * self.jobs
         self._under_way: list[Ref] = []
         self._views: dict[str, Ref] = {}
 
@@ -98,6 +102,21 @@ class RayExecutor:
                     yield self._end(pending.popleft())
             while pending:
                 yield self._end(pending.popleft())
+        except self._ray.exceptions.RayError as error:
+            raise task_error(self._ray, error) from None
+
+    def map(
+        self, task: Callable[[Item, Workers], Result], items: Iterable[Item], *, item_bytes: int
+    ) -> Iterator[Result]:
+        """`task` of each item, in order. item_bytes: not looked at, as Ray is told processors."""
+        pending: deque[Ref] = deque()
+        try:
+            for item in items:
+                pending.append(self._handed(self._task, task, item))
+                while pending and self._ray.wait([pending[0]], timeout=0)[0]:
+                    yield self._ray.get(pending.popleft())
+            while pending:
+                yield self._ray.get(pending.popleft())
         except self._ray.exceptions.RayError as error:
             raise task_error(self._ray, error) from None
 
@@ -196,6 +215,12 @@ QUIET: Final = np.errstate(invalid="ignore", over="ignore")
 
 
 # What runs on the cluster. Everything is in the arguments; nothing is kept between two calls.
+
+
+@QUIET
+def _task(task: Callable[[Item, Workers], Result], item: Item) -> Result:
+    with Workers(1) as workers:
+        return task(item, workers)
 
 
 @QUIET

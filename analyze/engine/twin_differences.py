@@ -5,13 +5,14 @@ rows are not read again for the difference.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 from lpp.analyze.engine.cache import Cache
 from lpp.analyze.engine.estimates import Estimates
-from lpp.analyze.engine.work import Executor, Work
+from lpp.analyze.engine.work import Executor, Item, Result, Work
+from lpp.analyze.engine.workers import Workers
 from lpp.analyze.metrics.metric import Metric
 from lpp.analyze.numerics.jackknife import Estimate, jackknife_difference
 from lpp.analyze.runs.keys import RunView
@@ -23,6 +24,22 @@ class WithTwins:
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
+
+    @property
+    def jobs(self) -> int:
+        """Tasks that run at once."""
+        return self._executor.jobs
+
+    @property
+    def remote(self) -> bool:
+        """Whether tasks run in other processes."""
+        return self._executor.remote
+
+    def map(
+        self, task: Callable[[Item, Workers], Result], items: Iterable[Item], *, item_bytes: int
+    ) -> Iterator[Result]:
+        """`task` of each item, in order."""
+        return self._executor.map(task, items, item_bytes=item_bytes)
 
     def estimates(self, work: Iterable[Work]) -> Iterator[Estimates]:
         """Those of each site, in order."""

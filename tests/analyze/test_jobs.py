@@ -9,7 +9,7 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from lpp.analyze import Selection, analyze
-from lpp.analyze.engine import cache as of_cache
+from lpp.analyze.engine import kept_files
 from lpp.analyze.engine.cache import Cache
 from lpp.analyze.engine.executor import LocalExecutor
 from lpp.analyze.engine.workers import Workers
@@ -54,7 +54,7 @@ def test_what_two_commands_keep_at_once_is_all_there(
 ) -> None:
     made = make_run()
     run = open_store(made.root).runs[made.run_id]
-    monkeypatch.setattr(of_cache, "MANY_FILES", 3)
+    monkeypatch.setattr(kept_files, "MANY_FILES", 3)
     expected = {}
     for number in range(8):  # each opened before the other wrote, and more files than are kept
         pair = Cache(made.root, run), Cache(made.root, run)

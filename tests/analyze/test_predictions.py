@@ -3,7 +3,7 @@
 import itertools
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,9 @@ from scipy.special import log_softmax
 
 from lpp.analyze.drift import predictions as module
 from lpp.analyze.drift import tiles
+from lpp.analyze.drift.kept import KeptDrift
 from lpp.analyze.drift.pair import Pair
 from lpp.analyze.drift.predictions import (
-    NUMBERS,
     SCHEMA,
     Summary,
     arithmetic,
@@ -94,6 +94,11 @@ def pair_of(
         n_prompts=n_prompts,
         left_out=np.array(left_out, np.int32),
     )
+
+
+def forget(pair: Pair) -> None:
+    """Remove what was kept."""
+    shutil.rmtree(KeptDrift(pair).folder)
 
 
 def reference(a: Side, b: Side) -> pl.DataFrame:
@@ -201,7 +206,9 @@ def test_any_number_of_jobs_gives_the_same_bits(
 ) -> None:
     monkeypatch.setattr(tiles, "TILE_ROWS", 3)
     pair = pair_of(side("a"), side("b"))
-    assert token_drift(pair, jobs=jobs).equals(token_drift(pair, jobs=1))
+    found = token_drift(pair, jobs=jobs)
+    forget(pair)
+    assert token_drift(pair, jobs=1).equals(found)
 
 
 def test_progress_is_told_in_tokens(
@@ -322,7 +329,9 @@ def test_logits_that_are_no_numbers_are_refused_by_their_token(side: Callable[..
 
 def test_only_some_columns(side: Callable[..., Side]) -> None:
     pair = pair_of(side("a"), side("b"))
-    whole, found = token_drift(pair), token_drift(pair, only=("kl", "flip"))
+    whole = token_drift(pair)
+    forget(pair)
+    found = token_drift(pair, only=("kl", "flip"))
     for name in SCHEMA.names():
         if name in FULL[1:]:
             assert found[name].null_count() == len(found)
@@ -436,68 +445,6 @@ def test_bfloat16_heads_on_any_number_of_threads(
     monkeypatch.setattr(tiles, "TILE_ROWS", 8)
     a, b = (side(n, head=HeadContent(matrix=matrix(6, k, "bfloat16"))) for k, n in enumerate("ab"))
     found = token_drift(pair_of(a, b), jobs=1)
+    forget(pair_of(a, b))
     assert token_drift(pair_of(a, b), jobs=3).equals(found)
     assert token_drift(pair_of(a, a))["kl"].sum() == 0
-
-
-# in all
-
-
-def frame_of(values: Mapping[str, Any]) -> pl.DataFrame:
-    rows = pl.DataFrame(values)
-    return rows.with_columns(
-        pl.lit(None, dtype=kind).alias(name)
-        for name, kind in SCHEMA.items()
-        if name not in rows.columns
-    ).select(SCHEMA.names())
-
-
-def test_a_summary_by_hand() -> None:
-    """Prompts of two and one tokens: means 2 and 6, without each 6 and 2."""
-    frame = frame_of(
-        {
-            "prompt_id": [0, 0, 4],
-            "kl": [1.0, 3.0, 6.0],
-            "flip": [True, False, None],
-            "next_logprob_a": [-1.0, None, -2.0],
-            "next_logprob_b": [-3.0, None, -1.0],
-        }
-    )
-    found = prediction_drift(frame)
-    assert found.keys() == NUMBERS.keys()
-    kl = found["kl"]
-    assert (kl.mean, kl.median, kl.max, kl.n_tokens) == (10 / 3, 3.0, 6.0, 3)
-    assert kl.p99 == pytest.approx(3 + 0.98 * 3)
-    assert kl.stderr == pytest.approx(math.sqrt(1 / 2 * (4 + 4)))
-    assert kl.ci_low == 0.0  # no divergence is below
-    assert (found["flips"].mean, found["flips"].n_tokens, found["flips"].stderr) == (0.5, 2, None)
-    moved, signed = found["next_logprob"], found["log_perplexity"]
-    assert (moved.mean, moved.max) == (1.5, 2.0)
-    assert (signed.mean, signed.max) == (0.5, 2.0)
-    assert signed.ci_low < 0  # type: ignore[operator]
-    assert found["js"].mean is None
-
-
-def test_errors_are_those_of_leaving_neighbouring_prompts_out() -> None:
-    """23 prompts of other lengths, some without a token; ten groups as `group_boundaries` cuts."""
-    rng = np.random.default_rng(0)
-    lengths = rng.integers(0, 9, 27)
-    lengths[[3, 10, 11, 26]] = 0
-    prompt = np.repeat(np.arange(27), lengths)
-    kl = rng.exponential(size=len(prompt)) * (1 + prompt)
-    order = rng.permutation(len(kl))
-    found = prediction_drift(frame_of({"prompt_id": prompt[order], "kl": kl[order]}))["kl"]
-    there = np.unique(prompt)
-    parts = []
-    for g in range(10):
-        group = there[len(there) * g // 10 : len(there) * (g + 1) // 10]
-        parts.append(kl[~np.isin(prompt, group)].mean())
-    deviations = np.array(parts) - np.mean(parts)
-    assert found.stderr == pytest.approx(math.sqrt(9 / 10 * (deviations**2).sum()), rel=1e-12)
-    assert found.mean == pytest.approx(kl.mean())
-
-
-def test_infinite_divergences_stay_infinite() -> None:
-    found = prediction_drift(frame_of({"prompt_id": [0, 1, 2], "kl": [0.5, math.inf, 0.25]}))["kl"]
-    assert (found.mean, found.median, found.p99, found.max) == (math.inf, 0.5, math.inf, math.inf)
-    assert found.stderr is None

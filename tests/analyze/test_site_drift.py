@@ -1,6 +1,7 @@
 """Drift of whole sites against plain float64 over whole arrays."""
 
 import itertools
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +14,10 @@ import pyarrow.compute as pc
 import pytest
 
 from lpp.analyze.drift import site_numbers
-from lpp.analyze.drift import sites as module
+from lpp.analyze.drift.kept import KeptDrift
 from lpp.analyze.drift.pair import Pair
 from lpp.analyze.drift.sites import NUMBERS, RANKS, SiteDrift, site_drift, why_missing
+from lpp.analyze.engine import executor as of_executor
 from lpp.analyze.numerics.jackknife import Estimate
 from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.keys import RunView
@@ -111,6 +113,11 @@ def paired(a: Run, b: Run, n_prompts: int | None = None) -> Pair:
     n = n_prompts or a.n_prompts
     aside = np.union1d(*(view.set_aside for view in views))
     return Pair(a=views[0], b=views[1], n_prompts=n, left_out=aside[aside < n])
+
+
+def forget(pair: Pair) -> None:
+    """Remove what was kept."""
+    shutil.rmtree(KeptDrift(pair).folder)
 
 
 def moved(hidden: Hidden, *, by: float = 0.3, seed: int = 9) -> dict[str, list[Array]]:
@@ -302,13 +309,16 @@ def test_of_different_widths_there_is_cka_alone(made: Any) -> None:
 @pytest.mark.parametrize("jobs", [2, 5])
 def test_any_number_of_jobs_gives_the_same_bits(made: Any, jobs: int) -> None:
     pair = paired(run_of(made), write(made, moved(made.hidden), ends=(5,)))
-    assert site_drift(pair, errors="all", jobs=jobs) == site_drift(pair, errors="all", jobs=1)
+    found = site_drift(pair, errors="all", jobs=jobs)
+    forget(pair)
+    assert site_drift(pair, errors="all", jobs=1) == found
 
 
 def test_little_memory_gives_the_same_bits(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     pair = paired(run_of(made), write(made, moved(made.hidden)))
     expected = site_drift(pair, jobs=3)
-    monkeypatch.setattr(module, "free_bytes", lambda: 0)
+    forget(pair)
+    monkeypatch.setattr(of_executor, "free_bytes", lambda: 0)
     assert site_drift(pair, jobs=3) == expected
 
 
@@ -316,6 +326,7 @@ def test_what_is_not_wanted_is_not_there(made: Any) -> None:
     pair = paired(run_of(made), write(made, moved(made.hidden)))
     every = site_drift(pair, errors="all")
     for names in (["cosine"], ["cka"], ["effective_rank", "relative_distance"], ["overlap"]):
+        forget(pair)
         for one, whole in zip(site_drift(pair, errors="all", only=names), every, strict=True):
             for name in NUMBERS:
                 wanted = getattr(whole, name) if name in names else Estimate(None)

@@ -1,5 +1,6 @@
 """A run that keeps moments says of ranks what a run that keeps rows says, and no more."""
 
+import shlex
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -334,3 +335,26 @@ def test_errors_where_groups_are_no_whole_shards_are_null(stores: Stores, by_row
     assert found["effective_rank"].null_count() == 0
     halves = [scan_spectra(store, groups=5) for store in (stores["moments"], by_rows)]
     compared(*halves, rel_tol=1e-6, abs_tol=1e-9)
+
+
+def test_a_comparison_is_refused_with_the_command_that_makes_it_possible(
+    stores: Stores, tiny_folder: Callable[[str], Path], texts: Path, tmp_path: Path
+) -> None:
+    bare = tmp_path / "moments"
+    shutil.copytree(stores["moments"], bare)
+    lies = stored_objects(bare)
+    words = ["diff", str(stores["rows"]), only(stores["rows"]).id, f"{bare}::{only(bare).id}"]
+    output = tmp_path / "drift.md"
+    done = CliRunner().invoke(analyze, [*words, "-o", str(output)])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.count("Error: ") == 1
+    assert not output.exists()
+    assert stored_objects(bare) == lies
+    command = shlex.split(done.stderr[done.stderr.index("lpp-capture run") :].replace("\\\n", ""))
+    assert command[command.index("--keep") + 1] == "both"
+    here = (f"--model={tiny_folder('llama')}", f"--corpus={texts}")  # a plan knows their names
+    again = CliRunner().invoke(main, [*command[1:], *here])
+    assert again.exit_code == 0, again.output
+    (both,) = (run for run in open_store(bare).runs.values() if run.plan.keeps_rows)
+    done = CliRunner().invoke(analyze, [*words[:-1], f"{bare}::{both.id}"])
+    assert done.exit_code == 0, done.output

@@ -5,6 +5,8 @@ on the first node; the second is ended by SIGKILL once it holds or does part of 
 
     python ray_nodes.py analysis FOLDER [SPANS]
     python ray_nodes.py capture FOLDER MODEL [PROMPTS]
+
+    python ray_nodes.py drift FOLDER    # where none is killed
 """
 
 import contextlib
@@ -157,6 +159,69 @@ def capture(folder: Path, model: str, prompts: int = 48) -> dict[str, Any]:
     }
 
 
+def drift(folder: Path) -> dict[str, Any]:
+    """What changed between two runs, by one process and by two nodes, compared bit by bit."""
+    from polars.testing import assert_frame_equal
+
+    from lpp.analyze import diff
+    from lpp.analyze.drift import logits
+    from lpp.analyze.engine.executor import LocalExecutor
+    from lpp.analyze.engine.ray_executor import RayExecutor
+    from lpp.store.commands.cluster import cluster
+
+    logits.SPAN_TILES = 2  # here alone: the driver cuts, and a worker takes what it is given
+    root = folder / "store"
+    a, b = two_models(root)
+    alone = diff(root, a, b, errors="all", executor=LocalExecutor(1))
+    shutil.rmtree(root / "analysis")
+    with two_nodes() as (address, *_), cluster(address) as ray:
+
+        class Counting(RayExecutor):
+            tasks = 0
+
+            def _handed(self, task: Any, *args: Any) -> Any:
+                self.tasks += 1
+                return super()._handed(task, *args)
+
+        executor = Counting(ray)
+        found = diff(root, a, b, errors="all", executor=executor)
+    assert_frame_equal(found.tokens, alone.tokens, check_exact=True)
+    assert found.sites == alone.sites
+    assert found.predictions == alone.predictions
+    return {
+        "processors": executor.jobs,
+        "tasks": executor.tasks,
+        "tokens": len(found.tokens),
+        "changed": int((found.tokens["kl"] > 0).sum()),
+    }
+
+
+def two_models(root: Path) -> tuple[str, str]:
+    """Ids of two runs over the same prompts, with one head."""
+    from dataclasses import replace
+
+    import numpy as np
+
+    from benchmarks.synthetic import WIDTH, synthetic_run
+    from lpp.store import RunWriter
+    from lpp.store.objects.locate import objects_at
+    from lpp.store.shared.heads import HeadContent, commit_head
+    from lpp.store.shared.matrices import Matrix
+
+    sites = ("block.1", "final")
+    run = synthetic_run(root, 2500, 16, sites=sites, per_shard=25)
+    plan = replace(run.plan, model=replace(run.plan.model, id="model/other"), shards=(0, 25))
+    rows = {site: [b.values for b in run.blocks(site, dtype="stored")] for site in sites}
+    moved = {site: np.concatenate(some) ^ np.uint16(3) for site, some in rows.items()}
+    writer = RunWriter(root, plan, run.prompts())
+    writer.write_shard(0, moved, run.tokens().to_table())
+    weight = np.random.default_rng(0).normal(size=(WIDTH, 16)).astype(np.float32) / 40
+    content = HeadContent(matrix=Matrix(dtype="float32", weight=weight))
+    for one in (run.plan, plan):
+        commit_head(objects_at(root), one, content)
+    return run.id, plan.run_id
+
+
 def holders(ray: Any, refs: list[Any]) -> set[str]:
     """Nodes in whose object store any of `refs` lies."""
     found = ray.experimental.get_object_locations(refs)
@@ -176,6 +241,8 @@ def main(job: str, folder: str, *rest: str) -> None:
     """Print what was seen as JSON; an error is a traceback and a code."""
     if job == "analysis":
         told = analysis(Path(folder), *map(int, rest))
+    elif job == "drift":
+        told = drift(Path(folder))
     else:
         told = capture(Path(folder), rest[0], *map(int, rest[1:]))
     print(json.dumps(told))

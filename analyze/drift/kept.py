@@ -1,0 +1,82 @@
+"""Numbers of two runs that were computed before, under `analysis/` of the store of run A.
+
+    analysis/<run A>/drift-<pair>/<site>/values-<checksum>.arrow
+    analysis/<run A>/drift-<pair>/logits-<setting>/tokens-<checksum>.arrow
+
+Files of `engine.kept_files`. A pair is both runs as they are now: their ids, their committed
+shards, and the prompts that are compared. Neither store's path is part of it. New shards of either
+run make another folder.
+
+- Sites: a row for each number of a cell, and one for each part of the cell that leaves a group of
+  prompts out. Under 3 KB a site.
+- Tokens: the columns that need every logit, a value for each compared token in order: 32 bytes a
+  token. Their setting is both heads, what multiplies, rows of a tile, and the
+  draw: these decide every bit. Other columns of a token come from the token tables of the runs.
+
+Each row has the version of what computed it; rows of other versions count as nothing.
+"""
+
+from collections.abc import Collection
+from typing import Final
+
+import polars as pl
+
+from lpp.analyze.drift.pair import Pair
+from lpp.analyze.engine.cache import VALUES
+from lpp.analyze.engine.row_values import Values
+from lpp.analyze.numerics.logit_drift import DIVERGENCES, Columns
+from lpp.analyze.runs.cells import Cell
+
+VERSION: Final = 1
+"""Of the arithmetic of drift. Raise it when a change could change a digit that is kept."""
+
+TOKENS: Final = pl.Schema(
+    {
+        "version": pl.Int32,
+        **dict.fromkeys((*DIVERGENCES, "top10"), pl.Float64),
+        "flip": pl.Boolean,
+    }
+)
+"""A row for each token; null in columns that nothing asked for."""
+
+
+class KeptDrift:
+    """Kept numbers of a pair."""
+
+    def __init__(self, pair: Pair) -> None:
+        self._files = pair.kept_files
+        self.folder = self._files.folder
+
+    def values(self, site: str) -> Values:
+        """Numbers kept of `site`. A damaged or foreign file counts as nothing, with a log line."""
+        rows = self._files.rows(site, "values", VALUES).filter(version=VERSION)
+        return {(Cell(*cell), metric): value for *cell, _, metric, value in rows.iter_rows()}
+
+    def keep_values(self, site: str, found: Values) -> None:
+        """Keep `found` beside what is there. A store that cannot be written costs one log line."""
+        rows = [(*cell, VERSION, name, found[cell, name]) for cell, name in sorted(found)]
+        self._files.add(site, "values", pl.DataFrame(rows, schema=VALUES, orient="row"))
+
+    def columns(self, setting: str, names: Collection[str], n_tokens: int) -> Columns:
+        """Those of `names` that are kept of a setting, (n,) each."""
+        found: Columns = {}
+        for frame in self._files.frames(f"logits-{setting}", "tokens", TOKENS):
+            if len(frame) == n_tokens and (frame["version"] == VERSION).all():
+                found |= {
+                    name: frame[name].to_numpy()
+                    for name in names
+                    if name not in found and not frame[name].null_count()
+                }
+        return found
+
+    def keep_columns(self, setting: str, found: Columns) -> None:
+        """Keep columns of every token of a setting."""
+        n_tokens = len(next(iter(found.values())))
+        frame = pl.DataFrame(
+            [
+                pl.Series(name, found[name] if name in found else [None] * n_tokens, dtype=kind)
+                for name, kind in TOKENS.items()
+                if name != "version"
+            ]
+        ).select(pl.lit(VERSION, dtype=pl.Int32).alias("version"), pl.all())
+        self._files.put(f"logits-{setting}", "tokens", frame)

@@ -1,0 +1,215 @@
+"""Numbers of every logit of the tokens of two runs, in this process or by tasks of a cluster.
+
+The rows of `final` of both runs are read in step, and each run's head makes logits of a tile of
+them at a time (`drift.tiles`). In this process both heads lie in memory once, and tiles are
+computed side by side by threads.
+
+On a cluster the tokens are cut into a span for each processor, at the end of a tile, so that every
+product has the shape, and the bits, that it has in one process. A task of one thread computes a
+span: it reads the rows of its own tokens and both heads, so each processor reads and holds both
+matrices, up to 4 V (d + d') bytes. A span has at least `SPAN_TILES` tiles, so that reading the
+heads costs less than multiplying with them.
+"""
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+import polars as pl
+
+from lpp.analyze.drift.pair import KEYS, Pair
+from lpp.analyze.drift.products import check_place, described, place_of, products
+from lpp.analyze.drift.tiles import MEMORY, rows_drift, rows_of_tile
+from lpp.analyze.engine.kept_files import name_of
+from lpp.analyze.engine.work import Executor
+from lpp.analyze.engine.workers import Workers
+from lpp.analyze.numerics.logit_drift import Columns, joined
+from lpp.analyze.numerics.moments import Rows
+from lpp.analyze.runs.cells import Integers
+from lpp.store import Run
+from lpp.store.commands.progress import SILENT, Progress
+from lpp.store.errors import ErrorKind, FormatError
+from lpp.store.format.keys import HEADS_KEY
+from lpp.store.shared.heads import Head, head_name
+
+SPAN_TILES: Final = 16
+"""Tiles of a span, at least, but for the last one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """Some tokens of a pair, and what is wanted of their logits."""
+
+    pair: Pair
+    prompt_id: Integers
+    """(n,), ascending."""
+    position: Integers
+    """(n,), ascending in each prompt."""
+    names: frozenset[str]
+    """Columns of `numerics.logit_drift`."""
+    places: tuple[str, str]
+    """Where the products with each head are taken."""
+    tile_rows: int
+
+    def part(self, start: int, end: int) -> "Span":
+        """Those of its tokens from `start` to below `end`."""
+        some = slice(start, end)
+        return replace(self, prompt_id=self.prompt_id[some], position=self.position[some])
+
+
+def logit_columns(
+    pair: Pair,
+    frame: pl.DataFrame,
+    names: Collection[str],
+    executor: Executor,
+    progress: Progress = SILENT,
+) -> Columns:
+    """Columns `names` of `numerics.logit_drift` of the tokens of `frame`, (n,) each.
+
+    frame: with prompt_id and position, in order, one row or more. progress: advances by the tokens
+    of a tile, or of a span. FormatError for altered bytes, a head of another width and logits that
+    are no numbers; MachineError where a machine of the cluster cannot multiply as this one does.
+    """
+    prompt_id, position = (frame[name].to_numpy() for name in KEYS[:2])
+    whole = Span(
+        pair=pair,
+        prompt_id=prompt_id,
+        position=position,
+        names=frozenset(names),
+        places=places(pair),
+        tile_rows=rows_of_tile(pair.a.run.plan.model.logits_width),
+    )
+    if executor.remote:
+        parts = []
+        for found in executor.map(_of_span, _spans(whole, executor.jobs), item_bytes=MEMORY):
+            parts.append(found)
+            progress.advance(len(next(iter(found.values()))))
+        columns = joined(parts)
+    else:
+        columns = _drift(whole, executor.jobs, progress)
+    bad = np.logical_or.reduce([np.isnan(values) for values in columns.values()])
+    if bad.any():
+        place = int(bad.argmax())
+        raise FormatError(
+            f"the logits of {pair.a.run.id} or {pair.b.run.id} after position {position[place]} of "
+            f"prompt {prompt_id[place]} are no finite numbers, and so are those of {bad.sum()} "
+            "tokens in all. `lpp-analyze verify` says whether bytes were altered.",
+            kind=ErrorKind.CORRUPT,
+        )
+    return columns
+
+
+def _spans(whole: Span, count: int) -> Iterator[Span]:
+    """`whole` in at most `count` parts of like size, which end with a tile."""
+    size = whole.tile_rows
+    tiles = -(-len(whole.position) // size)
+    step = size * max(SPAN_TILES, -(-tiles // count))
+    for start in range(0, len(whole.position), step):
+        yield whole.part(start, start + step)
+
+
+def _of_span(span: Span, _: Workers) -> Columns:
+    """What a task does, in any process."""
+    for place in span.places:
+        check_place(place)
+    return _drift(span, 1, SILENT)
+
+
+def _drift(span: Span, jobs: int, progress: Progress) -> Columns:
+    a, b = _heads(span.pair)
+    of_a = products(a, span.places[0])
+    of_b = of_a if a is b else products(b, span.places[1])
+    return rows_drift(
+        [_chosen_rows(view.run, span) for view in (span.pair.a, span.pair.b)],
+        [of_a, of_b],
+        a.vocabulary,
+        span.names,
+        jobs=jobs,
+        tile_rows=span.tile_rows,
+        progress=progress,
+    )
+
+
+def _chosen_rows(run: Run, span: Span) -> Iterator[Rows]:
+    """The rows of `final` of the tokens of `span`, in order, a block at a time."""
+    first, end = int(span.prompt_id[0]), int(span.prompt_id[-1]) + 1
+    beyond = int(span.position.max()) + 1
+    chosen = np.zeros((end - first, beyond + 1), bool)  # the last column is of no token
+    chosen[span.prompt_id - first, span.position] = True
+    count = 0
+    for block in run.blocks("final", first=first, prompts=end):
+        wanted = chosen[block.prompt_id - first, np.minimum(block.position, beyond)]
+        rows = block.values if wanted.all() else block.values[wanted]
+        count += len(rows)
+        yield rows
+    if count != len(span.position):
+        raise FormatError(
+            f"run {run.id} has {count} rows of `final` for {len(span.position)} tokens. "
+            f"`lpp-analyze verify {run.directory.root}` says what was altered.",
+            kind=ErrorKind.CORRUPT,
+        )
+
+
+# heads
+
+
+def why_no_logits(pair: Pair) -> str | None:
+    """Why there is no full distribution of both models, and what would give it; None where there
+    is.
+    """
+    return pair.no_logits
+
+
+def places(pair: Pair) -> tuple[str, str]:
+    """Where the products with the head of A and of B are taken here (`products.place_of`)."""
+    a, b = (place_of(head.dtype) for head in pair.head_records)
+    return a, b
+
+
+def setting_of(pair: Pair, *draw: object) -> str:
+    """Names what decides the bits of `logit_columns`, beside the pair: `drift.kept`."""
+    heads = (
+        part
+        for head in pair.head_records
+        for part in (head.matrix, head.dtype, head.divisor, head.scale, head.softcap)
+    )
+    tile_rows = rows_of_tile(pair.a.run.plan.model.logits_width)
+    return name_of(*heads, *places(pair), tile_rows, *draw)
+
+
+def arithmetic(pair: Pair) -> str:
+    """One line: what multiplies, and what is rounded to which dtype; empty without logits.
+
+    Rows that were stored in another dtype than the model's are named: they are not those that its
+    own logits were made of.
+    """
+    if pair.no_logits is not None:
+        return ""
+    lines = []
+    for run, head in zip((pair.a.run, pair.b.run), pair.head_records, strict=True):
+        dtype, stored = head.dtype, run.plan.stored_dtype
+        other = "" if stored == dtype else f", of rows stored as {stored}"
+        lines.append(described(place_of(dtype), dtype) + other)
+    return "; ".join(dict.fromkeys(lines))
+
+
+def _heads(pair: Pair) -> tuple[Head, Head]:
+    """Of A and of B; one object where both runs are of one model in one store."""
+    a, b = pair.a.run, pair.b.run
+    head = _head(a)
+    same = a.directory.root == b.directory.root and head_name(a.plan) == head_name(b.plan)
+    return head, head if same and head.width == b.site("final").width else _head(b)
+
+
+def _head(run: Run) -> Head:
+    head = run.head()
+    assert head is not None, "asked without `why_no_logits`"
+    if head.width != run.site("final").width:
+        raise FormatError(
+            f"{run.directory.root}/{HEADS_KEY}/{head.name}: its matrix has {head.width} columns, "
+            f"final has {run.site('final').width}, so it is not the head of run {run.id}. Remove "
+            "that directory and repeat the `lpp-capture run` command.",
+            kind=ErrorKind.CORRUPT,
+        )
+    return head

@@ -1,0 +1,145 @@
+"""Drift of two runs as lazy tables: filters and the choice of columns decide what is computed."""
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import Final
+
+import polars as pl
+
+from lpp.analyze.drift.pair import Pair, pair_of, run_of
+from lpp.analyze.drift.predictions import SCHEMA, compared_tokens, token_drift
+from lpp.analyze.drift.site_numbers import NUMBERS, OF_ROWS, Number
+from lpp.analyze.drift.sites import SiteDrift, common_sites, site_drift
+from lpp.analyze.numerics.jackknife import ERRORS, error_names
+from lpp.analyze.numerics.logit_drift import EVERYTHING
+from lpp.analyze.runs.cells import Cell, n_tokens
+from lpp.analyze.runs.keys import Url, depth
+from lpp.analyze.tables.analysis import ErrorSites
+from lpp.analyze.tables.lazy import ROWS, Source, scan
+
+_KEYS: Final = pl.Schema({"site": pl.String, "depth": pl.Int32, "n_tokens": pl.Int64})
+
+SITES: Final = pl.Schema(
+    dict(_KEYS)
+    | {column: pl.Float64 for number in NUMBERS for column in (number, *error_names(number))}
+)
+"""A row for each site, in depth order: each number, its standard error and its interval."""
+
+
+def scan_drift_tokens(
+    store: Url,
+    a: str,
+    b: str,
+    *,
+    prompts: int | None = None,
+    first_position: int = 0,
+    tokens: int | None = None,
+    seed: int = 0,
+) -> pl.LazyFrame:
+    """What changed after each token from run `a` to run `b`: columns `predictions.SCHEMA`.
+
+    a, b, prompts: as for `diff`; first_position, tokens, seed: as for `token_drift`. Computed as it
+    is collected, and kept. Only the columns that are asked for are computed: without `kl`,
+    `kl_reverse`, `js` and `tv` no divergence, without `flip` and `top10` too no logits. A filter on
+    rows computes all of them. Raises InputError for runs that are not comparable, FormatError for
+    altered bytes.
+    """
+
+    def opened() -> Pair:
+        return pair_of(run_of(store, a).run, run_of(store, b).run, prompts)
+
+    def compute(pair: Pair, _: pl.DataFrame, columns: frozenset[str]) -> Iterator[pl.DataFrame]:
+        yield token_drift(
+            pair,
+            first_position=first_position,
+            tokens=tokens,
+            seed=seed,
+            only=EVERYTHING & columns,
+        )
+
+    def keys(pair: Pair) -> pl.DataFrame:
+        count = compared_tokens(pair, first_position=first_position, tokens=tokens)
+        return pl.DataFrame({ROWS: [count]})
+
+    opened()
+    return scan(
+        Source(name="LPP DRIFT TOKENS", schema=SCHEMA, opened=opened, keys=keys, compute=compute)
+    )
+
+
+def scan_drift_sites(
+    store: Url,
+    a: str,
+    b: str,
+    *,
+    prompts: int | None = None,
+    first_position: int = 0,
+    errors: ErrorSites = "final",
+) -> pl.LazyFrame:
+    """How each site changed from run `a` to run `b`: columns `SITES`.
+
+    a, b, prompts: as for `diff`; errors: as for `site_drift`, whatever sites are asked for.
+    Computed as it is collected, and kept. Filters on site and depth and the choice of columns reach
+    the computation: one site asked for is one site read, `relative_distance` and `cosine` alone
+    make no products, and errors are computed where their columns are asked for. Raises InputError
+    for runs that are not comparable, FormatError for altered bytes.
+    """
+
+    def opened() -> Pair:
+        return pair_of(run_of(store, a).run, run_of(store, b).run, prompts)
+
+    def keys(pair: Pair) -> pl.DataFrame:
+        context = min(view.run.plan.context for view in (pair.a, pair.b))
+        count = n_tokens(pair.lengths, Cell(pair.n_prompts, context, first_position=first_position))
+        n_blocks = pair.a.run.plan.model.n_blocks
+        rows = [(site, depth(site, n_blocks), count) for site in common_sites(pair)]
+        return pl.DataFrame(rows, schema=_KEYS, orient="row")
+
+    def compute(
+        pair: Pair, chosen: pl.DataFrame, columns: frozenset[str]
+    ) -> Iterator[pl.DataFrame]:
+        only = _numbers(columns)
+        if not only:
+            yield _without_numbers(chosen)
+            return
+        products = set(only).difference(OF_ROWS)
+        asked = any(columns.intersection(error_names(number)) for number in products)
+        sure = {"all": common_sites(pair), "final": common_sites(pair)[-1:], "none": []}[errors]
+        for with_errors, sites in groupby(chosen["site"], lambda site: asked and site in sure):
+            yield site_frame(
+                site_drift(
+                    pair,
+                    [*sites],
+                    first_position=first_position,
+                    errors="all" if with_errors else "none",
+                    only=only,
+                )
+            )
+
+    opened()
+    return scan(
+        Source(name="LPP DRIFT SITES", schema=SITES, opened=opened, keys=keys, compute=compute)
+    )
+
+
+def site_frame(found: Sequence[SiteDrift]) -> pl.DataFrame:
+    """A row for each site: columns `SITES`."""
+    rows = [
+        (
+            *(one.site, one.depth, one.n_tokens),
+            *(end for number in NUMBERS for end in getattr(one, number)[: 1 + len(ERRORS)]),
+        )
+        for one in found
+    ]
+    return pl.DataFrame(rows, schema=SITES, orient="row")
+
+
+def _numbers(columns: frozenset[str]) -> list[Number]:
+    """Those that `columns` are of."""
+    return [n for n in NUMBERS if columns.intersection((n, *error_names(n)))]
+
+
+def _without_numbers(keys: pl.DataFrame) -> pl.DataFrame:
+    return keys.with_columns(
+        pl.lit(None, dtype=kind).alias(name) for name, kind in SITES.items() if name not in _KEYS
+    )

@@ -1,0 +1,71 @@
+"""Means, quantiles and errors of the drift of predictions, by hand."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from lpp.analyze.drift.predictions import NUMBERS, SCHEMA, prediction_drift
+
+
+def frame_of(values: Mapping[str, Any]) -> pl.DataFrame:
+    rows = pl.DataFrame(values)
+    return rows.with_columns(
+        pl.lit(None, dtype=kind).alias(name)
+        for name, kind in SCHEMA.items()
+        if name not in rows.columns
+    ).select(SCHEMA.names())
+
+
+def test_a_summary_by_hand() -> None:
+    """Prompts of two and one tokens: means 2 and 6, without each 6 and 2."""
+    frame = frame_of(
+        {
+            "prompt_id": [0, 0, 4],
+            "kl": [1.0, 3.0, 6.0],
+            "flip": [True, False, None],
+            "next_logprob_a": [-1.0, None, -2.0],
+            "next_logprob_b": [-3.0, None, -1.0],
+        }
+    )
+    found = prediction_drift(frame)
+    assert found.keys() == NUMBERS.keys()
+    kl = found["kl"]
+    assert (kl.mean, kl.median, kl.max, kl.n_tokens) == (10 / 3, 3.0, 6.0, 3)
+    assert kl.p99 == pytest.approx(3 + 0.98 * 3)
+    assert kl.stderr == pytest.approx(math.sqrt(1 / 2 * (4 + 4)))
+    assert kl.ci_low == 0.0  # no divergence is below
+    assert (found["flips"].mean, found["flips"].n_tokens, found["flips"].stderr) == (0.5, 2, None)
+    moved, signed = found["next_logprob"], found["log_perplexity"]
+    assert (moved.mean, moved.max) == (1.5, 2.0)
+    assert (signed.mean, signed.max) == (0.5, 2.0)
+    assert signed.ci_low < 0  # type: ignore[operator]
+    assert found["js"].mean is None
+
+
+def test_errors_are_those_of_leaving_neighbouring_prompts_out() -> None:
+    """23 prompts of other lengths, some without a token; ten groups as `group_boundaries` cuts."""
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(0, 9, 27)
+    lengths[[3, 10, 11, 26]] = 0
+    prompt = np.repeat(np.arange(27), lengths)
+    kl = rng.exponential(size=len(prompt)) * (1 + prompt)
+    order = rng.permutation(len(kl))
+    found = prediction_drift(frame_of({"prompt_id": prompt[order], "kl": kl[order]}))["kl"]
+    there = np.unique(prompt)
+    parts = []
+    for g in range(10):
+        group = there[len(there) * g // 10 : len(there) * (g + 1) // 10]
+        parts.append(kl[~np.isin(prompt, group)].mean())
+    deviations = np.array(parts) - np.mean(parts)
+    assert found.stderr == pytest.approx(math.sqrt(9 / 10 * (deviations**2).sum()), rel=1e-12)
+    assert found.mean == pytest.approx(kl.mean())
+
+
+def test_infinite_divergences_stay_infinite() -> None:
+    found = prediction_drift(frame_of({"prompt_id": [0, 1, 2], "kl": [0.5, math.inf, 0.25]}))["kl"]
+    assert (found.mean, found.median, found.p99, found.max) == (math.inf, 0.5, math.inf, math.inf)
+    assert found.stderr is None
