@@ -1,13 +1,17 @@
 """`lpp-analyze diff`: what changed between two models."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from lpp.analyze.cli.options import ERROR_SITES, jobs_option, names
 from lpp.store.commands.console import debug_option
 from lpp.store.commands.progress import progress
+from lpp.store.errors import LppError
+
+if TYPE_CHECKING:
+    from lpp.analyze.drift.drift import Drift
 
 FORMATS = ("text", "json", "md")
 _SUFFIXES = {"json": "json", "md": "md"}
@@ -128,6 +132,7 @@ def diff(
             jobs=jobs,
             progress=bar,
         )
+    _keep(found)
     verdicts = [
         verdict(condition, found.predictions, found.sites, strict=strict) for condition in gate
     ]
@@ -141,3 +146,15 @@ def diff(
         click.echo(text.as_gate(verdicts), nl=False)
         click.echo(output)
     return int(any(one.failed for one in verdicts))
+
+
+def _keep(found: "Drift") -> None:
+    """Put the comparison into the database of its store; where that cannot be, say so in a line."""
+    from lpp.analyze.drift.tables import stores, write_drift
+
+    try:
+        write_drift(found)
+    except LppError as error:
+        click.echo(f"The comparison is not in the database: {error}", err=True)
+    if len(stores(found.pair)) > 1:
+        click.echo("A and B lie in two stores: the comparison is in no database.", err=True)

@@ -12,24 +12,12 @@ from lpp.analyze.drift.gate import Verdict
 from lpp.analyze.drift.predictions import Summary
 from lpp.analyze.drift.site_numbers import NUMBERS
 from lpp.analyze.drift.sites import SiteDrift
+from lpp.analyze.drift.tables import UNITS
 from lpp.analyze.drift.worst import Expected, WorstToken, order_of
 from lpp.analyze.numerics.jackknife import Estimate
 from lpp.analyze.text import text
 from lpp.analyze.text.markdown import code, escaped, row
 from lpp.analyze.text.text import WIDTH, error, number, plain_table, rendered, token, wrapped
-
-UNITS: Final[Mapping[str, str]] = {
-    "kl": "nats",
-    "kl_reverse": "nats",
-    "js": "nats",
-    "tv": "share",
-    "flips": "share",
-    "top10": "share",
-    "next_logprob": "nats",
-    "log_perplexity": "nats",
-    "entropy": "nats",
-}
-"""Of the numbers of the predictions, in the order in which they are shown."""
 
 SHARES: Final = frozenset({"flips", "top10"})
 """Numbers of which a median says nothing: they are counts over tokens."""
