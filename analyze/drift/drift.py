@@ -9,6 +9,7 @@ import polars as pl
 
 from lpp.analyze.drift.entropy import entropy_drift
 from lpp.analyze.drift.pair import Pair, pair_of, require_rows, run_of
+from lpp.analyze.drift.positions import by_position
 from lpp.analyze.drift.predictions import (
     Summary,
     arithmetic,
@@ -19,7 +20,7 @@ from lpp.analyze.drift.predictions import (
 )
 from lpp.analyze.drift.site_numbers import NUMBERS
 from lpp.analyze.drift.sites import SiteDrift, common_sites, site_drift, why_missing
-from lpp.analyze.numerics.jackknife import Estimate
+from lpp.analyze.numerics.jackknife import Estimate, error_names
 from lpp.analyze.runs.keys import Url
 from lpp.analyze.runs.select import listed
 from lpp.analyze.tables.analysis import ErrorSites
@@ -81,6 +82,7 @@ class Drift:
             "exactly_equal": self.is_nothing,
             "notes": list(self.notes),
             "predictions": {name: _summary(one) for name, one in self.predictions.items()},
+            "by_position": [_band(row) for row in by_position(self.tokens).iter_rows(named=True)],
             "sites": [
                 {
                     "site": one.site,
@@ -224,6 +226,15 @@ def _summary(one: Summary) -> dict[str, float | int | None]:
 def _estimate(one: Estimate) -> dict[str, float | None]:
     names = ("mean", "stderr", "ci_low", "ci_high")
     return dict(zip(names, map(_finite, one[:4]), strict=True))
+
+
+def _band(row: Mapping[str, Any]) -> dict[str, Any]:
+    """One band of positions."""
+    numbers = {
+        name: _estimate(Estimate(row[name], *(row[error] for error in error_names(name))))
+        for name in ("kl", "flips")
+    }
+    return {"first": row["first"], "end": row["end"], "tokens": row["n_tokens"], **numbers}
 
 
 def _finite(number: float | None) -> float | None:

@@ -298,8 +298,10 @@ ln p_A(next) - ln p_B(next), with its sign: the mean is ln PPL(B) - ln PPL(A), a
 where B lost most."""
 
 
-def prediction_drift(frame: pl.DataFrame) -> dict[str, Summary]:
-    """Mean, median, 99th percentile, maximum and error of each of `NUMBERS`.
+def prediction_drift(
+    frame: pl.DataFrame, *, only: Collection[str] = tuple(NUMBERS)
+) -> dict[str, Summary]:
+    """Mean, median, 99th percentile, maximum and error of each of `NUMBERS`, or `only` of some.
 
     frame: of `token_drift`. Means are over tokens. Their error is over prompts: a delete-a-group
     jackknife of ten groups of neighbouring prompts, among those with a token. Where tokens were
@@ -310,6 +312,7 @@ def prediction_drift(frame: pl.DataFrame) -> dict[str, Summary]:
             frame.select("prompt_id", value=value).drop_nulls().sort("prompt_id"), limits
         )
         for name, (value, limits) in NUMBERS.items()
+        if name in only
     }
 
 
