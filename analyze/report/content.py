@@ -9,6 +9,17 @@ import polars as pl
 from lpp.analyze.benchmarks import correlations
 from lpp.analyze.report.answers import Answer, Answers, ask
 from lpp.analyze.report.charts import ChartView, charts, eigenvalues
+from lpp.analyze.report.drift import (
+    LEAD,
+    SECTION,
+    TABLES,
+    TITLE,
+    drift_charts,
+    drift_findings,
+    position_answer,
+    token_answer,
+)
+from lpp.analyze.report.drift_queries import DRIFT_POSITIONS, DRIFT_QUERIES, DRIFT_TOKENS
 from lpp.analyze.report.findings import findings
 from lpp.analyze.report.provenance import Origin, origin
 from lpp.analyze.report.queries import EIGENVALUES, PLANS, QUERIES, SURPRISES, whole
@@ -77,6 +88,7 @@ OUTLINE: Final = (
         "same prompts at one site, context and number of prompts.",
         ("training",),
     ),
+    _Outline(SECTION, TITLE, LEAD, TABLES),
     _Outline(
         "depth",
         "Where in depth",
@@ -115,19 +127,25 @@ OUTLINE: Final = (
 """The order in which a reader asks."""
 
 
+_ONLY_DRAWN: Final = ("training", SECTION)
+"""Sections that are there only with a chart."""
+
+
 def report(url: str, *, progress: Progress = SILENT) -> Report:
     """Read the store at `url`; nothing is computed but charts.
 
     Raises FormatError for what is not a store, ConflictError(IN_USE) beside a writer,
     MachineError(NO_PACKAGE) without the charts' library.
     """
-    answers = ask(url, QUERIES)
+    answers = ask(url, (*QUERIES, *DRIFT_QUERIES))
     progress.advance()
     progress.note("tables read")
     answers[EIGENVALUES.name] = eigenvalues(url)
     progress.advance()
     progress.note("spectra read")
     answers[SURPRISES.name] = surprises(url)
+    answers[DRIFT_POSITIONS.name] = position_answer(url, answers)
+    answers[DRIFT_TOKENS.name] = token_answer(url, answers)
     progress.advance()
     progress.note("surprises read")
     source = origin(url, answers[PLANS.name].frame)
@@ -135,8 +153,8 @@ def report(url: str, *, progress: Progress = SILENT) -> Report:
     progress.note("provenance read")
     return Report(
         store=url,
-        findings=tuple(findings(answers)),
-        sections=tuple(_sections(answers, list(charts(answers)), source)),
+        findings=(*findings(answers), *drift_findings(answers)),
+        sections=tuple(_sections(answers, [*charts(answers), *drift_charts(answers)], source)),
         flags=_explained(answers),
         saved=tuple(saved_queries().values()),
         origin=source,
@@ -145,7 +163,7 @@ def report(url: str, *, progress: Progress = SILENT) -> Report:
 
 def _sections(answers: Answers, drawn: Sequence[ChartView], source: Origin) -> Iterator[Section]:
     for outline in OUTLINE:
-        if outline.name == "training" and not any(c.section == "training" for c in drawn):
+        if outline.name in _ONLY_DRAWN and not any(c.section == outline.name for c in drawn):
             continue  # most stores have no series
         # pairs without a common setting: no table of them is the rule
         shown = [name for name in outline.queries if name != "apart" or answers[name].frame.height]

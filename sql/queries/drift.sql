@@ -3,8 +3,8 @@
 --   predictions (B - A for log_perplexity and entropy); relative_distance to effective_rank of the
 --   rows of final, or of the deepest site, the two ranks B - A. Pairs with the largest KL come
 --   first. It says how much changed, not whether that matters. site is null for predictions.
--- Empty: no two runs have been compared. Runs: lpp-sql STORE --run provenance. Compare two of
---   them, RUN_A and RUN_B: lpp-analyze diff RUN_A RUN_B, with the store before them: STORE
+-- Empty: no two runs have been compared. Compare every run with one, BASE, of those that
+--   lpp-sql STORE --run provenance lists: lpp-analyze diff --against BASE STORE
 WITH sites AS (
   FROM drift_sites
   QUALIFY row_number() OVER (

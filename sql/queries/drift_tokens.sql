@@ -1,11 +1,11 @@
 -- After which tokens did the predictions change most?
 -- Read: the ten tokens of each pair with the largest change of the next token's distribution: by
---   KL(A || B), or by |ln p(next), B - A| where the store keeps no logits (kl is null); nats. text
---   ends at position (from 0) of the text in source_row of the corpus. came is what followed;
---   expected_a and expected_b are what each model took for the likeliest. A token is its id in
---   brackets where the store has no vocabulary of the tokenizer: repeat the capture command.
--- Empty: no two runs have been compared. Runs: lpp-sql STORE --run provenance. Compare two of
---   them, RUN_A and RUN_B: lpp-analyze diff RUN_A RUN_B, with the store before them: STORE
+--   KL(A || B), or by |ln p(next), B - A| where the store keeps no logits (kl is null); nats.
+--   text_so_far ends at position (from 0) of the text in source_row of the corpus. came is what
+--   followed, expected_a and expected_b what each model took for the likeliest. A token is its id
+--   in brackets where the store has no vocabulary of the tokenizer: repeat the capture command.
+-- Empty: no two runs have been compared. Compare every run with one, BASE, of those that
+--   lpp-sql STORE --run provenance lists: lpp-analyze diff --against BASE STORE
 WITH most AS (
   SELECT *, coalesce(kl, abs(next_logprob_b::DOUBLE - next_logprob_a)) AS change
   FROM drift_tokens
@@ -34,7 +34,7 @@ texts AS (
     run_b,
     prompt_id,
     position,
-    string_agg(word, '' ORDER BY place) FILTER (place <= position) AS text,
+    string_agg(word, '' ORDER BY place) FILTER (place <= position) AS text_so_far,
     any_value(word) FILTER (place > position) AS came
   FROM near
   GROUP BY ALL
@@ -54,7 +54,7 @@ SELECT
   run_b,
   source_row,
   position,
-  text,
+  text_so_far,
   came,
   a.word AS expected_a,
   b.word AS expected_b,

@@ -270,7 +270,7 @@ def test_the_saved_query_has_the_tokens_that_changed_most(two: tuple[Any, Any]) 
     assert [row["kl"] for row in rows] == pytest.approx([one.change for one in worst], rel=1e-3)
     assert [row["source_row"] for row in rows] == [100 + 3 * one.prompt_id for one in worst]
     for row, one in zip(rows, worst, strict=True):
-        assert one.context.endswith(row["text"])
-        assert len(row["text"].split()) == min(12, one.position + 1)
+        assert one.context.endswith(row["text_so_far"])
+        assert len(row["text_so_far"].split()) == min(12, one.position + 1)
         assert (row["came"], row["expected_a"]) == (one.came, one.a.token)
         assert row["expected_b"] == one.b.token
