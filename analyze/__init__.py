@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from lpp.analyze.benchmarks.correlations import correlate as correlate
     from lpp.analyze.charts.charts import correlation_chart as correlation_chart
     from lpp.analyze.charts.charts import depth_chart as depth_chart
+    from lpp.analyze.charts.charts import drift_grid_chart as drift_grid_chart
     from lpp.analyze.charts.charts import entropy_chart as entropy_chart
     from lpp.analyze.charts.charts import profile_chart as profile_chart
     from lpp.analyze.charts.charts import save_chart as save_chart
     from lpp.analyze.charts.charts import sensitivity_chart as sensitivity_chart
     from lpp.analyze.charts.charts import spectrum_chart as spectrum_chart
     from lpp.analyze.charts.charts import training_chart as training_chart
+    from lpp.analyze.drift.against import diff_against as diff_against
     from lpp.analyze.drift.drift import diff as diff
     from lpp.analyze.metrics.metric import Metric as Metric
     from lpp.analyze.metrics.registry import METRICS as METRICS
@@ -60,6 +62,8 @@ _HOME = {
     "correlation_chart": "charts.charts",
     "depth_chart": "charts.charts",
     "diff": "drift.drift",
+    "diff_against": "drift.against",
+    "drift_grid_chart": "charts.charts",
     "effective_rank": "numerics.spectrum",
     "eigenvalues": "numerics.spectrum",
     "entropy_chart": "charts.charts",

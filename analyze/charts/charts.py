@@ -10,6 +10,7 @@ from lpp.analyze.charts.drift import (
     drift_histogram,
     drift_positions_chart,
 )
+from lpp.analyze.charts.drift_grid import drift_grid_chart
 from lpp.analyze.charts.export import chart_script, embedded, save_chart, specification
 from lpp.analyze.charts.grids import correlation_chart, sensitivity_chart
 from lpp.analyze.charts.profile import profile_chart, profile_panels
@@ -24,6 +25,7 @@ __all__ = [
     "drift_depth_panels",
     "drift_histogram",
     "drift_positions_chart",
+    "drift_grid_chart",
     "embedded",
     "entropy_chart",
     "profile_chart",

@@ -1,26 +1,36 @@
-"""`lpp-analyze diff`: what changed between two models."""
+"""`lpp-analyze diff`: what changed between two models, or between one and each of several."""
 
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from lpp.analyze.cli.options import ERROR_SITES, jobs_option, names
-from lpp.store.commands.console import debug_option
+from lpp.store.commands.console import debug_option, write_exact
 from lpp.store.commands.progress import progress
-from lpp.store.errors import LppError
+from lpp.store.errors import InputError, LppError
 
 if TYPE_CHECKING:
+    from lpp.analyze.drift.against import Comparison
     from lpp.analyze.drift.drift import Drift
+    from lpp.analyze.drift.gate import Verdict
 
 FORMATS = ("text", "json", "md")
+PICTURES = ("svg", "png", "html")
 _SUFFIXES = {"json": "json", "md": "md"}
 
 
 @click.command()
 @click.argument("store")
-@click.argument("run_a")
-@click.argument("run_b")
+@click.argument("runs", nargs=-1, metavar="RUN_A RUN_B")
+@click.option(
+    "--against",
+    "base",
+    metavar="BASE",
+    help="Compare every run of STORE with this one, or those named in place of RUN_A RUN_B.",
+)
 @click.option("--sites", callback=names, metavar="NAME,...", help="Sites.", default="*")
 @click.option(
     "--skip-first",
@@ -65,8 +75,8 @@ _SUFFIXES = {"json": "json", "md": "md"}
 def diff(
     *,
     store: str,
-    run_a: str,
-    run_b: str,
+    runs: tuple[str, ...],
+    base: str | None,
     sites: tuple[str, ...],
     skip_first: int,
     prompts: int | None,
@@ -86,10 +96,15 @@ def diff(
     much changed, and where, not whether that matters. A run is named by as much of its id as
     tells it from others; STORE::RUN is one of another store.
 
-    With --fail-if the exit code is 1 where a condition is met: a name, >, <, >= or <=, and a
-    number. The whole interval must be past it. Names: kl, kl_reverse, js, tv, next_logprob, each
-    with .mean, .median, .p99 or .max behind it; flips, top10, log_perplexity, entropy; and of any
-    site, or of one such as cka.block.12: relative_distance, cosine, cka, overlap,
+    With --against BASE every run of STORE that read the same prompts is compared with BASE, or
+    those that are named, patterns included: one table, and a picture of distance in depth. Runs
+    that cannot be compared are listed on standard error. -o depth.svg, .png or .html writes the
+    picture as a chart.
+
+    With --fail-if the exit code is 1 where a condition is met, by any run: a name, >, <, >= or <=,
+    and a number. The whole interval must be past it. Names: kl, kl_reverse, js, tv, next_logprob,
+    each with .mean, .median, .p99 or .max behind it; flips, top10, log_perplexity, entropy; and of
+    any site, or of one such as cka.block.12: relative_distance, cosine, cka, overlap,
     participation_ratio, effective_rank.
 
     \b
@@ -97,55 +112,65 @@ def diff(
         lpp-analyze diff ./lpp base ./other::tuned --skip-first 2 --tokens 20000
         lpp-analyze diff ./lpp base int4 --format md -o drift.md \\
             --fail-if 'kl.mean > 0.01' --fail-if 'flips > 0.02'
+        lpp-analyze diff ./lpp --against base
+        lpp-analyze diff ./lpp --against base int4 int8 -o depth.svg
     """
+    from lpp.analyze.drift.against import against, compared
     from lpp.analyze.drift.drift import drift, n_steps
     from lpp.analyze.drift.gate import check_conditions, needs_errors, parse_condition, verdict
     from lpp.analyze.drift.pair import pair_of, require_rows, run_of
     from lpp.analyze.drift.predictions import why_no_logits
     from lpp.analyze.drift.sites import common_sites
-    from lpp.analyze.drift.worst import worst_tokens
     from lpp.analyze.report.report import check_output
-    from lpp.analyze.text import drift as text
-    from lpp.sql.results.output import text_output
 
-    if strict and not conditions:
-        raise click.UsageError("--strict says how --fail-if decides: give one.")
+    _check_usage(runs, base, strict=strict, conditions=conditions, output=output)
     if output is not None:
         check_output(output)
-    form = form or ("text" if output is None else _SUFFIXES.get(output.suffix[1:].lower(), "text"))
     gate = [parse_condition(condition) for condition in conditions]
-    pair = pair_of(run_of(store, run_a).run, run_of(store, run_b).run, prompts)
-    require_rows(pair)
-    chosen = common_sites(pair, sites)
-    check_conditions(gate, sites=chosen, no_logits=why_no_logits(pair))
-    if errors is None:
-        errors = "all" if not strict and needs_errors(gate, chosen) else "final"
-    steps = n_steps(pair, chosen, first_position=skip_first, tokens=tokens)
-    with progress("Drift", steps, "tokens") as bar:
-        found = drift(
-            pair,
-            sites=chosen,
-            first_position=skip_first,
-            tokens=tokens,
-            seed=seed,
-            errors=errors,
-            jobs=jobs,
-            progress=bar,
-        )
-    _keep(found)
-    verdicts = [
-        verdict(condition, found.predictions, found.sites, strict=strict) for condition in gate
-    ]
-    if form == "json":
-        shown = text.as_json(found, verdicts)
+    left_out: dict[str, str] = {}
+    if base is None:
+        pairs = [pair_of(run_of(store, runs[0]).run, run_of(store, runs[1]).run, prompts)]
+        require_rows(pairs[0])
     else:
-        shown = text.FORMATS[form](found, worst_tokens(found), verdicts)
-    with text_output(output) as stream:
-        stream.write(shown)
-    if output is not None:
-        click.echo(text.as_gate(verdicts), nl=False)
-        click.echo(output)
-    return int(any(one.failed for one in verdicts))
+        several = against(store, base, runs or None, sites=sites, prompts=prompts)
+        base, pairs, left_out = several.base.run.id, several.pairs, several.left_out
+        for line in several.lines:
+            click.echo(line, err=True)
+    chosen = [common_sites(pair, sites) for pair in pairs]
+    for pair, common in zip(pairs, chosen, strict=True):
+        with _of_run(base and pair.b.run.id):
+            check_conditions(gate, sites=common, no_logits=why_no_logits(pair))
+    steps = [
+        n_steps(pair, common, first_position=skip_first, tokens=tokens)
+        for pair, common in zip(pairs, chosen, strict=True)
+    ]
+    comparisons, failed = [], False
+    with progress("Drift", sum(steps), "tokens") as bar:
+        for pair, common in zip(pairs, chosen, strict=True):
+            found = drift(
+                pair,
+                sites=common,
+                first_position=skip_first,
+                tokens=tokens,
+                seed=seed,
+                errors=errors or ("all" if not strict and needs_errors(gate, common) else "final"),
+                jobs=jobs,
+                progress=bar,
+            )
+            _keep(found)
+            with _of_run(base and pair.b.run.id):
+                verdicts = [
+                    verdict(condition, found.predictions, found.sites, strict=strict)
+                    for condition in gate
+                ]
+            failed |= any(one.failed for one in verdicts)
+            if base is not None:
+                comparisons.append(compared(found, verdicts))
+    if base is None:
+        _show(found, verdicts, form, output)
+    else:
+        _show_all(base, comparisons, left_out, form, output)
+    return int(failed)
 
 
 def _keep(found: "Drift") -> None:
@@ -158,3 +183,90 @@ def _keep(found: "Drift") -> None:
         click.echo(f"The comparison is not in the database: {error}", err=True)
     if len(stores(found.pair)) > 1:
         click.echo("A and B lie in two stores: the comparison is in no database.", err=True)
+
+
+def _check_usage(
+    runs: Sequence[str],
+    base: str | None,
+    *,
+    strict: bool,
+    conditions: Sequence[str],
+    output: Path | None,
+) -> None:
+    """Refuse words that do not go together."""
+    if strict and not conditions:
+        raise click.UsageError("--strict says how --fail-if decides: give one.")
+    if base is None and len(runs) != 2:
+        raise click.UsageError(
+            f"name two runs, RUN_A and RUN_B; there {'is' if len(runs) == 1 else 'are'} "
+            f"{len(runs)}. --against BASE compares every run of STORE, or those named, with BASE."
+        )
+    if base is None and _suffix(output) in PICTURES:
+        raise click.UsageError(f"{output}: a picture is of several runs; give --against BASE.")
+
+
+@contextmanager
+def _of_run(run: str | None) -> Iterator[None]:
+    """Name `run`, one of several, in front of what is wrong with it."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{run}: {error}" if run else str(error), kind=error.kind) from None
+
+
+def _suffix(output: Path | None) -> str:
+    return "" if output is None else output.suffix[1:].lower()
+
+
+def _show(
+    found: "Drift", verdicts: "Sequence[Verdict]", form: str | None, output: Path | None
+) -> None:
+    """Print or write one comparison."""
+    from lpp.analyze.drift.worst import worst_tokens
+    from lpp.analyze.text import drift as text
+
+    form = form or _SUFFIXES.get(_suffix(output), "text")
+    if form == "json":
+        shown = text.as_json(found, verdicts)
+    else:
+        shown = text.FORMATS[form](found, worst_tokens(found), verdicts)
+    _write(shown, output, text.as_gate(verdicts))
+
+
+def _show_all(
+    base: str,
+    comparisons: "Sequence[Comparison]",
+    left_out: Mapping[str, str],
+    form: str | None,
+    output: Path | None,
+) -> None:
+    """Print or write several; beside a picture, a table is printed where its format is given."""
+    from lpp.analyze.text import against as text
+
+    def table(form: str) -> str:
+        if form == "json":
+            return text.as_json(base, comparisons, left_out)
+        return text.FORMATS[form](base, comparisons)
+
+    if output is not None and _suffix(output) in PICTURES:
+        from lpp.analyze.charts.drift_grid import drift_grid_chart
+        from lpp.analyze.charts.export import save_chart
+        from lpp.analyze.drift.against import in_order, sites_frame
+
+        save_chart(drift_grid_chart(sites_frame(in_order(comparisons))), output)
+        write_exact(table(form) if form else text.as_gates(comparisons))
+        click.echo(output, err=form is not None)
+        return
+    shown = table(form or _SUFFIXES.get(_suffix(output), "text"))
+    _write(shown, output, text.as_gates(comparisons))
+
+
+def _write(shown: str, output: Path | None, gate: str) -> None:
+    """To standard output, or to a file; then what the gate says is printed."""
+    from lpp.sql.results.output import text_output
+
+    with text_output(output) as stream:
+        stream.write(shown)
+    if output is not None:
+        click.echo(gate, nl=False)
+        click.echo(output)

@@ -129,7 +129,7 @@ def require_rows(pair: Pair) -> None:
 def _why_not(a: RunView, b: RunView) -> str:
     """Why two runs share no first prompt, and the command that makes them comparable."""
     plans = a.run.plan, b.run.plan
-    what = "; ".join(_differences(a, b, 0))
+    what = "; ".join(differences(a, b, 0))
     head = f"{a.run.id} (A) and {b.run.id} (B) share no first prompt: {what}."
     if plans[0].tokenizer.fingerprint != plans[1].tokenizer.fingerprint:
         return (
@@ -163,7 +163,7 @@ def _without_continuation(document: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**rest, "context": written["given_context"]}
 
 
-def _differences(a: RunView, b: RunView, prompt: int) -> Iterator[str]:
+def differences(a: RunView, b: RunView, prompt: int) -> Iterator[str]:
     """What two runs have not in common whose `prompt` has different token ids."""
     yield from _settings(a.run.plan, b.run.plan)
     ids = [view.prompts["token_ids"][prompt].to_list() for view in (a, b)]
@@ -202,7 +202,7 @@ def _limits(pair: Pair) -> Iterator[str]:
     if size == shared < min(a.run.n_prompts, b.run.n_prompts):
         yield (
             f"Prompts are compared up to the first one that differs, prompt {size}: "
-            f"{'; '.join(_differences(a, b, size))}."
+            f"{'; '.join(differences(a, b, size))}."
         )
     if some := len(pair.left_out):
         listed = listed_numbers(pair.left_out.tolist())

@@ -3,12 +3,13 @@
 import html
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 from rich.cells import cell_len
 
 from lpp.analyze.drift.drift import Drift
 from lpp.analyze.drift.gate import Verdict
+from lpp.analyze.drift.positions import by_position
 from lpp.analyze.drift.predictions import Summary
 from lpp.analyze.drift.site_numbers import NUMBERS
 from lpp.analyze.drift.sites import SiteDrift
@@ -28,6 +29,10 @@ _PREDICTIONS: Final = (
     "common; next_logprob: |ln p(next), B - A|; log_perplexity: ln PPL(B) - ln PPL(A); entropy: "
     "B - A. ±: standard error over prompts."
 )
+_BANDS: Final = ("position", "tokens", "kl", "flips")
+_POSITIONS: Final = (
+    "position: of the token in its prompt, from 0; kl and flips are means, as above."
+)
 _SITES: Final = (
     "distance: |b - a| / |a|; overlap: of the leading eigenvectors; PR, ER: B - A, in dimensions. "
     "±: paired standard error over prompts."
@@ -45,21 +50,24 @@ _NOTHING: Final = "Every difference is exactly 0."
 
 def as_json(drift: Drift, verdicts: Sequence[Verdict] = ()) -> str:
     """Everything but the tokens, for programs."""
-    return text.as_json(
-        {
-            **drift.document(),
-            "gate": [
-                {
-                    "condition": one.condition.text,
-                    "value": one.value,
-                    "decisive": one.decisive,
-                    "site": one.site,
-                    "failed": one.failed,
-                }
-                for one in verdicts
-            ],
-        }
-    )
+    return text.as_json(with_gate(drift.document(), verdicts))
+
+
+def with_gate(document: Mapping[str, Any], verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """`Drift.document` with what its gate says."""
+    return {
+        **document,
+        "gate": [
+            {
+                "condition": one.condition.text,
+                "value": one.value,
+                "decisive": one.decisive,
+                "site": one.site,
+                "failed": one.failed,
+            }
+            for one in verdicts
+        ],
+    }
 
 
 def as_text(
@@ -71,6 +79,7 @@ def as_text(
     for line in _said(drift):
         out.write(wrapped(line))
     out.write(_predictions(drift.predictions) + wrapped(_PREDICTIONS))
+    out.write(_positions(drift) + wrapped(_POSITIONS))
     out.write(_sites(drift.sites) + wrapped(_SITES))
     if worst:
         out.write(f"\n{_worst_title(drift)}\n")
@@ -135,6 +144,32 @@ def _prediction_rows(found: Mapping[str, Summary]) -> Iterator[tuple[str, list[s
         mean = f"{number(one.mean)} {error(one.stderr)}".rstrip()
         rest = [None] * 3 if name in SHARES else [one.median, one.p99, one.max]
         yield name, [mean, *("" if name in SHARES else number(value) for value in rest)]
+
+
+def _positions(drift: Drift) -> str:
+    made = plain_table()
+    made.collapse_padding = True
+    made.add_column(_BANDS[0], no_wrap=True)
+    for head in _BANDS[1:]:
+        made.add_column(head, justify="right", no_wrap=True)
+    for cells in _position_rows(drift):
+        made.add_row(*cells)
+    return rendered(made)
+
+
+def _position_rows(drift: Drift) -> Iterator[tuple[str, ...]]:
+    """Of each band of positions: the first and the last one, tokens, KL, flips."""
+    for band in by_position(drift.tokens).iter_rows(named=True):
+        first, last = band["first"], band["end"] - 1
+        numbers = (
+            f"{number(band[name])} {error(band[f'{name}_stderr'])}".rstrip()
+            for name in ("kl", "flips")
+        )
+        yield (
+            f"{first}" if first == last else f"{first} to {last}",
+            f"{band['n_tokens']:,}",
+            *numbers,
+        )
 
 
 def _sites(found: Sequence[SiteDrift]) -> str:
@@ -222,19 +257,17 @@ def _markdown(
         yield ""
         yield row(("gate", "condition", "number"))
         yield row(("---", "---", "---"))
-        for one in verdicts:
-            yield row(
-                (
-                    "**fail**" if one.failed else "not met",
-                    code(one.condition.text),
-                    escaped(_verdict(one)),
-                )
-            )
+        yield from map(row, gate_rows(verdicts))
     yield ""
     yield row(("predictions", "unit", "mean", "median", "p99", "max"))
     yield row(("---", "---", "---:", "---:", "---:", "---:"))
     for name, cells in _prediction_rows(drift.predictions):
         yield row((code(name), UNITS[name], *map(escaped, cells)))
+    yield ""
+    yield row(_BANDS)
+    yield row(("---", *("---:" for _ in _BANDS[1:])))
+    for band in _position_rows(drift):
+        yield row(map(escaped, band))
     yield ""
     yield row(("site", "tokens", *_HEADS.values()))
     yield row(("---", *("---:" for _ in (1, *NUMBERS))))
@@ -256,7 +289,15 @@ def _markdown(
         yield "</details>"
     yield ""
     yield escaped(_PREDICTIONS)
+    yield escaped(_POSITIONS)
     yield escaped(_SITES)
+
+
+def gate_rows(verdicts: Sequence[Verdict]) -> Iterator[tuple[str, str, str]]:
+    """Of each condition in Markdown: whether it is met, the condition, the number."""
+    for one in verdicts:
+        fate = "**fail**" if one.failed else "not met"
+        yield fate, code(one.condition.text), escaped(_verdict(one))
 
 
 def _one_line(one: Estimate) -> str:

@@ -51,7 +51,16 @@ MakeRun = Callable[..., Made]
 @pytest.fixture
 def make_run(tmp_path: Path) -> MakeRun:
     """Write a run of float32 rows into the store at `tmp_path/store`, or another root."""
+    return _maker(tmp_path / "store")
 
+
+@pytest.fixture(scope="module")
+def make_shared_run(tmp_path_factory: pytest.TempPathFactory) -> MakeRun:
+    """The same into one store for all tests of a file, which leave its runs as they are."""
+    return _maker(tmp_path_factory.mktemp("shared") / "store")
+
+
+def _maker(store: Path) -> MakeRun:
     def make(
         lengths: Sequence[int] = (12, 7, 20, 20, 3, 15),
         *,
@@ -82,7 +91,7 @@ def make_run(tmp_path: Path) -> MakeRun:
         most_likely: int = 7,
         scale: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]] = lambda rows: rows,
     ) -> Made:
-        root = root or tmp_path / "store"
+        root = root or store
         create_store(root)
         hidden, entropy = _content(lengths, seed=seed, sites=sites, dim=dim, scale=scale)
         # which texts, and what ids the tokenizer makes of them: one run of them all, or of a start

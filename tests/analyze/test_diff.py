@@ -23,6 +23,7 @@ from lpp.analyze.drift.drift import drift, n_steps
 from lpp.analyze.drift.entropy import entropy_drift
 from lpp.analyze.drift.gate import PREDICTIONS
 from lpp.analyze.drift.pair import pair_of
+from lpp.analyze.drift.positions import by_position
 from lpp.analyze.drift.predictions import prediction_drift
 from lpp.analyze.drift.site_numbers import NUMBERS
 from lpp.analyze.drift.tables import UNITS
@@ -96,6 +97,29 @@ def test_the_document_is_what_programs_expect(two: tuple[Any, Any]) -> None:
         assert all({"mean", "stderr"} <= site[name].keys() for name in NUMBERS)
     assert (found["exactly_equal"], found["gate"], found["drawn"]) == (False, [], None)
     assert found["logits"]["missing"] is None
+
+
+def test_the_document_has_bands_of_positions(two: tuple[Any, Any]) -> None:
+    a, _ = two
+    bands = shown(a.root, "base", "tuned")["by_position"]
+    frame = by_position(diff(a.root, "base", "tuned").tokens)
+    assert [(one["first"], one["end"], one["tokens"]) for one in bands] == [
+        *frame.select("first", "end", "n_tokens").iter_rows()
+    ]
+    assert [one["end"] for one in bands] == [1, 2, 4, 8, 16, 20]
+    for one, row in zip(bands, frame.iter_rows(named=True), strict=True):
+        for name in ("kl", "flips"):
+            assert one[name] == {
+                "mean": row[name],
+                "stderr": row[f"{name}_stderr"],
+                "ci_low": row[f"{name}_ci_low"],
+                "ci_high": row[f"{name}_ci_high"],
+            }
+    for form in ("text", "md"):
+        done = invoke(a.root, "base", "tuned", "--format", form)
+        lines = [line.strip("| ").split() for line in done.stdout.splitlines()]
+        (line,) = [line for line in lines if line[:3] == ["8", "to", "15"]]
+        assert f"{bands[4]['kl']['mean']:.4g}" in line
 
 
 def test_numbers_are_those_of_a_plain_computation(two: tuple[Any, Any]) -> None:
@@ -335,7 +359,7 @@ def test_markdown_tables_are_tables(two: tuple[Any, Any]) -> None:
         for table in done.stdout.split("\n\n")
         if table.startswith("| ")
     ]
-    assert len(tables) == 4
+    assert len(tables) == 5
     assert all(len({*table}) == 1 for table in tables)
 
 

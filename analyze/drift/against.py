@@ -1,0 +1,234 @@
+"""Every run of a store against one of them, one comparison at a time.
+
+A `Drift` holds a row for each token, so the comparisons come one by one: the memory is that of one
+pair, whatever the number of runs. `Comparison` is what tables and charts of many runs need of each.
+"""
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+
+from lpp.analyze.drift.drift import Drift, drift
+from lpp.analyze.drift.gate import Verdict
+from lpp.analyze.drift.pair import Pair, differences, pair_of, require_rows, run_of
+from lpp.analyze.drift.predictions import Summary
+from lpp.analyze.drift.site_numbers import NUMBERS
+from lpp.analyze.drift.sites import SiteDrift, common_sites
+from lpp.analyze.numerics.jackknife import error_names
+from lpp.analyze.runs.comparable import n_shared
+from lpp.analyze.runs.keys import RunView, Url, views
+from lpp.analyze.runs.select import matching
+from lpp.analyze.tables.analysis import ErrorSites
+from lpp.store.commands.progress import SILENT, Progress
+from lpp.store.errors import ErrorKind, InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Against:
+    """One run and those that are compared with it."""
+
+    base: RunView
+    """Run A of every pair."""
+    pairs: Sequence[Pair]
+    left_out: Mapping[str, str]
+    """Why other runs cannot be compared with it, by run id."""
+
+    @property
+    def lines(self) -> list[str]:
+        """One line on each run that is left out."""
+        return [f"{run} is left out: {why}." for run, why in self.left_out.items()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What is kept of a `Drift` beside those of other runs: nothing for each token."""
+
+    a: str
+    b: str
+    """Run ids."""
+    n_prompts: int
+    n_tokens: int
+    """Tokens of the predictions."""
+    predictions: Mapping[str, Summary]
+    sites: Sequence[SiteDrift]
+    """In depth order."""
+    no_logits: str | None
+    is_nothing: bool
+    verdicts: Sequence[Verdict] = ()
+    document: Mapping[str, Any] = field(repr=False)
+    """`Drift.document`."""
+
+
+def diff_against(
+    store: Url,
+    base: str,
+    runs: Sequence[str] | None = None,
+    *,
+    sites: Sequence[str] | None = None,
+    prompts: int | None = None,
+    first_position: int = 0,
+    tokens: int | None = None,
+    seed: int = 0,
+    errors: ErrorSites = "final",
+    jobs: int | None = None,
+    progress: Progress = SILENT,
+) -> Iterator[Drift]:
+    """What changed from run `base` to each of `runs`, one comparison after another.
+
+    base, runs: run ids, or as much of them as names one run, `STORE::RUN` for a run of another
+    store; among runs patterns, which may name several. runs: every other run of the store by
+    default. Other arguments: of `diff`; prompts: the first so many, by default all that a run
+    shares with `base`, which may differ from run to run.
+
+    A run that cannot be compared with `base` is left out with a Python warning. Each Drift holds a
+    row for each token: drop one before the next is made. Raises InputError at the call where no
+    run is left.
+    """
+    found = against(store, base, runs, sites=sites, prompts=prompts)
+    for line in found.lines:
+        warnings.warn(line, stacklevel=2)
+    return (
+        drift(
+            pair,
+            sites=sites,
+            first_position=first_position,
+            tokens=tokens,
+            seed=seed,
+            errors=errors,
+            jobs=jobs,
+            progress=progress,
+        )
+        for pair in found.pairs
+    )
+
+
+def against(
+    store: Url,
+    base: str,
+    runs: Sequence[str] | None = None,
+    *,
+    sites: Sequence[str] | None = None,
+    prompts: int | None = None,
+) -> Against:
+    """The runs that can be compared with `base`, and why others cannot. Computes nothing.
+
+    Arguments of `diff_against`. Raises InputError for a name that no run bears, a base that nothing
+    can be compared with, and where no run is left.
+    """
+    of_base = run_of(store, base)
+    itself = pair_of(of_base.run, of_base.run)
+    require_rows(itself)
+    common_sites(itself, sites)
+    named = _named(store, runs)
+    others = {view.run.path: view for view in named if view.run.path != of_base.run.path}
+    if not others:
+        raise InputError(
+            f"{store}: there is no run to compare with {of_base.run.id}, which is the only one "
+            f"{'of the store' if runs is None else 'named'}. Capture another model on the same "
+            "prompts, or name runs behind --against.",
+            kind=ErrorKind.NOT_FOUND,
+        )
+    pairs, left_out = [], {}
+    for view in others.values():
+        why = _why_not(of_base, view, prompts)
+        if why is None:
+            try:
+                pair = pair_of(of_base.run, view.run, prompts)
+                common_sites(pair, sites)
+            except InputError as error:
+                why = str(error).partition("\n")[0].rstrip(".")
+            else:
+                pairs.append(pair)
+        if why is not None:
+            left_out[view.run.id] = why
+    if not pairs:
+        raise InputError(
+            f"no run can be compared with {of_base.run.id}. "
+            + " ".join(f"{run}: {why}." for run, why in left_out.items())
+            + " `lpp-analyze diff STORE RUN_A RUN_B` of two of them names the command that makes "
+            "them comparable.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    return Against(base=of_base, pairs=pairs, left_out=left_out)
+
+
+def compared(found: Drift, verdicts: Sequence[Verdict] = ()) -> Comparison:
+    """What is kept of `found`."""
+    return Comparison(
+        a=found.pair.a.run.id,
+        b=found.pair.b.run.id,
+        n_prompts=found.pair.n_prompts,
+        n_tokens=len(found.tokens),
+        predictions=found.predictions,
+        sites=found.sites,
+        no_logits=found.no_logits,
+        is_nothing=found.is_nothing,
+        verdicts=verdicts,
+        document=found.document(),
+    )
+
+
+def order_of(comparisons: Sequence[Comparison]) -> str:
+    """The number that orders runs: `kl`, or `flips` where one of them has no KL."""
+    return "flips" if any(one.predictions["kl"].mean is None for one in comparisons) else "kl"
+
+
+def in_order(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """Comparisons by the mean of `order_of`, the smallest change first."""
+    name = order_of(comparisons)
+    return sorted(comparisons, key=lambda one: (one.predictions[name].mean or 0.0, one.b))
+
+
+def sites_frame(comparisons: Sequence[Comparison]) -> pl.DataFrame:
+    """One row for each run and site, in that order: a, b, site, depth, n_tokens, then each of the
+    sites' numbers with its error and interval; null where there is no number.
+    """
+    columns = [column for name in NUMBERS for column in (name, *error_names(name))]
+    schema = {
+        **dict.fromkeys(("a", "b", "site"), pl.String),
+        "depth": pl.Int32,
+        "n_tokens": pl.Int64,
+        **dict.fromkeys(columns, pl.Float64),
+    }
+    rows = [
+        (
+            *(one.a, one.b, site.site, site.depth, site.n_tokens),
+            *(part for name in NUMBERS for part in getattr(site, name)[:4]),
+        )
+        for one in comparisons
+        for site in one.sites
+    ]
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def _named(store: Url, runs: Sequence[str] | None) -> list[RunView]:
+    """The runs that are meant; a pattern without a store may mean several."""
+    if runs is None:
+        return views(store)
+    found = []
+    for name in runs:
+        if "::" not in name and any(sign in name for sign in "*?["):
+            every = {view.run.id: view for view in views(store)}
+            found += [every[run] for run in matching("run", [name], every, option="RUN")]
+        else:
+            found.append(run_of(store, name))
+    return found
+
+
+def _why_not(base: RunView, other: RunView, prompts: int | None) -> str | None:
+    """A few words on why two runs cannot be compared over `prompts`; None where they can."""
+    if not other.run.n_prompts:
+        return "no prompt of it can be analysed"
+    if base.run.plan.tokenizer.fingerprint != other.run.plan.tokenizer.fingerprint:
+        return "another tokenizer"
+    shared = n_shared(base, other)
+    if not shared:
+        return f"other prompts ({'; '.join(differences(base, other, 0))})"
+    if not other.run.plan.keeps_rows:
+        return "it keeps moments and no rows"
+    if prompts is not None and shared < prompts:
+        return f"it shares {shared} prompts, fewer than the {prompts} of --prompts"
+    return None

@@ -1,0 +1,219 @@
+"""Every run against one, as text for a terminal, as Markdown, and as JSON."""
+
+import io
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Final
+
+from lpp.analyze.drift.against import Comparison, in_order, order_of
+from lpp.analyze.drift.predictions import Summary
+from lpp.analyze.text import text
+from lpp.analyze.text.drift import as_gate, gate_rows, with_gate
+from lpp.analyze.text.markdown import code, escaped, row
+from lpp.analyze.text.text import broken, error, number, plain_table, rendered, wrapped
+
+STRIP: Final = 34
+"""Columns of the depth picture: one for each site of a model of 32 blocks."""
+
+DISTANCE: Final = "relative_distance"
+
+_HEIGHTS: Final = "▁▂▃▄▅▆▇█"
+_HEADS: Final = ("prompts", "KL", "flips %", "ln PPL", "distance", "CKA")
+_ORDERS: Final = {
+    "kl": ", the smallest KL first",
+    "flips": ", the fewest flips first, as not every run has a KL",
+}
+_MEANINGS: Final = (
+    "KL: KL(A || B), nats for each token. flips: tokens whose most likely next token differs. ln "
+    "PPL: ln PPL(B) - ln PPL(A). distance: |b - a| / |a|, and CKA, at {site}. ±: standard error "
+    "over prompts. A is {base}, B is the run of the row."
+)
+_STRIP: Final = (
+    "One column for each site{grouped}, from {first} to {last}. Height: relative distance; a full "
+    "column is {most}, the largest of all. Blank: exactly 0; -: no number."
+)
+
+
+def as_json(base: str, comparisons: Sequence[Comparison], left_out: Mapping[str, str]) -> str:
+    """The document of each comparison as `diff` of the two runs gives it, for programs."""
+    return text.as_json(
+        {
+            "against": base,
+            "comparisons": [with_gate(one.document, one.verdicts) for one in in_order(comparisons)],
+            "left_out": [{"run": run, "why": why} for run, why in left_out.items()],
+        }
+    )
+
+
+def as_text(base: str, comparisons: Sequence[Comparison]) -> str:
+    """A row for each run, then a picture of distance in depth, at 80 columns."""
+    out = io.StringIO()
+    ordered = in_order(comparisons)
+    out.write(f"A  {base}\n")
+    for line in _said(ordered):
+        out.write(wrapped(line))
+    made = plain_table()
+    made.collapse_padding = True
+    made.add_column("run", no_wrap=True)
+    for head in _HEADS:
+        made.add_column(head, justify="right", no_wrap=True)
+    for one in ordered:
+        made.add_row(broken(one.b), *("\n".join(cell).rstrip() for cell in _cells(one)))
+    out.write(rendered(made) + wrapped(_meanings(base, ordered)))
+    out.write(_depth(ordered))
+    if any(one.verdicts for one in ordered):
+        out.write("\nGate\n" + as_gates(ordered))
+    return out.getvalue()
+
+
+def as_markdown(base: str, comparisons: Sequence[Comparison]) -> str:
+    """The same table as GitHub and GitLab render it."""
+    return "\n".join(_markdown(base, in_order(comparisons))) + "\n"
+
+
+FORMATS: Final[Mapping[str, Callable[[str, Sequence[Comparison]], str]]] = {
+    "text": as_text,
+    "md": as_markdown,
+}
+"""Formats for people: of the base's run id and the comparisons."""
+
+
+def as_gates(comparisons: Sequence[Comparison]) -> str:
+    """What each condition says of each run."""
+    return "".join(
+        f"{one.b}\n{textwrap.indent(as_gate(one.verdicts), '  ')}"
+        for one in in_order(comparisons)
+        if one.verdicts
+    )
+
+
+def _said(ordered: Sequence[Comparison]) -> Iterator[str]:
+    """What was compared, and what was not."""
+    sizes = sorted({one.n_prompts for one in ordered})
+    runs = f"{len(ordered)} run{'s' * (len(ordered) > 1)}"
+    first = ordered[0].document["first_position"]
+    start = f", positions from {first} on" if first else ""
+    order = _ORDERS[order_of(ordered)] if len(ordered) > 1 else ""
+    over = f" over the first {sizes[0]} prompts" if len(sizes) == 1 else ""
+    yield f"{runs}{over}{start}{order}."
+    if len(sizes) > 1:
+        yield (
+            f"Runs share {sizes[0]} to {sizes[-1]} prompts with A, so rows are of different "
+            f"tokens. --prompts {sizes[0]} compares all runs over the same tokens."
+        )
+    if any(drawn := [one.document["drawn"] for one in ordered]):
+        seed = next(one["seed"] for one in drawn if one)
+        most = max(one.n_tokens for one in ordered)
+        yield f"Predictions: of {most:,} tokens of each run, drawn with seed {seed}."
+    found: dict[str, list[str]] = {}
+    for one in ordered:
+        same = ["Every difference is exactly 0."] if one.is_nothing else []
+        missing = [f"No KL: {one.no_logits}"] if one.no_logits else []
+        for note in (*same, *missing, *one.document["notes"]):
+            found.setdefault(note, []).append(one.b)
+    yield from (f"{', '.join(of)}: {note}" for note, of in found.items())
+
+
+def _cells(one: Comparison) -> Iterator[tuple[str, str]]:
+    """Of one run what `_HEADS` names: each number and its error."""
+    yield str(one.n_prompts), ""
+    yield _mean(one.predictions["kl"])
+    yield _mean(one.predictions["flips"], 100)
+    yield _mean(one.predictions["log_perplexity"])
+    deepest = one.sites[-1]
+    for name in (DISTANCE, "cka"):
+        estimate = getattr(deepest, name)
+        yield number(estimate.value), error(estimate.stderr, "±")
+
+
+def _mean(one: Summary, scale: int = 1) -> tuple[str, str]:
+    if one.mean is None:
+        return number(None), ""
+    stderr = None if one.stderr is None else scale * one.stderr
+    return number(scale * one.mean), error(stderr, "±")
+
+
+def _meanings(base: str, ordered: Sequence[Comparison]) -> str:
+    deepest = dict.fromkeys(one.sites[-1].site for one in ordered)
+    return _MEANINGS.format(site=" or ".join(deepest), base=base)
+
+
+def _depth(ordered: Sequence[Comparison]) -> str:
+    """A strip for each run: distance at each site, on one scale."""
+    sites = _in_depth(ordered)
+    step = -(-len(sites) // STRIP)
+    groups = [sites[first : first + step] for first in range(0, len(sites), step)]
+    distances = [_distances(one) for one in ordered]
+    most = max((d for of in distances for d in of.values()), default=0.0)
+    made = plain_table()
+    made.collapse_padding = True
+    made.add_column("run", no_wrap=True)
+    made.add_column("distance in depth", no_wrap=True)
+    made.add_column("largest", justify="right", no_wrap=True)
+    made.add_column("at", no_wrap=True)
+    for one, of in zip(ordered, distances, strict=True):
+        columns = [[of[site] for site in group if site in of] for group in groups]
+        strip = "".join(_column(max(some, default=None), most) for some in columns)
+        place = max(of, key=lambda site: of[site]) if of else None
+        made.add_row(broken(one.b), strip, number(of[place] if place else None), place or "")
+    grouped = f" or the largest of {step} beside each other" if step > 1 else ""
+    said = _STRIP.format(grouped=grouped, first=sites[0], last=sites[-1], most=number(most))
+    return rendered(made) + wrapped(said)
+
+
+def _in_depth(ordered: Sequence[Comparison]) -> list[str]:
+    """Every site that is compared, in depth order."""
+    depths = {site.site: site.depth for one in ordered for site in one.sites}
+    return sorted(depths, key=lambda site: (depths[site], site == "final"))
+
+
+def _distances(one: Comparison) -> dict[str, float]:
+    """The relative distance of each site that has one."""
+    return {
+        site.site: site.relative_distance.value
+        for site in one.sites
+        if site.relative_distance.value is not None
+    }
+
+
+def _column(value: float | None, most: float) -> str:
+    """One character of a strip.
+
+    >>> [_column(value, 0.8) for value in (0.8, 0.41, 0.001, 0.0, None)]
+    ['█', '▅', '▁', ' ', '-']
+    """
+    if value is None:
+        return "-"
+    if value == 0:
+        return " "
+    return _HEIGHTS[min(int(len(_HEIGHTS) * value / most), len(_HEIGHTS) - 1)]
+
+
+def _markdown(base: str, ordered: Sequence[Comparison]) -> Iterator[str]:
+    yield f"### Drift from {code(base)} (A) to {len(ordered)} runs"
+    yield ""
+    for line in _said(ordered):
+        yield f"- {escaped(line)}"
+    if any(one.verdicts for one in ordered):
+        yield ""
+        yield row(("gate", "run", "condition", "number"))
+        yield row(("---",) * 4)
+        for one in ordered:
+            for fate, *rest in gate_rows(one.verdicts):
+                yield row((fate, code(one.b), *rest))
+    yield ""
+    yield row(("run", *_HEADS, "largest distance"))
+    yield row(("---", *("---:" for _ in _HEADS), "---"))
+    for one in ordered:
+        cells = (escaped(" ".join(cell).rstrip()) for cell in _cells(one))
+        yield row((code(one.b), *cells, _largest(one)))
+    yield ""
+    yield escaped(_meanings(base, ordered))
+
+
+def _largest(one: Comparison) -> str:
+    of = _distances(one)
+    if not of:
+        return number(None)
+    place = max(of, key=lambda site: of[site])
+    return f"{number(of[place])} at {code(place)}"

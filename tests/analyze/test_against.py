@@ -1,0 +1,341 @@
+"""`lpp-analyze diff STORE --against BASE`: many runs beside one, end to end."""
+
+import dataclasses
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from chart_frames import Picture
+from click.testing import CliRunner, Result
+from rich.cells import cell_len
+
+from lpp.analyze import diff, diff_against, drift_grid_chart
+from lpp.analyze.cli.command import main
+from lpp.analyze.drift.against import Comparison, against, compared, in_order, sites_frame
+from lpp.analyze.drift.site_numbers import NUMBERS
+from lpp.analyze.text.against import STRIP, as_text
+from lpp.store.errors import InputError
+from lpp.store.objects.locate import objects_at
+from lpp.store.shared.heads import HeadContent, commit_head
+from lpp.store.shared.matrices import Matrix
+
+MakeRun = Callable[..., Any]
+LENGTHS = (6, 4, 9, 3, 8, 5)
+SITES = ("embed", "block.1", "final")
+NAMES = ("near", "far", "few")
+"""Runs that can be compared with `base`, by KL."""
+
+
+def keep_head(made: Any) -> None:
+    """Give the model of a run its head: the same for all."""
+    weight = np.random.default_rng(5).normal(size=(50, 6)).astype(np.float32)
+    content = HeadContent(matrix=Matrix(dtype="float32", weight=weight))
+    commit_head(objects_at(made.root), made.plan, content)
+
+
+@pytest.fixture(scope="module")
+def many(make_shared_run: MakeRun) -> Path:
+    """A base and three runs that it can be compared with, each farther away, one of fewer prompts;
+    and four that it cannot.
+    """
+    make_run = make_shared_run
+    options = {"vary_tokens": True, "sites": SITES, "context": 9}
+    for name, scale in (("base", 1.0), ("near", 1.1), ("far", 2.0)):
+        keep_head(make_run(LENGTHS, model=f"tiny/{name}", scale=stretched(scale), **options))
+    few = make_run(LENGTHS[:4], model="tiny/few", scale=stretched(4.0), **options)
+    keep_head(few)
+    make_run(LENGTHS, model="tiny/other", tokenizer="t1", **options)
+    make_run(LENGTHS, model="tiny/texts", first_row=500, **options)
+    make_run(LENGTHS, model="tiny/moments", keep="moments", per_shard=1, shards=(), **options)
+    make_run(LENGTHS, model="tiny/elsewhere", **{**options, "sites": ("block.2",)})
+    return Path(few.root)
+
+
+def stretched(by: float) -> Callable[[Any], Any]:
+    """Rows `by` times as long."""
+    return lambda rows: rows * np.float32(by)
+
+
+def invoke(root: Path, *words: str) -> Result:
+    return CliRunner(env={"COLUMNS": "80"}).invoke(main, ["diff", str(root), *words])
+
+
+def shown(root: Path, *words: str) -> Any:
+    done = invoke(root, "--against", "base", *words, "--format", "json")
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+def name_of(run: str) -> str:
+    return run.rpartition("-")[0]
+
+
+def test_every_document_is_that_of_the_two_runs(many: Path) -> None:
+    found = shown(many, "--skip-first", "1")
+    assert name_of(found["against"]) == "base"
+    assert [name_of(one["b"]) for one in found["comparisons"]] == [*NAMES]
+    for one in found["comparisons"]:
+        done = invoke(many, "base", one["b"], "--skip-first", "1", "--format", "json")
+        assert one == json.loads(done.stdout)
+
+
+def test_runs_that_cannot_be_compared_are_left_out_with_a_reason(many: Path) -> None:
+    reasons = {
+        "other": "another tokenizer",
+        "texts": "other prompts (prompt 0 has other token ids",
+        "moments": "no prompt",
+        "elsewhere": "no site in common",
+    }
+    done = invoke(many, "--against", "base", "--format", "json")
+    lines = [line for line in done.stderr.splitlines() if "left out" in line]
+    assert len(lines) == len(reasons)
+    left = {name_of(one["run"]): one["why"] for one in json.loads(done.stdout)["left_out"]}
+    assert left.keys() == reasons.keys()
+    for name, why in reasons.items():
+        assert why in left[name]
+        (line,) = [line for line in lines if line.startswith(f"{name}-")]
+        assert why in line
+
+
+def test_the_table_has_the_numbers_of_each_run_in_order(many: Path) -> None:
+    done = invoke(many, "--against", "base")
+    assert done.exit_code == 0, done.output
+    rows = [
+        line.split() for line in done.stdout.splitlines() if re.match(r" (near|far|few)-", line)
+    ]
+    assert [name_of(row[0]) for row in rows] == [*NAMES, *NAMES]
+    for row, name in zip(rows, NAMES, strict=False):
+        one = diff(many, "base", name)
+        summaries = [one.predictions[n].mean for n in ("kl", "flips", "log_perplexity")]
+        final = one.sites[-1]
+        numbers = [one.pair.n_prompts, summaries[0], 100 * summaries[1], summaries[2]]
+        numbers += [final.relative_distance.value, final.cka.value]
+        assert [float(cell) for cell in row[1:]] == pytest.approx(numbers, rel=1e-3, abs=1e-9)
+    assert "--prompts 4 compares all" in " ".join(done.stdout.split())
+    alike = invoke(many, "--against", "base", "--prompts", "4")
+    assert "over the first 4 prompts" in alike.stdout
+
+
+def test_text_fits_eighty_columns_and_markdown_tables_are_tables(many: Path) -> None:
+    words = ("--against", "base", "--fail-if", "kl > 1e9")
+    done = invoke(many, *words)
+    assert [line for line in done.stdout.splitlines() if cell_len(line) > 80] == []
+    done = invoke(many, *words, "--format", "md")
+    tables = [
+        [len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()]
+        for table in done.stdout.split("\n\n")
+        if table.startswith("| ")
+    ]
+    assert [len(table) for table in tables] == [5, 5]
+    assert all(len({*table}) == 1 for table in tables)
+
+
+def test_runs_are_named_and_patterns_name_several(many: Path) -> None:
+    found = shown(many, "far", "ne*")
+    assert [name_of(one["b"]) for one in found["comparisons"]] == ["near", "far"]
+    assert found["left_out"] == []
+    found = shown(many, "far", "*ar-*", "base")  # twice, and BASE itself
+    assert [name_of(one["b"]) for one in found["comparisons"]] == ["near", "far"]
+
+
+def test_runs_of_another_store(many: Path, make_run: MakeRun, tmp_path: Path) -> None:
+    far = make_run(LENGTHS, model="tiny/away", root=tmp_path / "away", vary_tokens=True, context=9)
+    found = shown(many, f"{far.root}::away", "near")
+    assert {name_of(one["b"]) for one in found["comparisons"]} == {"away", "near"}
+
+
+@pytest.fixture
+def with_bare(many: Path, make_run: MakeRun, tmp_path: Path) -> tuple[Path, str]:
+    """The same store with a run that shares no vocabulary with the others, and that run's id."""
+    root = shutil.copytree(many, tmp_path / "bare")
+    options = {"vary_tokens": True, "sites": SITES, "context": 9, "logits_width": 51}
+    return root, make_run(LENGTHS, model="tiny/bare", most_likely=8, root=root, **options).run_id
+
+
+def test_without_heads_runs_stand_by_flips(with_bare: tuple[Path, str]) -> None:
+    many, _ = with_bare
+    found = shown(many)["comparisons"]
+    assert name_of(found[-1]["b"]) == "bare"
+    assert found[-1]["predictions"]["flips"]["mean"] == 1
+    flips = [one["predictions"]["flips"]["mean"] for one in found]
+    assert flips == sorted(flips)
+    done = invoke(many, "--against", "base")
+    assert "fewest flips first" in done.stdout
+    assert "No KL" in done.stdout
+
+
+# the gate
+
+
+def test_a_condition_applies_to_every_run(many: Path) -> None:
+    means = {
+        name_of(one["b"]): one["predictions"]["kl"]["ci_low"] for one in shown(many)["comparisons"]
+    }
+    assert means["near"] < means["far"]
+    limit = f"kl > {(means['near'] + means['far']) / 2}"
+    done = invoke(many, "--against", "base", "--fail-if", limit, "--format", "json")
+    assert done.exit_code == 1
+    gates = {name_of(one["b"]): one["gate"] for one in json.loads(done.stdout)["comparisons"]}
+    assert {name: gate[0]["failed"] for name, gate in gates.items()} == {
+        "near": False,
+        "far": True,
+        "few": means["few"] > (means["near"] + means["far"]) / 2,
+    }
+    assert invoke(many, "--against", "base", "near", "--fail-if", limit).exit_code == 0
+    done = invoke(many, "--against", "base", "near", "far", "--fail-if", limit)
+    lines = done.stdout.partition("\nGate\n")[2].splitlines()
+    assert [name_of(lines[0]), name_of(lines[2])] == ["near", "far"]
+    assert [lines[1].split()[0], lines[3].split()[0]] == ["not", "FAIL"]
+
+
+def test_a_number_that_one_run_lacks_is_an_error_that_names_it(
+    with_bare: tuple[Path, str],
+) -> None:
+    many, bare = with_bare
+    done = invoke(many, "--against", "base", "--fail-if", "kl > 1")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert f"Error: {bare}: --fail-if 'kl > 1'" in done.stderr
+
+
+# files
+
+
+def test_files_hold_tables_and_pictures(many: Path, tmp_path: Path) -> None:
+    starts = {"d.md": b"### Drift from", "d.json": b"{", "d.txt": b"A  base-"}
+    starts |= {"d.svg": b"<svg", "d.png": b"\x89PNG", "d.html": b"<!DOCTYPE html>"}
+    for name, start in starts.items():
+        file = tmp_path / name
+        done = invoke(many, "--against", "base", "near", "-o", str(file), "--fail-if", "kl < -1")
+        assert done.exit_code == 0, done.output
+        assert file.read_bytes().startswith(start)
+        assert done.stdout.splitlines()[1].split()[0] == "not"
+        assert done.stdout.splitlines()[-1] == str(file)
+
+
+def test_a_table_is_printed_beside_a_picture_where_its_format_is_given(
+    many: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "depth.svg"
+    done = invoke(many, "--against", "base", "--format", "json", "-o", str(file))
+    assert len(json.loads(done.stdout)["comparisons"]) == 3
+    assert str(file) in done.stderr
+    assert file.exists()
+
+
+# the picture
+
+
+@pytest.fixture(scope="module")
+def kept(many: Path) -> list[Comparison]:
+    """What stays of each comparison, in order."""
+    pairs = against(many, "base", NAMES).pairs
+    assert [name_of(pair.b.run.id) for pair in pairs] == [*NAMES]
+    with pytest.warns(UserWarning, match="left out"):
+        every = diff_against(many, "base")
+    return in_order([compared(one) for one in every])
+
+
+def test_a_cell_for_each_run_and_site(kept: list[Comparison], tmp_path: Path) -> None:
+    frame = sites_frame(kept)
+    assert frame["b"].unique(maintain_order=True).to_list() == [one.b for one in kept]
+    for row, site in zip(
+        frame.iter_rows(named=True), [s for one in kept for s in one.sites], strict=True
+    ):
+        assert (row["site"], row["depth"], row["n_tokens"]) == (
+            site.site,
+            site.depth,
+            site.n_tokens,
+        )
+        for name in NUMBERS:
+            assert (row[name], row[f"{name}_stderr"]) == getattr(site, name)[:2]
+    picture = Picture(drift_grid_chart(frame), tmp_path)
+    assert picture.marks["rect mark"] == 9
+    assert [word for word in picture.words if word in SITES] == [*SITES]
+    most = max(site.relative_distance.value or 0 for site in kept[-1].sites)
+    assert f"few: {most:.4g} at" in picture.label
+    for row in frame.iter_rows(named=True):
+        assert f"{row['relative_distance']:.2g}" in picture.words
+
+
+@pytest.mark.parametrize("metric", ["cosine", "cka", "overlap"])
+def test_other_numbers_of_sites_are_drawn(
+    metric: str, kept: list[Comparison], tmp_path: Path
+) -> None:
+    picture = Picture(drift_grid_chart(sites_frame(kept), metric), tmp_path)
+    assert picture.marks["rect mark"] == 9
+    with pytest.raises(InputError, match="relative_distance, cosine"):
+        drift_grid_chart(sites_frame(kept), "effective_rank")
+
+
+def strips(text: str) -> dict[str, str]:
+    """The depth picture of each run, from the text."""
+    below = text[text.index("distance in depth") :]
+    found = {}
+    for line in below.splitlines():
+        if match := re.match(r" (near|far|few)-\S+ (.*?)  +[0-9.e-]+ +(embed|block|final)", line):
+            found[match[1]] = match[2]
+    return found
+
+
+def test_heights_are_distances_on_one_scale(kept: list[Comparison]) -> None:
+    drawn = strips(as_text(kept[0].a, kept))
+    assert drawn.keys() == {*NAMES}
+    every = [site.relative_distance.value for one in kept for site in one.sites]
+    most = max(value for value in every if value is not None)
+    for one in kept:
+        expected = [
+            "▁▂▃▄▅▆▇█"[min(7, int(8 * (site.relative_distance.value or 0) / most))]
+            for site in one.sites
+        ]
+        assert drawn[name_of(one.b)].strip() == "".join(expected)
+
+
+def test_many_sites_share_columns(kept: list[Comparison]) -> None:
+    one = kept[0]
+    site = one.sites[-1]
+    deep = [dataclasses.replace(site, site=f"block.{k}", depth=k) for k in range(1, 81)]
+    text = as_text(one.a, [dataclasses.replace(one, sites=deep)])
+    strip = strips(text)["near"].strip()
+    assert len(strip) == 27 <= STRIP  # three blocks in each
+    assert "largest of 3" in " ".join(text.split())
+
+
+# words that do not fit
+
+
+def test_usage_errors_are_one_message(many: Path) -> None:
+    wrong = (
+        ((), "--against BASE"),
+        (("base",), "--against BASE"),
+        (("base", "near", "far"), "--against BASE"),
+        (("base", "near", "-o", "d.svg"), "give --against BASE"),
+        (("--against", "base", "base"), "the only one named"),
+        (("--against", "nobody"), "names no run"),
+        (("--against", "base", "nobody"), "names no run"),
+        (("--against", "base", "no*body"), "no run 'no*body'"),
+        (("--against", "base", "other", "texts"), "another tokenizer"),
+        (("--against", "base", "--sites", "blok.1"), "no site 'blok.1'"),
+        (("--against", "base", "--prompts", "7"), "fewer than the 7"),
+        (("--against", "base", "--fail-if", "kl.men > 1"), "did you mean"),
+    )
+    for words, told in wrong:
+        done = invoke(many, *words)
+        assert (done.exit_code, done.stdout) == (2, ""), words
+        assert done.stderr.count("Error: ") == 1, words
+        assert told in " ".join(done.stderr.split()), words
+
+
+def test_a_base_without_a_prompt_is_refused(many: Path) -> None:
+    with pytest.raises(InputError, match="no shard is committed yet"):
+        against(many, "moments")
+
+
+def test_a_store_of_one_run(make_run: MakeRun) -> None:
+    made = make_run(LENGTHS, model="tiny/alone")
+    with pytest.raises(InputError, match="only one of the store"):
+        diff_against(made.root, "alone")
