@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
     from lpp.analyze.drift.drift import Drift
     from lpp.analyze.drift.gate import Verdict
 
-FORMATS = ("text", "json", "md")
+FORMATS = ("text", "json", "md", "html")
 PICTURES = ("svg", "png", "html")
-_SUFFIXES = {"json": "json", "md": "md"}
+_SUFFIXES = {"json": "json", "md": "md", "html": "html"}
 
 
 @click.command()
@@ -110,6 +111,7 @@ def diff(
     \b
         lpp-analyze diff ./lpp base tuned
         lpp-analyze diff ./lpp base ./other::tuned --skip-first 2 --tokens 20000
+        lpp-analyze diff ./lpp base tuned -o drift.html
         lpp-analyze diff ./lpp base int4 --format md -o drift.md \\
             --fail-if 'kl.mean > 0.01' --fail-if 'flips > 0.02'
         lpp-analyze diff ./lpp --against base
@@ -124,6 +126,7 @@ def diff(
     from lpp.analyze.report.report import check_output
 
     _check_usage(runs, base, strict=strict, conditions=conditions, output=output)
+    _check_page(base, form, output)
     if output is not None:
         check_output(output)
     gate = [parse_condition(condition) for condition in conditions]
@@ -201,8 +204,19 @@ def _check_usage(
             f"name two runs, RUN_A and RUN_B; there {'is' if len(runs) == 1 else 'are'} "
             f"{len(runs)}. --against BASE compares every run of STORE, or those named, with BASE."
         )
-    if base is None and _suffix(output) in PICTURES:
+    if base is None and _suffix(output) in ("svg", "png"):
         raise click.UsageError(f"{output}: a picture is of several runs; give --against BASE.")
+
+
+def _check_page(base: str | None, form: str | None, output: Path | None) -> None:
+    """Refuse a page of several runs, and one whose charts cannot be drawn."""
+    if (form or _SUFFIXES.get(_suffix(output))) != "html":
+        return
+    if base is not None and form is not None:
+        raise click.UsageError(
+            "--format html is the page of two runs. With --against, -o depth.html is the picture."
+        )
+    import_module("lpp.analyze.charts.library")  # now, not after an hour, says what is missing
 
 
 @contextmanager
@@ -228,6 +242,10 @@ def _show(
     form = form or _SUFFIXES.get(_suffix(output), "text")
     if form == "json":
         shown = text.as_json(found, verdicts)
+    elif form == "html":
+        from lpp.analyze.report.drift_page import drift_page
+
+        shown = drift_page(found, verdicts)
     else:
         shown = text.FORMATS[form](found, worst_tokens(found), verdicts)
     _write(shown, output, text.as_gate(verdicts))

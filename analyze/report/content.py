@@ -47,6 +47,9 @@ class Section:
 class Report:
     """All of it."""
 
+    title: str
+    about: Sentence
+    """What it is of, below the title."""
     store: str
     """Path of the store as it was given."""
     findings: tuple[Sentence, ...]
@@ -54,6 +57,7 @@ class Report:
     flags: Mapping[str, str]
     """Every flag in any table, with its explanation."""
     saved: tuple[SavedQuery, ...]
+    """None in the report of one comparison, which no database has to hold."""
     origin: Origin
 
 
@@ -152,10 +156,12 @@ def report(url: str, *, progress: Progress = SILENT) -> Report:
     progress.advance()
     progress.note("provenance read")
     return Report(
+        title="Latent performance profiles",
+        about=("Store ", Code(url)),
         store=url,
         findings=(*findings(answers), *drift_findings(answers)),
         sections=tuple(_sections(answers, [*charts(answers), *drift_charts(answers)], source)),
-        flags=_explained(answers),
+        flags=explained(answers),
         saved=tuple(saved_queries().values()),
         origin=source,
     )
@@ -238,8 +244,8 @@ def _set_aside(runs: pl.DataFrame) -> Iterator[Sentence]:
             yield Code(row["run"]), ": ", count, f" are set aside{where}; no number is of them."
 
 
-def _explained(answers: Answers) -> Mapping[str, str]:
-    """Flags that any shown table carries, sorted."""
+def explained(answers: Answers) -> Mapping[str, str]:
+    """Flags that any table carries, sorted, with their meanings."""
     known = {**correlations.MEANING, **flags.MEANING}
     found = {
         flag
@@ -248,5 +254,7 @@ def _explained(answers: Answers) -> Mapping[str, str]:
         for row in answer.frame["flags"]
         if row is not None
         for flag in row
-    } | set(answers["flags"].frame["flag"] if answers["flags"].frame.width else ())
+    }
+    if "flags" in answers and answers["flags"].frame.width:
+        found |= {*answers["flags"].frame["flag"]}
     return {flag: known.get(flag, "explained by a newer release") for flag in sorted(found)}

@@ -76,7 +76,7 @@ def as_text(
     """Two tables, the tokens that changed most and the gate, at 80 columns."""
     out = io.StringIO()
     out.write(f"A  {drift.pair.a.run.id}\nB  {drift.pair.b.run.id}\n")
-    for line in _said(drift):
+    for line in what_was_compared(drift):
         out.write(wrapped(line))
     out.write(_predictions(drift.predictions) + wrapped(_PREDICTIONS))
     out.write(_positions(drift) + wrapped(_POSITIONS))
@@ -105,7 +105,7 @@ def as_markdown(
     return "\n".join(_markdown(drift, worst, verdicts)) + "\n"
 
 
-def _said(drift: Drift) -> Iterator[str]:
+def what_was_compared(drift: Drift) -> Iterator[str]:
     """What was compared, and what was not."""
     every, compared = drift.pair.n_tokens(drift.first_position), len(drift.tokens)
     start = f", positions from {drift.first_position} on" if drift.first_position else ""
@@ -251,7 +251,7 @@ def _markdown(
 ) -> Iterator[str]:
     yield f"### Drift from {code(drift.pair.a.run.id)} (A) to {code(drift.pair.b.run.id)} (B)"
     yield ""
-    for line in _said(drift):
+    for line in what_was_compared(drift):
         yield f"- {escaped(line)}"
     if verdicts:
         yield ""
