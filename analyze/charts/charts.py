@@ -7,7 +7,7 @@ from lpp.analyze.charts.curves import depth_chart, depth_panels, entropy_chart, 
 from lpp.analyze.charts.drift import (
     drift_depth_chart,
     drift_depth_panels,
-    drift_histogram,
+    drift_histogram_chart,
     drift_positions_chart,
 )
 from lpp.analyze.charts.drift_grid import drift_grid_chart
@@ -24,7 +24,7 @@ __all__ = [
     "drift_depth_chart",
     "drift_depth_panels",
     "drift_grid_chart",
-    "drift_histogram",
+    "drift_histogram_chart",
     "drift_positions_chart",
     "embedded",
     "entropy_chart",

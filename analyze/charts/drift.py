@@ -4,6 +4,7 @@ A line for each pair of runs. All axes of drift are logarithmic: quantising to e
 three differ by orders of magnitude. What is exactly 0 has no place there and is told.
 """
 
+from itertools import pairwise
 from typing import Any, Final
 
 import polars as pl
@@ -22,7 +23,7 @@ from lpp.analyze.charts.rows import (
     rows,
     says,
 )
-from lpp.analyze.charts.theme import Series
+from lpp.analyze.charts.theme import Series, letters
 
 COMMAND: Final = "lpp-analyze diff STORE RUN_A RUN_B"
 MEANING: Final = "95 % intervals over prompts"
@@ -90,7 +91,7 @@ def drift_positions_chart(positions: pl.DataFrame) -> Any:
     return filling(lines(found, lay, words))
 
 
-def drift_histogram(bins: pl.DataFrame) -> Any:
+def drift_histogram_chart(bins: pl.DataFrame) -> Any:
     """Share of the tokens in each bin of KL, on a log axis; tokens with a KL of 0 are told.
 
     bins: rows with `run_a`, `run_b`, the ends of a bin `kl_from` and `kl_below` (null: exactly 0),
@@ -192,7 +193,7 @@ def _with_bars(frame: pl.DataFrame, name: str) -> pl.DataFrame:
 
 def _points(frame: pl.DataFrame, name: str, what: str) -> tuple[list[Row], Series, list[str]]:
     """Rows in which `name` has a place on a log axis, with `series`; the series; who has none."""
-    series, labels = curves_of(frame.with_columns(pair_names(frame).alias("run")))
+    series, labels = _curves(frame)
     found = [
         {"series": label, **row}
         for label, row in zip(labels, rows(frame), strict=True)
@@ -205,15 +206,31 @@ def _points(frame: pl.DataFrame, name: str, what: str) -> tuple[list[Row], Serie
     return found, series, notes
 
 
+def _curves(frame: pl.DataFrame) -> tuple[Series, list[str]]:
+    """A series for each pair and first position, and the label of each row. Letters begin with B:
+    A is what a pair is compared with.
+    """
+    series, labels = curves_of(frame.with_columns(pair_names(frame).alias("run")))
+    names = letters(len(series.labels) + 1)
+    following = dict(pairwise(names))
+
+    def moved(label: str) -> str:
+        letter, space, name = label.partition(" ")
+        head, dash, first = letter.partition("-")
+        return f"{following[head]}{dash}{first}{space}{name}"
+
+    return Series(tuple(map(moved, series.labels)), series.runs), list(map(moved, labels))
+
+
 def _compared_with(frame: pl.DataFrame) -> list[str]:
     """A note of the run that all pairs begin with, where there is one."""
     runs = frame["run_a"].unique().to_list()
-    return [f"Compared with {plain(runs[0])}."] if len(runs) == 1 else []
+    return [f"Compared with A, {plain(runs[0])}."] if len(runs) == 1 else []
 
 
 def _zeros(bins: pl.DataFrame) -> list[str]:
     """A note of the tokens whose KL is exactly 0, which no log axis shows."""
-    _, labels = curves_of(bins.with_columns(pair_names(bins).alias("run")))
+    _, labels = _curves(bins)
     letters = [label.partition(" ")[0] for label in labels]
     zeros = [
         f"{letter} {share:.1%}"

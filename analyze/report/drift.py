@@ -139,7 +139,7 @@ def drift_charts(answers: Answers) -> Iterator[ChartView]:
             "KL per token",
             "How the tokens spread: the share of the tokens in each bin of KL, four bins to a "
             "decade. What lies below 1e-9 nats is rounding, and in the first bin.",
-            library.drift_histogram,
+            library.drift_histogram_chart,
             answers[DRIFT_HISTOGRAM.name],
         ),
     ):

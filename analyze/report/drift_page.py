@@ -102,7 +102,7 @@ def drift_page(found: Drift, verdicts: Sequence[Verdict] = ()) -> str:
         )
     ]
     if verdicts:
-        lead = "The end of the interval towards the threshold decides; `decisive` is what did."
+        lead = "The end of the interval towards the threshold decides; the column decisive has it."
         sections.append(Section("gate", "Gate", lead, (), (_shown(answers[GATE.name], found),)))
     for name, title, lead, queries in _OUTLINE:
         drawn = tuple(c for c in charts if _CHARTS.get(c.name, "predictions") == name)
@@ -179,11 +179,12 @@ def _gate(verdicts: Sequence[Verdict]) -> pl.DataFrame:
 def _shown(one: Answer, found: Drift) -> Answer:
     """An answer without what is the same in every row, and the Python that gives its rows."""
     query = one.query
-    key = tuple(name for name in query.key if name not in _OF_THE_PAGE)
+    same = _OF_THE_PAGE if found.seed is not None else (*_OF_THE_PAGE, "n_drawn")
+    key = tuple(name for name in query.key if name not in same)
     text = f"{_call(found)}\n{_CODE[query.name]}"
     return Answer(
         replace(query, key=key, sql=text, language="Python"),
-        one.frame.drop(_OF_THE_PAGE, strict=False),
+        one.frame.drop(same, strict=False),
     )
 
 
@@ -209,7 +210,9 @@ def _named(found: Drift) -> tuple[str, str, str]:
 
 
 def _options(found: Drift) -> dict[str, int]:
-    options = {"prompts": found.pair.n_prompts, "first_position": found.first_position}
+    options = {"prompts": found.pair.n_prompts}
+    if found.first_position:
+        options["first_position"] = found.first_position
     if found.seed is not None:
         options |= {"tokens": len(found.tokens), "seed": found.seed}
     return options

@@ -41,13 +41,23 @@ DRIFT_HISTOGRAM: Final = Query(
     "KL per token: how many tokens have how much, four bins to a decade",
     "drift_tokens",
     ("run_a", "run_b", "kl_from"),
-    "SELECT run_a, run_b, pow(10, bin / 4) AS kl_from, pow(10, (bin + 1) / 4) AS kl_below,\n"
-    "  count(*) AS n_tokens, count(*) / sum(count(*)) OVER (PARTITION BY run_a, run_b) AS share\n"
-    "FROM (\n"
-    "  SELECT run_a, run_b,\n"
-    "    CASE WHEN kl > 0 THEN least(greatest(floor(4 * log10(kl)), -36), 16) END AS bin\n"
-    "  FROM drift_tokens WHERE kl IS NOT NULL\n"
-    ") GROUP BY run_a, run_b, bin ORDER BY run_a, run_b, bin",
+    "WITH bins AS (\n"
+    "  SELECT run_a, run_b, count(*) AS n_tokens,\n"
+    "    CASE WHEN kl > 0 THEN least(greatest(floor(4 * log10(kl)), -36), 16)::INTEGER END AS bin\n"
+    "  FROM drift_tokens WHERE kl IS NOT NULL GROUP BY ALL\n"
+    "),\n"
+    "every AS (\n"
+    "  SELECT run_a, run_b, unnest(range(min(bin), max(bin) + 1)) AS bin\n"
+    "  FROM bins GROUP BY run_a, run_b\n"
+    "  UNION ALL SELECT run_a, run_b, NULL FROM bins WHERE bin IS NULL\n"
+    ")\n"
+    "SELECT every.run_a, every.run_b, pow(10, every.bin / 4) AS kl_from,\n"
+    "  pow(10, (every.bin + 1) / 4) AS kl_below, coalesce(n_tokens, 0) AS n_tokens,\n"
+    "  coalesce(n_tokens, 0)\n"
+    "    / sum(n_tokens) OVER (PARTITION BY every.run_a, every.run_b) AS share\n"
+    "FROM every LEFT JOIN bins ON bins.run_a = every.run_a AND bins.run_b = every.run_b\n"
+    "  AND bins.bin IS NOT DISTINCT FROM every.bin\n"
+    "ORDER BY every.run_a, every.run_b, every.bin",
     _COMMAND,
 )
 

@@ -16,7 +16,7 @@ from report_tables import database, make_store, run_id
 from lpp.analyze import diff
 from lpp.analyze.charts.drift import (
     drift_depth_panels,
-    drift_histogram,
+    drift_histogram_chart,
     drift_positions_chart,
 )
 from lpp.analyze.charts.export import specification
@@ -183,7 +183,7 @@ def test_charts_without_values_say_so() -> None:
         {**same, "n_tokens": [9], "share": [1.0]},
         schema_overrides={"kl_from": pl.Float64, "kl_below": pl.Float64},
     )
-    assert "none of them with a value" in specification(drift_histogram(zeros))["description"]
+    assert "none of them with a value" in specification(drift_histogram_chart(zeros))["description"]
 
 
 # the page of one comparison
