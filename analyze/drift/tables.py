@@ -1,7 +1,7 @@
 """Drift as tables of the database of a store, beside those of earlier comparisons.
 
-A million tokens of `drift_tokens` take 55 MB of the file, 55 bytes a token, and 200 bytes a token of
-memory beside the frame while they are written. Every command copies them into its new file.
+A million tokens of `drift_tokens` take 55 MB of the file, 55 bytes a token. While they are written
+they take 200 MB of memory beside their frame. Every command copies them into its new file.
 """
 
 from collections.abc import Mapping
