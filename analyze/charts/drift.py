@@ -37,7 +37,7 @@ PANELS: Final = {
 ROUNDING: Final = 1e-12
 """Of a CKA: what is nearer to 1 is drawn as 1."""
 
-_PAIR: Final = ("run_a", "run_b")
+_PAIR: Final = ["run_a", "run_b"]
 
 
 def drift_depth_chart(sites: pl.DataFrame, *, columns: int = 2) -> Any:
@@ -79,13 +79,19 @@ def drift_positions_chart(positions: pl.DataFrame) -> Any:
     if not found:
         return says(title, nothing("KL", positions, COMMAND))
     lay = Lines(
-        series=series, x="first", y="kl", low="bar_low", high="bar_high", log_x=True, log_y=True
+        series=series,
+        x="first",
+        y="kl",
+        low="bar_low",
+        high="bar_high",
+        log_x=any(row["first"] for row in found),
+        log_y=True,
     )
     words = Words(
         title=title,
         notes=[*_compared_with(frame), *bars(found, "bar_high", MEANING), *notes],
         description=f"{title}, in nats, log axes. {ranges(found, lay, 'position {:g}')}",
-        x="first position of the band (log)",
+        x=f"first position of the band{' (log)' if lay.log_x else ''}",
         y="mean KL in nats (log)",
     )
     return filling(lines(found, lay, words))
@@ -193,6 +199,7 @@ def _with_bars(frame: pl.DataFrame, name: str) -> pl.DataFrame:
 
 def _points(frame: pl.DataFrame, name: str, what: str) -> tuple[list[Row], Series, list[str]]:
     """Rows in which `name` has a place on a log axis, with `series`; the series; who has none."""
+    frame = frame.drop_nulls(_PAIR)
     series, labels = _curves(frame)
     found = [
         {"series": label, **row}

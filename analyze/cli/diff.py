@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lpp.analyze.cli.options import ERROR_SITES, jobs_option, names
-from lpp.store.commands.console import debug_option, write_exact
+from lpp.store.commands.console import debug_option
 from lpp.store.commands.progress import progress
 from lpp.store.errors import InputError, LppError
 
@@ -120,7 +120,7 @@ def diff(
     from lpp.analyze.drift.against import against, compared
     from lpp.analyze.drift.drift import drift, n_steps
     from lpp.analyze.drift.gate import check_conditions, needs_errors, parse_condition, verdict
-    from lpp.analyze.drift.pair import pair_of, require_rows, run_of
+    from lpp.analyze.drift.pair import Pair, pair_of, require_rows, run_of
     from lpp.analyze.drift.predictions import why_no_logits
     from lpp.analyze.drift.sites import common_sites
     from lpp.analyze.report.report import check_output
@@ -130,7 +130,8 @@ def diff(
     if output is not None:
         check_output(output)
     gate = [parse_condition(condition) for condition in conditions]
-    left_out: dict[str, str] = {}
+    pairs: Sequence[Pair]
+    left_out: Mapping[str, str] = {}
     if base is None:
         pairs = [pair_of(run_of(store, runs[0]).run, run_of(store, runs[1]).run, prompts)]
         require_rows(pairs[0])
@@ -150,22 +151,23 @@ def diff(
     comparisons, failed = [], False
     with progress("Drift", sum(steps), "tokens") as bar:
         for pair, common in zip(pairs, chosen, strict=True):
-            found = drift(
-                pair,
-                sites=common,
-                first_position=skip_first,
-                tokens=tokens,
-                seed=seed,
-                errors=errors or ("all" if not strict and needs_errors(gate, common) else "final"),
-                jobs=jobs,
-                progress=bar,
-            )
-            _keep(found)
             with _of_run(base and pair.b.run.id):
+                found = drift(
+                    pair,
+                    sites=common,
+                    first_position=skip_first,
+                    tokens=tokens,
+                    seed=seed,
+                    errors=errors
+                    or ("all" if not strict and needs_errors(gate, common) else "final"),
+                    jobs=jobs,
+                    progress=bar,
+                )
                 verdicts = [
                     verdict(condition, found.predictions, found.sites, strict=strict)
                     for condition in gate
                 ]
+            _keep(found)
             failed |= any(one.failed for one in verdicts)
             if base is not None:
                 comparisons.append(compared(found, verdicts))
@@ -206,6 +208,8 @@ def _check_usage(
         )
     if base is None and _suffix(output) in ("svg", "png"):
         raise click.UsageError(f"{output}: a picture is of several runs; give --against BASE.")
+    if base is not None and _suffix(output) in PICTURES:
+        import_module("lpp.analyze.charts.library")  # now, not after an hour, says what is missing
 
 
 def _check_page(base: str | None, form: str | None, output: Path | None) -> None:
@@ -225,7 +229,9 @@ def _of_run(run: str | None) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        raise InputError(f"{run}: {error}" if run else str(error), kind=error.kind) from None
+        if run is None:
+            raise
+        raise InputError(f"{run}: {error}", kind=error.kind) from None
 
 
 def _suffix(output: Path | None) -> str:
@@ -272,7 +278,7 @@ def _show_all(
         from lpp.analyze.drift.against import in_order, sites_frame
 
         save_chart(drift_grid_chart(sites_frame(in_order(comparisons))), output)
-        write_exact(table(form) if form else text.as_gates(comparisons))
+        _write(table(form) if form else text.as_gates(comparisons), None, "")
         click.echo(output, err=form is not None)
         return
     shown = table(form or _SUFFIXES.get(_suffix(output), "text"))
