@@ -240,7 +240,7 @@ def _zeros(bins: pl.DataFrame) -> list[str]:
     _, labels = _curves(bins)
     letters = [label.partition(" ")[0] for label in labels]
     zeros = [
-        f"{letter} {share:.1%}"
+        f"{letter} {100 * share:.1f} %"
         for letter, low, share in zip(letters, bins["kl_from"], bins["share"], strict=True)
         if low is None
     ]
