@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from lpp.analyze.benchmarks.correlations import correlate as correlate
     from lpp.analyze.charts.charts import correlation_chart as correlation_chart
     from lpp.analyze.charts.charts import depth_chart as depth_chart
+    from lpp.analyze.charts.charts import drift_depth_chart as drift_depth_chart
     from lpp.analyze.charts.charts import drift_grid_chart as drift_grid_chart
+    from lpp.analyze.charts.charts import drift_histogram_chart as drift_histogram_chart
+    from lpp.analyze.charts.charts import drift_positions_chart as drift_positions_chart
     from lpp.analyze.charts.charts import entropy_chart as entropy_chart
     from lpp.analyze.charts.charts import profile_chart as profile_chart
     from lpp.analyze.charts.charts import save_chart as save_chart
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from lpp.analyze.drift.drift import diff as diff
     from lpp.analyze.drift.scans import scan_drift_sites as scan_drift_sites
     from lpp.analyze.drift.scans import scan_drift_tokens as scan_drift_tokens
+    from lpp.analyze.drift.tables import write_drift as write_drift
     from lpp.analyze.metrics.metric import Metric as Metric
     from lpp.analyze.metrics.registry import METRICS as METRICS
     from lpp.analyze.numerics.cka import linear_cka as linear_cka
@@ -65,7 +69,10 @@ _HOME = {
     "depth_chart": "charts.charts",
     "diff": "drift.drift",
     "diff_against": "drift.against",
+    "drift_depth_chart": "charts.charts",
     "drift_grid_chart": "charts.charts",
+    "drift_histogram_chart": "charts.charts",
+    "drift_positions_chart": "charts.charts",
     "effective_rank": "numerics.spectrum",
     "eigenvalues": "numerics.spectrum",
     "entropy_chart": "charts.charts",
@@ -86,6 +93,7 @@ _HOME = {
     "spectrum_chart": "charts.charts",
     "training_chart": "charts.charts",
     "top_share": "numerics.spectrum",
+    "write_drift": "drift.tables",
     "write_report": "report.report",
 }
 __all__ = sorted(_HOME)  # noqa: PLE0605

@@ -4,6 +4,12 @@ README.md beside this file shows the use and says why Altair.
 """
 
 from lpp.analyze.charts.curves import depth_chart, depth_panels, entropy_chart, spectrum_chart
+from lpp.analyze.charts.drift import (
+    drift_depth_chart,
+    drift_depth_panels,
+    drift_histogram_chart,
+    drift_positions_chart,
+)
 from lpp.analyze.charts.drift_grid import drift_grid_chart
 from lpp.analyze.charts.export import chart_script, embedded, save_chart, specification
 from lpp.analyze.charts.grids import correlation_chart, sensitivity_chart
@@ -15,7 +21,11 @@ __all__ = [
     "correlation_chart",
     "depth_chart",
     "depth_panels",
+    "drift_depth_chart",
+    "drift_depth_panels",
     "drift_grid_chart",
+    "drift_histogram_chart",
+    "drift_positions_chart",
     "embedded",
     "entropy_chart",
     "profile_chart",

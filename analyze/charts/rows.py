@@ -19,7 +19,7 @@ from lpp.store.errors import ErrorKind, InputError
 
 Row = dict[str, Any]
 SETTING: Final = ("context", "n_prompts")
-_HASH: Final = re.compile(r"-[0-9a-f]{8}$")
+HASH: Final = re.compile(r"-[0-9a-f]{8}$")
 
 
 def checked(frame: pl.DataFrame, table: str, columns: Iterable[str]) -> pl.DataFrame:
@@ -88,7 +88,7 @@ def series_of(runs: Iterable[str]) -> tuple[Series, dict[str, str]]:
     The hash at the end of a run id is left out where the rest tells the runs apart.
     """
     every = sorted(set(runs))
-    bare = [_HASH.sub("", run) for run in every]
+    bare = [HASH.sub("", run) for run in every]
     names = [b if bare.count(b) == 1 else run for run, b in zip(every, bare, strict=True)]
     labels = [
         f"{letter} {shortened(plain(name))}"

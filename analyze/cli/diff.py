@@ -11,16 +11,16 @@ import click
 from lpp.analyze.cli.options import ERROR_SITES, executor_options, names
 from lpp.store.commands.console import debug_option
 from lpp.store.commands.progress import progress
-from lpp.store.errors import InputError
+from lpp.store.errors import InputError, LppError
 
 if TYPE_CHECKING:
     from lpp.analyze.drift.against import Comparison
     from lpp.analyze.drift.drift import Drift
     from lpp.analyze.drift.gate import Verdict
 
-FORMATS = ("text", "json", "md")
+FORMATS = ("text", "json", "md", "html")
 PICTURES = ("svg", "png", "html")
-_SUFFIXES = {"json": "json", "md": "md"}
+_SUFFIXES = {"json": "json", "md": "md", "html": "html"}
 
 
 @click.command()
@@ -113,6 +113,7 @@ def diff(
     \b
         lpp-analyze diff ./lpp base tuned
         lpp-analyze diff ./lpp base ./other::tuned --skip-first 2 --tokens 20000
+        lpp-analyze diff ./lpp base tuned -o drift.html
         lpp-analyze diff ./lpp base int4 --format md -o drift.md \\
             --fail-if 'kl.mean > 0.01' --fail-if 'flips > 0.02'
         lpp-analyze diff ./lpp --against base
@@ -128,6 +129,7 @@ def diff(
     from lpp.analyze.report.report import check_output
 
     _check_usage(runs, base, strict=strict, conditions=conditions, output=output)
+    _check_page(base, form, output)
     if output is not None:
         check_output(output)
     gate = [parse_condition(condition) for condition in conditions]
@@ -171,6 +173,7 @@ def diff(
                     verdict(condition, found.predictions, found.sites, strict=strict)
                     for condition in gate
                 ]
+            _keep(found)
             failed |= any(one.failed for one in verdicts)
             if base is not None:
                 comparisons.append(compared(found, verdicts))
@@ -179,6 +182,18 @@ def diff(
     else:
         _show_all(base, comparisons, left_out, form, output)
     return int(failed)
+
+
+def _keep(found: "Drift") -> None:
+    """Put the comparison into the database of its store; where that cannot be, say so in a line."""
+    from lpp.analyze.drift.tables import stores, write_drift
+
+    try:
+        write_drift(found)
+    except LppError as error:
+        click.echo(f"The comparison is not in the database: {error}", err=True)
+    if len(stores(found.pair)) > 1:
+        click.echo("A and B lie in two stores: the comparison is in no database.", err=True)
 
 
 def _check_usage(
@@ -201,6 +216,17 @@ def _check_usage(
         raise click.UsageError(f"{output}: a picture is of several runs; give --against BASE.")
     if base is not None and _suffix(output) in PICTURES:
         import_module("lpp.analyze.charts.library")  # now, not after an hour, says what is missing
+
+
+def _check_page(base: str | None, form: str | None, output: Path | None) -> None:
+    """Refuse a page of several runs, and one whose charts cannot be drawn."""
+    if (form or _SUFFIXES.get(_suffix(output))) != "html":
+        return
+    if base is not None and form is not None:
+        raise click.UsageError(
+            "--format html is the page of two runs. With --against, -o depth.html is the picture."
+        )
+    import_module("lpp.analyze.charts.library")  # now, not after an hour, says what is missing
 
 
 @contextmanager
@@ -228,6 +254,10 @@ def _show(
     form = form or _SUFFIXES.get(_suffix(output), "text")
     if form == "json":
         shown = text.as_json(found, verdicts)
+    elif form == "html":
+        from lpp.analyze.report.drift_page import drift_page
+
+        shown = drift_page(found, verdicts)
     else:
         shown = text.FORMATS[form](found, worst_tokens(found), verdicts)
     _write(shown, output, text.as_gate(verdicts))

@@ -39,6 +39,23 @@ _COMPUTED: Final = (
     Column("table", "VARCHAR", "table whose rows carry it"),
     Column("of", "VARCHAR", "run, or profile metric of a correlation"),
     Column("n_rows", "BIGINT", "rows that carry it", "rows"),
+    Column("kl_from", "DOUBLE", "of tokens from this KL(A || B) on; none: 0", "nats"),
+    Column("kl_below", "DOUBLE", "to below this one", "nats"),
+    Column("n_tokens", "BIGINT", "compared", "tokens"),
+    Column("first", "INTEGER", "first position of the band", "tokens"),
+    Column("end", "INTEGER", "first position after the band", "tokens"),
+    Column("flips", "DOUBLE", "tokens whose likeliest next token differs", "share"),
+    Column("text_so_far", "VARCHAR", "the text up to this position"),
+    Column("came", "VARCHAR", "the token that followed; ␣ is a space"),
+    Column("expected_a", "VARCHAR", "the likeliest token there, of A"),
+    Column("expected_b", "VARCHAR", "the likeliest token there, of B"),
+    Column("probability_a", "DOUBLE", "of expected_a in A", "share"),
+    Column("probability_b", "DOUBLE", "of expected_b in B", "share"),
+    Column("change", "DOUBLE", "|ln p of what followed, B - A|", "nats"),
+    Column("condition", "VARCHAR", "of --fail-if"),
+    Column("outcome", "VARCHAR", "fail where the condition is met"),
+    Column("value", "DOUBLE", "of the number", "of the number"),
+    Column("decisive", "DOUBLE", "what was compared with the threshold", "of the number"),
     Column("other_site", "BOOLEAN", "no site in common"),
     Column("other_context", "BOOLEAN", "no context in common"),
     Column("other_n_prompts", "BOOLEAN", "no number of prompts in common"),
@@ -84,7 +101,7 @@ def ask(url: str | os.PathLike[str], queries: Iterable[Query]) -> dict[str, Answ
     Raises FormatError for what is not a store, ConflictError(IN_USE) beside a writer.
     """
     with _connection(url) as connection:
-        return {query.name: _answer(connection, query) for query in queries}
+        return {query.name: answer(connection, query) for query in queries}
 
 
 def ask_views(url: str | os.PathLike[str], query: Query) -> Answer:
@@ -93,12 +110,13 @@ def ask_views(url: str | os.PathLike[str], query: Query) -> Answer:
 
     try:
         with connect(url) as connection:
-            return _answer(connection, query)
+            return answer(connection, query)
     except LppError as error:
         return Answer(query, pl.DataFrame(), str(error).rstrip("."))
 
 
-def _answer(connection: "DuckDBPyConnection", query: Query) -> Answer:
+def answer(connection: "DuckDBPyConnection", query: Query) -> Answer:
+    """The answer to a query over the tables of `connection`."""
     import duckdb
 
     try:
@@ -110,19 +128,26 @@ def _answer(connection: "DuckDBPyConnection", query: Query) -> Answer:
 
 @contextmanager
 def _connection(url: str | os.PathLike[str]) -> Iterator["DuckDBPyConnection"]:
-    import duckdb
-
     from lpp.sql import connect
-    from lpp.sql.schema.ddl import create_table
 
     try:
         connection = connect(url, token_stats=False)
     except InputError as error:
         if error.kind is not ErrorKind.NOT_FOUND:
             raise
-        connection = duckdb.connect()  # nothing was profiled: the declared tables, empty
-        for table in TABLES.values():
-            for statement in create_table(table):
-                connection.execute(statement)
+        connection = empty_tables()  # nothing was profiled
     with connection:
         yield connection
+
+
+def empty_tables() -> "DuckDBPyConnection":
+    """A connection to the declared tables, in memory and empty."""
+    import duckdb
+
+    from lpp.sql.schema.ddl import create_table
+
+    connection = duckdb.connect()
+    for table in TABLES.values():
+        for statement in create_table(table):
+            connection.execute(statement)
+    return connection

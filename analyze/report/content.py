@@ -9,6 +9,17 @@ import polars as pl
 from lpp.analyze.benchmarks import correlations
 from lpp.analyze.report.answers import Answer, Answers, ask
 from lpp.analyze.report.charts import ChartView, charts, eigenvalues
+from lpp.analyze.report.drift import (
+    LEAD,
+    SECTION,
+    TABLES,
+    TITLE,
+    drift_charts,
+    drift_findings,
+    position_answer,
+    token_answer,
+)
+from lpp.analyze.report.drift_queries import DRIFT_POSITIONS, DRIFT_QUERIES, DRIFT_TOKENS
 from lpp.analyze.report.findings import findings
 from lpp.analyze.report.provenance import Origin, origin
 from lpp.analyze.report.queries import EIGENVALUES, PLANS, QUERIES, SURPRISES, whole
@@ -36,6 +47,9 @@ class Section:
 class Report:
     """All of it."""
 
+    title: str
+    about: Sentence
+    """What it is of, below the title."""
     store: str
     """Path of the store as it was given."""
     findings: tuple[Sentence, ...]
@@ -43,6 +57,7 @@ class Report:
     flags: Mapping[str, str]
     """Every flag in any table, with its explanation."""
     saved: tuple[SavedQuery, ...]
+    """None in the report of one comparison, which no database has to hold."""
     origin: Origin
 
 
@@ -77,6 +92,7 @@ OUTLINE: Final = (
         "same prompts at one site, context and number of prompts.",
         ("training",),
     ),
+    _Outline(SECTION, TITLE, LEAD, TABLES),
     _Outline(
         "depth",
         "Where in depth",
@@ -115,29 +131,37 @@ OUTLINE: Final = (
 """The order in which a reader asks."""
 
 
+_ONLY_DRAWN: Final = ("training", SECTION)
+"""Sections that are there only with a chart."""
+
+
 def report(url: str, *, progress: Progress = SILENT) -> Report:
     """Read the store at `url`; nothing is computed but charts.
 
     Raises FormatError for what is not a store, ConflictError(IN_USE) beside a writer,
     MachineError(NO_PACKAGE) without the charts' library.
     """
-    answers = ask(url, QUERIES)
+    answers = ask(url, (*QUERIES, *DRIFT_QUERIES))
     progress.advance()
     progress.note("tables read")
     answers[EIGENVALUES.name] = eigenvalues(url)
     progress.advance()
     progress.note("spectra read")
     answers[SURPRISES.name] = surprises(url)
+    answers[DRIFT_POSITIONS.name] = position_answer(url, answers)
+    answers[DRIFT_TOKENS.name] = token_answer(url, answers)
     progress.advance()
     progress.note("surprises read")
     source = origin(url, answers[PLANS.name].frame)
     progress.advance()
     progress.note("provenance read")
     return Report(
+        title="Latent performance profiles",
+        about=("Store ", Code(url)),
         store=url,
-        findings=tuple(findings(answers)),
-        sections=tuple(_sections(answers, list(charts(answers)), source)),
-        flags=_explained(answers),
+        findings=(*findings(answers), *drift_findings(answers)),
+        sections=tuple(_sections(answers, [*charts(answers), *drift_charts(answers)], source)),
+        flags=explained(answers),
         saved=tuple(saved_queries().values()),
         origin=source,
     )
@@ -145,7 +169,7 @@ def report(url: str, *, progress: Progress = SILENT) -> Report:
 
 def _sections(answers: Answers, drawn: Sequence[ChartView], source: Origin) -> Iterator[Section]:
     for outline in OUTLINE:
-        if outline.name == "training" and not any(c.section == "training" for c in drawn):
+        if outline.name in _ONLY_DRAWN and not any(c.section == outline.name for c in drawn):
             continue  # most stores have no series
         # pairs without a common setting: no table of them is the rule
         shown = [name for name in outline.queries if name != "apart" or answers[name].frame.height]
@@ -220,8 +244,8 @@ def _set_aside(runs: pl.DataFrame) -> Iterator[Sentence]:
             yield Code(row["run"]), ": ", count, f" are set aside{where}; no number is of them."
 
 
-def _explained(answers: Answers) -> Mapping[str, str]:
-    """Flags that any shown table carries, sorted."""
+def explained(answers: Answers) -> Mapping[str, str]:
+    """Flags that any table carries, sorted, with their meanings."""
     known = {**correlations.MEANING, **flags.MEANING}
     found = {
         flag
@@ -230,5 +254,7 @@ def _explained(answers: Answers) -> Mapping[str, str]:
         for row in answer.frame["flags"]
         if row is not None
         for flag in row
-    } | set(answers["flags"].frame["flag"] if answers["flags"].frame.width else ())
+    }
+    if "flags" in answers and answers["flags"].frame.width:
+        found |= {*answers["flags"].frame["flag"]}
     return {flag: known.get(flag, "explained by a newer release") for flag in sorted(found)}

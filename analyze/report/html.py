@@ -17,7 +17,7 @@ from lpp.analyze.report.charts import Panels
 from lpp.analyze.report.content import Report
 from lpp.analyze.report.queries import PLANS, Query
 from lpp.analyze.report.tables import FIRST_ROWS, TableView
-from lpp.analyze.report.words import Sentence
+from lpp.analyze.report.words import Sentence, plain
 from lpp.store.commands.escaping import escape
 
 OPEN_ROWS: Final = 25
@@ -52,6 +52,7 @@ def as_html(report: Report) -> str:
     views = {a.query.name: TableView(a) for a in _answers(report) if a.missing is None}
     return template.render(
         report=report,
+        about=plain(report.about),
         views=views,
         panels=specifications,
         paragraphs=list(paragraphs(report.findings)),

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
@@ -12,8 +12,9 @@ import polars as pl
 
 from lpp.analyze.runs.capture_command import capture_command, part
 from lpp.analyze.runs.incomplete import incomplete
-from lpp.store import open_store
+from lpp.store import Run, open_store
 from lpp.store.errors import FormatError
+from lpp.store.format.documents import canonical_json
 from lpp.store.format.keys import DATABASE_KEY, SHARDS_KEY
 from lpp.store.objects.locate import objects_at
 from lpp.store.objects.place import Place
@@ -62,6 +63,19 @@ def origin(url: str, runs: pl.DataFrame) -> Origin:
         versions=tuple(_versions()),
         runs=tuple(_run_origin(store.runs, run, plan) for run, plan in known.items()),
         unprofiled=tuple(run for run in store.runs if run not in known),
+    )
+
+
+def origin_of(runs: Sequence[Run]) -> Origin:
+    """Provenance of some runs, of any stores, without a database."""
+    return Origin(
+        database=None,
+        versions=tuple(_versions()),
+        runs=tuple(
+            _run_origin({run.id: run}, run.id, canonical_json(run.plan.document).decode())
+            for run in runs
+        ),
+        unprofiled=(),
     )
 
 

@@ -43,7 +43,7 @@ class Query:
     """Of `sql`: eigenvalues are no table of the database."""
 
 
-def _with_intervals(names: tuple[str, ...], *, prefixes: bool = False) -> str:
+def with_intervals(names: tuple[str, ...], *, prefixes: bool = False) -> str:
     """Columns of numbers, each with the ends of its interval, and the prefix it came from."""
     ends = ("", "_ci_low", "_ci_high", *(("_prefix",) if prefixes else ()))
     return ",\n  ".join(", ".join(f"{name}{end}" for end in ends) for name in names)
@@ -72,7 +72,7 @@ PROFILES: Final = Query(
     "profiles",
     TABLES["profiles"].key,
     f"SELECT {_key('profiles', 'run', 'site')}, flags,\n  "
-    f"{_with_intervals(PROFILE_METRICS, prefixes=True)}\n"
+    f"{with_intervals(PROFILE_METRICS, prefixes=True)}\n"
     "FROM profiles ORDER BY context, n_prompts, run",
     "lpp-analyze profile STORE",
 )
@@ -93,7 +93,7 @@ TRAINING: Final = Query(
     TABLES["profiles"].key,
     "SELECT series, step, run, site, p.context, p.n_prompts, first_position, p.corpus,\n"
     "  p.prompt_set, flags,\n  "
-    f"{_with_intervals(PROFILE_METRICS, prefixes=True)}\n"
+    f"{with_intervals(PROFILE_METRICS, prefixes=True)}\n"
     "FROM profiles p JOIN runs USING (run) WHERE series IS NOT NULL\n"
     "ORDER BY series, p.prompt_set, p.context, p.n_prompts, first_position, step, run",
     "lpp-analyze profile STORE",
@@ -101,7 +101,7 @@ TRAINING: Final = Query(
 
 _OF_LAYERS: Final = tuple(name for name in TABLES["spectra"].key if name != "prefix")
 _NUMBERS_OF_LAYERS: Final = (
-    f"{_with_intervals(('participation_ratio', 'effective_rank'))},\n"
+    f"{with_intervals(('participation_ratio', 'effective_rank'))},\n"
     "  participation_ratio_stderr, effective_rank_stderr,\n"
     "  participation_ratio_norm, effective_rank_norm, top_share"
 )
@@ -145,7 +145,7 @@ SPECTRA: Final = Query(
     "spectra",
     TABLES["spectra"].key,
     f"SELECT {_key('spectra')}, depth, n_tokens, dim, rank_bound,\n  "
-    f"{_with_intervals(('participation_ratio', 'effective_rank', 'top_share'))}\n"
+    f"{with_intervals(('participation_ratio', 'effective_rank', 'top_share'))}\n"
     "FROM spectra ORDER BY context, n_prompts, run, depth, site, prefix",
     "lpp-analyze profile STORE",
 )
@@ -155,7 +155,7 @@ ENTROPY: Final = Query(
     "Entropy of the next token after each prefix",
     "entropy",
     ("run", "context", "prefix", "n_prompts"),
-    f"SELECT run, context, prefix, n_prompts,\n  {_with_intervals(('entropy', 'entropy_norm'))},\n"
+    f"SELECT run, context, prefix, n_prompts,\n  {with_intervals(('entropy', 'entropy_norm'))},\n"
     "  short_prompts, distinct_prefixes\n"
     "FROM entropy ORDER BY context, n_prompts, run, prefix",
     "lpp-analyze profile STORE",

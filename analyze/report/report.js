@@ -134,8 +134,8 @@
     row(row) {
       const cells = this.data.columns.map((column, place) => this.cell(column, row, place));
       const what = this.data.key.map((name) => text(this.column(name), row)).join(", ");
-      const button = element("button", { type: "button", textContent: "SQL" });
-      button.setAttribute("aria-label", `SQL of the row ${what}`);
+      const button = element("button", { type: "button", textContent: this.data.language });
+      button.setAttribute("aria-label", `${this.data.language} of the row ${what}`);
       button.addEventListener("click", () => ask(this, row, null));
       return element("tr", {}, ...cells, element("td", {}, button));
     }
@@ -181,9 +181,11 @@
   const literal = (value) => `'${value.replaceAll("'", "''")}'`;
 
   function ask(table, row, column) {
+    const language = table.data.language;
     document.getElementById("cell-title").textContent =
-      column ? `SQL of this number: ${column.label}` : "SQL of this row";
-    document.getElementById("cell-command").textContent = page.command;
+      column ? `${language} of this number: ${column.label}` : `${language} of this row`;
+    document.getElementById("cell-command").textContent = language === "SQL" ? page.command : "";
+    document.querySelector("#cell .copy").textContent = `Copy ${language}`;
     document.getElementById("cell-sql").textContent = table.query(row, column);
     document.getElementById("cell").showModal();
   }

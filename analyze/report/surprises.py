@@ -1,4 +1,4 @@
-"""What surprised each model: the one table of the report that reads token statistics."""
+"""Tables of the report in words, which read token statistics: what surprised each model."""
 
 import shlex
 from typing import Final
@@ -6,7 +6,7 @@ from typing import Final
 import polars as pl
 
 from lpp.analyze.report.answers import Answer, ask_views
-from lpp.analyze.report.queries import SURPRISES
+from lpp.analyze.report.queries import SURPRISES, Query
 from lpp.analyze.text.text import token
 from lpp.store import open_store
 from lpp.store.errors import FormatError
@@ -15,22 +15,39 @@ MOST_TOKENS: Final = 5_000_000
 """Tokens of a store whose statistics are read: a second or two."""
 
 
+WORDS: Final = ("token", "expected", "came", "expected_a", "expected_b")
+"""Columns of tokens in words."""
+
+
 def surprises(url: str) -> Answer:
-    """The tokens in words, with spaces and controls that can be seen.
+    """What surprised each model; the tokens in words."""
+    return in_words(url, SURPRISES, "surprises")
+
+
+def in_words(url: str, query: Query, saved: str) -> Answer:
+    """The answer to a query over the views, its words with spaces and controls that can be seen.
 
     Of a store with more than `MOST_TOKENS` tokens, or in a bucket, nothing is read: the answer
-    names the command.
+    names the command that runs the saved query `saved`.
     """
     store = open_store(url)
     try:
         n_tokens = sum(run.plan.prompts.tokens for run in store.runs.values())
     except FormatError as error:
-        return Answer(SURPRISES, pl.DataFrame(), str(error).rstrip("."))
+        return Answer(query, pl.DataFrame(), str(error).rstrip("."))
     if n_tokens > MOST_TOKENS or not store.objects.is_local:
-        command = f"lpp-sql {shlex.quote(url)} --run surprises"
+        command = f"lpp-sql {shlex.quote(url)} --run {saved}"
         why = f"A report does not read {n_tokens:,} tokens here: {command}"
-        return Answer(SURPRISES, pl.DataFrame(), why)
-    found = ask_views(url, SURPRISES)
-    words = [name for name in ("token", "expected") if name in found.frame.columns]
+        return Answer(query, pl.DataFrame(), why)
+    found = ask_views(url, query)
+    return Answer(query, shown_words(found.frame), found.fault)
+
+
+def shown_words(frame: pl.DataFrame) -> pl.DataFrame:
+    """`frame` with spaces and controls that can be seen; spaces within a text stay spaces."""
+    words = [name for name in WORDS if name in frame.columns]
     shown = [pl.col(name).map_elements(token, return_dtype=pl.String) for name in words]
-    return Answer(SURPRISES, found.frame.with_columns(shown), found.fault)
+    if "text_so_far" in frame.columns:
+        text = pl.col("text_so_far").map_elements(token, return_dtype=pl.String)
+        shown.append(text.str.replace_all("␣", " "))
+    return frame.with_columns(shown)

@@ -13,24 +13,12 @@ from lpp.analyze.drift.positions import by_position
 from lpp.analyze.drift.predictions import Summary
 from lpp.analyze.drift.site_numbers import NUMBERS
 from lpp.analyze.drift.sites import SiteDrift
+from lpp.analyze.drift.tables import UNITS
 from lpp.analyze.drift.worst import Expected, WorstToken, order_of
 from lpp.analyze.numerics.jackknife import Estimate
 from lpp.analyze.text import text
 from lpp.analyze.text.markdown import code, escaped, row
 from lpp.analyze.text.text import WIDTH, error, number, plain_table, rendered, token, wrapped
-
-UNITS: Final[Mapping[str, str]] = {
-    "kl": "nats",
-    "kl_reverse": "nats",
-    "js": "nats",
-    "tv": "share",
-    "flips": "share",
-    "top10": "share",
-    "next_logprob": "nats",
-    "log_perplexity": "nats",
-    "entropy": "nats",
-}
-"""Of the numbers of the predictions, in the order in which they are shown."""
 
 SHARES: Final = frozenset({"flips", "top10"})
 """Numbers of which a median says nothing: they are counts over tokens."""
@@ -88,7 +76,7 @@ def as_text(
     """Two tables, the tokens that changed most and the gate, at 80 columns."""
     out = io.StringIO()
     out.write(f"A  {drift.pair.a.run.id}\nB  {drift.pair.b.run.id}\n")
-    for line in _said(drift):
+    for line in what_was_compared(drift):
         out.write(wrapped(line))
     out.write(_predictions(drift.predictions) + wrapped(_PREDICTIONS))
     out.write(_positions(drift) + wrapped(_POSITIONS))
@@ -117,7 +105,7 @@ def as_markdown(
     return "\n".join(_markdown(drift, worst, verdicts)) + "\n"
 
 
-def _said(drift: Drift) -> Iterator[str]:
+def what_was_compared(drift: Drift) -> Iterator[str]:
     """What was compared, and what was not."""
     every, compared = drift.pair.n_tokens(drift.first_position), len(drift.tokens)
     start = f", positions from {drift.first_position} on" if drift.first_position else ""
@@ -263,7 +251,7 @@ def _markdown(
 ) -> Iterator[str]:
     yield f"### Drift from {code(drift.pair.a.run.id)} (A) to {code(drift.pair.b.run.id)} (B)"
     yield ""
-    for line in _said(drift):
+    for line in what_was_compared(drift):
         yield f"- {escaped(line)}"
     if verdicts:
         yield ""

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 _ALIKE: Final = 1e-9
 """Two computations of one number differ by less, relatively: BLAS rounds by its threads."""
 
+_RUNS: Final = ("run", "run_a", "run_b")
+"""Columns that name a run whose numbers a row is made of."""
+
 _DEPTH: Final = (
     "CASE site WHEN 'final' THEN 1e9 WHEN 'embed' THEN 0 ELSE substr(site, 7)::DOUBLE END"
 )
@@ -62,10 +65,12 @@ def merge_rows(
 
 
 def _unchanged_rows(table: Table) -> str:
-    """Rows of `table` in `old` whose run is what it was; without a run, if every run is."""
+    """Rows of `table` in `old` whose every run is what it was; without a run, if all runs are."""
     rows = f"FROM old.main.{identifier(table.name)}"
-    if "run" in (column.name for column in table.columns):
-        return f"({rows} SEMI JOIN unchanged USING (run))"
+    runs = [column.name for column in table.columns if column.name in _RUNS]
+    if runs:
+        same = " AND ".join(f"{run} IN (SELECT run FROM unchanged)" for run in runs)
+        return f"({rows} WHERE {same})"
     return f"({rows} WHERE NOT EXISTS (FROM old.main.runs ANTI JOIN unchanged USING (run)))"
 
 

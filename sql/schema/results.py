@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from lpp.sql.schema.columns import CONTEXT, N_PROMPTS, PREFIX, RUN, SITE, Column, Table
+from lpp.sql.schema.drift import DRIFT_PREDICTIONS, DRIFT_TOKENS
 
 FIRST_POSITION: Final = Column(
     "first_position", "INTEGER", "rows at earlier positions take no part", "tokens"
@@ -42,7 +43,8 @@ class Merging:
     """
 
     replaced: tuple[str, ...] = ()
-    """Key columns of what is replaced together; empty: the table's whole key."""
+    """Key columns of what is replaced together, and whole: nothing of an old row is kept. Empty:
+    the table's whole key, and a new row keeps what only the old one has."""
     beside: tuple[str, ...] = ()
     """What rows agree in that are compared with one another, in SQL: `different_prompts`."""
     covers: tuple[str, ...] = ()
@@ -63,9 +65,12 @@ RESULTS: Final[Mapping[str, Merging]] = MappingProxyType(
         "layers": Merging(beside=_BESIDE),
         "hourglass": Merging(covers=("n_layers", "n_collapsed", "n_missing")),
         "cka": Merging(beside=("prefix", "n_prompts")),
+        "drift_predictions": Merging(replaced=DRIFT_PREDICTIONS.key),
+        "drift_sites": Merging(),
+        "drift_tokens": Merging(replaced=DRIFT_TOKENS.key),
     }
 )
-"""Tables whose old rows stay, as long as their run is as it was. `profiles` is made of
+"""Tables whose old rows stay, as long as their runs are as they were. `profiles` is made of
 `site_profiles`: of each run and setting the deepest site."""
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 from lpp.sql.schema.benchmarks import BENCHMARKS, CORRELATIONS, PUBLISHED
 from lpp.sql.schema.captured import PROMPTS, RUNS, TOKEN_STATS, VOCABULARY
 from lpp.sql.schema.columns import Table
+from lpp.sql.schema.drift import DRIFT_PREDICTIONS, DRIFT_SITES, DRIFT_TOKENS
 from lpp.sql.schema.profiles import ENTROPY, METRICS, PROFILES, SITE_PROFILES, SPECTRA
 from lpp.sql.schema.results import JACKKNIFE
 from lpp.sql.schema.studies import AGREEMENT, CKA, HOURGLASS, LAYERS, SENSITIVITY
@@ -34,6 +35,9 @@ TABLES: Final[Mapping[str, Table]] = MappingProxyType(
             LAYERS,
             HOURGLASS,
             CKA,
+            DRIFT_PREDICTIONS,
+            DRIFT_SITES,
+            DRIFT_TOKENS,
         )
     }
 )

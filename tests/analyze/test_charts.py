@@ -21,6 +21,9 @@ from chart_frames import (
     eigenvalues,
     entropy,
     layers,
+    pair_bins,
+    pair_positions,
+    pair_sites,
     profiles,
     published,
     sensitivity,
@@ -47,6 +50,13 @@ CHARTS: dict[str, tuple[Chart, Callable[[], pl.DataFrame], dict[str, int]]] = {
     ),
     "sensitivity": (charts.sensitivity_chart, sensitivity, {"rect mark": 12}),
     "drift": (charts.drift_grid_chart, drift_sites, {"rect mark": 9}),
+    "drift by depth": (charts.drift_depth_chart, pair_sites, {"line mark": 6, "point": 18}),
+    "drift by position": (
+        charts.drift_positions_chart,
+        pair_positions,
+        {"line mark": 3, "point": 12},
+    ),
+    "spread of drift": (charts.drift_histogram_chart, pair_bins, {"line mark": 3, "point": 12}),
     "correlation": (charts.correlation_chart, correlations, {"rect mark": 4}),
 }
 """Each chart, the frame it takes, and the marks that hold its values."""

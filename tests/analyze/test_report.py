@@ -21,6 +21,7 @@ from terminal import SHOWN, steering
 from lpp.analyze.cli.command import main
 from lpp.analyze.report.answers import ask
 from lpp.analyze.report.content import report
+from lpp.analyze.report.drift_queries import DRIFT_QUERIES
 from lpp.analyze.report.findings import findings
 from lpp.analyze.report.queries import QUERIES
 from lpp.analyze.report.report import write_report
@@ -126,7 +127,7 @@ def test_every_query_runs_on_the_declared_tables_and_its_key_identifies_a_row(
 ) -> None:
     flags = ["template", "collapsed"]
     store = make_store(tmp_path, database(["a", "b", "c"], flags=flags, series="one"))
-    for answer in ask(store, QUERIES).values():
+    for answer in ask(store, (*QUERIES, *DRIFT_QUERIES)).values():
         assert answer.fault is None
         if not answer.query.name.startswith("all-") and answer.query.name not in (
             "agreement",
@@ -138,7 +139,7 @@ def test_every_query_runs_on_the_declared_tables_and_its_key_identifies_a_row(
 
 
 def test_every_number_of_a_table_has_a_unit_or_a_meaning(tmp_path: Path) -> None:
-    answers = ask(make_store(tmp_path, database(["a", "b"])), QUERIES)
+    answers = ask(make_store(tmp_path, database(["a", "b"])), (*QUERIES, *DRIFT_QUERIES))
     for answer in answers.values():
         shown = answer.columns
         view = TableView(answer)
@@ -245,8 +246,8 @@ def test_pictures_are_one_for_each_chart(tmp_path: Path, form: Any) -> None:
     assert [path.name for path in written] == [
         f"figure-{name}.{form}"
         for name in (
-            *("profiles", "depth", "entropy", "correlations-pearson"),
-            *("correlations-spearman", "correlations-rank_partial"),
+            *("profiles", "drift-depth", "drift-positions", "drift-histogram", "depth", "entropy"),
+            *("correlations-pearson", "correlations-spearman", "correlations-rank_partial"),
         )
     ]
     start = b"<svg" if form == "svg" else b"\x89PNG"
@@ -338,7 +339,16 @@ def test_a_database_from_before_series_has_every_other_section(tmp_path: Path) -
             connection.execute(f"ALTER TABLE lpp.runs DROP COLUMN {column}")
     found = report(str(store))
     assert [s.name for s in found.sections] == [
-        *("models", "profiles", "depth", "steadiness", "surprises", "benchmarks", "distrust"),
+        *(
+            "models",
+            "profiles",
+            "drift",
+            "depth",
+            "steadiness",
+            "surprises",
+            "benchmarks",
+            "distrust",
+        ),
     ]
     faults = [a.query.name for s in found.sections for a in s.answers if a.fault]
     assert faults == ["eigenvalues"]  # this store holds no runs

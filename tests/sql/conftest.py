@@ -42,6 +42,7 @@ def distinct_row(table: Table, number: int) -> dict[str, Any]:
             "INTEGER": 1000 * number + place,
             "BIGINT": 10**12 + 1000 * number + place,
             "DOUBLE": number + place / 100,
+            "FLOAT": number + place / 64,  # exact
             "VARCHAR": f"{column.name}-{number}",
             "JSON": f'{{"{column.name}": {number}}}',
             "INTEGER[]": [number, place],

@@ -30,8 +30,8 @@ NAMES = tuple(saved_queries())
 Run = Callable[..., subprocess.CompletedProcess[bytes]]
 Make = Callable[..., None]
 Row = Mapping[str, Any]
-NOT_IN_THE_DEMO = ("context_order", "correlations", "training")
-"""What the demo has nothing for: it computes no grid, has no scores and no series."""
+NOT_IN_THE_DEMO = ("context_order", "correlations", "drift", "drift_tokens", "training")
+"""What the demo has nothing for: no grid, scores, series and comparison of two runs."""
 
 
 def answer(store: Path, name: str) -> list[dict[str, Any]]:
@@ -104,10 +104,10 @@ def test_names_are_text(
     name: str, tables: dict[str, pa.Table], empty_store: Path, hostile: tuple[str, ...]
 ) -> None:
     for table, columns in tables.items():
-        if "run" in columns.column_names:
-            place = columns.column_names.index("run")
+        for run in {"run", "run_a", "run_b"}.intersection(columns.column_names):
+            place = columns.column_names.index(run)
             names = pa.array(list(itertools.islice(itertools.cycle(hostile), len(columns))))
-            tables[table] = columns.set_column(place, "run", names)
+            tables[table] = tables[table].set_column(place, run, names)
     build(empty_store, tables)
     found = answer(empty_store, name)
     named = {value for row in found for key, value in row.items() if key.startswith("run")}

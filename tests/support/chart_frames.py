@@ -69,6 +69,49 @@ def drift_sites(runs: tuple[str, ...] = RUNS) -> pl.DataFrame:
     )
 
 
+_PAIR = {"run_a": pl.String, "run_b": pl.String}
+
+
+def pair_sites(runs: tuple[str, ...] = RUNS) -> pl.DataFrame:
+    """Rows of `drift_sites`: three sites of each run, compared with a base, with intervals."""
+    rows = []
+    for k, run in enumerate(runs):
+        for depth, site in enumerate(("embed", "block.1", "final")):
+            distance = 0.01 * (k + 1) * (depth + 1)
+            numbers = {"relative_distance": distance, "cka": 1 - distance**2}
+            for name, value in [*numbers.items()]:
+                numbers |= {f"{name}_ci_low": value * 0.9, f"{name}_ci_high": value * 1.0001}
+            setting = {"n_prompts": 8, "first_position": 0, "n_tokens": 90}
+            place = {"run_a": "base-00000000", "run_b": run, "site": site, "depth": depth}
+            rows.append(place | setting | numbers)
+    counts = dict.fromkeys(("depth", "n_prompts", "first_position", "n_tokens"), pl.Int32)
+    return pl.DataFrame(rows, schema_overrides=counts)
+
+
+def pair_positions(runs: tuple[str, ...] = RUNS) -> pl.DataFrame:
+    """Four bands of positions of each run, compared with a base."""
+    rows = [
+        {"run_a": "base-00000000", "run_b": run, "first": first, "end": 2 * first or 1}
+        | {"n_tokens": 20, "kl": kl, "kl_ci_low": 0.8 * kl, "kl_ci_high": 1.2 * kl}
+        for k, run in enumerate(runs)
+        for first in (0, 1, 2, 4)
+        for kl in [0.01 * (k + 1) * (first + 1)]
+    ]
+    counts = dict.fromkeys(("first", "end", "n_tokens"), pl.Int32)
+    return pl.DataFrame(rows, schema_overrides=_PAIR | counts)
+
+
+def pair_bins(runs: tuple[str, ...] = RUNS) -> pl.DataFrame:
+    """Five bins of KL of each run, compared with a base; one of tokens that are exactly 0."""
+    rows = [
+        {"run_a": "base-00000000", "run_b": run, "n_tokens": 18, "share": 0.2}
+        | {"kl_from": None if k == 4 else 10.0 ** (k / 4), "kl_below": 10.0 ** ((k + 1) / 4)}
+        for run in runs
+        for k in range(5)
+    ]
+    return pl.DataFrame(rows)
+
+
 def checkpoints(names: tuple[str, ...] = ("tiny-one", "tiny-two")) -> pl.DataFrame:
     """Five steps of each series, 0 to 1000; the third of the first is collapsed."""
     steps = [0, 1, 10, 100, 1000]

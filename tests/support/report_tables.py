@@ -44,7 +44,8 @@ def database(
 
     Model k has effective rank 10 (k + 1) at `final`, with intervals one wide: all differ. The
     participation ratios are 5 + k / 100 with the same: neighbours do not. series: model k is its
-    checkpoint at step 1000 k.
+    checkpoint at step 1000 k. Each model from the second on was compared with the first: its KL is
+    k / 100, its share of flips k / 200.
     """
     sites = ("embed", *(f"block.{k}" for k in range(1, blocks + 1)), "final")
     lengths = [context * (k + 1) // prefixes for k in range(prefixes)]
@@ -71,6 +72,10 @@ def database(
         found["sensitivity"] += sensitivity_rows(key, about, place)
         found["benchmarks"].append(benchmark_row(key["run"], model, place))
     found["correlations"] = correlation_rows(len(models))
+    for place in range(1, len(models)):
+        pair = {"run_a": run_id(0, models[0]), "run_b": run_id(place, models[place])}
+        for name, some in drift_rows(pair, place, sites, n_prompts).items():
+            found[name] += some
     return found
 
 
@@ -248,3 +253,37 @@ def correlation_rows(n_models: int) -> list[Row]:
             }
         )
     return out
+
+
+def drift_rows(pair: Row, place: int, sites: Sequence[str], n_prompts: int) -> dict[str, list[Row]]:
+    """A comparison: rows of the three tables. Distances grow with depth; token 0 did not change."""
+    setting = {**pair, "n_prompts": n_prompts, "first_position": 0}
+    means = {"kl": place / 100, "flips": place / 200, "next_logprob": place / 10}
+    predictions = [
+        {
+            **setting,
+            **{"n_drawn": 0, "number": name, "unit": "share" if name == "flips" else "nats"},
+            **{"mean": mean, "median": mean / 2, "p99": 4 * mean, "maximum": 10 * mean},
+            **{"stderr": mean / 10, "ci_low": 0.8 * mean, "ci_high": 1.2 * mean, "n_tokens": 90},
+        }
+        for name, mean in means.items()
+    ]
+    rows = []
+    for depth, site in enumerate(sites):
+        distance = place * (depth + 1) / 1000
+        numbers = interval("relative_distance", distance, distance / 5)
+        numbers |= interval("cosine", 1 - distance, distance / 5)
+        numbers |= interval("cka", 1 - distance**2, distance**2 / 5)
+        numbers |= {"overlap": 0.9, "participation_ratio": -0.1, "effective_rank": 0.2}
+        numbers |= {"depth": min(depth, len(sites) - 2), "n_tokens": 90, "flags": ["no_error"]}
+        rows.append({**setting, "site": site, **numbers})
+    tokens = [
+        {
+            **pair,
+            **{"prompt_id": at // 30, "position": at % 30, "token_id": at},
+            **{"kl": place / 1000 * at, "kl_reverse": 0.1, "js": 0.01, "tv": 0.02, "top10": 0.9},
+            **{"flip": at % 7 == 0, "next_logprob_a": -1.0, "next_logprob_b": -1.0 - at},
+        }
+        for at in range(90)
+    ]
+    return {"drift_predictions": predictions, "drift_sites": rows, "drift_tokens": tokens}

@@ -37,6 +37,7 @@ def test_page_opens_from_disk_without_a_network_or_an_error(
         "Which models, on what, captured how",
         "How profiles differ, and whether by more than noise",
         "How profiles change along a training",
+        "What changed between two models",
         "Where in depth",
         "How steady under prefix, context, sample and corpus",
         "Which tokens surprised each model",
@@ -67,6 +68,10 @@ def test_every_chart_draws_its_marks(drawn: Any) -> None:
         if chart == "training":
             assert found["line"] >= 1, panel
             assert found["symbol"] >= 4, panel
+        if chart.startswith("drift"):
+            assert found["line"] == 3, (chart, panel)
+            assert found["symbol"] >= 3 * 5, (chart, panel)
+            assert found["rule"] >= (0 if chart == "drift-histogram" else 3 * 5), (chart, panel)
         if chart.startswith("sensitivity"):
             assert found["rect"] >= 4 * 2 * 2 - 1, chart
         if chart.startswith("correlations"):
@@ -74,6 +79,7 @@ def test_every_chart_draws_its_marks(drawn: Any) -> None:
     assert {chart for chart, _ in marks} == {
         "profiles",
         "training",
+        *("drift-depth", "drift-positions", "drift-histogram"),
         "depth",
         "entropy",
         *(f"sensitivity-{m}" for m in ("entropy_norm", "participation_ratio", "effective_rank")),
@@ -159,6 +165,7 @@ def test_a_filter_keeps_rows_with_all_its_words(open_page: OpenPage, hostile_pag
         ("profiles", 3, "effective rank\n"),
         ("layers", 7, "participation ratio\n"),
         ("differences", 2, "difference"),
+        ("drift-sites", 5, "relative distance\n"),
     ],
 )
 def test_the_sql_of_a_number_is_copied_and_gives_it(

@@ -1,0 +1,247 @@
+"""Drift between two models: by depth, by position in the prompt, and how it spreads over tokens.
+
+A line for each pair of runs. All axes of drift are logarithmic: quantising to eight bits and to
+three differ by orders of magnitude. What is exactly 0 has no place there and is told.
+"""
+
+from itertools import pairwise
+from typing import Any, Final
+
+import polars as pl
+
+from lpp.analyze.charts.curves import ranges
+from lpp.analyze.charts.panels import Lines, Words, filling, lines, stacked
+from lpp.analyze.charts.rows import (
+    HASH,
+    Row,
+    bars,
+    checked,
+    curves_of,
+    listing,
+    nothing,
+    plain,
+    rows,
+    says,
+)
+from lpp.analyze.charts.theme import Series, letters
+
+COMMAND: Final = "lpp-analyze diff STORE RUN_A RUN_B"
+MEANING: Final = "95 % intervals over prompts"
+TITLE: Final = "Drift by depth"
+
+PANELS: Final = {
+    "relative_distance": ("Relative distance of the rows by depth", "|b - a| / |a| (log)"),
+    "one_minus_cka": ("1 - CKA by depth", "1 - CKA (log)"),
+}
+
+ROUNDING: Final = 1e-12
+"""Of a CKA: what is nearer to 1 is drawn as 1."""
+
+_PAIR: Final = ["run_a", "run_b"]
+
+
+def drift_depth_chart(sites: pl.DataFrame, *, columns: int = 2) -> Any:
+    """Relative distance and 1 - CKA by depth on log axes, with 95 % intervals.
+
+    sites: the table `drift_sites`; a line for each pair and first position. columns: panels beside
+    each other; `drift_depth_panels` gives charts that fill what contains them. An
+    `altair.ConcatChart`; without values, a chart that says so. Raises InputError for another table,
+    MachineError(NO_PACKAGE) without the extra `report`.
+    """
+    panels = _depth_panels(sites)
+    if not panels:
+        return says(TITLE, nothing("drift_sites", sites, COMMAND))
+    words = Words(
+        title=TITLE,
+        notes=_compared_with(sites),
+        description=" ".join(panel.description for panel in panels.values()),
+        x="",
+    )
+    return stacked(list(panels.values()), columns, words)
+
+
+def drift_depth_panels(sites: pl.DataFrame) -> dict[str, Any]:
+    """The panels of `drift_depth_chart`, each as wide as its container, by name."""
+    return {name: filling(panel) for name, panel in _depth_panels(sites).items()}
+
+
+def drift_positions_chart(positions: pl.DataFrame) -> Any:
+    """Mean KL of each band of positions in the prompt, both axes logarithmic, with 95 % intervals.
+
+    positions: rows of `by_position` with columns `run_a` and `run_b`. An `altair.LayerChart` as
+    wide as its container; without values, a chart that says so. Raises InputError for another
+    frame, MachineError(NO_PACKAGE) without the extra `report`.
+    """
+    title = "KL by position in the prompt"
+    needed = (*_PAIR, "first", "end", "n_tokens", "kl", "kl_ci_low", "kl_ci_high")
+    frame = _with_bars(checked(positions, "of drift by position", needed), "kl")
+    found, series, notes = _points(frame, "kl", "bands")
+    if not found:
+        return says(title, nothing("KL", positions, COMMAND))
+    lay = Lines(
+        series=series,
+        x="first",
+        y="kl",
+        low="bar_low",
+        high="bar_high",
+        log_x=any(row["first"] for row in found),
+        log_y=True,
+    )
+    words = Words(
+        title=title,
+        notes=[*_compared_with(frame), *bars(found, "bar_high", MEANING), *notes],
+        description=f"{title}, in nats, log axes. {ranges(found, lay, 'position {:g}')}",
+        x=f"first position of the band{' (log)' if lay.log_x else ''}",
+        y="mean KL in nats (log)",
+    )
+    return filling(lines(found, lay, words))
+
+
+def drift_histogram_chart(bins: pl.DataFrame) -> Any:
+    """Share of the tokens in each bin of KL, on a log axis; tokens with a KL of 0 are told.
+
+    bins: rows with `run_a`, `run_b`, the ends of a bin `kl_from` and `kl_below` (null: exactly 0),
+    `n_tokens` and `share`. An `altair.LayerChart` as wide as its container; without values, a chart
+    that says so. Raises InputError for another frame, MachineError(NO_PACKAGE) without the extra
+    `report`.
+    """
+    title = "KL per token"
+    needed = (*_PAIR, "kl_from", "kl_below", "n_tokens", "share")
+    frame = checked(bins, "of bins", needed).with_columns(
+        kl=(pl.col("kl_from") * pl.col("kl_below")).sqrt()
+    )
+    found, series, _ = _points(frame, "kl", "bins")
+    if not found:
+        return says(title, nothing("KL", bins, COMMAND))
+    lay = Lines(series=series, x="kl", y="share", log_x=True)
+    words = Words(
+        title=title,
+        notes=[*_compared_with(frame), *_zeros(frame)],
+        description=f"{title}, log axis: share of tokens. {ranges(found, lay, '{:.1g} nats')}",
+        x="KL of a token in nats (log)",
+        y="share of tokens in a bin",
+    )
+    return filling(lines(found, lay, words))
+
+
+def pair_names(frame: pl.DataFrame) -> pl.Series:
+    """(rows,) How the pair of each row is called: B where all have one A, else A and B.
+
+    >>> pairs = pl.DataFrame({"run_a": ["base-01234567"] * 2, "run_b": ["int8-89abcdef", "int4"]})
+    >>> pair_names(pairs).to_list()
+    ['int8-89abcdef', 'int4']
+    >>> pair_names(pairs.with_columns(run_a="run_b", run_b="run_a")).to_list()
+    ['int8 to base-01234567', 'int4 to base-01234567']
+    """
+    if frame["run_a"].n_unique() == 1:
+        return frame["run_b"]
+    firsts = frame["run_a"].unique().to_list()
+    bare = {run: HASH.sub("", run) for run in firsts}
+    names = bare if len({*bare.values()}) == len(firsts) else dict(zip(firsts, firsts, strict=True))
+    pairs = zip(frame["run_a"], frame["run_b"], strict=True)
+    return pl.Series([f"{names[a]} to {b}" for a, b in pairs], dtype=pl.String)
+
+
+def _depth_panels(sites: pl.DataFrame) -> dict[str, Any]:
+    columns = (
+        f"{name}{end}"
+        for name in ("relative_distance", "cka")
+        for end in ("", "_ci_low", "_ci_high")
+    )
+    needed = (*_PAIR, "n_prompts", "first_position", "site", "depth", "n_tokens", *columns)
+    low, high = 1 - pl.col("cka_ci_high"), 1 - pl.col("cka_ci_low")
+    distance = 1 - pl.col("cka")
+    frame = checked(sites, "drift_sites", needed).with_columns(
+        one_minus_cka=pl.when(distance.abs() < ROUNDING).then(0.0).otherwise(distance),
+        one_minus_cka_ci_low=low,
+        one_minus_cka_ci_high=high,
+    )
+    found = {name: _depth_panel(name, frame) for name in PANELS}
+    return {name: panel for name, panel in found.items() if panel is not None}
+
+
+def _depth_panel(name: str, sites: pl.DataFrame) -> Any:
+    title, unit = PANELS[name]
+    told = ("site", "depth", "n_prompts", "first_position", "n_tokens")
+    frame = _with_bars(sites, name).select(*_PAIR, *told, name, "bar_low", "bar_high")
+    frame = frame.sort(*_PAIR, "first_position", "depth", pl.col("site") == "final")
+    found, series, notes = _points(frame, name, "sites")
+    if not found:
+        return None
+    lay = Lines(series=series, x="depth", y=name, low="bar_low", high="bar_high", log_y=True)
+    first = sorted({*frame["first_position"]} - {0})
+    words = Words(
+        title=title,
+        notes=[
+            *_compared_with(frame),
+            *(
+                f"-{k}: without the first {k} position{'s' * (k > 1)} of each prompt."
+                for k in first
+            ),
+            *bars(found, "bar_high", MEANING),
+            *notes,
+        ],
+        description=f"{title}, log axis. {ranges(found, lay, 'depth {:g}')}",
+        x="depth (blocks)",
+        y=unit,
+    )
+    return lines(found, lay, words)
+
+
+def _with_bars(frame: pl.DataFrame, name: str) -> pl.DataFrame:
+    """`frame` with the ends of the interval of `name` where both have a place on a log axis."""
+    low, high = pl.col(f"{name}_ci_low"), pl.col(f"{name}_ci_high")
+    there = (low > 0) & high.is_finite()
+    return frame.with_columns(
+        bar_low=pl.when(there).then(low), bar_high=pl.when(there).then(high)
+    ).drop(f"{name}_ci_low", f"{name}_ci_high")
+
+
+def _points(frame: pl.DataFrame, name: str, what: str) -> tuple[list[Row], Series, list[str]]:
+    """Rows in which `name` has a place on a log axis, with `series`; the series; who has none."""
+    frame = frame.drop_nulls(_PAIR)
+    series, labels = _curves(frame)
+    found = [
+        {"series": label, **row}
+        for label, row in zip(labels, rows(frame), strict=True)
+        if row[name] is not None and row[name] > 0
+    ]
+    zeros = frame.filter(pl.col(name) == 0).height
+    absent = len(frame) - zeros - len(found)
+    notes = [f"{zeros} of {len(frame)} {what} are 0: not on a log axis."] if zeros else []
+    notes += [f"{absent} of {len(frame)} {what} have no value."] if absent else []
+    return found, series, notes
+
+
+def _curves(frame: pl.DataFrame) -> tuple[Series, list[str]]:
+    """A series for each pair and first position, and the label of each row. Letters begin with B:
+    A is what a pair is compared with.
+    """
+    series, labels = curves_of(frame.with_columns(pair_names(frame).alias("run")))
+    names = letters(len(series.labels) + 1)
+    following = dict(pairwise(names))
+
+    def moved(label: str) -> str:
+        letter, space, name = label.partition(" ")
+        head, dash, first = letter.partition("-")
+        return f"{following[head]}{dash}{first}{space}{name}"
+
+    return Series(tuple(map(moved, series.labels)), series.runs), list(map(moved, labels))
+
+
+def _compared_with(frame: pl.DataFrame) -> list[str]:
+    """A note of the run that all pairs begin with, where there is one."""
+    runs = frame["run_a"].unique().to_list()
+    return [f"Compared with A, {plain(runs[0])}."] if len(runs) == 1 else []
+
+
+def _zeros(bins: pl.DataFrame) -> list[str]:
+    """A note of the tokens whose KL is exactly 0, which no log axis shows."""
+    _, labels = _curves(bins)
+    letters = [label.partition(" ")[0] for label in labels]
+    zeros = [
+        f"{letter} {100 * share:.1f} %"
+        for letter, low, share in zip(letters, bins["kl_from"], bins["share"], strict=True)
+        if low is None
+    ]
+    return [f"Of the tokens a KL of exactly 0, not shown: {listing(zeros)}"] if zeros else []

@@ -1,0 +1,168 @@
+"""Drift as tables of the database of a store, beside those of earlier comparisons.
+
+A million tokens of `drift_tokens` take 55 MB of the file, 55 bytes a token. While they are written
+they take 200 MB of memory beside their frame. Every command copies them into its new file.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import polars as pl
+
+from lpp.analyze.drift.drift import Drift
+from lpp.analyze.drift.pair import Pair
+from lpp.analyze.drift.site_numbers import NUMBERS
+from lpp.analyze.engine.cache import Cache
+from lpp.analyze.engine.estimates import Request, site_estimates
+from lpp.analyze.engine.workers import Workers
+from lpp.analyze.metrics.registry import METRICS
+from lpp.analyze.numerics.jackknife import error_names
+from lpp.analyze.runs.cells import Cell
+from lpp.analyze.runs.keys import RunView
+from lpp.analyze.tables.database import frame_schema, put
+from lpp.analyze.tables.flags import flags_of_any
+from lpp.store.objects.place import Place
+
+UNITS: Final[Mapping[str, str]] = {
+    "kl": "nats",
+    "kl_reverse": "nats",
+    "js": "nats",
+    "tv": "share",
+    "flips": "share",
+    "top10": "share",
+    "next_logprob": "nats",
+    "log_perplexity": "nats",
+    "entropy": "nats",
+}
+"""Of the numbers of the predictions, in the order in which they are shown."""
+
+OF_ALL_TOKENS: Final = "entropy"
+"""The number of the predictions that is of all tokens where others are of drawn ones."""
+
+SINK_PROMPTS: Final = 32
+"""Prompts of each run in which attention sinks are looked for: where sinks are is a matter of the
+model, and more prompts would cost another read of all rows."""
+
+
+def drift_tables(found: Drift) -> dict[str, pl.DataFrame]:
+    """Tables `drift_predictions`, `drift_sites` and `drift_tokens` of one comparison, by name.
+
+    A number of the predictions that no token has gets no row. Flags of a site: `sink` (of either
+    run, in its first `SINK_PROMPTS` prompts; where no position is skipped), `quarantined`,
+    `no_error`. FormatError for altered bytes.
+    """
+    tables = {
+        "drift_predictions": _predictions(found),
+        "drift_sites": _sites(found),
+        "drift_tokens": found.tokens,
+    }
+    a, b = (view.run.id for view in (found.pair.a, found.pair.b))
+    runs = {"run_a": pl.lit(a), "run_b": pl.lit(b)}
+    return {
+        name: frame.with_columns(**runs).select(frame_schema(name).names())
+        for name, frame in tables.items()
+    }
+
+
+def write_drift(found: Drift) -> Place | None:
+    """Put `drift_tables` into the database of the store of both runs; return the file's path.
+
+    Rows of earlier comparisons stay as long as both of their runs are what they were. None, and
+    nothing is written, where the runs lie in two stores, and of a run that is compared with itself.
+    Raises what `lpp.sql.build` raises.
+    """
+    if found.pair.of_one_run or len(stores(found.pair)) > 1:
+        return None
+    return put(stores(found.pair)[0], drift_tables(found))
+
+
+def stores(pair: Pair) -> list[Place]:
+    """The stores in which the runs of `pair` lie: one or two, whatever their paths are called."""
+    roots = (view.run.directory.root for view in (pair.a, pair.b))
+    return list(
+        {root.resolve() if isinstance(root, Path) else root: root for root in roots}.values()
+    )
+
+
+def _setting(found: Drift) -> dict[str, int]:
+    return {"n_prompts": found.pair.n_prompts, "first_position": found.first_position}
+
+
+def _predictions(found: Drift) -> pl.DataFrame:
+    drawn = 0 if found.seed is None else len(found.tokens)
+    rows = [
+        {
+            **_setting(found),
+            "n_drawn": 0 if name == OF_ALL_TOKENS else drawn,
+            "number": name,
+            "unit": UNITS[name],
+            "mean": one.mean,
+            "median": one.median,
+            "p99": one.p99,
+            "maximum": one.max,
+            "stderr": one.stderr,
+            "ci_low": one.ci_low,
+            "ci_high": one.ci_high,
+            "n_tokens": one.n_tokens,
+        }
+        for name, one in found.predictions.items()
+        if one.n_tokens
+    ]
+    return pl.DataFrame(rows, schema=frame_schema("drift_predictions"))
+
+
+def _sites(found: Drift) -> pl.DataFrame:
+    rows = []
+    for one in found.sites:
+        numbers = {
+            column: number
+            for name in NUMBERS
+            for column, number in zip(
+                (name, *error_names(name)), getattr(one, name)[:4], strict=True
+            )
+        }
+        place = {"site": one.site, "depth": one.depth, "n_tokens": one.n_tokens}
+        rows.append({**_setting(found), **place, **numbers})
+    frame = pl.DataFrame(rows, schema=frame_schema("drift_sites"))
+    return frame.with_columns(flags=_flags(found, frame))
+
+
+def _flags(found: Drift, sites: pl.DataFrame) -> pl.Series:
+    """(sites,) The flags of each. A difference may well be smaller than its error: no trap."""
+    facts = sites.select(
+        "n_prompts",
+        n_quarantined=pl.lit(len(found.pair.left_out), pl.Int32),
+        n_sinks=pl.Series(_sinks(found, sites["site"].to_list()), dtype=pl.Int32),
+    )
+    unsure = (
+        facts.with_columns(
+            value=pl.when(sites[error_names(name)[0]].is_null()).then(sites[name]),
+            stderr=pl.lit(None, pl.Float64),
+        )
+        for name in NUMBERS
+    )
+    return flags_of_any(unsure)
+
+
+def _sinks(found: Drift, sites: list[str]) -> list[int]:
+    """The most sinks that either run has at each site, among the rows compared."""
+    if found.first_position or found.is_nothing:
+        return [0] * len(sites)
+    with Workers(1) as workers:
+        counts = [
+            _sinks_of(view, found.pair, sites, workers) for view in (found.pair.a, found.pair.b)
+        ]
+    return [max(both) for both in zip(*counts, strict=True)]
+
+
+def _sinks_of(view: RunView, pair: Pair, sites: list[str], workers: Workers) -> list[int]:
+    end = min(one.run.plan.context for one in (pair.a, pair.b))
+    cell = Cell(min(pair.n_prompts, SINK_PROMPTS), end)
+    cache = Cache(view.run.directory.root, view.run)
+    request = Request(metrics=[METRICS["n_sinks"]])
+    values = (
+        site_estimates(view, cache, site, [cell], request, workers=workers)[cell, "n_sinks"].value
+        for site in sites
+    )
+    return [int(value or 0) for value in values]

@@ -1,0 +1,82 @@
+"""What changed from one run to another over the same tokens: predictions, sites, tokens."""
+
+from typing import Final
+
+from lpp.sql.schema.columns import (
+    FIRST_POSITION,
+    N_PROMPTS,
+    PROMPT_ID,
+    RUN,
+    SITE,
+    Column,
+    Table,
+    errors,
+    with_errors,
+)
+
+RUN_A: Final = Column("run_a", RUN.type, "run id of A, the model that is compared with")
+RUN_B: Final = Column("run_b", RUN.type, "run id of B, the model that changed")
+PAIR: Final = (RUN_A, RUN_B)
+
+_SETTING: Final = (N_PROMPTS, FIRST_POSITION)
+
+DRIFT_PREDICTIONS: Final = Table(
+    "drift_predictions",
+    "what changed in the predictions from run A to run B: lpp-analyze diff",
+    ("run_a", "run_b", "n_prompts", "first_position", "n_drawn", "number"),
+    (
+        *PAIR,
+        *_SETTING,
+        Column("n_drawn", "INTEGER", "drawn at random and compared; 0: all are", "tokens"),
+        Column("number", "VARCHAR", "such as kl, flips or log_perplexity"),
+        Column("unit", "VARCHAR", "of the number"),
+        Column("mean", "DOUBLE", "over tokens", "of the number"),
+        Column("median", "DOUBLE", "over tokens", "of the number"),
+        Column("p99", "DOUBLE", "99th percentile over tokens", "of the number"),
+        Column("maximum", "DOUBLE", "over tokens", "of the number"),
+        *errors("of the number"),
+        Column("n_tokens", "BIGINT", "that have the number", "tokens"),
+    ),
+)
+
+DRIFT_SITES: Final = Table(
+    "drift_sites",
+    "how the rows of a site differ from run A to run B: lpp-analyze diff",
+    ("run_a", "run_b", "n_prompts", "first_position", "site"),
+    (
+        *PAIR,
+        *_SETTING,
+        SITE,
+        Column("depth", "INTEGER", "0 at embed, k at block.k, B at final, of A", "blocks"),
+        Column("n_tokens", "BIGINT", "N: rows of each run", "tokens"),
+        *with_errors(
+            Column("relative_distance", "DOUBLE", "mean of |b - a| / |a|", "ratio"),
+            Column("cosine", "DOUBLE", "mean cosine of a and b", "-1 to 1"),
+            Column("cka", "DOUBLE", "linear CKA of all rows", "share"),
+            Column("overlap", "DOUBLE", "of the ten leading eigenvectors", "share"),
+            Column("participation_ratio", "DOUBLE", "of B less that of A", "dimensions"),
+            Column("effective_rank", "DOUBLE", "of B less that of A", "dimensions"),
+        ),
+        Column("flags", "VARCHAR[]", "why a number may mislead; empty when none"),
+    ),
+)
+
+DRIFT_TOKENS: Final = Table(
+    "drift_tokens",
+    "what changed after each token from run A to run B: lpp-analyze diff",
+    ("run_a", "run_b", "prompt_id", "position"),
+    (
+        *PAIR,
+        PROMPT_ID,
+        Column("position", "INTEGER", "place in the prompt, from 0"),
+        Column("token_id", "INTEGER", "the token at this position"),
+        Column("kl", "DOUBLE", "KL(A || B) of the next token; null: no logits", "nats"),
+        Column("kl_reverse", "DOUBLE", "KL(B || A)", "nats"),
+        Column("js", "DOUBLE", "Jensen-Shannon divergence", "nats"),
+        Column("tv", "DOUBLE", "total variation", "share"),
+        Column("flip", "BOOLEAN", "whether the likeliest next token differs"),
+        Column("top10", "DOUBLE", "of the ten likeliest, those in common", "share"),
+        Column("next_logprob_a", "FLOAT", "ln p of what came next, in A", "nats"),
+        Column("next_logprob_b", "FLOAT", "ln p of what came next, in B", "nats"),
+    ),
+)

@@ -1,0 +1,54 @@
+"""The page of one comparison in a browser, from disk, without a network."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lpp.analyze import diff
+from lpp.analyze.drift.gate import parse_condition, verdict
+from lpp.analyze.report.drift_page import drift_page
+from lpp.analyze.report.words import number
+from lpp.store.objects.locate import objects_at
+from lpp.store.shared.heads import HeadContent, commit_head
+from lpp.store.shared.matrices import Matrix
+
+LENGTHS = (12, 7, 20, 20, 3, 15, 9, 11)
+
+
+@pytest.fixture
+def drift(make_run: Callable[..., Any]) -> Any:
+    """A comparison with logits; the name of the second model means something to a browser."""
+    a = make_run(LENGTHS, model="tiny/base")
+    b = make_run(LENGTHS, model="x/<img src=x onerror=alert(1)>", seed=1)
+    weight = np.random.default_rng(5).normal(size=(50, 6)).astype(np.float32) / 4
+    content = HeadContent(matrix=Matrix(dtype="float32", weight=weight))
+    commit_head(objects_at(a.root), a.plan, content)
+    return diff(a.root, "base", b.run_id, first_position=1)
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
+def test_the_page_opens_without_an_error_and_shows_the_numbers(
+    drift: Any, open_page: Callable[..., Any], tmp_path: Path, width: int, scheme: str
+) -> None:
+    gate = [verdict(parse_condition("kl > 0.01"), drift.predictions, drift.sites)]
+    path = tmp_path / "drift.html"
+    path.write_text(drift_page(drift, gate))
+    opened = open_page(path, width=width, color_scheme=scheme)
+    opened.draw_all()
+    page = opened.page
+    assert opened.trouble == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    kl = number(drift.predictions["kl"].mean)
+    assert kl in page.locator("#findings p").first.inner_text()
+    row = page.locator("#table-drift tbody tr").first
+    assert row.locator("a.value").first.inner_text() == kl
+    assert page.locator("#table-gate tbody").inner_text().split()[:4] == ["kl", ">", "0.01", "fail"]
+    assert page.locator("[data-chart] svg").count() == 4
+    assert page.locator("img").count() == 0
+    row.locator("a.value").first.click()
+    dialog = page.locator("dialog[open]")
+    assert 'drift_tables(found)["drift_predictions"]' in dialog.inner_text()
+    assert "lpp-sql" not in dialog.inner_text()

@@ -1,0 +1,273 @@
+"""Drift in the report of a store, and as a page of its own."""
+
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from click.testing import CliRunner, Result
+from report_tables import database, make_store, run_id
+
+from lpp.analyze import diff
+from lpp.analyze.charts.drift import (
+    drift_depth_panels,
+    drift_histogram_chart,
+    drift_positions_chart,
+)
+from lpp.analyze.charts.export import specification
+from lpp.analyze.cli.command import main
+from lpp.analyze.drift.gate import parse_condition, verdict
+from lpp.analyze.drift.positions import by_position
+from lpp.analyze.drift.tables import drift_tables, write_drift
+from lpp.analyze.drift.worst import worst_tokens
+from lpp.analyze.report.content import report
+from lpp.analyze.report.drift_page import drift_page
+from lpp.analyze.report.report import write_report
+from lpp.analyze.report.words import number, plain
+from lpp.store.objects.locate import objects_at
+from lpp.store.shared.heads import HeadContent, commit_head
+from lpp.store.shared.matrices import Matrix
+
+MakeRun = Callable[..., Any]
+LENGTHS = (12, 7, 20, 20, 3, 15, 9, 11)
+HOSTILE = "x/<img src=x onerror=alert(1)>"
+
+
+def with_head(made: Any) -> Any:
+    weight = np.random.default_rng(5).normal(size=(50, 6)).astype(np.float32) / 4
+    content = HeadContent(matrix=Matrix(dtype="float32", weight=weight))
+    commit_head(objects_at(made.root), made.plan, content)
+    return made
+
+
+@pytest.fixture
+def two(make_run: MakeRun) -> tuple[Any, Any]:
+    """Two models of the same texts, with their head, the second of an odd name."""
+    a = with_head(make_run(LENGTHS, model="tiny/base", vary_tokens=True))
+    return a, make_run(LENGTHS, model=HOSTILE, seed=1, vary_tokens=True)
+
+
+def section(store: Path) -> Any:
+    found = [one for one in report(str(store)).sections if one.name == "drift"]
+    return found[0] if found else None
+
+
+def points(chart: Any) -> list[dict[str, Any]]:
+    """Rows of a chart that have a place on both axes, from its largest data set."""
+    data = specification(chart)["datasets"].values()
+    return max(data, key=len)
+
+
+class Page(HTMLParser):
+    """Names of elements, ids and links, and the text outside scripts."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[str] = []
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append(tag)
+        self.ids += [value or "" for name, value in attrs if name == "id"]
+        self.links += [value or "" for name, value in attrs if name in ("href", "src")]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+# the report of a store
+
+
+def test_a_sentence_for_each_pair_and_a_count_of_the_rest(tmp_path: Path) -> None:
+    names = [f"m{k}" for k in range(6)]
+    sentences = [plain(one) for one in report(str(make_store(tmp_path, database(names)))).findings]
+    assert sentences[-4] == (
+        f"{run_id(5, 'm5')} differs from {run_id(0, 'm0')} by KL 0.05 ± 0.005 nats a token; "
+        "2.5 % of the most likely next tokens flip; the rows move most at final, by 0.04 of their "
+        "length."
+    )
+    assert sentences[-3].startswith(run_id(4, "m4"))
+    assert sentences[-1] == "2 more pairs of runs changed less, by KL."
+
+
+def test_the_section_is_there_where_something_was_compared(tmp_path: Path) -> None:
+    empty = {"drift_predictions": [], "drift_sites": [], "drift_tokens": []}
+    assert section(make_store(tmp_path / "none", database(["a", "b"]) | empty)) is None
+    found = section(make_store(tmp_path / "some", database(["a", "b"])))
+    assert [chart.name for chart in found.charts] == [
+        *("drift-depth", "drift-positions", "drift-histogram")
+    ]
+    frames = {answer.query.name: answer.frame for answer in found.answers}
+    assert frames["drift"]["mean"].to_list() == pytest.approx([0.01, 0.005, 0.1])
+    assert frames["drift-sites"].height == 8
+    kl = pl.Series([k / 1000 for k in range(90)])
+    bins = frames["drift-histogram"]
+    assert bins["n_tokens"].sum() == 90
+    assert bins.filter(pl.col("kl_from").is_null())["n_tokens"].to_list() == [1]
+    for low, high, count in bins.drop_nulls().select("kl_from", "kl_below", "n_tokens").rows():
+        assert ((kl >= low) & (kl < high)).sum() == count
+    assert frames["drift-positions"]["n_tokens"].sum() == 90
+    text = write_report(str(tmp_path / "some"), tmp_path / "r.md", "md")[0].read_text()
+    assert "### What changed between two models" in text
+
+
+def test_the_section_has_the_numbers_and_words_of_the_store(two: tuple[Any, Any]) -> None:
+    a, b = two
+    found = diff(a.root, "base", b.run_id)
+    write_drift(found)
+    frames = {one.query.name: one.frame for one in section(a.root).answers}
+    positions = by_position(found.tokens)
+    assert frames["drift-positions"]["kl"].to_list() == positions["kl"].to_list()
+    worst = worst_tokens(found)
+    assert frames["drift-tokens"]["position"].to_list() == [one.position for one in worst]
+    assert frames["drift-tokens"]["came"].to_list() == [one.came for one in worst]
+
+
+# charts
+
+
+def test_charts_draw_the_numbers_and_tell_what_is_0() -> None:
+    sites = pl.DataFrame(
+        {
+            "run_a": "base-00000000",
+            "run_b": "tuned-00000000",
+            "n_prompts": 8,
+            "first_position": 0,
+            "site": ["embed", "block.1", "final"],
+            "depth": [0, 1, 1],
+            "n_tokens": 90,
+            "relative_distance": [0.0, 0.01, 0.02],
+            "relative_distance_ci_low": [0.0, 0.008, -0.001],
+            "relative_distance_ci_high": [0.0, 0.012, 0.03],
+            "cka": [1.0, 0.99, None],
+            "cka_ci_low": [None, 0.985, None],
+            "cka_ci_high": [None, 0.995, None],
+        }
+    )
+    panels = drift_depth_panels(sites)
+    distance = points(panels["relative_distance"])
+    assert [(row["depth"], row["relative_distance"]) for row in distance] == [(1, 0.01), (1, 0.02)]
+    assert (distance[0]["bar_low"], distance[0]["bar_high"]) == (0.008, 0.012)
+    assert "bar_low" not in distance[1]  # below 0, so not on a log axis
+    (cka,) = points(panels["one_minus_cka"])
+    assert (cka["one_minus_cka"], cka["bar_low"]) == pytest.approx((0.01, 0.005))
+    notes = json.dumps([specification(panel)["title"] for panel in panels.values()])
+    assert "1 of 3 sites are 0" in notes
+    assert "1 of 3 sites have no value" in notes
+
+
+def test_charts_without_values_say_so() -> None:
+    tokens = drift_positions_chart(
+        by_position(
+            pl.DataFrame(
+                schema={
+                    "prompt_id": pl.Int32,
+                    "position": pl.Int32,
+                    "kl": pl.Float64,
+                    "flip": pl.Boolean,
+                }
+            )
+        ).with_columns(run_a=pl.lit("a"), run_b=pl.lit("b"))
+    )
+    assert "lpp-analyze diff" in specification(tokens)["description"]
+    same = {"run_a": ["a"], "run_b": ["b"], "kl_from": [None], "kl_below": [None]}
+    zeros = pl.DataFrame(
+        {**same, "n_tokens": [9], "share": [1.0]},
+        schema_overrides={"kl_from": pl.Float64, "kl_below": pl.Float64},
+    )
+    assert "none of them with a value" in specification(drift_histogram_chart(zeros))["description"]
+
+
+# the page of one comparison
+
+
+def test_the_page_holds_the_numbers_and_names_are_text(two: tuple[Any, Any]) -> None:
+    a, b = two
+    found = diff(a.root, "base", b.run_id, first_position=1, tokens=60, seed=3, sites=["final"])
+    gate = [
+        verdict(parse_condition(text), found.predictions, found.sites)
+        for text in ("kl > 0.01", "flips > 1")
+    ]
+    text = drift_page(found, gate)
+    page = Page(text)
+    assert page.elements.count("script") == 3
+    assert "img" not in page.elements
+    assert len(page.ids) == len({*page.ids})
+    assert {link[1:] for link in page.links if link.startswith("#")} <= {*page.ids}
+    assert [link for link in page.links if not link.startswith("#")] == []
+    assert b.run_id in page.text
+    assert number(found.predictions["kl"].mean) in page.text
+    assert number(found.sites[0].relative_distance.value) in page.text
+    assert "profiles.duckdb" not in page.text
+    (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text)
+    tables = json.loads(data)["tables"]
+    assert {name: table["rows"] for name, table in tables.items()} == {
+        **{"gate": 2, "drift": 9, "drift-sites": 1, "drift-tokens": 10},
+        **{"drift-positions": 5, "drift-histogram": tables["drift-histogram"]["rows"]},
+    }
+    outcome = next(one for one in tables["gate"]["columns"] if one["name"] == "outcome")
+    assert [outcome["words"][code] for code in outcome["codes"]] == ["fail", "not met"]
+    for table in tables.values():
+        names = {column["name"] for column in table["columns"]}
+        assert {*table["key"]} <= names
+        assert not names & {"run_a", "run_b"}
+
+
+def test_the_python_of_a_table_gives_it(two: tuple[Any, Any]) -> None:
+    a, b = two
+    found = diff(a.root, "base", b.run_id, first_position=2, sites=["final"])
+    codes = re.findall(r'<pre id="text-drift-sites"[^>]*>(.*?)</pre>', drift_page(found), re.DOTALL)
+    lines = codes[0].replace("&#39;", "'").replace("&#34;", '"').replace("&lt;", "<")
+    *head, last = lines.replace("&gt;", ">").splitlines()
+    scope: dict[str, Any] = {}
+    exec("\n".join([*head, f"again = {last}"]), scope)
+    again, before = scope["again"], drift_tables(found)["drift_sites"]
+    assert again.filter(site="final")["cka"].to_list() == before["cka"].to_list()
+
+
+def test_a_page_of_two_stores_and_of_one_run(
+    two: tuple[Any, Any], make_run: MakeRun, tmp_path: Path
+) -> None:
+    a, _ = two
+    far = make_run(LENGTHS, model="tiny/far", seed=2, root=tmp_path / "far")
+    done = invoke(a.root, "base", f"{far.root}::far", "--format", "html")
+    assert done.exit_code == 0, done.output
+    assert f"{far.root}::{far.run_id}" in Page(done.stdout).text
+    same = Page(drift_page(diff(a.root, "base", "base")))
+    assert "differs from" in same.text
+    assert same.elements.count("h3") == 1  # one run in the provenance
+
+
+def invoke(root: Path, *words: str) -> Result:
+    return CliRunner(env={"COLUMNS": "80"}).invoke(main, ["diff", str(root), *words])
+
+
+def test_the_command_writes_the_page(two: tuple[Any, Any], tmp_path: Path) -> None:
+    a, b = two
+    file = tmp_path / "drift.html"
+    done = invoke(a.root, "base", b.run_id, "-o", str(file), "--fail-if", "kl > 0.01")
+    assert done.exit_code == 1
+    assert done.stdout.splitlines()[-1] == str(file)
+    assert file.read_text().lstrip().startswith("<!DOCTYPE html>")
+    done = invoke(a.root, "--against", "base", "--format", "html")
+    assert (done.exit_code, done.stdout) == (2, "")
+
+
+def test_without_charts_a_page_is_refused_first(
+    two: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "altair", None)
+    monkeypatch.delitem(sys.modules, "lpp.analyze.charts.library")
+    done = invoke(two[0].root, "base", two[1].run_id, "--format", "html")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "lpp-engine[report]" in done.stderr

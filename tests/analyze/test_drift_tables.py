@@ -1,0 +1,276 @@
+"""Drift in the database: the numbers of a comparison, beside those of others, in SQL."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pytest
+from click.testing import CliRunner, Result
+from polars.testing import assert_frame_equal
+
+from lpp.analyze import build_database, diff
+from lpp.analyze.cli.command import main
+from lpp.analyze.drift.predictions import SCHEMA
+from lpp.analyze.drift.site_numbers import NUMBERS
+from lpp.analyze.drift.tables import UNITS, drift_tables, stores, write_drift
+from lpp.analyze.drift.worst import worst_tokens
+from lpp.analyze.numerics.jackknife import error_names
+from lpp.analyze.tables.database import frame_schema, held
+from lpp.sql import connect, saved_query
+from lpp.store.format.tables import VOCABULARY_SCHEMA
+from lpp.store.objects.locate import objects_at
+from lpp.store.shared.heads import HeadContent, commit_head
+from lpp.store.shared.matrices import Matrix
+from lpp.store.shared.vocabularies import add_vocabulary
+
+MakeRun = Callable[..., Any]
+LENGTHS = (12, 7, 20, 20, 3, 15, 9, 11)
+TABLES = ("drift_predictions", "drift_sites", "drift_tokens")
+PAIR = ["run_a", "run_b"]
+
+
+@pytest.fixture
+def two(make_run: MakeRun) -> tuple[Any, Any]:
+    """Two models of the same texts, with their head and their vocabulary."""
+    a = make_run(LENGTHS, model="tiny/base", vary_tokens=True)
+    b = make_run(LENGTHS, model="tiny/tuned", seed=1, vary_tokens=True)
+    weight = np.random.default_rng(5).normal(size=(50, 6)).astype(np.float32) / 4
+    commit_head(
+        objects_at(a.root), a.plan, HeadContent(matrix=Matrix(dtype="float32", weight=weight))
+    )
+    words = [f" w{k}" for k in range(50)]
+    rows = [range(50), [word.encode() for word in words], words]
+    add_vocabulary(a.root, a.plan.tokenizer.fingerprint, pa.table(rows, schema=VOCABULARY_SCHEMA))
+    return a, b
+
+
+def invoke(root: Path, *words: str) -> Result:
+    return CliRunner(env={"COLUMNS": "80"}).invoke(main, ["diff", str(root), *words])
+
+
+def told(done: Result) -> list[str]:
+    """Lines on standard error that are not of progress."""
+    return [line for line in done.stderr.splitlines() if not line.startswith("Drift: ")]
+
+
+def counts(root: Path) -> list[int]:
+    return [len(held(root, name)) for name in TABLES]
+
+
+def test_declared_columns_are_those_of_the_numbers() -> None:
+    tokens = frame_schema("drift_tokens")
+    assert dict(tokens) == {**dict.fromkeys(PAIR, pl.String), **SCHEMA}
+    sites = frame_schema("drift_sites").names()
+    wanted = [column for name in NUMBERS for column in (name, *error_names(name))]
+    assert [name for name in sites if name in wanted] == [
+        *NUMBERS,
+        *(column for name in NUMBERS for column in error_names(name)),
+    ]
+
+
+def test_tables_hold_the_numbers_of_the_drift(two: tuple[Any, Any]) -> None:
+    a, b = two
+    found = diff(a.root, "base", "tuned", first_position=2)
+    assert write_drift(found) == a.root / "profiles.duckdb"
+    predictions = {row["number"]: row for row in held(a.root, TABLES[0]).to_dicts()}
+    assert [*predictions] == [*UNITS] == [*found.predictions]
+    for name, one in found.predictions.items():
+        row = predictions[name]
+        assert (row["run_a"], row["run_b"]) == (a.run_id, b.run_id)
+        assert (row["n_prompts"], row["first_position"], row["n_drawn"]) == (len(LENGTHS), 2, 0)
+        assert row["unit"] == UNITS[name]
+        parts = ("mean", "median", "p99", "stderr", "ci_low", "ci_high", "n_tokens")
+        assert [row[part] for part in parts] == [getattr(one, part) for part in parts]
+        assert row["maximum"] == one.max
+    sites = held(a.root, TABLES[1]).sort("depth", pl.col("site") == "final").to_dicts()
+    assert [row["site"] for row in sites] == [one.site for one in found.sites]
+    for row, site in zip(sites, found.sites, strict=True):
+        assert (row["depth"], row["n_tokens"]) == (site.depth, site.n_tokens)
+        for name in NUMBERS:
+            assert tuple(row[c] for c in (name, *error_names(name))) == getattr(site, name)[:4]
+        assert row["flags"] == ([] if row["site"] == "final" else ["no_error"])
+    tokens = held(a.root, TABLES[2]).sort("prompt_id", "position")
+    assert_frame_equal(tokens.drop(PAIR), found.tokens)
+
+
+def test_without_logits_there_are_no_rows_of_them(make_run: MakeRun) -> None:
+    a = make_run(LENGTHS, model="tiny/base")
+    make_run(LENGTHS, model="tiny/tuned", seed=1, most_likely=8)
+    write_drift(diff(a.root, "base", "tuned"))
+    assert held(a.root, TABLES[0])["number"].to_list() == [
+        *("flips", "next_logprob", "log_perplexity", "entropy")
+    ]
+    tokens = held(a.root, TABLES[2])
+    assert tokens["kl"].null_count() == len(tokens) == sum(LENGTHS)
+
+
+def test_sinks_of_either_run_and_prompts_set_aside_are_flagged(make_run: MakeRun) -> None:
+    def sunk(rows: Any) -> Any:
+        return np.concatenate([rows[:1] * 500, rows[1:]])
+
+    a = make_run(LENGTHS, model="tiny/base")
+    make_run(LENGTHS, model="tiny/tuned", seed=1, scale=sunk, set_aside=[2])
+    every = {"quarantined", "sink"}
+    for first, flags in ((0, every), (1, every - {"sink"})):
+        found = drift_tables(diff(a.root, "base", "tuned", first_position=first))["drift_sites"]
+        assert [{*row} - {"no_error"} for row in found["flags"]] == [flags] * 4
+
+
+# beside earlier comparisons
+
+
+def test_settings_stand_beside_each_other_and_the_same_is_replaced(two: tuple[Any, Any]) -> None:
+    a, _ = two
+    every = sum(LENGTHS)
+    found = diff(a.root, "base", "tuned", sites=["final"])
+    write_drift(found)
+    assert counts(a.root) == [9, 1, every]
+    write_drift(diff(a.root, "base", "tuned", sites=["final"], first_position=3))
+    assert counts(a.root) == [18, 2, every]
+    write_drift(diff(a.root, "tuned", "base", sites=["final"]))
+    assert counts(a.root) == [27, 3, 2 * every]
+    kl = replace(found.predictions["kl"], mean=7.5)
+    write_drift(replace(found, predictions={**found.predictions, "kl": kl}))
+    assert counts(a.root) == [27, 3, 2 * every]
+    rows = held(a.root, TABLES[0]).filter(number="kl", run_a=found.pair.a.run.id, first_position=0)
+    assert rows["mean"].to_list() == [7.5]
+
+
+def test_a_draw_adds_tokens(two: tuple[Any, Any]) -> None:
+    a, _ = two
+    whole = diff(a.root, "base", "tuned", sites=["final"])
+    several = [diff(a.root, "base", "tuned", sites=["final"], tokens=30, seed=k) for k in (1, 2)]
+    for found in several:
+        write_drift(found)
+    drawn = pl.concat([found.tokens for found in several]).unique().sort("prompt_id", "position")
+    assert 30 < len(drawn) < 60
+    tokens = held(a.root, TABLES[2]).sort("prompt_id", "position")
+    assert_frame_equal(tokens.drop(PAIR), drawn)
+    drawn_of = dict(held(a.root, TABLES[0]).select("number", "n_drawn").iter_rows())
+    assert drawn_of == {**dict.fromkeys(UNITS, 30), "entropy": 0}
+    write_drift(whole)
+    write_drift(several[0])
+    assert len(held(a.root, TABLES[2])) == sum(LENGTHS)
+    assert len(held(a.root, TABLES[0])) == 9 + 8
+
+
+def test_errors_of_an_earlier_comparison_stay(two: tuple[Any, Any]) -> None:
+    a, _ = two
+    write_drift(diff(a.root, "base", "tuned", errors="all"))
+    before = held(a.root, TABLES[1]).sort("site")
+    assert before["cka_stderr"].null_count() == 0
+    write_drift(diff(a.root, "base", "tuned", errors="none"))
+    assert_frame_equal(held(a.root, TABLES[1]).sort("site"), before)
+
+
+def test_rows_go_when_either_run_changed_or_left(make_run: MakeRun) -> None:
+    a = make_run(LENGTHS, model="tiny/base")
+    b = make_run(LENGTHS, model="tiny/tuned", seed=1)
+    c = make_run(LENGTHS, model="tiny/other", seed=2, shards=[0, 1])
+    for pair in (("base", "tuned"), ("base", "other"), ("other", "base")):
+        write_drift(diff(a.root, *pair, sites=["final"]))
+    assert {*held(a.root, TABLES[1]).select(PAIR).rows()} == {
+        *((a.run_id, b.run_id), (a.run_id, c.run_id), (c.run_id, a.run_id))
+    }
+    make_run(LENGTHS, model="tiny/other", seed=2, shards=[2, 3])  # a run that goes on
+    build_database(a.root)
+    for name in TABLES:
+        assert {*held(a.root, name).select(PAIR).rows()} == {(a.run_id, b.run_id)}, name
+    shutil.rmtree(a.root / "runs" / b.run_id)
+    build_database(a.root)
+    assert counts(a.root) == [0, 0, 0]
+
+
+# the command
+
+
+def test_the_command_keeps_what_it_compares(two: tuple[Any, Any]) -> None:
+    a, _ = two
+    done = invoke(a.root, "base", "tuned")
+    assert (done.exit_code, told(done)) == (0, [])
+    assert counts(a.root) == [9, 4, sum(LENGTHS)]
+
+
+def test_a_run_with_itself_is_not_kept(two: tuple[Any, Any]) -> None:
+    done = invoke(two[0].root, "base", "base")
+    assert (done.exit_code, told(done)) == (0, [])
+    assert not (two[0].root / "profiles.duckdb").exists()
+
+
+def test_runs_of_two_stores_are_compared_and_told_once(make_run: MakeRun, tmp_path: Path) -> None:
+    a = make_run(LENGTHS, model="tiny/base")
+    b = make_run(LENGTHS, model="tiny/tuned", seed=1, root=tmp_path / "far")
+    assert write_drift(diff(a.root, "base", f"{b.root}::tuned")) is None
+    done = invoke(a.root, "base", f"{b.root}::tuned")
+    assert done.exit_code == 0
+    assert len(told(done)) == 1
+    assert not any((made.root / "profiles.duckdb").exists() for made in (a, b))
+    (tmp_path / "link").symlink_to(a.root)
+    same = diff(a.root, "base", f"{tmp_path / 'link'}::base")
+    assert len(stores(same.pair)) == 1
+
+
+def test_a_database_that_cannot_be_written_costs_a_line(two: tuple[Any, Any]) -> None:
+    a, _ = two
+    build_database(a.root)
+    with connect(a.root, write=True):
+        done = invoke(a.root, "base", "tuned")
+    assert done.exit_code == 0
+    assert done.stdout.startswith("A  base-")
+    (line,) = told(done)
+    assert "profiles.duckdb" in line
+    assert counts(a.root) == [0, 0, 0]
+
+
+# saved queries
+
+
+def test_the_saved_query_has_every_number_of_the_pair(two: tuple[Any, Any]) -> None:
+    a, _ = two
+    small, large = (
+        diff(a.root, *pair, prompts=n)
+        for pair, n in ((("base", "tuned"), 8), (("tuned", "base"), 5))
+    )
+    for found in (small, large):
+        kl = replace(found.predictions["kl"], mean=2.0 if found is large else 1.0)
+        write_drift(replace(found, predictions={**found.predictions, "kl": kl}))
+    with connect(a.root) as connection:
+        rows = connection.sql(saved_query("drift").text).pl()
+    assert rows["number"].to_list() == [*UNITS, *NUMBERS] * 2
+    assert rows["run_a"].unique(maintain_order=True).to_list() == [
+        large.pair.a.run.id,
+        small.pair.a.run.id,
+    ]
+    first = {row["number"]: row for row in rows.head(len(rows) // 2).to_dicts()}
+    for name, one in large.predictions.items():
+        mean = 2.0 if name == "kl" else one.mean
+        assert first[name]["value"] == pytest.approx(mean, rel=1e-3)
+        assert first[name]["ci_low"] == pytest.approx(one.ci_low, rel=1e-3)
+        assert (first[name]["site"], first[name]["unit"]) == (None, UNITS[name])
+    for name in NUMBERS:
+        one = getattr(large.sites[-1], name)
+        assert first[name]["value"] == pytest.approx(one.value, rel=1e-3)
+        assert first[name]["ci_high"] == pytest.approx(one.ci_high, rel=1e-3)
+        assert first[name]["site"] == "final"
+
+
+def test_the_saved_query_has_the_tokens_that_changed_most(two: tuple[Any, Any]) -> None:
+    a, _ = two
+    found = diff(a.root, "base", "tuned", sites=["final"])
+    write_drift(found)
+    with connect(a.root) as connection:
+        rows = connection.sql(saved_query("drift_tokens").text).pl().to_dicts()
+    worst = worst_tokens(found, 10)
+    assert [row["position"] for row in rows] == [one.position for one in worst]
+    assert [row["kl"] for row in rows] == pytest.approx([one.change for one in worst], rel=1e-3)
+    assert [row["source_row"] for row in rows] == [100 + 3 * one.prompt_id for one in worst]
+    for row, one in zip(rows, worst, strict=True):
+        assert one.context.endswith(row["text_so_far"])
+        assert len(row["text_so_far"].split()) == min(12, one.position + 1)
+        assert (row["came"], row["expected_a"]) == (one.came, one.a.token)
+        assert row["expected_b"] == one.b.token
