@@ -17,7 +17,6 @@ from lpp.analyze.drift.sites import SiteDrift
 from lpp.analyze.numerics.jackknife import Estimate
 from lpp.store.errors import InputError
 
-
 OF_ONE, OF_THREE = 2.821438, 3.505399
 """Student's quantiles of nine degrees of freedom that 1 % exceeds, and a third of 1 %."""
 
