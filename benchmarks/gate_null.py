@@ -142,9 +142,19 @@ def captured(folder: Path, prompts: int, context: int, sites: str) -> tuple[Run,
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16)
 
     def run(name: str, **options: Any) -> Run:
-        shape = {"prompts": prompts, "context": context, "sites": sites, "keep_head": "yes"}
-        given = model, tokenizer, "pydoc"
-        return capture(*given, store=folder, name=name, quiet=True, **shape, **options)
+        return capture(
+            model,
+            tokenizer,
+            "pydoc",
+            store=folder,
+            name=name,
+            prompts=prompts,
+            context=context,
+            sites=sites,
+            keep_head="yes",
+            quiet=True,
+            **options,
+        )
 
     base, reordered = run("base"), run("base", batch_tokens=context)
     with torch.no_grad():
@@ -174,9 +184,9 @@ def values_of(pair: Pair, draws: Mapping[str, Floats], solved: int) -> dict[str,
     rows, row_means = rows_of_prompts(pair, "final")
     names = [name for name, _ in CONDITIONS if name in PREDICTIONS]
     sources = prediction_means(pair, names), row_means, SiteSums(rows)
-    found = {}
+    found: dict[str, Values] = {}
     for key, weights in draws.items():
-        values = {}
+        values: dict[str, Floats] = {}
         for source in sources:
             values |= _reshaped(source.of, weights)
         if solved:
