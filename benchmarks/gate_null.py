@@ -16,6 +16,7 @@ A draw is a row of weights of prompts (`prompt_sums`); neither models nor rows a
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -42,7 +43,7 @@ from lpp.store.format.schedule import group_boundaries
 
 DRAWS: Final = 1_000
 SOLVED: Final = 100
-"""Draws of effective rank: each takes 22 solves."""
+"""Draws of effective rank, for one size and the halves: each takes 22 solves."""
 
 SIZES: Final = (10, 20, 50)
 """Prompts of a draw."""
@@ -102,15 +103,18 @@ def measure(
     sizes: Sequence[int] = SIZES,
     sites: str = "all",
 ) -> Iterator[Ratio]:
-    """Rates of false alarms. solved: draws of effective rank; sizes: prompts of a draw."""
+    """Rates of false alarms. solved: draws of effective rank; sizes: prompts of a draw.
+
+    About five minutes on two cores, most of them solves and products of the rows of every site.
+    """
     base, reordered, rounded = captured(folder / "gate", prompts, context, sites)
     rng = np.random.default_rng(0)
     every = {str(n): weights_of(rng.integers(0, prompts, (draws, n)), prompts) for n in sizes}
     order = rng.permuted(np.tile(np.arange(prompts), (draws, 1)), axis=1)
     for half, some in zip(HALVES, np.split(order[:, : prompts // 2 * 2], 2, axis=1), strict=True):
         every[half] = weights_of(some, prompts)
-    few = next(iter(every))
-    same = values_of(pair_of(base, reordered), {few: every[few]}, 0)[few]
+    few, middle = str(sizes[0]), str(sizes[len(sizes) // 2])
+    same = values_of(pair_of(base, reordered), {few: every[few]})[few]
     rates = [
         alarms(name, comparison, {"final": same[name]}, np.full(draws, threshold))
         for name, comparison, threshold in WORKFLOW
@@ -118,15 +122,15 @@ def measure(
     what = ", ".join(f"{name} {comparison} {x}" for name, comparison, x in WORKFLOW)
     yield _row(f"the same model with reordered batches, {few} prompts: {what}", rates)
 
-    found = values_of(pair_of(base, rounded), every, solved)
+    found = values_of(pair_of(base, rounded), every, dict.fromkeys((middle, *HALVES), solved))
     for name, comparison in CONDITIONS:
-        rates = []
-        for n in map(str, sizes):
-            one = found[n][name]
-            true = np.full(len(one), one[:, 0].mean())
-            rates.append(alarms(name, comparison, {"final": one}, true))
-        listed = ", ".join(f"{rate:.1%} of {n}" for n, rate in zip(sizes, rates, strict=True))
-        yield _row(f"{name} {comparison} its true value, prompts: {listed}", rates)
+        rates = {}
+        for n in sizes:
+            if (one := found[str(n)].get(name)) is not None:
+                true = np.full(len(one), one[:, 0].mean())
+                rates[n] = alarms(name, comparison, {"final": one}, true)
+        listed = ", ".join(f"{n}: {rate:.1%}" for n, rate in rates.items())
+        yield _row(f"{name} {comparison} its true value, by prompts: {listed}", [*rates.values()])
     for name, comparison in CONDITIONS:
         one, other = (found[half][name] for half in HALVES)
         rate = alarms(name, comparison, {"final": other}, one[:, 0])
@@ -179,8 +183,13 @@ def weights_of(drawn: npt.NDArray[np.integer], prompts: int) -> Floats:
     return np.concatenate([whole, whole - of_groups], axis=1)
 
 
-def values_of(pair: Pair, draws: Mapping[str, Floats], solved: int) -> dict[str, Values]:
-    """Every number of `CONDITIONS` of several sets of draws; solved: draws of effective rank."""
+def values_of(
+    pair: Pair, draws: Mapping[str, Floats], solved: Mapping[str, int] = MappingProxyType({})
+) -> dict[str, Values]:
+    """Every number of `CONDITIONS` of several sets of draws, by their names.
+
+    solved: sets with effective ranks too, and of how many draws.
+    """
     rows, row_means = rows_of_prompts(pair, "final")
     names = [name for name, _ in CONDITIONS if name in PREDICTIONS]
     sources = prediction_means(pair, names), row_means, SiteSums(rows)
@@ -189,10 +198,9 @@ def values_of(pair: Pair, draws: Mapping[str, Floats], solved: int) -> dict[str,
         values: dict[str, Floats] = {}
         for source in sources:
             values |= _reshaped(source.of, weights)
-        if solved:
-            values |= _reshaped(
-                lambda some: {"effective_rank": rank_changes(rows, some)}, weights[:solved]
-            )
+        if key in solved:
+            some = weights[: solved[key]]
+            values |= _reshaped(lambda w: {"effective_rank": rank_changes(rows, w)}, some)
         found[key] = {
             name if name in PREDICTIONS else f"{name}.final": one for name, one in values.items()
         }

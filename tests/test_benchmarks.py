@@ -113,7 +113,7 @@ def _sums_are_those_of_the_engine(base: Run, rounded: Run) -> None:
     """Values and errors: a draw of every prompt in order has the groups of the engine."""
     pair = pair_of(base, rounded)
     every = gate_null.weights_of(np.arange(12)[None], 12)
-    found = gate_null.values_of(pair, {"all": every}, 1)["all"]
+    found = gate_null.values_of(pair, {"all": every}, {"all": 1})["all"]
     predictions = prediction_drift(token_drift(pair))
     (final,) = site_drift(pair, ["final"])
     for name, _ in gate_null.CONDITIONS:
