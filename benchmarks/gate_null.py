@@ -124,13 +124,13 @@ def measure(
 
     found = values_of(pair_of(base, rounded), every, dict.fromkeys((middle, *HALVES), solved))
     for name, comparison in CONDITIONS:
-        rates = {}
+        by_size: dict[int, float] = {}
         for n in sizes:
             if (one := found[str(n)].get(name)) is not None:
                 true = np.full(len(one), one[:, 0].mean())
-                rates[n] = alarms(name, comparison, {"final": one}, true)
-        listed = ", ".join(f"{n}: {rate:.1%}" for n, rate in rates.items())
-        yield _row(f"{name} {comparison} its true value, by prompts: {listed}", [*rates.values()])
+                by_size[n] = alarms(name, comparison, {"final": one}, true)
+        listed = ", ".join(f"{n}: {rate:.1%}" for n, rate in by_size.items())
+        yield _row(f"{name} {comparison} its true value, by prompts: {listed}", [*by_size.values()])
     for name, comparison in CONDITIONS:
         one, other = (found[half][name] for half in HALVES)
         rate = alarms(name, comparison, {"final": other}, one[:, 0])
