@@ -94,6 +94,7 @@ def test_drift_of_predictions(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(row.ratio > 0 for row in rows)
 
 
+@pytest.mark.slow
 def test_false_alarms_of_the_gate(tmp_path: Path) -> None:
     small = {"prompts": 12, "context": 10, "sites": "block.30,final"}
     rows = list(gate_null.measure(tmp_path, draws=20, solved=2, sizes=(6,), **small))
