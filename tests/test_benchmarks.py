@@ -16,6 +16,7 @@ from benchmarks import (
     carried_cost,
     continuation_cost,
     drift_cost,
+    gate_null,
     gpu,
     integrity_cost,
     jackknife_cost,
@@ -32,6 +33,10 @@ from benchmarks import (
     storage,
 )
 from benchmarks.setting import capture, prepared
+from lpp.analyze.drift.pair import pair_of
+from lpp.analyze.drift.predictions import prediction_drift, token_drift
+from lpp.analyze.drift.sites import site_drift
+from lpp.analyze.numerics.jackknife import jackknife
 from lpp.store import Run, open_store
 from lpp.store.arrays.decode_pool import usable_cores
 
@@ -87,6 +92,54 @@ def test_drift_of_predictions(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = list(drift_cost.measure(tokens=20, vocabulary=600))
     assert len(rows) == 4
     assert all(row.ratio > 0 for row in rows)
+
+
+@pytest.mark.slow
+def test_false_alarms_of_the_gate(tmp_path: Path) -> None:
+    small = {"prompts": 12, "context": 10, "sites": "block.30,final"}
+    rows = list(gate_null.measure(tmp_path, draws=20, solved=2, sizes=(6,), **small))
+    assert len(rows) == 1 + 2 * len(gate_null.CONDITIONS) + len(gate_null.ANY_SITE)
+    assert all(0 <= row.ratio <= 1 for row in rows)
+    assert rows[0].ratio == 0  # batches of another order change nothing of account
+    runs = open_store(tmp_path / "gate").runs
+    _sums_are_those_of_the_engine(
+        *(
+            next(run for name, run in runs.items() if name.startswith(m))
+            for m in ("base", "rounded")
+        )
+    )
+
+
+def _sums_are_those_of_the_engine(base: Run, rounded: Run) -> None:
+    """Values and errors: a draw of every prompt in order has the groups of the engine."""
+    pair = pair_of(base, rounded)
+    every = gate_null.weights_of(np.arange(12)[None], 12)
+    found = gate_null.values_of(pair, {"all": every}, {"all": 1})["all"]
+    predictions = prediction_drift(token_drift(pair))
+    (final,) = site_drift(pair, ["final"])
+    for name, _ in gate_null.CONDITIONS:
+        quantity, _, site = name.partition(".")
+        expected = getattr(final, quantity) if site else predictions[name]
+        ours = jackknife(found[name][0, 0], found[name][0, 1:].tolist())
+        assert ours.value == pytest.approx(getattr(expected, "value" if site else "mean"), rel=1e-6)
+        assert ours.stderr == pytest.approx(expected.stderr, rel=1e-4)
+
+
+def test_weights_of_a_draw_by_hand() -> None:
+    drawn = np.array([[2, 0, 2, 1], [1, 1, 1, 1]])
+    first, second = gate_null.weights_of(drawn, 3)
+    assert first.tolist() == [[1, 1, 2], [1, 1, 1], [0, 1, 2], [1, 1, 1], [1, 0, 2]]
+    assert second.tolist() == [[0, 4, 0], *4 * [[0, 3, 0]]]
+
+
+def test_alarms_are_counted_by_hand() -> None:
+    groups = np.array([1.0, 2.0] * 5)  # error: sqrt(9 / 10 * 10 / 4) = 1.5, interval +- 4.23
+    values = np.array([[9.0, *groups], [9.0, *groups], [9.0, *9.0 * np.ones(10)]])
+    for name in ("kl", "relative_distance"):
+        rate = gate_null.alarms(name, ">", {"final": values}, np.array([4.7, 4.8, 8.9]))
+        assert rate == pytest.approx(2 / 3)
+    far = {"block.1": values - 3, "final": values}
+    assert gate_null.alarms("effective_rank", ">", far, np.array([4.1, 4.7, 8.9])) == 2 / 3
 
 
 def test_moments_and_rows(tmp_path: Path) -> None:

@@ -5,23 +5,35 @@ threshold decides, so that noise fails no comparison. `strict` takes the number 
 percentiles and maxima have no interval, so they are always taken themselves. A condition on the
 number of a site that names no site is met when it is met at any site.
 
-A number that does not exist is an error: a gate never passes for want of a number.
+The interval is Student's at `LEVEL`, of the same jackknife error as the interval of 95 % that is
+shown beside each number, and wider. A threshold is often a number that was measured before, on
+other prompts. The difference of two independent numbers has sqrt(2) times the error of one, and
+Student's quantile of nine degrees of freedom is passed by chance in 7 % at 95 %, in 4 % at 98 %. A
+condition on any of m sites makes m tests, so its intervals are at 1 - (1 - LEVEL) / m (Bonferroni;
+Dunn 1961). `benchmarks/gate_null.py` measures how often noise meets a condition.
+
+A number that does not exist is an error, and so is a condition that no number can meet: a gate
+never passes for want of a number.
 """
 
 import math
 import operator
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Final
 
+from lpp.analyze.drift import predictions as of_predictions
 from lpp.analyze.drift.predictions import Summary
-from lpp.analyze.drift.site_numbers import NUMBERS, OF_ROWS
+from lpp.analyze.drift.site_numbers import LIMITS, NUMBERS, OF_ROWS
 from lpp.analyze.drift.sites import SiteDrift
-from lpp.analyze.numerics.jackknife import Estimate
+from lpp.analyze.numerics.jackknife import student
 from lpp.analyze.runs.select import listed
 from lpp.store.errors import ErrorKind, InputError
+
+LEVEL: Final = 0.98
+"""Of the interval that decides, where a condition is about one number."""
 
 EVERY: Final = ("mean", "median", "p99", "max")
 
@@ -70,6 +82,11 @@ class Condition:
         """The site it names."""
         return self.part if self.quantity in NUMBERS else None
 
+    @property
+    def upward(self) -> bool:
+        """Whether large numbers meet it."""
+        return self.comparison.startswith(">")
+
     def holds(self, number: float) -> bool:
         """Whether `number` is past the threshold."""
         return _COMPARISONS[self.comparison](number, self.threshold)
@@ -83,6 +100,8 @@ class Verdict:
     value: float
     decisive: float
     """What was compared with the threshold: the end of the interval, or the value."""
+    level: float | None = None
+    """Of that interval; None where the value itself was compared."""
     site: str | None
     """Where the decisive number is furthest, of a site's number."""
 
@@ -106,15 +125,21 @@ def parse_condition(text: str) -> Condition:
         raise _refused(f"{text!r} is no condition.")
     name, comparison, number = found.groups()
     try:
-        threshold = float(number)
+        threshold = math.nan if "_" in number else float(number)  # 0_01 is 1 to Python
     except ValueError:
         threshold = math.nan
     if not math.isfinite(threshold):
         raise _refused(f"{text!r}: {number!r} is no number.")
     quantity, part = _named(name)
-    return Condition(
+    condition = Condition(
         text=text.strip(), quantity=quantity, part=part, comparison=comparison, threshold=threshold
     )
+    low, high = _limits(quantity)
+    if not condition.holds(high if condition.upward else low):
+        raise _refused(
+            f"{text!r} can never be met: {quantity} lies between {low:.6g} and {high:.6g}."
+        )
+    return condition
 
 
 def _named(name: str) -> tuple[str, str | None]:
@@ -184,53 +209,75 @@ def verdict(
     strict: the value decides, whatever its interval. Raises InputError(NOT_FOUND) for a number that
     does not exist: no statistic, not finite, no interval where one decides.
     """
-    upward = condition.comparison.startswith(">")
-    candidates = [
-        (_decisive(condition, site, number, upward=upward, strict=strict), number.value, site)
-        for site, number in _numbers(condition, predictions, sites)
-    ]
-    if not candidates:
+    numbers = _numbers(condition, predictions, sites)
+    if not numbers:
         raise _missing(condition, "no site has it.")
-    pick = max if upward else min
-    decisive, value, site = pick(candidates, key=lambda candidate: candidate[0])
-    assert value is not None  # or there is no decisive number
-    return Verdict(condition=condition, value=value, decisive=decisive, site=site)
+    level = None if strict or not numbers[0].uncertain else 1 - (1 - LEVEL) / len(numbers)
+    candidates = [(_decisive(condition, one, level), one) for one in numbers]
+    pick = max if condition.upward else min
+    decisive, of = pick(candidates, key=lambda candidate: candidate[0])
+    assert of.value is not None  # or there is no decisive number
+    return Verdict(
+        condition=condition, value=of.value, decisive=decisive, level=level, site=of.site
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Number:
+    """A number that a condition is about."""
+
+    site: str | None = None
+    value: float | None
+    stderr: float | None = None
+    groups: int = 0
+    """Of prompts, that the error was made of."""
+    uncertain: bool = True
+    """Whether it should have an error."""
 
 
 def _numbers(
     condition: Condition, predictions: Mapping[str, Summary], sites: Sequence[SiteDrift]
-) -> Iterator[tuple[str | None, Estimate]]:
-    """The numbers that a condition is about, each with its site if it has one."""
+) -> list[_Number]:
+    """The numbers that a condition is about: one, or one for each site."""
     if condition.quantity in NUMBERS:
-        for one in sites:
-            if condition.site in (None, one.site):
-                yield one.site, getattr(one, condition.quantity)
-        return
+        chosen = [one for one in sites if condition.site in (None, one.site)]
+        found = ((one.site, getattr(one, condition.quantity)) for one in chosen)
+        return [
+            _Number(site=site, value=n.value, stderr=n.stderr, groups=len(n.groups))
+            for site, n in found
+        ]
     summary = predictions[condition.quantity]
     if condition.part == "mean":
-        yield None, Estimate(summary.mean, summary.stderr, summary.ci_low, summary.ci_high)
-    else:  # no interval: it is the number itself
-        value = getattr(summary, condition.part or "mean")
-        yield None, Estimate(value, None, value, value)
+        return [_Number(value=summary.mean, stderr=summary.stderr, groups=summary.groups)]
+    return [_Number(value=getattr(summary, condition.part or "mean"), uncertain=False)]
 
 
-def _decisive(
-    condition: Condition, site: str | None, number: Estimate, *, upward: bool, strict: bool
-) -> float:
-    """What of a number is compared with the threshold."""
-    at = f" at {site}" if site else ""
+def _decisive(condition: Condition, number: _Number, level: float | None) -> float:
+    """What of a number is compared with the threshold. level: of the interval whose end it is."""
+    at = f" at {number.site}" if number.site else ""
     if number.value is None or not math.isfinite(number.value):
         raise _missing(condition, f"it is not defined{at} for these runs.")
-    end = number.ci_low if upward else number.ci_high
-    if strict:
+    if level is None:
         return number.value
-    if end is None or not math.isfinite(end):
+    stderr = math.nan if number.stderr is None else number.stderr
+    limits = _limits(condition.quantity)
+    interval = student(number.value, stderr, number.groups - 1, limits, level)
+    end = interval.ci_low if condition.upward else interval.ci_high
+    if end is None:
         raise _missing(
             condition,
             f"it has no interval{at}, which decides. Compare more prompts, or take the number "
             "itself with --strict.",
         )
     return end
+
+
+def _limits(quantity: str) -> tuple[float, float]:
+    """What a number cannot leave."""
+    if quantity in NUMBERS:
+        return LIMITS[quantity]
+    known = of_predictions.NUMBERS.get(quantity)
+    return (-math.inf, math.inf) if known is None else known[1]
 
 
 def _missing(condition: Condition, why: str) -> InputError:

@@ -184,6 +184,8 @@ class Summary:
     ci_low: float | None = None
     ci_high: float | None = None
     """Of the mean, 95 %."""
+    groups: int = 0
+    """Of prompts, that the error was made of."""
     n_tokens: int
     """Tokens that have the number."""
 
@@ -248,6 +250,7 @@ def summarize_tokens(values: pl.DataFrame, limits: tuple[float, float]) -> Summa
         stderr=error.stderr,
         ci_low=error.ci_low,
         ci_high=error.ci_high,
+        groups=len(error.groups),
         n_tokens=len(tokens),
     )
 

@@ -43,9 +43,13 @@ def error_names(metric: str) -> tuple[str, ...]:
 
 
 def student(
-    value: float, stderr: float, freedom: int, limits: tuple[float, float] = (-math.inf, math.inf)
+    value: float,
+    stderr: float,
+    freedom: int,
+    limits: tuple[float, float] = (-math.inf, math.inf),
+    level: float = LEVEL,
 ) -> Estimate:
-    """`value` with Student's interval of `LEVEL`; neither where one is not finite.
+    """`value` with Student's interval of `level`; neither where one is not finite.
 
     limits: what no such value can leave; the interval ends there.
 
@@ -53,6 +57,8 @@ def student(
     [10.0, 1.0, 7.738, 12.262]
     >>> student(0.9, 0.1, freedom=9, limits=(0.0, 1.0)).ci_high
     1.0
+    >>> round(student(10.0, 1.0, freedom=9, level=0.98).ci_low, 3)
+    7.179
     """
     if not math.isfinite(value):
         return Estimate(None)
@@ -60,7 +66,7 @@ def student(
         return Estimate(value)
     from scipy.special import stdtrit
 
-    half = float(stdtrit(freedom, (1 + LEVEL) / 2)) * stderr
+    half = float(stdtrit(freedom, (1 + level) / 2)) * stderr
     low, high = limits
     ends = [min(max(end, low), high) for end in (value - half, value + half)]
     return Estimate(value, stderr, ends[0], ends[1])

@@ -17,19 +17,25 @@ from lpp.analyze.drift.sites import SiteDrift
 from lpp.analyze.numerics.jackknife import Estimate
 from lpp.store.errors import InputError
 
+OF_ONE, OF_THREE = 2.821438, 3.505399
+"""Student's quantiles of nine degrees of freedom that 1 % exceeds, and a third of 1 %."""
+
 
 def summary(mean: float | None = 0.5, **changes: Any) -> Summary:
+    """Its interval, as a gate takes it, is 0.3 to 0.7."""
     found = {
-        **{"mean": mean, "median": 0.25, "p99": 2.0, "max": 4.0, "stderr": 0.1},
-        **{"ci_low": 0.3, "ci_high": 0.7, "n_tokens": 100},
+        **{"mean": mean, "median": 0.25, "p99": 2.0, "max": 4.0, "stderr": 0.2 / OF_ONE},
+        **{"ci_low": 0.34, "ci_high": 0.66, "groups": 10, "n_tokens": 100},
     }
     return Summary(**(found | changes))
 
 
 def estimate(value: float | None, half: float = 0.1) -> Estimate:
+    """Its interval reaches `half` to each side where it is one of three sites."""
     if value is None:
         return Estimate(None)
-    return Estimate(value, half / 2, value - half, value + half)
+    stderr = half / OF_THREE
+    return Estimate(value, stderr, value - 2.26 * stderr, value + 2.26 * stderr, 10 * (value,))
 
 
 def site(name: str, depth: int, value: float | None, half: float = 0.1) -> SiteDrift:
@@ -95,6 +101,14 @@ def test_every_name_is_understood() -> None:
         ("cka. < 1", r"no number 'cka\.'"),
         ("kl. > 1", r"no number 'kl\.'"),
         ("xyz > 1", r"no number 'xyz'\. A condition is"),
+        ("kl > 0_01", "'0_01' is no number"),
+        ("flips > 2", r"can never be met: flips lies between 0 and 1\."),
+        ("flips > 1", "can never be met"),
+        ("top10 < 0", "can never be met"),
+        ("js >= 0.7", r"js lies between 0 and 0\.693147"),
+        ("kl.p99 <= -1e-9", "kl lies between 0 and inf"),
+        ("cosine.final < -1", "cosine lies between -1 and 1"),
+        ("cka > 1", "cka lies between 0 and 1"),
     ],
 )
 def test_anything_else_is_told_with_what_there_is(text: str, told: str) -> None:
@@ -109,15 +123,15 @@ def test_anything_else_is_told_with_what_there_is(text: str, told: str) -> None:
 @pytest.mark.parametrize(
     ("text", "noisy", "strict"),
     [
-        ("kl > 0.25", True, True),  # the interval is 0.3 to 0.7
-        ("kl > 0.3", False, True),
-        ("kl >= 0.3", True, True),
+        ("kl > 0.299", True, True),  # the interval is 0.3 to 0.7
+        ("kl > 0.301", False, True),
+        ("kl >= 0.301", False, True),
         ("kl > 0.4", False, True),
         ("kl > 0.5", False, False),
         ("kl >= 0.5", False, True),
-        ("kl < 0.75", True, True),
-        ("kl < 0.7", False, True),
-        ("kl <= 0.7", True, True),
+        ("kl < 0.701", True, True),
+        ("kl < 0.699", False, True),
+        ("kl <= 0.699", False, True),
         ("kl < 0.5", False, False),
         ("kl.median > 0.2", True, True),  # without an interval
         ("kl.p99 > 1.9", True, True),
@@ -130,6 +144,37 @@ def test_the_end_of_the_interval_decides_unless_strict(
 ) -> None:
     assert failed(text) == noisy
     assert failed(text, strict=True) == strict
+
+
+def test_the_error_and_the_number_of_groups_make_the_interval() -> None:
+    for groups, quantile in ((10, OF_ONE), (4, 4.540703), (2, 31.820516)):
+        found = verdict(parse_condition("kl > 9"), ALL | {"kl": summary(9.5, groups=groups)}, DEEP)
+        low = 9.5 - quantile * 0.2 / OF_ONE
+        assert found.decisive == pytest.approx(low, rel=1e-6)
+        assert (found.level, found.failed) == (0.98, low > 9)
+    assert verdict(parse_condition("kl > 9"), ALL, DEEP, strict=True).level is None
+    assert verdict(parse_condition("kl.max > 9"), ALL, DEEP).level is None
+
+
+def test_an_interval_ends_where_the_number_does() -> None:
+    wide = summary(0.5, stderr=1.0)
+    for text, end in (("tv > 0.1", 0.0), ("tv < 0.9", 1.0), ("kl > 1", 0.0)):
+        found = verdict(parse_condition(text), ALL | {"tv": wide, "kl": wide}, DEEP)
+        assert (found.decisive, found.failed) == (end, False)
+    far = ALL | {"log_perplexity": wide}
+    assert verdict(parse_condition("log_perplexity > 0"), far, DEEP).decisive < -2
+
+
+def test_any_of_several_sites_is_several_tests() -> None:
+    names = ["embed", *(f"block.{k}" for k in range(1, 32))]
+    sites = [site(name, k, 0.3) for k, name in enumerate(names)]
+    any_site = verdict(parse_condition("relative_distance > 0.25"), ALL, sites)
+    one_site = verdict(parse_condition("relative_distance.block.7 > 0.25"), ALL, sites)
+    assert (any_site.level, one_site.level) == (1 - 0.02 / 32, 0.98)
+    stderr = 0.1 / OF_THREE
+    assert any_site.decisive == pytest.approx(0.3 - 5.123529 * stderr, abs=1e-4)
+    assert one_site.decisive == pytest.approx(0.3 - OF_ONE * stderr, rel=1e-6)
+    assert verdict(parse_condition("relative_distance > 0.25"), ALL, sites[:1]).level == 0.98
 
 
 def test_without_a_site_the_furthest_decides() -> None:
@@ -155,7 +200,7 @@ def test_with_a_site_it_alone_decides() -> None:
 
 
 def test_exactly_nothing_passes_no_threshold_above_nothing() -> None:
-    none = summary(0.0, median=0.0, p99=0.0, max=0.0, stderr=0.0, ci_low=0.0, ci_high=0.0)
+    none = summary(0.0, median=0.0, p99=0.0, max=0.0, stderr=0.0)
     assert not failed("kl > 0", kl=none)
     assert not failed("kl.max > 0", kl=none, strict=True)
     assert failed("kl >= 0", kl=none)
@@ -168,8 +213,9 @@ def test_exactly_nothing_passes_no_threshold_above_nothing() -> None:
         ("kl > 1", {"mean": float("nan")}, "not defined for these runs"),
         ("kl.p99 > 1", {"p99": None}, "not defined"),
         ("kl.max > 1", {"max": float("inf")}, "not defined"),
-        ("kl > 1", {"ci_low": None, "stderr": None}, r"no interval, which decides.*--strict"),
-        ("kl > 1", {"ci_low": float("nan")}, "no interval"),
+        ("kl > 1", {"stderr": None}, r"no interval, which decides.*--strict"),
+        ("kl > 1", {"stderr": float("nan")}, "no interval"),
+        ("kl > 1", {"groups": 1}, "no interval"),
     ],
 )
 def test_a_number_that_does_not_exist_never_passes(
@@ -180,7 +226,7 @@ def test_a_number_that_does_not_exist_never_passes(
 
 
 def test_strict_needs_no_interval() -> None:
-    assert failed("kl > 0.4", strict=True, kl=summary(ci_low=None, ci_high=None, stderr=None))
+    assert failed("kl > 0.4", strict=True, kl=summary(stderr=None, groups=0))
 
 
 def test_a_site_without_the_number_is_an_error_unless_another_is_named() -> None:
@@ -207,7 +253,7 @@ def test_what_will_be_missing_is_told_before_it_is_computed(text: str, told: str
 
 
 def test_what_will_be_there_is_not_refused() -> None:
-    some = [parse_condition(text) for text in ("flips > 1", "next_logprob > 1", "cka.final < 1")]
+    some = [parse_condition(text) for text in ("flips > 0.5", "next_logprob > 1", "cka.final < 1")]
     check_conditions(some, sites=["final"], no_logits="no head")
     check_conditions([parse_condition("kl > 1")], sites=[], no_logits=None)
     with pytest.raises(InputError, match="no site is compared"):

@@ -1,0 +1,110 @@
+"""The workflow in docs/ci-gate.yml is executed: each of its commands, as bash runs it there."""
+
+import copy
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+WORKFLOW = Path(__file__).resolve().parents[2] / "docs" / "ci-gate.yml"
+STEPS = yaml.safe_load(WORKFLOW.read_text())["jobs"]["drift"]["steps"]
+IN_ANY_CASE = "always() && hashFiles('drift.md') != ''"
+PROMPTS = 100
+
+
+@pytest.fixture(scope="module")
+def models(
+    tiny_model: Callable[[str], Any], tiny_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Model folders: `base`, `near`, which is nearly that, and `far`."""
+    root = tmp_path_factory.mktemp("models")
+    for name, noise in (("base", 0.0), ("near", 1e-4), ("far", 0.3)):
+        model = copy.deepcopy(tiny_model("llama"))
+        model.config.max_position_embeddings = 512
+        torch.manual_seed(3)
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.add_(noise * weight.std() * torch.randn_like(weight))
+        model.save_pretrained(root / name)
+        tiny_tokenizer.save_pretrained(root / name)
+    texts = (f"The {k} quick brown foxes jump {k * k} times over dogs." for k in range(PROMPTS))
+    lines = (json.dumps({"text": text}) + "\n" for text in texts)
+    (root / "base" / "prompts.jsonl").write_text("".join(lines))
+    return root
+
+
+def run_job(folder: Path, base: Path, candidate: Path, cache: Path) -> dict[str, int]:
+    """The job in `folder`, checked out and restored as its actions do: exit codes by step."""
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "GITHUB_STEP_SUMMARY": str(folder / "summary.md"),
+        "HF_HUB_OFFLINE": "1",
+    }
+    codes: dict[str, int] = {}
+    for step in STEPS:
+        name = step.get("name", step.get("uses"))
+        when = step.get("if")
+        assert when in (None, IN_ANY_CASE)
+        if any(codes.values()) if when is None else not (folder / "drift.md").exists():
+            continue
+        if "uses" in step:
+            match step["uses"].partition("@")[0], step.get("with", {}).get("path"):
+                case "actions/checkout", "base":
+                    shutil.copytree(base, folder / "base")
+                case "actions/checkout", "candidate":
+                    shutil.copytree(candidate, folder / "candidate")
+                case "actions/cache", str() as path if (cache / path).exists():
+                    shutil.copytree(cache / path, folder / path)
+        elif not step["run"].startswith("pip install "):  # what it installs is here
+            script = folder / "step.sh"
+            script.write_text(step["run"])
+            done = subprocess.run(
+                ["bash", "-e", script], cwd=folder, env=environment, check=False, text=True
+            )
+            codes[name] = done.returncode
+    return codes
+
+
+@pytest.mark.slow
+def test_the_workflow_passes_a_near_candidate_and_fails_a_far_one(
+    models: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    near, far = tmp_path / "near", tmp_path / "far"
+    near.mkdir()
+    far.mkdir()
+    codes = run_job(near, models / "base", models / "near", cache=tmp_path / "nothing")
+    assert [*codes.values()] == [0, 0, 0, 0], capfd.readouterr().err
+    codes = run_job(far, models / "base", models / "far", cache=near)
+    assert [*codes.values()] == [0, 0, 1, 0], capfd.readouterr().err
+    for folder, state in ((near, "not met"), (far, "**fail**")):
+        drift = (folder / "drift.md").read_text()
+        assert (folder / "summary.md").read_text() == drift
+        assert drift.startswith("### Drift from `base-")
+        assert "(A) to `candidate-" in drift
+        assert f"The first {PROMPTS} prompts" in drift
+        verdicts = re.findall(r"^\| (\S.*?) \| `(\S+) ", drift, re.MULTILINE)
+        assert {name: found for found, name in verdicts if found in ("not met", "**fail**")} == {
+            "kl.mean": state,
+            "flips": state,
+            "cka": state,
+        }
+
+
+def test_every_step_of_the_workflow_is_known() -> None:
+    commands = [step["run"] for step in STEPS if "run" in step]
+    assert [command.split()[0] for command in commands] == [
+        *("pip", "lpp-capture", "lpp-capture", "lpp-analyze", "cat")
+    ]
+    restored = next(step["with"] for step in STEPS if "cache" in step.get("uses", ""))
+    assert f"--store ./{restored['path']}\n" in commands[1]
+    assert f"./{restored['path']}::base candidate" in commands[3]
