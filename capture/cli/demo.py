@@ -77,7 +77,7 @@ def demo(store: Place) -> None:
 
     trained = _capture(store, demo_request(model, None))
     _capture(store, demo_request(model, UNTRAINED_SEED))
-    rounded = _capture_rounded(store, demo_request(model, None))
+    rounded = capture_rounded(store, demo_request(model, None))
     _analyze("profile", str(store))
     click.echo()
     _show_drift(store, trained, rounded)
@@ -98,7 +98,7 @@ def demo(store: Place) -> None:
 
 
 def demo_request(model: Path, untrained_seed: int | None) -> "CaptureRequest":
-    """100 passages of 200 tokens, every site, every logit statistic."""
+    """100 passages of 200 tokens, every site, every logit statistic, the head."""
     from lpp.capture.corpus.selection import Selection
     from lpp.capture.models.spec import ModelSpec
     from lpp.capture.plan.request import CaptureRequest, CorpusSpec
@@ -108,18 +108,20 @@ def demo_request(model: Path, untrained_seed: int | None) -> "CaptureRequest":
         corpus=CorpusSpec(name="pydoc"),
         selection=Selection(prompts=PROMPTS),
         context=CONTEXT,
+        keep_head="yes",
     )
 
 
 def _capture(store: Path, request: "CaptureRequest") -> str:
     """The run of `request`; one that is complete is found without loading its model."""
+    if found := skip_finished(store, request, WHOLE):
+        return found.run
     from lpp.capture.engine.run import capture_into
 
-    found = skip_finished(store, request, WHOLE)
-    return (found or capture_into(store, request)).run
+    return capture_into(store, request).run
 
 
-def _capture_rounded(store: Path, request: "CaptureRequest") -> str:
+def capture_rounded(store: Path, request: "CaptureRequest") -> str:
     """The run of the model of `request` with the weights of its blocks rounded in memory."""
     of_trained = request_key(request)
     key = None if of_trained is None else document_fingerprint([of_trained, "rounded", BITS])

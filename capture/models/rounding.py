@@ -1,4 +1,4 @@
-"""Weights rounded to a few bits, as the simplest quantisation does it: a controlled change of a model.
+"""Weights rounded to a few bits, the simplest quantisation: a controlled change of a model.
 
 Round to nearest on a symmetric grid for each output channel, the usual baseline of weight
 quantisation (Frantar et al. 2023, arXiv 2210.17323, section 5). The rounded weights keep their
@@ -10,6 +10,7 @@ from typing import Final
 import torch
 from torch import nn
 
+from lpp.capture.models.anatomy import unmapped
 from lpp.capture.models.find_sites import find_sites
 from lpp.store.errors import ErrorKind, InputError
 
@@ -23,12 +24,16 @@ def round_blocks(model: nn.Module, bits: int) -> None:
 
     The embedding, the head, norms and biases stay as they are. Costs a forward pass of a few tokens
     to find the blocks, and one matrix in float32 at a time. Raises InputError for fewer than 2 bits
-    and for a model without blocks.
+    and for a model whose blocks hold no linear layer.
     """
-    for block in find_sites(model).blocks:
-        for layer in block.modules():
-            if isinstance(layer, nn.Linear):
-                layer.weight.copy_(round_to_nearest(layer.weight, bits))
+    blocks = find_sites(model).blocks
+    layers = [part for block in blocks for part in block.modules() if isinstance(part, nn.Linear)]
+    if not layers:
+        raise unmapped(
+            model, "a linear layer inside its blocks was looked for, to round its weights"
+        )
+    for layer in layers:
+        layer.weight.copy_(round_to_nearest(layer.weight, bits))
 
 
 def round_to_nearest(weight: torch.Tensor, bits: int) -> torch.Tensor:
