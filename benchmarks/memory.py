@@ -67,7 +67,8 @@ def of_predictions(
 
     vocabulary: smaller than a model's, so that it takes a minute; a tile holds whole rows of it.
     """
-    weight = np.random.default_rng(0).standard_normal((vocabulary, HIDDEN), np.float32) / 16
+    weight = np.random.default_rng(0).standard_normal((vocabulary, HIDDEN), np.float32)
+    weight *= np.float32(1 / 16)
     head = HeadContent(matrix=Matrix(dtype="float32", weight=weight))
     peaks = []
     for tokens in sizes:

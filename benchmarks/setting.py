@@ -49,9 +49,9 @@ def store_of(run: Run) -> Path:
 def rounded_pair(root: Path, prompts: int) -> Pair:
     """The packaged model and its rounded copy in a new store at `root`, with their heads."""
     wanted = request(prompts)
-    pair = capture_into(root, wanted).run, capture_rounded(root, wanted)
+    trained, rounded = capture_into(root, wanted).run, capture_rounded(root, wanted)
     runs = open_store(root).runs
-    return pair_of(*(runs[run] for run in pair))
+    return pair_of(runs[trained], runs[rounded])
 
 
 def prepared(prompts: int, **changes: Any) -> Prepared:

@@ -56,4 +56,5 @@ def round_to_nearest(weight: torch.Tensor, bits: int) -> torch.Tensor:
     most = 2 ** (bits - 1) - 1
     step = wide.abs().amax(dim=1, keepdim=True) / most
     steps = torch.where(step > 0, wide / step, 0.0).round()
-    return (steps * step).to(weight.dtype)
+    rounded: torch.Tensor = (steps * step).to(weight.dtype)
+    return rounded

@@ -121,7 +121,7 @@ def test_profiles_are_those_of_the_table(documented_store: Path) -> None:
     found = answer(documented_store, "profiles")
     with connect(documented_store) as connection:
         profiles = pl.DataFrame(connection.sql("FROM profiles").to_arrow_table()).to_dicts()
-    assert len(found) == 5 * len(profiles) == 10
+    assert len(found) == 5 * len(profiles) == 15
     for row in found:
         (profile,) = (p for p in profiles if p["run"] == row["run"])
         metric = row["metric"]
@@ -241,7 +241,7 @@ def test_hourglass_is_that_of_the_layers(documented_store: Path) -> None:
         frame = connection.sql("FROM spectra WHERE prefix = context AND depth > 0")
         spectra = pl.DataFrame(frame.to_arrow_table())
     found = answer(documented_store, "hourglass")
-    assert len(found) == 4
+    assert len(found) == 6
     for row in found:
         one_each = spectra.filter(pl.col("site") != "block.30", run=row["run"])
         layers = [
