@@ -199,9 +199,9 @@ def kept_for_logits(pair: Pair) -> Iterator[Ratio]:
     once, each = sum(size.values()), sum(size[name] for some in heads for name in some)
     width = runs[0].plan.model.logits_width
     logits = sum(2 * width * sum(shard.rows for shard in run.shards) for run in runs)
-    for what, kept in (("as they lie on disk", rows + once), ("with a head for each", rows + each)):
+    for what, kept in (("heads as they lie on disk", rows + once), ("a head of each", rows + each)):
         yield ratio_once(
-            f"bytes kept of two runs, rows of `final` and heads {what}, {pair.n_tokens():,} tokens "
+            f"bytes kept of two runs, rows of `final` and {what}, {pair.n_tokens():,} tokens "
             f"/ 16-bit logits of both at V = {width:,}",
             f"{kept / 1e6:.0f} MB",
             f"{logits / 1e6:,.0f} MB",
