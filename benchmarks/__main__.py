@@ -34,7 +34,7 @@ from benchmarks import (
     vllm_cost,
 )
 from benchmarks.pairs import Ratio
-from benchmarks.setting import capture, prepared, scratch, store_of
+from benchmarks.setting import capture, prepared, rounded_pair, scratch, store_of
 from lpp.analyze import build_database
 from lpp.capture.cli.demo import demo_request
 from lpp.capture.models.gguf import packaged_model
@@ -76,6 +76,11 @@ def _sections(folder: Path) -> dict[str, Callable[[], Iterator[Ratio]]]:
             capture(prepared(100, model=demo_request(packaged_model(), 0).model), root)
         return root
 
+    def of_rounding() -> Iterator[Ratio]:
+        pair = rounded_pair(folder / "rounded", 100)
+        yield from drift_cost.of_sites(pair)
+        yield from storage.kept_for_logits(pair)
+
     return {
         "paper": paper_procedure.measure,
         "capture": capture_cost.measure,
@@ -83,6 +88,7 @@ def _sections(folder: Path) -> dict[str, Callable[[], Iterator[Ratio]]]:
         "continuation": continuation_cost.measure,
         "drift": drift_cost.measure,
         "gate": lambda: gate_null.measure(folder),
+        "rounded": of_rounding,
         "pipeline": lambda: pipeline_cost.measure(folder),
         "storage": lambda: storage.measure(demo_run(), folder),
         "query": lambda: query_start.measure(store_of(demo_run())),

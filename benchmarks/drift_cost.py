@@ -1,26 +1,38 @@
-"""What exact drift of predictions costs beside the matrix products that it needs.
+"""What drift costs: of predictions beside the products that it needs, of sites beside reading.
 
-Both sides multiply the same synthetic rows of `final` of two models with their unembeddings, a tile
-of rows at a time, on one thread, in CPU seconds. Ours rounds the logits and reduces them to numbers
-of each token; the other drops them. NumPy multiplies in float32; where torch is installed its
-bfloat16 products are measured as well.
+Of predictions both sides multiply the same synthetic rows of `final` of two models with their
+unembeddings, a tile of rows at a time, on one thread, in CPU seconds. Ours rounds the logits and
+reduces them to numbers of each token; the other drops them. NumPy multiplies in float32; where
+torch is installed its bfloat16 products are measured as well.
+
+Of sites both sides read the same rows of the demo's model and of its rounded copy, a block of both
+runs at a time.
 """
 
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
 
 from benchmarks.pairs import Ratio, ratio_of_times, timed_pairs
+from lpp.analyze.drift.kept import KeptDrift
+from lpp.analyze.drift.pair import Pair
 from lpp.analyze.drift.products import NUMPY, one_thread_each, place_of, products
+from lpp.analyze.drift.sites import NUMBERS, Number, common_sites, site_drift
 from lpp.analyze.drift.tiles import TILE_ROWS, rows_drift
+from lpp.analyze.numerics.cka import BLOCK_ROWS
 from lpp.analyze.numerics.logit_drift import EVERYTHING
 from lpp.analyze.numerics.moments import Rows
+from lpp.analyze.runs.side_by_side import in_step
 from lpp.store.shared.heads import Head, HeadContent
 from lpp.store.shared.matrices import Matrix
+
+if TYPE_CHECKING:
+    from lpp.analyze.tables.analysis import ErrorSites
 
 TOKENS: Final = 2_000
 VOCABULARY: Final = 49_152
@@ -48,6 +60,46 @@ def measure(tokens: int = TOKENS, vocabulary: int = VOCABULARY) -> Iterator[Rati
                 timed_pairs(ours, bare, REPEATS, clock=time.process_time),
                 bar=bar,
             )
+
+
+def of_sites(pair: Pair) -> Iterator[Ratio]:
+    """Three ratios: means over tokens alone, with CKA, and everything with the default errors.
+
+    pair: runs of all sites.
+    """
+    sites = common_sites(pair)
+    reading = partial(_read, pair, sites)
+    choices: list[tuple[str, Sequence[Number], ErrorSites]] = [
+        ("distance and cosine", NUMBERS[:2], "none"),
+        ("distance, cosine and CKA", NUMBERS[:3], "none"),
+        ("everything, with errors at final,", NUMBERS, "final"),
+    ]
+    for what, only, errors in choices:
+        ours = partial(_computed, pair, only, errors)
+        yield ratio_of_times(
+            f"{what} of {len(sites)} sites, {pair.n_tokens():,} tokens, CPU seconds / of reading "
+            "the rows of both runs",
+            timed_pairs(ours, reading, REPEATS, clock=time.process_time),
+            bar=2,
+            bound="2 d^2 multiply-adds a token in float64",
+        )
+
+
+def _computed(pair: Pair, only: Sequence[Number], errors: ErrorSites) -> None:
+    """`site_drift`, with nothing kept from before."""
+    shutil.rmtree(KeptDrift(pair).folder, ignore_errors=True)
+    site_drift(pair, only=only, errors=errors, jobs=1)
+
+
+def _read(pair: Pair, sites: Sequence[str]) -> None:
+    """The rows of both runs in step, as `site_drift` reads them."""
+    for site in sites:
+        sources = [(view.run, site) for view in (pair.a, pair.b)]
+        prompts = range(pair.n_prompts)
+        for _ in in_step(
+            sources, prompts, block_rows=BLOCK_ROWS, left_out=pair.left_out, dtype="stored"
+        ):
+            pass
 
 
 def _head(rng: np.random.Generator, vocabulary: int) -> Head:

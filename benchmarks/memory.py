@@ -10,9 +10,15 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from benchmarks.pairs import Ratio, ratio_once
 from benchmarks.synthetic import synthetic_run
 from lpp.capture.corpus.pydoc import pydoc_passages
+from lpp.store import open_store
+from lpp.store.objects.locate import objects_at
+from lpp.store.shared.heads import HeadContent, commit_head
+from lpp.store.shared.matrices import Matrix
 
 FEW, MANY = 100, 1000
 SITES = "embed,block.10,block.20,final"
@@ -20,6 +26,9 @@ SITES = "embed,block.10,block.20,final"
 ROWS = (10_000, 100_000, 1_000_000)
 """Of one synthetic site: what a model would take days to make here."""
 WIDTH = 128
+HIDDEN = 576
+VOCABULARY = 8192
+"""Of the rows and logits whose drift is computed."""
 SHARD_MIB = 32
 """Smaller than the default, so that both sizes fill more than the three shards held at once."""
 
@@ -31,6 +40,7 @@ def measure(folder: Path) -> Iterator[Ratio]:
         few, many = peaks[FEW][index], peaks[MANY][index]
         yield _grown(f"{step}, {MANY:,} prompts / {FEW}", many, few)
     yield from of_rows(folder)
+    yield of_predictions(folder)
 
 
 def of_rows(folder: Path, sizes: Sequence[int] = ROWS) -> Iterator[Ratio]:
@@ -48,6 +58,32 @@ def of_rows(folder: Path, sizes: Sequence[int] = ROWS) -> Iterator[Ratio]:
             peaks[0],
             bound="blocks, bands and the merge of spans are full size from 100,000 rows on",
         )
+
+
+def of_predictions(
+    folder: Path, sizes: tuple[int, int] = ROWS[:2], vocabulary: int = VOCABULARY
+) -> Ratio:
+    """Exact drift of the predictions of two synthetic models, by the command.
+
+    vocabulary: smaller than a model's, so that it takes a minute; a tile holds whole rows of it.
+    """
+    weight = np.random.default_rng(0).standard_normal((vocabulary, HIDDEN), np.float32)
+    weight *= np.float32(1 / 16)
+    head = HeadContent(matrix=Matrix(dtype="float32", weight=weight))
+    peaks = []
+    for tokens in sizes:
+        root = folder / f"predictions-{tokens}"
+        for model in (0, 1):
+            run = synthetic_run(
+                root, tokens, HIDDEN, per_shard=200, model=model, vocabulary=vocabulary
+            )
+            commit_head(objects_at(root), run.plan, head)
+        words = ["lpp.analyze.cli.command", "diff", str(root), *open_store(root).runs]
+        peaks.append(_peak([*words, "--errors", "none"]))
+        shutil.rmtree(root)
+    shape = f"d = {HIDDEN}, V = {vocabulary:,}"
+    what = f"the predictions' drift, {shape}, {sizes[1]:,} tokens / {sizes[0]:,}"
+    return _grown(what, peaks[1], peaks[0])
 
 
 def _grown(what: str, many: int, few: int, bound: str = "") -> Ratio:

@@ -7,13 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lpp.capture.cli.demo import demo_request
+from lpp.analyze.drift.pair import Pair, pair_of
+from lpp.capture.cli.demo import capture_rounded, demo_request
 from lpp.capture.corpus.selection import Selection
 from lpp.capture.engine.capture import capture_run
 from lpp.capture.engine.prepare import Prepared, prepare
+from lpp.capture.engine.run import capture_into
 from lpp.capture.models.gguf import packaged_model
 from lpp.capture.plan.request import CaptureRequest
-from lpp.store import Run, RunWriter, create_store
+from lpp.store import Run, RunWriter, create_store, open_store
 
 
 def request(prompts: int, **changes: Any) -> CaptureRequest:
@@ -42,6 +44,14 @@ def store_of(run: Run) -> Path:
     path = run.path
     assert isinstance(path, Path)
     return path.parent.parent
+
+
+def rounded_pair(root: Path, prompts: int) -> Pair:
+    """The packaged model and its rounded copy in a new store at `root`, with their heads."""
+    wanted = request(prompts)
+    trained, rounded = capture_into(root, wanted).run, capture_rounded(root, wanted)
+    runs = open_store(root).runs
+    return pair_of(runs[trained], runs[rounded])
 
 
 def prepared(prompts: int, **changes: Any) -> Prepared:

@@ -13,7 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.pairs import Ratio, ratio_of_times, ratio_once, timed_pairs
+from benchmarks.setting import store_of
 from benchmarks.synthetic import synthetic_run
+from lpp.analyze.drift.pair import Pair
 from lpp.store import Run
 from lpp.store.arrays.blosc import BLOCK_BYTES
 from lpp.store.arrays.decode_pool import usable_cores
@@ -21,7 +23,9 @@ from lpp.store.arrays.encoder import encode_array
 from lpp.store.arrays.layout import ArraySpec, site_array, written_layout
 from lpp.store.arrays.reader import ReadAs, to_float32
 from lpp.store.format.commit_record import ObjectRecord
+from lpp.store.objects.locate import objects_at
 from lpp.store.objects.place import Place
+from lpp.store.shared.heads import head_directories
 
 REPEATS = 9
 PROMPTS: Final = 1000
@@ -177,6 +181,42 @@ def stored_bytes(run: Run) -> Ratio:
     )
 
 
+def kept_for_logits(pair: Pair) -> Iterator[Ratio]:
+    """What makes every logit of both runs again against the logits: rows of `final` and heads.
+
+    pair: runs of one store that holds the heads of both. A matrix that both models share, as of a
+    model whose blocks alone were changed, lies in the store once; the second ratio counts it twice.
+    """
+    runs = [view.run for view in (pair.a, pair.b)]
+    root = objects_at(runs[0].directory.root)
+    rows = sum(_bytes_on_disk(run, "final") for run in runs)
+    heads = [head_directories(root, run.plan) for run in runs]
+    size = {
+        name: _folder_bytes(run, name)
+        for run, some in zip(runs, heads, strict=True)
+        for name in some
+    }
+    once, each = sum(size.values()), sum(size[name] for some in heads for name in some)
+    width = runs[0].plan.model.logits_width
+    logits = sum(2 * width * sum(shard.rows for shard in run.shards) for run in runs)
+    for what, kept in (("heads as they lie on disk", rows + once), ("a head of each", rows + each)):
+        yield ratio_once(
+            f"bytes kept of two runs, rows of `final` and {what}, {pair.n_tokens():,} tokens "
+            f"/ 16-bit logits of both at V = {width:,}",
+            f"{kept / 1e6:.0f} MB",
+            f"{logits / 1e6:,.0f} MB",
+            kept / logits,
+            bar=1 / 40,
+            bound="the matrix of the second model",
+        )
+
+
+def _folder_bytes(run: Run, name: str) -> int:
+    """Of a directory of the store that `run` lies in."""
+    folder = store_of(run) / name
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
 def bfloat16_rows(run: Run, site: str, prompts: int | None = None) -> npt.NDArray[np.uint16]:
     """(N, d) the bits of a site's rows as they were captured; prompts: of the first so many."""
     blocks = run.blocks(site, prompts=prompts, dtype="stored")
@@ -185,11 +225,17 @@ def bfloat16_rows(run: Run, site: str, prompts: int | None = None) -> npt.NDArra
 
 def rows_on_disk(run: Run) -> int:
     """Bytes of the objects that hold rows."""
+    return _bytes_on_disk(run)
+
+
+def _bytes_on_disk(run: Run, site: str | None = None) -> int:
+    """Bytes of the objects that hold rows of `site`, or of all sites."""
+    start = "hidden.zarr/" if site is None else f"hidden.zarr/{site}/"
     return sum(
         item.bytes
         for shard in run.shards
         for key, item in shard.record.objects.items()
-        if key.startswith("hidden.zarr/")
+        if key.startswith(start)
     )
 
 

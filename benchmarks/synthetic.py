@@ -47,11 +47,14 @@ def synthetic_run(
     per_shard: int = 500,
     length: int = LENGTH,
     keep: Keep = "rows",
+    model: int = 0,
+    vocabulary: int = WIDTH,
 ) -> Run:
     """`rows` tokens in prompts of `length`, each site `dim` wide, in bfloat16.
 
-    per_shard: prompts of a shard. keep: moments are those of the capture's own accumulator. The
-    same arguments give the same bytes.
+    per_shard: prompts of a shard. keep: moments are those of the capture's own accumulator. model:
+    another number is another model, with other rows of the same tokens. vocabulary: columns of its
+    logits. The same arguments give the same bytes.
     """
     count = rows // length
     rng = np.random.default_rng([rows, dim])
@@ -60,11 +63,14 @@ def synthetic_run(
     shards = (*range(0, count, per_shard), count)
     plan = synthetic_plan(prompts, length, dim=dim, sites=sites, shards=shards)
     ends = () if keep == "rows" else moment_band_ends(plan.prefixes)
-    plan = replace(plan, keep=keep, band_ends=ends)
+    weights = str(model) if model else plan.model.weights
+    named = replace(plan.model, weights=weights, logits_width=vocabulary)
+    plan = replace(plan, keep=keep, band_ends=ends, model=named)
+    seed = [rows, dim] if not model else [rows, dim, model]
     writer = RunWriter(create_store(root).path, plan, prompts)
     for shard in writer.uncommitted(range(plan.n_shards)):
         part = slice(plan.shards[shard], plan.shards[shard + 1])
-        hidden = dict(zip(sites, _hidden([rows, dim, shard], ids[part].size, dim), strict=False))
+        hidden = dict(zip(sites, _hidden([*seed, shard], ids[part].size, dim), strict=False))
         moments = _moments(plan, shard, ids[part], hidden) if plan.keeps_moments else None
         kept = hidden if plan.keeps_rows else {}
         writer.write_shard(shard, kept, _tokens(ids, part), moments=moments)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -177,8 +178,8 @@ def capture_here(root: Path, *extra: object) -> subprocess.CompletedProcess[str]
 
 @pytest.fixture(scope="session")
 def documented_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small store as the demo leaves it: the packaged model, its untrained twin, profiles; of
-    thirteen sites, where the demo has all. Made once, whatever the number of workers.
+    """A small store as the demo leaves it: the packaged model, its untrained twin, a rounded copy,
+    profiles; of thirteen sites, where the demo has all. Made once, whatever the number of workers.
     """
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
@@ -190,10 +191,17 @@ def documented_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _make_documented(root: Path) -> None:
-    blocks = (1, *range(3, 31, 3))
-    sites = ",".join(("embed", *(f"block.{k}" for k in blocks), "final"))
-    for twin in ((), ("--untrained-seed", 0)):
-        done = capture_here(root, "--prompts", 12, "--sites", sites, *twin)
+    from lpp.capture.cli.demo import capture_rounded, demo_request
+    from lpp.capture.corpus.selection import Selection
+    from lpp.capture.models.gguf import packaged_model
+
+    blocks, prompts = (1, *range(3, 31, 3)), 12
+    sites = ("embed", *(f"block.{k}" for k in blocks), "final")
+    words = ("--prompts", prompts, "--sites", ",".join(sites))
+    for more in (("--keep-head", "yes"), ("--untrained-seed", 0)):
+        done = capture_here(root, *words, *more)
         assert done.returncode == 0, done.stderr
+    request = demo_request(packaged_model(), None)
+    capture_rounded(root, replace(request, selection=Selection(prompts=prompts), sites=sites))
     done = command("lpp-analyze", "profile", root)
     assert done.returncode == 0, done.stderr

@@ -142,6 +142,27 @@ def test_alarms_are_counted_by_hand() -> None:
     assert gate_null.alarms("effective_rank", ">", far, np.array([4.1, 4.7, 8.9])) == 2 / 3
 
 
+def test_drift_of_sites_and_what_is_kept_for_it(
+    documented_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drift_cost, "REPEATS", 1)
+    trained, rounded, _ = open_store(documented_store).runs.values()
+    pair = pair_of(trained, rounded, 2)
+    rows = list(drift_cost.of_sites(pair))
+    assert len(rows) == 3
+    assert all(row.ratio > 0 for row in rows)
+    once, each = storage.kept_for_logits(pair_of(trained, rounded))
+    tokens = trained.plan.prompts.tokens
+    assert once.ratio < each.ratio < 2 * once.ratio  # rounding leaves the head as it is
+    assert once.ratio * 2 * 2 * 49_152 * tokens > 30e6  # a packed matrix of 57 MB at least
+
+
+def test_memory_of_predictions_is_told_by_size(tmp_path: Path) -> None:
+    row = memory.of_predictions(tmp_path, sizes=(400, 800), vocabulary=60)
+    assert row.ours.endswith(" MiB")
+    assert 0.8 < row.ratio < 1.5
+
+
 def test_moments_and_rows(tmp_path: Path) -> None:
     rows = list(moments_cost.measure(tmp_path, prompts=2, wide=32, repeats=1))
     assert len(rows) == 7

@@ -110,8 +110,9 @@ def _hidden(metric: str, computed: Collection[str]) -> bool:
 
 
 def _side_by_side(rows: Sequence[Row], computed: Collection[str]) -> "Table":
-    """Metrics down, runs across, for one site."""
+    """Metrics down, runs across, for one site; of three runs each error has a line of its own."""
     made = plain_table()
+    parted_by = " " if len(rows) < SIDE_BY_SIDE else "\n"
     made.add_column(f"at {rows[0]['site']}", no_wrap=True)
     for row in rows:
         made.add_column(broken(row["run"]), justify="right", overflow="fold")
@@ -120,7 +121,9 @@ def _side_by_side(rows: Sequence[Row], computed: Collection[str]) -> "Table":
         if shown:
             made.add_row(label)
         for metric, unit in shown.items():
-            made.add_row(f"  {unit}", *(value_text(row, metric) for row in rows))
+            made.add_row(
+                f"  {unit}", *(value_text(row, metric, parted_by=parted_by) for row in rows)
+            )
     if len({row["prompt_set"] for row in rows}) > 1:
         made.add_row("prompt set", *(row["prompt_set"][:8] for row in rows))
     if any(row["flags"] for row in rows):

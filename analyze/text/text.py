@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import textwrap
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -54,19 +55,18 @@ def error(stderr: float | None, mark: str = "± ") -> str:
     return "" if stderr is None else f"{mark}{stderr:.2g}"
 
 
-def value_text(row: Row, metric: str) -> str:
+def value_text(row: Row, metric: str, *, parted_by: str = " ") -> str:
     """A number of a profile, its error, and in brackets the prefix it came from.
+
+    parted_by: what stands before the error; a line break makes the column narrow.
 
     >>> value_text({"x": 0.25, "x_stderr": 0.01, "x_prefix": 40}, "x")
     '0.25 ± 0.01 (40)'
     """
     prefix = row[f"{metric}_prefix"]
-    parts = (
-        number(row[metric]),
-        error(row[f"{metric}_stderr"]),
-        "" if prefix is None else f"({prefix})",
-    )
-    return " ".join(part for part in parts if part)
+    rest = (error(row[f"{metric}_stderr"]), "" if prefix is None else f"({prefix})")
+    beside = " ".join(part for part in rest if part)
+    return f"{number(row[metric])}{parted_by}{beside}" if beside else number(row[metric])
 
 
 def bar(value: float | None, most: float, width: int) -> str:
@@ -111,11 +111,16 @@ def token(text: str) -> str:
 def broken(run: str) -> str:
     """A long run id in lines, broken after a hyphen, so that the hash stays whole.
 
-    >>> print(broken("smollm2-135m-instruct-96cb1169"))
-    smollm2-135m-
-    instruct-96cb1169
+    >>> print(broken("smollm2-135m-4-bits-96cb1169"))
+    smollm2-135m-4-bits-
+    96cb1169
     """
-    return "\n".join(textwrap.wrap(run, 20))
+    lines = [""]
+    for part in re.findall(r"[^-]*-|[^-]+", run):
+        if lines[-1] and len(lines[-1]) + len(part) > 20:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
 
 
 def numbered(flags: Collection[str]) -> dict[str, int]:

@@ -1,17 +1,22 @@
-"""`lpp-capture demo`: a packaged model beside its untrained twin, in minutes on two cores."""
+"""`lpp-capture demo`: a packaged model, its untrained twin and a rounded copy, on two cores."""
 
 import importlib.util
+import json
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
 
+from lpp.capture.engine.run_cache import request_key, skip_finished
+from lpp.capture.models.fingerprints import document_fingerprint
 from lpp.capture.models.gguf import packaged_model
 from lpp.capture.models.machine import require
 from lpp.capture.plan.options import STORE
+from lpp.capture.plan.parts import WHOLE
 from lpp.store.commands.console import debug_option
 from lpp.store.objects.place import Place
 
@@ -21,9 +26,16 @@ if TYPE_CHECKING:
 PROMPTS: Final = 100
 CONTEXT: Final = 200
 UNTRAINED_SEED: Final = 0
+BITS: Final = 4
+"""Of the weights of the rounded copy, on one grid for each output channel. The packaged model is
+quantised to four bits already, on a finer grid: one for each 32 weights."""
 
 REPORT: Final = "report.html"
 """File name of the report, in the store's directory."""
+
+SHORT: Final = ("--sites", "final", "--errors", "none", "--format", "json")
+"""Options of the comparison: one site of 32, and no error of its CKA and ranks, which would take
+most of the time. The errors of KL and flips are always there."""
 
 CHARTS: Final = ("altair", "vl_convert")
 """Packages that the report needs: the extra `report`."""
@@ -31,11 +43,11 @@ CHARTS: Final = ("altair", "vl_convert")
 QUERIES: Final = (
     "SELECT run, entropy_floor, participation_ratio, effective_rank\n     FROM profiles",
     "SELECT depth, site, effective_rank, top_share FROM spectra\n"
-    "     WHERE prefix = context AND run NOT LIKE '%untrained%' ORDER BY depth",
+    "     WHERE prefix = context AND run = '{trained}'\n     ORDER BY depth",
     "SELECT run, avg(entropy) AS nats,\n"
     "     avg((next_rank = 1)::INT) AS top1_accuracy FROM token_stats GROUP BY run",
 )
-"""Three questions to try next."""
+"""Three questions to try next; trained: the run of the model as it is."""
 
 
 @click.command()
@@ -48,26 +60,28 @@ QUERIES: Final = (
 )
 @debug_option
 def demo(store: Place) -> None:
-    """Capture a small packaged model and its untrained twin, and compare them.
+    """Capture a small packaged model, its untrained twin and a rounded copy; compare them.
 
     \b
     Example:
       lpp-capture demo --store ./demo
 
-    SmolLM2-135M-Instruct and the same architecture with random weights read 100
-    English passages of 200 tokens. About a minute on two cores; no download.
+    SmolLM2-135M-Instruct, the same architecture with random weights, and the model with
+    the weights of its blocks rounded to 4 bits read 100 English passages of 200 tokens.
+    About two minutes on two cores; no download.
     """
     if not isinstance(store, Path):
         raise click.UsageError("--store: the demo writes a directory of this machine.")
     model = packaged_model()  # before torch is imported, which takes seconds
     require("torch", "transformers", "safetensors", "gguf", "accelerate")
-    from lpp.capture.engine.run import capture_into
 
-    for seed in (None, UNTRAINED_SEED):
-        capture_into(store, demo_request(model, seed))
+    trained = _capture(store, demo_request(model, None))
+    _capture(store, demo_request(model, UNTRAINED_SEED))
+    rounded = capture_rounded(store, demo_request(model, None))
     _analyze("profile", str(store))
-    report = store.resolve() / REPORT
     click.echo()
+    _show_drift(store, trained, rounded)
+    report = store.resolve() / REPORT
     if all(map(importlib.util.find_spec, CHARTS)):
         _analyze("report", str(store), "--output", str(report), quiet=True)
         click.echo(f"The report, for a browser: {report}")
@@ -78,11 +92,13 @@ def demo(store: Place) -> None:
         )
     click.echo(f"The store: {store.resolve()}\nThree questions to try next:")
     for query in QUERIES:
-        click.echo(f'\n  lpp-sql {shlex.quote(str(store))} \\\n    "{query}"')
+        click.echo(
+            f'\n  lpp-sql {shlex.quote(str(store))} \\\n    "{query.format(trained=trained)}"'
+        )
 
 
 def demo_request(model: Path, untrained_seed: int | None) -> "CaptureRequest":
-    """100 passages of 200 tokens, every site, every logit statistic."""
+    """100 passages of 200 tokens, every site, every logit statistic, the head."""
     from lpp.capture.corpus.selection import Selection
     from lpp.capture.models.spec import ModelSpec
     from lpp.capture.plan.request import CaptureRequest, CorpusSpec
@@ -92,12 +108,59 @@ def demo_request(model: Path, untrained_seed: int | None) -> "CaptureRequest":
         corpus=CorpusSpec(name="pydoc"),
         selection=Selection(prompts=PROMPTS),
         context=CONTEXT,
+        keep_head="yes",
     )
 
 
-def _analyze(*arguments: str, quiet: bool = False) -> None:
-    """Run `lpp-analyze`, in its own process: `capture` may not import `analyze`."""
+def _capture(store: Path, request: "CaptureRequest") -> str:
+    """The run of `request`; one that is complete is found without loading its model."""
+    if found := skip_finished(store, request, WHOLE):
+        return found.run
+    from lpp.capture.engine.run import capture_into
+
+    return capture_into(store, request).run
+
+
+def capture_rounded(store: Path, request: "CaptureRequest") -> str:
+    """The run of the model of `request` with the weights of its blocks rounded in memory."""
+    of_trained = request_key(request)
+    key = None if of_trained is None else document_fingerprint([of_trained, "rounded", BITS])
+    if key is not None and (found := skip_finished(store, request, WHOLE, key)):
+        return found.run
+    from lpp.capture.engine.run import capture_into
+    from lpp.capture.models.load import load_model
+    from lpp.capture.models.loaded import loaded_spec
+    from lpp.capture.models.rounding import round_blocks
+    from lpp.capture.models.spec import LoadedModel
+    from lpp.capture.plan.request import InMemory
+
+    model = load_model(request.model)
+    round_blocks(model.module, BITS)
+    name = f"{model.info.id}, rounded to {BITS} bits"
+    loaded = LoadedModel(module=model.module, tokenizer=model.tokenizer, name=name)
+    request = replace(request, model=loaded_spec(loaded), backend="torch")
+    return capture_into(store, request, given=InMemory(model=loaded, key=key)).run
+
+
+def _show_drift(store: Path, trained: str, rounded: str) -> None:
+    """One line on what rounding changed, and the command that says where."""
+    found = json.loads(_analyze("diff", str(store), trained, rounded, *SHORT, quiet=True))
+    kl, flips = (found["predictions"][name] for name in ("kl", "flips"))
+    click.echo(
+        f"Rounded to {BITS} bits: KL {kl['mean']:.2f} ± {kl['stderr']:.2f} nats a token, "
+        f"{flips['mean']:.0%} of predictions flip. Where:\n\n"
+        f"  lpp-analyze diff {shlex.quote(str(store))} {trained} \\\n    {rounded}\n"
+    )
+
+
+def _analyze(*arguments: str, quiet: bool = False) -> str:
+    """Run `lpp-analyze`, in its own process: `capture` may not import `analyze`.
+
+    quiet: its standard output is returned and not shown.
+    """
     command = [sys.executable, "-m", "lpp.analyze.cli.command", *arguments]
-    out = subprocess.DEVNULL if quiet else None
-    if code := subprocess.run(command, check=False, stdout=out).returncode:
-        sys.exit(code)  # the command has printed why
+    out = subprocess.PIPE if quiet else None
+    done = subprocess.run(command, check=False, stdout=out, text=True)
+    if done.returncode:
+        sys.exit(done.returncode)  # the command has printed why
+    return done.stdout or ""

@@ -64,8 +64,8 @@ def capture_into(
     this.
     """
     check_store(root, resume)
-    # of the files as they are before they are read; what is in memory has none
-    key = request_key(request) if given == NOTHING else None
+    # of the files as they are before they are read
+    key = request_key(request) if given == NOTHING else given.key
     check_noted(root, key, request)
     with progress("prepare", 1, "model") as bar:
         prepared = prepare(

@@ -82,9 +82,12 @@ def remember(store: Store, key: str | None, run: str, shared: Sequence[str] = ()
             store.objects.put(note, json.dumps(wanted).encode())
 
 
-def finished(root: Url, request: CaptureRequest, part: Part) -> Outcome | None:
+def finished(
+    root: Url, request: CaptureRequest, part: Part, key: str | None = None
+) -> Outcome | None:
     """The outcome of `request`, if every shard of `part` is known to be committed.
 
+    key: of what the request does not say (`InMemory.key`); that of the request by default.
     None where anything is missing or uncertain: then the model must be loaded to know. None too
     where its prompts lack a column that the request asks for, which `check_noted` refuses. Changes
     nothing in the store.
@@ -93,7 +96,7 @@ def finished(root: Url, request: CaptureRequest, part: Part) -> Outcome | None:
         store = open_store(root)
         if not store.objects.entries(REQUESTS_KEY):
             return None
-        noted = _noted(store, request_key(request))
+        noted = _noted(store, request_key(request) if key is None else key)
         run = store.runs.get(noted.get("run", ""))
         shared = [f"{directory}/{COMMIT_KEY}" for directory in noted.get("shared", ())]
         if run is None or not all(store.objects.exists(key) for key in shared):
@@ -126,11 +129,13 @@ def check_noted(root: Url, key: str | None, request: CaptureRequest) -> None:
         run.require_columns(request.corpus.columns)
 
 
-def skip_finished(root: Url, request: CaptureRequest, part: Part) -> Outcome | None:
+def skip_finished(
+    root: Url, request: CaptureRequest, part: Part, key: str | None = None
+) -> Outcome | None:
     """`finished`; removes what lost attempts left in a complete run that nobody writes, and adds
     the vocabulary of its tokenizer where the store has none.
     """
-    outcome = finished(root, request, part)
+    outcome = finished(root, request, part, key)
     if outcome is not None:
         with contextlib.suppress(LppError, OSError):  # the run is whole without it
             keep_vocabulary_of_run(open_store(root).runs[outcome.run], request.model)

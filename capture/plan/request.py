@@ -111,6 +111,9 @@ class InMemory:
 
     model: LoadedModel | None = None
     corpus: Corpus | None = None
+    key: str | None = None
+    """What decided all of it, as `lpp.capture.engine.run_cache` knows a request, so that the run is
+    found without it the next time; None: that is not known."""
 
 
 NOTHING: Final = InMemory()

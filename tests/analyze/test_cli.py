@@ -39,6 +39,21 @@ def test_profiles_side_by_side_fit_eighty_columns(make_run: Callable[..., Any]) 
     assert (made.root / "profiles.duckdb").exists()
 
 
+def test_three_runs_side_by_side_break_no_number(make_run: Callable[..., Any]) -> None:
+    names = ("SmolLM2-135M-Instruct", "SmolLM2-135M-Instruct, rounded to 4 bits", "SmolLM2-other")
+    made = [make_run(model=name, seed=seed) for seed, name in enumerate(names, start=1)]
+    words = ("profile", made[0].root, "--site", "final")
+    table = run(*words).stdout.split("padded_vocab:")[0]
+    assert max(map(len, table.splitlines())) <= 80
+    for one in made:
+        assert one.run_id[-8:] in table
+    for row in json.loads(run(*words, "--format", "json").stdout):
+        for metric in ("entropy", "participation_ratio", "effective_rank_norm"):
+            stderr, prefix = (row[f"{metric}_{end}"] for end in ("stderr", "prefix"))
+            assert f" {row[metric]:.4g}" in table
+            assert f" ± {stderr:.2g} ({prefix})" in table
+
+
 def test_csv_and_json_hold_the_same_rows(make_run: Callable[..., Any]) -> None:
     made = make_run()
     asked = ("profile", made.root, "--context", "10,20", "--prompts", "2,6", "--site", "all")

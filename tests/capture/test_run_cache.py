@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from lpp.capture.corpus.selection import Selection
 from lpp.capture.engine.run import capture_into
 from lpp.capture.engine.run_cache import finished, remember, request_key, skip_finished
-from lpp.capture.models.spec import ModelSpec
+from lpp.capture.models.load import load_model
+from lpp.capture.models.loaded import loaded_spec
+from lpp.capture.models.spec import LoadedModel, ModelSpec
 from lpp.capture.plan.parts import WHOLE, Part
-from lpp.capture.plan.request import CaptureRequest, CorpusSpec
+from lpp.capture.plan.request import CaptureRequest, CorpusSpec, InMemory
 from lpp.store import Run, create_store, open_store
 from lpp.store.format.keys import REQUESTS_KEY
 from lpp.store.heartbeat import at_work
@@ -206,3 +209,21 @@ def test_the_same_command_again_loads_no_torch(request_: CaptureRequest, tmp_pat
     assert ended[0][0].endswith(" is complete.")
     assert ended[1][0].endswith(" was complete already.")
     assert {lines[1] for lines in ended} == {f"Next: lpp-analyze profile {tmp_path / 'store'}"}
+
+
+def test_a_model_in_memory_is_found_again_by_its_key(
+    request_: CaptureRequest, tmp_path: Path
+) -> None:
+    root, key = tmp_path / "store", "0123456789abcdef"
+    model = load_model(request_.model)
+    loaded = LoadedModel(module=model.module, tokenizer=model.tokenizer, name="changed")
+    with torch.no_grad():
+        model.module.get_input_embeddings().weight[3] += 1
+    of_loaded = replace(request_, model=loaded_spec(loaded))
+    assert finished(root, request_, WHOLE, key) is None
+    run = capture_into(root, of_loaded, given=InMemory(model=loaded, key=key)).run
+    found = finished(root, request_, WHOLE, key)
+    assert found is not None
+    assert (found.run, found.idle) == (run, True)
+    assert finished(root, request_, WHOLE) is None  # the model of the files is another
+    assert finished(root, request_, WHOLE, "another") is None
