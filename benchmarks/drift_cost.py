@@ -13,7 +13,8 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Final
 
 import numpy as np
 import torch
@@ -28,11 +29,9 @@ from lpp.analyze.numerics.cka import BLOCK_ROWS
 from lpp.analyze.numerics.logit_drift import EVERYTHING
 from lpp.analyze.numerics.moments import Rows
 from lpp.analyze.runs.side_by_side import in_step
+from lpp.analyze.tables.analysis import ErrorSites
 from lpp.store.shared.heads import Head, HeadContent
 from lpp.store.shared.matrices import Matrix
-
-if TYPE_CHECKING:
-    from lpp.analyze.tables.analysis import ErrorSites
 
 TOKENS: Final = 2_000
 VOCABULARY: Final = 49_152
@@ -87,7 +86,7 @@ def of_sites(pair: Pair) -> Iterator[Ratio]:
 
 def _computed(pair: Pair, only: Sequence[Number], errors: ErrorSites) -> None:
     """`site_drift`, with nothing kept from before."""
-    shutil.rmtree(KeptDrift(pair).folder, ignore_errors=True)
+    shutil.rmtree(Path(str(KeptDrift(pair).folder)), ignore_errors=True)
     site_drift(pair, only=only, errors=errors, jobs=1)
 
 
