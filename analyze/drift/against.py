@@ -15,10 +15,8 @@ from lpp.analyze.drift.drift import Drift, drift
 from lpp.analyze.drift.gate import Verdict
 from lpp.analyze.drift.pair import Pair, differences, pair_of, require_rows, run_of
 from lpp.analyze.drift.predictions import Summary
-from lpp.analyze.drift.site_numbers import NUMBERS
-from lpp.analyze.drift.sites import SiteDrift, common_sites
+from lpp.analyze.drift.sites import SITES, SiteDrift, common_sites, site_frame
 from lpp.analyze.engine.executor import Executor
-from lpp.analyze.numerics.jackknife import error_names
 from lpp.analyze.runs.comparable import n_shared
 from lpp.analyze.runs.keys import RunView, Url, views
 from lpp.analyze.runs.select import matching
@@ -186,25 +184,13 @@ def in_order(comparisons: Sequence[Comparison]) -> list[Comparison]:
 
 
 def sites_frame(comparisons: Sequence[Comparison]) -> pl.DataFrame:
-    """One row for each run and site, in that order: a, b, site, depth, n_tokens, then each of the
-    sites' numbers with its error and interval; null where there is no number.
-    """
-    columns = [column for name in NUMBERS for column in (name, *error_names(name))]
-    schema = {
-        **dict.fromkeys(("a", "b", "site"), pl.String),
-        "depth": pl.Int32,
-        "n_tokens": pl.Int64,
-        **dict.fromkeys(columns, pl.Float64),
-    }
-    rows = [
-        (
-            *(one.a, one.b, site.site, site.depth, site.n_tokens),
-            *(part for name in NUMBERS for part in getattr(site, name)[:4]),
-        )
+    """One row for each run and site, in that order: a and b, then the columns `sites.SITES`."""
+    schema = pl.Schema({"a": pl.String, "b": pl.String} | dict(SITES))
+    frames = (
+        site_frame(one.sites).select(pl.lit(one.a).alias("a"), pl.lit(one.b).alias("b"), pl.all())
         for one in comparisons
-        for site in one.sites
-    ]
-    return pl.DataFrame(rows, schema=schema, orient="row")
+    )
+    return pl.concat([pl.DataFrame(schema=schema), *frames])
 
 
 def _named(store: Url, runs: Sequence[str] | None) -> list[RunView]:

@@ -1,29 +1,20 @@
 """Drift of two runs as lazy tables: filters and the choice of columns decide what is computed."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import groupby
-from typing import Final
 
 import polars as pl
 
 from lpp.analyze.drift.pair import Pair, pair_of, run_of
 from lpp.analyze.drift.predictions import SCHEMA, compared_tokens, token_drift
 from lpp.analyze.drift.site_numbers import NUMBERS, OF_ROWS, Number
-from lpp.analyze.drift.sites import SiteDrift, common_sites, site_drift
-from lpp.analyze.numerics.jackknife import ERRORS, error_names
+from lpp.analyze.drift.sites import KEYS, SITES, common_sites, site_drift, site_frame
+from lpp.analyze.numerics.jackknife import error_names
 from lpp.analyze.numerics.logit_drift import EVERYTHING
 from lpp.analyze.runs.cells import Cell, n_tokens
 from lpp.analyze.runs.keys import Url, depth
 from lpp.analyze.tables.analysis import ErrorSites
 from lpp.analyze.tables.lazy import ROWS, Source, scan
-
-_KEYS: Final = pl.Schema({"site": pl.String, "depth": pl.Int32, "n_tokens": pl.Int64})
-
-SITES: Final = pl.Schema(
-    dict(_KEYS)
-    | {column: pl.Float64 for number in NUMBERS for column in (number, *error_names(number))}
-)
-"""A row for each site, in depth order: each number, its standard error and its interval."""
 
 
 def scan_drift_tokens(
@@ -93,7 +84,7 @@ def scan_drift_sites(
         count = n_tokens(pair.lengths, Cell(pair.n_prompts, context, first_position=first_position))
         n_blocks = pair.a.run.plan.model.n_blocks
         rows = [(site, depth(site, n_blocks), count) for site in common_sites(pair)]
-        return pl.DataFrame(rows, schema=_KEYS, orient="row")
+        return pl.DataFrame(rows, schema=KEYS, orient="row")
 
     def compute(
         pair: Pair, chosen: pl.DataFrame, columns: frozenset[str]
@@ -122,18 +113,6 @@ def scan_drift_sites(
     )
 
 
-def site_frame(found: Sequence[SiteDrift]) -> pl.DataFrame:
-    """A row for each site: columns `SITES`."""
-    rows = [
-        (
-            *(one.site, one.depth, one.n_tokens),
-            *(end for number in NUMBERS for end in getattr(one, number)[: 1 + len(ERRORS)]),
-        )
-        for one in found
-    ]
-    return pl.DataFrame(rows, schema=SITES, orient="row")
-
-
 def _numbers(columns: frozenset[str]) -> list[Number]:
     """Those that `columns` are of."""
     return [n for n in NUMBERS if columns.intersection((n, *error_names(n)))]
@@ -141,5 +120,5 @@ def _numbers(columns: frozenset[str]) -> list[Number]:
 
 def _without_numbers(keys: pl.DataFrame) -> pl.DataFrame:
     return keys.with_columns(
-        pl.lit(None, dtype=kind).alias(name) for name, kind in SITES.items() if name not in _KEYS
+        pl.lit(None, dtype=kind).alias(name) for name, kind in SITES.items() if name not in KEYS
     )

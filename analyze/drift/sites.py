@@ -25,6 +25,8 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import polars as pl
+
 from lpp.analyze.drift.kept import KeptDrift
 from lpp.analyze.drift.pair import Pair
 from lpp.analyze.drift.site_moments import moment_estimates, why_no_moments
@@ -38,7 +40,7 @@ from lpp.analyze.drift.site_numbers import (
 )
 from lpp.analyze.engine.executor import Executor, LocalExecutor
 from lpp.analyze.numerics.cka import BLOCK_ROWS
-from lpp.analyze.numerics.jackknife import Estimate
+from lpp.analyze.numerics.jackknife import ERRORS, Estimate, error_names
 from lpp.analyze.runs.cells import Cell, n_tokens
 from lpp.analyze.runs.keys import depth
 from lpp.analyze.runs.select import listed, matching
@@ -47,6 +49,14 @@ from lpp.store.commands.progress import SILENT, Progress
 from lpp.store.errors import ErrorKind, InputError
 
 __all__ = ["NUMBERS", "RANKS", "Number", "SiteDrift", "common_sites", "site_drift", "why_missing"]
+
+KEYS: Final = pl.Schema({"site": pl.String, "depth": pl.Int32, "n_tokens": pl.Int64})
+
+SITES: Final = pl.Schema(
+    dict(KEYS)
+    | {column: pl.Float64 for number in NUMBERS for column in (number, *error_names(number))}
+)
+"""A row for each site, in depth order: each number, its standard error and its interval."""
 
 _NONE: Final = Estimate(None)
 
@@ -149,6 +159,18 @@ def _of_rows(
             files.keep_values(site, new)
             values |= new
         yield estimates(pair, site, cell, wanted, sure=sure, values=values)
+
+
+def site_frame(found: Sequence[SiteDrift]) -> pl.DataFrame:
+    """A row for each site: columns `SITES`."""
+    rows = [
+        (
+            *(one.site, one.depth, one.n_tokens),
+            *(end for number in NUMBERS for end in getattr(one, number)[: 1 + len(ERRORS)]),
+        )
+        for one in found
+    ]
+    return pl.DataFrame(rows, schema=SITES, orient="row")
 
 
 def common_sites(pair: Pair, sites: Sequence[str] | None = None) -> list[str]:

@@ -13,6 +13,7 @@ import polars as pl
 from lpp.analyze.drift.drift import Drift
 from lpp.analyze.drift.pair import Pair
 from lpp.analyze.drift.site_numbers import NUMBERS
+from lpp.analyze.drift.sites import site_frame
 from lpp.analyze.engine.cache import Cache
 from lpp.analyze.engine.estimates import Request, site_estimates
 from lpp.analyze.engine.workers import Workers
@@ -113,18 +114,8 @@ def _predictions(found: Drift) -> pl.DataFrame:
 
 
 def _sites(found: Drift) -> pl.DataFrame:
-    rows = []
-    for one in found.sites:
-        numbers = {
-            column: number
-            for name in NUMBERS
-            for column, number in zip(
-                (name, *error_names(name)), getattr(one, name)[:4], strict=True
-            )
-        }
-        place = {"site": one.site, "depth": one.depth, "n_tokens": one.n_tokens}
-        rows.append({**_setting(found), **place, **numbers})
-    frame = pl.DataFrame(rows, schema=frame_schema("drift_sites"))
+    setting = [pl.lit(value, pl.Int32).alias(name) for name, value in _setting(found).items()]
+    frame = site_frame(found.sites).with_columns(setting)
     return frame.with_columns(flags=_flags(found, frame))
 
 

@@ -102,7 +102,10 @@ def drift_page(found: Drift, verdicts: Sequence[Verdict] = ()) -> str:
         )
     ]
     if verdicts:
-        lead = "The end of the interval towards the threshold decides; the column decisive has it."
+        lead = (
+            "The end towards the threshold decides, of an interval of 98 %, or a wider one where "
+            "any site may meet the condition; the column decisive has it."
+        )
         sections.append(Section("gate", "Gate", lead, (), (_shown(answers[GATE.name], found),)))
     for name, title, lead, queries in _OUTLINE:
         drawn = tuple(c for c in charts if _CHARTS.get(c.name, "predictions") == name)

@@ -62,6 +62,7 @@ def with_gate(document: Mapping[str, Any], verdicts: Sequence[Verdict]) -> dict[
                 "condition": one.condition.text,
                 "value": one.value,
                 "decisive": one.decisive,
+                "level": one.level,
                 "site": one.site,
                 "failed": one.failed,
             }
@@ -240,10 +241,11 @@ def _clipped(line: str, width: int) -> str:
 def _verdict(one: Verdict) -> str:
     """The number that a condition is about, and what decided."""
     where = f" at {one.site}" if one.site and one.condition.site is None else ""
-    if one.decisive == one.value:
+    if one.level is None or one.decisive == one.value:
         return f"{number(one.value)}{where}"
     end = "from" if one.decisive < one.value else "up to"
-    return f"{number(one.value)}{where}, interval {end} {number(one.decisive)}"
+    interval = f"{100 * one.level:.4g} % interval"
+    return f"{number(one.value)}{where}, {interval} {end} {number(one.decisive)}"
 
 
 def _markdown(
