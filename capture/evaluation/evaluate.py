@@ -4,6 +4,7 @@ Each task is a run of its own, whose id is its plan's: a command that was killed
 last shard, and one that is repeated runs no pass again. Scores of a task are kept once it is done.
 """
 
+import difflib
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -109,6 +110,7 @@ class _Evaluation:
         from lpp.capture.evaluation.language_model import CapturingLM
 
         request = self._request
+        _check_group(loaded, request.group)
         lm = CapturingLM(
             self._backend.model.tokenizer,
             self._longest,
@@ -214,6 +216,19 @@ def _tell(task: str, requests: Sequence[EncodedRequest], places: Sequence[int | 
     aside = sum(place is None for place in places)
     if aside:
         say(f"  {task}: {aside} answers are longer than the context and count as never given")
+
+
+def _check_group(loaded: Any, group: str | None) -> None:
+    """Refuse a field of groups that no document has."""
+    known = {name for task in loaded["tasks"].values() for name in getattr(task, "features", ())}
+    if group is not None and known and group not in known:
+        near = difflib.get_close_matches(group, sorted(known), n=1)
+        names, fields = ", ".join(loaded["tasks"]), ", ".join(sorted(known))
+        advice = f"Did you mean --group {near[0]}?" if near else f"Their fields: {fields}."
+        raise InputError(
+            f"--group {group}: no document of {names} has this field. {advice}",
+            kind=ErrorKind.NOT_FOUND,
+        )
 
 
 def _check_model(model: Model, request: EvalRequest, longest: int) -> None:

@@ -184,7 +184,7 @@ class CapturingLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
         for name in ("id", *self._doc_fields):
             if name in instance.doc:
                 carried[name] = instance.doc[name]
-        return replace(found, fields=carried)
+        return replace(found, fields=carried, document=tuple(instance.doc))
 
     def _before_question(self, instance: Any) -> int | None:
         """Tokens of the context that end before the question begins; None where that cannot be

@@ -118,30 +118,36 @@ def _is_number(value: object) -> bool:
 
 
 def keep_result(store: Store, result: TaskResult, *, replace: bool) -> bool:
-    """Keep the scores of one task; False where the store has the same already.
+    """Keep the scores and items of one task; False where the store has the same already.
 
-    Raises ConflictError where it has other scores of this model, unless they are to be replaced.
+    Equal scores of another run, such as one of other sites, take the place of the old ones. Raises
+    ConflictError where the store has other scores of this model, unless they are to be replaced.
     """
     held = held_sets(store.path, result.source)
     rows = [_row(result, score) for score in result.scores]
     mine = [row for row in rows_of(held) if row["model"] == result.model]
-    items = {name: data for name, data in result.files.items() if name.endswith(ITEMS_FILE)}
-    if _sorted(mine) == _sorted(rows):
-        kept = originals_of(held)
-        if all(kept.get(name) == data for name, data in items.items()):
-            return False
-    elif mine and not replace:
+    if not rows or (_sorted(mine) == _sorted(rows) and _holds_items(originals_of(held), result)):
+        return False
+    if mine and _values(mine) != _values(rows) and not replace:
         raise ConflictError(
             f"{store.path} has other scores of {result.model} on {result.task} already (source "
-            f"{result.source!r}). Replace them with --replace. The run is kept: the command "
-            "repeats no pass.",
+            f"{result.source!r}). Replace them with --replace: the run is kept, and no pass is "
+            "repeated.",
             kind=ErrorKind.PLAN_DIFFERS,
         )
-    if rows:
-        keep_scores(
-            store.path, result.source, rows, result.files, lambda row: row["model"] == result.model
-        )
-    return bool(rows)
+    keep_scores(
+        store.path, result.source, rows, result.files, lambda row: row["model"] == result.model
+    )
+    return True
+
+
+def _holds_items(held: Mapping[str, bytes], result: TaskResult) -> bool:
+    items = {name: data for name, data in result.files.items() if name.endswith(ITEMS_FILE)}
+    return all(held.get(name) == data for name, data in items.items())
+
+
+def _values(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], float]:
+    return {(row["benchmark"], row["metric"]): row["value"] for row in rows}
 
 
 def _row(result: TaskResult, score: EvalScore) -> dict[str, Any]:

@@ -39,6 +39,8 @@ class EncodedRequest:
     """Tokens that were cut off."""
     fields: Mapping[str, object] = field(default_factory=dict)
     """What the prompt carries."""
+    document: tuple[str, ...] = ()
+    """Names of the fields that the item's document has."""
     place: str = ""
     """Whose request it is, for messages."""
 
@@ -101,6 +103,9 @@ def corpus_of(
         if row == number:
             given = GivenTokens(ids=one.ids, dropped=one.dropped)
             passages.append(Passage(row, one.text, one.fields, one.place, given))
+    fields = Fields(asked)
+    for one in sequences:
+        fields.note(one.document)
     corpus = Corpus(
         name=task,
         revision=None,
@@ -108,7 +113,7 @@ def corpus_of(
         rule=rule,
         passages=passages,
         refused=refused,
-        fields=Fields(asked),
+        fields=fields,
     )
     return corpus, places
 

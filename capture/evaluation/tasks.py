@@ -52,7 +52,11 @@ def _loaded(name: str) -> Iterator[Any]:
                 kind=ErrorKind.NOT_FOUND,
             )
     elif path.is_file():
-        manager, wanted = TaskManager(include_defaults=False), [str(path)]
+        # a group finds its tasks beside it
+        manager = TaskManager(include_path=str(path.parent), include_defaults=False)
+        wanted = [
+            known for known, entry in manager.task_index.items() if _is_of(entry.yaml_path, path)
+        ] or [str(path)]
     elif name.startswith(".") or any(part in name for part in _OF_A_PATH):
         raise InputError(f"--tasks {name}: no such file or folder.", kind=ErrorKind.NOT_FOUND)
     else:
@@ -69,6 +73,10 @@ def _loaded(name: str) -> Iterator[Any]:
         else:  # a tag is several tasks that have no score together
             for task, object_ in loaded["tasks"].items():
                 yield {"tasks": {task: object_}, "groups": {}, "group_map": {}}
+
+
+def _is_of(file: object, path: Path) -> bool:
+    return file is not None and Path(str(file)).resolve() == path.resolve()
 
 
 def _check(name: str, task: Any) -> None:

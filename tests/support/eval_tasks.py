@@ -99,3 +99,23 @@ def by_lm_eval(
         **options,
     )
     return results
+
+
+def evaluate_in_small_shards(root: object, model: object, tasks: object) -> None:
+    """Evaluate `tasks` in shards of some requests each."""
+    from lpp.capture.corpus.selection import Selection
+    from lpp.capture.evaluation.evaluate import evaluate_into
+    from lpp.capture.evaluation.request import EvalRequest
+    from lpp.capture.models.spec import ModelSpec
+    from lpp.capture.plan.request import CaptureRequest, CorpusSpec
+
+    capture = CaptureRequest(
+        model=ModelSpec(id=str(model)),
+        corpus=CorpusSpec(name="lm-eval"),
+        selection=Selection(prompts=1, min_bytes=0),
+        sites=("final",),
+        backend="torch",
+        batch_tokens=32,
+        shard_bytes=4000,
+    )
+    evaluate_into(Path(str(root)), EvalRequest(capture=capture, tasks=(str(tasks),)))
