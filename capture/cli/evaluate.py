@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 OF_RUN: Final = (
     *("revision", "untrained-seed", "device", "dtype", "attention", "device-map"),
+    *("tensor-parallel", "engine-option", "check-sites"),
     *("quantization", "trust-remote-code", "sites", "keep", "moments-dtype", "keep-head"),
     *("batch-tokens", "shard-mib"),
 )
@@ -25,6 +26,13 @@ OF_RUN: Final = (
 
 @click.command("eval", params=[option_by_name()[name] for name in OF_RUN])
 @click.option("--model", required=True, help="Hub id, local folder, or GGUF file.")
+@click.option(
+    "--backend",
+    type=click.Choice(["torch", "vllm"]),
+    default="torch",
+    show_default=True,
+    help="vllm: inside vLLM, with --context.",
+)
 @click.option(
     "--tasks",
     required=True,
@@ -92,7 +100,7 @@ def _request(options: Mapping[str, Any]) -> "EvalRequest":
     from lpp.capture.evaluation.request import EvalRequest
 
     of_run = click.Command("run", params=list(option_by_name().values()))
-    words = ["--model", options["model"], "--corpus", "lm-eval", "--backend", "torch"]
+    words = ["--model", options["model"], "--corpus", "lm-eval"]
     defaults = of_run.make_context("run", words).params
     given = {name: value for name, value in options.items() if name in defaults}
     del given["context"]  # of each task, its longest prompt

@@ -34,7 +34,7 @@ from lpp.capture.evaluation.tasks import load_tasks
 from lpp.capture.models.machine import require
 from lpp.capture.models.spec import Model
 from lpp.capture.plan.backend import Backend
-from lpp.capture.plan.request import InMemory
+from lpp.capture.plan.request import CaptureRequest, ContinuationSpec, InMemory
 from lpp.store import create_store, open_store
 from lpp.store.commands.console import debugging
 from lpp.store.commands.progress import progress, say
@@ -74,7 +74,8 @@ def evaluate_into(root: Url, request: EvalRequest, *, replace_scores: bool = Fal
         with progress("prepare", 2, "steps") as bar:
             entries = load_tasks(request.tasks, shots=request.shots)
             bar.advance()
-            backend = open_backend(_first(request), progress=bar, quiet=quiet)
+            opening = _opening(request, entries)
+            backend = open_backend(opening, progress=bar, quiet=quiet)
             bar.advance()
         with closing(backend):
             evaluation = _Evaluation(root, request, backend)
@@ -88,9 +89,24 @@ def evaluate_into(root: Url, request: EvalRequest, *, replace_scores: bool = Fal
     return Evaluated(model=evaluation.name, results=results, unchanged=unchanged)
 
 
-def _first(request: EvalRequest) -> Any:
-    """A capture that opens the model: of the longest context, where one is asked for."""
-    return replace(request.capture, context=request.context or 1)
+def _opening(request: EvalRequest, entries: Sequence[Any]) -> CaptureRequest:
+    """A capture that opens the model for every task: of the longest context, writing where a task
+    lets the model write.
+    """
+    longest = request.context
+    if longest is None and request.capture.backend != "torch":
+        raise InputError(
+            f"--backend {request.capture.backend} makes room for prompts before it reads any: say "
+            "how long they may be, such as --context 2048.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    tasks = [task for entry in entries for task in entry["tasks"].values()]
+    writes = any(task.OUTPUT_TYPE == "generate_until" for task in tasks)
+    return replace(
+        request.capture,
+        context=(longest or 2) - writes,
+        continuation=ContinuationSpec(tokens=1) if writes else None,
+    )
 
 
 class _Evaluation:
@@ -160,7 +176,7 @@ class _Evaluation:
                 say(f"{name}: {metric} is no number of one item: it is among the scores alone")
         files = result_files(
             results,
-            kind="hf",
+            kind="hf" if self._backend.compute.backend == "torch" else "vllm",
             model=self.name,
             arguments={"pretrained": self._backend.model.info.id, "dtype": _dtype(self._backend)},
             settings={"limit": request.limit, "max_length": self._longest - 1},

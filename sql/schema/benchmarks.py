@@ -30,7 +30,7 @@ ITEMS: Final = Table(
     (
         Column("source", "VARCHAR", "as in benchmarks: what was asked alike"),
         Column("model", "VARCHAR", "as in benchmarks"),
-        Column("run", "VARCHAR", "the run of the passes that scored it; null: all set aside"),
+        Column("run", "VARCHAR", "run of its passes; null: all set aside"),
         Column("task", "VARCHAR", "task of lm-eval; prompts.task of its prompts"),
         Column("item", "INTEGER", "place in the task, from 0; prompts.item"),
         Column("filter", "VARCHAR", "what answers went through before they were scored"),
@@ -38,10 +38,10 @@ ITEMS: Final = Table(
         Column("prompt_ids", "INTEGER[]", "prompt of each answer; null: it was set aside"),
         Column("log_likelihoods", "DOUBLE[]", "ln p of each answer; -inf: set aside", "nats"),
         Column("greedy", "BOOLEAN[]", "whether its tokens are the most likely ones"),
-        Column("gold", "INTEGER", "the right answer, from 0; null: none, several or no choices"),
+        Column("gold", "INTEGER", "right answer, from 0; null: none, or several"),
         Column("chosen", "INTEGER", "the answer of the largest ln p, from 0"),
-        Column("correct", "BOOLEAN", "acc or exact_match of the item is 1; null: neither is given"),
-        Column("metrics", "JSON", "every metric of lm-eval that is a number of one item"),
+        Column("correct", "BOOLEAN", "acc or exact_match is 1; null: there is neither"),
+        Column("metrics", "JSON", "every metric that is a number of one item"),
         Column("doc_sha256", "VARCHAR", "lm-eval's hash of the document"),
     ),
 )
