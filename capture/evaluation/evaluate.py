@@ -20,6 +20,7 @@ from lpp.capture.evaluation.result_files import result_files
 from lpp.capture.evaluation.scores import (
     TaskResult,
     keep_result,
+    not_finite,
     scored_name,
     scores_of,
     source_name,
@@ -83,7 +84,8 @@ def evaluate_into(root: Url, request: EvalRequest, *, replace_scores: bool = Fal
             unchanged: list[str] = []
             for entry in entries:
                 for result in evaluation.results_of(entry):
-                    if not keep_result(create_store(root), result, replace=replace_scores):
+                    kept = keep_result(create_store(root), result, replace=replace_scores)
+                    if result.scores and not kept:
                         unchanged.append(result.task)
                     results.append(result)
     return Evaluated(model=evaluation.name, results=results, unchanged=unchanged)
@@ -184,7 +186,10 @@ class _Evaluation:
             as_turns=request.chat,
             samples=[] if task is None else [name],
         )
-        if task is not None and loaded["groups"]:  # its results are with those of the group
+        for metric in not_finite(results, name):
+            say(f"{name}: {metric} is not finite and is left out")
+        if task is not None and any(scores_of(results, group) for group in loaded["groups"]):
+            # the file is with the scores of the group
             files = {file: data for file, data in files.items() if not file.endswith(".json")}
         if items is not None:
             files[(PurePosixPath(next(iter(files))).parent / ITEMS_FILE).as_posix()] = items

@@ -34,7 +34,11 @@ def items_table(
         given = [answer for _, some in sorted(answers[sample["doc_id"]].items()) for answer in some]
         values = {name: number(sample[name]) for name in sample["metrics"]}
         others.update(dict.fromkeys(name for name, value in values.items() if value is None))
-        metrics = {name: value for name, value in values.items() if value is not None}
+        metrics = {
+            name: value
+            for name, value in values.items()
+            if value is not None and math.isfinite(value)
+        }
         gold, chosen = _choices(task, sample["doc"], given)
         named = None if group is None else sample["doc"].get(group)
         rows.append(
@@ -63,9 +67,7 @@ def number(value: object) -> float | None:
     """A metric of one item as a number; None where it is not one, such as a pair that is averaged
     over all items together.
     """
-    if isinstance(value, bool | int | float | np.number | np.bool_) and math.isfinite(value):
-        return float(value)
-    return None
+    return float(value) if isinstance(value, int | float | np.number | np.bool_) else None
 
 
 def _choices(

@@ -1,6 +1,5 @@
 """What a user asks of an evaluation, before anything is opened."""
 
-from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -42,8 +41,8 @@ class EvalRequest:
     """Field of a document that says to which group it belongs, such as a subject."""
 
     def __post_init__(self) -> None:
-        for name, times in Counter(self.capture.corpus.fields).items():
-            if name in PROMPT_FIELDS or times > 1:
+        for name in self.capture.corpus.fields:
+            if name in PROMPT_FIELDS:
                 raise InputError(
                     f"--fields {name}: every prompt of an evaluation has this column already. "
                     "Leave it out.",

@@ -113,6 +113,15 @@ def scores_of(results: Mapping[str, Any], task: str) -> tuple[EvalScore, ...]:
     return tuple(found)
 
 
+def not_finite(results: Mapping[str, Any], task: str) -> list[str]:
+    """Metrics of a task that are no finite number, and so are left out."""
+    return [
+        metric
+        for metric, value in results["results"][task].items()
+        if "," in metric and "_stderr," not in metric and not _is_number(value)
+    ]
+
+
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 

@@ -1,6 +1,7 @@
 """Tasks of lm-eval, by name, from a YAML file or from a folder of them."""
 
 import difflib
+import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -60,7 +61,7 @@ def _loaded(name: str) -> Iterator[Any]:
     elif name.startswith(".") or any(part in name for part in _OF_A_PATH):
         raise InputError(f"--tasks {name}: no such file or folder.", kind=ErrorKind.NOT_FOUND)
     else:
-        manager = TaskManager()
+        manager = _all_tasks()
         if name not in manager.all_tasks:
             raise _unknown(name, manager.all_tasks)
     for one in wanted:
@@ -73,6 +74,14 @@ def _loaded(name: str) -> Iterator[Any]:
         else:  # a tag is several tasks that have no score together
             for task, object_ in loaded["tasks"].items():
                 yield {"tasks": {task: object_}, "groups": {}, "group_map": {}}
+
+
+@functools.cache
+def _all_tasks() -> Any:
+    """The tasks that come with lm-eval: thousands of files are read, in some seconds."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager()
 
 
 def _is_of(file: object, path: Path) -> bool:

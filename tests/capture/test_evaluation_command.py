@@ -230,6 +230,7 @@ def test_a_group_has_a_score_and_each_of_its_tasks_a_run(
 def test_the_packaged_model_scores_as_with_lm_eval(
     packaged: Path, folder: Path, evaluate: Eval, tmp_path: Path
 ) -> None:
+    """Compared with float64: lm-eval's log-likelihoods in float32 are 5e-5 from that, ours 1.4e-5."""
     from lpp.capture.models.load import local_folder
 
     write_task(folder, "multiple_choice", items=5)
@@ -237,7 +238,7 @@ def test_the_packaged_model_scores_as_with_lm_eval(
     assert done.exit_code == 0, done.output
     source = local_folder(str(packaged))
     hf = by_lm_eval(
-        transformers.AutoModelForCausalLM.from_pretrained(source, dtype="float32").eval(),
+        transformers.AutoModelForCausalLM.from_pretrained(source, dtype="float64").eval(),
         transformers.AutoTokenizer.from_pretrained(source),
         folder,
         max_length=59,
@@ -247,7 +248,7 @@ def test_the_packaged_model_scores_as_with_lm_eval(
     items = read_items(tmp_path / "store").to_pylist()
     for row, sample in zip(items, hf["samples"]["tiny_mc"], strict=True):
         found = [value for ((value, _),) in sample["resps"]]
-        assert row["log_likelihoods"] == pytest.approx(found, abs=1e-4, rel=1e-6)
+        assert row["log_likelihoods"] == pytest.approx(found, abs=5e-5, rel=0)
 
 
 def refused(result: Result, *says: str) -> None:
@@ -320,3 +321,24 @@ def test_metrics_that_are_no_number_of_an_item_are_named(
     items = read_items(tmp_path / "store").to_pylist()
     assert {row["metrics"] for row in items} == {json.dumps({})}
     assert {row["correct"] for row in items} == {None}
+
+
+def test_an_answer_whose_states_are_not_finite_is_never_chosen(
+    model: Path, folder: Path, evaluate: Eval, tmp_path: Path
+) -> None:
+    """The token `!` alone is broken: of the four answers, one has it."""
+    broken = tmp_path / "broken"
+    shutil.copytree(model, broken)
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(model)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model)
+    (token,) = tokenizer.encode("#")
+    loaded.get_input_embeddings().weight.data[token] = float("nan")
+    loaded.save_pretrained(broken)
+    write_task(folder, "multiple_choice", items=3, doc_to_choice=["the fox", "a #", "fox"])
+    done = evaluate(folder, model=broken)
+    assert done.exit_code == 0, done.output
+    (run,) = open_store(tmp_path / "store").runs.values()
+    assert run.quarantined.tolist() == [1, 4, 7]
+    for row in read_items(tmp_path / "store").to_pylist():
+        assert row["log_likelihoods"][1] == float("-inf")
+        assert row["chosen"] != 1
