@@ -230,7 +230,7 @@ def test_a_group_has_a_score_and_each_of_its_tasks_a_run(
 def test_the_packaged_model_scores_as_with_lm_eval(
     packaged: Path, folder: Path, evaluate: Eval, tmp_path: Path
 ) -> None:
-    """Compared with float64: lm-eval's log-likelihoods in float32 are 5e-5 from that, ours 1.4e-5."""
+    """The reference is float64: in float32, lm-eval is 5e-5 from that, and ours 1.4e-5."""
     from lpp.capture.models.load import local_folder
 
     write_task(folder, "multiple_choice", items=5)
