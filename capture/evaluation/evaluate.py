@@ -96,7 +96,9 @@ def _opening(request: EvalRequest, entries: Sequence[Any]) -> CaptureRequest:
     lets the model write.
     """
     longest = request.context
-    if longest is None and request.capture.backend != "torch":
+    if request.capture.backend == "torch":
+        return replace(request.capture, context=longest or 1)
+    if longest is None:
         raise InputError(
             f"--backend {request.capture.backend} makes room for prompts before it reads any: say "
             "how long they may be, such as --context 2048.",
@@ -106,7 +108,7 @@ def _opening(request: EvalRequest, entries: Sequence[Any]) -> CaptureRequest:
     writes = any(task.OUTPUT_TYPE == "generate_until" for task in tasks)
     return replace(
         request.capture,
-        context=(longest or 2) - writes,
+        context=longest - writes,
         continuation=ContinuationSpec(tokens=1) if writes else None,
     )
 
@@ -180,7 +182,10 @@ class _Evaluation:
             results,
             kind="hf" if self._backend.compute.backend == "torch" else "vllm",
             model=self.name,
-            arguments={"pretrained": self._backend.model.info.id, "dtype": _dtype(self._backend)},
+            arguments={
+                "pretrained": self._backend.model.info.id,
+                "dtype": self._backend.compute.dtype,
+            },
             settings={"limit": request.limit, "max_length": self._longest - 1},
             chat_template=lm.chat_template(True) if request.chat else None,
             as_turns=request.chat,
@@ -276,10 +281,6 @@ def _check_model(model: Model, request: EvalRequest, longest: int) -> None:
             "lm-eval puts before an empty context. Give a model whose tokenizer has one.",
             kind=ErrorKind.UNSUPPORTED_MODEL,
         )
-
-
-def _dtype(backend: Backend) -> str:
-    return backend.compute.dtype
 
 
 def _not_asked(loaded: Any, error: ValueError) -> InputError:

@@ -22,7 +22,10 @@ from lm_eval.models.utils import (
 from lpp.capture.evaluation.sequences import Answer, EncodedRequest, encoded_request
 from lpp.store.errors import ErrorKind, InputError
 
-DRAWS: Final = ("do_sample", "num_beams", "num_return_sequences", "repetition_penalty")
+DRAWS: Final = (
+    *("do_sample", "num_beams", "num_return_sequences"),
+    *("repetition_penalty", "no_repeat_ngram_size"),
+)
 """Settings of a generation that take other tokens than the most likely one, unless 0 or 1."""
 
 

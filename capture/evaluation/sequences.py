@@ -125,7 +125,8 @@ def answers_of(
 
     places: row of each in the run's corpus, as `corpus_of` gives them. The log-likelihood is the
     sum, in float64, of `next_logprob` over the answer's tokens; the answer is greedy where each of
-    its tokens is the most likely one. Reads the token statistics once.
+    its tokens is the most likely one. What the model wrote is an answer too. Reads the token
+    statistics once.
     """
     ids = {row: index for index, row in enumerate(run.prompts()["source_row"].to_pylist())}
     starts = np.append(0, np.cumsum(run.lengths))
@@ -142,8 +143,9 @@ def answers_of(
         if prompt is None or prompt in left_out:
             found.append(SET_ASIDE)
             continue
-        first, end = int(starts[prompt]) + one.n_context, int(starts[prompt]) + len(one.ids)
-        written = tokens[end : int(starts[prompt + 1])]
+        # the answer ends the prompt, whether it was asked about or written by the model
+        first, end = int(starts[prompt]) + one.n_context, int(starts[prompt + 1])
+        written = tokens[int(starts[prompt]) + len(one.ids) : end]
         found.append(
             Answer(
                 run=run.id,

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from eval_tasks import by_lm_eval, write_task
 from lpp.capture.corpus.selection import Selection
 from lpp.capture.evaluation.evaluate import Evaluated, evaluate_into
 from lpp.capture.evaluation.request import EvalRequest
+from lpp.capture.evaluation.scores import scored_name, source_name
 from lpp.capture.models.spec import ModelSpec
 from lpp.capture.plan.request import CaptureRequest, CorpusSpec
 from lpp.store import Run, open_store, read_scores
@@ -210,3 +212,36 @@ def test_the_question_begins_after_the_shots(model: Path, tasks: Path, tmp_path:
         asked = tokenizer.decode(row["token_ids"][begin:end])
         assert asked.strip() == f"Q: {item} or {item + 3}? A:"
         assert row["truncated"] is False
+
+
+def test_what_the_model_wrote_is_an_answer(evaluated: tuple[Path, Evaluated]) -> None:
+    root, done = evaluated
+    run = run_of(root, done, "tiny_gen")
+    assert run.plan.continuation is not None
+    prompts = run.prompts("n_given", "written_logprob", "field.n_context").to_pylist()
+    items = [row for row in read_items(root).to_pylist() if row["task"] == "tiny_gen"]
+    assert [row["prompt_ids"] for row in items] == [[n] for n in range(6)]
+    for row, prompt in zip(items, prompts, strict=True):
+        assert prompt["n_given"] == prompt["field.n_context"]
+        assert row["log_likelihoods"] == pytest.approx([sum(prompt["written_logprob"])], abs=1e-4)
+        assert row["greedy"] == [True]
+
+
+def test_names_of_scores_tell_models_and_tasks_apart(evaluated: tuple[Path, Evaluated]) -> None:
+    root, done = evaluated
+    model = run_of(root, done, "tiny_mc").plan.model
+    assert scored_name(model, None) == f"tiny@{model.weights[:8]}" == done.model
+    hub = replace(model, id="lab/tiny", source="hub", revision="0123456789abcdef")
+    assert scored_name(hub, None) == "lab/tiny"
+    assert scored_name(hub, "main") == "lab/tiny@01234567"
+    assert scored_name(replace(hub, untrained_seed=3), None) == "lab/tiny untrained-3"
+
+    def name(**changes: Any) -> str:
+        settings = {"version": "Yaml", "shots": 0, "chat": False, "limit": None, "docs": ["a"]}
+        return source_name("t", **{**settings, **changes})
+
+    assert name().startswith("eval t 0-shot ")
+    assert name(version=2.0, shots=5, chat=True, limit=3).startswith(
+        "eval t 5-shot v2.0 chat first-3 "
+    )
+    assert name(docs=["a", "b"]) != name(docs=["b", "a"]) != name()
