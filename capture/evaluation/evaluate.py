@@ -193,7 +193,8 @@ class _Evaluation:
         )
         for metric in not_finite(results, name):
             say(f"{name}: {metric} is not finite and is left out")
-        if task is not None and any(scores_of(results, group) for group in loaded["groups"]):
+        tasks = [*loaded["tasks"]]
+        if task is not None and any(scores_of(results, g, tasks) for g in loaded["groups"]):
             # the file is with the scores of the group
             files = {file: data for file, data in files.items() if not file.endswith(".json")}
         if items is not None:
@@ -203,7 +204,7 @@ class _Evaluation:
             source=source,
             model=self.name,
             run=next(iter(runs)) if len(runs) == 1 else None,
-            scores=scores_of(results, name),
+            scores=scores_of(results, name, parts),
             files=files,
         )
 

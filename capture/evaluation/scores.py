@@ -5,6 +5,7 @@ holds the task, its version, shots, chat template, limit and a hash of the docum
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -91,10 +92,19 @@ def source_name(
     return " ".join([*parts, document_hash(list(docs))[:_HASH_DIGITS]])
 
 
-def scores_of(results: Mapping[str, Any], task: str) -> tuple[EvalScore, ...]:
-    """Every finite score that lm-eval gives a task or a group, in its order."""
+def scores_of(results: Mapping[str, Any], task: str, parts: Sequence[str]) -> tuple[EvalScore, ...]:
+    """Every finite score that lm-eval gives a task or a group, in its order.
+
+    parts: the task, or the tasks of the group, whose items count. An item counts for the metrics
+    that it has.
+    """
     entry = results["results"][task]
-    counts = results["n-samples"].get(task)
+    counts = Counter(
+        f"{metric},{sample['filter']}"
+        for part in parts
+        for sample in results["samples"][part]
+        for metric in sample["metrics"]
+    )
     found = []
     for name, value in entry.items():
         metric, comma, rest = name.partition(",")
@@ -107,7 +117,7 @@ def scores_of(results: Mapping[str, Any], task: str) -> tuple[EvalScore, ...]:
                 metric=name,
                 value=float(value),
                 stderr=float(stderr) if _is_number(stderr) else None,
-                n=None if counts is None else int(counts["effective"]),
+                n=counts[name] or None,
             )
         )
     return tuple(found)

@@ -18,6 +18,7 @@ from eval_tasks import by_lm_eval, evaluate_in_small_shards, write_task
 
 from lpp.analyze.cli.command import main as lpp_analyze
 from lpp.capture.cli.command import main
+from lpp.capture.probes.items import TASKS
 from lpp.sql import connect
 from lpp.store import open_store, read_scores
 from lpp.store.items import read_items
@@ -224,7 +225,7 @@ def test_a_group_has_a_score_and_each_of_its_tasks_a_run(
     assert acc["whole"]["value"] == pytest.approx(mean)
     runs = set(open_store(tmp_path / "store").runs)
     assert {acc[part]["run"] for part in ("part_a", "part_b")} == runs
-    assert acc["whole"]["run"] is None
+    assert (acc["whole"]["run"], acc["whole"]["n"]) == (None, 6)
 
 
 def test_the_packaged_model_scores_as_with_lm_eval(
@@ -342,3 +343,14 @@ def test_an_answer_whose_states_are_not_finite_is_never_chosen(
     for row in read_items(tmp_path / "store").to_pylist():
         assert row["log_likelihoods"][1] == float("-inf")
         assert row["chosen"] != 1
+
+
+def test_the_probes_are_tasks_and_count_the_items_of_each_metric(
+    model: Path, evaluate: Eval, tmp_path: Path
+) -> None:
+    done = evaluate(TASKS / "lpp_ar_options.yaml", "--limit", 5, "--shots", 0, "--context", 96)
+    assert done.exit_code == 0, done.output
+    rows = {row["metric"]: row["n"] for row in read_scores(tmp_path / "store").to_pylist()}
+    assert rows["ambiguity_acc,none"] == 5
+    assert rows["answer_acc,none"] + rows["answer_acc_plain,none"] == 5
+    assert rows["overconfidence,none"] == rows["answer_acc,none"] == 2
