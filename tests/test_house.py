@@ -25,7 +25,7 @@ ONLY_IN = {
     "datasets": {"capture"},
     "gguf": {"capture"},
     "huggingface_hub": {"capture"},
-    "lm_eval": {"capture/probes/*.py"},
+    "lm_eval": {"capture/evaluation/*.py", "capture/probes/*.py"},
     "obstore": {"store/objects/bucket*.py"},
     "ray": {"analyze/engine/ray_executor.py", "capture/ray/*.py", "store/commands/cluster.py"},
     "safetensors": {"capture"},
@@ -108,7 +108,8 @@ ROOMS = {
         *("drift", "charts", "text", "report", "cli", ""),
     ),
     "capture": (
-        *("corpus", "models", "plan", "backends", "engine", "jobs", "ray", "probes", "cli", ""),
+        *("corpus", "models", "plan", "backends", "engine", "jobs", "ray", "evaluation"),
+        *("probes", "cli", ""),
     ),
     "sql": ("place", "schema", "confinement", "queries", "database", "results", "cli", ""),
     "store": ("errors", "commands", "format", "objects", "arrays", "committed", "shared", ""),

@@ -16,6 +16,16 @@ from lpp.store.format.quarantine import TextSetAside, texts_table
 
 
 @dataclass(frozen=True, slots=True)
+class GivenTokens:
+    """Tokens of a text that are not the tokenizer's own cut of it, as a prompt takes them."""
+
+    ids: tuple[int, ...]
+    """At least one, special tokens included."""
+    dropped: int = 0
+    """Tokens of the text that are not among them, from its beginning."""
+
+
+@dataclass(frozen=True, slots=True)
 class Passage:
     """One text that may become a prompt, and its place in the corpus."""
 
@@ -26,6 +36,8 @@ class Passage:
     """Fields of the row that the corpus was asked for, as they were read."""
     place: str = field(default="", compare=False)
     """Where the row is, such as "a.jsonl, line 3"; empty where only its number says so."""
+    given: "GivenTokens | None" = None
+    """Its tokens, where somebody else has made them of the text; None: the tokenizer does."""
 
     @property
     def where(self) -> str:

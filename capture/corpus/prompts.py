@@ -3,6 +3,8 @@
 Uses the model's own tokenizer, keeps special tokens and applies no chat template. A prompt is cut
 by dropping ids beyond the context. The tokenizer's truncation may keep a closing special token, and
 a run at context 100 would then be no prefix of a run at context 200.
+
+Passages that bring their tokens (`lpp.capture.corpus.passages.GivenTokens`) keep them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -40,15 +42,15 @@ def tokenise(
         )
     refused = refused if refused is not None else Refused()
     rows: list[int] = []
-    ids: list[list[int]] = []
+    ids: list[Sequence[int]] = []
     full_lengths: list[int] = []
-    for passage, tokens in _token_ids(passages, tokenizer):
+    for passage, tokens, dropped in _token_ids(passages, tokenizer):
         if not tokens:
             refused.add(passage.source_row, "no_tokens", f"{passage.text[:40]!r}")
             continue
         rows.append(passage.source_row)
         ids.append(tokens[:context])
-        full_lengths.append(len(tokens))
+        full_lengths.append(len(tokens) + dropped)
     if passages and not ids:
         raise InputError(
             f"None of {len(passages)} texts has a token under this tokenizer, such as row "
@@ -61,26 +63,40 @@ def tokenise(
         rows,
         ids,
         [len(tokens) for tokens in ids],
-        [length > context for length in full_lengths],
+        [full > len(kept) for full, kept in zip(full_lengths, ids, strict=True)],
         [token_ids_sha256(np.asarray(tokens)) for tokens in ids],
     ]
     arrays = [pa.array(c, field.type) for c, field in zip(columns, PROMPTS_SCHEMA, strict=True)]
     return pa.Table.from_arrays(arrays, schema=PROMPTS_SCHEMA)
 
 
-def _token_ids(passages: Sequence[Passage], tokenizer: Any) -> Iterator[tuple[Passage, list[int]]]:
-    """Every passage with all its ids, special tokens included, before the cut."""
+def _token_ids(
+    passages: Sequence[Passage], tokenizer: Any
+) -> Iterator[tuple[Passage, Sequence[int], int]]:
+    """Every passage with its ids, special tokens included, before the cut; and how many ids of it
+    were dropped before.
+    """
     for start in range(0, len(passages), _BATCH):
         batch = passages[start : start + _BATCH]
-        encoded = tokenizer(
-            [passage.text for passage in batch],
-            add_special_tokens=True,
-            padding=False,
-            truncation=False,
-            return_attention_mask=False,
-            verbose=False,  # no warning for texts that exceed the model: they are cut later
-        )
-        yield from zip(batch, encoded["input_ids"], strict=True)
+        texts = [passage.text for passage in batch if passage.given is None]
+        encoded = iter(_encoded(texts, tokenizer) if texts else [])
+        for passage in batch:
+            if passage.given is None:
+                yield passage, next(encoded), 0
+            else:
+                yield passage, passage.given.ids, passage.given.dropped
+
+
+def _encoded(texts: Sequence[str], tokenizer: Any) -> Sequence[list[int]]:
+    found: Sequence[list[int]] = tokenizer(
+        texts,
+        add_special_tokens=True,
+        padding=False,
+        truncation=False,
+        return_attention_mask=False,
+        verbose=False,  # no warning for texts that exceed the model: they are cut later
+    )["input_ids"]
+    return found
 
 
 def token_counter(tokenizer: Any) -> Callable[[str], int]:

@@ -48,10 +48,13 @@ class Prepared:
     """What the prompts carry, in words, a line each."""
     assumed: bool = False
     """Whether the model has not written yet, and the prompts are as long as they can become."""
+    stays_open: bool = False
+    """Whether the backend is the caller's, who runs more on it."""
 
     def close(self) -> None:
-        """Nothing runs on the model any more."""
-        self.backend.close()
+        """Nothing runs on the model any more, unless the backend is the caller's."""
+        if not self.stays_open:
+            self.backend.close()
 
 
 def prepare(
@@ -76,7 +79,9 @@ def prepare(
     """
     corpus, passages = choose_passages(request.corpus, request.selection, given.corpus)
     beside = carried(corpus, passages, keep_texts=request.corpus.keep_texts)
-    backend = open_backend(request, loaded=given.model, progress=progress, quiet=quiet)
+    backend = given.backend or open_backend(
+        request, loaded=given.model, progress=progress, quiet=quiet
+    )
     try:
         check_requests()  # vLLM's start drops an interrupt at some moments
         refused = corpus.refused
@@ -99,7 +104,8 @@ def prepare(
             continuation=None if continued is None else continued.info,
         )
     except BaseException:
-        backend.close()
+        if given.backend is None:
+            backend.close()
         raise
     return Prepared(
         plan=plan,
@@ -108,6 +114,7 @@ def prepare(
         set_aside=refused.table(),
         carried=beside.lines(),
         assumed=continued is not None and continued.assumed,
+        stays_open=given.backend is not None,
     )
 
 

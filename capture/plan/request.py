@@ -5,13 +5,16 @@ Imports no torch, so that a list of requests is read, checked and compared at on
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from lpp.capture.corpus.fields import TEXT, check_names, column_name
 from lpp.capture.corpus.passages import Corpus
 from lpp.capture.corpus.selection import Selection
 from lpp.capture.models.spec import LoadedModel, ModelSpec
 from lpp.store.format.plan import Keep, LogitPositions, MomentsDtype
+
+if TYPE_CHECKING:
+    from lpp.capture.plan.backend import Backend
 
 SHARD_BYTES: Final[Mapping[str, int]] = {"cpu": 256 << 20, "cuda": 2 << 30}
 """Activations of a shard over all its sites, before compression, by kind of device. A batch cannot
@@ -114,6 +117,8 @@ class InMemory:
     key: str | None = None
     """What decided all of it, as `lpp.capture.engine.run_cache` knows a request, so that the run is
     found without it the next time; None: that is not known."""
+    backend: "Backend | None" = None
+    """A backend that runs the model of the request; it stays open."""
 
 
 NOTHING: Final = InMemory()

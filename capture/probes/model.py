@@ -1,13 +1,12 @@
 """The model that a probe asks, as an lm-eval model: loaded by this package or by vLLM."""
 
 import importlib.metadata
-import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Final, Literal, TypeAlias
 
+from lpp.capture.evaluation.quiet import quiet_lm_eval
 from lpp.capture.models.machine import require
 from lpp.capture.models.spec import ModelSpec
 from lpp.capture.probes.items import ITEM_SEED, Probe
@@ -144,23 +143,3 @@ def _vllm_has_a_version() -> Iterator[None]:
         yield
     finally:
         importlib.metadata.version = original
-
-
-@contextmanager
-def quiet_lm_eval(quiet: bool) -> Iterator[None]:
-    """Keep lm-eval's warnings and its progress bar for building prompts off stderr."""
-    if not quiet:
-        yield
-        return
-    from lm_eval.api import task
-
-    logger = logging.getLogger("lm_eval")
-    level, bar = logger.level, task.tqdm
-    logger.setLevel(logging.CRITICAL)
-    # Neither an argument nor a log level turns this bar off.
-    task.tqdm = partial(bar, disable=True)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        task.tqdm = bar

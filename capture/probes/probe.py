@@ -4,16 +4,16 @@ What is added here: each score gets its own number of items, and a standard erro
 items share a scene; prompts that the model cannot hold are refused rather than cut.
 """
 
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
+from lpp.capture.evaluation.quiet import quiet_lm_eval
+from lpp.capture.evaluation.result_files import result_files
 from lpp.capture.models.machine import out_of_memory
 from lpp.capture.probes.items import GROUPS, TASKS, Probe
-from lpp.capture.probes.model import ProbedModel, ProbeRequest, load_probed_model, quiet_lm_eval
+from lpp.capture.probes.model import ProbedModel, ProbeRequest, load_probed_model
 from lpp.capture.probes.scoring import ProbeResult, ProbeScore, standard_error
 from lpp.capture.probes.store import keep, matching_run, refuse_second, source_name
 from lpp.store import create_store
@@ -180,33 +180,17 @@ def _scores(results: Any) -> Iterator[ProbeScore]:
 
 def _result_file(results: Any, request: ProbeRequest, model: ProbedModel) -> tuple[str, bytes]:
     """(name below a folder of the model's, content) of the file that lm-eval writes."""
-    from importlib.metadata import version
-
-    from lm_eval.loggers import EvaluationTracker
-
-    kind = "hf" if request.backend == "torch" else "vllm"
-    template = model.lm.chat_template(True) if request.chat else None
-    samples = results.pop("samples")
-    results["config"] = {
-        "model": kind,
-        "model_args": dict(model.arguments),
-        "limit": request.limit,
-        "item_seed": request.item_seed,
-    }
-    results["lm_eval_version"] = version("lm_eval")
-    results["transformers_version"] = version("transformers")
-    with tempfile.TemporaryDirectory() as folder:
-        tracker = EvaluationTracker(output_path=folder)
-        tracker.general_config_tracker.log_experiment_args(
-            model_source=kind,
-            model_args={"pretrained": model.id},
-            system_instruction=None,
-            chat_template=template,
-            fewshot_as_multiturn=request.chat,
-        )
-        tracker.save_results_aggregated(results=results, samples=samples)
-        (path,) = Path(folder).rglob("results_*.json")
-        return path.relative_to(folder).as_posix(), path.read_bytes()
+    files = result_files(
+        results,
+        kind="hf" if request.backend == "torch" else "vllm",
+        model=model.id,
+        arguments=model.arguments,
+        settings={"limit": request.limit, "item_seed": request.item_seed},
+        chat_template=model.lm.chat_template(True) if request.chat else None,
+        as_turns=request.chat,
+    )
+    ((name, document),) = files.items()
+    return name, document
 
 
 @contextmanager

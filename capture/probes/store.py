@@ -5,30 +5,21 @@ holds everything that changes the questions (items, shots, chat template), so di
 never share a source. Adding a model replaces the whole source, other models' scores included.
 """
 
-import random
-import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from pathlib import PurePosixPath
 from typing import Any, Final
 
-import pyarrow as pa
-
+from lpp.capture.evaluation.score_source import held_sets, keep_scores, rows_of
 from lpp.capture.probes.items import GROUPS, ITEM_SEED
 from lpp.capture.probes.model import ProbedModel, ProbeRequest
 from lpp.capture.probes.scoring import ProbeResult
 from lpp.store import Run, Store
 from lpp.store.errors import ConflictError, ErrorKind, FormatError, InputError
 from lpp.store.objects.place import Place
-from lpp.store.scores import KEY, SCORES_SCHEMA, ScoreSet, add_scores, score_sets
 
 KIND: Final = "probe"
 
 ITEMS_VERSION: Final = 1
 """Version of the items and of the prompt around them; `version` in the tasks' metadata."""
-
-ATTEMPTS: Final = 8
-"""Times that another process may interfere before this one gives up."""
 
 
 def source_name(request: ProbeRequest) -> str:
@@ -45,7 +36,7 @@ def refuse_second(root: Place, source: str, model: str, request: ProbeRequest) -
 
     Comes before the model is asked, which takes minutes.
     """
-    there = {(row["model"], _group(row["benchmark"])) for row in _rows(_held(root, source))}
+    there = {(row["model"], _group(row["benchmark"])) for row in rows_of(held_sets(root, source))}
     for probe in request.probes:
         if (model, GROUPS[probe]) in there:
             raise ConflictError(
@@ -97,50 +88,16 @@ def keep(
 ) -> None:
     """Add the scores to `source`, in the place of this model's old ones on the same probes.
 
-    Several processes may add models at once, as the jobs of an array do: a process that finds
-    scores of another beside its own merges both. ConflictError(IN_USE) where that fails again and
-    again.
+    Raises what `keep_scores` does.
     """
-    new = _new_rows(results, model, run, source)
-    for attempt in range(ATTEMPTS):
-        time.sleep(random.uniform(0, 0.1) * attempt)
-        with suppress(FileNotFoundError):  # another replaced the directory while it was read
-            _add(store.path, source, results, model, new)
-            held = _held(store.path, source)
-            if len(held) == 1 and all(row in _rows(held) for row in new):
-                return
-    raise ConflictError(
-        f"{store.path}: others are writing to the source {source!r} all the time. Repeat the "
-        "command when they are done, or keep these scores under another name: --source NAME.",
-        kind=ErrorKind.IN_USE,
-    )
-
-
-def _add(
-    root: Place,
-    source: str,
-    results: Sequence[ProbeResult],
-    model: ProbedModel,
-    new: Sequence[dict[str, Any]],
-) -> None:
-    """Replace the source by what it holds, with `new` in the place of this model's old scores."""
-    held = _held(root, source)
     probes = {GROUPS[result.probe] for result in results}
-    folders = {PurePosixPath(result.file).parent for result in results}
-    rows = [
-        row
-        for row in _rows(held)
-        if row["model"] != model.id or _group(row["benchmark"]) not in probes
-    ]
-    files = {
-        name: data
-        for name, data in _originals(held).items()
-        if PurePosixPath(name).parent not in folders
-    }
-    files |= {result.file: result.document for result in results}
-    table = pa.Table.from_pylist([*rows, *new], schema=SCORES_SCHEMA)
-    # replaces only what was read: what another adds meanwhile stays, and `keep` sees both
-    add_scores(root, source, table, files, replace=held)
+    keep_scores(
+        store.path,
+        source,
+        _new_rows(results, model, run, source),
+        {result.file: result.document for result in results},
+        lambda row: row["model"] == model.id and _group(row["benchmark"]) in probes,
+    )
 
 
 def _new_rows(
@@ -161,22 +118,6 @@ def _new_rows(
         for result in results
         for score in result.scores
     ]
-
-
-def _held(root: Place, source: str) -> list[ScoreSet]:
-    """The current sets of the source: one, or several where processes wrote at once."""
-    return [held for held in score_sets(root) if held.record.source == source]
-
-
-def _rows(held: Sequence[ScoreSet]) -> list[dict[str, Any]]:
-    """Each score once: sets that were written at once both hold the earlier scores."""
-    rows = [row for one in held for row in one.scores().to_pylist()]
-    return list({tuple(row[name] for name in KEY): row for row in rows}.values())
-
-
-def _originals(held: Sequence[ScoreSet]) -> dict[str, bytes]:
-    """Files of a source, by name."""
-    return {name: data for one in held for name, data in one.original().items()}
 
 
 def _group(task: str) -> str:

@@ -1,10 +1,12 @@
-"""The views of a connection over what lies in the store itself: tokens, and the words for them."""
+"""The views of a connection over what lies in the store itself: tokens, their words, items."""
 
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Final
 
+from lpp.sql.database.items import register_items
 from lpp.sql.database.token_stats import register_token_stats
 from lpp.sql.database.vocabulary import register_vocabulary
+from lpp.sql.schema.benchmarks import ITEMS
 from lpp.sql.schema.captured import TOKEN_STATS, VOCABULARY
 from lpp.sql.schema.ddl import comment_view, unread_view
 from lpp.sql.schema.tables import VIEWS
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 _REGISTER: Final[Mapping[str, Callable[["DuckDBPyConnection", Place], None]]] = {
     TOKEN_STATS.name: register_token_stats,
     VOCABULARY.name: register_vocabulary,
+    ITEMS.name: register_items,
 }
 
 

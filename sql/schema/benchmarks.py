@@ -23,6 +23,30 @@ BENCHMARKS: Final = Table(
     ),
 )
 
+ITEMS: Final = Table(
+    "items",
+    "one row per item of an evaluated task, model and filter, read from the store",
+    ("source", "model", "item", "filter"),
+    (
+        Column("source", "VARCHAR", "as in benchmarks: what was asked alike"),
+        Column("model", "VARCHAR", "as in benchmarks"),
+        Column("run", "VARCHAR", "run of its passes; null: all set aside"),
+        Column("task", "VARCHAR", "task of lm-eval; prompts.task of its prompts"),
+        Column("item", "INTEGER", "place in the task, from 0; prompts.item"),
+        Column("filter", "VARCHAR", "what answers went through before they were scored"),
+        Column("item_group", "VARCHAR", "field that --group names, such as a subject"),
+        Column("prompt_ids", "INTEGER[]", "prompt of each answer; null: it was set aside"),
+        Column("log_likelihoods", "DOUBLE[]", "ln p of each answer; -inf: set aside", "nats"),
+        Column("greedy", "BOOLEAN[]", "whether its tokens are the most likely ones"),
+        Column("gold", "INTEGER", "right answer, from 0; null: none, or several"),
+        Column("chosen", "INTEGER", "the answer of the largest ln p, from 0"),
+        Column("correct", "BOOLEAN", "acc or exact_match is 1; null: there is neither"),
+        Column("metrics", "JSON", "every metric that is a number of one item"),
+        Column("doc_sha256", "VARCHAR", "lm-eval's hash of the document"),
+    ),
+)
+"""The view over the items of evaluations that `lpp.sql.connect` adds."""
+
 CORRELATIONS: Final = Table(
     "correlations",
     "correlation of a profile metric with a benchmark, across models",

@@ -18,6 +18,8 @@ SqlType = Literal[
     "BLOB",
     "JSON",
     "INTEGER[]",
+    "DOUBLE[]",
+    "BOOLEAN[]",
     "VARCHAR[]",
 ]
 """DuckDB types in use; each has one Arrow type in `arrow_schema`."""

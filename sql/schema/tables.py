@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from lpp.sql.schema.benchmarks import BENCHMARKS, CORRELATIONS, PUBLISHED
+from lpp.sql.schema.benchmarks import BENCHMARKS, CORRELATIONS, ITEMS, PUBLISHED
 from lpp.sql.schema.captured import PROMPTS, RUNS, TOKEN_STATS, VOCABULARY
 from lpp.sql.schema.columns import Table
 from lpp.sql.schema.drift import DRIFT_PREDICTIONS, DRIFT_SITES, DRIFT_TOKENS
@@ -43,7 +43,7 @@ TABLES: Final[Mapping[str, Table]] = MappingProxyType(
 )
 """Every table of `profiles.duckdb`, in the order they are made."""
 
-VIEWS: Final = (TOKEN_STATS, VOCABULARY)
+VIEWS: Final = (TOKEN_STATS, VOCABULARY, ITEMS)
 """What `lpp.sql.connect` adds to the tables: views over the store itself."""
 
 
@@ -61,6 +61,8 @@ def arrow_schema(table: Table | str) -> "pa.Schema":
         "BLOB": pa.binary(),
         "JSON": pa.string(),
         "INTEGER[]": pa.list_(pa.int32()),
+        "DOUBLE[]": pa.list_(pa.float64()),
+        "BOOLEAN[]": pa.list_(pa.bool_()),
         "VARCHAR[]": pa.list_(pa.string()),
     }
     declared = TABLES[table] if isinstance(table, str) else table

@@ -61,7 +61,7 @@ class TextSetAside:
 
     source_row: int
     reason: str
-    """`empty`, `not_utf8`, `no_text` (half a surrogate pair) or `no_tokens`."""
+    """`empty`, `not_utf8`, `no_text` (half a surrogate pair), `no_tokens` or `answer_too_long`."""
     detail: str
 
 

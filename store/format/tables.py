@@ -75,6 +75,29 @@ SCORES_SCHEMA: Final = pa.schema(
 )
 """One row per score. `run`: the run of this store that it was said to belong to, if any."""
 
+ITEMS_SCHEMA: Final = pa.schema(
+    [
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("model", pa.string(), nullable=False),
+        pa.field("run", pa.string()),
+        pa.field("task", pa.string(), nullable=False),
+        pa.field("item", pa.int32(), nullable=False),
+        pa.field("filter", pa.string(), nullable=False),
+        pa.field("item_group", pa.string()),
+        pa.field("prompt_ids", pa.list_(pa.int32()), nullable=False),
+        pa.field("log_likelihoods", pa.list_(pa.float64()), nullable=False),
+        pa.field("greedy", pa.list_(pa.bool_()), nullable=False),
+        pa.field("gold", pa.int32()),
+        pa.field("chosen", pa.int32()),
+        pa.field("correct", pa.bool_()),
+        pa.field("metrics", pa.string(), nullable=False),
+        pa.field("doc_sha256", pa.string(), nullable=False),
+    ]
+)
+"""One row per item of a task that a model was asked, and filter of lm-eval. Lists have an entry for
+each answer, or each window of a long text; `prompt_ids` are of `run`, null for what was set aside.
+`metrics`: a JSON object of the item's scores."""
+
 VOCABULARY_SCHEMA: Final = pa.schema(
     [
         pa.field("id", pa.int32(), nullable=False),

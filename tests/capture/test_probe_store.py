@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from lpp.capture.evaluation import score_source
 from lpp.capture.models.spec import ModelSpec
-from lpp.capture.probes import store as probe_store
 from lpp.capture.probes.items import Probe
 from lpp.capture.probes.model import ProbedModel, ProbeRequest
 from lpp.capture.probes.scoring import ProbeResult, ProbeScore
@@ -150,7 +150,7 @@ def test_scores_that_another_adds_between_two_readings_are_kept(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keep(store, SOURCE, [result("spc", 0.25, "t0", "old")], subject("old", "aa"), None)
-    write, met = probe_store.add_scores, []
+    write, met = score_source.add_scores, []
 
     def late(*arguments: object, **options: object) -> bool:
         if not met:  # a whole other probe, after this one has read and before it writes
@@ -158,7 +158,7 @@ def test_scores_that_another_adds_between_two_readings_are_kept(
             keep(store, SOURCE, [result("spc", 0.5, "t1", "one")], subject("one", "bb"), None)
         return write(*arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(probe_store, "add_scores", late)
+    monkeypatch.setattr(score_source, "add_scores", late)
     keep(store, SOURCE, [result("spc", 0.75, "t2", "two")], subject("two", "cc"), None)
     assert held(store) == {
         ("old", "lpp_spc"): 0.25,

@@ -30,6 +30,7 @@ from lpp.store.format.prompt_columns import (
 )
 from lpp.store.format.quarantine import QUARANTINE_SCHEMA, TEXTS_SCHEMA
 from lpp.store.format.tables import (
+    ITEMS_SCHEMA,
     OPTIONAL_COLUMNS,
     PROMPTS_SCHEMA,
     SCORES_SCHEMA,
@@ -43,7 +44,7 @@ SPEC = (ROOT / "store" / "SPEC.md").read_text("utf-8")
 
 TYPES = {"list<item: int32>": "list of int32", "list<item: double>": "list of float64"}
 TYPES |= {"list<item: float>": "list of float32"}
-TYPES |= {"float": "float32", "double": "float64"}
+TYPES |= {"float": "float32", "double": "float64", "list<item: bool>": "list of bool"}
 
 
 def rows_after(heading: str) -> list[list[str]]:
@@ -70,6 +71,7 @@ def described(heading: str) -> dict[str, str]:
         ("**In a run**", TEXTS_SCHEMA),
         ("`moments.arrow` has", MOMENTS_SCHEMA),
         ("`scores.arrow` is sorted", SCORES_SCHEMA),
+        ("`items.arrow` has", ITEMS_SCHEMA),
         ("`vocabulary.arrow` has", VOCABULARY_SCHEMA),
         ("`written.arrow` has", WRITTEN_SCHEMA),
     ],

@@ -1,0 +1,133 @@
+"""`lpp-capture eval`: evaluate a model with lm-eval and capture what it computes meanwhile."""
+
+import shlex
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from lpp.capture.models.machine import require
+from lpp.capture.plan.options import STORE, option_by_name, request_of, split_names
+from lpp.store.commands.console import debug_option
+
+if TYPE_CHECKING:
+    from lpp.capture.evaluation.evaluate import Evaluated
+    from lpp.capture.evaluation.request import EvalRequest
+    from lpp.capture.evaluation.scores import EvalScore
+
+OF_RUN: Final = (
+    *("revision", "untrained-seed", "device", "dtype", "attention", "device-map"),
+    *("tensor-parallel", "engine-option", "check-sites"),
+    *("quantization", "trust-remote-code", "sites", "keep", "moments-dtype", "keep-head"),
+    *("batch-tokens", "shard-mib"),
+)
+"""Options that are those of `lpp-capture run`."""
+
+
+@click.command("eval", params=[option_by_name()[name] for name in OF_RUN])
+@click.option("--model", required=True, help="Hub id, local folder, or GGUF file.")
+@click.option(
+    "--backend",
+    type=click.Choice(["torch", "vllm"]),
+    default="torch",
+    show_default=True,
+    help="vllm: inside vLLM, with --context.",
+)
+@click.option(
+    "--tasks",
+    required=True,
+    callback=split_names,
+    metavar="NAMES",
+    help="Tasks, groups or tags of lm-eval, YAML files, or folders of them; several with commas.",
+)
+@click.option("--store", required=True, type=STORE, help="Store to add runs and scores to.")
+@click.option(
+    "--limit", type=click.IntRange(1), metavar="N", help="Ask only the first N items of each task."
+)
+@click.option(
+    "--shots",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Solved items before each question; by default as the task says.",
+)
+@click.option("--chat", is_flag=True, help="Use the model's chat template, the shots as turns.")
+@click.option(
+    "--context",
+    type=click.IntRange(2),
+    metavar="C",
+    help="Most tokens of a prompt; longer ones lose their beginning. By default as many as the "
+    "model has positions.",
+)
+@click.option(
+    "--fields",
+    default="",
+    callback=split_names,
+    metavar="NAMES",
+    help="Fields of each document to keep with its prompts, such as subject,level.",
+)
+@click.option("--keep-texts", is_flag=True, help="Keep each text with its prompt.")
+@click.option(
+    "--group",
+    metavar="FIELD",
+    help="Field of a document that names the item's group, such as subject.",
+)
+@click.option("--replace", is_flag=True, help="Replace other scores of this model.")
+@debug_option
+def evaluate(**options: Any) -> None:
+    """Evaluate a model with lm-eval; the passes that score are captured.
+
+    \b
+    Examples:
+      lpp-capture eval --model Qwen/Qwen2.5-0.5B-Instruct --tasks arc_easy \\
+          --limit 200 --store ./lpp
+      lpp-capture eval --model ./my-model --tasks ./my_tasks --store ./lpp
+      lpp-capture eval --model ./my-model --tasks mmlu --shots 5 --group subject \\
+          --fields subject --sites final,'block.*' --store ./lpp
+
+    Each task becomes a run, whose prompts are the requests of lm-eval: question
+    and answer, one for each answer. Scores are lm-eval's own and become rows of
+    the table `benchmarks`; right and wrong items are in the view `items`. The
+    same command resumes, and repeats no pass that is committed.
+    """
+    require("torch", "transformers", "safetensors", "lm_eval", extra="probes")
+    from lpp.capture.evaluation.evaluate import evaluate_into
+
+    done = evaluate_into(options["store"], _request(options), replace_scores=options["replace"])
+    _show(done, options)
+
+
+def _request(options: Mapping[str, Any]) -> "EvalRequest":
+    from lpp.capture.evaluation.request import EvalRequest
+
+    of_run = click.Command("run", params=list(option_by_name().values()))
+    words = ["--model", options["model"], "--corpus", "lm-eval"]
+    defaults = of_run.make_context("run", words).params
+    given = {name: value for name, value in options.items() if name in defaults}
+    del given["context"]  # of each task, its longest prompt
+    return EvalRequest(
+        capture=request_of({**defaults, **given}),
+        tasks=options["tasks"],
+        **{name: options[name] for name in ("limit", "shots", "chat", "context", "group")},
+    )
+
+
+def _show(done: "Evaluated", options: Mapping[str, Any]) -> None:
+    click.echo(f"{done.model}\n")
+    click.echo(f"{'task':<30}{'metric':<24}{'score':>10}{'stderr':>10}{'n':>6}")
+    for result in done.results:
+        for score in result.scores:
+            click.echo(_line(score))
+    click.echo()
+    for result in done.results:
+        if result.run is not None:
+            click.echo(f"{result.task}: run {result.run}")
+    if done.unchanged:
+        click.echo(f"The store had these scores already: {', '.join(done.unchanged)}")
+    click.echo(f"Next: lpp-analyze profile {shlex.quote(str(options['store']))}")
+
+
+def _line(score: "EvalScore") -> str:
+    stderr = "-" if score.stderr is None else f"{score.stderr:.4g}"
+    n = "-" if score.n is None else str(score.n)
+    metric = score.metric.removesuffix(",none")
+    return f"{score.task:<30}{metric:<24}{score.value:>10.5g}{stderr:>10}{n:>6}"

@@ -1,0 +1,1 @@
+"""Evaluation with lm-eval, in which the pass that scores an item is the pass that is captured."""

@@ -1,0 +1,289 @@
+"""An evaluation from request to scores: lm-eval asks and scores, the engine runs and captures.
+
+Each task is a run of its own, whose id is its plan's: a command that was killed goes on after the
+last shard, and one that is repeated runs no pass again. Scores of a task are kept once it is done.
+"""
+
+import difflib
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
+from typing import Any, Final
+
+from lpp.capture.backends.open import open_backend
+from lpp.capture.engine.run import capture_into
+from lpp.capture.evaluation.items import items_table
+from lpp.capture.evaluation.quiet import quiet_lm_eval, seeded
+from lpp.capture.evaluation.request import DEFAULT_CONTEXT, PROMPT_FIELDS, EvalRequest
+from lpp.capture.evaluation.result_files import result_files
+from lpp.capture.evaluation.scores import (
+    TaskResult,
+    keep_result,
+    not_finite,
+    scored_name,
+    scores_of,
+    source_name,
+)
+from lpp.capture.evaluation.sequences import (
+    Answer,
+    EncodedRequest,
+    answers_of,
+    corpus_of,
+)
+from lpp.capture.evaluation.tasks import load_tasks
+from lpp.capture.models.machine import require
+from lpp.capture.models.spec import Model
+from lpp.capture.plan.backend import Backend
+from lpp.capture.plan.request import CaptureRequest, ContinuationSpec, InMemory
+from lpp.store import create_store, open_store
+from lpp.store.commands.console import debugging
+from lpp.store.commands.progress import progress, say
+from lpp.store.errors import ErrorKind, InputError, LppError
+from lpp.store.items import ITEMS_FILE, items_file
+from lpp.store.objects.place import Url, place
+from lpp.store.store import open_if_any
+
+BOOTSTRAP: Final = 1000
+"""Draws of lm-eval for standard errors that have no formula, such as that of a perplexity. (Its
+command takes 100,000 in forks, which may hang in a process that runs a model.)"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluated:
+    """The scores of one command."""
+
+    model: str
+    results: Sequence[TaskResult]
+    unchanged: Sequence[str]
+    """Tasks whose scores the store had already."""
+
+
+def evaluate_into(root: Url, request: EvalRequest, *, replace_scores: bool = False) -> Evaluated:
+    """Evaluate and capture `request`, and keep runs, scores and items in the store at `root`.
+
+    The store is made with the first run. replace_scores: put scores in the place of other ones of
+    the same model.
+
+    Raises InputError and MachineError as capture does, InputError for a task that cannot be asked,
+    ConflictError where the store has other scores of this model on a task.
+    """
+    require("lm_eval", extra="probes")
+    open_if_any(root)  # before anything is loaded: a bad path should not cost minutes
+    quiet = not debugging()
+    with quiet_lm_eval(quiet), seeded():
+        with progress("prepare", 2, "steps") as bar:
+            entries = load_tasks(request.tasks, shots=request.shots)
+            bar.advance()
+            opening = _opening(request, entries)
+            backend = open_backend(opening, progress=bar, quiet=quiet)
+            bar.advance()
+        with closing(backend):
+            evaluation = _Evaluation(root, request, backend)
+            results: list[TaskResult] = []
+            unchanged: list[str] = []
+            for entry in entries:
+                for result in evaluation.results_of(entry):
+                    kept = keep_result(create_store(root), result, replace=replace_scores)
+                    if result.scores and not kept:
+                        unchanged.append(result.task)
+                    results.append(result)
+    return Evaluated(model=evaluation.name, results=results, unchanged=unchanged)
+
+
+def _opening(request: EvalRequest, entries: Sequence[Any]) -> CaptureRequest:
+    """A capture that opens the model for every task: of the longest context, writing where a task
+    lets the model write.
+    """
+    longest = request.context
+    if request.capture.backend == "torch":
+        return replace(request.capture, context=longest or 1)
+    if longest is None:
+        raise InputError(
+            f"--backend {request.capture.backend} makes room for prompts before it reads any: say "
+            "how long they may be, such as --context 2048.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    tasks = [task for entry in entries for task in entry["tasks"].values()]
+    writes = any(task.OUTPUT_TYPE == "generate_until" for task in tasks)
+    return replace(
+        request.capture,
+        context=longest - writes,
+        continuation=ContinuationSpec(tokens=1) if writes else None,
+    )
+
+
+class _Evaluation:
+    """One model that is asked one entry of tasks after the other."""
+
+    def __init__(self, root: Url, request: EvalRequest, backend: Backend) -> None:
+        self._root, self._request, self._backend = root, request, backend
+        model = backend.model
+        self.name = scored_name(model.info, request.capture.model.revision)
+        self._longest = request.context or model.max_positions or DEFAULT_CONTEXT
+        _check_model(model, request, self._longest)
+
+    def results_of(self, loaded: Any) -> list[TaskResult]:
+        """Evaluate what lm-eval loaded as one: a task, or a group with its tasks."""
+        import lm_eval
+
+        from lpp.capture.evaluation.language_model import CapturingLM
+
+        request = self._request
+        _check_group(loaded, request.group)
+        lm = CapturingLM(
+            self._backend.model.tokenizer,
+            self._longest,
+            loaded["tasks"],
+            self._capture,
+            request.capture.corpus.fields,
+        )
+        try:
+            results: Any = lm_eval.evaluate(
+                lm=lm,
+                task_dict=loaded,
+                limit=request.limit,
+                log_samples=True,
+                bootstrap_iters=BOOTSTRAP,
+                apply_chat_template=request.chat,
+                fewshot_as_multiturn=request.chat,
+            )
+        except LppError:
+            raise
+        except ValueError as error:
+            raise _not_asked(loaded, error) from error
+        found = [self._result(results, task, loaded, lm) for task in loaded["tasks"]]
+        return found + [self._result(results, group, loaded, lm) for group in loaded["groups"]]
+
+    def _result(self, results: Any, name: str, loaded: Any, lm: Any) -> TaskResult:
+        """The result of one task, or of one group, whose scores belong to several runs."""
+        request, task = self._request, loaded["tasks"].get(name)
+        parts = [name] if task is not None else [*loaded["tasks"]]
+        source = source_name(
+            name,
+            version=results["versions"].get(name),
+            shots=results["n-shot"].get(name),
+            chat=request.chat,
+            limit=request.limit,
+            docs=[sample["doc_hash"] for part in parts for sample in results["samples"][part]],
+        )
+        runs: set[str] = set()
+        items: bytes | None = None
+        if task is not None:
+            answers = {item: some for (of, item), some in lm.answers.items() if of == name}
+            samples = results["samples"][name]
+            table, others = items_table(
+                task, samples, answers, source=source, model=self.name, group=request.group
+            )
+            runs, items = set(table["run"].drop_null().to_pylist()), items_file(table)
+            for metric in others:
+                say(f"{name}: {metric} is no number of one item: it is among the scores alone")
+        files = result_files(
+            results,
+            kind="hf" if self._backend.compute.backend == "torch" else "vllm",
+            model=self.name,
+            arguments={
+                "pretrained": self._backend.model.info.id,
+                "dtype": self._backend.compute.dtype,
+            },
+            settings={"limit": request.limit, "max_length": self._longest - 1},
+            chat_template=lm.chat_template(True) if request.chat else None,
+            as_turns=request.chat,
+            samples=[] if task is None else [name],
+        )
+        for metric in not_finite(results, name):
+            say(f"{name}: {metric} is not finite and is left out")
+        tasks = [*loaded["tasks"]]
+        if task is not None and any(scores_of(results, g, tasks) for g in loaded["groups"]):
+            # the file is with the scores of the group
+            files = {file: data for file, data in files.items() if not file.endswith(".json")}
+        if items is not None:
+            files[(PurePosixPath(next(iter(files))).parent / ITEMS_FILE).as_posix()] = items
+        return TaskResult(
+            task=name,
+            source=source,
+            model=self.name,
+            run=next(iter(runs)) if len(runs) == 1 else None,
+            scores=scores_of(results, name, parts),
+            files=files,
+        )
+
+    def _capture(
+        self, task: str, requests: Sequence[EncodedRequest], *, tokens: int = 0
+    ) -> list[Answer]:
+        """Capture the requests of a task as one run, and answer them."""
+        request = self._request
+        held = {name for one in requests for name, value in one.fields.items() if value is not None}
+        own = [name for name in PROMPT_FIELDS if name in held]
+        asked = (*own, *request.capture.corpus.fields)
+        corpus, places = corpus_of(task, f"lm-eval requests of {task}", requests, asked)
+        passages = list(corpus.passages)
+        if not passages:
+            raise InputError(
+                f"task {task}: no request fits into {self._longest} tokens. Choose a larger "
+                "--context.",
+                kind=ErrorKind.INVALID_VALUE,
+            )
+        longest = max(len(one.ids) for one in requests)
+        of_task = request.of_task(task, len(passages), longest, asked, tokens)
+        given = InMemory(corpus=corpus, backend=self._backend)
+        outcome = capture_into(self._root, of_task, given=given)
+        for line in outcome.message(place(self._root)).splitlines():
+            if said := line.partition("Next: ")[0].rstrip():
+                say(f"  {said}")
+        _tell(task, requests, places)
+        return answers_of(open_store(self._root).runs[outcome.run], requests, places)
+
+
+def _tell(task: str, requests: Sequence[EncodedRequest], places: Sequence[int | None]) -> None:
+    """A line about what was cut and what was set aside."""
+    cut = sum(one.dropped > 0 for one in requests)
+    if cut:
+        say(f"  {task}: {cut} of {len(requests)} requests are longer than the context and were cut")
+    aside = sum(place is None for place in places)
+    if aside:
+        say(f"  {task}: {aside} answers are longer than the context and count as never given")
+
+
+def _check_group(loaded: Any, group: str | None) -> None:
+    """Refuse a field of groups that no document has."""
+    known = {name for task in loaded["tasks"].values() for name in getattr(task, "features", ())}
+    if group is not None and known and group not in known:
+        near = difflib.get_close_matches(group, sorted(known), n=1)
+        names, fields = ", ".join(loaded["tasks"]), ", ".join(sorted(known))
+        advice = f"Did you mean --group {near[0]}?" if near else f"Their fields: {fields}."
+        raise InputError(
+            f"--group {group}: no document of {names} has this field. {advice}",
+            kind=ErrorKind.NOT_FOUND,
+        )
+
+
+def _check_model(model: Model, request: EvalRequest, longest: int) -> None:
+    tokenizer = model.tokenizer
+    if model.max_positions is not None and longest > model.max_positions:
+        raise InputError(
+            f"--context {longest} is beyond {model.info.id}, which has {model.max_positions} "
+            f"positions. Choose --context {model.max_positions} or less.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    if longest < 2:
+        raise InputError(
+            "--context 1: an answer and what is before it take two tokens at least.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    if request.chat and not tokenizer.chat_template:
+        raise InputError(
+            f"{model.info.id} has no chat template. Repeat without --chat.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
+        raise InputError(
+            f"the tokenizer of {model.info.id} has no token that begins or ends a text, which "
+            "lm-eval puts before an empty context. Give a model whose tokenizer has one.",
+            kind=ErrorKind.UNSUPPORTED_MODEL,
+        )
+
+
+def _not_asked(loaded: Any, error: ValueError) -> InputError:
+    names = ", ".join(loaded["groups"] or loaded["tasks"])
+    return InputError(f"{names}: lm-eval cannot ask it: {error}", kind=ErrorKind.INVALID_VALUE)

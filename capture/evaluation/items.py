@@ -1,0 +1,94 @@
+"""The items of an evaluated task: what was right, what was chosen, and which prompts show it."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+
+from lpp.capture.evaluation.sequences import Answer
+from lpp.store.format.tables import ITEMS_SCHEMA
+
+RIGHT: Final = ("acc", "exact_match")
+"""Metrics that say whether an item is right, the first one first."""
+
+
+def items_table(
+    task: Any,
+    samples: Sequence[Mapping[str, Any]],
+    answers: Mapping[int, Mapping[int, Sequence[Answer]]],
+    *,
+    source: str,
+    model: str,
+    group: str | None = None,
+) -> tuple[pa.Table, list[str]]:
+    """The items of one task, (n, 15) `ITEMS_SCHEMA`; and the metrics that are no number of an item.
+
+    task: lm-eval's. samples: lm-eval's records of its items. answers: item -> index of the request
+    -> its answers. group: field of a document that names the item's group.
+    """
+    rows, others = [], dict[str, None]()
+    for sample in samples:
+        given = [answer for _, some in sorted(answers[sample["doc_id"]].items()) for answer in some]
+        values = {name: number(sample[name]) for name in sample["metrics"]}
+        others.update(dict.fromkeys(name for name, value in values.items() if value is None))
+        metrics = {
+            name: value
+            for name, value in values.items()
+            if value is not None and math.isfinite(value)
+        }
+        gold, chosen = _choices(task, sample["doc"], given)
+        named = None if group is None else sample["doc"].get(group)
+        rows.append(
+            {
+                "source": source,
+                "model": model,
+                "run": next((one.run for one in given if one.run is not None), None),
+                "task": str(task.config.task),
+                "item": sample["doc_id"],
+                "filter": sample["filter"],
+                "item_group": None if named is None else str(named),
+                "prompt_ids": [answer.prompt_id for answer in given],
+                "log_likelihoods": [answer.log_likelihood for answer in given],
+                "greedy": [answer.greedy for answer in given],
+                "gold": gold,
+                "chosen": chosen,
+                "correct": _correct(metrics, gold, chosen),
+                "metrics": json.dumps(metrics, sort_keys=True),
+                "doc_sha256": sample["doc_hash"],
+            }
+        )
+    return pa.Table.from_pylist(rows, schema=ITEMS_SCHEMA), list(others)
+
+
+def number(value: object) -> float | None:
+    """A metric of one item as a number; None where it is not one, such as a pair that is averaged
+    over all items together.
+    """
+    return float(value) if isinstance(value, int | float | np.number | np.bool_) else None
+
+
+def _choices(
+    task: Any, doc: Mapping[str, Any], given: Sequence[Answer]
+) -> tuple[int | None, int | None]:
+    """(index of the right answer, of the most likely one) of a multiple-choice item."""
+    if task.OUTPUT_TYPE != "multiple_choice" or not hasattr(task, "doc_to_choice"):
+        return None, None
+    choices = task.doc_to_choice(doc)
+    multiple = getattr(task, "multiple_input", 0)
+    gold = task.doc_to_text(doc) if multiple else task.doc_to_target(doc)
+    if isinstance(gold, str):
+        gold = choices.index(gold) if gold in choices else None
+    if not isinstance(gold, int) or not 0 <= gold < len(choices):
+        gold = None  # several may be right, or none of them
+    chosen = int(np.argmax([answer.log_likelihood for answer in given[: len(choices)]]))
+    return gold, chosen
+
+
+def _correct(metrics: Mapping[str, float], gold: int | None, chosen: int | None) -> bool | None:
+    for name in RIGHT:
+        if metrics.get(name) in (0, 1):
+            return metrics[name] == 1
+    return None if gold is None else gold == chosen

@@ -1,0 +1,251 @@
+"""The model of an evaluation: lm-eval's own `hf` model, whose passes are captured runs.
+
+What `HFLM` does with text stays: how context and answer become tokens, which token begins an empty
+context, the windows of a long text, the chat template. What it does with tokens is replaced: they
+become the prompts of a run, and the answers are read from the run's token statistics.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final, Protocol
+
+from lm_eval import utils
+from lm_eval.api.model import TemplateLM
+from lm_eval.models.huggingface import HFLM
+from lm_eval.models.utils import (
+    handle_stop_sequences,
+    normalize_gen_kwargs,
+    postprocess_generated_text,
+)
+
+from lpp.capture.evaluation.sequences import Answer, EncodedRequest, encoded_request
+from lpp.store.errors import ErrorKind, InputError
+
+DRAWS: Final = (
+    *("do_sample", "num_beams", "num_return_sequences"),
+    *("repetition_penalty", "no_repeat_ngram_size"),
+)
+"""Settings of a generation that take other tokens than the most likely one, unless 0 or 1."""
+
+
+class Capture(Protocol):
+    """Captures the requests of one task as a run and answers them."""
+
+    def __call__(
+        self, task: str, requests: Sequence[EncodedRequest], *, tokens: int = 0
+    ) -> list[Answer]:
+        """tokens: most tokens that the model writes after each."""
+
+
+class CapturingLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
+    """An lm-eval model that answers from captured runs.
+
+    tokenizer: of the model. longest: C, most tokens of a prompt. tasks: lm-eval's task objects by
+    name. capture: runs the requests of a task. fields: names of fields of the documents that the
+    prompts carry.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        longest: int,
+        tasks: Mapping[str, Any],
+        capture: Capture,
+        fields: Sequence[str] = (),
+    ) -> None:
+        # not HFLM's own, which loads a model; these are what its methods on text read
+        TemplateLM.__init__(self)
+        self.tokenizer = tokenizer
+        self.add_bos_token = self.custom_prefix_token_id = self.enable_thinking = None
+        self.chat_template_args: dict[str, Any] = {}
+        self._max_length = longest - 1  # of what the model reads; the last token is only predicted
+        self._longest, self._tasks, self._capture = longest, tasks, capture
+        self._doc_fields = tuple(fields)
+        self._instances: Sequence[Any] = ()
+        self._last_question: tuple[str, str, int | None] = ("", "", None)
+        self.answers: dict[tuple[str, int], dict[int, list[Answer]]] = defaultdict(dict)
+        """(task, item) -> index of the request -> its answers: several for a long text."""
+
+    def loglikelihood(
+        self, requests: Sequence[Any], disable_tqdm: bool = True
+    ) -> list[tuple[float, bool]]:
+        """(ln p, greedy) of each answer. requests: lm-eval's `Instance`s."""
+        self._instances = requests  # HFLM hands their tokens to the next method in this order
+        found: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
+        return found
+
+    def _loglikelihood_tokens(
+        self, requests: Sequence[tuple[Any, list[int], list[int]]], **_: Any
+    ) -> list[tuple[float, bool]]:
+        encoded = []
+        for instance, (_text, context, answer) in zip(self._instances, requests, strict=True):
+            if not answer:
+                raise _invalid(
+                    f"{_place(instance)}: the answer {instance.args[1]!r} has no token of its own: "
+                    "the tokenizer joins it to the end of the context. Change the task's "
+                    "target_delimiter."
+                )
+            encoded.append(self._encoded(instance, "".join(instance.args[:2]), context, answer))
+        answers = self._answers(self._instances, [[one] for one in encoded])
+        return [(found[0].log_likelihood, found[0].greedy) for found in answers]
+
+    def loglikelihood_rolling(
+        self, requests: Sequence[Any], disable_tqdm: bool = True
+    ) -> list[float]:
+        """Log-likelihood of each whole text, in windows as lm-eval makes them."""
+        encoded = []
+        for instance in requests:
+            (text,) = instance.args
+            windows = [
+                utils.make_disjoint_window(window)
+                for window in utils.get_rolling_token_windows(
+                    token_list=self.tok_encode(text),
+                    prefix_token=self.prefix_token_id,
+                    max_seq_len=self.max_length,
+                    context_len=1,
+                )
+            ]
+            several = len(windows) > 1
+            encoded.append(
+                [
+                    self._encoded(
+                        instance,
+                        self.tok_decode(answer) if several else text,
+                        context,
+                        answer,
+                        choice=number,
+                    )
+                    for number, (context, answer) in enumerate(windows)
+                ]
+            )
+        return [
+            sum(answer.log_likelihood for answer in answers)
+            for answers in self._answers(requests, encoded)
+        ]
+
+    def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = True) -> list[str]:
+        """What the model writes after each context, cut at the first of the stop strings.
+
+        Greedy: the most likely token each time. All `max_gen_toks` tokens are written and
+        captured, also those after a stop string.
+        """
+        ends = self.tok_decode([self.eot_token_id], skip_special_tokens=False)
+        by_length: dict[int, list[int]] = defaultdict(list)
+        stops = []
+        for number, instance in enumerate(requests):
+            how = normalize_gen_kwargs(dict(instance.args[1]), self.max_gen_toks)
+            _check_greedy(instance, how)
+            stops.append(handle_stop_sequences(how.get("until"), eos=ends))
+            by_length[how["max_gen_toks"]].append(number)
+        texts = [""] * len(requests)
+        for tokens, numbers in sorted(by_length.items()):
+            some = [requests[number] for number in numbers]
+            encoded = [[self._beginning(instance, tokens)] for instance in some]
+            answers = self._answers(some, encoded, tokens=tokens)
+            for number, (answer,) in zip(numbers, answers, strict=True):
+                written = self.tok_decode(list(answer.written))
+                texts[number] = postprocess_generated_text(
+                    generation=written, stop=stops[number], think_end_token=None
+                )
+        return texts
+
+    def _beginning(self, instance: Any, tokens: int) -> EncodedRequest:
+        """The context of a generation of up to `tokens` tokens."""
+        room = self.max_length - tokens
+        if room < 1:
+            raise _invalid(
+                f"task {instance.task_name} lets the model write {tokens} tokens, and a prompt has "
+                f"{self._longest} with them. Choose a larger --context, or a smaller max_gen_toks "
+                "in the task."
+            )
+        context = self.tok_encode(instance.args[0])
+        if not context:
+            context = [self.prefix_token_id]
+        return self._encoded(instance, instance.args[0], context, [], longest=room)
+
+    def _encoded(
+        self,
+        instance: Any,
+        text: str,
+        context: list[int],
+        answer: list[int],
+        *,
+        choice: int | None = None,
+        longest: int | None = None,
+    ) -> EncodedRequest:
+        found = encoded_request(text, context, answer, longest or self._longest, _place(instance))
+        carried: dict[str, object] = {
+            "task": instance.task_name,
+            "item": instance.doc_id,
+            "choice": instance.idx if choice is None else choice,
+            "n_context": found.n_context,
+        }
+        before = self._before_question(instance)
+        if before is not None:
+            carried["n_before_question"] = max(0, before - found.dropped)
+        for name in ("id", *self._doc_fields):
+            if name in instance.doc:
+                carried[name] = instance.doc[name]
+        return replace(found, fields=carried, document=tuple(instance.doc))
+
+    def _before_question(self, instance: Any) -> int | None:
+        """Tokens of the context that end before the question begins; None where that cannot be
+        said: the question is no text, or is not in the context as it is.
+        """
+        question = self._tasks[instance.task_name].doc_to_text(instance.doc)
+        if len(instance.args) < 2 or not isinstance(question, str) or not question.strip():
+            return None
+        asked = instance.args[0].rstrip(), question.strip()
+        if asked != self._last_question[:2]:  # the answers of an item share it
+            self._last_question = (*asked, self._tokens_before(*asked))
+        return self._last_question[2]
+
+    def _tokens_before(self, context: str, question: str) -> int | None:
+        start = context.rfind(question)
+        if start < 0 or not getattr(self.tokenizer, "is_fast", False):
+            return None
+        found = self.tokenizer(context, return_offsets_mapping=True, verbose=False)
+        special = len(found["input_ids"]) - len(self.tok_encode(context))  # a second BOS
+        before = sum(bool(end <= start) for _, end in found["offset_mapping"])
+        return max(0, before - special)
+
+    def _answers(
+        self,
+        instances: Sequence[Any],
+        encoded: Sequence[Sequence[EncodedRequest]],
+        *,
+        tokens: int = 0,
+    ) -> list[list[Answer]]:
+        """The answers of the requests of each instance, task by task."""
+        by_task: dict[str, list[int]] = defaultdict(list)
+        for number, instance in enumerate(instances):
+            by_task[instance.task_name].append(number)
+        found: list[list[Answer]] = [[] for _ in instances]
+        for task, numbers in by_task.items():
+            requests = [request for number in numbers for request in encoded[number]]
+            answers = iter(self._capture(task, requests, tokens=tokens))
+            for number in numbers:
+                found[number] = [next(answers) for _ in encoded[number]]
+                instance = instances[number]
+                self.answers[task, instance.doc_id][instance.idx] = found[number]
+        return found
+
+
+def _check_greedy(instance: Any, how: Mapping[str, Any]) -> None:
+    drawn = [name for name in DRAWS if how.get(name) not in (None, False, 0, 1, 1.0)]
+    if how.get("do_sample"):
+        drawn = ["do_sample", *drawn]
+    if drawn:
+        raise _invalid(
+            f"task {instance.task_name} sets {', '.join(dict.fromkeys(drawn))}: this command takes "
+            "the most likely token each time. Choose a task that does."
+        )
+
+
+def _place(instance: Any) -> str:
+    return f"item {instance.doc_id} of {instance.task_name}"
+
+
+def _invalid(message: str) -> InputError:
+    return InputError(message, kind=ErrorKind.INVALID_VALUE)

@@ -1,0 +1,158 @@
+"""Requests of lm-eval as the prompts of a run, and their answers from its token statistics.
+
+A request is a sequence of tokens whose last ones are the answer. Each distinct sequence becomes one
+prompt, so requests that are alike run once.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+
+from lpp.capture.corpus.fields import Fields
+from lpp.capture.corpus.passages import (
+    Corpus,
+    GivenTokens,
+    Passage,
+    Refused,
+    fingerprint_passages,
+)
+from lpp.store import Run
+
+TOO_LONG: Final = "answer_too_long"
+"""Reason of a sequence that becomes no prompt: the answer alone is longer than the context."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedRequest:
+    """The tokens of one request."""
+
+    text: str
+    """Context and answer."""
+    ids: tuple[int, ...]
+    """Of both, the beginning cut off where they are longer than the context; none where the answer
+    alone is."""
+    n_context: int
+    """Tokens of `ids` before the answer."""
+    dropped: int = 0
+    """Tokens that were cut off."""
+    fields: Mapping[str, object] = field(default_factory=dict)
+    """What the prompt carries."""
+    document: tuple[str, ...] = ()
+    """Names of the fields that the item's document has."""
+    place: str = ""
+    """Whose request it is, for messages."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a model makes of one request."""
+
+    run: str | None
+    prompt_id: int | None
+    """Of the run; None for a sequence that became no prompt."""
+    log_likelihood: float
+    """ln p of the answer's tokens, in nats; -inf where it was set aside."""
+    greedy: bool
+    """Whether each of them is the most likely token."""
+    written: tuple[int, ...] = ()
+    """Tokens that the model wrote after the sequence."""
+
+
+SET_ASIDE: Final = Answer(run=None, prompt_id=None, log_likelihood=-np.inf, greedy=False)
+"""Counts as an answer that the model never gives."""
+
+
+def encoded_request(
+    text: str, context: Sequence[int], answer: Sequence[int], longest: int, place: str
+) -> EncodedRequest:
+    """A request of `context` and `answer`, cut from the left to `longest` tokens, as lm-eval's `hf`
+    model cuts with `max_length` = `longest` - 1.
+
+    One token of the context must stay, since the answer's first token needs one before it.
+    """
+    if len(answer) >= longest:
+        return EncodedRequest(text=text, ids=(), n_context=0, place=place)
+    kept = min(len(context), longest - len(answer))
+    dropped = len(context) - kept
+    ids = (*context[dropped:], *answer)
+    return EncodedRequest(text=text, ids=ids, n_context=kept, dropped=dropped, place=place)
+
+
+def corpus_of(
+    task: str, rule: str, sequences: Sequence[EncodedRequest], asked: Sequence[str]
+) -> tuple[Corpus, list[int | None]]:
+    """The distinct sequences as a corpus in memory, and the row of each of `sequences` in it, which
+    is the place of the first that is alike; None where it becomes no prompt.
+
+    rule: how the texts were made, for the plan. asked: names of further fields to take along. The
+    corpus is known by its texts, so that it is the same for every tokenizer; the plan has the
+    tokens as well.
+    """
+    refused, rows = Refused(), dict[tuple[int, ...], int]()
+    passages: list[Passage] = []
+    places: list[int | None] = []
+    for number, one in enumerate(sequences):
+        if not one.ids:
+            refused.add(number, TOO_LONG, one.place)
+            places.append(None)
+            continue
+        row = rows.setdefault(one.ids, number)
+        places.append(row)
+        if row == number:
+            given = GivenTokens(ids=one.ids, dropped=one.dropped)
+            passages.append(Passage(row, one.text, one.fields, one.place, given))
+    fields = Fields(asked)
+    for one in sequences:
+        fields.note(one.document)
+    corpus = Corpus(
+        name=task,
+        revision=None,
+        fingerprint=fingerprint_passages(passages),
+        rule=rule,
+        passages=passages,
+        refused=refused,
+        fields=fields,
+    )
+    return corpus, places
+
+
+def answers_of(
+    run: Run, sequences: Sequence[EncodedRequest], places: Sequence[int | None]
+) -> list[Answer]:
+    """What `run` says of each sequence.
+
+    places: row of each in the run's corpus, as `corpus_of` gives them. The log-likelihood is the
+    sum, in float64, of `next_logprob` over the answer's tokens; the answer is greedy where each of
+    its tokens is the most likely one. What the model wrote is an answer too. Reads the token
+    statistics once.
+    """
+    ids = {row: index for index, row in enumerate(run.prompts()["source_row"].to_pylist())}
+    starts = np.append(0, np.cumsum(run.lengths))
+    columns = ["prompt_id", "position", "token_id", "next_logprob", "top1_id"]
+    table = run.tokens().to_table(columns=columns)
+    order = np.lexsort((table["position"].to_numpy(), table["prompt_id"].to_numpy()))
+    logprob = table["next_logprob"].to_numpy()[order].astype(np.float64)
+    tokens = table["token_id"].to_numpy()[order]
+    likeliest = table["top1_id"].to_numpy()[order]
+    left_out = set(run.quarantined.tolist())
+    found = []
+    for one, row in zip(sequences, places, strict=True):
+        prompt = None if row is None else ids.get(row)
+        if prompt is None or prompt in left_out:
+            found.append(SET_ASIDE)
+            continue
+        # the answer ends the prompt, whether it was asked about or written by the model
+        first, end = int(starts[prompt]) + one.n_context, int(starts[prompt + 1])
+        written = tokens[int(starts[prompt]) + len(one.ids) : end]
+        found.append(
+            Answer(
+                run=run.id,
+                prompt_id=prompt,
+                log_likelihood=float(logprob[first - 1 : end - 1].sum()),
+                greedy=bool((likeliest[first - 1 : end - 1] == tokens[first:end]).all()),
+                written=tuple(written.tolist()),
+            )
+        )
+    return found

@@ -1,0 +1,131 @@
+"""Tasks of lm-eval, by name, from a YAML file or from a folder of them."""
+
+import difflib
+import functools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from lpp.store.errors import ErrorKind, InputError, first_line
+
+FEWSHOT_SEED: Final = 1234
+"""lm-eval's own, of the draw of the shots."""
+
+_OF_A_PATH: Final = ("/", "\\", ".yaml", ".yml")
+
+
+def load_tasks(names: Sequence[str], *, shots: int | None = None) -> list[Any]:
+    """What is evaluated together, in order: single tasks, and groups with all their tasks.
+
+    Each is what lm-eval's `TaskManager.load` returns, ready for its `evaluate`. names: tasks,
+    groups and tags of lm-eval; YAML files; folders, whose tasks are all taken, one by one. shots:
+    solved items before each question, but for tasks that forbid any; None: as they say.
+
+    Raises InputError for an unknown name, a task whose documents cannot be had, a task of images
+    or sound, one that would run code of the model, and a name that is there twice.
+    """
+    found: list[Any] = []
+    seen: set[str] = set()
+    for name in names:
+        for loaded in _loaded(name):
+            for task, object_ in loaded["tasks"].items():
+                if task in seen:
+                    raise _invalid(f"--tasks: the task {task} is there twice. Name it once.")
+                seen.add(task)
+                _check(task, object_)
+                _set_shots(object_, shots)
+            found.append(loaded)
+    return found
+
+
+def _loaded(name: str) -> Iterator[Any]:
+    from lm_eval.tasks import TaskManager
+
+    path = Path(name).expanduser()
+    wanted: list[str] = [name]
+    if path.is_dir():
+        manager = TaskManager(include_path=str(path), include_defaults=False)
+        wanted = list(manager.all_subtasks)
+        if not wanted:
+            raise InputError(
+                f"--tasks {name}: no task of lm-eval in this folder. A task is a .yaml file with "
+                "the key `task`.",
+                kind=ErrorKind.NOT_FOUND,
+            )
+    elif path.is_file():
+        # a group finds its tasks beside it
+        manager = TaskManager(include_path=str(path.parent), include_defaults=False)
+        wanted = [
+            known for known, entry in manager.task_index.items() if _is_of(entry.yaml_path, path)
+        ] or [str(path)]
+    elif name.startswith(".") or any(part in name for part in _OF_A_PATH):
+        raise InputError(f"--tasks {name}: no such file or folder.", kind=ErrorKind.NOT_FOUND)
+    else:
+        manager = _all_tasks()
+        if name not in manager.all_tasks:
+            raise _unknown(name, manager.all_tasks)
+    for one in wanted:
+        try:
+            loaded: Any = manager.load([one])
+        except Exception as error:  # of any kind: a task is YAML, a data set and Python of its own
+            raise _not_loaded(one, error) from error
+        if loaded["groups"]:
+            yield loaded
+        else:  # a tag is several tasks that have no score together
+            for task, object_ in loaded["tasks"].items():
+                yield {"tasks": {task: object_}, "groups": {}, "group_map": {}}
+
+
+@functools.cache
+def _all_tasks() -> Any:
+    """The tasks that come with lm-eval: thousands of files are read, in some seconds."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager()
+
+
+def _is_of(file: object, path: Path) -> bool:
+    return file is not None and Path(str(file)).resolve() == path.resolve()
+
+
+def _check(name: str, task: Any) -> None:
+    if getattr(task, "MULTIMODAL", False):
+        raise _invalid(
+            f"task {name} asks about images or sound, and a store holds text alone. Choose another."
+        )
+    if getattr(task, "UNSAFE_CODE", False):
+        raise _invalid(
+            f"task {name} runs code that the model writes, which this command does not do. Choose "
+            "another."
+        )
+
+
+def _set_shots(task: Any, shots: int | None) -> None:
+    """As lm-eval's command line: a task that says 0 keeps it."""
+    own = task.get_config("num_fewshot")
+    if own is None or (own != 0 and shots is not None):
+        task.set_config(key="num_fewshot", value=shots or 0)
+    task.set_fewshot_seed(seed=FEWSHOT_SEED)
+
+
+def _unknown(name: str, known: Sequence[str]) -> InputError:
+    near = difflib.get_close_matches(name, known, n=3)
+    advice = f"Did you mean {', '.join(near)}?" if near else "`lm_eval ls tasks` lists them."
+    return InputError(
+        f"--tasks {name}: lm-eval has no such task. {advice} A folder of tasks is given by its "
+        f"path: --tasks ./{name}",
+        kind=ErrorKind.NOT_FOUND,
+    )
+
+
+def _not_loaded(name: str, error: Exception) -> InputError:
+    return InputError(
+        f"--tasks {name}: cannot be loaded ({type(error).__name__}: {first_line(error)}). Its "
+        "documents may have to be downloaded once, which needs the network; files of a local task "
+        "are looked for from the folder of the command.",
+        kind=ErrorKind.NOT_FOUND,
+    )
+
+
+def _invalid(message: str) -> InputError:
+    return InputError(message, kind=ErrorKind.INVALID_VALUE)

@@ -1,0 +1,57 @@
+"""Items of evaluations in a store, SPEC.md section 7: beside the scores that they make.
+
+An evaluation keeps a file `items.arrow` among the original files of its scores, one for each model.
+It is replaced with them.
+"""
+
+import contextlib
+import time
+from pathlib import PurePosixPath
+from typing import Final
+
+import pyarrow as pa
+
+from lpp.store.errors import ErrorKind, FormatError
+from lpp.store.format.tables import ITEMS_SCHEMA, encode_table, table_of
+from lpp.store.objects.place import Url
+from lpp.store.scores import PAUSE_SECONDS, READINGS, score_sets
+
+__all__ = ["ITEMS_FILE", "ITEMS_SCHEMA", "items_file", "read_items"]
+
+ITEMS_FILE: Final = "items.arrow"
+"""Name of the file, in a folder that is named after the model."""
+
+
+def items_file(table: pa.Table) -> bytes:
+    """The bytes of the file. table: (n, 15) `ITEMS_SCHEMA`."""
+    if not table.schema.equals(ITEMS_SCHEMA):
+        raise ValueError(f"items with columns {table.schema.names}")
+    return encode_table(table)
+
+
+def read_items(root: Url) -> pa.Table:
+    """The items of every source in the store at `root`, (n, 15) `ITEMS_SCHEMA`.
+
+    Raises FormatError for altered bytes and for a file that is no table of items.
+    """
+    for reading in range(READINGS):
+        time.sleep(PAUSE_SECONDS * reading)
+        with contextlib.suppress(FileNotFoundError):  # replaced between the list and the look
+            return _read(root)
+    return _read(root)
+
+
+def _read(root: Url) -> pa.Table:
+    tables = [ITEMS_SCHEMA.empty_table()]
+    for found in score_sets(root):
+        for name, data in found.original().items():
+            if PurePosixPath(name).name != ITEMS_FILE:
+                continue
+            try:
+                table = table_of(pa.py_buffer(data), ITEMS_SCHEMA, extra=None)
+            except (pa.ArrowException, ValueError) as error:
+                raise FormatError(
+                    f"{found.path}: {name} is no table of items ({error}).", kind=ErrorKind.CORRUPT
+                ) from None
+            tables.append(table)
+    return pa.concat_tables(tables)

@@ -1,0 +1,247 @@
+"""Evaluation: scores are those of lm-eval's own `hf` model, and every pass is a captured run."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import transformers
+from eval_tasks import by_lm_eval, write_task
+
+from lpp.capture.corpus.selection import Selection
+from lpp.capture.evaluation.evaluate import Evaluated, evaluate_into
+from lpp.capture.evaluation.request import EvalRequest
+from lpp.capture.evaluation.scores import scored_name, source_name
+from lpp.capture.models.spec import ModelSpec
+from lpp.capture.plan.request import CaptureRequest, CorpusSpec
+from lpp.store import Run, open_store, read_scores
+from lpp.store.items import read_items
+from lpp.store.scores import score_sets
+
+CONTEXT = 32
+"""Of a prompt: some texts and some contexts with shots are longer."""
+
+CHAT = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a task of each output type."""
+    folder = tmp_path_factory.mktemp("tasks")
+    for kind in ("multiple_choice", "loglikelihood", "loglikelihood_rolling", "generate_until"):
+        write_task(folder, kind)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tiny_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Llama whose tokenizer has a chat template."""
+    folder = tmp_path_factory.mktemp("chat") / "tiny"
+    source = tiny_folder("llama")
+    transformers.AutoModelForCausalLM.from_pretrained(source).save_pretrained(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+    tokenizer.chat_template = CHAT
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def request(model: Path, tasks: Sequence[object], **changes: Any) -> EvalRequest:
+    fields = changes.pop("fields", ())
+    capture = CaptureRequest(
+        model=ModelSpec(id=str(model), dtype="float32"),
+        corpus=CorpusSpec(name="lm-eval", fields=fields),
+        selection=Selection(prompts=1, min_bytes=0),
+        context=1,
+        sites=("final",),
+        backend="torch",
+        **changes.pop("capture", {}),
+    )
+    settings = {"context": CONTEXT, **changes}
+    return EvalRequest(capture=capture, tasks=tuple(map(str, tasks)), **settings)
+
+
+def expected(model: Path, tasks: Path, **options: Any) -> dict[str, Any]:
+    return by_lm_eval(
+        transformers.AutoModelForCausalLM.from_pretrained(model).eval(),
+        transformers.AutoTokenizer.from_pretrained(model),
+        tasks,
+        max_length=CONTEXT - 1,
+        **options,
+    )
+
+
+def same_scores(root: Path, done: Evaluated, hf: dict[str, Any]) -> None:
+    """Every score, and every answer's log-likelihood, is lm-eval's."""
+    rows = {(row["benchmark"], row["metric"]): row for row in read_scores(root).to_pylist()}
+    theirs = {
+        (task, name): value
+        for task, entry in hf["results"].items()
+        for name, value in entry.items()
+        if "," in name and "_stderr" not in name
+    }
+    assert rows.keys() == theirs.keys()
+    for key, row in rows.items():
+        close = 1e-12 if key[1].startswith(("acc", "exact")) else 1e-4
+        assert row["value"] == pytest.approx(theirs[key], rel=close), key
+    items = {(row["task"], row["item"]): row for row in read_items(root).to_pylist()}
+    assert len(items) == sum(len(samples) for samples in hf["samples"].values())
+    for task, samples in hf["samples"].items():
+        for sample in samples:
+            ours = items[task, sample["doc_id"]]
+            if task == "tiny_gen":
+                continue
+            found = [answer for (answer,) in sample["resps"]]
+            if task == "tiny_roll":
+                assert sum(ours["log_likelihoods"]) == pytest.approx(found[0], abs=1e-4)
+            else:
+                assert ours["log_likelihoods"] == pytest.approx([v for v, _ in found], abs=1e-5)
+                assert ours["greedy"] == [greedy for _, greedy in found]
+    assert {result.model for result in done.results} == {done.model}
+
+
+@pytest.fixture(scope="module")
+def evaluated(
+    model: Path, tasks: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Evaluated]:
+    """A store with an evaluation of all four tasks."""
+    root = tmp_path_factory.mktemp("evaluated") / "store"
+    return root, evaluate_into(root, request(model, [tasks], fields=("subject",), group="subject"))
+
+
+def test_scores_of_every_output_type_are_those_of_lm_eval(
+    evaluated: tuple[Path, Evaluated], model: Path, tasks: Path
+) -> None:
+    root, done = evaluated
+    hf = expected(model, tasks)
+    same_scores(root, done, hf)
+    written = {sample["doc_id"]: sample["resps"] for sample in hf["samples"]["tiny_gen"]}
+    (log,) = [lines for name, lines in logs(root).items() if "tiny_gen" in name]
+    assert {line["doc_id"]: line["resps"] for line in log} == written
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_scores_with_shots_are_those_of_lm_eval(
+    model: Path, tasks: Path, tmp_path: Path, chat: bool
+) -> None:
+    root = tmp_path / "store"
+    some = [tasks / "tiny_mc.yaml", tasks / "tiny_ll.yaml"]
+    done = evaluate_into(root, request(model, some, shots=2, chat=chat))
+    options = {"apply_chat_template": chat, "fewshot_as_multiturn": chat}
+    hf = expected(model, tasks, num_fewshot=2, **options)
+    for part in ("results", "samples"):
+        hf[part] = {name: hf[part][name] for name in ("tiny_mc", "tiny_ll")}
+    same_scores(root, done, hf)
+    cut = [run.prompts()["truncated"].to_pylist() for run in open_store(root).runs.values()]
+    assert any(map(any, cut))  # the comparison covers requests that lose their beginning
+
+
+def logs(root: Path) -> dict[str, list[dict[str, Any]]]:
+    """lm-eval's records of items in the store, by file."""
+    return {
+        name: [json.loads(line) for line in data.decode().splitlines()]
+        for found in score_sets(root)
+        for name, data in found.original().items()
+        if name.endswith(".jsonl")
+    }
+
+
+def run_of(root: Path, done: Evaluated, task: str) -> Run:
+    (run,) = [result.run for result in done.results if result.task == task]
+    assert run is not None
+    return open_store(root).runs[run]
+
+
+def test_each_task_is_a_run_whose_prompts_say_what_they_are(
+    evaluated: tuple[Path, Evaluated],
+) -> None:
+    root, done = evaluated
+    assert len(open_store(root).runs) == 4
+    run = run_of(root, done, "tiny_mc")
+    assert run.plan.corpus.name == "tiny_mc"
+    names = ("task", "item", "choice", "n_context", "n_before_question", "subject")
+    columns = ("id", *(f"field.{name}" for name in names))
+    rows = run.prompts(*columns).to_pylist()
+    assert len(rows) == 24
+    assert [(row["field.item"], row["field.choice"]) for row in rows] == [
+        (item, choice) for item in range(6) for choice in range(4)
+    ]
+    assert {row["field.task"] for row in rows} == {"tiny_mc"}
+    assert [row["field.subject"] for row in rows[:8:4]] == ["even", "odd"]
+    assert rows[4]["id"] == "doc-1"
+
+
+def test_items_name_the_prompt_of_each_answer(evaluated: tuple[Path, Evaluated]) -> None:
+    root, done = evaluated
+    items = [row for row in read_items(root).to_pylist() if row["task"] == "tiny_mc"]
+    run = run_of(root, done, "tiny_mc")
+    held = run.prompts("field.item", "field.choice", "field.n_context").to_pylist()
+    tokens = run.tokens().to_table().to_pandas()
+    for row in items:
+        gold = row["item"] * 7 % 4
+        assert (row["gold"], row["run"]) == (gold, run.id)
+        assert row["item_group"] == ("even" if row["item"] % 2 == 0 else "odd")
+        assert row["chosen"] == int(np.argmax(row["log_likelihoods"]))
+        assert row["correct"] == (row["chosen"] == gold) == (json.loads(row["metrics"])["acc"] == 1)
+        for choice, prompt in enumerate(row["prompt_ids"]):
+            assert (held[prompt]["field.item"], held[prompt]["field.choice"]) == (
+                row["item"],
+                choice,
+            )
+            # the answer's tokens, by the plain rule: those after the context
+            of_prompt = tokens[tokens.prompt_id == prompt].sort_values("position")
+            before = of_prompt.iloc[held[prompt]["field.n_context"] - 1 : -1]
+            assert before.next_logprob.sum() == pytest.approx(row["log_likelihoods"][choice])
+            assert (before.next_rank == 1).all() == row["greedy"][choice]
+
+
+def test_the_question_begins_after_the_shots(model: Path, tasks: Path, tmp_path: Path) -> None:
+    done = evaluate_into(
+        tmp_path / "s", request(model, [tasks / "tiny_mc.yaml"], shots=1, context=96, limit=2)
+    )
+    run = run_of(tmp_path / "s", done, "tiny_mc")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model)
+    for row in run.prompts("field.n_before_question", "field.n_context", "field.item").to_pylist():
+        begin, end = row["field.n_before_question"], row["field.n_context"]
+        item = row["field.item"]
+        asked = tokenizer.decode(row["token_ids"][begin:end])
+        assert asked.strip() == f"Q: {item} or {item + 3}? A:"
+        assert row["truncated"] is False
+
+
+def test_what_the_model_wrote_is_an_answer(evaluated: tuple[Path, Evaluated]) -> None:
+    root, done = evaluated
+    run = run_of(root, done, "tiny_gen")
+    assert run.plan.continuation is not None
+    prompts = run.prompts("n_given", "written_logprob", "field.n_context").to_pylist()
+    items = [row for row in read_items(root).to_pylist() if row["task"] == "tiny_gen"]
+    assert [row["prompt_ids"] for row in items] == [[n] for n in range(6)]
+    for row, prompt in zip(items, prompts, strict=True):
+        assert prompt["n_given"] == prompt["field.n_context"]
+        assert row["log_likelihoods"] == pytest.approx([sum(prompt["written_logprob"])], abs=1e-4)
+        assert row["greedy"] == [True]
+
+
+def test_names_of_scores_tell_models_and_tasks_apart(evaluated: tuple[Path, Evaluated]) -> None:
+    root, done = evaluated
+    model = run_of(root, done, "tiny_mc").plan.model
+    assert scored_name(model, None) == f"tiny@{model.weights[:8]}" == done.model
+    hub = replace(model, id="lab/tiny", source="hub", revision="0123456789abcdef")
+    assert scored_name(hub, None) == "lab/tiny"
+    assert scored_name(hub, "main") == "lab/tiny@01234567"
+    assert scored_name(replace(hub, untrained_seed=3), None) == "lab/tiny untrained-3"
+
+    def name(**changes: Any) -> str:
+        settings = {"version": "Yaml", "shots": 0, "chat": False, "limit": None, "docs": ["a"]}
+        return source_name("t", **{**settings, **changes})
+
+    assert name().startswith("eval t 0-shot ")
+    assert name(version=2.0, shots=5, chat=True, limit=3).startswith(
+        "eval t 5-shot v2.0 chat first-3 "
+    )
+    assert name(docs=["a", "b"]) != name(docs=["b", "a"]) != name()

@@ -1,0 +1,78 @@
+"""Items of evaluations: read from beside their scores, and refused when they are not items."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from lpp.store import add_scores, create_store
+from lpp.store.errors import ErrorKind, FormatError
+from lpp.store.format.tables import ITEMS_SCHEMA, SCORES_SCHEMA, encode_table
+from lpp.store.items import items_file, read_items
+from lpp.store.scores import remove_scores, score_sets
+
+ROW: dict[str, Any] = {
+    "source": "eval t",
+    "model": "m",
+    "run": "m-1a2b3c4d",
+    "task": "t",
+    "item": 3,
+    "filter": "none",
+    "item_group": None,
+    "prompt_ids": [5, None],
+    "log_likelihoods": [-1.5, float("-inf")],
+    "greedy": [True, False],
+    "gold": 1,
+    "chosen": 0,
+    "correct": False,
+    "metrics": "{}",
+    "doc_sha256": "0" * 64,
+}
+
+
+def add(root: Path, files: dict[str, bytes]) -> None:
+    score = {"model": "m", "benchmark": "t", "metric": "acc", "value": 0.5, "source": "eval t"}
+    table = pa.Table.from_pylist([{**score, "kind": "lm-eval"}], schema=SCORES_SCHEMA)
+    add_scores(root, "eval t", table, files, replace=True)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    create_store(tmp_path / "store")
+    return tmp_path / "store"
+
+
+def test_items_of_every_model_are_read_and_go_with_their_scores(root: Path) -> None:
+    assert len(read_items(root)) == 0
+    rows = [ROW, {**ROW, "model": "n", "item": 4, "run": None}]
+    files = [items_file(pa.Table.from_pylist([row], schema=ITEMS_SCHEMA)) for row in rows]
+    add(root, {"m/items.arrow": files[0], "n/items.arrow": files[1], "m/other.arrow": b"x"})
+    assert read_items(root).to_pylist() == rows
+    add(root, {"m/items.arrow": files[0]})
+    assert read_items(root).to_pylist() == [ROW]
+    remove_scores(root, "eval t")
+    assert read_items(root).num_rows == 0
+
+
+def test_a_table_with_other_columns_is_no_table_of_items(root: Path) -> None:
+    other = pa.table({"item": [1]})
+    with pytest.raises(ValueError, match="columns"):
+        items_file(other)
+    for data in (encode_table(other), b"no table", b""):
+        add(root, {"m/items.arrow": data})
+        with pytest.raises(FormatError, match=r"items\.arrow") as caught:
+            read_items(root)
+        assert caught.value.kind is ErrorKind.CORRUPT
+
+
+def test_an_altered_byte_is_found(root: Path) -> None:
+    table = pa.Table.from_pylist([ROW], schema=ITEMS_SCHEMA)
+    add(root, {"m/items.arrow": items_file(table)})
+    (found,) = score_sets(root)
+    (path,) = Path(found.path).rglob("items.arrow")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(FormatError):
+        read_items(root)
