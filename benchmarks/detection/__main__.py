@@ -1,0 +1,57 @@
+"""`python -m benchmarks.detection`: which number notices first that a model was changed?
+
+Damages the packaged model in declared doses (`damage`), captures each on the same passages,
+measures it (`measure`) and writes DETECTION.md with its tables and figures. A dose that is measured
+is two small files; a killed command loses the doses under way, and the same command goes on.
+Nothing is downloaded.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import click
+
+from benchmarks.detection.setting import SIZES, Setting
+from benchmarks.detection.side_by_side import measure_all
+
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+@click.command()
+@click.option("--store", type=click.Path(path_type=Path), default=Path("detection"))
+@click.option("--doses", "chosen", help="Names, with commas; all by default.")
+@click.option("--prompts", type=int, default=200, show_default=True)
+@click.option("--jobs", type=int, default=2, show_default=True, help="Doses at a time.")
+@click.option("--keep", is_flag=True, help="Keep the rows of measured doses: 0.2 GB each.")
+@click.option("--page", type=click.Path(path_type=Path), help="Folder of DETECTION.md.")
+def main(
+    *, store: Path, chosen: str | None, prompts: int, jobs: int, keep: bool, page: Path | None
+) -> None:
+    """Measure every dose, then write the page."""
+    for name in THREADS:
+        os.environ[name] = "1"  # for the processes that are started: a dose has one thread
+    from benchmarks.detection.damage import doses
+    from lpp.capture import demo_model
+
+    folder = demo_model()
+    n_blocks = json.loads((folder / "config.json").read_text())["num_hidden_layers"]
+    setting = Setting(
+        model=folder,
+        n_blocks=n_blocks,
+        root=store.resolve(),
+        prompts=prompts,
+        sizes=tuple(size for size in SIZES if size < prompts),
+        keep=keep,
+    )
+    names = [dose.name for dose in doses(n_blocks)]
+    wanted = names if chosen is None else chosen.split(",")
+    if unknown := set(wanted) - set(names):
+        raise click.UsageError(
+            f"no dose {', '.join(sorted(unknown))}; there are {', '.join(names)}"
+        )
+    measure_all(setting, wanted, jobs)
+
+
+if __name__ == "__main__":
+    main()
