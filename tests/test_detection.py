@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from scipy.special import nctdtr, stdtrit
 
 from benchmarks.detection.draws import drawn, groups, on_draws, weights
 from benchmarks.detection.numbers import Floor, Mean, Rows, SquaredNorm, rank_without
+from benchmarks.detection.power import leaves_null, leaves_zero
 from lpp.analyze import Moments, effective_rank, eigenvalues, linear_cka, participation_ratio
 
 
@@ -55,3 +57,78 @@ def test_rank_without_a_group_is_that_of_the_other_rows(pair: tuple[Rows, Rows])
     assert found[1:] == pytest.approx(plain[1:], rel=0.01)  # to first order
     errors = [np.std(one[1:]) for one in (found, plain)]
     assert errors[0] == pytest.approx(errors[1], rel=0.1)
+
+
+def test_draws_are_of_different_prompts_and_the_same_each_time() -> None:
+    found = drawn(30, 12, 40)
+    assert found.shape == (40, 12)
+    assert (np.diff(found, axis=1) > 0).all()
+    assert np.array_equal(found, drawn(30, 12, 40))
+    assert len(np.unique(found, axis=0)) == 40
+    assert np.array_equal(np.unique(found), np.arange(30))
+
+
+def test_a_number_on_draws_is_that_of_a_plain_loop() -> None:
+    rng = np.random.default_rng(5)
+    sums, counts = rng.normal(size=25), rng.integers(3, 9, 25)
+    before, after = rng.random((2, 25, 4))
+    chosen = drawn(25, 13, 6)
+    found = on_draws(
+        lambda some: {
+            "mean": Mean(sums, counts)(some),
+            "floor": Floor(before, after)(some),
+        },
+        chosen,
+        25,
+    )
+    plain = {
+        "mean": lambda some: sums[some].sum() / counts[some].sum(),
+        "floor": lambda some: after[some].mean(0).min() - before[some].mean(0).min(),
+    }
+    for name, number in plain.items():
+        for row, some in zip(found[name], chosen, strict=True):
+            without = [number(np.setdiff1d(some, part)) for part in groups(some)]
+            assert len(without) == 10
+            error = np.sqrt(0.9 * np.square(without - np.mean(without)).sum())
+            half = 2.262157 * error  # Student's, nine degrees of freedom
+            expected = [number(some), number(some) - half, number(some) + half]
+            assert row == pytest.approx(expected, rel=1e-6)
+
+
+def normal_draws(shift: float, seed: int, size: int = 20) -> np.ndarray:
+    """Intervals of the mean of `size` of 1,500 standard normal numbers about `shift`."""
+    values = np.random.default_rng(seed).normal(shift, size=1500)
+    mean = Mean(values, np.ones(1500, int))
+    return on_draws(lambda some: {"x": mean(some)}, drawn(1500, size, 200), 1500)["x"]
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.3, 0.5, 0.8])
+def test_the_power_of_an_effect_of_known_size(shift: float) -> None:
+    limit = stdtrit(9, 0.975)  # ten groups of two: a t test of ten means
+    beyond = shift * np.sqrt(20)
+    expected = 1 - nctdtr(9, beyond, limit) + nctdtr(9, beyond, -limit)
+    found = leaves_zero(normal_draws(shift, seed=1))
+    assert found == pytest.approx(expected, abs=4 * np.sqrt(expected * (1 - expected) / 200) + 0.02)
+
+
+def test_nulls_seldom_leave_the_nulls() -> None:
+    nulls = [normal_draws(0.0, seed) for seed in range(2, 6)]
+    alarms = [leaves_null(nulls[k], nulls[:k] + nulls[k + 1 :]) for k in range(4)]
+    assert max(alarms) <= 0.02
+    assert leaves_null(normal_draws(3.0, 9), nulls) == 1
+    assert 0 < leaves_null(normal_draws(1.0, 9), nulls) < leaves_zero(normal_draws(1.0, 9))
+
+
+def test_a_null_of_exactly_nothing_is_inside() -> None:
+    above = np.array([[0.5, 0.4, 0.6]])
+    nothing = np.zeros((1, 3))
+    assert leaves_zero(nothing) == leaves_null(nothing, [above]) == 0
+    assert leaves_null(above, [nothing]) == leaves_zero(above) == 1
+    assert leaves_null(above, [above + 0.1]) == 0
+    assert leaves_null(-above[:, [0, 2, 1]], [above]) == 1
+
+
+def test_draws_without_a_number_do_not_count() -> None:
+    some = np.array([[1, 0.5, 1.5], [np.nan] * 3, [0, -1, 1]])
+    assert leaves_zero(some) == 0.5
+    assert leaves_null(some, [some * 0]) == 0.5

@@ -24,7 +24,11 @@ THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 @click.option("--prompts", type=int, default=200, show_default=True)
 @click.option("--jobs", type=int, default=2, show_default=True, help="Doses at a time.")
 @click.option("--keep", is_flag=True, help="Keep the rows of measured doses: 0.2 GB each.")
-@click.option("--page", type=click.Path(path_type=Path), help="Folder of DETECTION.md.")
+@click.option(
+    "--page",
+    type=click.Path(path_type=Path),
+    help="Folder of results.json, figures and DETECTION.md; that of --store by default.",
+)
 def main(
     *, store: Path, chosen: str | None, prompts: int, jobs: int, keep: bool, page: Path | None
 ) -> None:
@@ -51,6 +55,14 @@ def main(
             f"no dose {', '.join(sorted(unknown))}; there are {', '.join(names)}"
         )
     measure_all(setting, wanted, jobs)
+    from benchmarks.detection import figures, power
+    from benchmarks.detection import page as pages
+
+    found = power.results(setting)
+    folder = store if page is None else page
+    pages.write(found, folder)
+    for path in figures.draw(found, folder):
+        click.echo(path)
 
 
 if __name__ == "__main__":

@@ -121,7 +121,7 @@ KINDS: Final[dict[str, Kind]] = {
 def doses(n_blocks: int) -> list[Dose]:
     """Every null and every dose, weakest first within its kind. n_blocks: of the model."""
     found = [
-        _null("batches of 8 prompts", options={"batch_tokens": 8 * LENGTH}),
+        _null("batches of 512 tokens", options={"batch_tokens": 512}),
         _null("eager attention", loading={"attn_implementation": "eager"}),
         *(
             _null(f"MLP units in another order, seed {seed}", change=_reordered(seed))
@@ -173,7 +173,7 @@ def rounded(weight: torch.Tensor, bits: int, group: int | None = None) -> torch.
     last = 2 ** (bits - 1) - 1
     size = group or weight.shape[1]
     parts = []
-    for part in weight.split(size, dim=1):
+    for part in torch.split(weight, size, dim=1):
         step = part.abs().amax(dim=1, keepdim=True) / last
         grid = torch.round(part / step).clamp(-last, last) * step
         parts.append(torch.where(step > 0, grid, part))

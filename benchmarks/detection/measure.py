@@ -189,7 +189,7 @@ def on_all_draws(setting: Setting, pair: Pair, frame: pl.DataFrame) -> Draws:
             distance = row_drift(base.values, values).relative_distance
             moved = Mean(np.add.reduceat(distance, starts), rows.counts)
             add(site_numbers(base, rows, moved), site, first)
-            if site == "final":
+            if site == "final" and first:  # a solve for each draw: without the sinks alone
                 ranks = rank_draws(setting, rows)
                 found[key(RANK, site, first)] = _rank_changes(setting, base.ranks, ranks)
     return found

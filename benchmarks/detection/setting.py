@@ -24,8 +24,8 @@ class Setting:
     root: Path
     """Where runs and what is measured of them lie."""
     prompts: int = 200
-    context: int = 128
-    n_sites: int = 6
+    context: int = 64
+    n_sites: int = 4
     """Blocks over the depth, the last one among them."""
     sizes: tuple[int, ...] = SIZES
     draws: int = 100
