@@ -9,7 +9,7 @@ from benchmarks.detection.power import Shown, damaged, null_range, shown
 from lpp.analyze.charts.charts import save_chart
 from lpp.analyze.charts.library import alt
 from lpp.analyze.charts.rows import Row, data
-from lpp.analyze.charts.theme import FILLS, INK, ON_FILL, PALETTE, SHAPES, finished, heading
+from lpp.analyze.charts.theme import DASHES, FILLS, INK, ON_FILL, PALETTE, SHAPES, finished, heading
 
 FIRST: Final = 2
 """First position of the figures: without the sinks."""
@@ -166,7 +166,7 @@ def _cut(ratio: float) -> float:
 
 
 def _panel(rows: list[Row], x: Any, title: str, order: list[str]) -> Any:
-    """Lines of ratios over `x`, a colour, a shape and a dash for each of `order`."""
+    """Lines of ratios over `x`, a colour and a shape for each of `order`."""
     y = alt.Y(
         "value:Q",
         title=None,
@@ -175,6 +175,9 @@ def _panel(rows: list[Row], x: Any, title: str, order: list[str]) -> Any:
     )
     color = alt.Color("number:N", scale=_cycled(order, PALETTE), legend=_legend())
     shape = alt.Shape("number:N", scale=_cycled(order, SHAPES), legend=_legend())
+    again = [order.index(name) >= len(PALETTE) for name in order]  # colours come a second time
+    dashes = [DASHES[place] for place in again]
+    dash = alt.StrokeDash("number:N", scale=alt.Scale(domain=order, range=dashes), legend=None)
     base = alt.Chart(data(rows))
     one = alt.Chart(data([{"one": 1}])).mark_rule(strokeDash=[3, 3], color=INK, aria=False)
     layers = [
@@ -182,7 +185,7 @@ def _panel(rows: list[Row], x: Any, title: str, order: list[str]) -> Any:
         base.mark_rule(opacity=0.5, aria=False).encode(
             x=x, y=alt.Y("low:Q", title=None), y2="high:Q", color=color
         ),
-        base.mark_line(strokeWidth=1.3, aria=False).encode(x=x, y=y, color=color),
+        base.mark_line(strokeWidth=1.3, aria=False).encode(x=x, y=y, color=color, strokeDash=dash),
         base.mark_point(filled=True, size=28, opacity=1, aria=False).encode(
             x=x, y=y, color=color, shape=shape
         ),

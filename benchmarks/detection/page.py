@@ -78,8 +78,8 @@ def smallest_table(found: Found, first: int, sizes: Sequence[str]) -> str:
 
 
 def _weakest(own: list[dict[str, Any]], one: Shown, first: int, size: str) -> str:
-    """Of doses of one kind, weakest first: that from which on all are noticed; of blocks, how many
-    are.
+    """The first of doses of one kind, weakest first, that is noticed, with a star where a stronger
+    one is not; of blocks, how many are.
     """
     seen = [_share(dose, one, first, size) for dose in own]
     if any(share is None for share in seen):
@@ -87,8 +87,10 @@ def _weakest(own: list[dict[str, Any]], one: Shown, first: int, size: str) -> st
     hit = [share is not None and share >= MOSTLY for share in seen]
     if own[0]["kind"] == "block":
         return f"{sum(hit)} of {len(hit)}"
-    from_on = next((k for k in range(len(hit)) if all(hit[k:])), None)
-    return "never" if from_on is None else str(own[from_on]["label"])
+    if not any(hit):
+        return "none"
+    weakest = hit.index(True)
+    return str(own[weakest]["label"]) + ("" if all(hit[weakest:]) else "*")
 
 
 def _share(dose: Found, one: Shown, first: int, size: str) -> float | None:
