@@ -1,9 +1,15 @@
 """The study of detection: damage by value, draws against plain loops, power of a known effect."""
 
+import json
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy.special import nctdtr, stdtrit
 
+from benchmarks.detection import page
+from benchmarks.detection.damage import doses
 from benchmarks.detection.draws import drawn, groups, on_draws, weights
 from benchmarks.detection.numbers import Floor, Mean, Rows, SquaredNorm, rank_without
 from benchmarks.detection.power import leaves_null, leaves_zero
@@ -132,3 +138,15 @@ def test_draws_without_a_number_do_not_count() -> None:
     some = np.array([[1, 0.5, 1.5], [np.nan] * 3, [0, -1, 1]])
     assert leaves_zero(some) == 0.5
     assert leaves_null(some, [some * 0]) == 0.5
+
+
+def test_the_committed_tables_are_those_of_the_committed_results() -> None:
+    folder = Path(page.__file__).parent
+    found = json.loads((folder / page.RESULTS).read_text("utf-8"))
+    texts = [(folder / name).read_text("utf-8") for name in (page.PAGE, page.DOSES)]
+    for text in texts:
+        assert page.filled(text, found) == text
+    assert [dose["name"] for dose in found["doses"]] == [dose.name for dose in doses(30)]
+    assert {name for name in page.TABLES if f"table: {name} " not in "".join(texts)} == set()
+    for name in re.findall(r"\]\(([\w-]+\.(?:svg|md))\)", texts[0]):
+        assert 0 < (folder / name).stat().st_size < 100_000

@@ -74,7 +74,7 @@ KINDS: Final[dict[str, Kind]] = {
         title="null",
         unit="",
         why="the same function with other rounding: what a number says where nothing changed",
-        source="here",
+        source="none",
     ),
     "round-channel": Kind(
         title="rounded, a step per channel",
@@ -144,7 +144,9 @@ def doses(n_blocks: int) -> list[Dose]:
     for share in (1 / 8, 1 / 2, 7 / 8):
         block = max(1, round(n_blocks * share))
         found.append(_dose("block", block, f"block {block}", _leaving_out(block)))
-    found += [_dose("tune", steps, f"{steps} steps", _tuning(steps)) for steps in (1, 4, 16)]
+    for steps in (1, 4, 16):
+        label = f"{steps} step" + ("s" if steps > 1 else "")
+        found.append(_dose("tune", steps, label, _tuning(steps)))
     return list({dose.name: dose for dose in found}.values())
 
 

@@ -1,5 +1,6 @@
 """Figures of the page, as SVG on white paper, which is legible on a dark page too."""
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +21,12 @@ DEPTH_DOSES: Final = ("round-group-4", "prune-20", "noise-0.03", "tune-16")
 LEAST: Final = 0.05
 """Of the null's furthest end: the lowest that is drawn."""
 
+HIDDEN: Final = 1.5
+"""Ends of a shorter interval, one over the other, lie behind the sign of the value."""
+
+_DECIMALS: Final = re.compile(r"-?\d+\.\d{4,}")
+"""Of places in pixels; labels have fewer."""
+
 PANEL: Final = 150
 """Pixels of a panel's side."""
 
@@ -29,7 +36,16 @@ def draw(found: Mapping[str, Any], folder: Path) -> list[Path]:
     sizes = [str(size) for size in found["setting"]["sizes"]]
     charts = {f"power-{size}": power(found, size) for size in dict.fromkeys((sizes[0], sizes[-1]))}
     charts |= {"values": values(found), "depth": depth(found)}
-    return [save_chart(chart, folder / f"{name}.svg") for name, chart in charts.items() if chart]
+    drawn = [save_chart(chart, folder / f"{name}.svg") for name, chart in charts.items() if chart]
+    for path in drawn:
+        text = path.read_text("utf-8").replace(' stroke-width="2" opacity="1"', "")  # of no effect
+        path.write_text(_DECIMALS.sub(_short, text), "utf-8")
+    return drawn
+
+
+def _short(number: re.Match[str]) -> str:
+    """A tenth of a pixel is enough, and half the file."""
+    return f"{float(number[0]):.1f}"
 
 
 def power(found: Mapping[str, Any], size: str) -> Any:
@@ -157,7 +173,9 @@ def _ratios(
         row: Row = {"number": one.name, "value": _cut(abs(value) / furthest)}
         if low is not None and high is not None:
             ends = sorted((low, high) if value >= 0 else (-high, -low))
-            row |= {"low": _cut(ends[0] / furthest), "high": _cut(ends[1] / furthest)}
+            bottom, top = (_cut(end / furthest) for end in ends)
+            if top > HIDDEN * bottom:
+                row |= {"low": bottom, "high": top}
         yield row
 
 
@@ -182,9 +200,9 @@ def _panel(rows: list[Row], x: Any, title: str, order: list[str]) -> Any:
     one = alt.Chart(data([{"one": 1}])).mark_rule(strokeDash=[3, 3], color=INK, aria=False)
     layers = [
         one.encode(y=alt.Y("one:Q", title=None)),
-        base.mark_rule(opacity=0.5, aria=False).encode(
-            x=x, y=alt.Y("low:Q", title=None), y2="high:Q", color=color
-        ),
+        base.transform_filter(alt.FieldValidPredicate(field="low", valid=True))
+        .mark_rule(opacity=0.5, aria=False)
+        .encode(x=x, y=alt.Y("low:Q", title=None), y2="high:Q", color=color),
         base.mark_line(strokeWidth=1.3, aria=False).encode(x=x, y=y, color=color, strokeDash=dash),
         base.mark_point(filled=True, size=28, opacity=1, aria=False).encode(
             x=x, y=y, color=color, shape=shape

@@ -1,9 +1,8 @@
-"""DETECTION.md: the tables between its marks are made of results.json, the words are written."""
+"""DETECTION.md and DOSES.md: tables between marks are made of results.json, words are written."""
 
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,10 +13,18 @@ from benchmarks.detection.damage import KINDS, NULL
 from benchmarks.detection.power import Shown, damaged, noticed, null_range, shown
 
 PAGE: Final = "DETECTION.md"
+DOSES: Final = "DOSES.md"
+"""Tables that are too long for the page."""
+
 RESULTS: Final = "results.json"
 
 MOSTLY: Final = 0.8
 """Share of draws from which on a number notices a dose."""
+
+SINK_DOSES: Final = ("round-channel-8", "round-group-4", "prune-20", "tune-16")
+"""Doses of the table of sinks."""
+
+_HOW: Final = ("with the sinks", "without")
 
 _TABLE: Final = re.compile(r"(<!-- table: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -25,12 +32,12 @@ Found = Mapping[str, Any]
 
 
 def write(found: Found, folder: Path) -> None:
-    """Write results.json into `folder`, and its tables into the page that lies there."""
+    """Write results.json into `folder`, and its tables into the pages that lie there."""
     text = json.dumps(found, separators=(",", ":"))
     (folder / RESULTS).write_text(re.sub(r'(\{"name":)', r"\n\1", text) + "\n", "utf-8")
-    page = folder / PAGE
-    if page.exists():
-        page.write_text(filled(page.read_text("utf-8"), found), "utf-8")
+    for page in (folder / PAGE, folder / DOSES):
+        if page.exists():
+            page.write_text(filled(page.read_text("utf-8"), found), "utf-8")
 
 
 def filled(text: str, found: Found) -> str:
@@ -59,7 +66,7 @@ def doses_table(found: Found, first: int = 2) -> str:
 
 def kinds_table(_: Found) -> str:
     """Every kind of damage, why it is there and where it is from."""
-    rows = [[kind.title, kind.unit, kind.why, kind.source] for kind in KINDS.values()]
+    rows = [[kind.title, kind.unit or "none", kind.why, kind.source] for kind in KINDS.values()]
     return _table(["damage", "dose", "why", "source"], rows)
 
 
@@ -93,9 +100,9 @@ def _weakest(own: list[dict[str, Any]], one: Shown, first: int, size: str) -> st
     return str(own[weakest]["label"]) + ("" if all(hit[weakest:]) else "*")
 
 
-def _share(dose: Found, one: Shown, first: int, size: str) -> float | None:
+def _share(dose: Found, one: Shown, first: int, size: str, rule: int = 1) -> float | None:
     powers = dose["power"][str(first)].get(one.name)
-    return None if powers is None else powers[size][1]
+    return None if powers is None else powers[size][rule]
 
 
 def alarms_table(found: Found, first: int = 2) -> str:
@@ -117,19 +124,56 @@ def alarms_table(found: Found, first: int = 2) -> str:
     return _table(heads, rows)
 
 
-def order_table(found: Found, first: int = 2) -> str:
-    """How each number orders the doses beside KL, and which way it moves."""
+def ranking_table(found: Found) -> str:
+    """Of all doses how many each number notices, by prompts; how it orders them; which way it goes.
+
+    The first number of a cell is without the first two positions, the second with them.
+    """
     every = list(damaged(found))
-    kl = [dose["points"][str(first)]["kl"][0] for dose in every]
+    sizes = [str(size) for size in found["setting"]["sizes"]]
+    ends = _sizes(found)
+    kl = [dose["points"]["2"]["kl"][0] for dose in every]
     rows = []
     for one in shown(found["middle"]):
-        values = np.array([one.points(dose, first)[0] for dose in every], dtype=np.float64)
-        seen = np.array([noticed(found, dose, one, first) for dose in every])
+        counts = [[_count(every, one, first, size) for first in (2, 0)] for size in sizes]
+        seen = np.array([noticed(found, dose, one, 2) for dose in every])
+        values = np.array([one.points(dose, 2)[0] for dose in every], dtype=np.float64)
         rho = float(spearmanr(np.abs(values), kl).statistic)
         up = int((values[seen] > 0).sum())
-        way = f"{up} up, {int(seen.sum()) - up} down" if one.signed else f"{int(seen.sum())}"
-        rows.append([one.name, f"{rho:.2f}", way])
-    return _table(["number", "rank correlation of its size with KL", "doses noticed"], rows)
+        cells = [" / ".join(str(n) for n in pair if n is not None) for pair in counts]
+        way = f"{up} / {int(seen.sum()) - up}" if one.signed else ""
+        order = [pair[0] or 0 for pair in counts]
+        zero = [_count(every, one, 2, size, rule=0) if one.signed else None for size in ends]
+        cells += [str(int(seen.sum())), *("" if n is None else str(n) for n in zero)]
+        rows.append((order, [one.name, *cells, f"{rho:.2f}", way]))
+    rows.sort(key=lambda row: row[0], reverse=True)
+    heads = ["number", *(f"n = {size}" for size in sizes), "all"]
+    heads += [*(f"leaves 0, n = {size}" for size in ends), "rank correlation with KL", "up / down"]
+    return _table(heads, [cells for _, cells in rows])
+
+
+def _count(every: Sequence[Found], one: Shown, first: int, size: str, rule: int = 1) -> int | None:
+    """Doses that a number notices in most draws. rule: 0 to leave 0, 1 to leave the null."""
+    shares = [_share(dose, one, first, size, rule) for dose in every]
+    if any(share is None for share in shares):
+        return None
+    return sum(share is not None and share >= MOSTLY for share in shares)
+
+
+def sinks_table(found: Found) -> str:
+    """Numbers of the middle block with the first two positions, and without them."""
+    site = found["middle"]
+    rows = []
+    for dose in damaged(found):
+        if dose["name"] not in SINK_DOSES:
+            continue
+        cells = []
+        for one in shown(site):
+            if one.site == site and one.of != "relative_distance":
+                cells += [_with_error(*one.points(dose, first)[:2]) for first in (0, 2)]
+        rows.append([f"{KINDS[dose['kind']].title}, {dose['label']}", *cells])
+    names = [f"{name}, {how}" for name in ("1 - CKA", "participation ratio") for how in _HOW]
+    return _table(["dose", *names], rows)
 
 
 def unseen_table(found: Found, first: int = 2) -> str:
@@ -145,22 +189,26 @@ def unseen_table(found: Found, first: int = 2) -> str:
             [
                 f"{KINDS[dose['kind']].title}, {dose['label']}",
                 _with_error(value, error),
-                ", ".join(names) or "nothing",
+                _brief(names),
             ]
         )
     return _table(["dose", "log perplexity", "what left the null, all prompts"], rows)
 
 
+def _brief(names: Sequence[str]) -> str:
+    """Names of `final`, then how many of the middle block."""
+    final = [name for name in names if "," not in name]
+    rest = len(names) - len(final)
+    return ", ".join([*final, *([f"{rest} of the middle block"] if rest else [])]) or "nothing"
+
+
 def cost_table(found: Found) -> str:
-    """CPU seconds by kind."""
-    rows = []
-    for kind, group in groupby(found["doses"], key=lambda dose: dose["kind"]):
-        own = [dose["cpu_seconds"] for dose in group]
-        sums = [sum(one[name] for one in own) for name in ("capture", "points", "draws")]
-        rows.append([KINDS[kind].title, str(len(own)), *(f"{total:.0f}" for total in sums)])
-    totals = [sum(float(row[k]) for row in rows) for k in range(1, 5)]
-    rows.append(["all", *(f"{total:.0f}" for total in totals)])
-    return _table(["damage", "doses", "capture", "over all prompts", "on draws"], rows)
+    """CPU seconds of everything."""
+    parts = ("capture", "points", "draws")
+    sums = [sum(dose["cpu_seconds"][name] for dose in found["doses"]) for name in parts]
+    cells = [str(len(found["doses"])), *(f"{total:.0f} s" for total in (*sums, sum(sums)))]
+    heads = ["models", "change and capture", "numbers over all prompts", "draws", "CPU time in all"]
+    return _table(heads, [cells])
 
 
 def _sizes(found: Found) -> list[str]:
@@ -175,7 +223,8 @@ TABLES: Final[Mapping[str, Callable[[Found], str]]] = {
     "smallest": lambda found: smallest_table(found, 2, _sizes(found)),
     "smallest-with-sinks": lambda found: smallest_table(found, 0, _sizes(found)),
     "alarms": alarms_table,
-    "order": order_table,
+    "ranking": ranking_table,
+    "sinks": sinks_table,
     "unseen": unseen_table,
     "cost": cost_table,
 }

@@ -111,8 +111,8 @@ def results(setting: Setting) -> dict[str, Any]:
     arrays = {dose.name: dict(np.load(setting.draws_of(dose.name))) for dose in measured}
     nulls = [dose.name for dose in measured if dose.kind == NULL]
     sites = setting.drawn_sites(SKIPPED[-1])
-    for document in documents:
-        name = document["name"]
+    for dose, document in zip(measured, documents, strict=True):
+        name, document["label"] = dose.name, dose.label
         others = [arrays[null] for null in nulls if null != name]
         document["power"] = {
             str(first): {

@@ -7,8 +7,8 @@ from typing import Final
 from benchmarks.detection.draws import Integers, drawn
 
 SKIPPED: Final = (0, 2)
-"""First positions compared: with the attention sinks and without them. SmolLM2 has its sinks at the
-first position; two are left out, since the second is one in some models."""
+"""First positions compared: with the attention sinks and without them. SmolLM2 has a sink at the
+first position of every prompt and at the second of some."""
 
 SIZES: Final = (10, 20, 50, 100)
 """Prompts of a draw. Of all prompts there is one draw: it has a table of its own."""

@@ -147,7 +147,7 @@ def test_every_dose_has_a_name_of_its_own_and_a_reason() -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_the_study_from_end_to_end(setting: Setting, tmp_path: Path) -> None:
-    names = [NULL, "null-mlp-units-in-another-order-seed-0", "noise-0.1", "block-2"]
+    names = [NULL, "null-mlp-units-in-another-order-seed-0", "noise-0.1", "prune-20"]
     measure_all(setting, names, jobs=1)
     assert not setting.store("noise-0.1").exists()
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "doses").iterdir()}
@@ -166,7 +166,7 @@ def test_the_study_from_end_to_end(setting: Setting, tmp_path: Path) -> None:
         assert np.isfinite(draws["effective_rank final 2"]).all(axis=(0, 2)).sum() == 2
     (tmp_path / page.PAGE).write_text("<!-- table: doses -->\n<!-- end -->\n")
     page.write(found, tmp_path)
-    assert "block 2" in (tmp_path / page.PAGE).read_text()
+    assert "pruned by magnitude, 20 %" in (tmp_path / page.PAGE).read_text()
     assert json.loads((tmp_path / page.RESULTS).read_text()) == found
     for table in page.TABLES.values():
         assert table(found).count("\n") >= 2
