@@ -132,6 +132,8 @@ def test_a_null_of_exactly_nothing_is_inside() -> None:
     assert leaves_null(above, [nothing]) == leaves_zero(above) == 1
     assert leaves_null(above, [above + 0.1]) == 0
     assert leaves_null(-above[:, [0, 2, 1]], [above]) == 1
+    assert leaves_null(above, []) == leaves_null(-above[:, [0, 2, 1]], []) == 1
+    assert leaves_null(nothing, []) == 0
 
 
 def test_draws_without_a_number_do_not_count() -> None:

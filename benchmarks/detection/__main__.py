@@ -14,13 +14,14 @@ import click
 
 from benchmarks.detection.setting import SIZES, Setting
 from benchmarks.detection.side_by_side import measure_all
+from lpp.store.errors import InputError
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 @click.command()
 @click.option("--store", type=click.Path(path_type=Path), default=Path("detection"))
-@click.option("--doses", "chosen", help="Names, with commas; all by default.")
+@click.option("--doses", "chosen", help="Names, with commas, beside the nulls; all by default.")
 @click.option("--prompts", type=int, default=200, show_default=True)
 @click.option("--jobs", type=int, default=2, show_default=True, help="Doses at a time.")
 @click.option("--keep", is_flag=True, help="Keep the rows of measured doses: 0.2 GB each.")
@@ -35,7 +36,7 @@ def main(
     """Measure every dose, then write the page."""
     for name in THREADS:
         os.environ[name] = "1"  # for the processes that are started: a dose has one thread
-    from benchmarks.detection.damage import doses
+    from benchmarks.detection.damage import NULL, doses
     from lpp.capture import demo_model
 
     folder = demo_model()
@@ -49,11 +50,16 @@ def main(
         keep=keep,
     )
     names = [dose.name for dose in doses(n_blocks)]
-    wanted = names if chosen is None else chosen.split(",")
-    if unknown := set(wanted) - set(names):
+    asked = set(names if chosen is None else chosen.split(","))
+    if unknown := asked - set(names):
         raise click.UsageError(
             f"no dose {', '.join(sorted(unknown))}; there are {', '.join(names)}"
         )
+    try:
+        setting.claim()
+    except InputError as error:
+        raise click.ClickException(str(error)) from None
+    wanted = [dose.name for dose in doses(n_blocks) if dose.kind == NULL or dose.name in asked]
     measure_all(setting, wanted, jobs)
     from benchmarks.detection import figures, power
     from benchmarks.detection import page as pages

@@ -11,7 +11,7 @@ share is the rule's rate of false alarms.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -92,11 +92,8 @@ def leaves_null(draws: Floats, nulls: Sequence[Floats]) -> float:
     """
     inside = np.isfinite(draws).all(axis=1)
     low, high = draws[inside, 1:].T
-    ranges = np.stack([one[inside] for one in nulls])
-    least, most = (
-        ranges[..., 1].min(axis=0, initial=0),
-        ranges[..., 2].max(axis=0, initial=0),
-    )
+    ranges = np.stack([np.zeros((len(low), 3)), *(one[inside] for one in nulls)])
+    least, most = ranges[..., 1].min(axis=0), ranges[..., 2].max(axis=0)
     return float(((low > most) | (high < least)).mean())
 
 
@@ -124,11 +121,7 @@ def results(setting: Setting) -> dict[str, Any]:
         }
     found: dict[str, Any] = _rounded(
         {
-            "setting": {
-                name: value
-                for name, value in asdict(setting).items()
-                if name not in ("model", "root", "keep")
-            },
+            "setting": setting.document,
             "sites": setting.sites,
             "middle": sites[0],
             "doses": documents,

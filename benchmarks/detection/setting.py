@@ -1,10 +1,13 @@
 """What every model of the study reads, where it is captured, and how often prompts are drawn."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from benchmarks.detection.draws import Integers, drawn
+from lpp.store.errors import ErrorKind, InputError
+from lpp.store.objects.disk import make_directory, replace_file
 
 SKIPPED: Final = (0, 2)
 """First positions compared: with the attention sinks and without them. SmolLM2 has a sink at the
@@ -33,6 +36,25 @@ class Setting:
     """The first so many draws, of which the effective rank is computed: a solve for each."""
     keep: bool = False
     """Whether the rows of a measured dose stay on disk."""
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """What the numbers depend on beside the doses, for JSON."""
+        own = asdict(self)
+        return {name: own[name] for name in own if name not in ("model", "root", "keep")}
+
+    def claim(self) -> None:
+        """Say in `root` what its files are of. InputError where they are of another setting."""
+        path = self.root / "setting.json"
+        text = json.dumps(self.document, indent=1)
+        if path.exists() and path.read_text("utf-8") != text:
+            raise InputError(
+                f"{self.root} holds another study, with the settings in {path.name}. Take another "
+                "directory with --store, or the same --prompts.",
+                kind=ErrorKind.INVALID_VALUE,
+            )
+        make_directory(self.root)
+        replace_file(path, text.encode())
 
     @property
     def sites(self) -> list[str]:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from benchmarks.detection.measure import measured
 from benchmarks.detection.runs import changed_model
 from benchmarks.detection.setting import Setting
 from benchmarks.detection.side_by_side import measure_all
+from lpp.store.errors import InputError
 
 BLOCKS = 3
 NULL = "null-batches-of-512-tokens"
@@ -147,16 +149,17 @@ def test_every_dose_has_a_name_of_its_own_and_a_reason() -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_the_study_from_end_to_end(setting: Setting, tmp_path: Path) -> None:
-    names = [NULL, "null-mlp-units-in-another-order-seed-0", "noise-0.1", "prune-20"]
+    names = [NULL, "null-mlp-units-in-another-order-seed-0", "prune-20", "noise-0.1"]
+    setting.claim()
     measure_all(setting, names, jobs=1)
     assert not setting.store("noise-0.1").exists()
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "doses").iterdir()}
-    assert measured(setting, by_name(names[2])).endswith("there")
+    assert measured(setting, by_name(names[3])).endswith("there")
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "doses").iterdir()} == times
 
     found = power.results(setting)
     assert [dose["name"] for dose in found["doses"]] == names
-    equal, reordered, noisy_, _ = found["doses"]
+    equal, reordered, _, noisy_ = found["doses"]
     assert equal["points"]["2"]["kl"][:2] == [0, 0]
     assert reordered["points"]["2"]["kl"][0] < 1e-6 < noisy_["points"]["2"]["kl"][0]
     assert noisy_["power"]["2"]["KL"] == {"6": [1, 1], "10": [1, 1]}
@@ -164,6 +167,8 @@ def test_the_study_from_end_to_end(setting: Setting, tmp_path: Path) -> None:
     with np.load(setting.draws_of("noise-0.1")) as draws:
         assert draws["kl final 0"].shape == (2, 5, 3)
         assert np.isfinite(draws["effective_rank final 2"]).all(axis=(0, 2)).sum() == 2
+    with pytest.raises(InputError, match="--store"):
+        replace(setting, prompts=11).claim()
     (tmp_path / page.PAGE).write_text("<!-- table: doses -->\n<!-- end -->\n")
     page.write(found, tmp_path)
     assert "pruned by magnitude, 20 %" in (tmp_path / page.PAGE).read_text()
