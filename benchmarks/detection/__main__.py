@@ -21,6 +21,9 @@ THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 @click.command()
 @click.option("--store", type=click.Path(path_type=Path), default=Path("detection"))
+@click.option(
+    "--model", type=click.Path(path_type=Path), help="Folder; the packaged one by default."
+)
 @click.option("--doses", "chosen", help="Names, with commas, beside the nulls; all by default.")
 @click.option("--prompts", type=int, default=200, show_default=True)
 @click.option("--jobs", type=int, default=2, show_default=True, help="Doses at a time.")
@@ -31,7 +34,14 @@ THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     help="Folder of results.json, figures and DETECTION.md; that of --store by default.",
 )
 def main(
-    *, store: Path, chosen: str | None, prompts: int, jobs: int, keep: bool, page: Path | None
+    *,
+    store: Path,
+    model: Path | None,
+    chosen: str | None,
+    prompts: int,
+    jobs: int,
+    keep: bool,
+    page: Path | None,
 ) -> None:
     """Measure every dose, then write the page."""
     for name in THREADS:
@@ -39,7 +49,7 @@ def main(
     from benchmarks.detection.damage import NULL, doses
     from lpp.capture import demo_model
 
-    folder = demo_model()
+    folder = demo_model() if model is None else model
     n_blocks = json.loads((folder / "config.json").read_text())["num_hidden_layers"]
     setting = Setting(
         model=folder,
@@ -65,9 +75,9 @@ def main(
     from benchmarks.detection import page as pages
 
     found = power.results(setting)
-    folder = store if page is None else page
-    pages.write(found, folder)
-    for path in figures.draw(found, folder):
+    place = store if page is None else page
+    pages.write(found, place)
+    for path in figures.draw(found, place):
         click.echo(path)
 
 

@@ -2,15 +2,16 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
-from benchmarks.detection import figures, page, power
+from benchmarks.detection import page
+from benchmarks.detection.__main__ import THREADS, main
 from benchmarks.detection.damage import (
     GROUP,
     KINDS,
@@ -25,8 +26,6 @@ from benchmarks.detection.damage import (
 from benchmarks.detection.measure import measured
 from benchmarks.detection.runs import changed_model
 from benchmarks.detection.setting import Setting
-from benchmarks.detection.side_by_side import measure_all
-from lpp.store.errors import InputError
 
 BLOCKS = 3
 NULL = "null-batches-of-512-tokens"
@@ -147,34 +146,47 @@ def test_every_dose_has_a_name_of_its_own_and_a_reason() -> None:
         assert amounts == sorted(amounts)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_the_study_from_end_to_end(setting: Setting, tmp_path: Path) -> None:
-    names = [NULL, "null-mlp-units-in-another-order-seed-0", "prune-20", "noise-0.1"]
-    setting.claim()
-    measure_all(setting, names, jobs=1)
-    assert not setting.store("noise-0.1").exists()
-    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "doses").iterdir()}
-    assert measured(setting, by_name(names[3])).endswith("there")
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "doses").iterdir()} == times
-
-    found = power.results(setting)
-    assert [dose["name"] for dose in found["doses"]] == names
-    equal, reordered, _, noisy_ = found["doses"]
-    assert equal["points"]["2"]["kl"][:2] == [0, 0]
-    assert reordered["points"]["2"]["kl"][0] < 1e-6 < noisy_["points"]["2"]["kl"][0]
-    assert noisy_["power"]["2"]["KL"] == {"6": [1, 1], "10": [1, 1]}
-    assert equal["power"]["2"]["KL"]["6"] == [0, 0]
-    with np.load(setting.draws_of("noise-0.1")) as draws:
-        assert draws["kl final 0"].shape == (2, 5, 3)
-        assert np.isfinite(draws["effective_rank final 2"]).all(axis=(0, 2)).sum() == 2
-    with pytest.raises(InputError, match="--store"):
-        replace(setting, prompts=11).claim()
+def test_the_study_from_end_to_end(
+    tiny_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in THREADS:
+        monkeypatch.setenv(name, "1")
     (tmp_path / page.PAGE).write_text("<!-- table: doses -->\n<!-- end -->\n")
-    page.write(found, tmp_path)
+    words = ["--model", str(tiny_folder("llama")), "--store", str(tmp_path), "--jobs", "1"]
+    words += ["--doses", "noise-0.1,prune-20"]
+    done = CliRunner().invoke(main, [*words, "--prompts", "12"], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["base"]
     assert "pruned by magnitude, 20 %" in (tmp_path / page.PAGE).read_text()
-    assert json.loads((tmp_path / page.RESULTS).read_text()) == found
+    drawn = [tmp_path / f"{name}.svg" for name in ("power-10", "values", "depth")]
+    assert all(path.stat().st_size > 2_000 for path in drawn)
+
+    found = json.loads((tmp_path / page.RESULTS).read_text())
+    kl = {dose["name"]: dose["points"]["2"]["kl"][0] for dose in found["doses"]}
+    assert list(kl)[5:] == ["prune-20", "noise-0.1"]
+    assert kl[NULL] == 0
+    nulls = [value for name, value in kl.items() if name.startswith("null")]
+    assert max(nulls) < 1e-6 < kl["noise-0.1"]
+    power = {dose["name"]: dose["power"]["2"]["KL"]["10"] for dose in found["doses"]}
+    assert power[NULL] == [0, 0]
+    assert power["noise-0.1"] == [1, 1]
     for table in page.TABLES.values():
         assert table(found).count("\n") >= 2
-    drawn = figures.draw(found, tmp_path)
-    assert len(drawn) == 4
-    assert all(path.stat().st_size > 2_000 for path in drawn)
+    with np.load(tmp_path / "doses" / "noise-0.1.npz") as draws:
+        assert draws["kl final 0"].shape == (1, 100, 3)
+        assert np.isfinite(draws["effective_rank final 2"]).all(axis=(0, 2)).sum() == 20
+
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "doses").iterdir()}
+    folder = tiny_folder("llama")
+    setting = Setting(model=folder, n_blocks=BLOCKS, root=tmp_path, prompts=12, sizes=(10,))
+    assert measured(setting, by_name("noise-0.1")).endswith("there")
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "doses").iterdir()} == before
+    other = CliRunner().invoke(main, [*words, "--prompts", "13"])
+    assert other.exit_code != 0
+    assert "--store" in other.output
+
+
+def test_a_dose_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    done = CliRunner().invoke(main, ["--store", str(tmp_path), "--doses", "noise-7"])
+    assert done.exit_code == 2
+    assert "noise-0.1" in done.output
