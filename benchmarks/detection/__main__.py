@@ -26,6 +26,7 @@ THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 )
 @click.option("--doses", "chosen", help="Names, with commas, beside the nulls; all by default.")
 @click.option("--prompts", type=int, default=200, show_default=True)
+@click.option("--context", type=int, default=64, show_default=True)
 @click.option("--jobs", type=int, default=2, show_default=True, help="Doses at a time.")
 @click.option("--keep", is_flag=True, help="Keep the rows of measured doses: 0.2 GB each.")
 @click.option(
@@ -39,6 +40,7 @@ def main(
     model: Path | None,
     chosen: str | None,
     prompts: int,
+    context: int,
     jobs: int,
     keep: bool,
     page: Path | None,
@@ -56,6 +58,7 @@ def main(
         n_blocks=n_blocks,
         root=store.resolve(),
         prompts=prompts,
+        context=context,
         sizes=tuple(size for size in SIZES if size < prompts),
         keep=keep,
     )

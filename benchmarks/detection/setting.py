@@ -50,7 +50,7 @@ class Setting:
         if path.exists() and path.read_text("utf-8") != text:
             raise InputError(
                 f"{self.root} holds another study, with the settings in {path.name}. Take another "
-                "directory with --store, or the same --prompts.",
+                "directory with --store, or the same --prompts and --context.",
                 kind=ErrorKind.INVALID_VALUE,
             )
         make_directory(self.root)

@@ -23,9 +23,23 @@ from benchmarks.detection.damage import (
     pruned,
     rounded,
 )
-from benchmarks.detection.measure import measured
-from benchmarks.detection.runs import changed_model
+from benchmarks.detection.draws import on_draws
+from benchmarks.detection.measure import (
+    base_of,
+    floor_of,
+    measured,
+    over_all,
+    predicted_numbers,
+    site_numbers,
+    site_rows,
+)
+from benchmarks.detection.numbers import Mean, Rows
+from benchmarks.detection.runs import captured, changed_model
 from benchmarks.detection.setting import Setting
+from lpp.analyze import scan_entropy
+from lpp.analyze.drift.pair import pair_of
+from lpp.analyze.drift.predictions import token_drift
+from lpp.analyze.numerics.row_drift import row_drift
 
 BLOCKS = 3
 NULL = "null-batches-of-512-tokens"
@@ -144,6 +158,40 @@ def test_every_dose_has_a_name_of_its_own_and_a_reason() -> None:
     for kind in ("noise", "prune", "tune"):
         amounts = [dose.amount for dose in every if dose.kind == kind]
         assert amounts == sorted(amounts)
+
+
+@pytest.mark.parametrize("first", [0, 2])
+def test_numbers_on_draws_are_those_of_the_package(setting: Setting, first: int) -> None:
+    base = base_of(setting)
+    run = captured(setting, by_name("noise-0.1"))
+    pair = pair_of(base.run, run)
+    frame = token_drift(pair)
+    points = over_all(setting, pair, frame, first)
+    every = np.arange(12)[None]  # a draw of all prompts
+    found = on_draws(predicted_numbers(pair, frame, first), every, 12)
+    for name, one in found.items():
+        value, _, low, high = points[name]
+        assert one[0] == pytest.approx([value, low, high], rel=1e-5, abs=1e-9)
+    for site in ("block.2", "final"):
+        here = base.site(site, first)
+        values, starts = site_rows(run, 12, site, first)
+        rows = Rows.about_mean(values.astype(np.float64), starts)
+        distance = row_drift(here.values, values).relative_distance
+        moved = Mean(np.add.reduceat(distance, starts), rows.counts)
+        found = on_draws(site_numbers(here, rows, moved), every, 12)
+        assert len(found) == 3
+        for name, one in found.items():
+            value, _, low, high = points["sites"][site][name]
+            expected = [value] if low is None else [value, low, high]
+            assert one[0][: len(expected)] == pytest.approx(expected, rel=1e-5, abs=1e-9)
+
+
+def test_entropies_after_prefixes_are_those_of_the_profile(setting: Setting) -> None:
+    run = base_of(setting).run
+    floor = floor_of(pair_of(run, run))
+    profile = scan_entropy(setting.store("base")).filter(context=16, n_prompts=12).collect()
+    assert floor.a.mean(axis=0) == pytest.approx(profile.sort("prefix")["entropy_norm"].to_list())
+    assert floor(np.ones((1, 12))) == 0
 
 
 def test_the_study_from_end_to_end(
