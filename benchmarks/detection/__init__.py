@@ -1,0 +1,1 @@
+"""Which number notices first? Controlled damage to one small model, and what each number sees."""

@@ -1,0 +1,85 @@
+"""What every model of the study reads, where it is captured, and how often prompts are drawn."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.detection.draws import Integers, drawn
+from lpp.store.errors import ErrorKind, InputError
+from lpp.store.objects.disk import make_directory, replace_file
+
+SKIPPED: Final = (0, 2)
+"""First positions compared: with the attention sinks and without them. SmolLM2 has a sink at the
+first position of every prompt and at the second of some."""
+
+SIZES: Final = (10, 20, 50, 100)
+"""Prompts of a draw. Of all prompts there is one draw: it has a table of its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """Of one study."""
+
+    model: Path
+    """Folder of the model, for `from_pretrained`."""
+    n_blocks: int
+    root: Path
+    """Where runs and what is measured of them lie."""
+    prompts: int = 200
+    context: int = 64
+    n_sites: int = 4
+    """Blocks over the depth, the last one among them."""
+    sizes: tuple[int, ...] = SIZES
+    draws: int = 100
+    rank_draws: int = 20
+    """The first so many draws, of which the effective rank is computed: a solve for each."""
+    keep: bool = False
+    """Whether the rows of a measured dose stay on disk."""
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """What the numbers depend on beside the doses, for JSON."""
+        own = asdict(self)
+        return {name: own[name] for name in own if name not in ("model", "root", "keep")}
+
+    def claim(self) -> None:
+        """Say in `root` what its files are of. InputError where they are of another setting."""
+        path = self.root / "setting.json"
+        text = json.dumps(self.document, indent=1)
+        if path.exists() and path.read_text("utf-8") != text:
+            raise InputError(
+                f"{self.root} holds another study, with the settings in {path.name}. Take another "
+                "directory with --store, or the same --prompts and --context.",
+                kind=ErrorKind.INVALID_VALUE,
+            )
+        make_directory(self.root)
+        replace_file(path, text.encode())
+
+    @property
+    def sites(self) -> list[str]:
+        """Captured sites, in depth order."""
+        chosen = {max(1, self.n_blocks * k // self.n_sites) for k in range(1, self.n_sites + 1)}
+        return ["embed", *(f"block.{k}" for k in sorted(chosen)), "final"]
+
+    def drawn_sites(self, first: int) -> list[str]:
+        """Sites of whose numbers prompts are drawn: `final`, and the middle block without sinks."""
+        middle = self.sites[len(self.sites) // 2 - 1]
+        return [middle, "final"] if first else ["final"]
+
+    @property
+    def chosen(self) -> list[Integers]:
+        """(draws, size) prompts of each draw, for each size."""
+        return [drawn(self.prompts, size, self.draws) for size in self.sizes]
+
+    def store(self, name: str) -> Path:
+        """The store of one model."""
+        return self.root / "runs" / name
+
+    def points(self, name: str) -> Path:
+        """What is measured of a dose, over all prompts: written last, so it is finished."""
+        return self.root / "doses" / f"{name}.json"
+
+    def draws_of(self, name: str) -> Path:
+        """Values and intervals of a dose on every draw of prompts."""
+        return self.root / "doses" / f"{name}.npz"

@@ -1,0 +1,240 @@
+"""The study of detection on a tiny model: damage by value, and the command from end to end."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from benchmarks.detection import page
+from benchmarks.detection.__main__ import THREADS, main
+from benchmarks.detection.damage import (
+    GROUP,
+    KINDS,
+    Dose,
+    doses,
+    linear_layers,
+    noisy,
+    other_text,
+    pruned,
+    rounded,
+)
+from benchmarks.detection.draws import on_draws
+from benchmarks.detection.measure import (
+    base_of,
+    floor_of,
+    measured,
+    over_all,
+    predicted_numbers,
+    site_numbers,
+    site_rows,
+)
+from benchmarks.detection.numbers import Mean, Rows
+from benchmarks.detection.runs import captured, changed_model
+from benchmarks.detection.setting import Setting
+from lpp.analyze import scan_entropy
+from lpp.analyze.drift.pair import pair_of
+from lpp.analyze.drift.predictions import token_drift
+from lpp.analyze.numerics.row_drift import row_drift
+
+BLOCKS = 3
+NULL = "null-batches-of-512-tokens"
+
+
+def by_name(name: str) -> Dose:
+    return next(dose for dose in doses(BLOCKS) if dose.name == name)
+
+
+@pytest.fixture
+def setting(tiny_folder: Callable[[str], Path], tmp_path: Path) -> Setting:
+    return Setting(
+        model=tiny_folder("llama"),
+        n_blocks=BLOCKS,
+        root=tmp_path,
+        prompts=12,
+        context=16,
+        n_sites=3,
+        sizes=(6, 10),
+        draws=5,
+        rank_draws=2,
+    )
+
+
+WEIGHT = torch.randn((7, 150), generator=torch.Generator().manual_seed(1)).double()
+
+
+@pytest.mark.parametrize("bits", [8, 4, 3])
+@pytest.mark.parametrize("group", [None, GROUP])
+def test_no_weight_moves_by_more_than_half_a_step(bits: int, group: int | None) -> None:
+    found = rounded(WEIGHT, bits, group)
+    for part, new in zip(WEIGHT.split(group or 150, 1), found.split(group or 150, 1), strict=True):
+        step = part.abs().amax(dim=1, keepdim=True) / (2 ** (bits - 1) - 1)
+        assert ((part - new).abs() <= step / 2 * (1 + 1e-12)).all()
+        assert torch.allclose((new / step).round(), new / step, atol=1e-9)
+        assert len(new[0].unique()) <= 2**bits - 1
+    assert not found.equal(WEIGHT)
+
+
+def test_more_bits_and_smaller_groups_move_less() -> None:
+    moved = [(rounded(WEIGHT, bits) - WEIGHT).norm().item() for bits in (8, 6, 5, 4, 3)]
+    assert moved == sorted(moved)
+    assert (rounded(WEIGHT, 4, 10) - WEIGHT).norm() < (rounded(WEIGHT, 4) - WEIGHT).norm()
+
+
+def test_weights_that_are_0_stay() -> None:
+    assert rounded(torch.zeros(2, 5), 4).equal(torch.zeros(2, 5))
+
+
+def test_pruning_takes_the_smallest_and_no_more_than_its_share() -> None:
+    found = pruned(WEIGHT, 0.3)
+    gone = found == 0
+    assert gone.sum() == 315
+    assert WEIGHT[gone].abs().max() <= WEIGHT[~gone].abs().min()
+    assert found[~gone].equal(WEIGHT[~gone])
+    assert (pruned(torch.ones(10), 0.5) == 0).tolist() == [True] * 5 + [False] * 5
+
+
+def test_noise_has_its_size_and_a_seed() -> None:
+    large = WEIGHT.float().repeat(20, 20)
+    moved = noisy(large, 0.1, 3) - large
+    share = (moved.square().mean() / large.square().mean()).sqrt()
+    assert float(share) == pytest.approx(0.1, rel=0.01)
+    assert noisy(large, 0.1, 3).equal(noisy(large, 0.1, 3))
+    assert not noisy(large, 0.1, 4).equal(noisy(large, 0.1, 3))
+
+
+def hidden(model: Any) -> list[torch.Tensor]:
+    ids = torch.arange(5, 17)[None]
+    with torch.no_grad():
+        return list(model(input_ids=ids, output_hidden_states=True).hidden_states)
+
+
+def test_a_block_that_is_left_out_is_the_identity(setting: Setting) -> None:
+    dose = next(dose for dose in doses(BLOCKS) if dose.kind == "block" and dose.amount == 2)
+    before, after = (hidden(changed_model(setting, one)[0]) for one in (by_name(NULL), dose))
+    assert after[2].equal(after[1])
+    assert after[1].equal(before[1])
+    assert not before[2].equal(before[1])
+
+
+def test_units_in_another_order_compute_the_same(setting: Setting) -> None:
+    dose = by_name("null-mlp-units-in-another-order-seed-1")
+    base, other = (changed_model(setting, one)[0] for one in (by_name(NULL), dose))
+    first = [next(linear_layers(model)).weight for model in (base, other)]
+    assert first[0].equal(first[1])  # attention stays
+    up = [model.model.layers[0].mlp.up_proj.weight for model in (base, other)]
+    assert not up[0].equal(up[1])
+    assert up[0].sort(dim=0).values.equal(up[1].sort(dim=0).values)
+    for before, after in zip(hidden(base), hidden(other), strict=True):
+        assert torch.allclose(before, after, atol=1e-5)
+
+
+def test_fine_tuning_moves_the_layers_of_blocks_and_nothing_else(setting: Setting) -> None:
+    base, tuned, again = (
+        changed_model(setting, by_name(name))[0].state_dict() for name in (NULL, "tune-1", "tune-1")
+    )
+    moved = {name for name in base if not base[name].equal(tuned[name])}
+    layers = {name for name in base if ".layers." in name and "norm" not in name}
+    assert moved == {name for name in layers if name.endswith("weight")}
+    assert all(tuned[name].equal(again[name]) for name in base)
+    assert max((base[name] - tuned[name]).abs().max() for name in moved) < 1e-4
+
+
+def test_other_text_is_in_batches(setting: Setting) -> None:
+    tokenizer = changed_model(setting, by_name(NULL))[1]
+    batches = other_text(tokenizer, 3)
+    assert [tuple(batch.shape) for batch in batches] == [(4, 128)] * 3
+    assert not batches[0].equal(batches[1])
+
+
+def test_every_dose_has_a_name_of_its_own_and_a_reason() -> None:
+    every = doses(30)
+    assert len({dose.name for dose in every}) == len(every) == 30
+    assert {dose.kind for dose in every} == set(KINDS)
+    for kind in ("noise", "prune", "tune"):
+        amounts = [dose.amount for dose in every if dose.kind == kind]
+        assert amounts == sorted(amounts)
+
+
+@pytest.mark.parametrize("first", [0, 2])
+def test_numbers_on_draws_are_those_of_the_package(setting: Setting, first: int) -> None:
+    base = base_of(setting)
+    run = captured(setting, by_name("noise-0.1"))
+    pair = pair_of(base.run, run)
+    frame = token_drift(pair)
+    points = over_all(setting, pair, frame, first)
+    every = np.arange(12)[None]  # a draw of all prompts
+    found = on_draws(predicted_numbers(pair, frame, first), every, 12)
+    for name, one in found.items():
+        value, _, low, high = points[name]
+        assert one[0] == pytest.approx([value, low, high], rel=1e-5, abs=1e-9)
+    for site in ("block.2", "final"):
+        here = base.site(site, first)
+        values, starts = site_rows(run, 12, site, first)
+        rows = Rows.about_mean(values.astype(np.float64), starts)
+        distance = row_drift(here.values, values).relative_distance
+        moved = Mean(np.add.reduceat(distance, starts), rows.counts)
+        found = on_draws(site_numbers(here, rows, moved), every, 12)
+        assert len(found) == 3
+        for name, one in found.items():
+            value, _, low, high = points["sites"][site][name]
+            expected = [value] if low is None else [value, low, high]
+            assert one[0][: len(expected)] == pytest.approx(expected, rel=1e-5, abs=1e-9)
+
+
+def test_entropies_after_prefixes_are_those_of_the_profile(setting: Setting) -> None:
+    run = base_of(setting).run
+    floor = floor_of(pair_of(run, run))
+    profile = scan_entropy(setting.store("base")).filter(context=16, n_prompts=12).collect()
+    assert floor.a.mean(axis=0) == pytest.approx(profile.sort("prefix")["entropy_norm"].to_list())
+    assert floor(np.ones((1, 12))) == 0
+
+
+def test_the_study_from_end_to_end(
+    tiny_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in THREADS:
+        monkeypatch.setenv(name, "1")
+    (tmp_path / page.PAGE).write_text("<!-- table: doses -->\n<!-- end -->\n")
+    words = ["--model", str(tiny_folder("llama")), "--store", str(tmp_path), "--jobs", "1"]
+    words += ["--doses", "noise-0.1,prune-20"]
+    done = CliRunner().invoke(main, [*words, "--prompts", "12"], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["base"]
+    assert "pruned by magnitude, 20 %" in (tmp_path / page.PAGE).read_text()
+    drawn = [tmp_path / f"{name}.svg" for name in ("power-10", "values", "depth")]
+    assert all(path.stat().st_size > 2_000 for path in drawn)
+
+    found = json.loads((tmp_path / page.RESULTS).read_text())
+    kl = {dose["name"]: dose["points"]["2"]["kl"][0] for dose in found["doses"]}
+    assert list(kl)[5:] == ["prune-20", "noise-0.1"]
+    assert kl[NULL] == 0
+    nulls = [value for name, value in kl.items() if name.startswith("null")]
+    assert max(nulls) < 1e-6 < kl["noise-0.1"]
+    power = {dose["name"]: dose["power"]["2"]["KL"]["10"] for dose in found["doses"]}
+    assert power[NULL] == [0, 0]
+    assert power["noise-0.1"] == [1, 1]
+    for table in page.TABLES.values():
+        assert table(found).count("\n") >= 2
+    with np.load(tmp_path / "doses" / "noise-0.1.npz") as draws:
+        assert draws["kl final 0"].shape == (1, 100, 3)
+        assert np.isfinite(draws["effective_rank final 2"]).all(axis=(0, 2)).sum() == 20
+
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "doses").iterdir()}
+    folder = tiny_folder("llama")
+    setting = Setting(model=folder, n_blocks=BLOCKS, root=tmp_path, prompts=12, sizes=(10,))
+    assert measured(setting, by_name("noise-0.1")).endswith("there")
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "doses").iterdir()} == before
+    other = CliRunner().invoke(main, [*words, "--prompts", "13"])
+    assert other.exit_code != 0
+    assert "--store" in other.output
+
+
+def test_a_dose_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    done = CliRunner().invoke(main, ["--store", str(tmp_path), "--doses", "noise-7"])
+    assert done.exit_code == 2
+    assert "noise-0.1" in done.output
