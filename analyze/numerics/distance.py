@@ -1,8 +1,9 @@
 """How far each row lies from the mean of other rows: Mahalanobis distance, fitted out of fold."""
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 from scipy.linalg import cho_factor, cho_solve
 
 from lpp.analyze.numerics.auroc import Codes
@@ -24,7 +25,7 @@ def folds(n: int, /, *, count: int = FOLDS, seed: int = 0) -> Codes:
     return found
 
 
-def distances(rows: Floats, fold: Codes, /) -> Floats:
+def distances(rows: npt.NDArray[np.floating[Any]], fold: Codes, /) -> Floats:
     """(n,) Mahalanobis distance of each row to the mean of the rows of the other folds.
 
     rows: (n, d), finite. fold: (n,) of `folds`. Mean and covariance S are those of the other folds
