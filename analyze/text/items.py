@@ -45,7 +45,12 @@ def as_text(found: ItemAnalysis) -> str:
         for row in some:
             drawn = "" if row["auroc"] is None else bar(abs(row["auroc"] - 0.5), 0.5, BAR)
             lines += _cells_line(f"  {row['site']}", _cells(row), drawn)
-    return lines + "".join(map(_line, ("", *_closing(found))))
+    lines += "".join(map(_line, ("", *_closing(found))))
+    for head, named in _curves(found):
+        lines += f"{head}\n"
+        for name, cells in named.items():
+            lines += f"  {name:<11}{''.join(f'{cell:>6}' for cell in cells)}\n"
+    return lines
 
 
 def as_markdown(found: ItemAnalysis) -> str:
@@ -63,6 +68,12 @@ def as_markdown(found: ItemAnalysis) -> str:
             name = markdown.escaped(f"{row['feature']}, {row['site']}")
             lines.append(markdown.row((name, *_cells(row))))
     lines += ["", *(markdown.escaped(line) for line in _closing(found))]
+    for head, named in _curves(found):
+        lines += ["", f"{head}:", ""]
+        for place, (name, cells) in enumerate(named.items()):
+            lines.append(markdown.row((name, *cells)))
+            if not place:
+                lines.append(markdown.row(("---", *["---:"] * len(cells))))
     return "\n".join(lines) + "\n"
 
 
@@ -125,16 +136,31 @@ def _closing(found: ItemAnalysis) -> Iterator[str]:
             f"{_share(low)} to {_share(high)}), of a calibrated model {_share(mean)}, seldom above "
             f"{_share(most)}."
         )
-        cells = [
-            f"{_share(r.confidence)} {_share(r.accuracy)} ({r.n})" for r in calibrated.reliability
-        ]
-        yield f"Reliability, confidence and share right (items): {', '.join(cells)}."
     risk = found.risk
-    cells = [f"{_share(share)} of {round(100 * coverage)} %" for coverage, share in risk.rows]
-    yield f"Wrong among the most confident by {found.confidence}: {', '.join(cells)}."
     yield (
         f"Area under risk against coverage: {_share(risk.area)}; best {_share(risk.best)}, by "
         f"chance {_share(risk.random)}."
+    )
+
+
+def _curves(found: ItemAnalysis) -> Iterator[tuple[str, Mapping[str, Sequence[str]]]]:
+    """Reliability, and risk against coverage: a head, and rows by name."""
+    if found.calibration is not None:
+        bins = found.calibration.reliability
+        yield (
+            "Reliability, bins of equal size",
+            {
+                "confidence": [_share(one.confidence) for one in bins],
+                "right": [_share(one.accuracy) for one in bins],
+                "items": [str(one.n) for one in bins],
+            },
+        )
+    yield (
+        f"Wrong among the most confident, by {found.confidence}",
+        {
+            "coverage": [f"{round(100 * coverage)}%" for coverage, _ in found.risk.rows],
+            "wrong": [_share(share) for _, share in found.risk.rows],
+        },
     )
 
 
