@@ -8,7 +8,13 @@ import numpy as np
 import polars as pl
 
 from lpp.analyze.evaluations.evaluated import EvaluatedItems, evaluated_items
-from lpp.analyze.evaluations.features import COVARIATES, FEATURES, Feature, item_features
+from lpp.analyze.evaluations.features import (
+    COVARIATES,
+    FEATURES,
+    WITHOUT_PARTIAL,
+    Feature,
+    item_features,
+)
 from lpp.analyze.evaluations.rows import row_features
 from lpp.analyze.numerics.association import benjamini_hochberg
 from lpp.analyze.numerics.auroc import Codes, Flags, auroc, residual_ranks, shuffled
@@ -49,9 +55,11 @@ SCHEMA: Final = pl.Schema(
 )
 """One row for each feature, and site where it is of rows. auroc: over all items; `within_`: within
 groups alone, null where the items have none; `partial_`: of what answer_length and chosen_logprob
-leave of the feature's ranks. ci_: 95 %. shuffled_: 200 draws with shuffled labels, mean and 95 %
-range. p_value: of auroc 0.5; q_value: Benjamini-Hochberg over the p of all rows but the gold
-answer's. why_none: why there is no auroc."""
+leave of the feature's ranks, within groups where there are any. ci_: 95 %. shuffled_: 200 draws
+with shuffled labels, mean and 95 % range. p_value: of an AUROC of 0.5. q_value: Benjamini-Hochberg
+over all rows but the gold answer's, of within_p_value where the items have groups, else of p_value:
+a feature that only tells easy groups from hard ones tells nothing of an item. why_none: why there
+is no auroc."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +154,11 @@ def analysis(
         left_out=some.left_out,
         skip_first=skip_first,
         seed=seed,
-        features=_with_q(pl.DataFrame(rows, schema=SCHEMA, orient="row"), list(declared)),
+        features=_with_q(
+            pl.DataFrame(rows, schema=SCHEMA, orient="row"),
+            list(declared),
+            "p_value" if groups is None else "within_p_value",
+        ),
         confidence=confidence,
         calibration=calibrated,
         risk=risk,
@@ -201,18 +213,19 @@ class _Measure:
         row |= {"feature": feature.name, "role": feature.role, "unit": feature.unit}
         row |= {"n_right": int(right.sum()), "n_wrong": int((~right).sum())}
         if not there.any():
-            row["why_none"] = "no item has it"
+            row["why_none"] = "not defined for any item"
         elif len(some) < FEWEST_ITEMS or min(row["n_right"], row["n_wrong"]) < FEWEST_OF_A_KIND:
-            row["why_none"] = "too few items have it"
+            row["why_none"] = "defined for too few items"
         elif np.ptp(some) == 0:
             row["why_none"] = "the same for every item"
         else:
             row |= _numbers("", some, right, None, self.seed)
-            if self.groups is not None:
-                row |= _numbers("within_", some, right, self.groups[there], self.seed)
-            rest = residual_ranks(some, others[there])
-            if feature.name not in self.covariates and rest is not None:
-                row |= _numbers("partial_", rest, right, None, self.seed)
+            codes = None if self.groups is None else self.groups[there]
+            if codes is not None:
+                row |= _numbers("within_", some, right, codes, self.seed)
+            rest = residual_ranks(some, others[there], codes)
+            if feature.name not in WITHOUT_PARTIAL and rest is not None:
+                row |= _numbers("partial_", rest, right, codes, self.seed)
         return row
 
 
@@ -237,10 +250,10 @@ def _numbers(
     return row if groups is None else row | {"n_groups": found.n_groups}
 
 
-def _with_q(features: pl.DataFrame, order: Sequence[str]) -> pl.DataFrame:
-    """`features` in order, with q over all that were tested but those of the gold answer."""
-    tested = features["p_value"].is_not_null() & (features["role"] != "gold")
-    q_values = iter(benjamini_hochberg(features.filter(tested)["p_value"].to_list()))
+def _with_q(features: pl.DataFrame, order: Sequence[str], p_value: str) -> pl.DataFrame:
+    """`features` in order, with q of `p_value` over all that have one but the gold answer's."""
+    tested = features[p_value].is_not_null() & (features["role"] != "gold")
+    q_values = iter(benjamini_hochberg(features.filter(tested)[p_value].to_list()))
     q_value = [next(q_values) if made else None for made in tested]
     place = pl.col("feature").replace_strict(list(order), range(len(order)))
     return features.with_columns(pl.Series("q_value", q_value, dtype=pl.Float64)).sort(

@@ -159,6 +159,9 @@ FEATURES: Final = (
 COVARIATES: Final = ("answer_length", "chosen_logprob")
 """What a partial AUROC leaves out of a feature."""
 
+WITHOUT_PARTIAL: Final = (*COVARIATES, "chosen_logprob_token")
+"""Functions of the covariates: what a regression leaves of them is its misfit."""
+
 _STATISTICS: Final = ("entropy", "margin", "varentropy", "next_logprob")
 
 

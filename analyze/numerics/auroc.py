@@ -133,23 +133,33 @@ def shuffled(
     return Control(mean=float(drawn.mean()), low=float(low), high=float(high))
 
 
-def residual_ranks(values: Floats, covariates: Floats, /) -> Floats | None:
+def residual_ranks(
+    values: Floats, covariates: Floats, groups: Codes | None = None, /
+) -> Floats | None:
     """(n,) what a linear regression of the ranks of `values` on those of `covariates` leaves.
 
-    covariates: (n, k), finite. None where it leaves nothing but rounding. The labels take no part
-    in the regression. As in a partial rank correlation, the covariates' part is taken out as far as
-    it is linear in ranks; Janes and Pepe 2009, Biometrika 96, on AUROC adjusted for covariates.
+    covariates: (n, k), finite. groups: (n,) a number for the group of each item. Ranks are then
+    those within a group, less their mean: otherwise covariates that differ between groups would
+    order the items within one. None where the regression leaves nothing but rounding. The labels
+    take no part in it. As in a partial rank correlation, the covariates' part is taken out as far
+    as it is linear in ranks; Janes and Pepe 2009, Biometrika 96, on AUROC adjusted for covariates.
 
     >>> values = np.array([1.0, 2.0, 3.0, 4.0])
     >>> residual_ranks(values, values[:, None] ** 3) is None
     True
     """
-    ranks = stats.rankdata(values)
-    columns = [np.ones(len(ranks)), *(stats.rankdata(column) for column in covariates.T)]
-    design = np.column_stack(columns)
-    fitted = design @ np.linalg.lstsq(design, ranks, rcond=None)[0]
-    rest: Floats = ranks - fitted
-    if np.abs(rest).max(initial=0.0) <= 1e-9 * len(ranks):
+    columns = np.column_stack([values, covariates])
+    n = len(columns)
+    codes = np.zeros(n, dtype=np.int64) if groups is None else groups
+    ranks = np.empty(columns.shape)
+    for code in np.unique(codes):
+        here = codes == code
+        count = int(here.sum())
+        # ranks of a small group reach as far as those of a large one
+        ranks[here] = (stats.rankdata(columns[here], axis=0) - (count + 1) / 2) * (n / count)
+    design = ranks[:, 1:]
+    rest: Floats = ranks[:, 0] - design @ np.linalg.lstsq(design, ranks[:, 0], rcond=None)[0]
+    if np.abs(rest).max(initial=0.0) <= 1e-9 * n:
         return None
     # equal items are left with equal values, but for rounding: it must not order them
     return np.round(rest, 9)

@@ -28,7 +28,8 @@ READING: Final = (
     "AUROC: probability that a right item has the larger value than a wrong one; .50 says nothing, "
     "below .50 wrong items have the larger one. 95 %: its interval over items. shuffled: 95 % of "
     "200 draws with shuffled labels. within: pairs of one group alone. partial: of what the "
-    "answer's length and ln p leave of the feature's ranks. q: Benjamini-Hochberg."
+    "answer's length and ln p leave of the feature's ranks. q: Benjamini-Hochberg. Where there are "
+    "groups, partial and q are within them."
 )
 
 
@@ -40,10 +41,12 @@ def as_text(found: ItemAnalysis) -> str:
         lines += f"{head}\n"
         for row in _of_role(found, role):
             lines += _cells_line(f"  {row['feature']}", _cells(row))
+    drawn_of = "within" if found.n_groups else "AUROC"
     for feature, some in _by_site(found):
-        lines += f"{feature} by depth; bar: distance from .50\n"
+        lines += f"{feature} by depth; bar: distance of {drawn_of} from .50\n"
         for row in some:
-            drawn = "" if row["auroc"] is None else bar(abs(row["auroc"] - 0.5), 0.5, BAR)
+            value = row[f"{_kind(found)}auroc"]
+            drawn = "" if value is None else bar(abs(value - 0.5), 0.5, BAR)
             lines += _cells_line(f"  {row['site']}", _cells(row), drawn)
     lines += "".join(map(_line, ("", *_closing(found))))
     for head, named in _curves(found):
@@ -116,9 +119,8 @@ def _closing(found: ItemAnalysis) -> Iterator[str]:
     yield from _beyond(found)
     missing = found.features.filter(found.features["auroc"].is_null())
     for why in missing["why_none"].unique(maintain_order=True):
-        some = missing.filter(why_none=why)
-        names = dict.fromkeys(some["feature"])
-        yield f"No AUROC of {', '.join(names)}: {why}."
+        some = missing.filter(why_none=why).iter_rows(named=True)
+        yield f"No AUROC of {', '.join(map(_named, some))}: {why}."
     if not found.keeps_rows:
         yield (
             "No features of sites: the run keeps moments of its rows and not the rows. Evaluate "
@@ -165,25 +167,37 @@ def _curves(found: ItemAnalysis) -> Iterator[tuple[str, Mapping[str, Sequence[st
 
 
 def _beyond(found: ItemAnalysis) -> Iterator[str]:
-    """The best baseline, and what lies beyond it."""
-    made = [row for row in found.features.iter_rows(named=True) if row["auroc"] is not None]
+    """The best baseline, and what lies beyond it: within groups, where there are any."""
+    kind = _kind(found)
+    auroc, low, high = (f"{kind}{name}" for name in ("auroc", "ci_low", "ci_high"))
+    made = [row for row in found.features.iter_rows(named=True) if row[auroc] is not None]
     baselines = [row for row in made if row["role"] == "baseline"]
     if not baselines:
         yield "No baseline varies over the items."
         return
-    best = max(baselines, key=lambda row: abs(row["auroc"] - 0.5))
-    reached = abs(best["auroc"] - 0.5)
+    best = max(baselines, key=lambda row: abs(row[auroc] - 0.5))
+    reached = abs(best[auroc] - 0.5)
     beyond = [
-        row["feature"] if row["site"] is None else f"{row['feature']} of {row['site']}"
+        _named(row)
         for row in made
         if row["role"] in ("statistic", "rows")
-        and row["ci_low"] is not None
-        and max(row["ci_low"] - 0.5, 0.5 - row["ci_high"]) > reached
+        and row[low] is not None
+        and max(row[low] - 0.5, 0.5 - row[high]) > reached
     ]
+    where = " within groups" if kind else ""
     yield (
-        f"Best baseline: {best['feature']}, {_share(best['auroc'])}. Whole interval farther from "
-        f".50: {', '.join(beyond) or 'none'}."
+        f"Best baseline{where}: {best['feature']}, {_share(best[auroc])}. Whole interval farther "
+        f"from .50: {', '.join(beyond) or 'none'}."
     )
+
+
+def _kind(found: ItemAnalysis) -> str:
+    """What the columns of the number begin with that conclusions are drawn from."""
+    return "within_" if found.n_groups else ""
+
+
+def _named(row: Row) -> str:
+    return str(row["feature"] if row["site"] is None else f"{row['feature']} of {row['site']}")
 
 
 def _of_role(found: ItemAnalysis, role: str) -> Sequence[Row]:

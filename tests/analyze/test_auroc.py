@@ -186,3 +186,20 @@ def test_residual_ranks_by_hand_and_degenerate() -> None:
     assert constant is not None
     assert constant.tolist() == pytest.approx([-1.5, 0.5, -0.5, 1.5])
     assert residual_ranks(np.ones(4), covariate) is None
+
+
+def test_residual_ranks_within_groups_order_nothing_by_the_group() -> None:
+    rng = np.random.default_rng(6)
+    groups = np.arange(300) % 3
+    covariate = groups + 0.3 * rng.normal(size=300)  # differs between groups
+    assert residual_ranks(groups.astype(float), covariate[:, None], groups) is None
+    right = rng.random(300) < 1 / (1 + np.exp(-4 * (covariate - groups)))
+    values = groups + 0.01 * rng.normal(size=300)  # tells groups apart, and nothing within
+    rest = residual_ranks(values, covariate[:, None], groups)
+    assert rest is not None
+    within = auroc(rest, right, groups)
+    assert within is not None
+    assert within.interval is not None
+    assert within.interval[0] < 0.5 < within.interval[1]
+    for group in range(3):  # the slope is common to the groups, ranks are their own
+        assert rest[groups == group].mean() == pytest.approx(0, abs=1e-9)

@@ -67,13 +67,13 @@ def test_numbers_are_those_of_the_features(found: ItemAnalysis, written: Evaluat
     lengths = [len(written.made.prompts[i]) - written.context[i] for i in ids]
     logprobs = [max(item["log_likelihoods"]) for item in written.rows]
     codes = np.array([item["item_group"] == "law" for item in written.rows], dtype=np.int64)
-    rest = residual_ranks(values, np.column_stack([lengths, logprobs]).astype(float))
+    rest = residual_ranks(values, np.column_stack([lengths, logprobs]).astype(float), codes)
     assert rest is not None
     some = row(found, "answer_entropy")
     wanted = {
         "": auroc(values, right),
         "within_": auroc(values, right, codes),
-        "partial_": auroc(rest, right),
+        "partial_": auroc(rest, right, codes),
     }
     for kind, number in wanted.items():
         assert number is not None
@@ -97,10 +97,11 @@ def test_every_feature_has_a_row_with_its_control(found: ItemAnalysis) -> None:
         assert (there[f"{kind}shuffled_low"] < there[f"{kind}shuffled_mean"]).all()
         assert (there[f"{kind}shuffled_mean"] < there[f"{kind}shuffled_high"]).all()
     without = frame.filter(pl.col("partial_auroc").is_null())["feature"].to_list()
-    assert without == ["answer_length", "chosen_logprob"]
+    assert without == ["answer_length", "chosen_logprob", "chosen_logprob_token"]
     tested = frame.filter(pl.col("role") != "gold")
     assert frame.filter(role="gold")["q_value"].is_null().all()
-    assert tested["q_value"].to_list() == benjamini_hochberg(tested["p_value"].to_list())
+    p_values = tested["within_p_value"].to_list()  # the items have groups
+    assert tested["q_value"].to_list() == benjamini_hochberg(p_values)
 
 
 def test_without_an_effect_few_features_are_beyond(make_run: MakeRun) -> None:
@@ -109,6 +110,7 @@ def test_without_an_effect_few_features_are_beyond(make_run: MakeRun) -> None:
     frame = lpp.analyze.items(written.root, "tiny_task").features.filter(pl.col("role") != "gold")
     assert (frame["q_value"] > 0.05).all()
     assert frame["within_auroc"].is_null().all()
+    assert frame["q_value"].to_list() == benjamini_hochberg(frame["p_value"].to_list())
 
 
 def test_the_same_seed_gives_the_same_numbers(found: ItemAnalysis, written: EvaluatedRun) -> None:
@@ -132,7 +134,7 @@ def test_what_does_not_vary_or_is_not_there(make_run: MakeRun) -> None:
     none = found.features.filter(pl.col("auroc").is_null())
     why = dict(zip(none["feature"], none["why_none"], strict=True))
     assert why["answer_place"] == "the same for every item"
-    assert why["chosen_share"] == why["gold_logprob"] == "no item has it"
+    assert why["chosen_share"] == why["gold_logprob"] == "not defined for any item"
     assert (found.calibration, found.confidence) == (None, "chosen_logprob_token")
     assert found.risk.random == pytest.approx(found.n_wrong / 60)
 
