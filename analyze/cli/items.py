@@ -66,7 +66,8 @@ def items(
 
     \b
         lpp-analyze items ./lpp --task arc_easy
-        lpp-analyze items ./lpp --task arc_easy --run smol --sites final,'block.*' --skip-first 1
+        lpp-analyze items ./lpp --task arc_easy --run smol --sites final,'block.*'
+        lpp-analyze items ./lpp --task arc_easy --sites final --skip-first 1
         lpp-analyze items ./lpp --task arc_easy -o items.json
     """
     from lpp.analyze.evaluations.analysis import analysis, kept_sites

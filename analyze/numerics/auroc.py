@@ -116,7 +116,7 @@ def shuffled(
 ) -> Control | None:
     """What `auroc` of these values gives when labels are shuffled: within groups where given.
 
-    None where `auroc` is None. Cost: draws n log n; memory: 16 bytes for each item and draw.
+    None where `auroc` is None. Cost: draws n multiply-adds; memory: 9 bytes for each item and draw.
     """
     strata = list(_strata(values, right, groups))
     pairs = sum(one.pairs for one in strata)
@@ -126,8 +126,8 @@ def shuffled(
     wins = np.zeros(draws)
     for one in strata:
         n_right = int(one.right.sum())
-        order = generator.random((draws, len(one.values))).argsort(axis=1)[:, :n_right]
-        wins += one.ranks()[order].sum(axis=1) - n_right * (n_right + 1) / 2
+        labels = generator.permuted(np.tile(one.right, (draws, 1)), axis=1)
+        wins += labels @ one.ranks() - n_right * (n_right + 1) / 2
     drawn = wins / pairs
     low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Control(mean=float(drawn.mean()), low=float(low), high=float(high))

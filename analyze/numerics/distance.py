@@ -43,15 +43,16 @@ def distances(rows: npt.NDArray[np.floating[Any]], fold: Codes, /) -> Floats:
     return found
 
 
-def shrinkage(centred: Floats, /) -> tuple[float, float]:
+def shrinkage(centred: Floats, products: Floats, /) -> tuple[float, float]:
     """(a, m) of Ledoit and Wolf 2004 for (n, d) rows of mean 0; their S divides by n.
 
-    a: 0 to 1; 1 where the rows do not vary.
+    products: of the rows with each other, (n, n), or of the columns, (d, d); the eigenvalues but
+    zeros are the same. a: 0 to 1; 1 where the rows do not vary.
     """
     n, d = centred.shape
-    small = centred @ centred.T if n <= d else centred.T @ centred
-    mean = float(np.trace(small)) / (n * d)
-    squares = float((small * small).sum()) / n**2  # |S|^2, the same of either product
+    mean = float(np.trace(products)) / (n * d)
+    flat = products.ravel()
+    squares = float(flat @ flat) / n**2  # |S|^2
     spread = squares / d - mean**2
     lengths = np.vecdot(centred, centred)
     error = (float((lengths**2).sum()) / n - squares) / (n * d)
@@ -65,17 +66,18 @@ def _distances(fitted: Floats, asked: Floats) -> Floats:
         return np.full(len(asked), np.nan)
     mean = fitted.mean(axis=0)
     centred, away = fitted - mean, asked - mean
-    a, m = shrinkage(centred)
+    products = centred.T @ centred if d <= n else centred @ centred.T
+    a, m = shrinkage(centred, products)
     if m <= 0:
         return np.full(len(asked), np.nan)
     a = max(a, LEAST_SHRINKAGE)
     ridge, share = a * m, (1 - a) / n
     if d <= n:
-        matrix = share * (centred.T @ centred) + ridge * np.eye(d)
+        matrix = share * products + ridge * np.eye(d)
         squares = np.vecdot(away, cho_solve(cho_factor(matrix), away.T).T)
     else:  # Woodbury's identity: a system of n rows in place of d columns
         across = centred @ away.T
-        matrix = share * (centred @ centred.T) + ridge * np.eye(n)
+        matrix = share * products + ridge * np.eye(n)
         inner = np.vecdot(across.T, cho_solve(cho_factor(matrix), across).T)
         squares = (np.vecdot(away, away) - share * inner) / ridge
     found: Floats = np.sqrt(np.maximum(squares, 0.0))

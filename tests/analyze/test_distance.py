@@ -26,7 +26,8 @@ def test_the_same_as_row_by_row(shape: tuple[int, int]) -> None:
         others = rows[fold != fold[k]]
         centred = others - others.mean(axis=0)
         a, m = slow_shrinkage(centred)
-        assert shrinkage(centred) == pytest.approx((a, m))
+        for products in (centred.T @ centred, centred @ centred.T):
+            assert shrinkage(centred, products) == pytest.approx((a, m))
         matrix = (1 - a) * centred.T @ centred / len(others) + a * m * np.eye(shape[1])
         away = row - others.mean(axis=0)
         expected[k] = np.sqrt(away @ np.linalg.inv(matrix) @ away)
