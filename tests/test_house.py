@@ -105,7 +105,7 @@ def wrong_arrows(package: str, path: Path) -> list[str]:
 ROOMS = {
     "analyze": (
         *("numerics", "runs", "metrics", "engine", "benchmarks", "tables", "studies"),
-        *("drift", "charts", "text", "report", "cli", ""),
+        *("drift", "evaluations", "charts", "text", "report", "cli", ""),
     ),
     "capture": (
         *("corpus", "models", "plan", "backends", "engine", "jobs", "ray", "evaluation"),

@@ -8,6 +8,7 @@ from lpp.analyze.cli.benchmarks import benchmarks
 from lpp.analyze.cli.cka import cka
 from lpp.analyze.cli.correlate import correlate
 from lpp.analyze.cli.diff import diff
+from lpp.analyze.cli.items import items
 from lpp.analyze.cli.layers import layers
 from lpp.analyze.cli.metrics import metrics
 from lpp.analyze.cli.profile import profile
@@ -32,6 +33,7 @@ def main() -> None:
         lpp-analyze metrics
         lpp-analyze cka ./lpp
         lpp-analyze diff ./lpp RUN_A RUN_B
+        lpp-analyze items ./lpp --task arc_easy
         lpp-analyze benchmarks add ./lpp results/
         lpp-analyze correlate ./lpp
         lpp-analyze report ./lpp -o report.html
@@ -44,6 +46,7 @@ main.add_command(benchmarks)
 main.add_command(cka)
 main.add_command(correlate)
 main.add_command(diff)
+main.add_command(items)
 main.add_command(layers)
 main.add_command(metrics)
 main.add_command(profile)

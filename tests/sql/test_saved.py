@@ -30,8 +30,11 @@ NAMES = tuple(saved_queries())
 Run = Callable[..., subprocess.CompletedProcess[bytes]]
 Make = Callable[..., None]
 Row = Mapping[str, Any]
-NOT_IN_THE_DEMO = ("context_order", "correlations", "drift", "drift_tokens", "training")
-"""What the demo has nothing for: no grid, scores, series and comparison of two runs."""
+NOT_IN_THE_DEMO = (
+    *("confident_mistakes", "context_order", "correlations", "drift", "drift_tokens"),
+    *("flipped_items", "right_and_wrong", "training"),
+)
+"""What the demo has nothing for: no grid, scores, series, evaluation and comparison of two runs."""
 
 
 def answer(store: Path, name: str) -> list[dict[str, Any]]:
@@ -64,7 +67,7 @@ def make(empty_store: Path, rows: Callable[[str, int], list[dict[str, Any]]]) ->
 def test_file_says_what_it_answers(name: str) -> None:
     query = saved_query(name)
     assert query.title.endswith("?")
-    assert len(query.title) <= 80 - len("context_order  ")
+    assert len(query.title) <= 80 - len("confident_mistakes  ")
     assert query.reading.endswith((".", "STORE"))
     assert "lpp-" in query.when_empty
     assert query.when_empty.endswith("STORE")

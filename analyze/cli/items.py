@@ -1,0 +1,88 @@
+"""`lpp-analyze items`: what tells right answers of an evaluation from wrong ones."""
+
+from pathlib import Path
+
+import click
+
+from lpp.analyze.cli.options import names
+from lpp.store.commands.console import debug_option
+from lpp.store.commands.progress import progress
+
+FORMATS = ("text", "json", "md")
+_SUFFIXES = {".json": "json", ".md": "md"}
+
+
+@click.command()
+@click.argument("store")
+@click.option("--task", required=True, metavar="NAME", help="Task of an evaluation.")
+@click.option("--run", metavar="NAME", help="Run, where several were asked the task.")
+@click.option("--source", metavar="NAME", help="Source of scores, where the run has several.")
+@click.option("--filter", metavar="NAME", help="Filter of lm-eval, where the task has several.")
+@click.option("--sites", callback=names, metavar="NAME,...", help="Sites.", default="*")
+@click.option(
+    "--skip-first",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="N",
+    help="Leave the first N tokens of each prompt out of the question: often attention sinks.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**63 - 1),
+    default=0,
+    show_default=True,
+    help="Of folds, shuffled labels and resamples.",
+)
+@click.option("--format", "form", type=click.Choice(FORMATS), help="Default: OUTPUT's, or text.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="File to write instead of standard output.",
+)
+@debug_option
+def items(
+    *,
+    store: str,
+    task: str,
+    run: str | None,
+    source: str | None,
+    filter: str | None,  # noqa: A002
+    sites: tuple[str, ...],
+    skip_first: int,
+    seed: int,
+    form: str | None,
+    output: Path | None,
+) -> None:
+    """Show what tells right items of a task in STORE from wrong ones.
+
+    Of lpp-capture eval. For each feature of an item, such as the entropy before the answer: AUROC,
+    the probability that a right item has the larger value than a wrong one, with its interval,
+    within groups, less what the answer's length and ln p say, and q over all features; beside it
+    what shuffled labels give. Then calibration, and risk against coverage. Where the run keeps
+    rows: norm, distance to the mean (fitted out of fold) and participation ratio by depth.
+
+    Fewer than 50 items, or fewer than 10 right or wrong ones, are not ranked.
+
+    \b
+        lpp-analyze items ./lpp --task arc_easy
+        lpp-analyze items ./lpp --task arc_easy --run smol --sites final,'block.*'
+        lpp-analyze items ./lpp --task arc_easy --sites final --skip-first 1
+        lpp-analyze items ./lpp --task arc_easy -o items.json
+    """
+    from lpp.analyze.evaluations.analysis import analysis, kept_sites
+    from lpp.analyze.evaluations.evaluated import evaluated_items
+    from lpp.analyze.report.report import check_output
+    from lpp.analyze.text.items import FORMATS as TEXTS
+    from lpp.sql.results.output import text_output
+
+    if output is not None:
+        check_output(output)
+    some = evaluated_items(store, task, run=run, source=source, filter=filter)
+    with progress("Items", 1 + len(kept_sites(some, sites)), "steps") as bar:
+        found = analysis(some, sites=sites, skip_first=skip_first, seed=seed, progress=bar)
+    suffix = "" if output is None else output.suffix.lower()
+    with text_output(output) as stream:
+        stream.write(TEXTS[form or _SUFFIXES.get(suffix, "text")](found))
+    if output is not None:
+        click.echo(output)

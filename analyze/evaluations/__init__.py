@@ -1,0 +1,1 @@
+"""Items of evaluations: how well features tell right from wrong."""

@@ -1,0 +1,217 @@
+"""The items of one evaluation: which were right, which prompt shows each, what is left out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, Final
+
+import polars as pl
+
+from lpp.analyze.runs.keys import RunView, Url
+from lpp.analyze.runs.select import nearest
+from lpp.store import open_store
+from lpp.store.errors import ErrorKind, FormatError, InputError, NotFoundError
+from lpp.store.format.prompt_columns import FIELD_PREFIX
+from lpp.store.items import read_items
+from lpp.store.objects.place import absolute
+
+N_CONTEXT: Final = f"{FIELD_PREFIX}n_context"
+N_BEFORE: Final = f"{FIELD_PREFIX}n_before_question"
+
+TWICE_ASKED: Final = "acc_mutual_info"
+"""lm-eval's metric that asks for each answer once more, without the question: the second half of an
+item's log-likelihoods is of that."""
+
+SCHEMA: Final = pl.Schema(
+    {
+        "item": pl.Int32(),
+        "item_group": pl.String(),
+        "right": pl.Boolean(),
+        "prompt_id": pl.Int32(),
+        "question": pl.Int32(),
+        "answer": pl.Int32(),
+        "length": pl.Int32(),
+        "chosen": pl.Int32(),
+        "gold": pl.Int32(),
+        "gold_length": pl.Int32(),
+        "logprobs": pl.List(pl.Float64()),
+    }
+)
+"""One row for each item. prompt_id: the prompt of question and chosen answer. question: position of
+the question's first token. answer: position that predicts the answer's first token, the last one
+before it. length, gold_length: tokens of the chosen and of the gold answer. logprobs: ln p of each
+answer, in nats."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluatedItems:
+    """One task as one run was asked it."""
+
+    task: str
+    source: str
+    model: str
+    filter: str
+    """Of lm-eval: how the response was cut before it was scored; mostly `none`."""
+    view: RunView
+    table: pl.DataFrame
+    """(n,) `SCHEMA`: items that are right or wrong and whose prompt can be analysed."""
+    left_out: dict[str, int]
+    """Items that are not in `table`, by the reason."""
+
+
+def evaluated_items(
+    store: Url,
+    task: str,
+    *,
+    run: str | None = None,
+    source: str | None = None,
+    filter: str | None = None,  # noqa: A002
+) -> EvaluatedItems:
+    """The items of `task` in the store.
+
+    run: its id, as much of it as tells it from others, or a pattern. source, filter: by name, where
+    there are several. An item is right where `correct` says so. Items without it, such as those
+    with a score between 0 and 1 alone, are left out: no cut of such a score is the right one.
+
+    Raises InputError where there are no items, no such task, or several runs, sources or filters
+    and none is named; FormatError for altered bytes.
+    """
+    found = pl.DataFrame(pl.from_arrow(read_items(absolute(store))))
+    if found.is_empty():
+        raise InputError(
+            f"{store} holds no items of an evaluation. `lpp-capture eval --model ... --tasks "
+            f"{task} --store {store}` makes them.",
+            kind=ErrorKind.NOT_FOUND,
+        )
+    tasks = sorted(found["task"].unique())
+    if task not in tasks:
+        raise InputError(
+            f"--task {task}: no items of it; {nearest(task, tasks)}", kind=ErrorKind.NOT_FOUND
+        )
+    found = found.filter(task=task)
+    runs = sorted(found["run"].drop_nulls().unique())
+    if not runs:
+        raise InputError(
+            f"--task {task}: every answer was set aside, so no prompt shows its items. Evaluate "
+            "again with a larger --context.",
+            kind=ErrorKind.INCOMPLETE,
+        )
+    name = _one("--run", run, runs, task)
+    found = found.filter((pl.col("run") == name) | pl.col("run").is_null())
+    sources = sorted(found.filter(run=name)["source"].unique())
+    found = found.filter(source=_one("--source", source, sources, task))
+    found = found.filter(model=found.filter(run=name)["model"][0])
+    found = found.filter(filter=_one("--filter", filter, sorted(found["filter"].unique()), task))
+    opened = open_store(absolute(store)).runs
+    if name not in opened:
+        raise InputError(
+            f"{store}: run {name} of --task {task} is not there any more. Evaluate again: "
+            f"lpp-capture eval --tasks {task} --store {store}",
+            kind=ErrorKind.NOT_FOUND,
+        )
+    view = RunView(opened[name])
+    table, left_out = _table(found.sort("item"), view)
+    return EvaluatedItems(
+        task=task,
+        source=found["source"][0],
+        model=found["model"][0],
+        filter=found["filter"][0],
+        view=view,
+        table=table,
+        left_out=left_out,
+    )
+
+
+def _one(option: str, asked: str | None, names: Sequence[str], task: str) -> str:
+    """The one of `names` that is meant."""
+    fitting = [name for name in names if asked in (None, name)]
+    fitting = fitting or [
+        n for n in names if n.startswith(asked or "") or fnmatchcase(n, asked or "")
+    ]
+    if not fitting:
+        raise InputError(
+            f"{option} {asked}: no items of {task} have it; {nearest(str(asked), names)}",
+            kind=ErrorKind.NOT_FOUND,
+        )
+    if len(fitting) > 1:
+        raise InputError(
+            f"--task {task} has items of several: {', '.join(fitting)}. Choose one with {option}.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    return fitting[0]
+
+
+def _table(found: pl.DataFrame, view: RunView) -> tuple[pl.DataFrame, dict[str, int]]:
+    prompts = _prompts(view)
+    rows: list[dict[str, Any]] = []
+    left_out: dict[str, int] = {}
+    for one in found.iter_rows(named=True):
+        row, why = _row(one, prompts)
+        if row is not None:
+            rows.append(row)
+        else:
+            left_out[why] = left_out.get(why, 0) + 1
+    return pl.DataFrame(rows, schema=SCHEMA, orient="row"), left_out
+
+
+def _row(
+    one: dict[str, Any], prompts: dict[int, tuple[int, int, int]]
+) -> tuple[dict[str, Any] | None, str]:
+    """A row of `SCHEMA`, or why there is none."""
+    if one["correct"] is None:
+        return None, "neither right nor wrong"
+    logprobs, ids = one["log_likelihoods"], one["prompt_ids"]
+    if f'"{TWICE_ASKED}"' in one["metrics"]:
+        logprobs, ids = (some[: len(some) // 2] for some in (logprobs, ids))
+    chosen = one["chosen"]
+    if chosen is None and len(logprobs) == 1:
+        chosen = 0  # the one answer that was asked about, or that the model wrote
+    if chosen is None:
+        return None, "no answer was chosen"
+    prompt = prompts.get(ids[chosen])
+    if prompt is None:
+        return None, "the prompt of its answer was set aside"
+    question, answer, length = prompt
+    gold = None if one["gold"] is None else prompts.get(ids[one["gold"]])
+    return {
+        "item": one["item"],
+        "item_group": one["item_group"],
+        "right": one["correct"],
+        "prompt_id": ids[chosen],
+        "question": question,
+        "answer": answer,
+        "length": length,
+        "chosen": chosen,
+        "gold": one["gold"],
+        "gold_length": None if gold is None else gold[2],
+        "logprobs": logprobs,
+    }, ""
+
+
+def _prompts(view: RunView) -> dict[int, tuple[int, int, int]]:
+    """Prompt -> (position of the question, position before the answer, tokens of the answer)."""
+    run = view.run
+    if N_CONTEXT not in run.extra_columns.names:
+        raise NotFoundError(
+            f"run {run.id}: its prompts do not say where an answer begins (n_context). Evaluate "
+            "again: lpp-capture eval"
+        )
+    names = [name for name in (N_CONTEXT, N_BEFORE) if name in run.extra_columns.names]
+    table = pl.DataFrame(pl.from_arrow(run.prompts(*names))).head(run.n_prompts)
+    before = table[N_BEFORE].to_list() if N_BEFORE in names else [None] * len(table)
+    lengths = view.lengths.tolist()  # 0 for one that was set aside
+    found = {}
+    for prompt, (context, start, length) in enumerate(
+        zip(table[N_CONTEXT].to_list(), before, lengths, strict=True)
+    ):
+        if not length or context is None:
+            continue
+        if not 1 <= context <= length:
+            raise FormatError(
+                f"{run.path}: prompt {prompt} has {length} tokens and an answer after {context}. "
+                f"`lpp-analyze verify {run.path.parent.parent}` says what was altered.",
+                kind=ErrorKind.CORRUPT,
+            )
+        question = min(start or 0, context - 1)
+        found[prompt] = (question, context - 1, length - context)
+    return found

@@ -1,0 +1,63 @@
+"""Features of a site's rows: at the answer's position, and over the question."""
+
+import numpy as np
+import numpy.typing as npt
+
+from lpp.analyze.evaluations.evaluated import EvaluatedItems
+from lpp.analyze.numerics.distance import distances, folds
+from lpp.analyze.numerics.moments import Floats
+from lpp.analyze.numerics.spectrum import rank_bound, ratio_of_sums
+
+Rows = npt.NDArray[np.float32]
+
+
+def row_features(
+    items: EvaluatedItems, site: str, *, first_position: int = 0, seed: int = 0
+) -> dict[str, Floats]:
+    """row_norm, distance and participation_ratio of `site`: (n,) in the order of `items.table`.
+
+    NaN: no number. seed: of the folds. Reads the site once; holds one row of each item, and the
+    rows of one prompt. Cost: see `distances`, and m^2 d multiply-adds for an item of m rows.
+    """
+    table = items.table
+    ids = table["prompt_id"].to_numpy()
+    count = int(ids.max(initial=-1)) + 1
+    first, answer = np.full(count, -1), np.full(count, -2)
+    first[ids] = np.maximum(table["question"].to_numpy(), first_position)
+    answer[ids] = table["answer"].to_numpy()
+    ratios = np.full(count, np.nan)
+    at_answer: dict[int, Rows] = {}
+    parts: list[Rows] = []  # of the prompt that is being read
+    for block in items.view.run.blocks(site, prompts=count):
+        ends = np.flatnonzero(np.diff(block.prompt_id)) + 1
+        for start, end in zip((0, *ends), (*ends, len(block.prompt_id)), strict=True):
+            prompt, position = int(block.prompt_id[start]), block.position[start:end]
+            if position[0] == 0:
+                parts = []
+            if not position[0] <= answer[prompt]:
+                continue  # the rows of an answer, or of a prompt that shows no item
+            values = block.values[start:end]
+            parts.append(values[(position >= first[prompt]) & (position <= answer[prompt])])
+            if answer[prompt] <= position[-1]:
+                at_answer[prompt] = values[answer[prompt] - position[0]].copy()
+                ratios[prompt] = _participation_ratio(np.concatenate(parts))
+    there = np.array([prompt in at_answer for prompt in ids.tolist()], dtype=bool)
+    norms, far = np.full(len(ids), np.nan), np.full(len(ids), np.nan)
+    if there.any():
+        rows = np.stack([at_answer[prompt] for prompt in ids[there].tolist()])
+        norms[there] = np.sqrt(np.vecdot(rows, rows, dtype=np.float64))
+        far[there] = distances(rows, folds(len(rows), seed=seed))
+    return {"row_norm": norms, "distance": far, "participation_ratio": ratios[ids]}
+
+
+def _participation_ratio(rows: Rows) -> float:
+    """From the products of the m rows with each other, which have the covariance's eigenvalues;
+    NaN for fewer than two rows.
+    """
+    m, d = rows.shape
+    if m < 2:
+        return float("nan")
+    centred = rows - rows.mean(axis=0, dtype=np.float64)
+    products = (centred @ centred.T).ravel()
+    total = float(np.trace(products.reshape(m, m)))
+    return ratio_of_sums(total, float(products @ products), rank_bound(m, d))

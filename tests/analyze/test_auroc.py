@@ -1,0 +1,205 @@
+"""AUROC: hand values, a pair-by-pair reference, coverage of the interval, groups, controls."""
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from scipy import stats
+
+from lpp.analyze.numerics.auroc import auroc, residual_ranks, shuffled
+
+Floats = npt.NDArray[np.float64]
+
+
+def pair_by_pair(
+    values: Floats, right: Floats, groups: Floats | None = None
+) -> tuple[float, float]:
+    """AUROC and DeLong's standard error from the matrix of pairs of each group."""
+    groups = np.zeros(len(values)) if groups is None else groups
+    found = []
+    for group in np.unique(groups):
+        here = groups == group
+        wins = np.array(
+            [
+                [1.0 if x > y else 0.5 if x == y else 0.0 for y in values[here & ~right]]
+                for x in values[here & right]
+            ]
+        )
+        if min(wins.shape) >= 2:
+            over_right = wins.mean(axis=1).var(ddof=1) / wins.shape[0]
+            over_wrong = wins.mean(axis=0).var(ddof=1) / wins.shape[1]
+            found.append((wins.size, wins.mean(), over_right + over_wrong))
+    pairs = sum(size for size, _, _ in found)
+    value = sum(size * mean for size, mean, _ in found) / pairs
+    return value, np.sqrt(sum(size**2 * variance for size, _, variance in found)) / pairs
+
+
+def test_a_value_by_hand() -> None:
+    values = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
+    right = np.array([False, True, False, True, True])
+    found = auroc(values, right)
+    assert found is not None
+    assert found.value == pytest.approx(5 / 6)  # of 3 x 2 pairs only 2 < 3 is lost
+    # right: 1/2, 1, 1 (variance 1/12, over 3); wrong: 1, 2/3 (variance 1/18, over 2)
+    assert found.stderr == pytest.approx(np.sqrt(1 / 36 + 1 / 36))
+    assert (found.n_right, found.n_wrong, found.n_groups) == (3, 2, 1)
+
+
+@pytest.mark.parametrize("levels", [3, 1000])
+@pytest.mark.parametrize("n_groups", [0, 4])
+def test_the_same_as_pair_by_pair(levels: int, n_groups: int) -> None:
+    rng = np.random.default_rng(levels + n_groups)
+    values = rng.integers(0, levels, 80).astype(float)
+    right = rng.random(80) < 0.6
+    groups = rng.integers(0, n_groups, 80) if n_groups else None
+    found = auroc(values, right, groups)
+    assert found is not None
+    assert (found.value, found.stderr) == pytest.approx(pair_by_pair(values, right, groups))
+    turned = auroc(-values, right, groups)
+    assert turned is not None
+    assert turned.value == pytest.approx(1 - found.value)
+    assert turned.p_value == pytest.approx(found.p_value)
+    cubed = auroc(values**3 + 1, right, groups)  # ranks alone count
+    assert cubed == found
+
+
+def test_p_is_that_of_mann_and_whitney() -> None:
+    rng = np.random.default_rng(1)
+    values, right = rng.integers(0, 6, 70).astype(float), rng.random(70) < 0.4
+    found = auroc(values, right)
+    assert found is not None
+    expected = stats.mannwhitneyu(
+        values[right], values[~right], method="asymptotic", use_continuity=False
+    )
+    assert found.p_value == pytest.approx(expected.pvalue)
+
+
+def test_shuffled_labels_are_within_the_interval() -> None:
+    rng = np.random.default_rng(7)
+    values, right = rng.normal(size=120), np.arange(120) < 40
+    groups = np.arange(120) % 3
+    inside = np.zeros(2)
+    below = 0
+    for _ in range(500):
+        labels = rng.permutation(right)
+        for k, found in enumerate((auroc(values, labels), auroc(values, labels, groups))):
+            assert found is not None
+            assert found.interval is not None
+            inside[k] += found.interval[0] <= 0.5 <= found.interval[1]
+            below += found.p_value < 0.05
+    assert (inside / 500 >= 0.93).all()
+    assert (inside / 500 <= 0.97).all()
+    assert 0.03 <= below / 1000 <= 0.07
+
+
+def test_the_interval_holds_a_known_effect() -> None:
+    rng = np.random.default_rng(0)
+    right = np.arange(150) < 100
+    truth = stats.norm.cdf(1 / np.sqrt(2))  # normals one apart
+    inside = 0
+    for _ in range(1000):
+        found = auroc(rng.normal(size=150) + right, right)
+        assert found is not None
+        assert found.interval is not None
+        inside += found.interval[0] <= truth <= found.interval[1]
+    assert 0.93 <= inside / 1000 <= 0.97
+
+
+def test_groups_take_out_what_only_tells_groups_apart() -> None:
+    rng = np.random.default_rng(5)
+    groups = np.arange(400) % 2
+    right = rng.random(400) < np.where(groups, 0.85, 0.3)
+    values = groups + 0.01 * rng.normal(size=400)
+    pooled, within = auroc(values, right), auroc(values, right, groups)
+    assert pooled is not None
+    assert within is not None
+    assert within.interval is not None
+    assert pooled.value > 0.7
+    assert within.interval[0] < 0.5 < within.interval[1]
+    control = shuffled(values, right, groups)
+    assert control is not None
+    assert control.low < 0.5 < control.high
+
+
+@pytest.mark.parametrize(
+    ("values", "right"),
+    [
+        ([], []),
+        ([1, 1, 1, 1], [1, 1, 0, 0]),
+        ([1, 2, 3], [1, 1, 1]),
+        ([1, 2, 3], [1, 1, 0]),
+    ],
+)
+def test_nothing_to_compare(values: list[float], right: list[int]) -> None:
+    some, labels = np.array(values, dtype=float), np.array(right, dtype=bool)
+    assert auroc(some, labels) is None
+    assert shuffled(some, labels) is None
+
+
+def test_perfect_separation_has_no_interval() -> None:
+    found = auroc(np.arange(40.0), np.arange(40) >= 20)
+    assert found is not None
+    assert (found.value, found.stderr, found.interval) == (1.0, 0.0, None)
+    assert found.p_value < 1e-6
+
+
+def test_the_control_is_what_shuffling_gives() -> None:
+    rng = np.random.default_rng(2)
+    values, right = rng.integers(0, 9, 60).astype(float), np.arange(60) < 20
+    control = shuffled(values, right, draws=2000)
+    assert control is not None
+    drawn = [pair_by_pair(values, rng.permutation(right))[0] for _ in range(300)]
+    assert control.mean == pytest.approx(0.5, abs=0.01)
+    assert (control.low, control.high) == pytest.approx(
+        np.quantile(drawn, [0.025, 0.975]), abs=0.03
+    )
+    assert control == shuffled(values, right, draws=2000)
+    assert control != shuffled(values, right, draws=2000, seed=1)
+
+
+def test_residual_ranks_take_out_a_covariate() -> None:
+    rng = np.random.default_rng(4)
+    length = rng.normal(size=500)
+    right = length + rng.normal(size=500) > 0
+    by_length = length + 0.5 * rng.normal(size=500)  # knows of right what length knows
+    before, rest = auroc(by_length, right), residual_ranks(by_length, length[:, None])
+    assert before is not None
+    assert before.value > 0.7
+    assert rest is not None
+    after = auroc(rest, right)
+    assert after is not None
+    assert after.interval is not None
+    assert after.interval[0] < 0.5 < after.interval[1]
+    more = residual_ranks(by_length + 2 * right, length[:, None])
+    assert more is not None
+    kept = auroc(more, right)
+    assert kept is not None
+    assert kept.value > 0.7
+
+
+def test_residual_ranks_by_hand_and_degenerate() -> None:
+    values = np.array([10.0, 30.0, 20.0, 40.0])
+    covariate = np.array([[1.0], [2.0], [3.0], [4.0]])
+    found = residual_ranks(values, covariate)  # ranks 1 3 2 4 on 1 2 3 4: slope 0.8, intercept 0.5
+    assert found is not None
+    assert found.tolist() == pytest.approx([-0.3, 0.9, -0.9, 0.3])
+    constant = residual_ranks(values, np.ones((4, 1)))
+    assert constant is not None
+    assert constant.tolist() == pytest.approx([-1.5, 0.5, -0.5, 1.5])
+    assert residual_ranks(np.ones(4), covariate) is None
+
+
+def test_residual_ranks_within_groups_order_nothing_by_the_group() -> None:
+    rng = np.random.default_rng(6)
+    groups = np.arange(300) % 3
+    covariate = groups + 0.3 * rng.normal(size=300)  # differs between groups
+    assert residual_ranks(groups.astype(float), covariate[:, None], groups) is None
+    right = rng.random(300) < 1 / (1 + np.exp(-4 * (covariate - groups)))
+    values = groups + 0.01 * rng.normal(size=300)  # tells groups apart, and nothing within
+    rest = residual_ranks(values, covariate[:, None], groups)
+    assert rest is not None
+    within = auroc(rest, right, groups)
+    assert within is not None
+    assert within.interval is not None
+    assert within.interval[0] < 0.5 < within.interval[1]
+    for group in range(3):  # the slope is common to the groups, ranks are their own
+        assert rest[groups == group].mean() == pytest.approx(0, abs=1e-9)

@@ -1,0 +1,229 @@
+"""`lpp-analyze items`: known effects, none, what it refuses, and its three formats."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from click.testing import CliRunner, Result
+from evaluated_items import EvaluatedRun, evaluated_run, row_at, write_items
+
+import lpp.analyze
+from lpp.analyze.cli.command import main
+from lpp.analyze.evaluations.analysis import SCHEMA, ItemAnalysis
+from lpp.analyze.evaluations.features import FEATURES
+from lpp.analyze.numerics.association import benjamini_hochberg
+from lpp.analyze.numerics.auroc import auroc, residual_ranks
+from lpp.store.errors import ErrorKind, InputError
+
+MakeRun = Callable[..., Any]
+BASELINES = {"answer_length", "answer_place", "question_length"}
+
+
+def calm_and_long(made: Any, prompt: int, answer: int) -> bool:
+    """Right where the entropy before the answer is low, and the row of `final` there long; noisy,
+    since the two do not agree.
+    """
+    length = np.linalg.norm(row_at(made, "final", prompt, answer))
+    return bool(made.entropy[prompt][answer] - 1.5 < 0.15 * (length - 12))
+
+
+@pytest.fixture(scope="module")
+def written(make_shared_run: MakeRun) -> EvaluatedRun:
+    groups = ("law", "art", "art")
+    return evaluated_run(make_shared_run, items=120, right=calm_and_long, groups=groups)
+
+
+@pytest.fixture(scope="module")
+def found(written: EvaluatedRun) -> ItemAnalysis:
+    return lpp.analyze.items(written.root, "tiny_task")
+
+
+def row(found: ItemAnalysis, feature: str, site: str | None = None) -> dict[str, Any]:
+    some = found.features.filter(pl.col("feature") == feature, pl.col("site").eq_missing(site))
+    return some.row(0, named=True)
+
+
+def test_a_known_effect_is_found(found: ItemAnalysis) -> None:
+    entropy, length = row(found, "answer_entropy"), row(found, "row_norm", "final")
+    assert (
+        entropy["ci_high"] < entropy["shuffled_low"] < 0.5
+    )  # shown as it is: right items are calm
+    assert length["ci_low"] > 0.5
+    assert entropy["q_value"] < 0.01
+    assert entropy["partial_ci_high"] < 0.5
+    assert entropy["within_ci_high"] < 0.5
+    assert (entropy["n_groups"], found.n_groups) == (2, 2)
+    assert row(found, "row_norm", "embed")["q_value"] > 0.05  # the effect is in final alone
+
+
+def test_numbers_are_those_of_the_features(found: ItemAnalysis, written: EvaluatedRun) -> None:
+    ids = [item["prompt_ids"][item["chosen"]] for item in written.rows]
+    right = np.array([item["correct"] for item in written.rows])
+    values = np.array([written.made.entropy[i][written.context[i] - 1] for i in ids], dtype=float)
+    lengths = [len(written.made.prompts[i]) - written.context[i] for i in ids]
+    logprobs = [max(item["log_likelihoods"]) for item in written.rows]
+    codes = np.array([item["item_group"] == "law" for item in written.rows], dtype=np.int64)
+    rest = residual_ranks(values, np.column_stack([lengths, logprobs]).astype(float), codes)
+    assert rest is not None
+    some = row(found, "answer_entropy")
+    wanted = {
+        "": auroc(values, right),
+        "within_": auroc(values, right, codes),
+        "partial_": auroc(rest, right, codes),
+    }
+    for kind, number in wanted.items():
+        assert number is not None
+        assert some[f"{kind}auroc"] == number.value
+        assert (some[f"{kind}ci_low"], some[f"{kind}ci_high"]) == number.interval
+        assert some[f"{kind}p_value"] == number.p_value
+    assert (some["n_right"], some["n_wrong"]) == (right.sum(), (~right).sum())
+
+
+def test_every_feature_has_a_row_with_its_control(found: ItemAnalysis) -> None:
+    frame = found.features
+    assert frame.schema == SCHEMA
+    assert frame.filter(pl.col("site").is_null())["feature"].to_list() == [
+        feature.name for feature in FEATURES if feature.role != "rows"
+    ]
+    assert frame.filter(role="rows")["site"].to_list() == ["embed", "final"] * 3
+    assert set(frame.filter(role="baseline")["feature"]) == BASELINES
+    assert frame["auroc"].is_not_null().all()
+    for kind in ("", "within_", "partial_"):
+        there = frame.filter(pl.col(f"{kind}auroc").is_not_null())
+        assert (there[f"{kind}shuffled_low"] < there[f"{kind}shuffled_mean"]).all()
+        assert (there[f"{kind}shuffled_mean"] < there[f"{kind}shuffled_high"]).all()
+    without = frame.filter(pl.col("partial_auroc").is_null())["feature"].to_list()
+    assert without == ["answer_length", "chosen_logprob", "chosen_logprob_token"]
+    tested = frame.filter(pl.col("role") != "gold")
+    assert frame.filter(role="gold")["q_value"].is_null().all()
+    p_values = tested["within_p_value"].to_list()  # the items have groups
+    assert tested["q_value"].to_list() == benjamini_hochberg(p_values)
+
+
+def test_without_an_effect_few_features_are_beyond(make_run: MakeRun) -> None:
+    rng = np.random.default_rng(1)
+    written = evaluated_run(make_run, items=100, right=lambda *_: bool(rng.random() < 0.5))
+    frame = lpp.analyze.items(written.root, "tiny_task").features.filter(pl.col("role") != "gold")
+    assert (frame["q_value"] > 0.05).all()
+    assert frame["within_auroc"].is_null().all()
+    assert frame["q_value"].to_list() == benjamini_hochberg(frame["p_value"].to_list())
+
+
+def test_the_same_seed_gives_the_same_numbers(found: ItemAnalysis, written: EvaluatedRun) -> None:
+    again = lpp.analyze.items(written.root, "tiny_task", sites=["final"])
+    assert again.features["site"].drop_nulls().unique().to_list() == ["final"]
+    assert row(again, "distance", "final")["auroc"] == row(found, "distance", "final")["auroc"]
+    other = lpp.analyze.items(written.root, "tiny_task", sites=["final"], seed=1)
+    assert row(other, "distance", "final")["auroc"] != row(found, "distance", "final")["auroc"]
+    control = row(other, "answer_entropy")["shuffled_low"]
+    assert control != row(found, "answer_entropy")["shuffled_low"]
+
+
+def test_what_does_not_vary_or_is_not_there(make_run: MakeRun) -> None:
+    def one_answer(item: dict[str, Any]) -> dict[str, Any]:
+        chosen = item["chosen"]
+        kept = {key: [item[key][chosen]] for key in ("prompt_ids", "log_likelihoods", "greedy")}
+        return item | kept | {"chosen": None, "gold": None}
+
+    written = evaluated_run(make_run, changes=one_answer)
+    found = lpp.analyze.items(written.root, "tiny_task")
+    none = found.features.filter(pl.col("auroc").is_null())
+    why = dict(zip(none["feature"], none["why_none"], strict=True))
+    assert why["answer_place"] == "the same for every item"
+    assert why["chosen_share"] == why["gold_logprob"] == "not defined for any item"
+    assert (found.calibration, found.confidence) == (None, "chosen_logprob_token")
+    assert found.risk.random == pytest.approx(found.n_wrong / 60)
+
+
+def run(*words: object) -> Result:
+    return CliRunner().invoke(main, ["items", *map(str, words)])
+
+
+def test_the_command_prints_within_eighty_columns(
+    written: EvaluatedRun, found: ItemAnalysis
+) -> None:
+    done = run(written.root, "--task", "tiny_task")
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    for feature in found.features["feature"].unique():
+        assert any(line.split()[:1] == [feature] for line in lines), feature
+    (shown,) = [line for line in lines if line.split()[:1] == ["answer_entropy"]]
+    assert float(shown.split()[1]) == pytest.approx(
+        row(found, "answer_entropy")["auroc"], abs=0.005
+    )
+
+
+def test_json_and_markdown_hold_the_same(
+    written: EvaluatedRun, found: ItemAnalysis, tmp_path: Path
+) -> None:
+    output = tmp_path / "items.json"
+    assert run(written.root, "--task", "tiny_task", "-o", output).exit_code == 0
+    document = json.loads(output.read_text("utf-8"))
+    assert document["features"] == found.features.to_dicts()
+    assert (document["n_right"], document["n_wrong"]) == (found.n_right, found.n_wrong)
+    assert document["calibration"]["ece"] == found.calibration.ece  # type: ignore[union-attr]
+    assert len(document["risk_coverage"]["rows"]) == 10
+    done = run(written.root, "--task", "tiny_task", "--format", "md")
+    assert done.exit_code == 0
+    rows = [line for line in done.stdout.splitlines() if line.startswith("| ")]
+    table = [line for line in rows if line.count(" | ") == 6]
+    assert len(table) == 2 + len(found.features)
+    assert {line.count(" | ") for line in rows if line not in table} == {10}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--task", "tiny_tsk"], "tiny_task"),
+        (["--task", "tiny_task", "--run", "other"], "model-"),
+        (["--task", "tiny_task", "--source", "other"], "lm-eval tiny"),
+        (["--task", "tiny_task", "--filter", "strict"], "none"),
+        (["--task", "tiny_task", "--sites", "block.*"], "final"),
+        ([], "--task"),
+    ],
+)
+def test_bad_input_is_one_message(written: EvaluatedRun, words: list[str], said: str) -> None:
+    done = run(written.root, *words)
+    assert done.exit_code == 2
+    assert said in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_store_without_items_names_the_command(make_run: MakeRun, tmp_path: Path) -> None:
+    made = make_run()
+    output = tmp_path / "items.md"
+    done = run(made.root, "--task", "arc_easy", "-o", output)
+    assert done.exit_code == 2
+    assert "lpp-capture eval" in done.stderr
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(("items", "wrong"), [(49, 20), (60, 9), (60, 51)])
+def test_too_few_items_are_not_ranked(make_run: MakeRun, items: int, wrong: int) -> None:
+    left = iter(range(items))
+    written = evaluated_run(make_run, items=items, right=lambda *_: next(left) >= wrong)
+    with pytest.raises(InputError) as caught:
+        lpp.analyze.items(written.root, "tiny_task")
+    assert caught.value.kind is ErrorKind.INCOMPLETE
+    done = run(written.root, "--task", "tiny_task")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert f"{wrong} wrong" in done.stderr
+
+
+def test_one_of_several_runs_and_filters_is_chosen(make_run: MakeRun) -> None:
+    first = evaluated_run(make_run, model="tiny/first", source="s1")
+    second = evaluated_run(make_run, model="tiny/second", source="s2", seed=5)
+    with pytest.raises(InputError, match="--run"):
+        lpp.analyze.items(first.root, "tiny_task")
+    found = lpp.analyze.items(first.root, "tiny_task", run="second")
+    assert found.run == second.made.run_id
+    write_items(first.root, first.rows + [item | {"filter": "strict"} for item in first.rows])
+    with pytest.raises(InputError, match="--filter"):
+        lpp.analyze.items(first.root, "tiny_task", run="first")
+    found = lpp.analyze.items(first.root, "tiny_task", run="first", filter="strict")
+    assert found.n_right + found.n_wrong == 60

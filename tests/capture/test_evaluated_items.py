@@ -1,0 +1,104 @@
+"""From an evaluation to what tells right from wrong: features against transformers' own numbers."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from click.testing import CliRunner
+from eval_tasks import document, write_task
+
+from lpp.analyze.cli.command import main as lpp_analyze
+from lpp.analyze.evaluations.evaluated import EvaluatedItems, evaluated_items
+from lpp.analyze.evaluations.features import item_features
+from lpp.analyze.evaluations.rows import row_features
+from lpp.capture.cli.command import main
+
+ITEMS = 60
+
+
+@pytest.fixture(scope="module")
+def model(tiny_folder: Callable[[str], Path]) -> Path:
+    return tiny_folder("llama")
+
+
+@pytest.fixture(scope="module", params=["multiple_choice", "generate_until"])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp(str(request.param))
+    write_task(path, str(request.param), items=ITEMS, task="tiny")
+    return path
+
+
+@pytest.fixture(scope="module")
+def root(model: Path, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("items") / "store"
+    words = ["eval", "--model", model, "--tasks", folder, "--store", path, "--sites", "final"]
+    words += ["--dtype", "float32", "--group", "subject", "--context", 60]
+    done = CliRunner().invoke(main, [str(word) for word in words])
+    assert done.exit_code == 0, done.output
+    return path
+
+
+@pytest.fixture(scope="module")
+def read(root: Path) -> EvaluatedItems:
+    return evaluated_items(root, "tiny")
+
+
+def test_features_are_those_of_the_model(read: EvaluatedItems, model: Path) -> None:
+    assert len(read.table) == ITEMS
+    assert not read.left_out
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model)
+    network = transformers.AutoModelForCausalLM.from_pretrained(model).eval()
+    found = item_features(read) | row_features(read, "final")
+    multiple = read.table["gold"].is_not_null().all()
+    for place in (0, 7, 31):
+        one: dict[str, Any] = document(place)
+        question = f"Q: {one['question']} A:" if multiple else one["question"]
+        context = tokenizer(question, return_tensors="pt").input_ids
+        with torch.no_grad():
+            out = network(context, output_hidden_states=True)
+        logp = out.logits[0, -1].double().log_softmax(-1)
+        first, second = logp.sort(descending=True).values[:2].tolist()
+        wanted = {
+            "answer_entropy": float(-(logp.exp() * logp).sum()),
+            "answer_margin": first - second,
+            "row_norm": float(out.hidden_states[-1][0, -1].double().norm()),
+        }
+        for name, value in wanted.items():
+            assert found[name][place] == pytest.approx(value, abs=2e-4), name
+    chosen = [some[k] for some, k in zip(read.table["logprobs"], read.table["chosen"], strict=True)]
+    assert found["chosen_logprob"].tolist() == chosen
+
+
+def test_the_command(root: Path, read: EvaluatedItems) -> None:
+    right = int(read.table["right"].sum())
+    done = CliRunner().invoke(
+        lpp_analyze, ["items", str(root), "--task", "tiny", "--format", "json"]
+    )
+    if read.table["gold"].is_null().all():  # a random model writes no right answer
+        assert (right, done.exit_code, done.stdout) == (0, 2, "")
+        return
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert (found["n_right"], found["n_wrong"], found["n_groups"]) == (right, ITEMS - right, 2)
+    gold = {row["feature"]: row["auroc"] for row in found["features"] if row["role"] == "gold"}
+    assert gold["gold_logprob"] > 0.6  # by construction: a right answer is the likelier one
+    assert np.isfinite([row["auroc"] for row in found["features"] if row["site"]]).all()
+
+
+def test_a_run_that_keeps_moments_has_no_features_of_sites(model: Path, tmp_path: Path) -> None:
+    write_task(tmp_path, "multiple_choice", items=ITEMS)
+    store = tmp_path / "store"
+    words = ["eval", "--model", model, "--tasks", tmp_path / "tiny_mc.yaml", "--store", store]
+    words += ["--sites", "final", "--keep", "moments", "--context", 60]
+    done = CliRunner().invoke(main, [str(word) for word in words])
+    assert done.exit_code == 0, done.output
+    done = CliRunner().invoke(lpp_analyze, ["items", str(store), "--task", "tiny_mc"])
+    assert done.exit_code == 0, done.output
+    assert "answer_entropy" in done.stdout
+    assert "row_norm" not in done.stdout
+    assert "--keep rows" in done.stdout
