@@ -25,7 +25,7 @@ from benchmarks.detection.numbers import Floor, Mean, Rows, SquaredNorm, rank_wi
 from benchmarks.detection.runs import BASE, captured, removed
 from benchmarks.detection.setting import SKIPPED, Setting
 from lpp.analyze.drift.entropy import entropy_drift
-from lpp.analyze.drift.pair import Pair, pair_of, read_compared
+from lpp.analyze.drift.pair import Pair, pair_of
 from lpp.analyze.drift.predictions import Summary, prediction_drift, token_drift
 from lpp.analyze.drift.sites import Number, site_drift
 from lpp.analyze.numerics.jackknife import jackknife
@@ -197,12 +197,7 @@ def on_all_draws(setting: Setting, pair: Pair, frame: pl.DataFrame) -> Draws:
 
 def predicted_numbers(pair: Pair, frame: pl.DataFrame, first: int) -> Numbers:
     """Numbers of the predictions, of tokens from position `first` on."""
-    before, after = (
-        read_compared(view, pair, ("prompt_id", "position", "entropy"), 0)["entropy"].cast(
-            pl.Float64
-        )
-        for view in (pair.a, pair.b)
-    )
+    before, after = (pair.statistics[name].cast(pl.Float64) for name in ("entropy_a", "entropy_b"))
     by_prompt = (
         frame.select(
             "prompt_id",
@@ -235,14 +230,17 @@ def floor_of(pair: Pair) -> Floor:
     """Entropy over ln V after each prefix of both runs. Prefixes begin at the first token, so it is
     the same whatever positions are compared.
     """
-    return Floor(*(_entropies(view, pair) for view in (pair.a, pair.b)))
+    return Floor(
+        _entropies(pair, pair.a, "entropy_a"),
+        _entropies(pair, pair.b, "entropy_b"),
+    )
 
 
-def _entropies(view: RunView, pair: Pair) -> Floats:
-    frame = read_compared(view, pair, ("prompt_id", "position", "entropy"), 0)
+def _entropies(pair: Pair, view: RunView, column: str) -> Floats:
+    """Entropy of one of the runs of `pair` over ln V, (P, L)."""
     ends = np.minimum.outer(pair.lengths, prefix_schedule(view.run.plan.context)) - 1
-    starts = np.flatnonzero(np.diff(frame["prompt_id"].to_numpy(), prepend=-1))
-    found: Floats = frame["entropy"].to_numpy().astype(np.float64)[starts[:, None] + ends]
+    starts = np.flatnonzero(np.diff(pair.statistics["prompt_id"].to_numpy(), prepend=-1))
+    found: Floats = pair.statistics[column].to_numpy().astype(np.float64)[starts[:, None] + ends]
     return found / math.log(view.run.plan.model.logits_width)
 
 
