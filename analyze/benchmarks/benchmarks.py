@@ -34,6 +34,7 @@ from lpp.sql.schema import arrow_schema
 from lpp.store import Store, add_scores, open_store, read_scores
 from lpp.store.commands.escaping import escape
 from lpp.store.errors import ErrorKind, InputError
+from lpp.store.items import is_evaluation
 from lpp.store.objects.place import Place
 from lpp.store.scores import SCORES_SCHEMA
 
@@ -290,5 +291,12 @@ def summary(url: Url) -> list[str]:
 
 
 def _names_of(store: Store) -> list[RunName]:
-    plans = [(run.id, run.plan.model) for run in store.runs.values()]
-    return [RunName(id=i, model=m.id, untrained=m.untrained_seed is not None) for i, m in plans]
+    return [
+        RunName(
+            id=run.id,
+            model=run.plan.model.id,
+            untrained=run.plan.model.untrained_seed is not None,
+            evaluation=is_evaluation(run.plan),
+        )
+        for run in store.runs.values()
+    ]

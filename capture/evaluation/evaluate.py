@@ -40,7 +40,7 @@ from lpp.store import create_store, open_store
 from lpp.store.commands.console import debugging
 from lpp.store.commands.progress import progress, say
 from lpp.store.errors import ErrorKind, InputError, LppError
-from lpp.store.items import ITEMS_FILE, items_file
+from lpp.store.items import ITEMS_FILE, evaluation_rule, items_file
 from lpp.store.objects.place import Url, place
 from lpp.store.store import open_if_any
 
@@ -216,7 +216,7 @@ class _Evaluation:
         held = {name for one in requests for name, value in one.fields.items() if value is not None}
         own = [name for name in PROMPT_FIELDS if name in held]
         asked = (*own, *request.capture.corpus.fields)
-        corpus, places = corpus_of(task, f"lm-eval requests of {task}", requests, asked)
+        corpus, places = corpus_of(task, evaluation_rule(task), requests, asked)
         passages = list(corpus.passages)
         if not passages:
             raise InputError(
