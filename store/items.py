@@ -6,7 +6,7 @@ It is replaced with them.
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import Final, TypeVar
 
@@ -21,6 +21,7 @@ from lpp.store.scores import PAUSE_SECONDS, READINGS, score_sets
 __all__ = [
     "ITEMS_FILE",
     "ITEMS_SCHEMA",
+    "answered_correctly",
     "corpora_first",
     "evaluation_rule",
     "is_evaluation",
@@ -29,6 +30,9 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+RIGHT: Final = ("acc", "exact_match")
+"""Metrics that say whether an item is right, the first one first."""
 
 _RULE: Final = "lm-eval requests of "
 
@@ -59,6 +63,21 @@ def corpora_first(runs: Iterable[T], evaluates: Callable[[T], bool]) -> list[T]:
     """
     every = list(runs)
     return [run for run in every if not evaluates(run)] or every
+
+
+def answered_correctly(
+    metrics: Mapping[str, float], gold: int | None, chosen: int | None
+) -> bool | None:
+    """Whether an item was answered correctly: as its metrics say, else where the chosen answer is
+    the right one; None where neither says it.
+
+    >>> answered_correctly({"acc": 0.0}, 1, 1), answered_correctly({"f1": 0.5}, 1, 1)
+    (False, True)
+    """
+    for name in RIGHT:
+        if metrics.get(name) in (0, 1):
+            return metrics[name] == 1
+    return None if gold is None else gold == chosen
 
 
 def items_file(table: pa.Table) -> bytes:

@@ -48,6 +48,13 @@ def match_names(
     return _parted(fits)
 
 
+def runs_of(name: str, runs: Iterable[RunName]) -> list[RunName]:
+    """Every run of the model that `name` means: those of its exact id where there are any."""
+    trained = [run for run in runs if not run.untrained]
+    exact = [run for run in trained if run.model == name]
+    return exact or [r for r in trained if _same(normal_form(r.model), normal_form(name))]
+
+
 def normal_form(name: str) -> tuple[str | None, str]:
     """(organisation or None, bare name), both without case; a path has no organisation.
 
@@ -66,15 +73,14 @@ def _fit(name: str, runs: Sequence[RunName], said: str | None) -> Fit:
         there = any(run.id == said for run in runs)
         note = "" if there else f"it was said to be {said}, which is not among the runs"
         return Fit(run=said if there else None, how="said" if there else "none", note=note)
-    trained = [run for run in runs if not run.untrained]
-    exact = [run for run in trained if run.model == name]
-    alike = [run for run in trained if _same(normal_form(run.model), normal_form(name))]
-    found = [run.id for run in corpora_first(exact or alike, lambda run: run.evaluation)]
+    fitting = runs_of(name, runs)
+    found = [run.id for run in corpora_first(fitting, lambda run: run.evaluation)]
     if len(found) == 1:
-        return Fit(run=found[0], how="exact" if exact else "name")
+        return Fit(run=found[0], how="exact" if fitting[0].model == name else "name")
     if found:
         note = f"it fits {len(found)} runs: {', '.join(found)}"
         return Fit(run=None, how="several", note=note)
+    trained = [run for run in runs if not run.untrained]
     return Fit(run=None, how="none", note="it fits no run" + _near(name, trained))
 
 
