@@ -19,6 +19,7 @@ from benchmarks import (
     carried_cost,
     continuation_cost,
     drift_cost,
+    eval_cost,
     gate_null,
     integrity_cost,
     jackknife_cost,
@@ -76,6 +77,10 @@ def _sections(folder: Path) -> dict[str, Callable[[], Iterator[Ratio]]]:
             capture(prepared(100, model=demo_request(packaged_model(), 0).model), root)
         return root
 
+    def of_evaluation() -> Iterator[Ratio]:
+        yield from eval_cost.measure(folder / "evaluation")
+        yield eval_cost.of_memory(folder / "evaluation")
+
     def of_rounding() -> Iterator[Ratio]:
         pair = rounded_pair(folder / "rounded", 100)
         yield from drift_cost.of_sites(pair)
@@ -87,6 +92,7 @@ def _sections(folder: Path) -> dict[str, Callable[[], Iterator[Ratio]]]:
         "carried": carried_cost.measure,
         "continuation": continuation_cost.measure,
         "drift": drift_cost.measure,
+        "eval": of_evaluation,
         "gate": lambda: gate_null.measure(folder),
         "rounded": of_rounding,
         "pipeline": lambda: pipeline_cost.measure(folder),

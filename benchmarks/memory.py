@@ -49,12 +49,12 @@ def of_rows(folder: Path, sizes: Sequence[int] = ROWS) -> Iterator[Ratio]:
     for rows in sizes:
         root = folder / f"rows-{rows}"
         synthetic_run(root, rows, WIDTH, per_shard=200)
-        peaks.append(_peak(["lpp.analyze.cli.command", "profile", str(root)]))
+        peaks.append(peak(["lpp.analyze.cli.command", "profile", str(root)]))
         shutil.rmtree(root)
-    for rows, peak in zip(sizes[1:], peaks[1:], strict=True):
+    for rows, most in zip(sizes[1:], peaks[1:], strict=True):
         yield _grown(
             f"analysis, {rows:,} rows of width {WIDTH} / {sizes[0]:,}",
-            peak,
+            most,
             peaks[0],
             bound="blocks, bands and the merge of spans are full size from 100,000 rows on",
         )
@@ -79,7 +79,7 @@ def of_predictions(
             )
             commit_head(objects_at(root), run.plan, head)
         words = ["lpp.analyze.cli.command", "diff", str(root), *open_store(root).runs]
-        peaks.append(_peak([*words, "--errors", "none"]))
+        peaks.append(peak([*words, "--errors", "none"]))
         shutil.rmtree(root)
     shape = f"d = {HIDDEN}, V = {vocabulary:,}"
     what = f"the predictions' drift, {shape}, {sizes[1]:,} tokens / {sizes[0]:,}"
@@ -118,10 +118,10 @@ def _peaks(folder: Path, count: int) -> tuple[int, int]:
     ]
     capture += ["--store", str(store), "--prompts", str(count), "--sites", SITES]
     capture += ["--logit-positions", "schedule", "--shard-mib", str(SHARD_MIB)]
-    return _peak(capture), _peak(["lpp.analyze.cli.command", "profile", str(store)])
+    return peak(capture), peak(["lpp.analyze.cli.command", "profile", str(store)])
 
 
-def _peak(arguments: list[str]) -> int:
+def peak(arguments: list[str]) -> int:
     """Peak resident KiB of `python -m` with `arguments`."""
     module, *rest = arguments
     code = (

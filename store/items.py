@@ -6,20 +6,78 @@ It is replaced with them.
 
 import contextlib
 import time
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import PurePosixPath
-from typing import Final
+from typing import Final, TypeVar
 
 import pyarrow as pa
 
 from lpp.store.errors import ErrorKind, FormatError
+from lpp.store.format.plan import Plan
 from lpp.store.format.tables import ITEMS_SCHEMA, encode_table, table_of
 from lpp.store.objects.place import Url
 from lpp.store.scores import PAUSE_SECONDS, READINGS, score_sets
 
-__all__ = ["ITEMS_FILE", "ITEMS_SCHEMA", "items_file", "read_items"]
+__all__ = [
+    "ITEMS_FILE",
+    "ITEMS_SCHEMA",
+    "answered_correctly",
+    "corpora_first",
+    "evaluation_rule",
+    "is_evaluation",
+    "items_file",
+    "read_items",
+]
+
+T = TypeVar("T")
+
+RIGHT: Final = ("acc", "exact_match")
+"""Metrics that say whether an item is right, the first one first."""
+
+_RULE: Final = "lm-eval requests of "
 
 ITEMS_FILE: Final = "items.arrow"
 """Name of the file, in a folder that is named after the model."""
+
+
+def evaluation_rule(task: str) -> str:
+    """`corpus.selection.text` in the plan of an evaluation of `task`: how its texts were made.
+
+    >>> evaluation_rule("arc_easy")
+    'lm-eval requests of arc_easy'
+    """
+    return _RULE + task
+
+
+def is_evaluation(plan: Plan) -> bool:
+    """Whether the run of `plan` was made by an evaluation: its prompts are requests of a task."""
+    return str(plan.corpus.selection.get("text")).startswith(_RULE)
+
+
+def corpora_first(runs: Iterable[T], evaluates: Callable[[T], bool]) -> list[T]:
+    """The runs of one model that its profile may be read from: those of a corpus where there is
+    any, else all. evaluates: whether a run was made by an evaluation.
+
+    >>> corpora_first(["evaluation", "corpus"], lambda run: run == "evaluation")
+    ['corpus']
+    """
+    every = list(runs)
+    return [run for run in every if not evaluates(run)] or every
+
+
+def answered_correctly(
+    metrics: Mapping[str, float], gold: int | None, chosen: int | None
+) -> bool | None:
+    """Whether an item was answered correctly: as its metrics say, else where the chosen answer is
+    the right one; None where neither says it.
+
+    >>> answered_correctly({"acc": 0.0}, 1, 1), answered_correctly({"f1": 0.5}, 1, 1)
+    (False, True)
+    """
+    for name in RIGHT:
+        if metrics.get(name) in (0, 1):
+            return metrics[name] == 1
+    return None if gold is None else gold == chosen
 
 
 def items_file(table: pa.Table) -> bytes:

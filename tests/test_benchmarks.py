@@ -16,6 +16,7 @@ from benchmarks import (
     carried_cost,
     continuation_cost,
     drift_cost,
+    eval_cost,
     gate_null,
     gpu,
     integrity_cost,
@@ -91,6 +92,14 @@ def test_drift_of_predictions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drift_cost, "REPEATS", 1)
     rows = list(drift_cost.measure(tokens=20, vocabulary=600))
     assert len(rows) == 4
+    assert all(row.ratio > 0 for row in rows)
+
+
+@pytest.mark.slow
+def test_evaluations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(eval_cost, "REPEATS", 1)
+    rows = [*eval_cost.measure(tmp_path, items=2), eval_cost.of_memory(tmp_path, 2, 4)]
+    assert [row.bar for row in rows] == [1.15, 1.35, 1.1]
     assert all(row.ratio > 0 for row in rows)
 
 

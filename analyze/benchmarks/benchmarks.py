@@ -14,7 +14,8 @@ from typing import Final
 import polars as pl
 import pyarrow as pa
 
-from lpp.analyze.benchmarks.matching import Fit, RunName, match_names
+from lpp.analyze.benchmarks.join_items import JoinedItems, ResultFile, items_files, join_logs
+from lpp.analyze.benchmarks.matching import Fit, RunName, match_names, runs_of
 from lpp.analyze.benchmarks.published import SOURCE as PUBLISHED
 from lpp.analyze.benchmarks.read_lm_eval import KIND as LM_EVAL
 from lpp.analyze.benchmarks.read_lm_eval import read_lm_eval
@@ -34,6 +35,7 @@ from lpp.sql.schema import arrow_schema
 from lpp.store import Store, add_scores, open_store, read_scores
 from lpp.store.commands.escaping import escape
 from lpp.store.errors import ErrorKind, InputError
+from lpp.store.items import is_evaluation
 from lpp.store.objects.place import Place
 from lpp.store.scores import SCORES_SCHEMA
 
@@ -58,6 +60,8 @@ class Added:
     """By model's name."""
     doubts: Sequence[str]
     """Matches whose sizes differ."""
+    items: Sequence[JoinedItems] = ()
+    """Of each log of items that was asked for."""
 
 
 def add_benchmarks(
@@ -69,20 +73,23 @@ def add_benchmarks(
     models: Sequence[str] = ("*",),
     benchmarks: Sequence[str] = ("*",),
     unit: Unit = "auto",
+    items: bool = False,
     replace: bool = False,
 ) -> Added:
     """Read `files` as one source and put it into the store at `url`, whole or not at all.
 
     files: result files of lm-eval or folders of them, or tables. source: its name; `lm-eval`, or
     the name of the one table, by default. said: run by model's name. models, benchmarks: patterns
-    of what to take. unit: a leaderboard's scores are percentages unless told.
+    of what to take. unit: a leaderboard's scores are percentages unless told. items: join the logs
+    of items that lie beside lm-eval's result files to the prompts of runs.
 
     Raises InputError for files that hold no scores, hold them twice, in two units, of two kinds
     or of one task run in two ways, and for names in `said` that are not there; ConflictError
     where the source holds other scores and `replace` is not set.
     """
     store = open_store(url)
-    data = dict(_named_files(files))
+    paths = dict(_named_files(files))
+    data = {where: _content(path) for where, path in paths.items()}
     wanted = _any_of(benchmarks)
     read = [_read(name, content, wanted) for name, content in data.items()]
     kind = _one_kind(read, list(data))
@@ -101,6 +108,15 @@ def add_benchmarks(
             kind=ErrorKind.INVALID_VALUE,
         )
     table = _table(scores, kind, name, said or {})
+    joined: list[JoinedItems] = []
+    if items:
+        results = [
+            ResultFile(name=where, path=paths[where], model=file.scores[0].model)
+            for where, file in zip(paths, read, strict=True)
+            if file.kind == LM_EVAL and file.scores and chosen(file.scores[0].model)
+        ]
+        joined = join_logs(results, store, name, candidates(scores, runs, said or {}), wanted)
+        data |= items_files(joined)
     written = add_scores(store.path, name, table, data, replace=replace)
     fits = match_names(dict.fromkeys(s.model for s in scores), runs, said)
     sizes = {r.id: r.plan.model.n_parameters for r in store.runs.values()}
@@ -111,6 +127,7 @@ def add_benchmarks(
         missing=[gap for file in read for gap in file.missing if chosen(gap.model)],
         fits=fits,
         doubts=[line for file in read for line in _doubts(file, fits, sizes)],
+        items=joined,
     )
 
 
@@ -140,8 +157,20 @@ def fits_of(rows: Iterable[Mapping[str, object]], runs: Sequence[RunName]) -> di
     return match_names([str(row["model"]) for row in rows], runs, said)
 
 
-def _named_files(files: Sequence[Path]) -> Iterator[tuple[str, bytes]]:
-    """(name inside the source, content) of every file, folders searched for lm-eval results."""
+def candidates(
+    scores: Iterable[Score], runs: Sequence[RunName], said: Mapping[str, str]
+) -> dict[str, list[str]]:
+    """Model -> the runs whose prompts its items may be joined to: the one that was said, else every
+    run of the model.
+    """
+    return {
+        model: [said[model]] if model in said else [run.id for run in runs_of(model, runs)]
+        for model in dict.fromkeys(score.model for score in scores)
+    }
+
+
+def _named_files(files: Sequence[Path]) -> Iterator[tuple[str, Path]]:
+    """(name inside the source, path) of every file, folders searched for lm-eval results."""
     taken: set[str] = set()
     for given in files:
         if given.is_dir():
@@ -159,7 +188,7 @@ def _named_files(files: Sequence[Path]) -> Iterator[tuple[str, bytes]]:
             while name in taken:
                 name = f"again/{name}"
             taken.add(name)
-            yield name, _content(path)
+            yield name, path
 
 
 def _content(path: Path) -> bytes:
@@ -290,5 +319,12 @@ def summary(url: Url) -> list[str]:
 
 
 def _names_of(store: Store) -> list[RunName]:
-    plans = [(run.id, run.plan.model) for run in store.runs.values()]
-    return [RunName(id=i, model=m.id, untrained=m.untrained_seed is not None) for i, m in plans]
+    return [
+        RunName(
+            id=run.id,
+            model=run.plan.model.id,
+            untrained=run.plan.model.untrained_seed is not None,
+            evaluation=is_evaluation(run.plan),
+        )
+        for run in store.runs.values()
+    ]

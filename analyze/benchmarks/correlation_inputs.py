@@ -13,12 +13,14 @@ from lpp.analyze.benchmarks.published import published_rows
 from lpp.analyze.runs.keys import Url
 from lpp.store import open_store, read_scores
 from lpp.store.errors import ErrorKind, InputError
+from lpp.store.items import is_evaluation
 
 _ERRORS: Final = ("_stderr", "_ci_low", "_ci_high")
 
 
 def profiled(url: Url, metrics: Collection[str]) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """`site_profiles` and `runs` of the store's database, as far as they are needed.
+    """`site_profiles` and `runs` of the store's database, as far as they are needed; of each run,
+    whether it is an `evaluation`.
 
     Raises InputError for a database of another release, and for a metric it does not have.
     """
@@ -48,7 +50,9 @@ def profiled(url: Url, metrics: Collection[str]) -> tuple[pl.DataFrame, pl.DataF
         whole = connection.sql(f"SELECT {columns} FROM site_profiles WHERE first_position = 0")
         profiles = whole.to_arrow_table()
         runs = connection.sql(f"SELECT {of_runs} FROM runs ORDER BY run").to_arrow_table()
-    return pl.DataFrame(profiles), pl.DataFrame(runs)
+    evaluations = [run.id for run in open_store(url).runs.values() if is_evaluation(run.plan)]
+    of_evaluation = pl.col("run").is_in(evaluations).alias("evaluation")
+    return pl.DataFrame(profiles), pl.DataFrame(runs).with_columns(of_evaluation)
 
 
 def scores_by_source(

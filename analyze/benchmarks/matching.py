@@ -2,13 +2,16 @@
 
 In this order: what the user said (`--match NAME=RUN`); the exact model id; its normal form, which
 ignores case, a `.gguf` ending and an organisation that only one of the two names has. A name that
-fits nothing, or two runs, is matched to none and says why. Random twins match only when said.
+fits nothing, or two runs, is matched to none and says why. Random twins match only when said, and
+runs of evaluations only where the model has no run of a corpus.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Literal
+
+from lpp.store.items import corpora_first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +21,8 @@ class RunName:
     id: str
     model: str
     untrained: bool = False
+    evaluation: bool = False
+    """Whether an evaluation made it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +48,13 @@ def match_names(
     return _parted(fits)
 
 
+def runs_of(name: str, runs: Iterable[RunName]) -> list[RunName]:
+    """Every run of the model that `name` means: those of its exact id where there are any."""
+    trained = [run for run in runs if not run.untrained]
+    exact = [run for run in trained if run.model == name]
+    return exact or [r for r in trained if _same(normal_form(r.model), normal_form(name))]
+
+
 def normal_form(name: str) -> tuple[str | None, str]:
     """(organisation or None, bare name), both without case; a path has no organisation.
 
@@ -61,15 +73,14 @@ def _fit(name: str, runs: Sequence[RunName], said: str | None) -> Fit:
         there = any(run.id == said for run in runs)
         note = "" if there else f"it was said to be {said}, which is not among the runs"
         return Fit(run=said if there else None, how="said" if there else "none", note=note)
-    trained = [run for run in runs if not run.untrained]
-    exact = [run.id for run in trained if run.model == name]
-    alike = [run.id for run in trained if _same(normal_form(run.model), normal_form(name))]
-    found = exact or alike
+    fitting = runs_of(name, runs)
+    found = [run.id for run in corpora_first(fitting, lambda run: run.evaluation)]
     if len(found) == 1:
-        return Fit(run=found[0], how="exact" if exact else "name")
+        return Fit(run=found[0], how="exact" if fitting[0].model == name else "name")
     if found:
         note = f"it fits {len(found)} runs: {', '.join(found)}"
         return Fit(run=None, how="several", note=note)
+    trained = [run for run in runs if not run.untrained]
     return Fit(run=None, how="none", note="it fits no run" + _near(name, trained))
 
 

@@ -39,6 +39,8 @@ class Subject:
     n_prompts: int
     flagged: bool
     """Whether the profile carries a flag of its own."""
+    evaluation: bool = False
+    """Whether an evaluation made the run."""
 
     @property
     def published(self) -> bool:
@@ -48,7 +50,9 @@ class Subject:
     @property
     def name(self) -> RunName:
         """What a source's name is matched with."""
-        return RunName(id=self.id, model=self.model, untrained=self.untrained)
+        return RunName(
+            id=self.id, model=self.model, untrained=self.untrained, evaluation=self.evaluation
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +90,8 @@ def choose_subjects(
 ) -> Cast:
     """The selected runs of `profiles` that have `setting`, and the published models if asked.
 
-    profiles: the table `site_profiles`, with the columns `metrics`. runs: the table `runs`.
+    profiles: the table `site_profiles`, with the columns `metrics`. runs: the table `runs`, and
+    whether each is an `evaluation`.
     Raises InputError where no run has the setting, or a pattern fits no run.
     """
     left_out: list[str] = []
@@ -183,6 +188,7 @@ def _subject(
         context=profile["context"],  # type: ignore[arg-type]
         n_prompts=profile["n_prompts"],  # type: ignore[arg-type]
         flagged=bool(profile["flags"]),
+        evaluation=bool(run["evaluation"]),
     )
 
 

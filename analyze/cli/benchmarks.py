@@ -54,6 +54,11 @@ def benchmarks() -> None:
     "--benchmark", "chosen", callback=_patterns, default="*", metavar="NAME,...", help="Only these."
 )
 @click.option("--unit", type=click.Choice(UNITS), default="auto", show_default=True)
+@click.option(
+    "--items",
+    is_flag=True,
+    help="Join the items of lm-eval's logs (samples_*.jsonl) to prompts with the same text.",
+)
 @click.option("--replace", is_flag=True, help="Put them in the place of the source's old scores.")
 @debug_option
 def add(
@@ -65,6 +70,7 @@ def add(
     models: tuple[str, ...],
     chosen: tuple[str, ...],
     unit: Any,
+    items: bool,
     replace: bool,
 ) -> None:
     """Read FILES as one source of scores and keep them in STORE.
@@ -80,8 +86,12 @@ def add(
     --unit: `auto` refuses a benchmark that holds percentages and fractions; the others say which
     is meant (`other`: neither).
 
+    --items: of an lm_eval run with --log_samples. The view `items` of lpp-sql has every item, and
+    the prompts of this model that were captured from the same texts, context and answer.
+
     \b
         lpp-analyze benchmarks add ./lpp results/
+        lpp-analyze benchmarks add ./lpp results/ --items
         lpp-analyze benchmarks add ./lpp contents.parquet --model 'Qwen/*'
         lpp-analyze benchmarks add ./lpp mine.csv --match tiny=tiny-1a2b3c4d
     """
@@ -97,6 +107,7 @@ def add(
         models=models,
         benchmarks=chosen,
         unit=unit,
+        items=items,
         replace=replace,
     )
     names = {name: len(set(added.table[name].to_pylist())) for name in ("model", "benchmark")}
@@ -112,6 +123,10 @@ def add(
     click.echo(f"{len(added.fits) - len(unmatched)} of {len(added.fits)} models have a run.")
     if unmatched:
         click.echo("--match NAME=RUN, with --replace, says which run a name means.", err=True)
+    for one in added.items:
+        on = f"prompts of {one.run}" if one.run else "no run: none has their texts"
+        line = f"{one.model}, {one.task}: {one.n_joined} of {len(one.table)} items joined to {on}"
+        click.echo(escape(line, keep=""))
     if added.written and refresh_database(open_store(store).path):
         click.echo(f"Next: lpp-analyze correlate {shlex.quote(store)}")
 

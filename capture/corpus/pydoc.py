@@ -31,18 +31,32 @@ _SENTENCE_END = re.compile(r"(?<=[.!?:])\s+(?=[\"'*(]*[A-Z])")
 _CODE_INDENT: Final = 3
 
 
-def pydoc_passages() -> Iterator[Passage]:
-    """The passages of this interpreter, in order. MachineError where Python has none."""
+def topics() -> Mapping[str, str]:
+    """The articles of this interpreter, by name. MachineError where Python has none."""
     try:
-        from pydoc_data.topics import topics
+        from pydoc_data.topics import topics as articles
     except ImportError:
         raise MachineError(
             "The built-in corpus needs the module pydoc_data, and this Python came without it. "
             "Use a file instead: --corpus texts.jsonl (or .parquet, .txt).",
             kind=ErrorKind.NO_PACKAGE,
         ) from None
-    for row, text in enumerate(cut(topics)):
+    return articles
+
+
+def pydoc_passages() -> Iterator[Passage]:
+    """The passages of this interpreter, in order. MachineError where Python has none."""
+    for row, text in enumerate(cut(topics())):
         yield Passage(row, text)
+
+
+def sentences(articles: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """(article, text) of every sentence of prose, and of what stands alone like one."""
+    for name, paragraphs in without_excerpts(articles).items():
+        for paragraph in paragraphs:
+            lines = [line for line in paragraph.split("\n") if not _DECORATION.match(line)]
+            if lines and not _is_code(lines):
+                yield from ((name, part) for part in _split(lines)[1])
 
 
 def cut(articles: Mapping[str, str], passage_bytes: int = PASSAGE_BYTES) -> Iterator[str]:
@@ -72,9 +86,13 @@ def _pieces(articles: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 
 def _split(lines: list[str]) -> tuple[str, list[str]]:
     """(separator between the parts of a paragraph, parts)."""
-    if len(lines[0]) - len(lines[0].lstrip()) >= _CODE_INDENT:
+    if _is_code(lines):
         return "\n", [line.rstrip() for line in lines]
     return " ", _SENTENCE_END.split(" ".join(line.strip() for line in lines))
+
+
+def _is_code(lines: list[str]) -> bool:
+    return len(lines[0]) - len(lines[0].lstrip()) >= _CODE_INDENT
 
 
 def without_excerpts(articles: Mapping[str, str]) -> dict[str, list[str]]:

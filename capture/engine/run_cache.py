@@ -123,10 +123,15 @@ def check_noted(root: Url, key: str | None, request: CaptureRequest) -> None:
     """Raise ConflictError, before a model loads, where the run of `key` is known and its prompts
     lack a column that `request` asks for.
     """
-    store = open_if_any(root) if request.corpus.columns else None
-    run = None if store is None else store.runs.get(_noted(store, key).get("run", ""))
+    run = noted_run(root, key) if request.corpus.columns else None
     if run is not None:
         run.require_columns(request.corpus.columns)
+
+
+def noted_run(root: Url, key: str | None) -> Run | None:
+    """The run that `key` was noted for, complete or not; None where the store has none."""
+    store = None if key is None else open_if_any(root)
+    return None if store is None else store.runs.get(_noted(store, key).get("run", ""))
 
 
 def skip_finished(

@@ -1,7 +1,8 @@
 """An evaluation from request to scores: lm-eval asks and scores, the engine runs and captures.
 
 Each task is a run of its own, whose id is its plan's: a command that was killed goes on after the
-last shard, and one that is repeated runs no pass again. Scores of a task are kept once it is done.
+last shard, and one that is repeated runs no pass again and loads no weights. Scores of a task are
+kept once it is done.
 """
 
 import difflib
@@ -11,9 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any, Final
 
-from lpp.capture.backends.open import open_backend
 from lpp.capture.engine.run import capture_into
 from lpp.capture.evaluation.items import items_table
+from lpp.capture.evaluation.model import EvaluatedModel
 from lpp.capture.evaluation.quiet import quiet_lm_eval, seeded
 from lpp.capture.evaluation.request import DEFAULT_CONTEXT, PROMPT_FIELDS, EvalRequest
 from lpp.capture.evaluation.result_files import result_files
@@ -33,14 +34,12 @@ from lpp.capture.evaluation.sequences import (
 )
 from lpp.capture.evaluation.tasks import load_tasks
 from lpp.capture.models.machine import require
-from lpp.capture.models.spec import Model
-from lpp.capture.plan.backend import Backend
 from lpp.capture.plan.request import CaptureRequest, ContinuationSpec, InMemory
 from lpp.store import create_store, open_store
 from lpp.store.commands.console import debugging
 from lpp.store.commands.progress import progress, say
 from lpp.store.errors import ErrorKind, InputError, LppError
-from lpp.store.items import ITEMS_FILE, items_file
+from lpp.store.items import ITEMS_FILE, evaluation_rule, items_file
 from lpp.store.objects.place import Url, place
 from lpp.store.store import open_if_any
 
@@ -76,10 +75,10 @@ def evaluate_into(root: Url, request: EvalRequest, *, replace_scores: bool = Fal
             entries = load_tasks(request.tasks, shots=request.shots)
             bar.advance()
             opening = _opening(request, entries)
-            backend = open_backend(opening, progress=bar, quiet=quiet)
+            model = EvaluatedModel(root, opening, bar=bar, quiet=quiet)
             bar.advance()
-        with closing(backend):
-            evaluation = _Evaluation(root, request, backend)
+        with closing(model):
+            evaluation = _Evaluation(root, request, model)
             results: list[TaskResult] = []
             unchanged: list[str] = []
             for entry in entries:
@@ -116,9 +115,8 @@ def _opening(request: EvalRequest, entries: Sequence[Any]) -> CaptureRequest:
 class _Evaluation:
     """One model that is asked one entry of tasks after the other."""
 
-    def __init__(self, root: Url, request: EvalRequest, backend: Backend) -> None:
-        self._root, self._request, self._backend = root, request, backend
-        model = backend.model
+    def __init__(self, root: Url, request: EvalRequest, model: EvaluatedModel) -> None:
+        self._root, self._request, self._model = root, request, model
         self.name = scored_name(model.info, request.capture.model.revision)
         self._longest = request.context or model.max_positions or DEFAULT_CONTEXT
         _check_model(model, request, self._longest)
@@ -132,7 +130,7 @@ class _Evaluation:
         request = self._request
         _check_group(loaded, request.group)
         lm = CapturingLM(
-            self._backend.model.tokenizer,
+            self._model.tokenizer,
             self._longest,
             loaded["tasks"],
             self._capture,
@@ -180,11 +178,11 @@ class _Evaluation:
                 say(f"{name}: {metric} is no number of one item: it is among the scores alone")
         files = result_files(
             results,
-            kind="hf" if self._backend.compute.backend == "torch" else "vllm",
+            kind="hf" if self._model.compute.backend == "torch" else "vllm",
             model=self.name,
             arguments={
-                "pretrained": self._backend.model.info.id,
-                "dtype": self._backend.compute.dtype,
+                "pretrained": self._model.info.id,
+                "dtype": self._model.compute.dtype,
             },
             settings={"limit": request.limit, "max_length": self._longest - 1},
             chat_template=lm.chat_template(True) if request.chat else None,
@@ -216,7 +214,7 @@ class _Evaluation:
         held = {name for one in requests for name, value in one.fields.items() if value is not None}
         own = [name for name in PROMPT_FIELDS if name in held]
         asked = (*own, *request.capture.corpus.fields)
-        corpus, places = corpus_of(task, f"lm-eval requests of {task}", requests, asked)
+        corpus, places = corpus_of(task, evaluation_rule(task), requests, asked)
         passages = list(corpus.passages)
         if not passages:
             raise InputError(
@@ -226,13 +224,18 @@ class _Evaluation:
             )
         longest = max(len(one.ids) for one in requests)
         of_task = request.of_task(task, len(passages), longest, asked, tokens)
-        given = InMemory(corpus=corpus, backend=self._backend)
-        outcome = capture_into(self._root, of_task, given=given)
+        key = self._model.key(task, requests, tokens)
+        outcome = self._model.finished(of_task, key)
+        if outcome is None:
+            given = InMemory(corpus=corpus, backend=self._model.backend(), key=key)
+            outcome = capture_into(self._root, of_task, given=given)
         for line in outcome.message(place(self._root)).splitlines():
             if said := line.partition("Next: ")[0].rstrip():
                 say(f"  {said}")
         _tell(task, requests, places)
-        return answers_of(open_store(self._root).runs[outcome.run], requests, places)
+        store = open_store(self._root)
+        self._model.remember(store, outcome.run)
+        return answers_of(store.runs[outcome.run], requests, places)
 
 
 def _tell(task: str, requests: Sequence[EncodedRequest], places: Sequence[int | None]) -> None:
@@ -258,7 +261,7 @@ def _check_group(loaded: Any, group: str | None) -> None:
         )
 
 
-def _check_model(model: Model, request: EvalRequest, longest: int) -> None:
+def _check_model(model: EvaluatedModel, request: EvalRequest, longest: int) -> None:
     tokenizer = model.tokenizer
     if model.max_positions is not None and longest > model.max_positions:
         raise InputError(

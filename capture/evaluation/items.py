@@ -3,16 +3,13 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from lpp.capture.evaluation.sequences import Answer
-from lpp.store.format.tables import ITEMS_SCHEMA
-
-RIGHT: Final = ("acc", "exact_match")
-"""Metrics that say whether an item is right, the first one first."""
+from lpp.store.items import ITEMS_SCHEMA, answered_correctly
 
 
 def items_table(
@@ -55,7 +52,7 @@ def items_table(
                 "greedy": [answer.greedy for answer in given],
                 "gold": gold,
                 "chosen": chosen,
-                "correct": _correct(metrics, gold, chosen),
+                "correct": answered_correctly(metrics, gold, chosen),
                 "metrics": json.dumps(metrics, sort_keys=True),
                 "doc_sha256": sample["doc_hash"],
             }
@@ -85,10 +82,3 @@ def _choices(
         gold = None  # several may be right, or none of them
     chosen = int(np.argmax([answer.log_likelihood for answer in given[: len(choices)]]))
     return gold, chosen
-
-
-def _correct(metrics: Mapping[str, float], gold: int | None, chosen: int | None) -> bool | None:
-    for name in RIGHT:
-        if metrics.get(name) in (0, 1):
-            return metrics[name] == 1
-    return None if gold is None else gold == chosen

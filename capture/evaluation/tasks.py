@@ -1,4 +1,4 @@
-"""Tasks of lm-eval, by name, from a YAML file or from a folder of them."""
+"""Tasks of lm-eval and of this package, by name, from a YAML file or from a folder of them."""
 
 import difflib
 import functools
@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from lpp.capture.evaluation.cloze import PACKAGED_TASKS
 from lpp.store.errors import ErrorKind, InputError, first_line
 
 FEWSHOT_SEED: Final = 1234
@@ -41,7 +42,8 @@ def load_tasks(names: Sequence[str], *, shots: int | None = None) -> list[Any]:
 def _loaded(name: str) -> Iterator[Any]:
     from lm_eval.tasks import TaskManager
 
-    path = Path(name).expanduser()
+    packaged = PACKAGED_TASKS / f"{name}.yaml"
+    path = packaged if packaged.is_file() else Path(name).expanduser()
     wanted: list[str] = [name]
     if path.is_dir():
         manager = TaskManager(include_path=str(path), include_defaults=False)
@@ -109,7 +111,8 @@ def _set_shots(task: Any, shots: int | None) -> None:
 
 
 def _unknown(name: str, known: Sequence[str]) -> InputError:
-    near = difflib.get_close_matches(name, known, n=3)
+    packaged = [path.stem for path in PACKAGED_TASKS.glob("*.yaml")]
+    near = difflib.get_close_matches(name, [*packaged, *known], n=3)
     advice = f"Did you mean {', '.join(near)}?" if near else "`lm_eval ls tasks` lists them."
     return InputError(
         f"--tasks {name}: lm-eval has no such task. {advice} A folder of tasks is given by its "

@@ -233,6 +233,15 @@ def load_tokenizer(
         return _tokenizer(_files(spec, weights=False, progress=SILENT).folder, spec)
 
 
+def load_text_side(spec: ModelSpec, *, quiet: bool = True) -> tuple[Any, int | None]:
+    """(tokenizer, `Model.max_positions`) of a model, without its weights."""
+    require("transformers", "huggingface_hub")
+    with _quiet(quiet), explained(spec.id, spec.device):
+        folder = _files(spec, weights=False, progress=SILENT).folder
+        config = _config(folder, spec).get_text_config()
+        return _tokenizer(folder, spec), max_positions(config)
+
+
 def local_folder(model: str, *, quiet: bool = True) -> Path:
     """Where the files of a model lie, named as in a `ModelSpec`, weights included."""
     spec = ModelSpec(id=model)

@@ -14,6 +14,7 @@ from lpp.capture.probes.model import ProbedModel, ProbeRequest
 from lpp.capture.probes.scoring import ProbeResult
 from lpp.store import Run, Store
 from lpp.store.errors import ConflictError, ErrorKind, FormatError, InputError
+from lpp.store.items import corpora_first, is_evaluation
 from lpp.store.objects.place import Place
 
 KIND: Final = "probe"
@@ -51,7 +52,8 @@ def matching_run(
 ) -> tuple[str | None, str]:
     """(id of the run in `runs` that captured this model or None, why none).
 
-    The same weights and configuration, by fingerprint. said: the run to take, of several.
+    The same weights and configuration, by fingerprint. A run of an evaluation is taken where no run
+    of a corpus is there. said: the run to take, of several.
     Raises InputError where `said` is no run of this model.
     """
     found = [run_id for run_id, run in runs.items() if _captured(run, model)]
@@ -63,6 +65,7 @@ def matching_run(
                 kind=ErrorKind.NOT_FOUND,
             )
         return said, ""
+    found = corpora_first(found, lambda run_id: is_evaluation(runs[run_id].plan))
     if len(found) == 1:
         return found[0], ""
     if found:

@@ -59,6 +59,19 @@ def test_two_names_never_share_a_run() -> None:
     assert [fit.run for fit in fits.values()] == [None, None]
 
 
+def test_a_run_of_an_evaluation_counts_where_no_run_of_a_corpus_does() -> None:
+    evaluations = [
+        RunName(id=f"eval-{n}", model="Qwen/Qwen2.5-3B", evaluation=True) for n in (6, 7)
+    ]
+    name = "Qwen/Qwen2.5-3B"
+    assert match_names([name], [*evaluations, *RUNS])[name].run == "qwen2-5-3b-1"
+    assert match_names([name], evaluations[:1])[name].run == "eval-6"
+    assert match_names([name], evaluations)[name].how == "several"
+    two = [RunName(id="qwen2-5-3b-2", model=name), *RUNS, *evaluations]
+    assert match_names([name], two)[name].note == "it fits 2 runs: qwen2-5-3b-2, qwen2-5-3b-1"
+    assert match_names([name], [*evaluations, *RUNS], {name: "eval-7"})[name].run == "eval-7"
+
+
 def test_the_order_of_names_does_not_matter() -> None:
     names = ["qwen2.5-3b", "Qwen/Qwen2.5-3B", "meta/Llama", "x"]
     assert match_names(names, RUNS) == match_names(names[::-1], RUNS)

@@ -1,24 +1,30 @@
 """Evaluation: scores are those of lm-eval's own `hf` model, and every pass is a captured run."""
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import eval_tasks
 import numpy as np
 import pytest
 import transformers
 from eval_tasks import by_lm_eval, write_task
 
+from lpp.analyze.benchmarks.benchmarks import add_benchmarks, benchmarks_table
 from lpp.capture.corpus.selection import Selection
+from lpp.capture.engine.run import capture_into
 from lpp.capture.evaluation.evaluate import Evaluated, evaluate_into
 from lpp.capture.evaluation.request import EvalRequest
 from lpp.capture.evaluation.scores import scored_name, source_name
 from lpp.capture.models.spec import ModelSpec
 from lpp.capture.plan.request import CaptureRequest, CorpusSpec
+from lpp.capture.probes.model import ProbedModel
+from lpp.capture.probes.store import matching_run
 from lpp.store import Run, open_store, read_scores
-from lpp.store.items import read_items
+from lpp.store.items import is_evaluation, read_items
 from lpp.store.scores import score_sets
 
 CONTEXT = 32
@@ -212,6 +218,78 @@ def test_the_question_begins_after_the_shots(model: Path, tasks: Path, tmp_path:
         asked = tokenizer.decode(row["token_ids"][begin:end])
         assert asked.strip() == f"Q: {item} or {item + 3}? A:"
         assert row["truncated"] is False
+
+
+def test_a_run_of_an_evaluation_is_not_taken_for_the_run_of_a_corpus(
+    evaluated: tuple[Path, Evaluated], model: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "store"
+    shutil.copytree(evaluated[0], root)
+    plan = run_of(root, evaluated[1], "tiny_mc").plan
+    assert is_evaluation(plan)
+    probed = ProbedModel(id="tiny", weights=plan.model.weights, lm=None, arguments={})
+    assert matching_run(open_store(root).runs, probed, None)[0] is None  # four of one model
+    scores = tmp_path / "mine.csv"
+    scores.write_text("model,planets\ntiny,0.5\n")
+    assert add_benchmarks(root, [scores]).fits["tiny"].how == "several"
+    (tmp_path / "texts.txt").write_text("the quick fox\n\nthe lazy dog\n")
+    wanted = CaptureRequest(
+        model=ModelSpec(id=str(model), dtype="float32"),
+        corpus=CorpusSpec(name=str(tmp_path / "texts.txt")),
+        selection=Selection(prompts=2, min_bytes=0),
+        context=8,
+        sites=("final",),
+        backend="torch",
+    )
+    run = capture_into(root, wanted).run
+    assert not is_evaluation(open_store(root).runs[run].plan)
+    assert matching_run(open_store(root).runs, probed, None) == (run, "")
+    assert add_benchmarks(root, [scores]).fits["tiny"].run == run
+    every = benchmarks_table(open_store(root).path).to_pylist()
+    assert {row["run"] for row in every if row["source"] == "mine"} == {run}
+
+
+def test_logs_of_items_are_joined_to_the_prompts_that_were_captured(
+    evaluated: tuple[Path, Evaluated], tmp_path: Path
+) -> None:
+    """As if the same files came from lm-eval elsewhere: texts are found again, by their tokens."""
+    root, results = tmp_path / "store", tmp_path / "results"
+    shutil.copytree(evaluated[0], root)
+    for found in score_sets(root):
+        for name, data in found.original().items():
+            if not name.endswith(".arrow"):
+                path = results / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(data.replace(evaluated[1].model.encode(), b"tiny"))
+    added = add_benchmarks(root, [results], items=True)
+    for one in added.items:  # all long texts are in windows, each of which is a prompt
+        run = run_of(root, evaluated[1], one.task).id
+        assert one.run == (None if one.task == "tiny_roll" else run)
+    rows = read_items(root).to_pylist()
+    ours = {(r["task"], r["item"]): r for r in rows if r["source"] != added.source}
+    theirs = {(r["task"], r["item"]): r for r in rows if r["source"] == added.source}
+    assert theirs.keys() == ours.keys()
+    cut = {
+        (run, row["prompt_id"])
+        for run in {row["run"] for row in ours.values()}
+        for row in open_store(root).runs[run].prompts().to_pylist()
+        if row["truncated"]
+    }
+    for key, row in theirs.items():
+        if key[0] not in ("tiny_mc", "tiny_ll"):
+            continue  # a text of several windows has a prompt for each
+        same = ("run", "gold", "chosen", "correct", "metrics", "greedy", "doc_sha256", "filter")
+        assert [row[name] for name in same] == [ours[key][name] for name in same]
+        assert row["log_likelihoods"] == pytest.approx(ours[key]["log_likelihoods"])
+        gold = eval_tasks.document(key[1])["gold"]
+        choices = [gold] if key[0] == "tiny_ll" else range(4)
+        expected = [
+            # the tokenizer has no `!`, so nothing spells the second answer
+            None if choice == 1 or (row["run"], prompt) in cut else prompt
+            for choice, prompt in zip(choices, ours[key]["prompt_ids"], strict=True)
+        ]
+        assert row["prompt_ids"] == expected
+    assert sum(one.n_joined for one in added.items) >= 6
 
 
 def test_what_the_model_wrote_is_an_answer(evaluated: tuple[Path, Evaluated]) -> None:

@@ -158,6 +158,31 @@ def test_the_same_again_runs_no_pass_and_changes_nothing(
     assert read_scores(root).to_pylist() != values
 
 
+def test_the_same_again_reads_no_weights(
+    model: Path, evaluate: Eval, folder: Path, tmp_path: Path
+) -> None:
+    """Weights of the same size and time, which no longer load, are never read."""
+    mine = tmp_path / "mine"
+    shutil.copytree(model, mine)
+    write_task(folder, "multiple_choice")
+    write_task(folder, "generate_until")
+    both = f"{folder}/tiny_mc.yaml,{folder}/tiny_gen.yaml"
+    assert evaluate(both, model=mine).exit_code == 0
+    scores = read_scores(tmp_path / "store").to_pylist()
+    for file in mine.glob("*.safetensors"):
+        found = file.stat()
+        file.write_bytes(bytes(found.st_size))
+        os.utime(file, ns=(found.st_atime_ns, found.st_mtime_ns))
+    again = evaluate(both, "--keep-texts", model=mine)  # a column that the runs lack
+    refused(again, "text")
+    again = evaluate(both, model=mine)
+    assert again.exit_code == 0, again.output
+    assert again.stderr.count("was complete already") == 2
+    assert read_scores(tmp_path / "store").to_pylist() == scores
+    # what is not there yet needs the model
+    assert evaluate(both, "--limit", 2, model=mine).exit_code != 0
+
+
 def test_requests_that_are_alike_are_one_prompt(
     evaluate: Eval, folder: Path, tmp_path: Path
 ) -> None:

@@ -1,0 +1,110 @@
+"""The packaged cloze task: its items tell the answer by nothing but the sentence."""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from lpp.capture.corpus.pydoc import topics
+from lpp.capture.evaluation.cloze import (
+    CHOICES,
+    ITEMS,
+    RATIO,
+    ClozeItem,
+    baselines,
+    cloze_items,
+)
+from lpp.capture.evaluation.tasks import load_tasks
+from lpp.store.errors import InputError
+
+BLOCK = CHOICES**2
+
+
+@pytest.fixture(scope="module")
+def items() -> list[ClozeItem]:
+    return cloze_items(topics())
+
+
+def test_there_are_whole_blocks_of_items_from_many_topics(items: list[ClozeItem]) -> None:
+    assert len(items) == ITEMS >= 200
+    assert ITEMS % BLOCK == 0
+    assert len({item.topic for item in items}) > 20
+    assert len({item.text for item in items}) == ITEMS
+
+
+def test_the_right_answer_fills_the_blank(items: list[ClozeItem]) -> None:
+    def one_line(text: str) -> str:
+        return re.sub(r"\s+", " ", text)
+
+    reference = " ".join(map(one_line, topics().values()))
+    for item in items:
+        word = item.choices[item.gold]
+        assert item.text.startswith(f"{item.before} ____")
+        assert one_line(item.text.replace("____", word)) in reference
+        assert item.before
+
+
+def test_choices_have_one_length_and_close_frequencies(items: list[ClozeItem]) -> None:
+    for item in items:
+        assert len(set(item.choices)) == CHOICES
+        assert len({len(word) for word in item.choices}) == 1
+        right = item.frequencies[item.gold]
+        assert all(1 / RATIO <= one / right <= RATIO for one in item.frequencies)
+        others = [word for n, word in enumerate(item.choices) if n != item.gold]
+        assert not any(word in item.text.lower() for word in others)
+
+
+def test_place_and_rank_of_the_right_answer_are_each_pair_once_in_a_block(
+    items: list[ClozeItem],
+) -> None:
+    for start in range(0, ITEMS, BLOCK):
+        cells = [
+            (item.gold, sum(one < item.frequencies[item.gold] for one in item.frequencies))
+            for item in items[start : start + BLOCK]
+        ]
+        assert Counter(cells) == Counter((g, r) for g in range(CHOICES) for r in range(CHOICES))
+
+
+def test_rules_that_do_not_read_are_right_in_a_quarter(items: list[ClozeItem]) -> None:
+    assert baselines(items) == {"first": 0.25, "longest": 0.25, "most frequent": 0.25}
+
+
+def test_baselines_by_hand() -> None:
+    def item(gold: int, choices: tuple[str, ...], frequencies: tuple[int, ...]) -> ClozeItem:
+        return ClozeItem(
+            topic="t",
+            text="a ____",
+            before="a",
+            choices=choices,
+            frequencies=frequencies,
+            gold=gold,
+        )
+
+    two = [
+        item(0, ("ab", "abc", "a", "b"), (1, 5, 2, 3)),
+        item(1, ("ab", "abc", "a", "b"), (1, 5, 9, 3)),
+    ]
+    assert baselines(two) == {"first": 0.5, "longest": 0.5, "most frequent": 0}
+
+
+def test_fewer_items_are_the_first_ones(items: list[ClozeItem]) -> None:
+    assert cloze_items(topics(), limit=20) == items[:20]
+
+
+def test_articles_without_words_to_choose_from_give_no_item() -> None:
+    assert cloze_items({}) == []
+    text = "The quick brown animal jumps over the lazy animal that does not mind it at all."
+    assert cloze_items({"only": text}) == []
+
+
+def test_the_task_is_known_by_its_name(items: list[ClozeItem], tmp_path: Path) -> None:
+    (loaded,) = load_tasks(["pydoc_cloze"])
+    task = loaded["tasks"]["pydoc_cloze"]
+    first = next(iter(task.eval_docs))
+    assert (first["text"], first["gold"]) == (items[0].text, items[0].gold)
+    assert task.doc_to_choice(first) == list(items[0].choices)
+    context = task.doc_to_text(first)
+    assert context.endswith(f"Answer: {items[0].before}")
+    with pytest.raises(InputError, match="no such file"):
+        load_tasks([str(tmp_path / "pydoc_cloze.yaml")])
