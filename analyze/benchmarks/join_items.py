@@ -71,7 +71,7 @@ def join_logs(
             if named is None or result.path.name != f"results_{named[1]}.json":
                 continue
             task, where = named[0], str(path)
-            if not wanted(task) or not (items := read_item_log(path.read_bytes(), where, task)):
+            if not wanted(task) or not (items := read_item_log(_content(path), where, task)):
                 continue
             for run in candidates[result.model]:
                 prompts.setdefault(run, Prompts(store.runs[run]))
@@ -91,6 +91,13 @@ def join_logs(
             kind=ErrorKind.NOT_FOUND,
         )
     return found
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}.", kind=ErrorKind.NOT_FOUND) from None
 
 
 def items_files(joined: Iterable[JoinedItems]) -> dict[str, bytes]:

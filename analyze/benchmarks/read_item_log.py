@@ -44,7 +44,7 @@ def read_item_log(data: bytes, where: str, task: str) -> list[LoggedItem]:
     for index, line in enumerate(data.splitlines(), start=1):
         try:
             found.append(_item(json.loads(line), task))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(
                 f"{where}, line {index}: not an item of lm-eval's log ({type(error).__name__}: "
                 f"{error}). `lm_eval --log_samples --output_path DIR ...` writes one.",
@@ -58,6 +58,8 @@ def _item(line: Mapping[str, Any], task: str) -> LoggedItem:
     given = [answers[0] for answers in line["resps"]]
     if len(asked) != len(given):
         raise ValueError(f"{len(asked)} arguments and {len(given)} resps")
+    if not 0 <= (item := int(line["doc_id"])) < 1 << 31:
+        raise ValueError(f"doc_id {item}")
     values = {name: number(line[name]) for name in line["metrics"]}
     metrics = {name: value for name, value in values.items() if value is not None}
     likelihoods = [
@@ -69,7 +71,7 @@ def _item(line: Mapping[str, Any], task: str) -> LoggedItem:
         texts=[_texts(*pair) for pair in zip(asked, given, strict=True)],
         row={
             "task": task,
-            "item": int(line["doc_id"]),
+            "item": item,
             "filter": str(line["filter"]),
             "log_likelihoods": likelihoods,
             "greedy": [_greedy(one) for one in given],

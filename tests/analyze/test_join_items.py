@@ -169,7 +169,15 @@ def test_whole_texts_and_what_was_written() -> None:
 
 @pytest.mark.parametrize(
     "broken",
-    ["{", "[]", "{}", line(0, "q", ["a"], 0, resps=[]), line(0, "q", ["a"], 0, metrics=["f1"])],
+    [
+        "{",
+        "[]",
+        "{}",
+        line(0, "q", ["a"], 0, resps=[]),
+        line(0, "q", ["a"], 0, resps=[[]]),
+        line(1 << 31, "q", ["a"], 0),
+        line(0, "q", ["a"], 0, metrics=["f1"]),
+    ],
 )
 def test_a_file_that_is_no_log_is_refused(root: Path, results: Path, broken: str) -> None:
     (log,) = results.rglob("samples_*.jsonl")
