@@ -17,7 +17,14 @@ from lpp.analyze.evaluations.features import (
 )
 from lpp.analyze.evaluations.rows import row_features
 from lpp.analyze.numerics.association import benjamini_hochberg
-from lpp.analyze.numerics.auroc import Codes, Flags, auroc, residual_ranks, shuffled
+from lpp.analyze.numerics.auroc import (
+    FEWEST_OF_A_GROUP,
+    Codes,
+    Flags,
+    auroc,
+    residual_ranks,
+    shuffled,
+)
 from lpp.analyze.numerics.calibration import Calibration, RiskCoverage, calibration, risk_coverage
 from lpp.analyze.numerics.moments import Floats
 from lpp.analyze.runs.keys import Url, depth
@@ -54,10 +61,10 @@ SCHEMA: Final = pl.Schema(
     }
 )
 """One row for each feature, and site where it is of rows. auroc: over all items; `within_`: within
-groups alone, null where the items have none; `partial_`: of what answer_length and chosen_logprob
-leave of the feature's ranks, within groups where there are any. ci_: 95 %. shuffled_: 200 draws
+groups alone, null where `n_within` is 0; `partial_`: of what answer_length and chosen_logprob
+leave of the feature's ranks, within groups unless `n_within` is 0. ci_: 95 %. shuffled_: 200 draws
 with shuffled labels, mean and 95 % range. p_value: of an AUROC of 0.5. q_value: Benjamini-Hochberg
-over all rows but the gold answer's, of within_p_value where the items have groups, else of p_value:
+over all rows but the gold answer's, of within_p_value unless `n_within` is 0, else of p_value:
 a feature that only tells easy groups from hard ones tells nothing of an item. why_none: why there
 is no auroc."""
 
@@ -74,6 +81,9 @@ class ItemAnalysis:
     n_wrong: int
     n_groups: int
     """0: the items have no groups."""
+    n_within: int
+    """Items that are compared within groups: those of groups with two right and two wrong ones. 0:
+    none are, since the items have no groups, or fewer such items than are ranked."""
     left_out: Mapping[str, int]
     """Items that do not count, by the reason."""
     skip_first: int
@@ -132,6 +142,9 @@ def analysis(
     values = item_features(some, first_position=skip_first)
     progress.advance()
     groups = _groups(some.table["item_group"])
+    n_groups = 0 if groups is None else len(np.unique(groups))
+    n_within = 0 if groups is None else _n_within(groups, right)
+    groups = groups if n_within else None
     covariates = {name: values[name] for name in COVARIATES}
     measure = _Measure(right, groups, covariates, seed)
     declared = {feature.name: feature for feature in FEATURES}
@@ -150,7 +163,8 @@ def analysis(
         model=some.model,
         n_right=int(right.sum()),
         n_wrong=int((~right).sum()),
-        n_groups=0 if groups is None else len(np.unique(groups)),
+        n_groups=n_groups,
+        n_within=n_within,
         left_out=some.left_out,
         skip_first=skip_first,
         seed=seed,
@@ -193,6 +207,15 @@ def _groups(column: pl.Series) -> Codes | None:
         return None
     codes: Codes = np.unique(column.fill_null("").to_numpy(), return_inverse=True)[1]
     return codes
+
+
+def _n_within(groups: Codes, right: Flags) -> int:
+    """Items of groups with enough of both kinds to be compared; 0 where they are too few in all."""
+    n_right, n_wrong = np.bincount(groups, right), np.bincount(groups, ~right)
+    enough = np.minimum(n_right, n_wrong) >= FEWEST_OF_A_GROUP
+    of_right, of_wrong = int(n_right[enough].sum()), int(n_wrong[enough].sum())
+    few = of_right + of_wrong < FEWEST_ITEMS or min(of_right, of_wrong) < FEWEST_OF_A_KIND
+    return 0 if few else of_right + of_wrong
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,8 +28,8 @@ READING: Final = (
     "AUROC: probability that a right item has the larger value than a wrong one; .50 says nothing, "
     "below .50 wrong items have the larger one. 95 %: its interval over items. shuffled: 95 % of "
     "200 draws with shuffled labels. within: pairs of one group alone. partial: of what the "
-    "answer's length and ln p leave of the feature's ranks. q: Benjamini-Hochberg. Where there are "
-    "groups, partial and q are within them."
+    "answer's length and ln p leave of the feature's ranks. q: Benjamini-Hochberg. Where items are "
+    "compared within groups, so are partial and q."
 )
 
 
@@ -41,7 +41,7 @@ def as_text(found: ItemAnalysis) -> str:
         lines += f"{head}\n"
         for row in _of_role(found, role):
             lines += _cells_line(f"  {row['feature']}", _cells(row))
-    drawn_of = "within" if found.n_groups else "AUROC"
+    drawn_of = "within" if found.n_within else "AUROC"
     for feature, some in _by_site(found):
         lines += f"{feature} by depth; bar: distance of {drawn_of} from .50\n"
         for row in some:
@@ -100,7 +100,7 @@ FORMATS: Final[Mapping[str, Callable[[ItemAnalysis], str]]] = {
 }
 
 _SETTINGS: Final = (
-    *("task", "run", "source", "model", "n_right", "n_wrong", "n_groups"),
+    *("task", "run", "source", "model", "n_right", "n_wrong", "n_groups", "n_within"),
     *("skip_first", "seed", "keeps_rows"),
 )
 
@@ -110,6 +110,9 @@ def _opening(found: ItemAnalysis) -> Iterator[str]:
     groups = f"; {found.n_groups} groups" if found.n_groups else ""
     yield f"{found.task}: {n} items, {found.n_right} right, {found.n_wrong} wrong{groups}"
     yield f"{found.model}, run {found.run}"
+    if found.n_groups:
+        kept = found.n_within or "too few to compare any"
+        yield f"Within groups: {kept} items are in groups with two right and two wrong ones"
     for why, count in found.left_out.items():
         yield f"{count} items left out: {why}"
 
@@ -193,7 +196,7 @@ def _beyond(found: ItemAnalysis) -> Iterator[str]:
 
 def _kind(found: ItemAnalysis) -> str:
     """What the columns of the number begin with that conclusions are drawn from."""
-    return "within_" if found.n_groups else ""
+    return "within_" if found.n_within else ""
 
 
 def _named(row: Row) -> str:

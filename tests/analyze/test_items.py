@@ -56,7 +56,7 @@ def test_a_known_effect_is_found(found: ItemAnalysis) -> None:
     assert entropy["q_value"] < 0.01
     assert entropy["partial_ci_high"] < 0.5
     assert entropy["within_ci_high"] < 0.5
-    assert (entropy["n_groups"], found.n_groups) == (2, 2)
+    assert (entropy["n_groups"], found.n_groups, found.n_within) == (2, 2, 120)
     assert row(found, "row_norm", "embed")["q_value"] > 0.05  # the effect is in final alone
 
 
@@ -111,6 +111,30 @@ def test_without_an_effect_few_features_are_beyond(make_run: MakeRun) -> None:
     assert (frame["q_value"] > 0.05).all()
     assert frame["within_auroc"].is_null().all()
     assert frame["q_value"].to_list() == benjamini_hochberg(frame["p_value"].to_list())
+
+
+def test_groups_of_too_few_items_are_not_compared(make_run: MakeRun) -> None:
+    groups = tuple(f"topic {k}" for k in range(30))  # two items each: none has two of both kinds
+    written = evaluated_run(make_run, items=60, groups=groups)
+    found = lpp.analyze.items(written.root, "tiny_task")
+    assert (found.n_groups, found.n_within) == (30, 0)
+    assert found.features["within_auroc"].is_null().all()
+    tested = found.features.filter(pl.col("role") != "gold")
+    assert tested["q_value"].to_list() == benjamini_hochberg(tested["p_value"].to_list())
+
+
+def test_only_comparable_groups_count(make_run: MakeRun) -> None:
+    groups = ("law", "art")
+    left = iter(range(120))
+
+    def right(*_: Any) -> bool:  # every item of art is right
+        item = next(left)
+        return item % 2 == 1 or item % 4 == 0
+
+    written = evaluated_run(make_run, items=120, groups=groups, right=right)
+    found = lpp.analyze.items(written.root, "tiny_task")
+    assert (found.n_groups, found.n_within) == (2, 60)
+    assert row(found, "answer_entropy")["n_groups"] == 1
 
 
 def test_the_same_seed_gives_the_same_numbers(found: ItemAnalysis, written: EvaluatedRun) -> None:
