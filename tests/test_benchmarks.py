@@ -98,8 +98,9 @@ def test_drift_of_predictions(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 def test_evaluations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(eval_cost, "REPEATS", 1)
-    rows = [*eval_cost.measure(tmp_path, items=2), eval_cost.of_memory(tmp_path, 2, 4)]
-    assert [row.bar for row in rows] == [1.15, 1.35, 1.1]
+    first = next(eval_cost.measure(tmp_path, items=2))  # whole commands take long to start
+    rows = [first, eval_cost.of_memory(tmp_path, 2, 4)]
+    assert [row.bar for row in rows] == [1.15, 1.1]
     assert all(row.ratio > 0 for row in rows)
 
 
