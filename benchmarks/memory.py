@@ -25,6 +25,8 @@ SITES = "embed,block.10,block.20,final"
 """Four sites of 32: a thousand prompts then take minutes rather than a quarter of an hour."""
 ROWS = (10_000, 100_000, 1_000_000)
 """Of one synthetic site: what a model would take days to make here."""
+SHARD_PROMPTS = 50
+"""Of the runs whose drift is computed: 10,000 rows."""
 WIDTH = 128
 HIDDEN = 576
 VOCABULARY = 8192
@@ -66,6 +68,7 @@ def of_predictions(
     """Exact drift of the predictions of two synthetic models, by the command.
 
     vocabulary: smaller than a model's, so that it takes a minute; a tile holds whole rows of it.
+    Both stores have full shards: the file of one is mapped while it is read.
     """
     weight = np.random.default_rng(0).standard_normal((vocabulary, HIDDEN), np.float32)
     weight *= np.float32(1 / 16)
@@ -75,7 +78,7 @@ def of_predictions(
         root = folder / f"predictions-{tokens}"
         for model in (0, 1):
             run = synthetic_run(
-                root, tokens, HIDDEN, per_shard=200, model=model, vocabulary=vocabulary
+                root, tokens, HIDDEN, per_shard=SHARD_PROMPTS, model=model, vocabulary=vocabulary
             )
             commit_head(objects_at(root), run.plan, head)
         words = ["lpp.analyze.cli.command", "diff", str(root), *open_store(root).runs]

@@ -68,7 +68,7 @@ def demo(store: Place) -> None:
 
     SmolLM2-135M-Instruct, the same architecture with random weights, and the model with
     the weights of its blocks rounded to 4 bits read 100 English passages of 200 tokens.
-    About two minutes on two cores; no download.
+    A few minutes on two cores; no download.
     """
     if not isinstance(store, Path):
         raise click.UsageError("--store: the demo writes a directory of this machine.")
