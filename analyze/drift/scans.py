@@ -8,7 +8,7 @@ import polars as pl
 from lpp.analyze.drift.pair import Pair, pair_of, run_of
 from lpp.analyze.drift.predictions import SCHEMA, compared_tokens, token_drift
 from lpp.analyze.drift.site_numbers import NUMBERS, OF_ROWS, Number
-from lpp.analyze.drift.sites import KEYS, SITES, common_sites, site_drift, site_frame
+from lpp.analyze.drift.sites import SITE_KEYS, SITES, common_sites, site_drift, site_frame
 from lpp.analyze.numerics.jackknife import error_names
 from lpp.analyze.numerics.logit_drift import EVERYTHING
 from lpp.analyze.runs.cells import Cell, n_tokens
@@ -84,7 +84,7 @@ def scan_drift_sites(
         count = n_tokens(pair.lengths, Cell(pair.n_prompts, context, first_position=first_position))
         n_blocks = pair.a.run.plan.model.n_blocks
         rows = [(site, depth(site, n_blocks), count) for site in common_sites(pair)]
-        return pl.DataFrame(rows, schema=KEYS, orient="row")
+        return pl.DataFrame(rows, schema=SITE_KEYS, orient="row")
 
     def compute(
         pair: Pair, chosen: pl.DataFrame, columns: frozenset[str]
@@ -120,5 +120,7 @@ def _numbers(columns: frozenset[str]) -> list[Number]:
 
 def _without_numbers(keys: pl.DataFrame) -> pl.DataFrame:
     return keys.with_columns(
-        pl.lit(None, dtype=kind).alias(name) for name, kind in SITES.items() if name not in KEYS
+        pl.lit(None, dtype=kind).alias(name)
+        for name, kind in SITES.items()
+        if name not in SITE_KEYS
     )

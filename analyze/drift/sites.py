@@ -50,10 +50,10 @@ from lpp.store.errors import ErrorKind, InputError
 
 __all__ = ["NUMBERS", "RANKS", "Number", "SiteDrift", "common_sites", "site_drift", "why_missing"]
 
-KEYS: Final = pl.Schema({"site": pl.String, "depth": pl.Int32, "n_tokens": pl.Int64})
+SITE_KEYS: Final = pl.Schema({"site": pl.String, "depth": pl.Int32, "n_tokens": pl.Int64})
 
 SITES: Final = pl.Schema(
-    dict(KEYS)
+    dict(SITE_KEYS)
     | {column: pl.Float64 for number in NUMBERS for column in (number, *error_names(number))}
 )
 """A row for each site, in depth order: each number, its standard error and its interval."""
