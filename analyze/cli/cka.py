@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from lpp.analyze.cli.options import skip_first_option
 from lpp.store.commands.console import debug_option, write_exact
 from lpp.store.commands.progress import progress
 
@@ -20,13 +21,7 @@ def _names(_ctx: click.Context, _param: click.Parameter, value: str) -> Any:
 @click.option("--site", "sites", callback=_names, metavar="NAME,...", help="Sites.", default="*")
 @click.option("--prefix", type=click.IntRange(min=1), help="Tokens of each prompt; all by default.")
 @click.option("--prompts", type=click.IntRange(min=1), help="The first so many; all by default.")
-@click.option(
-    "--skip-first",
-    type=click.IntRange(min=0),
-    default=0,
-    metavar="N",
-    help="Leave out the first N tokens of each prompt, often attention sinks.",
-)
+@skip_first_option
 @click.option("--all-pairs", is_flag=True, help="Every two sites, not neighbours alone.")
 @click.option(
     "--jobs",

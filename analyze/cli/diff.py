@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lpp.analyze.cli.options import ERROR_SITES, executor_options, names
+from lpp.analyze.cli.options import ERROR_SITES, executor_options, names, skip_first_option
 from lpp.store.commands.console import debug_option
 from lpp.store.commands.progress import progress
 from lpp.store.errors import InputError, LppError
@@ -33,13 +33,7 @@ _SUFFIXES = {"json": "json", "md": "md", "html": "html"}
     help="Compare every run of STORE with this one, or those named in place of RUN_A RUN_B.",
 )
 @click.option("--sites", callback=names, metavar="NAME,...", help="Sites.", default="*")
-@click.option(
-    "--skip-first",
-    type=click.IntRange(min=0),
-    default=0,
-    metavar="N",
-    help="Leave out the first N tokens of each prompt, often attention sinks.",
-)
+@skip_first_option
 @click.option("--prompts", type=click.IntRange(min=1), help="The first so many; all by default.")
 @click.option(
     "--tokens",
@@ -123,7 +117,6 @@ def diff(
     from lpp.analyze.drift.drift import drift, n_steps
     from lpp.analyze.drift.gate import check_conditions, needs_errors, parse_condition, verdict
     from lpp.analyze.drift.pair import Pair, pair_of, require_rows, run_of
-    from lpp.analyze.drift.predictions import why_no_logits
     from lpp.analyze.drift.sites import common_sites
     from lpp.analyze.engine.executor import chosen_executor
     from lpp.analyze.report.report import check_output
@@ -146,7 +139,7 @@ def diff(
     chosen = [common_sites(pair, sites) for pair in pairs]
     for pair, common in zip(pairs, chosen, strict=True):
         with _of_run(base and pair.b.run.id):
-            check_conditions(gate, sites=common, no_logits=why_no_logits(pair))
+            check_conditions(gate, sites=common, no_logits=pair.no_logits)
     steps = [
         n_steps(pair, common, first_position=skip_first, tokens=tokens)
         for pair, common in zip(pairs, chosen, strict=True)

@@ -58,6 +58,17 @@ def jobs_option(command: Any) -> Any:
     )(command)
 
 
+def skip_first_option(command: Any) -> Any:
+    """`--skip-first`, of commands that compare the same tokens."""
+    return click.option(
+        "--skip-first",
+        type=click.IntRange(min=0),
+        default=0,
+        metavar="N",
+        help="Leave out the first N tokens of each prompt, often attention sinks.",
+    )(command)
+
+
 def _needs_ray(context: click.Context, _param: click.Parameter, value: str | None) -> str | None:
     if value is not None and context.params.get("executor") != "ray":
         raise click.UsageError("--address names a Ray cluster: it goes with --executor ray.")

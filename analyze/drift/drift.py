@@ -8,11 +8,11 @@ from typing import Any, Final
 import polars as pl
 
 from lpp.analyze.drift.entropy import entropy_drift
+from lpp.analyze.drift.logits import arithmetic
 from lpp.analyze.drift.pair import Pair, pair_of, require_rows, run_of
 from lpp.analyze.drift.positions import by_position
 from lpp.analyze.drift.predictions import (
     Summary,
-    arithmetic,
     compared_tokens,
     computed_tokens,
     prediction_drift,

@@ -154,13 +154,6 @@ def _chosen_rows(run: Run, span: Span) -> Iterator[Rows]:
 # heads
 
 
-def why_no_logits(pair: Pair) -> str | None:
-    """Why there is no full distribution of both models, and what would give it; None where there
-    is.
-    """
-    return pair.no_logits
-
-
 def places(pair: Pair) -> tuple[str, str]:
     """Where the products with the head of A and of B are taken here (`products.place_of`)."""
     a, b = (place_of(head.dtype) for head in pair.head_records)
@@ -204,7 +197,7 @@ def _heads(pair: Pair) -> tuple[Head, Head]:
 
 def _head(run: Run) -> Head:
     head = run.head()
-    assert head is not None, "asked without `why_no_logits`"
+    assert head is not None, "asked without `no_logits`"
     if head.width != run.site("final").width:
         raise FormatError(
             f"{run.directory.root}/{HEADS_KEY}/{head.name}: its matrix has {head.width} columns, "

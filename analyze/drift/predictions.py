@@ -18,7 +18,7 @@ import numpy.typing as npt
 import polars as pl
 
 from lpp.analyze.drift.kept import KeptDrift
-from lpp.analyze.drift.logits import arithmetic, logit_columns, setting_of, why_no_logits
+from lpp.analyze.drift.logits import logit_columns, setting_of
 from lpp.analyze.drift.pair import KEYS, Pair
 from lpp.analyze.engine.executor import Executor, LocalExecutor
 from lpp.analyze.metrics.neighbours import shuffled
@@ -33,13 +33,11 @@ __all__ = [
     "NUMBERS",
     "SCHEMA",
     "Summary",
-    "arithmetic",
     "compared_tokens",
     "computed_tokens",
     "prediction_drift",
     "summarize_tokens",
     "token_drift",
-    "why_no_logits",
 ]
 
 SCHEMA: Final = pl.Schema(
@@ -55,8 +53,8 @@ SCHEMA: Final = pl.Schema(
     }
 )
 """One row for each token, of the distribution after it. Divergences are of p, run A's, from q, run
-B's: nats; tv and top10: shares. Null without logits (`why_no_logits`); next_logprob_* at a prompt's
-last token."""
+B's: nats; tv and top10: shares. Null without logits (`Pair.no_logits`); next_logprob_*: null at a
+prompt's last token."""
 
 
 # per token

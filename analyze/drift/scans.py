@@ -1,4 +1,4 @@
-"""Drift of two runs as lazy tables: filters and the choice of columns decide what is computed."""
+"""Drift of two runs as lazy tables: a query computes only the sites and columns it asks for."""
 
 from collections.abc import Iterator
 from itertools import groupby

@@ -1,7 +1,7 @@
 """Features of an item: numbers that may tell right from wrong, declared like metrics.
 
 All are of the prompt of the answer that the model chose, which no label enters. Features of the
-gold answer are an exception: they are marked, since whoever computes one knows the right answer.
+gold answer use the label, so they are marked and shown apart.
 """
 
 from collections.abc import Mapping

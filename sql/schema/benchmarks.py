@@ -28,7 +28,7 @@ ITEMS: Final = Table(
     "one row per item of an evaluated task, model and filter, read from the store",
     ("source", "model", "item", "filter"),
     (
-        Column("source", "VARCHAR", "as in benchmarks: what was asked alike"),
+        Column("source", "VARCHAR", "as in the table benchmarks"),
         Column("model", "VARCHAR", "as in benchmarks"),
         Column("run", "VARCHAR", "run of its passes; null: all set aside"),
         Column("task", "VARCHAR", "task of lm-eval; prompts.task of its prompts"),

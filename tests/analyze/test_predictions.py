@@ -18,15 +18,14 @@ from scipy.special import log_softmax
 from lpp.analyze.drift import predictions as module
 from lpp.analyze.drift import tiles
 from lpp.analyze.drift.kept import KeptDrift
+from lpp.analyze.drift.logits import arithmetic
 from lpp.analyze.drift.pair import Pair
 from lpp.analyze.drift.predictions import (
     SCHEMA,
     Summary,
-    arithmetic,
     compared_tokens,
     prediction_drift,
     token_drift,
-    why_no_logits,
 )
 from lpp.analyze.drift.products import NUMPY, Products, described, place_of, products
 from lpp.analyze.runs.keys import RunView
@@ -273,7 +272,7 @@ def test_without_a_head_flips_and_next_come_from_the_statistics(
 ) -> None:
     a, b = side("a"), side("b", head=False)
     pair = pair_of(a, b)
-    why = why_no_logits(pair)
+    why = pair.no_logits
     assert why is not None
     assert f"run {b.run.id} of " in why
     assert "--keep-head yes" in why
@@ -302,7 +301,7 @@ def test_without_a_head_flips_and_next_come_from_the_statistics(
 def test_other_vocabularies_have_no_full_divergence(side: Callable[..., Side]) -> None:
     head = HeadContent(matrix=matrix(6, 1, rows=53))
     pair = pair_of(side("a"), side("b", logits_width=53, head=head))
-    assert why_no_logits(pair) == (
+    assert pair.no_logits == (
         "the models have 50 and 53 logits: they share no vocabulary to compare over."
     )
     assert token_drift(pair)["kl"].null_count() == sum(LENGTHS)
@@ -310,7 +309,7 @@ def test_other_vocabularies_have_no_full_divergence(side: Callable[..., Side]) -
 
 def test_a_run_without_final_has_no_full_divergence(side: Callable[..., Side]) -> None:
     pair = pair_of(side("a"), side("b", sites=("embed", "block.1"), head=False))
-    assert "capture again with --sites final" in str(why_no_logits(pair))
+    assert "capture again with --sites final" in str(pair.no_logits)
 
 
 def test_a_matrix_of_another_width_is_refused(side: Callable[..., Side]) -> None:
