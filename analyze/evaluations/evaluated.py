@@ -37,10 +37,10 @@ SCHEMA: Final = pl.Schema(
         "logprobs": pl.List(pl.Float64()),
     }
 )
-"""One row for each item. prompt_id: the prompt of question and chosen answer. question: position of
-the question's first token. answer: position that predicts the answer's first token, the last one
-before it. length, gold_length: tokens of the chosen and of the gold answer. logprobs: ln p of each
-answer, in nats."""
+"""One row for each item. prompt_id: the prompt that holds the question, and perhaps the chosen
+answer after it. question: position of the question's first token. answer: position that predicts
+the answer's first token, the last one before it. length, gold_length: tokens of the chosen and of
+the gold answer. logprobs: ln p of each answer, in nats."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +155,7 @@ def _table(found: pl.DataFrame, view: RunView) -> tuple[pl.DataFrame, dict[str, 
 
 
 def _row(
-    one: dict[str, Any], prompts: dict[int, tuple[int, int, int]]
+    one: dict[str, Any], prompts: dict[int, tuple[int, int, int, int]]
 ) -> tuple[dict[str, Any] | None, str]:
     """A row of `SCHEMA`, or why there is none."""
     if one["correct"] is None:
@@ -171,13 +171,13 @@ def _row(
     prompt = prompts.get(ids[chosen])
     if prompt is None:
         return None, "the prompt of its answer was set aside"
-    question, answer, length = prompt
+    question, answer, length, prompt_id = prompt
     gold = None if one["gold"] is None else prompts.get(ids[one["gold"]])
     return {
         "item": one["item"],
         "item_group": one["item_group"],
         "right": one["correct"],
-        "prompt_id": ids[chosen],
+        "prompt_id": prompt_id,
         "question": question,
         "answer": answer,
         "length": length,
@@ -188,8 +188,10 @@ def _row(
     }, ""
 
 
-def _prompts(view: RunView) -> dict[int, tuple[int, int, int]]:
-    """Prompt -> (position of the question, position before the answer, tokens of the answer)."""
+def _prompts(view: RunView) -> dict[int, tuple[int, int, int, int]]:
+    """Prompt of an answer -> (position of the question, position before the answer, tokens of the
+    answer, prompt that holds both positions: of a branch, the one that it branches off).
+    """
     run = view.run
     if N_CONTEXT not in run.extra_columns.names:
         raise NotFoundError(
@@ -199,12 +201,12 @@ def _prompts(view: RunView) -> dict[int, tuple[int, int, int]]:
     names = [name for name in (N_CONTEXT, N_BEFORE) if name in run.extra_columns.names]
     table = pl.DataFrame(pl.from_arrow(run.prompts(*names))).head(run.n_prompts)
     before = table[N_BEFORE].to_list() if N_BEFORE in names else [None] * len(table)
-    lengths = view.lengths.tolist()  # 0 for one that was set aside
+    aside, branch_of = {*view.set_aside.tolist()}, run.branch_of.tolist()
+    contexts, lengths = table[N_CONTEXT].to_list(), table["n_tokens"].to_list()
     found = {}
-    for prompt, (context, start, length) in enumerate(
-        zip(table[N_CONTEXT].to_list(), before, lengths, strict=True)
-    ):
-        if not length or context is None:
+    for prompt, (context, length) in enumerate(zip(contexts, lengths, strict=True)):
+        of = branch_of[prompt] if branch_of[prompt] >= 0 else prompt
+        if context is None or contexts[of] is None or {prompt, of} & aside:
             continue
         if not 1 <= context <= length:
             raise FormatError(
@@ -212,6 +214,6 @@ def _prompts(view: RunView) -> dict[int, tuple[int, int, int]]:
                 f"`lpp-analyze verify {run.path.parent.parent}` says what was altered.",
                 kind=ErrorKind.CORRUPT,
             )
-        question = min(start or 0, context - 1)
-        found[prompt] = (question, context - 1, length - context)
+        answer = contexts[of] - 1
+        found[prompt] = (min(before[of] or 0, answer), answer, length - context, of)
     return found

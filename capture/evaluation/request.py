@@ -15,9 +15,10 @@ PROMPT_FIELDS: Final = ("task", "item", "choice", "n_context", "n_before_questio
 
 - task: the task of lm-eval.
 - item: the document's place in the task, from 0.
-- choice: which answer of the item stands in the prompt, from 0; of a long text, which window.
-- n_context: tokens before the answer.
-- n_before_question: tokens before the question, which are description and shots.
+- choice: which answer of the item stands in the prompt, from 0; of a long text, which window. None
+  of a context that several answers share.
+- n_context: tokens of the prompt before the answer; 1 of a branch.
+- n_before_question: tokens before the question, which are description and shots. None of a branch.
 """
 
 

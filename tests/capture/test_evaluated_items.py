@@ -12,11 +12,13 @@ import transformers
 from click.testing import CliRunner
 from eval_tasks import document, write_task
 
+from lpp.analyze import build_database
 from lpp.analyze.cli.command import main as lpp_analyze
 from lpp.analyze.evaluations.evaluated import EvaluatedItems, evaluated_items
 from lpp.analyze.evaluations.features import item_features
 from lpp.analyze.evaluations.rows import row_features
 from lpp.capture.cli.command import main
+from lpp.sql import connect, saved_query
 
 ITEMS = 60
 
@@ -88,6 +90,27 @@ def test_the_command(root: Path, read: EvaluatedItems) -> None:
     gold = {row["feature"]: row["auroc"] for row in found["features"] if row["role"] == "gold"}
     assert gold["gold_logprob"] > 0.6  # by construction: a right answer is the likelier one
     assert np.isfinite([row["auroc"] for row in found["features"] if row["site"]]).all()
+
+
+def test_saved_queries_find_question_and_answer(root: Path, read: EvaluatedItems) -> None:
+    build_database(root)
+    features, right = item_features(read), read.table["right"].to_numpy()
+    with connect(root) as connection:
+        found = connection.sql(saved_query("right_and_wrong").text).pl().to_dicts()
+        mistakes = connection.sql(saved_query("confident_mistakes").text).pl().to_dicts()
+    shared = {row["feature"]: row for row in found if row["feature"] in features}
+    assert len(shared) == 6
+    for name, row in shared.items():
+        assert row["mean_wrong"] == pytest.approx(features[name][~right].mean(), rel=1e-3), name
+    assert len(mistakes) == 10
+    for row in mistakes:
+        one: dict[str, Any] = document(row["item"])
+        if read.table["gold"].is_not_null().all():
+            assert row["question"].endswith(f"Q: {one['question']} A:")
+            assert row["gold"] == f" {one['choices'][one['gold']]}"
+            assert row["chosen"] != row["gold"]
+        else:
+            assert row["question"].endswith(one["question"])
 
 
 def test_a_run_that_keeps_moments_has_no_features_of_sites(model: Path, tmp_path: Path) -> None:

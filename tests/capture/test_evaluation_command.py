@@ -191,9 +191,9 @@ def test_requests_that_are_alike_are_one_prompt(
     )
     assert evaluate(folder).exit_code == 0
     (run,) = open_store(tmp_path / "store").runs.values()
-    assert run.plan.prompts.count == 6
+    assert run.plan.prompts.count == 8
     ids = [row["prompt_ids"] for row in read_items(tmp_path / "store").to_pylist()]
-    assert ids == [[0, 1, 0, 2], [3, 4, 3, 5]]
+    assert ids == [[1, 2, 1, 3], [5, 6, 5, 7]]
 
 
 def test_an_answer_beyond_the_context_is_quarantined_and_counted(
@@ -364,7 +364,7 @@ def test_an_answer_whose_states_are_not_finite_is_never_chosen(
     done = evaluate(folder, model=broken)
     assert done.exit_code == 0, done.output
     (run,) = open_store(tmp_path / "store").runs.values()
-    assert run.quarantined.tolist() == [1, 4, 7]
+    assert run.quarantined.tolist() == [2, 6, 10]
     for row in read_items(tmp_path / "store").to_pylist():
         assert row["log_likelihoods"][1] == float("-inf")
         assert row["chosen"] != 1
