@@ -34,13 +34,14 @@ SCHEMA: Final = pl.Schema(
         "chosen": pl.Int32(),
         "gold": pl.Int32(),
         "gold_length": pl.Int32(),
+        "first_tokens": pl.List(pl.Int32()),
         "logprobs": pl.List(pl.Float64()),
     }
 )
 """One row for each item. prompt_id: the prompt of question and chosen answer. question: position of
 the question's first token. answer: position that predicts the answer's first token, the last one
-before it. length, gold_length: tokens of the chosen and of the gold answer. logprobs: ln p of each
-answer, in nats."""
+before it. length, gold_length: tokens of the chosen and of the gold answer. first_tokens: of each
+answer, null where its prompt was set aside. logprobs: ln p of each answer, in nats."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,10 +144,11 @@ def _one(option: str, asked: str | None, names: Sequence[str], task: str) -> str
 
 def _table(found: pl.DataFrame, view: RunView) -> tuple[pl.DataFrame, dict[str, int]]:
     prompts = _prompts(view)
+    first = _first_tokens(view, prompts)
     rows: list[dict[str, Any]] = []
     left_out: dict[str, int] = {}
     for one in found.iter_rows(named=True):
-        row, why = _row(one, prompts)
+        row, why = _row(one, prompts, first)
         if row is not None:
             rows.append(row)
         else:
@@ -155,7 +157,7 @@ def _table(found: pl.DataFrame, view: RunView) -> tuple[pl.DataFrame, dict[str, 
 
 
 def _row(
-    one: dict[str, Any], prompts: dict[int, tuple[int, int, int]]
+    one: dict[str, Any], prompts: dict[int, tuple[int, int, int]], first: dict[int, int]
 ) -> tuple[dict[str, Any] | None, str]:
     """A row of `SCHEMA`, or why there is none."""
     if one["correct"] is None:
@@ -184,6 +186,7 @@ def _row(
         "chosen": chosen,
         "gold": one["gold"],
         "gold_length": None if gold is None else gold[2],
+        "first_tokens": [first.get(prompt_id) for prompt_id in ids],
         "logprobs": logprobs,
     }, ""
 
@@ -215,3 +218,11 @@ def _prompts(view: RunView) -> dict[int, tuple[int, int, int]]:
         question = min(start or 0, context - 1)
         found[prompt] = (question, context - 1, length - context)
     return found
+
+
+def _first_tokens(view: RunView, prompts: dict[int, tuple[int, int, int]]) -> dict[int, int]:
+    """Prompt -> first token of its answer, which ends the prompt."""
+    tokens = view.prompts["token_ids"]
+    return {
+        prompt: int(tokens[prompt][-length]) for prompt, (_, _, length) in prompts.items() if length
+    }
