@@ -29,7 +29,7 @@ ONLY_IN = {
     "obstore": {"store/objects/bucket*.py"},
     "ray": {"analyze/engine/ray_executor.py", "capture/ray/*.py", "store/commands/cluster.py"},
     "safetensors": {"capture"},
-    "transformers": {"capture/models/load.py"},
+    "transformers": {"capture/models/load.py", "capture/backends/torch_passes.py"},
     "vl_convert": {"analyze/charts/library.py"},
     "vllm": {"capture/backends/vllm/*.py", "capture/probes/model.py"},
 }

@@ -15,7 +15,8 @@ from lpp.analyze.evaluations.features import (
     Feature,
     item_features,
 )
-from lpp.analyze.evaluations.rows import row_features
+from lpp.analyze.evaluations.lens import OF_ITEMS, Lens, lens_of
+from lpp.analyze.evaluations.rows import features_of, read_rows
 from lpp.analyze.numerics.association import benjamini_hochberg
 from lpp.analyze.numerics.auroc import (
     FEWEST_OF_A_GROUP,
@@ -149,12 +150,17 @@ def analysis(
     measure = _Measure(right, groups, covariates, seed)
     declared = {feature.name: feature for feature in FEATURES}
     rows = [measure.row(declared[name], of_item) for name, of_item in values.items()]
+    lens = lens_of(some, held)
     for site in held:
         at = depth(site, some.view.run.plan.model.n_blocks)
-        found = row_features(some, site, first_position=skip_first, seed=seed)
+        answers, found = read_rows(some, site, first_position=skip_first)
+        found = features_of(answers, seed=seed) | found
+        if isinstance(lens, Lens):
+            found |= lens.features(site, answers)
         for name, of_site in found.items():
             rows.append({**measure.row(declared[name], of_site), "site": site, "depth": at})
         progress.advance()
+    rows += [_of_lens(measure, declared[name], lens) for name in OF_ITEMS]
     calibrated, confidence, risk = _confidence(values, right, seed)
     return ItemAnalysis(
         task=some.task,
@@ -271,6 +277,14 @@ def _numbers(
     }
     row: dict[str, Any] = {f"{kind}{name}": value for name, value in numbers.items()}
     return row if groups is None else row | {"n_groups": found.n_groups}
+
+
+def _of_lens(measure: _Measure, feature: Feature, lens: Lens | str) -> dict[str, Any]:
+    """A row of `SCHEMA` of a feature of `OF_ITEMS`."""
+    if isinstance(lens, Lens):
+        return measure.row(feature, lens.of_items()[feature.name])
+    nothing = np.full(len(measure.right), np.nan)
+    return {**measure.row(feature, nothing), "why_none": lens}
 
 
 def _with_q(features: pl.DataFrame, order: Sequence[str], p_value: str) -> pl.DataFrame:

@@ -1,6 +1,6 @@
 """The items of one evaluation: which were right, which prompt shows each, what is left out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Final
@@ -34,13 +34,15 @@ SCHEMA: Final = pl.Schema(
         "chosen": pl.Int32(),
         "gold": pl.Int32(),
         "gold_length": pl.Int32(),
+        "first_tokens": pl.List(pl.Int32()),
         "logprobs": pl.List(pl.Float64()),
     }
 )
 """One row for each item. prompt_id: the prompt that holds the question, and perhaps the chosen
 answer after it. question: position of the question's first token. answer: position that predicts
 the answer's first token, the last one before it. length, gold_length: tokens of the chosen and of
-the gold answer. logprobs: ln p of each answer, in nats."""
+the gold answer. first_tokens: of each answer, null where its prompt was set aside. logprobs: ln p
+of each answer, in nats."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,11 +144,11 @@ def _one(option: str, asked: str | None, names: Sequence[str], task: str) -> str
 
 
 def _table(found: pl.DataFrame, view: RunView) -> tuple[pl.DataFrame, dict[str, int]]:
-    prompts = _prompts(view)
+    answers = _answers(view)
     rows: list[dict[str, Any]] = []
     left_out: dict[str, int] = {}
     for one in found.iter_rows(named=True):
-        row, why = _row(one, prompts)
+        row, why = _row(one, answers)
         if row is not None:
             rows.append(row)
         else:
@@ -155,7 +157,7 @@ def _table(found: pl.DataFrame, view: RunView) -> tuple[pl.DataFrame, dict[str, 
 
 
 def _row(
-    one: dict[str, Any], prompts: dict[int, tuple[int, int, int, int]]
+    one: dict[str, Any], answers: Mapping[int, "_Answer"]
 ) -> tuple[dict[str, Any] | None, str]:
     """A row of `SCHEMA`, or why there is none."""
     if one["correct"] is None:
@@ -168,30 +170,43 @@ def _row(
         chosen = 0  # the one answer that was asked about, or that the model wrote
     if chosen is None:
         return None, "no answer was chosen"
-    prompt = prompts.get(ids[chosen])
-    if prompt is None:
+    given = [answers.get(prompt) for prompt in ids]
+    answer = given[chosen]
+    if answer is None:
         return None, "the prompt of its answer was set aside"
-    question, answer, length, prompt_id = prompt
-    gold = None if one["gold"] is None else prompts.get(ids[one["gold"]])
+    gold = None if one["gold"] is None else given[one["gold"]]
     return {
         "item": one["item"],
         "item_group": one["item_group"],
         "right": one["correct"],
-        "prompt_id": prompt_id,
-        "question": question,
-        "answer": answer,
-        "length": length,
+        "prompt_id": answer.prompt_id,
+        "question": answer.question,
+        "answer": answer.position,
+        "length": answer.length,
         "chosen": chosen,
         "gold": one["gold"],
-        "gold_length": None if gold is None else gold[2],
+        "gold_length": None if gold is None else gold.length,
+        "first_tokens": [None if some is None else some.first_token for some in given],
         "logprobs": logprobs,
     }, ""
 
 
-def _prompts(view: RunView) -> dict[int, tuple[int, int, int, int]]:
-    """Prompt of an answer -> (position of the question, position before the answer, tokens of the
-    answer, prompt that holds both positions: of a branch, the one that it branches off).
-    """
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """Where an answer and its question are."""
+
+    prompt_id: int
+    """The prompt with the question: of a branch, the one that it branches off."""
+    question: int
+    position: int
+    """That predicts the answer's first token."""
+    length: int
+    first_token: int | None
+    """None where the answer has no token."""
+
+
+def _answers(view: RunView) -> dict[int, _Answer]:
+    """Prompt -> the answer that ends it; without those that were set aside."""
     run = view.run
     if N_CONTEXT not in run.extra_columns.names:
         raise NotFoundError(
@@ -202,18 +217,26 @@ def _prompts(view: RunView) -> dict[int, tuple[int, int, int, int]]:
     table = pl.DataFrame(pl.from_arrow(run.prompts(*names))).head(run.n_prompts)
     before = table[N_BEFORE].to_list() if N_BEFORE in names else [None] * len(table)
     aside, branch_of = {*view.set_aside.tolist()}, run.branch_of.tolist()
-    contexts, lengths = table[N_CONTEXT].to_list(), table["n_tokens"].to_list()
+    contexts, token_ids = table[N_CONTEXT].to_list(), table["token_ids"]
     found = {}
-    for prompt, (context, length) in enumerate(zip(contexts, lengths, strict=True)):
+    for prompt, context in enumerate(contexts):
         of = branch_of[prompt] if branch_of[prompt] >= 0 else prompt
         if context is None or contexts[of] is None or {prompt, of} & aside:
             continue
+        ids = token_ids[prompt]
+        length = len(ids)
         if not 1 <= context <= length:
             raise FormatError(
                 f"{run.path}: prompt {prompt} has {length} tokens and an answer after {context}. "
                 f"`lpp-analyze verify {run.path.parent.parent}` says what was altered.",
                 kind=ErrorKind.CORRUPT,
             )
-        answer = contexts[of] - 1
-        found[prompt] = (min(before[of] or 0, answer), answer, length - context, of)
+        position = contexts[of] - 1
+        found[prompt] = _Answer(
+            prompt_id=of,
+            question=min(before[of] or 0, position),
+            position=position,
+            length=length - context,
+            first_token=int(ids[context]) if context < length else None,
+        )
     return found
