@@ -338,6 +338,6 @@ def _check_model(model: EvaluatedModel, request: EvalRequest, longest: int) -> N
         )
 
 
-def _not_asked(loaded: Any, error: ValueError) -> InputError:
+def _not_asked(loaded: Any, error: Exception) -> InputError:
     names = ", ".join(loaded["groups"] or loaded["tasks"])
     return InputError(f"{names}: lm-eval cannot ask it: {error}", kind=ErrorKind.INVALID_VALUE)
