@@ -51,16 +51,15 @@ def profiled(url: Url, metrics: Collection[str]) -> tuple[pl.DataFrame, pl.DataF
         profiles = whole.to_arrow_table()
         runs = connection.sql(f"SELECT {of_runs} FROM runs ORDER BY run").to_arrow_table()
     plans = {run.id: run.plan for run in open_store(url).runs.values()}
-    of_plan = pl.DataFrame(
-        {
-            "run": list(plans),
-            "evaluation": [is_evaluation(plan) for plan in plans.values()],
-            "weights": [plan.model.weights for plan in plans.values()],
-        }
+    of_plan = [(run, is_evaluation(plan), plan.model.weights) for run, plan in plans.items()]
+    schema = {"run": pl.String, "evaluation": pl.Boolean, "weights": pl.String}
+    joined = pl.DataFrame(runs).join(
+        pl.DataFrame(of_plan, schema, orient="row"), on="run", how="left", maintain_order="left"
     )
-    joined = pl.DataFrame(runs).join(of_plan, on="run", how="left", maintain_order="left")
+    # the database may hold runs that the store no longer has
     known = joined.with_columns(
-        pl.col("evaluation").fill_null(False), pl.col("weights").fill_null("")
+        pl.col("evaluation").fill_null(False),
+        pl.col("weights").fill_null(""),
     )
     return pl.DataFrame(profiles), known
 

@@ -216,7 +216,7 @@ def test_scores_and_items_are_tables(probed: tuple[Path, Result], run_command: A
 def test_prompts_that_do_not_fit_are_refused(
     tiny_folder: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    done = probe(tiny_folder("llama"), tmp_path / "s")
+    done = probe(tiny_folder("llama"), tmp_path / "s", "--limit", 2)
     assert done.exit_code == 2
     assert re.search(r"lpp_ar_options: a prompt takes up to \d+ tokens.* 96", done.stderr)
     assert "--shots 2" in done.stderr
