@@ -85,7 +85,8 @@ def evaluate(**options: Any) -> None:
     Each task becomes a run, whose prompts are the requests of lm-eval: question
     and answer, one for each answer. Scores are lm-eval's own and become rows of
     the table `benchmarks`; right and wrong items are in the view `items`. The
-    same command resumes, and repeats no pass that is committed.
+    same command resumes, and repeats no pass that is committed. Tasks that need
+    no download: pydoc_cloze, lpp_ar, lpp_spc.
     """
     require("torch", "transformers", "safetensors", "lm_eval", extra="probes")
     from lpp.capture.evaluation.evaluate import evaluate_into
