@@ -6,10 +6,11 @@ kept once it is done.
 """
 
 import difflib
+import traceback
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
+from pathlib import PurePath, PurePosixPath
 from typing import Any, Final
 
 from lpp.capture.engine.run import capture_into
@@ -155,7 +156,9 @@ class _Evaluation:
             )
         except LppError:
             raise
-        except (ValueError, AssertionError) as error:  # lm-eval asserts that there are enough shots
+        except (ValueError, AssertionError) as error:
+            if isinstance(error, AssertionError) and not _raised_by_lm_eval(error):
+                raise
             raise _not_asked(loaded, error) from error
         found = [self._result(results, task, loaded, lm) for task in tasks]
         return found + [self._result(results, group, loaded, lm) for group in loaded["groups"]]
@@ -336,6 +339,12 @@ def _check_model(model: EvaluatedModel, request: EvalRequest, longest: int) -> N
             "lm-eval puts before an empty context. Give a model whose tokenizer has one.",
             kind=ErrorKind.UNSUPPORTED_MODEL,
         )
+
+
+def _raised_by_lm_eval(error: AssertionError) -> bool:
+    """Whether lm-eval asserted it, such as that a task has enough shots."""
+    *_, last = traceback.extract_tb(error.__traceback__)
+    return "lm_eval" in PurePath(last.filename).parts
 
 
 def _not_asked(loaded: Any, error: Exception) -> InputError:

@@ -318,6 +318,11 @@ def test_unknown_tasks_are_refused(
         (("generate_until", {"generation_kwargs": {"do_sample": True}}), (), "do_sample"),
         (("generate_until", {"generation_kwargs": {"max_gen_toks": 200}}), (), "max_gen_toks"),
         (("multiple_choice", {}), ("--shots", 3), "tiny_mc"),
+        (
+            ("multiple_choice", {"fewshot_config": {"sampler": "first_n"}}),
+            ("--shots", 3),
+            "exceeds the 2 that are available",
+        ),
         (("multiple_choice", {"metadata": {"lpp": {"clusters": "id"}}}), (), "cluster"),
         (("multiple_choice", {"metadata": {"lpp": {"whole": "yes"}}}), (), "whole"),
         (
