@@ -40,6 +40,8 @@ class EvalRequest:
     """C: most tokens of a prompt; longer ones lose their beginning. None: the model's positions."""
     group: str | None = None
     """Field of a document that says to which group it belongs, such as a subject."""
+    item_seed: int = 0
+    """Seed of the items of the probes; 0 gives those that ship."""
 
     def __post_init__(self) -> None:
         for name in self.capture.corpus.fields:

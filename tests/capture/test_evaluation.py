@@ -21,11 +21,9 @@ from lpp.capture.corpus.selection import Selection
 from lpp.capture.engine.run import capture_into
 from lpp.capture.evaluation.evaluate import Evaluated, evaluate_into
 from lpp.capture.evaluation.request import EvalRequest
-from lpp.capture.evaluation.scores import scored_name, source_name
+from lpp.capture.evaluation.scores import run_of_profile, scored_name, source_name
 from lpp.capture.models.spec import ModelSpec
 from lpp.capture.plan.request import CaptureRequest, CorpusSpec
-from lpp.capture.probes.model import ProbedModel
-from lpp.capture.probes.store import matching_run
 from lpp.store import Run, open_store, read_scores
 from lpp.store.items import is_evaluation, read_items
 from lpp.store.scores import score_sets
@@ -292,8 +290,7 @@ def test_a_run_of_an_evaluation_is_not_taken_for_the_run_of_a_corpus(
     shutil.copytree(evaluated[0], root)
     plan = run_of(root, evaluated[1], "tiny_mc").plan
     assert is_evaluation(plan)
-    probed = ProbedModel(id="tiny", weights=plan.model.weights, lm=None, arguments={})
-    assert matching_run(open_store(root).runs, probed, None)[0] is None  # four of one model
+    assert run_of_profile(open_store(root).runs, plan.model, "own") == "own"
     scores = tmp_path / "mine.csv"
     scores.write_text("model,planets\ntiny,0.5\n")
     assert add_benchmarks(root, [scores]).fits["tiny"].how == "several"
@@ -308,7 +305,7 @@ def test_a_run_of_an_evaluation_is_not_taken_for_the_run_of_a_corpus(
     )
     run = capture_into(root, wanted).run
     assert not is_evaluation(open_store(root).runs[run].plan)
-    assert matching_run(open_store(root).runs, probed, None) == (run, "")
+    assert run_of_profile(open_store(root).runs, plan.model, "own") == run
     assert add_benchmarks(root, [scores]).fits["tiny"].run == run
     every = benchmarks_table(open_store(root).path).to_pylist()
     assert {row["run"] for row in every if row["source"] == "mine"} == {run}
