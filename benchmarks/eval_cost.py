@@ -2,8 +2,8 @@
 
 Both sides are whole commands, each a process: imports, loading, documents, passes, result files and
 logs of every item. Both run batches of eight prompts on the same weights, in turn. lm-eval does not
-read its own thousands of tasks, which would take it seconds more. Answers have several tokens: for
-answers of one token lm-eval runs each question once, and a capture runs it once for each answer.
+read its own thousands of tasks, which would take it seconds more. A capture runs each question
+once; lm-eval runs it once for each answer, unless every answer has one token. These have several.
 """
 
 import json

@@ -301,7 +301,7 @@ class Run:
     # activations
 
     def hidden(self, site: str) -> Iterator[npt.NDArray[np.float32]]:
-        """Every committed row of `site`, (n, d) float32 blocks."""
+        """The rows of `blocks`, (n, d) float32 at a time."""
         return (block.values for block in self.blocks(site))
 
     def blocks(

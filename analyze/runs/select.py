@@ -149,7 +149,7 @@ def listed(names: Collection[str]) -> str:
 
 
 def shortfalls(views: Iterable[RunView], selection: Selection) -> list[str]:
-    """One line for each run that holds less than what is asked for, or set prompts aside."""
+    """One line for each run that holds less than what is asked for, or leaves prompts out."""
     lines = []
     for view in views:
         run = view.run
@@ -172,6 +172,11 @@ def shortfalls(views: Iterable[RunView], selection: Selection) -> list[str]:
             lines.append(
                 f"{run.id}: {aside} of {run.n_prompts} prompts are set aside ({why}), so no number "
                 "is of them"
+            )
+        if branches := len(view.left_out) - len(view.set_aside):
+            lines.append(
+                f"{run.id}: {branches} of {run.n_prompts} prompts are answers that branch off "
+                "others, so no number is of them (lpp-analyze items)"
             )
     return lines
 

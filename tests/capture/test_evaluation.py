@@ -16,6 +16,7 @@ from eval_tasks import by_lm_eval, write_task
 
 from lpp.analyze.benchmarks.benchmarks import add_benchmarks, benchmarks_table
 from lpp.analyze.drift.pair import pair_of
+from lpp.analyze.runs import select
 from lpp.analyze.runs.keys import RunView
 from lpp.capture.corpus.selection import Selection
 from lpp.capture.engine.run import capture_into
@@ -238,6 +239,8 @@ def test_what_is_of_prompts_leaves_branches_out(evaluated: tuple[Path, Evaluated
     view = RunView(run)
     assert np.flatnonzero(view.lengths).tolist() == contexts
     assert len(view.set_aside) == 0
+    (line,) = select.shortfalls([view], select.Selection())
+    assert "24 of 30 prompts" in line
     pair = pair_of(run, run)
     assert pair.n_tokens() == view.lengths.sum()
 
