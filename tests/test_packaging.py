@@ -118,6 +118,15 @@ def test_no_pin_to_a_build_variant(project: dict[str, Any]) -> None:
         assert "==" not in requirement, requirement
 
 
+BARE_NAME = re.compile(r"""pip\s+install[^\n]*(?<![./\w-])lpp-engine|'lpp-engine\[""")
+
+
+def test_nothing_tells_anyone_to_install_our_name_from_an_index(tracked: list[str]) -> None:
+    read = (n for n in tracked if n.endswith((".py", ".md", ".yml", ".ipynb", ".cff")))
+    told = [name for name in read if BARE_NAME.search((ROOT / name).read_text("utf-8"))]
+    assert told == [], "it is on no index: install from the clone, pip install '.[torch]'"
+
+
 def requirements(project: dict[str, Any]) -> list[str]:
     listed: list[str] = [*project["build-system"]["requires"], *project["project"]["dependencies"]]
     for extra in project["project"]["optional-dependencies"].values():

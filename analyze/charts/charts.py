@@ -1,6 +1,6 @@
 """Charts of the tables: Polars frames in, Vega-Altair charts out. Needs the extra `report`.
 
-README.md beside this file shows the use and says why Altair.
+docs/how-to/charts.md shows the use.
 """
 
 from lpp.analyze.charts.curves import depth_chart, depth_panels, entropy_chart, spectrum_chart

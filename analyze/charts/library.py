@@ -1,7 +1,8 @@
 """The one import of Vega-Altair, and what to say where the extra is not installed.
 
 Chart modules take `alt` and `vl_convert` from here; nothing else in the package imports them, so
-that analysis works without. README.md says why it is this library.
+that analysis works without. Why this library: Vega-Lite's schema checks every chart, and
+vl-convert writes PNG and SVG without a browser.
 """
 
 from lpp.store.errors import ErrorKind, MachineError
@@ -11,8 +12,8 @@ try:
     import vl_convert
 except ImportError as error:
     raise MachineError(
-        f"charts need the package {(error.name or '').partition('.')[0]}, which is not installed: "
-        "pip install 'lpp-engine[report]'",
+        f"charts need the package {(error.name or '').partition('.')[0]}, which is not installed. "
+        "In your clone of lpp-engine: pip install '.[report]'",
         kind=ErrorKind.NO_PACKAGE,
     ) from None
 

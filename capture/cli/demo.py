@@ -87,7 +87,7 @@ def demo(store: Place) -> None:
         click.echo(f"The report, for a browser: {report}")
     else:
         click.echo(
-            "For a report: pip install 'lpp-engine[report]', then: "
+            "For a report, in your clone of lpp-engine: pip install '.[report]', then: "
             f"lpp-analyze report {shlex.quote(str(store))}"
         )
     click.echo(f"The store: {store.resolve()}\nThree questions to try next:")

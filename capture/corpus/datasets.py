@@ -259,8 +259,8 @@ def raise_if_disk_full(name: str, error: BaseException) -> None:
 
 def _no_package(name: str) -> NoReturn:
     raise MachineError(
-        f"Corpus {name} comes through the package datasets, which is not installed: "
-        f"pip install 'lpp-engine[torch]'. {LOCAL_ALTERNATIVES}",
+        f"Corpus {name} comes through the package datasets, which is not installed. "
+        f"In your clone of lpp-engine: pip install '.[torch]'. {LOCAL_ALTERNATIVES}",
         kind=ErrorKind.NO_PACKAGE,
     ) from None
 

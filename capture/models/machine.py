@@ -17,7 +17,7 @@ def require(*packages: str, extra: str = "torch") -> None:
     if missing:
         raise MachineError(
             f"capturing needs {', '.join(missing)}, which is not installed here. "
-            f"Install with: pip install 'lpp-engine[{extra}]'",
+            f"In your clone of lpp-engine: pip install '.[{extra}]'",
             kind=ErrorKind.NO_PACKAGE,
         )
 

@@ -43,8 +43,8 @@ def cluster(address: str | None) -> Iterator[Any]:
     except ImportError:
         raise MachineError(
             "--executor ray needs the package ray, which is not installed here. "
-            "`pip install 'lpp-engine[ray]'`, on every machine of the cluster, or leave "
-            "--executor out.",
+            "On every machine of the cluster, in a clone of lpp-engine: pip install '.[ray]'. "
+            "Or leave --executor out.",
             kind=ErrorKind.NO_PACKAGE,
         ) from None
     if ray.is_initialized():

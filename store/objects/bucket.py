@@ -292,8 +292,8 @@ class Bucket:
             import obstore
         except ImportError:
             raise MachineError(
-                "stores in buckets need the package obstore, which is not installed: "
-                "`pip install 'lpp-engine[objects]'`.",
+                "stores in buckets need the package obstore, which is not installed. "
+                "In your clone of lpp-engine: pip install '.[objects]'",
                 kind=ErrorKind.NO_PACKAGE,
             ) from None
         return obstore

@@ -125,4 +125,4 @@ def test_without_the_extra_its_name_is_told(package: str) -> None:
     )
     assert done.stdout.startswith("no_package charts need the package ")
     assert package in done.stdout
-    assert "lpp-engine[report]" in done.stdout
+    assert "'.[report]'" in done.stdout

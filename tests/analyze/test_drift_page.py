@@ -270,4 +270,4 @@ def test_without_charts_a_page_is_refused_first(
     monkeypatch.delitem(sys.modules, "lpp.analyze.charts.library")
     done = invoke(two[0].root, "base", two[1].run_id, "--format", "html")
     assert (done.exit_code, done.stdout) == (2, "")
-    assert "lpp-engine[report]" in done.stderr
+    assert "'.[report]'" in done.stderr

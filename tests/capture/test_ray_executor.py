@@ -48,14 +48,14 @@ def test_without_the_package_a_command_names_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(MachineError, match=r"lpp-engine\[ray\]") as caught, cluster.cluster(None):
+    with pytest.raises(MachineError, match=r"\.\[ray\]") as caught, cluster.cluster(None):
         pass
     assert caught.value.kind is ErrorKind.NO_PACKAGE
     words = [*RUN[:-1], str(tmp_path / "lpp"), "--executor", "ray", "--workers", "1"]
     done = CliRunner().invoke(capture, words)
     assert done.exit_code == 2
     assert "Traceback" not in done.output
-    assert "lpp-engine[ray]" in done.stderr
+    assert "'.[ray]'" in done.stderr
 
 
 @pytest.mark.parametrize("address", ["nowhere", "ray://head:10001", "host:port", ":6379"])

