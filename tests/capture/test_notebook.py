@@ -14,7 +14,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 import lpp.sql
 from lpp.store import open_store
 
-EXAMPLE = Path(__file__).resolve().parents[2] / "docs" / "notebook.ipynb"
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "first_capture.ipynb"
 
 Execute = Callable[..., Any]
 

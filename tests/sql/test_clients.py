@@ -57,5 +57,5 @@ def test_the_oldest_client_opens_it(store: Path, oldest_client: Path):
 
 
 def test_the_documents_name_it():
-    readme = Path(__file__).parents[2] / "sql" / "README.md"
-    assert "from 1.1 on" in readme.read_text("utf-8")
+    page = Path(__file__).parents[2] / "docs" / "how-to" / "sql.md"
+    assert "from 1.1 on" in page.read_text("utf-8")

@@ -457,8 +457,8 @@ def test_provenance_is_that_of_the_plans(documented_store: Path) -> None:
 # The command and the documentation
 
 
-def test_readme_names_every_query() -> None:
-    text = (Path(__file__).parents[2] / "sql" / "README.md").read_text("utf-8")
+def test_the_page_names_every_query() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "how-to" / "sql.md").read_text("utf-8")
     for query in saved_queries().values():
         assert f"| `{query.name}` | {query.title} |\n" in text
 

@@ -1,0 +1,103 @@
+"""Hooks of mkdocs: pages that are generated or lie elsewhere, and links that work in both places.
+
+Documents link to each other by their paths in the repository, so that links work in any viewer of
+its files. A document that lies outside docs/ becomes a page by `ELSEWHERE`; links to it are turned
+to the page. A link to a file without a page keeps its words alone: the site holds no source code.
+"""
+
+import posixpath
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import notebook
+import reference
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File, Files
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+
+ELSEWHERE: Final[Mapping[str, str]] = {
+    "README.md": "index.md",
+    "CONTRIBUTING.md": "project/contributing.md",
+    "CHANGELOG.md": "project/changelog.md",
+    "store/SPEC.md": "reference/store-format.md",
+    **{f"{p}/README.md": f"project/{p}.md" for p in ("store", "capture", "analyze", "sql")},
+    "benchmarks/README.md": "project/benchmarks.md",
+    "benchmarks/LOG.md": "project/benchmark-log.md",
+    "benchmarks/SCALING.md": "project/scaling.md",
+    "benchmarks/detection/DETECTION.md": "project/detection.md",
+    "benchmarks/detection/DOSES.md": "project/doses.md",
+    "examples/first_capture.ipynb": "tutorial.md",
+    "examples/compare_two_models.ipynb": "tutorial-compare.md",
+}
+"""Page of each document outside docs/."""
+
+PICTURES: Final = ("benchmarks/detection/*.svg",)
+"""Pictures of those documents; each is copied to `pictures/`."""
+
+LINK = re.compile(r"(?P<before>!?\[(?:[^\]\[]|\[[^\]]*\])*\]\()(?P<target>[^)\s]+)(?P<after>\))")
+FENCE = re.compile(r"^(?:```.*?^```|    [^\n]*)$", re.MULTILINE | re.DOTALL)
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Adds every page that no file under docs/ holds."""
+    for source, page in ELSEWHERE.items():
+        path = ROOT / source
+        if path.suffix == ".ipynb":
+            text, pictures = notebook.as_markdown(path)
+            for name, data in pictures.items():
+                files.append(File.generated(config, f"pictures/{name}", content=data))
+        else:
+            text = path.read_text("utf-8")
+        files.append(File.generated(config, page, content=text))
+    for pattern in PICTURES:
+        for path in ROOT.glob(pattern):
+            name = f"pictures/{path.name}"
+            files.append(File.generated(config, name, abs_src_path=str(path)))
+    for page, text in reference.pages():
+        files.append(File.generated(config, page, content=text))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Fills in what is generated and turns links between documents into links between pages."""
+    here = page.file.src_uri
+    if here == "metrics.md":
+        markdown = reference.with_tables(markdown)
+    sources = {made: source for source, made in ELSEWHERE.items()}
+    source = sources.get(here, f"docs/{here}")
+    return "".join(
+        piece if code else LINK.sub(lambda match: _link(match, source, here), piece)
+        for code, piece in _pieces(markdown)
+    )
+
+
+def _pieces(markdown: str) -> Iterator[tuple[bool, str]]:
+    """(whether it is code, text), in order."""
+    end = 0
+    for match in FENCE.finditer(markdown):
+        yield False, markdown[end : match.start()]
+        yield True, match[0]
+        end = match.end()
+    yield False, markdown[end:]
+
+
+def _link(match: re.Match[str], source: str, here: str) -> str:
+    target, _, anchor = match["target"].partition("#")
+    if not target or re.match(r"[a-z]+:", target):
+        return match[0]
+    path = posixpath.normpath(posixpath.join(posixpath.dirname(source), target))
+    if path.startswith("docs/"):
+        page = path.removeprefix("docs/")
+    elif path in ELSEWHERE:
+        page = ELSEWHERE[path]
+    elif path.endswith((".svg", ".png")):
+        page = f"pictures/{posixpath.basename(path)}"
+    elif (ROOT / path).exists():
+        return match["before"].rstrip("](").lstrip("!")[1:]  # its words
+    else:
+        raise PluginError(f"{source}: there is no {target}")
+    link = posixpath.relpath(page, posixpath.dirname(here) or ".")
+    return f"{match['before']}{link}{'#' + anchor if anchor else ''}{match['after']}"

@@ -1,0 +1,160 @@
+"""Reference pages, made of what is declared: commands, public names, tables, metrics.
+
+Nothing made here is committed: a page cannot differ from the code that it describes.
+"""
+
+import importlib
+import inspect
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+TRAPS: Final = Path(__file__).with_name("traps.toml")
+
+GENERATED = re.compile(r"^<!-- generated: (?P<name>[a-z]+) -->$", re.MULTILINE)
+"""Where a page of docs/ wants a generated table."""
+
+GROUPS: Final = {
+    "paper": ("participation_ratio", "effective_rank", "top_share"),
+    "resistant": ("zscore_", "robust_", "top1_column", "top5_column"),
+}
+
+
+def pages() -> Iterator[tuple[str, str]]:
+    """(page, Markdown) of every reference page."""
+    for package in ("capture", "analyze", "sql"):
+        yield f"reference/lpp-{package}.md", _command_page(package)
+    yield "reference/python.md", _python_page()
+    yield "reference/sql-tables.md", _sql_page()
+
+
+def with_tables(markdown: str) -> str:
+    """The page on metrics with its tables filled in."""
+    tables = _metric_tables()
+    return GENERATED.sub(lambda match: tables.pop(match["name"]), markdown)
+
+
+def _command_page(package: str) -> str:
+    name = f"lpp-{package}"
+    command = importlib.import_module(f"lpp.{package}.cli.command").main
+    parts = [f"# {name}", f"What `{name} --help` prints."]
+    if isinstance(command, click.Group):
+        parts.append(_help(command, name))
+        for word, child in command.commands.items():
+            parts += [f"## {name} {word}", _help(child, f"{name} {word}")]
+            if isinstance(child, click.Group):
+                for more, grandchild in child.commands.items():
+                    title = f"{name} {word} {more}"
+                    parts += [f"### {title}", _help(grandchild, title)]
+    else:
+        parts.append(_help(command, name))
+    return "\n\n".join(parts) + "\n"
+
+
+def _help(command: click.Command, name: str) -> str:
+    context = click.Context(command, info_name=name, max_content_width=80, terminal_width=80)
+    return f"```text\n{command.get_help(context).rstrip()}\n```"
+
+
+def _python_page() -> str:
+    parts = [
+        "# Python",
+        "The public names of the four packages, with their docstrings. Import them from the "
+        "package: `from lpp.analyze import diff`.",
+    ]
+    for package in ("capture", "store", "analyze", "sql"):
+        module = importlib.import_module(f"lpp.{package}")
+        parts += [f"## lpp.{package}", inspect.getdoc(module) or ""]
+        for name in sorted(module.__all__):
+            parts.append(_documented(package, name, getattr(module, name)))
+    return "\n\n".join(parts) + "\n"
+
+
+def _documented(package: str, name: str, found: Any) -> str:
+    heading = f"### {package}.{name}"
+    if not callable(found):
+        return f"{heading}\n\nA constant of type `{type(found).__name__}`."
+    try:
+        signature = f"{name}{inspect.signature(found)}"
+    except (TypeError, ValueError):
+        signature = name
+    signature = re.sub(r"<factory>|<object object at [^>]+>", "...", signature)
+    signature = signature.replace(", ", ",\n    ") if len(signature) > 90 else signature
+    text = inspect.getdoc(found) or ""
+    members = ""
+    if inspect.isclass(found):
+        members = "".join(
+            f"\n\n**`.{word}`** {(inspect.getdoc(member) or '').splitlines()[0]}"
+            for word, member in vars(found).items()
+            if not word.startswith("_") and (callable(member) or isinstance(member, property))
+            if inspect.getdoc(member)
+        )
+    return f"{heading}\n\n```python\n{signature}\n```\n\n```text\n{text}\n```{members}"
+
+
+def _sql_page() -> str:
+    from lpp.sql.schema import TABLES, VIEWS
+
+    parts = [
+        "# Tables and views",
+        "What `lpp-sql --schema` prints. Views read the store itself, and need `lpp-sql` or "
+        "`lpp.sql.connect`.",
+    ]
+    for table in (*TABLES.values(), *VIEWS):
+        key = ", ".join(f"`{word}`" for word in table.key)
+        view = " (a view)" if table in VIEWS else ""
+        rows = [(f"`{c.name}`", c.type, c.meaning, c.unit) for c in table.columns]
+        parts += [
+            f"## {table.name}",
+            f"{_capital(table.meaning)}{view}. Key: {key}.",
+            _table(("column", "type", "meaning", "unit"), rows),
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _metric_tables() -> dict[str, str]:
+    """By name: every declared metric with formula, unit, trap and source; the flags; the features.
+
+    ValueError for a metric without a trap, or a trap without its metric.
+    """
+    from lpp.analyze import METRICS
+    from lpp.analyze.evaluations.features import FEATURES
+    from lpp.analyze.tables.flags import FLAGS
+
+    traps = tomllib.loads(TRAPS.read_text("utf-8"))
+    if traps.keys() != METRICS.keys():
+        raise ValueError(f"{TRAPS.name}: {sorted(traps.keys() ^ METRICS.keys())}")
+    heads = ("metric", "formula", "unit", "trap", "source")
+    rows: dict[str, list[tuple[str, ...]]] = {"paper": [], "resistant": []}
+    for metric in METRICS.values():
+        group = next(
+            (g for g, begins in GROUPS.items() if metric.name.startswith(begins)), metric.needs
+        )
+        group = "spectral" if group in ("scatter", "eigenvalues") else group
+        row = (f"`{metric.name}`", metric.definition, metric.unit, traps[metric.name])
+        rows.setdefault(group, []).append((*row, metric.source))
+    tables = {name: _table(heads, found) for name, found in rows.items()}
+    tables["flags"] = _table(("flag", "warning"), [(f"`{f.name}`", f.meaning) for f in FLAGS])
+    features = [(f"`{f.name}`", f.definition, f.unit, f.source) for f in FEATURES]
+    tables["features"] = _table(("feature", "definition", "unit", "source"), features)
+    return tables
+
+
+def _table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [heads, tuple("---" for _ in heads), *rows]
+    return "\n".join(f"| {' | '.join(_cell(cell) for cell in line)} |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    """Without what Markdown would read: a bar ends a cell, stars and underscores set type."""
+    if text.startswith("`"):
+        return text
+    return re.sub(r"([|*_<>])", r"\\\1", text)
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
