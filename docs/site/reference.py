@@ -93,7 +93,8 @@ def _documented(package: str, name: str, found: Any) -> str:
             if not word.startswith("_") and (callable(member) or isinstance(member, property))
             if inspect.getdoc(member)
         )
-    return f"{heading}\n\n```python\n{signature}\n```\n\n```text\n{text}\n```{members}"
+    code = f"```python\n{signature}\n```\n\n``` {{.text .docstring}}\n{text}\n```"
+    return f"{heading}\n\n{code}{members}"
 
 
 def _sql_page() -> str:

@@ -1,0 +1,133 @@
+"""The documents hold together: links lead somewhere, no page is lost, the reference is complete."""
+
+import importlib.util
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import click
+import pytest
+import yaml
+
+from lpp.analyze import METRICS
+from lpp.sql.schema import TABLES, VIEWS
+
+ROOT = Path(__file__).resolve().parents[1]
+SITE = ROOT / "docs" / "site"
+DOCUMENTS = sorted(
+    path
+    for pattern in ("*.md", "docs/**/*.md", "benchmarks/**/*.md", "examples/*.ipynb", "*/*.md")
+    for path in ROOT.glob(pattern)
+)
+CODE = re.compile(r"^```.*?^```|`[^`\n]*`", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\((?!https?:|mailto:)(?P<file>[^)#\s]*)(?:#(?P<anchor>[^)\s]+))?\)")
+SETTINGS = yaml.safe_load((ROOT / "mkdocs.yml").read_text("utf-8"))
+
+
+def slug(heading: str) -> str:
+    """The anchor of a heading, as GitHub and mkdocs make it."""
+    words = re.sub(r"[^\w\s-]", "", heading.strip().lower())
+    return re.sub(r"\s+", "-", words)
+
+
+def anchors(path: Path) -> set[str]:
+    text = re.sub(r"^```.*?^```", "", path.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    return {slug(found) for found in re.findall(r"^#+ (.+)$", text, re.MULTILINE)}
+
+
+def broken_links(path: Path) -> Iterator[str]:
+    for match in LINK.finditer(CODE.sub("", path.read_text("utf-8"))):
+        target = (path.parent / match["file"]).resolve() if match["file"] else path
+        if target.is_relative_to(ROOT / "docs" / "reference"):
+            continue  # made when the site is built
+        known = anchors(target) if target.suffix == ".md" and target.exists() else set()
+        if not target.exists() or (match["anchor"] and match["anchor"] not in known):
+            yield match[0]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(path: Path) -> None:
+    assert list(broken_links(path)) == []
+
+
+def test_a_broken_link_is_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# One two\n[a](#one-two) [b](#three) [c](none.md) `[d](none.md)`\n")
+    assert list(broken_links(page)) == ["](#three)", "](none.md)"]
+
+
+def pages_of(entries: list[dict[str, object]]) -> Iterator[str]:
+    for entry in entries:
+        for value in entry.values():
+            if isinstance(value, str):
+                yield value
+            else:
+                assert isinstance(value, list)
+                yield from pages_of(value)
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    listed = list(pages_of(SETTINGS["nav"]))
+    assert len(listed) == len(set(listed))
+    written = {path.relative_to(ROOT / "docs").as_posix() for path in ROOT.glob("docs/**/*.md")}
+    assert written < set(listed)
+
+
+def test_every_metric_has_a_trap_and_no_other_has() -> None:
+    traps = tomllib.loads((SITE / "traps.toml").read_text("utf-8"))
+    assert traps.keys() == METRICS.keys()
+    assert all(text.endswith(".") for text in traps.values())
+
+
+@pytest.fixture(scope="module")
+def reference() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("site_reference", SITE / "reference.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def made(reference: ModuleType) -> dict[str, str]:
+    return dict(reference.pages())
+
+
+def test_the_reference_pages_are_those_of_the_navigation(made: dict[str, str]) -> None:
+    listed = {page for page in pages_of(SETTINGS["nav"]) if page.startswith("reference/")}
+    assert listed - made.keys() == {"reference/store-format.md"}
+    assert made.keys() < listed
+
+
+@pytest.mark.parametrize("package", ["capture", "analyze"])
+def test_the_reference_has_every_command_and_option(package: str, made: dict[str, str]) -> None:
+    main = importlib.import_module(f"lpp.{package}.cli.command").main
+    text = made[f"reference/lpp-{package}.md"]
+    for name, command in main.commands.items():
+        assert f"## lpp-{package} {name}\n" in text
+        for option in command.params:
+            if isinstance(option, click.Option) and not option.hidden:
+                assert max(option.opts, key=len) in text
+
+
+def test_the_reference_has_every_table_and_column(made: dict[str, str]) -> None:
+    text = made["reference/sql-tables.md"]
+    for table in (*TABLES.values(), *VIEWS):
+        section = text.partition(f"## {table.name}\n")[2].partition("\n## ")[0]
+        assert section
+        for column in table.columns:
+            assert f"| `{column.name}` | {column.type} |" in section
+
+
+def test_the_page_on_metrics_has_each_once_with_its_trap(reference: ModuleType) -> None:
+    page = (ROOT / "docs" / "metrics.md").read_text("utf-8")
+    text = reference.with_tables(page)
+    assert "<!-- generated" not in text
+    before_items = text.partition("## Items")[0]
+    for name, metric in METRICS.items():
+        rows = [line for line in before_items.splitlines() if line.startswith(f"| `{name}` |")]
+        assert len(rows) == 1, name
+        assert f" | {metric.unit} | " in rows[0]
