@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -90,11 +91,23 @@ def demo(store: Place) -> None:
             "For a report, in your clone of lpp-engine: pip install '.[report]', then: "
             f"lpp-analyze report {shlex.quote(str(store))}"
         )
-    click.echo(f"The store: {store.resolve()}\nThree questions to try next:")
+    click.echo(f"The store: {store.resolve()}")
+    if shutil.which("lpp-sql") is None and (activate := activation()) is not None:
+        click.echo(f"To run these commands, first: . {shlex.quote(str(activate))}")
+    click.echo("Three questions to try next:")
     for query in QUERIES:
         click.echo(
             f'\n  lpp-sql {shlex.quote(str(store))} \\\n    "{query.format(trained=trained)}"'
         )
+
+
+def activation() -> Path | None:
+    """What a shell sources to find the commands of this environment; None outside of one."""
+    script = Path(sys.executable).with_name("activate")
+    if not script.is_file():
+        return None
+    here = Path.cwd()
+    return script.relative_to(here) if script.is_relative_to(here) else script
 
 
 def demo_request(model: Path, untrained_seed: int | None) -> "CaptureRequest":

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from lpp.analyze import diff
+from lpp.capture.cli.demo import activation
 from lpp.store import open_store
 
 SMALL = """
@@ -79,3 +80,16 @@ def test_the_demo_says_what_rounding_changed_and_loads_no_model_twice(
     again = run_here(SMALL)
     assert (again.returncode, again.stdout) == (0, first.stdout), again.stderr
     assert again.stderr.splitlines()[-1] == "False"  # each run was found without its model
+
+
+def test_what_to_source_is_named_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "project" / ".venv" / "bin" / "activate"
+    script.parent.mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.setattr(sys, "executable", str(script.with_name("python")))
+    monkeypatch.chdir(tmp_path / "project")
+    assert activation() is None
+    script.touch()
+    assert activation() == Path(".venv/bin/activate")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert activation() == script
