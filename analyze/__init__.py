@@ -1,6 +1,6 @@
 """From a store to numbers: lazy tables, spectra, profiles, the database. No model, no torch.
 
-README.md beside this file shows the use. Names load on first use, so that
+docs/how-to/ shows the use. Names load on first use, so that
 `lpp-analyze --help` costs no Polars.
 """
 

@@ -128,6 +128,6 @@ def test_the_page_on_metrics_has_each_once_with_its_trap(reference: ModuleType) 
     assert "<!-- generated" not in text
     before_items = text.partition("## Items")[0]
     for name, metric in METRICS.items():
-        rows = [line for line in before_items.splitlines() if line.startswith(f"| `{name}` |")]
+        rows = [line for line in before_items.splitlines() if line.startswith(f"| `{name}`<")]
         assert len(rows) == 1, name
-        assert f" | {metric.unit} | " in rows[0]
+        assert rows[0].startswith(f"| `{name}`<br>{metric.unit} | ")

@@ -1,7 +1,7 @@
 """What a declared metric is: a name, a unit, one line of definition, a source, a function.
 
 `registry` lists them; modules by kind declare them. A metric is data: to add one,
-add a `Metric` to its module's tuple. README.md shows one.
+add a `Metric` to its module's tuple. docs/how-to/metric.md shows one.
 """
 
 import math

@@ -8,6 +8,7 @@ import inspect
 import re
 import tomllib
 from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +18,9 @@ TRAPS: Final = Path(__file__).with_name("traps.toml")
 
 GENERATED = re.compile(r"^<!-- generated: (?P<name>[a-z]+) -->$", re.MULTILINE)
 """Where a page of docs/ wants a generated table."""
+
+BREAK: Final = "<br>"
+"""A new line within a cell."""
 
 GROUPS: Final = {
     "paper": ("participation_ratio", "effective_rank", "top_share"),
@@ -129,15 +133,16 @@ def _metric_tables() -> dict[str, str]:
     traps = tomllib.loads(TRAPS.read_text("utf-8"))
     if traps.keys() != METRICS.keys():
         raise ValueError(f"{TRAPS.name}: {sorted(traps.keys() ^ METRICS.keys())}")
-    heads = ("metric", "formula", "unit", "trap", "source")
+    heads = ("metric, unit", "formula", "trap", "source")
     rows: dict[str, list[tuple[str, ...]]] = {"paper": [], "resistant": []}
     for metric in METRICS.values():
         group = next(
             (g for g, begins in GROUPS.items() if metric.name.startswith(begins)), metric.needs
         )
         group = "spectral" if group in ("scatter", "eigenvalues") else group
-        row = (f"`{metric.name}`", metric.definition, metric.unit, traps[metric.name])
-        rows.setdefault(group, []).append((*row, metric.source))
+        named = f"`{metric.name}`{BREAK}{metric.unit}"
+        row = (named, metric.definition, traps[metric.name], metric.source)
+        rows.setdefault(group, []).append(row)
     tables = {name: _table(heads, found) for name, found in rows.items()}
     tables["flags"] = _table(("flag", "warning"), [(f"`{f.name}`", f.meaning) for f in FLAGS])
     features = [(f"`{f.name}`", f.definition, f.unit, f.source) for f in FEATURES]
@@ -151,10 +156,15 @@ def _table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 
 def _cell(text: str) -> str:
-    """Without what Markdown would read: a bar ends a cell, stars and underscores set type."""
-    if text.startswith("`"):
-        return text
-    return re.sub(r"([|*_<>])", r"\\\1", text)
+    """Without what Markdown would read: a bar ends a cell, stars and underscores set type.
+
+    What stands between backticks is code, in which a bar alone is read.
+    """
+    words, codes = text.split("`")[::2], text.split("`")[1::2]
+    plain = [re.sub(r"([|*_])", r"\\\1", word).replace("<", "&lt;") for word in words]
+    plain = [word.replace("&lt;br>", BREAK) for word in plain]
+    marked = [f"`{code}`".replace("|", r"\|") for code in codes]
+    return "".join(piece for pair in zip_longest(plain, marked, fillvalue="") for piece in pair)
 
 
 def _capital(text: str) -> str:
