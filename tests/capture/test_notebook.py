@@ -1,4 +1,4 @@
-"""Capture in a real kernel of Jupyter, and the example notebook."""
+"""Capture in a real kernel of Jupyter, and the example notebooks."""
 
 import re
 from collections.abc import Callable
@@ -14,7 +14,9 @@ from nbformat.v4 import new_code_cell, new_notebook
 import lpp.sql
 from lpp.store import open_store
 
-EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "first_capture.ipynb"
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+EXAMPLE = EXAMPLES / "first_capture.ipynb"
+COMPARISON = EXAMPLES / "compare_two_models.ipynb"
 
 Execute = Callable[..., Any]
 
@@ -123,3 +125,25 @@ def test_the_example_captures_profiles_and_plots(execute: Execute, tmp_path: Pat
     shown = [cell for cell in committed.cells if cell.cell_type == "code"]
     assert all(cell.outputs for cell in shown[1:])
     assert str(Path.home()) not in EXAMPLE.read_text("utf-8")
+
+
+@pytest.mark.slow
+def test_the_second_example_compares_two_models(execute: Execute, tmp_path: Path) -> None:
+    committed = nbformat.read(COMPARISON, as_version=4)
+    notebook = execute(nbformat.read(COMPARISON, as_version=4))
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    with lpp.sql.connect(tmp_path / "lpp") as database:
+        found = database.sql("FROM drift_sites ORDER BY depth").pl()
+        changed = database.sql("SELECT avg(kl) AS kl FROM drift_tokens").pl().item()
+    assert found["site"].to_list()[0::5] == ["embed", "final"]
+    assert found["relative_distance"][0] == 0  # the embedding was not rounded
+    assert found["relative_distance"][1:].min() > 0.1
+    assert changed == pytest.approx(0.81, abs=0.05)
+    said = streams(cells[2])["stdout"]
+    assert f"{changed:.3f}" in said
+    assert "image/svg+xml" in outputs(cells[4], "execute_result")[0].data
+    # what is committed is of these cells, and small
+    assert [cell.source for cell in committed.cells] == [cell.source for cell in notebook.cells]
+    assert all(cell.outputs for cell in committed.cells if cell.cell_type == "code")
+    assert COMPARISON.stat().st_size < 150_000
+    assert str(Path.home()) not in COMPARISON.read_text("utf-8")
