@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("analyze", "capture", "sql", "store")
@@ -118,7 +119,14 @@ def test_no_pin_to_a_build_variant(project: dict[str, Any]) -> None:
         assert "==" not in requirement, requirement
 
 
-BARE_NAME = re.compile(r"""pip\s+install[^\n]*(?<![./\w-])lpp-engine|'lpp-engine\[""")
+def test_the_citation_is_of_this_release(project: dict[str, Any]) -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    assert citation["version"] == project["project"]["version"]
+    assert citation["license"] == project["project"]["license"]
+    assert "2605.30018" in citation["references"][0]["url"]
+
+
+BARE_NAME = re.compile(r"""pip\s+install[^\n`)]*(?<![./\w-])lpp-engine|'lpp-engine\[""")
 
 
 def test_nothing_tells_anyone_to_install_our_name_from_an_index(tracked: list[str]) -> None:
