@@ -7,7 +7,7 @@ import importlib
 import inspect
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +21,11 @@ GENERATED = re.compile(r"^<!-- generated: (?P<name>[a-z]+) -->$", re.MULTILINE)
 
 BREAK: Final = "<br>"
 """A new line within a cell."""
+
+MODULES = re.compile(
+    r"\b(?:lpp|collections|pathlib|os|typing|numpy|polars|pyarrow)(?:\.[a-z_]+)*\."
+)
+"""Where a type comes from: left out, as its name says enough."""
 
 GROUPS: Final = {
     "paper": ("participation_ratio", "effective_rank", "top_share"),
@@ -80,25 +85,47 @@ def _python_page() -> str:
 
 def _documented(package: str, name: str, found: Any) -> str:
     heading = f"### {package}.{name}"
+    if isinstance(found, Mapping):
+        return f"{heading}\n\nA mapping, by name: {', '.join(f'`{key}`' for key in found)}."
     if not callable(found):
-        return f"{heading}\n\nA constant of type `{type(found).__name__}`."
-    try:
-        signature = f"{name}{inspect.signature(found)}"
-    except (TypeError, ValueError):
-        signature = name
-    signature = re.sub(r"<factory>|<object object at [^>]+>", "...", signature)
-    signature = signature.replace(", ", ",\n    ") if len(signature) > 90 else signature
-    text = inspect.getdoc(found) or ""
+        columns = ", ".join(f"`{column.name}`" for column in found.columns)
+        return f"{heading}\n\nThe declaration of the view `{found.name}`: {columns}."
+    signature = _signature(name, found)
+    text = (inspect.getdoc(found) or "").replace("  # doctest: +SKIP", "")
     members = ""
     if inspect.isclass(found):
         members = "".join(
-            f"\n\n**`.{word}`** {(inspect.getdoc(member) or '').splitlines()[0]}"
+            f"\n\n**`.{word}`** {_first(inspect.getdoc(member) or '')}"
             for word, member in vars(found).items()
             if not word.startswith("_") and (callable(member) or isinstance(member, property))
             if inspect.getdoc(member)
         )
     code = f"```python\n{signature}\n```\n\n``` {{.text .docstring}}\n{text}\n```"
     return f"{heading}\n\n{code}{members}"
+
+
+def _first(docstring: str) -> str:
+    """Its first paragraph, as Markdown."""
+    return _cell(" ".join(docstring.partition("\n\n")[0].split()))
+
+
+def _signature(name: str, found: Any) -> str:
+    """Of a function or class, a parameter a line where it is long, types without their modules."""
+    declared = inspect.signature(found)
+    returns = declared.return_annotation
+    words = [str(parameter) for parameter in declared.parameters.values()]
+    kinds = [parameter.kind for parameter in declared.parameters.values()]
+    if inspect.Parameter.KEYWORD_ONLY in kinds and inspect.Parameter.VAR_POSITIONAL not in kinds:
+        words.insert(kinds.index(inspect.Parameter.KEYWORD_ONLY), "*")
+    if inspect.Parameter.POSITIONAL_ONLY in kinds:
+        words.insert(kinds.count(inspect.Parameter.POSITIONAL_ONLY), "/")
+    end = ")"
+    if not inspect.isclass(found) and returns is not inspect.Signature.empty:
+        end = f") -> {inspect.formatannotation(returns)}"
+    line = f"{name}({', '.join(words)}{end}"
+    if len(line) > 90:
+        line = f"{name}(\n" + "".join(f"    {word},\n" for word in words) + end
+    return MODULES.sub("", line).replace("<factory>", "...").replace("~", "")
 
 
 def _sql_page() -> str:
