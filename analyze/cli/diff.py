@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lpp.analyze.cli.options import ERROR_SITES, executor_options, names, skip_first_option
+from lpp.analyze.cli.options import ERROR_SITES, executor_options, sites_option, skip_first_option
+from lpp.store.commands.completion import complete_runs
 from lpp.store.commands.console import debug_option
 from lpp.store.commands.progress import progress
 from lpp.store.errors import InputError, LppError
@@ -25,14 +26,15 @@ _SUFFIXES = {"json": "json", "md": "md", "html": "html"}
 
 @click.command()
 @click.argument("store")
-@click.argument("runs", nargs=-1, metavar="RUN_A RUN_B")
+@click.argument("runs", nargs=-1, metavar="RUN_A RUN_B", shell_complete=complete_runs)
 @click.option(
     "--against",
     "base",
     metavar="BASE",
+    shell_complete=complete_runs,
     help="Compare every run of STORE with this one, or those named in place of RUN_A RUN_B.",
 )
-@click.option("--sites", callback=names, metavar="NAME,...", help="Sites.", default="*")
+@sites_option()
 @skip_first_option
 @click.option("--prompts", type=click.IntRange(min=1), help="The first so many; all by default.")
 @click.option(

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from lpp.analyze.cli.options import names
+from lpp.analyze.cli.options import sites_option
+from lpp.store.commands.completion import complete_runs
 from lpp.store.commands.console import debug_option
 from lpp.store.commands.progress import progress
 
@@ -15,10 +16,15 @@ _SUFFIXES = {".json": "json", ".md": "md"}
 @click.command()
 @click.argument("store")
 @click.option("--task", required=True, metavar="NAME", help="Task of an evaluation.")
-@click.option("--run", metavar="NAME", help="Run, where several were asked the task.")
+@click.option(
+    "--run",
+    shell_complete=complete_runs,
+    metavar="NAME",
+    help="Run, where several were asked the task.",
+)
 @click.option("--source", metavar="NAME", help="Source of scores, where the run has several.")
 @click.option("--filter", metavar="NAME", help="Filter of lm-eval, where the task has several.")
-@click.option("--sites", callback=names, metavar="NAME,...", help="Sites.", default="*")
+@sites_option()
 @click.option(
     "--skip-first",
     type=click.IntRange(min=0),
