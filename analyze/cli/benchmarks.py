@@ -99,7 +99,7 @@ def add(
     \b
         lpp-analyze benchmarks add ./lpp results/
         lpp-analyze benchmarks add ./lpp results/ --items
-        lpp-analyze benchmarks add ./lpp logs/2026-11-26T18-12-56_mmlu_x1.eval --items
+        lpp-analyze benchmarks add ./lpp logs/ --items --group subject
         lpp-analyze benchmarks add ./lpp contents.parquet --model 'Qwen/*'
         lpp-analyze benchmarks add ./lpp mine.csv --match tiny=tiny-1a2b3c4d
     """
