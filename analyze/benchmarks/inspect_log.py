@@ -74,11 +74,12 @@ class InspectLog:
 
 
 def is_inspect_log(path: Path) -> bool:
-    """Whether the file is a log of inspect, by its ending and how it begins."""
-    if path.suffix.lower() == ".eval":
-        return True
+    """Whether the file is a log of inspect, by its ending or how it begins. OSError where it cannot
+    be opened.
+    """
     with path.open("rb") as file:
-        return _JSON_LOG.match(file.read(256)) is not None
+        start = file.read(256)
+    return path.suffix.lower() == ".eval" or _JSON_LOG.match(start) is not None
 
 
 def open_inspect_log(path: Path, where: str) -> InspectLog:

@@ -138,6 +138,12 @@ def add(
         click.echo(escape(line, keep=""))
         if one.note:
             click.echo(escape(f"{one.task}: {one.note}", keep=""), err=True)
+    if any(one.run is None for one in added.items):
+        click.echo(
+            "Capture the texts of the log with lpp-capture run, with --keep-texts where the "
+            "tokenizer has no token for some character.",
+            err=True,
+        )
     if added.written and refresh_database(open_store(store).path):
         click.echo(f"Next: lpp-analyze correlate {shlex.quote(store)}")
 

@@ -46,8 +46,7 @@ def hub_or_cache() -> Iterator[None]:
 
 
 def _answers() -> bool:
-    from huggingface_hub import constants
-    from huggingface_hub.utils import get_session
+    from huggingface_hub import constants, get_session
 
     try:
         get_session().head(constants.ENDPOINT, timeout=_ANSWER_SECONDS)

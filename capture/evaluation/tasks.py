@@ -135,9 +135,9 @@ def _not_loaded(name: str, error: Exception) -> InputError:
             kind=ErrorKind.NOT_FOUND,
         )
     return InputError(
-        f"--tasks {name}: cannot be loaded ({type(error).__name__}: {first_line(error)}). Its "
-        "documents may have to be downloaded once, which needs the network; files of a local task "
-        "are looked for from the folder of the command.",
+        f"--tasks {name}: cannot be loaded ({type(error).__name__}: {first_line(error)}). Correct "
+        "what its YAML file names: documents, split, fields, metrics, filters. Files are looked "
+        "for from the folder of the command; --debug shows where loading failed.",
         kind=ErrorKind.NOT_FOUND,
     )
 

@@ -138,6 +138,13 @@ def test_a_group_that_no_sample_has_is_refused(root: Path) -> None:
     assert len(read_scores(root)) == 0
 
 
+def test_a_log_that_is_not_there_is_said(root: Path, tmp_path: Path) -> None:
+    done = add(root, tmp_path / "gone.eval")
+    assert done.exit_code == 2
+    assert "No such file" in done.stderr
+    assert "inspect" not in done.stderr
+
+
 def test_logs_and_results_of_lm_eval_are_two_sources(root: Path, tmp_path: Path) -> None:
     results = {"results": {"two": {"acc,none": 0.5}}, "model_name": "org/One"}
     (tmp_path / "results_1.json").write_text(json.dumps(results))
