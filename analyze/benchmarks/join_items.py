@@ -120,7 +120,8 @@ def _logs(
 def _folder(result: ResultFile) -> PurePosixPath:
     """Of the file of items: that of the result file, which is one model's with lm-eval."""
     parent = PurePosixPath(result.name).parent
-    return parent / _NOT_IN_NAMES.sub("_", result.model) if result.kind == INSPECT else parent
+    name = _NOT_IN_NAMES.sub("_", result.model).strip("._") or "model"
+    return parent / name if result.kind == INSPECT else parent
 
 
 def _content(path: Path) -> bytes:

@@ -60,7 +60,8 @@ def read_inspect_items(log: InspectLog, group: str | None = None) -> list[Logged
 
 def epochs_of(log: InspectLog) -> int:
     """How often each sample was asked."""
-    return int((log.header["eval"].get("config") or {}).get("epochs") or 1)
+    n = (log.header["eval"].get("config") or {}).get("epochs")
+    return n if type(n) is int else 1
 
 
 def _items(

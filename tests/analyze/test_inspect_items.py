@@ -138,6 +138,17 @@ def test_a_group_that_no_sample_has_is_refused(root: Path) -> None:
     assert len(read_scores(root)) == 0
 
 
+@pytest.mark.parametrize("path", ["./my-model", "/models/my-model", "..", "Modell ä"])
+def test_a_local_model_goes_by_its_folder(root: Path, tmp_path: Path, path: str) -> None:
+    document = json.loads((LOGS / "planets.json").read_bytes())
+    document["eval"]["model_args"] = {"model_path": path}
+    (tmp_path / "log.json").write_text(json.dumps(document))
+    done = add(root, tmp_path / "log.json", "--items")
+    assert done.exit_code == 0, done.output
+    assert set(read_items(root)["model"].to_pylist()) == {path}
+    assert verify_scores(root) == []
+
+
 def test_a_log_that_is_not_there_is_said(root: Path, tmp_path: Path) -> None:
     done = add(root, tmp_path / "gone.eval")
     assert done.exit_code == 2

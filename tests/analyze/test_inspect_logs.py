@@ -6,7 +6,7 @@ The logs in `inspect_logs` are real ones; `make.py` beside them says how they we
 import json
 import random
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from lpp.analyze.benchmarks.inspect_log import is_inspect_log, open_inspect_log
 from lpp.analyze.benchmarks.read_inspect import model_of, read_inspect
-from lpp.analyze.benchmarks.read_inspect_items import read_inspect_items, value_of
+from lpp.analyze.benchmarks.read_inspect_items import epochs_of, read_inspect_items, value_of
 from lpp.analyze.cli.command import main
 from lpp.store import read_scores
 from lpp.store.errors import ErrorKind, InputError
@@ -322,6 +322,34 @@ def test_samples_that_cannot_be_read_are_refused(
     with pytest.raises(InputError, match=r"log\.eval") as refused:
         read_inspect_items(log)
     assert refused.value.kind == kind
+
+
+def entries(value: Any, depth: int) -> Iterator[tuple[Any, Any]]:
+    """Every (container, key) inside a document, so many levels deep."""
+    if depth and isinstance(value, dict | list):
+        for key in range(len(value)) if isinstance(value, list) else list(value):
+            yield value, key
+            yield from entries(value[key], depth - 1)
+
+
+@pytest.mark.parametrize("other", [None, "", "x", 7, [], {}, [None], {"a": None}])
+def test_a_log_with_another_entry_is_read_or_refused(tmp_path: Path, other: Any) -> None:
+    """Whatever entry is of another type, nothing but an InputError comes of it."""
+    whole = document()
+    whole["samples"] = whole["samples"][:1]
+    whole["samples"][0] |= {"events": [], "events_data": {}}
+    refused = 0
+    for container, key in list(entries(whole, 5)):
+        before, container[key] = container[key], other
+        try:
+            log = open_inspect_log(written(tmp_path / "log.json", whole), "log")
+            read_inspect(log)
+            read_inspect_items(log)
+            assert epochs_of(log) >= 0
+        except InputError:
+            refused += 1
+        container[key] = before
+    assert refused > 10
 
 
 def test_a_damaged_log_is_read_or_refused(tmp_path: Path) -> None:
