@@ -117,7 +117,8 @@ class Pair:
 
 def _statistics(view: RunView, pair: Pair) -> pl.DataFrame:
     wanted = pl.col("prompt_id") < pair.n_prompts
-    wanted &= ~pl.col("prompt_id").is_in(np.flatnonzero(pair.lengths == 0).tolist())
+    branches = np.flatnonzero(view.run.branch_of >= 0)
+    wanted &= ~pl.col("prompt_id").is_in(np.union1d(pair.left_out, branches).tolist())
     files = zip(view.run.shards, view.run.tokens_files(), strict=True)
     return pl.concat(
         read_tokens(file, [*KEYS, *STORED]).filter(wanted)
