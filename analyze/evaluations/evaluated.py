@@ -35,12 +35,13 @@ SCHEMA: Final = pl.Schema(
         "gold": pl.Int32(),
         "gold_length": pl.Int32(),
         "logprobs": pl.List(pl.Float64()),
+        "doc_sha256": pl.String(),
     }
 )
 """One row for each item. prompt_id: the prompt of question and chosen answer. question: position of
 the question's first token. answer: position that predicts the answer's first token, the last one
 before it. length, gold_length: tokens of the chosen and of the gold answer. logprobs: ln p of each
-answer, in nats."""
+answer, in nats. doc_sha256: of the item's document, as `store.items` has it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,6 +186,7 @@ def _row(
         "gold": one["gold"],
         "gold_length": None if gold is None else gold[2],
         "logprobs": logprobs,
+        "doc_sha256": one["doc_sha256"],
     }, ""
 
 

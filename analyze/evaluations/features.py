@@ -16,9 +16,9 @@ from lpp.analyze.metrics.tokens import TOKEN_EXPRESSIONS
 from lpp.analyze.numerics.moments import Floats
 from lpp.analyze.runs.token_files import read_tokens
 
-Role = Literal["baseline", "statistic", "gold", "rows"]
+Role = Literal["baseline", "statistic", "gold", "rows", "drift"]
 """baseline: says nothing of what the model computed, a feature has to tell more than it. gold: uses
-the right answer. rows: of the rows of a site."""
+the right answer. rows: of the rows of a site. drift: how far a second run is from the first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,8 +187,8 @@ def item_features(items: EvaluatedItems, *, first_position: int = 0) -> dict[str
             "question_length": _floats(table["answer"] - table["question"] + 1),
             "chosen_logprob": chosen,
             "chosen_logprob_token": chosen / length,
-            "chosen_share": np.array([_share(some) for some in logprobs]),
-            "answer_gap": np.array([_gap(some) for some in logprobs]),
+            "chosen_share": np.array([answer_share(some) for some in logprobs]),
+            "answer_gap": np.array([answer_gap(some) for some in logprobs]),
             "gold_logprob": of_gold,
             "gold_logprob_token": of_gold / gold,
         }
@@ -239,15 +239,18 @@ def _floats(column: pl.Series) -> Floats:
     return values
 
 
-def _share(logprobs: Floats) -> float:
-    """The largest of the softmax; NaN for one answer, which has nothing beside it."""
+def answer_share(logprobs: Floats) -> float:
+    """`chosen_share` of an item: the largest of the softmax of its answers' ln p; NaN for one
+    answer, which has nothing beside it.
+    """
     most = logprobs.max()
     if len(logprobs) < 2 or not np.isfinite(most):
         return float("nan")
     return float(1 / np.exp(logprobs - most).sum())
 
 
-def _gap(logprobs: Floats) -> float:
+def answer_gap(logprobs: Floats) -> float:
+    """`answer_gap` of an item, from its answers' ln p; NaN for one answer."""
     if len(logprobs) < 2:
         return float("nan")
     second, first = np.sort(logprobs)[-2:]
