@@ -8,7 +8,12 @@ import numpy as np
 import polars as pl
 
 from lpp.analyze.evaluations.evaluated import EvaluatedItems, evaluated_items
-from lpp.analyze.evaluations.features import COVARIATES, FEATURES, item_features
+from lpp.analyze.evaluations.features import (
+    COVARIATES,
+    FEATURES,
+    WITHOUT_PARTIAL,
+    item_features,
+)
 from lpp.analyze.evaluations.measure import (
     FEWEST_ITEMS,
     FEWEST_OF_A_KIND,
@@ -31,7 +36,8 @@ KINDS: Final = ("n_right", "n_wrong")
 
 SCHEMA: Final = schema(KINDS)
 """One row for each feature, and site where it is of rows: columns of `measure.schema`. The AUROC is
-of right items against wrong ones; q_value: over all rows but the gold answer's."""
+of right items against wrong ones; the covariates are `COVARIATES`; q_value: over all rows but the
+gold answer's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +114,14 @@ def analysis(
     progress.advance()
     groups = groups_of(some.table["item_group"], right)
     covariates = {name: values[name] for name in COVARIATES}
-    measure = Measure(right, groups.codes, covariates, KINDS, seed)
+    measure = Measure(
+        labels=right,
+        groups=groups.codes,
+        covariates=covariates,
+        without_partial=WITHOUT_PARTIAL,
+        kinds=KINDS,
+        seed=seed,
+    )
     declared = {feature.name: feature for feature in FEATURES}
     rows = [measure.row(declared[name], of_item) for name, of_item in values.items()]
     for site in held:

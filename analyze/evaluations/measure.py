@@ -1,13 +1,13 @@
 """How well each of many features tells items of one kind from those of another, with controls."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import polars as pl
 
-from lpp.analyze.evaluations.features import WITHOUT_PARTIAL, Feature
+from lpp.analyze.evaluations.features import Feature
 from lpp.analyze.numerics.association import benjamini_hochberg
 from lpp.analyze.numerics.auroc import (
     FEWEST_OF_A_GROUP,
@@ -38,8 +38,8 @@ def schema(kinds: tuple[str, str]) -> pl.Schema:
 
     kinds: the columns that count the items of both kinds, those that the AUROC is of first. auroc:
     over all items; `within_`: within groups alone, null where items are not compared within groups;
-    `partial_`: of what answer_length and chosen_logprob leave of the feature's ranks, within groups
-    where items are compared so. ci_: 95 %. shuffled_: 200 draws with shuffled labels, mean and 95 %
+    `partial_`: of what the covariates leave of the feature's ranks, within groups where items are
+    compared so. ci_: 95 %. shuffled_: 200 draws with shuffled labels, mean and 95 %
     range. p_value: of an AUROC of 0.5. q_value: Benjamini-Hochberg of within_p_value where items
     are compared within groups, else of p_value: a feature that only tells easy groups from hard
     ones tells nothing of an item. why_none: why there is no auroc.
@@ -95,7 +95,7 @@ def groups_of(column: pl.Series, labels: Flags) -> Groups:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Measure:
     """What every feature is held against."""
 
@@ -103,6 +103,9 @@ class Measure:
     """(n,) whether an item is of the kind that the AUROC is of."""
     groups: Codes | None
     covariates: Mapping[str, Floats]
+    """Features, (n,) each, whose part is taken out for `partial_`."""
+    without_partial: Collection[str]
+    """Features that are functions of the covariates: what a regression leaves is its misfit."""
     kinds: tuple[str, str]
     """Columns that count items of that kind, and the others."""
     seed: int
@@ -128,7 +131,7 @@ class Measure:
             if codes is not None:
                 row |= _numbers("within_", some, labels, codes, self.seed)
             rest = residual_ranks(some, others[there], codes)
-            if feature.name not in WITHOUT_PARTIAL and rest is not None:
+            if feature.name not in self.without_partial and rest is not None:
                 row |= _numbers("partial_", rest, labels, codes, self.seed)
         return row
 

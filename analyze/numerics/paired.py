@@ -66,7 +66,7 @@ def _wilson(count: int, n: int) -> tuple[float, float]:
 
 def _correlation(both: int, first: int, second: int, neither: int) -> float:
     """Phi of the table, moved towards 0 by Newcombe's correction where it is positive."""
-    product = both * neither - first * second
+    product: float = both * neither - first * second
     if product > 0:
         product = max(product - (both + first + second + neither) / 2, 0)
     margins = (both + first) * (second + neither) * (both + second) * (first + neither)

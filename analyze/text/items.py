@@ -6,16 +6,12 @@ from typing import Any, Final
 
 from lpp.analyze.evaluations.analysis import ItemAnalysis
 from lpp.analyze.text import markdown
-from lpp.analyze.text.text import Row, bar, wrapped
+from lpp.analyze.text.auroc_rows import HEADS, auroc_cells, auroc_line, paragraph, share_text
+from lpp.analyze.text.text import Row, bar
 from lpp.analyze.text.text import as_json as json_text
-from lpp.store.commands.escaping import escape
 
 BAR: Final = 6
 """Columns of a bar for an AUROC of 0 or 1."""
-
-HEADS: Final = ("AUROC", "95 %", "shuffled", "within", "partial", "q")
-_WIDTHS: Final = (5, 9, 9, 6, 7, 6)
-_NAME: Final = 22
 
 ROLES: Final[Mapping[str, str]] = {
     "baseline": "Baselines: what a feature has to beat",
@@ -36,19 +32,19 @@ READING: Final = (
 def as_text(found: ItemAnalysis) -> str:
     """Features, sites by depth, calibration, and risk against coverage."""
     parts = [*_opening(found), READING, ""]
-    lines = "".join(map(_line, parts)) + _cells_line("", HEADS)
+    lines = "".join(map(paragraph, parts)) + auroc_line("", HEADS)
     for role, head in ROLES.items():
         lines += f"{head}\n"
         for row in _of_role(found, role):
-            lines += _cells_line(f"  {row['feature']}", _cells(row))
+            lines += auroc_line(f"  {row['feature']}", auroc_cells(row))
     drawn_of = "within" if found.n_within else "AUROC"
     for feature, some in _by_site(found):
         lines += f"{feature} by depth; bar: distance of {drawn_of} from .50\n"
         for row in some:
             value = row[f"{_kind(found)}auroc"]
             drawn = "" if value is None else bar(abs(value - 0.5), 0.5, BAR)
-            lines += _cells_line(f"  {row['site']}", _cells(row), drawn)
-    lines += "".join(map(_line, ("", *_closing(found))))
+            lines += auroc_line(f"  {row['site']}", auroc_cells(row), drawn)
+    lines += "".join(map(paragraph, ("", *_closing(found))))
     for head, named in _curves(found):
         lines += f"{head}\n"
         for name, cells in named.items():
@@ -65,11 +61,11 @@ def as_markdown(found: ItemAnalysis) -> str:
     for role in ROLES:
         for row in _of_role(found, role):
             mark = "" if role == "statistic" else f" ({role})"
-            lines.append(markdown.row((f"{row['feature']}{mark}", *_cells(row))))
+            lines.append(markdown.row((f"{row['feature']}{mark}", *auroc_cells(row))))
     for _, some in _by_site(found):
         for row in some:
             name = markdown.escaped(f"{row['feature']}, {row['site']}")
-            lines.append(markdown.row((name, *_cells(row))))
+            lines.append(markdown.row((name, *auroc_cells(row))))
     lines += ["", *(markdown.escaped(line) for line in _closing(found))]
     for head, named in _curves(found):
         lines += ["", f"{head}:", ""]
@@ -136,15 +132,15 @@ def _closing(found: ItemAnalysis) -> Iterator[str]:
         low, high = calibrated.interval
         mean, most = calibrated.calibrated
         yield (
-            f"Calibration of chosen_share: mean {_share(calibrated.confidence)}, right "
-            f"{_share(calibrated.accuracy)}; expected error {_share(calibrated.ece)} (95 %: "
-            f"{_share(low)} to {_share(high)}), of a calibrated model {_share(mean)}, seldom above "
-            f"{_share(most)}."
+            f"Calibration of chosen_share: mean {share_text(calibrated.confidence)}, right "
+            f"{share_text(calibrated.accuracy)}; expected error {share_text(calibrated.ece)} (95 %: "
+            f"{share_text(low)} to {share_text(high)}), of a calibrated model {share_text(mean)}, seldom above "
+            f"{share_text(most)}."
         )
     risk = found.risk
     yield (
-        f"Area under risk against coverage: {_share(risk.area)}; best {_share(risk.best)}, by "
-        f"chance {_share(risk.random)}."
+        f"Area under risk against coverage: {share_text(risk.area)}; best {share_text(risk.best)}, by "
+        f"chance {share_text(risk.random)}."
     )
 
 
@@ -155,8 +151,8 @@ def _curves(found: ItemAnalysis) -> Iterator[tuple[str, Mapping[str, Sequence[st
         yield (
             "Reliability, bins of equal size",
             {
-                "confidence": [_share(one.confidence) for one in bins],
-                "right": [_share(one.accuracy) for one in bins],
+                "confidence": [share_text(one.confidence) for one in bins],
+                "right": [share_text(one.accuracy) for one in bins],
                 "items": [str(one.n) for one in bins],
             },
         )
@@ -164,7 +160,7 @@ def _curves(found: ItemAnalysis) -> Iterator[tuple[str, Mapping[str, Sequence[st
         f"Wrong among the most confident, by {found.confidence}",
         {
             "coverage": [f"{round(100 * coverage)}%" for coverage, _ in found.risk.rows],
-            "wrong": [_share(share) for _, share in found.risk.rows],
+            "wrong": [share_text(share) for _, share in found.risk.rows],
         },
     )
 
@@ -189,7 +185,7 @@ def _beyond(found: ItemAnalysis) -> Iterator[str]:
     ]
     where = " within groups" if kind else ""
     yield (
-        f"Best baseline{where}: {best['feature']}, {_share(best[auroc])}. Whole interval farther "
+        f"Best baseline{where}: {best['feature']}, {share_text(best[auroc])}. Whole interval farther "
         f"from .50: {', '.join(beyond) or 'none'}."
     )
 
@@ -212,46 +208,3 @@ def _by_site(found: ItemAnalysis) -> Iterator[tuple[str, Sequence[Row]]]:
     of_rows = found.features.filter(role="rows")
     for name in of_rows["feature"].unique(maintain_order=True):
         yield name, of_rows.filter(feature=name).to_dicts()
-
-
-def _cells(row: Row) -> tuple[str, ...]:
-    """What stands under `HEADS`."""
-    return (
-        _share(row["auroc"]),
-        _range(row["ci_low"], row["ci_high"]),
-        _range(row["shuffled_low"], row["shuffled_high"]),
-        _share(row["within_auroc"]),
-        _share(row["partial_auroc"]),
-        _q(row["q_value"]),
-    )
-
-
-def _line(text: str) -> str:
-    return wrapped(escape(text, keep="")) if text else "\n"
-
-
-def _cells_line(name: str, cells: Sequence[str], drawn: str = "") -> str:
-    shown = (f"{cell:>{width}}" for cell, width in zip(cells, _WIDTHS, strict=True))
-    return f"{escape(name, keep=''):<{_NAME}} {'  '.join(shown)}  {drawn}".rstrip() + "\n"
-
-
-def _share(value: float | None) -> str:
-    """Two digits behind the point, without a zero before it.
-
-    >>> [_share(value) for value in (0.514, 0.0, 1.0, None)]
-    ['.51', '.00', '1.00', '-']
-    """
-    return "-" if value is None else f"{value:.2f}".removeprefix("0")
-
-
-def _range(low: float | None, high: float | None) -> str:
-    return "-" if low is None else f"{_share(low)} {_share(high)}"
-
-
-def _q(value: float | None) -> str:
-    """Two digits that say something."""
-    if value is None:
-        return "-"
-    if value < 1e-4:
-        return "<.0001"
-    return _share(value) if value >= 0.1 else f"{value:.1g}".removeprefix("0")

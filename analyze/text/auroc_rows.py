@@ -1,0 +1,56 @@
+"""A row of AUROCs as text: what tables of features of items have in common."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from lpp.analyze.text.text import Row, wrapped
+from lpp.store.commands.escaping import escape
+
+HEADS: Final = ("AUROC", "95 %", "shuffled", "within", "partial", "q")
+_WIDTHS: Final = (5, 9, 9, 6, 7, 6)
+_NAME: Final = 22
+
+
+def auroc_cells(row: Row) -> tuple[str, ...]:
+    """What stands under `HEADS`."""
+    return (
+        share_text(row["auroc"]),
+        _range(row["ci_low"], row["ci_high"]),
+        _range(row["shuffled_low"], row["shuffled_high"]),
+        share_text(row["within_auroc"]),
+        share_text(row["partial_auroc"]),
+        _q(row["q_value"]),
+    )
+
+
+def paragraph(text: str) -> str:
+    """Text that may hold anything as lines within 80 columns; an empty line for an empty text."""
+    return wrapped(escape(text, keep="")) if text else "\n"
+
+
+def auroc_line(name: str, cells: Sequence[str], drawn: str = "") -> str:
+    """A line of a table: a name, what stands under `HEADS`, and a bar."""
+    shown = (f"{cell:>{width}}" for cell, width in zip(cells, _WIDTHS, strict=True))
+    return f"{escape(name, keep=''):<{_NAME}} {'  '.join(shown)}  {drawn}".rstrip() + "\n"
+
+
+def share_text(value: float | None) -> str:
+    """Two digits behind the point, without a zero before it.
+
+    >>> [share_text(value) for value in (0.514, 0.0, 1.0, None)]
+    ['.51', '.00', '1.00', '-']
+    """
+    return "-" if value is None else f"{value:.2f}".removeprefix("0")
+
+
+def _range(low: float | None, high: float | None) -> str:
+    return "-" if low is None else f"{share_text(low)} {share_text(high)}"
+
+
+def _q(value: float | None) -> str:
+    """Two digits that say something."""
+    if value is None:
+        return "-"
+    if value < 1e-4:
+        return "<.0001"
+    return share_text(value) if value >= 0.1 else f"{value:.1g}".removeprefix("0")
