@@ -90,8 +90,9 @@ def diff(
 
     Two models over the same token ids: KL and other divergences over the full vocabulary, flips,
     perplexity, and for each site distance, CKA and ranks; with errors over prompts. It says how
-    much changed, and where, not whether that matters. A run is named by as much of its id as
-    tells it from others; STORE::RUN is one of another store.
+    much changed, and where, not whether that matters. Of two evaluations of one task, the items
+    that flipped; lpp-analyze items --against says what tells them. A run is named by as much of
+    its id as tells it from others; STORE::RUN is one of another store.
 
     With --against BASE every run of STORE that read the same prompts is compared with BASE, or
     those that are named, patterns included: one table, and a picture of distance in depth. Runs
@@ -242,17 +243,22 @@ def _show(
 ) -> None:
     """Print or write one comparison."""
     from lpp.analyze.drift.worst import worst_tokens
+    from lpp.analyze.evaluations.flips import flips_of_runs
     from lpp.analyze.text import drift as text
+    from lpp.analyze.text import flips as text_of_items
 
     form = form or _SUFFIXES.get(_suffix(output), "text")
-    if form == "json":
-        shown = text.as_json(found, verdicts)
-    elif form == "html":
+    if form == "html":
         from lpp.analyze.report.drift_page import drift_page
 
         shown = drift_page(found, verdicts)
     else:
-        shown = text.FORMATS[form](found, worst_tokens(found), verdicts)
+        items = flips_of_runs(found.pair.a, found.pair.b)
+        if form == "json":
+            shown = text_of_items.drift_and_items(found, verdicts, items)
+        else:
+            shown = text.FORMATS[form](found, worst_tokens(found), verdicts)
+            shown += text_of_items.SECTIONS[form](items)
     _write(shown, output, text.as_gate(verdicts))
 
 

@@ -1,6 +1,8 @@
 """`lpp-analyze items`: what tells right answers of an evaluation from wrong ones."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -16,6 +18,12 @@ _SUFFIXES = {".json": "json", ".md": "md"}
 @click.argument("store")
 @click.option("--task", required=True, metavar="NAME", help="Task of an evaluation.")
 @click.option("--run", metavar="NAME", help="Run, where several were asked the task.")
+@click.option(
+    "--against",
+    "base",
+    metavar="BASE",
+    help="Which items flip from the run BASE to --run, and what tells them before they do.",
+)
 @click.option("--source", metavar="NAME", help="Source of scores, where the run has several.")
 @click.option("--filter", metavar="NAME", help="Filter of lm-eval, where the task has several.")
 @click.option("--sites", callback=names, metavar="NAME,...", help="Sites.", default="*")
@@ -46,6 +54,7 @@ def items(
     store: str,
     task: str,
     run: str | None,
+    base: str | None,
     source: str | None,
     filter: str | None,  # noqa: A002
     sites: tuple[str, ...],
@@ -64,25 +73,74 @@ def items(
 
     Fewer than 50 items, or fewer than 10 right or wrong ones, are not ranked.
 
+    With --against BASE: the items that are right in one of two runs alone, the difference of both
+    accuracies, and, of the items that are right in BASE, what tells those that are wrong in --run:
+    features of BASE, and how far the runs are apart before the answer. A run of another store is
+    STORE::RUN.
+
     \b
         lpp-analyze items ./lpp --task arc_easy
         lpp-analyze items ./lpp --task arc_easy --run smol --sites final,'block.*'
         lpp-analyze items ./lpp --task arc_easy --sites final --skip-first 1
         lpp-analyze items ./lpp --task arc_easy -o items.json
+        lpp-analyze items ./lpp --task arc_easy --run int4 --against base --sites final
+    """
+    from lpp.analyze.report.report import check_output
+    from lpp.sql.results.output import text_output
+
+    if base is not None and run is None:
+        raise click.UsageError(f"--against {base}: name the run that is compared with it, --run.")
+    if output is not None:
+        check_output(output)
+    suffix = "" if output is None else output.suffix.lower()
+    form = form or _SUFFIXES.get(suffix, "text")
+    chosen = {"source": source, "filter": filter}
+    settings = {"sites": sites, "skip_first": skip_first, "seed": seed}
+    if base is None or run is None:
+        shown = _of_one_run(store, task, run, form, chosen=chosen, settings=settings)
+    else:
+        shown = _of_two_runs(store, task, (base, run), form, chosen=chosen, settings=settings)
+    with text_output(output) as stream:
+        stream.write(shown)
+    if output is not None:
+        click.echo(output)
+
+
+def _of_one_run(
+    store: str,
+    task: str,
+    run: str | None,
+    form: str,
+    *,
+    chosen: Mapping[str, Any],
+    settings: Mapping[str, Any],
+) -> str:
+    """What tells right from wrong; chosen: arguments of `evaluated_items`, settings: of
+    `analysis`.
     """
     from lpp.analyze.evaluations.analysis import analysis, kept_sites
     from lpp.analyze.evaluations.evaluated import evaluated_items
-    from lpp.analyze.report.report import check_output
     from lpp.analyze.text.items import FORMATS as TEXTS
-    from lpp.sql.results.output import text_output
 
-    if output is not None:
-        check_output(output)
-    some = evaluated_items(store, task, run=run, source=source, filter=filter)
-    with progress("Items", 1 + len(kept_sites(some, sites)), "steps") as bar:
-        found = analysis(some, sites=sites, skip_first=skip_first, seed=seed, progress=bar)
-    suffix = "" if output is None else output.suffix.lower()
-    with text_output(output) as stream:
-        stream.write(TEXTS[form or _SUFFIXES.get(suffix, "text")](found))
-    if output is not None:
-        click.echo(output)
+    some = evaluated_items(store, task, run=run, **chosen)
+    with progress("Items", 1 + len(kept_sites(some, settings["sites"])), "steps") as bar:
+        return TEXTS[form](analysis(some, **settings, progress=bar))
+
+
+def _of_two_runs(
+    store: str,
+    task: str,
+    runs: tuple[str, str],
+    form: str,
+    *,
+    chosen: Mapping[str, Any],
+    settings: Mapping[str, Any],
+) -> str:
+    """What tells items that flip; chosen: arguments of `flips`, settings: of `flip_analysis`."""
+    from lpp.analyze.evaluations.flip_analysis import flip_analysis, n_steps
+    from lpp.analyze.evaluations.flips import flips
+    from lpp.analyze.text.flips import FORMATS as TEXTS
+
+    found = flips(store, task, *runs, **chosen)
+    with progress("Items", n_steps(found, settings["sites"]), "steps") as bar:
+        return TEXTS[form](flip_analysis(found, **settings, progress=bar))

@@ -14,12 +14,12 @@ _NAME: Final = 22
 def auroc_cells(row: Row) -> tuple[str, ...]:
     """What stands under `HEADS`."""
     return (
-        share_text(row["auroc"]),
-        _range(row["ci_low"], row["ci_high"]),
-        _range(row["shuffled_low"], row["shuffled_high"]),
-        share_text(row["within_auroc"]),
-        share_text(row["partial_auroc"]),
-        _q(row["q_value"]),
+        digits(row["auroc"]),
+        interval_text(row["ci_low"], row["ci_high"]),
+        interval_text(row["shuffled_low"], row["shuffled_high"]),
+        digits(row["within_auroc"]),
+        digits(row["partial_auroc"]),
+        probability(row["q_value"]),
     )
 
 
@@ -34,23 +34,28 @@ def auroc_line(name: str, cells: Sequence[str], drawn: str = "") -> str:
     return f"{escape(name, keep=''):<{_NAME}} {'  '.join(shown)}  {drawn}".rstrip() + "\n"
 
 
-def share_text(value: float | None) -> str:
+def digits(value: float | None) -> str:
     """Two digits behind the point, without a zero before it.
 
-    >>> [share_text(value) for value in (0.514, 0.0, 1.0, None)]
+    >>> [digits(value) for value in (0.514, 0.0, 1.0, None)]
     ['.51', '.00', '1.00', '-']
     """
     return "-" if value is None else f"{value:.2f}".removeprefix("0")
 
 
-def _range(low: float | None, high: float | None) -> str:
-    return "-" if low is None else f"{share_text(low)} {share_text(high)}"
+def interval_text(low: float | None, high: float | None) -> str:
+    """Both ends of an interval."""
+    return "-" if low is None else f"{digits(low)} {digits(high)}"
 
 
-def _q(value: float | None) -> str:
-    """Two digits that say something."""
+def probability(value: float | None) -> str:
+    """A p or q: two digits behind the point, or the first one that is not 0.
+
+    >>> [probability(value) for value in (0.514, 0.0123, 0.00001, None)]
+    ['.51', '.01', '<.0001', '-']
+    """
     if value is None:
         return "-"
     if value < 1e-4:
         return "<.0001"
-    return share_text(value) if value >= 0.1 else f"{value:.1g}".removeprefix("0")
+    return digits(value) if value >= 0.1 else f"{value:.1g}".removeprefix("0")

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from lpp.analyze.evaluations.analysis import ItemAnalysis
 from lpp.analyze.text import markdown
-from lpp.analyze.text.auroc_rows import HEADS, auroc_cells, auroc_line, paragraph, share_text
+from lpp.analyze.text.auroc_rows import HEADS, auroc_cells, auroc_line, digits, paragraph
 from lpp.analyze.text.text import Row, bar
 from lpp.analyze.text.text import as_json as json_text
 
@@ -132,15 +132,15 @@ def _closing(found: ItemAnalysis) -> Iterator[str]:
         low, high = calibrated.interval
         mean, most = calibrated.calibrated
         yield (
-            f"Calibration of chosen_share: mean {share_text(calibrated.confidence)}, right "
-            f"{share_text(calibrated.accuracy)}; expected error {share_text(calibrated.ece)} (95 %: "
-            f"{share_text(low)} to {share_text(high)}), of a calibrated model {share_text(mean)}, seldom above "
-            f"{share_text(most)}."
+            f"Calibration of chosen_share: mean {digits(calibrated.confidence)}, right "
+            f"{digits(calibrated.accuracy)}; expected error {digits(calibrated.ece)} (95 %: "
+            f"{digits(low)} to {digits(high)}), of a calibrated model {digits(mean)}, seldom above "
+            f"{digits(most)}."
         )
     risk = found.risk
     yield (
-        f"Area under risk against coverage: {share_text(risk.area)}; best {share_text(risk.best)}, by "
-        f"chance {share_text(risk.random)}."
+        f"Area under risk against coverage: {digits(risk.area)}; best {digits(risk.best)}, by "
+        f"chance {digits(risk.random)}."
     )
 
 
@@ -151,8 +151,8 @@ def _curves(found: ItemAnalysis) -> Iterator[tuple[str, Mapping[str, Sequence[st
         yield (
             "Reliability, bins of equal size",
             {
-                "confidence": [share_text(one.confidence) for one in bins],
-                "right": [share_text(one.accuracy) for one in bins],
+                "confidence": [digits(one.confidence) for one in bins],
+                "right": [digits(one.accuracy) for one in bins],
                 "items": [str(one.n) for one in bins],
             },
         )
@@ -160,7 +160,7 @@ def _curves(found: ItemAnalysis) -> Iterator[tuple[str, Mapping[str, Sequence[st
         f"Wrong among the most confident, by {found.confidence}",
         {
             "coverage": [f"{round(100 * coverage)}%" for coverage, _ in found.risk.rows],
-            "wrong": [share_text(share) for _, share in found.risk.rows],
+            "wrong": [digits(share) for _, share in found.risk.rows],
         },
     )
 
@@ -185,7 +185,7 @@ def _beyond(found: ItemAnalysis) -> Iterator[str]:
     ]
     where = " within groups" if kind else ""
     yield (
-        f"Best baseline{where}: {best['feature']}, {share_text(best[auroc])}. Whole interval farther "
+        f"Best baseline{where}: {best['feature']}, {digits(best[auroc])}. Whole interval farther "
         f"from .50: {', '.join(beyond) or 'none'}."
     )
 
