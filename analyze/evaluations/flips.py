@@ -12,7 +12,7 @@ from lpp.analyze.evaluations.features import answer_gap, answer_share
 from lpp.analyze.numerics.paired import PairedDifference, paired_difference
 from lpp.analyze.runs.keys import RunView, Url
 from lpp.analyze.runs.select import store_and_run
-from lpp.store.errors import ErrorKind, InputError
+from lpp.store.errors import ErrorKind, InputError, LppError
 from lpp.store.items import read_items
 from lpp.store.objects.place import absolute
 
@@ -117,19 +117,23 @@ def changed_items(found: Flips) -> pl.DataFrame:
 
 
 def flips_of_runs(a: RunView, b: RunView) -> list["Flips | str"]:
-    """Every task that both runs were asked, by name; a line that says why where its items cannot be
-    compared. Empty where the runs are of no evaluation. Raises FormatError for altered bytes.
+    """Every task that both runs were asked, by name; a line that says why where items cannot be
+    compared, or read: it is no error of a comparison of tokens. Empty without items of both runs.
     """
     if a.run.path == b.run.path:
         return []
+    try:
+        tasks = sorted(_tasks(a) & _tasks(b))
+    except LppError as error:
+        return [str(error)]
     found: list[Flips | str] = []
-    for task in sorted(_tasks(a) & _tasks(b)):
+    for task in tasks:
         try:
             of_a, of_b = (
                 evaluated_items(view.run.directory.root, task, run=view.run.id) for view in (a, b)
             )
             found.append(compared(of_a, of_b))
-        except InputError as error:
+        except LppError as error:
             found.append(str(error))
     return found
 

@@ -6,6 +6,9 @@ from typing import Final
 from lpp.analyze.text.text import Row, wrapped
 from lpp.store.commands.escaping import escape
 
+BAR: Final = 3
+"""Columns of a bar for an AUROC of 0 or 1: what a line has left."""
+
 HEADS: Final = ("AUROC", "95 %", "shuffled", "within", "partial", "q")
 _WIDTHS: Final = (5, 9, 9, 6, 7, 6)
 _NAME: Final = 22

@@ -11,6 +11,7 @@ from lpp.analyze.evaluations.flip_analysis import FlipAnalysis
 from lpp.analyze.evaluations.flips import GAINED, LOST, MOVED, Flips, changed_items
 from lpp.analyze.text import markdown
 from lpp.analyze.text.auroc_rows import (
+    BAR,
     HEADS,
     auroc_cells,
     auroc_line,
@@ -21,9 +22,6 @@ from lpp.analyze.text.auroc_rows import (
 from lpp.analyze.text.drift import tail, with_gate
 from lpp.analyze.text.text import WIDTH, Row, bar
 from lpp.analyze.text.text import as_json as json_text
-
-BAR: Final = 6
-"""Columns of a bar for an AUROC of 0 or 1."""
 
 LISTED: Final = 20
 """Items of each change that a table lists, of those that changed the largest `gap_a` first."""

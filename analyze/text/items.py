@@ -6,12 +6,9 @@ from typing import Any, Final
 
 from lpp.analyze.evaluations.analysis import ItemAnalysis
 from lpp.analyze.text import markdown
-from lpp.analyze.text.auroc_rows import HEADS, auroc_cells, auroc_line, digits, paragraph
+from lpp.analyze.text.auroc_rows import BAR, HEADS, auroc_cells, auroc_line, digits, paragraph
 from lpp.analyze.text.text import Row, bar
 from lpp.analyze.text.text import as_json as json_text
-
-BAR: Final = 6
-"""Columns of a bar for an AUROC of 0 or 1."""
 
 ROLES: Final[Mapping[str, str]] = {
     "baseline": "Baselines: what a feature has to beat",
