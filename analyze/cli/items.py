@@ -83,7 +83,7 @@ def items(
         lpp-analyze items ./lpp --task arc_easy --run smol --sites final,'block.*'
         lpp-analyze items ./lpp --task arc_easy --sites final --skip-first 1
         lpp-analyze items ./lpp --task arc_easy -o items.json
-        lpp-analyze items ./lpp --task arc_easy --run int4 --against base --sites final
+        lpp-analyze items ./lpp --task arc_easy --run int4 --against base
     """
     from lpp.analyze.report.report import check_output
     from lpp.sql.results.output import text_output
