@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lpp.analyze.drift.against import Comparison
     from lpp.analyze.drift.drift import Drift
     from lpp.analyze.drift.gate import Verdict
+    from lpp.analyze.evaluations.flips import Flips
 
 FORMATS = ("text", "json", "md", "html")
 PICTURES = ("svg", "png", "html")
@@ -121,6 +122,7 @@ def diff(
     from lpp.analyze.drift.sites import common_sites
     from lpp.analyze.engine.executor import chosen_executor
     from lpp.analyze.report.report import check_output
+    from lpp.analyze.text.flips import item_documents
 
     _check_usage(runs, base, strict=strict, conditions=conditions, output=output)
     _check_page(base, form, output)
@@ -170,7 +172,7 @@ def diff(
             _keep(found)
             failed |= any(one.failed for one in verdicts)
             if base is not None:
-                comparisons.append(compared(found, verdicts))
+                comparisons.append(compared(found, verdicts, item_documents(_items(found))))
     if base is None:
         _show(found, verdicts, form, output)
     else:
@@ -188,6 +190,13 @@ def _keep(found: "Drift") -> None:
         click.echo(f"The comparison is not in the database: {error}", err=True)
     if len(stores(found.pair)) > 1:
         click.echo("A and B lie in two stores: the comparison is in no database.", err=True)
+
+
+def _items(found: "Drift") -> "list[Flips | str]":
+    """The items of each task that both runs were asked, or why they cannot be compared."""
+    from lpp.analyze.evaluations.flips import flips_of_runs
+
+    return flips_of_runs(found.pair.a, found.pair.b)
 
 
 def _check_usage(
@@ -243,9 +252,8 @@ def _show(
 ) -> None:
     """Print or write one comparison."""
     from lpp.analyze.drift.worst import worst_tokens
-    from lpp.analyze.evaluations.flips import flips_of_runs
     from lpp.analyze.text import drift as text
-    from lpp.analyze.text import flips as text_of_items
+    from lpp.analyze.text.flips import SECTIONS, item_documents
 
     form = form or _SUFFIXES.get(_suffix(output), "text")
     if form == "html":
@@ -253,12 +261,11 @@ def _show(
 
         shown = drift_page(found, verdicts)
     else:
-        items = flips_of_runs(found.pair.a, found.pair.b)
+        items = _items(found)
         if form == "json":
-            shown = text_of_items.drift_and_items(found, verdicts, items)
+            shown = text.as_json(found, verdicts, item_documents(items))
         else:
-            shown = text.FORMATS[form](found, worst_tokens(found), verdicts)
-            shown += text_of_items.SECTIONS[form](items)
+            shown = text.FORMATS[form](found, worst_tokens(found), verdicts) + SECTIONS[form](items)
     _write(shown, output, text.as_gate(verdicts))
 
 

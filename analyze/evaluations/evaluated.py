@@ -25,6 +25,7 @@ item's log-likelihoods is of that."""
 SCHEMA: Final = pl.Schema(
     {
         "item": pl.Int32(),
+        "doc_sha256": pl.String(),
         "item_group": pl.String(),
         "right": pl.Boolean(),
         "prompt_id": pl.Int32(),
@@ -35,13 +36,13 @@ SCHEMA: Final = pl.Schema(
         "gold": pl.Int32(),
         "gold_length": pl.Int32(),
         "logprobs": pl.List(pl.Float64()),
-        "doc_sha256": pl.String(),
     }
 )
-"""One row for each item. prompt_id: the prompt of question and chosen answer. question: position of
+"""One row for each item. doc_sha256: of its document.
+prompt_id: the prompt of question and chosen answer. question: position of
 the question's first token. answer: position that predicts the answer's first token, the last one
 before it. length, gold_length: tokens of the chosen and of the gold answer. logprobs: ln p of each
-answer, in nats. doc_sha256: of the item's document, as `store.items` has it."""
+answer, in nats."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,6 +177,7 @@ def _row(
     gold = None if one["gold"] is None else prompts.get(ids[one["gold"]])
     return {
         "item": one["item"],
+        "doc_sha256": one["doc_sha256"],
         "item_group": one["item_group"],
         "right": one["correct"],
         "prompt_id": ids[chosen],
@@ -186,7 +188,6 @@ def _row(
         "gold": one["gold"],
         "gold_length": None if gold is None else gold[2],
         "logprobs": logprobs,
-        "doc_sha256": one["doc_sha256"],
     }, ""
 
 

@@ -5,8 +5,6 @@ from typing import Any, Final
 
 import polars as pl
 
-from lpp.analyze.drift.drift import Drift
-from lpp.analyze.drift.gate import Verdict
 from lpp.analyze.evaluations.flip_analysis import FlipAnalysis
 from lpp.analyze.evaluations.flips import GAINED, LOST, MOVED, Flips, changed_items
 from lpp.analyze.text import markdown
@@ -19,7 +17,7 @@ from lpp.analyze.text.auroc_rows import (
     paragraph,
     probability,
 )
-from lpp.analyze.text.drift import tail, with_gate
+from lpp.analyze.text.drift import tail
 from lpp.analyze.text.text import WIDTH, Row, bar
 from lpp.analyze.text.text import as_json as json_text
 
@@ -169,10 +167,11 @@ SECTIONS: Final[Mapping[str, Callable[[Sequence[Flips | str]], str]]] = {
 }
 
 
-def drift_and_items(drift: Drift, verdicts: Sequence[Verdict], items: Sequence[Flips | str]) -> str:
-    """JSON of a comparison, with `items`: a document for each task that both runs were asked."""
-    of_items = [{"why_none": one} if isinstance(one, str) else flips_document(one) for one in items]
-    return json_text({**with_gate(drift.document(), verdicts), "items": of_items})
+def item_documents(items: Sequence[Flips | str]) -> list[dict[str, Any]]:
+    """For the JSON of a comparison of tokens: a document for each task that both runs were asked,
+    or why there is none.
+    """
+    return [{"why_none": one} if isinstance(one, str) else flips_document(one) for one in items]
 
 
 def _short(one: Flips | str, show: Callable[[Flips], str], line: Callable[[str], str]) -> str:

@@ -198,6 +198,8 @@ def test_diff_names_the_items(written: TwoRuns, tmp_path: Path) -> None:
     asked = ("diff", written.root, "first", "second")
     document = json.loads(run(*asked, "--format", "json").stdout)
     (task,) = document["items"]
+    several = json.loads(run("diff", written.root, "--against", "first", "--format", "json").stdout)
+    assert several["comparisons"][0]["items"] == document["items"]
     assert (task["task"], task["items"], task["right_to_wrong"]) == (TASK, 60, 12)
     done = run(*asked)
     assert done.exit_code == 0, done.output
