@@ -162,6 +162,13 @@ COVARIATES: Final = ("answer_length", "chosen_logprob")
 WITHOUT_PARTIAL: Final = (*COVARIATES, "chosen_logprob_token")
 """Functions of the covariates: what a regression leaves of them is its misfit."""
 
+AT_ANSWER: Final = pl.col("position") == pl.col("answer")
+IN_QUESTION: Final = (pl.col("position") >= pl.col("first")) & (
+    pl.col("position") < pl.col("answer")
+)
+"""Whether a token lies at the answer's position, or at one of the question's; beside
+`question_spans`."""
+
 _STATISTICS: Final = ("entropy", "margin", "varentropy", "next_logprob")
 
 
@@ -195,18 +202,28 @@ def item_features(items: EvaluatedItems, *, first_position: int = 0) -> dict[str
     return {**found, **_of_statistics(items, first_position)}
 
 
+def question_spans(items: EvaluatedItems, first_position: int) -> pl.DataFrame:
+    """Of each prompt that shows an item: prompt_id, the answer's position `answer`, and `first`,
+    `first_position` or later: the question's positions are those from `first` to before `answer`.
+    """
+    first = pl.max_horizontal("question", pl.lit(first_position))
+    return items.table.select("prompt_id", "answer", first=first).unique("prompt_id")
+
+
+def mean_of_all(value: pl.Expr) -> pl.Expr:
+    """Null where a value is missing."""
+    return pl.when(value.is_not_null().all()).then(value.mean())
+
+
 def _of_statistics(items: EvaluatedItems, first_position: int) -> Mapping[str, Floats]:
     """Features of the token statistics."""
-    wanted = items.table.select(
-        "prompt_id", "answer", first=pl.max_horizontal("question", pl.lit(first_position))
-    ).unique("prompt_id")
-    at_answer = pl.col("position") == pl.col("answer")
+    wanted = question_spans(items, first_position)
     entropy, margin = (pl.col(name).cast(pl.Float64).fill_nan(None) for name in _STATISTICS[:2])
     numbers = {
-        "answer_entropy": entropy.filter(at_answer).first(),
-        "answer_margin": margin.filter(at_answer).first(),
-        "question_entropy": _mean(entropy.filter(~at_answer)),
-        "question_margin": _mean(margin.filter(~at_answer)),
+        "answer_entropy": entropy.filter(AT_ANSWER).first(),
+        "answer_margin": margin.filter(AT_ANSWER).first(),
+        "question_entropy": mean_of_all(entropy.filter(~AT_ANSWER)),
+        "question_margin": mean_of_all(margin.filter(~AT_ANSWER)),
         "question_min_k": TOKEN_EXPRESSIONS["min_k"],
         "question_min_k_pp": TOKEN_EXPRESSIONS["min_k_pp"],
     }
@@ -216,8 +233,7 @@ def _of_statistics(items: EvaluatedItems, first_position: int) -> Mapping[str, F
         rows = read_tokens(file, ["prompt_id", "position", *_STATISTICS]).join(
             wanted, on="prompt_id", maintain_order="left"
         )
-        inside = (pl.col("position") >= pl.col("first")) & (pl.col("position") < pl.col("answer"))
-        some = rows.filter(inside | at_answer)
+        some = rows.filter(IN_QUESTION | AT_ANSWER)
         parts.append(
             some.group_by("prompt_id", maintain_order=True).agg(
                 value.alias(name) for name, value in numbers.items()
@@ -227,11 +243,6 @@ def _of_statistics(items: EvaluatedItems, first_position: int) -> Mapping[str, F
         pl.concat(parts), on="prompt_id", how="left", maintain_order="left"
     )
     return {name: _floats(found[name]) for name in numbers}
-
-
-def _mean(value: pl.Expr) -> pl.Expr:
-    """Null where a value is missing."""
-    return pl.when(value.is_not_null().all()).then(value.mean())
 
 
 def _floats(column: pl.Series) -> Floats:

@@ -1,6 +1,6 @@
 """What differed between two runs before an item flipped."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -26,6 +26,7 @@ from lpp.analyze.evaluations.flips import Flips, flips
 from lpp.analyze.evaluations.measure import (
     FEWEST_ITEMS,
     FEWEST_OF_A_KIND,
+    Groups,
     Measure,
     enough,
     groups_of,
@@ -118,11 +119,7 @@ def flip_analysis(
     Raises InputError for a site that is not in both runs, FormatError for altered bytes.
     """
     chosen = _common_sites(found, sites)
-    labels = found.a.table.select("item", "right").join(
-        found.table.select("item", "right_b"), on="item", how="left", maintain_order="left"
-    )
-    asked = (labels["right"] & labels["right_b"].is_not_null()).to_numpy()
-    flipped = ~labels["right_b"].to_numpy()[asked].astype(bool)
+    asked, flipped = _labels(found)
     settings: dict[str, Any] = {"flips": found, "skip_first": skip_first, "seed": seed}
     if not enough(flipped):
         return FlipAnalysis(
@@ -141,18 +138,7 @@ def flip_analysis(
         *_of_a(found.a, asked, chosen, first_position=skip_first, seed=seed, progress=progress),
         *_of_both(pair, some, chosen, first_position=skip_first, progress=progress),
     ]
-    of_item = {name: numbers for name, _, numbers in values}
-    choices = bool(np.isfinite(of_item["answer_gap"]).any())
-    covariates = WITH_CHOICES if choices else COVARIATES
-    # a regression leaves of answer_flip, which has two values, the order of the covariates
-    measure = Measure(
-        labels=flipped,
-        groups=groups.codes,
-        covariates={name: of_item[name] for name in covariates},
-        without_partial=(*(covariates if choices else WITHOUT_PARTIAL), "answer_flip"),
-        kinds=KINDS,
-        seed=seed,
-    )
+    measure = _measure({name: numbers for name, _, numbers in values}, flipped, groups, seed)
     declared = {feature.name: feature for feature in RANKED}
     n_blocks = found.a.view.run.plan.model.n_blocks
     rows = [
@@ -168,10 +154,34 @@ def flip_analysis(
         features=with_q(pl.DataFrame(rows, schema=SCHEMA, orient="row"), list(declared), groups),
         why_no_ranking=None,
         notes=tuple(_notes(found, pair, why_no_pair, chosen)),
-        covariates=covariates,
+        covariates=tuple(measure.covariates),
         n_groups=groups.count,
         n_within=groups.n_within,
         **settings,
+    )
+
+
+def _labels(found: Flips) -> tuple[Flags, Flags]:
+    """Which items of A are right in A and are items of B, (n,); of those, which are wrong in B."""
+    labels = found.a.table.select("item", "right").join(
+        found.table.select("item", "right_b"), on="item", how="left", maintain_order="left"
+    )
+    asked: Flags = (labels["right"] & labels["right_b"].is_not_null()).to_numpy()
+    return asked, ~labels["right_b"].to_numpy()[asked].astype(bool)
+
+
+def _measure(of_item: Mapping[str, Floats], flipped: Flags, groups: Groups, seed: int) -> Measure:
+    """What every feature is held against; of_item: values by name."""
+    choices = bool(np.isfinite(of_item["answer_gap"]).any())
+    covariates = WITH_CHOICES if choices else COVARIATES
+    return Measure(
+        labels=flipped,
+        groups=groups.codes,
+        covariates={name: of_item[name] for name in covariates},
+        # a regression leaves of answer_flip, which has two values, the order of the covariates
+        without_partial=(*(covariates if choices else WITHOUT_PARTIAL), "answer_flip"),
+        kinds=KINDS,
+        seed=seed,
     )
 
 

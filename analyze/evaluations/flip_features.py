@@ -14,7 +14,13 @@ import polars as pl
 from lpp.analyze.drift.pair import Pair
 from lpp.analyze.drift.predictions import drift_at
 from lpp.analyze.evaluations.evaluated import EvaluatedItems
-from lpp.analyze.evaluations.features import Feature
+from lpp.analyze.evaluations.features import (
+    AT_ANSWER,
+    IN_QUESTION,
+    Feature,
+    mean_of_all,
+    question_spans,
+)
 from lpp.analyze.numerics.cka import BLOCK_ROWS
 from lpp.analyze.numerics.moments import Floats
 from lpp.analyze.numerics.row_drift import row_drift
@@ -74,21 +80,17 @@ def drift_features(
     NaN where there are no logits (`Pair.no_logits`). Computes the logits of both runs at the tokens
     of the questions, and keeps what `drift_at` keeps.
     """
-    spans = items.table.select(
-        "prompt_id", "answer", first=pl.max_horizontal("question", pl.lit(first_position))
-    ).unique("prompt_id")
+    spans = question_spans(items, first_position)
     start, end = pl.min_horizontal("first", "answer"), pl.col("answer") + 1
     chosen = spans.select("prompt_id", position=pl.int_ranges(start, end, dtype=pl.Int32)).explode(
         "position"
     )
     kl, flip = pl.col("kl"), pl.col("flip").cast(pl.Float64)
-    at_answer = pl.col("position") == pl.col("answer")
-    inside = (pl.col("position") >= pl.col("first")) & (pl.col("position") < pl.col("answer"))
     numbers = {
-        "answer_kl": kl.filter(at_answer).first(),
-        "answer_flip": flip.filter(at_answer).first(),
-        "question_kl": _mean(kl.filter(inside)),
-        "question_flips": _mean(flip.filter(inside)),
+        "answer_kl": kl.filter(AT_ANSWER).first(),
+        "answer_flip": flip.filter(AT_ANSWER).first(),
+        "question_kl": mean_of_all(kl.filter(IN_QUESTION)),
+        "question_flips": mean_of_all(flip.filter(IN_QUESTION)),
     }
     tokens = drift_at(pair, chosen, only=("kl", "flip"), progress=progress)
     found = (
@@ -138,8 +140,3 @@ def compared_sites(pair: Pair, sites: Sequence[str]) -> list[str]:
         if all(site in run.sites for run in runs)
         and runs[0].site(site).width == runs[1].site(site).width
     ]
-
-
-def _mean(value: pl.Expr) -> pl.Expr:
-    """Null where a value is missing."""
-    return pl.when(value.is_not_null().all()).then(value.mean())
