@@ -9,7 +9,8 @@ import torch
 
 from benchmarks.pairs import Ratio, ratio_of_times, timed_pairs
 from benchmarks.setting import capture, prepared, scratch
-from lpp.capture.backends.torch_backend import TorchBackend, padded
+from lpp.capture.backends.torch_backend import TorchBackend
+from lpp.capture.backends.torch_passes import passes
 from lpp.capture.engine.prepare import Prepared
 from lpp.capture.models.anatomy import forward_inputs
 from lpp.capture.plan.batches import shard_batches
@@ -54,9 +55,10 @@ def bare(prepared: Prepared, *, logits: bool) -> Callable[[], None]:
     """The same batches through the model and nothing else."""
     plan = prepared.plan
     batches = [
-        padded(batch)[0]
+        torch.from_numpy(one.ids)
         for shard in range(plan.n_shards)
         for batch in shard_batches(plan, prepared.prompts, shard)
+        for one in passes(batch, shares=False, budget=plan.compute.batch_tokens)
     ]
     model = loaded_module(prepared)
     module = model if logits else model.base_model

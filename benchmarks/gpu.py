@@ -21,7 +21,8 @@ from benchmarks.pairs import seconds
 from benchmarks.pipeline_cost import compress_all, write_files
 from benchmarks.setting import scratch
 from benchmarks.synthetic import prompts_table, synthetic_plan
-from lpp.capture.backends.torch_backend import TorchBackend, padded
+from lpp.capture.backends.torch_backend import TorchBackend
+from lpp.capture.backends.torch_passes import passes
 from lpp.capture.engine.capture import capture_run
 from lpp.capture.engine.shard_buffer import ShardBuffer
 from lpp.capture.models.anatomy import forward_inputs
@@ -216,7 +217,8 @@ def _median(call: Callable[[], object], device: torch.device | None, repeats: in
 def _bare(module: Any, batches: Sequence[Batch]) -> None:
     """The trunk, without the unembedding: its logits would be tokens x V."""
     for batch in batches:
-        module.base_model(**forward_inputs(padded(batch)[0].to(module.device)))
+        for one in passes(batch, shares=False, budget=1):  # one: no prompt is a branch
+            module.base_model(**forward_inputs(torch.from_numpy(one.ids).to(module.device)))
 
 
 def _copy(

@@ -1,6 +1,7 @@
 """Items of evaluations in a store, SPEC.md section 7: beside the scores that they make.
 
-An evaluation keeps a file `items.arrow` among the original files of its scores, one for each model.
+An evaluation keeps a file `items.arrow` among the original files of its scores, one for each model
+and, where a source holds several tasks, for each task.
 It is replaced with them.
 """
 

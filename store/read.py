@@ -32,12 +32,14 @@ from lpp.store.format.keys import (
 )
 from lpp.store.format.limits import ADVICE
 from lpp.store.format.plan import Plan, SiteSpec, parse_plan
+from lpp.store.format.prompt_columns import BRANCH_COLUMNS
 from lpp.store.format.quarantine import (
     QUARANTINE_SCHEMA,
     TEXTS_SCHEMA,
     QuarantineSummary,
     summarise,
 )
+from lpp.store.format.rows import branches_of
 from lpp.store.format.tables import PROMPTS_SCHEMA, TOKENS_SCHEMA, check_table
 from lpp.store.moments import MomentsReader
 from lpp.store.objects.locate import objects_at
@@ -229,6 +231,21 @@ class Run:
         found: npt.NDArray[np.int64] = lengths
         return found
 
+    @property
+    def branch_of(self) -> npt.NDArray[np.int32]:
+        """(count,) the prompt that each prompt branches off; -1 for one that is no branch, as most
+        are.
+        """
+        return self.branches[0]
+
+    @cached_property
+    def branches(self) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+        """`branch_of` and `branch_at`, (count,) each: the model read the first `branch_at` tokens
+        of prompt `branch_of` before the prompt's own, and the rows of those lie there alone.
+        """
+        extra = () if self.plan.prompts.branches is None else BRANCH_COLUMNS
+        return branches_of(self.prompts(*extra))
+
     @cached_property
     def quarantine(self) -> pa.Table:
         """Prompts that committed shards set aside, (n, 5): `QUARANTINE_SCHEMA`. Empty for most."""
@@ -295,11 +312,13 @@ class Run:
         prompts: int | None = None,
         block_bytes: int = BLOCK_BYTES,
         dtype: ReadAs = "float32",
+        branches: bool = False,
     ) -> Iterator[Block]:
         """Rows of `site` with the token each belongs to, about `block_bytes` at a time.
 
-        Prompts that were set aside have none. first, prompts: only those with
-        `first <= prompt_id < prompts`; all committed ones by default. dtype: `float32`, or
+        Prompts that were set aside have none, and branches (`branch_of`) only where they are asked
+        for. first, prompts: only those with `first <= prompt_id < prompts`; all committed ones by
+        default. dtype: `float32`, or
         `stored`: as the plan's `stored_dtype`, bfloat16 as uint16. Raises InputError for a site the
         run does not hold and for a run that keeps no rows, FormatError for altered bytes.
         """
@@ -307,7 +326,14 @@ class Run:
         end = self.plan.prompts.count if prompts is None else prompts
         for shard in self.shards:
             if first < shard.end_prompt and shard.first_prompt < end:
-                yield from self._shard_blocks(shard, spec, range(first, end), block_bytes, dtype)
+                aside = shard.quarantined()
+                if not branches:
+                    aside = np.union1d(aside, np.flatnonzero(self.branch_of >= 0))
+                blocks = self._shard_blocks(shard, spec, range(first, end), block_bytes, dtype)
+                for block in blocks:
+                    some = block.without(aside) if len(aside) else block
+                    if len(some.values):
+                        yield some
 
     def array(self, site: str, *, dtype: ReadAs = "float32") -> "zarr.Array[Any]":
         """Every row of `site`, (T, d), as a Zarr array that reads when it is indexed: for zarr,
@@ -355,6 +381,7 @@ class Run:
     def _band_counts(self, shard: Shard) -> npt.NDArray[np.int64]:
         lengths = self.lengths[shard.first_prompt : shard.end_prompt].copy()
         lengths[shard.quarantined() - shard.first_prompt] = 0
+        lengths[self.branch_of[shard.first_prompt : shard.end_prompt] >= 0] = 0
         return band_counts(lengths, self.plan.moment_ends)
 
     def _kept_site(self, site: str) -> SiteSpec:
@@ -370,21 +397,16 @@ class Run:
     def _shard_blocks(
         self, shard: Shard, site: SiteSpec, prompts: range, block_bytes: int, dtype: ReadAs
     ) -> Iterator[Block]:
-        """Blocks of one shard, cut on chunk boundaries."""
+        """Blocks of one shard, cut on chunk boundaries, with every prompt in them."""
         tokens = _RowIndex(shard, self.lengths)
         rows = tokens.rows_of(prompts)
-        aside = shard.quarantined()
         spec = site_array(site, self.plan.stored_dtype, shard.rows)
         with shard.array(HIDDEN_KEY, spec, start=rows.start, end=rows.stop) as array:
             chunk = array.layout.chunk_rows
             step = max(chunk, block_bytes // (4 * site.width) // chunk * chunk)
             for begin in range(rows.start // chunk * chunk, rows.stop, step):
                 start, end = max(begin, rows.start), min(begin + step, rows.stop)
-                block = tokens.block(start, array.rows(start, end, dtype=dtype))
-                if len(aside):
-                    block = block.without(aside)
-                if len(block.values):
-                    yield block
+                yield tokens.block(start, array.rows(start, end, dtype=dtype))
 
     def verify(self) -> list[Problem]:
         """Every way in which the bytes of this run differ from what was committed."""

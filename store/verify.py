@@ -39,8 +39,9 @@ from lpp.store.format.keys import (
 )
 from lpp.store.format.limits import MAX_DOCUMENT_BYTES, MAX_ROOT_BYTES
 from lpp.store.format.plan import Plan, SiteSpec, parse_plan
+from lpp.store.format.prompt_columns import BRANCH_COLUMNS
 from lpp.store.format.quarantine import quarantine_problems
-from lpp.store.format.rows import prompts_problems, tokens_problems
+from lpp.store.format.rows import branches_of, prompts_problems, tokens_problems
 from lpp.store.format.tables import PROMPTS_SCHEMA, TOKENS_SCHEMA
 from lpp.store.moments import moments_table_of
 from lpp.store.objects.locate import objects_at
@@ -131,7 +132,8 @@ def _read_prompts(checked: Checked[CommitRecord], plan: Plan) -> tuple[pa.Table 
     except FormatError as error:
         return None, [str(error)]
     misfits = prompts_problems(table, plan)
-    return (None if misfits else table.select(PROMPTS_SCHEMA.names)), misfits
+    needed = [name for name in schema.names if name in (*PROMPTS_SCHEMA.names, *BRANCH_COLUMNS)]
+    return (None if misfits else table.select(needed)), misfits
 
 
 def _verify_shard(run: Objects, plan: Plan, index: int, prompts: pa.Table | None) -> list[Problem]:
@@ -171,6 +173,8 @@ def _check_meaning(shard: Shard, plan: Plan, prompts: pa.Table | None) -> Iterat
             for what in _quarantine_problems(shard, tokens):
                 yield Problem(where=QUARANTINE_KEY, what=what)
             aside = shard.quarantined()
+        if prompts is not None:
+            aside = np.union1d(aside, np.flatnonzero(branches_of(prompts)[0] >= 0))
     except FormatError as error:
         yield Problem(where=QUARANTINE_KEY, what=str(error))
     if plan.keeps_moments:

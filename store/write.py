@@ -55,9 +55,9 @@ from lpp.store.format.keys import (
 )
 from lpp.store.format.limits import MAX_DOCUMENT_BYTES
 from lpp.store.format.plan import Plan, SiteSpec, validate_plan
-from lpp.store.format.prompt_columns import CONTINUATION_COLUMNS
+from lpp.store.format.prompt_columns import BRANCH_COLUMNS, CONTINUATION_COLUMNS
 from lpp.store.format.quarantine import QUARANTINE_SCHEMA, quarantine_problems
-from lpp.store.format.rows import prompts_problems, tokens_problems
+from lpp.store.format.rows import branches_of, prompts_problems, tokens_problems
 from lpp.store.format.tables import encode_table, encode_texts
 from lpp.store.objects.locate import objects_at
 from lpp.store.objects.place import Url
@@ -244,6 +244,7 @@ class RunWriter:
         first, end = self._plan.shards[index : index + 2]
         lengths = self._prompts["n_tokens"].to_numpy()[first:end].astype(np.int64)
         lengths[quarantine["prompt_id"].to_numpy() - first] = 0
+        lengths[branches_of(self._prompts)[0][first:end] >= 0] = 0
         return band_counts(lengths, self._plan.moment_ends)
 
     def _check_tables(self, index: int, tokens: pa.Table, quarantine: pa.Table) -> None:
@@ -269,7 +270,7 @@ def _check_columns(run: Run, prompts: pa.Table) -> None:
     """ConflictError where `prompts` hold another id or field than the run in a column that both
     have: the same texts with other labels, since the plan names none of them.
     """
-    decided = {"text", *CONTINUATION_COLUMNS}  # by the fingerprints of the plan
+    decided = {"text", *CONTINUATION_COLUMNS, *BRANCH_COLUMNS}  # by the fingerprints of the plan
     both = {*run.extra_columns.names} & {*prompts.schema.names} - decided
     held = run.prompts(*sorted(both))
     for name in sorted(both):
@@ -398,7 +399,7 @@ def _create_run(
             "keeps them apart: choose smaller ones.",
             kind=ErrorKind.INVALID_VALUE,
         )
-    record = CommitRecord(plan=plan.hash, shard=None, rows=0, objects={})
+    record = CommitRecord(format=plan.format, plan=plan.hash, shard=None, rows=0, objects={})
     try:
         with attempt(directory, keep=(SHARDS_KEY,)) as stage:
             stage.write(PLAN_KEY, [canonical_json(plan.document)])

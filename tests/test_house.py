@@ -25,13 +25,13 @@ ONLY_IN = {
     "datasets": {"capture"},
     "gguf": {"capture"},
     "huggingface_hub": {"capture"},
-    "lm_eval": {"capture/evaluation/*.py", "capture/probes/*.py"},
+    "lm_eval": {"capture/evaluation/*.py"},
     "obstore": {"store/objects/bucket*.py"},
     "ray": {"analyze/engine/ray_executor.py", "capture/ray/*.py", "store/commands/cluster.py"},
     "safetensors": {"capture"},
-    "transformers": {"capture/models/load.py"},
+    "transformers": {"capture/models/load.py", "capture/backends/torch_passes.py"},
     "vl_convert": {"analyze/charts/library.py"},
-    "vllm": {"capture/backends/vllm/*.py", "capture/probes/model.py"},
+    "vllm": {"capture/backends/vllm/*.py"},
 }
 """Where a heavy package may be imported: a CPU box that analyses installs none of these."""
 
@@ -108,8 +108,8 @@ ROOMS = {
         *("drift", "evaluations", "charts", "text", "report", "cli", ""),
     ),
     "capture": (
-        *("corpus", "models", "plan", "backends", "engine", "jobs", "ray", "evaluation"),
-        *("probes", "cli", ""),
+        *("corpus", "models", "plan", "backends", "engine", "jobs", "ray", "probes"),
+        *("evaluation", "cli", ""),
     ),
     "sql": ("place", "schema", "confinement", "queries", "database", "results", "cli", ""),
     "store": ("errors", "commands", "format", "objects", "arrays", "committed", "shared", ""),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from textwrap import wrap
-from typing import Final
+from typing import Final, cast
 
 import polars as pl
 import pyarrow as pa
@@ -138,7 +138,7 @@ def benchmarks_table(root: Place) -> pa.Table:
     fits = {source: fits_of(rows, names) for source, rows in by_source(scores).items()}
     rows = []
     for score in scores:
-        fit = fits[score["source"]][score["model"]]
+        fit = fits[score["source"]][score["model"], score["run"]]
         rows.append({**score, "run": fit.run, "matched": fit.how, "match_note": fit.note})
     return pa.Table.from_pylist(rows, schema=arrow_schema("benchmarks"))
 
@@ -151,10 +151,23 @@ def by_source(scores: Iterable[Mapping[str, object]]) -> dict[str, list[Mapping[
     return found
 
 
-def fits_of(rows: Iterable[Mapping[str, object]], runs: Sequence[RunName]) -> dict[str, Fit]:
-    """What the models of one source fit; `run` of a row is what its writer said."""
-    said = {str(row["model"]): str(row["run"]) for row in rows if row["run"] is not None}
-    return match_names([str(row["model"]) for row in rows], runs, said)
+def fits_of(
+    rows: Sequence[Mapping[str, object]], runs: Sequence[RunName]
+) -> dict[tuple[str, str | None], Fit]:
+    """What the models of one source fit, by model and `run` of a row, which is what its writer
+    said. Tasks of one source may be of several runs of a model, each its own evaluation.
+    """
+    keys = [(str(row["model"]), cast("str | None", row["run"])) for row in rows]
+    said = {model: run for model, run in keys if run is not None}
+    fits = match_names([model for model, _ in keys], runs, said)
+    return {
+        (model, run): (
+            fits[model]
+            if run in (None, said.get(model))
+            else match_names([model], runs, {model: str(run)})[model]
+        )
+        for model, run in dict.fromkeys(keys)
+    }
 
 
 def candidates(
@@ -307,14 +320,15 @@ def summary(url: Url) -> list[str]:
     lines = []
     for source, rows in by_source(read_scores(store.path).to_pylist()).items():
         fits = fits_of(rows, names)
+        models = {name for name, _ in fits}
         benchmarks = sorted({str(row["benchmark"]) for row in rows})
-        head = f"{source} ({rows[0]['kind']}): {len(rows)} scores, {len(fits)} models, "
+        head = f"{source} ({rows[0]['kind']}): {len(rows)} scores, {len(models)} models, "
         lines.append(f"{head}{len(benchmarks)} benchmarks")
         lines += wrap(", ".join(benchmarks), 78, initial_indent="  ", subsequent_indent="  ")[:3]
-        for name, fit in list(fits.items())[:_SHOWN]:
+        for (name, _), fit in list(fits.items())[:_SHOWN]:
             lines.append(f"    {name} -> {fit.run or fit.note}")
         if len(fits) > _SHOWN:
-            lines.append(f"    and {len(fits) - _SHOWN} more models: table benchmarks, column run")
+            lines.append(f"    and {len(fits) - _SHOWN} more: table benchmarks, column run")
     return lines
 
 
@@ -325,6 +339,7 @@ def _names_of(store: Store) -> list[RunName]:
             model=run.plan.model.id,
             untrained=run.plan.model.untrained_seed is not None,
             evaluation=is_evaluation(run.plan),
+            weights=run.plan.model.weights,
         )
         for run in store.runs.values()
     ]

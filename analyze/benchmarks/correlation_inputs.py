@@ -20,7 +20,7 @@ _ERRORS: Final = ("_stderr", "_ci_low", "_ci_high")
 
 def profiled(url: Url, metrics: Collection[str]) -> tuple[pl.DataFrame, pl.DataFrame]:
     """`site_profiles` and `runs` of the store's database, as far as they are needed; of each run,
-    whether it is an `evaluation`.
+    whether it is an `evaluation`, and the fingerprint of its `weights`.
 
     Raises InputError for a database of another release, and for a metric it does not have.
     """
@@ -50,9 +50,18 @@ def profiled(url: Url, metrics: Collection[str]) -> tuple[pl.DataFrame, pl.DataF
         whole = connection.sql(f"SELECT {columns} FROM site_profiles WHERE first_position = 0")
         profiles = whole.to_arrow_table()
         runs = connection.sql(f"SELECT {of_runs} FROM runs ORDER BY run").to_arrow_table()
-    evaluations = [run.id for run in open_store(url).runs.values() if is_evaluation(run.plan)]
-    of_evaluation = pl.col("run").is_in(evaluations).alias("evaluation")
-    return pl.DataFrame(profiles), pl.DataFrame(runs).with_columns(of_evaluation)
+    plans = {run.id: run.plan for run in open_store(url).runs.values()}
+    of_plan = [(run, is_evaluation(plan), plan.model.weights) for run, plan in plans.items()]
+    schema = {"run": pl.String, "evaluation": pl.Boolean, "weights": pl.String}
+    joined = pl.DataFrame(runs).join(
+        pl.DataFrame(of_plan, schema, orient="row"), on="run", how="left", maintain_order="left"
+    )
+    # the database may hold runs that the store no longer has
+    known = joined.with_columns(
+        pl.col("evaluation").fill_null(False),
+        pl.col("weights").fill_null(""),
+    )
+    return pl.DataFrame(profiles), known
 
 
 def scores_by_source(

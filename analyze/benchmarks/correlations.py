@@ -159,13 +159,13 @@ def _pairings(
 ) -> Iterator[Pairing]:
     """Every benchmark of one source beside every metric."""
     fits = fits_of(scores, [subject.name for subject in cast.subjects])
-    unmatched = [f"{name}: {fit.note}" for name, fit in fits.items() if fit.run is None]
+    unmatched = [f"{name}: {fit.note}" for (name, _), fit in fits.items() if fit.run is None]
     by_benchmark: dict[tuple[str, str], dict[str, float]] = {}
     for row in scores:
         name, metric = row["benchmark"], row["metric"]
         if fits_any(name, question.benchmarks) or fits_any(f"{name}:{metric}", question.benchmarks):
             held = by_benchmark.setdefault((name, metric), {})
-            run = fits[row["model"]].run
+            run = fits[row["model"], row["run"]].run
             if run is not None:
                 held[run] = row["value"]
     for benchmark, held in by_benchmark.items():

@@ -162,13 +162,17 @@ def _texts(run: Run) -> Iterator[tuple[int, bytes]]:
         ids, pieces = vocabulary["id"].to_pylist(), vocabulary["bytes"].to_pylist()
         # tokens without bytes, such as one that begins a text, stand for no text
         spelled = dict(zip(ids, (piece or b"" for piece in pieces), strict=True))
-    for row in run.prompts(*(["text"] if kept else [])).to_pylist():
-        if row["truncated"]:
+    rows = run.prompts(*(["text"] if kept else [])).to_pylist()
+    for row, of, at in zip(rows, *run.branches, strict=True):
+        root = rows[of] if of >= 0 else None
+        if row["truncated"] or (root is not None and root["truncated"]):
             continue
         if kept:
-            yield row["prompt_id"], row["text"].encode(errors="surrogatepass")
+            text = ("" if root is None else root["text"]) + row["text"]
+            yield row["prompt_id"], text.encode(errors="surrogatepass")
         else:
-            yield row["prompt_id"], b"".join(spelled.get(i, b"") for i in row["token_ids"])
+            ids = [*([] if root is None else root["token_ids"][:at]), *row["token_ids"]]
+            yield row["prompt_id"], b"".join(spelled.get(i, b"") for i in ids)
 
 
 def _digest(text: bytes) -> bytes:

@@ -1,7 +1,9 @@
 """Which run a source's model name means.
 
-In this order: what the user said (`--match NAME=RUN`); the exact model id; its normal form, which
-ignores case, a `.gguf` ending and an organisation that only one of the two names has. A name that
+In this order: what the user said (`--match NAME=RUN`); the exact model id, or the id with the
+first digits of the weights' fingerprint (`tiny@1a2b3c4d`), as evaluations name a folder's model;
+its normal form, which ignores case, a `.gguf` ending and an organisation that only one of the two
+names has. A name that
 fits nothing, or two runs, is matched to none and says why. Random twins match only when said, and
 runs of evaluations only where the model has no run of a corpus.
 """
@@ -23,6 +25,14 @@ class RunName:
     untrained: bool = False
     evaluation: bool = False
     """Whether an evaluation made it."""
+    weights: str = ""
+    """Fingerprint of the model's weights."""
+
+    def exactly(self, name: str) -> bool:
+        """Whether `name` is the model's id, alone or with the first digits of `weights`."""
+        model, _, digits = name.rpartition("@")
+        of_weights = model == self.model and digits != "" and self.weights.startswith(digits)
+        return name == self.model or of_weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +61,7 @@ def match_names(
 def runs_of(name: str, runs: Iterable[RunName]) -> list[RunName]:
     """Every run of the model that `name` means: those of its exact id where there are any."""
     trained = [run for run in runs if not run.untrained]
-    exact = [run for run in trained if run.model == name]
+    exact = [run for run in trained if run.exactly(name)]
     return exact or [r for r in trained if _same(normal_form(r.model), normal_form(name))]
 
 
@@ -76,7 +86,7 @@ def _fit(name: str, runs: Sequence[RunName], said: str | None) -> Fit:
     fitting = runs_of(name, runs)
     found = [run.id for run in corpora_first(fitting, lambda run: run.evaluation)]
     if len(found) == 1:
-        return Fit(run=found[0], how="exact" if fitting[0].model == name else "name")
+        return Fit(run=found[0], how="exact" if fitting[0].exactly(name) else "name")
     if found:
         note = f"it fits {len(found)} runs: {', '.join(found)}"
         return Fit(run=None, how="several", note=note)

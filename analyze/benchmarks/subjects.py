@@ -41,6 +41,8 @@ class Subject:
     """Whether the profile carries a flag of its own."""
     evaluation: bool = False
     """Whether an evaluation made the run."""
+    weights: str = ""
+    """Fingerprint of the model's weights."""
 
     @property
     def published(self) -> bool:
@@ -51,7 +53,11 @@ class Subject:
     def name(self) -> RunName:
         """What a source's name is matched with."""
         return RunName(
-            id=self.id, model=self.model, untrained=self.untrained, evaluation=self.evaluation
+            id=self.id,
+            model=self.model,
+            untrained=self.untrained,
+            evaluation=self.evaluation,
+            weights=self.weights,
         )
 
 
@@ -91,7 +97,7 @@ def choose_subjects(
     """The selected runs of `profiles` that have `setting`, and the published models if asked.
 
     profiles: the table `site_profiles`, with the columns `metrics`. runs: the table `runs`, and
-    whether each is an `evaluation`.
+    whether each is an `evaluation`, with the fingerprint of its `weights`.
     Raises InputError where no run has the setting, or a pattern fits no run.
     """
     left_out: list[str] = []
@@ -189,6 +195,7 @@ def _subject(
         n_prompts=profile["n_prompts"],  # type: ignore[arg-type]
         flagged=bool(profile["flags"]),
         evaluation=bool(run["evaluation"]),
+        weights=str(run["weights"]),
     )
 
 

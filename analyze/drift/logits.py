@@ -190,12 +190,16 @@ def arithmetic(pair: Pair) -> str:
 def _heads(pair: Pair) -> tuple[Head, Head]:
     """Of A and of B; one object where both runs are of one model in one store."""
     a, b = pair.a.run, pair.b.run
-    head = _head(a)
+    head = head_of(a)
     same = a.directory.root == b.directory.root and head_name(a.plan) == head_name(b.plan)
-    return head, head if same and head.width == b.site("final").width else _head(b)
+    return head, head if same and head.width == b.site("final").width else head_of(b)
 
 
-def _head(run: Run) -> Head:
+def head_of(run: Run) -> Head:
+    """The head of a run whose store holds it, its matrix in memory.
+
+    FormatError for altered bytes, and for a head of another width.
+    """
     head = run.head()
     assert head is not None, "asked without `no_logits`"
     if head.width != run.site("final").width:

@@ -117,7 +117,7 @@ class Pair:
 
 def _statistics(view: RunView, pair: Pair) -> pl.DataFrame:
     wanted = pl.col("prompt_id") < pair.n_prompts
-    wanted &= ~pl.col("prompt_id").is_in(pair.left_out.tolist())
+    wanted &= ~pl.col("prompt_id").is_in(np.flatnonzero(pair.lengths == 0).tolist())
     files = zip(view.run.shards, view.run.tokens_files(), strict=True)
     return pl.concat(
         read_tokens(file, [*KEYS, *STORED]).filter(wanted)

@@ -18,16 +18,17 @@ from lpp.analyze.evaluations.measure import (
     FEWEST_ITEMS,
     FEWEST_OF_A_KIND,
     Measure,
+    Values,
     enough,
     groups_of,
     schema,
     with_q,
 )
-from lpp.analyze.evaluations.rows import row_features
+from lpp.analyze.evaluations.site_features import site_features
 from lpp.analyze.numerics.auroc import Flags
 from lpp.analyze.numerics.calibration import Calibration, RiskCoverage, calibration, risk_coverage
 from lpp.analyze.numerics.moments import Floats
-from lpp.analyze.runs.keys import Url, depth
+from lpp.analyze.runs.keys import Url
 from lpp.analyze.runs.select import matching
 from lpp.store.commands.progress import SILENT, Progress
 from lpp.store.errors import ErrorKind, InputError
@@ -123,13 +124,12 @@ def analysis(
         seed=seed,
     )
     declared = {feature.name: feature for feature in FEATURES}
-    rows = [measure.row(declared[name], of_item) for name, of_item in values.items()]
-    for site in held:
-        at = depth(site, some.view.run.plan.model.n_blocks)
-        found = row_features(some, site, first_position=skip_first, seed=seed)
-        for name, of_site in found.items():
-            rows.append({**measure.row(declared[name], of_site), "site": site, "depth": at})
-        progress.advance()
+    found = (
+        *(Values(name, None, of_item) for name, of_item in values.items()),
+        *site_features(some, held, first_position=skip_first, seed=seed, progress=progress),
+    )
+    n_blocks = some.view.run.plan.model.n_blocks
+    rows = [measure.row_of(declared[one.feature], one, n_blocks) for one in found]
     calibrated, confidence, risk = _confidence(values, right, seed)
     return ItemAnalysis(
         task=some.task,

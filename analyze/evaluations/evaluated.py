@@ -1,6 +1,6 @@
 """The items of one evaluation: which were right, which prompt shows each, what is left out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Final
@@ -35,14 +35,15 @@ SCHEMA: Final = pl.Schema(
         "chosen": pl.Int32(),
         "gold": pl.Int32(),
         "gold_length": pl.Int32(),
+        "first_tokens": pl.List(pl.Int32()),
         "logprobs": pl.List(pl.Float64()),
     }
 )
-"""One row for each item. doc_sha256: of its document.
-prompt_id: the prompt of question and chosen answer. question: position of
-the question's first token. answer: position that predicts the answer's first token, the last one
-before it. length, gold_length: tokens of the chosen and of the gold answer. logprobs: ln p of each
-answer, in nats."""
+"""One row for each item. prompt_id: the prompt that holds the question, and perhaps the chosen
+answer after it. question: position of the question's first token. answer: position that predicts
+the answer's first token, the last one before it. length, gold_length: tokens of the chosen and of
+the gold answer. first_tokens: of each answer, null where its prompt was set aside. logprobs: ln p
+of each answer, in nats. doc_sha256: of the item's document."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,11 +145,11 @@ def _one(option: str, asked: str | None, names: Sequence[str], task: str) -> str
 
 
 def _table(found: pl.DataFrame, view: RunView) -> tuple[pl.DataFrame, dict[str, int]]:
-    prompts = _prompts(view)
+    answers = _answers(view)
     rows: list[dict[str, Any]] = []
     left_out: dict[str, int] = {}
     for one in found.iter_rows(named=True):
-        row, why = _row(one, prompts)
+        row, why = _row(one, answers)
         if row is not None:
             rows.append(row)
         else:
@@ -157,7 +158,7 @@ def _table(found: pl.DataFrame, view: RunView) -> tuple[pl.DataFrame, dict[str, 
 
 
 def _row(
-    one: dict[str, Any], prompts: dict[int, tuple[int, int, int]]
+    one: dict[str, Any], answers: Mapping[int, "_Answer"]
 ) -> tuple[dict[str, Any] | None, str]:
     """A row of `SCHEMA`, or why there is none."""
     if one["correct"] is None:
@@ -170,29 +171,44 @@ def _row(
         chosen = 0  # the one answer that was asked about, or that the model wrote
     if chosen is None:
         return None, "no answer was chosen"
-    prompt = prompts.get(ids[chosen])
-    if prompt is None:
+    given = [answers.get(prompt) for prompt in ids]
+    answer = given[chosen]
+    if answer is None:
         return None, "the prompt of its answer was set aside"
-    question, answer, length = prompt
-    gold = None if one["gold"] is None else prompts.get(ids[one["gold"]])
+    gold = None if one["gold"] is None else given[one["gold"]]
     return {
         "item": one["item"],
         "doc_sha256": one["doc_sha256"],
         "item_group": one["item_group"],
         "right": one["correct"],
-        "prompt_id": ids[chosen],
-        "question": question,
-        "answer": answer,
-        "length": length,
+        "prompt_id": answer.prompt_id,
+        "question": answer.question,
+        "answer": answer.position,
+        "length": answer.length,
         "chosen": chosen,
         "gold": one["gold"],
-        "gold_length": None if gold is None else gold[2],
+        "gold_length": None if gold is None else gold.length,
+        "first_tokens": [None if some is None else some.first_token for some in given],
         "logprobs": logprobs,
     }, ""
 
 
-def _prompts(view: RunView) -> dict[int, tuple[int, int, int]]:
-    """Prompt -> (position of the question, position before the answer, tokens of the answer)."""
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """Where an answer and its question are."""
+
+    prompt_id: int
+    """The prompt with the question: of a branch, the one that it branches off."""
+    question: int
+    position: int
+    """That predicts the answer's first token."""
+    length: int
+    first_token: int | None
+    """None where the answer has no token."""
+
+
+def _answers(view: RunView) -> dict[int, _Answer]:
+    """Prompt -> the answer that ends it; without those that were set aside."""
     run = view.run
     if N_CONTEXT not in run.extra_columns.names:
         raise NotFoundError(
@@ -202,19 +218,27 @@ def _prompts(view: RunView) -> dict[int, tuple[int, int, int]]:
     names = [name for name in (N_CONTEXT, N_BEFORE) if name in run.extra_columns.names]
     table = pl.DataFrame(pl.from_arrow(run.prompts(*names))).head(run.n_prompts)
     before = table[N_BEFORE].to_list() if N_BEFORE in names else [None] * len(table)
-    lengths = view.lengths.tolist()  # 0 for one that was set aside
+    aside, branch_of = {*view.set_aside.tolist()}, run.branch_of.tolist()
+    contexts, token_ids = table[N_CONTEXT].to_list(), table["token_ids"]
     found = {}
-    for prompt, (context, start, length) in enumerate(
-        zip(table[N_CONTEXT].to_list(), before, lengths, strict=True)
-    ):
-        if not length or context is None:
+    for prompt, context in enumerate(contexts):
+        of = branch_of[prompt] if branch_of[prompt] >= 0 else prompt
+        if context is None or contexts[of] is None or {prompt, of} & aside:
             continue
+        ids = token_ids[prompt]
+        length = len(ids)
         if not 1 <= context <= length:
             raise FormatError(
                 f"{run.path}: prompt {prompt} has {length} tokens and an answer after {context}. "
                 f"`lpp-analyze verify {run.path.parent.parent}` says what was altered.",
                 kind=ErrorKind.CORRUPT,
             )
-        question = min(start or 0, context - 1)
-        found[prompt] = (question, context - 1, length - context)
+        position = contexts[of] - 1
+        found[prompt] = _Answer(
+            prompt_id=of,
+            question=min(before[of] or 0, position),
+            position=position,
+            length=length - context,
+            first_token=int(ids[context]) if context < length else None,
+        )
     return found

@@ -117,6 +117,25 @@ FEATURES: Final = (
         source="Zhang et al. 2024 (Min-K%++), arXiv 2404.02936",
     ),
     Feature(
+        name="agreement_depth",
+        unit="share of depth",
+        definition="depth k / L of the first block of --sites from which on, through block L, no "
+        "token is more likely than the most likely one of final, by the logit lens: the block's "
+        "row at the answer's position, through the final norm and the head; 1 where that holds of "
+        "block L alone. The lens reads early blocks in the basis of the last one, so it sees the "
+        "answer later than the model has it",
+        source="nostalgebraist 2020 (logit lens); Baldock et al. 2021 (prediction depth), arXiv "
+        "2106.09647; Belrose et al. 2023 (bias of the lens), arXiv 2303.08112",
+    ),
+    Feature(
+        name="answer_depth",
+        unit="share of depth",
+        definition="the same of the chosen answer's first token among the first tokens of the "
+        "answers; not defined where they are equal, or where it is not the most likely one of "
+        "final",
+        source="as of agreement_depth",
+    ),
+    Feature(
         name="gold_logprob",
         unit="nats",
         definition="ln p of the gold answer, the sum over its tokens",
@@ -153,6 +172,22 @@ FEATURES: Final = (
         source="Gao and Ganguli 2015",
         role="rows",
     ),
+    Feature(
+        name="lens_logprob",
+        unit="nats",
+        definition="ln p of the most likely token of final, at the answer's position, by the logit "
+        "lens of a block, as in agreement_depth",
+        source="nostalgebraist 2020 (logit lens); Belrose et al. 2023, arXiv 2303.08112",
+        role="rows",
+    ),
+    Feature(
+        name="lens_share",
+        unit="share",
+        definition="probability of the chosen answer's first token among the first tokens of the "
+        "answers, by the same lens",
+        source="nostalgebraist 2020 (logit lens); Belrose et al. 2023, arXiv 2303.08112",
+        role="rows",
+    ),
 )
 """Every feature, baselines first."""
 
@@ -173,7 +208,7 @@ _STATISTICS: Final = ("entropy", "margin", "varentropy", "next_logprob")
 
 
 def item_features(items: EvaluatedItems, *, first_position: int = 0) -> dict[str, Floats]:
-    """Every feature but those of rows, by name: (n,) in the order of `items.table`; NaN: no number.
+    """Every feature of no row, by name: (n,) in the order of `items.table`; NaN: no number.
 
     first_position: positions before it are none of a question's. Reads the token statistics once.
     """

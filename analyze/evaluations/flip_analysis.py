@@ -28,15 +28,16 @@ from lpp.analyze.evaluations.measure import (
     FEWEST_OF_A_KIND,
     Groups,
     Measure,
+    Values,
     enough,
     groups_of,
     schema,
     with_q,
 )
-from lpp.analyze.evaluations.rows import row_features
+from lpp.analyze.evaluations.site_features import site_features
 from lpp.analyze.numerics.auroc import Flags
 from lpp.analyze.numerics.moments import Floats
-from lpp.analyze.runs.keys import Url, depth
+from lpp.analyze.runs.keys import Url
 from lpp.analyze.runs.select import listed, matching
 from lpp.store.commands.progress import SILENT, Progress
 from lpp.store.errors import InputError
@@ -136,19 +137,16 @@ def flip_analysis(
     groups = groups_of(some.table["item_group"], flipped)
     values = [
         *_of_a(found.a, asked, chosen, first_position=skip_first, seed=seed, progress=progress),
-        *_of_both(pair, some, chosen, first_position=skip_first, progress=progress),
+        *_of_both(pair, some, chosen, first_position=skip_first),
     ]
-    measure = _measure({name: numbers for name, _, numbers in values}, flipped, groups, seed)
+    progress.advance()
+    measure = _measure({one.feature: one.numbers for one in values}, flipped, groups, seed)
     declared = {feature.name: feature for feature in RANKED}
     n_blocks = found.a.view.run.plan.model.n_blocks
     rows = [
-        {
-            **measure.row(declared[name], numbers),
-            "site": site,
-            "depth": None if site is None else depth(site, n_blocks),
-        }
-        for name, site, numbers in values
-        if name in declared
+        measure.row_of(declared[one.feature], one, n_blocks)
+        for one in values
+        if one.feature in declared
     ]
     return FlipAnalysis(
         features=with_q(pl.DataFrame(rows, schema=SCHEMA, orient="row"), list(declared), groups),
@@ -187,11 +185,7 @@ def _measure(of_item: Mapping[str, Floats], flipped: Flags, groups: Groups, seed
 
 def n_steps(found: Flips, sites: Sequence[str] = ("*",)) -> int:
     """Units of progress of `flip_analysis`. Raises InputError for a site not in both runs."""
-    return 2 + len(_common_sites(found, sites))
-
-
-_Named = tuple[str, str | None, Floats]
-"""A feature, its site where it is of one, and its values."""
+    return 2 + len(_with_rows(found.a, _common_sites(found, sites)))
 
 
 def _of_a(
@@ -202,16 +196,18 @@ def _of_a(
     first_position: int,
     seed: int,
     progress: Progress,
-) -> Iterator[_Named]:
+) -> Iterator[Values]:
     """Features of run A of the items `asked`, (n,) of those of `items`: `distance` is fitted on all
     of `items`, so it is the number that an analysis of run A alone has.
     """
-    for name, values in item_features(items, first_position=first_position).items():
-        yield name, None, values[asked]
+    for name, numbers in item_features(items, first_position=first_position).items():
+        yield Values(name, None, numbers[asked])
     progress.advance()
-    for site in sites if items.view.run.plan.keeps_rows else ():
-        of_site = row_features(items, site, first_position=first_position, seed=seed)
-        yield from ((name, site, values[asked]) for name, values in of_site.items())
+    kept = _with_rows(items, sites)
+    for one in site_features(
+        items, kept, first_position=first_position, seed=seed, progress=progress
+    ):
+        yield one._replace(numbers=one.numbers[asked])
 
 
 def _of_both(
@@ -220,17 +216,19 @@ def _of_both(
     sites: Sequence[str],
     *,
     first_position: int,
-    progress: Progress,
-) -> Iterator[_Named]:
+) -> Iterator[Values]:
     """How far the runs are apart before the answers of `items`."""
     if pair is None:
         return
     found = drift_features(pair, items, first_position=first_position)
-    yield from ((name, None, values) for name, values in found.items())
-    progress.advance()
+    yield from (Values(name, None, numbers) for name, numbers in found.items())
     for site in compared_sites(pair, sites):
-        yield ROW_CHANGE.name, site, row_change(pair, items, site)
-        progress.advance()
+        yield Values(ROW_CHANGE.name, site, row_change(pair, items, site))
+
+
+def _with_rows(items: EvaluatedItems, sites: Sequence[str]) -> Sequence[str]:
+    """All of `sites`, or none where the run keeps no rows."""
+    return sites if items.view.run.plan.keeps_rows else ()
 
 
 def _common_sites(found: Flips, patterns: Sequence[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -18,6 +18,7 @@ from lpp.analyze.numerics.auroc import (
     shuffled,
 )
 from lpp.analyze.numerics.moments import Floats
+from lpp.analyze.runs.keys import depth
 
 FEWEST_ITEMS: Final = 50
 FEWEST_OF_A_KIND: Final = 10
@@ -95,6 +96,19 @@ def groups_of(column: pl.Series, labels: Flags) -> Groups:
     )
 
 
+class Values(NamedTuple):
+    """A feature of some items."""
+
+    feature: str
+    """Its name."""
+    site: str | None
+    """Where it is of rows."""
+    numbers: Floats
+    """(n,) NaN: no number."""
+    why_none: str | None = None
+    """Why there are no numbers, where a reason is known."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measure:
     """What every feature is held against."""
@@ -109,6 +123,13 @@ class Measure:
     kinds: tuple[str, str]
     """Columns that count items of that kind, and the others."""
     seed: int
+
+    def row_of(self, feature: Feature, values: Values, n_blocks: int) -> dict[str, Any]:
+        """A row of `schema` of `values`, which are of `feature`, but for q."""
+        row = self.row(feature, values.numbers)
+        if values.site is not None:
+            row |= {"site": values.site, "depth": depth(values.site, n_blocks)}
+        return row if values.why_none is None else row | {"why_none": values.why_none}
 
     def row(self, feature: Feature, values: Floats) -> dict[str, Any]:
         """A row of `schema` of a feature's (n,) values, but for site, depth and q."""

@@ -1,14 +1,27 @@
 """Features of a site's rows: at the answer's position, and over the question."""
 
+from collections.abc import Mapping
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 
 from lpp.analyze.evaluations.evaluated import EvaluatedItems
+from lpp.analyze.numerics.auroc import Codes, Flags
 from lpp.analyze.numerics.distance import distances, folds
 from lpp.analyze.numerics.moments import Floats
 from lpp.analyze.numerics.spectrum import rank_bound, ratio_of_sums
 
 Rows = npt.NDArray[np.float32]
+
+
+class AnswerRows(NamedTuple):
+    """Rows of a site at the answers' positions."""
+
+    rows: Rows
+    """(m, d), of the items that have one, in the order of `items.table`."""
+    there: Flags
+    """(n,) which items have one."""
 
 
 def row_features(
@@ -19,6 +32,24 @@ def row_features(
     NaN: no number. seed: of the folds. Reads the site once; holds one row of each item, and the
     rows of one prompt. Cost: see `distances`, and m^2 d multiply-adds for an item of m rows.
     """
+    answers, ratios = read_rows(items, site, first_position=first_position)
+    return features_of(answers, seed=seed) | ratios
+
+
+def features_of(answers: AnswerRows, *, seed: int = 0) -> dict[str, Floats]:
+    """row_norm and distance: (n,), NaN: no number. seed: of the folds."""
+    rows, there = answers
+    norms, far = np.full(len(there), np.nan), np.full(len(there), np.nan)
+    if there.any():
+        norms[there] = np.sqrt(np.vecdot(rows, rows, dtype=np.float64))
+        far[there] = distances(rows, folds(len(rows), seed=seed))
+    return {"row_norm": norms, "distance": far}
+
+
+def read_rows(
+    items: EvaluatedItems, site: str, *, first_position: int = 0
+) -> tuple[AnswerRows, dict[str, Floats]]:
+    """The rows before the answers, and participation_ratio; `row_features` says what it costs."""
     table = items.table
     ids = table["prompt_id"].to_numpy()
     count = int(ids.max(initial=-1)) + 1
@@ -41,13 +72,15 @@ def row_features(
             if answer[prompt] <= position[-1]:
                 at_answer[prompt] = values[answer[prompt] - position[0]].copy()
                 ratios[prompt] = _participation_ratio(np.concatenate(parts))
-    there = np.array([prompt in at_answer for prompt in ids.tolist()], dtype=bool)
-    norms, far = np.full(len(ids), np.nan), np.full(len(ids), np.nan)
-    if there.any():
-        rows = np.stack([at_answer[prompt] for prompt in ids[there].tolist()])
-        norms[there] = np.sqrt(np.vecdot(rows, rows, dtype=np.float64))
-        far[there] = distances(rows, folds(len(rows), seed=seed))
-    return {"row_norm": norms, "distance": far, "participation_ratio": ratios[ids]}
+    answers = answer_rows(at_answer, ids, items.view.run.site(site).width)
+    return answers, {"participation_ratio": ratios[ids]}
+
+
+def answer_rows(found: Mapping[int, Rows], ids: Codes, width: int) -> AnswerRows:
+    """Of prompts `ids`, (n,), those that are in `found`, with rows of `width` columns."""
+    there: Flags = np.array([prompt in found for prompt in ids.tolist()], dtype=bool)
+    rows = [found[prompt] for prompt in ids[there].tolist()]
+    return AnswerRows(np.stack(rows) if rows else np.empty((0, width), np.float32), there)
 
 
 def _participation_ratio(rows: Rows) -> float:

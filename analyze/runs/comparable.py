@@ -39,7 +39,7 @@ def n_shared(a: RunView, b: RunView) -> int:
     Runs with equal ids are comparable token by token, which is more than `prompt_sets` asks of
     runs of different tokenizers.
     """
-    ours, theirs = (view.prompts["sha256"].to_list() for view in (a, b))
+    ours, theirs = (_prompts(view) for view in (a, b))
     pairs = enumerate(zip(ours, theirs, strict=False))
     shorter = min(len(ours), len(theirs))
     return next((place for place, (x, y) in pairs if x != y), shorter)
@@ -84,16 +84,26 @@ def with_prompt_sets(
 
 def _first_prompts(view: RunView, size: int) -> _FirstPrompts:
     plan = view.run.plan
-    prompts = view.prompts.head(size)
     corpus = [plan.corpus.fingerprint, plan.corpus.selection.get("text")]
-    ids = _fingerprint(prompts["sha256"].to_list())
+    ids = _fingerprint(_prompts(view)[:size])
     # what a model wrote is of no row of the corpus: only its ids can be compared
     written = [] if plan.continuation is None else [ids]
     return _FirstPrompts(
         token_ids=ids,
-        texts=_fingerprint([corpus, prompts["source_row"].to_list(), *written]),
+        texts=_fingerprint([corpus, view.prompts["source_row"].head(size).to_list(), *written]),
         cut=(plan.tokenizer.fingerprint, plan.context),
     )
+
+
+def _prompts(view: RunView) -> list[object]:
+    """What the model read of each prompt: a digest of its tokens; of a branch, what came before."""
+    digests = view.prompts["sha256"].to_list()
+    return [
+        digest if of < 0 else [digest, of, at]
+        for digest, of, at in zip(
+            digests, *(part[: len(digests)].tolist() for part in view.run.branches), strict=True
+        )
+    ]
 
 
 def _fingerprint(document: object) -> str:

@@ -24,15 +24,23 @@ class RunView:
 
     def __getstate__(self) -> dict[str, Any]:
         """What goes to another process: what was read of the run, but for its prompts' texts."""
-        lengths, set_aside, _ = self.lengths, self.set_aside, self.run.shards
+        lengths, set_aside, _ = self.lengths, self.set_aside, (self.run.shards, self.run.branches)
         return {"run": self.run, "lengths": lengths, "set_aside": set_aside}
 
     @cached_property
     def lengths(self) -> npt.NDArray[np.int32]:
-        """(P,) tokens of each prompt that can be analysed; 0 for one that was set aside."""
+        """(P,) tokens of each prompt that can be analysed; 0 for one that is left out."""
         lengths = np.array(self.prompts["n_tokens"].to_numpy(), dtype=np.int32)
-        lengths[self.set_aside] = 0
+        lengths[self.left_out] = 0
         return lengths
+
+    @property
+    def left_out(self) -> npt.NDArray[np.int32]:
+        """Ids of prompts that are no part of any table, ascending: those that were set aside, and
+        branches, which are answers to a prompt and have no beginning of their own.
+        """
+        branches = np.flatnonzero(self.run.branch_of[: self.run.n_prompts] >= 0)
+        return np.union1d(self.set_aside, branches.astype(np.int32))
 
     @cached_property
     def set_aside(self) -> npt.NDArray[np.int32]:

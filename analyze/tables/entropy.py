@@ -279,7 +279,7 @@ def _distinct(view: RunView, cells: pl.DataFrame) -> pl.Series:
     prompts = [ids.cast(pl.Int32).to_numpy().tobytes() for ids in kept]
     shares = []
     for prefix, size in cells.select("prefix", "n_prompts").iter_rows():
-        some = prompts[: size - view.quarantined(size)]
+        some = prompts[: int(np.count_nonzero(view.lengths[:size]))]
         distinct = len({ids[: width * prefix] for ids in some})
         shares.append(distinct / len(some) if some else None)
     return pl.Series("distinct_prefixes", shares, dtype=pl.Float64)

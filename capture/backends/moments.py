@@ -76,10 +76,10 @@ class ShardMoments(Mapping[str, SiteMoments]):
             ) from None
 
     def _bands(self, batch: Batch, left_out: Collection[int]) -> npt.NDArray[np.int64]:
-        """(T,) the band of each flat row; -1 for prompts that are left out."""
+        """(T,) the band of each flat row; -1 for prompts that are left out, and for branches."""
         position = np.concatenate([np.arange(length) for length in batch.lengths])
         bands = np.searchsorted(self._upper, position, side="right")
-        bands[np.repeat(np.isin(batch.prompt_ids, [*left_out]), batch.lengths)] = -1
+        bands[np.repeat(np.isin(batch.prompt_ids, [*left_out, *batch.before]), batch.lengths)] = -1
         return bands
 
     def __getitem__(self, site: str) -> SiteMoments:

@@ -17,6 +17,7 @@ rows, but for the last bits of a product of another shape.
 import gc
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -29,6 +30,13 @@ from lpp.capture.backends.finite import quarantined_prompts
 from lpp.capture.backends.host_memory import pinned_memory, plain_memory
 from lpp.capture.backends.logit_statistics import logit_statistics
 from lpp.capture.backends.moments import ShardMoments
+from lpp.capture.backends.torch_passes import (
+    Pass,
+    cache_of,
+    goes_on,
+    inputs_after,
+    passes,
+)
 from lpp.capture.backends.torch_writer import write_in_torch
 from lpp.capture.models.anatomy import forward_inputs, input_device
 from lpp.capture.models.find_sites import check_sites, find_sites
@@ -179,19 +187,43 @@ class TorchBackend:
     @torch.inference_mode()
     def forward(self, batch: Batch, outputs: Outputs, rows: BatchRows) -> None:
         """Run a batch; its rows and statistics are on their way into `rows` then."""
-        ids, places = padded(batch)
-        # All that travels to the device does so before the pass: a copy after it would wait for it.
-        ids = to_device(ids, self._device)
-        real = Picked(places, self._device, [(0, len(places))])
-        asked = Picked(places[torch.from_numpy(batch.logit_rows)], self._unembed.device, [])
-        next_ids = to_device(
-            torch.from_numpy(batch.next_ids.astype(np.int64)), self._unembed.device
-        )
-        with hooked(self._modules, outputs.sites, lambda site, state: rows.take(site, state, real)):
-            final = self._modules.trunk(**forward_inputs(ids))[0]
-        final = final.reshape(-1, final.shape[-1])
-        picked = final.index_select(0, asked.on(final.device))
-        rows.finish([logit_statistics(picked, self._unembed, next_ids)], None)
+        budget = self.compute.batch_tokens or BATCH_TOKENS[self._device.type]
+        shares = bool(batch.before) and self._goes_on
+        trunk = self._modules.trunk
+        following = batch.next_ids.astype(np.int64)
+        cache: Any = None  # keys and values of the first pass, where others go on from them
+        statistics, logit_rows = [], []
+        for one in passes(batch, shares=shares, budget=budget):
+            # All that travels to the device does so before the pass: a copy after would wait.
+            ids = to_device(torch.from_numpy(one.ids), self._device)
+            picked = Picked(torch.from_numpy(one.picked), self._device, one.spans)
+            which, places = _asked(batch, one)
+            asked = Picked(torch.from_numpy(one.picked[places]), self._unembed.device, [])
+            next_ids = to_device(torch.from_numpy(following[which]), self._unembed.device)
+            if one.n_before.any():
+                inputs = inputs_after(trunk, cache, one, ids)
+            else:
+                inputs = {**forward_inputs(ids), "use_cache": shares and cache is None}
+            taken = partial(rows.take, picked=picked)
+            with hooked(self._modules, outputs.sites, taken):
+                found = trunk(**inputs)
+            if inputs["use_cache"] and cache is None:
+                cache = cache_of(trunk, found)
+            final = found[0].reshape(-1, found[0].shape[-1])
+            final = final.index_select(0, asked.on(final.device))
+            statistics.append(logit_statistics(final, self._unembed, next_ids))
+            logit_rows.append(which)
+        order = np.concatenate(logit_rows)
+        in_order = len(logit_rows) == 1
+        rows.finish(statistics, None if in_order else torch.from_numpy(order))
+
+    @cached_property
+    def _goes_on(self) -> bool:
+        """Whether branches can use the keys and values of what they branch off."""
+        found = goes_on(self.model.module, self._modules.trunk)
+        if not found:
+            _log.info("each branch runs with all that comes before it")
+        return found
 
 
 class _Capture:
@@ -272,7 +304,17 @@ def _part(batch: Batch, first: int, end: int) -> Batch:
         logit_rows=asked - start,
         hidden={site: rows[start:stop] for site, rows in batch.hidden.items()},
         ends_shard=batch.ends_shard and end == len(batch.lengths),
+        before={p: batch.before[p] for p in batch.prompt_ids[first:end] if p in batch.before},
     )
+
+
+def _asked(batch: Batch, one: Pass) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Of the rows of a pass whose logits are wanted: places among `logit_rows`, and its own."""
+    where = np.full(len(batch.token_ids), -1)
+    where[batch.logit_rows] = np.arange(len(batch.logit_rows))
+    found = where[one.rows]
+    places = np.flatnonzero(found >= 0)
+    return found[places], places
 
 
 def joined(batch: Batch, parts: Sequence[Captured]) -> Captured:
@@ -297,21 +339,6 @@ def joined(batch: Batch, parts: Sequence[Captured]) -> Captured:
         else None,
         moments=parts[-1].moments,
     )
-
-
-def padded(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """(batch, longest) token ids, and the (T,) places of the real ones when laid flat.
-
-    The padding repeats each prompt's first token: any token does, and a tokenizer's own padding
-    token would make some models warn about a missing mask.
-    """
-    lengths = np.asarray(batch.lengths)
-    starts = np.cumsum(lengths) - lengths
-    longest = int(lengths.max())
-    column = np.arange(longest)
-    source = np.where(column < lengths[:, None], starts[:, None] + column, starts[:, None])
-    places = np.flatnonzero(column < lengths[:, None])
-    return torch.from_numpy(batch.token_ids[source].astype(np.int64)), torch.from_numpy(places)
 
 
 def memory_error(batch: Batch, *, short: bool = False) -> MachineError:

@@ -1,19 +1,17 @@
 """`lpp-capture eval`: evaluate a model with lm-eval and capture what it computes meanwhile."""
 
-import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from lpp.capture.cli.scores_table import show_scores
 from lpp.capture.models.machine import require
 from lpp.capture.plan.options import STORE, option_by_name, request_of, split_names
 from lpp.store.commands.console import debug_option
 
 if TYPE_CHECKING:
-    from lpp.capture.evaluation.evaluate import Evaluated
     from lpp.capture.evaluation.request import EvalRequest
-    from lpp.capture.evaluation.scores import EvalScore
 
 OF_RUN: Final = (
     *("revision", "untrained-seed", "device", "dtype", "attention", "device-map"),
@@ -87,16 +85,21 @@ def evaluate(**options: Any) -> None:
     Each task becomes a run, whose prompts are the requests of lm-eval: question
     and answer, one for each answer. Scores are lm-eval's own and become rows of
     the table `benchmarks`; right and wrong items are in the view `items`. The
-    same command resumes, and repeats no pass that is committed.
+    same command resumes, and repeats no pass that is committed. Tasks that need
+    no download: pydoc_cloze, lpp_ar, lpp_spc.
     """
     require("torch", "transformers", "safetensors", "lm_eval", extra="probes")
     from lpp.capture.evaluation.evaluate import evaluate_into
 
-    done = evaluate_into(options["store"], _request(options), replace_scores=options["replace"])
-    _show(done, options)
+    request = eval_request(options, options["tasks"])
+    done = evaluate_into(options["store"], request, replace_scores=options["replace"])
+    show_scores(done, options["store"])
 
 
-def _request(options: Mapping[str, Any]) -> "EvalRequest":
+def eval_request(options: Mapping[str, Any], tasks: tuple[str, ...]) -> "EvalRequest":
+    """The request that parsed options make. options: those of `lpp-capture eval`; a command that
+    lacks some takes their defaults.
+    """
     from lpp.capture.evaluation.request import EvalRequest
 
     of_run = click.Command("run", params=list(option_by_name().values()))
@@ -104,30 +107,9 @@ def _request(options: Mapping[str, Any]) -> "EvalRequest":
     defaults = of_run.make_context("run", words).params
     given = {name: value for name, value in options.items() if name in defaults}
     del given["context"]  # of each task, its longest prompt
+    asked = ("limit", "shots", "chat", "context", "group", "item_seed")
     return EvalRequest(
         capture=request_of({**defaults, **given}),
-        tasks=options["tasks"],
-        **{name: options[name] for name in ("limit", "shots", "chat", "context", "group")},
+        tasks=tasks,
+        **{name: options[name] for name in asked if name in options},
     )
-
-
-def _show(done: "Evaluated", options: Mapping[str, Any]) -> None:
-    click.echo(f"{done.model}\n")
-    click.echo(f"{'task':<30}{'metric':<24}{'score':>10}{'stderr':>10}{'n':>6}")
-    for result in done.results:
-        for score in result.scores:
-            click.echo(_line(score))
-    click.echo()
-    for result in done.results:
-        if result.run is not None:
-            click.echo(f"{result.task}: run {result.run}")
-    if done.unchanged:
-        click.echo(f"The store had these scores already: {', '.join(done.unchanged)}")
-    click.echo(f"Next: lpp-analyze profile {shlex.quote(str(options['store']))}")
-
-
-def _line(score: "EvalScore") -> str:
-    stderr = "-" if score.stderr is None else f"{score.stderr:.4g}"
-    n = "-" if score.n is None else str(score.n)
-    metric = score.metric.removesuffix(",none")
-    return f"{score.task:<30}{metric:<24}{score.value:>10.5g}{stderr:>10}{n:>6}"

@@ -85,7 +85,7 @@ def carried(corpus: Corpus, passages: Sequence[Passage], *, keep_texts: bool) ->
     for name in corpus.fields.asked:
         column = _column(name, corpus, passages, rows)
         columns[column_name(name)] = column
-        if column.null_count:
+        if column.null_count and name not in corpus.fields.some:
             notes.append(f"{name} is null in {column.null_count} of {len(rows)} prompts")
     columns = {ID: columns.pop(ID), **columns} if ID in columns else columns
     schema = pa.schema([(name, column.type) for name, column in columns.items()])

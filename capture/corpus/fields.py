@@ -38,19 +38,22 @@ def column_name(field: str) -> str:
 
 
 class Fields:
-    """The fields that a corpus is asked for. text: the field that is the text, if it is one.
+    """The fields that a corpus is asked for. text: the field that is the text, if it is one. some:
+    fields that only some rows have, of which a user need not hear.
 
     InputError where the text is asked for as a field.
     """
 
-    def __init__(self, asked: Sequence[str] = (), *, text: str | None = None) -> None:
+    def __init__(
+        self, asked: Sequence[str] = (), *, text: str | None = None, some: Sequence[str] = ()
+    ) -> None:
         if text in asked:
             raise InputError(
                 f"--fields {text}: this field is the text itself. Leave it out; --keep-texts keeps "
                 "the texts.",
                 kind=ErrorKind.INVALID_VALUE,
             )
-        self.asked = tuple(asked)
+        self.asked, self.some = tuple(asked), frozenset(some)
         self.wanted = self.asked if ID in (*asked, text) else (ID, *asked)
         """What to take of a row: the asked ones, and the id."""
         self._seen: dict[str, None] = {}

@@ -23,6 +23,10 @@ class GivenTokens:
     """At least one, special tokens included."""
     dropped: int = 0
     """Tokens of the text that are not among them, from its beginning."""
+    branch_of: int | None = None
+    """Row of an earlier passage, the first tokens of which the model reads before these."""
+    branch_at: int = 0
+    """How many of them."""
 
 
 @dataclass(frozen=True, slots=True)

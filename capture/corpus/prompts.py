@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from lpp.capture.corpus.passages import Passage, Refused
 from lpp.store.errors import ErrorKind, InputError
+from lpp.store.format.prompt_columns import BRANCH_COLUMNS
 from lpp.store.format.rows import token_ids_sha256
 from lpp.store.format.tables import PROMPTS_SCHEMA
 
@@ -28,7 +29,8 @@ def tokenise(
     context: int,
     refused: Refused | None = None,
 ) -> pa.Table:
-    """(n, 6), `lpp.store.format.tables.PROMPTS_SCHEMA`: a prompt for each passage, in order.
+    """(n, 6), `lpp.store.format.tables.PROMPTS_SCHEMA`: a prompt for each passage, in order; then
+    `lpp.store.format.prompt_columns.BRANCH_COLUMNS`, where any is a branch.
 
     tokenizer: a transformers tokenizer. context: C >= 1, the most tokens a prompt keeps.
     `truncated`: whether ids were dropped. `sha256`: of the kept ids as little-endian int32. A
@@ -67,7 +69,25 @@ def tokenise(
         [token_ids_sha256(np.asarray(tokens)) for tokens in ids],
     ]
     arrays = [pa.array(c, field.type) for c, field in zip(columns, PROMPTS_SCHEMA, strict=True)]
-    return pa.Table.from_arrays(arrays, schema=PROMPTS_SCHEMA)
+    prompts = pa.Table.from_arrays(arrays, schema=PROMPTS_SCHEMA)
+    return _with_branches(prompts, passages)
+
+
+def _with_branches(prompts: pa.Table, passages: Sequence[Passage]) -> pa.Table:
+    """`prompts`, with what each branches off where any does."""
+    given = {p.source_row: p.given for p in passages if p.given and p.given.branch_of is not None}
+    if not given:
+        return prompts
+    rows = prompts["source_row"].to_pylist()
+    prompt_of = {row: prompt for prompt, row in enumerate(rows)}
+    branches = [given.get(row) for row in rows]
+    columns = [
+        [one and prompt_of[one.branch_of] for one in branches],
+        [one and one.branch_at for one in branches],
+    ]
+    for name, values in zip(BRANCH_COLUMNS, columns, strict=True):
+        prompts = prompts.append_column(pa.field(name, pa.int32()), pa.array(values, pa.int32()))
+    return prompts
 
 
 def _token_ids(

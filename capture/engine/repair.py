@@ -25,7 +25,7 @@ from lpp.store.errors import ErrorKind, InputError, LppError
 from lpp.store.format.commit_record import CommitRecord, ObjectRecord
 from lpp.store.format.keys import SHARDS_KEY
 from lpp.store.format.plan import Plan
-from lpp.store.format.prompt_columns import CONTINUATION_COLUMNS
+from lpp.store.format.prompt_columns import BRANCH_COLUMNS, CONTINUATION_COLUMNS
 from lpp.store.heartbeat import at_work
 from lpp.store.repair import Damage, find_damage, records_by_shard
 
@@ -117,7 +117,9 @@ def _capture(
 def _prompts(run: Run) -> pa.Table:
     """What was fed to the model; without it nothing can be computed again."""
     try:
-        return run.prompts(*(CONTINUATION_COLUMNS if run.plan.continuation is not None else ()))
+        continued = CONTINUATION_COLUMNS if run.plan.continuation is not None else ()
+        branches = BRANCH_COLUMNS if run.plan.prompts.branches is not None else ()
+        return run.prompts(*continued, *branches)
     except LppError as error:
         raise InputError(
             f"{error} Its shards cannot be computed again without their prompts: remove "

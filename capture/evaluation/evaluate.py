@@ -6,22 +6,27 @@ kept once it is done.
 """
 
 import difflib
+import traceback
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
+from pathlib import PurePath, PurePosixPath
 from typing import Any, Final
 
 from lpp.capture.engine.run import capture_into
+from lpp.capture.evaluation.declared import Declared, declared_by
 from lpp.capture.evaluation.items import items_table
 from lpp.capture.evaluation.model import EvaluatedModel
 from lpp.capture.evaluation.quiet import quiet_lm_eval, seeded
 from lpp.capture.evaluation.request import DEFAULT_CONTEXT, PROMPT_FIELDS, EvalRequest
 from lpp.capture.evaluation.result_files import result_files
 from lpp.capture.evaluation.scores import (
+    KIND,
+    PROBE_KIND,
     TaskResult,
     keep_result,
     not_finite,
+    probe_source,
     scored_name,
     scores_of,
     source_name,
@@ -72,7 +77,7 @@ def evaluate_into(root: Url, request: EvalRequest, *, replace_scores: bool = Fal
     quiet = not debugging()
     with quiet_lm_eval(quiet), seeded():
         with progress("prepare", 2, "steps") as bar:
-            entries = load_tasks(request.tasks, shots=request.shots)
+            entries = load_tasks(request.tasks, shots=request.shots, item_seed=request.item_seed)
             bar.advance()
             opening = _opening(request, entries)
             model = EvaluatedModel(root, opening, bar=bar, quiet=quiet)
@@ -119,6 +124,7 @@ class _Evaluation:
         self._root, self._request, self._model = root, request, model
         self.name = scored_name(model.info, request.capture.model.revision)
         self._longest = request.context or model.max_positions or DEFAULT_CONTEXT
+        self._whole: set[str] = set()
         _check_model(model, request, self._longest)
 
     def results_of(self, loaded: Any) -> list[TaskResult]:
@@ -129,10 +135,12 @@ class _Evaluation:
 
         request = self._request
         _check_group(loaded, request.group)
+        tasks = loaded["tasks"]
+        self._whole = {name for name, task in tasks.items() if declared_by(task).whole}
         lm = CapturingLM(
             self._model.tokenizer,
             self._longest,
-            loaded["tasks"],
+            tasks,
             self._capture,
             request.capture.corpus.fields,
         )
@@ -148,30 +156,31 @@ class _Evaluation:
             )
         except LppError:
             raise
-        except ValueError as error:
+        except (ValueError, AssertionError) as error:
+            if isinstance(error, AssertionError) and not _raised_by_lm_eval(error):
+                raise
             raise _not_asked(loaded, error) from error
-        found = [self._result(results, task, loaded, lm) for task in loaded["tasks"]]
+        found = [self._result(results, task, loaded, lm) for task in tasks]
         return found + [self._result(results, group, loaded, lm) for group in loaded["groups"]]
 
     def _result(self, results: Any, name: str, loaded: Any, lm: Any) -> TaskResult:
         """The result of one task, or of one group, whose scores belong to several runs."""
         request, task = self._request, loaded["tasks"].get(name)
         parts = [name] if task is not None else [*loaded["tasks"]]
-        source = source_name(
-            name,
-            version=results["versions"].get(name),
-            shots=results["n-shot"].get(name),
-            chat=request.chat,
-            limit=request.limit,
-            docs=[sample["doc_hash"] for part in parts for sample in results["samples"][part]],
-        )
+        source, kind, declared = self._source(results, name, loaded, parts)
         runs: set[str] = set()
         items: bytes | None = None
         if task is not None:
             answers = {item: some for (of, item), some in lm.answers.items() if of == name}
             samples = results["samples"][name]
             table, others = items_table(
-                task, samples, answers, source=source, model=self.name, group=request.group
+                task,
+                samples,
+                answers,
+                source=source,
+                model=self.name,
+                group=request.group or declared.group,
+                correct=declared.correct,
             )
             runs, items = set(table["run"].drop_null().to_pylist()), items_file(table)
             for metric in others:
@@ -197,20 +206,53 @@ class _Evaluation:
             files = {file: data for file, data in files.items() if not file.endswith(".json")}
         if items is not None:
             files[(PurePosixPath(next(iter(files))).parent / ITEMS_FILE).as_posix()] = items
+        if declared.source is not None:  # each task of the source replaces its own files alone
+            files = {f"{name}/{file}": data for file, data in files.items()}
         return TaskResult(
             task=name,
             source=source,
+            kind=kind,
             model=self.name,
+            info=self._model.info,
             run=next(iter(runs)) if len(runs) == 1 else None,
-            scores=scores_of(results, name, parts),
+            scores=scores_of(results, name, parts, cluster=declared.cluster),
             files=files,
         )
+
+    def _source(
+        self, results: Any, name: str, loaded: Any, parts: Sequence[str]
+    ) -> tuple[str, str, Declared]:
+        """(source of the scores of a task or group, its kind, what the task declares)."""
+        request, task = self._request, loaded["tasks"].get(name)
+        version, shots = results["versions"].get(name), results["n-shot"].get(name)
+        declared = Declared() if task is None else declared_by(task)
+        if declared.source is not None:
+            source = probe_source(
+                declared.source,
+                version=version,
+                shots=shots,
+                chat=request.chat,
+                limit=request.limit,
+                seed=request.item_seed,
+            )
+            return source, PROBE_KIND, declared
+        source = source_name(
+            name,
+            version=version,
+            shots=shots,
+            chat=request.chat,
+            limit=request.limit,
+            docs=[sample["doc_hash"] for part in parts for sample in results["samples"][part]],
+        )
+        return source, KIND, declared
 
     def _capture(
         self, task: str, requests: Sequence[EncodedRequest], *, tokens: int = 0
     ) -> list[Answer]:
         """Capture the requests of a task as one run, and answer them."""
         request = self._request
+        if task in self._whole:
+            _refuse_cut(task, requests, tokens, self._longest)
         held = {name for one in requests for name, value in one.fields.items() if value is not None}
         own = [name for name in PROMPT_FIELDS if name in held]
         asked = (*own, *request.capture.corpus.fields)
@@ -246,6 +288,18 @@ def _tell(task: str, requests: Sequence[EncodedRequest], places: Sequence[int | 
     aside = sum(place is None for place in places)
     if aside:
         say(f"  {task}: {aside} answers are longer than the context and count as never given")
+
+
+def _refuse_cut(task: str, requests: Sequence[EncodedRequest], tokens: int, longest: int) -> None:
+    """Refuse prompts that lost their beginning, for a task that means nothing without it."""
+    if all(one.ids and not one.dropped for one in requests):
+        return
+    needed = max(len(one.ids) + one.dropped for one in requests) + tokens
+    raise InputError(
+        f"{task}: a prompt takes up to {needed} tokens, there is room for {longest}, and this task "
+        "is not cut. Use fewer shots, such as --shots 2, or a larger --context.",
+        kind=ErrorKind.INVALID_VALUE,
+    )
 
 
 def _check_group(loaded: Any, group: str | None) -> None:
@@ -287,6 +341,12 @@ def _check_model(model: EvaluatedModel, request: EvalRequest, longest: int) -> N
         )
 
 
-def _not_asked(loaded: Any, error: ValueError) -> InputError:
+def _raised_by_lm_eval(error: AssertionError) -> bool:
+    """Whether lm-eval asserted it, such as that a task has enough shots."""
+    *_, last = traceback.extract_tb(error.__traceback__)
+    return "lm_eval" in PurePath(last.filename).parts
+
+
+def _not_asked(loaded: Any, error: Exception) -> InputError:
     names = ", ".join(loaded["groups"] or loaded["tasks"])
     return InputError(f"{names}: lm-eval cannot ask it: {error}", kind=ErrorKind.INVALID_VALUE)

@@ -20,11 +20,13 @@ def items_table(
     source: str,
     model: str,
     group: str | None = None,
+    correct: str | None = None,
 ) -> tuple[pa.Table, list[str]]:
     """The items of one task, (n, 15) `ITEMS_SCHEMA`; and the metrics that are no number of an item.
 
     task: lm-eval's. samples: lm-eval's records of its items. answers: item -> index of the request
-    -> its answers. group: field of a document that names the item's group.
+    -> its answers. group: field of a document that names the item's group. correct: metric
+    that is 1 where an item is right, where the task says it.
     """
     rows, others = [], dict[str, None]()
     for sample in samples:
@@ -52,7 +54,11 @@ def items_table(
                 "greedy": [answer.greedy for answer in given],
                 "gold": gold,
                 "chosen": chosen,
-                "correct": answered_correctly(metrics, gold, chosen),
+                "correct": (
+                    answered_correctly(metrics, gold, chosen)
+                    if correct is None
+                    else metrics.get(correct) == 1
+                ),
                 "metrics": json.dumps(metrics, sort_keys=True),
                 "doc_sha256": sample["doc_hash"],
             }

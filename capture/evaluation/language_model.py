@@ -86,7 +86,8 @@ class CapturingLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
                     "the tokenizer joins it to the end of the context. Change the task's "
                     "target_delimiter."
                 )
-            encoded.append(self._encoded(instance, "".join(instance.args[:2]), context, answer))
+            before, after = instance.args[:2]
+            encoded.append(self._encoded(instance, (before, after), context, answer))
         answers = self._answers(self._instances, [[one] for one in encoded])
         return [(found[0].log_likelihood, found[0].greedy) for found in answers]
 
@@ -111,7 +112,7 @@ class CapturingLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
                 [
                     self._encoded(
                         instance,
-                        self.tok_decode(answer) if several else text,
+                        ("", self.tok_decode(answer) if several else text),
                         context,
                         answer,
                         choice=number,
@@ -162,19 +163,19 @@ class CapturingLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
         context = self.tok_encode(instance.args[0])
         if not context:
             context = [self.prefix_token_id]
-        return self._encoded(instance, instance.args[0], context, [], longest=room)
+        return self._encoded(instance, (instance.args[0], ""), context, [], longest=room)
 
     def _encoded(
         self,
         instance: Any,
-        text: str,
+        texts: tuple[str, str],
         context: list[int],
         answer: list[int],
         *,
         choice: int | None = None,
         longest: int | None = None,
     ) -> EncodedRequest:
-        found = encoded_request(text, context, answer, longest or self._longest, _place(instance))
+        found = encoded_request(texts, context, answer, longest or self._longest, _place(instance))
         carried: dict[str, object] = {
             "task": instance.task_name,
             "item": instance.doc_id,

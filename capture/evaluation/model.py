@@ -80,7 +80,7 @@ class EvaluatedModel:
         digest = hashlib.sha256()
         for one in requests:
             text, ids = one.text.encode(), np.asarray(one.ids, "<i4").tobytes()
-            for part in (text, ids, str(one.dropped).encode()):
+            for part in (text, ids, f"{one.n_context} {one.dropped}".encode()):
                 digest.update(len(part).to_bytes(8, "little"))
                 digest.update(part)
         return document_fingerprint([self._key, task, tokens, digest.hexdigest()])

@@ -15,9 +15,10 @@ PROMPT_FIELDS: Final = ("task", "item", "choice", "n_context", "n_before_questio
 
 - task: the task of lm-eval.
 - item: the document's place in the task, from 0.
-- choice: which answer of the item stands in the prompt, from 0; of a long text, which window.
-- n_context: tokens before the answer.
-- n_before_question: tokens before the question, which are description and shots.
+- choice: which answer of the item stands in the prompt, from 0; of a long text, which window. None
+  of a context that several answers share.
+- n_context: tokens of the prompt before the answer; 1 of a branch.
+- n_before_question: tokens before the question, which are description and shots. None of a branch.
 """
 
 
@@ -39,6 +40,8 @@ class EvalRequest:
     """C: most tokens of a prompt; longer ones lose their beginning. None: the model's positions."""
     group: str | None = None
     """Field of a document that says to which group it belongs, such as a subject."""
+    item_seed: int = 0
+    """Seed of the items of the probes; 0 gives those that ship."""
 
     def __post_init__(self) -> None:
         for name in self.capture.corpus.fields:

@@ -1,28 +1,34 @@
 """Scores and items of an evaluation in a store: one source for each task and way of asking it.
 
 Correlations never mix sources, and every model of a source was asked the same: the name of a source
-holds the task, its version, shots, chat template, limit and a hash of the documents.
+holds the task, its version, shots, chat template, limit and a hash of the documents. The probes
+share a source, whose name has their version in the place of the hash.
 """
 
 import math
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from lpp.capture.evaluation.items import number
 from lpp.capture.evaluation.score_source import (
     held_sets,
     keep_scores,
     originals_of,
     rows_of,
 )
-from lpp.store import Store
-from lpp.store.errors import ConflictError, ErrorKind
+from lpp.capture.evaluation.uncertainty import score_interval, standard_error
+from lpp.store import Run, Store
+from lpp.store.errors import ConflictError, ErrorKind, FormatError
 from lpp.store.format.documents import document_hash
 from lpp.store.format.plan import ModelInfo
-from lpp.store.items import ITEMS_FILE
+from lpp.store.items import ITEMS_FILE, is_evaluation
 
 KIND: Final = "lm-eval"
+
+PROBE_KIND: Final = "probe"
+"""Of tasks that share a source."""
 
 UNVERSIONED: Final = (None, "Yaml", "N/A")
 """What lm-eval writes for the version of a task that has none."""
@@ -40,7 +46,9 @@ class EvalScore:
     value: float
     stderr: float | None
     n: int | None
-    """Items that were scored."""
+    """Items that count for it."""
+    interval: tuple[float, float] | None = None
+    """95 % interval."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,8 +57,12 @@ class TaskResult:
 
     task: str
     source: str
+    kind: str
     model: str
+    """Name that its scores are filed under."""
+    info: ModelInfo
     run: str | None
+    """The run of its passes; None where there is none, or several."""
     scores: tuple[EvalScore, ...]
     files: Mapping[str, bytes]
     """Files of lm-eval and the items, by name."""
@@ -92,32 +104,58 @@ def source_name(
     return " ".join([*parts, document_hash(list(docs))[:_HASH_DIGITS]])
 
 
-def scores_of(results: Mapping[str, Any], task: str, parts: Sequence[str]) -> tuple[EvalScore, ...]:
+def probe_source(
+    source: str, *, version: object, shots: object, chat: bool, limit: int | None, seed: int
+) -> str:
+    """The source of tasks that share one, in which their version stands for the documents.
+
+    seed: of the items; 0 gives those that ship.
+    """
+    parts = [f"{source}-{version}", f"{shots}-shot"]
+    parts += ["chat"] if chat else []
+    parts += [f"first-{limit}"] if limit is not None else []
+    parts += [f"seed-{seed}"] if seed else []
+    return " ".join(parts)
+
+
+def scores_of(
+    results: Mapping[str, Any], task: str, parts: Sequence[str], *, cluster: str | None = None
+) -> tuple[EvalScore, ...]:
     """Every finite score that lm-eval gives a task or a group, in its order.
 
     parts: the task, or the tasks of the group, whose items count. An item counts for the metrics
-    that it has.
+    that it has. cluster: field of the documents whose equal values mark items that are not
+    independent; the standard error of a mean knows of them.
     """
-    entry = results["results"][task]
-    counts = Counter(
-        f"{metric},{sample['filter']}"
-        for part in parts
-        for sample in results["samples"][part]
-        for metric in sample["metrics"]
-    )
+    entry = results["results"].get(task, {})  # a group without scores of its own has no entry
+    counted: dict[str, list[tuple[float | None, Hashable]]] = defaultdict(list)
+    for part in parts:
+        for sample in results["samples"][part]:
+            own = sample["doc_id"]
+            among = own if cluster is None else sample["doc"].get(cluster, own)
+            for metric in sample["metrics"]:
+                of_item = number(sample[metric]), (part, among)
+                counted[f"{metric},{sample['filter']}"].append(of_item)
     found = []
     for name, value in entry.items():
         metric, comma, rest = name.partition(",")
         if not comma or metric.endswith("_stderr") or not _is_number(value):
             continue
         stderr = entry.get(f"{metric}_stderr,{rest}")
+        stderr = float(stderr) if _is_number(stderr) else None
+        clusters = [of_item[1] for of_item in counted[name]]
+        numbers = [of_item[0] for of_item in counted[name] if of_item[0] is not None]
+        whole = len(numbers) == len(clusters) > 0
+        if cluster is not None and whole and math.isclose(sum(numbers) / len(numbers), value):
+            stderr = standard_error(numbers, clusters)
         found.append(
             EvalScore(
                 task=task,
                 metric=name,
                 value=float(value),
-                stderr=float(stderr) if _is_number(stderr) else None,
-                n=counts[name] or None,
+                stderr=stderr,
+                n=len(clusters) or None,
+                interval=score_interval(value, stderr, numbers if whole else (), clusters),
             )
         )
     return tuple(found)
@@ -142,9 +180,12 @@ def keep_result(store: Store, result: TaskResult, *, replace: bool) -> bool:
     Equal scores of another run, such as one of other sites, take the place of the old ones. Raises
     ConflictError where the store has other scores of this model, unless they are to be replaced.
     """
+    runs = store.runs
+    is_mine = _belongs(result, runs)
     held = held_sets(store.path, result.source)
-    rows = [_row(result, score) for score in result.scores]
-    mine = [row for row in rows_of(held) if row["model"] == result.model]
+    run = run_of_profile(runs, result.info, result.run)
+    rows = [_row(result, score, run) for score in result.scores]
+    mine = [row for row in rows_of(held) if is_mine(row)]
     if not rows or (_sorted(mine) == _sorted(rows) and _holds_items(originals_of(held), result)):
         return False
     if mine and _values(mine) != _values(rows) and not replace:
@@ -154,10 +195,48 @@ def keep_result(store: Store, result: TaskResult, *, replace: bool) -> bool:
             "repeated.",
             kind=ErrorKind.PLAN_DIFFERS,
         )
-    keep_scores(
-        store.path, result.source, rows, result.files, lambda row: row["model"] == result.model
-    )
+    keep_scores(store.path, result.source, rows, result.files, is_mine)
     return True
+
+
+def run_of_profile(runs: Mapping[str, Run], model: ModelInfo, own: str | None) -> str | None:
+    """The run whose profile stands beside scores of `model`: the one that captured it on a corpus.
+
+    Where none did, `own`, the run of the evaluation; where several did, None, since a reader of the
+    scores says which, by its corpus.
+    """
+    held = [run for run in runs.values() if _captured(run, model)]
+    corpora = [run.id for run in held if not is_evaluation(run.plan)]
+    if not corpora:
+        return own
+    return corpora[0] if len(corpora) == 1 else None
+
+
+def _captured(run: Run, model: ModelInfo) -> bool:
+    """Whether `run` captured `model`; no, where its plan cannot be read."""
+    try:
+        captured = run.plan.model
+    except FormatError:
+        return False  # `lpp-analyze verify` reports it
+    return (captured.weights, captured.untrained_seed) == (model.weights, model.untrained_seed)
+
+
+def _belongs(result: TaskResult, runs: Mapping[str, Run]) -> Callable[[Mapping[str, Any]], bool]:
+    """Whether a row is a score of the model and task of `result`.
+
+    Earlier releases filed the probes of a folder under its name alone, which several folders may
+    have: such a row is of this model where its run has the same weights.
+    """
+
+    def belongs(row: Mapping[str, Any]) -> bool:
+        if row["benchmark"] != result.task:
+            return False
+        if row["model"] == result.model:
+            return True
+        run = runs.get(row["run"])
+        return row["model"] == result.info.id and run is not None and _captured(run, result.info)
+
+    return belongs
 
 
 def _holds_items(held: Mapping[str, bytes], result: TaskResult) -> bool:
@@ -169,17 +248,17 @@ def _values(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], float]:
     return {(row["benchmark"], row["metric"]): row["value"] for row in rows}
 
 
-def _row(result: TaskResult, score: EvalScore) -> dict[str, Any]:
+def _row(result: TaskResult, score: EvalScore, run: str | None) -> dict[str, Any]:
     return {
         "model": result.model,
-        "run": result.run,
+        "run": run,
         "benchmark": score.task,
         "metric": score.metric,
         "value": score.value,
         "stderr": score.stderr,
         "n": score.n,
         "source": result.source,
-        "kind": KIND,
+        "kind": result.kind,
     }
 
 

@@ -1,9 +1,12 @@
 """Requests of lm-eval as the prompts of a run, and their answers from its token statistics.
 
 A request is a sequence of tokens whose last ones are the answer. Each distinct sequence becomes one
-prompt, so requests that are alike run once.
+prompt, so requests that are alike run once. Where several answers follow one context, the context
+is a prompt of its own and each answer a branch of it, from the context's last token on: what the
+context computes is stored once, and a branch predicts every token of its answer.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -28,8 +31,9 @@ TOO_LONG: Final = "answer_too_long"
 class EncodedRequest:
     """The tokens of one request."""
 
-    text: str
-    """Context and answer."""
+    context: str
+    answer: str
+    """Empty where the model is to write it."""
     ids: tuple[int, ...]
     """Of both, the beginning cut off where they are longer than the context; none where the answer
     alone is."""
@@ -43,6 +47,16 @@ class EncodedRequest:
     """Names of the fields that the item's document has."""
     place: str = ""
     """Whose request it is, for messages."""
+
+    @property
+    def text(self) -> str:
+        """Context and answer."""
+        return self.context + self.answer
+
+    @property
+    def context_ids(self) -> tuple[int, ...]:
+        """Those before the answer."""
+        return self.ids[: self.n_context]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,45 +79,55 @@ SET_ASIDE: Final = Answer(run=None, prompt_id=None, log_likelihood=-np.inf, gree
 
 
 def encoded_request(
-    text: str, context: Sequence[int], answer: Sequence[int], longest: int, place: str
+    texts: tuple[str, str],
+    context: Sequence[int],
+    answer: Sequence[int],
+    longest: int,
+    place: str,
 ) -> EncodedRequest:
-    """A request of `context` and `answer`, cut from the left to `longest` tokens, as lm-eval's `hf`
-    model cuts with `max_length` = `longest` - 1.
+    """A request of the tokens `context` and `answer`, whose `texts` these are, cut from the left to
+    `longest` tokens, as lm-eval's `hf` model cuts with `max_length` = `longest` - 1.
 
     One token of the context must stay, since the answer's first token needs one before it.
     """
+    before, after = texts
     if len(answer) >= longest:
-        return EncodedRequest(text=text, ids=(), n_context=0, place=place)
+        return EncodedRequest(context=before, answer=after, ids=(), n_context=0, place=place)
     kept = min(len(context), longest - len(answer))
     dropped = len(context) - kept
     ids = (*context[dropped:], *answer)
-    return EncodedRequest(text=text, ids=ids, n_context=kept, dropped=dropped, place=place)
+    return EncodedRequest(
+        context=before, answer=after, ids=ids, n_context=kept, dropped=dropped, place=place
+    )
 
 
 def corpus_of(
     task: str, rule: str, sequences: Sequence[EncodedRequest], asked: Sequence[str]
 ) -> tuple[Corpus, list[int | None]]:
-    """The distinct sequences as a corpus in memory, and the row of each of `sequences` in it, which
-    is the place of the first that is alike; None where it becomes no prompt.
+    """The distinct sequences as a corpus in memory, and the row of each of `sequences` in it; None
+    where it becomes no prompt.
 
     rule: how the texts were made, for the plan. asked: names of further fields to take along. The
     corpus is known by its texts, so that it is the same for every tokenizer; the plan has the
     tokens as well.
     """
-    refused, rows = Refused(), dict[tuple[int, ...], int]()
-    passages: list[Passage] = []
+    refused, rows = Refused(), _Rows()
     places: list[int | None] = []
-    for number, one in enumerate(sequences):
-        if not one.ids:
-            refused.add(number, TOO_LONG, one.place)
-            places.append(None)
-            continue
-        row = rows.setdefault(one.ids, number)
-        places.append(row)
-        if row == number:
-            given = GivenTokens(ids=one.ids, dropped=one.dropped)
-            passages.append(Passage(row, one.text, one.fields, one.place, given))
-    fields = Fields(asked)
+    for _, group in itertools.groupby(sequences, key=lambda one: one.context_ids):
+        alike = list(group)  # a task's requests for one item follow each other
+        shared = len({one.ids for one in alike}) > 1 and alike[0].n_context > 1
+        root = rows.context(alike[0]) if shared else None
+        for one in alike:
+            if not one.ids:
+                refused.add(rows.take(), TOO_LONG, one.place)
+                places.append(None)
+            elif root is None:
+                places.append(rows.whole(one))
+            else:
+                places.append(rows.branch(one, root))
+    passages = rows.passages
+    # a context that is shared has no choice, and its answers no question
+    fields = Fields(asked, some=["choice", "n_before_question"])
     for one in sequences:
         fields.note(one.document)
     corpus = Corpus(
@@ -118,6 +142,51 @@ def corpus_of(
     return corpus, places
 
 
+class _Rows:
+    """The rows of a corpus, numbered as they come; one for each distinct sequence."""
+
+    def __init__(self) -> None:
+        self.passages: list[Passage] = []
+        self._known: dict[tuple[int | None, tuple[int, ...]], int] = {}
+        self._next = 0
+
+    def take(self) -> int:
+        """The number of a row."""
+        self._next += 1
+        return self._next - 1
+
+    def context(self, one: EncodedRequest) -> int:
+        """The row of a context that several answers share."""
+        given = GivenTokens(ids=one.context_ids, dropped=one.dropped)
+        return self._row(None, one.context, {**one.fields, "choice": None}, one.place, given)
+
+    def whole(self, one: EncodedRequest) -> int:
+        """The row of context and answer together."""
+        given = GivenTokens(ids=one.ids, dropped=one.dropped)
+        return self._row(None, one.text, one.fields, one.place, given)
+
+    def branch(self, one: EncodedRequest, root: int) -> int:
+        """The row of an answer to the context in row `root`."""
+        at = one.n_context - 1  # the context's last token predicts the answer's first
+        given = GivenTokens(ids=one.ids[at:], branch_of=root, branch_at=at)
+        fields = {**one.fields, "n_context": 1, "n_before_question": None}
+        return self._row(root, one.answer, fields, one.place, given)
+
+    def _row(
+        self,
+        root: int | None,
+        text: str,
+        fields: Mapping[str, object],
+        place: str,
+        given: GivenTokens,
+    ) -> int:
+        key = root, given.ids
+        if key not in self._known:
+            self._known[key] = self.take()
+            self.passages.append(Passage(self._known[key], text, fields, place, given))
+        return self._known[key]
+
+
 def answers_of(
     run: Run, sequences: Sequence[EncodedRequest], places: Sequence[int | None]
 ) -> list[Answer]:
@@ -129,7 +198,7 @@ def answers_of(
     statistics once.
     """
     ids = {row: index for index, row in enumerate(run.prompts()["source_row"].to_pylist())}
-    starts = np.append(0, np.cumsum(run.lengths))
+    starts, at = np.append(0, np.cumsum(run.lengths)), run.branches[1]
     columns = ["prompt_id", "position", "token_id", "next_logprob", "top1_id"]
     table = run.tokens().to_table(columns=columns)
     order = np.lexsort((table["position"].to_numpy(), table["prompt_id"].to_numpy()))
@@ -144,8 +213,9 @@ def answers_of(
             found.append(SET_ASIDE)
             continue
         # the answer ends the prompt, whether it was asked about or written by the model
-        first, end = int(starts[prompt]) + one.n_context, int(starts[prompt + 1])
-        written = tokens[int(starts[prompt]) + len(one.ids) : end]
+        begin, end = int(starts[prompt]) - int(at[prompt]), int(starts[prompt + 1])
+        first = begin + one.n_context
+        written = tokens[begin + len(one.ids) : end]
         found.append(
             Answer(
                 run=run.id,

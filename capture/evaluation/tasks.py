@@ -7,28 +7,37 @@ from pathlib import Path
 from typing import Any, Final
 
 from lpp.capture.evaluation.cloze import PACKAGED_TASKS
+from lpp.capture.evaluation.declared import declared_by
+from lpp.capture.probes.items import ITEM_SEED, TASKS
 from lpp.store.errors import ErrorKind, InputError, first_line
 
 FEWSHOT_SEED: Final = 1234
 """lm-eval's own, of the draw of the shots."""
 
+PACKAGED: Final = (PACKAGED_TASKS, TASKS)
+"""Folders of the tasks that come with this package."""
+
 _OF_A_PATH: Final = ("/", "\\", ".yaml", ".yml")
 
 
-def load_tasks(names: Sequence[str], *, shots: int | None = None) -> list[Any]:
+def load_tasks(
+    names: Sequence[str], *, shots: int | None = None, item_seed: int = ITEM_SEED
+) -> list[Any]:
     """What is evaluated together, in order: single tasks, and groups with all their tasks.
 
     Each is what lm-eval's `TaskManager.load` returns, ready for its `evaluate`. names: tasks,
     groups and tags of lm-eval; YAML files; folders, whose tasks are all taken, one by one. shots:
-    solved items before each question, but for tasks that forbid any; None: as they say.
+    solved items before each question, but for tasks that forbid any; None: as they say. item_seed:
+    of the probes, handed to every task as lm-eval's `--metadata`.
 
     Raises InputError for an unknown name, a task whose documents cannot be had, a task of images
-    or sound, one that would run code of the model, and a name that is there twice.
+    or sound, one that would run code of the model, one that declares what nobody knows, and a name
+    that is there twice.
     """
     found: list[Any] = []
     seen: set[str] = set()
     for name in names:
-        for loaded in _loaded(name):
+        for loaded in _loaded(name, {"item_seed": item_seed} if item_seed != ITEM_SEED else {}):
             for task, object_ in loaded["tasks"].items():
                 if task in seen:
                     raise _invalid(f"--tasks: the task {task} is there twice. Name it once.")
@@ -39,14 +48,13 @@ def load_tasks(names: Sequence[str], *, shots: int | None = None) -> list[Any]:
     return found
 
 
-def _loaded(name: str) -> Iterator[Any]:
+def _loaded(name: str, metadata: dict[str, Any]) -> Iterator[Any]:
     from lm_eval.tasks import TaskManager
 
-    packaged = PACKAGED_TASKS / f"{name}.yaml"
-    path = packaged if packaged.is_file() else Path(name).expanduser()
+    path = _packaged().get(name, Path(name).expanduser())
     wanted: list[str] = [name]
     if path.is_dir():
-        manager = TaskManager(include_path=str(path), include_defaults=False)
+        manager = TaskManager(include_path=str(path), include_defaults=False, metadata=metadata)
         wanted = list(manager.all_subtasks)
         if not wanted:
             raise InputError(
@@ -56,14 +64,16 @@ def _loaded(name: str) -> Iterator[Any]:
             )
     elif path.is_file():
         # a group finds its tasks beside it
-        manager = TaskManager(include_path=str(path.parent), include_defaults=False)
+        manager = TaskManager(
+            include_path=str(path.parent), include_defaults=False, metadata=metadata
+        )
         wanted = [
             known for known, entry in manager.task_index.items() if _is_of(entry.yaml_path, path)
         ] or [str(path)]
     elif name.startswith(".") or any(part in name for part in _OF_A_PATH):
         raise InputError(f"--tasks {name}: no such file or folder.", kind=ErrorKind.NOT_FOUND)
     else:
-        manager = _all_tasks()
+        manager = TaskManager(metadata=metadata) if metadata else _all_tasks()
         if name not in manager.all_tasks:
             raise _unknown(name, manager.all_tasks)
     for one in wanted:
@@ -76,6 +86,12 @@ def _loaded(name: str) -> Iterator[Any]:
         else:  # a tag is several tasks that have no score together
             for task, object_ in loaded["tasks"].items():
                 yield {"tasks": {task: object_}, "groups": {}, "group_map": {}}
+
+
+def _packaged() -> dict[str, Path]:
+    """Files of the packaged tasks, by name; a file whose name begins with _ is only included."""
+    found = (path for folder in PACKAGED for path in folder.glob("[!_]*.yaml"))
+    return {path.stem: path for path in found}
 
 
 @functools.cache
@@ -91,6 +107,7 @@ def _is_of(file: object, path: Path) -> bool:
 
 
 def _check(name: str, task: Any) -> None:
+    declared_by(task)
     if getattr(task, "MULTIMODAL", False):
         raise _invalid(
             f"task {name} asks about images or sound, and a store holds text alone. Choose another."
@@ -111,8 +128,7 @@ def _set_shots(task: Any, shots: int | None) -> None:
 
 
 def _unknown(name: str, known: Sequence[str]) -> InputError:
-    packaged = [path.stem for path in PACKAGED_TASKS.glob("*.yaml")]
-    near = difflib.get_close_matches(name, [*packaged, *known], n=3)
+    near = difflib.get_close_matches(name, [*_packaged(), *known], n=3)
     advice = f"Did you mean {', '.join(near)}?" if near else "`lm_eval ls tasks` lists them."
     return InputError(
         f"--tasks {name}: lm-eval has no such task. {advice} A folder of tasks is given by its "

@@ -7,7 +7,7 @@ device, in one copy. Moments are accumulated by the backend, where the rows are.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +46,19 @@ class Outputs:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Before:
+    """What a model reads before the tokens of a branch."""
+
+    of: int
+    """Prompt that it branches off."""
+    token_ids: npt.NDArray[np.int32]
+    """(n,) the first tokens of that prompt."""
+
+
+_NOTHING: Final = np.zeros(0, np.int32)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Batch:
     """Prompts that run together, laid flat: no padding, whatever the backend does inside."""
@@ -63,6 +76,20 @@ class Batch:
     backend fills. Empty for a plan that keeps moments alone."""
     ends_shard: bool = False
     """Whether no further batch of its shard follows."""
+    before: Mapping[int, Before] = field(default_factory=dict)
+    """Prompts that are branches -> what comes before their tokens. Its rows are not wanted."""
+
+    def ids_before(self, prompt: int) -> npt.NDArray[np.int32]:
+        """(n,) tokens that the model reads before those of `prompt`; none of most."""
+        before = self.before.get(prompt)
+        return _NOTHING if before is None else before.token_ids
+
+    @property
+    def inputs(self) -> list[npt.NDArray[np.int32]]:
+        """All that the model reads of each prompt: what comes before its tokens, and they."""
+        ends = np.cumsum(self.lengths)[:-1]
+        own = zip(self.prompt_ids, np.split(self.token_ids, ends), strict=True)
+        return [np.concatenate([self.ids_before(prompt), ids]) for prompt, ids in own]
 
     @property
     def next_ids(self) -> npt.NDArray[np.int32]:

@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from lpp.capture.plan.backend import Batch
+from lpp.capture.plan.backend import Batch, Before
 from lpp.store.format.plan import Keep, Plan
+from lpp.store.format.rows import branches_of
 from lpp.store.format.schedule import group_boundaries
 
 WORTH: Final = 10
@@ -85,15 +86,51 @@ def group_by_budget(lengths: Sequence[int], budget: int) -> list[list[int]]:
     return groups
 
 
+def group_families(
+    lengths: Sequence[int], family_of: Sequence[int], budget: int
+) -> list[list[int]]:
+    """The same of prompts some of which are branches, which run beside what they branch off.
+
+    family_of: of each, the prompt that it branches off, or itself. A batch takes the padded tokens
+    of the prompts and those of the branches.
+
+    >>> group_families([5, 2, 3, 4, 9], [0, 0, 0, 3, 4], budget=11)
+    [[4], [0, 1, 2], [3]]
+    """
+    families: dict[int, list[int]] = {}
+    for index, family in enumerate(family_of):
+        families.setdefault(family, []).append(index)
+
+    def padded(group: Sequence[int]) -> int:
+        whole = [lengths[i] for i in group if family_of[i] == i]
+        branches = [lengths[i] for i in group if family_of[i] != i]
+        return sum(len(some) * max(some, default=0) for some in (whole, branches))
+
+    groups: list[list[int]] = []
+    # one that branches off a prompt of another shard comes last
+    longest = {f: lengths[f] if f in families[f] else 0 for f in families}
+    for family in sorted(families, key=lambda f: (-longest[f], f)):
+        if groups and padded([*groups[-1], *families[family]]) <= budget:
+            groups[-1] += families[family]
+        else:
+            groups.append([*families[family]])
+    return groups
+
+
 def shard_batches(plan: Plan, prompts: pa.Table, shard: int) -> Iterator[Batch]:
     """The batches of one shard, without the memory for their rows. prompts: all of the plan,
-    `PROMPTS_SCHEMA`.
+    `PROMPTS_SCHEMA` and what else they carry.
     """
     first, end = plan.shards[shard], plan.shards[shard + 1]
     lists = prompts["token_ids"].slice(first, end - first).combine_chunks()
     ids = [np.asarray(values.values, dtype=np.int32) for values in lists]
-    lengths = [len(values) for values in ids]
-    groups = group_by_budget(lengths, plan.compute.batch_tokens)
+    lengths, budget = [len(values) for values in ids], plan.compute.batch_tokens
+    before = _before(prompts, range(first, end))
+    if before:
+        family_of = [before[i].of - first if i in before else i - first for i in range(first, end)]
+        groups = group_families(lengths, family_of, budget)
+    else:
+        groups = group_by_budget(lengths, budget)
     for number, group in enumerate(groups, start=1):
         group_lengths = tuple(lengths[i] for i in group)
         yield Batch(
@@ -103,7 +140,22 @@ def shard_batches(plan: Plan, prompts: pa.Table, shard: int) -> Iterator[Batch]:
             token_ids=np.concatenate([ids[i] for i in group]),
             logit_rows=logit_rows(plan, group_lengths),
             ends_shard=number == len(groups),
+            before={first + i: before[first + i] for i in group if first + i in before},
         )
+
+
+def _before(prompts: pa.Table, some: Iterable[int]) -> dict[int, Before]:
+    """What comes before each branch among the prompts `some`."""
+    of, at = branches_of(prompts)
+    ids = prompts["token_ids"]
+    return {
+        prompt: Before(
+            int(of[prompt]),
+            np.asarray(ids[int(of[prompt])].values[: int(at[prompt])], dtype=np.int32),
+        )
+        for prompt in some
+        if of[prompt] >= 0
+    }
 
 
 def logit_rows(plan: Plan, lengths: Sequence[int]) -> npt.NDArray[np.int64]:

@@ -29,7 +29,7 @@ from lpp.store.format.plan import (
     PromptsInfo,
     SiteSpec,
 )
-from lpp.store.format.rows import prompts_sha256
+from lpp.store.format.rows import branches_sha256, prompts_sha256
 from lpp.store.format.schedule import moment_band_ends, prefix_schedule
 
 
@@ -88,7 +88,10 @@ def make_plan(
             selection={**request.selection.document(), "text": corpus.rule},
         ),
         prompts=PromptsInfo(
-            count=prompts.num_rows, tokens=sum(lengths), sha256=prompts_sha256(prompts)
+            count=prompts.num_rows,
+            tokens=sum(lengths),
+            sha256=prompts_sha256(prompts),
+            branches=branches_sha256(prompts),
         ),
         context=request.longest,
         prefixes=prefixes,

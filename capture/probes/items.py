@@ -26,6 +26,9 @@ TASKS: Final = Path(__file__).parent / "tasks"
 ITEM_SEED: Final = 0
 """Seed of the files."""
 
+SHOTS: Final = 10
+"""Solved items before each question, as in the paper; there are no more."""
+
 
 def probe_items(probe: Probe, seed: int) -> dict[str, list[dict[str, Any]]]:
     """{"shots": solved items, "test": questions} of a seed."""

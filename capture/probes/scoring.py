@@ -1,4 +1,4 @@
-"""How answers to the probes are scored, and how far a score may be off.
+"""How answers to the probes are scored.
 
 Answers are scored by strict parsing and by the likelihood of whole lines. `score_*` are what
 lm-eval calls for each item (`process_results` of a task): they return the values whose means are
@@ -7,12 +7,10 @@ the scores. An item gives a score only where it counts for it.
 
 import math
 import re
-from collections import Counter, defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
-
-from lpp.capture.probes.items import Probe
 
 STATUS: Final = {True: "AMBIGUOUS", False: "NOT_AMBIGUOUS"}
 
@@ -22,42 +20,6 @@ LINES: Final = tuple(
 """Everything that an answer may be: the line format of arXiv 2605.30018, to the letter."""
 
 _LINE: Final = re.compile(r"ambiguous_status=(AMBIGUOUS|NOT_AMBIGUOUS); answer=(A|B)")
-
-
-Z95: Final = 1.959964
-"""Standard normal quantile of a two-sided interval of 95 %."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProbeScore:
-    """One score of a model on one task."""
-
-    task: str
-    metric: str
-    """Metric and filter, as lm-eval writes them: `answer_acc,none`."""
-    value: float
-    stderr: float | None
-    n: int
-    """Items that count for it."""
-    clusters: int
-    """Scenes, or single items, that count for it."""
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """95 % interval."""
-        return interval(self.value, self.stderr, self.clusters)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProbeResult:
-    """Scores of one model on one probe."""
-
-    probe: Probe
-    scores: tuple[ProbeScore, ...]
-    file: str
-    """Name of lm-eval's result file, in a folder named after the model."""
-    document: bytes
-    """Content of that file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,43 +124,3 @@ def score_pattern(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, f
         "char_f1": char_f1(response, target),
         "parsed": float(well_formed),
     }
-
-
-def standard_error(values: Sequence[float], clusters: Sequence[Hashable]) -> float | None:
-    """Standard error of the mean; None for a single cluster.
-
-    values: (n,) one per item. clusters: (n,) which items belong together, such as those of one
-    scene. The larger of two: with items taken as independent, and with only clusters taken so
-    (Cameron and Miller 2015, section 2). Items that balance each other by design lower the second.
-    """
-    mean = sum(values) / len(values)
-    sums: dict[Hashable, float] = defaultdict(float)
-    for value, cluster in zip(values, clusters, strict=True):
-        sums[cluster] += value - mean
-    if len(sums) < 2:
-        return None
-    by_item = _spread([value - mean for value in values])
-    return max(by_item, _spread(list(sums.values()))) / len(values)
-
-
-def _spread(residuals: Sequence[float]) -> float:
-    n = len(residuals)
-    return math.sqrt(n / (n - 1) * sum(r * r for r in residuals))
-
-
-def interval(score: float, stderr: float | None, clusters: int) -> tuple[float, float]:
-    """95 % interval of a score between 0 and 1, itself between 0 and 1.
-
-    Wilson's interval (1927) for as many independent items as would have this standard error, as in
-    surveys (Korn and Graubard 1998); for `clusters` items where it is 0 or unknown, so that ten
-    right answers of ten do not pass for certainty.
-
-    >>> [round(end, 3) for end in interval(1.0, 0.0, 10)]
-    [0.722, 1.0]
-    """
-    variance = score * (1 - score)
-    n = max(1.0, variance / stderr**2) if stderr and variance else clusters
-    scale = 1 + Z95**2 / n
-    centre = (score + Z95**2 / (2 * n)) / scale
-    half = Z95 / scale * math.sqrt(variance / n + Z95**2 / (4 * n**2))
-    return max(0.0, centre - half), min(1.0, centre + half)

@@ -31,12 +31,17 @@ mistakes AS (
   ) <= 10
 ),
 begins AS (  -- columns of prompts that a store without evaluations lacks
-  SELECT run, prompt_id, n_context
+  SELECT run, prompt_id, n_context, coalesce(branch_of, prompt_id) AS question_prompt
   FROM (
-    SELECT NULL::BIGINT AS n_context WHERE false
+    SELECT NULL::BIGINT AS n_context, NULL::INTEGER AS branch_of WHERE false
     UNION ALL BY NAME
     SELECT * FROM prompts
   )
+),
+shown AS (
+  SELECT run, prompt_id, n_context, question_prompt
+  FROM (SELECT run, unnest([chosen_prompt, gold_prompt]) AS prompt_id FROM mistakes)
+  JOIN begins USING (run, prompt_id)
 ),
 words AS (
   SELECT
@@ -48,7 +53,7 @@ words AS (
       FILTER (position >= n_context) AS answer
   FROM token_stats AS stats
   SEMI JOIN (
-    SELECT run, unnest([chosen_prompt, gold_prompt]) AS prompt_id FROM mistakes
+    SELECT run, unnest([prompt_id, question_prompt]) AS prompt_id FROM shown
   ) USING (run, prompt_id)
   LEFT JOIN begins USING (run, prompt_id)
   LEFT JOIN vocabulary AS names ON names.run = stats.run AND names.token_id = stats.token_id
@@ -60,7 +65,7 @@ SELECT
   item,
   item_group,
   format('{:.4g}', confidence)::DOUBLE AS confidence,
-  chosen_words.before AS question,
+  question_words.before AS question,
   chosen_words.answer AS chosen,
   gold_words.answer AS gold,
   format('{:.4g}', logprobs[mistakes.chosen + 1])::DOUBLE AS chosen_logprob,
@@ -68,6 +73,10 @@ SELECT
 FROM mistakes
 LEFT JOIN words AS chosen_words
   ON chosen_words.run = mistakes.run AND chosen_words.prompt_id = chosen_prompt
+LEFT JOIN shown
+  ON shown.run = mistakes.run AND shown.prompt_id = chosen_prompt
+LEFT JOIN words AS question_words
+  ON question_words.run = mistakes.run AND question_words.prompt_id = question_prompt
 LEFT JOIN words AS gold_words
   ON gold_words.run = mistakes.run AND gold_words.prompt_id = gold_prompt
 ORDER BY mistakes.run, task, mistakes.confidence DESC, item;

@@ -19,27 +19,43 @@ WITH asked AS (
   WHERE correct IS NOT NULL AND (chosen IS NOT NULL OR len(log_likelihoods) = 1)
 ),
 begins AS (  -- columns of prompts that a store without evaluations lacks
-  SELECT run, prompt_id, n_tokens, n_context, coalesce(n_before_question, 0) AS n_before
+  SELECT run, prompt_id, branch_of, n_tokens, n_context, n_before_question
   FROM (
-    SELECT NULL::BIGINT AS n_context, NULL::BIGINT AS n_before_question WHERE false
+    SELECT
+      NULL::INTEGER AS branch_of, NULL::BIGINT AS n_context, NULL::BIGINT AS n_before_question
+    WHERE false
     UNION ALL BY NAME
     SELECT * FROM prompts
   )
-  SEMI JOIN asked USING (run, prompt_id)
   WHERE n_context IS NOT NULL
+),
+answers AS (  -- a branch has the answer alone, and the prompt that it branches off the question
+  SELECT
+    begins.run,
+    begins.prompt_id,
+    begins.n_tokens - begins.n_context AS answer_length,
+    question.prompt_id AS question_prompt,
+    question.n_context,
+    coalesce(question.n_before_question, 0) AS n_before
+  FROM begins
+  JOIN begins AS question
+    ON question.run = begins.run
+    AND question.prompt_id = coalesce(begins.branch_of, begins.prompt_id)
+  SEMI JOIN asked ON asked.run = begins.run AND asked.prompt_id = begins.prompt_id
 ),
 statistics AS (
   SELECT
-    run,
-    prompt_id,
-    n_tokens - n_context AS answer_length,
+    answers.run,
+    answers.prompt_id,
+    answer_length,
     avg(entropy) FILTER (position = n_context - 1) AS answer_entropy,
     avg(margin) FILTER (position = n_context - 1) AS answer_margin,
     avg(entropy) FILTER (position BETWEEN n_before AND n_context - 2) AS question_entropy,
     avg(margin) FILTER (position BETWEEN n_before AND n_context - 2) AS question_margin,
     avg(next_logprob) FILTER (position BETWEEN n_before AND n_context - 2) AS question_logprob
-  FROM token_stats JOIN begins USING (run, prompt_id)
-  GROUP BY run, prompt_id, n_tokens, n_context
+  FROM answers
+  JOIN token_stats ON token_stats.run = answers.run AND token_stats.prompt_id = question_prompt
+  GROUP BY ALL
 ),
 numbers AS (
   UNPIVOT (FROM asked JOIN statistics USING (run, prompt_id))

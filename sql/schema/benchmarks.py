@@ -40,7 +40,7 @@ ITEMS: Final = Table(
         Column("greedy", "BOOLEAN[]", "whether its tokens are the most likely ones"),
         Column("gold", "INTEGER", "right answer, from 0; null: none, or several"),
         Column("chosen", "INTEGER", "the answer of the largest ln p, from 0"),
-        Column("correct", "BOOLEAN", "acc or exact_match is 1; null: there is neither"),
+        Column("correct", "BOOLEAN", "as acc, exact_match or the task says; null: unknown"),
         Column("metrics", "JSON", "every metric that is a number of one item"),
         Column("doc_sha256", "VARCHAR", "lm-eval's hash of the document"),
     ),

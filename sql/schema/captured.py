@@ -62,8 +62,10 @@ PROMPTS: Final = Table(
             "largest difference of ln p, written and captured",
             "nats",
         ),
+        Column("branch_of", "INTEGER", "prompt that it branches off; null: it is no branch"),
+        Column("branch_at", "INTEGER", "of that prompt: the model read them before it", "tokens"),
     ),
-    added=frozenset({"id", "text", "n_given", "replay_difference"}),
+    added=frozenset({"id", "text", "n_given", "replay_difference", "branch_of", "branch_at"}),
     more="field of the corpus row",
 )
 

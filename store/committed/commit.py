@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from lpp.store.errors import ConflictError, ErrorKind, LppError
 from lpp.store.format.commit_record import ChunkRecord, Described, ObjectRecord, record_bytes
-from lpp.store.format.keys import COMMIT_KEY, FORMAT_VERSION
+from lpp.store.format.keys import COMMIT_KEY, PLAIN_VERSION
 from lpp.store.format.limits import MAX_DOCUMENT_BYTES
 from lpp.store.objects.protocol import Buffers, Entry, Objects
 
@@ -49,9 +49,9 @@ class Attempt:
     def commit(self, record: Any, stays: Callable[[bytes], bool]) -> None:
         """Make the objects count: put `record` where there is none, or none that stays.
 
-        record: of any kind; format, objects and base are filled in. stays: whether the bytes of a
-        record that is there (none where it is no file at all) mean that another writer was first;
-        then FileExistsError.
+        record: of any kind; objects and base are filled in, and format where it is no newer one.
+        stays: whether the bytes of a record that is there (none where it is no file at all) mean
+        that another writer was first; then FileExistsError.
         ConflictError where others removed what was being written.
         """
         directory = self._directory
@@ -62,7 +62,8 @@ class Attempt:
             raise self._removed(stays) from None
         with contextlib.suppress(*QUIETLY):
             self.older = directory.entries()
-        complete = replace(record, format=FORMAT_VERSION, objects=self._objects, base=self.base)
+        version = max(record.format, PLAIN_VERSION)
+        complete = replace(record, format=version, objects=self._objects, base=self.base)
         self._put(record_bytes(complete), stays)
         if not self._complete(keys):
             with contextlib.suppress(FileNotFoundError):

@@ -11,8 +11,11 @@ FORMAT_NAME: Final = "lpp-store"
 ROOT_VERSION: Final = 1
 """The version of the root document, that is, of where runs are found."""
 
-FORMAT_VERSION: Final = 3
-"""The version of runs, shards and scores that this release writes, and the newest it reads."""
+FORMAT_VERSION: Final = 4
+"""The newest version of runs, shards and scores, which this release reads and writes."""
+
+PLAIN_VERSION: Final = 3
+"""The version that is written for everything that needs no newer one."""
 
 ROOT_KEY: Final = "lpp.json"
 """The document that makes a directory a store."""

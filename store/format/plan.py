@@ -118,6 +118,8 @@ class PromptsInfo:
     tokens: int
     sha256: str
     """SHA-256 over the prompts' own SHA-256s, in order."""
+    branches: str | None = field(default=None, metadata=OMITTED)
+    """SHA-256 of which prompts branch off which, and where; None where none does. Format 4."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,6 +226,8 @@ class Plan:
     @property
     def format(self) -> int:
         """The oldest version that can say what this plan says, SPEC.md section 9."""
+        if self.prompts.branches is not None:
+            return 4
         return 2 if self.keeps_moments else 1
 
     @property

@@ -38,11 +38,17 @@ PROMPT_COLUMNS: Final = (
         (pa.list_(pa.float32()),),
         "ln p of each token that the model wrote, when it wrote it",
     ),
+    PromptColumn("branch_of", (pa.int32(),), "prompt that this one branches off"),
+    PromptColumn("branch_at", (pa.int32(),), "tokens of that prompt that come before this one"),
 )
 """Every optional column but the fields of the corpus, in the order in which they are written."""
 
 CONTINUATION_COLUMNS: Final = ("n_given", "written_logprob")
 """Those of a run with a continuation; in every such run, in no other, and without nulls."""
+
+BRANCH_COLUMNS: Final = ("branch_of", "branch_at")
+"""Those of a run whose prompts share beginnings; in every such run, in no other. Both are null for
+a prompt that is no branch."""
 
 _TYPES: Final = {column.name: column.types for column in PROMPT_COLUMNS}
 

@@ -10,7 +10,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from lpp.store.format.plan import Plan
-from lpp.store.format.prompt_columns import CONTINUATION_COLUMNS, column_problems
+from lpp.store.format.prompt_columns import (
+    BRANCH_COLUMNS,
+    CONTINUATION_COLUMNS,
+    column_problems,
+)
 from lpp.store.format.tables import PROMPTS_SCHEMA, TOKENS_SCHEMA
 
 
@@ -23,6 +27,29 @@ def prompts_sha256(prompts: pa.Table) -> str:
     """Field `prompts.sha256` of a plan: SHA-256 over the prompts' digests (32 bytes each)."""
     digests = (bytes.fromhex(text) for text in prompts["sha256"].to_pylist())
     return hashlib.sha256(b"".join(digests)).hexdigest()
+
+
+def branches_of(prompts: pa.Table) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """Of each prompt, (count,): the prompt that it branches off, -1 for none; and how many of that
+    one's tokens come before it, 0 for none. prompts: with or without `BRANCH_COLUMNS`.
+    """
+    if not {*BRANCH_COLUMNS} <= {*prompts.schema.names}:
+        return np.full(prompts.num_rows, -1, np.int32), np.zeros(prompts.num_rows, np.int32)
+    of, at = (
+        prompts[name].combine_chunks().fill_null(empty).to_numpy()
+        for name, empty in zip(BRANCH_COLUMNS, (-1, 0), strict=True)
+    )
+    return of, at
+
+
+def branches_sha256(prompts: pa.Table) -> str | None:
+    """Field `prompts.branches` of a plan: SHA-256 of both columns of each prompt as little-endian
+    int32, -1 and 0 for one that is no branch; None where none is.
+    """
+    of, at = branches_of(prompts)
+    if (of < 0).all():
+        return None
+    return hashlib.sha256(np.stack([of, at], axis=1).astype("<i4").tobytes()).hexdigest()
 
 
 def prompts_problems(prompts: pa.Table, plan: Plan) -> list[str]:
@@ -51,7 +78,8 @@ def prompts_problems(prompts: pa.Table, plan: Plan) -> list[str]:
         problems.append("sha256 should be that of token_ids")
     elif prompts_sha256(prompts) != plan.prompts.sha256:
         problems.append(f"digest {prompts_sha256(prompts)[:8]}, not {plan.prompts.sha256[:8]}")
-    return problems + _continuation_problems(prompts, plan, lengths)
+    problems += _continuation_problems(prompts, plan, lengths)
+    return problems + _branch_problems(prompts, plan, lengths)
 
 
 def _continuation_problems(
@@ -75,6 +103,31 @@ def _continuation_problems(
         problems.append(f"1 to {written.tokens} tokens should follow those given")
     if not np.array_equal(lengths - given, logprobs):
         problems.append("written_logprob should have a value for each token written")
+    return problems
+
+
+def _branch_problems(prompts: pa.Table, plan: Plan, lengths: npt.NDArray[np.int64]) -> list[str]:
+    """Every reason the columns of branches are not those of `plan`, or are there without."""
+    there = {*BRANCH_COLUMNS} & {*prompts.schema.names}
+    if plan.prompts.branches is None:
+        return [f"column {name}, and the plan has no branches" for name in sorted(there)]
+    if len(there) < len(BRANCH_COLUMNS):
+        return [f"the plan has branches, so {' and '.join(BRANCH_COLUMNS)} should be"]
+    if branches_sha256(prompts) != plan.prompts.branches:
+        return ["branch_of and branch_at should be those of the plan"]
+    (of, at), number = branches_of(prompts), np.arange(len(lengths))
+    missing = [prompts[name].combine_chunks().is_null() for name in BRANCH_COLUMNS]
+    if not missing[0].equals(missing[1]):
+        return ["branch_of and branch_at should both be null, or neither"]
+    branch = of >= 0
+    root = np.where(branch, of, 0)
+    if (root >= number)[branch].any() or (of[root] >= 0)[branch].any():
+        return ["branch_of should be an earlier prompt that is no branch itself"]
+    problems = []
+    if not ((at >= 1) & (at <= lengths[root]))[branch].all():
+        problems.append("branch_at should be 1 to the length of the prompt that it is of")
+    if (at + lengths > plan.context)[branch].any():
+        problems.append(f"a branch and what comes before it should have {plan.context} tokens")
     return problems
 
 

@@ -90,10 +90,13 @@ def _maker(store: Path) -> MakeRun:
         continuation: ContinuationInfo | None = None,
         most_likely: int = 7,
         scale: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]] = lambda rows: rows,
+        norm: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]] | None = None,
     ) -> Made:
         root = root or store
         create_store(root)
         hidden, entropy = _content(lengths, seed=seed, sites=sites, dim=dim, scale=scale)
+        if norm is not None:
+            hidden["final"] = [norm(rows) for rows in hidden[sites[-2]]]
         # which texts, and what ids the tokenizer makes of them: one run of them all, or of a start
         of_texts = f"{tokenizer} {texts or prompt_set} {first_row}"
         prompts = _prompts(lengths, of_texts, shared_start)

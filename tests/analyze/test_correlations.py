@@ -17,6 +17,7 @@ from lpp.analyze.cli.command import main
 from lpp.sql import arrow_schema, build, connect
 from lpp.store import create_store
 from lpp.store.errors import ErrorKind, InputError
+from lpp.store.scores import SCORES_SCHEMA, add_scores
 
 PAPER_METRICS = ("entropy_floor", "effective_rank_norm", "participation_ratio_norm")
 INTRINSIC = {
@@ -282,6 +283,31 @@ def test_sources_make_families_of_their_own(store: Callable[..., Path]) -> None:
     assert set(correlate(root, Question(sources=("two",)))["source"]) == {"two"}
     asked = Question(benchmarks=("Other:score",))
     assert set(correlate(root, asked)["benchmark"]) == {"Other"}
+
+
+def test_probes_of_earlier_and_of_this_release_are_one_source(store: Callable[..., Path]) -> None:
+    """Earlier rows have the bare name; those of now a name with digits, and the run."""
+    root, source = store(), "lpp-probes-1 10-shot"
+    rows = [
+        {
+            **{"benchmark": "lpp_spc", "metric": "char_f1,none", "value": value / 100, "n": 100},
+            **{"stderr": None, "source": source, "kind": "probe"},
+            **(
+                {"model": model, "run": None}
+                if model < "org/d"
+                else {"model": f"{model}@1234abcd", "run": run_of(model)}
+            ),
+        }
+        for model, *_, value in MODELS
+    ]
+    add_scores(root, source, pa.Table.from_pylist(rows, SCORES_SCHEMA), {})
+    found = correlate(root, Question(metrics=("entropy_floor",))).filter(method="spearman")
+    assert found["n_models"].to_list() == [6]
+    asked = store()
+    score(asked)
+    same = correlate(asked, Question(metrics=("entropy_floor",), sources=("mine",)))
+    (expected,) = same.filter(method="spearman")["coefficient"]
+    assert found["coefficient"].to_list() == [pytest.approx(expected)]
 
 
 def test_everyone_left_out_is_named_with_the_reason(store: Callable[..., Path]) -> None:

@@ -10,6 +10,7 @@ from evaluated_items import EvaluatedRun, evaluated_run, row_at
 
 from lpp.analyze.evaluations.evaluated import EvaluatedItems, evaluated_items
 from lpp.analyze.evaluations.features import FEATURES, item_features
+from lpp.analyze.evaluations.lens import OF_ITEMS
 from lpp.analyze.evaluations.rows import row_features
 from lpp.analyze.numerics.distance import distances, folds
 from lpp.store.read import Block, Run
@@ -79,7 +80,8 @@ def expected(written: EvaluatedRun, skip: int) -> dict[str, list[float]]:
 def test_features_of_predictions(read: EvaluatedItems, written: EvaluatedRun, skip: int) -> None:
     wanted = expected(written, skip)
     found = item_features(read, first_position=skip)
-    assert set(found) == {feature.name for feature in FEATURES if feature.role != "rows"}
+    of_rows = {feature.name for feature in FEATURES if feature.role == "rows"}
+    assert set(found) == {feature.name for feature in FEATURES} - of_rows - set(OF_ITEMS)
     for name, values in found.items():
         assert values.tolist() == pytest.approx(wanted[name], rel=1e-6, nan_ok=True), name
     missing = np.isnan(found["question_entropy"])

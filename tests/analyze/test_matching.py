@@ -2,6 +2,7 @@
 
 import pytest
 
+from lpp.analyze.benchmarks.benchmarks import fits_of
 from lpp.analyze.benchmarks.matching import RunName, match_names
 
 RUNS = [
@@ -75,3 +76,37 @@ def test_a_run_of_an_evaluation_counts_where_no_run_of_a_corpus_does() -> None:
 def test_the_order_of_names_does_not_matter() -> None:
     names = ["qwen2.5-3b", "Qwen/Qwen2.5-3B", "meta/Llama", "x"]
     assert match_names(names, RUNS) == match_names(names[::-1], RUNS)
+
+
+def test_a_folder_is_known_by_its_name_and_the_first_digits_of_its_weights() -> None:
+    runs = [
+        RunName(id="final-1", model="final", weights="aaaa11112222"),
+        RunName(id="final-2", model="final", weights="bbbb33334444"),
+        RunName(id="a-3", model="org/a", weights="cccc"),
+    ]
+    fits = match_names(["final@aaaa1111", "final@bbbb3333", "final@cccc5555", "org/a@cccc"], runs)
+    assert [(fit.run, fit.how) for fit in fits.values()] == [
+        ("final-1", "exact"),
+        ("final-2", "exact"),
+        (None, "none"),
+        ("a-3", "exact"),
+    ]
+    assert match_names(["final@", "final"], runs)["final@"].how == "none"
+    assert match_names(["final"], runs)["final"].how == "several"
+
+
+def test_tasks_of_one_source_may_be_of_several_runs_of_a_model() -> None:
+    runs = [
+        RunName(id="ar-1", model="tiny", evaluation=True, weights="aaaa"),
+        RunName(id="spc-2", model="tiny", evaluation=True, weights="aaaa"),
+        RunName(id="a-3", model="org/a"),
+    ]
+    pairs = [("tiny@aaaa", "ar-1"), ("tiny@aaaa", "spc-2"), ("tiny@aaaa", None), ("org/a", None)]
+    rows = [{"model": model, "run": run} for model, run in pairs]
+    fits = fits_of(rows, runs)
+    assert [(key, fits[key].run) for key in pairs] == [
+        (("tiny@aaaa", "ar-1"), "ar-1"),
+        (("tiny@aaaa", "spc-2"), "spc-2"),
+        (("tiny@aaaa", None), "spc-2"),  # the last that was said
+        (("org/a", None), "a-3"),
+    ]

@@ -12,11 +12,14 @@ import transformers
 from click.testing import CliRunner
 from eval_tasks import document, write_task
 
+from lpp.analyze import build_database
 from lpp.analyze.cli.command import main as lpp_analyze
 from lpp.analyze.evaluations.evaluated import EvaluatedItems, evaluated_items
 from lpp.analyze.evaluations.features import item_features
-from lpp.analyze.evaluations.rows import row_features
+from lpp.analyze.evaluations.lens import Lens, lens_of
+from lpp.analyze.evaluations.rows import read_rows, row_features
 from lpp.capture.cli.command import main
+from lpp.sql import connect, saved_query
 
 ITEMS = 60
 
@@ -36,7 +39,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture(scope="module")
 def root(model: Path, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("items") / "store"
-    words = ["eval", "--model", model, "--tasks", folder, "--store", path, "--sites", "final"]
+    words = ["eval", "--model", model, "--tasks", folder, "--store", path, "--sites", "*"]
     words += ["--dtype", "float32", "--group", "subject", "--context", 60]
     done = CliRunner().invoke(main, [str(word) for word in words])
     assert done.exit_code == 0, done.output
@@ -74,6 +77,36 @@ def test_features_are_those_of_the_model(read: EvaluatedItems, model: Path) -> N
     assert found["chosen_logprob"].tolist() == chosen
 
 
+def test_the_lens_is_that_of_the_model(read: EvaluatedItems, model: Path) -> None:
+    network = transformers.AutoModelForCausalLM.from_pretrained(model).eval()
+    n_blocks = network.config.num_hidden_layers
+    blocks = [f"block.{k}" for k in range(1, n_blocks + 1)]
+    lens = lens_of(read, blocks)
+    assert isinstance(lens, Lens)
+    tokens = read.view.prompts["token_ids"]
+    table = read.table
+    found = [lens.features(site, read_rows(read, site)[0]) for site in blocks]
+    depths = lens.of_items()["agreement_depth"]
+    for place in range(ITEMS):
+        ids = tokens[table["prompt_id"][place]].to_list()[: table["answer"][place] + 1]
+        with torch.no_grad():
+            states = network.model(torch.tensor([ids]), output_hidden_states=True).hidden_states
+            # the last of them is past the norm
+            after = [network.model.norm(state[0, -1]) for state in states[1:-1]]
+            logits = network.lm_head(torch.stack([*after, states[-1][0, -1]]))
+        log_p = logits.double().log_softmax(-1).numpy()
+        top = log_p[-1].argmax()
+        first = table["first_tokens"][place].to_list()
+        chosen = first[table["chosen"][place]]
+        for k, of_block in enumerate(found):
+            assert of_block["lens_logprob"][place] == pytest.approx(log_p[k][top], abs=1e-3)
+            if len({*first}) > 1:
+                share = np.exp(log_p[k][chosen]) / np.exp(log_p[k][[*{*first}]]).sum()
+                assert of_block["lens_share"][place] == pytest.approx(share, abs=1e-3)
+        others = [k for k in range(1, n_blocks + 1) if log_p[k - 1].argmax() != top]
+        assert depths[place] == (max(others, default=0) + 1) / n_blocks
+
+
 def test_the_command(root: Path, read: EvaluatedItems) -> None:
     right = int(read.table["right"].sum())
     done = CliRunner().invoke(
@@ -87,7 +120,29 @@ def test_the_command(root: Path, read: EvaluatedItems) -> None:
     assert (found["n_right"], found["n_wrong"], found["n_groups"]) == (right, ITEMS - right, 2)
     gold = {row["feature"]: row["auroc"] for row in found["features"] if row["role"] == "gold"}
     assert gold["gold_logprob"] > 0.6  # by construction: a right answer is the likelier one
-    assert np.isfinite([row["auroc"] for row in found["features"] if row["site"]]).all()
+    sites = {row["site"] for row in found["features"]} - {None, "embed"}  # one token before answers
+    assert np.isfinite([row["auroc"] for row in found["features"] if row["site"] in sites]).all()
+
+
+def test_saved_queries_find_question_and_answer(root: Path, read: EvaluatedItems) -> None:
+    build_database(root)
+    features, right = item_features(read), read.table["right"].to_numpy()
+    with connect(root) as connection:
+        found = connection.sql(saved_query("right_and_wrong").text).pl().to_dicts()
+        mistakes = connection.sql(saved_query("confident_mistakes").text).pl().to_dicts()
+    shared = {row["feature"]: row for row in found if row["feature"] in features}
+    assert len(shared) == 6
+    for name, row in shared.items():
+        assert row["mean_wrong"] == pytest.approx(features[name][~right].mean(), rel=1e-3), name
+    assert len(mistakes) == 10
+    for row in mistakes:
+        one: dict[str, Any] = document(row["item"])
+        if read.table["gold"].is_not_null().all():
+            assert row["question"].endswith(f"Q: {one['question']} A:")
+            assert row["gold"] == f" {one['choices'][one['gold']]}"
+            assert row["chosen"] != row["gold"]
+        else:
+            assert row["question"].endswith(one["question"])
 
 
 def test_a_run_that_keeps_moments_has_no_features_of_sites(model: Path, tmp_path: Path) -> None:

@@ -11,18 +11,19 @@ import eval_tasks
 import numpy as np
 import pytest
 import transformers
+from backend_contract import plain_forward, reference_statistics
 from eval_tasks import by_lm_eval, write_task
 
 from lpp.analyze.benchmarks.benchmarks import add_benchmarks, benchmarks_table
+from lpp.analyze.drift.pair import pair_of
+from lpp.analyze.runs.keys import RunView
 from lpp.capture.corpus.selection import Selection
 from lpp.capture.engine.run import capture_into
 from lpp.capture.evaluation.evaluate import Evaluated, evaluate_into
 from lpp.capture.evaluation.request import EvalRequest
-from lpp.capture.evaluation.scores import scored_name, source_name
+from lpp.capture.evaluation.scores import run_of_profile, scored_name, source_name
 from lpp.capture.models.spec import ModelSpec
 from lpp.capture.plan.request import CaptureRequest, CorpusSpec
-from lpp.capture.probes.model import ProbedModel
-from lpp.capture.probes.store import matching_run
 from lpp.store import Run, open_store, read_scores
 from lpp.store.items import is_evaluation, read_items
 from lpp.store.scores import score_sets
@@ -173,13 +174,72 @@ def test_each_task_is_a_run_whose_prompts_say_what_they_are(
     names = ("task", "item", "choice", "n_context", "n_before_question", "subject")
     columns = ("id", *(f"field.{name}" for name in names))
     rows = run.prompts(*columns).to_pylist()
-    assert len(rows) == 24
     assert [(row["field.item"], row["field.choice"]) for row in rows] == [
-        (item, choice) for item in range(6) for choice in range(4)
+        (item, choice) for item in range(6) for choice in (None, 0, 1, 2, 3)
     ]
     assert {row["field.task"] for row in rows} == {"tiny_mc"}
-    assert [row["field.subject"] for row in rows[:8:4]] == ["even", "odd"]
-    assert rows[4]["id"] == "doc-1"
+    assert [row["field.subject"] for row in rows[:10:5]] == ["even", "odd"]
+    assert rows[5]["id"] == "doc-1"
+
+
+def test_answers_are_branches_of_the_context_that_they_share(
+    evaluated: tuple[Path, Evaluated], model: Path
+) -> None:
+    root, done = evaluated
+    run = run_of(root, done, "tiny_mc")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model)
+    names = ("branch_of", "branch_at", "field.n_context", "field.n_before_question")
+    rows = run.prompts(*names).to_pylist()
+    for place, row in enumerate(rows):
+        context = rows[place // 5 * 5]
+        if row is context:
+            assert (row["branch_of"], row["branch_at"]) == (None, None)
+            assert row["n_tokens"] == row["field.n_context"]
+            assert row["field.n_before_question"] is not None
+        else:
+            at = context["n_tokens"] - 1
+            assert (row["branch_of"], row["branch_at"]) == (context["prompt_id"], at)
+            assert row["token_ids"][0] == context["token_ids"][-1]
+            assert (row["field.n_context"], row["field.n_before_question"]) == (1, None)
+            assert "A:" not in tokenizer.decode(row["token_ids"][1:])
+    assert run.verify() == []
+    assert json.loads((run.path / "COMMIT.json").read_text())["format"] == 4
+    # rows and statistics are those of context and answer together, in a pass of their own
+    reference = transformers.AutoModelForCausalLM.from_pretrained(model).eval()
+    tokens = run.tokens().to_table().to_pandas()
+    final = {
+        (prompt, position): values
+        for block in run.blocks("final", branches=True)
+        for prompt, position, values in zip(
+            block.prompt_id.tolist(), block.position.tolist(), block.values, strict=True
+        )
+    }
+    assert len(final) == run.plan.prompts.tokens
+    for row in rows[:10]:
+        before = [] if row["branch_of"] is None else rows[row["branch_of"]]["token_ids"]
+        ids = [*before[: row["branch_at"] or 0], *row["token_ids"]]
+        states, logits = plain_forward(reference, ids)
+        mine = tokens[tokens.prompt_id == row["prompt_id"]]
+        want = reference_statistics(logits, np.array([*ids[1:], -1]))["entropy"].to_numpy()
+        np.testing.assert_allclose(mine.entropy, want[row["branch_at"] or 0 :], atol=1e-5)
+        for position in range(row["n_tokens"]):
+            np.testing.assert_allclose(
+                final[row["prompt_id"], position],
+                states["final"][position + (row["branch_at"] or 0)],
+                atol=1e-5,
+            )
+
+
+def test_what_is_of_prompts_leaves_branches_out(evaluated: tuple[Path, Evaluated]) -> None:
+    root, done = evaluated
+    run = run_of(root, done, "tiny_mc")
+    contexts = [0, 5, 10, 15, 20, 25]
+    assert {*np.concatenate([block.prompt_id for block in run.blocks("final")])} == {*contexts}
+    view = RunView(run)
+    assert np.flatnonzero(view.lengths).tolist() == contexts
+    assert len(view.set_aside) == 0
+    pair = pair_of(run, run)
+    assert pair.n_tokens() == view.lengths.sum()
 
 
 def test_items_name_the_prompt_of_each_answer(evaluated: tuple[Path, Evaluated]) -> None:
@@ -212,7 +272,10 @@ def test_the_question_begins_after_the_shots(model: Path, tasks: Path, tmp_path:
     )
     run = run_of(tmp_path / "s", done, "tiny_mc")
     tokenizer = transformers.AutoTokenizer.from_pretrained(model)
-    for row in run.prompts("field.n_before_question", "field.n_context", "field.item").to_pylist():
+    columns = ("branch_of", "field.n_before_question", "field.n_context", "field.item")
+    for row in run.prompts(*columns).to_pylist():
+        if row["branch_of"] is not None:
+            continue
         begin, end = row["field.n_before_question"], row["field.n_context"]
         item = row["field.item"]
         asked = tokenizer.decode(row["token_ids"][begin:end])
@@ -227,8 +290,7 @@ def test_a_run_of_an_evaluation_is_not_taken_for_the_run_of_a_corpus(
     shutil.copytree(evaluated[0], root)
     plan = run_of(root, evaluated[1], "tiny_mc").plan
     assert is_evaluation(plan)
-    probed = ProbedModel(id="tiny", weights=plan.model.weights, lm=None, arguments={})
-    assert matching_run(open_store(root).runs, probed, None)[0] is None  # four of one model
+    assert run_of_profile(open_store(root).runs, plan.model, "own") == "own"
     scores = tmp_path / "mine.csv"
     scores.write_text("model,planets\ntiny,0.5\n")
     assert add_benchmarks(root, [scores]).fits["tiny"].how == "several"
@@ -243,7 +305,7 @@ def test_a_run_of_an_evaluation_is_not_taken_for_the_run_of_a_corpus(
     )
     run = capture_into(root, wanted).run
     assert not is_evaluation(open_store(root).runs[run].plan)
-    assert matching_run(open_store(root).runs, probed, None) == (run, "")
+    assert run_of_profile(open_store(root).runs, plan.model, "own") == run
     assert add_benchmarks(root, [scores]).fits["tiny"].run == run
     every = benchmarks_table(open_store(root).path).to_pylist()
     assert {row["run"] for row in every if row["source"] == "mine"} == {run}

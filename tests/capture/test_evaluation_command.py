@@ -18,7 +18,7 @@ from eval_tasks import by_lm_eval, evaluate_in_small_shards, write_task
 
 from lpp.analyze.cli.command import main as lpp_analyze
 from lpp.capture.cli.command import main
-from lpp.capture.probes.items import TASKS
+from lpp.capture.evaluation.uncertainty import standard_error
 from lpp.sql import connect
 from lpp.store import open_store, read_scores
 from lpp.store.items import read_items
@@ -191,9 +191,9 @@ def test_requests_that_are_alike_are_one_prompt(
     )
     assert evaluate(folder).exit_code == 0
     (run,) = open_store(tmp_path / "store").runs.values()
-    assert run.plan.prompts.count == 6
+    assert run.plan.prompts.count == 8
     ids = [row["prompt_ids"] for row in read_items(tmp_path / "store").to_pylist()]
-    assert ids == [[0, 1, 0, 2], [3, 4, 3, 5]]
+    assert ids == [[1, 2, 1, 3], [5, 6, 5, 7]]
 
 
 def test_an_answer_beyond_the_context_is_quarantined_and_counted(
@@ -317,6 +317,19 @@ def test_unknown_tasks_are_refused(
         (("multiple_choice", {}), ("--context", 2), "no request fits"),
         (("generate_until", {"generation_kwargs": {"do_sample": True}}), (), "do_sample"),
         (("generate_until", {"generation_kwargs": {"max_gen_toks": 200}}), (), "max_gen_toks"),
+        (("multiple_choice", {}), ("--shots", 3), "tiny_mc"),
+        (
+            ("multiple_choice", {"fewshot_config": {"sampler": "first_n"}}),
+            ("--shots", 3),
+            "exceeds the 2 that are available",
+        ),
+        (("multiple_choice", {"metadata": {"lpp": {"clusters": "id"}}}), (), "cluster"),
+        (("multiple_choice", {"metadata": {"lpp": {"whole": "yes"}}}), (), "whole"),
+        (
+            ("multiple_choice", {"metadata": {"lpp": {"whole": True}}}),
+            ("--context", 12),
+            "not cut",
+        ),
     ],
 )
 def test_what_cannot_be_asked_is_one_message(
@@ -364,18 +377,27 @@ def test_an_answer_whose_states_are_not_finite_is_never_chosen(
     done = evaluate(folder, model=broken)
     assert done.exit_code == 0, done.output
     (run,) = open_store(tmp_path / "store").runs.values()
-    assert run.quarantined.tolist() == [1, 4, 7]
+    assert run.quarantined.tolist() == [2, 6, 10]
     for row in read_items(tmp_path / "store").to_pylist():
         assert row["log_likelihoods"][1] == float("-inf")
         assert row["chosen"] != 1
 
 
-def test_the_probes_are_tasks_and_count_the_items_of_each_metric(
-    model: Path, evaluate: Eval, tmp_path: Path
+def test_a_task_says_what_is_right_and_which_items_belong_together(
+    evaluate: Eval, folder: Path, tmp_path: Path
 ) -> None:
-    done = evaluate(TASKS / "lpp_ar_options.yaml", "--limit", 5, "--shots", 0, "--context", 96)
+    """`acc` says another thing than `acc_norm` here; items of one subject are not independent."""
+    declared = {"cluster": "subject", "correct": "acc_norm", "group": "subject"}
+    write_task(
+        folder, "multiple_choice", metadata={"lpp": declared}, doc_to_choice=["it", "every layer "]
+    )
+    done = evaluate(folder)
     assert done.exit_code == 0, done.output
-    rows = {row["metric"]: row["n"] for row in read_scores(tmp_path / "store").to_pylist()}
-    assert rows["ambiguity_acc,none"] == 5
-    assert rows["answer_acc,none"] + rows["answer_acc_plain,none"] == 5
-    assert rows["overconfidence,none"] == rows["answer_acc,none"] == 2
+    items = read_items(tmp_path / "store").to_pylist()
+    metrics = [json.loads(row["metrics"]) for row in items]
+    assert [row["correct"] for row in items] == [m["acc_norm"] == 1 for m in metrics]
+    assert {row["item_group"] for row in items} == {"even", "odd"}
+    rows = {row["metric"]: row for row in read_scores(tmp_path / "store").to_pylist()}
+    for name in ("acc", "acc_norm"):
+        expected = standard_error([m[name] for m in metrics], [r["item_group"] for r in items])
+        assert rows[f"{name},none"]["stderr"] == pytest.approx(expected)

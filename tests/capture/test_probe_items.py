@@ -9,9 +9,11 @@ import jinja2
 import pytest
 import yaml
 
+from lpp.capture.evaluation.declared import KEY, Declared
 from lpp.capture.probes.items import (
     GROUPS,
     ITEM_SEED,
+    SHOTS,
     TASKS,
     ambiguous_dataset,
     item_files,
@@ -19,11 +21,8 @@ from lpp.capture.probes.items import (
     probe_items,
     read_items,
 )
-from lpp.capture.probes.model import SHOTS
 from lpp.capture.probes.patterns import ANSWER_LENGTH
-from lpp.capture.probes.probe import LONGEST_ANSWER
 from lpp.capture.probes.scoring import LINES, Verdict, line_of
-from lpp.capture.probes.store import ITEMS_VERSION
 
 
 class Loader(yaml.SafeLoader):
@@ -49,7 +48,7 @@ def test_files_are_what_the_generators_make(name: str) -> None:
 
 
 def test_every_file_is_accounted_for() -> None:
-    tasks = {f"{name}.yaml" for name in (*TASK_NAMES, "lpp_ar", "lpp_ar_items")}
+    tasks = {f"{name}.yaml" for name in (*TASK_NAMES, "lpp_ar", "_lpp_ar_items")}
     assert {path.name for path in TASKS.iterdir()} == {*item_files(), *tasks, "ar_scenes.toml"}
 
 
@@ -80,10 +79,16 @@ def test_task_fits_the_code(name: str) -> None:
     settings = task(name)
     assert settings["task"] == name
     assert settings["num_fewshot"] == SHOTS == len(read_items("spc")["shots"])
-    assert settings["metadata"]["version"] == ITEMS_VERSION
+    assert settings["metadata"]["version"] == 1  # of the items; part of the source's name
+    declared = Declared(**settings["metadata"][KEY])
+    assert (declared.source, declared.whole) == ("lpp-probes", True)
+    (item, *_) = read_items("spc" if name == "lpp_spc" else "ar")["test"]
+    assert {declared.group, declared.cluster} - {None} <= item.keys()
+    assert (declared.cluster is None) == (name == "lpp_spc")
     assert any(name.startswith(group) for group in GROUPS.values())
     if "generation_kwargs" in settings:
-        assert settings["generation_kwargs"]["max_gen_toks"] <= LONGEST_ANSWER
+        assert settings["generation_kwargs"]["until"] == ["\n"]
+        assert settings["generation_kwargs"]["max_gen_toks"] == {"lpp_spc": 8}.get(name, 32)
         assert settings["generation_kwargs"]["do_sample"] is False
 
 

@@ -10,28 +10,67 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner, Result
 
+from lpp.capture.cli.command import main
 from lpp.capture.models.load import ModelSpec, describe_model
 from lpp.capture.probes.items import TASKS
+from lpp.capture.probes.scoring import parse_line
+from lpp.sql import connect
 from lpp.store import open_store, read_scores
-from lpp.store.scores import score_sets
+from lpp.store.items import read_items
+from lpp.store.scores import score_sets, verify_scores
 
 QUICK = {"OMP_NUM_THREADS": "1"}  # more of them wait for each other on a busy machine
-SOURCE = "lpp-probes-1 1-shot first-5"
+LIMIT, SEED = 4, 3
+OPTIONS = ("--limit", LIMIT, "--shots", 1, "--item-seed", SEED, "--dtype", "float32")
+SOURCE = f"lpp-probes-1 1-shot first-{LIMIT} seed-{SEED}"
+AR = {"answer_acc", "answer_acc_plain", "ambiguity_acc", "joint_acc", "combined"} | {
+    *("overconfidence", "underconfidence")
+}
+
+
+def probe(model: Path, root: Path, *extra: object) -> Result:
+    words = ["probe", "--model", model, "--store", root, *extra]
+    return CliRunner().invoke(main, [str(word) for word in words])
 
 
 @pytest.fixture(scope="module")
 def probed(
-    packaged: Path, run_command: Any, capture_packaged: Any, tmp_path_factory: Any
-) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """A store with a run of the packaged model and 5 items of each probe; the command's end."""
+    packaged: Path, capture_packaged: Any, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Result]:
+    """A store with a run of the packaged model and some items of each probe; the command's end."""
     root = tmp_path_factory.mktemp("probed") / "store"
-    done = capture_packaged(root, "--prompts", 2, "--context", 20, "--sites", "final")
+    done = capture_packaged(
+        root, "--prompts", 2, "--context", 20, "--sites", "final", "--dtype", "float32"
+    )
     assert done.returncode == 0, done.stderr
-    words = ("lpp-capture", "probe", "--model", packaged, "--store", root, "--limit", 5)
-    done = run_command(*words, "--shots", 1, **QUICK)
-    assert done.returncode == 0, done.stderr
-    return root, done
+    result = probe(packaged, root, *OPTIONS)
+    assert result.exit_code == 0, result.output
+    return root, result
+
+
+@pytest.fixture(scope="module")
+def by_lm_eval(packaged: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The same items asked by plain lm-eval, as in capture/README.md: its result file."""
+    out = tmp_path_factory.mktemp("plain")
+    folder = describe_model(ModelSpec(id=str(packaged))).folder
+    arguments = ["--model", "hf", "--model_args", f"pretrained={folder},dtype=float32"]
+    arguments += ["--device", "cpu", "--batch_size", "4", "--num_fewshot", "1"]
+    arguments += ["--limit", str(LIMIT), "--metadata", json.dumps({"item_seed": SEED})]
+    arguments += ["--include_path", str(TASKS), "--tasks", "lpp_ar,lpp_spc"]
+    done = subprocess.run(
+        [sys.executable, "-m", "lm_eval", *arguments, "--output_path", str(out)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=out,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", **QUICK},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    (path,) = out.rglob("results_*.json")
+    found: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    return found
 
 
 def scores(root: Path) -> dict[tuple[str, str], dict[str, Any]]:
@@ -39,127 +78,146 @@ def scores(root: Path) -> dict[tuple[str, str], dict[str, Any]]:
     return {(row["benchmark"], row["metric"].removesuffix(",none")): row for row in rows}
 
 
-def test_every_score_is_in_the_store(probed: Any) -> None:
+def test_every_score_is_in_the_store(probed: tuple[Path, Result]) -> None:
     root, _ = probed
     rows = scores(root)
-    ar = {"answer_acc", "answer_acc_plain", "ambiguity_acc", "joint_acc", "combined"}
-    ar |= {"overconfidence", "underconfidence"}
-    assert {metric for task, metric in rows if task == "lpp_ar_options"} == ar
-    assert {metric for task, metric in rows if task == "lpp_ar_generate"} == ar | {"parsed"}
+    assert {metric for task, metric in rows if task == "lpp_ar_options"} == AR
+    assert {metric for task, metric in rows if task == "lpp_ar_generate"} == AR | {"parsed"}
     assert {metric for task, metric in rows if task == "lpp_spc"} == {
         *("exact_match", "char_f1", "parsed")
     }
     assert {(row["source"], row["kind"]) for row in rows.values()} == {(SOURCE, "probe")}
-    assert rows["lpp_ar_options", "answer_acc"]["n"] == 2
-    assert rows["lpp_ar_options", "ambiguity_acc"]["n"] == 5
-    assert rows["lpp_spc", "char_f1"]["n"] == 5
-    assert rows["lpp_ar_options", "ambiguity_acc"]["stderr"] > 0
+    assert rows["lpp_ar_options", "answer_acc"]["n"] == LIMIT / 2
+    assert rows["lpp_ar_options", "ambiguity_acc"]["n"] == LIMIT
+    assert rows["lpp_spc", "char_f1"]["n"] == LIMIT
+    assert verify_scores(root) == []
 
 
-def test_a_model_of_135_million_parameters_knows_the_format_and_little_else(probed: Any) -> None:
+def test_scores_are_those_of_plain_lm_eval(
+    probed: tuple[Path, Result], by_lm_eval: dict[str, Any]
+) -> None:
+    theirs = {
+        (task, name.removesuffix(",none")): value
+        for task, entry in by_lm_eval["results"].items()
+        for name, value in entry.items()
+        if name.endswith(",none")
+    }
     rows = scores(probed[0])
-    assert rows["lpp_ar_generate", "parsed"]["value"] > 0.5
-    assert 0 <= rows["lpp_ar_options", "answer_acc"]["value"] <= 0.9
-    assert rows["lpp_spc", "exact_match"]["value"] < 0.5
-
-
-def test_scores_belong_to_the_run_of_the_same_weights(probed: Any) -> None:
-    root, _ = probed
-    (run,) = open_store(root).runs
-    assert {row["run"] for row in scores(root).values()} == {run}
-
-
-def test_lm_eval_s_own_results_lie_beside_them(probed: Any) -> None:
-    root, _ = probed
-    (only,) = score_sets(root)
-    found = {}
-    names = [name for name in only.original() if Path(name).name.startswith("results_")]
-    for name in names:
-        document = json.loads(only.original()[name])
-        assert document["model_name"] == "SmolLM2-135M-Instruct.Q4_1"
-        assert document["n-shot"] == dict.fromkeys(document["n-shot"], 1)
-        for task, metrics in document["results"].items():
-            found |= {(task, k): v for k, v in metrics.items() if k.endswith(",none")}
-    rows = scores(root)
     assert len(rows) == 18
     for (task, metric), row in rows.items():
-        assert found[task, f"{metric},none"] == pytest.approx(row["value"])
-        own = found[task, f"{metric}_stderr,none"]
+        assert row["value"] == pytest.approx(theirs[task, metric], rel=1e-12), (task, metric)
+        own = theirs[task, f"{metric}_stderr"]
         assert row["stderr"] >= own - 1e-12  # scenes are no less uncertain than items
     assert rows["lpp_spc", "char_f1"]["stderr"] == pytest.approx(
-        found["lpp_spc", "char_f1_stderr,none"]
+        theirs["lpp_spc", "char_f1_stderr"]
     )
 
 
-def test_what_is_printed(probed: Any) -> None:
+def test_a_model_of_135_million_parameters_knows_the_format_and_little_else(
+    probed: tuple[Path, Result],
+) -> None:
+    rows = scores(probed[0])
+    assert rows["lpp_ar_generate", "parsed"]["value"] > 0.5
+    assert rows["lpp_spc", "exact_match"]["value"] < 0.5
+
+
+def test_scores_belong_to_the_run_of_a_corpus_and_items_to_their_own(
+    probed: tuple[Path, Result],
+) -> None:
+    root, _ = probed
+    runs = open_store(root).runs
+    (corpus,) = (run.id for run in runs.values() if run.plan.corpus.name == "pydoc")
+    assert {row["run"] for row in scores(root).values()} == {corpus}
+    of_task = {run.plan.corpus.name: run for run in runs.values()}
+    items = read_items(root).to_pylist()
+    assert len(items) == 3 * LIMIT
+    for row in items:
+        assert row["run"] == of_task[row["task"]].id
+        assert [site.name for site in of_task[row["task"]].plan.sites] == ["final"]
+
+
+def test_items_say_what_was_right(probed: tuple[Path, Result]) -> None:
+    """Of each task by a rule of its own, and again from what the model wrote."""
+    root, _ = probed
+    documents = {
+        (line["doc"]["answer"], line["doc"]["ambiguous"], line["doc_id"]): line["filtered_resps"][0]
+        for found in score_sets(root)
+        for name, data in found.original().items()
+        if "samples_lpp_ar_generate" in name
+        for line in map(json.loads, data.decode().splitlines())
+    }
+    rows = read_items(root).to_pylist()
+    right = {(row["task"], row["item"]): row["correct"] for row in rows}
+    for (answer, ambiguous, item), response in documents.items():
+        verdict = parse_line(response)
+        said = verdict is not None and (verdict.answer, verdict.ambiguous) == (answer, ambiguous)
+        assert right["lpp_ar_generate", item] == said
+    for row in rows:
+        metrics = json.loads(row["metrics"])
+        if row["task"] == "lpp_spc":
+            assert row["correct"] == (metrics["exact_match"] == 1)
+        if row["task"] == "lpp_ar_options":
+            assert row["correct"] == (row["gold"] == row["chosen"])
+    groups = {row["item_group"] for row in rows if row["task"] == "lpp_spc"}
+    assert groups <= {"periodic", "alternating", "mirror", "brackets", "increment"}
+    assert len(groups) == LIMIT
+
+
+def test_what_is_printed(probed: tuple[Path, Result]) -> None:
     root, done = probed
     rows = scores(root)
     lines = done.stdout.splitlines()
-    assert max(map(len, lines)) <= 80
-    shown = {tuple(line.split()[:2]): line.split()[2:] for line in lines if line.startswith("lpp_")}
-    assert {key: values[0] for key, values in shown.items()} == {
-        key: f"{row['value']:.3f}" for key, row in rows.items()
-    }
-    assert {values[-1] for values in shown.values()} == {"2", "3", "5"}  # answerable, not, all
-    assert next(iter(open_store(root).runs)) in done.stdout
+    assert max(len(line) for line in lines if str(root) not in line) <= 80
+    shown = {tuple(line.split()[:2]): line.split()[2:] for line in lines if " to " in line}
+    assert {key: float(values[0]) for key, values in shown.items()} == pytest.approx(
+        {key: row["value"] for key, row in rows.items()}, rel=1e-4
+    )
+    for key, (score, stderr, low, _, high, n) in shown.items():
+        assert 0 <= float(low) <= float(score) <= float(high) <= 1
+        assert float(stderr) == pytest.approx(rows[key]["stderr"], abs=1e-3)
+        assert int(n) == rows[key]["n"]
+    for run in open_store(root).runs.values():
+        if run.plan.corpus.name != "pydoc":
+            assert f"{run.plan.corpus.name}: run {run.id}" in lines
     assert "Next: lpp-analyze profile" in done.stdout
-    assert re.search(r"probe: 30/30 requests after \d+ s: spc", done.stderr)
     assert "it/s" not in done.stderr  # none of the libraries' own bars
     assert "Warning" not in done.stderr
 
 
-def test_they_become_rows_of_benchmarks(probed: Any, run_command: Any) -> None:
+def test_the_same_again_asks_nothing(probed: tuple[Path, Result], packaged: Path) -> None:
+    root, _ = probed
+    sets = [found.path.name for found in score_sets(root)]
+    again = probe(packaged, root, *OPTIONS)
+    assert again.exit_code == 0, again.output
+    assert again.stderr.count("was complete already") == 3
+    assert "The store had these scores already: lpp_ar_options, lpp_ar_generate, lpp_spc" in (
+        again.stdout
+    )
+    assert [found.path.name for found in score_sets(root)] == sets
+
+
+def test_scores_and_items_are_tables(probed: tuple[Path, Result], run_command: Any) -> None:
     root, _ = probed
     done = run_command("lpp-analyze", "profile", root)
     assert done.returncode == 0, done.stderr
-    query = (
-        "SELECT count(*) AS n, count(DISTINCT benchmark) AS tasks, any_value(run) = "
-        "any_value(r.run) AS same FROM benchmarks JOIN runs r USING (run) WHERE kind = 'probe'"
-    )
-    done = run_command("lpp-sql", root, query, "--format", "json")
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == [{"n": 18, "tasks": 3, "same": True}]
-
-
-def test_the_same_again_is_refused(probed: Any, packaged: Path, run_command: Any) -> None:
-    root, _ = probed
-    words = ("lpp-capture", "probe", "--model", packaged, "--store", root, "--limit", 5)
-    done = run_command(*words, "--shots", 1)
-    assert done.returncode == 2
-    assert "--replace" in done.stderr
-    assert "Traceback" not in done.stderr
+    with connect(root) as connection:
+        query = (
+            "SELECT count(*), count(DISTINCT benchmark), bool_and(corpus = 'pydoc') "
+            "FROM benchmarks JOIN runs USING (run) WHERE kind = 'probe'"
+        )
+        assert connection.sql(query).fetchall() == [(18, 3, True)]
+        query = "SELECT task, avg(correct::INT) FROM items GROUP BY task"
+        found = dict(connection.sql(query).fetchall())
+    rows = scores(root)
+    assert found["lpp_spc"] == rows["lpp_spc", "exact_match"]["value"]
+    assert found["lpp_ar_generate"] == rows["lpp_ar_generate", "joint_acc"]["value"]
 
 
 def test_prompts_that_do_not_fit_are_refused(
-    tiny_folder: Callable[[str], Path], tmp_path: Path, run_command: Any
+    tiny_folder: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    done = run_command(
-        *("lpp-capture", "probe", "--model", tiny_folder("llama"), "--store", tmp_path / "s")
-    )
-    assert done.returncode == 2
-    assert re.search(r"10 shots takes up to \d+ tokens, and llama has \d+ positions", done.stderr)
+    done = probe(tiny_folder("llama"), tmp_path / "s", "--limit", 2)
+    assert done.exit_code == 2
+    assert re.search(r"lpp_ar_options: a prompt takes up to \d+ tokens.* 96", done.stderr)
+    assert "--shots 2" in done.stderr
     assert not (tmp_path / "s").exists()
-
-
-def test_plain_lm_eval_runs_the_tasks(packaged: Path, tmp_path: Path) -> None:
-    """As in capture/README.md: `lm_eval --include_path ... --tasks lpp_ar,lpp_spc`."""
-    folder = describe_model(ModelSpec(id=str(packaged))).folder
-    arguments = ["--model", "hf", "--model_args", f"pretrained={folder},dtype=bfloat16"]
-    arguments += ["--device", "cpu", "--batch_size", "2", "--num_fewshot", "1", "--limit", "2"]
-    arguments += ["--include_path", str(TASKS), "--tasks", "lpp_ar,lpp_spc"]
-    arguments += ["--metadata", '{"item_seed": 3}', "--output_path", str(tmp_path / "out")]
-    done = subprocess.run(
-        [sys.executable, "-m", "lm_eval", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", **QUICK},
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    (path,) = (tmp_path / "out").rglob("results_*.json")
-    results = json.loads(path.read_text("utf-8"))["results"]
-    for task in ("lpp_ar_options", "lpp_ar_generate"):
-        assert 0 <= results[task]["ambiguity_acc,none"] <= 1
-        assert results[task]["ambiguity_acc_stderr,none"] >= 0
-    assert 0 <= results["lpp_spc"]["char_f1,none"] <= 1

@@ -1,39 +1,50 @@
-"""Where the scores of the probes go, and what is refused."""
+"""Scores of several tasks and models in one source: what is replaced, refused and kept."""
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from lpp.capture.evaluation import score_source
-from lpp.capture.models.spec import ModelSpec
-from lpp.capture.probes.items import Probe
-from lpp.capture.probes.model import ProbedModel, ProbeRequest
-from lpp.capture.probes.scoring import ProbeResult, ProbeScore
-from lpp.capture.probes.store import keep, matching_run, refuse_second, source_name
+from lpp.capture.evaluation.score_source import keep_scores
+from lpp.capture.evaluation.scores import (
+    PROBE_KIND,
+    EvalScore,
+    TaskResult,
+    keep_result,
+    probe_source,
+    run_of_profile,
+    scored_name,
+)
 from lpp.store import Store, create_store, open_store, read_scores
-from lpp.store.errors import ConflictError, ErrorKind, InputError
+from lpp.store.errors import ConflictError, ErrorKind
 from lpp.store.scores import score_sets
 
 GOLDEN = Path(__file__).resolve().parents[1] / "store" / "golden" / "v1"
 SOURCE = "lpp-probes-1 10-shot"
+(RUN,) = open_store(GOLDEN).runs.values()
+MODEL = replace(RUN.plan.model, id="lab/tiny", source="hub", untrained_seed=None)
 
 
-def request(**changes: object) -> ProbeRequest:
-    return ProbeRequest(model=ModelSpec(id="lab/tiny"), **changes)  # type: ignore[arg-type]
-
-
-def subject(model: str = "lab/tiny", weights: str = "f00d") -> ProbedModel:
-    return ProbedModel(id=model, weights=weights, lm=None, arguments={})
-
-
-def result(probe: Probe, value: float, time: str, model: str = "lab__tiny") -> ProbeResult:
-    task = {"ar": "lpp_ar_options", "spc": "lpp_spc"}[probe]
-    score = ProbeScore(
-        task=task, metric="answer_acc,none", value=value, stderr=0.03, n=80, clusters=40
+def result(
+    task: str, value: float, time: str = "t1", *, model: str = "lab/tiny", weights: str = "f00d"
+) -> TaskResult:
+    source = "hub" if "/" in model else "folder"
+    info = replace(MODEL, id=model, source=source, weights=weights)  # type: ignore[arg-type]
+    name = scored_name(info, None)
+    scores = (EvalScore(task=task, metric="answer_acc,none", value=value, stderr=0.03, n=80),)
+    return TaskResult(
+        task=task,
+        source=SOURCE,
+        kind=PROBE_KIND,
+        model=name,
+        info=info,
+        run="tiny-1a2b3c4d",
+        scores=scores,
+        files={f"{task}/{name.replace('/', '__')}/results_{time}.json": time.encode()},
     )
-    file = f"{probe}/{model}/results_{time}.json"
-    return ProbeResult(probe=probe, scores=(score,), file=file, document=b"{%s}" % time.encode())
 
 
 @pytest.fixture
@@ -51,8 +62,12 @@ def files(store: Store) -> set[str]:
     return {name for name in only.original() if name.endswith(".json")}
 
 
+def keep(store: Store, *results: TaskResult, replace: bool = False) -> list[bool]:
+    return [keep_result(store, one, replace=replace) for one in results]
+
+
 def test_a_score_becomes_a_row(store: Store) -> None:
-    keep(store, SOURCE, [result("ar", 0.75, "t1")], subject(), "tiny-1a2b3c4d")
+    assert keep(store, result("lpp_ar_options", 0.75)) == [True]
     assert read_scores(store.path).to_pylist() == [
         {
             "model": "lab/tiny",
@@ -66,102 +81,140 @@ def test_a_score_becomes_a_row(store: Store) -> None:
             "kind": "probe",
         }
     ]
-    assert files(store) == {"ar/lab__tiny/results_t1.json"}
 
 
-def test_models_and_probes_share_a_source(store: Store) -> None:
-    keep(store, SOURCE, [result("ar", 0.75, "t1")], subject(), None)
-    keep(store, SOURCE, [result("spc", 0.25, "t2")], subject(), None)
-    keep(store, SOURCE, [result("ar", 0.5, "t3", "big")], subject("big", "beef"), None)
+def test_models_and_tasks_share_a_source(store: Store) -> None:
+    keep(store, result("lpp_ar_options", 0.75), result("lpp_spc", 0.25))
+    keep(store, result("lpp_ar_options", 0.5, model="lab/big", weights="beef"))
     assert held(store) == {
         ("lab/tiny", "lpp_ar_options"): 0.75,
         ("lab/tiny", "lpp_spc"): 0.25,
-        ("big", "lpp_ar_options"): 0.5,
+        ("lab/big", "lpp_ar_options"): 0.5,
     }
     assert files(store) == {
-        "ar/lab__tiny/results_t1.json",
-        "spc/lab__tiny/results_t2.json",
-        "ar/big/results_t3.json",
+        "lpp_ar_options/lab__tiny/results_t1.json",
+        "lpp_spc/lab__tiny/results_t1.json",
+        "lpp_ar_options/lab__big/results_t1.json",
     }
     assert all(found.problems() == [] for found in score_sets(store.path))
 
 
-def test_a_model_asked_again_takes_its_old_place(store: Store) -> None:
-    keep(store, SOURCE, [result("ar", 0.75, "t1"), result("spc", 0.25, "t1")], subject(), None)
-    keep(store, SOURCE, [result("ar", 0.625, "t2")], subject(), None)
+def test_a_task_asked_again_takes_its_old_place_alone(store: Store) -> None:
+    keep(store, result("lpp_ar_options", 0.75), result("lpp_spc", 0.25))
+    again = result("lpp_ar_options", 0.625, "t2")
+    with pytest.raises(ConflictError, match="--replace") as caught:
+        keep(store, again)
+    assert caught.value.kind is ErrorKind.PLAN_DIFFERS
+    assert keep(store, again, replace=True) == [True]
     assert held(store) == {("lab/tiny", "lpp_ar_options"): 0.625, ("lab/tiny", "lpp_spc"): 0.25}
-    assert files(store) == {"ar/lab__tiny/results_t2.json", "spc/lab__tiny/results_t1.json"}
+    assert files(store) == {
+        "lpp_ar_options/lab__tiny/results_t2.json",
+        "lpp_spc/lab__tiny/results_t1.json",
+    }
+    assert keep(store, again) == [False]
+
+
+def test_folders_of_one_name_have_scores_of_their_own(store: Store) -> None:
+    keep(
+        store,
+        result("lpp_spc", 0.5, model="final", weights="aaaa1111bbbb"),
+        result("lpp_spc", 0.75, model="final", weights="cccc2222dddd"),
+    )
+    assert held(store) == {
+        ("final@aaaa1111", "lpp_spc"): 0.5,
+        ("final@cccc2222", "lpp_spc"): 0.75,
+    }
+
+
+def earlier_row(model: str, run: str | None, value: float) -> dict[str, object]:
+    """As earlier releases kept it: a folder goes by its name alone."""
+    row = {"model": model, "run": run, "benchmark": "lpp_spc", "metric": "answer_acc,none"}
+    return row | {"value": value, "stderr": 0.03, "n": 80, "source": SOURCE, "kind": "probe"}
+
+
+def earlier(store: Store, rows: Sequence[dict[str, object]]) -> None:
+    keep_scores(store.path, SOURCE, rows, {"spc/old/results_t0.json": b"{}"}, lambda _: False)
+
+
+@pytest.mark.parametrize(("value", "weights_match"), [(0.5, True), (0.25, True), (0.25, False)])
+def test_earlier_scores_of_the_same_weights_are_this_model_s(
+    tmp_path: Path, value: float, weights_match: bool
+) -> None:
+    """A row of the bare name says by its run which of the folders of this name it is of."""
+    import shutil
+
+    shutil.copytree(GOLDEN, tmp_path / "store")
+    store = open_store(tmp_path / "store")
+    (run,) = store.runs.values()
+    earlier(store, [earlier_row("final", run.id, 0.5), earlier_row("other", None, 0.125)])
+    weights = run.plan.model.weights if weights_match else "0" * 64
+    found = result("lpp_spc", value, model="final", weights=weights)
+    info = replace(found.info, untrained_seed=run.plan.model.untrained_seed)
+    found = replace(found, info=info)
+    if weights_match and value != 0.5:
+        with pytest.raises(ConflictError):
+            keep(store, found)
+    keep(store, found, replace=value != 0.5)
+    expected = {("other", "lpp_spc"): 0.125, (found.model, "lpp_spc"): value}
+    if not weights_match:
+        expected["final", "lpp_spc"] = 0.5
+    assert held(store) == expected
 
 
 def test_models_may_be_added_at_once(store: Store) -> None:
     models = [f"lab/m{i}" for i in range(4)]
 
     def add(model: str) -> None:
-        scores = result("ar", 0.5 + 0.01 * int(model[-1]), "t1", model.replace("/", "__"))
-        keep(store, SOURCE, [scores], subject(model), None)
+        keep(store, result("lpp_spc", 0.5 + 0.01 * int(model[-1]), model=model))
 
     with ThreadPoolExecutor(len(models)) as pool:
         list(pool.map(add, models))
-    assert held(store) == {(m, "lpp_ar_options"): 0.5 + 0.01 * i for i, m in enumerate(models)}
-    assert files(store) == {f"ar/lab__m{i}/results_t1.json" for i in range(4)}
+    assert held(store) == {(m, "lpp_spc"): 0.5 + 0.01 * i for i, m in enumerate(models)}
+    assert files(store) == {f"lpp_spc/lab__m{i}/results_t1.json" for i in range(4)}
 
 
-def test_a_second_score_is_refused_before_it_is_made(store: Store) -> None:
-    keep(store, SOURCE, [result("ar", 0.75, "t1")], subject(), None)
-    refuse_second(store.path, SOURCE, "lab/tiny", request(probes=("spc",)))
-    refuse_second(store.path, SOURCE, "big", request())
-    refuse_second(store.path, "another", "lab/tiny", request())
-    with pytest.raises(ConflictError, match=r"lpp_ar already .*--replace") as caught:
-        refuse_second(store.path, SOURCE, "lab/tiny", request(probes=("spc", "ar")))
-    assert caught.value.kind is ErrorKind.PLAN_DIFFERS
+def test_scores_that_another_adds_between_two_readings_are_kept(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep(store, result("lpp_spc", 0.25, model="lab/old"))
+    write, met = score_source.add_scores, []
+
+    def late(*arguments: object, **options: object) -> bool:
+        if not met:  # a whole other evaluation, after this one has read and before it writes
+            met.append(True)
+            keep(store, result("lpp_spc", 0.5, model="lab/one"))
+        return write(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(score_source, "add_scores", late)
+    keep(store, result("lpp_spc", 0.75, model="lab/two"))
+    assert held(store) == {
+        ("lab/old", "lpp_spc"): 0.25,
+        ("lab/one", "lpp_spc"): 0.5,
+        ("lab/two", "lpp_spc"): 0.75,
+    }
 
 
 @pytest.mark.parametrize(
     ("changes", "name"),
     [
         ({}, "lpp-probes-1 10-shot"),
-        ({"backend": "vllm", "batch_size": 1, "probes": ("ar",)}, "lpp-probes-1 10-shot"),
         ({"shots": 2, "chat": True}, "lpp-probes-1 2-shot chat"),
-        ({"limit": 20, "item_seed": 7}, "lpp-probes-1 10-shot first-20 seed-7"),
+        ({"limit": 20, "seed": 7}, "lpp-probes-1 10-shot first-20 seed-7"),
+        ({"version": 2}, "lpp-probes-2 10-shot"),
     ],
 )
 def test_what_changes_the_questions_is_in_the_source_s_name(
     changes: dict[str, object], name: str
 ) -> None:
-    assert source_name(request(**changes)) == name
+    settings = {"version": 1, "shots": 10, "chat": False, "limit": None, "seed": 0, **changes}
+    assert probe_source("lpp-probes", **settings) == name  # type: ignore[arg-type]
 
 
-def test_a_run_is_matched_by_its_weights(store: Store) -> None:
-    golden = open_store(GOLDEN)
-    (run,) = golden.runs.values()
-    untrained = subject(weights=run.plan.model.weights)  # the golden run is an untrained twin
-    assert matching_run(golden.runs, untrained, None)[0] is None
-    run_id, why = matching_run(store.runs, subject(), None)
-    assert run_id is None
-    assert why == "no run of this store captured lab/tiny"
-
-
-def test_a_run_that_is_none_of_this_model_is_refused() -> None:
-    with pytest.raises(InputError, match="has no run x of lab/tiny; of this model it has none"):
-        matching_run(open_store(GOLDEN).runs, subject(), "x")
-
-
-def test_scores_that_another_adds_between_two_readings_are_kept(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    keep(store, SOURCE, [result("spc", 0.25, "t0", "old")], subject("old", "aa"), None)
-    write, met = score_source.add_scores, []
-
-    def late(*arguments: object, **options: object) -> bool:
-        if not met:  # a whole other probe, after this one has read and before it writes
-            met.append(True)
-            keep(store, SOURCE, [result("spc", 0.5, "t1", "one")], subject("one", "bb"), None)
-        return write(*arguments, **options)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(score_source, "add_scores", late)
-    keep(store, SOURCE, [result("spc", 0.75, "t2", "two")], subject("two", "cc"), None)
-    assert held(store) == {
-        ("old", "lpp_spc"): 0.25,
-        ("one", "lpp_spc"): 0.5,
-        ("two", "lpp_spc"): 0.75,
-    }
+def test_a_run_is_of_a_model_with_the_same_weights() -> None:
+    runs = open_store(GOLDEN).runs
+    captured = RUN.plan.model  # an untrained twin
+    assert run_of_profile(runs, captured, "own") == RUN.id
+    assert run_of_profile(runs, replace(captured, untrained_seed=None), "own") == "own"
+    assert run_of_profile(runs, replace(captured, weights="0"), None) is None
+    twice = {"a": RUN, "b": RUN}
+    assert run_of_profile(twice, captured, "own") is None

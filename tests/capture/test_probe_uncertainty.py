@@ -2,12 +2,14 @@
 
 import math
 import statistics
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lpp.capture.probes.scoring import interval, standard_error
+from lpp.capture.evaluation.scores import scores_of
+from lpp.capture.evaluation.uncertainty import interval, score_interval, standard_error
 
 
 def test_single_items_give_the_textbook_error() -> None:
@@ -51,3 +53,52 @@ def test_interval_holds_the_score_and_stays_within_bounds(
     low, high = interval(score, stderr, clusters)
     assert 0 <= low <= score + 1e-12
     assert score - 1e-12 <= high <= 1
+
+
+def test_scores_outside_0_to_1_have_the_normal_interval() -> None:
+    assert score_interval(20.0, 0.5, (), range(7)) == pytest.approx((19.02, 20.98), abs=1e-4)
+    assert score_interval(20.0, None, (), range(7)) is None
+    assert score_interval(0.5, 0.1, [0.0, 1.5, 0.0], range(3)) == pytest.approx(
+        (0.304, 0.696), abs=1e-4
+    )
+    assert score_interval(0.5, None, [0.0, 1.0], range(2)) == interval(0.5, None, 2)
+
+
+def results(values: list[float], scenes: list[int | None]) -> dict[str, Any]:
+    """What lm-eval returns of a task, with an error that takes items as independent."""
+    samples = [
+        {
+            "doc_id": number,
+            "doc": {} if scene is None else {"scene": scene},
+            "filter": "none",
+            "metrics": ["right"],
+            "right": value,
+        }
+        for number, (value, scene) in enumerate(zip(values, scenes, strict=True))
+    ]
+    own = statistics.stdev(values) / math.sqrt(len(values))
+    entry = {"alias": "t", "right,none": statistics.mean(values), "right_stderr,none": own}
+    return {"results": {"t": entry}, "samples": {"t": samples}}
+
+
+def test_a_task_that_names_its_clusters_gets_their_error() -> None:
+    values = [1.0, 1.0, 0.0, 0.0, 1.0, 1.0]
+    found = results(values, [0, 0, 1, 1, 2, 2])
+    (alone,) = scores_of(found, "t", ["t"])
+    (score,) = scores_of(found, "t", ["t"], cluster="scene")
+    # residuals 1/3, 1/3, -2/3, -2/3, 1/3, 1/3: of the scenes 2/3, -4/3, 2/3, whose squares sum to
+    # 24/9; so sqrt(3/2 * 24/9) / 6 = 1/3, and sqrt(6/5 * 12/9) / 6 of single items
+    assert score.stderr == pytest.approx(1 / 3)
+    assert alone.stderr == pytest.approx(math.sqrt(1.6) / 6)
+    assert (score.n, alone.n) == (6, 6)
+    assert score.interval == interval(score.value, score.stderr, 3)
+
+
+def test_an_item_without_a_cluster_stands_alone() -> None:
+    found = results([1.0, 0.0, 1.0], [None, None, None])
+    (score,) = scores_of(found, "t", ["t"], cluster="scene")
+    assert score.stderr == pytest.approx(found["results"]["t"]["right_stderr,none"])
+
+
+def test_a_group_without_scores_has_none() -> None:
+    assert scores_of({"results": {}, "samples": {"t": []}}, "whole", ["t"]) == ()

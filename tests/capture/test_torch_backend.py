@@ -7,10 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from backend_contract import BackendContract, Harness, make_batch, torch_backend
+from backend_contract import (
+    BackendContract,
+    Harness,
+    branching_batch,
+    make_batch,
+    torch_backend,
+)
 
-from lpp.capture.backends.torch_backend import padded
+from lpp.capture.backends.torch_passes import goes_on, passes
 
 
 class TestTorchBackend(BackendContract):
@@ -23,9 +30,37 @@ class TestTorchBackend(BackendContract):
 
 
 def test_padding_repeats_a_real_token_and_is_not_among_the_rows() -> None:
-    ids, places = padded(make_batch([[7, 8], [5, 6, 9]]))
-    assert ids.tolist() == [[7, 8, 7], [5, 6, 9]]
-    assert ids.flatten()[places].tolist() == [7, 8, 5, 6, 9]
+    (one,) = passes(make_batch([[7, 8], [5, 6, 9]]), shares=False, budget=100)
+    assert one.ids.tolist() == [[7, 8, 7], [5, 6, 9]]
+    assert one.ids.flatten()[one.picked].tolist() == [7, 8, 5, 6, 9]
+    assert one.spans == [(0, 5)]
+
+
+OF_A_WINDOW = {"gemma2", "gemma3", "mistral"}
+"""Families whose blocks keep the keys and values of a window alone."""
+
+
+def test_branches_go_on_from_what_their_prompt_left_behind() -> None:
+    batch, every = branching_batch(50)
+    first, shared, alone = passes(batch, shares=True, budget=100)
+    assert first.places.tolist() == [0, 3]
+    assert (shared.places.tolist(), shared.n_before.tolist()) == ([1, 2, 4], [8, 5, 4])
+    assert shared.beginnings.tolist() == [0, 0, 1]
+    assert shared.ids.shape == (3, 2)
+    assert (alone.ids.tolist(), alone.picked.tolist()) == ([every[5]], [6])
+    rows = np.concatenate([one.rows for one in (first, shared, alone)])
+    assert sorted(rows) == list(range(20))
+    # ten tokens with what comes before: one branch at a time
+    assert len(list(passes(batch, shares=True, budget=10))) == 5
+    whole = list(passes(batch, shares=False, budget=100))
+    assert [one.places.tolist() for one in whole] == [[0, 3], [1, 2, 4, 5]]
+    assert not any(one.n_before.any() for one in whole)
+
+
+def test_which_models_go_on(family: str, tiny_model: Callable[[str], Any]) -> None:
+    model = tiny_model(family)
+    backend = torch_backend(model)
+    assert goes_on(model, backend._modules.trunk) is (family not in OF_A_WINDOW)
 
 
 def test_next_ids_stop_at_the_end_of_each_prompt() -> None:

@@ -1,7 +1,8 @@
-"""Make the golden store of the current format version: `python tests/store/make_golden.py`.
+"""Make the golden stores of the format versions that are written: `python -m
+tests.store.make_golden`.
 
 Each format version has one, made when the version is frozen and never again: every later release
-must read what this one wrote. Until format 3 is released, remove `golden/v3` and make it anew after
+must read what this one wrote. Until a version is released, remove its store and make it anew after
 a change of the format; the same code makes the same bytes, and store/SPEC.md quotes some of them.
 
 - `golden/v1` was made before the column `varentropy` was added, and lacks it.
@@ -9,12 +10,14 @@ a change of the format; the same code makes the same bytes, and store/SPEC.md qu
 - `golden/v3` holds one of each thing that this release writes: rows and moments, arrays of several
   chunks, every stored dtype, a prompt and texts that are set aside, a source of scores; and a run
   that is a step of a series, with a continuation, columns of the corpus, a head and a vocabulary.
+- `golden/v4` holds what version 4 brings: a prompt that branches off another.
 
 Values are distinct, so that no two columns can be taken for each other.
 """
 
 import hashlib
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from unittest import mock
@@ -37,6 +40,7 @@ from lpp.store.format.plan import (
     TokenizerInfo,
 )
 from lpp.store.format.quarantine import SetAside, TextSetAside, quarantine_table, texts_table
+from lpp.store.format.rows import branches_sha256
 from lpp.store.format.tables import (
     PROMPTS_SCHEMA,
     SCORES_SCHEMA,
@@ -323,11 +327,35 @@ def write_shared(root: Path, prompts: pa.Table) -> None:
     print(f"{writer.run.path}: {writer.run.verify() or 'whole'}; {check_logits(writer.run)}")
 
 
+def write_branches(root: Path, prompts: pa.Table) -> None:
+    """A run of two shards, the second of a branch: moments are of prompts that begin a text."""
+    for name, values in (("branch_of", [None, 0]), ("branch_at", [None, 1])):
+        prompts = prompts.append_column(name, pa.array(values, pa.int32()))
+    plan = golden_plan(prompts)
+    plan = replace(
+        plan,
+        keep="both",
+        prompts=replace(plan.prompts, branches=branches_sha256(prompts)),
+        model=replace(plan.model, id="golden/branches", untrained_seed=None),
+    )
+    writer = RunWriter(root, plan, prompts)
+    writer.write_shard(0, *golden_shard(0), moments=golden_moments("float64"))
+    writer.write_shard(1, *golden_shard(1), moments=nothing("float64"))
+    print(f"{writer.run.path}: {writer.run.verify() or 'whole'}")
+
+
 def main() -> None:
-    """Write the store of version 3 beside this script."""
-    root = Path(__file__).with_name("golden") / "v3"
-    if root.exists():
-        raise SystemExit(f"{root} is frozen: remove it only before its version is released.")
+    """Write those of the stores of versions 3 and 4 that are not there, beside this script."""
+    for version, write in {"v3": write_all, "v4": write_branches}.items():
+        root = Path(__file__).with_name("golden") / version
+        if root.exists():
+            print(f"{root} is frozen: remove it only before its version is released.")
+        else:
+            write_alike(root, write)
+
+
+def write_alike(root: Path, write: Callable[[Path, pa.Table], None]) -> None:
+    """Write a store with the same bytes each time."""
     count = itertools.count()
 
     def token_hex(n: int) -> str:
@@ -337,13 +365,17 @@ def main() -> None:
     small_chunks = mock.patch("lpp.store.arrays.layout.CHUNK_BYTES", 8)  # two rows of bfloat16
     with mock.patch("secrets.token_hex", token_hex), small_chunks:
         create_store(root)
-        prompts = golden_prompts()
-        write_rows_and_moments(root, prompts)
-        for rows in (FLOAT16_ROWS, FLOAT32_ROWS):
-            write_dtype(root, prompts, rows)
-        files = {"board.csv": b"model,arc\nModel-1B,0.25\nModel-2B,0.75\n"}
-        add_scores(root, "golden board", golden_scores(), files)
-        write_shared(root, prompts)
+        write(root, golden_prompts())
+
+
+def write_all(root: Path, prompts: pa.Table) -> None:
+    """All that version 3 has."""
+    write_rows_and_moments(root, prompts)
+    for rows in (FLOAT16_ROWS, FLOAT32_ROWS):
+        write_dtype(root, prompts, rows)
+    files = {"board.csv": b"model,arc\nModel-1B,0.25\nModel-2B,0.75\n"}
+    add_scores(root, "golden board", golden_scores(), files)
+    write_shared(root, prompts)
 
 
 if __name__ == "__main__":

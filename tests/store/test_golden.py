@@ -435,6 +435,37 @@ def test_an_older_store_takes_new_runs_and_scores(older: Path) -> None:
     assert read_scores(older).num_rows == 2
 
 
+# Format 4.
+
+
+def test_format_4_branch() -> None:
+    (run,) = open_store(GOLDEN / "v4").runs.values()
+    assert (run.id, run.verify()) == ("branches-24167b8b", [])
+    assert (run.commit.format, [shard.record.format for shard in run.shards]) == (4, [3, 3])
+    assert run.plan.prompts.branches == (
+        "e0445960d3517fe73b415bad54d6609f03b461aaf16c7f53a97cf562e3c49912"
+    )
+    assert run.prompts("branch_of", "branch_at").to_pydict() == {
+        "prompt_id": [0, 1],
+        "source_row": [40, 70],
+        "token_ids": [[11, 12, 13], [21, 22]],
+        "n_tokens": [3, 2],
+        "truncated": [True, False],
+        "sha256": [
+            "5b10ce92f0bb26735e806acca27751e9cf0a7859c9d0fcdbd4011c0c5e60c8c9",
+            "ba7ef9af6796ba63d48b9fe492e418ab555c1dd3480f65e2853b181d88bb0394",
+        ],
+        "branch_of": [None, 0],
+        "branch_at": [None, 1],
+    }
+    assert [part.tolist() for part in run.branches] == [[-1, 0], [0, 1]]
+    whole, every = (list(run.blocks("final", branches=flag)) for flag in (False, True))
+    assert [block.prompt_id.tolist() for block in whole] == [[0, 0, 0]]
+    assert [block.prompt_id.tolist() for block in every] == [[0, 0, 0], [1, 1]]
+    assert every[1].values.tolist() == [[400, -400], [500, -500]]
+    assert [band.n for band in run.moments("final")] == [2, 1, 0, 0]
+
+
 # What SPEC.md quotes of the golden store.
 
 

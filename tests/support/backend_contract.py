@@ -16,7 +16,15 @@ import torch
 
 from lpp.capture.backends.torch_backend import TorchBackend
 from lpp.capture.models.spec import Model
-from lpp.capture.plan.backend import Backend, Batch, Beginning, Captured, Outputs, Writing
+from lpp.capture.plan.backend import (
+    Backend,
+    Batch,
+    Before,
+    Beginning,
+    Captured,
+    Outputs,
+    Writing,
+)
 from lpp.store.arrays.layout import ITEM_BYTES, NUMPY_DTYPE
 from lpp.store.format.plan import ComputeInfo, Keep, ModelInfo, StoredDtype, TokenizerInfo
 from lpp.store.shared.heads import Head, HeadContent
@@ -89,6 +97,23 @@ def make_batch(
         logit_rows=np.arange(len(flat)) if logit_rows is None else np.asarray(logit_rows, np.int64),
         ends_shard=True,
     )
+
+
+def branching_batch(vocabulary: int) -> tuple[Batch, list[list[int]]]:
+    """Prompts 0 and 3, branches 1, 2 and 4 of them, and 5 of a prompt that is not in the batch; and
+    all that a model reads of each. 20 rows: lengths 9, 2, 1, 5, 2 and 1.
+    """
+    long, short, other = random_prompts(vocabulary, [9, 5, 7], seed=5)
+    answers = random_prompts(vocabulary, [1, 1, 1], seed=6)
+    own = [long, [long[8], *answers[0]], [long[5]], short, [short[4], *answers[1]], [other[6]]]
+    of = {1: (0, long[:8]), 2: (0, long[:5]), 4: (3, short[:4]), 5: (9, other[:6])}
+    batch = replace(
+        make_batch(own),
+        before={
+            prompt: Before(root, np.array(ids, np.int32)) for prompt, (root, ids) in of.items()
+        },
+    )
+    return batch, [[*of[p][1], *ids] if p in of else ids for p, ids in enumerate(own)]
 
 
 def captured(
@@ -243,6 +268,44 @@ class BackendContract:
             np.testing.assert_allclose(
                 values, everywhere.statistics[name][[2, 5, 13]], atol=1e-5, err_msg=name
             )
+
+    def test_branches_have_the_rows_of_whole_prompts(self, harness: Harness) -> None:
+        """Beginnings of several lengths; the last branch is of a prompt that is elsewhere."""
+        sites = list(harness.backend.sites.names)
+        batch, every = branching_batch(harness.vocabulary)
+        inner = [plain_forward(harness.reference, ids) for ids in every]
+        (found,) = captured(harness.backend, [batch], sites)
+        skipped = [len(ids) - n for ids, n in zip(every, batch.lengths, strict=True)]
+        for site in set(inner[0][0]) & set(sites):
+            want = np.concatenate(
+                [states[site][n:] for (states, _), n in zip(inner, skipped, strict=True)]
+            )
+            close = harness.hidden_rtol * np.abs(want).max()
+            np.testing.assert_allclose(
+                found.batch.hidden[site], want, rtol=0, atol=close, err_msg=site
+            )
+        logits = np.concatenate([one[n:] for (_, one), n in zip(inner, skipped, strict=True)])
+        want = reference_statistics(logits, batch.next_ids)
+        for name in ("entropy", "next_logprob"):
+            rows = batch.next_ids >= 0
+            np.testing.assert_allclose(
+                np.asarray(found.statistics[name])[rows],
+                np.array(want[name].to_pylist(), dtype=np.float64)[rows],
+                rtol=0,
+                atol=harness.logit_atol,
+            )
+        # statistics at some rows alone, which are in another order than the passes
+        some = replace(batch, logit_rows=np.array([0, 6, 11, 14, 17, 19]))
+        (less,) = captured(harness.backend, [some], ["final"])
+        np.testing.assert_allclose(
+            less.statistics["entropy"],
+            np.asarray(found.statistics["entropy"])[some.logit_rows],
+            atol=1e-5,
+        )
+        # moments are of prompts that begin a text
+        (kept,) = captured(harness.backend, [batch], ["final"], keep="both", band_ends=(4, 20))
+        assert kept.moments is not None
+        assert kept.moments["final"].n.tolist() == [8, 6]
 
     def test_batches_come_back_in_order_and_unchanged_by_each_other(self, harness: Harness) -> None:
         groups = [[7, 3], [3], [11, 11, 2], [5]]

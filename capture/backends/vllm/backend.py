@@ -144,8 +144,7 @@ class VllmBackend:
         else:
             locations = self._memory.locations(batch.hidden)
             self.engine.call("lpp_expect", replace(batch, hidden={}), locations)
-        ends = np.cumsum(batch.lengths)[:-1]
-        for finished in self.engine.run([ids.tolist() for ids in np.split(batch.token_ids, ends)]):
+        for finished in self.engine.run([ids.tolist() for ids in batch.inputs]):
             self.engine.call("lpp_finished", finished)
         recorded: Recorded = self.engine.call("lpp_result")
         if recorded.lost:

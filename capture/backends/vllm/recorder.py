@@ -123,10 +123,9 @@ class Recorder:
         self._starts = np.cumsum([0, *batch.lengths])
         # of each prompt, the first of its rows among `logit_rows`
         self._asked = np.searchsorted(batch.logit_rows, self._starts)
-        self._keys = [
-            prompt_key(batch.token_ids[start:stop])
-            for start, stop in zip(self._starts[:-1], self._starts[1:], strict=True)
-        ]
+        self._keys = [prompt_key(ids) for ids in batch.inputs]
+        # rows of what comes before a branch are passed over
+        self._skipped = [len(batch.ids_before(prompt)) for prompt in batch.prompt_ids]
         self._awaited = {}
         for place, key in enumerate(self._keys):
             self._awaited.setdefault(key, []).append(place)
@@ -213,7 +212,8 @@ class Recorder:
                 spans[-1] = (spans[-1][0], end)
             else:
                 spans.append((first, end))
-            shift = starts[place] - first  # from a row of the batch to the row of the pass
+            # from a row of the batch to the row of the pass
+            shift = starts[place] + self._skipped[place] - first
             rows.append(np.arange(first, end) + shift)
             some = np.arange(self._asked[place], self._asked[place + 1])
             asked.append(batch.logit_rows[some] + shift)

@@ -1,19 +1,21 @@
-"""The probes through lm-eval inside vLLM."""
+"""The probes inside vLLM."""
 
 from pathlib import Path
 
-from lpp.capture.models.spec import ModelSpec
-from lpp.capture.probes.model import ProbeRequest
-from lpp.capture.probes.probe import probe_into
+from click.testing import CliRunner
+
+from lpp.capture.cli.command import main
+from lpp.store import read_scores
 
 
 def test_probes_score_alike_in_both_backends(packaged: Path, tmp_path: Path) -> None:
     found = {}
     for backend in ("torch", "vllm"):
-        request = ProbeRequest(
-            model=ModelSpec(id=str(packaged), dtype="float32"), backend=backend, shots=1, limit=4
-        )
-        done = probe_into(tmp_path / backend, request)
-        found[backend] = {(s.task, s.metric): s.value for r in done.results for s in r.scores}
-    assert len(found["torch"]) > 5
+        words = ["probe", "--model", packaged, "--backend", backend, "--dtype", "float32"]
+        words += ["--shots", 1, "--limit", 4, "--context", 512, "--store", tmp_path / backend]
+        done = CliRunner().invoke(main, [str(word) for word in words])
+        assert done.exit_code == 0, done.output
+        rows = read_scores(tmp_path / backend).to_pylist()
+        found[backend] = {(row["benchmark"], row["metric"]): row["value"] for row in rows}
+    assert len(found["torch"]) == 18
     assert found["vllm"] == found["torch"]

@@ -1,0 +1,231 @@
+"""The forward passes of one batch: what runs together, and which rows of it are wanted.
+
+A branch (`Batch.before`) needs the keys and values of the tokens before it. Where the prompt that
+it branches off is in the batch, that prompt's pass leaves them behind, and the branch's own tokens
+are all that is computed for it: with four answers to a question of 700 tokens that is a quarter of
+the work. Elsewhere it runs whole, and the rows before its own are not taken.
+"""
+
+import inspect
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from transformers.cache_utils import DynamicCache, DynamicLayer
+
+from lpp.capture.models.anatomy import forward_inputs, probe_ids
+from lpp.capture.models.machine import out_of_memory
+from lpp.capture.plan.backend import Batch
+
+ROUNDING: Final = 32
+"""Units in the last place that rows of a shared beginning may differ by, root mean square over
+that of the rows: other shapes of the same products add up in another order."""
+
+Integers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pass:
+    """One forward pass over right-padded prompts."""
+
+    places: Integers
+    """(B,) places of the prompts in the batch."""
+    ids: Integers
+    """(B, L) token ids; the padding repeats each prompt's first token: any token does, and a
+    tokenizer's own padding token would make some models warn about a missing mask."""
+    picked: Integers
+    """(R,) the wanted rows, of the flat (B L) ones."""
+    rows: Integers
+    """(R,) the flat row of the batch that each of them is."""
+    n_before: Integers
+    """(B,) tokens whose keys and values another pass left behind; 0 where each runs whole."""
+    beginnings: Integers
+    """(B,) row of that pass which each goes on from."""
+
+    @property
+    def spans(self) -> list[tuple[int, int]]:
+        """First and last + 1 of the flat rows of the batch, as they follow each other."""
+        cuts = np.flatnonzero(np.diff(self.rows) != 1) + 1
+        edges = (0, *cuts.tolist(), len(self.rows))
+        return [
+            (int(self.rows[a]), int(self.rows[b - 1]) + 1) for a, b in itertools.pairwise(edges)
+        ]
+
+
+def passes(batch: Batch, *, shares: bool, budget: int) -> Iterator[Pass]:
+    """The passes of a batch; the first one's keys and values serve those with `n_before`.
+
+    shares: whether the model can go on from them. budget: most tokens of a pass of branches, with
+    padding and what comes before; the first pass is the batch's own, whatever its size.
+    """
+    place_of = {prompt: place for place, prompt in enumerate(batch.prompt_ids)}
+    whole, shared, alone = list[int](), list[int](), list[int]()
+    for place, prompt in enumerate(batch.prompt_ids):
+        if prompt not in batch.before:
+            whole.append(place)
+        elif shares and batch.before[prompt].of in place_of:
+            shared.append(place)
+        else:
+            alone.append(place)
+    if whole:
+        yield _whole(batch, whole)
+    lengths = np.array(batch.lengths)
+    n_before = np.array([len(batch.ids_before(prompt)) for prompt in batch.prompt_ids])
+    row_of = {batch.prompt_ids[place]: row for row, place in enumerate(whole)}
+    for some in _groups(shared, n_before, lengths, budget):
+        before = [batch.before[batch.prompt_ids[place]] for place in some]
+        yield _pass(
+            batch,
+            some,
+            skip=np.zeros(len(some), np.int64),
+            n_before=n_before[some],
+            beginnings=np.array([row_of[one.of] for one in before]),
+        )
+    for some in _groups(alone, n_before, lengths, budget):
+        yield _whole(batch, some)
+
+
+def _groups(
+    places: Sequence[int], n_before: Integers, lengths: Integers, budget: int
+) -> Iterator[list[int]]:
+    """`places` in order, as many at a time as stay within `budget`; at least one."""
+    held: list[int] = []
+    for place in places:
+        more = [*held, place]
+        size = len(more) * int(n_before[more].max() + lengths[more].max())
+        if held and size > budget:
+            yield held
+            more = [place]
+        held = more
+    if held:
+        yield held
+
+
+def _whole(batch: Batch, places: Sequence[int]) -> Pass:
+    n_before = [len(batch.ids_before(batch.prompt_ids[place])) for place in places]
+    nothing = np.zeros(len(places), np.int64)
+    return _pass(
+        batch, places, skip=np.array(n_before), n_before=nothing, beginnings=nothing, whole=True
+    )
+
+
+def _pass(
+    batch: Batch,
+    places: Sequence[int],
+    *,
+    skip: Integers,
+    n_before: Integers,
+    beginnings: Integers,
+    whole: bool = False,
+) -> Pass:
+    starts = np.cumsum([0, *batch.lengths])
+    prompts = []
+    for place in places:
+        own = batch.token_ids[starts[place] : starts[place + 1]]
+        before = batch.ids_before(batch.prompt_ids[place]) if whole else own[:0]
+        prompts.append(np.concatenate([before, own]))
+    longest = max(map(len, prompts))
+    ids = np.empty((len(prompts), longest), np.int64)
+    for row, prompt in zip(ids, prompts, strict=True):
+        row[: len(prompt)], row[len(prompt) :] = prompt, prompt[0]
+    picked = [
+        np.arange(row * longest + first, row * longest + len(prompt))
+        for row, (prompt, first) in enumerate(zip(prompts, skip.tolist(), strict=True))
+    ]
+    return Pass(
+        places=np.array(places),
+        ids=ids,
+        picked=np.concatenate(picked),
+        rows=np.concatenate([np.arange(starts[place], starts[place + 1]) for place in places]),
+        n_before=n_before,
+        beginnings=beginnings,
+    )
+
+
+def cache_of(trunk: nn.Module, output: Any) -> Any:
+    """The keys and values that a pass of `trunk` left behind; None where it left none."""
+    return getattr(output, _cache_name(trunk), None)
+
+
+def _cache_name(trunk: nn.Module) -> str:
+    """What transformers calls a cache, which changed with 5.24."""
+    names = inspect.signature(type(trunk).forward).parameters
+    return "cache" if "cache" in names else "past_key_values"
+
+
+def inputs_after(
+    trunk: nn.Module, cache: DynamicCache, one: Pass, ids: torch.Tensor
+) -> dict[str, Any]:
+    """Keyword arguments of a pass of `trunk` that goes on from what another one left in `cache`.
+
+    ids: of `one`, (B, L), on the model's device. Costs a copy of the keys and values of each
+    beginning.
+    """
+    most = int(one.n_before.max())
+    device = ids.device
+    before = torch.from_numpy(one.n_before).to(device)[:, None]
+    rows = torch.from_numpy(one.beginnings)
+    held = DynamicCache()
+    for number, layer in enumerate(cache.layers):
+        both: Any = (layer.keys, layer.values)  # type: ignore[union-attr]  # of a `DynamicLayer`
+        keys, values = (t[..., :most, :].index_select(0, rows.to(t.device)) for t in both)
+        held.update(keys, values, number)
+    own = torch.arange(ids.shape[1], device=device)[None]
+    there = torch.arange(most, device=device)[None] < before
+    inputs = {"position_ids": before + own}
+    if "position_ids" not in inspect.signature(type(trunk).forward).parameters:
+        inputs = {}  # it counts in the mask
+    return {
+        "input_ids": ids,
+        _cache_name(trunk): held,
+        "use_cache": True,
+        **inputs,
+        # padding behind a prompt needs no mask: no real token sees it
+        "attention_mask": torch.cat([there, torch.ones_like(ids, dtype=torch.bool)], 1).long(),
+    }
+
+
+@torch.inference_mode()
+def goes_on(model: nn.Module, trunk: nn.Module) -> bool:
+    """Whether a pass can go on from the keys and values of another one, with the same rows.
+
+    Tried on a few tokens, with beginnings of two lengths: a model whose blocks keep something else
+    (a window, a state) says no, and so does one that takes no such inputs.
+    """
+    ids = probe_ids(model)  # (2, 7)
+    whole = trunk(**forward_inputs(ids))[0]
+    beginning = ids[:, :5].clone()
+    beginning[1, 3:] = beginning[1, 0]  # of three tokens, padded
+    branch = Pass(
+        places=np.arange(2),
+        ids=np.stack([ids[0, 4:6].cpu().numpy(), ids[1, 2:4].cpu().numpy()]),
+        picked=np.arange(4),
+        rows=np.arange(4),
+        n_before=np.array([4, 2]),
+        beginnings=np.arange(2),
+    )
+    try:
+        cache = cache_of(trunk, trunk(**{**forward_inputs(beginning), "use_cache": True}))
+        if not is_plain(cache):
+            return False
+        own = torch.from_numpy(branch.ids).to(ids.device)
+        found = trunk(**inputs_after(trunk, cache, branch, own))[0]
+    except Exception as error:  # of any kind: models do as they like with inputs they do not know
+        if out_of_memory(error):
+            raise
+        return False
+    expected = torch.stack([whole[0, 4:6], whole[1, 2:4]]).float()
+    difference = (found.float() - expected).square().mean().sqrt()
+    scale = expected.square().mean().sqrt()
+    return bool(difference <= ROUNDING * torch.finfo(whole.dtype).eps * scale)
+
+
+def is_plain(cache: object) -> bool:
+    """Whether a cache holds the keys and values of every token, and nothing else."""
+    layers = getattr(cache, "layers", None)
+    return bool(layers) and all(type(layer) is DynamicLayer for layer in layers or ())
