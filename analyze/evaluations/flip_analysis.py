@@ -176,8 +176,7 @@ def _measure(of_item: Mapping[str, Floats], flipped: Flags, groups: Groups, seed
         labels=flipped,
         groups=groups.codes,
         covariates={name: of_item[name] for name in covariates},
-        # a regression leaves of answer_flip, which has two values, the order of the covariates
-        without_partial=(*(covariates if choices else WITHOUT_PARTIAL), "answer_flip"),
+        without_partial=covariates if choices else WITHOUT_PARTIAL,
         kinds=KINDS,
         seed=seed,
     )

@@ -16,6 +16,7 @@ from lpp.analyze.numerics.auroc import (
     auroc,
     residual_ranks,
     shuffled,
+    tied_share,
 )
 from lpp.analyze.numerics.moments import Floats
 from lpp.analyze.runs.keys import depth
@@ -23,6 +24,9 @@ from lpp.analyze.runs.keys import depth
 FEWEST_ITEMS: Final = 50
 FEWEST_OF_A_KIND: Final = 10
 """Items of one kind, and of the other. With 10 of 50, chance alone gives 0.3 to 0.7."""
+
+MOST_TIES: Final = 0.1
+"""Share of pairs with equal values, beyond which a feature has no partial AUROC (`tied_share`)."""
 
 _NUMBERS: Final = ("", "within_", "partial_")
 _COLUMNS: Final = (
@@ -40,10 +44,10 @@ def schema(kinds: tuple[str, str]) -> pl.Schema:
     kinds: the columns that count the items of both kinds, those that the AUROC is of first. auroc:
     over all items; `within_`: within groups alone, null where items are not compared within groups;
     `partial_`: of what the covariates leave of the feature's ranks, within groups where items are
-    compared so. ci_: 95 %. shuffled_: 200 draws with shuffled labels, mean and 95 %
-    range. p_value: of an AUROC of 0.5. q_value: Benjamini-Hochberg of within_p_value where items
-    are compared within groups, else of p_value: a feature that only tells easy groups from hard
-    ones tells nothing of an item. why_none: why there is no auroc.
+    compared so; null where over a tenth of the pairs tie. ci_: 95 %. shuffled_: 200 draws with
+    shuffled labels, mean and 95 % range. p_value: of an AUROC of 0.5. q_value: Benjamini-Hochberg
+    of within_p_value where items are compared within groups, else of p_value: a feature that only
+    tells easy groups from hard ones tells nothing of an item. why_none: why there is no auroc.
     """
     return pl.Schema(
         {
@@ -152,7 +156,8 @@ class Measure:
             if codes is not None:
                 row |= _numbers("within_", some, labels, codes, self.seed)
             rest = residual_ranks(some, others[there], codes)
-            if feature.name not in self.without_partial and rest is not None:
+            of_covariates = feature.name in self.without_partial
+            if not of_covariates and tied_share(some, labels) <= MOST_TIES and rest is not None:
                 row |= _numbers("partial_", rest, labels, codes, self.seed)
         return row
 
