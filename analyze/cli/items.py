@@ -85,62 +85,59 @@ def items(
         lpp-analyze items ./lpp --task arc_easy -o items.json
         lpp-analyze items ./lpp --task arc_easy --run int4 --against base
     """
-    from lpp.analyze.report.report import check_output
-    from lpp.sql.results.output import text_output
-
-    if base is not None and run is None:
-        raise click.UsageError(f"--against {base}: name the run that is compared with it, --run.")
-    if output is not None:
-        check_output(output)
-    suffix = "" if output is None else output.suffix.lower()
-    form = form or _SUFFIXES.get(suffix, "text")
-    chosen = {"source": source, "filter": filter}
-    settings = {"sites": sites, "skip_first": skip_first, "seed": seed}
-    if base is None or run is None:
-        shown = _of_one_run(store, task, run, form, chosen=chosen, settings=settings)
-    else:
-        shown = _of_two_runs(store, task, (base, run), form, chosen=chosen, settings=settings)
-    with text_output(output) as stream:
-        stream.write(shown)
-    if output is not None:
-        click.echo(output)
-
-
-def _of_one_run(
-    store: str,
-    task: str,
-    run: str | None,
-    form: str,
-    *,
-    chosen: Mapping[str, Any],
-    settings: Mapping[str, Any],
-) -> str:
-    """What tells right from wrong; chosen: arguments of `evaluated_items`, settings: of
-    `analysis`.
-    """
+    if base is not None:
+        chosen = {"source": source, "filter": filter}
+        settings = {"sites": sites, "skip_first": skip_first, "seed": seed}
+        _of_two_runs(store, task, base, run, chosen | settings, form=form, output=output)
+        return
     from lpp.analyze.evaluations.analysis import analysis, kept_sites
     from lpp.analyze.evaluations.evaluated import evaluated_items
+    from lpp.analyze.report.report import check_output
     from lpp.analyze.text.items import FORMATS as TEXTS
+    from lpp.sql.results.output import text_output
 
-    some = evaluated_items(store, task, run=run, **chosen)
-    with progress("Items", 1 + len(kept_sites(some, settings["sites"])), "steps") as bar:
-        return TEXTS[form](analysis(some, **settings, progress=bar))
+    if output is not None:
+        check_output(output)
+    some = evaluated_items(store, task, run=run, source=source, filter=filter)
+    with progress("Items", 1 + len(kept_sites(some, sites)), "steps") as bar:
+        found = analysis(some, sites=sites, skip_first=skip_first, seed=seed, progress=bar)
+    suffix = "" if output is None else output.suffix.lower()
+    with text_output(output) as stream:
+        stream.write(TEXTS[form or _SUFFIXES.get(suffix, "text")](found))
+    if output is not None:
+        click.echo(output)
 
 
 def _of_two_runs(
     store: str,
     task: str,
-    runs: tuple[str, str],
-    form: str,
+    base: str,
+    run: str | None,
+    options: Mapping[str, Any],
     *,
-    chosen: Mapping[str, Any],
-    settings: Mapping[str, Any],
-) -> str:
-    """What tells items that flip; chosen: arguments of `flips`, settings: of `flip_analysis`."""
+    form: str | None,
+    output: Path | None,
+) -> None:
+    """What tells the items that flip from `base` to `run`; options: of `flipped_items`."""
     from lpp.analyze.evaluations.flip_analysis import flip_analysis, n_steps
     from lpp.analyze.evaluations.flips import flips
+    from lpp.analyze.report.report import check_output
     from lpp.analyze.text.flips import FORMATS as TEXTS
+    from lpp.sql.results.output import text_output
 
-    found = flips(store, task, *runs, **chosen)
+    suffix = "" if output is None else output.suffix.lower()
+    if run is None:
+        raise click.UsageError(f"--against {base}: name the run that is compared with it, --run.")
+    if form not in (None, *TEXTS) or suffix in (".html", ".svg", ".png"):
+        raise click.UsageError(f"--against: choose --format {', '.join(TEXTS)}; there is no page.")
+    if output is not None:
+        check_output(output)
+    settings = dict(options)
+    chosen = {name: settings.pop(name) for name in ("source", "filter")}
+    found = flips(store, task, base, run, **chosen)
     with progress("Items", n_steps(found, settings["sites"]), "steps") as bar:
-        return TEXTS[form](flip_analysis(found, **settings, progress=bar))
+        analysed = flip_analysis(found, **settings, progress=bar)
+    with text_output(output) as stream:
+        stream.write(TEXTS[form or {".json": "json", ".md": "md"}.get(suffix, "text")](analysed))
+    if output is not None:
+        click.echo(output)

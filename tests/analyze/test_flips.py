@@ -231,8 +231,15 @@ def test_diff_of_runs_of_a_corpus_has_no_items(make_run: MakeRun) -> None:
     assert json.loads(done.stdout)["items"] == []
 
 
-def test_words_that_do_not_go_together(written: TwoRuns) -> None:
-    done = run("items", written.root, "--task", TASK, "--against", "first")
-    assert done.exit_code == 2
-    assert "--run" in done.stderr
-    assert done.stdout == ""
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [(["--against", "first"], "--run"), (["--against", "first", "--run", "second", "-o"], "md")],
+)
+def test_words_that_do_not_go_together(
+    written: TwoRuns, tmp_path: Path, words: list[str], said: str
+) -> None:
+    page = tmp_path / "flips.html"
+    done = run("items", written.root, "--task", TASK, *words, *([page] if "-o" in words else []))
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert said in done.stderr
+    assert not page.exists()
