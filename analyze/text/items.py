@@ -6,7 +6,11 @@ from typing import Any, Final
 
 from lpp.analyze.evaluations.analysis import ItemAnalysis
 from lpp.analyze.text import markdown
-from lpp.analyze.text.auroc_rows import BAR, HEADS, auroc_cells, auroc_line, digits, paragraph
+from lpp.analyze.text.auroc_rows import BAR, HEADS
+from lpp.analyze.text.auroc_rows import auroc_cells as _cells
+from lpp.analyze.text.auroc_rows import auroc_line as _cells_line
+from lpp.analyze.text.auroc_rows import digits as _share
+from lpp.analyze.text.auroc_rows import paragraph as _line
 from lpp.analyze.text.text import Row, bar
 from lpp.analyze.text.text import as_json as json_text
 
@@ -29,19 +33,19 @@ READING: Final = (
 def as_text(found: ItemAnalysis) -> str:
     """Features, sites by depth, calibration, and risk against coverage."""
     parts = [*_opening(found), READING, ""]
-    lines = "".join(map(paragraph, parts)) + auroc_line("", HEADS)
+    lines = "".join(map(_line, parts)) + _cells_line("", HEADS)
     for role, head in ROLES.items():
         lines += f"{head}\n"
         for row in _of_role(found, role):
-            lines += auroc_line(f"  {row['feature']}", auroc_cells(row))
+            lines += _cells_line(f"  {row['feature']}", _cells(row))
     drawn_of = "within" if found.n_within else "AUROC"
     for feature, some in _by_site(found):
         lines += f"{feature} by depth; bar: distance of {drawn_of} from .50\n"
         for row in some:
             value = row[f"{_kind(found)}auroc"]
             drawn = "" if value is None else bar(abs(value - 0.5), 0.5, BAR)
-            lines += auroc_line(f"  {row['site']}", auroc_cells(row), drawn)
-    lines += "".join(map(paragraph, ("", *_closing(found))))
+            lines += _cells_line(f"  {row['site']}", _cells(row), drawn)
+    lines += "".join(map(_line, ("", *_closing(found))))
     for head, named in _curves(found):
         lines += f"{head}\n"
         for name, cells in named.items():
@@ -58,11 +62,11 @@ def as_markdown(found: ItemAnalysis) -> str:
     for role in ROLES:
         for row in _of_role(found, role):
             mark = "" if role == "statistic" else f" ({role})"
-            lines.append(markdown.row((f"{row['feature']}{mark}", *auroc_cells(row))))
+            lines.append(markdown.row((f"{row['feature']}{mark}", *_cells(row))))
     for _, some in _by_site(found):
         for row in some:
             name = markdown.escaped(f"{row['feature']}, {row['site']}")
-            lines.append(markdown.row((name, *auroc_cells(row))))
+            lines.append(markdown.row((name, *_cells(row))))
     lines += ["", *(markdown.escaped(line) for line in _closing(found))]
     for head, named in _curves(found):
         lines += ["", f"{head}:", ""]
@@ -129,15 +133,15 @@ def _closing(found: ItemAnalysis) -> Iterator[str]:
         low, high = calibrated.interval
         mean, most = calibrated.calibrated
         yield (
-            f"Calibration of chosen_share: mean {digits(calibrated.confidence)}, right "
-            f"{digits(calibrated.accuracy)}; expected error {digits(calibrated.ece)} (95 %: "
-            f"{digits(low)} to {digits(high)}), of a calibrated model {digits(mean)}, seldom above "
-            f"{digits(most)}."
+            f"Calibration of chosen_share: mean {_share(calibrated.confidence)}, right "
+            f"{_share(calibrated.accuracy)}; expected error {_share(calibrated.ece)} (95 %: "
+            f"{_share(low)} to {_share(high)}), of a calibrated model {_share(mean)}, seldom above "
+            f"{_share(most)}."
         )
     risk = found.risk
     yield (
-        f"Area under risk against coverage: {digits(risk.area)}; best {digits(risk.best)}, by "
-        f"chance {digits(risk.random)}."
+        f"Area under risk against coverage: {_share(risk.area)}; best {_share(risk.best)}, by "
+        f"chance {_share(risk.random)}."
     )
 
 
@@ -148,8 +152,8 @@ def _curves(found: ItemAnalysis) -> Iterator[tuple[str, Mapping[str, Sequence[st
         yield (
             "Reliability, bins of equal size",
             {
-                "confidence": [digits(one.confidence) for one in bins],
-                "right": [digits(one.accuracy) for one in bins],
+                "confidence": [_share(one.confidence) for one in bins],
+                "right": [_share(one.accuracy) for one in bins],
                 "items": [str(one.n) for one in bins],
             },
         )
@@ -157,7 +161,7 @@ def _curves(found: ItemAnalysis) -> Iterator[tuple[str, Mapping[str, Sequence[st
         f"Wrong among the most confident, by {found.confidence}",
         {
             "coverage": [f"{round(100 * coverage)}%" for coverage, _ in found.risk.rows],
-            "wrong": [digits(share) for _, share in found.risk.rows],
+            "wrong": [_share(share) for _, share in found.risk.rows],
         },
     )
 
@@ -182,7 +186,7 @@ def _beyond(found: ItemAnalysis) -> Iterator[str]:
     ]
     where = " within groups" if kind else ""
     yield (
-        f"Best baseline{where}: {best['feature']}, {digits(best[auroc])}. Whole interval farther "
+        f"Best baseline{where}: {best['feature']}, {_share(best[auroc])}. Whole interval farther "
         f"from .50: {', '.join(beyond) or 'none'}."
     )
 
