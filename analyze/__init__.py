@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from lpp.analyze.drift.scans import scan_drift_tokens as scan_drift_tokens
     from lpp.analyze.drift.tables import write_drift as write_drift
     from lpp.analyze.evaluations.analysis import items as items
+    from lpp.analyze.evaluations.flip_analysis import flipped_items as flipped_items
     from lpp.analyze.metrics.metric import Metric as Metric
     from lpp.analyze.metrics.registry import METRICS as METRICS
     from lpp.analyze.numerics.cka import linear_cka as linear_cka
@@ -77,6 +78,7 @@ _HOME = {
     "effective_rank": "numerics.spectrum",
     "eigenvalues": "numerics.spectrum",
     "entropy_chart": "charts.charts",
+    "flipped_items": "evaluations.flip_analysis",
     "items": "evaluations.analysis",
     "layers": "studies.layers",
     "linear_cka": "numerics.cka",

@@ -1,6 +1,8 @@
 """`lpp-analyze items`: what tells right answers of an evaluation from wrong ones."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -20,7 +22,14 @@ _SUFFIXES = {".json": "json", ".md": "md"}
     "--run",
     shell_complete=complete_runs,
     metavar="NAME",
-    help="Run, where several were asked the task.",
+    help="Take the items of this run, where several were asked the task.",
+)
+@click.option(
+    "--against",
+    "base",
+    shell_complete=complete_runs,
+    metavar="BASE",
+    help="Show which items flip from the run BASE to --run, and what tells them beforehand.",
 )
 @click.option("--source", metavar="NAME", help="Source of scores, where the run has several.")
 @click.option("--filter", metavar="NAME", help="Filter of lm-eval, where the task has several.")
@@ -52,6 +61,7 @@ def items(
     store: str,
     task: str,
     run: str | None,
+    base: str | None,
     source: str | None,
     filter: str | None,  # noqa: A002
     sites: tuple[str, ...],
@@ -70,12 +80,23 @@ def items(
 
     Fewer than 50 items, or fewer than 10 right or wrong ones, are not ranked.
 
+    With --against BASE: the items that are right in one of two runs alone, the difference of both
+    accuracies, and, of the items that are right in BASE, what tells those that are wrong in --run:
+    features of BASE, and how far the runs are apart before the answer. A run of another store is
+    STORE::RUN.
+
     \b
         lpp-analyze items ./lpp --task arc_easy
         lpp-analyze items ./lpp --task arc_easy --run smol --sites final,'block.*'
         lpp-analyze items ./lpp --task arc_easy --sites final --skip-first 1
         lpp-analyze items ./lpp --task arc_easy -o items.json
+        lpp-analyze items ./lpp --task arc_easy --run int4 --against base
     """
+    if base is not None:
+        chosen = {"source": source, "filter": filter}
+        settings = {"sites": sites, "skip_first": skip_first, "seed": seed}
+        _of_two_runs(store, task, base, run, chosen | settings, form=form, output=output)
+        return
     from lpp.analyze.evaluations.analysis import analysis, kept_sites
     from lpp.analyze.evaluations.evaluated import evaluated_items
     from lpp.analyze.report.report import check_output
@@ -90,5 +111,40 @@ def items(
     suffix = "" if output is None else output.suffix.lower()
     with text_output(output) as stream:
         stream.write(TEXTS[form or _SUFFIXES.get(suffix, "text")](found))
+    if output is not None:
+        click.echo(output)
+
+
+def _of_two_runs(
+    store: str,
+    task: str,
+    base: str,
+    run: str | None,
+    options: Mapping[str, Any],
+    *,
+    form: str | None,
+    output: Path | None,
+) -> None:
+    """What tells the items that flip from `base` to `run`; options: of `flipped_items`."""
+    from lpp.analyze.evaluations.flip_analysis import flip_analysis, n_steps
+    from lpp.analyze.evaluations.flips import flips
+    from lpp.analyze.report.report import check_output
+    from lpp.analyze.text.flips import FORMATS as TEXTS
+    from lpp.sql.results.output import text_output
+
+    suffix = "" if output is None else output.suffix.lower()
+    if run is None:
+        raise click.UsageError(f"--against {base}: name the run that is compared with it, --run.")
+    if form not in (None, *TEXTS) or suffix in (".html", ".svg", ".png"):
+        raise click.UsageError(f"--against: choose --format {', '.join(TEXTS)}; there is no page.")
+    if output is not None:
+        check_output(output)
+    settings = dict(options)
+    chosen = {name: settings.pop(name) for name in ("source", "filter")}
+    found = flips(store, task, base, run, **chosen)
+    with progress("Items", n_steps(found, settings["sites"]), "steps") as bar:
+        analysed = flip_analysis(found, **settings, progress=bar)
+    with text_output(output) as stream:
+        stream.write(TEXTS[form or {".json": "json", ".md": "md"}.get(suffix, "text")](analysed))
     if output is not None:
         click.echo(output)

@@ -17,7 +17,7 @@ from lpp.analyze.runs.comparable import n_shared
 from lpp.analyze.runs.incomplete import incomplete
 from lpp.analyze.runs.keys import RunView, Url
 from lpp.analyze.runs.moments_held import listed_numbers
-from lpp.analyze.runs.select import run_named
+from lpp.analyze.runs.select import run_named, store_and_run
 from lpp.analyze.runs.token_files import read_tokens
 from lpp.store.errors import ErrorKind, FormatError, InputError
 from lpp.store.format.commit_record import HeadRecord
@@ -157,8 +157,7 @@ def run_of(store: Url, name: str) -> RunView:
     store: where a run is looked for whose name says no store. Raises InputError for a name that no
     run bears, or several.
     """
-    place, separator, run = name.rpartition("::")
-    return run_named(place if separator and place else store, run)
+    return run_named(*store_and_run(store, name))
 
 
 def pair_of(a: Run, b: Run, prompts: int | None = None) -> Pair:

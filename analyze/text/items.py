@@ -6,16 +6,13 @@ from typing import Any, Final
 
 from lpp.analyze.evaluations.analysis import ItemAnalysis
 from lpp.analyze.text import markdown
-from lpp.analyze.text.text import Row, bar, wrapped
+from lpp.analyze.text.auroc_rows import BAR, HEADS
+from lpp.analyze.text.auroc_rows import auroc_cells as _cells
+from lpp.analyze.text.auroc_rows import auroc_line as _cells_line
+from lpp.analyze.text.auroc_rows import digits as _share
+from lpp.analyze.text.auroc_rows import paragraph as _line
+from lpp.analyze.text.text import Row, bar
 from lpp.analyze.text.text import as_json as json_text
-from lpp.store.commands.escaping import escape
-
-BAR: Final = 6
-"""Columns of a bar for an AUROC of 0 or 1."""
-
-HEADS: Final = ("AUROC", "95 %", "shuffled", "within", "partial", "q")
-_WIDTHS: Final = (5, 9, 9, 6, 7, 6)
-_NAME: Final = 22
 
 ROLES: Final[Mapping[str, str]] = {
     "baseline": "Baselines: what a feature has to beat",
@@ -212,46 +209,3 @@ def _by_site(found: ItemAnalysis) -> Iterator[tuple[str, Sequence[Row]]]:
     of_rows = found.features.filter(role="rows")
     for name in of_rows["feature"].unique(maintain_order=True):
         yield name, of_rows.filter(feature=name).to_dicts()
-
-
-def _cells(row: Row) -> tuple[str, ...]:
-    """What stands under `HEADS`."""
-    return (
-        _share(row["auroc"]),
-        _range(row["ci_low"], row["ci_high"]),
-        _range(row["shuffled_low"], row["shuffled_high"]),
-        _share(row["within_auroc"]),
-        _share(row["partial_auroc"]),
-        _q(row["q_value"]),
-    )
-
-
-def _line(text: str) -> str:
-    return wrapped(escape(text, keep="")) if text else "\n"
-
-
-def _cells_line(name: str, cells: Sequence[str], drawn: str = "") -> str:
-    shown = (f"{cell:>{width}}" for cell, width in zip(cells, _WIDTHS, strict=True))
-    return f"{escape(name, keep=''):<{_NAME}} {'  '.join(shown)}  {drawn}".rstrip() + "\n"
-
-
-def _share(value: float | None) -> str:
-    """Two digits behind the point, without a zero before it.
-
-    >>> [_share(value) for value in (0.514, 0.0, 1.0, None)]
-    ['.51', '.00', '1.00', '-']
-    """
-    return "-" if value is None else f"{value:.2f}".removeprefix("0")
-
-
-def _range(low: float | None, high: float | None) -> str:
-    return "-" if low is None else f"{_share(low)} {_share(high)}"
-
-
-def _q(value: float | None) -> str:
-    """Two digits that say something."""
-    if value is None:
-        return "-"
-    if value < 1e-4:
-        return "<.0001"
-    return _share(value) if value >= 0.1 else f"{value:.1g}".removeprefix("0")
