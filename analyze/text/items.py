@@ -4,7 +4,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
+import polars as pl
+
 from lpp.analyze.evaluations.analysis import ItemAnalysis
+from lpp.analyze.evaluations.verdict import named, verdict
 from lpp.analyze.text import markdown
 from lpp.analyze.text.text import Row, bar, wrapped
 from lpp.analyze.text.text import as_json as json_text
@@ -20,9 +23,10 @@ _NAME: Final = 22
 ROLES: Final[Mapping[str, str]] = {
     "baseline": "Baselines: what a feature has to beat",
     "statistic": "Predictions",
+    "rows": "Rows of all sites",
     "gold": "Of the gold answer: known only with the right answer at hand; not in q",
 }
-"""What stands above the features of each role, but for those of sites."""
+"""What stands above the features of each role, but for those of one site."""
 
 READING: Final = (
     "AUROC: probability that a right item has the larger value than a wrong one; .50 says nothing, "
@@ -35,11 +39,12 @@ READING: Final = (
 
 def as_text(found: ItemAnalysis) -> str:
     """Features, sites by depth, calibration, and risk against coverage."""
-    parts = [*_opening(found), READING, ""]
+    parts = [*what_was_asked(found), READING, ""]
     lines = "".join(map(_line, parts)) + _cells_line("", HEADS)
     for role, head in ROLES.items():
-        lines += f"{head}\n"
-        for row in _of_role(found, role):
+        some = _of_role(found, role)
+        lines += f"{head}\n" if some else ""
+        for row in some:
             lines += _cells_line(f"  {row['feature']}", _cells(row))
     drawn_of = "within" if found.n_within else "AUROC"
     for feature, some in _by_site(found):
@@ -49,9 +54,9 @@ def as_text(found: ItemAnalysis) -> str:
             drawn = "" if value is None else bar(abs(value - 0.5), 0.5, BAR)
             lines += _cells_line(f"  {row['site']}", _cells(row), drawn)
     lines += "".join(map(_line, ("", *_closing(found))))
-    for head, named in _curves(found):
+    for head, curves in _curves(found):
         lines += f"{head}\n"
-        for name, cells in named.items():
+        for name, cells in curves.items():
             lines += f"  {name:<11}{''.join(f'{cell:>6}' for cell in cells)}\n"
     return lines
 
@@ -59,7 +64,7 @@ def as_text(found: ItemAnalysis) -> str:
 def as_markdown(found: ItemAnalysis) -> str:
     """The same for a document."""
     lines = [f"## Items of {markdown.escaped(found.task)}", ""]
-    lines += [markdown.escaped(line) for line in _opening(found)]
+    lines += [markdown.escaped(line) for line in what_was_asked(found)]
     lines += ["", markdown.escaped(READING), ""]
     lines += [markdown.row(("feature", *HEADS)), markdown.row(("---", *["---:"] * len(HEADS)))]
     for role in ROLES:
@@ -71,9 +76,9 @@ def as_markdown(found: ItemAnalysis) -> str:
             name = markdown.escaped(f"{row['feature']}, {row['site']}")
             lines.append(markdown.row((name, *_cells(row))))
     lines += ["", *(markdown.escaped(line) for line in _closing(found))]
-    for head, named in _curves(found):
+    for head, curves in _curves(found):
         lines += ["", f"{head}:", ""]
-        for place, (name, cells) in enumerate(named.items()):
+        for place, (name, cells) in enumerate(curves.items()):
             lines.append(markdown.row((name, *cells)))
             if not place:
                 lines.append(markdown.row(("---", *["---:"] * len(cells))))
@@ -100,12 +105,13 @@ FORMATS: Final[Mapping[str, Callable[[ItemAnalysis], str]]] = {
 }
 
 _SETTINGS: Final = (
-    *("task", "run", "source", "model", "n_right", "n_wrong", "n_groups", "n_within"),
+    *("task", "run", "source", "model", "filter", "n_right", "n_wrong", "n_groups", "n_within"),
     *("skip_first", "seed", "keeps_rows"),
 )
 
 
-def _opening(found: ItemAnalysis) -> Iterator[str]:
+def what_was_asked(found: ItemAnalysis) -> Iterator[str]:
+    """Lines on the items, the model, the groups, and what is left out."""
     n = found.n_right + found.n_wrong
     groups = f"; {found.n_groups} groups" if found.n_groups else ""
     yield f"{found.task}: {n} items, {found.n_right} right, {found.n_wrong} wrong{groups}"
@@ -123,7 +129,7 @@ def _closing(found: ItemAnalysis) -> Iterator[str]:
     missing = found.features.filter(found.features["auroc"].is_null())
     for why in missing["why_none"].unique(maintain_order=True):
         some = missing.filter(why_none=why).iter_rows(named=True)
-        yield f"No AUROC of {', '.join(map(_named, some))}: {why}."
+        yield f"No AUROC of {', '.join(map(named, some))}: {why}."
     if not found.keeps_rows:
         yield (
             "No features of sites: the run keeps moments of its rows and not the rows. Evaluate "
@@ -171,26 +177,15 @@ def _curves(found: ItemAnalysis) -> Iterator[tuple[str, Mapping[str, Sequence[st
 
 def _beyond(found: ItemAnalysis) -> Iterator[str]:
     """The best baseline, and what lies beyond it: within groups, where there are any."""
-    kind = _kind(found)
-    auroc, low, high = (f"{kind}{name}" for name in ("auroc", "ci_low", "ci_high"))
-    made = [row for row in found.features.iter_rows(named=True) if row[auroc] is not None]
-    baselines = [row for row in made if row["role"] == "baseline"]
-    if not baselines:
+    said = verdict(found.features, within=found.n_within > 0)
+    if said.baseline is None:
         yield "No baseline varies over the items."
         return
-    best = max(baselines, key=lambda row: abs(row[auroc] - 0.5))
-    reached = abs(best[auroc] - 0.5)
-    beyond = [
-        _named(row)
-        for row in made
-        if row["role"] in ("statistic", "rows")
-        and row[low] is not None
-        and max(row[low] - 0.5, 0.5 - row[high]) > reached
-    ]
-    where = " within groups" if kind else ""
+    where = " within groups" if said.within else ""
     yield (
-        f"Best baseline{where}: {best['feature']}, {_share(best[auroc])}. Whole interval farther "
-        f"from .50: {', '.join(beyond) or 'none'}."
+        f"Best baseline{where}: {said.baseline['feature']}, "
+        f"{_share(said.number(said.baseline)[0])}. q below .1 and whole interval farther from .50: "
+        f"{', '.join(map(named, said.beyond)) or 'none'}."
     )
 
 
@@ -199,17 +194,13 @@ def _kind(found: ItemAnalysis) -> str:
     return "within_" if found.n_within else ""
 
 
-def _named(row: Row) -> str:
-    return str(row["feature"] if row["site"] is None else f"{row['feature']} of {row['site']}")
-
-
 def _of_role(found: ItemAnalysis, role: str) -> Sequence[Row]:
-    return found.features.filter(role=role).to_dicts()
+    return found.features.filter(pl.col("site").is_null(), role=role).to_dicts()
 
 
 def _by_site(found: ItemAnalysis) -> Iterator[tuple[str, Sequence[Row]]]:
     """Features of sites, each with its rows from the first site on."""
-    of_rows = found.features.filter(role="rows")
+    of_rows = found.features.filter(pl.col("site").is_not_null())
     for name in of_rows["feature"].unique(maintain_order=True):
         yield name, of_rows.filter(feature=name).to_dicts()
 
