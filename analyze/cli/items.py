@@ -138,6 +138,10 @@ def _write(
         from lpp.analyze.report.items_page import items_page
 
         shown = items_page(store, some, found)
+    elif form == "md":
+        from lpp.analyze.report.items_page import items_markdown
+
+        shown = items_markdown(some, found)
     else:
         shown = TEXTS[form](found)
     with text_output(output) as stream:

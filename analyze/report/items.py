@@ -246,6 +246,8 @@ def not_analysed(answers: Answers, store: str) -> Iterator[Sentence]:
             continue
         words = ["lpp-analyze", "items", store, "--task", row["task"], "--run", row["run"]]
         words += ["--source", row["source"]]
+        if row["filter"] != "none":
+            words += ["--filter", row["filter"]]
         yield (*parts, " was evaluated and not analysed: ", Code(shlex.join(words)))
 
 

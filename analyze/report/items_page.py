@@ -26,11 +26,12 @@ from lpp.analyze.report.item_queries import (
     OF_ANALYSIS,
 )
 from lpp.analyze.report.items import item_charts, item_findings
+from lpp.analyze.report.markdown import said
 from lpp.analyze.report.page import answers_of, without
 from lpp.analyze.report.provenance import origin_of
 from lpp.analyze.report.surprises import shown_words
 from lpp.analyze.report.words import Code, Sentence
-from lpp.analyze.text.items import what_was_asked
+from lpp.analyze.text.items import as_markdown, what_was_asked
 
 _CODE: Final = {
     ITEM_ANALYSES.name: 'item_tables(found)["item_analyses"]',
@@ -103,13 +104,26 @@ def items_page(store: str, some: EvaluatedItems, found: ItemAnalysis) -> str:
             title="Right and wrong answers",
             about=(Code(found.task), " answered by ", Code(found.run)),
             store=store,
-            findings=(*item_findings(answers), *((MEANING[flag],) for flag in item_flags(found))),
+            findings=tuple(_findings(answers, found)),
             sections=(*sections, asked),
             flags={},
             saved=(),
             origin=origin_of([some.view.run]),
         )
     )
+
+
+def items_markdown(some: EvaluatedItems, found: ItemAnalysis) -> str:
+    """The same for a pull request: sentences, tables, mistakes. FormatError for altered bytes."""
+    answers = answers_of(item_tables(found), ITEM_QUERIES)
+    sentences = [said(sentence) for sentence in _findings(answers, found)]
+    return as_markdown(found, sentences, confident_mistakes(some))
+
+
+def _findings(answers: Answers, found: ItemAnalysis) -> Iterator[Sentence]:
+    """What was found, then what to keep in mind."""
+    yield from item_findings(answers)
+    yield from ((MEANING[flag],) for flag in item_flags(found))
 
 
 def _shown(

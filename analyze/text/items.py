@@ -7,6 +7,7 @@ from typing import Any, Final
 import polars as pl
 
 from lpp.analyze.evaluations.analysis import ItemAnalysis
+from lpp.analyze.evaluations.mistakes import Mistake
 from lpp.analyze.evaluations.verdict import named, verdict
 from lpp.analyze.text import markdown
 from lpp.analyze.text.text import Row, bar, wrapped
@@ -61,9 +62,12 @@ def as_text(found: ItemAnalysis) -> str:
     return lines
 
 
-def as_markdown(found: ItemAnalysis) -> str:
-    """The same for a document."""
+def as_markdown(
+    found: ItemAnalysis, sentences: Sequence[str] = (), mistakes: Sequence[Mistake] = ()
+) -> str:
+    """The same for a document, with sentences in Markdown before it and mistakes behind it."""
     lines = [f"## Items of {markdown.escaped(found.task)}", ""]
+    lines += [*(f"- {sentence}" for sentence in sentences), ""] if sentences else []
     lines += [markdown.escaped(line) for line in what_was_asked(found)]
     lines += ["", markdown.escaped(READING), ""]
     lines += [markdown.row(("feature", *HEADS)), markdown.row(("---", *["---:"] * len(HEADS)))]
@@ -82,7 +86,21 @@ def as_markdown(found: ItemAnalysis) -> str:
             lines.append(markdown.row((name, *cells)))
             if not place:
                 lines.append(markdown.row(("---", *["---:"] * len(cells))))
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_mistakes(mistakes)]) + "\n"
+
+
+def _mistakes(mistakes: Sequence[Mistake]) -> Iterator[str]:
+    """A table of the most confident mistakes; nothing where there are none."""
+    if not mistakes:
+        return
+    yield from ("", "Most confident mistakes:", "")
+    yield markdown.row(("item", "question", "chosen", "share", "right", "share"))
+    yield markdown.row(("---:", "---", "---", "---:", "---", "---:"))
+    for one in mistakes:
+        texts = (one.question, one.chosen, one.gold or "-")
+        question, chosen, gold = (markdown.escaped(text).strip() for text in texts)
+        shares = (_share(one.confidence), _share(one.gold_share))
+        yield markdown.row((str(one.item), question, chosen, shares[0], gold, shares[1]))
 
 
 def as_json(found: ItemAnalysis) -> str:

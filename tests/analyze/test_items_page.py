@@ -229,6 +229,18 @@ def test_the_command_writes_the_page_and_the_picture(written: EvaluatedRun, tmp_
         assert output.read_bytes().lstrip().startswith(start)
 
 
+def test_markdown_has_the_sentences_and_the_mistakes(
+    written: EvaluatedRun, some: EvaluatedItems, found: ItemAnalysis
+) -> None:
+    done = invoke(written.root, "<b>quiz", "--sites", "final", "--format", "md")
+    assert done.exit_code == 0, done.output
+    assert f"{found.n_right} of 80 items" in done.stdout.partition("AUROC")[0]
+    assert "<b>" not in re.sub(r"(`+)(?!`).*?(?<!`)\1(?!`)", "", done.stdout)
+    table = done.stdout.rpartition("---: |\n")[2].splitlines()
+    items = [int(line.split(" | ")[0].removeprefix("| ")) for line in table]
+    assert items == [one.item for one in confident_mistakes(some)]
+
+
 def test_a_picture_without_rows_is_refused(make_run: MakeRun, tmp_path: Path) -> None:
     made = evaluated_run(make_run, keep="moments", per_shard=18, shards=[])
     done = invoke(made.root, "tiny_task", "-o", tmp_path / "d.svg")
