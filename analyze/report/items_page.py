@@ -29,6 +29,7 @@ from lpp.analyze.report.items import item_charts, item_findings
 from lpp.analyze.report.markdown import said
 from lpp.analyze.report.page import answers_of, without
 from lpp.analyze.report.provenance import origin_of
+from lpp.analyze.report.queries import Query
 from lpp.analyze.report.surprises import shown_words
 from lpp.analyze.report.words import Code, Sentence
 from lpp.analyze.text.items import as_markdown, what_was_asked
@@ -95,7 +96,7 @@ def items_page(store: str, some: EvaluatedItems, found: ItemAnalysis) -> str:
         )
         for name, title, lead, drawn, queries in _OUTLINE
     ]
-    lead = "Counts, what to keep in mind, and the command that makes this page."
+    lead = "Counts, and the command that makes this page."
     asked = Section(
         "asked", "What was asked, and how", lead, (), (), tuple(_asked(store, some, found))
     )
@@ -128,7 +129,7 @@ def _findings(answers: Answers, found: ItemAnalysis) -> Iterator[Sentence]:
 
 def _shown(
     answers: Answers,
-    queries: Sequence[object],
+    queries: Sequence[Query],
     store: str,
     some: EvaluatedItems,
     found: ItemAnalysis,
