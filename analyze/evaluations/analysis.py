@@ -49,6 +49,8 @@ class ItemAnalysis:
     run: str
     source: str
     model: str
+    filter: str
+    """Of lm-eval, as of `EvaluatedItems`."""
     n_right: int
     n_wrong: int
     n_groups: int
@@ -136,6 +138,7 @@ def analysis(
         run=some.view.run.id,
         source=some.source,
         model=some.model,
+        filter=some.filter,
         n_right=int(right.sum()),
         n_wrong=int((~right).sum()),
         n_groups=groups.count,

@@ -23,6 +23,7 @@ from lpp.analyze.report.answers import ask
 from lpp.analyze.report.content import report
 from lpp.analyze.report.drift_queries import DRIFT_QUERIES
 from lpp.analyze.report.findings import findings
+from lpp.analyze.report.item_queries import ITEM_QUERIES
 from lpp.analyze.report.queries import QUERIES
 from lpp.analyze.report.report import write_report
 from lpp.analyze.report.surprises import surprises
@@ -127,7 +128,7 @@ def test_every_query_runs_on_the_declared_tables_and_its_key_identifies_a_row(
 ) -> None:
     flags = ["template", "collapsed"]
     store = make_store(tmp_path, database(["a", "b", "c"], flags=flags, series="one"))
-    for answer in ask(store, (*QUERIES, *DRIFT_QUERIES)).values():
+    for answer in ask(store, (*QUERIES, *DRIFT_QUERIES, *ITEM_QUERIES)).values():
         assert answer.fault is None
         if not answer.query.name.startswith("all-") and answer.query.name not in (
             "agreement",
@@ -139,7 +140,9 @@ def test_every_query_runs_on_the_declared_tables_and_its_key_identifies_a_row(
 
 
 def test_every_number_of_a_table_has_a_unit_or_a_meaning(tmp_path: Path) -> None:
-    answers = ask(make_store(tmp_path, database(["a", "b"])), (*QUERIES, *DRIFT_QUERIES))
+    answers = ask(
+        make_store(tmp_path, database(["a", "b"])), (*QUERIES, *DRIFT_QUERIES, *ITEM_QUERIES)
+    )
     for answer in answers.values():
         shown = answer.columns
         view = TableView(answer)
@@ -247,6 +250,7 @@ def test_pictures_are_one_for_each_chart(tmp_path: Path, form: Any) -> None:
         f"figure-{name}.{form}"
         for name in (
             *("profiles", "drift-depth", "drift-positions", "drift-histogram", "depth", "entropy"),
+            *("items-depth", "items-reliability", "items-risk"),
             *("correlations-pearson", "correlations-spearman", "correlations-rank_partial"),
         )
     ]
@@ -346,6 +350,7 @@ def test_a_database_from_before_series_has_every_other_section(tmp_path: Path) -
             "depth",
             "steadiness",
             "surprises",
+            "items",
             "benchmarks",
             "distrust",
         ),
