@@ -177,7 +177,7 @@ def _sections(
         if outline.name in _ONLY_DRAWN and not any(c.section == outline.name for c in drawn):
             continue  # most stores have no series
         # pairs without a common setting: no table of them is the rule
-        rare = ("apart", *items.TABLES)
+        rare = ("apart", *items.TABLES, *(["flags"] if _unflagged(answers) else []))
         shown = [name for name in outline.queries if name not in rare or answers[name].frame.height]
         yield Section(
             outline.name,
@@ -205,6 +205,8 @@ def _notes(section: str, url: str, answers: Answers, source: Origin) -> Iterator
                     ": its spectrum at final is not in the analysis cache: lpp-analyze profile.",
                 )
     if section == "distrust":
+        if _unflagged(answers):
+            yield ("No number of this database carries a flag.",)
         profiles = answers[whole("profiles").name].frame
         sets = _prompt_sets(profiles) if profiles.width else 0
         if sets > 1:
@@ -217,6 +219,13 @@ def _notes(section: str, url: str, answers: Answers, source: Origin) -> Iterator
         for one in source.runs:
             if one.problem:
                 yield (Code(one.run), f": {one.problem}.")
+
+
+def _unflagged(answers: Answers) -> bool:
+    """Whether there are profiles, and none of any number's flags holds."""
+    flagged = answers["flags"]
+    profiles = answers[whole("profiles").name].frame
+    return flagged.fault is None and flagged.frame.is_empty() and not profiles.is_empty()
 
 
 def _sinks(layers: pl.DataFrame) -> Iterator[Sentence]:

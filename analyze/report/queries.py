@@ -222,6 +222,7 @@ PUBLISHED: Final = Query(
 
 _FLAGGED: Final = (
     ("profiles", "run"),
+    ("site_profiles", "run"),
     ("layers", "run"),
     ("sensitivity", "run"),
     ("metrics", "run"),

@@ -20,7 +20,7 @@ from terminal import SHOWN, steering
 
 from lpp.analyze.cli.command import main
 from lpp.analyze.report.answers import ask
-from lpp.analyze.report.content import report
+from lpp.analyze.report.content import Section, report
 from lpp.analyze.report.drift_queries import DRIFT_QUERIES
 from lpp.analyze.report.findings import findings
 from lpp.analyze.report.item_queries import ITEM_QUERIES
@@ -369,6 +369,28 @@ def test_the_page_says_what_attention_sinks_do(tmp_path: Path) -> None:
         row["flags"] = []
     page = write_report(str(make_store(tmp_path, tables)), tmp_path / "r.html")[0].read_text()
     assert "2309.17453" not in page
+
+
+def test_what_to_distrust_is_told_of_sites_too_and_of_nothing(tmp_path: Path) -> None:
+    tables = database(["a"])
+    for rows in tables.values():
+        for row in rows:
+            if "flags" in row:
+                row["flags"] = []
+
+    def section() -> Section:
+        found = report(str(make_store(tmp_path, tables)))
+        return next(section for section in found.sections if section.name == "distrust")
+
+    assert section().answers == ()
+    assert ("No number of this database carries a flag.",) in section().notes
+    for row in tables["site_profiles"]:
+        row["flags"] = ["collapsed"]
+    (flagged,) = section().answers
+    counts = flagged.frame.select("table", "flag", "n_rows").rows()
+    # the profile is that of the deepest site
+    assert counts == [("profiles", "collapsed", 1), ("site_profiles", "collapsed", 8)]
+    assert ("No number of this database carries a flag.",) not in section().notes
 
 
 def test_a_run_without_shards_or_profiles_is_told(make_run: Any, tmp_path: Path) -> None:
