@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from lpp.analyze.charts.charts import drift_histogram_chart as drift_histogram_chart
     from lpp.analyze.charts.charts import drift_positions_chart as drift_positions_chart
     from lpp.analyze.charts.charts import entropy_chart as entropy_chart
+    from lpp.analyze.charts.charts import item_depth_chart as item_depth_chart
     from lpp.analyze.charts.charts import profile_chart as profile_chart
+    from lpp.analyze.charts.charts import reliability_chart as reliability_chart
+    from lpp.analyze.charts.charts import risk_chart as risk_chart
     from lpp.analyze.charts.charts import save_chart as save_chart
     from lpp.analyze.charts.charts import sensitivity_chart as sensitivity_chart
     from lpp.analyze.charts.charts import spectrum_chart as spectrum_chart
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
     from lpp.analyze.drift.scans import scan_drift_tokens as scan_drift_tokens
     from lpp.analyze.drift.tables import write_drift as write_drift
     from lpp.analyze.evaluations.analysis import items as items
+    from lpp.analyze.evaluations.flip_analysis import flipped_items as flipped_items
+    from lpp.analyze.evaluations.tables import write_items as write_items
     from lpp.analyze.metrics.metric import Metric as Metric
     from lpp.analyze.metrics.registry import METRICS as METRICS
     from lpp.analyze.numerics.cka import linear_cka as linear_cka
@@ -77,6 +82,8 @@ _HOME = {
     "effective_rank": "numerics.spectrum",
     "eigenvalues": "numerics.spectrum",
     "entropy_chart": "charts.charts",
+    "flipped_items": "evaluations.flip_analysis",
+    "item_depth_chart": "charts.charts",
     "items": "evaluations.analysis",
     "layers": "studies.layers",
     "linear_cka": "numerics.cka",
@@ -84,6 +91,8 @@ _HOME = {
     "profile_chart": "charts.charts",
     "rank_agreement": "studies.agreement",
     "read_eigenvalues": "tables.eigenvalues",
+    "reliability_chart": "charts.charts",
+    "risk_chart": "charts.charts",
     "save_chart": "charts.charts",
     "scan_drift_sites": "drift.scans",
     "scan_drift_tokens": "drift.scans",
@@ -96,6 +105,7 @@ _HOME = {
     "training_chart": "charts.charts",
     "top_share": "numerics.spectrum",
     "write_drift": "drift.tables",
+    "write_items": "evaluations.tables",
     "write_report": "report.report",
 }
 __all__ = sorted(_HOME)  # noqa: PLE0605

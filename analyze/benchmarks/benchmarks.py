@@ -14,13 +14,14 @@ from typing import Final, cast
 import polars as pl
 import pyarrow as pa
 
-from lpp.analyze.benchmarks.join_items import JoinedItems, ResultFile, items_files, join_logs
+from lpp.analyze.benchmarks.join_items import JoinedItems, items_files, join_logs
 from lpp.analyze.benchmarks.matching import Fit, RunName, match_names, runs_of
 from lpp.analyze.benchmarks.published import SOURCE as PUBLISHED
+from lpp.analyze.benchmarks.read_inspect import KIND as INSPECT
+from lpp.analyze.benchmarks.read_item_log import ResultFile
 from lpp.analyze.benchmarks.read_lm_eval import KIND as LM_EVAL
-from lpp.analyze.benchmarks.read_lm_eval import read_lm_eval
 from lpp.analyze.benchmarks.read_score_table import KIND as LEADERBOARD_KIND
-from lpp.analyze.benchmarks.read_score_table import read_score_table
+from lpp.analyze.benchmarks.score_files import named_files, read_file
 from lpp.analyze.benchmarks.score_rows import (
     Missing,
     Score,
@@ -39,7 +40,6 @@ from lpp.store.items import is_evaluation
 from lpp.store.objects.place import Place
 from lpp.store.scores import SCORES_SCHEMA
 
-_TABLES: Final = (".csv", ".tsv", ".parquet")
 _SHOWN: Final = 20
 _SIZE_RATIO: Final = 1.5
 """A source's size and a run's may differ by embeddings, not by more than this."""
@@ -74,25 +74,36 @@ def add_benchmarks(
     benchmarks: Sequence[str] = ("*",),
     unit: Unit = "auto",
     items: bool = False,
+    group: str | None = None,
     replace: bool = False,
 ) -> Added:
     """Read `files` as one source and put it into the store at `url`, whole or not at all.
 
-    files: result files of lm-eval or folders of them, or tables. source: its name; `lm-eval`, or
-    the name of the one table, by default. said: run by model's name. models, benchmarks: patterns
-    of what to take. unit: a leaderboard's scores are percentages unless told. items: join the logs
-    of items that lie beside lm-eval's result files to the prompts of runs.
+    files: result files of lm-eval, logs of inspect, or folders of them, or tables. source: its
+    name; `lm-eval`, `inspect`, or the name of the one table, by default. said: run by model's name.
+    models, benchmarks: patterns of what to take. unit: a leaderboard's scores are percentages
+    unless told. items: join the items of an inspect log, or of the logs that lie beside lm-eval's
+    result files, to the prompts of runs. group: field of an item's document that groups items.
 
     Raises InputError for files that hold no scores, hold them twice, in two units, of two kinds
     or of one task run in two ways, and for names in `said` that are not there; ConflictError
     where the source holds other scores and `replace` is not set.
     """
     store = open_store(url)
-    paths = dict(_named_files(files))
-    data = {where: _content(path) for where, path in paths.items()}
+    if group is not None and not items:
+        raise InputError(
+            "--group names a field of items, and none are asked for. Add --items.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    paths = dict(named_files(files))
     wanted = _any_of(benchmarks)
-    read = [_read(name, content, wanted) for name, content in data.items()]
-    kind = _one_kind(read, list(data))
+    data: dict[str, bytes] = {}
+    read: list[ScoreFile] = []
+    for name, path in paths.items():
+        file, (kept, content) = read_file(name, path, wanted)
+        read.append(file)
+        data[kept] = content
+    kind = _one_kind(read, list(paths))
     chosen = _any_of(models)
     scores = [score for file in read for score in file.scores if chosen(score.model)]
     check_once(scores)
@@ -100,7 +111,7 @@ def add_benchmarks(
     check_units(scores, _unit(kind, unit))
     runs = _names_of(store)
     _check_said(said or {}, scores, runs)
-    name = source or _default_source(kind, list(data))
+    name = source or _default_source(kind, list(paths))
     if name == PUBLISHED:
         raise InputError(
             f"the source {name!r} is the published reference of this package. "
@@ -111,11 +122,12 @@ def add_benchmarks(
     joined: list[JoinedItems] = []
     if items:
         results = [
-            ResultFile(name=where, path=paths[where], model=file.scores[0].model)
+            ResultFile(name=where, path=paths[where], model=file.scores[0].model, kind=file.kind)
             for where, file in zip(paths, read, strict=True)
-            if file.kind == LM_EVAL and file.scores and chosen(file.scores[0].model)
+            if file.kind in (LM_EVAL, INSPECT) and file.scores and chosen(file.scores[0].model)
         ]
-        joined = join_logs(results, store, name, candidates(scores, runs, said or {}), wanted)
+        held = candidates(scores, runs, said or {})
+        joined = join_logs(results, store, name, held, wanted, group=group)
         data |= items_files(joined)
     written = add_scores(store.path, name, table, data, replace=replace)
     fits = match_names(dict.fromkeys(s.model for s in scores), runs, said)
@@ -182,48 +194,6 @@ def candidates(
     }
 
 
-def _named_files(files: Sequence[Path]) -> Iterator[tuple[str, Path]]:
-    """(name inside the source, path) of every file, folders searched for lm-eval results."""
-    taken: set[str] = set()
-    for given in files:
-        if given.is_dir():
-            found = sorted(given.rglob("results_*.json"))
-            if not found:
-                raise InputError(
-                    f"{given} holds no results_*.json. Name the folder that lm_eval wrote to "
-                    "(--output_path), or the files.",
-                    kind=ErrorKind.NOT_FOUND,
-                )
-        else:
-            found = [given]
-        for path in found:
-            name = path.relative_to(given.parent).as_posix()
-            while name in taken:
-                name = f"again/{name}"
-            taken.add(name)
-            yield name, path
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}.", kind=ErrorKind.NOT_FOUND) from None
-
-
-def _read(name: str, data: bytes, wanted: Callable[[str], bool]) -> ScoreFile:
-    suffix = Path(name).suffix.lower()
-    if suffix == ".json":
-        return read_lm_eval(data, name, wanted)
-    if suffix in _TABLES:
-        return read_score_table(data, name, wanted)
-    raise InputError(
-        f"{name}: not a file of scores by its ending. Scores come as .json (results of lm-eval), "
-        f"{', '.join(_TABLES)}.",
-        kind=ErrorKind.INVALID_VALUE,
-    )
-
-
 def _any_of(patterns: Sequence[str]) -> Callable[[str], bool]:
     return lambda name: any(fnmatchcase(name, pattern) for pattern in patterns)
 
@@ -242,14 +212,14 @@ def _one_kind(files: Sequence[ScoreFile], names: Sequence[str]) -> str:
 
 def _unit(kind: str, asked: Unit) -> Unit:
     """What the scores of a kind of file are counted in."""
-    if kind == LM_EVAL:
-        return "other"  # perplexities beside accuracies; its reader checks what it can
+    if kind in (LM_EVAL, INSPECT):
+        return "other"  # perplexities beside accuracies; lm-eval's reader checks what it can
     return "percent" if kind == LEADERBOARD_KIND and asked == "auto" else asked
 
 
 def _default_source(kind: str, names: Sequence[str]) -> str:
-    if kind == LM_EVAL:
-        return LM_EVAL
+    if kind in (LM_EVAL, INSPECT):
+        return kind
     if len(names) > 1:
         raise InputError(
             f"{len(names)} tables as one source need a name: --source NAME. "

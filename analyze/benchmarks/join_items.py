@@ -6,27 +6,24 @@ has another text and is never joined.
 """
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 
-from lpp.analyze.benchmarks.read_item_log import LoggedItem, log_name, read_item_log
+from lpp.analyze.benchmarks.inspect_log import open_inspect_log
+from lpp.analyze.benchmarks.read_inspect import KIND as INSPECT
+from lpp.analyze.benchmarks.read_inspect import task_of
+from lpp.analyze.benchmarks.read_inspect_items import epochs_of, read_inspect_items
+from lpp.analyze.benchmarks.read_item_log import LoggedItem, ResultFile, log_name, read_item_log
 from lpp.store import Run, Store
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.items import ITEMS_FILE, ITEMS_SCHEMA, items_file
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResultFile:
-    """A result file of lm-eval."""
-
-    name: str
-    """Inside its source."""
-    path: Path
-    model: str
+_NOT_IN_NAMES: Final = re.compile(r"[^A-Za-z0-9._-]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,16 +36,15 @@ class JoinedItems:
     """Of its file of items, inside its source."""
     table: pa.Table
     """`ITEMS_SCHEMA`"""
+    n_joined: int
+    """Items with a prompt for each answer whose text is known."""
+    note: str = ""
+    """What the user has to know of them."""
 
     @property
     def run(self) -> str | None:
         """The run whose prompts they are joined to; None where no text is a prompt of a run."""
         return self.table["run"][0].as_py() if len(self.table) else None
-
-    @property
-    def n_joined(self) -> int:
-        """Items with a prompt for each of their answers."""
-        return sum(None not in prompts for prompts in self.table["prompt_ids"].to_pylist())
 
 
 def join_logs(
@@ -57,31 +53,32 @@ def join_logs(
     source: str,
     candidates: Mapping[str, Sequence[str]],
     wanted: Callable[[str], bool],
+    *,
+    group: str | None = None,
 ) -> list[JoinedItems]:
-    """The items of every log of a `wanted` task beside `results`.
+    """The items of every log of a `wanted` task inside or beside `results`.
 
-    source: name of their source. candidates: model -> runs that its items may be joined to.
-    Raises InputError where no log is there, and for a log that is none.
+    source: name of their source. candidates: model -> runs that its items may be joined to. group:
+    field of an item's document that groups items.
+
+    Raises InputError where no log is there, for a log that is none, and a field that no item has.
     """
     prompts: dict[str, Prompts] = {}
     found = []
     for result in results:
-        for path in sorted(result.path.parent.glob("samples_*.jsonl")):
-            named = log_name(path.name)
-            if named is None or result.path.name != f"results_{named[1]}.json":
-                continue
-            task, where = named[0], str(path)
-            if not wanted(task) or not (items := read_item_log(_content(path), where, task)):
-                continue
+        for task, items, note in _logs(result, wanted, group):
             for run in candidates[result.model]:
                 prompts.setdefault(run, Prompts(store.runs[run]))
             held = {run: prompts[run] for run in candidates[result.model]}
+            table, n_joined = join_items(items, held, source=source, model=result.model)
             found.append(
                 JoinedItems(
                     model=result.model,
                     task=task,
-                    folder=PurePosixPath(result.name).parent,
-                    table=join_items(items, held, source=source, model=result.model),
+                    folder=_folder(result),
+                    table=table,
+                    n_joined=n_joined,
+                    note=note,
                 )
             )
     if not found:
@@ -90,7 +87,41 @@ def join_logs(
             "files. `lm_eval --log_samples --output_path DIR ...` writes them.",
             kind=ErrorKind.NOT_FOUND,
         )
+    if group is not None and all(
+        one.table["item_group"].null_count == len(one.table) for one in found
+    ):
+        raise InputError(
+            f"--group {group}: no document of {', '.join(one.task for one in found)} has this "
+            "field. Name another, or none.",
+            kind=ErrorKind.NOT_FOUND,
+        )
     return found
+
+
+def _logs(
+    result: ResultFile, wanted: Callable[[str], bool], group: str | None
+) -> Iterator[tuple[str, list[LoggedItem], str]]:
+    """(task, items, note) of every log of a result file."""
+    if result.kind == INSPECT:
+        log = open_inspect_log(result.path, result.name)
+        n = epochs_of(log)
+        note = f"each was asked {n} times; items are those of the first epoch" if n > 1 else ""
+        yield task_of(log.header), read_inspect_items(log, group), note
+        return
+    for path in sorted(result.path.parent.glob("samples_*.jsonl")):
+        named = log_name(path.name)
+        if named is None or result.path.name != f"results_{named[1]}.json":
+            continue
+        task = named[0]
+        if wanted(task) and (items := read_item_log(_content(path), str(path), task, group)):
+            yield task, items, ""
+
+
+def _folder(result: ResultFile) -> PurePosixPath:
+    """Of the file of items: that of the result file, which is one model's with lm-eval."""
+    parent = PurePosixPath(result.name).parent
+    name = _NOT_IN_NAMES.sub("_", result.model).strip("._") or "model"
+    return parent / name if result.kind == INSPECT else parent
 
 
 def _content(path: Path) -> bytes:
@@ -113,8 +144,9 @@ def items_files(joined: Iterable[JoinedItems]) -> dict[str, bytes]:
 
 def join_items(
     items: Sequence[LoggedItem], prompts: Mapping[str, "Prompts"], *, source: str, model: str
-) -> pa.Table:
-    """The rows of `items`, `ITEMS_SCHEMA`, of the one run that has most of their texts.
+) -> tuple[pa.Table, int]:
+    """The rows of `items`, `ITEMS_SCHEMA`, of the one run that has most of their texts; and how
+    many items have a prompt for each answer whose text is known.
 
     prompts: run -> its prompts; of equals the first counts.
     """
@@ -127,7 +159,14 @@ def join_items(
     for number, item in enumerate(items):
         ids = [None] * len(item.texts) if run is None else joined[run][number]
         rows.append({**item.row, "source": source, "model": model, "run": run, "prompt_ids": ids})
-    return pa.Table.from_pylist(rows, schema=ITEMS_SCHEMA)
+    whole = sum(_is_whole(i, row["prompt_ids"]) for i, row in zip(items, rows, strict=True))
+    return pa.Table.from_pylist(rows, schema=ITEMS_SCHEMA), whole
+
+
+def _is_whole(item: LoggedItem, prompt_ids: Sequence[int | None]) -> bool:
+    """Whether an item has an answer with a text, and a prompt for each such answer."""
+    known = [i for i, texts in zip(prompt_ids, item.texts, strict=True) if texts]
+    return bool(known) and None not in known
 
 
 class Prompts:

@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from lpp.analyze.benchmarks.score_rows import number
@@ -19,11 +20,23 @@ _NAME: Final = re.compile(r"samples_(?P<task>.+)_(?P<time>\d{4}-\d\d-\d\dT[^_]+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ResultFile:
+    """A file of scores that has items, inside it or beside it."""
+
+    name: str
+    """Inside its source."""
+    path: Path
+    model: str
+    kind: str
+    """lm-eval, inspect"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LoggedItem:
     """One item of a log."""
 
     texts: Sequence[tuple[str, ...]]
-    """Of each answer: the texts that a prompt of it may have."""
+    """Of each answer: the texts that a prompt of it may have; none where no text is known."""
     row: Mapping[str, Any]
     """`lpp.store.items.ITEMS_SCHEMA`, without source, model, run and prompts."""
 
@@ -38,12 +51,21 @@ def log_name(name: str) -> tuple[str, str] | None:
     return None if found is None else (found["task"], found["time"])
 
 
-def read_item_log(data: bytes, where: str, task: str) -> list[LoggedItem]:
-    """The items of a log of `task`. InputError, with the line, for another file."""
+def named_group(fields: Mapping[str, Any], group: str | None) -> str | None:
+    """The group of an item: what its document has in the field `group`."""
+    value = None if group is None else fields.get(group)
+    return None if value is None else str(value)
+
+
+def read_item_log(data: bytes, where: str, task: str, group: str | None = None) -> list[LoggedItem]:
+    """The items of a log of `task`. InputError, with the line, for another file.
+
+    group: field of the documents that groups items.
+    """
     found = []
     for index, line in enumerate(data.splitlines(), start=1):
         try:
-            found.append(_item(json.loads(line), task))
+            found.append(_item(json.loads(line), task, group))
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(
                 f"{where}, line {index}: not an item of lm-eval's log ({type(error).__name__}: "
@@ -53,7 +75,7 @@ def read_item_log(data: bytes, where: str, task: str) -> list[LoggedItem]:
     return found
 
 
-def _item(line: Mapping[str, Any], task: str) -> LoggedItem:
+def _item(line: Mapping[str, Any], task: str, group: str | None) -> LoggedItem:
     asked = [[entry[name] for name in sorted(entry)] for entry in _in_order(line["arguments"])]
     given = [answers[0] for answers in line["resps"]]
     if len(asked) != len(given):
@@ -73,6 +95,7 @@ def _item(line: Mapping[str, Any], task: str) -> LoggedItem:
             "task": task,
             "item": item,
             "filter": str(line["filter"]),
+            "item_group": named_group(line["doc"], group) if group else None,
             "log_likelihoods": likelihoods,
             "greedy": [_greedy(one) for one in given],
             "gold": gold,

@@ -55,7 +55,7 @@ class ScoreFile:
     """What one file holds."""
 
     kind: str
-    """lm-eval, leaderboard, csv"""
+    """lm-eval, inspect, leaderboard, csv"""
     scores: Sequence[Score]
     missing: Sequence[Missing] = ()
     sizes: dict[str, float] = field(default_factory=dict)

@@ -13,6 +13,7 @@ from lpp.analyze.charts.drift import (
 from lpp.analyze.charts.drift_grid import drift_grid_chart
 from lpp.analyze.charts.export import chart_script, embedded, save_chart, specification
 from lpp.analyze.charts.grids import correlation_chart, sensitivity_chart
+from lpp.analyze.charts.items import item_depth_chart, reliability_chart, risk_chart, together
 from lpp.analyze.charts.profile import profile_chart, profile_panels
 from lpp.analyze.charts.training import training_chart, training_curves, training_panels
 
@@ -28,12 +29,16 @@ __all__ = [
     "drift_positions_chart",
     "embedded",
     "entropy_chart",
+    "item_depth_chart",
     "profile_chart",
     "profile_panels",
+    "reliability_chart",
+    "risk_chart",
     "save_chart",
     "sensitivity_chart",
     "specification",
     "spectrum_chart",
+    "together",
     "training_chart",
     "training_curves",
     "training_panels",

@@ -55,6 +55,8 @@ class Lines:
     tight_x: bool = False
     """Whether a linear axis begins at the smallest `x`, not at 0."""
     log_y: bool = False
+    y_ends: tuple[float, float] | None = None
+    """Ends of a linear `y` axis; None: from 0 to the largest value."""
     marks: tuple[Mark, ...] = ()
 
     @property
@@ -97,11 +99,11 @@ def dots(rows: Sequence[Row], series: Series, others: Sequence[str], words: Word
     return alt.layer(*kept).properties(height=height, **_said(words))
 
 
-def lines(rows: Sequence[Row], lay: Lines, words: Words) -> Any:
+def lines(rows: Sequence[Row], lay: Lines, words: Words, *, behind: Sequence[Any] = ()) -> Any:
     """A line for each run through its points, with intervals, and its letter at the end.
 
     rows: by run and `x`; `series` (the label) and the fields that `lay` names. What is the same
-    at all points of a run is in the chart once.
+    at all points of a run is in the chart once. behind: layers below all others.
     """
     slim, of_series = _parted(rows, lay)
     base = alt.Chart(data(slim)).transform_lookup(
@@ -110,7 +112,7 @@ def lines(rows: Sequence[Row], lay: Lines, words: Words) -> Any:
     )
     along = _along([row[lay.x] for row in rows], lay)
     values = [row.get(name) for row in rows for name in (lay.y, lay.low, lay.high)]
-    up = _axis([value for value in values if value is not None], lay.log_y)
+    up = _up([value for value in values if value is not None], lay)
     x = alt.X(f"{lay.x}:Q", title=words.x, **along)
     y = alt.Y(f"{lay.y}:Q", title=words.y, scale=up.scale, axis=up.axis)
     series = lay.series
@@ -127,14 +129,14 @@ def lines(rows: Sequence[Row], lay: Lines, words: Words) -> Any:
     ]
     if lay.low:
         rule = base.transform_filter(_VALID(field=lay.low, valid=True))
-        rule = rule.mark_rule(opacity=0.6, aria=False)
+        rule = rule.mark_rule(opacity=0.6 if len(rows) < 60 else 0.35, aria=False)
         low = alt.Y(f"{lay.low}:Q", title=words.y, scale=up.scale, axis=up.axis)
         layers.insert(0, rule.encode(x=x, y=low, y2=f"{lay.high}:Q", color=color))
     for field, sign, dy in lay.marks:
         there = base.transform_filter(alt.FieldEqualPredicate(field=field, equal=True))
         there = there.mark_text(text=sign, dy=dy, fontSize=13, fontWeight="bold", color=INK)
         layers.append(there.encode(x=x, y=y, tooltip=tips))
-    return alt.layer(*layers).properties(height=PLOT_HEIGHT, **_said(words))
+    return alt.layer(*behind, *layers).properties(height=PLOT_HEIGHT, **_said(words))
 
 
 def stacked(panels: Sequence[Any], columns: int, words: Words) -> Any:
@@ -193,6 +195,14 @@ def _axis(values: Sequence[float], log: bool) -> Axis:
     low, high = min(values) / 1.15, max(values) * 1.15
     axis = alt.Axis(values=_log_ticks(low, high), format="~e" if low < 1e-3 else "~g")
     return Axis(alt.Scale(type="log", domain=[low, high], nice=False), axis, low, high, log=True)
+
+
+def _up(values: Sequence[float], lay: Lines) -> Axis:
+    """Scale and axis of `y`."""
+    if lay.y_ends is None:
+        return _axis(values, lay.log_y)
+    scale = alt.Scale(domain=list(lay.y_ends), nice=False, zero=False)
+    return Axis(scale, alt.Axis(tickCount=5), *lay.y_ends, log=False)
 
 
 def _log_ticks(low: float, high: float) -> list[float]:

@@ -43,7 +43,9 @@ def benchmarks() -> None:
 @benchmarks.command()
 @click.argument("store")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--source", metavar="NAME", help="Name of the source (lm-eval, or the file's).")
+@click.option(
+    "--source", metavar="NAME", help="Name of the source (lm-eval, inspect, or the file's)."
+)
 @click.option(
     "--match", "said", multiple=True, callback=_pairs, metavar="NAME=RUN", help="Whose run it is."
 )
@@ -57,7 +59,10 @@ def benchmarks() -> None:
 @click.option(
     "--items",
     is_flag=True,
-    help="Join the items of lm-eval's logs (samples_*.jsonl) to prompts with the same text.",
+    help="Join the items of the logs to prompts with the same text.",
+)
+@click.option(
+    "--group", metavar="FIELD", help="Field of an item's document that names its group (--items)."
 )
 @click.option("--replace", is_flag=True, help="Put them in the place of the source's old scores.")
 @debug_option
@@ -71,14 +76,15 @@ def add(
     chosen: tuple[str, ...],
     unit: Any,
     items: bool,
+    group: str | None,
     replace: bool,
 ) -> None:
     """Read FILES as one source of scores and keep them in STORE.
 
-    FILES are results_*.json of lm-eval, or folders of them; an Open LLM Leaderboard export (csv
-    or parquet); or a table of your own: `model` and a column per benchmark, or `model`,
-    `benchmark`, `metric`, `value` and, if known, `stderr` and `n`. Two leaderboards score one
-    test differently: add them one by one, they are never mixed.
+    FILES are results_*.json of lm-eval, logs of inspect (.eval, .json), or folders of them; an Open
+    LLM Leaderboard export (csv or parquet); or a table of your own: `model` and a column per
+    benchmark, or `model`, `benchmark`, `metric`, `value` and, if known, `stderr` and `n`. Two
+    leaderboards score one test differently: add them one by one, they are never mixed.
 
     A name means the run of that model: its exact id, or the same without case, organisation and
     .gguf. What fits no run, or two, is told; --match NAME=RUN settles it.
@@ -86,12 +92,14 @@ def add(
     --unit: `auto` refuses a benchmark that holds percentages and fractions; the others say which
     is meant (`other`: neither).
 
-    --items: of an lm_eval run with --log_samples. The view `items` of lpp-sql has every item, and
-    the prompts of this model that were captured from the same texts, context and answer.
+    --items: of an lm_eval run with --log_samples (samples_*.jsonl), or of a log of inspect. The
+    view `items` of lpp-sql has every item, and the prompts of this model that were captured from
+    the same texts, context and answer.
 
     \b
         lpp-analyze benchmarks add ./lpp results/
         lpp-analyze benchmarks add ./lpp results/ --items
+        lpp-analyze benchmarks add ./lpp logs/ --items --group subject
         lpp-analyze benchmarks add ./lpp contents.parquet --model 'Qwen/*'
         lpp-analyze benchmarks add ./lpp mine.csv --match tiny=tiny-1a2b3c4d
     """
@@ -108,6 +116,7 @@ def add(
         benchmarks=chosen,
         unit=unit,
         items=items,
+        group=group,
         replace=replace,
     )
     names = {name: len(set(added.table[name].to_pylist())) for name in ("model", "benchmark")}
@@ -127,6 +136,14 @@ def add(
         on = f"prompts of {one.run}" if one.run else "no run: none has their texts"
         line = f"{one.model}, {one.task}: {one.n_joined} of {len(one.table)} items joined to {on}"
         click.echo(escape(line, keep=""))
+        if one.note:
+            click.echo(escape(f"{one.task}: {one.note}", keep=""), err=True)
+    if any(one.run is None for one in added.items):
+        click.echo(
+            "Capture the texts of the log with lpp-capture run, with --keep-texts where the "
+            "tokenizer has no token for some character.",
+            err=True,
+        )
     if added.written and refresh_database(open_store(store).path):
         click.echo(f"Next: lpp-analyze correlate {shlex.quote(store)}")
 

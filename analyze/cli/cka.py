@@ -1,24 +1,18 @@
 """`lpp-analyze cka`: how alike neighbouring sites are."""
 
 import shlex
-from typing import Any
 
 import click
 
-from lpp.analyze.cli.options import skip_first_option
+from lpp.analyze.cli.options import runs_option, sites_option, skip_first_option
 from lpp.store.commands.console import debug_option, write_exact
 from lpp.store.commands.progress import progress
 
 
-def _names(_ctx: click.Context, _param: click.Parameter, value: str) -> Any:
-    """`final,block.*` as a tuple."""
-    return tuple(part.strip() for part in value.split(","))
-
-
 @click.command()
 @click.argument("store")
-@click.option("--run", "runs", callback=_names, metavar="NAME,...", help="Runs.", default="*")
-@click.option("--site", "sites", callback=_names, metavar="NAME,...", help="Sites.", default="*")
+@runs_option
+@sites_option()
 @click.option("--prefix", type=click.IntRange(min=1), help="Tokens of each prompt; all by default.")
 @click.option("--prompts", type=click.IntRange(min=1), help="The first so many; all by default.")
 @skip_first_option

@@ -15,13 +15,13 @@ from lpp.analyze.cli.profile import profile
 from lpp.analyze.cli.report import report
 from lpp.analyze.cli.sensitivity import sensitivity
 from lpp.store.commands.allocator import give_blocks_back
-from lpp.store.commands.console import LppGroup, debug_option
+from lpp.store.commands.console import LppGroup, debug_option, version_option
 from lpp.store.commands.progress import progress
 from lpp.store.format.keys import RUNS_KEY
 
 
-@click.group(cls=LppGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="lpp-engine")
+@click.group(cls=LppGroup)
+@version_option
 @debug_option
 def main() -> None:
     """Compute latent performance profiles from a store. No model is needed.
@@ -94,7 +94,13 @@ def verify(store: str) -> int:
                 if check is not None:
                     bar.note(f"{run.id}: {check}")
             problems += len(found)
-    if problems:
+    if not problems:
+        sites = sum(len(run.sites) for run in opened.runs.values())
+        click.echo(
+            f"{_counted(len(opened.runs), 'run')}, {_counted(sites, 'site')}, "
+            "every byte as committed"
+        )
+    else:
         click.echo(
             f"{problems} problem{'s' if problems > 1 else ''}. `lpp-capture repair {store}` "
             "computes damaged shards again and removes damaged directories that runs share; "
@@ -103,6 +109,10 @@ def verify(store: str) -> int:
             err=True,
         )
     return int(problems > 0)
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from typing import Final
 
 import click
 
-from lpp.analyze.cli.options import names
+from lpp.analyze.cli.options import names, runs_option
 from lpp.store.commands.console import debug_option, write_exact
 
 _FORMATS: Final = ("table", "csv", "json")
@@ -25,7 +25,7 @@ _FORMATS: Final = ("table", "csv", "json")
 @click.option(
     "--source", "sources", callback=names, metavar="NAME,...", default="*", help="Sources."
 )
-@click.option("--run", "runs", callback=names, metavar="NAME,...", default="*", help="Runs.")
+@runs_option
 @click.option(
     "--corpus", "corpora", callback=names, metavar="NAME,...", default="*", help="Of runs."
 )

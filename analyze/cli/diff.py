@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lpp.analyze.cli.options import ERROR_SITES, executor_options, names, skip_first_option
+from lpp.analyze.cli.options import ERROR_SITES, executor_options, sites_option, skip_first_option
+from lpp.store.commands.completion import complete_runs
 from lpp.store.commands.console import debug_option
 from lpp.store.commands.progress import progress
 from lpp.store.errors import InputError, LppError
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from lpp.analyze.drift.against import Comparison
     from lpp.analyze.drift.drift import Drift
     from lpp.analyze.drift.gate import Verdict
+    from lpp.analyze.evaluations.flips import Flips
 
 FORMATS = ("text", "json", "md", "html")
 PICTURES = ("svg", "png", "html")
@@ -25,14 +27,15 @@ _SUFFIXES = {"json": "json", "md": "md", "html": "html"}
 
 @click.command()
 @click.argument("store")
-@click.argument("runs", nargs=-1, metavar="RUN_A RUN_B")
+@click.argument("runs", nargs=-1, metavar="RUN_A RUN_B", shell_complete=complete_runs)
 @click.option(
     "--against",
     "base",
     metavar="BASE",
+    shell_complete=complete_runs,
     help="Compare every run of STORE with this one, or those named in place of RUN_A RUN_B.",
 )
-@click.option("--sites", callback=names, metavar="NAME,...", help="Sites.", default="*")
+@sites_option()
 @skip_first_option
 @click.option("--prompts", type=click.IntRange(min=1), help="The first so many; all by default.")
 @click.option(
@@ -90,8 +93,9 @@ def diff(
 
     Two models over the same token ids: KL and other divergences over the full vocabulary, flips,
     perplexity, and for each site distance, CKA and ranks; with errors over prompts. It says how
-    much changed, and where, not whether that matters. A run is named by as much of its id as
-    tells it from others; STORE::RUN is one of another store.
+    much changed, and where, not whether that matters. Of two evaluations of one task, the items
+    that flipped; lpp-analyze items --against says what tells them. A run is named by as much of
+    its id as tells it from others; STORE::RUN is one of another store.
 
     With --against BASE every run of STORE that read the same prompts is compared with BASE, or
     those that are named, patterns included: one table, and a picture of distance in depth. Runs
@@ -120,6 +124,7 @@ def diff(
     from lpp.analyze.drift.sites import common_sites
     from lpp.analyze.engine.executor import chosen_executor
     from lpp.analyze.report.report import check_output
+    from lpp.analyze.text.flips import item_documents
 
     _check_usage(runs, base, strict=strict, conditions=conditions, output=output)
     _check_page(base, form, output)
@@ -169,7 +174,7 @@ def diff(
             _keep(found)
             failed |= any(one.failed for one in verdicts)
             if base is not None:
-                comparisons.append(compared(found, verdicts))
+                comparisons.append(compared(found, verdicts, item_documents(_items(found))))
     if base is None:
         _show(found, verdicts, form, output)
     else:
@@ -187,6 +192,13 @@ def _keep(found: "Drift") -> None:
         click.echo(f"The comparison is not in the database: {error}", err=True)
     if len(stores(found.pair)) > 1:
         click.echo("A and B lie in two stores: the comparison is in no database.", err=True)
+
+
+def _items(found: "Drift") -> "list[Flips | str]":
+    """The items of each task that both runs were asked, or why they cannot be compared."""
+    from lpp.analyze.evaluations.flips import flips_of_runs
+
+    return flips_of_runs(found.pair.a, found.pair.b)
 
 
 def _check_usage(
@@ -243,16 +255,19 @@ def _show(
     """Print or write one comparison."""
     from lpp.analyze.drift.worst import worst_tokens
     from lpp.analyze.text import drift as text
+    from lpp.analyze.text.flips import SECTIONS, item_documents
 
     form = form or _SUFFIXES.get(_suffix(output), "text")
-    if form == "json":
-        shown = text.as_json(found, verdicts)
-    elif form == "html":
+    if form == "html":
         from lpp.analyze.report.drift_page import drift_page
 
         shown = drift_page(found, verdicts)
     else:
-        shown = text.FORMATS[form](found, worst_tokens(found), verdicts)
+        items = _items(found)
+        if form == "json":
+            shown = text.as_json(found, verdicts, item_documents(items))
+        else:
+            shown = text.FORMATS[form](found, worst_tokens(found), verdicts) + SECTIONS[form](items)
     _write(shown, output, text.as_gate(verdicts))
 
 

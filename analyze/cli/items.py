@@ -1,24 +1,46 @@
 """`lpp-analyze items`: what tells right answers of an evaluation from wrong ones."""
 
+from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from lpp.analyze.cli.options import names
+from lpp.analyze.cli.options import sites_option
+from lpp.store.commands.completion import complete_runs
 from lpp.store.commands.console import debug_option
 from lpp.store.commands.progress import progress
+from lpp.store.errors import ErrorKind, InputError, LppError
 
-FORMATS = ("text", "json", "md")
-_SUFFIXES = {".json": "json", ".md": "md"}
+if TYPE_CHECKING:
+    from lpp.analyze.evaluations.analysis import ItemAnalysis
+    from lpp.analyze.evaluations.evaluated import EvaluatedItems
+
+FORMATS = ("text", "json", "md", "html")
+PICTURES = ("svg", "png")
+_SUFFIXES = {"json": "json", "md": "md", "html": "html"}
 
 
 @click.command()
 @click.argument("store")
 @click.option("--task", required=True, metavar="NAME", help="Task of an evaluation.")
-@click.option("--run", metavar="NAME", help="Run, where several were asked the task.")
+@click.option(
+    "--run",
+    shell_complete=complete_runs,
+    metavar="NAME",
+    help="Take the items of this run, where several were asked the task.",
+)
+@click.option(
+    "--against",
+    "base",
+    shell_complete=complete_runs,
+    metavar="BASE",
+    help="Show which items flip from the run BASE to --run, and what tells them beforehand.",
+)
 @click.option("--source", metavar="NAME", help="Source of scores, where the run has several.")
 @click.option("--filter", metavar="NAME", help="Filter of lm-eval, where the task has several.")
-@click.option("--sites", callback=names, metavar="NAME,...", help="Sites.", default="*")
+@sites_option()
 @click.option(
     "--skip-first",
     type=click.IntRange(min=0),
@@ -46,6 +68,7 @@ def items(
     store: str,
     task: str,
     run: str | None,
+    base: str | None,
     source: str | None,
     filter: str | None,  # noqa: A002
     sites: tuple[str, ...],
@@ -62,27 +85,125 @@ def items(
     what shuffled labels give. Then calibration, and risk against coverage. Where the run keeps
     rows: norm, distance to the mean (fitted out of fold) and participation ratio by depth.
 
-    Fewer than 50 items, or fewer than 10 right or wrong ones, are not ranked.
+    Fewer than 50 items, or fewer than 10 right or wrong ones, are not ranked. The analysis is kept
+    in the database of STORE (tables item_analyses, item_features, item_reliability, item_risk) and
+    shown by lpp-analyze report.
+
+    -o items.html is a page with charts and the ten most confident mistakes; -o depth.svg or .png is
+    the chart of AUROC by depth.
+
+    With --against BASE: the items that are right in one of two runs alone, the difference of both
+    accuracies, and, of the items that are right in BASE, what tells those that are wrong in --run:
+    features of BASE, and how far the runs are apart before the answer. A run of another store is
+    STORE::RUN.
 
     \b
         lpp-analyze items ./lpp --task arc_easy
         lpp-analyze items ./lpp --task arc_easy --run smol --sites final,'block.*'
         lpp-analyze items ./lpp --task arc_easy --sites final --skip-first 1
-        lpp-analyze items ./lpp --task arc_easy -o items.json
+        lpp-analyze items ./lpp --task arc_easy -o items.html
+        lpp-analyze items ./lpp --task arc_easy --run int4 --against base
     """
+    if base is not None:
+        chosen = {"source": source, "filter": filter}
+        settings = {"sites": sites, "skip_first": skip_first, "seed": seed}
+        _of_two_runs(store, task, base, run, chosen | settings, form=form, output=output)
+        return
     from lpp.analyze.evaluations.analysis import analysis, kept_sites
     from lpp.analyze.evaluations.evaluated import evaluated_items
     from lpp.analyze.report.report import check_output
-    from lpp.analyze.text.items import FORMATS as TEXTS
-    from lpp.sql.results.output import text_output
 
+    suffix = "" if output is None else output.suffix[1:].lower()
+    picture = suffix in PICTURES
+    form = form or _SUFFIXES.get(suffix, "text")
+    if picture or form == "html":
+        import_module("lpp.analyze.charts.library")  # now, not after a minute, says what is missing
     if output is not None:
         check_output(output)
     some = evaluated_items(store, task, run=run, source=source, filter=filter)
-    with progress("Items", 1 + len(kept_sites(some, sites)), "steps") as bar:
+    held = kept_sites(some, sites)
+    if picture and not held:
+        raise InputError(
+            f"{output}: run {some.view.run.id} keeps moments of its rows and not the rows, "
+            "so no feature has a depth. Evaluate again with --keep rows, or write -o items.html.",
+            kind=ErrorKind.INCOMPLETE,
+        )
+    with progress("Items", 1 + len(held), "steps") as bar:
         found = analysis(some, sites=sites, skip_first=skip_first, seed=seed, progress=bar)
-    suffix = "" if output is None else output.suffix.lower()
-    with text_output(output) as stream:
-        stream.write(TEXTS[form or _SUFFIXES.get(suffix, "text")](found))
+    _keep(store, found)
+    if picture and output is not None:
+        from lpp.analyze.charts.export import save_chart
+        from lpp.analyze.charts.items import item_depth_chart
+        from lpp.analyze.evaluations.tables import item_tables
+
+        save_chart(item_depth_chart(item_tables(found)["item_features"]), output)
+    else:
+        _write(store, some, found, form, output)
     if output is not None:
         click.echo(output)
+
+
+def _of_two_runs(
+    store: str,
+    task: str,
+    base: str,
+    run: str | None,
+    options: Mapping[str, Any],
+    *,
+    form: str | None,
+    output: Path | None,
+) -> None:
+    """What tells the items that flip from `base` to `run`; options: of `flipped_items`."""
+    from lpp.analyze.evaluations.flip_analysis import flip_analysis, n_steps
+    from lpp.analyze.evaluations.flips import flips
+    from lpp.analyze.report.report import check_output
+    from lpp.analyze.text.flips import FORMATS as TEXTS
+    from lpp.sql.results.output import text_output
+
+    suffix = "" if output is None else output.suffix.lower()
+    if run is None:
+        raise click.UsageError(f"--against {base}: name the run that is compared with it, --run.")
+    if form not in (None, *TEXTS) or suffix in (".html", ".svg", ".png"):
+        raise click.UsageError(f"--against: choose --format {', '.join(TEXTS)}; there is no page.")
+    if output is not None:
+        check_output(output)
+    settings = dict(options)
+    chosen = {name: settings.pop(name) for name in ("source", "filter")}
+    found = flips(store, task, base, run, **chosen)
+    with progress("Items", n_steps(found, settings["sites"]), "steps") as bar:
+        analysed = flip_analysis(found, **settings, progress=bar)
+    with text_output(output) as stream:
+        stream.write(TEXTS[form or {".json": "json", ".md": "md"}.get(suffix, "text")](analysed))
+    if output is not None:
+        click.echo(output)
+
+
+def _keep(store: str, found: "ItemAnalysis") -> None:
+    """Put the analysis into the database of its store; where that cannot be, say so in a line."""
+    from lpp.analyze.evaluations.tables import write_items
+
+    try:
+        write_items(store, found)
+    except LppError as error:
+        click.echo(f"The analysis is not in the database: {error}", err=True)
+
+
+def _write(
+    store: str, some: "EvaluatedItems", found: "ItemAnalysis", form: str, output: Path | None
+) -> None:
+    """To standard output, or to a file."""
+    from lpp.analyze.text.items import FORMATS as TEXTS
+    from lpp.sql.results.output import text_output
+
+    if form == "html":
+        from lpp.analyze.report.items_page import items_page
+
+        shown = items_page(store, some, found)
+    elif form == "md":
+        from lpp.analyze.report.items_page import items_markdown
+
+        shown = items_markdown(some, found)
+    else:
+        shown = TEXTS[form](found)
+    with text_output(output) as stream:
+        stream.write(shown)

@@ -5,7 +5,14 @@ from typing import Any
 
 import click
 
-from lpp.analyze.cli.options import ERROR_SITES, executor_options, names, numbers, positions
+from lpp.analyze.cli.options import (
+    ERROR_SITES,
+    executor_options,
+    numbers,
+    positions,
+    runs_option,
+    sites_option,
+)
 from lpp.store.commands.console import debug_option, write_exact
 from lpp.store.commands.progress import progress
 
@@ -16,8 +23,8 @@ FORMATS = ("table", "csv", "json")
 @click.argument("store")
 @click.option("--context", "contexts", callback=numbers, metavar="N,...", help="Contexts.")
 @click.option("--prompts", callback=numbers, metavar="N,...", help="The first so many prompts.")
-@click.option("--site", "sites", callback=names, metavar="NAME,...", help="Sites.", default="*")
-@click.option("--run", "runs", callback=names, metavar="NAME,...", help="Runs.", default="*")
+@sites_option()
+@runs_option
 @click.option(
     "--skip-first",
     callback=positions,

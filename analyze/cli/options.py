@@ -1,8 +1,11 @@
 """Values of command-line options that several commands share."""
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import click
+
+from lpp.store.commands.completion import complete_runs, complete_sites
 
 EXECUTORS: Final = ("local", "ray")
 ERROR_SITES: Final = ("none", "final", "all")
@@ -27,6 +30,34 @@ def positions(ctx: click.Context, param: click.Parameter, value: str | None) -> 
     others = ",".join(part for part in parts if part != "given")
     found = list(numbers(ctx, param, others)) if others else []
     return None if value is None else tuple(p if p == "given" else found.pop(0) for p in parts)
+
+
+def runs_option(command: Any) -> Any:
+    """`--run`: which runs of the store."""
+    return click.option(
+        "--run",
+        "runs",
+        callback=names,
+        shell_complete=complete_runs,
+        default="*",
+        metavar="NAME,...",
+        help="Take these runs; a name may be a pattern, such as 'smollm*'. Default: every run.",
+    )(command)
+
+
+def sites_option(default: str | None = "*") -> Callable[[Any], Any]:
+    """`--site`: which sites of the runs. default: patterns; None: the command decides."""
+    said = {"*": "every site", None: "those that the metrics ask for"}.get(default, default)
+    return click.option(
+        "--site",
+        "--sites",
+        "sites",
+        callback=names,
+        shell_complete=complete_sites,
+        default=default,
+        metavar="NAME,...",
+        help=f"Take these sites, such as final,'block.*'. Default: {said}.",
+    )
 
 
 def executor_options(command: Any) -> Any:

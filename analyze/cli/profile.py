@@ -2,13 +2,30 @@
 
 import shlex
 import sys
+from collections.abc import Iterable
 from typing import Any, Final
 
 import click
 
-from lpp.analyze.cli.options import ERROR_SITES, executor_options, names, numbers, positions
+from lpp.analyze.cli.options import (
+    ERROR_SITES,
+    executor_options,
+    names,
+    numbers,
+    positions,
+    runs_option,
+    sites_option,
+)
+from lpp.store.commands.completion import complete_names
 from lpp.store.commands.console import debug_option, write_exact
 from lpp.store.commands.progress import progress
+
+
+def _every_metric() -> Iterable[str]:
+    from lpp.analyze.metrics.registry import METRICS
+
+    return METRICS
+
 
 AGGREGATIONS: Final = ("min", "max", "mean", "median")
 FINAL: Final = "final"
@@ -18,8 +35,8 @@ FINAL: Final = "final"
 @click.argument("store")
 @click.option("--context", "contexts", callback=numbers, metavar="N,...", help="Contexts.")
 @click.option("--prompts", callback=numbers, metavar="N,...", help="The first so many prompts.")
-@click.option("--site", "sites", callback=names, metavar="NAME,...", help="Sites, or all.")
-@click.option("--run", "runs", callback=names, metavar="NAME,...", help="Runs.", default="*")
+@sites_option(None)
+@runs_option
 @click.option("--entropy-by", type=click.Choice(AGGREGATIONS), default="min", show_default=True)
 @click.option("--rank-by", type=click.Choice(AGGREGATIONS), default="max", show_default=True)
 @click.option(
@@ -37,6 +54,7 @@ FINAL: Final = "final"
 @click.option(
     "--metrics",
     callback=names,
+    shell_complete=complete_names(_every_metric),
     metavar="NAME,...",
     default="paper",
     show_default=True,

@@ -5,7 +5,13 @@ from typing import Any
 
 import click
 
-from lpp.analyze.cli.options import ERROR_SITES, executor_options, names, numbers
+from lpp.analyze.cli.options import (
+    ERROR_SITES,
+    executor_options,
+    numbers,
+    runs_option,
+    sites_option,
+)
 from lpp.store.commands.console import debug_option, write_exact
 from lpp.store.commands.progress import progress
 
@@ -17,8 +23,8 @@ PARTS = ("grid", "agreement")
 @click.argument("store")
 @click.option("--context", "contexts", callback=numbers, metavar="N,...", help="Contexts.")
 @click.option("--prompts", callback=numbers, metavar="N,...", help="Numbers of prompts.")
-@click.option("--site", "sites", callback=names, metavar="NAME,...", help="Sites.", default="final")
-@click.option("--run", "runs", callback=names, metavar="NAME,...", help="Runs.", default="*")
+@sites_option("final")
+@runs_option
 @click.option(
     "--errors",
     type=click.Choice(ERROR_SITES),

@@ -58,7 +58,7 @@ class Comparison:
     is_nothing: bool
     verdicts: Sequence[Verdict] = ()
     document: Mapping[str, Any] = field(repr=False)
-    """`Drift.document`."""
+    """`Drift.document`, and `items`."""
 
 
 def diff_against(
@@ -156,8 +156,10 @@ def against(
     return Against(base=of_base, pairs=pairs, left_out=left_out)
 
 
-def compared(found: Drift, verdicts: Sequence[Verdict] = ()) -> Comparison:
-    """What is kept of `found`."""
+def compared(
+    found: Drift, verdicts: Sequence[Verdict] = (), items: Sequence[Mapping[str, Any]] = ()
+) -> Comparison:
+    """What is kept of `found`; items: a document for each task that both runs were asked."""
     return Comparison(
         a=found.pair.a.run.id,
         b=found.pair.b.run.id,
@@ -168,7 +170,7 @@ def compared(found: Drift, verdicts: Sequence[Verdict] = ()) -> Comparison:
         no_logits=found.no_logits,
         is_nothing=found.is_nothing,
         verdicts=verdicts,
-        document=found.document(),
+        document={**found.document(), "items": list(items)},
     )
 
 

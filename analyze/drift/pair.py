@@ -17,7 +17,7 @@ from lpp.analyze.runs.comparable import n_shared
 from lpp.analyze.runs.incomplete import incomplete
 from lpp.analyze.runs.keys import RunView, Url
 from lpp.analyze.runs.moments_held import listed_numbers
-from lpp.analyze.runs.select import run_named
+from lpp.analyze.runs.select import run_named, store_and_run
 from lpp.analyze.runs.token_files import read_tokens
 from lpp.store.errors import ErrorKind, FormatError, InputError
 from lpp.store.format.commit_record import HeadRecord
@@ -117,7 +117,8 @@ class Pair:
 
 def _statistics(view: RunView, pair: Pair) -> pl.DataFrame:
     wanted = pl.col("prompt_id") < pair.n_prompts
-    wanted &= ~pl.col("prompt_id").is_in(np.flatnonzero(pair.lengths == 0).tolist())
+    branches = np.flatnonzero(view.run.branch_of >= 0)
+    wanted &= ~pl.col("prompt_id").is_in(np.union1d(pair.left_out, branches).tolist())
     files = zip(view.run.shards, view.run.tokens_files(), strict=True)
     return pl.concat(
         read_tokens(file, [*KEYS, *STORED]).filter(wanted)
@@ -156,8 +157,7 @@ def run_of(store: Url, name: str) -> RunView:
     store: where a run is looked for whose name says no store. Raises InputError for a name that no
     run bears, or several.
     """
-    place, separator, run = name.rpartition("::")
-    return run_named(place if separator and place else store, run)
+    return run_named(*store_and_run(store, name))
 
 
 def pair_of(a: Run, b: Run, prompts: int | None = None) -> Pair:

@@ -27,6 +27,7 @@ from lpp.analyze.numerics.logit_drift import DIVERGENCES, EVERYTHING, Columns
 from lpp.analyze.runs.cells import GROUPS, Integers
 from lpp.store.commands.progress import SILENT, Progress
 from lpp.store.errors import ErrorKind, InputError
+from lpp.store.format.commit_record import checksum
 from lpp.store.format.schedule import group_boundaries
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "Summary",
     "compared_tokens",
     "computed_tokens",
+    "drift_at",
     "prediction_drift",
     "summarize_tokens",
     "token_drift",
@@ -96,29 +98,39 @@ def token_drift(
             "later. Skip fewer.",
             kind=ErrorKind.INVALID_VALUE,
         )
-    draw: tuple[int, ...] = ()
+    draw: tuple[object, ...] = ()
     if tokens is not None and tokens < len(some):
         frame = some.filter(_drawn(some, tokens, seed))
         draw = (tokens, seed, first_position)
     else:
         frame = pair.statistics
-    names = EVERYTHING.intersection(only)
-    found: Columns = {}
-    if pair.no_logits is not None or not names:
-        progress.advance(len(frame))
-        if "flip" in names:
-            flips = frame["top1_id_a"] != frame["top1_id_b"]
-            frame = frame.with_columns(flips.alias("flip"))
-    else:
-        who = executor or LocalExecutor(jobs)
-        found = _from_logits(pair, frame, names, draw, executor=who, progress=progress)
-    computed = frame.with_columns(pl.Series(name, values) for name, values in found.items())
-    absent = [
-        pl.lit(None, dtype=kind).alias(name)
-        for name, kind in SCHEMA.items()
-        if name not in computed.columns
-    ]
-    return computed.with_columns(absent).filter(wanted).select(SCHEMA.names()).cast(SCHEMA)
+    who = executor or LocalExecutor(jobs)
+    computed = _computed(pair, frame, only, draw, executor=who, progress=progress)
+    return computed.filter(wanted)
+
+
+def drift_at(
+    pair: Pair,
+    chosen: pl.DataFrame,
+    *,
+    only: Collection[str] = EVERYTHING,
+    jobs: int | None = None,
+    executor: Executor | None = None,
+    progress: Progress = SILENT,
+) -> pl.DataFrame:
+    """What changed after each of the tokens `chosen`, in order: columns `SCHEMA`.
+
+    chosen: columns prompt_id and position; tokens that the pair does not compare are left out.
+    Other arguments and errors, and what is kept: as for a draw of `token_drift`.
+    """
+    keys = KEYS[:2]
+    frame = pair.statistics.join(chosen, on=keys, how="semi", maintain_order="left")
+    if not len(frame):
+        return pl.DataFrame(schema=SCHEMA)
+    tokens = frame.select(keys).to_numpy().tobytes()
+    who = executor or LocalExecutor(jobs)
+    draw = ("chosen", checksum(tokens))
+    return _computed(pair, frame, only, draw, executor=who, progress=progress)
 
 
 def compared_tokens(pair: Pair, *, first_position: int = 0, tokens: int | None = None) -> int:
@@ -133,11 +145,41 @@ def computed_tokens(pair: Pair, *, first_position: int = 0, tokens: int | None =
     return tokens if tokens is not None and drawn else pair.n_tokens()
 
 
+def _computed(
+    pair: Pair,
+    frame: pl.DataFrame,
+    only: Collection[str],
+    draw: tuple[object, ...],
+    *,
+    executor: Executor,
+    progress: Progress,
+) -> pl.DataFrame:
+    """`SCHEMA` of the tokens of `frame`, one or more of `Pair.statistics`; draw: what names them
+    where they are not all.
+    """
+    names = EVERYTHING.intersection(only)
+    found: Columns = {}
+    if pair.no_logits is not None or not names:
+        progress.advance(len(frame))
+        if "flip" in names:
+            flips = frame["top1_id_a"] != frame["top1_id_b"]
+            frame = frame.with_columns(flips.alias("flip"))
+    else:
+        found = _from_logits(pair, frame, names, draw, executor=executor, progress=progress)
+    computed = frame.with_columns(pl.Series(name, values) for name, values in found.items())
+    absent = [
+        pl.lit(None, dtype=kind).alias(name)
+        for name, kind in SCHEMA.items()
+        if name not in computed.columns
+    ]
+    return computed.with_columns(absent).select(SCHEMA.names()).cast(SCHEMA)
+
+
 def _from_logits(
     pair: Pair,
     frame: pl.DataFrame,
     names: Collection[str],
-    draw: tuple[int, ...],
+    draw: tuple[object, ...],
     *,
     executor: Executor,
     progress: Progress,

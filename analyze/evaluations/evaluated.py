@@ -25,6 +25,7 @@ item's log-likelihoods is of that."""
 SCHEMA: Final = pl.Schema(
     {
         "item": pl.Int32(),
+        "doc_sha256": pl.String(),
         "item_group": pl.String(),
         "right": pl.Boolean(),
         "prompt_id": pl.Int32(),
@@ -42,7 +43,7 @@ SCHEMA: Final = pl.Schema(
 answer after it. question: position of the question's first token. answer: position that predicts
 the answer's first token, the last one before it. length, gold_length: tokens of the chosen and of
 the gold answer. first_tokens: of each answer, null where its prompt was set aside. logprobs: ln p
-of each answer, in nats."""
+of each answer, in nats. doc_sha256: of the item's document."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,6 +178,7 @@ def _row(
     gold = None if one["gold"] is None else given[one["gold"]]
     return {
         "item": one["item"],
+        "doc_sha256": one["doc_sha256"],
         "item_group": one["item_group"],
         "right": one["correct"],
         "prompt_id": answer.prompt_id,

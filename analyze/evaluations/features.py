@@ -16,9 +16,9 @@ from lpp.analyze.metrics.tokens import TOKEN_EXPRESSIONS
 from lpp.analyze.numerics.moments import Floats
 from lpp.analyze.runs.token_files import read_tokens
 
-Role = Literal["baseline", "statistic", "gold", "rows"]
+Role = Literal["baseline", "statistic", "gold", "rows", "drift"]
 """baseline: says nothing of what the model computed, a feature has to tell more than it. gold: uses
-the right answer. rows: of the rows of a site."""
+the right answer. rows: of the rows of a site. drift: how far a second run is from the first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,6 +197,13 @@ COVARIATES: Final = ("answer_length", "chosen_logprob")
 WITHOUT_PARTIAL: Final = (*COVARIATES, "chosen_logprob_token")
 """Functions of the covariates: what a regression leaves of them is its misfit."""
 
+AT_ANSWER: Final = pl.col("position") == pl.col("answer")
+IN_QUESTION: Final = (pl.col("position") >= pl.col("first")) & (
+    pl.col("position") < pl.col("answer")
+)
+"""Whether a token lies at the answer's position, or at one of the question's; beside
+`question_spans`."""
+
 _STATISTICS: Final = ("entropy", "margin", "varentropy", "next_logprob")
 
 
@@ -222,26 +229,36 @@ def item_features(items: EvaluatedItems, *, first_position: int = 0) -> dict[str
             "question_length": _floats(table["answer"] - table["question"] + 1),
             "chosen_logprob": chosen,
             "chosen_logprob_token": chosen / length,
-            "chosen_share": np.array([_share(some) for some in logprobs]),
-            "answer_gap": np.array([_gap(some) for some in logprobs]),
+            "chosen_share": np.array([answer_share(some) for some in logprobs]),
+            "answer_gap": np.array([answer_gap(some) for some in logprobs]),
             "gold_logprob": of_gold,
             "gold_logprob_token": of_gold / gold,
         }
     return {**found, **_of_statistics(items, first_position)}
 
 
+def question_spans(items: EvaluatedItems, first_position: int) -> pl.DataFrame:
+    """Of each prompt that shows an item: prompt_id, the answer's position `answer`, and `first`,
+    `first_position` or later: the question's positions are those from `first` to before `answer`.
+    """
+    first = pl.max_horizontal("question", pl.lit(first_position))
+    return items.table.select("prompt_id", "answer", first=first).unique("prompt_id")
+
+
+def mean_of_all(value: pl.Expr) -> pl.Expr:
+    """Null where a value is missing."""
+    return pl.when(value.is_not_null().all()).then(value.mean())
+
+
 def _of_statistics(items: EvaluatedItems, first_position: int) -> Mapping[str, Floats]:
     """Features of the token statistics."""
-    wanted = items.table.select(
-        "prompt_id", "answer", first=pl.max_horizontal("question", pl.lit(first_position))
-    ).unique("prompt_id")
-    at_answer = pl.col("position") == pl.col("answer")
+    wanted = question_spans(items, first_position)
     entropy, margin = (pl.col(name).cast(pl.Float64).fill_nan(None) for name in _STATISTICS[:2])
     numbers = {
-        "answer_entropy": entropy.filter(at_answer).first(),
-        "answer_margin": margin.filter(at_answer).first(),
-        "question_entropy": _mean(entropy.filter(~at_answer)),
-        "question_margin": _mean(margin.filter(~at_answer)),
+        "answer_entropy": entropy.filter(AT_ANSWER).first(),
+        "answer_margin": margin.filter(AT_ANSWER).first(),
+        "question_entropy": mean_of_all(entropy.filter(~AT_ANSWER)),
+        "question_margin": mean_of_all(margin.filter(~AT_ANSWER)),
         "question_min_k": TOKEN_EXPRESSIONS["min_k"],
         "question_min_k_pp": TOKEN_EXPRESSIONS["min_k_pp"],
     }
@@ -251,8 +268,7 @@ def _of_statistics(items: EvaluatedItems, first_position: int) -> Mapping[str, F
         rows = read_tokens(file, ["prompt_id", "position", *_STATISTICS]).join(
             wanted, on="prompt_id", maintain_order="left"
         )
-        inside = (pl.col("position") >= pl.col("first")) & (pl.col("position") < pl.col("answer"))
-        some = rows.filter(inside | at_answer)
+        some = rows.filter(IN_QUESTION | AT_ANSWER)
         parts.append(
             some.group_by("prompt_id", maintain_order=True).agg(
                 value.alias(name) for name, value in numbers.items()
@@ -264,25 +280,23 @@ def _of_statistics(items: EvaluatedItems, first_position: int) -> Mapping[str, F
     return {name: _floats(found[name]) for name in numbers}
 
 
-def _mean(value: pl.Expr) -> pl.Expr:
-    """Null where a value is missing."""
-    return pl.when(value.is_not_null().all()).then(value.mean())
-
-
 def _floats(column: pl.Series) -> Floats:
     values: Floats = column.cast(pl.Float64).fill_null(float("nan")).to_numpy()
     return values
 
 
-def _share(logprobs: Floats) -> float:
-    """The largest of the softmax; NaN for one answer, which has nothing beside it."""
+def answer_share(logprobs: Floats) -> float:
+    """`chosen_share` of an item: the largest of the softmax of its answers' ln p; NaN for one
+    answer, which has nothing beside it.
+    """
     most = logprobs.max()
     if len(logprobs) < 2 or not np.isfinite(most):
         return float("nan")
     return float(1 / np.exp(logprobs - most).sum())
 
 
-def _gap(logprobs: Floats) -> float:
+def answer_gap(logprobs: Floats) -> float:
+    """`answer_gap` of an item, from its answers' ln p; NaN for one answer."""
     if len(logprobs) < 2:
         return float("nan")
     second, first = np.sort(logprobs)[-2:]

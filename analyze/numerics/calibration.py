@@ -20,6 +20,9 @@ RESAMPLES: Final = 1000
 
 COVERAGES: Final = tuple(k / 10 for k in range(1, 11))
 
+POINTS: Final = 200
+"""Points of a curve of risk against coverage, at most."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReliabilityRow:
@@ -30,6 +33,8 @@ class ReliabilityRow:
     """Mean over its items."""
     accuracy: float
     """Share of them that is right."""
+    interval: tuple[float, float]
+    """95 % of that share."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +61,9 @@ class RiskCoverage:
 
     rows: tuple[tuple[float, float], ...]
     """(coverage, risk) for each of `COVERAGES`."""
+    curve: tuple[tuple[int, float], ...]
+    """(k, risk of the k most confident items) for k = 1 to n; `POINTS` at even distances where n is
+    more."""
     area: float
     """Mean risk over all coverages k / n: smaller is better."""
     best: float
@@ -96,14 +104,7 @@ def calibration(
     high = min(float(np.quantile(drawn, (1 + CONFIDENCE) / 2)), 1.0)
     by_chance = float(np.quantile(null, CONFIDENCE))
     least = 0.0 if ece <= by_chance else max(2 * ece - high, 0.0)
-    rows = [
-        ReliabilityRow(
-            n=int((which == b).sum()),
-            confidence=float(confidence[which == b].mean()),
-            accuracy=float(right[which == b].mean()),
-        )
-        for b in np.unique(which)
-    ]
+    rows = [_bin(confidence[which == b], right[which == b]) for b in np.unique(which)]
     return Calibration(
         ece=ece,
         interval=(least, max(high, ece)),
@@ -112,6 +113,17 @@ def calibration(
         accuracy=float(right.mean()),
         reliability=tuple(rows),
     )
+
+
+def proportion_interval(successes: int, n: int, /) -> tuple[float, float]:
+    """Wilson's 95 % interval of a proportion, from 0 to 1. n >= 1. Wilson 1927.
+
+    >>> low, high = proportion_interval(5, 10)
+    >>> round(low, 4), round(high, 4)
+    (0.2366, 0.7634)
+    """
+    found = stats.binomtest(successes, n).proportion_ci(CONFIDENCE, method="wilson")
+    return float(found.low), float(found.high)
 
 
 def mass_bins(confidence: Floats, bins: int, /) -> Codes:
@@ -142,11 +154,23 @@ def risk_coverage(confidence: Floats, right: Flags, /) -> RiskCoverage:
     answered = np.arange(n + 1) / n
     wrong_so_far = np.append(0.0, risks * np.arange(1, n + 1))
     rows = [(c, float(np.interp(c, answered, wrong_so_far)) / (n * c)) for c in COVERAGES]
+    most = np.unique(np.linspace(1, n, min(n, POINTS)).round().astype(int)).tolist()
     return RiskCoverage(
         rows=tuple(rows),
+        curve=tuple((k, float(risks[k - 1])) for k in most),
         area=float(risks.mean()),
         best=float(_risks(wrong, -wrong).mean()),
         random=float(wrong.mean()),
+    )
+
+
+def _bin(confidence: Floats, right: Flags) -> ReliabilityRow:
+    n, n_right = len(right), int(right.sum())
+    return ReliabilityRow(
+        n=n,
+        confidence=float(confidence.mean()),
+        accuracy=n_right / n,
+        interval=proportion_interval(n_right, n),
     )
 
 

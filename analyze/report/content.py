@@ -7,20 +7,13 @@ from typing import Final
 import polars as pl
 
 from lpp.analyze.benchmarks import correlations
+from lpp.analyze.evaluations import tables as item_flags
+from lpp.analyze.report import drift, items
 from lpp.analyze.report.answers import Answer, Answers, ask
 from lpp.analyze.report.charts import ChartView, charts, eigenvalues
-from lpp.analyze.report.drift import (
-    LEAD,
-    SECTION,
-    TABLES,
-    TITLE,
-    drift_charts,
-    drift_findings,
-    position_answer,
-    token_answer,
-)
 from lpp.analyze.report.drift_queries import DRIFT_POSITIONS, DRIFT_QUERIES, DRIFT_TOKENS
 from lpp.analyze.report.findings import findings
+from lpp.analyze.report.item_queries import ITEM_EVALUATED, ITEM_MISTAKES, ITEM_QUERIES
 from lpp.analyze.report.provenance import Origin, origin
 from lpp.analyze.report.queries import EIGENVALUES, PLANS, QUERIES, SURPRISES, whole
 from lpp.analyze.report.surprises import surprises
@@ -92,7 +85,7 @@ OUTLINE: Final = (
         "same prompts at one site, context and number of prompts.",
         ("training",),
     ),
-    _Outline(SECTION, TITLE, LEAD, TABLES),
+    _Outline(drift.SECTION, drift.TITLE, drift.LEAD, drift.TABLES),
     _Outline(
         "depth",
         "Where in depth",
@@ -113,6 +106,7 @@ OUTLINE: Final = (
         "instead. A token is its id where the store has no vocabulary of the tokenizer.",
         ("surprises",),
     ),
+    _Outline(items.SECTION, items.TITLE, items.LEAD, items.TABLES),
     _Outline(
         "benchmarks",
         "How it relates to benchmarks",
@@ -131,7 +125,7 @@ OUTLINE: Final = (
 """The order in which a reader asks."""
 
 
-_ONLY_DRAWN: Final = ("training", SECTION)
+_ONLY_DRAWN: Final = ("training", drift.SECTION)
 """Sections that are there only with a chart."""
 
 
@@ -141,49 +135,63 @@ def report(url: str, *, progress: Progress = SILENT) -> Report:
     Raises FormatError for what is not a store, ConflictError(IN_USE) beside a writer,
     MachineError(NO_PACKAGE) without the charts' library.
     """
-    answers = ask(url, (*QUERIES, *DRIFT_QUERIES))
+    answers = ask(url, (*QUERIES, *DRIFT_QUERIES, *ITEM_QUERIES))
     progress.advance()
     progress.note("tables read")
     answers[EIGENVALUES.name] = eigenvalues(url)
     progress.advance()
     progress.note("spectra read")
     answers[SURPRISES.name] = surprises(url)
-    answers[DRIFT_POSITIONS.name] = position_answer(url, answers)
-    answers[DRIFT_TOKENS.name] = token_answer(url, answers)
+    answers[DRIFT_POSITIONS.name] = drift.position_answer(url, answers)
+    answers[DRIFT_TOKENS.name] = drift.token_answer(url, answers)
+    answers[ITEM_EVALUATED.name] = items.evaluated_answer(url)
+    answers[ITEM_MISTAKES.name] = items.mistake_answer(url, answers)
     progress.advance()
     progress.note("surprises read")
     source = origin(url, answers[PLANS.name].frame)
     progress.advance()
     progress.note("provenance read")
+    drawn = [*charts(answers), *drift.drift_charts(answers), *items.item_charts(answers)]
     return Report(
         title="Latent performance profiles",
         about=("Store ", Code(url)),
         store=url,
-        findings=(*findings(answers), *drift_findings(answers)),
-        sections=tuple(_sections(answers, [*charts(answers), *drift_charts(answers)], source)),
+        findings=(
+            *findings(answers),
+            *drift.drift_findings(answers),
+            *items.item_findings(answers),
+        ),
+        sections=tuple(_sections(url, answers, drawn, source)),
         flags=explained(answers),
         saved=tuple(saved_queries().values()),
         origin=source,
     )
 
 
-def _sections(answers: Answers, drawn: Sequence[ChartView], source: Origin) -> Iterator[Section]:
+def _sections(
+    url: str, answers: Answers, drawn: Sequence[ChartView], source: Origin
+) -> Iterator[Section]:
     for outline in OUTLINE:
+        if outline.name == items.SECTION and not items.has_items(answers):
+            continue
         if outline.name in _ONLY_DRAWN and not any(c.section == outline.name for c in drawn):
             continue  # most stores have no series
         # pairs without a common setting: no table of them is the rule
-        shown = [name for name in outline.queries if name != "apart" or answers[name].frame.height]
+        rare = ("apart", *items.TABLES, *(["flags"] if _unflagged(answers) else []))
+        shown = [name for name in outline.queries if name not in rare or answers[name].frame.height]
         yield Section(
             outline.name,
             outline.title,
             outline.lead,
             tuple(chart for chart in drawn if chart.section == outline.name),
             tuple(answers[name] for name in shown),
-            tuple(_notes(outline.name, answers, source)),
+            tuple(_notes(outline.name, url, answers, source)),
         )
 
 
-def _notes(section: str, answers: Answers, source: Origin) -> Iterator[Sentence]:
+def _notes(section: str, url: str, answers: Answers, source: Origin) -> Iterator[Sentence]:
+    if section == items.SECTION:
+        yield from items.not_analysed(answers, url)
     if section == "models":
         for run in source.unprofiled:
             yield (Code(run), " is in the store and not in its profiles: lpp-analyze profile.")
@@ -197,6 +205,8 @@ def _notes(section: str, answers: Answers, source: Origin) -> Iterator[Sentence]
                     ": its spectrum at final is not in the analysis cache: lpp-analyze profile.",
                 )
     if section == "distrust":
+        if _unflagged(answers):
+            yield ("No number of this database carries a flag.",)
         profiles = answers[whole("profiles").name].frame
         sets = _prompt_sets(profiles) if profiles.width else 0
         if sets > 1:
@@ -209,6 +219,13 @@ def _notes(section: str, answers: Answers, source: Origin) -> Iterator[Sentence]
         for one in source.runs:
             if one.problem:
                 yield (Code(one.run), f": {one.problem}.")
+
+
+def _unflagged(answers: Answers) -> bool:
+    """Whether there are profiles, and none of any number's flags holds."""
+    flagged = answers["flags"]
+    profiles = answers[whole("profiles").name].frame
+    return flagged.fault is None and flagged.frame.is_empty() and not profiles.is_empty()
 
 
 def _sinks(layers: pl.DataFrame) -> Iterator[Sentence]:
@@ -246,7 +263,7 @@ def _set_aside(runs: pl.DataFrame) -> Iterator[Sentence]:
 
 def explained(answers: Answers) -> Mapping[str, str]:
     """Flags that any table carries, sorted, with their meanings."""
-    known = {**correlations.MEANING, **flags.MEANING}
+    known = {**correlations.MEANING, **flags.MEANING, **item_flags.MEANING}
     found = {
         flag
         for answer in answers.values()

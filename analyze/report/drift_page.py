@@ -11,7 +11,7 @@ from lpp.analyze.drift.drift import Drift
 from lpp.analyze.drift.gate import Verdict
 from lpp.analyze.drift.tables import drift_tables, stores
 from lpp.analyze.drift.worst import order_of, worst_tokens
-from lpp.analyze.report.answers import Answer, Answers, answer, empty_tables
+from lpp.analyze.report.answers import Answer, Answers
 from lpp.analyze.report.content import Report, Section, explained
 from lpp.analyze.report.drift import drift_charts, drift_findings, positions_of
 from lpp.analyze.report.drift_queries import (
@@ -23,11 +23,11 @@ from lpp.analyze.report.drift_queries import (
     DRIFT_TOKENS,
 )
 from lpp.analyze.report.html import as_html
+from lpp.analyze.report.page import answers_of, without
 from lpp.analyze.report.provenance import origin_of
 from lpp.analyze.report.queries import Query
 from lpp.analyze.report.surprises import shown_words
 from lpp.analyze.report.words import Code, Sentence
-from lpp.analyze.tables.database import as_tables
 from lpp.analyze.text.drift import what_was_compared
 
 GATE: Final = Query(
@@ -132,12 +132,7 @@ def drift_page(found: Drift, verdicts: Sequence[Verdict] = ()) -> str:
 
 def _answers(found: Drift, verdicts: Sequence[Verdict]) -> Answers:
     """What the report asks its database, of the tables of this comparison alone."""
-    with empty_tables() as connection:
-        for name, rows in as_tables(drift_tables(found)).items():
-            connection.register("incoming", rows)
-            connection.execute(f"INSERT INTO {name} FROM incoming")
-            connection.unregister("incoming")
-        answers = {query.name: answer(connection, query) for query in DRIFT_QUERIES}
+    answers = answers_of(drift_tables(found), DRIFT_QUERIES)
     pair = found.pair.a.run.id, found.pair.b.run.id
     answers[DRIFT_POSITIONS.name] = positions_of({pair: lambda: found.tokens})
     answers[DRIFT_TOKENS.name] = Answer(
@@ -181,14 +176,8 @@ def _gate(verdicts: Sequence[Verdict]) -> pl.DataFrame:
 
 def _shown(one: Answer, found: Drift) -> Answer:
     """An answer without what is the same in every row, and the Python that gives its rows."""
-    query = one.query
     same = _OF_THE_PAGE if found.seed is not None else (*_OF_THE_PAGE, "n_drawn")
-    key = tuple(name for name in query.key if name not in same)
-    text = f"{_call(found)}\n{_CODE[query.name]}"
-    return Answer(
-        replace(query, key=key, sql=text, language="Python"),
-        one.frame.drop(same, strict=False),
-    )
+    return without(one, same, f"{_call(found)}\n{_CODE[one.query.name]}")
 
 
 def _call(found: Drift) -> str:

@@ -11,7 +11,15 @@ from lpp.analyze.report.tables import Cell, Shown, TableView
 from lpp.analyze.report.words import Code, Sentence
 from lpp.analyze.text.markdown import code, escaped, row
 
-TABLES: Final = ("runs", "profiles", "training", "drift", "hourglass", "correlations")
+TABLES: Final = (
+    "runs",
+    "profiles",
+    "training",
+    "drift",
+    "hourglass",
+    "item-analyses",
+    "correlations",
+)
 """Tables of the summary; the page has all."""
 
 ROWS: Final = 40

@@ -41,6 +41,8 @@ class Query:
     """What computes the rows where there are none; STORE stands for the store."""
     language: Literal["SQL", "Python"] = "SQL"
     """Of `sql`: eigenvalues are no table of the database."""
+    folded: bool = False
+    """Whether the page shows the table on demand, however short it is."""
 
 
 def with_intervals(names: tuple[str, ...], *, prefixes: bool = False) -> str:
@@ -220,6 +222,7 @@ PUBLISHED: Final = Query(
 
 _FLAGGED: Final = (
     ("profiles", "run"),
+    ("site_profiles", "run"),
     ("layers", "run"),
     ("sensitivity", "run"),
     ("metrics", "run"),

@@ -141,13 +141,18 @@
     }
 
     cell(column, row, place) {
-      if (place === 0) return element("th", { scope: "row", textContent: text(column, row) });
+      if (place === 0) {
+        return element("th", { scope: "row", className: column.kind, textContent: text(column, row) });
+      }
       if (column.kind === "flags") {
         const badges = [column.words[column.codes[row]] ?? []].flat().flatMap((flag) => [
           element("a", { className: "badge", href: `#flag-${flag}`, textContent: flag }), " "]);
         return element("td", { className: "flags" }, ...badges);
       }
-      if (column.kind !== "number") return element("td", { textContent: text(column, row) });
+      if (column.kind !== "number") {
+        const className = column.kind === "words" ? "words" : "";
+        return element("td", { className, textContent: text(column, row) });
+      }
       const link = element("a", { className: "value", tabIndex: -1, textContent: text(column, row) });
       link.href = `#sql-${this.name}`;
       link.addEventListener("click", (event) => { event.preventDefault(); ask(this, row, column); });

@@ -18,6 +18,9 @@ MOST_TOKENS: Final = 5_000_000
 WORDS: Final = ("token", "expected", "came", "expected_a", "expected_b")
 """Columns of tokens in words."""
 
+TEXTS: Final = ("text_so_far", "question", "chosen_answer", "gold_answer")
+"""Columns of several tokens in words."""
+
 
 def surprises(url: str) -> Answer:
     """What surprised each model; the tokens in words."""
@@ -44,10 +47,14 @@ def in_words(url: str, query: Query, saved: str) -> Answer:
 
 
 def shown_words(frame: pl.DataFrame) -> pl.DataFrame:
-    """`frame` with spaces and controls that can be seen; spaces within a text stay spaces."""
+    """`frame` with spaces and controls that can be seen; within a text spaces stay spaces, and a
+    line's end is ↵.
+    """
     words = [name for name in WORDS if name in frame.columns]
     shown = [pl.col(name).map_elements(token, return_dtype=pl.String) for name in words]
-    if "text_so_far" in frame.columns:
-        text = pl.col("text_so_far").map_elements(token, return_dtype=pl.String)
-        shown.append(text.str.replace_all("␣", " "))
+    for name in TEXTS:
+        if name in frame.columns:
+            text = pl.col(name).map_elements(token, return_dtype=pl.String)
+            text = text.str.replace_all("␣", " ").str.replace_all("\\n", " ↵ ", literal=True)
+            shown.append(text)
     return frame.with_columns(shown)

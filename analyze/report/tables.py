@@ -19,7 +19,10 @@ from lpp.analyze.report.words import DIGITS, MISSING, label, number
 FIRST_ROWS: Final = 25
 """Rows of a page of a table; the first page is in the HTML, so it is there without scripts."""
 
-Kind = Literal["number", "text", "flags", "list"]
+Kind = Literal["number", "text", "words", "flags", "list"]
+
+PROSE: Final = ("question", "text_so_far")
+"""Columns of text that is read: they are wider."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +122,7 @@ class Cell:
             return cls("", flags=(value,) if isinstance(value, str) else tuple(value or ()))
         if column.kind == "list":
             return cls(", ".join(map(str, value or ())))
-        if column.kind == "text":
+        if column.kind in ("text", "words"):
             return cls(MISSING if value is None else str(value))
         more = []
         if column.low and column.high and row[column.low] is not None:
@@ -138,7 +141,9 @@ def _kind(name: str, dtype: pl.DataType) -> Kind:
         return "flags"
     if isinstance(dtype, pl.List):
         return "list"
-    return "number" if dtype.is_numeric() or dtype == pl.Boolean else "text"
+    if dtype.is_numeric() or dtype == pl.Boolean:
+        return "number"
+    return "words" if name in PROSE else "text"
 
 
 def _packed(column: pl.Series, kind: Kind) -> dict[str, Any]:

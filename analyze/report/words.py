@@ -65,17 +65,20 @@ def number(value: float | bool | None) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
+_ABBREVIATED: Final = {"auroc": "AUROC", "ece": "ECE"}
+
+
 def label(column: str) -> str:
     """A column's name as a heading.
 
-    >>> label("participation_ratio_norm"), label("n_tokens"), label("value_a")
-    ('participation ratio / bound', 'tokens', 'value a')
+    >>> label("participation_ratio_norm"), label("n_tokens"), label("within_auroc")
+    ('participation ratio / bound', 'tokens', 'within AUROC')
     """
     name = column.removeprefix("n_")
     if name.endswith("_norm"):
         over = "ln V" if name.startswith("entropy") else "bound"
         return f"{name.removesuffix('_norm').replace('_', ' ')} / {over}"
-    return name.replace("_", " ")
+    return " ".join(_ABBREVIATED.get(word, word) for word in name.split("_"))
 
 
 def listed(words: list[str], last: str = "and") -> str:

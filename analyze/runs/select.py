@@ -114,6 +114,16 @@ def run_named(url: Url, name: str) -> RunView:
     return every[found[0]]
 
 
+def store_and_run(store: Url, name: str) -> tuple[Url, str]:
+    """Where a run is looked for, and by what name: `STORE::RUN`, or a name alone of `store`.
+
+    >>> store_and_run("./lpp", "base"), store_and_run("./lpp", "./other::base")
+    (('./lpp', 'base'), ('./other', 'base'))
+    """
+    place, separator, run = name.rpartition("::")
+    return (place if separator and place else store), run
+
+
 def no_runs(url: Url) -> InputError:
     """What a store without a run is answered."""
     return InputError(

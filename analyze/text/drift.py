@@ -48,9 +48,11 @@ _HEADS: Final[Mapping[str, str]] = {
 _NOTHING: Final = "Every difference is exactly 0."
 
 
-def as_json(drift: Drift, verdicts: Sequence[Verdict] = ()) -> str:
-    """Everything but the tokens, for programs."""
-    return text.as_json(with_gate(drift.document(), verdicts))
+def as_json(
+    drift: Drift, verdicts: Sequence[Verdict] = (), items: Sequence[Mapping[str, Any]] = ()
+) -> str:
+    """Everything but the tokens, for programs; items: as of `compared`."""
+    return text.as_json({**with_gate(drift.document(), verdicts), "items": list(items)})
 
 
 def with_gate(document: Mapping[str, Any], verdicts: Sequence[Verdict]) -> dict[str, Any]:

@@ -8,10 +8,12 @@ from lpp.capture.cli.probe import probe
 from lpp.capture.cli.repair import repair
 from lpp.capture.cli.run import run
 from lpp.capture.cli.status import status
-from lpp.store.commands.console import LppGroup
+from lpp.store.commands.console import LppGroup, debug_option, version_option
 
 
-@click.group(cls=LppGroup, context_settings={"max_content_width": 80})
+@click.group(cls=LppGroup)
+@version_option
+@debug_option
 def main() -> None:
     """Run a model once, store its activations, analyse them later without it.
 

@@ -3,11 +3,13 @@
 import difflib
 import functools
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Final
 
 from lpp.capture.evaluation.cloze import PACKAGED_TASKS
 from lpp.capture.evaluation.declared import declared_by
+from lpp.capture.evaluation.documents import asks_hub, hub_or_cache
 from lpp.capture.probes.items import ITEM_SEED, TASKS
 from lpp.store.errors import ErrorKind, InputError, first_line
 
@@ -76,9 +78,11 @@ def _loaded(name: str, metadata: dict[str, Any]) -> Iterator[Any]:
         manager = TaskManager(metadata=metadata) if metadata else _all_tasks()
         if name not in manager.all_tasks:
             raise _unknown(name, manager.all_tasks)
+    remote = asks_hub(path) if path.exists() else True
     for one in wanted:
         try:
-            loaded: Any = manager.load([one])
+            with hub_or_cache() if remote else nullcontext():
+                loaded: Any = manager.load([one])
         except Exception as error:  # of any kind: a task is YAML, a data set and Python of its own
             raise _not_loaded(one, error) from error
         if loaded["groups"]:
@@ -138,10 +142,18 @@ def _unknown(name: str, known: Sequence[str]) -> InputError:
 
 
 def _not_loaded(name: str, error: Exception) -> InputError:
+    if isinstance(error, ConnectionError):  # that of data sets, and of what it calls
+        return InputError(
+            f"--tasks {name}: its documents cannot be loaded. They are not in the cache, and the "
+            f"hub was not reached ({first_line(error)}). Run the command once with a network and "
+            "without HF_HUB_OFFLINE; the cache (HF_HOME) may then be copied. --tasks pydoc_cloze "
+            "needs no download.",
+            kind=ErrorKind.NOT_FOUND,
+        )
     return InputError(
-        f"--tasks {name}: cannot be loaded ({type(error).__name__}: {first_line(error)}). Its "
-        "documents may have to be downloaded once, which needs the network; files of a local task "
-        "are looked for from the folder of the command.",
+        f"--tasks {name}: cannot be loaded ({type(error).__name__}: {first_line(error)}). Correct "
+        "what its YAML file names: documents, split, fields, metrics, filters. Files are looked "
+        "for from the folder of the command; --debug shows where loading failed.",
         kind=ErrorKind.NOT_FOUND,
     )
 

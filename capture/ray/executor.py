@@ -34,7 +34,7 @@ from lpp.capture.plan.request import CaptureRequest
 from lpp.capture.ray.actor import HandResult, Loaded, remote_actor
 from lpp.store import Run, create_store
 from lpp.store.commands.cluster import cluster, task_error
-from lpp.store.commands.progress import SILENT, Progress, progress
+from lpp.store.commands.progress import SILENT, Progress, progress, say
 from lpp.store.errors import ConflictError, ErrorKind, InputError, MachineError, first_line
 from lpp.store.format.keys import RUNS_KEY, SHARDS_KEY
 from lpp.store.format.plan import differences
@@ -311,7 +311,7 @@ class _Pool:
                 kind=ErrorKind.ENGINE_DIED,
             )
         doing = "while it loaded" if hand is None else f"with {len(hand)} shards"
-        lines.note(f"a worker died {doing}; another is asked for ({why})")
+        say(f"a worker died {doing}; another is asked for ({why})")
         self._start()
 
 
@@ -342,7 +342,7 @@ def _capture(pool: _Pool, run: Run, part: Part, grace: float | None) -> Outcome:
             if pool.at_work:
                 lonely = time.monotonic()
             elif time.monotonic() - lonely > LONELY_SECONDS:
-                lines.note("no worker is ready; see `ray status` for what the cluster lacks")
+                say("no worker is ready; see `ray status` for what the cluster lacks")
                 lonely = time.monotonic()
             for hand, found in pool.turn(lines):
                 if found is None:

@@ -17,9 +17,10 @@ from lpp.sql.confinement.connection_lock import Access
 from lpp.sql.confinement.temporary import misread, temporary_folder
 from lpp.sql.database.connect import connect_with
 from lpp.sql.place import store_root
-from lpp.sql.queries.saved import saved_query
+from lpp.sql.queries.saved import saved_queries, saved_query
 from lpp.sql.schema import VIEWS, reference
-from lpp.store.commands.console import LppCommand, debug_option
+from lpp.store.commands.completion import complete_names
+from lpp.store.commands.console import LppCommand, debug_option, version_option
 from lpp.store.errors import ErrorKind, InputError
 
 FORMATS: Final = ("table", "csv", "json", "parquet")
@@ -35,7 +36,8 @@ def _size(_: click.Context, __: click.Parameter, text: str | None) -> str | None
     return text
 
 
-@click.command(cls=LppCommand, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=LppCommand)
+@version_option
 @click.argument("store", required=False)
 @click.argument("sql", required=False)
 @click.option(
@@ -69,8 +71,19 @@ def _size(_: click.Context, __: click.Parameter, text: str | None) -> str | None
     help="Most that SQL may spill to TMPDIR. Default: 10GiB, or half of the free disk.",
 )
 @click.option("--list", "list_", is_flag=True, help="Print the saved queries.")
-@click.option("--run", "name", metavar="NAME", help="Run a saved query in place of SQL.")
-@click.option("--show", metavar="NAME", help="Print the SQL of a saved query, to start from.")
+@click.option(
+    "--run",
+    "name",
+    metavar="NAME",
+    help="Run a saved query in place of SQL.",
+    shell_complete=complete_names(saved_queries),
+)
+@click.option(
+    "--show",
+    metavar="NAME",
+    shell_complete=complete_names(saved_queries),
+    help="Print the SQL of a saved query, to start from.",
+)
 @click.option("--schema", is_flag=True, help="Print tables, columns and units.")
 @click.option("--shell", is_flag=True, help="Open DuckDB's own shell on the tables.")
 @debug_option

@@ -1,7 +1,8 @@
 -- Which wrong answers was each model most sure of?
 -- Read: the ten wrong items of each task with the largest confidence: the probability of the chosen
---   answer among the answers, or of the only one. The texts are of the prompts, the question's last
---   60 tokens; question is null where the database lacks the prompts: lpp-analyze profile STORE.
+--   answer among the answers, or of the only one; gold_share is that of the right answer. The
+--   texts are of the prompts, the question's last 60 tokens; question is null where the database
+--   lacks the prompts: lpp-analyze profile STORE.
 --   lpp-analyze items says whether confidence is calibrated.
 -- Empty: no item is wrong, or no model was evaluated: lpp-capture eval --tasks TASK --store STORE
 WITH asked AS (  -- where lpp-capture eval asked for each answer twice, the first half counts
@@ -69,7 +70,10 @@ SELECT
   chosen_words.answer AS chosen,
   gold_words.answer AS gold,
   format('{:.4g}', logprobs[mistakes.chosen + 1])::DOUBLE AS chosen_logprob,
-  format('{:.4g}', logprobs[mistakes.gold + 1])::DOUBLE AS gold_logprob
+  format('{:.4g}', logprobs[mistakes.gold + 1])::DOUBLE AS gold_logprob,
+  format('{:.4g}', confidence * exp(
+    logprobs[mistakes.gold + 1] - logprobs[mistakes.chosen + 1]
+  ))::DOUBLE AS gold_share
 FROM mistakes
 LEFT JOIN words AS chosen_words
   ON chosen_words.run = mistakes.run AND chosen_words.prompt_id = chosen_prompt

@@ -14,7 +14,7 @@ BENCHMARKS: Final = Table(
         Column("benchmark", "VARCHAR", "task"),
         Column("metric", "VARCHAR", "how it was scored"),
         Column("source", "VARCHAR", "what was scored alike: never compare across"),
-        Column("kind", "VARCHAR", "what it was read from: lm-eval, leaderboard, csv, probe"),
+        Column("kind", "VARCHAR", "read from: lm-eval, inspect, leaderboard, csv, probe"),
         Column("value", "DOUBLE", "score", "of the metric"),
         Column("stderr", "DOUBLE", "its standard error", "of the metric"),
         Column("n", "BIGINT", "items scored", "items"),

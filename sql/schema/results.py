@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 
 from lpp.sql.schema.columns import CONTEXT, N_PROMPTS, PREFIX, RUN, SITE, Column, Table
 from lpp.sql.schema.drift import DRIFT_PREDICTIONS, DRIFT_TOKENS
+from lpp.sql.schema.evaluations import ANALYSIS_KEY
 
 FIRST_POSITION: Final = Column(
     "first_position", "INTEGER", "rows at earlier positions take no part", "tokens"
@@ -68,6 +69,11 @@ RESULTS: Final[Mapping[str, Merging]] = MappingProxyType(
         "drift_predictions": Merging(replaced=DRIFT_PREDICTIONS.key),
         "drift_sites": Merging(),
         "drift_tokens": Merging(replaced=DRIFT_TOKENS.key),
+        # q is over all features of an analysis: they are replaced together
+        "item_analyses": Merging(replaced=ANALYSIS_KEY),
+        "item_features": Merging(replaced=ANALYSIS_KEY),
+        "item_reliability": Merging(replaced=ANALYSIS_KEY),
+        "item_risk": Merging(replaced=ANALYSIS_KEY),
     }
 )
 """Tables whose old rows stay, as long as their runs are as they were. `profiles` is made of

@@ -8,6 +8,12 @@ from lpp.sql.schema.benchmarks import BENCHMARKS, CORRELATIONS, ITEMS, PUBLISHED
 from lpp.sql.schema.captured import PROMPTS, RUNS, TOKEN_STATS, VOCABULARY
 from lpp.sql.schema.columns import Table
 from lpp.sql.schema.drift import DRIFT_PREDICTIONS, DRIFT_SITES, DRIFT_TOKENS
+from lpp.sql.schema.evaluations import (
+    ITEM_ANALYSES,
+    ITEM_FEATURES,
+    ITEM_RELIABILITY,
+    ITEM_RISK,
+)
 from lpp.sql.schema.profiles import ENTROPY, METRICS, PROFILES, SITE_PROFILES, SPECTRA
 from lpp.sql.schema.results import JACKKNIFE
 from lpp.sql.schema.studies import AGREEMENT, CKA, HOURGLASS, LAYERS, SENSITIVITY
@@ -38,6 +44,10 @@ TABLES: Final[Mapping[str, Table]] = MappingProxyType(
             DRIFT_PREDICTIONS,
             DRIFT_SITES,
             DRIFT_TOKENS,
+            ITEM_ANALYSES,
+            ITEM_FEATURES,
+            ITEM_RELIABILITY,
+            ITEM_RISK,
         )
     }
 )

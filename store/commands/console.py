@@ -27,8 +27,15 @@ INTERRUPTED = "Interrupted. Everything committed so far stays; the same command 
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+SETTINGS: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 80}
+"""Of every program, and by inheritance of its commands."""
+
+
 class LppGroup(click.Group):
     """A click group whose commands turn library errors into one message and exit code 2."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"context_settings": SETTINGS, **kwargs})
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         return run_command(super().main, *args, **kwargs)
@@ -36,6 +43,9 @@ class LppGroup(click.Group):
 
 class LppCommand(click.Command):
     """The same for a command line that is one command."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"context_settings": SETTINGS, **kwargs})
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         return run_command(super().main, *args, **kwargs)
@@ -129,6 +139,11 @@ def debug_option(command: Any) -> Any:
     return click.option(
         "--debug", is_flag=True, expose_value=False, help="Show tracebacks instead of messages."
     )(command)
+
+
+def version_option(command: Any) -> Any:
+    """`--version`: of the package."""
+    return click.version_option(package_name="lpp-engine")(command)
 
 
 def write_exact(text: str) -> None:

@@ -35,6 +35,9 @@ SILENT: Progress = _Silent()
 """The default of every library function: reports nothing."""
 
 
+PAUSE: Final = 5.0
+"""Seconds between two lines of progress in a log: a line a site would bury what matters."""
+
 _muted: Final[ContextVar[bool]] = ContextVar("lpp_muted", default=False)
 
 
@@ -65,7 +68,7 @@ def in_notebook() -> bool:
 
 @contextmanager
 def progress(title: str, total: int, unit: str) -> Iterator[Progress]:
-    """A progress bar that ends in the last note; elsewhere (a batch job's log) a line per note."""
+    """A progress bar that ends in the last note; elsewhere, as in a batch job's log, lines."""
     if _muted.get():
         yield SILENT
         return
@@ -76,7 +79,11 @@ def progress(title: str, total: int, unit: str) -> Iterator[Progress]:
             yield shown
         return
     if not sys.stderr.isatty():
-        yield _LogLines(title, total, unit)
+        lines = _LogLines(title, total, unit)
+        try:
+            yield lines
+        finally:
+            lines.end()
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -123,17 +130,28 @@ class _Bar:
 
 
 class _LogLines:
+    """Lines of a log, `PAUSE` seconds apart at least; of the notes between, the last one."""
+
     def __init__(self, title: str, total: int, unit: str) -> None:
         self._title, self._total, self._unit = title, total, unit
         self._done = 0
-        self._start = time.monotonic()
+        self._start, self._shown = time.monotonic(), -PAUSE
+        self._held = ""
 
     def advance(self, amount: int = 1) -> None:
         self._done += amount
 
     def note(self, text: str) -> None:
         seconds = time.monotonic() - self._start
-        click.echo(
-            f"{self._title}: {self._done}/{self._total} {self._unit} after {seconds:.0f} s: {text}",
-            err=True,
+        self._held = (
+            f"{self._title}: {self._done}/{self._total} {self._unit} after {seconds:.0f} s: {text}"
         )
+        if seconds - self._shown >= PAUSE:
+            self._shown = seconds
+            self.end()
+
+    def end(self) -> None:
+        """Write the last note, if nobody has seen it."""
+        if self._held:
+            click.echo(self._held, err=True)
+        self._held = ""

@@ -5,7 +5,7 @@ import numpy.typing as npt
 import pytest
 from scipy import stats
 
-from lpp.analyze.numerics.auroc import auroc, residual_ranks, shuffled
+from lpp.analyze.numerics.auroc import auroc, residual_ranks, shuffled, tied_share
 
 Floats = npt.NDArray[np.float64]
 
@@ -203,3 +203,31 @@ def test_residual_ranks_within_groups_order_nothing_by_the_group() -> None:
     assert within.interval[0] < 0.5 < within.interval[1]
     for group in range(3):  # the slope is common to the groups, ranks are their own
         assert rest[groups == group].mean() == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize("levels", [1, 2, 5, 1000])
+def test_tied_pairs_are_those_of_equal_values(levels: int) -> None:
+    rng = np.random.default_rng(levels)
+    values = rng.integers(0, levels, 60).astype(np.float64)
+    right = rng.random(60) < 0.4
+    equal = values[right][:, None] == values[~right]
+    assert tied_share(values, right) == pytest.approx(equal.mean())
+
+
+def test_many_ties_take_the_order_of_the_covariate() -> None:
+    """A feature of two values says nothing here, and what a regression leaves seems to."""
+    rng = np.random.default_rng(0)
+    covariate = rng.normal(size=400)
+    right = covariate + rng.normal(size=400) > 0.5
+    outside = {2: 0, 1000: 0}
+    for levels in outside:
+        for _ in range(20):
+            values = rng.integers(0, levels, 400).astype(np.float64)
+            rest = residual_ranks(values, covariate[:, None])
+            assert rest is not None
+            found = auroc(rest, right)
+            assert found is not None
+            assert found.interval is not None
+            outside[levels] += not found.interval[0] < 0.5 < found.interval[1]
+    assert outside[2] > 8
+    assert outside[1000] < 5

@@ -3,8 +3,16 @@
 import numpy as np
 import numpy.typing as npt
 import pytest
+from scipy import stats
 
-from lpp.analyze.numerics.calibration import COVERAGES, calibration, mass_bins, risk_coverage
+from lpp.analyze.numerics.calibration import (
+    COVERAGES,
+    POINTS,
+    calibration,
+    mass_bins,
+    proportion_interval,
+    risk_coverage,
+)
 
 Floats = npt.NDArray[np.float64]
 
@@ -70,9 +78,39 @@ def test_risk_by_hand() -> None:
     risks = [0, 0, 1 / 3, 1 / 4, 1 / 5, 1 / 6, 2 / 7, 3 / 8, 3 / 9, 4 / 10]
     assert [risk for _, risk in found.rows] == pytest.approx(risks)
     assert [coverage for coverage, _ in found.rows] == list(COVERAGES)
+    assert [k for k, _ in found.curve] == list(range(1, 11))
+    assert [risk for _, risk in found.curve] == pytest.approx(risks)
     assert found.area == pytest.approx(np.mean(risks))
     assert found.random == pytest.approx(0.4)
     assert found.best == pytest.approx(sum((k - 6) / k for k in range(7, 11)) / 10)
+
+
+def test_a_long_curve_is_thinned_at_even_distances() -> None:
+    rng = np.random.default_rng(2)
+    confidence, right = rng.random(5000), rng.random(5000) < 0.7
+    curve = dict(risk_coverage(confidence, right).curve)
+    assert len(curve) == POINTS
+    assert (min(curve), max(curve)) == (1, 5000)
+    assert set(np.diff(list(curve))) <= {25, 26}
+    order = np.argsort(-confidence)
+    for k, risk in curve.items():
+        assert risk == pytest.approx(1 - right[order[:k]].mean())
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 1), (1, 1), (3, 10), (205, 240)])
+def test_interval_of_a_proportion_is_wilsons(successes: int, n: int) -> None:
+    z, p = stats.norm.ppf(0.975), successes / n
+    middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    low, high = proportion_interval(successes, n)
+    assert (low, high) == pytest.approx((middle - half, middle + half), abs=1e-12)
+    assert 0 <= low <= p <= high <= 1
+
+
+def test_bins_have_the_interval_of_their_accuracy() -> None:
+    confidence, right = np.linspace(0.1, 1, 60), np.arange(60) % 3 > 0
+    for row in calibration(confidence, right).reliability:
+        assert row.interval == proportion_interval(round(row.n * row.accuracy), row.n)
 
 
 def test_ties_are_a_random_order_on_average() -> None:

@@ -20,6 +20,9 @@ from chart_frames import (
     drift_sites,
     eigenvalues,
     entropy,
+    item_features,
+    item_reliability,
+    item_risk,
     layers,
     pair_bins,
     pair_positions,
@@ -57,6 +60,9 @@ CHARTS: dict[str, tuple[Chart, Callable[[], pl.DataFrame], dict[str, int]]] = {
         {"line mark": 3, "point": 12},
     ),
     "spread of drift": (charts.drift_histogram_chart, pair_bins, {"line mark": 3, "point": 12}),
+    "items by depth": (charts.item_depth_chart, item_features, {"line mark": 2, "point": 6}),
+    "reliability": (charts.reliability_chart, item_reliability, {"point": 3}),
+    "risk": (charts.risk_chart, item_risk, {"line mark": 1, "point": 4}),
     "correlation": (charts.correlation_chart, correlations, {"rect mark": 4}),
 }
 """Each chart, the frame it takes, and the marks that hold its values."""

@@ -27,8 +27,9 @@ from lpp.analyze.drift.positions import by_position
 from lpp.analyze.drift.predictions import prediction_drift
 from lpp.analyze.drift.site_numbers import NUMBERS
 from lpp.analyze.drift.tables import UNITS
-from lpp.analyze.drift.worst import Words, order_of, worst_tokens
+from lpp.analyze.drift.worst import order_of, worst_tokens
 from lpp.analyze.numerics.jackknife import jackknife
+from lpp.analyze.runs.words import Words
 from lpp.analyze.text.drift import as_json, as_text, tail
 from lpp.store import open_store
 from lpp.store.format.schedule import group_boundaries

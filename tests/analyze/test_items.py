@@ -101,7 +101,10 @@ def test_every_feature_has_a_row_with_its_control(found: ItemAnalysis) -> None:
         assert (there[f"{kind}shuffled_low"] < there[f"{kind}shuffled_mean"]).all()
         assert (there[f"{kind}shuffled_mean"] < there[f"{kind}shuffled_high"]).all()
     without = frame.filter(pl.col("partial_auroc").is_null())["feature"].to_list()
-    assert without == ["answer_length", "chosen_logprob", "chosen_logprob_token"]
+    of_few_values = {"answer_place", "question_length"}
+    assert (
+        set(without) == {"answer_length", "chosen_logprob", "chosen_logprob_token"} | of_few_values
+    )
     tested = frame.filter(pl.col("role") != "gold")
     assert frame.filter(role="gold")["q_value"].is_null().all()
     p_values = tested["within_p_value"].to_list()  # the items have groups
@@ -202,7 +205,7 @@ def test_json_and_markdown_hold_the_same(
     rows = [line for line in done.stdout.splitlines() if line.startswith("| ")]
     table = [line for line in rows if line.count(" | ") == 6]
     assert len(table) == 2 + len(found.features)
-    assert {line.count(" | ") for line in rows if line not in table} == {10}
+    assert {line.count(" | ") for line in rows if line not in table} == {5, 10}
 
 
 @pytest.mark.parametrize(

@@ -20,9 +20,10 @@ from terminal import SHOWN, steering
 
 from lpp.analyze.cli.command import main
 from lpp.analyze.report.answers import ask
-from lpp.analyze.report.content import report
+from lpp.analyze.report.content import Section, report
 from lpp.analyze.report.drift_queries import DRIFT_QUERIES
 from lpp.analyze.report.findings import findings
+from lpp.analyze.report.item_queries import ITEM_QUERIES
 from lpp.analyze.report.queries import QUERIES
 from lpp.analyze.report.report import write_report
 from lpp.analyze.report.surprises import surprises
@@ -127,7 +128,7 @@ def test_every_query_runs_on_the_declared_tables_and_its_key_identifies_a_row(
 ) -> None:
     flags = ["template", "collapsed"]
     store = make_store(tmp_path, database(["a", "b", "c"], flags=flags, series="one"))
-    for answer in ask(store, (*QUERIES, *DRIFT_QUERIES)).values():
+    for answer in ask(store, (*QUERIES, *DRIFT_QUERIES, *ITEM_QUERIES)).values():
         assert answer.fault is None
         if not answer.query.name.startswith("all-") and answer.query.name not in (
             "agreement",
@@ -139,7 +140,9 @@ def test_every_query_runs_on_the_declared_tables_and_its_key_identifies_a_row(
 
 
 def test_every_number_of_a_table_has_a_unit_or_a_meaning(tmp_path: Path) -> None:
-    answers = ask(make_store(tmp_path, database(["a", "b"])), (*QUERIES, *DRIFT_QUERIES))
+    answers = ask(
+        make_store(tmp_path, database(["a", "b"])), (*QUERIES, *DRIFT_QUERIES, *ITEM_QUERIES)
+    )
     for answer in answers.values():
         shown = answer.columns
         view = TableView(answer)
@@ -247,6 +250,7 @@ def test_pictures_are_one_for_each_chart(tmp_path: Path, form: Any) -> None:
         f"figure-{name}.{form}"
         for name in (
             *("profiles", "drift-depth", "drift-positions", "drift-histogram", "depth", "entropy"),
+            *("items-depth", "items-reliability", "items-risk"),
             *("correlations-pearson", "correlations-spearman", "correlations-rank_partial"),
         )
     ]
@@ -346,6 +350,7 @@ def test_a_database_from_before_series_has_every_other_section(tmp_path: Path) -
             "depth",
             "steadiness",
             "surprises",
+            "items",
             "benchmarks",
             "distrust",
         ),
@@ -364,6 +369,28 @@ def test_the_page_says_what_attention_sinks_do(tmp_path: Path) -> None:
         row["flags"] = []
     page = write_report(str(make_store(tmp_path, tables)), tmp_path / "r.html")[0].read_text()
     assert "2309.17453" not in page
+
+
+def test_what_to_distrust_is_told_of_sites_too_and_of_nothing(tmp_path: Path) -> None:
+    tables = database(["a"])
+    for rows in tables.values():
+        for row in rows:
+            if "flags" in row:
+                row["flags"] = []
+
+    def section() -> Section:
+        found = report(str(make_store(tmp_path, tables)))
+        return next(section for section in found.sections if section.name == "distrust")
+
+    assert section().answers == ()
+    assert ("No number of this database carries a flag.",) in section().notes
+    for row in tables["site_profiles"]:
+        row["flags"] = ["collapsed"]
+    (flagged,) = section().answers
+    counts = flagged.frame.select("table", "flag", "n_rows").rows()
+    # the profile is that of the deepest site
+    assert counts == [("profiles", "collapsed", 1), ("site_profiles", "collapsed", 8)]
+    assert ("No number of this database carries a flag.",) not in section().notes
 
 
 def test_a_run_without_shards_or_profiles_is_told(make_run: Any, tmp_path: Path) -> None:

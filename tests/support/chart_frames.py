@@ -112,6 +112,52 @@ def pair_bins(runs: tuple[str, ...] = RUNS) -> pl.DataFrame:
     return pl.DataFrame(rows)
 
 
+def item_features(places: tuple[str, ...] = ("embed", "block.1", "final")) -> pl.DataFrame:
+    """Two features of rows at three sites, a baseline, two features of predictions, of the gold
+    answer one: of one analysis without groups.
+    """
+    rows = [
+        {"feature": name, "site": site, "depth": min(depth, 1), "role": "rows"}
+        | {"auroc": 0.5 + 0.05 * k + 0.01 * depth}
+        for k, name in enumerate(("row_norm", "distance"))
+        for depth, site in enumerate(places)
+    ]
+    others = {"answer_length": ("baseline", 0.54), "answer_gap": ("statistic", 0.7)}
+    others |= {"answer_entropy": ("statistic", 0.28), "gold_logprob": ("gold", 0.99)}
+    for name, (role, auroc) in others.items():
+        rows.append({"feature": name, "site": "", "depth": None, "role": role, "auroc": auroc})
+    for row in rows:
+        row |= {"source": "s", "task": "quiz", "run": RUNS[0], "filter": "none", "skip_first": 1}
+        row |= {"seed": 0, "ci_low": row["auroc"] - 0.1, "ci_high": row["auroc"] + 0.125}
+        row |= {"shuffled_low": 0.45 - row["auroc"] / 10, "shuffled_high": 0.55 + row["auroc"] / 10}
+    return table("item_features", rows)
+
+
+def item_reliability() -> pl.DataFrame:
+    """Three bins of different sizes."""
+    bins = ((10, 0.3, 0.2), (12, 0.5, 0.5), (20, 0.875, 0.75))
+    return table(
+        "item_reliability",
+        [
+            {"task": "quiz", "run": RUNS[0], "bin": k, "n": n, "confidence": share}
+            | {"accuracy": right, "accuracy_ci_low": right - 0.125, "accuracy_ci_high": right + 0.2}
+            for k, (n, share, right) in enumerate(bins)
+        ],
+    )
+
+
+def item_risk() -> pl.DataFrame:
+    """Four items: the two most confident ones are right, and the last but one."""
+    risks = (0.0, 0.0, 1 / 3, 1 / 4)
+    return table(
+        "item_risk",
+        [
+            {"task": "quiz", "run": RUNS[0], "n_answered": n, "coverage": n / 4, "risk": risk}
+            for n, risk in enumerate(risks, 1)
+        ],
+    )
+
+
 def checkpoints(names: tuple[str, ...] = ("tiny-one", "tiny-two")) -> pl.DataFrame:
     """Five steps of each series, 0 to 1000; the third of the first is collapsed."""
     steps = [0, 1, 10, 100, 1000]

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from accessibility import serious
 from report_tables import database, make_store, run_id
 
 from lpp.analyze.report.report import write_report
 from lpp.sql import connect
 
 HOSTILE_TEXT = "<img src=x onerror=alert(1)>"
-SERIOUS = {"serious", "critical"}
 OpenPage = Callable[..., Any]
 
 
@@ -41,6 +41,7 @@ def test_page_opens_from_disk_without_a_network_or_an_error(
         "Where in depth",
         "How steady under prefix, context, sample and corpus",
         "Which tokens surprised each model",
+        "What tells right answers from wrong ones",
         "How it relates to benchmarks",
         "What to distrust",
         "Saved queries",
@@ -72,6 +73,14 @@ def test_every_chart_draws_its_marks(drawn: Any) -> None:
             assert found["line"] == 3, (chart, panel)
             assert found["symbol"] >= 3 * 5, (chart, panel)
             assert found["rule"] >= (0 if chart == "drift-histogram" else 3 * 5), (chart, panel)
+        if chart == "items-depth":
+            assert found["line"] == 1, panel
+            assert found["symbol"] >= 8, panel
+            assert found["rule"] >= 8, panel
+        if chart == "items-reliability":
+            assert (found["line"], found["symbol"], found["rule"] >= 5) == (1, 5, True), panel
+        if chart == "items-risk":
+            assert (found["line"], found["symbol"]) == (1, 10), panel
         if chart.startswith("sensitivity"):
             assert found["rect"] >= 4 * 2 * 2 - 1, chart
         if chart.startswith("correlations"):
@@ -80,6 +89,7 @@ def test_every_chart_draws_its_marks(drawn: Any) -> None:
         "profiles",
         "training",
         *("drift-depth", "drift-positions", "drift-histogram"),
+        *("items-depth", "items-reliability", "items-risk"),
         "depth",
         "entropy",
         *(f"sensitivity-{m}" for m in ("entropy_norm", "participation_ratio", "effective_rank")),
@@ -273,18 +283,6 @@ def test_axe_finds_nothing_serious(drawn: Any) -> None:
 def test_axe_finds_enough_contrast_in_the_dark(open_page: OpenPage, hostile_page: Path) -> None:
     page = open_page(hostile_page, color_scheme="dark", bypass_csp=True).page
     assert serious(page, {"runOnly": ["color-contrast"]}) == []
-
-
-def serious(page: Any, options: dict[str, Any]) -> list[tuple[str, list[str]]]:
-    """What axe finds: rule and examples."""
-    from axe_playwright_python.sync_playwright import Axe
-
-    found = Axe().run(page, options={"resultTypes": ["violations"], **options})
-    return [
-        (violation["id"], [node["html"][:160] for node in violation["nodes"][:3]])
-        for violation in found.response["violations"]
-        if violation["impact"] in SERIOUS
-    ]
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])

@@ -1,0 +1,6 @@
+"""`python -m lpp.analyze`, which is `lpp-analyze`."""
+
+from lpp.store.commands.entry import analyze
+
+if __name__ == "__main__":
+    analyze()

@@ -1,0 +1,198 @@
+"""Logs of inspect_ai, as its releases write them: `.eval` and `.json`, version 2 of their schema.
+
+A `.json` log is one document. A `.eval` log is a zip file with `header.json`, which is that
+document without its samples, and `samples/<id>_epoch_<n>.json`. Later releases compress the
+members with Zstandard, which Python's zipfile reads from 3.14 on, so Arrow decompresses them here.
+https://inspect.aisi.org.uk/eval-logs.html
+"""
+
+import json
+import re
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Final, NoReturn
+
+import pyarrow as pa
+
+from lpp.store.errors import ErrorKind, InputError, first_line
+
+VERSION: Final = 2
+"""Of the schema; that of inspect_ai since 2024."""
+
+_JSON_LOG: Final = re.compile(rb'\s*\{\s*"version":\s*\d+,\s*"status":')
+"""How a `.json` log begins: the schema fixes the order of its fields."""
+
+_ZSTANDARD: Final = 93
+"""Number of the method in a zip file; PKWARE's APPNOTE, 4.4.5."""
+
+_LOCAL_HEADER: Final = 30
+"""Bytes before the name in the local header of a member; APPNOTE, 4.3.7."""
+
+_MOST_BYTES: Final = 1 << 31
+"""Of one member, unpacked: a file that claims more is damaged."""
+
+_FIRST_EPOCH: Final = "_epoch_1.json"
+
+_BROKEN: Final = (
+    *(ValueError, LookupError, TypeError, AttributeError, RecursionError, EOFError),
+    *(NotImplementedError, OSError, RuntimeError, MemoryError),
+    *(zipfile.BadZipFile, zlib.error, pa.ArrowException),
+)
+"""What a damaged log may raise; all of it becomes one InputError."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InspectLog:
+    """A log of a finished evaluation."""
+
+    path: Path
+    where: str
+    """For messages."""
+    header: Mapping[str, Any]
+    """The log without its samples."""
+
+    def samples(self) -> list[Mapping[str, Any]]:
+        """The samples of the first epoch, in the data set's order, without their events.
+
+        Raises InputError where the log has none, or one that cannot be read.
+        """
+        try:
+            found = [_lean(sample) for sample in _samples(self.path) if sample["epoch"] == 1]
+            ordered = _in_order(found, self.header)
+        except _BROKEN as error:
+            _refuse(self.where, f"a sample of it cannot be read ({_told(error)})")
+        if not ordered:
+            raise InputError(
+                f"{self.where}: the log has no samples. `inspect eval` keeps them without "
+                "--no-log-samples; the scores alone are added without --items.",
+                kind=ErrorKind.NOT_FOUND,
+            )
+        return ordered
+
+
+def is_inspect_log(path: Path) -> bool:
+    """Whether the file is a log of inspect, by its ending or how it begins. OSError where it cannot
+    be opened.
+    """
+    with path.open("rb") as file:
+        start = file.read(256)
+    return path.suffix.lower() == ".eval" or _JSON_LOG.match(start) is not None
+
+
+def open_inspect_log(path: Path, where: str) -> InspectLog:
+    """The log at `path`.
+
+    Raises InputError for another file, another version of the schema, and an evaluation that did
+    not finish.
+    """
+    try:
+        header = _header(path)
+        version, status = int(header["version"]), str(header["status"])
+    except _BROKEN as error:
+        _refuse(where, _told(error))
+    if version != VERSION:
+        advice = (
+            f"`inspect log convert {path} --to eval --output-dir DIR` brings it up to date."
+            if version < VERSION
+            else "Install a newer lpp-engine."
+        )
+        raise InputError(
+            f"{where}: version {version} of inspect's log, this release reads version {VERSION}. "
+            f"{advice}",
+            kind=ErrorKind.UNSUPPORTED_VERSION,
+        )
+    if status != "success":
+        why = header.get("error")
+        said = first_line(str(why.get("message"))) if isinstance(why, dict) else ""
+        raise InputError(
+            f"{where}: the evaluation did not finish (status {status}{said and f': {said}'}), so "
+            f"its scores are those of some samples. `inspect eval-retry {path}` finishes it.",
+            kind=ErrorKind.INCOMPLETE,
+        )
+    if not isinstance(header.get("eval"), dict):
+        _refuse(where, "it has no object `eval`")
+    return InspectLog(path=path, where=where, header=header)
+
+
+def _header(path: Path) -> Mapping[str, Any]:
+    if path.suffix.lower() != ".eval":
+        document = json.loads(path.read_bytes())
+        return {key: value for key, value in document.items() if key != "samples"}
+    with zipfile.ZipFile(path) as archive:
+        if "header.json" in archive.namelist():
+            return dict(json.loads(_member(archive, "header.json")))
+        start = json.loads(_member(archive, "_journal/start.json"))
+        return {**start, "status": "started"}
+
+
+def _samples(path: Path) -> Iterator[Mapping[str, Any]]:
+    """Of a zip file, the first epoch alone is unpacked."""
+    if path.suffix.lower() != ".eval":
+        yield from json.loads(path.read_bytes()).get("samples") or ()
+        return
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            _go_to(archive, info)  # a damaged name would hide a sample
+        for name in archive.namelist():
+            if name.startswith("samples/") and name.endswith(_FIRST_EPOCH):
+                yield json.loads(_member(archive, name))
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> bytes:
+    """The unpacked bytes of a member, checked against their CRC-32."""
+    info = archive.getinfo(name)
+    if info.file_size > _MOST_BYTES:
+        raise ValueError(f"{name} has {info.file_size} bytes")
+    if info.compress_type != _ZSTANDARD:
+        return archive.read(info)
+    packed = _go_to(archive, info).read(info.compress_size)
+    data = pa.Codec("zstd").decompress(packed, info.file_size, asbytes=True)
+    if zlib.crc32(data) != info.CRC:
+        raise zipfile.BadZipFile(f"{name} has another CRC-32")
+    return bytes(data)
+
+
+def _go_to(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> IO[bytes]:
+    """The file of `archive`, where the packed bytes of a member begin."""
+    file = archive.fp
+    if file is None or info.flag_bits & 1:
+        raise ValueError(f"{info.filename} is encrypted")
+    file.seek(info.header_offset)
+    local = file.read(_LOCAL_HEADER)
+    # name and extra field are as long as the local header says; the directory may say otherwise
+    name = file.read(int.from_bytes(local[26:28], "little"))
+    if local[:4] != b"PK\x03\x04" or name != info.orig_filename.encode():
+        raise zipfile.BadZipFile(f"{info.filename} is not where the directory says")
+    file.seek(int.from_bytes(local[28:30], "little"), 1)
+    return file
+
+
+def _lean(sample: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A sample without what is large and not read here."""
+    return {key: sample[key] for key in sample if key not in ("events", "events_data", "store")}
+
+
+def _in_order(
+    samples: list[Mapping[str, Any]], header: Mapping[str, Any]
+) -> list[Mapping[str, Any]]:
+    """By the data set's list of ids; of a log without it, by id, numbers first."""
+    ids = header["eval"].get("dataset", {}).get("sample_ids") or []
+    place = {identity: index for index, identity in enumerate(ids)}
+    if all(sample["id"] in place for sample in samples):
+        return sorted(samples, key=lambda sample: place[sample["id"]])
+    return sorted(samples, key=lambda sample: (isinstance(sample["id"], str), sample["id"]))
+
+
+def _told(error: BaseException) -> str:
+    return f"{type(error).__name__}: {first_line(error)}"
+
+
+def _refuse(where: str, why: str) -> NoReturn:
+    raise InputError(
+        f"{where}: not a log of inspect: {why}. `inspect eval TASK --log-dir DIR ...` writes one, "
+        "DIR/<time>_<task>_<id>.eval.",
+        kind=ErrorKind.INVALID_VALUE,
+    ) from None

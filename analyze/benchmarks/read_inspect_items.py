@@ -1,0 +1,182 @@
+"""Items from the logs of inspect_ai: a row for each sample and scorer.
+
+A sample whose document has choices has an entry for each choice. The model wrote one answer, so
+that choice alone has a prompt. inspect logs no ln p.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from lpp.analyze.benchmarks.inspect_log import InspectLog
+from lpp.analyze.benchmarks.read_inspect import task_of
+from lpp.analyze.benchmarks.read_item_log import LoggedItem, named_group
+from lpp.analyze.benchmarks.score_rows import number
+from lpp.store.errors import ErrorKind, InputError
+from lpp.store.format.documents import document_hash
+
+BETWEEN: Final = "\n\n"
+"""Between two messages of one text."""
+
+_WORDS: Final = {
+    **{"C": 1.0, "I": 0.0, "P": 0.5, "N": 0.0},
+    **{"yes": 1.0, "true": 1.0, "no": 0.0, "false": 0.0},
+}
+"""inspect's `value_to_float`: correct, incorrect, partly correct, no answer."""
+
+_MARKS: Final = (0.0, 0.5, 1.0)
+"""Values of a scorer that says what is right; 0.5 is neither."""
+
+_ATTACHED: Final = "attachment://"
+
+
+def read_inspect_items(log: InspectLog, group: str | None = None) -> list[LoggedItem]:
+    """The items of `log`, by sample and scorer; of several epochs, those of the first.
+
+    group: name of the metadata that groups samples. Raises InputError for a log without samples,
+    one whose samples have no scores, and one that does not have its form.
+    """
+    samples = log.samples()
+    try:
+        scorers = list(dict.fromkeys(name for one in samples for name in one.get("scores") or {}))
+        found = [
+            item
+            for scorer in scorers
+            for item in _items(samples, scorer, task_of(log.header), group)
+        ]
+    except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"{log.where}: not the samples of inspect ({type(error).__name__}: {error}). "
+            "`inspect log dump` shows what they are.",
+            kind=ErrorKind.INVALID_VALUE,
+        ) from None
+    if not found:
+        raise InputError(
+            f"{log.where}: its samples have no scores. `inspect score {log.path}` adds them.",
+            kind=ErrorKind.NOT_FOUND,
+        )
+    return found
+
+
+def epochs_of(log: InspectLog) -> int:
+    """How often each sample was asked."""
+    n = (log.header["eval"].get("config") or {}).get("epochs")
+    return n if type(n) is int else 1
+
+
+def _items(
+    samples: Sequence[Mapping[str, Any]], scorer: str, task: str, group: str | None
+) -> list[LoggedItem]:
+    scores = [(sample.get("scores") or {}).get(scorer) or {} for sample in samples]
+    values = [value_of(score.get("value")) for score in scores]
+    marks = all(value in _MARKS for value in values if value is not None)
+    found = []
+    for index, (sample, score, value) in enumerate(zip(samples, scores, values, strict=True)):
+        choices = [str(choice) for choice in sample.get("choices") or ()]
+        n = max(1, len(choices))
+        chosen = _choice(score.get("answer"), choices)
+        texts: list[tuple[str, ...]] = [()] * n
+        if not choices or chosen is not None:
+            texts[chosen or 0] = _texts(sample)
+        found.append(
+            LoggedItem(
+                texts=texts,
+                row={
+                    "task": task,
+                    "item": index,
+                    "filter": scorer,
+                    "item_group": named_group(sample.get("metadata") or {}, group),
+                    "log_likelihoods": [None] * n,
+                    "greedy": [None] * n,
+                    "gold": _choice(sample["target"], choices),
+                    "chosen": chosen,
+                    "correct": value == 1 if marks and value in (0, 1) else None,
+                    "metrics": json.dumps(_metrics(scorer, score.get("value")), sort_keys=True),
+                    "doc_sha256": document_hash(
+                        {
+                            "choices": choices,
+                            "input": _input(sample),
+                            "target": _several(sample["target"]),
+                        }
+                    ),
+                },
+            )
+        )
+    return found
+
+
+def value_of(value: object) -> float | None:
+    """A scorer's value as a number, as inspect's metrics take it; None where it is not one.
+
+    >>> [value_of(value) for value in ("C", "N", "P", True, "0.25", {"a": 1}, "maybe")]
+    [1.0, 0.0, 0.5, 1.0, 0.25, None, None]
+    """
+    if isinstance(value, bool):
+        return float(value)
+    if isinstance(value, str) and (value in _WORDS or value.lower() in _WORDS):
+        return _WORDS[value if value in _WORDS else value.lower()]
+    return number(value)
+
+
+def _metrics(scorer: str, value: object) -> dict[str, float]:
+    """A value by the scorer's name, several by their own."""
+    parts = value if isinstance(value, dict) else {scorer: value}
+    known = {str(name): value_of(part) for name, part in parts.items()}
+    return {name: part for name, part in known.items() if part is not None}
+
+
+def _choice(answer: object, choices: Sequence[str]) -> int | None:
+    """Index of the one choice that `answer` names, by its letter or its text."""
+    given = _several(answer)
+    if len(given) != 1 or not choices:
+        return None
+    name = given[0].strip()
+    letter = _index(name)
+    if letter is not None and letter < len(choices):
+        return letter
+    return choices.index(name) if choices.count(name) == 1 else None
+
+
+def _index(name: str) -> int | None:
+    """A to Z, then 1, 2, ... for the choices after the 26th: inspect's `answer_index`."""
+    if len(name) == 1 and name.isascii() and name.isalpha():
+        return ord(name.upper()) - ord("A")
+    return 25 + int(name) if name.isascii() and name.isdecimal() and int(name) > 0 else None
+
+
+def _several(given: object) -> list[str]:
+    """A target or an answer as a list."""
+    if given is None:
+        return []
+    return [str(one) for one in given] if isinstance(given, list) else [str(given)]
+
+
+def _texts(sample: Mapping[str, Any]) -> tuple[str, ...]:
+    """The texts that a prompt of the sample may have: what was asked and written; what was asked;
+    the sample's input. Messages are joined by an empty line.
+    """
+    kept = sample.get("attachments") or {}
+    said = [(one["role"], _words(one["content"], kept)) for one in sample.get("messages") or ()]
+    while said and said[-1][0] != "assistant":
+        said.pop()  # what followed the last answer, such as the result of a tool
+    words = [text for _, text in said]
+    found = (BETWEEN.join(words), BETWEEN.join(words[:-1]), _input(sample))
+    return tuple(text for text in dict.fromkeys(found) if text.strip())
+
+
+def _input(sample: Mapping[str, Any]) -> str:
+    """The sample's input as one text."""
+    given, kept = sample["input"], sample.get("attachments") or {}
+    if isinstance(given, str):
+        return _words(given, kept)
+    return BETWEEN.join(_words(message["content"], kept) for message in given)
+
+
+def _words(content: Any, attachments: Mapping[str, str]) -> str:
+    """The text of a message; its parts that are text, a line each."""
+    if not isinstance(content, str):
+        parts = (part["text"] for part in content if part["type"] == "text")
+        return "\n".join(_words(part, attachments) for part in parts)
+    if content.startswith(_ATTACHED):
+        return str(attachments.get(content.removeprefix(_ATTACHED), content))
+    return content

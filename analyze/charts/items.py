@@ -1,0 +1,278 @@
+"""Items of an evaluation: AUROC by depth, reliability, risk against coverage.
+
+Each chart is of one analysis of `lpp-analyze items`: rows with one task, run and setting.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Final
+
+import polars as pl
+
+from lpp.analyze.charts.curves import ranges
+from lpp.analyze.charts.library import alt
+from lpp.analyze.charts.panels import Lines, Words, filling, lines, stacked
+from lpp.analyze.charts.rows import (
+    Row,
+    bars,
+    checked,
+    data,
+    listing,
+    nothing,
+    number,
+    plain,
+    rows,
+    says,
+    series_of,
+    tooltips,
+)
+from lpp.analyze.charts.theme import GREY, INK, PALETTE, PLOT_HEIGHT, heading, shortened
+from lpp.store.errors import ErrorKind, InputError
+
+COMMAND: Final = "lpp-analyze items STORE --task TASK"
+MEANING: Final = "95 % intervals over items"
+
+_KEY: Final = ("task", "run", "source", "filter", "skip_first", "seed")
+_ENDS: Final = ("auroc", "ci_low", "ci_high", "shuffled_low", "shuffled_high")
+
+
+def item_depth_chart(features: pl.DataFrame) -> Any:
+    """AUROC of each feature of rows by depth, with its interval, and what shuffled labels give.
+
+    features: rows of the table `item_features` of one analysis; numbers are those within groups
+    where there are any. A line for each feature of a site; in grey, behind, where 95 % of the
+    shuffles lie. Dashed: the baselines, and the feature of the predictions whose AUROC is farthest
+    from 0.5. An `altair.LayerChart` as wide as its container; without values, a chart that says so.
+    Raises InputError for another table, MachineError(NO_PACKAGE) without the extra `report`.
+    """
+    needed = ("feature", "site", "depth", "role", *_ENDS, *(f"within_{end}" for end in _ENDS))
+    frame = checked(features, "item_features", needed)
+    of = _of(frame)
+    within = frame["within_auroc"].is_not_null().any()
+    title = f"AUROC{' within groups' if within else ''} by depth"
+    ends = [pl.col(f"{'within_' if within else ''}{end}").alias(end) for end in _ENDS]
+    told = frame.select("feature", "site", "depth", "role", *ends)
+    told = told.filter(pl.col("auroc").cast(pl.Float64).is_finite())
+    sites = told.drop_nulls("depth").sort("feature", "depth", pl.col("site") == "final")
+    if sites.is_empty():
+        return says(title, nothing("AUROC by depth", features, COMMAND))
+    series, labels = series_of(sites["feature"])
+    named = [labels[feature] for feature in sites["feature"]]
+    found = [
+        {"series": label, **row}
+        for label, row in zip(named, rows(sites.drop("feature", "role")), strict=True)
+    ]
+    band = _band(found)
+    rules = rows(_rules(told))
+    named_rules = [f"{row['feature']} {row['auroc']:.2f}" for row in rules]
+    low, high = _range([*found, *band, *rules])
+    lay = Lines(
+        series=series,
+        x="depth",
+        y="auroc",
+        low="ci_low",
+        high="ci_high",
+        y_ends=(low, high),
+    )
+    words = Words(
+        title=title,
+        notes=[
+            *of,
+            "Grey: 95 % of draws with shuffled labels.",
+            *bars(found, "ci_low", MEANING),
+            *([f"Dashed, from above: {', '.join(named_rules)}."] if rules else []),
+        ],
+        description=f"{title}. {ranges(found, lay, 'depth {:g}')} {listing(named_rules)}",
+        x="depth (blocks)",
+        y="AUROC",
+    )
+    scale = alt.Scale(domain=[low, high], nice=False, zero=False)
+    return filling(lines(found, lay, words, behind=_behind(band, rules, scale)))
+
+
+def reliability_chart(reliability: pl.DataFrame) -> Any:
+    """Share of right items by the mean confidence of a bin, beside the diagonal of calibration.
+
+    reliability: rows of the table `item_reliability` of one analysis. The area of a point is that
+    of the items in its bin. An `altair.LayerChart` as wide as its container; without values, a
+    chart that says so. Raises InputError for another table, MachineError(NO_PACKAGE) without the
+    extra `report`.
+    """
+    title = "Reliability of the chosen answer's share"
+    ends = ("accuracy_ci_low", "accuracy_ci_high")
+    needed = ("bin", "n", "confidence", "accuracy", *ends)
+    of = _of(checked(reliability, "item_reliability", needed))
+    frame = reliability.select(needed)
+    found = rows(frame.filter(frame["accuracy"].cast(pl.Float64).is_not_null()).sort("bin"))
+    if not found:
+        return says(title, nothing("reliability", reliability, COMMAND))
+    counts = sorted({row["n"] for row in found})
+    n = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    told = [
+        f"{row['n']} items with mean share {number(row['confidence'])}: "
+        f"{number(row['accuracy'])} right"
+        for row in found
+    ]
+    axis: dict[str, Any] = {
+        "scale": alt.Scale(domain=[0, 1], nice=False),
+        "axis": alt.Axis(tickCount=5),
+    }
+    x = alt.X("confidence:Q", title="mean share of the chosen answer", **axis)
+    y = alt.Y("accuracy:Q", title="share of right items", **axis)
+    base = alt.Chart(data(found))
+    diagonal = alt.Chart(data([{"confidence": end, "accuracy": end} for end in (0, 1)]))
+    size = alt.Size("n:Q", scale=alt.Scale(domain=[0, counts[-1]], range=[0, 110]), legend=None)
+    layers = [
+        diagonal.mark_line(color=GREY, strokeDash=[6, 3], aria=False).encode(x=x, y=y),
+        base.mark_rule(color=PALETTE[0], strokeWidth=1.8, aria=False).encode(
+            x=x, y=alt.Y(f"{ends[0]}:Q", title="share of right items", **axis), y2=f"{ends[1]}:Q"
+        ),
+        base.mark_point(color=PALETTE[0], filled=True, opacity=1).encode(
+            x=x, y=y, size=size, tooltip=tooltips(found)
+        ),
+    ]
+    notes = [
+        *of,
+        f"{len(found)} bins, {n} items each.",
+        "Below the dashed diagonal the model is too sure.",
+        *bars(found, ends[0], MEANING),
+    ]
+    return _alone(layers, title, notes, listing(told))
+
+
+def risk_chart(risk: pl.DataFrame) -> Any:
+    """Share of wrong answers among the most confident items, by how many are answered.
+
+    risk: rows of the table `item_risk` of one analysis. Dashed: the risk where all are answered,
+    which an order by chance has everywhere. An `altair.LayerChart` as wide as its container;
+    without values, a chart that says so. Raises InputError for another table,
+    MachineError(NO_PACKAGE) without the extra `report`.
+    """
+    title = "Risk against coverage"
+    needed = ("n_answered", "coverage", "risk")
+    of = _of(checked(risk, "item_risk", needed))
+    frame = risk.select(needed)
+    found = rows(frame.filter(frame["risk"].cast(pl.Float64).is_not_null()).sort("n_answered"))
+    if not found:
+        return says(title, nothing("risk", risk, COMMAND))
+    whole = found[-1]["risk"]
+    shown = {round(k * (len(found) - 1) / 4) for k in range(5)}
+    told = [
+        f"{number(row['risk'])} wrong at coverage {row['coverage']:.2g}"
+        for place, row in enumerate(found)
+        if place in shown
+    ]
+    top = max(row["risk"] for row in found) or 1.0
+    scale = alt.Scale(domain=[0, min(1.0, 1.1 * top)], nice=False)
+    x = alt.X(
+        "coverage:Q",
+        title="coverage: share answered, most confident first",
+        scale=alt.Scale(domain=[0, 1], nice=False),
+        axis=alt.Axis(tickCount=5),
+    )
+    y = alt.Y("risk:Q", title="risk: share of them wrong", scale=scale, axis=alt.Axis(tickCount=5))
+    rule = alt.Chart(data([{"risk": whole, "text": f"all items: {whole:.3g}"}]))
+    base = alt.Chart(data(found))
+    layers = [
+        rule.mark_rule(color=GREY, strokeDash=[6, 3], aria=False).encode(y=y),
+        rule.mark_text(align="left", baseline="bottom", dy=-3, color=INK, aria=False).encode(
+            x=alt.value(4), y=y, text="text:N"
+        ),
+        base.mark_line(color=PALETTE[0], strokeWidth=1.8).encode(x=x, y=y),
+        base.mark_point(color=PALETTE[0], filled=True, opacity=1, size=14).encode(
+            x=x, y=y, tooltip=tooltips(found)
+        ),
+    ]
+    return _alone(layers, title, of, listing(told))
+
+
+def together(charts: Sequence[Any], title: str) -> Any:
+    """Charts of several analyses as one picture, two beside each other; a single one as it is."""
+    if len(charts) == 1:
+        return charts[0]
+    words = Words(
+        title=title,
+        notes=[],
+        description=" ".join(chart.description for chart in charts),
+        x="",
+    )
+    parts = [chart.copy() for chart in charts]
+    for part in parts:  # only the whole may have these
+        part.config = part.background = part.usermeta = alt.Undefined
+    return stacked(parts, 2, words)
+
+
+def _of(frame: pl.DataFrame) -> list[str]:
+    """A note of the analysis that the rows are of. Raises InputError for rows of several."""
+    keys = [name for name in _KEY if name in frame.columns]
+    found = frame.select(keys).unique().to_dicts() if keys else []
+    if len(found) > 1:
+        raise InputError(
+            f"rows of {len(found)} analyses: a chart is of one. Filter by {', '.join(keys)}.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    key = found[0] if found else {}
+    told = [shortened(plain(key[name]), 46) for name in ("task", "run") if key.get(name)]
+    if first := key.get("skip_first"):
+        told.append(f"without the first {'position' if first == 1 else f'{first} positions'}")
+    return [", ".join(told)] if told else []
+
+
+def _alone(layers: Sequence[Any], title: str, notes: Sequence[str], told: str) -> Any:
+    said = {"title": heading(title, notes), "description": f"{title}. {told}"}
+    return filling(alt.layer(*layers).properties(height=PLOT_HEIGHT, **said))
+
+
+def _band(found: Sequence[Row]) -> list[Row]:
+    """At each depth, from the lowest to the highest end of the shuffles of its features."""
+    ends: dict[int, list[Row]] = {}
+    for row in found:
+        if row["shuffled_low"] is not None:
+            ends.setdefault(row["depth"], []).append(row)
+    return [
+        {
+            "depth": depth,
+            "shuffled_low": min(row["shuffled_low"] for row in some),
+            "shuffled_high": max(row["shuffled_high"] for row in some),
+        }
+        for depth, some in sorted(ends.items())
+    ]
+
+
+def _rules(told: pl.DataFrame) -> pl.DataFrame:
+    """Baselines, and the one feature of the predictions that is farthest from 0.5."""
+    best = (
+        told.filter(role="statistic").sort((pl.col("auroc") - 0.5).abs(), descending=True).head(1)
+    )
+    some = pl.concat([told.filter(role="baseline"), best]).select("feature", "role", "auroc")
+    return some.sort("auroc", descending=True)
+
+
+def _range(found: Sequence[Row]) -> tuple[float, float]:
+    """Ends of the axis: twentieths around all values and 0.5."""
+    values = [0.5, *(row[end] for row in found for end in _ENDS if row.get(end) is not None)]
+    return math.floor(20 * min(values) - 0.2) / 20, math.ceil(20 * max(values) + 0.2) / 20
+
+
+def _behind(band: Sequence[Row], rules: Sequence[Row], scale: Any) -> list[Any]:
+    """What lies behind the lines: the shuffles, and dashed rules, that of the predictions named."""
+
+    def y(field: str) -> Any:
+        return alt.Y(f"{field}:Q", title="AUROC", scale=scale)
+
+    shaded = alt.Chart(data(band)).mark_area(color=GREY, opacity=0.22, aria=False)
+    best = [
+        {**row, "text": f"{row['feature']} {row['auroc']:.2f}"}
+        for row in rules
+        if row["role"] != "baseline"
+    ]
+    chart = alt.Chart(data(rules))
+    return [
+        shaded.encode(x=alt.X("depth:Q"), y=y("shuffled_low"), y2="shuffled_high:Q"),
+        chart.mark_rule(color=INK, opacity=0.7, strokeDash=[4, 3], aria=False).encode(
+            y=y("auroc"), tooltip=tooltips(rules)
+        ),
+        alt.Chart(data(best))
+        .mark_text(align="left", baseline="bottom", dy=-2, color=INK, fontSize=10, aria=False)
+        .encode(x=alt.value(4), y=y("auroc"), text="text:N"),
+    ]

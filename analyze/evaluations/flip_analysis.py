@@ -1,0 +1,278 @@
+"""What differed between two runs before an item flipped."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+import polars as pl
+
+from lpp.analyze.drift.pair import Pair, pair_of
+from lpp.analyze.evaluations.evaluated import EvaluatedItems
+from lpp.analyze.evaluations.features import (
+    COVARIATES,
+    FEATURES,
+    WITHOUT_PARTIAL,
+    item_features,
+)
+from lpp.analyze.evaluations.flip_features import (
+    DRIFT_FEATURES,
+    ROW_CHANGE,
+    compared_sites,
+    drift_features,
+    row_change,
+)
+from lpp.analyze.evaluations.flips import Flips, flips
+from lpp.analyze.evaluations.measure import (
+    FEWEST_ITEMS,
+    FEWEST_OF_A_KIND,
+    Groups,
+    Measure,
+    Values,
+    enough,
+    groups_of,
+    schema,
+    with_q,
+)
+from lpp.analyze.evaluations.site_features import site_features
+from lpp.analyze.numerics.auroc import Flags
+from lpp.analyze.numerics.moments import Floats
+from lpp.analyze.runs.keys import Url
+from lpp.analyze.runs.select import listed, matching
+from lpp.store.commands.progress import SILENT, Progress
+from lpp.store.errors import InputError
+
+KINDS: Final = ("n_flipped", "n_stayed")
+
+RANKED: Final = (*(one for one in FEATURES if one.role != "gold"), *DRIFT_FEATURES)
+"""Features in order: those of run A, then those of the difference. The gold answer is the chosen
+one of every item that is right in A, so its features say nothing else."""
+
+WITH_CHOICES: Final = ("answer_length", "answer_gap")
+"""Covariates of items with several answers: an answer with a small lead flips easily, and what else
+a feature tells is the question. Items with one answer have no lead: `COVARIATES`."""
+
+SCHEMA: Final = schema(KINDS)
+"""One row for each of `RANKED`, and site where it is of rows: columns of `measure.schema`. Of the
+items that are right in run A; the AUROC is of those that are wrong in B against the others."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlipAnalysis:
+    """Two runs of one task: the items that flipped, and what tells them before they do."""
+
+    flips: Flips
+    features: pl.DataFrame
+    """`SCHEMA`; empty where `why_no_ranking` says why."""
+    why_no_ranking: str | None
+    notes: tuple[str, ...]
+    """What cannot be compared, and why, one line each."""
+    covariates: tuple[str, ...]
+    """Features whose part is taken out for the partial AUROC."""
+    n_groups: int
+    """Of the items that are right in A; 0: they have no groups."""
+    n_within: int
+    """Items that are compared within groups, as of `items`."""
+    skip_first: int
+    seed: int
+
+
+def flipped_items(
+    store: Url,
+    task: str,
+    a: str,
+    b: str,
+    *,
+    source: str | None = None,
+    filter: str | None = None,  # noqa: A002
+    sites: Sequence[str] = ("*",),
+    skip_first: int = 0,
+    seed: int = 0,
+) -> FlipAnalysis:
+    """The items of `task` that run `b` answers otherwise than run `a`, and what tells them before.
+
+    a, b, source, filter: as of `flips`, and the rest as of `flip_analysis`, which raise InputError
+    and FormatError.
+
+    Of the items that are right in A, some are wrong in B. For each feature of an item in A (as of
+    `items`), and for the difference of the two runs before the answer (`DRIFT_FEATURES`): the
+    probability that an item that flips has the larger value than one that stays, with its controls.
+    """
+    found = flips(store, task, a, b, source=source, filter=filter)
+    return flip_analysis(found, sites=sites, skip_first=skip_first, seed=seed)
+
+
+def flip_analysis(
+    found: Flips,
+    *,
+    sites: Sequence[str] = ("*",),
+    skip_first: int = 0,
+    seed: int = 0,
+    progress: Progress = SILENT,
+) -> FlipAnalysis:
+    """The analysis of these items.
+
+    sites: patterns, of the sites that both runs keep rows of. skip_first: leave out so many first
+    positions of each prompt from the features of a question. seed: of folds and shuffles. progress:
+    by `n_steps` in all.
+
+    Fewer than 50 items that are right in A, or fewer than 10 that flip or stay, are not ranked.
+    Raises InputError for a site that is not in both runs, FormatError for altered bytes.
+    """
+    chosen = _common_sites(found, sites)
+    asked, flipped = _labels(found)
+    settings: dict[str, Any] = {"flips": found, "skip_first": skip_first, "seed": seed}
+    if not enough(flipped):
+        return FlipAnalysis(
+            features=pl.DataFrame(schema=SCHEMA),
+            why_no_ranking=_too_few(flipped),
+            notes=(),
+            covariates=(),
+            n_groups=0,
+            n_within=0,
+            **settings,
+        )
+    pair, why_no_pair = _pair(found)
+    some = replace(found.a, table=found.a.table.filter(asked))
+    groups = groups_of(some.table["item_group"], flipped)
+    values = [
+        *_of_a(found.a, asked, chosen, first_position=skip_first, seed=seed, progress=progress),
+        *_of_both(pair, some, chosen, first_position=skip_first),
+    ]
+    progress.advance()
+    measure = _measure({one.feature: one.numbers for one in values}, flipped, groups, seed)
+    declared = {feature.name: feature for feature in RANKED}
+    n_blocks = found.a.view.run.plan.model.n_blocks
+    rows = [
+        measure.row_of(declared[one.feature], one, n_blocks)
+        for one in values
+        if one.feature in declared
+    ]
+    return FlipAnalysis(
+        features=with_q(pl.DataFrame(rows, schema=SCHEMA, orient="row"), list(declared), groups),
+        why_no_ranking=None,
+        notes=tuple(_notes(found, pair, why_no_pair, chosen)),
+        covariates=tuple(measure.covariates),
+        n_groups=groups.count,
+        n_within=groups.n_within,
+        **settings,
+    )
+
+
+def _labels(found: Flips) -> tuple[Flags, Flags]:
+    """Which items of A are right in A and are items of B, (n,); of those, which are wrong in B."""
+    labels = found.a.table.select("item", "right").join(
+        found.table.select("item", "right_b"), on="item", how="left", maintain_order="left"
+    )
+    asked: Flags = (labels["right"] & labels["right_b"].is_not_null()).to_numpy()
+    return asked, ~labels["right_b"].to_numpy()[asked].astype(bool)
+
+
+def _measure(of_item: Mapping[str, Floats], flipped: Flags, groups: Groups, seed: int) -> Measure:
+    """What every feature is held against; of_item: values by name."""
+    choices = bool(np.isfinite(of_item["answer_gap"]).any())
+    covariates = WITH_CHOICES if choices else COVARIATES
+    return Measure(
+        labels=flipped,
+        groups=groups.codes,
+        covariates={name: of_item[name] for name in covariates},
+        without_partial=covariates if choices else WITHOUT_PARTIAL,
+        kinds=KINDS,
+        seed=seed,
+    )
+
+
+def n_steps(found: Flips, sites: Sequence[str] = ("*",)) -> int:
+    """Units of progress of `flip_analysis`. Raises InputError for a site not in both runs."""
+    return 2 + len(_with_rows(found.a, _common_sites(found, sites)))
+
+
+def _of_a(
+    items: EvaluatedItems,
+    asked: Flags,
+    sites: Sequence[str],
+    *,
+    first_position: int,
+    seed: int,
+    progress: Progress,
+) -> Iterator[Values]:
+    """Features of run A of the items `asked`, (n,) of those of `items`: `distance` is fitted on all
+    of `items`, so it is the number that an analysis of run A alone has.
+    """
+    for name, numbers in item_features(items, first_position=first_position).items():
+        yield Values(name, None, numbers[asked])
+    progress.advance()
+    kept = _with_rows(items, sites)
+    for one in site_features(
+        items, kept, first_position=first_position, seed=seed, progress=progress
+    ):
+        yield one._replace(numbers=one.numbers[asked])
+
+
+def _of_both(
+    pair: Pair | None,
+    items: EvaluatedItems,
+    sites: Sequence[str],
+    *,
+    first_position: int,
+) -> Iterator[Values]:
+    """How far the runs are apart before the answers of `items`."""
+    if pair is None:
+        return
+    found = drift_features(pair, items, first_position=first_position)
+    yield from (Values(name, None, numbers) for name, numbers in found.items())
+    for site in compared_sites(pair, sites):
+        yield Values(ROW_CHANGE.name, site, row_change(pair, items, site))
+
+
+def _with_rows(items: EvaluatedItems, sites: Sequence[str]) -> Sequence[str]:
+    """All of `sites`, or none where the run keeps no rows."""
+    return sites if items.view.run.plan.keeps_rows else ()
+
+
+def _common_sites(found: Flips, patterns: Sequence[str]) -> list[str]:
+    """Sites of both runs that fit `patterns`."""
+    a, b = (some.view.run for some in (found.a, found.b))
+    common = [site for site in a.sites if site in b.sites]
+    return matching("site", patterns, common, option="--sites") if common else []
+
+
+def _pair(found: Flips) -> tuple[Pair | None, str]:
+    """Both runs token by token, or why they cannot be compared so."""
+    try:
+        return pair_of(found.a.view.run, found.b.view.run), ""
+    except InputError as error:
+        return None, str(error).partition("\n")[0]
+
+
+def _notes(
+    found: Flips, pair: Pair | None, why_no_pair: str, sites: Sequence[str]
+) -> Iterator[str]:
+    runs = [some.view.run for some in (found.a, found.b)]
+    bare = [name for name, run in zip("AB", runs, strict=True) if not run.plan.keeps_rows]
+    if pair is None:
+        yield f"The runs are not compared token by token, only item by item: {why_no_pair}"
+    else:
+        yield from pair.limits
+        if pair.no_logits is not None:
+            yield f"No KL: {pair.no_logits}"
+    if not sites:
+        yield "The runs have no site in common, so there are no features of sites."
+    elif bare:
+        yield (
+            f"{' and '.join(bare)} keeps moments of its rows and not the rows: features of sites "
+            "need them. Evaluate again with --keep rows."
+        )
+    elif pair is not None:
+        other = [site for site in sites if site not in compared_sites(pair, sites)]
+        if other:
+            yield f"{listed(other)}: no {ROW_CHANGE.name}, since rows of A and B differ in width."
+
+
+def _too_few(flipped: Flags) -> str:
+    n, n_flipped = len(flipped), int(flipped.sum())
+    return (
+        f"Not ranked: of {n} items that are right in A {n_flipped} are wrong in B. It takes "
+        f"{FEWEST_ITEMS} items, and {FEWEST_OF_A_KIND} that flip and that stay: of fewer, chance "
+        "alone gives an AUROC of 0.3 or 0.7. Evaluate more items, or runs that differ more."
+    )

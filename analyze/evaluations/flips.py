@@ -1,0 +1,225 @@
+"""Two runs of one task: which items are right in one run and wrong in the other."""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import polars as pl
+
+from lpp.analyze.evaluations.evaluated import EvaluatedItems, evaluated_items
+from lpp.analyze.evaluations.features import answer_gap, answer_share
+from lpp.analyze.numerics.paired import PairedDifference, paired_difference
+from lpp.analyze.runs.keys import RunView, Url
+from lpp.analyze.runs.select import store_and_run
+from lpp.analyze.runs.words import Words
+from lpp.store.errors import ErrorKind, InputError, LppError
+from lpp.store.items import read_items
+from lpp.store.objects.place import absolute
+
+LOST: Final = "right to wrong"
+GAINED: Final = "wrong to right"
+MOVED: Final = "other wrong answer"
+
+CHANGES: Final = (LOST, GAINED, MOVED)
+"""What can become of an item from run A to run B, where its answer changed. `MOVED` is known only
+of items with several answers to choose from."""
+
+TEXT_TOKENS: Final = 60
+"""Tokens of a question that are shown, the last ones."""
+
+SCHEMA: Final = pl.Schema(
+    {
+        "item": pl.Int32(),
+        "item_group": pl.String(),
+        "change": pl.String(),
+        "right_a": pl.Boolean(),
+        "right_b": pl.Boolean(),
+        "gold": pl.Int32(),
+        "chosen_a": pl.Int32(),
+        "chosen_b": pl.Int32(),
+        "gap_a": pl.Float64(),
+        "share_a": pl.Float64(),
+        "share_b": pl.Float64(),
+        "logprobs_a": pl.List(pl.Float64()),
+        "logprobs_b": pl.List(pl.Float64()),
+    }
+)
+"""One row for each item that is right or wrong in both runs, in order. change: of `CHANGES`; null
+where the answer is as right as before and, among several, the same. gap_a: in run A, ln p of the
+most likely answer less that of the second, in nats. share_: probability of the chosen answer among
+the answers, in each run; null where there is one answer. logprobs_: ln p of each answer, nats."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flips:
+    """One task as two runs were asked it."""
+
+    a: EvaluatedItems
+    b: EvaluatedItems
+    table: pl.DataFrame
+    """(n,) `SCHEMA`."""
+
+    @property
+    def counts(self) -> tuple[int, int, int, int]:
+        """Items that are right in both runs, in A alone, in B alone, in neither."""
+        right_a, right_b = self.table["right_a"], self.table["right_b"]
+        both = int((right_a & right_b).sum())
+        one, other = int(right_a.sum()), int(right_b.sum())
+        return both, one - both, other - both, len(self.table) - one - other + both
+
+    @property
+    def accuracy(self) -> PairedDifference:
+        """Of A first, of B second, over the items of `table`."""
+        return paired_difference(*self.counts)
+
+    @property
+    def n_alone(self) -> tuple[int, int]:
+        """Items of A that B lacks, and of B that A lacks: not asked, or left out."""
+        return len(self.a.table) - len(self.table), len(self.b.table) - len(self.table)
+
+
+def flips(
+    store: Url,
+    task: str,
+    a: str,
+    b: str,
+    *,
+    source: str | None = None,
+    filter: str | None = None,  # noqa: A002
+) -> Flips:
+    """The items of `task` in run `a` beside those in run `b`.
+
+    a, b: run ids, or as much of them as names one run; `STORE::RUN` for a run of another store.
+    source, filter: as of `evaluated_items`, of both runs.
+
+    Raises InputError for a run against itself, for runs that share no item, and where an item of
+    the same number has another document or was scored after another filter; and what
+    `evaluated_items` raises.
+    """
+    of_a, of_b = (
+        evaluated_items(place, task, run=name, source=source, filter=filter)
+        for place, name in (store_and_run(store, name) for name in (a, b))
+    )
+    return compared(of_a, of_b)
+
+
+def changed_items(found: Flips) -> pl.DataFrame:
+    """Items whose answer changed, in the order of `CHANGES`; within each the largest `gap_a` first.
+
+    Columns `SCHEMA`, and `text`: the end of the question as run A read it, null where the store has
+    no vocabulary of its tokenizer.
+    """
+    place = pl.col("change").replace_strict(list(CHANGES), range(len(CHANGES)))
+    some = found.table.filter(pl.col("change").is_not_null()).sort(
+        place, "gap_a", "item", descending=[False, True, False], nulls_last=True
+    )
+    return some.with_columns(pl.Series("text", _texts(found.a, some["item"]), dtype=pl.String))
+
+
+def flips_of_runs(a: RunView, b: RunView) -> list["Flips | str"]:
+    """Every task that both runs were asked, by name; a line that says why where items cannot be
+    compared, or read: it is no error of a comparison of tokens. Empty without items of both runs.
+    """
+    if a.run.path == b.run.path:
+        return []
+    try:
+        tasks = sorted(_tasks(a) & _tasks(b))
+    except LppError as error:
+        return [str(error)]
+    found: list[Flips | str] = []
+    for task in tasks:
+        try:
+            of_a, of_b = (
+                evaluated_items(view.run.directory.root, task, run=view.run.id) for view in (a, b)
+            )
+            found.append(compared(of_a, of_b))
+        except LppError as error:
+            found.append(str(error))
+    return found
+
+
+def compared(a: EvaluatedItems, b: EvaluatedItems) -> Flips:
+    """The items of `a` beside those of `b`. Errors: of `flips`."""
+    if a.view.run.path == b.view.run.path:
+        raise InputError(
+            f"{a.view.run.id} against itself: no item flips. Name two runs that were asked "
+            f"{a.task}.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    where = f"{a.task} in {a.view.run.id} (A) and {b.view.run.id} (B)"
+    if a.filter != b.filter:
+        raise InputError(
+            f"{where} was scored after two filters: {a.filter} in A, {b.filter} in B. Evaluate "
+            "both with one version of the task.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    both = a.table.join(b.table, on="item", suffix="_b", maintain_order="left")
+    if both.is_empty():
+        raise InputError(
+            f"{where} have no item in common. Evaluate both with the same --limit.",
+            kind=ErrorKind.INCOMPLETE,
+        )
+    other = both.filter(pl.col("doc_sha256") != pl.col("doc_sha256_b"))["item"].to_list()
+    if other:
+        few = ", ".join(map(str, other[:3])) + (", ..." if len(other) > 3 else "")
+        raise InputError(
+            f"{where}: of {len(both)} items with the same number {len(other)} are of other "
+            f"documents ({few}; sources {a.source} and {b.source}). Evaluate both with one version "
+            "of the task.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    return Flips(a=a, b=b, table=_table(both))
+
+
+def _table(both: pl.DataFrame) -> pl.DataFrame:
+    """`SCHEMA` of items with columns of A, and of B with the suffix _b."""
+    right_a, right_b = pl.col("right"), pl.col("right_b")
+    moved = ~right_a & ~right_b & (pl.col("chosen") != pl.col("chosen_b"))
+    change = (
+        pl.when(right_a & ~right_b)
+        .then(pl.lit(LOST))
+        .when(~right_a & right_b)
+        .then(pl.lit(GAINED))
+        .when(moved)
+        .then(pl.lit(MOVED))
+    )
+    of_a, of_b = (
+        [np.array(some, dtype=np.float64) for some in both[name].to_list()]
+        for name in ("logprobs", "logprobs_b")
+    )
+    names = {"right": "right_a", "chosen": "chosen_a", "logprobs": "logprobs_a"}
+    return (
+        both.with_columns(
+            pl.Series("gap_a", [answer_gap(some) for some in of_a], dtype=pl.Float64),
+            pl.Series("share_a", [answer_share(some) for some in of_a], dtype=pl.Float64),
+            pl.Series("share_b", [answer_share(some) for some in of_b], dtype=pl.Float64),
+            change=change,
+        )
+        .rename(names)
+        .select(SCHEMA.names())
+        .with_columns(pl.col("gap_a", "share_a", "share_b").fill_nan(None))
+        .cast(SCHEMA)
+    )
+
+
+def _texts(some: EvaluatedItems, items: pl.Series) -> list[str | None]:
+    """The last tokens of the question of each of `items`, in words."""
+    vocabulary = some.view.run.vocabulary()
+    if vocabulary is None or items.is_empty():
+        return [None] * len(items)
+    words, ids = Words(vocabulary), some.view.prompts["token_ids"]
+    found = pl.DataFrame({"item": items}).join(
+        some.table.select("item", "prompt_id", "question", "answer"),
+        on="item",
+        maintain_order="left",
+    )
+    return [
+        words.text(ids[prompt][first : answer + 1].to_list()[-TEXT_TOKENS:])
+        for _, prompt, first, answer in found.iter_rows()
+    ]
+
+
+def _tasks(view: RunView) -> set[str]:
+    """Tasks that the run has items of."""
+    table = pl.DataFrame(pl.from_arrow(read_items(absolute(view.run.directory.root))))
+    return set(table.filter(run=view.run.id)["task"])

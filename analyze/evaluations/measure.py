@@ -1,0 +1,197 @@
+"""How well each of many features tells items of one kind from those of another, with controls."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import polars as pl
+
+from lpp.analyze.evaluations.features import Feature
+from lpp.analyze.numerics.association import benjamini_hochberg
+from lpp.analyze.numerics.auroc import (
+    FEWEST_OF_A_GROUP,
+    Codes,
+    Flags,
+    auroc,
+    residual_ranks,
+    shuffled,
+    tied_share,
+)
+from lpp.analyze.numerics.moments import Floats
+from lpp.analyze.runs.keys import depth
+
+FEWEST_ITEMS: Final = 50
+FEWEST_OF_A_KIND: Final = 10
+"""Items of one kind, and of the other. With 10 of 50, chance alone gives 0.3 to 0.7."""
+
+MOST_TIES: Final = 0.1
+"""Share of pairs with equal values, beyond which a feature has no partial AUROC (`tied_share`)."""
+
+_NUMBERS: Final = ("", "within_", "partial_")
+_COLUMNS: Final = (
+    "auroc",
+    "ci_low",
+    "ci_high",
+    "p_value",
+    *(f"shuffled_{n}" for n in ("mean", "low", "high")),
+)
+
+
+def schema(kinds: tuple[str, str]) -> pl.Schema:
+    """Columns of a row for each feature, and site where it is of rows.
+
+    kinds: the columns that count the items of both kinds, those that the AUROC is of first. auroc:
+    over all items; `within_`: within groups alone, null where items are not compared within groups;
+    `partial_`: of what the covariates leave of the feature's ranks, within groups where items are
+    compared so; null where over a tenth of the pairs tie. ci_: 95 %. shuffled_: 200 draws with
+    shuffled labels, mean and 95 % range. p_value: of an AUROC of 0.5. q_value: Benjamini-Hochberg
+    of within_p_value where items are compared within groups, else of p_value: a feature that only
+    tells easy groups from hard ones tells nothing of an item. why_none: why there is no auroc.
+    """
+    return pl.Schema(
+        {
+            "feature": pl.String(),
+            "site": pl.String(),
+            "depth": pl.Int32(),
+            "role": pl.String(),
+            "unit": pl.String(),
+            **{kind: pl.Int32() for kind in kinds},
+            "n_groups": pl.Int32(),
+            **{f"{kind}{name}": pl.Float64() for kind in _NUMBERS for name in _COLUMNS},
+            "q_value": pl.Float64(),
+            "why_none": pl.String(),
+        }
+    )
+
+
+def enough(labels: Flags) -> bool:
+    """Whether items with these labels are ranked: 50 of them, 10 of each kind."""
+    n, n_true = len(labels), int(labels.sum())
+    return n >= FEWEST_ITEMS and FEWEST_OF_A_KIND <= n_true <= n - FEWEST_OF_A_KIND
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Groups:
+    """The groups of some items, and whether items are compared within them."""
+
+    count: int
+    """0: the items have no groups."""
+    n_within: int
+    """Items of groups with two or more of each kind. 0: items are not compared within groups, since
+    they have none, or since there are fewer such items than are ranked."""
+    codes: Codes | None
+    """(n,) a number for the group of each item, where items are compared within groups."""
+
+
+def groups_of(column: pl.Series, labels: Flags) -> Groups:
+    """The groups that `column` names, (n,); items without one are a group of their own."""
+    if column.is_null().all():
+        return Groups(count=0, n_within=0, codes=None)
+    codes: Codes = np.unique(column.fill_null("").to_numpy(), return_inverse=True)[1]
+    n_true, n_false = np.bincount(codes, labels), np.bincount(codes, ~labels)
+    many = np.minimum(n_true, n_false) >= FEWEST_OF_A_GROUP
+    of_true, of_false = int(n_true[many].sum()), int(n_false[many].sum())
+    few = of_true + of_false < FEWEST_ITEMS or min(of_true, of_false) < FEWEST_OF_A_KIND
+    return Groups(
+        count=len(np.unique(codes)),
+        n_within=0 if few else of_true + of_false,
+        codes=None if few else codes,
+    )
+
+
+class Values(NamedTuple):
+    """A feature of some items."""
+
+    feature: str
+    """Its name."""
+    site: str | None
+    """Where it is of rows."""
+    numbers: Floats
+    """(n,) NaN: no number."""
+    why_none: str | None = None
+    """Why there are no numbers, where a reason is known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measure:
+    """What every feature is held against."""
+
+    labels: Flags
+    """(n,) whether an item is of the kind that the AUROC is of."""
+    groups: Codes | None
+    covariates: Mapping[str, Floats]
+    """Features, (n,) each, whose part is taken out for `partial_`."""
+    without_partial: Collection[str]
+    """Features that are functions of the covariates: what a regression leaves is its misfit."""
+    kinds: tuple[str, str]
+    """Columns that count items of that kind, and the others."""
+    seed: int
+
+    def row_of(self, feature: Feature, values: Values, n_blocks: int) -> dict[str, Any]:
+        """A row of `schema` of `values`, which are of `feature`, but for q."""
+        row = self.row(feature, values.numbers)
+        if values.site is not None:
+            row |= {"site": values.site, "depth": depth(values.site, n_blocks)}
+        return row if values.why_none is None else row | {"why_none": values.why_none}
+
+    def row(self, feature: Feature, values: Floats) -> dict[str, Any]:
+        """A row of `schema` of a feature's (n,) values, but for site, depth and q."""
+        others = np.column_stack(list(self.covariates.values()))
+        there = np.isfinite(values) & np.isfinite(others).all(axis=1)
+        some, labels = values[there], self.labels[there]
+        row: dict[str, Any] = dict.fromkeys(schema(self.kinds))
+        row |= {"feature": feature.name, "role": feature.role, "unit": feature.unit}
+        kind, other = self.kinds
+        row |= {kind: int(labels.sum()), other: int((~labels).sum())}
+        if not there.any():
+            row["why_none"] = "not defined for any item"
+        elif not enough(labels):
+            row["why_none"] = "defined for too few items"
+        elif np.ptp(some) == 0:
+            row["why_none"] = "the same for every item"
+        else:
+            row |= _numbers("", some, labels, None, self.seed)
+            codes = None if self.groups is None else self.groups[there]
+            if codes is not None:
+                row |= _numbers("within_", some, labels, codes, self.seed)
+            rest = residual_ranks(some, others[there], codes)
+            of_covariates = feature.name in self.without_partial
+            if not of_covariates and tied_share(some, labels) <= MOST_TIES and rest is not None:
+                row |= _numbers("partial_", rest, labels, codes, self.seed)
+        return row
+
+
+def _numbers(
+    kind: str, values: Floats, labels: Flags, groups: Codes | None, seed: int
+) -> dict[str, Any]:
+    found = auroc(values, labels, groups)
+    control = shuffled(values, labels, groups, seed=seed)
+    if found is None or control is None:
+        return {}
+    low, high = found.interval or (None, None)
+    numbers = {
+        "auroc": found.value,
+        "ci_low": low,
+        "ci_high": high,
+        "p_value": found.p_value,
+        "shuffled_mean": control.mean,
+        "shuffled_low": control.low,
+        "shuffled_high": control.high,
+    }
+    row: dict[str, Any] = {f"{kind}{name}": value for name, value in numbers.items()}
+    return row if groups is None else row | {"n_groups": found.n_groups}
+
+
+def with_q(rows: pl.DataFrame, order: Sequence[str], groups: Groups) -> pl.DataFrame:
+    """`rows` by the place of their feature in `order`, with q over all that have a p but the gold
+    answer's.
+    """
+    p_value = "p_value" if groups.codes is None else "within_p_value"
+    tested = rows[p_value].is_not_null() & (rows["role"] != "gold")
+    q_values = iter(benjamini_hochberg(rows.filter(tested)[p_value].to_list()))
+    q_value = [next(q_values) if made else None for made in tested]
+    place = pl.col("feature").replace_strict(list(order), range(len(order)))
+    return rows.with_columns(pl.Series("q_value", q_value, dtype=pl.Float64)).sort(
+        place, maintain_order=True
+    )

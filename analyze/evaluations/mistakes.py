@@ -1,0 +1,84 @@
+"""The wrong answers that a model was most sure of, in words."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import polars as pl
+
+from lpp.analyze.evaluations.evaluated import EvaluatedItems
+from lpp.analyze.runs.words import Words
+from lpp.store.items import read_items
+
+QUESTION_TOKENS: Final = 60
+"""Tokens of a question that are shown, its last ones."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mistake:
+    """An item that was answered wrongly. Words are exact: a terminal escapes them."""
+
+    item: int
+    item_group: str | None
+    confidence: float
+    """Share of the chosen answer among the answers; probability of the only one."""
+    question: str
+    chosen: str
+    gold: str | None
+    """None where the item has no gold answer, or the prompt of that was set aside."""
+    gold_share: float | None
+
+
+def confident_mistakes(items: EvaluatedItems, count: int = 10) -> list[Mistake]:
+    """The `count` wrong items of the largest confidence, the largest first.
+
+    Tokens are words where the store has the vocabulary of the run's tokenizer, else ids. An answer
+    is the last tokens of its prompt. FormatError for altered bytes.
+    """
+    wrong = [row for row in items.table.iter_rows(named=True) if not row["right"]]
+    sure = sorted((-_shares(row["logprobs"])[row["chosen"]], row["item"], row) for row in wrong)
+    words = Words(items.view.run.vocabulary())
+    answers = _answers(items)
+    ids = items.view.run.prompts()["token_ids"]
+
+    def answer(prompt: int | None, length: int | None) -> str | None:
+        if prompt is None or length is None:
+            return None
+        tokens = ids[prompt].as_py()
+        return words.text(tokens[len(tokens) - length :])
+
+    found = []
+    for confidence, item, row in sure[:count]:
+        first = max(row["question"], row["answer"] + 1 - QUESTION_TOKENS)
+        gold = row["gold"]
+        found.append(
+            Mistake(
+                item=item,
+                item_group=row["item_group"],
+                confidence=-confidence,
+                question=words.text(ids[row["prompt_id"]].as_py()[first : row["answer"] + 1]),
+                chosen=answer(answers[item][row["chosen"]], row["length"]) or "",
+                gold=None if gold is None else answer(answers[item][gold], row["gold_length"]),
+                gold_share=None if gold is None else _shares(row["logprobs"])[gold],
+            )
+        )
+    return found
+
+
+def _answers(items: EvaluatedItems) -> dict[int, list[int | None]]:
+    """The prompts of the answers of each item."""
+    found = pl.DataFrame(pl.from_arrow(read_items(items.view.run.directory.root)))
+    some = found.filter(
+        source=items.source, task=items.task, run=items.view.run.id, filter=items.filter
+    )
+    return dict(some.select("item", "prompt_ids").iter_rows())
+
+
+def _shares(logprobs: Sequence[float]) -> list[float]:
+    """Share of each answer among all; the probability of a single one."""
+    if len(logprobs) == 1:
+        return [math.exp(logprobs[0])]
+    most = max(logprobs)
+    weights = [math.exp(one - most) for one in logprobs]
+    return [weight / sum(weights) for weight in weights]

@@ -1,0 +1,38 @@
+"""Features of items from the rows of sites: of each site, and of the logit lens over all blocks."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from lpp.analyze.evaluations.evaluated import EvaluatedItems
+from lpp.analyze.evaluations.lens import OF_ITEMS, Lens, lens_of
+from lpp.analyze.evaluations.measure import Values
+from lpp.analyze.evaluations.rows import features_of, read_rows
+from lpp.store.commands.progress import SILENT, Progress
+
+
+def site_features(
+    items: EvaluatedItems,
+    sites: Sequence[str],
+    *,
+    first_position: int = 0,
+    seed: int = 0,
+    progress: Progress = SILENT,
+) -> Iterator[Values]:
+    """Features of the rows of each of `sites`, and then `OF_ITEMS`: (n,) in the order of
+    `items.table`. progress: advances by one for each site. Cost: of `row_features` and `lens_of`.
+    """
+    lens = lens_of(items, sites)
+    for site in sites:
+        answers, ratios = read_rows(items, site, first_position=first_position)
+        found = features_of(answers, seed=seed) | ratios
+        if isinstance(lens, Lens):
+            found |= lens.features(site, answers)
+        yield from (Values(name, site, values) for name, values in found.items())
+        progress.advance()
+    nothing = np.full(len(items.table), np.nan)
+    for name in OF_ITEMS:
+        if isinstance(lens, Lens):
+            yield Values(name, None, lens.of_items()[name])
+        else:
+            yield Values(name, None, nothing, lens)

@@ -1,0 +1,109 @@
+"""An analysis of items as tables of the database of its store, beside earlier ones."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import polars as pl
+
+from lpp.analyze.evaluations.analysis import ItemAnalysis
+from lpp.analyze.numerics.calibration import proportion_interval
+from lpp.analyze.runs.keys import Url
+from lpp.analyze.tables.database import frame_schema, put
+from lpp.store.objects.place import Place
+
+FEW_OF_A_KIND: Final = 30
+"""Right items, or wrong ones, below which chance alone gives 0.4 to 0.6."""
+
+MEANING: Final[Mapping[str, str]] = {
+    "few_items": f"Fewer than {FEW_OF_A_KIND} items are right, or wrong: an AUROC is known to "
+    "within 0.1 at best.",
+    "first_positions": "The first positions of the prompts take part in features of the question; "
+    "they are often attention sinks. lpp-analyze items --skip-first 1 leaves one out.",
+    "items_left_out": "Some items could not be analysed: they were set aside, or are neither right "
+    "nor wrong.",
+    "no_groups": "The items have no groups, so a feature that only tells easy subjects from hard "
+    "ones counts too. lpp-capture eval --group FIELD names the subject.",
+    "small_groups": "The groups are too small to compare items within them, so a feature that only "
+    "tells easy groups from hard ones counts too.",
+}
+"""What each flag of `item_analyses` says."""
+
+
+def item_tables(found: ItemAnalysis) -> dict[str, pl.DataFrame]:
+    """Tables `item_analyses`, `item_features`, `item_reliability` and `item_risk`, by name.
+
+    Without calibration `item_reliability` has no rows.
+    """
+    n_ordered = found.risk.curve[-1][0]
+    bins = () if found.calibration is None else found.calibration.reliability
+    rows: dict[str, list[dict[str, Any]]] = {
+        "item_analyses": [_analysis(found)],
+        "item_features": [
+            {**row, "site": row["site"] or ""} for row in found.features.iter_rows(named=True)
+        ],
+        "item_reliability": [
+            {"bin": place, "n": one.n, "confidence": one.confidence, "accuracy": one.accuracy}
+            | _interval("accuracy", one.interval)
+            for place, one in enumerate(bins)
+        ],
+        "item_risk": [
+            {"n_answered": answered, "coverage": answered / n_ordered, "risk": risk}
+            for answered, risk in found.risk.curve
+        ],
+    }
+    key = {
+        name: getattr(found, name)
+        for name in ("source", "task", "run", "filter", "skip_first", "seed")
+    }
+    return {
+        name: pl.DataFrame([key | row for row in some], schema=frame_schema(name))
+        for name, some in rows.items()
+    }
+
+
+def write_items(store: Url, found: ItemAnalysis) -> Place:
+    """Put `item_tables` into the database of `store`; return the file's path.
+
+    They replace an earlier analysis of the same task, run and settings, whole: q is over all of
+    its features. Others stay as long as their run is what it was. Raises what `lpp.sql.build`
+    raises.
+    """
+    return put(store, item_tables(found))
+
+
+def item_flags(found: ItemAnalysis) -> Iterator[str]:
+    """Flags of an analysis, of `MEANING`."""
+    if min(found.n_right, found.n_wrong) < FEW_OF_A_KIND:
+        yield "few_items"
+    if not found.skip_first:
+        yield "first_positions"
+    if found.left_out:
+        yield "items_left_out"
+    if not found.n_groups:
+        yield "no_groups"
+    elif not found.n_within:
+        yield "small_groups"
+
+
+def _analysis(found: ItemAnalysis) -> dict[str, Any]:
+    n = found.n_right + found.n_wrong
+    row: dict[str, Any] = {
+        **{name: getattr(found, name) for name in ("n_right", "n_wrong", "n_groups", "n_within")},
+        "accuracy": found.n_right / n,
+        **_interval("accuracy", proportion_interval(found.n_right, n)),
+        "n_left_out": sum(found.left_out.values()),
+        "risk_by": found.confidence,
+        "risk_area": found.risk.area,
+        "risk_best": found.risk.best,
+        "flags": list(item_flags(found)),
+    }
+    calibrated = found.calibration
+    if calibrated is not None:
+        mean, most = calibrated.calibrated
+        row |= {"ece": calibrated.ece, "ece_calibrated": mean, "ece_by_chance": most}
+        row |= _interval("ece", calibrated.interval)
+    return row
+
+
+def _interval(name: str, ends: tuple[float, float]) -> dict[str, float]:
+    return {f"{name}_ci_low": ends[0], f"{name}_ci_high": ends[1]}

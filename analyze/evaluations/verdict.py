@@ -1,0 +1,78 @@
+"""Which features tell right from wrong, and which of them tell more than the baselines."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import polars as pl
+
+Q: Final = 0.1
+"""Share of false ones, expected, among the features that are said to tell right from wrong."""
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What the features of one analysis say together; every row is one of its table."""
+
+    within: bool
+    """Whether numbers are within groups."""
+    tested: tuple[Row, ...]
+    """Features of predictions and rows that have an AUROC."""
+    telling: tuple[Row, ...]
+    """Those of them with q below `Q`."""
+    baseline: Row | None
+    """The baseline whose AUROC is farthest from 0.5; None where none varies."""
+    beyond: tuple[Row, ...]
+    """Those of `telling` whose whole interval is farther from 0.5 than `baseline`."""
+    best: Row | None
+    """The one of `telling` whose AUROC is farthest from 0.5, of `beyond` where there are any."""
+
+    def number(self, row: Row) -> tuple[float, float | None, float | None]:
+        """AUROC of a row, and the ends of its interval; null: it has none."""
+        kind = "within_" if self.within else ""
+        return row[f"{kind}auroc"], row[f"{kind}ci_low"], row[f"{kind}ci_high"]
+
+
+def verdict(features: pl.DataFrame, *, within: bool) -> Verdict:
+    """The verdict on features, rows of `evaluations.analysis.SCHEMA` or of `item_features`.
+
+    within: go by numbers within groups. The gold answer's features take no part: they use the
+    label. A verdict of many rows favours the luckiest: q corrects `telling`, nothing corrects the
+    AUROC of `best`.
+    """
+    kind = "within_" if within else ""
+    auroc, low, high = (f"{kind}{name}" for name in ("auroc", "ci_low", "ci_high"))
+
+    def distance(row: Row) -> float:
+        return abs(float(row[auroc]) - 0.5)
+
+    made = [row for row in features.iter_rows(named=True) if row[auroc] is not None]
+    baselines = [row for row in made if row["role"] == "baseline"]
+    baseline = max(baselines, key=distance, default=None)
+    reached = 0.0 if baseline is None else distance(baseline)
+    tested = [row for row in made if row["role"] in ("statistic", "rows")]
+    telling = [row for row in tested if row["q_value"] is not None and row["q_value"] < Q]
+    beyond = [
+        row
+        for row in telling
+        if row[low] is not None and max(row[low] - 0.5, 0.5 - row[high]) > reached
+    ]
+    return Verdict(
+        within=within,
+        tested=tuple(tested),
+        telling=tuple(telling),
+        baseline=baseline,
+        beyond=tuple(beyond),
+        best=max(beyond or telling, key=distance, default=None),
+    )
+
+
+def named(row: Row) -> str:
+    """A feature, and its site where it is of one.
+
+    >>> named({"feature": "distance", "site": "final"}), named({"feature": "gap", "site": None})
+    ('distance of final', 'gap')
+    """
+    return f"{row['feature']} of {row['site']}" if row["site"] else str(row["feature"])

@@ -1,0 +1,30 @@
+"""Names that a shell offers at the TAB key."""
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+from click.shell_completion import ShellComplete
+
+from lpp.analyze.cli.command import main as lpp_analyze
+from lpp.sql.cli import main as lpp_sql
+
+
+def offered(program: click.Command, line: list[str], typed: str) -> list[str]:
+    complete = ShellComplete(program, {}, "lpp", "_LPP_COMPLETE")
+    return [item.value for item in complete.get_completions(line, typed)]
+
+
+def test_names_of_the_store_are_offered(make_run: Callable[..., Any]) -> None:
+    run = make_run(sites=("embed", "block.1", "final"), model="tiny/one")
+    other = make_run(sites=("block.2", "final"), model="tiny/two")
+    store = str(run.root)
+    both = sorted([run.run_id, other.run_id])
+    assert sorted(offered(lpp_analyze, ["profile", store, "--run"], "")) == both
+    assert offered(lpp_analyze, ["profile", store, "--run"], "on") == [run.run_id]
+    assert sorted(offered(lpp_analyze, ["diff", store], "")) == both
+    sites = offered(lpp_analyze, ["layers", store, "--site"], "final,b")
+    assert sorted(sites) == ["final,block.1", "final,block.2"]
+    assert offered(lpp_analyze, ["profile", store, "--metrics"], "rankm") == ["rankme"]
+    assert offered(lpp_sql, [store, "--run"], "hour") == ["hourglass"]
+    assert offered(lpp_analyze, ["profile", store + "-none", "--run"], "") == []

@@ -1,0 +1,245 @@
+"""Two runs of one task: counts by hand, the items that changed, what is refused."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from evaluated_items import write_items
+from flipped_items import TASK, TwoRuns, two_runs
+
+import lpp.analyze
+from lpp.analyze.cli.command import main
+from lpp.analyze.evaluations.flips import (
+    CHANGES,
+    SCHEMA,
+    changed_items,
+    flips,
+    flips_of_runs,
+)
+from lpp.analyze.runs.keys import RunView
+from lpp.store import open_store
+from lpp.store.errors import ErrorKind, InputError
+
+MakeRun = Callable[..., Any]
+
+LOST = range(12)
+GAINED = (40, 41)
+MOVED = (50, 51, 52)
+
+
+def hand_made(make_run: MakeRun, **options: Any) -> TwoRuns:
+    """60 items: right in both 28, in A alone 12, in B alone 2, in neither 18, of these 3 moved."""
+    return two_runs(
+        make_run,
+        items=60,
+        right=lambda item: item < 40,
+        flips=lambda a, b, prompt, answer: prompt // 3 in LOST,
+        gained=GAINED,
+        moved=MOVED,
+        **options,
+    )
+
+
+@pytest.fixture(scope="module")
+def written(make_shared_run: MakeRun) -> TwoRuns:
+    return hand_made(make_shared_run)
+
+
+def test_the_table_of_two_by_two(written: TwoRuns) -> None:
+    found = flips(written.root, TASK, "first", "second")
+    assert found.counts == (28, 12, 2, 18)
+    accuracy = found.accuracy
+    assert (accuracy.n, accuracy.first, accuracy.second) == (60, 40 / 60, 30 / 60)
+    assert accuracy.p_value == pytest.approx(212 / 2**14)  # 2 (1 + 14 + 91) of 2^14
+    assert found.n_alone == (0, 0)
+    exchanged = flips(written.root, TASK, "second", "first")
+    assert exchanged.counts == (28, 2, 12, 18)
+
+
+def test_the_items_that_changed(written: TwoRuns) -> None:
+    found = flips(written.root, TASK, written.a.made.run_id, written.b.made.run_id)
+    assert found.table.schema == SCHEMA
+    assert found.table["item"].to_list() == list(range(60))
+    changed = changed_items(found)
+    by_change = {
+        change: sorted(changed.filter(change=change)["item"].to_list()) for change in CHANGES
+    }
+    assert list(by_change.values()) == [list(LOST), list(GAINED), list(MOVED)]
+    assert changed["change"].unique(maintain_order=True).to_list() == list(CHANGES)
+    gaps = changed.filter(change=CHANGES[0])["gap_a"].to_list()
+    assert gaps == sorted(gaps, reverse=True)
+    assert changed["text"].is_null().all()  # the store has no vocabulary
+    for one in changed.iter_rows(named=True):
+        a, b = (some.rows[one["item"]] for some in (written.a, written.b))
+        assert (one["logprobs_a"], one["logprobs_b"]) == (
+            a["log_likelihoods"],
+            b["log_likelihoods"],
+        )
+        assert (one["chosen_a"], one["chosen_b"], one["gold"]) == (
+            a["chosen"],
+            b["chosen"],
+            a["gold"],
+        )
+        first, second = sorted(a["log_likelihoods"], reverse=True)[:2]
+        assert one["gap_a"] == pytest.approx(first - second)
+        assert one["share_a"] == pytest.approx(
+            math.exp(first) / sum(map(math.exp, a["log_likelihoods"]))
+        )
+        assert one["share_b"] == pytest.approx(one["share_a"])  # the same ln p, of other answers
+
+
+def test_items_that_one_run_lacks_are_counted(make_run: MakeRun) -> None:
+    def without_three(row: dict[str, Any]) -> dict[str, Any]:
+        return row | ({"correct": None} if row["item"] in (1, 30, 45) else {})
+
+    written = hand_made(make_run, changes=without_three)
+    found = flips(written.root, TASK, "first", "second")
+    assert found.counts == (27, 11, 2, 17)
+    assert found.n_alone == (3, 0)
+    assert sum(found.b.left_out.values()) == 3
+
+
+def test_an_item_of_one_answer_has_no_share(make_run: MakeRun) -> None:
+    def one_answer(row: dict[str, Any]) -> dict[str, Any]:
+        kept = {key: row[key][:1] for key in ("prompt_ids", "log_likelihoods", "greedy")}
+        return row | kept | {"chosen": None, "gold": None}
+
+    written = hand_made(make_run)
+    write_items(written.root, [one_answer(row) for row in written.a.rows])
+    write_items(written.root, [one_answer(row) for row in written.b.rows])
+    found = flips(written.root, TASK, "first", "second")
+    assert found.counts == (28, 12, 2, 18)
+    assert set(changed_items(found)["change"]) == set(CHANGES[:2])
+    assert found.table.select("gap_a", "share_a", "share_b").null_count().row(0) == (60, 60, 60)
+    done = run("items", written.root, "--task", TASK, "--run", "sec*", "--against", "fir*")
+    assert done.exit_code == 0, done.output
+
+
+# what is refused
+
+
+def kind_of(root: Path, *runs: str, **options: Any) -> ErrorKind:
+    with pytest.raises(InputError) as caught:
+        lpp.analyze.flipped_items(root, TASK, *runs, **options)
+    return caught.value.kind
+
+
+def test_a_run_against_itself(written: TwoRuns) -> None:
+    assert kind_of(written.root, "first", "first") is ErrorKind.INVALID_VALUE
+    (_, view) = (RunView(run) for run in open_store(written.root).runs.values())
+    assert flips_of_runs(view, view) == []
+
+
+def test_other_documents_are_named_with_both_sources(make_run: MakeRun) -> None:
+    written = hand_made(make_run, changes=lambda row: row | {"doc_sha256": f"{row['item'] % 59}"})
+    with pytest.raises(InputError) as caught:
+        flips(written.root, TASK, "first", "second")
+    assert caught.value.kind is ErrorKind.INVALID_VALUE
+    assert all(word in str(caught.value) for word in ("59", "of a", "of b"))
+
+
+def test_other_filters_are_named(make_run: MakeRun) -> None:
+    written = hand_made(make_run, changes=lambda row: row | {"filter": "strict"})
+    with pytest.raises(InputError) as caught:
+        flips(written.root, TASK, "first", "second")
+    assert caught.value.kind is ErrorKind.INVALID_VALUE
+    assert "none in A" in str(caught.value)
+    assert "strict in B" in str(caught.value)
+
+
+def test_no_item_in_common(make_run: MakeRun) -> None:
+    written = hand_made(make_run, changes=lambda row: row | {"item": row["item"] + 100})
+    assert kind_of(written.root, "first", "second") is ErrorKind.INCOMPLETE
+
+
+def test_a_run_of_another_store(make_run: MakeRun, tmp_path: Path) -> None:
+    written = hand_made(make_run, options={"root": tmp_path / "other"})
+    with pytest.raises(InputError):
+        flips(written.root, TASK, "first", "second")
+    other = f"{tmp_path / 'other'}::second"
+    assert flips(written.root, TASK, "first", other).counts == (28, 12, 2, 18)
+
+
+# the commands
+
+
+def run(*words: object) -> Result:
+    return CliRunner().invoke(main, [*map(str, words)])
+
+
+def test_too_few_flips_give_counts_and_no_ranking(written: TwoRuns) -> None:
+    asked = ("items", written.root, "--task", TASK, "--run", "second", "--against", "first")
+    done = run(*asked, "--format", "json")
+    assert done.exit_code == 0, done.output
+    document = json.loads(done.stdout)
+    assert document["why_no_ranking"]
+    assert document["features"] == []
+    assert (document["a"]["run"], document["b"]["run"]) == (
+        written.a.made.run_id,
+        written.b.made.run_id,
+    )
+    counts = ("right_in_both", "right_to_wrong", "wrong_to_right", "wrong_in_both")
+    assert [document[name] for name in counts] == [28, 12, 2, 18]
+    assert document["other_wrong_answer"] == len(MOVED)
+    assert len(document["changed"]) == 12 + 2 + 3
+    found = lpp.analyze.flipped_items(written.root, TASK, "first", "second")
+    assert found.features.is_empty()
+    for form in ("text", "md"):
+        done = run(*asked, "--format", form)
+        assert done.exit_code == 0
+        assert str(found.why_no_ranking)[:20] in done.stdout.replace("\\", "")
+
+
+def test_diff_names_the_items(written: TwoRuns, tmp_path: Path) -> None:
+    asked = ("diff", written.root, "first", "second")
+    document = json.loads(run(*asked, "--format", "json").stdout)
+    (task,) = document["items"]
+    several = json.loads(run("diff", written.root, "--against", "first", "--format", "json").stdout)
+    assert several["comparisons"][0]["items"] == document["items"]
+    assert (task["task"], task["items"], task["right_to_wrong"]) == (TASK, 60, 12)
+    done = run(*asked)
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    (start,) = [place for place, line in enumerate(lines) if line.startswith(TASK)]
+    rows = [line.split() for line in lines[start:]]
+    listed = [int(row[0]) for row in rows if len(row) > 6 and row[0].isdigit() and row[5] == ">"]
+    assert len(listed) == 5 + 2 + 3  # five of a change at most
+    output = tmp_path / "drift.md"
+    assert run(*asked, "-o", output).exit_code == 0
+    assert f"### Items of {TASK}".replace("_", "\\_") in output.read_text("utf-8")
+
+
+def test_diff_says_why_items_are_not_compared(make_run: MakeRun) -> None:
+    written = hand_made(make_run, changes=lambda row: row | {"doc_sha256": "other"})
+    asked = ("diff", written.root, "first", "second")
+    (one,) = json.loads(run(*asked, "--format", "json").stdout)["items"]
+    assert set(one) == {"why_none"}
+    for form in ("text", "md"):
+        done = run(*asked, "--format", form)
+        assert done.exit_code == 0
+        assert "of a and of b" in " ".join(done.stdout.split())
+
+
+def test_diff_of_runs_of_a_corpus_has_no_items(make_run: MakeRun) -> None:
+    first, second = make_run(model="tiny/first"), make_run(model="tiny/second", seed=1)
+    done = run("diff", first.root, first.run_id, second.run_id, "--format", "json")
+    assert json.loads(done.stdout)["items"] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [(["--against", "first"], "--run"), (["--against", "first", "--run", "second", "-o"], "md")],
+)
+def test_words_that_do_not_go_together(
+    written: TwoRuns, tmp_path: Path, words: list[str], said: str
+) -> None:
+    page = tmp_path / "flips.html"
+    done = run("items", written.root, "--task", TASK, *words, *([page] if "-o" in words else []))
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert said in done.stderr
+    assert not page.exists()

@@ -1,0 +1,235 @@
+"""An analysis of items in the database: its numbers, beside those of others."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pytest
+from click.testing import CliRunner, Result
+from evaluated_items import EvaluatedRun, evaluated_run
+
+import lpp.analyze
+from lpp.analyze.cli.command import main
+from lpp.analyze.evaluations.analysis import SCHEMA, ItemAnalysis
+from lpp.analyze.evaluations.evaluated import evaluated_items
+from lpp.analyze.evaluations.mistakes import QUESTION_TOKENS, confident_mistakes
+from lpp.analyze.evaluations.tables import MEANING, item_flags, item_tables, write_items
+from lpp.analyze.evaluations.verdict import Q, verdict
+from lpp.analyze.tables.build import build_database
+from lpp.analyze.tables.database import frame_schema, held
+from lpp.sql import connect, saved_query
+from lpp.sql.schema.evaluations import ANALYSIS_KEY
+from lpp.store.format.tables import VOCABULARY_SCHEMA
+from lpp.store.shared.vocabularies import add_vocabulary
+
+MakeRun = Callable[..., Any]
+TABLES = ("item_analyses", "item_features", "item_reliability", "item_risk")
+
+
+@pytest.fixture
+def written(make_run: MakeRun) -> EvaluatedRun:
+    return evaluated_run(make_run, groups=("law", "art"))
+
+
+@pytest.fixture
+def found(written: EvaluatedRun) -> ItemAnalysis:
+    return lpp.analyze.items(written.root, "tiny_task", skip_first=1, seed=3)
+
+
+def counts(root: Path) -> list[int]:
+    return [len(held(root, name)) for name in TABLES]
+
+
+def test_tables_hold_the_numbers_of_the_analysis(
+    written: EvaluatedRun, found: ItemAnalysis
+) -> None:
+    assert write_items(written.root, found) == written.root / "profiles.duckdb"
+    key = {"source": "lm-eval tiny", "task": "tiny_task", "run": written.made.run_id}
+    key |= {"filter": "none", "skip_first": 1, "seed": 3}
+    for name in TABLES:
+        assert held(written.root, name).select(ANALYSIS_KEY).unique().to_dicts() == [key]
+    (row,) = held(written.root, "item_analyses").to_dicts()
+    n_right = sum(item["correct"] for item in written.rows)
+    assert (row["n_right"], row["n_wrong"], row["accuracy"]) == (
+        n_right,
+        60 - n_right,
+        n_right / 60,
+    )
+    assert row["accuracy_ci_low"] < row["accuracy"] < row["accuracy_ci_high"]
+    assert (row["n_groups"], row["n_within"], row["n_left_out"]) == (2, 60, 0)
+    assert found.calibration is not None
+    assert row["ece"] == found.calibration.ece
+    assert (row["ece_ci_low"], row["ece_ci_high"]) == found.calibration.interval
+    assert (row["ece_calibrated"], row["ece_by_chance"]) == found.calibration.calibrated
+    assert (row["risk_area"], row["risk_best"]) == (found.risk.area, found.risk.best)
+    features = held(written.root, "item_features").with_columns(
+        site=pl.col("site").replace("", None)
+    )
+    order = ["feature", "site"]
+    assert features.select(SCHEMA.names()).sort(order).equals(found.features.sort(order))
+    bins = held(written.root, "item_reliability").sort("bin").to_dicts()
+    assert [(one["n"], one["confidence"], one["accuracy"]) for one in bins] == [
+        (one.n, one.confidence, one.accuracy) for one in found.calibration.reliability
+    ]
+    risk = held(written.root, "item_risk").sort("n_answered").to_dicts()
+    assert [(one["n_answered"], one["risk"]) for one in risk] == list(found.risk.curve)
+    assert risk[-1]["coverage"] == 1.0
+    assert risk[-1]["risk"] == pytest.approx(1 - row["accuracy"])
+
+
+def test_columns_of_features_are_those_of_the_analysis() -> None:
+    declared = frame_schema("item_features")
+    assert {name: kind for name, kind in declared.items() if name not in ANALYSIS_KEY} == dict(
+        SCHEMA
+    )
+
+
+def test_the_same_is_replaced_whole_and_other_settings_stay(
+    written: EvaluatedRun, found: ItemAnalysis
+) -> None:
+    write_items(written.root, found)
+    before = counts(written.root)
+    assert before[0] == 1
+    write_items(written.root, replace(found, skip_first=0))
+    assert counts(written.root) == [2 * n for n in before]
+    fewer = replace(found, features=found.features.head(3))
+    write_items(written.root, fewer)
+    assert counts(written.root) == [2, before[1] + 3, 2 * before[2], 2 * before[3]]
+    kept = held(written.root, "item_features").filter(skip_first=1)
+    assert set(kept["feature"]) == set(found.features["feature"][:3])
+
+
+def test_rows_go_with_their_run(make_run: MakeRun) -> None:
+    first = evaluated_run(make_run, model="tiny/first", source="s1")
+    second = evaluated_run(make_run, model="tiny/second", source="s2", seed=5)
+    for one in (first, second):
+        write_items(first.root, lpp.analyze.items(first.root, "tiny_task", run=one.made.run_id))
+    assert set(held(first.root, "item_features")["run"]) == {first.made.run_id, second.made.run_id}
+    shutil.rmtree(first.root / "runs" / second.made.run_id)
+    build_database(first.root)
+    for name in TABLES:
+        assert set(held(first.root, name)["run"]) == {first.made.run_id}, name
+
+
+def test_flags_say_what_may_mislead(found: ItemAnalysis) -> None:
+    enough = replace(found, n_right=40, n_wrong=40)
+    assert list(item_flags(enough)) == []
+    changes: dict[str, dict[str, Any]] = {
+        "few_items": {"n_wrong": 29},
+        "first_positions": {"skip_first": 0},
+        "items_left_out": {"left_out": {"no answer was chosen": 1}},
+        "no_groups": {"n_groups": 0, "n_within": 0},
+        "small_groups": {"n_within": 0},
+    }
+    assert set(changes) == set(MEANING)
+    for flag, change in changes.items():
+        assert list(item_flags(replace(enough, **change))) == [flag]
+    assert item_tables(enough)["item_analyses"]["flags"].to_list() == [[]]
+
+
+def features(*rows: tuple[str, str, float, float, float, float | None]) -> pl.DataFrame:
+    """Name, role, AUROC, its interval and q of each; within groups the same moved up by 0.1."""
+    columns: list[dict[str, Any]] = [
+        {"feature": name, "role": role, "auroc": value, "ci_low": low, "ci_high": high}
+        | {f"within_{end}": v + 0.1 for end, v in (("auroc", value), ("ci_low", low))}
+        | {"within_ci_high": high + 0.1, "q_value": q, "site": None}
+        for name, role, value, low, high, q in rows
+    ]
+    return pl.DataFrame([dict.fromkeys(SCHEMA) | row for row in columns], schema=SCHEMA)
+
+
+def test_a_feature_beats_the_baselines_by_its_whole_interval_and_q() -> None:
+    frame = features(
+        ("length", "baseline", 0.42, 0.3, 0.5, 0.5),
+        ("place", "baseline", 0.55, 0.5, 0.6, 0.5),
+        ("sure", "statistic", 0.8, 0.7, 0.9, 0.001),
+        ("below", "statistic", 0.3, 0.2, 0.41, 0.01),  # as far, the other way round
+        ("wide", "statistic", 0.9, 0.57, 0.99, 0.01),  # its interval reaches the baseline's
+        ("lucky", "rows", 0.7, 0.6, 0.8, Q),
+        ("gold", "gold", 0.99, 0.98, 1.0, None),
+    )
+    found = verdict(frame, within=False)
+    assert found.baseline is not None
+    assert found.baseline["feature"] == "length"
+    assert [row["feature"] for row in found.tested] == ["sure", "below", "wide", "lucky"]
+    assert [row["feature"] for row in found.telling] == ["sure", "below", "wide"]
+    assert [row["feature"] for row in found.beyond] == ["sure", "below"]
+    assert found.best is not None
+    assert (found.best["feature"], found.number(found.best)) == ("sure", (0.8, 0.7, 0.9))
+    within = verdict(frame, within=True)
+    assert within.baseline is not None
+    assert within.baseline["feature"] == "place"
+    assert within.best is not None
+    assert [row["feature"] for row in within.beyond] == ["sure", "wide"]
+    assert within.best["feature"] == "wide"
+    assert within.number(within.best) == pytest.approx((1.0, 0.67, 1.09))
+    none = verdict(frame.filter(pl.col("role") == "baseline"), within=False)
+    assert (none.telling, none.beyond, none.best) == ((), (), None)
+    assert verdict(frame.clear(), within=False).baseline is None
+
+
+def test_mistakes_are_those_of_the_saved_query(written: EvaluatedRun) -> None:
+    words = [f" w{k}" for k in range(99)]
+    rows = [range(99), [word.encode() for word in words], words]
+    table = pa.table(rows, schema=VOCABULARY_SCHEMA)
+    add_vocabulary(written.root, written.made.plan.tokenizer.fingerprint, table)
+    build_database(written.root)
+    found = confident_mistakes(evaluated_items(written.root, "tiny_task"))
+    with connect(written.root) as connection:
+        asked = connection.sql(saved_query("confident_mistakes").text).pl().to_dicts()
+    assert [one.item for one in found] == [row["item"] for row in asked]
+    assert len(found) == 10
+    for one, row in zip(found, asked, strict=True):
+        assert (one.chosen, one.gold, one.item_group) == (
+            *(row["chosen"], row["gold"], row["item_group"]),
+        )
+        assert row["question"].endswith(one.question)  # that of the query begins with the shots
+        assert one.confidence == pytest.approx(row["confidence"], rel=1e-3)
+        assert one.gold_share == pytest.approx(row["gold_share"], rel=1e-3)
+        item = written.rows[one.item]
+        start = written.before[item["prompt_ids"][item["chosen"]]]
+        context = written.context[item["prompt_ids"][item["chosen"]]]
+        assert len(one.question.split()) == context - start <= QUESTION_TOKENS
+
+
+def test_a_single_answer_has_its_probability_and_no_gold(make_run: MakeRun) -> None:
+    def one_answer(item: dict[str, Any]) -> dict[str, Any]:
+        k = item["chosen"]
+        kept = {key: [item[key][k]] for key in ("prompt_ids", "log_likelihoods", "greedy")}
+        return item | kept | {"chosen": None, "gold": None}
+
+    written = evaluated_run(make_run, changes=one_answer)
+    found = confident_mistakes(evaluated_items(written.root, "tiny_task"), 3)
+    wrong = [np.exp(row["log_likelihoods"][0]) for row in written.rows if not row["correct"]]
+    assert [one.confidence for one in found] == pytest.approx(sorted(wrong)[:-4:-1])
+    assert {(one.gold, one.gold_share) for one in found} == {(None, None)}
+    assert found[0].question.startswith("<")  # ids: the store has no vocabulary
+
+
+# the command
+
+
+def invoke(root: Path, *words: str) -> Result:
+    return CliRunner(env={"COLUMNS": "80"}).invoke(main, ["items", str(root), *words])
+
+
+def test_the_command_keeps_its_analysis(written: EvaluatedRun) -> None:
+    done = invoke(written.root, "--task", "tiny_task", "--sites", "final")
+    assert done.exit_code == 0, done.output
+    assert held(written.root, "item_analyses")["skip_first"].to_list() == [0]
+    assert set(held(written.root, "item_features")["site"]) == {"", "final"}
+
+
+def test_a_database_that_cannot_be_written_costs_a_line(written: EvaluatedRun) -> None:
+    build_database(written.root)
+    with connect(written.root, write=True):
+        done = invoke(written.root, "--task", "tiny_task")
+    assert done.exit_code == 0
+    assert done.stdout.startswith("tiny_task: 60 items")
+    assert "profiles.duckdb" in done.stderr
+    assert counts(written.root) == [0, 0, 0, 0]

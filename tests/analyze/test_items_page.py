@@ -1,0 +1,315 @@
+"""Items in charts, on a page of their own, and in the report of a store."""
+
+import json
+import re
+import shlex
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from chart_frames import item_features, item_reliability, item_risk
+from click.testing import CliRunner, Result
+from evaluated_items import EvaluatedRun, evaluated_run
+from report_tables import database, make_store, run_id
+
+import lpp.analyze
+from lpp.analyze.charts import charts
+from lpp.analyze.cli.command import main
+from lpp.analyze.evaluations.analysis import ItemAnalysis
+from lpp.analyze.evaluations.evaluated import EvaluatedItems, evaluated_items
+from lpp.analyze.evaluations.mistakes import confident_mistakes
+from lpp.analyze.evaluations.tables import MEANING
+from lpp.analyze.report.content import Section, report
+from lpp.analyze.report.items_page import items_page
+from lpp.analyze.report.report import write_report
+from lpp.analyze.report.words import plain
+from lpp.store.errors import InputError
+
+MakeRun = Callable[..., Any]
+HOSTILE = "x/<img src=x onerror=alert(1)>"
+CURVES = ["items-depth", "items-reliability", "items-risk"]
+
+
+@pytest.fixture(scope="module")
+def written(make_shared_run: MakeRun) -> EvaluatedRun:
+    """Items that the entropy before the answer tells apart, of a model and a task of odd names."""
+
+    def calm(made: Any, prompt: int, answer: int) -> bool:
+        return bool(made.entropy[prompt][answer] < 1.5 or prompt % 5 == 0)
+
+    return evaluated_run(make_shared_run, items=80, right=calm, model=HOSTILE, task="<b>quiz")
+
+
+@pytest.fixture(scope="module")
+def some(written: EvaluatedRun) -> EvaluatedItems:
+    return evaluated_items(written.root, "<b>quiz")
+
+
+@pytest.fixture(scope="module")
+def found(written: EvaluatedRun) -> ItemAnalysis:
+    return lpp.analyze.items(written.root, "<b>quiz", sites=["final"])
+
+
+class Page(HTMLParser):
+    """Names of elements, ids and links, and the text outside scripts."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[str] = []
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append(tag)
+        self.ids += [value or "" for name, value in attrs if name == "id"]
+        self.links += [value or "" for name, value in attrs if name in ("href", "src")]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def layers(chart: Any, kind: str) -> list[list[dict[str, Any]]]:
+    """Rows of each layer of a chart whose marks are of `kind`."""
+    spec = charts.specification(chart)
+    found = []
+    for layer in spec["layer"]:
+        if layer["mark"]["type"] == kind:
+            data = layer.get("data", spec.get("data"))
+            found.append(data["values"] if "values" in data else spec["datasets"][data["name"]])
+    return found
+
+
+# charts
+
+
+def test_depth_has_the_shuffles_the_baselines_and_the_best_prediction() -> None:
+    chart = charts.item_depth_chart(item_features())
+    ((*band,),) = layers(chart, "area")
+    # at depth 1 lie block.1 and final: AUROC 0.51, 0.52, 0.56, 0.57
+    assert [(row["depth"], row["shuffled_low"], row["shuffled_high"]) for row in band] == [
+        (0, pytest.approx(0.45 - 0.055), pytest.approx(0.55 + 0.055)),
+        (1, pytest.approx(0.45 - 0.057), pytest.approx(0.55 + 0.057)),
+    ]
+    rules = layers(chart, "rule")[0]
+    # .28 is farther from .5 than .7; the gold answer's is no rule
+    assert [(row["feature"], row["auroc"]) for row in rules] == [
+        ("answer_length", 0.54),
+        ("answer_entropy", 0.28),
+    ]
+    points = layers(chart, "point")[0]
+    assert [row["auroc"] for row in points if row["series"] == "B row_norm"] == [0.5, 0.51, 0.52]
+    assert [row["ci_low"] for row in points if row["series"] == "A distance"] == [0.45, 0.46, 0.47]
+    assert chart.to_dict()["layer"][-1]["encoding"]["y"]["scale"]["domain"] == [0.25, 0.75]
+
+
+def test_depth_goes_by_numbers_within_groups_where_there_are_any() -> None:
+    frame = item_features().with_columns(
+        within_auroc=pl.col("auroc") - 0.125, within_shuffled_low=0.4, within_shuffled_high=0.6
+    )
+    chart = charts.item_depth_chart(frame)
+    points = layers(chart, "point")[0]
+    assert [row["auroc"] for row in points][3:] == pytest.approx([0.375, 0.385, 0.395])
+    assert "within groups" in chart.description
+
+
+def test_reliability_and_risk_have_their_rows() -> None:
+    chart = charts.reliability_chart(item_reliability())
+    (points,) = layers(chart, "point")
+    assert [(row["n"], row["confidence"], row["accuracy"]) for row in points] == [
+        *((10, 0.3, 0.2), (12, 0.5, 0.5), (20, 0.875, 0.75)),
+    ]
+    assert points[0]["accuracy_ci_low"] == pytest.approx(0.075)
+    (diagonal,) = layers(chart, "line")
+    assert [(row["confidence"], row["accuracy"]) for row in diagonal] == [(0, 0), (1, 1)]
+    chart = charts.risk_chart(item_risk())
+    (line,) = layers(chart, "line")
+    assert [(row["coverage"], row["risk"]) for row in line] == [
+        *((0.25, 0), (0.5, 0), (0.75, pytest.approx(1 / 3, abs=1e-6)), (1, 0.25)),
+    ]
+    assert [row["risk"] for row in layers(chart, "rule")[0]] == [0.25]
+
+
+def test_a_chart_of_several_analyses_is_refused() -> None:
+    two = pl.concat([item_risk(), item_risk().with_columns(task=pl.lit("other"))])
+    with pytest.raises(InputError, match="2 analyses"):
+        charts.risk_chart(two)
+
+
+# the page
+
+
+def test_the_page_says_what_was_found_and_names_are_text(
+    written: EvaluatedRun, some: EvaluatedItems, found: ItemAnalysis
+) -> None:
+    text = items_page(str(written.root), some, found)
+    page = Page(text)
+    assert page.elements.count("script") == 3
+    assert not {"img", "b"} & {*page.elements}
+    assert len(page.ids) == len({*page.ids})
+    assert {link[1:] for link in page.links if link.startswith("#")} <= {*page.ids}
+    assert [link for link in page.links if not link.startswith("#")] == []
+    assert f"{found.n_right} of 80 items" in page.text
+    gap = found.features.filter(feature="answer_entropy").row(0, named=True)
+    assert f"The best is answer_entropy, AUROC {gap['auroc']:.2f} [{gap['ci_low']:.2f}" in page.text
+    for flag in ("first_positions", "no_groups"):
+        assert MEANING[flag] in page.text
+    assert MEANING["items_left_out"] not in page.text
+    (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text)
+    document = json.loads(data)
+    assert [*document["charts"]] == CURVES
+    tables, n_sites = document["tables"], found.features["site"].count()
+    assert {name: table["rows"] for name, table in tables.items()} == {
+        **{"item-features": len(found.features) - n_sites, "item-sites": n_sites},
+        **{"item-controls": len(found.features), "item-analyses": 1},
+        **{"item-reliability": 10, "item-risk": 80, "item-mistakes": 10},
+    }
+    for table in tables.values():
+        names = {column["name"] for column in table["columns"]}
+        assert {*table["key"]} <= names
+        assert not names & {"run", "seed", "source"}
+    columns = [column["name"] for column in tables["item-features"]["columns"]]
+    assert columns == ["feature", "role", "auroc", "within_auroc", "q_value"]
+    items = next(one for one in tables["item-mistakes"]["columns"] if one["name"] == "item")
+    assert items["values"] == [one.item for one in confident_mistakes(some)]
+
+
+def test_the_python_and_the_command_of_a_page_give_it_again(
+    written: EvaluatedRun, some: EvaluatedItems, found: ItemAnalysis
+) -> None:
+    text = items_page(str(written.root), some, found)
+    (code,) = re.findall(r'<pre id="text-item-sites"[^>]*>(.*?)</pre>', text, re.DOTALL)
+    for mark, character in (("&#39;", "'"), ("&#34;", '"'), ("&lt;", "<"), ("&gt;", ">")):
+        code = code.replace(mark, character)
+    *head, last = code.splitlines()
+    scope: dict[str, Any] = {}
+    exec("\n".join([*head, f"again = {last}"]), scope)
+    sites = found.features.drop_nulls("site")
+    assert scope["again"]["auroc"].to_list() == sites["auroc"].to_list()
+    command = Page(text).text.partition("Again: ")[2].partition("\n")[0]
+    words = shlex.split(command)
+    assert words[:3] == ["lpp-analyze", "items", str(written.root)]
+    assert words[words.index("--sites") + 1] == "final"
+
+
+def test_a_page_without_rows_or_confidence(make_run: MakeRun) -> None:
+    def one_answer(item: dict[str, Any]) -> dict[str, Any]:
+        chosen = item["chosen"]
+        kept = {key: [item[key][chosen]] for key in ("prompt_ids", "log_likelihoods", "greedy")}
+        return item | kept | {"chosen": None, "gold": None}
+
+    made = evaluated_run(make_run, changes=one_answer)
+    some = evaluated_items(made.root, "tiny_task")
+    found = lpp.analyze.items(made.root, "tiny_task")
+    of_no_site = found.features.filter(pl.col("site").is_null())
+    text = items_page(str(made.root), some, replace(found, features=of_no_site, keeps_rows=False))
+    (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text)
+    document = json.loads(data)
+    assert [*document["charts"]] == ["items-risk"]
+    assert "beyond chance" in Page(text).text
+    names = [column["name"] for column in document["tables"]["item-mistakes"]["columns"]]
+    assert names == ["item", "question", "chosen_answer", "confidence"]
+
+
+def invoke(root: Path, *words: object) -> Result:
+    words = ("items", root, "--task", *words)
+    return CliRunner(env={"COLUMNS": "80"}).invoke(main, [*map(str, words)])
+
+
+def test_the_command_writes_the_page_and_the_picture(written: EvaluatedRun, tmp_path: Path) -> None:
+    for name, start in (("i.html", b"<!DOCTYPE html>"), ("d.svg", b"<svg"), ("d.png", b"\x89PNG")):
+        output = tmp_path / name
+        done = invoke(written.root, "<b>quiz", "--sites", "final", "-o", output)
+        assert (done.exit_code, done.stdout) == (0, f"{output}\n"), done.output
+        assert output.read_bytes().lstrip().startswith(start)
+
+
+def test_markdown_has_the_sentences_and_the_mistakes(
+    written: EvaluatedRun, some: EvaluatedItems, found: ItemAnalysis
+) -> None:
+    done = invoke(written.root, "<b>quiz", "--sites", "final", "--format", "md")
+    assert done.exit_code == 0, done.output
+    assert f"{found.n_right} of 80 items" in done.stdout.partition("AUROC")[0]
+    assert "<b>" not in re.sub(r"(`+)(?!`).*?(?<!`)\1(?!`)", "", done.stdout)
+    table = done.stdout.rpartition("---: |\n")[2].splitlines()
+    items = [int(line.split(" | ")[0].removeprefix("| ")) for line in table]
+    assert items == [one.item for one in confident_mistakes(some)]
+
+
+def test_a_picture_without_rows_is_refused(make_run: MakeRun, tmp_path: Path) -> None:
+    made = evaluated_run(make_run, keep="moments", per_shard=18, shards=[])
+    done = invoke(made.root, "tiny_task", "-o", tmp_path / "d.svg")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "--keep rows" in done.stderr
+    assert not (tmp_path / "d.svg").exists()
+
+
+def test_without_charts_a_page_is_refused_first(
+    written: EvaluatedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "altair", None)
+    monkeypatch.delitem(sys.modules, "lpp.analyze.charts.library")
+    done = invoke(written.root, "<b>quiz", "--format", "html")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "lpp-engine[report]" in done.stderr
+
+
+# the report of a store
+
+
+def section(store: Path) -> Section | None:
+    return next((one for one in report(str(store)).sections if one.name == "items"), None)
+
+
+def test_sentences_of_each_task_in_the_report(tmp_path: Path) -> None:
+    names = [f"m{k}" for k in range(5)]
+    store = make_store(tmp_path, database(names))
+    every = [plain(one) for one in report(str(store)).findings]
+    said = [one for one in every if "quiz" in one]
+    assert len(said) == 5
+    for number in (run_id(0, "m0"), "40 of 100", "0.40 [0.30, 0.50]"):
+        assert number in said[0]
+    telling = [one for one in every if "answer_gap" in one]
+    assert len(telling) == 3  # more are not told in full
+    for number in ("1 of 10", "answer_length (0.55)", "answer_gap, AUROC 0.80 [0.70, 0.90]"):
+        assert number in telling[0]
+    shown = section(store)
+    assert shown is not None
+    assert [chart.name for chart in shown.charts] == CURVES
+    assert [len(chart.specifications()) for chart in shown.charts] == [5, 5, 5]
+    flags = report(str(store)).flags
+    assert flags["small_groups"] == MEANING["small_groups"]
+    text = write_report(str(store), tmp_path / "r.md", "md")[0].read_text()
+    assert "### What tells right answers from wrong ones" in text
+
+
+def test_a_store_without_evaluations_has_no_section(tmp_path: Path) -> None:
+    names = ("item_analyses", "item_features", "item_reliability", "item_risk")
+    store = make_store(tmp_path, database(["a", "b"]) | {name: [] for name in names})
+    assert section(store) is None
+
+
+def test_what_was_evaluated_and_not_analysed_is_named(make_run: MakeRun) -> None:
+    made = evaluated_run(make_run)
+    evaluated_run(make_run, model="tiny/few", source="few", items=20, seed=5)
+    shown = section(made.root)
+    assert shown is not None
+    few, enough = sorted(map(plain, shown.notes), key=len)
+    assert few.endswith("too few to rank features.")
+    words = shlex.split(enough.partition("not analysed: ")[2])
+    assert CliRunner().invoke(main, words[1:]).exit_code == 0
+    shown = section(made.root)
+    assert shown is not None
+    assert [plain(note) for note in shown.notes] == [few]
+    frames = {answer.query.name: answer.frame for answer in shown.answers}
+    assert frames["item-analyses"].height == 1
+    mistakes = confident_mistakes(evaluated_items(made.root, "tiny_task", run=made.made.run_id))
+    own = frames["item-mistakes"].filter(run=made.made.run_id)
+    assert own["item"].to_list() == [one.item for one in mistakes]
