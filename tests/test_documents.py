@@ -1,6 +1,7 @@
 """The documents hold together: links lead somewhere, no page is lost, the reference is complete."""
 
 import importlib.util
+import json
 import re
 import tomllib
 from collections.abc import Iterator
@@ -81,14 +82,30 @@ def test_every_metric_has_a_trap_and_no_other_has() -> None:
     assert all(text.endswith(".") for text in traps.values())
 
 
-@pytest.fixture(scope="module")
-def reference() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("site_reference", SITE / "reference.py")
+def site_module(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"site_{name}", SITE / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("examples/*.ipynb")), ids=lambda path: path.stem)
+def test_a_tutorial_has_the_cells_and_what_they_showed(path: Path) -> None:
+    text, pictures = site_module("notebook").as_markdown(path)
+    cells = json.loads(path.read_text("utf-8"))["cells"]
+    assert text.startswith("# ")
+    assert all("".join(cell["source"]) in text for cell in cells)
+    assert pictures
+    assert all(f"](pictures/{name})" in text for name in pictures)
+    assert all(data.startswith(b"<svg") for data in pictures.values())
+    assert text.count("```text\n") >= 3
+
+
+@pytest.fixture(scope="module")
+def reference() -> ModuleType:
+    return site_module("reference")
 
 
 @pytest.fixture(scope="module")

@@ -69,7 +69,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     sources = {made: source for source, made in ELSEWHERE.items()}
     source = sources.get(here, f"docs/{here}")
     return "".join(
-        piece if code else LINK.sub(lambda match: _link(match, source, here), piece)
+        piece if code else LINK.sub(lambda match: _link(match, source, here), _indented(piece))
         for code, piece in _pieces(markdown)
     )
 
@@ -82,6 +82,14 @@ def _pieces(markdown: str) -> Iterator[tuple[bool, str]]:
         yield True, match[0]
         end = match.end()
     yield False, markdown[end:]
+
+
+def _indented(piece: str) -> str:
+    """What continues an item of a list, by four spaces and up to an empty line, as Markdown in
+    Python has it.
+    """
+    piece = re.sub(r"^ {2,3}(?=\S)", "    ", piece, flags=re.MULTILINE)
+    return re.sub(r"(\n\n(?: {4}[^\n]*\n)+)(?=- |\d+\. )", r"\1\n", piece)
 
 
 def _link(match: re.Match[str], source: str, here: str) -> str:
