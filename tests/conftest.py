@@ -25,7 +25,6 @@ for endpoint in ("AWS_ENDPOINT_URL", "AZURE_STORAGE_ENDPOINT"):
 for ignored in (signal.SIGINT, signal.SIGHUP):  # in the background of a script, or under nohup:
     if signal.getsignal(ignored) is signal.SIG_IGN:  # what the tests start would inherit it
         signal.signal(ignored, signal.SIG_DFL)
-PAPER = Path(os.environ.get("LPP_PAPER_DIR", ROOT.parent / "shared" / "paper"))
 
 
 SLOW_FIRST = (
@@ -44,10 +43,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def paper() -> Path:
-    """Folder of the published tables; they are not part of the project."""
-    if not PAPER.is_dir():
-        pytest.skip(f"published tables not found: {PAPER}")
-    return PAPER
+    """Folder of the published tables."""
+    return ROOT / "tests" / "published"
 
 
 @pytest.fixture(scope="session")
@@ -101,13 +98,11 @@ def azure(azure_server: int, monkeypatch: pytest.MonkeyPatch) -> Iterator["Azure
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
-    """Under LPP_NO_SKIP a skipped test fails, but for tables the project may not carry."""
+    """Under LPP_NO_SKIP a skipped test fails."""
     report = yield
     if report.skipped and os.environ.get("LPP_NO_SKIP") and not hasattr(report, "wasxfail"):
-        reason = str(report.longrepr)
-        if "published tables not found" not in reason:
-            report.outcome = "failed"
-            report.longrepr = f"skipped where it should have run: {reason}"
+        report.outcome = "failed"
+        report.longrepr = f"skipped where it should have run: {report.longrepr}"
     return report
 
 
