@@ -24,7 +24,7 @@ OUTSIDE = "--shell --allow-files"
 SETTING = "Settings are locked"
 SQL = "lpp-sql --schema"  # DuckDB knows no such thing
 SECRET = "the-secret-of-another-file"
-NEW = duckdb.__version__ >= "2"
+NEW = int(duckdb.__version__.split(".")[0]) >= 2
 
 
 @dataclass

