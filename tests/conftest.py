@@ -8,11 +8,12 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from click.testing import CliRunner
 from filelock import FileLock
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from azure_server import Azure
@@ -27,18 +28,55 @@ for ignored in (signal.SIGINT, signal.SIGHUP):  # in the background of a script,
         signal.signal(ignored, signal.SIG_DFL)
 
 
+# No test fails for the time that it takes: a busy machine would fail it.
+settings.register_profile("lpp", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("lpp")
+
+
 SLOW_FIRST = (
-    *("test_readme.py", "test_probe_run.py", "test_benchmarks.py", "test_parallel.py"),
+    *("test_probe_run.py", "test_readme.py", "test_benchmarks.py", "test_parallel.py"),
     *("test_end_to_end.py", "test_report_page.py", "test_ray.py", "test_job_runner.py"),
 )
 """Files that take longest: started last, one of two workers would wait for them. The first two want
 different things: one worker would wait for the other to make `documented_store`."""
 
+APART = ("tests/test_readme.py",)
+"""Files whose tests share nothing but that store: workers may take the tests one by one."""
 
+WITH_REAL_PARTS = {
+    *("documented_store", "capture_packaged", "start_packaged", "packaged"),
+    *("s3_server", "azure_server", "browser"),
+}
+"""Fixtures of the packaged model, of servers and of a browser: what asks for them is slow."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before the markers are asked for
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Several workers take a file at a time, in this order."""
     ranks = {name: rank for rank, name in enumerate(SLOW_FIRST)}
     items.sort(key=lambda item: ranks.get(item.path.name, len(ranks)))
+    for item in items:
+        if isinstance(item, pytest.Function) and WITH_REAL_PARTS.intersection(item.fixturenames):
+            item.add_marker(pytest.mark.slow)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Under LPP_NO_WARNING every warning is an error, but those that a later line takes out."""
+    if os.environ.get("LPP_NO_WARNING"):
+        config.addinivalue_line("filterwarnings", "error")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """`--dist loadfile`, but for the tests of `APART`."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return nodeid if nodeid.startswith(APART) else super()._split_scope(nodeid)
+
+    return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture(scope="session")
