@@ -164,6 +164,7 @@ def test_the_published_correlations(published_store: Path, paper: Path) -> None:
                 assert ours[column] == pytest.approx(float(row[benchmark]), abs=1e-7)
 
 
+@pytest.mark.slow
 def test_none_of_the_fifteen_survives_correction(published_store: Path) -> None:
     found = correlate(published_store, Question(metrics=PAPER_METRICS)).filter(method="pearson")
     assert set(found["family_size"]) == {15}
@@ -193,6 +194,7 @@ def test_the_published_reference_gives_the_same_when_asked(
     assert all(len(models) == 8 for models in found["models"].to_list())
 
 
+@pytest.mark.slow
 def test_published_rows_take_no_part_unless_asked(store: Callable[..., Path]) -> None:
     root = store()
     score(root)
@@ -407,6 +409,7 @@ def test_no_profiles_and_no_scores_say_the_next_command(
         correlate(store())
 
 
+@pytest.mark.slow
 def test_command_prints_stores_and_fits_eighty_columns(store: Callable[..., Path]) -> None:
     root = store(5)
     score(root)

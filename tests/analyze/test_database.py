@@ -34,6 +34,7 @@ def assert_same(root: Path, before: dict[str, pl.DataFrame]) -> None:
         assert_frame_equal(frame, before[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("selection", "options"),
     [
@@ -63,6 +64,7 @@ def test_asking_for_less_takes_nothing_away(
     assert_same(root, before)
 
 
+@pytest.mark.slow
 def test_scores_take_no_numbers_away(make_run: Make) -> None:
     root = make_run(model="a/one").root
     build_database(root)
@@ -75,6 +77,7 @@ def test_scores_take_no_numbers_away(make_run: Make) -> None:
     assert len(held(root, "correlations")) > 0
 
 
+@pytest.mark.slow
 def test_errors_and_numbers_of_two_commands_are_one_row(make_run: Make) -> None:
     root = make_run().root
     write_database(root, analyze(root, Selection(), metrics=["participation_ratio"], errors="all"))
@@ -113,6 +116,7 @@ def test_fewer_groups_replace_all_of_them(make_run: Make) -> None:
     assert held(root, "jackknife")["student_t"].unique().to_list() == [pytest.approx(4.302653)]
 
 
+@pytest.mark.slow
 def test_rows_of_a_run_that_changed_or_vanished_go(make_run: Make, caplog: Any) -> None:
     made = make_run(model="a/one", shards=[0, 1])
     other = make_run(model="b/two", seed=5)
@@ -138,6 +142,7 @@ def test_rows_of_other_arithmetic_go(make_run: Make, monkeypatch: pytest.MonkeyP
     assert held(root, "spectra")["site"].unique().to_list() == ["final"]
 
 
+@pytest.mark.slow
 def test_texts_are_compared_as_they_stand_side_by_side(make_run: Make) -> None:
     def flagged(name: str) -> set[str]:
         rows = held(root, name).filter(pl.col("flags").list.contains("different_prompts"))
@@ -177,6 +182,7 @@ def test_the_command_prints_what_it_was_asked_and_counts_what_is_held(make_run: 
         assert f"4 profiles of 4 sites are in {root}/profiles.duckdb." in done.stdout
 
 
+@pytest.mark.slow
 def test_rows_of_a_database_from_before_series_stay(
     make_run: Make, caplog: pytest.LogCaptureFixture
 ) -> None:

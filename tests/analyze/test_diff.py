@@ -99,6 +99,7 @@ def test_the_document_is_what_programs_expect(two: tuple[Any, Any]) -> None:
     assert found["logits"]["missing"] is None
 
 
+@pytest.mark.slow
 def test_the_document_has_bands_of_positions(two: tuple[Any, Any]) -> None:
     a, _ = two
     bands = shown(a.root, "base", "tuned")["by_position"]
@@ -383,6 +384,7 @@ def test_a_gate_fails_after_everything_is_printed(two: tuple[Any, Any]) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_strict_takes_the_number_itself(two: tuple[Any, Any]) -> None:
     kl = shown(two[0].root, "base", "tuned")["predictions"]["kl"]
     between = ("--fail-if", f"kl > {(kl['mean'] + kl['ci_low']) / 2}")
@@ -404,6 +406,7 @@ def test_errors_are_computed_where_a_gate_needs_them(two: tuple[Any, Any]) -> No
     assert "it has no interval at embed, which decides." in done.stderr
 
 
+@pytest.mark.slow
 def test_a_file_is_written_whole_and_the_gate_is_told(two: tuple[Any, Any], tmp_path: Path) -> None:
     for name, start in (("d.md", "### Drift from"), ("d.json", "{"), ("d.txt", "A  base-")):
         file = tmp_path / name

@@ -156,6 +156,7 @@ def test_runs_that_hold_less_are_named(make_run: MakeRun) -> None:
     assert line in " ".join(result.stdout.split())
 
 
+@pytest.mark.slow
 def test_tables_join_the_database_and_lose_no_other(deep: Any) -> None:
     assert run("sensitivity", deep.root).exit_code == 0
     assert run("layers", deep.root).exit_code == 0

@@ -262,6 +262,7 @@ def test_the_first_texts_are_compared_whatever_follows(make_run: Callable[..., A
     assert flagged(6) == {"six", "twelve", "other"}
 
 
+@pytest.mark.slow
 def test_every_build_has_every_run_of_the_store(make_run: Callable[..., Any]) -> None:
     made = make_run(model="a/one", lengths=(4, 5), context=5, sites=("block.1", "final"))
     root = str(made.root)

@@ -309,6 +309,7 @@ EXPECTED = [
 ]
 
 
+@pytest.mark.slow
 def test_alpaca_is_read_at_its_pinned_commit_then_from_the_cache(
     hub: Hub, nobody: Hub, server: tuple[str, list[str]]
 ) -> None:
@@ -326,6 +327,7 @@ def test_alpaca_is_read_at_its_pinned_commit_then_from_the_cache(
         assert again == found
 
 
+@pytest.mark.slow
 def test_a_branch_is_resolved_and_its_commit_recorded(hub: Hub) -> None:
     found = hub.open("alpaca", revision="main", text_field="text")
     assert found["revision"] == MOVED
@@ -333,11 +335,13 @@ def test_a_branch_is_resolved_and_its_commit_recorded(hub: Hub) -> None:
     assert found["rule"] == "field text"
 
 
+@pytest.mark.slow
 def test_dolly(hub: Hub) -> None:
     found = hub.open("dolly")
     assert found["texts"] == ["When?\n\nIt was 1999.\n\n1999"] * 2
 
 
+@pytest.mark.slow
 def test_fields_of_hub_data_come_along(hub: Hub) -> None:
     dolly = hub.open("dolly", fields=["category", "context"])
     assert dolly["carried"] == {
@@ -359,6 +363,7 @@ def test_fields_of_hub_data_come_along(hub: Hub) -> None:
     assert "--fields text: this field is the text itself" in text["message"]
 
 
+@pytest.mark.slow
 def test_wikitext_downloads_one_configuration(hub: Hub) -> None:
     found = hub.open("wikitext")
     assert found["rows"] == [3, 11]
@@ -368,6 +373,7 @@ def test_wikitext_downloads_one_configuration(hub: Hub) -> None:
     assert (test["name"], test["texts"]) == ("wikitext/test", ["A test ."])
 
 
+@pytest.mark.slow
 def test_what_the_hub_does_not_have(hub: Hub) -> None:
     revision = hub.open("alpaca", revision="nowhere")
     assert (revision["error"], revision["kind"]) == ("InputError", "not_found")
@@ -410,6 +416,7 @@ def test_a_hub_without_the_dataset_and_a_broken_one(
     assert sum(path.startswith("/broken/") for path in server[1]) == 1  # not asked again
 
 
+@pytest.mark.slow
 def test_data_that_does_not_read(hub: Hub) -> None:
     found = hub.open("alpaca", revision=SPOILT)
     assert (found["error"], found["kind"]) == ("InputError", "corrupt")

@@ -122,6 +122,7 @@ def evaluated(
     return root, evaluate_into(root, request(model, [tasks], fields=("subject",), group="subject"))
 
 
+@pytest.mark.slow
 def test_scores_of_every_output_type_are_those_of_lm_eval(
     evaluated: tuple[Path, Evaluated], model: Path, tasks: Path
 ) -> None:

@@ -103,6 +103,7 @@ evaluate_in_small_shards(root, model, tasks)
 """
 
 
+@pytest.mark.slow
 def test_a_killed_evaluation_goes_on_and_repeats_no_prompt(
     model: Path, folder: Path, tmp_path: Path
 ) -> None:
@@ -286,6 +287,7 @@ def refused(result: Result, *says: str) -> None:
         assert words in result.stderr, result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tasks", "says"),
     [
