@@ -221,12 +221,14 @@ def odd(request: pytest.FixtureRequest, stores: Stores, tmp_path: Path) -> Path:
     return placed(stores, tmp_path, request.param)[0]
 
 
+@pytest.mark.slow
 def test_the_decoy_has_other_numbers(stores: Stores) -> None:
     for own, other in zip(frames(stores.store), frames(stores.decoy), strict=True):
         assert own.columns == other.columns
         assert not own.equals(other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", PLACES)
 def test_every_command_reads_the_store_it_is_given(
     kind: str, stores: Stores, plain: Mapping[str, str], tmp_path: Path

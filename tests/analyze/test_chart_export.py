@@ -116,6 +116,7 @@ except MachineError as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", ["altair", "vl_convert"])
 def test_without_the_extra_its_name_is_told(package: str) -> None:
     done = subprocess.run(

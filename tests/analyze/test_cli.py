@@ -55,6 +55,7 @@ def test_three_runs_side_by_side_break_no_number(make_run: Callable[..., Any]) -
             assert f" ± {stderr:.2g} ({prefix})" in table
 
 
+@pytest.mark.slow
 def test_csv_and_json_hold_the_same_rows(make_run: Callable[..., Any]) -> None:
     made = make_run()
     asked = ("profile", made.root, "--context", "10,20", "--prompts", "2,6", "--site", "all")

@@ -147,6 +147,7 @@ def at(found: pl.DataFrame, method: str) -> dict[tuple[str, str], dict[str, Any]
     return {(INTRINSIC[r["profile_metric"]], r["benchmark"]): r for r in rows}
 
 
+@pytest.mark.slow
 def test_the_published_correlations(published_store: Path, paper: Path) -> None:
     found = at(correlate(published_store, Question(metrics=PAPER_METRICS)), "pearson")
     assert len(found) == 15
@@ -182,6 +183,7 @@ def test_size_turns_the_sign_of_entropy_and_bbh(published_store: Path) -> None:
     assert all("sign_turns" in row["flags"] for row in found.values())
 
 
+@pytest.mark.slow
 def test_the_published_reference_gives_the_same_when_asked(
     store: Callable[..., Path],
 ) -> None:

@@ -107,6 +107,7 @@ def test_other_prefixes_make_another_profile(make_run: Make) -> None:
     assert row[f"{name}_stderr"] == before[f"{name}_stderr"]  # of the same number
 
 
+@pytest.mark.slow
 def test_fewer_groups_replace_all_of_them(make_run: Make) -> None:
     root = make_run().root
     build_database(root)
@@ -134,6 +135,7 @@ def test_rows_of_a_run_that_changed_or_vanished_go(make_run: Make, caplog: Any) 
     assert held(made.root, "layers").is_empty()
 
 
+@pytest.mark.slow
 def test_rows_of_other_arithmetic_go(make_run: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     root = make_run().root
     build_database(root)
@@ -165,6 +167,7 @@ def test_texts_are_compared_as_they_stand_side_by_side(make_run: Make) -> None:
     assert {name: flagged(name) for name in compared} == {name: set() for name in compared}
 
 
+@pytest.mark.slow
 def test_fewer_layers_make_no_score_of_a_whole_model(make_run: Make) -> None:
     sites = ("embed", *(f"block.{k}" for k in range(1, 7)), "final")
     root = make_run(sites=sites).root
@@ -174,6 +177,7 @@ def test_fewer_layers_make_no_score_of_a_whole_model(make_run: Make) -> None:
     assert_same(root, before)
 
 
+@pytest.mark.slow
 def test_the_command_prints_what_it_was_asked_and_counts_what_is_held(make_run: Make) -> None:
     root = str(make_run().root)
     for arguments in ((), ("--site", "final")):

@@ -219,6 +219,7 @@ def test_one_token_is_not_nothing(column: str, two: tuple[Any, Any]) -> None:
 # what is compared
 
 
+@pytest.mark.slow
 def test_options_choose_prompts_positions_sites_and_tokens(two: tuple[Any, Any]) -> None:
     a, _ = two
     options = ("--prompts", "6", "--skip-first", "3", "--sites", "final,block.*")
@@ -234,6 +235,7 @@ def test_options_choose_prompts_positions_sites_and_tokens(two: tuple[Any, Any])
     assert "Predictions: of 20 tokens, drawn with seed 4." in done.stdout
 
 
+@pytest.mark.slow
 def test_prompts_that_either_set_aside_are_left_out_and_told(make_run: MakeRun) -> None:
     a = make_run(LENGTHS, model="tiny/base", set_aside=[1])
     make_run(LENGTHS, model="tiny/tuned", seed=1, set_aside=[4, 5])
@@ -367,6 +369,7 @@ def test_markdown_tables_are_tables(two: tuple[Any, Any]) -> None:
 # the gate
 
 
+@pytest.mark.slow
 def test_a_gate_fails_after_everything_is_printed(two: tuple[Any, Any]) -> None:
     conditions = ("--fail-if", "kl.mean > 0.01", "--fail-if", "flips<0.1")
     done = invoke(two[0].root, "base", "tuned", *conditions)

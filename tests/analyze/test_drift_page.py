@@ -234,6 +234,7 @@ def test_the_python_of_a_table_gives_it(two: tuple[Any, Any]) -> None:
     assert again.filter(site="final")["cka"].to_list() == before["cka"].to_list()
 
 
+@pytest.mark.slow
 def test_a_page_of_two_stores_and_of_one_run(
     two: tuple[Any, Any], make_run: MakeRun, tmp_path: Path
 ) -> None:

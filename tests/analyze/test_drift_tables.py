@@ -219,6 +219,7 @@ def test_runs_of_two_stores_are_compared_and_told_once(make_run: MakeRun, tmp_pa
     assert len(stores(same.pair)) == 1
 
 
+@pytest.mark.slow
 def test_a_database_that_cannot_be_written_costs_a_line(two: tuple[Any, Any]) -> None:
     a, _ = two
     build_database(a.root)

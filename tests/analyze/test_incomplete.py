@@ -101,6 +101,7 @@ def test_every_command_says_it_once(gap: tuple[Path, str, str], command: str) ->
     assert invoke(command, root, "--format=csv").stderr.splitlines().count(line) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["profile", "cka"])
 def test_alone_it_is_an_error_where_no_prompt_is_left(
     gap: tuple[Path, str, str], command: str

@@ -259,6 +259,7 @@ def test_pictures_are_one_for_each_chart(tmp_path: Path, form: Any) -> None:
     assert all(path.read_bytes().startswith(start) for path in written)
 
 
+@pytest.mark.slow
 def test_provenance_names_checksums_and_a_command_that_exists(
     make_run: Any, tmp_path: Path
 ) -> None:

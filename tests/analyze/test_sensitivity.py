@@ -99,6 +99,7 @@ def test_order_of_four_models_is_compared(four_models: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_fewer_than_three_models_say_so(make_run: MakeRun) -> None:
     make_run(model="a/one")
     made = make_run(model="b/two", seed=5)
@@ -118,6 +119,7 @@ def test_one_setting_has_nothing_to_compare(four_models: Path) -> None:
     assert {tuple(d) for d in found.agreement["differ"]} == {("aggregation",)}
 
 
+@pytest.mark.slow
 def test_runs_on_two_corpora_are_one_model(make_run: MakeRun) -> None:
     for name in ("a/one", "b/two", "c/three"):
         for corpus in ("prose", "songs and verse"):
@@ -132,6 +134,7 @@ def test_runs_on_two_corpora_are_one_model(make_run: MakeRun) -> None:
     assert "different_prompts" not in flags_of(found.values)
 
 
+@pytest.mark.slow
 def test_other_texts_of_one_corpus_are_flagged(make_run: MakeRun) -> None:
     made = make_run(model="a/one")
     assert "different_prompts" not in flags_of(sensitivity(made.root, Selection()).values)
@@ -291,6 +294,7 @@ def test_tables_join_the_database_and_lose_no_other(four_models: Path) -> None:
     assert query(database, "SELECT count(*) FROM sensitivity") == [(4 * 2 * 6 * 4,)]
 
 
+@pytest.mark.slow
 def test_a_store_without_a_database_gets_its_runs(four_models: Path) -> None:
     assert run("sensitivity", four_models).exit_code == 0
     found = query(

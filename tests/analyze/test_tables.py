@@ -28,6 +28,7 @@ def query(database: Path, sql: str) -> list[tuple[Any, ...]]:
         return connection.execute(sql).fetchall()
 
 
+@pytest.mark.slow
 def test_every_row_of_the_scans_is_in_the_database(make_run: Callable[..., Any]) -> None:
     made = make_run(model="a/one")
     make_run(model="b/two", seed=5, context=10)

@@ -221,6 +221,7 @@ COPIES_NOTHING = "COPY FROM DATABASE memory"
 """Writes no more than `--write` allows: the database in memory is empty."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sql",
     [sql for sql, advice in WAYS if advice != "--write" and not sql.startswith(COPIES_NOTHING)],

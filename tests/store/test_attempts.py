@@ -239,6 +239,7 @@ def undo(place: Behind, capture: Any, shard: int = 1) -> None:
             place.remove(key)
 
 
+@pytest.mark.slow
 def test_a_writer_that_is_killed_before_any_step_loses_nothing(
     place: Behind, capture: Any, expected: dict[str, Any], each_step: EachStep
 ) -> None:
@@ -260,6 +261,7 @@ def test_a_writer_that_is_killed_before_any_step_loses_nothing(
     assert each_step(kill) > 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("place", "code"),
     [("disk", errno.ENOSPC), ("disk", errno.EIO), ("bucket", 403)],
@@ -459,6 +461,7 @@ def test_a_record_of_a_newer_release_is_left_alone(place: Behind, capture: Any) 
         assert place.held() == before
 
 
+@pytest.mark.slow
 def test_a_shard_that_is_removed_under_the_hands_of_its_writer(
     place: Behind, capture: Any, expected: dict[str, Any], each_step: EachStep
 ) -> None:

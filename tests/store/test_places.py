@@ -137,6 +137,7 @@ class TestReading:
         assert list(objects.below("b").walk()) == ["1", "2/3"]
         assert list(objects.below("b").walk("2")) == ["2/3"]
 
+    @pytest.mark.slow
     def test_more_than_one_page_of_objects(self, place: Behind, objects: Objects) -> None:
         if isinstance(place, BucketPlace):
             place.s3.fill([f"{place.BASE}many/{n:04d}" for n in range(1003)])
