@@ -161,7 +161,11 @@ def test_ctrl_c_in_the_first_half_second(program: str, words: Callable[[str], li
                 time.sleep(0.001)  # Python itself starts
             time.sleep(delay)
             process.send_signal(signal.SIGINT)
-            _, error = process.communicate(timeout=60)
+            try:
+                _, error = process.communicate(timeout=60)
+            except subprocess.TimeoutExpired:
+                process.kill()  # or leaving the block would wait for it
+                raise
         assert "Traceback" not in error
         if process.returncode == (1 if program == "lpp-analyze" else 0):  # the command was faster
             continue
