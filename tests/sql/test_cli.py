@@ -293,7 +293,7 @@ def test_a_reader_that_goes_away(store: Path):
 
 
 def test_sql_from_standard_input_last_result_is_written(store: Path, lpp_sql: Run):
-    script = b"SELECT 1 AS one; -- c\nCREATE TEMP TABLE t AS SELECT 2 AS two;\nFROM t -- no semicolon"
+    script = b"SELECT 1 AS one; -- c\nCREATE TEMP TABLE t AS SELECT 2 AS two;\nFROM t -- no end"
     assert ok(lpp_sql(store, "-", "--format", "csv", input=script)) == "two\n2\n"
 
 
