@@ -23,9 +23,14 @@ ROOT = Path(__file__).resolve().parents[1]
 NOWHERE = "http://127.0.0.1:9"
 for endpoint in ("AWS_ENDPOINT_URL", "AZURE_STORAGE_ENDPOINT"):
     os.environ[endpoint] = NOWHERE  # no test may ask a real object store
-for ignored in (signal.SIGINT, signal.SIGHUP):  # in the background of a script, or under nohup:
-    if signal.getsignal(ignored) is signal.SIG_IGN:  # what the tests start would inherit it
-        signal.signal(ignored, signal.SIG_DFL)
+# In the background of a script, or under nohup, these are ignored: what the tests start would
+# inherit that.
+for ignored, handler in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
+    if signal.getsignal(ignored) is signal.SIG_IGN:
+        signal.signal(ignored, handler)
 
 
 # No test fails for the time that it takes: a busy machine would fail it.
