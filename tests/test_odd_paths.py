@@ -291,6 +291,7 @@ def test_a_path_is_relative_to_the_current_folder(
     assert Path(tmp_path / "below" / typed, "profiles.duckdb").is_file()
 
 
+@pytest.mark.slow
 def test_a_link_of_the_owner_leads_to_the_store(
     stores: Stores, plain: Mapping[str, str], tmp_path: Path
 ) -> None:

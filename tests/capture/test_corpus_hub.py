@@ -389,6 +389,7 @@ def test_what_the_hub_does_not_have(hub: Hub) -> None:
     assert "column 'score' holds int64, not text" in number["message"]
 
 
+@pytest.mark.slow
 def test_a_hub_that_nobody_answers_for(nobody: Hub) -> None:
     for offline in (False, True):
         found = nobody.open("dolly", offline=offline)
@@ -403,6 +404,7 @@ def test_a_hub_that_nobody_answers_for(nobody: Hub) -> None:
         ) in found["message"]
 
 
+@pytest.mark.slow
 def test_a_hub_without_the_dataset_and_a_broken_one(
     hub: Hub, server: tuple[str, list[str]]
 ) -> None:

@@ -308,7 +308,10 @@ def test_unknown_tasks_are_refused(
     [
         (("multiple_choice", {"doc_to_image": "question"}), (), "images"),
         (("multiple_choice", {"unsafe_code": True}), (), "code"),
-        (("multiple_choice", {"dataset_path": "nobody/nothing"}), (), "cannot be loaded"),
+        pytest.param(
+            *(("multiple_choice", {"dataset_path": "nobody/nothing"}), (), "cannot be loaded"),
+            marks=pytest.mark.slow,  # the hub is asked several times
+        ),
         (("multiple_choice", {}), ("--limit", 0), "--limit"),
         (("multiple_choice", {}), ("--fields", "item"), "--fields item"),
         (("multiple_choice", {}), ("--fields", "choices"), "'choices'"),

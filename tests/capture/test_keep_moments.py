@@ -240,6 +240,7 @@ def test_float32_matrices_are_within_their_bound(stores: Stores, by_rows: Path) 
     assert metrics_compared(*pair, within=1e-6) > 500
 
 
+@pytest.mark.slow
 def test_eigenvalues_and_layers(stores: Stores, by_rows: Path) -> None:
     every = Selection()
     pair = [read_eigenvalues(store, every).lazy() for store in (stores["moments"], by_rows)]

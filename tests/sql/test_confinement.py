@@ -296,6 +296,7 @@ def test_variables_and_frames(place: Place):
         assert connection.sql("FROM mine").fetchall() == [(1,), (2,)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [[], ["--write"], ["--allow-files"]])
 def test_hostile_names(
     empty_store: Path,

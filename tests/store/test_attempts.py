@@ -294,6 +294,7 @@ def test_a_step_that_fails_is_one_line_and_the_same_command_resumes(
         assert "same command" in message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["bucket"], indirect=True)
 def test_an_answer_that_is_lost_with_the_writer_loses_nothing(
     place: Behind, capture: Any, expected: dict[str, Any], each_step: EachStep
@@ -313,6 +314,7 @@ def test_an_answer_that_is_lost_with_the_writer_loses_nothing(
     assert each_step(lose) > 4
 
 
+@pytest.mark.slow
 def test_a_writer_that_is_suspended_at_any_step_while_another_commits_loses(
     place: Behind, capture: Any, expected: dict[str, Any], each_step: EachStep
 ) -> None:

@@ -34,7 +34,7 @@ ODD = (
 """Keys that a store may hold, and that a careless client would escape, expand or cut."""
 
 
-@pytest.fixture(params=["disk", "bucket", "azure"])
+@pytest.fixture(params=["disk", "bucket", pytest.param("azure", marks=pytest.mark.slow)])
 def place(request: pytest.FixtureRequest) -> Behind:
     return place_of(request.param, request)
 
