@@ -50,7 +50,7 @@ env: $(ENV) ## the environment: the package, CPU or CUDA torch, the packaged mod
 demo: $(ENV) ## capture SmolLM2-135M, its untrained twin and a rounded copy; compare them
 	@$(BIN)/lpp-capture demo
 
-test: $(ENV) ## the 4,700 tests that a contributor runs: about three minutes on two cores
+test: $(ENV) ## the 4,680 tests that a contributor runs: about three minutes on two cores
 	$(BIN)/python -m pytest $(WORKERS)
 
 test-all: $(ENV) ## all 5,450 tests but those of vLLM and of GPUs: the real model, servers, a browser; about 18 minutes
