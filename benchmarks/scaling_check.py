@@ -65,7 +65,7 @@ def measure(
     for rows in sizes:
         run = synthetic_run(folder / f"scale-{rows}", rows, WIDTH, per_shard=200)
         parts = analysis_seconds(constants, rows=rows, width=WIDTH)
-        yield _beside(
+        yield beside(
             f"analysis of {rows:,} rows of width {WIDTH}",
             fixed + sum(parts.values()),
             _best(lambda run=run: _analyse(run), repeats=3),  # type: ignore[misc]
@@ -138,7 +138,7 @@ def _captures(folder: Path, prompts: Sequence[int]) -> Iterator[Ratio]:
         some = prepared(count, context=100, sites=("embed", "final"))
         tokens = some.plan.prompts.tokens
         taken = _best(_numbered(lambda root: capture(some, root), folder / f"capture-{count}"))  # noqa: B023
-        yield _beside(f"capture of {tokens:,} tokens, `embed` and `final`", pace * tokens, taken)
+        yield beside(f"capture of {tokens:,} tokens, `embed` and `final`", pace * tokens, taken)
 
 
 def _pipelines(folder: Path, probe: Setup, setups: Sequence[Setup]) -> Iterator[Ratio]:
@@ -152,7 +152,7 @@ def _pipelines(folder: Path, probe: Setup, setups: Sequence[Setup]) -> Iterator[
         stages = capture_stages(constants, model, 1, "rows", "disk")
         tokens = sum(setup.lengths)
         pipeline = Pipeline(setup, template)
-        yield _beside(
+        yield beside(
             f"pipeline of {setup.raw_bytes / 1e6:,.0f} MB, {setup}, {usable_cores()} cores",
             seconds_per_token(stages, "rows") * tokens,
             _best(_in_scratch(pipeline.run, folder)),
@@ -203,7 +203,8 @@ def _best(call: Callable[[], object], repeats: int = 3) -> float:
     return statistics.median(seconds(call) for _ in range(min(repeats, REPEATS)))
 
 
-def _beside(what: str, predicted: float, measured: float) -> Ratio:
+def beside(what: str, predicted: float, measured: float) -> Ratio:
+    """How far a prediction is off: the larger of the two seconds over the smaller."""
     off = max(predicted / measured, measured / predicted)
     return ratio_once(
         f"simulator / this machine, {what}",

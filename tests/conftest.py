@@ -8,11 +8,12 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from click.testing import CliRunner
 from filelock import FileLock
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from azure_server import Azure
@@ -22,32 +23,71 @@ ROOT = Path(__file__).resolve().parents[1]
 NOWHERE = "http://127.0.0.1:9"
 for endpoint in ("AWS_ENDPOINT_URL", "AZURE_STORAGE_ENDPOINT"):
     os.environ[endpoint] = NOWHERE  # no test may ask a real object store
-for ignored in (signal.SIGINT, signal.SIGHUP):  # in the background of a script, or under nohup:
-    if signal.getsignal(ignored) is signal.SIG_IGN:  # what the tests start would inherit it
-        signal.signal(ignored, signal.SIG_DFL)
-PAPER = Path(os.environ.get("LPP_PAPER_DIR", ROOT.parent / "shared" / "paper"))
+# In the background of a script, or under nohup, these are ignored: what the tests start would
+# inherit that.
+for ignored, handler in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
+    if signal.getsignal(ignored) is signal.SIG_IGN:
+        signal.signal(ignored, handler)
+
+
+# No test fails for the time that it takes: a busy machine would fail it.
+settings.register_profile("lpp", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("lpp")
 
 
 SLOW_FIRST = (
-    *("test_readme.py", "test_probe_run.py", "test_benchmarks.py", "test_parallel.py"),
+    *("test_probe_run.py", "test_readme.py", "test_benchmarks.py", "test_parallel.py"),
     *("test_end_to_end.py", "test_report_page.py", "test_ray.py", "test_job_runner.py"),
 )
 """Files that take longest: started last, one of two workers would wait for them. The first two want
 different things: one worker would wait for the other to make `documented_store`."""
 
+APART = ("tests/test_readme.py",)
+"""Files whose tests share nothing but that store: workers may take the tests one by one."""
 
+WITH_REAL_PARTS = {
+    *("documented_store", "capture_packaged", "start_packaged", "packaged"),
+    *("s3_server", "azure_server", "browser"),
+}
+"""Fixtures of the packaged model, of servers and of a browser: what asks for them is slow."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before the markers are asked for
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Several workers take a file at a time, in this order."""
     ranks = {name: rank for rank, name in enumerate(SLOW_FIRST)}
     items.sort(key=lambda item: ranks.get(item.path.name, len(ranks)))
+    for item in items:
+        if isinstance(item, pytest.Function) and WITH_REAL_PARTS.intersection(item.fixturenames):
+            item.add_marker(pytest.mark.slow)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Under LPP_NO_WARNING every warning is an error, but those that a later line takes out."""
+    if os.environ.get("LPP_NO_WARNING"):
+        config.addinivalue_line("filterwarnings", "error")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """`--dist loadfile`, but for the tests of `APART`."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return nodeid if nodeid.startswith(APART) else super()._split_scope(nodeid)
+
+    return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture(scope="session")
 def paper() -> Path:
-    """Folder of the published tables; they are not part of the project."""
-    if not PAPER.is_dir():
-        pytest.skip(f"published tables not found: {PAPER}")
-    return PAPER
+    """Folder of the published tables."""
+    return ROOT / "tests" / "published"
 
 
 @pytest.fixture(scope="session")
@@ -101,13 +141,11 @@ def azure(azure_server: int, monkeypatch: pytest.MonkeyPatch) -> Iterator["Azure
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
-    """Under LPP_NO_SKIP a skipped test fails, but for tables the project may not carry."""
+    """Under LPP_NO_SKIP a skipped test fails."""
     report = yield
     if report.skipped and os.environ.get("LPP_NO_SKIP") and not hasattr(report, "wasxfail"):
-        reason = str(report.longrepr)
-        if "published tables not found" not in reason:
-            report.outcome = "failed"
-            report.longrepr = f"skipped where it should have run: {reason}"
+        report.outcome = "failed"
+        report.longrepr = f"skipped where it should have run: {report.longrepr}"
     return report
 
 

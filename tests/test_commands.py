@@ -112,6 +112,7 @@ sys.meta_path.insert(0, Interrupts())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("program", "module"),
     [
@@ -149,6 +150,7 @@ def test_ctrl_c_while_a_module_is_imported(
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_ctrl_c_in_the_first_half_second(program: str, words: Callable[[str], list[str]]) -> None:
     for delay in (0.0, 0.01, 0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5):
@@ -159,7 +161,11 @@ def test_ctrl_c_in_the_first_half_second(program: str, words: Callable[[str], li
                 time.sleep(0.001)  # Python itself starts
             time.sleep(delay)
             process.send_signal(signal.SIGINT)
-            _, error = process.communicate(timeout=60)
+            try:
+                _, error = process.communicate(timeout=60)
+            except subprocess.TimeoutExpired:
+                process.kill()  # or leaving the block would wait for it
+                raise
         assert "Traceback" not in error
         if process.returncode == (1 if program == "lpp-analyze" else 0):  # the command was faster
             continue
@@ -194,6 +200,7 @@ def test_signals_that_were_ignored_at_the_start_stay_ignored(
     assert "one" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_a_full_standard_output_is_one_message(
     program: str, words: Callable[[str], list[str]]
@@ -210,6 +217,7 @@ def test_a_full_standard_output_is_one_message(
         assert len(error.splitlines()) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_a_path_that_steers_is_shown(program: str, words: Callable[[str], list[str]]) -> None:
     command = [word.replace("store", f"no {HOSTILE}") for word in words(program)]

@@ -248,6 +248,7 @@ def test_heavy_module_would_be_seen() -> None:
     assert "pyarrow" in loaded("lpp.store.format.tables")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", sorted(MAY_IMPORT))
 def test_every_public_name_loads(package: str) -> None:
     done = python(f"import lpp.{package} as p\nfor n in getattr(p, '__all__', []): getattr(p, n)")

@@ -221,12 +221,14 @@ def odd(request: pytest.FixtureRequest, stores: Stores, tmp_path: Path) -> Path:
     return placed(stores, tmp_path, request.param)[0]
 
 
+@pytest.mark.slow
 def test_the_decoy_has_other_numbers(stores: Stores) -> None:
     for own, other in zip(frames(stores.store), frames(stores.decoy), strict=True):
         assert own.columns == other.columns
         assert not own.equals(other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", PLACES)
 def test_every_command_reads_the_store_it_is_given(
     kind: str, stores: Stores, plain: Mapping[str, str], tmp_path: Path
@@ -289,6 +291,7 @@ def test_a_path_is_relative_to_the_current_folder(
     assert Path(tmp_path / "below" / typed, "profiles.duckdb").is_file()
 
 
+@pytest.mark.slow
 def test_a_link_of_the_owner_leads_to_the_store(
     stores: Stores, plain: Mapping[str, str], tmp_path: Path
 ) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 pytest.importorskip("ray")
+pytestmark = pytest.mark.slow  # clusters
 
 ROOT = Path(__file__).resolve().parents[1]
 NODES = ROOT / "tests" / "support" / "ray_nodes.py"

@@ -1,5 +1,6 @@
 """`lpp-capture probe`: short for `lpp-capture eval` with the two synthetic probes as its tasks."""
 
+import copy
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -18,8 +19,9 @@ VLLM_CONTEXT: Final = 2048
 
 def _of_run() -> list[click.Parameter]:
     """The options of `eval` that are those of `run`; only `final` is captured unless asked."""
-    options = option_by_name()
-    options["sites"].default = "final"
+    sites = copy.copy(option_by_name()["sites"])  # the other commands keep theirs
+    sites.default = "final"
+    options = {**option_by_name(), "sites": sites}
     return [options[name] for name in OF_RUN]
 
 

@@ -75,6 +75,7 @@ def name_of(run: str) -> str:
     return run.rpartition("-")[0]
 
 
+@pytest.mark.slow
 def test_every_document_is_that_of_the_two_runs(many: Path) -> None:
     found = shown(many, "--skip-first", "1")
     assert name_of(found["against"]) == "base"
@@ -84,6 +85,7 @@ def test_every_document_is_that_of_the_two_runs(many: Path) -> None:
         assert one == json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_runs_that_cannot_be_compared_are_left_out_with_a_reason(many: Path) -> None:
     reasons = {
         "other": "another tokenizer",
@@ -102,6 +104,7 @@ def test_runs_that_cannot_be_compared_are_left_out_with_a_reason(many: Path) -> 
         assert why in line
 
 
+@pytest.mark.slow
 def test_the_table_has_the_numbers_of_each_run_in_order(many: Path) -> None:
     done = invoke(many, "--against", "base")
     assert done.exit_code == 0, done.output
@@ -124,6 +127,7 @@ def test_the_table_has_the_numbers_of_each_run_in_order(many: Path) -> None:
     assert "positions from 1 on" in drawn.stdout
 
 
+@pytest.mark.slow
 def test_text_fits_eighty_columns_and_markdown_tables_are_tables(many: Path) -> None:
     words = ("--against", "base", "--fail-if", "kl > 1e9")
     done = invoke(many, *words)
@@ -138,6 +142,7 @@ def test_text_fits_eighty_columns_and_markdown_tables_are_tables(many: Path) -> 
     assert all(len({*table}) == 1 for table in tables)
 
 
+@pytest.mark.slow
 def test_runs_are_named_and_patterns_name_several(many: Path) -> None:
     found = shown(many, "far", "ne*")
     assert [name_of(one["b"]) for one in found["comparisons"]] == ["near", "far"]
@@ -160,6 +165,7 @@ def with_bare(many: Path, make_run: MakeRun, tmp_path: Path) -> tuple[Path, str]
     return root, make_run(LENGTHS, model="tiny/bare", most_likely=8, root=root, **options).run_id
 
 
+@pytest.mark.slow
 def test_without_heads_runs_stand_by_flips(with_bare: tuple[Path, str]) -> None:
     many, _ = with_bare
     found = shown(many)["comparisons"]
@@ -204,6 +210,7 @@ def test_a_run_that_is_the_same_is_exactly_so(many: Path, make_run: MakeRun) -> 
 # the gate
 
 
+@pytest.mark.slow
 def test_a_condition_applies_to_every_run(many: Path) -> None:
     done = invoke(many, "--against", "base", "--fail-if", "kl > 0", "--format", "json")
     ends = {
@@ -239,6 +246,7 @@ def test_a_number_that_one_run_lacks_is_an_error_that_names_it(
 # files
 
 
+@pytest.mark.slow
 def test_files_hold_tables_and_pictures(many: Path, tmp_path: Path) -> None:
     starts = {"d.md": b"### Drift from", "d.json": b"{", "d.txt": b"A  base-"}
     starts |= {"d.svg": b"<svg", "d.png": b"\x89PNG", "d.html": b"<!DOCTYPE html>"}
@@ -251,6 +259,7 @@ def test_files_hold_tables_and_pictures(many: Path, tmp_path: Path) -> None:
         assert done.stdout.splitlines()[-1] == str(file)
 
 
+@pytest.mark.slow
 def test_a_table_is_printed_beside_a_picture_where_its_format_is_given(
     many: Path, tmp_path: Path
 ) -> None:

@@ -61,6 +61,7 @@ def test_what_is_missing_or_matched_to_none_is_told(root: Path, table: Path) -> 
     assert "benchmarks were in" in again.stdout
 
 
+@pytest.mark.slow
 def test_scores_survive_every_rebuild_of_the_database(root: Path, table: Path) -> None:
     run("benchmarks", "add", root, table)
     for _ in range(2):
@@ -79,6 +80,7 @@ def test_scores_survive_every_rebuild_of_the_database(root: Path, table: Path) -
         assert published == [(8,)]
 
 
+@pytest.mark.slow
 def test_a_database_is_brought_up_to_date_at_once(root: Path, table: Path) -> None:
     build_database(root)
     run("benchmarks", "add", root, table)

@@ -50,6 +50,7 @@ def test_bins_hold_equally_many_and_keep_ties_together() -> None:
     assert np.unique(mass_bins(np.full(8, 0.5), 10)).size == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("too_high", [0.0, 0.2])
 def test_the_interval_holds_the_true_error(too_high: float) -> None:
     rng = np.random.default_rng(2)

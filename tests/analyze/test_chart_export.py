@@ -22,6 +22,7 @@ def size(png: bytes) -> tuple[int, int]:
     return int.from_bytes(png[16:20], "big"), int.from_bytes(png[20:24], "big")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["png", "svg", "html", "json", "SVG"])
 def test_the_same_chart_gives_the_same_bytes(suffix: str, tmp_path: Path) -> None:
     first, second = (
@@ -115,6 +116,7 @@ except MachineError as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", ["altair", "vl_convert"])
 def test_without_the_extra_its_name_is_told(package: str) -> None:
     done = subprocess.run(

@@ -92,6 +92,7 @@ def test_a_chart_says_what_it_shows(name: str) -> None:
         assert spec["width"] == "container"
 
 
+@pytest.mark.slow
 @every
 def test_titles_and_labels_fit_a_telephone(name: str, tmp_path: Path) -> None:
     picture = Picture(drawn(name), tmp_path, width=390)
@@ -178,6 +179,7 @@ def test_other_first_positions_are_left_out(chart: Chart, frame: pl.DataFrame) -
     assert drawn.description == expected.description
 
 
+@pytest.mark.slow
 @every
 def test_a_chart_is_the_same_twice(name: str) -> None:
     first, second = (charts.embedded(charts.specification(drawn(name))) for _ in range(2))

@@ -39,6 +39,7 @@ def test_profiles_side_by_side_fit_eighty_columns(make_run: Callable[..., Any]) 
     assert (made.root / "profiles.duckdb").exists()
 
 
+@pytest.mark.slow
 def test_three_runs_side_by_side_break_no_number(make_run: Callable[..., Any]) -> None:
     names = ("SmolLM2-135M-Instruct", "SmolLM2-135M-Instruct, rounded to 4 bits", "SmolLM2-other")
     made = [make_run(model=name, seed=seed) for seed, name in enumerate(names, start=1)]
@@ -54,6 +55,7 @@ def test_three_runs_side_by_side_break_no_number(make_run: Callable[..., Any]) -
             assert f" ± {stderr:.2g} ({prefix})" in table
 
 
+@pytest.mark.slow
 def test_csv_and_json_hold_the_same_rows(make_run: Callable[..., Any]) -> None:
     made = make_run()
     asked = ("profile", made.root, "--context", "10,20", "--prompts", "2,6", "--site", "all")
@@ -83,6 +85,7 @@ def test_many_runs_or_sites_have_a_row_each(make_run: Callable[..., Any]) -> Non
     assert [row[1] for row in rows] == ["embed", "block.1", "block.2", "final"]
 
 
+@pytest.mark.slow
 def test_many_runs_or_sites_show_errors_and_flags(make_run: Callable[..., Any]) -> None:
     made = make_run()
     result = run("profile", made.root, "--site", "all", "--errors", "all")
@@ -100,6 +103,7 @@ def test_many_runs_or_sites_show_errors_and_flags(make_run: Callable[..., Any]) 
         assert f"±{profile['effective_rank_stderr']:.2g}" in table
 
 
+@pytest.mark.slow
 def test_errors_stand_beside_the_values(make_run: Callable[..., Any]) -> None:
     made = make_run()
     asked = ("profile", made.root, "--groups", "3")
@@ -110,6 +114,7 @@ def test_errors_stand_beside_the_values(make_run: Callable[..., Any]) -> None:
     assert "±" not in run(*asked, "--errors", "none").stdout.split("participation")[1]
 
 
+@pytest.mark.slow
 def test_declared_metrics_follow_the_profile(make_run: Callable[..., Any]) -> None:
     made = make_run()
     other = make_run(model="HuggingFaceTB/SmolLM2-135M-Instruct-untrained", seed=2)
@@ -138,6 +143,7 @@ def test_only_what_is_asked_for_has_a_line(make_run: Callable[..., Any]) -> None
     assert "not_finite" not in result.stdout
 
 
+@pytest.mark.slow
 def test_runs_on_different_texts_are_flagged(make_run: Callable[..., Any]) -> None:
     made = make_run(model="a/one")
     make_run(model="b/two", prompt_set="other-texts")

@@ -147,6 +147,7 @@ def at(found: pl.DataFrame, method: str) -> dict[tuple[str, str], dict[str, Any]
     return {(INTRINSIC[r["profile_metric"]], r["benchmark"]): r for r in rows}
 
 
+@pytest.mark.slow
 def test_the_published_correlations(published_store: Path, paper: Path) -> None:
     found = at(correlate(published_store, Question(metrics=PAPER_METRICS)), "pearson")
     assert len(found) == 15
@@ -164,6 +165,7 @@ def test_the_published_correlations(published_store: Path, paper: Path) -> None:
                 assert ours[column] == pytest.approx(float(row[benchmark]), abs=1e-7)
 
 
+@pytest.mark.slow
 def test_none_of_the_fifteen_survives_correction(published_store: Path) -> None:
     found = correlate(published_store, Question(metrics=PAPER_METRICS)).filter(method="pearson")
     assert set(found["family_size"]) == {15}
@@ -181,6 +183,7 @@ def test_size_turns_the_sign_of_entropy_and_bbh(published_store: Path) -> None:
     assert all("sign_turns" in row["flags"] for row in found.values())
 
 
+@pytest.mark.slow
 def test_the_published_reference_gives_the_same_when_asked(
     store: Callable[..., Path],
 ) -> None:
@@ -193,6 +196,7 @@ def test_the_published_reference_gives_the_same_when_asked(
     assert all(len(models) == 8 for models in found["models"].to_list())
 
 
+@pytest.mark.slow
 def test_published_rows_take_no_part_unless_asked(store: Callable[..., Path]) -> None:
     root = store()
     score(root)
@@ -407,6 +411,7 @@ def test_no_profiles_and_no_scores_say_the_next_command(
         correlate(store())
 
 
+@pytest.mark.slow
 def test_command_prints_stores_and_fits_eighty_columns(store: Callable[..., Path]) -> None:
     root = store(5)
     score(root)

@@ -34,6 +34,7 @@ def assert_same(root: Path, before: dict[str, pl.DataFrame]) -> None:
         assert_frame_equal(frame, before[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("selection", "options"),
     [
@@ -63,6 +64,7 @@ def test_asking_for_less_takes_nothing_away(
     assert_same(root, before)
 
 
+@pytest.mark.slow
 def test_scores_take_no_numbers_away(make_run: Make) -> None:
     root = make_run(model="a/one").root
     build_database(root)
@@ -75,6 +77,7 @@ def test_scores_take_no_numbers_away(make_run: Make) -> None:
     assert len(held(root, "correlations")) > 0
 
 
+@pytest.mark.slow
 def test_errors_and_numbers_of_two_commands_are_one_row(make_run: Make) -> None:
     root = make_run().root
     write_database(root, analyze(root, Selection(), metrics=["participation_ratio"], errors="all"))
@@ -104,6 +107,7 @@ def test_other_prefixes_make_another_profile(make_run: Make) -> None:
     assert row[f"{name}_stderr"] == before[f"{name}_stderr"]  # of the same number
 
 
+@pytest.mark.slow
 def test_fewer_groups_replace_all_of_them(make_run: Make) -> None:
     root = make_run().root
     build_database(root)
@@ -113,6 +117,7 @@ def test_fewer_groups_replace_all_of_them(make_run: Make) -> None:
     assert held(root, "jackknife")["student_t"].unique().to_list() == [pytest.approx(4.302653)]
 
 
+@pytest.mark.slow
 def test_rows_of_a_run_that_changed_or_vanished_go(make_run: Make, caplog: Any) -> None:
     made = make_run(model="a/one", shards=[0, 1])
     other = make_run(model="b/two", seed=5)
@@ -130,6 +135,7 @@ def test_rows_of_a_run_that_changed_or_vanished_go(make_run: Make, caplog: Any) 
     assert held(made.root, "layers").is_empty()
 
 
+@pytest.mark.slow
 def test_rows_of_other_arithmetic_go(make_run: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     root = make_run().root
     build_database(root)
@@ -138,6 +144,7 @@ def test_rows_of_other_arithmetic_go(make_run: Make, monkeypatch: pytest.MonkeyP
     assert held(root, "spectra")["site"].unique().to_list() == ["final"]
 
 
+@pytest.mark.slow
 def test_texts_are_compared_as_they_stand_side_by_side(make_run: Make) -> None:
     def flagged(name: str) -> set[str]:
         rows = held(root, name).filter(pl.col("flags").list.contains("different_prompts"))
@@ -160,6 +167,7 @@ def test_texts_are_compared_as_they_stand_side_by_side(make_run: Make) -> None:
     assert {name: flagged(name) for name in compared} == {name: set() for name in compared}
 
 
+@pytest.mark.slow
 def test_fewer_layers_make_no_score_of_a_whole_model(make_run: Make) -> None:
     sites = ("embed", *(f"block.{k}" for k in range(1, 7)), "final")
     root = make_run(sites=sites).root
@@ -169,6 +177,7 @@ def test_fewer_layers_make_no_score_of_a_whole_model(make_run: Make) -> None:
     assert_same(root, before)
 
 
+@pytest.mark.slow
 def test_the_command_prints_what_it_was_asked_and_counts_what_is_held(make_run: Make) -> None:
     root = str(make_run().root)
     for arguments in ((), ("--site", "final")):
@@ -177,6 +186,7 @@ def test_the_command_prints_what_it_was_asked_and_counts_what_is_held(make_run: 
         assert f"4 profiles of 4 sites are in {root}/profiles.duckdb." in done.stdout
 
 
+@pytest.mark.slow
 def test_rows_of_a_database_from_before_series_stay(
     make_run: Make, caplog: pytest.LogCaptureFixture
 ) -> None:

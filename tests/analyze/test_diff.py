@@ -100,6 +100,7 @@ def test_the_document_is_what_programs_expect(two: tuple[Any, Any]) -> None:
     assert found["logits"]["missing"] is None
 
 
+@pytest.mark.slow
 def test_the_document_has_bands_of_positions(two: tuple[Any, Any]) -> None:
     a, _ = two
     bands = shown(a.root, "base", "tuned")["by_position"]
@@ -219,6 +220,7 @@ def test_one_token_is_not_nothing(column: str, two: tuple[Any, Any]) -> None:
 # what is compared
 
 
+@pytest.mark.slow
 def test_options_choose_prompts_positions_sites_and_tokens(two: tuple[Any, Any]) -> None:
     a, _ = two
     options = ("--prompts", "6", "--skip-first", "3", "--sites", "final,block.*")
@@ -234,6 +236,7 @@ def test_options_choose_prompts_positions_sites_and_tokens(two: tuple[Any, Any])
     assert "Predictions: of 20 tokens, drawn with seed 4." in done.stdout
 
 
+@pytest.mark.slow
 def test_prompts_that_either_set_aside_are_left_out_and_told(make_run: MakeRun) -> None:
     a = make_run(LENGTHS, model="tiny/base", set_aside=[1])
     make_run(LENGTHS, model="tiny/tuned", seed=1, set_aside=[4, 5])
@@ -367,6 +370,7 @@ def test_markdown_tables_are_tables(two: tuple[Any, Any]) -> None:
 # the gate
 
 
+@pytest.mark.slow
 def test_a_gate_fails_after_everything_is_printed(two: tuple[Any, Any]) -> None:
     conditions = ("--fail-if", "kl.mean > 0.01", "--fail-if", "flips<0.1")
     done = invoke(two[0].root, "base", "tuned", *conditions)
@@ -384,6 +388,7 @@ def test_a_gate_fails_after_everything_is_printed(two: tuple[Any, Any]) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_strict_takes_the_number_itself(two: tuple[Any, Any]) -> None:
     kl = shown(two[0].root, "base", "tuned")["predictions"]["kl"]
     between = ("--fail-if", f"kl > {(kl['mean'] + kl['ci_low']) / 2}")
@@ -405,6 +410,7 @@ def test_errors_are_computed_where_a_gate_needs_them(two: tuple[Any, Any]) -> No
     assert "it has no interval at embed, which decides." in done.stderr
 
 
+@pytest.mark.slow
 def test_a_file_is_written_whole_and_the_gate_is_told(two: tuple[Any, Any], tmp_path: Path) -> None:
     for name, start in (("d.md", "### Drift from"), ("d.json", "{"), ("d.txt", "A  base-")):
         file = tmp_path / name

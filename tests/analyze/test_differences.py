@@ -109,6 +109,7 @@ def test_an_interval_is_not_clipped_near_a_bound(make_run: Make) -> None:
     assert row["verdict"] == "within its interval"
 
 
+@pytest.mark.slow
 def test_what_cannot_be_paired_has_no_interval(make_run: Make) -> None:
     one = make_run(LENGTHS, model="a/one")
     make_run(LENGTHS, model="b/two", seed=1)

@@ -267,6 +267,7 @@ def test_a_store_that_cannot_be_written_costs_one_line(
     assert "not kept" in caplog.text
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_keep_the_same_files(two: tuple[Any, Any]) -> None:
     root = two[0].root
     words = ["-m", "lpp.analyze.cli.command", "diff", str(root), "base", "tuned"]
@@ -301,6 +302,7 @@ class Elsewhere:
                 yield pickle.loads(pickle.dumps(call(sent, workers)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"tokens": 61, "first_position": 1}])
 def test_spans_of_tokens_have_the_bits_of_one_read(
     two: tuple[Any, Any], options: dict[str, int], monkeypatch: pytest.MonkeyPatch

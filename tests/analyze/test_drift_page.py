@@ -99,6 +99,7 @@ def test_a_sentence_for_each_pair_and_a_count_of_the_rest(tmp_path: Path) -> Non
     assert sentences[-1] == "2 more pairs of runs changed less, by KL."
 
 
+@pytest.mark.slow
 def test_the_section_is_there_where_something_was_compared(tmp_path: Path) -> None:
     empty = {"drift_predictions": [], "drift_sites": [], "drift_tokens": []}
     assert section(make_store(tmp_path / "none", database(["a", "b"]) | empty)) is None
@@ -234,6 +235,7 @@ def test_the_python_of_a_table_gives_it(two: tuple[Any, Any]) -> None:
     assert again.filter(site="final")["cka"].to_list() == before["cka"].to_list()
 
 
+@pytest.mark.slow
 def test_a_page_of_two_stores_and_of_one_run(
     two: tuple[Any, Any], make_run: MakeRun, tmp_path: Path
 ) -> None:

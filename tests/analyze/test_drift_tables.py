@@ -124,6 +124,7 @@ def test_sinks_of_either_run_and_prompts_set_aside_are_flagged(make_run: MakeRun
 # beside earlier comparisons
 
 
+@pytest.mark.slow
 def test_settings_stand_beside_each_other_and_the_same_is_replaced(two: tuple[Any, Any]) -> None:
     a, _ = two
     every = sum(LENGTHS)
@@ -141,6 +142,7 @@ def test_settings_stand_beside_each_other_and_the_same_is_replaced(two: tuple[An
     assert rows["mean"].to_list() == [7.5]
 
 
+@pytest.mark.slow
 def test_a_draw_adds_tokens(two: tuple[Any, Any]) -> None:
     a, _ = two
     whole = diff(a.root, "base", "tuned", sites=["final"])
@@ -159,6 +161,7 @@ def test_a_draw_adds_tokens(two: tuple[Any, Any]) -> None:
     assert len(held(a.root, TABLES[0])) == 9 + 8
 
 
+@pytest.mark.slow
 def test_errors_of_an_earlier_comparison_stay(two: tuple[Any, Any]) -> None:
     a, _ = two
     write_drift(diff(a.root, "base", "tuned", errors="all"))
@@ -168,6 +171,7 @@ def test_errors_of_an_earlier_comparison_stay(two: tuple[Any, Any]) -> None:
     assert_frame_equal(held(a.root, TABLES[1]).sort("site"), before)
 
 
+@pytest.mark.slow
 def test_rows_go_when_either_run_changed_or_left(make_run: MakeRun) -> None:
     a = make_run(LENGTHS, model="tiny/base")
     b = make_run(LENGTHS, model="tiny/tuned", seed=1)
@@ -215,6 +219,7 @@ def test_runs_of_two_stores_are_compared_and_told_once(make_run: MakeRun, tmp_pa
     assert len(stores(same.pair)) == 1
 
 
+@pytest.mark.slow
 def test_a_database_that_cannot_be_written_costs_a_line(two: tuple[Any, Any]) -> None:
     a, _ = two
     build_database(a.root)
@@ -230,6 +235,7 @@ def test_a_database_that_cannot_be_written_costs_a_line(two: tuple[Any, Any]) ->
 # saved queries
 
 
+@pytest.mark.slow
 def test_the_saved_query_has_every_number_of_the_pair(two: tuple[Any, Any]) -> None:
     a, _ = two
     small, large = (

@@ -337,6 +337,7 @@ def test_errors_leave_the_same_groups_out(sunk: Any) -> None:
     assert row["participation_ratio_stderr"] == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.slow
 @engine
 def test_commands_show_both_curves_and_store_them(sunk: Any) -> None:
     done = CliRunner().invoke(main, ["layers", str(sunk.root), "--errors", "final"])

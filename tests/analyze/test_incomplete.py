@@ -94,12 +94,14 @@ def invoke(*words: object) -> Result:
     return done
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["profile", "layers", "sensitivity", "cka"])
 def test_every_command_says_it_once(gap: tuple[Path, str, str], command: str) -> None:
     root, _, line = gap
     assert invoke(command, root, "--format=csv").stderr.splitlines().count(line) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["profile", "cka"])
 def test_alone_it_is_an_error_where_no_prompt_is_left(
     gap: tuple[Path, str, str], command: str
@@ -115,6 +117,7 @@ def test_alone_it_is_an_error_where_no_prompt_is_left(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_report_names_it_with_the_reason(gap: tuple[Path, str, str], tmp_path: Path) -> None:
     root, run, line = gap
     invoke("profile", root)
@@ -128,6 +131,7 @@ def test_a_report_names_it_with_the_reason(gap: tuple[Path, str, str], tmp_path:
     assert reason in page
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scan", [scan_spectra, scan_entropy, scan_metrics, read_eigenvalues])
 def test_functions_warn_of_it(gap: tuple[Path, str, str], scan: Callable[[Path], Any]) -> None:
     root, run, line = gap
@@ -139,6 +143,7 @@ def test_functions_warn_of_it(gap: tuple[Path, str, str], scan: Callable[[Path],
     assert (run in there) is (LEFT_OUT not in line)
 
 
+@pytest.mark.slow
 def test_the_database_warns_and_an_analysis_holds_the_line(gap: tuple[Path, str, str]) -> None:
     root, _, line = gap
     assert analyze(root, Selection()).left_out == (line,)

@@ -17,6 +17,7 @@ from lpp.analyze.runs.cells import Cell
 from lpp.store import open_store
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dim", [6, 200], ids=["scatter", "Gram matrix"])
 def test_the_same_bits_for_any_number_of_jobs(make_run: Callable[..., Any], dim: int) -> None:
     made = make_run(dim=dim)

@@ -103,6 +103,7 @@ def test_items_are_joined_to_the_run_that_has_most_of_their_texts(
     assert "were in" in again.stdout
 
 
+@pytest.mark.slow
 def test_a_run_that_is_said_is_the_only_one(root: Path, results: Path) -> None:
     add(root, results, "--items")
     (best,) = set(read_items(root)["run"].to_pylist())

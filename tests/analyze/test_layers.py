@@ -40,6 +40,7 @@ def deep(make_run: MakeRun) -> Any:
     return make_run(lengths, sites=SITES, scale=scale)
 
 
+@pytest.mark.slow
 def test_numbers_are_those_of_the_scans(make_run: MakeRun) -> None:
     made = make_run(sites=SITES)
     make_run(model="b/two", seed=4, sites=SITES)
@@ -156,6 +157,7 @@ def test_runs_that_hold_less_are_named(make_run: MakeRun) -> None:
     assert line in " ".join(result.stdout.split())
 
 
+@pytest.mark.slow
 def test_tables_join_the_database_and_lose_no_other(deep: Any) -> None:
     assert run("sensitivity", deep.root).exit_code == 0
     assert run("layers", deep.root).exit_code == 0
@@ -181,6 +183,7 @@ def test_csv_and_json_hold_the_same_rows(deep: Any) -> None:
     assert len(document["hourglass"]) == len(RANKS)
 
 
+@pytest.mark.slow
 def test_printed_table_fits_and_explains_its_flags(deep: Any) -> None:
     for errors in ((), ("--errors", "all")):
         result = run("layers", deep.root, *errors)
@@ -230,6 +233,7 @@ def test_not_a_store(tmp_path: Path) -> None:
     assert "is not an lpp store" in run("layers", tmp_path).stderr
 
 
+@pytest.mark.slow
 def test_layers_of_other_texts_are_flagged(make_run: MakeRun) -> None:
     make_run(model="a/six", prompt_set="p6", texts="p")
     made = make_run((12, 7, 20, 20, 3, 15) * 2, model="b/twelve", prompt_set="p12", texts="p")

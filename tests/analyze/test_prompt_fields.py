@@ -90,6 +90,7 @@ def test_a_field_without_a_value_has_no_type_to_keep(make_run: Make) -> None:
     assert (prompts.schema["none"], prompts["none"].null_count()) == (pl.String(), 18)
 
 
+@pytest.mark.slow
 def test_every_command_keeps_them(make_run: Make) -> None:
     made = make_run(carried={"field.label": ["x", "y"] * 3})
     write_database(made.root, analyze(made.root, Selection(sites=["final"])))

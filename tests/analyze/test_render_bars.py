@@ -78,6 +78,7 @@ def test_several_sites_stand_below_their_run() -> None:
     assert [line.split()[0] for line in lines if line] == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sites", [(), ("--site", "all")])
 def test_the_same_numbers_as_the_table(make_run: Make, sites: tuple[str, ...]) -> None:
     made = make_run(model="HuggingFaceTB/SmolLM2-135M-Instruct", seed=1)
@@ -108,6 +109,7 @@ def test_only_what_is_asked_for_has_bars(make_run: Make) -> None:
     assert "±" not in text.partition("participation ratio at final")[2]
 
 
+@pytest.mark.slow
 def test_a_pipe_gets_the_table(make_run: Make) -> None:
     root = make_run().root
     assert printed(root) == printed(root, "--format", "table")
@@ -138,6 +140,7 @@ def on_a_terminal(*arguments: object, **environment: str) -> str:
     return shown.getvalue().decode().replace("\r\n", "\n")
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_bars(make_run: Make) -> None:
     root = make_run().root
     shown = on_a_terminal(root, PYTHONIOENCODING="utf-8")
@@ -146,6 +149,7 @@ def test_a_terminal_gets_bars(make_run: Make) -> None:
     assert "\x1b" not in shown  # no colour, so nothing is told by one
 
 
+@pytest.mark.slow
 def test_a_terminal_without_blocks_gets_ascii(make_run: Make) -> None:
     root = make_run().root
     shown = on_a_terminal(root, PYTHONIOENCODING="ascii")

@@ -85,6 +85,7 @@ def test_values_without_intervals_or_missing_are_not_compared(tmp_path: Path) ->
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("other", "shared"),
     [
@@ -172,6 +173,7 @@ class Texts(HTMLParser):
         self.text += data
 
 
+@pytest.mark.slow
 def test_hostile_names_are_text_and_links_lead_somewhere(tmp_path: Path) -> None:
     store = make_store(tmp_path, database(HOSTILE, flags=list(HOSTILE[:1])))
     (path,) = write_report(str(store), tmp_path / "report.html")
@@ -188,6 +190,7 @@ def test_hostile_names_are_text_and_links_lead_somewhere(tmp_path: Path) -> None
     assert [link for link in page.links if not link.startswith("#")] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["html", "md"])
 def test_no_name_brings_controls_into_a_report(tmp_path: Path, form: Any) -> None:
     tables = database([STEERS, "b"], flags=[STEERS])
@@ -205,6 +208,7 @@ def test_no_name_brings_controls_into_a_report(tmp_path: Path, form: Any) -> Non
         assert SHOWN.replace("\\", "\\\\").replace("[", "\\[").replace("]", "\\]") in text
 
 
+@pytest.mark.slow
 def test_a_full_disk_names_the_report(tmp_path: Path) -> None:
     store = make_store(tmp_path, database(["a", "b"]))
     code = (
@@ -242,6 +246,7 @@ def test_markdown_is_a_summary_in_which_names_stay_text(tmp_path: Path) -> None:
     assert "- database: SHA-256 `" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["svg", "png"])
 def test_pictures_are_one_for_each_chart(tmp_path: Path, form: Any) -> None:
     store = make_store(tmp_path, database(["a", HOSTILE[0]]) | {"sensitivity": []})
@@ -258,6 +263,7 @@ def test_pictures_are_one_for_each_chart(tmp_path: Path, form: Any) -> None:
     assert all(path.read_bytes().startswith(start) for path in written)
 
 
+@pytest.mark.slow
 def test_provenance_names_checksums_and_a_command_that_exists(
     make_run: Any, tmp_path: Path
 ) -> None:
@@ -283,6 +289,7 @@ def test_provenance_names_checksums_and_a_command_that_exists(
     assert len(drawn["spectrum"][""]["datasets"]) > 0
 
 
+@pytest.mark.slow
 def test_spectra_are_shown_where_they_were_kept_and_never_computed(
     make_run: Any, tmp_path: Path
 ) -> None:
@@ -304,6 +311,7 @@ def test_spectra_are_shown_where_they_were_kept_and_never_computed(
     assert "No chart. The analysis cache has no rows for it. <code>lpp-analyze profile" in page
 
 
+@pytest.mark.slow
 def test_a_training_has_its_section_where_three_steps_are_comparable(tmp_path: Path) -> None:
     hostile = "a|b <i>"
     store = make_store(tmp_path / "three", database(["a", "b", "c"], series=hostile))
@@ -359,6 +367,7 @@ def test_a_database_from_before_series_has_every_other_section(tmp_path: Path) -
     assert faults == ["eigenvalues"]  # this store holds no runs
 
 
+@pytest.mark.slow
 def test_the_page_says_what_attention_sinks_do(tmp_path: Path) -> None:
     tables = database(["a"])
     page = write_report(str(make_store(tmp_path, tables)), tmp_path / "r.html")[0].read_text()
@@ -408,6 +417,7 @@ def test_a_run_without_shards_or_profiles_is_told(make_run: Any, tmp_path: Path)
     assert f"`{other.run_id}` is in the store and not in its profiles" in text
 
 
+@pytest.mark.slow
 def test_a_database_of_another_release_is_told(tmp_path: Path) -> None:
     store = make_store(tmp_path, database(["a", "b"]))
     with connect(store, write=True) as connection:
@@ -417,6 +427,7 @@ def test_a_database_of_another_release_is_told(tmp_path: Path) -> None:
     assert "Another release made this database" in page
 
 
+@pytest.mark.slow
 def test_values_that_are_not_finite_are_dashes(tmp_path: Path) -> None:
     tables = database(["a", "b"])
     tables["profiles"][0]["effective_rank"] = float("nan")
@@ -478,6 +489,7 @@ def add_words(root: Path, tokenizer: str) -> None:
     add_vocabulary(root, tokenizer, pa.table(columns).cast(VOCABULARY_SCHEMA))
 
 
+@pytest.mark.slow
 def test_surprising_tokens_are_words_that_mean_nothing_to_a_page(
     make_run: Any, tmp_path: Path
 ) -> None:

@@ -70,6 +70,7 @@ def give(measurement: Any, own: CellMoments) -> None:
         measurement.moments(cell, moments.n, moments.mean, moments.scatter)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*STARTS, "AllRows"])
 def test_ten_times_the_prompts_hold_hardly_more(
     make_run: Callable[..., Any], name: str, monkeypatch: pytest.MonkeyPatch

@@ -104,6 +104,7 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_streamed_values_are_those_of_the_rows(
     make_run: Callable[..., Any], case: dict[str, Any], monkeypatch: pytest.MonkeyPatch

@@ -38,6 +38,7 @@ def four_models(make_run: MakeRun) -> Path:
     return made.root
 
 
+@pytest.mark.slow
 def test_every_number_is_that_of_a_separate_profile(make_run: MakeRun) -> None:
     make_run(model="a/one")
     made = make_run(model="b/two", seed=5)
@@ -98,6 +99,7 @@ def test_order_of_four_models_is_compared(four_models: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_fewer_than_three_models_say_so(make_run: MakeRun) -> None:
     make_run(model="a/one")
     made = make_run(model="b/two", seed=5)
@@ -117,6 +119,7 @@ def test_one_setting_has_nothing_to_compare(four_models: Path) -> None:
     assert {tuple(d) for d in found.agreement["differ"]} == {("aggregation",)}
 
 
+@pytest.mark.slow
 def test_runs_on_two_corpora_are_one_model(make_run: MakeRun) -> None:
     for name in ("a/one", "b/two", "c/three"):
         for corpus in ("prose", "songs and verse"):
@@ -131,6 +134,7 @@ def test_runs_on_two_corpora_are_one_model(make_run: MakeRun) -> None:
     assert "different_prompts" not in flags_of(found.values)
 
 
+@pytest.mark.slow
 def test_other_texts_of_one_corpus_are_flagged(make_run: MakeRun) -> None:
     made = make_run(model="a/one")
     assert "different_prompts" not in flags_of(sensitivity(made.root, Selection()).values)
@@ -141,6 +145,7 @@ def test_other_texts_of_one_corpus_are_flagged(make_run: MakeRun) -> None:
     assert "different_prompts" in result.stdout
 
 
+@pytest.mark.slow
 def test_what_a_run_lacks_is_in_the_table_and_on_the_terminal(make_run: MakeRun) -> None:
     full = make_run(model="full")
     cut = make_run(model="cut", context=10)
@@ -272,6 +277,7 @@ def test_saving_counts_what_each_run_holds(make_run: MakeRun) -> None:
     )
 
 
+@pytest.mark.slow
 def test_tables_join_the_database_and_lose_no_other(four_models: Path) -> None:
     database = build_database(four_models, Selection(sites=["final"]))
     before = query(database, "FROM site_profiles ORDER BY ALL")
@@ -288,6 +294,7 @@ def test_tables_join_the_database_and_lose_no_other(four_models: Path) -> None:
     assert query(database, "SELECT count(*) FROM sensitivity") == [(4 * 2 * 6 * 4,)]
 
 
+@pytest.mark.slow
 def test_a_store_without_a_database_gets_its_runs(four_models: Path) -> None:
     assert run("sensitivity", four_models).exit_code == 0
     found = query(
@@ -297,6 +304,7 @@ def test_a_store_without_a_database_gets_its_runs(four_models: Path) -> None:
     assert found == [(4 * 6 * 4,)]
 
 
+@pytest.mark.slow
 def test_csv_and_json_hold_the_same_rows(four_models: Path) -> None:
     asked = ("sensitivity", four_models, "--context", "10,20", "--site", "final")
     document = json.loads(run(*asked, "--format", "json").stdout)
@@ -313,6 +321,7 @@ def test_csv_and_json_hold_the_same_rows(four_models: Path) -> None:
     assert document["tokens"][-1]["run"] == "all runs"
 
 
+@pytest.mark.slow
 def test_printed_tables_fit_and_explain_their_flags(four_models: Path) -> None:
     result = run("sensitivity", four_models, "--context", "10,20", "--site", "final,block.1")
     lines = result.stdout.splitlines()
@@ -363,6 +372,7 @@ def flags_of(values: pl.DataFrame) -> set[str]:
     return {flag for flags in values["flags"] for flag in flags}
 
 
+@pytest.mark.slow
 def test_the_first_texts_of_a_corpus_are_compared(make_run: MakeRun) -> None:
     make_run(model="a/six", prompt_set="p6", texts="p")
     made = make_run((12, 7, 20, 20, 3, 15) * 2, model="b/twelve", prompt_set="p12", texts="p")

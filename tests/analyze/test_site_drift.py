@@ -393,6 +393,7 @@ def test_without_variance_there_is_no_cka_and_no_overlap(made: Any) -> None:
     assert same.cosine[:2] == (1, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "keeps", [("moments", "moments"), ("rows", "moments"), ("moments", "both")]
 )

@@ -28,6 +28,7 @@ def query(database: Path, sql: str) -> list[tuple[Any, ...]]:
         return connection.execute(sql).fetchall()
 
 
+@pytest.mark.slow
 def test_every_row_of_the_scans_is_in_the_database(make_run: Callable[..., Any]) -> None:
     made = make_run(model="a/one")
     make_run(model="b/two", seed=5, context=10)
@@ -262,6 +263,7 @@ def test_the_first_texts_are_compared_whatever_follows(make_run: Callable[..., A
     assert flagged(6) == {"six", "twelve", "other"}
 
 
+@pytest.mark.slow
 def test_every_build_has_every_run_of_the_store(make_run: Callable[..., Any]) -> None:
     made = make_run(model="a/one", lengths=(4, 5), context=5, sites=("block.1", "final"))
     root = str(made.root)

@@ -107,6 +107,7 @@ def test_every_value_and_error_is_that_of_its_tokens(make_run: Callable[..., Any
             assert row["stderr"] == pytest.approx(error, rel=1e-5, abs=1e-9), row
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("whole", [True, False])
 def test_sums_by_shard_are_the_expressions_over_all_rows(
     make_run: Callable[..., Any], whole: bool, monkeypatch: pytest.MonkeyPatch

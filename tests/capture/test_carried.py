@@ -342,6 +342,7 @@ def test_a_run_that_lacks_a_field_is_refused_in_one_message(
     assert the_run(tmp_path).extra_columns.names == ["id", "field.n"]
 
 
+@pytest.mark.slow
 def test_a_job_that_asks_for_more_is_not_skipped(
     capture: Callable[..., Result], tiny_folder: Callable[[str], Path], tmp_path: Path
 ) -> None:

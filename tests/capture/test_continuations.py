@@ -287,6 +287,7 @@ def test_statistics_that_nobody_asked_for_compare_nothing(capture: Capture, tmp_
     assert found.tokens == table.num_rows - table["replay_logprob"].null_count
 
 
+@pytest.mark.slow
 def test_ranks_of_what_the_model_wrote(capture: Capture, texts: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
 

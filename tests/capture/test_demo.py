@@ -66,7 +66,9 @@ def test_the_demo_says_what_rounding_changed_and_loads_no_model_twice(
     assert said is not None, first.stdout
     kl, flips = found.predictions["kl"], found.predictions["flips"]
     assert said.groups() == (f"{kl.mean:.2f}", f"{kl.stderr:.2f}", f"{100 * flips.mean:.0f}")
-    assert kl.mean > 0.1
+    # of twelve passages of Python's documentation, which differ between its releases
+    assert kl.mean == pytest.approx(0.86, abs=0.15)
+    assert flips.mean == pytest.approx(0.51, abs=0.08)
     lines = [line for line in first.stdout.splitlines() if str(tmp_path) not in line]
     assert max(map(len, lines)) <= 80
 

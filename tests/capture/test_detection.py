@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -194,6 +195,7 @@ def test_entropies_after_prefixes_are_those_of_the_profile(setting: Setting) -> 
     assert floor(np.ones((1, 12))) == 0
 
 
+@pytest.mark.slow
 def test_the_study_from_end_to_end(
     tiny_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -206,13 +208,17 @@ def test_the_study_from_end_to_end(
     assert done.exit_code == 0, done.output
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["base"]
     assert "pruned by magnitude, 20 %" in (tmp_path / page.PAGE).read_text()
-    drawn = [tmp_path / f"{name}.svg" for name in ("power-10", "values", "depth")]
-    assert all(path.stat().st_size > 2_000 for path in drawn)
+    shown = {name: svg_words(tmp_path / f"{name}.svg") for name in ("power-10", "values", "depth")}
+    assert {"20 %", "0.1", "KL", "flips", "1 - CKA, block.1", "100"} <= shown["power-10"]
+    assert {"pruned by magnitude", "noise on the weights", "20 %", "KL"} <= shown["values"]
+    assert {"pruned by magnitude, 20 %", "block", "1", "2", "3", "final"} <= shown["depth"]
 
     found = json.loads((tmp_path / page.RESULTS).read_text())
     kl = {dose["name"]: dose["points"]["2"]["kl"][0] for dose in found["doses"]}
     assert list(kl)[5:] == ["prune-20", "noise-0.1"]
     assert kl[NULL] == 0
+    assert kl["noise-0.1"] == pytest.approx(0.01357, rel=0.1)  # of tiny_folder("llama")
+    assert kl["prune-20"] == pytest.approx(0.00573, rel=0.1)
     nulls = [value for name, value in kl.items() if name.startswith("null")]
     assert max(nulls) < 1e-6 < kl["noise-0.1"]
     power = {dose["name"]: dose["power"]["2"]["KL"]["10"] for dose in found["doses"]}
@@ -232,6 +238,12 @@ def test_the_study_from_end_to_end(
     other = CliRunner().invoke(main, [*words, "--prompts", "13"])
     assert other.exit_code != 0
     assert "--store" in other.output
+
+
+def svg_words(path: Path) -> set[str]:
+    """Every text of a picture."""
+    texts = ElementTree.parse(path).getroot().iter("{http://www.w3.org/2000/svg}text")
+    return {"".join(text.itertext()) for text in texts}
 
 
 def test_a_dose_that_is_not_there_is_refused(tmp_path: Path) -> None:

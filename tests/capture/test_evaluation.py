@@ -122,6 +122,7 @@ def evaluated(
     return root, evaluate_into(root, request(model, [tasks], fields=("subject",), group="subject"))
 
 
+@pytest.mark.slow
 def test_scores_of_every_output_type_are_those_of_lm_eval(
     evaluated: tuple[Path, Evaluated], model: Path, tasks: Path
 ) -> None:
@@ -133,6 +134,7 @@ def test_scores_of_every_output_type_are_those_of_lm_eval(
     assert {line["doc_id"]: line["resps"] for line in log} == written
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chat", [False, True])
 def test_scores_with_shots_are_those_of_lm_eval(
     model: Path, tasks: Path, tmp_path: Path, chat: bool

@@ -103,6 +103,7 @@ evaluate_in_small_shards(root, model, tasks)
 """
 
 
+@pytest.mark.slow
 def test_a_killed_evaluation_goes_on_and_repeats_no_prompt(
     model: Path, folder: Path, tmp_path: Path
 ) -> None:
@@ -286,6 +287,7 @@ def refused(result: Result, *says: str) -> None:
         assert words in result.stderr, result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tasks", "says"),
     [
@@ -306,7 +308,10 @@ def test_unknown_tasks_are_refused(
     [
         (("multiple_choice", {"doc_to_image": "question"}), (), "images"),
         (("multiple_choice", {"unsafe_code": True}), (), "code"),
-        (("multiple_choice", {"dataset_path": "nobody/nothing"}), (), "cannot be loaded"),
+        pytest.param(
+            *(("multiple_choice", {"dataset_path": "nobody/nothing"}), (), "cannot be loaded"),
+            marks=pytest.mark.slow,  # the hub is asked several times
+        ),
         (("multiple_choice", {}), ("--limit", 0), "--limit"),
         (("multiple_choice", {}), ("--fields", "item"), "--fields item"),
         (("multiple_choice", {}), ("--fields", "choices"), "'choices'"),

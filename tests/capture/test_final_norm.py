@@ -52,6 +52,7 @@ def captured(
     return capture
 
 
+@pytest.mark.slow
 def test_every_family(
     family: str, captured: Callable[[str, str], Run], tiny_model: Callable[[str], Any]
 ) -> None:

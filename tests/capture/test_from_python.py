@@ -109,6 +109,7 @@ def test_a_name_gives_the_run_and_the_bytes_of_the_command(
     assert stored_objects(run.path) == stored_objects(expected.path)
 
 
+@pytest.mark.slow
 def test_a_loaded_model_gives_the_run_and_the_bytes_of_the_command(
     load: Load, family: str, corpus_file: Path, tmp_path: Path
 ) -> None:
@@ -224,6 +225,7 @@ def test_every_change_gives_a_fingerprint_of_its_own(load: Load) -> None:
     assert len({*found, state_fingerprint(load())}) == len(CHANGES) + 1
 
 
+@pytest.mark.slow
 def test_a_changed_model_resumes_in_another_process(
     load: Load, tiny_tokenizer: Any, tiny_folder: Folder, tmp_path: Path
 ) -> None:

@@ -124,6 +124,7 @@ def within(check: LogitsCheck, dtype: str) -> bool:
     return not check.problem and (close or dtype != "float32")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_every_family_gives_its_logits_again(
     family: str,

@@ -44,6 +44,7 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> Runtime:
     return fake
 
 
+@pytest.mark.slow
 def test_memory_is_registered_until_the_last_array_over_it_is_gone(runtime: Runtime) -> None:
     memory: Any = pinned_memory(10_000)
     assert runtime.registered == {memory.ctypes.data: 10_000}

@@ -18,6 +18,8 @@ from lpp.capture.cli.command import main
 from lpp.capture.jobs.runner import JobResult, exit_code, format_results
 from lpp.store import open_store
 
+pytestmark = pytest.mark.slow  # a process for each job
+
 DIES = """
 import os, signal
 

@@ -88,6 +88,7 @@ def by_rows(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> Path:
     return stores["both"]
 
 
+@pytest.mark.slow
 def test_what_lies_on_disk(stores: Stores) -> None:
     held = {name: {path.split("/")[2] for path in contents(only(stores[name]))} for name in stores}
     tables = {"COMMIT.json", "tokens.arrow"}
@@ -159,6 +160,7 @@ def metrics_compared(ours: pl.LazyFrame, theirs: pl.LazyFrame, within: float) ->
     return one.height
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prompts", [None, [4, 20]])
 def test_every_number_that_needs_no_rows_is_that_from_rows(
     stores: Stores, by_rows: Path, prompts: list[int] | None
@@ -195,6 +197,7 @@ def test_both_are_read_by_what_costs_less(stores: Stores, monkeypatch: pytest.Mo
             assert {*read} == {expected}
 
 
+@pytest.mark.slow
 def test_errors_of_few_rows_are_those_from_rows(
     tiny_folder: Callable[[str], Path],
     texts: Path,
@@ -216,6 +219,7 @@ def test_errors_of_few_rows_are_those_from_rows(
     assert metrics_compared(*zscore, within=1e-6) == 200
 
 
+@pytest.mark.slow
 def test_float32_matrices_are_within_their_bound(stores: Stores, by_rows: Path) -> None:
     exact, rounded = only(stores["moments"]), only(stores["float32"])
     unit = 2.0**-24
@@ -236,6 +240,7 @@ def test_float32_matrices_are_within_their_bound(stores: Stores, by_rows: Path) 
     assert metrics_compared(*pair, within=1e-6) > 500
 
 
+@pytest.mark.slow
 def test_eigenvalues_and_layers(stores: Stores, by_rows: Path) -> None:
     every = Selection()
     pair = [read_eigenvalues(store, every).lazy() for store in (stores["moments"], by_rows)]
@@ -263,6 +268,7 @@ def test_entropy_and_statistics_of_tokens_are_untouched(stores: Stores) -> None:
     assert compared(*pair) == 40
 
 
+@pytest.mark.slow
 def test_profile_says_what_needs_rows(stores: Stores) -> None:
     words = ["profile", str(stores["moments"]), "--metrics=paper,anisotropy,stable_rank"]
     done = CliRunner().invoke(analyze, words)
@@ -327,6 +333,7 @@ def test_sensitivity_gives_reasons(stores: Stores) -> None:
     assert reasons[40] is None
 
 
+@pytest.mark.slow
 def test_errors_where_groups_are_no_whole_shards_are_null(stores: Stores, by_rows: Path) -> None:
     """Eight prompts are two shards: they have ranks, and no ten groups."""
     found = scan_spectra(stores["moments"], prompts=[8, 40], groups=10).collect()

@@ -10,6 +10,7 @@ import pytest
 from killer import kill_often
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("job", "kills"),
     [("capture", 4), ("moments", 3), ("continue", 2), ("analysis", 2), ("database", 2)],

@@ -51,6 +51,7 @@ def fresh_compiler():
     torch._dynamo.reset()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fresh_compiler")
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_the_function_compiles_whole_and_for_any_number_of_rows(mode, caplog):

@@ -145,6 +145,7 @@ def test_an_altered_byte_is_found_and_repaired(
     assert contents(run) == before
 
 
+@pytest.mark.slow
 def test_prompts_that_are_not_finite_take_no_part(
     tiny_folder: Callable[[str], Path], tiny_tokenizer: Any, corpus: Path, tmp_path: Path
 ) -> None:

@@ -47,6 +47,7 @@ def streams(cell: Any) -> dict[str, str]:
     return said
 
 
+@pytest.mark.slow
 def test_a_kernel_shows_progress_and_survives_errors_and_its_stop_button(
     tiny_folder: Callable[[str], Path], execute: Execute, tmp_path: Path
 ) -> None:

@@ -93,6 +93,7 @@ def test_it_is_what_the_release_before_wrote(pair: tuple[int, Path, Path]) -> No
     } | {key for key in expected if key.count("/") == 4 and key.endswith("zarr.json")}
 
 
+@pytest.mark.slow
 def test_every_command_gives_what_it_gives_of_a_new_one(
     pair: tuple[int, Path, Path], older: Path, tmp_path: Path
 ) -> None:

@@ -90,6 +90,7 @@ def alphabet_of(item: PatternItem) -> str:
     return next(a for a in ALPHABETS if set(item.shown) <= set(a))
 
 
+@pytest.mark.slow
 def test_the_answer_is_the_only_one() -> None:
     for item in (*SHOTS, *TEST, *pattern_items(5)[1][:10]):
         assert searched(item.shown, alphabet_of(item)) == {item.target}, item

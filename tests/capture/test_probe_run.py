@@ -213,6 +213,7 @@ def test_scores_and_items_are_tables(probed: tuple[Path, Result], run_command: A
     assert found["lpp_ar_generate"] == rows["lpp_ar_generate", "joint_acc"]["value"]
 
 
+@pytest.mark.slow
 def test_prompts_that_do_not_fit_are_refused(
     tiny_folder: Callable[[str], Path], tmp_path: Path
 ) -> None:

@@ -207,6 +207,7 @@ def test_texts_that_are_no_text_are_set_aside_and_the_next_are_taken(
     assert [p.where for p in run.verify()] == [path.relative_to(run.path).as_posix()]
 
 
+@pytest.mark.slow
 def test_every_column_of_a_store_with_bad_prompts(
     ill: Callable[[str, str], Path], corpus: Path, tmp_path: Path
 ) -> None:

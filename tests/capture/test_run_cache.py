@@ -193,6 +193,7 @@ except SystemExit as end:
 """
 
 
+@pytest.mark.slow
 def test_the_same_command_again_loads_no_torch(request_: CaptureRequest, tmp_path: Path) -> None:
     words: list[Any] = ["run", "--model", request_.model.id, "--corpus", request_.corpus.name]
     words += ["--store", tmp_path / "store", "--prompts", 4, "--min-bytes", 0, "--context", 20]

@@ -75,6 +75,7 @@ def only(store: Path) -> Run:
     return run
 
 
+@pytest.mark.slow
 def test_one_request_finishes_the_shard_and_the_command_resumes(
     start: Callable[..., "subprocess.Popen[str]"],
     folder: Path,
@@ -106,6 +107,7 @@ def test_one_request_finishes_the_shard_and_the_command_resumes(
     assert only(store).verify() == []
 
 
+@pytest.mark.slow
 def test_the_second_request_ends_at_once(
     start: Callable[..., "subprocess.Popen[str]"], tmp_path: Path
 ) -> None:
@@ -258,6 +260,7 @@ capture()
 """
 
 
+@pytest.mark.slow
 def test_a_request_while_the_model_closes_leaves_a_complete_run(
     folder: Path, tmp_path: Path
 ) -> None:

@@ -125,6 +125,7 @@ def starve(lengths: str, spare: int, state: str = "ran") -> tuple[list[str], str
     return done.stdout.splitlines(), done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS bounds memory on Linux alone")
 def test_a_batch_that_does_not_fit_runs_in_halves() -> None:
     # scores of 8 x 1,000 x 1,000 float32 are 32 MB, several times over; of one prompt 4 MB
@@ -134,6 +135,7 @@ def test_a_batch_that_does_not_fit_runs_in_halves() -> None:
     assert "a batch of 8 prompts, 8000 tokens with padding" in err
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS bounds memory on Linux alone")
 def test_a_prompt_that_does_not_fit_alone_has_failed_and_the_rest_goes_on() -> None:
     # 4,000 tokens are 64 MB of scores at a time, the others a few
@@ -142,6 +144,7 @@ def test_a_prompt_that_does_not_fit_alone_has_failed_and_the_rest_goes_on() -> N
     assert "can't allocate memory" in why
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS bounds memory on Linux alone")
 def test_where_nothing_ever_fitted_the_capture_ends() -> None:
     (said,), _ = starve("4000,4000", 64 << 20, "fresh")

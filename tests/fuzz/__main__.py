@@ -1,9 +1,10 @@
 """Fuzz the readers: `python -m tests.fuzz SECONDS [TARGET...]`, or `make fuzz SECONDS=3600`.
 
 Each target gets an equal share of the time, in a process of its own (atheris, which drives
-libFuzzer, never returns). What raises or crashes is left as `crash-*` in the working directory,
-named on the way; copied into `corpus/TARGET` it becomes a test. A sample of what reached new code
-is added to the corpus. Needs the extra `fuzz`.
+libFuzzer, never returns). An input that raises or crashes is left in the working directory as
+`TARGET-crash-CHECKSUM`, and the path is printed; `zip -j tests/fuzz/corpus/TARGET.zip FILE` makes a
+test of it. A sample of the inputs that reached new code is added to the archive of the target.
+Needs the extra `fuzz`.
 """
 
 import logging
@@ -11,9 +12,11 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
-CORPUS = Path(__file__).with_name("corpus")
+from tests.fuzz.corpus import keep_inputs, kept_inputs
+
 MAX_BYTES = 1 << 14
 """Longer inputs find nothing that short ones do not, and would fill the corpus."""
 
@@ -43,19 +46,22 @@ def fuzz_one(target: str, options: list[str]) -> None:
 
 def run(target: str, seconds: int) -> bool:
     """Fuzz `target`; keep some of what reached new code. Whether nothing was wrong."""
-    seeds = CORPUS / target
-    seeds.mkdir(parents=True, exist_ok=True)
     memory = MEMORY if MEMORY.is_dir() else None
     with (
         tempfile.TemporaryDirectory(prefix="lpp-fuzz-") as work,
+        tempfile.TemporaryDirectory(prefix="lpp-fuzz-") as seeds,
         tempfile.TemporaryDirectory(prefix="lpp-fuzz-", dir=memory) as stores,
     ):
+        known = kept_inputs(target)
+        for name, data in known.items():
+            (Path(seeds) / name).write_bytes(data)
         limits = [f"-max_len={MAX_BYTES}", f"-rss_limit_mb={MEMORY_MIB}", "-timeout=20"]
         times = [f"-max_total_time={seconds}", "-print_final_stats=1"]
-        done = _process(target, [*limits, *times, work, seeds], stores)
+        left = f"-artifact_prefix={target}-"
+        done = _process(target, [*limits, *times, left, work, seeds], stores)
         told = [line for line in done.stderr.splitlines() if _worth(line)]
         print(f"{target}:", *told, sep="\n  ", flush=True)
-        _keep(Path(work), seeds)
+        keep_inputs(target, _sample(Path(work), known))
     return done.returncode == 0
 
 
@@ -64,14 +70,16 @@ def _worth(line: str) -> bool:
     return any(word in line for word in words)
 
 
-def _keep(found: Path, seeds: Path) -> None:
-    """A sample, small and large, up to `KEPT_BYTES` with what is there already."""
-    room = KEPT_BYTES - sum(path.stat().st_size for path in seeds.iterdir())
+def _sample(found: Path, known: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Of the inputs found, small and large, what `KEPT_BYTES` leaves room for beside `known`."""
+    room = KEPT_BYTES - sum(map(len, known.values()))
     inputs = sorted((p for p in found.iterdir() if p.is_file()), key=lambda p: p.stat().st_size)
+    sample = {}
     for path in inputs[:: max(1, len(inputs) // KEPT)]:
         room -= path.stat().st_size
         if room > 0:
-            (seeds / path.name).write_bytes(path.read_bytes())
+            sample[path.name] = path.read_bytes()
+    return sample
 
 
 def _process(

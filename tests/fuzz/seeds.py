@@ -22,9 +22,9 @@ from lpp.store.arrays.encoder import encode_array
 from lpp.store.arrays.layout import metadata_bytes, metadata_document, site_array
 from lpp.store.format.commit_record import checksum
 from lpp.store.format.tables import SCORES_SCHEMA, VOCABULARY_SCHEMA, encode_table
+from tests.fuzz.corpus import keep_inputs
 from tests.fuzz.targets import GOLDEN, ROWS, RUN, SITE, seal
 
-CORPUS: Final = Path(__file__).with_name("corpus")
 SHARD: Final = GOLDEN / "runs" / RUN / "shards" / "00000"
 
 LATER: Final = {
@@ -177,11 +177,9 @@ def kept() -> list[bytes]:
 
 
 def main() -> None:
-    """Write them under the names of their checksums, as a fuzzer names its own."""
+    """Add them to the archives under the names of their checksums, as a fuzzer names its own."""
     for target, inputs in seeds().items():
-        (CORPUS / target).mkdir(parents=True, exist_ok=True)
-        for data in inputs:
-            (CORPUS / target / checksum(data)).write_bytes(data)
+        keep_inputs(target, {checksum(data): data for data in inputs})
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ def oldest_client(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_oldest_client_opens_it(store: Path, oldest_client: Path):
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(store / "profiles.duckdb")],

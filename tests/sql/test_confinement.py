@@ -24,7 +24,7 @@ OUTSIDE = "--shell --allow-files"
 SETTING = "Settings are locked"
 SQL = "lpp-sql --schema"  # DuckDB knows no such thing
 SECRET = "the-secret-of-another-file"
-NEW = duckdb.__version__ >= "2"
+NEW = int(duckdb.__version__.split(".")[0]) >= 2
 
 
 @dataclass
@@ -221,6 +221,7 @@ COPIES_NOTHING = "COPY FROM DATABASE memory"
 """Writes no more than `--write` allows: the database in memory is empty."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sql",
     [sql for sql, advice in WAYS if advice != "--write" and not sql.startswith(COPIES_NOTHING)],
@@ -295,6 +296,7 @@ def test_variables_and_frames(place: Place):
         assert connection.sql("FROM mine").fetchall() == [(1,), (2,)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [[], ["--write"], ["--allow-files"]])
 def test_hostile_names(
     empty_store: Path,

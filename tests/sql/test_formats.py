@@ -48,6 +48,7 @@ def test_errors_that_quote_data_are_shown(store: Path):
         assert r"\x1b[2J" in received.decode()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["pipe", "file"])
 def test_csv_and_json_are_exact_elsewhere(store: Path, lpp_sql: Run, tmp_path: Path, target: str):
     for format_ in ("csv", "json"):

@@ -16,7 +16,7 @@ import pytest
 from lpp.sql import connect
 
 Run = Callable[..., subprocess.CompletedProcess[bytes]]
-NEW = duckdb.__version__ >= "2"
+NEW = int(duckdb.__version__.split(".")[0]) >= 2
 ENDLESS = "SELECT sum(a.range * b.range) AS s FROM range(1_000_000) a, range(1_000_000) b"
 SMALL = "SET memory_limit = '60MB'; SET threads = 1; "
 FILL = "CREATE TEMP TABLE t AS SELECT hash(range) AS a, repeat('x', 40) || range AS b "
@@ -71,6 +71,7 @@ def test_the_disk_has_a_limit_that_can_be_raised(store: Path, lpp_sql: Run):
     assert limit_of(store, lpp_sql, "--spill-limit", "64GiB") == "64.0 GiB"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not NEW, reason="DuckDB 1 locks every setting, memory_limit too")
 def test_a_query_that_spills_too_much(store: Path, lpp_sql: Run):
     done = lpp_sql(store, SMALL + SORT, "--spill-limit", "8MiB")
@@ -103,6 +104,7 @@ def test_the_time_limit_is_positive(store: Path, lpp_sql: Run):
         assert (done.returncode, b"--timeout" in done.stderr) == (2, True)
 
 
+@pytest.mark.slow
 def test_the_next_command_sweeps_what_a_killed_one_left(store: Path, tmp_path: Path, lpp_sql: Run):
     temporary = tmp_path / "tmp"
     temporary.mkdir()

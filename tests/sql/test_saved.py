@@ -90,6 +90,7 @@ def test_answers_on_the_demo(name: str, documented_store: Path, lpp_sql: Run) ->
         assert done.stderr == b""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_in_the_store_says_what_to_do(name: str, empty_store: Path, lpp_sql: Run) -> None:
     build(empty_store, {})

@@ -53,6 +53,7 @@ def reading(secret: Path) -> str:
     return f"CREATE OR REPLACE VIEW cka AS SELECT content AS run, {CKA} FROM read_text('{secret}')"
 
 
+@pytest.mark.slow
 def test_the_attack_end_to_end(
     tmp_path: Path, secret: Path, write_run: Any, run_command: Callable[..., Any]
 ):

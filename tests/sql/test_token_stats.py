@@ -133,6 +133,7 @@ def test_files_without_the_later_column_read_as_null(store: Path, write_run: Wri
 # What was altered
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tokens.arrow", "quarantine.arrow", "COMMIT.json"])
 def test_a_flipped_bit_never_gives_a_wrong_answer(
     store: Path, write_run: Write, name: str, caplog: Any
@@ -160,6 +161,7 @@ def test_a_flipped_bit_never_gives_a_wrong_answer(
     assert rows_of(store) == run.rows
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_ends_the_command(store: Path, write_run: Write, lpp_sql: Run):
     path = write_run(store).file(1, "tokens.arrow")
     data = bytearray(path.read_bytes())
@@ -215,6 +217,7 @@ def test_a_quarantine_that_unpacks_to_too_much(store: Path, write_run: Write):
 # Names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a[b]c", "a*b", "a?b", "a\\b", "it's {a,b} 100%\n%20 é漢 \"#;"])
 def test_a_store_may_lie_anywhere(
     tmp_path: Path, name: str, write_run: Write, tables: Any, lpp_sql: Run

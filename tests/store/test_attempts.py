@@ -239,6 +239,7 @@ def undo(place: Behind, capture: Any, shard: int = 1) -> None:
             place.remove(key)
 
 
+@pytest.mark.slow
 def test_a_writer_that_is_killed_before_any_step_loses_nothing(
     place: Behind, capture: Any, expected: dict[str, Any], each_step: EachStep
 ) -> None:
@@ -260,6 +261,7 @@ def test_a_writer_that_is_killed_before_any_step_loses_nothing(
     assert each_step(kill) > 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("place", "code"),
     [("disk", errno.ENOSPC), ("disk", errno.EIO), ("bucket", 403)],
@@ -292,6 +294,7 @@ def test_a_step_that_fails_is_one_line_and_the_same_command_resumes(
         assert "same command" in message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["bucket"], indirect=True)
 def test_an_answer_that_is_lost_with_the_writer_loses_nothing(
     place: Behind, capture: Any, expected: dict[str, Any], each_step: EachStep
@@ -311,6 +314,7 @@ def test_an_answer_that_is_lost_with_the_writer_loses_nothing(
     assert each_step(lose) > 4
 
 
+@pytest.mark.slow
 def test_a_writer_that_is_suspended_at_any_step_while_another_commits_loses(
     place: Behind, capture: Any, expected: dict[str, Any], each_step: EachStep
 ) -> None:
@@ -459,6 +463,7 @@ def test_a_record_of_a_newer_release_is_left_alone(place: Behind, capture: Any) 
         assert place.held() == before
 
 
+@pytest.mark.slow
 def test_a_shard_that_is_removed_under_the_hands_of_its_writer(
     place: Behind, capture: Any, expected: dict[str, Any], each_step: EachStep
 ) -> None:

@@ -16,6 +16,8 @@ from node_packages import node_modules
 
 from lpp.store import Run, open_store
 
+pytestmark = pytest.mark.slow  # programs of others
+
 GOLDEN = Path(__file__).with_name("golden") / "v3"
 FOREIGN = Path(__file__).with_name("foreign")
 

@@ -127,6 +127,7 @@ def machine(captures: list[Any]) -> type[RuleBasedStateMachine]:
     return StoreMachine
 
 
+@pytest.mark.slow
 def test_store_does_what_the_model_does(make_capture: Any) -> None:
     captures = [
         make_capture((2, 3, 1), (0, 1, 2, 3), seed=1),

@@ -80,6 +80,7 @@ def expected(make_capture: Any, tmp_path_factory: pytest.TempPathFactory) -> dic
     return committed(DiskPlace(root).held())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("writers", [2, 4, 8])
 def test_every_shard_is_written_once(
     writers: int, expected: dict[str, Any], tmp_path: Path

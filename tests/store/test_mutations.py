@@ -100,6 +100,7 @@ def mutated(subject: Subject, seed: int, n: int) -> Counter[str]:
     return done
 
 
+@pytest.mark.slow
 def test_damage_is_noticed_and_never_becomes_numbers(subject: Subject) -> None:
     done = mutated(subject, SEED, 120)
     assert sum(done.values()) == 120

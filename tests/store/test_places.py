@@ -34,7 +34,7 @@ ODD = (
 """Keys that a store may hold, and that a careless client would escape, expand or cut."""
 
 
-@pytest.fixture(params=["disk", "bucket", "azure"])
+@pytest.fixture(params=["disk", "bucket", pytest.param("azure", marks=pytest.mark.slow)])
 def place(request: pytest.FixtureRequest) -> Behind:
     return place_of(request.param, request)
 
@@ -137,6 +137,7 @@ class TestReading:
         assert list(objects.below("b").walk()) == ["1", "2/3"]
         assert list(objects.below("b").walk("2")) == ["2/3"]
 
+    @pytest.mark.slow
     def test_more_than_one_page_of_objects(self, place: Behind, objects: Objects) -> None:
         if isinstance(place, BucketPlace):
             place.s3.fill([f"{place.BASE}many/{n:04d}" for n in range(1003)])

@@ -131,6 +131,7 @@ for attempt in range(10):
 """
 
 
+@pytest.mark.slow
 def test_many_processes_make_one_store(tmp_path: Path) -> None:
     start = str(time.time() + 1)
     command = [sys.executable, "-c", MAKE, start, str(tmp_path)]

@@ -44,6 +44,7 @@ def test_undamaged_run_has_no_problem(run: Run) -> None:
     assert len(objects(run)) == 3 + 3 * (2 + 1 + 3 * 2)
 
 
+@pytest.mark.slow
 def test_altered_byte_of_every_object_is_found(run: Run) -> None:
     seeded = random.Random(5)
     for key in objects(run):

@@ -115,6 +115,7 @@ def wait_for_objects(root: Path, n: int) -> None:
         assert time.monotonic() < deadline
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_then_resumed(make_capture: Any, tmp_path: Path) -> None:
     seeded = random.Random(11)
     capture = big(make_capture)
@@ -140,6 +141,7 @@ def test_killed_at_random_moments_then_resumed(make_capture: Any, tmp_path: Path
     assert killed_inside >= 1
 
 
+@pytest.mark.slow
 def test_killed_before_each_step_on_disk(make_capture: Any, tmp_path: Path) -> None:
     capture = make_capture((5, 4), (0, 1, 2), seed=4)
     capture.write(tmp_path / "undisturbed")
@@ -171,6 +173,7 @@ def test_the_first_committed_shard_stays(capture: Any, root: Path) -> None:
     assert {p: (p.stat().st_ino, p.stat().st_mtime_ns) for p in shard.rglob("*")} == before
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_same_run_at_once(make_capture: Any, tmp_path: Path) -> None:
     capture = big(make_capture)
     capture.write(tmp_path / "alone")

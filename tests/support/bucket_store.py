@@ -47,7 +47,7 @@ def same(run: Run, capture: Any) -> bool:
         values = np.concatenate(list(run.hidden(site)))
         assert np.array_equal(values.view(np.uint32), rows.astype(np.uint32) << 16)
     assert run.tokens().to_table().equals(capture.tokens)
-    return run.prompts().equals(capture.prompts)
+    return bool(run.prompts().equals(capture.prompts))
 
 
 def write_at_once(root: Url, capture: Any, n_writers: int) -> tuple[list[int], list[int]]:

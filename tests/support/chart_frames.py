@@ -98,7 +98,7 @@ def pair_positions(runs: tuple[str, ...] = RUNS) -> pl.DataFrame:
         for kl in [0.01 * (k + 1) * (first + 1)]
     ]
     counts = dict.fromkeys(("first", "end", "n_tokens"), pl.Int32)
-    return pl.DataFrame(rows, schema_overrides=_PAIR | counts)
+    return pl.DataFrame(rows, schema_overrides={**_PAIR, **counts})
 
 
 def pair_bins(runs: tuple[str, ...] = RUNS) -> pl.DataFrame:

@@ -182,6 +182,7 @@ def _lie(change: Callable[[random.Random, Run, int, Path], None]) -> Act:
     def act(rng: random.Random, path: Path) -> None:
         run = Run(path)
         shard = rng.choice(run.shards)
+        assert isinstance(shard.path, Path)  # a store on a disk
         change(rng, run, shard.index, shard.path)
 
     return act
@@ -256,7 +257,7 @@ def _object_left_out(rng: random.Random, run: Run, index: int, shard: Path) -> N
 
 def _record_of_another(rng: random.Random, run: Run, index: int, shard: Path) -> None:
     """Another shard's content under this one's index, or this one's under another plan."""
-    other = rng.choice([s for s in _shards(run.path) if s != shard])
+    other = rng.choice([s for s in _shards(shard.parents[1]) if s != shard])
     shutil.rmtree(shard)
     shutil.copytree(other, shard)
     reseal(shard, lambda record: record.update(shard=index))
@@ -283,12 +284,13 @@ def _chunk_changed(rng: random.Random, run: Run, index: int, shard: Path) -> Non
 
 def _plan_changed(rng: random.Random, run: Run, index: int, shard: Path) -> None:
     """A plan that says something else, in a run whose record fits it."""
-    path = object_path(run.path, "plan.json")
+    folder = shard.parents[1]
+    path = object_path(folder, "plan.json")
     document = json.loads(path.read_bytes())
     change = rng.choice(("context", "prefixes", "corpus"))
     document[change] = {"context": 99, "prefixes": [1, 2], "corpus": {}}[change]
     path.write_bytes(canonical_json(document))
-    reseal(run.path)
+    reseal(folder)
 
 
 def _prompts_changed(rng: random.Random, run: Run, index: int, shard: Path) -> None:
@@ -296,8 +298,9 @@ def _prompts_changed(rng: random.Random, run: Run, index: int, shard: Path) -> N
     table = run.prompts()
     order = list(range(table.num_rows))
     order = order[::-1] if rng.random() < 0.5 else order[1:]
-    object_path(run.path, "prompts.arrow").write_bytes(encode_table(table.take(order)))
-    reseal(run.path)
+    folder = shard.parents[1]
+    object_path(folder, "prompts.arrow").write_bytes(encode_table(table.take(order)))
+    reseal(folder)
 
 
 EDITS: Mapping[str, Act] = {

@@ -74,7 +74,7 @@ class BucketPlace:
 
     def written(self, key: str) -> float:
         """When the object was written, by the clock of the place."""
-        return self.s3.modified(self.BASE + key)
+        return float(self.s3.modified(self.BASE + key))
 
 
 Behind = DiskPlace | BucketPlace

@@ -31,7 +31,7 @@ def two_nodes(cpus: int = 1) -> Iterator[tuple[str, Callable[[], str], Callable[
     """Address of the cluster, id of its second node, and what kills that node."""
     from ray.cluster_utils import Cluster
 
-    common = {"num_cpus": cpus, "object_store_memory": 100 << 20}
+    common: dict[str, Any] = {"num_cpus": cpus, "object_store_memory": 100 << 20}
     noticed = {  # a lost node within a second or two, not within the minute of a large cluster
         "health_check_initial_delay_ms": 0,
         "health_check_period_ms": 500,
@@ -48,7 +48,7 @@ def two_nodes(cpus: int = 1) -> Iterator[tuple[str, Callable[[], str], Callable[
             lambda: found.remove_node(second, allow_graceful=False),
         )
     finally:
-        found.shutdown()
+        found.shutdown()  # type: ignore[no-untyped-call]
 
 
 def analysis(folder: Path, spans: int = 12) -> dict[str, Any]:
@@ -148,7 +148,7 @@ def capture(folder: Path, model: str, prompts: int = 48) -> dict[str, Any]:
                 told["lost"] += len(hand or ())
                 super()._lost(worker, hand, *rest)
 
-        ray_executor._Pool = Killing
+        ray_executor._Pool = Killing  # type: ignore[misc]
         outcome = ray_executor.capture_on_ray(folder / "store", request, workers=2, address=address)
     return told | {
         "shards": len(list((folder / "alone").glob("runs/*/shards/*"))),
@@ -169,7 +169,7 @@ def drift(folder: Path) -> dict[str, Any]:
     from lpp.analyze.engine.ray_executor import RayExecutor
     from lpp.store.commands.cluster import cluster
 
-    logits.SPAN_TILES = 2  # here alone: the driver cuts, and a worker takes what it is given
+    logits.SPAN_TILES = 2  # type: ignore[misc]  # here alone: the driver cuts, and a worker takes what it is given
     root = folder / "store"
     a, b = two_models(root)
     alone = diff(root, a, b, errors="all", executor=LocalExecutor(1))
@@ -215,7 +215,7 @@ def two_models(root: Path) -> tuple[str, str]:
     moved = {site: np.concatenate(some) ^ np.uint16(3) for site, some in rows.items()}
     writer = RunWriter(root, plan, run.prompts())
     writer.write_shard(0, moved, run.tokens().to_table())
-    weight = np.random.default_rng(0).normal(size=(WIDTH, 16)).astype(np.float32) / 40
+    weight = np.random.default_rng(0).normal(size=(WIDTH, 16)).astype(np.float32) / np.float32(40)
     content = HeadContent(matrix=Matrix(dtype="float32", weight=weight))
     for one in (run.plan, plan):
         commit_head(objects_at(root), one, content)

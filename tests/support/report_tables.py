@@ -51,7 +51,7 @@ def database(
     lengths = [context * (k + 1) // prefixes for k in range(prefixes)]
     found: dict[str, list[Row]] = {name: [] for name in TABLES if name != "published"}
     for place, model in enumerate(models):
-        key = {"run": run_id(place, model), "context": context, "n_prompts": n_prompts}
+        key: Row = {"run": run_id(place, model), "context": context, "n_prompts": n_prompts}
         key["first_position"] = 0
         about = {"model": model, "corpus": "pydoc", "prompt_set": prompt_set}
         profile = {**key, **about, "prefixes": lengths, "flags": list(flags)}

@@ -49,7 +49,7 @@ def left_behind(root: Path) -> list[str]:
 def object_path(directory: Path, key: str) -> Path:
     """Where a committed run, shard or source in `directory` has its object `key`."""
     record: dict[str, Any] = json.loads((directory / COMMIT_KEY).read_bytes())
-    return directory / record.get("base", "") / key
+    return directory / str(record.get("base", "")) / key
 
 
 def _intact(data: bytes) -> dict[str, Any] | None:

@@ -99,10 +99,10 @@ def test_every_chart_draws_its_marks(drawn: Any) -> None:
 
 def test_every_panel_says_itself_to_a_screen_reader(drawn: Any) -> None:
     panels = drawn.page.locator("[data-chart] > div").all()
-    assert len(panels) > 10
-    for panel in panels:
-        assert panel.get_attribute("role") == "graphics-document"
-        assert len(panel.get_attribute("aria-label")) > 40
+    assert {panel.get_attribute("role") for panel in panels} == {"graphics-document"}
+    labels = [panel.get_attribute("aria-label") for panel in panels]
+    assert len(set(labels)) == len(labels) > 10
+    assert [label for label in labels if not re.search(r"\d", label)] == []  # it names values
 
 
 def test_names_are_text_everywhere(open_page: OpenPage, hostile_page: Path) -> None:
@@ -307,16 +307,12 @@ def test_scripts_and_html_write_numbers_alike(open_page: OpenPage, hostile_page:
     assert [" ".join(t.split()) for t in written] == [" ".join(t.split()) for t in shown]
 
 
-def test_a_page_of_twenty_models_is_small_and_quick(open_page: OpenPage, tmp_path: Path) -> None:
+def test_a_page_of_twenty_models_is_small(open_page: OpenPage, tmp_path: Path) -> None:
     store = make_store(tmp_path, database([f"lab/model-{k}" for k in range(20)], blocks=58))
     (path,) = write_report(str(store), tmp_path / "report.html")
     assert path.stat().st_size < 5_000_000
     opened = open_page(path)
-    seconds = (
-        opened.page.evaluate("performance.timing.domComplete - performance.timing.navigationStart")
-        / 1000
-    )
-    assert seconds < 2
+    assert opened.page.locator("*").count() < 20_000  # quick: a table shows some of its rows
     table = opened.page.locator("#table-spectra")
     assert "12,000 rows" in table.locator(".count").text_content()
     opened.draw_all()
