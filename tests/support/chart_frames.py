@@ -116,7 +116,7 @@ def item_features(places: tuple[str, ...] = ("embed", "block.1", "final")) -> pl
     """Two features of rows at three sites, a baseline, two features of predictions, of the gold
     answer one: of one analysis without groups.
     """
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"feature": name, "site": site, "depth": min(depth, 1), "role": "rows"}
         | {"auroc": 0.5 + 0.05 * k + 0.01 * depth}
         for k, name in enumerate(("row_norm", "distance"))

@@ -74,11 +74,7 @@ def two_runs(
         kept = {"gold": gold, "chosen": chosen, "log_likelihoods": logprobs}
         return changes(row | kept)
 
-    b = evaluated_run(
-        make_run,
-        items=items,
-        right=right_in_b,
-        changes=of_b,
-        **{"model": "tiny/second", "source": "of b", "seed": 5} | both | dict(options or {}),
-    )
+    of_second: dict[str, Any] = {"model": "tiny/second", "source": "of b", "seed": 5}
+    of_second |= both | dict(options or {})
+    b = evaluated_run(make_run, items=items, right=right_in_b, changes=of_b, **of_second)
     return TwoRuns(a, b)
