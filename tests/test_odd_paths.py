@@ -286,7 +286,7 @@ def test_a_path_is_relative_to_the_current_folder(
         run("lpp-sql", "--format=csv", "--", typed, "SELECT count() FROM profiles")
         == "count_star()\n1\n"
     )
-    assert run("lpp-analyze", "verify", "--", typed) == ""
+    assert "every byte as committed" in run("lpp-analyze", "verify", "--", typed)
     assert run("lpp-capture", "status", "--", typed).count("complete") == len(MODELS)
     assert Path(tmp_path / "below" / typed, "profiles.duckdb").is_file()
 
@@ -320,7 +320,7 @@ def test_a_capture_writes_where_it_is_told(
     listing = CliRunner().invoke(PROGRAMS["lpp-analyze"], ["verify", str(root)])
     assert (listing.exit_code, listing.stdout.count("tokens.arrow")) == (1, 1)
     run("lpp-capture", "repair", "--model", packaged_model(), root)
-    assert run("lpp-analyze", "verify", root) == ""
+    assert "every byte as committed" in run("lpp-analyze", "verify", root)
     after = stored_objects(root)
     tables = {key for key in before if key.endswith(".arrow")}
     assert {key: after[key] for key in tables} == {key: before[key] for key in tables}

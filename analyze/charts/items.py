@@ -82,7 +82,8 @@ def item_depth_chart(features: pl.DataFrame) -> Any:
             *bars(found, "ci_low", MEANING),
             *([f"Dashed, from above: {', '.join(named_rules)}."] if rules else []),
         ],
-        description=f"{title}. {ranges(found, lay, 'depth {:g}')} {listing(named_rules)}",
+        description=f"{', '.join([title, *of])}. {ranges(found, lay, 'depth {:g}')} "
+        f"{listing(named_rules)}",
         x="depth (blocks)",
         y="AUROC",
     )
@@ -137,7 +138,7 @@ def reliability_chart(reliability: pl.DataFrame) -> Any:
         "Below the dashed diagonal the model is too sure.",
         *bars(found, ends[0], MEANING),
     ]
-    return _alone(layers, title, notes, listing(told))
+    return _alone(layers, [title, *of], notes, listing(told))
 
 
 def risk_chart(risk: pl.DataFrame) -> Any:
@@ -183,7 +184,7 @@ def risk_chart(risk: pl.DataFrame) -> Any:
             x=x, y=y, tooltip=tooltips(found)
         ),
     ]
-    return _alone(layers, title, of, listing(told))
+    return _alone(layers, [title, *of], of, listing(told))
 
 
 def together(charts: Sequence[Any], title: str) -> Any:
@@ -218,8 +219,9 @@ def _of(frame: pl.DataFrame) -> list[str]:
     return [", ".join(told)] if told else []
 
 
-def _alone(layers: Sequence[Any], title: str, notes: Sequence[str], told: str) -> Any:
-    said = {"title": heading(title, notes), "description": f"{title}. {told}"}
+def _alone(layers: Sequence[Any], names: Sequence[str], notes: Sequence[str], told: str) -> Any:
+    """names: the title, and which analysis it is of: a screen reader tells the charts apart."""
+    said = {"title": heading(names[0], notes), "description": f"{', '.join(names)}. {told}"}
     return filling(alt.layer(*layers).properties(height=PLOT_HEIGHT, **said))
 
 

@@ -258,7 +258,7 @@ def test_without_charts_a_page_is_refused_first(
     monkeypatch.delitem(sys.modules, "lpp.analyze.charts.library")
     done = invoke(written.root, "<b>quiz", "--format", "html")
     assert (done.exit_code, done.stdout) == (2, "")
-    assert "lpp-engine[report]" in done.stderr
+    assert "pip install '.[report]'" in done.stderr
 
 
 # the report of a store

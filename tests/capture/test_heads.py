@@ -266,7 +266,7 @@ def test_verify_tells_how_close_the_logits_are(
 ) -> None:
     command()
     done = verify(tmp_path / "lpp")
-    assert (done.exit_code, done.stdout) == (0, "")
+    assert (done.exit_code, done.stdout) == (0, "1 run, 5 sites, every byte as committed\n")
     assert "logits from final and the head: 256 tokens, entropy within " in done.stderr
 
 
