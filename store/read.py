@@ -318,17 +318,16 @@ class Run:
 
         Prompts that were set aside have none, and branches (`branch_of`) only where they are asked
         for. first, prompts: only those with `first <= prompt_id < prompts`; all committed ones by
-        default. dtype: `float32`, or
-        `stored`: as the plan's `stored_dtype`, bfloat16 as uint16. Raises InputError for a site the
-        run does not hold and for a run that keeps no rows, FormatError for altered bytes.
+        default. dtype: `float32`, or `stored`: as the plan's `stored_dtype`, bfloat16 as uint16.
+        Raises InputError for a site the run does not hold and for a run that keeps no rows,
+        FormatError for altered bytes.
         """
         spec = self._kept_site(site)
         end = self.plan.prompts.count if prompts is None else prompts
+        unwanted = np.zeros(0, np.int64) if branches else np.flatnonzero(self.branch_of >= 0)
         for shard in self.shards:
             if first < shard.end_prompt and shard.first_prompt < end:
-                aside = shard.quarantined()
-                if not branches:
-                    aside = np.union1d(aside, np.flatnonzero(self.branch_of >= 0))
+                aside = np.union1d(shard.quarantined(), unwanted)
                 blocks = self._shard_blocks(shard, spec, range(first, end), block_bytes, dtype)
                 for block in blocks:
                     some = block.without(aside) if len(aside) else block

@@ -102,7 +102,7 @@ def verify(store: str) -> int:
         )
     else:
         click.echo(
-            f"{problems} problem{'s' if problems > 1 else ''}. `lpp-capture repair {store}` "
+            f"{_counted(problems, 'problem')}. `lpp-capture repair {store}` "
             "computes damaged shards again and removes damaged directories that runs share; "
             "`lpp-capture run` resumes what was not captured yet and writes those again. "
             "Delete a damaged source under benchmarks/ and add its scores again.",

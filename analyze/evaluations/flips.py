@@ -5,6 +5,7 @@ from typing import Final
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 
 from lpp.analyze.evaluations.evaluated import EvaluatedItems, evaluated_items
 from lpp.analyze.evaluations.features import answer_gap, answer_share
@@ -123,16 +124,19 @@ def flips_of_runs(a: RunView, b: RunView) -> list["Flips | str"]:
     if a.run.path == b.run.path:
         return []
     try:
-        tasks = sorted(_tasks(a) & _tasks(b))
+        roots = {view: absolute(view.run.directory.root) for view in (a, b)}
+        items = {root: read_items(root) for root in {*roots.values()}}
+        of_a, of_b = (_tasks(items[root], view) for view, root in roots.items())
+        tasks = sorted(of_a & of_b)
     except LppError as error:
         return [str(error)]
     found: list[Flips | str] = []
     for task in tasks:
         try:
-            of_a, of_b = (
+            both = (
                 evaluated_items(view.run.directory.root, task, run=view.run.id) for view in (a, b)
             )
-            found.append(compared(of_a, of_b))
+            found.append(compared(*both))
         except LppError as error:
             found.append(str(error))
     return found
@@ -219,7 +223,6 @@ def _texts(some: EvaluatedItems, items: pl.Series) -> list[str | None]:
     ]
 
 
-def _tasks(view: RunView) -> set[str]:
-    """Tasks that the run has items of."""
-    table = pl.DataFrame(pl.from_arrow(read_items(absolute(view.run.directory.root))))
-    return set(table.filter(run=view.run.id)["task"])
+def _tasks(items: pa.Table, view: RunView) -> set[str]:
+    """Tasks that the run has items of, among those of its store."""
+    return set(pl.DataFrame(pl.from_arrow(items)).filter(run=view.run.id)["task"])

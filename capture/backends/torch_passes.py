@@ -73,21 +73,15 @@ def passes(batch: Batch, *, shares: bool, budget: int) -> Iterator[Pass]:
         else:
             alone.append(place)
     if whole:
-        yield _whole(batch, whole)
+        yield _pass(batch, whole)
     lengths = np.array(batch.lengths)
     n_before = np.array([len(batch.ids_before(prompt)) for prompt in batch.prompt_ids])
     row_of = {batch.prompt_ids[place]: row for row, place in enumerate(whole)}
     for some in _groups(shared, n_before, lengths, budget):
         before = [batch.before[batch.prompt_ids[place]] for place in some]
-        yield _pass(
-            batch,
-            some,
-            skip=np.zeros(len(some), np.int64),
-            n_before=n_before[some],
-            beginnings=np.array([row_of[one.of] for one in before]),
-        )
+        yield _pass(batch, some, [row_of[one.of] for one in before])
     for some in _groups(alone, n_before, lengths, budget):
-        yield _whole(batch, some)
+        yield _pass(batch, some)
 
 
 def _groups(
@@ -106,44 +100,28 @@ def _groups(
         yield held
 
 
-def _whole(batch: Batch, places: Sequence[int]) -> Pass:
-    n_before = [len(batch.ids_before(batch.prompt_ids[place])) for place in places]
-    nothing = np.zeros(len(places), np.int64)
-    return _pass(
-        batch, places, skip=np.array(n_before), n_before=nothing, beginnings=nothing, whole=True
-    )
-
-
-def _pass(
-    batch: Batch,
-    places: Sequence[int],
-    *,
-    skip: Integers,
-    n_before: Integers,
-    beginnings: Integers,
-    whole: bool = False,
-) -> Pass:
-    starts = np.cumsum([0, *batch.lengths])
-    prompts = []
-    for place in places:
-        own = batch.token_ids[starts[place] : starts[place + 1]]
-        before = batch.ids_before(batch.prompt_ids[place]) if whole else own[:0]
-        prompts.append(np.concatenate([before, own]))
+def _pass(batch: Batch, places: Sequence[int], beginnings: Sequence[int] | None = None) -> Pass:
+    """beginnings: rows of the first pass that the prompts go on from; None: each runs whole."""
+    starts, inputs = np.cumsum([0, *batch.lengths]), batch.inputs
+    before = [len(batch.ids_before(batch.prompt_ids[place])) for place in places]
+    nothing = [0] * len(places)
+    skipped, left = (before, nothing) if beginnings is None else (nothing, before)
+    prompts = [inputs[place][n:] for place, n in zip(places, left, strict=True)]
     longest = max(map(len, prompts))
     ids = np.empty((len(prompts), longest), np.int64)
     for row, prompt in zip(ids, prompts, strict=True):
         row[: len(prompt)], row[len(prompt) :] = prompt, prompt[0]
     picked = [
         np.arange(row * longest + first, row * longest + len(prompt))
-        for row, (prompt, first) in enumerate(zip(prompts, skip.tolist(), strict=True))
+        for row, (prompt, first) in enumerate(zip(prompts, skipped, strict=True))
     ]
     return Pass(
         places=np.array(places),
         ids=ids,
         picked=np.concatenate(picked),
         rows=np.concatenate([np.arange(starts[place], starts[place + 1]) for place in places]),
-        n_before=n_before,
-        beginnings=beginnings,
+        n_before=np.array(left),
+        beginnings=np.array(nothing if beginnings is None else beginnings),
     )
 
 

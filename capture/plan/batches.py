@@ -67,53 +67,37 @@ def tokens_of(plan: Plan, lengths: npt.NDArray[np.int32], shards: Iterable[int])
     return int(sum(ends[plan.shards[k + 1]] - ends[plan.shards[k]] for k in shards))
 
 
-def group_by_budget(lengths: Sequence[int], budget: int) -> list[list[int]]:
+def group_by_budget(
+    lengths: Sequence[int], budget: int, family_of: Sequence[int] | None = None
+) -> list[list[int]]:
     """Indices of prompts that run together: longest first, at most `budget` padded tokens.
 
     Similar lengths share a batch, so little of it is padding. A prompt longer than the budget
-    runs alone.
+    runs alone. family_of: of each, the prompt that it branches off, or itself. A family stays
+    together; its prompt and its branches are padded apart, since they run one after the other.
 
     >>> group_by_budget([5, 9, 5, 4], budget=10)
     [[1], [0, 2], [3]]
-    """
-    groups: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        # the first of a group is its longest, and sets the padded length of all
-        if groups and lengths[groups[-1][0]] * (len(groups[-1]) + 1) <= budget:
-            groups[-1].append(index)
-        else:
-            groups.append([index])
-    return groups
-
-
-def group_families(
-    lengths: Sequence[int], family_of: Sequence[int], budget: int
-) -> list[list[int]]:
-    """The same of prompts some of which are branches, which run beside what they branch off.
-
-    family_of: of each, the prompt that it branches off, or itself. A batch takes the padded tokens
-    of the prompts and those of the branches.
-
-    >>> group_families([5, 2, 3, 4, 9], [0, 0, 0, 3, 4], budget=11)
+    >>> group_by_budget([5, 2, 3, 4, 9], budget=11, family_of=[0, 0, 0, 3, 4])
     [[4], [0, 1, 2], [3]]
     """
     families: dict[int, list[int]] = {}
-    for index, family in enumerate(family_of):
+    for index, family in enumerate(range(len(lengths)) if family_of is None else family_of):
         families.setdefault(family, []).append(index)
-
-    def padded(group: Sequence[int]) -> int:
-        whole = [lengths[i] for i in group if family_of[i] == i]
-        branches = [lengths[i] for i in group if family_of[i] != i]
-        return sum(len(some) * max(some, default=0) for some in (whole, branches))
-
+    # branches of a prompt that is not here come last
+    longest = {f: lengths[f] if f in members else 0 for f, members in families.items()}
     groups: list[list[int]] = []
-    # one that branches off a prompt of another shard comes last
-    longest = {f: lengths[f] if f in families[f] else 0 for f in families}
+    held = [(0, 0), (0, 0)]  # how many, and the longest: of prompts, and of branches
     for family in sorted(families, key=lambda f: (-longest[f], f)):
-        if groups and padded([*groups[-1], *families[family]]) <= budget:
-            groups[-1] += families[family]
+        members = families[family]
+        parts = [[lengths[i] for i in members if (i == family) is whole] for whole in (True, False)]
+        more = [(n + len(p), max([most, *p])) for (n, most), p in zip(held, parts, strict=True)]
+        if groups and sum(n * most for n, most in more) <= budget:
+            groups[-1] += members
+            held = more
         else:
-            groups.append([*families[family]])
+            groups.append([*members])
+            held = [(len(part), max(part, default=0)) for part in parts]
     return groups
 
 
@@ -126,11 +110,8 @@ def shard_batches(plan: Plan, prompts: pa.Table, shard: int) -> Iterator[Batch]:
     ids = [np.asarray(values.values, dtype=np.int32) for values in lists]
     lengths, budget = [len(values) for values in ids], plan.compute.batch_tokens
     before = _before(prompts, range(first, end))
-    if before:
-        family_of = [before[i].of - first if i in before else i - first for i in range(first, end)]
-        groups = group_families(lengths, family_of, budget)
-    else:
-        groups = group_by_budget(lengths, budget)
+    family_of = [before[i].of - first if i in before else i - first for i in range(first, end)]
+    groups = group_by_budget(lengths, budget, family_of)
     for number, group in enumerate(groups, start=1):
         group_lengths = tuple(lengths[i] for i in group)
         yield Batch(

@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 from click.testing import CliRunner, Result
+from pages import Page
 from report_tables import database, make_store, run_id
 
 from lpp.analyze import diff
@@ -61,26 +61,6 @@ def points(chart: Any) -> list[dict[str, Any]]:
     """Rows of a chart that have a place on both axes, from its largest data set."""
     data = specification(chart)["datasets"].values()
     return max(data, key=len)
-
-
-class Page(HTMLParser):
-    """Names of elements, ids and links, and the text outside scripts."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.elements: list[str] = []
-        self.ids: list[str] = []
-        self.links: list[str] = []
-        self.text = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append(tag)
-        self.ids += [value or "" for name, value in attrs if name == "id"]
-        self.links += [value or "" for name, value in attrs if name in ("href", "src")]
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
 
 
 # the report of a store

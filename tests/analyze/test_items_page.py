@@ -5,7 +5,6 @@ import re
 import shlex
 from collections.abc import Callable
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest
 from chart_frames import item_features, item_reliability, item_risk
 from click.testing import CliRunner, Result
 from evaluated_items import EvaluatedRun, evaluated_run
+from pages import Page
 from report_tables import database, make_store, run_id
 
 import lpp.analyze
@@ -52,26 +52,6 @@ def some(written: EvaluatedRun) -> EvaluatedItems:
 @pytest.fixture(scope="module")
 def found(written: EvaluatedRun) -> ItemAnalysis:
     return lpp.analyze.items(written.root, "<b>quiz", sites=["final"])
-
-
-class Page(HTMLParser):
-    """Names of elements, ids and links, and the text outside scripts."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.elements: list[str] = []
-        self.ids: list[str] = []
-        self.links: list[str] = []
-        self.text = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append(tag)
-        self.ids += [value or "" for name, value in attrs if name == "id"]
-        self.links += [value or "" for name, value in attrs if name in ("href", "src")]
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
 
 
 def layers(chart: Any, kind: str) -> list[list[dict[str, Any]]]:
