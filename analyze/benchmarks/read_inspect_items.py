@@ -152,8 +152,8 @@ def _several(given: object) -> list[str]:
 
 
 def _texts(sample: Mapping[str, Any]) -> tuple[str, ...]:
-    """The texts that a prompt of the sample may have: what was asked and written; what was asked;
-    the sample's input. Messages are joined by an empty line.
+    """Three texts that a prompt of the sample may have: question and answer, the question alone,
+    and the sample's input. An empty line stands between two messages.
     """
     kept = sample.get("attachments") or {}
     said = [(one["role"], _words(one["content"], kept)) for one in sample.get("messages") or ()]

@@ -159,7 +159,7 @@ def listed(names: Collection[str]) -> str:
 
 
 def shortfalls(views: Iterable[RunView], selection: Selection) -> list[str]:
-    """One line for each run that holds less than what is asked for, or leaves prompts out."""
+    """A line for each run that lacks something asked for, or from which prompts are left out."""
     lines = []
     for view in views:
         run = view.run
