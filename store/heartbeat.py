@@ -1,8 +1,8 @@
-"""Who works on a run: a sign that each writer keeps while it is at work, SPEC.md section 6.
+"""Heartbeats: a file that each writer keeps while it works on a run, SPEC.md's page for writers.
 
 Computing a shard takes minutes, and loading a model longer, so a writer keeps a small file beside
-the shards and touches it twice a minute.
-On its own machine the process number tells whether it lives; from any other, the age of the sign.
+the shards and touches it twice a minute. On the writer's own machine its process number tells
+whether it is alive; on any other machine, the age of the file does.
 """
 
 import contextlib
