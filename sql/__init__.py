@@ -1,6 +1,6 @@
 """The profile database: declared tables, building it, connecting to it, `lpp-sql`.
 
-It takes finished Arrow tables and knows nothing of how they were computed.
+It takes finished Arrow tables and is independent of how they were computed.
 """
 
 if __name__ != "lpp.sql":

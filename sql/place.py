@@ -1,4 +1,4 @@
-"""The store that `lpp-sql` asks, found without loading its readers."""
+"""Find the store that `lpp-sql` queries, without loading its readers."""
 
 import os
 from pathlib import Path
@@ -14,5 +14,5 @@ def store_root(url: Url) -> Place:
     from lpp.store.root import find_store
 
     root = place(url)
-    # Absolute, so that DuckDB takes no part of it for a prefix such as `md:`.
+    # Absolute, so that DuckDB sees no prefix such as `md:` in it.
     return find_store(Path(os.path.abspath(root)) if isinstance(root, Path) else root).place

@@ -1,7 +1,7 @@
-"""Flags: traps that a profile must not hide. Each is declared once and applied to every table.
+"""Flags: warnings about numbers that are correct and easy to misread.
 
-A flag says that a number is right and easy to misread. Each trap was found in published tables. A
-flag is an expression over `FACTS`, columns that a table has or is joined with (`facts`).
+Each flag is declared once and applied to every table, and each names a trap found in published
+tables. A flag is an expression over `FACTS`: columns that a table has or is joined with (`facts`).
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,19 +12,20 @@ from typing import Final
 import polars as pl
 
 COLLAPSED_RATIO: Final = 1.01
-"""A participation ratio up to here: one direction carries everything, PR/r only says 1/r."""
+"""A participation ratio up to here: one direction holds nearly all variance, so PR/r is 1/r."""
 
 SHORT_SHARE: Final = 0.1
-"""More prompts than this share end before the prefix: rows repeat, entropy is the text's end."""
+"""If a larger share of prompts ends before the prefix, rows repeat and the entropy is that at the
+end of texts."""
 
 DISTINCT_SHARE: Final = 0.5
-"""Fewer distinct prefixes than this share: most prompts agree there, as in boilerplate."""
+"""If the share of distinct prefixes is smaller, most prompts begin alike, as in boilerplate."""
 
 ERROR_SHARE: Final = 0.2
-"""A standard error beyond this share of its value: the interval reaches over half of it."""
+"""If a standard error is a larger share of its value, the interval spans over half the value."""
 
 ZERO_SHARE: Final = 1e-9
-"""A standard error up to this share of its value is rounding: every group of prompts agrees."""
+"""A standard error up to this share of its value is rounding: all groups give the same number."""
 
 FACTS: Final = pl.Schema(
     {
@@ -38,9 +39,9 @@ FACTS: Final = pl.Schema(
         # at the prefix of the number
         "short_prompts": pl.Int32,
         "distinct_prefixes": pl.Float64,
-        # participation ratio of the matrix that the number is of
+        # participation ratio of the matrix that the number describes
         "ratio": pl.Float64,
-        # ranks that were asked for and are null
+        # ranks that were requested and are null
         "missing_ranks": pl.UInt32,
         # whether the number is divided by min(N, d), and the prefix where it peaks undivided
         "normalised": pl.Boolean,
@@ -49,17 +50,17 @@ FACTS: Final = pl.Schema(
         "n_tokens": pl.Int64,
         "dim": pl.Int32,
         "n_sinks": pl.Int32,
-        # of a number that comes from the logits
+        # for a number that comes from the logits
         "logits_width": pl.Int32,
         "tokenizer_size": pl.Int32,
     }
 )
-"""What flags are told of a number; null where it does not concern the number."""
+"""The facts about a number that flags use; null if a fact does not apply to the number."""
 
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """One trap."""
+    """One warning: its name, its meaning and the condition under which it is raised."""
 
     name: str
     meaning: str
@@ -70,7 +71,7 @@ class Flag:
 FLAGS: Final = (
     Flag(
         "collapsed",
-        "the participation ratio is within 1 % of 1: one direction carries everything",
+        "the participation ratio is within 1 % of 1: one direction holds nearly all variance",
         pl.col("ratio") <= COLLAPSED_RATIO,
     ),
     Flag(
@@ -80,24 +81,23 @@ FLAGS: Final = (
     ),
     Flag(
         "duplicates",
-        "prompts are there more than once: there are fewer prompts than counted, and errors are "
-        "understated",
+        "some prompts occur more than once: there are fewer than counted, and errors are too small",
         pl.col("n_duplicates") > 0,
     ),
     Flag(
         "no_error",
-        "a number has no standard error, so that small_sample could not show",
+        "a number has no standard error, so small_sample cannot be decided",
         (pl.col("n_prompts") >= 2) & pl.col("value").is_not_null() & pl.col("stderr").is_null(),
     ),
     Flag(
         "normaliser",
-        "min(N, d) was N, or the normalised rank peaks at another prefix than the rank",
+        "the rank is divided by N, not d, or the normalised rank peaks at another prefix",
         pl.col("normalised")
         & ((pl.col("n_tokens") < pl.col("dim")) | (pl.col("prefix") != pl.col("rank_prefix"))),
     ),
     Flag(
         "not_finite",
-        "there are no ranks: rows hold infinities or NaN, or the log says why",
+        "ranks are missing: rows hold infinities or NaN, or the log gives another reason",
         pl.col("missing_ranks") > 0,
     ),
     Flag(
@@ -112,7 +112,7 @@ FLAGS: Final = (
     ),
     Flag(
         "short_text",
-        "over 10 % of the prompts are shorter than a prefix that a number came from",
+        "more than 10 % of the prompts are shorter than the prefix that a number came from",
         pl.col("short_prompts") > SHORT_SHARE * pl.col("n_prompts"),
     ),
     Flag(
@@ -123,19 +123,19 @@ FLAGS: Final = (
     ),
     Flag(
         "small_sample",
-        "a standard error exceeds a fifth of its value, or one prompt gives none; it "
-        "does not see that ranks grow with the sample",
+        "a standard error exceeds a fifth of its value, or there is one prompt only (ranks grow "
+        "with the sample even without this flag)",
         (pl.col("n_prompts") < 2) | (pl.col("stderr") > ERROR_SHARE * pl.col("value").abs()),
     ),
     Flag(
         "template",
-        "most prompts share the prefix that the entropy came from",
+        "most prompts begin with the same tokens, up to the prefix that the entropy came from",
         pl.col("distinct_prefixes") < DISTINCT_SHARE,
     ),
     Flag(
         "zero_error",
         "a standard error is 0: every group of prompts gives the same number, so the sample is "
-        "degenerate and the error says nothing",
+        "degenerate and the error has no meaning",
         (pl.col("n_prompts") >= 2) & (pl.col("stderr") <= ZERO_SHARE * pl.col("value").abs()),
     ),
 )
@@ -147,7 +147,7 @@ MEANING: Final[Mapping[str, str]] = MappingProxyType({flag.name: flag.meaning fo
 def flags_of(facts: pl.DataFrame) -> pl.Series:
     """(rows,) The sorted names of the flags of each row of `facts`.
 
-    facts: any of `FACTS`, other columns beside them; a fact that is not there is null.
+    facts: any of `FACTS`, and other columns; a missing fact is null.
 
     >>> flags_of(pl.DataFrame({"n_prompts": [1, 12], "short_prompts": [0, 2]})).to_list()
     [['small_sample'], ['short_text']]

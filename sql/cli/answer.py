@@ -17,7 +17,9 @@ EXAMPLE: Final = 'lpp-sql ./lpp "SELECT run, entropy_floor FROM profiles"'
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Which store is asked, where and how the result goes, how long it may take."""
+    """Which store is queried, where the result goes and in what format, and how long it may
+    take.
+    """
 
     root: Place
     format: str

@@ -30,8 +30,9 @@ def listing(store: str | None) -> str:
 
 
 def answer_saved(connection: "DuckDBPyConnection", query: Query, request: Request) -> None:
-    """Write the answer of `query`, and to a reader how to read it, or why there is none."""
-    # Kept whole, so that it is computed once though it is written and counted: answers are small.
+    """Write the answer of `query`; for a reader also how to read it, or why it is empty."""
+    # Stored in a table, so that it is computed once although it is written and counted: answers are
+    # small.
     make = f"CREATE TEMP TABLE {_SAVED} AS\n{query.text}"
     try:
         answer(connection, make, replace(request, output=None))

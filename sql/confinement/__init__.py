@@ -1,1 +1,1 @@
-"""What SQL may reach, how much disk it may fill, how long it may run."""
+"""Limits of SQL: what it may access, how much disk it may fill, how long it may run."""

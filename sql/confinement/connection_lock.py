@@ -1,4 +1,4 @@
-"""What the SQL of a connection may reach: DuckDB's own settings, locked before any SQL runs.
+"""What the SQL of a connection may access: DuckDB's own settings, locked before any SQL runs.
 
 A database may come from a stranger, with views, defaults and generated columns of its own. It is
 attached inside the lock, so that nothing in it runs outside.
@@ -33,7 +33,8 @@ SETTABLE: Final = (
     "explain_output",
     "preserve_insertion_order",
 )
-"""Settings that SQL may change: none of them opens anything. DuckDB 1 can make no exceptions."""
+"""Settings that SQL may change: none of them gives access to anything. DuckDB 1 allows no
+exceptions."""
 
 SPILL_BYTES: Final = 10 << 30
 """Most that one connection may spill by default; at most half of the disk that is free."""
@@ -48,7 +49,7 @@ _LOGS: Final = ("", ".wal", ".wal.checkpoint", ".wal.recovery")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Access:
-    """What SQL may reach beside the tables."""
+    """What SQL may access besides the tables."""
 
     write: bool = False
     """The databases may be changed."""
@@ -59,7 +60,7 @@ class Access:
     spill: bool = False
     """DuckDB may move what does not fit into memory to a private folder."""
     spill_limit: str | None = None
-    """Most that it may move, such as `50GiB`; by default `SPILL_BYTES`."""
+    """The most that it may move, such as `50GiB`; by default `SPILL_BYTES`."""
     result: Path | None = None
     """The one file that DuckDB writes by itself: the Parquet file of `lpp-sql --output`."""
 

@@ -45,7 +45,7 @@ NO_EXTENSIONS: Final = (
 def refuse(
     connection: "DuckDBPyConnection", statements: Iterable["Statement"], *, files: bool
 ) -> None:
-    """Raise InputError(NOT_ALLOWED) for the first of `statements` that reaches outside.
+    """Raise InputError(NOT_ALLOWED) for the first of `statements` that leaves the databases.
 
     files: --allow-files was given.
     """
@@ -59,7 +59,9 @@ def refuse(
 
 
 def _types(connection: "DuckDBPyConnection", statement: "Statement") -> Iterator[str]:
-    """The type of `statement`; where it holds another, as EXPLAIN does, the type of that one."""
+    """The type of `statement`; if it contains another statement, as EXPLAIN does, the type of
+    that.
+    """
     try:
         name = statement.type.name
     except ValueError:  # DuckDB 2 on a type that its Python package does not know

@@ -1,4 +1,4 @@
-"""Folders under TMPDIR: for what DuckDB spills, and for files whose path DuckDB cannot take.
+"""Folders under TMPDIR: for DuckDB's spilled data, and for files whose path DuckDB misreads.
 
 A folder's name tells which process made it (`lpp.store.objects.owners`). A process that is killed
 cannot remove its own: the next one that makes a folder does.
@@ -36,5 +36,5 @@ def folder_of(connection: "DuckDBPyConnection") -> Path:
 
 
 def misread(path: Path) -> bool:
-    """Whether DuckDB would take another path, or another log's, for this one or where it leads."""
+    """Whether DuckDB would open another path, or another log, than this one or its target."""
     return any(_MISREAD.search(str(some)) for some in (path.absolute(), path.resolve()))

@@ -1,4 +1,4 @@
-"""A query that ends at Ctrl-C and when its time is over."""
+"""Run a query that ends at Ctrl-C and when its time is over."""
 
 import threading
 from collections.abc import Callable
@@ -19,7 +19,8 @@ def run_limited(connection: "DuckDBPyConnection", work: Callable[[], None], seco
     Raises InputError(TIMED_OUT) where it takes longer than `seconds`.
     """
     raised: list[BaseException] = []
-    done = threading.Event()  # not `join`: interrupted, Python 3.11 takes the thread for ended
+    # Not `join`: after an interrupt, Python 3.11 believes that the thread has ended.
+    done = threading.Event()
 
     def run() -> None:
         try:

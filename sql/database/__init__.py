@@ -1,1 +1,1 @@
-"""`profiles.duckdb`: building it, opening it, and the tokens beside it."""
+"""`profiles.duckdb`: building it, opening it, and the views over the store."""

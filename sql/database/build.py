@@ -1,4 +1,5 @@
-"""Building `profiles.duckdb` from finished Arrow tables: beside the old file, then in its place.
+"""Build `profiles.duckdb` from finished Arrow tables: in a new file, which then replaces the old
+one.
 
 The old file may come from a stranger. It is attached inside the lock of
 `lpp.sql.confinement.connection_lock`, and nothing but rows of plain tables is taken from it.
@@ -96,7 +97,7 @@ def _rebuild(
     keep: Collection[str],
     merged: Collection[str],
 ) -> list[str]:
-    """Replace the database at `target`; what was left behind, in words."""
+    """Replace the database at `target`; returns what was not kept, in words."""
     import duckdb
 
     from lpp.sql.database.faults import full_disk_named
@@ -122,7 +123,7 @@ def _rebuild(
             connection.execute("CHECKPOINT built; USE memory; DETACH built")
             # A log beside the file would be replayed into whatever file bears its name.
             target.with_name(target.name + ".wal").unlink(missing_ok=True)
-            # while `old` is attached: nobody can be writing to it
+            # while `old` is attached, nobody can write to it
             objects.put_file(target.name, beside)
         finally:
             with suppress(duckdb.Error):  # after a failed write, closing fails as well
@@ -135,7 +136,8 @@ def _attach_old(
 ) -> list[str] | None:
     """Lock `connection`, which writes `beside` alone, then attach the database at `path` as `old`.
 
-    None where it is attached; else what is left behind. ConflictError(IN_USE) beside a writer.
+    None if it is attached; else what is not kept. ConflictError(IN_USE) while another process
+    writes.
     """
     import duckdb
 

@@ -30,7 +30,7 @@ def fits(table: Table, columns: Columns) -> bool:
 
 
 def further_columns(table: Table, columns: Columns) -> Columns:
-    """Those of `columns`, which fit `table`, that it does not declare."""
+    """The `columns` that `table` does not declare, though they fit it."""
     return _split(table, columns)[1]
 
 

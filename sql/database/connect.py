@@ -64,7 +64,7 @@ def connect(
 
 
 def connect_with(access: Access, url: Url, *, read: Collection[str]) -> "DuckDBPyConnection":
-    """The same with `access` as the caller wants it. read: names of the views that can be read."""
+    """As `connect`, with the caller's `access`. read: names of the views that can be read."""
     import duckdb
 
     from lpp.sql.database.faults import opening_fault

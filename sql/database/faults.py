@@ -1,4 +1,4 @@
-"""What DuckDB raises, in this project's errors: what, where, and the next command."""
+"""Turn DuckDB's errors into this project's errors: what is wrong, where, and the next command."""
 
 import errno
 from collections.abc import Iterator
@@ -132,7 +132,7 @@ def query_fault(error: duckdb.Error, root: Place) -> LppError | None:
 
 
 def _too_much(error: duckdb.Error, root: Place) -> MachineError | None:
-    """What the query needed more of than there is; None for other faults."""
+    """The resource that the query ran out of; None for other faults."""
     if is_full(error):
         return _no_space(root, error)
     if "max_temp_directory_size" in str(error):

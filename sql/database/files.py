@@ -1,4 +1,4 @@
-"""Where the database of a store lies, and that it is a plain file."""
+"""Where the database of a store is, and a check that it is a plain file."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Rows of the old database beside the new ones: which stay, and what a new row keeps of an old.
+"""Merge rows of the old database with new ones: which rows stay, and what a new row keeps.
 
 Each statement is whole or not at all, so a table of the old file whose rows break the key, or
 whose blocks are damaged, leaves the new rows as they are.
@@ -29,7 +29,7 @@ _DEPTH: Final = (
 def merge_rows(
     connection: "DuckDBPyConnection", name: str, *, comparable: bool, told: bool
 ) -> list[str]:
-    """Bring rows of `old` into the new table `name`; what was left behind, in words.
+    """Bring rows of `old` into the new table `name`; returns what was not kept, in words.
 
     comparable: whether `old.main.runs` has the declared columns; without, no run is what it was.
     told: rows of runs that changed are counted as left behind. Raises duckdb.Error.
@@ -65,7 +65,9 @@ def merge_rows(
 
 
 def _unchanged_rows(table: Table) -> str:
-    """Rows of `table` in `old` whose every run is what it was; without a run, if all runs are."""
+    """Rows of `table` in `old` whose runs are all unchanged; rows without a run, if all runs
+    are.
+    """
     rows = f"FROM old.main.{identifier(table.name)}"
     runs = [column.name for column in table.columns if column.name in _RUNS]
     if runs:
@@ -75,7 +77,7 @@ def _unchanged_rows(table: Table) -> str:
 
 
 def _completed(table: Table, old: str) -> str:
-    """New rows with the numbers and the errors that only the old row of their key has."""
+    """New rows, completed by numbers and errors that only the old row of their key has."""
     columns = {column.name for column in table.columns}
     # other prefixes make another profile; an error at the same prefix is the same one all the same
     same = "n.prefixes IS NOT DISTINCT FROM o.prefixes" if "prefixes" in columns else "true"
@@ -148,7 +150,7 @@ def flag_different_prompts(connection: "DuckDBPyConnection", names: Collection[s
 
 
 def _flagged(target: str, beside: Collection[str]) -> str:
-    """Rows of `target` whose flag is another than what is there."""
+    """Rows of `target` whose flag has to change."""
     flag, cell = literal("different_prompts"), f"OVER (PARTITION BY {', '.join(beside)})"
     return f"""
 INSERT OR REPLACE INTO {target}

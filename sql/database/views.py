@@ -1,4 +1,4 @@
-"""The views of a connection over what lies in the store itself: tokens, their words, items."""
+"""The views of a connection that read the store itself: tokens, their texts, items."""
 
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Final

@@ -1,4 +1,4 @@
-"""`vocabulary`: a view over the tokens of the runs' tokenizers, in words."""
+"""`vocabulary`: a view over the texts of the tokens of the runs' tokenizers."""
 
 import logging
 from typing import TYPE_CHECKING, Final
@@ -18,7 +18,7 @@ _SCHEMA: Final = "memory.vocabularies"
 
 
 def register_vocabulary(connection: "DuckDBPyConnection", root: Place) -> None:
-    """Add the view. It has no rows of a run whose tokenizer has no vocabulary in the store.
+    """Add the view. A run whose tokenizer has no vocabulary in the store has no rows in it.
 
     A vocabulary is read once, however many runs it belongs to. One that is damaged is left out,
     with a line on the logger `lpp.sql`: no number depends on it.

@@ -1,9 +1,9 @@
--- Which wrong answers was each model most sure of?
--- Read: the ten wrong items of each task with the largest confidence: the probability of the chosen
---   answer among the answers, or of the only one; gold_share is that of the right answer. The
---   texts are of the prompts, the question's last 60 tokens; question is null where the database
---   lacks the prompts: lpp-analyze profile STORE.
---   lpp-analyze items says whether confidence is calibrated.
+-- Which wrong answers was each model most confident of?
+-- Read: the ten wrong items of each task with the largest confidence. confidence is the probability
+--   of the chosen answer among the answers, or of the only answer; gold_share is that of the right
+--   answer. The texts come from the prompts, and question is its last 60 tokens; it is null if the
+--   database lacks the prompts: lpp-analyze profile STORE. lpp-analyze items says whether
+--   confidence is calibrated.
 -- Empty: no item is wrong, or no model was evaluated: lpp-capture eval --tasks TASK --store STORE
 WITH asked AS (  -- where lpp-capture eval asked for each answer twice, the first half counts
   SELECT

@@ -1,9 +1,10 @@
 -- Does the order of the models change with the context?
--- Read: of the pairs of models, how many stand at this context in another order than at the longest
---   one (turned), and how many of those differ beyond the interval of the difference at both
---   (beyond). unsure: turned, and at one of both without such an interval: other prompts, or no
---   errors, which lpp-analyze profile computes with the same --context and --prompts. Kendall's tau
---   is 1 - 2 turned / pairs where nothing is tied: table agreement.
+-- Read: turned counts the pairs of models that stand at this context in another order than at the
+--   longest context. beyond counts those of them whose difference has an interval that leaves out
+--   zero at both contexts. unsure counts those of them that lack such an interval at one of the
+--   contexts, because the models read other prompts or errors were not computed; lpp-analyze
+--   profile computes them with the same --context and --prompts. Without ties, Kendall's tau is 1 -
+--   2 turned / pairs: table agreement.
 -- Empty: no two models have numbers at one setting. Compute the grid, of two contexts or more:
 --   lpp-analyze sensitivity STORE
 WITH parts AS (

@@ -1,8 +1,9 @@
--- Do the profiles go with benchmark scores?
--- Read: coefficients with their 95 % interval, the smallest q first. q is p after
---   Benjamini-Hochberg over all tests of one source and method: go by it, not by p. rank_partial
---   holds model size constant; a sign that turns there may have been one of size.
--- Empty: nothing was correlated. Add scores, then correlate, five models or more: lpp-analyze
+-- Do profiles correlate with benchmark scores?
+-- Read: coefficients with their 95 % interval, the smallest q first. q is p after the correction of
+--   Benjamini and Hochberg over all tests of one source and method: judge by q, not by p.
+--   rank_partial holds model size constant; a coefficient that changes its sign there may have been
+--   due to size.
+-- Empty: nothing was correlated. Add scores, then correlate five models or more: lpp-analyze
 --   benchmarks add STORE FILE, lpp-analyze correlate STORE
 SELECT
   profile_metric,

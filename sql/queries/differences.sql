@@ -1,10 +1,11 @@
--- Is the difference between two models more than their errors?
+-- Is the difference between two models larger than its error?
 -- Read: difference is value_a - value_b, in the unit of the metric, with its 95 % interval; verdict
---   says whether that leaves out zero. Runs are compared that read the same prompts, and the same
---   group of prompts leaves both (paired jackknife). Nothing is corrected for the number of rows:
---   of twenty true zeros, one lies beyond by chance.
--- Empty: no two profiles are of the same prompts at one site, context and number of prompts.
---   Capture another model on the same corpus, then: lpp-analyze profile STORE
+--   says whether the interval leaves out zero. Only runs that read the same prompts are compared,
+--   and the jackknife leaves the same group of prompts out of both (paired). Nothing is corrected
+--   for the number of rows: if every true difference were zero, one row of twenty would still leave
+--   out zero by chance.
+-- Empty: no two profiles have the same prompts, site, context and number of prompts. Capture
+--   another model on the same corpus, then: lpp-analyze profile STORE
 -- The standard error is sqrt((G - 1) / G sum (d_g - mean d)^2), d_g the difference without group g
 -- of G. NATURAL joins by what a number is of: run, site, context, n_prompts, first_position,
 -- metric, prefix.

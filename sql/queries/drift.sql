@@ -1,10 +1,10 @@
 -- What changed between two models, and by how much?
--- Read: value is a mean over tokens, with its 95 % interval over prompts. kl to entropy are of the
---   predictions (B - A for log_perplexity and entropy); relative_distance to effective_rank of the
---   rows of final, or of the deepest site, the two ranks B - A. Pairs with the largest KL come
---   first. It says how much changed, not whether that matters. site is null for predictions.
--- Empty: no two runs have been compared. Compare every run with one, BASE, of those that
---   lpp-sql STORE --run provenance lists: lpp-analyze diff --against BASE STORE
+-- Read: value is a mean over tokens, with its 95 % interval over prompts. kl to entropy compare
+--   predictions (log_perplexity and entropy are B - A); site is null for them. relative_distance to
+--   effective_rank compare the rows of final, or of the deepest site (the two ranks are B - A).
+--   Pairs with the largest KL come first. The numbers say how much changed, not whether it matters.
+-- Empty: no two runs have been compared. Compare every run with one of them, BASE; lpp-sql STORE
+--   --run provenance lists the runs: lpp-analyze diff --against BASE STORE
 WITH sites AS (
   FROM drift_sites
   QUALIFY row_number() OVER (

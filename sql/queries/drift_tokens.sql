@@ -1,11 +1,12 @@
 -- After which tokens did the predictions change most?
--- Read: the ten tokens of each pair with the largest change of the next token's distribution: by
---   KL(A || B), or by |ln p(next), B - A| where the store keeps no logits (kl is null); nats.
---   text_so_far ends at position (from 0) of the text in source_row of the corpus. came is what
---   followed, expected_a and expected_b what each model took for the likeliest. A token is its id
---   in brackets where the store has no vocabulary of the tokenizer: repeat the capture command.
--- Empty: no two runs have been compared. Compare every run with one, BASE, of those that
---   lpp-sql STORE --run provenance lists: lpp-analyze diff --against BASE STORE
+-- Read: the ten tokens of each pair after which the distribution of the next token changed most, in
+--   nats: by KL(A || B), or by |ln p(next), B - A| if the store keeps no logits (kl is null).
+--   text_so_far ends at position (from 0) of the text in source_row of the corpus. came is the
+--   token that followed; expected_a and expected_b are the tokens that each model found likeliest.
+--   A token is shown as its id in brackets if the store has no vocabulary of the tokenizer: repeat
+--   the capture command.
+-- Empty: no two runs have been compared. Compare every run with one of them, BASE; lpp-sql STORE
+--   --run provenance lists the runs: lpp-analyze diff --against BASE STORE
 WITH most AS (
   SELECT *, coalesce(kl, abs(next_logprob_b::DOUBLE - next_logprob_a)) AS change
   FROM drift_tokens

@@ -1,8 +1,8 @@
 -- How does uncertainty fall with the prefix?
--- Read: entropy is the mean over prompts of the next token's, over ln V; the smallest of a run is
---   its entropy floor. Distrust a floor where distinct, the share of prompts that begin
---   differently, is low (boilerplate), or where short, the number of prompts that end before the
---   prefix, is high: that is the entropy of the end of a text.
+-- Read: entropy is the entropy of the next token over ln V, as a mean over prompts; the smallest
+--   one of a run is its entropy floor. Distrust a floor if distinct, the share of prompts that
+--   begin differently, is low (boilerplate), or if short, the number of prompts that end before the
+--   prefix, is high: it is then the entropy at the end of a text.
 -- Empty: there is no entropy. Compute it: lpp-analyze profile STORE
 SELECT  -- a prefix reads the same tokens in every context that it is part of
   run,

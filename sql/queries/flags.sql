@@ -1,45 +1,45 @@
 -- Which numbers carry flags, and why?
--- Read: a flag says that a number is right and easy to misread. rows counts the rows of the table
---   that carry it, places names up to three of them.
+-- Read: a flag says that a number is correct and easy to misread. rows counts the rows of the table
+--   that carry the flag, and places names up to three of them.
 -- Empty: nothing carries a flag, or nothing was profiled. Profile: lpp-analyze profile STORE
 WITH meanings (of_correlations, flag, why) AS (
   VALUES
     (false, 'collapsed',
-     'the participation ratio is within 1 % of 1: one direction carries everything'),
+     'the participation ratio is within 1 % of 1: one direction holds nearly all variance'),
     (false, 'different_prompts',
      'runs shown side by side read different texts (see prompt_set)'),
     (false, 'duplicates',
-     'prompts are there more than once: there are fewer prompts than counted, and errors are '
-     || 'understated'),
+     'some prompts occur more than once: there are fewer than counted, and errors are too small'),
     (false, 'normaliser',
-     'min(N, d) was N, or the normalised rank peaks at another prefix than the rank'),
-    (false, 'no_error', 'a number has no standard error, so that small_sample could not show'),
+     'the rank is divided by N, not d, or the normalised rank peaks at another prefix'),
+    (false, 'no_error',
+     'a number has no standard error, so small_sample cannot be decided'),
     (false, 'not_finite',
-     'there are no ranks: rows hold infinities or NaN, or the log says why'),
+     'ranks are missing: rows hold infinities or NaN, or the log gives another reason'),
     (false, 'padded_vocab', 'the logits are wider than the tokenizer, which changes ln V'),
     (false, 'quarantined',
      'prompts were set aside: not finite, or out of memory (see not_finite_from)'),
     (false, 'short_text',
-     'over 10 % of the prompts are shorter than a prefix that a number came from'),
+     'more than 10 % of the prompts are shorter than the prefix that a number came from'),
     (false, 'sink',
      'rows hold attention sinks, a few first positions with huge norms: --skip-first leaves '
      || 'them out (see sink_end)'),
     (false, 'small_sample',
-     'a standard error exceeds a fifth of its value, or one prompt gives none; it '
-     || 'does not see that ranks grow with the sample'),
-    (false, 'template', 'most prompts share the prefix that the entropy came from'),
+     'a standard error exceeds a fifth of its value, or there is one prompt only (ranks grow '
+     || 'with the sample even without this flag)'),
+    (false, 'template',
+     'most prompts begin with the same tokens, up to the prefix that the entropy came from'),
     (false, 'zero_error',
      'a standard error is 0: every group of prompts gives the same number, so the sample is '
-     || 'degenerate and the error says nothing'),
+     || 'degenerate and the error has no meaning'),
     (true, 'constant', 'no coefficient: one side has a single value'),
-    (true, 'different_prompts', 'profiles were made on different texts, which alone moves them'),
-    (true, 'different_settings',
-     'profiles took part that are of another context or number of prompts'),
-    (true, 'few_models', 'under 10 models: the interval is rough (rank-partial: too short)'),
-    (true, 'flagged_profiles', 'some profiles that took part carry flags of their own'),
-    (true, 'published', 'published profiles take part: other texts, other code, context 150'),
+    (true, 'different_prompts', 'profiles come from different texts, which alone changes them'),
+    (true, 'different_settings', 'some profiles have another context or number of prompts'),
+    (true, 'few_models', 'fewer than 10 models: the interval is rough (rank-partial: too short)'),
+    (true, 'flagged_profiles', 'some of the profiles carry flags of their own'),
+    (true, 'published', 'published profiles are included: other texts, other code, context 150'),
     (true, 'same_order_as_size', 'no coefficient: one side has exactly the order of model size'),
-    (true, 'sign_turns', 'the sign is another once model size is controlled for'),
+    (true, 'sign_turns', 'the sign changes once model size is held constant'),
     (true, 'too_few_models', 'no coefficient: fewer than 5 models cannot be ranked')
 ),
 carried AS (

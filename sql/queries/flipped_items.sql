@@ -1,9 +1,10 @@
 -- Which items did one model get right and another wrong?
--- Read: items of the same document that two runs answered differently, twenty of each pair and
---   task, the largest change of the gold answer's ln p first; n_flipped of n_items flipped in all.
---   entropy_a and entropy_b are of the next token before the chosen answer, null where the database
---   lacks the prompts: lpp-analyze profile STORE. gold_change is ln p of the gold answer, B - A.
--- Empty: no two runs answered one item differently. Evaluate another model on the same task:
+-- Read: items of the same document that one of two runs answered correctly and the other did not:
+--   twenty for each pair and task, the largest change of ln p of the gold answer first. n_flipped
+--   of n_items flipped in total. entropy_a and entropy_b are the entropies of the next token before
+--   the chosen answer, null if the database lacks the prompts: lpp-analyze profile STORE.
+--   gold_change is ln p of the gold answer, B - A.
+-- Empty: no item was answered differently by two runs. Evaluate another model on the same task:
 --   lpp-capture eval --model MODEL --tasks TASK --store STORE
 WITH asked AS (
   SELECT

@@ -1,8 +1,9 @@
 -- Where in depth is each model narrow?
 -- Read: first, middle and last are geometric means of a rank over thirds of the layers, in
 --   dimensions; a score above 0 says that both ends are wider than the middle. Layers in which one
---   direction carries everything (collapsed) are left out; there is no score with fewer than two
---   layers in a third. Ranks of z-scored columns, layer by layer: lpp-analyze layers STORE
+--   direction carries everything (collapsed) are left out; if fewer than two layers are left in a
+--   third, there is no score. For ranks of z-scored columns, layer by layer: lpp-analyze layers
+--   STORE
 -- Empty: there is no spectrum of a block. Make them: lpp-analyze profile STORE
 -- The definition is that of the table hourglass, here from the spectra of every profiled run.
 WITH layers AS (

@@ -1,8 +1,8 @@
 -- How good are the predictions of the next token?
--- Read: surprisal is the mean of -ln p(next token), perplexity its exponential; confidence is the
---   mean probability of the likeliest token. Where it equals top1_accuracy in each of 15 bins of
---   confidence, ece is 0; over- and underconfident models both have a larger one.
--- Empty: no token is there whose next one is known. Capture: lpp-capture run --store STORE
+-- Read: surprisal is the mean of -ln p(next token), and perplexity its exponential; confidence is
+--   the mean probability of the likeliest token. ece is 0 if confidence equals top1_accuracy in
+--   each of 15 bins of confidence; it is larger for overconfident and for underconfident models.
+-- Empty: no token has a next token. Capture: lpp-capture run --store STORE
 -- Expected calibration error (Naeini et al. 2015; Guo et al. 2017): sum of n_b / N times
 -- |accuracy_b - confidence_b|, in bins k / 15 < confidence <= (k + 1) / 15.
 WITH predictions AS (

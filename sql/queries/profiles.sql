@@ -1,7 +1,8 @@
 -- How do the models compare?
--- Read: one number of one profile per row, to four digits: ranks in dimensions, entropy_floor as a
---   share of ln V, the others of min(N, d), with the 95 % interval over prompts and the prefix it
---   came from. Compare rows of one context, number of prompts and first position.
+-- Read: one number of one profile per row, to four digits, with its 95 % interval over prompts and
+--   the prefix that it came from. Ranks are in dimensions, entropy_floor is a share of ln V,
+--   normalised ranks are shares of min(N, d). Compare rows of one context, number of prompts and
+--   first position.
 -- Empty: there is no profile. Make them: lpp-analyze profile STORE
 WITH numbers AS (
   FROM profiles UNPIVOT INCLUDE NULLS (

@@ -1,6 +1,6 @@
 -- Where did each run come from, and what would repeat it?
--- Read: two runs with one weights and one prompt_set are the same model on the same texts.
---   plan_hash stands for all of it: the same plan gives the same run; runs.plan holds the whole.
+-- Read: two runs with equal weights and equal prompt_set are the same model on the same texts.
+--   plan_hash identifies the whole plan, which runs.plan holds: the same plan gives the same run.
 -- Empty: the store holds no profiled run. Make profiles: lpp-analyze profile STORE
 SELECT
   run,

@@ -1,7 +1,7 @@
--- How do my models stand beside the published ones?
--- Read: one profile per row, source published for those of arXiv 2605.30018. Compare only what read
---   the same corpus with the same context and number of prompts: there, Alpaca, 150 tokens and 100
---   prompts. The normalised ranks mostly follow 1 / hidden size.
+-- How do my models compare with the published ones?
+-- Read: one profile per row; source is published for those of arXiv 2605.30018. Compare only
+--   profiles of the same corpus, context and number of prompts; the published ones read 100 prompts
+--   of Alpaca at a context of 150 tokens. The normalised ranks vary mostly as 1 / hidden size.
 -- Empty: there is neither a profile nor the published table. Make both: lpp-analyze profile STORE
 SELECT
   profiles.model || CASE WHEN untrained_seed IS NULL THEN '' ELSE ' (untrained)' END AS model,

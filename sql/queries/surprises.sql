@@ -1,10 +1,10 @@
 -- Which tokens surprised each model most?
--- Read: the ten next tokens of a run with the smallest probability. token came at position (from
+-- Read: the ten next tokens of a run with the smallest probability. token stood at position (from
 --   0) of the text in source_row of the corpus, and expected is the likeliest token there; a space
---   before a word is part of its token. surprisal is -ln p, in nats, and entropy what the model
---   expected on average; next_rank 1 would be its first choice. A token is its id where the store
+--   before a word is part of its token. surprisal is -ln p, in nats, and entropy its expected
+--   value; next_rank 1 would be the model's first choice. A token is shown as its id if the store
 --   has no vocabulary of the tokenizer: repeat the capture command.
--- Empty: no token is there whose next one is known. Capture: lpp-capture run --store STORE
+-- Empty: no token has a next token. Capture: lpp-capture run --store STORE
 WITH least AS (  -- a heap of ten per run, in one pass over the tokens
   SELECT
     run,

@@ -127,7 +127,7 @@ def write_parquet(connection: "DuckDBPyConnection", statement: "Statement", path
 
 
 def discard(connection: "DuckDBPyConnection", statement: "Statement") -> None:
-    """Run `statement` to its end and write nothing: DuckDB makes rows as they are fetched."""
+    """Run `statement` to its end and write nothing: DuckDB computes rows as they are fetched."""
     result = connection.execute(statement)
     while result.description and result.fetchmany(BATCH_ROWS):
         pass

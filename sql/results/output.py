@@ -1,4 +1,4 @@
-"""Where a result goes: standard output, or a file that appears only when it is whole."""
+"""The target of a result: standard output, or a file that appears only when it is complete."""
 
 import errno
 import os
@@ -51,7 +51,7 @@ def binary_output(target: Path | None) -> Iterator[Path]:
 
 @contextmanager
 def whole_file(target: Path) -> Iterator[Path]:
-    """A name beside `target`, renamed to it when the block ends well and else removed.
+    """A temporary name beside `target`: renamed to it if the block succeeds, removed otherwise.
 
     A pipe, a device or a link (`/dev/stdout` is one) is written in place: a rename would replace
     it by a file. Raises InputError for a directory or a folder that does not exist,

@@ -21,21 +21,21 @@ RUNS: Final = Table(
         Column("logits_width", "INTEGER", "V: width of the logits", "tokens"),
         Column("tokenizer_size", "INTEGER", "size of the tokenizer", "tokens"),
         Column("corpus", "VARCHAR", "where the prompts came from"),
-        Column("prompt_set", "VARCHAR", "fingerprint of all its texts, whatever the model"),
+        Column("prompt_set", "VARCHAR", "fingerprint of its texts, the same for every model"),
         Column("n_prompts", "INTEGER", "prompts captured", "prompts"),
         Column("n_tokens", "BIGINT", "tokens captured", "tokens"),
         N_QUARANTINED,
         Column("not_finite_from", "VARCHAR", "first site with NaN or infinities; null: none"),
         Column("n_texts_set_aside", "INTEGER", "texts that became no prompt", "texts"),
         Column("context", "INTEGER", "prompts were cut to this length", "tokens"),
-        Column("logit_positions", "VARCHAR", "all, or schedule: where logits were kept"),
+        Column("logit_positions", "VARCHAR", "all, or schedule: positions with logit statistics"),
         Column("compute_dtype", "VARCHAR", "number type of the forward pass"),
         Column("stored_dtype", "VARCHAR", "number type of the stored hidden states"),
         Column("backend", "VARCHAR", "what ran the model"),
         Column("plan_hash", "VARCHAR", "SHA-256 of the plan, in hex"),
         Column("plan", "JSON", "everything that could change a number"),
         Column("shards", "VARCHAR", "fingerprint of the committed shards"),
-        Column("kernel", "VARCHAR", "version of the arithmetic that its numbers are of"),
+        Column("kernel", "VARCHAR", "version of the arithmetic that made its numbers"),
         Column("series", "VARCHAR", "training that the model is a checkpoint of; null: none"),
         Column("step", "BIGINT", "step of that training", "steps"),
     ),
@@ -49,13 +49,13 @@ PROMPTS: Final = Table(
     (
         RUN,
         PROMPT_ID,
-        Column("source_row", "BIGINT", "row of the corpus it came from, from 0"),
-        Column("n_tokens", "INTEGER", "length after the cut", "tokens"),
+        Column("source_row", "BIGINT", "row of the corpus, from 0"),
+        Column("n_tokens", "INTEGER", "length after cutting at the context", "tokens"),
         Column("truncated", "BOOLEAN", "whether the text was longer than the context"),
         Column("sha256", "VARCHAR", "SHA-256 of the token ids, in hex"),
         Column("id", "VARCHAR", "the corpus's own id of the row; null: it has none"),
         Column("text", "VARCHAR", "the text; null unless captured with --keep-texts"),
-        Column("n_given", "INTEGER", "of the text; null: the model wrote none", "tokens"),
+        Column("n_given", "INTEGER", "length of the text; null: the model wrote none", "tokens"),
         Column(
             "replay_difference",
             "DOUBLE",
@@ -63,14 +63,14 @@ PROMPTS: Final = Table(
             "nats",
         ),
         Column("branch_of", "INTEGER", "prompt that it branches off; null: it is no branch"),
-        Column("branch_at", "INTEGER", "of that prompt: the model read them before it", "tokens"),
+        Column("branch_at", "INTEGER", "first tokens of branch_of, read before it", "tokens"),
     ),
     added=frozenset({"id", "text", "n_given", "replay_difference", "branch_of", "branch_at"}),
     more="field of the corpus row",
 )
 
 WRITTEN: Final = Column("written", "BOOLEAN", "whether the model wrote the token: --continue")
-"""Of a token at a position from `prompts.n_given` on; no file of a shard says it."""
+"""True from position `prompts.n_given` on; computed, because no file of a shard holds it."""
 
 TOKEN_STATS: Final = Table(
     "token_stats",
@@ -79,14 +79,14 @@ TOKEN_STATS: Final = Table(
     (
         RUN,
         PROMPT_ID,
-        Column("position", "INTEGER", "place in the prompt, from 0"),
+        Column("position", "INTEGER", "position in the prompt, from 0"),
         Column("token_id", "INTEGER", "the token at this position"),
-        Column("entropy", "FLOAT", "of the next token", "nats"),
+        Column("entropy", "FLOAT", "entropy of the next token", "nats"),
         Column("log_z", "FLOAT", "log-sum-exp of the logits", "nats"),
         Column("max_logprob", "FLOAT", "ln p of the likeliest token", "nats"),
         Column("margin", "FLOAT", "ln p(1st) - ln p(2nd)", "nats"),
-        Column("next_logprob", "FLOAT", "ln p of the token that came next", "nats"),
-        Column("next_rank", "INTEGER", "1: the next token had the largest logit"),
+        Column("next_logprob", "FLOAT", "ln p of the token that follows", "nats"),
+        Column("next_rank", "INTEGER", "rank of the token that follows; 1: the likeliest"),
         Column("top1_id", "INTEGER", "the likeliest next token"),
         Column("varentropy", "FLOAT", "variance of -ln p; null in older stores", "nats^2"),
         WRITTEN,
@@ -100,19 +100,19 @@ VOCABULARY: Final = Table(
     ("run", "token_id"),
     (
         RUN,
-        Column("token_id", "INTEGER", "as in token_stats, where top1_id is one, too"),
-        Column("token", "VARCHAR", "in words; U+FFFD for part of a character"),
-        Column("bytes", "BLOB", "in the text; null: none (a special token), or unknown"),
+        Column("token_id", "INTEGER", "matches token_id and top1_id of token_stats"),
+        Column("token", "VARCHAR", "its text; U+FFFD for part of a character"),
+        Column("bytes", "BLOB", "its bytes; null: none (a special token), or unknown"),
     ),
 )
 """The view over the vocabularies of the runs' tokenizers that `lpp.sql.connect` adds."""
 
 
 def field_columns(names: Collection[str]) -> dict[str, str]:
-    """The column of `prompts` for each field of the corpora: of the same name if it can be.
+    """The column of `prompts` for each field of the corpora: the name of the field if it is free.
 
     A name that `prompts`, `token_stats` or `vocabulary` has, or that differs from an earlier one in
-    case alone, gets `field.` before it, so that a join of them is never ambiguous.
+    case alone, gets the prefix `field.`, so that a join of these tables is never ambiguous.
 
     >>> field_columns(["label", "entropy"])
     {'entropy': 'field.entropy', 'label': 'label'}

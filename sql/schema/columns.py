@@ -52,9 +52,9 @@ class Table:
     key: tuple[str, ...]
     columns: tuple[Column, ...]
     added: frozenset[str] = frozenset()
-    """Columns that databases of earlier releases lack. Null where a row came from there."""
+    """Columns that databases of earlier releases lack; null in rows that came from one."""
     more: str = ""
-    """What further columns are, of `MORE_TYPES`; empty: none may follow."""
+    """What each further column holds (its type is one of `MORE_TYPES`); empty: none may follow."""
 
     def with_more(self, columns: Iterable[tuple[str, SqlType]]) -> "Table":
         """The table with these further columns (name and type)."""
@@ -66,31 +66,29 @@ RUN: Final = Column("run", "VARCHAR", "run id: model and first 8 digits of its p
 SITE: Final = Column("site", "VARCHAR", "embed, block.1 to block.B, or final")
 CONTEXT: Final = Column("context", "INTEGER", "longest prefix of the schedule", "tokens")
 PREFIX: Final = Column("prefix", "INTEGER", "prompts are cut to this length", "tokens")
-N_PROMPTS: Final = Column("n_prompts", "INTEGER", "the first so many prompts of the run", "prompts")
-FIRST_POSITION: Final = Column(
-    "first_position", "INTEGER", "of rows at positions from here on; 0: all", "tokens"
+N_PROMPTS: Final = Column(
+    "n_prompts", "INTEGER", "prompts used: the first n_prompts of the run", "prompts"
 )
-PROMPT_ID: Final = Column("prompt_id", "INTEGER", "place in the run, from 0")
+FIRST_POSITION: Final = Column(
+    "first_position", "INTEGER", "first position whose rows are used; 0: all", "tokens"
+)
+PROMPT_ID: Final = Column("prompt_id", "INTEGER", "index of the prompt in the run, from 0")
 
 N_QUARANTINED: Final = Column(
-    "n_quarantined", "INTEGER", "of them set aside: no number is of those", "prompts"
+    "n_quarantined", "INTEGER", "of n_prompts, set aside and not used", "prompts"
 )
 N_DUPLICATES: Final = Column(
-    "n_duplicates", "INTEGER", "of them with the token ids of another of them", "prompts"
+    "n_duplicates", "INTEGER", "of n_prompts, with the token ids of another", "prompts"
 )
-N_SINKS: Final = Column(
-    "n_sinks", "INTEGER", "positions in the rows that are attention sinks", "tokens"
-)
+N_SINKS: Final = Column("n_sinks", "INTEGER", "positions used that are attention sinks", "tokens")
 SINK_END: Final = Column(
     "sink_end", "INTEGER", "first position after the site's sinks; 0: none", "tokens"
 )
-PROMPT_SET: Final = Column(
-    "prompt_set", "VARCHAR", "equal where runs read the same first n_prompts"
-)
+PROMPT_SET: Final = Column("prompt_set", "VARCHAR", "equal if runs read the same first n_prompts")
 
 
 def errors(unit: str, name: str = "") -> tuple[Column, ...]:
-    """The error of a number, and its interval: Student's t, 95 %, over prompts."""
+    """Columns for the standard error of a number and its 95 % interval (Student's t, prompts)."""
     return (
         Column(f"{name}stderr", "DOUBLE", "standard error; null: not computed", unit),
         Column(f"{name}ci_low", "DOUBLE", "lower end of the 95 % interval", unit),
@@ -99,7 +97,7 @@ def errors(unit: str, name: str = "") -> tuple[Column, ...]:
 
 
 def with_prefix(name: str, meaning: str, unit: str) -> tuple[Column, ...]:
-    """An extreme over prefixes, the prefix it came from, and its error there."""
+    """Columns for an extreme over prefixes, the prefix it came from, and its error there."""
     where = Column(f"{name}_prefix", "INTEGER", f"prefix that {name} came from", "tokens")
     return Column(name, "DOUBLE", meaning, unit), where, *errors(unit, f"{name}_")
 

@@ -1,4 +1,4 @@
-"""What `lpp-analyze items` found of one evaluated task: features of items, and confidence."""
+"""Results of `lpp-analyze items` for one evaluated task: features of items, and confidence."""
 
 from typing import Final
 
@@ -8,9 +8,9 @@ _KEY: Final = (
     Column("source", "VARCHAR", "as in the view items"),
     Column("task", "VARCHAR", "task of lm-eval"),
     RUN,
-    Column("filter", "VARCHAR", "what answers went through before they were scored"),
+    Column("filter", "VARCHAR", "what processed the answers before they were scored"),
     Column("skip_first", "INTEGER", "first positions left out of a question; 0: none", "tokens"),
-    Column("seed", "BIGINT", "of folds, shuffled labels and resamples"),
+    Column("seed", "BIGINT", "seed of folds, shuffled labels and resamples"),
 )
 ANALYSIS_KEY: Final = tuple(column.name for column in _KEY)
 """What identifies an analysis: its rows in all four tables are replaced together."""
@@ -23,28 +23,28 @@ ITEM_ANALYSES: Final = Table(
         *_KEY,
         Column("n_right", "INTEGER", "items that were answered correctly", "items"),
         Column("n_wrong", "INTEGER", "items that were not", "items"),
-        Column("accuracy", "DOUBLE", "n_right over both", "share"),
+        Column("accuracy", "DOUBLE", "n_right over n_right + n_wrong", "share"),
         Column("accuracy_ci_low", "DOUBLE", "lower end of Wilson's 95 % interval", "share"),
         Column("accuracy_ci_high", "DOUBLE", "upper end of Wilson's 95 % interval", "share"),
         Column("n_left_out", "INTEGER", "items that could not be analysed", "items"),
-        Column("n_groups", "INTEGER", "groups of items; 0: they have none", "groups"),
+        Column("n_groups", "INTEGER", "groups of items; 0: items have no groups", "groups"),
         Column("n_within", "INTEGER", "items compared within groups; 0: none", "items"),
         Column("ece", "DOUBLE", "calibration error; null: items have one answer", "share"),
         Column("ece_ci_low", "DOUBLE", "lower end of its 95 % interval", "share"),
         Column("ece_ci_high", "DOUBLE", "upper end of its 95 % interval", "share"),
         Column("ece_calibrated", "DOUBLE", "mean ece of a calibrated model", "share"),
-        Column("ece_by_chance", "DOUBLE", "95 % of a calibrated model's lie below", "share"),
+        Column("ece_by_chance", "DOUBLE", "95th percentile of ece if calibrated", "share"),
         Column("risk_by", "VARCHAR", "feature that orders items in item_risk"),
         Column("risk_area", "DOUBLE", "mean risk over all coverages", "share"),
-        Column("risk_best", "DOUBLE", "the same, every right item first", "share"),
+        Column("risk_best", "DOUBLE", "risk_area if all right items came first", "share"),
         Column("flags", "VARCHAR[]", "why a number may mislead; empty when none"),
     ),
 )
 
 _AUROC: Final = {
-    "": "P(a right item's value is larger)",
-    "within_": "the same in pairs of one group",
-    "partial_": "less answer_length, chosen_logprob",
+    "": "P(a right item has the larger value)",
+    "within_": "auroc over pairs within one group",
+    "partial_": "auroc given answer_length, chosen_logprob",
 }
 
 
@@ -53,7 +53,7 @@ def _numbers(kind: str) -> tuple[Column, ...]:
         Column(f"{kind}auroc", "DOUBLE", _AUROC[kind], "probability"),
         Column(f"{kind}ci_low", "DOUBLE", "lower end of its 95 % interval", "probability"),
         Column(f"{kind}ci_high", "DOUBLE", "upper end of its 95 % interval", "probability"),
-        Column(f"{kind}p_value", "DOUBLE", "of an AUROC of 0.5, uncorrected", "probability"),
+        Column(f"{kind}p_value", "DOUBLE", "if the AUROC were 0.5, uncorrected", "probability"),
         Column(f"{kind}shuffled_mean", "DOUBLE", "mean with shuffled labels", "probability"),
         Column(f"{kind}shuffled_low", "DOUBLE", "95 % of shuffles lie above", "probability"),
         Column(f"{kind}shuffled_high", "DOUBLE", "95 % of shuffles lie below", "probability"),
@@ -67,16 +67,16 @@ ITEM_FEATURES: Final = Table(
     (
         *_KEY,
         Column("feature", "VARCHAR", "its declared name"),
-        Column("site", "VARCHAR", "site of a feature of rows; empty: of no site"),
+        Column("site", "VARCHAR", "site of the feature; empty: it has no site"),
         Column("depth", "INTEGER", "0 at embed, k at block.k, B at final", "blocks"),
         Column("role", "VARCHAR", "baseline, statistic, gold or rows"),
         Column("unit", "VARCHAR", "of the feature"),
         Column("n_right", "INTEGER", "right items that have the feature", "items"),
-        Column("n_wrong", "INTEGER", "wrong items that have it", "items"),
+        Column("n_wrong", "INTEGER", "wrong items that have the feature", "items"),
         Column("n_groups", "INTEGER", "groups that are compared", "groups"),
         *(column for kind in _AUROC for column in _numbers(kind)),
         Column("q_value", "DOUBLE", "after Benjamini-Hochberg; null: gold", "probability"),
-        Column("why_none", "VARCHAR", "why there is no auroc; null: there is"),
+        Column("why_none", "VARCHAR", "why there is no auroc; null: there is one"),
     ),
 )
 
@@ -89,7 +89,7 @@ ITEM_RELIABILITY: Final = Table(
         Column("bin", "INTEGER", "from 0, by ascending confidence"),
         Column("n", "INTEGER", "items in the bin", "items"),
         Column("confidence", "DOUBLE", "mean chosen_share", "share"),
-        Column("accuracy", "DOUBLE", "items that are right", "share"),
+        Column("accuracy", "DOUBLE", "right items over n", "share"),
         Column("accuracy_ci_low", "DOUBLE", "lower end of Wilson's 95 % interval", "share"),
         Column("accuracy_ci_high", "DOUBLE", "upper end of Wilson's 95 % interval", "share"),
     ),
@@ -101,8 +101,8 @@ ITEM_RISK: Final = Table(
     (*ANALYSIS_KEY, "n_answered"),
     (
         *_KEY,
-        Column("n_answered", "INTEGER", "items answered, the most confident ones", "items"),
+        Column("n_answered", "INTEGER", "the n_answered most confident items", "items"),
         Column("coverage", "DOUBLE", "n_answered over all items", "share"),
-        Column("risk", "DOUBLE", "of them wrong", "share"),
+        Column("risk", "DOUBLE", "wrong ones among n_answered", "share"),
     ),
 )

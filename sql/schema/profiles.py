@@ -61,18 +61,18 @@ ENTROPY: Final = Table(
         N_PROMPTS,
         *with_errors(
             Column("entropy", "DOUBLE", "mean over prompts", "nats"),
-            Column("entropy_norm", "DOUBLE", "over ln V", "share"),
+            Column("entropy_norm", "DOUBLE", "entropy over ln V", "share"),
         ),
         N_QUARANTINED,
         N_DUPLICATES,
         Column("short_prompts", "INTEGER", "prompts shorter than the prefix", "prompts"),
-        Column("distinct_prefixes", "DOUBLE", "distinct token prefixes over prompts", "share"),
+        Column("distinct_prefixes", "DOUBLE", "distinct beginnings over prompts", "share"),
     ),
 )
 
 METRICS: Final = Table(
     "metrics",
-    "declared metrics other than those of spectra: lpp-analyze metrics",
+    "declared metrics that are not in spectra: lpp-analyze metrics",
     ("run", "site", "context", "prefix", "n_prompts", "first_position", "metric"),
     (
         RUN,
@@ -84,7 +84,7 @@ METRICS: Final = Table(
         N_QUARANTINED,
         Column("metric", "VARCHAR", "its declared name"),
         Column("unit", "VARCHAR", "of the value"),
-        Column("value", "DOUBLE", "null: not defined there", "of the metric"),
+        Column("value", "DOUBLE", "null: not defined for these tokens", "of the metric"),
         *errors("of the metric"),
         Column("flags", "VARCHAR[]", "why the value may mislead; empty when none"),
     ),
@@ -100,12 +100,12 @@ _PROFILE: Final = (
     Column("model", "VARCHAR", "hub id, folder or file of the model"),
     Column("corpus", "VARCHAR", "where the prompts came from"),
     PROMPT_SET,
-    Column("prefixes", "INTEGER[]", "the schedule the extremes are over", "tokens"),
-    *with_prefix("entropy_floor", "smallest entropy_norm, of every position", "share"),
-    *with_prefix("participation_ratio", "largest", "dimensions"),
-    *with_prefix("participation_ratio_norm", "largest", "share"),
-    *with_prefix("effective_rank", "largest", "dimensions"),
-    *with_prefix("effective_rank_norm", "largest", "share"),
+    Column("prefixes", "INTEGER[]", "schedule that the extremes are taken over", "tokens"),
+    *with_prefix("entropy_floor", "smallest entropy_norm, whatever first_position", "share"),
+    *with_prefix("participation_ratio", "largest over the prefixes", "dimensions"),
+    *with_prefix("participation_ratio_norm", "largest over the prefixes", "share"),
+    *with_prefix("effective_rank", "largest over the prefixes", "dimensions"),
+    *with_prefix("effective_rank_norm", "largest over the prefixes", "share"),
     Column("flags", "VARCHAR[]", "why a number may mislead; empty when none"),
 )
 
@@ -118,7 +118,7 @@ PROFILES: Final = Table(
 
 SITE_PROFILES: Final = Table(
     "site_profiles",
-    "the same extremes at every site",
+    "profile of a run at every site: extremes over prefixes",
     ("run", "context", "n_prompts", "first_position", "site"),
     _PROFILE,
 )

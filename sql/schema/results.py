@@ -1,4 +1,4 @@
-"""What commands compute, and how their rows stand beside those of earlier commands."""
+"""Tables that commands compute, and how new rows are merged with those of earlier commands."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from lpp.sql.schema.drift import DRIFT_PREDICTIONS, DRIFT_TOKENS
 from lpp.sql.schema.evaluations import ANALYSIS_KEY
 
 FIRST_POSITION: Final = Column(
-    "first_position", "INTEGER", "rows at earlier positions take no part", "tokens"
+    "first_position", "INTEGER", "rows at earlier positions are left out", "tokens"
 )
 
 JACKKNIFE: Final = Table(
     "jackknife",
-    "numbers of site_profiles again without each group of prompts: what a difference needs",
+    "numbers of site_profiles without one group of prompts: for errors of differences",
     (
         *("run", "site", "context", "n_prompts", "first_position", "metric", "prefix"),
         "prompt_group",
@@ -37,19 +37,19 @@ JACKKNIFE: Final = Table(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Merging:
-    """How rows of a new command meet those that the database has of earlier ones.
+    """How rows of a new command are merged with those of earlier commands in the database.
 
-    A new row takes the place of the old one of its key, but for numbers that only the old one
-    has: a value that was not asked for, an error that was not computed.
+    A new row replaces the old row of the same key, but keeps numbers that only the old row has:
+    a value that was not requested this time, an error that was not computed.
     """
 
     replaced: tuple[str, ...] = ()
-    """Key columns of what is replaced together, and whole: nothing of an old row is kept. Empty:
-    the table's whole key, and a new row keeps what only the old one has."""
+    """Key columns: all old rows that agree in them are replaced, and nothing of them is kept.
+    Empty: the table's whole key, and a new row keeps the numbers that only the old row has."""
     beside: tuple[str, ...] = ()
-    """What rows agree in that are compared with one another, in SQL: `different_prompts`."""
+    """SQL expressions that are equal for rows that are compared: for `different_prompts`."""
     covers: tuple[str, ...] = ()
-    """Columns that count what a row is made of: one that is made of more stays."""
+    """Columns that count what a row is made of: an old row that is made of more is kept."""
 
 
 _BESIDE: Final = ("context", "n_prompts")
@@ -69,15 +69,15 @@ RESULTS: Final[Mapping[str, Merging]] = MappingProxyType(
         "drift_predictions": Merging(replaced=DRIFT_PREDICTIONS.key),
         "drift_sites": Merging(),
         "drift_tokens": Merging(replaced=DRIFT_TOKENS.key),
-        # q is over all features of an analysis: they are replaced together
+        # q corrects over all features of an analysis, so they are replaced together
         "item_analyses": Merging(replaced=ANALYSIS_KEY),
         "item_features": Merging(replaced=ANALYSIS_KEY),
         "item_reliability": Merging(replaced=ANALYSIS_KEY),
         "item_risk": Merging(replaced=ANALYSIS_KEY),
     }
 )
-"""Tables whose old rows stay, as long as their runs are as they were. `profiles` is made of
-`site_profiles`: of each run and setting the deepest site."""
+"""Tables whose old rows stay as long as their runs are unchanged. `profiles` is made from
+`site_profiles`: the deepest site of each run and setting."""
 
 
 _NUMBERS: Final = ("DOUBLE", "INTEGER", "BIGINT")
@@ -88,9 +88,9 @@ class Number(NamedTuple):
 
     value: str
     prefix: str | None
-    """Where it came from."""
+    """Column with the prefix that it came from; None: the table has none."""
     errors: tuple[str, ...]
-    """Its standard error first, then its interval; empty: the table has none."""
+    """Columns of its standard error and interval; empty: the table has none."""
 
 
 def numbers(table: Table) -> Iterator[Number]:

@@ -38,7 +38,7 @@ SENSITIVITY: Final = Table(
         Column("ci_low", "DOUBLE", "lower end of its 95 % interval", "of the metric"),
         Column("ci_high", "DOUBLE", "upper end of its 95 % interval", "of the metric"),
         Column("flags", "VARCHAR[]", "why value may mislead; empty when none"),
-        Column("left_out", "VARCHAR", "why this run has no value here; null: it has"),
+        Column("left_out", "VARCHAR", "why this run has no value here; null: it has one"),
     ),
 )
 
@@ -49,19 +49,19 @@ AGREEMENT: Final = Table(
     (
         Column("metric", "VARCHAR", "as in sensitivity"),
         Column("setting_a", "VARCHAR", "corpus, site, context, n_prompts, aggregation"),
-        Column("setting_b", "VARCHAR", "the same, of the other setting"),
-        Column("differ", "VARCHAR[]", "in what the settings differ"),
+        Column("setting_b", "VARCHAR", "the other setting, in the same form"),
+        Column("differ", "VARCHAR[]", "names of what differs between the settings"),
         Column("n_models", "INTEGER", "models with a value in both", "models"),
         Column("kendall_tau", "DOUBLE", "tau-b: ties corrected for", "-1 to 1"),
         Column("spearman_rho", "DOUBLE", "mean ranks for ties", "-1 to 1"),
-        Column("flags", "VARCHAR[]", "of any value in it; empty when none"),
-        Column("reason", "VARCHAR", "why there is no coefficient; null: there is"),
+        Column("flags", "VARCHAR[]", "flags of any value used; empty when none"),
+        Column("reason", "VARCHAR", "why there is no coefficient; null: there is one"),
     ),
 )
 
 
 def _rank(name: str, meaning: str) -> tuple[Column, ...]:
-    """A rank in dimensions and over its bound."""
+    """Columns for a rank in dimensions and divided by its bound."""
     return (
         Column(name, "DOUBLE", meaning, "dimensions"),
         Column(f"{name}_norm", "DOUBLE", "over rank_bound", "share"),
@@ -69,7 +69,7 @@ def _rank(name: str, meaning: str) -> tuple[Column, ...]:
 
 
 def _sure_rank(name: str, meaning: str) -> tuple[Column, ...]:
-    """The same with its error and interval, in dimensions."""
+    """Columns of `_rank`, and those of its error and interval in dimensions."""
     return *_rank(name, meaning), *errors("dimensions", f"{name}_")
 
 
@@ -90,10 +90,10 @@ LAYERS: Final = Table(
         *_sure_rank("participation_ratio", "(sum l)^2 / sum l^2"),
         *_sure_rank("effective_rank", "exp of the spectrum's entropy"),
         Column("top_share", "DOUBLE", "first eigenvalue over their sum", "share"),
-        *_sure_rank("zscore_participation_ratio", "columns over their deviations"),
-        *_sure_rank("zscore_effective_rank", "columns over their deviations"),
-        *_rank("robust_participation_ratio", "widest five columns clipped"),
-        *_rank("robust_effective_rank", "widest five columns clipped"),
+        *_sure_rank("zscore_participation_ratio", "after z-scoring every column"),
+        *_sure_rank("zscore_effective_rank", "after z-scoring every column"),
+        *_rank("robust_participation_ratio", "after clipping the five widest columns"),
+        *_rank("robust_effective_rank", "after clipping the five widest columns"),
         Column("flags", "VARCHAR[]", "why a number may mislead; empty when none"),
     ),
 )
@@ -116,13 +116,13 @@ HOURGLASS: Final = Table(
         Column("n_layers", "INTEGER", "layers in the means", "layers"),
         Column("n_collapsed", "INTEGER", "layers left out: PR within 1 % of 1", "layers"),
         Column("n_missing", "INTEGER", "layers left out: no rank", "layers"),
-        Column("reason", "VARCHAR", "why there is no score; null: there is"),
+        Column("reason", "VARCHAR", "why there is no score; null: there is one"),
     ),
 )
 
 CKA: Final = Table(
     "cka",
-    "likeness of two sites of a run: linear CKA of the same tokens",
+    "similarity of two sites of a run: linear CKA over the same tokens",
     ("run", "first_position", "prefix", "n_prompts", "site", "other_site"),
     (
         RUN,
@@ -134,8 +134,8 @@ CKA: Final = Table(
         N_QUARANTINED,
         Column("depth", "INTEGER", "of site", "blocks"),
         Column("other_depth", "INTEGER", "of other_site", "blocks"),
-        Column("n_tokens", "BIGINT", "N; unrelated rows have about d / (N + d)", "tokens"),
+        Column("n_tokens", "BIGINT", "N; for unrelated rows cka is about d / (N + d)", "tokens"),
         Column("cka", "DOUBLE", "0 to 1; null without variance", "share"),
-        Column("flags", "VARCHAR[]", "why it may mislead; empty when none"),
+        Column("flags", "VARCHAR[]", "why cka may mislead; empty when none"),
     ),
 )
