@@ -1,4 +1,4 @@
-"""The format: what lies on disk, how it is written whole and read in blocks.
+"""The store: its format on disk, written in whole shards and read in blocks.
 
 SPEC.md beside this file is the authority. Names load on first use, so that importing
 `lpp.store.errors` costs no zarr and no pyarrow.

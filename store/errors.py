@@ -1,14 +1,14 @@
-"""Every error a user can meet, grouped by what the one who meets it would do.
+"""Every error a user can meet, grouped by what the user would do about it.
 
     LppError
     ├── InputError          ValueError  change the command or the input file
-    │   └── NotFoundError   KeyError    name one of those there are
-    ├── FormatError         ValueError  what lies there is no store we read, or was altered
-    ├── ConflictError       OSError     another run, plan or writer stands there already
+    │   └── NotFoundError   KeyError    choose an existing name
+    ├── FormatError         ValueError  the data is no store this release reads, or was altered
+    ├── ConflictError       OSError     another run, plan or writer is already there
     └── MachineError        OSError     the machine lacks something: disk space, memory, a package,
                                         a device, an object store that answers
 
-Each is also the built-in error beside it, for callers who catch those.
+Each is also the built-in error named next to it, for callers who catch built-in errors.
 
 Each message says what is wrong, where, and the next command. A command prints it without a
 traceback and exits with code 2.
@@ -45,7 +45,7 @@ class ErrorKind(StrEnum):
 
 
 def first_line(error: object) -> str:
-    """What an error says first, for a message of ours; its type where it says nothing.
+    """The first line of an error's text, for use in a message; its type if the text is empty.
 
     >>> first_line(ValueError("no such file\\nat line 3")), first_line(TimeoutError())
     ('no such file', 'TimeoutError')
@@ -54,7 +54,7 @@ def first_line(error: object) -> str:
 
 
 class LppError(Exception):
-    """Base of every error raised on purpose: `str(error)` is fit for a user's eyes."""
+    """Base of every error raised on purpose: `str(error)` is a message for the user."""
 
     def __init__(self, message: str, *, kind: ErrorKind) -> None:
         super().__init__(message)
@@ -64,7 +64,7 @@ class LppError(Exception):
         return str(self.args[0])  # as written: KeyError would quote it
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """As another process gets it: `kind` is a keyword, which pickling alone would drop."""
+        """Pickle with `kind`, a keyword argument that the default would drop."""
         return _revived, (type(self), str(self), self.kind)
 
 
@@ -73,18 +73,18 @@ class InputError(LppError, ValueError):
 
 
 class NotFoundError(InputError, KeyError):
-    """Nothing bears the name that was given; the message lists what there is."""
+    """Nothing has the given name; the message lists the names there are."""
 
     def __init__(self, message: str, *, kind: ErrorKind = ErrorKind.NOT_FOUND) -> None:
         super().__init__(message, kind=kind)
 
 
 class FormatError(LppError, ValueError):
-    """What lies on disk is not a store this release reads, or is not what was written."""
+    """The data on disk is not a store this release reads, or is not what was written."""
 
 
 class ConflictError(LppError, OSError):
-    """Something else stands there already: another plan, another writer."""
+    """Something else is already there: another plan, another writer."""
 
 
 class MachineError(LppError, OSError):

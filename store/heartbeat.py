@@ -22,46 +22,46 @@ from lpp.store.objects.protocol import Objects
 from lpp.store.shards import run_directory
 
 SIGN: Final = "writer"
-"""What a sign's name begins with, after the dot."""
+"""The beginning of a heartbeat file's name, after the dot."""
 
 SIGN_SECONDS: Final = 30.0
-"""Between two signs of life."""
+"""Seconds between two touches of the file."""
 
 MAX_DOING: Final = 200
-"""Characters of a sign's words that are told."""
+"""Characters of a writer's description that are shown."""
 
 SILENT_SECONDS: Final = 180.0
-"""A writer without a sign for so long is taken for gone: six signs, and some for clocks that
-disagree and file systems that are slow to tell."""
+"""A writer whose file was not touched for this long counts as gone. That is six missed touches,
+which allows for clocks that disagree and file systems that report changes late."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Writer:
-    """A process that writes a run, or did until it ended without a word."""
+    """A process that writes a run, or one that was killed while it wrote."""
 
     host: str
     pid: int
     here: bool
     """Whether `host` is this machine."""
     doing: str
-    """In its own words, such as `part 2/8`; empty when it left none."""
+    """Its own description, such as `part 2/8`; empty if it gave none."""
     since: float | None
-    """When it began, in seconds since the epoch, by its own clock; None when it does not say."""
+    """When it began, in seconds since the epoch, by its own clock; None if unknown."""
     last_sign: float
-    """When it last gave a sign, in seconds since the epoch, by the file system's clock."""
+    """When it last touched its file, in seconds since the epoch, by the file system's clock."""
     ended: bool
-    """Whether its process is known to be gone: known of this machine's processes alone."""
+    """Whether its process is known to have ended; only processes of this machine can be known."""
 
     def alive(self, now: float) -> bool:
-        """Whether it is at work, as far as can be told: not known to have ended, not silent."""
+        """Whether it seems to be at work: it is not known to have ended, and its file is recent."""
         return not self.ended and now - self.last_sign < SILENT_SECONDS
 
 
 @contextlib.contextmanager
 def at_work(shards: Place, doing: str) -> Iterator[None]:
-    """Keep a sign in the directory `shards` that this process works there, until the block ends.
+    """Keep a heartbeat of this process in the directory `shards` until the block ends.
 
-    A sign is a courtesy: where it cannot be written, the work goes on without.
+    Heartbeats are optional: if the file cannot be written, the work continues without it.
     """
     objects, sign, end = _signs(shards), staged_name(SIGN), threading.Event()
     words = json.dumps({"doing": doing, "since": time.time()}).encode()
@@ -85,14 +85,14 @@ def at_work(shards: Place, doing: str) -> Iterator[None]:
 
 
 def writers(shards: Place) -> list[Writer]:
-    """Every process that left a sign in the directory `shards`, by host and pid."""
+    """Every process with a heartbeat in the directory `shards`, by host and pid."""
     objects = _signs(shards)
     found = {}
     for entry in objects.entries():
         owner = owner_of(entry.name)
         seen = _seen(objects, entry.name, owner) if owner and owner.target == SIGN else None
         if owner is not None and seen is not None:
-            found[seen.host, seen.pid, owner.mark] = seen  # one number in two containers is two
+            found[seen.host, seen.pid, owner.mark] = seen  # containers may share a pid
     return [found[key] for key in sorted(found)]
 
 
@@ -101,7 +101,7 @@ def _signs(shards: Place) -> Objects:
 
 
 def _seen(objects: Objects, name: str, owner: Owner) -> Writer | None:
-    """What a sign tells of its owner; None when it vanished meanwhile."""
+    """The writer that a heartbeat describes; None if the file has vanished."""
     try:
         last_sign = objects.stat(name).modified
     except MachineError:
@@ -121,7 +121,7 @@ def _seen(objects: Objects, name: str, owner: Owner) -> Writer | None:
 
 
 def _words(objects: Objects, name: str) -> tuple[str, float | None]:
-    """What a sign says; nothing when it is unreadable."""
+    """Description and start time in a heartbeat; empty if it is unreadable."""
     try:
         document = json.loads(objects.get(name, MAX_ROOT_BYTES))
         doing, since = document["doing"], float(document["since"])

@@ -1,4 +1,4 @@
-"""Items of evaluations in a store, SPEC.md section 7: beside the scores that they make.
+"""Items of evaluations in a store, SPEC.md section 7, stored with the scores made from them.
 
 An evaluation keeps a file `items.arrow` among the original files of its scores, one for each model
 and, where a source holds several tasks, for each task.
@@ -56,8 +56,8 @@ def is_evaluation(plan: Plan) -> bool:
 
 
 def corpora_first(runs: Iterable[T], evaluates: Callable[[T], bool]) -> list[T]:
-    """The runs of one model that its profile may be read from: those of a corpus where there is
-    any, else all. evaluates: whether a run was made by an evaluation.
+    """The runs of one model that its profile may be read from: its runs on a corpus, or all runs if
+    there is no such run. evaluates: whether a run was made by an evaluation.
 
     >>> corpora_first(["evaluation", "corpus"], lambda run: run == "evaluation")
     ['corpus']
@@ -69,8 +69,8 @@ def corpora_first(runs: Iterable[T], evaluates: Callable[[T], bool]) -> list[T]:
 def answered_correctly(
     metrics: Mapping[str, float], gold: int | None, chosen: int | None
 ) -> bool | None:
-    """Whether an item was answered correctly: as its metrics say, else where the chosen answer is
-    the right one; None where neither says it.
+    """Whether an item was answered correctly: by its metrics, or else by whether the chosen answer
+    is the right one; None if neither is known.
 
     >>> answered_correctly({"acc": 0.0}, 1, 1), answered_correctly({"f1": 0.5}, 1, 1)
     (False, True)
@@ -95,7 +95,7 @@ def read_items(root: Url) -> pa.Table:
     """
     for reading in range(READINGS):
         time.sleep(PAUSE_SECONDS * reading)
-        with contextlib.suppress(FileNotFoundError):  # replaced between the list and the look
+        with contextlib.suppress(FileNotFoundError):  # replaced after it was listed
             return _read(root)
     return _read(root)
 

@@ -1,7 +1,8 @@
-"""Proof that `final` and the head of a run are its logits, SPEC.md section 8.
+"""Check that `final` and the head of a run give its logits, SPEC.md section 8.
 
 Entropy and ln of the sum are recomputed at some tokens and compared with the stored columns. A
-wrong matrix, step or order of rows shows at once; what may differ is told in `LogitsCheck`.
+wrong matrix, step or order of rows shows at once; `LogitsCheck` explains which differences are
+allowed.
 """
 
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ TOKENS: Final = 256
 """Tokens of a run that are recomputed."""
 
 TOLERANCE: Final = 1e-4
-"""Nats. The median of the differences is within, and in float32 nearly every one."""
+"""Nats. The median of the differences must be within it; in float32 nearly every difference is."""
 
 JOINED: Final = "vllm+torch"
 """The backend whose `final` and whose logits come from two forward passes."""
@@ -37,10 +38,10 @@ class LogitsCheck:
 
     A float32 product on the edge between two values of bfloat16 or float16 may be rounded the other
     way than in the model's kernel. So most tokens agree to the rounding of float32, and some differ
-    by what a unit in the last place explains. With the bound u on the difference of each logit
+    by a unit in the last place. With the bound u on the difference of each logit
     (`Head.error_bound`) ln of the sum is within u, and the entropy within u (ln(V) / 2 + 1). Both
-    are the same for the rows of a matrix in another order: so the logit of the token that was the
-    most likely is compared with the largest, and is within 2 u.
+    do not change if the rows of the matrix are permuted. So the logit of the token that was the
+    most likely must also be within 2 u of the largest logit.
     """
 
     tokens: int
@@ -49,7 +50,7 @@ class LogitsCheck:
     log_z: float
     """Largest difference, nats."""
     problem: str = ""
-    """Why they are not the logits of the run; empty where they are."""
+    """Why they are not the logits of the run; empty if they are."""
 
     def __str__(self) -> str:
         return (
@@ -61,8 +62,8 @@ class LogitsCheck:
 def check_logits(run: Run, *, tokens: int = TOKENS) -> LogitsCheck | None:
     """Recompute at most `tokens` of the run, spread evenly over its shards.
 
-    None where there is nothing to recompute: no head, no rows of `final`, no statistics, or
-    statistics of another forward pass than the rows. FormatError for altered bytes. Costs the
+    None if there is nothing to recompute: no head, no rows of `final`, no statistics, or statistics
+    that come from another forward pass than the rows. FormatError for altered bytes. Costs the
     head's matrix in memory and 2 V d operations a token.
     """
     plan = run.plan
@@ -83,7 +84,7 @@ def check_logits(run: Run, *, tokens: int = TOKENS) -> LogitsCheck | None:
 
 
 def logits_problems(run: Run, check: LogitsCheck | None) -> list[Problem]:
-    """What is wrong with the head of a run, its place told from the root of the store."""
+    """What is wrong with the head of a run; the place is relative to the root of the store."""
     if check is None or not check.problem:
         return []
     where = f"{HEADS_KEY}/{head_name(run.plan)}"
@@ -110,7 +111,7 @@ class Stored:
 
 
 COLUMNS: Final = ("entropy", "log_z", "top1_id")
-"""Of `Stored`."""
+"""Columns of `Stored`."""
 
 _NONE: Final = Stored(
     entropy=np.empty(0, np.float32),
@@ -120,7 +121,7 @@ _NONE: Final = Stored(
 
 
 def compare_logits(head: Head, rows: npt.NDArray[np.float32], stored: Stored) -> LogitsCheck:
-    """What `head` makes of `rows`, (n, d) of `final`, against the columns of the same tokens."""
+    """Compare what `head` computes from `rows`, (n, d) of `final`, with the stored columns."""
     difference = np.empty((3, len(rows)))
     allowed = np.empty((3, len(rows)))
     for tile, logits in head.tiles(rows):
@@ -145,7 +146,7 @@ def compare_logits(head: Head, rows: npt.NDArray[np.float32], stored: Stored) ->
 
 
 def _problem(difference: npt.NDArray[np.float64], allowed: npt.NDArray[np.float64]) -> str:
-    """Why the logits are not those of the columns; both (3, n)."""
+    """Why the logits do not fit the columns; both arrays are (3, n)."""
     what = ("entropy", "log_z", "the logit of the most likely token")
     for name, found, most in zip(what, difference, allowed, strict=True):
         median, worst = float(np.median(found)), int(np.argmax(found - most))
@@ -154,7 +155,7 @@ def _problem(difference: npt.NDArray[np.float64], allowed: npt.NDArray[np.float6
         if found[worst] > most[worst]:
             return (
                 f"{name} from final differs by {found[worst]:.1e} at a token, {most[worst]:.1e} "
-                "is the most"
+                "is allowed"
             )
     return ""
 
@@ -180,7 +181,7 @@ def _sample(run: Run, tokens: int) -> tuple[npt.NDArray[np.float32], Stored]:
 def _of_shard(
     run: Run, shard: Shard, tokens: int
 ) -> Iterator[tuple[npt.NDArray[np.float32], Stored]]:
-    """Some tokens of a shard that have statistics, a chunk of the array at a time."""
+    """Up to `tokens` tokens of a shard that have statistics, a chunk of the array at a time."""
     table = shard.table(TOKENS_KEY, _WANTED, rows=shard.rows)
     has = ~np.isin(table["prompt_id"].to_numpy(), shard.quarantined())
     has &= table["entropy"].is_valid().to_numpy(zero_copy_only=False)

@@ -69,7 +69,7 @@ class MomentsReader:
 
 
 def moments_table_of(shard: Shard, plan: Plan) -> pa.Table:
-    """`moments.arrow` of a shard, (S x B, 4). FormatError(CORRUPT) for what is no such table."""
+    """`moments.arrow` of a shard, (S x B, 4). FormatError(CORRUPT) if it is not such a table."""
     bands = len(plan.moment_ends)
     values = sum(site.width for site in plan.sites) * bands
     return shard.table(MOMENTS_KEY, MOMENTS_SCHEMA, rows=len(plan.sites) * bands, extra=8 * values)

@@ -1,4 +1,4 @@
-"""Reading `prompts.arrow` of a committed run, SPEC.md section 5: its columns, as many as wanted."""
+"""Reading `prompts.arrow` of a committed run, SPEC.md section 5: only the requested columns."""
 
 import pyarrow as pa
 
@@ -13,7 +13,7 @@ from lpp.store.format.tables import PROMPTS_SCHEMA, table_schema
 
 
 def extra_columns(checked: Checked[CommitRecord]) -> pa.Schema:
-    """What the prompts carry beside `PROMPTS_SCHEMA`; nothing before format 3.
+    """The columns of prompts beyond `PROMPTS_SCHEMA`; none before format 3.
 
     FormatError(CORRUPT) for a column of the format that is there twice or has another type.
     Columns that the format does not name are ignored.
@@ -34,7 +34,7 @@ def extra_columns(checked: Checked[CommitRecord]) -> pa.Schema:
 def read_prompts(
     checked: Checked[CommitRecord], plan: Plan, schema: pa.Schema = PROMPTS_SCHEMA
 ) -> pa.Table:
-    """The columns of `schema`, (count, n). FormatError(CORRUPT) where the table has no such."""
+    """The columns of `schema`, (count, n). FormatError(CORRUPT) if the table lacks one."""
     # format 3 has texts and fields, whose length no plan says
     extra = None if checked.record.format >= 3 else 8 * plan.prompts.tokens
     return checked.table(PROMPTS_KEY, schema, rows=plan.prompts.count, extra=extra)

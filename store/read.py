@@ -1,4 +1,4 @@
-"""One run as it lies in a store: its plan, its prompts, the rows of its committed shards.
+"""One run of a store: its plan, its prompts, the rows of its committed shards.
 
 Reading is bounded in memory: a block of rows at a time, never a whole shard. Everything comes
 through `lpp.store.committed.checked`, so that altered bytes never become numbers.
@@ -54,8 +54,8 @@ if TYPE_CHECKING:
     import zarr
 
 BLOCK_BYTES: Final = 24 << 20
-"""Size of a block of float32 rows: several chunks for each core, and small enough that the memory
-of one block is used again for the next; fresh pages cost more than decoding into them."""
+"""Size of a block of float32 rows: several chunks for each core, and small enough that the next
+block reuses the memory of the last; fresh pages cost more than decoding into them."""
 
 _LENGTHS: Final = pa.schema([PROMPTS_SCHEMA.field("n_tokens")])
 
@@ -72,7 +72,7 @@ class Block:
     """(n,)"""
 
     def without(self, prompts: npt.NDArray[np.integer[Any]]) -> "Block":
-        """The rows that belong to none of `prompts`; itself where all do not."""
+        """The rows that belong to none of `prompts`; the block itself if no row does."""
         kept = np.isin(self.prompt_id, prompts, invert=True)
         if kept.all():
             return self
@@ -114,7 +114,7 @@ class Run:
 
     @cached_property
     def plan(self) -> Plan:
-        """The frozen plan. FormatError(CORRUPT) when it is not the one this run was made with."""
+        """The frozen plan. FormatError(CORRUPT) if it is not the one this run was made with."""
         where = str(self._checked.objects.place / PLAN_KEY)
         plan = parse_plan(load_json(self._checked.document(PLAN_KEY), where), where)
         if plan.hash != self.commit.plan or plan.run_id != self.id:
@@ -131,7 +131,7 @@ class Run:
         return self.plan.site_names
 
     def site(self, name: str) -> SiteSpec:
-        """The site of that name. NotFoundError for one that the run does not hold."""
+        """The site of that name. NotFoundError if the run does not have it."""
         for spec in self.plan.sites:
             if spec.name == name:
                 return spec
@@ -154,12 +154,12 @@ class Run:
 
     @property
     def left_out(self) -> dict[int, str]:
-        """Why shards that are there do not count, by index: each has no valid record."""
+        """Why existing shards are not used, by index: each has no valid record."""
         return {k: found for k, found in enumerate(self._found) if isinstance(found, str)}
 
     @property
     def missing_shards(self) -> tuple[int, ...]:
-        """Indices of shards that do not count: not committed yet, or left out."""
+        """Indices of shards that cannot be used: not committed yet, or left out."""
         return tuple(k for k, found in enumerate(self._found) if not isinstance(found, Shard))
 
     @property
@@ -168,12 +168,12 @@ class Run:
         return self.plan.shards[min(self.missing_shards, default=self.plan.n_shards)]
 
     def shard(self, index: int) -> Shard | None:
-        """Shard `index` as it lies there now, or None where none counts."""
+        """Shard `index` as it is now, or None if it cannot be used."""
         (found,) = self._look([index])
         return found if isinstance(found, Shard) else None
 
     def uncommitted(self, indices: Sequence[int]) -> list[int]:
-        """Those of `indices` that no one has committed by now, in order; looks at each anew."""
+        """The `indices` that nobody has committed by now, in order; checks each again."""
         found = zip(indices, self._look(indices), strict=True)
         return [index for index, shard in found if not isinstance(shard, Shard)]
 
@@ -197,15 +197,15 @@ class Run:
 
     @cached_property
     def extra_columns(self) -> pa.Schema:
-        """What the prompts of this run carry beside `PROMPTS_SCHEMA`: `id`, `text`, `field.<name>`.
+        """The columns of its prompts beyond `PROMPTS_SCHEMA`: `id`, `text`, `field.<name>`.
 
         FormatError(CORRUPT) for such a column of a type that it may not have.
         """
         return extra_columns(self._checked)
 
     def require_columns(self, names: Sequence[str]) -> None:
-        """ConflictError where its prompts lack one of these of `extra_columns`: nothing adds a
-        column to a run.
+        """ConflictError if its prompts lack one of these columns: a column cannot be added to a
+        run.
         """
         held = self.extra_columns.names if names else []
         if missing := [name for name in names if name not in held]:
@@ -241,7 +241,7 @@ class Run:
     @cached_property
     def branches(self) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
         """`branch_of` and `branch_at`, (count,) each: the model read the first `branch_at` tokens
-        of prompt `branch_of` before the prompt's own, and the rows of those lie there alone.
+        of prompt `branch_of` before the prompt's own, whose rows are stored only there.
         """
         extra = () if self.plan.prompts.branches is None else BRANCH_COLUMNS
         return branches_of(self.prompts(*extra))
@@ -254,7 +254,9 @@ class Run:
 
     @cached_property
     def quarantined(self) -> npt.NDArray[np.int32]:
-        """(n,) ids of those prompts, ascending. Their rows mean nothing, and `blocks` has none."""
+        """(n,) ids of those prompts, ascending. Their rows have no meaning, and `blocks` leaves
+        them out.
+        """
         ids: npt.NDArray[np.int32] = self.quarantine["prompt_id"].to_numpy()
         return ids
 
@@ -271,7 +273,7 @@ class Run:
 
     def vocabulary(self) -> pa.Table | None:
         """The tokens of its tokenizer, (n, 3) `VOCABULARY_SCHEMA` by ascending id: the bytes and
-        the text of each. None where the store has no vocabulary for it.
+        the text of each. None if the store has no vocabulary for it.
         """
         return read_vocabulary(self.directory.root, self.plan.tokenizer.fingerprint)
 
@@ -280,7 +282,7 @@ class Run:
     def tokens_files(self) -> list[Path]:
         """The `tokens.arrow` of each committed shard, in order, checked.
 
-        Of a bucket they are fetched to this machine, once in a process.
+        From a bucket they are fetched to this machine, once per process.
         """
 
         def file(shard: Shard) -> Path:
@@ -316,10 +318,10 @@ class Run:
     ) -> Iterator[Block]:
         """Rows of `site` with the token each belongs to, about `block_bytes` at a time.
 
-        Prompts that were set aside have none, and branches (`branch_of`) only where they are asked
-        for. first, prompts: only those with `first <= prompt_id < prompts`; all committed ones by
-        default. dtype: `float32`, or `stored`: as the plan's `stored_dtype`, bfloat16 as uint16.
-        Raises InputError for a site the run does not hold and for a run that keeps no rows,
+        Prompts that were set aside are left out, and so are branches (`branch_of`) unless
+        requested. first, prompts: only those with `first <= prompt_id < prompts`; all committed
+        ones by default. dtype: `float32`, or `stored`: as the plan's `stored_dtype`, bfloat16 as
+        uint16. Raises InputError for a site the run does not hold and for a run that keeps no rows,
         FormatError for altered bytes.
         """
         spec = self._kept_site(site)
@@ -354,8 +356,8 @@ class Run:
         return zarr_view(self.plan, spec, self.shards, dtype)
 
     def moments(self, site: str) -> MomentsReader:
-        """Moments of `site` by shard and position band. InputError for a site the run does not hold
-        and for a run without moments.
+        """Moments of `site` by shard and position band. InputError for a site that the run does not
+        have and for a run without moments.
         """
         spec = self.site(site)
         if not self.plan.keeps_moments:
@@ -370,8 +372,8 @@ class Run:
     # logits
 
     def head(self) -> Head | None:
-        """What makes logits of rows of `final`, its matrix in memory; None where the store does not
-        hold it, as of runs captured before heads were kept.
+        """The head, which computes logits from rows of `final`, with its matrix in memory. None if
+        the store does not have it, as for runs captured before heads were kept.
 
         FormatError for altered bytes, with the next command. Reads the whole matrix, V d values.
         """
@@ -413,7 +415,7 @@ class Run:
 
 
 class _RowIndex:
-    """Which token each row of a shard is: rows lie by prompt, then by position."""
+    """Which token each row of a shard belongs to: rows are sorted by prompt, then by position."""
 
     def __init__(self, shard: Shard, lengths: npt.NDArray[np.int64]) -> None:
         self._first = shard.first_prompt
@@ -427,7 +429,7 @@ class _RowIndex:
             )
 
     def rows_of(self, prompts: range) -> range:
-        """Rows of those of `prompts` that the shard holds."""
+        """The rows of `prompts` in this shard."""
         last = len(self._edges) - 1
         first, end = (min(max(p - self._first, 0), last) for p in (prompts.start, prompts.stop))
         return range(int(self._edges[first]), int(self._edges[end]))

@@ -1,6 +1,6 @@
-"""Which shards of a run are not what was committed, from what verification says, SPEC.md section 8.
+"""Which shards of a run differ from what was committed, by verification, SPEC.md section 8.
 
-A shard is computed again as a whole: it is the smallest thing that one record covers.
+A shard is computed again as a whole: it is the smallest unit that one record covers.
 """
 
 import re
@@ -24,19 +24,20 @@ _SHARD: Final = re.compile(rf"{SHARDS_KEY}/([0-9]{{5,}})(?:/|$)")
 
 @dataclass(frozen=True, kw_only=True)
 class Damage:
-    """What is wrong with a run, by what would help."""
+    """The problems of a run, grouped by what would repair them."""
 
     shards: Mapping[int, tuple[Problem, ...]]
-    """Shards that are there and not right: altered, incomplete, another's, with strangers."""
+    """Shards that exist and are wrong: altered, incomplete, of another run or index, or with
+    unexpected objects."""
     missing: tuple[int, ...]
-    """Shards of which nothing is committed: never captured, or removed whole."""
+    """Shards that do not exist: never captured, or removed whole."""
     beyond: tuple[Problem, ...]
-    """What computing shards again does not help: plan, prompts, the run's record, strangers among
-    the shards, shards of a newer release."""
+    """Problems that computing shards again cannot repair: plan, prompts, the run's record,
+    unexpected entries among the shards, shards of a newer release."""
 
     @property
     def whole(self) -> bool:
-        """Whether nothing is wrong with what is there."""
+        """Whether nothing that exists is wrong."""
         return not self.shards and not self.beyond
 
 

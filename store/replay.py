@@ -1,8 +1,8 @@
-"""How far a captured pass is from the one in which the model wrote: SPEC.md section 5.
+"""How far the captured pass differs from the generation of a continuation, SPEC.md section 5.
 
 A continuation was written token by token, with a cache, and captured in one pass afterwards. Both
-compute the same numbers in another order, so they differ in their last bits; where they differ by
-more, what was captured is not what the model did.
+compute the same numbers in another order, so they differ in their last bits. If they differ by
+more, the capture is not what the model did.
 """
 
 from dataclasses import dataclass
@@ -35,13 +35,13 @@ class Replay:
     """The tokens that a model wrote, compared between the two passes."""
 
     tokens: int
-    """Those that are compared: finite in both passes."""
+    """Tokens that are compared: finite in both passes."""
     largest: float
     """Largest difference of ln p, nats."""
     mean: float
     """Mean difference, without its sign, nats."""
     most_likely: int
-    """Tokens that no other is likelier than in the captured pass."""
+    """Tokens that are the most likely ones in the captured pass."""
 
     def __str__(self) -> str:
         return (
@@ -53,8 +53,8 @@ class Replay:
 def written_tokens(run: Run) -> pa.Table:
     """Every token that the model wrote, of committed shards, `WRITTEN_TOKENS_SCHEMA`, in order.
 
-    `replay_*` are null where the plan did not ask for statistics, and of prompts that were set
-    aside. Empty for a run without a continuation.
+    `replay_*` are null where the plan has no statistics, and for prompts that were set aside. Empty
+    for a run without a continuation.
     """
     tables = [WRITTEN_TOKENS_SCHEMA.empty_table()]
     if run.plan.continuation is not None:
@@ -79,7 +79,7 @@ def written_tokens(run: Run) -> pa.Table:
 
 
 def replay(run: Run) -> Replay | None:
-    """How far the captured pass is from generation; None where no token can be compared."""
+    """How far the captured pass differs from generation; None if no token can be compared."""
     table = written_tokens(run)
     then, now, rank = (
         table[name].to_numpy() for name in ("written_logprob", "replay_logprob", "replay_rank")

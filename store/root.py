@@ -1,4 +1,4 @@
-"""The root document, `lpp.json`, SPEC.md section 2: what makes a directory a store.
+"""The root document, `lpp.json`, SPEC.md section 2: it makes a directory a store.
 
 Imports no reader: `lpp-sql` starts through it.
 """
@@ -18,7 +18,7 @@ from lpp.store.objects.protocol import Objects
 
 @dataclass(frozen=True, kw_only=True)
 class RootDocument:
-    """What `lpp.json` says."""
+    """The fields of `lpp.json`."""
 
     format: str
     version: int
@@ -58,14 +58,14 @@ def find_store(url: Url) -> Objects:
 
 
 def make_store(url: Url) -> Objects:
-    """The objects of the store at `url`, made empty where there is nothing yet.
+    """The objects of the store at `url`; makes an empty store if there is nothing yet.
 
     Raises InputError for a directory with other things in it: a store never mixes with them;
     MachineError for a place without exclusive creation.
     """
     root = objects_at(url)
     if not root.exists(ROOT_KEY):
-        # Looked for once more at the end: another writer may be making the same store.
+        # Check again at the end: another writer may be making the same store.
         if any(not e.name.startswith(".") for e in root.entries()) and not root.exists(ROOT_KEY):
             raise _occupied(root)
         try:
@@ -79,9 +79,8 @@ def make_store(url: Url) -> Objects:
 
 
 def find_if_any(url: Url) -> Objects | None:
-    """The objects of the store at `url`; None where `make_store` can make one, which it is not.
-
-    Raises what `make_store` would, so a command that works for minutes before it writes asks this
+    """The objects of the store at `url`; None if there is no store and `make_store` could make one.
+    Raises what `make_store` would, so a command that works for minutes before it writes calls this
     first. Leaves nothing behind. Exclusive creation is tried in the nearest directory that exists.
     """
     root = objects_at(url)

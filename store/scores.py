@@ -1,7 +1,7 @@
 """Benchmark scores in a store, SPEC.md section 7: one directory for each source, whole or absent.
 
-A source is one leaderboard, one results folder, one run of the probes: numbers that were made
-alike. It is added, replaced and removed whole, beside the files it was read from, so that no
+A source is one leaderboard, one results folder, one run of the probes: numbers that were made in
+the same way. It is added, replaced and removed whole, with the files it was read from, so that no
 reader ever sees half of two versions.
 """
 
@@ -41,20 +41,20 @@ __all__ = [
 ]
 
 MAX_NAMES_BYTES: Final = 1 << 30
-"""Of all names of one source together."""
+"""Bytes of all names of one source together."""
 
 READINGS: Final = 5
-"""Of all scores, before it is others' writing that keeps them from being read."""
+"""Readings of all scores, before other writers count as the reason that they cannot be read."""
 
 PAUSE_SECONDS: Final = 0.1
-"""Before the second reading; each later pause is longer by as much."""
+"""Seconds before the second reading; each later pause is longer by the same amount."""
 
 KEY: Final = ("model", "benchmark", "metric")
-"""What is there once in a source."""
+"""Columns whose combination occurs once in a source."""
 
 
 class ScoreSet(Checked[ScoresRecord]):
-    """One source as it lies in a store."""
+    """One source of a store."""
 
     def scores(self) -> pa.Table:
         """Its rows, `SCORES_SCHEMA`. FormatError(CORRUPT) when they are not what was written;
@@ -98,8 +98,8 @@ def add_scores(
     """Write the scores of `source`; False where the same content is there already.
 
     table: (n, 9) `SCORES_SCHEMA`, n at least 1, in any order. original: the files they were read
-    from, by relative path. replace: put them in the place of what `source` held, in one step; of
-    the sets given alone, where another writer may have added one since they were read.
+    from, by relative path. replace: replace what `source` held, in one step. If given directories,
+    only those are replaced: another writer may have added one since they were read.
 
     Raises InputError for scores that are not finite or there twice, ConflictError(PLAN_DIFFERS)
     when `source` holds other content, MachineError for a full or read-only disk.
@@ -133,12 +133,12 @@ def _write(stage: Attempt, objects: Mapping[str, bytes]) -> None:
 def score_sets(root: Url, *, superseded: bool = False) -> list[ScoreSet]:
     """Every committed source of the store at `root`, by directory name.
 
-    superseded: also those that another one replaced and that a killed writer left behind.
+    superseded: include sources that were replaced and that a killed writer left behind.
     Raises FormatError for a record that was altered or is of a newer release, ConflictError(IN_USE)
-    where others replace them all the time.
+    if other writers keep replacing them.
     """
     for _ in range(READINGS):
-        with contextlib.suppress(FileNotFoundError):  # replaced: its successor may not be listed
+        with contextlib.suppress(FileNotFoundError):  # replaced: the list may lack its successor
             listed = directories_in(objects_at(root), BENCHMARKS_KEY)
             found = [_open(d) for d in listed if d.exists(COMMIT_KEY)]
             return found if superseded else _in_force(found)
@@ -174,8 +174,8 @@ def verify_scores(root: Url) -> list[Problem]:
 def read_scores(root: Url) -> pa.Table:
     """The scores of every source in the store at `root`, (n, 9) `SCORES_SCHEMA`.
 
-    Raises FormatError for altered bytes, ConflictError(IN_USE) when two writers added different
-    scores of one source at once and neither has put them together after a second.
+    Raises FormatError for altered bytes, ConflictError(IN_USE) if two writers added different
+    scores of one source at once, and neither has merged them after a second.
     """
     met = None
     for reading in range(READINGS):
@@ -203,7 +203,7 @@ def _together(sets: Sequence[ScoreSet]) -> pa.Table:
 
 
 def remove_scores(root: Url, source: str) -> None:
-    """Remove every score of `source`. NotFoundError where there is none."""
+    """Remove every score of `source`. NotFoundError if there is none."""
     held = score_sets(root, superseded=True)
     named = [s for s in held if s.record.source == source]
     if not named:
@@ -213,7 +213,7 @@ def remove_scores(root: Url, source: str) -> None:
             f"There {'are ' + ', '.join(there) if there else 'is none'}."
         )
     in_force = _in_force(named)
-    # What was replaced goes first: without its successor it would count again.
+    # Remove replaced directories first: without their successor they would count again.
     _remove([s for s in named if s not in in_force])
     _remove(in_force)
 
@@ -243,7 +243,7 @@ def _content(
 
 
 def _check(source: str, rows: Iterable[Mapping[str, Any]]) -> None:
-    """InputError with every reason these are not the scores of one source."""
+    """InputError that lists every reason why these are not the scores of one source."""
     problems = [] if source.strip() and source.isprintable() else [f"{source!r} is no name"]
     seen: set[tuple[str, ...]] = set()
     for row in rows:
@@ -277,7 +277,7 @@ def _check_name(name: str) -> None:
 
 
 def _name(record: ScoresRecord) -> str:
-    """Directory of a source: of equal content that replaces the same, one."""
+    """Directory name of a source: equal content that replaces the same directories has one name."""
     digest = document_hash({"content": record.content, "replaces": record.replaces})
     slug = re.sub(r"[^a-z0-9]+", "-", record.source.lower()).strip("-")[:48].rstrip("-")
     return f"{slug or 'source'}-{digest[:8]}"

@@ -1,4 +1,4 @@
-"""The committed shards of a run: found by their records, opened the checked way."""
+"""The committed shards of a run: found by their records, opened with checks."""
 
 from typing import Final
 
@@ -18,7 +18,7 @@ from lpp.store.objects.place import Place
 from lpp.store.objects.protocol import Objects
 
 DETAIL_BYTES: Final = 64 << 20
-"""Bytes of all that a shard's quarantine says in words."""
+"""Bytes of all `detail` texts of a shard's quarantine."""
 
 
 class Shard(Checked[CommitRecord]):
@@ -31,7 +31,7 @@ class Shard(Checked[CommitRecord]):
 
     @property
     def rows(self) -> int:
-        """Tokens of its prompts."""
+        """Number of tokens of its prompts."""
         return self.record.rows
 
     @property
@@ -40,14 +40,14 @@ class Shard(Checked[CommitRecord]):
         return self.record.self_xxh3_128
 
     def quarantine(self) -> pa.Table:
-        """Prompts that it sets aside, (n, 5): `QUARANTINE_SCHEMA`. Empty for most."""
+        """Prompts that it sets aside, (n, 5): `QUARANTINE_SCHEMA`. Usually empty."""
         if not self.record.quarantine:
             return QUARANTINE_SCHEMA.empty_table()
         rows = self.record.quarantine
         return self.table(QUARANTINE_KEY, QUARANTINE_SCHEMA, rows=rows, extra=DETAIL_BYTES)
 
     def quarantined(self) -> npt.NDArray[np.int32]:
-        """(n,) their ids, ascending. FormatError for ids that are not of this shard."""
+        """(n,) their ids, ascending. FormatError for ids that do not belong to this shard."""
         ids: npt.NDArray[np.int32] = self.quarantine()["prompt_id"].to_numpy()
         inside = range(self.first_prompt, self.end_prompt)
         if len(ids) and not (ids[0] in inside and ids[-1] in inside and (np.diff(ids) > 0).all()):
@@ -65,10 +65,10 @@ def run_directory(path: Place) -> Objects:
 
 
 def open_shard(run: Objects, plan: Plan, index: int) -> Shard | str | None:
-    """Shard `index` of `plan` in the directory `run`; why what is there is not it; None where
-    nothing is committed.
+    """Shard `index` of `plan` in the directory `run`; a text that says why the data there is not
+    that shard; or None if nothing is committed.
 
-    FormatError(UNSUPPORTED_VERSION) for a newer release's, which must not be written over.
+    FormatError(UNSUPPORTED_VERSION) for a shard of a newer release, which must not be overwritten.
     """
     directory = run.below(f"{SHARDS_KEY}/{shard_key(index)}")
     try:

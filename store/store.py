@@ -26,7 +26,7 @@ class Store:
 
     @cached_property
     def runs(self) -> Mapping[str, Run]:
-        """Committed runs by id, sorted, as they were when first asked for.
+        """Committed runs by id, sorted, as they were at the first access.
 
         A directory without a COMMIT record is no run.
         """
@@ -49,7 +49,7 @@ def open_store(url: Url) -> Store:
 
 
 def create_store(url: Url) -> Store:
-    """Open the store at `url`, making an empty one where there is nothing yet.
+    """Open the store at `url`; makes an empty store if there is nothing yet.
 
     Raises InputError for a directory with other things in it: a store never mixes with them;
     MachineError for a place without exclusive creation.
@@ -58,7 +58,8 @@ def create_store(url: Url) -> Store:
 
 
 def open_if_any(url: Url) -> Store | None:
-    """Open the store at `url`; None where `create_store` can make one. Leaves nothing behind.
+    """Open the store at `url`; None if there is none and `create_store` could make one. Leaves
+    nothing behind.
 
     Raises what `create_store` would.
     """

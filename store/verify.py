@@ -1,6 +1,6 @@
 """Compare every byte of a store with what was committed, SPEC.md section 8.
 
-Never raises for what lies in the store: each difference is a `Problem` with its place.
+Nothing in the store makes it raise: each difference is a `Problem` with its place.
 """
 
 from collections.abc import Iterator, Sequence
@@ -92,7 +92,7 @@ def _plan_of(run: Objects, keys: Sequence[str]) -> tuple[Plan | None, Problem]:
 
 
 def _plan_keys(run: Objects) -> list[str]:
-    """Where the plan of a run may lie whose record does not say it."""
+    """Where the plan may be if the record of the run does not say."""
     try:
         names = [entry.name for entry in run.entries() if ATTEMPT.fullmatch(entry.name)]
     except FormatError:
@@ -101,10 +101,10 @@ def _plan_keys(run: Objects) -> list[str]:
 
 
 def verify_root(root: Place) -> list[Problem]:
-    """What is wrong with the store at `root` beside its runs and scores; places relative to it.
+    """Problems of the store at `root` outside its runs and scores; places are relative to it.
 
-    The root document, and names under `runs/` that are no committed run: a run whose record is
-    gone is no run to a reader, and would be missed by nobody.
+    The root document, and names under `runs/` that are not committed runs: readers skip a run whose
+    record is gone, so only this check reports it.
     """
     store = objects_at(root)
     data = store.get(ROOT_KEY, MAX_ROOT_BYTES)
@@ -125,7 +125,7 @@ def verify_root(root: Place) -> list[Problem]:
 
 
 def _read_prompts(checked: Checked[CommitRecord], plan: Plan) -> tuple[pa.Table | None, list[str]]:
-    """The prompts, and why they are not those of the plan: then None."""
+    """The prompts and no reasons; or None and the reasons why they do not fit the plan."""
     try:
         schema = pa.schema([*PROMPTS_SCHEMA, *extra_columns(checked)])
         table = read_prompts(checked, plan, schema)
@@ -148,7 +148,7 @@ def _verify_shard(run: Objects, plan: Plan, index: int, prompts: pa.Table | None
         what = shard or "not committed (capture has not come to it, or was stopped before)"
         return [Problem(where=f"{prefix}/{COMMIT_KEY}", what=what)]
     problems = list(check_objects(shard))
-    if not problems:  # what the bytes mean is only looked at where the bytes are right
+    if not problems:  # meanings are checked only if the bytes are right
         start = f"{shard.record.base}/" if shard.record.base else ""
         problems = [
             Problem(where=f"{start}{problem.where}", what=problem.what)
@@ -158,7 +158,7 @@ def _verify_shard(run: Objects, plan: Plan, index: int, prompts: pa.Table | None
 
 
 def _check_meaning(shard: Shard, plan: Plan, prompts: pa.Table | None) -> Iterator[Problem]:
-    """Rows, widths and tokens of a shard whose bytes are those that were written."""
+    """Check rows, widths and tokens of a shard whose bytes are as committed."""
     try:
         tokens = shard.table(TOKENS_KEY, TOKENS_SCHEMA, rows=shard.rows)
     except FormatError as error:
@@ -183,14 +183,16 @@ def _check_meaning(shard: Shard, plan: Plan, prompts: pa.Table | None) -> Iterat
         spec = site_array(site, plan.stored_dtype, shard.rows)
         try:
             with shard.array(HIDDEN_KEY, spec, end=0, compared=True) as array:
-                if shard.objects.is_local:  # of a bucket chunks are seen when they are read
+                if shard.objects.is_local:  # in a bucket, chunks are checked when they are read
                     array.check()
         except FormatError as error:
             yield Problem(where=f"{HIDDEN_KEY}/{site.name}", what=str(error))
 
 
 def _quarantine_problems(shard: Shard, tokens: pa.Table) -> list[str]:
-    """What a shard sets aside: as many prompts as its record says, its own, without statistics."""
+    """Check the quarantine: as many prompts as the record says, of this shard, without
+    statistics.
+    """
     found = shard.quarantine()
     if QUARANTINE_KEY not in shard.record.objects or not shard.record.quarantine:
         return [f"the record has {shard.record.quarantine} prompts"]
@@ -200,7 +202,7 @@ def _quarantine_problems(shard: Shard, tokens: pa.Table) -> list[str]:
 def _moments_problems(
     shard: Shard, plan: Plan, tokens: pa.Table, aside: npt.NDArray[Any]
 ) -> Iterator[Problem]:
-    """Moments: counts against the prompts, shapes, finite values, a band of a site at a time."""
+    """Check moments, one band of one site at a time: counts, shapes, finite values."""
     ids = tokens["prompt_id"].to_numpy()
     kept = ids[~np.isin(ids, aside)] - shard.first_prompt
     counts = band_counts(np.bincount(kept, minlength=1), plan.moment_ends)
@@ -222,7 +224,7 @@ def _moments_problems(
 def _scatter_problem(
     shard: Shard, plan: Plan, site: SiteSpec, counts: npt.NDArray[np.int64]
 ) -> str:
-    """What is wrong with the scatter matrices of a site; nothing where they may be right."""
+    """What is wrong with the scatter matrices of a site; empty if nothing is."""
     spec, rows = scatter_array(site, plan), packed_rows(site.width)
     with shard.array(SCATTERS_KEY, spec, end=0, compared=True) as array:
         if not shard.objects.is_local:

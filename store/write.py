@@ -67,7 +67,9 @@ from lpp.store.shards import Shard
 
 
 class ShardContent(Protocol):
-    """What one shard holds, given piece by piece. Row t of every site is token t of the table."""
+    """The content of one shard, given piece by piece. Row t of every site is token t of the
+    table.
+    """
 
     @property
     def rows(self) -> int:
@@ -87,11 +89,11 @@ class ShardContent(Protocol):
 
 
 class RunWriter:
-    """Creates the run of `plan` in the store at `root`, or goes on with it.
+    """Creates the run of `plan` in the store at `root`, or continues it.
 
     prompts: (count, 6), `PROMPTS_SCHEMA`, then any columns of `lpp.store.format.prompt_columns`,
-    which are written where the run does not exist yet (`Run.require_columns`). Writers of other
-    shards, and of the same one, may work at once. replacing: shards to write anew though their
+    which are written if the run does not exist yet (`Run.require_columns`). Other writers may write
+    other shards, or the same ones, at the same time. replacing: shards to write anew though their
     records are intact. set_aside: texts of the corpus that became no prompt, `TEXTS_SCHEMA`.
     ValueError for prompts, rows or a plan that do not fit together; ConflictError(PLAN_DIFFERS)
     where the run holds other values in one of those columns.
@@ -120,7 +122,7 @@ class RunWriter:
             directory, plan, prompts, set_aside
         )
         self.run = Run(directory.place)
-        if self.run.plan.hash != plan.hash:  # eight hex digits met by chance
+        if self.run.plan.hash != plan.hash:  # the eight hex digits are equal by chance
             raise ConflictError(
                 f"{directory.place} holds another plan whose hash begins alike. Use another store.",
                 kind=ErrorKind.PLAN_DIFFERS,
@@ -134,11 +136,11 @@ class RunWriter:
         """Shards given to `write_shard` that another writer had committed first."""
 
     def committed(self, index: int) -> bool:
-        """Whether shard `index` is there already, by whoever wrote it, and may stay."""
+        """Whether shard `index` exists already, whoever wrote it, and may stay."""
         return index not in self._replacing and self.run.shard(index) is not None
 
     def uncommitted(self, indices: Sequence[int]) -> list[int]:
-        """Those of `indices` that are still to be written, in order."""
+        """The `indices` that are still to be written, in order."""
         absent = set(self.run.uncommitted([i for i in indices if i not in self._replacing]))
         return [i for i in indices if i in self._replacing or i in absent]
 
@@ -152,9 +154,9 @@ class RunWriter:
     ) -> Shard:
         """Encode, write and commit shard `index`, all of whose rows are in memory.
 
-        hidden: site -> (T, d) in the stored dtype (uint16 for bfloat16), none where the plan keeps
-        no rows. tokens, quarantine, moments: as in `ShardContent`; no quarantine by default.
-        Returns and raises as `write`.
+        hidden: site -> (T, d) in the stored dtype (uint16 for bfloat16), empty if the plan keeps no
+        rows. tokens, quarantine, moments: as in `ShardContent`; no quarantine by default. Returns
+        and raises as `write`.
         """
         if quarantine is None:
             quarantine = QUARANTINE_SCHEMA.empty_table()
@@ -165,8 +167,8 @@ class RunWriter:
             return self.write(index, content, encoders)
 
     def write(self, index: int, content: ShardContent, encoders: Executor) -> Shard:
-        """Encode, write and commit shard `index`; keep what another writer committed first, and
-        say so in `outrun`.
+        """Encode, write and commit shard `index`; if another writer committed it first, keep that
+        shard and add `index` to `outrun`.
 
         encoders: threads, which may serve several shards at once; each takes a whole site, packs a
         chunk and writes it before the next. ValueError for content that does not fit the plan.
@@ -194,14 +196,14 @@ class RunWriter:
         return shard
 
     def _commit(self, index: int, content: ShardContent, encoders: Executor) -> None:
-        """Write a shard. FileExistsError where another writer was first."""
+        """Write a shard. FileExistsError if another writer was first."""
         plan = self._plan
         directory = self.run.directory.below(f"{SHARDS_KEY}/{shard_key(index)}")
         replaced = _bytes_of_record(directory) if index in self._replacing else None
 
         def stays(found: bytes) -> bool:
-            """A whole record of the same shard stays, unless this writer began with replacing it:
-            one that another writer has put there since is as good as its own.
+            """An intact record of this shard stays, unless this writer set out to replace it. A
+            record that another writer has put there since is as good as ours.
             """
             other = _parsed(found, directory)
             return (
@@ -210,7 +212,7 @@ class RunWriter:
                 and (other.plan, other.shard) == (plan.hash, index)
             )
 
-        # a link or a file that bears the name of the shard is in the way, and no part of a store
+        # a link or a file with the name of the shard is in the way; it is no part of a store
         self.run.directory.delete([f"{SHARDS_KEY}/{shard_key(index)}"])
         with attempt(directory) as stage:
             if plan.keeps_rows:
@@ -248,7 +250,9 @@ class RunWriter:
         return band_counts(lengths, self._plan.moment_ends)
 
     def _check_tables(self, index: int, tokens: pa.Table, quarantine: pa.Table) -> None:
-        """A shard that does not fit its plan is a bug of the caller, found before it counts."""
+        """A shard that does not fit its plan is a bug of the caller, found before it is
+        committed.
+        """
         if not 0 <= index < self._plan.n_shards:
             raise ValueError(f"shard {index}: the plan has {self._plan.n_shards}")
         first, end = self._plan.shards[index : index + 2]
@@ -267,8 +271,8 @@ class RunWriter:
 
 
 def _check_columns(run: Run, prompts: pa.Table) -> None:
-    """ConflictError where `prompts` hold another id or field than the run in a column that both
-    have: the same texts with other labels, since the plan names none of them.
+    """ConflictError if `prompts` and the run differ in an id or field column that both have: the
+    texts are equal and the labels are not. The plan cannot tell, since it names no such column.
     """
     decided = {"text", *CONTINUATION_COLUMNS, *BRANCH_COLUMNS}  # by the fingerprints of the plan
     both = {*run.extra_columns.names} & {*prompts.schema.names} - decided
@@ -292,9 +296,8 @@ def _differ(ours: object, theirs: object) -> bool:
 
 
 def sweep_run(run: Run) -> None:
-    """Remove every attempt of a run that lost, where its winner is known.
-
-    Costs a listing of each shard's directory.
+    """Remove every losing attempt of a run whose winner is known. Costs a listing of each shard's
+    directory.
     """
 
     def sweep_shard(shard: Shard) -> None:
@@ -307,13 +310,15 @@ def sweep_run(run: Run) -> None:
 
 
 def _old_names(shard: Shard) -> set[str]:
-    """What lies right in the directory of a shard of format 1 or 2, whose objects lie there."""
+    """What is directly in the directory of a shard of format 1 or 2, which keeps its objects
+    there.
+    """
     return {key.partition("/")[0] for key in shard.record.objects}
 
 
 @dataclass(frozen=True, slots=True)
 class _InMemory:
-    """Implements `ShardContent` for arrays that are whole."""
+    """Implements `ShardContent` for arrays that are in memory."""
 
     hidden: Mapping[str, Rows]
     tokens: pa.Table
@@ -355,7 +360,7 @@ def _write_moments(
     def encode(site: SiteSpec) -> Encoding:
         of_site = moments[site.name]
         check_moments(site, plan, of_site, counts)
-        # without its matrices, which are written and forgotten
+        # without its matrices, which are written and then freed
         small[site.name] = replace(of_site, scatter=np.empty((len(counts), 0)))
         spec = scatter_array(site, plan)
         return Encoding(spec, row_chunks(scatter_rows(site, plan, of_site), chunk_rows(spec)))
@@ -383,7 +388,7 @@ def _write_group(
     try:
         for future in under_way:
             future.result()
-    finally:  # nobody reads what is written, or writes into its folder, once this has returned
+    finally:  # when this returns, no thread still reads the data or writes into the folder
         for future in under_way:
             future.cancel()
         wait(under_way)
@@ -392,7 +397,7 @@ def _write_group(
 def _create_run(
     directory: Objects, plan: Plan, prompts: pa.Table, set_aside: pa.Table | None
 ) -> bool:
-    """Commit a run; False where another writer of the same plan was first."""
+    """Commit a run; False if another writer of the same plan was first."""
     if wide := wide_integers(plan.document):
         raise InputError(
             f"the plan holds integers beyond 2^53: {'; '.join(wide)}. Not every reader of a store "

@@ -1,8 +1,8 @@
 """The rows of a site as one plain Zarr array, read through the checked reader when it is indexed.
 
-A run's rows lie in a Zarr array for each shard, which no single array on disk covers. This Zarr
-store makes up the chunks of one that does: `zarr-python` asks for a chunk, the rows are read and
-compared, and their bytes are handed over uncompressed.
+Each shard of a run has a Zarr array of its own, and no array on disk covers all shards. This Zarr
+store presents them as one array: `zarr-python` asks for a chunk, the rows are read and checked, and
+their bytes are returned uncompressed.
 """
 
 import bisect
@@ -71,7 +71,7 @@ class _RowStore(Store):
         return json.dumps(document).encode()
 
     def _chunk(self, number: int) -> bytes:
-        """Chunk `number`, the last one filled up."""
+        """Chunk `number`, the last one padded."""
         first = number * self._rows
         end = min(first + self._rows, self._edges[-1])
         chunk = np.zeros((self._rows, self._site.width), self._numpy.newbyteorder("<"))
@@ -135,7 +135,7 @@ class _RowStore(Store):
     supports_listing = True
 
     async def set(self, key: str, value: Buffer) -> None:
-        self._check_writable()  # raises: it never is
+        self._check_writable()  # raises: the store is read-only
 
     async def delete(self, key: str) -> None:
         self._check_writable()

@@ -42,13 +42,13 @@ CONTROL: Final = "n_parameters"
 
 MEANING: Final[Mapping[str, str]] = {
     "constant": "no coefficient: one side has a single value",
-    "different_prompts": "profiles were made on different texts, which alone moves them",
-    "different_settings": "profiles took part that are of another context or number of prompts",
-    "few_models": f"under {FEW} models: the interval is rough (rank-partial: too short)",
-    "flagged_profiles": "some profiles that took part carry flags of their own",
-    "published": "published profiles take part: other texts, other code, context 150",
+    "different_prompts": "profiles come from different texts, which alone changes them",
+    "different_settings": "some profiles have another context or number of prompts",
+    "few_models": f"fewer than {FEW} models: the interval is rough (rank-partial: too short)",
+    "flagged_profiles": "some of the profiles carry flags of their own",
+    "published": "published profiles are included: other texts, other code, context 150",
     "same_order_as_size": "no coefficient: one side has exactly the order of model size",
-    "sign_turns": "the sign is another once model size is controlled for",
+    "sign_turns": "the sign changes once model size is held constant",
     "too_few_models": f"no coefficient: fewer than {FEWEST} models cannot be ranked",
 }
 """What each flag of a correlation says."""

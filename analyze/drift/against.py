@@ -27,7 +27,7 @@ from lpp.store.errors import ErrorKind, InputError
 
 @dataclass(frozen=True, kw_only=True)
 class Against:
-    """One run and those that are compared with it."""
+    """A base run and the runs that are compared with it."""
 
     base: RunView
     """Run A of every pair."""
@@ -37,13 +37,13 @@ class Against:
 
     @property
     def lines(self) -> list[str]:
-        """One line on each run that is left out."""
+        """One line about each run that is left out."""
         return [f"{run} is left out: {why}." for run, why in self.left_out.items()]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What is kept of a `Drift` beside those of other runs: nothing for each token."""
+    """The part of a `Drift` that is kept for comparison with other runs: nothing per token."""
 
     a: str
     b: str
@@ -159,7 +159,7 @@ def against(
 def compared(
     found: Drift, verdicts: Sequence[Verdict] = (), items: Sequence[Mapping[str, Any]] = ()
 ) -> Comparison:
-    """What is kept of `found`; items: a document for each task that both runs were asked."""
+    """The part of `found` that is kept; items: a document for each task that both runs answered."""
     return Comparison(
         a=found.pair.a.run.id,
         b=found.pair.b.run.id,
@@ -196,7 +196,7 @@ def sites_frame(comparisons: Sequence[Comparison]) -> pl.DataFrame:
 
 
 def _named(store: Url, runs: Sequence[str] | None) -> list[RunView]:
-    """The runs that are meant; a pattern without a store may mean several."""
+    """The runs that the names select; a pattern without a store may select several."""
     if runs is None:
         return views(store)
     found = []

@@ -28,7 +28,7 @@ from lpp.analyze.tables.analysis import ErrorSites
 from lpp.store.commands.progress import SILENT, Progress
 
 _SAME: Final = dict.fromkeys(("top10", "cosine", "cka", "overlap"), 1.0)
-"""Numbers that are not 0 where nothing changed."""
+"""Numbers that are not 0 when nothing changed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,15 +46,17 @@ class Drift:
     sites: Sequence[SiteDrift]
     """In depth order."""
     no_logits: str | None
-    """Why there is no number of every logit; None where there is."""
+    """Why there are no numbers that need every logit; None if there are."""
     arithmetic: str
-    """How logits were made of rows; empty where none were."""
+    """How logits were computed from rows; empty if none were."""
     notes: tuple[str, ...]
-    """What takes no part and why, one line each."""
+    """What is left out and why, one line each."""
 
     @property
     def is_nothing(self) -> bool:
-        """Whether every number is that of a run compared with itself: exactly 0, or exactly 1."""
+        """Whether every number is the one of a run compared with itself: exactly 0, or exactly
+        1.
+        """
         moved = pl.col("next_logprob_a").ne_missing(pl.col("next_logprob_b")).any()
         if self.tokens.select(moved).item():
             return False

@@ -9,7 +9,7 @@ from lpp.analyze.drift.predictions import Summary, summarize_tokens
 
 
 def entropy_drift(pair: Pair, *, first_position: int = 0) -> Summary:
-    """Entropy of the next token, B less A, in nats: over all tokens from `first_position` on that
+    """Entropy of the next token, B - A, in nats: over all tokens from `first_position` on that
     have one in both runs, with the paired error over prompts. FormatError for altered bytes.
     """
     a, b = (pl.col(name).cast(pl.Float64) for name in ("entropy_a", "entropy_b"))

@@ -1,8 +1,8 @@
 """A gate: conditions on drift, such as `kl.mean > 0.01`, under which a comparison fails.
 
 A condition is met when the whole interval of its number is past the threshold: the end towards the
-threshold decides, so that noise fails no comparison. `strict` takes the number itself. Medians,
-percentiles and maxima have no interval, so they are always taken themselves. A condition on the
+threshold decides, so that noise fails no comparison. `strict` compares the number itself. Medians,
+percentiles and maxima have no interval, so their value is always compared. A condition on the
 number of a site that names no site is met when it is met at any site.
 
 The interval is Student's at `LEVEL`, of the same jackknife error as the interval of 95 % that is
@@ -94,7 +94,7 @@ class Condition:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What a condition says of a comparison."""
+    """The result of a condition for a comparison."""
 
     condition: Condition
     value: float
@@ -103,7 +103,7 @@ class Verdict:
     level: float | None = None
     """Of that interval; None where the value itself was compared."""
     site: str | None
-    """Where the decisive number is furthest, of a site's number."""
+    """For a number of sites: the site with the decisive value."""
 
     @property
     def failed(self) -> bool:
@@ -112,7 +112,7 @@ class Verdict:
 
 
 def parse_condition(text: str) -> Condition:
-    """The condition that `text` says, such as `kl.p99 > 0.5` or `cka.block.12 < 0.99`.
+    """The condition in `text`, such as `kl.p99 > 0.5` or `cka.block.12 < 0.99`.
 
     Raises InputError for anything else, with the names there are.
 
@@ -168,7 +168,7 @@ def names() -> list[str]:
 def check_conditions(
     conditions: Sequence[Condition], *, sites: Collection[str], no_logits: str | None
 ) -> None:
-    """Refuse what a comparison will not have, before it is made.
+    """Refuse a condition on a number that a comparison will not have, before it is computed.
 
     sites: those that are compared. no_logits: why no number of every logit can be computed, if so.
     Raises InputError.
@@ -273,7 +273,7 @@ def _decisive(condition: Condition, number: _Number, level: float | None) -> flo
 
 
 def _limits(quantity: str) -> tuple[float, float]:
-    """What a number cannot leave."""
+    """Least and largest possible value of a number."""
     if quantity in NUMBERS:
         return LIMITS[quantity]
     known = of_predictions.NUMBERS.get(quantity)

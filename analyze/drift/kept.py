@@ -28,7 +28,7 @@ from lpp.analyze.numerics.logit_drift import DIVERGENCES, Columns
 from lpp.analyze.runs.cells import Cell
 
 VERSION: Final = 1
-"""Of the arithmetic of drift. Raise it when a change could change a digit that is kept."""
+"""Version of the arithmetic of drift. Raise it when a change could alter a stored digit."""
 
 TOKENS: Final = pl.Schema(
     {
@@ -41,19 +41,21 @@ TOKENS: Final = pl.Schema(
 
 
 class KeptDrift:
-    """Kept numbers of a pair."""
+    """The stored numbers of a pair."""
 
     def __init__(self, pair: Pair) -> None:
         self._files = pair.kept_files
         self.folder = self._files.folder
 
     def values(self, site: str) -> Values:
-        """Numbers kept of `site`. A damaged or foreign file counts as nothing, with a log line."""
+        """Stored numbers of `site`. A damaged or foreign file is ignored, with a log line."""
         rows = self._files.rows(site, "values", VALUES).filter(version=VERSION)
         return {(Cell(*cell), metric): value for *cell, _, metric, value in rows.iter_rows()}
 
     def keep_values(self, site: str, found: Values) -> None:
-        """Keep `found` beside what is there. A store that cannot be written costs one log line."""
+        """Store `found` with what is there. If the store cannot be written, one log line says
+        so.
+        """
         rows = [(*cell, VERSION, name, found[cell, name]) for cell, name in sorted(found)]
         self._files.add(site, "values", pl.DataFrame(rows, schema=VALUES, orient="row"))
 

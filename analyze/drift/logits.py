@@ -1,4 +1,4 @@
-"""Numbers of every logit of the tokens of two runs, in this process or by tasks of a cluster.
+"""Numbers that need every logit, for the tokens of two runs, in this process or on a cluster.
 
 The rows of `final` of both runs are read in step, and each run's head makes logits of a tile of
 them at a time (`drift.tiles`). In this process both heads lie in memory once, and tiles are
@@ -110,7 +110,7 @@ def _spans(whole: Span, count: int) -> Iterator[Span]:
 
 
 def _of_span(span: Span, _: Workers) -> Columns:
-    """What a task does, in any process."""
+    """The work of a task, in any process."""
     for place in span.places:
         check_place(place)
     return _drift(span, 1, SILENT)
@@ -188,7 +188,7 @@ def arithmetic(pair: Pair) -> str:
 
 
 def _heads(pair: Pair) -> tuple[Head, Head]:
-    """Of A and of B; one object where both runs are of one model in one store."""
+    """The heads of A and B; one object if both runs are of one model in one store."""
     a, b = pair.a.run, pair.b.run
     head = head_of(a)
     same = a.directory.root == b.directory.root and head_name(a.plan) == head_name(b.plan)

@@ -29,10 +29,10 @@ from lpp.store.shared.directory import open_shared
 from lpp.store.shared.heads import head_directories, head_name
 
 KEYS: Final = ("prompt_id", "position", "token_id")
-"""Of a token, the same in both runs."""
+"""Columns that identify a token, equal in both runs."""
 
 STORED: Final = ("next_logprob", "top1_id", "max_logprob", "entropy")
-"""What is used of the statistics that capture stored of each token."""
+"""The stored statistics of each token that are used."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,8 @@ class Pair:
     n_prompts: int
     """The first n prompts, whose token ids are equal in both."""
     left_out: Integers
-    """Ids of those prompts that one of the runs set aside, ascending: neither's rows are used."""
+    """Ids of those prompts that one of the runs set aside, ascending: the rows of both are left
+    out."""
 
     def __getstate__(self) -> dict[str, Any]:
         """What goes to another process: nothing of what was read of tokens."""
@@ -68,7 +69,7 @@ class Pair:
 
     @property
     def limits(self) -> list[str]:
-        """What of the two runs takes no part, and why: one line each."""
+        """What of the two runs is left out, and why: one line each."""
         return list(_limits(self))
 
     @cached_property
@@ -103,8 +104,8 @@ class Pair:
 
     @cached_property
     def no_logits(self) -> str | None:
-        """Why there is no full distribution of both models, and what would give it; None where
-        there is. Reads the records of the heads, not their matrices, once.
+        """Why the full distributions of both models are not available, and what would help; None if
+        they are. Reads the records of the heads, not their matrices, once.
         """
         return _why_no_logits(self.a.run, self.b.run)
 
@@ -242,7 +243,7 @@ def _without_continuation(document: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def differences(a: RunView, b: RunView, prompt: int) -> Iterator[str]:
-    """What two runs have not in common whose `prompt` has different token ids."""
+    """Why two runs have different token ids in `prompt`."""
     yield from _settings(a.run.plan, b.run.plan)
     ids = [view.prompts["token_ids"][prompt].to_list() for view in (a, b)]
     place = next((k for k, (x, y) in enumerate(zip(*ids, strict=False)) if x != y), None)

@@ -140,7 +140,7 @@ def compared_tokens(pair: Pair, *, first_position: int = 0, tokens: int | None =
 
 
 def computed_tokens(pair: Pair, *, first_position: int = 0, tokens: int | None = None) -> int:
-    """Of how many tokens `token_drift` computes logits: of those drawn, or of all."""
+    """The number of tokens of which `token_drift` computes logits: those drawn, or all."""
     drawn = tokens is not None and tokens < pair.n_tokens(first_position)
     return tokens if tokens is not None and drawn else pair.n_tokens()
 
@@ -296,7 +296,7 @@ def summarize_tokens(values: pl.DataFrame, limits: tuple[float, float]) -> Summa
 
 
 def _without_groups(prompt_id: Integers, values: npt.NDArray[np.float64]) -> list[float]:
-    """The mean of the tokens without each group of prompts."""
+    """The mean over tokens, leaving out each group of prompts in turn."""
     first = np.flatnonzero(np.diff(prompt_id, prepend=-1))  # of each prompt
     edges = [*first, len(values)]
     if len(first) < 2:

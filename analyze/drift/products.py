@@ -39,7 +39,7 @@ class Tile(Protocol):
 
 
 class Products(Protocol):
-    """What makes logits of rows of `final`."""
+    """Computes logits from rows of `final`."""
 
     def tile(self, rows: int, group: int) -> Tile:
         """A tile of at most so many rows, whose logits come in groups of `group`, the last one
@@ -91,7 +91,9 @@ def described(place: str, dtype: StoredDtype) -> str:
 
 
 def products(head: Head, place: str) -> Products:
-    """What multiplies with `head` at a place of `place_of`; torch keeps a copy of the matrix."""
+    """The object that multiplies with `head` at a place of `place_of`; torch keeps a copy of the
+    matrix.
+    """
     return _NumpyProducts(head) if place == NUMPY else _TorchProducts(head, place)
 
 

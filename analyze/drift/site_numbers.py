@@ -1,4 +1,4 @@
-"""The numbers of one site of two runs, from rows, with those that each group of prompts leaves."""
+"""The numbers of one site of two runs, from rows, and again without each group of prompts."""
 
 import math
 from collections.abc import Collection, Iterator, Mapping
@@ -27,7 +27,7 @@ Number = Literal[
 ]
 
 NUMBERS: Final[tuple[Number, ...]] = get_args(Number)
-"""What is said of a site."""
+"""The numbers of a site."""
 
 OF_ROWS: Final = NUMBERS[:2]
 """Means over tokens; the others are of the products of all rows."""
@@ -43,7 +43,7 @@ LIMITS: Final[Mapping[Number, tuple[float, float]]] = {
     "participation_ratio": (-math.inf, math.inf),
     "effective_rank": (-math.inf, math.inf),
 }
-"""What no such number can leave."""
+"""Least and largest possible value of each number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""What is summed of one site of two runs while the rows of both pass."""
+"""Sums over one site of two runs, collected while the rows of both are read."""
 
 from collections.abc import Sequence
 from typing import Final

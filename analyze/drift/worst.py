@@ -1,4 +1,4 @@
-"""The tokens after which the predictions of two models differ most, in words and in context."""
+"""The tokens after which the predictions of two models differ most, as text in context."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -25,7 +25,7 @@ class Expected:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorstToken:
-    """A token, and what came of it in both models. Words are exact: a terminal escapes them."""
+    """A token, and what both models predict after it. Texts are exact: a terminal escapes them."""
 
     prompt_id: int
     position: int
@@ -40,7 +40,7 @@ class WorstToken:
 
 
 def order_of(drift: Drift) -> str:
-    """What the worst tokens are ordered by: `kl`, or `next_logprob` without logits."""
+    """The number that orders the worst tokens: `kl`, or `next_logprob` without logits."""
     return "kl" if drift.no_logits is None else "next_logprob"
 
 

@@ -43,7 +43,7 @@ gold answer's."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ItemAnalysis:
-    """What one evaluated task says of right and wrong answers."""
+    """The analysis of one evaluated task: what distinguishes right from wrong answers."""
 
     task: str
     run: str
@@ -59,7 +59,7 @@ class ItemAnalysis:
     """Items that are compared within groups: those of groups with two right and two wrong ones. 0:
     none are, since the items have no groups, or fewer such items than are ranked."""
     left_out: Mapping[str, int]
-    """Items that do not count, by the reason."""
+    """Items that are left out, by the reason."""
     skip_first: int
     seed: int
     features: pl.DataFrame

@@ -48,7 +48,7 @@ of each answer, in nats. doc_sha256: of the item's document."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluatedItems:
-    """One task as one run was asked it."""
+    """One task as one run answered it."""
 
     task: str
     source: str
@@ -201,14 +201,14 @@ class _Answer:
     """The prompt with the question: of a branch, the one that it branches off."""
     question: int
     position: int
-    """That predicts the answer's first token."""
+    """Position that predicts the answer's first token."""
     length: int
     first_token: int | None
     """None where the answer has no token."""
 
 
 def _answers(view: RunView) -> dict[int, _Answer]:
-    """Prompt -> the answer that ends it; without those that were set aside."""
+    """Prompt -> the answer that ends it; without prompts that were set aside."""
     run = view.run
     if N_CONTEXT not in run.extra_columns.names:
         raise NotFoundError(

@@ -17,7 +17,7 @@ from lpp.analyze.numerics.moments import Floats
 from lpp.analyze.runs.token_files import read_tokens
 
 Role = Literal["baseline", "statistic", "gold", "rows", "drift"]
-"""baseline: says nothing of what the model computed, a feature has to tell more than it. gold: uses
+"""baseline: uses nothing that the model computed; a feature has to be better than it. gold: uses
 the right answer. rows: of the rows of a site. drift: how far a second run is from the first."""
 
 
@@ -192,10 +192,10 @@ FEATURES: Final = (
 """Every feature, baselines first."""
 
 COVARIATES: Final = ("answer_length", "chosen_logprob")
-"""What a partial AUROC leaves out of a feature."""
+"""The covariates that a partial AUROC holds constant."""
 
 WITHOUT_PARTIAL: Final = (*COVARIATES, "chosen_logprob_token")
-"""Functions of the covariates: what a regression leaves of them is its misfit."""
+"""Functions of the covariates: their residuals are only the misfit of the regression."""
 
 AT_ANSWER: Final = pl.col("position") == pl.col("answer")
 IN_QUESTION: Final = (pl.col("position") >= pl.col("first")) & (

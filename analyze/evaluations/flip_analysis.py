@@ -1,4 +1,4 @@
-"""What differed between two runs before an item flipped."""
+"""What distinguishes items that flip between two runs, before their answer."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -59,7 +59,7 @@ items that are right in run A; the AUROC is of those that are wrong in B against
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlipAnalysis:
-    """Two runs of one task: the items that flipped, and what tells them before they do."""
+    """Two runs of one task: the items that flipped, and what distinguishes them beforehand."""
 
     flips: Flips
     features: pl.DataFrame
@@ -169,7 +169,7 @@ def _labels(found: Flips) -> tuple[Flags, Flags]:
 
 
 def _measure(of_item: Mapping[str, Floats], flipped: Flags, groups: Groups, seed: int) -> Measure:
-    """What every feature is held against; of_item: values by name."""
+    """What every feature is compared with; of_item: values by name."""
     choices = bool(np.isfinite(of_item["answer_gap"]).any())
     covariates = WITH_CHOICES if choices else COVARIATES
     return Measure(
@@ -238,7 +238,7 @@ def _common_sites(found: Flips, patterns: Sequence[str]) -> list[str]:
 
 
 def _pair(found: Flips) -> tuple[Pair | None, str]:
-    """Both runs token by token, or why they cannot be compared so."""
+    """Both runs as a pair, or why they cannot be compared token by token."""
     try:
         return pair_of(found.a.view.run, found.b.view.run), ""
     except InputError as error:

@@ -1,8 +1,8 @@
 """How far two runs are apart before an item's answer: numbers that may tell which items flip.
 
 All are at tokens that both runs read before the answer: the question of the item and the position
-that predicts the answer's first token. The answer takes no part, which the two runs may have chosen
-differently.
+that predicts the answer's first token. The answer is left out, because the two runs may have chosen
+different ones.
 """
 
 from collections.abc import Mapping, Sequence
@@ -66,7 +66,7 @@ DRIFT_FEATURES: Final = (
         role="drift",
     ),
 )
-"""Of two runs, A and B. The last one is of each site."""
+"""Features of two runs, A and B. The last one has a value for each site."""
 
 ROW_CHANGE: Final = DRIFT_FEATURES[-1]
 

@@ -22,7 +22,7 @@ GAINED: Final = "wrong to right"
 MOVED: Final = "other wrong answer"
 
 CHANGES: Final = (LOST, GAINED, MOVED)
-"""What can become of an item from run A to run B, where its answer changed. `MOVED` is known only
+"""How an item can change from run A to run B. `MOVED` is known only
 of items with several answers to choose from."""
 
 TEXT_TOKENS: Final = 60
@@ -53,7 +53,7 @@ the answers, in each run; null where there is one answer. logprobs_: ln p of eac
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flips:
-    """One task as two runs were asked it."""
+    """One task as two runs answered it."""
 
     a: EvaluatedItems
     b: EvaluatedItems
@@ -207,7 +207,7 @@ def _table(both: pl.DataFrame) -> pl.DataFrame:
 
 
 def _texts(some: EvaluatedItems, items: pl.Series) -> list[str | None]:
-    """The last tokens of the question of each of `items`, in words."""
+    """The text of the last tokens of the question of each of `items`."""
     vocabulary = some.view.run.vocabulary()
     if vocabulary is None or items.is_empty():
         return [None] * len(items)

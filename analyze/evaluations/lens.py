@@ -41,7 +41,7 @@ NORM_ROWS: Final = 768
 """Tokens, drawn from the prompts, that the final norm is recovered from and checked on."""
 
 OF_ITEMS: Final = ("agreement_depth", "answer_depth")
-"""Features that are one number an item."""
+"""Features with one number per item."""
 
 STEP_ROWS: Final = 4096
 """Rows of two sites that are read at a time."""
@@ -116,7 +116,7 @@ class Lens:
 
 
 class _Reading(NamedTuple):
-    """What the lens says of m items, (m,) each."""
+    """The lens's results for m items, (m,) each."""
 
     likeliest: Codes
     """The most likely token, of equal ones that of the lowest id."""
@@ -218,7 +218,7 @@ def is_block(site: str) -> bool:
 
 
 def _reasons(run: Run, sites: Sequence[str], last: str) -> Iterator[str]:
-    """Why there is no lens; only the first one counts."""
+    """Reasons why there is no lens; the first one is given."""
     if not run.plan.keeps_rows:
         yield "the run keeps no rows; evaluate again with --keep rows"
     if last not in run.sites or "final" not in run.sites:

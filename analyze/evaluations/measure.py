@@ -115,7 +115,7 @@ class Values(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measure:
-    """What every feature is held against."""
+    """What every feature is compared with."""
 
     labels: Flags
     """(n,) whether an item is of the kind that the AUROC is of."""

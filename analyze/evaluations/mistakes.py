@@ -1,4 +1,4 @@
-"""The wrong answers that a model was most sure of, in words."""
+"""The wrong answers that a model was most confident of, as text."""
 
 import math
 from collections.abc import Sequence

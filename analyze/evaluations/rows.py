@@ -77,7 +77,7 @@ def read_rows(
 
 
 def answer_rows(found: Mapping[int, Rows], ids: Codes, width: int) -> AnswerRows:
-    """Of prompts `ids`, (n,), those that are in `found`, with rows of `width` columns."""
+    """The prompts among `ids`, (n,), that are in `found`, with rows of `width` columns."""
     there: Flags = np.array([prompt in found for prompt in ids.tolist()], dtype=bool)
     rows = [found[prompt] for prompt in ids[there].tolist()]
     return AnswerRows(np.stack(rows) if rows else np.empty((0, width), np.float32), there)

@@ -1,4 +1,4 @@
-"""Which features tell right from wrong, and which of them tell more than the baselines."""
+"""Which features tell right from wrong answers, and which do so better than the baselines."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any, Final
 import polars as pl
 
 Q: Final = 0.1
-"""Share of false ones, expected, among the features that are said to tell right from wrong."""
+"""Expected share of false findings among the features that are said to tell right from wrong."""
 
 Row = Mapping[str, Any]
 

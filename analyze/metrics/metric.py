@@ -1,4 +1,4 @@
-"""What a declared metric is: a name, a unit, one line of definition, a source, a function.
+"""A declared metric: a name, a unit, one line of definition, a source, a function.
 
 `registry` lists them; modules by kind declare them. A metric is data: to add one,
 add a `Metric` to its module's tuple. docs/how-to/metric.md shows one.
@@ -28,7 +28,7 @@ Needs = Literal["tokens", "scatter", "eigenvalues", "rows"]
 """
 
 MatrixName = Literal["covariance", "correlation"]
-"""Which matrix a `Spectrum` is of; the correlation matrix is the covariance of z-scores."""
+"""The matrix of a `Spectrum`; the correlation matrix is the covariance of z-scores."""
 
 Input = TypeVar("Input")
 
@@ -117,7 +117,7 @@ class Metric(Generic[Input]):
     normalises: str = ""
     """Name of the metric that this one is, divided by min(N, d); empty: it is none."""
     bounds: tuple[float, float] | None = None
-    """What no value can leave; None: what follows from the unit."""
+    """Least and largest possible value; None: they follow from the unit."""
     no_error: str = ""
     """Why there is no jackknife error, where there is none."""
     version: int = 1

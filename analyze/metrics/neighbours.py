@@ -126,7 +126,7 @@ class NeighbourSamples:
 
 
 def shuffled(prompt: Integers, position: Integers) -> npt.NDArray[np.uint64]:
-    """A number for each token, (n,), as good as random and always the same.
+    """A pseudo-random number for each token, (n,), always the same.
 
     The finaliser of SplitMix64 (Steele, Lea and Flood 2014), a bijection of 64 bits.
     """

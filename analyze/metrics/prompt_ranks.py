@@ -1,4 +1,4 @@
-"""Effective rank of single prompts, as Diff-eRank has it (Wei et al. 2024, arXiv 2401.17139)."""
+"""Effective rank of single prompts, as in Diff-eRank (Wei et al. 2024, arXiv 2401.17139)."""
 
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -12,7 +12,8 @@ from lpp.analyze.runs.site_reader import SiteReader
 from lpp.analyze.runs.wide_block import WideBlock
 
 LOST: Final = 1e-5
-"""Of the terms of a subtraction, how small its result may be: five of sixteen digits are lost."""
+"""How small the result of a subtraction may be, relative to its terms: five of sixteen digits are
+lost."""
 
 
 def prompt_entropy(rows: Rows, /) -> float:

@@ -1,4 +1,4 @@
-"""Spectra with the outliers of the widest columns clipped: a few rows weigh less in them.
+"""Spectra after clipping the outliers of the widest columns, so that a few rows weigh less.
 
 After centring, the five columns of highest variance are clipped at +-3 of their standard
 deviations, and the spectrum is that of X^T X / (N - 1) with no second centring (arXiv 2605.30018).

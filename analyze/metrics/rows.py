@@ -1,4 +1,4 @@
-"""Declared metrics that need the rows: what no scatter matrix of them can tell.
+"""Declared metrics that need the rows, because no scatter matrix gives them.
 
 Each says what is kept of the rows while they are read (`measure`), so that memory stays bounded
 however many there are.

@@ -16,10 +16,10 @@ from lpp.analyze.runs.site_reader import SiteReader
 from lpp.analyze.runs.wide_block import WideBlock
 
 SINK_FACTOR: Final = 10.0
-"""How many times the median length of all other rows the median length at a sink exceeds."""
+"""At a sink, the median length is more than this many times that of all other rows."""
 
 Lengths = npt.NDArray[np.float32]
-"""(P, T) Euclidean lengths of the rows of each prompt; NaN where there is none."""
+"""(P, T) Euclidean lengths of the rows of each prompt; NaN for no row."""
 
 
 def sink_positions(lengths: Lengths, factor: float = SINK_FACTOR, /) -> Integers:

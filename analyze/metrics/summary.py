@@ -1,4 +1,4 @@
-"""What one read of a site leaves behind of a cell: the spectra that its metrics are made of."""
+"""The result of one read of a site for a cell: the spectra that its metrics are computed from."""
 
 import logging
 import math
@@ -24,7 +24,7 @@ class Summary:
 
     covariance: Spectrum
     correlation: Spectrum | None = None
-    """None where nothing asked for it yet."""
+    """None if it was not requested."""
 
     def value(self, metric: Metric[Any]) -> float:
         """`metric` of this cell; LookupError where what it needs was not computed."""
@@ -39,7 +39,7 @@ class Summary:
         return value
 
     def joined(self, other: Self) -> Self:
-        """What either holds of the same cell."""
+        """The union of two summaries of one cell."""
         return replace(
             self,
             covariance=_fuller(self.covariance, other.covariance),
@@ -53,7 +53,7 @@ def _fuller(one: Spectrum | None, other: Spectrum | None) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What metrics ask of a summary, so that nothing else is computed."""
+    """What metrics need of a summary, so that nothing else is computed."""
 
     solved: frozenset[MatrixName] = frozenset()
     """Matrices whose eigenvalues are needed."""

@@ -58,7 +58,7 @@ class LeastMeans:
 
 
 class TokenCollector(Protocol):
-    """What is kept of the token statistics as they are read."""
+    """Collects what metrics need while the token statistics are read."""
 
     def add(self, tokens: pl.DataFrame) -> None:
         """Take in the rows of some more prompts, each whole, in prompt and position order."""

@@ -1,1 +1,1 @@
-"""Arrays in, numbers out: moments, spectra, errors, correlations. Knows no store."""
+"""Arrays in, numbers out: moments, spectra, errors, correlations. Independent of stores."""

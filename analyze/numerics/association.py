@@ -1,7 +1,7 @@
 """How two columns of numbers go together across a few models: coefficient, interval, p.
 
-SciPy does the arithmetic. With eight models, an interval is about one wide: what
-is here says how little eight points can tell, it does not make them more.
+SciPy does the arithmetic. With eight models, an interval is about one wide: these functions show
+how little eight points can tell.
 
 Intervals are 95 % bootstrap intervals, models drawn with replacement: bias-corrected and
 accelerated (BCa; Efron 1987) for Pearson and Spearman, percentiles for the rank-partial, whose
@@ -34,8 +34,9 @@ METHODS: Final[tuple[Method, ...]] = get_args(Method)
 Values: TypeAlias = npt.NDArray[np.float64]
 
 EXACT_UP_TO: Final = 8
-"""Models up to which p of ranks counts every permutation: the t distribution calls a perfect
-order of five impossible by chance, where one in sixty is as good. 8! = 40,320 take about 0.05 s."""
+"""Models up to which p of ranks counts every permutation. With five models, the t distribution
+gives a perfect order p = 0, although one order in sixty is as good. 8! = 40,320 take about 0.05
+s."""
 
 RESAMPLES: Final = 4999
 CONFIDENCE: Final = 0.95
@@ -43,7 +44,7 @@ CONFIDENCE: Final = 0.95
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Association:
-    """One coefficient and what can be said about it."""
+    """One coefficient with its interval and p."""
 
     coefficient: float
     """-1 to 1"""
@@ -51,7 +52,7 @@ class Association:
     """Two-sided, of no association."""
     p_method: Literal["t", "permutations"]
     interval: tuple[float, float] | None
-    """95 %; None where resampling never varies, as for a perfect order."""
+    """95 %; None if resampling never varies, as for a perfect order."""
     ci_method: CiMethod
 
 
@@ -121,7 +122,7 @@ def _partial(x: Values, y: Values, size: Values) -> tuple[float, float]:
 
 
 def _defined_partial(ranks: npt.NDArray[np.float64]) -> bool:
-    """Whether neither x nor y, (3, n) with size, is constant or has just the order of size."""
+    """Whether x and y, (3, n) with size, both vary and neither has exactly the order of size."""
     if np.ptp(ranks, axis=1).min() == 0:
         return False
     with_size = [_pearson(row, ranks[2]) for row in ranks[:2]]
@@ -143,7 +144,8 @@ def _exact_p(x: Values, y: Values) -> float:
 
 
 def _exact_partial_p(x: Values, y: Values, size: Values) -> float:
-    """Share of all orders of what size leaves of y that give a partial as far from 0 with x.
+    """Share of all orders of y's residuals, after regression on size, that give a partial as far
+    from 0.
 
     Of ranks. Freedman and Lane 1983: what is left of y is put in another order and size is taken
     out again. Without that second step p is too small: of five models without an association 15
@@ -155,7 +157,7 @@ def _exact_partial_p(x: Values, y: Values, size: Values) -> float:
     orders = np.array(list(itertools.permutations(rest_y))) @ remover  # (n!, n), size out again
     scale = np.linalg.norm(orders, axis=1) * np.linalg.norm(rest_x)
     found = abs(rest_x @ rest_y) / (np.linalg.norm(rest_x) * np.linalg.norm(rest_y))
-    # An order of which size leaves nothing has no partial: it counts as far from 0.
+    # If size leaves no residual of an order, it has no partial: it counts as far from 0.
     as_far = np.abs(orders @ rest_x) >= (found - 1e-9) * scale
     return float(np.mean(as_far | (scale < 1e-9)))
 
@@ -170,7 +172,7 @@ def _interval(
     """Resamples in which a column is constant have no value and are left out."""
     common = {"paired": True, "vectorized": True, "confidence_level": CONFIDENCE, "axis": -1}
     generator = np.random.default_rng(seed)
-    # No spread at all is told by the interval that is not there.
+    # If there is no spread, there is no interval, and that says enough.
     with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
         drawn = stats.bootstrap(

@@ -27,7 +27,7 @@ CONFIDENCE: Final = 0.95
 Z: Final = float(stats.norm.ppf(0.5 + CONFIDENCE / 2))
 
 FEWEST_OF_A_GROUP: Final = 2
-"""Right items, and wrong ones, that a group needs: one alone has no variance."""
+"""Right items, and also wrong items, that a group needs: a single one has no variance."""
 
 DRAWS: Final = 200
 """Shuffles of the labels for a control."""
@@ -35,12 +35,12 @@ DRAWS: Final = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Auroc:
-    """An AUROC and what can be said about it."""
+    """An AUROC with its error, interval and p."""
 
     value: float
     """0 to 1"""
     stderr: float
-    """DeLong's; 0 where right and wrong items are separated without a fault."""
+    """DeLong's; 0 if right and wrong items are separated perfectly."""
     interval: tuple[float, float] | None
     """95 %, from `stderr` on the scale of the log odds, so that it stays within 0 and 1. None where
     `stderr` is 0: it would claim that no other value is possible."""
@@ -50,7 +50,7 @@ class Auroc:
     n_right: int
     n_wrong: int
     n_groups: int
-    """Groups with both right and wrong items enough; 1 without groups."""
+    """Groups with enough right and enough wrong items; 1 without groups."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +136,7 @@ def shuffled(
 def residual_ranks(
     values: Floats, covariates: Floats, groups: Codes | None = None, /
 ) -> Floats | None:
-    """(n,) what a linear regression of the ranks of `values` on those of `covariates` leaves.
+    """(n,) residuals of a linear regression of the ranks of `values` on those of `covariates`.
 
     covariates: (n, k), finite. groups: (n,) a number for the group of each item. Ranks are then
     those within a group, less their mean: otherwise covariates that differ between groups would
@@ -168,11 +168,11 @@ def residual_ranks(
 def tied_share(values: Floats, right: Flags, /) -> float:
     """Share of the pairs of a right and a wrong item whose values are equal.
 
-    A regression on covariates leaves of tied items the order of the covariates, which is none of
-    the feature's. Simulated with 200 items, labels that depend on the covariate, and features that
-    depend on nothing: the 95 % interval of the AUROC of `residual_ranks` left 0.5 out in 71 % of
-    300 samples for a feature of two values, in 43 % where 60 % of the items had one value, in 10 %
-    for four values; in 2 % for a tenth of tied pairs, and for none.
+    A regression on covariates orders tied items by the covariates, which the feature does not.
+    Simulated with 200 items, labels that depend on the covariate, and features that depend on
+    nothing: the 95 % interval of the AUROC of `residual_ranks` left 0.5 out in 71 % of 300 samples
+    for a feature of two values, in 43 % where 60 % of the items had one value, in 10 % for four
+    values; in 2 % for a tenth of tied pairs, and for none.
 
     >>> tied_share(np.array([1.0, 2.0, 2.0]), np.array([True, True, False]))
     0.5

@@ -1,6 +1,6 @@
 """Whether confidence is what it claims: calibration error, reliability, risk against coverage.
 
-All of items, each with a confidence between 0 and 1 and whether its answer is right.
+Everything here is about items, each with a confidence from 0 to 1 and whether its answer is right.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ BINS: Final = 10
 """Bins of equal mass."""
 
 RESAMPLES: Final = 1000
-"""Of the items, for the interval; and draws of what a calibrated model would show."""
+"""Resamples of the items for the interval, and draws of a calibrated model."""
 
 COVERAGES: Final = tuple(k / 10 for k in range(1, 11))
 
@@ -30,9 +30,9 @@ class ReliabilityRow:
 
     n: int
     confidence: float
-    """Mean over its items."""
+    """Mean confidence of its items."""
     accuracy: float
-    """Share of them that is right."""
+    """Share of its items that are right."""
     interval: tuple[float, float]
     """95 % of that share."""
 
@@ -67,9 +67,9 @@ class RiskCoverage:
     area: float
     """Mean risk over all coverages k / n: smaller is better."""
     best: float
-    """The same where every right answer stands before every wrong one."""
+    """`area` if every right answer came before every wrong one."""
     random: float
-    """The same, expected, of an order by chance: the share of wrong answers."""
+    """Expected `area` of a random order: the share of wrong answers."""
 
 
 def calibration(
@@ -184,6 +184,8 @@ def _risks(wrong: Floats, confidence: Floats) -> Floats:
 
 
 def _error(confidence: Floats, right: Flags, which: Codes, bins: int) -> float:
-    """n_b / n put into the difference: |sum of right - sum of confidence| / n in each bin."""
+    """With n_b / n inside the difference, a bin's term is |sum of right - sum of confidence| /
+    n.
+    """
     gaps = np.bincount(which, right - confidence, minlength=bins)
     return float(np.abs(gaps).sum()) / len(confidence)

@@ -1,11 +1,12 @@
-"""Linear CKA: how alike the rows of two sites are, whatever the rotation and scale of either.
+"""Linear CKA: how similar the rows of two sites are, whatever the rotation and scale of either.
 
 For X and Y, the same N tokens at two sites, columns centred:
 
     CKA = ||Y^T X||_F^2 / (||X^T X||_F ||Y^T Y||_F)
 
 1 for equal up to a rotation and a scale, 0 for uncorrelated columns (Kornblith et al. 2019). The
-estimate is the plain, biased one: unrelated rows have about d / (N + d), so N belongs beside it.
+estimate is the plain, biased one: for unrelated rows it is about d / (N + d), so always report N
+with it.
 """
 
 import math
@@ -111,7 +112,7 @@ class CrossScatters:
         return found
 
     def without(self, other: Self) -> Self:
-        """The sums of these rows less those of `other`, some of them, which has these shifts."""
+        """The sums of these rows without those of `other`, a subset with the same shifts."""
         found = type(self)([], [], self.shifts)
         found.n = self.n - other.n
         with np.errstate(invalid="ignore", over="ignore"):

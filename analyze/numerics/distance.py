@@ -12,7 +12,7 @@ from lpp.analyze.numerics.moments import Floats
 FOLDS: Final = 5
 
 LEAST_SHRINKAGE: Final = 1e-6
-"""Of the covariance: of two rows Ledoit and Wolf find none to be needed, and S has no inverse."""
+"""Least shrinkage of the covariance: for two rows Ledoit and Wolf's is 0, and S has no inverse."""
 
 
 def folds(n: int, /, *, count: int = FOLDS, seed: int = 0) -> Codes:
@@ -60,7 +60,7 @@ def shrinkage(centred: Floats, products: Floats, /) -> tuple[float, float]:
 
 
 def _distances(fitted: Floats, asked: Floats) -> Floats:
-    """Of (s, d) rows `asked` to the mean of (n, d) rows `fitted`."""
+    """Distance of (s, d) rows `asked` to the mean of (n, d) rows `fitted`."""
     n, d = fitted.shape
     if n < 2:
         return np.full(len(asked), np.nan)

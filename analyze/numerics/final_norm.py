@@ -24,7 +24,7 @@ Kind = Literal["RMSNorm", "LayerNorm"]
 Rows = npt.NDArray[np.floating[Any]]
 
 EPSILONS: Final = (1e-5, 1e-6, 1e-8, 1e-12)
-"""Those in use, the most common one first. Large rows do not tell them apart, nor need it."""
+"""Epsilons in use, the most common first. Large rows do not distinguish them, and need not."""
 
 AS_GOOD: Final = 1.01
 """Times the least sum of squared errors: below that the first candidate counts, since the rounding
@@ -32,7 +32,7 @@ of the rows decides which has the least.
 """
 
 HELD_OUT: Final = 3
-"""Every third row is not fitted, and checked."""
+"""Every third row is left out of the fit, for checking."""
 
 FEWEST_ROWS: Final = 2 * HELD_OUT
 
@@ -47,7 +47,7 @@ LEAST_TOLERANCE: Final = 1e-5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinalNorm:
-    """A norm, and how well it gives the rows after it again."""
+    """A norm, and how well it reproduces the rows after it."""
 
     kind: Kind
     epsilon: float
@@ -69,10 +69,9 @@ class FinalNorm:
 
 
 def best_norm(before: Rows, after: Rows, /) -> FinalNorm:
-    """The norm that makes `after` of `before` with the least error, (n, d) finite rows each.
-
-    It need not be a good one: compare its `error` with `tolerance`. Fitted on two rows of three.
-    In float64; cost: some tens of passes over n d values. ValueError for fewer than `FEWEST_ROWS`
+    """The norm that maps `before` to `after` with the least error, (n, d) finite rows each. Even
+    the best one may be poor: compare its `error` with `tolerance`. Fitted on two rows of three. In
+    float64; cost: some tens of passes over n d values. ValueError for fewer than `FEWEST_ROWS`
     rows, and for different shapes.
 
     >>> rows = np.random.default_rng(0).normal(size=(12, 4))

@@ -41,7 +41,7 @@ class Layer(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Hourglass:
-    """The score, what it is made of, and what was left out."""
+    """The score, the means that it is computed from, and what was left out."""
 
     score: float | None
     first: float | None
@@ -98,7 +98,7 @@ def hourglass(layers: Sequence[Layer], n_blocks: int) -> Hourglass:
 def _too_few(
     layers: Iterable[Layer], parts: Sequence[Sequence[float]], n_blocks: int
 ) -> str | None:
-    """What keeps the score from being one; None where enough layers are left."""
+    """Why there is no score; None if enough layers are left."""
     captured = [third(layer.depth, n_blocks) for layer in layers]
     lacking = [
         f"{len(part)} of {captured.count(place)} layers of the {THIRDS[place]} third can be used"

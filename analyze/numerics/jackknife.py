@@ -1,4 +1,4 @@
-"""How sure a number is: the error over prompts, and Student's interval.
+"""The standard error of a number over prompts, and Student's interval.
 
 The delete-a-group jackknife (Kott 2001; Efron and Tibshirani 1993, chapter 11) computes a number
 again without each of G groups of prompts: the standard error is
@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 LEVEL: Final = 0.95
-"""Of every interval."""
+"""Level of every interval."""
 
 
 class Estimate(NamedTuple):
@@ -30,7 +30,7 @@ class Estimate(NamedTuple):
 
 
 ERRORS: Final = Estimate._fields[1:4]
-"""What stands beside a value."""
+"""The columns that follow a value."""
 
 
 def error_names(metric: str) -> tuple[str, ...]:
@@ -49,9 +49,8 @@ def student(
     limits: tuple[float, float] = (-math.inf, math.inf),
     level: float = LEVEL,
 ) -> Estimate:
-    """`value` with Student's interval of `level`; neither where one is not finite.
-
-    limits: what no such value can leave; the interval ends there.
+    """`value` with Student's interval of `level`; without both if value or error is not finite.
+    limits: least and largest possible value; the interval is cut there.
 
     >>> [round(number, 3) for number in student(10.0, 1.0, freedom=9)[:4]]
     [10.0, 1.0, 7.738, 12.262]
@@ -97,7 +96,7 @@ def jackknife(
 def jackknife_difference(
     first: Estimate, second: Estimate, limits: tuple[float, float] = (-math.inf, math.inf)
 ) -> Estimate:
-    """`first` less `second`, with the paired error: the same group of prompts leaves both.
+    """`first` minus `second`, with the paired error: the same group of prompts is left out of both.
 
     No number where either is none, no error where either has none.
 

@@ -38,7 +38,7 @@ Float64 = npt.NDArray[np.float64]
 Columns = dict[str, npt.NDArray[Any]]
 
 DIVERGENCES: Final = ("kl", "kl_reverse", "js", "tv")
-"""Of a token, in nats; tv: a share of the probability."""
+"""Divergences of a token, in nats; tv: a share of the probability."""
 
 EVERYTHING: Final = frozenset({*DIVERGENCES, "flip", "top10"})
 
@@ -50,10 +50,10 @@ GROUP: Final = 1 << 19
 costs is shared by rows."""
 
 PIECE: Final = 1 << 16
-"""Of them, those that are taken together to float64: 512 KiB."""
+"""Bytes of them that are widened to float64 at a time: 512 KiB."""
 
 FLOOR: Final = -1e100
-"""What stands for -inf below the largest logit: its exponential is 0, and it times 0 is 0."""
+"""Stands for -inf below the largest logit: its exponential is 0, and its product with 0 is 0."""
 
 LANES: Final = 512
 """Groups of columns whose maxima bound the tenth largest logit from below."""
@@ -195,7 +195,7 @@ def _infinite(found: Columns, none_p: npt.NDArray[np.bool_], none_q: npt.NDArray
 
 
 def _in_common(p: Float32, q: Float32) -> Float64:
-    """(n,) shares of the most likely tokens of (n, V) logits that are the same in both."""
+    """(n,) share of the most likely tokens of (n, V) logits that both models have."""
     ten = min(TOP, p.shape[1])
     pairs = zip(_most_likely(p, ten), _most_likely(q, ten), strict=True)
     return np.array([len(a & b) / ten for a, b in pairs], np.float64)

@@ -28,11 +28,11 @@ PRODUCT_ROWS = 2048
 """Rows of one product at most: enough that the d x d addition after it costs a few per cent."""
 TILE_ROWS: Final = 128
 SHIFT_ROWS: Final = 64
-"""Rows whose mean is a shift, where nobody gives one."""
+"""Rows whose mean is the shift, unless one is given."""
 ROUNDING: Final = 8 * np.finfo(np.float64).eps
 """Times the size and the largest eigenvalue: how far from 0 a zero eigenvalue may be solved."""
 CANCELLED: Final = 1e-12
-"""A variance of which a subtraction leaves a smaller part is all gone: what is left is rounding."""
+"""If a subtraction leaves a smaller part of a variance, the rest is rounding and counts as 0."""
 MIN_DEVIATION: Final = 1e-8
 """A column whose standard deviation is smaller is constant: its z-scores are not blown up."""
 
@@ -53,9 +53,8 @@ class Workspace:
 
 @dataclass(slots=True)
 class Moments:
-    """What a covariance needs of its rows.
-
-    n: number of rows. mean: (d,). scatter: (d, d), sum of the outer products of centred rows.
+    """Count, mean and scatter of rows, enough for their covariance. n: number of rows. mean: (d,).
+    scatter: (d, d), sum of the outer products of centred rows.
     noise: how far from 0 a zero eigenvalue of the scatter may lie, beyond its solve's rounding.
     """
 
@@ -110,7 +109,7 @@ class Moments:
             self.scatter[tile] += other.scatter[tile]
             if self.n:
                 self.scatter[tile] += scaled[tile, None] * scaled
-        # From nothing the mean is the other's exactly, not up to a rounding.
+        # Starting from no rows, the mean is exactly the other's.
         self.mean += delta * (other.n / total) if self.n else delta
         self.noise += other.noise
         self.n = total
@@ -131,7 +130,7 @@ class Moments:
 
 @dataclass(slots=True)
 class ShiftedSums:
-    """Sums over rows about a fixed point: what adds and subtracts exactly as the rows do.
+    """Sums over rows about a fixed point, which add and subtract as sets of rows do.
 
     n: rows. shift: (d,), near their mean. total: (d,) sum of x - shift. products: (d, d) sum of
     the outer products of x - shift.
@@ -151,7 +150,7 @@ class ShiftedSums:
         return cls(0, shift, np.zeros(dim), np.zeros((dim, dim)))
 
     def copy(self) -> Self:
-        """The same in memory of its own."""
+        """A copy in its own memory."""
         return type(self)(self.n, self.shift, self.total.copy(), self.products.copy(), self.squares)
 
     def add_rows(self, rows: Rows, work: Workspace) -> None:
@@ -174,7 +173,7 @@ class ShiftedSums:
         self.products += other.products
 
     def without(self, other: Self) -> Self:
-        """The sums of these rows less `other`, which are some of them."""
+        """The sums of these rows without those of `other`, a subset."""
         return type(self)(
             self.n - other.n,
             self.shift,

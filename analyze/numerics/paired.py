@@ -17,7 +17,7 @@ class PairedDifference:
     second: float
     """Shares, 0 to 1."""
     difference: float
-    """`second` less `first`."""
+    """`second` minus `first`."""
     interval: tuple[float, float]
     """Of the difference, 95 %: Newcombe 1998."""
     p_value: float

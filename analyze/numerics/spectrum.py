@@ -99,13 +99,13 @@ def top_share(eigenvalues: Floats, /) -> float:
 
 
 def within(value: float, bound: int) -> float:
-    """`value` inside [1, bound], where it lies but for rounding. NaN stays NaN."""
+    """`value` clipped to [1, bound]: outside it only by rounding. NaN stays NaN."""
     return float(np.clip(value, 1.0, max(bound, 1)))
 
 
 @dataclass(frozen=True, slots=True)
 class Spectrum:
-    """What one matrix of one X(L) leaves behind: enough for every spectral metric."""
+    """The summary of one matrix of one X(L): enough for every spectral metric."""
 
     n: int
     """Rows N."""
@@ -118,7 +118,7 @@ class Spectrum:
     variances: Floats
     """(d,) the matrix's diagonal: the variance of each column."""
     eigenvalues: Floats | None
-    """(min(N, d),) descending; None where nothing asked for them yet."""
+    """(min(N, d),) descending; None if they were not requested."""
 
     @property
     def rank_bound(self) -> int:
@@ -127,7 +127,9 @@ class Spectrum:
 
     @property
     def solved(self) -> Floats:
-        """The eigenvalues. LookupError where nothing asked for them: a metric must declare it."""
+        """The eigenvalues. LookupError if they were not requested: a metric must declare that it
+        needs them.
+        """
         if self.eigenvalues is None:
             raise LookupError("no eigenvalues here: declare the metric with needs='eigenvalues'")
         return self.eigenvalues

@@ -1,1 +1,1 @@
-"""Backends: what runs a model and gives the rows of its sites and the statistics of its logits."""
+"""Backends run a model and return the rows of its sites and the statistics of its logits."""

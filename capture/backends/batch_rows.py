@@ -1,4 +1,4 @@
-"""The rows of one batch on their way from a forward pass to where they are wanted.
+"""The rows of one batch, copied from a forward pass to their destination.
 
 On a CPU the hook picks the rows of real tokens straight into the shard's memory: the one copy. On
 a GPU it picks them on the device and a stream of its own copies them into that memory, which is
@@ -65,7 +65,7 @@ class CopyStreams:
         stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream):
             share_out(values, targets)
-        values.record_stream(stream)  # its memory is not given away before the copy has read it
+        values.record_stream(stream)  # its memory is not reused before the copy has read it
 
     def marks(self) -> list[torch.cuda.Event]:
         """Events that are reached when every copy begun so far has ended."""
@@ -87,14 +87,14 @@ class BatchRows:
         self._came = {site: np.zeros(len(batch.token_ids), np.bool_) for site in outputs.sites}
         self._finite: dict[str, list[torch.Tensor]] = {}
         self.on_device: dict[str, torch.Tensor] = {}
-        """Site -> (T, d) in the stored dtype where it was computed; for moments alone."""
+        """Site -> (T, d) in the stored dtype, on the device that computed it; only for moments."""
         self._marks: list[torch.cuda.Event] = []
         self._statistics: dict[str, torch.Tensor] = {}
 
     def take(self, site: str, state: torch.Tensor, picked: Picked) -> None:
         """Take rows of a state, (..., d), which the pass goes on with and may change.
 
-        Rows that come again replace those that came before.
+        Rows that come again replace earlier ones.
         """
         flat = state.reshape(-1, state.shape[-1])
         indices = picked.on(flat.device)
@@ -152,8 +152,8 @@ class BatchRows:
         self._marks = self._streams.marks()
 
     def wait(self) -> None:
-        """Return when rows and statistics are where they belong. ValueError for a site of which
-        not every row came.
+        """Wait until rows and statistics are at their destination. ValueError for a site with
+        missing rows.
         """
         total = len(self.batch.token_ids)
         if lacking := [site for site, came in self._came.items() if not came.all()]:
@@ -166,7 +166,7 @@ class BatchRows:
         return {name: values.numpy() for name, values in self._statistics.items()}
 
     def not_finite(self) -> Mapping[str, npt.NDArray[np.int64]] | None:
-        """Site -> flat rows that hold NaN or infinities; None where nobody has looked yet."""
+        """Site -> flat rows with NaN or infinities; None if not checked yet."""
         if not self._finite:
             return None
         every = [(site, flag) for site, flags in self._finite.items() for flag in flags]

@@ -51,8 +51,8 @@ def rows_not_finite(rows: Rows) -> npt.NDArray[np.int64]:
 def statistics_not_finite(
     batch: Batch, statistics: Mapping[str, npt.NDArray[Any]]
 ) -> npt.NDArray[np.int64]:
-    """Flat rows of a batch with a statistic that is not finite, ascending; of a prompt's last
-    token, what follows it is none.
+    """Flat rows of a batch with a statistic that is not finite, ascending. `next_*` of a prompt's
+    last token do not exist and are not checked.
     """
     has_next = batch.next_ids >= 0
     finite: npt.NDArray[Any] = np.ones(len(has_next), np.bool_)
@@ -69,7 +69,7 @@ def set_aside(
     failed: Mapping[int, str],
     not_finite: Sequence[tuple[str, npt.NDArray[np.int64]]],
 ) -> list[SetAside]:
-    """The prompts whose rows mean nothing, with the first site where that shows.
+    """The prompts whose rows have no meaning, with the first site that is not finite.
 
     lengths: tokens of each prompt, laid flat one after the other. failed: prompts that did not run
     -> why. not_finite: sites in depth order, then `LOGITS`, each with flat rows, ascending.
@@ -103,7 +103,7 @@ def quarantined_prompts(
     not_finite: Mapping[str, npt.NDArray[np.int64]],
     failed: Mapping[int, str],
 ) -> set[int]:
-    """The prompts of a batch that take no part in moments."""
+    """The prompts of a batch that moments leave out."""
     rows = [*not_finite.items(), (LOGITS, statistics_not_finite(batch, statistics))]
     found = set_aside(batch.prompt_ids, batch.lengths, failed, rows)
     return {one.prompt_id for one in found}

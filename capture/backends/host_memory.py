@@ -26,7 +26,7 @@ _log = logging.getLogger("lpp.capture")
 
 
 def plain_memory(size: int) -> Bytes:
-    """(size,) bytes of this process. MemoryError where there is too little."""
+    """(size,) bytes of this process. MemoryError if there is too little."""
     return np.empty(size, np.uint8)
 
 
@@ -83,7 +83,7 @@ def map_shared(path: str) -> mmap.mmap:
 
 
 def _new_file(size: int) -> tuple[str, mmap.mmap]:
-    """A file of `size` bytes that are really there: a promise would end in a bus error."""
+    """A file whose `size` bytes are really allocated: a sparse file could end in a bus error."""
     for folder in (_MEMORY, Path(tempfile.gettempdir())):
         if not folder.is_dir():
             continue
@@ -91,7 +91,7 @@ def _new_file(size: int) -> tuple[str, mmap.mmap]:
         try:
             os.posix_fallocate(handle, 0, max(size, 1))
             return path, mmap.mmap(handle, 0)
-        except OSError:  # a container's memory file system may be tiny
+        except OSError:  # /dev/shm of a container may be tiny
             os.unlink(path)
         finally:
             os.close(handle)

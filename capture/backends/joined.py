@@ -47,7 +47,7 @@ class JoinedBackend:
         cls, request: CaptureRequest, *, progress: Progress = SILENT, quiet: bool = True
     ) -> "JoinedBackend":
         """The same model twice. Raises as both of them do."""
-        # each is asked for what is its own
+        # each gets the options of its own
         for_vllm = replace(
             request,
             model=replace(request.model, device_map=None, quantization=None, attention="auto"),
@@ -90,7 +90,7 @@ class JoinedBackend:
 
     def capture(self, batches: Iterable[Batch], outputs: Outputs) -> Iterator[Captured]:
         """Yield each batch once both have run it. Raises MachineError where their rows differ."""
-        one, other = tee(batches)  # holds what the faster is ahead by: a batch or two
+        one, other = tee(batches)  # holds the batches that the faster backend is ahead: one or two
         statistics_alone = Outputs(sites=(), dtype=outputs.dtype)
         both = zip(
             self._hidden.capture(one, outputs),
@@ -106,7 +106,7 @@ class JoinedBackend:
             )
 
     def write(self, beginnings: Sequence[Beginning], how: Writing) -> Iterator[Written]:
-        """Inside vLLM, which serves faster."""
+        """Inside vLLM, which is faster."""
         return self._logits.write(beginnings, how)
 
     def head(self) -> HeadContent | str:
@@ -114,21 +114,21 @@ class JoinedBackend:
         return self._hidden.head()
 
     def close(self) -> None:
-        """Give the memory of both back."""
+        """Free the memory of both."""
         self._logits.close()
         self._hidden.close()
 
 
 def _check_same_finite(states: Captured, logits: Captured) -> None:
-    """Moments leave out the prompts that transformers finds not finite, the tables of the shard
-    those that vLLM does: with moments they must be the same.
+    """Moments leave out prompts that are not finite in transformers, the tables of the shard those
+    that are not finite in vLLM. With moments, the two sets must be equal.
     """
     ours, theirs = (statistics_not_finite(one.batch, one.statistics) for one in (states, logits))
     if not np.array_equal(ours, theirs):
         raise MachineError(
             f"vLLM and transformers differ in which logits of shard {states.batch.shard} are "
-            "finite, so moments are of no certain prompts. Nothing of this shard was kept. Capture "
-            "with one backend: --backend torch; or with --keep rows.",
+            "finite, so it is unclear which prompts moments cover. Nothing of this shard was kept. "
+            "Capture with one backend: --backend torch; or with --keep rows.",
             kind=ErrorKind.ENGINE_DIED,
         )
 

@@ -26,10 +26,10 @@ from lpp.store.arrays.moments import SiteMoments
 from lpp.store.errors import ErrorKind, MachineError
 
 WAITING: Final = 1024
-"""Rows worth one product."""
+"""Rows that make one product efficient."""
 
 PANELS: Final = 8
-"""Parts that a triangle is kept in."""
+"""Blocks in which a triangle is stored."""
 
 _TORCH: Final = {"float64": torch.float64, "float32": torch.float32}
 
@@ -37,8 +37,8 @@ _TORCH: Final = {"float64": torch.float64, "float32": torch.float32}
 class ShardMoments(Mapping[str, SiteMoments]):
     """Moments of the shard that is being captured: site -> its bands.
 
-    widths: columns of each site of `outputs`. A site is packed and copied to the host when it is
-    asked for: as many times, as long as no row of the next shard has come.
+    widths: columns of each site of `outputs`. A site is packed and copied to the host each time it
+    is requested, until a row of the next shard arrives.
     """
 
     def __init__(self, outputs: Outputs, widths: Mapping[str, int]) -> None:
@@ -54,10 +54,10 @@ class ShardMoments(Mapping[str, SiteMoments]):
     def add(
         self, batch: Batch, rows: Mapping[str, torch.Tensor], left_out: Collection[int]
     ) -> None:
-        """Take in a batch, but for the prompts `left_out`. rows: site -> (T, d)."""
+        """Add a batch, without the prompts `left_out`. rows: site -> (T, d)."""
         bands = self._bands(batch, left_out)
         if not (bands >= 0).any():
-            return  # where nothing could run there are no rows
+            return  # if nothing could run, there are no rows
         some = [np.flatnonzero(bands == band) for band in range(len(self._upper))]
         indices = _Indices(some)
         try:
@@ -141,7 +141,7 @@ class _Site:
 
 
 class _Band:
-    """Rows of one site at the positions of one band: those that wait, and the moments of others."""
+    """Rows of one site in one band: a buffer of recent rows, and the moments of earlier ones."""
 
     def __init__(self, like: torch.Tensor, room: torch.Tensor) -> None:
         width, device = like.shape[1], like.device
@@ -178,13 +178,13 @@ class _Band:
                 self.multiply()
 
     def multiply(self) -> None:
-        """Take the waiting rows into the moments."""
+        """Add the buffered rows to the moments."""
         count = self._filled
         if not count:
             return
         centred = self._room[:count]
-        # The first row comes off before anything is summed: equal rows are exactly zero, and
-        # columns whose mean is enormous keep their digits.
+        # Subtract the first row before anything is summed: equal rows then give exactly zero, and
+        # columns with an enormous mean keep their digits.
         first = self._rows[0].to(torch.float64)
         torch.sub(self._rows[:count].to(torch.float64), first, out=centred)
         mean = centred.mean(dim=0)

@@ -1,4 +1,4 @@
-"""Which backend runs a request, and loading the model in it."""
+"""Choose the backend of a request, and load the model in it."""
 
 from importlib.util import find_spec
 
@@ -18,8 +18,8 @@ def open_backend(
 ) -> Backend:
     """Load the model that `request` names in the backend that it asks for.
 
-    loaded: that model, where it is in memory; torch runs it. Raises InputError for options that do
-    not go together, a context beyond the model and a model that the backend does not serve;
+    loaded: the model, if it is already in memory; torch runs it. Raises InputError for options that
+    do not go together, a context beyond the model and a model that the backend does not serve;
     MachineError for what the machine lacks.
     """
     name = "torch" if loaded is not None else choose_backend(request)
@@ -54,7 +54,7 @@ def choose_backend(request: CaptureRequest) -> BackendName:
         served = spec.device == "cuda" and find_spec("vllm") is not None
         wants_vllm = any(for_vllm.values()) or (served and not any(for_torch.values()))
         name = "vllm" if wants_vllm else "torch"
-    # quantised by one backend and not by the other, they would be two models
+    # if only one backend quantised it, there would be two models
     both = {option for option in (*for_torch, *for_vllm) if option != "--quantization"}
     followed = {"torch": set(for_torch), "vllm": set(for_vllm), "vllm+torch": both}[name]
     misfits = [

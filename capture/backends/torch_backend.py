@@ -57,7 +57,7 @@ from lpp.store.format.tables import STATISTICS, TOKENS_SCHEMA
 from lpp.store.shared.heads import HeadContent
 
 HOPELESS: Final = 8
-"""Prompts that may fail alone before any has run: then it is the model that does not fit."""
+"""Prompts that may fail alone before any has run; after that, the model itself does not fit."""
 
 _log = logging.getLogger("lpp.capture")
 
@@ -129,11 +129,11 @@ class TorchBackend:
         return write_in_torch(self.model.module, self._device, beginnings, how, budget)
 
     def head(self) -> HeadContent | str:
-        """The unembedding, in host memory; why there is none to keep."""
+        """The unembedding, in host memory; or why it cannot be kept."""
         return head_content(self._unembed)
 
     def close(self) -> None:
-        """The model goes with its last reference."""
+        """The model is freed with its last reference."""
 
     def capture(self, batches: Iterable[Batch], outputs: Outputs) -> Iterator[Captured]:
         """Yield each batch once the next is launched.
@@ -165,7 +165,9 @@ class TorchBackend:
             raise memory_error(waiting[0].batch)
 
     def fits(self, batch: Batch, run: Callable[[], None]) -> str:
-        """Run something of a batch; what the allocator said where it does not fit, else nothing."""
+        """Run part of a batch; returns the allocator's message if it does not fit, otherwise
+        None.
+        """
         try:
             run()
         except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
@@ -175,26 +177,28 @@ class TorchBackend:
         else:
             self._ran = True
             return ""
-        # Only here: the error held the frames of the pass, and they its tensors.
+        # Only here: until now the error held the frames of the pass, and they held its tensors.
         gc.collect()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
         if not self._noted and len(batch.lengths) > 1:
-            _log.warning("%s: it runs in halves, as others will.", memory_error(batch, short=True))
+            _log.warning(
+                "%s: it runs in halves, and so will later ones.", memory_error(batch, short=True)
+            )
             self._noted = True
         return why
 
     @torch.inference_mode()
     def forward(self, batch: Batch, outputs: Outputs, rows: BatchRows) -> None:
-        """Run a batch; its rows and statistics are on their way into `rows` then."""
+        """Run a batch; afterwards its rows and statistics are being copied into `rows`."""
         budget = self.compute.batch_tokens or BATCH_TOKENS[self._device.type]
         shares = bool(batch.before) and self._goes_on
         trunk = self._modules.trunk
         following = batch.next_ids.astype(np.int64)
-        cache: Any = None  # keys and values of the first pass, where others go on from them
+        cache: Any = None  # keys and values of the first pass, if other passes continue from them
         statistics, logit_rows = [], []
         for one in passes(batch, shares=shares, budget=budget):
-            # All that travels to the device does so before the pass: a copy after would wait.
+            # Copy everything to the device before the pass: a later copy would wait for the pass.
             ids = to_device(torch.from_numpy(one.ids), self._device)
             picked = Picked(torch.from_numpy(one.picked), self._device, one.spans)
             which, places = _asked(batch, one)
@@ -239,7 +243,9 @@ class _Capture:
             self._moments = ShardMoments(outputs, widths)
 
     def launch(self, batch: Batch) -> Callable[[], Captured]:
-        """Launch a batch, or what of it fits; the result waits for its rows and hands it over."""
+        """Launch a batch, or the part of it that fits; the result waits for its rows and returns
+        it.
+        """
         rows = BatchRows(batch, self._outputs, self._streams)
         why = self._backend.fits(batch, lambda: self._backend.forward(batch, self._outputs, rows))
         if not why:
@@ -263,7 +269,7 @@ class _Capture:
         not_finite: Mapping[str, npt.NDArray[np.int64]] | None,
         failed: Mapping[int, str],
     ) -> Mapping[str, SiteMoments] | None:
-        """Take a batch into the moments of its shard; those moments, where it is the last one."""
+        """Add a batch to the moments of its shard; returns those moments after the last batch."""
         if self._moments is None:
             return None
         if batch.shard != self._shard:
@@ -318,7 +324,7 @@ def _asked(batch: Batch, one: Pass) -> tuple[npt.NDArray[np.int64], npt.NDArray[
 
 
 def joined(batch: Batch, parts: Sequence[Captured]) -> Captured:
-    """What the parts of `batch` gave, in order, as what the batch gives."""
+    """Join the results of the parts of `batch`, in order, into its result."""
     failed: dict[int, str] = {}
     not_finite: dict[str, list[npt.NDArray[np.int64]]] = {}
     looked, start = True, 0

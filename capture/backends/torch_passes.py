@@ -1,4 +1,4 @@
-"""The forward passes of one batch: what runs together, and which rows of it are wanted.
+"""The forward passes of one batch: which prompts run together, and which rows are wanted.
 
 A branch (`Batch.before`) needs the keys and values of the tokens before it. Where the prompt that
 it branches off is in the batch, that prompt's pass leaves them behind, and the branch's own tokens
@@ -49,7 +49,7 @@ class Pass:
 
     @property
     def spans(self) -> list[tuple[int, int]]:
-        """First and last + 1 of the flat rows of the batch, as they follow each other."""
+        """(first, last + 1) of each stretch of the batch's flat rows, in order."""
         cuts = np.flatnonzero(np.diff(self.rows) != 1) + 1
         edges = (0, *cuts.tolist(), len(self.rows))
         return [
@@ -87,7 +87,7 @@ def passes(batch: Batch, *, shares: bool, budget: int) -> Iterator[Pass]:
 def _groups(
     places: Sequence[int], n_before: Integers, lengths: Integers, budget: int
 ) -> Iterator[list[int]]:
-    """`places` in order, as many at a time as stay within `budget`; at least one."""
+    """`places` in order, as many at a time as `budget` allows; at least one."""
     held: list[int] = []
     for place in places:
         more = [*held, place]
@@ -126,12 +126,12 @@ def _pass(batch: Batch, places: Sequence[int], beginnings: Sequence[int] | None 
 
 
 def cache_of(trunk: nn.Module, output: Any) -> Any:
-    """The keys and values that a pass of `trunk` left behind; None where it left none."""
+    """The keys and values that a pass of `trunk` left behind; None if it left none."""
     return getattr(output, _cache_name(trunk), None)
 
 
 def _cache_name(trunk: nn.Module) -> str:
-    """What transformers calls a cache, which changed with 5.24."""
+    """The name of transformers' argument for a cache, which changed with 5.24."""
     names = inspect.signature(type(trunk).forward).parameters
     return "cache" if "cache" in names else "past_key_values"
 
@@ -157,7 +157,7 @@ def inputs_after(
     there = torch.arange(most, device=device)[None] < before
     inputs = {"position_ids": before + own}
     if "position_ids" not in inspect.signature(type(trunk).forward).parameters:
-        inputs = {}  # it counts in the mask
+        inputs = {}  # the beginning counts in the mask
     return {
         "input_ids": ids,
         _cache_name(trunk): held,
@@ -193,7 +193,7 @@ def goes_on(model: nn.Module, trunk: nn.Module) -> bool:
             return False
         own = torch.from_numpy(branch.ids).to(ids.device)
         found = trunk(**inputs_after(trunk, cache, branch, own))[0]
-    except Exception as error:  # of any kind: models do as they like with inputs they do not know
+    except Exception as error:  # any error: models react differently to unknown inputs
         if out_of_memory(error):
             raise
         return False

@@ -22,9 +22,9 @@ from lpp.capture.plan.draws import Draws
 from lpp.store.errors import ErrorKind, InputError, MachineError
 
 WRITING_TOKENS: Final = {"cpu": 8192, "cuda": 16384}
-"""Tokens of the prompts that are continued together, what is written included: their key-value
-cache takes 2 GiB or less in most models. A step reads all weights whatever the number of prompts,
-so more prompts at once cost less each."""
+"""Tokens of the prompts that are continued together, continuations included: their key-value cache
+takes 2 GiB or less in most models. A step reads all weights whatever the number of prompts, so more
+prompts at once cost less each."""
 
 
 def write_in_torch(
@@ -106,7 +106,9 @@ def _generate(
 
 @contextmanager
 def _plain_generation(module: Any, how: Writing) -> Iterator[None]:
-    """Have `generate` follow `how` alone: it fills what a call leaves open from the model's own."""
+    """Make `generate` follow `how` alone: it fills unset options from the model's own
+    configuration.
+    """
     own = module.generation_config
     module.generation_config = type(own)(
         max_new_tokens=how.tokens,
@@ -146,7 +148,7 @@ class _Choice:
         below = (scores.double() / self._temperature).softmax(dim=-1).cumsum(dim=-1)
         total = below[:, -1:].contiguous()
         found = torch.searchsorted(below, draws.to(scores.device) * total, right=True)
-        # rounding must not lead behind the last token that is possible; NaN leads behind them all
+        # rounding must not select a token beyond the last possible one; NaN would select beyond all
         last = torch.searchsorted(below, total).clamp(max=scores.shape[-1] - 1)
         return torch.minimum(found, last).squeeze(-1)
 

@@ -11,7 +11,7 @@ from lpp.store.objects.place import Url
 def begin_run(root: Url, request: CaptureRequest, prepared: Prepared) -> tuple[RunWriter, KeptHead]:
     """Make the run of `prepared` in the store at `root`, or find it; keep head and vocabulary.
 
-    Raises ConflictError where the run is there and its prompts lack what `request` asks for, or
+    Raises ConflictError if the run exists and its prompts lack columns that `request` asks for, or
     hold other values; MachineError for a full or read-only disk.
     """
     plan, model = prepared.plan, prepared.backend.model

@@ -46,11 +46,11 @@ def capture_run(
     """Capture some shards; returns how many.
 
     prompts: all of the plan, `PROMPTS_SCHEMA`. progress: told of every token as it is captured.
-    shards: by default those that are not committed yet; one that another process commits meanwhile
-    is computed and left as it is. stop: asked before each shard; those that have begun are
-    finished. encoders: threads that compress, one for each core by default. Raises what the backend
-    or the writer raised; shards that were full before that are committed, unless writing was what
-    failed.
+    shards: by default those that are not committed yet; if another process commits one meanwhile,
+    it is computed and the committed one stays. stop: asked before each shard; those that have begun
+    are finished. encoders: threads that compress, one for each core by default. Raises what the
+    backend or the writer raised; shards that were full before that are committed, unless writing
+    was what failed.
     """
     todo = writer.uncommitted(range(plan.n_shards)) if shards is None else shards
     if not todo:
@@ -64,7 +64,7 @@ def capture_run(
         progress=progress,
         encoders=encoders or usable_cores(),
     )
-    # Leaving the block waits for the shards under way, an interrupt included.
+    # Leaving the block waits for the shards under way, also after an interrupt.
     with pipeline:
         for captured in backend.capture(pipeline.batches(todo, stop), Outputs.of(plan)):
             filling = pipeline.filling[0]
@@ -99,7 +99,7 @@ class _Pipeline:
         self._free: list[ShardBuffer] = []
         self._made = 0
         self.filling: deque[ShardBuffer] = deque()
-        """Shards whose batches were handed out and have not all come back; the oldest first."""
+        """Shards with batches that were handed out and have not come back, oldest first."""
         self._writing: deque[tuple[ShardBuffer, Future[Shard]]] = deque()
         self._encoders = ThreadPoolExecutor(encoders, thread_name_prefix="lpp-encode")
         self._committers = ThreadPoolExecutor(SLOTS - 1, thread_name_prefix="lpp-commit")
@@ -116,14 +116,14 @@ class _Pipeline:
             self._raise_cause(error)
 
     def _raise_cause(self, error: Exception) -> None:
-        """A writer's error is the cause of what the backend raised after it."""
+        """Report the writer's error: it is the cause of any later error of the backend."""
         for _, future in self._writing:
             failed = future.exception()
             if failed is not None and failed is not error:
                 raise failed from error
 
     def batches(self, todo: Sequence[int], stop: Stop) -> Iterator[Batch]:
-        """The batches of one shard after the other, until `stop`."""
+        """The batches of each shard in turn, until `stop`."""
         for shard in todo:
             if not stop.begin(shard):
                 return
@@ -142,12 +142,12 @@ class _Pipeline:
         return self._free.pop()
 
     def write(self) -> None:
-        """Hand over the oldest shard that fills, whose rows have all come."""
+        """Hand over the oldest shard that fills; all its rows have arrived."""
         buffer = self.filling.popleft()
         future = self._committers.submit(self._commit, buffer)
         self._writing.append((buffer, future))
         self.handed_over += 1
-        if buffer.moments is not None:  # they are valid until the next batch is asked for
+        if buffer.moments is not None:  # valid until the next batch is requested
             self.finish()
 
     def check(self) -> None:

@@ -1,9 +1,9 @@
 """Let a model write after each prompt, before the plan is frozen.
 
-What is written is committed in the store a block of prompts at a time. So a command that was killed
-goes on where it stood, and every process of a run takes the same tokens, whoever wrote them: each
-writes its own blocks first, then those that are still missing. Two that write one block at once
-lose the time of one; the first to commit it wins.
+What is written is committed in the store a block of prompts at a time. So a killed command resumes
+where it stopped, and every process of a run uses the same tokens, whichever process wrote them.
+Each process writes its own blocks first, then those still missing. If two write the same block, the
+first commit wins and the other's time is lost.
 """
 
 import secrets
@@ -34,17 +34,17 @@ from lpp.store.shared.continuations import (
 )
 
 BLOCK_PROMPTS: Final[Mapping[str, int]] = {"cpu": 64, "cuda": 256}
-"""Prompts of a block, by kind of device: as many as write together, and what a kill may lose."""
+"""Prompts of a block, by kind of device: they are written together, and a kill loses one block."""
 
 LARGEST_DRAWN_SEED: Final = (1 << 31) - 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Continued:
-    """Prompts with what the model wrote after them."""
+    """Prompts with their continuations."""
 
     prompts: pa.Table
-    """`PROMPTS_SCHEMA`, `n_given` and `written_logprob`, then what else they carried."""
+    """`PROMPTS_SCHEMA`, `n_given` and `written_logprob`, then their other columns."""
     info: ContinuationInfo
     assumed: bool = False
     """Whether nothing was written, and every prompt is as long as it can become."""
@@ -59,7 +59,7 @@ def continue_prompts(
     part: Part,
     progress: Progress,
 ) -> Continued:
-    """Continue every prompt, or take what the store has; commits what is new block by block.
+    """Continue every prompt, or take the store's continuations; commits new ones block by block.
 
     prompts: `PROMPTS_SCHEMA`, as they are given. part: whose blocks are written first. progress:
     told of each block.
@@ -99,7 +99,7 @@ def continue_prompts(
 def kept_continuations(
     store: Objects, request: CaptureRequest, backend: Backend, prompts: pa.Table
 ) -> Continued | None:
-    """What the store has of every prompt; None where anything is missing. Writes nothing."""
+    """The store's continuations of every prompt; None if any is missing. Writes nothing."""
     spec = request.continuation
     assert spec is not None
     source = _source_of(request, backend, prompts, spec.seed or 0)
@@ -119,7 +119,7 @@ def kept_continuations(
 
 
 def assume_longest(request: CaptureRequest, backend: Backend, prompts: pa.Table) -> Continued:
-    """Prompts as long as they can become, for sizes and times: nothing is written."""
+    """Prompts at their maximum length, for sizes and times; the model writes nothing."""
     spec = request.continuation
     assert spec is not None
     tokens = [[ids[-1].as_py()] * spec.tokens for ids in prompts["token_ids"]]
@@ -133,7 +133,7 @@ def assume_longest(request: CaptureRequest, backend: Backend, prompts: pa.Table)
 def _settled_source(
     store: Objects, request: CaptureRequest, backend: Backend, prompts: pa.Table
 ) -> ContinuationSource:
-    """What decides the tokens, with the seed settled."""
+    """Everything that decides the tokens, with the seed chosen."""
     spec = request.continuation
     assert spec is not None
     if spec.seed is not None or not spec.temperature:
@@ -178,7 +178,8 @@ def _info(
 
 
 def _order(blocks: int, part: Part) -> list[int]:
-    """A part's own blocks, then those of the others from the last one on, where they come late.
+    """A part's own blocks, then those of other parts, from the last block on, which they reach
+    late.
 
     >>> _order(5, Part(0, 2))
     [0, 2, 4, 3, 1]

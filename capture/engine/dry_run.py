@@ -1,8 +1,8 @@
-"""What a capture would do and need, without writing to the store.
+"""What a capture would do, and the resources it needs, without writing to the store.
 
 The model is loaded and the plan is made, since both decide the size. The largest batch of the plan
-and the median one run through the backend: the first finds out whether a batch fits into memory,
-and the second, on a device that is warm by then, gives the speed.
+and the median one run through the backend: the first shows whether a batch fits into memory, and
+the second, on a warm device, gives the speed.
 """
 
 import textwrap
@@ -55,11 +55,11 @@ class DryRun:
 
     plan: Plan
     carried: Sequence[str]
-    """What the prompts carry, a line each."""
+    """The extra columns of prompts, a line each."""
     part: Part
     store: Place
     uncommitted: int
-    """Shards of the run, of any part, that are not committed."""
+    """Shards of the run that are not committed, whatever their part."""
     todo: int
     """Those of them that belong to `part`."""
     tokens: int
@@ -67,9 +67,9 @@ class DryRun:
     batches: int
     """Of the shards of `todo`."""
     disk: dict[Keep, Size]
-    """Of the whole run with each --keep."""
+    """Bytes of the whole run with each --keep."""
     disk_needed: int
-    """Bytes that `todo` and the head take, about."""
+    """Bytes that `todo` and the head take, approximately."""
     head_bytes: int
     """Bytes of the head that is still to be written; 0 for none."""
     disk_free: int | None
@@ -77,9 +77,9 @@ class DryRun:
     """Bytes of shard buffers."""
     memory_available: int | None
     assumed: bool
-    """Whether the model has yet to write, so that lengths and the run's id are not known."""
+    """Whether the model has not written yet, so that lengths and the run's id are unknown."""
     tokens_per_second: float | None
-    """Of forward passes alone; None where nothing is left to do."""
+    """Seconds of forward passes alone; None if nothing is left to do."""
 
     def message(self) -> str:
         """For the user, in lines of 80 columns where ids allow."""
@@ -98,7 +98,7 @@ class DryRun:
         return "\n".join(lines)
 
     def check(self) -> None:
-        """Raise MachineError where the capture would: disk or memory do not suffice."""
+        """Raise MachineError if the capture would: too little disk or memory."""
         keep = self.plan.keep
         check_room(self.disk, keep, self.disk_needed, self.disk_free, self.store)
         if self.todo:

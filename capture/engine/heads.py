@@ -1,7 +1,7 @@
-"""Keep the unembedding of a model in the store, once, where the request wants it.
+"""Keep the unembedding of a model in the store, once, if the request wants it.
 
-It changes no number and no plan names it, so nothing here stops a capture that could go on: what
-cannot be kept is left out with a line that says why.
+It changes no number and no plan names it, so a problem here never stops a capture: a head that
+cannot be kept is left out, with a line that says why.
 """
 
 from dataclasses import dataclass
@@ -20,17 +20,17 @@ from lpp.store.store import open_if_any
 
 @dataclass(frozen=True, kw_only=True)
 class KeptHead:
-    """What became of a model's head."""
+    """What was done with a model's head."""
 
     line: str = ""
-    """For people; empty where there is nothing to say."""
+    """For the user; empty if there is nothing to say."""
     directories: tuple[str, ...] = ()
-    """What the store holds of it, relative to its root."""
+    """Its directories in the store, relative to the root."""
 
 
 def missing_head_bytes(root: Url, plan: Plan, request: CaptureRequest) -> int:
-    """About what the head takes that is still to be written into the store at `root`; 0 where none
-    is wanted, or it is there. There need be no store yet.
+    """Approximate bytes of the head that is still to be written into the store at `root`; 0 if no
+    head is wanted, or it is there. The store need not exist yet.
     """
     if _why_not(plan, request) is not None:
         return 0
@@ -73,7 +73,9 @@ def _directories(root: Url, plan: Plan) -> tuple[str, ...]:
 
 
 def _why_not(plan: Plan, request: CaptureRequest) -> str | None:
-    """None where the head is wanted; else why it is left out, or nothing where nobody asks."""
+    """None if the head is wanted; otherwise why it is left out, or "" if no reason needs to be
+    given.
+    """
     if request.keep_head == "yes":
         return None
     if request.keep_head == "no" or not plan.keeps_rows or "final" not in plan.site_names:

@@ -19,7 +19,7 @@ HOPELESS: Final = "Capture it with another --dtype: bfloat16 or float32 where it
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """A capture that ended well, whole or in part."""
+    """A capture that ended without an error, complete or not."""
 
     run: str
     """Run id."""
@@ -27,11 +27,11 @@ class Outcome:
     captured: int
     """Shards that this process committed."""
     lost_race: int
-    """Shards that this process computed too, but another process committed first."""
+    """Shards that this process also computed, but another process committed first."""
     tokens: int
-    """Of `captured` and `lost_race` shards."""
+    """Tokens of the `captured` and `lost_race` shards."""
     seconds: float
-    """From the first forward pass to the last commit; 0 where there was nothing to do."""
+    """Seconds from the first forward pass to the last commit; 0 if there was nothing to do."""
     missing: int
     """Shards of the run, of any part, that are not committed."""
     stopped: bool = False
@@ -40,7 +40,8 @@ class Outcome:
     """Prompts and texts of the whole run, as far as it is committed."""
 
     replay: Replay | None = None
-    """How far the captured pass is from generation: of a complete run whose model wrote."""
+    """How far the captured pass differs from generation; only for a complete run whose model
+    wrote."""
 
     @property
     def idle(self) -> bool:
@@ -49,12 +50,12 @@ class Outcome:
 
     @property
     def hopeless(self) -> bool:
-        """Whether everything that is committed was set aside as not finite."""
+        """Whether every committed prompt was set aside as not finite."""
         return self.set_aside.hopeless and not self.missing
 
     @property
     def exit_code(self) -> int:
-        """0 for what can be analysed, 1 for a run without one finite prompt, 2 when stopped."""
+        """0 if the run can be analysed, 1 if it has no finite prompt, 2 if it was stopped."""
         return EXIT_USER_ERROR if self.stopped else int(self.hopeless)
 
     def message(self, store: Place) -> str:

@@ -1,4 +1,4 @@
-"""From a request to what can run: the prompts, the model in its backend, the plan.
+"""From a request to everything that a run needs: prompts, the model in its backend, the plan.
 
 Cheap checks come first: the corpus is read and the prompts are chosen before a model loads.
 """
@@ -36,23 +36,23 @@ from lpp.store.store import open_if_any
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """A plan with what it needs to run. Close it to give the model's memory back."""
+    """A plan with everything it needs to run. Close it to free the model's memory."""
 
     plan: Plan
     prompts: pa.Table
-    """Of the whole plan: `PROMPTS_SCHEMA`, then what the prompts carry."""
+    """All prompts of the plan: `PROMPTS_SCHEMA`, then their extra columns."""
     backend: Backend
     set_aside: pa.Table
     """Texts of the corpus that became no prompt, `lpp.store.format.quarantine.TEXTS_SCHEMA`."""
     carried: Sequence[str] = ()
     """What the prompts carry, in words, a line each."""
     assumed: bool = False
-    """Whether the model has not written yet, and the prompts are as long as they can become."""
+    """Whether the model has not written yet, so that prompts have their maximum length."""
     stays_open: bool = False
-    """Whether the backend is the caller's, who runs more on it."""
+    """Whether the backend belongs to the caller, who uses it again."""
 
     def close(self) -> None:
-        """Nothing runs on the model any more, unless the backend is the caller's."""
+        """Close the backend, unless it belongs to the caller."""
         if not self.stays_open:
             self.backend.close()
 
@@ -83,14 +83,14 @@ def prepare(
         request, loaded=given.model, progress=progress, quiet=quiet
     )
     try:
-        check_requests()  # vLLM's start drops an interrupt at some moments
+        check_requests()  # vLLM may drop an interrupt while it starts
         refused = corpus.refused
         prompts = tokenise(passages, backend.model.tokenizer, request.context, refused)
         kept = [passage.source_row not in refused for passage in passages]
         passages = list(compress(passages, kept))
         continued = None
         if request.continuation is not None:
-            site_specs(request, backend)  # what the plan would refuse comes before the writing
+            site_specs(request, backend)  # refuse early what the plan would refuse
             continued = _continued(
                 root, request, backend, prompts, part=part, progress=progress, writes=writes
             )
@@ -128,7 +128,7 @@ def _continued(
     progress: Progress,
     writes: bool,
 ) -> Continued:
-    """`prompts` with what the store has, the model writes now, or may write."""
+    """`prompts` with continuations: the store's, those the model writes now, or assumed ones."""
     if root is not None and writes:
         store = create_store(root).objects
         return continue_prompts(store, request, backend, prompts, part=part, progress=progress)
@@ -142,7 +142,7 @@ def _continued(
 def choose_passages(
     spec: CorpusSpec, selection: Selection, corpus: Corpus | None = None
 ) -> tuple[Corpus, list[Passage]]:
-    """The corpus and the texts that the selection takes; no look at the model under test.
+    """The corpus and the selected texts; the model under test plays no role.
 
     corpus: in memory, instead of the one that `spec` names.
     """

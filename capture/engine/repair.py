@@ -1,8 +1,8 @@
-"""Compute again the shards of a run that are not what was committed, and no others.
+"""Compute the shards of a run again that differ from what was committed, and no others.
 
 The run itself says how: its plan has the settings, its prompts the token ids. So no corpus is
-needed, only the same model in the same releases; anything else would be other numbers under the
-same plan, and is refused.
+needed, only the same model and releases. Anything else would give other numbers under the same
+plan, and is refused.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,18 +32,18 @@ from lpp.store.repair import Damage, find_damage, records_by_shard
 
 @dataclass(frozen=True, kw_only=True)
 class Repair:
-    """What became of one run."""
+    """The result for one run."""
 
     run: str
     damage: Damage
     repaired: Mapping[int, str]
     """Shard -> how it compares with what was committed there."""
     reason: str = ""
-    """Why not all of it was repaired."""
+    """Why some shards were not repaired; empty if all were."""
 
     @property
     def whole(self) -> bool:
-        """Whether nothing is wrong any more with what is there."""
+        """Whether no damage is left."""
         return not self.reason and not self.damage.beyond and not self.left
 
     @property
@@ -53,7 +53,7 @@ class Repair:
 
 
 def look_at(run: Run) -> tuple[Damage, Plan | None]:
-    """Verify `run`, every byte; its plan comes along where it is readable."""
+    """Verify every byte of `run`; also returns its plan if that is readable."""
     try:
         plan = run.plan
     except (LppError, OSError):
@@ -104,7 +104,7 @@ def _repair(
 def _capture(
     writer: RunWriter, prompts: pa.Table, backend: Backend, todo: Sequence[int], grace: float
 ) -> str:
-    """Run the shards `todo`; why not all of them, or nothing."""
+    """Run the shards `todo`; returns why some were not run, or ""."""
     plan = writer.run.plan
     tokens = tokens_of(plan, prompts["n_tokens"].to_numpy(), todo)
     sign = at_work(writer.run.path / SHARDS_KEY, "repair")
@@ -129,10 +129,10 @@ def _prompts(run: Run) -> pa.Table:
 
 
 def compared(before: CommitRecord | None, now: CommitRecord) -> str:
-    """Whether the rows and tables of a shard are those that its earlier record lists.
+    """Whether the rows and tables of a shard equal those in its earlier record.
 
-    Not the metadata of its arrays: what this release writes there names the dimensions, and what
-    an earlier one wrote did not.
+    The metadata of its arrays is not compared: this release names the dimensions there, and earlier
+    ones did not.
     """
     if before is None:
         return "computed again; its record was lost, so there is nothing to compare with"

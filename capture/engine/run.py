@@ -1,7 +1,7 @@
 """One capture from request to committed run.
 
-What can be refused is refused before anything is written: the place of the store before the model
-loads, disk and memory once the plan is known. A refused capture leaves no store behind.
+Everything that can be refused is refused before anything is written: a bad --store before the model
+loads, too little disk or memory once the plan is known. A refused capture leaves no store behind.
 """
 
 import time
@@ -74,7 +74,7 @@ def capture_into(
         bar.advance()
     plan = prepared.plan
     patience = nullcontext(Stop()) if grace is None else stoppable(plan.n_shards, grace)
-    # The model closes before `stoppable` ends: a request that comes then ends a complete run.
+    # The model closes before `stoppable` ends: a stop request during that time ends a complete run.
     with patience as stop, closing(prepared):
         if resume is not None:
             check_same_run(plan, root, resume)
@@ -134,7 +134,7 @@ def check_disk(
     root: Url,
     todo: Sequence[int],
 ) -> None:
-    """Print what each --keep takes on disk; refuse the chosen one where the shards `todo` and the
+    """Print the disk that each --keep takes; refuse the chosen one if the shards `todo` and the
     head do not fit.
     """
     where = place(root)
@@ -147,7 +147,7 @@ def check_disk(
 
 
 def check_host_memory(plan: Plan, lengths: npt.NDArray[np.int32]) -> None:
-    """Print what the shard buffers take; refuse what does not fit into memory."""
+    """Print the memory of the shard buffers; refuse it if it does not fit."""
     needed, available = host_bytes(plan, lengths), available_memory()
     if needed:
         say(f"  {format_memory(needed, available, plan.compute.device)}")

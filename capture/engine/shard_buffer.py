@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 Allocate = Callable[[int], npt.NDArray[np.uint8]]
 
 ALIGNMENT: Final = 4096
-"""Each site begins at a page: memory is locked and mapped by pages."""
+"""Each site begins at a page boundary: memory is locked and mapped by pages."""
 
 
 class ShardBuffer:
@@ -108,9 +108,8 @@ class ShardBuffer:
         return np.concatenate([np.arange(start, start + length) for start, length in starts])
 
     def take(self, captured: Captured) -> None:
-        """Take what came with a batch beside its rows.
-
-        ValueError for a batch of another shard, or for other statistics than the format has.
+        """Take everything of a batch except its rows. ValueError for a batch of another shard, or
+        for statistics that the format does not have.
         """
         batch = captured.batch
         self._check(captured)
@@ -161,7 +160,7 @@ class ShardBuffer:
                 chunk = memory[first : first + stop - start]
             else:
                 chunk = scratch[: stop - start]
-                # "clip" spares a second buffer; no index is out of bounds
+                # "clip" avoids a second buffer; no index is out of bounds
                 np.take(memory, where[start:stop], axis=0, out=chunk, mode="clip")
             if not self._checked:
                 self._add_not_finite(site, rows_not_finite(chunk) + start)

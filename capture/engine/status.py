@@ -1,8 +1,6 @@
-"""Progress and writers of the runs of a store, read from the store alone.
-
-So any machine that sees the store can tell while jobs run elsewhere. Committed shards and the times
-of their records give progress and rate; heartbeats (`lpp.store.heartbeat`) give the writers.
-Imports no torch.
+"""Progress and writers of the runs of a store, read from the store alone, so that any machine that
+reaches the store can show them. Committed shards and the times of their records give progress and
+rate; heartbeats (`lpp.store.heartbeat`) give the writers. Imports no torch.
 """
 
 from collections.abc import Mapping, Sequence
@@ -119,7 +117,7 @@ def _status(run: Run, now: float) -> RunStatus:
 
 
 def _set_aside(run: Run) -> QuarantineSummary:
-    """What `run` set aside; nothing where the list is damaged, which `verify` reports."""
+    """What `run` set aside; empty if the list is damaged, which `verify` reports."""
     try:
         return run.set_aside()
     except (LppError, OSError):

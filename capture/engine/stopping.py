@@ -146,7 +146,7 @@ class _Watcher(threading.Thread):
         # a real signal wakes a main thread that waits for a lock
         signal.pthread_kill(threading.main_thread().ident or 0, self._heard[0])
         time.sleep(TIDY_SECONDS)
-        if not self._over:  # else the command prints it
+        if not self._over:  # otherwise the command prints it
             click.echo(INTERRUPTED, err=True)
         os._exit(EXIT_USER_ERROR)
 

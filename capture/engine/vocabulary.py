@@ -1,4 +1,4 @@
-"""The tokens of a model's tokenizer in words, kept once for all runs of the tokenizer."""
+"""The text of each token of a tokenizer, kept once for all its runs."""
 
 from typing import Any
 
@@ -17,8 +17,8 @@ from lpp.store.shared.vocabularies import add_vocabulary, holds_vocabulary
 def keep_vocabulary(root: Url, info: TokenizerInfo, tokenizer: Any) -> None:
     """Put the vocabulary of `tokenizer` into the store at `root`, unless it is there: a small read.
 
-    A tokenizer whose tokens cannot be listed costs a line on standard error, and its tokens stay
-    numbers. MachineError for a full or read-only disk.
+    If a tokenizer cannot list its tokens, a line on standard error says so, and tokens are shown as
+    ids. MachineError for a full or read-only disk.
     """
     try:
         if not holds_vocabulary(root, info.fingerprint):
@@ -30,14 +30,15 @@ def keep_vocabulary(root: Url, info: TokenizerInfo, tokenizer: Any) -> None:
 def _tokens(tokenizer: Any) -> pa.Table:
     try:
         return vocabulary(tokenizer)
-    except Exception as error:  # a tokenizer may be anybody's Python, and raise anything
+    except Exception as error:  # a tokenizer may run any Python code and raise any error
         what = f"{type(error).__name__}: {first_line(error)}"
         message = f"the tokenizer cannot list them ({what})"
         raise InputError(message, kind=ErrorKind.INVALID_VALUE) from None
 
 
 def keep_vocabulary_of_run(run: Run, spec: ModelSpec) -> None:
-    """The same for a run whose model is not loaded; loads its tokenizer where there is none yet.
+    """As `keep_vocabulary`, for a run whose model is not loaded; loads its tokenizer if the store
+    has no vocabulary yet.
 
     Raises what loading a tokenizer does.
     """

@@ -1,1 +1,1 @@
-"""Models: loading them, what a plan records of them, where their sites are."""
+"""Load models, describe them for a plan, and find their sites."""

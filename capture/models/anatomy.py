@@ -1,4 +1,4 @@
-"""What a loaded model is made of: its modules in words, and what happens in one forward pass."""
+"""The modules of a loaded model, and what happens in one forward pass."""
 
 from typing import Any
 
@@ -49,7 +49,7 @@ def output_embeddings(model: nn.Module) -> nn.Module:
     get: Any = getattr(model, "get_output_embeddings", None)
     unembedding = None if get is None else get()
     if not isinstance(unembedding, nn.Module):
-        raise unmapped(model, "an unembedding (get_output_embeddings) was looked for")
+        raise unmapped(model, "it has no unembedding (get_output_embeddings)")
     return unembedding
 
 
@@ -97,7 +97,7 @@ def first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor |
 
 
 def unmapped(model: nn.Module, why: str) -> InputError:
-    """The error for a model that cannot be captured: what was looked for, and what is there."""
+    """The error for a model that cannot be captured: why, and its module tree."""
     return InputError(
         f"{type(model).__name__} cannot be captured: {why}. Its modules:\n"
         f"{module_tree(model)}\n"
@@ -133,5 +133,5 @@ def _embedding(model: nn.Module) -> nn.Module:
     get: Any = getattr(model, "get_input_embeddings", None)
     embedding = None if get is None else get()
     if not isinstance(embedding, nn.Module):
-        raise unmapped(model, "an embedding of token ids (get_input_embeddings) was looked for")
+        raise unmapped(model, "it has no embedding of token ids (get_input_embeddings)")
     return embedding

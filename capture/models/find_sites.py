@@ -30,11 +30,11 @@ def find_sites(model: nn.Module) -> SiteModules:
     """
     config = text_config(model)
     if getattr(config, "is_encoder_decoder", False):
-        raise unmapped(model, "it is an encoder-decoder; a causal decoder was looked for")
+        raise unmapped(model, "it is an encoder-decoder, not a causal decoder")
     n_blocks = getattr(config, "num_hidden_layers", None)
     hidden = getattr(config, "hidden_size", None)
     if not isinstance(n_blocks, int) or not isinstance(hidden, int):
-        raise unmapped(model, "num_hidden_layers and hidden_size were looked for in its config")
+        raise unmapped(model, "its config lacks num_hidden_layers or hidden_size")
     unembedding = output_embeddings(model)
 
     for path in block_lists(model, n_blocks):
@@ -45,7 +45,7 @@ def find_sites(model: nn.Module) -> SiteModules:
         if trunk is None:
             raise unmapped(
                 model,
-                "a module around its blocks whose output its unembedding reads was looked for",
+                "no module around its blocks gives the output its unembedding reads",
             )
         norm = trace.norm_after_blocks(hidden)
         return SiteModules(
@@ -61,17 +61,18 @@ def find_sites(model: nn.Module) -> SiteModules:
         )
     raise unmapped(
         model,
-        f"a list of {n_blocks} blocks, each called once and in order on (batch, tokens, {hidden}) "
-        "and returning the same, was looked for",
+        f"it has no list of {n_blocks} blocks that are called once each, in order, and that take "
+        f"and return a state (batch, tokens, {hidden})",
     )
 
 
 @torch.no_grad()
 def check_sites(model: nn.Module, modules: SiteModules) -> None:
-    """Hold the hooks against the model's own account, on a few tokens; run once after loading.
+    """Compare the hooks with the model's own hidden states, on a few tokens; run once after
+    loading.
 
     Checked: `output_hidden_states` equals embed, block.1, ..., final; the final norm of block.B is
-    final; and no token changes a state before it, without which no prefix could be read off a
+    final; and no token changes a state before it, without which no prefix could be read from a
     longer prompt. Raises InputError(UNSUPPORTED_MODEL).
     """
     sites = modules.sites
@@ -98,7 +99,7 @@ def _check_hidden_states(model: nn.Module, modules: SiteModules) -> dict[str, to
     expected = sites.n_blocks + 1
     found = 0 if own is None else len(own)
     if found != expected:
-        raise unmapped(model, f"{expected} hidden states were looked for, it reports {found}")
+        raise unmapped(model, f"it reports {found} hidden states, should be {expected}")
     for name, state in zip((*sites.names[:-2], "final"), own, strict=True):
         if not _same(seen[name], state):
             raise unmapped(model, f"site {name} is not the hidden state the model itself reports")
@@ -108,7 +109,7 @@ def _check_hidden_states(model: nn.Module, modules: SiteModules) -> dict[str, to
 def _same(mine: torch.Tensor, reference: torch.Tensor) -> bool:
     """Equal to rounding: within a few units of the dtype, measured against the largest value.
 
-    What is not finite has to be so in both; which values those are, capture says of each prompt.
+    Values that are not finite must be so in both; capture reports them for each prompt.
     """
     if mine.shape != reference.shape:
         return False

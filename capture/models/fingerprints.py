@@ -1,4 +1,4 @@
-"""What weights and a tokenizer are known by: hashes of content, so that a name cannot mislead."""
+"""Fingerprints of weights and tokenizers: hashes of content, so that a name cannot mislead."""
 
 import json
 import re
@@ -15,7 +15,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def weight_files(folder: Path, model: str) -> list[Path]:
-    """The safetensors of a model folder; an error that names `model` where there are none."""
+    """The safetensors of a model folder; an error that names `model` if there are none."""
     files = sorted(folder.glob("*.safetensors"))
     if files:
         return files
@@ -64,7 +64,7 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
         rules = json.loads(backend.to_str())
-        for setting in ("padding", "truncation"):  # how it was last called, not what it is
+        for setting in ("padding", "truncation"):  # settings of the last call, not of the tokenizer
             rules.pop(setting, None)
         return document_fingerprint(rules)
     return document_fingerprint([tokenizer.get_vocab(), tokenizer.get_added_vocab()])
@@ -79,7 +79,7 @@ def _file_hash(file: Path) -> str:
 
 
 def trained_fingerprint(model: Any, folder: Path, name: str, *, code: bool) -> str:
-    """Weights, configuration and, where it may run, the model's own code: all that computes.
+    """Fingerprint of weights, configuration and, if it may run, the model's own code.
 
     model: loaded, or made on the meta device. name: what the user called it.
     """
@@ -101,7 +101,7 @@ def untrained_fingerprint(model: Any, seed: int) -> str:
 
 
 def described(model: Any) -> dict[str, Any]:
-    """The configuration without what depends on where it lies or how it was loaded."""
+    """The configuration without entries that depend on its path or on how it was loaded."""
     described: dict[str, Any] = model.config.to_dict()
     for passing in ("_name_or_path", "transformers_version", "use_cache", "dtype"):
         described.pop(passing, None)

@@ -32,7 +32,7 @@ UNIT_VECTORS: Final = 256
 
 @torch.inference_mode()
 def head_content(unembedding: Unembedding) -> HeadContent | str:
-    """The head of `unembedding`, in host memory; why there is none to keep, in a few words.
+    """The head of `unembedding`, in host memory; or why it cannot be kept, in a few words.
 
     Shares the memory of a matrix that is on the CPU. One that has to be asked for costs d rows
     through its layer.
@@ -43,7 +43,7 @@ def head_content(unembedding: Unembedding) -> HeadContent | str:
         return HeadContent(matrix=host_matrix(weight, module.bias), steps=steps)
     try:
         content = HeadContent(matrix=_asked_for(unembedding), steps=steps)
-    except Exception as error:  # a layer of its own ways may raise anything
+    except Exception as error:  # a custom layer may raise any error
         why = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
         return f"{type(module).__name__} gives no matrix: {why}"
     if not _reproduces(content, unembedding):
@@ -52,7 +52,7 @@ def head_content(unembedding: Unembedding) -> HeadContent | str:
 
 
 def is_plain(weight: object) -> TypeGuard[torch.Tensor]:
-    """Whether a weight lies in memory as the numbers that it stands for."""
+    """Whether a weight is in memory as plain numbers, not quantised or offloaded."""
     return (
         isinstance(weight, torch.Tensor)
         and type(weight.data) is torch.Tensor

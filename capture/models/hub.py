@@ -62,7 +62,9 @@ def hub_snapshot(
 
 
 def cached_snapshot(model: str, commit: str) -> Path | None:
-    """The folder of a hub model at `commit`, where the hub client's cache has it; asks no hub."""
+    """The folder of a hub model at `commit`, if the hub client's cache has it; without the
+    network.
+    """
     import huggingface_hub
 
     found = huggingface_hub.try_to_load_from_cache(model, "config.json", revision=commit)
@@ -84,7 +86,7 @@ def _no_folder(model: str) -> str:
 
 
 def _commit(model: str, revision: str | None) -> tuple[str | None, Exception | None]:
-    """The commit a revision stands for; or None and why the hub did not say."""
+    """The commit that a revision names; or None and why the hub did not give it."""
     import huggingface_hub
     from huggingface_hub import errors
 

@@ -69,7 +69,7 @@ def load_model(spec: ModelSpec, *, quiet: bool = True, progress: Progress = SILE
 
 
 def describe_model(spec: ModelSpec, *, quiet: bool = True, progress: Progress = SILENT) -> Model:
-    """What `load_model` would say of a trained model, without reading its weights into memory.
+    """The record that `load_model` would give for a trained model, without its weights in memory.
 
     The weight files are read once for their fingerprint; the modules are made on torch's meta
     device. For an engine that loads the weights by itself.
@@ -122,9 +122,9 @@ def _is_of(module: Any, folder: Path, spec: ModelSpec) -> bool:
     try:
         with torch.random.fork_rng(devices=[]), init_empty_weights(include_buffers=False):
             reference = _from_config(config, spec, module.dtype)
-    except (ImportError, OSError, ValueError):  # code of its own that cannot be had again
+    except (ImportError, OSError, ValueError):  # custom code that cannot be loaded again
         return False
-    reference.tie_weights()  # accelerate gave each name a weight of its own
+    reference.tie_weights()  # accelerate gave each name a separate weight
     return equals_its_files(module, reference, _named_as_in_files(module), files)
 
 
@@ -159,7 +159,7 @@ def save_untrained(
 
 
 def _check(spec: ModelSpec) -> None:
-    """What can be refused before anything is read."""
+    """Refuse what can be refused before anything is read."""
     require("torch", "transformers", "safetensors", "huggingface_hub")
     if spec.device_map is not None or spec.quantization is not None:
         require("accelerate")
@@ -210,7 +210,7 @@ def _end_ids(folder: Path, module: Any) -> tuple[int, ...]:
 
 
 def _refuse_combinations(spec: ModelSpec) -> None:
-    """Settings that would be recorded and not followed."""
+    """Refuse settings that would be recorded and not followed."""
     if spec.untrained_seed is not None and (spec.quantization or spec.device_map):
         raise InputError(
             "random weights (--untrained-seed) are neither quantised nor spread over devices. "
@@ -243,7 +243,7 @@ def load_text_side(spec: ModelSpec, *, quiet: bool = True) -> tuple[Any, int | N
 
 
 def local_folder(model: str, *, quiet: bool = True) -> Path:
-    """Where the files of a model lie, named as in a `ModelSpec`, weights included."""
+    """The folder with the files of a model named as in a `ModelSpec`, weights included."""
     spec = ModelSpec(id=model)
     with _quiet(quiet), explained(model, spec.device):
         return _files(spec, weights=True, progress=SILENT).folder

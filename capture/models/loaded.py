@@ -1,7 +1,7 @@
-"""A model that the caller has loaded: whether it can be captured as it is, and leaving it so.
+"""Check that a model the caller has loaded can be captured, and leave it unchanged.
 
-What a plan says of a model has to say what computed the rows. What no fingerprint sees (a hook, a
-forward pass of its own, dropout) is refused.
+A plan has to identify what computed the rows. So everything that no fingerprint sees (a hook, a
+replaced forward method, dropout) is refused.
 """
 
 from collections.abc import Iterator
@@ -54,7 +54,7 @@ def loaded_spec(loaded: LoadedModel) -> ModelSpec:
 
 @contextmanager
 def left_as_it_was(module: nn.Module) -> Iterator[None]:
-    """Undo on leaving whatever changes in the attributes of the modules and of the configuration.
+    """When the block ends, undo every change of attributes of the modules and of the configuration.
 
     Hooks, flags, buffers and caches are put back; weights are not copied, and nothing writes them.
     The neutral settings of the configuration hold meanwhile.
@@ -87,7 +87,7 @@ def origin(module: Any) -> tuple[Path, Source, str | None] | None:
 
 
 def known_as(name_or_path: str) -> str:
-    """What a model or tokenizer is called: its name on the hub, or its folder's without the path.
+    """The name of a model or tokenizer: its name on the hub, or its folder's name without the path.
 
     >>> known_as("/home/ada/models/tiny"), known_as("Qwen/Qwen2.5-0.5B"), known_as("")
     ('tiny', 'Qwen/Qwen2.5-0.5B', '')
@@ -149,7 +149,7 @@ def _check_modules(module: nn.Module) -> None:
 
 
 def _unknown_hooks(part: nn.Module) -> str:
-    """A hook or a forward pass that is neither the class's own nor a library's; else nothing."""
+    """A hook or forward method that comes neither from the class nor from a library; else ""."""
     hooks: list[Any] = [*part._forward_hooks.values(), *part._forward_pre_hooks.values()]
     for hook in hooks:
         module = getattr(hook, "__module__", None) or type(hook).__module__

@@ -1,4 +1,4 @@
-"""What loading asks of the machine: packages, devices, memory; and what its failures mean."""
+"""What loading needs of the machine: packages, devices, memory; and what its failures mean."""
 
 import importlib.util
 import sys
@@ -23,7 +23,7 @@ def require(*packages: str, extra: str = "torch") -> None:
 
 
 def check_device(device: str) -> None:
-    """Refuse a device that has no such name or is not there."""
+    """Refuse a device that has no valid name or does not exist."""
     import torch
 
     kind, _, index = device.partition(":")
@@ -49,10 +49,9 @@ def check_device(device: str) -> None:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error, or what led to it, is for want of memory.
-
-    Told by its class. torch's allocator for CPUs raises a plain RuntimeError, and so does vLLM for
-    whatever happened in a process of its own: there words decide.
+    """Whether an error, or its cause, is a lack of memory, judged by its class. torch's allocator
+    for CPUs raises a plain RuntimeError, and so does vLLM for whatever happened in a process of its
+    own: there words decide.
     """
     torch = sys.modules.get("torch")  # without torch there is no error of its kind
     classes = (MemoryError,) if torch is None else (MemoryError, torch.OutOfMemoryError)

@@ -29,9 +29,7 @@ def round_blocks(model: nn.Module, bits: int) -> None:
     blocks = find_sites(model).blocks
     layers = [part for block in blocks for part in block.modules() if isinstance(part, nn.Linear)]
     if not layers:
-        raise unmapped(
-            model, "a linear layer inside its blocks was looked for, to round its weights"
-        )
+        raise unmapped(model, "its blocks have no linear layer whose weights could be rounded")
     for layer in layers:
         layer.weight.copy_(round_to_nearest(layer.weight, bits))
 

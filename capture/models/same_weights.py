@@ -1,4 +1,4 @@
-"""Whether a model in memory is what its files give, and what it is known by where it is not.
+"""Whether a model in memory equals what its files give; if not, a fingerprint of its state.
 
 Transformers loads weights by name, casts them, and computes the rest from the configuration. So a
 model is what its files give if its modules, settings and buffers are those that its configuration
@@ -82,7 +82,7 @@ def _equal(weight: torch.Tensor, stored: torch.Tensor) -> bool:
 
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:
-    """Its bytes: NaN equals itself, and 0 is not -0."""
+    """The bytes of a tensor: NaN equals itself, and 0 is not -0."""
     return tensor.contiguous().reshape(-1).view(torch.uint8)
 
 

@@ -1,4 +1,4 @@
-"""Which model to load, and what was found: two records that need no torch."""
+"""Which model to load, and the model that was found: records that need no torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,11 +52,11 @@ class Model:
     tokenizer_info: TokenizerInfo
     tokenizer: Any
     folder: Path
-    """Where its files lie."""
+    """Folder of its files."""
     max_positions: int | None
     """Longest prompt whose states do not depend on its length; None where there is no limit."""
     dtype: StoredDtype
-    """Of the weights as loaded, so of the computation."""
+    """Dtype of the weights as loaded, so of the computation."""
     end_ids: tuple[int, ...] = ()
     """Tokens with which the model ends a text, ascending."""
     module: Any = None

@@ -23,7 +23,7 @@ _NONE: Final = Steps()
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """What the model gave on a few tokens, for proofs."""
+    """Outputs of the model on a few tokens, for checks."""
 
     final: torch.Tensor
     """(n, width of `final`)"""
@@ -69,7 +69,7 @@ class Unembedding:
 
 @torch.no_grad()
 def find_unembedding(model: nn.Module, modules: SiteModules) -> Unembedding:
-    """The unembedding that gives the model's own logits, proven on a few tokens.
+    """The unembedding that gives the model's own logits, checked on a few tokens.
 
     What may follow the matrix product is read from the configuration, and the reading that
     reproduces `model(...).logits` is the one used, so that nothing unknown passes unseen. Raises

@@ -1,4 +1,4 @@
-"""The tokens of a tokenizer in words: the bytes that each stands for, and a text for people.
+"""The tokens of a tokenizer as text: the bytes that each stands for, and a form for people.
 
 A tokenizer writes its tokens in an alphabet of its own, and its decoder says in which. Three are
 read here, which between them cover most models: byte-level BPE (a character for each byte),
@@ -31,7 +31,7 @@ class _Alphabet:
     read: Callable[[str], bytes]
     """From a token as it is written to the bytes that it stands for."""
     words: bool = False
-    """Tokens are words and ends of words: a space between two words is no token's."""
+    """Tokens are words and ends of words: a space between two words belongs to no token."""
 
 
 def vocabulary(tokenizer: Any) -> pa.Table:

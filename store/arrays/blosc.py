@@ -1,8 +1,8 @@
 """Blosc, the codec of a chunk: https://zarr-specs.readthedocs.io/en/latest/v3/codecs/blosc/.
 
 A chunk begins with a header of 16 bytes that says what it unpacks to
-(https://github.com/Blosc/c-blosc/blob/main/README_CHUNK_FORMAT.rst). Blosc believes the header and
-never learns how many bytes follow it, so `check_header` comes first.
+(https://github.com/Blosc/c-blosc/blob/main/README_CHUNK_FORMAT.rst). Blosc trusts the header and is
+never told how many bytes follow it, so `check_header` runs first.
 """
 
 import struct

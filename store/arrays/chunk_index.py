@@ -19,7 +19,7 @@ _ABSENT: Final = ((1 << 64) - 1, (1 << 64) - 1)
 
 
 def index_bytes(chunks: int) -> int:
-    """Size of the index of so many chunks."""
+    """Bytes of the index of `n` chunks."""
     return chunks * ENTRY.size + CHECKSUM.size
 
 
@@ -42,8 +42,8 @@ def places_in_order(lengths: Iterable[int]) -> Iterator[tuple[int, int]]:
 def parse_index(index: bytes, object_bytes: int, needed: int) -> list[tuple[int, int]]:
     """(offset, length) of the first `needed` chunks of an object of so many bytes, in row order.
 
-    The others hold no rows and may be absent. ValueError unless each that is there lies before the
-    index, no two of them at one place, and the checksum of the index is right.
+    The other chunks hold no rows and may be absent. ValueError unless every chunk that is present
+    lies before the index, no two overlap, and the checksum of the index is right.
     """
     entries = index[: -CHECKSUM.size]
     places = list(ENTRY.iter_unpack(entries))

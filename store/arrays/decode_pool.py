@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Final
 
 CPU_MAX: Final = Path("/sys/fs/cgroup/cpu.max")
-"""Limit of this process's control group, as a container sees it."""
+"""File with the CPU limit of this process's control group, as a container sees it."""
 
 _lock = threading.Lock()
 _pool: ThreadPoolExecutor | None = None
 
 
 def usable_cores() -> int:
-    """Cores that this process was given: those that it may run on, no more than its control group
-    (a container's limit) or its task of Slurm has, at least one.
+    """Cores that this process may use: those of its CPU affinity, but no more than its control
+    group (a container's limit) or its Slurm task allows, and at least one.
     """
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
@@ -52,7 +52,7 @@ def _slurm_cores(environment: Mapping[str, str]) -> int | None:
 
 
 def decode_pool() -> ThreadPoolExecutor | None:
-    """A thread for each core but the caller's, which decodes as well; None on one core."""
+    """One thread per core except one, since the caller decodes as well; None on one core."""
     global _pool  # noqa: PLW0603 - one for each process, made when it is first wanted
     with _lock:
         if _pool is None and (others := usable_cores() - 1):
@@ -61,7 +61,9 @@ def decode_pool() -> ThreadPoolExecutor | None:
 
 
 def _forget() -> None:
-    """A forked process has none of its parent's threads, and perhaps a lock that none releases."""
+    """A forked process has none of its parent's threads, and may hold a lock that no thread
+    releases.
+    """
     global _lock, _pool
     _lock, _pool = threading.Lock(), None
 

@@ -1,7 +1,7 @@
 """Rows into the objects of a Zarr array: SPEC.md section 5.
 
-Each chunk is packed straight from the rows, without a copy but for a last chunk that is filled up
-with zeros, and can be written before the next is packed. An object is the chunks in row order and
+Each chunk is packed straight from the rows, without a copy (except a last chunk that is padded with
+zeros), and can be written before the next one is packed. An object is the chunks in row order and
 their index, byte for byte what zarr-python writes with these settings.
 """
 
@@ -33,7 +33,7 @@ class Encoding:
     def __init__(self, spec: ArraySpec, chunks: Iterable[npt.NDArray[Any]]) -> None:
         self._spec, self._chunks = spec, chunks
         self.records: list[ChunkRecord] = []
-        """One for each chunk so far."""
+        """Size and checksum of each chunk so far."""
 
     @property
     def metadata(self) -> bytes:
@@ -71,7 +71,7 @@ class EncodedArray:
     parts: tuple[bytes, ...]
     """`c/0/0`, end to end: chunks in row order, then their index."""
     chunks: tuple[ChunkRecord, ...]
-    """One for each part but the index."""
+    """Size and checksum of each part except the index."""
 
     @property
     def bytes(self) -> int:
@@ -101,7 +101,7 @@ def chunk_rows(spec: ArraySpec) -> int:
 
 
 def _filled_up(chunk: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:
-    """A chunk of `count` rows, with zeros behind a last one of fewer."""
+    """A chunk of `count` rows; a last chunk with fewer rows is padded with zeros."""
     if len(chunk) == count:
         return chunk
     full = np.zeros((count, chunk.shape[1]), chunk.dtype)

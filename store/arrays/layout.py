@@ -1,7 +1,7 @@
 """What the Zarr array of a site or of its scatter matrices is: SPEC.md section 5.
 
-The metadata (`zarr.json`, https://zarr-specs.readthedocs.io/en/latest/v3/core/index.html) must say
-exactly what plan and record say, with codecs of a short list. A general Zarr reader would look up
+The metadata (`zarr.json`, https://zarr-specs.readthedocs.io/en/latest/v3/core/index.html) must
+agree exactly with plan and record, and use one of a few codecs. A general Zarr reader would look up
 any codec that some package of the machine registers, make arrays of any shape and type, and give
 the fill value for chunks that are not there. So a reader here parses the metadata itself, and no
 other reader opens it.
@@ -37,13 +37,13 @@ METADATA_KEY: Final = "zarr.json"
 """Metadata of a group or an array."""
 
 MAX_METADATA_BYTES: Final = 1 << 20
-"""Of a site's `zarr.json`; ours take 1,400."""
+"""Bytes of a site's `zarr.json`, at most; ours take 1,400."""
 
 CHUNK_BYTES: Final = 2 << 20
 """Bytes of a chunk before compression, about: a power of two rows."""
 
 MAX_CHUNK_BYTES: Final = 1 << 30
-"""Of a chunk unpacked, or one row where that takes more. Ours take 2 MiB."""
+"""Bytes of an unpacked chunk, at most; or of one row if that is larger. Our chunks take 2 MiB."""
 
 SITE_DIMENSIONS: Final = ("token", "feature")
 """Names of the dimensions of a site's rows, for readers such as xarray that want some."""
@@ -56,7 +56,7 @@ Rows: TypeAlias = npt.NDArray[np.uint16] | npt.NDArray[np.float16] | npt.NDArray
 
 
 class MisfitError(ValueError):
-    """The array is not what its plan and record say. What reads it adds where it lies."""
+    """The array is not what its plan and record say. The reader adds the place."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +76,7 @@ class ArraySpec:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of an item as it lies on disk: little-endian."""
+        """Type of a value on disk: little-endian."""
         return np.dtype(self.data_type).newbyteorder("<")
 
     @property
@@ -92,11 +92,11 @@ class ArraySpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArrayLayout:
-    """How the rows of an array lie in its objects `c/0/0`, `c/1/0` and so on."""
+    """How the rows of an array are divided into its objects `c/0/0`, `c/1/0` and so on."""
 
     spec: ArraySpec
     object_rows: int
-    """Rows of each object; the last one is filled up."""
+    """Rows of each object; the last one is padded."""
     chunk_rows: int
     """Rows of each chunk of an object."""
     sharded: bool
@@ -121,7 +121,7 @@ class ArrayLayout:
 
     @property
     def chunk_bytes(self) -> int:
-        """Of a chunk unpacked."""
+        """Bytes of an unpacked chunk."""
         return self.chunk_rows * self.spec.row_bytes
 
 
@@ -306,7 +306,7 @@ def _check_type(document: Mapping[str, object], spec: ArraySpec) -> None:
 
 
 def _check_dimension_names(names: object) -> None:
-    """Said to strangers; nothing of ours is read from them."""
+    """For other readers; our reader ignores them."""
     if names is None:
         return
     if (

@@ -44,7 +44,7 @@ class SiteMoments:
     """Moments of one site of one shard. Of a band without rows everything is 0."""
 
     n: npt.NDArray[np.int64]
-    """(B,) rows of each band; those of prompts that are set aside take no part."""
+    """(B,) rows of each band, without prompts that are set aside."""
     mean: npt.NDArray[np.float64]
     """(B, d)"""
     scatter: npt.NDArray[Any]
@@ -77,7 +77,8 @@ def packed_rows(width: int) -> int:
 
 
 def moments_bytes(widths: Sequence[int], bands: int, dtype: MomentsDtype) -> int:
-    """Bytes of the moments of one shard, over all sites, before compression: it takes off little.
+    """Bytes of the moments of one shard, over all sites, before compression: compression saves
+    little.
 
     >>> moments_bytes([576], 10, "float64")
     13363200
@@ -135,7 +136,7 @@ def scatter_rows(site: SiteSpec, plan: Plan, moments: SiteMoments) -> npt.NDArra
 
 
 def scatter_problem(values: npt.NDArray[Any], width: int, n: int) -> str:
-    """Why `values`, (R d,), are no packed scatter matrix of `n` rows; "" where they may be one."""
+    """Why `values`, (R d,), cannot be a packed scatter matrix of `n` rows; "" if they can."""
     if not np.isfinite(values).all():
         return "a value that is not finite"
     diagonal = np.cumsum([0, *range(width, 1, -1)])

@@ -1,8 +1,8 @@
-"""Rows of a Zarr array, decoded chunk by chunk straight into the array that the caller gets.
+"""Rows of a Zarr array, decoded chunk by chunk straight into the array that is returned.
 
-One thread takes a chunk all the way: it reads the stored bytes into a buffer that stays in its
-core's cache, hashes them, compares the hash with the record, and unpacks them into their slice of
-the output. Rows that are widened, or of which only some are wanted, go through a second such
+One thread handles a chunk from start to end: it reads the stored bytes into a buffer that stays in
+its core's cache, hashes them, compares the hash with the record, and unpacks them into their slice
+of the output. Rows that are widened, or of which only some are wanted, go through a second such
 buffer. Nothing is returned before every chunk agrees.
 
 Files are read, not mapped: a file that is cut short or removed on a network file system while it
@@ -37,7 +37,7 @@ KEPT_BYTES: Final = 16 * MIB
 
 
 TILE_BYTES: Final = MIB
-"""Rows are converted so many bytes at a time: what two loops go over stays in the cache."""
+"""Bytes of rows that are converted at a time: small enough that two loops work in the cache."""
 
 
 class RecordedChunk(Protocol):
@@ -133,7 +133,7 @@ def check_objects(
     """FormatError(CORRUPT) unless every chunk is there and declares the size it should have.
 
     chunks: where given, the index must also say that they lie where the record has them: readers
-    that know no record go by the index. Reads the index and 16 bytes a chunk, and unpacks nothing.
+    without the record use the index. Reads the index and 16 bytes a chunk, and unpacks nothing.
     """
     _check_count(sources, layout, where)
     for number, source in enumerate(sources):
@@ -239,7 +239,7 @@ def _places(source: Source, layout: ArrayLayout, number: int) -> list[tuple[int,
 def _recorded_places(
     sources: Sequence[Source], layout: ArrayLayout, chunks: Sequence[RecordedChunk]
 ) -> list[tuple[int, int]]:
-    """The same by the record: one object, chunks from its beginning, then the index."""
+    """As `_places_by_index`, from the record: one object, chunks from byte 0, then the index."""
     if len(sources) != 1 or not layout.sharded or len(chunks) != layout.object_chunks:
         raise ValueError(f"not one object of {len(chunks)} chunks, as its record says")
     places = list(places_in_order(chunk.bytes for chunk in chunks))
@@ -259,13 +259,13 @@ def _check_size(header: memoryview, length: int, layout: ArrayLayout) -> None:
 
 
 class _Buffers(threading.local):
-    """Memory of one thread, used again for each chunk: fresh pages cost more than the reading."""
+    """Memory of one thread, reused for each chunk: fresh pages cost more than the reading."""
 
     def __init__(self) -> None:
         self._kept = {"packed": np.empty(0, np.uint8), "unpacked": np.empty(0, np.uint8)}
 
     def get(self, name: str, size: int) -> npt.NDArray[np.uint8]:
-        """(size,) bytes with whatever they held before."""
+        """(size,) bytes, not initialised."""
         if size > KEPT_BYTES:
             return np.empty(size, np.uint8)
         if self._kept[name].nbytes < size:
@@ -327,7 +327,7 @@ def _each(call: Callable[[_Chunk], None], chunks: Sequence[_Chunk], pool: Execut
     try:
         work(runs[0])
     finally:
-        with lock:  # after a failure nobody takes another
+        with lock:  # after a failure no thread takes another chunk
             for run in runs:
                 run.clear()
         started = [future for future in futures if not future.cancel()]

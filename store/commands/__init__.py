@@ -1,4 +1,4 @@
-"""What the command lines share and the format does not need.
+"""Code that the command lines share and the format does not need.
 
 entry     where the three programs start
 console   run a command: errors become messages and exit codes

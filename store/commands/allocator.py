@@ -1,4 +1,4 @@
-"""What capture and analysis ask of the C library's allocator: steady memory, few page faults.
+"""Settings of the C library's allocator for capture and analysis: steady memory, few page faults.
 
 glibc raises its own thresholds as large blocks are freed (`man 3 mallopt`, M_MMAP_THRESHOLD): from
 then on blocks of megabytes come from heaps that cannot shrink while anything lies above them. Every
@@ -19,13 +19,13 @@ M_MMAP_THRESHOLD: Final = -3  # of <malloc.h>
 M_TRIM_THRESHOLD: Final = -1
 
 OWN_MAPPING_BYTES: Final = 4 << 20
-"""Blocks this large are mapped, and given back when they are freed. Costs page faults: a twentieth
-of the processor time of a profile."""
+"""Blocks of this size or more are mapped, and returned to the system when freed. This costs page
+faults: a twentieth of the processor time of a profile."""
 
 
 KEPT_BYTES: Final = 16 << 20
-"""Freed memory that each heap keeps for the next matrices: taking it from the system again and
-again takes time: a profile of 64 sites took 18.5 s without, 15.3 s with 16 MiB."""
+"""Freed memory that each heap keeps for the next matrices. Allocating it from the system each time
+is slow: a profile of 64 sites took 18.5 s without this setting, 15.3 s with 16 MiB."""
 
 
 LARGEST_BLOCK_BYTES: Final = 32 << 20
@@ -36,14 +36,16 @@ KEPT_WHILE_ENCODING: Final = 64 << 20
 
 
 def give_blocks_back() -> bool:
-    """Have blocks of `OWN_MAPPING_BYTES` given back when they are freed, in this process; False
-    where the C library is another than glibc.
+    """Return blocks of `OWN_MAPPING_BYTES` to the system when they are freed, in this process;
+    False if the C library is not glibc.
     """
     return _fix_thresholds(OWN_MAPPING_BYTES, KEPT_BYTES)
 
 
 def keep_blocks() -> bool:
-    """Have the blocks of encoders kept for the next chunk, in this process; False as above."""
+    """Keep the blocks of encoders for the next chunk, in this process; False if the C library is
+    not glibc.
+    """
     return _fix_thresholds(LARGEST_BLOCK_BYTES, KEPT_WHILE_ENCODING)
 
 

@@ -24,7 +24,7 @@ CONNECT_SECONDS: Final = 10.0
 
 QUIET: Final = {
     "RAY_USAGE_STATS_ENABLED": "0",  # no usage statistics leave the machine
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray warns until it is set
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # without it Ray prints a warning
 }
 
 
@@ -33,8 +33,9 @@ def cluster(address: str | None) -> Iterator[Any]:
     """The module `ray`, connected until the block ends.
 
     address: `auto` for a cluster that this machine is part of, HOST:PORT of its head, `local` for
-    one of this machine's own; by default what RAY_ADDRESS says, else `local`. A process that is
-    connected already stays so. MachineError: no Ray here, or none answers there.
+    one of this machine's own; by default RAY_ADDRESS, or else `local`. A process that is already
+    connected stays connected. MachineError: Ray is not installed, or no cluster answers at the
+    address.
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
@@ -67,9 +68,9 @@ def _connect(ray: Any, address: str) -> None:
         ray.shutdown()
         line = first_line(error).rstrip(".")
         raise MachineError(
-            f"--address {address}: no Ray cluster there to work on ({line}). See `ray status` on "
-            "its head; the versions of Ray and of Python must be its own. Without --address a "
-            "cluster of this machine is started.",
+            f"--address {address}: no Ray cluster there that can be used ({line}). See "
+            "`ray status` on its head; the versions of Ray and of Python must equal those there. "
+            "Without --address a cluster of this machine is started.",
             kind=ErrorKind.UNREACHABLE,
         ) from None
 

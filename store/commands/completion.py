@@ -1,7 +1,7 @@
-"""What a shell offers at the TAB key: names that are in the store of the command line.
+"""Shell completion: names in the store that the command line gives.
 
-click asks for it in a process of its own, so an answer takes as long as opening a store. A mistake
-on the line, such as a store that is not there, offers nothing: the command itself will say so.
+click runs it in a separate process, so an answer takes as long as opening a store. If the line has
+a mistake, such as a store that does not exist, nothing is offered: the command itself reports it.
 """
 
 from collections.abc import Callable, Iterable
@@ -36,7 +36,7 @@ def complete_sites(
 
 
 def complete_names(names: Callable[[], Iterable[str]]) -> Complete:
-    """A completion of `names`, which are asked for at the TAB key."""
+    """A completion of `names`, which are computed when the user presses TAB."""
 
     def complete(
         context: click.Context, parameter: click.Parameter, incomplete: str
@@ -59,7 +59,7 @@ def _of_store(
 
 
 def _fitting(names: Iterable[str], incomplete: str) -> list[CompletionItem]:
-    """Those that go on from the last of the names, separated by commas, that were typed."""
+    """The names that complete the last of the comma-separated names typed so far."""
     before, comma, typed = incomplete.rpartition(",")
     fitting = (name for name in dict.fromkeys(names) if name.startswith(typed))
     return [CompletionItem(f"{before}{comma}{name}") for name in fitting]

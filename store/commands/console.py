@@ -77,7 +77,7 @@ def _exit_code(main: Any, *args: Any, **kwargs: Any) -> int:
     except LppError as error:
         _say(traceback.format_exc() if debugging() else f"Error: {error}")
         return EXIT_USER_ERROR
-    except BrokenPipeError:  # the reader of our output went away, as `| head` does
+    except BrokenPipeError:  # the reader of our output has closed the pipe, as `| head` does
         return 1
     except Exception as error:
         return _unexpected(error)
@@ -104,13 +104,13 @@ def _unexpected(error: Exception) -> int:
 
 
 def _say(text: str) -> None:
-    """A message on standard error; nothing where that cannot be written either."""
+    """Print a message on standard error, if that can be written."""
     with contextlib.suppress(OSError):
         click.echo(text.rstrip("\n"), err=True)
 
 
 def _flushed() -> bool:
-    """Whether standard output took everything; if not, the rest goes nowhere, without a word."""
+    """Whether standard output accepted everything; if not, the rest is discarded silently."""
     try:
         sys.stdout.flush()
     except OSError:

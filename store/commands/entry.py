@@ -1,7 +1,7 @@
 """Where the three programs start: signals are handled before anything heavy is imported.
 
-Importing a command line takes 50 ms to seconds, in which Ctrl-C would end in a traceback. So the
-programs are named here, and imported once a request to end them is a line and an exit code.
+Importing a command line takes 50 ms to seconds, in which Ctrl-C would end in a traceback. So this
+module handles signals first, and then imports the program: Ctrl-C gives one line and an exit code.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-r"""What reaches a terminal: text that is shown, never text that steers.
+r"""Output to a terminal: text is shown, and never controls the terminal.
 
 Names of models, runs and files, values of tables and messages of libraries come from strangers.
 Everything a command writes passes through `safe_streams`, so no caller has to remember:
@@ -45,7 +45,7 @@ _ERRORS: Final = "lpp.shown"
 
 
 def escape(text: str, keep: str = "\n\t") -> str:
-    r"""`text` with every character that would steer a terminal written out; those of `keep` stay.
+    r"""`text` with every character that could control a terminal as its code; those in `keep` stay.
 
     >>> escape("a\x1b[31m\u202eb\n"), escape("a\nb", keep="")
     ('a\\x1b[31m\\u202eb\n', 'a\\x0ab')
@@ -81,7 +81,8 @@ class TerminalStream:
 
     def __init__(self, stream: IO[str]) -> None:
         self.beneath = stream
-        """The stream itself, for what draws with control sequences and escapes its texts."""
+        """The stream itself, for code that draws with control sequences and escapes its own
+        texts."""
 
     def write(self, text: str) -> int:
         """Write `text`, escaped; returns its length."""
@@ -137,13 +138,15 @@ def _safe(stream: Any) -> Iterator[Any]:
     try:
         yield TerminalStream(stream) if terminal else stream
     finally:
-        with suppress(OSError, ValueError):  # it is full, or was closed
+        with suppress(OSError, ValueError):  # the device is full, or was closed
             stream.reconfigure(encoding=encoding, errors=errors)
 
 
 @contextmanager
 def library_bars() -> Iterator[None]:
-    """Until the block ends, standard error is the terminal itself: a library draws its own bar."""
+    """Until the block ends, standard error does not escape, so that a library can draw its own
+    bar.
+    """
     before = sys.stderr
     sys.stderr = unescaped(before)
     try:

@@ -16,7 +16,7 @@ from lpp.store.commands.escaping import escape, safe_streams, unescaped
 
 
 class Progress(Protocol):
-    """What a long step reports to: how far it is, and lines worth keeping."""
+    """Receives the progress of a long step, and lines worth keeping."""
 
     def advance(self, amount: int = 1) -> None:
         """`amount` more units are done."""
@@ -36,7 +36,7 @@ SILENT: Progress = _Silent()
 
 
 PAUSE: Final = 5.0
-"""Seconds between two lines of progress in a log: a line a site would bury what matters."""
+"""Seconds between two lines of progress in a log: a line per site would hide other lines."""
 
 _muted: Final[ContextVar[bool]] = ContextVar("lpp_muted", default=False)
 
@@ -130,7 +130,9 @@ class _Bar:
 
 
 class _LogLines:
-    """Lines of a log, `PAUSE` seconds apart at least; of the notes between, the last one."""
+    """Lines of a log, at least `PAUSE` seconds apart; of the notes in between, only the last is
+    printed.
+    """
 
     def __init__(self, title: str, total: int, unit: str) -> None:
         self._title, self._total, self._unit = title, total, unit

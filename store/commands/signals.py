@@ -22,7 +22,7 @@ REQUESTS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _EXIT_CODE: Final = 2
 
 _AGAIN_SECONDS: Final = 0.02
-"""After Python dropped a KeyboardInterrupt, until the process is asked again."""
+"""Seconds from a KeyboardInterrupt that Python dropped until it is raised again."""
 
 _requested = threading.Event()
 
@@ -35,7 +35,7 @@ def end_at_once() -> None:
     for number in _handled():
         signal.signal(number, _exit)
     sys.unraisablehook = _ask_again
-    # The first to be registered runs last: what follows is Python's own end, which takes a moment.
+    # The first function to be registered runs last: after it, only Python's own exit remains.
     atexit.register(_ignore)
 
 
@@ -66,7 +66,7 @@ def polite_ends() -> Iterator[None]:
 
 
 def check_requests() -> None:
-    """Raise KeyboardInterrupt if the process was asked to end, and something dropped the first."""
+    """Raise KeyboardInterrupt if the process was asked to end and the first one was dropped."""
     if _requested.is_set():
         raise KeyboardInterrupt
 

@@ -1,8 +1,8 @@
-"""The one way to the objects of a committed directory: a run, a shard, a source of scores.
+"""The only way to open the objects of a committed directory: a run, a shard, a source of scores.
 
-Whoever reads, verifies, repairs or queries opens a directory here. The record comes first, sealed
-and bounded; then each object is compared with it before a byte of it is used. What does not pass is
-refused with its place and the next command, here and nowhere else.
+Reading, verification, repair and queries all open directories here. The record comes first, sealed
+and bounded; then each object is compared with it before a byte of it is used. An object that does
+not pass is refused, with its place and the next command.
 """
 
 import contextlib
@@ -98,8 +98,8 @@ class Checked(Generic[Record]):
         """An array of the Zarr group `group`, of which rows `start` to `end` will be read.
 
         With checksums by chunk (format 3) only the chunks of those rows are read, each compared
-        when it is. Without, its objects are compared whole first, unless the caller has done so:
-        `compared`.
+        when it is. Without such checksums, its objects are first compared whole, unless the caller
+        has done so: `compared`.
         """
         folder = f"{group}/{spec.name}"
         where = str(self.objects.place / folder)
@@ -125,7 +125,9 @@ class Checked(Generic[Record]):
 
     @contextlib.contextmanager
     def _refusing(self, key: str) -> Iterator[None]:
-        """Say of an object that is not what its record says where it is and what to do."""
+        """Turn a mismatch with the record into an error that says where the object is and what to
+        do.
+        """
         try:
             yield
         except LppError:
@@ -143,7 +145,7 @@ class Checked(Generic[Record]):
 
     @property
     def remedy(self) -> str:
-        """What to do about an altered object, for messages."""
+        """Advice for messages about an altered object."""
         root = self.directory.root
         return (
             f"`lpp-analyze verify {root}` lists every such object, and `lpp-capture repair {root}` "
@@ -181,7 +183,7 @@ class CheckedArray:
 def _bytes_of(
     layout: ArrayLayout, chunks: Sequence[ChunkRecord], start: int, end: int | None
 ) -> range:
-    """Bytes of the object that hold rows `start` up to `end`; none where nobody knows."""
+    """Range of bytes of the object that holds rows `start` up to `end`; None if unknown."""
     end = layout.spec.rows if end is None else end
     first, last = start // layout.chunk_rows, -(-end // layout.chunk_rows)
     before = sum(chunk.bytes for chunk in chunks[:first])
@@ -197,7 +199,7 @@ def open_checked(directory: Objects, kind: type[Record]) -> Checked[Record]:
 
 
 def is_newer(directory: Objects, kind: type[Record]) -> bool:
-    """Whether a newer release wrote the directory, which this one must not touch."""
+    """Whether a newer release wrote the directory, so that this release must not touch it."""
     try:
         open_checked(directory, kind)
     except FormatError as error:
@@ -210,6 +212,6 @@ def is_newer(directory: Objects, kind: type[Record]) -> bool:
 
 
 def holds_more_than_attempts(directory: Objects) -> bool:
-    """Whether anything lies there but what writers leave: attempts, and names with a dot."""
+    """Whether it holds anything except attempts and names with a dot, which writers leave."""
     names = (entry.name for entry in directory.entries())
     return any(not name.startswith(".") and not ATTEMPT.fullmatch(name) for name in names)

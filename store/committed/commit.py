@@ -23,17 +23,19 @@ from lpp.store.format.limits import MAX_DOCUMENT_BYTES
 from lpp.store.objects.protocol import Buffers, Entry, Objects
 
 QUIETLY: Final = (LppError, OSError)
-"""What a sweep may meet: a place that refuses costs nothing but room."""
+"""Errors that a sweep ignores: what it cannot remove only takes space."""
 
 
 class Attempt:
-    """What one writer puts into a directory until one writer's record makes it count."""
+    """The objects that one writer puts into a directory. They count once its record is
+    committed.
+    """
 
     def __init__(self, directory: Objects) -> None:
         self.base = secrets.token_hex(8)
         self.older: Collection[Entry] = ()
-        """What lay in the directory just before the record: no other attempt among it can win any
-        more. One that begins later may, where its writer replaces this record."""
+        """Entries of the directory just before the record was put. Other attempts among them can no
+        longer win. An attempt that begins later can, if its writer replaces this record."""
         self._directory = directory
         self._objects: dict[str, ObjectRecord] = {}
         self._in_doubt = False
@@ -47,12 +49,12 @@ class Attempt:
         self._objects[key] = described.record(chunks)
 
     def commit(self, record: Any, stays: Callable[[bytes], bool]) -> None:
-        """Make the objects count: put `record` where there is none, or none that stays.
+        """Commit the objects: put `record` if there is no record, or none that stays.
 
         record: of any kind; objects and base are filled in, and format where it is no newer one.
         stays: whether the bytes of a record that is there (none where it is no file at all) mean
         that another writer was first; then FileExistsError.
-        ConflictError where others removed what was being written.
+        ConflictError if others removed objects while they were being written.
         """
         directory = self._directory
         keys = {f"{self.base}/{key}" for key in self._objects}
@@ -83,7 +85,7 @@ class Attempt:
             except FileNotFoundError:
                 continue  # removed this moment
             if found == data:
-                return  # an answer got lost: the record is ours
+                return  # only the answer was lost: the record is ours
             self._in_doubt = False
             if stays(found):
                 raise FileExistsError(str(directory.place))
@@ -92,19 +94,19 @@ class Attempt:
                 return
 
     def _complete(self, keys: Collection[str]) -> bool:
-        """Whether every object is still there; True where nobody can tell."""
+        """Whether every object is still there; True if that is unknown."""
         try:
             return {*keys} <= {*self._directory.walk(self.base)}
         except QUIETLY:
             return True
 
     def _counts(self) -> bool:
-        """Whether the record is ours. FileNotFoundError where there is none."""
+        """Whether the record is ours. FileNotFoundError if there is none."""
         found = self._directory.get(COMMIT_KEY, MAX_DOCUMENT_BYTES)
         return f'"{self.base}"'.encode() in found
 
     def _removed(self, stays: Callable[[bytes], bool]) -> Exception:
-        """What to raise where others have removed the objects: FileExistsError where a record of
+        """The error to raise if others have removed the objects: FileExistsError if a record of
         theirs stays.
         """
         where = self._directory.place
@@ -118,8 +120,8 @@ class Attempt:
         )
 
     def withdraw(self) -> None:
-        """Remove the objects, unless they count, or may: an answer that was lost in a bucket may
-        have been to a request that is still on its way.
+        """Remove the objects, unless they are committed or may be: if an answer from a bucket was
+        lost, the request may still arrive.
         """
         with contextlib.suppress(*QUIETLY):
             if self._in_doubt:
@@ -134,11 +136,9 @@ class Attempt:
 
 @contextlib.contextmanager
 def attempt(directory: Objects, *, keep: Collection[str] = ()) -> Iterator[Attempt]:
-    """An attempt to fill, and to end with `commit`.
-
-    When the block ends well everything that lay in `directory` is removed, but for what is named
-    in `keep`. When it fails, the attempt itself is removed. FileExistsError where another writer
-    was first.
+    """An attempt to fill, and to end with `commit`. If the block succeeds, everything that was in
+    `directory` before is removed, except names in `keep`. When it fails, the attempt itself is
+    removed. FileExistsError where another writer was first.
     """
     one = Attempt(directory)
     try:

@@ -1,6 +1,6 @@
 """Compare a committed directory with its record, byte by byte: SPEC.md section 8.
 
-Never raises for what lies in the store: each difference is a `Problem` with its place.
+Nothing in the store makes it raise: each difference is a `Problem` with its place.
 """
 
 from collections.abc import Collection, Iterator
@@ -31,7 +31,7 @@ class Problem:
         return f"{self.where}: {self.what}"
 
     def below(self, folder: str) -> "Problem":
-        """The same, its place told from the directory that holds `folder`."""
+        """The same problem, its place relative to the directory that holds `folder`."""
         return Problem(where=f"{folder}/{self.where}", what=self.what)
 
 
@@ -44,9 +44,9 @@ def verify_directory(directory: Objects, kind: type[Record]) -> list[Problem]:
 def verify_each(
     root: Objects, folder: str, kind: type[Record]
 ) -> Iterator[tuple[Objects, list[Problem]]]:
-    """Each committed directory right in `folder`, and how it differs from its record; places are
+    """Each committed directory directly in `folder`, and how it differs from its record; places are
     relative to `root`. A directory without a record that holds no more than attempts is being
-    written, or removed, or was left by a killed writer: it is no problem.
+    written or removed, or was left by a killed writer, and is no problem.
     """
     for directory in directories_in(root, folder):
         problems = verify_directory(directory, kind)
@@ -56,7 +56,7 @@ def verify_each(
 
 
 def directories_in(root: Objects, folder: str) -> list[Objects]:
-    """What lies right in `folder`; names with a dot belong to writers."""
+    """The entries of `folder`, without names that begin with a dot, which belong to writers."""
     below = root.below(folder)
     return [below.below(e.name) for e in below.entries() if not e.name.startswith(".")]
 
@@ -64,7 +64,7 @@ def directories_in(root: Objects, folder: str) -> list[Objects]:
 def open_or_problem(
     directory: Objects, kind: type[Record]
 ) -> tuple[Checked[Record] | None, list[Problem]]:
-    """The committed directory, or why it is none."""
+    """The committed directory, or why it is not one."""
     try:
         return open_checked(directory, kind), []
     except FileNotFoundError:
@@ -81,8 +81,8 @@ def open_or_problem(
 def check_objects(checked: Checked[Any], keep: Collection[str] = ()) -> Iterator[Problem]:
     """Compare the objects of one directory with its record: sizes, checksums, and no others.
 
-    keep: names right in it that others look after. What writers left there is no problem: other
-    attempts, and names of their own that begin with a dot.
+    keep: names directly in it that others check. Other attempts, and names that begin with a dot,
+    were left by writers and are no problem.
     """
     base = checked.record.base
     start = f"{base}/" if base else ""

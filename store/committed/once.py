@@ -1,4 +1,6 @@
-"""Commit a directory that several writers may make alike: the first intact one stays."""
+"""Commit a directory that several writers may make with equal content: the first intact one
+stays.
+"""
 
 from collections.abc import Callable
 
@@ -9,7 +11,7 @@ from lpp.store.objects.protocol import Objects
 
 
 def commit_once(directory: Objects, record: Record, write: Callable[[Attempt], None]) -> bool:
-    """Commit `record` and the objects that `write` puts; False where an intact record is there.
+    """Commit `record` and the objects that `write` puts; False if an intact record exists.
 
     record: not sealed; format, objects and base are filled in. A damaged record is replaced.
     FormatError(UNSUPPORTED_VERSION) where a newer release wrote one.

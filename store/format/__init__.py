@@ -1,1 +1,3 @@
-"""What a store's bytes mean, SPEC.md: documents, tables, names, limits. Knows no place."""
+"""What a store's bytes mean, SPEC.md: documents, tables, names, limits. Independent of disk or
+bucket.
+"""

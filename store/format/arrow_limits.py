@@ -17,15 +17,15 @@ _RECORD_BATCH: Final = 3  # of the union `MessageHeader`
 _BLOCK: Final = 24  # bytes of the struct `Block`: offset, metaDataLength, bodyLength
 
 FLOOR_BYTES: Final = 64 << 20
-"""A table that unpacks to less is read whatever it was packed from."""
+"""A table that unpacks to less is read whatever its compression ratio."""
 
 MAX_RATIO: Final = 256
-"""Bytes unpacked from a byte of a larger file, at most. Token statistics pack 1.5-fold."""
+"""Largest compression ratio of a larger table. Token statistics compress 1.5-fold."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Declared:
-    """What a file says of itself."""
+    """What a file declares."""
 
     rows: int
     unpacked: int
@@ -33,7 +33,7 @@ class Declared:
 
 
 def declared(data: memoryview) -> Declared:
-    """What the Arrow file `data` says that it holds; ValueError where it says nothing sensible."""
+    """What the Arrow file `data` declares; ValueError if its metadata is invalid."""
     try:
         batches = [_batch(data, *block) for block in _blocks(data)]
     except struct.error as error:
@@ -44,8 +44,8 @@ def declared(data: memoryview) -> Declared:
 def check_declared(data: memoryview, *, rows: int | None, most: int | None = None) -> None:
     """ValueError where `data` holds other than `rows` rows, or unpacks to more than it may.
 
-    most: bytes that so many rows may take. In any case a file that packs more than `MAX_RATIO`
-    fold unpacks to no more than `FLOOR_BYTES`.
+    most: bytes that this many rows may take. In any case, a file that compresses more than
+    `MAX_RATIO`-fold may unpack to at most `FLOOR_BYTES`.
     """
     found = declared(data)
     if rows is not None and found.rows != rows:

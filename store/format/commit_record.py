@@ -46,12 +46,12 @@ class ObjectRecord:
     bytes: int
     xxh3_128: str
     chunks: tuple[ChunkRecord, ...] = field(default=(), metadata=OMITTED)
-    """Of an object that holds an array: its chunks, one after the other from its first byte on, so
-    that some rows can be read and checked without the others. Format 3."""
+    """For an object that holds an array: its chunks, end to end from byte 0, so that some rows can
+    be read and checked without the others. Format 3."""
 
     @classmethod
     def of(cls, parts: Sequence[Any], chunks: Sequence[ChunkRecord] = ()) -> "ObjectRecord":
-        """Of the object that `parts`, buffers end to end, make."""
+        """Size and checksum of the object made of `parts`, buffers end to end."""
         described = Described(parts)
         for _ in described:
             pass
@@ -59,7 +59,7 @@ class ObjectRecord:
 
     @property
     def whole(self) -> tuple[int, str]:
-        """What two objects of the same bytes share."""
+        """Size and checksum, which are equal for objects with the same bytes."""
         return self.bytes, self.xxh3_128
 
 
@@ -77,18 +77,20 @@ class Described:
             yield part
 
     def record(self, chunks: Sequence[ChunkRecord] = ()) -> ObjectRecord:
-        """Of all that has passed."""
+        """Size and checksum of everything that has passed."""
         return ObjectRecord(
             bytes=self._size, xxh3_128=self._digest.hexdigest(), chunks=tuple(chunks)
         )
 
 
 class SealedRecord(Protocol):
-    """What every record has, whatever it is of."""
+    """The fields that every kind of record has."""
 
     @property
     def format(self) -> int:
-        """Version of everything in the directory: the oldest that can say it, SPEC.md section 9."""
+        """Version of everything in the directory: the oldest that can express it, SPEC.md section
+        9.
+        """
 
     @property
     def objects(self) -> Mapping[str, ObjectRecord]:
@@ -96,7 +98,7 @@ class SealedRecord(Protocol):
 
     @property
     def base(self) -> str:
-        """The attempt whose objects these are; empty: they lie in the directory itself."""
+        """The attempt that holds the objects; empty: they are in the directory itself."""
 
     @property
     def self_xxh3_128(self) -> str:
@@ -132,7 +134,7 @@ class ScoresRecord:
     source: str
     """Name of the source; one directory in force bears it."""
     content: str
-    """SHA-256 over the rows and the original files: equal content is not written twice."""
+    """SHA-256 of the rows and the original files: equal content is not written twice."""
     rows: int
     replaces: tuple[str, ...]
     """Directories that no longer count, whether or not they are still there."""
@@ -161,7 +163,7 @@ class HeadRecord:
 
     format: int = 1
     model: HeadModel
-    """Which runs it belongs to; the hash of it names the directory."""
+    """Which runs it belongs to; its hash is the name of the directory."""
     matrix: str
     """Name of the directory of the matrix that it multiplies by."""
     dtype: StoredDtype
@@ -235,11 +237,11 @@ class ContinuationRecord:
 
     format: int = 1
     source: ContinuationSource
-    """The hash of it begins the name of the directory."""
+    """Its hash begins the name of the directory."""
     first: int
     """The first prompt of the block."""
     rows: int
-    """Prompts of the block; 0 where the directory says which seed was drawn."""
+    """Prompts of the block; 0 if the directory records a drawn seed."""
     objects: Mapping[str, ObjectRecord]
     base: str = field(default="", metadata=OMITTED)
     self_xxh3_128: str = ""
@@ -275,7 +277,7 @@ def parse_record(kind: type[Record], data: bytes, where: str) -> Record:
     directory; UNSUPPORTED_VERSION for the record of a newer release.
     """
     document = load_json(data, where)
-    # The seal comes first: an altered byte must not pass for another version or another plan.
+    # Check the seal first: an altered byte must not look like another version or another plan.
     if not isinstance(document, dict) or not _intact(document, data):
         raise FormatError(
             f"{where}: altered since it was written (its checksum does not match).",
@@ -300,7 +302,7 @@ def parse_record(kind: type[Record], data: bytes, where: str) -> Record:
 
 
 def undamaged_record(kind: type[Record], data: bytes, where: str) -> Record | None:
-    """The same, None where it is damaged. FormatError for the record of a newer release alone."""
+    """The record, or None if it is damaged. FormatError only for the record of a newer release."""
     try:
         return parse_record(kind, data, where)
     except FormatError as error:
@@ -310,7 +312,7 @@ def undamaged_record(kind: type[Record], data: bytes, where: str) -> Record | No
 
 
 def _intact(document: Mapping[str, object], data: bytes) -> bool:
-    """Comparing bytes as well finds what parsing forgives, such as a changed space."""
+    """Comparing bytes as well finds changes that parsing ignores, such as a changed space."""
     version = document.get("format", 1)
     stored = stored_json(document, version if type(version) is int else 1)
     return document.get(_SEAL) == seal_of(document) and data == stored

@@ -1,7 +1,7 @@
 """JSON documents of a store: canonical bytes, and parsing that reports every problem at once.
 
 The canonical form is RFC 8785 (JSON Canonicalization Scheme), on disk and for hashes. Documents of
-formats 1 and 2 lie on disk indented.
+formats 1 and 2 are indented on disk.
 
 A document is declared as a frozen dataclass. Reading checks each field against its annotation
 (SPEC.md section 3): `str`, `int`, `bool`, `Literal`, unions with `None`, `tuple[X, ...]`,
@@ -27,14 +27,15 @@ MAX_DEPTH: Final = 32
 """Lists and objects inside each other. Ours reach 4."""
 
 MAX_INTEGER: Final = (1 << 53) - 1
-"""Largest magnitude of an integer that is written: what a double, JavaScript's number, holds."""
+"""Largest magnitude of an integer that is written: a double, JavaScript's number, holds it
+exactly."""
 
 MAX_INTEGER_READ: Final = (1 << 63) - 1
-"""The same of what is read: formats 1 and 2 allowed 63 bits."""
+"""Largest magnitude of an integer that is read: formats 1 and 2 allowed 63 bits."""
 
 OMITTED: Final = {"omitted": True}
-"""Metadata of a field that is left out while it is empty or has its default: so hashes of older
-documents stay valid."""
+"""Metadata of a field that is omitted at its default, so that hashes of older documents stay
+valid."""
 
 
 def canonical_json(document: object) -> bytes:
@@ -186,7 +187,7 @@ def _read(kind: Any, value: Any, place: str, problems: list[str]) -> Any:
         return _read_union(arguments, value, place, problems)
     if origin in (tuple, Mapping):
         return _read_many(origin, arguments, value, place, problems)
-    # `type(...) is`, since True is an int and nobody means it
+    # `type(...) is`, because isinstance would accept True as an int
     return value if type(value) is kind else _misfit(f"{kind.__name__}", value, place, problems)
 
 

@@ -239,7 +239,7 @@ def test_inputs_that_are_not_token_ids_are_refused(model: FlatModel) -> None:
 
 
 def test_a_model_without_its_blocks_is_refused(model: FlatModel) -> None:
-    with pytest.raises(InputError, match="one list of 3 blocks was looked for, there are 0"):
+    with pytest.raises(InputError, match="one list of 3 blocks, and has 0"):
         SiteProbe(model, 3, WIDTH)
 
 

@@ -32,8 +32,8 @@ def stream(output: Any) -> torch.Tensor:
     if len(states) == 2 and states[0].shape == states[1].shape:
         return states[0] + states[1]
     raise InputError(
-        f"a block inside vLLM gave {len(states)} tensors; a hidden state, or one with its "
-        "residual, was looked for. Capture this model with --backend torch.",
+        f"a block inside vLLM returned {len(states)} tensors, not a hidden state, or one with its "
+        "residual. Capture this model with --backend torch.",
         kind=ErrorKind.UNSUPPORTED_MODEL,
     )
 
@@ -68,8 +68,8 @@ class SiteProbe:
         lists = block_lists(model, n_blocks)
         if len(lists) != 1:
             raise InputError(
-                f"{type(model).__name__} inside vLLM cannot be captured: one list of {n_blocks} "
-                f"blocks was looked for, there are {len(lists)}. Capture it with --backend torch.",
+                f"{type(model).__name__} inside vLLM cannot be captured: it should have one list "
+                f"of {n_blocks} blocks, and has {len(lists)}. Capture it with --backend torch.",
                 kind=ErrorKind.UNSUPPORTED_MODEL,
             )
         parent = model.get_submodule(lists[0].rpartition(".")[0])
