@@ -3,14 +3,17 @@
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from scipy.stats import spearmanr
 
+from benchmarks import marked
 from benchmarks.detection.damage import KINDS, NULL
 from benchmarks.detection.power import Shown, damaged, noticed, null_range, shown
+from benchmarks.marked import table
 
 PAGE: Final = "DETECTION.md"
 DOSES: Final = "DOSES.md"
@@ -26,8 +29,6 @@ SINK_DOSES: Final = ("round-channel-8", "round-group-4", "prune-20", "tune-16")
 
 _HOW: Final = ("with the sinks", "without")
 
-_TABLE: Final = re.compile(r"(<!-- table: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
-
 Found = Mapping[str, Any]
 
 
@@ -42,7 +43,7 @@ def write(found: Found, folder: Path) -> None:
 
 def filled(text: str, found: Found) -> str:
     """The page with every table made again. KeyError for a table that there is not."""
-    return _TABLE.sub(lambda mark: f"{mark[1]}{TABLES[mark[2]](found)}\n{mark[3]}", text)
+    return marked.filled(text, {name: partial(make, found) for name, make in TABLES.items()})
 
 
 # tables
@@ -61,13 +62,13 @@ def doses_table(found: Found, first: int = 2) -> str:
             beyond = dose["kind"] != NULL and noticed(found, dose, one, first)
             cells.append(f"**{text}**" if beyond else text)
         rows.append([name, *cells])
-    return _table(["dose", *(one.name for one in numbers)], rows)
+    return table(["dose", *(one.name for one in numbers)], rows)
 
 
 def kinds_table(_: Found) -> str:
     """Every kind of damage, why it is there and where it is from."""
     rows = [[kind.title, kind.unit or "none", kind.why, kind.source] for kind in KINDS.values()]
-    return _table(["damage", "dose", "why", "source"], rows)
+    return table(["damage", "dose", "why", "source"], rows)
 
 
 def smallest_table(found: Found, first: int, sizes: Sequence[str]) -> str:
@@ -81,7 +82,7 @@ def smallest_table(found: Found, first: int, sizes: Sequence[str]) -> str:
             cells.append(" / ".join(_weakest(own, one, first, size) for size in sizes))
         if any(dose["power"][str(first)].get(one.name) for dose in damaged(found)):
             rows.append([one.name, *cells])
-    return _table(["number", *(KINDS[kind].title for kind in kinds)], rows)
+    return table(["number", *(KINDS[kind].title for kind in kinds)], rows)
 
 
 def _weakest(own: list[dict[str, Any]], one: Shown, first: int, size: str) -> str:
@@ -121,7 +122,7 @@ def alarms_table(found: Found, first: int = 2) -> str:
         cells.append(_percent(max((float(np.mean(own)) for own in shares[1]), default=0.0)))
         rows.append([one.name, f"{low:.2g} to {high:.2g}", *cells])
     heads = ["number", "range of the nulls", "leaves 0", "leaves the other nulls", "worst null"]
-    return _table(heads, rows)
+    return table(heads, rows)
 
 
 def ranking_table(found: Found) -> str:
@@ -149,7 +150,7 @@ def ranking_table(found: Found) -> str:
     rows.sort(key=lambda row: row[0], reverse=True)
     heads = ["number", *(f"n = {size}" for size in sizes), "all"]
     heads += [*(f"leaves 0, n = {size}" for size in ends), "rank correlation with KL", "up / down"]
-    return _table(heads, [cells for _, cells in rows])
+    return table(heads, [cells for _, cells in rows])
 
 
 def _count(every: Sequence[Found], one: Shown, first: int, size: str, rule: int = 1) -> int | None:
@@ -173,7 +174,7 @@ def sinks_table(found: Found) -> str:
                 cells += [_with_error(*one.points(dose, first)[:2]) for first in (0, 2)]
         rows.append([f"{KINDS[dose['kind']].title}, {dose['label']}", *cells])
     names = [f"{name}, {how}" for name in ("1 - CKA", "participation ratio") for how in _HOW]
-    return _table(["dose", *names], rows)
+    return table(["dose", *names], rows)
 
 
 def unseen_table(found: Found, first: int = 2) -> str:
@@ -192,7 +193,7 @@ def unseen_table(found: Found, first: int = 2) -> str:
                 _brief(names),
             ]
         )
-    return _table(["dose", "log perplexity", "what left the null, all prompts"], rows)
+    return table(["dose", "log perplexity", "what left the null, all prompts"], rows)
 
 
 def _brief(names: Sequence[str]) -> str:
@@ -208,7 +209,7 @@ def cost_table(found: Found) -> str:
     sums = [sum(dose["cpu_seconds"][name] for dose in found["doses"]) for name in parts]
     cells = [str(len(found["doses"])), *(f"{total:.0f} s" for total in (*sums, sum(sums)))]
     heads = ["models", "change and capture", "numbers over all prompts", "draws", "CPU time in all"]
-    return _table(heads, [cells])
+    return table(heads, [cells])
 
 
 def _sizes(found: Found) -> list[str]:
@@ -228,11 +229,6 @@ TABLES: Final[Mapping[str, Callable[[Found], str]]] = {
     "unseen": unseen_table,
     "cost": cost_table,
 }
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _percent(share: float) -> str:
