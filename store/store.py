@@ -1,9 +1,12 @@
 """A store: the directory that holds runs, SPEC.md section 2."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cached_property
 
+from lpp.store.errors import LppError
 from lpp.store.format.keys import COMMIT_KEY, RUNS_KEY
+from lpp.store.format.run_names import run_names
 from lpp.store.objects.place import Place, Url
 from lpp.store.objects.protocol import Objects
 from lpp.store.read import Run
@@ -37,6 +40,17 @@ class Store:
             and self.objects.exists(f"{RUNS_KEY}/{entry.name}/{COMMIT_KEY}")
         ]
         return {name: Run(self.path / RUNS_KEY / name) for name in names}
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The short name of each run, distinct among them, by its id. A run whose plan is damaged,
+        or of a newer release, has none.
+        """
+        plans = {}
+        for name, run in self.runs.items():
+            with suppress(LppError, OSError):
+                plans[name] = run.plan
+        return run_names(plans)
 
 
 def open_store(url: Url) -> Store:

@@ -58,6 +58,7 @@ def cka(
     from lpp.analyze.runs.select import Selection, select_runs, select_sites
     from lpp.analyze.studies import cka_table
     from lpp.analyze.text.cka import as_text
+    from lpp.analyze.text.names import names_of, with_names
     from lpp.analyze.text.text import as_csv
 
     asked = None if prompts is None else (prompts,)
@@ -77,9 +78,10 @@ def cka(
         memory = int(memory_gib * (1 << 30))
         found = cka_table.compute(work, jobs=jobs, memory=memory, progress=bar)
     database = cka_table.write(store, found)
+    names = names_of(views)
     if form == "csv":
-        write_exact(as_csv(found))
+        write_exact(as_csv(with_names(found, names)))
         return
-    click.echo(as_text(found), nl=False)
+    click.echo(as_text(found, names), nl=False)
     click.echo(f"{len(found)} pairs are in {database}.")
     click.echo(f'Next: lpp-sql {shlex.quote(store)} "FROM cka ORDER BY run, depth"')

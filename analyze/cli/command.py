@@ -78,21 +78,22 @@ def verify(store: str) -> int:
     beside_runs += verify_shared(opened.path)
     for line in beside_runs:
         click.echo(str(line))
-    problems = len(beside_runs)
+    problems, names = len(beside_runs), opened.names
     with progress("Verify", len(opened.runs), "runs") as bar:
         for run in opened.runs.values():
             found = run.verify()
             for problem in found:
                 click.echo(f"{RUNS_KEY}/{run.id}/{problem}")
             bar.advance()
-            bar.note(f"{run.id} {'has problems' if found else 'is as it was committed'}")
+            name = names.get(run.id, run.id)
+            bar.note(f"{name} {'has problems' if found else 'is as it was committed'}")
             with contextlib.suppress(FormatError):  # of damage, which was told above
                 check = check_logits(run)
                 for problem in logits_problems(run, check):
                     click.echo(str(problem))
                     found.append(problem)
                 if check is not None:
-                    bar.note(f"{run.id}: {check}")
+                    bar.note(f"{name}: {check}")
             problems += len(found)
     if not problems:
         sites = sum(len(run.sites) for run in opened.runs.values())

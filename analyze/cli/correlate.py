@@ -76,16 +76,21 @@ def correlate(
         refuse_unranked,
     )
     from lpp.analyze.benchmarks.subjects import Setting
+    from lpp.analyze.runs.keys import views
+    from lpp.analyze.runs.named import plans_of, runs_fitting
     from lpp.analyze.tables.database import refresh_database
     from lpp.analyze.text import correlations as render
+    from lpp.analyze.text.names import names_of
     from lpp.analyze.text.text import as_csv, as_json
     from lpp.store import open_store
 
+    captured = views(store)
+    plans = plans_of(captured)
     question = Question(
         metrics=metrics or DEFAULT_METRICS,
         benchmarks=benchmarks,
         sources=sources,
-        runs=runs,
+        runs=[run for given in runs for run in runs_fitting(given, plans) or [given]],
         corpora=corpora,
         setting=Setting(site=site, context=context, n_prompts=prompts),
         untrained=untrained,
@@ -98,6 +103,6 @@ def correlate(
         write_exact(as_csv(found, parted_by="; ") if form == "csv" else as_json(found))
         refuse_unranked(found)
         return
-    click.echo(render.as_table(found), nl=False)
+    click.echo(render.as_table(found, names_of(captured)), nl=False)
     refuse_unranked(found)
     click.echo(f'Next: lpp-sql {shlex.quote(store)} "SELECT * FROM correlations ORDER BY q_value"')

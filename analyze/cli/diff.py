@@ -125,6 +125,7 @@ def diff(
     from lpp.analyze.engine.executor import chosen_executor
     from lpp.analyze.report.report import check_output
     from lpp.analyze.text.flips import item_documents
+    from lpp.analyze.text.names import names_of
 
     _check_usage(runs, base, strict=strict, conditions=conditions, output=output)
     _check_page(base, form, output)
@@ -178,7 +179,8 @@ def diff(
     if base is None:
         _show(found, verdicts, form, output)
     else:
-        _show_all(base, comparisons, left_out, form, output)
+        runs_shown = (pairs[0].a, *(pair.b for pair in pairs))
+        _show_all(base, comparisons, left_out, form, output, names=names_of(runs_shown))
     return int(failed)
 
 
@@ -277,6 +279,8 @@ def _show_all(
     left_out: Mapping[str, str],
     form: str | None,
     output: Path | None,
+    *,
+    names: Mapping[str, str],
 ) -> None:
     """Print or write several; beside a picture, a table is printed where its format is given."""
     from lpp.analyze.text import against as text
@@ -284,7 +288,7 @@ def _show_all(
     def table(form: str) -> str:
         if form == "json":
             return text.as_json(base, comparisons, left_out)
-        return text.FORMATS[form](base, comparisons)
+        return text.FORMATS[form](base, comparisons, names)
 
     if output is not None and _suffix(output) in PICTURES:
         from lpp.analyze.charts.drift_grid import drift_grid_chart
@@ -292,11 +296,11 @@ def _show_all(
         from lpp.analyze.drift.against import in_order, sites_frame
 
         save_chart(drift_grid_chart(sites_frame(in_order(comparisons))), output)
-        _write(table(form) if form else text.as_gates(comparisons), None, "")
+        _write(table(form) if form else text.as_gates(comparisons, names), None, "")
         click.echo(output, err=form is not None)
         return
     shown = table(form or _SUFFIXES.get(_suffix(output), "text"))
-    _write(shown, output, text.as_gates(comparisons))
+    _write(shown, output, text.as_gates(comparisons, names))
 
 
 def _write(shown: str, output: Path | None, gate: str) -> None:

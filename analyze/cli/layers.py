@@ -78,6 +78,7 @@ def layers(
     from lpp.analyze.runs.select import Selection, select_runs, select_sites
     from lpp.analyze.studies import layers as library
     from lpp.analyze.text import layers as text
+    from lpp.analyze.text.names import names_of, with_names
     from lpp.analyze.text.text import as_csv
 
     selection = Selection(
@@ -95,10 +96,13 @@ def layers(
     for line in found.left_out:
         click.echo(line, err=True)
     database = library.write(store, found)
+    names = names_of(views)
     if form == "table":
-        click.echo(text.as_table(found), nl=False)
+        click.echo(text.as_table(found, names), nl=False)
         click.echo(f"\n{len(found.layers)} layers are in {database}.")
         click.echo(f'Next: lpp-sql {shlex.quote(store)} "FROM hourglass"')
     else:
-        shown = as_csv(found.layers) if form == "csv" else text.as_json(found)
-        write_exact(shown)
+        as_rows = form == "csv"
+        write_exact(
+            as_csv(with_names(found.layers, names)) if as_rows else text.as_json(found, names)
+        )

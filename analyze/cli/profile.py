@@ -144,6 +144,7 @@ def profile(
     from lpp.analyze.tables.entropy import uncaptured_lines
     from lpp.analyze.tables.metrics import LOGITS
     from lpp.analyze.text import profiles as render
+    from lpp.analyze.text.names import names_of, with_names
     from lpp.analyze.text.text import FORMATS, printable
 
     dropped = drop_prefixes or ()
@@ -178,9 +179,10 @@ def profile(
     database = write_database(store, analysis, drop_prefixes=dropped)
     only_final = sites is None and FINAL in chosen
     shown = found.filter(site=FINAL) if only_final else found
+    names = names_of(views)
     form = form or ("bars" if sys.stdout.isatty() else "table")
     if form in FORMATS:
-        write_exact(FORMATS[form](shown))
+        write_exact(FORMATS[form](with_names(shown, names)))
         return
     others = analysis.metrics
     if only_final:
@@ -192,6 +194,7 @@ def profile(
         metrics=others,
         computed=analysis.computed,
         bars=form == "bars",
+        names=names,
     )
     click.echo(printable(text, sys.stdout.encoding), nl=False)
     there = held(store, "site_profiles")

@@ -71,6 +71,7 @@ def sensitivity(
     from lpp.analyze.studies import sensitivity as library
     from lpp.analyze.studies.grid import spanned
     from lpp.analyze.text import sensitivity as text
+    from lpp.analyze.text.names import names_of, with_names
     from lpp.analyze.text.text import as_csv
 
     selection = Selection(runs=runs, sites=sites, contexts=contexts, prompts=prompts)
@@ -85,14 +86,17 @@ def sensitivity(
     for line in found.left_out:
         click.echo(line, err=True)
     database = library.write(store, found)
+    names = names_of(views)
     if form == "json":
-        write_exact(text.as_json(found))
+        write_exact(text.as_json(found, names))
     elif form == "csv":
-        write_exact(as_csv(found.agreement if part == "agreement" else found.values))
+        write_exact(
+            as_csv(found.agreement if part == "agreement" else with_names(found.values, names))
+        )
     else:
         if part != "agreement":
-            click.echo(text.grid_text(found), nl=False)
-            click.echo(text.tokens_text(found.savings), nl=False)
+            click.echo(text.grid_text(found, names), nl=False)
+            click.echo(text.tokens_text(found.savings, names), nl=False)
         if part != "grid":
             click.echo(text.agreement_text(found), nl=False)
         click.echo(f"\n{len(found.values)} numbers are in {database}.")

@@ -19,7 +19,7 @@ from lpp.analyze.drift.sites import SITES, SiteDrift, common_sites, site_frame
 from lpp.analyze.engine.executor import Executor
 from lpp.analyze.runs.comparable import n_shared
 from lpp.analyze.runs.keys import RunView, Url, views
-from lpp.analyze.runs.select import matching
+from lpp.analyze.runs.named import matching_runs, plans_of
 from lpp.analyze.tables.analysis import ErrorSites
 from lpp.store.commands.progress import SILENT, Progress
 from lpp.store.errors import ErrorKind, InputError
@@ -203,7 +203,8 @@ def _named(store: Url, runs: Sequence[str] | None) -> list[RunView]:
     for name in runs:
         if "::" not in name and any(sign in name for sign in "*?["):
             every = {view.run.id: view for view in views(store)}
-            found += [every[run] for run in matching("run", [name], every, option="RUN")]
+            plans = plans_of(every.values())
+            found += [every[run] for run in matching_runs([name], plans, option="RUN")]
         else:
             found.append(run_of(store, name))
     return found

@@ -17,7 +17,7 @@ from lpp.analyze.runs.comparable import n_shared
 from lpp.analyze.runs.incomplete import incomplete
 from lpp.analyze.runs.keys import RunView, Url
 from lpp.analyze.runs.moments_held import listed_numbers
-from lpp.analyze.runs.select import run_named, store_and_run
+from lpp.analyze.runs.named import run_named, store_and_run
 from lpp.analyze.runs.token_files import read_tokens
 from lpp.store.errors import ErrorKind, FormatError, InputError
 from lpp.store.format.commit_record import HeadRecord

@@ -8,12 +8,14 @@ from typing import Any, Final
 import polars as pl
 
 from lpp.analyze.runs.keys import RunView, Url
+from lpp.analyze.runs.named import called
 from lpp.analyze.runs.select import nearest
 from lpp.store import open_store
 from lpp.store.errors import ErrorKind, FormatError, InputError, NotFoundError
 from lpp.store.format.prompt_columns import FIELD_PREFIX
 from lpp.store.items import read_items
 from lpp.store.objects.place import absolute
+from lpp.store.read import Run
 
 N_CONTEXT: Final = f"{FIELD_PREFIX}n_context"
 N_BEFORE: Final = f"{FIELD_PREFIX}n_before_question"
@@ -99,13 +101,13 @@ def evaluated_items(
             "again with a larger --context.",
             kind=ErrorKind.INCOMPLETE,
         )
-    name = _one("--run", run, runs, task)
+    opened = open_store(absolute(store)).runs
+    name = _one("--run", _id_of(run, runs, opened), runs, task)
     found = found.filter((pl.col("run") == name) | pl.col("run").is_null())
     sources = sorted(found.filter(run=name)["source"].unique())
     found = found.filter(source=_one("--source", source, sources, task))
     found = found.filter(model=found.filter(run=name)["model"][0])
     found = found.filter(filter=_one("--filter", filter, sorted(found["filter"].unique()), task))
-    opened = open_store(absolute(store)).runs
     if name not in opened:
         raise InputError(
             f"{store}: run {name} of --task {task} is not there any more. Evaluate again: "
@@ -123,6 +125,15 @@ def evaluated_items(
         table=table,
         left_out=left_out,
     )
+
+
+def _id_of(asked: str | None, runs: Sequence[str], opened: Mapping[str, Run]) -> str | None:
+    """The id of the one run that has the short name `asked`; `asked` itself where an id fits."""
+    if asked is None or any(run.startswith(asked) or fnmatchcase(run, asked) for run in runs):
+        return asked
+    plans = {run: opened[run].plan for run in runs if run in opened}
+    found = called(asked, plans, or_begins=True)
+    return found[0] if len(found) == 1 else asked
 
 
 def _one(option: str, asked: str | None, names: Sequence[str], task: str) -> str:

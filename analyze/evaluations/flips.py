@@ -11,7 +11,7 @@ from lpp.analyze.evaluations.evaluated import EvaluatedItems, evaluated_items
 from lpp.analyze.evaluations.features import answer_gap, answer_share
 from lpp.analyze.numerics.paired import PairedDifference, paired_difference
 from lpp.analyze.runs.keys import RunView, Url
-from lpp.analyze.runs.select import store_and_run
+from lpp.analyze.runs.named import store_and_run
 from lpp.analyze.runs.words import Words
 from lpp.store.errors import ErrorKind, InputError, LppError
 from lpp.store.items import read_items

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Final, Literal
 
 from lpp.analyze.runs.keys import RunView, Url, views
-from lpp.analyze.runs.select import matching
+from lpp.analyze.runs.named import matching_runs, plans_of
 from lpp.store.errors import ErrorKind, InputError
 
 GIVEN: Final = "given"
@@ -22,7 +22,8 @@ def resolved(url: Url, runs: Sequence[str], positions: Sequence[Position]) -> tu
     if GIVEN not in positions:
         return tuple(position for position in positions if position != GIVEN)
     every = {view.run.id: view for view in views(url)}
-    found = {name: _first_written(every[name]) for name in matching("run", runs, every)}
+    chosen = matching_runs(runs, plans_of(every.values()))
+    found = {name: _first_written(every[name]) for name in chosen}
     if len({*found.values()}) > 1:
         listed = ", ".join(f"{name} {first}" for name, first in found.items())
         raise InputError(

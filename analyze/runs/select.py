@@ -9,6 +9,7 @@ from typing import Final
 from lpp.analyze.runs.incomplete import incomplete_lines
 from lpp.analyze.runs.keys import RunView, Url, views
 from lpp.analyze.runs.moments_held import check_asked, moments_lines
+from lpp.analyze.runs.named import matching_runs, no_runs, plans_of
 from lpp.store.errors import ErrorKind, InputError
 
 SHORT_LIST: Final = 200
@@ -20,6 +21,7 @@ class Selection:
     """Part of a store, by patterns such as `block.*`; the default is all of it."""
 
     runs: Sequence[str] = ("*",)
+    """Ids, or short names where a pattern fits no id."""
     sites: Sequence[str] = ("*",)
     contexts: Sequence[int] | None = None
     """Context lengths in tokens; each run's own by default."""
@@ -46,7 +48,7 @@ def select_among(
     every = {view.run.id: view for view in runs}
     if not every:
         raise no_runs(url)
-    chosen = [every[name] for name in matching("run", selection.runs, every)]
+    chosen = [every[name] for name in matching_runs(selection.runs, plans_of(every.values()))]
     found = [view for view in chosen if view.run.n_prompts]
     lines = incomplete_lines(chosen)
     if not found:
@@ -91,49 +93,6 @@ def matching(
             )
         found |= fitting
     return [name for name in names if name in found]
-
-
-def run_named(url: Url, name: str) -> RunView:
-    """The run of that id, or the only one whose id begins so or fits the pattern.
-
-    Raises InputError where there is no such run, or several.
-    """
-    every = {view.run.id: view for view in views(url)}
-    if not every:
-        raise no_runs(url)
-    found = [run for run in every if name == run]
-    found = found or [run for run in every if run.startswith(name) or fnmatchcase(run, name)]
-    if len(found) != 1 or not name:
-        why = f"several runs, {', '.join(found)}" if found and name else "no run"
-        rest = "" if found and name else f" {_sentence(nearest(name, every))}"
-        raise InputError(
-            f"{url}: {name!r} names {why}.{rest} Give a run id, or as much of it as tells it from "
-            "the others.",
-            kind=ErrorKind.NOT_FOUND,
-        )
-    return every[found[0]]
-
-
-def store_and_run(store: Url, name: str) -> tuple[Url, str]:
-    """Where a run is looked for, and by what name: `STORE::RUN`, or a name alone of `store`.
-
-    >>> store_and_run("./lpp", "base"), store_and_run("./lpp", "./other::base")
-    (('./lpp', 'base'), ('./other', 'base'))
-    """
-    place, separator, run = name.rpartition("::")
-    return (place if separator and place else store), run
-
-
-def no_runs(url: Url) -> InputError:
-    """What a store without a run is answered."""
-    return InputError(
-        f"{url} holds no runs yet. `lpp-capture run --model ... --store {url}` makes one.",
-        kind=ErrorKind.NOT_FOUND,
-    )
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def nearest(pattern: str, names: Collection[str]) -> str:

@@ -10,7 +10,9 @@ from lpp.analyze.drift.predictions import Summary
 from lpp.analyze.text import text
 from lpp.analyze.text.drift import as_gate, gate_rows, with_gate
 from lpp.analyze.text.markdown import code, escaped, row
+from lpp.analyze.text.names import NAMELESS, Names, legend
 from lpp.analyze.text.text import broken, error, number, plain_table, rendered, wrapped
+from lpp.store.format.run_names import name_and_id
 
 STRIP: Final = 34
 """Columns of the depth picture: one for each site of a model of 32 blocks."""
@@ -45,12 +47,16 @@ def as_json(base: str, comparisons: Sequence[Comparison], left_out: Mapping[str,
     )
 
 
-def as_text(base: str, comparisons: Sequence[Comparison]) -> str:
-    """A row for each run, then a picture of distance in depth, at 80 columns."""
+def as_text(base: str, comparisons: Sequence[Comparison], names: Names = NAMELESS) -> str:
+    """A row for each run, then a picture of distance in depth, at 80 columns.
+
+    names: of the base and the runs; the last lines say which run each name stands for.
+    """
     out = io.StringIO()
     ordered = in_order(comparisons)
-    out.write(f"A  {base}\n")
-    for line in _said(ordered):
+    a = names.get(base)
+    out.write((f"A  {base}" if a is None else name_and_id(f"A  {a}", base)) + "\n")
+    for line in _said(ordered, names):
         out.write(wrapped(line))
     made = plain_table()
     made.collapse_padding = True
@@ -59,36 +65,37 @@ def as_text(base: str, comparisons: Sequence[Comparison]) -> str:
         made.add_column(head, justify="right", no_wrap=True)
     for one in ordered:
         cells = (f"{value}\n{error(stderr, '±')}".rstrip() for value, stderr in _cells(one))
-        made.add_row(broken(one.b), *cells)
-    out.write(rendered(made) + wrapped(_meanings(base, ordered)))
-    out.write(_depth(ordered))
+        made.add_row(broken(names.get(one.b, one.b)), *cells)
+    out.write(rendered(made) + wrapped(_meanings(names.get(base, base), ordered)))
+    out.write(_depth(ordered, names))
+    out.write("\n" + legend(names, (one.b for one in ordered)) if names else "")
     if any(one.verdicts for one in ordered):
-        out.write("\nGate\n" + as_gates(ordered))
+        out.write("\nGate\n" + as_gates(ordered, names))
     return out.getvalue()
 
 
-def as_markdown(base: str, comparisons: Sequence[Comparison]) -> str:
+def as_markdown(base: str, comparisons: Sequence[Comparison], names: Names = NAMELESS) -> str:
     """The same table as GitHub and GitLab render it."""
-    return "\n".join(_markdown(base, in_order(comparisons))) + "\n"
+    return "\n".join(_markdown(base, in_order(comparisons), names)) + "\n"
 
 
-FORMATS: Final[Mapping[str, Callable[[str, Sequence[Comparison]], str]]] = {
+FORMATS: Final[Mapping[str, Callable[[str, Sequence[Comparison], Names], str]]] = {
     "text": as_text,
     "md": as_markdown,
 }
-"""Formats for people: of the base's run id and the comparisons."""
+"""Formats for people: of the base's run id, the comparisons and the names of runs."""
 
 
-def as_gates(comparisons: Sequence[Comparison]) -> str:
+def as_gates(comparisons: Sequence[Comparison], names: Names = NAMELESS) -> str:
     """What each condition says of each run."""
     return "".join(
-        f"{one.b}\n{textwrap.indent(as_gate(one.verdicts), '  ')}"
+        f"{names.get(one.b, one.b)}\n{textwrap.indent(as_gate(one.verdicts), '  ')}"
         for one in in_order(comparisons)
         if one.verdicts
     )
 
 
-def _said(ordered: Sequence[Comparison]) -> Iterator[str]:
+def _said(ordered: Sequence[Comparison], names: Names) -> Iterator[str]:
     """What was compared, and what was not."""
     sizes = sorted({one.n_prompts for one in ordered})
     first = ordered[0].document["first_position"]
@@ -111,7 +118,7 @@ def _said(ordered: Sequence[Comparison]) -> Iterator[str]:
         same = ["Every difference is exactly 0."] if one.is_nothing else []
         missing = [f"No KL: {one.no_logits}"] if one.no_logits else []
         for note in (*same, *missing, *one.document["notes"]):
-            found.setdefault(note, []).append(one.b)
+            found.setdefault(note, []).append(names.get(one.b, one.b))
     yield from (f"{', '.join(of)}: {note}" for note, of in found.items())
 
 
@@ -141,7 +148,7 @@ def _meanings(base: str, ordered: Sequence[Comparison]) -> str:
     return _MEANINGS.format(site=" or ".join(deepest), base=base)
 
 
-def _depth(ordered: Sequence[Comparison]) -> str:
+def _depth(ordered: Sequence[Comparison], names: Names) -> str:
     """A strip for each run: distance at each site, on one scale."""
     sites = _in_depth(ordered)
     step = -(-len(sites) // STRIP)
@@ -158,7 +165,12 @@ def _depth(ordered: Sequence[Comparison]) -> str:
         columns = [[of[site] for site in group if site in of] for group in groups]
         strip = "".join(_column(max(some, default=None), most) for some in columns)
         place = max(of, key=lambda site: of[site]) if of else None
-        made.add_row(broken(one.b), strip, number(of[place] if place else None), place or "")
+        made.add_row(
+            broken(names.get(one.b, one.b)),
+            strip,
+            number(of[place] if place else None),
+            place or "",
+        )
     grouped = f" or the largest of {step} beside each other" if step > 1 else ""
     said = _STRIP.format(grouped=grouped, first=sites[0], last=sites[-1], most=number(most))
     return rendered(made) + wrapped(said)
@@ -192,10 +204,10 @@ def _column(value: float | None, most: float) -> str:
     return _HEIGHTS[min(int(len(_HEIGHTS) * value / most), len(_HEIGHTS) - 1)]
 
 
-def _markdown(base: str, ordered: Sequence[Comparison]) -> Iterator[str]:
-    yield f"### Drift from {code(base)} (A) to {_count(ordered)}"
+def _markdown(base: str, ordered: Sequence[Comparison], names: Names) -> Iterator[str]:
+    yield f"### Drift from {code(names.get(base, base))} (A) to {_count(ordered)}"
     yield ""
-    for line in _said(ordered):
+    for line in _said(ordered, names):
         yield f"- {escaped(line)}"
     if any(one.verdicts for one in ordered):
         yield ""
@@ -203,15 +215,19 @@ def _markdown(base: str, ordered: Sequence[Comparison]) -> Iterator[str]:
         yield row(("---",) * 4)
         for one in ordered:
             for fate, *rest in gate_rows(one.verdicts):
-                yield row((fate, code(one.b), *rest))
+                yield row((fate, code(names.get(one.b, one.b)), *rest))
     yield ""
     yield row(("run", *_HEADS, "largest distance"))
     yield row(("---", *("---:" for _ in _HEADS), "---"))
     for one in ordered:
         cells = (f"{value} {error(stderr)}".rstrip() for value, stderr in _cells(one))
-        yield row((code(one.b), *map(escaped, cells), _largest(one)))
+        yield row((code(names.get(one.b, one.b)), *map(escaped, cells), _largest(one)))
     yield ""
-    yield escaped(_meanings(base, ordered))
+    yield escaped(_meanings(names.get(base, base), ordered))
+    if names:
+        yield ""
+        for run in dict.fromkeys((base, *(one.b for one in ordered))):
+            yield f"- {code(names[run])}: run {code(run)}"
 
 
 def _largest(one: Comparison) -> str:

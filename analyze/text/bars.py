@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 from typing import Final
 
-from lpp.analyze.text.text import Row, bar, value_text
+from lpp.analyze.text.names import NAMELESS, Names
+from lpp.analyze.text.text import Row, bar, broken, value_text
 
 BAR: Final = 22
 """Columns of the longest bar."""
@@ -20,39 +21,37 @@ _CELL: Final = _VALUE + 2 + BAR
 """Columns beside the label."""
 
 
-def bar_sections(rows: Sequence[Row], heads: Mapping[str, str]) -> Iterator[str]:
+def bar_sections(
+    rows: Sequence[Row], heads: Mapping[str, str], names: Names = NAMELESS
+) -> Iterator[str]:
     """Lines that compare `rows`, profiles of one context and number of prompts.
 
-    heads: what stands above each metric, in order of the sections.
+    heads: what stands above each metric, in order of the sections. names: of the runs.
     """
     for metric, head in heads.items():
         most = max((row[metric] for row in rows if row[metric] is not None), default=0.0)
         yield f"\n{head}\n"
         texts = [(value_text(row, metric), bar(row[metric], most, BAR)) for row in rows]
-        yield from _lines(rows, [f"{text:>{_VALUE}}  {drawn}" for text, drawn in texts])
+        yield from _lines(rows, [f"{text:>{_VALUE}}  {drawn}" for text, drawn in texts], names)
     if len({row["prompt_set"] for row in rows}) > 1:
         yield "\nprompt set\n"
-        yield from _lines(rows, [row["prompt_set"][:8] for row in rows])
+        yield from _lines(rows, [row["prompt_set"][:8] for row in rows], names)
     if any(row["flags"] for row in rows):
         yield "\nflags\n"
         words = [", ".join(row["flags"]) or "none" for row in rows]
-        yield from _lines(rows, ["\n".join(textwrap.wrap(text, _CELL)) for text in words])
+        yield from _lines(rows, ["\n".join(textwrap.wrap(text, _CELL)) for text in words], names)
     yield "\n"
 
 
-def _lines(rows: Sequence[Row], cells: Sequence[str]) -> Iterator[str]:
+def _lines(rows: Sequence[Row], cells: Sequence[str], names: Names) -> Iterator[str]:
     """A line per row, its cell behind its label: the run, or with several sites the site."""
     several = len({row["site"] for row in rows}) > 1
     before = None
     for row, cell in zip(rows, cells, strict=True):
+        name = names.get(row["run"], row["run"])
         if several and row["run"] != before:
-            yield f"  {row['run']}\n"
+            yield f"  {name}\n"
             before = row["run"]
-        labels = [f"  {row['site']}"] if several else _broken(row["run"])
+        labels = [f"  {row['site']}"] if several else broken(name, _LABEL).split("\n")
         for label, text in zip_longest(labels, cell.split("\n"), fillvalue=""):
             yield f"  {label:<{_LABEL}} {text}".rstrip() + "\n"
-
-
-def _broken(run: str) -> list[str]:
-    """A run id in lines of the label's width, broken after hyphens."""
-    return textwrap.wrap(run, _LABEL)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 import polars as pl
 
 from lpp.analyze.benchmarks.correlations import MEANING
+from lpp.analyze.text.names import NAMELESS, Names
 from lpp.analyze.text.text import HEADS, WIDTH, Row, plain_table, rendered
 from lpp.store.commands.escaping import escape
 
@@ -20,8 +21,11 @@ _REASONS: Final = 12
 _NAMES: Final = 6
 
 
-def as_table(found: pl.DataFrame) -> str:
-    """Each source, method by method, at `WIDTH` columns; then what flags mean, who is missing."""
+def as_table(found: pl.DataFrame, names: Names = NAMELESS) -> str:
+    """Each source, method by method, at `WIDTH` columns; then what flags mean, who is missing.
+
+    names: of the runs.
+    """
     out = io.StringIO()
     letters = dict(zip(sorted({*found["flags"].explode()} - {None}), string.ascii_letters))  # noqa: B905
     for group in found.partition_by("source", maintain_order=True):
@@ -34,16 +38,16 @@ def as_table(found: pl.DataFrame) -> str:
     for flag, letter in letters.items():
         text = f"{letter}  {flag}: {MEANING[flag]}."
         print(textwrap.fill(text, WIDTH, subsequent_indent="   "), file=out)
-    out.write("".join(f"{line}\n" for line in left_out_lines(found)))
+    out.write("".join(f"{line}\n" for line in left_out_lines(found, names)))
     return out.getvalue()
 
 
-def left_out_lines(found: pl.DataFrame) -> Iterator[str]:
-    """Who took no part in some test, by the reason."""
+def left_out_lines(found: pl.DataFrame, names: Names = NAMELESS) -> Iterator[str]:
+    """Who took no part in some test, by the reason; runs by their names."""
     reasons: dict[str, list[str]] = {}
     for line in dict.fromkeys(line for row in found["left_out"].to_list() for line in row):
         who, _, why = line.partition(": ")
-        reasons.setdefault(why, []).append(who)
+        reasons.setdefault(why, []).append(names.get(who, who))
     if reasons:
         yield "Left out (who, for each test: column left_out of the table correlations):"
     for why, who in list(reasons.items())[:_REASONS]:

@@ -18,7 +18,9 @@ from lpp.analyze.drift.worst import Expected, WorstToken, order_of
 from lpp.analyze.numerics.jackknife import Estimate
 from lpp.analyze.text import text
 from lpp.analyze.text.markdown import code, escaped, row
+from lpp.analyze.text.names import names_of_two
 from lpp.analyze.text.text import WIDTH, error, number, plain_table, rendered, token, wrapped
+from lpp.store.format.run_names import name_and_id
 
 SHARES: Final = frozenset({"flips", "top10"})
 """Numbers of which a median says nothing: they are counts over tokens."""
@@ -78,7 +80,9 @@ def as_text(
 ) -> str:
     """Two tables, the tokens that changed most and the gate, at 80 columns."""
     out = io.StringIO()
-    out.write(f"A  {drift.pair.a.run.id}\nB  {drift.pair.b.run.id}\n")
+    sides = drift.pair.a, drift.pair.b
+    for letter, name, view in zip("AB", names_of_two(*sides), sides, strict=True):
+        out.write(name_and_id(f"{letter}  {name}", view.run.id) + "\n")
     for line in what_was_compared(drift):
         out.write(wrapped(line))
     out.write(_predictions(drift.predictions) + wrapped(_PREDICTIONS))
@@ -253,8 +257,11 @@ def _verdict(one: Verdict) -> str:
 def _markdown(
     drift: Drift, worst: Sequence[WorstToken], verdicts: Sequence[Verdict]
 ) -> Iterator[str]:
-    yield f"### Drift from {code(drift.pair.a.run.id)} (A) to {code(drift.pair.b.run.id)} (B)"
+    a, b = drift.pair.a, drift.pair.b
+    name_a, name_b = names_of_two(a, b)
+    yield f"### Drift from {code(name_a)} (A) to {code(name_b)} (B)"
     yield ""
+    yield f"- A is run {code(a.run.id)}, B is run {code(b.run.id)}."
     for line in what_was_compared(drift):
         yield f"- {escaped(line)}"
     if verdicts:

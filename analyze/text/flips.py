@@ -18,6 +18,7 @@ from lpp.analyze.text.auroc_rows import (
     probability,
 )
 from lpp.analyze.text.drift import tail
+from lpp.analyze.text.names import names_of_two
 from lpp.analyze.text.text import WIDTH, Row, bar
 from lpp.analyze.text.text import as_json as json_text
 
@@ -218,8 +219,10 @@ def _opening(found: Flips) -> Iterator[str]:
     moved = int((found.table["change"] == MOVED).sum())
     low, high = accuracy.interval
     yield f"{found.a.task}: of {accuracy.n} items {lost + gained} flipped"
-    yield f"A  {found.a.view.run.id}: {both + lost} right, {digits(accuracy.first)}"
-    yield f"B  {found.b.view.run.id}: {both + gained} right, {digits(accuracy.second)}"
+    name_a, name_b = names_of_two(found.a.view, found.b.view)
+    a, b = found.a.view.run.id, found.b.view.run.id
+    yield f"A  {name_a}, run {a}: {both + lost} right, {digits(accuracy.first)}"
+    yield f"B  {name_b}, run {b}: {both + gained} right, {digits(accuracy.second)}"
     yield f"Right in both {both}, in A alone {lost}, in B alone {gained}, in neither {neither}" + (
         f"; of these {moved} with another wrong answer" if moved else ""
     )

@@ -8,6 +8,7 @@ import polars as pl
 
 from lpp.analyze.studies.layers import RANKS, SETTING, SURE, Layers, after_sinks
 from lpp.analyze.text import text
+from lpp.analyze.text.names import NAMELESS, Names, legend, with_names
 from lpp.analyze.text.text import (
     bar,
     error,
@@ -34,25 +35,28 @@ _MEANINGS: Final = (
 )
 
 
-def as_json(found: Layers) -> str:
+def as_json(found: Layers, names: Names = NAMELESS) -> str:
     """Everything: `layers`, `hourglass`, `left_out`."""
     document = {
-        "layers": found.layers.to_dicts(),
-        "hourglass": found.scores.to_dicts(),
+        "layers": with_names(found.layers, names).to_dicts(),
+        "hourglass": with_names(found.scores, names).to_dicts(),
         "left_out": list(found.left_out),
     }
     return text.as_json(document)
 
 
-def as_table(found: Layers) -> str:
-    """A table of each curve: a row per site, with a bar for `BARS`; a sentence on sinks."""
+def as_table(found: Layers, names: Names = NAMELESS) -> str:
+    """A table of each curve: a row per site, with a bar for `BARS`; a sentence on sinks.
+
+    names: of the runs; the last lines say which run each name stands for.
+    """
     out = io.StringIO()
     numbers = numbered([flag for flags in found.layers["flags"] for flag in flags])
     layers = found.layers.sort(SETTING, maintain_order=True)
     for key, rows in layers.group_by(SETTING, maintain_order=True):
         run, context, size, first = key
         start = f", positions from {first} on" if first else ""
-        out.write(f"\n{run}\ncontext {context}, {size} prompts{start}, dimensions")
+        out.write(f"\n{names.get(run, run)}\ncontext {context}, {size} prompts{start}, dimensions")
         bounds = rows["rank_bound"].unique().sort()
         out.write(f" of min(N, d) = {' to '.join(map(str, bounds))}\n")
         out.write(_sites(rows, numbers))
@@ -62,7 +66,7 @@ def as_table(found: Layers) -> str:
         if not first and rows["n_sinks"].max():
             others = {name: setting[name] for name in SETTING if name != "first_position"}
             out.write(wrapped(_sinks(rows, found.layers.filter(**others))))
-    out.write("\n" + wrapped(_MEANINGS))
+    out.write("\n" + legend(names, layers["run"]) + wrapped(_MEANINGS))
     out.writelines(f"{line}\n" for line in explained(numbers))
     if found.left_out:
         out.write("\nLeft out:\n" + "".join(wrapped(f"- {line}") for line in found.left_out))

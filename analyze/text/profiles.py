@@ -11,6 +11,7 @@ from lpp.analyze.tables.metrics import LOGITS
 from lpp.analyze.tables.profile import RANKS, Aggregation
 from lpp.analyze.text.bars import bar_sections
 from lpp.analyze.text.metrics import metric_tables
+from lpp.analyze.text.names import NAMELESS, Names, legend
 from lpp.analyze.text.text import (
     HEADS,
     SIDE_BY_SIDE,
@@ -47,11 +48,13 @@ def as_table(
     metrics: pl.DataFrame | None = None,
     computed: Collection[str] = PAPER_NAMES,
     bars: bool = False,
+    names: Names = NAMELESS,
 ) -> str:
     """The profiles of each context and number of prompts, within 80 columns.
 
     metrics: rows of the metrics table to print after them. computed: ranks that were asked for;
-    the others have no line. bars: a line and a bar per number, in place of tables.
+    the others have no line. bars: a line and a bar per number, in place of tables. names: of the
+    runs; the last lines say which run each name stands for.
     """
     out = io.StringIO()
     seen = profiles["flags"].explode().to_list()
@@ -63,13 +66,13 @@ def as_table(
         print(_title(rows[0], entropy, ranks), file=out)
         runs, sites = group["run"].unique(maintain_order=True), group["site"].n_unique()
         if bars:
-            out.writelines(bar_sections(rows, _bar_heads(rows, computed)))
+            out.writelines(bar_sections(rows, _bar_heads(rows, computed), names))
         elif len(runs) <= SIDE_BY_SIDE and sites <= SIDE_BY_SIDE:
             for site in group["site"].unique(maintain_order=True):
                 some = [row for row in rows if row["site"] == site]
-                out.write(rendered(_side_by_side(some, computed)))
+                out.write(rendered(_side_by_side(some, computed, names)))
         else:
-            out.write(rendered(_one_per_row(rows, computed, numbers)))
+            out.write(rendered(_one_per_row(rows, computed, numbers, names)))
         if metrics is not None:
             # those of the logits, which skip no position, stand under the first
             first = rows[0]["first_position"]
@@ -77,7 +80,8 @@ def as_table(
             here = metrics.filter(**{name: rows[0][name] for name in setting}).filter(
                 (pl.col("first_position") == first) | of_logits
             )
-            out.writelines(metric_tables(here, numbers))
+            out.writelines(metric_tables(here, numbers, names))
+    out.write(legend(names, profiles["run"]))
     out.writelines(f"{line}\n" for line in explained(numbers))
     return out.getvalue()
 
@@ -109,13 +113,13 @@ def _hidden(metric: str, computed: Collection[str]) -> bool:
     return metric in RANKS and metric not in computed
 
 
-def _side_by_side(rows: Sequence[Row], computed: Collection[str]) -> "Table":
+def _side_by_side(rows: Sequence[Row], computed: Collection[str], names: Names) -> "Table":
     """Metrics down, runs across, for one site; of three runs each error has a line of its own."""
     made = plain_table()
     parted_by = " " if len(rows) < SIDE_BY_SIDE else "\n"
     made.add_column(f"at {rows[0]['site']}", no_wrap=True)
     for row in rows:
-        made.add_column(broken(row["run"]), justify="right", overflow="fold")
+        made.add_column(broken(names.get(row["run"], row["run"])), justify="right", overflow="fold")
     for label, units in _METRICS.items():
         shown = {name: unit for name, unit in units.items() if not _hidden(name, computed)}
         if shown:
@@ -132,17 +136,21 @@ def _side_by_side(rows: Sequence[Row], computed: Collection[str]) -> "Table":
 
 
 def _one_per_row(
-    rows: Sequence[Row], computed: Collection[str], numbers: Mapping[str, int]
+    rows: Sequence[Row], computed: Collection[str], numbers: Mapping[str, int], names: Names
 ) -> "Table":
     """Runs and sites down, metrics across; errors below, flags by their numbers."""
     made = plain_table()
-    made.add_column("run", overflow="fold")
+    made.collapse_padding = True
+    made.add_column("run", no_wrap=True)
     made.add_column("site", no_wrap=True)
     metrics = [metric for metric in HEADS if not _hidden(metric, computed)]
     for metric in metrics:
         made.add_column(HEADS[metric], justify="right", no_wrap=True)
     made.add_column("flags", overflow="fold")
+    before = None
     for row in rows:
+        run = "" if row["run"] == before else broken(names.get(row["run"], row["run"]))
+        before = row["run"]
         values = (f"{number(row[m])}\n{error(row[f'{m}_stderr'], '±')}".rstrip() for m in metrics)
-        made.add_row(row["run"], row["site"], *values, marks(row["flags"], numbers))
+        made.add_row(run, row["site"], *values, marks(row["flags"], numbers))
     return made

@@ -13,6 +13,7 @@ from lpp.analyze.studies.grid import profile_rows
 from lpp.analyze.studies.saving import Saving, total
 from lpp.analyze.studies.sensitivity import Sensitivity
 from lpp.analyze.text import text
+from lpp.analyze.text.names import NAMELESS, Names, legend, with_names
 from lpp.analyze.text.text import (
     HEADS,
     Row,
@@ -37,13 +38,13 @@ _FEW: Final = 5
 """Up to so many models, how often chance alone gives full agreement is worth saying."""
 
 
-def as_json(found: Sensitivity) -> str:
+def as_json(found: Sensitivity, names: Names = NAMELESS) -> str:
     """Everything: `values`, `agreement`, `tokens`, `left_out`."""
     document = {
-        "values": found.values.to_dicts(),
+        "values": with_names(found.values, names).to_dicts(),
         "agreement": found.agreement.to_dicts(),
         "tokens": [
-            {**asdict(saving), "ratio": saving.ratio}
+            {**asdict(saving), "ratio": saving.ratio, "name": names.get(saving.run)}
             for saving in (*found.savings, total(found.savings))
         ],
         "left_out": list(found.left_out),
@@ -51,16 +52,20 @@ def as_json(found: Sensitivity) -> str:
     return text.as_json(document)
 
 
-def grid_text(found: Sensitivity) -> str:
-    """The profiles of each run and site, a row per context and number of prompts."""
+def grid_text(found: Sensitivity, names: Names = NAMELESS) -> str:
+    """The profiles of each run and site, a row per context and number of prompts.
+
+    names: of the runs; the last lines say which run each name stands for.
+    """
     out = io.StringIO()
     rows = profile_rows(found.values).filter(pl.col("metric").is_in([*HEADS]))
     numbers = numbered([flag for flags in rows["flags"] for flag in flags])
     print("\nEntropy: its minimum over prefixes; ranks: their maximum.", file=out)
     for group in rows.partition_by("run", "site", maintain_order=True):
         run, corpus, site = (group.item(0, name) for name in ("run", "corpus", "site"))
-        out.write("\n" + wrapped(f"{run} on {corpus} at {site}"))
+        out.write("\n" + wrapped(f"{names.get(run, run)} on {corpus} at {site}"))
         out.write(_grid_table(group, numbers))
+    out.write(legend(names, rows["run"]))
     out.writelines(f"{line}\n" for line in explained(numbers))
     if found.left_out:
         out.write("\nLeft out:\n" + "".join(wrapped(f"- {line}") for line in found.left_out))
@@ -161,8 +166,8 @@ def _agreement_table(compared: Sequence[Compared], here: Setting) -> str:
     return rendered(made)
 
 
-def tokens_text(savings: Sequence[Saving]) -> str:
-    """What the grid costs in tokens, both ways."""
+def tokens_text(savings: Sequence[Saving], names: Names = NAMELESS) -> str:
+    """What the grid costs in tokens, both ways; names: of the runs."""
     out = io.StringIO()
     made = plain_table()
     made.add_column("tokens run for this grid", overflow="fold")
@@ -170,7 +175,12 @@ def tokens_text(savings: Sequence[Saving]) -> str:
         made.add_column(head, justify="right", no_wrap=True)
     for saving in (*savings, *([total(savings)] if len(savings) > 1 else [])):
         ratio = f"{saving.ratio:.1f}"
-        made.add_row(saving.run, f"{saving.paper_tokens:,}", f"{saving.our_tokens:,}", ratio)
+        made.add_row(
+            names.get(saving.run, saving.run),
+            f"{saving.paper_tokens:,}",
+            f"{saving.our_tokens:,}",
+            ratio,
+        )
     out.write(rendered(made))
     out.write(
         wrapped(

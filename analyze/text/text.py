@@ -108,19 +108,24 @@ def token(text: str) -> str:
     return escape(text, keep="")
 
 
-def broken(run: str) -> str:
-    """A long run id in lines, broken after a hyphen, so that the hash stays whole.
+def broken(name: str, width: int = 20) -> str:
+    """The name or id of a run in lines, broken after a hyphen or at a space.
+
+    A hash stays whole. A longer word is broken anywhere.
 
     >>> print(broken("smollm2-135m-4-bits-96cb1169"))
     smollm2-135m-4-bits-
     96cb1169
+    >>> print(broken("SmolLM2-135M-Instruct Q4_1"))
+    SmolLM2-135M-
+    Instruct Q4_1
     """
     lines = [""]
-    for part in re.findall(r"[^-]*-|[^-]+", run):
-        if lines[-1] and len(lines[-1]) + len(part) > 20:
+    for part in re.findall(rf"[^- ]{{1,{width - 1}}}[- ]?|[- ]", name):
+        if lines[-1] and len(lines[-1]) + len(part.rstrip(" ")) > width:
             lines.append("")
         lines[-1] += part
-    return "\n".join(lines)
+    return "\n".join(line.rstrip(" ") for line in lines)
 
 
 def numbered(flags: Collection[str]) -> dict[str, int]:

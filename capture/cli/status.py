@@ -11,6 +11,7 @@ import click
 
 from lpp.store.commands.console import clear_screen, debug_option
 from lpp.store.commands.units import duration, short_bytes, short_count
+from lpp.store.format.run_names import name_and_id
 
 if TYPE_CHECKING:
     from lpp.capture.engine.status import RunStatus
@@ -90,12 +91,12 @@ def _shown(store: str, form: str, indent: int | None) -> str:
 
 
 def status_table(statuses: "Sequence[RunStatus]", now: float) -> str:
-    """For each run its id, its numbers and its writers, in 80 columns."""
+    """For each run its name and id, its numbers and its writers, in 80 columns."""
     columns = "  {:<11}{:>11}{:>15}{:>9}{:>10}{:>10}{:>12}"
     head = columns.format("", "shards", "prompts", "tokens", "on disk", "tokens/s", "left")
     lines = [head]
     for status in statuses:
-        lines.append(status.run)
+        lines += name_and_id(status.name, status.run).split("\n") if status.name else [status.run]
         rate = status.tokens_per_second
         lines.append(
             columns.format(

@@ -4,7 +4,7 @@ rate; heartbeats (`lpp.store.heartbeat`) give the writers. Imports no torch.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from lpp.capture.plan.parts import parse_part
@@ -59,11 +59,16 @@ class RunStatus:
     """Prompts and texts that were set aside, and why."""
     series: Series | None = None
     """The training that the model is a checkpoint of, and the step."""
+    name: str = ""
+    """Short name of the run, distinct among those of its store; empty: unreadable."""
 
 
 def store_status(store: Store, now: float) -> list[RunStatus]:
     """Every run of `store`, by id. now: seconds since the epoch."""
-    return [run_status(run, now) for run in store.runs.values()]
+    names = store.names
+    return [
+        replace(run_status(run, now), name=names.get(run.id, "")) for run in store.runs.values()
+    ]
 
 
 def run_status(run: Run, now: float) -> RunStatus:
@@ -176,7 +181,8 @@ def _unreadable(run: Run, problem: str) -> RunStatus:
 def status_document(status: RunStatus, now: float) -> dict[str, Any]:
     """For JSON: times as whole seconds since the epoch, unknown values as null."""
     numbers = ("shards", "prompts", "tokens")
-    document: dict[str, Any] = {"run": status.run, "state": status.state}
+    document: dict[str, Any] = {"run": status.run, "name": status.name or None}
+    document["state"] = status.state
     for name in numbers:
         document[f"{name}_done"] = getattr(status, f"{name}_done")
         document[name] = getattr(status, name)

@@ -58,6 +58,16 @@ def run_names(plans: Mapping[str, Plan]) -> dict[str, str]:
     return names
 
 
+def name_and_id(name: str, run: str, width: int = 80) -> str:
+    """A name and the run's id on one line, or on two where `width` columns do not hold both.
+
+    >>> print(name_and_id("untrained, seed 0", "tiny-c00026be"))
+    untrained, seed 0  tiny-c00026be
+    """
+    between = "  " if len(name) + 2 + len(run) <= width else "\n  "
+    return f"{name}{between}{run}"
+
+
 def _clashes(names: Mapping[str, str]) -> list[list[str]]:
     """Runs by the name that they share."""
     count = Counter(names.values())

@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 from lpp.analyze import METRICS
 from lpp.analyze.cli.command import main
 from lpp.store import open_store
+from lpp.store.format.run_names import plan_name
 
 
 def run(*arguments: object) -> Result:
@@ -81,8 +82,13 @@ def test_aggregations_and_dropped_prefixes_are_printed(make_run: Callable[..., A
 def test_many_runs_or_sites_have_a_row_each(make_run: Callable[..., Any]) -> None:
     made = make_run()
     result = run("profile", made.root, "--site", "all")
-    rows = [line.split() for line in result.stdout.splitlines() if made.run_id in line]
-    assert [row[1] for row in rows] == ["embed", "block.1", "block.2", "final"]
+    sites = ("embed", "block.1", "block.2", "final")
+    lines = result.stdout.splitlines()
+    rows = [line.split() for line in lines if any(f" {site} " in line for site in sites)]
+    name = plan_name(open_store(made.root).runs[made.run_id].plan)
+    assert rows[0][: len(name.split()) + 1] == [*name.split(), "embed"]
+    assert [row[0] for row in rows[1:]] == ["block.1", "block.2", "final"]
+    assert f"{name}  {made.run_id}" in lines
 
 
 @pytest.mark.slow
@@ -94,7 +100,9 @@ def test_many_runs_or_sites_show_errors_and_flags(make_run: Callable[..., Any]) 
     flags = re.findall(r"^\[(\d)\] (\w+): ", f"[1] {legend}", re.MULTILINE)
     names = {int(place): name for place, name in flags}
     assert len(names) == len(flags) > 1
-    rows = [line.split() for line in table.splitlines() if made.run_id in line]
+    sites = ("embed", "block.1", "block.2", "final")
+    lines = [line for line in table.splitlines() if any(f" {site} " in line for site in sites)]
+    rows = [line.split() for line in lines]
     stored = json.loads(
         run("profile", made.root, "--site", "all", "--errors", "all", "--format", "json").stdout
     )

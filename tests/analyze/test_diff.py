@@ -375,7 +375,7 @@ def test_a_gate_fails_after_everything_is_printed(two: tuple[Any, Any]) -> None:
     conditions = ("--fail-if", "kl.mean > 0.01", "--fail-if", "flips<0.1")
     done = invoke(two[0].root, "base", "tuned", *conditions)
     assert done.exit_code == 1
-    assert done.stdout.startswith("A  base-")
+    assert done.stdout.startswith(f"A  base  {two[0].run_id}\nB  tuned  {two[1].run_id}\n")
     lines = done.stdout.splitlines()
     assert lines[lines.index("Gate") + 1].startswith("FAIL     kl.mean > 0.01  ")
     assert ", 98 % interval from " in lines[lines.index("Gate") + 1]
@@ -412,7 +412,7 @@ def test_errors_are_computed_where_a_gate_needs_them(two: tuple[Any, Any]) -> No
 
 @pytest.mark.slow
 def test_a_file_is_written_whole_and_the_gate_is_told(two: tuple[Any, Any], tmp_path: Path) -> None:
-    for name, start in (("d.md", "### Drift from"), ("d.json", "{"), ("d.txt", "A  base-")):
+    for name, start in (("d.md", "### Drift from"), ("d.json", "{"), ("d.txt", "A  base  base-")):
         file = tmp_path / name
         done = invoke(two[0].root, "base", "tuned", "-o", str(file), "--fail-if", "kl > 0.01")
         assert done.exit_code == 1
@@ -422,7 +422,7 @@ def test_a_file_is_written_whole_and_the_gate_is_told(two: tuple[Any, Any], tmp_
 
 
 BAD = (
-    (("base", "tund"), "'tund' names no run. There is base-"),
+    (("base", "tund"), "'tund' names no run; "),
     (("bose", "tuned"), "'bose' names no run"),
     (("base", "tuned", "--sites", "blok.1"), "no site 'blok.1'"),
     (("base", "tuned", "--prompts", "13"), "share their first 12 prompts"),

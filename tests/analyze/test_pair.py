@@ -12,7 +12,8 @@ import pytest
 
 from lpp.analyze.drift.pair import Pair, pair_of, require_rows, run_of
 from lpp.analyze.runs.capture_command import capture_command
-from lpp.analyze.runs.keys import RunView
+from lpp.analyze.runs.keys import RunView, views
+from lpp.analyze.runs.named import matching_runs, plans_of
 from lpp.store import Run, open_store
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.format.plan import ContinuationInfo
@@ -196,9 +197,9 @@ def test_an_id_is_itself_where_another_begins_with_it(make_run: MakeRun) -> None
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("o", r"'o' names several runs, one-\w+, other-\w+\. Give a run id"),
-        ("ome", r"'ome' names no run\. There is one-\w+, other-\w+\."),
-        ("", r"'' names no run\. There is"),
+        ("o", r"'o' names 2 runs:\n  one: one-\w+\n  other: other-\w+\n"),
+        ("ome", r"'ome' names no run; .*\n  one: one-\w+\n  other: other-\w+\n"),
+        ("", r"'' names no run;"),
     ],
 )
 def test_a_name_that_is_no_run(name: str, told: str, make_run: MakeRun) -> None:
@@ -212,5 +213,32 @@ def test_a_name_that_is_no_run(name: str, told: str, make_run: MakeRun) -> None:
 def test_of_many_runs_the_nearest_are_suggested(make_run: MakeRun) -> None:
     for k in range(8):
         made = make_run(model=f"tiny/a-long-name-of-a-model-{k}")
-    with pytest.raises(InputError, match=r"names no run\. Did you mean a-long-name-of-a-model-"):
+    with pytest.raises(InputError, match=r"names no run;.*\n  a-long-name-of-a-model-0: a-long"):
         run_of(made.root, "a-long-nme-of-a-model-0")
+
+
+def test_a_run_is_named_by_its_short_name(make_run: MakeRun) -> None:
+    one = make_run(model="tiny/One.Q4_1.gguf")
+    two = make_run(model="tiny/One.Q4_1.gguf, rounded to 4 bits")
+    for name in ("One Q4_1", "one q4_1", "*Q4_1"):
+        assert run_of(one.root, name).run.id == one.run_id
+    for name in ("Rounded to 4 bits", "rounded", "*4 bits", "One Q4_1, rounded to 4 bits"):
+        assert run_of(one.root, name).run.id == two.run_id
+    with pytest.raises(InputError, match="'One' names 2 runs"):
+        run_of(one.root, "One")
+
+
+def test_patterns_choose_runs_by_id_or_by_name(make_run: MakeRun) -> None:
+    one = make_run(model="lab/One")
+    two = make_run(model="lab/One, pruned, twice")
+    plans = plans_of(views(one.root))
+    every = [one.run_id, two.run_id]
+    assert matching_runs(["one*"], plans) == every
+    assert matching_runs(["ONE"], plans) == [one.run_id]
+    assert matching_runs(["*twice"], plans) == [two.run_id]
+    # a command line parts at commas, and a name may hold some
+    assert matching_runs(["pruned", "twice"], plans) == [two.run_id]
+    assert matching_runs(["One", "pruned", "twice"], plans) == [two.run_id]
+    assert matching_runs(["pruned*", "One"], plans) == every
+    with pytest.raises(InputError, match="no run 'twice'"):
+        matching_runs(["twice"], plans)

@@ -219,7 +219,7 @@ def test_a_selection_narrows_what_is_computed(make_run: Callable[..., Any]) -> N
 @pytest.mark.parametrize(
     ("selection", "message"),
     [
-        (Selection(runs=["nope"]), "no run 'nope'; there is one-"),
+        (Selection(runs=["nope"]), r"no run 'nope'; there is:\n  one: one-"),
         (Selection(sites=["block.7"]), "no site 'block.7'; there is embed, block.1, block.2"),
         (Selection(contexts=[21]), "--context 21: no run holds that many.*Ask for 1 to 20"),
         (Selection(contexts=[0]), "--context 0"),

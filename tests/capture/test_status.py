@@ -186,6 +186,8 @@ def test_the_command_shows_a_store(ready: Prepared, store: Path) -> None:
     assert document["store"] == str(store)
     (told,) = document["runs"]
     assert told["run"] == run.id
+    assert told["name"] == open_store(store).names[run.id]
+    assert f"{told['name']}  {run.id}" in result.stdout
     assert told["state"] == "stopped"
     assert (told["shards_done"], told["shards"]) == (3, 5)
     assert (told["tokens_done"], told["tokens"]) == (30, 50)

@@ -1,0 +1,52 @@
+"""Runs by their short names, and the id that each name stands for."""
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+import polars as pl
+
+from lpp.analyze.runs.keys import RunView
+from lpp.analyze.text.text import WIDTH
+from lpp.store.format.run_names import name_and_id, plan_name, run_names
+
+Names = Mapping[str, str]
+"""A short name by run id. A run that has none is shown by its id."""
+
+NAMELESS: Final[Names] = {}
+
+
+def names_of(views: Iterable[RunView]) -> dict[str, str]:
+    """The name of each run, distinct among them, by its id."""
+    return run_names({view.run.id: view.run.plan for view in views})
+
+
+def names_of_two(a: RunView, b: RunView) -> tuple[str, str]:
+    """The names of two runs, which may lie in two stores."""
+    plans = {"a": a.run.plan, "b": b.run.plan}
+    if a.run.plan.hash == b.run.plan.hash:  # nothing tells them apart
+        return plan_name(plans["a"]), plan_name(plans["b"])
+    names = run_names(plans)
+    return names["a"], names["b"]
+
+
+def legend(names: Names, runs: Iterable[str]) -> str:
+    """A line for each of `runs`: its name and its id, which commands take.
+
+    >>> print(legend({"smol-1": "smol", "smol-2": "untrained, seed 0"}, ["smol-1", "smol-2"]))
+    smol               smol-1
+    untrained, seed 0  smol-2
+    <BLANKLINE>
+    """
+    shown = {run: names[run] for run in dict.fromkeys(runs) if run in names}
+    margin = max(map(len, shown.values()), default=0)
+    aligned = {run: f"{name:<{margin}}" for run, name in shown.items()}
+    return "".join(
+        name_and_id(aligned[run] if margin + 2 + len(run) <= WIDTH else name, run) + "\n"
+        for run, name in shown.items()
+    )
+
+
+def with_names(frame: pl.DataFrame, names: Names) -> pl.DataFrame:
+    """`frame`, which has a column `run`, with the run's name as its last column, `name`."""
+    name = pl.col("run").replace_strict(names, default=None, return_dtype=pl.String)
+    return frame.with_columns(name.alias("name"))
