@@ -154,9 +154,10 @@ def _check_held(option: str, asked: Sequence[int] | None, held: dict[str, int], 
     most = max(held.values())
     for number in asked or ():
         if not 1 <= number <= most:
-            names = ", ".join(f"{run} {n}" for run, n in held.items())
+            least = min(held.values())
+            some = f"{most}" if least == most else f"{least} to {most}"
             raise InputError(
-                f"{option} {number}: no run holds that many. Captured {unit}: {names}. "
+                f"{option} {number}: no run holds that many. Each run has {some} {unit}. "
                 f"Ask for 1 to {most}, or capture more.",
                 kind=ErrorKind.INVALID_VALUE,
             )

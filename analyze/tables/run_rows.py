@@ -11,6 +11,7 @@ from lpp.sql.schema.captured import field_columns
 from lpp.store.format.commit_record import checksum
 from lpp.store.format.documents import canonical_json
 from lpp.store.format.prompt_columns import FIELD_PREFIX
+from lpp.store.format.run_names import plan_name
 from lpp.store.replay import written_tokens
 
 
@@ -47,6 +48,7 @@ def run_row(view: RunView) -> dict[str, object]:
         "kernel": str(KERNEL_VERSION),
         "series": None if series is None else series.name,
         "step": None if series is None else series.step,
+        "name": plan_name(plan),
     }
 
 

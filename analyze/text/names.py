@@ -7,7 +7,7 @@ import polars as pl
 
 from lpp.analyze.runs.keys import RunView
 from lpp.analyze.text.text import WIDTH
-from lpp.store.format.run_names import name_and_id, plan_name, run_names
+from lpp.store.format.run_names import name_lines, plan_name, run_names
 
 Names = Mapping[str, str]
 """A short name by run id. A run that has none is shown by its id."""
@@ -30,20 +30,8 @@ def names_of_two(a: RunView, b: RunView) -> tuple[str, str]:
 
 
 def legend(names: Names, runs: Iterable[str]) -> str:
-    """A line for each of `runs`: its name and its id, which commands take.
-
-    >>> print(legend({"smol-1": "smol", "smol-2": "untrained, seed 0"}, ["smol-1", "smol-2"]))
-    smol               smol-1
-    untrained, seed 0  smol-2
-    <BLANKLINE>
-    """
-    shown = {run: names[run] for run in dict.fromkeys(runs) if run in names}
-    margin = max(map(len, shown.values()), default=0)
-    aligned = {run: f"{name:<{margin}}" for run, name in shown.items()}
-    return "".join(
-        name_and_id(aligned[run] if margin + 2 + len(run) <= WIDTH else name, run) + "\n"
-        for run, name in shown.items()
-    )
+    """A line for each of `runs` that has a name: the name and the id, which commands take."""
+    return name_lines({run: names[run] for run in dict.fromkeys(runs) if run in names}, WIDTH)
 
 
 def with_names(frame: pl.DataFrame, names: Names) -> pl.DataFrame:

@@ -44,7 +44,7 @@ def _size(_: click.Context, __: click.Parameter, text: str | None) -> str | None
     "--format",
     "format_",
     type=click.Choice(FORMATS),
-    help="How to write the result. Default: by the ending of --output, else table.",
+    help="Write in this format. Default: what the name of --output ends in, or table.",
 )
 @click.option(
     "-o",
@@ -62,20 +62,20 @@ def _size(_: click.Context, __: click.Parameter, text: str | None) -> str | None
     type=click.FloatRange(min=0, min_open=True),
     default=SECONDS,
     metavar="SECONDS",
-    help=f"Stop after so long, writing included. Default: {SECONDS:g}.",
+    help=f"Stop after this time, writing included. Default: {SECONDS:g}.",
 )
 @click.option(
     "--spill-limit",
     callback=_size,
     metavar="SIZE",
-    help="Most that SQL may spill to TMPDIR. Default: 10GiB, or half of the free disk.",
+    help="Let SQL spill at most SIZE to TMPDIR. Default: 10GiB, or half of the free disk.",
 )
 @click.option("--list", "list_", is_flag=True, help="Print the saved queries.")
 @click.option(
     "--run",
     "name",
     metavar="NAME",
-    help="Run a saved query in place of SQL.",
+    help="Run a saved query instead of SQL.",
     shell_complete=complete_names(saved_queries),
 )
 @click.option(

@@ -1,8 +1,10 @@
 """`--list` and `--run`: the saved queries, and how to read their answers."""
 
+import json
 import shlex
 import shutil
 import textwrap
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -11,13 +13,18 @@ import click
 from lpp.sql.cli.answer import Request, answer
 from lpp.sql.database.files import profiles_path
 from lpp.sql.queries.saved import Query, saved_queries
-from lpp.store.errors import ErrorKind, FormatError, InputError
+from lpp.store.errors import ErrorKind, FormatError, InputError, LppError
+from lpp.store.format.plan import parse_plan
+from lpp.store.format.run_names import name_lines, run_names
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 _SAVED: Final = "saved_query"
 """Temporary table that holds the answer of a saved query."""
+
+_OF_RUNS: Final = ("run", "run_a", "run_b")
+"""Columns of answers that hold run ids."""
 
 
 def listing(store: str | None) -> str:
@@ -48,12 +55,59 @@ def answer_saved(connection: "DuckDBPyConnection", query: Query, request: Reques
     for_reader = request.format == "table" and request.output is None
     if for_reader:
         click.echo(query.title)
-    answer(connection, f"FROM {_SAVED}", request)
+    names = _names(connection) if for_reader else {}
+    answer(connection, _with_names(connection, names), request)
     ((rows,),) = connection.execute(f"SELECT count(*) FROM {_SAVED}").fetchall()
     place = shlex.quote(str(request.root))
     if not rows:
         click.echo(f"No rows: {query.when_empty.replace('STORE', place)}", err=True)
     elif for_reader:
+        answered = _runs_answered(connection)
+        told = name_lines({run: names[run] for run in names if run in answered})
+        click.echo(f"\n{told}" if told else "", nl=False)
         reading = query.reading.replace("STORE", place)
         width = shutil.get_terminal_size().columns
         click.echo(textwrap.fill(reading, width, break_long_words=False, break_on_hyphens=False))
+
+
+def _names(connection: "DuckDBPyConnection") -> dict[str, str]:
+    """The short name of each run of the database, distinct among them, by its id; nothing where its
+    plans are of another release.
+    """
+    import duckdb
+
+    try:
+        rows = connection.execute("SELECT run, plan FROM runs ORDER BY run").fetchall()
+        return run_names({run: parse_plan(json.loads(plan), run) for run, plan in rows})
+    except (duckdb.Error, LppError, TypeError, ValueError):
+        return {}
+
+
+def _with_names(connection: "DuckDBPyConnection", names: Mapping[str, str]) -> str:
+    """The statement that reads the answer, with names of runs in place of their ids."""
+    columns = _run_columns(connection)
+    if not names or not columns:
+        return f"FROM {_SAVED}"
+    cases = " ".join(f"WHEN {_quoted(run)} THEN {_quoted(name)}" for run, name in names.items())
+    replaced = ", ".join(
+        f"CASE {column} {cases} ELSE {column} END AS {column}" for column in columns
+    )
+    return f"SELECT * REPLACE ({replaced}) FROM {_SAVED}"
+
+
+def _run_columns(connection: "DuckDBPyConnection") -> list[str]:
+    answered = connection.execute(f"FROM {_SAVED} LIMIT 0").description or []
+    return [column[0] for column in answered if column[0] in _OF_RUNS]
+
+
+def _runs_answered(connection: "DuckDBPyConnection") -> set[str]:
+    """Ids of the runs in the answer."""
+    return {
+        run
+        for column in _run_columns(connection)
+        for (run,) in connection.execute(f"SELECT DISTINCT {column} FROM {_SAVED}").fetchall()
+    }
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

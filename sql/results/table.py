@@ -1,4 +1,5 @@
-"""The table for people: DuckDB's box, or a column per line where the box would hide columns.
+"""The table for people: DuckDB's box, or one with long texts in several lines where the box would
+hide columns or cut texts, or a column per line where that is too wide as well.
 
 Names and values are escaped wherever the table goes: it is for reading, and a pipe may end in a
 terminal (`lpp-sql ... | less -R`).
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING, Any, Final
 
 from lpp.sql.results.formats import Row, csv_text
+from lpp.sql.results.wrapped import Result, wrapped_table
 from lpp.store.commands.escaping import escape
 
 if TYPE_CHECKING:
@@ -19,6 +21,12 @@ if TYPE_CHECKING:
 
 MAX_ROWS: Final = 40
 """Rows shown. The footer says how many there are; the other formats write them all."""
+
+_CUT: Final = "…"
+"""What the box ends a text with that it has cut."""
+
+_NUMBERS: Final = re.compile(r"(TINY|SMALL|BIG|HUGE|U\w*)?INT(EGER)?|DOUBLE|FLOAT|DECIMAL.*")
+"""DuckDB's types that stand to the right and are not broken."""
 
 _COLUMNS_HIDDEN = re.compile(r"\d+ columns \(\d+ shown\)[\s│└─┘]*\Z")  # DuckDB 1 puts it in the box
 
@@ -33,7 +41,14 @@ def write_table(connection: "DuckDBPyConnection", statement: "Statement", out: I
         return
     width = shutil.get_terminal_size().columns
     box = _box(relation, width)
-    if statement.type.name == "SELECT" and _COLUMNS_HIDDEN.search(box):
+    hidden = _COLUMNS_HIDDEN.search(box)
+    if statement.type.name != "SELECT" or not (hidden or _CUT in box):
+        out.write(escape(box))
+        return
+    lines = _wrapped(relation, width)
+    if lines is not None:
+        out.writelines(lines)
+    elif hidden:
         out.writelines(_records(relation, width))
     else:
         out.write(escape(box))
@@ -46,6 +61,31 @@ def _box(relation: "DuckDBPyRelation", width: int) -> str:
     return text.getvalue()
 
 
+def _wrapped(relation: "DuckDBPyRelation", width: int) -> Iterator[str] | None:
+    """A table with long texts in several lines; None where `width` columns do not hold it. The
+    relation runs again, up to the rows shown.
+    """
+    rows = relation.limit(MAX_ROWS + 1).fetchall()
+    cells = [[_shown(value) for value in row] for row in rows[:MAX_ROWS]]
+    numeric = [bool(_NUMBERS.fullmatch(str(kind))) for kind in relation.types]
+    heads = [escape(name, keep="") for name in relation.columns]
+    lines = wrapped_table(Result(heads, cells, numeric), width)
+    if lines is None:
+        return None
+    return (f"{line}\n" for line in (*lines, *_footer(relation, len(rows))))
+
+
+def _footer(relation: "DuckDBPyRelation", n_read: int) -> Iterator[str]:
+    """How many rows there are. n_read: up to one more than are shown."""
+    total = n_read if n_read <= MAX_ROWS else _count(relation)
+    hidden = f", {total - MAX_ROWS} not shown" if total > MAX_ROWS else ""
+    yield f"({total} {'row' if total == 1 else 'rows'}{hidden})"
+
+
+def _shown(value: object) -> str:
+    return "NULL" if value is None else escape(csv_text(value) or "", keep="")
+
+
 def _records(relation: "DuckDBPyRelation", width: int) -> Iterator[str]:
     """One block per row. The relation runs again, up to the rows shown."""
     names = relation.columns
@@ -53,17 +93,14 @@ def _records(relation: "DuckDBPyRelation", width: int) -> Iterator[str]:
     for number, row in enumerate(rows[:MAX_ROWS], start=1):
         yield f"── row {number} ".ljust(width, "─") + "\n"
         yield from _record_lines(names, row)
-    total = len(rows) if len(rows) <= MAX_ROWS else _count(relation)
-    hidden = f", {total - MAX_ROWS} not shown" if total > MAX_ROWS else ""
-    yield f"({total} {'row' if total == 1 else 'rows'}{hidden})\n"
+    yield from (f"{line}\n" for line in _footer(relation, len(rows)))
 
 
 def _record_lines(names: list[str], row: Row) -> Iterator[str]:
     shown = [escape(name, keep="") for name in names]
     margin = max(map(len, shown))
     for name, value in zip(shown, row, strict=True):
-        text = "NULL" if value is None else csv_text(value) or ""
-        yield f"{name:<{margin}}  {escape(text, keep='')}\n"
+        yield f"{name:<{margin}}  {_shown(value)}\n"
 
 
 def _count(relation: "DuckDBPyRelation") -> int:

@@ -38,8 +38,9 @@ RUNS: Final = Table(
         Column("kernel", "VARCHAR", "version of the arithmetic that made its numbers"),
         Column("series", "VARCHAR", "training that the model is a checkpoint of; null: none"),
         Column("step", "BIGINT", "step of that training", "steps"),
+        Column("name", "VARCHAR", "short name: the model, and what was done to it"),
     ),
-    added=frozenset({"series", "step"}),
+    added=frozenset({"series", "step", "name"}),
 )
 
 PROMPTS: Final = Table(

@@ -137,7 +137,10 @@ def debugging() -> bool:
 def debug_option(command: Any) -> Any:
     """`--debug`: show the traceback of an error. `run_command` reads it from the command line."""
     return click.option(
-        "--debug", is_flag=True, expose_value=False, help="Show tracebacks instead of messages."
+        "--debug",
+        is_flag=True,
+        expose_value=False,
+        help="Show the traceback of an error instead of one message.",
     )(command)
 
 

@@ -68,6 +68,22 @@ def name_and_id(name: str, run: str, width: int = 80) -> str:
     return f"{name}{between}{run}"
 
 
+def name_lines(names: Mapping[str, str], width: int = 80) -> str:
+    """A line for each run, its name and its id; on two where `width` columns do not hold both.
+
+    >>> print(name_lines({"smol-1": "smol", "smol-2": "untrained, seed 0"}))
+    smol               smol-1
+    untrained, seed 0  smol-2
+    <BLANKLINE>
+    """
+    margin = max(map(len, names.values()), default=0)
+    return "".join(
+        name_and_id(f"{name:<{margin}}" if margin + 2 + len(run) <= width else name, run, width)
+        + "\n"
+        for run, name in names.items()
+    )
+
+
 def _clashes(names: Mapping[str, str]) -> list[list[str]]:
     """Runs by the name that they share."""
     count = Counter(names.values())

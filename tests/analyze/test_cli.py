@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 
 from lpp.analyze import METRICS
 from lpp.analyze.cli.command import main
+from lpp.sql.cli import main as sql
 from lpp.store import open_store
 from lpp.store.format.run_names import plan_name
 
@@ -231,12 +232,31 @@ def test_verify_lists_every_problem(make_run: Callable[..., Any]) -> None:
     assert "2 problems" in result.stderr
 
 
-def test_every_command_has_help_with_an_example() -> None:
-    for name in ("", *main.commands):
-        text = run(*filter(None, [name]), "--help").stdout
-        assert f"lpp-analyze {name}".strip() in text.split("Options:")[0]
-
-
 def test_help_loads_no_polars() -> None:
     code = "import sys, lpp.analyze.cli.command;sys.exit(bool({'polars', 'zarr'} & {*sys.modules}))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.slow
+def test_saved_answers_name_runs(make_run: Callable[..., Any]) -> None:
+    made = make_run(model="lab/Tiny.Q4_1.gguf")
+    other = make_run(model="lab/Tiny.Q4_1.gguf, rounded to 4 bits", seed=2)
+    assert run("profile", made.root).exit_code == 0
+    words = (str(made.root), "--run", "profiles")
+    done = CliRunner().invoke(sql, words, env={"COLUMNS": "80"})
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    assert f"Tiny Q4_1          {made.run_id}" in lines
+    assert f"rounded to 4 bits  {other.run_id}" in lines
+    assert max(map(len, lines)) <= 80
+    assert "── row" not in done.stdout
+    csv_text = CliRunner().invoke(sql, [*words, "--format", "csv"]).stdout
+    assert {row["run"] for row in csv.DictReader(io.StringIO(csv_text))} == {
+        made.run_id,
+        other.run_id,
+    }
+    rows = CliRunner().invoke(sql, [str(made.root), "SELECT name FROM runs", "--format", "json"])
+    assert {row["name"] for row in json.loads(rows.stdout)} == {
+        "Tiny Q4_1",
+        "Tiny Q4_1, rounded to 4 bits",
+    }
