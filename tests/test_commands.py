@@ -1,6 +1,8 @@
 """Every command of the three programs: help with an example, interrupts, a full output."""
 
+import inspect
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -33,6 +35,7 @@ def below(words: str, command: click.Command) -> Iterator[tuple[str, click.Comma
 
 
 COMMANDS = dict(commands())
+SNAPSHOT = Path(__file__).parent / "snapshots" / "help.txt"
 
 
 @pytest.mark.parametrize(
@@ -45,8 +48,34 @@ def test_help_shows_an_example_and_describes_every_option(words: str) -> None:
         "no example"
     )
     for parameter in command.params:
-        if isinstance(parameter, click.Option) and not isinstance(parameter.type, click.Choice):
-            assert parameter.help, f"{words} {parameter.opts[-1]} is not described"
+        if isinstance(parameter, click.Option):
+            said = parameter.help or ""
+            assert re.fullmatch(r"[A-Z].*\.", said, re.DOTALL), (
+                f"{words} {parameter.opts[-1]}: {said}"
+            )
+
+
+def test_help_is_as_the_snapshot_says() -> None:
+    """What commands say is written down in one place, so that no change of it goes unseen."""
+    text = "\n\n".join(snapshot(words, command) for words, command in COMMANDS.items()) + "\n"
+    if os.environ.get("LPP_WRITE_SNAPSHOTS"):
+        SNAPSHOT.write_text(text, "utf-8")
+    assert text == SNAPSHOT.read_text("utf-8"), (
+        "Help has changed. If it should: "
+        "LPP_WRITE_SNAPSHOTS=1 python -m pytest tests/test_commands.py -k snapshot"
+    )
+
+
+def snapshot(words: str, command: click.Command) -> str:
+    """A command's own words, whatever click makes of them on a terminal."""
+    lines = [f"=== {words}", "", inspect.cleandoc(command.help or "").replace("\b\n", ""), ""]
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            names = ", ".join(sorted(parameter.opts, key=len))
+            choices = getattr(parameter.type, "choices", ())
+            value = parameter.metavar or "|".join(map(str, choices))
+            lines += [f"{names} {value}".rstrip(), f"    {parameter.help}"]
+    return "\n".join(lines)
 
 
 @pytest.mark.parametrize("words", COMMANDS)

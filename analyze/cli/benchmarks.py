@@ -44,27 +44,54 @@ def benchmarks() -> None:
 @click.argument("store")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
-    "--source", metavar="NAME", help="Name of the source (lm-eval, inspect, or the file's)."
+    "--source",
+    metavar="NAME",
+    help="Call the source by this name. Default: lm-eval, inspect, or the name of the file.",
 )
 @click.option(
-    "--match", "said", multiple=True, callback=_pairs, metavar="NAME=RUN", help="Whose run it is."
+    "--match",
+    "said",
+    multiple=True,
+    callback=_pairs,
+    metavar="NAME=RUN",
+    help="Take the scores of the model NAME for those of RUN; may be repeated.",
 )
 @click.option(
-    "--model", "models", callback=_patterns, default="*", metavar="NAME,...", help="Only these."
+    "--model",
+    "models",
+    callback=_patterns,
+    default="*",
+    metavar="NAME,...",
+    help="Read the scores of these models only; a name may be a pattern.",
 )
 @click.option(
-    "--benchmark", "chosen", callback=_patterns, default="*", metavar="NAME,...", help="Only these."
+    "--benchmark",
+    "chosen",
+    callback=_patterns,
+    default="*",
+    metavar="NAME,...",
+    help="Read the scores of these benchmarks only; a name may be a pattern.",
 )
-@click.option("--unit", type=click.Choice(UNITS), default="auto", show_default=True)
+@click.option(
+    "--unit",
+    type=click.Choice(UNITS),
+    default="auto",
+    show_default=True,
+    help="Read scores in this unit; auto refuses a benchmark that mixes two.",
+)
 @click.option(
     "--items",
     is_flag=True,
-    help="Join the items of the logs to prompts with the same text.",
+    help="Join each item of the logs to the captured prompt with the same text.",
 )
 @click.option(
-    "--group", metavar="FIELD", help="Field of an item's document that names its group (--items)."
+    "--group",
+    metavar="FIELD",
+    help="With --items: group the items by this field of their documents, such as subject.",
 )
-@click.option("--replace", is_flag=True, help="Put them in the place of the source's old scores.")
+@click.option(
+    "--replace", is_flag=True, help="Replace the scores that the store has from this source."
+)
 @debug_option
 def add(
     *,

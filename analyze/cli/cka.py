@@ -13,23 +13,41 @@ from lpp.store.commands.progress import progress
 @click.argument("store")
 @runs_option
 @sites_option()
-@click.option("--prefix", type=click.IntRange(min=1), help="Tokens of each prompt; all by default.")
-@click.option("--prompts", type=click.IntRange(min=1), help="The first so many; all by default.")
+@click.option(
+    "--prefix",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Use the first N tokens of each prompt. Default: all.",
+)
+@click.option(
+    "--prompts",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Use the first N prompts. Default: all.",
+)
 @skip_first_option
-@click.option("--all-pairs", is_flag=True, help="Every two sites, not neighbours alone.")
+@click.option("--all-pairs", is_flag=True, help="Compare every two sites, not only neighbours.")
 @click.option(
     "--jobs",
     type=click.IntRange(min=1),
-    help="Pairs multiplied side by side; by default all cores.",
+    metavar="N",
+    help="Multiply N pairs at once. Default: one for each core.",
 )
 @click.option(
     "--memory-gib",
     type=click.FloatRange(min=0, min_open=True),
     default=2,
     show_default=True,
-    help="For matrices: the more, the fewer reads of each site.",
+    help="Use this much memory for matrices; with more, each site is read fewer times.",
 )
-@click.option("--format", "form", type=click.Choice(("table", "csv")), default="table")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(("table", "csv")),
+    default="table",
+    show_default=True,
+    help="Print in this format.",
+)
 @debug_option
 def cka(
     *,

@@ -13,29 +13,68 @@ _FORMATS: Final = ("table", "csv", "json")
 
 @click.command()
 @click.argument("store")
-@click.option("--metric", "metrics", callback=names, metavar="NAME,...", help="Of site_profiles.")
+@click.option(
+    "--metric",
+    "metrics",
+    callback=names,
+    metavar="NAME,...",
+    help="Correlate only these profile columns, such as entropy_floor.",
+)
 @click.option(
     "--benchmark",
     "benchmarks",
     callback=names,
     metavar="NAME[:METRIC],...",
     default="*",
-    help="Benchmarks, or patterns.",
+    help="Correlate with these benchmarks; a name may be a pattern. Default: every one.",
 )
 @click.option(
-    "--source", "sources", callback=names, metavar="NAME,...", default="*", help="Sources."
+    "--source",
+    "sources",
+    callback=names,
+    metavar="NAME,...",
+    default="*",
+    help="Use the scores of these sources; a name may be a pattern. Default: every one.",
 )
 @runs_option
 @click.option(
-    "--corpus", "corpora", callback=names, metavar="NAME,...", default="*", help="Of runs."
+    "--corpus",
+    "corpora",
+    callback=names,
+    metavar="NAME,...",
+    default="*",
+    help="Use runs on these corpora; a name may be a pattern. Default: every one.",
 )
-@click.option("--context", type=click.IntRange(min=1), help="Of the profiles.")
-@click.option("--prompts", type=click.IntRange(min=1), help="Of the profiles.")
-@click.option("--site", default="final", show_default=True, help="Of the profiles.")
-@click.option("--untrained", is_flag=True, help="Untrained twins take part.")
-@click.option("--with-published", is_flag=True, help="The paper's eight models take part.")
-@click.option("--seed", default=0, show_default=True, help="Of the bootstrap.")
-@click.option("--format", "form", type=click.Choice(_FORMATS), default="table", show_default=True)
+@click.option(
+    "--context",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Use profiles at this context. Default: the one that most runs have.",
+)
+@click.option(
+    "--prompts",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Use profiles of the first N prompts. Default: the number that most runs have.",
+)
+@click.option(
+    "--site", default="final", show_default=True, metavar="NAME", help="Use profiles at this site."
+)
+@click.option("--untrained", is_flag=True, help="Include untrained twins.")
+@click.option(
+    "--with-published", is_flag=True, help="Include the eight models that the paper published."
+)
+@click.option(
+    "--seed", default=0, show_default=True, help="Draw the bootstrap samples from this seed."
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(_FORMATS),
+    default="table",
+    show_default=True,
+    help="Print in this format.",
+)
 @debug_option
 def correlate(
     *,

@@ -37,36 +37,55 @@ _SUFFIXES = {"json": "json", "md": "md", "html": "html"}
 )
 @sites_option()
 @skip_first_option
-@click.option("--prompts", type=click.IntRange(min=1), help="The first so many; all by default.")
+@click.option(
+    "--prompts",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Compare the first N prompts. Default: all that both runs share.",
+)
 @click.option(
     "--tokens",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Of the predictions, draw N tokens; all by default.",
+    help="Compare the predictions of N tokens drawn at random. Default: of all tokens.",
 )
-@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, help="For --tokens.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**63 - 1),
+    default=0,
+    show_default=True,
+    help="Draw the tokens of --tokens from this seed.",
+)
 @click.option(
     "--errors",
     type=click.Choice(ERROR_SITES),
-    help="Sites whose CKA, overlap and ranks get an error: 11 times the products. Default: "
-    "final, or all where --fail-if needs them.",
+    help="Compute errors of CKA, overlap and ranks at these sites, for 11 times the time. "
+    "Default: final, or all where --fail-if needs them.",
 )
 @click.option(
     "--fail-if",
     "conditions",
     multiple=True,
     metavar="CONDITION",
-    help="Exit with 1 where this is met, such as 'kl.mean > 0.01'; may be repeated.",
+    help="Exit with code 1 if CONDITION holds, such as 'kl.mean > 0.01'; may be repeated.",
 )
 @click.option(
-    "--strict", is_flag=True, help="With --fail-if: the number decides, not its interval."
+    "--strict",
+    is_flag=True,
+    help="Compare the number itself with the limit of --fail-if, not its interval.",
 )
-@click.option("--format", "form", type=click.Choice(FORMATS), help="Default: OUTPUT's, or text.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(FORMATS),
+    help="Write in this format. Default: what the name of --output ends in, or text.",
+)
 @click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path),
-    help="File to write instead of standard output.",
+    metavar="FILE",
+    help="Write to FILE instead of standard output.",
 )
 @executor_options
 @debug_option
@@ -94,8 +113,9 @@ def diff(
     Two models over the same token ids: KL and other divergences over the full vocabulary, flips,
     perplexity, and for each site distance, CKA and ranks; with errors over prompts. It says how
     much changed, and where, not whether that matters. Of two evaluations of one task, the items
-    that flipped; lpp-analyze items --against says what tells them. A run is named by as much of
-    its id as tells it from others; STORE::RUN is one of another store.
+    that flipped; lpp-analyze items --against says what tells them. A run is named by its id or its
+    short name, by as much of either as tells it from others, or by a pattern; STORE::RUN is one of
+    another store.
 
     With --against BASE every run of STORE that read the same prompts is compared with BASE, or
     those that are named, patterns included: one table, and a picture of distance in depth. Runs
@@ -110,6 +130,7 @@ def diff(
 
     \b
         lpp-analyze diff ./lpp base tuned
+        lpp-analyze diff ./demo '*Q4_1' 'rounded to 4 bits'
         lpp-analyze diff ./lpp base ./other::tuned --skip-first 2 --tokens 20000
         lpp-analyze diff ./lpp base tuned -o drift.html
         lpp-analyze diff ./lpp base int4 --format md -o drift.md \\

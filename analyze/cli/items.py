@@ -24,12 +24,12 @@ _SUFFIXES = {"json": "json", "md": "md", "html": "html"}
 
 @click.command()
 @click.argument("store")
-@click.option("--task", required=True, metavar="NAME", help="Task of an evaluation.")
+@click.option("--task", required=True, metavar="NAME", help="Analyse the items of this task.")
 @click.option(
     "--run",
     shell_complete=complete_runs,
     metavar="NAME",
-    help="Take the items of this run, where several were asked the task.",
+    help="Analyse the items of this run. Needed where several runs answered the task.",
 )
 @click.option(
     "--against",
@@ -38,29 +38,43 @@ _SUFFIXES = {"json": "json", "md": "md", "html": "html"}
     metavar="BASE",
     help="Show which items flip from the run BASE to --run, and what tells them beforehand.",
 )
-@click.option("--source", metavar="NAME", help="Source of scores, where the run has several.")
-@click.option("--filter", metavar="NAME", help="Filter of lm-eval, where the task has several.")
+@click.option(
+    "--source",
+    metavar="NAME",
+    help="Use the scores of this source. Needed where the run has several.",
+)
+@click.option(
+    "--filter",
+    metavar="NAME",
+    help="Use this filter of lm-eval. Needed where the task has several.",
+)
 @sites_option()
 @click.option(
     "--skip-first",
     type=click.IntRange(min=0),
     default=0,
     metavar="N",
-    help="Leave the first N tokens of each prompt out of the question: often attention sinks.",
+    help="Leave out the first N tokens of each question, often attention sinks.",
 )
 @click.option(
     "--seed",
     type=click.IntRange(0, 2**63 - 1),
     default=0,
     show_default=True,
-    help="Of folds, shuffled labels and resamples.",
+    help="Draw folds, shuffled labels and resamples from this seed.",
 )
-@click.option("--format", "form", type=click.Choice(FORMATS), help="Default: OUTPUT's, or text.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(FORMATS),
+    help="Write in this format. Default: what the name of --output ends in, or text.",
+)
 @click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path),
-    help="File to write instead of standard output.",
+    metavar="FILE",
+    help="Write to FILE instead of standard output.",
 )
 @debug_option
 def items(

@@ -21,24 +21,43 @@ FORMATS = ("table", "csv", "json")
 
 @click.command()
 @click.argument("store")
-@click.option("--context", "contexts", callback=numbers, metavar="N,...", help="Contexts.")
-@click.option("--prompts", callback=numbers, metavar="N,...", help="The first so many prompts.")
+@click.option(
+    "--context",
+    "contexts",
+    callback=numbers,
+    metavar="N,...",
+    help="Cut prompts at these lengths in tokens. Default: the captured context.",
+)
+@click.option(
+    "--prompts",
+    callback=numbers,
+    metavar="N,...",
+    help="Use the first N prompts, for each N. Default: all.",
+)
 @sites_option()
 @runs_option
 @click.option(
     "--skip-first",
     callback=positions,
     metavar="K,...",
-    help="Ranks of the rows at positions from K on. Default: 0, and after a run's sinks.",
+    help="Leave out the first K tokens of each prompt, for each K. Default: 0, and as many as "
+    "the attention sinks of a run need.",
 )
 @click.option(
     "--errors",
     type=click.Choice(ERROR_SITES),
     default="none",
     show_default=True,
-    help="Sites at which errors are computed: 11 solves instead of one.",
+    help="Compute errors at these sites, for 11 times the time.",
 )
-@click.option("--format", "form", type=click.Choice(FORMATS), default="table", show_default=True)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(FORMATS),
+    default="table",
+    show_default=True,
+    help="Print in this format.",
+)
 @executor_options
 @debug_option
 def layers(

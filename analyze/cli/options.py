@@ -41,7 +41,8 @@ def runs_option(command: Any) -> Any:
         shell_complete=complete_runs,
         default="*",
         metavar="NAME,...",
-        help="Take these runs; a name may be a pattern, such as 'smollm*'. Default: every run.",
+        help="Use these runs, by id, by name or by a pattern such as 'smollm*'. Default: every "
+        "run.",
     )(command)
 
 
@@ -56,7 +57,7 @@ def sites_option(default: str | None = "*") -> Callable[[Any], Any]:
         shell_complete=complete_sites,
         default=default,
         metavar="NAME,...",
-        help=f"Take these sites, such as final,'block.*'. Default: {said}.",
+        help=f"Use these sites, such as final,'block.*'. Default: {said}.",
     )
 
 
@@ -66,7 +67,7 @@ def executor_options(command: Any) -> Any:
         "--address",
         metavar="HOST:PORT",
         callback=_needs_ray,
-        help="With --executor ray: the head of a running cluster, or auto.",
+        help="With --executor ray: connect to this head of a running cluster; auto finds it.",
     )(command)
     command = click.option(
         "--executor",
@@ -74,7 +75,8 @@ def executor_options(command: Any) -> Any:
         default="local",
         show_default=True,
         is_eager=True,
-        help="ray: on a Ray cluster, or on one of this machine that is started for it.",
+        help="Compute on this machine, or on a Ray cluster; without --address, one is started "
+        "here.",
     )(command)
     return jobs_option(command)
 
@@ -85,7 +87,7 @@ def jobs_option(command: Any) -> Any:
         "--jobs",
         type=click.IntRange(min=1),
         metavar="N",
-        help="Threads that compute. Default: one for each core.",
+        help="Compute with N threads. Default: one for each core.",
     )(command)
 
 

@@ -33,14 +33,40 @@ FINAL: Final = "final"
 
 @click.command()
 @click.argument("store")
-@click.option("--context", "contexts", callback=numbers, metavar="N,...", help="Contexts.")
-@click.option("--prompts", callback=numbers, metavar="N,...", help="The first so many prompts.")
+@click.option(
+    "--context",
+    "contexts",
+    callback=numbers,
+    metavar="N,...",
+    help="Cut prompts at these lengths in tokens. Default: the captured context.",
+)
+@click.option(
+    "--prompts",
+    callback=numbers,
+    metavar="N,...",
+    help="Use the first N prompts, for each N. Default: all.",
+)
 @sites_option(None)
 @runs_option
-@click.option("--entropy-by", type=click.Choice(AGGREGATIONS), default="min", show_default=True)
-@click.option("--rank-by", type=click.Choice(AGGREGATIONS), default="max", show_default=True)
 @click.option(
-    "--drop-prefixes", callback=numbers, metavar="N,...", help="Prefixes that take no part."
+    "--entropy-by",
+    type=click.Choice(AGGREGATIONS),
+    default="min",
+    show_default=True,
+    help="Print this aggregate of the entropy over prefixes.",
+)
+@click.option(
+    "--rank-by",
+    type=click.Choice(AGGREGATIONS),
+    default="max",
+    show_default=True,
+    help="Print this aggregate of the ranks over prefixes.",
+)
+@click.option(
+    "--drop-prefixes",
+    callback=numbers,
+    metavar="N,...",
+    help="Leave these prefixes out of the aggregates.",
 )
 @click.option(
     "--skip-first",
@@ -48,8 +74,8 @@ FINAL: Final = "final"
     metavar="K,...",
     default="0",
     show_default=True,
-    help="Ranks of the rows at positions from K on, without attention sinks for example. given: "
-    "from the first token that the model wrote.",
+    help="Compute ranks without the first K tokens of each prompt, often attention sinks, for "
+    "each K. given: without the text that the model was given.",
 )
 @click.option(
     "--metrics",
@@ -58,27 +84,27 @@ FINAL: Final = "final"
     metavar="NAME,...",
     default="paper",
     show_default=True,
-    help="What to compute, of `lpp-analyze metrics`.",
+    help="Compute these metrics; `lpp-analyze metrics` lists them.",
 )
 @click.option(
     "--errors",
     type=click.Choice(ERROR_SITES),
     default="final",
     show_default=True,
-    help="Sites at which errors are computed.",
+    help="Compute errors at these sites.",
 )
 @click.option(
     "--groups",
     type=click.IntRange(min=2),
     default=10,
     show_default=True,
-    help="Groups of prompts of the jackknife.",
+    help="Part the prompts into this many groups for the jackknife.",
 )
 @click.option(
     "--format",
     "form",
     type=click.Choice(("table", "bars", "csv", "json")),
-    help="How to print. Default: bars on a terminal, else table.",
+    help="Print in this format. Default: bars on a terminal, else table.",
 )
 @executor_options
 @debug_option

@@ -20,13 +20,14 @@ FORMATS = ("html", "png", "svg", "md")
     type=click.Path(path_type=Path),
     default=Path("report.html"),
     show_default=True,
-    help="File to write. png, svg: one for each chart, OUTPUT's name before the chart's.",
+    metavar="FILE",
+    help="Write to FILE; png and svg write one file for each chart, named after FILE.",
 )
 @click.option(
     "--format",
     "form",
     type=click.Choice(FORMATS),
-    help="By default what OUTPUT's name ends in, or html.",
+    help="Write in this format. Default: what the name of --output ends in, or html.",
 )
 @debug_option
 def report(*, store: str, output: Path, form: Any) -> None:

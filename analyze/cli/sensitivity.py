@@ -21,8 +21,19 @@ PARTS = ("grid", "agreement")
 
 @click.command()
 @click.argument("store")
-@click.option("--context", "contexts", callback=numbers, metavar="N,...", help="Contexts.")
-@click.option("--prompts", callback=numbers, metavar="N,...", help="Numbers of prompts.")
+@click.option(
+    "--context",
+    "contexts",
+    callback=numbers,
+    metavar="N,...",
+    help="Cut prompts at these lengths in tokens. Default: 50, 100, 200, 500.",
+)
+@click.option(
+    "--prompts",
+    callback=numbers,
+    metavar="N,...",
+    help="Use the first N prompts, for each N. Default: 10, 100, 500, 1000, and all.",
+)
 @sites_option("final")
 @runs_option
 @click.option(
@@ -30,10 +41,19 @@ PARTS = ("grid", "agreement")
     type=click.Choice(ERROR_SITES),
     default="final",
     show_default=True,
-    help="Sites at which errors are computed.",
+    help="Compute errors at these sites.",
 )
-@click.option("--format", "form", type=click.Choice(FORMATS), default="table", show_default=True)
-@click.option("--part", type=click.Choice(PARTS), help="One part only. CSV: grid by default.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(FORMATS),
+    default="table",
+    show_default=True,
+    help="Print in this format.",
+)
+@click.option(
+    "--part", type=click.Choice(PARTS), help="Print this part only. Default: both; of csv, grid."
+)
 @executor_options
 @debug_option
 def sensitivity(

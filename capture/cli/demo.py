@@ -57,7 +57,7 @@ QUERIES: Final = (
     default="demo",
     show_default=True,
     type=STORE,
-    help="Directory to write.",
+    help="Write the store into this directory.",
 )
 @debug_option
 def demo(store: Place) -> None:

@@ -23,22 +23,25 @@ OF_RUN: Final = (
 
 
 @click.command("eval", params=[option_by_name()[name] for name in OF_RUN])
-@click.option("--model", required=True, help="Hub id, local folder, or GGUF file.")
+@click.option(
+    "--model", required=True, help="Evaluate this model: a hub id, a local folder or a GGUF file."
+)
 @click.option(
     "--backend",
     type=click.Choice(["torch", "vllm"]),
     default="torch",
     show_default=True,
-    help="vllm: inside vLLM, with --context.",
+    help="Run the model in transformers (torch) or in vLLM, which needs --context.",
 )
 @click.option(
     "--tasks",
     required=True,
     callback=split_names,
     metavar="NAMES",
-    help="Tasks, groups or tags of lm-eval, YAML files, or folders of them; several with commas.",
+    help="Ask these tasks, parted by commas: tasks, groups or tags of lm-eval, YAML files, or "
+    "folders of them.",
 )
-@click.option("--store", required=True, type=STORE, help="Store to add runs and scores to.")
+@click.option("--store", required=True, type=STORE, help="Write runs and scores into this store.")
 @click.option(
     "--limit", type=click.IntRange(1), metavar="N", help="Ask only the first N items of each task."
 )
@@ -46,30 +49,34 @@ OF_RUN: Final = (
     "--shots",
     type=click.IntRange(0),
     metavar="N",
-    help="Solved items before each question; by default as the task says.",
+    help="Put N solved items before each question. Default: as the task says.",
 )
-@click.option("--chat", is_flag=True, help="Use the model's chat template, the shots as turns.")
+@click.option(
+    "--chat", is_flag=True, help="Apply the model's chat template, with the shots as turns."
+)
 @click.option(
     "--context",
     type=click.IntRange(2),
     metavar="C",
-    help="Most tokens of a prompt; longer ones lose their beginning. By default as many as the "
-    "model has positions.",
+    help="Cut the beginning of prompts longer than C tokens. Default: as many as the model has "
+    "positions.",
 )
 @click.option(
     "--fields",
     default="",
     callback=split_names,
     metavar="NAMES",
-    help="Fields of each document to keep with its prompts, such as subject,level.",
+    help="Keep these fields of each document with its prompts, such as subject,level.",
 )
 @click.option("--keep-texts", is_flag=True, help="Keep each text with its prompt.")
 @click.option(
     "--group",
     metavar="FIELD",
-    help="Field of a document that names the item's group, such as subject.",
+    help="Group the items by this field of their documents, such as subject.",
 )
-@click.option("--replace", is_flag=True, help="Replace other scores of this model.")
+@click.option(
+    "--replace", is_flag=True, help="Replace the scores that the store has of this model."
+)
 @debug_option
 def evaluate(**options: Any) -> None:
     """Evaluate a model with lm-eval; the passes that score are captured.

@@ -26,22 +26,30 @@ def _of_run() -> list[click.Parameter]:
 
 
 @click.command("probe", params=_of_run())
-@click.option("--model", required=True, help="Hub id, local folder, or GGUF file.")
-@click.option("--store", required=True, type=STORE, help="Store to add runs and scores to.")
-@click.option("--backend", type=click.Choice(["torch", "vllm"]), default="torch", show_default=True)
+@click.option(
+    "--model", required=True, help="Evaluate this model: a hub id, a local folder or a GGUF file."
+)
+@click.option("--store", required=True, type=STORE, help="Write runs and scores into this store.")
+@click.option(
+    "--backend",
+    type=click.Choice(["torch", "vllm"]),
+    default="torch",
+    show_default=True,
+    help="Run the model in transformers (torch) or in vLLM.",
+)
 @click.option(
     "--probe",
     "probes",
     type=click.Choice(["ar", "spc"]),
     multiple=True,
-    help="Only this probe: ambiguous reasoning or symbolic patterns. Both by default.",
+    help="Run only this probe: ambiguous reasoning (ar) or symbolic patterns (spc).",
 )
 @click.option(
     "--shots",
     default=SHOTS,
     show_default=True,
     type=click.IntRange(0, SHOTS),
-    help="Solved items before each question.",
+    help="Put this many solved items before each question.",
 )
 @click.option(
     "--limit", type=click.IntRange(1), help="Ask only the first N items of each task.", metavar="N"
@@ -50,17 +58,21 @@ def _of_run() -> list[click.Parameter]:
     "--item-seed",
     default=ITEM_SEED,
     show_default=True,
-    help="Seed of the items; 0 gives the standard set.",
+    help="Draw the items from this seed; 0 gives the standard set.",
 )
-@click.option("--chat", is_flag=True, help="Use the model's chat template, the shots as turns.")
+@click.option(
+    "--chat", is_flag=True, help="Apply the model's chat template, with the shots as turns."
+)
 @click.option(
     "--context",
     type=click.IntRange(2),
     metavar="C",
-    help="Most tokens of a prompt; longer ones are refused. By default as many as the model has "
-    f"positions; {VLLM_CONTEXT} inside vLLM.",
+    help="Refuse prompts longer than C tokens. Default: as many as the model has positions; "
+    f"{VLLM_CONTEXT} in vLLM.",
 )
-@click.option("--replace", is_flag=True, help="Replace other scores of this model.")
+@click.option(
+    "--replace", is_flag=True, help="Replace the scores that the store has of this model."
+)
 @debug_option
 def probe(**options: Any) -> None:
     """Run the two synthetic probes on a model: eval --tasks lpp_ar,lpp_spc.

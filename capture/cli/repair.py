@@ -10,6 +10,7 @@ from lpp.capture.models.machine import require
 from lpp.capture.plan.options import STORE, grace_option
 from lpp.store.commands.console import debug_option
 from lpp.store.errors import ErrorKind, InputError
+from lpp.store.format.run_names import name_lines
 from lpp.store.objects.place import Place
 
 if TYPE_CHECKING:
@@ -25,10 +26,16 @@ SHOWN = 3
 @click.command()
 @click.argument("store", type=STORE)
 @click.argument("runs", nargs=-1, metavar="[RUN]...")
-@click.option("--model", metavar="MODEL", help="Path of the model; the plan's model by default.")
-@click.option("--device", help="cpu, cuda or cuda:1; the plan's kind of device by default.")
 @click.option(
-    "--trust-remote-code", is_flag=True, help="Run Python code that comes with the model."
+    "--model", metavar="MODEL", help="Load the model from here. Default: where the plan says."
+)
+@click.option(
+    "--device",
+    metavar="DEVICE",
+    help="Compute on this device: cpu, cuda or cuda:1. Default: as the plan says.",
+)
+@click.option(
+    "--trust-remote-code", is_flag=True, help="Allow Python code that comes with the model to run."
 )
 @click.option("--missing", is_flag=True, help="Compute the missing shards too.")
 @click.option("--dry-run", is_flag=True, help="List the bad shards and compute nothing.")
@@ -89,10 +96,14 @@ def _repair_shared(store: Place, dry_run: bool) -> "list[Problem]":
 def _chosen(store: Place, names: Sequence[str]) -> "list[Run]":
     from lpp.store import open_store
 
-    runs = open_store(store).runs
+    opened = open_store(store)
+    runs = opened.runs
     if unknown := [name for name in names if name not in runs]:
+        shown = opened.names
+        there = name_lines({run: shown.get(run, "unreadable") for run in runs})
         raise InputError(
-            f"{store} has no run {', '.join(unknown)}; it has {', '.join(runs) or 'none'}.",
+            f"{store} has no run {', '.join(unknown)}; it has\n{there or 'none'}".rstrip("\n")
+            + "\nName a run by its id.",
             kind=ErrorKind.NOT_FOUND,
         )
     return [runs[name] for name in names or runs]

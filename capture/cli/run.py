@@ -42,7 +42,9 @@ WITH_JOBS = (
 @click.command()
 @request_options
 @click.option(
-    "--store", type=STORE, help="Directory to write, s3://bucket/prefix or az://container/prefix."
+    "--store",
+    type=STORE,
+    help="Write into this store: a directory, s3://bucket/prefix or az://container/prefix.",
 )
 @click.option("--resume", metavar="RUN", help="Refuse to capture any run but this one.")
 @click.option(
@@ -51,21 +53,21 @@ WITH_JOBS = (
     help="Capture every N-th shard from shard K on, K from 0 to N - 1. slurm: K and N of this "
     "srun task or array element.",
 )
-@click.option("--rank", type=int, metavar="K", help="--rank K --world N is --part K/N.")
+@click.option("--rank", type=int, metavar="K", help="With --world N: the same as --part K/N.")
 @click.option(
-    "--world", type=click.IntRange(1), metavar="N", help="Number of processes, with --rank."
+    "--world", type=click.IntRange(1), metavar="N", help="With --rank: the number of processes."
 )
 @click.option(
     "--report",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Write the outcome, or the reason of a failure, as JSON.",
+    help="Write the outcome, or the reason of a failure, to FILE as JSON.",
 )
 @click.option(
     "--jobs",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Capture models x corpora x settings from a TOML file.",
+    help="Capture the models, corpora and settings that a TOML file lists.",
 )
 @click.option(
     "--dry-run",

@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     type=click.Choice(["table", "json"]),
     default="table",
     show_default=True,
-    help="json: exact numbers, times in seconds since 1970.",
+    help="Print in this format. json has exact numbers, and times in seconds since 1970.",
 )
 @click.option(
     "--watch",
     type=click.FloatRange(0.1),
     metavar="SECONDS",
-    help="Show it again at this interval, until Ctrl-C.",
+    help="Print again every so many seconds, until Ctrl-C.",
 )
 @debug_option
 def status(store: str, form: str, watch: float | None) -> None:

@@ -73,23 +73,24 @@ def _engine_options(
 
 
 MODEL_OPTIONS: Final[tuple[Decorator, ...]] = (
-    click.option("--model", help="Hub id, local folder, or GGUF file."),
+    click.option("--model", help="Capture this model: a hub id, a local folder or a GGUF file."),
     click.option(
         "--revision",
-        help="Revision of a hub model: branch, tag or commit. Several with commas, such as "
-        "step1000,step2000,main=3000: one run for each, all of one series.",
+        help="Load this branch, tag or commit of a hub model. Several, parted by commas, such as "
+        "step1000,step2000,main=3000, make one run each, all of one series.",
     ),
     click.option(
         "--series",
         metavar="NAME",
-        help="The model is a checkpoint of this training; with --step, unless the revision's name "
-        "holds the step.",
+        help="Record the model as a checkpoint of the training NAME. Needs --step, unless the name "
+        "of the revision holds the step.",
     ),
     click.option(
         "--step",
         type=click.IntRange(0, MAX_INTEGER),
         metavar="N",
-        help="Step of --series; the series of a hub model is called like the model by default.",
+        help="Record the model as the checkpoint at step N. Default of --series, for a hub model: "
+        "the name of the model.",
     ),
     click.option(
         "--untrained-seed",
@@ -102,15 +103,16 @@ MODEL_OPTIONS: Final[tuple[Decorator, ...]] = (
         type=click.Choice(["auto", "torch", "vllm", "vllm+torch"]),
         default="auto",
         show_default=True,
-        help="auto: vllm where it is installed and the device is a GPU. vllm+torch: logits "
-        "from vLLM, hidden states from torch.",
+        help="Run the model with this engine. auto: vllm on a GPU where it is installed, else "
+        "torch. vllm+torch: logits from vLLM, hidden states from torch.",
     ),
     click.option(
         "--tensor-parallel",
         type=click.IntRange(1),
         default=1,
         metavar="N",
-        help="GPUs that share the model in vLLM.",
+        show_default=True,
+        help="Share the model among N GPUs in vLLM.",
     ),
     click.option(
         "--engine-option",
@@ -118,7 +120,7 @@ MODEL_OPTIONS: Final[tuple[Decorator, ...]] = (
         multiple=True,
         callback=_engine_options,
         metavar="NAME=VALUE",
-        help="An argument of vLLM's EngineArgs, such as gpu_memory_utilization=0.8; may be "
+        help="Set an argument of vLLM's EngineArgs, such as gpu_memory_utilization=0.8; may be "
         "repeated.",
     ),
     click.option(
@@ -126,67 +128,92 @@ MODEL_OPTIONS: Final[tuple[Decorator, ...]] = (
         is_flag=True,
         help="Before capture inside vLLM, compare every site with transformers on a few tokens.",
     ),
-    click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:1."),
+    click.option(
+        "--device",
+        default="cpu",
+        show_default=True,
+        help="Compute on this device: cpu, cuda, cuda:1.",
+    ),
     click.option(
         "--dtype",
         type=click.Choice(["auto", "bfloat16", "float16", "float32"]),
         default="auto",
         show_default=True,
+        help="Compute in this number type. auto: as the model says.",
     ),
     click.option(
         "--attention",
         type=click.Choice(["auto", "sdpa", "eager"]),
         default="auto",
         show_default=True,
-        help="auto: sdpa where the model's family has it.",
+        help="Compute attention with this kernel. auto: sdpa where the model's family has it.",
     ),
     click.option(
         "--device-map", type=click.Choice(["auto"]), help="Spread the model over several GPUs."
     ),
     click.option(
-        "--quantization", type=click.Choice(["int8", "nf4"]), help="Quantise with bitsandbytes."
+        "--quantization",
+        type=click.Choice(["int8", "nf4"]),
+        help="Quantise the weights with bitsandbytes.",
     ),
     click.option(
-        "--trust-remote-code", is_flag=True, help="Run Python code that comes with the model."
+        "--trust-remote-code",
+        is_flag=True,
+        help="Allow Python code that comes with the model to run.",
     ),
 )
 
 CORPUS_OPTIONS: Final[tuple[Decorator, ...]] = (
     click.option(
         "--corpus",
-        help="alpaca, dolly, wikitext, pydoc, or a .jsonl, .parquet or .txt file, or a folder "
-        "of them.",
+        help="Read the texts of this corpus: alpaca, dolly, wikitext or pydoc; a .jsonl, .parquet "
+        "or .txt file; or a folder of such files.",
     ),
-    click.option("--corpus-revision", help="Revision of a hub data set."),
-    click.option("--corpus-split", help="Split of a hub data set; train by default."),
-    click.option("--text-field", help="Field or column that holds the text."),
+    click.option("--corpus-revision", help="Read this revision of a hub data set."),
+    click.option("--corpus-split", help="Read this split of a hub data set. Default: train."),
+    click.option("--text-field", metavar="NAME", help="Take the text from this field or column."),
     click.option(
         "--fields",
         default="",
         callback=split_names,
         metavar="NAMES",
-        help="Further fields of each row to keep with its prompt, such as label,split. An id is "
-        "kept wherever there is one.",
+        help="Keep these fields of each row with its prompt, such as label,split. An id is kept "
+        "wherever there is one.",
     ),
     click.option("--keep-texts", is_flag=True, help="Keep each text with its prompt."),
     click.option(
-        "--prompts", default=100, show_default=True, type=click.IntRange(1), help="Texts to use."
+        "--prompts",
+        default=100,
+        show_default=True,
+        type=click.IntRange(1),
+        help="Use this many texts.",
     ),
     click.option(
         "--min-bytes",
         type=click.IntRange(0),
-        help="Use texts of at least this many UTF-8 bytes; 512 unless --min-tokens is given.",
+        help="Use texts of at least this many UTF-8 bytes. Default: 512, or 0 with --min-tokens.",
     ),
     click.option(
         "--min-tokens",
         type=click.IntRange(1),
         help="Use texts of at least this many tokens of --count-with (the paper's rule).",
     ),
-    click.option("--count-with", metavar="MODEL", help="Whose tokenizer counts for --min-tokens."),
     click.option(
-        "--select", type=click.Choice(["first", "random"]), default="first", show_default=True
+        "--count-with", metavar="MODEL", help="Count for --min-tokens with the tokenizer of MODEL."
     ),
-    click.option("--seed", default=42, show_default=True, help="For --select random."),
+    click.option(
+        "--select",
+        type=click.Choice(["first", "random"]),
+        default="first",
+        show_default=True,
+        help="Use the first texts that are long enough, or random ones.",
+    ),
+    click.option(
+        "--seed",
+        default=42,
+        show_default=True,
+        help="With --select random: draw the texts from this seed.",
+    ),
 )
 
 CAPTURE_OPTIONS: Final[tuple[Decorator, ...]] = (
@@ -215,52 +242,61 @@ CAPTURE_OPTIONS: Final[tuple[Decorator, ...]] = (
         "--generation-seed",
         type=click.IntRange(0, MAX_INTEGER),
         metavar="SEED",
-        help="With --temperature: seed of the draws (--seed is that of --select random). By "
-        "default one is drawn and kept in the store.",
+        help="With --temperature: draw tokens from this seed (--seed is that of --select random). "
+        "Default: a random seed, which the store keeps.",
     ),
     click.option(
         "--sites",
         default="all",
         show_default=True,
         callback=split_names,
-        help="Sites to capture: all, final, embed, block.7, 'block.*', or several with commas.",
+        metavar="NAME,...",
+        help="Capture these sites: all, final, embed, block.7, 'block.*', or several of them.",
     ),
     click.option(
         "--logit-positions",
         type=click.Choice(["all", "schedule"]),
         default="all",
         show_default=True,
-        help="Logit statistics at every token, or at the ends of the ten prefixes only.",
+        help="Compute logit statistics at every token, or only at the ends of the ten prefixes.",
     ),
     click.option(
         "--keep",
         type=click.Choice(["rows", "moments", "both"]),
         default="rows",
         show_default=True,
-        help="Every activation; or only count, mean and scatter matrix of each site and prefix, "
-        "which is all that ranks need; or both. The size of each is printed before the start.",
+        help="Keep every activation (rows); or only count, mean and scatter matrix of each site "
+        "and prefix, which is all that ranks need (moments); or both. The command prints the "
+        "size before it starts.",
     ),
     click.option(
         "--moments-dtype",
         type=click.Choice(["float64", "float32"]),
         default="float64",
         show_default=True,
-        help="How scatter matrices are stored; float32 is within 2^-24 of each entry.",
+        help="Store scatter matrices in this number type; float32 rounds each entry by at most "
+        "2^-24 of it.",
     ),
     click.option(
         "--keep-head",
         type=click.Choice(["auto", "yes", "no"]),
         default="auto",
         show_default=True,
-        help="Keep the unembedding, once for each model of a store, so that logits can be had from "
-        "`final`. auto: with rows of `final`, unless it is larger than the rows of the run.",
+        help="Keep the unembedding, once for each model of a store, so that logits can be computed "
+        "from `final`. auto: yes with rows of `final`, unless it is larger than the rows.",
     ),
-    click.option("--batch-tokens", type=click.IntRange(1), help="Padded tokens in a batch."),
+    click.option(
+        "--batch-tokens",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Run at most N tokens in a batch, padding included. Default: chosen for the device.",
+    ),
     click.option(
         "--shard-mib",
         type=click.IntRange(1),
-        help="Size of a shard before compression: 256 by default, 2048 on a GPU. Up to three are "
-        "held in memory. A batch cannot be larger.",
+        metavar="MIB",
+        help="Write shards of about this size before compression. Default: 256, or 2048 on a GPU. "
+        "Memory holds up to three; a batch cannot be larger.",
     ),
 )
 
@@ -271,7 +307,7 @@ grace_option: Final[Decorator] = click.option(
     default=GRACE_SECONDS,
     show_default=True,
     metavar="SECONDS",
-    help="Time to finish the current shard after Ctrl-C or SIGTERM.",
+    help="After Ctrl-C or SIGTERM, wait this long for the current shard.",
 )
 
 
@@ -281,18 +317,19 @@ EXECUTOR_OPTIONS: Final[tuple[Decorator, ...]] = (
         type=click.Choice(["local", "ray"]),
         default="local",
         show_default=True,
-        help="ray: run on a Ray cluster, or on a local one that is started for the command.",
+        help="Capture in this process, or on a Ray cluster; without --address, one is started "
+        "here.",
     ),
     click.option(
         "--address",
         metavar="HOST:PORT",
-        help="With --executor ray: the head of a running cluster, or auto.",
+        help="With --executor ray: connect to this head of a running cluster; auto finds it.",
     ),
     click.option(
         "--workers",
         type=click.IntRange(1),
         metavar="N",
-        help="With --executor ray: models loaded at once. By default one per GPU.",
+        help="With --executor ray: load the model N times. Default: once for each GPU.",
     ),
 )
 
