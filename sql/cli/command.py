@@ -106,8 +106,8 @@ def main(
     """Run SQL on the profiles of STORE, or on `token_stats`, its statistics of every token.
 
     SQL may be - to read it from standard input. Several statements run in order; the result of
-    the last is written. A table shows at most 40 rows, and one column per line where the terminal
-    is too narrow; the other formats write every row.
+    the last is written. A table shows at most 40 rows; where the terminal is too narrow, long texts
+    take several lines, or each column has a line. The other formats write every row.
 
     SQL only reads the tables: --write lets it change them, --allow-files lets it open files. It
     never loads extensions or uses the network. Each `lpp-analyze` command replaces its own tables
