@@ -116,10 +116,12 @@ def _hidden(metric: str, computed: Collection[str]) -> bool:
 def _side_by_side(rows: Sequence[Row], computed: Collection[str], names: Names) -> "Table":
     """Metrics down, runs across, for one site; of three runs each error has a line of its own."""
     made = plain_table()
-    parted_by = " " if len(rows) < SIDE_BY_SIDE else "\n"
+    parted_by, width = (" ", 20) if len(rows) < SIDE_BY_SIDE else ("\n", 17)
     made.add_column(f"at {rows[0]['site']}", no_wrap=True)
     for row in rows:
-        made.add_column(broken(names.get(row["run"], row["run"])), justify="right", overflow="fold")
+        made.add_column(
+            broken(names.get(row["run"], row["run"]), width), justify="right", overflow="fold"
+        )
     for label, units in _METRICS.items():
         shown = {name: unit for name, unit in units.items() if not _hidden(name, computed)}
         if shown:
