@@ -53,11 +53,13 @@ def wrapped_table(result: Result, width: int) -> Iterator[str] | None:
     if any(len(cell) > MOST for row in rows for cell in row):
         return None
     every = range(len(result.heads))
-    varying = [k for k in every if len({row[k] for row in rows}) > 1] if len(rows) > 1 else [*every]
+    varying = [*every]
+    if len(rows) > 1:
+        varying = [k for k in every if len({row[k] for row in rows}) > 1 or len(rows[0][k]) > SHORT]
     for least, above, columns in itertools.product(LEAST, (0, 1, 2), ([*every], varying)):
         constant = [k for k in every if k not in columns]
         shared, inside = columns[:above], columns[above:]
-        if any(result.numeric[k] for k in shared) or any(len(rows[0][k]) > SHORT for k in constant):
+        if any(result.numeric[k] for k in shared):
             continue
         if above and (not inside or len([*_groups(rows, shared)]) == len(rows)):
             continue
