@@ -28,6 +28,9 @@ OLD_ENV  := $(OLD_VENV)/.lpp-env
 # By file, since a file's tests share what its fixtures made (xdist's groups need a pytest below 9.2).
 WORKERS := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 test test-all coverage test-oldest: export OMP_NUM_THREADS ?= 1
+# Containers often set this. Without kept bytecode each worker rewrites every assertion again, and each
+# command that a test starts compiles the package.
+unexport PYTHONDONTWRITEBYTECODE
 # `make test` leaves these out; `make test-all` does not.
 EVERYTHING := -m 'not soak and not gpu'
 

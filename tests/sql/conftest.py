@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -52,36 +53,54 @@ def distinct_row(table: Table, number: int) -> dict[str, Any]:
     }
 
 
+def distinct_rows(name: str, count: int) -> list[dict[str, Any]]:
+    return [distinct_row(TABLES[name], number) for number in range(1, count + 1)]
+
+
 @pytest.fixture
 def rows() -> Callable[[str, int], list[dict[str, Any]]]:
     """Called with a table's name and n: n distinct rows of it."""
-
-    def make(name: str, count: int) -> list[dict[str, Any]]:
-        return [distinct_row(TABLES[name], number) for number in range(1, count + 1)]
-
-    return make
+    return distinct_rows
 
 
 @pytest.fixture
-def tables(rows: Callable[[str, int], list[dict[str, Any]]]) -> dict[str, pa.Table]:
+def tables() -> dict[str, pa.Table]:
     """Three rows of every declared table."""
-    return {name: pa.Table.from_pylist(rows(name, 3), schema=arrow_schema(name)) for name in TABLES}
+    return three_rows()
+
+
+def three_rows() -> dict[str, pa.Table]:
+    return {
+        name: pa.Table.from_pylist(distinct_rows(name, 3), schema=arrow_schema(name))
+        for name in TABLES
+    }
 
 
 @pytest.fixture
 def empty_store(tmp_path: Path) -> Path:
     """A store without runs or profiles, under a name that must be quoted."""
-    root = tmp_path / "it's a; store"
+    return make_empty_store(tmp_path)
+
+
+def make_empty_store(folder: Path) -> Path:
+    root = folder / "it's a; store"
     root.mkdir()
     (root / "lpp.json").write_text('{"format": "lpp-store", "version": 1}')
     return root
 
 
+@pytest.fixture(scope="session")
+def built_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `store` is a copy of."""
+    root = make_empty_store(tmp_path_factory.mktemp("built"))
+    build(root, three_rows())
+    return root
+
+
 @pytest.fixture
-def store(empty_store: Path, tables: dict[str, pa.Table]) -> Path:
+def store(built_store: Path, tmp_path: Path) -> Path:
     """A store with profiles but no token files."""
-    build(empty_store, tables)
-    return empty_store
+    return shutil.copytree(built_store, tmp_path / built_store.name)
 
 
 @pytest.fixture
