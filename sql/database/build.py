@@ -22,10 +22,11 @@ from lpp.sql.database.catalogue import (
     plain_tables,
 )
 from lpp.sql.database.conform import conform, with_further_columns
+from lpp.sql.database.declared import copy_declared
 from lpp.sql.database.files import plain_database, profiles_path
 from lpp.sql.database.merge import flag_different_prompts, make_profiles, merge_rows
 from lpp.sql.schema.columns import Table
-from lpp.sql.schema.ddl import add_column, create_table, identifier, literal
+from lpp.sql.schema.ddl import add_column, identifier, literal
 from lpp.sql.schema.tables import TABLES
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.format.keys import DATABASE_KEY
@@ -113,8 +114,9 @@ def _rebuild(
             name = literal(str(beside))
             version = literal(STORAGE_VERSION)
             connection.execute(f"ATTACH {name} AS built (STORAGE_VERSION {version}); USE built")
+            copy_declared(connection, folder)
             left = _attach_old(connection, target, beside)
-            _create(connection, tables)
+            _fill(connection, tables)
             if left is None:
                 left = _old_rows(connection, tables, keep, merged)
             if "site_profiles" in merged:
@@ -153,15 +155,14 @@ def _attach_old(
     return None if old else []
 
 
-def _create(connection: "duckdb.DuckDBPyConnection", tables: "Mapping[str, pa.Table]") -> None:
+def _fill(connection: "duckdb.DuckDBPyConnection", tables: "Mapping[str, pa.Table]") -> None:
     connection.execute("BEGIN")  # one commit: one pass over the log
-    for table in TABLES.values():
-        rows = tables.get(table.name)
-        made = table if rows is None else with_further_columns(table, rows)
-        for statement in create_table(made):
-            connection.execute(statement)
-        if rows is not None:
-            _insert(connection, made, rows)
+    for name, rows in tables.items():
+        made = with_further_columns(TABLES[name], rows)
+        for column in made.columns[len(TABLES[name].columns) :]:
+            for statement in add_column(TABLES[name], column.name, column.type):
+                connection.execute(statement)
+        _insert(connection, made, rows)
     connection.execute("COMMIT")
 
 
