@@ -264,24 +264,44 @@ def contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_every_function_reads_the_store_it_is_given(odd: Path, stores: Stores) -> None:
-    for found, expected in zip(frames(odd), frames(stores.store), strict=True):
+def test_every_function_reads_the_store_it_is_given(
+    odd: Path, expected_frames: list[pl.DataFrame]
+) -> None:
+    for found, expected in zip(frames(odd), expected_frames, strict=True):
         assert found.equals(expected)
+
+
+WORDS = ("profile", "--run=m0*", "--format=csv", "--")
+
+
+@pytest.fixture(scope="module")
+def profiled(stores: Stores, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """The profile of one run at an absolute path, and the statistics of all tokens."""
+    root = tmp_path_factory.mktemp("profiled") / "store"
+    shutil.copytree(stores.store, root)  # which others copy, without a database
+    return run("lpp-analyze", *WORDS, root), run("lpp-sql", "--format=csv", root, TOKENS)
+
+
+@pytest.fixture(scope="module")
+def expected_frames(stores: Stores) -> list[pl.DataFrame]:
+    """What the functions of the library read at a plain path."""
+    return frames(stores.store)
 
 
 @pytest.mark.parametrize("kind", RELATIVE)
 def test_a_path_is_relative_to_the_current_folder(
-    kind: str, stores: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str,
+    stores: Stores,
+    profiled: tuple[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (tmp_path / "below").mkdir()
     monkeypatch.chdir(tmp_path / "below")
     typed = RELATIVE[kind]
     shutil.copytree(stores.store, tmp_path / "below" / typed, dirs_exist_ok=True)
-    words = ("profile", "--run=m0*", "--format=csv", "--")
-    expected = run("lpp-analyze", *words, stores.store)
-    assert run("lpp-analyze", *words, typed) == expected
-    expected = run("lpp-sql", "--format=csv", stores.store, TOKENS)
-    assert run("lpp-sql", "--format=csv", "--", typed, TOKENS) == expected
+    assert run("lpp-analyze", *WORDS, typed) == profiled[0]
+    assert run("lpp-sql", "--format=csv", "--", typed, TOKENS) == profiled[1]
     assert (
         run("lpp-sql", "--format=csv", "--", typed, "SELECT count() FROM profiles")
         == "count_star()\n1\n"
