@@ -22,6 +22,7 @@ from lpp.analyze.charts.rows import (
     rows,
     says,
 )
+from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.charts.theme import Series
 
 RANKS: Final = {
@@ -35,17 +36,18 @@ POINTS: Final = 60
 """Points of a spectrum that are drawn, at most."""
 
 
-def entropy_chart(entropy: pl.DataFrame) -> Any:
+def entropy_chart(entropy: pl.DataFrame, *, runs: RunStyles | None = None) -> Any:
     """Mean entropy of the next token after each prefix, over ln V, with 95 % intervals.
 
     entropy: the table `entropy`; each run at its longest context and most prompts. An
-    `altair.LayerChart` as wide as its container; without values, a chart that says so. Raises
-    InputError for another table, MachineError(NO_PACKAGE) without the extra `report`.
+    `altair.LayerChart` as wide as its container; without values, a chart that says so. runs: the
+    styles of a page's runs; without them, letters go by the sorted ids. Raises InputError for
+    another table, MachineError(NO_PACKAGE) without the extra `report`.
     """
     title = "Entropy of the next token by prefix"
     checked(entropy, "entropy", ("run", *_SETTING, "prefix", "entropy_norm"))
     chosen, notes = fullest(optional(entropy, "entropy_norm_ci_low", "entropy_norm_ci_high"))
-    found, series, missing = _points(chosen.sort("run", "prefix"), "prefix", "entropy_norm")
+    found, series, missing = _points(chosen.sort("run", "prefix"), "prefix", "entropy_norm", runs)
     if not found:
         return says(title, nothing("entropy", entropy, "lpp-analyze profile STORE"))
     low, high = "entropy_norm_ci_low", "entropy_norm_ci_high"
@@ -60,20 +62,20 @@ def entropy_chart(entropy: pl.DataFrame) -> Any:
     return filling(lines(found, lay, words))
 
 
-def depth_chart(layers: pl.DataFrame, *, columns: int = 2) -> Any:
+def depth_chart(layers: pl.DataFrame, *, runs: RunStyles | None = None, columns: int = 2) -> Any:
     """Participation ratio and effective rank by depth, on log axes, collapsed layers crossed.
 
     layers: the table `layers`; each run at its longest context and most prompts. A layer is
     collapsed where its participation ratio is within 1 % of 1: a cross stands above it. A dagger
     stands below a layer with the flag `sink`. Rows of another `first_position` are a second curve
-    of their run, without the first positions. Bars are one standard error. columns: panels beside
-    each other; `depth_panels` gives charts that fill
-    what contains them.
+    of their run, without the first positions. Bars are one standard error. runs: the styles of a
+    page's runs. columns: panels beside each other; `depth_panels` gives charts that fill what
+    contains them.
 
     An `altair.ConcatChart`; without values, a chart that says so. Raises InputError for another
     table, MachineError(NO_PACKAGE) without the extra `report`.
     """
-    panels = _depth_panels(layers)
+    panels = _depth_panels(layers, runs)
     if not panels:
         return says("Ranks by depth", nothing("layers", layers, "lpp-analyze layers STORE"))
     words = Words(
@@ -85,18 +87,19 @@ def depth_chart(layers: pl.DataFrame, *, columns: int = 2) -> Any:
     return stacked(list(panels.values()), columns, words)
 
 
-def depth_panels(layers: pl.DataFrame) -> dict[str, Any]:
+def depth_panels(layers: pl.DataFrame, *, runs: RunStyles | None = None) -> dict[str, Any]:
     """The panels of `depth_chart`, each as wide as its container, by column of `layers`."""
-    return {name: filling(panel) for name, panel in _depth_panels(layers).items()}
+    return {name: filling(panel) for name, panel in _depth_panels(layers, runs).items()}
 
 
-def spectrum_chart(eigenvalues: pl.DataFrame) -> Any:
+def spectrum_chart(eigenvalues: pl.DataFrame, *, runs: RunStyles | None = None) -> Any:
     """Share of the variance of each eigenvalue by its rank, both axes logarithmic.
 
     eigenvalues: as `read_eigenvalues` gives them; one line for each run, at its deepest site and
     longest prefix of those in the frame: filter it to see another. Thinned to log-spaced ranks,
     60 points a line at most (the first five are all there), so that a page with a chart for every
     site and prefix stays small; shares are of the whole sum. Zeros have no place on a log axis.
+    runs: the styles of a page's runs.
 
     An `altair.LayerChart` as wide as its container; without values, a chart that says so. Raises
     InputError for another frame, MachineError(NO_PACKAGE) without the extra `report`.
@@ -111,7 +114,7 @@ def spectrum_chart(eigenvalues: pl.DataFrame) -> Any:
         (pl.col("site") == "final") | ~(pl.col("site") == "final").any().over("run")
     )
     positive = thinned(chosen.filter(pl.col("share") > 0).sort("run", "rank"))
-    found, series, _ = _points(positive, "rank", "share")
+    found, series, _ = _points(positive, "rank", "share", runs)
     if not found:
         return says(title, nothing("eigenvalues", eigenvalues, "lpp-analyze profile STORE"))
     lay = Lines(series=series, x="rank", y="share", log_x=True, log_y=True)
@@ -150,14 +153,14 @@ def _log_spaced(spectrum: pl.DataFrame, points: int) -> pl.DataFrame:
 _SETTING: Final = ("context", "n_prompts")
 
 
-def _depth_panels(layers: pl.DataFrame) -> dict[str, Any]:
+def _depth_panels(layers: pl.DataFrame, runs: RunStyles | None) -> dict[str, Any]:
     checked(layers, "layers", ("run", "site", *_SETTING, "relative_depth", "flags", *RANKS))
     chosen, _ = fullest(layers)
-    found = {name: _depth_panel(name, chosen) for name in RANKS}
+    found = {name: _depth_panel(name, chosen, runs) for name in RANKS}
     return {name: panel for name, panel in found.items() if panel is not None}
 
 
-def _depth_panel(name: str, layers: pl.DataFrame) -> Any:
+def _depth_panel(name: str, layers: pl.DataFrame, runs: RunStyles | None) -> Any:
     stderr = f"{name}_stderr"
     flags = pl.col("flags").cast(pl.List(pl.String))
     keys = ("run", "site", *_SETTING, "relative_depth", "flags")
@@ -175,7 +178,7 @@ def _depth_panel(name: str, layers: pl.DataFrame) -> Any:
     frame = frame.filter(pl.col(name).is_null() | (pl.col(name) > 0))
     first = first_positions(frame)
     frame = frame.sort("run", first, "relative_depth", pl.col("site") == "final")
-    found, series, missing = _points(frame, "relative_depth", name)
+    found, series, missing = _points(frame, "relative_depth", name, runs)
     if not found:
         return None
     lay = Lines(
@@ -207,9 +210,11 @@ def _depth_panel(name: str, layers: pl.DataFrame) -> Any:
     return lines(found, lay, words)
 
 
-def _points(frame: pl.DataFrame, x: str, y: str) -> tuple[list[Row], Series, list[str]]:
+def _points(
+    frame: pl.DataFrame, x: str, y: str, runs: RunStyles | None
+) -> tuple[list[Row], Series, list[str]]:
     """Rows that have an `x` and a `y`, with `series`; the series; a note of those that have not."""
-    series, labels = curves_of(frame)
+    series, labels = curves_of(frame, runs)
     found = [
         {"series": label, **row}
         for label, row in zip(labels, rows(frame), strict=True)

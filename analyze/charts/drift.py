@@ -4,7 +4,6 @@ A line for each pair of runs. All axes of drift are logarithmic: quantising to e
 three differ by orders of magnitude. What is exactly 0 has no place there and is told.
 """
 
-from itertools import pairwise
 from typing import Any, Final
 
 import polars as pl
@@ -12,18 +11,18 @@ import polars as pl
 from lpp.analyze.charts.curves import ranges
 from lpp.analyze.charts.panels import Lines, Words, filling, lines, stacked
 from lpp.analyze.charts.rows import (
-    HASH,
     Row,
     bars,
+    chart_label,
     checked,
-    curves_of,
+    first_positions,
     listing,
     nothing,
-    plain,
     rows,
     says,
 )
-from lpp.analyze.charts.theme import Series, letters
+from lpp.analyze.charts.run_styles import RunStyles
+from lpp.analyze.charts.theme import Series
 
 COMMAND: Final = "lpp-analyze diff STORE RUN_A RUN_B"
 MEANING: Final = "95 % intervals over prompts"
@@ -40,42 +39,46 @@ ROUNDING: Final = 1e-12
 _PAIR: Final = ["run_a", "run_b"]
 
 
-def drift_depth_chart(sites: pl.DataFrame, *, columns: int = 2) -> Any:
+def drift_depth_chart(
+    sites: pl.DataFrame, *, runs: RunStyles | None = None, columns: int = 2
+) -> Any:
     """Relative distance and 1 - CKA by depth on log axes, with 95 % intervals.
 
-    sites: the table `drift_sites`; a line for each pair and first position. columns: panels beside
-    each other; `drift_depth_panels` gives charts that fill what contains them. An
-    `altair.ConcatChart`; without values, a chart that says so. Raises InputError for another table,
-    MachineError(NO_PACKAGE) without the extra `report`.
+    sites: the table `drift_sites`; a line for each pair and first position. runs: the styles of a
+    page's runs; without them, the first run of all pairs is A. columns: panels beside each other;
+    `drift_depth_panels` gives charts that fill what contains them. An `altair.ConcatChart`; without
+    values, a chart that says so. Raises InputError for another table, MachineError(NO_PACKAGE)
+    without the extra `report`.
     """
-    panels = _depth_panels(sites)
+    panels = _depth_panels(sites, runs)
     if not panels:
         return says(TITLE, nothing("drift_sites", sites, COMMAND))
     words = Words(
         title=TITLE,
-        notes=_compared_with(sites),
+        notes=_compared_with(sites.drop_nulls(_PAIR), runs),
         description=" ".join(panel.description for panel in panels.values()),
         x="",
     )
     return stacked(list(panels.values()), columns, words)
 
 
-def drift_depth_panels(sites: pl.DataFrame) -> dict[str, Any]:
+def drift_depth_panels(sites: pl.DataFrame, *, runs: RunStyles | None = None) -> dict[str, Any]:
     """The panels of `drift_depth_chart`, each as wide as its container, by name."""
-    return {name: filling(panel) for name, panel in _depth_panels(sites).items()}
+    return {name: filling(panel) for name, panel in _depth_panels(sites, runs).items()}
 
 
-def drift_positions_chart(positions: pl.DataFrame) -> Any:
+def drift_positions_chart(positions: pl.DataFrame, *, runs: RunStyles | None = None) -> Any:
     """Mean KL of each band of positions in the prompt, both axes logarithmic, with 95 % intervals.
 
-    positions: rows of `by_position` with columns `run_a` and `run_b`. An `altair.LayerChart` as
-    wide as its container; without values, a chart that says so. Raises InputError for another
-    frame, MachineError(NO_PACKAGE) without the extra `report`.
+    positions: rows of `by_position` with columns `run_a` and `run_b`. runs: as in
+    `drift_depth_chart`. An `altair.LayerChart` as wide as its container; without values, a chart
+    that says so. Raises InputError for another frame, MachineError(NO_PACKAGE) without the extra
+    `report`.
     """
     title = "KL by position in the prompt"
     needed = (*_PAIR, "first", "end", "n_tokens", "kl", "kl_ci_low", "kl_ci_high")
     frame = _with_bars(checked(positions, "of drift by position", needed), "kl")
-    found, series, notes = _points(frame, "kl", "bands")
+    found, series, notes = _points(frame, "kl", "bands", runs)
     if not found:
         return says(title, nothing("KL", positions, COMMAND))
     lay = Lines(
@@ -89,7 +92,7 @@ def drift_positions_chart(positions: pl.DataFrame) -> Any:
     )
     words = Words(
         title=title,
-        notes=[*_compared_with(frame), *bars(found, "bar_high", MEANING), *notes],
+        notes=[*_compared_with(frame, runs), *bars(found, "bar_high", MEANING), *notes],
         description=f"{title}, in nats, log axes. {ranges(found, lay, 'position {:g}')}",
         x=f"first position of the band{' (log)' if lay.log_x else ''}",
         y="mean KL in nats (log)",
@@ -97,26 +100,26 @@ def drift_positions_chart(positions: pl.DataFrame) -> Any:
     return filling(lines(found, lay, words))
 
 
-def drift_histogram_chart(bins: pl.DataFrame) -> Any:
+def drift_histogram_chart(bins: pl.DataFrame, *, runs: RunStyles | None = None) -> Any:
     """Share of the tokens in each bin of KL, on a log axis; tokens with a KL of 0 are told.
 
     bins: rows with `run_a`, `run_b`, the ends of a bin `kl_from` and `kl_below` (null: exactly 0),
-    `n_tokens` and `share`. An `altair.LayerChart` as wide as its container; without values, a chart
-    that says so. Raises InputError for another frame, MachineError(NO_PACKAGE) without the extra
-    `report`.
+    `n_tokens` and `share`. runs: as in `drift_depth_chart`. An `altair.LayerChart` as wide as its
+    container; without values, a chart that says so. Raises InputError for another frame,
+    MachineError(NO_PACKAGE) without the extra `report`.
     """
     title = "KL per token"
     needed = (*_PAIR, "kl_from", "kl_below", "n_tokens", "share")
     frame = checked(bins, "of bins", needed).with_columns(
         kl=(pl.col("kl_from") * pl.col("kl_below")).sqrt()
     )
-    found, series, _ = _points(frame, "kl", "bins")
+    found, series, _ = _points(frame, "kl", "bins", runs)
     if not found:
         return says(title, nothing("KL", bins, COMMAND))
     lay = Lines(series=series, x="kl", y="share", log_x=True)
     words = Words(
         title=title,
-        notes=[*_compared_with(frame), *_zeros(frame)],
+        notes=[*_compared_with(frame, runs), *_zeros(frame, runs)],
         description=f"{title}, log axis: share of tokens. {ranges(found, lay, '{:.1g} nats')}",
         x="KL of a token in nats (log)",
         y="share of tokens in a bin",
@@ -124,25 +127,7 @@ def drift_histogram_chart(bins: pl.DataFrame) -> Any:
     return filling(lines(found, lay, words))
 
 
-def pair_names(frame: pl.DataFrame) -> pl.Series:
-    """(rows,) How the pair of each row is called: B where all have one A, else A and B.
-
-    >>> pairs = pl.DataFrame({"run_a": ["base-01234567"] * 2, "run_b": ["int8-89abcdef", "int4"]})
-    >>> pair_names(pairs).to_list()
-    ['int8-89abcdef', 'int4']
-    >>> pair_names(pairs.with_columns(run_a="run_b", run_b="run_a")).to_list()
-    ['int8 to base-01234567', 'int4 to base-01234567']
-    """
-    if frame["run_a"].n_unique() == 1:
-        return frame["run_b"]
-    firsts = frame["run_a"].unique().to_list()
-    bare = {run: HASH.sub("", run) for run in firsts}
-    names = bare if len({*bare.values()}) == len(firsts) else dict(zip(firsts, firsts, strict=True))
-    pairs = zip(frame["run_a"], frame["run_b"], strict=True)
-    return pl.Series([f"{names[a]} to {b}" for a, b in pairs], dtype=pl.String)
-
-
-def _depth_panels(sites: pl.DataFrame) -> dict[str, Any]:
+def _depth_panels(sites: pl.DataFrame, runs: RunStyles | None) -> dict[str, Any]:
     columns = (
         f"{name}{end}"
         for name in ("relative_distance", "cka")
@@ -156,16 +141,16 @@ def _depth_panels(sites: pl.DataFrame) -> dict[str, Any]:
         one_minus_cka_ci_low=low,
         one_minus_cka_ci_high=high,
     )
-    found = {name: _depth_panel(name, frame) for name in PANELS}
+    found = {name: _depth_panel(name, frame, runs) for name in PANELS}
     return {name: panel for name, panel in found.items() if panel is not None}
 
 
-def _depth_panel(name: str, sites: pl.DataFrame) -> Any:
+def _depth_panel(name: str, sites: pl.DataFrame, runs: RunStyles | None) -> Any:
     title, unit = PANELS[name]
     told = ("site", "depth", "n_prompts", "first_position", "n_tokens")
     frame = _with_bars(sites, name).select(*_PAIR, *told, name, "bar_low", "bar_high")
     frame = frame.sort(*_PAIR, "first_position", "depth", pl.col("site") == "final")
-    found, series, notes = _points(frame, name, "sites")
+    found, series, notes = _points(frame, name, "sites", runs)
     if not found:
         return None
     lay = Lines(series=series, x="depth", y=name, low="bar_low", high="bar_high", log_y=True)
@@ -173,7 +158,7 @@ def _depth_panel(name: str, sites: pl.DataFrame) -> Any:
     words = Words(
         title=title,
         notes=[
-            *_compared_with(frame),
+            *_compared_with(frame, runs),
             *(
                 f"-{k}: without the first {k} position{'s' * (k > 1)} of each prompt."
                 for k in first
@@ -197,10 +182,12 @@ def _with_bars(frame: pl.DataFrame, name: str) -> pl.DataFrame:
     ).drop(f"{name}_ci_low", f"{name}_ci_high")
 
 
-def _points(frame: pl.DataFrame, name: str, what: str) -> tuple[list[Row], Series, list[str]]:
+def _points(
+    frame: pl.DataFrame, name: str, what: str, runs: RunStyles | None
+) -> tuple[list[Row], Series, list[str]]:
     """Rows in which `name` has a place on a log axis, with `series`; the series; who has none."""
     frame = frame.drop_nulls(_PAIR)
-    series, labels = _curves(frame)
+    series, labels = _curves(frame, runs)
     found = [
         {"series": label, **row}
         for label, row in zip(labels, rows(frame), strict=True)
@@ -213,31 +200,46 @@ def _points(frame: pl.DataFrame, name: str, what: str) -> tuple[list[Row], Serie
     return found, series, notes
 
 
-def _curves(frame: pl.DataFrame) -> tuple[Series, list[str]]:
-    """A series for each pair and first position, and the label of each row. Letters begin with B:
-    A is what a pair is compared with.
+def _curves(frame: pl.DataFrame, runs: RunStyles | None) -> tuple[Series, list[str]]:
+    """A series for each pair and first position, and the label of each row.
+
+    A pair looks like its second run, and is called like it where all have one first run.
     """
-    series, labels = curves_of(frame.with_columns(pair_names(frame).alias("run")))
-    names = letters(len(series.labels) + 1)
-    following = dict(pairwise(names))
+    styles = _styles(frame, runs)
+    one = frame["run_a"].n_unique() == 1
+    keys = list(zip(frame["run_a"], frame["run_b"], first_positions(frame), strict=True))
+    place = {run: k for k, run in enumerate(styles.order)}
+    labels = {}
+    for a, b, first in sorted({*keys}, key=lambda key: (place[key[1]], place[key[0]], key[2])):
+        letter, _, name = chart_label(styles[b]).partition(" ")
+        if not one:
+            letter = f"{styles.letter(a)}→{letter}"
+            name = f"{chart_label(styles[a]).partition(' ')[2]} to {name}"
+        labels[a, b, first] = (
+            f"{letter}-{first} {name}, from position {first}" if first else f"{letter} {name}"
+        )
+    series = Series(tuple(labels.values()), tuple(place[b] for _, b, _ in labels))
+    return series, [labels[key] for key in keys]
 
-    def moved(label: str) -> str:
-        letter, space, name = label.partition(" ")
-        head, dash, first = letter.partition("-")
-        return f"{following[head]}{dash}{first}{space}{name}"
 
-    return Series(tuple(map(moved, series.labels)), series.runs), list(map(moved, labels))
+def _styles(frame: pl.DataFrame, runs: RunStyles | None) -> RunStyles:
+    """Styles of every run; without those of a page, first runs of pairs have the first letters."""
+    every = [*sorted({*frame["run_a"]}), *sorted({*frame["run_b"]})]
+    return RunStyles.of_ids(every) if runs is None else runs.including(every)
 
 
-def _compared_with(frame: pl.DataFrame) -> list[str]:
+def _compared_with(frame: pl.DataFrame, runs: RunStyles | None) -> list[str]:
     """A note of the run that all pairs begin with, where there is one."""
-    runs = frame["run_a"].unique().to_list()
-    return [f"Compared with A, {plain(runs[0])}."] if len(runs) == 1 else []
+    first = frame["run_a"].unique().to_list()
+    if len(first) != 1:
+        return []
+    letter, _, name = chart_label(_styles(frame, runs)[first[0]]).partition(" ")
+    return [f"Compared with {letter}, {name}."]
 
 
-def _zeros(bins: pl.DataFrame) -> list[str]:
+def _zeros(bins: pl.DataFrame, runs: RunStyles | None) -> list[str]:
     """A note of the tokens whose KL is exactly 0, which no log axis shows."""
-    _, labels = _curves(bins)
+    _, labels = _curves(bins, runs)
     letters = [label.partition(" ")[0] for label in labels]
     zeros = [
         f"{letter} {100 * share:.1f} %"

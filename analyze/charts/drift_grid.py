@@ -22,6 +22,7 @@ from lpp.analyze.charts.rows import (
     series_of,
     tooltips,
 )
+from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.charts.theme import FILLS, GREY, INK, ON_FILL, heading
 from lpp.store.errors import ErrorKind, InputError
 
@@ -39,13 +40,15 @@ _NUMBERS: Final = {
 """Title, what the number is, and its value where nothing changed."""
 
 
-def drift_grid_chart(sites: pl.DataFrame, metric: str = "relative_distance") -> Any:
+def drift_grid_chart(
+    sites: pl.DataFrame, metric: str = "relative_distance", *, runs: RunStyles | None = None
+) -> Any:
     """A number of each site of several runs, all compared with one: depth across, runs down.
 
     sites: a row for each run and site, with `a`, `b`, `site`, `depth` and the metric, such as
     `drift.against.sites_frame` makes. metric: `relative_distance`, `cosine`, `cka` or `overlap`.
-    Runs stand in the order of the frame. The fill is empty where nothing changed and full at the
-    number farthest from that.
+    Runs stand in the order of the frame. The fill is empty where nothing changed and full at
+    the number farthest from that. runs: the styles of a page's runs.
 
     An `altair.LayerChart` as wide as its container; without values, a chart that says so. Raises
     InputError for another table, MachineError(NO_PACKAGE) without the extra `report`.
@@ -59,7 +62,7 @@ def drift_grid_chart(sites: pl.DataFrame, metric: str = "relative_distance") -> 
     title, note, unchanged = _NUMBERS[metric]
     if sites[metric].drop_nulls().is_empty():
         return says(title, f"No {plain(metric)}: none of {len(sites)} rows has a value.")
-    found = _cells(sites, metric, unchanged)
+    found = _cells(sites, metric, unchanged, runs)
     bases = sorted({str(row["a"]) for row in found})
     words = Words(
         title=title,
@@ -70,9 +73,9 @@ def drift_grid_chart(sites: pl.DataFrame, metric: str = "relative_distance") -> 
     return _grid(found, words)
 
 
-def _cells(sites: pl.DataFrame, metric: str, unchanged: float) -> list[Row]:
+def _cells(sites: pl.DataFrame, metric: str, unchanged: float, runs: RunStyles | None) -> list[Row]:
     """A cell for each run and site, in depth order."""
-    label = _labels(sites["b"])
+    label = _labels(sites["b"], runs)
     order = {run: place for place, run in enumerate(dict.fromkeys(sites["b"]))}
     final = pl.col("site") == "final"
     frame = sites.unique(("b", "site"), keep="first", maintain_order=True).sort(
@@ -95,11 +98,13 @@ def _cells(sites: pl.DataFrame, metric: str, unchanged: float) -> list[Row]:
     return found
 
 
-def _labels(runs: Iterable[str]) -> dict[str, str]:
-    """The label of each run, without the letter of a series where the rest tells runs apart: A and
-    B are the runs of a comparison.
+def _labels(every: Iterable[str], runs: RunStyles | None) -> dict[str, str]:
+    """The label of each run; without those of a page, no letter where the rest tells runs apart: A
+    and B are the runs of a comparison.
     """
-    _, label = series_of(runs)
+    _, label = series_of(every, runs)
+    if runs is not None:
+        return label
     bare = {run: text.partition(" ")[2] for run, text in label.items()}
     return bare if len({*bare.values()}) == len(bare) else label
 

@@ -24,6 +24,7 @@ from lpp.analyze.charts.rows import (
     series_of,
     tooltips,
 )
+from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.charts.theme import FILLS, GREY, INK, ON_FILL, heading, shortened
 
 LINE: Final = 13
@@ -52,6 +53,7 @@ def sensitivity_chart(
     *,
     aggregation: str | None = None,
     site: str | None = None,
+    runs: RunStyles | None = None,
 ) -> Any:
     """How much a number of a profile changes with context and number of prompts.
 
@@ -59,7 +61,7 @@ def sensitivity_chart(
     prefixes (min of an entropy, max of the rest, by default) and at one site (`final`, or the
     last by name). A row for each run and number of prompts, a column for each context: the value,
     and by how much it differs from that of the run's longest context and most prompts, in per
-    cent; the fill repeats that, full at 50 %.
+    cent; the fill repeats that, full at 50 %. runs: the styles of a page's runs.
 
     An `altair.LayerChart` as wide as its container; without values, a chart that says so. Raises
     InputError for another table, MachineError(NO_PACKAGE) without the extra `report`.
@@ -71,7 +73,7 @@ def sensitivity_chart(
     frame = sensitivity.filter(metric=metric, aggregation=chosen_way)
     sites = sorted(set(frame["site"].drop_nulls()))
     where = site or ("final" if "final" in sites or not sites else sites[-1])
-    found = _deviations(frame.filter(site=where))
+    found = _deviations(frame.filter(site=where), runs)
     if not any(row["value"] is not None for row in found):
         return says(title, _no_grid(sensitivity, metric, chosen_way, where))
     unit = UNITS.get(metric, "share" if metric.endswith("_norm") else "of the metric")
@@ -130,14 +132,15 @@ def correlation_chart(
     return _cells(found, words, domain=1.0)
 
 
-def _deviations(frame: pl.DataFrame) -> list[Row]:
+def _deviations(frame: pl.DataFrame, runs: RunStyles | None) -> list[Row]:
     """A cell for each run, context and number of prompts, with its deviation in per cent."""
     frame = frame.sort("run", "n_prompts", "context").unique(
         ("run", "n_prompts", "context"), keep="first", maintain_order=True
     )
-    _, label = series_of(frame["run"].unique())
+    _, label = series_of(frame["run"], runs)
     kept = frame.drop_nulls("value").sort("context", "n_prompts")
     reference = dict(kept.select("run", "value").iter_rows())
+    frame = frame.sort(pl.col("run").replace_strict({run: k for k, run in enumerate(label)}))
     found = []
     for run, row in zip(frame["run"], rows(frame), strict=True):
         value, base = row["value"], reference.get(run)

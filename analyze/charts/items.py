@@ -26,7 +26,8 @@ from lpp.analyze.charts.rows import (
     series_of,
     tooltips,
 )
-from lpp.analyze.charts.theme import GREY, INK, PALETTE, PLOT_HEIGHT, heading, shortened
+from lpp.analyze.charts.run_styles import PALETTE, RunStyles
+from lpp.analyze.charts.theme import GREY, INK, PLOT_HEIGHT, heading, shortened
 from lpp.store.errors import ErrorKind, InputError
 
 COMMAND: Final = "lpp-analyze items STORE --task TASK"
@@ -36,18 +37,19 @@ _KEY: Final = ("task", "run", "source", "filter", "skip_first", "seed")
 _ENDS: Final = ("auroc", "ci_low", "ci_high", "shuffled_low", "shuffled_high")
 
 
-def item_depth_chart(features: pl.DataFrame) -> Any:
+def item_depth_chart(features: pl.DataFrame, *, runs: RunStyles | None = None) -> Any:
     """AUROC of each feature of rows by depth, with its interval, and what shuffled labels give.
 
     features: rows of the table `item_features` of one analysis; numbers are those within groups
     where there are any. A line for each feature of a site; in grey, behind, where 95 % of the
     shuffles lie. Dashed: the baselines, and the feature of the predictions whose AUROC is farthest
-    from 0.5. An `altair.LayerChart` as wide as its container; without values, a chart that says so.
-    Raises InputError for another table, MachineError(NO_PACKAGE) without the extra `report`.
+    from 0.5. runs: the styles of a page's runs, for the run's label; colours tell features apart.
+    An `altair.LayerChart` as wide as its container; without values, a chart that says so. Raises
+    InputError for another table, MachineError(NO_PACKAGE) without the extra `report`.
     """
     needed = ("feature", "site", "depth", "role", *_ENDS, *(f"within_{end}" for end in _ENDS))
     frame = checked(features, "item_features", needed)
-    of = _of(frame)
+    of = _of(frame, runs)
     within = frame["within_auroc"].is_not_null().any()
     title = f"AUROC{' within groups' if within else ''} by depth"
     ends = [pl.col(f"{'within_' if within else ''}{end}").alias(end) for end in _ENDS]
@@ -91,18 +93,19 @@ def item_depth_chart(features: pl.DataFrame) -> Any:
     return filling(lines(found, lay, words, behind=_behind(band, rules, scale)))
 
 
-def reliability_chart(reliability: pl.DataFrame) -> Any:
+def reliability_chart(reliability: pl.DataFrame, *, runs: RunStyles | None = None) -> Any:
     """Share of right items by the mean confidence of a bin, beside the diagonal of calibration.
 
     reliability: rows of the table `item_reliability` of one analysis. The area of a point is that
-    of the items in its bin. An `altair.LayerChart` as wide as its container; without values, a
-    chart that says so. Raises InputError for another table, MachineError(NO_PACKAGE) without the
-    extra `report`.
+    of the items in its bin. runs: the styles of a page's runs. An `altair.LayerChart` as wide as
+    its container; without values, a chart that says so. Raises InputError for another table,
+    MachineError(NO_PACKAGE) without the extra `report`.
     """
     title = "Reliability of the chosen answer's share"
     ends = ("accuracy_ci_low", "accuracy_ci_high")
     needed = ("bin", "n", "confidence", "accuracy", *ends)
-    of = _of(checked(reliability, "item_reliability", needed))
+    of = _of(checked(reliability, "item_reliability", needed), runs)
+    color = _color(reliability, runs)
     frame = reliability.select(needed)
     found = rows(frame.filter(frame["accuracy"].cast(pl.Float64).is_not_null()).sort("bin"))
     if not found:
@@ -125,10 +128,10 @@ def reliability_chart(reliability: pl.DataFrame) -> Any:
     size = alt.Size("n:Q", scale=alt.Scale(domain=[0, counts[-1]], range=[0, 110]), legend=None)
     layers = [
         diagonal.mark_line(color=GREY, strokeDash=[6, 3], aria=False).encode(x=x, y=y),
-        base.mark_rule(color=PALETTE[0], strokeWidth=1.8, aria=False).encode(
+        base.mark_rule(color=color, strokeWidth=1.8, aria=False).encode(
             x=x, y=alt.Y(f"{ends[0]}:Q", title="share of right items", **axis), y2=f"{ends[1]}:Q"
         ),
-        base.mark_point(color=PALETTE[0], filled=True, opacity=1).encode(
+        base.mark_point(color=color, filled=True, opacity=1).encode(
             x=x, y=y, size=size, tooltip=tooltips(found)
         ),
     ]
@@ -141,17 +144,18 @@ def reliability_chart(reliability: pl.DataFrame) -> Any:
     return _alone(layers, [title, *of], notes, listing(told))
 
 
-def risk_chart(risk: pl.DataFrame) -> Any:
+def risk_chart(risk: pl.DataFrame, *, runs: RunStyles | None = None) -> Any:
     """Share of wrong answers among the most confident items, by how many are answered.
 
     risk: rows of the table `item_risk` of one analysis. Dashed: the risk where all are answered,
-    which an order by chance has everywhere. An `altair.LayerChart` as wide as its container;
-    without values, a chart that says so. Raises InputError for another table,
-    MachineError(NO_PACKAGE) without the extra `report`.
+    which an order by chance has everywhere. runs: the styles of a page's runs. An
+    `altair.LayerChart` as wide as its container; without values, a chart that says so. Raises
+    InputError for another table, MachineError(NO_PACKAGE) without the extra `report`.
     """
     title = "Risk against coverage"
     needed = ("n_answered", "coverage", "risk")
-    of = _of(checked(risk, "item_risk", needed))
+    of = _of(checked(risk, "item_risk", needed), runs)
+    color = _color(risk, runs)
     frame = risk.select(needed)
     found = rows(frame.filter(frame["risk"].cast(pl.Float64).is_not_null()).sort("n_answered"))
     if not found:
@@ -179,8 +183,8 @@ def risk_chart(risk: pl.DataFrame) -> Any:
         rule.mark_text(align="left", baseline="bottom", dy=-3, color=INK, aria=False).encode(
             x=alt.value(4), y=y, text="text:N"
         ),
-        base.mark_line(color=PALETTE[0], strokeWidth=1.8).encode(x=x, y=y),
-        base.mark_point(color=PALETTE[0], filled=True, opacity=1, size=14).encode(
+        base.mark_line(color=color, strokeWidth=1.8).encode(x=x, y=y),
+        base.mark_point(color=color, filled=True, opacity=1, size=14).encode(
             x=x, y=y, tooltip=tooltips(found)
         ),
     ]
@@ -203,7 +207,7 @@ def together(charts: Sequence[Any], title: str) -> Any:
     return stacked(parts, 2, words)
 
 
-def _of(frame: pl.DataFrame) -> list[str]:
+def _of(frame: pl.DataFrame, runs: RunStyles | None) -> list[str]:
     """A note of the analysis that the rows are of. Raises InputError for rows of several."""
     keys = [name for name in _KEY if name in frame.columns]
     found = frame.select(keys).unique().to_dicts() if keys else []
@@ -213,10 +217,24 @@ def _of(frame: pl.DataFrame) -> list[str]:
             kind=ErrorKind.INVALID_VALUE,
         )
     key = found[0] if found else {}
-    told = [shortened(plain(key[name]), 46) for name in ("task", "run") if key.get(name)]
+    told = [shortened(plain(key["task"]), 46)] if key.get("task") else []
+    if run := key.get("run"):
+        told.append(shortened(plain(_named(run, runs)), 46))
     if first := key.get("skip_first"):
         told.append(f"without the first {'position' if first == 1 else f'{first} positions'}")
     return [", ".join(told)] if told else []
+
+
+def _named(run: str, runs: RunStyles | None) -> str:
+    """The run as its page calls it; no letter where it is the only one."""
+    styles = runs.including([run]) if runs else RunStyles({run: run})
+    return styles.label(run) if len(styles.order) > 1 else styles.name(run)
+
+
+def _color(frame: pl.DataFrame, runs: RunStyles | None) -> str:
+    """Of the run that the rows are of; the first one without those of a page."""
+    every = frame["run"].drop_nulls().to_list() if "run" in frame.columns else []
+    return runs.including(every[:1]).color(every[0]) if runs and every else PALETTE[0]
 
 
 def _alone(layers: Sequence[Any], names: Sequence[str], notes: Sequence[str], told: str) -> Any:

@@ -11,7 +11,8 @@ from typing import Any, Final, NamedTuple
 
 from lpp.analyze.charts.library import alt
 from lpp.analyze.charts.rows import Row, data, plain, tooltips
-from lpp.analyze.charts.theme import DASHES, GREY, INK, PLOT_HEIGHT, Series, finished, heading
+from lpp.analyze.charts.run_styles import DASHES
+from lpp.analyze.charts.theme import GREY, INK, PLOT_HEIGHT, Series, finished, heading
 
 ROW_HEIGHT: Final = 24
 PANEL_WIDTH: Final = 190

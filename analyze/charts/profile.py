@@ -20,6 +20,7 @@ from lpp.analyze.charts.rows import (
     says,
     series_of,
 )
+from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.charts.theme import Series, shortened
 
 AXES: Final = {
@@ -37,20 +38,24 @@ NEEDED: Final = ("run", "site", "context", "n_prompts", *AXES)
 
 
 def profile_chart(
-    profiles: pl.DataFrame, published: pl.DataFrame | None = None, *, columns: int = 2
+    profiles: pl.DataFrame,
+    published: pl.DataFrame | None = None,
+    *,
+    runs: RunStyles | None = None,
+    columns: int = 2,
 ) -> Any:
     """Entropy floor, participation ratio and effective rank of each run with 95 % intervals.
 
     profiles: the table `profiles`, or rows of `site_profiles` at one site. Each run is shown at
     its longest context and most prompts; the normalised ranks are over min(N, d). published: the
-    table `published`, drawn in grey behind and below the runs where it has the number. columns:
-    panels beside each other; with 1 the chart fits a telephone, and `profile_panels` gives charts
-    that fill whatever contains them.
+    table `published`, drawn in grey behind and below the runs where it has the number. runs: the
+    styles of a page's runs. columns: panels beside each other; with 1 the chart fits a telephone,
+    and `profile_panels` gives charts that fill whatever contains them.
 
     An `altair.ConcatChart`; without rows, a chart that says so. Raises InputError for a frame
     that is no such table, MachineError(NO_PACKAGE) without the extra `report`.
     """
-    panels = _panels(profiles, published)
+    panels = _panels(profiles, published, runs)
     if not panels:
         return says("Profiles", nothing("profiles", profiles, "lpp-analyze profile STORE"))
     chosen, notes = fullest(from_start(profiles))
@@ -64,18 +69,25 @@ def profile_chart(
     return stacked([*shares, [panels[name] for name in DIMENSIONS]], columns, words)
 
 
-def profile_panels(profiles: pl.DataFrame, published: pl.DataFrame | None = None) -> dict[str, Any]:
+def profile_panels(
+    profiles: pl.DataFrame,
+    published: pl.DataFrame | None = None,
+    *,
+    runs: RunStyles | None = None,
+) -> dict[str, Any]:
     """The panels of `profile_chart`, each as wide as its container, by column of `profiles`."""
-    panels = _panels(profiles, published)
+    panels = _panels(profiles, published, runs)
     return {name: filling(panel) for name, panel in panels.items()}
 
 
-def _panels(profiles: pl.DataFrame, published: pl.DataFrame | None) -> dict[str, Any]:
+def _panels(
+    profiles: pl.DataFrame, published: pl.DataFrame | None, runs: RunStyles | None
+) -> dict[str, Any]:
     checked(profiles, "profiles", NEEDED)
     chosen, _ = fullest(from_start(profiles))
     if chosen.is_empty():
         return {}
-    series, label = series_of(chosen["run"])
+    series, label = series_of(chosen["run"], runs)
     return {name: _panel(name, chosen, series, label, published) for name in AXES}
 
 

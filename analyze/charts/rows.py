@@ -6,7 +6,6 @@ control characters, and a direction mark could turn the text around it).
 """
 
 import math
-import re
 import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
@@ -14,12 +13,12 @@ from typing import Any, Final
 import polars as pl
 
 from lpp.analyze.charts.library import alt
-from lpp.analyze.charts.theme import INK, TITLE_WIDTH, Series, finished, heading, letters, shortened
+from lpp.analyze.charts.run_styles import RunStyle, RunStyles, styles_of
+from lpp.analyze.charts.theme import INK, TITLE_WIDTH, Series, finished, heading, shortened
 from lpp.store.errors import ErrorKind, InputError
 
 Row = dict[str, Any]
 SETTING: Final = ("context", "n_prompts")
-HASH: Final = re.compile(r"-[0-9a-f]{8}$")
 
 
 def checked(frame: pl.DataFrame, table: str, columns: Iterable[str]) -> pl.DataFrame:
@@ -82,36 +81,37 @@ def rows(frame: pl.DataFrame) -> list[Row]:
     return [{name: plain(value) for name, value in row.items()} for row in frame.to_dicts()]
 
 
-def series_of(runs: Iterable[str]) -> tuple[Series, dict[str, str]]:
-    """The series of `runs`, sorted, and the label of each: a letter and a name of 28 at most.
-
-    The hash at the end of a run id is left out where the rest tells the runs apart.
-    """
-    every = sorted(set(runs))
-    bare = [HASH.sub("", run) for run in every]
-    names = [b if bare.count(b) == 1 else run for run, b in zip(every, bare, strict=True)]
-    labels = [
-        f"{letter} {shortened(plain(name))}"
-        for letter, name in zip(letters(len(every)), names, strict=True)
-    ]
-    return Series(tuple(labels)), dict(zip(every, labels, strict=True))
+def series_of(
+    runs: Iterable[str], styles: RunStyles | None = None
+) -> tuple[Series, dict[str, str]]:
+    """The series of `runs`, in the order of `styles`, and the label of each (`chart_label`)."""
+    every = {*runs}
+    of_page = styles_of(every, styles)
+    shown = [run for run in of_page.order if run in every]
+    labels = {run: chart_label(of_page[run]) for run in shown}
+    return Series(tuple(labels.values()), tuple(of_page[run].place for run in shown)), labels
 
 
-def curves_of(frame: pl.DataFrame) -> tuple[Series, list[str]]:
+def chart_label(style: RunStyle) -> str:
+    """The letter of a run and its name, of which a chart has room for 28 characters."""
+    return f"{style.letter} {shortened(plain(style.name))}"
+
+
+def curves_of(frame: pl.DataFrame, styles: RunStyles | None = None) -> tuple[Series, list[str]]:
     """A series for each run and first position of `frame`, and the label of each row.
 
     Curves of a run have its letter, colour and shape; where one begins is in its label.
     """
     pairs = list(zip(frame["run"], first_positions(frame), strict=True))
-    _, names = series_of(run for run, _ in pairs)
-    runs = {run: place for place, run in enumerate(names)}
+    runs, names = series_of((run for run, _ in pairs), styles)
+    places = dict(zip(names, runs.runs, strict=True))
     labels = {}
-    for run, first in sorted(set(pairs)):
+    for run, first in sorted(set(pairs), key=lambda pair: (places[pair[0]], pair[1])):
         letter, _, name = names[run].partition(" ")
         labels[run, first] = (
             f"{letter}-{first} {name}, from position {first}" if first else names[run]
         )
-    series = Series(tuple(labels.values()), tuple(runs[run] for run, _ in labels))
+    series = Series(tuple(labels.values()), tuple(places[run] for run, _ in labels))
     return series, [labels[pair] for pair in pairs]
 
 

@@ -1,31 +1,20 @@
-"""How charts look: colours, shapes and dashes of a series, letters, sizes, configuration.
+"""How charts look: channels of a series, fills, sizes, configuration.
 
 Everything but data is drawn in `currentColor`, the colour of the text around the chart: a page in
-dark mode needs no other chart. Data colours have a contrast of 3:1 and more on white and on near
-black (WCAG 2.2, 1.4.11). They are the four of Okabe and Ito's eight (*Color Universal Design*,
-2008; Wong, Nature Methods 8, 2011) that have it, and the olive of Tol's muted scheme (SRON/EPS
-TN/09-002, 2021), both made for colour-blind readers. No colour means anything alone: a run has a
-letter, a shape and a dash as well.
+dark mode needs no other chart. `run_styles` has the colours of data.
 """
 
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import count, islice, product
-from string import ascii_uppercase
 from typing import Any, Final
 
 from lpp.analyze.charts.library import alt
+from lpp.analyze.charts.run_styles import DASHES, PALETTE, SHAPES
 
 INK: Final = "currentColor"
-PALETTE: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#999933")
 GREY: Final = "#808080"
 """What is not the reader's own: published models."""
-SHAPES: Final = (
-    *("circle", "square", "triangle-up", "diamond", "cross"),
-    *("triangle-down", "triangle-right"),
-)
-DASHES: Final = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3])
 FILLS: Final = ("#6FB1DE", "#F4F4F4", "#EFA76A")
 """Fill of cells, below, at and above the middle: the number in `ON_FILL` is legible on each."""
 ON_FILL: Final = "#111111"
@@ -42,8 +31,8 @@ class Series:
 
     labels: tuple[str, ...]
     runs: tuple[int, ...] = ()
-    """Place of the run of each label: curves of one run share its colour and shape. Empty: a run
-    for each label."""
+    """Place of the run of each label on its page: curves of one run share its colour and shape.
+    Empty: a run for each label."""
 
     @property
     def color(self) -> Any:
@@ -68,16 +57,6 @@ class Series:
     def _scale(self, values: Sequence[Any]) -> Any:
         cycle = [values[run % len(values)] for run in self.runs or range(len(self.labels))]
         return alt.Scale(domain=list(self.labels), range=cycle)
-
-
-def letters(n: int) -> list[str]:
-    """The first `n` of A to Z, AA to ZZ, and so on.
-
-    >>> letters(28)[-3:]
-    ['Z', 'AA', 'AB']
-    """
-    every = ("".join(found) for size in count(1) for found in product(ascii_uppercase, repeat=size))
-    return list(islice(every, n))
 
 
 def shortened(text: str, width: int = LABEL_WIDTH) -> str:

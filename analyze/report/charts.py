@@ -4,6 +4,7 @@ On the page a chart is one or more panels, each as wide as its place; as a pictu
 chart without data is a sentence that says which table is empty.
 """
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -12,12 +13,14 @@ from typing import Any, Final
 
 import polars as pl
 
+from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.report.answers import Answer, Answers
 from lpp.analyze.report.queries import (
     CORRELATIONS,
     EIGENVALUES,
     ENTROPY,
     LAYERS,
+    PLANS,
     PROFILES,
     SENSITIVITY,
     TRAINING,
@@ -25,6 +28,8 @@ from lpp.analyze.report.queries import (
     whole,
 )
 from lpp.store.errors import LppError
+from lpp.store.format.plan import Plan, parse_plan
+from lpp.store.format.run_names import run_names
 
 Panels = Mapping[str, Any]
 """Specifications by name; the name of a chart's only panel is empty."""
@@ -68,8 +73,37 @@ class ChartView:
         save_chart(self.draw(), path)
 
 
-def charts(answers: Answers) -> Iterator[ChartView]:
-    """Every chart, in the order of the page.
+def page_styles(answers: Answers) -> RunStyles:
+    """Letter, name and colour of every run of the page, for its charts, tables and sentences.
+
+    Runs have letters in the order of `PLANS`; those that only another table names come last. A run
+    whose plan is of a newer release, or no plan, is called by its id.
+    """
+    plans = answers[PLANS.name].frame if PLANS.name in answers else pl.DataFrame()
+    documents: dict[str, str] = dict(plans.select("run", "plan").iter_rows()) if plans.width else {}
+    parsed = ((run, _parsed(run, plan)) for run, plan in documents.items())
+    names = run_names({run: plan for run, plan in parsed if plan is not None})
+    styles = RunStyles({run: names.get(run, run) for run in documents})
+    return styles.including(
+        run
+        for answer in answers.values()
+        for column in ("run", "run_a", "run_b")
+        if column in answer.frame.columns
+        for run in answer.frame[column].unique()
+        if isinstance(run, str)
+    )
+
+
+def _parsed(run: str, plan: str | None) -> Plan | None:
+    """The plan; None where this release cannot read it."""
+    try:
+        return parse_plan(json.loads(plan or ""), f"plan of {run}")
+    except (LppError, ValueError):
+        return None
+
+
+def charts(answers: Answers, runs: RunStyles | None = None) -> Iterator[ChartView]:
+    """Every chart, in the order of the page. runs: as `page_styles` makes them, by default.
 
     Raises MachineError(NO_PACKAGE) without the extra `report`.
     """
@@ -78,6 +112,7 @@ def charts(answers: Answers) -> Iterator[ChartView]:
     def frame(query: Query) -> pl.DataFrame:
         return answers[whole(query.table).name].frame
 
+    runs = runs or page_styles(answers)
     profiles, published = frame(PROFILES), answers["all-published"].frame
     layers = answers[LAYERS.name].frame
     yield ChartView(
@@ -87,8 +122,8 @@ def charts(answers: Answers) -> Iterator[ChartView]:
         "Profiles",
         "One row per run with its 95 % interval; grey diamonds are the published models, which "
         "have normalised ranks only.",
-        partial(library.profile_chart, profiles, published),
-        partial(library.profile_panels, profiles, published),
+        partial(library.profile_chart, profiles, published, runs=runs),
+        partial(library.profile_panels, profiles, published, runs=runs),
     )
     checkpoints = answers[TRAINING.name].frame
     if is_training(checkpoints):
@@ -112,8 +147,8 @@ def charts(answers: Answers) -> Iterator[ChartView]:
         "collapsed layer, a dagger below it one whose first positions are attention sinks; a "
         "second curve of a run is without the first positions. An hourglass is narrower in its "
         "middle than at both ends.",
-        partial(library.depth_chart, layers),
-        partial(library.depth_panels, layers),
+        partial(library.depth_chart, layers, runs=runs),
+        partial(library.depth_panels, layers, runs=runs),
     )
     yield ChartView(
         "spectrum",
@@ -122,7 +157,7 @@ def charts(answers: Answers) -> Iterator[ChartView]:
         "Spectrum",
         "Share of the variance in each eigenvalue, in descending order, both axes logarithmic; "
         "60 points of each run.",
-        partial(library.spectrum_chart, answers[EIGENVALUES.name].frame),
+        partial(library.spectrum_chart, answers[EIGENVALUES.name].frame, runs=runs),
     )
     yield ChartView(
         "entropy",
@@ -131,7 +166,7 @@ def charts(answers: Answers) -> Iterator[ChartView]:
         "Entropy by prefix",
         "Mean over prompts of the entropy of the next token, as a share of ln V. Its smallest "
         "value is the entropy floor.",
-        partial(library.entropy_chart, frame(ENTROPY)),
+        partial(library.entropy_chart, frame(ENTROPY), runs=runs),
     )
     for metric in SENSITIVE:
         yield ChartView(
@@ -141,7 +176,7 @@ def charts(answers: Answers) -> Iterator[ChartView]:
             f"Sensitivity of the {metric.replace('_norm', '').replace('_', ' ')}",
             "In each cell the value, and how far it is from that of the longest context and most "
             "prompts.",
-            partial(library.sensitivity_chart, frame(SENSITIVITY), metric),
+            partial(library.sensitivity_chart, frame(SENSITIVITY), metric, runs=runs),
         )
     answer = answers[CORRELATIONS.name]
     known = set(answer.frame["method"]) if answer.frame.width else set()

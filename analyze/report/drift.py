@@ -6,9 +6,10 @@ from typing import Final
 
 import polars as pl
 
+from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.drift.positions import by_position
 from lpp.analyze.report.answers import Answer, Answers
-from lpp.analyze.report.charts import ChartView
+from lpp.analyze.report.charts import ChartView, page_styles
 from lpp.analyze.report.drift_queries import (
     DRIFT,
     DRIFT_HISTOGRAM,
@@ -97,13 +98,16 @@ def token_answer(url: str, answers: Answers) -> Answer:
     return in_words(url, DRIFT_TOKENS, "drift_tokens")
 
 
-def drift_charts(answers: Answers) -> Iterator[ChartView]:
-    """Depth, positions, histogram; none where nothing was compared."""
+def drift_charts(answers: Answers, runs: RunStyles | None = None) -> Iterator[ChartView]:
+    """Depth, positions, histogram; none where nothing was compared. runs: as `page_styles` makes
+    them, by default.
+    """
     every = pairs_by_kl(answers)
     if not every:
         return
     from lpp.analyze.charts import charts as library
 
+    runs = runs or page_styles(answers)
     drawn = every[:PAIRS_DRAWN]
     of_all = (
         f" The {len(drawn)} of {len(every)} pairs with the largest KL."
@@ -122,8 +126,8 @@ def drift_charts(answers: Answers) -> Iterator[ChartView]:
         "Drift by depth",
         "Mean distance of each row of the second run from that of the first, over its length, and "
         f"1 - CKA, with 95 % intervals where there are any, on log axes.{of_all}",
-        partial(library.drift_depth_chart, sites),
-        partial(library.drift_depth_panels, sites),
+        partial(library.drift_depth_chart, sites, runs=runs),
+        partial(library.drift_depth_panels, sites, runs=runs),
     )
     for name, title, text, draw, answer in (
         (
@@ -144,7 +148,9 @@ def drift_charts(answers: Answers) -> Iterator[ChartView]:
         ),
     ):
         rows = _of_pairs(answer.frame, drawn)
-        yield ChartView(name, SECTION, answer, title, f"{text}{of_all}", partial(draw, rows))
+        yield ChartView(
+            name, SECTION, answer, title, f"{text}{of_all}", partial(draw, rows, runs=runs)
+        )
 
 
 def _of_pairs(frame: pl.DataFrame, pairs: list[Pair]) -> pl.DataFrame:

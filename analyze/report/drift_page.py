@@ -7,6 +7,7 @@ from typing import Final
 
 import polars as pl
 
+from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.drift.drift import Drift
 from lpp.analyze.drift.gate import Verdict
 from lpp.analyze.drift.tables import drift_tables, stores
@@ -29,6 +30,7 @@ from lpp.analyze.report.queries import Query
 from lpp.analyze.report.surprises import shown_words
 from lpp.analyze.report.words import Code, Sentence
 from lpp.analyze.text.drift import what_was_compared
+from lpp.store.format.run_names import run_names
 
 GATE: Final = Query(
     "gate",
@@ -89,7 +91,8 @@ def drift_page(found: Drift, verdicts: Sequence[Verdict] = ()) -> str:
     """
     a, b = (view.run for view in (found.pair.a, found.pair.b))
     answers = _answers(found, verdicts)
-    charts = list(drift_charts(answers))
+    styles = RunStyles(run_names({run.id: run.plan for run in (a, b)}))
+    charts = list(drift_charts(answers, styles))
     sections = [
         Section(
             "compared",

@@ -7,10 +7,11 @@ from typing import Any, Final
 
 import polars as pl
 
+from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.evaluations.measure import FEWEST_ITEMS, FEWEST_OF_A_KIND
 from lpp.analyze.evaluations.verdict import Q, Verdict, named, verdict
 from lpp.analyze.report.answers import Answer, Answers
-from lpp.analyze.report.charts import ChartView
+from lpp.analyze.report.charts import ChartView, page_styles
 from lpp.analyze.report.item_queries import (
     EVERY_FEATURE,
     ITEM_ANALYSES,
@@ -106,12 +107,15 @@ def has_items(answers: Answers) -> bool:
     return any(answers[name].frame.height for name in asked)
 
 
-def item_charts(answers: Answers) -> Iterator[ChartView]:
-    """Depth, reliability, risk: a panel for each analysis; none of what no analysis has."""
+def item_charts(answers: Answers, runs: RunStyles | None = None) -> Iterator[ChartView]:
+    """Depth, reliability, risk: a panel for each analysis; none of what no analysis has. runs: as
+    `page_styles` makes them, by default.
+    """
     if answers[ITEM_ANALYSES.name].frame.is_empty():
         return
     from lpp.analyze.charts import charts as library
 
+    runs = runs or page_styles(answers)
     sources = {
         "items-depth": (library.item_depth_chart, EVERY_FEATURE.name, pl.col("depth")),
         "items-reliability": (library.reliability_chart, ITEM_RELIABILITY.name, pl.col("bin")),
@@ -124,7 +128,7 @@ def item_charts(answers: Answers) -> Iterator[ChartView]:
         if not some:
             continue
         more = f" The first {DRAWN} of {len(some)} analyses." if some[DRAWN:] else ""
-        panels = partial(_panels, draw, some[:DRAWN])
+        panels = partial(_panels, draw, some[:DRAWN], runs)
         yield ChartView(
             name,
             SECTION,
@@ -136,9 +140,11 @@ def item_charts(answers: Answers) -> Iterator[ChartView]:
         )
 
 
-def _panels(draw: Callable[[pl.DataFrame], Any], some: list[pl.DataFrame]) -> Mapping[str, Any]:
+def _panels(
+    draw: Callable[..., Any], some: list[pl.DataFrame], runs: RunStyles
+) -> Mapping[str, Any]:
     names = [""] if len(some) == 1 else [str(place) for place in range(len(some))]
-    return {name: draw(rows) for name, rows in zip(names, some, strict=True)}
+    return {name: draw(rows, runs=runs) for name, rows in zip(names, some, strict=True)}
 
 
 def _picture(panels: Callable[[], Mapping[str, Any]], title: str) -> Any:

@@ -10,7 +10,8 @@ from benchmarks.detection.power import Shown, damaged, null_range, shown
 from lpp.analyze.charts.charts import save_chart
 from lpp.analyze.charts.library import alt
 from lpp.analyze.charts.rows import Row, data
-from lpp.analyze.charts.theme import DASHES, FILLS, INK, ON_FILL, PALETTE, SHAPES, finished, heading
+from lpp.analyze.charts.run_styles import DASHES, PALETTE, SHAPES
+from lpp.analyze.charts.theme import FILLS, INK, ON_FILL, finished, heading
 
 FIRST: Final = 2
 """First position of the figures: without the sinks."""

@@ -37,7 +37,8 @@ from lpp.analyze.charts import charts
 from lpp.analyze.charts.curves import thinned
 from lpp.analyze.charts.panels import apart
 from lpp.analyze.charts.rows import series_of
-from lpp.analyze.charts.theme import DASHES, FILLS, GREY, INK, ON_FILL, PALETTE, SHAPES
+from lpp.analyze.charts.run_styles import DASHES, PALETTE, SHAPES
+from lpp.analyze.charts.theme import FILLS, GREY, INK, ON_FILL
 from lpp.store.errors import InputError
 
 Chart = Callable[[pl.DataFrame], Any]

@@ -1,0 +1,137 @@
+"""What tells runs apart in every chart of a page: letter, short name, colour, shape and dash.
+
+A page makes one `RunStyles` of all its runs and gives it to every chart: run C has the letter C and
+its colour where runs A and B are absent, too. Needs no charts' library, so text may use it.
+
+The colours have a contrast of 3:1 and more on white and on near black (WCAG 2.2, 1.4.11). They are
+the four of Okabe and Ito's eight (*Color Universal Design*, 2008; Wong, Nature Methods 8, 2011)
+that have it, and the olive of Tol's muted scheme (SRON/EPS TN/09-002, 2021), both made for
+colour-blind readers. No colour means anything alone: five colours, seven shapes and four dashes
+repeat after 140 runs, and letters never.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import count, islice, product
+from string import ascii_uppercase
+from typing import Final
+
+PALETTE: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#999933")
+SHAPES: Final = (
+    *("circle", "square", "triangle-up", "diamond", "cross"),
+    *("triangle-down", "triangle-right"),
+)
+DASHES: Final = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3])
+
+HASH: Final = re.compile(r"-[0-9a-f]{8}$")
+"""End of a run id: the first digits of its plan's hash."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunStyle:
+    """How one run looks."""
+
+    place: int
+    """From 0, in the order of the page."""
+    letter: str
+    name: str
+
+    @property
+    def color(self) -> str:
+        """As hexadecimal digits."""
+        return PALETTE[self.place % len(PALETTE)]
+
+    @property
+    def shape(self) -> str:
+        """Of its points."""
+        return SHAPES[self.place % len(SHAPES)]
+
+    @property
+    def dash(self) -> list[int]:
+        """Pixels of its line, drawn and left out in turn."""
+        return DASHES[self.place % len(DASHES)]
+
+    @property
+    def label(self) -> str:
+        """`C untrained, seed 0`."""
+        return f"{self.letter} {self.name}"
+
+
+@dataclass(frozen=True)
+class RunStyles:
+    """The style of each run of a page.
+
+    names: a name for each run id, in the order in which runs get their letters. A run that is not
+    among them is a KeyError; `including` adds some.
+
+    >>> styles = RunStyles({"base-00000001": "base", "rounded-00000002": "rounded to 4 bits"})
+    >>> styles.label("rounded-00000002"), styles.color("rounded-00000002")
+    ('B rounded to 4 bits', '#D55E00')
+    """
+
+    names: Mapping[str, str]
+
+    @classmethod
+    def of_ids(cls, runs: Iterable[str]) -> "RunStyles":
+        """Styles of runs of which nothing is known but the ids, in their order, named by them.
+
+        The hash at the end of an id is left out where the rest tells the runs apart.
+        """
+        every = list(dict.fromkeys(runs))
+        bare = [HASH.sub("", run) for run in every]
+        return cls(
+            {run: b if bare.count(b) == 1 else run for run, b in zip(every, bare, strict=True)}
+        )
+
+    @cached_property
+    def _styles(self) -> dict[str, RunStyle]:
+        found = zip(letters(len(self.names)), self.names.items(), strict=True)
+        return {
+            run: RunStyle(place, letter, name) for place, (letter, (run, name)) in enumerate(found)
+        }
+
+    def __getitem__(self, run: str) -> RunStyle:
+        return self._styles[run]
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        """Ids of the runs, from A on."""
+        return tuple(self.names)
+
+    def letter(self, run: str) -> str:
+        """`C`."""
+        return self[run].letter
+
+    def name(self, run: str) -> str:
+        """`untrained, seed 0`: distinct among the runs of the page."""
+        return self[run].name
+
+    def label(self, run: str) -> str:
+        """`C untrained, seed 0`."""
+        return self[run].label
+
+    def color(self, run: str) -> str:
+        """As hexadecimal digits: `#009E73`."""
+        return self[run].color
+
+    def including(self, runs: Iterable[str]) -> "RunStyles":
+        """These styles, followed by those of other `runs`, sorted and named by their ids."""
+        others = sorted({*runs} - {*self.names})
+        return RunStyles({**self.names, **{run: run for run in others}}) if others else self
+
+
+def styles_of(runs: Iterable[str], styles: RunStyles | None) -> RunStyles:
+    """Styles for a chart of `runs`: those of its page; without a page, by the sorted ids."""
+    return RunStyles.of_ids(sorted({*runs})) if styles is None else styles.including(runs)
+
+
+def letters(n: int) -> list[str]:
+    """The first `n` of A to Z, AA to ZZ, and so on.
+
+    >>> letters(28)[-3:]
+    ['Z', 'AA', 'AB']
+    """
+    every = ("".join(found) for size in count(1) for found in product(ascii_uppercase, repeat=size))
+    return list(islice(every, n))

@@ -1,0 +1,121 @@
+"""One letter, name and colour for each run of a page, whichever charts it is in."""
+
+import itertools
+import json
+from typing import Any
+
+import polars as pl
+import pytest
+from chart_frames import RUNS, drift_sites, entropy, item_reliability, layers, pair_sites, profiles
+
+from lpp.analyze.charts import charts
+from lpp.analyze.charts.run_styles import DASHES, PALETTE, SHAPES, RunStyles
+from lpp.analyze.report.answers import Answer
+from lpp.analyze.report.charts import page_styles
+from lpp.analyze.report.queries import PLANS, PROFILES
+
+MANY = tuple(f"model-{k:02d}-{k:08x}" for k in range(20))
+PAGE = RunStyles({"other-00000000": "other", RUNS[2]: "six", RUNS[0]: "one", RUNS[1]: "two"})
+
+
+def test_a_style_goes_by_the_place_on_the_page() -> None:
+    assert PAGE.order == ("other-00000000", RUNS[2], RUNS[0], RUNS[1])
+    assert (PAGE.letter(RUNS[0]), PAGE.name(RUNS[0]), PAGE.label(RUNS[0])) == ("C", "one", "C one")
+    assert PAGE.color(RUNS[0]) == PALETTE[2]
+    assert (PAGE[RUNS[0]].shape, PAGE[RUNS[0]].dash) == (SHAPES[2], DASHES[2])
+    with pytest.raises(KeyError):
+        PAGE.letter("no-such-run")
+
+
+def test_other_runs_follow_by_id() -> None:
+    more = PAGE.including(["z", RUNS[0], "a"])
+    assert [more.label(run) for run in more.order[3:]] == ["D two", "E a", "F z"]
+    assert PAGE.including(RUNS) is PAGE
+
+
+def test_twenty_runs_look_different() -> None:
+    styles = RunStyles.of_ids(MANY)
+    looks = {(styles.color(run), styles[run].shape, *styles[run].dash) for run in MANY}
+    assert len(looks) == len(MANY)
+    assert styles.name(MANY[3]) == "model-03"
+
+
+def labelled(part: Any) -> set[str]:
+    """Every text in `part` that begins with a letter of a run."""
+    texts = {value for row in part for value in row.values() if isinstance(value, str)}
+    return {text for text in texts if text[1:2] == " " and text[0].isupper()}
+
+
+@pytest.mark.parametrize(
+    "chart",
+    [
+        charts.profile_chart(profiles(RUNS[:1]), runs=PAGE),
+        charts.entropy_chart(entropy(RUNS[:1]), runs=PAGE),
+        charts.depth_chart(layers(RUNS[:1]), runs=PAGE),
+        charts.drift_depth_chart(pair_sites(RUNS[:1]), runs=PAGE),
+        charts.drift_grid_chart(drift_sites(RUNS[:1]), runs=PAGE),
+    ],
+)
+def test_a_run_alone_keeps_its_letter(chart: Any) -> None:
+    spec = charts.specification(chart)
+    assert labelled(itertools.chain(*spec["datasets"].values())) == {"C one"}
+    scales = [
+        layer["encoding"]["color"]["scale"]
+        for panel in spec.get("concat", [spec])
+        for layer in panel.get("layer", [])
+        if "scale" in layer["encoding"].get("color", {})
+    ]
+    assert all((s["domain"], s["range"]) == (["C one"], [PALETTE[2]]) for s in scales)
+
+
+def test_the_first_run_of_a_pair_has_the_letter_of_its_page() -> None:
+    page = RunStyles({RUNS[0]: "one", "base-00000000": "base"})
+    (title,) = {
+        panel.title.subtitle[0]
+        for panel in charts.drift_depth_panels(pair_sites(RUNS[:1]), runs=page).values()
+    }
+    assert title == "Compared with B, base."
+    two = pl.concat(
+        [pair_sites(RUNS[:1]), pair_sites(RUNS[:1]).with_columns(run_a=pl.lit(RUNS[1]))]
+    )
+    spec = charts.specification(charts.drift_depth_chart(two, runs=page))
+    labels = {row.get("series") for row in itertools.chain(*spec["datasets"].values())}
+    assert {"B→A base to one", f"C→A {RUNS[1]} to one"} <= labels
+
+
+def test_a_chart_of_one_analysis_has_the_color_of_its_run() -> None:
+    text = json.dumps(charts.specification(charts.reliability_chart(item_reliability(), runs=PAGE)))
+    assert PALETTE[2] in text
+    assert "C one" in text
+    assert PALETTE[0] not in text
+
+
+def answers(plans: dict[str, str | None], profiled: tuple[str, ...] = ()) -> dict[str, Answer]:
+    frame = pl.DataFrame({"run": list(plans), "plan": list(plans.values())})
+    return {
+        PLANS.name: Answer(PLANS, frame),
+        PROFILES.name: Answer(PROFILES, profiles(profiled)),
+        "missing": Answer(PROFILES, pl.DataFrame(), "no such table"),
+    }
+
+
+def test_a_page_names_its_runs_by_their_plans(make_run: Any) -> None:
+    trained, untrained = (
+        make_run(model="lab/m.gguf", untrained_seed=seed).plan.document for seed in (None, 3)
+    )
+    plans = {"z": json.dumps(trained), "a": json.dumps(untrained)}
+    newer = {"n": json.dumps({**trained, "context": "of a newer release"}), "o": None}
+    styles = page_styles(answers(plans | newer, profiled=("b", "z")))
+    assert [styles.label(run) for run in styles.order] == [
+        "A m",
+        "B untrained, seed 3",
+        "C n",
+        "D o",
+        "E b",
+    ]
+
+
+def test_a_page_without_plans_goes_by_id() -> None:
+    assert page_styles({}).order == ()
+    only = {PROFILES.name: Answer(PROFILES, profiles(("y", "x")))}
+    assert page_styles(only).names == {"x": "x", "y": "y"}
