@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lpp.analyze.benchmarks.correlations import correlate as correlate
     from lpp.analyze.charts.charts import correlation_chart as correlation_chart
     from lpp.analyze.charts.charts import depth_chart as depth_chart
+    from lpp.analyze.charts.charts import difference_chart as difference_chart
     from lpp.analyze.charts.charts import drift_depth_chart as drift_depth_chart
     from lpp.analyze.charts.charts import drift_grid_chart as drift_grid_chart
     from lpp.analyze.charts.charts import drift_histogram_chart as drift_histogram_chart
@@ -73,6 +74,7 @@ _HOME = {
     "correlate": "benchmarks.correlations",
     "correlation_chart": "charts.charts",
     "depth_chart": "charts.charts",
+    "difference_chart": "charts.charts",
     "diff": "drift.drift",
     "diff_against": "drift.against",
     "drift_depth_chart": "charts.charts",

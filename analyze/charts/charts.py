@@ -3,7 +3,15 @@
 docs/how-to/charts.md shows the use.
 """
 
-from lpp.analyze.charts.curves import depth_chart, depth_panels, entropy_chart, spectrum_chart
+from lpp.analyze.charts.curves import (
+    depth_chart,
+    depth_panels,
+    entropy_chart,
+    entropy_panels,
+    spectrum_chart,
+    spectrum_panels,
+)
+from lpp.analyze.charts.differences import difference_chart, difference_panels
 from lpp.analyze.charts.drift import (
     drift_depth_chart,
     drift_depth_panels,
@@ -22,6 +30,8 @@ __all__ = [
     "correlation_chart",
     "depth_chart",
     "depth_panels",
+    "difference_chart",
+    "difference_panels",
     "drift_depth_chart",
     "drift_depth_panels",
     "drift_grid_chart",
@@ -29,6 +39,7 @@ __all__ = [
     "drift_positions_chart",
     "embedded",
     "entropy_chart",
+    "entropy_panels",
     "item_depth_chart",
     "profile_chart",
     "profile_panels",
@@ -38,6 +49,7 @@ __all__ = [
     "sensitivity_chart",
     "specification",
     "spectrum_chart",
+    "spectrum_panels",
     "together",
     "training_chart",
     "training_curves",

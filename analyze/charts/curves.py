@@ -6,7 +6,15 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 
-from lpp.analyze.charts.panels import Lines, Mark, Words, filling, lines, stacked
+from lpp.analyze.charts.lines import (
+    Lines,
+    Mark,
+    final_apart,
+    line_panels,
+    ranges,
+    whole_chart,
+)
+from lpp.analyze.charts.panels import Words, filling, stacked
 from lpp.analyze.charts.rows import (
     Row,
     bars,
@@ -15,12 +23,11 @@ from lpp.analyze.charts.rows import (
     first_positions,
     from_start,
     fullest,
-    listing,
     nothing,
-    number,
     optional,
     rows,
     says,
+    without_first,
 )
 from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.charts.theme import Series
@@ -39,38 +46,66 @@ POINTS: Final = 60
 def entropy_chart(entropy: pl.DataFrame, *, runs: RunStyles | None = None) -> Any:
     """Mean entropy of the next token after each prefix, over ln V, with 95 % intervals.
 
-    entropy: the table `entropy`; each run at its longest context and most prompts. An
-    `altair.LayerChart` as wide as its container; without values, a chart that says so. runs: the
-    styles of a page's runs; without them, letters go by the sorted ids. Raises InputError for
-    another table, MachineError(NO_PACKAGE) without the extra `report`.
+    entropy: the table `entropy`; each run at its longest context and most prompts. runs: the styles
+    of a page's runs; without them, letters go by the sorted ids. An `altair.LayerChart` as wide as
+    its container, of more than ten runs an `altair.ConcatChart` of five runs a panel; without
+    values, a chart that says so. Raises InputError for another table, MachineError(NO_PACKAGE)
+    without the extra `report`.
     """
+    panels, words = _entropy(entropy, runs)
+    if not panels:
+        return says(words.title, nothing("entropy", entropy, "lpp-analyze profile STORE"))
+    return whole_chart(panels, words)
+
+
+def entropy_panels(entropy: pl.DataFrame, *, runs: RunStyles | None = None) -> dict[str, Any]:
+    """The panels of `entropy_chart`, each as wide as its container; the name of a single one is
+    empty.
+    """
+    return {name: filling(panel) for name, panel in _entropy(entropy, runs)[0].items()}
+
+
+def _entropy(entropy: pl.DataFrame, runs: RunStyles | None) -> tuple[dict[str, Any], Words]:
     title = "Entropy of the next token by prefix"
     checked(entropy, "entropy", ("run", *_SETTING, "prefix", "entropy_norm"))
-    chosen, notes = fullest(optional(entropy, "entropy_norm_ci_low", "entropy_norm_ci_high"))
+    low, high, stderr = (f"entropy_norm_{end}" for end in ("ci_low", "ci_high", "stderr"))
+    chosen, notes = fullest(optional(entropy, low, high, stderr))
     found, series, missing = _points(chosen.sort("run", "prefix"), "prefix", "entropy_norm", runs)
-    if not found:
-        return says(title, nothing("entropy", entropy, "lpp-analyze profile STORE"))
-    low, high = "entropy_norm_ci_low", "entropy_norm_ci_high"
-    lay = Lines(series=series, x="prefix", y="entropy_norm", low=low, high=high)
     words = Words(
         title=title,
         notes=[*notes, *bars(found, low, "95 % intervals over prompts"), *missing],
-        description=f"{title}, as a share of ln V. {ranges(found, lay, 'prefix {:g}')}",
+        description="",
         x="prefix (tokens)",
         y="mean entropy over ln V (share)",
     )
-    return filling(lines(found, lay, words))
+    if not found:
+        return {}, words
+    lay = Lines(
+        series=series,
+        x="prefix",
+        y="entropy_norm",
+        value="entropy over ln V",
+        low=low,
+        high=high,
+        stderr=stderr,
+    )
+
+    def describe(some: Sequence[Row], shown: Lines) -> str:
+        return f"{title}, as a share of ln V. {ranges(some, shown, 'prefix {:g}')}"
+
+    return line_panels(found, lay, words, describe), words
 
 
 def depth_chart(layers: pl.DataFrame, *, runs: RunStyles | None = None, columns: int = 2) -> Any:
     """Participation ratio and effective rank by depth, on log axes, collapsed layers crossed.
 
-    layers: the table `layers`; each run at its longest context and most prompts. A layer is
-    collapsed where its participation ratio is within 1 % of 1: a cross stands above it. A dagger
-    stands below a layer with the flag `sink`. Rows of another `first_position` are a second curve
-    of their run, without the first positions. Bars are one standard error. runs: the styles of a
-    page's runs. columns: panels beside each other; `depth_panels` gives charts that fill what
-    contains them.
+    layers: the table `layers`; each run at its longest context and most prompts. `final`, after the
+    last norm, stands right of a gap, and no line is joined to it. A layer is collapsed where its
+    participation ratio is within 1 % of 1: a cross stands above it. A dagger stands below a layer
+    with the flag `sink`. Rows of another `first_position` are a second curve of their run, dashed,
+    without the first positions. Bars are one standard error. More than ten curves are drawn five
+    runs a panel. runs: the styles of a page's runs. columns: panels beside each other;
+    `depth_panels` gives charts that fill what contains them.
 
     An `altair.ConcatChart`; without values, a chart that says so. Raises InputError for another
     table, MachineError(NO_PACKAGE) without the extra `report`.
@@ -84,11 +119,13 @@ def depth_chart(layers: pl.DataFrame, *, runs: RunStyles | None = None, columns:
         description=" ".join(panel.description for panel in panels.values()),
         x="",
     )
-    return stacked(list(panels.values()), columns, words)
+    return stacked(list(panels.values()), columns, words, own_legends=len(panels) > len(RANKS))
 
 
 def depth_panels(layers: pl.DataFrame, *, runs: RunStyles | None = None) -> dict[str, Any]:
-    """The panels of `depth_chart`, each as wide as its container, by column of `layers`."""
+    """The panels of `depth_chart`, each as wide as its container, by column of `layers`; with the
+    letters of its runs where a panel has not all of them.
+    """
     return {name: filling(panel) for name, panel in _depth_panels(layers, runs).items()}
 
 
@@ -101,9 +138,24 @@ def spectrum_chart(eigenvalues: pl.DataFrame, *, runs: RunStyles | None = None) 
     site and prefix stays small; shares are of the whole sum. Zeros have no place on a log axis.
     runs: the styles of a page's runs.
 
-    An `altair.LayerChart` as wide as its container; without values, a chart that says so. Raises
-    InputError for another frame, MachineError(NO_PACKAGE) without the extra `report`.
+    An `altair.LayerChart` as wide as its container, of more than ten runs an `altair.ConcatChart`
+    of five runs a panel; without values, a chart that says so. Raises InputError for another frame,
+    MachineError(NO_PACKAGE) without the extra `report`.
     """
+    panels, words = _spectrum(eigenvalues, runs)
+    if not panels:
+        return says(words.title, nothing("eigenvalues", eigenvalues, "lpp-analyze profile STORE"))
+    return whole_chart(panels, words)
+
+
+def spectrum_panels(eigenvalues: pl.DataFrame, *, runs: RunStyles | None = None) -> dict[str, Any]:
+    """The panels of `spectrum_chart`, each as wide as its container; the name of a single one is
+    empty.
+    """
+    return {name: filling(panel) for name, panel in _spectrum(eigenvalues, runs)[0].items()}
+
+
+def _spectrum(eigenvalues: pl.DataFrame, runs: RunStyles | None) -> tuple[dict[str, Any], Words]:
     title = "Spectrum: share of variance by eigenvalue"
     needed = ("run", "site", "depth", *_SETTING, "prefix", "rank", "eigenvalue", "share")
     chosen, notes = fullest(from_start(checked(eigenvalues, "of eigenvalues", needed)))
@@ -115,18 +167,24 @@ def spectrum_chart(eigenvalues: pl.DataFrame, *, runs: RunStyles | None = None) 
     )
     positive = thinned(chosen.filter(pl.col("share") > 0).sort("run", "rank"))
     found, series, _ = _points(positive, "rank", "share", runs)
-    if not found:
-        return says(title, nothing("eigenvalues", eigenvalues, "lpp-analyze profile STORE"))
-    lay = Lines(series=series, x="rank", y="share", log_x=True, log_y=True)
     where = sorted({f"{row['site']}, prefix {row['prefix']} tokens" for row in found})
     words = Words(
         title=title,
         notes=["; ".join(where[:3]), *notes],
-        description=f"{title}, log axes. {ranges(found, lay, 'rank {:g}')}",
+        description="",
         x="rank of the eigenvalue (log)",
         y="share of variance (log)",
     )
-    return filling(lines(found, lay, words))
+    if not found:
+        return {}, words
+    lay = Lines(
+        series=series, x="rank", y="share", value="share of variance", log_x=True, log_y=True
+    )
+
+    def describe(some: Sequence[Row], shown: Lines) -> str:
+        return f"{title}, log axes. {ranges(some, shown, 'rank {:g}')}"
+
+    return line_panels(found, lay, words, describe), words
 
 
 def thinned(spectra: pl.DataFrame, points: int = POINTS) -> pl.DataFrame:
@@ -156,19 +214,67 @@ _SETTING: Final = ("context", "n_prompts")
 def _depth_panels(layers: pl.DataFrame, runs: RunStyles | None) -> dict[str, Any]:
     checked(layers, "layers", ("run", "site", *_SETTING, "relative_depth", "flags", *RANKS))
     chosen, _ = fullest(layers)
-    found = {name: _depth_panel(name, chosen, runs) for name in RANKS}
-    return {name: panel for name, panel in found.items() if panel is not None}
+    return {
+        f"{name} {some}".rstrip(): panel
+        for name in RANKS
+        for some, panel in _panels_of(name, chosen, runs).items()
+    }
 
 
-def _depth_panel(name: str, layers: pl.DataFrame, runs: RunStyles | None) -> Any:
+def _panels_of(name: str, layers: pl.DataFrame, runs: RunStyles | None) -> dict[str, Any]:
+    """The panels of one rank, by the letters of their runs."""
+    frame = _layers(name, layers)
+    found, series, missing = _points(frame, "relative_depth", name, runs)
+    if not found:
+        return {}
+    lay = Lines(
+        series=series,
+        x="place",
+        y=name,
+        value=RANKS[name].lower(),
+        low="bar_low",
+        high="bar_high",
+        are_intervals=False,
+        stderr=f"{name}_stderr",
+        column=final_apart(found, "relative_depth"),
+        log_y=True,
+        marks=MARKS,
+    )
+    title = f"{RANKS[name]} by depth"
+    crosses, daggers = _marked(found)
+    words = Words(
+        title=title,
+        notes=[
+            *without_first(frame),
+            *(["× above a point: collapsed layer."] if crosses else []),
+            *(["† below a point: attention sinks at the first positions."] if daggers else []),
+            *bars(found, "bar_low", "one standard error over prompts"),
+            *missing,
+        ],
+        description="",
+        x="depth (share of blocks)",
+        y="dimensions (log)",
+    )
+
+    def describe(some: Sequence[Row], shown: Lines) -> str:
+        crosses, daggers = _marked(some)
+        return (
+            f"{title}, in dimensions. {ranges(some, shown, 'depth {:.2g}')} "
+            f"Collapsed layers: {crosses}. Layers with attention sinks: {daggers}."
+        )
+
+    return line_panels(found, lay, words, describe)
+
+
+def _layers(name: str, layers: pl.DataFrame) -> pl.DataFrame:
+    """Layers that have a place on a log axis, or no value, with their bars and flags, in order."""
     stderr = f"{name}_stderr"
     flags = pl.col("flags").cast(pl.List(pl.String))
     keys = ("run", "site", *_SETTING, "relative_depth", "flags")
-    told = ("depth", "n_tokens", "rank_bound", "top_share", "first_position")
-    others = [name for name in told if name in layers.columns]
+    shown = ("depth", "n_tokens", "top_share", "first_position")
     frame = optional(layers, stderr).select(
         *keys,
-        *others,
+        *(column for column in shown if column in layers.columns),
         name,
         stderr,
         pl.when(pl.col(stderr) < pl.col(name)).then(pl.col(name) - pl.col(stderr)).alias("bar_low"),
@@ -177,37 +283,13 @@ def _depth_panel(name: str, layers: pl.DataFrame, runs: RunStyles | None) -> Any
     )
     frame = frame.filter(pl.col(name).is_null() | (pl.col(name) > 0))
     first = first_positions(frame)
-    frame = frame.sort("run", first, "relative_depth", pl.col("site") == "final")
-    found, series, missing = _points(frame, "relative_depth", name, runs)
-    if not found:
-        return None
-    lay = Lines(
-        series=series,
-        x="relative_depth",
-        y=name,
-        low="bar_low",
-        high="bar_high",
-        log_y=True,
-        marks=MARKS,
-    )
-    cut = sorted({*first} - {0})
+    return frame.sort("run", first, "relative_depth", pl.col("site") == "final")
+
+
+def _marked(found: Sequence[Row]) -> tuple[int, int]:
+    """Collapsed layers, and layers with attention sinks."""
     crosses, daggers = (sum(row[mark.field] for row in found) for mark in MARKS)
-    title = f"{RANKS[name]} by depth"
-    words = Words(
-        title=title,
-        notes=[
-            *(f"-{k}: without the first {k} position{'s' * (k > 1)} of each prompt." for k in cut),
-            *(["× above a point: collapsed layer."] if crosses else []),
-            *(["† below a point: attention sinks at the first positions."] if daggers else []),
-            *bars(found, "bar_low", "one standard error over prompts"),
-            *missing,
-        ],
-        description=f"{title}, in dimensions. {ranges(found, lay, 'depth {:.2g}')} "
-        f"Collapsed layers: {crosses}. Layers with attention sinks: {daggers}.",
-        x="depth (share of blocks)",
-        y="dimensions (log)",
-    )
-    return lines(found, lay, words)
+    return crosses, daggers
 
 
 def _points(
@@ -223,20 +305,3 @@ def _points(
     left = len(frame) - len(found)
     note = [f"{left} of {len(frame)} points have no value."] if left else []
     return found, series, note
-
-
-def ranges(found: Sequence[Row], lay: Lines, place: str) -> str:
-    """A sentence for each line: from where to where, and its extremes."""
-    parts = []
-    for label in lay.series.labels:
-        own = [row for row in found if row["series"] == label]
-        if not own:
-            parts.append(f"{label}: no value")
-            continue
-        ends = (own[0], own[-1])
-        extremes = [pick(own, key=lambda row: float(row[lay.y])) for pick in (min, max)]
-        first, last, low, high = (
-            f"{number(row[lay.y])} at {place.format(row[lay.x])}" for row in (*ends, *extremes)
-        )
-        parts.append(f"{label}: {first}, {last}; smallest {low}, largest {high}")
-    return listing(parts)

@@ -4,22 +4,25 @@ A line for each pair of runs. All axes of drift are logarithmic: quantising to e
 three differ by orders of magnitude. What is exactly 0 has no place there and is told.
 """
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import polars as pl
 
-from lpp.analyze.charts.curves import ranges
-from lpp.analyze.charts.panels import Lines, Words, filling, lines, stacked
+from lpp.analyze.charts.lines import Lines, final_apart, line_panels, ranges, whole_chart
+from lpp.analyze.charts.panels import Words, filling, stacked
 from lpp.analyze.charts.rows import (
     Row,
     bars,
     chart_label,
     checked,
+    curve,
     first_positions,
     listing,
     nothing,
     rows,
     says,
+    without_first,
 )
 from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.charts.theme import Series
@@ -59,7 +62,7 @@ def drift_depth_chart(
         description=" ".join(panel.description for panel in panels.values()),
         x="",
     )
-    return stacked(list(panels.values()), columns, words)
+    return stacked(list(panels.values()), columns, words, own_legends=len(panels) > len(PANELS))
 
 
 def drift_depth_panels(sites: pl.DataFrame, *, runs: RunStyles | None = None) -> dict[str, Any]:
@@ -85,6 +88,7 @@ def drift_positions_chart(positions: pl.DataFrame, *, runs: RunStyles | None = N
         series=series,
         x="first",
         y="kl",
+        value="mean KL (nats)",
         low="bar_low",
         high="bar_high",
         log_x=any(row["first"] for row in found),
@@ -93,11 +97,15 @@ def drift_positions_chart(positions: pl.DataFrame, *, runs: RunStyles | None = N
     words = Words(
         title=title,
         notes=[*_compared_with(frame, runs), *bars(found, "bar_high", MEANING), *notes],
-        description=f"{title}, in nats, log axes. {ranges(found, lay, 'position {:g}')}",
+        description="",
         x=f"first position of the band{' (log)' if lay.log_x else ''}",
         y="mean KL in nats (log)",
     )
-    return filling(lines(found, lay, words))
+
+    def describe(some: Sequence[Row], shown: Lines) -> str:
+        return f"{title}, in nats, log axes. {ranges(some, shown, 'position {:g}')}"
+
+    return whole_chart(line_panels(found, lay, words, describe), words)
 
 
 def drift_histogram_chart(bins: pl.DataFrame, *, runs: RunStyles | None = None) -> Any:
@@ -116,15 +124,19 @@ def drift_histogram_chart(bins: pl.DataFrame, *, runs: RunStyles | None = None) 
     found, series, _ = _points(frame, "kl", "bins", runs)
     if not found:
         return says(title, nothing("KL", bins, COMMAND))
-    lay = Lines(series=series, x="kl", y="share", log_x=True)
+    lay = Lines(series=series, x="kl", y="share", value="share of tokens", log_x=True)
     words = Words(
         title=title,
         notes=[*_compared_with(frame, runs), *_zeros(frame, runs)],
-        description=f"{title}, log axis: share of tokens. {ranges(found, lay, '{:.1g} nats')}",
+        description="",
         x="KL of a token in nats (log)",
         y="share of tokens in a bin",
     )
-    return filling(lines(found, lay, words))
+
+    def describe(some: Sequence[Row], shown: Lines) -> str:
+        return f"{title}, log axis: share of tokens. {ranges(some, shown, '{:.1g} nats')}"
+
+    return whole_chart(line_panels(found, lay, words, describe), words)
 
 
 def _depth_panels(sites: pl.DataFrame, runs: RunStyles | None) -> dict[str, Any]:
@@ -141,36 +153,49 @@ def _depth_panels(sites: pl.DataFrame, runs: RunStyles | None) -> dict[str, Any]
         one_minus_cka_ci_low=low,
         one_minus_cka_ci_high=high,
     )
-    found = {name: _depth_panel(name, frame, runs) for name in PANELS}
-    return {name: panel for name, panel in found.items() if panel is not None}
+    return {
+        f"{name} {some}".rstrip(): panel
+        for name in PANELS
+        for some, panel in _panels_of(name, frame, runs).items()
+    }
 
 
-def _depth_panel(name: str, sites: pl.DataFrame, runs: RunStyles | None) -> Any:
+def _panels_of(name: str, sites: pl.DataFrame, runs: RunStyles | None) -> dict[str, Any]:
+    """The panels of one number, by the letters of their runs."""
     title, unit = PANELS[name]
-    told = ("site", "depth", "n_prompts", "first_position", "n_tokens")
-    frame = _with_bars(sites, name).select(*_PAIR, *told, name, "bar_low", "bar_high")
+    shown = ("site", "depth", "n_prompts", "first_position", "n_tokens")
+    frame = _with_bars(sites, name).select(*_PAIR, *shown, name, "bar_low", "bar_high")
     frame = frame.sort(*_PAIR, "first_position", "depth", pl.col("site") == "final")
     found, series, notes = _points(frame, name, "sites", runs)
     if not found:
-        return None
-    lay = Lines(series=series, x="depth", y=name, low="bar_low", high="bar_high", log_y=True)
-    first = sorted({*frame["first_position"]} - {0})
+        return {}
+    lay = Lines(
+        series=series,
+        x="place",
+        y=name,
+        value=title.removesuffix(" by depth"),
+        low="bar_low",
+        high="bar_high",
+        column=final_apart(found, "depth"),
+        log_y=True,
+    )
     words = Words(
         title=title,
         notes=[
             *_compared_with(frame, runs),
-            *(
-                f"-{k}: without the first {k} position{'s' * (k > 1)} of each prompt."
-                for k in first
-            ),
+            *without_first(frame),
             *bars(found, "bar_high", MEANING),
             *notes,
         ],
-        description=f"{title}, log axis. {ranges(found, lay, 'depth {:g}')}",
+        description="",
         x="depth (blocks)",
         y=unit,
     )
-    return lines(found, lay, words)
+
+    def describe(some: Sequence[Row], shown: Lines) -> str:
+        return f"{title}, log axis. {ranges(some, shown, 'depth {:g}')}"
+
+    return line_panels(found, lay, words, describe)
 
 
 def _with_bars(frame: pl.DataFrame, name: str) -> pl.DataFrame:
@@ -209,17 +234,18 @@ def _curves(frame: pl.DataFrame, runs: RunStyles | None) -> tuple[Series, list[s
     one = frame["run_a"].n_unique() == 1
     keys = list(zip(frame["run_a"], frame["run_b"], first_positions(frame), strict=True))
     place = {run: k for k, run in enumerate(styles.order)}
-    labels = {}
+    cut = any(first for *_, first in keys)
+    curves = {}
     for a, b, first in sorted({*keys}, key=lambda key: (place[key[1]], place[key[0]], key[2])):
-        letter, _, name = chart_label(styles[b]).partition(" ")
+        owner = chart_label(styles[b])
         if not one:
-            letter = f"{styles.letter(a)}→{letter}"
-            name = f"{chart_label(styles[a]).partition(' ')[2]} to {name}"
-        labels[a, b, first] = (
-            f"{letter}-{first} {name}, from position {first}" if first else f"{letter} {name}"
-        )
-    series = Series(tuple(labels.values()), tuple(place[b] for _, b, _ in labels))
-    return series, [labels[key] for key in keys]
+            (_, _, before), (letter, _, name) = (
+                chart_label(styles[a]).partition(" "),
+                owner.partition(" "),
+            )
+            owner = f"{styles.letter(a)}→{letter} {before} to {name}"
+        curves[a, b, first] = curve(owner, place[b], first, cut=cut)
+    return Series(tuple(curves.values())), [curves[key].label for key in keys]
 
 
 def _styles(frame: pl.DataFrame, runs: RunStyles | None) -> RunStyles:

@@ -20,10 +20,10 @@ from lpp.analyze.charts.rows import (
     rows,
     says,
     series_of,
-    tooltips,
 )
 from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.charts.theme import FILLS, GREY, INK, ON_FILL, heading
+from lpp.analyze.charts.tips import told, with_tips
 from lpp.store.errors import ErrorKind, InputError
 
 ROW_HEIGHT: Final = 44
@@ -70,7 +70,7 @@ def drift_grid_chart(
         description=f"{title}, from {', '.join(bases)}. {listing(_sentences(found, metric))}",
         x="site, by depth",
     )
-    return _grid(found, words)
+    return _grid(found, words, metric.replace("_", " "))
 
 
 def _cells(sites: pl.DataFrame, metric: str, unchanged: float, runs: RunStyles | None) -> list[Row]:
@@ -93,6 +93,8 @@ def _cells(sites: pl.DataFrame, metric: str, unchanged: float, runs: RunStyles |
                 "place": order[run],
                 "fill": None if value is None else plain(abs(value - unchanged) / most),
                 "text": "none" if value is None else f"{value:.2g}",
+                "label": label[run],
+                "value_told": told(value),
             }
         )
     return found
@@ -122,7 +124,8 @@ def _sentences(found: list[Row], metric: str) -> list[str]:
     return parts
 
 
-def _grid(found: list[Row], words: Words) -> Any:
+def _grid(found: list[Row], words: Words, value: str) -> Any:
+    found, tips = with_tips(found, {"value_told": value})
     across = list(dict.fromkeys(row["x"] for row in found))
     down = list(dict.fromkeys(row["y"] for row in sorted(found, key=lambda row: row["place"])))
     x = alt.X(
@@ -140,7 +143,6 @@ def _grid(found: list[Row], words: Words) -> Any:
     fill = alt.Fill(
         "fill:Q", scale=alt.Scale(domain=[0, 1], range=list(FILLS[1:]), clamp=True), legend=None
     )
-    tips = tooltips(found, "x", "y", "place", "fill", "text")
     filled = [row for row in found if row["fill"] is not None]
     empty = [row for row in found if row["fill"] is None]
     layers = [alt.Chart(data(filled)).mark_rect().encode(x=x, y=y, fill=fill, tooltip=tips)]

@@ -22,10 +22,10 @@ from lpp.analyze.charts.rows import (
     rows,
     says,
     series_of,
-    tooltips,
 )
 from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.charts.theme import FILLS, GREY, INK, ON_FILL, heading, shortened
+from lpp.analyze.charts.tips import told, with_tips
 
 LINE: Final = 13
 """Pixels of a line of text in a cell."""
@@ -92,7 +92,7 @@ def sensitivity_chart(
         description=f"{title}, {chosen_way} over prefixes at {plain(where)}. {listing(parts)}",
         x="context (tokens)",
     )
-    return _cells(found, words, domain=FAR)
+    return _cells(found, words, plain(metric).replace("_", " "), domain=FAR)
 
 
 def correlation_chart(
@@ -129,7 +129,7 @@ def correlation_chart(
         description=f"{title}. {listing(parts)}",
         x="number of the profile",
     )
-    return _cells(found, words, domain=1.0)
+    return _cells(found, words, "coefficient", domain=1.0)
 
 
 def _deviations(frame: pl.DataFrame, runs: RunStyles | None) -> list[Row]:
@@ -152,7 +152,10 @@ def _deviations(frame: pl.DataFrame, runs: RunStyles | None) -> list[Row]:
             "first": "none" if value is None else f"{value:.3g}",
             "second": "" if row["stderr"] is None else f"± {row['stderr']:.2g}",
             "third": "" if fill is None else f"{round(fill):+d} %".replace("-", "−"),
+            "label": label[run],
+            "value_told": told(value, row["stderr"]),
         }
+        cell["deviation"] = cell["third"]
         found.append({**row, **cell})
     return found
 
@@ -174,6 +177,7 @@ def _coefficients(frame: pl.DataFrame) -> list[Row]:
             "first": "none" if value is None else f"{value:+.2f}".replace("-", "−"),
             "second": f"n {row['n_models']}",
             "third": "" if q is None else f"q {q:.2g}",
+            "value_told": told(value),
         }
     return found
 
@@ -193,8 +197,12 @@ def _benchmark_names(found: Sequence[Row], several: bool) -> dict[Benchmark, str
     return names
 
 
-def _cells(found: Sequence[Row], words: Words, *, domain: float) -> Any:
-    """A grid of cells with three lines of text each: `first`, `second`, `third`."""
+def _cells(found: Sequence[Row], words: Words, value: str, *, domain: float) -> Any:
+    """A grid of cells with three lines of text each: `first`, `second`, `third`.
+
+    value: what `value_told` is, in a tooltip.
+    """
+    found, tips = with_tips(found, {"value_told": value})
     across = list(dict.fromkeys(row["x"] for row in found))
     across.sort(key=lambda x: int(x) if x.isdecimal() else 0)
     down = list(dict.fromkeys(row["y"] for row in found))
@@ -215,7 +223,6 @@ def _cells(found: Sequence[Row], words: Words, *, domain: float) -> Any:
         scale=alt.Scale(domain=[-domain, 0, domain], range=list(FILLS), clamp=True),
         legend=None,
     )
-    tips = tooltips(found, "x", "y", "fill", "first", "second", "third")
     filled = [row for row in found if row["fill"] is not None]
     empty = [row for row in found if row["fill"] is None]
     layers = [alt.Chart(data(filled)).mark_rect().encode(x=x, y=y, fill=fill, tooltip=tips)]

@@ -4,14 +4,14 @@ Each chart is of one analysis of `lpp-analyze items`: rows with one task, run an
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import polars as pl
 
-from lpp.analyze.charts.curves import ranges
 from lpp.analyze.charts.library import alt
-from lpp.analyze.charts.panels import Lines, Words, filling, lines, stacked
+from lpp.analyze.charts.lines import Lines, final_apart, line_panels, ranges, whole_chart
+from lpp.analyze.charts.panels import Words, filling, stacked
 from lpp.analyze.charts.rows import (
     Row,
     bars,
@@ -24,10 +24,10 @@ from lpp.analyze.charts.rows import (
     rows,
     says,
     series_of,
-    tooltips,
 )
 from lpp.analyze.charts.run_styles import PALETTE, RunStyles
 from lpp.analyze.charts.theme import GREY, INK, PLOT_HEIGHT, heading, shortened
+from lpp.analyze.charts.tips import interval, told, with_tips
 from lpp.store.errors import ErrorKind, InputError
 
 COMMAND: Final = "lpp-analyze items STORE --task TASK"
@@ -61,17 +61,21 @@ def item_depth_chart(features: pl.DataFrame, *, runs: RunStyles | None = None) -
     series, labels = series_of(sites["feature"])
     named = [labels[feature] for feature in sites["feature"]]
     found = [
-        {"series": label, **row}
+        {"series": label, **row, "shuffled": interval(row["shuffled_low"], row["shuffled_high"])}
         for label, row in zip(named, rows(sites.drop("feature", "role")), strict=True)
     ]
+    column = final_apart(found, "depth")
     band = _band(found)
     rules = rows(_rules(told))
     named_rules = [f"{row['feature']} {row['auroc']:.2f}" for row in rules]
     low, high = _range([*found, *band, *rules])
     lay = Lines(
         series=series,
-        x="depth",
+        x="place",
         y="auroc",
+        value=f"AUROC{' within groups' if within else ''}",
+        of="feature",
+        column=column,
         low="ci_low",
         high="ci_high",
         y_ends=(low, high),
@@ -84,13 +88,18 @@ def item_depth_chart(features: pl.DataFrame, *, runs: RunStyles | None = None) -
             *bars(found, "ci_low", MEANING),
             *([f"Dashed, from above: {', '.join(named_rules)}."] if rules else []),
         ],
-        description=f"{', '.join([title, *of])}. {ranges(found, lay, 'depth {:g}')} "
-        f"{listing(named_rules)}",
+        description="",
         x="depth (blocks)",
         y="AUROC",
     )
+
+    def describe(some: Sequence[Row], shown: Lines) -> str:
+        lead = ", ".join([title, *of])
+        return f"{lead}. {ranges(some, shown, 'depth {:g}')} {listing(named_rules)}"
+
     scale = alt.Scale(domain=[low, high], nice=False, zero=False)
-    return filling(lines(found, lay, words, behind=_behind(band, rules, scale)))
+    behind = [*_shuffled(band, column, scale), *_rules_behind(rules, scale)]
+    return whole_chart(line_panels(found, lay, words, describe, behind), words)
 
 
 def reliability_chart(reliability: pl.DataFrame, *, runs: RunStyles | None = None) -> Any:
@@ -117,6 +126,10 @@ def reliability_chart(reliability: pl.DataFrame, *, runs: RunStyles | None = Non
         f"{number(row['accuracy'])} right"
         for row in found
     ]
+    found, tips = with_tips(
+        [{**row, "interval": interval(row[ends[0]], row[ends[1]])} for row in found],
+        {},
+    )
     axis: dict[str, Any] = {
         "scale": alt.Scale(domain=[0, 1], nice=False),
         "axis": alt.Axis(tickCount=5),
@@ -132,7 +145,7 @@ def reliability_chart(reliability: pl.DataFrame, *, runs: RunStyles | None = Non
             x=x, y=alt.Y(f"{ends[0]}:Q", title="share of right items", **axis), y2=f"{ends[1]}:Q"
         ),
         base.mark_point(color=color, filled=True, opacity=1).encode(
-            x=x, y=y, size=size, tooltip=tooltips(found)
+            x=x, y=y, size=size, tooltip=tips
         ),
     ]
     notes = [
@@ -176,6 +189,7 @@ def risk_chart(risk: pl.DataFrame, *, runs: RunStyles | None = None) -> Any:
         axis=alt.Axis(tickCount=5),
     )
     y = alt.Y("risk:Q", title="risk: share of them wrong", scale=scale, axis=alt.Axis(tickCount=5))
+    found, tips = with_tips(found, {})
     rule = alt.Chart(data([{"risk": whole, "text": f"all items: {whole:.3g}"}]))
     base = alt.Chart(data(found))
     layers = [
@@ -185,7 +199,7 @@ def risk_chart(risk: pl.DataFrame, *, runs: RunStyles | None = None) -> Any:
         ),
         base.mark_line(color=color, strokeWidth=1.8).encode(x=x, y=y),
         base.mark_point(color=color, filled=True, opacity=1, size=14).encode(
-            x=x, y=y, tooltip=tooltips(found)
+            x=x, y=y, tooltip=tips
         ),
     ]
     return _alone(layers, [title, *of], of, listing(told))
@@ -244,14 +258,14 @@ def _alone(layers: Sequence[Any], names: Sequence[str], notes: Sequence[str], to
 
 
 def _band(found: Sequence[Row]) -> list[Row]:
-    """At each depth, from the lowest to the highest end of the shuffles of its features."""
-    ends: dict[int, list[Row]] = {}
+    """At each place, from the lowest to the highest end of the shuffles of its features."""
+    ends: dict[float, list[Row]] = {}
     for row in found:
         if row["shuffled_low"] is not None:
-            ends.setdefault(row["depth"], []).append(row)
+            ends.setdefault(row["place"], []).append(row)
     return [
         {
-            "depth": depth,
+            "place": depth,
             "shuffled_low": min(row["shuffled_low"] for row in some),
             "shuffled_high": max(row["shuffled_high"] for row in some),
         }
@@ -274,25 +288,36 @@ def _range(found: Sequence[Row]) -> tuple[float, float]:
     return math.floor(20 * min(values) - 0.2) / 20, math.ceil(20 * max(values) + 0.2) / 20
 
 
-def _behind(band: Sequence[Row], rules: Sequence[Row], scale: Any) -> list[Any]:
-    """What lies behind the lines: the shuffles, and dashed rules, that of the predictions named."""
+def _shuffled(band: Sequence[Row], column: float | None, scale: Any) -> Iterator[Any]:
+    """Where shuffled labels lie: an area along the blocks, a bar at `final`."""
+    x = alt.X("place:Q")
+    y = alt.Y("shuffled_low:Q", title="AUROC", scale=scale)
+    blocks, final = (
+        [row for row in band if (row["place"] == column) is there] for there in (False, True)
+    )
+    grey: dict[str, Any] = {"color": GREY, "opacity": 0.22, "aria": False}
+    yield alt.Chart(data(blocks)).mark_area(**grey).encode(x=x, y=y, y2="shuffled_high:Q")
+    if final:
+        bar = alt.Chart(data(final)).mark_bar(size=10, **grey)
+        yield bar.encode(x=x, y=y, y2="shuffled_high:Q")
 
-    def y(field: str) -> Any:
-        return alt.Y(f"{field}:Q", title="AUROC", scale=scale)
 
-    shaded = alt.Chart(data(band)).mark_area(color=GREY, opacity=0.22, aria=False)
+def _rules_behind(rules: Sequence[Row], scale: Any) -> list[Any]:
+    """Dashed rules; that of the predictions has its name."""
+    y = alt.Y("auroc:Q", title="AUROC", scale=scale)
     best = [
         {**row, "text": f"{row['feature']} {row['auroc']:.2f}"}
         for row in rules
         if row["role"] != "baseline"
     ]
-    chart = alt.Chart(data(rules))
+    named = [{**row, "label": row["feature"], "value_told": told(row["auroc"])} for row in rules]
+    named, tips = with_tips(named, {"label": "feature", "value_told": "AUROC"})
+    chart = alt.Chart(data(named))
     return [
-        shaded.encode(x=alt.X("depth:Q"), y=y("shuffled_low"), y2="shuffled_high:Q"),
         chart.mark_rule(color=INK, opacity=0.7, strokeDash=[4, 3], aria=False).encode(
-            y=y("auroc"), tooltip=tooltips(rules)
+            y=y, tooltip=tips
         ),
         alt.Chart(data(best))
         .mark_text(align="left", baseline="bottom", dy=-2, color=INK, fontSize=10, aria=False)
-        .encode(x=alt.value(4), y=y("auroc"), text="text:N"),
+        .encode(x=alt.value(4), y=y, text="text:N"),
     ]

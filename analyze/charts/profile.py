@@ -22,6 +22,7 @@ from lpp.analyze.charts.rows import (
 )
 from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.charts.theme import Series, shortened
+from lpp.analyze.charts.tips import interval, told
 
 AXES: Final = {
     "entropy_floor": ("Entropy floor", "share of ln V"),
@@ -32,7 +33,6 @@ AXES: Final = {
 }
 """Numbers of a profile: name, and the title of its axis with the unit."""
 
-DIMENSIONS: Final = ("participation_ratio", "effective_rank")
 MEANING: Final = "95 % intervals over prompts"
 NEEDED: Final = ("run", "site", "context", "n_prompts", *AXES)
 
@@ -65,8 +65,7 @@ def profile_chart(
         description=" ".join(panel.description for panel in panels.values()),
         x="",
     )
-    shares = [panels[name] for name in AXES if name not in DIMENSIONS]
-    return stacked([*shares, [panels[name] for name in DIMENSIONS]], columns, words)
+    return stacked(list(panels.values()), columns, words)
 
 
 def profile_panels(
@@ -125,7 +124,9 @@ def _as_dot(row: Row, name: str, label: str) -> Row:
     if value is None or low is None or high is None:
         low = high = None
     rest = {key.removeprefix(f"{name}_"): part for key, part in row.items()}
-    return {"series": label, **rest, "metric": name, "value": value, "low": low, "high": high}
+    texts = {"value_told": told(value, rest.get("stderr")), "interval": interval(low, high)}
+    ends = {"value": value, "low": low, "high": high}
+    return {"series": label, "label": label, **rest, "metric": name, **ends, **texts}
 
 
 def _published(name: str, published: pl.DataFrame | None) -> list[Row]:
@@ -135,10 +136,18 @@ def _published(name: str, published: pl.DataFrame | None) -> list[Row]:
     frame = checked(published, "published", ("model",)).filter(pl.col(name).is_not_null())
     keys = [c for c in ("corpus", "context", "n_prompts", "citation") if c in frame.columns]
     found = rows(frame.select("model", *keys, pl.col(name).alias("value")))
-    return [
-        {"series": f"* {shortened(plain(row['model'].rpartition('/')[2]))}", **row, "metric": name}
-        for row in found
-    ]
+    return [_as_star(row, name) for row in found]
+
+
+def _as_star(row: Row, name: str) -> Row:
+    label = f"* {shortened(plain(row['model'].rpartition('/')[2]))}"
+    return {
+        "series": label,
+        "label": label,
+        **row,
+        "metric": name,
+        "value_told": told(row["value"]),
+    }
 
 
 def _sentence(row: Row) -> str:

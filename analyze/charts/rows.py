@@ -14,7 +14,7 @@ import polars as pl
 
 from lpp.analyze.charts.library import alt
 from lpp.analyze.charts.run_styles import RunStyle, RunStyles, styles_of
-from lpp.analyze.charts.theme import INK, TITLE_WIDTH, Series, finished, heading, shortened
+from lpp.analyze.charts.theme import INK, TITLE_WIDTH, Curve, Series, finished, heading, shortened
 from lpp.store.errors import ErrorKind, InputError
 
 Row = dict[str, Any]
@@ -87,9 +87,8 @@ def series_of(
     """The series of `runs`, in the order of `styles`, and the label of each (`chart_label`)."""
     every = {*runs}
     of_page = styles_of(every, styles)
-    shown = [run for run in of_page.order if run in every]
-    labels = {run: chart_label(of_page[run]) for run in shown}
-    return Series(tuple(labels.values()), tuple(of_page[run].place for run in shown)), labels
+    labels = {run: chart_label(of_page[run]) for run in of_page.order if run in every}
+    return Series.of([*labels.values()], [of_page[run].place for run in labels]), labels
 
 
 def chart_label(style: RunStyle) -> str:
@@ -98,32 +97,34 @@ def chart_label(style: RunStyle) -> str:
 
 
 def curves_of(frame: pl.DataFrame, styles: RunStyles | None = None) -> tuple[Series, list[str]]:
-    """A series for each run and first position of `frame`, and the label of each row.
-
-    Curves of a run have its letter, colour and shape; where one begins is in its label.
-    """
+    """A series for each run and first position of `frame`, and the label of each row."""
     pairs = list(zip(frame["run"], first_positions(frame), strict=True))
-    runs, names = series_of((run for run, _ in pairs), styles)
-    places = dict(zip(names, runs.runs, strict=True))
-    labels = {}
-    for run, first in sorted(set(pairs), key=lambda pair: (places[pair[0]], pair[1])):
-        letter, _, name = names[run].partition(" ")
-        labels[run, first] = (
-            f"{letter}-{first} {name}, from position {first}" if first else names[run]
-        )
-    series = Series(tuple(labels.values()), tuple(places[run] for run, _ in labels))
-    return series, [labels[pair] for pair in pairs]
+    of_page = styles_of({*frame["run"]}, styles)
+    cut = any(first for _, first in pairs)
+    curves = {
+        (run, first): curve(chart_label(of_page[run]), of_page[run].place, first, cut=cut)
+        for run, first in sorted(set(pairs), key=lambda key: (of_page[key[0]].place, key[1]))
+    }
+    return Series(tuple(curves.values())), [curves[pair].label for pair in pairs]
+
+
+def curve(owner: str, place: int, first: int, *, cut: bool) -> Curve:
+    """The curve of a run, from its `first` position on. cut: whether some curve of the chart leaves
+    first positions out.
+
+    >>> curve("B tiny", 1, 2, cut=True).label
+    'B-2 tiny, without the first 2'
+    """
+    letter, _, name = owner.partition(" ")
+    without = f"without the first {first}"
+    label = f"{letter}-{first} {name}, {without}" if first else owner
+    positions = (without if first else "all positions") if cut else ""
+    return Curve(label, owner, place, positions)
 
 
 def data(values: Sequence[Row]) -> Any:
     """Rows inside the chart: it needs no other file."""
     return alt.InlineData(values=list(values))
-
-
-def tooltips(values: Sequence[Row], *but: str) -> list[Any]:
-    """Every field that has a value in some row, as the database calls it; none of `but`."""
-    names = dict.fromkeys(name for row in values for name in row if row[name] is not None)
-    return [alt.Tooltip(f"{name}:N", title=name) for name in names if name not in but]
 
 
 def number(value: float | None) -> str:
@@ -133,6 +134,14 @@ def number(value: float | None) -> str:
     ('46.08', 'no value')
     """
     return "no value" if value is None else f"{value:.4g}"
+
+
+def without_first(frame: pl.DataFrame) -> list[str]:
+    """A note for each first position after 0: what the number in a letter says."""
+    return [
+        f"-{k}: without the first {k} position{'s' * (k > 1)} of each prompt."
+        for k in sorted({*first_positions(frame)} - {0})
+    ]
 
 
 def bars(values: Sequence[Row], low: str, meaning: str) -> list[str]:

@@ -5,9 +5,9 @@ dark mode needs no other chart. `run_styles` has the colours of data.
 """
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from lpp.analyze.charts.library import alt
 from lpp.analyze.charts.run_styles import DASHES, PALETTE, SHAPES
@@ -25,38 +25,89 @@ TITLE_WIDTH: Final = 46
 LABEL_WIDTH: Final = 28
 
 
+class Curve(NamedTuple):
+    """One line or row of a chart, and the run that it is of."""
+
+    label: str
+    """Distinct in its chart."""
+    owner: str
+    """Label of its run: curves of one run share its colour and shape."""
+    place: int
+    """Of the run on its page."""
+    positions: str = ""
+    """Which positions its numbers are of, where curves of a chart differ in that."""
+
+
 @dataclass(frozen=True, slots=True)
 class Series:
     """The curves or rows of a chart, in order, and the marks that each of them has."""
 
-    labels: tuple[str, ...]
-    runs: tuple[int, ...] = ()
-    """Place of the run of each label on its page: curves of one run share its colour and shape.
-    Empty: a run for each label."""
+    curves: tuple[Curve, ...]
+
+    @classmethod
+    def of(cls, labels: Sequence[str], places: Sequence[int] | None = None) -> "Series":
+        """A curve for each label, in the style of a place of its own by default."""
+        numbers = range(len(labels)) if places is None else places
+        found = zip(labels, numbers, strict=True)
+        return cls(tuple(Curve(label, label, place) for label, place in found))
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Of the curves."""
+        return tuple(curve.label for curve in self.curves)
+
+    @property
+    def owners(self) -> dict[str, int]:
+        """Labels of the runs, each with its place."""
+        return {curve.owner: curve.place for curve in self.curves}
+
+    @property
+    def positions(self) -> tuple[str, ...]:
+        """Which positions curves are of, in order; empty where they do not differ."""
+        return tuple(dict.fromkeys(curve.positions for curve in self.curves if curve.positions))
 
     @property
     def color(self) -> Any:
-        """Colour by the field `series`, without a legend: the shapes have it."""
-        return alt.Color("series:N", scale=self._scale(PALETTE), legend=None)
+        """Colour by the field `label`, without a legend."""
+        return alt.Color("label:N", scale=self._scale(PALETTE), legend=None)
 
     @property
     def shape(self) -> Any:
-        """Shape by `series`."""
-        return alt.Shape("series:N", scale=self._scale(SHAPES), legend=None)
+        """Shape by `label`."""
+        return alt.Shape("label:N", scale=self._scale(SHAPES), legend=None)
 
     @property
     def dash(self) -> Any:
-        """Dash by the field `dash`, a place in `DASHES`: apart from the legend."""
-        places = alt.Scale(domain=list(range(len(DASHES))), range=list(DASHES))
-        return alt.StrokeDash("dash:N", scale=places, legend=None)
+        """Dash by the field `dash`; by `positions`, with a legend, where curves differ in that.
+
+        `dash` is a place in `DASHES`: a dash by `label` would be around the symbols of the legend.
+        """
+        if not self.positions:
+            scale = alt.Scale(domain=list(range(len(DASHES))), range=list(DASHES))
+            return alt.StrokeDash("dash:N", scale=scale, legend=None)
+        scale = alt.Scale(domain=list(self.positions), range=list(DASHES[: len(self.positions)]))
+        # above the plot: beside the legend of the runs it would not fit a telephone
+        legend = alt.Legend(
+            title=None,
+            orient="top",
+            columns=len(self.positions),
+            symbolType="stroke",
+            symbolSize=600,
+            symbolStrokeWidth=1.8,
+        )
+        return alt.StrokeDash("positions:N", scale=scale, legend=legend)
 
     def with_legend(self, channel: Any) -> Any:
         """`channel` with a legend, one run below another; colour and shape share it."""
         return channel.legend(title=None, symbolSize=80, symbolOpacity=1)
 
+    def only(self, owners: Collection[str]) -> "Series":
+        """The curves of some runs."""
+        return Series(tuple(curve for curve in self.curves if curve.owner in owners))
+
     def _scale(self, values: Sequence[Any]) -> Any:
-        cycle = [values[run % len(values)] for run in self.runs or range(len(self.labels))]
-        return alt.Scale(domain=list(self.labels), range=cycle)
+        cycle = [values[place % len(values)] for place in self.owners.values()]
+        return alt.Scale(domain=list(self.owners), range=cycle)
 
 
 def shortened(text: str, width: int = LABEL_WIDTH) -> str:
@@ -99,6 +150,10 @@ CONFIG: Final[dict[str, Any]] = {
         "labelColor": INK,
         "labelFontSize": 11,
         "labelLimit": 340,
+        "titleColor": INK,
+        "titleFontSize": 11,
+        "titleFontWeight": "normal",
+        "titleLimit": 340,
     },
     "title": {
         "anchor": "start",

@@ -1,11 +1,13 @@
 """Curves over a training: numbers of a profile by the step of the checkpoint."""
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import polars as pl
 
-from lpp.analyze.charts.curves import MARKS, ranges
-from lpp.analyze.charts.panels import Lines, Words, filling, lines, stacked
+from lpp.analyze.charts.curves import MARKS
+from lpp.analyze.charts.lines import Lines, line_panels, ranges
+from lpp.analyze.charts.panels import Words, filling, stacked
 from lpp.analyze.charts.profile import AXES, MEANING
 from lpp.analyze.charts.rows import (
     Row,
@@ -53,7 +55,7 @@ def training_chart(checkpoints: pl.DataFrame, *, columns: int = 2) -> Any:
         description=" ".join(panel.description for panel in panels.values()),
         x="",
     )
-    return stacked(list(panels.values()), columns, words)
+    return stacked(list(panels.values()), columns, words, own_legends=len(panels) > len(NUMBERS))
 
 
 def training_panels(checkpoints: pl.DataFrame) -> dict[str, Any]:
@@ -90,11 +92,16 @@ def _panels(checkpoints: pl.DataFrame) -> dict[str, Any]:
     if curves.is_empty():
         return {}
     series, labels = series_of(curves["curve"])
-    found = {name: _panel(name, curves, series, labels) for name in NUMBERS}
-    return {name: panel for name, panel in found.items() if panel is not None}
+    return {
+        f"{name} {some}".rstrip(): panel
+        for name in NUMBERS
+        for some, panel in _panels_of(name, curves, series, labels).items()
+    }
 
 
-def _panel(name: str, curves: pl.DataFrame, series: Series, labels: dict[str, str]) -> Any:
+def _panels_of(
+    name: str, curves: pl.DataFrame, series: Series, labels: dict[str, str]
+) -> dict[str, Any]:
     low, high = f"{name}_ci_low", f"{name}_ci_high"
     title, unit = AXES[name]
     flags = (
@@ -103,24 +110,30 @@ def _panel(name: str, curves: pl.DataFrame, series: Series, labels: dict[str, st
         else pl.lit([], pl.List(pl.String))
     )
     marks = MARKS if unit == "dimensions" else ()
-    frame = optional(curves, low, high).with_columns(
+    frame = optional(curves, low, high, f"{name}_stderr").with_columns(
         *(flags.list.contains(mark.field).fill_null(False).alias(mark.field) for mark in marks)
     )
-    told = [c for c in ("model", "corpus", "flags", f"{name}_prefix") if c in frame.columns]
+    frame = frame.rename({f"{name}_prefix": "prefix"}, strict=False)
+    told = [c for c in ("model", "corpus", "flags", "prefix") if c in frame.columns]
     fields = [mark.field for mark in marks]
     frame = frame.select(
-        "run", "step", "site", *_SETTING, *told, name, low, high, *fields, curve="curve"
+        "run",
+        *("step", "site", *_SETTING, *told, name, f"{name}_stderr", low, high, *fields),
+        curve="curve",
     )
     found = _points(frame, name, labels)
     if not found:
-        return None
+        return {}
     steps = [row["step"] for row in found]
     lay = Lines(
         series=series,
         x="step",
         y=name,
+        value=title.lower(),
+        of="series",
         low=low,
         high=high,
+        stderr=f"{name}_stderr",
         log_x=_spans_decades(steps),
         tight_x=True,
         marks=marks,
@@ -135,11 +148,15 @@ def _panel(name: str, curves: pl.DataFrame, series: Series, labels: dict[str, st
             *(["† below a point: attention sinks at the first positions."] if daggers else []),
             *([f"{left} of {len(frame)} points have no value."] if left else []),
         ],
-        description=f"{title} by step of the training. {ranges(found, lay, 'step {:,}')}",
+        description="",
         x=f"step of the training{' (log)' if lay.log_x else ''}",
         y=unit,
     )
-    return lines(found, lay, words)
+
+    def describe(some: Sequence[Row], shown: Lines) -> str:
+        return f"{title} by step of the training. {ranges(some, shown, 'step {:,}')}"
+
+    return line_panels(found, lay, words, describe)
 
 
 def _points(frame: pl.DataFrame, name: str, labels: dict[str, str]) -> list[Row]:

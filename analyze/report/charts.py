@@ -17,6 +17,7 @@ from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.report.answers import Answer, Answers
 from lpp.analyze.report.queries import (
     CORRELATIONS,
+    DIFFERENCES,
     EIGENVALUES,
     ENTROPY,
     LAYERS,
@@ -37,6 +38,9 @@ Panels = Mapping[str, Any]
 SENSITIVE: Final = ("entropy_norm", "participation_ratio", "effective_rank")
 STEPS: Final = 3
 """Steps that make a curve over a training, at least."""
+
+COMPARED: Final = 4
+"""Runs of which every two are compared in a heat map, at least: fewer have a short table."""
 
 METHODS: Final = ("pearson", "spearman", "rank_partial")
 
@@ -120,11 +124,34 @@ def charts(answers: Answers, runs: RunStyles | None = None) -> Iterator[ChartVie
         "profiles",
         answers[PROFILES.name],
         "Profiles",
-        "One row per run with its 95 % interval; grey diamonds are the published models, which "
-        "have normalised ranks only.",
-        partial(library.profile_chart, profiles, published, runs=runs),
-        partial(library.profile_panels, profiles, published, runs=runs),
+        "One row per run with its 95 % interval.",
+        partial(library.profile_chart, profiles, runs=runs),
+        partial(library.profile_panels, profiles, runs=runs),
     )
+    differences = answers[DIFFERENCES.name]
+    if len(_compared(differences)) >= COMPARED:
+        yield ChartView(
+            "differences",
+            "profiles",
+            differences,
+            "Differences",
+            "The run of a row minus the run of a column, in each number of the profile. A dot "
+            "marks a difference whose 95 % interval leaves out 0; of twenty true zeros, one is "
+            "marked by chance. Pairs without a common setting are empty.",
+            partial(library.difference_chart, differences.frame, runs=runs),
+            partial(library.difference_panels, differences.frame, runs=runs),
+        )
+    if profiles.height and published.height:
+        yield ChartView(
+            "published",
+            "benchmarks",
+            answers["published"],
+            "Beside the published models",
+            "Profiles of these runs, and in grey those of the published models, on other texts: a "
+            "reference, no comparison. The published models have normalised ranks only.",
+            partial(library.profile_chart, profiles, published, runs=runs),
+            partial(library.profile_panels, profiles, published, runs=runs),
+        )
     checkpoints = answers[TRAINING.name].frame
     if is_training(checkpoints):
         yield ChartView(
@@ -158,6 +185,7 @@ def charts(answers: Answers, runs: RunStyles | None = None) -> Iterator[ChartVie
         "Share of the variance in each eigenvalue, in descending order, both axes logarithmic; "
         "60 points of each run.",
         partial(library.spectrum_chart, answers[EIGENVALUES.name].frame, runs=runs),
+        partial(library.spectrum_panels, answers[EIGENVALUES.name].frame, runs=runs),
     )
     yield ChartView(
         "entropy",
@@ -167,6 +195,7 @@ def charts(answers: Answers, runs: RunStyles | None = None) -> Iterator[ChartVie
         "Mean over prompts of the entropy of the next token, as a share of ln V. Its smallest "
         "value is the entropy floor.",
         partial(library.entropy_chart, frame(ENTROPY), runs=runs),
+        partial(library.entropy_panels, frame(ENTROPY), runs=runs),
     )
     for metric in SENSITIVE:
         yield ChartView(
@@ -189,6 +218,12 @@ def charts(answers: Answers, runs: RunStyles | None = None) -> Iterator[ChartVie
             "In each cell the coefficient, n models and q.",
             partial(library.correlation_chart, frame(CORRELATIONS), method),
         )
+
+
+def _compared(differences: Answer) -> set[str]:
+    """Runs that some other run can be compared with."""
+    frame = differences.frame
+    return {*frame["run_a"], *frame["run_b"]} if frame.width else set()
 
 
 def is_training(checkpoints: pl.DataFrame) -> bool:

@@ -35,7 +35,7 @@ from chart_frames import (
 
 from lpp.analyze.charts import charts
 from lpp.analyze.charts.curves import thinned
-from lpp.analyze.charts.panels import apart
+from lpp.analyze.charts.lines import apart
 from lpp.analyze.charts.rows import series_of
 from lpp.analyze.charts.run_styles import DASHES, PALETTE, SHAPES
 from lpp.analyze.charts.theme import FILLS, GREY, INK, ON_FILL
@@ -146,14 +146,21 @@ def test_a_second_curve_is_without_the_first_positions(tmp_path: Path) -> None:
     picture = Picture(charts.depth_chart(cut_layers(runs)), tmp_path)
     # two panels of two curves a run; in each a cross and, of each run, a dagger
     assert dict(picture.marks) == {"line mark": 8, "point": 48, "text mark": 2 + 4}
-    for words in ("A", "A-2", "B-2", "A-2 tiny-one, from position 2", "†"):
+    for words in ("A", "A-2", "B-2", "all positions", "without the first 2", "†"):
         assert words in picture.words
     assert any("-2: without the first 2 positions of each prompt." in w for w in picture.words)
-    assert "B-2 tiny-two, from position 2: 12.5 at depth 0, 17.5 at depth 1" in picture.label
+    assert "B-2 tiny-two, without the first 2: 12.5 at depth 0, 17.5 at final" in picture.label
     assert "Layers with attention sinks: 2." in picture.label
     colors = legend(charts.depth_panels(cut_layers(runs)))
-    assert colors["A tiny-one"] == colors["A-2 tiny-one, from position 2"] == PALETTE[0]
-    assert colors["B tiny-two"] == PALETTE[1]
+    assert colors == {"A tiny-one": PALETTE[0], "B tiny-two": PALETTE[1]}
+    spec = charts.specification(charts.depth_panels(cut_layers(runs))["effective_rank"])
+    (dash,) = (
+        layer["encoding"]["strokeDash"]
+        for layer in spec["layer"]
+        if "strokeDash" in layer["encoding"]
+    )
+    assert dash["scale"]["domain"] == ["all positions", "without the first 2"]
+    assert dash["scale"]["range"] == [*DASHES[:2]]
 
 
 def legend(panels: Any) -> dict[str, str]:
@@ -216,7 +223,7 @@ def test_a_name_is_in_data_alone(name: str) -> None:
 def skeleton(part: Any) -> Any:
     """A specification without values: data, domains, and the description."""
     if isinstance(part, dict):
-        left_out = ("datasets", "description", "domain", "name")
+        left_out = ("datasets", "description", "domain", "name", "views")
         return {k: skeleton(v) for k, v in part.items() if k not in left_out}
     return [skeleton(item) for item in part] if isinstance(part, list) else part
 

@@ -136,7 +136,8 @@ def test_charts_draw_the_numbers_and_tell_what_is_0() -> None:
     )
     panels = drift_depth_panels(sites)
     distance = points(panels["relative_distance"])
-    assert [(row["depth"], row["relative_distance"]) for row in distance] == [(1, 0.01), (1, 0.02)]
+    places = [(row["place"], row["relative_distance"]) for row in distance]
+    assert places == [(1, 0.01), (1.15, 0.02)]  # final, of the same depth, stands apart
     assert (distance[0]["bar_low"], distance[0]["bar_high"]) == (0.008, 0.012)
     assert "bar_low" not in distance[1]  # below 0, so not on a log axis
     (cka,) = points(panels["one_minus_cka"])

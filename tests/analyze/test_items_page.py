@@ -1,5 +1,6 @@
 """Items in charts, on a page of their own, and in the report of a store."""
 
+import itertools
 import json
 import re
 import shlex
@@ -70,11 +71,14 @@ def layers(chart: Any, kind: str) -> list[list[dict[str, Any]]]:
 
 def test_depth_has_the_shuffles_the_baselines_and_the_best_prediction() -> None:
     chart = charts.item_depth_chart(item_features())
-    ((*band,),) = layers(chart, "area")
-    # at depth 1 lie block.1 and final: AUROC 0.51, 0.52, 0.56, 0.57
-    assert [(row["depth"], row["shuffled_low"], row["shuffled_high"]) for row in band] == [
+    ((*area,), (*bar,)) = layers(chart, "area"), layers(chart, "bar")
+    band = [*itertools.chain(*area), *itertools.chain(*bar)]
+    # two features: AUROC 0.5 and 0.55 at embed, 0.51 and 0.56 at block.1, 0.52 and 0.57 at final,
+    # which stands apart
+    assert [(row["place"], row["shuffled_low"], row["shuffled_high"]) for row in band] == [
         (0, pytest.approx(0.45 - 0.055), pytest.approx(0.55 + 0.055)),
-        (1, pytest.approx(0.45 - 0.057), pytest.approx(0.55 + 0.057)),
+        (1, pytest.approx(0.45 - 0.056), pytest.approx(0.55 + 0.056)),
+        (1.15, pytest.approx(0.45 - 0.057), pytest.approx(0.55 + 0.057)),
     ]
     rules = layers(chart, "rule")[0]
     # .28 is farther from .5 than .7; the gold answer's is no rule
@@ -83,8 +87,8 @@ def test_depth_has_the_shuffles_the_baselines_and_the_best_prediction() -> None:
         ("answer_entropy", 0.28),
     ]
     points = layers(chart, "point")[0]
-    assert [row["auroc"] for row in points if row["series"] == "B row_norm"] == [0.5, 0.51, 0.52]
-    assert [row["ci_low"] for row in points if row["series"] == "A distance"] == [0.45, 0.46, 0.47]
+    assert [row["auroc"] for row in points if row["curve"] == "B"] == [0.5, 0.51, 0.52]
+    assert [row["ci_low"] for row in points if row["curve"] == "A"] == [0.45, 0.46, 0.47]
     assert chart.to_dict()["layer"][-1]["encoding"]["y"]["scale"]["domain"] == [0.25, 0.75]
 
 

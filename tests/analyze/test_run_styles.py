@@ -79,7 +79,7 @@ def test_the_first_run_of_a_pair_has_the_letter_of_its_page() -> None:
         [pair_sites(RUNS[:1]), pair_sites(RUNS[:1]).with_columns(run_a=pl.lit(RUNS[1]))]
     )
     spec = charts.specification(charts.drift_depth_chart(two, runs=page))
-    labels = {row.get("series") for row in itertools.chain(*spec["datasets"].values())}
+    labels = {row.get("label") for row in itertools.chain(*spec["datasets"].values())}
     assert {"B→A base to one", f"C→A {RUNS[1]} to one"} <= labels
 
 

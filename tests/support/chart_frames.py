@@ -173,6 +173,23 @@ def checkpoints(names: tuple[str, ...] = ("tiny-one", "tiny-two")) -> pl.DataFra
     )
 
 
+def differences(runs: tuple[str, ...] = RUNS) -> pl.DataFrame:
+    """Rows of the saved query: the first run of a pair minus the second, by their places, for two
+    numbers; only the neighbours are within their intervals.
+    """
+    rows = [
+        {"metric": metric, "run_a": a, "run_b": b, "site": "final", "context": 40, "n_prompts": 6}
+        | {"first_position": 0, "difference": size * (j - k), "flags": ["small_sample"]}
+        | {"difference_ci_low": size * (j - k - 1), "difference_ci_high": size * (j - k + 1)}
+        | {"verdict": "within its interval" if k - j == 1 else "beyond its interval"}
+        for metric, size in (("entropy_floor", 0.125), ("effective_rank", 2.0))
+        for j, a in enumerate(runs)
+        for k, b in enumerate(runs)
+        if j < k
+    ]
+    return pl.DataFrame(rows, schema_overrides={"flags": pl.List(pl.String)})
+
+
 def published() -> pl.DataFrame:
     """Two published models, which have no rank in dimensions."""
     return table(

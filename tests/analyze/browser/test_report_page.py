@@ -60,8 +60,12 @@ def test_every_chart_draws_its_marks(drawn: Any) -> None:
     profiles = {panel: found for (chart, panel), found in marks.items() if chart == "profiles"}
     assert len(profiles) == 5
     for panel, found in profiles.items():
-        grey = 0 if panel in ("participation_ratio", "effective_rank") else 8
-        assert found["symbol"] >= 4 + grey, panel
+        assert found["symbol"] == 4, panel
+    beside = {panel: found for (chart, panel), found in marks.items() if chart == "published"}
+    assert {panel: found["symbol"] for panel, found in beside.items()} == {
+        **dict.fromkeys(profiles, 4 + 8),
+        **dict.fromkeys(("participation_ratio", "effective_rank"), 4),
+    }
     for (chart, panel), found in marks.items():
         if chart in ("depth", "entropy"):
             assert found["line"] >= 4, (chart, panel)
@@ -86,7 +90,7 @@ def test_every_chart_draws_its_marks(drawn: Any) -> None:
         if chart.startswith("correlations"):
             assert found["rect"] >= 2, chart
     assert {chart for chart, _ in marks} == {
-        "profiles",
+        *("profiles", "published", "differences"),
         "training",
         *("drift-depth", "drift-positions", "drift-histogram"),
         *("items-depth", "items-reliability", "items-risk"),
@@ -339,3 +343,53 @@ def test_a_page_without_much_to_show_still_opens(
     if runs:
         assert opened.page.locator("[data-chart=profiles] svg").count() == 5
         assert run_id(0, "a/b") in said
+
+
+SHOWN = "path[aria-roledescription=point]"
+
+
+def dimmed(plot: Any) -> set[bool]:
+    """Whether points of a chart are dim."""
+    every = plot.locator(f"svg {SHOWN}").evaluate_all(
+        "all => all.map(e => +e.getAttribute('opacity'))"
+    )
+    return {opacity < 1 for opacity in every}
+
+
+def test_pointing_at_a_run_dims_the_others(open_page: OpenPage, hostile_page: Path) -> None:
+    opened = open_page(hostile_page)
+    opened.draw_all()
+    page = opened.page
+    plot = page.locator("[data-chart=entropy]").first
+    plot.scroll_into_view_if_needed()
+    assert dimmed(plot) == {False}
+    dim = "document.querySelector('[data-chart=entropy] svg path[opacity=\"0.12\"]')"
+    for place in (SHOWN, ".role-legend-symbol path", ".role-legend-label text"):
+        plot.locator(f"svg {place}").first.hover(force=True)
+        page.wait_for_function(dim)
+        assert dimmed(plot) == {True, False}, place
+        page.mouse.move(2, 2)
+        page.wait_for_function(f"!{dim}")
+    assert opened.trouble == []
+
+
+def test_tooltips_are_readable(open_page: OpenPage, hostile_page: Path) -> None:
+    opened = open_page(hostile_page)
+    opened.draw_all()
+    page = opened.page
+    tip = page.locator("#vg-tooltip-element")
+    charts = sorted({p.get_attribute("data-chart") for p in page.locator("[data-chart]").all()})
+    marks = ".mark-symbol path[aria-label], .mark-rect path[aria-label]"
+    for chart in charts:
+        mark = page.locator(f"[data-chart={chart}]").first.locator(marks).last
+        mark.scroll_into_view_if_needed()
+        mark.hover(force=True)
+        page.wait_for_function(
+            "document.querySelector('#vg-tooltip-element')?.classList.contains('visible')"
+        )
+        keys = tip.locator(".key").all_inner_texts()
+        values = tip.locator(".value").all_inner_texts()
+        assert [key for key in keys if "_" in key] == [], chart
+        assert not {"undefined", "NaN", "null", ""} & {*values}, chart
+        assert len(keys) == len(values) > 1, chart
+        page.mouse.move(2, 2)

@@ -1,0 +1,140 @@
+"""Scales of a panel and where their ticks stand."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+from lpp.analyze.charts.library import alt
+
+UP: Final = 11
+"""Labelled ticks of an upright log axis, at most."""
+ALONG: Final = 7
+"""Of one along the narrowest panel: a label of four digits has 27 pixels."""
+FEWEST: Final = 3
+"""Labelled ticks of a log axis, at least."""
+
+
+class Axis(NamedTuple):
+    """A scale with its ticks, and where its ends are."""
+
+    scale: Any
+    axis: Any
+    low: float
+    high: float
+    log: bool
+
+    def channel(self, field: str, title: str) -> Any:
+        """`field` upright along this axis."""
+        return alt.Y(f"{field}:Q", title=title, scale=self.scale, axis=self.axis)
+
+    def share(self, value: float) -> float:
+        """Where `value` lies, from 0 at the low end to 1 at the high end."""
+        if self.log:
+            return math.log(value / self.low) / math.log(self.high / self.low)
+        return (value - self.low) / (self.high - self.low)
+
+    def at(self, share: float) -> float:
+        """The value that lies at `share`."""
+        if self.log:
+            return float(self.low * (self.high / self.low) ** share)
+        return self.low + share * (self.high - self.low)
+
+
+def linear_axis(values: Sequence[float], ends: tuple[float, float] | None = None) -> Axis:
+    """From 0 to a little beyond `values`, or between `ends`."""
+    if ends is not None:
+        scale = alt.Scale(domain=list(ends), nice=False, zero=False)
+        return Axis(scale, alt.Axis(tickCount=5), *ends, log=False)
+    low, high = min(0.0, *values, 0.0), max(0.0, *values, 0.0)
+    high = high + 0.03 * (high - low) if high > low else 1.0
+    scale = alt.Scale(domain=[low, high], nice=False)
+    return Axis(scale, alt.Axis(tickCount=5), low, high, log=False)
+
+
+def log_axis(values: Sequence[float], most: int = UP, *, below: float = 0.0) -> Axis:
+    """A little wider than positive `values`; `most` labels at most.
+
+    below: share of the axis that is left free under the values.
+    """
+    low, high = min(values) / 1.15, max(values) * 1.15
+    low /= (high / low) ** (below / (1 - below))
+    ticks = log_ticks(low, high, most)
+    axis = alt.Axis(values=ticks, format="~e" if low < 1e-3 else "~g")
+    return Axis(alt.Scale(type="log", domain=[low, high], nice=False), axis, low, high, log=True)
+
+
+def steps_axis(values: Sequence[float], *, log: bool, tight: bool) -> tuple[Any, Any]:
+    """Scale and axis along which steps, positions or ranks lie.
+
+    log: a log axis; where a value is 0, linear up to the smallest other one. tight: a linear axis
+    begins at the smallest value, not at 0.
+    """
+    low, high = min(values), max(values)
+    if not log:
+        if tight and high > low:
+            pad = 0.03 * (high - low)
+            found = linear_axis(values, (low - pad, high + pad))
+        else:
+            found = linear_axis(values)
+        return found.scale, found.axis
+    if low > 0:
+        found = log_axis(values, ALONG)
+        return found.scale, found.axis
+    least = min(value for value in values if value > 0)
+    high *= 1.15
+    scale = alt.Scale(type="symlog", constant=least, domain=[0, high], nice=False)
+    ticks = [0, *log_ticks(least, high, ALONG - 1)]
+    return scale, alt.Axis(values=ticks, format="~g", labelOverlap="greedy")
+
+
+def column_axis(values: Sequence[float], column: float) -> tuple[Any, Any]:
+    """Scale and axis of depth, from 0, with a column called `final` right of all `values`."""
+    ticks = linear_ticks(0, max(values), 5)
+    axis = alt.Axis(
+        values=[*ticks, column],
+        labelExpr=f"datum.value > {ticks[-1]} ? 'final' : format(datum.value, '~g')",
+    )
+    return alt.Scale(domain=[0, 1.04 * column], nice=False), axis
+
+
+def log_ticks(low: float, high: float, most: int = UP) -> list[float]:
+    """1, 2 and 5 of every decade between two positive ends; decades where these are too many.
+
+    Where fewer than three lie between the ends, ticks at equal steps: every axis can be read.
+
+    >>> log_ticks(0.8, 60), log_ticks(11, 19)
+    ([1.0, 2.0, 5.0, 10.0, 20.0, 50.0], [12.0, 14.0, 16.0, 18.0])
+    >>> log_ticks(1e-9, 2, most=5)
+    [1e-08, 1e-06, 0.0001, 0.01, 1.0]
+    """
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+
+    def within(steps: Sequence[int], every: int = 1) -> list[float]:
+        ticks = (
+            float(f"{step}e{decade}") for decade in decades if decade % every == 0 for step in steps
+        )
+        return [tick for tick in ticks if low <= tick <= high]
+
+    found = within((1, 2, 5))
+    if len(found) < FEWEST:
+        return linear_ticks(low, high, 5)
+    every = 0
+    while len(found) > most:
+        every += 1
+        found = within((1,), every)
+    return found
+
+
+def linear_ticks(low: float, high: float, about: int) -> list[float]:
+    """About so many ticks between two ends, at equal steps of 1, 2 or 5 times a power of ten.
+
+    >>> linear_ticks(0, 1, 5), linear_ticks(0, 30, 5)
+    ([0.0, 0.2, 0.4, 0.6, 0.8, 1.0], [0.0, 5.0, 10.0, 15.0, 20.0, 25.0, 30.0])
+    """
+    wanted = (high - low) / about
+    if wanted <= 0:
+        return [low]
+    power = 10.0 ** math.floor(math.log10(wanted))
+    step = power * min((1, 2, 5, 10), key=lambda m: abs(math.log(m * power / wanted)))
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [float(f"{k * step:.12g}") for k in range(first, last + 1)]

@@ -1,0 +1,365 @@
+"""Panels of lines with points, intervals, and a letter at the end of each line.
+
+One panel holds ten lines: each colour stands twice then, with another shape and dash. More would
+be a tangle, so runs get panels of five, one for each colour of the palette; all axes are alike, and
+the other runs are grey behind, so that each is seen among all.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, NamedTuple
+
+from lpp.analyze.charts.axes import Axis, column_axis, linear_axis, log_axis, steps_axis
+from lpp.analyze.charts.hover import HOVER, opacity
+from lpp.analyze.charts.library import alt
+from lpp.analyze.charts.panels import Words, filling, said, stacked
+from lpp.analyze.charts.rows import Row, data, listing, number, plain
+from lpp.analyze.charts.run_styles import DASHES, PALETTE
+from lpp.analyze.charts.theme import GREY, INK, PLOT_HEIGHT, Series
+from lpp.analyze.charts.tips import interval, told, with_tips
+
+LINES: Final = 10
+"""Lines of one panel, at most."""
+LETTER_HEIGHT: Final = 12
+LETTER_AT: Final = 14
+"""Pixels from the end of a line to its letter."""
+SIGN_HEIGHT: Final = 26
+"""Pixels that a sign below a point needs above the axis."""
+GAP: Final = 0.15
+"""Of the depth, between the last block and the column of `final`."""
+_VALID: Final = alt.FieldValidPredicate
+
+
+class Mark(NamedTuple):
+    """A sign beside the points at which a field is true."""
+
+    field: str
+    sign: str
+    dy: int
+    """Pixels below the point."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lines:
+    """Which fields of a row a panel of lines shows, and how."""
+
+    series: Series
+    x: str
+    y: str
+    value: str
+    """Title of `y` in a tooltip."""
+    of: str = "run"
+    """What each colour stands for, in a tooltip."""
+    low: str = ""
+    """Fields of the ends of a bar; empty: there is none."""
+    high: str = ""
+    are_intervals: bool = True
+    """Whether bars are 95 % intervals."""
+    stderr: str = ""
+    """Field of the standard error of `y`; empty: there is none."""
+    log_x: bool = False
+    """Where an `x` is 0, the axis is linear up to the smallest other one."""
+    tight_x: bool = False
+    """Whether a linear axis begins at the smallest `x`, not at 0."""
+    column: float | None = None
+    """The `x` of `final`, which no line is joined to; None: there is none."""
+    log_y: bool = False
+    y_ends: tuple[float, float] | None = None
+    """Ends of a linear `y` axis; None: from 0 to the largest value."""
+    marks: tuple[Mark, ...] = ()
+
+    @property
+    def drawn(self) -> tuple[str, ...]:
+        """The fields that have a place on an axis."""
+        marked = (mark.field for mark in self.marks)
+        return tuple(name for name in (self.x, self.y, self.low, self.high, *marked) if name)
+
+
+Describe = Callable[[Sequence[Row], Lines], str]
+"""The description of a panel, from its rows and what it shows of them."""
+
+
+def line_panels(
+    rows: Sequence[Row], lay: Lines, words: Words, describe: Describe, behind: Sequence[Any] = ()
+) -> dict[str, Any]:
+    """One panel, named ""; of more than ten lines a panel for each five runs: `A to E`, ...
+
+    rows: by run and `x`; `series` (label of the curve) and the fields that `lay` names. behind:
+    layers below all others.
+    """
+    owners = [*lay.series.owners]
+    if len(lay.series.curves) <= LINES or len(owners) == 1:
+        described = replace(words, description=describe(rows, lay))
+        return {"": _panel(rows, rows, lay, described, behind)}
+    each = math.ceil(len(owners) / math.ceil(len(owners) / len(PALETTE)))
+    found = {}
+    for start in range(0, len(owners), each):
+        some = owners[start : start + each]
+        series = lay.series.only(some)
+        own = [row for row in rows if row["series"] in series.labels]
+        ends = dict.fromkeys(some[end].partition(" ")[0] for end in (0, -1))
+        name = " to ".join(ends)
+        if own:
+            shown = replace(lay, series=series)
+            of_some = replace(
+                words,
+                title=f"{words.title}, {'–'.join(ends)}",
+                description=describe(own, shown),
+            )
+            found[name] = _panel(own, rows, shown, of_some, [*behind, _others(rows, lay, words)])
+    return found
+
+
+def whole_chart(panels: Mapping[str, Any], words: Words, *, columns: int = 2) -> Any:
+    """A single panel as wide as its container; several as one chart."""
+    if len(panels) == 1:
+        return filling(*panels.values())
+    description = " ".join(panel.description for panel in panels.values())
+    described = replace(words, notes=[], description=description)  # panels have the notes
+    return stacked([*panels.values()], columns, described, own_legends=True)
+
+
+def ranges(found: Sequence[Row], lay: Lines, place: str) -> str:
+    """A sentence for each line: from where to where, and its extremes."""
+    parts = []
+    for label in lay.series.labels:
+        own = [row for row in found if row["series"] == label]
+        if not own:
+            parts.append(f"{label}: no value")
+            continue
+        ends = (own[0], own[-1])
+        extremes = [pick(own, key=lambda row: float(row[lay.y])) for pick in (min, max)]
+        first, last, low, high = (
+            f"{number(row[lay.y])} at {_where(row, lay, place)}" for row in (*ends, *extremes)
+        )
+        parts.append(f"{label}: {first}, {last}; smallest {low}, largest {high}")
+    return listing(parts)
+
+
+def _where(row: Row, lay: Lines, place: str) -> str:
+    return "final" if row[lay.x] == lay.column else place.format(row[lay.x])
+
+
+def final_apart(rows: Sequence[Row], depth: str) -> float | None:
+    """Give every row its `place` along the axis of `depth`: `final` has a column of its own.
+
+    `final`, after the last norm, has the depth of the last block. Returns the place of the column;
+    None where no row is of `final`.
+    """
+    blocks = [row[depth] for row in rows if row["site"] != "final"]
+    last = max(blocks or [row[depth] for row in rows], default=0) or 1
+    column = plain((1.0 + GAP) * last)
+    for row in rows:
+        row["place"] = column if row["site"] == "final" else row[depth]
+    return column if len(blocks) < len(rows) else None
+
+
+def _panel(
+    rows: Sequence[Row], every: Sequence[Row], lay: Lines, words: Words, behind: Sequence[Any]
+) -> Any:
+    """Lines of `rows`, on axes that hold `every` row."""
+    titles = {"value_told": lay.value, "label": lay.of}
+    rows, tips = with_tips([_told(row, lay) for row in rows], titles)
+    slim, of_curves = _parted(rows, lay, [tip.shorthand.partition(":")[0] for tip in tips])
+    base = alt.Chart(data(slim)).transform_lookup(
+        lookup="curve",
+        from_=alt.LookupData(data=data(of_curves), key="curve", fields=list(of_curves[0])[1:]),
+    )
+    up, (scale, axis) = _up(every, lay), _along(every, lay)
+    x = alt.X(f"{lay.x}:Q", title=words.x, scale=scale, axis=axis)
+    base = base.encode(x=x, y=up.channel(lay.y, words.y))
+    layers = [
+        *behind,
+        *_bars(base, lay, up, words.y, crowded=len(rows) >= 60),
+        *_curves(base, lay),
+        _points(base, lay, tips, crowded=len(rows) >= 200),
+        *_letters(rows, lay, up, x, words.y),
+        *_signs(base, lay, tips),
+    ]
+    return alt.layer(*layers).properties(height=PLOT_HEIGHT, **said(words))
+
+
+def _bars(base: Any, lay: Lines, up: Axis, title: str, *, crowded: bool) -> list[Any]:
+    if not lay.low:
+        return []
+    rule = base.transform_filter(_VALID(field=lay.low, valid=True)).mark_rule(aria=False)
+    faint = opacity(0.35 if crowded else 0.6)
+    color = lay.series.with_legend(lay.series.color)
+    return [
+        rule.encode(y=up.channel(lay.low, title), y2=f"{lay.high}:Q", color=color, opacity=faint)
+    ]
+
+
+def _curves(base: Any, lay: Lines) -> list[Any]:
+    """The lines, and wider ones that are not seen: easier to point at.
+
+    Altair keeps a selection in one layer, and Vega-Lite binds it to that layer's legend: the one
+    with the wide lines, which would not be pointed at otherwise.
+    """
+    if lay.column is not None:
+        base = base.transform_filter(alt.FieldLTPredicate(field=lay.x, lt=lay.column))
+    color = lay.series.with_legend(lay.series.color)
+    return [
+        base.mark_line(strokeWidth=12, opacity=0, aria=False)
+        .encode(color=color, detail="curve:N")
+        .add_params(HOVER),
+        base.mark_line(strokeWidth=1.8).encode(
+            color=color, strokeDash=lay.series.dash, detail="curve:N", opacity=opacity()
+        ),
+    ]
+
+
+def _points(base: Any, lay: Lines, tips: Sequence[Any], *, crowded: bool) -> Any:
+    series = lay.series
+    color, shape = series.with_legend(series.color), series.with_legend(series.shape)
+    point = base.mark_point(filled=True, size=16 if crowded else 30)
+    return point.encode(color=color, shape=shape, tooltip=list(tips), opacity=opacity())
+
+
+def _signs(base: Any, lay: Lines, tips: Sequence[Any]) -> Iterator[Any]:
+    for field, sign, dy in lay.marks:
+        there = base.transform_filter(alt.FieldEqualPredicate(field=field, equal=True))
+        there = there.mark_text(text=sign, dy=dy, fontSize=13, fontWeight="bold", color=INK)
+        yield there.encode(tooltip=list(tips), opacity=opacity())
+
+
+def _told(row: Row, lay: Lines) -> Row:
+    curve = next(curve for curve in lay.series.curves if curve.label == row["series"])
+    return {
+        **row,
+        "label": curve.owner,
+        "positions": curve.positions or None,
+        "dash": curve.place % len(DASHES),
+        "value_told": told(row[lay.y], row.get(lay.stderr)),
+        "interval": interval(row.get(lay.low), row.get(lay.high)) if lay.are_intervals else None,
+    }
+
+
+def _letter(row: Row) -> str:
+    """Of the curve, distinct in its chart: short, since every point has it."""
+    letter: str = row["series"].partition(" ")[0]
+    return letter
+
+
+def _up(rows: Sequence[Row], lay: Lines) -> Axis:
+    values = [row.get(name) for row in rows for name in (lay.y, lay.low, lay.high)]
+    there = [value for value in values if value is not None]
+    signs = any(row.get(mark.field) and mark.dy > 0 for row in rows for mark in lay.marks)
+    below = SIGN_HEIGHT / PLOT_HEIGHT if signs else 0.0
+    return log_axis(there, below=below) if lay.log_y else linear_axis(there, lay.y_ends)
+
+
+def _along(rows: Sequence[Row], lay: Lines) -> tuple[Any, Any]:
+    values = [row[lay.x] for row in rows]
+    if lay.column is not None:
+        blocks = [value for value in values if value < lay.column]
+        return column_axis(blocks or [lay.column / (1 + GAP)], lay.column)
+    return steps_axis(values, log=lay.log_x, tight=lay.tight_x)
+
+
+def _others(rows: Sequence[Row], lay: Lines, words: Words) -> Any:
+    """All lines in grey: the same data in every panel."""
+    slim = [
+        {"curve": _letter(row), lay.x: row[lay.x], lay.y: row[lay.y]}
+        for row in rows
+        if lay.column is None or row[lay.x] < lay.column
+    ]
+    grey = alt.Chart(data(slim)).mark_line(color=GREY, opacity=0.35, strokeWidth=1, aria=False)
+    up, (scale, axis) = _up(rows, lay), _along(rows, lay)
+    return grey.encode(
+        x=alt.X(f"{lay.x}:Q", title=words.x, scale=scale, axis=axis),
+        y=up.channel(lay.y, words.y),
+        detail="curve:N",
+    )
+
+
+def _parted(rows: Sequence[Row], lay: Lines, shown: Sequence[str]) -> tuple[list[Row], list[Row]]:
+    """Rows without what is null or the same for a whole curve, and one row of that for each curve.
+
+    Fields that are neither `lay.drawn` nor `shown` are left out.
+    """
+    curves: dict[str, list[Row]] = {label: [] for label in lay.series.labels}
+    for row in rows:
+        curves[row["series"]].append(row)
+    kept = [name for name in rows[0] if name in (*lay.drawn, *shown, "dash")]
+    constant = [
+        name
+        for name in kept
+        if name not in lay.drawn
+        and all(len({row[name] for row in own}) == 1 for own in curves.values() if own)
+    ]
+    slim = [
+        {"curve": _letter(row)}
+        | {
+            name: row[name]
+            for name in kept
+            if name not in constant and row[name] is not None and row[name] is not False
+        }
+        for row in rows
+    ]
+    of_curves = [
+        {"curve": _letter(own[0]), **{name: own[0][name] for name in constant}}
+        for own in curves.values()
+        if own
+    ]
+    return slim, of_curves
+
+
+def _letters(rows: Sequence[Row], lay: Lines, up: Axis, x: Any, title: str) -> list[Any]:
+    """The letter of each line beside its last point; a thin line leads to one that was moved."""
+    last = {row["series"]: row for row in rows}
+    ends = sorted(last.values(), key=lambda row: (row[lay.y], row["series"]))
+    gap = min(LETTER_HEIGHT / PLOT_HEIGHT, 1 / len(ends))
+    shares = [up.share(row[lay.y]) for row in ends]
+    found = [
+        {
+            lay.x: row[lay.x],
+            lay.y: plain(up.at(place)),
+            "from": row[lay.y],
+            "letter": _letter(row),
+            "label": row["label"],
+        }
+        for row, place in zip(ends, apart(shares, gap), strict=True)
+    ]
+    letters = alt.Chart(data(found)).mark_text(
+        align="left", dx=LETTER_AT, color=INK, fontWeight="bold", aria=False
+    )
+    leads = alt.Chart(data(found)).mark_rule(
+        color=INK, strokeWidth=0.6, xOffset=4, x2Offset=LETTER_AT - 1, aria=False
+    )
+    return [
+        leads.encode(x=x, x2=lay.x, y=up.channel("from", title), y2=lay.y, opacity=opacity(0.6)),
+        letters.encode(x=x, y=up.channel(lay.y, title), text="letter:N", opacity=opacity()),
+    ]
+
+
+def apart(places: Sequence[float], gap: float) -> list[float]:
+    """Ascending places between 0 and 1, moved as little as `gap` between any two needs.
+
+    Neighbours that are too near stand around their mean; a group that would leave an end stays at
+    it. More than fit between 0 and 1 are below 0.
+
+    >>> [round(place, 3) for place in apart([0.1, 0.12, 0.5, 0.99, 1.0], 0.05)]
+    [0.085, 0.135, 0.5, 0.95, 1.0]
+    """
+    groups: list[tuple[float, int]] = []  # the lowest place, and how many
+
+    def lowest(mean: float, count: int) -> float:
+        length = (count - 1) * gap
+        return min(max(mean - length / 2, 0.0), 1.0 - length)
+
+    for place in places:
+        groups.append((lowest(place, 1), 1))
+        while len(groups) > 1 and _end(groups[-2], gap) > groups[-1][0] + 1e-12:
+            (low, below), (high, above) = groups[-2:]
+            means = low + (below - 1) * gap / 2, high + (above - 1) * gap / 2
+            count = below + above
+            groups[-2:] = [(lowest((means[0] * below + means[1] * above) / count, count), count)]
+    return [low + k * gap for low, count in groups for k in range(count)]
+
+
+def _end(group: tuple[float, int], gap: float) -> float:
+    """The lowest place that is free above a group."""
+    low, count = group
+    return low + count * gap

@@ -1,0 +1,100 @@
+"""What a mark says when it is pointed at: readable titles, four digits, and nothing undefined."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Final
+
+from lpp.analyze.charts.library import alt
+from lpp.analyze.charts.rows import Row, number, plain
+
+NONE: Final = "none"
+"""In place of a value that a row has not."""
+
+TITLES: Final = {
+    "label": "run",
+    "minus": "minus",
+    "model": "model",
+    "profile_metric": "number of the profile",
+    "positions": "positions",
+    "site": "site",
+    "value_told": "value",
+    "interval": "95 % interval",
+    "verdict": "verdict",
+    "flags": "flags",
+    "depth": "depth (blocks)",
+    "prefix": "prefix (tokens)",
+    "rank": "rank of the eigenvalue",
+    "eigenvalue": "eigenvalue",
+    "step": "step of the training",
+    "first": "positions from",
+    "end": "positions below",
+    "kl_from": "KL from (nats)",
+    "kl_below": "KL below (nats)",
+    "deviation": "from the fullest setting",
+    "top_share": "share of the first direction",
+    "corpus": "corpus",
+    "context": "context (tokens)",
+    "n_prompts": "prompts",
+    "n_tokens": "tokens",
+    "n": "items",
+    "n_models": "models",
+    "q_value": "q",
+    "p_value": "p",
+    "benchmark": "benchmark",
+    "benchmark_metric": "metric",
+    "source": "source",
+    "confidence": "mean share",
+    "accuracy": "right (share)",
+    "coverage": "answered (share)",
+    "n_answered": "answered (items)",
+    "risk": "wrong (share)",
+    "shuffled": "shuffled labels",
+    "citation": "citation",
+}
+"""Titles of fields, in the order in which a tooltip shows them."""
+
+
+def with_tips(
+    values: Sequence[Row], titles: Mapping[str, str], *, but: Collection[str] = ()
+) -> tuple[list[Row], list[Any]]:
+    """Rows with a text for every field of `TITLES`, and the tooltips that show them.
+
+    titles: other titles of some fields; `value_told`, which `told` makes, needs one. A field that
+    no row has is not shown; what a single row has not is `none`.
+    """
+    found = [dict(row) for row in values]
+    shown = [
+        _shown(found, field, title)
+        for field, title in {**TITLES, **titles}.items()
+        if field not in but and any(row.get(field) not in (None, "") for row in found)
+    ]
+    return found, shown
+
+
+def _shown(found: Sequence[Row], field: str, title: str) -> Any:
+    own = [row.get(field) for row in found]
+    if all(isinstance(one, int | float) for one in own):
+        form = ",d" if all(isinstance(one, int) for one in own) else ".4~g"
+        return alt.Tooltip(f"{field}:Q", title=title, format=form)
+    for row, one in zip(found, own, strict=True):
+        row[field] = NONE if one in (None, "") else number(one) if isinstance(one, float) else one
+    return alt.Tooltip(f"{field}:N", title=title)
+
+
+def told(value: float | None, stderr: float | None = None) -> str:
+    """A value with its standard error.
+
+    >>> told(20.125, 0.25), told(3.0), told(None)
+    ('20.12 ± 0.25', '3', 'no value')
+    """
+    error = f" ± {stderr:.2g}" if stderr is not None else ""
+    return f"{number(value)}{error}"
+
+
+def interval(low: float | None, high: float | None) -> str | None:
+    """The ends of an interval; None where there is none.
+
+    >>> interval(19.625, 20.875), interval(None, 2.0)
+    ('19.62 to 20.88', None)
+    """
+    low, high = plain(low), plain(high)
+    return None if low is None or high is None else f"{number(low)} to {number(high)}"

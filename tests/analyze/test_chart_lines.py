@@ -1,0 +1,252 @@
+"""Panels of many lines: letters, ticks, `final` apart, tooltips, pointing at a run."""
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from chart_frames import (
+    Picture,
+    checkpoints,
+    correlations,
+    cut_layers,
+    differences,
+    drift_sites,
+    eigenvalues,
+    entropy,
+    item_features,
+    item_reliability,
+    item_risk,
+    layers,
+    pair_bins,
+    pair_positions,
+    pair_sites,
+    profiles,
+    published,
+    sensitivity,
+)
+
+from lpp.analyze.charts import charts
+from lpp.analyze.charts.axes import ALONG, FEWEST, UP, log_ticks
+from lpp.analyze.charts.hover import DIM
+from lpp.analyze.charts.lines import LETTER_HEIGHT, LINES
+from lpp.analyze.charts.run_styles import PALETTE, RunStyles
+from lpp.analyze.charts.theme import PLOT_HEIGHT
+
+MANY = tuple(f"model-{k:02d}-{k:08x}" for k in range(20))
+STYLES = RunStyles.of_ids(MANY)
+
+
+def layers_of(spec: dict[str, Any]) -> list[dict[str, Any]]:
+    """The layers of all panels, each with its data."""
+    return [
+        {"data": panel.get("data"), **layer}
+        for panel in spec.get("concat", [spec])
+        for layer in panel["layer"]
+    ]
+
+
+def rows_of(spec: dict[str, Any], part: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of a layer, with what a lookup adds to them."""
+    rows: list[dict[str, Any]] = spec["datasets"][part["data"]["name"]]
+    for step in part.get("transform", []):
+        if "lookup" in step:
+            others = {row["curve"]: row for row in spec["datasets"][step["from"]["data"]["name"]]}
+            rows = [{**others[row["curve"]], **row} for row in rows]
+    return rows
+
+
+def panels_of(spec: dict[str, Any]) -> list[dict[str, Any]]:
+    return list(spec.get("concat", [spec]))
+
+
+@pytest.mark.parametrize("low", [0.0021, 0.8, 1.0, 3.0, 12.0, 950.0])
+@pytest.mark.parametrize("ratio", [1.2, 2.0, 4.0, 9.0, 60.0, 1e4, 1e9])
+@pytest.mark.parametrize("most", [UP, ALONG])
+def test_a_log_axis_has_labels_and_not_too_many(low: float, ratio: float, most: int) -> None:
+    ticks = log_ticks(low, low * ratio, most)
+    assert FEWEST <= len(ticks) <= max(most, 10)
+    assert low * (1 - 1e-9) <= min(ticks) < max(ticks) <= low * ratio * (1 + 1e-9)
+    assert ticks == sorted({*ticks})
+
+
+def test_a_wide_log_axis_is_labelled_at_1_2_5() -> None:
+    assert log_ticks(1, 60) == [1, 2, 5, 10, 20, 50]
+
+
+def test_final_stands_apart_from_the_last_block() -> None:
+    spec = charts.specification(charts.depth_panels(layers())["effective_rank"])
+    (line,) = (part for part in spec["layer"] if "strokeDash" in part["encoding"])
+    (joined,) = (step["filter"] for step in line["transform"] if "filter" in step)
+    rows = rows_of(spec, line)
+    places = {row["site"]: row["place"] for row in rows}
+    assert (places["block.4"], places["final"]) == (1.0, 1.15)
+    assert joined == {"field": "place", "lt": places["final"]}
+    axis = line["encoding"]["x"]["axis"]
+    assert axis["values"] == [0, 0.2, 0.4, 0.6, 0.8, 1, places["final"]]
+    assert "'final'" in axis["labelExpr"]
+
+
+def test_the_column_of_final_is_labelled(tmp_path: Path) -> None:
+    picture = Picture(charts.depth_panels(layers())["effective_rank"], tmp_path)
+    assert picture.words.count("final") == 1
+    assert "embed" not in picture.words
+    without = layers().filter(pl.col("site") != "final")
+    assert "final" not in Picture(charts.depth_panels(without)["effective_rank"], tmp_path).words
+
+
+def test_twenty_runs_are_panels_of_five_in_five_colors() -> None:
+    panels = charts.depth_panels(layers(MANY), runs=STYLES)
+    ranks = ("participation_ratio", "effective_rank")
+    some = ("A to E", "F to J", "K to O", "P to T")
+    assert list(panels) == [f"{rank} {letters}" for rank in ranks for letters in some]
+    domains = set()
+    for panel in panels.values():
+        spec = charts.specification(panel)
+        (line,) = (part for part in spec["layer"] if "strokeDash" in part["encoding"])
+        color = line["encoding"]["color"]["scale"]
+        assert color["range"] == [*PALETTE]
+        assert len(rows_of(spec, line)) == 5 * 6
+        domains.add(json.dumps([line["encoding"][axis]["scale"]["domain"] for axis in "xy"]))
+        grey = spec["layer"][0]
+        assert len({row["curve"] for row in rows_of(spec, grey)}) == 20  # all, behind
+    assert len(domains) == 2  # one for each rank
+    assert panels["effective_rank F to J"].description.count("model-0") == 5
+
+
+@pytest.mark.parametrize(
+    ("chart", "panels", "frame"),
+    [
+        (charts.entropy_chart, charts.entropy_panels, entropy),
+        (charts.spectrum_chart, charts.spectrum_panels, eigenvalues),
+    ],
+)
+def test_ten_runs_are_one_panel(chart: Any, panels: Any, frame: Any) -> None:
+    assert list(panels(frame(MANY[:LINES]))) == [""]
+    assert "concat" not in charts.specification(chart(frame(MANY[:LINES])))
+    assert len(charts.specification(chart(frame(MANY)))["concat"]) == 4
+    assert list(panels(frame(MANY[:12]))) == ["A to D", "E to H", "I to L"]
+    assert panels(frame().clear()) == {}
+
+
+def test_letters_of_many_lines_do_not_collide() -> None:
+    for panel in charts.depth_panels(layers(MANY[:LINES])).values():
+        spec = charts.specification(panel)
+        (letters,) = (
+            part for part in spec["layer"] if part["encoding"].get("text", {}).get("field")
+        )
+        name = letters["encoding"]["y"]["field"]
+        low, high = letters["encoding"]["y"]["scale"]["domain"]
+        values = sorted(row[name] for row in rows_of(spec, letters))
+        pixels = np.log(np.array(values) / low) / np.log(high / low) * PLOT_HEIGHT
+        assert len(pixels) == LINES
+        assert np.diff(pixels).min() > 0.99 * LETTER_HEIGHT
+        assert pixels[0] >= -0.01
+        assert pixels[-1] <= PLOT_HEIGHT + 0.01
+
+
+TIPPED = {
+    "profile": charts.profile_chart(profiles()),
+    "published": charts.profile_chart(profiles(), published()),
+    "entropy": charts.entropy_chart(entropy()),
+    "depth": charts.depth_chart(cut_layers()),
+    "many": charts.depth_chart(layers(MANY)),
+    "spectrum": charts.spectrum_chart(eigenvalues()),
+    "training": charts.training_chart(checkpoints()),
+    "sensitivity": charts.sensitivity_chart(sensitivity()),
+    "correlation": charts.correlation_chart(correlations()),
+    "differences": charts.difference_chart(differences()),
+    "grid": charts.drift_grid_chart(drift_sites()),
+    "drift": charts.drift_depth_chart(pair_sites()),
+    "positions": charts.drift_positions_chart(pair_positions()),
+    "bins": charts.drift_histogram_chart(pair_bins()),
+    "items": charts.item_depth_chart(item_features()),
+    "reliability": charts.reliability_chart(item_reliability()),
+    "risk": charts.risk_chart(item_risk()),
+}
+
+
+@pytest.mark.parametrize("name", TIPPED)
+def test_a_tooltip_has_readable_titles_and_every_value(name: str) -> None:
+    spec = charts.specification(TIPPED[name])
+    tipped = [part for part in layers_of(spec) if "tooltip" in part["encoding"]]
+    assert tipped
+    for part in tipped:
+        shown = part["encoding"]["tooltip"]
+        assert [tip["title"] for tip in shown if "_" in tip["title"]] == []
+        assert len({tip["title"] for tip in shown}) == len(shown)
+        for row, tip in itertools.product(rows_of(spec, part), shown):
+            assert row.get(tip["field"]) not in (None, ""), (tip, row)
+            if tip["type"] == "quantitative":
+                assert isinstance(row[tip["field"]], int | float)
+                assert tip["format"] in (",d", ".4~g")
+            else:
+                assert isinstance(row[tip["field"]], str)
+
+
+def test_a_tooltip_names_the_run_by_its_label() -> None:
+    spec = charts.specification(charts.entropy_chart(entropy()))
+    (point,) = (part for part in spec["layer"] if "tooltip" in part["encoding"])
+    first = rows_of(spec, point)[0]
+    said = {tip["title"]: first[tip["field"]] for tip in point["encoding"]["tooltip"]}
+    assert said["run"] == "A tiny-one"
+    assert said["entropy over ln V"] == "0.11"
+    assert said["95 % interval"] == "0.05 to 0.2"
+    assert said["prefix (tokens)"] == 10
+
+
+@pytest.mark.parametrize("name", ["profile", "entropy", "depth", "many", "drift", "training"])
+def test_pointing_at_a_run_dims_the_others(name: str, tmp_path: Path) -> None:
+    spec = charts.specification(TIPPED[name])
+    (selection,) = spec["params"]
+    assert selection["select"]["fields"] == ["label"]
+    for panel in panels_of(spec):
+        assert {part.get("name") for part in panel["layer"]} & {*selection["views"]}
+    dimmed = [
+        part["encoding"]["opacity"] for part in layers_of(spec) if "opacity" in part["encoding"]
+    ]
+    assert dimmed
+    assert all(one["condition"][0]["param"] == selection["name"] for one in dimmed)
+    # a picture has nothing selected
+    assert f'opacity="{DIM}"' not in Picture(TIPPED[name], tmp_path).text
+
+
+def test_differences_are_row_minus_column(tmp_path: Path) -> None:
+    runs = MANY[:4]
+    page = RunStyles({"x": "x", **{run: run for run in reversed(runs)}})
+    spec = charts.specification(
+        charts.difference_panels(differences(runs), runs=page)["effective_rank"]
+    )
+    (fill,) = (part for part in spec["layer"] if "fill" in part["encoding"])
+    cells = {(row["y"], row["x"]): row for row in rows_of(spec, fill)}
+    # letters go from E, the first run, to B: of the frame, run j minus run k is 2 (j - k)
+    assert len(cells) == 4 * 3
+    assert cells["E", "B"]["fill"] == -cells["B", "E"]["fill"] == -6
+    assert (cells["E", "B"]["interval"], cells["B", "E"]["interval"]) == ("-8 to -4", "4 to 8")
+    scale = fill["encoding"]["fill"]["scale"]
+    assert scale["domain"] == [-6, 0, 6]
+    assert fill["encoding"]["x"]["scale"]["domain"] == ["B", "C", "D", "E"]
+    (dots,) = (part for part in spec["layer"] if part["mark"]["type"] == "circle")
+    marked = {(row["y"], row["x"]) for row in rows_of(spec, dots)}
+    assert {*cells} - marked == {(a, b) for a, b in cells if abs(ord(a) - ord(b)) == 1}
+    picture = Picture(charts.difference_chart(differences(runs), runs=page), tmp_path)
+    assert picture.marks["rect mark"] == 2 * 4 * 3
+    assert "3 of 6 differences are beyond their 95 % intervals" in picture.label
+
+
+def test_differences_of_the_fullest_setting_alone() -> None:
+    small = differences().with_columns(n_prompts=3, difference=99.0)
+    chart = charts.difference_chart(pl.concat([small, differences()], how="vertical_relaxed"))
+    assert chart.description == charts.difference_chart(differences()).description
+    nothing = charts.difference_chart(differences().clear())
+    assert "No differences: the table has no rows." in nothing.description
+
+
+def test_published_models_are_off_the_axis_unless_asked_for() -> None:
+    spec = charts.specification(charts.profile_chart(profiles()))
+    assert "published" not in json.dumps(spec)
+    asked = charts.specification(charts.profile_chart(profiles(), published()))
+    assert "* published-1" in json.dumps(asked)
