@@ -8,8 +8,8 @@ from lpp.analyze.charts.library import alt
 
 UP: Final = 11
 """Labelled ticks of an upright log axis, at most."""
-ALONG: Final = 7
-"""Of one along the narrowest panel: a label of four digits has 27 pixels."""
+ALONG: Final = 10
+"""Of one along a panel; a narrow panel leaves out those that would touch."""
 FEWEST: Final = 3
 """Labelled ticks of a log axis, at least."""
 
@@ -51,14 +51,14 @@ def linear_axis(values: Sequence[float], ends: tuple[float, float] | None = None
     return Axis(scale, alt.Axis(tickCount=5), low, high, log=False)
 
 
-def log_axis(values: Sequence[float], most: int = UP, *, below: float = 0.0) -> Axis:
-    """A little wider than positive `values`; `most` labels at most.
+def log_axis(values: Sequence[float], *, below: float = 0.0) -> Axis:
+    """A little wider than positive `values`.
 
     below: share of the axis that is left free under the values.
     """
     low, high = min(values) / 1.15, max(values) * 1.15
     low /= (high / low) ** (below / (1 - below))
-    ticks = log_ticks(low, high, most)
+    ticks = log_ticks(low, high)
     axis = alt.Axis(values=ticks, format="~e" if low < 1e-3 else "~g")
     return Axis(alt.Scale(type="log", domain=[low, high], nice=False), axis, low, high, log=True)
 
@@ -78,13 +78,17 @@ def steps_axis(values: Sequence[float], *, log: bool, tight: bool) -> tuple[Any,
             found = linear_axis(values)
         return found.scale, found.axis
     if low > 0:
-        found = log_axis(values, ALONG)
-        return found.scale, found.axis
+        low, high = low / 1.15, high * 1.15
+        scale = alt.Scale(type="log", domain=[low, high], nice=False)
+        return scale, _labelled(log_ticks(low, high, ALONG))
     least = min(value for value in values if value > 0)
     high *= 1.15
     scale = alt.Scale(type="symlog", constant=least, domain=[0, high], nice=False)
-    ticks = [0, *log_ticks(least, high, ALONG - 1)]
-    return scale, alt.Axis(values=ticks, format="~g", labelOverlap="greedy")
+    return scale, _labelled([0, *log_ticks(least, high, ALONG - 1)])
+
+
+def _labelled(ticks: Sequence[float]) -> Any:
+    return alt.Axis(values=list(ticks), format=",~g", labelOverlap="greedy", labelSeparation=4)
 
 
 def column_axis(values: Sequence[float], column: float) -> tuple[Any, Any]:

@@ -271,7 +271,7 @@ def _layers(name: str, layers: pl.DataFrame) -> pl.DataFrame:
     stderr = f"{name}_stderr"
     flags = pl.col("flags").cast(pl.List(pl.String))
     keys = ("run", "site", *_SETTING, "relative_depth", "flags")
-    shown = ("depth", "n_tokens", "top_share", "first_position")
+    shown = ("n_tokens", "first_position")
     frame = optional(layers, stderr).select(
         *keys,
         *(column for column in shown if column in layers.columns),

@@ -4,7 +4,7 @@ A wall of rows, 190 pairs of twenty runs, in one picture: a row minus a column. 
 pair, so that a run that differs from all others is a line of one colour.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import polars as pl
@@ -87,7 +87,7 @@ def _map(name: str, frame: pl.DataFrame, styles: RunStyles) -> Any:
     """The grid of one number."""
     pairs = list(zip(frame["run_a"], frame["run_b"], rows(frame), strict=True))
     shown = {run for a, b, _ in pairs for run in (a, b)}
-    order = [styles.letter(run) for run in styles.order if run in shown]
+    labels = {styles.letter(run): chart_label(styles[run]) for run in styles.order if run in shown}
     cells = [
         cell
         for a, b, row in pairs
@@ -95,17 +95,23 @@ def _map(name: str, frame: pl.DataFrame, styles: RunStyles) -> Any:
     ]
     most = max(abs(cell["fill"]) for cell in cells) or 1.0
     title, unit = AXES[name]
-    beyond = [cell for cell in cells if cell["verdict"] == BEYOND]
+    beyond = [cell for cell in cells if cell["beyond"]]
     words = Words(
         title=title,
-        notes=["Row minus column. Dot: the 95 % interval leaves out 0."],
+        notes=[*_settings(frame), "Row minus column. Dot: the 95 % interval leaves out 0."],
         description=(
-            f"{TITLE}: {title.lower()} ({unit}), {len(order)} runs. {len(beyond) // 2} of "
-            f"{len(pairs)} differences are beyond their 95 % intervals. {_largest(cells)}"
+            f"{TITLE}: {title.lower()} ({unit}), {len(labels)} runs. {len(beyond) // 2} of "
+            f"{len(pairs)} differences are beyond their 95 % intervals. {_largest(cells, labels)}"
         ),
         x="",
     )
-    return _grid(cells, order, most, unit, words)
+    return _grid(cells, labels, most, unit, words)
+
+
+def _settings(frame: pl.DataFrame) -> list[str]:
+    """Where the differences are of one setting, which."""
+    found = frame.select(_SETTING).unique().rows()
+    return [f"context {context} tokens, {n} prompts" for context, n in found if len(found) == 1]
 
 
 def _cell(row: Row, styles: RunStyles, pair: tuple[str, str], sign: int) -> Row:
@@ -116,25 +122,32 @@ def _cell(row: Row, styles: RunStyles, pair: tuple[str, str], sign: int) -> Row:
     return {
         "x": styles.letter(second),
         "y": styles.letter(first),
-        "label": chart_label(styles[first]),
-        "minus": chart_label(styles[second]),
         "fill": sign * row["difference"],
-        "value_told": told(sign * row["difference"]),
+        "told": told(sign * row["difference"]),
         "interval": interval(low, high),
-        "verdict": row["verdict"],
-        **{key: row[key] for key in ("site", *_SETTING, "flags") if key in row},
+        "beyond": 1 if row["verdict"] == BEYOND else None,
+        "flags": row.get("flags"),
     }
 
 
-def _largest(cells: Sequence[Row]) -> str:
+def _largest(cells: Sequence[Row], labels: Mapping[str, str]) -> str:
     """The pairs that differ most, as sentences."""
     up = sorted((cell for cell in cells if cell["fill"] > 0), key=lambda cell: -cell["fill"])
-    return listing([f"{c['label']} minus {c['minus']}: {number(c['fill'])}" for c in up[:3]])
+    return listing(
+        [f"{labels[c['y']]} minus {labels[c['x']]}: {number(c['fill'])}" for c in up[:3]]
+    )
 
 
-def _grid(cells: Sequence[Row], order: Sequence[str], most: float, unit: str, words: Words) -> Any:
-    found, tips = with_tips(cells, {"value_told": "difference"})
-    scale = alt.Scale(domain=list(order), paddingInner=0.04)
+def _grid(
+    cells: Sequence[Row], labels: Mapping[str, str], most: float, unit: str, words: Words
+) -> Any:
+    named = [{**cell, "label": labels[cell["y"]], "minus": labels[cell["x"]]} for cell in cells]
+    found, tips = with_tips(named, {"told": "difference"})
+    slim = [
+        {k: part for k, part in cell.items() if k not in {"label", "minus"} and part is not None}
+        for cell in found
+    ]
+    scale = alt.Scale(domain=list(labels), paddingInner=0.04)
     axis: dict[str, Any] = {"ticks": False, "domain": False, "grid": False}
     x = alt.X("x:N", title=None, scale=scale, axis=alt.Axis(orient="top", labelAngle=0, **axis))
     y = alt.Y("y:N", title=None, scale=scale, axis=alt.Axis(**axis))
@@ -151,13 +164,16 @@ def _grid(cells: Sequence[Row], order: Sequence[str], most: float, unit: str, wo
         scale=alt.Scale(domain=[-most, 0, most], range=list(FILLS)),
         legend=legend,
     )
-    same = alt.Chart(data([{"x": letter, "y": letter} for letter in order]))
-    dots = alt.Chart(data([cell for cell in found if cell["verdict"] == BEYOND]))
+    same = alt.Chart(data([{"x": letter, "y": letter} for letter in labels]))
+    cells_of = alt.Chart(data(slim)).encode(x=x, y=y, tooltip=tips)
+    for axis_of, name in (("y", "label"), ("x", "minus")):
+        rows_of = data([{axis_of: letter, name: label} for letter, label in labels.items()])
+        names = alt.LookupData(data=rows_of, key=axis_of, fields=[name])
+        cells_of = cells_of.transform_lookup(lookup=axis_of, from_=names)
+    beyond = cells_of.transform_filter(alt.FieldEqualPredicate(field="beyond", equal=1))
     layers = [
         same.mark_rect(fillOpacity=0, stroke=GREY, strokeDash=[2, 3], aria=False).encode(x=x, y=y),
-        alt.Chart(data(found)).mark_rect().encode(x=x, y=y, fill=fill, tooltip=tips),
-        dots.mark_circle(color=ON_FILL, size=9, opacity=1, aria=False).encode(
-            x=x, y=y, tooltip=tips
-        ),
+        cells_of.mark_rect().encode(fill=fill),
+        beyond.mark_circle(color=ON_FILL, size=9, opacity=1, aria=False),
     ]
     return alt.layer(*layers).properties(height=SIDE, **said(words))

@@ -94,7 +94,7 @@ def _cells(sites: pl.DataFrame, metric: str, unchanged: float, runs: RunStyles |
                 "fill": None if value is None else plain(abs(value - unchanged) / most),
                 "text": "none" if value is None else f"{value:.2g}",
                 "label": label[run],
-                "value_told": told(value),
+                "told": told(value),
             }
         )
     return found
@@ -125,7 +125,7 @@ def _sentences(found: list[Row], metric: str) -> list[str]:
 
 
 def _grid(found: list[Row], words: Words, value: str) -> Any:
-    found, tips = with_tips(found, {"value_told": value})
+    found, tips = with_tips(found, {"told": value})
     across = list(dict.fromkeys(row["x"] for row in found))
     down = list(dict.fromkeys(row["y"] for row in sorted(found, key=lambda row: row["place"])))
     x = alt.X(

@@ -25,7 +25,7 @@ from lpp.analyze.charts.rows import (
 )
 from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.charts.theme import FILLS, GREY, INK, ON_FILL, heading, shortened
-from lpp.analyze.charts.tips import told, with_tips
+from lpp.analyze.charts.tips import field_of, told, with_tips
 
 LINE: Final = 13
 """Pixels of a line of text in a cell."""
@@ -153,7 +153,7 @@ def _deviations(frame: pl.DataFrame, runs: RunStyles | None) -> list[Row]:
             "second": "" if row["stderr"] is None else f"± {row['stderr']:.2g}",
             "third": "" if fill is None else f"{round(fill):+d} %".replace("-", "−"),
             "label": label[run],
-            "value_told": told(value, row["stderr"]),
+            "told": told(value, row["stderr"]),
         }
         cell["deviation"] = cell["third"]
         found.append({**row, **cell})
@@ -177,7 +177,7 @@ def _coefficients(frame: pl.DataFrame) -> list[Row]:
             "first": "none" if value is None else f"{value:+.2f}".replace("-", "−"),
             "second": f"n {row['n_models']}",
             "third": "" if q is None else f"q {q:.2g}",
-            "value_told": told(value),
+            "told": told(value),
         }
     return found
 
@@ -200,9 +200,11 @@ def _benchmark_names(found: Sequence[Row], several: bool) -> dict[Benchmark, str
 def _cells(found: Sequence[Row], words: Words, value: str, *, domain: float) -> Any:
     """A grid of cells with three lines of text each: `first`, `second`, `third`.
 
-    value: what `value_told` is, in a tooltip.
+    value: what `told` is, in a tooltip.
     """
-    found, tips = with_tips(found, {"value_told": value})
+    told_rows, tips = with_tips(found, {"told": value})
+    used = {"x", "y", "fill", "first", "second", "third", *map(field_of, tips)}
+    found = [{name: part for name, part in row.items() if name in used} for row in told_rows]
     across = list(dict.fromkeys(row["x"] for row in found))
     across.sort(key=lambda x: int(x) if x.isdecimal() else 0)
     down = list(dict.fromkeys(row["y"] for row in found))

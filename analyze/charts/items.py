@@ -310,8 +310,8 @@ def _rules_behind(rules: Sequence[Row], scale: Any) -> list[Any]:
         for row in rules
         if row["role"] != "baseline"
     ]
-    named = [{**row, "label": row["feature"], "value_told": told(row["auroc"])} for row in rules]
-    named, tips = with_tips(named, {"label": "feature", "value_told": "AUROC"})
+    named = [{**row, "label": row["feature"], "told": told(row["auroc"])} for row in rules]
+    named, tips = with_tips(named, {"label": "feature", "told": "AUROC"})
     chart = alt.Chart(data(named))
     return [
         chart.mark_rule(color=INK, opacity=0.7, strokeDash=[4, 3], aria=False).encode(

@@ -17,7 +17,7 @@ from lpp.analyze.charts.panels import Words, filling, said, stacked
 from lpp.analyze.charts.rows import Row, data, listing, number, plain
 from lpp.analyze.charts.run_styles import DASHES, PALETTE
 from lpp.analyze.charts.theme import GREY, INK, PLOT_HEIGHT, Series
-from lpp.analyze.charts.tips import interval, told, with_tips
+from lpp.analyze.charts.tips import field_of, interval, told, with_tips
 
 LINES: Final = 10
 """Lines of one panel, at most."""
@@ -159,9 +159,9 @@ def _panel(
     rows: Sequence[Row], every: Sequence[Row], lay: Lines, words: Words, behind: Sequence[Any]
 ) -> Any:
     """Lines of `rows`, on axes that hold `every` row."""
-    titles = {"value_told": lay.value, "label": lay.of}
+    titles = {"told": lay.value, "label": lay.of}
     rows, tips = with_tips([_told(row, lay) for row in rows], titles)
-    slim, of_curves = _parted(rows, lay, [tip.shorthand.partition(":")[0] for tip in tips])
+    slim, of_curves = _parted(rows, lay, [*map(field_of, tips)])
     base = alt.Chart(data(slim)).transform_lookup(
         lookup="curve",
         from_=alt.LookupData(data=data(of_curves), key="curve", fields=list(of_curves[0])[1:]),
@@ -231,7 +231,7 @@ def _told(row: Row, lay: Lines) -> Row:
         "label": curve.owner,
         "positions": curve.positions or None,
         "dash": curve.place % len(DASHES),
-        "value_told": told(row[lay.y], row.get(lay.stderr)),
+        "told": told(row[lay.y], row.get(lay.stderr)),
         "interval": interval(row.get(lay.low), row.get(lay.high)) if lay.are_intervals else None,
     }
 
@@ -259,19 +259,24 @@ def _along(rows: Sequence[Row], lay: Lines) -> tuple[Any, Any]:
 
 
 def _others(rows: Sequence[Row], lay: Lines, words: Words) -> Any:
-    """All lines in grey: the same data in every panel."""
+    """All lines in grey: the same data in every panel, so short names and digits."""
     slim = [
-        {"curve": _letter(row), lay.x: row[lay.x], lay.y: row[lay.y]}
+        {"c": _letter(row), "x": _short(row[lay.x]), "y": _short(row[lay.y])}
         for row in rows
         if lay.column is None or row[lay.x] < lay.column
     ]
     grey = alt.Chart(data(slim)).mark_line(color=GREY, opacity=0.35, strokeWidth=1, aria=False)
     up, (scale, axis) = _up(rows, lay), _along(rows, lay)
     return grey.encode(
-        x=alt.X(f"{lay.x}:Q", title=words.x, scale=scale, axis=axis),
-        y=up.channel(lay.y, words.y),
-        detail="curve:N",
+        x=alt.X("x:Q", title=words.x, scale=scale, axis=axis),
+        y=up.channel("y", words.y),
+        detail="c:N",
     )
+
+
+def _short(value: float) -> float:
+    """Digits that a pixel shows: bars and grey lines say their values nowhere."""
+    return float(f"{value:.4g}")
 
 
 def _parted(rows: Sequence[Row], lay: Lines, shown: Sequence[str]) -> tuple[list[Row], list[Row]]:
@@ -292,7 +297,7 @@ def _parted(rows: Sequence[Row], lay: Lines, shown: Sequence[str]) -> tuple[list
     slim = [
         {"curve": _letter(row)}
         | {
-            name: row[name]
+            name: _short(row[name]) if name in (lay.low, lay.high) else row[name]
             for name in kept
             if name not in constant and row[name] is not None and row[name] is not False
         }

@@ -40,7 +40,7 @@ def dots(rows: Sequence[Row], series: Series, others: Sequence[str], words: Word
     order = [*series.labels, *others]
     x = alt.X("value:Q", title=words.x, axis=alt.Axis(tickCount=4, grid=not others))
     y = alt.Y("series:N", title=None, scale=alt.Scale(domain=order), axis=alt.Axis(ticks=False))
-    titles = {"value_told": words.title}
+    titles = {"told": words.title}
     own, tips = with_tips([row for row in rows if row["series"] not in others], titles)
     of_grey = [row for row in rows if row["series"] in others]
     grey, grey_tips = with_tips(of_grey, titles, but=("label",))

@@ -98,7 +98,7 @@ def _panel(
     published: pl.DataFrame | None,
 ) -> Any:
     low, high = f"{name}_ci_low", f"{name}_ci_high"
-    keys = [c for c in ("model", "corpus", "prompt_set", "flags") if c in profiles.columns]
+    keys = [c for c in ("model", "corpus", "flags") if c in profiles.columns]
     errors = (f"{name}_prefix", f"{name}_stderr", low, high)
     frame = optional(profiles, *errors).select(
         "run", "site", "context", "n_prompts", *keys, name, *errors
@@ -124,9 +124,9 @@ def _as_dot(row: Row, name: str, label: str) -> Row:
     if value is None or low is None or high is None:
         low = high = None
     rest = {key.removeprefix(f"{name}_"): part for key, part in row.items()}
-    texts = {"value_told": told(value, rest.get("stderr")), "interval": interval(low, high)}
+    texts = {"told": told(value, rest.get("stderr")), "interval": interval(low, high)}
     ends = {"value": value, "low": low, "high": high}
-    return {"series": label, "label": label, **rest, "metric": name, **ends, **texts}
+    return {"series": label, "label": label, **rest, **ends, **texts}
 
 
 def _published(name: str, published: pl.DataFrame | None) -> list[Row]:
@@ -136,17 +136,16 @@ def _published(name: str, published: pl.DataFrame | None) -> list[Row]:
     frame = checked(published, "published", ("model",)).filter(pl.col(name).is_not_null())
     keys = [c for c in ("corpus", "context", "n_prompts", "citation") if c in frame.columns]
     found = rows(frame.select("model", *keys, pl.col(name).alias("value")))
-    return [_as_star(row, name) for row in found]
+    return [_as_star(row) for row in found]
 
 
-def _as_star(row: Row, name: str) -> Row:
+def _as_star(row: Row) -> Row:
     label = f"* {shortened(plain(row['model'].rpartition('/')[2]))}"
     return {
         "series": label,
         "label": label,
         **row,
-        "metric": name,
-        "value_told": told(row["value"]),
+        "told": told(row["value"]),
     }
 
 

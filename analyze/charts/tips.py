@@ -16,11 +16,9 @@ TITLES: Final = {
     "profile_metric": "number of the profile",
     "positions": "positions",
     "site": "site",
-    "value_told": "value",
+    "told": "value",
     "interval": "95 % interval",
-    "verdict": "verdict",
     "flags": "flags",
-    "depth": "depth (blocks)",
     "prefix": "prefix (tokens)",
     "rank": "rank of the eigenvalue",
     "eigenvalue": "eigenvalue",
@@ -30,7 +28,6 @@ TITLES: Final = {
     "kl_from": "KL from (nats)",
     "kl_below": "KL below (nats)",
     "deviation": "from the fullest setting",
-    "top_share": "share of the first direction",
     "corpus": "corpus",
     "context": "context (tokens)",
     "n_prompts": "prompts",
@@ -58,7 +55,7 @@ def with_tips(
 ) -> tuple[list[Row], list[Any]]:
     """Rows with a text for every field of `TITLES`, and the tooltips that show them.
 
-    titles: other titles of some fields; `value_told`, which `told` makes, needs one. A field that
+    titles: other titles of some fields; `told`, which `told` makes, needs one. A field that
     no row has is not shown; what a single row has not is `none`.
     """
     found = [dict(row) for row in values]
@@ -78,6 +75,12 @@ def _shown(found: Sequence[Row], field: str, title: str) -> Any:
     for row, one in zip(found, own, strict=True):
         row[field] = NONE if one in (None, "") else number(one) if isinstance(one, float) else one
     return alt.Tooltip(f"{field}:N", title=title)
+
+
+def field_of(tip: Any) -> str:
+    """The field that a tooltip of `with_tips` shows."""
+    field: str = tip.shorthand.partition(":")[0]
+    return field
 
 
 def told(value: float | None, stderr: float | None = None) -> str:

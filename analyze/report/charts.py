@@ -150,7 +150,7 @@ def charts(answers: Answers, runs: RunStyles | None = None) -> Iterator[ChartVie
             "Profiles of these runs, and in grey those of the published models, on other texts: a "
             "reference, no comparison. The published models have normalised ranks only.",
             partial(library.profile_chart, profiles, published, runs=runs),
-            partial(library.profile_panels, profiles, published, runs=runs),
+            partial(_beside, profiles, published, runs),
         )
     checkpoints = answers[TRAINING.name].frame
     if is_training(checkpoints):
@@ -218,6 +218,14 @@ def charts(answers: Answers, runs: RunStyles | None = None) -> Iterator[ChartVie
             "In each cell the coefficient, n models and q.",
             partial(library.correlation_chart, frame(CORRELATIONS), method),
         )
+
+
+def _beside(profiles: pl.DataFrame, published: pl.DataFrame, runs: RunStyles) -> Panels:
+    """Panels of the numbers that the published models have."""
+    from lpp.analyze.charts.charts import profile_panels
+
+    panels = profile_panels(profiles, published, runs=runs)
+    return {name: panel for name, panel in panels.items() if name in published.columns}
 
 
 def _compared(differences: Answer) -> set[str]:

@@ -54,8 +54,9 @@ def rows_of(spec: dict[str, Any], part: dict[str, Any]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = spec["datasets"][part["data"]["name"]]
     for step in part.get("transform", []):
         if "lookup" in step:
-            others = {row["curve"]: row for row in spec["datasets"][step["from"]["data"]["name"]]}
-            rows = [{**others[row["curve"]], **row} for row in rows]
+            key, name = step["lookup"], step["from"]["data"]["name"]
+            others = {row[key]: row for row in spec["datasets"][name]}
+            rows = [{**others[row[key]], **row} for row in rows]
     return rows
 
 
@@ -112,7 +113,7 @@ def test_twenty_runs_are_panels_of_five_in_five_colors() -> None:
         assert len(rows_of(spec, line)) == 5 * 6
         domains.add(json.dumps([line["encoding"][axis]["scale"]["domain"] for axis in "xy"]))
         grey = spec["layer"][0]
-        assert len({row["curve"] for row in rows_of(spec, grey)}) == 20  # all, behind
+        assert len({row["c"] for row in rows_of(spec, grey)}) == 20  # all, behind
     assert len(domains) == 2  # one for each rank
     assert panels["effective_rank F to J"].description.count("model-0") == 5
 
@@ -230,7 +231,8 @@ def test_differences_are_row_minus_column(tmp_path: Path) -> None:
     assert scale["domain"] == [-6, 0, 6]
     assert fill["encoding"]["x"]["scale"]["domain"] == ["B", "C", "D", "E"]
     (dots,) = (part for part in spec["layer"] if part["mark"]["type"] == "circle")
-    marked = {(row["y"], row["x"]) for row in rows_of(spec, dots)}
+    (only,) = (step["filter"] for step in dots["transform"] if "filter" in step)
+    marked = {place for place, row in cells.items() if row.get(only["field"]) == only["equal"]}
     assert {*cells} - marked == {(a, b) for a, b in cells if abs(ord(a) - ord(b)) == 1}
     picture = Picture(charts.difference_chart(differences(runs), runs=page), tmp_path)
     assert picture.marks["rect mark"] == 2 * 4 * 3
