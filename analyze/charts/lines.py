@@ -261,7 +261,7 @@ def _along(rows: Sequence[Row], lay: Lines) -> tuple[Any, Any]:
 def _others(rows: Sequence[Row], lay: Lines, words: Words) -> Any:
     """All lines in grey: the same data in every panel, so short names and digits."""
     slim = [
-        {"c": _letter(row), "x": _short(row[lay.x]), "y": _short(row[lay.y])}
+        {"c": _letter(row), "x": _short(row[lay.x], 3), "y": _short(row[lay.y], 3)}
         for row in rows
         if lay.column is None or row[lay.x] < lay.column
     ]
@@ -274,9 +274,9 @@ def _others(rows: Sequence[Row], lay: Lines, words: Words) -> Any:
     )
 
 
-def _short(value: float) -> float:
+def _short(value: float, digits: int = 4) -> float:
     """Digits that a pixel shows: bars and grey lines say their values nowhere."""
-    return float(f"{value:.4g}")
+    return float(f"{value:.{digits}g}")
 
 
 def _parted(rows: Sequence[Row], lay: Lines, shown: Sequence[str]) -> tuple[list[Row], list[Row]]:
