@@ -31,6 +31,7 @@ _COMPUTED: Final = (
     Column("expected", "VARCHAR", "the likeliest token there"),
     Column("surprisal", "DOUBLE", "-ln p of what came", "nats"),
     Column("metric", "VARCHAR", "column of the table"),
+    Column("run_id", "VARCHAR", "what commands and SQL take"),
     Column("run_a", "VARCHAR", "run id"),
     Column("run_b", "VARCHAR", "run id"),
     FIRST_POSITION,

@@ -1,24 +1,28 @@
 """What the report says, in order, whatever it is written as."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 import polars as pl
 
 from lpp.analyze.benchmarks import correlations
+from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.evaluations import tables as item_flags
 from lpp.analyze.report import drift, items
 from lpp.analyze.report.answers import Answer, Answers, ask
-from lpp.analyze.report.charts import ChartView, charts, eigenvalues
+from lpp.analyze.report.charts import ChartView, charts, eigenvalues, page_styles
 from lpp.analyze.report.drift_queries import DRIFT_POSITIONS, DRIFT_QUERIES, DRIFT_TOKENS
 from lpp.analyze.report.findings import findings
 from lpp.analyze.report.item_queries import ITEM_EVALUATED, ITEM_MISTAKES, ITEM_QUERIES
+from lpp.analyze.report.not_computed import NotComputed, not_computed
 from lpp.analyze.report.provenance import Origin, origin
 from lpp.analyze.report.queries import EIGENVALUES, PLANS, QUERIES, SURPRISES, whole
+from lpp.analyze.report.summary import Summary, summary
 from lpp.analyze.report.surprises import surprises
-from lpp.analyze.report.words import Code, Ref, Sentence
-from lpp.analyze.tables import flags
+from lpp.analyze.report.words import Code, Ref, Run, Sentence
+from lpp.analyze.tables import flags as number_flags
 from lpp.sql import saved_queries
 from lpp.sql.queries.saved import Query as SavedQuery
 from lpp.store.commands.progress import SILENT, Progress
@@ -34,6 +38,8 @@ class Section:
     charts: tuple[ChartView, ...]
     answers: tuple[Answer, ...]
     notes: tuple[Sentence, ...] = ()
+    short: str = ""
+    """The title in the list of sections; empty: the title."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +52,24 @@ class Report:
     store: str
     """Path of the store as it was given."""
     findings: tuple[Sentence, ...]
+    """Of a page of one analysis; those of a store stand in their sections."""
     sections: tuple[Section, ...]
     flags: Mapping[str, str]
     """Every flag in any table, with its explanation."""
     saved: tuple[SavedQuery, ...]
     """None in the report of one comparison, which no database has to hold."""
     origin: Origin
+    styles: RunStyles
+    """Letter, name and colour of every run."""
+    summary: Summary | None = None
+    """The first screen of a store's report."""
+    lacking: NotComputed | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Outline:
     name: str
+    short: str
     title: str
     lead: str
     queries: tuple[str, ...]
@@ -65,12 +78,14 @@ class _Outline:
 OUTLINE: Final = (
     _Outline(
         "models",
+        "Runs",
         "Which models, on what, captured how",
         "One row per captured run. Runs with the same prompt set read the same texts.",
         ("runs",),
     ),
     _Outline(
         "profiles",
+        "Profiles",
         "How profiles differ, and whether by more than noise",
         "Entropy floor: the smallest mean entropy of the next token over prefixes, as a share of "
         "ln V. Participation ratio and effective rank: the largest over prefixes, in dimensions "
@@ -80,14 +95,16 @@ OUTLINE: Final = (
     ),
     _Outline(
         "training",
+        "Training",
         "How profiles change along a training",
         "One row per captured checkpoint. A curve joins checkpoints of one series that read the "
         "same prompts at one site, context and number of prompts.",
         ("training",),
     ),
-    _Outline(drift.SECTION, drift.TITLE, drift.LEAD, drift.TABLES),
+    _Outline(drift.SECTION, "Drift", drift.TITLE, drift.LEAD, drift.TABLES),
     _Outline(
         "depth",
+        "Depth",
         "Where in depth",
         "Ranks of the whole context at every captured layer. A collapsed layer has a "
         "participation ratio within 1 % of 1: one direction hides its width.",
@@ -95,20 +112,23 @@ OUTLINE: Final = (
     ),
     _Outline(
         "steadiness",
+        "Steadiness",
         "How steady under prefix, context, sample and corpus",
         "The same profiles at other settings, from the same captured states.",
         ("entropy", "sensitivity", "agreement"),
     ),
     _Outline(
         "surprises",
+        "Surprises",
         "Which tokens surprised each model",
         "The next tokens of a run with the smallest probability, and what the model expected "
         "instead. A token is its id where the store has no vocabulary of the tokenizer.",
         ("surprises",),
     ),
-    _Outline(items.SECTION, items.TITLE, items.LEAD, items.TABLES),
+    _Outline(items.SECTION, "Items", items.TITLE, items.LEAD, items.TABLES),
     _Outline(
         "benchmarks",
+        "Benchmarks",
         "How it relates to benchmarks",
         "Every correlation with its n, its interval and q, the p-value after Benjamini and "
         "Hochberg over the tests of one source and method. The published models are a reference; "
@@ -117,6 +137,7 @@ OUTLINE: Final = (
     ),
     _Outline(
         "distrust",
+        "Distrust",
         "What to distrust",
         "A flag says that a number is right and easy to misread.",
         ("flags",),
@@ -127,6 +148,10 @@ OUTLINE: Final = (
 
 _ONLY_DRAWN: Final = ("training", drift.SECTION)
 """Sections that are there only with a chart."""
+
+
+_RARE: Final = ("differences", "apart", "flags", *items.TABLES)
+"""Tables that are empty in many stores in which everything was computed."""
 
 
 def report(url: str, *, progress: Progress = SILENT) -> Report:
@@ -151,20 +176,26 @@ def report(url: str, *, progress: Progress = SILENT) -> Report:
     source = origin(url, answers[PLANS.name].frame)
     progress.advance()
     progress.note("provenance read")
-    drawn = [*charts(answers), *drift.drift_charts(answers), *items.item_charts(answers)]
+    styles = page_styles(answers)
+    drawn = [
+        *charts(answers, styles),
+        *drift.drift_charts(answers, styles),
+        *items.item_charts(answers, styles),
+    ]
+    sections = list(_sections(url, answers, drawn, source))
+    flags = explained(answers)
     return Report(
         title="Latent performance profiles",
         about=("Store ", Code(url)),
         store=url,
-        findings=(
-            *findings(answers),
-            *drift.drift_findings(answers),
-            *items.item_findings(answers),
-        ),
-        sections=tuple(_sections(url, answers, drawn, source)),
-        flags=explained(answers),
+        findings=(),
+        sections=tuple(filter(None, map(_with_rows, sections))),
+        flags=flags,
         saved=tuple(saved_queries().values()),
         origin=source,
+        styles=styles,
+        summary=summary(answers, styles.order, flags),
+        lacking=not_computed(url, _missing(sections), answers),
     )
 
 
@@ -176,49 +207,81 @@ def _sections(
             continue
         if outline.name in _ONLY_DRAWN and not any(c.section == outline.name for c in drawn):
             continue  # most stores have no series
-        # pairs without a common setting: no table of them is the rule
-        rare = ("apart", *items.TABLES, *(["flags"] if _unflagged(answers) else []))
-        shown = [name for name in outline.queries if name not in rare or answers[name].frame.height]
+        found = [answers[name] for name in outline.queries]
         yield Section(
             outline.name,
             outline.title,
             outline.lead,
             tuple(chart for chart in drawn if chart.section == outline.name),
-            tuple(answers[name] for name in shown),
+            tuple(one for one in found if one.query.name not in _RARE or one.frame.height),
             tuple(_notes(outline.name, url, answers, source)),
+            outline.short,
         )
 
 
+def _missing(sections: Iterable[Section]) -> list[Answer]:
+    """Answers without rows, of tables and of charts, each once."""
+    every = (
+        answer
+        for section in sections
+        for answer in (*section.answers, *(chart.answer for chart in section.charts))
+    )
+    return list({one.query.name: one for one in every if one.missing}.values())
+
+
+def _with_rows(section: Section) -> Section | None:
+    """`section` with what has rows alone; None where nothing is left to say."""
+    found = replace(
+        section,
+        charts=tuple(chart for chart in section.charts if not chart.answer.missing),
+        answers=tuple(answer for answer in section.answers if not answer.missing),
+    )
+    return found if found.charts or found.answers or found.notes else None
+
+
 def _notes(section: str, url: str, answers: Answers, source: Origin) -> Iterator[Sentence]:
+    if section == "profiles":
+        yield from findings(answers)
+    if section == drift.SECTION:
+        yield from drift.drift_findings(answers)
     if section == items.SECTION:
+        yield from items.item_findings(answers)
         yield from items.not_analysed(answers, url)
     if section == "models":
         for run in source.unprofiled:
-            yield (Code(run), " is in the store and not in its profiles: lpp-analyze profile.")
+            yield (Run(run), " is in the store and not in its profiles: lpp-analyze profile.")
     if section == "depth":
-        yield from _sinks(answers["layers"].frame)
-        spectra = answers[EIGENVALUES.name].frame
-        for run in answers["runs"].frame["run"] if spectra.height else ():
-            if run not in spectra["run"]:
-                yield (
-                    Code(run),
-                    ": its spectrum at final is not in the analysis cache: lpp-analyze profile.",
-                )
+        yield from _depth_notes(url, answers)
     if section == "distrust":
-        if _unflagged(answers):
-            yield ("No number of this database carries a flag.",)
-        profiles = answers[whole("profiles").name].frame
-        sets = _prompt_sets(profiles) if profiles.width else 0
-        if sets > 1:
+        yield from _doubts(answers, source)
+
+
+def _depth_notes(url: str, answers: Answers) -> Iterator[Sentence]:
+    yield from _sinks(answers["layers"].frame, url)
+    spectra = answers[EIGENVALUES.name].frame
+    for run in answers["runs"].frame["run"] if spectra.height else ():
+        if run not in spectra["run"]:
             yield (
-                "The runs read ",
-                Ref(f"{sets} sets of texts", "runs"),
-                ": profiles of different texts are not compared here.",
+                Run(run),
+                ": its spectrum at final is not in the analysis cache: lpp-analyze profile.",
             )
-        yield from _set_aside(answers["runs"].frame)
-        for one in source.runs:
-            if one.problem:
-                yield (Code(one.run), f": {one.problem}.")
+
+
+def _doubts(answers: Answers, source: Origin) -> Iterator[Sentence]:
+    if _unflagged(answers):
+        yield ("No number of this database carries a flag.",)
+    profiles = answers[whole("profiles").name].frame
+    sets = _prompt_sets(profiles) if profiles.width else 0
+    if sets > 1:
+        yield (
+            "The runs read ",
+            Ref(f"{sets} sets of texts", "runs"),
+            ": profiles of different texts are not compared here.",
+        )
+    yield from _set_aside(answers["runs"].frame)
+    for one in source.runs:
+        if one.problem:
+            yield (Run(one.run), f": {one.problem}.")
 
 
 def _unflagged(answers: Answers) -> bool:
@@ -228,7 +291,7 @@ def _unflagged(answers: Answers) -> bool:
     return flagged.fault is None and flagged.frame.is_empty() and not profiles.is_empty()
 
 
-def _sinks(layers: pl.DataFrame) -> Iterator[Sentence]:
+def _sinks(layers: pl.DataFrame, url: str) -> Iterator[Sentence]:
     """What attention sinks do to a rank, where layers may have them."""
     if not layers.width or not layers.select(pl.col("flags").list.len().sum() > 0).item():
         return
@@ -239,10 +302,14 @@ def _sinks(layers: pl.DataFrame) -> Iterator[Sentence]:
         "2402.17762). A participation ratio weighs a direction by the square of its variance, so "
         "these few rows alone can bring it near 1, in most layers, however many dimensions all "
         "other tokens use. A collapsed layer says that much and no more. A second curve, without "
-        "the first positions, shows the ranks of the other tokens; ",
-        Code("lpp-analyze layers STORE"),
-        " computes it.",
+        "the first positions, shows the ranks of the other tokens",
+        *(() if (layers["first_position"] > 0).any() else _second_curve(url)),
+        ".",
     )
+
+
+def _second_curve(url: str) -> Sentence:
+    return "; ", Code(f"lpp-analyze layers {shlex.quote(url)}"), " computes it"
 
 
 def _prompt_sets(profiles: pl.DataFrame) -> int:
@@ -258,12 +325,12 @@ def _set_aside(runs: pl.DataFrame) -> Iterator[Sentence]:
             site = row["not_finite_from"]
             where = f", with NaN or infinities from {site} on" if site else ""
             count = Ref(f"{row['n_quarantined']} of {row['n_prompts']} prompts", "runs")
-            yield Code(row["run"]), ": ", count, f" are set aside{where}; no number is of them."
+            yield Run(row["run"]), ": ", count, f" are set aside{where}; no number is of them."
 
 
 def explained(answers: Answers) -> Mapping[str, str]:
     """Flags that any table carries, sorted, with their meanings."""
-    known = {**correlations.MEANING, **flags.MEANING, **item_flags.MEANING}
+    known = {**correlations.MEANING, **number_flags.MEANING, **item_flags.MEANING}
     found = {
         flag
         for answer in answers.values()

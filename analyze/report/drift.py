@@ -18,7 +18,7 @@ from lpp.analyze.report.drift_queries import (
     DRIFT_TOKENS,
 )
 from lpp.analyze.report.surprises import in_words
-from lpp.analyze.report.words import Code, Part, Ref, Sentence, number
+from lpp.analyze.report.words import Part, Ref, Run, Sentence, number
 from lpp.analyze.tables.database import frame_schema
 from lpp.store.errors import LppError
 
@@ -177,7 +177,7 @@ def drift_findings(answers: Answers) -> Iterator[Sentence]:
 def _told(pair: Pair, answers: Answers) -> Sentence:
     rows = _fullest(_of_pairs(answers[DRIFT.name].frame, [pair]))
     by_name = {row["number"]: row for row in rows.iter_rows(named=True)}
-    parts: list[Part] = [Code(pair[1]), " differs from ", Code(pair[0]), " by "]
+    parts: list[Part] = [Run(pair[1]), " differs from ", Run(pair[0]), " by "]
     moved = by_name.get("kl", by_name.get("next_logprob"))
     if moved is None or moved["maximum"] == 0:
         return (*parts, Ref("nothing", DRIFT.name), " in any prediction.")

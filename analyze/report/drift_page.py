@@ -28,7 +28,7 @@ from lpp.analyze.report.page import answers_of, without
 from lpp.analyze.report.provenance import origin_of
 from lpp.analyze.report.queries import Query
 from lpp.analyze.report.surprises import shown_words
-from lpp.analyze.report.words import Code, Sentence
+from lpp.analyze.report.words import Code, Run, Sentence
 from lpp.analyze.text.drift import what_was_compared
 from lpp.store.format.run_names import run_names
 
@@ -122,13 +122,14 @@ def drift_page(found: Drift, verdicts: Sequence[Verdict] = ()) -> str:
     return as_html(
         Report(
             title="Drift between two models",
-            about=("From ", Code(a.id), " (A) to ", Code(b.id), " (B)"),
+            about=("From ", Run(a.id), " to ", Run(b.id)),
             store=str(stores(found.pair)[0]),
             findings=tuple(drift_findings(answers)),
             sections=tuple(sections),
             flags=flags,
             saved=(),
             origin=origin_of([a] if found.pair.of_one_run else [a, b]),
+            styles=styles,
         )
     )
 

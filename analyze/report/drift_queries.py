@@ -22,6 +22,7 @@ DRIFT: Final = Query(
     "  'kl', 'kl_reverse', 'js', 'tv', 'flips', 'top10', 'next_logprob', 'log_perplexity',\n"
     "  'entropy'], number)",
     _COMMAND,
+    first=("run_a", "run_b", "number", "mean", "unit", "p99"),
 )
 
 DRIFT_SITES: Final = Query(
@@ -34,6 +35,7 @@ DRIFT_SITES: Final = Query(
     "FROM drift_sites\n"
     "ORDER BY run_a, run_b, n_prompts DESC, first_position, depth, site",
     _COMMAND,
+    first=("run_a", "run_b", "site", "relative_distance", "cka", "flags"),
 )
 
 DRIFT_HISTOGRAM: Final = Query(

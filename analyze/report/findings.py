@@ -11,7 +11,7 @@ from typing import Final
 import polars as pl
 
 from lpp.analyze.report.answers import Answers
-from lpp.analyze.report.words import Code, Part, Ref, Sentence, label, listed, number
+from lpp.analyze.report.words import Part, Ref, Run, Sentence, label, listed, number
 from lpp.analyze.text.text import Row
 
 PAIRS_IN_FULL: Final = 3
@@ -64,7 +64,7 @@ def findings(answers: Answers) -> list[Sentence]:
 def _alone(profiles: pl.DataFrame) -> Iterator[Sentence]:
     for row in profiles.head(SETTINGS).iter_rows(named=True):
         parts: list[Part] = [
-            Code(row["run"]),
+            Run(row["run"]),
             f" at {row['site']}, context {row['context']}, {row['n_prompts']} prompts: ",
         ]
         for place, metric in enumerate(TOLD):
@@ -90,15 +90,9 @@ def _setting(where: str, rows: pl.DataFrame) -> Iterator[Sentence]:
     told = rows.filter(pl.col("metric").is_in(TOLD))
     pairs = list(told.group_by("run_a", "run_b", maintain_order=True))
     if len(pairs) <= PAIRS_IN_FULL:
-        for (run_a, run_b), of_pair in pairs:
-            yield (
-                f"{where}, on the same prompts: ",
-                Code(str(run_a)),
-                " and ",
-                Code(str(run_b)),
-                ".",
-            )
-            yield from _pair({row["metric"]: row for row in of_pair.iter_rows(named=True)})
+        yield (f"{where}, on the same prompts:",)
+        for _, of_pair in pairs:
+            yield _pair({row["metric"]: row for row in of_pair.iter_rows(named=True)})
         return
     yield (f"{where}, on the same prompts, the runs make {len(pairs)} pairs.",)
     for metric in TOLD:
@@ -109,23 +103,27 @@ def _setting(where: str, rows: pl.DataFrame) -> Iterator[Sentence]:
     )
 
 
-def _pair(by_metric: Mapping[str, Row]) -> Iterator[Sentence]:
-    """One sentence for each verdict that a pair has."""
-    for verdict, before, after in (
-        (BEYOND, "They differ beyond the interval of the difference in ", "."),
-        (WITHIN, "They do not in ", "."),
-        (UNKNOWN, "Without an interval nothing is said of ", "."),
-        (ABSENT, "A value is missing, so nothing is said of ", "."),
+def _pair(by_metric: Mapping[str, Row]) -> Sentence:
+    """A clause for each verdict that a pair has."""
+    row = by_metric[TOLD[0]]
+    parts: list[Part] = [Run(row["run_a"], short=True), " and ", Run(row["run_b"], short=True)]
+    before = " "
+    for verdict, words in (
+        (BEYOND, "differ beyond the interval of the difference in "),
+        (WITHIN, "do not differ beyond it in "),
+        (UNKNOWN, "have no interval of the difference in "),
+        (ABSENT, "lack a value of "),
     ):
         metrics = [name for name in TOLD if by_metric[name]["verdict"] == verdict]
         if not metrics:
             continue
-        parts: list[Part] = [before]
+        parts.append(f"{before}{words}")
+        before = "; they "
         for place, name in enumerate(metrics):
             if place:
                 parts.append(" and " if place == len(metrics) - 1 else ", ")
             parts += _compared(name, by_metric[name])
-        yield (*parts, after)
+    return (*parts, ".")
 
 
 def _compared(metric: str, row: Row) -> Iterator[Part]:
@@ -168,8 +166,8 @@ def _counted(metric: str, pairs: pl.DataFrame) -> Sentence:
     return (
         *out,
         f"; it runs from {number(low['value'])} (",
-        Code(low["run"]),
+        Run(low["run"], short=True),
         f") to {number(high['value'])} (",
-        Code(high["run"]),
+        Run(high["run"], short=True),
         f") {UNITS[metric]}.",
     )

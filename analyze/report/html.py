@@ -8,20 +8,24 @@ only the scripts whose hashes it names: a name that got through as markup would 
 import base64
 import hashlib
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import resources
 from typing import Any, Final
 
+from lpp.analyze.charts.run_styles import RunStyle
 from lpp.analyze.report.answers import Answer
-from lpp.analyze.report.charts import Panels
+from lpp.analyze.report.charts import ChartView, Panels
 from lpp.analyze.report.content import Report
-from lpp.analyze.report.queries import PLANS, Query
+from lpp.analyze.report.queries import PLANS
 from lpp.analyze.report.tables import FIRST_ROWS, TableView
 from lpp.analyze.report.words import Sentence, plain
 from lpp.store.commands.escaping import escape
 
 OPEN_ROWS: Final = 25
 """Longer tables are folded: the page stays one that can be read."""
+
+ON_REQUEST: Final = ("published",)
+"""Charts that are shown on demand: they are not of the reader's own models."""
 
 SENTENCES: Final = 4
 """To a paragraph."""
@@ -53,10 +57,13 @@ def as_html(report: Report) -> str:
     return template.render(
         report=report,
         about=plain(report.about),
+        run=_style_of(report),
+        first=_first_charts(report),
+        on_request=ON_REQUEST,
+        section_names=[section.name for section in report.sections],
         views=views,
         panels=specifications,
         paragraphs=list(paragraphs(report.findings)),
-        command=lambda query: command(query, report.store),
         store=shlex.quote(report.store),
         plans=PLANS,
         first_rows=FIRST_ROWS,
@@ -73,15 +80,22 @@ def _shown(value: Any) -> Any:
     return escape(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
-def command(query: Query, store: str) -> str:
-    """What computes the rows of `query` in `store`, for a shell."""
-    return query.command.replace("STORE", shlex.quote(store))
-
-
 def paragraphs(sentences: Sequence[Sentence]) -> Iterator[Sequence[Sentence]]:
     """Sentences, a few at a time."""
     for first in range(0, len(sentences), SENTENCES):
         yield sentences[first : first + SENTENCES]
+
+
+def _style_of(report: Report) -> Callable[[str], RunStyle | None]:
+    """Gives the style of a run, None of one that no plan of the report is of."""
+    known = {run: report.styles[run] for run in report.styles.order}
+    return known.get
+
+
+def _first_charts(report: Report) -> list[ChartView]:
+    """What stands on the first screen, and not in its section: the picture of depth."""
+    every = (chart for section in report.sections for chart in section.charts)
+    return [chart for chart in every if chart.name == "depth"] if report.summary else []
 
 
 def _answers(report: Report) -> Iterator[Answer]:
@@ -94,6 +108,10 @@ def _data(
 ) -> dict[str, Any]:
     """What the page's script shows: every table whole, every chart's specification."""
     return {
+        "runs": [
+            {"id": run, "letter": style.letter, "name": style.name, "color": style.color}
+            for run, style in ((run, report.styles[run]) for run in report.styles.order)
+        ],
         "command": f"lpp-sql {shlex.quote(report.store)} -",
         "tables": {name: view.data() for name, view in views.items()},
         "charts": specifications,

@@ -38,6 +38,7 @@ ITEM_ANALYSES: Final = Query(
     "  ece, ece_ci_low, ece_ci_high, ece_calibrated, ece_by_chance, risk_area, risk_best\n"
     "FROM item_analyses ORDER BY ALL",
     COMMAND,
+    first=("run", "task", "accuracy", "ece", "n_right", "n_wrong"),
 )
 
 ITEM_FEATURES: Final = Query(
@@ -50,6 +51,7 @@ ITEM_FEATURES: Final = Query(
     f"ORDER BY {_KEY}, list_position(['baseline', 'statistic', 'rows', 'gold'], role),\n"
     "  abs(coalesce(within_auroc, auroc) - 0.5) DESC NULLS LAST, feature",
     COMMAND,
+    first=("feature", "auroc", "within_auroc", "q_value", "role"),
 )
 
 ITEM_SITES: Final = Query(
@@ -61,6 +63,7 @@ ITEM_SITES: Final = Query(
     "FROM item_features WHERE site <> ''\n"
     f"ORDER BY {_KEY}, feature, depth, site",
     COMMAND,
+    first=("site", "feature", "auroc", "within_auroc", "q_value"),
 )
 
 ITEM_CONTROLS: Final = Query(
@@ -75,6 +78,7 @@ ITEM_CONTROLS: Final = Query(
     f"FROM item_features\nORDER BY {_KEY}, site <> '', feature, depth, site",
     COMMAND,
     folded=True,
+    first=("feature", "site", "partial_auroc", "shuffled_low", "shuffled_high", "p_value"),
 )
 
 ITEM_RELIABILITY: Final = Query(
@@ -107,6 +111,7 @@ ITEM_MISTAKES: Final = Query(
     "  gold AS gold_answer, gold_share, task, run\n"
     f"FROM (\n{saved_query('confident_mistakes').statement}\n)",
     "lpp-capture eval --model MODEL --tasks TASK --store STORE",
+    first=("item", "question", "chosen_answer", "confidence", "gold_answer", "gold_share"),
 )
 
 ITEM_EVALUATED: Final = Query(

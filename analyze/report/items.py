@@ -25,7 +25,7 @@ from lpp.analyze.report.item_queries import (
     OF_ANALYSIS,
 )
 from lpp.analyze.report.surprises import in_words
-from lpp.analyze.report.words import Code, Part, Ref, Sentence
+from lpp.analyze.report.words import Code, Part, Ref, Run, Sentence
 from lpp.store import open_store
 from lpp.store.errors import FormatError
 from lpp.store.items import read_items
@@ -183,7 +183,7 @@ def item_findings(answers: Answers) -> Iterator[Sentence]:
 def _accuracy(row: Mapping[str, Any]) -> Sentence:
     n = row["n_right"] + row["n_wrong"]
     return (
-        Code(row["run"]),
+        Run(row["run"]),
         " answers ",
         Ref(f"{row['n_right']:,} of {n:,} items", ITEM_ANALYSES.name),
         " of ",
@@ -245,7 +245,7 @@ def not_analysed(answers: Answers, store: str) -> Iterator[Sentence]:
     if analyses.height:
         evaluated = evaluated.join(analyses.select(key), on=key, how="anti", maintain_order="left")
     for row in evaluated.iter_rows(named=True):
-        parts: list[Part] = [Code(row["task"]), " of ", Code(row["run"])]
+        parts: list[Part] = [Code(row["task"]), " of ", Run(row["run"])]
         if row["n_items"] < FEWEST_ITEMS or min(row["n_right"], row["n_wrong"]) < FEWEST_OF_A_KIND:
             counts = f"{row['n_right']:,} right and {row['n_wrong']:,} wrong items"
             yield (*parts, f" has {counts}: too few to rank features.")

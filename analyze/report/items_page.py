@@ -7,6 +7,7 @@ from typing import Final
 
 import polars as pl
 
+from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.evaluations.analysis import ItemAnalysis
 from lpp.analyze.evaluations.evaluated import EvaluatedItems
 from lpp.analyze.evaluations.mistakes import confident_mistakes
@@ -31,8 +32,9 @@ from lpp.analyze.report.page import answers_of, without
 from lpp.analyze.report.provenance import origin_of
 from lpp.analyze.report.queries import Query
 from lpp.analyze.report.surprises import shown_words
-from lpp.analyze.report.words import Code, Sentence
+from lpp.analyze.report.words import Code, Run, Sentence
 from lpp.analyze.text.items import as_markdown, what_was_asked
+from lpp.store.format.run_names import run_names
 
 _CODE: Final = {
     ITEM_ANALYSES.name: 'item_tables(found)["item_analyses"]',
@@ -85,7 +87,9 @@ def items_page(store: str, some: EvaluatedItems, found: ItemAnalysis) -> str:
     """
     answers = answers_of(item_tables(found), ITEM_QUERIES)
     answers[ITEM_MISTAKES.name] = Answer(ITEM_MISTAKES, _mistakes(some))
-    charts = {chart.name: chart for chart in item_charts(answers)}
+    run = some.view.run
+    styles = RunStyles(run_names({run.id: run.plan}))
+    charts = {chart.name: chart for chart in item_charts(answers, styles)}
     sections = [
         Section(
             name,
@@ -103,13 +107,14 @@ def items_page(store: str, some: EvaluatedItems, found: ItemAnalysis) -> str:
     return as_html(
         Report(
             title="Right and wrong answers",
-            about=(Code(found.task), " answered by ", Code(found.run)),
+            about=(Code(found.task), " answered by ", Run(found.run)),
             store=store,
             findings=tuple(_findings(answers, found)),
             sections=(*sections, asked),
             flags={},
             saved=(),
-            origin=origin_of([some.view.run]),
+            origin=origin_of([run]),
+            styles=styles,
         )
     )
 
@@ -117,7 +122,7 @@ def items_page(store: str, some: EvaluatedItems, found: ItemAnalysis) -> str:
 def items_markdown(some: EvaluatedItems, found: ItemAnalysis) -> str:
     """The same for a pull request: sentences, tables, mistakes. FormatError for altered bytes."""
     answers = answers_of(item_tables(found), ITEM_QUERIES)
-    sentences = [said(sentence) for sentence in _findings(answers, found)]
+    sentences = [said(sentence, RunStyles({})) for sentence in _findings(answers, found)]
     return as_markdown(found, sentences, confident_mistakes(some))
 
 

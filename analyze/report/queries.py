@@ -4,7 +4,10 @@ The page repeats each text, so that a reader gets the same numbers from `lpp-sql
 computed outside of them but the choice of what to say.
 """
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final, Literal
 
 from lpp.analyze.tables.flags import COLLAPSED_RATIO
@@ -24,7 +27,14 @@ SPECTRUM: Final = frozenset(column.name for column in TABLES["spectra"].columns)
 """Columns of the table `spectra`."""
 
 
-@dataclass(frozen=True, slots=True)
+FIRST_COLUMNS: Final = 6
+"""Columns of a table that are shown first, unless its query names them."""
+
+SETTING: Final = ("site", "context", "n_prompts", "first_position")
+"""Columns that say at what setting a number was taken."""
+
+
+@dataclass(frozen=True)
 class Query:
     """One question, and how its answer is read."""
 
@@ -43,6 +53,42 @@ class Query:
     """Of `sql`: eigenvalues are no table of the database."""
     folded: bool = False
     """Whether the page shows the table on demand, however short it is."""
+    first: tuple[str, ...] = ()
+    """Columns that the page shows first, in this order; the others are there on demand. None: the
+    first `FIRST_COLUMNS`."""
+
+    @cached_property
+    def source(self) -> "Source | None":
+        """Where each number comes from, if the query only selects from one table."""
+        return _source(self.sql) if self.language == "SQL" else None
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The one table that a query selects from."""
+
+    table: str
+    expressions: Mapping[str, str]
+    """What stands before AS of each column of the answer that has another name in the table."""
+
+
+_PLAIN: Final = re.compile(
+    r"SELECT (?P<columns>[^()]+?)\s+FROM (?P<table>\w+)(?:\s+WHERE .+?)?\s+ORDER BY", re.DOTALL
+)
+
+
+def _source(sql: str) -> Source | None:
+    """The table of a plain selection.
+
+    >>> _source("SELECT run, low AS value_low FROM t ORDER BY run")
+    Source(table='t', expressions={'value_low': 'low'})
+    >>> _source("SELECT run FROM a JOIN b USING (run) ORDER BY run")
+    """
+    found = _PLAIN.match(sql)
+    if found is None or re.search(r"\b(?:JOIN|UNION|DISTINCT|GROUP)\b", sql):
+        return None
+    words = (column.split(" AS ") for column in re.split(r",\s*", found["columns"].strip()))
+    return Source(found["table"], {pair[1]: pair[0] for pair in words if len(pair) == 2})
 
 
 def with_intervals(names: tuple[str, ...], *, prefixes: bool = False) -> str:
@@ -61,11 +107,12 @@ RUNS: Final = Query(
     "Runs: which model, on what, captured how",
     "runs",
     ("run",),
-    "SELECT run, model, untrained_seed, n_parameters, n_blocks, hidden_size, corpus,\n"
-    "  n_prompts, n_quarantined, not_finite_from, n_texts_set_aside,\n"
+    "SELECT run, run AS run_id, model, untrained_seed, n_parameters, n_blocks, hidden_size,\n"
+    "  corpus, n_prompts, n_quarantined, not_finite_from, n_texts_set_aside,\n"
     "  n_tokens, context, backend, compute_dtype, stored_dtype, logit_positions,\n"
     "  architecture, revision, prompt_set\nFROM runs ORDER BY model, run",
     "lpp-analyze profile STORE",
+    first=("run", "model", "corpus", "n_prompts", "n_tokens", "context"),
 )
 
 PROFILES: Final = Query(
@@ -77,6 +124,7 @@ PROFILES: Final = Query(
     f"{with_intervals(PROFILE_METRICS, prefixes=True)}\n"
     "FROM profiles ORDER BY context, n_prompts, run",
     "lpp-analyze profile STORE",
+    first=("run", "entropy_floor", "participation_ratio", "effective_rank", "flags"),
 )
 
 DIFFERENCES: Final = Query(
@@ -86,6 +134,7 @@ DIFFERENCES: Final = Query(
     ("run_a", "run_b", "context", "n_prompts", "first_position", "metric"),
     saved_query("differences").statement,
     "lpp-analyze profile STORE",
+    first=("run_a", "run_b", "metric", "difference", "verdict"),
 )
 
 TRAINING: Final = Query(
@@ -99,6 +148,7 @@ TRAINING: Final = Query(
     "FROM profiles p JOIN runs USING (run) WHERE series IS NOT NULL\n"
     "ORDER BY series, p.prompt_set, p.context, p.n_prompts, first_position, step, run",
     "lpp-analyze profile STORE",
+    first=("run", "step", "series", "entropy_floor", "participation_ratio", "effective_rank"),
 )
 
 _OF_LAYERS: Final = tuple(name for name in TABLES["spectra"].key if name != "prefix")
@@ -128,6 +178,7 @@ LAYERS: Final = Query(
     "WHERE prefix = s.context\n"
     "ORDER BY context, n_prompts, run, first_position, depth, site",
     "lpp-analyze profile STORE",
+    first=("run", "participation_ratio", "effective_rank", "top_share", "flags", "site"),
 )
 
 HOURGLASS: Final = Query(
@@ -139,6 +190,7 @@ HOURGLASS: Final = Query(
     "  n_layers, n_collapsed, n_missing, reason\n"
     "FROM hourglass ORDER BY context, n_prompts, metric, run",
     "lpp-analyze layers STORE",
+    first=("run", "score", "metric", "first", "middle", "last"),
 )
 
 SPECTRA: Final = Query(
@@ -150,6 +202,7 @@ SPECTRA: Final = Query(
     f"{with_intervals(('participation_ratio', 'effective_rank', 'top_share'))}\n"
     "FROM spectra ORDER BY context, n_prompts, run, depth, site, prefix",
     "lpp-analyze profile STORE",
+    first=("run", "participation_ratio", "effective_rank", "top_share", "prefix", "site"),
 )
 
 ENTROPY: Final = Query(
@@ -161,6 +214,7 @@ ENTROPY: Final = Query(
     "  short_prompts, distinct_prefixes\n"
     "FROM entropy ORDER BY context, n_prompts, run, prefix",
     "lpp-analyze profile STORE",
+    first=("run", "prefix", "entropy_norm", "entropy"),
 )
 
 SENSITIVITY: Final = Query(
@@ -174,6 +228,7 @@ SENSITIVITY: Final = Query(
     "WHERE aggregation = CASE WHEN starts_with(metric, 'entropy') THEN 'min' ELSE 'max' END\n"
     "ORDER BY metric, corpus, site, context, n_prompts, run",
     "lpp-analyze sensitivity STORE",
+    first=("run", "metric", "value", "context", "n_prompts", "flags"),
 )
 
 AGREEMENT: Final = Query(
@@ -185,6 +240,7 @@ AGREEMENT: Final = Query(
     "  flags, reason\nFROM agreement WHERE len(differ) = 1\n"
     "ORDER BY metric, setting_a, setting_b",
     "lpp-analyze sensitivity STORE",
+    first=("metric", "setting_a", "setting_b", "kendall_tau", "spearman_rho", "n_models"),
 )
 
 BENCHMARKS: Final = Query(
@@ -195,6 +251,7 @@ BENCHMARKS: Final = Query(
     "SELECT model, run, benchmark, metric, source, value, stderr, n, match_note\n"
     "FROM benchmarks ORDER BY source, benchmark, metric, model",
     "lpp-analyze benchmarks add STORE FILES",
+    first=("model", "benchmark", "metric", "value", "n", "source"),
 )
 
 CORRELATIONS: Final = Query(
@@ -207,6 +264,7 @@ CORRELATIONS: Final = Query(
     "  p_value, q_value, family_size, flags\n"
     "FROM correlations ORDER BY source, method, q_value, profile_metric, benchmark",
     "lpp-analyze correlate STORE",
+    first=("profile_metric", "benchmark", "coefficient", "q_value", "method", "flags"),
 )
 
 PUBLISHED: Final = Query(
@@ -218,6 +276,8 @@ PUBLISHED: Final = Query(
     "  participation_ratio_norm, effective_rank_norm, ifeval, bbh, mmlu_pro\n"
     "FROM published ORDER BY model",
     "lpp-analyze profile STORE",
+    first=("model", "entropy_floor", "participation_ratio_norm", "effective_rank_norm", "mmlu_pro"),
+    folded=True,
 )
 
 _FLAGGED: Final = (
@@ -241,6 +301,7 @@ FLAGS: Final = Query(
     )
     + '\n) GROUP BY ALL ORDER BY flag, "table", "of"',
     "lpp-analyze profile STORE",
+    first=("flag", "n_rows", "of", "table"),
 )
 
 APART: Final = Query(

@@ -13,6 +13,7 @@
     made.append(...children);
     return made;
   };
+  const runs = new Map(page.runs.map((run, place) => [run.id, { ...run, place }]));
   const say = (text) => { document.getElementById("said").textContent = text; };
 
   // ---- numbers, as report_words.number writes them
@@ -42,9 +43,28 @@
     if (column.values) return number(column.values[row]);
     const word = column.words[column.codes[row]];
     if (word === null) return MISSING;
+    if (column.kind === "run" && runs.has(word)) {
+      const run = runs.get(word);
+      return shown(`${run.letter} ${run.name}`);
+    }
     return shown(Array.isArray(word) ? word.join(", ") : word);
   };
   const raw = (column, row) => (column.values ? column.values[row] : column.words[column.codes[row]]);
+
+  // A run by its letter and name, as the template writes it; an id of no plan as it is.
+  function chip(id) {
+    const run = runs.get(id);
+    if (!run) return element("code", { textContent: id === null ? MISSING : shown(id) });
+    const made = element("span", { className: "run", title: shown(id) },
+      element("span", { className: "letter", textContent: run.letter }),
+      element("span", { className: "name", textContent: ` ${shown(run.name)}` }));
+    made.dataset.run = run.place;
+    made.style.setProperty("--run", run.color);
+    return made;
+  }
+
+  const badges = (flags) => [flags ?? []].flat().flatMap((flag) => [
+    element("a", { className: "badge", href: `#flag-${flag}`, textContent: flag }), " "]);
 
   function more(column, row) {
     const parts = [];
@@ -74,6 +94,11 @@
       this.before.hidden = this.after.hidden = data.rows <= PAGE;
       this.before.addEventListener("click", () => this.show(this.first - PAGE));
       this.after.addEventListener("click", () => this.show(this.first + PAGE));
+      tools.querySelector(".csv").addEventListener("click", () => save(`${name}.csv`, this.csv()));
+      tools.querySelector(".all")?.addEventListener("click", ({ currentTarget: button }) => {
+        const few = this.box.querySelector("table").classList.toggle("few");
+        button.setAttribute("aria-pressed", String(!few));
+      });
       this.box.querySelectorAll(".sort").forEach((button, place) =>
         button.addEventListener("click", () => this.sort(place)));
       this.show(0);
@@ -82,7 +107,7 @@
     filter(sought) {
       const columns = this.data.columns;
       this.words ??= Array.from({ length: this.data.rows }, (_, row) =>
-        columns.map((column) => text(column, row)).join("\n").toLowerCase());
+        columns.map((column) => `${text(column, row)} ${column.kind === "run" ? raw(column, row) : ""}`).join("\n").toLowerCase());
       this.wanted = sought.toLowerCase().split(/\s+/).filter(Boolean);
       this.select();
       this.show(0);
@@ -101,6 +126,7 @@
       const column = this.data.columns[place];
       const keys = Array.from({ length: this.data.rows }, (_, row) => {
         const value = raw(column, row);
+        if (column.kind === "run" && runs.has(value)) return runs.get(value).place;
         return Array.isArray(value) ? value.join(", ") : value;
       });
       const absent = (key) => key === null || key === "";
@@ -137,61 +163,100 @@
       const button = element("button", { type: "button", textContent: this.data.language });
       button.setAttribute("aria-label", `${this.data.language} of the row ${what}`);
       button.addEventListener("click", () => ask(this, row, null));
-      return element("tr", {}, ...cells, element("td", {}, button));
+      const made = element("tr", {}, ...cells, element("td", {}, button));
+      made.dataset.runs = this.data.columns.filter((column) => column.kind === "run")
+        .map((column) => runs.get(raw(column, row))?.place ?? "").join(" ");
+      return made;
     }
 
     cell(column, row, place) {
-      if (place === 0) {
-        return element("th", { scope: "row", className: column.kind, textContent: text(column, row) });
-      }
-      if (column.kind === "flags") {
-        const badges = [column.words[column.codes[row]] ?? []].flat().flatMap((flag) => [
-          element("a", { className: "badge", href: `#flag-${flag}`, textContent: flag }), " "]);
-        return element("td", { className: "flags" }, ...badges);
-      }
-      if (column.kind !== "number") {
-        const className = column.kind === "words" ? "words" : "";
-        return element("td", { className, textContent: text(column, row) });
-      }
+      const cell = place === 0
+        ? element("th", { scope: "row", className: column.kind })
+        : element("td", { className: `${column.kind}${column.first ? "" : " rest"}` });
+      if (column.kind === "run") cell.append(chip(raw(column, row)));
+      else if (column.kind === "flags") cell.append(...badges(raw(column, row)));
+      else if (place && column.kind === "number") cell.append(...this.number(column, row));
+      else cell.append(text(column, row));
+      return cell;
+    }
+
+    number(column, row) {
       const link = element("a", { className: "value", tabIndex: -1, textContent: text(column, row) });
       link.href = `#sql-${this.name}`;
       link.addEventListener("click", (event) => { event.preventDefault(); ask(this, row, column); });
-      const cell = element("td", { className: "number" }, link);
-      const rest = more(column, row);
-      if (rest) cell.append(element("small", { textContent: ` ${rest}` }));
-      return cell;
+      const interval = more(column, row);
+      return interval ? [link, element("small", { textContent: ` ${interval}` })] : [link];
     }
 
     column(name) { return this.data.columns.find((column) => column.name === name); }
 
-    // The table's SQL, narrowed to one row, and to one number where one was asked for.
+    // The SQL of one row, or of one number: of the table that the query selects from, or, where
+    // the query computes, of its answer. -> [the query of the table or nothing, the selection]
     query(row, column) {
-      const names = column
-        ? [column.name, ...(column.low ? ["_ci_low", "_ci_high"].map((end) => column.name + end) : [])]
-        : ["*"];
+      const whole = document.getElementById(`text-${this.name}`).textContent;
+      if (this.data.language !== "SQL") return ["", whole];
+      const source = this.data.source;
+      const columns = column ? [column.name] : source ? this.names() : ["*"];
+      if (column?.low) columns.push(`${column.name}_ci_low`, `${column.name}_ci_high`);
       const where = this.data.key.map((name) => {
         const value = raw(this.column(name), row);
-        if (value === null) return `${quoted(name)} IS NULL`;
-        return `${quoted(name)} = ${typeof value === "string" ? literal(value) : value}`;
+        const place = source?.expressions[name] ?? quoted(name);
+        return value === null ? `${place} IS NULL` : `${place} = ${typeof value === "string" ? literal(value) : value}`;
       });
-      const whole = document.getElementById(`text-${this.name}`).textContent;
-      if (this.data.language !== "SQL") return whole;
-      const base = whole.replace(/^/gm, "  ");
-      const columns = names.map((name) => (name === "*" ? name : quoted(name))).join(", ");
-      return `WITH answer AS (\n${base}\n)\nSELECT ${columns} FROM answer\nWHERE ${where.join("\n  AND ")}`;
+      const selected = columns.map((name) => {
+        if (name === "*") return name;
+        const expression = source?.expressions[name];
+        return expression ? `${expression} AS ${quoted(name)}` : quoted(name);
+      });
+      const selection = `SELECT ${selected.join(", ")} FROM ${source ? source.table : "answer"}\nWHERE ${where.join("\n  AND ")}`;
+      return [source ? "" : `WITH answer AS (\n${whole.replace(/^/gm, "  ")}\n)\n`, selection];
+    }
+
+    // Every column of the answer: numbers, the ends of their intervals, their prefixes.
+    names() {
+      return this.data.columns.flatMap(({ name, low, prefix }) => [
+        name, ...(low ? [`${name}_ci_low`, `${name}_ci_high`] : []), ...(prefix ? [`${name}_prefix`] : [])]);
+    }
+
+    csv() {
+      const columns = this.data.columns.flatMap((column) => [
+        (row) => raw(column, row),
+        ...["low", "high", "prefix"].filter((part) => column[part]).map((part) => (row) => column[part][row])]);
+      const lines = this.order.map((row) => columns.map((value) => csvCell(value(row))).join(","));
+      return `${[this.names().join(","), ...lines].join("\r\n")}\r\n`;
     }
   }
 
-  const quoted = (name) => `"${name.replaceAll('"', '""')}"`;
+  const KEYWORDS = new Set(["table", "of", "end", "first", "last"]);
+  const quoted = (name) => (/^[a-z_][a-z0-9_]*$/.test(name) && !KEYWORDS.has(name) ? name : `"${name.replaceAll('"', '""')}"`);
   const literal = (value) => `'${value.replaceAll("'", "''")}'`;
+
+  // A spreadsheet takes a text that begins with one of these for a formula.
+  function csvCell(value) {
+    if (value === null) return "";
+    if (typeof value !== "string" && !Array.isArray(value)) return String(value);
+    const word = Array.isArray(value) ? value.join(" ") : value;
+    const safe = /^[=+\-@\t\r]/.test(word) ? `'${word}` : word;
+    return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
+  }
+  function save(name, content) {
+    const url = URL.createObjectURL(new Blob([content], { type: "text/csv" }));
+    element("a", { href: url, download: name }).click();
+    setTimeout(() => URL.revokeObjectURL(url));
+    say(`Saved ${name}`);
+  }
 
   function ask(table, row, column) {
     const language = table.data.language;
+    const [whole, selection] = table.query(row, column);
     document.getElementById("cell-title").textContent =
       column ? `${language} of this number: ${column.label}` : `${language} of this row`;
     document.getElementById("cell-command").textContent = language === "SQL" ? page.command : "";
     document.querySelector("#cell .copy").textContent = `Copy ${language}`;
-    document.getElementById("cell-sql").textContent = table.query(row, column);
+    document.getElementById("cell-table").textContent = whole;
+    document.getElementById("cell-with").hidden = !whole;
+    document.getElementById("cell-with").open = false;
+    document.getElementById("cell-sql").textContent = selection;
     document.getElementById("cell").showModal();
   }
 
@@ -199,19 +264,20 @@
 
   // ---- copy
 
-  async function copy(source) {
+  async function copy(sources) {
     try {
-      await navigator.clipboard.writeText(source.textContent);
+      await navigator.clipboard.writeText(sources.map((source) => source.textContent).join(""));
       return true;
     } catch { // a page from a file, in a browser that keeps the clipboard from it
-      getSelection().selectAllChildren(source);
-      return document.execCommand("copy");
+      getSelection().selectAllChildren(sources.at(-1));
+      return sources.every((source, place) => place === sources.length - 1 || !source.textContent)
+        && document.execCommand("copy");
     }
   }
   document.addEventListener("click", async (event) => {
     const button = event.target.closest("button[data-copy]");
     if (!button) return;
-    const done = await copy(document.getElementById(button.dataset.copy));
+    const done = await copy(button.dataset.copy.split(" ").map((id) => document.getElementById(id)));
     say(done ? "Copied" : "Not copied: select the text instead");
     const words = button.firstChild;
     const before = words.textContent;
@@ -219,6 +285,16 @@
     words.textContent = done ? "Copied" : "Select the text instead";
     setTimeout(() => { words.textContent = before; }, 1500);
   });
+
+  // ---- a run's rows are marked while one points at its name
+
+  function light(event) {
+    const run = event.target.closest?.("[data-run]")?.dataset.run;
+    for (const lit of document.querySelectorAll(".lit")) lit.classList.remove("lit");
+    if (run === undefined) return;
+    for (const one of document.querySelectorAll(`tr[data-runs~="${run}"], .run[data-run="${run}"]`)) one.classList.add("lit");
+  }
+  document.addEventListener("pointerover", light);
 
   // ---- links into closed details open them
 
@@ -233,7 +309,8 @@
     if (event.target.closest("a[href^='#']:not(.value)")) setTimeout(reveal);
   });
   addEventListener("beforeprint", () => {
-    for (const details of document.querySelectorAll("details.sql, details.more")) details.open = true;
+    for (const details of document.querySelectorAll("details.more")) details.open = true;
+    for (const plot of document.querySelectorAll("[data-chart]:not([data-drawn])")) draw(plot);
   });
 
   // ---- theme

@@ -7,19 +7,24 @@ rows of spectra take about a megabyte.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Final, Literal
 
 import polars as pl
 
 from lpp.analyze.report.answers import Answer
+from lpp.analyze.report.queries import FIRST_COLUMNS, SETTING
 from lpp.analyze.report.words import DIGITS, MISSING, label, number
+from lpp.sql.schema import Column
 
 FIRST_ROWS: Final = 25
 """Rows of a page of a table; the first page is in the HTML, so it is there without scripts."""
 
-Kind = Literal["number", "text", "words", "flags", "list"]
+Kind = Literal["number", "text", "words", "flags", "list", "run"]
+
+RUNS: Final = ("run", "run_a", "run_b", "of")
+"""Columns of run ids: the page shows a run's letter and name."""
 
 PROSE: Final = ("question", "text_so_far")
 """Columns of text that is read: they are wider."""
@@ -34,6 +39,8 @@ class Shown:
     unit: str
     meaning: str
     kind: Kind
+    first: bool
+    """Whether it is shown at once; the others are there on demand."""
     low: str | None = None
     high: str | None = None
     prefix: str | None = None
@@ -58,7 +65,7 @@ class TableView:
 
     @cached_property
     def columns(self) -> tuple[Shown, ...]:
-        """In the order of the query."""
+        """Those that are shown first, then the others in the order of the query."""
         frame, declared = self.answer.frame, self.answer.columns
         names = set(frame.columns)
         parts = {
@@ -67,20 +74,41 @@ class TableView:
             if f"{name}_ci_low" in names or f"{name}_prefix" in names
             for end in ("ci_low", "ci_high", "stderr", "prefix")
         }
+        every = [name for name in frame.columns if name not in parts]
+        first = self._first(every)
         return tuple(
             Shown(
                 name=name,
+                first=name in first,
                 label=label(name),
-                unit=declared[name].unit if name in declared else "",
+                unit=_unit(name, declared),
                 meaning=declared[name].meaning if name in declared else "",
                 kind=_kind(name, frame.schema[name]),
                 low=_there(f"{name}_ci_low", names),
                 high=_there(f"{name}_ci_high", names),
                 prefix=_there(f"{name}_prefix", names),
             )
-            for name in frame.columns
-            if name not in parts
+            for name in dict.fromkeys((*first, *every))
         )
+
+    @property
+    def more(self) -> bool:
+        """Whether some columns are shown on demand alone."""
+        return not all(column.first for column in self.columns)
+
+    def _first(self, every: list[str]) -> list[str]:
+        """What is shown first: a setting only where the rows differ in it, next to the key."""
+        wanted = self.answer.query.first or tuple(every[:FIRST_COLUMNS])
+        chosen = [name for name in wanted if name in every]
+        if len(chosen) < 2:
+            return every[:FIRST_COLUMNS]
+        rows = self.answer.frame
+        settings = [
+            name
+            for name in SETTING
+            if name in every and name not in chosen and rows[name].n_unique() > 1
+        ]
+        return [*chosen[:1], *settings, *chosen[1:]]
 
     def first_rows(self, count: int = FIRST_ROWS) -> list[list["Cell"]]:
         """Cells of the first rows, as text."""
@@ -89,15 +117,18 @@ class TableView:
 
     def data(self) -> dict[str, Any]:
         """What report.js sorts, filters and shows."""
+        source = self.answer.query.source
         return {
             "key": list(self.answer.query.key),
+            "source": None if source is None else asdict(source),
             "language": self.answer.query.language,
             "rows": self.answer.frame.height,
             "columns": [self._column(column) for column in self.columns],
         }
 
     def _column(self, column: Shown) -> dict[str, Any]:
-        found: dict[str, Any] = {"name": column.name, "label": column.label, "kind": column.kind}
+        named = ("name", "label", "kind", "first")
+        found: dict[str, Any] = {name: getattr(column, name) for name in named}
         found |= _packed(self.answer.frame[column.name], column.kind)
         for part, name in (("low", column.low), ("high", column.high), ("prefix", column.prefix)):
             if name is not None:
@@ -122,7 +153,7 @@ class Cell:
             return cls("", flags=(value,) if isinstance(value, str) else tuple(value or ()))
         if column.kind == "list":
             return cls(", ".join(map(str, value or ())))
-        if column.kind in ("text", "words"):
+        if column.kind in ("text", "words", "run"):
             return cls(MISSING if value is None else str(value))
         more = []
         if column.low and column.high and row[column.low] is not None:
@@ -132,6 +163,12 @@ class Cell:
         return cls(number(value), " ".join(more))
 
 
+def _unit(name: str, declared: Mapping[str, Column]) -> str:
+    """Of a column; empty where its heading says it."""
+    unit = declared[name].unit if name in declared else ""
+    return "" if unit == label(name) else unit
+
+
 def _there(name: str, names: set[str]) -> str | None:
     return name if name in names else None
 
@@ -139,6 +176,8 @@ def _there(name: str, names: set[str]) -> str | None:
 def _kind(name: str, dtype: pl.DataType) -> Kind:
     if name in ("flags", "flag"):
         return "flags"
+    if name in RUNS:
+        return "run"
     if isinstance(dtype, pl.List):
         return "list"
     if dtype.is_numeric() or dtype == pl.Boolean:

@@ -27,7 +27,29 @@ class Code:
     text: str
 
 
-Part: TypeAlias = str | Ref | Code
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run, shown by its letter and name."""
+
+    text: str
+    """Its id."""
+    short: bool = False
+    """Whether its letter alone is shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """A flag: links to what it means."""
+
+    flag: str
+
+    @property
+    def text(self) -> str:
+        """Its name."""
+        return self.flag
+
+
+Part: TypeAlias = str | Ref | Code | Run | Flag
 Sentence: TypeAlias = tuple[Part, ...]
 
 

@@ -32,9 +32,20 @@ def code(text: str) -> str:
     '`` a`b\\|c ``'
     """
     text = _one_line(text).replace("|", "\\|")
-    fence = "`" * (max((len(run) for run in re.findall("`+", text)), default=0) + 1)
+    fence = _fence(text, 1)
     pad = " " if "`" in text else ""
     return f"{fence}{pad}{text}{pad}{fence}"
+
+
+def fenced(command: str) -> str:
+    """A command as a block that it cannot leave."""
+    fence = _fence(command, 3)
+    return f"{fence}bash\n{command}\n{fence}"
+
+
+def _fence(text: str, least: int) -> str:
+    """More backticks than stand together in `text`."""
+    return "`" * max(least, max((len(run) for run in re.findall("`+", text)), default=0) + 1)
 
 
 def _one_line(text: str) -> str:

@@ -158,7 +158,7 @@ def test_the_page_says_what_was_found_and_names_are_text(
         assert {*table["key"]} <= names
         assert not names & {"run", "seed", "source"}
     columns = [column["name"] for column in tables["item-features"]["columns"]]
-    assert columns == ["feature", "role", "auroc", "within_auroc", "q_value"]
+    assert columns == ["feature", "auroc", "within_auroc", "q_value", "role"]
     items = next(one for one in tables["item-mistakes"]["columns"] if one["name"] == "item")
     assert items["values"] == [one.item for one in confident_mistakes(some)]
 
@@ -255,7 +255,9 @@ def section(store: Path) -> Section | None:
 def test_sentences_of_each_task_in_the_report(tmp_path: Path) -> None:
     names = [f"m{k}" for k in range(5)]
     store = make_store(tmp_path, database(names))
-    every = [plain(one) for one in report(str(store)).findings]
+    shown = section(store)
+    assert shown is not None
+    every = [plain(one) for one in shown.notes]
     said = [one for one in every if "quiz" in one]
     assert len(said) == 5
     for number in (run_id(0, "m0"), "40 of 100", "0.40 [0.30, 0.50]"):
@@ -264,8 +266,6 @@ def test_sentences_of_each_task_in_the_report(tmp_path: Path) -> None:
     assert len(telling) == 3  # more are not told in full
     for number in ("1 of 10", "answer_length (0.55)", "answer_gap, AUROC 0.80 [0.70, 0.90]"):
         assert number in telling[0]
-    shown = section(store)
-    assert shown is not None
     assert [chart.name for chart in shown.charts] == CURVES
     assert [len(chart.specifications()) for chart in shown.charts] == [5, 5, 5]
     flags = report(str(store)).flags
@@ -286,12 +286,14 @@ def test_what_was_evaluated_and_not_analysed_is_named(make_run: MakeRun) -> None
     shown = section(made.root)
     assert shown is not None
     few, enough = sorted(map(plain, shown.notes), key=len)
-    assert few.endswith("too few to rank features.")
+    assert "12 right and 8 wrong" in few
     words = shlex.split(enough.partition("not analysed: ")[2])
     assert CliRunner().invoke(main, words[1:]).exit_code == 0
     shown = section(made.root)
     assert shown is not None
-    assert [plain(note) for note in shown.notes] == [few]
+    *told, last = [plain(note) for note in shown.notes]
+    assert last == few
+    assert "30 of 60 items" in told[0]
     frames = {answer.query.name: answer.frame for answer in shown.answers}
     assert frames["item-analyses"].height == 1
     mistakes = confident_mistakes(evaluated_items(made.root, "tiny_task", run=made.made.run_id))

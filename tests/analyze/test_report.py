@@ -26,9 +26,10 @@ from lpp.analyze.report.findings import findings
 from lpp.analyze.report.item_queries import ITEM_QUERIES
 from lpp.analyze.report.queries import QUERIES
 from lpp.analyze.report.report import write_report
+from lpp.analyze.report.summary import Summary
 from lpp.analyze.report.surprises import surprises
 from lpp.analyze.report.tables import TableView
-from lpp.analyze.report.words import plain
+from lpp.analyze.report.words import Flag, Run, plain
 from lpp.analyze.tables.build import build_database
 from lpp.sql import TABLES, connect
 from lpp.store.errors import ErrorKind, InputError, MachineError
@@ -39,50 +40,130 @@ HOSTILE = ("<img src=x onerror=alert(1)>", "'; DROP TABLE profiles; --", "</scri
 
 
 def said(store: Path) -> list[str]:
-    """Sentences of the first paragraph."""
+    """Sentences on the profiles and how they differ."""
     return [plain(sentence) for sentence in findings(ask(store, QUERIES))]
+
+
+def first_screen(store: Path) -> Summary:
+    found = report(str(store)).summary
+    assert found is not None
+    return found
 
 
 def test_two_runs_are_told_by_what_exceeds_the_interval(tmp_path: Path) -> None:
     a, b = (run_id(k, name) for k, name in enumerate(("a", "b")))
-    assert said(make_store(tmp_path, database(["a", "b"]))) == [
-        f"At final, context 200, 100 prompts, on the same prompts: {a} and {b}.",
-        # half widths of 0.001 and 0.5, from one group of ten: of the differences sqrt(20 / 9) times
-        "They differ beyond the interval of the difference in entropy floor (0.2 and 0.22, "
-        "difference -0.02 [-0.02149, -0.01851] of ln V) and effective rank (10 and 20, "
-        "difference -10 [-10.75, -9.255] dimensions).",
-        "They do not in participation ratio (5 and 5.01, difference -0.01 [-0.7554, 0.7354] "
-        "dimensions).",
+    store = make_store(tmp_path, database(["a", "b"]))
+    where, pair = said(store)
+    assert "final, context 200, 100 prompts" in where
+    assert pair.startswith(f"{a} and {b} differ beyond")
+    beyond, within = pair.split("; they do not")
+    # half widths of 0.001 and 0.5, from one group of ten: of the differences sqrt(20 / 9) times
+    assert "entropy floor (0.2 and 0.22, difference -0.02 [-0.02149, -0.01851]" in beyond
+    assert "effective rank (10 and 20, difference -10 [-10.75, -9.255]" in beyond
+    assert "participation ratio (5 and 5.01, difference -0.01 [-0.7554, 0.7354]" in within
+
+
+def test_the_first_screen_of_two_runs_tells_them_apart(tmp_path: Path) -> None:
+    tables = database(["a", "b"])
+    tables["profiles"][1]["flags"] = ["duplicates"]
+    screen = first_screen(make_store(tmp_path, tables))
+    sentence = plain(screen.sentence)
+    for words in ("0.2 of ln V", "5 of 500 dimensions", "less certain (0.22)"):
+        assert words in sentence
+    assert "within error (5)" in sentence  # 5.01, and the difference is not beyond its interval
+    assert [[cell.text for cell in row[1:]] for row in screen.rows] == [
+        ["0.2", "5", "10"],
+        ["0.22", "5.01", "20"],
     ]
+    assert [cell.interval for cell in screen.rows[0][1:]] == [
+        "[0.199, 0.201]",
+        "[4.5, 5.5]",
+        "[9.5, 10.5]",
+    ]
+    assert [row[0].run for row in screen.rows] == [run_id(0, "a"), run_id(1, "b")]
+    assert [warning[0] for warning in screen.warnings] == [Flag("collapsed"), Flag("duplicates")]
+    assert {part.text for part in screen.warnings[1] if isinstance(part, Run)} == {run_id(1, "b")}
+
+
+def test_a_difference_is_told_with_its_direction(tmp_path: Path) -> None:
+    tables = database(["a", "b", "c"])
+    for row in (*tables["profiles"], *tables["jackknife"]):
+        if row["run"] == run_id(1, "b"):  # the first of them by far
+            shift = {"entropy_floor": -0.1, "participation_ratio": -3.0}
+            for metric, by in shift.items():
+                if metric in row:
+                    row[metric] += by
+                elif row.get("metric") == metric:
+                    row["value"] += by
+    _, b, c = plain(first_screen(make_store(tmp_path, tables)).sentence).split("; ")
+    assert "more certain (0.12)" in b
+    assert "fewer (2)" in b
+    assert "less certain (0.24)" in c
+    assert "within error (5)" in c
+
+
+def test_the_first_screen_of_many_runs_has_the_ends_of_each_range(tmp_path: Path) -> None:
+    names = [f"m{k}" for k in range(20)]
+    screen = first_screen(make_store(tmp_path, database(names)))
+    sentence = plain(screen.sentence)
+    for words in ("20 runs", f"0.2 ({run_id(0, 'm0')})", f"0.58 of ln V ({run_id(19, 'm19')})"):
+        assert words in sentence
+    assert "of 190 pairs, 190 differ" in sentence
+    (floor, low, high), ratio, rank = screen.rows
+    assert (low.text, low.interval, low.run) == ("0.2", "[0.199, 0.201]", run_id(0, "m0"))
+    assert (high.text, high.run) == ("0.58", run_id(19, "m19"))
+    assert "entropy floor" in floor.text
+    assert [ratio[2].text, rank[2].text] == ["5.19", "200"]
+
+
+def test_the_first_screen_of_one_run_of_none_and_of_runs_apart(tmp_path: Path) -> None:
+    one = first_screen(make_store(tmp_path / "one", database(["a"])))
+    assert len(one.rows) == 1
+    assert "0.2 of ln V" in plain(one.sentence)
+    none = first_screen(make_store(tmp_path / "none"))
+    assert none.rows == none.warnings == ()
+    tables = database(["a", "b"])
+    tables["profiles"][1]["prompt_set"] = "other"
+    apart = first_screen(make_store(tmp_path / "apart", tables))
+    assert len(apart.rows) == 2
+    assert "certain" not in plain(apart.sentence)  # nothing is compared
+    assert "0.22 of ln V" in plain(apart.sentence)
+    tables = database(["a", "b", "c"])
+    tables["profiles"][1]["n_prompts"] = 50
+    some = first_screen(make_store(tmp_path / "some", tables))
+    assert [row[0].run for row in some.rows] == [run_id(0, "a"), run_id(2, "c")]
+    assert "1 more run" in plain(some.sentence)
+
+
+def test_values_without_intervals_or_missing_are_told_as_such(tmp_path: Path) -> None:
+    tables = database(["a", "b"])
+    tables["jackknife"] = [
+        row for row in tables["jackknife"] if row["metric"] != "participation_ratio"
+    ]
+    tables["profiles"][1]["entropy_floor"] = None
+    screen = first_screen(make_store(tmp_path, tables))
+    assert screen.rows[1][1].text == "–"
+    sentence = plain(screen.sentence)
+    assert "entropy floor, of which a value is missing" in sentence
+    assert "participation ratio 5 without an interval" in sentence
 
 
 def test_many_runs_are_counted(tmp_path: Path) -> None:
-    sentences = said(make_store(tmp_path, database([f"m{k}" for k in range(4)])))
-    assert (
-        sentences[0]
-        == "At final, context 200, 100 prompts, on the same prompts, the runs make 6 pairs."
-    )
-    assert sentences[1] == (
-        "In entropy floor, 6 differ beyond the interval of the difference; it runs from "
-        "0.2 (m0-00000000) to 0.26 (m3-00000003) of ln V."
-    )
-    assert sentences[2].startswith(
-        "In participation ratio, 0 differ beyond the interval of the difference and 6 do not; "
-    )
+    where, floor, ratio, *_ = said(make_store(tmp_path, database([f"m{k}" for k in range(4)])))
+    assert "6 pairs" in where
+    for number in ("6 differ", "0.2 (m0-00000000)", "0.26 (m3-00000003)"):
+        assert number in floor
+    assert "0 differ" in ratio
+    assert "6 do not" in ratio
 
 
 def test_values_without_intervals_or_missing_are_not_compared(tmp_path: Path) -> None:
     tables = database(["a", "b"])
     tables["jackknife"] = [row for row in tables["jackknife"] if row["metric"] != "effective_rank"]
     tables["profiles"][1]["entropy_floor"] = None
-    sentences = said(make_store(tmp_path, tables))
-    assert (
-        "Without an interval nothing is said of effective rank (10 and 20, difference -10 "
-        "(no interval) dimensions)." in sentences
-    )
-    assert (
-        "A value is missing, so nothing is said of entropy floor (0.2 and – of ln V)." in sentences
-    )
+    clauses = said(make_store(tmp_path, tables))[1].split("; ")
+    assert "effective rank (10 and 20, difference -10 (no interval) dimensions)" in clauses[1]
+    assert "entropy floor (0.2 and – of ln V)" in clauses[2]
 
 
 @pytest.mark.slow
@@ -102,10 +183,7 @@ def test_runs_without_a_common_setting_are_told_apart(
     for name, rows in beside.items():
         tables[name] += [row for row in rows if "-00000001" in str(row.get("run", ""))]
     store = make_store(tmp_path, tables)
-    assert said(store) == [
-        "No two runs share a site, a context and the same prompts.",
-        "1 pair of runs shares no such setting and cannot be compared.",
-    ]
+    assert "1 pair of runs" in said(store)[1]
     apart = ask(store, QUERIES)["apart"].frame.row(0, named=True)
     assert [k for k, v in apart.items() if v is True] == [shared]
     page = write_report(str(store), tmp_path / "r.html")[0].read_text()
@@ -114,14 +192,10 @@ def test_runs_without_a_common_setting_are_told_apart(
 
 def test_one_run_and_none(tmp_path: Path) -> None:
     one = said(make_store(tmp_path / "one", database(["a"])))
-    assert one[0] == "There is one run, so there is nothing to compare it with."
-    assert one[1].endswith(
-        "entropy floor 0.2 [0.199, 0.201] of ln V, participation ratio 5 [4.5, 5.5] dimensions, "
-        "effective rank 10 [9.5, 10.5] dimensions."
-    )
-    none = ["There are no profiles, so there is nothing to compare."]
-    assert said(make_store(tmp_path / "none")) == none
-    assert said(make_store(tmp_path / "empty", database([]))) == none
+    for number in ("0.2 [0.199, 0.201] of ln V", "5 [4.5, 5.5]", "10 [9.5, 10.5]"):
+        assert number in one[1]
+    assert len(said(make_store(tmp_path / "none"))) == 1
+    assert len(said(make_store(tmp_path / "empty", database([])))) == 1
 
 
 def test_every_query_runs_on_the_declared_tables_and_its_key_identifies_a_row(
@@ -242,7 +316,10 @@ def test_markdown_is_a_summary_in_which_names_stay_text(tmp_path: Path) -> None:
     counts = {len(re.findall(r"(?<!\\)\|", line)) for line in rows}
     assert len(rows) > 8
     assert len(counts) <= 5  # as many as tables
-    assert "They differ beyond the interval of the difference in entropy floor" in text
+    sentence = text.split("\n\n")[1]
+    assert "0.22 of ln V" in sentence
+    assert text.index(sentence) < text.index("| run |") < text.index("- `collapsed`")
+    assert text.index("- `collapsed`") < text.index("###")
     assert "- database: SHA-256 `" in text
 
 
@@ -306,9 +383,11 @@ def test_spectra_are_shown_where_they_were_kept_and_never_computed(
         f"{other.run_id}: its spectrum at final is not in the analysis cache: lpp-analyze profile."
     ]
     shutil.rmtree(made.root / "analysis")
-    page = write_report(str(made.root), tmp_path / "r.html")[0].read_text()
+    lacking = report(str(made.root)).lacking
     assert not (made.root / "analysis").exists()
-    assert "No chart. The analysis cache has no rows for it. <code>lpp-analyze profile" in page
+    assert lacking is not None
+    assert ("Spectra", "") in lacking.items
+    assert lacking.command.startswith(f"lpp-analyze profile {made.root}")
 
 
 @pytest.mark.slow
@@ -327,13 +406,13 @@ def test_a_training_has_its_section_where_three_steps_are_comparable(tmp_path: P
     assert answer.frame["effective_rank"].to_list() == pytest.approx([10, 20, 30])
     text = write_report(str(store), tmp_path / "r.md", "md")[0].read_text()
     table = text.partition("### How profiles change along a training")[2].partition("###")[0]
-    rows = [line.split(" | ") for line in table.splitlines() if line.startswith("| a\\|b &lt;i")]
-    assert [row[1:3] for row in rows] == [
-        ["0", "a-00000000"],
-        ["1,000", "b-00000001"],
-        ["2,000", "c-00000002"],
+    rows = [line.split(" | ") for line in table.splitlines() if " | a\\|b &lt;i" in line]
+    assert [row[:2] for row in rows] == [
+        ["| A a-00000000", "0"],
+        ["| B b-00000001", "1,000"],
+        ["| C c-00000002", "2,000"],
     ]
-    assert "0.24 \\[0.239, 0.241\\]" in rows[2][-5]
+    assert "0.24 \\[0.239, 0.241\\]" in rows[2][3]
     page = write_report(str(store), tmp_path / "r.html")[0].read_text()
     assert 'id="chart-training"' in page
     two = make_store(tmp_path / "two", database(["a", "b"], series="s"))
@@ -351,20 +430,13 @@ def test_a_database_from_before_series_has_every_other_section(tmp_path: Path) -
             connection.execute(f"ALTER TABLE lpp.runs DROP COLUMN {column}")
     found = report(str(store))
     assert [s.name for s in found.sections] == [
-        *(
-            "models",
-            "profiles",
-            "drift",
-            "depth",
-            "steadiness",
-            "surprises",
-            "items",
-            "benchmarks",
-            "distrust",
-        ),
+        *("models", "profiles", "drift", "depth", "steadiness", "items", "benchmarks"),
+        "distrust",
     ]
-    faults = [a.query.name for s in found.sections for a in s.answers if a.fault]
-    assert faults == ["eigenvalues"]  # this store holds no runs
+    assert found.lacking is not None
+    missing = dict(found.lacking.items)
+    assert len(missing) == 3  # without runs no spectra and no tokens; of two settings no order
+    assert str(store) in missing["Spectra"]
 
 
 @pytest.mark.slow
@@ -402,6 +474,23 @@ def test_what_to_distrust_is_told_of_sites_too_and_of_nothing(tmp_path: Path) ->
     assert ("No number of this database carries a flag.",) not in section().notes
 
 
+def test_what_was_not_computed_is_one_command_and_none_that_has_run(tmp_path: Path) -> None:
+    tables = database(["a", "b"]) | {"hourglass": [], "agreement": [], "correlations": []}
+    found = report(str(make_store(tmp_path / "it's", tables)))
+    assert found.lacking is not None
+    why = {title.split()[0]: words for title, words in found.lacking.items}
+    assert why["Hourglass"] == ""
+    assert "sensitivity has run" in why["Whether"]  # of one corpus and two runs: no agreement
+    commands = [shlex.split(one) for one in found.lacking.command.split(" && \\\n  ")]
+    assert [words[1] for words in commands] == ["layers", "correlate", "report"]
+    assert {words[2] for words in commands} == {str(tmp_path / "it's")}
+    bare = report(str(make_store(tmp_path / "bare", tables | {"benchmarks": []}))).lacking
+    assert bare is not None
+    assert "correlate" not in bare.command  # it needs scores
+    commands = [shlex.split(one) for one in bare.with_files.split(" && \\\n  ")]
+    assert [words[1] for words in commands] == ["benchmarks", "correlate", "report"]
+
+
 def test_a_run_without_shards_or_profiles_is_told(make_run: Any, tmp_path: Path) -> None:
     made = make_run(shards=[0, 2])
     with pytest.warns(UserWarning, match="1 of 3 shards are missing"):
@@ -414,7 +503,9 @@ def test_a_run_without_shards_or_profiles_is_told(make_run: Any, tmp_path: Path)
     )
     assert found.origin.unprofiled == (other.run_id,)
     text = write_report(str(made.root), tmp_path / "r.md", "md")[0].read_text()
-    assert f"`{other.run_id}` is in the store and not in its profiles" in text
+    notes = [note for section in found.sections for note in section.notes]
+    assert (Run(other.run_id)) in {part for note in notes for part in note}
+    assert other.run_id in text
 
 
 @pytest.mark.slow
@@ -434,10 +525,7 @@ def test_values_that_are_not_finite_are_dashes(tmp_path: Path) -> None:
     tables["spectra"][0]["participation_ratio"] = float("inf")
     page = write_report(str(make_store(tmp_path, tables)), tmp_path / "r.html")[0].read_text()
     data = page.partition('id="data">')[2].partition("</script>")[0]
-    assert (
-        "A value is missing, so nothing is said of effective rank (– and 20 dimensions)."
-        in said(tmp_path)
-    )
+    assert "effective rank (– and 20 dimensions)" in said(tmp_path)[1]
     assert "NaN" not in data
     assert "Infinity" not in data
 

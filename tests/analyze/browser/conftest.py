@@ -28,7 +28,9 @@ class Opened:
     trouble: list[str] = field(default_factory=list)
 
     def draw_all(self) -> None:
-        """Scroll through the page until every chart is drawn."""
+        """Open every chart and scroll through the page until all are drawn."""
+        folded = "details:has([data-chart])"
+        self.page.locator(folded).evaluate_all("es => es.forEach((e) => { e.open = true; })")
         for plot in self.page.locator("[data-chart]").all():
             plot.scroll_into_view_if_needed()
         self.page.wait_for_function(
@@ -50,9 +52,12 @@ def browser() -> Iterator[Any]:
         browser.close()
 
 
-def open_offline(browser: Any, path: Path, *, width: int = 1280, **options: Any) -> Opened:
+def open_offline(
+    browser: Any, path: Path, *, width: int = 1280, height: int = 900, **options: Any
+) -> Opened:
     """`path` in a window of its own, which notes everything that goes wrong."""
-    context = browser.new_context(offline=True, viewport={"width": width, "height": 900}, **options)
+    viewport = {"width": width, "height": height}
+    context = browser.new_context(offline=True, viewport=viewport, **options)
     context.set_default_timeout(10_000)
     opened = Opened(context.new_page())
     page, trouble = opened.page, opened.trouble
@@ -105,3 +110,17 @@ def hostile_page(hostile_store: Path, tmp_path_factory: pytest.TempPathFactory) 
     """Its report."""
     (path,) = write_report(str(hostile_store), tmp_path_factory.mktemp("page") / "report.html")
     return path
+
+
+@pytest.fixture(scope="session")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Reports of two runs and of twenty deep models."""
+    folder = tmp_path_factory.mktemp("pages")
+    tables = {
+        2: database(["lab/base", "lab/base-rounded"]),
+        20: database([f"lab/model-{k}" for k in range(20)], blocks=58),
+    }
+    return {
+        count: write_report(str(make_store(folder / str(count), some)), folder / f"{count}.html")[0]
+        for count, some in tables.items()
+    }

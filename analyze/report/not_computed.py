@@ -1,0 +1,101 @@
+"""What a store lacks: one list, and one command that computes it."""
+
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from lpp.analyze.report.answers import Answer, Answers
+from lpp.analyze.report.queries import Query
+from lpp.store.commands.escaping import escape
+
+_ORDER: Final = (
+    *("lpp-capture", "lpp-analyze profile", "lpp-analyze layers", "lpp-analyze sensitivity"),
+    *("lpp-analyze benchmarks", "lpp-analyze correlate"),
+)
+"""Commands in the order in which one needs what another made."""
+
+_FILLED: Final = ("runs", "plans", "published", "flags")
+"""Queries that have rows whatever has run."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotComputed:
+    """The box of the page."""
+
+    items: tuple[tuple[str, str], ...]
+    """Each table without rows: its title, and why it is empty where no command fills it."""
+    command: str
+    """What computes the rest, for a shell; empty where nothing can be computed."""
+    with_files: str
+    """What does so once its words in capitals are filled in."""
+
+
+def not_computed(url: str, missing: Iterable[Answer], answers: Answers) -> NotComputed | None:
+    """The box for the `missing` answers; None where nothing is missing.
+
+    A command that has run is not advised again: it has nothing to add.
+    """
+    items: list[tuple[str, str]] = []
+    commands: list[str] = []
+    for one in missing:
+        title = one.query.title.partition(":")[0]
+        if one.fault is not None:
+            items.append((title, one.fault))
+        elif has_run(one.query, answers):
+            command = " ".join(one.query.command.split()[:2])
+            items.append((title, f"{command} has run and found nothing for it"))
+        else:
+            items.append((title, ""))
+            commands.append(one.query.command)
+    if not items:
+        return None
+    ready, with_files = _parted(_sorted(commands))
+    return NotComputed(tuple(items), _joined(ready, url), _joined(with_files, url))
+
+
+def has_run(query: Query, answers: Answers) -> bool:
+    """Whether the command that fills `query` has filled another table."""
+    if query.language == "Python":
+        return False  # the analysis cache may have been removed since
+    if query.command.startswith("lpp-capture"):
+        return answers["runs"].frame.height > 0
+    return any(
+        one.frame.height and one.query.command == query.command and one.query.name not in _FILLED
+        for one in answers.values()
+    )
+
+
+def _sorted(commands: Sequence[str]) -> list[str]:
+    places: Mapping[str, int] = {name: place for place, name in enumerate(_ORDER)}
+
+    def place(command: str) -> int:
+        found = (places[name] for name in places if command.startswith(name))
+        return next(found, len(places))
+
+    return sorted(dict.fromkeys(commands), key=place)
+
+
+def _parted(commands: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Commands that run as they are, and those from the first on that needs files of scores."""
+    ready = [c for c in commands if not _needs(c)]
+    with_files = [c for c in commands if _needs(c)]
+    if any("benchmarks add" in command for command in with_files):
+        after = [c for c in ready if c.startswith("lpp-analyze correlate")]
+        ready = [c for c in ready if c not in after]
+        with_files += after
+    return ready, with_files
+
+
+def _needs(command: str) -> bool:
+    """Whether a word in capitals other than STORE stands for what the reader has."""
+    return any(word.isupper() and word != "STORE" for word in command.split())
+
+
+def _joined(commands: Sequence[str], url: str) -> str:
+    return " && \\\n  ".join(_with_report(commands, url)) if commands else ""
+
+
+def _with_report(commands: Sequence[str], url: str) -> Iterator[str]:
+    for command in (*commands, "lpp-analyze report STORE"):
+        yield escape(command.replace("STORE", shlex.quote(url)))

@@ -1,0 +1,297 @@
+"""The first screen: a sentence of what the numbers mean, the numbers, and what to keep in mind.
+
+It speaks of one setting, that of the most runs which read the same prompts. Two values are said to
+differ where the 95 % interval of their paired difference leaves out 0, and to be the same within
+error where it holds 0.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import polars as pl
+
+from lpp.analyze.report.answers import Answers
+from lpp.analyze.report.findings import ABSENT, BEYOND, TOLD, UNITS, UNKNOWN, WITHIN
+from lpp.analyze.report.queries import DIFFERENCES, ENTROPY, LAYERS, PROFILES, SETTING, whole
+from lpp.analyze.report.words import MISSING, Flag, Part, Ref, Run, Sentence, label, number
+from lpp.analyze.text.text import Row
+
+FEW: Final = 4
+"""Up to so many runs each have their row and their clause; of more, the ends are told."""
+
+_COMPARED: Final = TOLD[:2]
+"""Metrics that the sentence speaks of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A cell of the numbers: a run, or a value with its interval and whose it is."""
+
+    text: str = ""
+    interval: str = ""
+    run: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What the first screen says."""
+
+    sentence: Sentence
+    setting: str
+    """Where the numbers were taken; empty where there are none."""
+    head: tuple[tuple[str, str], ...] = ()
+    """Headings of the numbers, each with its unit."""
+    rows: tuple[tuple[Figure, ...], ...] = ()
+    """Of a few runs a row each; of many a row for each metric, with its ends."""
+    warnings: tuple[Sentence, ...] = ()
+    """The flags that hold for these numbers and for the ranks by depth, one a line."""
+
+
+def summary(answers: Answers, order: Sequence[str], meanings: Mapping[str, str]) -> Summary:
+    """The first screen of a store. order: run ids, as the page orders them."""
+    profiles = answers[whole("profiles").name].frame
+    if profiles.is_empty():
+        return Summary(("There are no profiles, so there is nothing to compare.",), "")
+    rows = _ordered(_at_one_setting(profiles), order)
+    shared = len(rows) > 1 and _same(rows)
+    every = profiles["run"].n_unique()
+    if len(rows) == 1 and every > 1:
+        rows = _ordered(profiles.unique("run", keep="first", maintain_order=True), order)
+    told = _Told(answers, rows)
+    few = len(rows) <= FEW
+    return Summary(
+        sentence=told.sentence(shared=shared, every=every),
+        setting=_where(rows[0]) if shared or every == 1 else "each run at its own setting",
+        head=_few_head() if few else (("number", ""), ("smallest", ""), ("largest", "")),
+        rows=tuple(_few_rows(rows) if few else _ends(rows)),
+        warnings=tuple(_warnings(answers, rows, meanings)),
+    )
+
+
+def _at_one_setting(profiles: pl.DataFrame) -> pl.DataFrame:
+    """Profiles at the setting of the most runs; of several, the longest context."""
+    keys = [*SETTING, "prompt_set"]
+    sizes = profiles.group_by(keys).agg(runs=pl.len())
+    down = [True, False, True, True, False, False]
+    by = ["runs", "first_position", "context", "n_prompts", "site", "prompt_set"]
+    first = sizes.sort(by, descending=down, nulls_last=True).head(1).drop("runs")
+    return profiles.join(first, on=keys, how="semi", nulls_equal=True)
+
+
+def _ordered(frame: pl.DataFrame, order: Sequence[str]) -> list[Row]:
+    places = {run: place for place, run in enumerate(order)}
+    rows = list(frame.iter_rows(named=True))
+    return sorted(rows, key=lambda row: (places.get(row["run"], len(places)), row["run"]))
+
+
+def _same(rows: Sequence[Row]) -> bool:
+    return len({tuple(row[name] for name in (*SETTING, "prompt_set")) for row in rows}) == 1
+
+
+def _where(row: Row) -> str:
+    first = row["first_position"]
+    without = f", without the first {first} positions" if first else ""
+    return f"{row['site']}, context {row['context']}, {row['n_prompts']} prompts{without}"
+
+
+def rough(value: float | None) -> str:
+    """Two significant digits, for a sentence.
+
+    >>> rough(0.2213), rough(9.88), rough(476.3), rough(None)
+    ('0.22', '9.9', '480', '–')
+    """
+    if not _known(value):
+        return MISSING
+    return number(float(f"{value:.2g}"))
+
+
+def _known(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """The sentence about `rows`, the profiles that are shown."""
+
+    answers: Answers
+    rows: Sequence[Row]
+
+    def sentence(self, *, shared: bool, every: int) -> Sentence:
+        start: list[Part] = [f"At {self.rows[0]['site']}, "]
+        if every == 1:
+            return (*start, *self._alone(self.rows[0]), "; there is no other run to compare.")
+        if not shared:
+            start = [f"No two of {every} runs share a site, a context and the same prompts: "]
+        if len(self.rows) > FEW:
+            return (*start, *self._many(shared=shared), ".")
+        first, *others = self.rows
+        tell = self._beside if shared else self._alone
+        clauses = [self._alone(first), *map(tell, others)]
+        parts = [part for clause in clauses for part in ("; ", *clause)]
+        rest = every - len(self.rows)
+        other = (f"; {rest} more run{'s' * (rest > 1)} cannot be compared with these",)
+        return (*start, *parts[1:], *(other if rest else ()), ".")
+
+    def _alone(self, row: Row) -> tuple[Part, ...]:
+        """The values of a run."""
+        tokens = self._tokens(row)
+        choice = "" if tokens is None else f", a choice among {tokens} tokens,"
+        return (
+            Run(row["run"]),
+            " has an entropy floor of ",
+            Ref(rough(row["entropy_floor"]), PROFILES.name),
+            f" of ln V{choice} and uses ",
+            Ref(rough(row["participation_ratio"]), PROFILES.name),
+            f"{self._bound(row)} dimensions",
+        )
+
+    def _beside(self, row: Row) -> tuple[Part, ...]:
+        """How a run differs from the first."""
+        certain, dimensions = (self._compared(metric, row) for metric in _COMPARED)
+        return (Run(row["run"]), " ", *certain, " and ", *dimensions)
+
+    def _compared(self, metric: str, row: Row) -> tuple[Part, ...]:
+        first = self.rows[0]
+        value = Ref(rough(row[metric]), DIFFERENCES.name)
+        verdict = self._verdict(metric, first["run"], row["run"])
+        if verdict in (BEYOND, WITHIN):
+            more = verdict == BEYOND and row[metric] > first[metric]
+            place = 2 if verdict == WITHIN else 0 if more else 1
+            return f"{_WORDS[metric][place]} (", value, ")"
+        if verdict == UNKNOWN:
+            return f"has {label(metric)} ", value, " without an interval"
+        return (f"cannot be compared in {label(metric)}, of which a value is missing",)
+
+    def _verdict(self, metric: str, a: str, b: str) -> str:
+        pairs = self._pairs(metric)
+        if not pairs.width:
+            return ABSENT
+        pair = pairs.filter(pl.col("run_a").is_in([a, b]) & pl.col("run_b").is_in([a, b]))
+        return str(pair["verdict"][0]) if len(pair) else ABSENT
+
+    def _pairs(self, metric: str) -> pl.DataFrame:
+        """Differences of `metric` among the runs that are shown."""
+        frame = self.answers[DIFFERENCES.name].frame
+        if not frame.width:
+            return frame
+        first = self.rows[0]
+        at = [pl.col(name) == first[name] for name in SETTING]
+        return frame.filter(pl.col("metric") == metric, *at)
+
+    def _many(self, *, shared: bool) -> Iterator[Part]:
+        floors, ratios = (_sorted(self.rows, metric) for metric in _COMPARED)
+        yield f"{len(self.rows)} runs have entropy floors"
+        yield from _range("entropy_floor", floors, " of ln V")
+        yield " and use"
+        yield from _range("participation_ratio", ratios, f"{self._bound(*self.rows)} dimensions")
+        if not shared:
+            return
+        pairs = {metric: self._pairs(metric) for metric in TOLD}
+        yield f"; of {math.comb(len(self.rows), 2)} pairs, "
+        for place, (metric, frame) in enumerate(pairs.items()):
+            count = frame.filter(pl.col("verdict") == BEYOND).height if frame.width else 0
+            yield ("", ", ", " and ")[place]
+            yield Ref(f"{count}", DIFFERENCES.name)
+            yield f"{'' if place else ' differ beyond their interval'} in {label(metric)}"
+
+    def _bound(self, *rows: Row) -> str:
+        """` of 576`: how many dimensions there could be; empty where runs differ in it."""
+        frame = self.answers[LAYERS.name].frame
+        bounds = set()
+        for row in rows if frame.width else ():
+            at = [pl.col(name) == row[name] for name in ("run", *SETTING)]
+            bounds |= {*frame.filter(*at)["rank_bound"].drop_nulls()}
+        return f" of {bounds.pop():,}" if len(bounds) == 1 else ""
+
+    def _tokens(self, row: Row) -> str | None:
+        """As many equally likely tokens have the entropy of the floor."""
+        frame = self.answers[whole(ENTROPY.table).name].frame
+        if not frame.width or row["entropy_floor_prefix"] is None:
+            return None
+        at = [pl.col(name) == row[name] for name in ("run", "context", "n_prompts")]
+        at.append(pl.col("prefix") == row["entropy_floor_prefix"])
+        nats = frame.filter(*at)["entropy"].drop_nulls().drop_nans()
+        return rough(math.exp(nats[0])) if len(nats) else None
+
+
+_WORDS: Final = {
+    "entropy_floor": ("is less certain", "is more certain", "is as certain within error"),
+    "participation_ratio": ("uses more", "uses fewer", "uses as many within error"),
+}
+"""Of a run beside the first: a larger value, a smaller one, no difference beyond the interval."""
+
+
+def _sorted(rows: Sequence[Row], metric: str) -> list[Row]:
+    """Rows with a value of `metric`, the smallest first."""
+    return sorted((row for row in rows if _known(row[metric])), key=lambda row: row[metric])
+
+
+def _range(metric: str, rows: Sequence[Row], unit: str) -> Iterator[Part]:
+    if not rows:
+        yield f" {MISSING}"
+        return
+    for before, row, after in ((" from ", rows[0], ""), (" to ", rows[-1], unit)):
+        yield before
+        yield Ref(rough(row[metric]), PROFILES.name)
+        yield f"{after} ("
+        yield Run(row["run"], short=True)
+        yield ")"
+
+
+def _few_head() -> tuple[tuple[str, str], ...]:
+    return (("run", ""), *((label(metric), UNITS[metric]) for metric in TOLD))
+
+
+def _few_rows(rows: Sequence[Row]) -> Iterator[tuple[Figure, ...]]:
+    for row in rows:
+        yield (Figure(run=row["run"]), *(_figure(row, metric) for metric in TOLD))
+
+
+def _ends(rows: Sequence[Row]) -> Iterator[tuple[Figure, ...]]:
+    """For each metric its smallest and its largest value, and whose they are."""
+    for metric in TOLD:
+        some = _sorted(rows, metric)
+        ends = [_figure(row, metric, run=row["run"]) for row in (some[:1] + some[-1:])]
+        yield (Figure(f"{label(metric)} ({UNITS[metric]})"), *(ends or [Figure(MISSING)] * 2))
+
+
+def _figure(row: Row, metric: str, run: str | None = None) -> Figure:
+    low, high = (row.get(f"{metric}_{end}") for end in ("ci_low", "ci_high"))
+    sure = _known(low) and _known(high)
+    interval = f"[{number(low)}, {number(high)}]" if sure else "no interval"
+    return Figure(number(row[metric]), interval if _known(row[metric]) else "", run)
+
+
+def _warnings(
+    answers: Answers, rows: Sequence[Row], meanings: Mapping[str, str]
+) -> Iterator[Sentence]:
+    """A line for each flag: whose numbers carry it, and what it means."""
+    layers = _flagged_layers(answers[LAYERS.name].frame, rows)
+    own = {row["run"]: {*(row["flags"] or ())} for row in rows}
+    for flag in sorted({*layers, *(name for names in own.values() for name in names)}):
+        counts = layers.get(flag, {})
+        runs = [run for run in own if flag in own[run] or run in counts]
+        meaning = meanings.get(flag, "explained by a newer release").partition(":")[0]
+        if len(runs) > FEW:
+            yield Flag(flag), f" {len(runs)} runs: {meaning}."
+            continue
+        parts: list[Part] = []
+        for place, run in enumerate(runs):
+            where = "" if flag in own[run] else f" ({counts[run]} of its sites)"
+            parts += [", " if place else " ", Run(run, short=True), where]
+        yield (Flag(flag), *parts, f": {meaning}.")
+
+
+def _flagged_layers(layers: pl.DataFrame, rows: Sequence[Row]) -> Mapping[str, Mapping[str, int]]:
+    """For each flag, how many sites of each run carry it, in the picture of ranks by depth."""
+    if not layers.width:
+        return {}
+    shown = layers.filter(pl.col("run").is_in([row["run"] for row in rows]))
+    flagged = shown.select("run", "site", flag="flags").explode("flag").drop_nulls("flag")
+    counts = flagged.group_by("flag", "run").agg(sites=pl.col("site").n_unique())
+    found: dict[str, dict[str, int]] = {}
+    for flag, run, sites in counts.iter_rows():
+        found.setdefault(flag, {})[run] = sites
+    return found
