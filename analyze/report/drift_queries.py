@@ -61,6 +61,7 @@ DRIFT_HISTOGRAM: Final = Query(
     "  AND bins.bin IS NOT DISTINCT FROM every.bin\n"
     "ORDER BY every.run_a, every.run_b, every.bin",
     _COMMAND,
+    folded=True,
 )
 
 DRIFT_POSITIONS: Final = Query(
@@ -74,6 +75,7 @@ DRIFT_POSITIONS: Final = Query(
     "by_position(tokens.filter(run_a=RUN_A, run_b=RUN_B))",
     _COMMAND,
     language="Python",
+    folded=True,
 )
 
 DRIFT_TOKENS: Final = Query(

@@ -112,7 +112,7 @@ RUNS: Final = Query(
     "  n_tokens, context, backend, compute_dtype, stored_dtype, logit_positions,\n"
     "  architecture, revision, prompt_set\nFROM runs ORDER BY model, run",
     "lpp-analyze profile STORE",
-    first=("run", "model", "corpus", "n_prompts", "n_tokens", "context"),
+    first=("run", "n_prompts", "context", "n_tokens", "corpus", "model"),
 )
 
 PROFILES: Final = Query(

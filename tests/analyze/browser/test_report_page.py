@@ -2,6 +2,9 @@
 
 import json
 import re
+import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -493,6 +496,19 @@ def test_a_page_without_much_to_show_still_opens(
         assert run_id(0, "a/b") in sentence
     else:
         assert not re.search(r"\d", sentence)
+
+
+def test_the_picture_of_the_documents_is_made_by_a_script(
+    browser: Any, pages: dict[int, Path], tmp_path: Path
+) -> None:
+    store = pages[2].with_name("2")
+    script = Path(__file__).parents[3] / "docs" / "site" / "pictures.py"
+    words = [sys.executable, str(script), str(store), str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    head = (tmp_path / "report.png").read_bytes()[:24]
+    assert head.startswith(b"\x89PNG")
+    assert struct.unpack(">II", head[16:24]) == (1280, 800)
 
 
 SHOWN = "path[aria-roledescription=point]"
