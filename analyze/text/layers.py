@@ -1,7 +1,7 @@
 """Layer-wise ranks as text: a table with bars at 80 columns, JSON."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import polars as pl
@@ -61,8 +61,7 @@ def as_table(found: Layers, names: Names = NAMELESS) -> str:
         out.write(f" of min(N, d) = {' to '.join(map(str, bounds))}\n")
         out.write(_sites(rows, numbers))
         setting = dict(zip(SETTING, key, strict=True))
-        for row in found.scores.filter(**setting).iter_rows(named=True):
-            out.write(wrapped(_score(row)))
+        out.writelines(map(wrapped, _scores(found.scores.filter(**setting))))
         if not first and rows["n_sinks"].max():
             others = {name: setting[name] for name in SETTING if name != "first_position"}
             out.write(wrapped(_sinks(rows, found.layers.filter(**others))))
@@ -127,16 +126,23 @@ def _cell(row: Mapping[str, Any], name: str, *, sure: bool) -> str:
     return f"{value}\n{error(row.get(f'{name}_stderr'), '±')}" if sure else value
 
 
-def _score(row: Mapping[str, Any]) -> str:
-    """One line on an hourglass score."""
-    label = _label(row["metric"])
+def _scores(scores: pl.DataFrame) -> Iterator[str]:
+    """A line on each hourglass score, and one on all ranks that lack one for the same reason."""
+    alike = ("reason", "n_layers", "n_collapsed", "n_missing")
+    for _, some in scores.filter(pl.col("score").is_null()).group_by(alike, maintain_order=True):
+        row = some.row(0, named=True)
+        labels = ", ".join(map(_label, some["metric"]))
+        yield f"No hourglass of {labels}: {row['reason']} ({_left(row)})."
+    for row in scores.filter(pl.col("score").is_not_null()).iter_rows(named=True):
+        ends = ", ".join(f"{name} {number(row[name])}" for name in ("first", "middle", "last"))
+        label, score = _label(row["metric"]), row["score"]
+        yield f"Hourglass of {label}: {score:+.2f}, thirds: {ends} ({_left(row)})."
+
+
+def _left(row: Mapping[str, Any]) -> str:
+    """How many layers a score is of, and how many it is not of."""
     left = f"{row['n_layers']} layers, {row['n_collapsed']} collapsed left out"
-    if row["n_missing"]:
-        left += f", {row['n_missing']} without a rank"
-    if row["score"] is None:
-        return f"Hourglass of {label}: none. {row['reason']} ({left})."
-    ends = ", ".join(f"{name} {number(row[name])}" for name in ("first", "middle", "last"))
-    return f"Hourglass of {label}: {row['score']:+.2f}, thirds: {ends} ({left})."
+    return left + (f", {row['n_missing']} without a rank" if row["n_missing"] else "")
 
 
 def _label(metric: str) -> str:
