@@ -285,7 +285,7 @@ def test_zero_is_a_value_and_null_is_told() -> None:
     panel = charts.depth_panels(frame)["effective_rank"]
     assert "3 of 18 points have no value." in charts.specification(panel)["title"]["subtitle"]
     at_embed = [row for row in rows_of(panel) if row.get("site") == "embed"]
-    assert [row["relative_depth"] for row in at_embed] == [0.0] * 3
+    assert [row["place"] for row in at_embed] == [0.0] * 3
 
 
 def test_collapsed_layers_are_crossed(tmp_path: Path) -> None:
