@@ -1,6 +1,7 @@
 """DETECTION.md and DOSES.md: tables between marks are made of results.json, words are written."""
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -206,8 +207,9 @@ def _brief(names: Sequence[str]) -> str:
 def cost_table(found: Found) -> str:
     """CPU seconds of everything."""
     parts = ("capture", "points", "draws")
-    sums = [sum(dose["cpu_seconds"][name] for dose in found["doses"]) for name in parts]
-    cells = [str(len(found["doses"])), *(f"{total:.0f} s" for total in (*sums, sum(sums)))]
+    # exactly rounded: the plain sum of floats differs between releases of Python
+    sums = [math.fsum(dose["cpu_seconds"][name] for dose in found["doses"]) for name in parts]
+    cells = [str(len(found["doses"])), *(f"{total:.0f} s" for total in (*sums, math.fsum(sums)))]
     heads = ["models", "change and capture", "numbers over all prompts", "draws", "CPU time in all"]
     return table(heads, [cells])
 
