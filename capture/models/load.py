@@ -340,7 +340,7 @@ def _trained(folder: Path, config: Any, spec: ModelSpec) -> Any:
     model = transformers.AutoModelForCausalLM.from_pretrained(
         folder,
         dtype="auto" if spec.dtype == "auto" else getattr(torch, spec.dtype),
-        attn_implementation=_attention(spec),
+        attn_implementation=_attention(config, spec),
         use_safetensors=True,
         trust_remote_code=spec.trust_remote_code,
         local_files_only=True,
@@ -365,7 +365,7 @@ def _from_config(config: Any, spec: ModelSpec, dtype: torch.dtype) -> Any:
     return _transformers().AutoModelForCausalLM.from_config(
         config,
         dtype=dtype,
-        attn_implementation=_attention(spec),
+        attn_implementation=_attention(config, spec),
         trust_remote_code=spec.trust_remote_code,
     )
 
@@ -385,8 +385,18 @@ def _weights_dtype(folder: Path, config: Any, spec: ModelSpec) -> torch.dtype:
         return next((dtype for dtype in dtypes if dtype.is_floating_point), torch.float32)
 
 
-def _attention(spec: ModelSpec) -> str | None:
-    return None if spec.attention == "auto" else spec.attention
+def _attention(config: Any, spec: ModelSpec) -> str | None:
+    """What transformers is told; None: it chooses.
+
+    PyTorch's scaled_dot_product_attention cannot cap attention logits, as Gemma 2 does.
+    transformers 5.19 uses it all the same, without the cap and without a warning; 5.22 refuses.
+    """
+    capped = getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
+    if capped and spec.attention == "sdpa":
+        raise ValueError("scaled_dot_product_attention cannot cap attention logits")
+    if spec.attention != "auto":
+        return spec.attention
+    return "eager" if capped else None
 
 
 def _dtype_name(dtype: torch.dtype, model: str) -> StoredDtype:

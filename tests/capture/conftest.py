@@ -99,7 +99,11 @@ def _build(family: str) -> Any:
     config_name, settings = FAMILIES[family]
     config = getattr(transformers, config_name)(**settings)
     torch.manual_seed(sorted(FAMILIES).index(family) + 11)
-    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    # capped attention logits: some releases of transformers choose sdpa, which leaves out the cap
+    attention = "eager" if getattr(config, "attn_logit_softcapping", None) else None
+    model = transformers.AutoModelForCausalLM.from_config(
+        config, dtype=torch.float32, attn_implementation=attention
+    )
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if weight.ndim > 1:
