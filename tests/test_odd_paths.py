@@ -175,7 +175,7 @@ def report(root: Path) -> str:
     target = root.parent / f"{root.name}.md"
     run("lpp-analyze", "report", "-o", target, "--", root)
     lines = target.read_text().split("\n")
-    return "\n".join(ln for ln in lines if "SHA-256" not in ln and "lpp-analyze report" not in ln)
+    return "\n".join(line for line in lines if "SHA-256" not in line and "lpp-analyze" not in line)
 
 
 TOKENS = "SELECT run, prompt_id, position, entropy, margin FROM token_stats ORDER BY ALL"

@@ -332,7 +332,7 @@ def test_pictures_are_one_for_each_chart(tmp_path: Path, form: Any) -> None:
         f"figure-{name}.{form}"
         for name in (
             *("profiles", "drift-depth", "drift-positions", "drift-histogram", "depth", "entropy"),
-            *("items-depth", "items-reliability", "items-risk"),
+            *("items-depth", "items-reliability", "items-risk", "published"),
             *("correlations-pearson", "correlations-spearman", "correlations-rank_partial"),
         )
     ]

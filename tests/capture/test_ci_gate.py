@@ -89,8 +89,8 @@ def test_the_workflow_passes_a_near_candidate_and_fails_a_far_one(
     for folder, state in ((near, "not met"), (far, "**fail**")):
         drift = (folder / "drift.md").read_text()
         assert (folder / "summary.md").read_text() == drift
-        assert drift.startswith("### Drift from `base-")
-        assert "(A) to `candidate-" in drift
+        assert drift.startswith("### Drift from `base")
+        assert "(A) to `candidate`" in drift
         assert f"The first {PROMPTS} prompts" in drift
         verdicts = re.findall(r"^\| (\S.*?) \| `(\S+) ", drift, re.MULTILINE)
         assert {name: found for found, name in verdicts if found in ("not met", "**fail**")} == {
