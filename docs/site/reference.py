@@ -65,7 +65,9 @@ def _command_page(package: str) -> str:
 
 
 def _help(command: click.Command, name: str) -> str:
-    context = click.Context(command, info_name=name, max_content_width=80, terminal_width=80)
+    # the command's own names of the help option: click keeps those of the first context
+    settings = {**command.context_settings, "max_content_width": 80}
+    context = click.Context(command, info_name=name, terminal_width=80, **settings)
     return f"```text\n{command.get_help(context).rstrip()}\n```"
 
 
