@@ -136,7 +136,7 @@ class RunWriter:
         """Shards given to `write_shard` that another writer had committed first."""
 
     def committed(self, index: int) -> bool:
-        """Whether shard `index` exists already, whoever wrote it, and may stay."""
+        """Whether shard `index` is committed, by any writer, and is not to be replaced."""
         return index not in self._replacing and self.run.shard(index) is not None
 
     def uncommitted(self, indices: Sequence[int]) -> list[int]:

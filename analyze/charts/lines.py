@@ -16,7 +16,7 @@ from lpp.analyze.charts.library import alt
 from lpp.analyze.charts.panels import Words, filling, said, stacked
 from lpp.analyze.charts.rows import Row, data, listing, number, plain
 from lpp.analyze.charts.run_styles import DASHES, PALETTE
-from lpp.analyze.charts.theme import GREY, INK, PLOT_HEIGHT, Series
+from lpp.analyze.charts.theme import GREY, INK, PLOT_HEIGHT, Curve, Series
 from lpp.analyze.charts.tips import field_of, interval, told, with_tips
 
 LINES: Final = 10
@@ -160,7 +160,8 @@ def _panel(
 ) -> Any:
     """Lines of `rows`, on axes that hold `every` row."""
     titles = {"told": lay.value, "label": lay.of}
-    rows, tips = with_tips([_told(row, lay) for row in rows], titles)
+    curves = {curve.label: curve for curve in lay.series.curves}
+    rows, tips = with_tips([_told(row, curves[row["series"]], lay) for row in rows], titles)
     slim, of_curves = _parted(rows, lay, [*map(field_of, tips)])
     base = alt.Chart(data(slim)).transform_lookup(
         lookup="curve",
@@ -224,8 +225,7 @@ def _signs(base: Any, lay: Lines, tips: Sequence[Any]) -> Iterator[Any]:
         yield there.encode(tooltip=list(tips), opacity=opacity())
 
 
-def _told(row: Row, lay: Lines) -> Row:
-    curve = next(curve for curve in lay.series.curves if curve.label == row["series"])
+def _told(row: Row, curve: Curve, lay: Lines) -> Row:
     return {
         **row,
         "label": curve.owner,

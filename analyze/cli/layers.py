@@ -8,9 +8,9 @@ import click
 from lpp.analyze.cli.options import (
     ERROR_SITES,
     executor_options,
-    numbers,
     positions,
     runs_option,
+    settings_options,
     sites_option,
 )
 from lpp.store.commands.console import debug_option, write_exact
@@ -21,19 +21,7 @@ FORMATS = ("table", "csv", "json")
 
 @click.command()
 @click.argument("store")
-@click.option(
-    "--context",
-    "contexts",
-    callback=numbers,
-    metavar="N,...",
-    help="Cut prompts at these lengths in tokens. Default: the captured context.",
-)
-@click.option(
-    "--prompts",
-    callback=numbers,
-    metavar="N,...",
-    help="Use the first N prompts, for each N. Default: all.",
-)
+@settings_options
 @sites_option()
 @runs_option
 @click.option(

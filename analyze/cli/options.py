@@ -61,6 +61,23 @@ def sites_option(default: str | None = "*") -> Callable[[Any], Any]:
     )
 
 
+def settings_options(command: Any) -> Any:
+    """`--context` and `--prompts`: at which lengths, on how many prompts."""
+    command = click.option(
+        "--prompts",
+        callback=numbers,
+        metavar="N,...",
+        help="Use the first N prompts, for each N. Default: all.",
+    )(command)
+    return click.option(
+        "--context",
+        "contexts",
+        callback=numbers,
+        metavar="N,...",
+        help="Cut prompts at these lengths in tokens. Default: the captured context.",
+    )(command)
+
+
 def executor_options(command: Any) -> Any:
     """`--jobs`, `--executor local|ray` and `--address`."""
     command = click.option(

@@ -14,6 +14,7 @@ from lpp.analyze.cli.options import (
     numbers,
     positions,
     runs_option,
+    settings_options,
     sites_option,
 )
 from lpp.store.commands.completion import complete_names
@@ -33,19 +34,7 @@ FINAL: Final = "final"
 
 @click.command()
 @click.argument("store")
-@click.option(
-    "--context",
-    "contexts",
-    callback=numbers,
-    metavar="N,...",
-    help="Cut prompts at these lengths in tokens. Default: the captured context.",
-)
-@click.option(
-    "--prompts",
-    callback=numbers,
-    metavar="N,...",
-    help="Use the first N prompts, for each N. Default: all.",
-)
+@settings_options
 @sites_option(None)
 @runs_option
 @click.option(
