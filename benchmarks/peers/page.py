@@ -13,7 +13,8 @@ from benchmarks.peers.sides import REFERENCE, SIDES, Task
 
 RESULTS: Final = "results.json"
 PAGE: Final = "README.md"
-"""The page of this comparison, beside the results, and that of all benchmarks, one folder above."""
+"""The page of this comparison, beside the results; that of all benchmarks, one folder above; and
+that of the project, two above."""
 
 TIMES: Final = ("whole_s", "work_s", "cpu_s")
 COSTS: Final = ("whole process", "work alone", "CPU seconds", "peak memory")
@@ -23,9 +24,9 @@ Found = Mapping[str, Any]
 
 
 def write(found: Found, folder: Path) -> None:
-    """Write results.json into `folder`, and its tables into the pages there and one above."""
+    """Write results.json into `folder`, and its tables into the pages there and above."""
     (folder / RESULTS).write_text(json.dumps(found, indent=1) + "\n", "utf-8")
-    for page in (folder / PAGE, folder.parent / PAGE):
+    for page in (folder / PAGE, folder.parent / PAGE, folder.parent.parent / PAGE):
         if page.exists():
             page.write_text(filled(page.read_text("utf-8"), found), "utf-8")
 
@@ -84,10 +85,22 @@ def profile_table(found: Found) -> str:
     return table(["side", *COSTS, "work / ours", "numbers differ by at most"], rows)
 
 
+def work_line(found: Found) -> str:
+    """The work of each side beside a bare forward pass, in one sentence."""
+    sides = _sides(found, "states")
+    bare = sides.pop("bare", None)
+    parts = [f"{SIDES[name].title} {_ratio(side, bare)}" for name, side in sides.items()]
+    return (
+        "Writing hidden states and entropies of every token to disk takes this many times a bare "
+        f"forward pass, imports and loading apart: {', '.join(parts)}."
+    )
+
+
 TABLES: Final[Mapping[str, Callable[[Found], str]]] = {
     "peers-setting": setting_line,
     "peers-states": states_table,
     "peers-profile": profile_table,
+    "peers-work": work_line,
 }
 
 

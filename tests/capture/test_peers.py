@@ -143,7 +143,7 @@ def test_without_its_reference_a_side_is_not_run() -> None:
 
 
 def tables(found: page.Found) -> Iterator[str]:
-    for name in (HERE / page.PAGE, HERE.parent / page.PAGE):
+    for name in (HERE / page.PAGE, HERE.parent / page.PAGE, HERE.parent.parent / page.PAGE):
         text = name.read_text("utf-8")
         assert page.filled(text, found) == text
         yield from re.findall(r"<!-- table: ([a-z-]+) -->", text)
