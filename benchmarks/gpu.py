@@ -100,9 +100,7 @@ def random_backend(shape: Shape, device: str, tokens: int, shard_bytes: int) -> 
     )
     torch.manual_seed(0)
     with torch.device(device):
-        module = transformers.AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
-            config, dtype=torch.bfloat16
-        )
+        module = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     module.eval().requires_grad_(False)
     rng = np.random.default_rng(0)
     ids = rng.integers(0, config.vocab_size, (-(-tokens // CONTEXT), CONTEXT), dtype=np.int32)

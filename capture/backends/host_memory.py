@@ -45,7 +45,7 @@ def pin(memory: mmap.mmap) -> None:
     """Register memory with CUDA. If the system refuses (see `ulimit -l`), log a warning: copies are
     slower then.
     """
-    runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
+    runtime = torch.cuda.cudart()
     address = np.frombuffer(memory, np.uint8).ctypes.data
     refused = int(runtime.cudaHostRegister(address, len(memory), 0))
     if refused:
@@ -60,7 +60,7 @@ def pin(memory: mmap.mmap) -> None:
 
 
 def _unpin(address: int) -> None:
-    torch.cuda.cudart().cudaHostUnregister(address)  # type: ignore[no-untyped-call]
+    torch.cuda.cudart().cudaHostUnregister(address)
 
 
 class SharedMemory:

@@ -21,6 +21,7 @@ from lpp.store.format.keys import (
     VOCABULARIES_KEY,
 )
 from lpp.store.format.tables import TOKENS_SCHEMA, encode_table, read_table
+from lpp.store.objects.place import Place
 
 
 def as_format_1(root: Path) -> None:
@@ -44,7 +45,7 @@ def as_format_1(root: Path) -> None:
         reseal(source, _as_version(1))
 
 
-def without_varentropy(shard: Path) -> None:
+def without_varentropy(shard: Place) -> None:
     """Write the token table of the shard in `shard` anew, without its column `varentropy`."""
     path = object_path(shard, TOKENS_KEY)
     table = read_table(path, TOKENS_SCHEMA).drop_columns(["varentropy"])

@@ -48,7 +48,7 @@ def two_nodes(cpus: int = 1) -> Iterator[tuple[str, Callable[[], str], Callable[
             lambda: found.remove_node(second, allow_graceful=False),
         )
     finally:
-        found.shutdown()  # type: ignore[no-untyped-call]
+        found.shutdown()
 
 
 def analysis(folder: Path, spans: int = 12) -> dict[str, Any]:

@@ -6,10 +6,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from on_disk import on_disk
+
 from lpp.store.arrays.reader import BytesSource
 from lpp.store.format.commit_record import seal_of
 from lpp.store.format.documents import stored_json, to_document
 from lpp.store.objects.checks import PIECE_BYTES, describe
+from lpp.store.objects.place import Place
 
 COMMIT = "COMMIT.json"
 
@@ -39,11 +42,12 @@ def seal(document: Mapping[str, Any]) -> bytes:
     return stored_json(sealed, version if type(version) is int else 1)
 
 
-def reseal(directory: Path, change: Callable[[dict[str, Any]], None] = lambda _: None) -> None:
-    """Write the record of `directory` again so that it fits the files there, then `change` it."""
+def reseal(place: Place, change: Callable[[dict[str, Any]], None] = lambda _: None) -> None:
+    """Write the record of `place` again so that it fits the files there, then `change` it."""
+    directory = on_disk(place)
     record = json.loads((directory / COMMIT).read_bytes())
     attempt = directory / record.get("base", "")  # one that older_stores.py has emptied is gone
-    place = attempt if attempt.is_dir() else directory
-    record["objects"] = objects_of(place, record["objects"])
+    objects = attempt if attempt.is_dir() else directory
+    record["objects"] = objects_of(objects, record["objects"])
     change(record)
     (directory / COMMIT).write_bytes(seal(record))

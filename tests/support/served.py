@@ -42,7 +42,7 @@ def serve(folder: Path, family: str, *, tensor_parallel: int = 1) -> Iterator[Se
     with closing(VllmBackend.load(request, quiet=not os.environ.get("LPP_DEBUG"))) as backend:
         yield Served(
             backend=backend,
-            reference=reference.eval(),  # type: ignore[no-untyped-call]
+            reference=reference.eval(),
             vocabulary=reference.config.vocab_size,
             family=family,
         )

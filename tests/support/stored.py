@@ -4,21 +4,25 @@ import json
 from pathlib import Path
 from typing import Any
 
+from on_disk import on_disk
+
 from lpp.store.format.commit_record import ATTEMPT, seal_of
 from lpp.store.format.documents import canonical_json, stored_json
 from lpp.store.format.keys import COMMIT_KEY
+from lpp.store.objects.place import Place
 
 
-def stored_objects(root: Path) -> dict[str, bytes]:
+def stored_objects(root: Place) -> dict[str, bytes]:
     """Every file below the directory `root` of a store, by its place.
 
     A committed object bears its place without the attempt that it lies in, and a record is what it
     says beside attempt and seal: so two captures of one plan are equal. Everything else that lies
     there bears its own name, lost attempts and altered records too.
     """
+    directory = on_disk(root)
     files = {
-        path.relative_to(root).as_posix(): path.read_bytes()
-        for path in sorted(root.rglob("*"))
+        path.relative_to(directory).as_posix(): path.read_bytes()
+        for path in sorted(directory.rglob("*"))
         if path.is_file() and not path.is_symlink()
     }
     renamed, records = {}, {}
@@ -37,7 +41,7 @@ def stored_objects(root: Path) -> dict[str, bytes]:
     return found
 
 
-def left_behind(root: Path) -> list[str]:
+def left_behind(root: Place) -> list[str]:
     """Files of writers below `root` that do not count: of lost attempts, signs, staged ones."""
     return [
         key
@@ -46,10 +50,11 @@ def left_behind(root: Path) -> list[str]:
     ]
 
 
-def object_path(directory: Path, key: str) -> Path:
+def object_path(directory: Place, key: str) -> Path:
     """Where a committed run, shard or source in `directory` has its object `key`."""
-    record: dict[str, Any] = json.loads((directory / COMMIT_KEY).read_bytes())
-    return directory / str(record.get("base", "")) / key
+    path = on_disk(directory)
+    record: dict[str, Any] = json.loads((path / COMMIT_KEY).read_bytes())
+    return path / str(record.get("base", "")) / key
 
 
 def _intact(data: bytes) -> dict[str, Any] | None:
@@ -63,6 +68,6 @@ def _intact(data: bytes) -> dict[str, Any] | None:
     return document if intact else None
 
 
-def objects_dir(directory: Path) -> Path:
+def objects_dir(directory: Place) -> Path:
     """Where a committed run, shard or source in `directory` has its objects."""
     return object_path(directory, "")
