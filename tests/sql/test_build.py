@@ -28,7 +28,7 @@ def runs_table(*ids: str) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=arrow_schema("runs"))
 
 
-def test_every_value_comes_back(empty_store: Path, tables: Tables):
+def test_every_value_comes_back(empty_store: Path, tables: Tables) -> None:
     assert build(empty_store, tables) == empty_store / DATABASE
     assert names(empty_store) == ["lpp.json", DATABASE]
     with connect(empty_store) as connection:
@@ -38,22 +38,22 @@ def test_every_value_comes_back(empty_store: Path, tables: Tables):
             assert found == table.to_pylist()
 
 
-def test_tables_not_given_are_empty(empty_store: Path):
+def test_tables_not_given_are_empty(empty_store: Path) -> None:
     build(empty_store, {"runs": runs_table("one")})
     with connect(empty_store) as connection:
         counts = {
-            name: connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0]
+            name: connection.execute(f"SELECT count(*) FROM {name}").fetchall()[0][0]
             for name in TABLES
         }
     assert counts == {name: int(name == "runs") for name in TABLES}
 
 
-def test_file_is_of_the_storage_version_that_duckdb_1_reads(store: Path):
+def test_file_is_of_the_storage_version_that_duckdb_1_reads(store: Path) -> None:
     # Bytes 12 to 19 of the header: 64 is the format of DuckDB 0.10 to 1.1; 2.0 writes 69.
     assert int.from_bytes((store / DATABASE).read_bytes()[12:20], "little") == 64
 
 
-def test_wider_and_narrower_arrow_types_are_taken(empty_store: Path, tables: Tables):
+def test_wider_and_narrower_arrow_types_are_taken(empty_store: Path, tables: Tables) -> None:
     given = tables["profiles"]
     wide = {
         "run": given["run"].cast(pa.large_string()),
@@ -81,7 +81,7 @@ def test_wider_and_narrower_arrow_types_are_taken(empty_store: Path, tables: Tab
     assert back == expected
 
 
-def test_all_misfits_are_told_together(empty_store: Path, tables: Tables):
+def test_all_misfits_are_told_together(empty_store: Path, tables: Tables) -> None:
     bad = {
         "profils": tables["profiles"],
         "runs": tables["runs"].drop_columns(["model"]).append_column("modell", [["a", "b", "c"]]),
@@ -106,14 +106,14 @@ def test_all_misfits_are_told_together(empty_store: Path, tables: Tables):
     assert names(empty_store) == ["lpp.json"]
 
 
-def test_a_column_given_twice_is_refused(empty_store: Path, tables: Tables):
+def test_a_column_given_twice_is_refused(empty_store: Path, tables: Tables) -> None:
     runs = tables["runs"].append_column("run", tables["runs"]["run"])
     with pytest.raises(InputError, match=r"runs\.run: given 2 times"):
         build(empty_store, {"runs": runs})
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_a_duplicate_key_names_table_and_key(empty_store: Path, tables: Tables, name: str):
+def test_a_duplicate_key_names_table_and_key(empty_store: Path, tables: Tables, name: str) -> None:
     twice = pa.concat_tables([tables[name], tables[name].slice(1, 1)])
     with pytest.raises(InputError, match=rf"table {name}, key .*[Dd]uplicate key") as caught:
         build(empty_store, {**tables, name: twice})
@@ -121,7 +121,7 @@ def test_a_duplicate_key_names_table_and_key(empty_store: Path, tables: Tables, 
     assert names(empty_store) == ["lpp.json"]
 
 
-def test_a_key_may_differ_in_any_of_its_columns(empty_store: Path, tables: Tables):
+def test_a_key_may_differ_in_any_of_its_columns(empty_store: Path, tables: Tables) -> None:
     base = tables["spectra"].slice(0, 1).to_pylist()[0]
     rows = [base]
     for column in TABLES["spectra"].key:
@@ -130,7 +130,7 @@ def test_a_key_may_differ_in_any_of_its_columns(empty_store: Path, tables: Table
     build(empty_store, {"spectra": pa.Table.from_pylist(rows, schema=arrow_schema("spectra"))})
 
 
-def test_a_null_key_and_malformed_json_are_refused(empty_store: Path):
+def test_a_null_key_and_malformed_json_are_refused(empty_store: Path) -> None:
     with pytest.raises(InputError, match="table runs"):
         build(empty_store, {"runs": runs_table("one").set_column(0, "run", pa.nulls(1, "string"))})
     broken = runs_table("one")
@@ -140,7 +140,7 @@ def test_a_null_key_and_malformed_json_are_refused(empty_store: Path):
     assert names(empty_store) == ["lpp.json"]
 
 
-def test_a_failed_build_leaves_the_old_database(store: Path, tables: Tables):
+def test_a_failed_build_leaves_the_old_database(store: Path, tables: Tables) -> None:
     before = (store / DATABASE).read_bytes()
     with pytest.raises(InputError):
         build(store, {"runs": pa.concat_tables([tables["runs"]] * 2)})
@@ -148,7 +148,7 @@ def test_a_failed_build_leaves_the_old_database(store: Path, tables: Tables):
     assert names(store) == ["lpp.json", DATABASE]
 
 
-def test_a_reader_keeps_the_old_file_and_the_next_sees_the_new(store: Path):
+def test_a_reader_keeps_the_old_file_and_the_next_sees_the_new(store: Path) -> None:
     with connect(store) as old:
         build(store, {"runs": runs_table("new")})
         assert old.execute("SELECT run FROM runs ORDER BY 1").fetchall() == [
@@ -158,7 +158,7 @@ def test_a_reader_keeps_the_old_file_and_the_next_sees_the_new(store: Path):
             assert new.execute("SELECT run FROM runs").fetchall() == [("new",)]
 
 
-def test_a_reader_in_another_process_survives_the_replacement(store: Path):
+def test_a_reader_in_another_process_survives_the_replacement(store: Path) -> None:
     code = textwrap.dedent("""
         import sys
         from lpp.sql import connect
@@ -169,13 +169,14 @@ def test_a_reader_in_another_process_survives_the_replacement(store: Path):
     """)
     command = [sys.executable, "-c", code, str(store)]
     with subprocess.Popen(command, stdin=-1, stdout=-1, text=True) as reader:
+        assert reader.stdout
         assert reader.stdout.readline() == "open\n"
         build(store, {"runs": runs_table("a-new-one")})
         out, _ = reader.communicate("\n", timeout=60)
     assert out == "[(3, 'run-1')]\n"
 
 
-def test_concurrent_builders_leave_one_whole_database(empty_store: Path):
+def test_concurrent_builders_leave_one_whole_database(empty_store: Path) -> None:
     def work(number: int) -> None:
         build(empty_store, {"runs": runs_table(*(f"{number}-{k}" for k in range(50)))})
 
@@ -192,7 +193,7 @@ def test_concurrent_builders_leave_one_whole_database(empty_store: Path):
     assert found == [(50, 1)]
 
 
-def test_a_writer_is_in_the_way_and_named(store: Path):
+def test_a_writer_is_in_the_way_and_named(store: Path) -> None:
     code = textwrap.dedent("""
         import sys
         from lpp.sql import connect
@@ -202,6 +203,7 @@ def test_a_writer_is_in_the_way_and_named(store: Path):
     """)
     command = [sys.executable, "-c", code, str(store)]
     with subprocess.Popen(command, stdin=-1, stdout=-1, text=True) as writer:
+        assert writer.stdout
         assert writer.stdout.readline() == "open\n"
         with pytest.raises(ConflictError, match=str(writer.pid)) as caught:
             build(store, {})
@@ -213,7 +215,7 @@ def test_a_writer_is_in_the_way_and_named(store: Path):
     build(store, {})
 
 
-def test_the_log_of_a_killed_writer_is_not_replayed_into_the_new_file(store: Path):
+def test_the_log_of_a_killed_writer_is_not_replayed_into_the_new_file(store: Path) -> None:
     code = textwrap.dedent("""
         import os, sys
         from lpp.sql import connect
@@ -229,7 +231,7 @@ def test_the_log_of_a_killed_writer_is_not_replayed_into_the_new_file(store: Pat
         assert connection.execute("SELECT run FROM runs").fetchall() == [("new",)]
 
 
-def test_a_damaged_database_is_replaced(store: Path):
+def test_a_damaged_database_is_replaced(store: Path) -> None:
     (store / DATABASE).write_bytes(b"garbage" * 999)
     build(store, {"runs": runs_table("new")})
     with connect(store) as connection:
@@ -237,7 +239,7 @@ def test_a_damaged_database_is_replaced(store: Path):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no file-size limits")
-def test_no_room_is_one_message_and_leaves_the_old_database(store: Path):
+def test_no_room_is_one_message_and_leaves_the_old_database(store: Path) -> None:
     before = (store / DATABASE).read_bytes()
     code = textwrap.dedent("""
         import resource, sys
@@ -259,7 +261,7 @@ def test_no_room_is_one_message_and_leaves_the_old_database(store: Path):
     assert (store / DATABASE).read_bytes() == before
 
 
-def test_any_duckdb_client_opens_it(store: Path):
+def test_any_duckdb_client_opens_it(store: Path) -> None:
     with duckdb.connect(str(store / DATABASE), read_only=True) as connection:
         assert connection.execute("SELECT count(*) FROM profiles").fetchone() == (3,)
         assert connection.execute("SELECT plan->>'plan' FROM runs ORDER BY run").fetchall() == [
@@ -267,7 +269,9 @@ def test_any_duckdb_client_opens_it(store: Path):
         ]  # fmt: skip
 
 
-def test_hostile_names_are_only_names(empty_store: Path, tables: Tables, hostile: tuple[str, ...]):
+def test_hostile_names_are_only_names(
+    empty_store: Path, tables: Tables, hostile: tuple[str, ...]
+) -> None:
     profiles = tables["profiles"]
     place = profiles.column_names.index("model")
     build(empty_store, {"profiles": profiles.set_column(place, "model", [list(hostile)])})
@@ -276,13 +280,13 @@ def test_hostile_names_are_only_names(empty_store: Path, tables: Tables, hostile
     assert [model for (model,) in found] == list(hostile)
 
 
-def test_permissions_follow_the_umask(store: Path):
+def test_permissions_follow_the_umask(store: Path) -> None:
     umask = os.umask(0)
     os.umask(umask)
     assert (store / DATABASE).stat().st_mode & 0o777 == 0o666 & ~umask
 
 
-def test_tables_to_keep_come_along_from_the_old_file(store: Path, tables: Tables):
+def test_tables_to_keep_come_along_from_the_old_file(store: Path, tables: Tables) -> None:
     kept = [name for name in TABLES if name != "runs"]
     build(store, {"runs": runs_table("new")}, keep=kept)
     with connect(store) as connection:
@@ -298,25 +302,25 @@ def test_tables_to_keep_come_along_from_the_old_file(store: Path, tables: Tables
         assert connection.execute("SELECT count(*) FROM spectra").fetchall() == [(0,)]
 
 
-def test_a_given_table_is_not_kept(store: Path):
+def test_a_given_table_is_not_kept(store: Path) -> None:
     build(store, {"runs": runs_table("new")}, keep=["runs"])
     with connect(store) as connection:
         assert connection.execute("SELECT run FROM runs").fetchall() == [("new",)]
 
 
-def test_what_an_old_file_lacks_or_has_in_another_form_is_empty(store: Path):
+def test_what_an_old_file_lacks_or_has_in_another_form_is_empty(store: Path) -> None:
     with duckdb.connect(str(store / DATABASE)) as connection:
         connection.execute("ALTER TABLE entropy DROP COLUMN short_prompts; DROP TABLE spectra")
     build(store, {}, keep=TABLES)
     with connect(store) as connection:
         counts = {
-            name: connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0]
+            name: connection.execute(f"SELECT count(*) FROM {name}").fetchall()[0][0]
             for name in TABLES
         }
     assert counts == {name: 0 if name in ("entropy", "spectra") else 3 for name in TABLES}
 
 
-def test_nothing_is_kept_of_a_damaged_file_or_of_none(store: Path):
+def test_nothing_is_kept_of_a_damaged_file_or_of_none(store: Path) -> None:
     (store / DATABASE).write_bytes(b"garbage" * 999)
     build(store, {"runs": runs_table("new")}, keep=TABLES)
     with connect(store) as connection:

@@ -8,7 +8,7 @@ from lpp.sql import connect
 from lpp.sql.database.catalogue import outdated_tables
 
 
-def test_what_was_just_built_is_current(store: Path):
+def test_what_was_just_built_is_current(store: Path) -> None:
     assert outdated_tables(store) == []
 
 
@@ -20,19 +20,19 @@ def test_what_was_just_built_is_current(store: Path):
         ("DROP TABLE lpp.published", "published"),
     ],
 )
-def test_any_other_column_or_table_is_not(store: Path, change: str, table: str):
+def test_any_other_column_or_table_is_not(store: Path, change: str, table: str) -> None:
     with connect(store, write=True) as connection:
         connection.execute(change)
     assert outdated_tables(store) == [table]
 
 
-def test_tables_of_ones_own_do_not_matter(store: Path):
+def test_tables_of_ones_own_do_not_matter(store: Path) -> None:
     with connect(store, write=True) as connection:
         connection.execute("CREATE TABLE lpp.mine AS SELECT 1 AS x")
     assert outdated_tables(store) == []
 
 
-def test_columns_that_came_later_may_be_missing(store: Path):
+def test_columns_that_came_later_may_be_missing(store: Path) -> None:
     with connect(store, write=True) as connection:
         connection.execute("ALTER TABLE lpp.runs DROP COLUMN step")
     assert outdated_tables(store) == []

@@ -19,9 +19,11 @@ from typing import Any
 
 import duckdb
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from written_run import write_run
 
 from lpp.sql import TABLES, build
 from lpp.sql.cli import main
@@ -29,6 +31,7 @@ from lpp.sql.schema import reference
 from lpp.store.commands.console import EXIT_USER_ERROR
 
 Run = Callable[..., subprocess.CompletedProcess[bytes]]
+Rows = Callable[[str, int], list[dict[str, Any]]]
 FOUR = "SELECT * FROM profiles ORDER BY run"
 KINDS = """
 SELECT 1 AS whole, 0.1::FLOAT AS single, 'nan'::DOUBLE AS missing, '-inf'::DOUBLE AS low,
@@ -57,19 +60,19 @@ def refused(done: subprocess.CompletedProcess[bytes]) -> str:
 # Formats
 
 
-def test_table(store: Path, lpp_sql: Run):
+def test_table(store: Path, lpp_sql: Run) -> None:
     text = ok(lpp_sql(store, "SELECT run, site, context FROM profiles ORDER BY run"))
     assert re.search(r"│ run-2 +│ site-2 +│ +2002 │", text)
     assert max(map(len, text.splitlines())) <= 80
 
 
-def test_table_says_how_many_rows_are_hidden(store: Path, lpp_sql: Run):
+def test_table_says_how_many_rows_are_hidden(store: Path, lpp_sql: Run) -> None:
     text = ok(lpp_sql(store, "SELECT range AS n FROM range(100)"))
     assert "100 rows" in text
     assert "(40 shown)" in text
 
 
-def test_a_table_too_wide_has_a_column_per_line(store: Path, lpp_sql: Run, rows):
+def test_a_table_too_wide_has_a_column_per_line(store: Path, lpp_sql: Run, rows: Rows) -> None:
     text = ok(lpp_sql(store, FOUR))
     assert max(map(len, text.splitlines())) <= 80
     assert text.splitlines()[-1] == "(3 rows)"
@@ -80,23 +83,23 @@ def test_a_table_too_wide_has_a_column_per_line(store: Path, lpp_sql: Run, rows)
             assert re.search(rf"^{name} +{re.escape(shown)}$", block, re.MULTILINE)
 
 
-def test_a_wide_table_says_how_many_rows_are_hidden(store: Path, lpp_sql: Run):
+def test_a_wide_table_says_how_many_rows_are_hidden(store: Path, lpp_sql: Run) -> None:
     text = ok(lpp_sql(store, "SELECT p.*, range AS extra FROM profiles p, range(20)"))
     assert text.splitlines()[-1] == "(60 rows, 20 not shown)"
     assert text.count("── row ") == 40
 
 
-def test_a_table_uses_the_width_there_is(store: Path, lpp_sql: Run):
+def test_a_table_uses_the_width_there_is(store: Path, lpp_sql: Run) -> None:
     text = ok(lpp_sql(store, FOUR, env={**os.environ, "COLUMNS": "1000"}))
     assert "── row" not in text
     assert "effective_rank_norm_prefix" in text.splitlines()[1]
 
 
-def test_explain_is_drawn(store: Path, lpp_sql: Run):
+def test_explain_is_drawn(store: Path, lpp_sql: Run) -> None:
     assert "\\n" not in ok(lpp_sql(store, "EXPLAIN SELECT run FROM runs"))
 
 
-def test_csv_read_back_by_python_and_polars(store: Path, lpp_sql: Run, rows):
+def test_csv_read_back_by_python_and_polars(store: Path, lpp_sql: Run, rows: Rows) -> None:
     text = ok(lpp_sql(store, FOUR, "--format", "csv"))
     expected = rows("profiles", 3)
     back = list(csv.DictReader(io.StringIO(text)))
@@ -108,7 +111,7 @@ def test_csv_read_back_by_python_and_polars(store: Path, lpp_sql: Run, rows):
     assert frame["entropy_floor"].to_list() == [row["entropy_floor"] for row in expected]
 
 
-def test_csv_of_every_kind(store: Path, lpp_sql: Run):
+def test_csv_of_every_kind(store: Path, lpp_sql: Run) -> None:
     text = ok(lpp_sql(store, KINDS, "--format", "csv"))
     (row,) = csv.DictReader(io.StringIO(text, newline=""))
     assert row == {
@@ -133,7 +136,7 @@ def test_csv_of_every_kind(store: Path, lpp_sql: Run):
     assert ',,"",' in text  # NULL and the empty text differ
 
 
-def test_csv_by_duckdb_itself(store: Path, lpp_sql: Run, tmp_path: Path):
+def test_csv_by_duckdb_itself(store: Path, lpp_sql: Run, tmp_path: Path) -> None:
     target = tmp_path / "a b.csv"
     ok(lpp_sql(store, "SELECT run, plan, n_tokens FROM runs ORDER BY run", "-o", target))
     with duckdb.connect() as connection:
@@ -141,7 +144,7 @@ def test_csv_by_duckdb_itself(store: Path, lpp_sql: Run, tmp_path: Path):
     assert back == [(f"run-{n}", f'{{"plan": {n}}}', 10**12 + 1000 * n + 14) for n in (1, 2, 3)]
 
 
-def test_json_of_every_kind(store: Path, lpp_sql: Run):
+def test_json_of_every_kind(store: Path, lpp_sql: Run) -> None:
     (row,) = json.loads(ok(lpp_sql(store, KINDS, "--format", "json")))
     assert row == {
         "whole": 1,
@@ -164,24 +167,26 @@ def test_json_of_every_kind(store: Path, lpp_sql: Run):
     }
 
 
-def test_json_rows(store: Path, lpp_sql: Run, rows):
+def test_json_rows(store: Path, lpp_sql: Run, rows: Rows) -> None:
     assert json.loads(ok(lpp_sql(store, FOUR, "--format", "json"))) == rows("profiles", 3)
     none = ok(lpp_sql(store, "SELECT run FROM runs WHERE false", "--format", "json"))
     assert none == "[]\n"
 
 
-def test_json_refuses_two_columns_of_one_name(store: Path, lpp_sql: Run):
+def test_json_refuses_two_columns_of_one_name(store: Path, lpp_sql: Run) -> None:
     text = refused(lpp_sql(store, "SELECT 1 AS a, 2 AS a", "--format", "json"))
     assert "two columns named a" in text
 
 
-def test_parquet_read_back_by_pyarrow(store: Path, lpp_sql: Run, tmp_path: Path, rows):
+def test_parquet_read_back_by_pyarrow(
+    store: Path, lpp_sql: Run, tmp_path: Path, rows: Rows
+) -> None:
     target = tmp_path / "out.parquet"
     assert ok(lpp_sql(store, FOUR, "-o", target)) == ""
     assert pq.read_table(target).to_pylist() == rows("profiles", 3)
 
 
-def test_parquet_keeps_types(store: Path, lpp_sql: Run, tmp_path: Path):
+def test_parquet_keeps_types(store: Path, lpp_sql: Run, tmp_path: Path) -> None:
     target = tmp_path / "kinds.parquet"
     ok(lpp_sql(store, KINDS, "-o", target))
     (row,) = pq.read_table(target).to_pylist()
@@ -191,14 +196,14 @@ def test_parquet_keeps_types(store: Path, lpp_sql: Run, tmp_path: Path):
     assert row["nested"] == {"n": [1.5, math.inf]}
 
 
-def test_parquet_through_a_pipe(store: Path, lpp_sql: Run, rows):
+def test_parquet_through_a_pipe(store: Path, lpp_sql: Run, rows: Rows) -> None:
     done = lpp_sql(store, FOUR, "--format", "parquet")
     assert done.returncode == 0
     assert pl.read_parquet(done.stdout).to_dicts() == rows("profiles", 3)
 
 
 @pytest.mark.parametrize("format_", ["csv", "json", "parquet"])
-def test_more_rows_than_a_batch(store: Path, lpp_sql: Run, tmp_path: Path, format_: str):
+def test_more_rows_than_a_batch(store: Path, lpp_sql: Run, tmp_path: Path, format_: str) -> None:
     target = tmp_path / f"many.{format_}"
     ok(lpp_sql(store, "SELECT range AS n, range / 2 AS half FROM range(10_000)", "-o", target))
     read: Any = {"csv": pl.read_csv, "json": pl.read_json, "parquet": pl.read_parquet}[format_]
@@ -209,8 +214,12 @@ def test_more_rows_than_a_batch(store: Path, lpp_sql: Run, tmp_path: Path, forma
 
 @pytest.mark.parametrize("format_", ["table", "csv", "json", "parquet"])
 def test_hostile_names_in_every_format(
-    empty_store: Path, tables, hostile: tuple[str, ...], lpp_sql: Run, format_: str
-):
+    empty_store: Path,
+    tables: dict[str, pa.Table],
+    hostile: tuple[str, ...],
+    lpp_sql: Run,
+    format_: str,
+) -> None:
     profiles = tables["profiles"]
     place = profiles.column_names.index("model")
     build(empty_store, {"profiles": profiles.set_column(place, "model", [list(hostile)])})
@@ -240,7 +249,7 @@ def test_hostile_names_in_every_format(
 @pytest.mark.slow
 def test_a_failing_query_leaves_the_old_file_and_nothing_else(
     store: Path, lpp_sql: Run, tmp_path: Path
-):
+) -> None:
     folder = tmp_path / "out"
     folder.mkdir()
     for format_ in ("table", "csv", "json", "parquet"):
@@ -252,7 +261,7 @@ def test_a_failing_query_leaves_the_old_file_and_nothing_else(
     assert len(list(folder.iterdir())) == 4
 
 
-def test_a_device_is_not_replaced_by_a_file(store: Path, lpp_sql: Run, tmp_path: Path):
+def test_a_device_is_not_replaced_by_a_file(store: Path, lpp_sql: Run, tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     with subprocess.Popen(["cat", str(pipe)], stdout=-1) as reader:
@@ -263,25 +272,27 @@ def test_a_device_is_not_replaced_by_a_file(store: Path, lpp_sql: Run, tmp_path:
     assert ok(lpp_sql(store, "SELECT 7 AS n", "--format", "csv", "-o", "/dev/stdout")) == "n\n7\n"
 
 
-def test_output_to_a_directory_or_nowhere(store: Path, lpp_sql: Run, tmp_path: Path):
+def test_output_to_a_directory_or_nowhere(store: Path, lpp_sql: Run, tmp_path: Path) -> None:
     assert "is a directory" in refused(lpp_sql(store, FOUR, "-o", tmp_path))
     assert "no such directory" in refused(lpp_sql(store, FOUR, "-o", tmp_path / "no" / "x.csv"))
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
-def test_a_full_disk_is_one_message(store: Path, lpp_sql: Run):
+def test_a_full_disk_is_one_message(store: Path, lpp_sql: Run) -> None:
     for format_ in ("table", "csv", "json", "parquet"):
         text = refused(lpp_sql(store, FOUR, "--format", format_, "-o", "/dev/full"))
         assert "/dev/full: no room to write" in text
         assert "df -h" in text
 
 
-def test_a_reader_that_goes_away(store: Path):
+def test_a_reader_that_goes_away(store: Path) -> None:
     program = Path(sys.executable).with_name("lpp-sql")
     query = "SELECT range, repeat('x', 100) FROM range(1_000_000)"
     command = [str(program), str(store), query, "--format", "csv"]
     with subprocess.Popen(command, stdout=-1, stderr=-1) as process:
+        assert process.stdout
+        assert process.stderr
         assert process.stdout.readline().startswith(b"range,")
         process.stdout.close()
         error = process.stderr.read()
@@ -292,13 +303,13 @@ def test_a_reader_that_goes_away(store: Path):
 # Statements
 
 
-def test_sql_from_standard_input_last_result_is_written(store: Path, lpp_sql: Run):
+def test_sql_from_standard_input_last_result_is_written(store: Path, lpp_sql: Run) -> None:
     script = b"SELECT 1 AS one; -- c\nCREATE TEMP TABLE t AS SELECT 2 AS two;\nFROM t -- no end"
     assert ok(lpp_sql(store, "-", "--format", "csv", input=script)) == "two\n2\n"
 
 
 @pytest.mark.slow
-def test_write(store: Path, lpp_sql: Run):
+def test_write(store: Path, lpp_sql: Run) -> None:
     statement = "INSERT INTO runs (run) VALUES ('by hand')"
     text = refused(lpp_sql(store, statement))
     assert "--write" in text
@@ -309,14 +320,16 @@ def test_write(store: Path, lpp_sql: Run):
     assert ok(lpp_sql(store, both, "--format", "csv")) == "n,f\n4,5\n"
 
 
-def test_a_writing_statement_runs_once(store: Path, lpp_sql: Run):
+def test_a_writing_statement_runs_once(store: Path, lpp_sql: Run) -> None:
     ok(lpp_sql(store, "CREATE TABLE log (n INTEGER, wide VARCHAR)", "--write"))
     insert = "INSERT INTO log VALUES (1, repeat('x', 300)) RETURNING *, wide AS a, wide AS b"
     ok(lpp_sql(store, insert, "--write"))
     assert ok(lpp_sql(store, "SELECT count(*) AS n FROM log", "--format", "csv")) == "n\n1\n"
 
 
-def test_a_statement_without_rows_takes_no_output_file(store: Path, lpp_sql: Run, tmp_path: Path):
+def test_a_statement_without_rows_takes_no_output_file(
+    store: Path, lpp_sql: Run, tmp_path: Path
+) -> None:
     target = tmp_path / "x.csv"
     text = refused(lpp_sql(store, "CREATE VIEW v AS SELECT 1", "--write", "-o", target))
     assert "no rows to write" in text
@@ -325,7 +338,7 @@ def test_a_statement_without_rows_takes_no_output_file(store: Path, lpp_sql: Run
 
 
 @pytest.mark.slow
-def test_token_stats(store: Path, lpp_sql: Run, write_run):
+def test_token_stats(store: Path, lpp_sql: Run) -> None:
     run = write_run(store)
     expected = f"n,t\n{len(run.rows)},{run.rows[-1]['token_id']}\n"
     query = "SELECT count(*) AS n, max(token_id) AS t FROM Token_Stats"
@@ -338,7 +351,7 @@ def test_token_stats(store: Path, lpp_sql: Run, write_run):
 
 
 @pytest.mark.slow
-def test_ctrl_c_stops_a_query_at_once(store: Path, tmp_path: Path):
+def test_ctrl_c_stops_a_query_at_once(store: Path, tmp_path: Path) -> None:
     # A shell's background job ignores Ctrl-C, and so would its children: listen to it again.
     code = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
@@ -353,7 +366,7 @@ def test_ctrl_c_stops_a_query_at_once(store: Path, tmp_path: Path):
         command = [sys.executable, "-c", code, str(store), query, "--allow-files", *options]
         with subprocess.Popen(command, stdout=-1, stderr=-1) as process:
             while not started.exists():
-                assert process.poll() is None, process.stderr.read()
+                assert process.poll() is None, process.communicate()
                 time.sleep(0.05)
             time.sleep(0.3)
             process.send_signal(signal.SIGINT)
@@ -380,7 +393,7 @@ def test_ctrl_c_stops_a_query_at_once(store: Path, tmp_path: Path):
 )
 def test_bad_sql_is_duckdbs_own_words_and_the_way_to_the_schema(
     store: Path, lpp_sql: Run, sql: str, part: str
-):
+) -> None:
     for format_ in ("table", "csv"):
         text = refused(lpp_sql(store, sql, "--format", format_))
         assert part in text
@@ -388,12 +401,12 @@ def test_bad_sql_is_duckdbs_own_words_and_the_way_to_the_schema(
 
 
 @pytest.mark.parametrize("sql", ["", ";", "/* only a comment */"])
-def test_empty_sql(store: Path, lpp_sql: Run, sql: str):
+def test_empty_sql(store: Path, lpp_sql: Run, sql: str) -> None:
     assert "Such as: lpp-sql" in refused(lpp_sql(store, sql))
     assert "Such as: lpp-sql" in refused(lpp_sql(store, "-", input=sql.encode()))
 
 
-def test_sql_that_is_not_utf8(store: Path, lpp_sql: Run):
+def test_sql_that_is_not_utf8(store: Path, lpp_sql: Run) -> None:
     assert "not UTF-8" in refused(lpp_sql(store, "-", input=b"SELECT '\xff'"))
     program = str(Path(sys.executable).with_name("lpp-sql")).encode()
     done = subprocess.run(
@@ -402,17 +415,17 @@ def test_sql_that_is_not_utf8(store: Path, lpp_sql: Run):
     assert "not UTF-8" in refused(done)
 
 
-def test_nothing_to_do_shows_an_example(store: Path, lpp_sql: Run):
+def test_nothing_to_do_shows_an_example(store: Path, lpp_sql: Run) -> None:
     assert "Such as: lpp-sql" in refused(lpp_sql(store))
     assert "such as: lpp-sql" in refused(lpp_sql())
 
 
-def test_what_is_not_a_store(tmp_path: Path, empty_store: Path, lpp_sql: Run):
+def test_what_is_not_a_store(tmp_path: Path, empty_store: Path, lpp_sql: Run) -> None:
     assert "is not an lpp store" in refused(lpp_sql(tmp_path, "SELECT 1"))
     assert "lpp-analyze profile" in refused(lpp_sql(empty_store, "SELECT 1"))
 
 
-def test_a_fault_of_ours_shows_its_traceback_with_debug(store: Path, lpp_sql: Run):
+def test_a_fault_of_ours_shows_its_traceback_with_debug(store: Path, lpp_sql: Run) -> None:
     done = lpp_sql(store, "SELEC 1", "--debug")
     assert done.returncode == EXIT_USER_ERROR
     assert b"Traceback" in done.stderr
@@ -421,12 +434,12 @@ def test_a_fault_of_ours_shows_its_traceback_with_debug(store: Path, lpp_sql: Ru
 # Schema, shell, start-up
 
 
-def test_schema_needs_no_store(lpp_sql: Run, store: Path):
+def test_schema_needs_no_store(lpp_sql: Run, store: Path) -> None:
     assert ok(lpp_sql("--schema")) == reference() + "\n"
     assert ok(lpp_sql(store, "--schema")) == reference() + "\n"
 
 
-def test_in_process_as_other_python_code_would():
+def test_in_process_as_other_python_code_would() -> None:
     result = CliRunner().invoke(main, ["--schema"])
     assert result.exit_code == 0
     assert all(f"\n{name}: " in f"\n{result.output}" for name in TABLES)
@@ -435,13 +448,13 @@ def test_in_process_as_other_python_code_would():
     assert "Error: " in result.stderr
 
 
-def test_shell_absent(store: Path, lpp_sql: Run, tmp_path: Path):
+def test_shell_absent(store: Path, lpp_sql: Run, tmp_path: Path) -> None:
     done = lpp_sql(store, "--shell", env={"PATH": str(tmp_path)})
     assert "pip install duckdb-cli" in refused(done)
 
 
 @pytest.mark.parametrize("write", [False, True])
-def test_shell_opens_the_database(store: Path, lpp_sql: Run, tmp_path: Path, write: bool):
+def test_shell_opens_the_database(store: Path, lpp_sql: Run, tmp_path: Path, write: bool) -> None:
     # The shell is another program: what matters here is how it is called.
     shell = tmp_path / "bin" / "duckdb"
     shell.parent.mkdir()
@@ -456,7 +469,7 @@ def test_shell_opens_the_database(store: Path, lpp_sql: Run, tmp_path: Path, wri
         assert b"token_stats" in done.stderr
 
 
-def test_starting_imports_nothing_heavy(store: Path):
+def test_starting_imports_nothing_heavy(store: Path) -> None:
     code = (
         "import sys; from lpp.sql.cli import main\n"
         "try: main([sys.argv[1], 'SELECT run, entropy_floor FROM profiles'])\n"
@@ -470,7 +483,7 @@ def test_starting_imports_nothing_heavy(store: Path):
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_help_and_schema_do_not_start_duckdb():
+def test_help_and_schema_do_not_start_duckdb() -> None:
     for option in ("--help", "--schema"):
         code = (
             "import sys; from lpp.sql.cli import main\n"

@@ -41,7 +41,7 @@ def oldest_client(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_the_oldest_client_opens_it(store: Path, oldest_client: Path):
+def test_the_oldest_client_opens_it(store: Path, oldest_client: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(store / "profiles.duckdb")],
         env={**os.environ, "PYTHONPATH": str(oldest_client)},
@@ -57,6 +57,6 @@ def test_the_oldest_client_opens_it(store: Path, oldest_client: Path):
     assert comment == next(c.comment for c in TABLES["runs"].columns if c.name == "model")
 
 
-def test_the_documents_name_it():
+def test_the_documents_name_it() -> None:
     page = Path(__file__).parents[2] / "docs" / "how-to" / "sql.md"
     assert "from 1.1 on" in page.read_text("utf-8")

@@ -208,7 +208,7 @@ WAYS = [
 
 
 @pytest.mark.parametrize(("sql", "advice"), WAYS)
-def test_each_way_out_is_one_message(place: Place, sql: str, advice: str):
+def test_each_way_out_is_one_message(place: Place, sql: str, advice: str) -> None:
     result = ask(place, sql)
     assert result.exit_code == 2, result.output
     assert result.stderr.startswith(("Error: ", "Usage: "))
@@ -226,7 +226,7 @@ COPIES_NOTHING = "COPY FROM DATABASE memory"
     "sql",
     [sql for sql, advice in WAYS if advice != "--write" and not sql.startswith(COPIES_NOTHING)],
 )
-def test_each_way_out_with_write(place: Place, sql: str, tmp_path: Path):
+def test_each_way_out_with_write(place: Place, sql: str, tmp_path: Path) -> None:
     copy = Place(tmp_path / "store", place.work, place.port, place.requests)
     shutil.copytree(place.root, copy.root)
     result = ask(copy, sql, "--write")
@@ -237,7 +237,7 @@ def test_each_way_out_with_write(place: Place, sql: str, tmp_path: Path):
 
 
 @pytest.mark.parametrize("sql", [sql for sql, advice in WAYS if advice != SQL])
-def test_each_way_out_of_a_connection(place: Place, sql: str):
+def test_each_way_out_of_a_connection(place: Place, sql: str) -> None:
     # Here the lock stands alone: no statement is looked at before it runs.
     with connect(place.root, token_stats=False) as connection:
         assert SECRET not in str(run_all(connection, place.fill(sql)))
@@ -267,7 +267,7 @@ HARMLESS = [
 
 
 @pytest.mark.parametrize("sql", HARMLESS)
-def test_what_stays_inside_is_let_be(place: Place, sql: str):
+def test_what_stays_inside_is_let_be(place: Place, sql: str) -> None:
     result = ask(place, sql, "--format", "csv")
     assert result.exit_code == 0, result.output
     assert result.output.splitlines()[-1] == "r"
@@ -275,7 +275,7 @@ def test_what_stays_inside_is_let_be(place: Place, sql: str):
 
 @pytest.mark.skipif(not NEW, reason="DuckDB 1 locks every setting")
 @pytest.mark.parametrize("name", SETTABLE)
-def test_settings_that_open_nothing_may_change(place: Place, name: str):
+def test_settings_that_open_nothing_may_change(place: Place, name: str) -> None:
     value = f"SELECT value FROM duckdb_settings() WHERE name = '{name}'"
     before = json.loads(ask(place, value, "--format", "json").output)[0]["value"]
     assert ask(place, f"SET {name} = '{before}'; RESET {name}; {value}").exit_code == 0
@@ -284,7 +284,7 @@ def test_settings_that_open_nothing_may_change(place: Place, name: str):
 # Python
 
 
-def test_variables_and_frames(place: Place):
+def test_variables_and_frames(place: Place) -> None:
     mine = pa.table({"a": [1, 2]})
     with connect(place.root) as connection:
         with pytest.raises(duckdb.CatalogException):
@@ -303,7 +303,7 @@ def test_hostile_names(
     rows: Callable[..., list[dict[str, Any]]],
     hostile: tuple[str, ...],
     options: list[str],
-):
+) -> None:
     models = pa.Table.from_pylist(rows("profiles", len(hostile)), schema=arrow_schema("profiles"))
     place = models.column_names.index("model")
     build(empty_store, {"profiles": models.set_column(place, "model", [list(hostile)])})
@@ -321,7 +321,7 @@ def test_hostile_names(
 # With the flag
 
 
-def test_files_with_the_flag(place: Place, tmp_path: Path):
+def test_files_with_the_flag(place: Place, tmp_path: Path) -> None:
     target = tmp_path / "t.csv"
     copy = f"COPY (SELECT run FROM runs) TO '{target}'; FROM '{target}'"
     assert ask(place, copy, "--allow-files", "--format", "csv").output == "run\nr\n"
@@ -343,7 +343,7 @@ def test_files_with_the_flag(place: Place, tmp_path: Path):
         "ATTACH '{new}.db' AS q (TYPE sqlite)",
     ],
 )
-def test_no_flag_opens_the_network(place: Place, sql: str):
+def test_no_flag_opens_the_network(place: Place, sql: str) -> None:
     result = ask(place, sql, "--allow-files")
     assert result.exit_code == 2, result.output
     assert OUTSIDE in result.stderr

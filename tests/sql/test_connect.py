@@ -14,7 +14,7 @@ from lpp.sql.schema import VIEWS
 from lpp.store.errors import ConflictError, ErrorKind, FormatError, InputError
 
 
-def test_tables_need_no_qualification(store: Path):
+def test_tables_need_no_qualification(store: Path) -> None:
     with connect(store) as connection:
         listed = [name for (name,) in connection.execute("SHOW TABLES").fetchall()]
         assert listed == sorted([*TABLES, *(view.name for view in VIEWS)])
@@ -25,28 +25,28 @@ def test_tables_need_no_qualification(store: Path):
 
 
 @pytest.mark.parametrize("form", ["path", "text", "url", "relative"])
-def test_forms_of_a_store(store: Path, form: str, monkeypatch: pytest.MonkeyPatch):
+def test_forms_of_a_store(store: Path, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(store.parent)
-    url = {
+    urls: dict[str, Path | str] = {
         "path": store,
         "text": str(store),
         "url": f"file://{store}",
         "relative": store.name,
-    }[form]
-    with connect(url) as connection:
+    }
+    with connect(urls[form]) as connection:
         assert connection.execute("SELECT count(*) FROM runs").fetchone() == (3,)
 
 
 def test_a_store_named_like_a_duckdb_prefix(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     shutil.move(store, tmp_path / "md:x")
     monkeypatch.chdir(tmp_path)
     with connect("md:x") as connection:
         assert connection.execute("SELECT count(*) FROM runs").fetchone() == (3,)
 
 
-def test_unread_token_stats_import_no_heavy_library(store: Path):
+def test_unread_token_stats_import_no_heavy_library(store: Path) -> None:
     code = (
         "import sys; from lpp.sql import connect; c = connect(sys.argv[1], token_stats=False);"
         "print(c.execute('SELECT count(*) FROM profiles').fetchone());"
@@ -59,7 +59,7 @@ def test_unread_token_stats_import_no_heavy_library(store: Path):
     assert done.stdout == "(3,)\n[]\n"
 
 
-def test_read_only_is_the_default(store: Path):
+def test_read_only_is_the_default(store: Path) -> None:
     with connect(store) as connection:
         for statement in (
             "INSERT INTO runs (run) VALUES ('x')",
@@ -71,7 +71,7 @@ def test_read_only_is_the_default(store: Path):
                 connection.execute(statement)
 
 
-def test_write_lasts(store: Path):
+def test_write_lasts(store: Path) -> None:
     with connect(store, write=True) as connection:
         connection.execute("INSERT INTO runs (run) VALUES ('by hand')")
     assert sorted(p.name for p in store.iterdir()) == ["lpp.json", "profiles.duckdb"]
@@ -79,14 +79,14 @@ def test_write_lasts(store: Path):
         assert ("by hand",) in connection.execute("SELECT run FROM runs").fetchall()
 
 
-def test_writing_keeps_the_storage_version(store: Path):
+def test_writing_keeps_the_storage_version(store: Path) -> None:
     with connect(store, write=True) as connection:
         connection.execute("CREATE TABLE mine AS SELECT range AS n FROM range(100_000)")
     header = (store / "profiles.duckdb").read_bytes()[12:20]
     assert int.from_bytes(header, "little") == 64
 
 
-def test_readers_share_and_a_writer_does_not(store: Path):
+def test_readers_share_and_a_writer_does_not(store: Path) -> None:
     with connect(store) as one, connect(store) as two:
         assert one.execute("FROM runs").fetchall() == two.execute("FROM runs").fetchall()
     if int(duckdb.__version__.split(".")[0]) < 2:
@@ -96,7 +96,7 @@ def test_readers_share_and_a_writer_does_not(store: Path):
     assert caught.value.kind is ErrorKind.IN_USE
 
 
-def test_no_profiles_yet_names_the_command(empty_store: Path):
+def test_no_profiles_yet_names_the_command(empty_store: Path) -> None:
     with pytest.raises(InputError, match=r"lpp-analyze profile .*store") as caught:
         connect(empty_store)
     assert caught.value.kind is ErrorKind.NOT_FOUND
@@ -114,7 +114,7 @@ def test_no_profiles_yet_names_the_command(empty_store: Path):
         ('{"format": "lpp-store", "version": "1"}', ErrorKind.CORRUPT),
     ],
 )
-def test_not_a_store(store: Path, document: str | None, kind: ErrorKind):
+def test_not_a_store(store: Path, document: str | None, kind: ErrorKind) -> None:
     (store / "lpp.json").unlink()
     if document is not None:
         (store / "lpp.json").write_text(document)
@@ -124,7 +124,7 @@ def test_not_a_store(store: Path, document: str | None, kind: ErrorKind):
     assert str(store) in str(caught.value)
 
 
-def test_no_such_directory_and_no_such_scheme(tmp_path: Path):
+def test_no_such_directory_and_no_such_scheme(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="no such directory"):
         connect(tmp_path / "nothing")
     with pytest.raises(InputError, match="hdfs://"):
@@ -132,7 +132,7 @@ def test_no_such_directory_and_no_such_scheme(tmp_path: Path):
 
 
 @pytest.mark.parametrize("damage", ["garbage", "empty", "cut"])
-def test_a_damaged_database_names_the_command(store: Path, damage: str):
+def test_a_damaged_database_names_the_command(store: Path, damage: str) -> None:
     database = store / "profiles.duckdb"
     whole = database.read_bytes()
     database.write_bytes({"garbage": b"garbage" * 9999, "empty": b"", "cut": whole[:9000]}[damage])
@@ -141,7 +141,7 @@ def test_a_damaged_database_names_the_command(store: Path, damage: str):
     assert caught.value.kind is ErrorKind.CORRUPT
 
 
-def test_a_newer_database_says_so():
+def test_a_newer_database_says_so() -> None:
     # The words of DuckDB 1.3 about a file of 2.0; a file from the future cannot be made here.
     words = duckdb.IOException(
         "IO Error: Trying to read a database file with version number 999, "

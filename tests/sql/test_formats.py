@@ -21,15 +21,15 @@ WIDE = f"{QUERY}, " + ", ".join(f"repeat('x', 30) AS c{n}" for n in range(9))
 
 @pytest.mark.parametrize("query", [QUERY, WIDE])
 @pytest.mark.parametrize("format_", ["table", "csv", "json"])
-def test_a_terminal_is_shown_what_would_steer_it(store: Path, query: str, format_: str):
-    code, received = on_terminal([PROGRAM, store, query, "--format", format_], COLUMNS="200")
+def test_a_terminal_is_shown_what_would_steer_it(store: Path, query: str, format_: str) -> None:
+    code, received = on_terminal([PROGRAM, store, query, "--format", format_], {"COLUMNS": "200"})
     text = received.decode()
     assert code == 0
     assert steering(text) == set()
     assert r"\u202etxt.exe\u2066" in text
 
 
-def test_csv_to_the_terminal_as_a_file_is_shown_as_well(store: Path):
+def test_csv_to_the_terminal_as_a_file_is_shown_as_well(store: Path) -> None:
     for device in ("/dev/tty", "/dev/stdout"):
         shell = 'setsid --ctty "$@" < "$TTY"' if device == "/dev/tty" else '"$@"'
         words = ["bash", "-c", f"TTY=$(tty <&2) && {shell}", "_"]
@@ -40,7 +40,7 @@ def test_csv_to_the_terminal_as_a_file_is_shown_as_well(store: Path):
         assert SHOWN in received.decode()
 
 
-def test_errors_that_quote_data_are_shown(store: Path):
+def test_errors_that_quote_data_are_shown(store: Path) -> None:
     for query in (f"SELECT CAST(({CHARACTERS}) AS INTEGER)", f'SELECT "{HOSTILE}" FROM runs'):
         code, received = on_terminal([PROGRAM, store, query])
         assert code == 2
@@ -50,7 +50,9 @@ def test_errors_that_quote_data_are_shown(store: Path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("target", ["pipe", "file"])
-def test_csv_and_json_are_exact_elsewhere(store: Path, lpp_sql: Run, tmp_path: Path, target: str):
+def test_csv_and_json_are_exact_elsewhere(
+    store: Path, lpp_sql: Run, tmp_path: Path, target: str
+) -> None:
     for format_ in ("csv", "json"):
         file = tmp_path / f"out.{format_}"
         where = ["--format", format_] if target == "pipe" else ["-o", file]
@@ -62,7 +64,7 @@ def test_csv_and_json_are_exact_elsewhere(store: Path, lpp_sql: Run, tmp_path: P
             assert [row["value"] for row in rows] == [HOSTILE]
 
 
-def test_csv_keeps_what_a_spreadsheet_would_run(store: Path, lpp_sql: Run):
+def test_csv_keeps_what_a_spreadsheet_would_run(store: Path, lpp_sql: Run) -> None:
     values = ["=1+1", "+1", "-1", "@x"]
     rows = ", ".join(f"('{value}')" for value in values)
     done = lpp_sql(store, f"FROM (VALUES {rows}) t(value)", "--format", "csv")
@@ -72,12 +74,14 @@ def test_csv_keeps_what_a_spreadsheet_would_run(store: Path, lpp_sql: Run):
 @pytest.mark.parametrize(
     "locale", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}]
 )
-def test_a_table_where_the_locale_is_ascii(store: Path, lpp_sql: Run, locale: dict[str, str]):
+def test_a_table_where_the_locale_is_ascii(
+    store: Path, lpp_sql: Run, locale: dict[str, str]
+) -> None:
     query = "SELECT 'é' AS name, 1 AS one"
     done = lpp_sql(store, query, env=os.environ | locale)
     assert (done.returncode, done.stderr) == (0, b"")
     assert "│ é       │     1 │" in done.stdout.decode()
-    code, received = on_terminal([PROGRAM, store, query], **locale, PYTHONCOERCECLOCALE="0")
+    code, received = on_terminal([PROGRAM, store, query], locale | {"PYTHONCOERCECLOCALE": "0"})
     assert code == 0
     assert received.startswith(b"+---------+-------+\r\n|  name   |  one  |\r\n")
     assert b"| \\xe9" in received

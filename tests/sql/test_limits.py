@@ -27,7 +27,7 @@ SORT = (
 
 def test_a_sort_larger_than_memory_spills_and_leaves_nothing(
     store: Path, tmp_path: Path, lpp_sql: Run
-):
+) -> None:
     folder = tmp_path / "tmp"
     folder.mkdir()
     spilled = "SELECT count(*) AS n, sum(size) > 0 AS spilled FROM t, duckdb_temporary_files()"
@@ -39,7 +39,9 @@ def test_a_sort_larger_than_memory_spills_and_leaves_nothing(
     assert list(folder.iterdir()) == []
 
 
-def test_spilled_rows_are_for_this_user_alone(store: Path, tmp_path: Path, monkeypatch):
+def test_spilled_rows_are_for_this_user_alone(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     temporary = tmp_path / "tmp"
     temporary.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
@@ -53,7 +55,7 @@ def test_spilled_rows_are_for_this_user_alone(store: Path, tmp_path: Path, monke
 
 
 @pytest.mark.parametrize("write", [False, True])
-def test_a_connection_without_files_does_not_spill(store: Path, write: bool):
+def test_a_connection_without_files_does_not_spill(store: Path, write: bool) -> None:
     with connect(store, write=write, token_stats=False) as connection:
         settings = dict(connection.execute("SELECT name, value FROM duckdb_settings()").fetchall())
     assert settings["temp_directory"] == ""
@@ -64,7 +66,7 @@ def limit_of(store: Path, lpp_sql: Run, *options: str) -> str:
     return lpp_sql(store, query, "--format", "csv", *options).stdout.decode().split("\n")[1]
 
 
-def test_the_disk_has_a_limit_that_can_be_raised(store: Path, lpp_sql: Run):
+def test_the_disk_has_a_limit_that_can_be_raised(store: Path, lpp_sql: Run) -> None:
     number, unit = limit_of(store, lpp_sql).split()
     assert float(number) <= 10
     assert unit in ("MiB", "GiB")
@@ -73,7 +75,7 @@ def test_the_disk_has_a_limit_that_can_be_raised(store: Path, lpp_sql: Run):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not NEW, reason="DuckDB 1 locks every setting, memory_limit too")
-def test_a_query_that_spills_too_much(store: Path, lpp_sql: Run):
+def test_a_query_that_spills_too_much(store: Path, lpp_sql: Run) -> None:
     done = lpp_sql(store, SMALL + SORT, "--spill-limit", "8MiB")
     assert done.returncode == 2
     assert b"--spill-limit" in done.stderr
@@ -81,7 +83,7 @@ def test_a_query_that_spills_too_much(store: Path, lpp_sql: Run):
 
 
 @pytest.mark.parametrize("size", ["8", "90%", "lots", "-1GB", "8GB'; SELECT 1"])
-def test_what_is_no_size(store: Path, lpp_sql: Run, size: str):
+def test_what_is_no_size(store: Path, lpp_sql: Run, size: str) -> None:
     done = lpp_sql(store, "SELECT 1", "--spill-limit", size)
     assert done.returncode == 2
     assert b"not a size such as 500MB or 50GiB" in done.stderr
@@ -90,7 +92,7 @@ def test_what_is_no_size(store: Path, lpp_sql: Run, size: str):
 @pytest.mark.parametrize("options", [(), ("--format", "csv"), ("-o", "x.parquet")])
 def test_a_query_that_takes_too_long(
     store: Path, tmp_path: Path, lpp_sql: Run, options: tuple[str, ...]
-):
+) -> None:
     done = lpp_sql(store, ENDLESS, "--timeout", "0.5", *options, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, b"")
     assert b"stopped after 0.5 seconds" in done.stderr
@@ -98,21 +100,23 @@ def test_a_query_that_takes_too_long(
     assert [path.name for path in tmp_path.iterdir()] == [store.name]
 
 
-def test_the_time_limit_is_positive(store: Path, lpp_sql: Run):
+def test_the_time_limit_is_positive(store: Path, lpp_sql: Run) -> None:
     for seconds in ("0", "-1", "nan", "soon"):
         done = lpp_sql(store, "SELECT 1", "--timeout", seconds)
         assert (done.returncode, b"--timeout" in done.stderr) == (2, True)
 
 
 @pytest.mark.slow
-def test_the_next_command_sweeps_what_a_killed_one_left(store: Path, tmp_path: Path, lpp_sql: Run):
+def test_the_next_command_sweeps_what_a_killed_one_left(
+    store: Path, tmp_path: Path, lpp_sql: Run
+) -> None:
     temporary = tmp_path / "tmp"
     temporary.mkdir()
     environment = {**os.environ, "TMPDIR": str(temporary)}
     command = [str(Path(sys.executable).with_name("lpp-sql")), str(store), ENDLESS]
     with subprocess.Popen(command, env=environment, stdout=-1, stderr=-1) as process:
         while not list(temporary.iterdir()):
-            assert process.poll() is None, process.stderr.read()
+            assert process.poll() is None, process.communicate()
             time.sleep(0.05)
         (folder,) = temporary.iterdir()
         assert lpp_sql(store, "SELECT 1", env=environment).returncode == 0

@@ -114,7 +114,9 @@ def test_they_are_kept(labelled: Path) -> None:
     assert prompts_of(labelled) == before
 
 
-def test_a_stranger_may_add_a_plain_column(labelled: Path, caplog: Any) -> None:
+def test_a_stranger_may_add_a_plain_column(
+    labelled: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with duckdb.connect(str(labelled / "profiles.duckdb")) as connection:
         connection.execute('ALTER TABLE prompts ADD COLUMN "m""ore" BIGINT')
         connection.execute('UPDATE prompts SET "m""ore" = n_tokens')
@@ -126,7 +128,7 @@ def test_a_stranger_may_add_a_plain_column(labelled: Path, caplog: Any) -> None:
 
 @pytest.mark.parametrize("column", ["list BIGINT[]", "wide HUGEINT", "late BIGINT DEFAULT (1 + 1)"])
 def test_prompts_with_any_other_column_are_left_behind(
-    labelled: Path, column: str, caplog: Any
+    labelled: Path, column: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with duckdb.connect(str(labelled / "profiles.duckdb")) as connection:
         connection.execute(f"ALTER TABLE prompts ADD COLUMN {column}")
@@ -172,4 +174,4 @@ def test_names_of_columns() -> None:
         "entropy": "field.entropy",
     }
     assert len({column.casefold() for column in found.values()}) == len(names)
-    assert field_columns(reversed(names)) == found
+    assert field_columns(names[::-1]) == found

@@ -153,7 +153,7 @@ def test_differences_by_hand(make: Make, empty_store: Path) -> None:
     key = {"context": 100, "n_prompts": 9, "site": "final", "first_position": 0}
     names = ("effective_rank", "participation_ratio", "entropy_floor")
     prefixes = {f"{name}_prefix": 20 for name in names}
-    numbers = [
+    numbers: list[Row] = [
         {"effective_rank": 10, "participation_ratio": 9, "entropy_floor": None},
         {"effective_rank": 4, "participation_ratio": 4, "entropy_floor": 0.5},
         {"effective_rank": 7, "participation_ratio": 7, "entropy_floor": 0.5},
@@ -180,7 +180,7 @@ def test_differences_by_hand(make: Make, empty_store: Path) -> None:
     assert {(row["run_a"], row["run_b"]) for row in every} == {("a", "b"), ("a", "d"), ("b", "d")}
     found = {row["metric"]: row for row in every if row["run_b"] == "b"}
     rank, ratio = found["effective_rank"], found["participation_ratio"]
-    half = digits(2 * math.sqrt(2 / 3 * 2))  # sqrt((G - 1) / G (1 + 1 + 0))
+    half = 2 * math.sqrt(2 / 3 * 2)  # sqrt((G - 1) / G (1 + 1 + 0))
     assert (rank["value_a"], rank["value_b"], rank["difference"]) == (10, 4, 6)
     assert rank["difference_ci_high"] == digits(6 + half)
     assert rank["verdict"] == "beyond its interval"
@@ -195,18 +195,16 @@ def test_differences_by_hand(make: Make, empty_store: Path) -> None:
 
 
 def test_hourglass_by_hand(make: Make, empty_store: Path) -> None:
-    ranks = {"embed": 500, 1: 20, 2: 20, 3: 5, 4: 20, 5: 40, 6: 7, "final": 40, 7: 1}
-    depths = {"embed": 0, "final": 6}
-    spectra = [
+    blocks = [(f"block.{k}", k, rank) for k, rank in enumerate((20, 20, 5, 20, 40, 7), start=1)]
+    spectra: list[Row] = [
         {
-            "site": f"block.{key}" if isinstance(key, int) else key,
-            "depth": depths.get(key, key),
+            "site": site,
+            "depth": depth,
             "first_position": 0,
             "participation_ratio": rank,
             "effective_rank": rank,
         }
-        for key, rank in ranks.items()
-        if key != 7
+        for site, depth, rank in (("embed", 0, 500), *blocks, ("final", 6, 40))
     ]
     spectra.append({**spectra[3], "prefix": 50, "effective_rank": 900})  # a shorter prefix
     common = {"run": "r", "context": 100, "prefix": 100, "n_prompts": 3}
@@ -336,7 +334,7 @@ def test_next_token_against_a_slow_count(documented_store: Path) -> None:
             inside = (confidence > k / 15) & (confidence <= (k + 1) / 15)
             if inside.any():
                 gaps += inside.sum() * abs(hits[inside].mean() - confidence[inside].mean())
-        surprisal = float(-mine["next_logprob"].cast(pl.Float64).mean())
+        surprisal = -mine["next_logprob"].to_numpy().astype(np.float64).mean()
         assert row["tokens"] == len(mine) == 12 * 199
         assert row["surprisal"] == digits(surprisal)
         assert row["perplexity"] == digits(math.exp(surprisal))
@@ -384,7 +382,12 @@ def test_context_order_against_kendall(make: Make, empty_store: Path) -> None:
     values = {50: (3.0, 1.0, 2.0, 4.0), 100: (1.0, 2.0, 3.0, 4.0), 200: (1.0, 2.0, 4.0, 3.0)}
     # without the second of two groups 1 more for r0, 1 less for r1 and so on, or 0.1 for all
     moves = {50: 0.0, 100: 1.0, 200: 0.0}
-    common = {"metric": "effective_rank", "aggregation": "max", "corpus": "c", "site": "final"}
+    common: dict[str, Any] = {
+        "metric": "effective_rank",
+        "aggregation": "max",
+        "corpus": "c",
+        "site": "final",
+    }
     common |= {"prompt_set": "p", "n_prompts": 5, "prefix": 20, "left_out": None}
     rows, groups = [], []
     for context, some in values.items():

@@ -8,14 +8,14 @@ import pyarrow as pa
 import pytest
 
 from lpp.sql import TABLES, TOKEN_STATS, arrow_schema, connect
-from lpp.sql.schema import VIEWS, reference
+from lpp.sql.schema import VIEWS, Table, reference
 from lpp.store.format.tables import TOKENS_SCHEMA
 
 ALL = [*TABLES.values(), *VIEWS]
 
 
 @pytest.mark.parametrize("table", ALL, ids=lambda t: t.name)
-def test_declarations_are_sound(table):
+def test_declarations_are_sound(table: Table) -> None:
     names = [column.name for column in table.columns]
     assert len(set(names)) == len(names)
     assert set(table.key) <= set(names)
@@ -25,7 +25,7 @@ def test_declarations_are_sound(table):
         assert column.name == column.name.lower()
 
 
-def test_token_stats_are_the_run_and_the_columns_of_the_store():
+def test_token_stats_are_the_run_and_the_columns_of_the_store() -> None:
     declared = arrow_schema(TOKEN_STATS)
     assert declared.field("run").type == pa.string()
     assert [(f.name, f.type) for f in declared.remove(0)] == [
@@ -34,12 +34,12 @@ def test_token_stats_are_the_run_and_the_columns_of_the_store():
     ]
 
 
-def test_every_quantity_has_a_unit():
+def test_every_quantity_has_a_unit() -> None:
     floats = [c for t in ALL for c in t.columns if c.type in {"DOUBLE", "FLOAT"}]
     assert [c.name for c in floats if not c.unit] == ["coefficient", "ci_low", "ci_high"]
 
 
-def test_database_has_the_declared_columns_keys_and_comments(store: Path):
+def test_database_has_the_declared_columns_keys_and_comments(store: Path) -> None:
     with connect(store) as connection:
         for table in TABLES.values():
             columns = connection.execute(
@@ -60,7 +60,7 @@ def test_database_has_the_declared_columns_keys_and_comments(store: Path):
             assert tuple(key) == table.key
 
 
-def test_token_stats_has_comments(store: Path):
+def test_token_stats_has_comments(store: Path) -> None:
     with connect(store) as connection:
         found = connection.execute(
             "SELECT column_name, comment FROM duckdb_columns() "
@@ -73,14 +73,14 @@ def test_token_stats_has_comments(store: Path):
     assert view == [(TOKEN_STATS.meaning,)]
 
 
-def test_every_column_can_be_named_without_quotes(store: Path):
+def test_every_column_can_be_named_without_quotes(store: Path) -> None:
     with connect(store) as connection:
         for table in ALL:
             names = ", ".join(column.name for column in table.columns)
             connection.execute(f"SELECT {names} FROM {table.name} ORDER BY {names}").fetchall()
 
 
-def test_reference_names_everything_within_a_hundred_columns():
+def test_reference_names_everything_within_a_hundred_columns() -> None:
     lines = reference().splitlines()
     assert max(map(len, lines)) <= 100
     for table in ALL:
@@ -92,7 +92,7 @@ def test_reference_names_everything_within_a_hundred_columns():
             )
 
 
-def test_arrow_schema_is_what_duckdb_makes_of_the_table(store: Path):
+def test_arrow_schema_is_what_duckdb_makes_of_the_table(store: Path) -> None:
     with duckdb.connect(str(store / "profiles.duckdb"), read_only=True) as connection:
         for name in TABLES:
             given = connection.sql(f'FROM "{name}"').to_arrow_table().schema

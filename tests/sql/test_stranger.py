@@ -2,12 +2,15 @@
 
 import os
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import duckdb
+import pyarrow as pa
 import pytest
+from s3_server import S3
+from written_run import write_run
 
 from lpp.sql import TABLES, arrow_schema, build, connect
 from lpp.sql.schema import VIEWS
@@ -15,6 +18,7 @@ from lpp.sql.schema.ddl import create_table
 from lpp.store.errors import ErrorKind, FormatError
 from lpp.store.objects.place import place
 
+Run = Callable[..., subprocess.CompletedProcess[bytes]]
 SECRET = "the-secret-of-another-file"
 CKA = ", ".join(
     f"'{'[]' if c.type.endswith('[]') else 0}'::{c.type} AS {c.name}"
@@ -55,8 +59,8 @@ def reading(secret: Path) -> str:
 
 @pytest.mark.slow
 def test_the_attack_end_to_end(
-    tmp_path: Path, secret: Path, write_run: Any, run_command: Callable[..., Any]
-):
+    tmp_path: Path, secret: Path, run_command: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
     root = tmp_path / "store"
     write_run(root)
     profile = ("lpp-analyze", "profile", root, "--errors", "none", "--site", "final")
@@ -74,7 +78,13 @@ def test_the_attack_end_to_end(
     assert (done.returncode, done.stdout) == (0, "run\n")
 
 
-def test_the_attack_in_a_bucket(s3: Any, store: Path, secret: Path, stranger: Any, caplog: Any):
+def test_the_attack_in_a_bucket(
+    s3: S3,
+    store: Path,
+    secret: Path,
+    stranger: duckdb.DuckDBPyConnection,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     stranger.execute(f"DROP TABLE cka; {reading(secret)}")
     stranger.close()
     root = place(s3.url)
@@ -92,8 +102,12 @@ def test_the_attack_in_a_bucket(s3: Any, store: Path, secret: Path, stranger: An
 
 @pytest.mark.parametrize("options", [{}, {"write": True}])
 def test_a_view_of_a_strangers_opens_no_file(
-    store: Path, secret: Path, stranger: Any, options: dict[str, bool], lpp_sql: Any
-):
+    store: Path,
+    secret: Path,
+    stranger: duckdb.DuckDBPyConnection,
+    options: dict[str, bool],
+    lpp_sql: Run,
+) -> None:
     stranger.execute(f"DROP TABLE cka; {reading(secret)}; CREATE MACRO m() AS TABLE FROM cka")
     stranger.close()
     with connect(store, token_stats=False, **options) as connection:
@@ -117,7 +131,9 @@ LEFT = {
 
 
 @pytest.mark.parametrize("words", LEFT)
-def test_what_is_left_behind_is_said(store: Path, stranger: Any, words: str, caplog: Any):
+def test_what_is_left_behind_is_said(
+    store: Path, stranger: duckdb.DuckDBPyConnection, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
     stranger.execute(LEFT[words])
     stranger.close()
     build(store, {}, keep=TABLES)
@@ -130,12 +146,16 @@ def test_what_is_left_behind_is_said(store: Path, stranger: Any, words: str, cap
     name = words.split()[1]
     with connect(store, token_stats=False) as connection:
         listed = [row[0] for row in connection.execute("SHOW TABLES").fetchall()]
-        counts = {t: connection.execute(f"SELECT count(*) FROM {t}").fetchone()[0] for t in TABLES}
+        counts = {
+            t: connection.execute(f"SELECT count(*) FROM {t}").fetchall()[0][0] for t in TABLES
+        }
     assert set(listed) == {*TABLES, *(view.name for view in VIEWS)}
     assert counts == {t: 0 if t == name else 3 for t in TABLES}
 
 
-def test_a_table_that_computes_its_columns_is_left_behind(store: Path, stranger: Any, caplog: Any):
+def test_a_table_that_computes_its_columns_is_left_behind(
+    store: Path, stranger: duckdb.DuckDBPyConnection, caplog: pytest.LogCaptureFixture
+) -> None:
     (make, *_) = create_table(TABLES["published"])
     generated = make.replace('"citation" VARCHAR', '"citation" VARCHAR AS (upper(model))')
     stranger.execute(
@@ -148,7 +168,9 @@ def test_a_table_that_computes_its_columns_is_left_behind(store: Path, stranger:
         assert connection.execute("FROM published").fetchall() == []
 
 
-def test_rows_that_break_the_key_are_left_behind(store: Path, stranger: Any, caplog: Any):
+def test_rows_that_break_the_key_are_left_behind(
+    store: Path, stranger: duckdb.DuckDBPyConnection, caplog: pytest.LogCaptureFixture
+) -> None:
     stranger.execute(
         "CREATE TABLE twice AS FROM cka UNION ALL FROM cka; DROP TABLE cka; "
         "ALTER TABLE twice RENAME TO cka"
@@ -162,21 +184,24 @@ def test_rows_that_break_the_key_are_left_behind(store: Path, stranger: Any, cap
 
 
 def test_what_is_not_asked_for_is_not_spoken_of(
-    store: Path, stranger: Any, tables: Any, caplog: Any
-):
+    store: Path,
+    stranger: duckdb.DuckDBPyConnection,
+    tables: dict[str, pa.Table],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     stranger.execute("ALTER TABLE entropy DROP COLUMN short_prompts; DROP TABLE cka")
     stranger.close()
     build(store, {"entropy": tables["entropy"]}, keep=["runs", "cka"])
     assert caplog.messages == []
 
 
-def test_a_damaged_file_is_left_behind_whole(store: Path, caplog: Any):
+def test_a_damaged_file_is_left_behind_whole(store: Path, caplog: pytest.LogCaptureFixture) -> None:
     (store / "profiles.duckdb").write_bytes(b"garbage" * 999)
     build(store, {}, keep=TABLES)
     assert "all of a file that DuckDB cannot read" in caplog.text
 
 
-def test_a_pipe_keeps_nobody_waiting(store: Path, lpp_sql: Any):
+def test_a_pipe_keeps_nobody_waiting(store: Path, lpp_sql: Run) -> None:
     (store / "profiles.duckdb").unlink()
     os.mkfifo(store / "profiles.duckdb")
     done = lpp_sql(store, "SELECT 1")
@@ -186,7 +211,7 @@ def test_a_pipe_keeps_nobody_waiting(store: Path, lpp_sql: Any):
 
 
 @pytest.mark.parametrize("name", ["profiles.duckdb", "profiles.duckdb.wal"])
-def test_a_link_leads_nowhere(store: Path, tmp_path: Path, name: str):
+def test_a_link_leads_nowhere(store: Path, tmp_path: Path, name: str) -> None:
     shutil.copy(store / "profiles.duckdb", tmp_path / "outside")
     (store / name).unlink(missing_ok=True)
     (store / name).symlink_to(tmp_path / "outside")

@@ -3,6 +3,7 @@
 import os
 import random
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from sealed import reseal
+from written_run import write_run
 
 from lpp.sql import TOKEN_STATS, build, connect
 from lpp.store.errors import ErrorKind, FormatError
@@ -19,8 +21,7 @@ from lpp.store.format.quarantine import QUARANTINE_SCHEMA
 
 COLUMNS = [column.name for column in TOKEN_STATS.columns]
 EVERY = "FROM token_stats ORDER BY run, prompt_id, position"
-Write = Callable[..., Any]
-Run = Callable[..., Any]
+Run = Callable[..., subprocess.CompletedProcess[bytes]]
 
 
 def rows_of(root: Path) -> list[dict[str, Any]]:
@@ -37,16 +38,18 @@ def refusal(root: Path) -> FormatError:
     return caught.value
 
 
-def test_the_rows_of_committed_shards(store: Path, write_run: Write, caplog: Any):
+def test_the_rows_of_committed_shards(store: Path, caplog: pytest.LogCaptureFixture) -> None:
     one, two = write_run(store), write_run(store, "Lab/b", ((1,), (2, 6)))
     (store / "runs" / "notes.txt").write_text("not a run")
-    shutil.copytree(two.run.path, store / "runs" / ".c~host~1~ab")
+    shutil.copytree(two.path, store / "runs" / ".c~host~1~ab")
     shutil.copytree(two.shard(0), two.shard(0).with_name(".00002~host~1~ab"))
     assert rows_of(store) == one.rows + two.rows
     assert caplog.messages == []
 
 
-def test_an_incomplete_run_is_said_to_be(store: Path, write_run: Write, lpp_sql: Run, caplog: Any):
+def test_an_incomplete_run_is_said_to_be(
+    store: Path, lpp_sql: Run, caplog: pytest.LogCaptureFixture
+) -> None:
     run = write_run(store, shards=((1,), (2,), (3,)), missing=(1,))
     assert rows_of(store) == run.rows
     (message,) = caplog.messages
@@ -57,14 +60,14 @@ def test_an_incomplete_run_is_said_to_be(store: Path, write_run: Write, lpp_sql:
     assert done.stderr.decode() == message + "\n"
 
 
-def test_quarantined_prompts_are_left_out(store: Path, write_run: Write):
+def test_quarantined_prompts_are_left_out(store: Path) -> None:
     one = write_run(store, quarantined=(1, 2))
     two = write_run(store, "Lab/b")
     assert {row["prompt_id"] for row in one.rows} == {0}
     assert rows_of(store) == one.rows + two.rows
 
 
-def test_what_a_model_wrote_is_marked(store: Path, write_run: Write):
+def test_what_a_model_wrote_is_marked(store: Path) -> None:
     plain = write_run(store)
     wrote = write_run(store, "Lab/b", ((3, 2), (4,)), given=(1, 1, 1))
     bad = write_run(store, "Lab/c", ((3, 2), (4,)), given=(1, 1, 1), quarantined=(0,))
@@ -76,7 +79,7 @@ def test_what_a_model_wrote_is_marked(store: Path, write_run: Write):
     assert found == [(wrote.id, 6), (bad.id, 4)]
 
 
-def test_the_view_may_be_used_twice_and_joined(store: Path, write_run: Write):
+def test_the_view_may_be_used_twice_and_joined(store: Path) -> None:
     run = write_run(store)
     with connect(store) as connection:
         joined = connection.execute(
@@ -88,7 +91,7 @@ def test_the_view_may_be_used_twice_and_joined(store: Path, write_run: Write):
     assert joined == others == (len(run.rows),)
 
 
-def test_a_query_about_one_run(store: Path, write_run: Write):
+def test_a_query_about_one_run(store: Path) -> None:
     one, two = write_run(store), write_run(store, "Lab/b", ((5,),))
     with connect(store) as connection:
         query = "SELECT count(*), sum(token_id) FROM token_stats WHERE run = ?"
@@ -97,14 +100,14 @@ def test_a_query_about_one_run(store: Path, write_run: Write):
             assert connection.execute(query, [run.id]).fetchone() == expected
 
 
-def test_a_store_without_runs(store: Path):
+def test_a_store_without_runs(store: Path) -> None:
     with connect(store) as connection:
         assert connection.execute("FROM token_stats").fetchall() == []
         described = connection.execute("DESCRIBE token_stats").fetchall()
     assert [row[:2] for row in described] == [(c.name, c.type) for c in TOKEN_STATS.columns]
 
 
-def test_unread_it_is_listed_and_never_silently_empty(store: Path, write_run: Write):
+def test_unread_it_is_listed_and_never_silently_empty(store: Path) -> None:
     write_run(store)
     with connect(store, token_stats=False) as connection:
         assert ("token_stats",) in connection.execute("SHOW TABLES").fetchall()
@@ -118,7 +121,7 @@ def test_unread_it_is_listed_and_never_silently_empty(store: Path, write_run: Wr
                 connection.execute(query).fetchall()
 
 
-def test_files_without_the_later_column_read_as_null(store: Path, write_run: Write):
+def test_files_without_the_later_column_read_as_null(store: Path) -> None:
     run = write_run(store)
     path = run.file(0, "tokens.arrow")
     table = pa.ipc.open_file(path.read_bytes()).read_all().drop_columns(["varentropy"])
@@ -136,8 +139,8 @@ def test_files_without_the_later_column_read_as_null(store: Path, write_run: Wri
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["tokens.arrow", "quarantine.arrow", "COMMIT.json"])
 def test_a_flipped_bit_never_gives_a_wrong_answer(
-    store: Path, write_run: Write, name: str, caplog: Any
-):
+    store: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
     run = write_run(store, quarantined=(1,))
     path = run.file(0, name)
     whole = path.read_bytes()
@@ -162,7 +165,7 @@ def test_a_flipped_bit_never_gives_a_wrong_answer(
 
 
 @pytest.mark.slow
-def test_a_flipped_bit_ends_the_command(store: Path, write_run: Write, lpp_sql: Run):
+def test_a_flipped_bit_ends_the_command(store: Path, lpp_sql: Run) -> None:
     path = write_run(store).file(1, "tokens.arrow")
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
@@ -174,7 +177,9 @@ def test_a_flipped_bit_ends_the_command(store: Path, write_run: Write, lpp_sql: 
     assert lpp_sql(store, "SELECT count(*) FROM runs").returncode == 0
 
 
-def test_a_shard_of_another_run_does_not_count(store: Path, write_run: Write, caplog: Any):
+def test_a_shard_of_another_run_does_not_count(
+    store: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     one, two = write_run(store), write_run(store, "Lab/b")
     hidden = one.shard(0).with_name("hidden")
     one.shard(0).rename(hidden)
@@ -187,7 +192,7 @@ def test_a_shard_of_another_run_does_not_count(store: Path, write_run: Write, ca
 
 @pytest.mark.parametrize("name", ["tokens.arrow", "quarantine.arrow"])
 @pytest.mark.parametrize("what", ["pipe", "link", "directory", "nothing"])
-def test_no_plain_file(store: Path, write_run: Write, tmp_path: Path, name: str, what: str):
+def test_no_plain_file(store: Path, tmp_path: Path, name: str, what: str) -> None:
     path = write_run(store, quarantined=(0,)).file(0, name)
     path.rename(tmp_path / "outside")
     if what == "pipe":
@@ -199,7 +204,7 @@ def test_no_plain_file(store: Path, write_run: Write, tmp_path: Path, name: str,
     assert str(path) in str(refusal(store))
 
 
-def test_a_quarantine_that_unpacks_to_too_much(store: Path, write_run: Write):
+def test_a_quarantine_that_unpacks_to_too_much(store: Path) -> None:
     run = write_run(store, quarantined=(0,))
     path = run.file(0, "quarantine.arrow")
     count = 1 << 14
@@ -220,8 +225,8 @@ def test_a_quarantine_that_unpacks_to_too_much(store: Path, write_run: Write):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["a[b]c", "a*b", "a?b", "a\\b", "it's {a,b} 100%\n%20 é漢 \"#;"])
 def test_a_store_may_lie_anywhere(
-    tmp_path: Path, name: str, write_run: Write, tables: Any, lpp_sql: Run
-):
+    tmp_path: Path, name: str, tables: dict[str, pa.Table], lpp_sql: Run
+) -> None:
     root = tmp_path / name
     run = write_run(root)
     for other in ("abc", "aXb"):  # what a pattern would find

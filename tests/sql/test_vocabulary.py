@@ -6,11 +6,11 @@ import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import pyarrow as pa
 import pytest
+from written_run import write_run
 
 from lpp.sql import VOCABULARY, connect, saved_query
 from lpp.store.format.tables import VOCABULARY_SCHEMA
@@ -30,7 +30,6 @@ HOSTILE = {
 """Ids of the runs of `write_run`, in words that mean something to a terminal, a page, a table."""
 
 TOKENIZER = "f"  # that of the runs of `write_run`
-Write = Callable[..., Any]
 Run = Callable[..., subprocess.CompletedProcess[bytes]]
 
 
@@ -43,7 +42,7 @@ def words() -> pa.Table:
     return pa.table(columns).cast(VOCABULARY_SCHEMA)
 
 
-def test_every_run_of_a_tokenizer_has_its_tokens(store: Path, write_run: Write) -> None:
+def test_every_run_of_a_tokenizer_has_its_tokens(store: Path) -> None:
     runs = [write_run(store), write_run(store, "Lab/b")]
     add_vocabulary(store, TOKENIZER, words())
     with connect(store) as connection:
@@ -59,7 +58,7 @@ def test_every_run_of_a_tokenizer_has_its_tokens(store: Path, write_run: Write) 
     assert [name for name in listed if "vocab" in name] == ["vocabulary"]
 
 
-def test_tokens_are_joined_with_their_statistics(store: Path, write_run: Write) -> None:
+def test_tokens_are_joined_with_their_statistics(store: Path) -> None:
     run = write_run(store)
     add_vocabulary(store, TOKENIZER, words())
     with connect(store) as connection:
@@ -72,9 +71,7 @@ def test_tokens_are_joined_with_their_statistics(store: Path, write_run: Write) 
     ]
 
 
-def test_it_is_empty_without_a_vocabulary_and_comments_are_there(
-    store: Path, write_run: Write
-) -> None:
+def test_it_is_empty_without_a_vocabulary_and_comments_are_there(store: Path) -> None:
     write_run(store)
     with connect(store) as connection:
         assert connection.execute("FROM vocabulary").fetchall() == []
@@ -85,7 +82,7 @@ def test_it_is_empty_without_a_vocabulary_and_comments_are_there(
     assert comments == [(c.name, c.comment) for c in VOCABULARY.columns]
 
 
-def test_it_is_read_where_the_sql_names_it(store: Path, write_run: Write, lpp_sql: Run) -> None:
+def test_it_is_read_where_the_sql_names_it(store: Path, lpp_sql: Run) -> None:
     write_run(store)
     add_vocabulary(store, TOKENIZER, words())
     done = lpp_sql(store, "SELECT count(*) AS n FROM Vocabulary", "--format", "csv")
@@ -98,7 +95,7 @@ def test_it_is_read_where_the_sql_names_it(store: Path, write_run: Write, lpp_sq
 
 
 def test_a_damaged_one_is_left_out_with_a_line(
-    store: Path, write_run: Write, caplog: pytest.LogCaptureFixture
+    store: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = write_run(store)
     add_vocabulary(store, TOKENIZER, words())
@@ -114,9 +111,7 @@ def test_a_damaged_one_is_left_out_with_a_line(
     assert "lpp-capture repair" in message
 
 
-def test_surprises_are_words_and_numbers_where_there_are_none(
-    store: Path, write_run: Write, lpp_sql: Run
-) -> None:
+def test_surprises_are_words_and_numbers_where_there_are_none(store: Path, lpp_sql: Run) -> None:
     run = write_run(store)
     expected = [HOSTILE.get(r["token_id"], (None, str(r["token_id"])))[1] for r in run.rows]
     came = sorted(text for row, text in zip(run.rows, expected, strict=True) if row["position"])

@@ -495,7 +495,11 @@ def test_a_shard_that_is_removed_under_the_hands_of_its_writer(
 
 @pytest.mark.parametrize("keep", ["last", "between"])
 def test_an_interrupt_right_after_the_record_keeps_its_objects(
-    place: Behind, keep: str, capture: Any, expected: dict[str, Any], monkeypatch: Any
+    place: Behind,
+    keep: str,
+    capture: Any,
+    expected: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Ctrl-C and a failing flush come when the record is there already."""
     capture.write(place.url, shards=(0,))

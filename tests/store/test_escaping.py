@@ -94,7 +94,7 @@ def test_every_steering_character_is_shown_and_every_other_is_kept() -> None:
 )
 @pytest.mark.parametrize("debug", ["", "1"])
 def test_no_name_steers_a_terminal(command: str, code: int, count: int, debug: str) -> None:
-    done, received = on_terminal((*PYTHON, command), LPP_DEBUG=debug)
+    done, received = on_terminal((*PYTHON, command), {"LPP_DEBUG": debug})
     text = received.decode()
     assert done == code
     assert steering(text) == set()
@@ -109,7 +109,7 @@ def test_an_option_that_does_not_exist_is_named_without_steering() -> None:
 
 
 def test_a_bar_steers_and_the_names_in_it_do_not() -> None:
-    done, received = on_terminal((*PYTHON, "bar"), COLUMNS="300")
+    done, received = on_terminal((*PYTHON, "bar"), {"COLUMNS": "300"})
     text = received.decode()
     assert done == 0
     assert "━" in text
@@ -122,7 +122,7 @@ def test_a_bar_steers_and_the_names_in_it_do_not() -> None:
 
 def test_lines_printed_under_a_bar_go_where_standard_output_goes() -> None:
     read, write = os.pipe()
-    done, received = on_terminal((*PYTHON, "bar"), stdout=write, COLUMNS="300")
+    done, received = on_terminal((*PYTHON, "bar"), {"COLUMNS": "300"}, stdout=write)
     os.close(write)
     with os.fdopen(read, "rb") as pipe:
         assert pipe.read().decode().startswith("above ")
@@ -142,7 +142,7 @@ def test_a_pipe_keeps_data_exact_and_in_utf_8_whatever_the_locale() -> None:
     [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}],
 )
 def test_an_encoding_that_lacks_a_character_gets_a_stand_in(locale: dict[str, str]) -> None:
-    done, received = on_terminal((*PYTHON, "table"), **locale)
+    done, received = on_terminal((*PYTHON, "table"), locale)
     assert done == 0
     assert received == b"+--+--+ | 1 +- 2 # \\xe9 \\udcff\r\n"
     piped = run("table", locale)

@@ -190,7 +190,11 @@ def test_slow_writes_change_nothing(capture: Any, expected: dict[str, Any], tmp_
 
 @pytest.mark.parametrize("days", [-400, 400])
 def test_a_clock_that_jumps(
-    days: int, capture: Any, expected: dict[str, Any], tmp_path: Path, monkeypatch: Any
+    days: int,
+    capture: Any,
+    expected: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from lpp.store.heartbeat import at_work, writers
 

@@ -68,7 +68,9 @@ def test_a_zombie_has_ended() -> None:
 
 
 @needs_proc
-def test_another_container_of_the_same_name_is_not_asked_for(monkeypatch: Any) -> None:
+def test_another_container_of_the_same_name_is_not_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     name = ended_name()
     monkeypatch.setattr(owners, "_place", lambda: "0123abcd")
     owner = owner_of(name)

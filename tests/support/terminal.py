@@ -3,7 +3,7 @@
 import os
 import pty
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 HOSTILE = "m\x1b[2J\x1b]0;owned\x07\x9b31m\u202etxt.exe\u2066\x7f"
@@ -20,7 +20,10 @@ STEERING = frozenset(
 
 
 def on_terminal(
-    words: Sequence[str | Path], *, stdout: int | None = None, **environment: str
+    words: Sequence[str | Path],
+    environment: Mapping[str, str] = {},
+    *,
+    stdout: int | None = None,
 ) -> tuple[int, bytes]:
     """Exit code of `words`, and the bytes that its terminal received.
 
@@ -33,7 +36,7 @@ def on_terminal(
         stdin=subprocess.DEVNULL,
         stdout=theirs if stdout is None else stdout,
         stderr=theirs,
-        env=kept | {"TERM": "xterm-256color", "COLUMNS": "100"} | environment,
+        env=kept | {"TERM": "xterm-256color", "COLUMNS": "100"} | dict(environment),
     )
     os.close(theirs)
     received = b""
