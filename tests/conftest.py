@@ -5,7 +5,7 @@ import secrets
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +35,7 @@ for ignored, handler in (
 
 # A disk may take 10 ms for each `fsync`, and the suite asks for tens of thousands. No test cuts the
 # power; those of a disk that loses what was not synced count the calls (`faulty_disk`).
-os.fsync = lambda _descriptor: None
+os.fsync = lambda fd: None
 
 # No test fails for the time that it takes: a busy machine would fail it.
 settings.register_profile("lpp", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -82,9 +82,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """`--dist loadfile`, but for the tests of `APART`."""
     from xdist.scheduler import LoadFileScheduling
 
-    class Scheduling(LoadFileScheduling):
+    class Scheduling(LoadFileScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
-            return nodeid if nodeid.startswith(APART) else super()._split_scope(nodeid)
+            return nodeid if nodeid.startswith(APART) else str(super()._split_scope(nodeid))
 
     return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 
@@ -145,7 +145,9 @@ def azure(azure_server: int, monkeypatch: pytest.MonkeyPatch) -> Iterator["Azure
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Under LPP_NO_SKIP a skipped test fails."""
     report = yield
     if report.skipped and os.environ.get("LPP_NO_SKIP") and not hasattr(report, "wasxfail"):
@@ -171,7 +173,7 @@ def command(*words: object, **environment: str) -> subprocess.CompletedProcess[s
 
 
 @pytest.fixture(scope="session")
-def run_command() -> object:
+def run_command() -> Callable[..., subprocess.CompletedProcess[str]]:
     """`run_command("lpp-sql", store, "SELECT 1")` -> the completed process."""
     return command
 
@@ -185,7 +187,7 @@ def capture_words(root: Path, *extra: object) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def start_packaged() -> object:
+def start_packaged() -> Callable[..., "subprocess.Popen[str]"]:
     """`start_packaged(root, "--prompts", 4)` -> the process, running."""
 
     def start(root: Path, *extra: object) -> "subprocess.Popen[str]":
@@ -202,7 +204,7 @@ def start_packaged() -> object:
 
 
 @pytest.fixture(scope="session")
-def capture_packaged() -> object:
+def capture_packaged() -> Callable[..., subprocess.CompletedProcess[str]]:
     """`capture_packaged(root, "--prompts", 4)` -> what `run_command` gives of the same command.
 
     In the tests' own process: most of what a small capture takes is importing transformers.

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from on_disk import on_disk
 
 from benchmarks import (
     analysis_cost,
@@ -74,7 +75,7 @@ def test_reading_analysing_and_querying(run: Run, tmp_path: Path) -> None:
     rows = [
         *storage.measure(run, tmp_path, prompts=20),
         *analysis_cost.measure(run),
-        *query_start.measure(run.path.parent.parent),
+        *query_start.measure(on_disk(run.path.parent.parent)),
         *sensitivity_cost.measure(run),
     ]
     assert bars(rows) == [1.45, 1.3, 2.2, 1.3, 0.05, 1.15, 0.8, 1.5, 6]
@@ -111,8 +112,10 @@ def test_evaluations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_false_alarms_of_the_gate(tmp_path: Path) -> None:
-    small = {"prompts": 12, "context": 10, "sites": "block.30,final"}
-    rows = list(gate_null.measure(tmp_path, draws=20, solved=2, sizes=(6,), **small))
+    measured = gate_null.measure(
+        tmp_path, draws=20, solved=2, sizes=(6,), prompts=12, context=10, sites="block.30,final"
+    )
+    rows = list(measured)
     assert len(rows) == 1 + 2 * len(gate_null.CONDITIONS) + len(gate_null.ANY_SITE)
     assert all(0 <= row.ratio <= 1 for row in rows)
     assert rows[0].ratio == 0  # batches of another order change nothing of account
@@ -266,7 +269,7 @@ def test_both_procedures_end_with_the_same_profile(tmp_path: Path) -> None:
 
 
 def test_whole_commands_and_jobs(run: Run) -> None:
-    rows = list(analysis_cost.of_every_site(run.path.parent.parent))
+    rows = list(analysis_cost.of_every_site(on_disk(run.path.parent.parent)))
     assert bars(rows) == [1.0, 3, 1.8]
 
 

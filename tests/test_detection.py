@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -87,7 +88,7 @@ def test_a_number_on_draws_is_that_of_a_plain_loop() -> None:
         chosen,
         25,
     )
-    plain = {
+    plain: dict[str, Any] = {
         "mean": lambda some: sums[some].sum() / counts[some].sum(),
         "floor": lambda some: after[some].mean(0).min() - before[some].mean(0).min(),
     }

@@ -20,6 +20,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 from click.testing import CliRunner
+from on_disk import on_disk
 from stored import stored_objects
 
 import lpp.analyze.cli.command
@@ -35,6 +36,7 @@ from lpp.analyze import (
 from lpp.capture.models.gguf import packaged_model
 from lpp.sql import TABLES
 from lpp.store import open_store
+from lpp.store.objects.place import Url
 from tests.store.conftest import Capture, make_capture
 
 PROGRAMS: Mapping[str, click.Command] = {
@@ -182,7 +184,7 @@ TOKENS = "SELECT run, prompt_id, position, entropy, margin FROM token_stats ORDE
 KEYS = ["run", "site", "prefix", "n_prompts"]
 
 
-def frames(root: object) -> list[pl.DataFrame]:
+def frames(root: Url) -> list[pl.DataFrame]:
     """What the functions of the library read there."""
     return [
         scan_tokens(root).collect(),
@@ -336,7 +338,7 @@ def test_a_capture_writes_where_it_is_told(
     (found,) = open_store(root).runs.values()
     (shard,) = found.shards
     before = stored_objects(root)
-    (shard.objects_dir / "tokens.arrow").write_bytes(b"")
+    on_disk(shard.objects_dir / "tokens.arrow").write_bytes(b"")
     listing = CliRunner().invoke(PROGRAMS["lpp-analyze"], ["verify", str(root)])
     assert (listing.exit_code, listing.stdout.count("tokens.arrow")) == (1, 1)
     run("lpp-capture", "repair", "--model", packaged_model(), root)

@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from stored import stored_objects
@@ -117,23 +118,23 @@ def test_status_sees_a_run_under_way_and_one_that_was_killed(
         assert time.monotonic() < until
         time.sleep(0.02)
 
-    def status() -> dict[str, object]:
+    def status() -> Any:
         done = run_command("lpp-capture", "status", root, "--format", "json")
         assert done.returncode == 0, done.stderr
         (run,) = json.loads(done.stdout)["runs"]
-        return dict(run)
+        return run
 
     running = status()
     process.send_signal(signal.SIGKILL)
     process.communicate()
     killed = status()
     assert running["state"] == "running"
-    (writer,) = running["writers"]  # type: ignore[misc]
+    (writer,) = running["writers"]
     assert (writer["pid"], writer["doing"], writer["alive"]) == (process.pid, "part 0/2", True)
-    assert running["tokens_per_second"] > 0  # type: ignore[operator]
-    assert running["nobodys_shards"] == running["shards"] // 2  # type: ignore[operator]
+    assert running["tokens_per_second"] > 0
+    assert running["nobodys_shards"] == running["shards"] // 2
     assert killed["state"] == "stopped"
-    assert [writer["alive"] for writer in killed["writers"]] == [False]  # type: ignore[attr-defined]
+    assert [writer["alive"] for writer in killed["writers"]] == [False]
     table = run_command("lpp-capture", "status", root)
     assert f"part 0/2: pid {process.pid} on this machine ended without finishing" in table.stdout
     assert max(map(len, table.stdout.splitlines())) <= 80

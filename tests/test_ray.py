@@ -97,9 +97,15 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tokenizer_object=tokenizer, bos_token="<s>", eos_token="<s>", pad_token="<s>"
     ).save_pretrained(folder)
     torch.manual_seed(5)
-    shape = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}
-    config = transformers.LlamaConfig(vocab_size=len(letters), **shape, **heads)
+    config = transformers.LlamaConfig(
+        vocab_size=len(letters),
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+    )
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     return folder
 

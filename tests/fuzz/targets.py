@@ -289,6 +289,7 @@ def sign(data: bytes) -> None:
 def spectra(data: bytes) -> None:
     """A file of kept results: what is damaged counts as nothing."""
     kept = Cache(folder(), golden())
+    assert isinstance(kept.folder, Path)  # on a disk
     shutil.rmtree(kept.folder, ignore_errors=True)
     (kept.folder / "final").mkdir(parents=True)
     for kind in ("spectra", "values"):  # under the name that its bytes should have
