@@ -21,6 +21,7 @@ import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 from on_disk import on_disk
+from small_capture import Capture, make_capture
 from stored import stored_objects
 
 import lpp.analyze.cli.command
@@ -37,7 +38,6 @@ from lpp.capture.models.gguf import packaged_model
 from lpp.sql import TABLES
 from lpp.store import open_store
 from lpp.store.objects.place import Url
-from tests.store.conftest import Capture, make_capture
 
 PROGRAMS: Mapping[str, click.Command] = {
     "lpp-analyze": lpp.analyze.cli.command.main,
@@ -96,7 +96,7 @@ def run(program: str, *words: object) -> str:
     return done.stdout
 
 
-def small(model: str, seed: int, **numbers: Any) -> Capture:
+def small(model: str, seed: int) -> Capture:
     """Eight prompts of seven tokens in two shards; the rows and the entropies are of `seed`."""
     plan = make_capture().plan
     found = make_capture(

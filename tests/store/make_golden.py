@@ -37,6 +37,7 @@ from lpp.store.format.plan import (
     PromptsInfo,
     Series,
     SiteSpec,
+    StoredDtype,
     TokenizerInfo,
 )
 from lpp.store.format.quarantine import SetAside, TextSetAside, quarantine_table, texts_table
@@ -213,13 +214,13 @@ def write_rows_and_moments(root: Path, prompts: pa.Table) -> None:
     print(f"{writer.run.path}: {writer.run.verify() or 'whole'}")
 
 
-def write_dtype(root: Path, prompts: pa.Table, rows: np.ndarray) -> None:
-    """A run of one site and one shard in another dtype, with statistics where a schedule asks."""
+def write_dtype(root: Path, prompts: pa.Table, dtype: StoredDtype, rows: np.ndarray) -> None:
+    """A run of one site and one shard in `dtype`, with statistics where a schedule asks."""
     plan = golden_plan(prompts)
     plan = replace(
         plan,
-        model=replace(plan.model, id=f"golden/{rows.dtype.name}.gguf", untrained_seed=None),
-        stored_dtype=rows.dtype.name,
+        model=replace(plan.model, id=f"golden/{dtype}.gguf", untrained_seed=None),
+        stored_dtype=dtype,
         sites=plan.sites[-1:],
         logit_positions="schedule",
         shards=(0, 2),
@@ -371,8 +372,8 @@ def write_alike(root: Path, write: Callable[[Path, pa.Table], None]) -> None:
 def write_all(root: Path, prompts: pa.Table) -> None:
     """All that version 3 has."""
     write_rows_and_moments(root, prompts)
-    for rows in (FLOAT16_ROWS, FLOAT32_ROWS):
-        write_dtype(root, prompts, rows)
+    write_dtype(root, prompts, "float16", FLOAT16_ROWS)
+    write_dtype(root, prompts, "float32", FLOAT32_ROWS)
     files = {"board.csv": b"model,arc\nModel-1B,0.25\nModel-2B,0.75\n"}
     add_scores(root, "golden board", golden_scores(), files)
     write_shared(root, prompts)

@@ -12,7 +12,6 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -21,6 +20,7 @@ import pytest
 from faulty_disk import FaultyDisk
 from places import Behind, BucketPlace, DiskPlace, committed, place_of, strays
 from s3_server import Fault
+from small_capture import Capture, make_capture
 
 from lpp.store import RunWriter, add_scores, create_store, open_store, read_scores, remove_scores
 from lpp.store.committed.commit import attempt
@@ -47,13 +47,13 @@ def place(request: pytest.FixtureRequest) -> Behind:
 
 
 @pytest.fixture(scope="module")
-def capture(make_capture: Any) -> Any:
+def capture() -> Capture:
     """Two shards of one prompt and one site: few steps."""
     return make_capture((3, 2), (0, 1, 2), hidden=ROWS, sites=(SITE,))
 
 
 @pytest.fixture(scope="module")
-def expected(capture: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def expected(capture: Capture, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What an undisturbed writer commits."""
     place = DiskPlace(tmp_path_factory.mktemp("alone") / "store")
     capture.write(place.url)
@@ -87,11 +87,11 @@ def in_bucket(place: BucketPlace, at: Callable[[int, str], Fault | None]) -> Ite
             number = count
         return at(number, f"{method} {key}")
 
-    place.s3.proxy.rule = rule
+    place.proxy.rule = rule
     try:
         yield
     finally:
-        place.s3.proxy.rule = lambda _method, _key: None
+        place.proxy.rule = lambda _method, _key: None
 
 
 REFUSED = Fault(kind="answer", status=403, code="AccessDenied")
@@ -188,7 +188,7 @@ def failing(place: Behind, number: int, code: int) -> AbstractContextManager[lis
     return block()
 
 
-def whole(place: Behind, capture: Any, expected: dict[str, Any]) -> None:
+def whole(place: Behind, expected: dict[str, Any]) -> None:
     """Whatever counts is what an undisturbed writer commits, and complete."""
     found = committed(place.held())
     assert found.items() <= expected.items()
@@ -203,11 +203,11 @@ def undisturbed(place: Behind, expected: dict[str, Any]) -> None:
     assert strays(held) == set()
 
 
-def record_key(capture: Any, shard: int = 1) -> str:
+def record_key(capture: Capture, shard: int = 1) -> str:
     return f"runs/{capture.plan.run_id}/shards/{shard:05d}/COMMIT.json"
 
 
-def write(place: Behind, capture: Any, shard: int = 1, **how: Any) -> RunWriter:
+def write(place: Behind, capture: Capture, shard: int = 1, **how: Any) -> RunWriter:
     writer = RunWriter(place.url, capture.plan, capture.prompts, **how)
     writer.write_shard(shard, *capture.shard(shard))
     return writer
@@ -231,7 +231,7 @@ def each_step(request: pytest.FixtureRequest) -> EachStep:
     return each
 
 
-def undo(place: Behind, capture: Any, shard: int = 1) -> None:
+def undo(place: Behind, capture: Capture, shard: int = 1) -> None:
     """Remove a shard behind everyone's back."""
     start = f"runs/{capture.plan.run_id}/shards/{shard:05d}/"
     for key in place.held():
@@ -241,14 +241,14 @@ def undo(place: Behind, capture: Any, shard: int = 1) -> None:
 
 @pytest.mark.slow
 def test_a_writer_that_is_killed_before_any_step_loses_nothing(
-    place: Behind, capture: Any, expected: dict[str, Any], each_step: EachStep
+    place: Behind, capture: Capture, expected: dict[str, Any], each_step: EachStep
 ) -> None:
     capture.write(place.url, shards=(0,))
 
     def kill(number: int) -> bool:
         with killed(place, number) as reached:
             write(place, capture)
-        whole(place, capture, expected)
+        whole(place, expected)
         others = {key for key in expected if "shards/00001" not in key}
         assert set(committed(place.held())) >= others
         if record_key(capture) in place.held():
@@ -268,7 +268,7 @@ def test_a_writer_that_is_killed_before_any_step_loses_nothing(
     indirect=["place"],
 )
 def test_a_step_that_fails_is_one_line_and_the_same_command_resumes(
-    place: Behind, code: int, capture: Any, expected: dict[str, Any], each_step: EachStep
+    place: Behind, code: int, capture: Capture, expected: dict[str, Any], each_step: EachStep
 ) -> None:
     capture.write(place.url, shards=(0,))
     refused: list[str] = []
@@ -279,7 +279,7 @@ def test_a_step_that_fails_is_one_line_and_the_same_command_resumes(
                 write(place, capture)
             except MachineError as error:
                 refused.append(str(error))
-        whole(place, capture, expected)
+        whole(place, expected)
         write(place, capture)
         assert committed(place.held()) == expected
         sweep_run(open_store(place.url).runs[capture.plan.run_id])
@@ -297,7 +297,7 @@ def test_a_step_that_fails_is_one_line_and_the_same_command_resumes(
 @pytest.mark.slow
 @pytest.mark.parametrize("place", ["bucket"], indirect=True)
 def test_an_answer_that_is_lost_with_the_writer_loses_nothing(
-    place: Behind, capture: Any, expected: dict[str, Any], each_step: EachStep
+    place: Behind, capture: Capture, expected: dict[str, Any], each_step: EachStep
 ) -> None:
     """Whoever does not learn whether its record is there removes none of its objects."""
     capture.write(place.url, shards=(0,))
@@ -305,7 +305,7 @@ def test_an_answer_that_is_lost_with_the_writer_loses_nothing(
     def lose(number: int) -> bool:
         with killed(place, number, lost=True) as reached:
             write(place, capture)
-        whole(place, capture, expected)
+        whole(place, expected)
         write(place, capture)
         assert committed(place.held()) == expected
         undo(place, capture)
@@ -316,7 +316,7 @@ def test_an_answer_that_is_lost_with_the_writer_loses_nothing(
 
 @pytest.mark.slow
 def test_a_writer_that_is_suspended_at_any_step_while_another_commits_loses(
-    place: Behind, capture: Any, expected: dict[str, Any], each_step: EachStep
+    place: Behind, capture: Capture, expected: dict[str, Any], each_step: EachStep
 ) -> None:
     capture.write(place.url, shards=(0,))
     won = []
@@ -339,7 +339,7 @@ def test_a_writer_that_is_suspended_at_any_step_while_another_commits_loses(
     assert won == sorted(won)  # lost whenever it is suspended before its record is there
 
 
-BAD_RECORDS = {
+BAD_RECORDS: dict[str, Callable[[bytes], bytes]] = {
     "cut short": lambda data: data[: len(data) // 2],
     "altered": lambda data: data.replace(b'"rows":2', b'"rows":3'),
     "empty": lambda _: b"",
@@ -351,7 +351,7 @@ BAD_RECORDS = {
 def test_a_damaged_record_is_replaced(
     place: Behind,
     how: str,
-    capture: Any,
+    capture: Capture,
     expected: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -372,10 +372,10 @@ def test_a_damaged_record_is_replaced(
 
 @pytest.mark.parametrize("kind", ["damaged", "replacing"])
 def test_a_record_that_is_replaced_by_another_at_any_step(
-    place: Behind, kind: str, capture: Any, expected: dict[str, Any], each_step: EachStep
+    place: Behind, kind: str, capture: Capture, expected: dict[str, Any], each_step: EachStep
 ) -> None:
     """One of two writers that replace the same record wins; the other's objects never count."""
-    how = {"replacing": {1}} if kind == "replacing" else {}
+    how: dict[str, Any] = {"replacing": {1}} if kind == "replacing" else {}
     capture.write(place.url)
 
     def replace(number: int) -> bool:
@@ -394,7 +394,7 @@ def test_a_record_that_is_replaced_by_another_at_any_step(
 
 @pytest.mark.parametrize("writers", [2, 4, 8])
 def test_several_writers_replace_a_damaged_record_at_once(
-    place: Behind, writers: int, capture: Any, expected: dict[str, Any]
+    place: Behind, writers: int, capture: Capture, expected: dict[str, Any]
 ) -> None:
     capture.write(place.url)
     place.put(record_key(capture), b"damaged")
@@ -435,7 +435,7 @@ def test_a_writer_sweeps_no_attempt_that_began_after_its_record(place: Behind) -
 
 
 def test_replacing_a_record_that_is_whole(
-    place: Behind, capture: Any, expected: dict[str, Any]
+    place: Behind, capture: Capture, expected: dict[str, Any]
 ) -> None:
     capture.write(place.url)
     before = place.held()
@@ -447,7 +447,7 @@ def test_replacing_a_record_that_is_whole(
     assert write(place, capture).outrun == {1}
 
 
-def test_a_record_of_a_newer_release_is_left_alone(place: Behind, capture: Any) -> None:
+def test_a_record_of_a_newer_release_is_left_alone(place: Behind, capture: Capture) -> None:
     capture.write(place.url)
     key = record_key(capture)
     document = json.loads(place.held()[key]) | {"format": 5}
@@ -456,16 +456,16 @@ def test_a_record_of_a_newer_release_is_left_alone(place: Behind, capture: Any) 
 
     place.put(key, stored_json(document | {"self_xxh3_128": seal_of(document)}, 4))
     before = place.held()
-    for how in ({}, {"replacing": {1}}):
+    for replacing in (set(), {1}):
         with pytest.raises(FormatError, match="store format 5") as caught:
-            write(place, capture, **how)
+            write(place, capture, replacing=replacing)
         assert caught.value.kind is ErrorKind.UNSUPPORTED_VERSION
         assert place.held() == before
 
 
 @pytest.mark.slow
 def test_a_shard_that_is_removed_under_the_hands_of_its_writer(
-    place: Behind, capture: Any, expected: dict[str, Any], each_step: EachStep
+    place: Behind, capture: Capture, expected: dict[str, Any], each_step: EachStep
 ) -> None:
     """Another commits it, and then everything of it is removed: a record never lacks an object."""
     capture.write(place.url, shards=(0,))
@@ -482,7 +482,7 @@ def test_a_shard_that_is_removed_under_the_hands_of_its_writer(
                 write(place, capture)
             except ConflictError as error:
                 refused.append(str(error))
-        whole(place, capture, expected)
+        whole(place, expected)
         write(place, capture)
         assert committed(place.held()) == expected
         undo(place, capture)
@@ -497,7 +497,7 @@ def test_a_shard_that_is_removed_under_the_hands_of_its_writer(
 def test_an_interrupt_right_after_the_record_keeps_its_objects(
     place: Behind,
     keep: str,
-    capture: Any,
+    capture: Capture,
     expected: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -519,7 +519,7 @@ def test_an_interrupt_right_after_the_record_keeps_its_objects(
 
 @pytest.mark.parametrize("strange", ["link", "pipe", "folder"])
 def test_what_is_no_file_in_place_of_a_record_is_replaced(
-    strange: str, request: pytest.FixtureRequest, capture: Any, expected: dict[str, Any]
+    strange: str, request: pytest.FixtureRequest, capture: Capture, expected: dict[str, Any]
 ) -> None:
     place = place_of("disk", request)
     assert isinstance(place, DiskPlace)
@@ -562,7 +562,8 @@ class TestScores:
     def values(place: Behind) -> list[float]:
         assert verify_scores(place.url) == []
         committed(place.held())
-        return read_scores(place.url)["value"].to_pylist()
+        found: list[float] = read_scores(place.url)["value"].to_pylist()
+        return found
 
     @staticmethod
     def clear(place: Behind) -> None:
@@ -655,7 +656,7 @@ class TestScores:
             add(place, 0.5)
 
 
-def test_records_tell_their_attempt(place: Behind, capture: Any) -> None:
+def test_records_tell_their_attempt(place: Behind, capture: Capture) -> None:
     """The bytes of a record are those that its reader takes, and no other's."""
     capture.write(place.url)
     data = place.held()[record_key(capture)]
@@ -665,13 +666,11 @@ def test_records_tell_their_attempt(place: Behind, capture: Any) -> None:
     assert f"shards/00001/{record.base}/tokens.arrow" in "".join(place.held())
 
 
-def test_every_error_is_one_line(
-    request: pytest.FixtureRequest, tmp_path: Path, capture: Any
-) -> None:
+def test_every_error_is_one_line(request: pytest.FixtureRequest, capture: Capture) -> None:
     place = place_of("bucket", request)
     assert isinstance(place, BucketPlace)
     capture.write(place.url, shards=(0,))
-    place.s3.proxy.rule = lambda method, _key: REFUSED if method == "PUT" else None
+    place.proxy.rule = lambda method, _key: REFUSED if method == "PUT" else None
     with pytest.raises(LppError) as caught:
         write(place, capture)
     assert "\n" not in str(caught.value)

@@ -14,6 +14,7 @@ import pytest
 from azure_server import KEY, Azure, endpoint
 from bucket_store import BASE, same, write_at_once
 from s3_server import SECRET, Fault, Proxy, always, some
+from small_capture import Capture, make_capture
 
 from lpp.store import add_scores, create_store, open_store, read_scores, remove_scores
 from lpp.store.errors import ErrorKind, FormatError, InputError, LppError, MachineError
@@ -44,7 +45,9 @@ def bases(azure: Azure) -> set[str]:
     return {json.loads(data)["base"] for key, data in found if key.endswith("COMMIT.json")}
 
 
-def test_what_is_written_is_read_and_verified(azure: Azure, capture: Any, tmp_path: Path) -> None:
+def test_what_is_written_is_read_and_verified(
+    azure: Azure, capture: Capture, tmp_path: Path
+) -> None:
     capture.write(azure.url, shards=(0, 2))
     run = capture.write(azure.url)
     assert same(run, capture)
@@ -56,7 +59,9 @@ def test_what_is_written_is_read_and_verified(azure: Azure, capture: Any, tmp_pa
     assert copy.verify() == []
 
 
-def test_store_of_a_disk_goes_on_in_a_container(azure: Azure, capture: Any, tmp_path: Path) -> None:
+def test_store_of_a_disk_goes_on_in_a_container(
+    azure: Azure, capture: Capture, tmp_path: Path
+) -> None:
     capture.write(tmp_path / "store", shards=(0, 1))
     azure.copy_from(tmp_path / "store")
     assert open_store(azure.url).runs[capture.plan.run_id].missing_shards == (2,)
@@ -64,9 +69,7 @@ def test_store_of_a_disk_goes_on_in_a_container(azure: Azure, capture: Any, tmp_
 
 
 @pytest.mark.parametrize("n_writers", [2, 4])
-def test_writers_at_once_commit_each_shard_once(
-    azure: Azure, make_capture: Any, n_writers: int
-) -> None:
+def test_writers_at_once_commit_each_shard_once(azure: Azure, n_writers: int) -> None:
     capture = make_capture(lengths=(3, 2, 4, 3), shards=(0, 1, 2, 3, 4))
     root = create_store(azure.url).path
     won, lost = write_at_once(root, capture, n_writers)
@@ -79,7 +82,7 @@ def test_writers_at_once_commit_each_shard_once(
     assert attempts <= bases(azure)  # the losers took theirs away
 
 
-def test_damaged_record_is_replaced(azure: Azure, capture: Any) -> None:
+def test_damaged_record_is_replaced(azure: Azure, capture: Capture) -> None:
     capture.write(azure.url)
     key = f"{BASE}runs/{capture.plan.run_id}/shards/00001/COMMIT.json"
     good = azure.objects()[key]
@@ -90,7 +93,7 @@ def test_damaged_record_is_replaced(azure: Azure, capture: Any) -> None:
     assert json.loads(good)["base"] not in "".join(azure.objects())
 
 
-def test_what_a_killed_writer_left_is_no_damage_and_goes(azure: Azure, capture: Any) -> None:
+def test_what_a_killed_writer_left_is_no_damage_and_goes(azure: Azure, capture: Capture) -> None:
     run = capture.write(azure.url)
     left = f"{BASE}runs/{run.id}/shards/00000/{'ab' * 8}/tokens.arrow"
     azure.put(left, b"half")
@@ -100,7 +103,7 @@ def test_what_a_killed_writer_left_is_no_damage_and_goes(azure: Azure, capture: 
     assert same(open_store(azure.url).runs[run.id], capture)
 
 
-def test_altered_missing_and_added_objects_are_found(azure: Azure, capture: Any) -> None:
+def test_altered_missing_and_added_objects_are_found(azure: Azure, capture: Capture) -> None:
     run = capture.write(azure.url)
     homes = [
         f"{shard.objects_dir}".removeprefix(f"az://{azure.container}/") for shard in run.shards
@@ -208,7 +211,7 @@ def test_object_that_may_not_be_removed_is_said_at_once(azure: Azure, proxy: Pro
     ids=lambda fault: fault.kind,
 )
 def test_faults_that_pass_change_nothing(
-    azure: Azure, proxy: Proxy, capture: Any, fault: Fault
+    azure: Azure, proxy: Proxy, capture: Capture, fault: Fault
 ) -> None:
     proxy.rule = some(fault, every=11)
     run = capture.write(azure.url)
@@ -230,7 +233,7 @@ def test_faults_that_pass_change_nothing(
 )
 @pytest.mark.usefixtures("impatient")
 def test_faults_that_last_end_in_one_message_and_a_resume(
-    azure: Azure, proxy: Proxy, capture: Any, fault: Fault, kind: ErrorKind
+    azure: Azure, proxy: Proxy, capture: Capture, fault: Fault, kind: ErrorKind
 ) -> None:
     capture.write(azure.url, shards=(0,))
     proxy.rule = always(fault, method="PUT", part="tokens.arrow")

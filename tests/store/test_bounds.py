@@ -16,7 +16,9 @@ import google_crc32c
 import pyarrow as pa
 import pytest
 from older_stores import as_format_1
+from on_disk import on_disk
 from sealed import reseal
+from small_capture import Capture
 from stored import object_path, objects_dir
 
 from lpp.store import Run, open_store
@@ -31,7 +33,7 @@ SHARD = "shards/00000"
 
 
 @pytest.fixture(params=["format 3", "format 1"])
-def run(request: pytest.FixtureRequest, capture: Any, root: Path) -> Run:
+def run(request: pytest.FixtureRequest, capture: Capture, root: Path) -> Run:
     """A run of this release, and one of the release before."""
     found: Run = capture.write(root)
     if request.param == "format 1":
@@ -113,7 +115,8 @@ def test_no_record_lists_what_lies_elsewhere(run: Run, key: str) -> None:
 )
 def test_links_are_not_followed(run: Run, tmp_path: Path, key: str) -> None:
     outside = tmp_path / "outside"
-    path = run.path / key if key.startswith("shards") else objects_dir(run.path / SHARD) / key
+    home = on_disk(run.path) if key.startswith("shards") else objects_dir(run.path / SHARD)
+    path = home / key
     path.rename(outside)
     path.symlink_to(outside)
     problems = reopened(run).verify()
@@ -129,7 +132,7 @@ def test_links_are_not_followed(run: Run, tmp_path: Path, key: str) -> None:
 
 @pytest.mark.parametrize("whole", ["run", "runs"])
 def test_a_linked_run_is_not_followed(run: Run, tmp_path: Path, whole: str) -> None:
-    path = run.path if whole == "run" else run.path.parent
+    path = on_disk(run.path if whole == "run" else run.path.parent)
     path.rename(tmp_path / "outside")
     path.symlink_to(tmp_path / "outside")
     with pytest.raises(FormatError, match="a symbolic link"):
@@ -141,7 +144,7 @@ def test_a_pipe_keeps_nobody_waiting(run: Run) -> None:
     for path in (
         object_path(run.path / SHARD, "tokens.arrow"),
         home / "plan.json",
-        run.path / "COMMIT.json",
+        on_disk(run.path) / "COMMIT.json",
     ):
         kept = path.read_bytes()
         path.unlink()
@@ -343,7 +346,7 @@ def test_offsets_that_point_outside_a_table_are_refused(run: Run) -> None:
     refused(run, "prompts.arrow: not the table it should be")
 
 
-def test_dictionaries_are_not_unpacked(tmp_path: Path) -> None:
+def test_dictionaries_are_not_unpacked() -> None:
     table = pa.table({"a": pa.array(["x", "y"]).dictionary_encode()})
     with pytest.raises(ValueError, match="dictionaries"):
         declared(memoryview(encode_table(table)))

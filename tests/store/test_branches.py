@@ -3,11 +3,11 @@
 import hashlib
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from small_capture import Capture
 
 from lpp.store import RunWriter, create_store, open_store
 from lpp.store.format.rows import branches_sha256, prompts_problems
@@ -19,7 +19,7 @@ def branching(prompts: pa.Table, of: list[int | None], at: list[int | None]) -> 
     return prompts
 
 
-def test_the_plan_names_every_branch(capture: Any) -> None:
+def test_the_plan_names_every_branch(capture: Capture) -> None:
     of, at = [None, 0, None, 2], [None, 1, None, 2]
     prompts = branching(capture.prompts, of, at)
     pairs = np.array([[-1, 0], [0, 1], [-1, 0], [2, 2]], "<i4")
@@ -41,7 +41,7 @@ def test_the_plan_names_every_branch(capture: Any) -> None:
     ],
 )
 def test_what_branches_must_be(
-    capture: Any, of: list[int | None], at: list[int | None], problem: str
+    capture: Capture, of: list[int | None], at: list[int | None], problem: str
 ) -> None:
     prompts = branching(capture.prompts, of, at)
     counts = replace(capture.plan.prompts, branches=branches_sha256(prompts))
@@ -51,7 +51,7 @@ def test_what_branches_must_be(
     assert (problem in "".join(found)) if problem else found == []
 
 
-def test_columns_and_plan_go_together(capture: Any) -> None:
+def test_columns_and_plan_go_together(capture: Capture) -> None:
     prompts = branching(capture.prompts, [None, 0, None, None], [None, 1, None, None])
     counts = replace(capture.plan.prompts, branches=branches_sha256(prompts))
     plan = replace(capture.plan, prompts=counts)
@@ -65,7 +65,7 @@ def test_columns_and_plan_go_together(capture: Any) -> None:
     )
 
 
-def test_a_run_with_branches_is_of_format_4(capture: Any, tmp_path: Path) -> None:
+def test_a_run_with_branches_is_of_format_4(capture: Capture, tmp_path: Path) -> None:
     prompts = branching(capture.prompts, [None, 0, None, None], [None, 1, None, None])
     counts = replace(capture.plan.prompts, branches=branches_sha256(prompts))
     context = capture.plan.context + 1

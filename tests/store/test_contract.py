@@ -10,7 +10,10 @@ import pyarrow as pa
 import pytest
 import xxhash
 import zarr
+from on_disk import on_disk
+from small_capture import Capture
 from zarr.codecs import BloscCodec
+from zarr_arrays import array_in, dimension_names
 
 from lpp.store import open_store
 
@@ -43,7 +46,7 @@ def canonical(document: Any) -> bytes:
     return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def on_disk(document: Any) -> bytes:
+def indented(document: Any) -> bytes:
     """As formats 1 and 2 kept documents."""
     return (json.dumps(document, sort_keys=True, indent=1, ensure_ascii=False) + "\n").encode()
 
@@ -77,15 +80,16 @@ def chunks_of(key: str, stored: bytes) -> list[dict[str, Any]]:
     return [described(stored[:-20])] if key.endswith("/c/0/0") else []
 
 
-def test_written_store_is_what_the_spec_says(capture: Any, root: Path) -> None:
+def test_written_store_is_what_the_spec_says(capture: Capture, root: Path) -> None:
     run = capture.write(root)
     assert (root / "lpp.json").read_bytes() == b'{"format":"lpp-store","version":1}'
-    home = run.path / json.loads((run.path / "COMMIT.json").read_bytes())["base"]
+    path = on_disk(run.path)
+    home = path / json.loads((path / "COMMIT.json").read_bytes())["base"]
     plan = json.loads((home / "plan.json").read_bytes())
     assert (home / "plan.json").read_bytes() == canonical(plan)
     plan_hash = hashlib.sha256(canonical(plan)).hexdigest()
     assert [p.name for p in (root / "runs").iterdir()] == [f"tiny-0-1b-{plan_hash[:8]}"]
-    record = check_commit(run.path)
+    record = check_commit(path)
     assert set(record["objects"]) == {"plan.json", "prompts.arrow"}
     assert (record["plan"], record["shard"], record["rows"]) == (plan_hash, None, 0)
 
@@ -99,13 +103,13 @@ def test_written_store_is_what_the_spec_says(capture: Any, root: Path) -> None:
         digests += digest.digest()
     assert plan["prompts"]["sha256"] == hashlib.sha256(digests).hexdigest()
 
-    names = sorted(p.name for p in (run.path / "shards").iterdir())
+    names = sorted(p.name for p in (path / "shards").iterdir())
     assert names == ["00000", "00001", "00002"]
     for index, name in enumerate(names):
-        check_shard(capture, run.path / "shards" / name, index, plan_hash)
+        check_shard(capture, path / "shards" / name, index, plan_hash)
 
 
-def check_shard(capture: Any, shard: Path, index: int, plan_hash: str) -> None:
+def check_shard(capture: Capture, shard: Path, index: int, plan_hash: str) -> None:
     hidden, tokens = capture.shard(index)
     record = check_commit(shard)
     assert (record["plan"], record["shard"]) == (plan_hash, index)
@@ -120,14 +124,13 @@ def check_shard(capture: Any, shard: Path, index: int, plan_hash: str) -> None:
     group = zarr.open_group(str(shard / "hidden.zarr"), mode="r", zarr_format=3)
     assert sorted(group) == sorted(hidden)
     for spec in capture.plan.sites:
-        array = group[spec.name]
-        assert isinstance(array, zarr.Array)
+        array = array_in(group, spec.name)
         assert np.array_equal(np.asarray(array[:]), hidden[spec.name])
         assert array.attrs.asdict() == {
             "lpp": {"site": spec.name, "dtype": "bfloat16", "convention": spec.convention}
         }
         assert len(list((shard / "hidden.zarr" / spec.name / "c").rglob("*"))) == 2  # 0/, 0/0
-        assert array.metadata.dimension_names == ("token", "feature")
+        assert dimension_names(array) == ("token", "feature")
         check_codecs(json.loads((shard / "hidden.zarr" / spec.name / "zarr.json").read_bytes()))
 
 
@@ -145,15 +148,15 @@ def check_codecs(metadata: dict[str, Any]) -> None:
     }
 
 
-def write_foreign(capture: Any, root: Path, **extra: Any) -> str:
+def write_foreign(capture: Capture, root: Path, **extra: Any) -> str:
     """The same capture, written by other code from the spec alone; other codecs are allowed."""
     plan = capture.plan.document | extra.get("plan", {})
     plan_hash = hashlib.sha256(canonical(plan)).hexdigest()
     run_id = f"tiny-0-1b-{plan_hash[:8]}"
     run = root / "runs" / run_id
     run.mkdir(parents=True)
-    (root / "lpp.json").write_bytes(on_disk({"format": "lpp-store", "version": 1}))
-    (run / "plan.json").write_bytes(on_disk(plan))
+    (root / "lpp.json").write_bytes(indented({"format": "lpp-store", "version": 1}))
+    (run / "plan.json").write_bytes(indented(plan))
     write_arrow(run / "prompts.arrow", capture.prompts)
     commit_foreign(run, plan_hash, None, 0, extra.get("commit", {}))
     for index in range(capture.plan.n_shards):
@@ -196,7 +199,7 @@ def commit_foreign(
         },
     } | extra
     record["self_xxh3_128"] = xxhash.xxh3_128(canonical(record)).hexdigest()
-    stored = on_disk if record["format"] < 3 else canonical
+    stored = indented if record["format"] < 3 else canonical
     (directory / "COMMIT.json").write_bytes(stored(record))
 
 
@@ -212,7 +215,7 @@ def commit_foreign(
     ],
     ids=["plain", "with fields and columns of a later release"],
 )
-def test_store_of_other_code_is_read(capture: Any, root: Path, extra: dict[str, Any]) -> None:
+def test_store_of_other_code_is_read(capture: Capture, root: Path, extra: dict[str, Any]) -> None:
     run_id = write_foreign(capture, root, **extra)
     run = open_store(root).runs[run_id]
     assert run.verify() == []
@@ -226,7 +229,7 @@ def test_store_of_other_code_is_read(capture: Any, root: Path, extra: dict[str, 
 
 
 def test_newer_format_of_a_run_or_shard_is_refused_and_never_written_over(
-    capture: Any, root: Path
+    capture: Capture, root: Path
 ) -> None:
     from lpp.store import RunWriter
     from lpp.store.errors import ErrorKind, FormatError
@@ -236,12 +239,12 @@ def test_newer_format_of_a_run_or_shard_is_refused_and_never_written_over(
     with pytest.raises(FormatError, match="store format 5, this release reads up to 4") as caught:
         _ = run.plan
     assert caught.value.kind is ErrorKind.UNSUPPORTED_VERSION
-    commit_foreign_run_only(run.path)
+    commit_foreign_run_only(on_disk(run.path))
     writer = RunWriter(root, capture.plan, capture.prompts)
-    before = sorted(run.path.rglob("*"))
+    before = sorted(on_disk(run.path).rglob("*"))
     with pytest.raises(FormatError, match="format 5"):
         writer.write_shard(1, *capture.shard(1))
-    assert sorted(run.path.rglob("*")) == before
+    assert sorted(on_disk(run.path).rglob("*")) == before
 
 
 def commit_foreign_run_only(run: Path) -> None:
@@ -249,4 +252,4 @@ def commit_foreign_run_only(run: Path) -> None:
     record = json.loads((run / "COMMIT.json").read_bytes()) | {"format": 1}
     del record["self_xxh3_128"]
     record["self_xxh3_128"] = xxhash.xxh3_128(canonical(record)).hexdigest()
-    (run / "COMMIT.json").write_bytes(on_disk(record))
+    (run / "COMMIT.json").write_bytes(indented(record))

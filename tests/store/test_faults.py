@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 from faulty_disk import FAULTS, KINDS, FaultyDisk
+from on_disk import on_disk
 from places import DiskPlace, committed, strays
+from small_capture import Capture, make_capture
 
 from lpp.store import RunWriter, create_store, open_store
 from lpp.store.errors import FormatError, LppError, MachineError
@@ -25,12 +27,12 @@ def contents(root: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def capture(make_capture: Any) -> Any:
+def capture() -> Capture:
     return make_capture((5, 4), (0, 1, 2), seed=4, hidden=None)
 
 
 @pytest.fixture(scope="module")
-def expected(capture: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def expected(capture: Capture, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     root = tmp_path_factory.mktemp("undisturbed") / "store"
     capture.write(root)
     return contents(root)
@@ -47,7 +49,7 @@ def whole(root: Path, expected: dict[str, Any]) -> None:
     assert committed(DiskPlace(root).held()).items() <= expected.items()
 
 
-def steps_of(capture: Any, root: Path) -> int:
+def steps_of(capture: Capture, root: Path) -> int:
     with FaultyDisk(root).in_force() as disk:
         capture.write(root)
     kinds = {kind for kind, _ in disk.steps}
@@ -55,7 +57,7 @@ def steps_of(capture: Any, root: Path) -> int:
     return len(disk.steps)
 
 
-def refusal(capture: Any, root: Path) -> LppError | None:
+def refusal(capture: Capture, root: Path) -> LppError | None:
     try:
         capture.write(root)
     except LppError as error:
@@ -63,7 +65,7 @@ def refusal(capture: Any, root: Path) -> LppError | None:
     return None
 
 
-def fail_at(step: int, code: int, capture: Any, root: Path, expected: dict[str, Any]) -> bool:
+def fail_at(step: int, code: int, capture: Capture, root: Path, expected: dict[str, Any]) -> bool:
     """Fail one step of a capture, look at the store, resume; whether the step was reached."""
     with FaultyDisk(root, fail_at=step, code=code).in_force() as disk:
         refused = refusal(capture, root)
@@ -86,7 +88,7 @@ def fail_at(step: int, code: int, capture: Any, root: Path, expected: dict[str, 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_step_that_fails(
-    fault: str, capture: Any, expected: dict[str, Any], tmp_path: Path
+    fault: str, capture: Capture, expected: dict[str, Any], tmp_path: Path
 ) -> None:
     total = steps_of(capture, tmp_path / "counted")
     first = 1 + sorted(FAULTS).index(fault)
@@ -98,7 +100,7 @@ def test_a_step_that_fails(
 @pytest.mark.soak
 @pytest.mark.parametrize("fault", FAULTS)
 def test_each_step_that_fails(
-    fault: str, capture: Any, expected: dict[str, Any], tmp_path: Path
+    fault: str, capture: Capture, expected: dict[str, Any], tmp_path: Path
 ) -> None:
     total = steps_of(capture, tmp_path / "counted")
     failed = [
@@ -109,7 +111,7 @@ def test_each_step_that_fails(
 
 
 def test_a_disk_that_fills_up_at_any_byte(
-    capture: Any, expected: dict[str, Any], tmp_path: Path
+    capture: Capture, expected: dict[str, Any], tmp_path: Path
 ) -> None:
     capture.write(tmp_path / "undisturbed")
     total = sum(map(len, DiskPlace(tmp_path / "undisturbed").held().values()))
@@ -124,7 +126,7 @@ def test_a_disk_that_fills_up_at_any_byte(
 
 
 def test_writes_that_take_a_few_bytes_at_a_time(
-    capture: Any, expected: dict[str, Any], tmp_path: Path
+    capture: Capture, expected: dict[str, Any], tmp_path: Path
 ) -> None:
     with FaultyDisk(tmp_path / "s", short=True).in_force() as disk:
         capture.write(tmp_path / "s")
@@ -132,7 +134,7 @@ def test_writes_that_take_a_few_bytes_at_a_time(
     assert sum(kind == "write" for kind, _ in disk.steps) > 10 * len(expected)
 
 
-def cut(step: int, capture: Any, root: Path, expected: dict[str, Any]) -> None:
+def cut(step: int, capture: Capture, root: Path, expected: dict[str, Any]) -> None:
     """Cut the power before one step; all that was not flushed is gone."""
 
     class PowerCutError(BaseException):
@@ -156,7 +158,7 @@ def cut(step: int, capture: Any, root: Path, expected: dict[str, Any]) -> None:
 
 
 def test_power_cuts_leave_whole_shards_or_none(
-    capture: Any, expected: dict[str, Any], tmp_path: Path
+    capture: Capture, expected: dict[str, Any], tmp_path: Path
 ) -> None:
     total = steps_of(capture, tmp_path / "counted")
     for step in [*range(1, total, 29), total]:
@@ -164,7 +166,7 @@ def test_power_cuts_leave_whole_shards_or_none(
 
 
 def test_what_was_committed_survives_a_power_cut(
-    capture: Any, expected: dict[str, Any], tmp_path: Path
+    capture: Capture, expected: dict[str, Any], tmp_path: Path
 ) -> None:
     root = tmp_path / "made" / "store"
     with FaultyDisk(tmp_path).in_force() as disk:
@@ -174,7 +176,9 @@ def test_what_was_committed_survives_a_power_cut(
     assert contents(root) == expected
 
 
-def test_slow_writes_change_nothing(capture: Any, expected: dict[str, Any], tmp_path: Path) -> None:
+def test_slow_writes_change_nothing(
+    capture: Capture, expected: dict[str, Any], tmp_path: Path
+) -> None:
     disk = FaultyDisk(tmp_path / "s")
     count = disk.step
 
@@ -191,7 +195,7 @@ def test_slow_writes_change_nothing(capture: Any, expected: dict[str, Any], tmp_
 @pytest.mark.parametrize("days", [-400, 400])
 def test_a_clock_that_jumps(
     days: int,
-    capture: Any,
+    capture: Capture,
     expected: dict[str, Any],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -200,20 +204,21 @@ def test_a_clock_that_jumps(
 
     real, root = time.time, tmp_path / "s"
     run = capture.write(root, shards=(0,))
-    with at_work(run.path / "shards", "part 1/2"):
+    shards = on_disk(run.path) / "shards"
+    with at_work(shards, "part 1/2"):
         monkeypatch.setattr(time, "time", lambda: real() + 86400 * days)
         capture.write(root)
-        (writer,) = writers(run.path / "shards")
+        (writer,) = writers(shards)
         assert (writer.pid, writer.ended) == (os.getpid(), False)
-        for path in (*(run.path / "shards").rglob("*"), run.path):  # and the file system's
+        for path in (*shards.rglob("*"), shards.parent):  # and the file system's
             os.utime(path, (real() + 86400 * days,) * 2)
         assert capture.write(root).verify() == []
-        assert len(writers(run.path / "shards")) == 1  # nobody swept a living writer's sign
+        assert len(writers(shards)) == 1  # nobody swept a living writer's sign
     assert contents(root) == expected
 
 
 def test_an_error_that_is_no_fault_of_the_disk_is_not_called_one(
-    capture: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    capture: Capture, tmp_path: Path
 ) -> None:
     class Rows(dict[str, Any]):
         def __getitem__(self, site: str) -> Any:

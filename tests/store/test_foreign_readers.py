@@ -13,6 +13,9 @@ import pytest
 import xarray
 import zarr
 from node_packages import node_modules
+from on_disk import on_disk
+from small_capture import make_capture
+from zarr_arrays import array_in, dimension_names, rows_of
 
 from lpp.store import Run, open_store
 
@@ -51,7 +54,7 @@ def test_node_reads_every_value(node_reader: Path) -> None:
         assert joined(shard["tokens"] for shard in shards) == run.tokens().to_table().to_pydict()
         for site in run.sites:
             bits = b"".join(bytes.fromhex(shard["hidden"][site]) for shard in shards)
-            assert bits == run.array(site, dtype="stored")[:].tobytes()
+            assert bits == rows_of(run.array(site, dtype="stored")).tobytes()
         tables = [shard["quarantine"] for shard in shards if shard["quarantine"]]
         aside = joined(iter(tables)) if tables else {"prompt_id": []}
         assert aside["prompt_id"] == run.quarantined.tolist()
@@ -99,7 +102,7 @@ def test_node_refuses_a_link(node_reader: Path, tmp_path: Path) -> None:
 
 
 @pytest.fixture(params=["bfloat16", "float16", "float32"])
-def run(request: pytest.FixtureRequest, tmp_path: Path, make_capture: Any) -> Run:
+def run(request: pytest.FixtureRequest, tmp_path: Path) -> Run:
     """A run of three shards whose arrays have several chunks each; random bits, by dtype."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("lpp.store.arrays.layout.CHUNK_BYTES", 16)
@@ -109,7 +112,17 @@ def run(request: pytest.FixtureRequest, tmp_path: Path, make_capture: Any) -> Ru
 
 def groups(run: Run) -> list[Path]:
     """The Zarr group of each shard."""
-    return [Path(shard.objects_dir) / "hidden.zarr" for shard in run.shards]
+    return [on_disk(shard.objects_dir) / "hidden.zarr" for shard in run.shards]
+
+
+def arrays_of(run: Run, site: str) -> list["zarr.Array[Any]"]:
+    """The Zarr array of each shard."""
+    return [array_in(zarr.open_group(group, mode="r"), site) for group in groups(run)]
+
+
+def bytes_of(arrays: list["zarr.Array[Any]"]) -> bytes:
+    """Every row of `arrays`."""
+    return b"".join(rows_of(array).tobytes() for array in arrays)
 
 
 def stored_bytes(run: Run, site: str) -> bytes:
@@ -119,17 +132,19 @@ def stored_bytes(run: Run, site: str) -> bytes:
 
 def test_zarr_python_reads_a_shard(run: Run) -> None:
     for site in run.sites:
-        arrays = [zarr.open_group(group, mode="r")[site] for group in groups(run)]
-        assert all(array.shards[0] > array.chunks[0] for array in arrays)  # several chunks
-        assert b"".join(array[:].tobytes() for array in arrays) == stored_bytes(run, site)
+        arrays = arrays_of(run, site)
+        for array in arrays:
+            assert array.shards
+            assert array.shards[0] > array.chunks[0]  # several chunks
+        assert bytes_of(arrays) == stored_bytes(run, site)
 
 
 def test_the_zarrs_pipeline_reads_a_shard(run: Run) -> None:
     with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}):
         for site in run.sites:
-            arrays = [zarr.open_group(group, mode="r")[site] for group in groups(run)]
+            arrays = arrays_of(run, site)
             assert type(arrays[0]._async_array.codec_pipeline).__name__ == "ZarrsCodecPipeline"
-            assert b"".join(array[:].tobytes() for array in arrays) == stored_bytes(run, site)
+            assert bytes_of(arrays) == stored_bytes(run, site)
 
 
 def test_xarray_opens_a_shard(run: Run) -> None:
@@ -150,12 +165,13 @@ def test_dask_and_xarray_read_a_whole_run(run: Run) -> None:
         lazy = dask.array.from_zarr(view, chunks=(4, view.shape[1]))
         assert lazy.numblocks[0] > 3
         assert lazy.compute(scheduler="threads").tobytes() == stored_bytes(run, site)
-        named = xarray.DataArray(lazy, dims=view.metadata.dimension_names)
+        named = xarray.DataArray(lazy, dims=dimension_names(view))
         last = named.isel(token=-1).to_numpy()
-        assert last.tobytes() == view[-1].tobytes()
+        assert last.tobytes() == np.asarray(view[-1]).tobytes()
         assert named.sizes == {"token": view.shape[0], "feature": view.shape[1]}
 
 
 def test_float32_rows_of_a_run_are_those_of_its_blocks(run: Run) -> None:
     rows = np.concatenate(list(run.hidden("final")))
-    np.testing.assert_array_equal(dask.array.from_zarr(run.array("final")).compute(), rows)
+    lazy = dask.array.from_zarr(run.array("final"))
+    np.testing.assert_array_equal(lazy.compute(), rows)

@@ -7,9 +7,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
+from on_disk import on_disk
+from small_capture import Capture
 
 from lpp.store import RunWriter, heartbeat
 from lpp.store.heartbeat import SILENT_SECONDS, at_work, writers
@@ -85,16 +86,17 @@ def test_a_killed_writer_is_known_to_have_ended(tmp_path: Path, killed: int) -> 
 
 
 def test_the_next_writer_of_a_run_sweeps_the_sign_of_a_killed_one(
-    capture: Any, root: Path, killed: int, tmp_path: Path
+    capture: Capture, root: Path, killed: int, tmp_path: Path
 ) -> None:
     run = capture.write(root, shards=(0,))
     (sign,) = (path for path in tmp_path.iterdir() if path.name.startswith(".writer"))
-    sign.rename(run.path / "shards" / sign.name)
-    sign_of(run.path / "shards", "elsewhere", killed, "{}")
-    assert len(writers(run.path / "shards")) == 2
+    shards = on_disk(run.path) / "shards"
+    sign.rename(shards / sign.name)
+    sign_of(shards, "elsewhere", killed, "{}")
+    assert len(writers(shards)) == 2
     assert [p.where for p in run.verify()] == [f"shards/0000{k}/COMMIT.json" for k in (1, 2)]
     RunWriter(root, capture.plan, capture.prompts)
-    assert [writer.host for writer in writers(run.path / "shards")] == ["elsewhere"]
+    assert [writer.host for writer in writers(shards)] == ["elsewhere"]
 
 
 def test_another_machines_writer_is_judged_by_the_age_of_its_sign(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from on_disk import on_disk
 
 from lpp.store import add_scores, create_store
 from lpp.store.errors import ErrorKind, FormatError
@@ -70,7 +71,7 @@ def test_an_altered_byte_is_found(root: Path) -> None:
     table = pa.Table.from_pylist([ROW], schema=ITEMS_SCHEMA)
     add(root, {"m/items.arrow": items_file(table)})
     (found,) = score_sets(root)
-    (path,) = Path(found.path).rglob("items.arrow")
+    (path,) = on_disk(found.path).rglob("items.arrow")
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)

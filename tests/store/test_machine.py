@@ -17,6 +17,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from small_capture import Capture, make_capture
 from stored import object_path
 
 from lpp.store import RunWriter, create_store, open_store
@@ -99,7 +100,7 @@ def machine(captures: list[Any]) -> type[RuleBasedStateMachine]:
                 if capture.plan.run_id in runs:
                     self.check_run(capture, runs[capture.plan.run_id])
 
-        def check_run(self, capture: Any, run: Any) -> None:
+        def check_run(self, capture: Capture, run: Any) -> None:
             have = sorted(self.committed[run.id])
             assert [shard.index for shard in run.shards] == have
             assert run.missing_shards == tuple(sorted({0, 1, 2} - set(have)))
@@ -128,7 +129,7 @@ def machine(captures: list[Any]) -> type[RuleBasedStateMachine]:
 
 
 @pytest.mark.slow
-def test_store_does_what_the_model_does(make_capture: Any) -> None:
+def test_store_does_what_the_model_does() -> None:
     captures = [
         make_capture((2, 3, 1), (0, 1, 2, 3), seed=1),
         make_capture((1, 2, 2, 1), (0, 2, 3, 4), seed=2),

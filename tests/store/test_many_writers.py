@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from places import DiskPlace, committed, strays
+from small_capture import make_capture
 
 from lpp.store import open_store
 from lpp.store.write import sweep_run
@@ -78,7 +79,7 @@ def together(root: Path, writers: int, killed: int) -> tuple[list[int], list[dic
 
 
 @pytest.fixture(scope="module")
-def expected(make_capture: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     root = tmp_path_factory.mktemp("alone") / "store"
     make_capture((300,) * 12, tuple(range(13)), seed=4).write(root)
     return committed(DiskPlace(root).held())
@@ -104,7 +105,7 @@ def test_every_shard_is_written_once(
     [(4, 2), *(pytest.param(8, k, marks=pytest.mark.soak) for k in range(1, 8))],
 )
 def test_writers_that_are_killed_leave_the_rest_to_the_others(
-    writers: int, killed: int, expected: dict[str, Any], make_capture: Any, tmp_path: Path
+    writers: int, killed: int, expected: dict[str, Any], tmp_path: Path
 ) -> None:
     root = tmp_path / "store"
     codes, _ = together(root, writers, killed)

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pytest
+from on_disk import on_disk
 from sealed import reseal
 
 from lpp.store import Run, RunWriter, create_store, open_store
@@ -68,7 +69,8 @@ def test_golden_moments(site: str, scale: float) -> None:
     assert (second.mean / scale).tolist() == [3.0, -3.0]
     assert (first.scatter / scale**2).tolist() == [0.5, -0.5, 0.5]
     assert second.scatter.tolist() == [0, 0, 0]
-    assert [(band.n, band.mean.any(), band.scatter.any()) for band in aside] == [(0, 0, 0)] * 2
+    assert [band.n for band in aside] == [0, 0]
+    assert not any(band.mean.any() or band.scatter.any() for band in aside)
     assert first.scatter.dtype == np.float64
 
 
@@ -115,7 +117,7 @@ def test_a_band_is_read_alone(width: int, dtype: Any) -> None:
 
 
 def table_of(run: Run) -> pa.Table:
-    return read_table(run.path / SHARD / "moments.arrow", MOMENTS_SCHEMA)
+    return read_table(on_disk(run.path) / SHARD / "moments.arrow", MOMENTS_SCHEMA)
 
 
 def with_column(name: str, values: list[Any]) -> Callable[[Run], None]:
@@ -126,7 +128,8 @@ def with_column(name: str, values: list[Any]) -> Callable[[Run], None]:
         place = table.schema.get_field_index(name)
         field = table.schema.field(place)
         table = table.set_column(place, field, pa.array(values, field.type))
-        (run.path / SHARD / "moments.arrow").write_bytes(encode_table(table.cast(MOMENTS_SCHEMA)))
+        path = on_disk(run.path) / SHARD / "moments.arrow"
+        path.write_bytes(encode_table(table.cast(MOMENTS_SCHEMA)))
 
     return change
 
@@ -137,7 +140,7 @@ def with_scatter(values: npt.NDArray[np.float32]) -> Callable[[Run], None]:
     def change(run: Run) -> None:
         spec = scatter_array(run.plan.sites[2], run.plan)
         encoded = encode_array(replace(spec, rows=len(values)), values)
-        folder = run.path / SHARD / "moments.zarr" / "final"
+        folder = on_disk(run.path) / SHARD / "moments.zarr" / "final"
         (folder / "zarr.json").write_bytes(encoded.metadata)
         (folder / "c/0/0").write_bytes(b"".join(encoded.parts))
 
@@ -145,7 +148,7 @@ def with_scatter(values: npt.NDArray[np.float32]) -> Callable[[Run], None]:
 
 
 def remove(run: Run) -> None:
-    shutil.rmtree(run.path / SHARD / "moments.zarr" / "final")
+    shutil.rmtree(on_disk(run.path) / SHARD / "moments.zarr" / "final")
 
 
 RIGHT = np.array([[5000, -5000], [5000, 0], [0, 0], [0, 0]], np.float32)

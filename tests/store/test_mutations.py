@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from mutations import EDITS, LIES, Snapshot, restore, snapshot
+from small_capture import make_capture
 
 from lpp.store import Run, create_store, open_store
 from lpp.store.errors import FormatError, LppError
@@ -22,8 +23,9 @@ SHARE_OF_LIES = 0.2
 class Subject:
     """A store of three runs, and every number in it."""
 
-    def __init__(self, root: Path, make_capture: Any) -> None:
-        self.root = create_store(root).path
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        create_store(root)
         shutil.copytree(GOLDEN / "runs", self.root / "runs")
         make_capture((2, 3, 2), (0, 1, 3), seed=3).write(self.root)
         make_capture((4, 2), (0, 1, 2), stored_dtype="float32", seed=5).write(self.root)
@@ -82,8 +84,8 @@ def rows_of(run: Run, expected: dict[Any, Any] | None = None) -> dict[Any, Any]:
 
 
 @pytest.fixture(scope="module")
-def subject(tmp_path_factory: pytest.TempPathFactory, make_capture: Any) -> Subject:
-    return Subject(tmp_path_factory.mktemp("mutations") / "store", make_capture)
+def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    return Subject(tmp_path_factory.mktemp("mutations") / "store")
 
 
 def mutated(subject: Subject, seed: int, n: int) -> Counter[str]:
@@ -109,7 +111,7 @@ def test_damage_is_noticed_and_never_becomes_numbers(subject: Subject) -> None:
 
 def test_every_kind_of_damage_is_noticed(subject: Subject) -> None:
     """Each act once, whatever the dice say."""
-    for name, act in (EDITS | LIES).items():
+    for name, act in {**EDITS, **LIES}.items():
         for attempt in range(20):
             path = subject.root / "runs" / sorted(subject.rows)[attempt % 3]
             act(random.Random(f"{name}-{attempt}"), path)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from bucket_store import BASE, same, write_at_once
 from s3_server import S3, SECRET, Fault, always, some
+from small_capture import Capture, make_capture
 
 from lpp.store import create_store, open_store
 from lpp.store.errors import ErrorKind, FormatError, InputError, MachineError
@@ -23,7 +24,7 @@ def records(s3: S3) -> dict[str, dict[str, Any]]:
     return {k: json.loads(v) for k, v in s3.objects().items() if k.endswith("COMMIT.json")}
 
 
-def test_what_is_written_is_what_the_spec_says(s3: S3, capture: Any) -> None:
+def test_what_is_written_is_what_the_spec_says(s3: S3, capture: Capture) -> None:
     run = capture.write(s3.url)
     assert same(run, capture)
     assert run.verify() == []
@@ -41,7 +42,7 @@ def test_what_is_written_is_what_the_spec_says(s3: S3, capture: Any) -> None:
     assert set(found) == expected  # no attempt, probe or sign is left
 
 
-def test_store_moves_between_bucket_and_disk(s3: S3, capture: Any, tmp_path: Path) -> None:
+def test_store_moves_between_bucket_and_disk(s3: S3, capture: Capture, tmp_path: Path) -> None:
     capture.write(s3.url, shards=(0, 2))
     local = s3.copy_to(tmp_path / "copy")
     run = open_store(local).runs[capture.plan.run_id]
@@ -52,7 +53,7 @@ def test_store_moves_between_bucket_and_disk(s3: S3, capture: Any, tmp_path: Pat
     assert run.verify() == []
 
 
-def test_store_of_a_disk_is_read_from_a_bucket(s3: S3, capture: Any, tmp_path: Path) -> None:
+def test_store_of_a_disk_is_read_from_a_bucket(s3: S3, capture: Capture, tmp_path: Path) -> None:
     capture.write(tmp_path / "store", shards=(0, 1))
     s3.copy_from(tmp_path / "store")
     run = open_store(s3.url).runs[capture.plan.run_id]
@@ -62,7 +63,7 @@ def test_store_of_a_disk_is_read_from_a_bucket(s3: S3, capture: Any, tmp_path: P
 
 
 @pytest.mark.parametrize("n_writers", [2, 4])
-def test_writers_at_once_commit_each_shard_once(s3: S3, make_capture: Any, n_writers: int) -> None:
+def test_writers_at_once_commit_each_shard_once(s3: S3, n_writers: int) -> None:
     capture = make_capture(lengths=(3, 2, 4, 3), shards=(0, 1, 2, 3, 4))
     root = create_store(s3.url).path
     won, lost = write_at_once(root, capture, n_writers)
@@ -76,7 +77,7 @@ def test_writers_at_once_commit_each_shard_once(s3: S3, make_capture: Any, n_wri
     assert lying <= set(bases)  # the losers took theirs away
 
 
-def test_what_a_killed_writer_left_is_no_damage_and_goes(s3: S3, capture: Any) -> None:
+def test_what_a_killed_writer_left_is_no_damage_and_goes(s3: S3, capture: Capture) -> None:
     run = capture.write(s3.url, shards=(0, 1))
     left = [f"{BASE}runs/{run.id}/shards/0000{k}/{'ab' * 8}/tokens.arrow" for k in (0, 2)]
     for key in left:
@@ -90,7 +91,7 @@ def test_what_a_killed_writer_left_is_no_damage_and_goes(s3: S3, capture: Any) -
     assert same(open_store(s3.url).runs[run.id], capture)
 
 
-def test_altered_missing_and_added_objects_are_found(s3: S3, capture: Any) -> None:
+def test_altered_missing_and_added_objects_are_found(s3: S3, capture: Capture) -> None:
     run = capture.write(s3.url)
     homes = [str(shard.objects_dir).removeprefix(f"{s3.url}/") for shard in run.shards]
     keys = [f"{BASE}{home}/hidden.zarr/embed/c/0/0" for home in homes]
@@ -131,7 +132,7 @@ def test_large_objects_come_and_go_in_parts(s3: S3, monkeypatch: pytest.MonkeyPa
     assert sorted(s.received for s in s3.proxy.seen if "GET" in s.method)[:3] == parts_read
 
 
-def test_reading_a_site_reads_that_site_and_the_prompts_once(s3: S3, make_capture: Any) -> None:
+def test_reading_a_site_reads_that_site_and_the_prompts_once(s3: S3) -> None:
     run = make_capture(lengths=(500, 300), shards=(0, 1, 2)).write(s3.url)
     fresh = open_store(s3.url).runs[run.id]
     assert len(fresh.shards) == 2
@@ -168,7 +169,7 @@ def test_object_that_is_replaced_while_it_is_read_is_read_anew(
     assert objects.local("database").read_bytes() == new
 
 
-def test_signs_of_work_are_seen_and_go(s3: S3, capture: Any) -> None:
+def test_signs_of_work_are_seen_and_go(s3: S3, capture: Capture) -> None:
     run = capture.write(s3.url, shards=(0,))
     with at_work(run.path / "shards", "part 0/2"):
         (writer,) = writers(run.path / "shards")
@@ -177,7 +178,7 @@ def test_signs_of_work_are_seen_and_go(s3: S3, capture: Any) -> None:
 
 
 def test_store_without_conditions_is_refused_unless_its_writer_is_alone(
-    s3: S3, capture: Any, monkeypatch: pytest.MonkeyPatch
+    s3: S3, capture: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     s3.proxy.strip_conditions = True
     for attempt in (lambda: create_store(s3.url), lambda: capture.write(s3.url)):
@@ -200,7 +201,7 @@ def test_store_without_conditions_is_refused_unless_its_writer_is_alone(
     ],
     ids=lambda fault: f"{fault.kind} {fault.code}",
 )
-def test_faults_that_pass_change_nothing(s3: S3, capture: Any, fault: Fault) -> None:
+def test_faults_that_pass_change_nothing(s3: S3, capture: Capture, fault: Fault) -> None:
     s3.proxy.rule = some(fault, every=11)
     run = capture.write(s3.url)
     assert same(run, capture)
@@ -225,7 +226,7 @@ def test_faults_that_pass_change_nothing(s3: S3, capture: Any, fault: Fault) -> 
     ],
 )
 def test_faults_that_last_end_in_one_message_and_a_resume(
-    s3: S3, capture: Any, monkeypatch: pytest.MonkeyPatch, fault: Fault, expected: Any
+    s3: S3, capture: Capture, monkeypatch: pytest.MonkeyPatch, fault: Fault, expected: Any
 ) -> None:
     kind, words = expected
     capture.write(s3.url, shards=(0,))

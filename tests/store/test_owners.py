@@ -5,9 +5,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
+from on_disk import on_disk
+from small_capture import make_capture
 
 from lpp.store import RunWriter, create_store, open_store
 from lpp.store.objects import owners
@@ -114,13 +115,12 @@ def test_a_clock_that_was_set_back_removes_nothing(tmp_path: Path) -> None:
     assert path.exists()
 
 
-def test_a_writer_killed_in_a_container_is_swept_by_the_next_there(
-    make_capture: Any, tmp_path: Path
-) -> None:
+def test_a_writer_killed_in_a_container_is_swept_by_the_next_there(tmp_path: Path) -> None:
     capture = make_capture((5, 4), (0, 1, 2), seed=4)
     run = capture.write(create_store(tmp_path / "s").path, shards=(0,))
-    left = run.path / "shards" / ended_name()
+    shards = on_disk(run.path) / "shards"
+    left = shards / ended_name()
     (left / "hidden.zarr").mkdir(parents=True)
     RunWriter(tmp_path / "s", capture.plan, capture.prompts)
-    assert [p.name for p in (run.path / "shards").iterdir()] == ["00000"]
+    assert [p.name for p in shards.iterdir()] == ["00000"]
     assert open_store(tmp_path / "s").runs[run.id].missing_shards == (1,)

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from small_capture import Capture, make_plan
 
 from lpp.store.errors import ErrorKind, FormatError
 from lpp.store.format.documents import canonical_json, document_hash, load_json, validate_document
@@ -50,7 +51,7 @@ def with_leaf(document: Any, place: tuple[Any, ...], value: Any) -> Any:
     return copy
 
 
-def test_every_field_moves_the_hash_and_is_named(capture: Any) -> None:
+def test_every_field_moves_the_hash_and_is_named(capture: Capture) -> None:
     plan = capture.plan
     places = leaves(plan.document)
     assert len(places) > 45
@@ -71,7 +72,7 @@ def test_every_field_moves_the_hash_and_is_named(capture: Any) -> None:
         assert line.startswith((".".join(named), named[0])), (place, line)
 
 
-def test_every_field_of_the_document_is_checked(capture: Any) -> None:
+def test_every_field_of_the_document_is_checked(capture: Capture) -> None:
     plan = capture.plan
     for place in leaves(plan.document):
         document = with_leaf(plan.document, place, [])
@@ -80,7 +81,7 @@ def test_every_field_of_the_document_is_checked(capture: Any) -> None:
         assert str(place[-1]) in problems[0]
 
 
-def test_plan_round_trip_keeps_unknown_fields_in_the_hash(capture: Any) -> None:
+def test_plan_round_trip_keeps_unknown_fields_in_the_hash(capture: Capture) -> None:
     document = dict(capture.plan.document) | {"later": {"field": 1}}
     plan = parse_plan(load_json(canonical_json(document), "here"), "here")
     assert plan == capture.plan
@@ -89,7 +90,7 @@ def test_plan_round_trip_keeps_unknown_fields_in_the_hash(capture: Any) -> None:
     assert differences(plan, capture.plan) == ["later: {'field': 1}, not absent"]
 
 
-def test_missing_untrained_seed_means_a_trained_model(capture: Any) -> None:
+def test_missing_untrained_seed_means_a_trained_model(capture: Capture) -> None:
     document = dict(capture.plan.document)
     document["model"] = {k: v for k, v in document["model"].items() if k != "untrained_seed"}
     plan = parse_plan(document, "here")
@@ -110,13 +111,13 @@ def test_missing_untrained_seed_means_a_trained_model(capture: Any) -> None:
         ("a" * 47 + "-" + "b" * 9, None, "a" * 47),
     ],
 )
-def test_run_id(make_plan: Any, model_id: str, seed: int | None, slug: str) -> None:
+def test_run_id(model_id: str, seed: int | None, slug: str) -> None:
     plan = make_plan()
     plan = replace(plan, model=replace(plan.model, id=model_id, untrained_seed=seed))
     assert plan.run_id == f"{slug}-{plan.hash[:8]}"
 
 
-def test_equal_plans_have_equal_ids(make_plan: Any) -> None:
+def test_equal_plans_have_equal_ids() -> None:
     assert make_plan().hash == make_plan().hash
     order = {"min_tokens": None, "select": "first", "min_bytes": 12, "prompts": 4}
     plan = make_plan()
@@ -148,7 +149,7 @@ def site(name: str, width: int = 4) -> SiteSpec:
         ({"sites": (site("final", 0),)}, "site final has width 0"),
     ],
 )
-def test_parts_that_do_not_fit(capture: Any, changes: dict[str, Any], problem: str) -> None:
+def test_parts_that_do_not_fit(capture: Capture, changes: dict[str, Any], problem: str) -> None:
     plan = replace(capture.plan, **changes)
     assert validate_plan(capture.plan) == []
     assert validate_plan(plan) == [problem]
@@ -158,12 +159,12 @@ def test_parts_that_do_not_fit(capture: Any, changes: dict[str, Any], problem: s
     assert caught.value.kind is ErrorKind.CORRUPT
 
 
-def kept_moments(capture: Any) -> Plan:
+def kept_moments(capture: Capture) -> Plan:
     return replace(capture.plan, keep="both", prefixes=(3, 7), shards=(0, 1, 2, 3, 4))
 
 
 @pytest.mark.parametrize("ends", [(3, 6), (1, 7), (1, 3, 3, 7), (0, 3, 7), (3, 7, 9)])
-def test_bands_of_moments_that_do_not_fit(capture: Any, ends: tuple[int, ...]) -> None:
+def test_bands_of_moments_that_do_not_fit(capture: Capture, ends: tuple[int, ...]) -> None:
     """Prefixes are 3 and 7: each must be the merge of some bands."""
     plan = replace(kept_moments(capture), band_ends=ends)
     (problem,) = validate_plan(plan)
@@ -173,7 +174,7 @@ def test_bands_of_moments_that_do_not_fit(capture: Any, ends: tuple[int, ...]) -
     assert validate_plan(replace(plan, band_ends=(1, 3, 4, 7))) == []
 
 
-def test_bands_of_moments_end_at_the_prefixes_unless_the_plan_says_where(capture: Any) -> None:
+def test_bands_of_moments_end_at_the_prefixes_unless_the_plan_says_where(capture: Capture) -> None:
     """A plan without `band_ends`, as older releases wrote, keeps its document and its hash."""
     older = kept_moments(capture)
     assert "band_ends" not in older.document
@@ -186,12 +187,12 @@ def test_bands_of_moments_end_at_the_prefixes_unless_the_plan_says_where(capture
         parse_plan(replace(newer, keep="rows").document, "here")
 
 
-def test_all_misfits_together(capture: Any) -> None:
+def test_all_misfits_together(capture: Capture) -> None:
     plan = replace(capture.plan, shards=(1,), prefixes=(), sites=(site("up", 0),))
     assert len(validate_plan(plan)) == 4
 
 
-def test_a_checkpoint_names_its_series_and_step(capture: Any) -> None:
+def test_a_checkpoint_names_its_series_and_step(capture: Capture) -> None:
     """A plan without a series keeps its document, and so its hash."""
     alone = capture.plan
     assert "series" not in alone.document["model"]
@@ -221,7 +222,7 @@ def test_a_checkpoint_names_its_series_and_step(capture: Any) -> None:
     ],
 )
 def test_a_series_needs_a_name_and_a_step(
-    capture: Any, name: str, step: int, problems: list[str]
+    capture: Capture, name: str, step: int, problems: list[str]
 ) -> None:
     series = Series(name=name, step=step)
     found = series_problems(series)

@@ -6,6 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from sealed import reseal
+from small_capture import Capture
 from stored import object_path
 
 from lpp.store import Run, RunWriter, create_store, open_store
@@ -31,7 +32,7 @@ def with_columns(prompts: pa.Table, columns: dict[str, pa.Array]) -> pa.Table:
     return prompts
 
 
-def begin(capture: Any, root: Path, columns: dict[str, pa.Array]) -> Run:
+def begin(capture: Capture, root: Path, columns: dict[str, pa.Array]) -> Run:
     """A run in the store at `root` without a shard, as a reader sees it."""
     prompts = with_columns(capture.prompts, columns)
     RunWriter(create_store(root).path, capture.plan, prompts)
@@ -40,12 +41,12 @@ def begin(capture: Any, root: Path, columns: dict[str, pa.Array]) -> Run:
 
 def rewrite(run: Run, table: pa.Table) -> Run:
     """The run with other prompts under a record that fits them."""
-    object_path(Path(run.path), "prompts.arrow").write_bytes(encode_table(table))
-    reseal(Path(run.path))
+    object_path(run.path, "prompts.arrow").write_bytes(encode_table(table))
+    reseal(run.path)
     return Run(run.path)
 
 
-def test_every_column_comes_back_as_it_was(capture: Any, tmp_path: Path) -> None:
+def test_every_column_comes_back_as_it_was(capture: Capture, tmp_path: Path) -> None:
     run = begin(capture, tmp_path / "store", COLUMNS)
     assert run.extra_columns.names == list(COLUMNS)
     assert run.prompts().equals(capture.prompts)
@@ -61,7 +62,7 @@ def test_every_column_comes_back_as_it_was(capture: Any, tmp_path: Path) -> None
     assert {problem.where.rsplit("/", 1)[-1] for problem in run.verify()} == {"COMMIT.json"}
 
 
-def test_a_run_without_columns_has_none(capture: Any, tmp_path: Path) -> None:
+def test_a_run_without_columns_has_none(capture: Capture, tmp_path: Path) -> None:
     run = begin(capture, tmp_path / "store", {})
     assert run.extra_columns.names == []
     with pytest.raises(NotFoundError, match="no column 'text'; they have none beside"):
@@ -71,7 +72,7 @@ def test_a_run_without_columns_has_none(capture: Any, tmp_path: Path) -> None:
         more.prompts("field.a", "text")
 
 
-def test_a_run_keeps_the_columns_that_it_began_with(capture: Any, tmp_path: Path) -> None:
+def test_a_run_keeps_the_columns_that_it_began_with(capture: Capture, tmp_path: Path) -> None:
     root = tmp_path / "store"
     begin(capture, root, {"id": COLUMNS["id"], "field.count": COLUMNS["field.count"]})
     for columns in ({}, {"id": COLUMNS["id"]}, COLUMNS):
@@ -84,7 +85,7 @@ def test_a_run_keeps_the_columns_that_it_began_with(capture: Any, tmp_path: Path
     assert caught.value.kind is ErrorKind.PLAN_DIFFERS
 
 
-def test_a_run_does_not_take_other_values(capture: Any, tmp_path: Path) -> None:
+def test_a_run_does_not_take_other_values(capture: Capture, tmp_path: Path) -> None:
     values = {
         "field.count": COLUMNS["field.count"],
         "field.score": pa.array([0.5, None, float("nan"), 2.0]),
@@ -117,7 +118,7 @@ def test_a_run_does_not_take_other_values(capture: Any, tmp_path: Path) -> None:
     ],
 )
 def test_no_other_column_is_written(
-    capture: Any, tmp_path: Path, columns: dict[str, pa.Array], message: str
+    capture: Capture, tmp_path: Path, columns: dict[str, pa.Array], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         begin(capture, tmp_path / "store", columns)
@@ -134,7 +135,7 @@ def test_no_other_column_is_written(
     ],
 )
 def test_a_column_of_another_kind_is_refused_and_reported(
-    capture: Any, tmp_path: Path, field: pa.Field, values: list[Any], message: str
+    capture: Capture, tmp_path: Path, field: pa.Field, values: list[Any], message: str
 ) -> None:
     run = begin(capture, tmp_path / "store", {"field.count": COLUMNS["field.count"]})
     column = pa.array(values, field.type)
@@ -146,14 +147,16 @@ def test_a_column_of_another_kind_is_refused_and_reported(
     assert run.prompts().equals(capture.prompts)
 
 
-def test_columns_that_the_format_does_not_name_are_ignored(capture: Any, tmp_path: Path) -> None:
+def test_columns_that_the_format_does_not_name_are_ignored(
+    capture: Capture, tmp_path: Path
+) -> None:
     run = begin(capture, tmp_path / "store", {"id": COLUMNS["id"]})
     run = rewrite(run, run.prompts("id").append_column("later", pa.array([[1]] * 4)))
     assert run.extra_columns.names == ["id"]
     assert run.prompts("id").num_columns == 7
 
 
-def test_a_text_that_is_not_utf_8_is_refused(capture: Any, tmp_path: Path) -> None:
+def test_a_text_that_is_not_utf_8_is_refused(capture: Capture, tmp_path: Path) -> None:
     bad = pa.array([b"\xff"] * 4, pa.binary()).view(pa.string())
     run = begin(capture, tmp_path / "store", {"field.a": bad})
     with pytest.raises(FormatError, match=r"prompts\.arrow: not the table it should be"):
@@ -161,13 +164,13 @@ def test_a_text_that_is_not_utf_8_is_refused(capture: Any, tmp_path: Path) -> No
     assert any("prompts.arrow" in problem.where for problem in run.verify())
 
 
-def test_texts_that_pack_very_well_can_be_read_again(capture: Any, tmp_path: Path) -> None:
+def test_texts_that_pack_very_well_can_be_read_again(capture: Capture, tmp_path: Path) -> None:
     texts = pa.array(["\0" * (20 << 20)] * 4)
     run = begin(capture, tmp_path / "store", {"text": texts})
     assert run.prompts("text")["text"].combine_chunks().equals(texts)
 
 
-def test_the_plan_does_not_name_them(capture: Any, tmp_path: Path) -> None:
+def test_the_plan_does_not_name_them(capture: Capture, tmp_path: Path) -> None:
     bare = begin(capture, tmp_path / "bare", {})
     carrying = begin(capture, tmp_path / "carrying", COLUMNS)
     assert carrying.plan.document == bare.plan.document

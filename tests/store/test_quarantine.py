@@ -1,13 +1,14 @@
 """Prompts that a shard sets aside keep their rows; readers leave them out, `verify` knows them."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from older_stores import as_format_1
+from on_disk import on_disk
 from sealed import reseal
+from small_capture import Capture
 from stored import object_path
 
 from lpp.store import Run, RunWriter, create_store, open_store
@@ -33,7 +34,7 @@ def without_statistics(tokens: pa.Table, prompt: int) -> pa.Table:
 
 
 @pytest.fixture
-def aside(capture: Any, root: Path) -> Run:
+def aside(capture: Capture, root: Path) -> Run:
     """The capture of four prompts in three shards; the first shard sets prompt 1 aside."""
     texts = texts_table([TextSetAside(source_row=9, reason="empty", detail="line 10")])
     writer = RunWriter(create_store(root).path, capture.plan, capture.prompts, set_aside=texts)
@@ -48,7 +49,7 @@ def aside(capture: Any, root: Path) -> Run:
 
 
 @pytest.mark.parametrize("formats", [(3, 3, 3, 3), (1, 2, 1, 1)])
-def test_readers_leave_its_rows_out(aside: Run, capture: Any, formats: tuple[int, ...]) -> None:
+def test_readers_leave_its_rows_out(aside: Run, capture: Capture, formats: tuple[int, ...]) -> None:
     if formats[0] == 1:
         as_format_1(aside.directory.root)
         aside = Run(aside.path)
@@ -87,7 +88,7 @@ def test_a_quarantine_that_is_not_the_shards_is_a_problem(
     path.write_bytes(encode_table(quarantine_table(table)))
     reseal(shard, lambda record: record.update(quarantine=count))
     problems = open_store(aside.path.parent.parent).runs[aside.id].verify()
-    assert {p.where for p in problems} == {path.relative_to(aside.path).as_posix()}
+    assert {p.where for p in problems} == {path.relative_to(on_disk(aside.path)).as_posix()}
     assert says in problems[0].what
 
 
@@ -103,7 +104,7 @@ def test_an_altered_quarantine_gives_no_rows(aside: Run) -> None:
     assert len(list(aside.blocks("block.1", first=2))) == 2  # damaged is one shard alone
 
 
-def test_a_writer_refuses_what_does_not_fit(capture: Any, root: Path) -> None:
+def test_a_writer_refuses_what_does_not_fit(capture: Capture, root: Path) -> None:
     writer = RunWriter(create_store(root).path, capture.plan, capture.prompts)
     with pytest.raises(ValueError, match="statistics of prompts that are set aside"):
         writer.write_shard(0, *capture.shard(0), quarantine_table([BAD]))

@@ -2,19 +2,23 @@
 
 import pickle
 import tracemalloc
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import pytest
 from older_stores import without_varentropy
+from on_disk import on_disk
+from small_capture import Capture, make_capture
 from stored import object_path
+from zarr_arrays import dimension_names
 
 from lpp.store import Run
 from lpp.store.arrays.layout import chunk_rows
+from lpp.store.arrays.reader import ReadAs
 from lpp.store.errors import ErrorKind, FormatError, InputError
 
 
-def expected_rows(capture: Any, site: str, n_prompts: int) -> tuple[np.ndarray, ...]:
+def expected_rows(capture: Capture, site: str, n_prompts: int) -> tuple[np.ndarray, ...]:
     """Slow reference: one row at a time."""
     values, prompt_id, position = [], [], []
     row = 0
@@ -30,7 +34,9 @@ def expected_rows(capture: Any, site: str, n_prompts: int) -> tuple[np.ndarray, 
 
 
 @pytest.mark.parametrize("prompts", [None, 0, 1, 2, 3, 4, 99])
-def test_blocks_hold_the_first_prompts_in_order(run: Run, capture: Any, prompts: Any) -> None:
+def test_blocks_hold_the_first_prompts_in_order(
+    run: Run, capture: Capture, prompts: int | None
+) -> None:
     for site in run.sites:
         blocks = list(run.blocks(site, prompts=prompts))
         values, ids, positions = expected_rows(capture, site, 99 if prompts is None else prompts)
@@ -48,9 +54,7 @@ def test_blocks_hold_the_first_prompts_in_order(run: Run, capture: Any, prompts:
 
 @pytest.mark.parametrize("block_rows", [1, 256, 300, 512, 10_000])
 @pytest.mark.parametrize("prompts", [1, 2, 3])
-def test_block_boundaries_fall_anywhere(
-    make_capture: Any, root: Any, block_rows: int, prompts: int
-) -> None:
+def test_block_boundaries_fall_anywhere(root: Path, block_rows: int, prompts: int) -> None:
     width = 4096
     assert chunk_rows(width, 2) == 256
     lengths, rng = (255, 258, 200), np.random.default_rng(0)
@@ -66,7 +70,7 @@ def test_block_boundaries_fall_anywhere(
     assert ids.tolist() == np.repeat(range(prompts), lengths[:prompts]).tolist()
 
 
-def test_memory_is_a_few_blocks_whatever_the_shard(make_capture: Any, root: Any) -> None:
+def test_memory_is_a_few_blocks_whatever_the_shard(root: Path) -> None:
     width, n = 1024, 8192  # 16 MiB in bfloat16, 32 MiB as float32
     rows = np.random.default_rng(0).integers(0, 1 << 15, (n, width), np.uint16)
     capture = make_capture((n // 2, n // 2), (0, 2), hidden={"final": rows})
@@ -81,7 +85,7 @@ def test_memory_is_a_few_blocks_whatever_the_shard(make_capture: Any, root: Any)
     assert peak < 20 << 20  # two blocks and the chunks under them, not the 32 MiB
 
 
-def test_run_describes_itself(run: Run, capture: Any) -> None:
+def test_run_describes_itself(run: Run, capture: Capture) -> None:
     assert run.id == run.path.name == capture.plan.run_id
     assert run.plan == capture.plan
     assert run.sites == ("embed", "block.1", "final")
@@ -95,7 +99,7 @@ def test_run_describes_itself(run: Run, capture: Any) -> None:
     assert repr(run) == f"Run({run.id!r}, 3 of 3 shards)"
 
 
-def test_tables_come_back_whole(run: Run, capture: Any) -> None:
+def test_tables_come_back_whole(run: Run, capture: Capture) -> None:
     assert run.prompts().equals(capture.prompts)
     assert run.tokens().to_table().equals(capture.tokens)
     assert [p.parents[1].name for p in run.tokens_files()] == ["00000", "00001", "00002"]
@@ -109,14 +113,14 @@ def test_unknown_site_names_those_there_are(run: Run) -> None:
     assert no.value.kind is ErrorKind.NOT_FOUND
 
 
-def test_shards_with_a_gap(capture: Any, root: Any) -> None:
+def test_shards_with_a_gap(capture: Capture, root: Path) -> None:
     run = capture.write(root, shards=(0, 2))
     assert (run.missing_shards, run.n_prompts) == ((1,), 2)
     assert [b.prompt_id[0] for b in run.blocks("final")] == [0, 3]
     assert [b.prompt_id[-1] for b in run.blocks("final", prompts=run.n_prompts)] == [1]
 
 
-def test_run_without_shards(capture: Any, root: Any) -> None:
+def test_run_without_shards(capture: Capture, root: Path) -> None:
     run = capture.write(root, shards=())
     assert (run.missing_shards, run.n_prompts, run.shards) == ((0, 1, 2), 0, ())
     assert list(run.blocks("final")) == []
@@ -125,14 +129,14 @@ def test_run_without_shards(capture: Any, root: Any) -> None:
     assert run.prompts().equals(capture.prompts)
 
 
-def test_run_of_no_prompts(make_capture: Any, root: Any) -> None:
+def test_run_of_no_prompts(root: Path) -> None:
     run = make_capture((), (0,)).write(root)
     assert run.verify() == []
     assert (run.n_prompts, run.shards, run.prompts().num_rows) == (0, (), 0)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
-def test_every_stored_dtype_reads_as_float32(make_capture: Any, root: Any, dtype: str) -> None:
+def test_every_stored_dtype_reads_as_float32(root: Path, dtype: str) -> None:
     capture = make_capture(stored_dtype=dtype)
     run = capture.write(root)
     stored = capture.hidden["final"]
@@ -161,7 +165,7 @@ def test_files_are_compared_once_and_chunks_whenever_they_are_read(run: Run) -> 
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
-def test_rows_come_as_they_are_stored(make_capture: Any, root: Any, dtype: str) -> None:
+def test_rows_come_as_they_are_stored(root: Path, dtype: str) -> None:
     capture = make_capture(stored_dtype=dtype)
     run = capture.write(root)
     blocks = list(run.blocks("final", first=1, prompts=3, dtype="stored"))
@@ -172,14 +176,14 @@ def test_rows_come_as_they_are_stored(make_capture: Any, root: Any, dtype: str) 
 
 
 @pytest.mark.parametrize("dtype", ["stored", "float32"])
-def test_a_site_is_one_zarr_array(make_capture: Any, root: Any, dtype: Any) -> None:
+def test_a_site_is_one_zarr_array(root: Path, dtype: ReadAs) -> None:
     width = 4096  # 256 rows a chunk: shards end inside the chunks of the whole
     lengths, rng = (255, 258, 200), np.random.default_rng(0)
     rows = rng.integers(0, 1 << 15, (sum(lengths), width), np.uint16)
     run = make_capture(lengths, (0, 2, 3), hidden={"final": rows}).write(root)
     array = run.array("final", dtype=dtype)
     assert array.shape == rows.shape
-    assert array.metadata.dimension_names == ("token", "feature")
+    assert dimension_names(array) == ("token", "feature")
     wide = (rows.astype(np.uint32) << 16).view(np.float32)
     expected = wide if dtype == "float32" else rows
     assert array.dtype == expected.dtype
@@ -189,15 +193,16 @@ def test_a_site_is_one_zarr_array(make_capture: Any, root: Any, dtype: Any) -> N
         array[0] = 0
 
 
-def test_a_site_with_a_gap_is_no_array(capture: Any, root: Any) -> None:
+def test_a_site_with_a_gap_is_no_array(capture: Capture, root: Path) -> None:
     with pytest.raises(InputError, match="shards are missing"):
         capture.write(root, shards=(0, 2)).array("final")
 
 
 def test_shards_that_are_there_and_do_not_count_have_reasons(run: Run) -> None:
-    record = run.path / "shards/00001/COMMIT.json"
+    shards = on_disk(run.path) / "shards"
+    record = shards / "00001/COMMIT.json"
     record.write_bytes(record.read_bytes()[:-1])
-    (run.path / "shards/00002/COMMIT.json").unlink()
+    (shards / "00002/COMMIT.json").unlink()
     again = Run(run.path)
     assert again.missing_shards == (1, 2)
     assert list(again.left_out) == [1]
@@ -205,7 +210,9 @@ def test_shards_that_are_there_and_do_not_count_have_reasons(run: Run) -> None:
     assert "COMMIT.json" in again.left_out[1]
 
 
-def test_shards_of_an_older_release_read_beside_those_of_this_one(run: Run, capture: Any) -> None:
+def test_shards_of_an_older_release_read_beside_those_of_this_one(
+    run: Run, capture: Capture
+) -> None:
     without_varentropy(run.shards[0].path)
     reopened = Run(run.path)
     assert reopened.verify() == []

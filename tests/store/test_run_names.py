@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from small_capture import Capture
 
 from lpp.store.format.plan import Plan, Series
 from lpp.store.format.run_names import plan_name, run_names
@@ -24,11 +25,11 @@ def named(plan: Plan, model: str, **changes: Any) -> Plan:
         ("org/", "org"),
     ],
 )
-def test_a_model_is_called_by_the_end_of_its_id(capture: Any, model: str, name: str) -> None:
+def test_a_model_is_called_by_the_end_of_its_id(capture: Capture, model: str, name: str) -> None:
     assert plan_name(named(capture.plan, model)) == name
 
 
-def test_runs_of_one_model_are_called_by_what_was_done_to_it(capture: Any) -> None:
+def test_runs_of_one_model_are_called_by_what_was_done_to_it(capture: Capture) -> None:
     plans = {
         "a": named(capture.plan, "lab/m.Q4_1.gguf"),
         "b": named(capture.plan, "lab/m.Q4_1.gguf", untrained_seed=3),
@@ -44,7 +45,7 @@ def test_runs_of_one_model_are_called_by_what_was_done_to_it(capture: Any) -> No
     assert run_names(with_another)["b"] == "m Q4_1, untrained, seed 3"
 
 
-def test_checkpoints_of_a_training_are_called_by_their_steps(capture: Any) -> None:
+def test_checkpoints_of_a_training_are_called_by_their_steps(capture: Capture) -> None:
     plans = {
         str(step): named(capture.plan, "m", series=Series(name="run 7", step=step))
         for step in (10, 1000)
@@ -52,7 +53,7 @@ def test_checkpoints_of_a_training_are_called_by_their_steps(capture: Any) -> No
     assert [*run_names(plans).values()] == ["step 10", "step 1000"]
 
 
-def test_what_differs_tells_runs_of_one_name_apart(capture: Any) -> None:
+def test_what_differs_tells_runs_of_one_name_apart(capture: Capture) -> None:
     plan = named(capture.plan, "m")
     longer = replace(plan, context=plan.context * 2)
     other = replace(plan, corpus=replace(plan.corpus, name="/data/news.jsonl"))
@@ -65,8 +66,8 @@ def test_what_differs_tells_runs_of_one_name_apart(capture: Any) -> None:
     assert names == {"plan": f"m {plan.hash[:8]}", "weights": f"m {weights.hash[:8]}"}
 
 
-def test_every_name_is_distinct(capture: Any) -> None:
-    changes = [
+def test_every_name_is_distinct(capture: Capture) -> None:
+    changes: list[dict[str, Any]] = [
         {},
         {"untrained_seed": 0},
         {"weights": "1" * 64},

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from older_stores import as_format_1
+from on_disk import on_disk
 from stored import object_path
 
 from lpp.store import add_scores, create_store, open_store, read_scores, remove_scores
@@ -40,7 +41,7 @@ def scores(source: str = "board", *, value: float = 0.5, **other: Any) -> pa.Tab
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    return create_store(tmp_path / "store").path
+    return on_disk(create_store(tmp_path / "store").path)
 
 
 def test_no_scores_is_an_empty_table(root: Path) -> None:
@@ -121,9 +122,10 @@ def test_other_content_needs_to_be_told_to_replace(
 def test_what_a_killed_replacement_leaves_does_not_count(root: Path, tmp_path: Path) -> None:
     add_scores(root, "board", scores(), FILES)
     (old,) = score_sets(root)
-    shutil.copytree(old.path, tmp_path / "old")
+    place = on_disk(old.path)
+    shutil.copytree(place, tmp_path / "old")
     add_scores(root, "board", scores(value=0.75), FILES, replace=True)
-    shutil.copytree(tmp_path / "old", old.path)  # killed before it was removed
+    shutil.copytree(tmp_path / "old", place)  # killed before it was removed
     assert set(read_scores(root)["value"].to_pylist()) == {81.5, 0.75}
     add_scores(root, "board", scores(), FILES, replace=True)  # the first content again
     assert set(read_scores(root)["value"].to_pylist()) == {81.5, 0.5}
@@ -133,9 +135,10 @@ def test_what_a_killed_replacement_leaves_does_not_count(root: Path, tmp_path: P
 def test_removal_takes_what_was_replaced_as_well(root: Path, tmp_path: Path) -> None:
     add_scores(root, "board", scores(), FILES)
     (old,) = score_sets(root)
-    shutil.copytree(old.path, tmp_path / "old")
+    place = on_disk(old.path)
+    shutil.copytree(place, tmp_path / "old")
     add_scores(root, "board", scores(value=0.75), FILES, replace=True)
-    shutil.copytree(tmp_path / "old", old.path)
+    shutil.copytree(tmp_path / "old", place)
     add_scores(root, "other", scores("other"), {})
     remove_scores(root, "board")
     assert set(read_scores(root)["source"].to_pylist()) == {"other"}
@@ -152,7 +155,7 @@ def test_two_writers_of_one_source_are_seen(
     add_scores(root, "board", scores(), {})
     add_scores(elsewhere, "board", scores(value=0.75), {})
     (met,) = score_sets(elsewhere)
-    shutil.copytree(met.path, root / "benchmarks" / met.path.name)
+    shutil.copytree(on_disk(met.path), root / "benchmarks" / met.path.name)
     with pytest.raises(ConflictError, match="both hold the source 'board'"):
         read_scores(root)
     assert add_scores(root, "board", scores(), {}, replace=True)
@@ -222,7 +225,7 @@ def test_two_writers_who_met_and_put_both_together_are_waited_for(
     add_scores(root, "board", scores(), {})
     add_scores(elsewhere, "board", scores(value=0.75), {})
     (met,) = score_sets(elsewhere)
-    shutil.copytree(met.path, root / "benchmarks" / met.path.name)
+    shutil.copytree(on_disk(met.path), root / "benchmarks" / met.path.name)
 
     def put_together(seconds: float) -> None:
         if seconds > 0:
@@ -273,7 +276,7 @@ def test_a_source_replaced_while_it_is_verified_is_no_problem(
 def test_an_altered_or_newer_record_is_refused(root: Path) -> None:
     add_scores(root, "board", scores(), FILES)
     (found,) = score_sets(root)
-    path = found.path / "COMMIT.json"
+    path = on_disk(found.path) / "COMMIT.json"
     path.write_bytes(path.read_bytes().replace(b'"board"', b'"bored"'))
     with pytest.raises(FormatError, match="not what was written"):
         read_scores(root)
@@ -293,7 +296,7 @@ def test_a_file_that_was_put_in_is_seen(root: Path) -> None:
 def test_a_record_reads_without_our_code(root: Path) -> None:
     add_scores(root, "board", scores(), FILES)
     (found,) = score_sets(root)
-    record = json.loads((found.path / "COMMIT.json").read_text())
+    record = json.loads((on_disk(found.path) / "COMMIT.json").read_text())
     assert sorted(record["objects"]) == [
         "original/a/results.json",
         "original/b.csv",

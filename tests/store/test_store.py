@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_capture import Capture, make_capture
 
 from lpp.store import create_store, open_store
 from lpp.store.errors import ErrorKind, FormatError, InputError
@@ -104,7 +105,7 @@ def test_store_never_mixes_with_other_things(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_strangers_among_the_runs_are_no_runs(capture: Any, root: Path) -> None:
+def test_strangers_among_the_runs_are_no_runs(capture: Capture, root: Path) -> None:
     run = capture.write(root)
     (root / "runs" / "lost+found").mkdir()
     (root / "runs" / ".hidden-1").mkdir()
@@ -112,7 +113,7 @@ def test_strangers_among_the_runs_are_no_runs(capture: Any, root: Path) -> None:
     assert list(open_store(root).runs) == [run.id]
 
 
-def test_runs_are_sorted(make_capture: Any, root: Path) -> None:
+def test_runs_are_sorted(root: Path) -> None:
     ids = [make_capture(seed=seed).write(root).id for seed in range(4)]
     assert list(open_store(root).runs) == sorted(ids)
 

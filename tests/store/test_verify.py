@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from on_disk import on_disk
 from sealed import reseal
+from small_capture import Capture, make_capture
 from stored import objects_dir
 
 from lpp.store import Run, open_store
@@ -32,11 +34,11 @@ def home(run: Run, shard: int | None = None) -> Path:
 
 
 def key_of(run: Run, path: Path) -> str:
-    return path.relative_to(run.path).as_posix()
+    return path.relative_to(on_disk(run.path)).as_posix()
 
 
 def objects(run: Run) -> list[str]:
-    return sorted(p.relative_to(run.path).as_posix() for p in run.path.rglob("*") if p.is_file())
+    return sorted(key_of(run, path) for path in on_disk(run.path).rglob("*") if path.is_file())
 
 
 def test_undamaged_run_has_no_problem(run: Run) -> None:
@@ -48,7 +50,7 @@ def test_undamaged_run_has_no_problem(run: Run) -> None:
 def test_altered_byte_of_every_object_is_found(run: Run) -> None:
     seeded = random.Random(5)
     for key in objects(run):
-        path = run.path / key
+        path = on_disk(run.path) / key
         good = path.read_bytes()
         size = len(good)
         for offset in {0, size - 1, *(seeded.randrange(size) for _ in range(4))}:
@@ -60,7 +62,7 @@ def test_altered_byte_of_every_object_is_found(run: Run) -> None:
 
 
 @pytest.mark.parametrize("key", ["hidden.zarr/block.1/c/0/0", "hidden.zarr/block.1/zarr.json"])
-def test_altered_activations_never_become_numbers(run: Run, capture: Any, key: str) -> None:
+def test_altered_activations_never_become_numbers(run: Run, capture: Capture, key: str) -> None:
     flip(home(run, 1) / key, 30)
     again = reopen(run)
     with pytest.raises(FormatError, match=rf"{key}: .*altered") as caught:
@@ -96,9 +98,10 @@ def test_altered_tokens_and_prompts_never_become_numbers(run: Run) -> None:
 
 @pytest.mark.parametrize("keep", [0, 1, -1])
 def test_truncation_is_found(run: Run, keep: int) -> None:
-    key = key_of(run, home(run, 0) / "hidden.zarr/final/c/0/0")
-    data = (run.path / key).read_bytes()
-    (run.path / key).write_bytes(data[:keep])
+    path = home(run, 0) / "hidden.zarr/final/c/0/0"
+    key = key_of(run, path)
+    data = path.read_bytes()
+    path.write_bytes(data[:keep])
     (problem,) = reopen(run).verify()
     assert str(problem) == f"{key}: {len(data[:keep])} bytes, {len(data)} were committed"
     with pytest.raises(FormatError, match=r"final/c/0/0: not the array that was committed"):
@@ -134,8 +137,9 @@ def test_object_replaced_by_a_directory_is_found(run: Run) -> None:
 )
 def test_extra_file_is_found(run: Run, key: str) -> None:
     key = key.replace("BASE", home(run, 0).name)
-    (run.path / key).parent.mkdir(parents=True, exist_ok=True)
-    (run.path / key).write_text("who put this here?")
+    path = on_disk(run.path) / key
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("who put this here?")
     (problem,) = reopen(run).verify()
     assert problem.where == key
     assert problem.what in ("not part of what was committed", "not a shard of the plan")
@@ -143,10 +147,11 @@ def test_extra_file_is_found(run: Run, key: str) -> None:
 
 
 def test_swapped_shards_are_found_and_not_read(run: Run) -> None:
-    first, second = run.path / "shards/00000", run.path / "shards/00001"
-    first.rename(run.path / "aside")
+    path = on_disk(run.path)
+    first, second = path / "shards/00000", path / "shards/00001"
+    first.rename(path / "aside")
     second.rename(first)
-    (run.path / "aside").rename(second)
+    (path / "aside").rename(second)
     again = reopen(run)
     assert [(p.where, p.what.rpartition(": ")[2]) for p in again.verify()] == [
         ("shards/00000/COMMIT.json", "holds the record of shard 1."),
@@ -159,7 +164,7 @@ def test_swapped_shards_are_found_and_not_read(run: Run) -> None:
 
 
 def test_missing_shard_is_found(run: Run) -> None:
-    shutil.rmtree(run.path / "shards/00001")
+    shutil.rmtree(on_disk(run.path) / "shards/00001")
     again = reopen(run)
     (problem,) = again.verify()
     assert problem.where == "shards/00001/COMMIT.json"
@@ -179,7 +184,7 @@ def test_swapped_objects_are_found(run: Run) -> None:
     ]
 
 
-def test_prompts_and_plan_of_another_run_are_found(run: Run, make_capture: Any) -> None:
+def test_prompts_and_plan_of_another_run_are_found(run: Run) -> None:
     other = make_capture(seed=1).write(run.path.parent.parent)
     for key in ("prompts.arrow", "plan.json"):
         path = home(run) / key
@@ -192,19 +197,18 @@ def test_prompts_and_plan_of_another_run_are_found(run: Run, make_capture: Any) 
         _ = reopen(run).plan
 
 
-def test_a_whole_shard_of_another_run_is_found(run: Run, make_capture: Any) -> None:
+def test_a_whole_shard_of_another_run_is_found(run: Run) -> None:
     other = make_capture(seed=1).write(run.path.parent.parent)
-    shutil.rmtree(run.path / "shards/00001")
-    shutil.copytree(other.path / "shards/00001", run.path / "shards/00001")
+    shard = on_disk(run.path) / "shards/00001"
+    shutil.rmtree(shard)
+    shutil.copytree(on_disk(other.path) / "shards/00001", shard)
     (problem,) = reopen(run).verify()
     assert problem.where == "shards/00001/COMMIT.json"
     assert "another run" in problem.what
     assert reopen(run).missing_shards == (1,)
 
 
-def test_consistent_records_with_wrong_meaning_are_found(
-    run: Run, make_capture: Any, capture: Any
-) -> None:
+def test_consistent_records_with_wrong_meaning_are_found(run: Run, capture: Capture) -> None:
     # A shard sealed by a careless writer: prompts of the right plan, in another order.
     from lpp.store.format.tables import encode_table
 
@@ -234,7 +238,7 @@ def test_consistent_records_with_wrong_meaning_are_found(
 def test_damaged_run_record_hides_nothing_else(run: Run) -> None:
     base = home(run, 2)
     flip(base / "tokens.arrow", 40)
-    flip(run.path / "COMMIT.json", 40)
+    flip(on_disk(run.path) / "COMMIT.json", 40)
     assert [p.where for p in reopen(run).verify()] == [
         "COMMIT.json",
         key_of(run, base / "tokens.arrow"),
@@ -245,7 +249,7 @@ def test_damaged_run_record_hides_nothing_else(run: Run) -> None:
 
 def test_run_that_is_nothing_but_a_directory(run: Run) -> None:
     plan = home(run) / "plan.json"
-    (run.path / "COMMIT.json").unlink()
+    (on_disk(run.path) / "COMMIT.json").unlink()
     plan.unlink()
     assert [p.where for p in run.verify()] == ["COMMIT.json", key_of(run, plan)]
     assert run.id not in open_store(run.path.parent.parent).runs

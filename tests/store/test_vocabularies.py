@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 from places import Behind, place_of, strays
 from sealed import seal
+from small_capture import make_capture
 
 from lpp.store import RunWriter, create_store, open_store
 from lpp.store.errors import ErrorKind, FormatError, InputError
@@ -65,7 +66,7 @@ def test_is_there_once_for_each_tokenizer(place: Behind) -> None:
     assert len({key.split("/")[1] for key in place.held() if key.startswith("vocab")}) == 2
 
 
-def test_every_run_of_the_tokenizer_has_it(place: Behind, make_capture: Any) -> None:
+def test_every_run_of_the_tokenizer_has_it(place: Behind) -> None:
     capture = make_capture()
     RunWriter(create_store(place.url).path, capture.plan, capture.prompts)
     (run,) = open_store(place.url).runs.values()

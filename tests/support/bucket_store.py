@@ -2,9 +2,9 @@
 
 import threading
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from small_capture import Capture
 
 from lpp.store import RunWriter
 from lpp.store.objects.place import Url
@@ -40,7 +40,7 @@ class StoreFiles:
                 self.put(BASE + path.relative_to(folder).as_posix(), path.read_bytes())
 
 
-def same(run: Run, capture: Any) -> bool:
+def same(run: Run, capture: Capture) -> bool:
     """Whether everything of `capture` comes out of `run`, bit for bit."""
     assert run.missing_shards == ()
     for site, rows in capture.hidden.items():
@@ -50,7 +50,7 @@ def same(run: Run, capture: Any) -> bool:
     return bool(run.prompts().equals(capture.prompts))
 
 
-def write_at_once(root: Url, capture: Any, n_writers: int) -> tuple[list[int], list[int]]:
+def write_at_once(root: Url, capture: Capture, n_writers: int) -> tuple[list[int], list[int]]:
     """Every shard by each of some writers, side by side: shards that were won, and lost."""
     won: list[int] = []
     lost: list[int] = []

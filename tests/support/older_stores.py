@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from on_disk import on_disk
 from sealed import reseal
 from stored import object_path
 
@@ -24,13 +25,14 @@ from lpp.store.format.tables import TOKENS_SCHEMA, encode_table, read_table
 from lpp.store.objects.place import Place
 
 
-def as_format_1(root: Path) -> None:
+def as_format_1(root: Place) -> None:
     """Make the store at `root` what the release before would have written on a disk.
 
     Objects lie right in their directories, documents are indented, arrays do not name their
     dimensions, records have no checksums by chunk. Format 1, or 2 where one of its additions is
     used: all of a run that keeps moments, and a shard that sets prompts aside.
     """
+    root = on_disk(root)
     _indent(root / ROOT_KEY)
     for folder in (HEADS_KEY, MATRICES_KEY, VOCABULARIES_KEY):  # format 3
         shutil.rmtree(root / folder, ignore_errors=True)

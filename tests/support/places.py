@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from azure_server import Azure
-from s3_server import S3
+from s3_server import S3, Proxy
 
 from lpp.store.objects.locate import objects_at
 from lpp.store.objects.protocol import Objects
@@ -59,6 +59,12 @@ class BucketPlace:
     def objects(self) -> Objects:
         """The place under test."""
         return objects_at(self.url)
+
+    @property
+    def proxy(self) -> Proxy:
+        """Between client and server of an S3 bucket: fails on command."""
+        assert isinstance(self.s3, S3)
+        return self.s3.proxy
 
     def held(self) -> dict[str, bytes]:
         """Every object, by key."""

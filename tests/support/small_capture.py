@@ -1,0 +1,172 @@
+"""A small run of distinct values: a plan, and all that a model would have made for it."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from lpp.store import Run, RunWriter, create_store, open_store
+from lpp.store.arrays.layout import NUMPY_DTYPE
+from lpp.store.format.plan import (
+    ComputeInfo,
+    CorpusInfo,
+    ModelInfo,
+    Plan,
+    PromptsInfo,
+    SiteSpec,
+    TokenizerInfo,
+)
+from lpp.store.format.tables import PROMPTS_SCHEMA, TOKENS_SCHEMA
+from lpp.store.objects.place import Url
+
+
+@dataclass(frozen=True)
+class Capture:
+    """A plan and everything a model would have produced for it."""
+
+    plan: Plan
+    prompts: pa.Table
+    lengths: tuple[int, ...]
+    hidden: Mapping[str, np.ndarray]
+    """site -> (all rows, width), as stored"""
+    tokens: pa.Table
+
+    def rows(self, shard: int) -> slice:
+        """Rows of one shard among all rows."""
+        first, end = self.plan.shards[shard : shard + 2]
+        return slice(sum(self.lengths[:first]), sum(self.lengths[:end]))
+
+    def shard(self, index: int) -> tuple[dict[str, np.ndarray], pa.Table]:
+        """What `write_shard` takes."""
+        rows = self.rows(index)
+        part = self.tokens.slice(rows.start, rows.stop - rows.start)
+        return {site: values[rows] for site, values in self.hidden.items()}, part
+
+    def write(self, root: Url, shards: range | tuple[int, ...] | None = None) -> Run:
+        """Write some shards, or all, into the store at `root`; the run as a reader sees it."""
+        writer = RunWriter(create_store(root).path, self.plan, self.prompts)
+        for index in range(self.plan.n_shards) if shards is None else shards:
+            writer.write_shard(index, *self.shard(index))
+        return open_store(root).runs[self.plan.run_id]
+
+
+def make_plan(**changes: Any) -> Plan:
+    """A valid plan in which no two fields are alike."""
+    plan = Plan(
+        model=ModelInfo(
+            id="Lab/Tiny-0.1B",
+            source="hub",
+            revision="rev-model",
+            weights="weights-print",
+            architecture="LlamaForCausalLM",
+            n_parameters=101,
+            n_blocks=1,
+            hidden_size=4,
+            logits_width=53,
+            untrained_seed=None,
+        ),
+        tokenizer=TokenizerInfo(id="Lab/Tok", fingerprint="tok-print", size=51),
+        corpus=CorpusInfo(
+            name="corpus",
+            revision="rev-corpus",
+            fingerprint="corpus-print",
+            prompt_set="set-print",
+            selection={"prompts": 4, "min_bytes": 12, "select": "first", "min_tokens": None},
+        ),
+        prompts=PromptsInfo(count=0, tokens=0, sha256=hashlib.sha256(b"").hexdigest()),
+        context=7,
+        prefixes=(3, 7),
+        logit_positions="all",
+        sites=(
+            SiteSpec(name="embed", convention="residual", width=4),
+            SiteSpec(name="block.1", convention="residual", width=4),
+            SiteSpec(name="final", convention="post_norm", width=4),
+        ),
+        compute=ComputeInfo(
+            backend="torch",
+            device="cpu",
+            dtype="float32",
+            attention="sdpa",
+            batch_tokens=640,
+            device_map=None,
+            quantization=None,
+            trust_remote_code=False,
+            versions={"torch": "2.13", "transformers": "5.0"},
+        ),
+        stored_dtype="bfloat16",
+        shards=(0,),
+    )
+    return replace(plan, **changes)
+
+
+def make_capture(
+    lengths: tuple[int, ...] = (5, 7, 3, 6),
+    shards: tuple[int, ...] = (0, 2, 3, 4),
+    hidden: Mapping[str, np.ndarray] | None = None,
+    seed: int = 0,
+    **changes: Any,
+) -> Capture:
+    """A capture of random bits; `hidden` gives rows, and with them the sites' widths."""
+    rng = np.random.default_rng(seed)
+    ids = [rng.integers(0, 51, n).astype("<i4") for n in lengths]
+    digests = [hashlib.sha256(part.tobytes()) for part in ids]
+    total = sum(lengths)
+    plan = make_plan(
+        prompts=PromptsInfo(
+            count=len(lengths),
+            tokens=total,
+            sha256=hashlib.sha256(b"".join(d.digest() for d in digests)).hexdigest(),
+        ),
+        shards=shards,
+        **{"context": max(lengths, default=7), "prefixes": (max(lengths, default=7),), **changes},
+    )
+    if hidden is None:
+        dtype = np.dtype(NUMPY_DTYPE[plan.stored_dtype])
+        sizes = {site.name: total * site.width * dtype.itemsize for site in plan.sites}
+        hidden = {
+            site.name: np.frombuffer(rng.bytes(sizes[site.name]), dtype).reshape(total, site.width)
+            for site in plan.sites
+        }
+    else:
+        sites = [
+            SiteSpec(name=name, convention="residual", width=rows.shape[1])
+            for name, rows in hidden.items()
+        ]
+        plan = replace(plan, sites=tuple(sites))
+    prompts = pa.table(
+        {
+            "prompt_id": range(len(lengths)),
+            "source_row": [11 * k + 4 for k in range(len(lengths))],
+            "token_ids": [part.tolist() for part in ids],
+            "n_tokens": lengths,
+            "truncated": [k % 2 == 1 for k in range(len(lengths))],
+            "sha256": [d.hexdigest() for d in digests],
+        }
+    ).cast(PROMPTS_SCHEMA)
+    return Capture(plan, prompts, lengths, hidden, make_tokens(ids))
+
+
+def make_tokens(ids: list[np.ndarray]) -> pa.Table:
+    """Token statistics in which every column differs; `next_*` null at a prompt's end."""
+    flat = np.concatenate(ids) if ids else np.zeros(0, np.int32)
+    n = len(flat)
+    ends = set((np.cumsum([len(part) for part in ids]) - 1).tolist())
+    row = np.arange(n)
+    columns = {
+        "prompt_id": np.repeat(np.arange(len(ids)), [len(part) for part in ids]),
+        "position": np.concatenate([np.arange(len(part)) for part in ids]) if ids else row,
+        "token_id": flat,
+        "entropy": row / 16 + 0.25,
+        "log_z": row / 8 + 20,
+        "max_logprob": -row / 32 - 0.5,
+        "margin": row / 64 + 0.125,
+        "next_logprob": [None if k in ends else -k / 4 - 1 for k in range(n)],
+        "next_rank": [None if k in ends else k + 1 for k in range(n)],
+        "top1_id": (flat + 1) % 51,
+        "varentropy": row / 128 + 0.0625,
+    }
+    arrays = [pa.array(columns[f.name], f.type) for f in TOKENS_SCHEMA]
+    return pa.Table.from_arrays(arrays, schema=TOKENS_SCHEMA)

@@ -1,0 +1,26 @@
+"""Arrays as zarr-python gives them, with the types that a store's arrays have."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+from zarr.core.metadata import ArrayV3Metadata
+
+
+def array_in(group: zarr.Group, name: str) -> "zarr.Array[Any]":
+    """The array `name` of `group`."""
+    found = group[name]
+    assert isinstance(found, zarr.Array)
+    return found
+
+
+def rows_of(array: "zarr.Array[Any]") -> npt.NDArray[Any]:
+    """Every row of `array`."""
+    return np.asarray(array[:])
+
+
+def dimension_names(array: "zarr.Array[Any]") -> tuple[str | None, ...] | None:
+    """Names of the dimensions of an array of Zarr 3."""
+    assert isinstance(array.metadata, ArrayV3Metadata)
+    return array.metadata.dimension_names
