@@ -8,16 +8,15 @@ from pathlib import Path
 
 import pytest
 
+SUPPORT = str(Path(__file__).parents[1] / "support")
 SCRIPT = r"""
-import importlib.util, subprocess, sys
+import subprocess, sys
 from pathlib import Path
 
 import numpy as np
 
-spec = importlib.util.spec_from_file_location("store_fixtures", sys.argv[1])
-fixtures = importlib.util.module_from_spec(spec)
-sys.modules["store_fixtures"] = fixtures
-spec.loader.exec_module(fixtures)
+sys.path.insert(0, sys.argv[1])
+from small_capture import make_capture
 
 from lpp.store import RunWriter, create_store, open_store
 from lpp.store.errors import ErrorKind, MachineError
@@ -38,7 +37,7 @@ def full():
     # Each shard takes about 300 KiB that do not compress: one fits beside the ballast, two do not.
     rng = np.random.default_rng(0)
     rows = rng.integers(0, 1 << 16, (3000, 100), np.uint16)
-    capture = fixtures.make_capture((1500, 1500), (0, 1, 2), hidden={"final": rows})
+    capture = make_capture((1500, 1500), (0, 1, 2), hidden={"final": rows})
     ballast = disk / "ballast"
     ballast.write_bytes(bytes(400 << 10))
     store = disk / "store"
@@ -59,7 +58,7 @@ def full():
 
 
 def full_from_the_start():
-    capture = fixtures.make_capture()
+    capture = make_capture()
     (disk / "ballast").write_bytes(bytes((1 << 20) - 4096))
     error = refusal(lambda: capture.write(disk / "store"))
     assert error.kind is ErrorKind.NO_SPACE
@@ -68,7 +67,7 @@ def full_from_the_start():
 
 
 def read_only():
-    capture = fixtures.make_capture()
+    capture = make_capture()
     run = capture.write(disk / "store", shards=(0,))
     writer = RunWriter(disk / "store", capture.plan, capture.prompts)
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
@@ -108,9 +107,8 @@ def test_disk_that_refuses(tmp_path: Path, mode: str) -> None:
     prefix = may_mount()
     if prefix is None:
         pytest.skip("neither root nor a user namespace may mount a small disk here")
-    fixtures = str(Path(__file__).with_name("conftest.py"))
     done = subprocess.run(
-        [*prefix, sys.executable, "-c", SCRIPT, fixtures, str(tmp_path), mode],
+        [*prefix, sys.executable, "-c", SCRIPT, SUPPORT, str(tmp_path), mode],
         capture_output=True,
         text=True,
         check=False,

@@ -13,23 +13,24 @@ from small_capture import make_capture
 from lpp.store import open_store
 from lpp.store.write import sweep_run
 
+SUPPORT = str(Path(__file__).parents[1] / "support")
 WRITERS = """
-import importlib.util, json, os, random, signal, sys, time
+import json, os, random, signal, sys, time
 from pathlib import Path
 
-spec = importlib.util.spec_from_file_location("store_fixtures", sys.argv[1])
-fixtures = importlib.util.module_from_spec(spec)
-sys.modules["store_fixtures"] = fixtures
-spec.loader.exec_module(fixtures)
+sys.path.insert(0, sys.argv[1])
+from lpp.store import RunWriter, create_store
+from small_capture import make_capture
+
 root, n, killed = Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
-capture = fixtures.make_capture((300,) * 12, tuple(range(13)), seed=4)
+capture = make_capture((300,) * 12, tuple(range(13)), seed=4)
 rng = random.Random(5)
 
 
 def write(number):
     order = list(range(12))
     random.Random(number).shuffle(order)
-    writer = fixtures.RunWriter(fixtures.create_store(root).path, capture.plan, capture.prompts)
+    writer = RunWriter(create_store(root).path, capture.plan, capture.prompts)
     for shard in order:
         writer.write_shard(shard, *capture.shard(shard))
     told = {"written": sorted(writer.written), "outrun": sorted(writer.outrun)}
@@ -62,12 +63,11 @@ print(json.dumps(codes))
 
 def together(root: Path, writers: int, killed: int) -> tuple[list[int], list[dict[str, Any]]]:
     """How each writer ended, and what those that came to their end told."""
-    fixtures = str(Path(__file__).with_name("conftest.py"))
     # Python 3.12 and later warn of a fork beside threads; the children only write and end
     done = subprocess.run(
         [
             *(sys.executable, "-W", "ignore::DeprecationWarning", "-c", WRITERS),
-            *(fixtures, str(root), str(writers), str(killed)),
+            *(SUPPORT, str(root), str(writers), str(killed)),
         ],
         capture_output=True,
         text=True,

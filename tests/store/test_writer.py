@@ -21,33 +21,34 @@ from lpp.store import RunWriter, create_store, open_store
 from lpp.store.errors import ConflictError, ErrorKind, InputError
 from lpp.store.write import sweep_run
 
+SUPPORT = str(Path(__file__).parents[1] / "support")
+
 CHILD = """
-import importlib.util, sys
+import sys
 from pathlib import Path
 
-spec = importlib.util.spec_from_file_location("store_fixtures", sys.argv[1])
-fixtures = importlib.util.module_from_spec(spec)
-sys.modules["store_fixtures"] = fixtures
-spec.loader.exec_module(fixtures)
-capture = fixtures.make_capture((3000, 3100, 2900), (0, 1, 2, 3), seed=4)
+sys.path.insert(0, sys.argv[1])
+from lpp.store import RunWriter, create_store
+from small_capture import make_capture
+
+capture = make_capture((3000, 3100, 2900), (0, 1, 2, 3), seed=4)
 print("ready", flush=True)
 sys.stdin.readline()
-root = fixtures.create_store(Path(sys.argv[2])).path
-writer = fixtures.RunWriter(root, capture.plan, capture.prompts)
+root = create_store(Path(sys.argv[2])).path
+writer = RunWriter(root, capture.plan, capture.prompts)
 for shard in range(3):
     writer.write_shard(shard, *capture.shard(shard))
 print(*sorted(writer.outrun))
 """
 
 KILLED = """
-import importlib.util, os, signal, sys
+import os, signal, sys
 from pathlib import Path
 
-spec = importlib.util.spec_from_file_location("store_fixtures", sys.argv[1])
-fixtures = importlib.util.module_from_spec(spec)
-sys.modules["store_fixtures"] = fixtures
-spec.loader.exec_module(fixtures)
-capture = fixtures.make_capture((5, 4), (0, 1, 2), seed=4)
+sys.path.insert(0, sys.argv[1])
+from small_capture import make_capture
+
+capture = make_capture((5, 4), (0, 1, 2), seed=4)
 folder, stride = Path(sys.argv[2]), int(sys.argv[3])
 
 
@@ -80,9 +81,8 @@ for step in range(1, 1000, stride):
 
 def start_writer(root: Path) -> "subprocess.Popen[str]":
     """A process that writes a run of three shards into `root` once it is told to."""
-    fixtures = str(Path(__file__).with_name("conftest.py"))
     worker = subprocess.Popen(
-        [sys.executable, "-c", CHILD, fixtures, str(root)],
+        [sys.executable, "-c", CHILD, SUPPORT, str(root)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -148,9 +148,8 @@ def test_killed_before_each_step_on_disk(tmp_path: Path) -> None:
     capture = make_capture((5, 4), (0, 1, 2), seed=4)
     capture.write(tmp_path / "undisturbed")
     expected = stored_objects(tmp_path / "undisturbed")
-    fixtures = str(Path(__file__).with_name("conftest.py"))
     done = subprocess.run(
-        [sys.executable, "-c", KILLED, fixtures, str(tmp_path), "9"],
+        [sys.executable, "-c", KILLED, SUPPORT, str(tmp_path), "9"],
         capture_output=True,
         text=True,
         timeout=120,
