@@ -1,0 +1,316 @@
+"""What each saved query answers, on a store as the demo leaves it and on values by hand."""
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pytest
+from saved_answers import answer, digits
+from scipy.stats import kendalltau
+
+from lpp.analyze.benchmarks.correlations import MEANING as OF_CORRELATIONS
+from lpp.analyze.numerics.hourglass import Layer, hourglass
+from lpp.analyze.tables.flags import MEANING
+from lpp.sql import arrow_schema, build, connect
+from lpp.store import open_store
+
+Make = Callable[..., None]
+Row = Mapping[str, Any]
+
+
+@pytest.fixture
+def make(empty_store: Path, rows: Callable[[str, int], list[dict[str, Any]]]) -> Make:
+    """Called with rows by table, each the columns that matter; distinct values fill the others."""
+
+    def build_store(**tables: Sequence[Row]) -> None:
+        made = {}
+        for name, some in tables.items():
+            full = [{**a, **b} for a, b in zip(rows(name, len(some)), some, strict=True)]
+            made[name] = pa.Table.from_pylist(full, schema=arrow_schema(name))
+        build(empty_store, made)
+
+    return build_store
+
+
+def test_profiles_are_those_of_the_table(documented_store: Path) -> None:
+    found = answer(documented_store, "profiles")
+    with connect(documented_store) as connection:
+        profiles = pl.DataFrame(connection.sql("FROM profiles").to_arrow_table()).to_dicts()
+    assert len(found) == 5 * len(profiles) == 15
+    for row in found:
+        (profile,) = (p for p in profiles if p["run"] == row["run"])
+        metric = row["metric"]
+        assert row["value"] == digits(profile[metric])
+        assert row["ci_low"] == digits(profile[f"{metric}_ci_low"])
+        assert row["ci_high"] == digits(profile[f"{metric}_ci_high"])
+        assert row["prefix"] == profile[f"{metric}_prefix"]
+        assert row["flags"] == profile["flags"]
+
+
+def test_profiles_without_errors_are_listed(make: Make, empty_store: Path) -> None:
+    make(profiles=[{"effective_rank_ci_low": None, "effective_rank_ci_high": None}])
+    found = {row["metric"]: row for row in answer(empty_store, "profiles")}
+    assert len(found) == 5
+    assert found["effective_rank"]["ci_low"] is None
+
+
+def parts(metric: str, values: Sequence[float], **key: Any) -> list[dict[str, Any]]:
+    """Rows of `jackknife`: `metric` without each group of prompts."""
+    key = {"metric": metric, "prefix": 20, "first_position": 0, "student_t": 2.0, **key}
+    return [{**key, "prompt_group": g, "value": value} for g, value in enumerate(values)]
+
+
+def test_differences_by_hand(make: Make, empty_store: Path) -> None:
+    key = {"context": 100, "n_prompts": 9, "site": "final", "first_position": 0}
+    names = ("effective_rank", "participation_ratio", "entropy_floor")
+    prefixes = {f"{name}_prefix": 20 for name in names}
+    numbers: list[Row] = [
+        {"effective_rank": 10, "participation_ratio": 9, "entropy_floor": None},
+        {"effective_rank": 4, "participation_ratio": 4, "entropy_floor": 0.5},
+        {"effective_rank": 7, "participation_ratio": 7, "entropy_floor": 0.5},
+    ]
+    flags = [["template", "normaliser"], ["normaliser"], []]
+    runs = [
+        {**key, **prefixes, **row, "run": run, "flags": some, "prompt_set": "one"}
+        for run, row, some in zip("abd", numbers, flags, strict=True)
+    ]
+    of = [{**key, "run": run} for run in "abd"]
+    make(
+        profiles=[*runs, {**runs[0], "run": "c", "prompt_set": "other"}],
+        jackknife=[
+            # both move alike, so the difference is sure: d is 6, 8, 7, mean 7
+            *parts("effective_rank", [10, 20, 30], **of[0]),
+            *parts("effective_rank", [4, 12, 23], **of[1]),
+            *parts("effective_rank", [7, 7], **of[2]),  # of other groups
+            *parts("participation_ratio", [9, 11, 7], **of[0]),
+            *parts("participation_ratio", [4, 2, 6], **of[1]),
+            *parts("participation_ratio", [4, 2, 6], **of[1], prefix=40),  # not of the profile
+        ],
+    )
+    every = answer(empty_store, "differences")
+    assert {(row["run_a"], row["run_b"]) for row in every} == {("a", "b"), ("a", "d"), ("b", "d")}
+    found = {row["metric"]: row for row in every if row["run_b"] == "b"}
+    rank, ratio = found["effective_rank"], found["participation_ratio"]
+    half = 2 * math.sqrt(2 / 3 * 2)  # sqrt((G - 1) / G (1 + 1 + 0))
+    assert (rank["value_a"], rank["value_b"], rank["difference"]) == (10, 4, 6)
+    assert rank["difference_ci_high"] == digits(6 + half)
+    assert rank["verdict"] == "beyond its interval"
+    half = 2 * math.sqrt(2 / 3 * (4**2 + 4**2))  # d is 5, 9, 1
+    assert (ratio["difference"], ratio["difference_ci_low"]) == (5, digits(5 - half))
+    assert ratio["verdict"] == "within its interval"
+    assert rank["flags"] == ["normaliser", "template"]
+    assert found["entropy_floor"]["verdict"] == "missing value"
+    pair = ("a", "d", "effective_rank")
+    (other,) = (row for row in every if (row["run_a"], row["run_b"], row["metric"]) == pair)
+    assert (other["verdict"], other["difference_ci_low"]) == ("no interval", None)
+
+
+def test_hourglass_by_hand(make: Make, empty_store: Path) -> None:
+    blocks = [(f"block.{k}", k, rank) for k, rank in enumerate((20, 20, 5, 20, 40, 7), start=1)]
+    spectra: list[Row] = [
+        {
+            "site": site,
+            "depth": depth,
+            "first_position": 0,
+            "participation_ratio": rank,
+            "effective_rank": rank,
+        }
+        for site, depth, rank in (("embed", 0, 500), *blocks, ("final", 6, 40))
+    ]
+    spectra.append({**spectra[3], "prefix": 50, "effective_rank": 900})  # a shorter prefix
+    common = {"run": "r", "context": 100, "prefix": 100, "n_prompts": 3}
+    make(runs=[{"run": "r", "n_blocks": 6}], spectra=[{**common, **row} for row in spectra])
+    rank, ratio = answer(empty_store, "hourglass")
+    assert (rank["metric"], ratio["metric"]) == ("effective_rank", "participation_ratio")
+    for row in (rank, ratio):
+        assert (row["first"], row["middle"], row["last"]) == (20, 10, 40)  # final, not block.6
+        assert row["score"] == digits((20 - 10) / (20 + 10))
+        assert (row["layers"], row["collapsed"]) == (6, 0)
+
+
+def test_hourglass_leaves_out_collapsed_layers(make: Make, empty_store: Path) -> None:
+    common = {"run": "r", "context": 100, "prefix": 100, "n_prompts": 3, "first_position": 0}
+    ratios = (4, 9, 1.01, 6, 5, None)
+    spectra = [
+        {
+            **common,
+            "site": f"block.{depth}",
+            "depth": depth,
+            "participation_ratio": ratio,
+            "effective_rank": 8,
+        }
+        for depth, ratio in enumerate(ratios, start=1)
+    ]
+    make(runs=[{"run": "r", "n_blocks": 6}], spectra=spectra)
+    rank, ratio = answer(empty_store, "hourglass")
+    assert (rank["layers"], ratio["layers"]) == (5, 4)
+    assert rank["collapsed"] == ratio["collapsed"] == 1
+    assert rank["score"] is None  # one layer is left in the middle third
+    assert (ratio["first"], ratio["middle"], ratio["last"]) == (6, 6, 5)
+
+
+def test_hourglass_is_that_of_the_layers(documented_store: Path) -> None:
+    with connect(documented_store) as connection:
+        frame = connection.sql("FROM spectra WHERE prefix = context AND depth > 0")
+        spectra = pl.DataFrame(frame.to_arrow_table())
+    found = answer(documented_store, "hourglass")
+    assert len(found) == 6
+    for row in found:
+        one_each = spectra.filter(pl.col("site") != "block.30", run=row["run"])
+        layers = [
+            Layer(site["depth"], site[row["metric"]], site["participation_ratio"] <= 1.01)
+            for site in one_each.iter_rows(named=True)
+        ]
+        expected = hourglass(layers, 30)
+        assert len(layers) == 11  # ten blocks and `final`
+        assert row["score"] == digits(expected.score)
+        assert row["middle"] == digits(expected.middle)
+        assert (row["layers"], row["collapsed"]) == (expected.n_layers, expected.n_collapsed)
+
+
+def test_entropy_has_each_prefix_once(make: Make, empty_store: Path) -> None:
+    at = {"run": "r", "n_prompts": 4, "entropy_norm_stderr": 0.0312}
+    make(
+        entropy=[
+            {**at, "context": 100, "prefix": 100, "entropy_norm": 0.25, "short_prompts": 2},
+            {**at, "context": 200, "prefix": 100, "entropy_norm": 0.25, "short_prompts": 2},
+            {**at, "context": 200, "prefix": 200, "entropy_norm": 0.12344, "short_prompts": 3},
+        ]
+    )
+    found = answer(empty_store, "entropy")
+    assert [(row["prefix"], row["entropy"], row["short"]) for row in found] == [
+        (100, 0.25, 2),
+        (200, 0.1234, 3),
+    ]
+    assert {row["stderr"] for row in found} == {0.031}
+
+
+def test_training_is_by_series_metric_and_step(make: Make, empty_store: Path) -> None:
+    steps = {"a": 1000, "b": 0, "c": 20}
+    at = {"context": 200, "n_prompts": 5, "first_position": 0, "prompt_set": "p", "flags": ["sink"]}
+    make(
+        runs=[
+            *({"run": run, "series": "ours", "step": step} for run, step in steps.items()),
+            {"run": "d", "series": None, "step": None},
+        ],
+        profiles=[
+            {**at, "run": run, "effective_rank": 10.00001 + k, "effective_rank_stderr": 0.1234}
+            for k, run in enumerate("abcd")
+        ],
+    )
+    found = answer(empty_store, "training")
+    metrics = sorted({row["metric"] for row in found})
+    assert metrics == [
+        *("effective_rank", "effective_rank_norm", "entropy_floor"),
+        *("participation_ratio", "participation_ratio_norm"),
+    ]
+    assert [(row["metric"], row["step"], row["run"]) for row in found] == [
+        (metric, steps[run], run) for metric in metrics for run in "bca"
+    ]
+    ranks = [row for row in found if row["metric"] == "effective_rank"]
+    assert [(row["value"], row["stderr"]) for row in ranks] == [(11, 0.12), (12, 0.12), (10, 0.12)]
+    assert {(row["series"], row["prompts"], row["flags"][0]) for row in found} == {
+        ("ours", 5, "sink")
+    }
+
+
+@pytest.mark.parametrize("table", ["profiles", "correlations"])
+def test_flags_say_why(table: str, make: Make, empty_store: Path) -> None:
+    meanings = MEANING if table == "profiles" else OF_CORRELATIONS
+    make(**{table: [{"flags": sorted(meanings)}, {"flags": ["different_prompts"]}]})
+    found = answer(empty_store, "flags")
+    assert {row["flag"]: row["why"] for row in found} == dict(meanings)
+    assert {row["in_table"] for row in found} == {table}
+    assert sum(row["rows"] for row in found) == len(meanings) + 1
+
+
+def test_flags_are_counted_and_placed(make: Make, empty_store: Path) -> None:
+    sites = [{"run": "r", "site": f"block.{k}", "flags": ["collapsed"]} for k in (4, 1, 3, 2)]
+    make(site_profiles=sites, profiles=[{"run": "r", "flags": []}])
+    (row,) = answer(empty_store, "flags")
+    assert (row["run"], row["rows"]) == ("r", 4)
+    assert row["places"] == "block.1, block.2, block.3, ..."
+
+
+def test_context_order_against_kendall(make: Make, empty_store: Path) -> None:
+    values = {50: (3.0, 1.0, 2.0, 4.0), 100: (1.0, 2.0, 3.0, 4.0), 200: (1.0, 2.0, 4.0, 3.0)}
+    # without the second of two groups 1 more for r0, 1 less for r1 and so on, or 0.1 for all
+    moves = {50: 0.0, 100: 1.0, 200: 0.0}
+    common: dict[str, Any] = {
+        "metric": "effective_rank",
+        "aggregation": "max",
+        "corpus": "c",
+        "site": "final",
+    }
+    common |= {"prompt_set": "p", "n_prompts": 5, "prefix": 20, "left_out": None}
+    rows, groups = [], []
+    for context, some in values.items():
+        for place, value in enumerate(some):
+            row = {**common, "run": f"r{place}", "context": context, "value": value}
+            rows.append(row)
+            at = {name: row[name] for name in ("run", "site", "context", "n_prompts")}
+            moved = value + 0.1 + moves[context] * (-1) ** place
+            groups += parts("effective_rank", [value, moved], **at)
+    rows.append({**rows[0], "aggregation": "min", "value": 99.0})  # not what profiles take
+    rows.append({**rows[0], "run": "absent", "value": None})
+    make(sensitivity=rows, jackknife=groups)
+    found = answer(empty_store, "context_order")
+    assert [(row["context"], row["longest"]) for row in found] == [(50, 200), (100, 200)]
+    for row in found:
+        tau = kendalltau(values[row["context"]], values[200]).statistic
+        assert row["pairs"] == 6
+        assert 1 - 2 * row["turned"] / row["pairs"] == pytest.approx(tau)
+    assert [row["turned"] for row in found] == [3, 1]
+    assert [row["beyond"] for row in found] == [3, 0]
+    assert [row["unsure"] for row in found] == [0, 0]
+    make(sensitivity=[{**row, "prompt_set": row["run"]} for row in rows], jackknife=groups)
+    found = answer(empty_store, "context_order")
+    assert [(row["turned"], row["beyond"], row["unsure"]) for row in found] == [
+        (3, 0, 3),
+        (1, 0, 1),
+    ]
+
+
+def test_correlations_the_smallest_q_first(make: Make, empty_store: Path) -> None:
+    make(
+        correlations=[
+            {"benchmark": "none", "coefficient": None, "q_value": None, "flags": ["constant"]},
+            {"benchmark": "second", "coefficient": 0.42049, "q_value": 0.1234},
+            {"benchmark": "first", "coefficient": -0.75, "q_value": 0.0000123},
+        ]
+    )
+    found = answer(empty_store, "correlations")
+    assert [row["benchmark"] for row in found] == ["first", "second", "none"]
+    assert [row["coefficient"] for row in found] == [-0.75, 0.42, None]
+    assert [row["q"] for row in found] == [0.000012, 0.12, None]
+
+
+def test_published_stand_beside_mine(documented_store: Path) -> None:
+    found = answer(documented_store, "published")
+    mine = [row for row in found if row["source"] == "this store"]
+    assert len(found) - len(mine) == 8
+    assert len(mine) == 3
+    assert [row["model"].endswith("(untrained)") for row in mine] == [False, False, True]
+    assert [row["entropy_floor"] for row in found] == sorted(row["entropy_floor"] for row in found)
+    assert {row["corpus"] for row in found} == {"alpaca", "pydoc"}
+
+
+def test_provenance_is_that_of_the_plans(documented_store: Path) -> None:
+    found = answer(documented_store, "provenance")
+    runs = open_store(documented_store).runs
+    assert {row["run"] for row in found} == set(runs)
+    for row in found:
+        plan = runs[row["run"]].plan
+        assert row["weights"] == plan.model.weights
+        assert row["tokenizer"] == plan.tokenizer.fingerprint
+        assert row["corpus_fingerprint"] == plan.corpus.fingerprint
+        assert row["prompt_set"] == plan.corpus.prompt_set
+        assert row["device"] == plan.compute.device
+        assert json.loads(row["versions"]) == dict(plan.compute.versions)
+    assert [row["untrained_seed"] for row in found].count(None) == 2
+    assert len({row["weights"] for row in found}) == 3
+    assert len({row["tokenizer"] for row in found}) == 1
