@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import xxhash
 from azure_server import Azure
 from s3_server import S3, Proxy
 
+from lpp.store.format.commit_record import ObjectRecord
 from lpp.store.objects.locate import objects_at
 from lpp.store.objects.protocol import Objects
 
@@ -122,3 +124,16 @@ def strays(held: Mapping[str, bytes]) -> set[str]:
         base = f"{record['base']}/" if record.get("base") else ""
         expected |= {f"{folder}{COMMIT}", *(f"{folder}{base}{key}" for key in record["objects"])}
     return set(held) - expected
+
+
+def recorded(data: bytes) -> ObjectRecord:
+    """What a record says of an object of these bytes."""
+    return ObjectRecord(bytes=len(data), xxh3_128=xxhash.xxh3_128_hexdigest(data))
+
+
+def part(objects: Objects, key: str, start: int, end: int, **how: Any) -> bytes:
+    """Bytes `start` to `end` of the object `key`."""
+    buffer = bytearray(end - start)
+    with objects.open(key, **how) as source:
+        source.read_into(memoryview(buffer), start)
+    return bytes(buffer)

@@ -1,0 +1,29 @@
+"""The committed stores of every format version."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from lpp.store import Run, open_store
+from lpp.store.format.commit_record import CommitRecord
+
+GOLDEN = Path(__file__).parents[1] / "store" / "golden"
+"""Folder of the stores, by version."""
+
+OF_3 = "model-1b-untrained-2e503a04"
+"""The run with rows and moments of the store of format 3."""
+
+
+def golden_3() -> Mapping[str, Run]:
+    """Runs of the store of format 3, by id."""
+    return open_store(GOLDEN / "v3").runs
+
+
+def records_of(run: Run) -> list[CommitRecord]:
+    """Records of a run and of its shards."""
+    return [run.commit, *(shard.record for shard in run.shards)]
+
+
+def only_run(root: Path) -> Run:
+    """The one run of a store."""
+    (run,) = open_store(root).runs.values()
+    return run
