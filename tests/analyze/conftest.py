@@ -17,6 +17,8 @@ from lpp.store.format.plan import (
     ComputeInfo,
     ContinuationInfo,
     CorpusInfo,
+    Keep,
+    LogitPositions,
     ModelInfo,
     PromptsInfo,
     Series,
@@ -70,7 +72,7 @@ def _maker(store: Path) -> MakeRun:
         model: str = "tiny/model",
         seed: int = 0,
         per_shard: int = 2,
-        logit_positions: str = "all",
+        logit_positions: LogitPositions = "all",
         shards: Sequence[int] | None = None,
         root: Path | None = None,
         shared_start: int = 0,
@@ -86,7 +88,7 @@ def _maker(store: Path) -> MakeRun:
         first_row: int = 100,
         carried: Mapping[str, Sequence[Any]] | None = None,
         set_aside: Collection[int] = (),
-        keep: str = "rows",
+        keep: Keep = "rows",
         continuation: ContinuationInfo | None = None,
         most_likely: int = 7,
         scale: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]] = lambda rows: rows,
@@ -215,7 +217,7 @@ def _tokens_table(
     for i in ids:
         ends = {min(prefix, len(prompts[i])) - 1 for prefix in plan.prefixes}
         for position, token in enumerate(prompts[i]):
-            key = {"prompt_id": i, "position": position, "token_id": token}
+            key: dict[str, Any] = {"prompt_id": i, "position": position, "token_id": token}
             if i not in set_aside and (plan.logit_positions == "all" or position in ends):
                 key |= {
                     "entropy": float(entropy[i][position]),
@@ -236,7 +238,7 @@ def _tokens_table(
 def _varied(key: dict[str, Any], prompt: int, position: int) -> dict[str, Any]:
     """Other statistics of one token, the same whatever its prompt is cut to."""
     rng = np.random.default_rng([prompt, position])
-    changed = {
+    changed: dict[str, Any] = {
         "max_logprob": -rng.exponential(0.7),
         "margin": rng.exponential(1.2),
         "varentropy": rng.uniform(0.1, 4),
@@ -254,7 +256,7 @@ def _plan(
     dim: int,
     model: str,
     per_shard: int,
-    logit_positions: str,
+    logit_positions: LogitPositions,
     logits_width: int,
     corpus: str,
     prompt_set: str,
@@ -290,7 +292,7 @@ def _plan(
         ),
         context=context,
         prefixes=prefix_schedule(context),
-        logit_positions=logit_positions,  # type: ignore[arg-type]
+        logit_positions=logit_positions,
         sites=tuple(
             SiteSpec(name=s, convention="post_norm" if s == "final" else "residual", width=dim)
             for s in sites

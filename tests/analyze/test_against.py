@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from chart_frames import Picture
 from click.testing import CliRunner, Result
+from kept_heads import keep_head
 from rich.cells import cell_len
 
 from lpp.analyze import diff, diff_against, drift_grid_chart
@@ -20,22 +21,12 @@ from lpp.analyze.drift.against import Comparison, against, compared, in_order, s
 from lpp.analyze.drift.site_numbers import NUMBERS
 from lpp.analyze.text.against import STRIP, as_text
 from lpp.store.errors import InputError
-from lpp.store.objects.locate import objects_at
-from lpp.store.shared.heads import HeadContent, commit_head
-from lpp.store.shared.matrices import Matrix
 
 MakeRun = Callable[..., Any]
 LENGTHS = (6, 4, 9, 3, 8, 5)
 SITES = ("embed", "block.1", "final")
 NAMES = ("near", "far", "few")
 """Runs that can be compared with `base`, by KL."""
-
-
-def keep_head(made: Any) -> None:
-    """Give the model of a run its head: the same for all."""
-    weight = np.random.default_rng(5).normal(size=(50, 6)).astype(np.float32)
-    content = HeadContent(matrix=Matrix(dtype="float32", weight=weight))
-    commit_head(objects_at(made.root), made.plan, content)
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +37,10 @@ def many(make_shared_run: MakeRun) -> Path:
     make_run = make_shared_run
     options = {"vary_tokens": True, "sites": SITES, "context": 9}
     for name, scale in (("base", 1.0), ("near", 1.1), ("far", 2.0)):
-        keep_head(make_run(LENGTHS, model=f"tiny/{name}", scale=stretched(scale), **options))
+        made = make_run(LENGTHS, model=f"tiny/{name}", scale=stretched(scale), **options)
+        keep_head(made.root, made.plan)
     few = make_run(LENGTHS[:4], model="tiny/few", scale=stretched(4.0), **options)
-    keep_head(few)
+    keep_head(few.root, few.plan)
     make_run(LENGTHS, model="tiny/other", tokenizer="t1", **options)
     make_run(LENGTHS, model="tiny/texts", first_row=500, **options)
     make_run(LENGTHS, model="tiny/moments", keep="moments", per_shard=1, shards=(), **options)
@@ -116,7 +108,9 @@ def test_the_table_has_the_numbers_of_each_run_in_order(many: Path) -> None:
         one = diff(many, "base", name)
         summaries = [one.predictions[n].mean for n in ("kl", "flips", "log_perplexity")]
         final = one.sites[-1]
-        numbers = [one.pair.n_prompts, summaries[0], 100 * summaries[1], summaries[2]]
+        kl, flips, perplexity = summaries
+        assert flips is not None
+        numbers = [one.pair.n_prompts, kl, 100 * flips, perplexity]
         numbers += [final.relative_distance.value, final.cka.value]
         assert [float(cell) for cell in row[1:]] == pytest.approx(numbers, rel=1e-3, abs=1e-9)
     assert "--prompts 4 compares all" in " ".join(done.stdout.split())

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lpp.analyze.studies.agreement import Setting, Value, compare, pairs, rank_agreement
+from lpp.analyze.studies.agreement import Agreement, Setting, Value, compare, pairs, rank_agreement
 
 NAN = float("nan")
 
@@ -80,6 +80,7 @@ def test_tau_is_the_definition_and_both_are_symmetric(scores: list[tuple[int, in
     assert found.kendall_tau == pytest.approx(slow_tau_b(a, b))
     assert other.kendall_tau == pytest.approx(found.kendall_tau)
     assert other.spearman_rho == pytest.approx(found.spearman_rho)
+    assert found.spearman_rho is not None
     assert -1 - 1e-12 <= found.spearman_rho <= 1 + 1e-12
     # the order is all that counts
     assert rank_agreement([x**3 for x in a], b) == found
@@ -138,7 +139,7 @@ def published(paper: Path) -> Callable[[str, str], Table]:
     return read
 
 
-def agreement(by_setting: dict[str, dict[str, float]], a: str, b: str):
+def agreement(by_setting: dict[str, dict[str, float]], a: str, b: str) -> Agreement:
     models = sorted(by_setting[a])
     assert models == sorted(by_setting[b])
     return rank_agreement(*([by_setting[s][m] for m in models] for s in (a, b)))

@@ -37,8 +37,10 @@ def slow_pearson(x: Vector, y: Vector) -> float:
 
 def residuals(y: Vector, size: Vector) -> Vector:
     """What a straight line through `size` leaves of y."""
-    slope = sum((size - size.mean()) * y) / sum((size - size.mean()) ** 2)
-    return y - y.mean() - slope * (size - size.mean())
+    x = size - size.mean()
+    slope = sum(x * y) / sum(x**2)
+    left: Vector = y - y.mean() - slope * x
+    return left
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -79,9 +81,12 @@ def solved(rows: list[list[Fraction]]) -> list[Fraction]:
 
 def unexplained(y: list[Fraction], *columns: list[Fraction]) -> Fraction:
     """Sum of squares that a regression of y on the columns leaves, from normal equations."""
-    dot = lambda a, b: sum((p * q for p, q in zip(a, b, strict=True)), Fraction(0))  # noqa: E731
+
+    def dot(a: list[Fraction], b: list[Fraction]) -> Fraction:
+        return sum((p * q for p, q in zip(a, b, strict=True)), Fraction(0))
+
     weights = solved([[dot(a, b) for b in (*columns, y)] for a in columns])
-    return dot(y, y) - sum(w * dot(c, y) for w, c in zip(weights, columns, strict=True))
+    return dot(y, y) - dot(weights, [dot(c, y) for c in columns])
 
 
 @pytest.mark.parametrize("n", [5, 9, 16, 40])

@@ -1,5 +1,7 @@
 """AUROC: hand values, a pair-by-pair reference, coverage of the interval, groups, controls."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -11,7 +13,7 @@ Floats = npt.NDArray[np.float64]
 
 
 def pair_by_pair(
-    values: Floats, right: Floats, groups: Floats | None = None
+    values: Floats, right: npt.NDArray[np.bool_], groups: npt.NDArray[Any] | None = None
 ) -> tuple[float, float]:
     """AUROC and DeLong's standard error from the matrix of pairs of each group."""
     groups = np.zeros(len(values)) if groups is None else groups

@@ -65,7 +65,7 @@ def test_other_sites_and_sites_without_their_input_have_none(make_run: Callable[
     cell = Cell(6, 20)
     assert found["block.1"]["value"] == pytest.approx(slow(made, "block.1", cell))
     parts = [slow(made, "block.1", part) for part in cell.parts(3)]
-    error = np.sqrt(2 / 3 * np.square(parts - np.mean(parts)).sum())
+    error = np.sqrt(2 / 3 * np.square(np.array(parts) - np.mean(parts)).sum())
     assert found["block.1"]["stderr"] == pytest.approx(error)
 
 

@@ -17,7 +17,7 @@ from lpp.analyze.numerics.calibration import (
 Floats = npt.NDArray[np.float64]
 
 
-def slow_error(confidence: Floats, right: Floats, bins: int) -> float:
+def slow_error(confidence: Floats, right: npt.NDArray[np.bool_], bins: int) -> float:
     total, n = 0.0, len(confidence)
     ranks = [
         sum(c < x for c in confidence) + sum(c == x for c in confidence) / 2 for x in confidence

@@ -12,10 +12,11 @@ import pytest
 from click.testing import CliRunner
 
 from lpp.analyze.cli.command import main
+from lpp.analyze.metrics.sinks import sink_positions
 from lpp.analyze.numerics.cka import BLOCK_ROWS, CrossScatters, linear_cka
 from lpp.analyze.runs.select import Selection, select_runs, select_sites
 from lpp.analyze.studies import cka as cka_module
-from lpp.analyze.studies.cka import MEMORY, pairs_of, sink_positions
+from lpp.analyze.studies.cka import MEMORY, pairs_of
 from lpp.analyze.studies.cka_table import compute, plan, write
 from lpp.analyze.text.cka import as_text
 from lpp.store import Run
@@ -189,7 +190,8 @@ def test_the_table_is_put_beside_the_others(make_run: Callable[..., Any]) -> Non
 def test_what_no_run_holds_is_one_message(make_run: Callable[..., Any]) -> None:
     made = make_run()
     views, _ = select_runs(made.root, Selection())
-    for options in ({"prefix": 21}, {"prompts": 7}):
+    cases: list[dict[str, Any]] = [{"prefix": 21}, {"prompts": 7}]
+    for options in cases:
         with pytest.raises(InputError, match="no run has two of the sites") as caught:
             plan(views, ["embed", "final"], **options)
         assert caught.value.kind is ErrorKind.NOT_FOUND
@@ -227,8 +229,8 @@ def test_a_sink_makes_sites_collapsed_and_alike_until_it_is_left_out(
         rows = (table(made.root, first_position=1) if first else found).filter(run=run.run_id)
         assert rows["flags"].to_list() == [flags, flags]
         assert rows["first_position"].unique().to_list() == [first]
-    assert found.filter(run=made.run_id)["cka"].min() > 0.999
-    assert table(made.root, first_position=1)["cka"].max() < 0.3
+    assert min(found.filter(run=made.run_id)["cka"]) > 0.999
+    assert max(table(made.root, first_position=1)["cka"]) < 0.3
     done = CliRunner(env={"COLUMNS": "80"}).invoke(main, ["cka", str(made.root), "--skip-first=1"])
     assert "prefix 20, positions from 1." in done.stdout, done.output
     done = CliRunner(env={"COLUMNS": "80"}).invoke(main, ["cka", str(made.root)])
@@ -257,7 +259,7 @@ def test_a_site_without_variance_says_nothing_of_the_other(make_run: Callable[..
 
 
 def test_a_sink_is_a_position_ten_times_as_long_as_the_others() -> None:
-    lengths = np.ones((5, 8), np.float32) + np.arange(8, dtype=np.float32) / 10
+    lengths = (np.ones((5, 8)) + np.arange(8) / 10).astype(np.float32)
     assert sink_positions(lengths).tolist() == []
     lengths[:3, 2] = 15  # in most prompts
     lengths[:2, 5] = 900  # in few

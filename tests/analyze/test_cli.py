@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from on_disk import on_disk
 
 from lpp.analyze import METRICS
 from lpp.analyze.cli.command import main
@@ -222,7 +223,7 @@ def test_verify_lists_every_problem(make_run: Callable[..., Any]) -> None:
     assert run("verify", made.root).exit_code == 0
     shards = open_store(made.root).runs[made.run_id].shards
     for shard in shards[:2]:
-        with (shard.objects_dir / "tokens.arrow").open("r+b") as file:
+        with (on_disk(shard.objects_dir) / "tokens.arrow").open("r+b") as file:
             file.truncate(100)
     result = run("verify", made.root)
     assert result.exit_code == 1

@@ -171,7 +171,7 @@ def test_texts_are_compared_as_they_stand_side_by_side(make_run: Make) -> None:
 def test_fewer_layers_make_no_score_of_a_whole_model(make_run: Make) -> None:
     sites = ("embed", *(f"block.{k}" for k in range(1, 7)), "final")
     root = make_run(sites=sites).root
-    study.write(root, study.layers(root, Selection(), errors=True))
+    study.write(root, study.layers(root, Selection(), errors="all"))
     before = tables(root, ("layers", "hourglass"))
     study.write(root, study.layers(root, Selection(sites=["block.1", "block.2", "final"])))
     assert_same(root, before)

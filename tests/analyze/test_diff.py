@@ -14,6 +14,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 from click.testing import CliRunner, Result
+from kept_heads import keep_head
 from rich.cells import cell_len
 from scipy.special import log_softmax
 
@@ -34,21 +35,11 @@ from lpp.analyze.text.drift import as_json, as_text, tail
 from lpp.store import open_store
 from lpp.store.format.schedule import group_boundaries
 from lpp.store.format.tables import VOCABULARY_SCHEMA
-from lpp.store.objects.locate import objects_at
-from lpp.store.shared.heads import HeadContent, commit_head
-from lpp.store.shared.matrices import Matrix
 from lpp.store.shared.vocabularies import add_vocabulary
 
 MakeRun = Callable[..., Any]
 LENGTHS = (12, 7, 20, 20, 3, 15, 9, 11, 20, 6, 8, 14)
 VOCABULARY = 50
-
-
-def keep_head(made: Any) -> None:
-    """Give the model of a run its head."""
-    weight = np.random.default_rng(5).normal(size=(VOCABULARY, 6)).astype(np.float32) / 4
-    content = HeadContent(matrix=Matrix(dtype="float32", weight=weight))
-    commit_head(objects_at(made.root), made.plan, content)
 
 
 def keep_vocabulary(made: Any) -> None:
@@ -67,7 +58,7 @@ def two(make_run: MakeRun) -> tuple[Any, Any]:
     """Two models of the same texts, with their head and their vocabulary."""
     a = make_run(LENGTHS, model="tiny/base", vary_tokens=True)
     b = make_run(LENGTHS, model="tiny/tuned", seed=1, vary_tokens=True)
-    keep_head(a)
+    keep_head(a.root, a.plan)
     keep_vocabulary(a)
     return a, b
 
@@ -285,8 +276,9 @@ def test_progress_reaches_its_end(two: tuple[Any, Any]) -> None:
         def note(self, text: str) -> None: ...
 
     runs = open_store(two[0].root).runs
-    pair = pair_of(*(runs[made.run_id] for made in two))
-    for options in ({}, {"tokens": 30, "first_position": 2}):
+    pair = pair_of(runs[two[0].run_id], runs[two[1].run_id])
+    cases: list[dict[str, Any]] = [{}, {"tokens": 30, "first_position": 2}]
+    for options in cases:
         counter = Counter()
         found = drift(pair, progress=counter, **options)
         sites = [site.site for site in found.sites]
@@ -308,6 +300,7 @@ def test_the_tokens_that_changed_most(two: tuple[Any, Any]) -> None:
     assert worst[0].context == "".join(f" w{k}" for k in ids[: worst[0].position + 1])
     assert worst[0].came == f" w{ids[worst[0].position + 1]}"
     assert worst[0].a.token == "\x1b[31m\n"
+    assert worst[0].a.probability is not None
     assert 0 < worst[0].a.probability < 1
     assert len(worst_tokens(found)) == 10
 

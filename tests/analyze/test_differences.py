@@ -21,7 +21,8 @@ Make = Callable[..., Any]
 
 def ask(root: Path, sql: str) -> pl.DataFrame:
     with connect(root, token_stats=False) as connection:
-        return connection.sql(sql).pl()
+        found: pl.DataFrame = connection.sql(sql).pl()
+    return found
 
 
 def differences(root: Path) -> dict[str, dict[str, Any]]:
@@ -42,7 +43,7 @@ def by_prefix(made: Any, keep: list[int]) -> dict[str, dict[int, float]]:
         ratio = values.sum() ** 2 / (values**2).sum()
         rank = math.exp(-(share * np.log(share)).sum())
         for name, value in (
-            ("entropy_floor", float(np.mean(np.float64(ends))) / math.log(50)),
+            ("entropy_floor", float(np.mean(np.array(ends, np.float64))) / math.log(50)),
             ("participation_ratio", ratio),
             ("participation_ratio_norm", ratio / min(rows.shape)),
             ("effective_rank", rank),

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from kept_heads import keep_head
+from on_disk import on_disk
 from polars.testing import assert_frame_equal
 
 from lpp.analyze import diff
@@ -27,23 +29,12 @@ from lpp.analyze.drift.predictions import token_drift
 from lpp.analyze.drift.sites import site_drift
 from lpp.analyze.engine.executor import LocalExecutor
 from lpp.analyze.engine.workers import Workers
+from lpp.analyze.runs.token_files import read_tokens
 from lpp.store import open_store
 from lpp.store.errors import MachineError
-from lpp.store.objects.locate import objects_at
-from lpp.store.shared.heads import HeadContent, commit_head
-from lpp.store.shared.matrices import Matrix
 
 MakeRun = Callable[..., Any]
 LENGTHS = (12, 7, 20, 20, 3, 15, 9, 11, 20, 6, 8, 14)
-
-
-def keep_head(made: Any, *, seed: int = 5, bfloat16: bool = False) -> None:
-    """Give the model of a run its head."""
-    weight: Any = np.random.default_rng(seed).normal(size=(50, 6)).astype(np.float32) / 4
-    if bfloat16:
-        weight = (weight.view(np.uint32) >> 16).astype(np.uint16)
-    matrix = Matrix(dtype="bfloat16" if bfloat16 else "float32", weight=weight)
-    commit_head(objects_at(made.root), made.plan, HeadContent(matrix=matrix))
 
 
 @pytest.fixture
@@ -51,7 +42,7 @@ def two(make_run: MakeRun) -> tuple[Any, Any]:
     """Two models of the same texts, of one head."""
     a = make_run(LENGTHS, model="tiny/base", vary_tokens=True)
     b = make_run(LENGTHS, model="tiny/tuned", seed=1, vary_tokens=True)
-    keep_head(a)
+    keep_head(a.root, a.plan)
     return a, b
 
 
@@ -119,7 +110,7 @@ def test_columns_that_are_missing_are_added(two: tuple[Any, Any]) -> None:
     assert some["tv"].null_count() == len(some)
     whole = token_drift(pair)
     assert kept_files(two[0].root) == {"logits": 2}
-    shutil.rmtree(KeptDrift(pair).folder)
+    shutil.rmtree(on_disk(KeptDrift(pair).folder))
     assert_frame_equal(token_drift(pair), whole, check_exact=True)
     assert some["kl"].equals(whole["kl"])
 
@@ -134,7 +125,7 @@ def test_errors_and_numbers_that_are_missing_are_added(two: tuple[Any, Any]) -> 
     assert sorted(cell.groups for cell, _ in values["final"]) == [0, *[10] * 10]
     site_drift(pair, errors="all")
     found = site_drift(pair, errors="all", only=["cka", "overlap"])
-    shutil.rmtree(files.folder)
+    shutil.rmtree(on_disk(files.folder))
     assert site_drift(pair, errors="all", only=["cka", "overlap"]) == found
 
 
@@ -142,14 +133,15 @@ def test_what_is_kept_is_not_written_again(two: tuple[Any, Any]) -> None:
     """Errors of CKA are of ten new rows; the value itself is in the first file alone."""
     pair = paired(*two)
     site_drift(pair, ["block.1", "final"])
-    (first,) = sorted(KeptDrift(pair).folder.glob("block.1/*.arrow"))
+    folder = on_disk(KeptDrift(pair).folder)
+    (first,) = folder.glob("block.1/*.arrow")
     site_drift(pair, ["block.1", "final"], errors="all")
-    (second,) = {*KeptDrift(pair).folder.glob("block.1/*.arrow")} - {first}
+    (second,) = {*folder.glob("block.1/*.arrow")} - {first}
     rows = [pl.read_ipc(path) for path in (first, second)]
     assert rows[0].filter(metric="cka")["groups"].to_list() == [0]
     assert rows[1].filter(metric="cka")["left_out"].to_list() == [*range(10)]
     assert rows[1].filter(metric="cosine").is_empty()
-    (only,) = KeptDrift(pair).folder.glob("final/*.arrow")
+    (only,) = folder.glob("final/*.arrow")
     assert only.is_file()
 
 
@@ -187,7 +179,7 @@ def test_other_arithmetic_is_another_setting(
 ) -> None:
     a, b = (make_run(LENGTHS, model=f"tiny/{k}", seed=k) for k in range(2))
     for k, made in enumerate((a, b)):
-        keep_head(made, seed=k, bfloat16=True)
+        keep_head(made.root, made.plan, k, "bfloat16")
     with_torch = token_drift(paired(a, b))
     found = importlib.util.find_spec
     monkeypatch.setattr(
@@ -205,7 +197,7 @@ def test_a_run_of_another_store_is_known_by_what_it_is(make_run: MakeRun, tmp_pa
     a = make_run(LENGTHS, model="tiny/base")
     b = make_run(LENGTHS, model="tiny/tuned", seed=1, root=tmp_path / "far")
     for made in (a, b):
-        keep_head(made)
+        keep_head(made.root, made.plan)
     first = diff(a.root, "base", f"{b.root}::tuned", errors="all")
     assert not (b.root / "analysis").exists()
     b.root.rename(tmp_path / "elsewhere")
@@ -236,7 +228,7 @@ def test_altered_files_are_computed_again(
 def test_a_file_of_another_place_counts_as_nothing(two: tuple[Any, Any]) -> None:
     pair = paired(*two)
     first = site_drift(pair)
-    folder = KeptDrift(pair).folder
+    folder = on_disk(KeptDrift(pair).folder)
     (of_embed,), (of_final,) = (list(folder.glob(f"{site}/*")) for site in ("embed", "final"))
     of_final.unlink()
     shutil.copy(of_embed, of_final.parent)
@@ -305,14 +297,14 @@ class Elsewhere:
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"tokens": 61, "first_position": 1}])
 def test_spans_of_tokens_have_the_bits_of_one_read(
-    two: tuple[Any, Any], options: dict[str, int], monkeypatch: pytest.MonkeyPatch
+    two: tuple[Any, Any], options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tiles, "TILE_ROWS", 4)
     monkeypatch.setattr(logits, "SPAN_TILES", 1)
     pair = paired(*two)
     alone = drift(pair, errors="all", executor=LocalExecutor(2), **options)
     for jobs in (1, 3, 100):
-        shutil.rmtree(KeptDrift(pair).folder)
+        shutil.rmtree(on_disk(KeptDrift(pair).folder))
         same(drift(pair, errors="all", executor=Elsewhere(jobs), **options), alone)
 
 
@@ -332,7 +324,7 @@ def test_spans_end_with_a_tile_and_advance_by_their_tokens(
     pair = paired(*two)
     token_drift(pair, executor=Elsewhere(4), progress=Told())
     assert advanced == [40, 40, 40, 25]  # 37 tiles by 4 processors
-    shutil.rmtree(KeptDrift(pair).folder)
+    shutil.rmtree(on_disk(KeptDrift(pair).folder))
     token_drift(pair, executor=Elsewhere(50), progress=Told())
     assert advanced[4:] == [12] * 12 + [1]
 
@@ -375,11 +367,11 @@ def test_the_token_tables_are_read_once(
     from lpp.analyze.drift import pair as module
     from lpp.analyze.drift.worst import worst_tokens
 
-    read, files = module.read_tokens, []
+    files: list[Path] = []
 
     def counted(file: Path, names: Any) -> pl.DataFrame:
         files.append(file)
-        return read(file, names)
+        return read_tokens(file, names)
 
     monkeypatch.setattr(module, "read_tokens", counted)
     assert worst_tokens(diff(two[0].root, "base", "tuned"))

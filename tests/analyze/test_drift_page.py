@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 import pytest
 from click.testing import CliRunner, Result
+from kept_heads import keep_head
 from pages import Page
 from report_tables import database, make_store, run_id
 
@@ -29,26 +29,17 @@ from lpp.analyze.report.content import report
 from lpp.analyze.report.drift_page import drift_page
 from lpp.analyze.report.report import write_report
 from lpp.analyze.report.words import number, plain
-from lpp.store.objects.locate import objects_at
-from lpp.store.shared.heads import HeadContent, commit_head
-from lpp.store.shared.matrices import Matrix
 
 MakeRun = Callable[..., Any]
 LENGTHS = (12, 7, 20, 20, 3, 15, 9, 11)
 HOSTILE = "x/<img src=x onerror=alert(1)>"
 
 
-def with_head(made: Any) -> Any:
-    weight = np.random.default_rng(5).normal(size=(50, 6)).astype(np.float32) / 4
-    content = HeadContent(matrix=Matrix(dtype="float32", weight=weight))
-    commit_head(objects_at(made.root), made.plan, content)
-    return made
-
-
 @pytest.fixture
 def two(make_run: MakeRun) -> tuple[Any, Any]:
     """Two models of the same texts, with their head, the second of an odd name."""
-    a = with_head(make_run(LENGTHS, model="tiny/base", vary_tokens=True))
+    a = make_run(LENGTHS, model="tiny/base", vary_tokens=True)
+    keep_head(a.root, a.plan)
     return a, make_run(LENGTHS, model=HOSTILE, seed=1, vary_tokens=True)
 
 
@@ -79,7 +70,7 @@ def test_a_sentence_for_each_pair_and_a_count_of_the_rest(tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_the_section_is_there_where_something_was_compared(tmp_path: Path) -> None:
-    empty = {"drift_predictions": [], "drift_sites": [], "drift_tokens": []}
+    empty: dict[str, list[Any]] = {"drift_predictions": [], "drift_sites": [], "drift_tokens": []}
     assert section(make_store(tmp_path / "none", database(["a", "b"]) | empty)) is None
     found = section(make_store(tmp_path / "some", database(["a", "b"])))
     assert [chart.name for chart in found.charts] == [

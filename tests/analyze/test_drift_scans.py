@@ -4,18 +4,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 import pytest
+from kept_heads import keep_head
 from polars.testing import assert_frame_equal
 
 from lpp.analyze import diff, scan_drift_sites, scan_drift_tokens
 from lpp.analyze.drift.predictions import SCHEMA
-from lpp.analyze.drift.scans import SITES, site_frame
+from lpp.analyze.drift.sites import SITES, site_frame
 from lpp.store.errors import InputError
-from lpp.store.objects.locate import objects_at
-from lpp.store.shared.heads import HeadContent, commit_head
-from lpp.store.shared.matrices import Matrix
 
 LENGTHS = (12, 7, 20, 20, 3, 15)
 
@@ -25,9 +22,7 @@ def root(make_run: Callable[..., Any]) -> Path:
     """A store of two models, with their head."""
     made = make_run(LENGTHS, model="tiny/base", vary_tokens=True)
     make_run(LENGTHS, model="tiny/tuned", seed=1, vary_tokens=True)
-    weight = np.random.default_rng(5).normal(size=(50, 6)).astype(np.float32) / 4
-    content = HeadContent(matrix=Matrix(dtype="float32", weight=weight))
-    commit_head(objects_at(made.root), made.plan, content)
+    keep_head(made.root, made.plan)
     path: Path = made.root
     return path
 

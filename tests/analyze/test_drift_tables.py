@@ -11,6 +11,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 from click.testing import CliRunner, Result
+from kept_heads import keep_head
 from polars.testing import assert_frame_equal
 
 from lpp.analyze import build_database, diff
@@ -23,9 +24,6 @@ from lpp.analyze.numerics.jackknife import error_names
 from lpp.analyze.tables.database import frame_schema, held
 from lpp.sql import connect, saved_query
 from lpp.store.format.tables import VOCABULARY_SCHEMA
-from lpp.store.objects.locate import objects_at
-from lpp.store.shared.heads import HeadContent, commit_head
-from lpp.store.shared.matrices import Matrix
 from lpp.store.shared.vocabularies import add_vocabulary
 
 MakeRun = Callable[..., Any]
@@ -39,10 +37,7 @@ def two(make_run: MakeRun) -> tuple[Any, Any]:
     """Two models of the same texts, with their head and their vocabulary."""
     a = make_run(LENGTHS, model="tiny/base", vary_tokens=True)
     b = make_run(LENGTHS, model="tiny/tuned", seed=1, vary_tokens=True)
-    weight = np.random.default_rng(5).normal(size=(50, 6)).astype(np.float32) / 4
-    commit_head(
-        objects_at(a.root), a.plan, HeadContent(matrix=Matrix(dtype="float32", weight=weight))
-    )
+    keep_head(a.root, a.plan)
     words = [f" w{k}" for k in range(50)]
     rows = [range(50), [word.encode() for word in words], words]
     add_vocabulary(a.root, a.plan.tokenizer.fingerprint, pa.table(rows, schema=VOCABULARY_SCHEMA))

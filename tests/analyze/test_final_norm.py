@@ -60,7 +60,9 @@ def test_a_norm_by_hand() -> None:
         kind="RMSNorm", epsilon=0.5, weight=np.array([1.0, 2.0]), bias=np.zeros(2), error=0
     )
     rows = np.array([[3.0, 4.0], [0.0, 0.0]])
-    np.testing.assert_allclose(norm.apply(rows), [[3 / 13**0.5, 8 / 13**0.5], [0, 0]], rtol=1e-6)
+    np.testing.assert_allclose(
+        norm.apply(rows), [[3 / 13**0.5, 8 / 13**0.5], [0.0, 0.0]], rtol=1e-6
+    )
     norm = FinalNorm(
         kind="LayerNorm", epsilon=0, weight=np.array([1.0, 2.0]), bias=np.array([0, 5.0]), error=0
     )

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from lpp.analyze import Selection, analyze, scan_metrics, scan_spectra
 from lpp.analyze.cli.command import main
-from lpp.analyze.engine.executor import Work
+from lpp.analyze.engine.executor import LocalExecutor, Work
 from lpp.analyze.metrics.registry import METRICS
 from lpp.analyze.numerics.jackknife import Estimate
 from lpp.analyze.runs.cells import Cell
@@ -104,10 +104,11 @@ def reference(made: Any, site: str, cell: Cell) -> Mapping[str, float]:
     }
 
 
-class Plain:
+class Plain(LocalExecutor):
     """An executor that computes from the rows that were written, the plain way, without errors."""
 
     def __init__(self, made: Any) -> None:
+        super().__init__()
         self.made = made
         self.calls: list[set[int]] = []
         """First positions of each call."""

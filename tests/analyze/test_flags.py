@@ -24,8 +24,8 @@ KEY = {"run": "r", "context": 20, "n_prompts": 10}
 SITE = {**KEY, "site": "final", "first_position": 0}
 
 
-def clean() -> tuple[Row, Rows, Rows, Row]:
-    """A profile of two prefixes without a flag."""
+def clean() -> tuple[Row, Any, Any, Any]:
+    """A profile of two prefixes without a flag; spectra, entropy and run that it goes with."""
     values = dict(zip(NAMES, (1.2, 0.3, 4.0, 0.5, 5.0, 0.625), strict=True))
     profile: Row = {
         **values,
@@ -47,11 +47,11 @@ def clean() -> tuple[Row, Rows, Rows, Row]:
 
 def table(key: Row, *rows: Row) -> pl.DataFrame:
     """Rows of one table, with types of columns that hold no value."""
-    integers = [name for row in rows for name in row if name.endswith("_prefix") or name == "dim"]
-    numbers = [name for row in rows for name in row if name.removesuffix("_stderr") in NAMES]
-    return pl.DataFrame([key | row for row in rows]).cast(
-        dict.fromkeys(integers, pl.Int64) | dict.fromkeys(numbers, pl.Float64)
-    )
+    names = {name for row in rows for name in row}
+    integers = [name for name in names if name.endswith("_prefix") or name == "dim"]
+    numbers = [name for name in names if name.removesuffix("_stderr") in NAMES]
+    frame = pl.DataFrame([key | row for row in rows])
+    return frame.with_columns(pl.col(integers).cast(pl.Int64), pl.col(numbers).cast(pl.Float64))
 
 
 def flags(
@@ -128,8 +128,8 @@ def test_a_floor_where_most_prompts_agree() -> None:
 
 
 def test_logits_wider_than_the_tokenizer() -> None:
-    *others, run = clean()
-    assert flags(*others, {**run, "logits_width": 65}) == ["padded_vocab"]
+    profile, spectra, entropy, run = clean()
+    assert flags(profile, spectra, entropy, {**run, "logits_width": 65}) == ["padded_vocab"]
 
 
 def test_rows_that_are_not_finite() -> None:

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 import pytest
 from click.testing import CliRunner
@@ -31,9 +30,7 @@ from lpp.store.shared.heads import HeadContent, commit_head
 from lpp.store.shared.matrices import Matrix
 
 MakeRun = Callable[..., Any]
-WEIGHT: Final[npt.NDArray[np.float32]] = (
-    np.random.default_rng(0).normal(size=(50, 6)).astype(np.float32) / 4
-)
+WEIGHT: Final = (np.random.default_rng(0).normal(size=(50, 6)) / 4).astype(np.float32)
 """Of the head of both runs, (vocabulary, columns of `final`)."""
 
 

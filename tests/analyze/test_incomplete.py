@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from on_disk import on_disk
 
 from lpp.analyze import (
     Selection,
@@ -47,6 +48,11 @@ def remove(shards: Path, *indices: int) -> None:
         shutil.rmtree(shards / f"{index:05}")
 
 
+def damage_and_remove(shards: Path) -> None:
+    damage(shards, 0)
+    remove(shards, 2)
+
+
 REPAIR = "`lpp-capture repair {store}` computes such shards again."
 GAPS: dict[str, tuple[Callable[[Path], None], str]] = {
     "the first damaged": (
@@ -70,7 +76,7 @@ GAPS: dict[str, tuple[Callable[[Path], None], str]] = {
         f"1 of 3 shards are missing (1), {FIRST_TWO}{RULE} {RESUME}",
     ),
     "both": (
-        lambda shards: (damage(shards, 0), remove(shards, 2))[0],
+        damage_and_remove,
         f"1 of 3 shards {NO_RECORD} (0) and 1 of 3 shards are missing (2), "
         f"{LEFT_OUT}{RULE} {REPAIR} {RESUME}",
     ),
@@ -83,7 +89,7 @@ def gap(request: pytest.FixtureRequest, make_run: MakeRun) -> tuple[Path, str, s
     make_run(model="whole", sites=SITES)
     made = make_run(model="gappy", sites=SITES, seed=1)
     harm, says = GAPS[request.param]
-    harm(open_store(made.root).runs[made.run_id].path / "shards")
+    harm(on_disk(open_store(made.root).runs[made.run_id].path) / "shards")
     line = f"{made.run_id}: {says.format(store=made.root)}"
     return made.root, made.run_id, line
 

@@ -35,7 +35,8 @@ def least(values: list[float]) -> float:
 
 
 def expected(written: EvaluatedRun, skip: int) -> dict[str, list[float]]:
-    tokens, found = written.tokens(), {feature.name: [] for feature in FEATURES}
+    tokens = written.tokens()
+    found: dict[str, list[float]] = {feature.name: [] for feature in FEATURES}
     for row in written.rows:
         prompt = row["prompt_ids"][row["chosen"]]
         gold = row["prompt_ids"][row["gold"]]

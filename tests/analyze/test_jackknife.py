@@ -102,7 +102,7 @@ def rows_of(seed: int, n: int, dim: int) -> Rows:
     return (rng.normal(size=(n, dim)) * 3 + rng.normal(size=dim) * 20).astype(np.float32)
 
 
-def less(rows: Rows, leaving: Array) -> Moments:
+def less(rows: Rows, leaving: npt.NDArray[np.bool_]) -> Moments:
     """The moments of `rows` less those that leave, by a subtraction of sums."""
     sums = [ShiftedSums.empty(shift_of(rows)) for _ in range(2)]
     work = Workspace(rows.shape[1])
@@ -373,7 +373,9 @@ def test_an_interval_ends_where_values_do() -> None:
 
 
 def test_no_interval_leaves_the_range_of_its_metric(make_run: Callable[..., Any]) -> None:
-    made = make_run(lengths=[20, 3, 4], dim=3, scale=lambda rows: rows * np.float32([9, 1, 1]))
+    made = make_run(
+        lengths=[20, 3, 4], dim=3, scale=lambda rows: rows * np.array([9, 1, 1], np.float32)
+    )
     table = scan_metrics(made.root, groups=GROUPS).collect()
     assert table.filter(metric="top_share")["ci_high"].max() == 1.0
     for row in table.filter(pl.col("stderr").is_not_null()).iter_rows(named=True):

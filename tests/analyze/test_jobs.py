@@ -56,7 +56,7 @@ def test_what_two_commands_keep_at_once_is_all_there(
     made = make_run()
     run = open_store(made.root).runs[made.run_id]
     monkeypatch.setattr(kept_files, "MANY_FILES", 3)
-    expected = {}
+    expected: dict[Any, Any] = {}
     for number in range(8):  # each opened before the other wrote, and more files than are kept
         pair = Cache(made.root, run), Cache(made.root, run)
         for place, cache in enumerate(pair):

@@ -57,8 +57,8 @@ def test_numbers_are_those_of_the_scans(make_run: MakeRun) -> None:
         assert [mine[name] for name in names] == pytest.approx([other[name] for name in names])
     variant = scan_metrics(made.root, metrics=["zscore_effective_rank"], prompts=[6]).collect()
     variant = variant.filter(prefix=20).sort("run", "site")
-    mine = found.filter(context=20, n_prompts=6).sort("run", "site")
-    assert mine["zscore_effective_rank"].to_list() == pytest.approx(variant["value"].to_list())
+    of_runs = found.filter(context=20, n_prompts=6).sort("run", "site")
+    assert of_runs["zscore_effective_rank"].to_list() == pytest.approx(variant["value"].to_list())
 
 
 def test_depth_is_relative_to_the_model(make_run: MakeRun) -> None:

@@ -14,6 +14,7 @@ from polars.testing import assert_frame_equal
 from lpp.analyze import scan_entropy, scan_spectra, scan_tokens
 from lpp.analyze.engine import cache
 from lpp.analyze.numerics import spectrum
+from lpp.analyze.runs.token_files import read_tokens
 from lpp.analyze.tables import entropy, tokens
 from lpp.analyze.tables.lazy import conjuncts
 from lpp.store.read import Block, Run
@@ -24,7 +25,7 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Counts reads of sites, by name, and eigensolves; the real functions run."""
     counts: Counter[str] = Counter()
     lock = threading.Lock()
-    blocks, solve, read = Run.blocks, spectrum.eigenvalues, tokens.read_tokens
+    blocks, solve = Run.blocks, spectrum.eigenvalues
 
     def counted_blocks(run: Run, site: str, **options: Any) -> Iterator[Block]:
         with lock:
@@ -39,7 +40,7 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
     def counted_tokens(file: Path, names: Sequence[str]) -> pl.DataFrame:
         counts["token reads"] += 1
-        return read(file, names)
+        return read_tokens(file, names)
 
     monkeypatch.setattr(Run, "blocks", counted_blocks)
     monkeypatch.setattr(spectrum, "eigenvalues", counted_solve)

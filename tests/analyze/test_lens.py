@@ -44,7 +44,9 @@ class Model:
     def norm(self, row: Array) -> Array:
         """Of one row or several, in float64."""
         centred = row - (row.mean(axis=-1, keepdims=True) if self.kind == "LayerNorm" else 0)
-        return self.w * centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + 1e-5) + self.b
+        scale = np.sqrt((centred**2).mean(axis=-1, keepdims=True) + 1e-5)
+        normed: Array = self.w * centred / scale + self.b
+        return normed
 
     def stored(self, rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         return self.norm(rows.astype(np.float64)).astype(np.float32)
@@ -69,7 +71,12 @@ def written_by(
     make_run: MakeRun, some: Model, *, matrix: Matrix | None = None, **options: Any
 ) -> EvaluatedRun:
     """A run of a model with that norm, and its head in the store."""
-    settings = {"sites": SITES, "dim": D, "norm": some.stored, "logits_width": VOCABULARY}
+    settings: dict[str, Any] = {
+        "sites": SITES,
+        "dim": D,
+        "norm": some.stored,
+        "logits_width": VOCABULARY,
+    }
     written = evaluated_run(make_run, **settings | options)
     plan = open_store(written.root).runs[written.made.run_id].plan
     matrix = matrix or Matrix(dtype="float32", weight=some.head)
@@ -115,7 +122,7 @@ def computed(written: EvaluatedRun, blocks: list[int]) -> dict[str, list[float]]
     sites = [f"block.{k}" for k in blocks]
     lens = lens_of(read, sites)
     assert isinstance(lens, Lens)
-    found = {}
+    found: dict[str, Any] = {}
     for k, site in zip(blocks, sites, strict=True):
         answers, _ = read_rows(read, site)
         of_site = lens.features(site, answers)
@@ -260,7 +267,8 @@ def test_the_analysis_has_them_by_depth(make_run: MakeRun) -> None:
 
 def scaled_alone(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """No norm: divided by the largest value."""
-    return rows / np.abs(rows).max(axis=1, keepdims=True)
+    scaled: npt.NDArray[np.float32] = rows / np.abs(rows).max(axis=1, keepdims=True)
+    return scaled
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,8 @@ def test_the_interval_of_positive_correlation_by_hand() -> None:
     def wilson(count: int, n: int) -> tuple[float, float]:
         z, p = stats.norm.ppf(0.975), count / n
         half = z * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-        return tuple((p + z**2 / (2 * n) + s * half) / (1 + z**2 / n) for s in (-1, 1))  # type: ignore[return-value]
+        middle, scale = p + z**2 / (2 * n), 1 + z**2 / n
+        return (middle - half) / scale, (middle + half) / scale
 
     phi = (40 * 46 - 12 * 2 - 100 / 2) / math.sqrt(52 * 48 * 42 * 58)
     (low, high), (other_low, other_high) = wilson(52, 100), wilson(42, 100)

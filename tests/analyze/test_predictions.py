@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pytest
+from kept_heads import random_matrix
+from on_disk import on_disk
 from polars.testing import assert_frame_equal
 from scipy.special import log_softmax
 
@@ -42,10 +44,7 @@ FULL = ("kl", "kl_reverse", "js", "tv", "top10")
 
 
 def matrix(width: int, seed: int, dtype: StoredDtype = "float32", rows: int = VOCABULARY) -> Matrix:
-    weight: Any = np.random.default_rng(seed).normal(size=(rows, width)).astype(np.float32) / 4
-    if dtype == "bfloat16":
-        weight = (weight.view(np.uint32) >> 16).astype(np.uint16)
-    return Matrix(dtype=dtype, weight=weight)
+    return random_matrix(rows, width, seed, dtype)
 
 
 @dataclass
@@ -97,7 +96,7 @@ def pair_of(
 
 def forget(pair: Pair) -> None:
     """Remove what was kept."""
-    shutil.rmtree(KeptDrift(pair).folder)
+    shutil.rmtree(on_disk(KeptDrift(pair).folder))
 
 
 def reference(a: Side, b: Side) -> pl.DataFrame:
@@ -140,7 +139,8 @@ def test_every_token_is_that_of_the_plain_computation(
 
 def test_small_divergences_are_right_to_a_ten_thousandth(side: Callable[..., Side]) -> None:
     """Whole rows, and weights of 13 bits: float32 rounds no product, as a model's own would be."""
-    weight = np.round(matrix(6, 0).weight * 4096) / 4096
+    drawn: Any = matrix(6, 0).weight
+    weight = np.round(drawn * 4096) / 4096
     noise = np.random.default_rng(0).normal(size=weight.shape) * np.geomspace(1e-4, 1e-2, 6)
     moved = weight + np.round(noise * 4096) / 4096
     a, b = (
@@ -249,7 +249,8 @@ def test_a_sample_is_the_same_tokens_and_part_of_a_larger_one(side: Callable[...
 
 def test_a_sample_of_nothing_is_a_bug_of_the_caller(side: Callable[..., Side]) -> None:
     pair = pair_of(side("a"), side("b"))
-    for options in ({"tokens": 0}, {"tokens": 5, "seed": -1}):
+    cases: list[dict[str, Any]] = [{"tokens": 0}, {"tokens": 5, "seed": -1}]
+    for options in cases:
         with pytest.raises(ValueError, match="should be 1 and 0 or more"):
             token_drift(pair, **options)
 

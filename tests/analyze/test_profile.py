@@ -102,7 +102,7 @@ def test_the_published_profiles(paper: Path) -> None:
 
 def half_a_digit(printed: str) -> float:
     """Half a unit of the last digit of a number as printed, `0.083` or `2.18E-05`."""
-    return 0.5 * 10.0 ** Decimal(printed).as_tuple().exponent
+    return 0.5 * 10.0 ** int(Decimal(printed).as_tuple().exponent)
 
 
 def test_the_published_profiles_of_four_contexts(paper: Path) -> None:

@@ -121,7 +121,7 @@ def test_the_first_screen_of_one_run_of_none_and_of_runs_apart(tmp_path: Path) -
     assert len(one.rows) == 1
     assert "0.2 of ln V" in plain(one.sentence)
     none = first_screen(make_store(tmp_path / "none"))
-    assert none.rows == none.warnings == ()
+    assert (none.rows, none.warnings) == ((), ())
     tables = database(["a", "b"])
     tables["profiles"][1]["prompt_set"] = "other"
     apart = first_screen(make_store(tmp_path / "apart", tables))

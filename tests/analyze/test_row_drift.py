@@ -10,7 +10,7 @@ from lpp.analyze.numerics import row_drift as module
 from lpp.analyze.numerics.cka import CrossScatters
 from lpp.analyze.numerics.jackknife import Estimate, jackknife, jackknife_difference
 from lpp.analyze.numerics.leading import leading_eigenvectors, subspace_overlap
-from lpp.analyze.numerics.moments import Moments
+from lpp.analyze.numerics.moments import Moments, Rows
 from lpp.analyze.numerics.row_drift import row_drift
 from lpp.store.arrays.reader import to_float32
 
@@ -96,7 +96,7 @@ def test_rows_of_length_0_and_rows_that_are_not_finite() -> None:
     assert [len(one) for one in row_drift(a[:0], b[:0])] == [0, 0]
 
 
-def by_hand_overlap(x: Array, y: Array, k: int) -> float:
+def by_hand_overlap(x: Rows, y: Rows, k: int) -> float:
     """From all eigenvectors of the centred rows' covariance, by singular values."""
     bases = [
         np.linalg.svd(z.astype(float) - z.astype(float).mean(axis=0), full_matrices=False)[2][:k]

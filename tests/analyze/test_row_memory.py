@@ -14,7 +14,7 @@ from lpp.analyze.metrics.rows import ROW_METRICS
 from lpp.analyze.numerics.moments import Moments
 from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.site_reader import SiteReader
-from lpp.analyze.runs.wide_block import Tiles, WideBlock
+from lpp.analyze.runs.wide_block import Tiles, WideBlock, WideSink
 from lpp.store import open_store
 from lpp.store.read import Block, Run
 
@@ -39,7 +39,7 @@ def peak(start: Start, reader: SiteReader, cells: Sequence[Cell]) -> int:
     tracemalloc.start()
     measurement = start(reader, cells)
     own = CellMoments(reader, cells)
-    asking = [measurement, own]
+    asking: list[WideSink] = [measurement, own]
     while asking:
         for block in blocks(cells[0].n_prompts):
             Tiles(asking).add(block)

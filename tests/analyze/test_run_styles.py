@@ -103,7 +103,7 @@ def test_a_page_names_its_runs_by_their_plans(make_run: Any) -> None:
     trained, untrained = (
         make_run(model="lab/m.gguf", untrained_seed=seed).plan.document for seed in (None, 3)
     )
-    plans = {"z": json.dumps(trained), "a": json.dumps(untrained)}
+    plans: dict[str, str | None] = {"z": json.dumps(trained), "a": json.dumps(untrained)}
     newer = {"n": json.dumps({**trained, "context": "of a newer release"}), "o": None}
     styles = page_styles(answers(plans | newer, profiled=("b", "z")))
     assert [styles.label(run) for run in styles.order] == [

@@ -21,6 +21,7 @@ from lpp.analyze.studies.grid import METRICS, profile_rows, spanned
 from lpp.analyze.studies.sensitivity import sensitivity
 from lpp.analyze.tables.profile import AGGREGATIONS, RANKS
 from lpp.store.errors import InputError
+from lpp.store.objects.place import Place
 
 MakeRun = Callable[..., Any]
 LENGTHS = (12, 7, 20, 20, 3, 15)
@@ -35,7 +36,8 @@ def four_models(make_run: MakeRun) -> Path:
     """Four models on one corpus, each with rows of its own."""
     for seed, name in enumerate(("a/one", "b/two", "c/three", "d/four")):
         made = make_run(model=name, seed=seed, scale=lambda rows, s=seed: rows**2 / (1 + s))
-    return made.root
+    root: Path = made.root
+    return root
 
 
 @pytest.mark.slow
@@ -91,8 +93,8 @@ def test_order_of_four_models_is_compared(four_models: Path) -> None:
         site="final", n_prompts=3, metric="effective_rank", aggregation="max"
     )
     orders = [values.filter(context=c).sort("run")["value"].to_list() for c in (10, 20)]
-    ranks = [np.argsort(np.argsort(order)) for order in orders]
-    assert row["spearman_rho"] == pytest.approx(np.corrcoef(*ranks)[0, 1])
+    one, other = (np.argsort(np.argsort(order)) for order in orders)
+    assert row["spearman_rho"] == pytest.approx(np.corrcoef(one, other)[0, 1])
     # an order agrees with itself, whatever entropy is divided by
     assert table.filter(metric="entropy")["kendall_tau"].to_list() == (
         table.filter(metric="entropy_norm")["kendall_tau"].to_list()
@@ -363,7 +365,7 @@ def test_no_final_anywhere_is_told(make_run: MakeRun) -> None:
         library.sensitivity(made.root, Selection(sites=["final"]))
 
 
-def query(database: Path, sql: str) -> list[tuple[Any, ...]]:
+def query(database: Place, sql: str) -> list[tuple[Any, ...]]:
     with duckdb.connect(str(database), read_only=True) as connection:
         return connection.execute(sql).fetchall()
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from on_disk import on_disk
 from polars.testing import assert_frame_equal
 
 from lpp.analyze import scan_spectra
@@ -147,7 +148,7 @@ def test_rows_that_are_not_finite_have_no_ranks(make_run: Callable[..., Any]) ->
 def test_altered_rows_never_become_numbers(make_run: Callable[..., Any]) -> None:
     made = make_run()
     shard = open_store(made.root).runs[made.run_id].shards[0].objects_dir
-    chunk = next(p for p in (shard / "hidden.zarr/final/c").rglob("*") if p.is_file())
+    chunk = next(p for p in (on_disk(shard) / "hidden.zarr/final/c").rglob("*") if p.is_file())
     data = bytearray(chunk.read_bytes())
     data[20] ^= 1
     chunk.write_bytes(data)

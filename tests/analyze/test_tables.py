@@ -21,9 +21,10 @@ from lpp.analyze import (
 from lpp.analyze.cli.command import main
 from lpp.analyze.tables.build import write_database
 from lpp.store.errors import FormatError, InputError, LppError
+from lpp.store.objects.place import Place
 
 
-def query(database: Path, sql: str) -> list[tuple[Any, ...]]:
+def query(database: Place, sql: str) -> list[tuple[Any, ...]]:
     with duckdb.connect(str(database), read_only=True) as connection:
         return connection.execute(sql).fetchall()
 
@@ -35,7 +36,7 @@ def test_every_row_of_the_scans_is_in_the_database(make_run: Callable[..., Any])
     selection = Selection(contexts=[10, 20], prompts=[3, 6])
     database = build_database(made.root, selection)
     assert database == made.root / "profiles.duckdb"
-    options = {"contexts": [10, 20], "prompts": [3, 6]}
+    options: dict[str, Any] = {"contexts": [10, 20], "prompts": [3, 6]}
     sure = scan_spectra(made.root, **options, groups=10).filter(site="final")
     rest = scan_spectra(made.root, **options).filter(pl.col("site") != "final")
     spectra = pl.concat([sure, rest]).collect()

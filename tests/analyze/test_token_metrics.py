@@ -39,7 +39,7 @@ def slow_ece(confidence: list[float], correct: list[bool], bins: int = ECE_BINS)
         inside = [i for i, p in enumerate(confidence) if low < p <= high or (k == 0 and p == 0)]
         if inside:
             accuracy = np.mean([correct[i] for i in inside])
-            total += len(inside) * abs(accuracy - np.mean([confidence[i] for i in inside]))
+            total += len(inside) * abs(float(accuracy - np.mean([confidence[i] for i in inside])))
     return total / len(confidence)
 
 
@@ -102,7 +102,7 @@ def test_every_value_and_error_is_that_of_its_tokens(make_run: Callable[..., Any
         value = float("nan") if row["value"] is None else row["value"]
         assert value == pytest.approx(expected, rel=1e-6, nan_ok=True), row
         parts = [slow(kept(tokens, part))[row["metric"]] for part in cell.parts(3)]
-        error = np.sqrt(2 / 3 * np.square(parts - np.mean(parts)).sum())
+        error = np.sqrt(2 / 3 * np.square(np.array(parts) - np.mean(parts)).sum())
         if math.isfinite(expected) and math.isfinite(error):
             assert row["stderr"] == pytest.approx(error, rel=1e-5, abs=1e-9), row
 
@@ -147,7 +147,7 @@ def test_what_is_kept_does_not_grow_with_tokens(make_run: Callable[..., Any]) ->
         by_row = {n: s for n, s in sums.items() if isinstance(s, token_sums.RowSums)}
         by_prompt = {n: s for n, s in sums.items() if isinstance(s, token_sums.LeastMeans)}
         assert by_row | by_prompt == sums
-        collectors = [
+        collectors: list[Any] = [
             token_sums.RowSumCollector(cells, by_row, False),
             token_sums.RowSumCollector(cells, by_row, True),
             token_sums.LeastMeanCollector(cells, by_prompt),

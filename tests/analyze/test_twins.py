@@ -34,7 +34,9 @@ def test_the_twins_rank_less_ones_own(make_run: Callable[..., Any]) -> None:
     before = ranks(trained.root, "diff_erank")
     assert before["value"].null_count() == len(before)
     twin = make_run(untrained_seed=7, seed=0)  # what was not there before is found now
-    assert untrained_twin(open_store(trained.root).runs[trained.run_id]).id == twin.run_id
+    found_twin = untrained_twin(open_store(trained.root).runs[trained.run_id])
+    assert found_twin is not None
+    assert found_twin.id == twin.run_id
     own = ranks(trained.root, "prompt_erank", 3)
     found = ranks(trained.root, "diff_erank", 3)
     of_twin = found.filter(run=twin.run_id)

@@ -61,13 +61,19 @@ def open_offline(
     context.set_default_timeout(10_000)
     opened = Opened(context.new_page())
     page, trouble = opened.page, opened.trouble
-    page.on("console", lambda m: m.type == "error" and trouble.append(f"console: {m.text}"))
+
+    def on_console(message: Any) -> None:
+        if message.type == "error":
+            trouble.append(f"console: {message.text}")
+
+    def on_request(asked: Any) -> None:
+        if not asked.url.startswith(("file:", "data:")):
+            trouble.append(f"request: {asked.url}")
+
+    page.on("console", on_console)
+    page.on("request", on_request)
     page.on("pageerror", lambda error: trouble.append(f"script: {error}"))
     page.on("dialog", lambda dialog: trouble.append(f"dialog: {dialog.message}"))
-    page.on(
-        "request",
-        lambda r: r.url.startswith(("file:", "data:")) or trouble.append(f"request: {r.url}"),
-    )
     page.goto(path.as_uri())
     return opened
 

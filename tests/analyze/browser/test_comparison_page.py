@@ -4,16 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from kept_heads import keep_head
 
 from lpp.analyze import diff
 from lpp.analyze.drift.gate import parse_condition, verdict
 from lpp.analyze.report.drift_page import drift_page
 from lpp.analyze.report.words import number
-from lpp.store.objects.locate import objects_at
-from lpp.store.shared.heads import HeadContent, commit_head
-from lpp.store.shared.matrices import Matrix
 
 LENGTHS = (12, 7, 20, 20, 3, 15, 9, 11)
 
@@ -23,9 +20,7 @@ def drift(make_run: Callable[..., Any]) -> Any:
     """A comparison with logits; the name of the second model means something to a browser."""
     a = make_run(LENGTHS, model="tiny/base")
     b = make_run(LENGTHS, model="x/<img src=x onerror=alert(1)>", seed=1)
-    weight = np.random.default_rng(5).normal(size=(50, 6)).astype(np.float32) / 4
-    content = HeadContent(matrix=Matrix(dtype="float32", weight=weight))
-    commit_head(objects_at(a.root), a.plan, content)
+    keep_head(a.root, a.plan)
     return diff(a.root, "base", b.run_id, first_position=1)
 
 

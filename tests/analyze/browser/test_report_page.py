@@ -479,7 +479,7 @@ def test_a_page_without_much_to_show_still_opens(
     open_page: OpenPage, tmp_path: Path, runs: int | None
 ) -> None:
     tables = None if runs is None else database(["a/b"] * runs)
-    if runs == 1:
+    if tables and runs == 1:
         tables |= {"hourglass": [], "benchmarks": [], "correlations": []}
     (path,) = write_report(str(make_store(tmp_path, tables)), tmp_path / "report.html")
     opened = open_page(path)

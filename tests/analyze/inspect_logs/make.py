@@ -22,7 +22,7 @@ PLANETS = [
 SUMS = [("1 + 2 =", "3"), ("2 + 2 =", "4")]
 
 
-@task
+@task  # type: ignore[untyped-decorator]
 def planets() -> Task:
     """Three questions with three answers each."""
     return Task(
@@ -39,7 +39,7 @@ def planets() -> Task:
     )
 
 
-@task
+@task  # type: ignore[untyped-decorator]
 def sums() -> Task:
     """Two sums, scored in two ways."""
     return Task(
