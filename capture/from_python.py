@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 Name: TypeAlias = str | os.PathLike[str]
-Texts: TypeAlias = Iterable[str] | Iterable[Mapping[str, Any]]
+Texts: TypeAlias = Iterable[str | None] | Iterable[Mapping[str, Any]]
 
 RESUMES: Final = "Everything committed so far stays; the same call resumes."
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from on_disk import on_disk
 from stored import stored_objects
 
 from lpp.capture.cli.command import main
@@ -237,7 +238,7 @@ def test_an_altered_shard_is_captured_again_and_the_others_stay(
     assert capture(*options).exit_code == 0
     (run,) = open_store(tmp_path / "store").runs.values()
     before, others = stored_objects(run.path), [shard.digest for shard in run.shards[1:]]
-    commit = run.shards[0].path / "COMMIT.json"
+    commit = on_disk(run.shards[0].path) / "COMMIT.json"
     commit.write_bytes(commit.read_bytes()[:-20])
     assert stored_objects(run.path) != before
     assert capture(*options).exit_code == 0

@@ -53,7 +53,7 @@ def same(one: Run, other: Run) -> bool:
     for site in one.sites:
         ours, theirs = (np.concatenate(list(run.hidden(site))) for run in (one, other))
         assert ours.tobytes() == theirs.tobytes()
-    return one.tokens().to_table().equals(other.tokens().to_table())
+    return bool(one.tokens().to_table().equals(other.tokens().to_table()))
 
 
 def table(url: Any, name: str) -> pa.Table:

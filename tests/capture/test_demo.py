@@ -65,6 +65,7 @@ def test_the_demo_says_what_rounding_changed_and_loads_no_model_twice(
     said = LINE.search(first.stdout)
     assert said is not None, first.stdout
     kl, flips = found.predictions["kl"], found.predictions["flips"]
+    assert flips.mean is not None
     assert said.groups() == (f"{kl.mean:.2f}", f"{kl.stderr:.2f}", f"{100 * flips.mean:.0f}")
     # of twelve passages of Python's documentation, which differ between its releases
     assert kl.mean == pytest.approx(0.86, abs=0.15)

@@ -16,15 +16,15 @@ from hypothesis import strategies as st
 from stored import stored_objects
 
 from lpp.capture.corpus.selection import Selection
-from lpp.capture.engine.capture import SLOTS, capture_run
+from lpp.capture.engine.capture import capture_run
 from lpp.capture.engine.prepare import Prepared, prepare
 from lpp.capture.models.spec import ModelSpec
 from lpp.capture.plan.backend import Backend, Batch, Captured, Outputs
 from lpp.capture.plan.batches import group_by_budget, logit_rows, shard_batches, shard_boundaries
 from lpp.capture.plan.request import CaptureRequest, CorpusSpec
+from lpp.capture.plan.sizes import SLOTS
 from lpp.store import RunWriter, create_store
 from lpp.store.errors import FormatError
-from lpp.store.shared.heads import HeadContent
 
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=30)
 
@@ -114,13 +114,10 @@ class Wrapped:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self.model, self.sites, self.compute = backend.model, backend.sites, backend.compute
-        self.allocate = backend.allocate
+        self.allocate, self.write, self.head = backend.allocate, backend.write, backend.head
 
     def capture(self, batches: Iterable[Batch], outputs: Outputs) -> Iterator[Captured]:
         return self._backend.capture(batches, outputs)
-
-    def head(self) -> HeadContent | str:
-        return self._backend.head()
 
     def close(self) -> None: ...
 
@@ -234,7 +231,7 @@ def test_any_number_of_encoders_gives_the_same_bytes(ready: Prepared, tmp_path: 
     for encoders in (1, 2, 7):
         writer = RunWriter(create_store(tmp_path / str(encoders)).path, ready.plan, ready.prompts)
         capture_run(ready.plan, ready.prompts, writer, ready.backend, encoders=encoders)
-        stored.append(stored_objects(Path(writer.run.path)))
+        stored.append(stored_objects(writer.run.path))
     assert stored[0] == stored[1] == stored[2]
 
 

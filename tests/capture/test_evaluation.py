@@ -13,6 +13,7 @@ import pytest
 import transformers
 from backend_contract import plain_forward, reference_statistics
 from eval_tasks import by_lm_eval, write_task
+from on_disk import on_disk
 
 from lpp.analyze.benchmarks.benchmarks import add_benchmarks, benchmarks_table
 from lpp.analyze.drift.pair import pair_of
@@ -206,7 +207,7 @@ def test_answers_are_branches_of_the_context_that_they_share(
             assert (row["field.n_context"], row["field.n_before_question"]) == (1, None)
             assert "A:" not in tokenizer.decode(row["token_ids"][1:])
     assert run.verify() == []
-    assert json.loads((run.path / "COMMIT.json").read_text())["format"] == 4
+    assert json.loads((on_disk(run.path) / "COMMIT.json").read_text())["format"] == 4
     # rows and statistics are those of context and answer together, in a pass of their own
     reference = transformers.AutoModelForCausalLM.from_pretrained(model).eval()
     tokens = run.tokens().to_table().to_pandas()
@@ -283,7 +284,7 @@ def test_the_question_begins_after_the_shots(model: Path, tasks: Path, tmp_path:
             continue
         begin, end = row["field.n_before_question"], row["field.n_context"]
         item = row["field.item"]
-        asked = tokenizer.decode(row["token_ids"][begin:end])
+        asked = str(tokenizer.decode(row["token_ids"][begin:end]))
         assert asked.strip() == f"Q: {item} or {item + 3}? A:"
         assert row["truncated"] is False
 

@@ -114,7 +114,7 @@ def test_a_killed_evaluation_goes_on_and_repeats_no_prompt(
         found = killed.glob("runs/*/shards/*/COMMIT.json")
         return {path.parent.name: path.read_bytes() for path in found}
 
-    words = [sys.executable, "-c", KILLED, killed, model, folder]
+    words = [sys.executable, "-c", KILLED, str(killed), str(model), str(folder)]
     support = str(Path(eval_tasks.__file__).parent)
     path = os.pathsep.join([support, os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
@@ -373,7 +373,7 @@ def test_an_answer_whose_states_are_not_finite_is_never_chosen(
     """The token `!` alone is broken: of the four answers, one has it."""
     broken = tmp_path / "broken"
     shutil.copytree(model, broken)
-    loaded = transformers.AutoModelForCausalLM.from_pretrained(model)
+    loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(model)
     tokenizer = transformers.AutoTokenizer.from_pretrained(model)
     (token,) = tokenizer.encode("#")
     loaded.get_input_embeddings().weight.data[token] = float("nan")

@@ -97,10 +97,9 @@ def test_a_name_gives_the_run_and_the_bytes_of_the_command(
         folder,
         corpus_file,
         store=tmp_path / "of-python",
-        prompts=np.int64(9),
         min_bytes=0,
         sites=("final", "block.*"),
-        **SETTINGS,
+        **{**SETTINGS, "prompts": np.int64(9)},
     )
     expected = only_run(tmp_path / "of-command")
     assert isinstance(run, Run)
@@ -257,9 +256,9 @@ def test_a_model_without_files_is_called_by_its_name_or_its_class(
     model = tiny_model("gpt2")
     ids = [
         capture(
-            model, tiny_tokenizer, TEXTS, store=tmp_path / "s", **SETTINGS, **named
+            model, tiny_tokenizer, TEXTS, store=tmp_path / "s", name=name, **SETTINGS
         ).plan.model.id
-        for named in ({}, {"name": "mine"})
+        for name in (None, "mine")
     ]
     assert ids == ["GPT2LMHeadModel", "mine"]
 
@@ -408,7 +407,7 @@ def test_a_loaded_model_that_cannot_be_captured_as_it_is_is_refused(
     def wrapped(model: Any) -> Any:
         return torch.nn.DataParallel(model)
 
-    for change, message in (
+    cases: list[tuple[Callable[[Any], Any], str]] = [
         (trained, "layers.1 is in training mode.* Call model.eval"),
         (hooked, "layers.0 has a forward hook .*Remove"),
         (patched, "norm has a forward method that was set on it"),
@@ -420,7 +419,8 @@ def test_a_loaded_model_that_cannot_be_captured_as_it_is_is_refused(
         (lambda model: model.model, "LlamaModel is not a causal language model"),
         (lambda model: model.lm_head, "Linear, not a model of transformers"),
         (lambda model: 7, "int, not a model of transformers"),
-    ):
+    ]
+    for change, message in cases:
         with pytest.raises(InputError, match=message):
             capture(change(load()), tiny_tokenizer, TEXTS, store=tmp_path / "s", **SETTINGS)
     assert not (tmp_path / "s").exists()
@@ -445,8 +445,9 @@ def test_a_tokenizer_that_is_missing_or_of_another_model_is_refused(
 def test_options_of_loading_do_not_go_with_a_loaded_model(
     load: Load, tiny_tokenizer: Any, tmp_path: Path, option: str
 ) -> None:
+    options: dict[str, Any] = {option: "cuda"}
     with pytest.raises(InputError, match=f"{option}: the model is loaded already"):
-        capture(load(), tiny_tokenizer, TEXTS, store=tmp_path / "s", **{option: "cuda"})
+        capture(load(), tiny_tokenizer, TEXTS, store=tmp_path / "s", **options)
 
 
 def test_options_of_loading_are_options() -> None:

@@ -75,7 +75,7 @@ def test_memory_that_is_not_registered_serves_all_the_same(
 def test_plain_memory_is_the_processes_own() -> None:
     memory = plain_memory(100)
     memory[...] = 3
-    assert (memory.shape, memory.dtype, int(memory.sum())) == ((100,), np.uint8, 300)
+    assert (memory.shape, memory.dtype, int(memory.sum())) == ((100,), np.dtype(np.uint8), 300)
 
 
 def test_shared_memory_is_read_by_its_path_and_leaves_no_file() -> None:

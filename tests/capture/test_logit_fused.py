@@ -3,6 +3,8 @@
 import logging
 import os
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
@@ -43,7 +45,7 @@ def _warnings(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
 
 
 @pytest.fixture
-def fresh_compiler():
+def fresh_compiler() -> Iterator[None]:
     """Compiled code of another test counts towards the limit of recompilations."""
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
@@ -54,7 +56,9 @@ def fresh_compiler():
 @pytest.mark.slow
 @pytest.mark.usefixtures("fresh_compiler")
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_the_function_compiles_whole_and_for_any_number_of_rows(mode, caplog):
+def test_the_function_compiles_whole_and_for_any_number_of_rows(
+    mode: Callable[[], AbstractContextManager[None]], caplog: pytest.LogCaptureFixture
+) -> None:
     """Without a compiler of machine code: traced, decomposed, run operator by operator."""
     reduce = FusedReduction(compiled("aot_eager"), wide=1)
     with mode():
@@ -70,7 +74,7 @@ def test_the_function_compiles_whole_and_for_any_number_of_rows(mode, caplog):
 @pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # importing inductor
 @pytest.mark.usefixtures("fresh_compiler")
-def test_compiled_machine_code_gives_the_statistics(caplog):
+def test_compiled_machine_code_gives_the_statistics(caplog: pytest.LogCaptureFixture) -> None:
     reduce = FusedReduction(compiled(), wide=1)
     with torch.inference_mode():
         _check(reduce, 600, torch.bfloat16)
@@ -81,7 +85,7 @@ def test_compiled_machine_code_gives_the_statistics(caplog):
     assert not _warnings(caplog)
 
 
-def test_plain_code_takes_over_where_compiling_fails(caplog):
+def test_plain_code_takes_over_where_compiling_fails(caplog: pytest.LogCaptureFixture) -> None:
     calls = []
 
     def no_compiler(*_: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -97,7 +101,7 @@ def test_plain_code_takes_over_where_compiling_fails(caplog):
     assert "More lines" not in record.getMessage()
 
 
-def test_lack_of_memory_is_no_failure_of_the_compiler(caplog):
+def test_lack_of_memory_is_no_failure_of_the_compiler(caplog: pytest.LogCaptureFixture) -> None:
     def no_memory(*_: torch.Tensor) -> dict[str, torch.Tensor]:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
 
@@ -108,7 +112,7 @@ def test_lack_of_memory_is_no_failure_of_the_compiler(caplog):
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(4, 99), (1, 100)])
-def test_narrow_and_single_rows_do_not_wait_for_the_compiler(rows, columns):
+def test_narrow_and_single_rows_do_not_wait_for_the_compiler(rows: int, columns: int) -> None:
     def unwanted(*_: torch.Tensor) -> dict[str, torch.Tensor]:
         raise AssertionError("compiled")
 
@@ -118,7 +122,7 @@ def test_narrow_and_single_rows_do_not_wait_for_the_compiler(rows, columns):
     assert_equal(_reduced(reduce, logits, [3] * rows), expected, atol=3e-6)
 
 
-def test_plain_code_reduces_large_tiles_in_pieces(monkeypatch):
+def test_plain_code_reduces_large_tiles_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lpp.capture.backends.logit_statistics.fused.PLAIN_LOGITS", 1000)
     seen = []
 
@@ -146,7 +150,9 @@ def test_plain_code_reduces_large_tiles_in_pieces(monkeypatch):
         ("cuda:1", 262_144, torch.float32, 1024),
     ],
 )
-def test_the_size_of_a_tile_follows_device_and_vocabulary(device, vocabulary, dtype, rows):
+def test_the_size_of_a_tile_follows_device_and_vocabulary(
+    device: str, vocabulary: int, dtype: torch.dtype, rows: int
+) -> None:
     assert default_tile_rows(torch.device(device), vocabulary, dtype) == rows
 
 
@@ -154,7 +160,7 @@ def test_the_size_of_a_tile_follows_device_and_vocabulary(device, vocabulary, dt
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("vocabulary", [600, 49_152, 151_936])
-def test_a_gpu_keeps_the_documented_bounds(vocabulary, dtype):
+def test_a_gpu_keeps_the_documented_bounds(vocabulary: int, dtype: torch.dtype) -> None:
     for logits, entropy, varentropy in levels(vocabulary):
         rounded = logits.to(dtype)
         following = torch.full((len(rounded),), 5)

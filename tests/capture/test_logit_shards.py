@@ -5,6 +5,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from random import Random
 from typing import Literal
 
 import numpy as np
@@ -99,7 +100,9 @@ SPLITS = [(600,), (300, 600), (1, 600), (599, 600), (256, 512, 600), (100, 101, 
 @pytest.mark.parametrize("ends", SPLITS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("tile_rows", [None, 16])
-def test_ranks_agree_with_float64(ends, dtype, tile_rows):
+def test_ranks_agree_with_float64(
+    ends: tuple[int, ...], dtype: torch.dtype, tile_rows: int | None
+) -> None:
     generator = torch.Generator().manual_seed(5)
     logits = (torch.randn(37, 600, generator=generator) * 4).to(dtype)
     following = torch.randint(-1, 600, (37,), generator=generator).tolist()
@@ -109,14 +112,14 @@ def test_ranks_agree_with_float64(ends, dtype, tile_rows):
 
 @pytest.mark.parametrize("ends", SPLITS)
 @pytest.mark.parametrize("nan", [True, False])
-def test_odd_rows_whatever_a_maximum_makes_of_nan(ends, nan):
+def test_odd_rows_whatever_a_maximum_makes_of_nan(ends: tuple[int, ...], nan: bool) -> None:
     logits, following = odd_rows(600)
     mine = _sharded(logits, following, ends, nan=nan)[0]
     assert_equal(mine, reference(logits.numpy(), following), atol=3e-6)
 
 
 @pytest.mark.parametrize("vocabulary", [49_152, 151_936])
-def test_ranks_keep_the_documented_bounds(vocabulary):
+def test_ranks_keep_the_documented_bounds(vocabulary: int) -> None:
     for logits, entropy, varentropy in levels(vocabulary):
         rounded = logits.bfloat16()
         following = [5] * len(rounded)
@@ -138,7 +141,9 @@ def test_ranks_keep_the_documented_bounds(vocabulary):
     st.randoms(use_true_random=False),
 )
 @settings(max_examples=40, deadline=None)
-def test_ties_within_and_between_ranks(rows_and_cuts, random):
+def test_ties_within_and_between_ranks(
+    rows_and_cuts: tuple[list[list[int]], set[int]], random: Random
+) -> None:
     rows, cuts = rows_and_cuts
     logits = torch.tensor(rows, dtype=torch.float32) / 2
     width = logits.shape[1]
@@ -148,7 +153,7 @@ def test_ties_within_and_between_ranks(rows_and_cuts, random):
 
 
 @pytest.mark.parametrize(("first", "second"), [(0, 5), (5, 0), (5, 6), (9, 3), (3, 4), (2, 2)])
-def test_margin_wherever_the_two_largest_lie(first, second):
+def test_margin_wherever_the_two_largest_lie(first: int, second: int) -> None:
     row = [0.0] * 10
     row[second], row[first] = 6.5, 9.0
     mine = _sharded(torch.tensor([row]), [second], (4, 6, 10))[0]
@@ -156,7 +161,7 @@ def test_margin_wherever_the_two_largest_lie(first, second):
     assert mine["top1_id"][0] == first
 
 
-def test_padding_weighs_nothing_on_a_rank_of_its_own_and_beside_real_columns():
+def test_padding_weighs_nothing_on_a_rank_of_its_own_and_beside_real_columns() -> None:
     logits = torch.randn(6, 10, generator=torch.Generator().manual_seed(1))
     following = [9, 0, 4, -1, 7, 8]
     expected = reference(logits.numpy(), following)
@@ -164,18 +169,18 @@ def test_padding_weighs_nothing_on_a_rank_of_its_own_and_beside_real_columns():
         assert_equal(_sharded(logits, following, ends)[0], expected, atol=3e-6)
 
 
-def test_no_rows_need_no_communication():
+def test_no_rows_need_no_communication() -> None:
     mine = _sharded(torch.empty(0, 8), [], (4, 8))[0]
     assert {len(column) for column in mine.values()} == {0}
 
 
 @pytest.mark.parametrize("columns", [range(4, 4), range(0, 8, 2), range(4, 0, -1)])
-def test_columns_that_are_no_shard_are_refused(columns):
+def test_columns_that_are_no_shard_are_refused(columns: range) -> None:
     with pytest.raises(ValueError, match="at least one column"):
         VocabularyShard(columns=columns)
 
 
-def test_one_rank_with_every_column_is_the_plain_case():
+def test_one_rank_with_every_column_is_the_plain_case() -> None:
     logits, following = odd_rows(300)
     unembed, next_ids = Unembedding(Given(), logits), torch.tensor(following)
     plain = logit_statistics(logits, unembed, next_ids).numpy()
@@ -198,7 +203,9 @@ def _process(rank: int, meeting: str, results: str) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_of_torch_distributed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_two_processes_of_torch_distributed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
     meeting = (tmp_path / "meeting").as_uri()
     spawn = multiprocessing.get_context("spawn")

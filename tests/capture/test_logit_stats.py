@@ -1,8 +1,11 @@
 """The eight statistics against float64 numpy, hand values, and each family's own logits."""
 
 import math
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,6 +31,7 @@ from lpp.capture.models.unembedding import Unembedding, find_unembedding
 from lpp.store.errors import ErrorKind, InputError
 
 INF, NAN = math.inf, math.nan
+Way = Callable[[torch.Tensor, torch.Tensor, int | None], TokenStatistics]
 
 
 def _whole(logits: torch.Tensor, next_ids: torch.Tensor, tile_rows: int | None) -> TokenStatistics:
@@ -50,17 +54,17 @@ _WAYS = pytest.mark.parametrize("way", [_whole, _fused])
 
 
 def _statistics(
-    logits: Any, next_ids: Any, tile_rows: int | None = None, way: Any = _whole
+    logits: Any, next_ids: Any, tile_rows: int | None = None, way: Way = _whole
 ) -> Columns:
     tensor = logits if isinstance(logits, torch.Tensor) else torch.tensor(logits)
     following = torch.tensor(next_ids, dtype=torch.int64)
-    return cast("Columns", way(tensor.clone(), following, tile_rows).numpy())
+    return way(tensor.clone(), following, tile_rows).numpy()
 
 
 @_WAYS
 @pytest.mark.parametrize("width", [2, 3, 255, 256, 257, 511, 512, 600, 5000])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_every_statistic_agrees_with_float64(width, dtype, way):
+def test_every_statistic_agrees_with_float64(width: int, dtype: torch.dtype, way: Way) -> None:
     generator = torch.Generator().manual_seed(width)
     logits = (torch.randn(37, width, generator=generator) * 4).to(dtype)
     following = torch.randint(-1, width, (37,), generator=generator).tolist()
@@ -71,7 +75,9 @@ def test_every_statistic_agrees_with_float64(width, dtype, way):
 @_WAYS
 @pytest.mark.parametrize("vocabulary", [49_152, 151_936, 262_144])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_large_vocabularies_keep_the_documented_bounds(vocabulary, dtype, way):
+def test_large_vocabularies_keep_the_documented_bounds(
+    vocabulary: int, dtype: torch.dtype, way: Way
+) -> None:
     for logits, entropy, varentropy in levels(vocabulary):
         rounded = logits.to(dtype)
         following = [5] * len(rounded)
@@ -82,7 +88,7 @@ def test_large_vocabularies_keep_the_documented_bounds(vocabulary, dtype, way):
 @_WAYS
 @pytest.mark.parametrize("width", [1, 2, 5, 255, 256, 257, 600, 1024])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_odd_rows_side_by_side(width, dtype, way):
+def test_odd_rows_side_by_side(width: int, dtype: torch.dtype, way: Way) -> None:
     logits, following = odd_rows(width)
     logits = logits.to(dtype)
     expected = reference(logits.float().numpy(), following)
@@ -90,7 +96,7 @@ def test_odd_rows_side_by_side(width, dtype, way):
 
 
 @_WAYS
-def test_a_common_offset_costs_no_digits(way):
+def test_a_common_offset_costs_no_digits(way: Way) -> None:
     """GPT-2's logits lie near -100; only log_z may know."""
     generator = torch.Generator().manual_seed(3)
     logits = torch.randn(50, 700, generator=generator) * 3 - 100
@@ -108,14 +114,16 @@ def test_a_common_offset_costs_no_digits(way):
     st.randoms(use_true_random=False),
 )
 @settings(max_examples=60, deadline=None)
-def test_quarters_with_many_ties_agree_with_float64(way, rows, random):
+def test_quarters_with_many_ties_agree_with_float64(
+    way: Way, rows: list[list[int]], random: Random
+) -> None:
     logits = np.array(rows, np.float32) / 4
     following = [random.randrange(-1, logits.shape[1]) for _ in rows]
     assert_equal(_statistics(logits, following, way=way), reference(logits, following), atol=3e-6)
 
 
 @_WAYS
-def test_uniform_and_one_hot_rows_by_hand(way):
+def test_uniform_and_one_hot_rows_by_hand(way: Way) -> None:
     mine = _statistics([[0.5] * 8, [40.0] + [-80.0] * 7], [3, 1], way=way)
     np.testing.assert_allclose(mine["entropy"], [math.log(8), 0], atol=1e-6)
     np.testing.assert_allclose(mine["varentropy"], [0, 0], atol=1e-6)
@@ -128,7 +136,7 @@ def test_uniform_and_one_hot_rows_by_hand(way):
 
 
 @_WAYS
-def test_three_tokens_by_hand(way):
+def test_three_tokens_by_hand(way: Way) -> None:
     """Probabilities 1/2, 1/3, 1/6."""
     mine = _statistics([[math.log(2), math.log(3), 0.0]], [2], way=way)
     assert mine["log_z"][0] == pytest.approx(math.log(6))
@@ -144,7 +152,7 @@ def test_three_tokens_by_hand(way):
 
 
 @_WAYS
-def test_ties_rank_by_strictly_larger_and_the_smallest_id_wins(way):
+def test_ties_rank_by_strictly_larger_and_the_smallest_id_wins(way: Way) -> None:
     row = [1.0] * 700
     row[131] = row[257] = row[600] = 2.0  # in three groups of 256, the last one partial
     mine = _statistics([row, row, row], [600, 0, 131], way=way)
@@ -156,7 +164,7 @@ def test_ties_rank_by_strictly_larger_and_the_smallest_id_wins(way):
 @_WAYS
 @pytest.mark.parametrize("first", [0, 255, 256, 343, 344, 511, 512, 599])
 @pytest.mark.parametrize("second", [1, 254, 257, 342, 345, 510, 513, 598])
-def test_margin_wherever_the_two_largest_lie(first, second, way):
+def test_margin_wherever_the_two_largest_lie(first: int, second: int, way: Way) -> None:
     """600 columns: groups begin at 0, 256 and, overlapping, 344."""
     row = [0.0] * 600
     row[first], row[second] = 9.0, 6.5
@@ -166,13 +174,13 @@ def test_margin_wherever_the_two_largest_lie(first, second, way):
 
 
 @_WAYS
-def test_two_logits_that_a_shift_would_merge_keep_their_ranks(way):
+def test_two_logits_that_a_shift_would_merge_keep_their_ranks(way: Way) -> None:
     tiny = [1e-6, 2e-6, 100.0]
     assert _statistics([tiny, tiny], [0, 1], way=way)["next_rank"].tolist() == [3, 2]
 
 
 @_WAYS
-def test_a_vocabulary_of_one(way):
+def test_a_vocabulary_of_one(way: Way) -> None:
     mine = _statistics([[7.5], [-3.0]], [0, -1], way=way)
     assert mine["entropy"].tolist() == [0.0, 0.0]
     assert mine["log_z"].tolist() == [7.5, -3.0]
@@ -184,7 +192,7 @@ def test_a_vocabulary_of_one(way):
 
 
 @_WAYS
-def test_masked_columns_weigh_nothing(way):
+def test_masked_columns_weigh_nothing(way: Way) -> None:
     generator = torch.Generator().manual_seed(8)
     logits = torch.randn(20, 500, generator=generator)
     logits[:, 300:] = -INF
@@ -198,7 +206,7 @@ def test_masked_columns_weigh_nothing(way):
 
 
 @_WAYS
-def test_a_nan_logit_stays_visible_and_stays_in_its_row(way):
+def test_a_nan_logit_stays_visible_and_stays_in_its_row(way: Way) -> None:
     logits = torch.randn(4, 300, generator=torch.Generator().manual_seed(2))
     logits[2, 290] = NAN
     mine = _statistics(logits, [1, 1, 1, 1], way=way)
@@ -207,14 +215,14 @@ def test_a_nan_logit_stays_visible_and_stays_in_its_row(way):
 
 
 @_WAYS
-def test_no_next_token_is_rank_zero_and_nan(way):
+def test_no_next_token_is_rank_zero_and_nan(way: Way) -> None:
     mine = _statistics([[1.0, 2.0, 3.0]] * 3, [-1, 2, -1], way=way)
     assert mine["next_rank"].tolist() == [0, 1, 0]
     assert np.isnan(mine["next_logprob"]).tolist() == [True, False, True]
     assert not np.isnan(mine["entropy"]).any()
 
 
-def test_no_rows_give_empty_columns():
+def test_no_rows_give_empty_columns() -> None:
     mine = _statistics(torch.empty(0, 40), torch.empty(0, dtype=torch.int64).tolist() or [])
     assert {name: len(column) for name, column in mine.items()} == dict.fromkeys(STATISTICS, 0)
     assert mine["next_rank"].dtype == np.int32
@@ -222,7 +230,7 @@ def test_no_rows_give_empty_columns():
 
 @_WAYS
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_tile_sizes_change_nothing(dtype, way):
+def test_tile_sizes_change_nothing(dtype: torch.dtype, way: Way) -> None:
     generator = torch.Generator().manual_seed(4)
     logits = (torch.randn(70, 1000, generator=generator) * 3).to(dtype)
     following = torch.randint(-1, 1000, (70,), generator=generator).tolist()
@@ -232,7 +240,7 @@ def test_tile_sizes_change_nothing(dtype, way):
             np.testing.assert_array_equal(column, whole[name], err_msg=f"{name}, tile {tile}")
 
 
-def test_a_linear_layer_with_bias_equals_its_own_logits():
+def test_a_linear_layer_with_bias_equals_its_own_logits() -> None:
     torch.manual_seed(6)
     layer = nn.Linear(24, 333)
     rows = torch.randn(90, 24)
@@ -259,12 +267,16 @@ def _through_the_model(model: Any) -> tuple[Columns, np.ndarray, list[int]]:
     return mine, logits, following.tolist()
 
 
-def test_each_family_gives_the_statistics_of_its_own_logits(family, tiny_model):
+def test_each_family_gives_the_statistics_of_its_own_logits(
+    family: str, tiny_model: Callable[[str], Any]
+) -> None:
     mine, logits, following = _through_the_model(tiny_model(family))
     assert_equal(mine, reference(logits, following), atol=1e-5)
 
 
-def test_weights_offloaded_to_disk_give_the_same_statistics(tiny_model, tmp_path):
+def test_weights_offloaded_to_disk_give_the_same_statistics(
+    tiny_model: Callable[[str], Any], tmp_path: Path
+) -> None:
     """As with `--device-map auto` on a model larger than memory: weights arrive when called."""
     from accelerate import disk_offload
 
@@ -295,7 +307,7 @@ _SMALL: dict[str, Any] = {
     ("config", "extra"),
     [("CohereConfig", {"logit_scale": 0.0625}), ("GraniteConfig", {"logits_scaling": 8.0})],
 )
-def test_scaled_logits_are_found_from_the_config(config, extra):
+def test_scaled_logits_are_found_from_the_config(config: str, extra: dict[str, float]) -> None:
     torch.manual_seed(9)
     model = transformers.AutoModelForCausalLM.from_config(
         getattr(transformers, config)(**_SMALL, **extra)
@@ -305,7 +317,9 @@ def test_scaled_logits_are_found_from_the_config(config, extra):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_an_unknown_change_to_the_logits_is_refused(dtype, tiny_model):
+def test_an_unknown_change_to_the_logits_is_refused(
+    dtype: torch.dtype, tiny_model: Callable[[str], Any]
+) -> None:
     model = tiny_model("llama")
 
     class Changed(type(model)):  # type: ignore[misc]

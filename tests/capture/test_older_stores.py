@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 from click.testing import CliRunner, Result
 from older_stores import as_format_1
+from on_disk import on_disk
 from polars.testing import assert_frame_equal
 from stored import object_path, stored_objects
 
@@ -82,9 +83,10 @@ def test_it_is_what_the_release_before_wrote(pair: tuple[int, Path, Path]) -> No
     assert set(formats(run)) == {version}
     assert set(formats(only(now))) == {3}
     for directory in (run.path, *(shard.path for shard in run.shards)):
-        assert b"\n" in (directory / COMMIT_KEY).read_bytes()
-        assert b"chunks" not in (directory / COMMIT_KEY).read_bytes()
-    assert (run.shards[0].path / "tokens.arrow").is_file()
+        record = (on_disk(directory) / COMMIT_KEY).read_bytes()
+        assert b"\n" in record
+        assert b"chunks" not in record
+    assert (on_disk(run.shards[0].path) / "tokens.arrow").is_file()
     assert not [path for path in older.rglob("zarr.json") if b"dimension" in path.read_bytes()]
     assert run.verify() == []
     held, expected = (stored_objects(only(root).path) for root in (older, now))
@@ -135,7 +137,7 @@ def test_a_capture_goes_on_with_it(
 ) -> None:
     version, _, now = pair
     run = only(older)
-    shutil.rmtree(run.shards[1].path)
+    shutil.rmtree(on_disk(run.shards[1].path))
     done = capture(tiny_folder("gpt2"), corpus, older, KEEP[version])
     assert done.exit_code == 0, done.output
     run = only(older)
@@ -179,7 +181,7 @@ def test_other_rows_than_were_committed_are_told(
     from sealed import reseal
 
     run = only(older)
-    shard = run.shards[1].path
+    shard = on_disk(run.shards[1].path)
     path = shard / "hidden.zarr/final/c/0/0"
     good = path.read_bytes()
     path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))

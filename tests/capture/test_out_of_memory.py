@@ -21,7 +21,7 @@ def while_handling(error: BaseException) -> BaseException:
         try:
             raise error
         except BaseException:
-            {}["block 3"]
+            raise KeyError("block 3")  # noqa: B904
     except KeyError as second:
         return second
 

@@ -25,7 +25,7 @@ from lpp.capture.probes.patterns import ANSWER_LENGTH
 from lpp.capture.probes.scoring import LINES, Verdict, line_of
 
 
-class Loader(yaml.SafeLoader):
+class Loader(yaml.SafeLoader):  # type: ignore[misc]
     """Leaves `!function` a name."""
 
 

@@ -13,7 +13,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from lpp.capture.cli.command import main
-from lpp.capture.models.load import ModelSpec, describe_model
+from lpp.capture.models.load import describe_model
+from lpp.capture.models.spec import ModelSpec
 from lpp.capture.probes.items import TASKS
 from lpp.capture.probes.scoring import parse_line
 from lpp.sql import connect
@@ -168,7 +169,8 @@ def test_what_is_printed(probed: tuple[Path, Result]) -> None:
     rows = scores(root)
     lines = done.stdout.splitlines()
     assert max(len(line) for line in lines if str(root) not in line) <= 80
-    shown = {tuple(line.split()[:2]): line.split()[2:] for line in lines if " to " in line}
+    of_scores = [line.split() for line in lines if " to " in line]
+    shown = {(model, task): values for model, task, *values in of_scores}
     assert {key: float(values[0]) for key, values in shown.items()} == pytest.approx(
         {key: row["value"] for key, row in rows.items()}, rel=1e-4
     )

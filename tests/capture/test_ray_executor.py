@@ -142,7 +142,8 @@ def ray_executor_actor(root: Path, request: CaptureRequest) -> Any:
 def test_an_actor_captures_what_it_is_handed_and_no_more(
     tiny_folder: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    root = create_store(tmp_path / "store").path
+    root = tmp_path / "store"
+    create_store(root)
     actor = ray_executor_actor(root, replace(request_for(tiny_folder("llama")), shard_bytes=1))
     loaded = actor.load()
     actor.open(loaded.plan.hash)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from on_disk import on_disk
 from sealed import seal
 from stored import left_behind, object_path, stored_objects
 
@@ -64,6 +65,11 @@ def swap(shards: Path) -> None:
     (shards / "held").rename(shards / "00001")
 
 
+def file_instead(shards: Path) -> None:
+    shutil.rmtree(shards / "00001")
+    (shards / "00001").write_text("x")
+
+
 DAMAGE: dict[str, tuple[Callable[[Path], object], list[int], str]] = {
     "altered": (
         lambda s: flip(object_path(s / "00001", "hidden.zarr/block.1/c/0/0")),
@@ -74,11 +80,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], list[int], str]] = {
     "stranger": (lambda s: (s / "00002/x.bin").write_text("x"), [2], "byte for byte"),
     "swapped": (swap, [0, 1], "byte for byte"),
     "record": (lambda s: flip(s / "00001/COMMIT.json"), [1], "nothing to compare"),
-    "a file": (
-        lambda s: (shutil.rmtree(s / "00001"), (s / "00001").write_text("x")),
-        [1],
-        "nothing to compare",
-    ),
+    "a file": (file_instead, [1], "nothing to compare"),
 }
 
 
@@ -88,16 +90,17 @@ def test_exactly_the_bad_shards_come_back_bit_for_bit(place: Path, kind: str) ->
     run, _ = runs(place)
     assert run.plan.n_shards >= 4
     before = stored_objects(run.path)
-    damage(run.path / "shards")
+    damage(on_disk(run.path) / "shards")
     looked = repair(run.id, "--dry-run")
     assert looked.exit_code == 1
     assert f"0 of 1 runs are whole: {len(bad)} bad shards, 0 computed." in looked.stdout
     whole = [k for k in range(run.plan.n_shards) if k not in bad]
-    stamps = {k: (run.path / f"shards/{k:05d}/COMMIT.json").stat().st_ino for k in whole}
+    records = [on_disk(run.path) / f"shards/{k:05d}/COMMIT.json" for k in whole]
+    stamps = [record.stat().st_ino for record in records]
     done = repair(run.id, "--model=llama")
     assert done.exit_code == 0, done.output
     assert stored_objects(run.path) == before
-    assert {k: (run.path / f"shards/{k:05d}/COMMIT.json").stat().st_ino for k in whole} == stamps
+    assert [record.stat().st_ino for record in records] == stamps
     assert " ".join(done.stdout.split()).count(says) == len(bad)
     assert f"1 of 1 runs are whole: {len(bad)} bad shards, {len(bad)} computed." in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
@@ -121,7 +124,7 @@ def test_shards_that_are_not_there_wait_for_a_word(
 ) -> None:
     run, _ = runs(place)
     before = stored_objects(run.path)
-    remove(run.path / "shards/00002")
+    remove(on_disk(run.path) / "shards/00002")
     flip(object_path(run.path / "shards/00000", "tokens.arrow"))
     done = repair(run.id, "--model=llama")
     assert done.exit_code == 0, done.output
@@ -175,7 +178,7 @@ def test_a_model_that_nobody_names_is_asked_for(place: Path) -> None:
 @pytest.mark.parametrize("key", ["plan.json", "prompts.arrow", "COMMIT.json"])
 def test_what_cannot_be_repaired_says_what_helps(place: Path, key: str) -> None:
     run, _ = runs(place)
-    flip(run.path / key if key == "COMMIT.json" else object_path(run.path, key))
+    flip(on_disk(run.path) / key if key == "COMMIT.json" else object_path(run.path, key))
     flip(object_path(run.path / "shards/00001", "tokens.arrow"))
     before = stored_objects(run.path)
     done = repair(run.id, "--model=llama")
@@ -188,8 +191,9 @@ def test_what_cannot_be_repaired_says_what_helps(place: Path, key: str) -> None:
 
 def test_strangers_and_newer_shards_are_left_alone(place: Path) -> None:
     run, _ = runs(place)
-    (run.path / "shards/00099").mkdir()
-    record = run.path / "shards/00001/COMMIT.json"
+    shards = on_disk(run.path) / "shards"
+    (shards / "00099").mkdir()
+    record = shards / "00001/COMMIT.json"
     document = {**json.loads(record.read_text()), "format": 99}
     record.write_bytes(seal(document))
     before = stored_objects(run.path)

@@ -21,14 +21,14 @@ def plain(weight: torch.Tensor, bits: int) -> list[list[float]]:
         most = 2 ** (bits - 1) - 1
         step = max(abs(value) for value in row) / most
         grid = [k * step for k in range(-most, most + 1)]
-        rounded.append([min(grid, key=lambda one, value=value: abs(one - value)) for value in row])
+        rounded.append([min(grid, key=lambda one: abs(one - value)) for value in row])
     return rounded
 
 
 def test_by_hand_at_three_bits() -> None:
     weight = torch.tensor([[3.0, 1.4, -0.4, -1.6], [-0.3, 0.1, 0.04, 0.16]])
     found = round_to_nearest(weight, 3)  # seven values: steps of 1 and of 0.1
-    np.testing.assert_allclose(found, [[3, 1, 0, -2], [-0.3, 0.1, 0, 0.2]], rtol=1e-6)
+    np.testing.assert_allclose(found, [[3.0, 1.0, 0.0, -2.0], [-0.3, 0.1, 0.0, 0.2]], rtol=1e-6)
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from on_disk import on_disk
 
 from lpp.capture.corpus.selection import Selection
 from lpp.capture.engine.run import capture_into
@@ -112,7 +113,7 @@ def test_what_is_done_is_found_by_shards_not_by_the_note(
     found = finished(root, request_, WHOLE)
     assert found is not None
     assert (found.run, found.idle, found.tokens) == (first.run, True, 0)
-    shutil.rmtree(open_store(root).runs[first.run].shards[1].path)
+    shutil.rmtree(on_disk(open_store(root).runs[first.run].shards[1].path))
     assert finished(root, request_, WHOLE) is None
     part = finished(root, request_, Part(0, 2))  # the part without the missing shard
     assert part is not None
@@ -128,14 +129,15 @@ def test_a_note_is_written_once_and_a_damaged_one_is_no_answer(
     store = create_store(tmp_path / "store")
     key = request_key(request_)
     remember(store, key, "a-run")
-    (note,) = (store.path / REQUESTS_KEY).iterdir()
+    requests = on_disk(store.path) / REQUESTS_KEY
+    (note,) = requests.iterdir()
     inode = note.stat().st_ino
     remember(store, key, "a-run")
     assert note.stat().st_ino == inode
     note.write_text("[]")
     assert finished(store.path, request_, WHOLE) is None
     remember(store, None, "another-run")
-    assert [path.name for path in (store.path / REQUESTS_KEY).iterdir()] == [note.name]
+    assert [path.name for path in requests.iterdir()] == [note.name]
 
 
 @pytest.mark.parametrize("cached", [True, False])
@@ -144,7 +146,7 @@ def test_a_complete_run_is_swept_unless_a_repair_is_at_work(
 ) -> None:
     root = tmp_path / "store"
     run_id = capture_into(root, request_).run
-    shards = open_store(root).runs[run_id].path / "shards"
+    shards = on_disk(open_store(root).runs[run_id].path) / "shards"
     left = shards / "00000" / ("ab" * 8)
     left.mkdir()
     (left / "tokens.arrow").write_bytes(b"of an attempt that lost")
@@ -169,7 +171,7 @@ def test_a_resumed_capture_lists_its_shards_once_before_it_writes(
 ) -> None:
     root = tmp_path / "store"
     run_id = capture_into(root, request_).run
-    shutil.rmtree(open_store(root).runs[run_id].shards[1].path)
+    shutil.rmtree(on_disk(open_store(root).runs[run_id].shards[1].path))
     looked: list[Sequence[int]] = []
     look = Run.uncommitted
 

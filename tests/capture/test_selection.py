@@ -1,8 +1,9 @@
 """Which passages become prompts: the rule's promises, as properties."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
@@ -27,12 +28,15 @@ def words(text: str) -> int:
     return len(text.split())
 
 
+How = Literal["first", "random"]
 TEXTS = st.lists(st.text(alphabet="ab é🙂", max_size=12), min_size=1, max_size=60)
 HOW = st.sampled_from(["first", "random"])
 
 
 @given(texts=TEXTS, how=HOW, seed=st.integers(0, 2**64 - 1), data=st.data())
-def test_selection_is_a_repeatable_subset_of_the_eligible(texts, how, seed, data) -> None:
+def test_selection_is_a_repeatable_subset_of_the_eligible(
+    texts: list[str], how: How, seed: int, data: st.DataObject
+) -> None:
     least = data.draw(st.integers(0, 6))
     eligible = [row for row, text in enumerate(texts) if len(text.encode()) >= least]
     if not eligible:
@@ -52,7 +56,9 @@ def test_selection_is_a_repeatable_subset_of_the_eligible(texts, how, seed, data
 
 
 @given(texts=TEXTS, how=HOW, data=st.data())
-def test_first_n_of_a_selection_are_the_selection_of_n(texts, how, data) -> None:
+def test_first_n_of_a_selection_are_the_selection_of_n(
+    texts: list[str], how: How, data: st.DataObject
+) -> None:
     corpus = corpus_of(texts)
     count = data.draw(st.integers(1, len(texts)))
     everything = select(corpus, Selection(prompts=len(texts), min_bytes=0, select=how))
@@ -112,7 +118,7 @@ def test_bytes_are_utf8_bytes() -> None:
 
 
 @pytest.mark.parametrize("how", ["first", "random"])
-def test_tokens_of_a_named_tokenizer(how) -> None:
+def test_tokens_of_a_named_tokenizer(how: How) -> None:
     corpus = corpus_of(["one two three", "a b", "x" * 40, "one two three four"])
     rule = Selection(prompts=2, min_bytes=3, min_tokens=3, count_with="words", select=how)
     assert sorted(p.source_row for p in select(corpus, rule, words)) == [0, 3]
@@ -136,7 +142,7 @@ def test_tokens_are_counted_no_more_than_needed() -> None:
 
 
 def test_first_stops_reading_when_it_has_enough() -> None:
-    def endless():
+    def endless() -> Iterator[Passage]:
         for row in range(10):
             yield Passage(row, "long enough")
         raise AssertionError("read on")
@@ -146,7 +152,7 @@ def test_first_stops_reading_when_it_has_enough() -> None:
 
 
 @pytest.mark.parametrize("how", ["first", "random"])
-def test_too_few_says_how_many_and_what_to_lower(how) -> None:
+def test_too_few_says_how_many_and_what_to_lower(how: How) -> None:
     corpus = corpus_of(["a", "aa bb", "a b c", "aaaaaa"])
     with pytest.raises(InputError) as caught:
         select(corpus, Selection(prompts=4, min_bytes=5, select=how))
@@ -168,7 +174,9 @@ def test_too_few_says_how_many_and_what_to_lower(how) -> None:
 @pytest.mark.parametrize(
     ("prompts", "min_bytes", "min_tokens"), [(9, 4, None), (9, 0, None), (3, 4, 2), (9, 4, 2)]
 )
-def test_the_options_it_names_take_every_text(how, prompts, min_bytes, min_tokens) -> None:
+def test_the_options_it_names_take_every_text(
+    how: How, prompts: int, min_bytes: int, min_tokens: int | None
+) -> None:
     corpus = corpus_of(["a", "aa bb", "a b c", "aaaaaa"])
     counter = None if min_tokens is None else "words"
     wanted = Selection(
@@ -183,7 +191,7 @@ def test_the_options_it_names_take_every_text(how, prompts, min_bytes, min_token
     named = re.search(r"Repeat with ((--[a-z-]+ \d+ ?)+)", str(caught.value))
     assert named is not None
     given = iter(named[1].split())
-    options = {
+    options: dict[str, Any] = {
         name[2:].replace("-", "_"): int(value) for name, value in zip(given, given, strict=True)
     }
     assert len(select(corpus, replace(wanted, **options), words)) == min(prompts, 4)
@@ -202,7 +210,7 @@ def test_the_options_it_names_take_every_text(how, prompts, min_bytes, min_token
         ({"seed": 2**64}, "--seed"),
     ],
 )
-def test_impossible_rules(wrong, says: str) -> None:
+def test_impossible_rules(wrong: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError, match=says) as caught:
         Selection(**wrong)
     assert caught.value.kind == ErrorKind.INVALID_VALUE

@@ -11,6 +11,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 from click.testing import CliRunner, Result
+from on_disk import on_disk
 
 from lpp.capture.cli.command import main
 from lpp.capture.engine.run_cache import request_key
@@ -265,7 +266,7 @@ def test_a_series_is_repaired_as_itself(hub: Path) -> None:
     (only,) = open_store(hub / "lpp").runs.values()
     assert only.plan.model.series == Series(name="ours", step=10)
     assert request_of_plan(only.plan, RepairOptions()).model.series == only.plan.model.series
-    shutil.rmtree(only.shards[0].path)
+    shutil.rmtree(on_disk(only.shards[0].path))
     repaired = CliRunner().invoke(main, ["repair", "lpp", "--missing"])
     assert repaired.exit_code == 0, repaired.output
     (again,) = open_store(hub / "lpp").runs.values()

@@ -1,5 +1,6 @@
 """Sites against what each family itself reports, and padding that never reaches a real token."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -28,7 +29,9 @@ def _captured(model: Any, modules: SiteModules, ids: torch.Tensor) -> dict[str, 
     return seen
 
 
-def test_sites_are_the_hidden_states_the_model_reports(family, tiny_model):
+def test_sites_are_the_hidden_states_the_model_reports(
+    family: str, tiny_model: Callable[[str], Any]
+) -> None:
     model = tiny_model(family)
     modules = find_sites(model)
     assert modules.sites.names == ("embed", "block.1", "block.2", "block.3", "final")
@@ -43,7 +46,9 @@ def test_sites_are_the_hidden_states_the_model_reports(family, tiny_model):
     check_sites(model, modules)
 
 
-def test_final_is_the_normed_last_block_and_what_the_unembedding_reads(family, tiny_model):
+def test_final_is_the_normed_last_block_and_what_the_unembedding_reads(
+    family: str, tiny_model: Callable[[str], Any]
+) -> None:
     model = tiny_model(family)
     modules = find_sites(model)
     read: list[torch.Tensor] = []
@@ -66,7 +71,9 @@ def test_final_is_the_normed_last_block_and_what_the_unembedding_reads(family, t
         assert not torch.allclose(seen["final"], seen["block.3"], rtol=0.05)
 
 
-def test_the_trunk_alone_gives_the_same_sites(family, tiny_model):
+def test_the_trunk_alone_gives_the_same_sites(
+    family: str, tiny_model: Callable[[str], Any]
+) -> None:
     model = tiny_model(family)
     modules = find_sites(model)
     ids = _ragged(model.config.vocab_size)[0][None]
@@ -77,7 +84,9 @@ def test_the_trunk_alone_gives_the_same_sites(family, tiny_model):
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_right_padding_without_a_mask_never_reaches_a_real_token(family, attention, tiny_model):
+def test_right_padding_without_a_mask_never_reaches_a_real_token(
+    family: str, attention: str, tiny_model: Callable[[str], Any]
+) -> None:
     model = tiny_model(family)
     if attention == "sdpa" and not model._supports_sdpa:
         attention = "eager"  # Gemma 2 caps its attention scores, which sdpa cannot
@@ -101,7 +110,9 @@ def test_right_padding_without_a_mask_never_reaches_a_real_token(family, attenti
 
 
 @pytest.mark.parametrize("name", ["mistral", "gemma2", "gemma3"])
-def test_the_sliding_window_is_in_force_where_padding_was_tried(name, tiny_model):
+def test_the_sliding_window_is_in_force_where_padding_was_tried(
+    name: str, tiny_model: Callable[[str], Any]
+) -> None:
     """A window of five over three blocks reaches 12 back, full attention all the way."""
     model = tiny_model(name)
     modules = find_sites(model)
@@ -115,7 +126,7 @@ def test_the_sliding_window_is_in_force_where_padding_was_tried(name, tiny_model
     assert not torch.equal(first["block.1"][0, 4], second["block.1"][0, 4])
 
 
-def test_hooks_are_gone_afterwards_even_after_an_error(tiny_model):
+def test_hooks_are_gone_afterwards_even_after_an_error(tiny_model: Callable[[str], Any]) -> None:
     model = tiny_model("llama")
 
     def hooks() -> int:  # transformers keeps some of its own once hidden states were asked for
@@ -132,7 +143,7 @@ def test_hooks_are_gone_afterwards_even_after_an_error(tiny_model):
     assert hooks() == before
 
 
-def test_only_wanted_sites_reach_the_sink(tiny_model):
+def test_only_wanted_sites_reach_the_sink(tiny_model: Callable[[str], Any]) -> None:
     model = tiny_model("qwen2")
     modules = find_sites(model)
     seen: list[str] = []
@@ -142,7 +153,9 @@ def test_only_wanted_sites_reach_the_sink(tiny_model):
 
 
 @pytest.mark.parametrize("name", ["block.0", "block.4", "layer.1", "block.x", "Final"])
-def test_an_unknown_site_is_named_with_the_ones_there_are(name, tiny_model):
+def test_an_unknown_site_is_named_with_the_ones_there_are(
+    name: str, tiny_model: Callable[[str], Any]
+) -> None:
     modules = find_sites(tiny_model("llama"))
     with (
         pytest.raises(
@@ -185,7 +198,9 @@ def _mamba() -> nn.Module:
         (_mamba, "hidden state the model itself reports", "layers: list of 2 MambaBlock"),
     ],
 )
-def test_a_model_it_cannot_map_is_refused_with_its_module_tree(build, reason, branch):
+def test_a_model_it_cannot_map_is_refused_with_its_module_tree(
+    build: Callable[[], nn.Module], reason: str, branch: str
+) -> None:
     model = build().eval()
     with pytest.raises(InputError, match=reason) as e:
         check_sites(model, find_sites(model))
@@ -194,7 +209,7 @@ def test_a_model_it_cannot_map_is_refused_with_its_module_tree(build, reason, br
     assert len(str(e.value).splitlines()) <= 22
 
 
-def test_a_model_that_looks_ahead_is_refused(tiny_model):
+def test_a_model_that_looks_ahead_is_refused(tiny_model: Callable[[str], Any]) -> None:
     """Bidirectional attention with the outer shape of Llama: only the causality check can tell."""
     config = tiny_model("llama").config
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
@@ -211,7 +226,7 @@ def test_a_model_that_looks_ahead_is_refused(tiny_model):
     assert e.value.kind is ErrorKind.UNSUPPORTED_MODEL
 
 
-def test_the_module_tree_is_cut_at_twenty_lines():
+def test_the_module_tree_is_cut_at_twenty_lines() -> None:
     wide = nn.Sequential(*[nn.Linear(2, 2) for _ in range(40)])
     lines = module_tree(wide).splitlines()
     assert len(lines) == 20

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from on_disk import on_disk
 
 from lpp.capture.cli.command import main
 from lpp.capture.cli.status import status_table
@@ -60,14 +61,14 @@ def captured(ready: Prepared, store: Path, part: Part, *ages: float) -> Run:
     )
     run = Run(writer.run.path)
     for shard, age in zip(run.shards, ages, strict=True):
-        os.utime(shard.path / COMMIT_KEY, (NOW - age,) * 2)
-    os.utime(run.path / COMMIT_KEY, (NOW - 100,) * 2)
+        os.utime(on_disk(shard.path) / COMMIT_KEY, (NOW - age,) * 2)
+    os.utime(on_disk(run.path) / COMMIT_KEY, (NOW - 100,) * 2)
     return run
 
 
 def sign(run: Run, host: str, pid: int, doing: str, *, since: float, age: float = 1) -> None:
     """The sign of a writer on another machine."""
-    path = run.path / "shards" / f".writer~{host}~{pid}~0a"
+    path = on_disk(run.path) / "shards" / f".writer~{host}~{pid}~0a"
     path.write_text(json.dumps({"doing": doing, "since": NOW - since}))
     os.utime(path, (NOW - age,) * 2)
 
@@ -95,9 +96,8 @@ def test_a_whole_run_is_complete(ready: Prepared, store: Path) -> None:
     assert status.seconds_left is None
     assert status.last_commit == pytest.approx(NOW - 50)
     assert (status.nobodys, status.damaged, status.writers) == (0, (), ())
-    files = [p for p in run.path.rglob("*") if p.is_file() and not p.name.startswith(".")]
-    on_disk = sum(p.stat().st_size for p in files if p.name != COMMIT_KEY)
-    assert status.bytes == on_disk
+    files = [p for p in on_disk(run.path).rglob("*") if p.is_file() and not p.name.startswith(".")]
+    assert status.bytes == sum(p.stat().st_size for p in files if p.name != COMMIT_KEY)
     assert "complete           5/5            5/5       50" in shown(status)
 
 
@@ -155,7 +155,7 @@ def test_a_run_without_a_shard(ready: Prepared, store: Path) -> None:
 
 def test_a_damaged_shard_is_missing_and_named(ready: Prepared, store: Path) -> None:
     run = captured(ready, store, Part(0, 1), 5, 4, 3, 2, 1)
-    record = run.shards[3].path / COMMIT_KEY
+    record = on_disk(run.shards[3].path) / COMMIT_KEY
     record.write_bytes(record.read_bytes()[:-9])
     status = run_status(Run(run.path), NOW)
     assert (status.state, status.shards_done, status.damaged) == ("stopped", 4, ("00003",))
@@ -164,12 +164,13 @@ def test_a_damaged_shard_is_missing_and_named(ready: Prepared, store: Path) -> N
 
 def test_a_damaged_run_hides_no_other(ready: Prepared, store: Path) -> None:
     run = captured(ready, store, Part(0, 1), 5, 4, 3, 2, 1)
-    broken = run.path.with_name("zz-12345678")
+    whole = on_disk(run.path)
+    broken = whole.with_name("zz-12345678")
     broken.mkdir()
     base = run.commit.base
     (broken / base).mkdir()
     for key in (COMMIT_KEY, f"{base}/{PLAN_KEY}"):
-        (broken / key).write_bytes((run.path / key).read_bytes())
+        (broken / key).write_bytes((whole / key).read_bytes())
     states = {status.run: status for status in store_status(open_store(store), NOW)}
     assert states[run.id].state == "complete"
     assert states["zz-12345678"].state == "unreadable"

@@ -236,7 +236,7 @@ class InPython(transformers.PreTrainedTokenizer):
 
 
 def test_a_tokenizer_in_python_gives_texts_alone() -> None:
-    rows = by_id(InPython(unk_token="<unk>"))
+    rows = by_id(InPython(unk_token="<unk>"))  # type: ignore[no-untyped-call]
     assert [(row["bytes"], row["text"]) for row in rows.values()] == [
         (None, "<unk>"), (None, "word"), (None, "?"),
     ]  # fmt: skip

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from on_disk import on_disk
 
 from lpp.capture.cli.command import main
 from lpp.store import Run, open_store
@@ -70,7 +71,8 @@ def statistics(run: Run) -> dict[str, np.ndarray[Any, Any]]:
 def profile(root: Path, run: Run) -> dict[str, Any]:
     done = command("lpp-analyze", "profile", root, "--run", run.id, "--format", "json")
     assert done.returncode == 0, done.stderr
-    (found,) = [row for row in json.loads(done.stdout) if row["site"] == "final"]
+    rows: list[dict[str, Any]] = json.loads(done.stdout)
+    (found,) = [row for row in rows if row["site"] == "final"]
     return found
 
 
@@ -90,7 +92,7 @@ def test_float32_agrees_to_rounding(runs: dict[tuple[str, str], Run]) -> None:
 
 def test_the_profile_is_the_same(runs: dict[tuple[str, str], Run]) -> None:
     ours, theirs = runs["vllm", "float32"], runs["torch", "float32"]
-    root = ours.path.parents[1]
+    root = on_disk(ours.path).parents[1]
     mine, other = profile(root, ours), profile(root, theirs)
     for metric in ("entropy_norm", "participation_ratio", "effective_rank"):
         assert mine[metric] == pytest.approx(other[metric], rel=1e-4), metric
@@ -178,7 +180,7 @@ def test_a_killed_capture_resumes_and_a_bad_shard_is_repaired(
     assert {k: shard.digest for k, shard in enumerate(run.shards) if k in kept} == kept
     assert run.verify() == []
     before = {shard.index: shard.record.objects for shard in run.shards}
-    bad = next(path for path in Path(run.shards[1].objects_dir).rglob("c/*/*") if path.is_file())
+    bad = next(path for path in on_disk(run.shards[1].objects_dir).rglob("c/*/*") if path.is_file())
     data = bytearray(bad.read_bytes())
     data[len(data) // 2] ^= 1
     bad.write_bytes(data)

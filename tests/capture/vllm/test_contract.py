@@ -3,8 +3,10 @@
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from backend_contract import (
     BackendContract,
@@ -78,7 +80,8 @@ class TestVllmBackend(BackendContract):
     ) -> None:
         prompts = [[5], [9, 9], [5], [0], [9, 9], [5]]
         (found,) = captured(served.backend, [make_batch(prompts)], ["block.2", "final"])
-        rows = np.split(found.batch.hidden["block.2"], np.cumsum([len(p) for p in prompts])[:-1])
+        hidden: npt.NDArray[Any] = found.batch.hidden["block.2"]
+        rows = np.split(hidden, np.cumsum([len(p) for p in prompts])[:-1])
         for ids, got in zip(prompts, rows, strict=True):
             want = plain_forward(served.reference, ids)[0]["block.2"]
             np.testing.assert_allclose(got, want, rtol=0, atol=1e-4 * np.abs(want).max())
