@@ -180,6 +180,17 @@ def tiny_folder(
     return save
 
 
+@pytest.fixture
+def load(tiny_folder: Callable[[str], Path]) -> Callable[..., Any]:
+    """`load("llama")`: a fresh copy of that family's model, as a user loads it."""
+
+    def loaded(family: str = "llama", **settings: Any) -> Any:
+        folder = tiny_folder(family)
+        return transformers.AutoModelForCausalLM.from_pretrained(folder, **settings).eval()
+
+    return loaded
+
+
 @pytest.fixture(scope="session")
 def packaged() -> Path:
     """The GGUF file of SmolLM2-135M-Instruct, a real model, from its wheel."""

@@ -1,0 +1,251 @@
+"""A loaded model given to `lpp.capture.capture`: what it is known by, and what is refused."""
+
+import copy
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from loaded_models import SETTINGS, TEXTS, Load, tokenizer_of
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from lpp.capture import capture
+from lpp.capture.from_python import OF_LOADING
+from lpp.capture.models.load import adopt_model
+from lpp.capture.models.loaded import loaded_model, loaded_spec
+from lpp.capture.models.same_weights import state_fingerprint
+from lpp.capture.models.spec import LoadedModel
+from lpp.capture.plan.options import option_by_name
+from lpp.store.errors import InputError
+from lpp.store.logits_proof import check_logits
+
+Folder = Callable[[str], Path]
+
+
+# --- what a model is known by ---
+
+
+def changed_weight(model: Any) -> None:
+    with torch.no_grad():
+        model.lm_head.weight[0, 0] += 1
+
+
+def cast_norm(model: Any) -> None:
+    model.model.norm.to(torch.float64)
+
+
+def other_epsilon(model: Any) -> None:
+    model.model.norm.variance_epsilon = 1e-3
+
+
+def other_rotation(model: Any) -> None:
+    model.model.rotary_emb.inv_freq *= 2
+
+
+def scaled_block(model: Any) -> None:
+    class Scaled(type(model.model.layers[0].mlp)):  # type: ignore[misc]
+        def forward(self, states: torch.Tensor) -> torch.Tensor:
+            return super().forward(states) * 2  # type: ignore[no-any-return]
+
+    model.model.layers[0].mlp.__class__ = Scaled
+
+
+def tied_head(model: Any) -> None:
+    model.lm_head.weight = model.model.embed_tokens.weight
+
+
+CHANGES = (changed_weight, cast_norm, other_epsilon, other_rotation, scaled_block, tied_head)
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_a_model_changed_in_memory_is_another(
+    change: Callable[[Any], None], load: Load, tiny_tokenizer: Any
+) -> None:
+    plain, model, again = load(), load(), load()
+    for one in (model, again):
+        change(one)
+    fingerprints = [weights_of(one, tiny_tokenizer) for one in (plain, model, again)]
+    assert fingerprints[1] == fingerprints[2] == state_fingerprint(model)
+    assert fingerprints[0] not in (fingerprints[1], state_fingerprint(plain))
+
+
+def weights_of(model: Any, tokenizer: Any) -> str:
+    loaded = loaded_model(model, tokenizer)
+    return adopt_model(loaded, loaded_spec(loaded)).info.weights
+
+
+def test_every_change_gives_a_fingerprint_of_its_own(load: Load) -> None:
+    found = []
+    for change in CHANGES:
+        model = load()
+        change(model)
+        found.append(state_fingerprint(model))
+    assert len({*found, state_fingerprint(load())}) == len(CHANGES) + 1
+
+
+@pytest.mark.slow
+def test_a_changed_model_resumes_in_another_process(
+    load: Load, tiny_tokenizer: Any, tiny_folder: Folder, tmp_path: Path
+) -> None:
+    model = load()
+    changed_weight(model)
+    run = capture(model, tokenizer_of(model), TEXTS, store=tmp_path / "s", **SETTINGS)
+    assert (run.plan.model.id, run.plan.model.source) == ("llama", "folder")
+    code = f"""
+        import torch, transformers
+        from lpp.capture import capture
+        model = transformers.AutoModelForCausalLM.from_pretrained({str(tiny_folder("llama"))!r})
+        with torch.no_grad():
+            model.lm_head.weight[0, 0] += 1
+        tokenizer = transformers.AutoTokenizer.from_pretrained({str(tiny_folder("llama"))!r})
+        run = capture(model.eval(), tokenizer, {TEXTS!r}, store={str(tmp_path / "s")!r}, context=20)
+        print(run.id)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == run.id
+    assert "was complete already" in done.stderr
+
+
+def test_a_model_without_files_is_called_by_its_name_or_its_class(
+    tiny_model: Callable[[str], Any], tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    model = tiny_model("gpt2")
+    ids = [
+        capture(
+            model, tiny_tokenizer, TEXTS, store=tmp_path / "s", name=name, **SETTINGS
+        ).plan.model.id
+        for name in (None, "mine")
+    ]
+    assert ids == ["GPT2LMHeadModel", "mine"]
+
+
+# --- what it gives ---
+
+
+def test_a_loaded_model_writes_and_gives_its_head(
+    load: Load, tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    model = load()
+    before = dict(vars(model.generation_config))
+    given: dict[str, Any] = {"store": tmp_path / "s", "keep_head": "yes", **SETTINGS}
+    run = capture(model, tiny_tokenizer, ["the fox and", "a dog"], continue_tokens=3, **given)
+    assert run.plan.continuation is not None
+    expected = model.generate(
+        torch.tensor([tiny_tokenizer("the fox and")["input_ids"]]),
+        max_new_tokens=3,
+        do_sample=False,
+    )
+    assert run.prompts()["token_ids"][0].as_py() == expected[0].tolist()
+    assert vars(model.generation_config) == before
+    head = run.head()
+    assert head is not None
+    rows = next(run.hidden("final"))
+    assert np.allclose(head.logits(rows), rows @ model.lm_head.weight.detach().numpy().T, atol=1e-5)
+    assert check_logits(run) is not None
+
+
+def test_a_model_that_bitsandbytes_quantised_says_so(load: Load) -> None:
+    model, found = load(), []
+    for settings in (
+        {"load_in_8bit": True},
+        {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
+        {"quant_method": "gptq"},
+    ):
+        model.config.quantization_config = SimpleNamespace(**settings)
+        found.append(loaded_spec(LoadedModel(module=model, tokenizer=None)).quantization)
+    assert found == ["int8", "nf4", None]
+    model.config.quantization_config = SimpleNamespace(load_in_4bit=True, bnb_4bit_quant_type="fp4")
+    with pytest.raises(InputError, match="quantised to fp4"):
+        loaded_spec(LoadedModel(module=model, tokenizer=None))
+
+
+# --- what is refused ---
+
+
+def test_a_loaded_model_that_cannot_be_captured_as_it_is_is_refused(
+    load: Load, tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    def trained(model: Any) -> Any:
+        model.model.layers[1].train()
+        return model
+
+    def hooked(model: Any) -> Any:
+        model.model.layers[0].register_forward_hook(lambda module, args, output: output)
+        return model
+
+    def patched(model: Any) -> Any:
+        model.model.norm.forward = lambda states: states
+        return model
+
+    def on_meta(model: Any) -> Any:
+        model.lm_head.to("meta")
+        return model
+
+    def on_two_devices(model: Any) -> Any:
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            elsewhere = torch.empty(model.lm_head.weight.shape, device="cuda:0")
+        model.lm_head._parameters["weight"] = elsewhere
+        return model
+
+    def compiled(model: Any) -> Any:
+        model.model.compile(backend="eager")
+        return model
+
+    def wrapped(model: Any) -> Any:
+        return torch.nn.DataParallel(model)
+
+    cases: list[tuple[Callable[[Any], Any], str]] = [
+        (trained, "layers.1 is in training mode.* Call model.eval"),
+        (hooked, "layers.0 has a forward hook .*Remove"),
+        (patched, "norm has a forward method that was set on it"),
+        (on_meta, "on the meta device"),
+        (on_two_devices, r"on cpu and cuda:0.*model.to\(device\)"),
+        (compiled, "compiled by its method"),
+        (partial(torch.compile, backend="eager"), "Give model._orig_mod"),
+        (wrapped, "wrapped in DataParallel. Give model.module"),
+        (lambda model: model.model, "LlamaModel is not a causal language model"),
+        (lambda model: model.lm_head, "Linear, not a model of transformers"),
+        (lambda model: 7, "int, not a model of transformers"),
+    ]
+    for change, message in cases:
+        with pytest.raises(InputError, match=message):
+            capture(change(load()), tiny_tokenizer, TEXTS, store=tmp_path / "s", **SETTINGS)
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_tokenizer_that_is_missing_or_of_another_model_is_refused(
+    load: Load, tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    processor = SimpleNamespace(tokenizer=tiny_tokenizer)
+    larger = copy.deepcopy(tiny_tokenizer)
+    larger.add_tokens([f"<{n}>" for n in range(9)])
+    for tokenizer, message in (
+        (None, "NoneType, not a tokenizer.*AutoTokenizer"),
+        (processor, "Give its tokenizer: processor.tokenizer"),
+        (larger, "139 entries and the model's logits 131"),
+    ):
+        with pytest.raises(InputError, match=message):
+            capture(load(), tokenizer, TEXTS, store=tmp_path / "s", **SETTINGS)
+
+
+@pytest.mark.parametrize("option", sorted(OF_LOADING))
+def test_options_of_loading_do_not_go_with_a_loaded_model(
+    load: Load, tiny_tokenizer: Any, tmp_path: Path, option: str
+) -> None:
+    options: dict[str, Any] = {option: "cuda"}
+    with pytest.raises(InputError, match=f"{option}: the model is loaded already"):
+        capture(load(), tiny_tokenizer, TEXTS, store=tmp_path / "s", **options)
+
+
+def test_options_of_loading_are_options() -> None:
+    assert {option.name for option in option_by_name().values()} >= OF_LOADING
