@@ -44,8 +44,9 @@ settings.load_profile("lpp")
 
 SLOW_FIRST = (
     *("test_probe_run.py", "test_readme.py", "test_benchmarks.py", "test_parallel.py"),
-    *("test_end_to_end.py", "test_report_page.py", "test_ray.py", "test_job_runner.py"),
-    *("test_odd_paths.py", "test_cli.py", "test_charts.py", "test_confinement.py"),
+    *("test_end_to_end.py", "test_report_page.py", "test_report_tables.py"),
+    *("test_report_charts.py", "test_ray.py", "test_job_runner.py", "test_odd_paths.py"),
+    *("test_cli.py", "test_charts.py", "test_confinement.py"),
 )
 """Files that take longest: started last, one of two workers would wait for them. The first two want
 different things: one worker would wait for the other to make `documented_store`."""

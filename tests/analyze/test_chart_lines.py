@@ -10,24 +10,15 @@ import polars as pl
 import pytest
 from chart_frames import (
     Picture,
-    checkpoints,
-    correlations,
     cut_layers,
     differences,
-    drift_sites,
     eigenvalues,
     entropy,
-    item_features,
-    item_reliability,
-    item_risk,
     layers,
-    pair_bins,
-    pair_positions,
-    pair_sites,
     profiles,
     published,
-    sensitivity,
 )
+from every_chart import CHARTS, drawn
 
 from lpp.analyze.charts import charts
 from lpp.analyze.charts.axes import ALONG, FEWEST, UP, log_ticks
@@ -149,24 +140,11 @@ def test_letters_of_many_lines_do_not_collide() -> None:
         assert pixels[-1] <= PLOT_HEIGHT + 0.01
 
 
-TIPPED = {
-    "profile": charts.profile_chart(profiles()),
+TIPPED = {name: drawn(name) for name in CHARTS} | {
     "published": charts.profile_chart(profiles(), published()),
-    "entropy": charts.entropy_chart(entropy()),
-    "depth": charts.depth_chart(cut_layers()),
+    "cut": charts.depth_chart(cut_layers()),
     "many": charts.depth_chart(layers(MANY)),
-    "spectrum": charts.spectrum_chart(eigenvalues()),
-    "training": charts.training_chart(checkpoints()),
-    "sensitivity": charts.sensitivity_chart(sensitivity()),
-    "correlation": charts.correlation_chart(correlations()),
     "differences": charts.difference_chart(differences()),
-    "grid": charts.drift_grid_chart(drift_sites()),
-    "drift": charts.drift_depth_chart(pair_sites()),
-    "positions": charts.drift_positions_chart(pair_positions()),
-    "bins": charts.drift_histogram_chart(pair_bins()),
-    "items": charts.item_depth_chart(item_features()),
-    "reliability": charts.reliability_chart(item_reliability()),
-    "risk": charts.risk_chart(item_risk()),
 }
 
 
@@ -199,7 +177,9 @@ def test_a_tooltip_names_the_run_by_its_label() -> None:
     assert said["prefix (tokens)"] == 10
 
 
-@pytest.mark.parametrize("name", ["profile", "entropy", "depth", "many", "drift", "training"])
+@pytest.mark.parametrize(
+    "name", ["profile", "entropy", "cut", "many", "drift by depth", "training"]
+)
 def test_pointing_at_a_run_dims_the_others(name: str, tmp_path: Path) -> None:
     spec = charts.specification(TIPPED[name])
     (selection,) = spec["params"]

@@ -1,0 +1,60 @@
+"""Curves along a training: which checkpoints they join, their axis, what they say."""
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+from chart_frames import (
+    Picture,
+    checkpoints,
+)
+
+from lpp.analyze.charts import charts
+
+
+def test_a_curve_joins_comparable_checkpoints_by_step() -> None:
+    frame = checkpoints()
+    curves = charts.training_curves(frame.reverse())
+    assert curves["curve"].to_list() == ["tiny-one"] * 5 + ["tiny-two"] * 5
+    assert curves["step"].to_list() == [0, 1, 10, 100, 1000] * 2
+    # other prompts are another curve, a smaller setting and a second run of one step are left out
+    other = frame.head(3).with_columns(
+        pl.lit("others").alias("prompt_set"), pl.lit("alpaca").alias("corpus")
+    )
+    fewer = frame.head(3).with_columns(pl.lit(6, pl.Int32).alias("n_prompts"))
+    again = frame.head(1).with_columns(pl.lit("z").alias("run"), pl.lit(9.0).alias("entropy_floor"))
+    alone = frame.tail(1).with_columns(pl.lit(None, pl.String).alias("series"))
+    cut = frame.tail(1).with_columns(pl.lit(2, pl.Int32).alias("first_position"))
+    curves = charts.training_curves(pl.concat([frame, other, fewer, again, alone, cut]))
+    counts = dict(curves["curve"].value_counts().iter_rows())
+    assert counts == {"tiny-one, alpaca 1": 3, "tiny-one, pydoc 2": 5, "tiny-two": 5}
+    assert set(curves["n_prompts"]) == {12}
+    assert "z" not in curves["run"]
+
+
+@pytest.mark.parametrize(
+    ("steps", "kind", "domain"),
+    [
+        ([0, 1, 10, 100, 1000], "symlog", [0, 1150]),
+        ([0, 10, 20, 30, 40], None, [-1.2, 41.2]),
+        ([5, 10, 100, 200, 1000], "log", [5 / 1.15, 1150]),
+        ([1000, 2000, 3000, 4000, 5000], None, [880, 5120]),
+    ],
+)
+def test_steps_that_span_two_decades_are_on_a_log_axis(
+    steps: list[int], kind: str | None, domain: list[float]
+) -> None:
+    frame = checkpoints(("one",)).with_columns(step=pl.Series(steps))
+    for panel in charts.training_panels(frame).values():
+        x = charts.specification(panel)["layer"][0]["encoding"]["x"]
+        assert x["scale"].get("type") == kind
+        assert x["scale"]["domain"] == pytest.approx(domain)
+        assert ("(log)" in x["title"]) is (kind is not None)
+
+
+def test_a_training_says_what_it_shows(tmp_path: Path) -> None:
+    picture = Picture(charts.training_chart(checkpoints()), tmp_path)
+    assert "Profiles along the training" in picture.words
+    assert "final, context 200 tokens, 12 prompts" in picture.words
+    assert "A tiny-one: 0.125 at step 0, 4.125 at step 1,000" in picture.label
+    assert sum("\u00d7 above a point: collapsed." in w for w in picture.words) == 2  # of ranks
