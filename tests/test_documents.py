@@ -3,9 +3,12 @@
 import importlib.util
 import json
 import re
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import PIPE
 from types import ModuleType
 
 import click
@@ -24,6 +27,7 @@ DOCUMENTS = sorted(
 )
 CODE = re.compile(r"^```.*?^```|`[^`\n]*`", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?:|mailto:)(?P<file>[^)#\s]*)(?:#(?P<anchor>[^)\s]+))?\)")
+RANKS = ("participation ratio", "effective rank")
 SETTINGS = yaml.safe_load((ROOT / "mkdocs.yml").read_text("utf-8"))
 
 
@@ -74,6 +78,17 @@ def test_every_page_is_in_the_navigation() -> None:
     assert len(listed) == len(set(listed))
     written = {path.relative_to(ROOT / "docs").as_posix() for path in ROOT.glob("docs/**/*.md")}
     assert written < set(listed)
+
+
+def test_the_picture_of_ranks_shows_what_the_code_beside_it_prints() -> None:
+    page = (ROOT / "docs" / "concepts.md").read_text("utf-8")
+    picture = (ROOT / "docs" / "pictures" / "rank.svg").read_text("utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    printed = subprocess.run([sys.executable, "-c", code], stdout=PIPE, text=True, check=True)
+    ranks = (re.findall(rf">{name} ([\d.]+)<", picture) for name in RANKS)
+    assert printed.stdout.split() == [
+        number for pair in zip(*ranks, strict=True) for number in pair
+    ]
 
 
 def test_every_metric_has_a_trap_and_no_other_has() -> None:

@@ -3,7 +3,8 @@
 Blocks run in one folder that holds a small store captured from the packaged model, made once.
 A block that could not run here (it downloads a model, or needs a GPU) is marked
 `<!-- not executed: why -->` on the line before it; the mark is part of what readers see in the
-source, and the reason is checked to be one of a few.
+source, and the reason is checked to be one of a few. A `text` block shows what the block before it
+printed, or some lines of that, and is compared by value.
 """
 
 import os
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from printed import differences, same_texts
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "docs").rglob("*.md"))]
@@ -31,7 +33,7 @@ REASONS = {
 
 FENCE = re.compile(
     r"(?:<!-- not executed: (?P<why>[^>]+?) -->\n)?"
-    r"^```(?P<language>bash|python)\n(?P<code>.*?)^```$",
+    r"^```(?P<language>bash|python|text)\n(?P<code>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
 
@@ -51,7 +53,7 @@ class CodeBlock:
 
 
 def code_blocks(document: str) -> Iterator[CodeBlock]:
-    """Every bash or python block, in order."""
+    """Every bash, python or text block, in order."""
     text = (ROOT / document).read_text()
     for match in FENCE.finditer(text):
         line = text.count("\n", 0, match.start("code"))
@@ -72,7 +74,17 @@ def test_named_files_exist(document: str) -> None:
     assert not missing, document
 
 
-SHOWN = [d for d in DOCUMENTS if any(block.why_not is None for block in code_blocks(d))]
+def executed(document: str) -> list[CodeBlock]:
+    """Blocks that are executed, and text blocks that show what these printed."""
+    found: list[CodeBlock] = []
+    run = False
+    for block in code_blocks(document):
+        run = run if block.language == "text" else block.why_not is None
+        found += [block] if run else []
+    return found
+
+
+SHOWN = [d for d in DOCUMENTS if executed(d)]
 
 
 def test_most_documents_show_something_that_runs() -> None:
@@ -80,9 +92,19 @@ def test_most_documents_show_something_that_runs() -> None:
     assert len(SHOWN) > 15
 
 
+def test_every_output_that_is_shown_is_compared() -> None:
+    shown = [
+        (document, block in executed(document))
+        for document in DOCUMENTS
+        for block in code_blocks(document)
+        if block.language == "text"
+    ]
+    # that of `make demo`: tests/capture/test_demo.py
+    assert shown == [("README.md", False), ("docs/how-to/evaluation.md", True)]
+
+
 @pytest.mark.parametrize("document", SHOWN)
 def test_blocks_run(document: str, documented_store: Path, tmp_path: Path) -> None:
-    blocks = [block for block in code_blocks(document) if block.why_not is None]
     shutil.copytree(documented_store, tmp_path / "demo")
     (tmp_path / "lpp").symlink_to("demo")  # the name that the text gives to a user's own store
     environment = {
@@ -91,7 +113,12 @@ def test_blocks_run(document: str, documented_store: Path, tmp_path: Path) -> No
         "STORE": "demo",
         "COLUMNS": "80",
     }
-    for block in blocks:
+    printed = ""
+    for block in executed(document):
+        if block.language == "text":
+            found = differences(block.code, printed) if same_texts() else []
+            assert not found, "\n".join([f"{document}:{block.line}", *found])
+            continue
         command = ["bash", "-euo", "pipefail", "-c", block.code]
         if block.language == "python":
             strict = ["-W", "error"] if os.environ.get("LPP_NO_WARNING") else []
@@ -100,3 +127,4 @@ def test_blocks_run(document: str, documented_store: Path, tmp_path: Path) -> No
             command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, f"{document}:{block.line}\n{block.code}\n{done.stderr}"
+        printed = done.stdout

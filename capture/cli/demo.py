@@ -161,7 +161,8 @@ def _show_drift(store: Path, trained: str, rounded: str) -> None:
     kl, flips = (found["predictions"][name] for name in ("kl", "flips"))
     click.echo(
         f"Rounded to {BITS} bits: KL {kl['mean']:.2f} ± {kl['stderr']:.2f} nats a token, "
-        f"{flips['mean']:.0%} of predictions flip. Where:\n\n"
+        f"{flips['mean']:.0%} of predictions flip.\n"
+        f"At which depth and after which words:\n\n"
         f"  lpp-analyze diff {shlex.quote(str(store))} {trained} \\\n    {rounded}\n"
     )
 

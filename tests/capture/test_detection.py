@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from printed import KERNELS, same_texts
 
 from benchmarks.detection import page
 from benchmarks.detection.__main__ import THREADS, main
@@ -41,13 +42,14 @@ from lpp.analyze import scan_entropy
 from lpp.analyze.drift.pair import pair_of
 from lpp.analyze.drift.predictions import token_drift
 from lpp.analyze.numerics.row_drift import row_drift
+from lpp.capture import demo_model
 
 BLOCKS = 3
 NULL = "null-batches-of-512-tokens"
 
 
-def by_name(name: str) -> Dose:
-    return next(dose for dose in doses(BLOCKS) if dose.name == name)
+def by_name(name: str, n_blocks: int = BLOCKS) -> Dose:
+    return next(dose for dose in doses(n_blocks) if dose.name == name)
 
 
 @pytest.fixture
@@ -238,6 +240,26 @@ def test_the_study_from_end_to_end(
     other = CliRunner().invoke(main, [*words, "--prompts", "13"])
     assert other.exit_code != 0
     assert "--store" in other.output
+
+
+@pytest.mark.slow
+def test_a_dose_measured_again_has_the_numbers_of_the_page(tmp_path: Path) -> None:
+    committed = json.loads(Path(page.__file__).with_name(page.RESULTS).read_text("utf-8"))
+    (dose,) = (dose for dose in committed["doses"] if dose["name"] == "round-channel-4")
+    setting = Setting(model=demo_model(), n_blocks=30, root=tmp_path)
+    pair = pair_of(base_of(setting).run, captured(setting, by_name(dose["name"], 30)))
+    assert pair.statistics.height == dose["tokens"]
+    frame = token_drift(pair, only=("kl", "flip"))
+    found, expected = over_all(setting, pair, frame, 0), dose["points"]["0"]
+    if not same_texts():  # the passages of another Python: near, and no more
+        assert found["kl"][0] == pytest.approx(expected["kl"][0], rel=0.3)
+        return
+    sites = found.pop("sites"), expected.pop("sites")
+    for ours, theirs in ((found, expected), *((one[site] for one in sites) for site in sites[1])):
+        assert ours.keys() == theirs.keys()
+        for name, numbers in theirs.items():
+            error = numbers[1] or 0
+            assert ours[name] == pytest.approx(numbers, rel=KERNELS, abs=error / 5 + 1e-3), name
 
 
 def svg_words(path: Path) -> set[str]:

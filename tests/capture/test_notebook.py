@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_notebook
+from printed import differences, same_texts
 
 import lpp.sql
 from lpp.store import open_store
@@ -102,6 +103,26 @@ def test_a_kernel_shows_progress_and_survives_errors_and_its_stop_button(
     assert [output.output_type for output in silent.outputs] == ["execute_result"]
 
 
+def printed(cell: Any) -> str:
+    """What a cell shows as text: its standard output, then its progress and its result."""
+    shown = [output.data["text/plain"] for output in cell.outputs if "data" in output]
+    return "\n".join([streams(cell).get("stdout", ""), *shown])
+
+
+def changed_outputs(committed: Any, executed: Any) -> list[str]:
+    """Lines that a notebook shows and that its execution does not print, and the other way round;
+    none where this Python has other texts.
+    """
+    if not same_texts():
+        return []
+    found = []
+    for before, now in zip(committed.cells, executed.cells, strict=True):
+        if before.cell_type == "code":
+            shown, new = printed(before), printed(now)
+            found += differences(shown, new) + differences(new, shown)
+    return found
+
+
 def result(cell: Any) -> str:
     (output,) = outputs(cell, "execute_result")
     return str(output.data["text/plain"])
@@ -122,6 +143,7 @@ def test_the_example_captures_profiles_and_plots(execute: Execute, tmp_path: Pat
     assert "image/svg+xml" in outputs(cells[-1], "execute_result")[0].data
     # what is committed is of these cells, and small
     assert [cell.source for cell in committed.cells] == [cell.source for cell in notebook.cells]
+    assert not (changed := changed_outputs(committed, notebook)), "\n".join(changed)
     assert EXAMPLE.stat().st_size < 150_000
     shown = [cell for cell in committed.cells if cell.cell_type == "code"]
     assert all(cell.outputs for cell in shown[1:])
@@ -146,5 +168,6 @@ def test_the_second_example_compares_two_models(execute: Execute, tmp_path: Path
     # what is committed is of these cells, and small
     assert [cell.source for cell in committed.cells] == [cell.source for cell in notebook.cells]
     assert all(cell.outputs for cell in committed.cells if cell.cell_type == "code")
+    assert not (changed := changed_outputs(committed, notebook)), "\n".join(changed)
     assert COMPARISON.stat().st_size < 150_000
     assert str(Path.home()) not in COMPARISON.read_text("utf-8")

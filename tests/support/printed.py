@@ -1,0 +1,98 @@
+"""Whether what a document shows is what is printed now.
+
+Words and numbers are compared, white space is not. A number with a decimal point, an exponent or a
+percent sign is measured: other kernels round the forward pass otherwise, so it may differ by
+`KERNELS`, and by one unit of its last digit. Every other number is a count, and sizes in bytes are
+computed: both are equal. Not compared: seconds and free bytes, which are those of a machine, and
+the digits that end the id of a run, which depend on the versions of libraries.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from lpp.capture.corpus.pydoc import topics
+from lpp.store.format.documents import canonical_json
+
+KERNELS: Final = 0.02
+"""Share by which a measured number may differ."""
+
+_ELSEWHERE_OTHERS: Final = re.compile(
+    r"[\d.]+ (?=s\b|[kMGT]?B (?:free|available)\b)|(?<=-)(?:[0-9a-f]{8}\b|[0-9a-f]{1,7}…)"
+)
+"""Seconds, free bytes, the end of the id of a run, whole or cut by a table."""
+
+_NUMBER: Final = re.compile(r"[-+]?(?:\d+(?:\.\d+)?|\.\d+)(?:e[-+]?\d+)?")
+
+_PART: Final = re.compile(
+    rf"(?P<bytes>(?<!\S){_NUMBER.pattern} [kMGT]?B\b)"
+    rf"|(?P<number>(?<![\w.-]){_NUMBER.pattern}(?![\w-]))(?P<percent>\s?%)?"
+    r"|[^\s\w]|\w+"
+)
+"""A size, a number, or else a word or a sign. A digit inside a name is a part of a word."""
+
+_TEXTS: Final = "35db0d72c025200b"
+"""Fingerprint of the texts that the printed numbers of the documents were measured on."""
+
+
+def same_texts() -> bool:
+    """Whether this Python brings the texts that the documents were made with: those of the
+    built-in corpus and of the notebooks change with each release of Python.
+    """
+    return hashlib.sha256(canonical_json(topics())).hexdigest()[: len(_TEXTS)] == _TEXTS
+
+
+def differences(shown: str, printed: str) -> list[str]:
+    """Lines of `shown` that `printed` has not, in this order, each beside what is there instead."""
+    lines, found = [line for line in printed.splitlines() if line.strip()], []
+    at = 0
+    for line in filter(str.strip, shown.splitlines()):
+        place = next((k for k in range(at, len(lines)) if alike(line, lines[k])), None)
+        if place is None:
+            labelled = (other for other in lines[at:] if _words(other) == _words(line))
+            found.append(f"shown:   {line}\nprinted: {next(labelled, 'nothing like it')}")
+        else:
+            at = place + 1
+    return found
+
+
+def alike(shown: str, printed: str) -> bool:
+    """Whether two lines, or two texts, have the same words, counts, and nearly the same numbers."""
+    ours, theirs = list(_parts(shown)), list(_parts(printed))
+    return len(ours) == len(theirs) and all(map(_same, ours, theirs))
+
+
+def _parts(text: str) -> Iterator[re.Match[str]]:
+    return _PART.finditer(_ELSEWHERE_OTHERS.sub("… ", text))
+
+
+def _same(shown: re.Match[str], printed: re.Match[str]) -> bool:
+    if shown[0] == printed[0]:
+        return True
+    ours, theirs = shown["number"], printed["number"]
+    if not (ours and theirs and _is_measured(shown) and _is_measured(printed)):
+        return False
+    unit = max(_unit(ours), _unit(theirs))
+    a, b = float(ours), float(theirs)
+    return abs(a - b) <= KERNELS * max(abs(a), abs(b)) + 1.001 * unit
+
+
+def _is_measured(part: re.Match[str]) -> bool:
+    return bool(part["percent"]) or not part["number"].lstrip("+-").isdigit()
+
+
+def _unit(number: str) -> float:
+    """One unit of the last digit.
+
+    >>> _unit("0.15"), _unit("8.3e-06"), _unit("43")
+    (0.01, 1e-07, 1.0)
+    """
+    mantissa, _, exponent = number.partition("e")
+    digits = len(mantissa.partition(".")[2])
+    return float(f"1e{int(exponent or 0) - digits}")
+
+
+def _words(line: str) -> list[str]:
+    """What a line is about: its words without numbers."""
+    return [part[0] for part in _parts(line) if not (part["number"] or part["bytes"])]
