@@ -29,6 +29,7 @@ from lpp.analyze.benchmarks.score_rows import (
     Unit,
     check_alike,
     check_once,
+    check_storable,
     check_units,
 )
 from lpp.analyze.runs.keys import Url
@@ -106,6 +107,7 @@ def add_benchmarks(
     kind = _one_kind(read, list(paths))
     chosen = _any_of(models)
     scores = [score for file in read for score in file.scores if chosen(score.model)]
+    check_storable(scores)
     check_once(scores)
     check_alike(scores)
     check_units(scores, _unit(kind, unit))

@@ -38,7 +38,14 @@ class LoggedItem:
     texts: Sequence[tuple[str, ...]]
     """Of each answer: the texts that a prompt of it may have; none where no text is known."""
     row: Mapping[str, Any]
-    """`lpp.store.items.ITEMS_SCHEMA`, without source, model, run and prompts."""
+    """`lpp.store.items.ITEMS_SCHEMA`, without source, model, run and prompts. ValueError where a
+    text is none: half a surrogate pair.
+    """
+
+    def __post_init__(self) -> None:
+        for value in self.row.values():
+            if isinstance(value, str):
+                value.encode()
 
 
 def log_name(name: str) -> tuple[str, str] | None:

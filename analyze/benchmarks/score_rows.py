@@ -4,6 +4,7 @@ A score is a number with a name. What is wrong with a file is told at once, all 
 its place: half a benchmark table would be another benchmark.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -19,6 +20,10 @@ UNITS: Final[tuple[Unit, ...]] = get_args(Unit)
 
 _MOST: Final = {"percent": 100.0, "fraction": 1.0}
 _SHOWN: Final = 5
+
+_MOST_ITEMS: Final = 1 << 31
+_LONE_SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
+"""What JSON may hold and no UTF-8 does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +88,20 @@ def refuse(problems: Sequence[str], advice: str) -> None:
         more = [f"and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
         listed = escape("; ".join([*problems[:_SHOWN], *more]), keep="")
         raise InputError(f"{listed}. {advice}", kind=ErrorKind.INVALID_VALUE)
+
+
+def check_storable(scores: Iterable[Score]) -> None:
+    """InputError naming each score that a table cannot hold: half a surrogate pair in a name, and
+    a number of items beyond 2^31.
+    """
+    problems = []
+    for score in scores:
+        names = (score.model, score.benchmark, score.metric)
+        if any(_LONE_SURROGATE.search(name) for name in names):
+            problems.append(f"{score.where}: half a surrogate pair in {', '.join(names)}")
+        if score.n is not None and not 0 <= score.n < _MOST_ITEMS:
+            problems.append(f"{score.where}: {score.n} items")
+    refuse(problems, "Correct the file.")
 
 
 def check_once(scores: Iterable[Score]) -> None:

@@ -7,6 +7,8 @@ import json
 import random
 import zipfile
 from collections.abc import Callable, Iterator
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +217,36 @@ def test_a_message_after_the_answer_is_not_read(tmp_path: Path) -> None:
     (item,) = read_inspect_items(log)
     assert item.texts[0] == ("Be brief.\n\nWhy?\n\nSo.", "Be brief.\n\nWhy?", "Why?")
     assert item.texts[1:] == [(), ()]
+
+
+HALF = "half a pair: \ud800"
+
+
+@pytest.mark.parametrize("place", [("eval", "task"), ("results", "scores", 0, "name")])
+def test_a_name_that_is_no_text_is_one_message(
+    make_run: Callable[..., Any], tmp_path: Path, place: tuple[Any, ...]
+) -> None:
+    whole = document()
+    container = reduce(getitem, place[:-1], whole)
+    container[place[-1]] = HALF
+    path = written(tmp_path / "log.json", whole)
+    root = make_run(lengths=(4, 5), context=5, sites=("final",)).root
+    done = CliRunner().invoke(main, ["benchmarks", "add", str(root), str(path), "--items"])
+    assert done.exit_code == 2, done.exception
+    assert r"half a pair: \ud800" in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize(
+    "change", [{"metadata": {"level": HALF}}, {"input": HALF}, {"scores": {HALF: {"value": 1}}}]
+)
+def test_items_with_half_a_surrogate_pair_are_refused(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    whole = document()
+    whole["samples"][0] |= change
+    log = open_inspect_log(written(tmp_path / "log.json", whole), "log.json")
+    with pytest.raises(InputError, match=r"log\.json"):
+        read_inspect_items(log, "level")
 
 
 def unfinished(path: Path) -> Path:

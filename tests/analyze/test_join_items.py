@@ -178,6 +178,7 @@ def test_whole_texts_and_what_was_written() -> None:
         line(0, "q", ["a"], 0, resps=[[]]),
         line(1 << 31, "q", ["a"], 0),
         line(0, "q", ["a"], 0, metrics=["f1"]),
+        line(0, "q", ["a"], 0, filter="half a pair: \ud800"),
     ],
 )
 def test_a_file_that_is_no_log_is_refused(root: Path, results: Path, broken: str) -> None:

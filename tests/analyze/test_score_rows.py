@@ -1,8 +1,17 @@
 """Scores that are there twice, and units that do not go together."""
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
-from lpp.analyze.benchmarks.score_rows import Score, Unit, check_once, check_units
+from lpp.analyze.benchmarks.score_rows import (
+    Score,
+    Unit,
+    check_once,
+    check_storable,
+    check_units,
+)
 from lpp.store.errors import InputError
 
 
@@ -11,6 +20,20 @@ def scores(*values: float, benchmark: str = "BBH") -> list[Score]:
         Score(model=f"m{k}", benchmark=benchmark, metric="acc", value=value, where=f"row {k}")
         for k, value in enumerate(values)
     ]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{name: "a\ud800"} for name in ("model", "benchmark", "metric")]
+    + [{"n": n} for n in (-1, 1 << 31, 10**30)],
+)
+def test_what_no_table_can_hold_is_refused_with_its_place(changes: dict[str, Any]) -> None:
+    one, other = scores(0.5, 0.25)
+    check_storable([replace(one, n=0), replace(other, n=(1 << 31) - 1)])
+    with pytest.raises(InputError, match="row 1: ") as refused:
+        check_storable([one, replace(other, **changes)])
+    assert "row 0" not in str(refused.value)
+    str(refused.value).encode()
 
 
 def test_twice_names_both_places() -> None:

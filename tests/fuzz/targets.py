@@ -11,6 +11,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -20,6 +21,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from lpp.analyze.benchmarks.benchmarks import add_benchmarks
+from lpp.analyze.benchmarks.inspect_log import open_inspect_log
+from lpp.analyze.benchmarks.read_inspect import read_inspect
+from lpp.analyze.benchmarks.read_inspect_items import read_inspect_items
 from lpp.analyze.benchmarks.read_lm_eval import read_lm_eval
 from lpp.analyze.benchmarks.read_score_table import read_score_table
 from lpp.analyze.benchmarks.score_rows import ScoreFile, check_alike, check_once, check_units
@@ -58,6 +63,7 @@ from lpp.store.format.tables import (
     table_schema,
 )
 from lpp.store.heartbeat import writers
+from lpp.store.items import read_items
 from lpp.store.read import Run
 from lpp.store.root import RootDocument
 from lpp.store.scores import read_scores, verify_scores
@@ -309,6 +315,31 @@ def score_table(data: bytes) -> None:
     _checked(read_score_table(data[1:], f"scores.{suffix}"))
 
 
+@cache
+def scored() -> Path:
+    """Another copy of the golden store, for scores."""
+    return Path(shutil.copytree(GOLDEN, folder().parent / "scored"))
+
+
+def inspect_log(data: bytes) -> None:
+    """A log of inspect, added with its items. The first byte says in which format, and whether
+    items have groups.
+    """
+    first = data[0] if data else 0
+    path = folder().parent / f"log.{('eval', 'json')[first % 2]}"
+    path.write_bytes(data[1:])
+    log = open_inspect_log(path, "log")
+    with suppress(LppError):  # its items may be readable all the same
+        _checked(read_inspect(log))
+    group = "level" if first & 2 else None
+    with suppress(LppError):
+        for item in read_inspect_items(log, group):
+            assert len(item.texts) == len(item.row["log_likelihoods"])
+    added = add_benchmarks(scored(), [path], items=True, group=group, replace=True)
+    assert read_scores(scored()).num_rows == len(added.table)
+    assert len(read_items(scored())) == sum(len(one.table) for one in added.items)
+
+
 def _checked(file: ScoreFile) -> None:
     assert all(np.isfinite(score.value) for score in file.scores)
     check_once(file.scores)
@@ -333,6 +364,7 @@ _ALL: Final[tuple[Callable[[bytes], None], ...]] = (
     spectra,
     lm_eval,
     score_table,
+    inspect_log,
 )
 
 
