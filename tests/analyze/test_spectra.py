@@ -152,7 +152,7 @@ def test_altered_rows_never_become_numbers(make_run: Callable[..., Any]) -> None
     data = bytearray(chunk.read_bytes())
     data[20] ^= 1
     chunk.write_bytes(data)
-    with pytest.raises(FormatError, match="altered"):
+    with pytest.raises(FormatError, match="altered since they were committed"):
         scan_spectra(made.root).filter(site="final").collect()
 
 
