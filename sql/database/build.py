@@ -188,7 +188,9 @@ def _keep(connection: "duckdb.DuckDBPyConnection", table: Table, columns: Column
             connection.execute(statement)
     names = ", ".join(identifier(name) for name, _ in columns)
     target = identifier(table.name)
-    connection.execute(f"INSERT INTO {target} ({names}) SELECT {names} FROM old.main.{target}")
+    # Most tables of most stores are empty: to ask takes 0.2 ms, the commit of no rows 1 ms.
+    if connection.execute(f"SELECT 1 FROM old.main.{target} LIMIT 1").fetchone() is not None:
+        connection.execute(f"INSERT INTO {target} ({names}) SELECT {names} FROM old.main.{target}")
 
 
 def _old_rows(
