@@ -9,8 +9,10 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from click.testing import CliRunner
 
 from lpp.sql import TABLES, arrow_schema, build
+from lpp.sql.cli.command import main
 from lpp.sql.schema import Table
 
 HOSTILE = ("<img src=x onerror=alert(1)>", "'; DROP TABLE profiles; --", 'a "b", c\nd\x1b[31m')
@@ -92,11 +94,20 @@ def hostile() -> tuple[str, ...]:
 
 @pytest.fixture
 def lpp_sql() -> Callable[..., subprocess.CompletedProcess[bytes]]:
-    """Run the installed program as a user does."""
+    """Run `lpp-sql` as a user does: in this process, or, with `own_process` or options of
+    `subprocess.run`, in one of its own.
+    """
     program = str(Path(sys.executable).with_name("lpp-sql"))
 
-    def run(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    def run(
+        *arguments: str | Path, own_process: bool = False, **options: Any
+    ) -> subprocess.CompletedProcess[bytes]:
         command = [program, *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, check=False, timeout=60, **options)
+        if own_process or options:
+            return subprocess.run(command, capture_output=True, check=False, timeout=60, **options)
+        done = CliRunner().invoke(main, command[1:], prog_name="lpp-sql", catch_exceptions=False)
+        return subprocess.CompletedProcess(
+            command, done.exit_code, done.stdout_bytes, done.stderr_bytes
+        )
 
     return run

@@ -269,7 +269,8 @@ def test_a_device_is_not_replaced_by_a_file(store: Path, lpp_sql: Run, tmp_path:
         out, _ = reader.communicate(timeout=60)
     assert out == b"n\n7\n"
     assert stat.S_ISFIFO(pipe.stat().st_mode)
-    assert ok(lpp_sql(store, "SELECT 7 AS n", "--format", "csv", "-o", "/dev/stdout")) == "n\n7\n"
+    words = ["SELECT 7 AS n", "--format", "csv", "-o", "/dev/stdout"]
+    assert ok(lpp_sql(store, *words, own_process=True)) == "n\n7\n"
 
 
 def test_output_to_a_directory_or_nowhere(store: Path, lpp_sql: Run, tmp_path: Path) -> None:
@@ -426,7 +427,7 @@ def test_what_is_not_a_store(tmp_path: Path, empty_store: Path, lpp_sql: Run) ->
 
 
 def test_a_fault_of_ours_shows_its_traceback_with_debug(store: Path, lpp_sql: Run) -> None:
-    done = lpp_sql(store, "SELEC 1", "--debug")
+    done = lpp_sql(store, "SELEC 1", "--debug", own_process=True)
     assert done.returncode == EXIT_USER_ERROR
     assert b"Traceback" in done.stderr
 

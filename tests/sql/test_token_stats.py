@@ -55,7 +55,8 @@ def test_an_incomplete_run_is_said_to_be(
     (message,) = caplog.messages
     assert f"1 of {run.id}" in message
     assert f"lpp-analyze verify {store}" in message
-    done = lpp_sql(store, "SELECT count(*) AS n FROM token_stats", "--format", "csv")
+    words = ["SELECT count(*) AS n FROM token_stats", "--format", "csv"]
+    done = lpp_sql(store, *words, own_process=True)
     assert (done.returncode, done.stdout) == (0, b"n\n4\n")
     assert done.stderr.decode() == message + "\n"
 
