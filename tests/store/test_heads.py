@@ -15,7 +15,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from on_disk import on_disk
-from places import Behind, place_of, strays
+from places import BUCKET, Behind, place_of, strays
 from sealed import reseal
 from small_capture import make_capture, make_plan
 from stored import objects_dir
@@ -185,7 +185,7 @@ def test_no_change_of_the_logits_moves_the_statistics_beyond_the_bound(
 # in a store
 
 
-@pytest.fixture(params=["disk", "bucket"])
+@pytest.fixture(params=["disk", BUCKET])
 def place(request: pytest.FixtureRequest) -> Behind:
     found = place_of(request.param, request)
     create_store(found.url)

@@ -5,7 +5,7 @@ import threading
 from typing import Any
 
 import pytest
-from places import Behind, place_of, strays
+from places import BUCKET, Behind, place_of, strays
 from sealed import seal
 
 from lpp.store import create_store
@@ -21,7 +21,7 @@ KEY = f"matrices/{NAME}"
 RECORD = f"{KEY}/COMMIT.json"
 
 
-@pytest.fixture(params=["disk", "bucket"])
+@pytest.fixture(params=["disk", BUCKET])
 def place(request: pytest.FixtureRequest) -> Behind:
     """A store with nothing in it."""
     found = place_of(request.param, request)

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from places import Behind, place_of, strays
+from places import BUCKET, Behind, place_of, strays
 from sealed import seal
 from small_capture import make_capture
 
@@ -31,7 +31,7 @@ TOKENIZER = "c0ffee"
 FOLDER = f"vocabularies/{vocabulary_name(TOKENIZER)}"
 
 
-@pytest.fixture(params=["disk", "bucket"])
+@pytest.fixture(params=["disk", BUCKET])
 def place(request: pytest.FixtureRequest) -> Behind:
     """A store with nothing in it."""
     found = place_of(request.param, request)

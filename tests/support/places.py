@@ -87,6 +87,10 @@ class BucketPlace:
 
 Behind = DiskPlace | BucketPlace
 
+BUCKET = pytest.param("bucket", marks=pytest.mark.slow)
+AZURE = pytest.param("azure", marks=pytest.mark.slow)
+"""Kinds of places that start a server."""
+
 
 def place_of(kind: str, request: pytest.FixtureRequest) -> Behind:
     """A fresh place of that kind."""

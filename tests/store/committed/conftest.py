@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from disturbed_writers import EachStep
-from places import Behind, DiskPlace, committed, place_of, strays
+from places import BUCKET, Behind, DiskPlace, committed, place_of, strays
 from small_capture import Capture, make_capture
 
 from lpp.store.format.plan import SiteSpec
@@ -15,7 +15,7 @@ SITE = SiteSpec(name="final", convention="post_norm", width=4)
 ROWS = {"final": np.arange(20, dtype=np.uint16).reshape(5, 4)}
 
 
-@pytest.fixture(params=["disk", "bucket"])
+@pytest.fixture(params=["disk", BUCKET])
 def place(request: pytest.FixtureRequest) -> Behind:
     return place_of(request.param, request)
 

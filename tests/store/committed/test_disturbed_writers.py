@@ -178,6 +178,7 @@ def test_an_interrupt_right_after_the_record_keeps_its_objects(
     assert committed(place.held()) == expected
 
 
+@pytest.mark.slow
 def test_every_error_is_one_line(request: pytest.FixtureRequest, capture: Capture) -> None:
     place = place_of("bucket", request)
     assert isinstance(place, BucketPlace)
