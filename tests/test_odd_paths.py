@@ -244,6 +244,7 @@ def test_every_command_reads_the_store_it_is_given(
     assert decoy is None or contents(decoy) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", READ_ONLY)
 def test_a_database_that_duckdb_would_write_elsewhere_is_not_written(
     kind: str, stores: Stores, tmp_path: Path
@@ -266,6 +267,7 @@ def contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_every_function_reads_the_store_it_is_given(
     odd: Path, expected_frames: list[pl.DataFrame]
 ) -> None:
@@ -290,6 +292,7 @@ def expected_frames(stores: Stores) -> list[pl.DataFrame]:
     return frames(stores.store)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", RELATIVE)
 def test_a_path_is_relative_to_the_current_folder(
     kind: str,

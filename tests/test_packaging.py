@@ -75,6 +75,7 @@ def project() -> dict[str, Any]:
     return tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 
 
+@pytest.mark.slow
 def test_wheel_holds_the_four_packages_and_nothing_else(
     names: list[str], tracked: list[str]
 ) -> None:

@@ -24,6 +24,7 @@ def test_options_of_every_program(name: str, flag: str) -> None:
     assert max(map(len, done.stdout.splitlines())) <= 80
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_each_program_is_a_module_too(name: str) -> None:
     done = subprocess.run(

@@ -145,6 +145,7 @@ def test_runs_are_named_and_patterns_name_several(many: Path) -> None:
     assert [name_of(one["b"]) for one in found["comparisons"]] == ["near", "far"]
 
 
+@pytest.mark.slow
 def test_runs_of_another_store(many: Path, make_run: MakeRun, tmp_path: Path) -> None:
     far = make_run(LENGTHS, model="tiny/away", root=tmp_path / "away", vary_tokens=True, context=9)
     found = shown(many, f"{far.root}::away", "near")

@@ -75,6 +75,7 @@ def test_p_is_that_of_mann_and_whitney() -> None:
     assert found.p_value == pytest.approx(expected.pvalue)
 
 
+@pytest.mark.slow
 def test_shuffled_labels_are_within_the_interval() -> None:
     rng = np.random.default_rng(7)
     values, right = rng.normal(size=120), np.arange(120) < 40

@@ -95,6 +95,7 @@ def test_a_database_is_brought_up_to_date_at_once(root: Path, table: Path) -> No
     assert "no scores of a source 'mine'" in done.stderr
 
 
+@pytest.mark.slow
 def test_match_says_whose_run_it_is(root: Path, table: Path) -> None:
     run("benchmarks", "add", root, table)
     two = next(path.name for path in sorted((root / "runs").iterdir()) if "two" in path.name)

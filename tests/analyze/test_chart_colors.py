@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from every_chart import drawn, every
+from every_chart import every, specified
 
-from lpp.analyze.charts import charts
 from lpp.analyze.charts.run_styles import DASHES, PALETTE, SHAPES
 from lpp.analyze.charts.theme import FILLS, GREY, INK, ON_FILL
 
@@ -78,7 +77,7 @@ def test_a_run_has_a_shape_and_a_dash_besides_its_color() -> None:
 
 @every
 def test_nothing_but_data_has_a_color_of_its_own(name: str) -> None:
-    spec = charts.specification(drawn(name))
+    spec = specified(name)
     config = json.dumps(spec["config"])
     assert set(re.findall(r"#[0-9A-Fa-f]{6}", config)) == {GREY}  # the faint grid
     assert INK in config

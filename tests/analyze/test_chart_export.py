@@ -50,6 +50,7 @@ def test_a_name_like_the_ink_stays(tmp_path: Path) -> None:
     assert "A currentColor" in picture.words
 
 
+@pytest.mark.slow
 def test_a_picture_has_its_text_alternative(tmp_path: Path) -> None:
     chart = charts.profile_chart(profiles(tuple(HOSTILE)))
     picture = Picture(chart, tmp_path)
@@ -84,6 +85,7 @@ class Page(HTMLParser):
             self.scripts.append(data)
 
 
+@pytest.mark.slow
 def test_a_page_holds_everything_and_names_stay_names(tmp_path: Path) -> None:
     chart = entropy_chart(entropy(tuple(HOSTILE)))
     page = Page(save_chart(chart, tmp_path / "a.html").read_text())

@@ -2,6 +2,8 @@
 
 import itertools
 import json
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from chart_frames import (
     profiles,
     published,
 )
-from every_chart import CHARTS, drawn
+from every_chart import CHARTS, drawn, specified
 
 from lpp.analyze.charts import charts
 from lpp.analyze.charts.axes import ALONG, FEWEST, UP, log_ticks
@@ -109,6 +111,7 @@ def test_twenty_runs_are_panels_of_five_in_five_colors() -> None:
     assert panels["effective_rank F to J"].description.count("model-0") == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("chart", "panels", "frame"),
     [
@@ -140,20 +143,29 @@ def test_letters_of_many_lines_do_not_collide() -> None:
         assert pixels[-1] <= PLOT_HEIGHT + 0.01
 
 
-TIPPED = {name: drawn(name) for name in CHARTS} | {
-    "published": charts.profile_chart(profiles(), published()),
-    "cut": charts.depth_chart(cut_layers()),
-    "many": charts.depth_chart(layers(MANY)),
-    "differences": charts.difference_chart(differences()),
+FURTHER: dict[str, Callable[[], Any]] = {
+    "published": lambda: charts.profile_chart(profiles(), published()),
+    "cut": lambda: charts.depth_chart(cut_layers()),
+    "many": lambda: charts.depth_chart(layers(MANY)),
+    "differences": lambda: charts.difference_chart(differences()),
 }
 
 
-@pytest.mark.parametrize("name", TIPPED)
+@cache
+def tipped(name: str) -> tuple[Any, dict[str, Any]]:
+    """A chart with tooltips, and its specification."""
+    if name in CHARTS:
+        return drawn(name), specified(name)
+    chart = FURTHER[name]()
+    return chart, charts.specification(chart)
+
+
+@pytest.mark.parametrize("name", [*CHARTS, *FURTHER])
 def test_a_tooltip_has_readable_titles_and_every_value(name: str) -> None:
-    spec = charts.specification(TIPPED[name])
-    tipped = [part for part in layers_of(spec) if "tooltip" in part["encoding"]]
-    assert tipped
-    for part in tipped:
+    _, spec = tipped(name)
+    parts = [part for part in layers_of(spec) if "tooltip" in part["encoding"]]
+    assert parts
+    for part in parts:
         shown = part["encoding"]["tooltip"]
         assert [tip["title"] for tip in shown if "_" in tip["title"]] == []
         assert len({tip["title"] for tip in shown}) == len(shown)
@@ -181,7 +193,7 @@ def test_a_tooltip_names_the_run_by_its_label() -> None:
     "name", ["profile", "entropy", "cut", "many", "drift by depth", "training"]
 )
 def test_pointing_at_a_run_dims_the_others(name: str, tmp_path: Path) -> None:
-    spec = charts.specification(TIPPED[name])
+    chart, spec = tipped(name)
     (selection,) = spec["params"]
     assert selection["select"]["fields"] == ["label"]
     for panel in panels_of(spec):
@@ -192,7 +204,7 @@ def test_pointing_at_a_run_dims_the_others(name: str, tmp_path: Path) -> None:
     assert dimmed
     assert all(one["condition"][0]["param"] == selection["name"] for one in dimmed)
     # a picture has nothing selected
-    assert f'opacity="{DIM}"' not in Picture(TIPPED[name], tmp_path).text
+    assert f'opacity="{DIM}"' not in Picture(chart, tmp_path).text
 
 
 def test_differences_are_row_minus_column(tmp_path: Path) -> None:

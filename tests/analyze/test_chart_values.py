@@ -163,6 +163,7 @@ def test_a_spectrum_of_the_deepest_site_without_zeros() -> None:
     }
 
 
+@pytest.mark.slow
 def test_large_stores_give_small_charts() -> None:
     runs = tuple(f"a-model-with-a-name-of-its-own-{k:02d}-{k:08x}" for k in range(20))
     sizes = {

@@ -11,7 +11,7 @@ from chart_frames import (
     layers,
     profiles,
 )
-from every_chart import CHARTS, drawn, every
+from every_chart import CHARTS, drawn, every, specified
 
 from lpp.analyze.charts import charts
 from lpp.store.errors import InputError
@@ -25,8 +25,7 @@ def test_every_value_is_a_mark(name: str, tmp_path: Path) -> None:
 
 @every
 def test_a_chart_says_what_it_shows(name: str) -> None:
-    chart = drawn(name)  # `to_dict` checks it against the schema of Vega-Lite
-    spec = charts.specification(chart)
+    spec = specified(name)
     assert spec["title"]["text"]
     assert re.search(r"\d", spec["description"]), "written from the data"
     assert spec["background"] == "transparent"
@@ -40,15 +39,15 @@ def test_titles_and_labels_fit_a_telephone(name: str, tmp_path: Path) -> None:
     picture = Picture(drawn(name), tmp_path, width=390)
     long = [line for text in picture.words for line in text.split("\n") if len(line) > 56]
     assert long == []
-    spec = charts.specification(drawn(name))
-    assert ("concat" in spec) or picture.root.attrib["width"] == "390"
+    assert ("concat" in specified(name)) or picture.root.attrib["width"] == "390"
 
 
 @pytest.mark.parametrize(
-    "chart", [charts.profile_chart(profiles(), columns=1), charts.depth_chart(layers(), columns=1)]
+    ("chart", "frame"), [(charts.profile_chart, profiles), (charts.depth_chart, layers)]
 )
-def test_one_column_fits_a_telephone(chart: Any, tmp_path: Path) -> None:
-    assert float(Picture(chart, tmp_path).root.attrib["width"]) <= 390
+def test_one_column_fits_a_telephone(chart: Any, frame: Any, tmp_path: Path) -> None:
+    picture = Picture(chart(frame(), columns=1), tmp_path)
+    assert float(picture.root.attrib["width"]) <= 390
 
 
 @every
@@ -85,5 +84,6 @@ def test_a_table_of_another_kind_is_refused(name: str) -> None:
 @pytest.mark.slow
 @every
 def test_a_chart_is_the_same_twice(name: str) -> None:
-    first, second = (charts.embedded(charts.specification(drawn(name))) for _ in range(2))
+    chart, make, _ = CHARTS[name]
+    first, second = (charts.embedded(charts.specification(chart(make()))) for _ in range(2))
     assert first == second

@@ -95,6 +95,7 @@ def test_sites_that_fit_into_memory_are_read_once(
     np.testing.assert_allclose(found["cka"], found["cka_right"], rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("group", "most"), [(1, 5), (2, 3), (3, 2)])
 def test_little_memory_gives_the_same_from_more_reads(
     make_run: Callable[..., Any], reads: list[str], group: int, most: int
@@ -214,6 +215,7 @@ def test_the_command_prints_and_stores(make_run: Callable[..., Any]) -> None:
     assert len(csv.stdout.splitlines()) == 7
 
 
+@pytest.mark.slow
 def test_a_sink_makes_sites_collapsed_and_alike_until_it_is_left_out(
     make_run: Callable[..., Any],
 ) -> None:
@@ -280,6 +282,7 @@ def test_without_a_token_there_is_nothing_to_compare(make_run: Callable[..., Any
         assert "no token is left with --skip-first" in " ".join(done.stderr.split())
 
 
+@pytest.mark.slow
 def test_flags_are_of_the_tokens_compared(make_run: Callable[..., Any]) -> None:
     made = make_run([20] * 5 + [3], model="a/one")  # 1 of 6 is short
     make_run([20] * 6, model="b/two", seed=1, tokenizer="another")

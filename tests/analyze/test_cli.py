@@ -81,6 +81,7 @@ def test_aggregations_and_dropped_prefixes_are_printed(make_run: Callable[..., A
     assert "Prefixes 6, 8, 10, 12, 14, 16, 18, 20" in result.stdout
 
 
+@pytest.mark.slow
 def test_many_runs_or_sites_have_a_row_each(make_run: Callable[..., Any]) -> None:
     made = make_run()
     result = run("profile", made.root, "--site", "all")
@@ -177,6 +178,7 @@ def test_every_metric_is_listed_within_eighty_columns() -> None:
     assert run("metrics", "rankme").stdout.count("Source:") == 1
 
 
+@pytest.mark.slow
 def test_runs_that_hold_less_are_named(make_run: Callable[..., Any]) -> None:
     long = make_run(model="long")
     short = make_run(model="short", context=10, shards=[0, 1])

@@ -6,6 +6,7 @@ from typing import Any
 
 import duckdb
 import polars as pl
+import pytest
 
 from lpp.analyze import Selection, analyze, build_database
 from lpp.analyze.runs.comparable import prompt_sets
@@ -57,6 +58,7 @@ def test_a_run_cut_at_another_context_read_the_same_texts(make_run: MakeRun) -> 
     assert classes(made.root, 6) == [{"long", "short"}]
 
 
+@pytest.mark.slow
 def test_names_join_what_is_comparable(make_run: MakeRun) -> None:
     made = make_run(SIX, model="six", prompt_set="p6", texts="t")
     make_run(SIX * 2, model="twelve", prompt_set="p12", texts="t")
@@ -73,6 +75,7 @@ def test_names_join_what_is_comparable(make_run: MakeRun) -> None:
     assert pairs == [("six", "twelve", 4), ("six", "twelve", 6)]
 
 
+@pytest.mark.slow
 def test_a_name_does_not_depend_on_what_is_selected(make_run: MakeRun) -> None:
     made = make_run(model="one", tokenizer="t1")
     make_run(model="two", tokenizer="t2")

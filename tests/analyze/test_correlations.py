@@ -173,6 +173,7 @@ def test_none_of_the_fifteen_survives_correction(published_store: Path) -> None:
     assert round(min(found["q_value"]), 2) == 0.12
 
 
+@pytest.mark.slow
 def test_size_turns_the_sign_of_entropy_and_bbh(published_store: Path) -> None:
     asked = Question(metrics=("entropy_floor",), benchmarks=("BBH",))
     found = {r["method"]: r for r in correlate(published_store, asked).iter_rows(named=True)}
@@ -221,6 +222,7 @@ def test_the_published_are_left_out_of_another_site(store: Callable[..., Path]) 
     assert all(reason in left_out for left_out in found["left_out"].to_list())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("context", "n_prompts"), [(100, 100), (150, 50), (150, 100)])
 def test_the_published_at_another_setting_are_flagged(
     store: Callable[..., Path], context: int, n_prompts: int
@@ -289,6 +291,7 @@ def test_sources_make_families_of_their_own(store: Callable[..., Path]) -> None:
     assert set(correlate(root, asked)["benchmark"]) == {"Other"}
 
 
+@pytest.mark.slow
 def test_probes_of_earlier_and_of_this_release_are_one_source(store: Callable[..., Path]) -> None:
     """Earlier rows have the bare name; those of now a name with digits, and the run."""
     root, source = store(), "lpp-probes-1 10-shot"
@@ -442,6 +445,7 @@ def test_command_refuses_but_leaves_the_reasons_in_the_table(store: Callable[...
     assert rows == [(None, [f"org/{x}: it fits no run" for x in "def"])]
 
 
+@pytest.mark.slow
 def test_a_database_of_another_release_is_told(store: Callable[..., Path]) -> None:
     root = store()
     score(root)
@@ -451,6 +455,7 @@ def test_a_database_of_another_release_is_told(store: Callable[..., Path]) -> No
         correlate(root)
 
 
+@pytest.mark.slow
 def test_one_corpus_of_several_is_chosen(store: Callable[..., Path]) -> None:
     corpora = {m[0]: {"corpus": "songs" if m[0] == "org/b" else "prose"} for m in MODELS}
     root = store(runs=corpora)

@@ -93,6 +93,7 @@ def test_errors_and_numbers_of_two_commands_are_one_row(make_run: Make) -> None:
     assert "no_error" not in held(root, "site_profiles")["flags"].explode().to_list()
 
 
+@pytest.mark.slow
 def test_other_prefixes_make_another_profile(make_run: Make) -> None:
     root = make_run().root
     build_database(root)

@@ -238,6 +238,7 @@ def test_prompts_that_either_set_aside_are_left_out_and_told(make_run: MakeRun) 
     assert "3 of the 12 prompts set aside by A or B take no part: 1, 4, 5." in done.stdout
 
 
+@pytest.mark.slow
 def test_without_a_head_everything_but_the_divergences(make_run: MakeRun) -> None:
     a = make_run(LENGTHS, model="tiny/base", sites=("block.1", "final"))
     make_run(
@@ -253,6 +254,7 @@ def test_without_a_head_everything_but_the_divergences(make_run: MakeRun) -> Non
     assert "| `kl` | nats | - | - | - | - |" in done.stdout
 
 
+@pytest.mark.slow
 def test_runs_of_different_widths_have_a_cka(make_run: MakeRun) -> None:
     a = make_run(LENGTHS, model="tiny/base", sites=("final",))
     make_run(LENGTHS, model="tiny/wide", dim=8, sites=("final",))
@@ -305,6 +307,7 @@ def test_the_tokens_that_changed_most(two: tuple[Any, Any]) -> None:
     assert len(worst_tokens(found)) == 10
 
 
+@pytest.mark.slow
 def test_without_logits_they_are_ordered_by_the_next_token(two: tuple[Any, Any]) -> None:
     found = diff(two[0].root, "base", "tuned", sites=["final"])
     lost = pl.when(pl.int_range(pl.len()) == 5).then(-9.0).otherwise("next_logprob_b")
@@ -330,6 +333,7 @@ def test_words_put_characters_together_and_name_what_has_no_bytes() -> None:
 # text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [(), ("--skip-first", "1", "--errors", "all")])
 def test_text_fits_eighty_columns_and_steers_no_terminal(
     words: tuple[str, ...], two: tuple[Any, Any]
@@ -347,6 +351,7 @@ def test_a_long_context_ends_at_the_token() -> None:
     assert tail("\n" * 9, 8) == "…" + "\\n" * 3
 
 
+@pytest.mark.slow
 def test_markdown_tables_are_tables(two: tuple[Any, Any]) -> None:
     done = invoke(two[0].root, "base", "tuned", "--format", "md", "--fail-if", "flips > 0.02")
     assert done.exit_code == 1
@@ -395,6 +400,7 @@ def test_strict_without_a_gate_is_a_mistake(two: tuple[Any, Any]) -> None:
     assert "--strict says how --fail-if decides" in done.stderr
 
 
+@pytest.mark.slow
 def test_errors_are_computed_where_a_gate_needs_them(two: tuple[Any, Any]) -> None:
     gate = ("--fail-if", "cka.embed < 0.0001")
     assert invoke(two[0].root, "base", "tuned", *gate).exit_code == 0

@@ -83,6 +83,7 @@ def test_a_difference_is_a_paired_jackknife(make_run: Make) -> None:
         assert row["verdict"] == ("beyond" if beyond else "within") + " its interval"
 
 
+@pytest.mark.slow
 def test_an_interval_is_not_clipped_near_a_bound(make_run: Make) -> None:
     """One prompt alone gives a run its last direction: near 1 with it, far below without it."""
 
@@ -126,6 +127,7 @@ def test_what_cannot_be_paired_has_no_interval(make_run: Make) -> None:
     assert "no interval" not in {row["verdict"] for row in differences(one.root).values()}
 
 
+@pytest.mark.slow
 def test_runs_that_are_not_comparable_are_not_compared(make_run: Make) -> None:
     one = make_run(LENGTHS, model="a/one")
     make_run(LENGTHS, model="b/two", seed=1, prompt_set="other")
@@ -133,6 +135,7 @@ def test_runs_that_are_not_comparable_are_not_compared(make_run: Make) -> None:
     assert differences(one.root) == {}
 
 
+@pytest.mark.slow
 def test_groups_lose_the_prompts_that_are_their_own(make_run: Make) -> None:
     """The mean of the values without each group, weighted, is the mean of all: an identity."""
     one = make_run(LENGTHS)

@@ -85,6 +85,7 @@ def test_a_second_comparison_reads_no_rows_and_no_matrix(two: tuple[Any, Any]) -
     assert kept_files(a.root) == files
 
 
+@pytest.mark.slow
 def test_other_first_positions_choose_among_the_tokens_that_are_kept(
     two: tuple[Any, Any],
 ) -> None:
@@ -94,6 +95,7 @@ def test_other_first_positions_choose_among_the_tokens_that_are_kept(
     assert_frame_equal(found, whole.filter(pl.col("position") >= 3), check_exact=True)
 
 
+@pytest.mark.slow
 def test_each_draw_is_kept(two: tuple[Any, Any]) -> None:
     draws = [{"tokens": 20}, {"tokens": 20, "seed": 3}, {"tokens": 20, "first_position": 2}]
     found = [token_drift(paired(*two), **options) for options in draws]  # type: ignore[arg-type]
@@ -104,6 +106,7 @@ def test_each_draw_is_kept(two: tuple[Any, Any]) -> None:
         assert_frame_equal(again, before, check_exact=True)
 
 
+@pytest.mark.slow
 def test_columns_that_are_missing_are_added(two: tuple[Any, Any]) -> None:
     pair = paired(*two)
     some = token_drift(pair, only=["kl"])
@@ -157,6 +160,7 @@ def test_a_run_and_itself_is_kept_and_still_exactly_nothing(two: tuple[Any, Any]
 # what makes another key
 
 
+@pytest.mark.slow
 def test_more_shards_of_either_run_are_another_pair(make_run: MakeRun) -> None:
     a = make_run(LENGTHS, model="tiny/base", shards=range(4))
     b = make_run(LENGTHS, model="tiny/tuned", seed=1, shards=range(5))
@@ -193,6 +197,7 @@ def test_other_arithmetic_is_another_setting(
     assert token_drift(paired(a, b)).equals(with_torch)
 
 
+@pytest.mark.slow
 def test_a_run_of_another_store_is_known_by_what_it_is(make_run: MakeRun, tmp_path: Path) -> None:
     a = make_run(LENGTHS, model="tiny/base")
     b = make_run(LENGTHS, model="tiny/tuned", seed=1, root=tmp_path / "far")
@@ -209,6 +214,7 @@ def test_a_run_of_another_store_is_known_by_what_it_is(make_run: MakeRun, tmp_pa
 # stores that were altered, or are not to be written
 
 
+@pytest.mark.slow
 def test_altered_files_are_computed_again(
     two: tuple[Any, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -246,6 +252,7 @@ def test_other_versions_count_as_nothing(
     assert kept_files(two[0].root)["final"] == kept_files(two[0].root)["logits"] == 2
 
 
+@pytest.mark.slow
 def test_a_store_that_cannot_be_written_costs_one_line(
     two: tuple[Any, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -338,6 +345,7 @@ def test_a_pair_that_is_sent_leaves_what_was_read_of_tokens(two: tuple[Any, Any]
     assert sent.statistics.equals(pair.statistics)
 
 
+@pytest.mark.slow
 def test_a_machine_that_cannot_multiply_as_the_driver_says_so(
     two: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

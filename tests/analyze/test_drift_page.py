@@ -57,6 +57,7 @@ def points(chart: Any) -> list[dict[str, Any]]:
 # the report of a store
 
 
+@pytest.mark.slow
 def test_a_sentence_for_each_pair_and_a_count_of_the_rest(tmp_path: Path) -> None:
     names = [f"m{k}" for k in range(6)]
     store = make_store(tmp_path, database(names) | {"item_analyses": []})
@@ -90,6 +91,7 @@ def test_the_section_is_there_where_something_was_compared(tmp_path: Path) -> No
     assert "### What changed between two models" in text
 
 
+@pytest.mark.slow
 def test_the_section_has_the_numbers_and_words_of_the_store(two: tuple[Any, Any]) -> None:
     a, b = two
     found = diff(a.root, "base", b.run_id)
@@ -105,6 +107,7 @@ def test_the_section_has_the_numbers_and_words_of_the_store(two: tuple[Any, Any]
 # charts
 
 
+@pytest.mark.slow
 def test_charts_draw_the_numbers_and_tell_what_is_0() -> None:
     sites = pl.DataFrame(
         {
@@ -193,6 +196,7 @@ def test_the_page_holds_the_numbers_and_names_are_text(two: tuple[Any, Any]) -> 
         assert not names & {"run_a", "run_b"}
 
 
+@pytest.mark.slow
 def test_the_python_of_a_table_gives_it(two: tuple[Any, Any]) -> None:
     a, b = two
     found = diff(a.root, "base", b.run_id, first_position=2, sites=["final"])
@@ -224,6 +228,7 @@ def invoke(root: Path, *words: str) -> Result:
     return CliRunner(env={"COLUMNS": "80"}).invoke(main, ["diff", str(root), *words])
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_page(two: tuple[Any, Any], tmp_path: Path) -> None:
     a, b = two
     file = tmp_path / "drift.html"

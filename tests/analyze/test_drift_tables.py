@@ -93,6 +93,7 @@ def test_tables_hold_the_numbers_of_the_drift(two: tuple[Any, Any]) -> None:
     assert_frame_equal(tokens.drop(PAIR), found.tokens)
 
 
+@pytest.mark.slow
 def test_without_logits_there_are_no_rows_of_them(make_run: MakeRun) -> None:
     a = make_run(LENGTHS, model="tiny/base")
     make_run(LENGTHS, model="tiny/tuned", seed=1, most_likely=8)
@@ -188,6 +189,7 @@ def test_rows_go_when_either_run_changed_or_left(make_run: MakeRun) -> None:
 # the command
 
 
+@pytest.mark.slow
 def test_the_command_keeps_what_it_compares(two: tuple[Any, Any]) -> None:
     a, _ = two
     done = invoke(a.root, "base", "tuned")

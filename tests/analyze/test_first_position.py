@@ -178,6 +178,7 @@ def test_moments_begin_where_a_band_ends() -> None:
 # profiles
 
 
+@pytest.mark.slow
 def test_profiles_of_each_first_position(sunk: Any) -> None:
     asked = Selection(sites=["block.3", "final"], skip_first=[0, 3])
     analysis = analyze(sunk.root, asked, errors="none", executor=Plain(sunk))
@@ -238,6 +239,7 @@ def test_prompts_that_are_there_more_than_once(make_run: MakeRun) -> None:
     assert flagged == {3: False, 4: True, 6: True}
 
 
+@pytest.mark.slow
 def test_prompts_that_are_all_alike_have_an_error_of_nothing(make_run: MakeRun) -> None:
     made = make_run([12] * 12, order=[0] * 12, sites=("final",))
     (row,) = analyze(made.root, Selection()).profiles().to_dicts()

@@ -204,6 +204,7 @@ def test_every_feature_has_a_row(found: FlipAnalysis) -> None:
     assert found.notes == ()
 
 
+@pytest.mark.slow
 def test_groups_are_compared_within(make_run: MakeRun) -> None:
     made = two_runs(make_run, flips=where_it_moved, groups=("law", "art"))
     found = lpp.analyze.flipped_items(made.root, TASK, "first", "second", sites=["final"])
@@ -213,6 +214,7 @@ def test_groups_are_compared_within(make_run: MakeRun) -> None:
     assert some["n_groups"] == 2
 
 
+@pytest.mark.slow
 def test_another_tokenizer_leaves_the_features_of_a(make_run: MakeRun) -> None:
     made = two_runs(make_run, flips=where_it_moved, options={"tokenizer": "t1"})
     found = lpp.analyze.flipped_items(made.root, TASK, "first", "second")
@@ -221,6 +223,7 @@ def test_another_tokenizer_leaves_the_features_of_a(make_run: MakeRun) -> None:
     assert set(found.features.filter(pl.col("auroc").is_null())["feature"]) == {*OF_ITEMS}
 
 
+@pytest.mark.slow
 def test_without_heads_there_are_flips_and_no_kl(make_run: MakeRun) -> None:
     made = two_runs(make_run, flips=where_it_moved, options={"most_likely": 9})
     found = lpp.analyze.flipped_items(made.root, TASK, "first", "second", sites=["final"])
@@ -232,6 +235,7 @@ def test_without_heads_there_are_flips_and_no_kl(make_run: MakeRun) -> None:
     }
 
 
+@pytest.mark.slow
 def test_rows_of_another_width_are_not_compared(make_run: MakeRun) -> None:
     made = two_runs(make_run, flips=lambda a, b, prompt, _: prompt % 2 == 0, options={"dim": 5})
     found = lpp.analyze.flipped_items(made.root, TASK, "first", "second")
@@ -274,6 +278,7 @@ def test_the_command_prints_within_eighty_columns(written: TwoRuns, found: FlipA
         assert told == "-" if value is None else float(told) == pytest.approx(value, abs=0.005)
 
 
+@pytest.mark.slow
 def test_json_and_markdown_hold_the_same(written: TwoRuns, found: FlipAnalysis) -> None:
     document = json.loads(shown(written, "--format", "json"))
     assert document["features"] == found.features.to_dicts()

@@ -214,6 +214,7 @@ def test_diff_names_the_items(written: TwoRuns, tmp_path: Path) -> None:
     assert f"### Items of {TASK}".replace("_", "\\_") in output.read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_diff_says_why_items_are_not_compared(make_run: MakeRun) -> None:
     written = hand_made(make_run, changes=lambda row: row | {"doc_sha256": "other"})
     asked = ("diff", written.root, "first", "second")
@@ -225,6 +226,7 @@ def test_diff_says_why_items_are_not_compared(make_run: MakeRun) -> None:
         assert "of a and of b" in " ".join(done.stdout.split())
 
 
+@pytest.mark.slow
 def test_diff_of_runs_of_a_corpus_has_no_items(make_run: MakeRun) -> None:
     first, second = make_run(model="tiny/first"), make_run(model="tiny/second", seed=1)
     done = run("diff", first.root, first.run_id, second.run_id, "--format", "json")

@@ -89,6 +89,7 @@ def test_columns_of_features_are_those_of_the_analysis() -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_same_is_replaced_whole_and_other_settings_stay(
     written: EvaluatedRun, found: ItemAnalysis
 ) -> None:
@@ -104,6 +105,7 @@ def test_the_same_is_replaced_whole_and_other_settings_stay(
     assert set(kept["feature"]) == set(found.features["feature"][:3])
 
 
+@pytest.mark.slow
 def test_rows_go_with_their_run(make_run: MakeRun) -> None:
     first = evaluated_run(make_run, model="tiny/first", source="s1")
     second = evaluated_run(make_run, model="tiny/second", source="s2", seed=5)

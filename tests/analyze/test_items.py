@@ -190,6 +190,7 @@ def test_the_command_prints_within_eighty_columns(
     )
 
 
+@pytest.mark.slow
 def test_json_and_markdown_hold_the_same(
     written: EvaluatedRun, found: ItemAnalysis, tmp_path: Path
 ) -> None:

@@ -205,6 +205,7 @@ def invoke(root: Path, *words: object) -> Result:
     return CliRunner(env={"COLUMNS": "80"}).invoke(main, [*map(str, words)])
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_page_and_the_picture(written: EvaluatedRun, tmp_path: Path) -> None:
     for name, start in (("i.html", b"<!DOCTYPE html>"), ("d.svg", b"<svg"), ("d.png", b"\x89PNG")):
         output = tmp_path / name
@@ -252,6 +253,7 @@ def section(store: Path) -> Section | None:
     return next((one for one in report(str(store)).sections if one.name == "items"), None)
 
 
+@pytest.mark.slow
 def test_sentences_of_each_task_in_the_report(tmp_path: Path) -> None:
     names = [f"m{k}" for k in range(5)]
     store = make_store(tmp_path, database(names))
@@ -280,6 +282,7 @@ def test_a_store_without_evaluations_has_no_section(tmp_path: Path) -> None:
     assert section(store) is None
 
 
+@pytest.mark.slow
 def test_what_was_evaluated_and_not_analysed_is_named(make_run: MakeRun) -> None:
     made = evaluated_run(make_run)
     evaluated_run(make_run, model="tiny/few", source="few", items=20, seed=5)

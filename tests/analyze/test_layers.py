@@ -148,6 +148,7 @@ def test_errors_are_those_of_the_jackknife_and_small_samples_flagged(make_run: M
     assert "small_sample" in one.to_list()
 
 
+@pytest.mark.slow
 def test_runs_that_hold_less_are_named(make_run: MakeRun) -> None:
     made = make_run(model="long")
     short = make_run(model="short", context=10)

@@ -169,6 +169,7 @@ def test_a_damaged_cache_file_is_computed_again(
     assert not work
 
 
+@pytest.mark.slow
 def test_a_store_that_cannot_be_written_costs_one_line(
     root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

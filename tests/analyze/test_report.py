@@ -162,6 +162,7 @@ def test_a_training_has_its_section_where_three_steps_are_comparable(tmp_path: P
     assert "training" not in [s.name for s in report(str(apart)).sections]
 
 
+@pytest.mark.slow
 def test_a_database_from_before_series_has_every_other_section(tmp_path: Path) -> None:
     store = make_store(tmp_path, database(["a", "b", "c"], series="s"))
     with connect(store, write=True) as connection:
@@ -191,6 +192,7 @@ def test_the_page_says_what_attention_sinks_do(tmp_path: Path) -> None:
     assert "2309.17453" not in page
 
 
+@pytest.mark.slow
 def test_what_to_distrust_is_told_of_sites_too_and_of_nothing(tmp_path: Path) -> None:
     tables = database(["a"])
     for rows in tables.values():

@@ -61,6 +61,7 @@ def test_the_first_screen_of_two_runs_tells_them_apart(tmp_path: Path) -> None:
     assert {part.text for part in screen.warnings[1] if isinstance(part, Run)} == {run_id(1, "b")}
 
 
+@pytest.mark.slow
 def test_a_difference_is_told_with_its_direction(tmp_path: Path) -> None:
     tables = database(["a", "b", "c"])
     for row in (*tables["profiles"], *tables["jackknife"]):
@@ -78,6 +79,7 @@ def test_a_difference_is_told_with_its_direction(tmp_path: Path) -> None:
     assert "within error (5)" in c
 
 
+@pytest.mark.slow
 def test_the_first_screen_of_many_runs_has_the_ends_of_each_range(tmp_path: Path) -> None:
     names = [f"m{k}" for k in range(20)]
     screen = first_screen(make_store(tmp_path, database(names)))
@@ -92,6 +94,7 @@ def test_the_first_screen_of_many_runs_has_the_ends_of_each_range(tmp_path: Path
     assert [ratio[2].text, rank[2].text] == ["5.19", "200"]
 
 
+@pytest.mark.slow
 def test_the_first_screen_of_one_run_of_none_and_of_runs_apart(tmp_path: Path) -> None:
     one = first_screen(make_store(tmp_path / "one", database(["a"])))
     assert len(one.rows) == 1

@@ -184,6 +184,7 @@ def test_silence_of_small_sample_is_told(make_run: Callable[..., Any]) -> None:
     assert all("no_error" in flags for flags in means["flags"].to_list())
 
 
+@pytest.mark.slow
 def test_profiles_of_different_texts_say_so(make_run: Callable[..., Any]) -> None:
     make_run(model="a/one")
     made = make_run(model="b/two", prompt_set="other")

@@ -51,6 +51,7 @@ def read(root: Path) -> EvaluatedItems:
     return evaluated_items(root, "tiny")
 
 
+@pytest.mark.slow
 def test_features_are_those_of_the_model(read: EvaluatedItems, model: Path) -> None:
     assert len(read.table) == ITEMS
     assert not read.left_out
@@ -124,6 +125,7 @@ def test_the_command(root: Path, read: EvaluatedItems) -> None:
     assert np.isfinite([row["auroc"] for row in found["features"] if row["site"] in sites]).all()
 
 
+@pytest.mark.slow
 def test_saved_queries_find_question_and_answer(root: Path, read: EvaluatedItems) -> None:
     build_database(root)
     features, right = item_features(read), read.table["right"].to_numpy()
@@ -145,6 +147,7 @@ def test_saved_queries_find_question_and_answer(root: Path, read: EvaluatedItems
             assert row["question"].endswith(one["question"])
 
 
+@pytest.mark.slow
 def test_a_run_that_keeps_moments_has_no_features_of_sites(model: Path, tmp_path: Path) -> None:
     write_task(tmp_path, "multiple_choice", items=ITEMS)
     store = tmp_path / "store"

@@ -33,6 +33,7 @@ def folder(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_without_a_network_a_download_is_one_message_and_no_retry(
     tiny_folder: Callable[[str], Path], folder: Path, tmp_path: Path
 ) -> None:

@@ -172,6 +172,7 @@ def test_a_model_that_bitsandbytes_quantised_says_so(load: Load) -> None:
 # --- what is refused ---
 
 
+@pytest.mark.slow
 def test_a_loaded_model_that_cannot_be_captured_as_it_is_is_refused(
     load: Load, tiny_tokenizer: Any, tmp_path: Path
 ) -> None:

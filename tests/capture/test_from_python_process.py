@@ -72,6 +72,7 @@ def other_settings() -> Iterator[None]:
     torch.set_float32_matmul_precision("highest")
 
 
+@pytest.mark.slow
 def test_settings_of_the_process_change_nothing(
     load: Load, tiny_tokenizer: Any, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -99,6 +100,7 @@ class Interrupting(torch.nn.Identity):
         return states
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ctrl_c_works")
 def test_ctrl_c_keeps_what_is_committed_and_frees_the_rest(
     load: Load, tiny_tokenizer: Any, tmp_path: Path

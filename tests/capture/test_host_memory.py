@@ -60,6 +60,7 @@ def test_memory_is_registered_until_the_last_array_over_it_is_gone(runtime: Runt
     assert runtime.registered == {}
 
 
+@pytest.mark.slow
 def test_memory_that_is_not_registered_serves_all_the_same(
     runtime: Runtime, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -78,6 +79,7 @@ def test_plain_memory_is_the_processes_own() -> None:
     assert (memory.shape, memory.dtype, int(memory.sum())) == ((100,), np.dtype(np.uint8), 300)
 
 
+@pytest.mark.slow
 def test_shared_memory_is_read_by_its_path_and_leaves_no_file() -> None:
     shared = SharedMemory(5000)
     path = Path(shared.path)

@@ -177,6 +177,7 @@ def test_every_number_that_needs_no_rows_is_that_from_rows(
         assert spectra[0].collect()["effective_rank_stderr"].null_count() == 0
 
 
+@pytest.mark.slow
 def test_both_are_read_by_what_costs_less(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
 
@@ -312,6 +313,7 @@ def test_what_moments_do_not_tell_is_refused_in_one_line(stores: Stores) -> None
         run.moments("block.9")
 
 
+@pytest.mark.slow
 def test_a_context_with_part_of_its_schedule_has_no_profile(stores: Stores) -> None:
     """Prefixes of context 20 are 2, 4, ..., 20, of which 2 and every second one end a band."""
     shown = scan_spectra(stores["moments"], contexts=[20]).collect()

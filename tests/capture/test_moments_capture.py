@@ -90,6 +90,7 @@ def ready(tiny_folder: Callable[[str], Path], corpus: Path) -> Prepared:
     )
 
 
+@pytest.mark.slow
 def test_parts_in_any_order_give_the_same_bytes(
     kept: Path, tiny_folder: Callable[[str], Path], corpus: Path, tmp_path: Path
 ) -> None:

@@ -209,6 +209,7 @@ def test_an_empty_store_and_a_folder_that_is_none(store: Path, tmp_path: Path) -
     assert lpp_capture(store, "--watch", "0").exit_code == 2
 
 
+@pytest.mark.slow
 def test_watching_ends_well_with_ctrl_c(store: Path) -> None:
     create_store(store)
     program = str(Path(sys.executable).with_name("lpp-capture"))

@@ -175,6 +175,7 @@ def test_what_was_ignored_stays_ignored() -> None:
     assert process.communicate(timeout=60)[1].count("Stopping") == 1
 
 
+@pytest.mark.slow
 def test_a_main_thread_that_does_not_listen_is_no_way_to_stay() -> None:
     """The interpreter's handlers never run inside this call; the watcher ends the process."""
     script = (

@@ -158,6 +158,7 @@ def test_a_reader_keeps_the_old_file_and_the_next_sees_the_new(store: Path) -> N
             assert new.execute("SELECT run FROM runs").fetchall() == [("new",)]
 
 
+@pytest.mark.slow
 def test_a_reader_in_another_process_survives_the_replacement(store: Path) -> None:
     code = textwrap.dedent("""
         import sys

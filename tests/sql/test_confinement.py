@@ -207,6 +207,7 @@ WAYS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sql", "advice"), WAYS)
 def test_each_way_out_is_one_message(place: Place, sql: str, advice: str) -> None:
     result = ask(place, sql)

@@ -71,6 +71,7 @@ def test_csv_keeps_what_a_spreadsheet_would_run(store: Path, lpp_sql: Run) -> No
     assert done.stdout.decode().splitlines() == ["value", *values]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "locale", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}]
 )

@@ -25,6 +25,7 @@ SORT = (
 )
 
 
+@pytest.mark.slow
 def test_a_sort_larger_than_memory_spills_and_leaves_nothing(
     store: Path, tmp_path: Path, lpp_sql: Run
 ) -> None:
@@ -39,6 +40,7 @@ def test_a_sort_larger_than_memory_spills_and_leaves_nothing(
     assert list(folder.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_spilled_rows_are_for_this_user_alone(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -66,6 +68,7 @@ def limit_of(store: Path, lpp_sql: Run, *options: str) -> str:
     return lpp_sql(store, query, "--format", "csv", *options).stdout.decode().split("\n")[1]
 
 
+@pytest.mark.slow
 def test_the_disk_has_a_limit_that_can_be_raised(store: Path, lpp_sql: Run) -> None:
     number, unit = limit_of(store, lpp_sql).split()
     assert float(number) <= 10
@@ -89,6 +92,7 @@ def test_what_is_no_size(store: Path, lpp_sql: Run, size: str) -> None:
     assert b"not a size such as 500MB or 50GiB" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [(), ("--format", "csv"), ("-o", "x.parquet")])
 def test_a_query_that_takes_too_long(
     store: Path, tmp_path: Path, lpp_sql: Run, options: tuple[str, ...]

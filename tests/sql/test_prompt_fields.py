@@ -138,6 +138,7 @@ def test_prompts_with_any_other_column_are_left_behind(
     assert prompts_of(labelled)[1] == []
 
 
+@pytest.mark.slow
 def test_a_database_of_an_earlier_release_still_opens(labelled: Path) -> None:
     with connect(labelled, write=True) as connection:
         for name in ("id", "text", *FIELDS):

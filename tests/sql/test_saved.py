@@ -148,6 +148,7 @@ def test_wrong_names_are_told(words: tuple[str, ...], said: str, store: Path, lp
     assert said in done.stderr.decode()
 
 
+@pytest.mark.slow
 def test_a_database_of_another_release_is_told(store: Path, lpp_sql: Run) -> None:
     with duckdb.connect(str(store / "profiles.duckdb")) as connection:
         connection.execute("DROP TABLE correlations")

@@ -205,6 +205,7 @@ def test_no_plain_file(store: Path, tmp_path: Path, name: str, what: str) -> Non
     assert str(path) in str(refusal(store))
 
 
+@pytest.mark.slow
 def test_a_quarantine_that_unpacks_to_too_much(store: Path) -> None:
     run = write_run(store, quarantined=(0,))
     path = run.file(0, "quarantine.arrow")

@@ -320,6 +320,7 @@ def test_a_table_that_unpacks_to_more_than_its_rows_may_is_refused(run: Run) -> 
     refused(run, "not the table it should be .*12000 rows, 12 were committed")
 
 
+@pytest.mark.slow
 def test_a_table_packed_too_well_is_refused_whatever_its_rows(tmp_path: Path) -> None:
     data = bomb(1_600_000)
     found = declared(memoryview(data))

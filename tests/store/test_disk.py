@@ -102,6 +102,7 @@ def may_mount() -> list[str] | None:
     return None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["full", "start", "read-only"])
 def test_disk_that_refuses(tmp_path: Path, mode: str) -> None:
     prefix = may_mount()

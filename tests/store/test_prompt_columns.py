@@ -164,6 +164,7 @@ def test_a_text_that_is_not_utf_8_is_refused(capture: Capture, tmp_path: Path) -
     assert any("prompts.arrow" in problem.where for problem in run.verify())
 
 
+@pytest.mark.slow
 def test_texts_that_pack_very_well_can_be_read_again(capture: Capture, tmp_path: Path) -> None:
     texts = pa.array(["\0" * (20 << 20)] * 4)
     run = begin(capture, tmp_path / "store", {"text": texts})

@@ -1,6 +1,7 @@
 """Each chart there is, with a frame of its table."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import polars as pl
@@ -55,7 +56,14 @@ every = pytest.mark.parametrize("name", CHARTS)
 """Runs a test with the name of each chart."""
 
 
+@cache
 def drawn(name: str) -> Any:
-    """The chart of that name, of its frame."""
+    """The chart of that name, of its frame. Made once, in up to 0.3 s: leave it as it is."""
     chart, frame, _ = CHARTS[name]
     return chart(frame())
+
+
+@cache
+def specified(name: str) -> dict[str, Any]:
+    """Its specification, checked against the schema of Vega-Lite."""
+    return charts.specification(drawn(name))

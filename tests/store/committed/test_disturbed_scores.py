@@ -59,6 +59,7 @@ class TestScores:
 
         assert each_step(kill) > 2
 
+    @pytest.mark.slow
     def test_a_killed_writer_that_replaces(self, place: Behind, each_step: EachStep) -> None:
         def kill(number: int) -> bool:
             add(place, 0.5)
@@ -98,6 +99,7 @@ class TestScores:
 
         assert each_step(cut) > 2
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("then", ["", "removed"])
     def test_a_writer_that_is_suspended_at_any_step(
         self, place: Behind, then: str, each_step: EachStep

@@ -48,6 +48,7 @@ def test_a_damaged_record_is_replaced(
     assert json.loads(good)["base"] not in "".join(place.held())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["damaged", "replacing"])
 def test_a_record_that_is_replaced_by_another_at_any_step(
     place: Behind, kind: str, capture: Capture, expected: dict[str, Any], each_step: EachStep

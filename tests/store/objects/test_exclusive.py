@@ -66,6 +66,7 @@ class TestExclusive:
             f"folder-{k}/key": f"{winners[k][0]} {k}".encode() for k in range(8)
         }
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("writers", [2, 4, 8])
     def test_one_of_several_processes_puts_a_new_object(self, place: Behind, writers: int) -> None:
         done = subprocess.run(
