@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final, NoReturn
@@ -100,6 +101,20 @@ def _ask_again(dropped: "sys.UnraisableHookArgs") -> None:
     if not issubclass(dropped.exc_type, KeyboardInterrupt):
         sys.__unraisablehook__(dropped)
         return
-    again = threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), signal.SIGINT))
-    again.daemon = True
-    again.start()
+    threading.Thread(target=_interrupt_again, daemon=True).start()
+
+
+def _interrupt_again() -> None:
+    """Send SIGINT once the main thread has left `_ask_again`, in which Python drops it as well."""
+    time.sleep(_AGAIN_SECONDS)
+    while _is_asking():
+        time.sleep(_AGAIN_SECONDS)
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def _is_asking() -> bool:
+    """Whether the main thread is inside `_ask_again`."""
+    frame = sys._current_frames().get(threading.main_thread().ident or 0)
+    while frame is not None and frame.f_code is not _ask_again.__code__:
+        frame = frame.f_back
+    return frame is not None

@@ -9,7 +9,7 @@ import pytest
 from terminal import on_terminal
 
 SCRIPT = """
-import os, signal, sys, time
+import os, signal, sys, threading, time
 import click
 from lpp.store.commands.console import LppGroup, debug_option
 from lpp.store.commands.progress import progress
@@ -38,8 +38,11 @@ def act(times):
             time.sleep(60)
         except KeyboardInterrupt:  # what a library did that was interrupted
             raise InputError("cannot be loaded", kind=ErrorKind.CORRUPT) from None
-    if what == "dropped":
+    if what.startswith("dropped"):
         end_at_once()  # as the three programs do before anything else
+        if what == "dropped on a busy machine":
+            start = threading.Thread.start
+            threading.Thread.start = lambda thread: (start(thread), time.sleep(0.5))
         class Dropping:
             def __del__(self):
                 os.kill(os.getpid(), signal.SIGINT)
@@ -132,7 +135,7 @@ def test_an_error_that_a_library_made_of_an_interrupt_is_one(
     assert "cannot be loaded" not in done.stderr
 
 
-@pytest.mark.parametrize("what", ["dropped", "panic"])
+@pytest.mark.parametrize("what", ["dropped", "dropped on a busy machine", "panic"])
 def test_an_interrupt_that_python_or_a_library_drops_ends_the_command(what: str) -> None:
     done = call(what)
     assert done.returncode == 2
