@@ -3,7 +3,7 @@
 import itertools
 import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pytest
+from made_runs import Made, MakeRun
 
 from lpp.store import Plan, RunWriter, create_store
 from lpp.store.format.plan import (
@@ -29,25 +30,6 @@ from lpp.store.format.quarantine import OUT_OF_MEMORY, SetAside, quarantine_tabl
 from lpp.store.format.rows import prompts_sha256, token_ids_sha256
 from lpp.store.format.schedule import prefix_schedule
 from lpp.store.format.tables import PROMPTS_SCHEMA, TOKENS_SCHEMA
-
-
-@dataclass(frozen=True)
-class Made:
-    """A run as it was written, and the rows that went into it."""
-
-    root: Path
-    run_id: str
-    plan: Plan
-    prompts: list[list[int]]
-    hidden: dict[str, list[npt.NDArray[np.float32]]]  # site -> one (T_i, d) per prompt
-    entropy: list[npt.NDArray[np.float32]]  # (T_i,) per prompt
-
-    def rows(self, site: str, prefix: int, n_prompts: int | None = None) -> npt.NDArray[np.float32]:
-        """X(L): the rows at positions below `prefix`."""
-        return np.concatenate([rows[:prefix] for rows in self.hidden[site][:n_prompts]])
-
-
-MakeRun = Callable[..., Made]
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import pytest
 from chart_frames import Picture
 from click.testing import CliRunner, Result
 from kept_heads import keep_head
+from made_runs import MakeRun
 from rich.cells import cell_len
 
 from lpp.analyze import diff, diff_against, drift_grid_chart
@@ -22,7 +23,6 @@ from lpp.analyze.drift.site_numbers import NUMBERS
 from lpp.analyze.text.against import STRIP, as_text
 from lpp.store.errors import InputError
 
-MakeRun = Callable[..., Any]
 LENGTHS = (6, 4, 9, 3, 8, 5)
 SITES = ("embed", "block.1", "final")
 NAMES = ("near", "far", "few")

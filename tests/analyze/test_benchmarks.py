@@ -1,12 +1,12 @@
 """Scores from files into a store and its database, as the commands do it."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from made_runs import MakeRun
 from stored import stored_objects
 
 from lpp.analyze import add_benchmarks, build_database
@@ -32,7 +32,7 @@ def results(folder: Path, model: str, value: float, name: str = "results_1.json"
 
 
 @pytest.fixture
-def root(make_run: Callable[..., Any]) -> Path:
+def root(make_run: MakeRun) -> Path:
     """Two models, of which one was captured twice."""
     made = make_run(model="org/One", lengths=(4, 5), context=5, sites=("final",))
     make_run(model="org/Two", lengths=(4, 5), context=5, sites=("final",))

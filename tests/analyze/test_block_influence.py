@@ -1,11 +1,11 @@
 """Block influence: the rows that go into a block beside those that come out."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from made_runs import Made, MakeRun
 
 from lpp.analyze.engine.row_values import RowValues
 from lpp.analyze.metrics.block_influence import block_influence, input_site
@@ -23,15 +23,16 @@ from lpp.store.read import Block
 Array = npt.NDArray[np.float32]
 
 
-def slow(made: Any, site: str, cell: Cell) -> float:
+def slow(made: Made, site: str, cell: Cell) -> float:
     """Token by token."""
-    cosines = []
+    before, cosines = input_site(site), []
+    assert before is not None
     first, end = cell.gap
     for i in range(cell.n_prompts):
         for p in range(cell.first_position, cell.prefix):
             rows = made.hidden[site][i]
             if p < len(rows) and not first <= i < end:
-                a = made.hidden[input_site(site)][i][p].astype(float)
+                a = made.hidden[before][i][p].astype(float)
                 b = rows[p].astype(float)
                 cosines.append(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
     return 1 - float(np.mean(cosines)) if cosines else float("nan")
@@ -39,7 +40,7 @@ def slow(made: Any, site: str, cell: Cell) -> float:
 
 @pytest.mark.parametrize("site", ["block.1", "block.2"])
 def test_every_cell_is_that_of_its_tokens(
-    make_run: Callable[..., Any], site: str, monkeypatch: pytest.MonkeyPatch
+    make_run: MakeRun, site: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(site_reader, "BLOCK_BYTES", 256)
     monkeypatch.setattr(module, "BLOCK_BYTES", 700)  # blocks of the two sites end elsewhere
@@ -57,7 +58,7 @@ def test_every_cell_is_that_of_its_tokens(
         assert found[cell, "block_influence"] == pytest.approx(expected, rel=1e-10, nan_ok=True)
 
 
-def test_other_sites_and_sites_without_their_input_have_none(make_run: Callable[..., Any]) -> None:
+def test_other_sites_and_sites_without_their_input_have_none(make_run: MakeRun) -> None:
     made = make_run(sites=("embed", "block.1", "block.3", "final"))
     table = scan_metrics(made.root, metrics=["block_influence"], groups=3).filter(prefix=20)
     found = {row["site"]: row for row in table.collect().iter_rows(named=True)}

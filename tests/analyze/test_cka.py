@@ -1,6 +1,5 @@
 """Linear CKA from streamed cross-scatter against the Gram matrices it stands for."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy.typing as npt
 import polars as pl
 import pytest
 from click.testing import CliRunner
+from made_runs import MakeRun
 
 from lpp.analyze.cli.command import main
 from lpp.analyze.metrics.sinks import sink_positions
@@ -44,7 +44,7 @@ def table(
 
 @pytest.mark.parametrize("dim", [1, 6, 90])
 def test_every_pair_equals_its_gram_matrices(
-    make_run: Callable[..., Any], dim: int, monkeypatch: pytest.MonkeyPatch
+    make_run: MakeRun, dim: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cka_module, "BLOCK_ROWS", 1)
     made = make_run(dim=dim)
@@ -81,9 +81,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 SITES = ["embed", "block.1", "block.2", "block.3", "block.4", "final"]
 
 
-def test_sites_that_fit_into_memory_are_read_once(
-    make_run: Callable[..., Any], reads: list[str]
-) -> None:
+def test_sites_that_fit_into_memory_are_read_once(make_run: MakeRun, reads: list[str]) -> None:
     made = make_run(sites=SITES)
     neighbours = table(made.root)
     assert list(neighbours.select("site", "other_site").iter_rows()) == pairs_of(SITES)
@@ -98,7 +96,7 @@ def test_sites_that_fit_into_memory_are_read_once(
 @pytest.mark.slow
 @pytest.mark.parametrize(("group", "most"), [(1, 5), (2, 3), (3, 2)])
 def test_little_memory_gives_the_same_from_more_reads(
-    make_run: Callable[..., Any], reads: list[str], group: int, most: int
+    make_run: MakeRun, reads: list[str], group: int, most: int
 ) -> None:
     """Groups of g sites: all pairs read each of S sites S / g times, neighbours twice at most."""
     made = make_run(sites=SITES, dim=6)
@@ -114,7 +112,7 @@ def test_little_memory_gives_the_same_from_more_reads(
 
 
 @pytest.mark.parametrize("jobs", [2, 5])
-def test_any_number_of_jobs_gives_the_same_bits(make_run: Callable[..., Any], jobs: int) -> None:
+def test_any_number_of_jobs_gives_the_same_bits(make_run: MakeRun, jobs: int) -> None:
     made = make_run([40] * 20, context=40, dim=70)
     assert table(made.root, every=True, jobs=jobs).equals(table(made.root, every=True, jobs=1))
 
@@ -160,7 +158,7 @@ def test_unrelated_rows_have_what_the_docstring_says() -> None:
 
 
 def test_without_variance_and_with_infinities_there_is_no_number(
-    make_run: Callable[..., Any],
+    make_run: MakeRun,
 ) -> None:
     assert np.isnan(linear_cka(np.ones((5, 2), np.float32), np.eye(5, 2, dtype=np.float32)))
     assert np.isnan(linear_cka(np.empty((0, 2), np.float32), np.empty((0, 3), np.float32)))
@@ -174,7 +172,7 @@ def test_without_variance_and_with_infinities_there_is_no_number(
     assert table(made.root, prefix=19)["cka"].null_count() == 0
 
 
-def test_the_table_is_put_beside_the_others(make_run: Callable[..., Any]) -> None:
+def test_the_table_is_put_beside_the_others(make_run: MakeRun) -> None:
     made = make_run()
     make_run(model="b", sites=("final",))
     views, _ = select_runs(made.root, Selection())
@@ -188,7 +186,7 @@ def test_the_table_is_put_beside_the_others(make_run: Callable[..., Any]) -> Non
         assert rows.fetchall() == [("embed", "final", "tiny/model")]
 
 
-def test_what_no_run_holds_is_one_message(make_run: Callable[..., Any]) -> None:
+def test_what_no_run_holds_is_one_message(make_run: MakeRun) -> None:
     made = make_run()
     views, _ = select_runs(made.root, Selection())
     cases: list[dict[str, Any]] = [{"prefix": 21}, {"prompts": 7}]
@@ -199,7 +197,7 @@ def test_what_no_run_holds_is_one_message(make_run: Callable[..., Any]) -> None:
     assert pairs_of(["final"]) == []
 
 
-def test_the_command_prints_and_stores(make_run: Callable[..., Any]) -> None:
+def test_the_command_prints_and_stores(make_run: MakeRun) -> None:
     made = make_run()
     runner = CliRunner(env={"COLUMNS": "80"})
     done = runner.invoke(main, ["cka", str(made.root), "--prefix", "10"])
@@ -217,7 +215,7 @@ def test_the_command_prints_and_stores(make_run: Callable[..., Any]) -> None:
 
 @pytest.mark.slow
 def test_a_sink_makes_sites_collapsed_and_alike_until_it_is_left_out(
-    make_run: Callable[..., Any],
+    make_run: MakeRun,
 ) -> None:
     """Position 0 has one huge column at every site but the first."""
 
@@ -241,7 +239,7 @@ def test_a_sink_makes_sites_collapsed_and_alike_until_it_is_left_out(
     assert "attention sinks" in done.stdout
 
 
-def test_flags_of_one_pair_stand_beside_its_number(make_run: Callable[..., Any]) -> None:
+def test_flags_of_one_pair_stand_beside_its_number(make_run: MakeRun) -> None:
     made = make_run([20] * 6, sites=("embed", "block.1", "final"), dim=1)
     assert table(made.root)["flags"].to_list() == [["collapsed"]] * 2  # one column is one direction
     frame = table(made.root).with_columns(flags=pl.Series([["collapsed"], []], dtype=FLAGS))
@@ -250,7 +248,7 @@ def test_flags_of_one_pair_stand_beside_its_number(make_run: Callable[..., Any])
     assert not second.endswith("¹")
 
 
-def test_a_site_without_variance_says_nothing_of_the_other(make_run: Callable[..., Any]) -> None:
+def test_a_site_without_variance_says_nothing_of_the_other(make_run: MakeRun) -> None:
     def constant_once(rows: Array, sites: list[int] = []) -> Array:  # noqa: B006 - counts calls
         sites.append(0)
         return np.ones_like(rows) if len(sites) <= 6 else rows  # the six prompts of `embed`
@@ -274,7 +272,7 @@ def test_a_sink_is_a_position_ten_times_as_long_as_the_others() -> None:
     assert sink_positions(lengths[:, :1]).tolist() == []  # there is no other
 
 
-def test_without_a_token_there_is_nothing_to_compare(make_run: Callable[..., Any]) -> None:
+def test_without_a_token_there_is_nothing_to_compare(make_run: MakeRun) -> None:
     made = make_run()
     for words in (["--skip-first", "20"], ["--prefix", "5", "--skip-first", "5"]):
         done = CliRunner().invoke(main, ["cka", str(made.root), *words])
@@ -283,7 +281,7 @@ def test_without_a_token_there_is_nothing_to_compare(make_run: Callable[..., Any
 
 
 @pytest.mark.slow
-def test_flags_are_of_the_tokens_compared(make_run: Callable[..., Any]) -> None:
+def test_flags_are_of_the_tokens_compared(make_run: MakeRun) -> None:
     made = make_run([20] * 5 + [3], model="a/one")  # 1 of 6 is short
     make_run([20] * 6, model="b/two", seed=1, tokenizer="another")
 

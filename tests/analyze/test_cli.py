@@ -6,12 +6,11 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from made_runs import MakeRun
 from on_disk import on_disk
 
 from lpp.analyze import METRICS
@@ -25,7 +24,7 @@ def run(*arguments: object) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
-def test_profiles_side_by_side_fit_eighty_columns(make_run: Callable[..., Any]) -> None:
+def test_profiles_side_by_side_fit_eighty_columns(make_run: MakeRun) -> None:
     made = make_run(model="HuggingFaceTB/SmolLM2-135M-Instruct", seed=1)
     other = make_run(model="HuggingFaceTB/SmolLM2-135M-Instruct-untrained", seed=2)
     result = run("profile", made.root)
@@ -43,7 +42,7 @@ def test_profiles_side_by_side_fit_eighty_columns(make_run: Callable[..., Any]) 
 
 
 @pytest.mark.slow
-def test_three_runs_side_by_side_break_no_number(make_run: Callable[..., Any]) -> None:
+def test_three_runs_side_by_side_break_no_number(make_run: MakeRun) -> None:
     names = ("SmolLM2-135M-Instruct", "SmolLM2-135M-Instruct, rounded to 4 bits", "SmolLM2-other")
     made = [make_run(model=name, seed=seed) for seed, name in enumerate(names, start=1)]
     words = ("profile", made[0].root, "--site", "final")
@@ -59,7 +58,7 @@ def test_three_runs_side_by_side_break_no_number(make_run: Callable[..., Any]) -
 
 
 @pytest.mark.slow
-def test_csv_and_json_hold_the_same_rows(make_run: Callable[..., Any]) -> None:
+def test_csv_and_json_hold_the_same_rows(make_run: MakeRun) -> None:
     made = make_run()
     asked = ("profile", made.root, "--context", "10,20", "--prompts", "2,6", "--site", "all")
     objects = json.loads(run(*asked, "--format", "json").stdout)
@@ -71,7 +70,7 @@ def test_csv_and_json_hold_the_same_rows(make_run: Callable[..., Any]) -> None:
         assert line["flags"].split() == one["flags"]
 
 
-def test_aggregations_and_dropped_prefixes_are_printed(make_run: Callable[..., Any]) -> None:
+def test_aggregations_and_dropped_prefixes_are_printed(make_run: MakeRun) -> None:
     made = make_run()
     result = run(
         *("profile", made.root, "--entropy-by", "mean", "--rank-by", "median"),
@@ -82,7 +81,7 @@ def test_aggregations_and_dropped_prefixes_are_printed(make_run: Callable[..., A
 
 
 @pytest.mark.slow
-def test_many_runs_or_sites_have_a_row_each(make_run: Callable[..., Any]) -> None:
+def test_many_runs_or_sites_have_a_row_each(make_run: MakeRun) -> None:
     made = make_run()
     result = run("profile", made.root, "--site", "all")
     sites = ("embed", "block.1", "block.2", "final")
@@ -95,7 +94,7 @@ def test_many_runs_or_sites_have_a_row_each(make_run: Callable[..., Any]) -> Non
 
 
 @pytest.mark.slow
-def test_many_runs_or_sites_show_errors_and_flags(make_run: Callable[..., Any]) -> None:
+def test_many_runs_or_sites_show_errors_and_flags(make_run: MakeRun) -> None:
     made = make_run()
     result = run("profile", made.root, "--site", "all", "--errors", "all")
     table, _, legend = result.stdout.partition("[1] ")
@@ -115,7 +114,7 @@ def test_many_runs_or_sites_show_errors_and_flags(make_run: Callable[..., Any]) 
 
 
 @pytest.mark.slow
-def test_errors_stand_beside_the_values(make_run: Callable[..., Any]) -> None:
+def test_errors_stand_beside_the_values(make_run: MakeRun) -> None:
     made = make_run()
     asked = ("profile", made.root, "--groups", "3")
     (profile,) = json.loads(run(*asked, "--site", "final", "--format", "json").stdout)
@@ -126,7 +125,7 @@ def test_errors_stand_beside_the_values(make_run: Callable[..., Any]) -> None:
 
 
 @pytest.mark.slow
-def test_declared_metrics_follow_the_profile(make_run: Callable[..., Any]) -> None:
+def test_declared_metrics_follow_the_profile(make_run: MakeRun) -> None:
     made = make_run()
     other = make_run(model="HuggingFaceTB/SmolLM2-135M-Instruct-untrained", seed=2)
     asked = ("profile", made.root, "--metrics", "stable_rank,zscore_participation_ratio")
@@ -146,7 +145,7 @@ def test_declared_metrics_follow_the_profile(make_run: Callable[..., Any]) -> No
     assert every.stdout.count("stable_rank") == 2 * 4
 
 
-def test_only_what_is_asked_for_has_a_line(make_run: Callable[..., Any]) -> None:
+def test_only_what_is_asked_for_has_a_line(make_run: MakeRun) -> None:
     made = make_run()
     result = run("profile", made.root, "--metrics", "participation_ratio")
     assert "participation ratio" in result.stdout
@@ -155,7 +154,7 @@ def test_only_what_is_asked_for_has_a_line(make_run: Callable[..., Any]) -> None
 
 
 @pytest.mark.slow
-def test_runs_on_different_texts_are_flagged(make_run: Callable[..., Any]) -> None:
+def test_runs_on_different_texts_are_flagged(make_run: MakeRun) -> None:
     made = make_run(model="a/one")
     make_run(model="b/two", prompt_set="other-texts")
     result = run("profile", made.root)
@@ -179,7 +178,7 @@ def test_every_metric_is_listed_within_eighty_columns() -> None:
 
 
 @pytest.mark.slow
-def test_runs_that_hold_less_are_named(make_run: Callable[..., Any]) -> None:
+def test_runs_that_hold_less_are_named(make_run: MakeRun) -> None:
     long = make_run(model="long")
     short = make_run(model="short", context=10, shards=[0, 1])
     result = run("profile", long.root, "--context", "20", "--prompts", "5")
@@ -205,7 +204,7 @@ def test_runs_that_hold_less_are_named(make_run: Callable[..., Any]) -> None:
     ],
 )
 def test_bad_input_is_one_message(
-    make_run: Callable[..., Any], arguments: tuple[str, ...], message: str
+    make_run: MakeRun, arguments: tuple[str, ...], message: str
 ) -> None:
     result = run("profile", make_run().root, *arguments)
     assert result.exit_code == 2
@@ -220,7 +219,7 @@ def test_not_a_store(tmp_path: Path) -> None:
         assert "is not an lpp store" in result.stderr
 
 
-def test_verify_lists_every_problem(make_run: Callable[..., Any]) -> None:
+def test_verify_lists_every_problem(make_run: MakeRun) -> None:
     made = make_run()
     assert run("verify", made.root).exit_code == 0
     shards = open_store(made.root).runs[made.run_id].shards
@@ -241,7 +240,7 @@ def test_help_loads_no_polars() -> None:
 
 
 @pytest.mark.slow
-def test_saved_answers_name_runs(make_run: Callable[..., Any]) -> None:
+def test_saved_answers_name_runs(make_run: MakeRun) -> None:
     made = make_run(model="lab/Tiny.Q4_1.gguf")
     other = make_run(model="lab/Tiny.Q4_1.gguf, rounded to 4 bits", seed=2)
     assert run("profile", made.root).exit_code == 0

@@ -1,18 +1,16 @@
 """Which runs read the same first prompts, by token ids and across tokenizers."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import polars as pl
 import pytest
+from made_runs import MakeRun
 
 from lpp.analyze import Selection, analyze, build_database
 from lpp.analyze.runs.comparable import prompt_sets
 from lpp.analyze.runs.keys import views
 
-MakeRun = Callable[..., Any]
 SIX = (12, 7, 20, 20, 3, 15)
 
 

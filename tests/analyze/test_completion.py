@@ -1,10 +1,8 @@
 """Names that a shell offers at the TAB key."""
 
-from collections.abc import Callable
-from typing import Any
-
 import click
 from click.shell_completion import ShellComplete
+from made_runs import MakeRun
 
 from lpp.analyze.cli.command import main as lpp_analyze
 from lpp.sql.cli import main as lpp_sql
@@ -15,7 +13,7 @@ def offered(program: click.Command, line: list[str], typed: str) -> list[str]:
     return [item.value for item in complete.get_completions(line, typed)]
 
 
-def test_names_of_the_store_are_offered(make_run: Callable[..., Any]) -> None:
+def test_names_of_the_store_are_offered(make_run: MakeRun) -> None:
     run = make_run(sites=("embed", "block.1", "final"), model="tiny/one")
     other = make_run(sites=("block.2", "final"), model="tiny/two")
     store = str(run.root)

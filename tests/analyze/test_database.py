@@ -1,13 +1,13 @@
 """The database holds all that has been computed: commands add to it, and never take away."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
 from click.testing import CliRunner
+from made_runs import MakeRun
 from polars.testing import assert_frame_equal
 
 from lpp.analyze import Selection, analyze, build_database
@@ -20,7 +20,6 @@ from lpp.sql import connect
 from lpp.sql.schema import TABLES
 from lpp.store.format.plan import Series
 
-Make = Callable[..., Any]
 MADE = ("spectra", "entropy", "metrics", "profiles", "site_profiles", "jackknife")
 
 
@@ -49,7 +48,7 @@ def assert_same(root: Path, before: dict[str, pl.DataFrame]) -> None:
     ],
 )
 def test_asking_for_less_takes_nothing_away(
-    make_run: Make, selection: Selection, options: dict[str, Any]
+    make_run: MakeRun, selection: Selection, options: dict[str, Any]
 ) -> None:
     root = make_run(model="a/one").root
     make_run(model="b/two", seed=5)
@@ -65,7 +64,7 @@ def test_asking_for_less_takes_nothing_away(
 
 
 @pytest.mark.slow
-def test_scores_take_no_numbers_away(make_run: Make) -> None:
+def test_scores_take_no_numbers_away(make_run: MakeRun) -> None:
     root = make_run(model="a/one").root
     build_database(root)
     study.write(root, study.layers(root, Selection()))
@@ -78,7 +77,7 @@ def test_scores_take_no_numbers_away(make_run: Make) -> None:
 
 
 @pytest.mark.slow
-def test_errors_and_numbers_of_two_commands_are_one_row(make_run: Make) -> None:
+def test_errors_and_numbers_of_two_commands_are_one_row(make_run: MakeRun) -> None:
     root = make_run().root
     write_database(root, analyze(root, Selection(), metrics=["participation_ratio"], errors="all"))
     write_database(root, analyze(root, Selection(), errors="none"))
@@ -94,7 +93,7 @@ def test_errors_and_numbers_of_two_commands_are_one_row(make_run: Make) -> None:
 
 
 @pytest.mark.slow
-def test_other_prefixes_make_another_profile(make_run: Make) -> None:
+def test_other_prefixes_make_another_profile(make_run: MakeRun) -> None:
     root = make_run().root
     build_database(root)
     (before,) = held(root, "profiles").to_dicts()
@@ -109,7 +108,7 @@ def test_other_prefixes_make_another_profile(make_run: Make) -> None:
 
 
 @pytest.mark.slow
-def test_fewer_groups_replace_all_of_them(make_run: Make) -> None:
+def test_fewer_groups_replace_all_of_them(make_run: MakeRun) -> None:
     root = make_run().root
     build_database(root)
     assert held(root, "jackknife")["prompt_group"].max() == 5
@@ -119,7 +118,9 @@ def test_fewer_groups_replace_all_of_them(make_run: Make) -> None:
 
 
 @pytest.mark.slow
-def test_rows_of_a_run_that_changed_or_vanished_go(make_run: Make, caplog: Any) -> None:
+def test_rows_of_a_run_that_changed_or_vanished_go(
+    make_run: MakeRun, caplog: pytest.LogCaptureFixture
+) -> None:
     made = make_run(model="a/one", shards=[0, 1])
     other = make_run(model="b/two", seed=5)
     with pytest.warns(UserWarning, match="shards are missing"):
@@ -137,7 +138,7 @@ def test_rows_of_a_run_that_changed_or_vanished_go(make_run: Make, caplog: Any) 
 
 
 @pytest.mark.slow
-def test_rows_of_other_arithmetic_go(make_run: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_of_other_arithmetic_go(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
     root = make_run().root
     build_database(root)
     monkeypatch.setattr(run_rows, "KERNEL_VERSION", 999)
@@ -146,7 +147,7 @@ def test_rows_of_other_arithmetic_go(make_run: Make, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.slow
-def test_texts_are_compared_as_they_stand_side_by_side(make_run: Make) -> None:
+def test_texts_are_compared_as_they_stand_side_by_side(make_run: MakeRun) -> None:
     def flagged(name: str) -> set[str]:
         rows = held(root, name).filter(pl.col("flags").list.contains("different_prompts"))
         return {run.split("-")[0] for run in rows["run"]}
@@ -162,14 +163,14 @@ def test_texts_are_compared_as_they_stand_side_by_side(make_run: Make) -> None:
         mixed = {"one", "six", "two"} if run == "two-*" else set()
         assert {name: flagged(name) for name in compared} == dict.fromkeys(compared, mixed)
     shutil.rmtree(root / "runs" / third.run_id)
-    for run in (root / "runs").glob("two-*"):
-        shutil.rmtree(run)
+    for folder in (root / "runs").glob("two-*"):
+        shutil.rmtree(folder)
     build_database(root)
     assert {name: flagged(name) for name in compared} == {name: set() for name in compared}
 
 
 @pytest.mark.slow
-def test_fewer_layers_make_no_score_of_a_whole_model(make_run: Make) -> None:
+def test_fewer_layers_make_no_score_of_a_whole_model(make_run: MakeRun) -> None:
     sites = ("embed", *(f"block.{k}" for k in range(1, 7)), "final")
     root = make_run(sites=sites).root
     study.write(root, study.layers(root, Selection(), errors="all"))
@@ -179,7 +180,7 @@ def test_fewer_layers_make_no_score_of_a_whole_model(make_run: Make) -> None:
 
 
 @pytest.mark.slow
-def test_the_command_prints_what_it_was_asked_and_counts_what_is_held(make_run: Make) -> None:
+def test_the_command_prints_what_it_was_asked_and_counts_what_is_held(make_run: MakeRun) -> None:
     root = str(make_run().root)
     for arguments in ((), ("--site", "final")):
         done = CliRunner().invoke(main, ["profile", root, "--format", "table", *arguments])
@@ -189,7 +190,7 @@ def test_the_command_prints_what_it_was_asked_and_counts_what_is_held(make_run: 
 
 @pytest.mark.slow
 def test_rows_of_a_database_from_before_series_stay(
-    make_run: Make, caplog: pytest.LogCaptureFixture
+    make_run: MakeRun, caplog: pytest.LogCaptureFixture
 ) -> None:
     root = make_run(model="a/one").root
     make_run(model="b/two", seed=5, series=Series(name="ours", step=3))

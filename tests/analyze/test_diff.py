@@ -4,7 +4,6 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import pyarrow as pa
 import pytest
 from click.testing import CliRunner, Result
 from kept_heads import keep_head
+from made_runs import Made, MakeRun
 from rich.cells import cell_len
 from scipy.special import log_softmax
 
@@ -37,12 +37,11 @@ from lpp.store.format.schedule import group_boundaries
 from lpp.store.format.tables import VOCABULARY_SCHEMA
 from lpp.store.shared.vocabularies import add_vocabulary
 
-MakeRun = Callable[..., Any]
 LENGTHS = (12, 7, 20, 20, 3, 15, 9, 11, 20, 6, 8, 14)
 VOCABULARY = 50
 
 
-def keep_vocabulary(made: Any) -> None:
+def keep_vocabulary(made: Made) -> None:
     """Words for ids: token 3 is ` w3`, token 7 a control sequence, token 49 is not there."""
     spelled = [f" w{k}".encode() for k in range(VOCABULARY - 1)]
     spelled[7] = b"\x1b[31m\n"
@@ -54,7 +53,7 @@ def keep_vocabulary(made: Any) -> None:
 
 
 @pytest.fixture
-def two(make_run: MakeRun) -> tuple[Any, Any]:
+def two(make_run: MakeRun) -> tuple[Made, Made]:
     """Two models of the same texts, with their head and their vocabulary."""
     a = make_run(LENGTHS, model="tiny/base", vary_tokens=True)
     b = make_run(LENGTHS, model="tiny/tuned", seed=1, vary_tokens=True)
@@ -73,7 +72,7 @@ def shown(root: Path, *words: str) -> Any:
     return json.loads(done.stdout)
 
 
-def test_the_document_is_what_programs_expect(two: tuple[Any, Any]) -> None:
+def test_the_document_is_what_programs_expect(two: tuple[Made, Made]) -> None:
     a, b = two
     found = shown(a.root, "base", "tuned")
     assert [*found][:4] == ["a", "b", "prompts", "tokens"]
@@ -92,7 +91,7 @@ def test_the_document_is_what_programs_expect(two: tuple[Any, Any]) -> None:
 
 
 @pytest.mark.slow
-def test_the_document_has_bands_of_positions(two: tuple[Any, Any]) -> None:
+def test_the_document_has_bands_of_positions(two: tuple[Made, Made]) -> None:
     a, _ = two
     bands = shown(a.root, "base", "tuned")["by_position"]
     frame = by_position(diff(a.root, "base", "tuned").tokens)
@@ -115,7 +114,7 @@ def test_the_document_has_bands_of_positions(two: tuple[Any, Any]) -> None:
         assert f"{bands[4]['kl']['mean']:.4g}" in line
 
 
-def test_numbers_are_those_of_a_plain_computation(two: tuple[Any, Any]) -> None:
+def test_numbers_are_those_of_a_plain_computation(two: tuple[Made, Made]) -> None:
     a, _ = two
     head = open_store(a.root).runs[a.run_id].head()
     assert head is not None
@@ -135,7 +134,7 @@ def test_numbers_are_those_of_a_plain_computation(two: tuple[Any, Any]) -> None:
 
 
 @pytest.mark.parametrize("first", [0, 4])
-def test_entropy_is_the_paired_difference_of_means(first: int, two: tuple[Any, Any]) -> None:
+def test_entropy_is_the_paired_difference_of_means(first: int, two: tuple[Made, Made]) -> None:
     a, b = two
     runs = open_store(a.root).runs
     found = entropy_drift(pair_of(runs[a.run_id], runs[b.run_id]), first_position=first)
@@ -169,7 +168,7 @@ def test_entropy_is_of_tokens_that_have_one_in_both(make_run: MakeRun) -> None:
 # exactly nothing
 
 
-def test_a_run_and_itself(two: tuple[Any, Any]) -> None:
+def test_a_run_and_itself(two: tuple[Made, Made]) -> None:
     a, _ = two
     done = invoke(a.root, "base", "base", "--fail-if", "kl.max > 0", "--fail-if", "cka < 1")
     assert done.exit_code == 0, done.output
@@ -194,7 +193,7 @@ def test_equal_runs_of_two_stores(make_run: MakeRun, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("column", ["next_logprob_b", "kl"])
-def test_one_token_is_not_nothing(column: str, two: tuple[Any, Any]) -> None:
+def test_one_token_is_not_nothing(column: str, two: tuple[Made, Made]) -> None:
     a, _ = two
     same = diff(a.root, "base", "base")
     assert same.is_nothing
@@ -212,7 +211,7 @@ def test_one_token_is_not_nothing(column: str, two: tuple[Any, Any]) -> None:
 
 
 @pytest.mark.slow
-def test_options_choose_prompts_positions_sites_and_tokens(two: tuple[Any, Any]) -> None:
+def test_options_choose_prompts_positions_sites_and_tokens(two: tuple[Made, Made]) -> None:
     a, _ = two
     options = ("--prompts", "6", "--skip-first", "3", "--sites", "final,block.*")
     document = shown(a.root, "base", "tuned", *options, "--tokens", "20", "--seed", "4")
@@ -268,7 +267,7 @@ def test_runs_of_different_widths_have_a_cka(make_run: MakeRun) -> None:
     assert "not defined at final" in done.stderr
 
 
-def test_progress_reaches_its_end(two: tuple[Any, Any]) -> None:
+def test_progress_reaches_its_end(two: tuple[Made, Made]) -> None:
     class Counter:
         units = 0
 
@@ -290,7 +289,7 @@ def test_progress_reaches_its_end(two: tuple[Any, Any]) -> None:
 # words
 
 
-def test_the_tokens_that_changed_most(two: tuple[Any, Any]) -> None:
+def test_the_tokens_that_changed_most(two: tuple[Made, Made]) -> None:
     a, _ = two
     found = diff(a.root, "base", "tuned")
     worst = worst_tokens(found, 3)
@@ -308,7 +307,7 @@ def test_the_tokens_that_changed_most(two: tuple[Any, Any]) -> None:
 
 
 @pytest.mark.slow
-def test_without_logits_they_are_ordered_by_the_next_token(two: tuple[Any, Any]) -> None:
+def test_without_logits_they_are_ordered_by_the_next_token(two: tuple[Made, Made]) -> None:
     found = diff(two[0].root, "base", "tuned", sites=["final"])
     lost = pl.when(pl.int_range(pl.len()) == 5).then(-9.0).otherwise("next_logprob_b")
     tokens = found.tokens.with_columns(next_logprob_b=lost.cast(pl.Float32))
@@ -336,7 +335,7 @@ def test_words_put_characters_together_and_name_what_has_no_bytes() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("words", [(), ("--skip-first", "1", "--errors", "all")])
 def test_text_fits_eighty_columns_and_steers_no_terminal(
-    words: tuple[str, ...], two: tuple[Any, Any]
+    words: tuple[str, ...], two: tuple[Made, Made]
 ) -> None:
     done = invoke(two[0].root, "base", "tuned", "--fail-if", "cka.block.2 < 0.5", *words)
     assert done.exit_code == 1
@@ -352,7 +351,7 @@ def test_a_long_context_ends_at_the_token() -> None:
 
 
 @pytest.mark.slow
-def test_markdown_tables_are_tables(two: tuple[Any, Any]) -> None:
+def test_markdown_tables_are_tables(two: tuple[Made, Made]) -> None:
     done = invoke(two[0].root, "base", "tuned", "--format", "md", "--fail-if", "flips > 0.02")
     assert done.exit_code == 1
     assert "| **fail** | `flips > 0.02` |" in done.stdout
@@ -369,7 +368,7 @@ def test_markdown_tables_are_tables(two: tuple[Any, Any]) -> None:
 
 
 @pytest.mark.slow
-def test_a_gate_fails_after_everything_is_printed(two: tuple[Any, Any]) -> None:
+def test_a_gate_fails_after_everything_is_printed(two: tuple[Made, Made]) -> None:
     conditions = ("--fail-if", "kl.mean > 0.01", "--fail-if", "flips<0.1")
     done = invoke(two[0].root, "base", "tuned", *conditions)
     assert done.exit_code == 1
@@ -387,21 +386,21 @@ def test_a_gate_fails_after_everything_is_printed(two: tuple[Any, Any]) -> None:
 
 
 @pytest.mark.slow
-def test_strict_takes_the_number_itself(two: tuple[Any, Any]) -> None:
+def test_strict_takes_the_number_itself(two: tuple[Made, Made]) -> None:
     kl = shown(two[0].root, "base", "tuned")["predictions"]["kl"]
     between = ("--fail-if", f"kl > {(kl['mean'] + kl['ci_low']) / 2}")
     assert invoke(two[0].root, "base", "tuned", *between).exit_code == 0
     assert invoke(two[0].root, "base", "tuned", *between, "--strict").exit_code == 1
 
 
-def test_strict_without_a_gate_is_a_mistake(two: tuple[Any, Any]) -> None:
+def test_strict_without_a_gate_is_a_mistake(two: tuple[Made, Made]) -> None:
     done = invoke(two[0].root, "base", "tuned", "--strict")
     assert (done.exit_code, done.stdout) == (2, "")
     assert "--strict says how --fail-if decides" in done.stderr
 
 
 @pytest.mark.slow
-def test_errors_are_computed_where_a_gate_needs_them(two: tuple[Any, Any]) -> None:
+def test_errors_are_computed_where_a_gate_needs_them(two: tuple[Made, Made]) -> None:
     gate = ("--fail-if", "cka.embed < 0.0001")
     assert invoke(two[0].root, "base", "tuned", *gate).exit_code == 0
     done = invoke(two[0].root, "base", "tuned", *gate, "--errors", "final")
@@ -410,7 +409,9 @@ def test_errors_are_computed_where_a_gate_needs_them(two: tuple[Any, Any]) -> No
 
 
 @pytest.mark.slow
-def test_a_file_is_written_whole_and_the_gate_is_told(two: tuple[Any, Any], tmp_path: Path) -> None:
+def test_a_file_is_written_whole_and_the_gate_is_told(
+    two: tuple[Made, Made], tmp_path: Path
+) -> None:
     for name, start in (("d.md", "### Drift from"), ("d.json", "{"), ("d.txt", "A  base  base-")):
         file = tmp_path / name
         done = invoke(two[0].root, "base", "tuned", "-o", str(file), "--fail-if", "kl > 0.01")
@@ -437,7 +438,7 @@ BAD = (
 
 
 def test_bad_input_is_one_message_and_nothing_is_written(
-    two: tuple[Any, Any], make_run: MakeRun, tmp_path: Path
+    two: tuple[Made, Made], make_run: MakeRun, tmp_path: Path
 ) -> None:
     make_run(LENGTHS, model="tiny/other", corpus="other", first_row=500)
     bare = make_run(LENGTHS, model="tiny/bare", root=tmp_path / "bare")
@@ -451,13 +452,13 @@ def test_bad_input_is_one_message_and_nothing_is_written(
         assert not file.exists()
 
 
-def test_an_output_that_cannot_be_written_is_told_first(two: tuple[Any, Any]) -> None:
+def test_an_output_that_cannot_be_written_is_told_first(two: tuple[Made, Made]) -> None:
     done = invoke(two[0].root, "base", "tuned", "-o", "/nowhere/d.md")
     assert (done.exit_code, done.stdout) == (2, "")
     assert "no such directory: /nowhere" in done.stderr
 
 
-def test_numbers_that_are_not_finite_are_null(two: tuple[Any, Any]) -> None:
+def test_numbers_that_are_not_finite_are_null(two: tuple[Made, Made]) -> None:
     found = diff(two[0].root, "base", "tuned", sites=["final"])
     infinite = replace(found.predictions["kl"], mean=math.inf, max=math.inf, stderr=math.nan)
     changed = replace(found, predictions={**found.predictions, "kl": infinite})

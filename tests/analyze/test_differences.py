@@ -2,13 +2,13 @@
 
 import itertools
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+from made_runs import Made, MakeRun
 from scipy import stats
 
 from lpp.analyze import Selection, analyze, build_database
@@ -16,7 +16,6 @@ from lpp.analyze.tables.build import write_database
 from lpp.sql import connect, saved_query
 
 LENGTHS = (12, 7, 20, 20, 3, 15, 18, 9, 20, 11, 16, 20)
-Make = Callable[..., Any]
 
 
 def ask(root: Path, sql: str) -> pl.DataFrame:
@@ -32,7 +31,7 @@ def differences(root: Path) -> dict[str, dict[str, Any]]:
     return {row["metric"]: row for row in found.iter_rows(named=True)}
 
 
-def by_prefix(made: Any, keep: list[int]) -> dict[str, dict[int, float]]:
+def by_prefix(made: Made, keep: list[int]) -> dict[str, dict[int, float]]:
     """Numbers at each prefix over some of the prompts, the slow way."""
     found: dict[str, dict[int, float]] = {}
     for prefix in made.plan.prefixes:
@@ -68,7 +67,7 @@ def expected(one: Any, two: Any, metric: str, groups: int = 10) -> tuple[float, 
     return whole[0][at[0]] - whole[1][at[1]], half
 
 
-def test_a_difference_is_a_paired_jackknife(make_run: Make) -> None:
+def test_a_difference_is_a_paired_jackknife(make_run: MakeRun) -> None:
     one = make_run(LENGTHS, model="a/one")
     two = make_run(LENGTHS, model="b/two", sites=("embed", "block.1", "final"), scale=np.tanh)
     build_database(one.root)
@@ -84,7 +83,7 @@ def test_a_difference_is_a_paired_jackknife(make_run: Make) -> None:
 
 
 @pytest.mark.slow
-def test_an_interval_is_not_clipped_near_a_bound(make_run: Make) -> None:
+def test_an_interval_is_not_clipped_near_a_bound(make_run: MakeRun) -> None:
     """One prompt alone gives a run its last direction: near 1 with it, far below without it."""
 
     def alone(rows: Any) -> Any:
@@ -112,7 +111,7 @@ def test_an_interval_is_not_clipped_near_a_bound(make_run: Make) -> None:
 
 
 @pytest.mark.slow
-def test_what_cannot_be_paired_has_no_interval(make_run: Make) -> None:
+def test_what_cannot_be_paired_has_no_interval(make_run: MakeRun) -> None:
     one = make_run(LENGTHS, model="a/one")
     make_run(LENGTHS, model="b/two", seed=1)
     only = [Selection(sites=["final"], runs=[f"{name}-*"]) for name in ("one", "two")]
@@ -128,7 +127,7 @@ def test_what_cannot_be_paired_has_no_interval(make_run: Make) -> None:
 
 
 @pytest.mark.slow
-def test_runs_that_are_not_comparable_are_not_compared(make_run: Make) -> None:
+def test_runs_that_are_not_comparable_are_not_compared(make_run: MakeRun) -> None:
     one = make_run(LENGTHS, model="a/one")
     make_run(LENGTHS, model="b/two", seed=1, prompt_set="other")
     build_database(one.root)
@@ -136,7 +135,7 @@ def test_runs_that_are_not_comparable_are_not_compared(make_run: Make) -> None:
 
 
 @pytest.mark.slow
-def test_groups_lose_the_prompts_that_are_their_own(make_run: Make) -> None:
+def test_groups_lose_the_prompts_that_are_their_own(make_run: MakeRun) -> None:
     """The mean of the values without each group, weighted, is the mean of all: an identity."""
     one = make_run(LENGTHS)
     build_database(one.root)

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import numpy as np
 import polars as pl
 import pytest
 from kept_heads import keep_head
+from made_runs import Made, MakeRun
 from on_disk import on_disk
 from polars.testing import assert_frame_equal
 
@@ -33,12 +34,11 @@ from lpp.analyze.runs.token_files import read_tokens
 from lpp.store import open_store
 from lpp.store.errors import MachineError
 
-MakeRun = Callable[..., Any]
 LENGTHS = (12, 7, 20, 20, 3, 15, 9, 11, 20, 6, 8, 14)
 
 
 @pytest.fixture
-def two(make_run: MakeRun) -> tuple[Any, Any]:
+def two(make_run: MakeRun) -> tuple[Made, Made]:
     """Two models of the same texts, of one head."""
     a = make_run(LENGTHS, model="tiny/base", vary_tokens=True)
     b = make_run(LENGTHS, model="tiny/tuned", seed=1, vary_tokens=True)
@@ -46,7 +46,7 @@ def two(make_run: MakeRun) -> tuple[Any, Any]:
     return a, b
 
 
-def paired(a: Any, b: Any, prompts: int | None = None) -> Pair:
+def paired(a: Made, b: Made, prompts: int | None = None) -> Pair:
     return pair_of(run_of(a.root, a.run_id).run, run_of(b.root, b.run_id).run, prompts)
 
 
@@ -73,7 +73,7 @@ def same(one: Drift, other: Drift) -> None:
 # computed once
 
 
-def test_a_second_comparison_reads_no_rows_and_no_matrix(two: tuple[Any, Any]) -> None:
+def test_a_second_comparison_reads_no_rows_and_no_matrix(two: tuple[Made, Made]) -> None:
     a, _ = two
     first = diff(a.root, "base", "tuned", errors="all")
     files = kept_files(a.root)
@@ -87,7 +87,7 @@ def test_a_second_comparison_reads_no_rows_and_no_matrix(two: tuple[Any, Any]) -
 
 @pytest.mark.slow
 def test_other_first_positions_choose_among_the_tokens_that_are_kept(
-    two: tuple[Any, Any],
+    two: tuple[Made, Made],
 ) -> None:
     whole = token_drift(paired(*two))
     remove_arrays(two[0].root)
@@ -96,7 +96,7 @@ def test_other_first_positions_choose_among_the_tokens_that_are_kept(
 
 
 @pytest.mark.slow
-def test_each_draw_is_kept(two: tuple[Any, Any]) -> None:
+def test_each_draw_is_kept(two: tuple[Made, Made]) -> None:
     draws = [{"tokens": 20}, {"tokens": 20, "seed": 3}, {"tokens": 20, "first_position": 2}]
     found = [token_drift(paired(*two), **options) for options in draws]  # type: ignore[arg-type]
     assert kept_files(two[0].root) == {"logits": 3}
@@ -107,7 +107,7 @@ def test_each_draw_is_kept(two: tuple[Any, Any]) -> None:
 
 
 @pytest.mark.slow
-def test_columns_that_are_missing_are_added(two: tuple[Any, Any]) -> None:
+def test_columns_that_are_missing_are_added(two: tuple[Made, Made]) -> None:
     pair = paired(*two)
     some = token_drift(pair, only=["kl"])
     assert some["tv"].null_count() == len(some)
@@ -118,7 +118,7 @@ def test_columns_that_are_missing_are_added(two: tuple[Any, Any]) -> None:
     assert some["kl"].equals(whole["kl"])
 
 
-def test_errors_and_numbers_that_are_missing_are_added(two: tuple[Any, Any]) -> None:
+def test_errors_and_numbers_that_are_missing_are_added(two: tuple[Made, Made]) -> None:
     pair = paired(*two)
     files = KeptDrift(pair)
     site_drift(pair, only=["cka"])
@@ -132,7 +132,7 @@ def test_errors_and_numbers_that_are_missing_are_added(two: tuple[Any, Any]) -> 
     assert site_drift(pair, errors="all", only=["cka", "overlap"]) == found
 
 
-def test_what_is_kept_is_not_written_again(two: tuple[Any, Any]) -> None:
+def test_what_is_kept_is_not_written_again(two: tuple[Made, Made]) -> None:
     """Errors of CKA are of ten new rows; the value itself is in the first file alone."""
     pair = paired(*two)
     site_drift(pair, ["block.1", "final"])
@@ -148,7 +148,7 @@ def test_what_is_kept_is_not_written_again(two: tuple[Any, Any]) -> None:
     assert only.is_file()
 
 
-def test_a_run_and_itself_is_kept_and_still_exactly_nothing(two: tuple[Any, Any]) -> None:
+def test_a_run_and_itself_is_kept_and_still_exactly_nothing(two: tuple[Made, Made]) -> None:
     first = diff(two[0].root, "base", "base", errors="all")
     remove_arrays(two[0].root)
     again = diff(two[0].root, "base", "base", errors="all")
@@ -216,7 +216,7 @@ def test_a_run_of_another_store_is_known_by_what_it_is(make_run: MakeRun, tmp_pa
 
 @pytest.mark.slow
 def test_altered_files_are_computed_again(
-    two: tuple[Any, Any], caplog: pytest.LogCaptureFixture
+    two: tuple[Made, Made], caplog: pytest.LogCaptureFixture
 ) -> None:
     root = two[0].root
     first = diff(root, "base", "tuned")
@@ -231,7 +231,7 @@ def test_altered_files_are_computed_again(
     assert "computing it again" in caplog.text
 
 
-def test_a_file_of_another_place_counts_as_nothing(two: tuple[Any, Any]) -> None:
+def test_a_file_of_another_place_counts_as_nothing(two: tuple[Made, Made]) -> None:
     pair = paired(*two)
     first = site_drift(pair)
     folder = on_disk(KeptDrift(pair).folder)
@@ -242,7 +242,7 @@ def test_a_file_of_another_place_counts_as_nothing(two: tuple[Any, Any]) -> None
 
 
 def test_other_versions_count_as_nothing(
-    two: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+    two: tuple[Made, Made], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pair = paired(*two)
     first = drift(pair)
@@ -254,7 +254,7 @@ def test_other_versions_count_as_nothing(
 
 @pytest.mark.slow
 def test_a_store_that_cannot_be_written_costs_one_line(
-    two: tuple[Any, Any], caplog: pytest.LogCaptureFixture
+    two: tuple[Made, Made], caplog: pytest.LogCaptureFixture
 ) -> None:
     root = two[0].root
     first = diff(root, "base", "tuned")
@@ -267,7 +267,7 @@ def test_a_store_that_cannot_be_written_costs_one_line(
 
 
 @pytest.mark.slow
-def test_two_processes_at_once_keep_the_same_files(two: tuple[Any, Any]) -> None:
+def test_two_processes_at_once_keep_the_same_files(two: tuple[Made, Made]) -> None:
     root = two[0].root
     words = ["-m", "lpp.analyze.cli.command", "diff", str(root), "base", "tuned"]
     started = [
@@ -304,7 +304,7 @@ class Elsewhere:
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"tokens": 61, "first_position": 1}])
 def test_spans_of_tokens_have_the_bits_of_one_read(
-    two: tuple[Any, Any], options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    two: tuple[Made, Made], options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tiles, "TILE_ROWS", 4)
     monkeypatch.setattr(logits, "SPAN_TILES", 1)
@@ -316,7 +316,7 @@ def test_spans_of_tokens_have_the_bits_of_one_read(
 
 
 def test_spans_end_with_a_tile_and_advance_by_their_tokens(
-    two: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+    two: tuple[Made, Made], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tiles, "TILE_ROWS", 4)
     monkeypatch.setattr(logits, "SPAN_TILES", 3)
@@ -336,7 +336,7 @@ def test_spans_end_with_a_tile_and_advance_by_their_tokens(
     assert advanced[4:] == [12] * 12 + [1]
 
 
-def test_a_pair_that_is_sent_leaves_what_was_read_of_tokens(two: tuple[Any, Any]) -> None:
+def test_a_pair_that_is_sent_leaves_what_was_read_of_tokens(two: tuple[Made, Made]) -> None:
     pair = paired(*two)
     assert len(pair.statistics) == sum(LENGTHS)
     sent = pickle.loads(pickle.dumps(pair))
@@ -347,7 +347,7 @@ def test_a_pair_that_is_sent_leaves_what_was_read_of_tokens(two: tuple[Any, Any]
 
 @pytest.mark.slow
 def test_a_machine_that_cannot_multiply_as_the_driver_says_so(
-    two: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+    two: tuple[Made, Made], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pair = paired(*two)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
@@ -370,7 +370,7 @@ def test_a_machine_that_cannot_multiply_as_the_driver_says_so(
 
 
 def test_the_token_tables_are_read_once(
-    two: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+    two: tuple[Made, Made], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from lpp.analyze.drift import pair as module
     from lpp.analyze.drift.worst import worst_tokens

@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import polars as pl
 import pytest
 from click.testing import CliRunner, Result
 from kept_heads import keep_head
+from made_runs import Made, MakeRun
 from pages import Page
 from report_tables import database, make_store, run_id
 
@@ -30,13 +30,12 @@ from lpp.analyze.report.drift_page import drift_page
 from lpp.analyze.report.report import write_report
 from lpp.analyze.report.words import number, plain
 
-MakeRun = Callable[..., Any]
 LENGTHS = (12, 7, 20, 20, 3, 15, 9, 11)
 HOSTILE = "x/<img src=x onerror=alert(1)>"
 
 
 @pytest.fixture
-def two(make_run: MakeRun) -> tuple[Any, Any]:
+def two(make_run: MakeRun) -> tuple[Made, Made]:
     """Two models of the same texts, with their head, the second of an odd name."""
     a = make_run(LENGTHS, model="tiny/base", vary_tokens=True)
     keep_head(a.root, a.plan)
@@ -92,7 +91,7 @@ def test_the_section_is_there_where_something_was_compared(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_the_section_has_the_numbers_and_words_of_the_store(two: tuple[Any, Any]) -> None:
+def test_the_section_has_the_numbers_and_words_of_the_store(two: tuple[Made, Made]) -> None:
     a, b = two
     found = diff(a.root, "base", b.run_id)
     write_drift(found)
@@ -164,7 +163,7 @@ def test_charts_without_values_say_so() -> None:
 # the page of one comparison
 
 
-def test_the_page_holds_the_numbers_and_names_are_text(two: tuple[Any, Any]) -> None:
+def test_the_page_holds_the_numbers_and_names_are_text(two: tuple[Made, Made]) -> None:
     a, b = two
     found = diff(a.root, "base", b.run_id, first_position=1, tokens=60, seed=3, sites=["final"])
     gate = [
@@ -197,7 +196,7 @@ def test_the_page_holds_the_numbers_and_names_are_text(two: tuple[Any, Any]) -> 
 
 
 @pytest.mark.slow
-def test_the_python_of_a_table_gives_it(two: tuple[Any, Any]) -> None:
+def test_the_python_of_a_table_gives_it(two: tuple[Made, Made]) -> None:
     a, b = two
     found = diff(a.root, "base", b.run_id, first_position=2, sites=["final"])
     codes = re.findall(r'<pre id="text-drift-sites"[^>]*>(.*?)</pre>', drift_page(found), re.DOTALL)
@@ -211,7 +210,7 @@ def test_the_python_of_a_table_gives_it(two: tuple[Any, Any]) -> None:
 
 @pytest.mark.slow
 def test_a_page_of_two_stores_and_of_one_run(
-    two: tuple[Any, Any], make_run: MakeRun, tmp_path: Path
+    two: tuple[Made, Made], make_run: MakeRun, tmp_path: Path
 ) -> None:
     a, _ = two
     far = make_run(LENGTHS, model="tiny/far", seed=2, root=tmp_path / "far")
@@ -229,7 +228,7 @@ def invoke(root: Path, *words: str) -> Result:
 
 
 @pytest.mark.slow
-def test_the_command_writes_the_page(two: tuple[Any, Any], tmp_path: Path) -> None:
+def test_the_command_writes_the_page(two: tuple[Made, Made], tmp_path: Path) -> None:
     a, b = two
     file = tmp_path / "drift.html"
     done = invoke(a.root, "base", b.run_id, "-o", str(file), "--fail-if", "kl > 0.01")
@@ -241,7 +240,7 @@ def test_the_command_writes_the_page(two: tuple[Any, Any], tmp_path: Path) -> No
 
 
 def test_without_charts_a_page_is_refused_first(
-    two: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+    two: tuple[Made, Made], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import sys
 

@@ -1,12 +1,11 @@
 """Lazy tables of drift: what is asked for decides what is computed, and is what `diff` says."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import pytest
 from kept_heads import keep_head
+from made_runs import MakeRun
 from polars.testing import assert_frame_equal
 
 from lpp.analyze import diff, scan_drift_sites, scan_drift_tokens
@@ -18,13 +17,12 @@ LENGTHS = (12, 7, 20, 20, 3, 15)
 
 
 @pytest.fixture
-def root(make_run: Callable[..., Any]) -> Path:
+def root(make_run: MakeRun) -> Path:
     """A store of two models, with their head."""
     made = make_run(LENGTHS, model="tiny/base", vary_tokens=True)
     make_run(LENGTHS, model="tiny/tuned", seed=1, vary_tokens=True)
     keep_head(made.root, made.plan)
-    path: Path = made.root
-    return path
+    return made.root
 
 
 def kept(root: Path, pattern: str) -> list[pl.DataFrame]:
@@ -86,9 +84,7 @@ def test_errors_at_final_are_of_no_other_site(root: Path) -> None:
     assert table.collect()["cka_stderr"].null_count() == 3
 
 
-def test_runs_that_are_not_comparable_are_refused_at_once(
-    root: Path, make_run: Callable[..., Any]
-) -> None:
+def test_runs_that_are_not_comparable_are_refused_at_once(root: Path, make_run: MakeRun) -> None:
     make_run(LENGTHS, model="tiny/other", corpus="other", first_row=500)
     for table in (scan_drift_sites, scan_drift_tokens):
         with pytest.raises(InputError, match="share no first prompt"):

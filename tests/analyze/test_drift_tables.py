@@ -1,7 +1,6 @@
 """Drift in the database: the numbers of a comparison, beside those of others, in SQL."""
 
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pyarrow as pa
 import pytest
 from click.testing import CliRunner, Result
 from kept_heads import keep_head
+from made_runs import Made, MakeRun
 from polars.testing import assert_frame_equal
 
 from lpp.analyze import build_database, diff
@@ -26,14 +26,13 @@ from lpp.sql import connect, saved_query
 from lpp.store.format.tables import VOCABULARY_SCHEMA
 from lpp.store.shared.vocabularies import add_vocabulary
 
-MakeRun = Callable[..., Any]
 LENGTHS = (12, 7, 20, 20, 3, 15, 9, 11)
 TABLES = ("drift_predictions", "drift_sites", "drift_tokens")
 PAIR = ["run_a", "run_b"]
 
 
 @pytest.fixture
-def two(make_run: MakeRun) -> tuple[Any, Any]:
+def two(make_run: MakeRun) -> tuple[Made, Made]:
     """Two models of the same texts, with their head and their vocabulary."""
     a = make_run(LENGTHS, model="tiny/base", vary_tokens=True)
     b = make_run(LENGTHS, model="tiny/tuned", seed=1, vary_tokens=True)
@@ -68,7 +67,7 @@ def test_declared_columns_are_those_of_the_numbers() -> None:
     ]
 
 
-def test_tables_hold_the_numbers_of_the_drift(two: tuple[Any, Any]) -> None:
+def test_tables_hold_the_numbers_of_the_drift(two: tuple[Made, Made]) -> None:
     a, b = two
     found = diff(a.root, "base", "tuned", first_position=2)
     assert write_drift(found) == a.root / "profiles.duckdb"
@@ -121,7 +120,7 @@ def test_sinks_of_either_run_and_prompts_set_aside_are_flagged(make_run: MakeRun
 
 
 @pytest.mark.slow
-def test_settings_stand_beside_each_other_and_the_same_is_replaced(two: tuple[Any, Any]) -> None:
+def test_settings_stand_beside_each_other_and_the_same_is_replaced(two: tuple[Made, Made]) -> None:
     a, _ = two
     every = sum(LENGTHS)
     found = diff(a.root, "base", "tuned", sites=["final"])
@@ -139,7 +138,7 @@ def test_settings_stand_beside_each_other_and_the_same_is_replaced(two: tuple[An
 
 
 @pytest.mark.slow
-def test_a_draw_adds_tokens(two: tuple[Any, Any]) -> None:
+def test_a_draw_adds_tokens(two: tuple[Made, Made]) -> None:
     a, _ = two
     whole = diff(a.root, "base", "tuned", sites=["final"])
     several = [diff(a.root, "base", "tuned", sites=["final"], tokens=30, seed=k) for k in (1, 2)]
@@ -158,7 +157,7 @@ def test_a_draw_adds_tokens(two: tuple[Any, Any]) -> None:
 
 
 @pytest.mark.slow
-def test_errors_of_an_earlier_comparison_stay(two: tuple[Any, Any]) -> None:
+def test_errors_of_an_earlier_comparison_stay(two: tuple[Made, Made]) -> None:
     a, _ = two
     write_drift(diff(a.root, "base", "tuned", errors="all"))
     before = held(a.root, TABLES[1]).sort("site")
@@ -190,14 +189,14 @@ def test_rows_go_when_either_run_changed_or_left(make_run: MakeRun) -> None:
 
 
 @pytest.mark.slow
-def test_the_command_keeps_what_it_compares(two: tuple[Any, Any]) -> None:
+def test_the_command_keeps_what_it_compares(two: tuple[Made, Made]) -> None:
     a, _ = two
     done = invoke(a.root, "base", "tuned")
     assert (done.exit_code, told(done)) == (0, [])
     assert counts(a.root) == [9, 4, sum(LENGTHS)]
 
 
-def test_a_run_with_itself_is_not_kept(two: tuple[Any, Any]) -> None:
+def test_a_run_with_itself_is_not_kept(two: tuple[Made, Made]) -> None:
     done = invoke(two[0].root, "base", "base")
     assert (done.exit_code, told(done)) == (0, [])
     assert not (two[0].root / "profiles.duckdb").exists()
@@ -217,7 +216,7 @@ def test_runs_of_two_stores_are_compared_and_told_once(make_run: MakeRun, tmp_pa
 
 
 @pytest.mark.slow
-def test_a_database_that_cannot_be_written_costs_a_line(two: tuple[Any, Any]) -> None:
+def test_a_database_that_cannot_be_written_costs_a_line(two: tuple[Made, Made]) -> None:
     a, _ = two
     build_database(a.root)
     with connect(a.root, write=True):
@@ -233,7 +232,7 @@ def test_a_database_that_cannot_be_written_costs_a_line(two: tuple[Any, Any]) ->
 
 
 @pytest.mark.slow
-def test_the_saved_query_has_every_number_of_the_pair(two: tuple[Any, Any]) -> None:
+def test_the_saved_query_has_every_number_of_the_pair(two: tuple[Made, Made]) -> None:
     a, _ = two
     small, large = (
         diff(a.root, *pair, prompts=n)
@@ -262,7 +261,7 @@ def test_the_saved_query_has_every_number_of_the_pair(two: tuple[Any, Any]) -> N
         assert first[name]["site"] == "final"
 
 
-def test_the_saved_query_has_the_tokens_that_changed_most(two: tuple[Any, Any]) -> None:
+def test_the_saved_query_has_the_tokens_that_changed_most(two: tuple[Made, Made]) -> None:
     a, _ = two
     found = diff(a.root, "base", "tuned", sites=["final"])
     write_drift(found)

@@ -1,11 +1,11 @@
 """Whole spectra as a table."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+from made_runs import MakeRun
 
 from lpp.analyze import Selection, read_eigenvalues, scan_spectra
 from lpp.analyze.engine.cache import Cache
@@ -13,7 +13,7 @@ from lpp.store import open_store
 from lpp.store.errors import InputError
 
 
-def test_against_numpy(make_run: Callable[..., Any]) -> None:
+def test_against_numpy(make_run: MakeRun) -> None:
     made = make_run()
     found = read_eigenvalues(made.root, Selection(sites=("block.1", "final")), prefix=10)
     assert found.select("site", "prefix", "n_prompts", "depth").unique().sort("site").rows() == [
@@ -28,7 +28,7 @@ def test_against_numpy(make_run: Callable[..., Any]) -> None:
     np.testing.assert_allclose(block["share"], expected / expected.sum(), rtol=1e-9)
 
 
-def test_the_default_is_final_and_the_whole_context(make_run: Callable[..., Any]) -> None:
+def test_the_default_is_final_and_the_whole_context(make_run: MakeRun) -> None:
     made = make_run()
     found = read_eigenvalues(made.root)
     assert found.select("run", "site", "context", "prefix").unique().rows() == [
@@ -42,7 +42,7 @@ def test_the_default_is_final_and_the_whole_context(make_run: Callable[..., Any]
     assert some.filter(n_prompts=4)["rank"].to_list() == [1, 2, 3, 4, 5, 6]
 
 
-def test_what_lies_in_the_cache_is_read_from_it(make_run: Callable[..., Any]) -> None:
+def test_what_lies_in_the_cache_is_read_from_it(make_run: MakeRun) -> None:
     made = make_run()
     ranks = scan_spectra(made.root).filter(site="final", prefix=20).collect()
     for shard in made.root.rglob("hidden.zarr"):
@@ -52,20 +52,20 @@ def test_what_lies_in_the_cache_is_read_from_it(make_run: Callable[..., Any]) ->
     assert np.exp(-(share * np.log(share)).sum()) == pytest.approx(ranks.item(0, "effective_rank"))
 
 
-def test_what_does_not_is_kept(make_run: Callable[..., Any]) -> None:
+def test_what_does_not_is_kept(make_run: MakeRun) -> None:
     made = make_run()
     read_eigenvalues(made.root)
     store = open_store(made.root)
     assert Cache(store.path, store.runs[made.run_id]).summaries("final")
 
 
-def test_a_store_that_cannot_be_written_is_read(make_run: Callable[..., Any]) -> None:
+def test_a_store_that_cannot_be_written_is_read(make_run: MakeRun) -> None:
     made = make_run()
     (made.root / "analysis").write_text("in the way")
     assert len(read_eigenvalues(made.root)) == 6
 
 
-def test_rows_that_are_not_finite_have_no_spectrum(make_run: Callable[..., Any]) -> None:
+def test_rows_that_are_not_finite_have_no_spectrum(make_run: MakeRun) -> None:
     def spoiled(rows: Any) -> Any:
         rows[0, 0] = np.inf
         return rows
@@ -73,13 +73,13 @@ def test_rows_that_are_not_finite_have_no_spectrum(make_run: Callable[..., Any])
     assert read_eigenvalues(make_run(scale=spoiled).root).is_empty()
 
 
-def test_without_variance_shares_are_not_numbers(make_run: Callable[..., Any]) -> None:
+def test_without_variance_shares_are_not_numbers(make_run: MakeRun) -> None:
     found = read_eigenvalues(make_run(scale=np.zeros_like).root)
     assert found["eigenvalue"].to_list() == [0.0] * 6
     assert found["share"].null_count() == 6
     assert found.schema["share"] == pl.Float64
 
 
-def test_nothing_fits(make_run: Callable[..., Any]) -> None:
+def test_nothing_fits(make_run: MakeRun) -> None:
     with pytest.raises(InputError, match="no site"):
         read_eigenvalues(make_run().root, Selection(sites=("nowhere",)))

@@ -1,11 +1,11 @@
 """Entropy by prefix against the values that went into the store."""
 
 import math
-from collections.abc import Callable
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import pytest
+from made_runs import MakeRun
 from polars.testing import assert_frame_equal
 
 from lpp.analyze import scan_entropy
@@ -13,7 +13,7 @@ from lpp.analyze.tables.entropy import SCHEMA
 from lpp.store.errors import InputError
 
 
-def test_the_mean_at_the_last_token_of_each_prefix(make_run: Callable[..., Any]) -> None:
+def test_the_mean_at_the_last_token_of_each_prefix(make_run: MakeRun) -> None:
     made = make_run(lengths=[12, 1, 20, 30], logits_width=77)
     table = scan_entropy(made.root, contexts=[5, 20], prompts=[1, 3, 4]).collect()
     assert table.schema == SCHEMA
@@ -27,7 +27,7 @@ def test_the_mean_at_the_last_token_of_each_prefix(make_run: Callable[..., Any])
         assert row["short_prompts"] == sum(len(h) < prefix for h in made.entropy[:size])
 
 
-def test_prompts_that_start_alike_are_not_distinct(make_run: Callable[..., Any]) -> None:
+def test_prompts_that_start_alike_are_not_distinct(make_run: MakeRun) -> None:
     made = make_run(lengths=[20, 20, 4, 4], shared_start=4)
     shares = dict(scan_entropy(made.root).select("prefix", "distinct_prefixes").collect().rows())
     assert (shares[2], shares[4]) == (0.25, 0.25)
@@ -36,9 +36,7 @@ def test_prompts_that_start_alike_are_not_distinct(make_run: Callable[..., Any])
     assert ones.to_series().unique().item() == 1.0
 
 
-def test_a_shorter_context_equals_a_capture_at_it(
-    make_run: Callable[..., Any], tmp_path: Any
-) -> None:
+def test_a_shorter_context_equals_a_capture_at_it(make_run: MakeRun, tmp_path: Path) -> None:
     whole, short = make_run(), make_run(context=10, root=tmp_path / "short")
     ours = scan_entropy(whole.root, contexts=[10]).drop("run").collect()
     theirs = scan_entropy(short.root).drop("run").collect()
@@ -46,7 +44,7 @@ def test_a_shorter_context_equals_a_capture_at_it(
     assert_frame_equal(ours, theirs, rel_tol=1e-12)
 
 
-def test_positions_of_the_schedule_serve_its_own_context(make_run: Callable[..., Any]) -> None:
+def test_positions_of_the_schedule_serve_its_own_context(make_run: MakeRun) -> None:
     made = make_run(logit_positions="schedule")
     whole = make_run(root=made.root.parent / "whole")
     assert_frame_equal(
@@ -56,14 +54,14 @@ def test_positions_of_the_schedule_serve_its_own_context(make_run: Callable[...,
 
 
 def test_a_context_whose_positions_were_not_captured_is_refused(
-    make_run: Callable[..., Any],
+    make_run: MakeRun,
 ) -> None:
     made = make_run(logit_positions="schedule")
     with pytest.raises(InputError, match=r"prefixes 1, 3, 5, 7, 9 of context 10.*captured 2, 4"):
         scan_entropy(made.root, contexts=[10])
 
 
-def test_positions_beyond_every_text_are_no_loss(make_run: Callable[..., Any]) -> None:
+def test_positions_beyond_every_text_are_no_loss(make_run: MakeRun) -> None:
     made = make_run(lengths=[1, 2], logit_positions="schedule")
     table = scan_entropy(made.root, contexts=[19]).filter(prefix=19).collect()
     ends = [h[-1] for h in made.entropy]

@@ -1,6 +1,6 @@
 """Spectra of the rows from a first position on: keys, flags, profiles, both curves of `layers`."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy.typing as npt
 import polars as pl
 import pytest
 from click.testing import CliRunner
+from made_runs import Made, MakeRun
 
 from lpp.analyze import Selection, analyze, scan_metrics, scan_spectra
 from lpp.analyze.cli.command import main
@@ -24,7 +25,6 @@ from lpp.analyze.tables.spectra import SINKS
 from lpp.analyze.text import layers as text
 from lpp.store.errors import InputError
 
-MakeRun = Callable[..., Any]
 Floats = npt.NDArray[np.float64]
 SITES = ("embed", *(f"block.{k}" for k in range(1, 7)), "final")
 WITH_SINKS = ("block.2", "block.3", "block.4", "block.5")
@@ -36,7 +36,7 @@ engine = pytest.mark.skipif(
 
 
 @pytest.fixture
-def sunk(make_run: MakeRun) -> Any:
+def sunk(make_run: MakeRun) -> Made:
     """Eight prompts; the first two tokens of each are huge at four of six blocks."""
     lengths = [20, 20, 20, 20, 15, 20, 9, 20]
     calls = iter(range(10**6))
@@ -50,7 +50,7 @@ def sunk(make_run: MakeRun) -> Any:
     return make_run(lengths, sites=SITES, scale=scale)
 
 
-def rows_of(made: Any, site: str, cell: Cell) -> Floats:
+def rows_of(made: Made, site: str, cell: Cell) -> Floats:
     parts = (rows[cell.first_position : cell.prefix] for rows in made.hidden[site])
     return np.concatenate(list(parts)[: cell.n_prompts]).astype(np.float64)
 
@@ -76,7 +76,7 @@ def standardised(rows: Floats) -> Floats:
     return found
 
 
-def sinks(made: Any, site: str) -> list[int]:
+def sinks(made: Made, site: str) -> list[int]:
     """Positions whose median norm is over ten times the median over the rows elsewhere."""
     norms = [np.linalg.norm(rows.astype(np.float64), axis=1) for rows in made.hidden[site]]
     found = []
@@ -88,7 +88,7 @@ def sinks(made: Any, site: str) -> list[int]:
     return found
 
 
-def reference(made: Any, site: str, cell: Cell) -> Mapping[str, float]:
+def reference(made: Made, site: str, cell: Cell) -> Mapping[str, float]:
     rows = rows_of(made, site, cell)
     ratio, rank, there = participation_ratio(rows), effective_rank(rows), sinks(made, site)
     return {
@@ -107,7 +107,7 @@ def reference(made: Any, site: str, cell: Cell) -> Mapping[str, float]:
 class Plain(LocalExecutor):
     """An executor that computes from the rows that were written, the plain way, without errors."""
 
-    def __init__(self, made: Any) -> None:
+    def __init__(self, made: Made) -> None:
         super().__init__()
         self.made = made
         self.calls: list[set[int]] = []
@@ -179,7 +179,7 @@ def test_moments_begin_where_a_band_ends() -> None:
 
 
 @pytest.mark.slow
-def test_profiles_of_each_first_position(sunk: Any) -> None:
+def test_profiles_of_each_first_position(sunk: Made) -> None:
     asked = Selection(sites=["block.3", "final"], skip_first=[0, 3])
     analysis = analyze(sunk.root, asked, errors="none", executor=Plain(sunk))
     found = analysis.profiles()
@@ -209,7 +209,7 @@ def test_profiles_of_each_first_position(sunk: Any) -> None:
         assert connection.execute(profiles).fetchall() == [("final", 0), ("final", 3)]
 
 
-def test_sinks_of_the_metrics_own_rows(sunk: Any) -> None:
+def test_sinks_of_the_metrics_own_rows(sunk: Made) -> None:
     asked = Selection(sites=["block.3", "final"], skip_first=[0, 3])
     found = analyze(
         sunk.root,
@@ -253,7 +253,7 @@ def test_prompts_that_are_all_alike_have_an_error_of_nothing(make_run: MakeRun) 
 # layers
 
 
-def test_a_run_with_sinks_has_both_curves(sunk: Any) -> None:
+def test_a_run_with_sinks_has_both_curves(sunk: Made) -> None:
     plain = Plain(sunk)
     found = layers(sunk.root, Selection(), executor=plain)
     # found in the first pass; the second leaves them out, and one position more
@@ -275,7 +275,7 @@ def test_a_run_with_sinks_has_both_curves(sunk: Any) -> None:
     assert scores["score"].is_null().to_list() == [True, False]
 
 
-def test_the_table_says_what_sinks_do(sunk: Any) -> None:
+def test_the_table_says_what_sinks_do(sunk: Made) -> None:
     found = layers(sunk.root, Selection(), executor=Plain(sunk))
     shown = text.as_table(found)
     assert max(map(len, shown.splitlines())) <= 80
@@ -300,7 +300,7 @@ def test_a_run_without_sinks_has_one_curve(make_run: MakeRun) -> None:
     assert "attention sinks" not in text.as_table(found)
 
 
-def test_first_positions_that_are_asked_for_and_no_others(sunk: Any) -> None:
+def test_first_positions_that_are_asked_for_and_no_others(sunk: Made) -> None:
     found = layers(sunk.root, Selection(skip_first=[1, 5]), executor=Plain(sunk))
     assert set(found.layers["first_position"]) == {1, 5}
     sunken = found.layers.filter(first_position=1, site="block.3")
@@ -312,7 +312,7 @@ def test_first_positions_that_are_asked_for_and_no_others(sunk: Any) -> None:
 
 
 @engine
-def test_scans_equal_the_plain_numbers(sunk: Any) -> None:
+def test_scans_equal_the_plain_numbers(sunk: Made) -> None:
     found = scan_spectra(sunk.root, prompts=[3, 8], skip_first=[0, 1, 2, 5]).collect()
     assert len(found) == len(SITES) * 2 * (10 + 10 + 9 + 8)
     for row in found.iter_rows(named=True):
@@ -323,7 +323,7 @@ def test_scans_equal_the_plain_numbers(sunk: Any) -> None:
 
 
 @engine
-def test_errors_leave_the_same_groups_out(sunk: Any) -> None:
+def test_errors_leave_the_same_groups_out(sunk: Made) -> None:
     scan = scan_spectra(sunk.root, skip_first=[2], groups=10).filter(site="block.3", prefix=20)
     (row,) = scan.collect().to_dicts()
     parts = np.array(
@@ -342,7 +342,7 @@ def test_errors_leave_the_same_groups_out(sunk: Any) -> None:
 
 @pytest.mark.slow
 @engine
-def test_commands_show_both_curves_and_store_them(sunk: Any) -> None:
+def test_commands_show_both_curves_and_store_them(sunk: Made) -> None:
     done = CliRunner().invoke(main, ["layers", str(sunk.root), "--errors", "final"])
     assert done.exit_code == 0, done.output
     assert "4 of 8 layers hold attention sinks at the first 2 positions" in " ".join(

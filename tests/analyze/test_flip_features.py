@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
 
@@ -12,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 from evaluated_items import EvaluatedRun, row_at
 from flipped_items import TASK, TwoRuns, two_runs
+from made_runs import Made, MakeRun
 from scipy.special import log_softmax
 
 import lpp.analyze
@@ -29,17 +29,16 @@ from lpp.store.objects.locate import objects_at
 from lpp.store.shared.heads import HeadContent, commit_head
 from lpp.store.shared.matrices import Matrix
 
-MakeRun = Callable[..., Any]
 WEIGHT: Final = (np.random.default_rng(0).normal(size=(50, 6)) / 4).astype(np.float32)
 """Of the head of both runs, (vocabulary, columns of `final`)."""
 
 
-def distance(a: Any, b: Any, site: str, prompt: int, answer: int) -> float:
+def distance(a: Made, b: Made, site: str, prompt: int, answer: int) -> float:
     before, after = row_at(a, site, prompt, answer), row_at(b, site, prompt, answer)
     return float(np.linalg.norm(after - before) / np.linalg.norm(before))
 
 
-def where_it_moved(a: Any, b: Any, prompt: int, answer: int) -> bool:
+def where_it_moved(a: Made, b: Made, prompt: int, answer: int) -> bool:
     """Flips where the row of `final` moved far; noisy."""
     noise = np.random.default_rng(prompt).normal(0, 0.3)
     return distance(a, b, "final", prompt, answer) + float(noise) > 1.4

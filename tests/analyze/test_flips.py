@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 from evaluated_items import write_items
 from flipped_items import TASK, TwoRuns, two_runs
+from made_runs import MakeRun
 
 import lpp.analyze
 from lpp.analyze.cli.command import main
@@ -23,8 +23,6 @@ from lpp.analyze.evaluations.flips import (
 from lpp.analyze.runs.keys import RunView
 from lpp.store import open_store
 from lpp.store.errors import ErrorKind, InputError
-
-MakeRun = Callable[..., Any]
 
 LOST = range(12)
 GAINED = (40, 41)

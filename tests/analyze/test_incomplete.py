@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from made_runs import MakeRun
 from on_disk import on_disk
 
 from lpp.analyze import (
@@ -24,7 +25,6 @@ from lpp.analyze.cli.command import main
 from lpp.store import open_store
 from lpp.store.errors import ErrorKind, InputError
 
-MakeRun = Callable[..., Any]
 SITES = ("block.1", "final")
 RULE = ": prompts count up to the first such shard."
 RESUME = "Repeat the `lpp-capture run` command: it resumes."

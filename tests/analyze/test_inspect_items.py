@@ -2,12 +2,11 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from made_runs import MakeRun
 
 from lpp.analyze import build_database
 from lpp.analyze.cli.command import main
@@ -22,7 +21,7 @@ FASTEST = "Which year is the shortest?\nA) Earth\nB) Mercury\nC) Uranus\nA,B,C?"
 
 
 @pytest.fixture
-def root(make_run: Callable[..., Any]) -> Path:
+def root(make_run: MakeRun) -> Path:
     """A run with prompts of two of the planets and of one sum."""
     texts = [f"{LARGEST}\n\nANSWER: A", "another", FASTEST, "Be brief.\n\n1 + 2 =\n\n3"]
     made = make_run(

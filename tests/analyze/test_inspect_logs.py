@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from click.testing import CliRunner
+from made_runs import MakeRun
 
 from lpp.analyze.benchmarks.inspect_log import is_inspect_log, open_inspect_log
 from lpp.analyze.benchmarks.read_inspect import model_of, read_inspect
@@ -289,7 +290,7 @@ ERROR = {"message": "RuntimeError('out of memory')\nat line 3", "traceback": ""}
     ],
 )
 def test_what_is_no_finished_log_is_one_message_and_writes_nothing(
-    make_run: Callable[..., Any],
+    make_run: MakeRun,
     tmp_path: Path,
     make: Callable[[Path], Path],
     kind: ErrorKind,

@@ -1,12 +1,13 @@
 """Features of items against plain arithmetic, token by token and row by row."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 from evaluated_items import EvaluatedRun, evaluated_run, row_at
+from made_runs import MakeRun
 
 from lpp.analyze.evaluations.evaluated import EvaluatedItems, evaluated_items
 from lpp.analyze.evaluations.features import FEATURES, item_features
@@ -14,8 +15,6 @@ from lpp.analyze.evaluations.lens import OF_ITEMS
 from lpp.analyze.evaluations.rows import row_features
 from lpp.analyze.numerics.distance import distances, folds
 from lpp.store.read import Block, Run
-
-MakeRun = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """Saved queries about items, against the features of `lpp-analyze items` and the items written."""
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +8,12 @@ import numpy as np
 import polars as pl
 import pytest
 from evaluated_items import EvaluatedRun, evaluated_run
+from made_runs import MakeRun
 
 from lpp.analyze import build_database
 from lpp.analyze.evaluations.evaluated import evaluated_items
 from lpp.analyze.evaluations.features import item_features
 from lpp.sql import connect, saved_query
-
-MakeRun = Callable[..., Any]
 
 
 def answer(root: Path, name: str) -> list[dict[str, Any]]:

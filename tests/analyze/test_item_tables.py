@@ -1,7 +1,6 @@
 """An analysis of items in the database: its numbers, beside those of others."""
 
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pyarrow as pa
 import pytest
 from click.testing import CliRunner, Result
 from evaluated_items import EvaluatedRun, evaluated_run
+from made_runs import MakeRun
 
 import lpp.analyze
 from lpp.analyze.cli.command import main
@@ -27,7 +27,6 @@ from lpp.sql.schema.evaluations import ANALYSIS_KEY
 from lpp.store.format.tables import VOCABULARY_SCHEMA
 from lpp.store.shared.vocabularies import add_vocabulary
 
-MakeRun = Callable[..., Any]
 TABLES = ("item_analyses", "item_features", "item_reliability", "item_risk")
 
 
@@ -49,7 +48,11 @@ def test_tables_hold_the_numbers_of_the_analysis(
     written: EvaluatedRun, found: ItemAnalysis
 ) -> None:
     assert write_items(written.root, found) == written.root / "profiles.duckdb"
-    key = {"source": "lm-eval tiny", "task": "tiny_task", "run": written.made.run_id}
+    key: dict[str, Any] = {
+        "source": "lm-eval tiny",
+        "task": "tiny_task",
+        "run": written.made.run_id,
+    }
     key |= {"filter": "none", "skip_first": 1, "seed": 3}
     for name in TABLES:
         assert held(written.root, name).select(ANALYSIS_KEY).unique().to_dicts() == [key]

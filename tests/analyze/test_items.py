@@ -1,7 +1,6 @@
 """`lpp-analyze items`: known effects, none, what it refuses, and its three formats."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import polars as pl
 import pytest
 from click.testing import CliRunner, Result
 from evaluated_items import EvaluatedRun, evaluated_run, row_at, write_items
+from made_runs import Made, MakeRun
 
 import lpp.analyze
 from lpp.analyze.cli.command import main
@@ -20,11 +20,10 @@ from lpp.analyze.numerics.association import benjamini_hochberg
 from lpp.analyze.numerics.auroc import auroc, residual_ranks
 from lpp.store.errors import ErrorKind, InputError
 
-MakeRun = Callable[..., Any]
 BASELINES = {"answer_length", "answer_place", "question_length"}
 
 
-def calm_and_long(made: Any, prompt: int, answer: int) -> bool:
+def calm_and_long(made: Made, prompt: int, answer: int) -> bool:
     """Right where the entropy before the answer is low, and the row of `final` there long; noisy,
     since the two do not agree.
     """

@@ -4,7 +4,6 @@ import itertools
 import json
 import re
 import shlex
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pytest
 from chart_frames import item_features, item_reliability, item_risk
 from click.testing import CliRunner, Result
 from evaluated_items import EvaluatedRun, evaluated_run
+from made_runs import Made, MakeRun
 from pages import Page
 from report_tables import database, make_store, run_id
 
@@ -30,7 +30,6 @@ from lpp.analyze.report.report import write_report
 from lpp.analyze.report.words import plain
 from lpp.store.errors import InputError
 
-MakeRun = Callable[..., Any]
 HOSTILE = "x/<img src=x onerror=alert(1)>"
 CURVES = ["items-depth", "items-reliability", "items-risk"]
 
@@ -39,7 +38,7 @@ CURVES = ["items-depth", "items-reliability", "items-risk"]
 def written(make_shared_run: MakeRun) -> EvaluatedRun:
     """Items that the entropy before the answer tells apart, of a model and a task of odd names."""
 
-    def calm(made: Any, prompt: int, answer: int) -> bool:
+    def calm(made: Made, prompt: int, answer: int) -> bool:
         return bool(made.entropy[prompt][answer] < 1.5 or prompt % 5 == 0)
 
     return evaluated_run(make_shared_run, items=80, right=calm, model=HOSTILE, task="<b>quiz")

@@ -4,7 +4,7 @@ import logging
 import math
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_runs import Made, MakeRun
 from polars.testing import assert_frame_equal
 from scipy import stats
 
@@ -152,7 +153,7 @@ CASES: dict[str, dict[str, Any]] = {
 GROUPS = 3
 
 
-def reference(made: Any, metric: str, site: str, cell: Cell) -> float:
+def reference(made: Made, metric: str, site: str, cell: Cell) -> float:
     """The metric of rows stacked anew, without any of our sums."""
     rows = np.concatenate(
         [
@@ -184,7 +185,7 @@ def reference(made: Any, metric: str, site: str, cell: Cell) -> float:
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_errors_are_those_of_prompts_really_removed(
-    make_run: Callable[..., Any], case: dict[str, Any]
+    make_run: MakeRun, case: dict[str, Any]
 ) -> None:
     made = make_run(**case)
     count = len(made.prompts)
@@ -206,7 +207,7 @@ def test_errors_are_those_of_prompts_really_removed(
             assert row[name] == pytest.approx(getattr(expected, name), rel=1e-5, abs=1e-9), row
 
 
-def test_columns_of_the_spectra_table_are_the_same_errors(make_run: Callable[..., Any]) -> None:
+def test_columns_of_the_spectra_table_are_the_same_errors(make_run: MakeRun) -> None:
     made = make_run()
     wide = scan_spectra(made.root, groups=GROUPS).filter(site="final").collect()
     for metric in ("participation_ratio", "effective_rank_norm", "top_share"):
@@ -218,14 +219,14 @@ def test_columns_of_the_spectra_table_are_the_same_errors(make_run: Callable[...
         )
 
 
-def test_one_prompt_has_no_error(make_run: Callable[..., Any]) -> None:
+def test_one_prompt_has_no_error(make_run: MakeRun) -> None:
     made = make_run(lengths=[20])
     table = scan_spectra(made.root, groups=10).filter(site="final", prefix=20).collect()
     assert table["effective_rank"].null_count() == 0
     assert table["effective_rank_stderr"].null_count() == 1
 
 
-def test_equal_rows_have_an_error_of_nothing(make_run: Callable[..., Any]) -> None:
+def test_equal_rows_have_an_error_of_nothing(make_run: MakeRun) -> None:
     made = make_run(scale=lambda rows: np.full_like(rows, 0.1))
     table = scan_spectra(made.root, groups=GROUPS).collect()
     assert table["effective_rank"].unique().item() == 0
@@ -233,9 +234,7 @@ def test_equal_rows_have_an_error_of_nothing(make_run: Callable[..., Any]) -> No
 
 
 @pytest.mark.parametrize("dim", [3, 80])
-def test_variance_of_one_prompt_alone_is_gone_without_it(
-    make_run: Callable[..., Any], dim: int
-) -> None:
+def test_variance_of_one_prompt_alone_is_gone_without_it(make_run: MakeRun, dim: int) -> None:
     def lonely(rows: Array) -> Array:
         return rows if len(rows) == 12 else np.full_like(rows, 0.1)
 
@@ -251,9 +250,7 @@ def test_variance_of_one_prompt_alone_is_gone_without_it(
 
 
 @pytest.mark.parametrize("dim", [4, 90])
-def test_rows_that_are_not_finite_have_neither_value_nor_error(
-    make_run: Callable[..., Any], dim: int
-) -> None:
+def test_rows_that_are_not_finite_have_neither_value_nor_error(make_run: MakeRun, dim: int) -> None:
     def broken(rows: Array) -> Array:
         rows[-1, 0] = np.nan  # the last position of each prompt
         return rows
@@ -270,7 +267,7 @@ def test_rows_that_are_not_finite_have_neither_value_nor_error(
 
 
 def test_the_error_of_a_participation_ratio_solves_nothing(
-    make_run: Callable[..., Any], work: Counter[str]
+    make_run: MakeRun, work: Counter[str]
 ) -> None:
     made = make_run()
     final = scan_spectra(made.root, groups=GROUPS).filter(site="final")
@@ -283,16 +280,14 @@ def test_the_error_of_a_participation_ratio_solves_nothing(
     assert work["solves"] == 10 + 10 * GROUPS
 
 
-def test_fewer_rows_than_columns_are_read_once(
-    make_run: Callable[..., Any], work: Counter[str]
-) -> None:
+def test_fewer_rows_than_columns_are_read_once(make_run: MakeRun, work: Counter[str]) -> None:
     made = make_run(dim=200)
     scan_spectra(made.root, groups=GROUPS).filter(site="final").collect()
     assert work == {"reads": 1, "solves": 10 * (1 + GROUPS)}
 
 
 def test_without_groups_errors_are_null_and_cost_nothing(
-    make_run: Callable[..., Any], work: Counter[str]
+    make_run: MakeRun, work: Counter[str]
 ) -> None:
     made = make_run()
     table = scan_spectra(made.root).filter(site="final").collect()
@@ -301,7 +296,7 @@ def test_without_groups_errors_are_null_and_cost_nothing(
 
 
 def test_the_cache_answers_with_and_without_errors(
-    make_run: Callable[..., Any], work: Counter[str], caplog: pytest.LogCaptureFixture
+    make_run: MakeRun, work: Counter[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     made = make_run()
     plain = scan_spectra(made.root).filter(site="final").collect()
@@ -323,9 +318,7 @@ def test_the_cache_answers_with_and_without_errors(
     assert work["reads"] > before["reads"]  # other groups are other numbers
 
 
-def test_several_sizes_in_one_read_are_each_alone(
-    make_run: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_several_sizes_in_one_read_are_each_alone(make_run: MakeRun, tmp_path: Path) -> None:
     made, alone = make_run(), make_run(root=tmp_path / "alone")
     both = scan_spectra(made.root, prompts=[4, 6], groups=GROUPS).filter(n_prompts=4).collect()
     one = scan_spectra(alone.root, prompts=[4], groups=GROUPS).collect()
@@ -335,7 +328,7 @@ def test_several_sizes_in_one_read_are_each_alone(
 
 @pytest.mark.parametrize("dim", [6, 200])
 def test_what_is_known_already_does_not_change_the_rest(
-    make_run: Callable[..., Any], tmp_path: Path, dim: int
+    make_run: MakeRun, tmp_path: Path, dim: int
 ) -> None:
     """With some prefixes kept, the sizes of one read want different prefixes."""
     made, fresh = make_run(dim=dim), make_run(dim=dim, root=tmp_path / "fresh")
@@ -350,7 +343,7 @@ def test_what_is_known_already_does_not_change_the_rest(
 
 @pytest.mark.parametrize("factor", [1e2, 1e4, 3e5])
 def test_z_scores_without_the_prompt_that_outweighs_all_others(
-    make_run: Callable[..., Any], factor: float
+    make_run: MakeRun, factor: float
 ) -> None:
     """What the subtraction leaves of rounding is blown up by the narrow columns."""
 
@@ -372,7 +365,7 @@ def test_an_interval_ends_where_values_do() -> None:
     assert jackknife(0.9, [0.5, 1.0])[3] > 1  # type: ignore[operator]
 
 
-def test_no_interval_leaves_the_range_of_its_metric(make_run: Callable[..., Any]) -> None:
+def test_no_interval_leaves_the_range_of_its_metric(make_run: MakeRun) -> None:
     made = make_run(
         lengths=[20, 3, 4], dim=3, scale=lambda rows: rows * np.array([9, 1, 1], np.float32)
     )

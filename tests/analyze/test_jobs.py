@@ -1,11 +1,11 @@
 """Any number of jobs gives the same bits, and several commands may keep numbers at once."""
 
 import shutil
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from made_runs import MakeRun
 from polars.testing import assert_frame_equal
 
 from lpp.analyze import Selection, analyze
@@ -19,7 +19,7 @@ from lpp.store import open_store
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dim", [6, 200], ids=["scatter", "Gram matrix"])
-def test_the_same_bits_for_any_number_of_jobs(make_run: Callable[..., Any], dim: int) -> None:
+def test_the_same_bits_for_any_number_of_jobs(make_run: MakeRun, dim: int) -> None:
     made = make_run(dim=dim)
     selection = Selection(prompts=[4, 6], skip_first=[0, 1])
 
@@ -51,7 +51,7 @@ def test_tasks_of_tasks_end_and_errors_are_those_of_the_first_that_is_waited_for
 
 
 def test_what_two_commands_keep_at_once_is_all_there(
-    make_run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = make_run()
     run = open_store(made.root).runs[made.run_id]

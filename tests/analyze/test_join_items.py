@@ -1,12 +1,12 @@
 """Items of lm-eval's logs, joined to prompts that were captured from the same texts."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from made_runs import MakeRun
 
 from lpp.analyze import build_database
 from lpp.analyze.benchmarks.read_item_log import read_item_log
@@ -53,7 +53,7 @@ def results(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def root(make_run: Callable[..., Any]) -> Path:
+def root(make_run: MakeRun) -> Path:
     """Two runs of the model with the texts of items: the second has those of two items, one cut."""
     texts = [
         ["Is 0 even? yes", "other", "text"],
@@ -117,9 +117,7 @@ def test_a_run_that_is_said_is_the_only_one(root: Path, results: Path) -> None:
     assert [row["prompt_ids"] for row in rows] == [[0, None], [None, None], [None, None]]
 
 
-def test_items_without_a_prompt_are_kept_without_a_run(
-    make_run: Callable[..., Any], results: Path
-) -> None:
+def test_items_without_a_prompt_are_kept_without_a_run(make_run: MakeRun, results: Path) -> None:
     root = make_run(model="org/One", lengths=(4, 5), context=5, sites=("final",)).root
     done = add(root, results, "--items")
     assert done.exit_code == 0, done.output

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,13 @@ import duckdb
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from made_runs import Made, MakeRun
 
 from lpp.analyze import Selection, build_database, scan_metrics, scan_spectra
 from lpp.analyze.cli.command import main
 from lpp.analyze.studies.layers import RANKS, SURE, layers
 from lpp.analyze.text.text import bar
 
-MakeRun = Callable[..., Any]
 SITES = ("embed", *(f"block.{k}" for k in range(1, 7)), "final")
 
 
@@ -26,7 +25,7 @@ def run(*arguments: object) -> Result:
 
 
 @pytest.fixture
-def deep(make_run: MakeRun) -> Any:
+def deep(make_run: MakeRun) -> Made:
     """Six blocks; the third and fourth along one direction, the first wide."""
     calls = iter(range(10**6))
     lengths = [20] * 8
@@ -68,7 +67,7 @@ def test_depth_is_relative_to_the_model(make_run: MakeRun) -> None:
     assert found["relative_depth"].to_list() == pytest.approx([0, *(k / 6 for k in range(1, 7)), 1])
 
 
-def test_score_leaves_out_what_collapsed(deep: Any) -> None:
+def test_score_leaves_out_what_collapsed(deep: Made) -> None:
     found = layers(deep.root, Selection())
     flagged = {row["site"]: row["flags"] for row in found.layers.iter_rows(named=True)}
     assert [site for site, flags in flagged.items() if "collapsed" in flags] == [
@@ -159,7 +158,7 @@ def test_runs_that_hold_less_are_named(make_run: MakeRun) -> None:
 
 
 @pytest.mark.slow
-def test_tables_join_the_database_and_lose_no_other(deep: Any) -> None:
+def test_tables_join_the_database_and_lose_no_other(deep: Made) -> None:
     assert run("sensitivity", deep.root).exit_code == 0
     assert run("layers", deep.root).exit_code == 0
     build_database(deep.root, Selection(sites=["final"]))
@@ -173,7 +172,7 @@ def test_tables_join_the_database_and_lose_no_other(deep: Any) -> None:
         assert connection.execute(counts).fetchall() == [(len(RANKS), 6 * 4)]
 
 
-def test_csv_and_json_hold_the_same_rows(deep: Any) -> None:
+def test_csv_and_json_hold_the_same_rows(deep: Made) -> None:
     document = json.loads(run("layers", deep.root, "--format", "json").stdout)
     lines = list(csv.DictReader(io.StringIO(run("layers", deep.root, "--format", "csv").stdout)))
     assert len(lines) == len(document["layers"]) == len(SITES)
@@ -185,7 +184,7 @@ def test_csv_and_json_hold_the_same_rows(deep: Any) -> None:
 
 
 @pytest.mark.slow
-def test_printed_table_fits_and_explains_its_flags(deep: Any) -> None:
+def test_printed_table_fits_and_explains_its_flags(deep: Made) -> None:
     for errors in ((), ("--errors", "all")):
         result = run("layers", deep.root, *errors)
         shown = [line for line in result.stdout.splitlines() if str(deep.root) not in line]

@@ -3,12 +3,13 @@
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
+from made_runs import MakeRun
 from polars.testing import assert_frame_equal
 
 from lpp.analyze import scan_entropy, scan_spectra, scan_tokens
@@ -50,12 +51,11 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 
 @pytest.fixture
-def root(make_run: Callable[..., Any]) -> Path:
+def root(make_run: MakeRun) -> Path:
     """A store of two runs of four sites; contexts 20 and 10."""
     make_run(model="long")
-    made: Any = make_run(model="short", context=10, seed=1)
-    path: Path = made.root
-    return path
+    made = make_run(model="short", context=10, seed=1)
+    return made.root
 
 
 def test_keys_alone_read_nothing(root: Path, work: Counter[str]) -> None:
@@ -122,7 +122,7 @@ def test_what_was_computed_is_not_computed_again(root: Path, work: Counter[str])
 
 
 def test_a_new_shard_or_kernel_is_computed_anew(
-    make_run: Callable[..., Any], work: Counter[str], monkeypatch: pytest.MonkeyPatch
+    make_run: MakeRun, work: Counter[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = make_run(shards=[0])
     final = pl.col("site") == "final"

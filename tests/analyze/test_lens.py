@@ -1,7 +1,6 @@
 """The logit lens of items against plain arithmetic in float64, and why there may be none."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy.typing as npt
 import polars as pl
 import pytest
 from evaluated_items import EvaluatedRun, evaluated_run, row_at
+from made_runs import MakeRun
 
 import lpp.analyze
 from lpp.analyze.drift import tiles
@@ -24,7 +24,6 @@ from lpp.store.objects.locate import objects_at
 from lpp.store.shared.heads import HeadContent, Steps, commit_head
 from lpp.store.shared.matrices import Matrix
 
-MakeRun = Callable[..., Any]
 Array = npt.NDArray[np.float64]
 VOCABULARY, D, BLOCKS = 50, 6, 4
 SITES = ("embed", *(f"block.{k}" for k in range(1, BLOCKS + 1)), "final")

@@ -5,13 +5,15 @@ import math
 import re
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pytest
+from made_runs import MakeRun
 from polars.testing import assert_frame_equal
 
 from lpp.analyze import METRICS, Metric, scan_metrics, scan_spectra
@@ -276,7 +278,7 @@ def test_a_metric_must_say_what_it_needs() -> None:
             summary.value(METRICS[name])
 
 
-def test_a_scatter_metric_solves_nothing(make_run: Callable[..., Any], work: Counter[str]) -> None:
+def test_a_scatter_metric_solves_nothing(make_run: MakeRun, work: Counter[str]) -> None:
     made = make_run()
     final = pl.col("site") == "final"
     of_scatter = [m.name for m in SPECTRAL if m.needs == "scatter"]
@@ -292,7 +294,7 @@ def test_a_scatter_metric_solves_nothing(make_run: Callable[..., Any], work: Cou
     assert work == {"reads": 3, "solves": 20}
 
 
-def test_the_long_table_has_the_numbers_of_the_wide_one(make_run: Callable[..., Any]) -> None:
+def test_the_long_table_has_the_numbers_of_the_wide_one(make_run: MakeRun) -> None:
     make_run(model="a/one")
     made = make_run(model="b/two", seed=3, context=10)
     long = scan_metrics(made.root, metrics=["paper"], prompts=[2, 6]).collect()
@@ -305,7 +307,7 @@ def test_the_long_table_has_the_numbers_of_the_wide_one(make_run: Callable[..., 
         )
 
 
-def test_a_store_without_runs_has_no_rows(tmp_path: Any) -> None:
+def test_a_store_without_runs_has_no_rows(tmp_path: Path) -> None:
     from lpp.store import create_store
 
     create_store(tmp_path / "empty")
@@ -337,9 +339,7 @@ def estimated(*work: Any) -> Estimates:
     return next(LOCAL.estimates([Work(*work)]))
 
 
-def test_rows_are_read_once_for_every_kind(
-    make_run: Callable[..., Any], work: Counter[str]
-) -> None:
+def test_rows_are_read_once_for_every_kind(make_run: MakeRun, work: Counter[str]) -> None:
     made = make_run()
     (view,) = views(made.root)
     cache = Cache(made.root, view.run)
@@ -367,9 +367,7 @@ def test_rows_are_read_once_for_every_kind(
 
 
 @pytest.mark.parametrize("needs", ["rows", "tokens"])
-def test_a_group_of_prompts_leaves_rows_and_tokens(
-    make_run: Callable[..., Any], needs: str
-) -> None:
+def test_a_group_of_prompts_leaves_rows_and_tokens(make_run: MakeRun, needs: str) -> None:
     made = make_run()
     (view,) = views(made.root)
     cell = Cell(6, 10)

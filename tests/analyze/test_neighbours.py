@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from made_runs import MakeRun
 from polars.testing import assert_frame_equal
 from scipy.spatial.distance import cdist
 
@@ -183,7 +184,7 @@ def test_tiny_and_enormous_rows_have_neighbours_too(rng: np.random.Generator, sc
 
 
 def test_samples_are_rows_of_their_cell_and_the_same_beside_others(
-    make_run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(neighbours, "MAX_ROWS", 25)
     made = make_run(lengths=[12, 7, 20, 20, 3, 15])
@@ -214,7 +215,7 @@ def test_samples_are_rows_of_their_cell_and_the_same_beside_others(
     assert_frame_equal(table, again, rel_tol=1e-12)
 
 
-def test_equal_rows_of_a_run_count_once(make_run: Callable[..., Any]) -> None:
+def test_equal_rows_of_a_run_count_once(make_run: MakeRun) -> None:
     def repeated(rows: Any) -> Any:
         rows[1::3] = rows[0]
         return rows

@@ -1,9 +1,7 @@
 """Token files of an earlier release, which lack a later column, alone and beside newer ones."""
 
-from collections.abc import Callable
-from typing import Any
-
 import pytest
+from made_runs import MakeRun
 from older_stores import without_varentropy
 from polars.testing import assert_frame_equal
 
@@ -13,7 +11,7 @@ from lpp.store import open_store
 
 @pytest.mark.parametrize("older", [[0], [2], [0, 1, 2]])
 def test_absent_column_is_null_and_nothing_else_changes(
-    make_run: Callable[..., Any], older: list[int]
+    make_run: MakeRun, older: list[int]
 ) -> None:
     made = make_run()
     tokens, entropy = scan_tokens(made.root).collect(), scan_entropy(made.root).collect()

@@ -1,14 +1,13 @@
 """Which two runs are compared, over which prompts, and what is said where they cannot be."""
 
 import shlex
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
 import pyarrow as pa
 import pytest
+from made_runs import Made, MakeRun
 
 from lpp.analyze.drift.pair import Pair, pair_of, require_rows, run_of
 from lpp.analyze.runs.capture_command import capture_command
@@ -18,19 +17,18 @@ from lpp.store import Run, open_store
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.format.plan import ContinuationInfo
 
-MakeRun = Callable[..., Any]
 SIX = (12, 7, 20, 20, 3, 15)
 
 
-def run_in(made: Any) -> Run:
+def run_in(made: Made) -> Run:
     return open_store(made.root).runs[made.run_id]
 
 
-def paired(a: Any, b: Any, prompts: int | None = None) -> Pair:
+def paired(a: Made, b: Made, prompts: int | None = None) -> Pair:
     return pair_of(run_in(a), run_in(b), prompts)
 
 
-def refusal(a: Any, b: Any, prompts: int | None = None) -> str:
+def refusal(a: Made, b: Made, prompts: int | None = None) -> str:
     with pytest.raises(InputError) as caught:
         paired(a, b, prompts)
     return str(caught.value)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import polars as pl
 import pytest
 from kept_heads import random_matrix
+from made_runs import MakeRun
 from on_disk import on_disk
 from polars.testing import assert_frame_equal
 from scipy.special import log_softmax
@@ -64,7 +65,7 @@ class Side:
 
 
 @pytest.fixture
-def side(make_run: Callable[..., Any], tmp_path: Path) -> Callable[..., Side]:
+def side(make_run: MakeRun, tmp_path: Path) -> Callable[..., Side]:
     """`side("a", dim=6)`: a run in a store of its own, and its head."""
 
     def make(name: str, *, head: HeadContent | bool = True, **options: Any) -> Side:

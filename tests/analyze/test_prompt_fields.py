@@ -1,15 +1,14 @@
 """What prompts carry as labels: numbers of tokens grouped by a field, in one plain query."""
 
 import io
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
 from click.testing import CliRunner
+from made_runs import MakeRun
 
 from lpp.analyze import Selection, analyze, build_database
 from lpp.analyze.tables.build import write_database
@@ -17,7 +16,6 @@ from lpp.analyze.tables.database import held, refresh_database
 from lpp.sql import connect
 from lpp.sql.cli.command import main
 
-Make = Callable[..., Any]
 BY_LABEL = """
 SELECT label, count(*) AS tokens, avg(entropy) AS entropy, avg(-next_logprob) AS surprisal
 FROM token_stats JOIN prompts USING (run, prompt_id) GROUP BY label ORDER BY label
@@ -31,7 +29,7 @@ def asked(root: Path, sql: str) -> pl.DataFrame:
     return pl.read_csv(io.StringIO(done.stdout))
 
 
-def test_tokens_grouped_by_label(make_run: Make) -> None:
+def test_tokens_grouped_by_label(make_run: MakeRun) -> None:
     labels = ["news", "sport", None, "news", "sport", "news"]
     made = make_run(carried={"field.label": labels})
     build_database(made.root)
@@ -47,7 +45,7 @@ def test_tokens_grouped_by_label(make_run: Make) -> None:
         assert row["surprisal"] == pytest.approx(surprisal, rel=1e-6)
 
 
-def test_runs_with_other_fields_and_none(make_run: Make) -> None:
+def test_runs_with_other_fields_and_none(make_run: MakeRun) -> None:
     one = make_run(model="a/one", carried={"id": [7 * k for k in range(6)], "field.n": range(6)})
     two = make_run(
         model="b/two",
@@ -79,7 +77,7 @@ def test_runs_with_other_fields_and_none(make_run: Make) -> None:
     assert {label for label, _ in rows} == {True, None}
 
 
-def test_a_field_without_a_value_has_no_type_to_keep(make_run: Make) -> None:
+def test_a_field_without_a_value_has_no_type_to_keep(make_run: MakeRun) -> None:
     made = make_run(model="a/one", carried={"field.n": range(6), "field.m": [None] * 5 + ["x"]})
     make_run(model="b/two", carried={"field.n": pa.nulls(6, pa.string())})
     make_run(model="c/three", carried={"field.none": pa.nulls(6, pa.string())})
@@ -91,7 +89,7 @@ def test_a_field_without_a_value_has_no_type_to_keep(make_run: Make) -> None:
 
 
 @pytest.mark.slow
-def test_every_command_keeps_them(make_run: Make) -> None:
+def test_every_command_keeps_them(make_run: MakeRun) -> None:
     made = make_run(carried={"field.label": ["x", "y"] * 3})
     write_database(made.root, analyze(made.root, Selection(sites=["final"])))
     before = held(made.root, "prompts").sort("prompt_id")
@@ -103,7 +101,7 @@ def test_every_command_keeps_them(make_run: Make) -> None:
     assert after["more"].null_count() == 6
 
 
-def test_only_prompts_that_can_be_analysed(make_run: Make) -> None:
+def test_only_prompts_that_can_be_analysed(make_run: MakeRun) -> None:
     made = make_run(shards=[0, 2], carried={"field.label": list("abcdef")})
     with pytest.warns(UserWarning, match="counts as its first 2 of 6 prompts"):
         build_database(made.root)

@@ -7,18 +7,17 @@ import pty
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from made_runs import MakeRun
 
 from lpp.analyze.cli.command import main
 from lpp.analyze.text.bars import BAR, bar_sections
 from lpp.analyze.text.text import printable
 
-Make = Callable[..., Any]
 HEADS = {"effective_rank": "effective rank, dimensions"}
 BLOCKS = "▏▎▍▌▋▊▉█"
 VALUE = r"[\d.e+-]+(?: ± [\d.e+-]+)? \(\d+\)"
@@ -80,7 +79,7 @@ def test_several_sites_stand_below_their_run() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sites", [(), ("--site", "all")])
-def test_the_same_numbers_as_the_table(make_run: Make, sites: tuple[str, ...]) -> None:
+def test_the_same_numbers_as_the_table(make_run: MakeRun, sites: tuple[str, ...]) -> None:
     made = make_run(model="HuggingFaceTB/SmolLM2-135M-Instruct", seed=1)
     make_run(model="HuggingFaceTB/SmolLM2-135M-Instruct-untrained", seed=2)
     asked = (made.root, *sites, "--context", "10,20", "--metrics", "paper,stable_rank")
@@ -100,7 +99,7 @@ def test_the_same_numbers_as_the_table(make_run: Make, sites: tuple[str, ...]) -
         assert re.search(rf"^\[\d\] {flag}: ", bars, re.MULTILINE)
 
 
-def test_only_what_is_asked_for_has_bars(make_run: Make) -> None:
+def test_only_what_is_asked_for_has_bars(make_run: MakeRun) -> None:
     text = printed(
         make_run().root, "--metrics", "participation_ratio", "--format", "bars", "--errors", "none"
     )
@@ -110,7 +109,7 @@ def test_only_what_is_asked_for_has_bars(make_run: Make) -> None:
 
 
 @pytest.mark.slow
-def test_a_pipe_gets_the_table(make_run: Make) -> None:
+def test_a_pipe_gets_the_table(make_run: MakeRun) -> None:
     root = make_run().root
     assert printed(root) == printed(root, "--format", "table")
     assert not set(printed(root)) & set(BLOCKS)
@@ -141,7 +140,7 @@ def on_a_terminal(*arguments: object, **environment: str) -> str:
 
 
 @pytest.mark.slow
-def test_a_terminal_gets_bars(make_run: Make) -> None:
+def test_a_terminal_gets_bars(make_run: MakeRun) -> None:
     root = make_run().root
     shown = on_a_terminal(root, PYTHONIOENCODING="utf-8")
     assert shown == printed(root, "--format", "bars")
@@ -150,7 +149,7 @@ def test_a_terminal_gets_bars(make_run: Make) -> None:
 
 
 @pytest.mark.slow
-def test_a_terminal_without_blocks_gets_ascii(make_run: Make) -> None:
+def test_a_terminal_without_blocks_gets_ascii(make_run: MakeRun) -> None:
     root = make_run().root
     shown = on_a_terminal(root, PYTHONIOENCODING="ascii")
     assert shown.isascii()

@@ -11,6 +11,7 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner
+from made_runs import MakeRun
 from report_tables import database, make_store
 
 from lpp.analyze.cli.command import main
@@ -81,7 +82,7 @@ def test_pictures_are_one_for_each_chart(tmp_path: Path, form: Any) -> None:
 
 @pytest.mark.slow
 def test_provenance_names_checksums_and_a_command_that_exists(
-    make_run: Any, tmp_path: Path
+    make_run: MakeRun, tmp_path: Path
 ) -> None:
     from lpp.capture.cli.run import run as capture
 
@@ -107,7 +108,7 @@ def test_provenance_names_checksums_and_a_command_that_exists(
 
 @pytest.mark.slow
 def test_spectra_are_shown_where_they_were_kept_and_never_computed(
-    make_run: Any, tmp_path: Path
+    make_run: MakeRun, tmp_path: Path
 ) -> None:
     made = make_run(model="a/one")
     build_database(made.root)
@@ -232,7 +233,7 @@ def test_what_was_not_computed_is_one_command_and_none_that_has_run(tmp_path: Pa
     assert [words[1] for words in commands] == ["benchmarks", "correlate", "report"]
 
 
-def test_a_run_without_shards_or_profiles_is_told(make_run: Any, tmp_path: Path) -> None:
+def test_a_run_without_shards_or_profiles_is_told(make_run: MakeRun, tmp_path: Path) -> None:
     made = make_run(shards=[0, 2])
     with pytest.warns(UserWarning, match="1 of 3 shards are missing"):
         build_database(made.root)
@@ -260,7 +261,7 @@ def test_a_database_of_another_release_is_told(tmp_path: Path) -> None:
 
 
 def test_a_store_of_many_tokens_names_the_command(
-    make_run: Any, monkeypatch: pytest.MonkeyPatch
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = make_run()
     build_database(str(run.root))

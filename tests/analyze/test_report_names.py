@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from made_runs import MakeRun
 from report_tables import database, make_store
 from terminal import HOSTILE as STEERS
 from terminal import SHOWN, steering
@@ -105,7 +106,7 @@ def add_words(root: Path, tokenizer: str) -> None:
 
 @pytest.mark.slow
 def test_surprising_tokens_are_words_that_mean_nothing_to_a_page(
-    make_run: Any, tmp_path: Path
+    make_run: MakeRun, tmp_path: Path
 ) -> None:
     run = make_run()
     build_database(str(run.root))

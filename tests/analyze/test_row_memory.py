@@ -1,11 +1,12 @@
 """Measurements of rows hold what they keep, not the rows."""
 
 import tracemalloc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
+from made_runs import MakeRun
 
 from lpp.analyze.engine.row_values import AllRows
 from lpp.analyze.metrics import neighbours
@@ -73,7 +74,7 @@ def give(measurement: Any, own: CellMoments) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*STARTS, "AllRows"])
 def test_ten_times_the_prompts_hold_hardly_more(
-    make_run: Callable[..., Any], name: str, monkeypatch: pytest.MonkeyPatch
+    make_run: MakeRun, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = make_run(dim=DIM, lengths=[3], sites=("embed", "block.1"))
     monkeypatch.setattr(neighbours, "MAX_ROWS", 200)  # so that the few are drawn from already

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pytest
+from made_runs import Made, MakeRun
 
 from lpp.analyze.engine.cache import Cache
 from lpp.analyze.engine.estimates import Request
@@ -107,7 +108,7 @@ CASES: dict[str, dict[str, Any]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_streamed_values_are_those_of_the_rows(
-    make_run: Callable[..., Any], case: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    make_run: MakeRun, case: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(site_reader, "BLOCK_BYTES", 256)  # blocks end anywhere, inside prompts too
     made = make_run(**case)
@@ -140,7 +141,7 @@ def test_streamed_values_are_those_of_the_rows(
 @pytest.mark.parametrize("dim", [6, 90])
 @pytest.mark.parametrize("first", [1, 4])
 def test_first_positions_are_left_out(
-    make_run: Callable[..., Any], first: int, dim: int, monkeypatch: pytest.MonkeyPatch
+    make_run: MakeRun, first: int, dim: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(site_reader, "BLOCK_BYTES", 256)
     made = make_run(dim=dim)
@@ -169,7 +170,7 @@ def test_first_positions_are_left_out(
             assert found[cell, name] == pytest.approx(value, rel=1e-6, nan_ok=True), (cell, name)
 
 
-def leave_out(made: Any, site: str, prefix: int, groups: int) -> Iterator[list[Array]]:
+def leave_out(made: Made, site: str, prefix: int, groups: int) -> Iterator[list[Array]]:
     """The prompts without each group, cut to the prefix."""
     prompts = [one[:prefix] for one in made.hidden[site]]
     for part in Cell(len(prompts), prefix).parts(groups):
@@ -186,7 +187,7 @@ def leave_out(made: Any, site: str, prefix: int, groups: int) -> Iterator[list[A
     ],
 )
 def test_errors_are_those_of_leaving_groups_out(
-    make_run: Callable[..., Any], name: str, slow: Callable[[list[Array]], float]
+    make_run: MakeRun, name: str, slow: Callable[[list[Array]], float]
 ) -> None:
     made = make_run(lengths=[12, 7, 20, 20, 3, 15, 9])
     table = scan_metrics(made.root, metrics=[name], groups=3).filter(site="final").collect()
@@ -199,7 +200,7 @@ def test_errors_are_those_of_leaving_groups_out(
             assert row["stderr"] is None
 
 
-def test_metrics_without_an_error_say_why(make_run: Callable[..., Any]) -> None:
+def test_metrics_without_an_error_say_why(make_run: MakeRun) -> None:
     made = make_run()
     without = {metric.name for metric in ROW_METRICS if metric.no_error}
     robust = {m.name for m in ROW_METRICS if m.name.startswith("robust_")}
@@ -209,7 +210,7 @@ def test_metrics_without_an_error_say_why(make_run: Callable[..., Any]) -> None:
     assert table["stderr"].null_count() == len(table)
 
 
-def test_clipping_by_hand(make_run: Callable[..., Any]) -> None:
+def test_clipping_by_hand(make_run: MakeRun) -> None:
     """One row of 100 is 100 in the second column, which is 0 elsewhere: mean 1, deviation 10."""
     rows = np.zeros((100, 2), np.float32)
     rows[:, 0] = [1, -1] * 50
@@ -300,7 +301,7 @@ def test_rotations_lengths_and_shifts_change_what_they_must(rng: np.random.Gener
 
 
 def test_rows_that_are_not_finite_have_no_number_and_spoil_no_other(
-    make_run: Callable[..., Any],
+    make_run: MakeRun,
 ) -> None:
     def broken(rows: Array) -> Array:
         rows[-1, 0] = np.inf  # the last position of each prompt

@@ -7,6 +7,7 @@ from typing import Any
 import polars as pl
 import pytest
 from chart_frames import RUNS, drift_sites, entropy, item_reliability, layers, pair_sites, profiles
+from made_runs import MakeRun
 
 from lpp.analyze.charts import charts
 from lpp.analyze.charts.run_styles import DASHES, PALETTE, SHAPES, RunStyles
@@ -99,7 +100,7 @@ def answers(plans: dict[str, str | None], profiled: tuple[str, ...] = ()) -> dic
     }
 
 
-def test_a_page_names_its_runs_by_their_plans(make_run: Any) -> None:
+def test_a_page_names_its_runs_by_their_plans(make_run: MakeRun) -> None:
     trained, untrained = (
         make_run(model="lab/m.gguf", untrained_seed=seed).plan.document for seed in (None, 3)
     )

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 from click.testing import CliRunner, Result
+from made_runs import MakeRun
 
 from lpp.analyze import Selection, analyze, build_database, scan_spectra
 from lpp.analyze.cli.command import main
@@ -23,7 +23,6 @@ from lpp.analyze.tables.profile import AGGREGATIONS, RANKS
 from lpp.store.errors import InputError
 from lpp.store.objects.place import Place
 
-MakeRun = Callable[..., Any]
 LENGTHS = (12, 7, 20, 20, 3, 15)
 
 
@@ -36,8 +35,7 @@ def four_models(make_run: MakeRun) -> Path:
     """Four models on one corpus, each with rows of its own."""
     for seed, name in enumerate(("a/one", "b/two", "c/three", "d/four")):
         made = make_run(model=name, seed=seed, scale=lambda rows, s=seed: rows**2 / (1 + s))
-    root: Path = made.root
-    return root
+    return made.root
 
 
 @pytest.mark.slow

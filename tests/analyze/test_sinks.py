@@ -1,11 +1,9 @@
 """Attention sinks against a plain reading of their definition."""
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 import pytest
+from made_runs import Made, MakeRun
 
 from lpp.analyze.engine.row_values import RowValues
 from lpp.analyze.metrics.registry import METRICS
@@ -33,7 +31,7 @@ def slow_sinks(prompts: list[Array]) -> list[int]:
     return found
 
 
-def values(made: Any, cells: list[Cell], site: str = "final") -> dict[tuple[Cell, str], float]:
+def values(made: Made, cells: list[Cell], site: str = "final") -> dict[tuple[Cell, str], float]:
     """Both metrics of `cells`, from one read."""
     run = open_store(made.root).runs[made.run_id]
     reader = SiteReader(run, site, np.array([len(prompt) for prompt in made.prompts]))
@@ -75,7 +73,7 @@ def test_any_lengths_agree_with_the_definition(seed: int) -> None:
 
 
 def test_cells_count_the_sinks_in_their_positions(
-    make_run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(site_reader, "BLOCK_BYTES", 256)
     made = make_run(lengths=[12, 7, 20, 1, 3, 15], scale=with_sinks)
@@ -91,7 +89,7 @@ def test_cells_count_the_sinks_in_their_positions(
         assert found[cell, "sink_end"] == max(sinks) + 1, cell
 
 
-def test_rows_that_are_not_finite_have_no_length(make_run: Callable[..., Any]) -> None:
+def test_rows_that_are_not_finite_have_no_length(make_run: MakeRun) -> None:
     def broken(rows: Array) -> Array:
         with_sinks(rows)
         rows[-1, 0] = np.inf
@@ -104,7 +102,7 @@ def test_rows_that_are_not_finite_have_no_length(make_run: Callable[..., Any]) -
     assert all(np.isnan(found[cell, name]) for cell in (whole, later) for name in SINKS)
 
 
-def test_the_table_has_both_without_an_error(make_run: Callable[..., Any]) -> None:
+def test_the_table_has_both_without_an_error(make_run: MakeRun) -> None:
     made = make_run(scale=with_sinks)
     table = scan_metrics(made.root, metrics=SINKS, groups=3)
     found = table.filter(site="final").collect()

@@ -2,7 +2,7 @@
 
 import itertools
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from made_runs import Made, MakeRun
 from on_disk import on_disk
 
 from lpp.analyze.drift import site_numbers
@@ -27,7 +28,7 @@ from lpp.analyze.tables.spectra import scan_spectra
 from lpp.store import Run, RunWriter, create_store, open_store
 from lpp.store.arrays.moments import SiteMoments
 from lpp.store.errors import ErrorKind, FormatError, InputError
-from lpp.store.format.plan import SiteSpec
+from lpp.store.format.plan import Keep, SiteSpec
 from lpp.store.format.quarantine import SetAside, quarantine_table
 from lpp.store.format.tables import STATISTICS
 
@@ -39,14 +40,14 @@ LENGTHS = (12, 7, 20, 20, 3, 15, 20, 9, 11, 20, 20, 5)
 
 
 def write(
-    made: Any,
+    made: Made,
     hidden: Hidden,
     *,
     root: Path | None = None,
     model: str = "model/b",
     ends: Sequence[int] = (),
     aside: Sequence[int] = (),
-    keep: str = "rows",
+    keep: Keep = "rows",
 ) -> Run:
     """A run of other rows, (T, d) for each prompt, over the prompts of `made`."""
     source = open_store(made.root).runs[made.run_id]
@@ -138,11 +139,11 @@ def moved(hidden: Hidden, *, by: float = 0.3, seed: int = 9) -> dict[str, list[A
 
 
 @pytest.fixture
-def made(make_run: Callable[..., Any]) -> Any:
+def made(make_run: MakeRun) -> Made:
     return make_run(LENGTHS, dim=12, sites=SITES, per_shard=4)
 
 
-def run_of(made: Any) -> Run:
+def run_of(made: Made) -> Run:
     return open_store(made.root).runs[made.run_id]
 
 
@@ -201,7 +202,7 @@ def check(
 
 @pytest.mark.parametrize("block_rows", [3, 1024])
 def test_every_number_and_error_is_that_of_whole_arrays(
-    made: Any, block_rows: int, monkeypatch: pytest.MonkeyPatch
+    made: Made, block_rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Shards of the two runs end at different prompts."""
     monkeypatch.setattr(site_numbers, "BLOCK_ROWS", block_rows)
@@ -218,7 +219,7 @@ def test_every_number_and_error_is_that_of_whole_arrays(
 
 @pytest.mark.parametrize(("first", "prefix", "n"), [(1, 20, 12), (2, 7, 11), (0, 15, 3)])
 def test_positions_and_prompts_that_take_no_part(
-    made: Any, first: int, prefix: int, n: int
+    made: Made, first: int, prefix: int, n: int
 ) -> None:
     a, b = moved(made.hidden, seed=1), moved(made.hidden, seed=2)
     for rows in (a, b):  # what is not asked for would be seen
@@ -231,7 +232,7 @@ def test_positions_and_prompts_that_take_no_part(
     check(found, a["final"], b["final"], Cell(n, prefix, first_position=first))
 
 
-def test_prompts_that_either_run_set_aside_are_left_out_of_both(made: Any) -> None:
+def test_prompts_that_either_run_set_aside_are_left_out_of_both(made: Made) -> None:
     a, b = moved(made.hidden, seed=1), moved(made.hidden, seed=2)
     a["final"][2][:] = np.nan
     b["final"][5][:] = np.inf
@@ -255,7 +256,7 @@ def exact(one: SiteDrift) -> None:
 
 
 def test_a_run_against_itself_has_not_drifted_and_says_so_exactly(
-    make_run: Callable[..., Any], tmp_path: Path
+    make_run: MakeRun, tmp_path: Path
 ) -> None:
     made = make_run([30] * 20, context=30, dim=40, sites=SITES)
     run = run_of(made)
@@ -268,7 +269,7 @@ def test_a_run_against_itself_has_not_drifted_and_says_so_exactly(
             exact(one)
 
 
-def test_rows_that_begin_equal_and_part_later(made: Any) -> None:
+def test_rows_that_begin_equal_and_part_later(made: Made) -> None:
     """The products of one run serve both until then."""
     other = {site: [x.copy() for x in rows] for site, rows in made.hidden.items()}
     other["final"][9][4] += 1
@@ -282,7 +283,7 @@ def test_rows_that_begin_equal_and_part_later(made: Any) -> None:
             exact(one)
 
 
-def test_a_rotation_and_a_scale_change_cka_and_ranks_not_at_all(made: Any) -> None:
+def test_a_rotation_and_a_scale_change_cka_and_ranks_not_at_all(made: Made) -> None:
     turn = np.linalg.qr(np.random.default_rng(5).normal(size=(12, 12)))[0]
     other = {
         site: [(3 * x.astype(float) @ turn + 2).astype(np.float32) for x in rows]
@@ -296,7 +297,7 @@ def test_a_rotation_and_a_scale_change_cka_and_ranks_not_at_all(made: Any) -> No
         assert known(one.overlap) < 0.999
 
 
-def test_exchanging_the_runs_turns_differences_round(made: Any) -> None:
+def test_exchanging_the_runs_turns_differences_round(made: Made) -> None:
     a, b = run_of(made), write(made, moved(made.hidden))
     for one, other in zip(site_drift(paired(a, b)), site_drift(paired(b, a)), strict=True):
         for name in ("cosine", "cka", "overlap"):
@@ -306,7 +307,7 @@ def test_exchanging_the_runs_turns_differences_round(made: Any) -> None:
             assert getattr(one, name).stderr == pytest.approx(getattr(other, name).stderr)
 
 
-def test_of_different_widths_there_is_cka_alone(made: Any) -> None:
+def test_of_different_widths_there_is_cka_alone(made: Made) -> None:
     other = {site: [x[:, :7].copy() for x in rows] for site, rows in made.hidden.items()}
     pair = paired(run_of(made), write(made, other, ends=(5,)))
     for one in site_drift(pair, errors="all"):
@@ -317,14 +318,14 @@ def test_of_different_widths_there_is_cka_alone(made: Any) -> None:
 
 
 @pytest.mark.parametrize("jobs", [2, 5])
-def test_any_number_of_jobs_gives_the_same_bits(made: Any, jobs: int) -> None:
+def test_any_number_of_jobs_gives_the_same_bits(made: Made, jobs: int) -> None:
     pair = paired(run_of(made), write(made, moved(made.hidden), ends=(5,)))
     found = site_drift(pair, errors="all", jobs=jobs)
     forget(pair)
     assert site_drift(pair, errors="all", jobs=1) == found
 
 
-def test_little_memory_gives_the_same_bits(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_little_memory_gives_the_same_bits(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     pair = paired(run_of(made), write(made, moved(made.hidden)))
     expected = site_drift(pair, jobs=3)
     forget(pair)
@@ -332,7 +333,7 @@ def test_little_memory_gives_the_same_bits(made: Any, monkeypatch: pytest.Monkey
     assert site_drift(pair, jobs=3) == expected
 
 
-def test_what_is_not_wanted_is_not_there(made: Any) -> None:
+def test_what_is_not_wanted_is_not_there(made: Made) -> None:
     pair = paired(run_of(made), write(made, moved(made.hidden)))
     every = site_drift(pair, errors="all")
     two: list[Number] = ["effective_rank", "relative_distance"]
@@ -345,7 +346,7 @@ def test_what_is_not_wanted_is_not_there(made: Any) -> None:
                 assert getattr(one, name) == wanted
 
 
-def test_errors_that_cost_a_read_are_of_the_deepest_site_by_default(made: Any) -> None:
+def test_errors_that_cost_a_read_are_of_the_deepest_site_by_default(made: Made) -> None:
     pair = paired(run_of(made), write(made, moved(made.hidden)))
 
     def sure(name: str, **options: Any) -> list[str]:
@@ -359,7 +360,7 @@ def test_errors_that_cost_a_read_are_of_the_deepest_site_by_default(made: Any) -
     assert sure("participation_ratio", errors="all") == list(SITES)
 
 
-def test_one_prompt_has_values_and_no_errors(made: Any) -> None:
+def test_one_prompt_has_values_and_no_errors(made: Made) -> None:
     (found,) = site_drift(paired(run_of(made), write(made, moved(made.hidden)), 1), ["final"])
     for name in NUMBERS:
         assert getattr(found, name) == Estimate(getattr(found, name).value)
@@ -367,14 +368,14 @@ def test_one_prompt_has_values_and_no_errors(made: Any) -> None:
     assert found.n_tokens == 12
 
 
-def test_without_a_token_there_is_nothing(made: Any) -> None:
+def test_without_a_token_there_is_nothing(made: Made) -> None:
     for b in (run_of(made), write(made, moved(made.hidden))):
         (found,) = site_drift(paired(run_of(made), b, 1), ["final"], first_position=12)
         assert found.n_tokens == 0
         assert all(getattr(found, name) == Estimate(None) for name in NUMBERS)
 
 
-def test_rows_that_are_not_finite_and_tokens_without_a_number_give_none(made: Any) -> None:
+def test_rows_that_are_not_finite_and_tokens_without_a_number_give_none(made: Made) -> None:
     other = moved(made.hidden)
     other["embed"][3][2, 1] = np.inf
     other["block.1"][3][2, 1] = np.nan
@@ -393,7 +394,7 @@ def test_rows_that_are_not_finite_and_tokens_without_a_number_give_none(made: An
     assert turned["block.2"].cosine == Estimate(None)
 
 
-def test_without_variance_there_is_no_cka_and_no_overlap(made: Any) -> None:
+def test_without_variance_there_is_no_cka_and_no_overlap(made: Made) -> None:
     flat = {site: [np.ones_like(x) for x in rows] for site, rows in made.hidden.items()}
     pair = paired(run_of(made), write(made, flat))
     (found,) = site_drift(pair, ["final"])
@@ -409,7 +410,7 @@ def test_without_variance_there_is_no_cka_and_no_overlap(made: Any) -> None:
 @pytest.mark.parametrize(
     "keeps", [("moments", "moments"), ("rows", "moments"), ("moments", "both")]
 )
-def test_of_moments_there_are_differences_of_ranks(made: Any, keeps: tuple[str, str]) -> None:
+def test_of_moments_there_are_differences_of_ranks(made: Made, keeps: tuple[Keep, Keep]) -> None:
     tenths = Cell(12, 20).parts(10)
     ends = [part.gap[0] for part in tenths[1:]]
     a, b = moved(made.hidden, seed=1), moved(made.hidden, seed=2)
@@ -444,7 +445,7 @@ def test_of_moments_there_are_differences_of_ranks(made: Any, keeps: tuple[str, 
     assert "set different prompts aside" in (why_missing(other, "final") or "")
 
 
-def test_moments_against_themselves_and_beside_other_widths(made: Any) -> None:
+def test_moments_against_themselves_and_beside_other_widths(made: Made) -> None:
     ends = [part.gap[0] for part in Cell(12, 20).parts(10)[1:]]
     run = write(made, made.hidden, keep="moments", ends=ends)
     for one in site_drift(paired(run, run), errors="all"):
@@ -459,7 +460,7 @@ def test_moments_against_themselves_and_beside_other_widths(made: Any) -> None:
     assert why_missing(paired(run_of(made), run_of(made)), "final") is None
 
 
-def test_differences_of_ranks_are_those_of_the_spectra_table(made: Any) -> None:
+def test_differences_of_ranks_are_those_of_the_spectra_table(made: Made) -> None:
     a, b = run_of(made), write(made, moved(made.hidden))
     (found,) = site_drift(paired(a, b), ["final"])
     table = scan_spectra(made.root).collect().filter(site="final", prefix=20)
@@ -468,7 +469,7 @@ def test_differences_of_ranks_are_those_of_the_spectra_table(made: Any) -> None:
         assert getattr(found, name).value == pytest.approx(values[b.id] - values[a.id], rel=1e-9)
 
 
-def test_common_sites_by_depth_and_what_is_not_common(made: Any) -> None:
+def test_common_sites_by_depth_and_what_is_not_common(made: Made) -> None:
     hidden = {site: rows for site, rows in made.hidden.items() if site != "block.1"}
     a, b = run_of(made), write(made, hidden)
     told: list[str] = []
@@ -493,7 +494,7 @@ def test_common_sites_by_depth_and_what_is_not_common(made: Any) -> None:
 
 
 @pytest.mark.parametrize(("first", "prefix"), [(20, None), (-1, None), (5, 5), (0, 21), (0, 0)])
-def test_positions_that_there_are_not(made: Any, first: int, prefix: int | None) -> None:
+def test_positions_that_there_are_not(made: Made, first: int, prefix: int | None) -> None:
     pair = paired(run_of(made), run_of(made))
     with pytest.raises(InputError, match=r"both runs have positions 0 to 19"):
         site_drift(pair, first_position=first, prefix=prefix)

@@ -1,13 +1,13 @@
 """Long runs in spans: the numbers of a plain reference, and of any number of workers."""
 
 import itertools
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_runs import MakeRun
 
 from lpp.analyze import scan_spectra
 from lpp.analyze.engine import accumulate
@@ -43,7 +43,7 @@ def test_pieces_of_a_range_are_its_prompts_each_once(
 
 @pytest.mark.parametrize("dim", [4, 40], ids=["moments", "rows of short prefixes"])
 def test_a_run_of_many_spans_agrees_with_an_svd_with_errors_and_sizes(
-    make_run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, dim: int
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, dim: int
 ) -> None:
     monkeypatch.setattr(moments, "MIN_CHUNK_ROWS", 1)
     monkeypatch.setattr(accumulate, "SPAN_CHUNKS", 40 / dim / 2)

@@ -1,11 +1,12 @@
 """Spectra from a store against an SVD of the rows that went in."""
 
-from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from made_runs import MakeRun
 from on_disk import on_disk
 from polars.testing import assert_frame_equal
 
@@ -48,7 +49,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_every_row_agrees_with_an_svd(make_run: Callable[..., Any], case: dict[str, Any]) -> None:
+def test_every_row_agrees_with_an_svd(make_run: MakeRun, case: dict[str, Any]) -> None:
     made = make_run(**case)
     count = len(made.prompts)
     sizes = sorted({1, (count + 1) // 2, count})
@@ -68,9 +69,7 @@ def test_every_row_agrees_with_an_svd(make_run: Callable[..., Any], case: dict[s
         assert row["participation_ratio"] <= row["effective_rank"] <= bound
 
 
-def test_products_in_many_chunks_agree(
-    make_run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_products_in_many_chunks_agree(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(moments, "MIN_CHUNK_ROWS", 1)  # so that bands of more than d rows overflow
     made = make_run(lengths=[20] * 9, dim=4, per_shard=4)
     for row in scan_spectra(made.root, prompts=[5, 9]).collect().iter_rows(named=True):
@@ -79,7 +78,7 @@ def test_products_in_many_chunks_agree(
         assert row["effective_rank"] == pytest.approx(rank, rel=1e-9)
 
 
-def test_keys_and_depth_are_in_order(make_run: Callable[..., Any]) -> None:
+def test_keys_and_depth_are_in_order(make_run: MakeRun) -> None:
     made = make_run()
     keys = scan_spectra(made.root).select("run", "site", "depth", "prefix", "n_prompts").collect()
     assert keys["site"].unique(maintain_order=True).to_list() == [
@@ -93,18 +92,14 @@ def test_keys_and_depth_are_in_order(make_run: Callable[..., Any]) -> None:
     assert keys["n_prompts"].unique().to_list() == [6]
 
 
-def test_a_shorter_context_equals_a_capture_at_it(
-    make_run: Callable[..., Any], tmp_path: Any
-) -> None:
+def test_a_shorter_context_equals_a_capture_at_it(make_run: MakeRun, tmp_path: Path) -> None:
     whole = make_run(context=20)
     short = make_run(context=10, root=tmp_path / "short")
     ours = scan_spectra(whole.root, contexts=[10]).drop("run").collect()
     assert_frame_equal(ours, scan_spectra(short.root).drop("run").collect(), rel_tol=1e-12)
 
 
-def test_a_permutation_of_prompts_changes_nothing(
-    make_run: Callable[..., Any], tmp_path: Any
-) -> None:
+def test_a_permutation_of_prompts_changes_nothing(make_run: MakeRun, tmp_path: Path) -> None:
     made = make_run()
     mixed = make_run(order=[3, 0, 5, 1, 4, 2], root=tmp_path / "mixed")
     assert_frame_equal(
@@ -114,7 +109,7 @@ def test_a_permutation_of_prompts_changes_nothing(
     )
 
 
-def test_a_run_has_no_rows_for_more_than_it_holds(make_run: Callable[..., Any]) -> None:
+def test_a_run_has_no_rows_for_more_than_it_holds(make_run: MakeRun) -> None:
     make_run(context=10, model="short")
     long = make_run(context=20, model="long")
     table = scan_spectra(long.root, contexts=[20, 999]).select("run", "context").unique().collect()
@@ -123,7 +118,7 @@ def test_a_run_has_no_rows_for_more_than_it_holds(make_run: Callable[..., Any]) 
     assert scan_spectra(long.root, prompts=[7]).collect().schema == SCHEMA
 
 
-def test_missing_shards_leave_the_prompts_before_them(make_run: Callable[..., Any]) -> None:
+def test_missing_shards_leave_the_prompts_before_them(make_run: MakeRun) -> None:
     made = make_run(shards=[0, 2])
     with pytest.warns(UserWarning, match=r"1 of 3 shards are missing \(1\)"):
         scan = scan_spectra(made.root, prompts=None)
@@ -134,7 +129,7 @@ def test_missing_shards_leave_the_prompts_before_them(make_run: Callable[..., An
     )
 
 
-def test_rows_that_are_not_finite_have_no_ranks(make_run: Callable[..., Any]) -> None:
+def test_rows_that_are_not_finite_have_no_ranks(make_run: MakeRun) -> None:
     def broken(rows: Array) -> Array:
         rows[-1, 0] = np.inf  # the last position of each prompt
         return rows
@@ -145,7 +140,7 @@ def test_rows_that_are_not_finite_have_no_ranks(make_run: Callable[..., Any]) ->
     assert table["effective_rank"].is_null().to_list() == [False] * 9 + [True]
 
 
-def test_altered_rows_never_become_numbers(make_run: Callable[..., Any]) -> None:
+def test_altered_rows_never_become_numbers(make_run: MakeRun) -> None:
     made = make_run()
     shard = open_store(made.root).runs[made.run_id].shards[0].objects_dir
     chunk = next(p for p in (on_disk(shard) / "hidden.zarr/final/c").rglob("*") if p.is_file())
@@ -156,6 +151,6 @@ def test_altered_rows_never_become_numbers(make_run: Callable[..., Any]) -> None
         scan_spectra(made.root).filter(site="final").collect()
 
 
-def test_not_a_store(tmp_path: Any) -> None:
+def test_not_a_store(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="not an lpp store"):
         scan_spectra(tmp_path)

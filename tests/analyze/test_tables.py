@@ -1,6 +1,5 @@
 """The database that a store turns into."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 from click.testing import CliRunner
+from made_runs import MakeRun
 
 from lpp.analyze import (
     Selection,
@@ -30,7 +30,7 @@ def query(database: Place, sql: str) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.slow
-def test_every_row_of_the_scans_is_in_the_database(make_run: Callable[..., Any]) -> None:
+def test_every_row_of_the_scans_is_in_the_database(make_run: MakeRun) -> None:
     made = make_run(model="a/one")
     make_run(model="b/two", seed=5, context=10)
     selection = Selection(contexts=[10, 20], prompts=[3, 6])
@@ -50,14 +50,14 @@ def test_every_row_of_the_scans_is_in_the_database(make_run: Callable[..., Any])
 
 
 def test_without_final_the_profile_is_that_of_the_deepest_site(
-    make_run: Callable[..., Any],
+    make_run: MakeRun,
 ) -> None:
     made = make_run()
     database = build_database(made.root, Selection(sites=("embed", "block.*")))
     assert query(database, "SELECT site FROM profiles") == [("block.2",)]
 
 
-def test_a_profile_is_the_extremes_of_its_rows(make_run: Callable[..., Any]) -> None:
+def test_a_profile_is_the_extremes_of_its_rows(make_run: MakeRun) -> None:
     made = make_run(model="a/one")
     database = build_database(made.root, drop_prefixes=[2, 4])
     (row,) = query(
@@ -81,7 +81,7 @@ def test_a_profile_is_the_extremes_of_its_rows(make_run: Callable[..., Any]) -> 
     assert row[12] == ["padded_vocab", "short_text", "small_sample"]
 
 
-def test_a_profile_has_the_error_of_the_prefix_it_came_from(make_run: Callable[..., Any]) -> None:
+def test_a_profile_has_the_error_of_the_prefix_it_came_from(make_run: MakeRun) -> None:
     database = build_database(make_run().root)
     for metric in ("participation_ratio", "effective_rank_norm"):
         columns = f"{metric}_stderr, {metric}_ci_low, {metric}_ci_high"
@@ -103,7 +103,7 @@ def test_a_profile_has_the_error_of_the_prefix_it_came_from(make_run: Callable[.
     [("none", []), ("final", ["block.2"]), ("all", ["block.1", "block.2", "embed"])],
 )
 def test_errors_are_computed_where_they_are_wanted(
-    make_run: Callable[..., Any], errors: Any, sites: list[str]
+    make_run: MakeRun, errors: Any, sites: list[str]
 ) -> None:
     made = make_run()
     selection = Selection(sites=("embed", "block.*"))
@@ -115,7 +115,7 @@ def test_errors_are_computed_where_they_are_wanted(
     assert sorted(sure["site"].unique()) == sites
 
 
-def test_other_metrics_are_a_table_of_their_own(make_run: Callable[..., Any]) -> None:
+def test_other_metrics_are_a_table_of_their_own(make_run: MakeRun) -> None:
     made = make_run()
     names = ["renyi2_entropy", "participation_ratio"]
     analysis = analyze(made.root, Selection(), metrics=names)
@@ -138,7 +138,7 @@ def test_other_metrics_are_a_table_of_their_own(make_run: Callable[..., Any]) ->
     assert "not_finite" not in flags
 
 
-def test_a_metric_collapses_with_its_own_matrix(make_run: Callable[..., Any]) -> None:
+def test_a_metric_collapses_with_its_own_matrix(make_run: MakeRun) -> None:
     def lined(rows: Any) -> Any:
         return rows * np.array([1e4, 1, 1, 1, 1, 1], np.float32)
 
@@ -154,7 +154,7 @@ def test_a_metric_collapses_with_its_own_matrix(make_run: Callable[..., Any]) ->
 
 @pytest.mark.parametrize("name", ["robust_participation_ratio", "curvature"])
 def test_metrics_of_rows_alone_know_what_befell_the_rows(
-    make_run: Callable[..., Any], name: str, tmp_path: Path
+    make_run: MakeRun, name: str, tmp_path: Path
 ) -> None:
     def lined(rows: Any) -> Any:
         return np.outer(np.arange(len(rows)) + rows[0, 0], [1, 2, 3, 4, 5, 6]).astype(np.float32)
@@ -169,7 +169,7 @@ def test_metrics_of_rows_alone_know_what_befell_the_rows(
         assert {"collapsed", "not_finite"} & set(row["flags"]) == {flag}
 
 
-def test_silence_of_small_sample_is_told(make_run: Callable[..., Any]) -> None:
+def test_silence_of_small_sample_is_told(make_run: MakeRun) -> None:
     found = analyze(make_run().root, Selection(), metrics=["robust_effective_rank", "rankme"])
     told = {row["site"]: "no_error" in row["flags"] for row in found.profiles().to_dicts()}
     assert told == {"embed": True, "block.1": True, "block.2": True, "final": False}
@@ -185,7 +185,7 @@ def test_silence_of_small_sample_is_told(make_run: Callable[..., Any]) -> None:
 
 
 @pytest.mark.slow
-def test_profiles_of_different_texts_say_so(make_run: Callable[..., Any]) -> None:
+def test_profiles_of_different_texts_say_so(make_run: MakeRun) -> None:
     make_run(model="a/one")
     made = make_run(model="b/two", prompt_set="other")
     assert query(
@@ -195,7 +195,7 @@ def test_profiles_of_different_texts_say_so(make_run: Callable[..., Any]) -> Non
     assert "different_prompts" not in alone["flags"].explode().to_list()
 
 
-def test_the_run_row_says_what_was_run(make_run: Callable[..., Any]) -> None:
+def test_the_run_row_says_what_was_run(make_run: MakeRun) -> None:
     made = make_run(shards=[0, 1], logits_width=61)
     with pytest.warns(UserWarning, match="1 of 3 shards are missing"):
         database = build_database(made.root)
@@ -208,7 +208,7 @@ def test_the_run_row_says_what_was_run(make_run: Callable[..., Any]) -> None:
     assert (hash_, context) == (made.plan.hash, "20")
 
 
-def test_a_selection_narrows_what_is_computed(make_run: Callable[..., Any]) -> None:
+def test_a_selection_narrows_what_is_computed(make_run: MakeRun) -> None:
     made = make_run(model="a/one")
     make_run(model="b/two", seed=5)
     some = analyze(made.root, Selection(runs=["one-*"], sites=["block.*"]))
@@ -229,14 +229,14 @@ def test_a_selection_narrows_what_is_computed(make_run: Callable[..., Any]) -> N
     ],
 )
 def test_what_the_store_does_not_hold_is_named(
-    make_run: Callable[..., Any], selection: Selection, message: str
+    make_run: MakeRun, selection: Selection, message: str
 ) -> None:
     made = make_run(model="a/one")
     with pytest.raises(InputError, match=message):
         analyze(made.root, selection)
 
 
-def test_a_schedule_capture_has_ranks_at_other_contexts(make_run: Callable[..., Any]) -> None:
+def test_a_schedule_capture_has_ranks_at_other_contexts(make_run: MakeRun) -> None:
     made = make_run(logit_positions="schedule")
     (row,) = analyze(made.root, Selection(contexts=[15], sites=["final"])).profiles().to_dicts()
     ranks = scan_spectra(made.root, contexts=[15]).filter(site="final").collect()
@@ -248,7 +248,7 @@ def test_a_schedule_capture_has_ranks_at_other_contexts(make_run: Callable[..., 
     assert f"{made.run_id}: no entropy at context 15: logit statistics at its own" in done.stderr
 
 
-def test_the_first_texts_are_compared_whatever_follows(make_run: Callable[..., Any]) -> None:
+def test_the_first_texts_are_compared_whatever_follows(make_run: MakeRun) -> None:
     make_run(model="a/six", prompt_set="p6", texts="p")
     made = make_run((12, 7, 20, 20, 3, 15) * 2, model="b/twelve", prompt_set="p12", texts="p")
 
@@ -266,7 +266,7 @@ def test_the_first_texts_are_compared_whatever_follows(make_run: Callable[..., A
 
 
 @pytest.mark.slow
-def test_every_build_has_every_run_of_the_store(make_run: Callable[..., Any]) -> None:
+def test_every_build_has_every_run_of_the_store(make_run: MakeRun) -> None:
     made = make_run(model="a/one", lengths=(4, 5), context=5, sites=("block.1", "final"))
     root = str(made.root)
     table = made.root.parent / "mine.csv"
@@ -300,7 +300,7 @@ def test_every_build_has_every_run_of_the_store(make_run: Callable[..., Any]) ->
     assert state() == [(2, 4, 2, 8, 0)]
 
 
-def test_nothing_captured_yet(make_run: Callable[..., Any], tmp_path: Path) -> None:
+def test_nothing_captured_yet(make_run: MakeRun, tmp_path: Path) -> None:
     made = make_run(shards=[])
     with pytest.raises(InputError, match="no shard is committed yet"):
         analyze(made.root, Selection())

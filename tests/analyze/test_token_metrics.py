@@ -3,6 +3,7 @@
 import math
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_runs import MakeRun
 from older_stores import without_varentropy
 from polars.testing import assert_frame_equal
 
@@ -88,7 +90,7 @@ def kept(tokens: pl.DataFrame, cell: Cell) -> pl.DataFrame:
     )
 
 
-def test_every_value_and_error_is_that_of_its_tokens(make_run: Callable[..., Any]) -> None:
+def test_every_value_and_error_is_that_of_its_tokens(make_run: MakeRun) -> None:
     made = make_run(vary_tokens=True)
     tokens = scan_tokens(made.root).collect()
     assert all(tokens[name].n_unique() > 20 for name in ("margin", "max_logprob", "varentropy"))
@@ -110,7 +112,7 @@ def test_every_value_and_error_is_that_of_its_tokens(make_run: Callable[..., Any
 @pytest.mark.slow
 @pytest.mark.parametrize("whole", [True, False])
 def test_sums_by_shard_are_the_expressions_over_all_rows(
-    make_run: Callable[..., Any], whole: bool, monkeypatch: pytest.MonkeyPatch
+    make_run: MakeRun, whole: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(token_sums, "CHUNK_ROWS", 7)
     made = make_run(vary_tokens=True, lengths=[12, 7, 20, 1, 3, 15, 20, 9, 2])
@@ -137,7 +139,7 @@ def test_sums_by_shard_are_the_expressions_over_all_rows(
     assert numbers > 60
 
 
-def test_what_is_kept_does_not_grow_with_tokens(make_run: Callable[..., Any]) -> None:
+def test_what_is_kept_does_not_grow_with_tokens(make_run: MakeRun) -> None:
     kept_bytes = []
     for length in (20, 200):
         made = make_run(lengths=[length] * 6, context=length, vary_tokens=True, seed=length)
@@ -158,7 +160,7 @@ def test_what_is_kept_does_not_grow_with_tokens(make_run: Callable[..., Any]) ->
     assert kept_bytes[0] == kept_bytes[1]
 
 
-def test_a_prefix_equals_a_capture_cut_there(make_run: Callable[..., Any], tmp_path: Any) -> None:
+def test_a_prefix_equals_a_capture_cut_there(make_run: MakeRun, tmp_path: Path) -> None:
     whole = make_run(vary_tokens=True)
     cut = make_run(vary_tokens=True, context=10, root=tmp_path / "cut")
     asked = scan_metrics(whole.root, metrics=NAMES, contexts=[10]).drop("run").collect()
@@ -166,7 +168,7 @@ def test_a_prefix_equals_a_capture_cut_there(make_run: Callable[..., Any], tmp_p
     assert_frame_equal(asked, alone, rel_tol=1e-12)  # sums may go in another order
 
 
-def test_expressions_stand_in_a_query_over_several_runs(make_run: Callable[..., Any]) -> None:
+def test_expressions_stand_in_a_query_over_several_runs(make_run: MakeRun) -> None:
     make_run(vary_tokens=True, model="a")
     made = make_run(vary_tokens=True, model="b", seed=3, lengths=[9, 20, 14])
     lazy = scan_tokens(made.root).group_by("run").agg(**TOKEN_EXPRESSIONS)
@@ -250,7 +252,7 @@ def test_calibration_agrees_with_plain_code_and_is_bounded(
     assert gap - 1e-9 <= found <= 1 + 1e-9  # never below the gap of the means
 
 
-def test_nothing_to_count_has_no_number(make_run: Callable[..., Any]) -> None:
+def test_nothing_to_count_has_no_number(make_run: MakeRun) -> None:
     made = make_run(lengths=[1, 1])
     found = dict(
         scan_metrics(made.root, metrics=NAMES)
@@ -266,13 +268,13 @@ def test_nothing_to_count_has_no_number(make_run: Callable[..., Any]) -> None:
     }
 
 
-def test_a_statistic_that_was_not_captured_leaves_no_number(make_run: Callable[..., Any]) -> None:
+def test_a_statistic_that_was_not_captured_leaves_no_number(make_run: MakeRun) -> None:
     made = make_run(logit_positions="schedule")
     table = scan_metrics(made.root, metrics=NAMES).collect()
     assert table.filter(pl.col("prefix") > 2)["value"].null_count() == 9 * len(NAMES)
 
 
-def test_an_older_store_has_no_varentropy_and_all_the_rest(make_run: Callable[..., Any]) -> None:
+def test_an_older_store_has_no_varentropy_and_all_the_rest(make_run: MakeRun) -> None:
     made = make_run()
     shards = open_store(made.root).runs[made.run_id].shards
     without_varentropy(shards[1].path)  # prompts 2 and 3

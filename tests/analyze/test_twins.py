@@ -1,11 +1,11 @@
 """Diff-eRank: a run against its untrained twin over the same prompts."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+from made_runs import MakeRun
 
 from lpp.analyze.engine.cache import Cache
 from lpp.analyze.engine.estimates import Request
@@ -29,7 +29,7 @@ def ranks(root: Any, name: str, groups: int | None = None) -> Any:
     return scan_metrics(root, metrics=[name], groups=groups).sort("run", "site", "prefix").collect()
 
 
-def test_the_twins_rank_less_ones_own(make_run: Callable[..., Any]) -> None:
+def test_the_twins_rank_less_ones_own(make_run: MakeRun) -> None:
     trained = make_run(scale=narrow)
     before = ranks(trained.root, "diff_erank")
     assert before["value"].null_count() == len(before)
@@ -50,7 +50,7 @@ def test_the_twins_rank_less_ones_own(make_run: Callable[..., Any]) -> None:
 
 
 def test_what_is_kept_of_the_twin_is_not_read_again(
-    make_run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained = make_run(scale=narrow)
     twin = make_run(untrained_seed=7)
@@ -76,7 +76,7 @@ def test_what_is_kept_of_the_twin_is_not_read_again(
     np.testing.assert_allclose(sums["value"], own["value"], rtol=1e-12)
 
 
-def test_the_error_leaves_the_same_prompts_out_of_both(make_run: Callable[..., Any]) -> None:
+def test_the_error_leaves_the_same_prompts_out_of_both(make_run: MakeRun) -> None:
     trained, twin = make_run(scale=narrow), make_run(untrained_seed=7, seed=0)
     cell = Cell(6, 20)
     work = [
@@ -99,7 +99,7 @@ def test_the_error_leaves_the_same_prompts_out_of_both(make_run: Callable[..., A
     assert found[twin.run_id][cell, "diff_erank"].value is None
 
 
-def test_the_smallest_seed_among_those_that_read_the_same(make_run: Callable[..., Any]) -> None:
+def test_the_smallest_seed_among_those_that_read_the_same(make_run: MakeRun) -> None:
     trained = make_run()
     make_run(untrained_seed=9)
     wanted = make_run(untrained_seed=3)
@@ -110,7 +110,7 @@ def test_the_smallest_seed_among_those_that_read_the_same(make_run: Callable[...
     assert twin.id == wanted.run_id
 
 
-def test_a_twin_with_fewer_prompts_or_sites_answers_for_those(make_run: Callable[..., Any]) -> None:
+def test_a_twin_with_fewer_prompts_or_sites_answers_for_those(make_run: MakeRun) -> None:
     trained = make_run()
     make_run(untrained_seed=1, shards=[0], sites=("block.1", "block.2", "final"))
     with pytest.warns(UserWarning, match="2 of 3 shards are missing"):  # of the twin

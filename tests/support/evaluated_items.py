@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from made_runs import Made, MakeRun
 
 from lpp.store import add_scores, open_store
 from lpp.store.format.tables import ITEMS_SCHEMA, SCORES_SCHEMA
@@ -20,7 +21,7 @@ ANSWERS = 3
 class EvaluatedRun:
     """What was written, for a slow reference."""
 
-    made: Any
+    made: Made
     rows: list[dict[str, Any]]
     """The items, as in `ITEMS_SCHEMA`."""
     before: list[int]
@@ -29,7 +30,7 @@ class EvaluatedRun:
 
     @property
     def root(self) -> Path:
-        return Path(self.made.root)
+        return self.made.root
 
     def tokens(self) -> list[list[dict[str, Any]]]:
         """Statistics of each prompt."""
@@ -40,12 +41,12 @@ class EvaluatedRun:
         return found
 
 
-Right = Callable[[Any, int, int], bool]
+Right = Callable[[Made, int, int], bool]
 """(run, prompt of the chosen answer, position before the answer) -> whether it is right."""
 
 
 def evaluated_run(
-    make_run: Callable[..., Any],
+    make_run: MakeRun,
     *,
     items: int = 60,
     right: Right = lambda made, prompt, answer: prompt % 2 == 0,
@@ -94,7 +95,7 @@ def evaluated_run(
                 }
             )
         )
-    write_items(Path(made.root), rows)
+    write_items(made.root, rows)
     return EvaluatedRun(made, rows, before, context)
 
 
@@ -107,7 +108,7 @@ def write_items(root: Path, rows: Sequence[dict[str, Any]]) -> None:
     add_scores(root, score["source"], table, {"m/items.arrow": items}, replace=True)
 
 
-def row_at(made: Any, site: str, prompt: int, position: int) -> npt.NDArray[np.float64]:
+def row_at(made: Made, site: str, prompt: int, position: int) -> npt.NDArray[np.float64]:
     """A row as it was written."""
     found: npt.NDArray[np.float64] = made.hidden[site][prompt][position].astype(np.float64)
     return found

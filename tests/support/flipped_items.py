@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from evaluated_items import ANSWERS, EvaluatedRun, evaluated_run
+from made_runs import Made, MakeRun
 
 TASK = "tiny_task"
 
-Flips = Callable[[Any, Any, int, int], bool]
+Flips = Callable[[Made, Made, int, int], bool]
 """(run A, run B, prompt of A's answer, position before it) -> whether a right item flips."""
 
 
@@ -26,7 +27,7 @@ class TwoRuns:
 
 
 def two_runs(
-    make_run: Callable[..., Any],
+    make_run: MakeRun,
     *,
     items: int = 120,
     right: Callable[[int], bool] = lambda item: True,
@@ -53,7 +54,7 @@ def two_runs(
     of_a = iter(a.rows)
     correct: list[bool] = []
 
-    def right_in_b(made: Any, prompt: int, answer: int) -> bool:
+    def right_in_b(made: Made, prompt: int, answer: int) -> bool:
         row = next(of_a)
         stays = row["correct"] and not flips(a.made, made, prompt, answer)
         correct.append(bool(stays or row["item"] in gained))

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from kept_heads import keep_head
+from made_runs import MakeRun
 
 from lpp.analyze import diff
 from lpp.analyze.drift.gate import parse_condition, verdict
@@ -16,7 +17,7 @@ LENGTHS = (12, 7, 20, 20, 3, 15, 9, 11)
 
 
 @pytest.fixture
-def drift(make_run: Callable[..., Any]) -> Any:
+def drift(make_run: MakeRun) -> Any:
     """A comparison with logits; the name of the second model means something to a browser."""
     a = make_run(LENGTHS, model="tiny/base")
     b = make_run(LENGTHS, model="x/<img src=x onerror=alert(1)>", seed=1)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from accessibility import serious
 from evaluated_items import EvaluatedRun, evaluated_run
+from made_runs import Made, MakeRun
 
 import lpp.analyze
 from lpp.analyze.evaluations.evaluated import evaluated_items
@@ -16,12 +17,10 @@ HOSTILE = "<img src=x onerror=alert(1)>"
 
 
 @pytest.fixture(scope="module")
-def page_file(
-    make_shared_run: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def page_file(make_shared_run: MakeRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of items with groups; the names of model, task and groups are markup."""
 
-    def calm(made: Any, prompt: int, answer: int) -> bool:
+    def calm(made: Made, prompt: int, answer: int) -> bool:
         return bool(made.entropy[prompt][answer] < 1.5 or prompt % 5 == 0)
 
     groups = (HOSTILE, "art")
