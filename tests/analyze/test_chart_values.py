@@ -85,7 +85,7 @@ def test_published_models_stand_below_in_grey(tmp_path: Path) -> None:
     assert "Published org/published-0: 0.5" in entropy_floor.label
 
 
-def test_intervals_and_their_numbers(tmp_path: Path) -> None:
+def test_intervals_and_their_numbers() -> None:
     panel = charts.profile_panels(profiles())["effective_rank"]
     assert "A tiny-one: 20.12 (95 % 19.62 to 20.88)" in panel.description
     row = next(r for r in rows_of(panel) if r.get("run") == RUNS[0])

@@ -81,9 +81,7 @@ def test_pictures_are_one_for_each_chart(tmp_path: Path, form: Any) -> None:
 
 
 @pytest.mark.slow
-def test_provenance_names_checksums_and_a_command_that_exists(
-    make_run: MakeRun, tmp_path: Path
-) -> None:
+def test_provenance_names_checksums_and_a_command_that_exists(make_run: MakeRun) -> None:
     from lpp.capture.cli.run import run as capture
 
     made = make_run(model="org/<b>tiny</b>")
@@ -107,9 +105,7 @@ def test_provenance_names_checksums_and_a_command_that_exists(
 
 
 @pytest.mark.slow
-def test_spectra_are_shown_where_they_were_kept_and_never_computed(
-    make_run: MakeRun, tmp_path: Path
-) -> None:
+def test_spectra_are_shown_where_they_were_kept_and_never_computed(make_run: MakeRun) -> None:
     made = make_run(model="a/one")
     build_database(made.root)
     other = make_run(model="b/two", seed=3)

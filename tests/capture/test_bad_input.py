@@ -130,7 +130,7 @@ def test_a_refused_capture_leaves_no_store(
 
 
 def test_too_little_memory_names_what_takes_less(
-    capture: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    capture: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lpp.capture.engine.run.available_memory", lambda: 1000)
     refused(capture(), "of memory", "1.00 kB are available", "--shard-mib", "--batch-tokens")

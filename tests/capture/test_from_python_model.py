@@ -92,7 +92,7 @@ def test_every_change_gives_a_fingerprint_of_its_own(load: Load) -> None:
 
 @pytest.mark.slow
 def test_a_changed_model_resumes_in_another_process(
-    load: Load, tiny_tokenizer: Any, tiny_folder: Folder, tmp_path: Path
+    load: Load, tiny_folder: Folder, tmp_path: Path
 ) -> None:
     model = load()
     changed_weight(model)

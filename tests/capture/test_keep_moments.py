@@ -208,10 +208,7 @@ def test_both_are_read_by_what_costs_less(stores: Stores, monkeypatch: pytest.Mo
 
 @pytest.mark.slow
 def test_errors_of_few_rows_are_those_from_rows(
-    tiny_folder: Callable[[str], Path],
-    texts: Path,
-    tmp_path: Path,
-    by_rows: Path,
+    tiny_folder: Callable[[str], Path], texts: Path, tmp_path: Path, by_rows: Path
 ) -> None:
     """Eleven prompts: below the first prefixes fewer rows than columns, with a group left out."""
     for name in ("both", "moments"):

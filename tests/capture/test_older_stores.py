@@ -175,7 +175,7 @@ def test_a_shard_of_it_is_repaired_bit_for_bit(
 
 
 def test_other_rows_than_were_committed_are_told(
-    pair: tuple[int, Path, Path], older: Path, tiny_folder: Callable[[str], Path]
+    older: Path, tiny_folder: Callable[[str], Path]
 ) -> None:
     """Of a shard whose intact record lists other rows: as if another machine had computed them."""
     from sealed import reseal
