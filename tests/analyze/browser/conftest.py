@@ -2,11 +2,11 @@
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from opened_page import Opened, OpenPage
 from report_tables import database, make_store
 
 from lpp.analyze.report.report import write_report
@@ -18,24 +18,6 @@ HOSTILE = (
     "</script><script>alert(2)</script>",
     'a "b" `c` ${alert(3)} {{ 7 * 7 }} <!-- \x1b[2J\u202etxt',
 )
-
-
-@dataclass
-class Opened:
-    """A page and what went wrong on it."""
-
-    page: Any
-    trouble: list[str] = field(default_factory=list)
-
-    def draw_all(self) -> None:
-        """Open every chart and scroll through the page until all are drawn."""
-        folded = "details:has([data-chart])"
-        self.page.locator(folded).evaluate_all("es => es.forEach((e) => { e.open = true; })")
-        for plot in self.page.locator("[data-chart]").all():
-            plot.scroll_into_view_if_needed()
-        self.page.wait_for_function(
-            "[...document.querySelectorAll('[data-chart]')].every(e => 'drawn' in e.dataset)"
-        )
 
 
 @pytest.fixture(scope="session")
@@ -79,7 +61,7 @@ def open_offline(
 
 
 @pytest.fixture
-def open_page(browser: Any) -> Iterator[Any]:
+def open_page(browser: Any) -> Iterator[OpenPage]:
     """`open_page(path, width=390)` -> the page, opened from disk without a network."""
     contexts = []
 

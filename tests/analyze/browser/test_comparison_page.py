@@ -1,12 +1,12 @@
 """The page of one comparison in a browser, from disk, without a network."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from kept_heads import keep_head
 from made_runs import MakeRun
+from opened_page import OpenPage
 
 from lpp.analyze import diff
 from lpp.analyze.drift.gate import parse_condition, verdict
@@ -27,7 +27,7 @@ def drift(make_run: MakeRun) -> Any:
 
 @pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
 def test_the_page_opens_without_an_error_and_shows_the_numbers(
-    drift: Any, open_page: Callable[..., Any], tmp_path: Path, width: int, scheme: str
+    drift: Any, open_page: OpenPage, tmp_path: Path, width: int, scheme: str
 ) -> None:
     gate = [verdict(parse_condition("kl > 0.01"), drift.predictions, drift.sites)]
     path = tmp_path / "drift.html"

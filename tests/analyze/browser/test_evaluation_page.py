@@ -1,13 +1,12 @@
 """The page of an analysis of items in a browser, from disk, without a network."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from accessibility import serious
 from evaluated_items import EvaluatedRun, evaluated_run
 from made_runs import Made, MakeRun
+from opened_page import OpenPage
 
 import lpp.analyze
 from lpp.analyze.evaluations.evaluated import evaluated_items
@@ -35,7 +34,7 @@ def page_file(make_shared_run: MakeRun, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
 def test_the_page_opens_fits_and_has_its_charts(
-    open_page: Callable[..., Any], page_file: Path, width: int, scheme: str
+    open_page: OpenPage, page_file: Path, width: int, scheme: str
 ) -> None:
     opened = open_page(page_file, width=width, color_scheme=scheme, bypass_csp=True)
     opened.draw_all()

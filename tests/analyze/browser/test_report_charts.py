@@ -1,15 +1,15 @@
 """Charts of the report in a browser: their marks, tooltips, and pointing at a run."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-OpenPage = Callable[..., Any]
+from opened_page import Opened, OpenPage
+
 SHOWN = "path[aria-roledescription=point]"
 
 
-def test_every_chart_draws_its_marks(drawn: Any) -> None:
+def test_every_chart_draws_its_marks(drawn: Opened) -> None:
     marks = {
         (plot.get_attribute("data-chart"), plot.get_attribute("data-panel")): {
             kind: plot.locator(f"svg .mark-{kind} > :not([opacity='0'])").count()
@@ -60,7 +60,7 @@ def test_every_chart_draws_its_marks(drawn: Any) -> None:
     }
 
 
-def test_every_panel_says_itself_to_a_screen_reader(drawn: Any) -> None:
+def test_every_panel_says_itself_to_a_screen_reader(drawn: Opened) -> None:
     panels = drawn.page.locator("[data-chart] > div").all()
     assert {panel.get_attribute("role") for panel in panels} == {"graphics-document"}
     labels = [panel.get_attribute("aria-label") for panel in panels]

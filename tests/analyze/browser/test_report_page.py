@@ -4,18 +4,17 @@ import re
 import struct
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from accessibility import serious
+from opened_page import Opened, OpenPage
 from report_tables import database, make_store, run_id
 
 from lpp.analyze.report.report import write_report
 
 HOSTILE_TEXT = "<img src=x onerror=alert(1)>"
-OpenPage = Callable[..., Any]
 
 
 def test_page_opens_from_disk_without_a_network_or_an_error(
@@ -166,7 +165,7 @@ def test_a_keyboard_walk_reaches_everything(open_page: OpenPage, hostile_page: P
     assert hidden == []
 
 
-def test_axe_finds_nothing_serious(drawn: Any) -> None:
+def test_axe_finds_nothing_serious(drawn: Opened) -> None:
     drawn.page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
     assert serious(drawn.page, {}) == []
 

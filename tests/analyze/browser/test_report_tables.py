@@ -1,20 +1,18 @@
 """Tables of the report in a browser: columns, order, filter, CSV, and the SQL of each number."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
+from opened_page import OpenPage
 from report_tables import database, make_store, run_id
 
 from lpp.analyze.report.answers import ask
 from lpp.analyze.report.queries import PROFILES
 from lpp.analyze.report.report import write_report
 from lpp.sql import connect
-
-OpenPage = Callable[..., Any]
 
 
 def column(page: Any, table: str, place: int) -> list[str]:
