@@ -180,11 +180,11 @@ def test_scores_that_another_adds_between_two_readings_are_kept(
     keep(store, result("lpp_spc", 0.25, model="lab/old"))
     met: list[bool] = []
 
-    def late(*arguments: Any, **options: Any) -> None:
+    def late(*arguments: Any, **options: Any) -> bool:
         if not met:  # a whole other evaluation, after this one has read and before it writes
             met.append(True)
             keep(store, result("lpp_spc", 0.5, model="lab/one"))
-        add_scores(*arguments, **options)
+        return add_scores(*arguments, **options)
 
     monkeypatch.setattr(score_source, "add_scores", late)
     keep(store, result("lpp_spc", 0.75, model="lab/two"))
