@@ -5,7 +5,9 @@ from contextlib import suppress
 from functools import cached_property
 
 from lpp.store.errors import LppError
+from lpp.store.format.find_runs import find_run
 from lpp.store.format.keys import COMMIT_KEY, RUNS_KEY
+from lpp.store.format.plan import Plan
 from lpp.store.format.run_names import run_names
 from lpp.store.objects.place import Place, Url
 from lpp.store.objects.protocol import Objects
@@ -42,15 +44,26 @@ class Store:
         return {name: Run(self.path / RUNS_KEY / name) for name in names}
 
     @property
-    def names(self) -> dict[str, str]:
-        """The short name of each run, distinct among them, by its id. A run whose plan is damaged,
-        or of a newer release, has none.
-        """
-        plans = {}
-        for name, run in self.runs.items():
+    def plans(self) -> dict[str, Plan | None]:
+        """The plan of each run by id; None if it is damaged, or of a newer release."""
+        plans: dict[str, Plan | None] = dict.fromkeys(self.runs)
+        for run in self.runs.values():
             with suppress(LppError, OSError):
-                plans[name] = run.plan
-        return run_names(plans)
+                plans[run.id] = run.plan
+        return plans
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Short names by run id, distinct within the store; of runs whose plan is readable."""
+        return run_names({run: plan for run, plan in self.plans.items() if plan is not None})
+
+    def run(self, name: str) -> Run:
+        """The run that `name` means: an id, a short name such as `untrained, seed 0`, the beginning
+        of either, or a pattern.
+
+        Raises InputError NOT_FOUND if no run or several runs match.
+        """
+        return self.runs[find_run(name, self.plans, self.path)]
 
 
 def open_store(url: Url) -> Store:

@@ -37,6 +37,7 @@ from lpp.sql.schema import arrow_schema
 from lpp.store import Store, add_scores, open_store, read_scores
 from lpp.store.commands.escaping import escape
 from lpp.store.errors import ErrorKind, InputError
+from lpp.store.format.find_runs import find_run
 from lpp.store.items import is_evaluation
 from lpp.store.objects.place import Place
 from lpp.store.scores import SCORES_SCHEMA
@@ -81,10 +82,11 @@ def add_benchmarks(
     """Read `files` as one source and put it into the store at `url`, whole or not at all.
 
     files: result files of lm-eval, logs of inspect, or folders of them, or tables. source: its
-    name; `lm-eval`, `inspect`, or the name of the one table, by default. said: run by model's name.
-    models, benchmarks: patterns of what to take. unit: a leaderboard's scores are percentages
-    unless told. items: join the items of an inspect log, or of the logs that lie beside lm-eval's
-    result files, to the prompts of runs. group: field of an item's document that groups items.
+    name; `lm-eval`, `inspect`, or the name of the one table, by default. said: id or short name of
+    a run, by model name. models, benchmarks: patterns of what to take. unit: a leaderboard's scores
+    are percentages unless told. items: join the items of an inspect log, or of the logs that lie
+    beside lm-eval's result files, to the prompts of runs. group: field of an item's document that
+    groups items.
 
     Raises InputError for files that hold no scores, hold them twice, in two units, of two kinds
     or of one task run in two ways, and for names in `said` that are not there; ConflictError
@@ -112,7 +114,7 @@ def add_benchmarks(
     check_alike(scores)
     check_units(scores, _unit(kind, unit))
     runs = _names_of(store)
-    _check_said(said or {}, scores, runs)
+    said = _run_ids(said or {}, scores, store)
     name = source or _default_source(kind, list(paths))
     if name == PUBLISHED:
         raise InputError(
@@ -120,7 +122,7 @@ def add_benchmarks(
             "Give another name: --source NAME.",
             kind=ErrorKind.INVALID_VALUE,
         )
-    table = _table(scores, kind, name, said or {})
+    table = _table(scores, kind, name, said)
     joined: list[JoinedItems] = []
     if items:
         results = [
@@ -128,7 +130,7 @@ def add_benchmarks(
             for where, file in zip(paths, read, strict=True)
             if file.kind in (LM_EVAL, INSPECT) and file.scores and chosen(file.scores[0].model)
         ]
-        held = candidates(scores, runs, said or {})
+        held = candidates(scores, runs, said)
         joined = join_logs(results, store, name, held, wanted, group=group)
         data |= items_files(joined)
     written = add_scores(store.path, name, table, data, replace=replace)
@@ -231,9 +233,9 @@ def _default_source(kind: str, names: Sequence[str]) -> str:
     return Path(names[0]).stem
 
 
-def _check_said(said: Mapping[str, str], scores: Iterable[Score], runs: Iterable[RunName]) -> None:
+def _run_ids(said: Mapping[str, str], scores: Iterable[Score], store: Store) -> dict[str, str]:
+    """Run id by model name, of what the user said: ids or short names by model name."""
     models = {score.model for score in scores}
-    ids = [run.id for run in runs]
     for name, run in said.items():
         if name not in models:
             known = escape(", ".join(sorted(models)[:8]), keep="")
@@ -241,12 +243,8 @@ def _check_said(said: Mapping[str, str], scores: Iterable[Score], runs: Iterable
                 f"--match {name}={run}: the files name no model {name!r}; they name {known}.",
                 kind=ErrorKind.NOT_FOUND,
             )
-        if run not in ids:
-            raise InputError(
-                f"--match {name}={run}: the store holds no run {run!r}; "
-                f"it holds {', '.join(ids) or 'none'}.",
-                kind=ErrorKind.NOT_FOUND,
-            )
+    plans = store.plans if said else {}
+    return {name: find_run(run, plans, f"--match {name}={run}") for name, run in said.items()}
 
 
 def _table(scores: Sequence[Score], kind: str, source: str, said: Mapping[str, str]) -> pa.Table:

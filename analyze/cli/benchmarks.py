@@ -54,7 +54,8 @@ def benchmarks() -> None:
     multiple=True,
     callback=_pairs,
     metavar="NAME=RUN",
-    help="Take the scores of the model NAME for those of RUN; may be repeated.",
+    help="Take the scores of the model NAME for those of RUN, an id or a short name; may be "
+    "repeated.",
 )
 @click.option(
     "--model",

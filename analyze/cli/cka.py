@@ -73,10 +73,11 @@ def cka(
         lpp-analyze cka ./lpp --run 'smol*' --prefix 50 --skip-first 4
         lpp-analyze cka ./lpp --site embed,block.15,final --all-pairs --format csv
     """
+    from lpp.analyze.runs.named import names_of
     from lpp.analyze.runs.select import Selection, select_runs, select_sites
     from lpp.analyze.studies import cka_table
     from lpp.analyze.text.cka import as_text
-    from lpp.analyze.text.names import names_of, with_names
+    from lpp.analyze.text.names import with_names
     from lpp.analyze.text.text import as_csv
 
     asked = None if prompts is None else (prompts,)

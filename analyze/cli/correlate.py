@@ -116,12 +116,12 @@ def correlate(
     )
     from lpp.analyze.benchmarks.subjects import Setting
     from lpp.analyze.runs.keys import views
-    from lpp.analyze.runs.named import plans_of, runs_fitting
+    from lpp.analyze.runs.named import names_of, plans_of
     from lpp.analyze.tables.database import refresh_database
     from lpp.analyze.text import correlations as render
-    from lpp.analyze.text.names import names_of
-    from lpp.analyze.text.text import as_csv, as_json
+    from lpp.analyze.text.text import as_csv
     from lpp.store import open_store
+    from lpp.store.format.find_runs import runs_fitting
 
     captured = views(store)
     plans = plans_of(captured)
@@ -138,10 +138,15 @@ def correlate(
     )
     found = correlate(store, question)
     refresh_database(open_store(store).path, found)
-    if form != "table":
-        write_exact(as_csv(found, parted_by="; ") if form == "csv" else as_json(found))
-        refuse_unranked(found)
-        return
-    click.echo(render.as_table(found, names_of(captured)), nl=False)
+    short_names = names_of(captured)
+    if form == "csv":
+        write_exact(as_csv(found, parted_by="; "))
+    elif form == "json":
+        write_exact(render.as_json(found, short_names))
+    else:
+        click.echo(render.as_table(found, short_names), nl=False)
     refuse_unranked(found)
-    click.echo(f'Next: lpp-sql {shlex.quote(store)} "SELECT * FROM correlations ORDER BY q_value"')
+    if form == "table":
+        click.echo(
+            f'Next: lpp-sql {shlex.quote(store)} "SELECT * FROM correlations ORDER BY q_value"'
+        )

@@ -146,7 +146,6 @@ def diff(
     from lpp.analyze.engine.executor import chosen_executor
     from lpp.analyze.report.report import check_output
     from lpp.analyze.text.flips import item_documents
-    from lpp.analyze.text.names import names_of
 
     _check_usage(runs, base, strict=strict, conditions=conditions, output=output)
     _check_page(base, form, output)
@@ -155,12 +154,14 @@ def diff(
     gate = [parse_condition(condition) for condition in conditions]
     pairs: Sequence[Pair]
     left_out: Mapping[str, str] = {}
+    names: Mapping[str, str] = {}
     if base is None:
         pairs = [pair_of(run_of(store, runs[0]).run, run_of(store, runs[1]).run, prompts)]
         require_rows(pairs[0])
     else:
         several = against(store, base, runs or None, sites=sites, prompts=prompts)
-        base, pairs, left_out = several.base.run.id, several.pairs, several.left_out
+        base, pairs = several.base.run.id, several.pairs
+        left_out, names = several.left_out, several.names
         for line in several.lines:
             click.echo(line, err=True)
     chosen = [common_sites(pair, sites) for pair in pairs]
@@ -200,8 +201,7 @@ def diff(
     if base is None:
         _show(found, verdicts, form, output)
     else:
-        runs_shown = (pairs[0].a, *(pair.b for pair in pairs))
-        _show_all(base, comparisons, left_out, form, output, names=names_of(runs_shown))
+        _show_all(base, comparisons, left_out, form, output, names=names)
     return int(failed)
 
 
@@ -308,7 +308,7 @@ def _show_all(
 
     def table(form: str) -> str:
         if form == "json":
-            return text.as_json(base, comparisons, left_out)
+            return text.as_json(base, comparisons, left_out, names)
         return text.FORMATS[form](base, comparisons, names)
 
     if output is not None and _suffix(output) in PICTURES:

@@ -82,10 +82,11 @@ def layers(
     """
     from lpp.analyze.engine.executor import chosen_executor
     from lpp.analyze.runs.given import resolved
+    from lpp.analyze.runs.named import names_of
     from lpp.analyze.runs.select import Selection, select_runs, select_sites
     from lpp.analyze.studies import layers as library
     from lpp.analyze.text import layers as text
-    from lpp.analyze.text.names import names_of, with_names
+    from lpp.analyze.text.names import with_names
     from lpp.analyze.text.text import as_csv
 
     selection = Selection(

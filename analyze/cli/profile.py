@@ -152,6 +152,7 @@ def profile(
     from lpp.analyze.metrics.registry import chosen as asked_of
     from lpp.analyze.metrics.registry import needing_rows
     from lpp.analyze.runs.given import resolved
+    from lpp.analyze.runs.named import names_of
     from lpp.analyze.runs.select import Selection, select_runs, select_sites, shortfalls
     from lpp.analyze.tables.analysis import analyze
     from lpp.analyze.tables.build import write_database
@@ -159,7 +160,7 @@ def profile(
     from lpp.analyze.tables.entropy import uncaptured_lines
     from lpp.analyze.tables.metrics import LOGITS
     from lpp.analyze.text import profiles as render
-    from lpp.analyze.text.names import names_of, with_names
+    from lpp.analyze.text.names import with_names
     from lpp.analyze.text.text import FORMATS, printable
 
     dropped = drop_prefixes or ()

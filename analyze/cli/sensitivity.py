@@ -87,11 +87,12 @@ def sensitivity(
         lpp-analyze sensitivity ./lpp --part agreement --format csv
     """
     from lpp.analyze.engine.executor import chosen_executor
+    from lpp.analyze.runs.named import names_of
     from lpp.analyze.runs.select import Selection, select_runs
     from lpp.analyze.studies import sensitivity as library
     from lpp.analyze.studies.grid import spanned
     from lpp.analyze.text import sensitivity as text
-    from lpp.analyze.text.names import names_of, with_names
+    from lpp.analyze.text.names import with_names
     from lpp.analyze.text.text import as_csv
 
     selection = Selection(runs=runs, sites=sites, contexts=contexts, prompts=prompts)

@@ -19,10 +19,11 @@ from lpp.analyze.drift.sites import SITES, SiteDrift, common_sites, site_frame
 from lpp.analyze.engine.executor import Executor
 from lpp.analyze.runs.comparable import n_shared
 from lpp.analyze.runs.keys import RunView, Url, views
-from lpp.analyze.runs.named import matching_runs, plans_of
+from lpp.analyze.runs.named import names_of, plans_of
 from lpp.analyze.tables.analysis import ErrorSites
 from lpp.store.commands.progress import SILENT, Progress
 from lpp.store.errors import ErrorKind, InputError
+from lpp.store.format.find_runs import matching_runs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,8 @@ class Against:
     pairs: Sequence[Pair]
     left_out: Mapping[str, str]
     """Why other runs cannot be compared with it, by run id."""
+    names: Mapping[str, str]
+    """Short names of the base and of all other runs, compared or left out, by run id."""
 
     @property
     def lines(self) -> list[str]:
@@ -153,7 +156,8 @@ def against(
             "them comparable.",
             kind=ErrorKind.INVALID_VALUE,
         )
-    return Against(base=of_base, pairs=pairs, left_out=left_out)
+    names = names_of((of_base, *others.values()))
+    return Against(base=of_base, pairs=pairs, left_out=left_out, names=names)
 
 
 def compared(

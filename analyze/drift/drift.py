@@ -23,6 +23,7 @@ from lpp.analyze.drift.sites import SiteDrift, common_sites, site_drift, why_mis
 from lpp.analyze.engine.executor import Executor, LocalExecutor
 from lpp.analyze.numerics.jackknife import Estimate, error_names
 from lpp.analyze.runs.keys import Url
+from lpp.analyze.runs.named import names_of_two
 from lpp.analyze.runs.select import listed
 from lpp.analyze.tables.analysis import ErrorSites
 from lpp.store.commands.progress import SILENT, Progress
@@ -73,9 +74,12 @@ class Drift:
     def document(self) -> dict[str, Any]:
         """For JSON: numbers that are not finite are null."""
         every = self.pair.n_tokens(self.first_position)
+        a, b = self.pair.a, self.pair.b
+        names = dict(zip((a.run.id, b.run.id), names_of_two(a, b), strict=True))
         return {
-            "a": self.pair.a.run.id,
-            "b": self.pair.b.run.id,
+            "a": a.run.id,
+            "b": b.run.id,
+            "names": names,
             "prompts": self.pair.n_prompts,
             "tokens": len(self.tokens),
             "first_position": self.first_position,

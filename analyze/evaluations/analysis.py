@@ -32,6 +32,7 @@ from lpp.analyze.runs.keys import Url
 from lpp.analyze.runs.select import matching
 from lpp.store.commands.progress import SILENT, Progress
 from lpp.store.errors import ErrorKind, InputError
+from lpp.store.format.run_names import plan_name
 
 KINDS: Final = ("n_right", "n_wrong")
 
@@ -47,6 +48,8 @@ class ItemAnalysis:
 
     task: str
     run: str
+    name: str
+    """Short name of the run."""
     source: str
     model: str
     filter: str
@@ -136,6 +139,7 @@ def analysis(
     return ItemAnalysis(
         task=some.task,
         run=some.view.run.id,
+        name=plan_name(some.view.run.plan),
         source=some.source,
         model=some.model,
         filter=some.filter,

@@ -8,10 +8,10 @@ from typing import Any, Final
 import polars as pl
 
 from lpp.analyze.runs.keys import RunView, Url
-from lpp.analyze.runs.named import called
 from lpp.analyze.runs.select import nearest
 from lpp.store import open_store
 from lpp.store.errors import ErrorKind, FormatError, InputError, NotFoundError
+from lpp.store.format.find_runs import runs_called
 from lpp.store.format.prompt_columns import FIELD_PREFIX
 from lpp.store.items import read_items
 from lpp.store.objects.place import absolute
@@ -132,7 +132,7 @@ def _id_of(asked: str | None, runs: Sequence[str], opened: Mapping[str, Run]) ->
     if asked is None or any(run.startswith(asked) or fnmatchcase(run, asked) for run in runs):
         return asked
     plans = {run: opened[run].plan for run in runs if run in opened}
-    found = called(asked, plans, or_begins=True)
+    found = runs_called(asked, plans, or_begins=True)
     return found[0] if len(found) == 1 else asked
 
 

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from typing import Final, Literal
 
 from lpp.analyze.runs.keys import RunView, Url, views
-from lpp.analyze.runs.named import matching_runs, plans_of
+from lpp.analyze.runs.named import plans_of
 from lpp.store.errors import ErrorKind, InputError
+from lpp.store.format.find_runs import matching_runs
 
 GIVEN: Final = "given"
 """What stands for that position among numbers."""

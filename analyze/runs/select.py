@@ -9,8 +9,9 @@ from typing import Final
 from lpp.analyze.runs.incomplete import incomplete_lines
 from lpp.analyze.runs.keys import RunView, Url, views
 from lpp.analyze.runs.moments_held import check_asked, moments_lines
-from lpp.analyze.runs.named import matching_runs, no_runs, plans_of
+from lpp.analyze.runs.named import no_runs, plans_of
 from lpp.store.errors import ErrorKind, InputError
+from lpp.store.format.find_runs import matching_runs
 
 SHORT_LIST: Final = 200
 """Characters of a list of names that a message holds."""

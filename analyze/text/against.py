@@ -36,11 +36,20 @@ _STRIP: Final = (
 )
 
 
-def as_json(base: str, comparisons: Sequence[Comparison], left_out: Mapping[str, str]) -> str:
-    """The document of each comparison as `diff` of the two runs gives it, for programs."""
+def as_json(
+    base: str,
+    comparisons: Sequence[Comparison],
+    left_out: Mapping[str, str],
+    names: Names = NAMELESS,
+) -> str:
+    """The document of each comparison as `diff` of the two runs gives it, for programs.
+
+    names: of the base and the runs.
+    """
     return text.as_json(
         {
             "against": base,
+            "names": dict(names),
             "comparisons": [with_gate(one.document, one.verdicts) for one in in_order(comparisons)],
             "left_out": [{"run": run, "why": why} for run, why in left_out.items()],
         }

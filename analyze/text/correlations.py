@@ -11,6 +11,7 @@ import polars as pl
 from lpp.analyze.benchmarks.correlations import MEANING
 from lpp.analyze.text.names import NAMELESS, Names
 from lpp.analyze.text.text import HEADS, WIDTH, Row, plain_table, rendered
+from lpp.analyze.text.text import as_json as json_text
 from lpp.store.commands.escaping import escape
 
 if TYPE_CHECKING:
@@ -40,6 +41,18 @@ def as_table(found: pl.DataFrame, names: Names = NAMELESS) -> str:
         print(textwrap.fill(text, WIDTH, subsequent_indent="   "), file=out)
     out.write("".join(f"{line}\n" for line in left_out_lines(found, names)))
     return out.getvalue()
+
+
+def as_json(found: pl.DataFrame, names: Names = NAMELESS) -> str:
+    """Every test, and in `names` the short name of each run in its `models` and `left_out`, by id.
+
+    names: of the runs.
+    """
+    rows = found.to_dicts()
+    for row in rows:
+        ids = (*row["models"], *(line.partition(": ")[0] for line in row["left_out"]))
+        row["names"] = {run: names[run] for run in ids if run in names}
+    return json_text(rows)
 
 
 def left_out_lines(found: pl.DataFrame, names: Names = NAMELESS) -> Iterator[str]:

@@ -16,9 +16,9 @@ from lpp.analyze.drift.sites import SiteDrift
 from lpp.analyze.drift.tables import UNITS
 from lpp.analyze.drift.worst import Expected, WorstToken, order_of
 from lpp.analyze.numerics.jackknife import Estimate
+from lpp.analyze.runs.named import names_of_two
 from lpp.analyze.text import text
 from lpp.analyze.text.markdown import code, escaped, row
-from lpp.analyze.text.names import names_of_two
 from lpp.analyze.text.text import WIDTH, error, number, plain_table, rendered, token, wrapped
 from lpp.store.format.run_names import name_and_id
 

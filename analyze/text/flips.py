@@ -7,6 +7,7 @@ import polars as pl
 
 from lpp.analyze.evaluations.flip_analysis import FlipAnalysis
 from lpp.analyze.evaluations.flips import GAINED, LOST, MOVED, Flips, changed_items
+from lpp.analyze.runs.named import names_of_two
 from lpp.analyze.text import markdown
 from lpp.analyze.text.auroc_rows import (
     BAR,
@@ -18,7 +19,6 @@ from lpp.analyze.text.auroc_rows import (
     probability,
 )
 from lpp.analyze.text.drift import tail
-from lpp.analyze.text.names import names_of_two
 from lpp.analyze.text.text import WIDTH, Row, bar
 from lpp.analyze.text.text import as_json as json_text
 
@@ -188,12 +188,19 @@ def flips_document(found: Flips) -> dict[str, Any]:
     runs = {
         name: {
             "run": some.view.run.id,
+            "name": run_name,
             "model": some.model,
             "source": some.source,
             "left_out": dict(some.left_out),
             "items_alone": alone,
         }
-        for name, some, alone in zip("ab", (found.a, found.b), found.n_alone, strict=True)
+        for name, run_name, some, alone in zip(
+            "ab",
+            names_of_two(found.a.view, found.b.view),
+            (found.a, found.b),
+            found.n_alone,
+            strict=True,
+        )
     }
     return {
         "task": found.a.task,

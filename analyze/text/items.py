@@ -116,8 +116,8 @@ FORMATS: Final[Mapping[str, Callable[[ItemAnalysis], str]]] = {
 }
 
 _SETTINGS: Final = (
-    *("task", "run", "source", "model", "filter", "n_right", "n_wrong", "n_groups", "n_within"),
-    *("skip_first", "seed", "keeps_rows"),
+    *("task", "run", "name", "source", "model", "filter", "n_right", "n_wrong", "n_groups"),
+    *("n_within", "skip_first", "seed", "keeps_rows"),
 )
 
 
@@ -126,7 +126,7 @@ def what_was_asked(found: ItemAnalysis) -> Iterator[str]:
     n = found.n_right + found.n_wrong
     groups = f"; {found.n_groups} groups" if found.n_groups else ""
     yield f"{found.task}: {n} items, {found.n_right} right, {found.n_wrong} wrong{groups}"
-    yield f"{found.model}, run {found.run}"
+    yield f"{found.name}, run {found.run}"
     if found.n_groups:
         kept = found.n_within or "too few to compare any"
         yield f"Within groups: {kept} items are in groups with two right and two wrong ones"

@@ -5,28 +5,13 @@ from typing import Final
 
 import polars as pl
 
-from lpp.analyze.runs.keys import RunView
 from lpp.analyze.text.text import WIDTH
-from lpp.store.format.run_names import name_lines, plan_name, run_names
+from lpp.store.format.run_names import name_lines
 
 Names = Mapping[str, str]
 """A short name by run id. A run that has none is shown by its id."""
 
 NAMELESS: Final[Names] = {}
-
-
-def names_of(views: Iterable[RunView]) -> dict[str, str]:
-    """The name of each run, distinct among them, by its id."""
-    return run_names({view.run.id: view.run.plan for view in views})
-
-
-def names_of_two(a: RunView, b: RunView) -> tuple[str, str]:
-    """The names of two runs, which may lie in two stores."""
-    plans = {"a": a.run.plan, "b": b.run.plan}
-    if a.run.plan.hash == b.run.plan.hash:  # nothing tells them apart
-        return plan_name(plans["a"]), plan_name(plans["b"])
-    names = run_names(plans)
-    return names["a"], names["b"]
 
 
 def legend(names: Names, runs: Iterable[str]) -> str:

@@ -8,9 +8,9 @@ import click
 
 from lpp.capture.models.machine import require
 from lpp.capture.plan.options import STORE, grace_option
+from lpp.store.commands.completion import complete_runs
 from lpp.store.commands.console import debug_option
-from lpp.store.errors import ErrorKind, InputError
-from lpp.store.format.run_names import name_lines
+from lpp.store.format.find_runs import matching_runs
 from lpp.store.objects.place import Place
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ SHOWN = 3
 
 @click.command()
 @click.argument("store", type=STORE)
-@click.argument("runs", nargs=-1, metavar="[RUN]...")
+@click.argument("runs", nargs=-1, metavar="[RUN]...", shell_complete=complete_runs)
 @click.option(
     "--model", metavar="MODEL", help="Load the model from here. Default: where the plan says."
 )
@@ -47,8 +47,9 @@ def repair(store: Place, runs: tuple[str, ...], dry_run: bool, **options: Any) -
     \b
     Examples:
       lpp-capture repair ./lpp --dry-run
-      lpp-capture repair ./lpp my-model-1a2b3c4d --model ./my-model
+      lpp-capture repair ./lpp my-model --model ./my-model
 
+    RUN is the id or the short name of a run, or a pattern of either.
     Every byte is verified first. A shard is bad when one of its objects is
     altered, missing, from another shard, or not part of the commit. Token ids
     and settings come from the run, so the corpus is not needed. The model must
@@ -97,16 +98,9 @@ def _chosen(store: Place, names: Sequence[str]) -> "list[Run]":
     from lpp.store import open_store
 
     opened = open_store(store)
-    runs = opened.runs
-    if unknown := [name for name in names if name not in runs]:
-        shown = opened.names
-        there = name_lines({run: shown.get(run, "unreadable") for run in runs})
-        raise InputError(
-            f"{store} has no run {', '.join(unknown)}; it has\n{there or 'none'}".rstrip("\n")
-            + "\nName a run by its id.",
-            kind=ErrorKind.NOT_FOUND,
-        )
-    return [runs[name] for name in names or runs]
+    if not names:
+        return [*opened.runs.values()]
+    return [opened.runs[run] for run in matching_runs(names, opened.plans, option="RUN")]
 
 
 def format_repairs(results: "Sequence[Repair]") -> str:

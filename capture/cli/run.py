@@ -46,7 +46,11 @@ WITH_JOBS = (
     type=STORE,
     help="Write into this store: a directory, s3://bucket/prefix or az://container/prefix.",
 )
-@click.option("--resume", metavar="RUN", help="Refuse to capture any run but this one.")
+@click.option(
+    "--resume",
+    metavar="RUN",
+    help="Refuse to capture any run but this one, by its id or its name.",
+)
 @click.option(
     "--part",
     metavar="K/N",

@@ -36,7 +36,7 @@ from lpp.capture.plan.sizes import (
 from lpp.store import Run, RunWriter, create_store, open_store
 from lpp.store.commands.console import debugging
 from lpp.store.commands.progress import progress, say
-from lpp.store.errors import ConflictError, ErrorKind, InputError
+from lpp.store.errors import ConflictError, ErrorKind
 from lpp.store.format.keys import SHARDS_KEY
 from lpp.store.format.plan import Plan, differences
 from lpp.store.heartbeat import at_work
@@ -57,11 +57,11 @@ def capture_into(
 ) -> Outcome:
     """Capture `request` into the store at `root`, which is made once the plan is known to fit.
 
-    resume: id of the one run that may be written; anything else is refused with the fields that
-    differ. part: which shards are this process's. grace: seconds that a request to end leaves for
-    the shard under way (`lpp.capture.engine.stopping`); None: a request ends this at once. given:
-    what `request` names and is in memory already. Every committed shard survives whatever stops
-    this.
+    resume: id or short name of the one run that may be written; anything else is refused with the
+    fields that differ. part: the shards of this process. grace: after a request to stop, seconds in
+    which the current shards may be finished (`lpp.capture.engine.stopping`); None: stop at once.
+    given: what `request` names and is in memory already. Whatever stops the capture, committed
+    shards stay.
     """
     check_store(root, resume)
     # of the files as they are before they are read
@@ -101,20 +101,16 @@ def check_store(root: Url, resume: str | None) -> None:
     if resume is None:
         open_if_any(root)
         return
-    store = open_store(root)
-    if resume not in store.runs:
-        raise InputError(
-            f"{root} has no run {resume}; it has {', '.join(store.runs) or 'none'}.",
-            kind=ErrorKind.NOT_FOUND,
-        )
+    open_store(root).run(resume)
 
 
 def check_same_run(plan: Plan, root: Url, resume: str) -> None:
     """Raise ConflictError, with the fields that differ, unless `plan` is that of `resume`."""
-    if plan.run_id != resume:
-        fields = "\n  ".join(differences(plan, open_store(root).runs[resume].plan))
+    run = open_store(root).run(resume)
+    if plan.run_id != run.id:
+        fields = "\n  ".join(differences(plan, run.plan))
         raise ConflictError(
-            f"this would be run {plan.run_id}, not {resume}. What differs:\n  {fields}\n"
+            f"this would be run {plan.run_id}, not {run.id}. What differs:\n  {fields}\n"
             "Repeat the command that made it, or leave --resume out to start the new run.",
             kind=ErrorKind.PLAN_DIFFERS,
         )

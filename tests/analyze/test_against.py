@@ -72,6 +72,8 @@ def test_every_document_is_that_of_the_two_runs(many: Path) -> None:
     found = shown(many, "--skip-first", "1")
     assert name_of(found["against"]) == "base"
     assert [name_of(one["b"]) for one in found["comparisons"]] == [*NAMES]
+    runs = [found["against"], *(one["b"] for one in found["comparisons"])]
+    assert [found["names"][run] for run in runs] == ["base", *NAMES]
     for one in found["comparisons"]:
         done = invoke(many, "base", one["b"], "--skip-first", "1", "--format", "json")
         assert one == json.loads(done.stdout)
@@ -90,6 +92,8 @@ def test_runs_that_cannot_be_compared_are_left_out_with_a_reason(many: Path) -> 
     assert len(lines) == len(reasons)
     left = {name_of(one["run"]): one["why"] for one in json.loads(done.stdout)["left_out"]}
     assert left.keys() == reasons.keys()
+    names = json.loads(done.stdout)["names"]
+    assert {*reasons} <= {*names.values()}
     for name, why in reasons.items():
         assert why in left[name]
         (line,) = [line for line in lines if line.startswith(f"{name}-")]

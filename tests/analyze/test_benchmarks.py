@@ -12,7 +12,7 @@ from stored import stored_objects
 from lpp.analyze import add_benchmarks, build_database
 from lpp.analyze.cli.command import main
 from lpp.sql import connect
-from lpp.store import read_scores
+from lpp.store import open_store, read_scores
 from lpp.store.errors import InputError
 
 HOSTILE = "bad\x1b[31m/name"
@@ -99,7 +99,7 @@ def test_a_database_is_brought_up_to_date_at_once(root: Path, table: Path) -> No
 def test_match_says_whose_run_it_is(root: Path, table: Path) -> None:
     run("benchmarks", "add", root, table)
     two = next(path.name for path in sorted((root / "runs").iterdir()) if "two" in path.name)
-    said = ("--match", f"org/Two={two}", "--replace")
+    said = ("--match", f"org/Two={open_store(root).names[two]}", "--replace")
     done = run("benchmarks", "add", root, table, *said)
     assert "2 of 3 models have a run." in done.stdout
     build_database(root)
@@ -148,7 +148,7 @@ def test_some_models_of_a_leaderboard(root: Path, tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (("--match", "nobody=x"), "the files name no model 'nobody'; they name bad"),
-        (("--match", "one=x"), "the store holds no run 'x'; it holds one-"),
+        (("--match", "one=x"), "'x' names no run"),
         (("--match", "one"), "'one' is not NAME=RUN"),
         (("--model", "z*"), "there is no score in what was asked for"),
         (("--source", "published"), "published reference"),

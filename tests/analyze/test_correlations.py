@@ -1,6 +1,7 @@
 """Correlations over a store: the published numbers, families, refusals, who is left out."""
 
 import csv
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from lpp.analyze import Question, add_benchmarks, correlate
 from lpp.analyze.benchmarks.correlations import MEANING, refuse_unranked
 from lpp.analyze.benchmarks.subjects import Setting
 from lpp.analyze.cli.command import main
+from lpp.analyze.text.correlations import as_json
 from lpp.sql import arrow_schema, build, connect
 from lpp.store import create_store
 from lpp.store.errors import ErrorKind, InputError
@@ -431,6 +433,20 @@ def test_command_prints_stores_and_fits_eighty_columns(store: Callable[..., Path
     lines = list(csv.DictReader(as_csv.stdout.splitlines()))
     assert [line["method"] for line in lines] == ["pearson", "spearman", "rank_partial"]
     assert lines[0]["models"] == "a-0000; b-0000; c-0000; d-0000; e-0000"
+    store(5)
+    shown = run("correlate", root, "--format", "json", "--metric", "entropy_floor")
+    first = json.loads(shown.stdout)[0]
+    assert (len(first["models"]), first["names"]) == (5, {})  # the store holds none of these runs
+
+
+def test_json_names_the_runs_of_each_test(store: Callable[..., Path]) -> None:
+    root = store(6)
+    score(root, model=[m[0] for m in MODELS if m[0] != "org/a"], Bench=[*range(5)])
+    found = correlate(root, Question(metrics=("entropy_floor",)))
+    first = json.loads(as_json(found, {"a-0000": "A", "b-0000": "B", "other": "C"}))[0]
+    assert first["left_out"][0].startswith("a-0000: ")
+    assert "b-0000" in first["models"]
+    assert first["names"] == {"a-0000": "A", "b-0000": "B"}
 
 
 def test_command_refuses_but_leaves_the_reasons_in_the_table(store: Callable[..., Path]) -> None:

@@ -75,7 +75,8 @@ def shown(root: Path, *words: str) -> Any:
 def test_the_document_is_what_programs_expect(two: tuple[Made, Made]) -> None:
     a, b = two
     found = shown(a.root, "base", "tuned")
-    assert [*found][:4] == ["a", "b", "prompts", "tokens"]
+    assert [*found][:5] == ["a", "b", "names", "prompts", "tokens"]
+    assert found["names"] == {a.run_id: "base", b.run_id: "tuned"}
     assert (found["a"], found["b"], found["prompts"]) == (a.run_id, b.run_id, len(LENGTHS))
     assert found["tokens"] == sum(LENGTHS)
     assert [*found["predictions"]] == [*PREDICTIONS] == [*UNITS]

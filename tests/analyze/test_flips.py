@@ -180,6 +180,7 @@ def test_too_few_flips_give_counts_and_no_ranking(written: TwoRuns) -> None:
         written.a.made.run_id,
         written.b.made.run_id,
     )
+    assert (document["a"]["name"], document["b"]["name"]) == ("first", "second")
     counts = ("right_in_both", "right_to_wrong", "wrong_to_right", "wrong_in_both")
     assert [document[name] for name in counts] == [28, 12, 2, 18]
     assert document["other_wrong_answer"] == len(MOVED)

@@ -197,6 +197,10 @@ def test_json_and_markdown_hold_the_same(
     assert run(written.root, "--task", "tiny_task", "-o", output).exit_code == 0
     document = json.loads(output.read_text("utf-8"))
     assert document["features"] == found.features.to_dicts()
+    assert (document["run"], document["name"]) == (written.made.run_id, "model")
+    assert (
+        f"\nmodel, run {written.made.run_id}\n" in run(written.root, "--task", "tiny_task").stdout
+    )
     assert (document["n_right"], document["n_wrong"]) == (found.n_right, found.n_wrong)
     assert document["calibration"]["ece"] == found.calibration.ece  # type: ignore[union-attr]
     assert len(document["risk_coverage"]["rows"]) == 10

@@ -11,8 +11,7 @@ from made_runs import Made, MakeRun
 
 from lpp.analyze.drift.pair import Pair, pair_of, require_rows, run_of
 from lpp.analyze.runs.capture_command import capture_command
-from lpp.analyze.runs.keys import RunView, views
-from lpp.analyze.runs.named import matching_runs, plans_of
+from lpp.analyze.runs.keys import RunView
 from lpp.store import Run, open_store
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.format.plan import ContinuationInfo
@@ -224,19 +223,3 @@ def test_a_run_is_named_by_its_short_name(make_run: MakeRun) -> None:
         assert run_of(one.root, name).run.id == two.run_id
     with pytest.raises(InputError, match="'One' names 2 runs"):
         run_of(one.root, "One")
-
-
-def test_patterns_choose_runs_by_id_or_by_name(make_run: MakeRun) -> None:
-    one = make_run(model="lab/One")
-    two = make_run(model="lab/One, pruned, twice")
-    plans = plans_of(views(one.root))
-    every = [one.run_id, two.run_id]
-    assert matching_runs(["one*"], plans) == every
-    assert matching_runs(["ONE"], plans) == [one.run_id]
-    assert matching_runs(["*twice"], plans) == [two.run_id]
-    # a command line parts at commas, and a name may hold some
-    assert matching_runs(["pruned", "twice"], plans) == [two.run_id]
-    assert matching_runs(["One", "pruned", "twice"], plans) == [two.run_id]
-    assert matching_runs(["pruned*", "One"], plans) == every
-    with pytest.raises(InputError, match="no run 'twice'"):
-        matching_runs(["twice"], plans)

@@ -199,6 +199,9 @@ def test_a_plan_that_differs_from_the_run_being_resumed(capture: Run, tmp_path: 
     (run_id,) = open_store(tmp_path / "store").runs
     assert capture("--resume", run_id).exit_code == 0
     refused(capture("--resume", run_id, "--context", 20), run_id, "context: 20, not 24")
+    name = open_store(tmp_path / "store").names[run_id]
+    assert capture("--resume", name).exit_code == 0
+    refused(capture("--resume", name, "--context", 20), run_id, "context: 20, not 24")
     assert list(open_store(tmp_path / "store").runs) == [run_id]
     refused(capture("--resume", "other-12345678"), "other-12345678", run_id)
 

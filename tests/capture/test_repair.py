@@ -118,6 +118,18 @@ def test_a_twin_is_repaired_beside_a_run_that_is_whole(place: Path) -> None:
     assert "2 of 2 runs are whole: 1 bad shards, 1 computed." in done.stdout
 
 
+def test_a_run_is_named_by_its_short_name(place: Path) -> None:
+    run, twin = runs(place)
+    assert "1 of 1 runs are whole" in repair("untrained*").stdout
+    assert repair("UNTRAINED, seed 3", "--dry-run").stdout.startswith(twin.id)
+    flip(object_path(run.path, "plan.json"))  # an unreadable run has no name
+    assert repair(run.id, "--dry-run").exit_code == 1
+    done = repair("seed 4")
+    assert done.exit_code == 2
+    assert f"unreadable: {run.id}" in done.stderr
+    assert f"llama, untrained, seed 3: {twin.id}" in done.stderr
+
+
 @pytest.mark.parametrize("remove", [shutil.rmtree, lambda shard: (shard / "COMMIT.json").unlink()])
 def test_shards_that_are_not_there_wait_for_a_word(
     place: Path, remove: Callable[[Path], object]
