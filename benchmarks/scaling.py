@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from lpp.capture.backends.moments import PANELS, WAITING
-from lpp.capture.plan.batches import WORTH
+from lpp.capture.plan.batches import ROW_BYTES_PER_MOMENT_BYTE
 from lpp.capture.plan.request import SHARD_BYTES
 from lpp.capture.plan.sizes import SLOTS
 from lpp.store.format.schedule import moment_band_ends, prefix_schedule
@@ -133,11 +133,15 @@ def capture_stages(
     forward = 2 * model.parameters / c.forward / cards
     if keep == "moments":
         # A card does one thing at a time, so the products in float64 come on top of the forward
-        # pass. Moments are WORTH times smaller than the rows of their shard, and the next shard
-        # waits until they are committed.
+        # pass. Moments are ROW_BYTES_PER_MOMENT_BYTE times smaller than the rows of their shard,
+        # and the next shard waits until they are committed.
         square = 2.0 * model.sites * model.width**2
         products = square * (PANELS + 1) / (2 * PANELS) / c.card_double / cards
-        return {"forward": forward, "products": products, "encoding": encoding / WORTH}
+        return {
+            "forward": forward,
+            "products": products,
+            "encoding": encoding / ROW_BYTES_PER_MOMENT_BYTE,
+        }
     stored = raw / c.squeeze
     stages = {"forward": forward, "copy": raw / c.lanes / cards, "encoding": encoding}
     if where == "disk":

@@ -1,8 +1,8 @@
-"""What prompts carry beside their tokens: the columns `id`, `text` and `field.<name>`.
+"""Further columns of the prompts: `id`, `text` and `field.<name>`.
 
-A field has one type over all chosen rows, since it becomes one column. A value that does not fit is
-refused before the model loads, and the message names its row. An `id` that does not fit is left
-out, unless the user asked for it.
+A field has one type in all chosen rows, because it becomes one column. A value of another type is
+refused before the model loads, and the message names its row. An `id` of mixed type is left out,
+unless the user asked for it.
 """
 
 import datetime
@@ -20,7 +20,7 @@ from lpp.store.errors import ErrorKind, InputError
 from lpp.store.format.prompt_columns import FIELD_PREFIX
 
 MAX_FIELD_BYTES: Final = 64 << 10
-"""Longest string of a field, in bytes of UTF-8: a label, not a text."""
+"""Longest string of a field in bytes of UTF-8. Fields are for labels, not for texts."""
 
 _MOST_LISTED: Final = 20
 
@@ -42,35 +42,35 @@ _KINDS: Final = {
 
 @dataclass(frozen=True, kw_only=True)
 class Carried:
-    """Columns of the chosen passages, in their order."""
+    """The further columns of the prompts, one row per chosen passage."""
 
     table: pa.Table
-    """(n, k): `id`, `text` and `field.<name>`, those that there are."""
+    """(n, k): `id`, `text` and `field.<name>`, as far as they exist."""
     notes: tuple[str, ...] = ()
-    """What a user should know of them, a line each."""
+    """Remarks for the user, a line each."""
 
     def lines(self) -> list[str]:
-        """What the prompts carry, for a user; nothing where they carry nothing."""
+        """Names of the columns, for a user, then the remarks."""
         shown = [name.removeprefix(FIELD_PREFIX) for name in self.table.column_names]
         return [f"with {', '.join(shown)}"] * bool(shown) + list(self.notes)
 
     def of(self, kept: Sequence[bool]) -> "Carried":
-        """Of the passages that are kept."""
-        if not self.table.num_columns:  # Arrow counts no rows where there is no column
+        """The rows of the passages that are kept."""
+        if not self.table.num_columns:  # without columns Arrow has no number of rows
             return self
         return replace(self, table=self.table.filter(pa.array(kept, pa.bool_())))
 
     def beside(self, prompts: pa.Table) -> pa.Table:
-        """`prompts`, then these columns."""
+        """`prompts` with these columns appended."""
         for field in self.table.schema:
             prompts = prompts.append_column(field, self.table[field.name])
         return prompts
 
 
 def carried(corpus: Corpus, passages: Sequence[Passage], *, keep_texts: bool) -> Carried:
-    """What `passages` carry: the id where they have one, the texts if asked, the asked fields.
+    """The further columns of `passages`: id if any has one, texts if wanted, the requested fields.
 
-    InputError for a field that none of them has, of values that fit no column, or too long.
+    Raises InputError for a field that no passage has, and for values of mixed type or too long.
     """
     rows = [corpus.fields_of(passage) for passage in passages]
     columns: dict[str, pa.Array | pa.ChunkedArray] = {}
@@ -108,7 +108,7 @@ def _column(
     passages: Sequence[Passage],
     rows: Sequence[Mapping[str, object]],
 ) -> pa.Array | pa.ChunkedArray:
-    """One field of every passage, of one type. Strings, where all are null."""
+    """One field of every passage as a column; a column of strings if all values are null."""
     if not any(name in row for row in rows):
         raise _no_field(name, corpus)
     places = [f"field {name!r} of {passage.where}" for passage in passages]
@@ -134,7 +134,7 @@ def _column(
 
 
 def _value(value: object, place: str) -> object:
-    """A value as its column holds it: a date or a time becomes text."""
+    """The checked value; a date or a time becomes text."""
     if isinstance(value, datetime.date):  # and datetime
         value = str(value)
     if isinstance(value, str):
@@ -164,7 +164,7 @@ def _value(value: object, place: str) -> object:
 
 
 def _fraction(value: object, place: str) -> object:
-    """An integer among fractions as a float64, if that is exact."""
+    """An integer as float64, for a column with fractions. Raises InputError unless it is exact."""
     if type(value) is not int:
         return value
     if float(value) != value:

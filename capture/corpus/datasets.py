@@ -4,18 +4,18 @@
     dolly      databricks/databricks-dolly-15k  instruction, context and response of a row
     wikitext   Salesforce/wikitext              articles of wikitext-103-raw-v1
 
-Blank lines, and nothing else, join the parts of an instruction row. The datasets' own templates
-("Below is an instruction that describes a task ...", in alpaca's column `text`) begin every prompt
-with the same forty tokens, and an entropy floor within them is meaningless (METRICS: `template`).
-The text includes the answer because instructions alone are short: few reach 512 bytes, and hardly
-any fills a context of 200 tokens. `text_field` reads one column unchanged instead.
+Only blank lines join the parts of an instruction row. With the datasets' own templates ("Below is
+an instruction that describes a task ...", in alpaca's column `text`), every prompt would begin with
+the same forty tokens, and an entropy floor within them means nothing (METRICS: `template`). The
+text includes the answer because instructions alone are short: few have 512 bytes, and hardly any
+has 200 tokens. With `text_field`, one column is read unchanged instead.
 
 A wikitext article is its paragraphs without its headings; otherwise every prompt would begin with
 the same " = ".
 
-The hub's own client downloads the snapshot of the pinned commit, and `datasets` reads that folder.
-Given the hub's name instead, and without a network, `datasets` would silently read the revision
-that was cached last, after half a minute of retries. No code of a dataset ever runs.
+The hub's client downloads the snapshot of the pinned commit, and `datasets` reads that folder. If
+`datasets` got the name of the dataset instead, it would, without a network, silently read the
+revision cached last, after half a minute of retries. No code of a dataset ever runs.
 """
 
 import errno
@@ -35,7 +35,7 @@ Rows: TypeAlias = Iterable[tuple[str | None, ...]]
 """The chosen columns of each row, in order."""
 
 _TIMEOUT_S: Final = 10.0
-"""How long one request may take before the hub counts as unreachable."""
+"""If a request takes longer, the hub is treated as unreachable."""
 
 _BATCH_ROWS: Final = 1000
 LOCAL_ALTERNATIVES: Final = (
@@ -51,7 +51,7 @@ class HubDataset:
     repo: str
     config: str | None
     revision: str
-    """Full commit hash, so that the corpus never changes."""
+    """Full commit hash; pins the content of the corpus."""
     files: tuple[str, ...]
     """Patterns of files to download: the card, which maps splits to files, and one config."""
     columns: tuple[str, ...]
@@ -81,8 +81,8 @@ _HEADING = re.compile(r"( =)+ .* (= )+\n?")
 def wikitext_articles(rows: Rows) -> Iterator[Passage]:
     """Paragraphs (one a row) up to the next title, joined by blank lines, without headings.
 
-    `source_row` is that of the first paragraph. The few paragraphs that look like a title end an
-    article early.
+    `source_row` is the row of the first paragraph. A few paragraphs look like titles; there an
+    article ends early.
     """
     start, paragraphs = 0, list[str]()
     for row, (line,) in enumerate(rows):
@@ -137,12 +137,12 @@ def open_hub(
 ) -> Corpus:
     """The corpus `name` of `HUB_DATASETS`, downloaded unless cached. Reads every text once.
 
-    revision: instead of the pinned commit; a branch or tag is resolved, the commit recorded.
-    split: instead of `train`. text_field: one column, unchanged, instead of the rule. fields:
-    columns that come along.
+    revision: instead of the pinned commit; the commit of a branch or tag is recorded. split:
+    instead of `train`. text_field: read this column unchanged instead of applying the rule.
+    fields: columns to keep with the prompts.
 
-    MachineError: no `datasets`, hub unreachable and nothing cached, disk full.
-    InputError: no such revision, split or column.
+    Raises MachineError if `datasets` is missing, the hub is unreachable and nothing is cached, or
+    the disk is full; InputError for an unknown revision, split or column.
     """
     known = HUB_DATASETS[name]
     folder = _snapshot(name, known, revision or known.revision)
@@ -157,7 +157,7 @@ def open_hub(
     beside = dataset.select_columns(held)
     return Corpus(
         name=name if split in (None, "train") else f"{name}/{split}",
-        revision=folder.name,  # snapshots lie in folders named by their commit
+        revision=folder.name,  # the folder of a snapshot is named after its commit
         fingerprint=fingerprint_passages(passages),
         rule=known.rule if text_field is None else f"field {text_field}",
         passages=passages,
@@ -167,7 +167,7 @@ def open_hub(
 
 
 def _snapshot(name: str, known: HubDataset, revision: str) -> Path:
-    """Folder of the files at a commit, named after it; from the cache when the hub is offline."""
+    """Folder of the files at a commit, named after it; from the cache if the hub is unreachable."""
     try:
         from huggingface_hub import HfApi, snapshot_download
         from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
@@ -189,7 +189,9 @@ def _snapshot(name: str, known: HubDataset, revision: str) -> Path:
             f"(see: hf auth whoami). {LOCAL_ALTERNATIVES}",
             kind=ErrorKind.NOT_FOUND,
         ) from None
-    except Exception as error:  # of requests or httpx, by client release: no common base
+    except (
+        Exception
+    ) as error:  # of requests or httpx, depending on the release: no common base class
         offline = error
     try:
         with library_bars():
@@ -235,7 +237,7 @@ def _load(name: str, known: HubDataset, folder: Path, split: str) -> Any:
             return datasets.load_dataset(str(folder), known.config, split=split)
     except LppError:
         raise
-    except Exception as error:  # datasets wraps parsers' errors in many types
+    except Exception as error:  # datasets raises many types for parser errors
         raise_if_disk_full(name, error)
         raise InputError(
             f"Corpus {name}: {folder} does not read as {known.repo} "

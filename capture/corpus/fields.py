@@ -1,7 +1,7 @@
-"""Fields of a corpus's rows: which are asked for, and which there are.
+"""Fields of a corpus's rows: which ones the user requests, and which ones exist.
 
-A reader takes the asked fields of each row as it finds them. They are checked once the prompts are
-chosen (`lpp.capture.corpus.carried`): what other rows hold does not matter, and is not kept.
+A reader takes the requested fields of each row as they are. Only the fields of chosen prompts are
+checked and kept (`lpp.capture.corpus.carried`).
 """
 
 from collections import Counter
@@ -12,17 +12,17 @@ from lpp.store.errors import ErrorKind, InputError
 from lpp.store.format.prompt_columns import FIELD_PREFIX, field_name_problem
 
 ID: Final = "id"
-"""The field that comes along wherever a corpus has it."""
+"""The field that is kept whenever a corpus has it."""
 
 TEXT: Final = "text"
 """The column of the text itself."""
 
 _MOST_SEEN: Final = 1000
-"""Names of fields that are remembered for a message: each row may bring others."""
+"""Most field names remembered for a message: each row may have others."""
 
 
 def check_names(names: Sequence[str]) -> None:
-    """InputError for names that no field may have, and for one that is given twice."""
+    """Raise InputError for names that are not allowed or given twice."""
     for name, times in Counter(names).items():
         problem = field_name_problem(name)
         if problem is None and times > 1:
@@ -38,10 +38,10 @@ def column_name(field: str) -> str:
 
 
 class Fields:
-    """The fields that a corpus is asked for. text: the field that is the text, if it is one. some:
-    fields that only some rows have, of which a user need not hear.
+    """The fields requested of a corpus.
 
-    InputError where the text is asked for as a field.
+    text: the field that is the text, if the text is a field. some: fields that are expected to be
+    null in some rows, so that no remark is made. Raises InputError if `asked` contains the text.
     """
 
     def __init__(
@@ -55,12 +55,12 @@ class Fields:
             )
         self.asked, self.some = tuple(asked), frozenset(some)
         self.wanted = self.asked if ID in (*asked, text) else (ID, *asked)
-        """What to take of a row: the asked ones, and the id."""
+        """The fields to read: those requested, and the id."""
         self._seen: dict[str, None] = {}
 
     @property
     def seen(self) -> tuple[str, ...]:
-        """Names of fields that rows have, in the order in which they were met."""
+        """Names of the fields that rows have, in order of first occurrence."""
         return tuple(self._seen)
 
     def note(self, names: Iterable[str]) -> None:
@@ -69,6 +69,6 @@ class Fields:
             self._seen.update(dict.fromkeys(names))
 
     def of(self, record: Mapping[str, object]) -> dict[str, object]:
-        """The wanted fields that a row has."""
+        """The wanted fields of a row, as far as it has them."""
         self.note(record)
         return {name: record[name] for name in self.wanted if name in record}

@@ -2,17 +2,16 @@
 
     .jsonl     one JSON object a line; the text is its field `text`, or --text-field
     .parquet   the text is the column `text`, or --text-field
-    .txt       one passage per paragraph: paragraphs are parted by blank lines
-    folder     every such file below it, hidden ones left out, by relative path
+    .txt       one passage per paragraph; blank lines separate paragraphs
+    folder     every such file below it except hidden ones, ordered by relative path
 
-Files are read as streams: memory is bounded by the longest passage. UTF-8 with or without
-byte order mark, lines ended by LF or CRLF. A row whose text is null, blank or not UTF-8 is set
-aside but counted, so `source_row` still locates the others; any other text is used unchanged.
+Files are read as streams: memory is bounded by the longest passage. Text is UTF-8, with or without
+byte order mark; lines end with LF or CRLF. A row whose text is null, blank or not UTF-8 is set
+aside but counted, so that `source_row` locates the other rows. Any other text is used unchanged.
 
-A reader for each kind of file yields rows as (place, text, fields). `place` names the row for a
-message ("a.jsonl, line 3"). The text is None for a row without text, `Unreadable` for a row whose
-bytes or characters are no text. fields: those that are asked for. A file that is not of its kind
-raises InputError with the place.
+For each kind of file, a reader yields rows as (place, text, fields). place: names the row in
+messages, such as "a.jsonl, line 3". text: None for a row without text, `Unreadable` if it is no
+valid text. fields: the requested ones. A malformed file raises InputError with the place.
 """
 
 import codecs
@@ -37,7 +36,7 @@ _HASH_BLOCK: Final = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A row that holds no text."""
+    """A row whose text is invalid."""
 
     reason: str
     """`not_utf8`, or `no_text` for half a surrogate pair."""
@@ -48,16 +47,17 @@ Text: TypeAlias = str | Unreadable | None
 Row: TypeAlias = tuple[str, Text, Mapping[str, object]]
 
 MAX_PASSAGE_BYTES: Final = 16 << 20
-"""A longer line or paragraph is a mistake in the file, and would not fit in bounded memory."""
+"""A longer line or paragraph is taken for a mistake in the file; this also bounds memory."""
 
 _BATCH_ROWS: Final = 256
 """Rows of a Parquet batch: at a few kilobytes each, about a megabyte."""
 
 
 def open_files(path: Path, *, text_field: str | None = None, fields: Sequence[str] = ()) -> Corpus:
-    """The corpus of a file or folder that exists. Every byte is read once, for the fingerprint.
+    """The corpus of an existing file or folder. Every byte is read once, for the fingerprint.
 
-    InputError: no file of a known kind, nothing in it, unreadable.
+    text_field: the field or column of the text; `text` by default. fields: those to keep with the
+    prompts. Raises InputError if there is no file of a known kind, or it is empty or unreadable.
     """
     files = _find_files(path)
     names = [path.name] if path.is_file() else [f.relative_to(path).as_posix() for f in files]
@@ -123,7 +123,7 @@ def _find_files(path: Path) -> list[Path]:
 
 
 def _walk(path: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    """`os.walk` without hidden folders; links to folders are not followed, so it ends."""
+    """`os.walk` without hidden folders. Does not follow links to folders, so it terminates."""
     for folder, folders, names in os.walk(path):
         folders[:] = [name for name in folders if not name.startswith(".")]
         yield folder, folders, names
@@ -182,7 +182,7 @@ def _text_of(record: Any, field: str, place: str) -> Text:
 
 
 def encodable(text: str, place: str) -> str | Unreadable:
-    r"""`text`, if UTF-8 can hold it: JSON's `\ud800` alone is a string but no text."""
+    r"""`text` if UTF-8 can encode it; JSON's `\ud800` alone is a string that it cannot."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -199,7 +199,7 @@ def _json_type(value: Any) -> str:
 
 
 def txt_rows(path: Path, field: str, more: Fields) -> Iterator[Row]:
-    """One row per paragraph: lines up to a blank one, joined by LF. It has no fields."""
+    """One row per paragraph: lines up to a blank one, joined by LF; without fields."""
     del field, more
     lines: list[str | Unreadable] = []
     size, start = 0, path.name
@@ -218,7 +218,7 @@ def txt_rows(path: Path, field: str, more: Fields) -> Iterator[Row]:
 
 
 def _paragraph(lines: list[str | Unreadable]) -> str | Unreadable:
-    """Its lines together, or the first of them that is no text."""
+    """The lines joined, or the first one that is invalid."""
     bad = [line for line in lines if isinstance(line, Unreadable)]
     return bad[0] if bad else "\n".join(line for line in lines if isinstance(line, str))
 
@@ -246,14 +246,14 @@ def _decode(raw: bytes, path: Path, number: int, offset: int) -> str | Unreadabl
         at = mark + error.start
         what = f"{path}: not UTF-8: byte 0x{raw[at]:02x} at offset {offset + at}, line {number}"
         if offset == 0 and raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            raise _invalid(  # all of it is in another encoding
+            raise _invalid(  # the whole file has another encoding
                 f"{what}. Convert it, for example: iconv -f UTF-16 -t UTF-8 {path}"
             ) from None
         return Unreadable("not_utf8", what)
 
 
 def parquet_rows(path: Path, field: str, more: Fields) -> Iterator[Row]:
-    """One row per row: the string in column `field`, read in small batches."""
+    """One row per row of the table: the string in column `field`. Reads small batches."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -291,7 +291,7 @@ def _columns(path: Path, schema: Any, more: Fields) -> list[str]:
 
 
 def _values(column: Any) -> list[Any]:
-    """Values of a column of any type. Times are text, as Arrow writes them to the last digit."""
+    """Values of a column of any type. Times become text, with every digit that Arrow has."""
     import pyarrow as pa
 
     if pa.types.is_dictionary(column.type):
@@ -313,7 +313,7 @@ def _is_text(kind: Any) -> bool:
 
 
 def _strings(column: Any) -> list[str | bytes | None]:
-    """Values of a column of strings; bytes where they are not UTF-8, which Parquet lets pass."""
+    """Values of a column of strings; bytes for those that are not UTF-8."""
     import pyarrow as pa
 
     try:

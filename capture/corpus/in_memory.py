@@ -1,4 +1,4 @@
-"""Texts that are in memory as a corpus: strings, or records with a text and other fields."""
+"""A corpus of texts in memory: strings, or records with a text and other fields."""
 
 import math
 import os
@@ -17,7 +17,7 @@ from lpp.capture.corpus.passages import (
 from lpp.store.errors import ErrorKind, InputError
 
 DEFAULT_NAME: Final = "texts"
-"""What a corpus in memory is called."""
+"""Default name of a corpus in memory."""
 
 
 def open_texts(
@@ -29,11 +29,12 @@ def open_texts(
 ) -> Corpus:
     """The corpus of `texts`, read once and kept in memory.
 
-    texts: strings, or records (dicts) whose text is the field `text` or `text_field`; a data frame
-    or table is its rows. fields: those of a record that come along. The fingerprint is of the texts
-    in order. A row whose text is missing or blank is set aside and counted, as in a file.
+    texts: strings, or records (dicts) whose text is the field `text` or `text_field`; of a data
+    frame or table, the rows. fields: those of a record to keep with the prompts. The fingerprint is
+    that of the texts in order. A row whose text is missing or blank is set aside and counted, as in
+    a file.
 
-    Raises InputError for a row of another kind, and where there is no text at all.
+    Raises InputError for a row of another type, and if there is no text at all.
     """
     if not name or os.sep in name:
         raise _invalid(f"corpus_name {name!r}: give a name without {os.sep}, such as 'texts'.")
@@ -65,7 +66,7 @@ def open_texts(
 
 
 def _rows(texts: Any) -> Any:
-    """The rows of `texts`: a frame's own iterator gives columns."""
+    """The rows of `texts`. Iterating over a data frame would give its columns."""
     if hasattr(texts, "to_pylist"):  # Arrow: a table gives records, a column its values
         return texts.to_pylist()
     if hasattr(texts, "iter_rows"):  # Polars
@@ -85,7 +86,7 @@ def _rows(texts: Any) -> Any:
 
 
 def _texts(records: Iterable[Any], field: str) -> Iterator[tuple[Any, str, Text]]:
-    """(row, place, text) of every row; None where it has none."""
+    """(row, place, text) of every row; text None if it is missing."""
     for number, record in enumerate(records):
         place, text = f"texts[{number}]", record
         if isinstance(record, Mapping):

@@ -1,8 +1,4 @@
-"""Open a corpus: a known name, or local text.
-
-`open_corpus` reads up to the first text; the passages are read as a stream, see
-`lpp.capture.corpus.passages`.
-"""
+"""Open a corpus by its name or path. Passages are streamed: `lpp.capture.corpus.passages`."""
 
 import difflib
 import os
@@ -32,11 +28,11 @@ def open_corpus(
 ) -> Corpus:
     """The corpus of a known name, a `.jsonl`, `.parquet` or `.txt` file, or a folder of them.
 
-    revision, split: of a corpus on the hub, see `open_hub`.
-    text_field: the field or column that holds the text. fields: those that come along.
+    revision, split: of a corpus on the hub, see `open_hub`. text_field: the field or column of the
+    text. fields: those to keep with the prompts.
 
-    Raises InputError for a name or file that does not exist, holds no text or is not of its kind;
-    MachineError where the hub cannot be reached.
+    Raises InputError if the name or file does not exist, has no text or is malformed; MachineError
+    if the hub cannot be reached.
     """
     name = os.fspath(name_or_path)
     if name in HUB_DATASETS:
@@ -57,7 +53,7 @@ def open_corpus(
 
 
 def _reasons(refused: str) -> str:
-    """Why texts were set aside, and the command that helps most of them."""
+    """Why texts were set aside, and a command that converts most of them."""
     if not refused:
         return ""
     return f"Set aside: {refused}. Convert it, for example: iconv -f ISO-8859-1 -t UTF-8. "

@@ -1,7 +1,7 @@
-"""A passage of text, a corpus of them, and the fingerprints that name what was read.
+"""Passages, corpora, and the fingerprints that identify them.
 
 Fingerprints are xxh3_128 over UTF-8 bytes, each text preceded by its length as eight
-little-endian bytes, so ["ab", "c"] and ["a", "bc"] differ. They depend on no model.
+little-endian bytes, so ["ab", "c"] and ["a", "bc"] differ. They do not depend on a model.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,16 +17,16 @@ from lpp.store.format.quarantine import TextSetAside, texts_table
 
 @dataclass(frozen=True, slots=True)
 class GivenTokens:
-    """Tokens of a text that are not the tokenizer's own cut of it, as a prompt takes them."""
+    """Tokens of a prompt that were made elsewhere, not by tokenising its text as a whole."""
 
     ids: tuple[int, ...]
     """At least one, special tokens included."""
     dropped: int = 0
-    """Tokens of the text that are not among them, from its beginning."""
+    """Tokens that were dropped from the beginning of the text."""
     branch_of: int | None = None
-    """Row of an earlier passage, the first tokens of which the model reads before these."""
+    """Row of an earlier passage; the model reads the first tokens of its prompt before these."""
     branch_at: int = 0
-    """How many of them."""
+    """Number of those first tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +37,11 @@ class Passage:
     """Row of the corpus, from 0. Rows without text are counted."""
     text: str
     fields: Mapping[str, object] = field(default_factory=dict)
-    """Fields of the row that the corpus was asked for, as they were read."""
+    """Requested fields of the row, as they were read."""
     place: str = field(default="", compare=False)
-    """Where the row is, such as "a.jsonl, line 3"; empty where only its number says so."""
+    """Where the row is, such as "a.jsonl, line 3"; empty if only its number is known."""
     given: "GivenTokens | None" = None
-    """Its tokens, where somebody else has made them of the text; None: the tokenizer does."""
+    """Its tokens, if they were made elsewhere. None: the tokenizer makes them."""
 
     @property
     def where(self) -> str:
@@ -51,7 +51,7 @@ class Passage:
 
 @dataclass(frozen=True, slots=True)
 class Streamed:
-    """Passages that each iteration reads again, so that they are never all in memory."""
+    """Passages that are read again by each iteration, so that not all are in memory."""
 
     read: Callable[[], Iterator[Passage]]
 
@@ -61,11 +61,11 @@ class Streamed:
 
 
 MOST_LISTED: Final = 100_000
-"""Most texts that are listed as set aside: a corpus may hold any number of empty rows."""
+"""Most texts that are listed as set aside. A corpus may have any number of empty rows."""
 
 
 class Refused:
-    """Texts that were set aside while a corpus was read; reading it again adds none twice."""
+    """Texts that were set aside while a corpus was read. Reading it again adds nothing."""
 
     def __init__(self) -> None:
         self._texts: dict[int, TextSetAside] = {}
@@ -97,7 +97,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Corpus:
-    """Texts under a name, with what identifies them."""
+    """A named sequence of texts, with its fingerprint."""
 
     name: str
     """A known name, or the name of the file or folder without its path."""
@@ -114,7 +114,7 @@ class Corpus:
     refused: Refused = field(default_factory=Refused)
     """Texts that were set aside so far while `passages` was read."""
     fields: Fields = field(default_factory=Fields)
-    """What it was asked for beside its texts."""
+    """The requested fields."""
     fields_of: Callable[[Passage], Mapping[str, object]] = lambda passage: passage.fields
     """The wanted fields of a passage's row."""
 
@@ -135,9 +135,9 @@ def fingerprint_passages(passages: Iterable[Passage]) -> str:
 
 
 def prompt_set_fingerprint(passages: Iterable[Passage]) -> str:
-    """Identifies a set of selected prompts: their texts in order, not source rows or models.
+    """Fingerprint of the selected texts in order; independent of source rows and models.
 
-    Two runs with equal fingerprints read the same texts, whatever their tokenizers; only such runs
-    can be compared (METRICS: `different_prompts`).
+    Runs with equal fingerprints read the same texts, whatever their tokenizers. Only such runs can
+    be compared (METRICS: `different_prompts`).
     """
     return fingerprint_passages(passages)

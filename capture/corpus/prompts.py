@@ -1,10 +1,10 @@
-"""Passages to token ids: the prompts of a run, as `prompts.arrow` holds them.
+"""Tokenise passages into the prompts of a run, the table `prompts.arrow`.
 
-Uses the model's own tokenizer, keeps special tokens and applies no chat template. A prompt is cut
-by dropping ids beyond the context. The tokenizer's truncation may keep a closing special token, and
-a run at context 100 would then be no prefix of a run at context 200.
+Uses the model's own tokenizer, keeps special tokens and applies no chat template. Ids beyond the
+context are dropped here. The tokenizer's own truncation may keep a closing special token; then a
+prompt at context 100 would not be a prefix of the same prompt at context 200.
 
-Passages that bring their tokens (`lpp.capture.corpus.passages.GivenTokens`) keep them.
+Passages with `GivenTokens` (`lpp.capture.corpus.passages`) keep those tokens.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +20,7 @@ from lpp.store.format.rows import token_ids_sha256
 from lpp.store.format.tables import PROMPTS_SCHEMA
 
 _BATCH: Final = 256
-"""Texts per call of the tokenizer: enough for its threads, little in memory."""
+"""Texts per call of the tokenizer: enough to use its threads, few enough for little memory."""
 
 
 def tokenise(
@@ -29,14 +29,14 @@ def tokenise(
     context: int,
     refused: Refused | None = None,
 ) -> pa.Table:
-    """(n, 6), `lpp.store.format.tables.PROMPTS_SCHEMA`: a prompt for each passage, in order; then
-    `lpp.store.format.prompt_columns.BRANCH_COLUMNS`, where any is a branch.
+    """(n, 6), `lpp.store.format.tables.PROMPTS_SCHEMA`: one prompt per passage, in order. If any
+    prompt is a branch, also `lpp.store.format.prompt_columns.BRANCH_COLUMNS`.
 
-    tokenizer: a transformers tokenizer. context: C >= 1, the most tokens a prompt keeps.
-    `truncated`: whether ids were dropped. `sha256`: of the kept ids as little-endian int32. A
-    passage without a token becomes no prompt and is added to `refused`.
+    tokenizer: a transformers tokenizer. context: most tokens of a prompt, at least 1. Column
+    `truncated`: whether ids were dropped; `sha256`: of the kept ids as little-endian int32. A
+    passage without tokens gives no prompt and is added to `refused`.
 
-    Raises InputError where no passage has a token.
+    Raises InputError if no passage has a token.
     """
     if context < 1:
         raise InputError(
@@ -74,7 +74,7 @@ def tokenise(
 
 
 def _with_branches(prompts: pa.Table, passages: Sequence[Passage]) -> pa.Table:
-    """`prompts`, with what each branches off where any does."""
+    """`prompts`, with `BRANCH_COLUMNS` if any prompt is a branch."""
     given = {p.source_row: p.given for p in passages if p.given and p.given.branch_of is not None}
     if not given:
         return prompts
@@ -93,9 +93,7 @@ def _with_branches(prompts: pa.Table, passages: Sequence[Passage]) -> pa.Table:
 def _token_ids(
     passages: Sequence[Passage], tokenizer: Any
 ) -> Iterator[tuple[Passage, Sequence[int], int]]:
-    """Every passage with its ids, special tokens included, before the cut; and how many ids of it
-    were dropped before.
-    """
+    """(passage, all its ids with special tokens, number of ids dropped before) of every passage."""
     for start in range(0, len(passages), _BATCH):
         batch = passages[start : start + _BATCH]
         texts = [passage.text for passage in batch if passage.given is None]
@@ -120,7 +118,7 @@ def _encoded(texts: Sequence[str], tokenizer: Any) -> Sequence[list[int]]:
 
 
 def token_counter(tokenizer: Any) -> Callable[[str], int]:
-    """Counts the tokens of a text without special tokens, for `--count-with`."""
+    """A function that counts the tokens of a text, without special tokens, for `--count-with`."""
 
     def count(text: str) -> int:
         return len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])

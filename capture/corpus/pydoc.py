@@ -1,11 +1,11 @@
 """The built-in corpus: Python's language reference, which comes with every interpreter.
 
-`pydoc_data.topics` holds some eighty help articles in English. A third are excerpts of longer ones
-and are left out, since a random sample could hold the same text twice. Rules of asterisks and
-tables are removed, hard-wrapped lines are joined, and the text is cut at sentence ends into
-passages of about a thousand bytes (200 to 250 tokens).
+`pydoc_data.topics` has about eighty help articles in English. A third are excerpts of longer ones
+and are left out, because a random sample could contain the same text twice. Lines of asterisks and
+tables are removed, wrapped lines are joined, and the text is cut at sentence ends into passages of
+about a thousand bytes (200 to 250 tokens).
 
-The articles change with each Python release, and so does the fingerprint: compare models under one
+The articles, and so the fingerprint, change with each Python release: compare models with the same
 interpreter.
 """
 
@@ -32,7 +32,7 @@ _CODE_INDENT: Final = 3
 
 
 def topics() -> Mapping[str, str]:
-    """The articles of this interpreter, by name. MachineError where Python has none."""
+    """The articles of this interpreter, by name. Raises MachineError if it has none."""
     try:
         from pydoc_data.topics import topics as articles
     except ImportError:
@@ -45,13 +45,13 @@ def topics() -> Mapping[str, str]:
 
 
 def pydoc_passages() -> Iterator[Passage]:
-    """The passages of this interpreter, in order. MachineError where Python has none."""
+    """The passages of this interpreter, in order. Raises MachineError if it has none."""
     for row, text in enumerate(cut(topics())):
         yield Passage(row, text)
 
 
 def sentences(articles: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """(article, text) of every sentence of prose, and of what stands alone like one."""
+    """(article, text) of every sentence of prose, headings and list items included."""
     for name, paragraphs in without_excerpts(articles).items():
         for paragraph in paragraphs:
             lines = [line for line in paragraph.split("\n") if not _DECORATION.match(line)]
@@ -60,7 +60,7 @@ def sentences(articles: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 
 
 def cut(articles: Mapping[str, str], passage_bytes: int = PASSAGE_BYTES) -> Iterator[str]:
-    """Texts of at least `passage_bytes` UTF-8 bytes each; a shorter rest is dropped.
+    """Texts of at least `passage_bytes` UTF-8 bytes each; a shorter remainder is dropped.
 
     A passage may run from the end of one article into the next.
     """
@@ -98,7 +98,7 @@ def _is_code(lines: list[str]) -> bool:
 def without_excerpts(articles: Mapping[str, str]) -> dict[str, list[str]]:
     """Paragraphs by article, sorted by name, without articles that are excerpts of longer ones.
 
-    Of two copies, the one in the longer article stays, so the choice depends on the texts alone.
+    Of two copies, the one in the longer article is kept, so the result depends on the texts alone.
     """
     seen: set[str] = set()
     kept: dict[str, list[str]] = {}

@@ -1,15 +1,15 @@
-"""Which passages become prompts. The rule does not depend on the model under test.
+"""Select the passages that become prompts, by a rule that does not depend on the model.
 
-Length is counted in UTF-8 bytes, or in tokens of a *named* tokenizer (the paper's rule). Counting
-with the model under test would give each model other texts, and their profiles could not be
+Length is counted in UTF-8 bytes, or in tokens of a *named* tokenizer (the paper's rule). If each
+model's own tokenizer counted, models would get different texts, and their profiles could not be
 compared.
 
 The random selection gives every source row a number, the first eight bytes of BLAKE2b keyed by the
 seed, and takes the rows with the smallest numbers. Over seeds, every subset of the eligible
 passages is equally likely; for one seed, the selection is the same on any machine and Python. It
-needs one pass and memory for the chosen passages. Prompts are in the order of that number, so the
-first n of N prompts are the random sample of size n, and an analysis of fewer prompts equals a
-smaller capture. Another length rule does not change the order of the passages that pass both.
+takes one pass and memory for the chosen passages. Prompts are sorted by that number, so the first n
+of N prompts are the random sample of size n, and an analysis of fewer prompts equals a smaller
+capture. Passages that satisfy two length rules have the same order under both.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ CountTokens = Callable[[str], int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """The rule. Raises InputError, which names what to change, when it is made."""
+    """The rule. The constructor raises InputError for invalid values, and names the option."""
 
     prompts: int = 100
     min_bytes: int = 512
@@ -57,7 +57,7 @@ class Selection:
             _refuse(f"--seed {self.seed}: from 0 to 2^64 - 1.")
 
     def document(self) -> dict[str, str | int | None]:
-        """For the plan. Without the seed where nothing is drawn, so that it changes no plan."""
+        """For the plan. Without the seed if nothing is drawn, so that the seed changes no plan."""
         fields = asdict(self)
         if self.select == "first":
             del fields["seed"]
@@ -67,12 +67,12 @@ class Selection:
 def select(
     corpus: Corpus, selection: Selection, count_tokens: CountTokens | None = None
 ) -> list[Passage]:
-    """`selection.prompts` passages, in the order of their prompts: corpus order for `first`,
-    drawn order for `random`. The first n of them are the selection of n.
+    """`selection.prompts` passages, in the order of their prompts: corpus order for `first`, order
+    of the draws for `random`. The first n of them are the selection of n.
 
     count_tokens: length of a text in tokens of `selection.count_with`; needed with `min_tokens`.
 
-    InputError when fewer passages are long enough, with how many there are.
+    Raises InputError, with their number, if too few passages are long enough.
     """
     if selection.min_tokens is not None and count_tokens is None:
         raise TypeError("min_tokens needs count_tokens")
@@ -89,10 +89,10 @@ def select(
 def _draw(passages: Iterable[Passage], selection: Selection, tally: "_Tally") -> list[Passage]:
     """Passages with the smallest draws, in the order of the draws.
 
-    Counting tokens is the expensive step, so it is skipped for passages that cannot enter the
-    sample. A sample that stays too small has counted all of them.
+    Counting tokens is the expensive step, so passages that cannot enter the sample are not counted.
+    If the sample stays too small, all of them have been counted.
     """
-    heap: list[tuple[int, int, Passage]] = []  # (-draw, -row, passage): the largest on top
+    heap: list[tuple[int, int, Passage]] = []  # (-draw, -row, passage): the largest draw on top
     for key, passage in _drawn(passages, selection.seed):
         if len(heap) < selection.prompts:
             if tally.long_enough(passage):
@@ -119,7 +119,7 @@ def draw(source_row: int, key: bytes) -> int:
 
 
 class _Tally:
-    """Applies the length rule, and counts passages for the message when too few pass."""
+    """Applies the length rule, and counts passages for the message if too few pass."""
 
     def __init__(self, selection: Selection, count_tokens: CountTokens | None) -> None:
         self._selection, self._count_tokens = selection, count_tokens
@@ -137,7 +137,7 @@ class _Tally:
         return True
 
     def too_few(self, corpus: Corpus) -> str:
-        """How many texts pass each step of the rule, and the options that take what there is."""
+        """Message: how many texts pass each step of the rule, and which options would suffice."""
         wanted = self._selection
         steps = [f"{self.enough_bytes} of at least {wanted.min_bytes} bytes"]
         if wanted.min_tokens is not None:

@@ -17,8 +17,8 @@
 
 A file may give every option of `lpp-capture run` that says what is captured, by its long name with
 dashes or underscores. `series = {name = "my-run", step = 100}` means `--series my-run --step 100`.
-An option that two places give, the defaults aside, is refused: nobody should have to guess which of
-them wins in a file that keeps a cluster busy for a week.
+An option given in two places, apart from the defaults, is refused: in a file that keeps a cluster
+busy for a week, nobody should have to guess which place wins.
 """
 
 import difflib
@@ -37,13 +37,13 @@ from lpp.capture.plan.request import CaptureRequest
 from lpp.store.errors import ErrorKind, InputError, LppError
 
 LISTS: Final = {"models": "model", "corpora": "corpus"}
-"""Name of a list -> the option that each of its entries must give."""
+"""Name of a list -> the option that each entry must have."""
 
 KEYS: Final = ("store", "defaults", *LISTS, "matrix")
 """Top-level keys of a file."""
 
 SERIES: Final = {"name": "series", "step": "step"}
-"""Keys of a table `series`, and the options that they are."""
+"""Key of a table `series` -> the option that it sets."""
 
 SHOWN: Final = 20
 """Problems listed in one message."""
@@ -61,7 +61,7 @@ class Job:
 
     @property
     def arguments(self) -> tuple[str, ...]:
-        """Its options as arguments of `lpp-capture run`."""
+        """The options as arguments of `lpp-capture run`."""
         return command_arguments(self.options)
 
 
@@ -83,14 +83,14 @@ class _Reading:
 
 @dataclass(frozen=True)
 class _Entry:
-    """Some options of a job, and their place in the file."""
+    """Some options of a job, and where in the file they are."""
 
     place: str
     options: Mapping[str, Any]
 
 
 def read_jobs(path: Path) -> JobsFile:
-    """The jobs of the file at `path`. InputError for one that is not text, or has problems."""
+    """The jobs of the file at `path`. Raises InputError if it is not text or has problems."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -130,7 +130,7 @@ def command_line(job: Job, *more: str) -> str:
 
 
 def _table(reading: _Reading, place: str, table: object) -> dict[str, Any]:
-    """Options of one table by their names with dashes, each checked."""
+    """The checked options of one table, by name with dashes."""
     if not isinstance(table, dict):
         reading.problems.append(f"{place} should be a table of options, is {table!r}")
         return {}
@@ -151,7 +151,7 @@ def _table(reading: _Reading, place: str, table: object) -> dict[str, Any]:
 def _options_of(
     reading: _Reading, place: str, key: str, value: object
 ) -> list[tuple[str, object, str]]:
-    """Name, value and place of the option that a key gives, or of both that `series = {}` gives."""
+    """(name, value, place) of the option of a key; of both options for `series = {...}`."""
     name, where = key.replace("_", "-"), f"{place}.{key}"
     if name != "series" or not isinstance(value, dict):
         return [(name, value, where)]
@@ -170,7 +170,7 @@ def _twice(name: str, where: str) -> str:
 
 
 def _list(reading: _Reading, key: str, entries: object) -> list[_Entry]:
-    """Entries of `models` or `corpora`: tables, or names alone."""
+    """Entries of `models` or `corpora`: each a table, or only a name."""
     needed = LISTS[key]
     if not isinstance(entries, list) or not entries:
         reading.problems.append(f"{key} should be a list of at least one {needed}, is {entries!r}")
@@ -262,7 +262,7 @@ def _job(reading: _Reading, number: int, options: Mapping[str, Any]) -> Job | No
 
 
 def make_job(options: Mapping[str, Any]) -> Job:
-    """The job of options of `lpp-capture run`, of which model and corpus are two.
+    """The job of options of `lpp-capture run`, which include model and corpus.
 
     Raises ClickException or InputError for values that the command would refuse.
     """
@@ -270,7 +270,7 @@ def make_job(options: Mapping[str, Any]) -> Job:
 
 
 def _of_one_step(one: CaptureRequest, other: CaptureRequest) -> bool:
-    """Whether two requests differ in nothing but what is captured as one step of one series."""
+    """Whether two requests capture different models as the same step of the same series."""
     if one.model.series is None or (one.model.id, one.model.revision) == (
         other.model.id,
         other.model.revision,
@@ -289,7 +289,7 @@ def _base_name(options: Mapping[str, Any]) -> str:
 
 
 def with_names(jobs: Sequence[Job]) -> tuple[Job, ...]:
-    """The jobs; those of one name get the options in which they differ added to it."""
+    """The jobs. If several have the same name, the options in which they differ are added."""
     named = []
     for job in jobs:
         alike = [other for other in jobs if other.name == job.name]
@@ -339,13 +339,13 @@ def command_arguments(options: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def request_of_options(options: Mapping[str, Any]) -> CaptureRequest:
-    """The request of options by long name, parsed as the command line that they make."""
+    """The request of options by long name, parsed as a command line would be."""
     command = click.Command("run", params=list(option_by_name().values()))
     return request_of(command.make_context("run", list(command_arguments(options))).params)
 
 
 def value_problems(option: click.Option, value: object, place: str) -> Iterator[str]:
-    """Why `option` does not accept `value`: a wrong type in the file, or a wrong value."""
+    """Why `option` does not accept `value`: its type in the file, or the value itself."""
     expected, right = _expected(option, value)
     if not right:
         yield f"{place} should be {expected}, is {value!r}"
@@ -360,7 +360,7 @@ def value_problems(option: click.Option, value: object, place: str) -> Iterator[
 
 
 def _expected(option: click.Option, value: object) -> tuple[str, bool]:
-    """The type that the file needs for an option, for a message; whether `value` has it."""
+    """(the type that an option needs in a file, in words; whether `value` has it)."""
     number = type(value) in (int, float)  # not bool, which is a subclass of int
     if option.is_flag:
         return "true or false", isinstance(value, bool)

@@ -16,8 +16,8 @@ from lpp.store.errors import ErrorKind, InputError
 def revision_jobs(context: click.Context) -> tuple[Job, ...]:
     """The jobs of `lpp-capture run --revision a,b,c`, in that order.
 
-    context: of the command, with `--model` and `--corpus`. Raises InputError for a model without
-    revisions, and for a list in which a step is not known or not unique.
+    context: of a command with `--model` and `--corpus`. Raises InputError for a local model, and
+    if a step in the list is unknown or not unique.
     """
     options = given_options(context)
     model = options["model"]
@@ -38,13 +38,13 @@ def revision_jobs(context: click.Context) -> tuple[Job, ...]:
 
 
 def given_options(context: click.Context) -> dict[str, Any]:
-    """What a command line says of one job, as a file of jobs would say it."""
+    """The options given on a command line, in the form of a file of jobs."""
     found: dict[str, Any] = {}
     for name, option in option_by_name().items():
         place = option.name or name
         if context.get_parameter_source(place) is ParameterSource.COMMANDLINE:
             value = context.params[place]
-            if isinstance(value, Mapping):  # options of vLLM's, parsed
+            if isinstance(value, Mapping):  # parsed options of vLLM
                 value = [f"{key}={json.dumps(one)}" for key, one in value.items()]
             found[name] = list(value) if isinstance(value, tuple) else value
     return found

@@ -1,10 +1,9 @@
 """Run jobs one after another, each in its own process.
 
-A process gives everything back when it ends: device memory, half-built models, workers of an
-engine. Nothing within one process guarantees that, least of all after it ran out of memory. A
-crash, or a kill by the system, ends one job only. The price is the start of Python and torch, a
-few seconds a job; a job that is known to be done starts no process
-(`lpp.capture.engine.run_cache`).
+A process frees everything when it ends: device memory, half-built models, workers of an engine.
+Within one process nothing guarantees that, least of all after it ran out of memory. A crash, or a
+kill by the system, ends only one job. The cost is starting Python and torch, a few seconds per job.
+A job that is known to be done (`lpp.capture.engine.run_cache`) starts no process.
 
 Each process runs the command that a user would type, and reports its outcome as JSON.
 """
@@ -54,7 +53,8 @@ class JobResult:
 
 
 LEFTOVER_SECONDS: Final = 5.0
-"""Until processes that a job left are killed, such as Python's tracker of shared memory."""
+"""After this time, processes that a job left running are killed, such as Python's tracker of
+shared memory."""
 
 
 def run_jobs(
@@ -64,11 +64,11 @@ def run_jobs(
     grace: float = GRACE_SECONDS,
     more: Sequence[str] = (),
 ) -> list[JobResult]:
-    """Run every job in turn, also after one has failed; returns a result for each, in order.
+    """Run every job in turn, even if one fails; returns one result per job, in order.
 
-    part: which shards of each run are this process's. After Ctrl-C or another request to end, the
-    current job finishes its shard within `grace` seconds and no further job starts. more: further
-    arguments of each command, such as `--executor=ray`.
+    part: the shards of each run that this process captures. After Ctrl-C or another request to
+    stop, the current job finishes its shard within `grace` seconds and no further job starts.
+    more: further arguments of each command, such as `--executor=ray`.
     """
     results: list[JobResult] = []
     options = [f"--store={store}", f"--grace={grace:g}", *_part_arguments(part), *more]
@@ -88,7 +88,7 @@ def run_jobs(
 
 
 def _run(job: Job, options: Sequence[str]) -> tuple[JobResult, bool]:
-    """(result of one job in its own process, whether it was asked to end early)."""
+    """(result of one job in its own process, whether it was asked to stop)."""
     with tempfile.TemporaryDirectory(prefix="lpp-job-") as folder:
         report = Path(folder, "report.json")
         more = [*options, f"--report={report}"]
@@ -103,10 +103,10 @@ def _run(job: Job, options: Sequence[str]) -> tuple[JobResult, bool]:
 
 
 def _finish(command: Sequence[str]) -> tuple[int, bool]:
-    """Run a command to its end; (exit code, whether it was asked to end early).
+    """Run a command to its end; (exit code, whether it was asked to stop).
 
-    A terminal sends Ctrl-C to every process of a group, so the job would get it twice, and the
-    second request ends it at once. So the job has its own group and gets the request once.
+    The job has its own process group. In this one, it would get Ctrl-C twice, from the terminal
+    and from here, and a second request stops it at once.
     """
     job = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=2, process_group=0)
     try:
@@ -150,7 +150,7 @@ def _result(job: Job, report: Mapping[str, Any]) -> JobResult:
 
 
 def _reason_without_report(code: int) -> str:
-    """Why a process ended that wrote no report."""
+    """Why a process that wrote no report ended."""
     if code == -signal.SIGKILL:
         return "killed (SIGKILL), as the system does when memory runs out"
     if code < 0:
@@ -160,7 +160,7 @@ def _reason_without_report(code: int) -> str:
 
 
 def format_results(results: Sequence[JobResult], seconds: float) -> str:
-    """The outcome of each job, two lines each, in 80 columns. seconds: of all jobs."""
+    """The outcome of each job in two lines of 80 columns. seconds: of all jobs together."""
     lines = [f"{'':4}{'job':<37}{'':<11}{'tokens':>9}{'seconds':>9}{'tokens/s':>10}"]
     for number, result in enumerate(results, start=1):
         numbers = ""
@@ -175,7 +175,7 @@ def format_results(results: Sequence[JobResult], seconds: float) -> str:
 
 
 def _format_summary(results: Sequence[JobResult], seconds: float) -> str:
-    """One line: how many jobs ended how, and in what time."""
+    """Number of jobs by status, and the time; a line if shards of other parts are missing."""
     order: tuple[Status, ...] = ("done", "skipped", "failed", "interrupted", "not started")
     counts = {status: sum(r.status == status for r in results) for status in order}
     ended = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
@@ -198,7 +198,7 @@ def exit_code(results: Sequence[JobResult]) -> int:
 
 
 def list_jobs(jobs: Sequence[Job], store: Place, part: Part = WHOLE) -> str:
-    """The command of each job; jobs that are done say so."""
+    """The command of each job; jobs that are done are marked."""
     lines = []
     more = [f"--store={store}", *_part_arguments(part)]
     for number, job in enumerate(jobs, start=1):
@@ -209,7 +209,7 @@ def list_jobs(jobs: Sequence[Job], store: Place, part: Part = WHOLE) -> str:
 
 
 def _middle(text: str, width: int) -> str:
-    """`text` cut to `width` in its middle: jobs of one model and corpus differ at the end."""
+    """`text` shortened to `width` in its middle: names of similar jobs differ at the end."""
     if len(text) <= width:
         return text
     start = width // 3

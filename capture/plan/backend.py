@@ -1,8 +1,8 @@
-"""What a backend is: something that runs a model on batches of token ids.
+"""The protocol of a backend, which runs a model on batches of token ids.
 
-torch and vLLM stand behind one protocol and pass the same contract tests. The engine gives each
-batch the host memory that its rows belong into, and a backend writes them there: straight from the
-device, in one copy. Moments are accumulated by the backend, where the rows are.
+The torch and vLLM backends implement it and pass the same contract tests. The engine allocates
+host memory for the rows of each batch, and the backend copies them there from the device, once. The
+backend also accumulates moments, on the device that holds the rows.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Outputs:
-    """What a capture wants of each batch."""
+    """What a capture keeps of each batch."""
 
     sites: tuple[str, ...]
     """In depth order."""
     dtype: StoredDtype
     keep: Keep = "rows"
     band_ends: tuple[int, ...] = ()
-    """Ends of the position bands of moments, where they are kept."""
+    """Ends of the position bands of moments; empty if no moments are kept."""
     moments_dtype: MomentsDtype = "float64"
 
     @classmethod
     def of(cls, plan: Plan) -> "Outputs":
-        """What `plan` wants."""
+        """The outputs that `plan` keeps."""
         return cls(
             sites=plan.site_names,
             dtype=plan.stored_dtype,
@@ -48,7 +48,7 @@ class Outputs:
 
 @dataclass(frozen=True, slots=True)
 class Before:
-    """What a model reads before the tokens of a branch."""
+    """The tokens that a model reads before those of a branch."""
 
     of: int
     """Prompt that it branches off."""
@@ -61,7 +61,7 @@ _NOTHING: Final = np.zeros(0, np.int32)
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Prompts that run together, laid flat: no padding, whatever the backend does inside."""
+    """Prompts that run together, concatenated without padding. A backend may pad internally."""
 
     shard: int
     prompt_ids: tuple[int, ...]
@@ -75,18 +75,18 @@ class Batch:
     """Site -> (T, d) host memory in the stored dtype (uint16 for the bits of bfloat16), which the
     backend fills. Empty for a plan that keeps moments alone."""
     ends_shard: bool = False
-    """Whether no further batch of its shard follows."""
+    """Whether it is the last batch of its shard."""
     before: Mapping[int, Before] = field(default_factory=dict)
-    """Prompts that are branches -> what comes before their tokens. Its rows are not wanted."""
+    """Prompts that are branches -> the tokens before theirs, whose rows are not stored."""
 
     def ids_before(self, prompt: int) -> npt.NDArray[np.int32]:
-        """(n,) tokens that the model reads before those of `prompt`; none of most."""
+        """(n,) tokens that the model reads before those of `prompt`; empty if it is no branch."""
         before = self.before.get(prompt)
         return _NOTHING if before is None else before.token_ids
 
     @property
     def inputs(self) -> list[npt.NDArray[np.int32]]:
-        """All that the model reads of each prompt: what comes before its tokens, and they."""
+        """All token ids that the model reads for each prompt: those before it, then its own."""
         ends = np.cumsum(self.lengths)[:-1]
         own = zip(self.prompt_ids, np.split(self.token_ids, ends), strict=True)
         return [np.concatenate([self.ids_before(prompt), ids]) for prompt, ids in own]
@@ -101,20 +101,20 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class Captured:
-    """What one batch gave, beside the rows that are in `batch.hidden` now."""
+    """The results of one batch. Its rows are in `batch.hidden`."""
 
     batch: Batch
     statistics: Mapping[str, npt.NDArray[Any]]
     """Column of `lpp.store.format.tables.STATISTICS` -> (S,) values at `batch.logit_rows`."""
     failed: Mapping[int, str] = field(default_factory=dict)
-    """Prompts that the backend could not run even alone -> why. Their rows are zeros."""
+    """Prompts that the backend could not run even alone -> the reason. Their rows are zeros."""
     not_finite: Mapping[str, npt.NDArray[np.int64]] | None = None
     """Site -> flat rows that hold NaN or infinities, ascending; sites without any are left out.
     None: not checked yet; the engine checks the rows as it encodes them."""
     moments: Mapping[str, SiteMoments] | None = None
-    """With the last batch of a shard, where moments are kept: those of the shard, but for the
-    prompts that are set aside. A site's are computed when it is asked for; valid until the next
-    batch is asked for."""
+    """Site -> moments of the whole shard, without prompts that are set aside. Only with the last
+    batch of a shard, and only if moments are kept. A site's moments are computed when they are
+    accessed, and are valid until the next batch is requested."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,9 +132,9 @@ class Written:
 
     prompt_id: int
     token_ids: npt.NDArray[np.int32]
-    """(n,) up to `Writing.tokens`; none where the prompt did not fit into memory even alone."""
+    """(n,), n <= `Writing.tokens`; n = 0 if the prompt did not fit into memory even alone."""
     logprobs: npt.NDArray[np.float32]
-    """(n,) ln p of each when it was written, by the softmax of all logits at temperature 1."""
+    """(n,) ln p of each token when it was written: softmax over all logits, temperature 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,9 +145,9 @@ class Writing:
     temperature: float
     """0: the most likely token."""
     seed: int
-    """Of the draws; not looked at where nothing is drawn."""
+    """Seed of the draws; ignored at temperature 0."""
     end_ids: tuple[int, ...]
-    """Tokens after which nothing more is written; they are written themselves."""
+    """Tokens that end the text. The first one is kept, and nothing is written after it."""
 
 
 class Backend(Protocol):
@@ -166,23 +166,23 @@ class Backend(Protocol):
         """What a plan records of how the model runs; `batch_tokens` is the request's, or 0."""
 
     def allocate(self, size: int) -> npt.NDArray[np.uint8]:
-        """(size,) host memory that rows reach fastest: page-locked for a GPU, shared with the
-        workers where they are other processes. MemoryError where there is too little.
+        """(size,) host memory for rows: page-locked for a GPU, shared memory if the workers are
+        other processes. Raises MemoryError.
         """
 
     def capture(self, batches: Iterable[Batch], outputs: Outputs) -> Iterator[Captured]:
-        """Run every batch, in order; may run ahead of what it has yielded, by one batch."""
+        """Run the batches in order; may compute one batch more than it has yielded."""
 
     def write(self, beginnings: Sequence[Beginning], how: Writing) -> Iterator[Written]:
-        """Continue every prompt; yield each once, in any order, as they are finished.
+        """Continue every prompt; yield each once, in any order, when it is finished.
 
-        A draw depends on the seed, the prompt and its id, and not on what runs beside it.
+        A draw depends on the seed, the prompt and its id, not on the rest of the batch.
         """
 
     def head(self) -> HeadContent | str:
-        """What makes logits of `final`, in host memory, to be kept in the store; where there is
-        none to keep, why, in a few words. Costs a copy of the matrix.
+        """The unembedding, in host memory, which computes logits from `final`; or, in a few words,
+        why it cannot be stored. Costs a copy of the matrix.
         """
 
     def close(self) -> None:
-        """Give the model's memory back."""
+        """Free the model's memory."""

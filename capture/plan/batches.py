@@ -1,4 +1,7 @@
-"""Which prompts run together. Decided by the plan alone, so that any worker does the same."""
+"""Group prompts into shards and batches.
+
+The groups depend on the plan alone, so every worker makes the same ones.
+"""
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,8 +16,9 @@ from lpp.store.format.plan import Keep, Plan
 from lpp.store.format.rows import branches_of
 from lpp.store.format.schedule import group_boundaries
 
-WORTH: Final = 10
-"""Bytes of rows for each byte of moments that a further shard is worth."""
+ROW_BYTES_PER_MOMENT_BYTE: Final = 10
+"""If only moments are kept, a shard covers up to this many bytes of rows per byte of its moments:
+more shards would store more moments."""
 
 
 def shard_boundaries(lengths: Sequence[int], token_bytes: int, shard_bytes: int) -> tuple[int, ...]:
@@ -38,11 +42,12 @@ def shard_boundaries(lengths: Sequence[int], token_bytes: int, shard_bytes: int)
 def kept_boundaries(
     lengths: Sequence[int], token_bytes: int, shard_bytes: int, keep: Keep, moments: int
 ) -> tuple[int, ...]:
-    """The shards of a plan that keeps `keep`.
+    """Shard boundaries of a plan that keeps rows, moments or both.
 
-    moments: bytes of the moments of a shard. With moments a shard ends wherever a tenth of the
-    prompts does, so that the groups of the jackknife are whole shards; without rows it ends within
-    a tenth only when its rows would take ten times its moments, and more than `shard_bytes`.
+    moments: bytes of the moments of one shard. If moments are kept, shards end after every tenth
+    of the prompts, so that the groups of the jackknife are whole shards. If only moments are kept,
+    a tenth is divided only where its rows would take more than both `shard_bytes` and ten times the
+    moments.
 
     >>> kept_boundaries([3] * 20, 10, 60, "both", 0)
     (0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20)
@@ -53,7 +58,9 @@ def kept_boundaries(
     """
     if keep == "rows":
         return shard_boundaries(lengths, token_bytes, shard_bytes)
-    budget = shard_bytes if keep == "both" else max(shard_bytes, WORTH * moments)
+    budget = (
+        shard_bytes if keep == "both" else max(shard_bytes, ROW_BYTES_PER_MOMENT_BYTE * moments)
+    )
     edges = [0]
     for first, end in itertools.pairwise(group_boundaries(len(lengths))):
         inside = shard_boundaries(lengths[first:end], token_bytes, budget)
@@ -73,8 +80,9 @@ def group_by_budget(
     """Indices of prompts that run together: longest first, at most `budget` padded tokens.
 
     Similar lengths share a batch, so little of it is padding. A prompt longer than the budget
-    runs alone. family_of: of each, the prompt that it branches off, or itself. A family stays
-    together; its prompt and its branches are padded apart, since they run one after the other.
+    runs alone. family_of: for each prompt, the prompt that it branches off, or itself. A family
+    stays in one batch; its prompt and its branches are padded separately, because they run one
+    after the other.
 
     >>> group_by_budget([5, 9, 5, 4], budget=10)
     [[1], [0, 2], [3]]
@@ -84,10 +92,10 @@ def group_by_budget(
     families: dict[int, list[int]] = {}
     for index, family in enumerate(range(len(lengths)) if family_of is None else family_of):
         families.setdefault(family, []).append(index)
-    # branches of a prompt that is not here come last
+    # families whose prompt is in another shard come last
     longest = {f: lengths[f] if f in members else 0 for f, members in families.items()}
     groups: list[list[int]] = []
-    held = [(0, 0), (0, 0)]  # how many, and the longest: of prompts, and of branches
+    held = [(0, 0), (0, 0)]  # (count, longest) of prompts and of branches
     for family in sorted(families, key=lambda f: (-longest[f], f)):
         members = families[family]
         parts = [[lengths[i] for i in members if (i == family) is whole] for whole in (True, False)]
@@ -102,8 +110,8 @@ def group_by_budget(
 
 
 def shard_batches(plan: Plan, prompts: pa.Table, shard: int) -> Iterator[Batch]:
-    """The batches of one shard, without the memory for their rows. prompts: all of the plan,
-    `PROMPTS_SCHEMA` and what else they carry.
+    """The batches of one shard, without memory for their rows. prompts: the table of all prompts
+    of the plan.
     """
     first, end = plan.shards[shard], plan.shards[shard + 1]
     lists = prompts["token_ids"].slice(first, end - first).combine_chunks()
@@ -126,7 +134,7 @@ def shard_batches(plan: Plan, prompts: pa.Table, shard: int) -> Iterator[Batch]:
 
 
 def _before(prompts: pa.Table, some: Iterable[int]) -> dict[int, Before]:
-    """What comes before each branch among the prompts `some`."""
+    """The tokens before each branch among the prompts `some`."""
     of, at = branches_of(prompts)
     ids = prompts["token_ids"]
     return {
@@ -140,7 +148,7 @@ def _before(prompts: pa.Table, some: Iterable[int]) -> dict[int, Before]:
 
 
 def logit_rows(plan: Plan, lengths: Sequence[int]) -> npt.NDArray[np.int64]:
-    """Flat rows of a batch at which the plan wants statistics of the logits."""
+    """(S,) flat rows of a batch whose logits the plan reduces to statistics."""
     if plan.logit_positions == "all":
         return np.arange(sum(lengths))
     starts = np.cumsum([0, *lengths[:-1]])

@@ -1,7 +1,8 @@
-"""Numbers for sampling that depend on the seed and the prompt alone.
+"""Random numbers for sampling, which depend only on the seed and the prompt.
 
-Each prompt has a stream of its own, a SHA-256 of what it is about: so a prompt is continued alike
-whatever runs beside it, in any batch, part or machine, but for rounding in the logits.
+Each prompt has its own stream: a SHA-256 of the seed, the prompt's id, its token ids and the step.
+So its continuation is the same in any batch, in any part and on any machine, except for rounding in
+the logits.
 """
 
 import hashlib
@@ -14,7 +15,7 @@ _BITS: Final = 53
 
 
 class Draws:
-    """The draws for one prompt, by its seed, its id and its token ids."""
+    """The draws for one prompt."""
 
     def __init__(self, seed: int, prompt_id: int, token_ids: npt.NDArray[np.int32]) -> None:
         self._hash = hashlib.sha256(f"{seed} {prompt_id} ".encode())
@@ -33,5 +34,5 @@ class Draws:
 
     @property
     def seed(self) -> int:
-        """A seed for a generator that draws by itself: 63 bits."""
+        """A seed of 63 bits, for an engine with its own generator."""
         return int.from_bytes(self._hash.digest()[:8], "little") >> 1

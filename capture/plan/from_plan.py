@@ -1,7 +1,7 @@
-"""From a plan back to the request that gives it again, and whether the model loaded is the plan's.
+"""Rebuild the request of a plan, and check that the loaded model is the one of the plan.
 
-The settings are the plan's. Where the model lies on this machine, on which card it runs and whether
-its own code may, no plan says.
+A plan records every setting but three: where the model is on this machine, the device, and whether
+the model's own code may run.
 """
 
 import json
@@ -20,7 +20,7 @@ from lpp.store.format.plan import Plan, differences
 
 @dataclass(frozen=True, kw_only=True)
 class RepairOptions:
-    """What a plan does not say: where the model lies here, and what it may do."""
+    """Settings of a repair that the plan does not record."""
 
     model: str | None = None
     """Hub name, folder or GGUF file; the plan's own model by default."""
@@ -28,13 +28,13 @@ class RepairOptions:
     """The plan's kind of device by default."""
     trust_remote_code: bool = False
     missing: bool = False
-    """Whether to compute shards as well of which there is nothing at all."""
+    """Whether to compute missing shards too."""
     grace: float = GRACE_SECONDS
-    """Seconds that a request to end leaves for the shards under way."""
+    """Seconds to finish the current shards after a request to stop."""
 
 
 def request_of_plan(plan: Plan, options: RepairOptions) -> CaptureRequest:
-    """The request that gives `plan` again, but for its corpus, which is not asked for."""
+    """The request that gives `plan` again. Its corpus is not read: token ids come from the run."""
     compute, name = plan.compute, plan.compute.backend
     if compute.trust_remote_code and not options.trust_remote_code:
         raise InputError(
@@ -89,9 +89,8 @@ def _own_model(plan: Plan) -> str:
 
 
 def check_same(plan: Plan, request: CaptureRequest, backend: Backend) -> None:
-    """Refuse a model, releases or settings that are not those of `plan`, with all that differs.
-
-    Where the weights came from may differ, as long as they are the same.
+    """Raise ConflictError, with every difference, unless model, releases and settings are those of
+    `plan`. The source of the weights may differ if the weights are equal.
     """
     found, model, tokenizer = backend.model, plan.model, plan.tokenizer
     here = replace(

@@ -1,7 +1,6 @@
 """The options of `lpp-capture run`, and the request that they make.
 
-They are apart from the command because a file of jobs has the same options: each under the same
-name, with the same checks.
+A file of jobs has the same options, with the same names and checks.
 """
 
 import functools
@@ -28,22 +27,22 @@ else:
 Decorator = Callable[[Any], Any]
 
 LEAST_TEMPERATURE: Final = 0.01
-"""The lowest temperature that vLLM follows; below it, draws are greedy but for rounding."""
+"""The lowest temperature that vLLM respects. Below it, draws are practically greedy."""
 
 DEFAULT_MIN_BYTES: Final = 512
-"""Texts shorter than this are left out, unless a length in tokens is asked for."""
+"""Shorter texts are left out, unless the user gives a length in tokens."""
 
 GRACE_SECONDS: Final = 60.0
-"""For the shard under way, after the first request to end."""
+"""Time to finish the current shard after the first request to stop."""
 
 
 class StoreType(_ParamType):
-    """A directory or a URL of a bucket's prefix. A bad URL is an InputError without secrets."""
+    """A directory or the URL of a bucket's prefix. The error for a bad URL quotes no secrets."""
 
     name = "store"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Place:
-        """The place that `value` names; reads nothing there."""
+        """The place that `value` names. Accesses nothing."""
         return place(value)
 
 
@@ -59,7 +58,7 @@ def split_names(context: click.Context, parameter: click.Parameter, value: str) 
 def _engine_options(
     context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
 ) -> dict[str, Any]:
-    """{"gpu_memory_utilization": 0.8} of `gpu_memory_utilization=0.8`: JSON, or else text."""
+    """Parse `gpu_memory_utilization=0.8` to {"gpu_memory_utilization": 0.8}: JSON, else text."""
     options = {}
     for value in values:
         name, equals, text = value.partition("=")
@@ -370,7 +369,7 @@ def option_by_name() -> Mapping[str, click.Option]:
 
 
 def request_of(options: Mapping[str, Any]) -> CaptureRequest:
-    """The request that parsed options make. InputError for options that do not go together."""
+    """The request of parsed options. Raises InputError for options that exclude each other."""
 
     def take(*names: str) -> dict[str, Any]:
         return {name: options[name] for name in names}
@@ -421,7 +420,7 @@ def request_of(options: Mapping[str, Any]) -> CaptureRequest:
 
 
 def continuation_of(options: Mapping[str, Any]) -> ContinuationSpec | None:
-    """What parsed options say of continuations. InputError for options that do not go together."""
+    """The continuation that parsed options ask for. Raises InputError for contradictory options."""
     tokens, temperature = options["continue_tokens"], options["temperature"]
     seed = options["generation_seed"]
     if tokens is None:

@@ -57,9 +57,10 @@ def parse_part(text: str, environment: Mapping[str, str]) -> Part:
 def chosen_part(
     part: str | None, rank: int | None, world: int | None, environment: Mapping[str, str]
 ) -> Part:
-    """The part that `--part`, or `--rank` with `--world`, names; the whole where none is given.
+    """The part that `--part`, or `--rank` with `--world`, names; `WHOLE` if none is given.
 
-    Raises InputError for one of the pair alone, for both ways at once, and as `parse_part` does.
+    Raises InputError for --rank without --world or the reverse, for both ways at once, and where
+    `parse_part` does.
 
     >>> chosen_part(None, 3, 8, {})
     Part(index=3, count=8)
@@ -89,9 +90,10 @@ def chosen_part(
 def slurm_part(environment: Mapping[str, str]) -> Part:
     """The part of this task of a Slurm step, of this element of a Slurm array, or of both.
 
-    Within `srun` the task is SLURM_PROCID of SLURM_STEP_NUM_TASKS: a batch script has a
-    SLURM_PROCID too, always 0, and would leave the other parts to nobody. An array may count from
-    anywhere in equal steps. https://slurm.schedmd.com/srun.html and job_array.html.
+    Within `srun` the part is SLURM_PROCID of SLURM_STEP_NUM_TASKS. SLURM_PROCID alone is not
+    enough: a batch script outside `srun` has it too, always 0, and the other parts would never run.
+    The indices of an array may start anywhere and have equal steps.
+    https://slurm.schedmd.com/srun.html and job_array.html.
     """
     array, task = _array_element(environment), _step_task(environment)
     if array is None and task is None:

@@ -1,4 +1,4 @@
-"""From what a user asks to a frozen plan: which sites, which batches, which shards."""
+"""Turn a request into a frozen plan: sites, batches, shards."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -62,7 +62,7 @@ def make_plan(
 ) -> Plan:
     """Freeze everything that could change a stored number.
 
-    continuation: how the model wrote the last tokens of each of `prompts`, where it did.
+    continuation: how the model wrote the last tokens of each prompt; None if it wrote none.
     """
     dtype, specs = backend.model.dtype, site_specs(request, backend)
     token_bytes = sum(spec.width for spec in specs) * ITEM_BYTES[dtype]
@@ -73,7 +73,7 @@ def make_plan(
         compute = replace(compute, batch_tokens=tokens)
     prefixes = prefix_schedule(request.longest)
     ends = moment_band_ends(prefixes)
-    if continuation is not None:  # so that moments of what was written can be taken
+    if continuation is not None:  # so that written tokens have bands of their own
         ends = tuple(sorted({*ends, continuation.given_context}))
     stored = moments_bytes([spec.width for spec in specs], len(ends), request.moments_dtype)
     size = shard_bytes(request, compute.device)
@@ -135,8 +135,10 @@ def compute_info(
     device_map: str | None,
     versions: Mapping[str, str],
 ) -> ComputeInfo:
-    """What a plan says of how a model runs. device: its kind, without the index: which card of
-    several changes no number. versions: releases that could change one.
+    """How the model runs, as a plan records it.
+
+    device: its kind, without the index: which of several cards runs the model changes no number.
+    versions: releases of packages that could change a number.
     """
     options = request.engine_options.items()
     return ComputeInfo(
@@ -154,7 +156,7 @@ def compute_info(
 
 
 def check_context(model: Model, request: CaptureRequest) -> None:
-    """Refuse prompts that may be longer than the model has positions."""
+    """Raise InputError if prompts may be longer than the model has positions."""
     limit, written = model.max_positions, request.continuation
     if limit is None or request.longest <= limit:
         return
@@ -169,8 +171,8 @@ def check_context(model: Model, request: CaptureRequest) -> None:
 
 
 def default_batch_tokens(device: str, token_bytes: int, context: int) -> int:
-    """Tokens that run together: as many as keep the device busy, within `BATCH_BYTES`.
+    """Tokens of a batch: enough to keep the device busy, within `BATCH_BYTES`.
 
-    At least one prompt, whatever its bytes: a prompt runs whole.
+    At least `context` tokens, since a prompt is never divided.
     """
     return max(context, min(BATCH_TOKENS[device], BATCH_BYTES // token_bytes))

@@ -1,6 +1,6 @@
-"""What a user asks for, before anything is opened: a model, a corpus, what to keep.
+"""A request for a capture: a model, a corpus, what to keep. Nothing is opened yet.
 
-Imports no torch, so that a list of requests is read, checked and compared at once.
+Imports no torch, so that a file of many requests is checked without delay.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,62 +17,62 @@ if TYPE_CHECKING:
     from lpp.capture.plan.backend import Backend
 
 SHARD_BYTES: Final[Mapping[str, int]] = {"cpu": 256 << 20, "cuda": 2 << 30}
-"""Activations of a shard over all its sites, before compression, by kind of device. A batch cannot
-leave its shard, so on a GPU a shard holds two batches of `BATCH_BYTES` or more: at 7B, 215 kB a
-token over 30 sites, they are 50 prompts of 200 tokens, 25 of which run together."""
+"""Bytes of a shard's activations over all sites, before compression, by kind of device. A batch
+never spans two shards, so a shard on a GPU holds at least two batches of `BATCH_BYTES`. At 7B, with
+215 kB a token over 30 sites, a shard is 50 prompts of 200 tokens and a batch is 25 of them."""
 
 BATCH_TOKENS: Final[Mapping[str, int]] = {"cpu": 2048, "cuda": 16384}
-"""Tokens of a batch by kind of device, where the bytes of its rows allow them."""
+"""Tokens of a batch by kind of device, unless their rows exceed `BATCH_BYTES`."""
 
 BATCH_BYTES: Final = 1 << 30
-"""Most activations of one batch over all its sites: 5,000 tokens at 7B, 800 at 70B. A forward
-pass of some hundred tokens keeps a GPU's cores busy; more would only take more memory."""
+"""Most bytes of one batch's activations over all sites: 5,000 tokens at 7B, 800 at 70B. A forward
+pass of a few hundred tokens keeps a GPU busy; a larger batch would only take more memory."""
 
 
 BackendName = Literal["torch", "vllm", "vllm+torch"]
 
 KeepHead = Literal["auto", "yes", "no"]
-"""auto: where rows of `final` are kept, unless the matrix is larger than the rows of the run."""
+"""auto: yes if rows of `final` are kept and the matrix is not larger than the rows of the run."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusSpec:
-    """Which corpus, as the user names it. InputError for names that no field may have."""
+    """A corpus, as the user names it. Raises InputError for field names that are not allowed."""
 
     name: str
     revision: str | None = None
     split: str | None = None
     text_field: str | None = None
     fields: tuple[str, ...] = ()
-    """Fields of its rows that come along, as columns of the prompts. No plan records them, nor
-    the texts: they change no number."""
+    """Fields of its rows that are stored as columns of the prompts. A plan records neither them
+    nor the texts: they change no number."""
     keep_texts: bool = False
-    """Whether the texts come along."""
+    """Whether the texts are stored."""
 
     def __post_init__(self) -> None:
         check_names(self.fields)
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Columns of the prompts that are asked for."""
+        """Columns that the prompts will have for these options."""
         return (*map(column_name, self.fields), *([TEXT] if self.keep_texts else []))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ContinuationSpec:
-    """How the model goes on after each prompt."""
+    """How the model continues each prompt."""
 
     tokens: int
-    """N: the most tokens that it writes; fewer where it ends its text itself."""
+    """Most tokens that it writes; it may end its text earlier."""
     temperature: float = 0.0
     """0: the most likely token each time; else tokens are drawn from softmax(logits / T)."""
     seed: int | None = None
-    """Of the draws. None: one is drawn, and kept in the store."""
+    """Seed of the draws. None: a random seed, which the store keeps."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CaptureRequest:
-    """What a user asks for."""
+    """Everything that a user chooses for one capture."""
 
     model: ModelSpec
     corpus: CorpusSpec
@@ -91,8 +91,8 @@ class CaptureRequest:
     engine_options: Mapping[str, Any] = field(default_factory=dict)
     """Further arguments of vLLM's `EngineArgs`."""
     check_sites: bool = False
-    """Whether every site inside vLLM is compared with transformers before anything is captured.
-    No plan records it: it changes no number."""
+    """Whether every site inside vLLM is compared with transformers before capture. A plan does not
+    record it: it changes no number."""
     batch_tokens: int | None = None
     shard_bytes: int | None = None
     """None: `SHARD_BYTES` of the device."""
@@ -100,26 +100,26 @@ class CaptureRequest:
     """Activations, their moments by prefix band, or both."""
     moments_dtype: MomentsDtype = "float64"
     keep_head: KeepHead = "auto"
-    """Whether the unembedding is kept. No plan records it: it changes no number."""
+    """Whether the unembedding is kept. A plan does not record it: it changes no number."""
 
     @property
     def longest(self) -> int:
-        """Most tokens of a prompt, those that the model writes included."""
+        """Most tokens of a prompt, including those that the model writes."""
         return self.context + (0 if self.continuation is None else self.continuation.tokens)
 
 
 @dataclass(frozen=True, kw_only=True)
 class InMemory:
-    """What the caller has in memory, in place of what a request names."""
+    """Objects in memory, used instead of those that the request names."""
 
     model: LoadedModel | None = None
     corpus: Corpus | None = None
     key: str | None = None
-    """What decided all of it, as `lpp.capture.engine.run_cache` knows a request, so that the run is
-    found without it the next time; None: that is not known."""
+    """Identifies these objects, as `lpp.capture.engine.run_cache` identifies a request, so that a
+    repeated call finds its run; None if nothing identifies them."""
     backend: "Backend | None" = None
-    """A backend that runs the model of the request; it stays open."""
+    """A backend that runs the model of the request; the capture leaves it open."""
 
 
 NOTHING: Final = InMemory()
-"""Everything is loaded by its name."""
+"""Nothing is in memory: everything is loaded by name."""

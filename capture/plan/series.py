@@ -1,7 +1,7 @@
 """Checkpoints of one training: the step that a revision names, and the series of a request.
 
-A series is a name and a step, SPEC.md section 4. The user gives both, or neither with a list of
-revisions: then the series is called like the model, and each revision's name holds its step.
+A series is a name and a step, SPEC.md section 4. The user gives both, or a list of revisions: then
+the series has the model's name, and each revision's name contains its step.
 """
 
 import re
@@ -17,7 +17,7 @@ from lpp.store.format.plan import Series, series_problems
 _Item = TypeVar("_Item", str, int)
 
 _INTEGER: Final = r"(?<![0-9.])([0-9]{1,16})(?![0-9A-Za-z]|\.[0-9])"
-"""A whole number. In `21B`, `10k` and `1.5` the digits are no number of steps."""
+"""A whole number. The digits of `21B`, `10k` and `1.5` are not a number of steps."""
 
 _STEP: Final = re.compile(
     rf"(?:steps?|checkpoint|ckpt|iter(?:ation)?)[-_]?{_INTEGER}", re.IGNORECASE
@@ -35,10 +35,10 @@ class Checkpoint:
 
 
 def step_of(revision: str) -> int | None:
-    """The step that the name of a revision holds; None where no single number says it.
+    """The step that a revision's name contains; None if there is none or several.
 
-    The number after `step`, `checkpoint`, `ckpt` or `iter`, or else the only number. A commit
-    has none.
+    It is the number after `step`, `checkpoint`, `ckpt` or `iter`, or else the only number. A commit
+    hash has no step.
 
     >>> [step_of(name) for name in ("step1000", "stage1-step5000-tokens21B", "global_step12")]
     [1000, 5000, 12]
@@ -52,7 +52,7 @@ def step_of(revision: str) -> int | None:
 
 
 def checkpoints(revisions: str) -> list[Checkpoint]:
-    """The list that `--revision a,b=20` gives. InputError lists everything wrong with it."""
+    """The checkpoints of `--revision a,b=20`. Raises InputError, with every problem of the list."""
     names = [part.strip() for part in revisions.split(",")]
     found, problems = [], []
     for name in names:
@@ -93,10 +93,10 @@ def is_local(model: str) -> bool:
 def series_of(
     *, model: str, revision: str | None, name: str | None, step: int | None, untrained: bool
 ) -> Series | None:
-    """The series of one capture, from `--series` and `--step`; None where neither is given.
+    """The series of one capture, from `--series` and `--step`; None if neither is given.
 
-    model: as `--model` names it. Without a step, the revision holds it; without a name, a series
-    of hub revisions is called like the model. Raises InputError.
+    model: as `--model` names it. The default of the step is that of the revision; the default of
+    the name, for a hub model, is the model. Raises InputError if one of them remains unknown.
     """
     if name is None and step is None:
         return None
@@ -105,7 +105,7 @@ def series_of(
             "--series and --step go with trained weights: those of --untrained-seed are of no "
             "step. Leave one of them out."
         )
-    revision = None if is_local(model) else revision  # a folder has none: it is loaded as it is
+    revision = None if is_local(model) else revision  # a folder has no revisions
     if name is None:
         if revision is None:
             raise _refused(

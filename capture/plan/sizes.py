@@ -1,6 +1,6 @@
-"""What a capture takes on disk with each choice of --keep, and in host memory, before it starts.
+"""How much disk, for each choice of --keep, and host memory a capture will take.
 
-Activations alone: tables are a few hundredths of them, or of their moments where those are large.
+Tables are not counted: they take a few per cent of the activations or moments.
 """
 
 import re
@@ -24,10 +24,10 @@ from lpp.store.objects.place import Place
 from lpp.store.root import nearest_directory
 
 PACKED: Final = 1.48
-"""How many times smaller rows of bfloat16 lie on disk, as measured on a real model."""
+"""Compression ratio of rows in bfloat16, measured on a real model."""
 
 SLOTS: Final = 3
-"""Shards under way: one that fills, one that is compressed, one that is flushed."""
+"""Shards in memory at once: one is filled, one is compressed, one is flushed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,12 +37,12 @@ class Size:
     rows: int
     """Before compression."""
     moments: int
-    """Exact, but for what compression takes off, which is little."""
+    """Before compression, which saves little."""
 
     @property
     def packed(self) -> int:
-        """About what lies on disk. Nothing is refused that may fit: rows that pack less than
-        measured are found out by the disk, which keeps every committed shard.
+        """Estimated bytes on disk. A capture that may fit is not refused: if rows compress less
+        than estimated and the disk fills up, every committed shard stays.
         """
         return round(self.rows / PACKED) + self.moments
 
@@ -53,14 +53,14 @@ def row_bytes(plan: Plan) -> int:
 
 
 def shard_moments_bytes(plan: Plan) -> int:
-    """Bytes of the moments of one shard: those that it has, or would have if they were kept."""
+    """Bytes of the moments of one shard, whether or not the plan keeps them."""
     ends = plan.moment_ends if plan.keeps_moments else moment_band_ends(plan.prefixes)
     widths = [site.width for site in plan.sites]
     return moments_bytes(widths, len(ends), plan.moments_dtype)
 
 
 def sizes(plan: Plan, lengths: Sequence[int], shard_bytes: int) -> dict[Keep, Size]:
-    """What the run of `plan` would take with each choice. lengths: tokens of each prompt."""
+    """The size of the run with each choice of --keep. lengths: tokens of each prompt."""
     of_token, of_shard = row_bytes(plan), shard_moments_bytes(plan)
     rows = plan.prompts.tokens * of_token
     found: dict[Keep, Size] = {}
@@ -72,7 +72,7 @@ def sizes(plan: Plan, lengths: Sequence[int], shard_bytes: int) -> dict[Keep, Si
 
 
 def remaining(plan: Plan, lengths: npt.NDArray[np.int32], todo: Sequence[int]) -> int:
-    """About what the shards `todo` of a plan will take."""
+    """Estimated bytes on disk of the shards `todo`. lengths: tokens of each prompt."""
     return Size(
         rows=tokens_of(plan, lengths, todo) * row_bytes(plan) if plan.keeps_rows else 0,
         moments=len(todo) * shard_moments_bytes(plan) if plan.keeps_moments else 0,
@@ -80,14 +80,14 @@ def remaining(plan: Plan, lengths: npt.NDArray[np.int32], todo: Sequence[int]) -
 
 
 def head_bytes(plan: Plan) -> int:
-    """Bytes of the matrix of the model's unembedding, about where `final` is not captured."""
+    """Bytes of the unembedding matrix; an estimate if `final` is not captured."""
     widths = [site.width for site in plan.sites if site.name == "final"]
     width = widths[0] if widths else plan.model.hidden_size
     return plan.model.logits_width * width * ITEM_BYTES[plan.stored_dtype]
 
 
 def free_bytes(root: Place) -> int | None:
-    """Free bytes on the disk of a store, which need not exist yet; None for a bucket."""
+    """Free bytes on the disk of a store, which may not exist yet; None for a bucket."""
     place = nearest_directory(root)
     return shutil.disk_usage(place).free if isinstance(place, Path) else None
 
@@ -95,8 +95,8 @@ def free_bytes(root: Place) -> int | None:
 def host_bytes(plan: Plan, lengths: npt.NDArray[np.int32]) -> int:
     """Bytes of host memory for the shard buffers of a capture; pinned memory on a GPU.
 
-    lengths: tokens of each prompt. 0 for a plan without rows. What a backend needs for its
-    batches, and the model itself, come on top.
+    lengths: tokens of each prompt. 0 for a plan without rows. The model and the memory of its
+    batches are not included.
     """
     if not plan.keeps_rows:
         return 0
@@ -106,7 +106,7 @@ def host_bytes(plan: Plan, lengths: npt.NDArray[np.int32]) -> int:
 
 
 def available_memory() -> int | None:
-    """Bytes of memory that can be had without swapping; None where the system does not say."""
+    """Bytes of memory available without swapping; None where the system does not report it."""
     try:
         found = re.search(r"MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text("ascii"))
     except OSError:
@@ -115,7 +115,7 @@ def available_memory() -> int | None:
 
 
 def format_sizes(found: dict[Keep, Size], keep: Keep, free: int | None) -> list[str]:
-    """Each choice of --keep on disk, the one asked for marked; then what is free."""
+    """The size of each choice of --keep, with * at the chosen one; then the free disk space."""
     choices = []
     for name, size in found.items():
         packed = f" (about {short_bytes(size.packed)} packed)" if size.rows else ""
@@ -126,14 +126,14 @@ def format_sizes(found: dict[Keep, Size], keep: Keep, free: int | None) -> list[
 
 
 def format_memory(needed: int, available: int | None, device: str) -> str:
-    """What the shard buffers take in memory, and what is available. device: its kind."""
+    """Needed and available bytes of memory, for a user. device: its kind."""
     room = "" if available is None else f"; {short_bytes(available)} available"
     locked = ", page-locked" if device == "cuda" else ""
     return f"in memory: {short_bytes(needed)} for shard buffers{locked}{room}"
 
 
 def check_memory(needed: int, available: int | None) -> None:
-    """Refuse shard buffers that do not fit. needed: as `host_bytes` counts it."""
+    """Raise MachineError if the shard buffers do not fit into memory. needed: of `host_bytes`."""
     if available is None or needed <= available:
         return
     raise MachineError(
@@ -146,7 +146,7 @@ def check_memory(needed: int, available: int | None) -> None:
 def check_room(
     found: dict[Keep, Size], keep: Keep, needed: int, free: int | None, root: Place
 ) -> None:
-    """Refuse a capture that does not fit on disk. needed: bytes that are still to be written."""
+    """Raise MachineError if a capture does not fit on disk. needed: bytes still to be written."""
     if free is None or needed <= free:
         return
     fitting = [name for name, size in found.items() if name != keep and size.packed <= free]

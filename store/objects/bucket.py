@@ -1,9 +1,9 @@
-"""One bucket of an object store, through obstore: requests, repeats, conditions.
+"""Requests to one bucket of an object store, through obstore: retries and conditional puts.
 
-obstore repeats a request that failed on the way or with a 5xx, with backoff and jitter, and sends
-large objects in parts. What it does not repeat (an answer cut in its body, a slow answer to a
-conditional put) is repeated here, within the same bound. Credentials and endpoint come from the
-environment alone, in obstore's own names.
+obstore retries a request after a network fault or a 5xx, with backoff and jitter, and uploads large
+objects in parts. Faults that it does not retry (a truncated response body, a slow response to a
+conditional put) are retried here, within the same time limit. Credentials and endpoint come only
+from the environment, under the names that obstore uses.
 """
 
 import contextlib
@@ -24,60 +24,60 @@ from lpp.store.objects.clouds import cloud_of
 Result = TypeVar("Result")
 
 PART_BYTES: Final = 8 << 20
-"""Objects larger than this travel in parts of this size, both ways."""
+"""Larger objects are read and written in parts of this size."""
 
 PARTS_AT_ONCE: Final = 4
-"""Of one object. Two sites are written at once, so a writer has eight parts under way."""
+"""Parts of one object sent at once. Two sites are written at once: eight parts in total."""
 
 REQUEST_SECONDS: Final = 30.0
-"""For one request, its body included: a part in that time is 280 kB/s."""
+"""Timeout of one request, including its body: a part needs at least 280 kB/s."""
 
 RETRY_SECONDS: Final = 120.0
-"""How long a request is repeated before it counts as failed; LPP_RETRY_SECONDS changes it."""
+"""How long a request is retried before it fails; LPP_RETRY_SECONDS changes it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Listed:
-    """What a listing says of one object."""
+    """One object, as a listing describes it."""
 
     key: str
     size: int
     modified: float
     """Seconds since the epoch, by the server's clock."""
     e_tag: str | None
-    """Names this version of it."""
+    """Identifies this version of the object."""
 
 
 @lru_cache(maxsize=64)
 def bucket_of(url: str) -> "Bucket":
-    """The bucket `url`, such as `s3://name`: one client for each in a process."""
+    """The bucket `url`, such as `s3://name`. A process has one client per bucket."""
     return Bucket(url)
 
 
 class LargerError(Exception):
-    """The object has more bytes than its reader takes. None of them was fetched."""
+    """The object has more bytes than allowed. None of them was fetched."""
 
 
 class Bucket:
-    """Requests to one bucket. Each raises FileNotFoundError for an object that is not there,
-    MachineError: DENIED, UNREACHABLE or NO_PACKAGE, InputError where there is no bucket.
+    """Requests to one bucket. Each may raise FileNotFoundError for a missing object, MachineError
+    (DENIED, UNREACHABLE or NO_PACKAGE), and InputError if there is no such bucket.
     """
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.patience = _retry_seconds()
         self.conditional = True
-        """False where the store ignores conditions and a user says that there is one writer."""
+        """False if the store ignores conditions and the user has confirmed a single writer."""
 
     def get(self, key: str, most: int | None = None) -> memoryview:
-        """The object's bytes, all of one version: in one request, or in parts where it is large.
+        """The object's bytes, all of one version: in one request, or in parts if it is large.
 
-        LargerError for more than `most` bytes.
+        Raises LargerError for more than `most` bytes.
         """
         at_once = PART_BYTES if most is None else min(most, PART_BYTES)
 
         def ask() -> memoryview | Listed:
-            found = self._obstore.get(self._client, key)  # its body is not read yet
+            found = self._obstore.get(self._client, key)  # has not read the body yet
             of = _listed(found.meta)
             return memoryview(found.bytes()) if of.size <= at_once else of
 
@@ -91,10 +91,10 @@ class Bucket:
                 return self.get_range(key, 0, found.size, found.e_tag)
 
     def get_range(self, key: str, start: int, end: int, e_tag: str | None = None) -> memoryview:
-        """The bytes from `start` up to `end`, or to the object's end, in parts side by side where
-        they are many.
+        """The bytes from `start` up to `end`, or to the object's end. Large ranges are read in
+        parts, several at once.
 
-        e_tag: of the version they must be of; ReplacedError where it is another by now.
+        e_tag: of the expected version. Raises ReplacedError if the object has been replaced.
         """
         if end - start <= PART_BYTES:
             return self._get_part(key, start, end, e_tag)
@@ -109,8 +109,8 @@ class Bucket:
             return whole[: sum(pool.map(fetch, range(start, end, PART_BYTES)))]
 
     def get_tagged(self, key: str, most: int) -> tuple[bytes, dict[str, str]]:
-        """The bytes of a small object, none of them where they are more than `most`, and what names
-        this version of it in `put_over`.
+        """The bytes of a small object, and its version, for `put_over`. No bytes if there are more
+        than `most`.
         """
 
         def ask() -> tuple[bytes, dict[str, str]]:
@@ -126,7 +126,7 @@ class Bucket:
         return self._ask(key, lambda: _listed(self._obstore.head(self._client, key)))
 
     def put(self, key: str, data: bytes | memoryview) -> None:
-        """Write an object whole, over whatever was there; in parts where it is large."""
+        """Write a whole object, replacing any other; in parts if it is large."""
         view = memoryview(data).cast("B")
         self._ask(
             key,
@@ -140,15 +140,15 @@ class Bucket:
         )
 
     def put_new(self, key: str, data: bytes) -> bool:
-        """Write an object that is not there; False where one is, which stays as it is."""
+        """Write a new object; False if there is one, which stays unchanged."""
         return self._put_if(key, data, "create")
 
     def put_over(self, key: str, data: bytes, version: dict[str, str]) -> bool:
-        """Write over that version of an object alone; False where it is another by now."""
+        """Replace exactly this version of an object; False if it has been replaced already."""
         return self._put_if(key, data, version)
 
     def folder(self, key: str) -> tuple[list[str], list[Listed]]:
-        """What lies right under a prefix: the prefixes, and the objects."""
+        """(prefixes, objects) directly under a prefix."""
 
         def ask() -> tuple[list[str], list[Listed]]:
             found = self._obstore.list_with_delimiter(self._client, key or None)
@@ -157,7 +157,7 @@ class Bucket:
         return self._ask(key, ask)
 
     def below(self, key: str) -> list[Listed]:
-        """Every object under a prefix, in order: one request for each thousand."""
+        """Every object under a prefix, in order; one request per thousand objects."""
 
         def ask() -> list[Listed]:
             stream = self._obstore.list(self._client, key or None)
@@ -174,13 +174,13 @@ class Bucket:
         return self._ask(key, ask)
 
     def delete(self, keys: Collection[str]) -> None:
-        """Remove objects; those that are gone already are no matter."""
+        """Remove objects; missing ones are ignored."""
         some = list(keys)
         if not some:
             return
         try:
             self._delete_all(some)
-        except FileNotFoundError:  # Azure stops at an object that is gone
+        except FileNotFoundError:  # Azure stops at a missing object
             for key in some:
                 with contextlib.suppress(FileNotFoundError):
                     self._delete_all([key])
@@ -189,8 +189,8 @@ class Bucket:
         self._ask(keys[0], lambda: self._obstore.delete(self._client, keys))
 
     def _put_if(self, key: str, data: bytes, mode: Any) -> bool:
-        """A conditional put. Where an answer was lost, the object tells whose it is: callers
-        write bytes that nobody else writes.
+        """A conditional put. If the response was lost, the object's content shows whether this put
+        succeeded: no two writers write the same bytes.
         """
         if not self.conditional:
             return self._put_alone(key, data, mode)
@@ -201,7 +201,7 @@ class Bucket:
                 self._obstore.put(self._client, key, data, mode=mode, use_multipart=False)
             except (AlreadyExistsError, PreconditionError):
                 return False
-            except FileNotFoundError as error:  # there is no version to write over
+            except FileNotFoundError as error:  # there is no version to replace
                 if mode == "create" or not isinstance(fault_of(error, key), FileNotFoundError):
                     raise
                 return False
@@ -209,12 +209,12 @@ class Bucket:
 
         if self._ask(key, ask):
             return True
-        with contextlib.suppress(FileNotFoundError):  # removed this moment
+        with contextlib.suppress(FileNotFoundError):  # removed in the meantime
             return self.get_tagged(key, len(data))[0] == data
         return False
 
     def _put_alone(self, key: str, data: bytes, mode: Any) -> bool:
-        """The same without a condition, for the only writer."""
+        """`_put_if` without the condition, for a single writer."""
         found = None
         with contextlib.suppress(FileNotFoundError):
             found = self.head(key).e_tag
@@ -239,14 +239,14 @@ class Bucket:
             return memoryview(b"")
 
     def _ask(self, key: str, request: Callable[[], Result]) -> Result:
-        """`request`, repeated while that may help; raises what the last refusal means."""
+        """The result of `request`, which is retried while that may help; raises the last fault."""
         from obstore.exceptions import BaseError
 
         start, pause = time.monotonic(), 0.2
         while True:
             try:
                 return request()
-            except LppError:  # settings that are not understood
+            except LppError:  # invalid settings
                 raise
             except (BaseError, FileNotFoundError, ValueError) as error:
                 fault = fault_of(error, f"{self.url}/{key}")
@@ -278,7 +278,7 @@ class Bucket:
                     "allow_http": os.environ.get(cloud.allow_http, "").lower() in ("true", "1"),
                 },
             )
-        except Exception:  # its text quotes what is in the environment
+        except Exception:  # its text quotes values of the environment
             raise InputError(
                 f"{self.url}: the object store's settings in the environment "
                 f"({', '.join(cloud.credentials)}, {cloud.endpoint}) are incomplete or not "

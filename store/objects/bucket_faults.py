@@ -1,8 +1,8 @@
-"""What an object store's refusals mean, in our words.
+"""Translate errors of the object store's client into errors of this package.
 
-The client's own texts quote the request, the endpoint and the server's whole answer: none of that
-reaches a user, a log or a traceback. What is kept is the kind of the refusal, the HTTP status and
-the error code of the store, which is a word from a fixed list.
+The client's messages quote the request, the endpoint and the server's whole response. None of that
+may reach a user, a log or a traceback: only the kind of error, the HTTP status and the store's
+error code, which is from a fixed list.
 """
 
 import errno
@@ -28,11 +28,11 @@ DENIED: Final = frozenset(
         "TokenRefreshRequired",
     }
 )
-"""Codes of answers that repeating the request does not change."""
+"""Error codes for which a retry is useless."""
 
 _STATUS = re.compile(r"(?:status code: |\(code: )(\d{3})\b")
 _CODE = re.compile(r"(?:<Code>|\(code: )([A-Za-z]{1,64})(?:</Code>|\))")
-"""Of an answer, and in brackets of one object among those that one request removes."""
+"""The error code of a response; in brackets, of one object of a request that removes several."""
 
 _METADATA_SERVICES = ("169.254.169.254", "169.254.170.2")
 
@@ -44,18 +44,18 @@ _REASONS: Final = {
     "incomplete": "the connection was cut",
     "closed": "the connection was cut",
 }
-"""What the client's words for a failure on the way come down to: the first that fits."""
+"""Part of the client's message -> the reason of a network fault; the first that fits counts."""
 
 
 class ReplacedError(OSError):
-    """The object is no longer the one of which parts were read."""
+    """The object was replaced while its parts were read."""
 
 
 def fault_of(error: Exception, where: str) -> Exception:
-    """What to raise for `error`, met at `where`; `retryable` tells which of them may pass.
+    """The exception to raise for `error`, which occurred at `where`.
 
-    FileNotFoundError for an object that is not there, ReplacedError for a part of one that is no
-    longer the same, EOFError for a part that begins after its end, else an LppError.
+    FileNotFoundError for a missing object, ReplacedError for a part of an object that was replaced,
+    EOFError for a part beyond the object's end, else an LppError.
     """
     text = str(error)
     code = next(iter(_CODE.findall(text)), "")

@@ -1,4 +1,4 @@
-"""A prefix of a bucket as a place for objects."""
+"""The objects below a prefix of a bucket: `protocol.Objects` for buckets."""
 
 import contextlib
 import tempfile
@@ -21,11 +21,11 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 REQUESTS_AT_ONCE: Final = 16
-"""Small reads of a bucket side by side: each waits for the network, not for this machine."""
+"""Requests of a bucket made at once: each waits for the network, not for this machine."""
 
 
 class BucketObjects:
-    """The objects below a prefix of the store at `root`. Each method says what it costs."""
+    """The objects below a prefix of the store at `root`. Docstrings say what a call costs."""
 
     is_local: Final = False
     piece_bytes: Final = PART_BYTES
@@ -51,7 +51,7 @@ class BucketObjects:
     # reading
 
     def exists(self, key: str) -> bool:
-        """Whether there is an object of that key, or one below it: one or two requests."""
+        """Whether there is an object with this key, or below it: one or two requests."""
         if full := self._key(key):
             with contextlib.suppress(FileNotFoundError):
                 self._bucket.head(full)
@@ -64,7 +64,7 @@ class BucketObjects:
         return Stat(size=found.size, modified=found.modified)
 
     def entries(self, key: str = "") -> list[Entry]:
-        """A request for each thousand names."""
+        """One request per thousand names."""
         folders, objects = self._bucket.folder(self._key(key))
         found = [Entry(name=name.rpartition("/")[2], is_folder=True) for name in folders]
         found += [
@@ -75,12 +75,12 @@ class BucketObjects:
         return sorted(found, key=lambda entry: entry.name)
 
     def walk(self, key: str = "") -> Iterator[str]:
-        """A request for each thousand objects."""
+        """One request per thousand objects."""
         start = len(f"{self.place.key}/") if self.place.key else 0
         yield from (item.key[start:] for item in self._bucket.below(self._key(key)))
 
     def get(self, key: str, most: int) -> bytes:
-        """One request, more for an object that is large; no byte of one that is too large."""
+        """One request, several for a large object. Fetches no byte of one that is too large."""
         try:
             return bytes(self._bucket.get(self._key(key), most))
         except LargerError:
@@ -90,9 +90,7 @@ class BucketObjects:
     def open(
         self, key: str, *, ahead: range = range(0), size: int | None = None
     ) -> Iterator["BucketSource"]:
-        """The range `ahead` at once, in parts side by side; what else is asked for, by a request
-        each.
-        """
+        """Reads the range `ahead` at once, in parallel parts; every other read is one request."""
         bucket, full = self._bucket, self._key(key)
         data = bucket.get_range(full, ahead.start, ahead.stop)
         yield BucketSource(bucket, full, ahead.start, data, size)
@@ -104,7 +102,7 @@ class BucketObjects:
         yield BucketSource(self._bucket, self._key(key), 0, data, recorded.bytes)
 
     def file(self, key: str, recorded: ObjectRecord) -> Path:
-        """A copy, fetched and compared once in this process."""
+        """A local copy, fetched and compared once per process."""
         return copied(self.place / key, recorded.whole, lambda: self._compared(key, recorded))
 
     def _compared(self, key: str, recorded: ObjectRecord) -> memoryview:
@@ -115,19 +113,19 @@ class BucketObjects:
         raise ValueError(f"{self.place / key}: altered or cut short")
 
     def local(self, key: str) -> Path:
-        """A copy of the version that is there now: two requests, one where it is here already."""
+        """A local copy of the current version: two requests, or one if the copy exists already."""
         found = self._bucket.head(self._key(key))
         return copied(self.place / key, found, lambda: self._bucket.get(found.key))
 
     # writing
 
     def write(self, key: str, parts: Buffers) -> None:
-        """One request, or one for each part of a large object."""
+        """One request, or one per part of a large object."""
         whole = [*parts]
         self._bucket.put(self._key(key), whole[0] if len(whole) == 1 else b"".join(whole))
 
     def flush(self, keys: Collection[str]) -> None:
-        """Nothing to do: what a bucket has taken, it has."""
+        """Nothing to do: a bucket has stored an object when the request returns."""
 
     def put(self, key: str, data: bytes) -> None:
         """One request."""
@@ -138,7 +136,7 @@ class BucketObjects:
         self._bucket.put(self._key(key), path.read_bytes())
 
     def put_new(self, key: str, data: bytes) -> bool:
-        """A put on the condition that there is none."""
+        """A put on the condition that there is no such object."""
         return self._bucket.put_new(self._key(key), data)
 
     def get_version(self, key: str, most: int) -> tuple[bytes, Version]:
@@ -146,7 +144,7 @@ class BucketObjects:
         return self._bucket.get_tagged(self._key(key), most)
 
     def put_over(self, key: str, data: bytes, version: Version) -> bool:
-        """A put on the condition that it is still that version."""
+        """A put on the condition that the object still has this version."""
         return self._bucket.put_over(self._key(key), data, version)
 
     def touch(self, key: str, data: bytes) -> None:
@@ -154,7 +152,7 @@ class BucketObjects:
         self.put(key, data)
 
     def delete(self, keys: Iterable[str]) -> None:
-        """A request for each thousand."""
+        """One request per thousand objects."""
         self._bucket.delete([self._key(key) for key in keys])
 
     def delete_below(self, key: str) -> None:
@@ -168,16 +166,15 @@ class BucketObjects:
             yield Path(folder)
 
     def sweep(self) -> None:
-        """Remove what processes of this machine left right here."""
+        """Remove temporary objects directly here whose processes ran on this machine and ended."""
         for entry in self.entries():
             owner = owner_of(entry.name)
             if owner is not None and owner.ended:
                 self.delete([entry.name])
 
     def check_exclusive(self) -> None:
-        """Whether the object store keeps the condition of a put; three requests, once in a process.
-
-        One that ignores it lets every writer win, without a word.
+        """Checks that the object store respects the condition of a put: three requests, once per
+        process. With a store that ignores it, writers would silently overwrite each other.
         """
         if _keeps_conditions(self.root):
             return
@@ -192,13 +189,13 @@ class BucketObjects:
         self._bucket.conditional = False
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-        """Side by side: each waits for the network."""
+        """Several at once: each waits for the network."""
         with ThreadPoolExecutor(REQUESTS_AT_ONCE, thread_name_prefix="lpp-requests") as pool:
             return list(pool.map(function, items))
 
 
 class BucketSource:
-    """An object, of which a range is in memory."""
+    """An object with a range in memory."""
 
     def __init__(
         self, bucket: Bucket, key: str, start: int, ahead: memoryview, size: int | None
@@ -213,11 +210,11 @@ class BucketSource:
 
     @property
     def size(self) -> int:
-        """One request where nobody knew it. From then on every range is of that version."""
+        """One request if the size is unknown. All later reads are of the same version."""
         return self._listed[0] if self._size is None else self._size
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
-        """From memory, or by one request."""
+        """Reads from memory, or by one request."""
         first, end = offset - self._start, offset - self._start + len(buffer)
         if 0 <= first <= end <= len(self._ahead):
             found = self._ahead[first:end]

@@ -1,4 +1,4 @@
-"""The name of an object, or of a prefix, of a bucket. Making one costs no request."""
+"""The path of an object or prefix in a bucket. Makes no requests."""
 
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 
 @dataclass(frozen=True, order=True)
 class BucketPath:
-    """A key of a bucket, in the few words of `pathlib` that names need. Sorts by key."""
+    """A key of a bucket, with the part of `pathlib`'s interface that paths need. Sorts by key."""
 
     root: str
     """The bucket's URL, such as `s3://name`."""
@@ -26,11 +26,11 @@ class BucketPath:
 
     @property
     def parent(self) -> "BucketPath":
-        """The prefix it lies under."""
+        """The prefix that contains it."""
         return BucketPath(self.root, self.key.rpartition("/")[0])
 
     def relative_to(self, other: "BucketPath") -> PurePosixPath:
-        """The key below `other`. ValueError where it is not below."""
+        """The key below `other`. Raises ValueError if it is not below."""
         if self.root != other.root:
             raise ValueError(f"{self} is not in {other.root}")
         return PurePosixPath(self.key).relative_to(other.key)

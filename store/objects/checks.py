@@ -1,4 +1,4 @@
-"""What both kinds of places check alike: checksums, and that a new object is exclusive."""
+"""Checks for disks and buckets: checksums, and that only one writer can create an object."""
 
 import os
 from collections.abc import Sequence
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from lpp.store.objects.protocol import Objects, Source
 
 ONLY_WRITER: Final = "LPP_ONLY_WRITER"
-"""Set to 1, a user's word that nobody else writes to the store."""
+"""Environment variable; with 1 a user confirms that nobody else writes to the store."""
 
 PIECE_BYTES: Final = 1 << 20
-"""Bytes hashed at a time: they stay in the core's cache, and memory stays flat."""
+"""Bytes hashed at a time: few enough for the core's cache, and memory is constant."""
 
 
 def describe(source: "Source", piece: int, chunks: Sequence[int] = ()) -> ObjectRecord:
     """Size and checksum of an object, read `piece` bytes at a time.
 
-    chunks: bytes of each of its first parts, whose checksums are taken as well.
+    chunks: lengths in bytes of its first parts, which get checksums of their own.
     """
     size = source.size
     lengths = [*chunks, size - sum(chunks)] if sum(chunks) <= size else [size]
@@ -44,7 +44,7 @@ def describe(source: "Source", piece: int, chunks: Sequence[int] = ()) -> Object
 
 
 def exclusive_twice(objects: "Objects") -> bool:
-    """Whether the second of two new objects of one key is refused, as it must be."""
+    """Whether the place refuses to create an object twice, as it must."""
     key = staged_name("exclusive")
     try:
         objects.put_new(key, b"first")
@@ -54,12 +54,12 @@ def exclusive_twice(objects: "Objects") -> bool:
 
 
 def only_writer() -> bool:
-    """Whether the user says that nobody else writes to the store."""
+    """Whether the user confirms that nobody else writes to the store."""
     return os.environ.get(ONLY_WRITER) == "1"
 
 
 def too_large(where: Any, most: int) -> FormatError:
-    """The error for a small object that is not small."""
+    """The error for an object that should be small and is larger than `most` bytes."""
     name = str(where).rpartition("/")[2]
     return FormatError(
         f"{where}: more than {most} bytes, which no {name} needs. {ADVICE}", kind=ErrorKind.CORRUPT

@@ -1,8 +1,8 @@
-"""The object stores that can hold a store: one entry for each scheme of a URL.
+"""The supported object stores: one entry for each URL scheme.
 
-A scheme is offered once the tests have run on a server that speaks the cloud's own interface and
-keeps its conditional writes: two writers that create one object, or replace one version of it, must
-not both succeed. Settings have the names that obstore reads from the environment.
+A scheme is supported only if the tests pass on a server with the cloud's own interface and its
+conditional writes: of two writers that create an object, or replace the same version of one, only
+one may succeed. Settings have the names that obstore reads from the environment.
 """
 
 import re
@@ -21,13 +21,13 @@ class Cloud:
     """What this cloud calls a bucket."""
     bucket_names: re.Pattern[str]
     parts: re.Pattern[str]
-    """What a part of a prefix may be."""
+    """Matches an allowed part of a prefix."""
     rule: str
-    """The same in words."""
+    """The allowed names in words, for messages."""
     credentials: tuple[str, ...]
     """Environment variables."""
     endpoint: str
-    """Environment variable: the server, where it is not the cloud's own."""
+    """Environment variable: the server, if it is not the cloud's own."""
     allow_http: str
     """Environment variable: "true" for an endpoint without TLS."""
 
@@ -71,9 +71,9 @@ UNPROVEN: Final = {
     "gs": "No test server shows that Google Cloud Storage keeps two writers apart through this "
     "client: write to a directory and copy the finished store into the bucket."
 }
-"""Why a scheme that obstore speaks is refused, and what to do instead."""
+"""Schemes that obstore supports and this project does not: why, and what to do instead."""
 
 
 def cloud_of(url: str) -> Cloud:
-    """The object store that `url` leads to; its scheme is one of `CLOUDS`."""
+    """The object store of `url`, whose scheme is one of `CLOUDS`."""
     return CLOUDS[url.partition("://")[0]]

@@ -1,8 +1,8 @@
-"""Objects of a bucket as files of this machine, for libraries that read files.
+"""Local copies of objects of a bucket, for libraries that read files.
 
-Tokens, prompts, scores and the database come here, activations do not. An object is fetched once
-in a process, and its copy is gone when the process ends: a folder under TMPDIR needs room for the
-token files that are used, a few hundredths of a store.
+Tokens, prompts, scores and the database are copied, activations are not. A process fetches an
+object once, and its copy is removed when the process ends. TMPDIR needs space for the copies: a few
+per cent of the store.
 """
 
 import atexit
@@ -17,14 +17,14 @@ from lpp.store.objects.bucket_path import BucketPath
 from lpp.store.objects.temporary import temporary_folder
 
 _here: dict[BucketPath, object] = {}
-"""What version of an object its copy is of."""
+"""Version of the object that each copy was made of."""
 _lock = threading.Lock()
 
 
 def copied(path: BucketPath, version: object, fetch: Callable[[], memoryview | bytes]) -> Path:
-    """The copy of an object, which `fetch` gives where this process has no copy of `version`.
+    """The path of a copy of the object. Calls `fetch` if this process has no copy of `version`.
 
-    A copy that another thread is reading keeps its bytes: a new one takes its name, not its place.
+    A new copy replaces an old one by a rename, so a thread that reads the old one is not disturbed.
     """
     target = copied_path(path)
     with _lock:
@@ -41,7 +41,7 @@ def copied(path: BucketPath, version: object, fetch: Callable[[], memoryview | b
 
 
 def copied_path(path: BucketPath) -> Path:
-    """Where the copy of an object lies, whether or not it does yet: the same path below."""
+    """The path of an object's copy, which may not exist yet."""
     return _folder() / path.root.replace("://", "-") / path.key
 
 

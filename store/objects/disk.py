@@ -1,9 +1,9 @@
-"""A directory of a disk as a place for objects.
+"""The objects below a directory of a disk: `protocol.Objects` for disks.
 
-An object is written under a name of its own, flushed, and linked or renamed to its key, so that it
-appears whole. A hard link refuses a name that is there, which a rename does not: that decides
-between two writers. What a killed writer leaves behind begins with a dot and names its process
-(`lpp.store.objects.owners`); the next writer sweeps it.
+An object is written under a temporary name, flushed, and linked or renamed to its key, so that it
+appears whole. Making a hard link fails if the name exists, which a rename does not: that decides
+between two writers. Temporary names begin with a dot and identify the process that made them
+(`lpp.store.objects.owners`); the next writer removes those of killed writers.
 """
 
 import contextlib
@@ -35,18 +35,18 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 READ_BYTES: Final = 256 << 10
-"""Bytes asked for at a time: the system reads ahead meanwhile. A whole chunk in one call took 1.4
-times as long where it was not in the page cache."""
+"""Bytes per read call, while the system reads ahead. Reading a whole chunk in one call took 1.4
+times as long if it was not in the page cache."""
 
 FLUSHES: Final = 8
-"""Files flushed side by side."""
+"""Files flushed at once."""
 
 _NO_LINKS: Final = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
-"""What a file system without hard links answers."""
+"""Error numbers of a file system without hard links."""
 
 
 class DiskObjects:
-    """The objects below a directory. root: of the store, above which nobody looks for links."""
+    """The objects below a directory. root: of the store; links above it are allowed."""
 
     is_local: Final = True
     piece_bytes: Final = PIECE_BYTES
@@ -65,7 +65,7 @@ class DiskObjects:
     # reading
 
     def exists(self, key: str) -> bool:
-        """Whether anything bears that name."""
+        """Whether anything has this name."""
         return os.path.lexists(self.place / key)
 
     def stat(self, key: str) -> Stat:
@@ -74,7 +74,7 @@ class DiskObjects:
         return Stat(size=found.st_size, modified=found.st_mtime)
 
     def entries(self, key: str = "") -> list[Entry]:
-        """What lies right in a directory, by name."""
+        """The entries of a directory, sorted by name."""
         try:
             with os.scandir(self._plain_folder(key)) as found:
                 entries = [
@@ -114,7 +114,7 @@ class DiskObjects:
     def open(
         self, key: str, *, ahead: range = range(0), size: int | None = None
     ) -> Iterator["FileSource"]:
-        """A file, read where it is asked for; its size is its own."""
+        """An open file. `ahead` and `size` are not needed here."""
         descriptor = os.open(self._plain_file(key), os.O_RDONLY | os.O_CLOEXEC)
         try:
             yield FileSource(descriptor)
@@ -123,7 +123,7 @@ class DiskObjects:
 
     @contextlib.contextmanager
     def open_compared(self, key: str, recorded: ObjectRecord) -> Iterator["FileSource"]:
-        """A file, read through for its checksum and then, from the system's cache, again."""
+        """An open file, read once for its checksum; the caller's reads come from the page cache."""
         with self.open(key) as source:
             if describe(source, self.piece_bytes).whole != recorded.whole:
                 raise ValueError(f"{self.place / key}: altered or cut short")
@@ -141,15 +141,15 @@ class DiskObjects:
     # writing
 
     def write(self, key: str, parts: Buffers) -> None:
-        """A new file, not flushed yet. FileExistsError where there is one."""
+        """A new file, not flushed yet. Raises FileExistsError if there is one."""
         with _refusals_named(self.place), self._created(key, lasting=False) as file:
             _write_all(file, parts)
 
     def flush(self, keys: Collection[str]) -> None:
-        """Flush files, then the names of all directories from them up to the root."""
+        """Flush files, then the entries of all directories from there up to the root."""
         folders = {""}
         with _refusals_named(self.place), ThreadPoolExecutor(FLUSHES) as pool:
-            # a disk has room for several requests at once, and each waits for it
+            # several at once: each waits for the disk
             for _ in pool.map(lambda key: _flush(self._plain_file(key)), keys):
                 pass
             for key in keys:
@@ -161,7 +161,7 @@ class DiskObjects:
                 _flush_names(self.root / folder)
 
     def put(self, key: str, data: bytes) -> None:
-        """Write beside, flush, rename over whatever is there."""
+        """Write to a temporary file, flush, rename to the key."""
         with _refusals_named(self.place / key), self._staged(key, [data]) as staged:
             self._replace(staged, key)
 
@@ -173,21 +173,21 @@ class DiskObjects:
             self._replace(path, key)
 
     def put_new(self, key: str, data: bytes) -> bool:
-        """Write beside, flush, link to a name that must be new."""
+        """Write to a temporary file, flush, link to the key, which must be new."""
         target = self.place / key
         with _refusals_named(target):
             while True:
                 with self._staged(key, [data]) as staged:
                     try:
                         linked = _link_to_new(staged, target)
-                    except FileNotFoundError:  # swept: by one that won, or that took us for dead
+                    except FileNotFoundError:  # another writer removed the temporary file
                         linked = None
                 if linked is not None:
                     _flush_names(target.parent)
                     return linked
 
     def get_version(self, key: str, most: int) -> tuple[bytes, Version]:
-        """The bytes of a file, and which file it is."""
+        """The bytes of a file, and its identity."""
         path = self._plain_folder(key.rpartition("/")[0]) / key.rpartition("/")[2]
         file = _identity(path)
         try:
@@ -197,10 +197,10 @@ class DiskObjects:
         return data, (file, data)
 
     def put_over(self, key: str, data: bytes, version: Version) -> bool:
-        """Take that version away by a rename, which only one writer can, then `put_new`.
+        """Rename this version away, which only one writer can do, then `put_new`.
 
-        For a moment nothing bears the name: a reader finds no object, and a writer that is killed
-        there leaves none. So this is for objects that do not count, or are about to be replaced.
+        For a moment there is no object: a reader may find none, and a writer killed at that moment
+        leaves none. So use this only for objects that can be lost.
         """
         (file, held), target = version, self.place / key
         taken = target.with_name(staged_name(target.name))
@@ -213,24 +213,24 @@ class DiskObjects:
             except FileNotFoundError:
                 return False
             try:
-                # another file by now, perhaps of the same number: put back, if it is not too late
+                # another writer replaced the file, perhaps with the same inode: put it back
                 if _identity(taken) != file or (held and taken.read_bytes() != held):
                     _link_to_new(taken, target)
                     return False
                 return self.put_new(key, data)
             except BaseException:
-                with contextlib.suppress(OSError):  # what was there is there again
+                with contextlib.suppress(OSError):  # put the old object back
                     _link_to_new(taken, target)
                 raise
             finally:
                 self.delete_below(self._sibling(key, taken.name))
 
     def touch(self, key: str, data: bytes) -> None:
-        """Set the time of a file."""
+        """Set the modification time of a file to now."""
         os.utime(self._plain_file(key))
 
     def delete(self, keys: Iterable[str]) -> None:
-        """Remove files and links, and the directories above them that are empty then."""
+        """Remove files and links, then directories above them that became empty."""
         for key in keys:
             folder, _, name = key.rpartition("/")
             with (
@@ -241,7 +241,7 @@ class DiskObjects:
             _remove_empty(self.root, self._key(key))
 
     def delete_below(self, key: str) -> None:
-        """Remove a directory with everything in it, as far as it can be removed."""
+        """Remove a directory with everything in it, as far as permissions allow."""
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             self._plain_folder(key.rpartition("/")[0])
             path = self.place / key
@@ -253,7 +253,7 @@ class DiskObjects:
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:
-        """A directory right here, so that a file made in it can be renamed to its key."""
+        """A directory on the same disk, so that a file in it can be renamed to its key."""
         with _refusals_named(self.place / "scratch"):
             folder = self._new_file(staged_name("scratch"))
             folder.mkdir(mode=0o700)
@@ -263,29 +263,29 @@ class DiskObjects:
             shutil.rmtree(folder, ignore_errors=True)
 
     def sweep(self) -> None:
-        """Remove what processes that ended, or were silent for a day, left right here."""
+        """Remove temporary names directly here whose process ended or was silent for a day."""
         for entry in self.entries():
             owner, path = owner_of(entry.name), Path(self.place, entry.name)
             if owner is not None and abandoned(path, owner):
-                with contextlib.suppress(OSError):  # renamed first: a writer that lives notices
+                with contextlib.suppress(OSError):  # rename first: a live writer notices
                     taken = path.rename(path.with_name(staged_name(owner.target)))
                     self.delete_below(taken.name)
 
     def check_exclusive(self) -> None:
-        """Whether this file system has links, and refuses one to a name that is there."""
+        """Checks that this file system has hard links and refuses a name that exists."""
         if not _refuses_names(self.root):
             raise _no_links(self.root)
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-        """One after the other: a disk answers at once."""
+        """One after the other: a disk does not make them wait."""
         return [function(item) for item in items]
 
     def _key(self, key: str) -> str:
         return f"{self._prefix}/{key}" if self._prefix and key else self._prefix or key
 
     def _plain_folder(self, key: str) -> Path:
-        """The directory of that key, each part of it below the root a real one."""
-        path = str(self.root)  # strings: joining paths took longer than asking the system
+        """The directory of a key. Raises FormatError if a part of it is a link or a file."""
+        path = str(self.root)  # as a string: joining paths took longer than lstat
         for part in filter(None, self._key(key).split("/")):
             path = f"{path}/{part}"
             _refuse(path, stat.S_ISDIR, "directory")
@@ -298,9 +298,9 @@ class DiskObjects:
         return path
 
     def _new_file(self, key: str, *, lasting: bool = True) -> Path:
-        """The path of a file to write, its directories made, none of them a link.
+        """The path of a file to write; makes its directories, and refuses links among them.
 
-        lasting: whether new directories survive a power cut at once, or once `flush` was called.
+        lasting: make new directories durable now, not only in `flush`.
         """
         folder, _, name = self._key(key).rpartition("/")
         path = self.root
@@ -319,19 +319,19 @@ class DiskObjects:
 
     @contextlib.contextmanager
     def _staged(self, key: str, parts: Buffers) -> Iterator[Path]:
-        """A flushed file beside `key` under a name of this process; gone at the end."""
+        """A flushed temporary file beside `key`; removed at the end."""
         name = staged_name(key.rpartition("/")[2])
         staged = self.place / self._sibling(key, name)
         with contextlib.ExitStack() as end:
             with self._created(self._sibling(key, name)) as file:
                 end.callback(staged.unlink, missing_ok=True)
                 _write_all(file, parts)
-                os.fsync(file.fileno())  # not by its name, which may be swept meanwhile
+                os.fsync(file.fileno())  # by descriptor: the name may have been removed
             yield staged
 
     @contextlib.contextmanager
     def _created(self, key: str, *, lasting: bool = True) -> Iterator[Any]:
-        """A new file to write. Its folder is made again where a sweep removes it this moment."""
+        """A new file to write. Tries again if a sweep removes its folder in the meantime."""
         while True:
             with contextlib.suppress(FileNotFoundError):
                 file = self._new_file(key, lasting=lasting).open("xb", buffering=0)
@@ -340,7 +340,7 @@ class DiskObjects:
             yield file
 
     def _replace(self, path: Path, key: str) -> None:
-        """Give a flushed file the name of an object, which may be there."""
+        """Rename a flushed file to the key of an object, which may exist."""
         target = self.place / key
         if target.is_dir() and not target.is_symlink():
             _refuse(target, stat.S_ISREG, "file")
@@ -354,8 +354,8 @@ class DiskObjects:
 
 
 class FileSource:
-    """An open file. Read, not mapped: one that is cut short, or removed on a network file system,
-    would end a process that has it mapped.
+    """An open file. It is read, not memory-mapped: if a mapped file is truncated, or removed on a
+    network file system, the process is killed.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -363,7 +363,7 @@ class FileSource:
         self.size = os.fstat(descriptor).st_size
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
-        """Fill `buffer`; any number of threads may at once."""
+        """Fill `buffer`; thread-safe."""
         while buffer:
             n = os.preadv(self._descriptor, [buffer[:READ_BYTES]], offset)
             if not n:
@@ -372,12 +372,12 @@ class FileSource:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Write `data` to a file of the user's, in one lasting step."""
+    """Write `data` to a file outside a store, in one atomic and durable step."""
     DiskObjects(path.parent).put(path.name, data)
 
 
 def make_directory(path: Path) -> None:
-    """Make `path` and what is missing above it, to survive a power cut."""
+    """Make `path` and missing directories above it, so that they survive a power cut."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
     for folder in missing:
@@ -390,7 +390,7 @@ def _refuses_names(root: Path) -> bool:
 
 
 def _remove_empty(root: Path, key: str) -> None:
-    """Remove the folders above a key that are empty: a bucket has none either."""
+    """Remove empty folders above a key, as a bucket has no empty folders."""
     with contextlib.suppress(OSError):
         while "/" in key:
             key = key.rpartition("/")[0]
@@ -400,12 +400,12 @@ def _remove_empty(root: Path, key: str) -> None:
 def _write_all(file: Any, parts: Buffers) -> None:
     for part in parts:
         view = memoryview(part).cast("B")
-        while view:  # an unbuffered write may take less than it was given
+        while view:  # an unbuffered write may be partial
             view = view[file.write(view) :]
 
 
 def _link_to_new(path: Path, target: Path) -> bool:
-    """Give the file `path` the name `target` as well; False where something bears it."""
+    """Link `target` to the file `path`; False if `target` exists."""
     try:
         os.link(path, target, follow_symlinks=False)
     except FileExistsError:
@@ -431,7 +431,7 @@ def _no_links(folder: Path) -> MachineError:
 
 
 def _identity(path: Path) -> tuple[int, int, int]:
-    """Which file it is; a new one may get the number of one that is gone."""
+    """Identity of a file: inode numbers are reused, so also its time and size."""
     found = path.lstat()
     return found.st_ino, found.st_mtime_ns, found.st_size
 
@@ -449,7 +449,7 @@ def _refuse(path: Path | str, fits: Callable[[int], bool], kind: str) -> None:
 
 
 def _flush(path: Path) -> None:
-    """Return when the disk has the content of a file, or the names in a directory."""
+    """Make the content of a file, or the entries of a directory, durable."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -458,17 +458,17 @@ def _flush(path: Path) -> None:
 
 
 def _flush_names(directory: Path) -> None:
-    """Make the names in a directory survive a power cut; not every file system can."""
+    """Make the entries of a directory durable, if the file system supports it."""
     try:
         _flush(directory)
     except OSError as error:
-        if error.errno in (errno.EIO, errno.ENOSPC, errno.EDQUOT):  # it can, and did not
+        if error.errno in (errno.EIO, errno.ENOSPC, errno.EDQUOT):  # supported, but failed
             raise
 
 
 @contextlib.contextmanager
 def _refusals_named(path: Path) -> Iterator[None]:
-    """Turn a full disk, and one that may not be written, into MachineError that says where."""
+    """Turn errors of a full, read-only or failing disk into MachineError with the place."""
     try:
         yield
     except OSError as error:

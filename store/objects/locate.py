@@ -1,4 +1,4 @@
-"""The objects at a place, whatever kind of place it is."""
+"""Open the objects at a place, on a disk or in a bucket."""
 
 from pathlib import Path
 
@@ -9,6 +9,6 @@ from lpp.store.objects.protocol import Objects
 
 
 def objects_at(url: Url) -> Objects:
-    """The objects below the directory or prefix `url`. Raises what `place` does; asks nothing."""
+    """The objects below `url`. Accesses nothing; raises what `place` does."""
     where = place(url)
     return DiskObjects(where) if isinstance(where, Path) else BucketObjects(where)

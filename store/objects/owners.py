@@ -1,14 +1,14 @@
-"""Whose a name beginning with a dot is, and whether that process still runs: SPEC.md section 6.
+"""Which process owns a temporary name, and whether it still runs: SPEC.md section 6.
 
-A writer that is killed leaves stages and signs behind. Whoever comes next removes them, and must
-never remove those of a living one. A process number alone does not tell: another process may bear
-it by now, and in two containers of one host name it means two processes. So the name carries a
-mark of the kernel's boot and the process's namespace, in which its number means something, and of
-the moment when the process began, which no two processes of one number share.
+A killed writer leaves temporary files and heartbeats behind. The next writer removes them, and must
+never remove those of a live process. A pid alone does not identify a process: pids are reused, and
+two containers with the same host name have separate pids. So a temporary name, which begins with a
+dot, also has a mark: a hash of the kernel's boot id and the pid namespace, and the start time of
+the process.
 
-Not an `flock` on a file of the stage: children that were forked keep it when their parent is
-killed, network file systems may grant it twice, and the file would have to leave the stage before
-it becomes a shard. What a name says holds wherever the name is seen, in a bucket too.
+`flock` would not do: forked children keep the lock when their parent is killed, network file
+systems may grant it twice, and the lock file would have to be removed before the folder becomes a
+shard. A name works in a bucket too.
 """
 
 import contextlib
@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Final
 
 ABANDONED_SECONDS: Final = 24 * 3600.0
-"""A stage or sign of a process that cannot be asked for, untouched for so long, is taken for left.
-A stage is filled in minutes and a sign touched twice a minute; what waits longer was suspended, and
-loses nothing but one shard's work."""
+"""A temporary name of a process on another machine is abandoned if unchanged for this long.
+Temporary files are filled in minutes and heartbeats renewed twice a minute. A process suspended for
+longer loses the work of one shard, nothing else."""
 
 _HOST = re.sub(r"[^A-Za-z0-9-]+", "-", platform.node()) or "host"
 _STAGE = re.compile(r"\.(?P<target>.+)~(?P<host>[A-Za-z0-9-]+)~(?P<pid>[0-9]+)~(?P<hex>[0-9a-f]+)")
@@ -37,37 +37,37 @@ _UNKNOWN: Final = "0" * _MARK_DIGITS
 
 @dataclass(frozen=True, kw_only=True)
 class Owner:
-    """The process that a name beginning with a dot belongs to."""
+    """The process that owns a temporary name."""
 
     target: str
-    """What the name stands beside: a shard, a run, or a sign of work."""
+    """The name that it was made for: of a shard, a run or a heartbeat."""
     host: str
     pid: int
     mark: str = ""
-    """Of its boot and namespace, and of its start, 8 hex digits each; empty where the name has
-    none: written by an older release, or where the system does not tell."""
+    """8 hex digits for boot and namespace, 8 for the start time. Empty if the name has no mark: an
+    older release made it, or the system provides none."""
 
     @property
     def here(self) -> bool:
-        """Whether it is, or was, a process that this one can ask for."""
+        """Whether its pid means the same process here: same host, boot and namespace."""
         return self.host == _HOST and (not self.mark or self.mark[:8] == _place())
 
     @property
     def ended(self) -> bool:
-        """Whether it is known to have ended."""
+        """Whether the process is known to have ended."""
         if not self.here:
             return False
         return not _alive(self.pid) or bool(self.mark and self.mark != _mark(self.pid))
 
 
 def staged_name(name: str) -> str:
-    """A name that nobody else uses, beside `name`, that tells who may sweep it."""
+    """A unique temporary name for `name`, which identifies this process as its owner."""
     digits = f"{_mark(os.getpid()) or _UNKNOWN}{secrets.token_hex(_RANDOM_DIGITS // 2)}"
     return f".{name}~{_HOST}~{os.getpid()}~{digits}"
 
 
 def owner_of(name: str) -> Owner | None:
-    """Whose a staged name is; None for any other name."""
+    """The owner of a temporary name; None for any other name."""
     match = _STAGE.fullmatch(name)
     if match is None:
         return None
@@ -82,21 +82,21 @@ def owner_of(name: str) -> Owner | None:
 
 
 def abandoned(path: Path, owner: Owner) -> bool:
-    """Whether what lies at `path` may be removed: its owner ended, or has been silent so long.
+    """Whether `path` may be removed: its owner has ended, or `ABANDONED_SECONDS` have passed.
 
-    Silence is measured by the clock that stamped the file, not by this machine's: on a network
-    they differ, and either may jump.
+    Time is measured by the clock of the file system, not of this machine: on a network the two
+    differ, and either may jump.
     """
     if owner.here:
         return owner.ended
     try:
         return _clock_of(path.parent) - max(_times(path)) > ABANDONED_SECONDS
-    except OSError:  # gone meanwhile, or nothing can be written there
+    except OSError:  # removed in the meantime, or the folder is not writable
         return False
 
 
 def _times(path: Path) -> Iterator[float]:
-    """When anything at or under `path` was last changed."""
+    """Modification times of `path` and of everything under it."""
     yield path.lstat().st_mtime
     for folder, folders, files in os.walk(path):
         for name in (*folders, *files):
@@ -105,7 +105,7 @@ def _times(path: Path) -> Iterator[float]:
 
 
 def _clock_of(folder: Path) -> float:
-    """The time now, as the file system of `folder` tells it."""
+    """The current time by the clock of the file system of `folder`."""
     probe = folder / staged_name("clock")
     probe.touch()
     try:
@@ -121,12 +121,12 @@ def _alive(pid: int) -> bool:
         return False
     except PermissionError:
         return True
-    return _stat(pid)[:1] not in (["Z"], ["X"])  # ended, though its parent has not asked yet
+    return _stat(pid)[:1] not in (["Z"], ["X"])  # a zombie has ended
 
 
 @lru_cache(maxsize=1)
 def _place() -> str:
-    """Where a process number means something: this boot of the kernel, this namespace."""
+    """8 hex digits that identify this boot of the kernel and this pid namespace."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         told = f"{boot} {Path('/proc/self/ns/pid').readlink()}"
@@ -136,7 +136,7 @@ def _place() -> str:
 
 
 def _mark(pid: int) -> str:
-    """The mark of a process that runs here; empty where the system does not tell."""
+    """The mark of a process that runs here; empty if the system provides none."""
     fields = _stat(pid)
     if len(fields) < 20 or not fields[19].isdigit() or _place() == _UNKNOWN[:8]:
         return ""
@@ -145,9 +145,9 @@ def _mark(pid: int) -> str:
 
 
 def _stat(pid: int) -> list[str]:
-    """Fields of `/proc/<pid>/stat` from the state on; none where there is no such file."""
+    """Fields of `/proc/<pid>/stat` from the state on; empty without such a file."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return []
-    return text.rpartition(")")[2].split()  # the program's name may hold anything
+    return text.rpartition(")")[2].split()  # the program's name may contain spaces and brackets

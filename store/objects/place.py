@@ -1,7 +1,7 @@
 """Where a store is: a directory of a disk, or a prefix of a bucket.
 
-A `Place` is a name: a `pathlib.Path` of a disk, a `BucketPath` of a bucket. What lies there is read
-and written through `lpp.store.objects.locate.objects_at`. Imports no client.
+A `Place` is only a path: a `pathlib.Path` or a `BucketPath`. Its objects are read and written
+through `lpp.store.objects.locate.objects_at`. Imports no client.
 """
 
 import os
@@ -17,21 +17,21 @@ Place: TypeAlias = Path | BucketPath
 """A directory or a file of a store, wherever it is."""
 
 Url: TypeAlias = str | os.PathLike[str] | BucketPath
-"""What users and functions name a store by."""
+"""How users and functions name a store."""
 
 
 def place(url: Url) -> Place:
-    """The place that `url` names. Asks nothing of it.
+    """The place that `url` names. Accesses nothing.
 
-    Raises InputError for a scheme that is not spoken, and for a URL that holds more than bucket
-    and prefix: credentials belong in the environment. The message never repeats them.
+    Raises InputError for an unsupported scheme, and for a URL with more than bucket and prefix:
+    credentials belong in the environment. The message never repeats them.
     """
     if isinstance(url, BucketPath):
         return url
     text = os.fspath(url)
     scheme, separator, rest = text.partition("://")
     if not separator or scheme == "file":
-        # `./~x` is no user's home, though `Path` makes `~x` of it: absolute, it never is one.
+        # `Path` turns `./~x` into `~x`, which looks like a user's home; absolute, it does not.
         path = Path(os.path.expanduser(rest if separator else text))
         return path.absolute() if path.parts[:1] and path.parts[0].startswith("~") else path
     if scheme not in CLOUDS:
@@ -53,7 +53,7 @@ def _bucket_path(cloud: Cloud, rest: str) -> BucketPath:
     if not cloud.bucket_names.fullmatch(bucket) or wrong:
         raise InputError(
             f"the {cloud.scheme}:// URL of a store is not {cloud.example}, {cloud.rule}.",
-            kind=ErrorKind.INVALID_VALUE,  # not quoted: what is wrong may be a secret
+            kind=ErrorKind.INVALID_VALUE,  # not quoted: the wrong part may be a secret
         )
     return BucketPath(f"{cloud.scheme}://{bucket}", "/".join(parts))
 
@@ -69,6 +69,6 @@ def _plain_scheme(scheme: str) -> str:
 
 
 def absolute(url: Url) -> Place:
-    """The same from any folder, as a process on another machine needs it."""
+    """The place as an absolute path, which is valid in any working directory."""
     found = place(url)
     return found.absolute() if isinstance(found, Path) else found

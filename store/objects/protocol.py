@@ -1,12 +1,12 @@
-"""The protocol of a place that holds objects: a directory of a disk, or a prefix of a bucket.
+"""The protocol for objects of a store, in a directory of a disk or under a prefix of a bucket.
 
-Objects have keys: relative paths of parts separated by `/`. An object appears whole or not at all.
-Two calls decide between writers, and both places keep them exactly: `put_new` refuses a key that
-is there, `put_over` refuses one that is another version by now. Nothing here follows a link out of
+The key of an object is a relative path with `/` as separator. An object appears whole or not at
+all. Two calls decide between competing writers, on a disk as in a bucket: `put_new` fails if the
+key exists, `put_over` fails if the object has been replaced since. No call follows a link out of
 the store, or waits for a pipe.
 
-Every call raises FileNotFoundError for an object that is not there, FormatError(CORRUPT) for what
-is no plain object (a link, a pipe), MachineError for a place that is full, failing or refusing.
+Every call raises FileNotFoundError for a missing object, FormatError(CORRUPT) for anything but a
+plain object (a link, a pipe), and MachineError if the place is full, fails or denies access.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -22,15 +22,15 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 Buffers: TypeAlias = Iterable[Any]
-"""Parts of one object, end to end: anything with the buffer protocol. Taken once, in order."""
+"""Consecutive parts of one object: anything with the buffer protocol. Iterated once."""
 
 Version: TypeAlias = Any
-"""What names one version of an object; only the place that gave it understands it."""
+"""Identifies one version of an object; its type depends on the kind of place."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stat:
-    """Of one object."""
+    """Size and time of one object."""
 
     size: int
     modified: float
@@ -39,7 +39,7 @@ class Stat:
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """What lies right in a folder."""
+    """An object or folder directly in a folder."""
 
     name: str
     is_folder: bool
@@ -53,11 +53,11 @@ class Source(Protocol):
         """Bytes of the whole object."""
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
-        """Fill `buffer` with the bytes from `offset` of the object on. EOFError: it ends before."""
+        """Fill `buffer` with the bytes from `offset` on. Raises EOFError if there are too few."""
 
 
 class Objects(Protocol):
-    """The objects below one place."""
+    """The objects below one directory or prefix."""
 
     @property
     def root(self) -> Place:
@@ -65,99 +65,98 @@ class Objects(Protocol):
 
     @property
     def place(self) -> Place:
-        """The directory or prefix, for people and for messages."""
+        """The directory or prefix, for messages."""
 
     @property
     def is_local(self) -> bool:
-        """Whether a small read costs next to nothing; in a bucket it costs a request."""
+        """Whether small reads are cheap; in a bucket each costs a request."""
 
     @property
     def piece_bytes(self) -> int:
-        """Bytes that are worth a read of their own."""
+        """Size in bytes of an efficient read."""
 
     def below(self, key: str) -> "Objects":
-        """The objects below `key`. Asks nothing."""
+        """The objects below `key`. Accesses nothing."""
 
     def exists(self, key: str) -> bool:
-        """Whether there is an object of that key; anything, on a disk, that bears the name."""
+        """Whether there is an object with this key or below it; on a disk, any such name."""
 
     def stat(self, key: str) -> Stat:
         """Size and time of an object."""
 
     def entries(self, key: str = "") -> list[Entry]:
-        """What lies right in the folder `key`, by name; nothing where there is no such folder."""
+        """The entries directly in the folder `key`, sorted by name; empty if there is no folder."""
 
     def walk(self, key: str = "") -> Iterator[str]:
         """Key of every object below the folder `key`, in order. On a disk also what a store may
-        not hold: links, pipes, and directories with nothing in them.
+        not contain: links, pipes and empty directories.
         """
 
     def get(self, key: str, most: int) -> bytes:
-        """The bytes of a small object. FormatError(CORRUPT) for one of more than `most`."""
+        """The bytes of a small object. Raises FormatError(CORRUPT) for more than `most` bytes."""
 
     def open(
         self, key: str, *, ahead: range = range(0), size: int | None = None
     ) -> AbstractContextManager[Source]:
-        """The bytes of an object. ahead: those that will be read; size: of all, where it is known.
-        With both, a bucket is asked once.
+        """The bytes of an object. ahead: the range that will be read. size: of the object, if it is
+        known. With both, a bucket needs one request.
         """
 
     def open_compared(self, key: str, recorded: ObjectRecord) -> AbstractContextManager[Source]:
-        """The bytes of an object, compared with `recorded` first. ValueError where they differ."""
+        """The bytes of an object, compared with `recorded`. Raises ValueError if they differ."""
 
     def file(self, key: str, recorded: ObjectRecord) -> Path:
-        """A file of this machine with the bytes of an object, compared with `recorded` first.
-
-        ValueError where they differ. On a disk the object's own file.
+        """A local file with the bytes of an object, compared with `recorded` first; on a disk, the
+        object's own file. Raises ValueError if the bytes differ.
         """
 
     def local(self, key: str) -> Path:
-        """A file of this machine with what the object holds now, compared with nothing."""
+        """A local file with the object's current bytes, which are not compared with a record."""
 
     def write(self, key: str, parts: Buffers) -> None:
-        """Write a new object. It lasts once `flush` has returned."""
+        """Write a new object. It survives a power cut only after `flush`."""
 
     def flush(self, keys: Collection[str]) -> None:
-        """Return when objects that were written, and their names, survive a power cut."""
+        """Make written objects and their names durable: they then survive a power cut."""
 
     def put(self, key: str, data: bytes) -> None:
-        """Write an object in place of whatever is there, in one lasting step."""
+        """Write an object, or replace one, in one atomic and durable step."""
 
     def put_file(self, key: str, path: Path) -> None:
-        """The same with the content of a file that was made in `scratch`, which is moved."""
+        """`put` the content of a file made in `scratch`; the file is moved."""
 
     def put_new(self, key: str, data: bytes) -> bool:
-        """Write an object that is not there, in one lasting step; False where one is."""
+        """Create an object in one atomic and durable step; False if the key exists."""
 
     def get_version(self, key: str, most: int) -> tuple[bytes, Version]:
-        """The bytes of a small object, and what names this version of it in `put_over`.
+        """The bytes of a small object, and its version, for `put_over`.
 
-        No bytes for what is no small object (more than `most`, a link, a pipe), so that it can be
-        written over.
+        No bytes for anything else (more than `most` bytes, a link, a pipe), so that it can still be
+        replaced.
         """
 
     def put_over(self, key: str, data: bytes, version: Version) -> bool:
-        """Write in place of that version of an object alone; False where it is another by now."""
+        """Replace exactly this version of an object; False if it has been replaced already."""
 
     def touch(self, key: str, data: bytes) -> None:
-        """Make an object that holds `data` look new."""
+        """Renew the modification time of an object, whose content is `data`."""
 
     def delete(self, keys: Iterable[str]) -> None:
-        """Remove objects, in the order given; those that are gone already are no matter."""
+        """Remove objects, in this order; missing ones are ignored."""
 
     def delete_below(self, key: str) -> None:
         """Remove every object below the folder `key`, and the folder."""
 
     def scratch(self) -> AbstractContextManager[Path]:
-        """A folder of this machine for files on their way to `put_file`; gone at the end."""
+        """A local folder for files that `put_file` will move; removed at the end."""
 
     def sweep(self) -> None:
-        """Remove what writers that ended left right here under names of their own."""
+        """Remove temporary objects directly here that belong to ended writers."""
 
     def check_exclusive(self) -> None:
-        """MachineError unless `put_new` is exclusive here, or the user says that nobody else
-        writes. Writes nothing that stays.
+        """Raise MachineError unless `put_new` is exclusive here, or the user confirms that nobody
+        else writes. Leaves nothing behind.
         """
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-        """`function` of each item, in order; side by side where requests wait for a network."""
+        """`function` of each item, in order; several at once if they wait for a network."""

@@ -1,7 +1,7 @@
-"""Folders under TMPDIR that outlive no process for long.
+"""Temporary folders, which are removed even if their process was killed.
 
-A folder's name tells which process made it (`lpp.store.objects.owners`). A process that is killed
-cannot remove its own: the next one that makes a folder does.
+A folder's name identifies the process that made it (`lpp.store.objects.owners`). The next process
+that makes a folder removes those of ended processes.
 """
 
 import tempfile
