@@ -156,7 +156,7 @@ def profile(
     from lpp.analyze.runs.select import Selection, select_runs, select_sites, shortfalls
     from lpp.analyze.tables.analysis import analyze
     from lpp.analyze.tables.build import write_database
-    from lpp.analyze.tables.database import held
+    from lpp.analyze.tables.database import read_table
     from lpp.analyze.tables.entropy import uncaptured_lines
     from lpp.analyze.tables.metrics import LOGITS
     from lpp.analyze.text import profiles as render
@@ -213,7 +213,7 @@ def profile(
         names=names,
     )
     click.echo(printable(text, sys.stdout.encoding), nl=False)
-    there = held(store, "site_profiles")
+    there = read_table(store, "site_profiles")
     click.echo(f"{len(there)} profiles of {there['site'].n_unique()} sites are in {database}.")
     click.echo(
         f'Next: lpp-sql {shlex.quote(store)} "SELECT * FROM profiles ORDER BY entropy_floor"'

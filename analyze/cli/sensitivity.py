@@ -90,14 +90,14 @@ def sensitivity(
     from lpp.analyze.runs.named import names_of
     from lpp.analyze.runs.select import Selection, select_runs
     from lpp.analyze.studies import sensitivity as library
-    from lpp.analyze.studies.grid import spanned
+    from lpp.analyze.studies.grid import grid_axes
     from lpp.analyze.text import sensitivity as text
     from lpp.analyze.text.names import with_names
     from lpp.analyze.text.text import as_csv
 
     selection = Selection(runs=runs, sites=sites, contexts=contexts, prompts=prompts)
     views, _ = select_runs(store, selection)
-    axes = spanned(views, selection)
+    axes = grid_axes(views, selection)
     total = sum(site in axes.sites for view in views for site in view.run.sites)
     with (
         chosen_executor(executor, address, jobs) as who,

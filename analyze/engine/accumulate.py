@@ -1,19 +1,20 @@
-"""Rows of one site, summed by position band as they are read.
+"""Sum the rows of one site by position band, as they are read.
 
-The rows from `first_position` to below `prefix` are those of position bands, which end at every
-first position and prefix asked for. Each row goes to its band once; a spectrum is the merge of
-some bands. Rows of one prompt lie one after another, so a band takes slices and nothing is sorted.
+Positions are divided into bands, which end at every requested first position and prefix. Each row
+is added to one band, and the rows from `first_position` to below `prefix` are the merge of some
+bands. The rows of a prompt are consecutive, so a band takes slices and nothing is sorted.
 
-Rows wait in their stored type until they are worth a product: `chunk_rows`, d at least. So rows of
-a spectrum with N < d all still wait, and their N x N Gram matrix costs less.
+Rows are buffered in their stored type until there are enough for a matrix product: `chunk_rows`, at
+least d. So if a spectrum has N < d rows, all of them are still buffered, and their N x N Gram
+matrix costs less than a d x d one.
 
-A long run is cut into spans of prompts. Each span is summed on its own and added to those before
-it, from left to right; so machines that sum a span each give the bits of one process.
+A long run is divided into spans of prompts. Each span is summed by itself and added to the earlier
+ones, from left to right. So machines that sum one span each give the same bits as one process.
 
-Memory for b bands of width d, whatever the number of prompts: a float64 matrix (8 d^2 bytes), a
-second one where a run has several spans, and up to max(d, 1024) waiting rows for each band; beside
-them a spare buffer of rows for each worker, and for each working thread 2,048 float64 rows and a
-d x d product. Ten bands, bfloat16, one span: 45 MB at d = 576, 1.5 GB at d = 3,584.
+Memory for b bands of width d does not depend on the number of prompts. Each band takes a float64
+matrix (8 d^2 bytes), a second one if the run has several spans, and up to max(d, 1024) buffered
+rows. Each worker takes a spare buffer of rows, and each thread 2,048 float64 rows and a d x d
+product. Ten bands, bfloat16, one span: 45 MB at d = 576, 1.5 GB at d = 3,584.
 """
 
 import itertools
@@ -43,12 +44,12 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
 SPAN_CHUNKS = 256
-"""Chunks of rows in a span: adding ten bands then takes a few per cent of a span's products, and
-sending them between machines about a quarter of reading its rows."""
+"""Chunks of rows in a span. Adding the sums of ten bands then takes a few per cent of the time of
+the span's products; sending them to another machine, a quarter of the time of reading its rows."""
 
 
 def span_rows(dim: int) -> int:
-    """Fewest rows of a span, at width d.
+    """Least number of rows in a span, at width d.
 
     >>> span_rows(576), span_rows(4096)
     (262144, 1048576)
@@ -57,9 +58,9 @@ def span_rows(dim: int) -> int:
 
 
 def span_ends(lengths: Integers, rows: int) -> list[int]:
-    """Where spans of at least `rows` rows end, in prompts; the last one is still open.
+    """Ends of the spans of at least `rows` rows, in prompts, except that of the last span.
 
-    lengths: (P,) tokens of each prompt. More prompts move no end.
+    lengths: (P,) tokens of each prompt. Further prompts change no end.
 
     >>> span_ends(np.array([3, 3, 3, 3, 3]), 6)
     [2, 4]
@@ -74,7 +75,7 @@ def span_ends(lengths: Integers, rows: int) -> list[int]:
 
 
 def pieces(ends: Sequence[int], first: int, end: int) -> list[tuple[int, int]]:
-    """The prompts from `first` up to `end` by the spans they lie in.
+    """The prompts from `first` up to `end`, divided at the ends of spans.
 
     >>> pieces([2, 4], 1, 5)
     [(1, 2), (2, 4), (4, 5)]
@@ -84,7 +85,7 @@ def pieces(ends: Sequence[int], first: int, end: int) -> list[tuple[int, int]]:
 
 
 def band_edges(cells: Iterable[Cell]) -> list[int]:
-    """Where bands end so that each of `cells` is a merge of some: (B,), ascending.
+    """Ends of the bands, such that each of `cells` is a merge of bands: (B,), ascending.
 
     >>> band_edges([Cell(9, 10), Cell(9, 10, first_position=2)])
     [2, 10]
@@ -94,7 +95,7 @@ def band_edges(cells: Iterable[Cell]) -> list[int]:
 
 
 def band_shifts(reader: SiteReader, edges: Sequence[int], end: int) -> Floats:
-    """(B, d) the shifts that `BandSums` finds in the first span, of prompts up to `end`."""
+    """(B, d) the shifts that `BandSums` would take from the first span, which ends at `end`."""
     counts = np.minimum(band_counts(reader.lengths[:end], edges), SHIFT_ROWS)
     rows: list[list[Rows]] = [[] for _ in edges]
     missing = counts.copy()
@@ -111,10 +112,11 @@ def band_shifts(reader: SiteReader, edges: Sequence[int], end: int) -> Floats:
 
 
 class BandSums:
-    """What is accumulated of the rows of one site, for one number of prompts or one group.
+    """Sums over the rows of one site, by band, for one number of prompts or one group.
 
-    edges: (B,) where bands end. counts: (B,) the most rows each will hold, for its buffer.
-    shifts: (B, d) of each band; of its own first rows by default, which must be the run's.
+    edges: (B,) ends of the bands. counts: (B,) most rows of each band, for its buffer. shifts:
+    (B, d) the shift of each band. By default it comes from the band's first rows, which must then
+    be the first ones of the run.
     """
 
     def __init__(
@@ -128,7 +130,7 @@ class BandSums:
         self.edges = list(edges)
         self.dim = reader.width
         self.spans_closed = False
-        """Whether rows of a span before this one are summed, so that not all rows wait."""
+        """Whether an earlier span has been summed, so that not all rows are buffered."""
         self._workers = workers
         self._shifts: list[Floats | None] = [*shifts] if shifts else [None] * len(self.edges)
         self._sizes = [max(1, min(int(count), chunk_rows(self.dim))) for count in counts]
@@ -140,7 +142,7 @@ class BandSums:
         self._closed: list[ShiftedSums | None] = [None] * len(self.edges)
 
     def add(self, block: Block) -> None:
-        """Take in rows, in prompt and position order; those beyond the last band are left out."""
+        """Add rows, in order of prompt and position; those beyond the last band are ignored."""
         cuts = np.flatnonzero(np.diff(block.prompt_id)) + 1
         starts = [0, *cuts.tolist()]
         ends = [*cuts.tolist(), len(block.values)]
@@ -149,18 +151,18 @@ class BandSums:
             self._add_prompt(block.values[start:end], position)
 
     def _add_prompt(self, rows: Rows, position: int) -> None:
-        """Rows of one prompt from `position` on."""
+        """Add rows of one prompt, which begin at `position`."""
         taken = 0
         for band, edge in enumerate(self.edges):
             count = min(edge - position, len(rows)) - taken
             if count > 0:
-                self._wait(band, rows[taken : taken + count])
+                self._append(band, rows[taken : taken + count])
                 taken += count
             if taken == len(rows):
                 return
 
-    def _wait(self, band: int, rows: Rows) -> None:
-        """Put `rows` of a band behind those that wait for a product."""
+    def _append(self, band: int, rows: Rows) -> None:
+        """Append rows to the buffer of a band."""
         size = self._sizes[band]
         while len(rows):
             if self._filled[band] == size:
@@ -174,15 +176,15 @@ class BandSums:
             self._filled[band] += len(some)
             rows = rows[len(some) :]
 
-    def waiting(self, band: int) -> Rows:
-        """Rows of a band that no product was made of, (k, d)."""
+    def buffered(self, band: int) -> Rows:
+        """(k, d) buffered rows of a band, which are in no product yet."""
         buffer = self._buffers[band]
         empty = np.empty((0, self.dim), np.float32)
         return empty if buffer is None else buffer[: self._filled[band]]
 
     def _multiply(self, band: int) -> None:
-        """Have a worker sum the waiting rows, while others gather in another buffer."""
-        rows = self.waiting(band)
+        """Let a worker sum the buffered rows; later rows go to another buffer."""
+        rows = self.buffered(band)
         if not len(rows):
             return
         self._finish(band)
@@ -195,12 +197,12 @@ class BandSums:
         self._pending[band] = task, buffer
         self._filled[band] = 0
         others = [b for b, under_way in enumerate(self._pending) if under_way and b != band]
-        if len(others) > self._workers.jobs:  # no more buffers than workers can empty
+        if len(others) > self._workers.jobs:  # limits the buffers in use
             self._finish(others[0])
         self._buffers[band] = self._spare_buffer(self._sizes[band])
 
     def _spare_buffer(self, rows: int) -> Rows | None:
-        """A buffer of at least so many rows that is no longer in use; None where there is none."""
+        """An unused buffer of at least `rows` rows; None if there is none."""
         for place, buffer in enumerate(self._spare):
             if len(buffer) >= rows:
                 return self._spare.pop(place)
@@ -215,14 +217,14 @@ class BandSums:
             self._spare.append(buffer)
 
     def _shift(self, band: int, rows: Rows) -> Floats:
-        """The shift of a band, from now on; rows: its first ones."""
+        """The shift of a band; the first call computes it from `rows`."""
         shift = self._shifts[band]
         if shift is None:
             shift = self._shifts[band] = shift_of(rows)
         return shift
 
     def end_span(self) -> None:
-        """The rows to come are another span's."""
+        """End the current span: later rows belong to the next one."""
         for band in range(len(self.edges)):
             self._multiply(band)
         for band, sums in enumerate(self._open):
@@ -233,18 +235,18 @@ class BandSums:
                     self._closed[band] = sums
                 else:
                     before.add(sums)
-            self._shift(band, self.waiting(band))  # 0 for a band without rows
+            self._shift(band, self.buffered(band))  # 0 for a band without rows
         self._open = [None] * len(self.edges)
         self.spans_closed = True
 
     def sums(self, *, last: bool = True) -> list[ShiftedSums]:
-        """The sums of each band so far, in the memory of this where no more rows come (`last`)."""
+        """The sums of each band so far. last: no rows follow, so no copies are made."""
         tasks = [self._workers.submit(self._sum, b, last) for b in range(len(self.edges))]
         return self._workers.results(tasks)
 
     def _sum(self, band: int, last: bool) -> ShiftedSums:
         self._finish(band)
-        rows, here, before = self.waiting(band), self._open[band], self._closed[band]
+        rows, here, before = self.buffered(band), self._open[band], self._closed[band]
         if here is None:
             shift = self._shifts[band]
             here = ShiftedSums.empty(shift_of(rows) if shift is None else shift)
@@ -261,7 +263,7 @@ class BandSums:
         return before
 
     def clear(self) -> None:
-        """Forget the rows, keep the buffers and the shifts."""
+        """Remove all rows; keep buffers and shifts."""
         for band in range(len(self.edges)):
             self._finish(band)
         self._filled = [0] * len(self.edges)
@@ -269,17 +271,17 @@ class BandSums:
         self._closed = [None] * len(self.edges)
 
     def rows(self, cell: Cell) -> Rows:
-        """The rows of a cell that all still wait, by band, then prompt, then position, (N, d)."""
+        """(N, d) the rows of a cell, all of them buffered: by band, then prompt, then position."""
         first, end = _bands_of(self.edges, cell.first_position, cell.prefix)
-        parts = [self.waiting(band) for band in range(first, end)]
-        return np.concatenate([part for part in parts if len(part)] or [self.waiting(0)[:0]])
+        parts = [self.buffered(band) for band in range(first, end)]
+        return np.concatenate([part for part in parts if len(part)] or [self.buffered(0)[:0]])
 
 
 _scratch = threading.local()
 
 
 def _add_rows(sums: ShiftedSums, rows: Rows) -> None:
-    """`ShiftedSums.add_rows` with the scratch memory of this thread."""
+    """`ShiftedSums.add_rows` with the workspace of this thread."""
     dim = len(sums.shift)
     work: Workspace | None = getattr(_scratch, "work", None)
     if work is None or work.product.shape[0] != dim:
@@ -288,7 +290,7 @@ def _add_rows(sums: ShiftedSums, rows: Rows) -> None:
 
 
 def _bands_of(edges: Sequence[int], first_position: int, prefix: int) -> tuple[int, int]:
-    """First band of the rows from one position to another, and the one after the last."""
+    """The bands from `first_position` up to `prefix`: the first, and the one after the last."""
     first, end = np.searchsorted([0, *edges], [first_position, prefix]).tolist()
     return first, end
 
@@ -302,8 +304,8 @@ def merged_bands(
 ) -> Iterator[tuple[int, Moments]]:
     """Each of `prefixes`, ascending, with the moments of its rows from `first_position` on.
 
-    without: sums of some of the rows, which are taken away first. The moments are valid until the
-    next are taken: one running merge serves all prefixes.
+    without: sums over some of the rows, which are subtracted. One running merge serves all
+    prefixes, so the moments are valid until the next ones are requested.
     """
     dim = len(sums[0].shift)
     running, before = Moments.empty(dim), np.zeros(dim)
@@ -327,7 +329,10 @@ def read_in_spans(
     *others: Sink,
     first: int = 0,
 ) -> Iterator[int]:
-    """Fill `bands`, span by span, and `others`; yield each of `stops`, ascending, once it is in."""
+    """Read rows into `bands`, span by span, and into `others`; yield each stop when it is reached.
+
+    stops: numbers of prompts, ascending.
+    """
     ends = span_ends(reader.lengths, span_rows(reader.width))
     cuts = {end for end in ends if first < end < stops[-1]}
     for place in reader.read(sorted({*stops, *cuts}), bands, *others, first=first, dtype="stored"):

@@ -1,12 +1,13 @@
-"""Numbers that were computed before, under `analysis/` of the store.
+"""The cache of computed numbers, under `analysis/` of the store.
 
     analysis/<run_id>/<shard set>/<site>/spectra-<checksum>.arrow
     analysis/<run_id>/<shard set>/<site>/values-<checksum>.arrow
 
-Files of `kept_files`: spectra of cells, from which every metric of a spectrum is computed, and
-values of metrics that need rows. They hold no context, since X(L) does not depend on one. A reader
-takes all files together. New shards make another folder. Each row has the version of what computed
-it: of the arithmetic of spectra, or of its metric; rows of other versions count as nothing.
+Its files (see `kept_files`) have spectra of cells, from which every metric of a spectrum is
+computed, and values of metrics that need rows. They do not depend on the context, because X(L) does
+not. A reader takes all files together. New shards have another folder. Each row has the version of
+the code that computed it (the arithmetic of spectra, or the metric); rows of other versions are
+ignored.
 """
 
 from collections.abc import Iterable, Mapping
@@ -25,8 +26,8 @@ from lpp.store.objects.place import Place
 from lpp.store.read import Run
 
 KERNEL_VERSION: Final = 4
-"""Of the arithmetic of spectra. Raise it when a change could change a digit that is kept; for a
-metric that needs rows, raise its own `Metric.version`."""
+"""Version of the arithmetic of spectra. Raise it if a change could change a digit of a cached
+number. For a metric that needs rows, raise its own `Metric.version`."""
 
 _CELL: Final = [(name, pl.Int32()) for name in Cell._fields]
 _NUMBERS: Final = {"n": pl.Int64, "dim": pl.Int32, "total": pl.Float64, "sum_squares": pl.Float64}
@@ -41,23 +42,23 @@ SPECTRA: Final = pl.Schema(
         *((name, pl.List(pl.Float64())) for name in _LISTS),
     ]
 )
-"""A row per cell and matrix; eigenvalues are null where nothing asked for them."""
+"""A row per cell and matrix; eigenvalues are null if no metric needed them."""
 
 VALUES: Final = pl.Schema(
     [*_CELL, ("version", pl.Int32()), ("metric", pl.String()), ("value", pl.Float64())]
 )
-"""A row per cell and metric that needed the rows themselves. NaN: not defined there."""
+"""A row per cell and metric that needs the rows themselves. NaN: the metric is undefined."""
 
 
 class Cache:
-    """Kept numbers of one run, as its committed shards are now."""
+    """Cached numbers of one run with its currently committed shards."""
 
     def __init__(self, root: Place, run: Run) -> None:
         self._files = KeptFiles(root, f"{run.id}/{shard_set(run)}")
         self.folder = self._files.folder
 
     def summaries(self, site: str) -> dict[Cell, Summary]:
-        """Spectra kept of `site`. A damaged or foreign file counts as nothing, with a log line."""
+        """Cached spectra of `site`. A damaged or foreign file is ignored, with a log line."""
         rows = self._files.rows(site, "spectra", SPECTRA).filter(version=KERNEL_VERSION)
         spectra: dict[Cell, dict[str, Spectrum]] = {}
         lists = {name: rows[name] for name in _LISTS}
@@ -72,7 +73,7 @@ class Cache:
         return {cell: Summary(**kept) for cell, kept in whole.items()}
 
     def keep_summaries(self, site: str, found: Mapping[Cell, Summary]) -> None:
-        """Keep `found` beside what is there. A store that cannot be written costs one log line."""
+        """Add `found` to the cache. If the store cannot be written, log one line."""
         rows = [
             (*cell, KERNEL_VERSION, matrix, *(getattr(kept, name) for name in (*_NUMBERS, *_LISTS)))
             for cell, summary in found.items()
@@ -82,7 +83,7 @@ class Cache:
         self._add(site, "spectra", rows, SPECTRA)
 
     def values(self, site: str) -> Values:
-        """Numbers kept that were made from the rows of `site`."""
+        """Cached values of metrics that need the rows of `site`."""
         rows = self._files.rows(site, "values", VALUES)
         return {
             (_cell(row), row["metric"]): row["value"]
@@ -91,7 +92,7 @@ class Cache:
         }
 
     def keep_values(self, site: str, found: Values) -> None:
-        """Keep `found` beside what is there."""
+        """Add `found` to the cache."""
         rows = [(*cell, _version(metric), metric, value) for (cell, metric), value in found.items()]
         self._add(site, "values", rows, VALUES)
 
@@ -101,7 +102,7 @@ class Cache:
         self._files.add(site, kind, pl.DataFrame(list(rows), schema=schema, orient="row"))
 
     def name(self, site: str, kind: str, data: bytes) -> str:
-        """Of a file of these bytes."""
+        """Name of a file with these bytes."""
         return self._files.name(site, kind, data)
 
 
@@ -114,5 +115,5 @@ def _array(some: pl.Series | None) -> Any:
 
 
 def _version(metric: str) -> int | None:
-    """Of a declared metric; None for one that is not declared any more."""
+    """Version of a metric; None if it is no longer declared."""
     return METRICS[metric].version if metric in METRICS else None

@@ -1,4 +1,4 @@
-"""Declared metrics of some cells, with their errors: from the cache, or from one read."""
+"""Metrics of cells, with errors: from the cache, or computed in one read of the rows."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,29 +17,29 @@ from lpp.analyze.runs.keys import RunView
 from lpp.analyze.runs.site_reader import SiteReader
 
 Estimates = Mapping[tuple[Cell, str], Estimate]
-"""By cell and name of the metric."""
+"""Estimates by cell and name of the metric."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """Which metrics, and which of them with an error."""
+    """The metrics to compute, and which of them with an error."""
 
     metrics: Sequence[Metric[Any]]
     errors: Collection[str] = ()
-    """Names of those that get an error, by the jackknife over `groups` groups of prompts."""
+    """Names of metrics with an error, by the jackknife over `groups` groups of prompts."""
     groups: int = GROUPS
 
     def of(self, *kinds: str) -> "Request":
-        """The part whose metrics need one of `kinds`."""
+        """The request for those metrics that need one of `kinds`."""
         some = [metric for metric in self.metrics if metric.needs in kinds]
         return Request(metrics=some, errors=self.errors, groups=self.groups)
 
     def groups_of(self, metric: Metric[Any]) -> int:
-        """Groups of prompts to leave out in turn for the error of `metric`; 0 for no error."""
+        """Number of jackknife groups for the error of `metric`; 0 for no error."""
         return self.groups if metric.name in self.errors and not metric.no_error else 0
 
     def cells(self, whole: Collection[Cell]) -> dict[Cell, list[Metric[Any]]]:
-        """What is to be computed of each cell: every metric, and again without each group."""
+        """The metrics to compute for each cell, and for the cells that leave out one group."""
         wanted = {cell: list(self.metrics) for cell in whole if self.metrics}
         again = [metric for metric in self.metrics if self.groups_of(metric)]
         parts = [part for cell in whole for part in cell.parts(self.groups) if again]
@@ -48,7 +48,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is asked of a site, and what of it is kept already."""
+    """What is requested of a site, and which part of it is in the cache."""
 
     cells: Collection[Cell]
     request: Request
@@ -61,7 +61,7 @@ class Wanted:
 
     @classmethod
     def of(cls, cache: Cache, site: str, cells: Collection[Cell], request: Request) -> Self:
-        """As the cache is now."""
+        """With the current content of the cache."""
         of_spectra, of_rows = request.of(*SPECTRAL_KINDS), request.of("rows")
         demands = {cell: Demand.of(metrics) for cell, metrics in of_spectra.cells(cells).items()}
         known = cache.summaries(site) if demands else {}
@@ -82,7 +82,7 @@ class Wanted:
     def estimates(
         self, cache: Cache, site: str, new: Mapping[Cell, Summary], made: Values
     ) -> Estimates:
-        """Everything asked for, with what was computed of it, which the cache keeps from now on."""
+        """All requested estimates. Adds what was computed, `new` and `made`, to the cache."""
         known, of_spectra = dict(self.known), self.request.of(*SPECTRAL_KINDS)
         if new:
             known |= {c: s.joined(known[c]) if c in known else s for c, s in new.items()}
@@ -102,11 +102,11 @@ def site_estimates(
     *,
     workers: Workers,
 ) -> Estimates:
-    """Metrics that need a scatter, eigenvalues or rows of `site`: no row is read for what is kept.
+    """Metrics that need a scatter matrix, eigenvalues or rows of `site`.
 
-    What is not kept is computed from one read, and one more where errors of spectra are wanted.
-    Of a run without rows the metrics that need them are left out, and errors whose groups are not
-    whole shards.
+    For numbers in the cache no rows are read. The others take one read of the site, and a second
+    one for errors of spectra. If a run keeps no rows, metrics that need them are left out, and so
+    are errors whose groups are not whole shards.
     """
     if not view.run.plan.keeps_rows:
         request = request.of(*SPECTRAL_KINDS)
@@ -136,7 +136,7 @@ def _values(known: Mapping[Cell, Summary], wanted: Mapping[Cell, Sequence[Metric
 def with_errors(
     values: Values, cells: Collection[Cell], request: Request
 ) -> Iterator[tuple[tuple[Cell, str], Estimate]]:
-    """Each of `cells` and metrics with its error, from the values of its parts."""
+    """Each cell and metric with value and error; the error comes from the values of its parts."""
     for metric in request.metrics:
         for cell in cells:
             parts = [values[part, metric.name] for part in cell.parts(request.groups_of(metric))]

@@ -1,4 +1,7 @@
-"""Who computes the estimates of many sites: this process, or a cluster. The bits are the same."""
+"""Executors, which compute the estimates of many sites: in this process or on a cluster.
+
+All executors give the same bits.
+"""
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
@@ -18,7 +21,7 @@ ExecutorName = Literal["local", "ray"]
 
 
 class _Sites:
-    """Sites side by side in this process, as many as fit into its memory."""
+    """Computes several sites at once in this process, as many as fit into memory."""
 
     remote = False
 
@@ -31,7 +34,7 @@ class _Sites:
         return usable_cores() if self._jobs is None else self._jobs
 
     def estimates(self, work: Iterable[Work]) -> Iterator[Estimates]:
-        """Those of each site, in order."""
+        """The estimates of each site, in order."""
         every = list(work)
         if not every:
             return
@@ -69,7 +72,7 @@ LOCAL: Final[Executor] = LocalExecutor()
 
 
 def site_bytes(work: Work) -> int:
-    """About the most memory that a site takes: `accumulate` says what of."""
+    """Estimated peak memory of a site in bytes; the docstring of `accumulate` lists what counts."""
     run, dim = work.view.run, work.view.run.site(work.site).width
     bands = len(band_edges(work.cells))
     square, row = 8 * dim * dim, dim * 4
@@ -82,7 +85,7 @@ def site_bytes(work: Work) -> int:
 def chosen_executor(
     name: ExecutorName, address: str | None, jobs: int | None = None
 ) -> Iterator[Executor]:
-    """The executor of that name, until the block ends. address: of the Ray cluster."""
+    """The executor of this name, until the block ends. address: of the Ray cluster."""
     if name == "local":
         yield LocalExecutor(jobs)
         return

@@ -1,10 +1,10 @@
-"""Folders of numbers that were computed before, as checksummed Arrow files under `analysis/`.
+"""Computed numbers as checksummed Arrow files under `analysis/`.
 
     analysis/<folder>/<group>/<kind>-<checksum>.arrow
 
-Arrow IPC files (zstd). Each command adds files of what it computed, so several may write at once.
-The checksum in a file's name covers its bytes and the folder, group and kind that they are of.
-Everything here may be deleted at any time.
+Files are Arrow IPC (zstd). Each command adds its own files, so several may write at once. The
+checksum in a file's name covers its bytes, folder, group and kind. All files may be deleted at any
+time.
 """
 
 import logging
@@ -23,21 +23,21 @@ from lpp.store.objects.place import Place
 from lpp.store.read import Run
 
 MAX_BYTES: Final = 1 << 32
-"""Bytes of a file of kept numbers, at most."""
+"""Most bytes of a file."""
 
 MANY_FILES: Final = 8
-"""Files of one group and kind, beyond which the next `add` writes one in place of all."""
+"""With more files of one group and kind, the next `add` replaces them all by one."""
 
 _log = logging.getLogger("lpp.analyze")
 
 
 def shard_set(run: Run) -> str:
-    """Names the shards of a run that are committed now: 16 hex digits."""
+    """Identifies the currently committed shards of a run: 16 hex digits."""
     return checksum(" ".join(shard.digest for shard in run.shards).encode())[:16]
 
 
 def name_of(*parts: object) -> str:
-    """A name for whatever is told apart by `parts`: 16 hex digits."""
+    """A name that depends on `parts`: 16 hex digits."""
     return checksum(repr([str(part) for part in parts]).encode())[:16]
 
 
@@ -51,7 +51,7 @@ class KeptFiles:
         self._writable = True
 
     def frames(self, group: str, kind: str, schema: pl.Schema) -> Iterator[pl.DataFrame]:
-        """Each file of one kind. A damaged or foreign file counts as nothing, with a log line."""
+        """Each file of one kind. A damaged or foreign file is ignored, with a log line."""
         for key in self._files(group, kind):
             try:
                 data = self._objects.get(key, MAX_BYTES)
@@ -70,9 +70,9 @@ class KeptFiles:
         return pl.concat([pl.DataFrame(schema=schema), *self.frames(group, kind, schema)])
 
     def add(self, group: str, kind: str, frame: pl.DataFrame) -> None:
-        """Keep rows beside those that are there; many files become one.
+        """Add rows; merge the files if there are many.
 
-        A store that cannot be written costs one log line.
+        If the store cannot be written, log one line.
         """
         before = self._files(group, kind)
         if len(before) < MANY_FILES:
@@ -84,7 +84,7 @@ class KeptFiles:
     def put(
         self, group: str, kind: str, frame: pl.DataFrame, instead_of: list[str] | None = None
     ) -> None:
-        """Keep `frame` as a file of its own. instead_of: files to remove once it is there."""
+        """Write `frame` to a file. instead_of: files to remove once it is written."""
         if not self._writable:
             return
         data = _written(frame)
@@ -94,12 +94,12 @@ class KeptFiles:
             if instead_of:
                 self._objects.delete(key for key in instead_of if key != name)
         except (OSError, LppError) as error:
-            if self._writable:  # groups are written side by side
+            if self._writable:  # several threads write at once
                 self._writable = False
                 _log.warning("%s: results are not kept (%s)", self.folder, error)
 
     def name(self, group: str, kind: str, data: bytes) -> str:
-        """Of a file of these bytes: the checksum covers what they are of."""
+        """Name of a file with these bytes, with a checksum of folder, group, kind and bytes."""
         digest = checksum(f"{self._key}/{group}/{kind} ".encode() + data)
         return f"{group}/{kind}-{digest}.arrow"
 
@@ -115,7 +115,7 @@ class KeptFiles:
 
 
 def _parsed(data: bytes, schema: pl.Schema) -> pl.DataFrame:
-    """The rows of a file. ValueError, ArrowException for what is none of ours."""
+    """The rows of a file. Raises ValueError or ArrowException for other content."""
     check_declared(memoryview(data), rows=None)
     with pa.ipc.open_file(pa.py_buffer(data)) as reader:
         table = reader.read_all()

@@ -1,16 +1,15 @@
-"""Analysis on a Ray cluster: sites are tasks, and of long sites every span is one.
+"""Analysis on a Ray cluster: each site is a task, or each span of a long site.
 
-A site of one span, or whose moments are stored, is one task, which does all of it and keeps it in
-the cache. Of a longer one each span is read and summed by a task, tasks add the sums up in order,
-one takes the spectra of each number of prompts and one each group that a jackknife leaves out.
-The driver computes nothing: it hands out work, puts estimates together and keeps what is new.
+A site of one span, or with stored moments, is one task, which also writes the cache. For a longer
+site there is a task for each span (read and sum), tasks that add the sums in order, a task for the
+spectra of each number of prompts, and one for each group that the jackknife leaves out. The driver
+only submits tasks, combines their results and writes the cache.
 
-Tasks read the store by its URL, from the shared disk or the bucket that every machine must see.
-What they give back is in Ray's object store and is made again, from the rows, where a machine was
-lost; a task whose worker died is repeated. Both end in the same bits: a task depends on nothing
-but its arguments.
+Tasks read the store by its URL, from a disk or bucket that every machine can access. Results are in
+Ray's object store. If a machine is lost, its results are computed again from the rows; if a worker
+dies, its task is repeated. The bits stay the same, since a task depends only on its arguments.
 
-Held in the object stores: 8 b d^2 bytes for each span under way, at most two for each processor.
+The object stores take 8 b d^2 bytes for each span in progress, at most two spans per processor.
 """
 
 from collections import defaultdict, deque
@@ -49,28 +48,28 @@ from lpp.store.arrays.moments import band_counts
 from lpp.store.commands.cluster import processors, task_error
 
 REPEATS: Final = 10
-"""Of a task whose worker or machine died: machines that may be taken away at any time die often."""
+"""Most repeats of a task whose worker or machine died: preemptible machines die often."""
 
 AHEAD: Final = 2
-"""Tasks handed out for each processor: none waits for the driver, and few results lie about."""
+"""Submitted tasks per processor: enough that none idles, few enough to limit memory."""
 
 ADDED: Final = 8
-"""Spans whose sums one task adds to those before them."""
+"""Spans whose sums one task adds."""
 
 Sums = list[ShiftedSums]
-"""Of each band, (B,)."""
+"""(B,) the sums of each band."""
 Ref = Any
-"""Of something in Ray's object store."""
+"""A reference to an object in Ray's object store."""
 
 
 @dataclass
 class _Pending:
-    """One site under way: what is wanted, and where its parts will be."""
+    """One site in progress: the request, and references to its parts."""
 
     work: Work
     wanted: Wanted
     whole: Ref = None
-    """Of the estimates, where one task does everything."""
+    """The estimates, if one task computes everything."""
     summaries: Sequence[Ref] = ()
     values: Ref = None
 
@@ -93,7 +92,7 @@ class RayExecutor:
         self._views: dict[str, Ref] = {}
 
     def estimates(self, work: Iterable[Work]) -> Iterator[Estimates]:
-        """Those of each site, in order; as many sites are under way as there are processors for."""
+        """The estimates of each site, in order; enough sites are in progress for all processors."""
         pending: deque[_Pending] = deque()
         try:
             for one in work:
@@ -108,7 +107,7 @@ class RayExecutor:
     def map(
         self, task: Callable[[Item, Workers], Result], items: Iterable[Item], *, item_bytes: int
     ) -> Iterator[Result]:
-        """`task` of each item, in order. item_bytes: not looked at, as Ray is told processors."""
+        """`task` of each item, in order. item_bytes: ignored, as Ray schedules by processors."""
         pending: deque[Ref] = deque()
         try:
             for item in items:
@@ -158,12 +157,12 @@ class RayExecutor:
     def _spectra(
         self, view: Ref, reader: SiteReader, ends: Sequence[int], wanted: Mapping[Cell, Demand]
     ) -> list[Ref]:
-        """The summaries of `wanted`, in parts, of a site of several spans."""
+        """The summaries of `wanted`, for a site of several spans, as several references."""
         edges = band_edges(wanted)
         sizes: dict[int, dict[Cell, Demand]] = defaultdict(dict)
         for cell in sorted(wanted):
             sizes[cell.n_prompts][cell] = wanted[cell]
-        # Prompts that end with the first span or before it are one process's work: few rows.
+        # One task computes all sizes within the first span: they have few rows.
         few = {c: d for size, cells in sizes.items() if size <= ends[0] for c, d in cells.items()}
         found = [self._handed(self._few, view, reader.site, few)] if few else []
         shifts = self._handed(self._shifts, view, reader.site, edges, ends[0])
@@ -179,7 +178,7 @@ class RayExecutor:
         return found
 
     def _sums(self, site: tuple[Ref, str, Sequence[int], Ref], parts: Sequence[Gap]) -> Ref:
-        """The sums of each band over prompts of several spans, added from left to right."""
+        """The sums of each band over several spans, added from left to right."""
         total: Ref = None
         for start in range(0, len(parts), ADDED):
             spans = [self._handed(self._span, *site, part) for part in parts[start:][:ADDED]]
@@ -187,7 +186,7 @@ class RayExecutor:
         return total
 
     def _handed(self, task: Any, *args: Any) -> Any:
-        """Hand out a task, once few enough are under way."""
+        """Submit a task, as soon as fewer than the limit are in progress."""
         while len(self._under_way) >= self._limit:
             _, self._under_way = self._ray.wait(self._under_way, num_returns=1, fetch_local=False)
         made = task.remote(*args)
@@ -195,14 +194,14 @@ class RayExecutor:
         return made
 
     def _view(self, view: RunView) -> Ref:
-        """The run as it is known here, so that every task sees the same shards."""
+        """A reference to the run as it is here, so that every task sees the same shards."""
         if view.run.id not in self._views:
             self._views[view.run.id] = self._ray.put(view)
         return self._views[view.run.id]
 
 
 def _by_gap(cells: Mapping[Cell, Demand]) -> list[tuple[Gap, dict[Cell, Demand]]]:
-    """Cells that leave a group out, by that group and where they begin."""
+    """Cells that leave out a group, by group and first position."""
     found: dict[tuple[Gap, int], dict[Cell, Demand]] = defaultdict(dict)
     for cell, demand in cells.items():
         if cell.groups:
@@ -211,10 +210,10 @@ def _by_gap(cells: Mapping[Cell, Demand]) -> list[tuple[Gap, dict[Cell, Demand]]
 
 
 QUIET: Final = np.errstate(invalid="ignore", over="ignore")
-"""Rows that are not finite give NaN, which says more than a warning would."""
+"""Rows with NaN or infinities give NaN; a warning would add nothing."""
 
 
-# What runs on the cluster. Everything is in the arguments; nothing is kept between two calls.
+# The tasks. They depend on their arguments alone and keep nothing between calls.
 
 
 @QUIET
@@ -247,7 +246,7 @@ def _shifts(view: RunView, site: str, edges: Sequence[int], end: int) -> Floats:
 def _span(
     view: RunView, site: str, edges: Sequence[int], shifts: Sequence[Floats], prompts: Gap
 ) -> Sums:
-    """The sums of some prompts of a site, which lie in one span."""
+    """The sums over some prompts of a site, all within one span."""
     reader, (first, end) = _reader(view, site), prompts
     with Workers(1) as workers:
         counts = band_counts(reader.lengths[first:end], edges)
@@ -259,7 +258,7 @@ def _span(
 
 @QUIET
 def _add(total: Sums | None, *parts: Sums) -> Sums:
-    """The sums of all, from left to right. What comes from the object store cannot be changed."""
+    """All sums added from left to right. Objects of the object store are read-only, so copy."""
     spans = list(parts) if total is None else [total, *parts]
     into = [sums.copy() for sums in spans[0]]
     for span in spans[1:]:
@@ -272,7 +271,7 @@ def _add(total: Sums | None, *parts: Sums) -> Sums:
 def _whole(
     view: RunView, site: str, wanted: Mapping[Cell, Demand], edges: Sequence[int], sums: Sums
 ) -> dict[Cell, Summary]:
-    """The summaries of cells of one number of prompts that leave nothing out."""
+    """The summaries of cells of one number of prompts, without a group left out."""
     with Workers(1) as workers:
         solves = Solves(workers)
         whole_summaries(_reader(view, site), wanted, sums, edges, solves)
@@ -283,14 +282,14 @@ def _whole(
 def _group(
     wanted: Mapping[Cell, Demand], edges: Sequence[int], sums: Sums, group: Sums
 ) -> dict[Cell, Summary]:
-    """The summaries of cells that one group is left out of."""
+    """The summaries of cells that leave out one group."""
     with Workers(1):
         return group_summaries(wanted, sums, edges, group)
 
 
 @QUIET
 def _rows(view: RunView, site: str, absent: Mapping[Cell, Sequence[Metric[Any]]]) -> Values:
-    """Metrics that need the rows themselves: they are read in order, whatever their number."""
+    """Metrics that need the rows themselves; one task reads all rows in order."""
     reader = _reader(view, site)
     with Workers(1) as workers:
         rows = RowValues(reader, absent, workers)

@@ -1,8 +1,8 @@
-"""Metrics that need the rows themselves, taken from the read that the spectra use.
+"""Compute metrics that need the rows themselves, during the read that spectra use.
 
-A metric says what is to be kept of the rows (`Metric.measure`); metrics that keep the same share
-it. One that says nothing is given every row below the longest prefix: 4 N d bytes. A site without
-such a metric pays nothing.
+A metric declares what to keep of the rows (`Metric.measure`); metrics with the same declaration
+share the measurement. Without a declaration, all rows below the longest prefix are kept: 4 N d
+bytes. A site without such metrics has no extra cost.
 """
 
 from collections import defaultdict
@@ -24,20 +24,21 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
 Values = dict[tuple[Cell, str], float]
-"""A number for each cell and name of a metric."""
+"""Values by cell and name of the metric."""
 
 
 CellMoments = Callable[[], Iterator[tuple[Cell, Moments]]]
-"""Gives the moments of some whole cells, again at each call; each is valid until the next."""
+"""Returns a fresh iterator over cells and their moments, each valid until the next."""
 
 
 class RowValues:
-    """Takes in a site's rows; `finish` makes the metrics of them.
+    """Gets the rows of a site by `add`; `finish` computes the metrics.
 
-    wanted: the metrics of each cell. n_prompts: as many prompts are to be read. sizes: where
-    the read stops on the way, as it does for spectra: sums over blocks depend on where those end.
-    moment_cells: cells whose moments some metric is made of: whoever reads gives them to
-    `moments`, for each number of prompts. workers: the caller alone by default.
+    wanted: the metrics of each cell. workers: only the calling thread by default.
+
+    Attributes. n_prompts: prompts to read. sizes: numbers of prompts at which the read must stop,
+    as for spectra, because sums depend on where blocks end. moment_cells: cells whose moments some
+    metric needs; the reader appends to `moments` for each number of prompts.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class RowValues:
         self.moment_cells = {cell for _, cells in using for cell in cells if not cell.groups}
 
     def add(self, block: Block) -> None:
-        """Take in the next rows: a worker does, while others are read."""
+        """Add the next rows. A worker processes them while further rows are read."""
         inside = (block.position < self._longest) & (block.prompt_id < self.n_prompts)
         self._count += int(inside.sum())
         self._settle()
@@ -87,9 +88,9 @@ class RowValues:
                     one.moments(cell, found.n, found.mean, found.scatter)
 
     def finish(self) -> Values:
-        """The numbers, once the rows are in. Reads them again for measurements that ask for it.
+        """The values, after all rows were added. Reads them again if a measurement requests it.
 
-        Raises FormatError when the rows are not as many as the prompts say.
+        Raises FormatError if the number of rows differs from that of the prompts' tokens.
         """
         self._settle()
         self._reader.check(Cell(self.n_prompts, self._longest), self._count)
@@ -121,7 +122,7 @@ def _computed(measurement: Measurement, wanted: Mapping[Cell, Sequence[Metric[An
 
 
 class AllRows:
-    """Every row below the longest prefix, in float32."""
+    """The default measurement: every row below the longest prefix, in float32."""
 
     def __init__(self, reader: SiteReader, cells: Sequence[Cell]) -> None:
         self._reader = reader
@@ -135,7 +136,7 @@ class AllRows:
         self._filled = 0
 
     def add(self, block: WideBlock) -> None:
-        """Take in the next rows."""
+        """Add the next rows."""
         inside = (block.position < self._longest) & (block.prompt_id < self._prompts)
         which = np.flatnonzero(inside)[: len(self._values) - self._filled]
         to = slice(self._filled, self._filled + len(which))
@@ -145,11 +146,11 @@ class AllRows:
         self._filled = to.stop
 
     def again(self) -> bool:
-        """One read is enough."""
+        """False: one read is enough."""
         return False
 
     def values(self) -> Iterator[tuple[Cell, SiteRows]]:
-        """The rows of each cell, a copy of them at a time."""
+        """The rows of each cell, one copy at a time."""
         prompt_id, position = self._prompt_id[: self._filled], self._position[: self._filled]
         for cell in self._cells:
             first, end = cell.gap

@@ -1,14 +1,14 @@
 """The spectra of one site: read its rows once, merge position bands, solve; again for errors.
 
-The way of a row: `SiteReader.read` -> `BandSums.add` (its band's buffer) -> `ShiftedSums.add_rows`
-(products, by a worker) -> `merged_bands` (the moments of each prefix) -> `summarize` (eigenvalues,
-by a worker) -> a `Summary`, from which every metric of a spectrum is computed.
+A row passes through `SiteReader.read`, `BandSums.add` (buffered by band), `ShiftedSums.add_rows`
+(products, in a worker), `merged_bands` (moments of each prefix) and `summarize` (eigenvalues, in a
+worker). The result is a `Summary`, from which every metric of a spectrum is computed.
 
-Errors: a group is a run of prompts, so a second read takes the groups in turn, and what is left
-of a prefix without one is a d x d subtraction: the products of one more read in all, not of one
-for each group. Memory: the bands of one group and of each that is under way, beside the whole
-ones. Where X(L) has fewer rows than columns nothing is read again: the Gram matrix without a group
-is a part of the whole one.
+Errors: a group is a sequence of consecutive prompts. A second read sums one group after another,
+and the moments without a group are a d x d subtraction. So all groups together cost the products of
+one more read. Memory: the bands of one group, and of each group in progress, in addition to the
+whole ones. If X(L) has fewer rows than columns, nothing is read again: the Gram matrix without a
+group is a submatrix of the whole one.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -34,21 +34,21 @@ from lpp.analyze.runs.site_reader import SiteReader
 from lpp.store.arrays.moments import band_counts
 
 Wanted = Mapping[Cell, Demand]
-"""What is to be computed of each cell."""
+"""What to compute for each cell."""
 
 Gap = tuple[int, int]
-"""First prompt that is left out, and the one after the last."""
+"""First prompt that is left out, and the one after the last that is."""
 
 
 def site_summaries(
     reader: SiteReader, wanted: Wanted, workers: Workers, rows: RowValues | None = None
 ) -> dict[Cell, Summary]:
-    """The summary that is wanted of each cell of a site; `rows` is filled on the way.
+    """The summary of each cell of a site; the same read fills `rows`.
 
-    One read of its rows serves every first position, prefix and number of prompts. Cells with a
-    group left out cost one more read for each number of prompts. Moments that capture stored serve
-    instead of rows where they can and cost less (`stored_moments`); `rows` are read all the same.
-    Raises FormatError when the rows are not those that the prompts say.
+    One read of the rows serves every first position, prefix and number of prompts. Cells with a
+    group left out take one more read for each number of prompts. Stored moments are used instead of
+    rows if they suffice and cost less (`stored_moments`); then rows are read only for `rows`.
+    Raises FormatError if the number of rows differs from that of the prompts' tokens.
     """
     found: dict[Cell, Summary] = {}
     if not (rows and rows.moment_cells) and serves(reader.run, wanted):
@@ -82,8 +82,7 @@ def _of_size(
 ) -> None:
     """The summaries of cells of one number of prompts, whose rows are in `bands`.
 
-    given: cells whose moments `values` is given. last: no more rows come, so the sums may be made
-    in place.
+    given: cells whose moments `values` needs. last: no rows follow, so sums are made in place.
     """
     few = {cell for cell in (*wanted, *given) if _is_few(reader, bands, cell)}
     for whole in sorted({cell.whole for cell in few}):
@@ -113,7 +112,7 @@ def _moments_of_rows(cell: Cell, rows: Rows) -> Iterator[tuple[Cell, Moments]]:
 def _moments_of_bands(
     cells: Collection[Cell], sums: Sequence[ShiftedSums], edges: Sequence[int]
 ) -> Iterator[tuple[Cell, Moments]]:
-    """Each of `cells`, of one number of prompts, with its moments, valid until the next."""
+    """Each of `cells`, all of one number of prompts, with its moments, valid until the next."""
     for first_position, some in _by(cells, lambda cell: cell.first_position).items():
         of_prefix = {cell.prefix: cell for cell in some}
         for prefix, moments in merged_bands(sums, edges, first_position, of_prefix):
@@ -121,14 +120,14 @@ def _moments_of_bands(
 
 
 def _is_few(reader: SiteReader, bands: BandSums, cell: Cell) -> bool:
-    """Whether the whole of a cell has fewer rows than columns, which all wait."""
+    """Whether the whole cell has fewer rows than columns; all of them are then buffered."""
     return not bands.spans_closed and n_tokens(reader.lengths, cell.whole) < reader.width
 
 
 def _of_gram(
     rows: Rows, wanted: Wanted, stays: Mapping[Cell, npt.NDArray[np.bool_]]
 ) -> dict[Cell, Summary]:
-    """Cells whose whole is `rows`: each is a part of one Gram matrix."""
+    """Summaries of cells whose whole cell has the rows `rows`, from one Gram matrix."""
     gram = Gram.from_rows(rows)
     return {
         cell: summarize(gram.only(stays[cell]) if cell.groups else gram, demand)
@@ -137,7 +136,7 @@ def _of_gram(
 
 
 def _stays(cell: Cell, edges: Sequence[int], lengths: Integers) -> npt.NDArray[np.bool_]:
-    """(N,) which rows of the whole cell stay; they lie by band, then prompt, then position."""
+    """(N,) whether a row of the whole cell stays; rows by band, then prompt, then position."""
     first, end = cell.gap
     ends = [edge for edge in edges if cell.first_position < edge <= cell.prefix]
     stays = np.ones(cell.n_prompts, dtype=bool)
@@ -153,7 +152,7 @@ def whole_summaries(
     edges: Sequence[int],
     solves: Solves,
 ) -> None:
-    """The summaries of those of `wanted` that leave nothing out. sums: of each band, (B,)."""
+    """The summaries of those of `wanted` without a group left out. sums: (B,) of each band."""
     whole = [cell for cell in wanted if not cell.groups]
     for cell, moments in _moments_of_bands(whole, sums, edges):
         reader.check(cell, moments.n)
@@ -169,7 +168,7 @@ def _read_groups(
     edges: Sequence[int],
     solves: Solves,
 ) -> None:
-    """The summaries of cells without a group, of one number of groups: a second read."""
+    """The summaries of cells that leave out a group, for one number of groups: a second read."""
     gaps = groups_of(wanted)
     counts = np.max([band_counts(reader.lengths[a:b], edges) for a, b in gaps], axis=0)
     shifts = [one.shift for one in sums]
@@ -183,7 +182,7 @@ def _read_groups(
 
 
 def groups_of(cells: Iterable[Cell]) -> list[Gap]:
-    """Every group of the jackknife that `cells` leave groups out for: they are read in turn."""
+    """All groups of the jackknife that `cells` belong to, in order of reading."""
     one = next(iter(cells))
     return [part.gap for part in one.whole.parts(one.groups)]
 
@@ -194,7 +193,10 @@ def group_summaries(
     edges: Sequence[int],
     group: Sequence[ShiftedSums],
 ) -> dict[Cell, Summary]:
-    """The summaries of cells of one first position without the rows of one group, (B,) sums."""
+    """The summaries of cells of one first position, without the rows of one group.
+
+    sums, group: (B,) sums of all rows and of the group.
+    """
     of_prefix = {cell.prefix: cell for cell in wanted}
     first_position = next(iter(wanted)).first_position
     rest = merged_bands(sums, edges, first_position, of_prefix, without=group)
@@ -204,7 +206,7 @@ def group_summaries(
 
 
 def _by(wanted: Collection[Cell], key: Callable[[Cell], int]) -> dict[int, dict[Cell, Any]]:
-    """Cells parted by `key`, with what is wanted of them where `wanted` says it."""
+    """Cells grouped by `key`, with their demand if `wanted` is a mapping."""
     found: dict[int, dict[Cell, Any]] = {}
     for cell in wanted:
         demand = wanted[cell] if isinstance(wanted, Mapping) else None

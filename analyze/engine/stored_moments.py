@@ -1,13 +1,13 @@
-"""Spreads of cells from moments that capture stored: without rows, and where rows cost more.
+"""Moments of cells from the moments that capture stored: if there are no rows, or rows cost more.
 
-Moments lie by shard and prefix band. The prompts of a cell must be whole shards from the first on,
-its prefix the end of a band, and each group of its jackknife whole shards; then everything that
-needs a scatter matrix comes out of merges, as accurately as from rows. A cell without a group is
-the merge of all the others: nothing is subtracted, so nothing cancels.
+Stored moments are divided by shard and prefix band. A cell can be computed if its prompts are the
+first shards, its prefix is the end of a band, and each group of its jackknife is a set of whole
+shards. Then everything that needs a scatter matrix comes from merges, as accurately as from rows. A
+cell without a group is the merge of all other groups: nothing is subtracted, so nothing cancels.
 
 One read of each (shard, band) serves every prefix and group of one number of prompts. Memory:
-packed triangles, 4 d^2 bytes for each group and as many more as their number has halvings, and one
-whole matrix: 1.3 GB at d = 4,096 with ten groups. Costs d x d additions where rows cost products.
+triangles of 4 d^2 bytes, one for each of the G groups and log2(G) more, and one whole matrix:
+1.3 GB at d = 4,096 with ten groups. The cost is d x d additions, where rows cost products.
 """
 
 import itertools
@@ -32,14 +32,14 @@ from lpp.store.read import Run
 from lpp.store.shards import Shard
 
 PRODUCT_ROWS: Final = 256
-"""Rows whose reading and product take as long as reading a band of a shard and adding it: 33
-microseconds a row and 9 milliseconds a band at d = 576 on one core (`benchmarks/moments_cost.py`).
-Both grow with d^2."""
+"""Reading and multiplying this many rows takes as long as reading and adding one band of a shard:
+33 microseconds per row and 9 milliseconds per band at d = 576 on one core
+(`benchmarks/moments_cost.py`). Both grow with d^2."""
 
 
 @dataclass(slots=True)
 class Packed:
-    """Count, mean and scatter of some rows; of the scatter the upper triangle, row after row."""
+    """Count, mean and scatter matrix of some rows; the upper triangle of the matrix, row by row."""
 
     n: int
     mean: Floats
@@ -66,12 +66,12 @@ class Packed:
                 end = start + len(scaled) - row
                 self.scatter[start:end] += scaled[row] * scaled[row:]
                 start = end
-        # From nothing the mean is the other's exactly, not up to a rounding.
+        # if this one is empty, take the other's mean exactly, without rounding
         self.mean += delta * (other.n / total) if self.n else delta
         self.n = total
 
     def whole(self, rounding: float) -> Moments:
-        """The same with the matrix unpacked. rounding: of its entries as they were stored."""
+        """As `Moments`, with the whole matrix. rounding: relative, of the stored entries."""
         dim = len(self.mean)
         scatter = np.empty((dim, dim))
         start = 0
@@ -86,11 +86,11 @@ class Packed:
 
 
 def serves(run: Run, cells: Collection[Cell]) -> bool:
-    """Whether the spectra of `cells` of a site come from stored moments.
+    """Whether to compute the spectra of `cells` of a site from stored moments.
 
-    Always where there are no rows. Where there are both, the cheaper: a row costs a product of d^2
-    multiply-adds, a band of a shard some d^2 additions and the reading of 4 d^2 bytes. Rounded
-    matrices are left aside where there are rows.
+    Always if the run keeps no rows. If it keeps both, whichever is cheaper: a row costs d^2
+    multiply-adds, a band of a shard about d^2 additions and reading 4 d^2 bytes. Matrices rounded
+    to float32 are not used if there are rows.
     """
     plan = run.plan
     if not plan.keeps_rows:
@@ -102,24 +102,24 @@ def serves(run: Run, cells: Collection[Cell]) -> bool:
 
 
 def holds(run: Run, cell: Cell) -> bool:
-    """Whether `cell` begins and ends where stored bands and shards do, and its groups with it."""
+    """Whether `cell` and its groups begin and end at ends of stored bands and shards."""
     edges, ends = {*run.plan.shards}, run.plan.moment_ends
     inside = cell.prefix in ends and cell.first_position in (0, *ends)
     return inside and cell.n_prompts in edges and {*cell.gap} <= edges
 
 
 def parts_held(run: Run, cell: Cell, groups: int) -> bool:
-    """Whether `cell` can leave out each of `groups` groups: they are whole shards."""
+    """Whether each of `groups` groups of `cell` is a set of whole shards."""
     return all(holds(run, part) for part in cell.parts(groups))
 
 
 def stored_summaries(
     reader: SiteReader, wanted: Mapping[Cell, Demand], workers: Workers
 ) -> dict[Cell, Summary]:
-    """The summary that is wanted of each cell of a site, from moments: as `site_summaries`.
+    """The summary of each cell of a site, as of `site_summaries`, from stored moments.
 
-    Raises InputError for a cell that moments do not tell of, FormatError where they are not of as
-    many rows as the prompts have.
+    Raises InputError for a cell that stored moments do not give, FormatError if their number of
+    rows differs from that of the prompts' tokens.
     """
     check_held(reader.run, wanted)
     by_read: dict[tuple[int, int], list[Cell]] = defaultdict(list)
@@ -139,7 +139,7 @@ def moments_summary(cell: Cell, moments: Moments, demand: Demand) -> dict[Cell, 
 
 
 def check_held(run: Run, cells: Collection[Cell]) -> None:
-    """InputError unless stored moments tell of every one of `cells`."""
+    """Raise InputError unless stored moments give each of `cells`."""
     if missing := [cell for cell in cells if not holds(run, cell)]:
         cell = missing[0]
         groups = f", {cell.groups} groups" if cell.groups else ""
@@ -154,7 +154,7 @@ def check_held(run: Run, cells: Collection[Cell]) -> None:
 
 
 def _reads(by_read: Mapping[tuple[int, int], Sequence[Cell]]) -> Iterator[list[Cell]]:
-    """Cells that one read serves: of a number of prompts, whole and with a group left out."""
+    """The cells that one read serves: those of one number of prompts and of groups."""
     sizes = {size for size, _ in by_read}
     for size in sorted(sizes):
         some = [groups for n, groups in by_read if n == size and groups]
@@ -164,7 +164,7 @@ def _reads(by_read: Mapping[tuple[int, int], Sequence[Cell]]) -> Iterator[list[C
 
 
 def _of_size(reader: SiteReader, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Moments]]:
-    """Each of `cells`, of one number of prompts and one of groups, with its moments."""
+    """Each of `cells`, all of one number of prompts and of groups, with its moments."""
     size = cells[0].n_prompts
     groups = max(cell.groups for cell in cells)
     edges = [0, *(part.gap[1] for part in Cell(size, 0).parts(groups))] if groups else [0, size]
@@ -192,9 +192,9 @@ def _of_size(reader: SiteReader, cells: Sequence[Cell]) -> Iterator[tuple[Cell, 
 def _merges(
     reader: SiteReader, groups: Sequence[Sequence[Shard]], firsts: Sequence[int], last: int
 ) -> Iterator[tuple[tuple[int, int], list[Packed]]]:
-    """The moments of each group of shards from each of `firsts` to each end of a band up to `last`.
+    """(first, end of a band) with the moments of each group of shards between the two positions.
 
-    Each band is read once. Valid until the next is taken: the merges go on.
+    Up to the end `last`. Each band is read once. The moments are valid until the next ones.
     """
     stored = reader.run.moments(reader.site)
     running = {first: [Packed.empty(reader.width) for _ in groups] for first in firsts}
@@ -214,7 +214,7 @@ def _merges(
 
 
 def _merged(parts: Sequence[Packed]) -> Packed:
-    """All of `parts`; none of them changes."""
+    """The merge of all `parts`, which are not changed."""
     if len(parts) == 1:
         return parts[0]
     merged = Packed.empty(len(parts[0].mean))
@@ -224,7 +224,7 @@ def _merged(parts: Sequence[Packed]) -> Packed:
 
 
 def _without_each(parts: Sequence[Packed], dim: int) -> Iterator[tuple[int, Packed]]:
-    """Each index of `parts` with the merge of all the others: G log2 G merges, by halves."""
+    """Each index of `parts` with the merge of all others: G log2 G merges, by bisection."""
 
     def below(first: int, end: int, others: Packed) -> Iterator[tuple[int, Packed]]:
         if end - first == 1:

@@ -1,4 +1,4 @@
-"""Declared metrics of the token statistics of a run, from one scan of its shards."""
+"""Metrics that need the token statistics of a run, from one scan of its shards."""
 
 from collections.abc import Collection, Mapping
 
@@ -21,7 +21,7 @@ from lpp.analyze.runs.token_files import TOKEN_COLUMNS, read_tokens
 def token_estimates(view: RunView, cells: Collection[Cell], request: Request) -> Estimates:
     """Metrics that need the token statistics of a run: one scan, a shard at a time.
 
-    What is kept are sums; of a metric that is not made of sums, every row.
+    Only sums are kept, or every row for a metric that is not a function of sums.
     """
     some = request.of("tokens")
     wanted = some.cells(cells)
@@ -49,7 +49,7 @@ def token_estimates(view: RunView, cells: Collection[Cell], request: Request) ->
 
 
 def _collectors(request: Request, cells: list[Cell]) -> Mapping[str, TokenCollector]:
-    """What keeps the sums of each metric."""
+    """The collector of each metric's sums, by name."""
     of = {metric.name: metric.sums for metric in request.metrics}
     by_row = {name: sums for name, sums in of.items() if isinstance(sums, RowSums)}
     by_prompt = {name: sums for name, sums in of.items() if isinstance(sums, LeastMeans)}

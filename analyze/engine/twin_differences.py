@@ -1,7 +1,6 @@
 """Metrics that compare a run with its untrained twin: the difference of two estimates.
 
-Both are estimates like any other: they come from the cache where they are kept, and the twin's
-rows are not read again for the difference.
+The estimates of both runs are cached like all others, so the twin's rows are not read again.
 """
 
 from collections import deque
@@ -20,7 +19,7 @@ from lpp.analyze.runs.twins import untrained_twin
 
 
 class WithTwins:
-    """Implements `Executor` by another one, which is never asked for a difference."""
+    """An `Executor` that computes differences from the estimates of another executor."""
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
@@ -42,8 +41,8 @@ class WithTwins:
         return self._executor.map(task, items, item_bytes=item_bytes)
 
     def estimates(self, work: Iterable[Work]) -> Iterator[Estimates]:
-        """Those of each site, in order."""
-        asked: deque[tuple[Work, bool]] = deque()  # each with whether its twin's comes next
+        """The estimates of each site, in order."""
+        asked: deque[tuple[Work, bool]] = deque()  # (work, whether the twin's follows)
         found = self._executor.estimates(_parts(work, asked))
         for own in found:
             one, compared = asked.popleft()
@@ -52,7 +51,7 @@ class WithTwins:
 
 
 def _parts(work: Iterable[Work], asked: deque[tuple[Work, bool]]) -> Iterator[Work]:
-    """The work without differences, that of the twin after each that has some."""
+    """The work without differences, each followed by that of the twin if there is one."""
     for one in work:
         bases = [(m, m.of_twin) for m in one.request.metrics if m.of_twin is not None]
         twin = _twin_work(one, bases)
@@ -65,7 +64,7 @@ def _parts(work: Iterable[Work], asked: deque[tuple[Work, bool]]) -> Iterator[Wo
 
 
 Bases = Sequence[tuple[Metric[Any], Metric[Any]]]
-"""Differences, each with the metric that it is the difference of."""
+"""(difference, the metric that is compared)."""
 
 
 def _asking(work: Work, metrics: Sequence[Metric[Any]], bases: Bases) -> Work:
@@ -75,7 +74,7 @@ def _asking(work: Work, metrics: Sequence[Metric[Any]], bases: Bases) -> Work:
 
 
 def _twin_work(work: Work, bases: Bases) -> Work | None:
-    """The metrics compared, at the twin; None where there is nothing to compare with."""
+    """The compared metrics of the twin; None if there is no twin or no common part."""
     twin = untrained_twin(work.view.run) if bases else None
     if twin is None or work.site not in twin.sites or not twin.plan.keeps_rows:
         return None

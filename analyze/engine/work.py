@@ -1,4 +1,4 @@
-"""What an executor is given, and what it gives back."""
+"""The protocol of executors, and the unit of their work."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One site of one run, and what is asked of it."""
+    """One site of one run, and the request."""
 
     view: RunView
     cache: Cache
@@ -34,17 +34,17 @@ class Executor(Protocol):
 
     @property
     def remote(self) -> bool:
-        """Whether tasks run in other processes, which this one's memory and threads are not of."""
+        """Whether tasks run in other processes, with memory and threads of their own."""
 
     def estimates(self, work: Iterable[Work]) -> Iterator[Estimates]:
-        """Those of each site, in order."""
+        """The estimates of each site, in order."""
 
     def map(
         self, task: Callable[[Item, Workers], Result], items: Iterable[Item], *, item_bytes: int
     ) -> Iterator[Result]:
-        """`task` of each item, in order; a task may hand parts of its work to the workers.
+        """`task` of each item, in order. A task may submit parts of its work to the workers.
 
-        task: a function of a module, since other processes find it by its name; what it returns
-        depends on nothing but the item. item_bytes: about the most memory that a thread of it
-        takes; in this process as many threads work as there is memory for.
+        task: a function at module level, because other processes import it by name; its result must
+        depend only on the item. item_bytes: estimated peak memory of one task, which limits the
+        number of threads in this process.
         """

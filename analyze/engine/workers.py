@@ -1,10 +1,10 @@
-"""Threads that share the work of a command: whole sites, and the tasks that each is made of.
+"""Threads for the work of a command: sites, and the tasks of each site.
 
-There are `jobs` threads in all, each with one BLAS thread. A thread takes a site, hands out the
-site's products and eigensolves as tasks, and while it waits for one it works on tasks itself, its
-own or another site's. So many small sites run side by side, one large site uses every thread, and
-no more than `jobs` threads compute at any time. What a task computes does not depend on who runs
-it, or when: the numbers have the same bits for any number of jobs.
+There are `jobs` threads, each with one BLAS thread. A thread takes a site and submits the site's
+products and eigensolves as tasks. While it waits for a task, it works on other tasks, of its own or
+of another site. So many small sites run at once, one large site uses every thread, and at most
+`jobs` threads compute at any time. A task's result does not depend on the thread or the time: the
+numbers have the same bits for any number of jobs.
 """
 
 import contextlib
@@ -27,15 +27,16 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 MEMORY_SHARE = 0.6
-"""Of the memory that is free, what the sites under way may take together."""
+"""Share of the free memory that all sites in progress may take."""
 
 
 class Stopped(BaseException):
-    """Nobody waits for the results any more: what is under way ends here."""
+    """The results are no longer needed; ends the current task."""
 
 
 class Workers:
-    """`jobs` threads, from `with` on until its end. Without `map` the caller works on tasks alone.
+    """`jobs` threads, which run inside a `with` block. The calling thread works on tasks too,
+    unless it uses `map`.
 
     jobs: one for each usable core by default.
     """
@@ -50,7 +51,7 @@ class Workers:
 
     def __enter__(self) -> Self:
         self._limits = threadpool_limits(1, user_api="blas")
-        # The thread that hands out the first site computes as well where nobody calls `map`.
+        # the calling thread is one of the jobs, unless it calls `map`
         self._start(self.jobs - 1)
         return self
 
@@ -68,7 +69,7 @@ class Workers:
         self._limits.restore_original_limits()
 
     def submit(self, call: Callable[..., Result], *args: Any) -> "Future[Result]":
-        """Hand out a task; `result` waits for it."""
+        """Submit a task; `result` waits for it."""
         task: Future[Result] = Future()
         with self._changed:
             if self._ending:
@@ -78,7 +79,7 @@ class Workers:
         return task
 
     def result(self, task: "Future[Result]") -> Result:
-        """What `task` returned, or raise what it raised; works on tasks while it is not done."""
+        """The result of `task`, or its exception. Works on other tasks until it is done."""
         while True:
             with self._changed:
                 if task.done():
@@ -93,17 +94,17 @@ class Workers:
         return task.result()
 
     def results(self, tasks: "Iterable[Future[Result]]") -> list[Result]:
-        """Those of several tasks, in order."""
+        """The results of several tasks, in order."""
         return [self.result(task) for task in tasks]
 
     def map(
         self, call: Callable[[Item], Result], items: Iterable[Item], at_once: int
     ) -> Iterator[Result]:
-        """`call` each item in a thread of its own; the results in order. Once for each `with`.
+        """`call` of each item, in a thread of its own; yields the results in order.
 
-        at_once: items under way at any time, at most.
+        at_once: most items in progress at any time. May be called once in a `with` block.
         """
-        self._start(1)  # the caller waits here and computes nothing
+        self._start(1)  # replaces the calling thread, which only waits here
         waiting = deque((item, Future[Result]()) for item in items)
         every = [future for _, future in waiting]
         under_way = 0
@@ -129,7 +130,7 @@ class Workers:
             self._changed.notify_all()
         for place, future in enumerate(every):
             yield future.result()
-            every[place] = Future()  # its result is the caller's now
+            every[place] = Future()  # frees the result
 
     def _start(self, count: int) -> None:
         for _ in range(count):
@@ -138,7 +139,7 @@ class Workers:
             thread.start()
 
     def _work(self) -> None:
-        """Tasks first, since sites under way wait for them; then another site."""
+        """Work on tasks first, since sites in progress wait for them; then on another site."""
         while True:
             with self._changed:
                 if self._ending:
@@ -156,7 +157,7 @@ class Workers:
 
     def _run(self, future: "Future[Any]", call: Callable[[], Any]) -> None:
         try:
-            # Rows that are not finite give NaN, which says more than a warning would.
+            # rows with NaN or infinities give NaN; a warning would add nothing
             with np.errstate(invalid="ignore", over="ignore"):
                 outcome = partial(future.set_result, call())
         except BaseException as error:
@@ -167,7 +168,7 @@ class Workers:
 
 
 class Solves:
-    """What workers compute of cells; few matrices wait for them at any time."""
+    """Summaries of cells computed by workers. Limits the matrices in memory at any time."""
 
     def __init__(self, workers: Workers) -> None:
         self.workers = workers
@@ -175,13 +176,13 @@ class Solves:
         self._under_way: deque[Future[dict[Any, Any]]] = deque()
 
     def add(self, call: Callable[..., dict[Any, Any]], *args: Any) -> None:
-        """Have a worker `call`; waits while as many calls as there are workers wait."""
+        """Let a worker run `call`. Waits if more calls than workers are unfinished."""
         while len(self._under_way) > self.workers.jobs:
             self._take()
         self._under_way.append(self.workers.submit(call, *args))
 
     def all(self) -> dict[Any, Any]:
-        """Everything, once it is computed."""
+        """All results; waits for them."""
         while self._under_way:
             self._take()
         return self._found
@@ -192,7 +193,7 @@ class Solves:
 
 
 def free_bytes() -> int:
-    """Memory that this process may still take: of the machine, or of its control group."""
+    """Bytes of memory still available: of the machine, or of the process's control group."""
     found = [os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     with contextlib.suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/meminfo").read_text("ascii").splitlines()

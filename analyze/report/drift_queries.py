@@ -70,8 +70,8 @@ DRIFT_POSITIONS: Final = Query(
     "drift_tokens",
     ("run_a", "run_b", "first"),
     "from lpp.analyze.drift.positions import by_position\n"
-    "from lpp.analyze.tables.database import held\n\n"
-    'tokens = held(STORE, "drift_tokens")\n'
+    "from lpp.analyze.tables.database import read_table\n\n"
+    'tokens = read_table(STORE, "drift_tokens")\n'
     "by_position(tokens.filter(run_a=RUN_A, run_b=RUN_B))",
     _COMMAND,
     language="Python",

@@ -1,8 +1,8 @@
 """Rank agreement: whether two settings put the models in the same order.
 
-Kendall's tau-b (ties corrected for) and Spearman's rho (mean ranks for ties), both by SciPy. An
-order of fewer than three models says nothing: one pair agrees or it does not. Then, and where all
-models are equal, there is no coefficient but a reason.
+Kendall's tau-b (corrected for ties) and Spearman's rho (mean ranks for ties), both by SciPy. With
+fewer than three models, or if all models are equal at a setting, there are no coefficients, and
+`reason` says why.
 """
 
 import itertools
@@ -16,23 +16,23 @@ from typing import Final, NamedTuple
 from lpp.analyze.tables.profile import AGGREGATIONS, ENTROPIES, Aggregation
 
 MIN_MODELS: Final = 3
-"""Fewer models than this have no order worth comparing."""
+"""With fewer models, orders are not compared: a single pair agrees or it does not."""
 
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """Two orders compared, or why they were not."""
+    """The agreement of two orders, or why there is none."""
 
     n_models: int
-    """Models with a number in both."""
+    """Models with a number at both settings."""
     kendall_tau: float | None
     spearman_rho: float | None
     reason: str | None
-    """Why there are no coefficients; None where there are."""
+    """Why there are no coefficients; None if there are."""
 
 
 class Setting(NamedTuple):
-    """What a profile was computed from, the model apart."""
+    """What a profile was computed from, except the model."""
 
     corpus: str
     site: str
@@ -55,7 +55,7 @@ class Compared:
     """Fields in which the settings differ."""
     agreement: Agreement
     flags: tuple[str, ...]
-    """Flags of any value that took part, sorted."""
+    """Flags of the compared values, sorted."""
 
 
 class Value(NamedTuple):
@@ -66,7 +66,7 @@ class Value(NamedTuple):
 
 
 def rank_agreement(a: Sequence[float | None], b: Sequence[float | None]) -> Agreement:
-    """Compare the order of models by `a` with that by `b`, each (M,); None or NaN: no number.
+    """Agreement of the orders of M models by `a` and by `b`, each (M,); None or NaN: no number.
 
     >>> found = rank_agreement([1, 2, 3, 4], [10, 20, 40, 30])  # 5 pairs agree, 1 does not
     >>> round(found.kendall_tau, 6)
@@ -97,35 +97,37 @@ def _ranks(values: Sequence[float | None]) -> tuple[float, ...]:
     return tuple(rankdata(values).tolist())
 
 
-@lru_cache(maxsize=1 << 16)  # both depend on the ranks alone, and many settings share an order
+@lru_cache(
+    maxsize=1 << 16
+)  # the coefficients depend only on ranks, and many settings have the same
 def _coefficients(a: tuple[float, ...], b: tuple[float, ...]) -> tuple[float, float]:
     from scipy.stats import kendalltau, spearmanr
 
-    # Rounded, so that full agreement is exactly 1: square roots leave it 2e-16 below.
+    # rounded so that full agreement is exactly 1, not 2e-16 below
     tau, rho = kendalltau(a, b, variant="b").statistic, spearmanr(a, b).statistic
     return round(float(tau), 12), round(float(rho), 12)
 
 
-def home(metric: str) -> Aggregation:
-    """What the profile takes of `metric` over prefixes: the entropy's minimum, a rank's maximum."""
+def profile_aggregation(metric: str) -> Aggregation:
+    """How the profile aggregates `metric` over prefixes: minimum of entropy, maximum of ranks."""
     return "min" if metric in ENTROPIES else "max"
 
 
 def pairs(metric: str, settings: Iterable[Setting]) -> Iterator[tuple[Setting, Setting]]:
-    """Every two of `settings` whose orders are worth comparing, in order.
+    """Every pair of `settings` whose orders are compared.
 
-    At one site, any two corpora, contexts and numbers of prompts; beyond that, settings that
-    differ in the site alone, or in the aggregation alone. But for the last, numbers are
-    aggregated as the profile does.
+    Settings of one site that differ in corpus, context or number of prompts; settings that differ
+    only in the site; settings that differ only in the aggregation. Except in the last case, both
+    have the aggregation of the profile.
     """
     one_site: dict[str, list[Setting]] = defaultdict(list)
     one_cell: dict[Setting, list[Setting]] = defaultdict(list)
     one_profile: dict[Setting, list[Setting]] = defaultdict(list)
     for setting in settings:
-        if setting.aggregation == home(metric):
+        if setting.aggregation == profile_aggregation(metric):
             one_site[setting.site].append(setting)
             one_cell[setting._replace(site="")].append(setting)
-        one_profile[setting._replace(aggregation=home(metric))].append(setting)
+        one_profile[setting._replace(aggregation=profile_aggregation(metric))].append(setting)
     for group in itertools.chain(one_site.values(), one_cell.values()):
         yield from itertools.combinations(group, 2)
     for group in one_profile.values():
@@ -136,7 +138,7 @@ def pairs(metric: str, settings: Iterable[Setting]) -> Iterator[tuple[Setting, S
 def compare(
     metric: str, values: Mapping[Setting, Mapping[str, Value]], models: Sequence[str]
 ) -> Iterator[Compared]:
-    """`metric` at every two settings of `pairs`; `values`: by setting, by model."""
+    """The agreement of `metric` for each of `pairs`. values: by setting, then by model."""
     nothing = Value(None)
     for a, b in pairs(metric, values):
         here = [(values[a].get(m, nothing), values[b].get(m, nothing)) for m in models]

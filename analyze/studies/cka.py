@@ -1,13 +1,14 @@
-"""Linear CKA of pairs of sites of one run (`numerics.cka`), from few reads of each site.
+"""Linear CKA of pairs of sites of one run (`numerics.cka`), with few reads of each site.
 
-Sites are read in *tiles*: the rows of all sites of a tile pass side by side, a block at a time, and
-every pair of the tile takes them in. A tile is as large as `memory` allows. If all S sites fit,
-each is read once; in groups of g sites, neighbours cost 1 + 2 / g reads of a site on average and
-all pairs S / g. The products cost N d^2 multiply-adds a pair either way.
+Pairs are divided into *tiles*. The sites of a tile are read together, block by block, and every
+pair of the tile uses each block. A tile is as large as `memory` allows. If all S sites fit, each is
+read once. With g sites in a tile, a site is read 1 + 2 / g times on average for neighbours, and
+S / g times for all pairs. The products cost N d^2 multiply-adds per pair in any case.
 
-Pairs are multiplied side by side, one thread of BLAS each: a number has the same bits whatever the
-number of jobs. Memory of a tile of s sites, p pairs and width d: 8 d^2 (p + s + jobs) bytes of
-matrices, 24 KiB d s of rows, and the length of each row. One pair is always computed: 24 d^2 bytes.
+Several pairs are multiplied at once, with one BLAS thread each, so results have the same bits for
+any number of jobs. Memory of a tile with s sites and p pairs of width d: 8 d^2 (p + s + jobs) bytes
+of matrices, 24 KiB d s of rows, and the norm of each row. A tile has at least one pair, which needs
+24 d^2 bytes.
 """
 
 import itertools
@@ -51,13 +52,13 @@ SCHEMA: Final = pl.Schema(
 of the two sites over these tokens. n_sinks: the greater number of sink positions among them."""
 
 MEMORY: Final = 2 << 30
-"""Bytes of a tile, by default."""
+"""Default bytes of a tile."""
 
 Pair = tuple[str, str]
 
 
 def pairs_of(sites: Sequence[str], *, every: bool = False) -> list[Pair]:
-    """Neighbours among `sites`, which are in depth order; every two of them if asked.
+    """Pairs of neighbours among `sites`, which are in depth order; all pairs if `every`.
 
     >>> pairs_of(["embed", "block.1", "final"])
     [('embed', 'block.1'), ('block.1', 'final')]
@@ -66,7 +67,7 @@ def pairs_of(sites: Sequence[str], *, every: bool = False) -> list[Pair]:
 
 
 def tiles_of(pairs: Sequence[Pair], width: int, memory: int, jobs: int) -> list[list[Pair]]:
-    """`pairs` parted into tiles, each of at most `memory` bytes or of one pair.
+    """`pairs` divided into tiles of at most `memory` bytes, or of one pair.
 
     width: columns of the widest site.
 
@@ -90,13 +91,13 @@ def tiles_of(pairs: Sequence[Pair], width: int, memory: int, jobs: int) -> list[
 
 def _tile_bytes(tile: Sequence[Pair], width: int, jobs: int) -> int:
     sites = len({*itertools.chain(*tile)})
-    rows = 2 * BLOCK_ROWS * (4 + 8) * width  # as stored chunks have them, and in float64
+    rows = 2 * BLOCK_ROWS * (4 + 8) * width  # in float32, and in float64
     return 8 * width**2 * (len(tile) + sites + jobs) + rows * sites
 
 
 @dataclass(frozen=True, slots=True)
 class _Site:
-    """What is known of a site once its rows have passed."""
+    """Numbers of a site, known after its rows were read."""
 
     square: float
     """Squared Frobenius norm of its scatter."""
@@ -116,8 +117,8 @@ def cka_rows(
 ) -> pl.DataFrame:
     """The CKA of each of `pairs` over the tokens of `cell`: columns `SCHEMA`.
 
-    jobs: pairs multiplied side by side, a core each; all usable cores by default. memory: bytes of
-    a tile. progress: advances by one for each pair. Raises FormatError: altered bytes.
+    jobs: pairs multiplied at once, on one core each; all usable cores by default. memory: bytes of
+    a tile. progress: advances by one for each pair. Raises FormatError for altered bytes.
     """
     jobs = jobs or usable_cores()
     sites: dict[str, _Site] = {}
@@ -155,7 +156,7 @@ def _pass(
     known: dict[str, _Site],
     pool: Executor,
 ) -> tuple[dict[str, _Site], dict[Pair, float]]:
-    """Read the sites of `tile` once: what is new of its sites, and the CKA of its pairs."""
+    """Read the sites of `tile` once: (sites that were not in `known`, CKA of its pairs)."""
     names = list(dict.fromkeys(itertools.chain(*tile)))
     place = {site: k for k, site in enumerate(names)}
     new = [k for k, site in enumerate(names) if site not in known]

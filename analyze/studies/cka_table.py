@@ -1,4 +1,4 @@
-"""The table `cka`: which pairs of which runs, computed, put into the database, shown."""
+"""The table `cka`: choose the pairs, compute them, write them into the database."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ SCHEMA: Final = frame_schema("cka")
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The pairs of one run, over some of its tokens."""
+    """Pairs of sites of one run, and the tokens to use."""
 
     view: RunView
     pairs: Sequence[tuple[str, str]]
@@ -38,11 +38,11 @@ def plan(
     first_position: int = 0,
     every: bool = False,
 ) -> tuple[list[Part], list[str]]:
-    """What is to be computed, and a line for each run that is left out.
+    """(pairs to compute by run, a line for each run that is left out).
 
-    prefix, prompts: tokens of each prompt and number of prompts; all that a run has by default.
-    first_position: tokens of each prompt that take no part.
-    Raises InputError when no run is left.
+    prefix, prompts: tokens of each prompt and number of prompts; all of a run by default.
+    first_position: first tokens of each prompt to leave out. every: all pairs, not only neighbours.
+    Raises InputError if no run is left.
     """
     work, left_out = [], []
     for view in views:
@@ -96,10 +96,10 @@ def compute(
 
 
 def _counts(part: Part) -> dict[str, int]:
-    """What flags are told of every pair of one run: it is of the tokens that the pairs are about.
+    """Facts for the flags of one run's pairs, which depend only on the tokens.
 
-    The rows have `ratio` (the smaller participation ratio of the two sites) and `n_sinks` (the
-    greater count), which tell whether either collapsed or holds sinks.
+    The other facts are in the rows: `ratio` (the smaller participation ratio of the two sites) and
+    `n_sinks` (the greater count).
     """
     n_prompts, prefix = part.cell[:2]
     return {
@@ -110,5 +110,5 @@ def _counts(part: Part) -> dict[str, int]:
 
 
 def write(url: Url, found: pl.DataFrame) -> Place:
-    """Replace the table `cka` of the database, keep the others; return the database's path."""
+    """Merge `found` into the table `cka` of the database; return the database's path."""
     return put(url, {"cka": found})

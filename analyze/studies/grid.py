@@ -1,6 +1,6 @@
-"""The grid of settings: what each run holds of it, and its profiles there.
+"""The grid of settings of a sensitivity study, and the profiles of each run on it.
 
-Everything comes from one capture of each run; a run that lacks a setting has a row that says why.
+All settings come from one capture of each run. If a run lacks a setting, a row says why.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ from lpp.analyze.runs.comparable import prompt_sets, with_prompt_sets
 from lpp.analyze.runs.keys import RunView
 from lpp.analyze.runs.moments_held import held_sizes, listed_numbers
 from lpp.analyze.runs.select import Selection, listed, select_sites
-from lpp.analyze.studies.agreement import home
+from lpp.analyze.studies.agreement import profile_aggregation
 from lpp.analyze.tables.analysis import Analysis, ErrorSites, analyze_views
 from lpp.analyze.tables.database import frame_schema
 from lpp.analyze.tables.entropy import SPARSE, uncaptured
@@ -35,23 +35,23 @@ SCHEMA: Final = frame_schema("sensitivity")
 """One row per number."""
 
 CELL: Final = ("corpus", "site", "context", "n_prompts")
-"""Rows that agree in these are compared with one another."""
+"""Rows of different runs are compared if these columns are equal."""
 
 
 @dataclass(frozen=True, slots=True)
 class Axes:
-    """What the grid is spanned by, beside runs."""
+    """The axes of the grid, in addition to the runs."""
 
     sites: tuple[str, ...]
     contexts: tuple[int, ...]
     sizes: tuple[int, ...]
 
 
-def spanned(views: Sequence[RunView], selection: Selection) -> Axes:
-    """The axes that `selection` asks for of the runs `views`.
+def grid_axes(views: Sequence[RunView], selection: Selection) -> Axes:
+    """The axes of `selection` for the runs `views`.
 
-    Without contexts or numbers of prompts asked for: the paper's, as far as any run holds them,
-    and the most that every run holds. Raises InputError for a site that no run has.
+    Default contexts and numbers of prompts: those of the paper that some run has, and the largest
+    one that every run has. Raises InputError for a site that no run has.
     """
     contexts = selection.contexts or _held(CONTEXTS, [v.run.plan.context for v in views])
     sizes = selection.prompts or _held(SIZES, [v.run.n_prompts for v in views])
@@ -64,8 +64,8 @@ def _held(published: Sequence[int], held: Sequence[int]) -> set[int]:
     return {n for n in published if n <= max(held)} | {min(held)}
 
 
-def unanswered(view: RunView, metric: str, site: str, context: int, size: int) -> str | None:
-    """Why the run has no such number at a setting; None where it has."""
+def why_absent(view: RunView, metric: str, site: str, context: int, size: int) -> str | None:
+    """Why the run has no number of this metric at a setting; None if it has."""
     run = view.run
     if site not in run.sites:
         return f"no site {site}: captured at {listed(run.sites)}"
@@ -75,11 +75,11 @@ def unanswered(view: RunView, metric: str, site: str, context: int, size: int) -
         return f"{run.n_prompts} prompts are committed"
     if metric in ENTROPIES and uncaptured(view, view.prefixes(context)):
         return SPARSE
-    return _untold(view, metric, context, size)
+    return _why_no_moments(view, metric, context, size)
 
 
-def _untold(view: RunView, metric: str, context: int, size: int) -> str | None:
-    """Why moments do not tell a number; None where they do, and where there are rows."""
+def _why_no_moments(view: RunView, metric: str, context: int, size: int) -> str | None:
+    """Why a run that keeps moments has no such number; None if it has, or keeps rows."""
     if not view.rank_sizes([size]):
         return f"keeps moments: of {listed_numbers(held_sizes(view))} prompts"
     of_logits = metric in ENTROPIES and view.rank_prefixes(context)
@@ -89,7 +89,7 @@ def _untold(view: RunView, metric: str, context: int, size: int) -> str | None:
 
 
 def _partial(view: RunView, contexts: Sequence[int]) -> list[int]:
-    """Those of `contexts` whose schedule stored moments tell only a part of."""
+    """Those of `contexts` for which stored moments give only some prefixes."""
     return [c for c in contexts if view.rank_prefixes(c) != view.prefixes(c)]
 
 
@@ -133,7 +133,7 @@ def values(
 
 
 def _of_run(view: RunView, analysis: Analysis) -> Iterator[pl.DataFrame]:
-    """What flags are told of every number of one run, and the columns beside it."""
+    """Facts about every number of one run, and the other columns of `SCHEMA`."""
     contexts = analysis.entropy["context"].unique().to_list()
     sparse = [context for context in contexts if uncaptured(view, view.prefixes(context))]
     partial = _partial(view, contexts)
@@ -152,7 +152,7 @@ def _of_run(view: RunView, analysis: Analysis) -> Iterator[pl.DataFrame]:
 
 
 def _absent(view: RunView, axes: Axes) -> pl.DataFrame:
-    """A row for each number that the run cannot give, with the reason."""
+    """A row for each number that the run does not have, with the reason."""
     plan = view.run.plan
     rows = [
         {
@@ -164,13 +164,13 @@ def _absent(view: RunView, axes: Axes) -> pl.DataFrame:
         for context in axes.contexts
         for size in axes.sizes
         for metric in METRICS
-        if (reason := unanswered(view, metric, site, context, size)) is not None
+        if (reason := why_absent(view, metric, site, context, size)) is not None
         for how in AGGREGATIONS
     ]
     return pl.DataFrame(rows, schema=SCHEMA)
 
 
 def profile_rows(frame: pl.DataFrame) -> pl.DataFrame:
-    """The rows of `frame` as the profile aggregates: the entropy's minimum, ranks' maxima."""
-    homes = pl.col("metric").replace_strict({m: home(m) for m in METRICS})
+    """The rows of `frame` that are aggregated as in profiles: minimum of entropy, else maximum."""
+    homes = pl.col("metric").replace_strict({m: profile_aggregation(m) for m in METRICS})
     return frame.filter(pl.col("aggregation") == homes)

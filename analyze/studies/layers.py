@@ -1,9 +1,9 @@
 """Ranks through the depth of a model: one row per run and site, and the hourglass score.
 
-The numbers are those of one prefix, the whole context: a maximum over prefixes would compare
-layers at different ones. Where a run has attention sinks, a few first positions of huge norm, they
-alone make its participation ratio near 1 through most of the depth: then every row is there twice,
-of all positions and of those after the sinks (`first_position`).
+All numbers are of one prefix, the whole context: a maximum over prefixes would compare layers at
+different prefixes. If a run has attention sinks, which are a few first positions with huge norms,
+they alone make its participation ratio near 1 at most depths. Then there are two rows per site: for
+all positions, and for those after the sinks (`first_position`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,20 +27,20 @@ from lpp.store.commands.progress import SILENT, Progress
 from lpp.store.objects.place import Place
 
 FAMILIES: Final = ("", "zscore_", "robust_")
-"""What the ranks are of: the states as they are, and their outlier-resistant variants."""
+"""Prefixes of rank names: plain, and the two outlier-resistant variants."""
 
 RANKS: Final = tuple(
     f"{family}{rank}" for family in FAMILIES for rank in ("participation_ratio", "effective_rank")
 )
-"""Computed of every layer, in dimensions, and what the hourglass score is computed on."""
+"""Ranks of every layer, in dimensions; each has an hourglass score."""
 
 SURE: Final = tuple(name for name in RANKS if not METRICS[name].no_error)
-"""Those that the jackknife can tell the error of."""
+"""Ranks for which the jackknife gives an error."""
 
 NUMBERS: Final = (*RANKS, "top_share")
 
 SETTING: Final = ("run", "context", "n_prompts", "first_position")
-"""Layers that agree in these are those of one curve, and have one score a rank."""
+"""Layers with equal values of these columns form a curve, with one score per rank."""
 
 SCHEMA: Final = frame_schema("layers")
 """One row per curve and site."""
@@ -58,7 +58,7 @@ class Layers:
     scores: pl.DataFrame
     """One row per run, setting and rank, as in the `hourglass` table."""
     left_out: tuple[str, ...]
-    """Runs that hold less than what was asked for, and why: one line each."""
+    """A line, with the reason, for each run that has less than what was requested."""
 
 
 def layers(
@@ -69,14 +69,14 @@ def layers(
     progress: Progress = SILENT,
     executor: Executor = LOCAL,
 ) -> Layers:
-    """Layer-wise ranks of the store at `url`, at the whole of each context that is asked for.
+    """Layer-wise ranks of the store at `url`, for the whole of each selected context.
 
-    Each site is read once. Where first position 0 is asked for (the default) and a run has sinks
-    at some site, its sites are read once more, for the rows `after_sinks`. errors: sites
-    with the jackknife, which costs one more read and, for the effective ranks, eleven solves
-    instead of one. progress: one for each run and site. executor: who computes.
+    Each site is read once. If first position 0 is selected (the default) and a run has sinks, its
+    sites are read a second time, for the rows `after_sinks`. errors: sites with jackknife errors,
+    which cost one more read and, for effective ranks, eleven eigensolves instead of one. progress:
+    advances by one for each run and site. executor: computes the metrics.
 
-    Raises InputError for what no run holds, FormatError for altered bytes.
+    Raises InputError for a selection that no run has, FormatError for altered bytes.
     """
     every = views(url)
     some, incomplete = select_among(url, every, selection)
@@ -106,10 +106,10 @@ def _keys(some: Sequence[RunView], selection: Selection, sites: Sequence[str]) -
 
 
 def after_sinks(layers: pl.DataFrame) -> int:
-    """The first position of the second curve of one run; 0 where there are no sinks.
+    """The first position of the second curve of one run; 0 if there are no sinks.
 
-    One more than the last sink: a sink is a position whose *median* row is huge, and in some
-    prompts the token after it is huge as well (SmolLM2: in 2 % of them), which is enough to carry
+    It leaves out the sinks and one position more. A sink is a position whose *median* state is
+    huge; in some prompts the next state is huge too (SmolLM2: in 2 % of them), and these few have
     most of the variance.
     """
     ends = layers.filter(first_position=0)["sink_end"]
@@ -148,7 +148,7 @@ def _ranks(
 
 
 def _with_flags(frame: pl.DataFrame) -> pl.DataFrame:
-    """The rows of the table: `frame` with the flags of ranks at one prefix."""
+    """The rows of the table `layers`: `frame` with flags."""
     facts = frame.with_columns(
         ratio=pl.col("participation_ratio"),
         missing_ranks=pl.col("participation_ratio").is_null().cast(pl.UInt32),
@@ -173,16 +173,16 @@ def _scores(found: pl.DataFrame, blocks: Mapping[str, int]) -> Iterator[dict[str
 
 
 def _paper_layers(rows: pl.DataFrame, metric: str) -> list[Layer]:
-    """Layers 1 to B of one run: `final` stands for the last, where it is there.
+    """Layers 1 to B of one run; `final`, if captured, replaces the last block.
 
-    A layer is collapsed when the participation ratio of the same matrix is.
+    A layer counts as collapsed if the participation ratio of the same matrix is.
     """
     marks = flags_of(rows.select(ratio=METRICS[metric].ratio))
     layers = rows.select("depth", metric, collapsed=marks.list.contains("collapsed"))
-    # `final` comes after block.B, and takes its place
+    # `final` has the depth of block.B and comes after it
     return list({row[0]: Layer(*row) for row in layers.iter_rows() if row[0] > 0}.values())
 
 
 def write(url: Url, found: Layers) -> Place:
-    """Put the tables `layers` and `hourglass` into the database of the store at `url`."""
+    """Merge the tables `layers` and `hourglass` into the database of the store at `url`."""
     return put(url, {"layers": found.layers, "hourglass": found.scores})

@@ -1,16 +1,16 @@
-"""Tokens run by the paper's procedure for a grid of settings, and by one capture.
+"""Tokens that the model runs: by the paper's procedure for a grid of settings, and in one capture.
 
-Counted are the tokens of the prompts that pass through the model, padding left out on both sides.
+Both count tokens of prompts without padding.
 
-- The published code runs the model anew for each number of prompts n, each context C and each
-  prefix L of its schedule, over the first min(T_i, L) tokens of each of the first n prompts, T_i
-  tokens long: sum over n, C, L and i < n of min(T_i, L). (It feeds prompts one at a time, so it
-  pads nothing. Its first version runs everything twice: once for the entropy, once for the
-  states.) Layers cost it no tokens.
-- A capture runs each prompt once, up to its cut: sum of T_i over all prompts of the run, those
-  that no setting uses included.
+- The published code runs the model again for each number of prompts n, each context C and each
+  prefix L of its schedule, on the first min(T_i, L) tokens of each of the first n prompts, where
+  T_i is the prompt's length: the sum of min(T_i, L) over n, C, L and i < n. (It runs prompts one at
+  a time, so it does not pad. Its first version runs everything twice, for the entropy and for the
+  states.) More layers cost no more tokens.
+- A capture runs each prompt once: the sum of T_i over all prompts of the run, including those that
+  no setting uses.
 
-T_i is the length after the capture's cut, which changes no term, since no prefix is longer.
+T_i is the length after capture has cut the prompt. That changes no term: no prefix is longer.
 """
 
 from collections.abc import Iterable, Sequence
@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 @dataclass(frozen=True, slots=True)
 class Saving:
-    """Tokens of one run, both ways."""
+    """Tokens of one run, by both procedures."""
 
     run: str
     paper_tokens: int
@@ -30,7 +30,7 @@ class Saving:
 
     @property
     def ratio(self) -> float:
-        """How many times the tokens of the capture the paper's procedure runs."""
+        """Tokens of the paper's procedure divided by those of the capture."""
         return self.paper_tokens / self.our_tokens
 
 
@@ -56,7 +56,7 @@ def paper_tokens(
 
 
 def total(savings: Iterable[Saving]) -> Saving:
-    """All runs together."""
+    """The sum over runs."""
     some = list(savings)
     return Saving(
         run="all runs",

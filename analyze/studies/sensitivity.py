@@ -1,7 +1,7 @@
-"""Sensitivity: how profiles, and the models' order, move with the settings.
+"""Sensitivity: how profiles, and the order of models, change with the settings.
 
-Contexts with their prefixes, numbers of prompts, corpora (the runs of one model on several) and
-sites are all queries on one store: each site of each run is read once, and no model runs.
+The settings are context, number of prompts, corpus (of several runs of a model) and site. All are
+computed from one store: each site of each run is read once, and no model runs.
 """
 
 from collections import defaultdict
@@ -28,16 +28,16 @@ AGREEMENT_SCHEMA: Final = frame_schema("agreement")
 
 @dataclass(frozen=True, slots=True)
 class Sensitivity:
-    """Profiles over the grid of settings, and what they say of one another."""
+    """Profiles over the grid of settings, and the agreement of their orders."""
 
     values: pl.DataFrame
     """One row per number, as in the `sensitivity` table."""
     compared: tuple[Compared, ...]
-    """Rank agreement of every two comparable settings."""
+    """Rank agreement of every comparable pair of settings."""
     savings: tuple[Saving, ...]
     """Tokens of each run, by the paper's procedure and by one capture."""
     left_out: tuple[str, ...]
-    """What took no part, and why: one line each."""
+    """A line, with the reason, for everything that is left out."""
 
     @property
     def agreement(self) -> pl.DataFrame:
@@ -61,18 +61,18 @@ def sensitivity(
     progress: Progress = SILENT,
     executor: Executor = LOCAL,
 ) -> Sensitivity:
-    """Profiles of the store at `url` over the grid that `selection` spans, and their agreement.
+    """Profiles of the store at `url` over the grid of `selection`, and their rank agreement.
 
-    Without contexts or numbers of prompts: {50, 100, 200, 500} and {10, 100, 500, 1000} as far as
-    a run holds them, and the most that every run holds. errors: as for `analyze`; without one a
-    rank carries no `small_sample`, but of a single prompt; an entropy has its error always.
-    progress: one for each run and site. executor: who computes what is of a site.
+    Default contexts and numbers of prompts: those of {50, 100, 200, 500} and {10, 100, 500, 1000}
+    that some run has, and the largest that every run has. errors: as for `analyze`. A rank without
+    an error gets the flag `small_sample` only for a single prompt; entropies always have errors.
+    progress: advances by one for each run and site. executor: computes the metrics of sites.
 
-    Raises InputError for what no run holds, FormatError for altered bytes.
+    Raises InputError for a selection that no run has, FormatError for altered bytes.
     """
     every = views(url)
     some, incomplete = select_among(url, every, selection)
-    axes = grid.spanned(some, selection)
+    axes = grid.grid_axes(some, selection)
     values = grid.values(
         some, axes, comparable_among=every, errors=errors, progress=progress, executor=executor
     )
@@ -86,11 +86,11 @@ def sensitivity(
 
 
 def representatives(some: Iterable[RunView]) -> tuple[dict[str, str], list[str]]:
-    """(run -> its model's name, a line per run that takes no part in the order of models).
+    """(run -> key of its model, a line for each run that is left out of the order of models).
 
-    A model takes part once per corpus, at every setting with the same run: that which holds the
-    most tokens, the first by id of several. A twin with random weights, another revision, other
-    weights or another quantization make another model.
+    A model has one run per corpus, the same at every setting: the one with the most tokens, or the
+    first of these by id. Random weights, another revision, other weights or another quantization
+    make another model.
     """
     groups: dict[tuple[str, str], list[RunView]] = defaultdict(list)
     for view in some:
@@ -134,7 +134,7 @@ def _saving(view: RunView, axes: grid.Axes) -> Saving:
 
 
 def _absences(values: pl.DataFrame) -> list[str]:
-    """One line per run and reason, with the settings it covers."""
+    """One line per run and reason, with the settings concerned."""
     absent = values.filter(pl.col("left_out").is_not_null())
     lines = []
     for (run, reason), rows in absent.group_by("run", "left_out", maintain_order=True):
@@ -147,5 +147,5 @@ def _absences(values: pl.DataFrame) -> list[str]:
 
 
 def write(url: Url, found: Sensitivity) -> Place:
-    """Put the tables `sensitivity` and `agreement` into the database of the store at `url`."""
+    """Merge the tables `sensitivity` and `agreement` into the database of the store at `url`."""
     return put(url, {"sensitivity": found.values, "agreement": found.agreement})

@@ -1,4 +1,4 @@
-"""What one command asks of a store, computed: a frame for each table of the database."""
+"""Compute the numbers of a selection: a frame for each table of the database."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,12 +29,12 @@ ErrorSites = Literal["none", "final", "all"]
 
 _SETTING = ("run", "context", "n_prompts")
 BESIDE = ("context", "n_prompts")
-"""Runs that agree in these are shown side by side."""
+"""Rows of different runs are compared if these columns are equal."""
 
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """What was computed of a store: one frame per table of the database but `profiles`."""
+    """The numbers of a selection: one frame per table of the database, except `profiles`."""
 
     runs: pl.DataFrame
     prompts: pl.DataFrame
@@ -43,13 +43,13 @@ class Analysis:
     metrics: pl.DataFrame
     """Metrics other than those of `spectra`, with flags."""
     without_groups: tuple[pl.DataFrame, ...]
-    """Numbers by prefix again without each group of prompts, as the function of that name."""
+    """Numbers by prefix without each group of prompts, as of the function `without_groups`."""
     computed: frozenset[str]
     """Names of the metrics of `spectra` that were computed."""
     prompt_sets: pl.DataFrame
     """Which runs of the store are comparable, at each number of prompts."""
     left_out: tuple[str, ...]
-    """What of the selected runs took no part, since it is not committed: one line each."""
+    """A line for each part of the selected runs that is left out because it is not committed."""
 
     def profiles(
         self,
@@ -60,8 +60,8 @@ class Analysis:
     ) -> pl.DataFrame:
         """One row per run, context, number of prompts, first position and site, with flags.
 
-        Each metric is a column with the prefix it came from and its error, as `aggregate` gives
-        them. The entropy is the same whatever the first position.
+        Each metric has columns for its value, the prefix it came from and its error, as of
+        `aggregate`. The entropy does not depend on the first position.
         """
         found = self.aggregated(entropy=entropy, ranks=ranks, drop_prefixes=drop_prefixes)
         found = with_prompt_sets(found, self.prompt_sets, beside=BESIDE)
@@ -75,7 +75,7 @@ class Analysis:
         ranks: Aggregation = "max",
         drop_prefixes: Collection[int] = (),
     ) -> pl.DataFrame:
-        """The same without flags and prompt sets."""
+        """`profiles` without flags and prompt sets."""
 
         def of_each(frame: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
             return aggregate(frame, by, entropy=entropy, ranks=ranks, drop_prefixes=drop_prefixes)
@@ -91,7 +91,7 @@ class Analysis:
     def facts(
         self, profiles: pl.DataFrame, *, drop_prefixes: Collection[int] = ()
     ) -> dict[str, pl.DataFrame]:
-        """What flags are told of each metric of `profiles`, by metric, in their order."""
+        """The facts that flags use: for each metric a frame with a row for each of `profiles`."""
         kept = ~pl.col("prefix").is_in(list(drop_prefixes))
         return {
             metric: profile_facts(
@@ -116,14 +116,15 @@ def analyze(
     progress: Progress = SILENT,
     executor: Executor = LOCAL,
 ) -> Analysis:
-    """Compute what `selection` asks of the store at `url`; what was computed before is read.
+    """Compute the numbers of `selection` for the store at `url`; cached ones are read.
 
-    metrics: names or patterns; `paper` stands for the paper's. Those of the paper that need
-    nothing more are computed with any others. errors: the sites at which the jackknife over
-    `groups` groups of prompts runs; an effective rank costs it as many solves as there are groups.
-    progress: advances by one for each run and site. executor: who computes what is of a site.
-    What the logits of some prefix would tell, and nobody captured, is null (`uncaptured_lines`).
-    Raises InputError for a selection the store does not hold, FormatError for altered bytes.
+    metrics: names or patterns; `paper` means those of the paper. Metrics of the paper that need no
+    further work are always included. errors: the sites with errors, by the jackknife over `groups`
+    groups of prompts; for effective ranks this takes one eigensolve per group. progress: advances
+    by one for each run and site. executor: computes the metrics of sites. The entropy at a prefix
+    without captured logit statistics is null (`uncaptured_lines`).
+
+    Raises InputError for a selection that the store does not have, FormatError for altered bytes.
     """
     every = views(url)
     some, incomplete = select_among(url, every, selection)
@@ -152,10 +153,10 @@ def analyze_views(
     progress: Progress = SILENT,
     executor: Executor = LOCAL,
 ) -> Analysis:
-    """The same of the runs `some`, which are chosen already.
+    """`analyze` for the runs `some`, which are already selected.
 
-    comparable_among: every run of the store, whatever is selected, so that prompt sets have the
-    same name in the rows of every command.
+    comparable_among: every run of the store, also those not selected, so that prompt sets have the
+    same names in the output of every command.
     """
     sites = select_sites(some, selection)
     declared = with_free(chosen(metrics))
@@ -168,7 +169,7 @@ def analyze_views(
     request = site_requests(keys, [*of_sites, *spectra.sink_metrics()], errors, groups)
     rest = [m for m in of_sites if m.name not in spectra.SCHEMA]
     for view, of_site, found in spectra.site_numbers(some, keys, request, executor):
-        there = metric_table.crossed(of_site, metric_table.held(view, rest))
+        there = metric_table.crossed(of_site, metric_table.computable(view, rest))
         ranks.append(spectra.frame(of_site, found))
         others.append(metric_table.frame(there, found))
         without.append(without_groups(of_site, found))
@@ -200,8 +201,10 @@ def analyze_views(
 def site_requests(
     keys: pl.DataFrame, metrics: Sequence[Metric[Any]], errors: ErrorSites, groups: int
 ) -> Callable[[pl.DataFrame], Request]:
-    """What to compute of each site of `keys`: `metrics`, with errors at the sites that get them."""
-    deepest = dict(keys.group_by("run").agg(pl.col("site").last()).rows())  # they come by depth
+    """A function that gives the request for each site: `metrics`, with errors where wanted."""
+    deepest = dict(
+        keys.group_by("run").agg(pl.col("site").last()).rows()
+    )  # keys are ordered by depth
 
     def request(of_site: pl.DataFrame) -> Request:
         run, site = of_site.select("run", "site").row(0)
@@ -212,7 +215,7 @@ def site_requests(
 
 
 def _request(metrics: Sequence[Metric[Any]], groups: int) -> Request:
-    """All of `metrics`, each with an error if there are `groups`."""
+    """A request for `metrics`, with errors if `groups` is not 0."""
     errors = [metric.name for metric in metrics] if groups else []
     return Request(metrics=metrics, errors=errors, groups=groups)
 
@@ -220,7 +223,7 @@ def _request(metrics: Sequence[Metric[Any]], groups: int) -> Request:
 def _logit_frames(
     some: Sequence[RunView], selection: Selection, request: Request
 ) -> Iterator[pl.DataFrame]:
-    """Rows of the metrics table that token statistics make."""
+    """Rows of the metrics table for metrics of token statistics."""
     for view in some if request.metrics else ():
         keys = metric_table.of_logits(view, selection)
         yield from metric_table.logit_frames(
@@ -229,7 +232,7 @@ def _logit_frames(
 
 
 def _of_whole_schedules(found: pl.DataFrame) -> pl.DataFrame:
-    """Ranks null where moments told only of a part of the schedule: that is another quantity."""
+    """Set ranks to null if moments gave only some prefixes: their maximum is not comparable."""
     lacking = pl.col("scheduled").list.set_difference("prefixes").list.max()
     whole = lacking.is_null() | (lacking <= pl.col("first_position"))
     ranks = [

@@ -16,7 +16,7 @@ from lpp.store.objects.place import Place
 
 
 def frames(analysis: Analysis, *, drop_prefixes: Collection[int] = ()) -> dict[str, pl.DataFrame]:
-    """Tables that `analysis` makes. Its profiles are always floors and maxima, as named."""
+    """The tables of `analysis`. The profiles in the database are always floors and maxima."""
     of_sites = analysis.profiles(drop_prefixes=drop_prefixes)
     of_sites = of_sites.rename(
         {
@@ -41,9 +41,9 @@ def build_database(
     drop_prefixes: Collection[int] = (),
     progress: Progress = SILENT,
 ) -> Place:
-    """Analyse the store at `url` and put that into its `profiles.duckdb`; return the file's path.
+    """Analyse the store at `url` and write its `profiles.duckdb`; return the file's path.
 
-    Warns of a run that is incomplete.
+    Warns about each incomplete run.
     """
     analysis = analyze(url, selection or Selection(), progress=progress)
     for line in analysis.left_out:
@@ -52,8 +52,8 @@ def build_database(
 
 
 def write_database(url: Url, analysis: Analysis, *, drop_prefixes: Collection[int] = ()) -> Place:
-    """Put the tables of `analysis` into the database of the store at `url`, beside what is there.
+    """Merge the tables of `analysis` into the database of the store at `url`.
 
-    Correlations go: they were of the profiles before.
+    Correlations are removed, because they came from the earlier profiles.
     """
     return put(url, frames(analysis, drop_prefixes=drop_prefixes), keep=())

@@ -1,6 +1,6 @@
-"""The database of a store: tables of one command put beside those of others.
+"""The database of a store: merge the tables of a command with those of earlier ones.
 
-What it says of the store itself, runs, prompts and scores, is brought up to date by every build.
+Each build also updates the tables about the store itself: runs, prompts and scores.
 """
 
 from collections.abc import Collection, Mapping
@@ -23,13 +23,13 @@ from lpp.store.objects.place import Place
 
 
 def frame_schema(table: str) -> pl.Schema:
-    """The declared columns of `table`, as a frame has them."""
+    """The declared columns of `table` as a Polars schema."""
     return pl.DataFrame(pl.from_arrow(arrow_schema(table).empty_table())).schema
 
 
 def as_tables(frames: Mapping[str, pl.DataFrame]) -> dict[str, pa.Table]:
-    """Each frame cast to the declared columns of its table; others are left out, unless the table
-    may have them.
+    """Each frame with the declared columns of its table; other columns are dropped, unless the
+    table allows them.
     """
     tables = {}
     for name, frame in frames.items():
@@ -44,8 +44,8 @@ def as_tables(frames: Mapping[str, pl.DataFrame]) -> dict[str, pa.Table]:
 def store_tables(root: Place) -> dict[str, pa.Table]:
     """The tables `runs`, `prompts`, `benchmarks` and `published` of the store at `root`.
 
-    They are of every run, so that whatever the last command chose, rows of each table that speak
-    of a run join with it, and a score fits the same run that `benchmarks add` named.
+    They contain every run, not only those of the last command. So each row about a run joins with
+    it, and a score matches the same run that `benchmarks add` named.
     """
     every = list(views(root))
     runs = pl.DataFrame([run_row(view) for view in every], schema=frame_schema("runs"))
@@ -56,19 +56,19 @@ def store_tables(root: Place) -> dict[str, pa.Table]:
 def put(
     url: Url, frames: Mapping[str, pl.DataFrame], *, keep: Collection[str] = ("correlations",)
 ) -> Place:
-    """Put `frames` into their tables, beside what earlier commands computed of runs that are
-    still the same; return the database's path. keep: other tables that keep their rows.
+    """Merge `frames` into their tables, which keep rows of earlier commands about unchanged runs;
+    return the database's path. keep: other tables that keep their rows.
     """
     root = open_store(url).path
     return build(root, store_tables(root) | as_tables(frames), keep=keep, merge=RESULTS)
 
 
 def refresh_database(root: Place, correlations: pl.DataFrame | None = None) -> bool:
-    """Bring runs and scores in the database of the store at `root` up to date, if there is one.
+    """Update runs and scores in the database of the store at `root`, if there is one.
 
-    correlations: the new ones; without, there are none: those of other scores would be stale.
-    False where nothing was done: no database, or one of another release, which
-    `lpp-analyze profile` builds again with its scores.
+    correlations: the new ones. Without them the table is emptied, because correlations with other
+    scores would be stale. Returns False if nothing was done: there is no database, or one of
+    another release, which `lpp-analyze profile` will build again.
     """
     if not objects_at(root).exists(DATABASE_KEY) or outdated_tables(root):
         return False
@@ -76,8 +76,8 @@ def refresh_database(root: Place, correlations: pl.DataFrame | None = None) -> b
     return True
 
 
-def held(url: Url, table: str) -> pl.DataFrame:
-    """The rows of `table` that the database of the store at `url` holds."""
+def read_table(url: Url, table: str) -> pl.DataFrame:
+    """The rows of `table` in the database of the store at `url`."""
     with connect(url, token_stats=False) as connection:
         found: pl.DataFrame = connection.sql(f"FROM {table}").pl()
     return found

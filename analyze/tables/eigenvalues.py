@@ -32,8 +32,8 @@ SCHEMA = pl.Schema(
         "share": pl.Float64,
     }
 )
-"""Keys, the place of the eigenvalue from 1, its value (variance), and its share in the sum, which
-is null where the sum is 0."""
+"""Keys; rank of the eigenvalue, from 1; its value, a variance; its share of the sum, null if that
+is 0."""
 
 
 def read_eigenvalues(
@@ -42,11 +42,11 @@ def read_eigenvalues(
     """Eigenvalues of the covariance of X(L), descending: columns as in `SCHEMA`.
 
     selection: runs, sites, contexts and numbers of prompts; `final` of every run by default.
-    prefix: L, one of the schedule of each context; the whole context by default. A cell has
-    min(N, d) rows, 30 kB at d = 1,000. They lie in the analysis cache after `lpp-analyze profile`;
-    what does not is computed, and kept. Rows that hold infinities or NaN have no spectrum.
+    prefix: L, a prefix of each context's schedule; the whole context by default. A cell gives
+    min(N, d) rows, 30 kB at d = 1,000. After `lpp-analyze profile` they are in the analysis cache;
+    missing ones are computed and cached. States with infinities or NaN have no spectrum.
 
-    Warns of a run that is incomplete. Raises InputError for a selection that fits nothing.
+    Warns about each incomplete run. Raises InputError for a selection that matches nothing.
     """
     frame, incomplete = eigenvalues_held(url, selection, prefix=prefix)
     for line in incomplete:
@@ -57,9 +57,9 @@ def read_eigenvalues(
 def eigenvalues_held(
     url: Url, selection: Selection | None = None, *, prefix: int | None = None, compute: bool = True
 ) -> tuple[pl.DataFrame, list[str]]:
-    """The same, and a line for each incomplete run in place of a warning.
+    """(`read_eigenvalues` without warnings, a line for each incomplete run).
 
-    compute: whether to compute what is not in the analysis cache; without, it has no rows.
+    compute: whether to compute what is not in the analysis cache; otherwise it gives no rows.
     """
     selection = selection or Selection(sites=("final",))
     chosen, incomplete = select_runs(url, selection)
@@ -77,7 +77,7 @@ def eigenvalues_held(
 
 
 def _of_site(keys: pl.DataFrame, known: Mapping[Cell, Summary]) -> pl.DataFrame:
-    """The rows of one site, of those cells that are `known`."""
+    """The rows of one site, for those of its cells that are `known`."""
     there = [cell in known for cell in cells_of(keys)]
     keys = keys.filter(pl.Series(there, dtype=pl.Boolean))
     cells = cells_of(keys)
@@ -101,7 +101,7 @@ def _of_site(keys: pl.DataFrame, known: Mapping[Cell, Summary]) -> pl.DataFrame:
 def _summaries(
     cache: Cache, view: RunView, site: str, cells: Sequence[Cell], compute: bool
 ) -> dict[Cell, Summary]:
-    """What is kept of `cells`, the rest from one read of the site; the store may be read-only."""
+    """Summaries of `cells`, from the cache or one read of the site. The store may be read-only."""
     demand = Demand(solved=frozenset({"covariance"}))
     kept = cache.summaries(site)
     known = {cell: kept[cell] for cell in cells if demand.met_by(kept.get(cell))}

@@ -1,8 +1,8 @@
 """The entropy table: mean next-token entropy after each prefix, over prompts.
 
-h_i(L) is the entropy of the distribution after the last token of the prefix, at position
-min(L, T_i) - 1: a text shorter than the prefix gives the entropy at its own end, which
-`short_prompts` counts.
+h_i(L) is the entropy of the next-token distribution at the last token of the prefix, position
+min(L, T_i) - 1. For a text shorter than the prefix this is the end of the text; `short_prompts`
+counts such texts.
 """
 
 import math
@@ -40,22 +40,22 @@ SCHEMA = pl.Schema(
         "distinct_prefixes": pl.Float64,
     }
 )
-"""Entropy in nats, and over ln V, V the width of the logits: mean over prompts, then the standard
-error of each mean and its interval, null for a single prompt. Prompts that capture set aside,
-n_quarantined of the first n_prompts, take no part in any column.
+"""Entropy in nats, and divided by ln V, where V is the width of the logits: means over prompts,
+with their standard errors and intervals, which are null for a single prompt. Prompts that capture
+set aside, n_quarantined of the first n_prompts, are not in any column.
 
-n_duplicates: prompts that have the token ids of another of them, whatever the prefix.
-short_prompts: prompts of fewer tokens than the prefix. distinct_prefixes: share of the prompts
-that would be left if equal prefixes counted once.
+n_duplicates: prompts whose token ids equal those of another prompt, at full length. short_prompts:
+prompts of fewer tokens than the prefix. distinct_prefixes: number of distinct prefixes divided by
+the number of prompts.
 """
 
 WITHOUT = pl.Schema({"entropy_norm_without": pl.List(pl.Float64)})
-"""`entropy_norm` again without each group of prompts, (G,); empty where one is missing."""
+"""(G,) `entropy_norm` without each group of prompts; empty if one of these values is missing."""
 
 KEYS = tuple(SCHEMA)[:4]
 
 SPARSE = "logit statistics at its own prefixes only (--logit-positions schedule)"
-"""Why there is none where there are ranks."""
+"""Why a run with ranks has no entropy."""
 
 
 def scan_entropy(
@@ -63,10 +63,10 @@ def scan_entropy(
 ) -> pl.LazyFrame:
     """Entropy by prefix of the store at `url`, computed as it is collected: columns `SCHEMA`.
 
-    contexts, prompts: as for `scan_spectra`. Where the logits were not asked for at a position
-    that a prefix needs, its entropy is null. Warns of a run that is incomplete. Raises
-    FormatError: not a store, or altered; InputError when `contexts` names one whose prefixes were
-    not captured.
+    contexts, prompts: as for `scan_spectra`. The entropy of a prefix is null if the logit
+    statistics at its end were not captured. Warns about each incomplete run. Raises FormatError if
+    `url` is not a store or was altered; InputError if `contexts` names one whose prefixes were not
+    captured.
     """
     selection = Selection(contexts=contexts, prompts=prompts)
     every = views(url)
@@ -89,14 +89,14 @@ def scan_entropy(
 def frames(
     views: Iterable[RunView], keys: pl.DataFrame, columns: frozenset[str], *, groups: int = 0
 ) -> Iterator[pl.DataFrame]:
-    """The rows of `keys`, a run at a time: `SCHEMA`, and with `groups` the column `WITHOUT`."""
+    """The rows of `keys`, one frame per run: `SCHEMA`, and `WITHOUT` if there are `groups`."""
     runs = {view.run.id: view for view in views}
     for (run,), of_run in keys.group_by("run", maintain_order=True):
         yield rows(runs[str(run)], of_run, columns, groups)
 
 
 def without_groups(found: pl.DataFrame) -> pl.DataFrame:
-    """The column `WITHOUT` of `found` as the values of its metric, by the keys of each row."""
+    """The column `WITHOUT` of `found` in the form of `jackknife.without_groups`."""
     (name,) = WITHOUT
     values = found.select(
         *KEYS, pl.lit("entropy_norm").alias("metric"), pl.col(name).alias("value")
@@ -117,11 +117,11 @@ def all_keys(views: Iterable[RunView], selection: Selection) -> pl.DataFrame:
 
 
 def uncaptured(view: RunView, prefixes: Sequence[int]) -> list[int]:
-    """Those of `prefixes` after which some prompt has no statistics."""
+    """Those of `prefixes` at whose end some prompt has no logit statistics."""
     plan = view.run.plan
     if plan.logit_positions == "all":
         return []
-    # Prompts that end within a prefix were captured at their end, whatever the prefix.
+    # prompts shorter than the prefix were captured at their end
     longest = int(view.lengths.max(initial=0))
     return [prefix for prefix in prefixes if prefix not in plan.prefixes and prefix < longest]
 
@@ -156,7 +156,7 @@ def _listed(numbers: Sequence[int]) -> str:
 def rows(
     view: RunView, keys: pl.DataFrame, columns: frozenset[str], groups: int = 0
 ) -> pl.DataFrame:
-    """The rows of one run for `keys`; value columns that nobody asked for are null."""
+    """The rows of one run for `keys`; value columns that are not in `columns` are null."""
     cells = keys.select("prefix", "n_prompts").unique()
     cells = cells.with_columns(
         pl.Series(name, [count(size) for size in cells["n_prompts"]], dtype=pl.Int32)
@@ -214,7 +214,7 @@ _NO_PROMPTS = np.zeros(0), np.zeros(0, dtype=bool)
 
 
 def _sem(nats: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """Mean over prompts, (P,), and its standard error: NaN where a value is missing, or all."""
+    """(mean of (P,) values, its standard error); NaN if any value is missing, or there is none."""
     if not len(nats):
         return math.nan, math.nan
     error = float(nats.std(ddof=1)) / math.sqrt(len(nats)) if len(nats) > 1 else math.nan
@@ -224,9 +224,10 @@ def _sem(nats: npt.NDArray[np.float64]) -> tuple[float, float]:
 def _without(
     values: npt.NDArray[np.float64], counts: npt.NDArray[np.int64], parts: Sequence[Cell]
 ) -> list[float]:
-    """Means of `values` without each group of prompts; none where one does not exist.
+    """Means of `values` without each group of prompts; empty if one of them does not exist.
 
-    values: of the prompts that are kept. counts: (P + 1,) how many of the first prompts are.
+    values: of the prompts that are not set aside. counts: (P + 1,) how many of the first prompts
+    are not set aside.
     """
     rests = [np.delete(values, slice(*(counts[end] for end in part.gap))) for part in parts]
     if not all(len(rest) and np.isfinite(rest).all() for rest in rests):
@@ -250,14 +251,14 @@ def _estimates(found: pl.DataFrame, most: float) -> list[pl.Series]:
 def _entropies(
     view: RunView, lengths: npt.NDArray[np.int32], prefixes: Sequence[int], *, read: bool
 ) -> npt.NDArray[np.float64]:
-    """(prefixes, P) nats at the end of each prefix of each prompt; NaN where nothing was captured.
+    """(prefixes, P) entropy in nats at the end of each prefix of each prompt; NaN if not captured.
 
-    A shard's tokens at a time, and of them one number for each prompt and prefix: 8 bytes.
+    Reads one shard at a time and keeps 8 bytes for each prompt and prefix.
     """
     found = np.full((len(prefixes), len(lengths)), np.nan)
     for shard, file in zip(view.run.shards, view.run.tokens_files(), strict=True) if read else ():
         here = lengths[shard.first_prompt : shard.end_prompt]
-        if len(here) == 0:  # beyond a shard that is missing
+        if len(here) == 0:  # after a missing shard
             break
         tokens = read_tokens(file, ["prompt_id", "position", "entropy"])
         prompt_id, position = (tokens[name].to_numpy() for name in ("prompt_id", "position"))

@@ -1,4 +1,4 @@
-"""What flags are told of a number: profiles and metrics joined with the tables they come from."""
+"""The facts that flags use: profiles and metrics, joined with the tables they come from."""
 
 from collections.abc import Collection, Sequence
 
@@ -21,11 +21,11 @@ def profile_facts(
     runs: pl.DataFrame,
     computed: Collection[str],
 ) -> pl.DataFrame:
-    """The facts of one metric of each of `profiles`, in their order.
+    """The facts about one metric, a row for each of `profiles`.
 
-    profiles: as `aggregate` gives them. spectra, entropy: the rows that they were made of; facts
-    are those at the prefix that the number came from, or the worst of all prefixes for a mean or a
-    median. computed: ranks that were asked for.
+    profiles: as of `aggregate`. spectra, entropy: the rows from which they were aggregated. Facts
+    are those at the prefix that the number came from; for a mean or a median, the worst over all
+    prefixes. computed: names of the requested ranks.
     """
     value = pl.col(metric)
     found = profiles.select(
@@ -60,7 +60,7 @@ def _rank_columns(metric: str) -> list[pl.Expr]:
 
 
 def _at(frame: pl.DataFrame, by: Sequence[str], worst: Sequence[pl.Expr]) -> pl.DataFrame:
-    """The facts `worst` at each prefix `at` of `frame`, and over all of them at prefix 0."""
+    """The facts `worst` at each prefix (column `at`), and over all prefixes (`at` = 0)."""
     each = frame.group_by(*by, "prefix").agg(worst).rename({"prefix": "at"})
     over = frame.group_by(by).agg(worst).with_columns(at=pl.lit(0, pl.Int32))
     return pl.concat([each, over.select(each.columns)])
@@ -73,9 +73,9 @@ def _joined(frame: pl.DataFrame, other: pl.DataFrame, on: Sequence[str]) -> pl.D
 def metric_facts(
     metrics: pl.DataFrame, *, spectra: pl.DataFrame, entropy: pl.DataFrame, runs: pl.DataFrame
 ) -> pl.DataFrame:
-    """The facts of each of `metrics`, rows of that table with `n_prompt_sets`, in their order.
+    """The facts about each row of `metrics`, the metrics table with `n_prompt_sets`.
 
-    spectra, entropy: rows of the same prefixes.
+    spectra, entropy: rows with the same prefixes.
     """
     keys = [*_RUN, "prefix"]
     rows = [*keys, "first_position", "site"]
@@ -96,7 +96,7 @@ def metric_facts(
 
 
 def _ratios(metrics: pl.DataFrame, spectra: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
-    """Every participation ratio, `ratio`, by `keys` and its name `of`."""
+    """Every participation ratio: its value `ratio`, `keys`, and its name `of`."""
     named = {metric.ratio for metric in METRICS.values()}
     of_metrics = metrics.filter(pl.col("metric").is_in(named))
     return pl.concat(

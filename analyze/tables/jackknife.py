@@ -1,8 +1,8 @@
-"""Numbers again without each group of prompts: what the error of a difference is made of.
+"""Numbers without each group of prompts, for the error of a difference of two runs.
 
-Two runs that read the same prompts differ by d, and without group g of the prompts by d_g. The
-standard error of d is sqrt((G - 1) / G sum (d_g - mean d)^2), as in `numerics.jackknife`: the
-saved query `differences` computes it from the table `jackknife`.
+If two runs read the same prompts, let d be their difference, and d_g the difference without group g
+of the prompts. The standard error of d is sqrt((G - 1) / G sum (d_g - mean d)^2), as in
+`numerics.jackknife`. The saved query `differences` computes it from the table `jackknife`.
 """
 
 from collections.abc import Collection, Mapping
@@ -17,16 +17,16 @@ from lpp.analyze.tables.spectra import cells
 from lpp.sql.schema.results import JACKKNIFE
 
 KEYS: Final = JACKKNIFE.key[:-1]
-"""What a number is of: without `prompt_group`."""
+"""Key columns of a number: those of the table without `prompt_group`."""
 
 SOURCES: Final[Mapping[str, str]] = {"entropy_floor": "entropy_norm"}
-"""Columns of profiles that have another name where they were computed by prefix."""
+"""Column of profiles -> its name in the tables by prefix, if that differs."""
 
 
 def without_groups(keys: pl.DataFrame, found: Estimates) -> pl.DataFrame:
-    """A row for each of `keys`, of the spectra table, and each metric of the paper with an error.
+    """A row for each of `keys` (of the spectra table) and each metric of the paper with an error.
 
-    Columns: those of `KEYS` that are there, and `value`: (G,) values without each group.
+    Columns: those of `KEYS` that `keys` has, the metric, and its (G,) values without each group.
     """
     named = keys.select(name for name in KEYS if name in keys.columns)
     rows = [
@@ -43,9 +43,9 @@ def without_groups(keys: pl.DataFrame, found: Estimates) -> pl.DataFrame:
 def jackknife_rows(
     profiles: pl.DataFrame, metrics: Collection[str], values: Collection[pl.DataFrame]
 ) -> pl.DataFrame:
-    """Rows of the table `jackknife`: `metrics` of `profiles`, at the prefix each came from.
+    """Rows of the table `jackknife`: `metrics` of `profiles`, each at the prefix that it came from.
 
-    values: frames as of `without_groups`. One without sites holds for every site.
+    values: frames as of `without_groups`. A frame without the column `site` applies to all sites.
     """
     found = []
     for metric in metrics:

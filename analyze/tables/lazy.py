@@ -1,12 +1,12 @@
-"""Lazy tables whose filters and choice of columns reach the computation.
+"""Lazy tables that compute only the rows and columns that a query needs.
 
-The one place that touches `polars.io.plugins.register_io_source`, which upstream marks unstable.
-Polars hands down three things, and each saves work:
+Only this module uses `polars.io.plugins.register_io_source`, which upstream marks unstable. Polars
+passes three things, and each saves work:
 
-- a predicate: its conjuncts on key columns alone run over a small frame of keys before anything
-  is read, so a filter on run, site, context or prefix decides what is computed;
-- the wanted columns (those of the predicate included): nothing else is computed;
-- a number of rows, which counts before the predicate: `head(3).filter(...)` arrives as both.
+- a predicate: its conjuncts that use key columns only are applied to a small frame of keys before
+  anything is read, so a filter on run, site, context or prefix decides what is computed;
+- the needed columns, including those of the predicate: no others are computed;
+- a number of rows, which applies before the predicate: `head(3).filter(...)` passes both.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,22 +24,22 @@ class Source(Generic[Opened]):
     """A table that is computed on demand."""
 
     name: str
-    """What a query plan calls it."""
+    """Name in a query plan."""
     schema: pl.Schema
     opened: Callable[[], Opened]
-    """What the table is of, as it lies there now; once for each collect."""
+    """Opens the data that the table is computed from; called once per collect."""
     keys: Callable[[Opened], pl.DataFrame]
-    """One row per row of the table, or, with a column `ROWS`, per that many; in table order."""
+    """One row per row of the table, in its order; with a column `ROWS`, one per so many rows."""
     compute: Callable[[Opened, pl.DataFrame, frozenset[str]], Iterator[pl.DataFrame]]
-    """Rows for the keys given, with at least the columns named, a frame at a time."""
+    """Frames with the rows of some keys, with at least the given columns."""
 
 
 ROWS = "__rows"
-"""Key column: how many rows of the table one key stands for."""
+"""Key column: number of rows of the table per key."""
 
 
 def scan(source: Source[Any]) -> pl.LazyFrame:
-    """`source` as a LazyFrame. Every collect computes anew from what is then on disk."""
+    """`source` as a LazyFrame. Every collect reads the store again."""
 
     def frames(
         columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, _batch: int | None
@@ -67,7 +67,7 @@ def scan(source: Source[Any]) -> pl.LazyFrame:
 
 
 def _head(keys: pl.DataFrame, n_rows: int | None) -> tuple[pl.DataFrame, int | None]:
-    """Keys of the first `n_rows` rows, and how many rows are still to be counted off."""
+    """(keys of the first `n_rows` rows, number of rows to which frames must still be cut)."""
     if n_rows is None:
         return keys, None
     if ROWS not in keys.columns:
@@ -77,7 +77,7 @@ def _head(keys: pl.DataFrame, n_rows: int | None) -> tuple[pl.DataFrame, int | N
 
 
 def prune(keys: pl.DataFrame, predicate: pl.Expr) -> pl.DataFrame:
-    """The keys that can satisfy `predicate`: its conjuncts on key columns alone are applied."""
+    """The keys that satisfy those conjuncts of `predicate` that use key columns only."""
     for part in conjuncts(predicate):
         roots = part.meta.root_names()
         if roots and set(roots) <= set(keys.columns):
@@ -86,13 +86,13 @@ def prune(keys: pl.DataFrame, predicate: pl.Expr) -> pl.DataFrame:
 
 
 def conjuncts(predicate: pl.Expr) -> list[pl.Expr]:
-    """The operands of nested `&`, in no particular order; `[predicate]` when it is none.
+    """The operands of nested `&`, in any order; `[predicate]` if it is no conjunction.
 
     >>> [part.meta.root_names() for part in conjuncts((pl.col("a") > 1) & (pl.col("b") == 2))]
     [['b'], ['a']]
     """
     inputs = predicate.meta.pop()
-    # `pop` gives the operands without the operator: putting them together again tells.
+    # `pop` gives operands without the operator, so combine them with `&` and compare
     if len(inputs) == 2:
         a, b = inputs
         if (b & a).meta.eq(predicate) or (a & b).meta.eq(predicate):

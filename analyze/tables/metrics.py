@@ -1,4 +1,4 @@
-"""The metrics table: any declared metric, a row each."""
+"""The metrics table: one row per number of any declared metric."""
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -35,12 +35,12 @@ SCHEMA = pl.Schema(
         **dict.fromkeys(ERRORS, pl.Float64),
     }
 )
-"""Keys first, the unit with them; then the number, its standard error and its interval."""
+"""Keys, including the unit; then the number, its standard error and its interval."""
 
 VALUES = ("value", *ERRORS)
 
 KEYS = tuple(name for name in SCHEMA if name not in VALUES)
-"""Known without reading a row; filters on them decide what is computed."""
+"""Columns known without reading a row; filters on them decide what is computed."""
 
 _SETTING = ("run", "site", "context", "prefix", "n_prompts", "first_position", "n_quarantined")
 
@@ -54,15 +54,15 @@ def scan_metrics(
     skip_first: Sequence[int] = (0,),
     groups: int | None = None,
 ) -> pl.LazyFrame:
-    """Declared metrics of the store at `url`, computed as they are collected: `SCHEMA`.
+    """Declared metrics of the store at `url`, computed when collected: columns `SCHEMA`.
 
     metrics: names or patterns, such as `zscore_*`; see `lpp-analyze metrics`. Metrics of token
     statistics have the site `logits` and the first position 0. contexts, prompts, skip_first,
-    groups: as for `scan_spectra`. A run that keeps no rows has none for metrics that need them.
+    groups: as for `scan_spectra`. A run without stored states gives no metrics that need them.
 
-    Filters on key columns, `metric` among them, reach the computation: nothing is computed that
-    no metric left needs. Raises InputError for a name that fits no metric;
-    FormatError: not a store, or altered. Warns of a run that is incomplete.
+    Filters on key columns, including `metric`, limit what is computed. Raises InputError for a name
+    that matches no metric, FormatError if `url` is not a store or was altered. Warns about each
+    incomplete run.
     """
     warn_of_incomplete(views(url))
     declared = chosen(metrics)
@@ -107,18 +107,18 @@ def all_keys(
     found = [pl.DataFrame(schema={name: SCHEMA[name] for name in KEYS})]
     for view in views:
         keys = spectra.key_frame(view, selection)
-        found.append(crossed(keys, held(view, of_sites)))
+        found.append(crossed(keys, computable(view, of_sites)))
         found.append(crossed(of_logits(view, selection), of_tokens))
     return pl.concat(found)
 
 
-def held(view: RunView, metrics: Iterable[Metric[Any]]) -> list[Metric[Any]]:
-    """Those of `metrics` that a run can tell: none that needs rows where it keeps none."""
+def computable(view: RunView, metrics: Iterable[Metric[Any]]) -> list[Metric[Any]]:
+    """Those of `metrics` that the run allows: if it keeps no rows, none that needs them."""
     return [m for m in metrics if m.needs != "rows" or view.run.plan.keeps_rows]
 
 
 def of_logits(view: RunView, selection: Selection) -> pl.DataFrame:
-    """Keys of a run as of the spectra table, once for all sites, under the site `logits`."""
+    """Keys of a run, as of the spectra table, with the single site `logits`."""
     keys = spectra.key_frame(view, replace(selection, skip_first=(0,)))
     once = keys.unique(["context", "prefix", "n_prompts"], maintain_order=True)
     return once.with_columns(site=pl.lit(LOGITS))
@@ -127,7 +127,7 @@ def of_logits(view: RunView, selection: Selection) -> pl.DataFrame:
 def logit_frames(
     views: Iterable[RunView], keys: pl.DataFrame, request: Request
 ) -> Iterator[pl.DataFrame]:
-    """The rows of `keys`, which are of the site `logits`, a run at a time."""
+    """The rows of `keys`, all of the site `logits`, one frame per run."""
     for view in views:
         of_run = keys.filter(run=view.run.id)
         if len(of_run):
@@ -135,7 +135,7 @@ def logit_frames(
 
 
 def crossed(keys: pl.DataFrame, metrics: Collection[Metric[Any]]) -> pl.DataFrame:
-    """A row for each of `keys`, of the spectra table, and each of `metrics`."""
+    """A row for each of `keys` (of the spectra table) and each of `metrics`."""
     names = pl.DataFrame(
         {"metric": [m.name for m in metrics], "unit": [m.unit for m in metrics]},
         schema={name: SCHEMA[name] for name in ("metric", "unit")},
@@ -144,7 +144,7 @@ def crossed(keys: pl.DataFrame, metrics: Collection[Metric[Any]]) -> pl.DataFram
 
 
 def frame(keys: pl.DataFrame, found: Estimates) -> pl.DataFrame:
-    """The rows of `keys`; what is not among `found` is null."""
+    """The rows of `keys`; numbers that are not in `found` are null."""
     pairs = zip(spectra.cells(keys), keys["metric"], strict=True)
     rows = [found.get(pair, Estimate(None)) for pair in pairs]
     return keys.with_columns(

@@ -1,8 +1,8 @@
 """From one number per prefix to one number per model: the profile.
 
 The paper takes the minimum of the mean entropy (the entropy floor) and the maximum of each rank.
-Both choices, and which prefixes take part, are settings: the result names the prefixes it is made
-of, and the one that each extreme came from.
+Both aggregations and the set of prefixes are settings. The result names the prefixes used, and the
+prefix of each minimum and maximum.
 """
 
 from collections.abc import Collection, Sequence
@@ -38,13 +38,13 @@ def aggregate(
     """One row per group of `by`, in order of first appearance.
 
     frame: a row per group and prefix, with a column `prefix` and any of `ENTROPIES` and `RANKS`,
-    with or without their errors. The result has `by`, `prefixes` (those that took part) and, for
-    each metric present, its value and `<metric>_prefix`: where a minimum or maximum was reached,
-    the shortest such prefix; null for a mean or a median. Its error is that of the value there:
-    that the prefix was chosen by the same prompts is not in it. A metric that is null or NaN at any
-    prefix is null: what is left of an incomplete schedule is another quantity.
+    with or without their errors. The result has `by`, `prefixes` (those used) and, for each metric
+    present, its value and `<metric>_prefix`: the shortest prefix with the minimum or maximum; null
+    for a mean or a median. The error is that of the value at this prefix; it does not include that
+    the prefix was chosen by the same prompts. A metric that is null or NaN at any prefix is null,
+    because an extreme over some of the prefixes is not comparable.
 
-    Raises InputError when `drop_prefixes` leaves nothing of a group.
+    Raises InputError if `drop_prefixes` drops all prefixes of a group.
 
     >>> table = pl.DataFrame({"model": "m", "prefix": [10, 20], "entropy": [0.3, 0.2]})
     >>> aggregate(table, ["model"]).row(0)

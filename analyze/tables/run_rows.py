@@ -1,4 +1,4 @@
-"""Rows of the runs and prompts tables: what was captured."""
+"""Rows of the tables `runs` and `prompts`."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ from lpp.store.replay import written_tokens
 
 
 def run_row(view: RunView) -> dict[str, object]:
-    """The runs table's row of one run. Its prompts and tokens are those that can be analysed."""
+    """The row of one run in the table `runs`. It counts prompts and tokens that can be analysed."""
     plan = view.run.plan
     series = plan.model.series
     return {
@@ -53,8 +53,8 @@ def run_row(view: RunView) -> dict[str, object]:
 
 
 def prompts_frame(views: Sequence[RunView]) -> pl.DataFrame:
-    """The prompts table of some runs: the declared columns, then a column for each field of their
-    corpora. A field that is of several types is text.
+    """The prompts table of some runs: the declared columns, then one for each field of their
+    corpora. A field with different types in different runs becomes text.
     """
     schema = pl.DataFrame(pl.from_arrow(arrow_schema("prompts").empty_table())).schema
     frames = [pl.DataFrame(schema=schema), *(_prompt_rows(view) for view in views)]
@@ -62,7 +62,7 @@ def prompts_frame(views: Sequence[RunView]) -> pl.DataFrame:
     for frame in frames:
         for column in frame:
             found = kinds.setdefault(column.name, set())
-            if column.null_count() < len(column):  # one without a value has no type to keep
+            if column.null_count() < len(column):  # an empty column does not decide the type
                 found.add(column.dtype)
     types = {n: kind.pop() if len(kind) == 1 else pl.String() for n, kind in kinds.items()} | schema
     prompts = pl.concat(
@@ -76,7 +76,7 @@ def prompts_frame(views: Sequence[RunView]) -> pl.DataFrame:
 
 
 def _prompt_rows(view: RunView) -> pl.DataFrame:
-    """Rows of one run, with what its prompts carry."""
+    """The rows of one run, with the fields of its prompts."""
     held, shown = view.run.extra_columns.names, arrow_schema("prompts").names
     more = [name for name in held if name in shown or name.startswith(FIELD_PREFIX)]
     table = pl.DataFrame(pl.from_arrow(view.run.prompts(*more))).head(view.run.n_prompts)

@@ -1,4 +1,4 @@
-"""The spectra table: ranks of every run, site, context, prefix, number of prompts and start."""
+"""The spectra table: ranks by run, site, context, prefix, number of prompts, first position."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, Final
@@ -20,7 +20,7 @@ from lpp.analyze.runs.select import Selection
 from lpp.analyze.tables.lazy import Source, scan
 
 SINKS: Final = ("n_sinks", "sink_end")
-"""Metrics of rows that the table has beside those of the paper."""
+"""Metrics of rows in this table, in addition to those of the paper."""
 
 _KEYS = pl.Schema(
     {
@@ -45,11 +45,11 @@ SCHEMA = pl.Schema(
     | dict.fromkeys((metric.name for metric in PAPER), pl.Float64)
     | dict.fromkeys((name for m in PAPER for name in error_names(m.name)), pl.Float64)
 )
-"""Columns: keys first, then counts, then numbers in dimensions and over `rank_bound`, then the
-standard error and the interval of each."""
+"""Columns: keys, counts, ranks in dimensions and divided by `rank_bound`, then the standard error
+and the interval of each."""
 
 KEYS = tuple(_KEYS)
-"""Known without reading a row; filters on them decide what is computed."""
+"""Columns known without reading a row; filters on them decide what is computed."""
 
 
 def scan_spectra(
@@ -60,21 +60,20 @@ def scan_spectra(
     skip_first: Sequence[int] = (0,),
     groups: int | None = None,
 ) -> pl.LazyFrame:
-    """Ranks of the store at `url`, computed as they are collected: columns as in `SCHEMA`.
+    """Ranks of the store at `url`, computed when collected: columns as in `SCHEMA`.
 
-    contexts: any up to the captured one; each run's captured context by default.
-    prompts: numbers of prompts, the first n of the run; all that are committed by default.
-    skip_first: first positions k, of the rows at k <= position < prefix; a prefix up to k has none.
-    groups: of the jackknife, 10 for example; without it the errors are null and cost nothing.
-    A run that holds less than what is asked for has no rows for it: one that keeps moments and no
-    rows, prefixes and first positions that end no band and numbers of prompts that are not whole
-    shards.
+    contexts: any up to the captured one; each run's captured context by default. prompts: numbers
+    n, each for the first n prompts of a run; all committed prompts by default. skip_first: numbers
+    k; the states at positions k to prefix - 1 count, and prefixes up to k give no row. groups: of
+    the jackknife, such as 10; without it errors are null and cost nothing.
 
-    Filters on key columns and the choice of columns reach the computation: one site asked for is
-    one site read, without `effective_rank` and `top_share` there is no eigen-decomposition, and
-    only those columns' errors are computed that are asked for. What was computed once is kept
-    under `analysis/`. Warns of a run that is incomplete. Raises FormatError: not a store, or
-    altered.
+    A run gives no rows for what it does not have. If it keeps only moments, those are prefixes and
+    first positions that are not ends of bands, and numbers of prompts that are not whole shards.
+
+    Filters on key columns and the choice of columns limit what is computed. Only the selected sites
+    are read; without `effective_rank` and `top_share` there is no eigendecomposition; only errors
+    of selected columns are computed. Results are cached under `analysis/`. Warns about each
+    incomplete run. Raises FormatError if `url` is not a store or was altered.
     """
     warn_of_incomplete(views(url))
     selection = Selection(contexts=contexts, prompts=prompts, skip_first=skip_first)
@@ -98,7 +97,7 @@ def scan_spectra(
 
 
 def _requested(columns: frozenset[str], groups: int | None) -> Request:
-    """The metrics behind `columns`; no errors without `groups`."""
+    """The request for the metrics of `columns`, with errors if there are `groups`."""
     errors = [m.name for m in PAPER if groups and columns & set(error_names(m.name))]
     metrics = [m for m in (*PAPER, *sink_metrics()) if m.name in {*columns, *errors}]
     return Request(metrics=metrics, errors=errors, groups=groups or 0)
@@ -115,9 +114,9 @@ def site_numbers(
     request: Callable[[pl.DataFrame], Request],
     executor: Executor = LOCAL,
 ) -> Iterator[tuple[RunView, pl.DataFrame, Estimates]]:
-    """Each run and site of `keys`, in order: the run, its part of `keys`, what was found of it.
+    """(run, its part of `keys`, estimates) for each run and site of `keys`, in order.
 
-    request: what to compute of such a part. Each is computed when it is its turn.
+    request: gives what to compute for such a part. A site is computed when the iteration needs it.
     """
     runs = {view.run.id: view for view in views}
     parts, work = [], []
@@ -138,7 +137,7 @@ def cells(keys: pl.DataFrame) -> list[Cell]:
 
 
 def frame(keys: pl.DataFrame, found: Estimates) -> pl.DataFrame:
-    """The rows of `keys`; what is not among `found` is null."""
+    """The rows of `keys`; numbers that are not in `found` are null."""
     names = [metric.name for metric in PAPER]
     columns = numbers(keys, found, [*SINKS, *names], errors=names)
     return keys.with_columns(columns).select(pl.col(n).cast(t) for n, t in SCHEMA.items())
@@ -147,7 +146,7 @@ def frame(keys: pl.DataFrame, found: Estimates) -> pl.DataFrame:
 def numbers(
     keys: pl.DataFrame, found: Estimates, names: Iterable[str], *, errors: Collection[str]
 ) -> Iterator[pl.Series]:
-    """Columns beside `keys`: each metric of `names`, and the error of those in `errors`."""
+    """Columns for the rows of `keys`: each metric of `names`, and errors of those in `errors`."""
     rows = cells(keys)
     for metric in names:
         of_metric = [found.get((cell, metric), Estimate(None)) for cell in rows]
@@ -162,7 +161,7 @@ def all_keys(views: Iterable[RunView], selection: Selection) -> pl.DataFrame:
 
 
 def key_frame(view: RunView, selection: Selection) -> pl.DataFrame:
-    """The key columns of one run's rows: by site depth, context, prefix, prompts, start."""
+    """The key columns of one run, by depth, context, prefix, prompts and first position."""
     plan = view.run.plan
     settings = [
         (context, Cell(size, prefix, first_position=first))

@@ -15,7 +15,7 @@ from lpp.analyze.cli.command import main
 from lpp.analyze.studies import layers as study
 from lpp.analyze.tables import run_rows
 from lpp.analyze.tables.build import write_database
-from lpp.analyze.tables.database import held
+from lpp.analyze.tables.database import read_table
 from lpp.sql import connect
 from lpp.sql.schema import TABLES
 from lpp.store.format.plan import Series
@@ -25,7 +25,7 @@ MADE = ("spectra", "entropy", "metrics", "profiles", "site_profiles", "jackknife
 
 def tables(root: Path, names: tuple[str, ...] = MADE) -> dict[str, pl.DataFrame]:
     """Every row, in order of its key."""
-    return {name: held(root, name).sort(TABLES[name].key) for name in names}
+    return {name: read_table(root, name).sort(TABLES[name].key) for name in names}
 
 
 def assert_same(root: Path, before: dict[str, pl.DataFrame]) -> None:
@@ -73,7 +73,7 @@ def test_scores_take_no_numbers_away(make_run: MakeRun) -> None:
     for words in (["benchmarks", "add", root, root.parent / "mine.csv"], ["correlate", root]):
         CliRunner().invoke(main, [str(word) for word in words])
         assert_same(root, before)
-    assert len(held(root, "correlations")) > 0
+    assert len(read_table(root, "correlations")) > 0
 
 
 @pytest.mark.slow
@@ -83,23 +83,23 @@ def test_errors_and_numbers_of_two_commands_are_one_row(make_run: MakeRun) -> No
     write_database(root, analyze(root, Selection(), errors="none"))
     once = analyze(root, Selection(), errors="all")
     row, whole = (f.filter(site="block.1").to_dicts()[0] for f in (
-        held(root, "site_profiles"), once.profiles()))  # fmt: skip
+        read_table(root, "site_profiles"), once.profiles()))  # fmt: skip
     assert row["effective_rank"] == whole["effective_rank"]
     assert row["participation_ratio_stderr"] == whole["participation_ratio_stderr"] is not None
     assert row["effective_rank_stderr"] is None
     assert "no_error" in row["flags"]  # the effective rank has none
     write_database(root, once)
-    assert "no_error" not in held(root, "site_profiles")["flags"].explode().to_list()
+    assert "no_error" not in read_table(root, "site_profiles")["flags"].explode().to_list()
 
 
 @pytest.mark.slow
 def test_other_prefixes_make_another_profile(make_run: MakeRun) -> None:
     root = make_run().root
     build_database(root)
-    (before,) = held(root, "profiles").to_dicts()
+    (before,) = read_table(root, "profiles").to_dicts()
     only = analyze(root, Selection(), metrics=["participation_ratio"], errors="none")
     write_database(root, only, drop_prefixes=[2])
-    (row,) = held(root, "profiles").to_dicts()
+    (row,) = read_table(root, "profiles").to_dicts()
     assert row["prefixes"] == list(range(4, 21, 2))
     assert row["effective_rank"] is None  # that of the other list is another number
     name = "participation_ratio"
@@ -111,10 +111,12 @@ def test_other_prefixes_make_another_profile(make_run: MakeRun) -> None:
 def test_fewer_groups_replace_all_of_them(make_run: MakeRun) -> None:
     root = make_run().root
     build_database(root)
-    assert held(root, "jackknife")["prompt_group"].max() == 5
+    assert read_table(root, "jackknife")["prompt_group"].max() == 5
     write_database(root, analyze(root, Selection(), groups=3))
-    assert held(root, "jackknife")["prompt_group"].max() == 2
-    assert held(root, "jackknife")["student_t"].unique().to_list() == [pytest.approx(4.302653)]
+    assert read_table(root, "jackknife")["prompt_group"].max() == 2
+    assert read_table(root, "jackknife")["student_t"].unique().to_list() == [
+        pytest.approx(4.302653)
+    ]
 
 
 @pytest.mark.slow
@@ -129,12 +131,12 @@ def test_rows_of_a_run_that_changed_or_vanished_go(
     make_run(model="a/one", shards=[2])  # a run that goes on
     build_database(made.root, Selection(sites=["final"], runs=["two-*"]))
     for name in (*MADE[:2], "layers", "hourglass"):
-        assert held(made.root, name)["run"].unique().to_list() == [other.run_id], name
+        assert read_table(made.root, name)["run"].unique().to_list() == [other.run_id], name
     assert "rows of table layers (their runs changed or left the store)" in caplog.text
     shutil.rmtree(made.root / "runs" / other.run_id)
     build_database(made.root)
-    assert held(made.root, "spectra")["run"].unique().to_list() == [made.run_id]
-    assert held(made.root, "layers").is_empty()
+    assert read_table(made.root, "spectra")["run"].unique().to_list() == [made.run_id]
+    assert read_table(made.root, "layers").is_empty()
 
 
 @pytest.mark.slow
@@ -143,13 +145,13 @@ def test_rows_of_other_arithmetic_go(make_run: MakeRun, monkeypatch: pytest.Monk
     build_database(root)
     monkeypatch.setattr(run_rows, "KERNEL_VERSION", 999)
     build_database(root, Selection(sites=["final"]))
-    assert held(root, "spectra")["site"].unique().to_list() == ["final"]
+    assert read_table(root, "spectra")["site"].unique().to_list() == ["final"]
 
 
 @pytest.mark.slow
 def test_texts_are_compared_as_they_stand_side_by_side(make_run: MakeRun) -> None:
     def flagged(name: str) -> set[str]:
-        rows = held(root, name).filter(pl.col("flags").list.contains("different_prompts"))
+        rows = read_table(root, name).filter(pl.col("flags").list.contains("different_prompts"))
         return {run.split("-")[0] for run in rows["run"]}
 
     root = make_run(model="a/one").root
@@ -202,5 +204,5 @@ def test_rows_of_a_database_from_before_series_stay(
     write_database(root, analyze(root, Selection(runs=["one-*"], sites=["final"])))
     assert_same(root, before)
     assert "not kept" not in caplog.text
-    runs = held(root, "runs").sort("model")
+    runs = read_table(root, "runs").sort("model")
     assert runs.select("series", "step").rows() == [(None, None), ("ours", 3)]

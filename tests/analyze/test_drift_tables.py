@@ -21,7 +21,7 @@ from lpp.analyze.drift.site_numbers import NUMBERS
 from lpp.analyze.drift.tables import UNITS, drift_tables, stores, write_drift
 from lpp.analyze.drift.worst import worst_tokens
 from lpp.analyze.numerics.jackknife import error_names
-from lpp.analyze.tables.database import frame_schema, held
+from lpp.analyze.tables.database import frame_schema, read_table
 from lpp.sql import connect, saved_query
 from lpp.store.format.tables import VOCABULARY_SCHEMA
 from lpp.store.shared.vocabularies import add_vocabulary
@@ -53,7 +53,7 @@ def told(done: Result) -> list[str]:
 
 
 def counts(root: Path) -> list[int]:
-    return [len(held(root, name)) for name in TABLES]
+    return [len(read_table(root, name)) for name in TABLES]
 
 
 def test_declared_columns_are_those_of_the_numbers() -> None:
@@ -71,7 +71,7 @@ def test_tables_hold_the_numbers_of_the_drift(two: tuple[Made, Made]) -> None:
     a, b = two
     found = diff(a.root, "base", "tuned", first_position=2)
     assert write_drift(found) == a.root / "profiles.duckdb"
-    predictions = {row["number"]: row for row in held(a.root, TABLES[0]).to_dicts()}
+    predictions = {row["number"]: row for row in read_table(a.root, TABLES[0]).to_dicts()}
     assert [*predictions] == [*UNITS] == [*found.predictions]
     for name, one in found.predictions.items():
         row = predictions[name]
@@ -81,14 +81,14 @@ def test_tables_hold_the_numbers_of_the_drift(two: tuple[Made, Made]) -> None:
         parts = ("mean", "median", "p99", "stderr", "ci_low", "ci_high", "n_tokens")
         assert [row[part] for part in parts] == [getattr(one, part) for part in parts]
         assert row["maximum"] == one.max
-    sites = held(a.root, TABLES[1]).sort("depth", pl.col("site") == "final").to_dicts()
+    sites = read_table(a.root, TABLES[1]).sort("depth", pl.col("site") == "final").to_dicts()
     assert [row["site"] for row in sites] == [one.site for one in found.sites]
     for row, site in zip(sites, found.sites, strict=True):
         assert (row["depth"], row["n_tokens"]) == (site.depth, site.n_tokens)
         for name in NUMBERS:
             assert tuple(row[c] for c in (name, *error_names(name))) == getattr(site, name)[:4]
         assert row["flags"] == ([] if row["site"] == "final" else ["no_error"])
-    tokens = held(a.root, TABLES[2]).sort("prompt_id", "position")
+    tokens = read_table(a.root, TABLES[2]).sort("prompt_id", "position")
     assert_frame_equal(tokens.drop(PAIR), found.tokens)
 
 
@@ -97,10 +97,10 @@ def test_without_logits_there_are_no_rows_of_them(make_run: MakeRun) -> None:
     a = make_run(LENGTHS, model="tiny/base")
     make_run(LENGTHS, model="tiny/tuned", seed=1, most_likely=8)
     write_drift(diff(a.root, "base", "tuned"))
-    assert held(a.root, TABLES[0])["number"].to_list() == [
+    assert read_table(a.root, TABLES[0])["number"].to_list() == [
         *("flips", "next_logprob", "log_perplexity", "entropy")
     ]
-    tokens = held(a.root, TABLES[2])
+    tokens = read_table(a.root, TABLES[2])
     assert tokens["kl"].null_count() == len(tokens) == sum(LENGTHS)
 
 
@@ -133,7 +133,9 @@ def test_settings_stand_beside_each_other_and_the_same_is_replaced(two: tuple[Ma
     kl = replace(found.predictions["kl"], mean=7.5)
     write_drift(replace(found, predictions={**found.predictions, "kl": kl}))
     assert counts(a.root) == [27, 3, 2 * every]
-    rows = held(a.root, TABLES[0]).filter(number="kl", run_a=found.pair.a.run.id, first_position=0)
+    rows = read_table(a.root, TABLES[0]).filter(
+        number="kl", run_a=found.pair.a.run.id, first_position=0
+    )
     assert rows["mean"].to_list() == [7.5]
 
 
@@ -146,24 +148,24 @@ def test_a_draw_adds_tokens(two: tuple[Made, Made]) -> None:
         write_drift(found)
     drawn = pl.concat([found.tokens for found in several]).unique().sort("prompt_id", "position")
     assert 30 < len(drawn) < 60
-    tokens = held(a.root, TABLES[2]).sort("prompt_id", "position")
+    tokens = read_table(a.root, TABLES[2]).sort("prompt_id", "position")
     assert_frame_equal(tokens.drop(PAIR), drawn)
-    drawn_of = dict(held(a.root, TABLES[0]).select("number", "n_drawn").iter_rows())
+    drawn_of = dict(read_table(a.root, TABLES[0]).select("number", "n_drawn").iter_rows())
     assert drawn_of == {**dict.fromkeys(UNITS, 30), "entropy": 0}
     write_drift(whole)
     write_drift(several[0])
-    assert len(held(a.root, TABLES[2])) == sum(LENGTHS)
-    assert len(held(a.root, TABLES[0])) == 9 + 8
+    assert len(read_table(a.root, TABLES[2])) == sum(LENGTHS)
+    assert len(read_table(a.root, TABLES[0])) == 9 + 8
 
 
 @pytest.mark.slow
 def test_errors_of_an_earlier_comparison_stay(two: tuple[Made, Made]) -> None:
     a, _ = two
     write_drift(diff(a.root, "base", "tuned", errors="all"))
-    before = held(a.root, TABLES[1]).sort("site")
+    before = read_table(a.root, TABLES[1]).sort("site")
     assert before["cka_stderr"].null_count() == 0
     write_drift(diff(a.root, "base", "tuned", errors="none"))
-    assert_frame_equal(held(a.root, TABLES[1]).sort("site"), before)
+    assert_frame_equal(read_table(a.root, TABLES[1]).sort("site"), before)
 
 
 @pytest.mark.slow
@@ -173,13 +175,13 @@ def test_rows_go_when_either_run_changed_or_left(make_run: MakeRun) -> None:
     c = make_run(LENGTHS, model="tiny/other", seed=2, shards=[0, 1])
     for pair in (("base", "tuned"), ("base", "other"), ("other", "base")):
         write_drift(diff(a.root, *pair, sites=["final"]))
-    assert {*held(a.root, TABLES[1]).select(PAIR).rows()} == {
+    assert {*read_table(a.root, TABLES[1]).select(PAIR).rows()} == {
         *((a.run_id, b.run_id), (a.run_id, c.run_id), (c.run_id, a.run_id))
     }
     make_run(LENGTHS, model="tiny/other", seed=2, shards=[2, 3])  # a run that goes on
     build_database(a.root)
     for name in TABLES:
-        assert {*held(a.root, name).select(PAIR).rows()} == {(a.run_id, b.run_id)}, name
+        assert {*read_table(a.root, name).select(PAIR).rows()} == {(a.run_id, b.run_id)}, name
     shutil.rmtree(a.root / "runs" / b.run_id)
     build_database(a.root)
     assert counts(a.root) == [0, 0, 0]

@@ -21,7 +21,7 @@ from lpp.analyze.evaluations.mistakes import QUESTION_TOKENS, confident_mistakes
 from lpp.analyze.evaluations.tables import MEANING, item_flags, item_tables, write_items
 from lpp.analyze.evaluations.verdict import Q, verdict
 from lpp.analyze.tables.build import build_database
-from lpp.analyze.tables.database import frame_schema, held
+from lpp.analyze.tables.database import frame_schema, read_table
 from lpp.sql import connect, saved_query
 from lpp.sql.schema.evaluations import ANALYSIS_KEY
 from lpp.store.format.tables import VOCABULARY_SCHEMA
@@ -41,7 +41,7 @@ def found(written: EvaluatedRun) -> ItemAnalysis:
 
 
 def counts(root: Path) -> list[int]:
-    return [len(held(root, name)) for name in TABLES]
+    return [len(read_table(root, name)) for name in TABLES]
 
 
 def test_tables_hold_the_numbers_of_the_analysis(
@@ -55,8 +55,8 @@ def test_tables_hold_the_numbers_of_the_analysis(
     }
     key |= {"filter": "none", "skip_first": 1, "seed": 3}
     for name in TABLES:
-        assert held(written.root, name).select(ANALYSIS_KEY).unique().to_dicts() == [key]
-    (row,) = held(written.root, "item_analyses").to_dicts()
+        assert read_table(written.root, name).select(ANALYSIS_KEY).unique().to_dicts() == [key]
+    (row,) = read_table(written.root, "item_analyses").to_dicts()
     n_right = sum(item["correct"] for item in written.rows)
     assert (row["n_right"], row["n_wrong"], row["accuracy"]) == (
         n_right,
@@ -70,16 +70,16 @@ def test_tables_hold_the_numbers_of_the_analysis(
     assert (row["ece_ci_low"], row["ece_ci_high"]) == found.calibration.interval
     assert (row["ece_calibrated"], row["ece_by_chance"]) == found.calibration.calibrated
     assert (row["risk_area"], row["risk_best"]) == (found.risk.area, found.risk.best)
-    features = held(written.root, "item_features").with_columns(
+    features = read_table(written.root, "item_features").with_columns(
         site=pl.col("site").replace("", None)
     )
     order = ["feature", "site"]
     assert features.select(SCHEMA.names()).sort(order).equals(found.features.sort(order))
-    bins = held(written.root, "item_reliability").sort("bin").to_dicts()
+    bins = read_table(written.root, "item_reliability").sort("bin").to_dicts()
     assert [(one["n"], one["confidence"], one["accuracy"]) for one in bins] == [
         (one.n, one.confidence, one.accuracy) for one in found.calibration.reliability
     ]
-    risk = held(written.root, "item_risk").sort("n_answered").to_dicts()
+    risk = read_table(written.root, "item_risk").sort("n_answered").to_dicts()
     assert [(one["n_answered"], one["risk"]) for one in risk] == list(found.risk.curve)
     assert risk[-1]["coverage"] == 1.0
     assert risk[-1]["risk"] == pytest.approx(1 - row["accuracy"])
@@ -104,7 +104,7 @@ def test_the_same_is_replaced_whole_and_other_settings_stay(
     fewer = replace(found, features=found.features.head(3))
     write_items(written.root, fewer)
     assert counts(written.root) == [2, before[1] + 3, 2 * before[2], 2 * before[3]]
-    kept = held(written.root, "item_features").filter(skip_first=1)
+    kept = read_table(written.root, "item_features").filter(skip_first=1)
     assert set(kept["feature"]) == set(found.features["feature"][:3])
 
 
@@ -114,11 +114,14 @@ def test_rows_go_with_their_run(make_run: MakeRun) -> None:
     second = evaluated_run(make_run, model="tiny/second", source="s2", seed=5)
     for one in (first, second):
         write_items(first.root, lpp.analyze.items(first.root, "tiny_task", run=one.made.run_id))
-    assert set(held(first.root, "item_features")["run"]) == {first.made.run_id, second.made.run_id}
+    assert set(read_table(first.root, "item_features")["run"]) == {
+        first.made.run_id,
+        second.made.run_id,
+    }
     shutil.rmtree(first.root / "runs" / second.made.run_id)
     build_database(first.root)
     for name in TABLES:
-        assert set(held(first.root, name)["run"]) == {first.made.run_id}, name
+        assert set(read_table(first.root, name)["run"]) == {first.made.run_id}, name
 
 
 def test_flags_say_what_may_mislead(found: ItemAnalysis) -> None:
@@ -226,8 +229,8 @@ def invoke(root: Path, *words: str) -> Result:
 def test_the_command_keeps_its_analysis(written: EvaluatedRun) -> None:
     done = invoke(written.root, "--task", "tiny_task", "--sites", "final")
     assert done.exit_code == 0, done.output
-    assert held(written.root, "item_analyses")["skip_first"].to_list() == [0]
-    assert set(held(written.root, "item_features")["site"]) == {"", "final"}
+    assert read_table(written.root, "item_analyses")["skip_first"].to_list() == [0]
+    assert set(read_table(written.root, "item_features")["site"]) == {"", "final"}
 
 
 def test_a_database_that_cannot_be_written_costs_a_line(written: EvaluatedRun) -> None:

@@ -12,7 +12,7 @@ from made_runs import MakeRun
 
 from lpp.analyze import Selection, analyze, build_database
 from lpp.analyze.tables.build import write_database
-from lpp.analyze.tables.database import held, refresh_database
+from lpp.analyze.tables.database import read_table, refresh_database
 from lpp.sql import connect
 from lpp.sql.cli.command import main
 
@@ -58,7 +58,7 @@ def test_runs_with_other_fields_and_none(make_run: MakeRun) -> None:
     )
     three = make_run(model="c/three")
     build_database(one.root)
-    prompts = held(one.root, "prompts").sort("run", "prompt_id")
+    prompts = read_table(one.root, "prompts").sort("run", "prompt_id")
     assert [name for name in prompts.columns if name in ("id", "text")] == ["id", "text"]
     assert prompts.columns[-2:] == ["field.entropy", "n"]
     assert prompts.schema["n"] == pl.String()  # an integer in one corpus, a fraction in another
@@ -82,7 +82,7 @@ def test_a_field_without_a_value_has_no_type_to_keep(make_run: MakeRun) -> None:
     make_run(model="b/two", carried={"field.n": pa.nulls(6, pa.string())})
     make_run(model="c/three", carried={"field.none": pa.nulls(6, pa.string())})
     build_database(made.root)
-    prompts = held(made.root, "prompts")
+    prompts = read_table(made.root, "prompts")
     assert prompts.schema["n"] == pl.Int64()
     assert sorted(prompts["n"].drop_nulls()) == list(range(6))
     assert (prompts.schema["none"], prompts["none"].null_count()) == (pl.String(), 18)
@@ -92,11 +92,11 @@ def test_a_field_without_a_value_has_no_type_to_keep(make_run: MakeRun) -> None:
 def test_every_command_keeps_them(make_run: MakeRun) -> None:
     made = make_run(carried={"field.label": ["x", "y"] * 3})
     write_database(made.root, analyze(made.root, Selection(sites=["final"])))
-    before = held(made.root, "prompts").sort("prompt_id")
+    before = read_table(made.root, "prompts").sort("prompt_id")
     assert before["label"].to_list() == ["x", "y"] * 3
     make_run(model="b/two", carried={"field.more": range(6)})
     assert refresh_database(made.root)
-    after = held(made.root, "prompts").sort("run", "prompt_id")
+    after = read_table(made.root, "prompts").sort("run", "prompt_id")
     assert after.filter(run=made.run_id)["label"].to_list() == ["x", "y"] * 3
     assert after["more"].null_count() == 6
 
@@ -105,4 +105,4 @@ def test_only_prompts_that_can_be_analysed(make_run: MakeRun) -> None:
     made = make_run(shards=[0, 2], carried={"field.label": list("abcdef")})
     with pytest.warns(UserWarning, match="counts as its first 2 of 6 prompts"):
         build_database(made.root)
-    assert held(made.root, "prompts")["label"].sort().to_list() == ["a", "b"]
+    assert read_table(made.root, "prompts")["label"].sort().to_list() == ["a", "b"]

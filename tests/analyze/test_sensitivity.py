@@ -17,7 +17,7 @@ from lpp.analyze import Selection, analyze, build_database, scan_spectra
 from lpp.analyze.cli.command import main
 from lpp.analyze.runs.keys import views
 from lpp.analyze.studies import sensitivity as library
-from lpp.analyze.studies.grid import METRICS, profile_rows, spanned
+from lpp.analyze.studies.grid import METRICS, grid_axes, profile_rows
 from lpp.analyze.studies.sensitivity import sensitivity
 from lpp.analyze.tables.profile import AGGREGATIONS, RANKS
 from lpp.store.errors import InputError
@@ -65,13 +65,13 @@ def test_every_number_is_that_of_a_separate_profile(make_run: MakeRun) -> None:
 def test_default_grid_is_the_papers_and_the_most_that_every_run_holds(make_run: MakeRun) -> None:
     made = make_run([60] * 12, context=60, model="long")
     make_run([60] * 11, context=55, model="short")
-    axes = spanned(views(made.root), Selection())
+    axes = grid_axes(views(made.root), Selection())
     assert axes.contexts == (50, 55)
     assert axes.sizes == (10, 11)
 
 
 def test_small_stores_have_a_grid_too(make_run: MakeRun) -> None:
-    axes = spanned(views(make_run().root), Selection())
+    axes = grid_axes(views(make_run().root), Selection())
     assert (axes.contexts, axes.sizes) == ((20,), (6,))
 
 
