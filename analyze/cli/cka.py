@@ -4,7 +4,7 @@ import shlex
 
 import click
 
-from lpp.analyze.cli.options import runs_option, sites_option, skip_first_option
+from lpp.analyze.cli.options import format_option, runs_option, sites_option, skip_first_option
 from lpp.store.commands.console import debug_option, write_exact
 from lpp.store.commands.progress import progress
 
@@ -40,14 +40,7 @@ from lpp.store.commands.progress import progress
     show_default=True,
     help="Use this much memory for matrices; with more, each site is read fewer times.",
 )
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(("table", "csv")),
-    default="table",
-    show_default=True,
-    help="Print in this format.",
-)
+@format_option("table", "csv")
 @debug_option
 def cka(
     *,

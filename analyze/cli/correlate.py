@@ -1,14 +1,11 @@
 """`lpp-analyze correlate`: profiles beside benchmarks, with everything that doubts them."""
 
 import shlex
-from typing import Final
 
 import click
 
-from lpp.analyze.cli.options import names, runs_option
+from lpp.analyze.cli.options import format_option, names, runs_option
 from lpp.store.commands.console import debug_option, write_exact
-
-_FORMATS: Final = ("table", "csv", "json")
 
 
 @click.command()
@@ -67,14 +64,7 @@ _FORMATS: Final = ("table", "csv", "json")
 @click.option(
     "--seed", default=0, show_default=True, help="Draw the bootstrap samples from this seed."
 )
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(_FORMATS),
-    default="table",
-    show_default=True,
-    help="Print in this format.",
-)
+@format_option("table", "csv", "json")
 @debug_option
 def correlate(
     *,

@@ -6,8 +6,9 @@ from typing import Any
 import click
 
 from lpp.analyze.cli.options import (
-    ERROR_SITES,
+    errors_option,
     executor_options,
+    format_option,
     positions,
     runs_option,
     settings_options,
@@ -15,8 +16,6 @@ from lpp.analyze.cli.options import (
 )
 from lpp.store.commands.console import debug_option, write_exact
 from lpp.store.commands.progress import progress
-
-FORMATS = ("table", "csv", "json")
 
 
 @click.command()
@@ -31,21 +30,8 @@ FORMATS = ("table", "csv", "json")
     help="Leave out the first K tokens of each prompt, for each K. Default: 0, and as many as "
     "the attention sinks of a run need.",
 )
-@click.option(
-    "--errors",
-    type=click.Choice(ERROR_SITES),
-    default="none",
-    show_default=True,
-    help="Compute errors at these sites, for 11 times the time.",
-)
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(FORMATS),
-    default="table",
-    show_default=True,
-    help="Print in this format.",
-)
+@errors_option("none")
+@format_option("table", "csv", "json")
 @executor_options
 @debug_option
 def layers(

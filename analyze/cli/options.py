@@ -78,6 +78,29 @@ def settings_options(command: Any) -> Any:
     )(command)
 
 
+def errors_option(default: str) -> Callable[[Any], Any]:
+    """`--errors`: the sites with errors."""
+    return click.option(
+        "--errors",
+        type=click.Choice(ERROR_SITES),
+        default=default,
+        show_default=True,
+        help="Compute errors at these sites, for up to 11 times the time at each.",
+    )
+
+
+def format_option(*formats: str) -> Callable[[Any], Any]:
+    """`--format`: one of `formats`, the first by default."""
+    return click.option(
+        "--format",
+        "form",
+        type=click.Choice(formats),
+        default=formats[0],
+        show_default=True,
+        help="Print in this format.",
+    )
+
+
 def executor_options(command: Any) -> Any:
     """`--jobs`, `--executor local|ray` and `--address`."""
     command = click.option(

@@ -8,7 +8,7 @@ from typing import Any, Final
 import click
 
 from lpp.analyze.cli.options import (
-    ERROR_SITES,
+    errors_option,
     executor_options,
     names,
     numbers,
@@ -75,13 +75,7 @@ FINAL: Final = "final"
     show_default=True,
     help="Compute these metrics; `lpp-analyze metrics` lists them.",
 )
-@click.option(
-    "--errors",
-    type=click.Choice(ERROR_SITES),
-    default="final",
-    show_default=True,
-    help="Compute errors at these sites.",
-)
+@errors_option("final")
 @click.option(
     "--groups",
     type=click.IntRange(min=2),

@@ -6,8 +6,9 @@ from typing import Any
 import click
 
 from lpp.analyze.cli.options import (
-    ERROR_SITES,
+    errors_option,
     executor_options,
+    format_option,
     numbers,
     runs_option,
     sites_option,
@@ -15,7 +16,6 @@ from lpp.analyze.cli.options import (
 from lpp.store.commands.console import debug_option, write_exact
 from lpp.store.commands.progress import progress
 
-FORMATS = ("table", "csv", "json")
 PARTS = ("grid", "agreement")
 
 
@@ -36,21 +36,8 @@ PARTS = ("grid", "agreement")
 )
 @sites_option("final")
 @runs_option
-@click.option(
-    "--errors",
-    type=click.Choice(ERROR_SITES),
-    default="final",
-    show_default=True,
-    help="Compute errors at these sites.",
-)
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(FORMATS),
-    default="table",
-    show_default=True,
-    help="Print in this format.",
-)
+@errors_option("final")
+@format_option("table", "csv", "json")
 @click.option(
     "--part", type=click.Choice(PARTS), help="Print this part only. Default: both; of csv, grid."
 )
