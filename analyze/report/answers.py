@@ -3,12 +3,13 @@
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import polars as pl
 
 from lpp.analyze.report.queries import Query
+from lpp.analyze.tables.database import as_tables
 from lpp.sql.schema import TABLES, VIEWS, Column
 from lpp.sql.schema.captured import PROMPTS
 from lpp.sql.schema.results import FIRST_POSITION
@@ -111,6 +112,16 @@ def ask(url: str | os.PathLike[str], queries: Iterable[Query]) -> dict[str, Answ
         return {query.name: answer(connection, query) for query in queries}
 
 
+def ask_tables(tables: Mapping[str, pl.DataFrame], queries: Iterable[Query]) -> dict[str, Answer]:
+    """The answer to each query over these tables alone, without a database."""
+    with empty_tables() as connection:
+        for name, rows in as_tables(tables).items():
+            connection.register("incoming", rows)
+            connection.execute(f"INSERT INTO {name} FROM incoming")
+            connection.unregister("incoming")
+        return {query.name: answer(connection, query) for query in queries}
+
+
 def ask_views(url: str | os.PathLike[str], query: Query) -> Answer:
     """The answer to a query over the views of `lpp.sql.connect`, which read token statistics."""
     from lpp.sql import connect
@@ -158,3 +169,14 @@ def empty_tables() -> "DuckDBPyConnection":
         for statement in create_table(table):
             connection.execute(statement)
     return connection
+
+
+def without_columns(one: Answer, names: Iterable[str], python: str) -> Answer:
+    """An answer without the columns `names`, which are constant on the page. Its code is `python`,
+    which gives its rows, instead of SQL.
+    """
+    key = tuple(name for name in one.query.key if name not in names)
+    return Answer(
+        replace(one.query, key=key, sql=python, language="Python"),
+        one.frame.drop(names, strict=False),
+    )

@@ -12,7 +12,7 @@ from lpp.analyze.drift.drift import Drift
 from lpp.analyze.drift.gate import Verdict
 from lpp.analyze.drift.tables import drift_tables, stores
 from lpp.analyze.drift.worst import order_of, worst_tokens
-from lpp.analyze.report.answers import Answer, Answers
+from lpp.analyze.report.answers import Answer, Answers, ask_tables, without_columns
 from lpp.analyze.report.content import Report, Section, explained
 from lpp.analyze.report.drift import drift_charts, drift_findings, positions_of
 from lpp.analyze.report.drift_queries import (
@@ -24,7 +24,6 @@ from lpp.analyze.report.drift_queries import (
     DRIFT_TOKENS,
 )
 from lpp.analyze.report.html import as_html
-from lpp.analyze.report.page import answers_of, without
 from lpp.analyze.report.provenance import origin_of
 from lpp.analyze.report.queries import Query
 from lpp.analyze.report.surprises import shown_words
@@ -136,7 +135,7 @@ def drift_page(found: Drift, verdicts: Sequence[Verdict] = ()) -> str:
 
 def _answers(found: Drift, verdicts: Sequence[Verdict]) -> Answers:
     """What the report asks its database, of the tables of this comparison alone."""
-    answers = answers_of(drift_tables(found), DRIFT_QUERIES)
+    answers = ask_tables(drift_tables(found), DRIFT_QUERIES)
     pair = found.pair.a.run.id, found.pair.b.run.id
     answers[DRIFT_POSITIONS.name] = positions_of({pair: lambda: found.tokens})
     answers[DRIFT_TOKENS.name] = Answer(
@@ -181,7 +180,7 @@ def _gate(verdicts: Sequence[Verdict]) -> pl.DataFrame:
 def _shown(one: Answer, found: Drift) -> Answer:
     """An answer without what is the same in every row, and the Python that gives its rows."""
     same = _OF_THE_PAGE if found.seed is not None else (*_OF_THE_PAGE, "n_drawn")
-    return without(one, same, f"{_call(found)}\n{_CODE[one.query.name]}")
+    return without_columns(one, same, f"{_call(found)}\n{_CODE[one.query.name]}")
 
 
 def _call(found: Drift) -> str:

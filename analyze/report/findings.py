@@ -1,7 +1,8 @@
-"""The first paragraphs: what differs beyond its interval and what does not.
+"""The first paragraphs: which values differ beyond the interval of their difference.
 
 Runs are compared only at one site, context and number of prompts, and on the same prompts. The
-interval of a difference is that of a paired jackknife: each group of prompts leaves both runs.
+interval of a difference is that of a paired jackknife: each group of prompts is left out of both
+runs at once.
 """
 
 import math
@@ -11,18 +12,18 @@ from typing import Final
 import polars as pl
 
 from lpp.analyze.report.answers import Answers
-from lpp.analyze.report.words import Part, Ref, Run, Sentence, label, listed, number
+from lpp.analyze.report.words import Part, Ref, Run, Sentence, from_to, label, listed, number
 from lpp.analyze.text.text import Row
 
 PAIRS_IN_FULL: Final = 3
-"""Up to so many pairs each are told; of more, how many differ."""
+"""With more pairs, only the number of those that differ is given."""
 
 SETTING: Final = ("site", "context", "n_prompts", "first_position")
 
 SETTINGS: Final = 3
-"""Up to so many settings are told, those of most runs first; the table has the others."""
+"""Most settings described, those with most runs first; the table has all."""
 
-TOLD: Final = ("entropy_floor", "participation_ratio", "effective_rank")
+AXES: Final = ("entropy_floor", "participation_ratio", "effective_rank")
 """The three axes of a profile; the table of differences has their normalised forms too."""
 
 UNITS: Final = {
@@ -67,7 +68,7 @@ def _alone(profiles: pl.DataFrame) -> Iterator[Sentence]:
             Run(row["run"]),
             f" at {row['site']}, context {row['context']}, {row['n_prompts']} prompts: ",
         ]
-        for place, metric in enumerate(TOLD):
+        for place, metric in enumerate(AXES):
             parts.append(", " if place else "")
             parts += [f"{label(metric)} ", Ref(_valued(row, metric), "profiles")]
             parts.append(f" {UNITS[metric]}")
@@ -86,8 +87,8 @@ def _interval(low: float | None, high: float | None) -> str:
 
 
 def _setting(where: str, rows: pl.DataFrame) -> Iterator[Sentence]:
-    """What is to be said of the pairs of one setting."""
-    told = rows.filter(pl.col("metric").is_in(TOLD))
+    """Sentences on the pairs of one setting."""
+    told = rows.filter(pl.col("metric").is_in(AXES))
     pairs = list(told.group_by("run_a", "run_b", maintain_order=True))
     if len(pairs) <= PAIRS_IN_FULL:
         yield (f"{where}, on the same prompts:",)
@@ -95,7 +96,7 @@ def _setting(where: str, rows: pl.DataFrame) -> Iterator[Sentence]:
             yield _pair({row["metric"]: row for row in of_pair.iter_rows(named=True)})
         return
     yield (f"{where}, on the same prompts, the runs make {len(pairs)} pairs.",)
-    for metric in TOLD:
+    for metric in AXES:
         yield _counted(metric, told.filter(pl.col("metric") == metric))
     yield (
         "Of pairs that do not differ, about 1 in 20 is beyond such an interval by chance: "
@@ -104,8 +105,8 @@ def _setting(where: str, rows: pl.DataFrame) -> Iterator[Sentence]:
 
 
 def _pair(by_metric: Mapping[str, Row]) -> Sentence:
-    """A clause for each verdict that a pair has."""
-    row = by_metric[TOLD[0]]
+    """The sentence on a pair, with a clause for each verdict."""
+    row = by_metric[AXES[0]]
     parts: list[Part] = [Run(row["run_a"], short=True), " and ", Run(row["run_b"], short=True)]
     before = " "
     for verdict, words in (
@@ -114,7 +115,7 @@ def _pair(by_metric: Mapping[str, Row]) -> Sentence:
         (UNKNOWN, "have no interval of the difference in "),
         (ABSENT, "lack a value of "),
     ):
-        metrics = [name for name in TOLD if by_metric[name]["verdict"] == verdict]
+        metrics = [name for name in AXES if by_metric[name]["verdict"] == verdict]
         if not metrics:
             continue
         parts.append(f"{before}{words}")
@@ -140,7 +141,7 @@ def _compared(metric: str, row: Row) -> Iterator[Part]:
 
 
 def _counted(metric: str, pairs: pl.DataFrame) -> Sentence:
-    """How many pairs differ, and which runs stand at the ends."""
+    """The sentence on a metric: how many pairs differ, and its smallest and largest value."""
     counts = dict(pairs["verdict"].value_counts().iter_rows())
     told = [f"{counts.get(BEYOND, 0)} differ beyond the interval of the difference"]
     told += [
@@ -162,12 +163,5 @@ def _counted(metric: str, pairs: pl.DataFrame) -> Sentence:
     values = pl.concat(sides).filter(pl.col("value").is_finite()).unique().sort("value", "run")
     if values.is_empty():
         return (*out, ".")
-    low, high = values.row(0, named=True), values.row(-1, named=True)
-    return (
-        *out,
-        f"; it runs from {number(low['value'])} (",
-        Run(low["run"], short=True),
-        f") to {number(high['value'])} (",
-        Run(high["run"], short=True),
-        f") {UNITS[metric]}.",
-    )
+    low, high = ((number(value), run) for run, value in (values.row(0), values.row(-1)))
+    return (*out, "; it ranges", *from_to(low, high, f" {UNITS[metric]}"), ".")

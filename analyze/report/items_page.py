@@ -12,7 +12,7 @@ from lpp.analyze.evaluations.analysis import ItemAnalysis
 from lpp.analyze.evaluations.evaluated import EvaluatedItems
 from lpp.analyze.evaluations.mistakes import confident_mistakes
 from lpp.analyze.evaluations.tables import MEANING, item_flags, item_tables
-from lpp.analyze.report.answers import Answer, Answers
+from lpp.analyze.report.answers import Answer, Answers, ask_tables, without_columns
 from lpp.analyze.report.content import Report, Section
 from lpp.analyze.report.html import as_html
 from lpp.analyze.report.item_queries import (
@@ -28,7 +28,6 @@ from lpp.analyze.report.item_queries import (
 )
 from lpp.analyze.report.items import item_charts, item_findings
 from lpp.analyze.report.markdown import said
-from lpp.analyze.report.page import answers_of, without
 from lpp.analyze.report.provenance import origin_of
 from lpp.analyze.report.queries import Query
 from lpp.analyze.report.surprises import shown_words
@@ -85,7 +84,7 @@ def items_page(store: str, some: EvaluatedItems, found: ItemAnalysis) -> str:
     store: its path as it was given. found: the analysis of `some`. Raises MachineError(NO_PACKAGE)
     without the extra `report`, FormatError for altered bytes.
     """
-    answers = answers_of(item_tables(found), ITEM_QUERIES)
+    answers = ask_tables(item_tables(found), ITEM_QUERIES)
     answers[ITEM_MISTAKES.name] = Answer(ITEM_MISTAKES, _mistakes(some))
     run = some.view.run
     styles = RunStyles(run_names({run.id: run.plan}))
@@ -121,7 +120,7 @@ def items_page(store: str, some: EvaluatedItems, found: ItemAnalysis) -> str:
 
 def items_markdown(some: EvaluatedItems, found: ItemAnalysis) -> str:
     """The same for a pull request: sentences, tables, mistakes. FormatError for altered bytes."""
-    answers = answers_of(item_tables(found), ITEM_QUERIES)
+    answers = ask_tables(item_tables(found), ITEM_QUERIES)
     sentences = [said(sentence, RunStyles({})) for sentence in _findings(answers, found)]
     return as_markdown(found, sentences, confident_mistakes(some))
 
@@ -144,7 +143,7 @@ def _shown(
         if answer.query in queries and answer.frame.height:
             named = ("task",) if name == ITEM_ANALYSES.name else ()
             same = [column for column in (*OF_ANALYSIS, "flags") if column not in named]
-            yield without(answer, same, f"{_call(store, some, found)}\n{_CODE[name]}")
+            yield without_columns(answer, same, f"{_call(store, some, found)}\n{_CODE[name]}")
 
 
 def _mistakes(some: EvaluatedItems) -> pl.DataFrame:

@@ -1,8 +1,7 @@
-"""The first screen: a sentence of what the numbers mean, the numbers, and what to keep in mind.
+"""The first screen: a sentence on what the numbers mean, the numbers, and warnings.
 
-It speaks of one setting, that of the most runs which read the same prompts. Two values are said to
-differ where the 95 % interval of their paired difference leaves out 0, and to be the same within
-error where it holds 0.
+It is about one setting: the one with the most runs on the same prompts. Two values differ if the
+95 % interval of their paired difference excludes 0; otherwise they are the same within error.
 """
 
 import math
@@ -13,21 +12,21 @@ from typing import Final
 import polars as pl
 
 from lpp.analyze.report.answers import Answers
-from lpp.analyze.report.findings import ABSENT, BEYOND, TOLD, UNITS, UNKNOWN, WITHIN
+from lpp.analyze.report.findings import ABSENT, AXES, BEYOND, UNITS, UNKNOWN, WITHIN
 from lpp.analyze.report.queries import DIFFERENCES, ENTROPY, LAYERS, PROFILES, SETTING, whole
-from lpp.analyze.report.words import MISSING, Flag, Part, Ref, Run, Sentence, label, number
+from lpp.analyze.report.words import MISSING, Flag, Part, Ref, Run, Sentence, from_to, label, number
 from lpp.analyze.text.text import Row
 
 FEW: Final = 4
-"""Up to so many runs each have their row and their clause; of more, the ends are told."""
+"""With more runs, only the smallest and the largest values are shown, not each run."""
 
-_COMPARED: Final = TOLD[:2]
-"""Metrics that the sentence speaks of."""
+_COMPARED: Final = AXES[:2]
+"""Metrics in the sentence."""
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A cell of the numbers: a run, or a value with its interval and whose it is."""
+    """A cell of the numbers: a run, or a value with its interval and its run."""
 
     text: str = ""
     interval: str = ""
@@ -36,17 +35,17 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What the first screen says."""
+    """The content of the first screen."""
 
     sentence: Sentence
     setting: str
-    """Where the numbers were taken; empty where there are none."""
+    """The setting of the numbers; empty if there are none."""
     head: tuple[tuple[str, str], ...] = ()
     """Headings of the numbers, each with its unit."""
     rows: tuple[tuple[Figure, ...], ...] = ()
-    """Of a few runs a row each; of many a row for each metric, with its ends."""
+    """A row per run if there are few; else a row per metric, with smallest and largest value."""
     warnings: tuple[Sentence, ...] = ()
-    """The flags that hold for these numbers and for the ranks by depth, one a line."""
+    """The flags of these numbers and of the ranks by depth, one per line."""
 
 
 def summary(answers: Answers, order: Sequence[str], meanings: Mapping[str, str]) -> Summary:
@@ -71,7 +70,7 @@ def summary(answers: Answers, order: Sequence[str], meanings: Mapping[str, str])
 
 
 def _at_one_setting(profiles: pl.DataFrame) -> pl.DataFrame:
-    """Profiles at the setting of the most runs; of several, the longest context."""
+    """Profiles at the setting with the most runs; of several, the longest context."""
     keys = [*SETTING, "prompt_set"]
     sizes = profiles.group_by(keys).agg(runs=pl.len())
     down = [True, False, True, True, False, False]
@@ -188,7 +187,7 @@ class _Told:
         yield from _range("participation_ratio", ratios, f"{self._bound(*self.rows)} dimensions")
         if not shared:
             return
-        pairs = {metric: self._pairs(metric) for metric in TOLD}
+        pairs = {metric: self._pairs(metric) for metric in AXES}
         yield f"; of {math.comb(len(self.rows), 2)} pairs, "
         for place, (metric, frame) in enumerate(pairs.items()):
             count = frame.filter(pl.col("verdict") == BEYOND).height if frame.width else 0
@@ -197,7 +196,7 @@ class _Told:
             yield f"{'' if place else ' differ beyond their interval'} in {label(metric)}"
 
     def _bound(self, *rows: Row) -> str:
-        """` of 576`: how many dimensions there could be; empty where runs differ in it."""
+        """` of 576`: the largest possible rank; empty if it differs between runs."""
         frame = self.answers[LAYERS.name].frame
         bounds = set()
         for row in rows if frame.width else ():
@@ -206,7 +205,7 @@ class _Told:
         return f" of {bounds.pop():,}" if len(bounds) == 1 else ""
 
     def _tokens(self, row: Row) -> str | None:
-        """As many equally likely tokens have the entropy of the floor."""
+        """Number of equally likely tokens with the same entropy as the floor."""
         frame = self.answers[whole(ENTROPY.table).name].frame
         if not frame.width or row["entropy_floor_prefix"] is None:
             return None
@@ -220,7 +219,7 @@ _WORDS: Final = {
     "entropy_floor": ("is less certain", "is more certain", "is as certain within error"),
     "participation_ratio": ("uses more", "uses fewer", "uses as many within error"),
 }
-"""Of a run beside the first: a larger value, a smaller one, no difference beyond the interval."""
+"""A run compared with the first: its value is larger, smaller, or not different beyond error."""
 
 
 def _sorted(rows: Sequence[Row], metric: str) -> list[Row]:
@@ -228,30 +227,27 @@ def _sorted(rows: Sequence[Row], metric: str) -> list[Row]:
     return sorted((row for row in rows if _known(row[metric])), key=lambda row: row[metric])
 
 
-def _range(metric: str, rows: Sequence[Row], unit: str) -> Iterator[Part]:
+def _range(metric: str, rows: Sequence[Row], unit: str) -> tuple[Part, ...]:
     if not rows:
-        yield f" {MISSING}"
-        return
-    for before, row, after in ((" from ", rows[0], ""), (" to ", rows[-1], unit)):
-        yield before
-        yield Ref(rough(row[metric]), PROFILES.name)
-        yield f"{after} ("
-        yield Run(row["run"], short=True)
-        yield ")"
+        return (f" {MISSING}",)
+    low, high = (
+        (Ref(rough(row[metric]), PROFILES.name), row["run"]) for row in (rows[0], rows[-1])
+    )
+    return from_to(low, high, unit)
 
 
 def _few_head() -> tuple[tuple[str, str], ...]:
-    return (("run", ""), *((label(metric), UNITS[metric]) for metric in TOLD))
+    return (("run", ""), *((label(metric), UNITS[metric]) for metric in AXES))
 
 
 def _few_rows(rows: Sequence[Row]) -> Iterator[tuple[Figure, ...]]:
     for row in rows:
-        yield (Figure(run=row["run"]), *(_figure(row, metric) for metric in TOLD))
+        yield (Figure(run=row["run"]), *(_figure(row, metric) for metric in AXES))
 
 
 def _ends(rows: Sequence[Row]) -> Iterator[tuple[Figure, ...]]:
-    """For each metric its smallest and its largest value, and whose they are."""
-    for metric in TOLD:
+    """A row for each metric: its smallest and its largest value, with their runs."""
+    for metric in AXES:
         some = _sorted(rows, metric)
         ends = [_figure(row, metric, run=row["run"]) for row in (some[:1] + some[-1:])]
         yield (Figure(f"{label(metric)} ({UNITS[metric]})"), *(ends or [Figure(MISSING)] * 2))
@@ -267,7 +263,7 @@ def _figure(row: Row, metric: str, run: str | None = None) -> Figure:
 def _warnings(
     answers: Answers, rows: Sequence[Row], meanings: Mapping[str, str]
 ) -> Iterator[Sentence]:
-    """A line for each flag: whose numbers carry it, and what it means."""
+    """A line for each flag: the runs that have it, and its meaning."""
     layers = _flagged_layers(answers[LAYERS.name].frame, rows)
     own = {row["run"]: {*(row["flags"] or ())} for row in rows}
     for flag in sorted({*layers, *(name for names in own.values() for name in names)}):
@@ -285,7 +281,7 @@ def _warnings(
 
 
 def _flagged_layers(layers: pl.DataFrame, rows: Sequence[Row]) -> Mapping[str, Mapping[str, int]]:
-    """For each flag, how many sites of each run carry it, in the picture of ranks by depth."""
+    """For each flag, the number of sites of each run that have it, in ranks by depth."""
     if not layers.width:
         return {}
     shown = layers.filter(pl.col("run").is_in([row["run"] for row in rows]))

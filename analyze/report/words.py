@@ -103,6 +103,18 @@ def label(column: str) -> str:
     return " ".join(_ABBREVIATED.get(word, word) for word in name.split("_"))
 
 
+def from_to(low: tuple[Part, str], high: tuple[Part, str], unit: str = "") -> tuple[Part, ...]:
+    """A range: ` from 0.2 (RUN) to 0.9 of ln V (RUN)`. low, high: a value, and the id of its run.
+
+    >>> plain(from_to(("0.2", "a"), ("0.9", "b"), " of ln V"))
+    ' from 0.2 (a) to 0.9 of ln V (b)'
+    """
+    return (
+        *(" from ", low[0], " (", Run(low[1], short=True)),
+        *(") to ", high[0], f"{unit} (", Run(high[1], short=True), ")"),
+    )
+
+
 def listed(words: list[str], last: str = "and") -> str:
     """Words in a row.
 
