@@ -11,11 +11,10 @@ from lpp.analyze.runs.keys import RunView, Url
 from lpp.analyze.runs.select import nearest
 from lpp.store import open_store
 from lpp.store.errors import ErrorKind, FormatError, InputError, NotFoundError
-from lpp.store.format.find_runs import runs_called
+from lpp.store.format.find_runs import Plans, find_run, run_lines
 from lpp.store.format.prompt_columns import FIELD_PREFIX
 from lpp.store.items import read_items
 from lpp.store.objects.place import absolute
-from lpp.store.read import Run
 
 N_CONTEXT: Final = f"{FIELD_PREFIX}n_context"
 N_BEFORE: Final = f"{FIELD_PREFIX}n_before_question"
@@ -74,7 +73,7 @@ def evaluated_items(
 ) -> EvaluatedItems:
     """The items of `task` in the store.
 
-    run: its id, as much of it as tells it from others, or a pattern. source, filter: by name, where
+    run: id or short name, the beginning of either, or a pattern. source, filter: by name, where
     there are several. An item is right where `correct` says so. Items without it, such as those
     with a score between 0 and 1 alone, are left out: no cut of such a score is the right one.
 
@@ -101,20 +100,21 @@ def evaluated_items(
             "again with a larger --context.",
             kind=ErrorKind.INCOMPLETE,
         )
-    opened = open_store(absolute(store)).runs
-    name = _one("--run", _id_of(run, runs, opened), runs, task)
+    opened = open_store(absolute(store))
+    plans = opened.plans
+    name = _run_id(run, {run: plans.get(run) for run in runs}, task)
     found = found.filter((pl.col("run") == name) | pl.col("run").is_null())
     sources = sorted(found.filter(run=name)["source"].unique())
     found = found.filter(source=_one("--source", source, sources, task))
     found = found.filter(model=found.filter(run=name)["model"][0])
     found = found.filter(filter=_one("--filter", filter, sorted(found["filter"].unique()), task))
-    if name not in opened:
+    if name not in opened.runs:
         raise InputError(
             f"{store}: run {name} of --task {task} is not there any more. Evaluate again: "
             f"lpp-capture eval --tasks {task} --store {store}",
             kind=ErrorKind.NOT_FOUND,
         )
-    view = RunView(opened[name])
+    view = RunView(opened.runs[name])
     table, left_out = _table(found.sort("item"), view)
     return EvaluatedItems(
         task=task,
@@ -127,13 +127,17 @@ def evaluated_items(
     )
 
 
-def _id_of(asked: str | None, runs: Sequence[str], opened: Mapping[str, Run]) -> str | None:
-    """The id of the one run that has the short name `asked`; `asked` itself where an id fits."""
-    if asked is None or any(run.startswith(asked) or fnmatchcase(run, asked) for run in runs):
-        return asked
-    plans = {run: opened[run].plan for run in runs if run in opened}
-    found = runs_called(asked, plans, or_begins=True)
-    return found[0] if len(found) == 1 else asked
+def _run_id(asked: str | None, plans: Plans, task: str) -> str:
+    """The id of the run that `asked` means; without it, of the only run."""
+    if asked is not None:
+        return find_run(asked, plans, f"--task {task}")
+    if len(plans) > 1:
+        raise InputError(
+            f"--task {task} has items of {len(plans)} runs:{run_lines([*plans], plans)}\n"
+            "Choose one with --run.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    return next(iter(plans))
 
 
 def _one(option: str, asked: str | None, names: Sequence[str], task: str) -> str:

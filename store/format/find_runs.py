@@ -24,11 +24,11 @@ def find_run(name: str, plans: Plans, where: object) -> str:
     """
     found = [run for run in plans if run == name]
     found = found or [run for run in plans if run.startswith(name) or fnmatchcase(run, name)]
-    found = found or runs_called(name, plans, or_begins=True)
+    found = found or _runs_called(name, plans, or_begins=True)
     if len(found) == 1 and name:
         return found[0]
     if found and name:
-        why = f"{len(found)} runs:{_run_lines(found, plans)}"
+        why = f"{len(found)} runs:{run_lines(found, plans)}"
     else:
         why = f"no run; {_runs_near(name, plans)}"
     raise InputError(
@@ -60,10 +60,10 @@ def matching_runs(patterns: Sequence[str], plans: Plans, *, option: str = "--run
 def runs_fitting(pattern: str, plans: Plans) -> list[str]:
     """Ids that match the pattern, else ids of runs whose short name matches it; `all` is `*`."""
     wanted = "*" if pattern == "all" else pattern
-    return [run for run in plans if fnmatchcase(run, wanted)] or runs_called(wanted, plans)
+    return [run for run in plans if fnmatchcase(run, wanted)] or _runs_called(wanted, plans)
 
 
-def runs_called(name: str, plans: Plans, *, or_begins: bool = False) -> list[str]:
+def _runs_called(name: str, plans: Plans, *, or_begins: bool = False) -> list[str]:
     """Ids of the runs with this short name, else of those whose short name matches the pattern.
 
     A run has two short names: its own (`plan_name`) and the one among the other runs
@@ -103,12 +103,12 @@ def _whole_names(patterns: Sequence[str], plans: Plans) -> list[str]:
     return found
 
 
-def _run_lines(runs: Sequence[str], plans: Plans) -> str:
+def run_lines(runs: Sequence[str], plans: Plans) -> str:
     """A line with name and id for each of the first `FEW_RUNS` of `runs`."""
     among = _names_among(plans)
-    return "".join(f"\n  {among.get(run, 'unreadable')}: {run}" for run in runs[:FEW_RUNS]) + (
-        f"\n  and {len(runs) - FEW_RUNS} more" if len(runs) > FEW_RUNS else ""
-    )
+    return "".join(
+        f"\n  {among.get(run, 'no readable plan')}: {run}" for run in runs[:FEW_RUNS]
+    ) + (f"\n  and {len(runs) - FEW_RUNS} more" if len(runs) > FEW_RUNS else "")
 
 
 def _runs_near(text: str, plans: Plans) -> str:
@@ -116,7 +116,7 @@ def _runs_near(text: str, plans: Plans) -> str:
     if not plans:
         return "the store holds no runs yet."
     if len(plans) <= FEW_RUNS:
-        return f"there {'is' if len(plans) == 1 else 'are'}:{_run_lines([*plans], plans)}"
+        return f"there {'is' if len(plans) == 1 else 'are'}:{run_lines([*plans], plans)}"
     ids = {run: run for run in plans} | {
         name.casefold(): run for run, name in _names_among(plans).items()
     }
@@ -124,4 +124,4 @@ def _runs_near(text: str, plans: Plans) -> str:
     near += [run for name, run in ids.items() if text.casefold() in name]
     if not near or not text:
         return f"there are {len(plans)} (`lpp-sql STORE --run provenance` lists them)."
-    return f"did you mean:{_run_lines([*dict.fromkeys(near)][:3], plans)}"
+    return f"did you mean:{run_lines([*dict.fromkeys(near)][:3], plans)}"

@@ -126,7 +126,7 @@ def test_a_run_is_named_by_its_short_name(place: Path) -> None:
     assert repair(run.id, "--dry-run").exit_code == 1
     done = repair("seed 4")
     assert done.exit_code == 2
-    assert f"unreadable: {run.id}" in done.stderr
+    assert f"no readable plan: {run.id}" in done.stderr
     assert f"llama, untrained, seed 3: {twin.id}" in done.stderr
 
 

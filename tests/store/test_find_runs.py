@@ -45,7 +45,7 @@ def test_a_pattern_that_matches_no_run(plans: Plans) -> None:
     with pytest.raises(InputError, match="no run 'twice'") as caught:
         matching_runs(["twice"], plans)
     assert caught.value.kind is ErrorKind.NOT_FOUND
-    assert f"unreadable: {DAMAGED}" in str(caught.value)
+    assert f"no readable plan: {DAMAGED}" in str(caught.value)
     with pytest.raises(InputError, match="no runs yet"):
         matching_runs(["one"], {})
 
