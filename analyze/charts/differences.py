@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import polars as pl
 
+from lpp.analyze.charts.hover import interval, told, with_tips
 from lpp.analyze.charts.library import alt
 from lpp.analyze.charts.panels import Words, filling, said, stacked
 from lpp.analyze.charts.profile import AXES
@@ -27,7 +28,6 @@ from lpp.analyze.charts.rows import (
 )
 from lpp.analyze.charts.run_styles import RunStyles, styles_of
 from lpp.analyze.charts.theme import FILLS, GREY, ON_FILL
-from lpp.analyze.charts.tips import interval, told, with_tips
 
 TITLE: Final = "Differences of every two runs"
 BEYOND: Final = "beyond its interval"

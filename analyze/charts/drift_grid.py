@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import polars as pl
 
+from lpp.analyze.charts.hover import told, with_tips
 from lpp.analyze.charts.library import alt
 from lpp.analyze.charts.panels import Words, filling
 from lpp.analyze.charts.rows import (
@@ -23,7 +24,6 @@ from lpp.analyze.charts.rows import (
 )
 from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.charts.theme import FILLS, GREY, INK, ON_FILL, heading
-from lpp.analyze.charts.tips import told, with_tips
 from lpp.store.errors import ErrorKind, InputError
 
 ROW_HEIGHT: Final = 44

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import polars as pl
 
+from lpp.analyze.charts.hover import field_of, told, with_tips
 from lpp.analyze.charts.library import alt
 from lpp.analyze.charts.panels import Words, filling
 from lpp.analyze.charts.rows import (
@@ -25,7 +26,6 @@ from lpp.analyze.charts.rows import (
 )
 from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.charts.theme import FILLS, GREY, INK, ON_FILL, heading, shortened
-from lpp.analyze.charts.tips import field_of, told, with_tips
 
 LINE: Final = 13
 """Pixels of a line of text in a cell."""

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import polars as pl
 
+from lpp.analyze.charts.hover import interval, told, with_tips
 from lpp.analyze.charts.library import alt
 from lpp.analyze.charts.lines import Lines, final_apart, line_panels, ranges, whole_chart
 from lpp.analyze.charts.panels import Words, filling, stacked
@@ -27,7 +28,6 @@ from lpp.analyze.charts.rows import (
 )
 from lpp.analyze.charts.run_styles import PALETTE, RunStyles
 from lpp.analyze.charts.theme import GREY, INK, PLOT_HEIGHT, heading, shortened
-from lpp.analyze.charts.tips import interval, told, with_tips
 from lpp.store.errors import ErrorKind, InputError
 
 COMMAND: Final = "lpp-analyze items STORE --task TASK"

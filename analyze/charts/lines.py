@@ -11,13 +11,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
 from lpp.analyze.charts.axes import Axis, column_axis, linear_axis, log_axis, steps_axis
-from lpp.analyze.charts.hover import HOVER, opacity
+from lpp.analyze.charts.hover import HOVER, field_of, interval, opacity, told, with_tips
 from lpp.analyze.charts.library import alt
 from lpp.analyze.charts.panels import Words, filling, said, stacked
 from lpp.analyze.charts.rows import Row, data, listing, number, plain
 from lpp.analyze.charts.run_styles import DASHES, PALETTE
 from lpp.analyze.charts.theme import GREY, INK, PLOT_HEIGHT, Curve, Series
-from lpp.analyze.charts.tips import field_of, interval, told, with_tips
 
 LINES: Final = 10
 """Lines of one panel, at most."""

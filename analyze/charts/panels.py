@@ -9,11 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from lpp.analyze.charts.hover import HOVER, opacity
+from lpp.analyze.charts.hover import HOVER, opacity, with_tips
 from lpp.analyze.charts.library import alt
 from lpp.analyze.charts.rows import Row, data
 from lpp.analyze.charts.theme import GREY, INK, Series, finished, heading
-from lpp.analyze.charts.tips import with_tips
 
 ROW_HEIGHT: Final = 24
 PANEL_WIDTH: Final = 190

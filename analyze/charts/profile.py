@@ -4,6 +4,7 @@ from typing import Any, Final
 
 import polars as pl
 
+from lpp.analyze.charts.hover import interval, told
 from lpp.analyze.charts.panels import Words, dots, filling, stacked
 from lpp.analyze.charts.rows import (
     Row,
@@ -22,7 +23,6 @@ from lpp.analyze.charts.rows import (
 )
 from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.charts.theme import Series, shortened
-from lpp.analyze.charts.tips import interval, told
 
 AXES: Final = {
     "entropy_floor": ("Entropy floor", "share of ln V"),

@@ -70,14 +70,10 @@ def _alone(profiles: pl.DataFrame) -> Iterator[Sentence]:
         ]
         for place, metric in enumerate(AXES):
             parts.append(", " if place else "")
-            parts += [f"{label(metric)} ", Ref(_valued(row, metric), "profiles")]
+            interval = _interval(row[f"{metric}_ci_low"], row[f"{metric}_ci_high"])
+            parts += [f"{label(metric)} ", Ref(number(row[metric]) + interval, "profiles")]
             parts.append(f" {UNITS[metric]}")
         yield (*parts, ".")
-
-
-def _valued(row: Row, metric: str) -> str:
-    """A number and its interval."""
-    return number(row[metric]) + _interval(row[f"{metric}_ci_low"], row[f"{metric}_ci_high"])
 
 
 def _interval(low: float | None, high: float | None) -> str:

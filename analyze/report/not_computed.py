@@ -1,7 +1,7 @@
 """What a store lacks: one list, and one command that computes it."""
 
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -93,9 +93,6 @@ def _needs(command: str) -> bool:
 
 
 def _joined(commands: Sequence[str], url: str) -> str:
-    return " && \\\n  ".join(_with_report(commands, url)) if commands else ""
-
-
-def _with_report(commands: Sequence[str], url: str) -> Iterator[str]:
-    for command in (*commands, "lpp-analyze report STORE"):
-        yield escape(command.replace("STORE", shlex.quote(url)))
+    """`commands` and then the report, as one command line; empty without commands."""
+    every = (*commands, "lpp-analyze report STORE") if commands else ()
+    return " && \\\n  ".join(escape(c.replace("STORE", shlex.quote(url))) for c in every)
