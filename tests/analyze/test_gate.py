@@ -8,6 +8,7 @@ from lpp.analyze.drift.gate import (
     PREDICTIONS,
     check_conditions,
     names,
+    needs_errors,
     parse_condition,
     verdict,
 )
@@ -258,3 +259,16 @@ def test_what_will_be_there_is_not_refused() -> None:
     check_conditions([parse_condition("kl > 1")], sites=[], no_logits=None)
     with pytest.raises(InputError, match="no site is compared"):
         check_conditions([parse_condition("cka < 1")], sites=[], no_logits=None)
+
+
+@pytest.mark.parametrize(
+    ("gate", "needed"),
+    [
+        ("cka.final < 0.9", False),  # the last site always has errors
+        ("cka.block.2 < 0.9", True),
+        ("cka < 0.9", True),
+        ("kl > 0.1", False),
+    ],
+)
+def test_errors_of_inner_sites_are_needed_by_conditions_on_them(gate: str, needed: bool) -> None:
+    assert needs_errors([parse_condition(gate)], ["embed", "block.2", "final"]) == needed

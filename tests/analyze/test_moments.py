@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lpp.analyze.numerics.moments as module
-from lpp.analyze.numerics.moments import Moments, Rows, Workspace
+from lpp.analyze.numerics.moments import Moments, Rows, Workspace, standardised
 
 
 def rows_of(seed: int, n: int, dim: int) -> Rows:
@@ -74,3 +74,11 @@ def test_a_mean_of_a_million_keeps_the_small_digits() -> None:
     )
     moments = Moments.from_rows(rows)
     assert moments.scatter.tolist() == [[17.5, 17.5], [17.5, 17.5]]
+
+
+def test_z_scores_raise_the_bound_on_rounding_by_their_largest_scale_squared() -> None:
+    wide = Moments(5, np.ones(2), np.diag([16.0, 1.0]), noise=1e-12)  # variances 4 and 1/4
+    found = standardised(wide)
+    assert found.matrix.tolist() == [[4, 0], [0, 4]]
+    assert isinstance(found, Moments)
+    assert found.noise == pytest.approx(4e-12)

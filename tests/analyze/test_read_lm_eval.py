@@ -137,6 +137,19 @@ def test_another_file_is_told_what_it_lacks(data: bytes, message: str) -> None:
         read_lm_eval(data, "r.json")
 
 
+def test_a_group_with_a_task_of_unknown_size_has_no_size() -> None:
+    data = changed("n-samples", "leaderboard_bbh_navigate", value=None)
+    sizes = {score.benchmark: score.n for score in read_lm_eval(data, "r.json").scores}
+    assert (sizes["leaderboard_bbh"], sizes["leaderboard_bbh_snarks"]) == (None, 20)
+
+
+@pytest.mark.parametrize(("limit", "items"), [(None, "all"), (20, "limited to 20")])
+def test_a_limit_is_a_part_of_how_a_task_was_run(limit: int | None, items: str) -> None:
+    document = {**RESULTS, "config": {"limit": limit}, "chat_template": None}
+    scores = read_lm_eval(json.dumps(document).encode(), "r.json").scores
+    assert all(s.setup["items"] == items and s.setup["chat template"] == "none" for s in scores)
+
+
 def test_a_group_is_run_as_its_tasks_are() -> None:
     shots = {"leaderboard_bbh_snarks": 3, "leaderboard_bbh_navigate": 5, "gsm8k": 8}
     read = read_lm_eval(changed("n-shot", value=shots), "r.json")

@@ -54,6 +54,8 @@ def test_by_hand() -> None:
     # position 1: 10 against that of 100, 1, 1, 100, 1, 1, 1: not more than ten times it
     assert sink_positions(lengths).tolist() == [0]
     assert sink_positions(lengths, 9.9).tolist() == [0, 1]
+    even = np.array([[10, 0.5], [10, 1.5]], np.float32)  # ten times the median of 0.5 and 1.5
+    assert sink_positions(even).tolist() == []
     assert sink_positions(lengths[:, :1]).tolist() == []  # there is no other position
     assert sink_positions(np.empty((2, 0), np.float32)).tolist() == []
 

@@ -78,6 +78,7 @@ def test_readers_leave_its_rows_out(aside: Run, capture: Capture, formats: tuple
         ([SetAside(prompt_id=0, reason="x", site=None, position=None, detail="")], 1, "be null"),
         ([SetAside(prompt_id=2, reason="x", site=None, position=None, detail="")], 1, "ascend"),
         ([BAD, BAD], 2, "should ascend within prompts 0 to 1"),
+        ([], 0, "the record has 0 prompts"),
     ],
 )
 def test_a_quarantine_that_is_not_the_shards_is_a_problem(
