@@ -137,6 +137,10 @@ def test_a_perfect_order_of_five_is_no_proof() -> None:
     assert found.coefficient == pytest.approx(1)
     assert found.p_value == pytest.approx(2 / 120)  # and its mirror image, of 5!
     assert found.interval is None
+    x = np.arange(8.0)  # every resample has the partial 1: an interval without a width is none
+    partial = associate("rank_partial", x, x**3, SIZE)
+    assert partial is not None
+    assert partial.interval is None
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -61,6 +61,9 @@ def test_eigenvalues_are_those_of_the_sample_covariance() -> None:
     expected = np.linalg.eigvalsh(np.cov(rows.astype(np.float64), rowvar=False))[::-1]
     np.testing.assert_allclose(eigenvalues(Moments.from_rows(rows)), expected, rtol=1e-10)
     np.testing.assert_allclose(eigenvalues(Gram.from_rows(rows))[:5], expected, rtol=1e-10)
+    two = np.array([[0, 0], [4, 0]], dtype=np.float32)  # of two rows, n - 1 is 1
+    assert eigenvalues(Moments.from_rows(two)).tolist() == [8, 0]
+    assert eigenvalues(Gram.from_rows(two)).tolist() == [8, 0]
 
 
 @pytest.mark.parametrize("route", [Moments, Gram])

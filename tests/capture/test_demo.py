@@ -9,9 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from printed import differences, same_texts
+from printed import alike, differences, same_texts
 
-from lpp.analyze import diff
+from lpp.analyze import Selection, diff
+from lpp.analyze.studies.sensitivity import sensitivity
 from lpp.capture.cli.demo import activation
 from lpp.store import open_store
 
@@ -23,7 +24,7 @@ try:
 finally:
     print("torch" in sys.modules, file=sys.stderr)
 """
-README = Path(__file__).resolve().parents[2] / "README.md"
+ROOT = Path(__file__).resolve().parents[2]
 LINE = re.compile(
     r"^Rounded to 4 bits: KL (\d+\.\d\d) ± (\d+\.\d\d) nats a token, (\d+)% of predictions flip\.",
     re.MULTILINE,
@@ -52,6 +53,13 @@ def run_here(tmp_path: Path) -> Show:
     return show
 
 
+def rank_of(store: Path, run: str, prompts: int) -> str:
+    """The participation ratio at `final`, with its error, as tables of the documents have it."""
+    some = Selection(runs=[run], sites=["final"], contexts=[200], prompts=[prompts])
+    row = sensitivity(store, some).values.filter(metric="participation_ratio", aggregation="max")
+    return f"{row['value'].item():.1f} ± {row['stderr'].item():.1f}"
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)  # the whole demo: two minutes on quiet cores
 def test_the_demo_prints_what_the_readme_shows_and_loads_no_model_twice(
@@ -64,10 +72,15 @@ def test_the_demo_prints_what_the_readme_shows_and_loads_no_model_twice(
     assert re.search(r"q4-1-rounded-to-4-bits-[0-9a-f]{8}$", rounded)
     assert "untrained" in twin
 
-    (shown,) = re.findall(r"^```text\n(.*?)^```$", README.read_text("utf-8"), re.DOTALL | re.M)
+    readme = (ROOT / "README.md").read_text("utf-8")
+    (shown,) = re.findall(r"^```text\n(.*?)^```$", readme, re.DOTALL | re.M)
     if same_texts():
         found = differences(shown, first.stdout)
         assert not found, "\n".join(found)
+    (size,) = re.findall(r"^\| SmolLM2-135M, .* \| 100 \| (\d+) MB \(measured\)", readme, re.M)
+    files = filter(Path.is_file, (tmp_path / "demo" / "runs" / trained).rglob("*"))
+    assert sum(path.stat().st_size for path in files) == pytest.approx(1e6 * int(size), rel=0.01)
+
     drift = diff(tmp_path / "demo", trained, rounded, sites=["final"], errors="none")
     said = LINE.search(first.stdout)
     assert said is not None, first.stdout
@@ -90,6 +103,11 @@ def test_the_demo_prints_what_the_readme_shows_and_loads_no_model_twice(
     again = run_here(DEMO)
     assert (again.returncode, again.stdout) == (0, first.stdout), again.stderr
     assert again.stderr.splitlines()[-1] == "False"  # each run was found without its model
+    if same_texts():
+        steady = (ROOT / "docs" / "how-to" / "steadiness.md").read_text("utf-8")
+        for row, run in (("SmolLM2-135M", trained), ("its untrained twin", twin)):
+            (cells,) = re.findall(rf"^\| {row} \| (.+? \| .+?) \|", steady, re.M)
+            assert alike(cells, " | ".join(rank_of(tmp_path / "demo", run, n) for n in (10, 100)))
     shutil.rmtree(tmp_path / "demo")  # 1.5 GB
 
 

@@ -259,8 +259,7 @@ def test_no_more_shards_are_under_way_than_there_are_slots(ready: Prepared, tmp_
         target=capture_run, args=(ready.plan, ready.prompts, writer, Watched(ready.backend))
     )
     run.start()
-    deadline = time.monotonic() + 20
-    while len(begun) < SLOTS and time.monotonic() < deadline:
+    while len(begun) < SLOTS:
         time.sleep(0.01)
     time.sleep(0.2)
     assert len(begun) == SLOTS < ready.plan.n_shards

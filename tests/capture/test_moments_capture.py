@@ -30,7 +30,7 @@ from lpp.capture.models.spec import ModelSpec
 from lpp.capture.plan.backend import Batch, Outputs
 from lpp.capture.plan.request import CaptureRequest, CorpusSpec
 from lpp.store import Run, RunWriter, create_store, open_store
-from lpp.store.errors import InputError
+from lpp.store.errors import InputError, LppError
 from lpp.store.format.plan import Plan
 
 PROMPTS = 24
@@ -137,7 +137,7 @@ def test_an_altered_byte_is_found_and_repaired(
     path.write_bytes(data)
     where = path.relative_to(on_disk(run.path)).as_posix()
     assert [problem.where for problem in run.verify()] == [where]
-    with pytest.raises(Exception, match=r"altered (or cut short|since they were committed)"):
+    with pytest.raises(LppError, match=r"altered (or cut short|since they were committed)"):
         list(only(tmp_path / "s").moments(name.split("/")[1] if "/" in name else "embed"))
     status = CliRunner().invoke(main, ["status", str(tmp_path / "s")])
     assert "complete" in status.stdout

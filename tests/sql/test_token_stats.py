@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -118,7 +119,7 @@ def test_unread_it_is_listed_and_never_silently_empty(store: Path) -> None:
             "SELECT count(*) FROM token_stats",
             "SELECT run FROM token_stats LIMIT 0 + 1",
         ):
-            with pytest.raises(Exception, match="only when the SQL names it"):
+            with pytest.raises(duckdb.Error, match="only when the SQL names it"):
                 connection.execute(query).fetchall()
 
 

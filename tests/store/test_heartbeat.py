@@ -73,9 +73,7 @@ def test_a_sign_is_touched_while_the_work_goes_on(
     with at_work(tmp_path, ""):
         (sign,) = tmp_path.iterdir()
         os.utime(sign, (0, 0))
-        until = time.monotonic() + 10
         while writers(tmp_path)[0].last_sign == 0:
-            assert time.monotonic() < until
             time.sleep(0.01)
 
 

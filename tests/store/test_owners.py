@@ -61,9 +61,7 @@ def test_a_zombie_has_ended() -> None:
     with child.stdout as told:
         owner = owner_of(told.read().strip())
     assert owner is not None
-    until = time.monotonic() + 20
     while not owner.ended:  # before anybody waits for it
-        assert time.monotonic() < until
         time.sleep(0.01)
     child.wait()
 

@@ -112,7 +112,7 @@ def big() -> Capture:
 
 def wait_for_objects(root: Path, n: int) -> None:
     """Return once `n` files lie under `root`, staged ones included."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while sum(len(files) for _, _, files in os.walk(root)) < n:
         assert time.monotonic() < deadline
 
