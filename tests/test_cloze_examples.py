@@ -1,0 +1,92 @@
+"""What the documents say of SmolLM2 and its rounded copy on the packaged task, evaluated again."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import torch
+from click.testing import CliRunner
+from printed import alike, same_texts
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import lpp.analyze
+from lpp.analyze.evaluations.flip_analysis import FlipAnalysis
+from lpp.analyze.evaluations.flips import MOVED
+from lpp.capture import demo_model
+from lpp.capture.cli.command import main
+from lpp.capture.models.gguf import packaged_model
+from lpp.capture.models.rounding import round_blocks
+from lpp.store import read_scores
+
+ROOT = Path(__file__).resolve().parents[1]
+NUMBER = re.compile(r"(?<![\w.])-?(?:\d*\.\d+|\d+)\b")
+
+NEAR_TIES = 2
+"""Items whose answers are so nearly equally likely that other kernels may choose the other one."""
+
+INTERVAL = ("auroc", "ci_low", "ci_high")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """The evaluations of both models."""
+    rounded, source = tmp_path / "rounded", demo_model()
+    model = AutoModelForCausalLM.from_pretrained(source, dtype="auto")
+    with torch.no_grad():
+        round_blocks(model, 4)
+    model.save_pretrained(rounded)
+    AutoTokenizer.from_pretrained(source).save_pretrained(rounded)
+    for name in (packaged_model(), rounded):
+        words = ["eval", "--model", name, "--store", tmp_path / "lpp", "--tasks", "pydoc_cloze"]
+        words += ["--sites", "all", "--keep-head", "yes"]
+        done = CliRunner().invoke(main, [str(word) for word in words])
+        assert done.exit_code == 0, done.stderr
+    return tmp_path / "lpp"
+
+
+def shown(path: str, start: str, end: str) -> list[str]:
+    """The numbers of a document between two texts, in order."""
+    text = (ROOT / path).read_text("utf-8").partition(start)[2].partition(end)[0]
+    return NUMBER.findall(text)
+
+
+def feature(found: FlipAnalysis, name: str) -> dict[str, Any]:
+    """The row of a feature of no site."""
+    return found.features.filter(feature=name).row(0, named=True)
+
+
+@pytest.mark.slow
+def test_both_evaluations_give_the_numbers_of_the_readmes(store: Path) -> None:
+    runs = ("pydoc_cloze", "*q4-1-????????", "rounded*")
+    found = lpp.analyze.flipped_items(store, *runs)
+    both, lost, gained, neither = found.flips.counts
+    assert both + lost + gained + neither == 240
+    if not same_texts():  # another Python has other items
+        assert lost > gained
+        return
+    scores = pl.from_arrow(read_scores(store).select(["value", "stderr"]))
+    assert isinstance(scores, pl.DataFrame)
+    row = shown("capture/README.md", "| SmolLM2-135M-Instruct.Q4_1 ", "\n")
+    assert [float(number) for number in row] == [round(x, 3) for x in scores.sort("value").row(1)]
+
+    accuracy, right = found.flips.accuracy, both + lost
+    depth, gap, kl = (feature(found, name) for name in ("answer_depth", "answer_gap", "answer_kl"))
+    of_final = lpp.analyze.flipped_items(store, *runs, sites=["final"])
+    expected = [
+        *(240, right, both + gained, accuracy.difference, 95, *accuracy.interval),
+        *(accuracy.p_value, lost, gained, found.flips.table["change"].eq(MOVED).sum(), right),
+        *(gap[name] for name in INTERVAL),
+        *(depth["auroc"], *(depth[f"partial_{name}"] for name in INTERVAL)),
+        *(kl[name] for name in INTERVAL),
+        *(kl[f"partial_{name}"] for name in INTERVAL),
+        feature(found, "question_kl")["auroc"],
+        *(feature(of_final, "answer_kl")["q_value"], kl["q_value"], 31),
+    ]
+    numbers = shown("analyze/README.md", "Example: the packaged model", "\n\n")
+    for number, value in zip(numbers, expected, strict=True):
+        if "." in number:
+            assert alike(number, f"{value:.{len(number.partition('.')[2])}f}"), (number, value)
+        else:
+            assert int(number) == pytest.approx(value, abs=NEAR_TIES), (numbers, expected)
