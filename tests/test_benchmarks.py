@@ -268,8 +268,10 @@ def test_both_procedures_end_with_the_same_profile(tmp_path: Path) -> None:
         assert mine == pytest.approx(plain, abs=0.02)  # bfloat16 rounds by the batch
 
 
-def test_whole_commands_and_jobs(run: Run) -> None:
-    rows = list(analysis_cost.of_every_site(on_disk(run.path.parent.parent)))
+@pytest.mark.slow
+def test_whole_commands_and_jobs(tmp_path: Path) -> None:
+    capture(prepared(2, context=20, sites=("final",)), tmp_path / "store")
+    rows = list(analysis_cost.of_every_site(tmp_path / "store"))
     assert bars(rows) == [1.0, 3, 1.8]
 
 
