@@ -144,5 +144,5 @@ def skip_first_option(command: Any) -> Any:
 
 def _needs_ray(context: click.Context, _param: click.Parameter, value: str | None) -> str | None:
     if value is not None and context.params.get("executor") != "ray":
-        raise click.UsageError("--address names a Ray cluster: it goes with --executor ray.")
+        raise click.UsageError("--address names a Ray cluster: it needs --executor ray.")
     return value

@@ -145,8 +145,8 @@ def check_held(run: Run, cells: Collection[Cell]) -> None:
         groups = f", {cell.groups} groups" if cell.groups else ""
         begin = f" from position {cell.first_position} on" if cell.first_position else ""
         raise InputError(
-            f"run {run.id} keeps moments, which tell nothing of {cell.n_prompts} prompts{begin} "
-            f"below position {cell.prefix}{groups}: only of {listed_numbers(run.plan.shards[1:])} "
+            f"run {run.id} keeps moments, and has none of {cell.n_prompts} prompts{begin} below "
+            f"position {cell.prefix}{groups}: only of {listed_numbers(run.plan.shards[1:])} "
             f"prompts below {listed_numbers(run.plan.moment_ends)}. Ask for these, or capture "
             "again with --keep both.",
             kind=ErrorKind.NOT_FOUND,

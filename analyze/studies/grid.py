@@ -81,10 +81,10 @@ def why_absent(view: RunView, metric: str, site: str, context: int, size: int) -
 def _why_no_moments(view: RunView, metric: str, context: int, size: int) -> str | None:
     """Why a run that keeps moments has no such number; None if it has, or keeps rows."""
     if not view.rank_sizes([size]):
-        return f"keeps moments: of {listed_numbers(held_sizes(view))} prompts"
+        return f"keeps moments: only for {listed_numbers(held_sizes(view))} prompts"
     of_logits = metric in ENTROPIES and view.rank_prefixes(context)
     if _partial(view, [context]) and not of_logits:
-        return f"keeps moments: at prefixes {listed_numbers(view.moment_ends)}"
+        return f"keeps moments: only at prefixes {listed_numbers(view.moment_ends)}"
     return None
 
 

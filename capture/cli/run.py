@@ -36,7 +36,7 @@ WITH_JOBS = (
     *("jobs", "store", "part", "rank", "world", "dry_run", "grace"),
     *("executor", "address", "workers"),
 )
-"""Options that go with --jobs; every other option belongs to one job."""
+"""Options allowed with --jobs; every other option belongs to one job."""
 
 
 @click.command()
@@ -135,7 +135,7 @@ def _dry_run(options: Mapping[str, Any]) -> int:
     """Print the plan of one capture and what it needs; refuse what the capture would refuse."""
     for name, given in (("report", options["report"]), ("executor", options["executor"] == "ray")):
         if given:
-            raise click.UsageError(f"--dry-run captures nothing: it does not go with --{name}.")
+            raise click.UsageError(f"--dry-run captures nothing: leave --{name} out.")
     part, request = _part(options), request_of(options)
     require("torch", "transformers", "safetensors")
     from lpp.capture.engine.dry_run import dry_run
@@ -193,7 +193,7 @@ def _run_revisions(context: click.Context) -> int:
     options = context.params
     for name in ("resume", "report", "step"):
         if options[name] is not None:
-            raise click.UsageError(f"--{name} goes with one revision, not with a list of them.")
+            raise click.UsageError(f"--{name} is for one revision, not for a list of them.")
     from lpp.capture.jobs.revisions import revision_jobs
 
     return _run_each(revision_jobs(context), options["store"], options)

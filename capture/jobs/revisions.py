@@ -23,7 +23,7 @@ def revision_jobs(context: click.Context) -> tuple[Job, ...]:
     model = options["model"]
     if is_local(model):
         raise InputError(
-            f"--revision {options['revision']}: a list of revisions goes with a model of the hub, "
+            f"--revision {options['revision']}: a list of revisions is for a model of the hub, "
             f"and {model} is on this machine. For folders write a file of jobs with "
             'series = {name = "...", step = ...} for each.',
             kind=ErrorKind.INVALID_VALUE,

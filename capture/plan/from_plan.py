@@ -104,7 +104,7 @@ def check_same(plan: Plan, request: CaptureRequest, backend: Backend) -> None:
     if fields := differences(here, plan):
         listed = "\n  ".join(fields)
         raise ConflictError(
-            f"what is loaded here would not give the numbers of this plan. What differs (here, "
+            "what is loaded here would not reproduce the numbers of this plan. What differs (here, "
             f"not there):\n  {listed}\nName the model that made it with --model, in the releases "
             "of compute.versions; or remove the run and capture again.",
             kind=ErrorKind.PLAN_DIFFERS,

@@ -337,7 +337,7 @@ def check_executor(options: Mapping[str, Any]) -> None:
     """Raise UsageError for an option of Ray without --executor ray."""
     for name in ("address", "workers"):
         if options[name] is not None and options["executor"] != "ray":
-            raise click.UsageError(f"--{name} goes with --executor ray.")
+            raise click.UsageError(f"--{name} needs --executor ray.")
 
 
 def executor_arguments(options: Mapping[str, Any]) -> list[str]:
@@ -376,7 +376,7 @@ def request_of(options: Mapping[str, Any]) -> CaptureRequest:
 
     if options["moments_dtype"] != "float64" and options["keep"] == "rows":
         raise InputError(
-            "--moments-dtype goes with --keep moments or --keep both: rows alone have no moments.",
+            "--moments-dtype needs --keep moments or --keep both: rows alone have no moments.",
             kind=ErrorKind.INVALID_VALUE,
         )
     if "," in (options["revision"] or ""):
@@ -427,8 +427,7 @@ def continuation_of(options: Mapping[str, Any]) -> ContinuationSpec | None:
         for name, value in (("temperature", temperature), ("generation-seed", seed)):
             if value is not None:
                 raise InputError(
-                    f"--{name} says how the model continues each prompt: it goes with "
-                    "--continue N.",
+                    f"--{name} says how the model continues each prompt: it needs --continue N.",
                     kind=ErrorKind.INVALID_VALUE,
                 )
         return None

@@ -102,14 +102,14 @@ def series_of(
         return None
     if untrained:
         raise _refused(
-            "--series and --step go with trained weights: those of --untrained-seed are of no "
+            "--series and --step are for trained weights: random ones (--untrained-seed) have no "
             "step. Leave one of them out."
         )
     revision = None if is_local(model) else revision  # a folder has no revisions
     if name is None:
         if revision is None:
             raise _refused(
-                f"--step {step} goes with --series NAME, which says of which training "
+                f"--step {step} needs --series NAME, which says of which training "
                 f"{model} is a checkpoint."
             )
         name = model
@@ -117,7 +117,7 @@ def series_of(
         step = step_of(revision)
     if step is None:
         where = model if revision is None else f"--revision {revision}"
-        raise _refused(f"--series {name!r} goes with --step N: {where} names no single step.")
+        raise _refused(f"--series {name!r} needs --step N: {where} names no single step.")
     series = Series(name=name, step=step)
     if problems := series_problems(series):
         raise _refused(f"--series: {'; '.join(problems)}.")

@@ -158,6 +158,6 @@ def check_room(
     )
     raise MachineError(
         f"{root}: --keep {keep} needs about {short_bytes(needed)} more, and {short_bytes(free)} "
-        f"are free. {advice}; or name a --store with room.",
+        f"are free. {advice}; or name a --store on a larger disk.",
         kind=ErrorKind.NO_SPACE,
     )

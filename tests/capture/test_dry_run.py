@@ -107,4 +107,4 @@ def test_what_needs_a_capture_does_not_go_with_it(
 ) -> None:
     result = capture("--dry-run", *options)
     assert result.exit_code == 2
-    assert f"it does not go with {options[0].partition('=')[0]}" in result.stderr
+    assert f"leave {options[0].partition('=')[0]} out" in result.stderr

@@ -152,7 +152,7 @@ def test_a_call_of_another_shape_says_how_to_call(
             "context=500 is beyond llama, which has 96 positions. Choose context=96",
         ),
         ({"context": 9, "sites": ["final", "nose"]}, "no site 'nose'.* Choose with sites, such as"),
-        ({"moments_dtype": "float32"}, "moments_dtype goes with keep='moments' or keep='both'"),
+        ({"moments_dtype": "float32"}, "moments_dtype needs keep='moments' or keep='both'"),
         ({"dtype": torch.float64}, "dtype: 'float64' is not one of"),
         ({"name": "mine"}, "name: a model that is given by its name has one"),
         ({"corpus_name": "mine"}, "corpus_name: it is for texts in memory"),

@@ -336,7 +336,7 @@ def test_sensitivity_gives_reasons(stores: Stores) -> None:
     found = pl.read_csv(done.stdout.encode(), infer_schema_length=None)
     ranks = found.filter(metric="effective_rank", aggregation="max")
     reasons = dict(ranks.select("context", "left_out").iter_rows())
-    assert reasons[20].startswith("keeps moments: at prefixes 1, 2, 4, 8")
+    assert reasons[20].startswith("keeps moments: only at prefixes 1, 2, 4, 8")
     assert reasons[40] is None
 
 

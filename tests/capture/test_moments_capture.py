@@ -319,7 +319,7 @@ def test_a_dtype_without_moments_is_refused(
     options = ("--keep=rows", "--moments-dtype=float32")
     done = command(tmp_path / "s", tiny_folder("llama"), corpus, *options)
     assert done.exit_code == 2
-    assert "--moments-dtype goes with --keep moments" in done.stderr
+    assert "--moments-dtype needs --keep moments" in done.stderr
 
 
 def test_a_run_in_a_bucket_is_that_on_a_disk(

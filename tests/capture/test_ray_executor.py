@@ -30,9 +30,9 @@ RUN = ("run", "--model", "m", "--corpus", "pydoc", "--store", "lpp")
 @pytest.mark.parametrize(
     ("main", "words", "says"),
     [
-        (capture, (*RUN, "--address", "auto"), "goes with --executor ray"),
-        (capture, (*RUN, "--workers", "2"), "goes with --executor ray"),
-        (analyze, ("profile", "lpp", "--address", "auto"), "goes with --executor ray"),
+        (capture, (*RUN, "--address", "auto"), "needs --executor ray"),
+        (capture, (*RUN, "--workers", "2"), "needs --executor ray"),
+        (analyze, ("profile", "lpp", "--address", "auto"), "needs --executor ray"),
         (analyze, ("layers", "lpp", "--executor", "slurm"), "'local', 'ray'"),
     ],
 )

@@ -168,15 +168,15 @@ step = [1]
             ' {model = "b", series = {name = "s", step = 1}}]',
             "jobs 1 and 2 are both step 1 of s: --model=b --series=s --step=1 --corpus=c",
         ),
-        ('models = [{model = "a", step = 1}]', "job 1, a x c: --step 1 goes with --series NAME"),
-        ('models = [{model = "a", series = "s"}]', "job 1, a x c: --series 's' goes with --step N"),
+        ('models = [{model = "a", step = 1}]', "job 1, a x c: --step 1 needs --series NAME"),
+        ('models = [{model = "a", series = "s"}]', "job 1, a x c: --series 's' needs --step N"),
         (
             'models = [{model = "a", series = {name = "", step = 1}}]',
             "job 1, a x c: --series: the name '' should be 1 to 200 bytes of printable text",
         ),
         (
             'models = [{model = "a", untrained-seed = 1, series = {name = "s", step = 1}}]',
-            "job 1, a x c: --series and --step go with trained weights",
+            "job 1, a x c: --series and --step are for trained weights",
         ),
         ('models = [{model = "a", revision = "b,c"}]', "job 1, a x c: revision 'b,c' is a list"),
     ],
@@ -277,13 +277,13 @@ def test_a_series_is_repaired_as_itself(hub: Path) -> None:
     ("words", "said"),
     [
         (["--revision", "step0,main"], "'main' names no single step: write main=STEP"),
-        (["--revision", "step0,step10", "--step", "3"], "--step goes with one revision"),
-        (["--revision", "step0,step10", "--report", "r"], "--report goes with one revision"),
-        (["--revision", "step0,step10", "--resume", "r"], "--resume goes with one revision"),
-        (["--revision", "step0,step10", "--untrained-seed", "1"], "go with trained weights"),
+        (["--revision", "step0,step10", "--step", "3"], "--step is for one revision"),
+        (["--revision", "step0,step10", "--report", "r"], "--report is for one revision"),
+        (["--revision", "step0,step10", "--resume", "r"], "--resume is for one revision"),
+        (["--revision", "step0,step10", "--untrained-seed", "1"], "are for trained weights"),
         (["--series", "a\nb", "--step", "3"], "should be 1 to 200 bytes of printable text"),
-        (["--series", "a"], "--series 'a' goes with --step N: lab/tiny names no single step."),
-        (["--step", "3"], "--step 3 goes with --series NAME"),
+        (["--series", "a"], "--series 'a' needs --step N: lab/tiny names no single step."),
+        (["--step", "3"], "--step 3 needs --series NAME"),
     ],
 )
 def test_what_does_not_go_together_is_one_message(hub: Path, words: list[str], said: str) -> None:
@@ -301,7 +301,7 @@ def test_a_folder_has_no_revisions(hub: Path) -> None:
     for words in (["--series", "s"], ["--step", "3"]):  # its revision is not what is loaded
         done = run("--revision", "step0", *words, model="./mine")
         assert done.exit_code == 2
-        assert "goes with --" in done.stderr
+        assert "needs --" in done.stderr
 
 
 def test_a_list_is_listed_as_commands_with_all_options(hub: Path) -> None:
