@@ -81,13 +81,13 @@ def diff_against(
 ) -> Iterator[Drift]:
     """What changed from run `base` to each of `runs`, one comparison after another.
 
-    base, runs: run ids, or as much of them as names one run, `STORE::RUN` for a run of another
-    store; among runs patterns, which may name several. runs: every other run of the store by
-    default. Other arguments: of `diff`; prompts: the first so many, by default all that a run
-    shares with `base`, which may differ from run to run.
+    base, runs: run ids or short names, their beginnings, or patterns; `STORE::RUN` for another
+    store. A pattern in `runs` may match several runs. runs: every other run of the store by
+    default. Other arguments: of `diff`. prompts: compare the first so many; by default all that a
+    run shares with `base`, whose number may differ between runs.
 
-    A run that cannot be compared with `base` is left out with a Python warning. Each Drift holds a
-    row for each token: drop one before the next is made. Raises InputError at the call where no
+    A run that cannot be compared with `base` is left out with a Python warning. Each Drift has a
+    row for each token: delete one before the next is made. Raises InputError, at the call, if no
     run is left.
     """
     found = against(store, base, runs, sites=sites, prompts=prompts)

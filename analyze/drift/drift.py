@@ -119,7 +119,7 @@ def diff(
 ) -> Drift:
     """What changed from run `a` to run `b` of the store at `store`.
 
-    a, b: run ids, or as much of them as names one run; `STORE::RUN` for a run of another store.
+    a, b: run ids or short names, their beginnings, or patterns; `STORE::RUN` for another store.
     Other arguments, errors: of `drift`; prompts: the first so many, all that both share by default.
     What was computed before is kept under `analysis/` of the store of run A (`drift.kept`).
     Raises InputError for runs that are not comparable, with what would make them so.

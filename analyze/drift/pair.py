@@ -153,10 +153,10 @@ def _head_record(run: Run) -> HeadRecord:
 
 
 def run_of(store: Url, name: str) -> RunView:
-    """The run that `name` means: an id, the start of one, a pattern, or `STORE::RUN`.
+    """The run that `name` means: an id, a short name, the beginning of either, a pattern, or
+    `STORE::RUN`.
 
-    store: where a run is looked for whose name says no store. Raises InputError for a name that no
-    run bears, or several.
+    store: the store if `name` contains none. Raises InputError if no run or several runs match.
     """
     return run_named(*store_and_run(store, name))
 

@@ -90,7 +90,7 @@ def flips(
 ) -> Flips:
     """The items of `task` in run `a` beside those in run `b`.
 
-    a, b: run ids, or as much of them as names one run; `STORE::RUN` for a run of another store.
+    a, b: run ids or short names, their beginnings, or patterns; `STORE::RUN` for another store.
     source, filter: as of `evaluated_items`, of both runs.
 
     Raises InputError for a run against itself, for runs that share no item, and where an item of
