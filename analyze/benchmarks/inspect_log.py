@@ -38,7 +38,7 @@ _FIRST_EPOCH: Final = "_epoch_1.json"
 
 _BROKEN: Final = (
     *(ValueError, LookupError, TypeError, AttributeError, RecursionError, EOFError),
-    *(NotImplementedError, OSError, RuntimeError, MemoryError),
+    *(NotImplementedError, OSError, RuntimeError, MemoryError, OverflowError),
     *(zipfile.BadZipFile, zlib.error, pa.ArrowException),
 )
 """What a damaged log may raise; all of it becomes one InputError."""

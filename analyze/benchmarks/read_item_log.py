@@ -18,6 +18,12 @@ from lpp.store.items import answered_correctly
 
 _NAME: Final = re.compile(r"samples_(?P<task>.+)_(?P<time>\d{4}-\d\d-\d\dT[^_]+)\.jsonl")
 
+_BROKEN: Final = (
+    *(ValueError, LookupError, TypeError, AttributeError, RecursionError),
+    OverflowError,  # an index that is infinite, a number beyond any float
+)
+"""What a line may raise that is no item."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResultFile:
@@ -73,7 +79,7 @@ def read_item_log(data: bytes, where: str, task: str, group: str | None = None) 
     for index, line in enumerate(data.splitlines(), start=1):
         try:
             found.append(_item(json.loads(line), task, group))
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        except _BROKEN as error:
             raise InputError(
                 f"{where}, line {index}: not an item of lm-eval's log ({type(error).__name__}: "
                 f"{error}). `lm_eval --log_samples --output_path DIR ...` writes one.",

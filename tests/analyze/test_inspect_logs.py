@@ -280,6 +280,7 @@ ERROR = {"message": "RuntimeError('out of memory')\nat line 3", "traceback": ""}
         (lambda path: zipped(path, {}), ErrorKind.INVALID_VALUE, "not a log of inspect"),
         (lambda path: zipped(path, {HEADER: b"[]"}), ErrorKind.INVALID_VALUE, "not a log"),
         (with_header(version=3), ErrorKind.UNSUPPORTED_VERSION, "newer lpp-engine"),
+        (with_header(version=float("inf")), ErrorKind.INVALID_VALUE, "not a log of inspect"),
         (with_header(version=1), ErrorKind.UNSUPPORTED_VERSION, "inspect log convert"),
         (unfinished, ErrorKind.INCOMPLETE, "status started"),
         (with_header(status="cancelled"), ErrorKind.INCOMPLETE, "inspect eval-retry"),

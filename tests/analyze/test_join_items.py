@@ -1,6 +1,7 @@
 """Items of lm-eval's logs, joined to prompts that were captured from the same texts."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,8 @@ def test_whole_texts_and_what_was_written() -> None:
         line(1 << 31, "q", ["a"], 0),
         line(0, "q", ["a"], 0, metrics=["f1"]),
         line(0, "q", ["a"], 0, filter="half a pair: \ud800"),
+        line(0, "q", ["a"], 0, doc_id=math.inf),
+        line(0, "q", ["a"], 0, resps=[[[10**400, "True"]]]),
     ],
 )
 def test_a_file_that_is_no_log_is_refused(root: Path, results: Path, broken: str) -> None:

@@ -50,6 +50,35 @@ INSPECT_LOGS: Final = Path(__file__).parents[1] / "analyze" / "inspect_logs"
 MOST_OF_A_SAMPLE: Final = ("events", "events_data", "store", "output", "model_usage", "timelines")
 """Parts that are large and not read."""
 
+ITEMS: Final = (
+    {
+        "doc_id": 0,
+        "doc": {"label": "easy"},
+        "target": "0",
+        "arguments": {
+            "gen_args_0": {"arg_0": "Is 0 even?", "arg_1": " yes"},
+            "gen_args_1": {"arg_0": "Is 0 even?", "arg_1": " no"},
+        },
+        "resps": [[["-1.5", "True"]], [["-2.5", "False"]]],
+        "filter": "none",
+        "metrics": ["acc"],
+        "acc": 1.0,
+        "doc_hash": "ab",
+    },
+    {
+        "doc_id": 1,
+        "doc": {},
+        "target": "4",
+        "arguments": {"gen_args_0": {"arg_0": "2 + 2 =", "arg_1": {"until": ["."]}}},
+        "resps": [[" 4"]],
+        "filter": "none",
+        "metrics": ["exact_match"],
+        "exact_match": 1.0,
+        "doc_hash": "cd",
+    },
+)
+"""Lines of a log of lm-eval: a choice and a generation."""
+
 LM_EVAL: Final = {
     "results": {"hellaswag": {"alias": "hellaswag", "acc,none": 0.5, "acc_stderr,none": 0.01}},
     "n-shot": {"hellaswag": 5},
@@ -146,6 +175,7 @@ def seeds() -> Mapping[str, list[bytes]]:
             b"\0fullname,IFEval,BBH,#Params (B)\nlab/m,30.5,40,7\n",
             b"\2" + parquet.getvalue(),
         ],
+        "item_log": [b"\n".join(map(_compact, ITEMS)), *map(_compact, ITEMS)],
         "inspect_log": inspect_logs(),
     }
 

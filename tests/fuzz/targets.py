@@ -23,8 +23,10 @@ import pyarrow as pa
 
 from lpp.analyze.benchmarks.benchmarks import add_benchmarks
 from lpp.analyze.benchmarks.inspect_log import open_inspect_log
+from lpp.analyze.benchmarks.join_items import join_items
 from lpp.analyze.benchmarks.read_inspect import read_inspect
 from lpp.analyze.benchmarks.read_inspect_items import read_inspect_items
+from lpp.analyze.benchmarks.read_item_log import read_item_log
 from lpp.analyze.benchmarks.read_lm_eval import read_lm_eval
 from lpp.analyze.benchmarks.read_score_table import read_score_table
 from lpp.analyze.benchmarks.score_rows import ScoreFile, check_alike, check_once, check_units
@@ -321,6 +323,13 @@ def scored() -> Path:
     return Path(shutil.copytree(GOLDEN, folder().parent / "scored"))
 
 
+def item_log(data: bytes) -> None:
+    """Items that lm-eval logged, a line each."""
+    items = read_item_log(data, "samples.jsonl", "task", "label")
+    table, n_joined = join_items(items, {}, source="s", model="m")
+    assert (len(table), n_joined) == (len(items), 0)
+
+
 def inspect_log(data: bytes) -> None:
     """A log of inspect, added with its items. The first byte says in which format, and whether
     items have groups.
@@ -364,6 +373,7 @@ _ALL: Final[tuple[Callable[[bytes], None], ...]] = (
     spectra,
     lm_eval,
     score_table,
+    item_log,
     inspect_log,
 )
 
