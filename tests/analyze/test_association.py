@@ -62,6 +62,7 @@ def test_against_slow_references(n: int, seed: int) -> None:
         t = coefficient * math.sqrt(df / (1 - coefficient**2))
         if one.p_method == "t":
             assert one.p_value == pytest.approx(2 * stats.t.sf(abs(t), df), rel=1e-9)
+        assert one.ci_method == ("percentile" if method == "rank_partial" else "BCa")
         if one.interval is not None:
             assert -1 <= one.interval[0] < one.interval[1] <= 1
 

@@ -181,7 +181,9 @@ def test_a_feature_beats_the_baselines_by_its_whole_interval_and_q() -> None:
     assert verdict(frame.clear(), within=False).baseline is None
 
 
-def test_mistakes_are_those_of_the_saved_query(written: EvaluatedRun) -> None:
+def test_mistakes_are_those_of_the_saved_query(
+    written: EvaluatedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
     words = [f" w{k}" for k in range(99)]
     rows = [range(99), [word.encode() for word in words], words]
     table = pa.table(rows, schema=VOCABULARY_SCHEMA)
@@ -203,6 +205,10 @@ def test_mistakes_are_those_of_the_saved_query(written: EvaluatedRun) -> None:
         start = written.before[item["prompt_ids"][item["chosen"]]]
         context = written.context[item["prompt_ids"][item["chosen"]]]
         assert len(one.question.split()) == context - start <= QUESTION_TOKENS
+    monkeypatch.setattr("lpp.analyze.evaluations.mistakes.QUESTION_TOKENS", 2)
+    cut = confident_mistakes(evaluated_items(written.root, "tiny_task"))
+    assert [one.question.split() for one in cut] == [one.question.split()[-2:] for one in found]
+    assert max(len(one.question.split()) for one in found) > 2
 
 
 def test_a_single_answer_has_its_probability_and_no_gold(make_run: MakeRun) -> None:

@@ -129,6 +129,7 @@ def test_every_problem_at_once_with_its_place() -> None:
         "many": [{"width": 1, "name": "x"}, {"width": "2", "name": None}, 7],
         "table": {"k": [], "l": 1},
         "one": {},
+        "labels": {"x": 1},
     }
     expected = [
         "text should be str, is 3",
@@ -142,6 +143,7 @@ def test_every_problem_at_once_with_its_place() -> None:
         "table.k should be int or str or NoneType, is []",
         "one.width is missing",
         "one.name is missing",
+        "labels should be a list, is {'x': 1}",
     ]
     assert validate_document(Outer, document) == expected
     with pytest.raises(FormatError) as caught:

@@ -128,15 +128,18 @@ def test_every_kind_of_damage_is_noticed(subject: Subject) -> None:
 def test_the_root_document_is_verified_to_the_byte(subject: Subject) -> None:
     path = subject.root / "lpp.json"
     good = path.read_bytes()
+    opened = 0
     for offset in range(len(good)):
-        data = bytearray(good)
-        data[offset] ^= 1
-        path.write_bytes(data)
-        try:
-            open_store(subject.root)
-        except FormatError:
-            continue
-        assert verify_root(subject.root), offset
+        before, byte, after = good[:offset], good[offset], good[offset + 1 :]
+        for changed in (bytes([byte ^ 1]), bytes([byte, ord(" ")])):
+            path.write_bytes(before + changed + after)
+            try:
+                open_store(subject.root)
+            except FormatError:
+                continue
+            opened += 1
+            assert verify_root(subject.root), (offset, changed)
+    assert opened > 0  # a space between two words of JSON
     path.write_bytes(good)
     assert verify_root(subject.root) == []
 
