@@ -21,20 +21,27 @@ def run_limited(connection: "DuckDBPyConnection", work: Callable[[], None], seco
     raised: list[BaseException] = []
     # Not `join`: after an interrupt, Python 3.11 believes that the thread has ended.
     done = threading.Event()
+    begun, cancelled = threading.Event(), threading.Event()
 
     def run() -> None:
+        begun.set()
         try:
-            work()
+            if not cancelled.is_set():
+                work()
         except BaseException as error:
             raised.append(error)
         finally:
             done.set()
 
-    threading.Thread(target=run, daemon=True).start()
     try:
+        # Inside, since an interrupt may come out of `start`: a thread that stays in DuckDB while
+        # Python ends aborts the process.
+        threading.Thread(target=run, daemon=True).start()
         in_time = done.wait(min(seconds, threading.TIMEOUT_MAX))
     except KeyboardInterrupt:
-        _stop(connection, done)
+        cancelled.set()
+        if begun.is_set():
+            _stop(connection, done)
         raise
     if not in_time:
         _stop(connection, done)

@@ -6,14 +6,17 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import duckdb
 import pytest
 
 from lpp.sql import connect
+from lpp.sql.confinement.time_limit import run_limited
 
 Run = Callable[..., subprocess.CompletedProcess[bytes]]
 NEW = int(duckdb.__version__.split(".")[0]) >= 2
@@ -130,3 +133,47 @@ def test_the_next_command_sweeps_what_a_killed_one_left(
     assert list(temporary.iterdir()) == [folder]
     assert lpp_sql(store, "SELECT 1", env=environment).returncode == 0
     assert list(temporary.iterdir()) == []
+
+
+def test_an_interrupt_while_the_query_begins_stops_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        raise KeyboardInterrupt
+
+    ended = threading.Event()
+
+    def work() -> None:
+        try:
+            connection.execute(ENDLESS)
+        finally:
+            ended.set()
+
+    with closing(duckdb.connect()) as connection:
+        monkeypatch.setattr(threading.Thread, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run_limited(connection, work, 60)
+        assert ended.is_set()
+
+
+def test_an_interrupt_before_the_query_begins_lets_none_begin(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    held: list[threading.Thread] = []
+    start = threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        held.append(thread)
+        raise KeyboardInterrupt
+
+    done: list[str] = []
+    with closing(duckdb.connect()) as connection:
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                run_limited(connection, lambda: done.append("asked"), 60)
+        (thread,) = held
+        start(thread)
+        thread.join(60)
+    assert done == []
