@@ -290,7 +290,9 @@ def test_progress_reaches_its_end(two: tuple[Made, Made]) -> None:
 # words
 
 
-def test_the_tokens_that_changed_most(two: tuple[Made, Made]) -> None:
+def test_the_tokens_that_changed_most(
+    two: tuple[Made, Made], monkeypatch: pytest.MonkeyPatch
+) -> None:
     a, _ = two
     found = diff(a.root, "base", "tuned")
     worst = worst_tokens(found, 3)
@@ -305,6 +307,10 @@ def test_the_tokens_that_changed_most(two: tuple[Made, Made]) -> None:
     assert worst[0].a.probability is not None
     assert 0 < worst[0].a.probability < 1
     assert len(worst_tokens(found)) == 10
+    monkeypatch.setattr("lpp.analyze.drift.worst.CONTEXT_TOKENS", 2)
+    last = ids[worst[0].position - 1 : worst[0].position + 1]
+    assert worst_tokens(found, 1)[0].context == "".join(f" w{k}" for k in last)
+    assert worst[0].position >= 2
 
 
 @pytest.mark.slow
