@@ -1,4 +1,4 @@
-"""Scales of a panel and where their ticks stand."""
+"""Scales of a panel and their ticks."""
 
 import math
 from collections.abc import Sequence
@@ -7,11 +7,11 @@ from typing import Any, Final, NamedTuple
 from lpp.analyze.charts.library import alt
 
 UP: Final = 11
-"""Labelled ticks of an upright log axis, at most."""
+"""Most labelled ticks of a vertical log axis."""
 ALONG: Final = 10
-"""Of one along a panel; a narrow panel leaves out those that would touch."""
+"""Most labelled ticks of a horizontal log axis; a narrow panel drops those that would touch."""
 FEWEST: Final = 3
-"""Labelled ticks of a log axis, at least."""
+"""Fewest labelled ticks of a log axis."""
 
 
 class Axis(NamedTuple):
@@ -24,7 +24,7 @@ class Axis(NamedTuple):
     log: bool
 
     def channel(self, field: str, title: str) -> Any:
-        """`field` upright along this axis."""
+        """Vertical channel of `field`, on this axis."""
         return alt.Y(f"{field}:Q", title=title, scale=self.scale, axis=self.axis)
 
     def share(self, value: float) -> float:
@@ -41,7 +41,7 @@ class Axis(NamedTuple):
 
 
 def linear_axis(values: Sequence[float], ends: tuple[float, float] | None = None) -> Axis:
-    """From 0 to a little beyond `values`, or between `ends`."""
+    """A linear axis from 0 to a little beyond `values`, or between `ends`."""
     if ends is not None:
         scale = alt.Scale(domain=list(ends), nice=False, zero=False)
         return Axis(scale, alt.Axis(tickCount=5), *ends, log=False)
@@ -52,7 +52,7 @@ def linear_axis(values: Sequence[float], ends: tuple[float, float] | None = None
 
 
 def log_axis(values: Sequence[float], *, below: float = 0.0) -> Axis:
-    """A little wider than positive `values`.
+    """A log axis a little wider than the positive `values`.
 
     below: share of the axis that is left free under the values.
     """
@@ -64,10 +64,10 @@ def log_axis(values: Sequence[float], *, below: float = 0.0) -> Axis:
 
 
 def steps_axis(values: Sequence[float], *, log: bool, tight: bool) -> tuple[Any, Any]:
-    """Scale and axis along which steps, positions or ranks lie.
+    """Scale and axis of steps, positions or ranks.
 
-    log: a log axis; where a value is 0, linear up to the smallest other one. tight: a linear axis
-    begins at the smallest value, not at 0.
+    log: a log axis; if a value is 0, it is linear up to the smallest positive one. tight: a linear
+    axis begins at the smallest value, not at 0.
     """
     low, high = min(values), max(values)
     if not log:
@@ -102,9 +102,9 @@ def column_axis(values: Sequence[float], column: float) -> tuple[Any, Any]:
 
 
 def log_ticks(low: float, high: float, most: int = UP) -> list[float]:
-    """1, 2 and 5 of every decade between two positive ends; decades where these are too many.
+    """1, 2 and 5 of every decade between two positive ends; only decades if these are too many.
 
-    Where fewer than three lie between the ends, ticks at equal steps: every axis can be read.
+    If fewer than three lie between the ends, ticks are at equal steps, so every axis has some.
 
     >>> log_ticks(0.8, 60), log_ticks(11, 19)
     ([1.0, 2.0, 5.0, 10.0, 20.0, 50.0], [12.0, 14.0, 16.0, 18.0])

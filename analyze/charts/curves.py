@@ -47,10 +47,11 @@ def entropy_chart(entropy: pl.DataFrame, *, runs: RunStyles | None = None) -> An
     """Mean entropy of the next token after each prefix, over ln V, with 95 % intervals.
 
     entropy: the table `entropy`; each run at its longest context and most prompts. runs: the styles
-    of a page's runs; without them, letters go by the sorted ids. An `altair.LayerChart` as wide as
-    its container, of more than ten runs an `altair.ConcatChart` of five runs a panel; without
-    values, a chart that says so. Raises InputError for another table, MachineError(NO_PACKAGE)
-    without the extra `report`.
+    of a page's runs; without them, letters follow the sorted ids.
+
+    Returns an `altair.LayerChart` as wide as its container; for more than ten runs, an
+    `altair.ConcatChart` with five runs in each panel; without values, a chart that says so. Raises
+    InputError for another table, MachineError(NO_PACKAGE) without the extra `report`.
     """
     panels, words = _entropy(entropy, runs)
     if not panels:
@@ -100,15 +101,15 @@ def depth_chart(layers: pl.DataFrame, *, runs: RunStyles | None = None, columns:
     """Participation ratio and effective rank by depth, on log axes, collapsed layers crossed.
 
     layers: the table `layers`; each run at its longest context and most prompts. `final`, after the
-    last norm, stands right of a gap, and no line is joined to it. A layer is collapsed where its
-    participation ratio is within 1 % of 1: a cross stands above it. A dagger stands below a layer
-    with the flag `sink`. Rows of another `first_position` are a second curve of their run, dashed,
-    without the first positions. Bars are one standard error. More than ten curves are drawn five
-    runs a panel. runs: the styles of a page's runs. columns: panels beside each other;
-    `depth_panels` gives charts that fill what contains them.
+    last norm, is to the right of a gap, and no line leads to it. A cross marks a collapsed layer,
+    whose participation ratio is within 1 % of 1; a dagger marks a layer with the flag `sink`. Rows
+    with another `first_position` form a second, dashed curve of their run, without the first
+    positions. Bars are one standard error. More than ten curves are drawn with five runs in each
+    panel. runs: the styles of a page's runs. columns: panels per row; the charts of `depth_panels`
+    fill their container.
 
-    An `altair.ConcatChart`; without values, a chart that says so. Raises InputError for another
-    table, MachineError(NO_PACKAGE) without the extra `report`.
+    Returns an `altair.ConcatChart`; without values, a chart that says so. Raises InputError for
+    another table, MachineError(NO_PACKAGE) without the extra `report`.
     """
     panels = _depth_panels(layers, runs)
     if not panels:
@@ -123,8 +124,9 @@ def depth_chart(layers: pl.DataFrame, *, runs: RunStyles | None = None, columns:
 
 
 def depth_panels(layers: pl.DataFrame, *, runs: RunStyles | None = None) -> dict[str, Any]:
-    """The panels of `depth_chart`, each as wide as its container, by column of `layers`; with the
-    letters of its runs where a panel has not all of them.
+    """The panels of `depth_chart`, each as wide as its container, by column of `layers`.
+
+    If a panel does not have all runs, its name has the letters of its own.
     """
     return {name: filling(panel) for name, panel in _depth_panels(layers, runs).items()}
 
@@ -132,15 +134,15 @@ def depth_panels(layers: pl.DataFrame, *, runs: RunStyles | None = None) -> dict
 def spectrum_chart(eigenvalues: pl.DataFrame, *, runs: RunStyles | None = None) -> Any:
     """Share of the variance of each eigenvalue by its rank, both axes logarithmic.
 
-    eigenvalues: as `read_eigenvalues` gives them; one line for each run, at its deepest site and
-    longest prefix of those in the frame: filter it to see another. Thinned to log-spaced ranks,
-    60 points a line at most (the first five are all there), so that a page with a chart for every
-    site and prefix stays small; shares are of the whole sum. Zeros have no place on a log axis.
-    runs: the styles of a page's runs.
+    eigenvalues: as `read_eigenvalues` gives them. Each run has one line, at the deepest site and
+    longest prefix in the frame: filter the frame for another. Lines are thinned to log-spaced
+    ranks, at most 60 points with all of the first five, so that a page with a chart for every site
+    and prefix stays small. Shares are of the sum before thinning. Zeros are not drawn: the axis is
+    logarithmic. runs: the styles of a page's runs.
 
-    An `altair.LayerChart` as wide as its container, of more than ten runs an `altair.ConcatChart`
-    of five runs a panel; without values, a chart that says so. Raises InputError for another frame,
-    MachineError(NO_PACKAGE) without the extra `report`.
+    Returns an `altair.LayerChart` as wide as its container; for more than ten runs, an
+    `altair.ConcatChart` with five runs in each panel; without values, a chart that says so. Raises
+    InputError for another frame, MachineError(NO_PACKAGE) without the extra `report`.
     """
     panels, words = _spectrum(eigenvalues, runs)
     if not panels:
@@ -161,7 +163,7 @@ def _spectrum(eigenvalues: pl.DataFrame, runs: RunStyles | None) -> tuple[dict[s
     chosen, notes = fullest(from_start(checked(eigenvalues, "of eigenvalues", needed)))
     for column in ("depth", "prefix"):
         chosen = chosen.filter(pl.col(column) == pl.col(column).max().over("run"))
-    # At one depth lie block.B, before the final norm, and final, after it.
+    # block.B (before the final norm) and final (after it) have the same depth.
     chosen = chosen.filter(
         (pl.col("site") == "final") | ~(pl.col("site") == "final").any().over("run")
     )
@@ -190,8 +192,8 @@ def _spectrum(eigenvalues: pl.DataFrame, runs: RunStyles | None) -> tuple[dict[s
 def thinned(spectra: pl.DataFrame, points: int = POINTS) -> pl.DataFrame:
     """The rows of each run at log-spaced values of `rank`: first and last kept, `points` at most.
 
-    spectra: by run and rank, from 1. A run with no more rows than that keeps them all, so that
-    thinning twice is thinning once.
+    spectra: by run and rank, from 1. A run with at most `points` rows keeps them all, so thinning
+    twice changes nothing more.
 
     >>> spectra = pl.DataFrame({"run": "a", "rank": range(1, 1001)})
     >>> thinned(spectra, 6)["rank"].to_list()
@@ -267,7 +269,7 @@ def _panels_of(name: str, layers: pl.DataFrame, runs: RunStyles | None) -> dict[
 
 
 def _layers(name: str, layers: pl.DataFrame) -> pl.DataFrame:
-    """Layers that have a place on a log axis, or no value, with their bars and flags, in order."""
+    """Layers with a positive value or none, with their bars and flags, in order."""
     stderr = f"{name}_stderr"
     flags = pl.col("flags").cast(pl.List(pl.String))
     keys = ("run", "site", *_SETTING, "relative_depth", "flags")
@@ -295,7 +297,7 @@ def _marked(found: Sequence[Row]) -> tuple[int, int]:
 def _points(
     frame: pl.DataFrame, x: str, y: str, runs: RunStyles | None
 ) -> tuple[list[Row], Series, list[str]]:
-    """Rows that have an `x` and a `y`, with `series`; the series; a note of those that have not."""
+    """Rows that have an `x` and a `y`, with `series`; the series; a note of the others."""
     series, labels = curves_of(frame, runs)
     found = [
         {"series": label, **row}

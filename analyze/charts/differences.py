@@ -1,7 +1,7 @@
 """Differences of every two runs as heat maps: one for each number of a profile.
 
-A wall of rows, 190 pairs of twenty runs, in one picture: a row minus a column. Each cell is one
-pair, so that a run that differs from all others is a line of one colour.
+The 190 pairs of twenty runs fit in one picture. A cell is its row's run minus its column's run, so
+a run that differs from all others is a line of one colour.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,9 +31,9 @@ from lpp.analyze.charts.theme import FILLS, GREY, ON_FILL
 
 TITLE: Final = "Differences of every two runs"
 BEYOND: Final = "beyond its interval"
-"""Verdict of a difference whose 95 % interval leaves out 0."""
+"""Verdict of a difference whose 95 % interval excludes 0."""
 SIDE: Final = 240
-"""Pixels of a map, upright; a cell of twenty runs has 12."""
+"""Pixels of a map's height; with twenty runs, a cell has 12."""
 
 _PAIR: Final = ("run_a", "run_b")
 _SETTING: Final = ("context", "n_prompts")
@@ -46,9 +46,9 @@ def difference_chart(
 
     differences: rows of the saved query `differences`; of each pair the longest context and most
     prompts, from the first position on. The fill is the difference, in the unit of the number; a
-    dot marks those whose 95 % interval leaves out 0. Pairs that share no setting are empty. runs:
-    the styles of a page's runs. columns: maps beside each other; `difference_panels` gives charts
-    that fill what contains them.
+    dot marks those whose 95 % interval excludes 0. Pairs without a common setting are empty. runs:
+    the styles of a page's runs. columns: maps per row; the charts of `difference_panels` fill their
+    container.
 
     An `altair.ConcatChart`; without values, a chart that says so. Raises InputError for another
     table, MachineError(NO_PACKAGE) without the extra `report`.
@@ -109,7 +109,7 @@ def _map(name: str, frame: pl.DataFrame, styles: RunStyles) -> Any:
 
 
 def _settings(frame: pl.DataFrame) -> list[str]:
-    """Where the differences are of one setting, which."""
+    """A note of the setting, if all differences have the same one."""
     found = frame.select(_SETTING).unique().rows()
     return [f"context {context} tokens, {n} prompts" for context, n in found if len(found) == 1]
 

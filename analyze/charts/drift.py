@@ -1,7 +1,7 @@
 """Drift between two models: by depth, by position in the prompt, and how it spreads over tokens.
 
 A line for each pair of runs. All axes of drift are logarithmic: quantising to eight bits and to
-three differ by orders of magnitude. What is exactly 0 has no place there and is told.
+three differ by orders of magnitude. Such an axis has no 0: a note says which values are exactly 0.
 """
 
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ PANELS: Final = {
 }
 
 ROUNDING: Final = 1e-12
-"""Of a CKA: what is nearer to 1 is drawn as 1."""
+"""A CKA that is closer to 1 than this is drawn as 1."""
 
 _PAIR: Final = ["run_a", "run_b"]
 
@@ -48,8 +48,8 @@ def drift_depth_chart(
     """Relative distance and 1 - CKA by depth on log axes, with 95 % intervals.
 
     sites: the table `drift_sites`; a line for each pair and first position. runs: the styles of a
-    page's runs; without them, the first run of all pairs is A. columns: panels beside each other;
-    `drift_depth_panels` gives charts that fill what contains them. An `altair.ConcatChart`; without
+    page's runs; without them, the first run of all pairs is A. columns: panels per row;
+    `drift_depth_panels` gives charts that fill their container. An `altair.ConcatChart`; without
     values, a chart that says so. Raises InputError for another table, MachineError(NO_PACKAGE)
     without the extra `report`.
     """
@@ -109,7 +109,7 @@ def drift_positions_chart(positions: pl.DataFrame, *, runs: RunStyles | None = N
 
 
 def drift_histogram_chart(bins: pl.DataFrame, *, runs: RunStyles | None = None) -> Any:
-    """Share of the tokens in each bin of KL, on a log axis; tokens with a KL of 0 are told.
+    """Share of the tokens in each bin of KL, on a log axis; a note has the tokens with a KL of 0.
 
     bins: rows with `run_a`, `run_b`, the ends of a bin `kl_from` and `kl_below` (null: exactly 0),
     `n_tokens` and `share`. runs: as in `drift_depth_chart`. An `altair.LayerChart` as wide as its
@@ -199,7 +199,7 @@ def _panels_of(name: str, sites: pl.DataFrame, runs: RunStyles | None) -> dict[s
 
 
 def _with_bars(frame: pl.DataFrame, name: str) -> pl.DataFrame:
-    """`frame` with the ends of the interval of `name` where both have a place on a log axis."""
+    """`frame` with the ends of the interval of `name`, if both are positive."""
     low, high = pl.col(f"{name}_ci_low"), pl.col(f"{name}_ci_high")
     there = (low > 0) & high.is_finite()
     return frame.with_columns(
@@ -210,7 +210,7 @@ def _with_bars(frame: pl.DataFrame, name: str) -> pl.DataFrame:
 def _points(
     frame: pl.DataFrame, name: str, what: str, runs: RunStyles | None
 ) -> tuple[list[Row], Series, list[str]]:
-    """Rows in which `name` has a place on a log axis, with `series`; the series; who has none."""
+    """Rows in which `name` is positive, with `series`; the series; a note of the others."""
     frame = frame.drop_nulls(_PAIR)
     series, labels = _curves(frame, runs)
     found = [
@@ -228,7 +228,7 @@ def _points(
 def _curves(frame: pl.DataFrame, runs: RunStyles | None) -> tuple[Series, list[str]]:
     """A series for each pair and first position, and the label of each row.
 
-    A pair looks like its second run, and is called like it where all have one first run.
+    A pair has the style of its second run, and also its name if all pairs have the same first run.
     """
     styles = _styles(frame, runs)
     one = frame["run_a"].n_unique() == 1
@@ -255,7 +255,7 @@ def _styles(frame: pl.DataFrame, runs: RunStyles | None) -> RunStyles:
 
 
 def _compared_with(frame: pl.DataFrame, runs: RunStyles | None) -> list[str]:
-    """A note of the run that all pairs begin with, where there is one."""
+    """A note that names the first run, if all pairs have the same one."""
     first = frame["run_a"].unique().to_list()
     if len(first) != 1:
         return []

@@ -1,6 +1,6 @@
 """Drift in depth of several runs: a row for each run, a cell for each site.
 
-The number is written upright in every cell where there is room; the fill repeats it.
+If there is room, every cell contains its number, rotated to vertical; the fill shows it too.
 """
 
 from collections.abc import Iterable
@@ -27,9 +27,9 @@ from lpp.analyze.charts.theme import FILLS, GREY, INK, ON_FILL, heading
 from lpp.store.errors import ErrorKind, InputError
 
 ROW_HEIGHT: Final = 44
-"""Pixels of a row: a number of five characters stands upright in it."""
+"""Pixels of a row: enough for five characters of vertical text."""
 WRITTEN: Final = 40
-"""Up to so many sites, numbers are written in cells: a picture gives each 9 pixels and more."""
+"""Most sites with numbers in their cells: a cell of a picture then has 9 pixels or more."""
 
 _NUMBERS: Final = {
     "relative_distance": ("Relative distance in depth", "Mean of |b - a| / |a| over tokens.", 0.0),
@@ -47,8 +47,8 @@ def drift_grid_chart(
 
     sites: a row for each run and site, with `a`, `b`, `site`, `depth` and the metric, such as
     `drift.against.sites_frame` makes. metric: `relative_distance`, `cosine`, `cka` or `overlap`.
-    Runs stand in the order of the frame. The fill is empty where nothing changed and full at
-    the number farthest from that. runs: the styles of a page's runs.
+    Runs are in the order of the frame. The fill is empty if nothing changed, and full at the number
+    farthest from that. runs: the styles of a page's runs.
 
     An `altair.LayerChart` as wide as its container; without values, a chart that says so. Raises
     InputError for another table, MachineError(NO_PACKAGE) without the extra `report`.
@@ -101,8 +101,10 @@ def _cells(sites: pl.DataFrame, metric: str, unchanged: float, runs: RunStyles |
 
 
 def _labels(every: Iterable[str], runs: RunStyles | None) -> dict[str, str]:
-    """The label of each run; without those of a page, no letter where the rest tells runs apart: A
-    and B are the runs of a comparison.
+    """The label of each run.
+
+    Without a page's styles, labels have no letter if they are distinct without it: A and B are the
+    runs of a comparison.
     """
     _, label = series_of(every, runs)
     if runs is not None:
@@ -112,7 +114,7 @@ def _labels(every: Iterable[str], runs: RunStyles | None) -> dict[str, str]:
 
 
 def _sentences(found: list[Row], metric: str) -> list[str]:
-    """Of each run, where it changed most."""
+    """A sentence for each run: where it changed most."""
     parts = []
     for run in dict.fromkeys(row["y"] for row in sorted(found, key=lambda row: row["place"])):
         own = [row for row in found if row["y"] == run and row["fill"] is not None]

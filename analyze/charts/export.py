@@ -1,7 +1,7 @@
 """Charts as files: pictures without a browser, a page that needs no network, the specification.
 
 vl-convert runs Vega inside the process, so a server without display or browser makes the picture.
-The same chart gives the same bytes, on one machine: fonts are the machine's.
+On one machine, the same chart gives the same bytes; machines differ in their fonts.
 """
 
 import json
@@ -19,9 +19,9 @@ from lpp.store.objects.disk import replace_file
 FORMATS: Final = ("png", "svg", "html", "json")
 LIGHT: Final = ("#1A1A1A", "#FFFFFF")
 DARK: Final = ("#F0F0F0", "#1A1A1A")
-"""Ink and paper of pictures."""
+"""Text colour and background of dark pictures."""
 WIDTH: Final = 560
-"""Pixels of a chart that would fill its container, where there is none."""
+"""Width in pixels of a chart that has no container to fill."""
 SNIPPET: Final = "window.vegaEmbed = vegaEmbed;"
 PAGE: Final = """<!DOCTYPE html>
 <html lang="en">
@@ -49,14 +49,15 @@ vegaEmbed("#chart", JSON.parse(document.getElementById("spec").textContent),
 
 
 def save_chart(chart: Any, path: str | Path, *, dark: bool = False, width: int = WIDTH) -> Path:
-    """Write `chart` to `path`, as the suffix says: png, svg, html or json. Returns the path.
+    """Write `chart` to `path`, in the format of its suffix: png, svg, html or json. Returns the
+    path.
 
-    dark: light ink on dark paper, for png and svg; a page takes its reader's setting. width:
-    pixels of a picture of one panel, labels included. A png has twice as many pixels. The page
-    holds its scripts (0.9 MB) and reads nothing else.
+    dark: light text on a dark background, for png and svg; a page follows its reader's setting.
+    width: pixels of a picture of one panel, labels included. A png has twice as many pixels. The
+    page contains its scripts (0.9 MB) and loads nothing else.
 
-    Raises InputError for another suffix or a folder that is not there, MachineError for a place
-    that cannot be written.
+    Raises InputError for another suffix or a missing folder, MachineError if `path` cannot be
+    written.
     """
     path = Path(path)
     kind = path.suffix.lower().removeprefix(".")
@@ -80,7 +81,7 @@ def specification(chart: Any) -> dict[str, Any]:
 
 
 def embedded(document: Any) -> str:
-    """JSON for a script element: nothing in it ends one or begins a comment.
+    """JSON for a script element: no text in it can end the element or begin a comment.
 
     >>> embedded({"a": "</script>"})
     '{"a":"\\\\u003c/script\\\\u003e"}'
@@ -115,7 +116,7 @@ def _described(svg: str, description: str) -> str:
 
 
 def drawn(spec: dict[str, Any], colors: tuple[str, str] = LIGHT, width: int = WIDTH) -> Any:
-    """`spec` for a picture: a width in pixels, ink and paper in place of those of a page."""
+    """`spec` for a picture: a width in pixels, and `colors` of text and background."""
     ink, paper = colors
     found = _replaced(spec, ink)
     found["background"] = paper

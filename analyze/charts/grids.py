@@ -1,6 +1,6 @@
 """Grids: profiles over settings, and correlations of profiles with benchmarks.
 
-The number is written in every cell; the fill repeats it.
+Every cell contains its number; the fill shows it too.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,7 +39,7 @@ SHORT: Final = {
     "effective_rank": "ER",
     "effective_rank_norm": "ER / r",
 }
-"""Numbers of a profile where there is little room: r = min(N, d)."""
+"""Short titles of the numbers of a profile; r = min(N, d)."""
 
 Benchmark = tuple[str, str, str]
 """Name, metric, source."""
@@ -187,7 +187,7 @@ def _benchmark(row: Mapping[str, Any]) -> Benchmark:
 
 
 def _benchmark_names(found: Sequence[Row], several: bool) -> dict[Benchmark, str]:
-    """A name of 28 letters at most for each benchmark, with a number where two come out alike."""
+    """A name of at most 28 letters for each benchmark, numbered if two would be equal."""
     names: dict[Benchmark, str] = {}
     for benchmark in dict.fromkeys(map(_benchmark, found)):
         parts = [part for part in benchmark[: 3 if several else 2] if part]
@@ -200,7 +200,7 @@ def _benchmark_names(found: Sequence[Row], several: bool) -> dict[Benchmark, str
 def _cells(found: Sequence[Row], words: Words, value: str, *, domain: float) -> Any:
     """A grid of cells with three lines of text each: `first`, `second`, `third`.
 
-    value: what `told` is, in a tooltip.
+    value: the title of `told` in a tooltip.
     """
     told_rows, tips = with_tips(found, {"told": value})
     used = {"x", "y", "fill", "first", "second", "third", *map(field_of, tips)}

@@ -38,7 +38,7 @@ _ENDS: Final = ("auroc", "ci_low", "ci_high", "shuffled_low", "shuffled_high")
 
 
 def item_depth_chart(features: pl.DataFrame, *, runs: RunStyles | None = None) -> Any:
-    """AUROC of each feature of rows by depth, with its interval, and what shuffled labels give.
+    """AUROC of each feature of rows by depth, with its interval and the range of shuffled labels.
 
     features: rows of the table `item_features` of one analysis; numbers are those within groups
     where there are any. A line for each feature of a site; in grey, behind, where 95 % of the
@@ -158,10 +158,10 @@ def reliability_chart(reliability: pl.DataFrame, *, runs: RunStyles | None = Non
 
 
 def risk_chart(risk: pl.DataFrame, *, runs: RunStyles | None = None) -> Any:
-    """Share of wrong answers among the most confident items, by how many are answered.
+    """Share of wrong answers among the most confident items, by the share that is answered.
 
-    risk: rows of the table `item_risk` of one analysis. Dashed: the risk where all are answered,
-    which an order by chance has everywhere. runs: the styles of a page's runs. An
+    risk: rows of the table `item_risk` of one analysis. Dashed: the risk if all items are answered;
+    a random order has this risk at every coverage. runs: the styles of a page's runs. An
     `altair.LayerChart` as wide as its container; without values, a chart that says so. Raises
     InputError for another table, MachineError(NO_PACKAGE) without the extra `report`.
     """
@@ -216,13 +216,13 @@ def together(charts: Sequence[Any], title: str) -> Any:
         x="",
     )
     parts = [chart.copy() for chart in charts]
-    for part in parts:  # only the whole may have these
+    for part in parts:  # only the whole chart may have these
         part.config = part.background = part.usermeta = alt.Undefined
     return stacked(parts, 2, words)
 
 
 def _of(frame: pl.DataFrame, runs: RunStyles | None) -> list[str]:
-    """A note of the analysis that the rows are of. Raises InputError for rows of several."""
+    """A note of the rows' analysis. Raises InputError for rows of several analyses."""
     keys = [name for name in _KEY if name in frame.columns]
     found = frame.select(keys).unique().to_dicts() if keys else []
     if len(found) > 1:
@@ -246,19 +246,19 @@ def _named(run: str, runs: RunStyles | None) -> str:
 
 
 def _color(frame: pl.DataFrame, runs: RunStyles | None) -> str:
-    """Of the run that the rows are of; the first one without those of a page."""
+    """The colour of the rows' run; without a page's styles, the first one."""
     every = frame["run"].drop_nulls().to_list() if "run" in frame.columns else []
     return runs.including(every[:1]).color(every[0]) if runs and every else PALETTE[0]
 
 
 def _alone(layers: Sequence[Any], names: Sequence[str], notes: Sequence[str], told: str) -> Any:
-    """names: the title, and which analysis it is of: a screen reader tells the charts apart."""
+    """One chart. names: its title and its analysis, by which a screen reader tells charts apart."""
     said = {"title": heading(names[0], notes), "description": f"{', '.join(names)}. {told}"}
     return filling(alt.layer(*layers).properties(height=PLOT_HEIGHT, **said))
 
 
 def _band(found: Sequence[Row]) -> list[Row]:
-    """At each place, from the lowest to the highest end of the shuffles of its features."""
+    """The range of the shuffles at each place, over all its features."""
     ends: dict[float, list[Row]] = {}
     for row in found:
         if row["shuffled_low"] is not None:
@@ -283,7 +283,7 @@ def _rules(told: pl.DataFrame) -> pl.DataFrame:
 
 
 def _range(found: Sequence[Row]) -> tuple[float, float]:
-    """Ends of the axis: twentieths around all values and 0.5."""
+    """Ends of the axis: multiples of 0.05 around all values and 0.5."""
     values = [0.5, *(row[end] for row in found for end in _ENDS if row.get(end) is not None)]
     return math.floor(20 * min(values) - 0.2) / 20, math.ceil(20 * max(values) + 0.2) / 20
 
@@ -303,7 +303,7 @@ def _shuffled(band: Sequence[Row], column: float | None, scale: Any) -> Iterator
 
 
 def _rules_behind(rules: Sequence[Row], scale: Any) -> list[Any]:
-    """Dashed rules; that of the predictions has its name."""
+    """Dashed rules; the one of the predictions has a label."""
     y = alt.Y("auroc:Q", title="AUROC", scale=scale)
     best = [
         {**row, "text": f"{row['feature']} {row['auroc']:.2f}"}

@@ -1,8 +1,8 @@
-"""The one import of Vega-Altair, and what to say where the extra is not installed.
+"""The only import of Vega-Altair, and the error if the extra `report` is not installed.
 
-Chart modules take `alt` and `vl_convert` from here; nothing else in the package imports them, so
-that analysis works without. Why this library: Vega-Lite's schema checks every chart, and
-vl-convert writes PNG and SVG without a browser.
+Chart modules take `alt` and `vl_convert` from here, and nothing else in the package imports them,
+so analysis works without the extra. Reasons for this library: Vega-Lite's schema checks every
+chart, and vl-convert writes PNG and SVG without a browser.
 """
 
 from lpp.store.errors import ErrorKind, MachineError

@@ -1,8 +1,8 @@
 """Panels of lines with points, intervals, and a letter at the end of each line.
 
-One panel holds ten lines: each colour stands twice then, with another shape and dash. More would
-be a tangle, so runs get panels of five, one for each colour of the palette; all axes are alike, and
-the other runs are grey behind, so that each is seen among all.
+A panel has at most ten lines: two of each colour, which differ in shape and dash. More runs are
+divided into panels of five, one for each colour, with equal axes. Each panel has the other runs in
+grey behind its own.
 """
 
 import math
@@ -26,7 +26,7 @@ LETTER_AT: Final = 14
 SIGN_HEIGHT: Final = 26
 """Pixels that a sign below a point needs above the axis."""
 GAP: Final = 0.15
-"""Of the depth, between the last block and the column of `final`."""
+"""Gap between the last block and the column of `final`, as a share of the depth."""
 _VALID: Final = alt.FieldValidPredicate
 
 
@@ -51,18 +51,19 @@ class Lines:
     of: str = "run"
     """What each colour stands for, in a tooltip."""
     low: str = ""
-    """Fields of the ends of a bar; empty: there is none."""
+    """Fields of the ends of a bar; empty: no bars."""
     high: str = ""
     are_intervals: bool = True
     """Whether bars are 95 % intervals."""
     stderr: str = ""
-    """Field of the standard error of `y`; empty: there is none."""
+    """Field of the standard error of `y`; empty: none."""
     log_x: bool = False
-    """Where an `x` is 0, the axis is linear up to the smallest other one."""
+    """Whether the `x` axis is logarithmic; if an `x` is 0, it is linear up to the smallest other
+    one."""
     tight_x: bool = False
     """Whether a linear axis begins at the smallest `x`, not at 0."""
     column: float | None = None
-    """The `x` of `final`, which no line is joined to; None: there is none."""
+    """The `x` of `final`, which no line leads to; None: there is no `final`."""
     log_y: bool = False
     y_ends: tuple[float, float] | None = None
     """Ends of a linear `y` axis; None: from 0 to the largest value."""
@@ -70,7 +71,7 @@ class Lines:
 
     @property
     def drawn(self) -> tuple[str, ...]:
-        """The fields that have a place on an axis."""
+        """The fields that are drawn along an axis."""
         marked = (mark.field for mark in self.marks)
         return tuple(name for name in (self.x, self.y, self.low, self.high, *marked) if name)
 
@@ -82,7 +83,7 @@ Describe = Callable[[Sequence[Row], Lines], str]
 def line_panels(
     rows: Sequence[Row], lay: Lines, words: Words, describe: Describe, behind: Sequence[Any] = ()
 ) -> dict[str, Any]:
-    """One panel, named ""; of more than ten lines a panel for each five runs: `A to E`, ...
+    """One panel, named ""; for more than ten lines, a panel for every five runs: `A to E`, ...
 
     rows: by run and `x`; `series` (label of the curve) and the fields that `lay` names. behind:
     layers below all others.
@@ -111,7 +112,7 @@ def line_panels(
 
 
 def whole_chart(panels: Mapping[str, Any], words: Words, *, columns: int = 2) -> Any:
-    """A single panel as wide as its container; several as one chart."""
+    """Panels as one chart; a single one is as wide as its container."""
     if len(panels) == 1:
         return filling(*panels.values())
     description = " ".join(panel.description for panel in panels.values())
@@ -192,10 +193,10 @@ def _bars(base: Any, lay: Lines, up: Axis, title: str, *, crowded: bool) -> list
 
 
 def _curves(base: Any, lay: Lines) -> list[Any]:
-    """The lines, and wider ones that are not seen: easier to point at.
+    """The lines, and wider invisible ones, which are easier to point at.
 
-    Altair keeps a selection in one layer, and Vega-Lite binds it to that layer's legend: the one
-    with the wide lines, which would not be pointed at otherwise.
+    Altair keeps a selection in one layer, and Vega-Lite binds it to that layer's legend. Here it
+    must be the layer of the wide lines, or they could not be pointed at.
     """
     if lay.column is not None:
         base = base.transform_filter(alt.FieldLTPredicate(field=lay.x, lt=lay.column))
@@ -236,7 +237,7 @@ def _told(row: Row, curve: Curve, lay: Lines) -> Row:
 
 
 def _letter(row: Row) -> str:
-    """Of the curve, distinct in its chart: short, since every point has it."""
+    """The letter of a curve, distinct in its chart; short, because every point has it."""
     letter: str = row["series"].partition(" ")[0]
     return letter
 
@@ -258,7 +259,7 @@ def _along(rows: Sequence[Row], lay: Lines) -> tuple[Any, Any]:
 
 
 def _others(rows: Sequence[Row], lay: Lines, words: Words) -> Any:
-    """All lines in grey: the same data in every panel, so short names and digits."""
+    """All lines in grey, with short names and few digits: every panel repeats these data."""
     slim = [
         {"c": _letter(row), "x": _short(row[lay.x], 3), "y": _short(row[lay.y], 3)}
         for row in rows
@@ -274,14 +275,14 @@ def _others(rows: Sequence[Row], lay: Lines, words: Words) -> Any:
 
 
 def _short(value: float, digits: int = 4) -> float:
-    """Digits that a pixel shows: bars and grey lines say their values nowhere."""
+    """`value` to the digits that a pixel shows; bars and grey lines show no numbers."""
     return float(f"{value:.{digits}g}")
 
 
 def _parted(rows: Sequence[Row], lay: Lines, shown: Sequence[str]) -> tuple[list[Row], list[Row]]:
-    """Rows without what is null or the same for a whole curve, and one row of that for each curve.
+    """Rows without their constant fields, and one row of these for each curve.
 
-    Fields that are neither `lay.drawn` nor `shown` are left out.
+    Nulls are left out, and fields that are neither `lay.drawn` nor `shown`.
     """
     curves: dict[str, list[Row]] = {label: [] for label in lay.series.labels}
     for row in rows:
@@ -339,10 +340,10 @@ def _letters(rows: Sequence[Row], lay: Lines, up: Axis, x: Any, title: str) -> l
 
 
 def apart(places: Sequence[float], gap: float) -> list[float]:
-    """Ascending places between 0 and 1, moved as little as `gap` between any two needs.
+    """Ascending places between 0 and 1, moved as little as possible to be `gap` apart.
 
-    Neighbours that are too near stand around their mean; a group that would leave an end stays at
-    it. More than fit between 0 and 1 are below 0.
+    Neighbours that are too close are spread around their mean; a group that would cross an end is
+    moved to that end. If there are too many to fit, the lowest are below 0.
 
     >>> [round(place, 3) for place in apart([0.1, 0.12, 0.5, 0.99, 1.0], 0.05)]
     [0.085, 0.135, 0.5, 0.95, 1.0]

@@ -1,7 +1,7 @@
-"""Panels of dots with intervals, and what all panels have in common. `lines` has the others.
+"""Panels of dots with intervals, and what all panels have in common; `lines` has those of lines.
 
-A panel fills the width it is given (`width="container"`), which Vega-Lite allows to single and
-layered views only: `stacked` gives panels that stand together a width in pixels.
+A panel fills the width it is given (`width="container"`). Vega-Lite allows this to single and
+layered views only, so `stacked` gives each of its panels a width in pixels.
 """
 
 import warnings
@@ -16,7 +16,7 @@ from lpp.analyze.charts.theme import GREY, INK, Series, finished, heading
 
 ROW_HEIGHT: Final = 24
 PANEL_WIDTH: Final = 190
-"""Pixels of a plot that stands with others: with its labels it fits a telephone of 390."""
+"""Pixels of a panel beside others: with its labels it fits a telephone of 390."""
 _VALID: Final = alt.FieldValidPredicate
 
 
@@ -80,12 +80,12 @@ def dots(rows: Sequence[Row], series: Series, others: Sequence[str], words: Word
 
 
 def stacked(panels: Sequence[Any], columns: int, words: Words, *, own_legends: bool = False) -> Any:
-    """Panels as one chart, `columns` of them beside each other.
+    """Panels as one chart, `columns` in each row.
 
     own_legends: whether each panel has a legend, of its own runs or unit; else they share one.
     """
     with warnings.catch_warnings():
-        # panels have one selection by intent: a run that is pointed at stands out in all
+        # panels share one selection on purpose: a run that is pointed at is highlighted in all
         warnings.filterwarnings("ignore", message="Automatically deduplicated selection")
         sized = [panel.properties(width=PANEL_WIDTH) for panel in panels]
         whole = alt.concat(*sized, columns=columns, spacing=24)
@@ -99,7 +99,7 @@ def stacked(panels: Sequence[Any], columns: int, words: Words, *, own_legends: b
 
 
 def filling(panel: Any) -> Any:
-    """A panel that stands alone: as wide as its container."""
+    """`panel`, as wide as its container."""
     return finished(panel.properties(width="container"))
 
 

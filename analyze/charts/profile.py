@@ -49,7 +49,7 @@ def profile_chart(
     profiles: the table `profiles`, or rows of `site_profiles` at one site. Each run is shown at
     its longest context and most prompts; the normalised ranks are over min(N, d). published: the
     table `published`, drawn in grey behind and below the runs where it has the number. runs: the
-    styles of a page's runs. columns: panels beside each other; with 1 the chart fits a telephone,
+    styles of a page's runs. columns: panels per row; with 1 the chart fits a telephone,
     and `profile_panels` gives charts that fill whatever contains them.
 
     An `altair.ConcatChart`; without rows, a chart that says so. Raises InputError for a frame

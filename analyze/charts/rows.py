@@ -1,8 +1,8 @@
 """From frames to the rows of a chart: checked columns, one setting per run, names as plain text.
 
-Names come from strangers. A chart holds them as values of fields alone, never in an expression, a
-field's name or markup; characters that cannot be printed become U+FFFD (SVG has no place for
-control characters, and a direction mark could turn the text around it).
+Names are untrusted. A chart holds them only as values of fields, never in an expression, a field's
+name or markup. Characters that cannot be printed become U+FFFD: SVG forbids control characters, and
+a direction mark could turn the text around it.
 """
 
 import math
@@ -34,13 +34,13 @@ def checked(frame: pl.DataFrame, table: str, columns: Iterable[str]) -> pl.DataF
 
 
 def optional(frame: pl.DataFrame, *columns: str) -> pl.DataFrame:
-    """`frame` with those of `columns` that it lacks, null: errors that nothing computed."""
+    """`frame` with those of `columns` that it lacks, as null: errors that were not computed."""
     absent = [name for name in columns if name not in frame.columns]
     return frame.with_columns(pl.lit(None, dtype=pl.Float64).alias(name) for name in absent)
 
 
 def first_positions(frame: pl.DataFrame) -> pl.Series:
-    """Of each row the first position that its number is of; 0 in a table that has no others."""
+    """First position that each row's number is of; 0 in a table without that column."""
     if "first_position" in frame.columns:
         return frame["first_position"].fill_null(0)
     return pl.Series("first_position", [0] * len(frame), dtype=pl.Int32)
@@ -150,7 +150,7 @@ def bars(values: Sequence[Row], low: str, meaning: str) -> list[str]:
 
 
 def listing(parts: Sequence[str], most: int = 12) -> str:
-    """Parts of a description as sentences; the rest of a long list by their count."""
+    """Parts of a description as sentences; beyond `most`, their number."""
     more = [f"And {len(parts) - most} more."] if len(parts) > most else []
     return " ".join([f"{part}." for part in parts[:most]] + more)
 
@@ -164,7 +164,7 @@ def nothing(table: str, frame: pl.DataFrame, command: str) -> str:
 
 
 def says(title: str, why: str) -> Any:
-    """A chart without data that says what is missing, where the chart would have stood."""
+    """A chart without data that says what is missing."""
     lines = textwrap.wrap(why, TITLE_WIDTH, break_on_hyphens=False)
     height = 16 * len(lines) + 24
     words = alt.Chart(data([{"text": "\n".join(lines)}]), height=height, width="container")

@@ -1,7 +1,7 @@
 """What tells runs apart in every chart of a page: letter, short name, colour, shape and dash.
 
-A page makes one `RunStyles` of all its runs and gives it to every chart: run C has the letter C and
-its colour where runs A and B are absent, too. Needs no charts' library, so text may use it.
+A page makes one `RunStyles` of all its runs and gives it to every chart: run C keeps its letter and
+colour in a chart without runs A and B. Text can use it too, since it needs no chart library.
 
 The colours have a contrast of 3:1 and more on white and on near black (WCAG 2.2, 1.4.11). They are
 the four of Okabe and Ito's eight (*Color Universal Design*, 2008; Wong, Nature Methods 8, 2011)
@@ -40,17 +40,17 @@ class RunStyle:
 
     @property
     def color(self) -> str:
-        """As hexadecimal digits."""
+        """Colour as hexadecimal digits."""
         return PALETTE[self.place % len(PALETTE)]
 
     @property
     def shape(self) -> str:
-        """Of its points."""
+        """Shape of its points."""
         return SHAPES[self.place % len(SHAPES)]
 
     @property
     def dash(self) -> list[int]:
-        """Pixels of its line, drawn and left out in turn."""
+        """Dash of its line: pixels drawn and left out in turn."""
         return DASHES[self.place % len(DASHES)]
 
     @property
@@ -63,8 +63,8 @@ class RunStyle:
 class RunStyles:
     """The style of each run of a page.
 
-    names: a name for each run id, in the order in which runs get their letters. A run that is not
-    among them is a KeyError; `including` adds some.
+    names: a name for each run id, in the order in which runs get their letters. Other runs raise
+    KeyError; `including` adds some.
 
     >>> styles = RunStyles({"base-00000001": "base", "rounded-00000002": "rounded to 4 bits"})
     >>> styles.label("rounded-00000002"), styles.color("rounded-00000002")

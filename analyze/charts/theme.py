@@ -1,7 +1,7 @@
 """How charts look: channels of a series, fills, sizes, configuration.
 
-Everything but data is drawn in `currentColor`, the colour of the text around the chart: a page in
-dark mode needs no other chart. `run_styles` has the colours of data.
+Everything but data is drawn in `currentColor`, the colour of the text around the chart, so the same
+chart fits a page in dark mode. `run_styles` has the colours of data.
 """
 
 import textwrap
@@ -14,28 +14,28 @@ from lpp.analyze.charts.run_styles import DASHES, PALETTE, SHAPES
 
 INK: Final = "currentColor"
 GREY: Final = "#808080"
-"""What is not the reader's own: published models."""
+"""Colour of published models, which are not runs of the reader."""
 FILLS: Final = ("#6FB1DE", "#F4F4F4", "#EFA76A")
-"""Fill of cells, below, at and above the middle: the number in `ON_FILL` is legible on each."""
+"""Fills of cells below, at and above the middle; a number in `ON_FILL` is legible on each."""
 ON_FILL: Final = "#111111"
 
 PLOT_HEIGHT: Final = 260
 TITLE_WIDTH: Final = 46
-"""Letters of a line of title, so that it fits a telephone of 390 pixels."""
+"""Characters in a line of a title, so that it fits a telephone of 390 pixels."""
 LABEL_WIDTH: Final = 28
 
 
 class Curve(NamedTuple):
-    """One line or row of a chart, and the run that it is of."""
+    """One line or row of a chart, and its run."""
 
     label: str
     """Distinct in its chart."""
     owner: str
     """Label of its run: curves of one run share its colour and shape."""
     place: int
-    """Of the run on its page."""
+    """Index of the run on its page."""
     positions: str = ""
-    """Which positions its numbers are of, where curves of a chart differ in that."""
+    """Positions that its numbers are of, if curves of a chart differ in them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Series:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Of the curves."""
+        """Labels of the curves."""
         return tuple(curve.label for curve in self.curves)
 
     @property
@@ -63,7 +63,7 @@ class Series:
 
     @property
     def positions(self) -> tuple[str, ...]:
-        """Which positions curves are of, in order; empty where they do not differ."""
+        """Positions that curves are of, in order; empty if they do not differ."""
         return tuple(dict.fromkeys(curve.positions for curve in self.curves if curve.positions))
 
     @property
@@ -78,9 +78,10 @@ class Series:
 
     @property
     def dash(self) -> Any:
-        """Dash by the field `dash`; by `positions`, with a legend, where curves differ in that.
+        """Dash by the field `dash`; by `positions`, with a legend, if curves differ in that.
 
-        `dash` is a place in `DASHES`: a dash by `label` would be around the symbols of the legend.
+        `dash` is an index into `DASHES`: a dash by `label` would also outline the symbols of the
+        legend.
         """
         if not self.positions:
             scale = alt.Scale(domain=list(range(len(DASHES))), range=list(DASHES))
@@ -168,7 +169,7 @@ CONFIG: Final[dict[str, Any]] = {
 
 
 def finished(chart: Any) -> Any:
-    """`chart` with what all have in common: ink, fonts, legends; SVG in a notebook and a page."""
+    """`chart` with the common settings: colours, fonts, legends; SVG in a notebook and a page."""
     return chart.properties(
         background="transparent",
         usermeta={"embedOptions": {"renderer": "svg", "actions": False}},

@@ -25,10 +25,10 @@ from lpp.analyze.charts.theme import Series
 NUMBERS: Final = ("entropy_floor", "participation_ratio", "effective_rank")
 TITLE: Final = "Profiles along the training"
 DECADES: Final = 100
-"""Largest step over the smallest above 0, from which on the axis of the steps is logarithmic."""
+"""Ratio of the largest to the smallest positive step from which the step axis is logarithmic."""
 
 _TEXTS: Final = ("series", "site", "prompt_set")
-"""What is equal at every point of a curve, whatever the context."""
+"""Columns that are constant along a curve, whatever the context."""
 
 _SETTING: Final = ("context", "n_prompts")
 _NEEDED: Final = ("run", *_TEXTS, "corpus", *_SETTING, "step", *NUMBERS)
@@ -41,7 +41,7 @@ def training_chart(checkpoints: pl.DataFrame, *, columns: int = 2) -> Any:
     `SELECT profiles.*, series, step FROM profiles JOIN runs USING (run)`. A line for each series,
     of runs that read the same prompts at one site, context and number of prompts; of several
     settings, the one with most steps. Steps are on a log axis where they span two decades.
-    columns: panels beside each other; `training_panels` gives charts that fill what contains them.
+    columns: panels per row; `training_panels` gives charts that fill their container.
 
     An `altair.ConcatChart`; without rows, a chart that says so. Raises InputError for another
     frame, MachineError(NO_PACKAGE) without the extra `report`.
@@ -66,7 +66,7 @@ def training_panels(checkpoints: pl.DataFrame) -> dict[str, Any]:
 def training_curves(checkpoints: pl.DataFrame) -> pl.DataFrame:
     """The rows that are drawn, by curve and step, with their `curve`: one row for each step.
 
-    A curve is called like its series; curves of one series say their corpus too.
+    A curve has the name of its series; curves of one series have their corpus in it too.
     """
     frame = from_start(checked(checkpoints, "of checkpoints", _NEEDED))
     frame = frame.filter(pl.col("series").is_not_null() & pl.col("step").is_not_null())

@@ -1,4 +1,4 @@
-"""Answers of the database to the report's queries; a question it cannot answer says why."""
+"""Run the report's queries on the database; an unanswered query carries the reason."""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -76,23 +76,23 @@ _DECLARED: Final = {**TABLES, **{view.name: view for view in VIEWS}}
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one query gave."""
+    """The result of one query."""
 
     query: Query
     frame: pl.DataFrame
     fault: str | None = None
-    """Why the database could not answer; None where it could."""
+    """Why the database could not answer; None if it could."""
 
     @property
     def columns(self) -> Mapping[str, Column]:
-        """Declaration of each column of the frame that has one."""
+        """Declarations of those columns of the frame that have one."""
         known = {column.name: column for column in _COMPUTED}
         known |= {column.name: column for column in _DECLARED[self.query.table].columns}
         return {name: known[name] for name in self.frame.columns if name in known}
 
     @property
     def missing(self) -> str | None:
-        """What to read where the table would stand; None where there are rows."""
+        """Text to show in place of an empty table; None if there are rows."""
         if self.fault is not None:
             return self.fault
         where = f"table {self.query.table}" if self.query.language == "SQL" else "analysis cache"
@@ -100,7 +100,7 @@ class Answer:
 
 
 Answers = Mapping[str, Answer]
-"""By the name of the query."""
+"""Answers by the name of their query."""
 
 
 def ask(url: str | os.PathLike[str], queries: Iterable[Query]) -> dict[str, Answer]:
@@ -172,8 +172,9 @@ def empty_tables() -> "DuckDBPyConnection":
 
 
 def without_columns(one: Answer, names: Iterable[str], python: str) -> Answer:
-    """An answer without the columns `names`, which are constant on the page. Its code is `python`,
-    which gives its rows, instead of SQL.
+    """`one` without the columns `names`, which are constant on the page.
+
+    python: code that gives the rows; it replaces the SQL.
     """
     key = tuple(name for name in one.query.key if name not in names)
     return Answer(

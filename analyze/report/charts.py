@@ -1,7 +1,7 @@
-"""The charts of the report: what is drawn of which table, and how it is read.
+"""The charts of the report: the table behind each, and the text that explains it.
 
-On the page a chart is one or more panels, each as wide as its place; as a picture it is one. A
-chart without data is a sentence that says which table is empty.
+On the page a chart is one or more panels, each as wide as its container. A picture has all panels.
+A chart without data is replaced by a sentence that names the empty table.
 """
 
 import json
@@ -37,10 +37,10 @@ Panels = Mapping[str, Any]
 
 SENSITIVE: Final = ("entropy_norm", "participation_ratio", "effective_rank")
 STEPS: Final = 3
-"""Steps that make a curve over a training, at least."""
+"""Fewest steps for a curve over a training."""
 
 COMPARED: Final = 4
-"""Runs of which every two are compared in a heat map, at least: fewer have a short table."""
+"""Fewest runs for a heat map of every two; fewer runs have a short table."""
 
 METHODS: Final = ("pearson", "spearman", "rank_partial")
 
@@ -52,17 +52,17 @@ class ChartView:
     name: str
     section: str
     answer: Answer
-    """The table behind the chart; the chart is missing where its rows are."""
+    """The table behind the chart; without rows there is no chart."""
     title: str
     text: str
-    """How it is read."""
+    """How to read the chart."""
     draw: Callable[[], Any]
     """The whole chart, for a picture."""
     panels: Callable[[], Mapping[str, Any]] | None = None
-    """The same as charts that fill their place; None: the whole chart does."""
+    """The panels, each as wide as its container; None: the whole chart is the only panel."""
 
     def specifications(self) -> Panels:
-        """Panels as Vega-Lite with their data; none where there is nothing to draw."""
+        """The panels as Vega-Lite with their data; empty if there is nothing to draw."""
         from lpp.analyze.charts.charts import specification
 
         if self.answer.missing:
@@ -71,7 +71,7 @@ class ChartView:
         return {name: specification(panel) for name, panel in panels.items()}
 
     def write(self, path: Path) -> None:
-        """Write the picture: what `path` ends in, png or svg."""
+        """Write the chart as a picture, in the format of the suffix of `path`: png or svg."""
         from lpp.analyze.charts.charts import save_chart
 
         save_chart(self.draw(), path)
@@ -80,8 +80,8 @@ class ChartView:
 def page_styles(answers: Answers) -> RunStyles:
     """Letter, name and colour of every run of the page, for its charts, tables and sentences.
 
-    Runs have letters in the order of `PLANS`; those that only another table names come last. A run
-    whose plan is of a newer release, or no plan, is called by its id.
+    Letters follow the order of `PLANS`; runs that occur only in other tables come last. A run is
+    called by its id if it has no plan, or one of a newer release.
     """
     plans = answers[PLANS.name].frame if PLANS.name in answers else pl.DataFrame()
     documents: dict[str, str] = dict(plans.select("run", "plan").iter_rows()) if plans.width else {}
@@ -99,7 +99,7 @@ def page_styles(answers: Answers) -> RunStyles:
 
 
 def _parsed(run: str, plan: str | None) -> Plan | None:
-    """The plan; None where this release cannot read it."""
+    """The plan; None if this release cannot read it."""
     try:
         return parse_plan(json.loads(plan or ""), f"plan of {run}")
     except (LppError, ValueError):
@@ -107,7 +107,7 @@ def _parsed(run: str, plan: str | None) -> Plan | None:
 
 
 def charts(answers: Answers, runs: RunStyles | None = None) -> Iterator[ChartView]:
-    """Every chart, in the order of the page. runs: as `page_styles` makes them, by default.
+    """Every chart, in the order of the page. runs: by default those of `page_styles`.
 
     Raises MachineError(NO_PACKAGE) without the extra `report`.
     """
@@ -244,10 +244,10 @@ def is_training(checkpoints: pl.DataFrame) -> bool:
 
 
 def eigenvalues(url: str) -> Answer:
-    """Thinned spectra of `final` of every run, whole prefix, as the chart shows them.
+    """Thinned spectra of `final` at the whole prefix, for each run, as the chart shows them.
 
-    Those that are in the analysis cache: nothing is computed. A store that no longer holds its
-    runs has none.
+    Only spectra in the analysis cache are read; nothing is computed. Empty if the store no longer
+    holds its runs.
     """
     from lpp.analyze.charts.curves import thinned
     from lpp.analyze.tables.eigenvalues import SCHEMA, eigenvalues_held

@@ -1,4 +1,4 @@
-"""What the report says, in order, whatever it is written as."""
+"""The content of the report, in order, for every output format."""
 
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,7 +30,7 @@ from lpp.store.commands.progress import SILENT, Progress
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A heading, what is said below it, and the tables that the numbers are in."""
+    """A heading, the sentences below it, and the tables with the numbers."""
 
     name: str
     title: str
@@ -44,20 +44,20 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All of it."""
+    """The whole report."""
 
     title: str
     about: Sentence
-    """What it is of, below the title."""
+    """The subject of the report, shown below the title."""
     store: str
     """Path of the store as it was given."""
     findings: tuple[Sentence, ...]
-    """Of a page of one analysis; those of a store stand in their sections."""
+    """Findings of a page about one analysis; the report of a store has them in its sections."""
     sections: tuple[Section, ...]
     flags: Mapping[str, str]
     """Every flag in any table, with its explanation."""
     saved: tuple[SavedQuery, ...]
-    """None in the report of one comparison, which no database has to hold."""
+    """Saved queries; none in the report of one comparison, which needs no database."""
     origin: Origin
     styles: RunStyles
     """Letter, name and colour of every run."""
@@ -147,18 +147,18 @@ OUTLINE: Final = (
 
 
 _ONLY_DRAWN: Final = ("training", drift.SECTION)
-"""Sections that are there only with a chart."""
+"""Sections that are shown only if they have a chart."""
 
 
 _RARE: Final = ("differences", "apart", "flags", *items.TABLES)
-"""Tables that are empty in many stores in which everything was computed."""
+"""Tables that are often empty although everything was computed."""
 
 
 def report(url: str, *, progress: Progress = SILENT) -> Report:
-    """Read the store at `url`; nothing is computed but charts.
+    """Read the store at `url`; only charts are computed.
 
-    Raises FormatError for what is not a store, ConflictError(IN_USE) beside a writer,
-    MachineError(NO_PACKAGE) without the charts' library.
+    Raises FormatError if `url` is not a store, ConflictError(IN_USE) while another process writes
+    the database, MachineError(NO_PACKAGE) without the chart library.
     """
     answers = ask(url, (*QUERIES, *DRIFT_QUERIES, *ITEM_QUERIES))
     progress.advance()
@@ -230,7 +230,7 @@ def _missing(sections: Iterable[Section]) -> list[Answer]:
 
 
 def _with_rows(section: Section) -> Section | None:
-    """`section` with what has rows alone; None where nothing is left to say."""
+    """`section` without empty tables; None if nothing is left."""
     found = replace(
         section,
         charts=tuple(chart for chart in section.charts if not chart.answer.missing),
@@ -285,7 +285,7 @@ def _doubts(answers: Answers, source: Origin) -> Iterator[Sentence]:
 
 
 def _unflagged(answers: Answers) -> bool:
-    """Whether there are profiles, and none of any number's flags holds."""
+    """Whether there are profiles and none of their numbers has a flag."""
     flagged = answers["flags"]
     profiles = answers[whole("profiles").name].frame
     return flagged.fault is None and flagged.frame.is_empty() and not profiles.is_empty()
@@ -313,13 +313,13 @@ def _second_curve(url: str) -> Sentence:
 
 
 def _prompt_sets(profiles: pl.DataFrame) -> int:
-    """Most sets of texts that runs read at one number of prompts."""
+    """Largest number of different sets of texts that runs read at one number of prompts."""
     sets = profiles.group_by("n_prompts").agg(pl.col("prompt_set").n_unique())["prompt_set"]
     return int(sets.max() or 0)  # type: ignore[arg-type]
 
 
 def _set_aside(runs: pl.DataFrame) -> Iterator[Sentence]:
-    """Runs that set prompts aside, and where what is not finite begins."""
+    """Sentences on runs that set prompts aside, and on where non-finite values begin."""
     for row in runs.iter_rows(named=True):
         if row["n_quarantined"]:
             site = row["not_finite_from"]

@@ -40,14 +40,14 @@ PAIRS_DRAWN: Final = 8
 """Pairs in a chart: those with the largest KL."""
 
 PAIRS_TOLD: Final = 3
-"""Up to so many pairs are each told in a sentence."""
+"""With at most this many pairs, each has a sentence of its own."""
 
 Pair = tuple[str, str]
 _PAIR: Final = ["run_a", "run_b"]
 
 
 def pairs_by_kl(answers: Answers) -> list[Pair]:
-    """Every pair that was compared, the largest KL first; without one, by |ln p(next)|."""
+    """Every compared pair, by descending KL; without a KL, by |ln p(next)|."""
     frame = answers[DRIFT.name].frame
     if frame.is_empty():
         return []
@@ -81,7 +81,7 @@ def position_answer(url: str, answers: Answers) -> Answer:
 
 
 def positions_of(pairs: Mapping[Pair, Callable[[], pl.DataFrame]]) -> Answer:
-    """KL by position of the tokens of each pair, which are read one pair after another."""
+    """KL by position for each pair; pairs are read one after another."""
     empty = by_position(pl.DataFrame(schema=frame_schema("drift_tokens")))
     key = pl.DataFrame(schema=dict.fromkeys(_PAIR, pl.String))
     frames = [pl.concat([key, empty], how="horizontal")]
@@ -92,15 +92,16 @@ def positions_of(pairs: Mapping[Pair, Callable[[], pl.DataFrame]]) -> Answer:
 
 
 def token_answer(url: str, answers: Answers) -> Answer:
-    """The tokens that changed most, in words; nothing is read where nothing was compared."""
+    """The tokens that changed most, as text; reads nothing if no runs were compared."""
     if answers[DRIFT.name].frame.is_empty():
         return Answer(DRIFT_TOKENS, pl.DataFrame())
     return in_words(url, DRIFT_TOKENS, "drift_tokens")
 
 
 def drift_charts(answers: Answers, runs: RunStyles | None = None) -> Iterator[ChartView]:
-    """Depth, positions, histogram; none where nothing was compared. runs: as `page_styles` makes
-    them, by default.
+    """Charts of depth, positions and histogram; none if no runs were compared.
+
+    runs: by default those of `page_styles`.
     """
     every = pairs_by_kl(answers)
     if not every:
@@ -154,7 +155,7 @@ def drift_charts(answers: Answers, runs: RunStyles | None = None) -> Iterator[Ch
 
 
 def _of_pairs(frame: pl.DataFrame, pairs: list[Pair]) -> pl.DataFrame:
-    """The rows of `pairs`; of each the most prompts."""
+    """The rows of `pairs`, each at its most prompts."""
     if not frame.width:
         return frame
     some = pl.DataFrame(pairs, schema=dict.fromkeys(_PAIR, pl.String), orient="row")

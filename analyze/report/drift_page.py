@@ -1,4 +1,4 @@
-"""One comparison of two models as a page, from its numbers alone: no database is asked or made."""
+"""One comparison of two models as a page; no database is read or written."""
 
 import shlex
 from collections.abc import Iterator, Sequence
@@ -52,7 +52,7 @@ _CODE: Final = {
 """What gives the rows of each table from a `Drift`."""
 
 _OF_THE_PAGE: Final = ("run_a", "run_b", "n_prompts", "first_position")
-"""Columns that are the same in every row of a comparison: the page says them once."""
+"""Columns that are constant in a comparison: the page shows them once."""
 
 _OUTLINE: Final = (
     (
@@ -80,7 +80,7 @@ _OUTLINE: Final = (
     ),
 )
 _CHARTS: Final = {"drift-depth": "sites"}
-"""Section of a chart that is not of the predictions."""
+"""Sections of the charts that do not belong to the predictions."""
 
 
 def drift_page(found: Drift, verdicts: Sequence[Verdict] = ()) -> str:
@@ -134,7 +134,7 @@ def drift_page(found: Drift, verdicts: Sequence[Verdict] = ()) -> str:
 
 
 def _answers(found: Drift, verdicts: Sequence[Verdict]) -> Answers:
-    """What the report asks its database, of the tables of this comparison alone."""
+    """Answers to the report's queries, from the tables of this comparison alone."""
     answers = ask_tables(drift_tables(found), DRIFT_QUERIES)
     pair = found.pair.a.run.id, found.pair.b.run.id
     answers[DRIFT_POSITIONS.name] = positions_of({pair: lambda: found.tokens})
@@ -178,13 +178,13 @@ def _gate(verdicts: Sequence[Verdict]) -> pl.DataFrame:
 
 
 def _shown(one: Answer, found: Drift) -> Answer:
-    """An answer without what is the same in every row, and the Python that gives its rows."""
+    """`one` without its constant columns, with the Python that gives its rows."""
     same = _OF_THE_PAGE if found.seed is not None else (*_OF_THE_PAGE, "n_drawn")
     return without_columns(one, same, f"{_call(found)}\n{_CODE[one.query.name]}")
 
 
 def _call(found: Drift) -> str:
-    """The Python that makes this comparison again."""
+    """The Python that repeats this comparison."""
     options = "".join(f", {name}={value}" for name, value in _options(found).items())
     store, a, b = _named(found)
     return (

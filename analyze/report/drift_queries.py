@@ -1,4 +1,4 @@
-"""What the report asks of the comparisons of two models that the database keeps."""
+"""Queries on the comparisons of two models that the database holds."""
 
 from typing import Final
 
@@ -88,4 +88,4 @@ DRIFT_TOKENS: Final = Query(
 )
 
 DRIFT_QUERIES: Final = (DRIFT, DRIFT_SITES, DRIFT_HISTOGRAM)
-"""Those that the tables alone answer. Positions are reckoned in Python; words need the views."""
+"""Queries that need only the tables. KL by position is computed in Python; texts need the views."""

@@ -1,4 +1,4 @@
-"""What the report asks of the analyses of items that the database keeps."""
+"""Queries on the analyses of items that the database holds."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -128,4 +128,4 @@ ITEM_TABLES: Final = (ITEM_ANALYSES, ITEM_FEATURES, ITEM_SITES, ITEM_CONTROLS)
 ITEM_CURVES: Final = (ITEM_RELIABILITY, ITEM_RISK)
 EVERY_FEATURE: Final = whole("item_features")
 ITEM_QUERIES: Final = (*ITEM_TABLES, *ITEM_CURVES, EVERY_FEATURE)
-"""Those that the tables alone answer. Mistakes need the views; evaluated tasks are of the store."""
+"""Queries that need only the tables. Mistakes need the views; evaluated tasks are in the store."""

@@ -95,7 +95,7 @@ def evaluated_answer(url: str) -> Answer:
 
 
 def mistake_answer(url: str, answers: Answers) -> Answer:
-    """The most confident mistakes in words; nothing is read where nothing was evaluated."""
+    """The most confident mistakes, as text; reads nothing if no items were evaluated."""
     if answers[ITEM_EVALUATED.name].frame.is_empty():
         return Answer(ITEM_MISTAKES, pl.DataFrame())
     return in_words(url, ITEM_MISTAKES, "confident_mistakes")
@@ -108,8 +108,9 @@ def has_items(answers: Answers) -> bool:
 
 
 def item_charts(answers: Answers, runs: RunStyles | None = None) -> Iterator[ChartView]:
-    """Depth, reliability, risk: a panel for each analysis; none of what no analysis has. runs: as
-    `page_styles` makes them, by default.
+    """Charts of depth, reliability and risk, with a panel for each analysis that has data.
+
+    runs: by default those of `page_styles`.
     """
     if answers[ITEM_ANALYSES.name].frame.is_empty():
         return
@@ -162,9 +163,10 @@ def _by_analysis(frame: pl.DataFrame) -> list[pl.DataFrame]:
 
 
 def item_findings(answers: Answers) -> Iterator[Sentence]:
-    """Sentences for each evaluated task: how many items are right, what tells them, calibration.
+    """Sentences for each evaluated task: how many items are right, what tells right from wrong, and
+    the calibration.
 
-    Of several settings, the one that leaves out the fewest positions is told.
+    Of several settings, only the one that leaves out the fewest positions is described.
     """
     analyses = answers[ITEM_ANALYSES.name].frame
     if analyses.width:
@@ -236,7 +238,7 @@ def _calibration(row: Mapping[str, Any]) -> Iterator[Sentence]:
 
 
 def not_analysed(answers: Answers, store: str) -> Iterator[Sentence]:
-    """A sentence for each evaluated task that no analysis is of, with the command."""
+    """A sentence for each evaluated task without an analysis, with the command to run."""
     evaluated = answers[ITEM_EVALUATED.name].frame
     if evaluated.is_empty():
         return
@@ -258,7 +260,7 @@ def not_analysed(answers: Answers, store: str) -> Iterator[Sentence]:
 
 
 def _share(value: float, low: float | None, high: float | None) -> str:
-    """Two digits behind the point, with the interval.
+    """A value to two decimal places, with its interval.
 
     >>> _share(0.8541, 0.804, 0.893), _share(1.0, None, None)
     ('0.85 [0.80, 0.89]', '1.00')

@@ -1,4 +1,4 @@
-"""The items of one evaluated task as a page, from their analysis alone: no database is asked."""
+"""The items of one evaluated task as a page, from their analysis alone, without a database."""
 
 import shlex
 from collections.abc import Iterator, Sequence
@@ -119,7 +119,7 @@ def items_page(store: str, some: EvaluatedItems, found: ItemAnalysis) -> str:
 
 
 def items_markdown(some: EvaluatedItems, found: ItemAnalysis) -> str:
-    """The same for a pull request: sentences, tables, mistakes. FormatError for altered bytes."""
+    """The page as Markdown, for a pull request. Raises FormatError for altered bytes."""
     answers = ask_tables(item_tables(found), ITEM_QUERIES)
     sentences = [said(sentence, RunStyles({})) for sentence in _findings(answers, found)]
     return as_markdown(found, sentences, confident_mistakes(some))
@@ -138,7 +138,7 @@ def _shown(
     some: EvaluatedItems,
     found: ItemAnalysis,
 ) -> Iterator[Answer]:
-    """The answers that have rows, without what is the same in every row of the page."""
+    """The answers that have rows, without the columns that are constant on the page."""
     for name, answer in answers.items():
         if answer.query in queries and answer.frame.height:
             named = ("task",) if name == ITEM_ANALYSES.name else ()
@@ -170,7 +170,7 @@ def _sites(some: EvaluatedItems, found: ItemAnalysis) -> list[str]:
 
 
 def _call(store: str, some: EvaluatedItems, found: ItemAnalysis) -> str:
-    """The Python that makes this analysis again."""
+    """The Python that repeats this analysis."""
     options = f"run={found.run!r}, source={found.source!r}, filter={found.filter!r}"
     sites = _sites(some, found)
     chosen = f"sites={sites!r}, " if sites else ""

@@ -1,4 +1,4 @@
-"""The report as Markdown, for a pull request: what differs, profiles, flags, where from."""
+"""The report as Markdown, for a pull request: differences, profiles, flags, provenance."""
 
 import shlex
 from collections.abc import Iterator
@@ -24,11 +24,11 @@ TABLES: Final = (
 """Tables of the summary; the page has all."""
 
 ROWS: Final = 40
-"""Rows of each table: a comment has its limits."""
+"""Most rows of a table: platforms limit the length of a comment."""
 
 
 def as_markdown(report: Report) -> str:
-    """The summary, as GitHub and GitLab render it."""
+    """The summary of `report`, in the Markdown of GitHub and GitLab."""
     return "\n".join(_lines(report)) + "\n"
 
 
@@ -82,7 +82,7 @@ def _figure(cell: Figure, styles: RunStyles) -> str:
 
 
 def _named(run: str, styles: RunStyles) -> str:
-    """Letter and name of a run; the id of one that no plan is of."""
+    """Letter and name of a run; its id if it has no plan."""
     return escaped(styles.label(run)) if run in styles.names else code(run)
 
 
@@ -147,7 +147,7 @@ def _cell(cell: Cell, column: Shown, styles: RunStyles) -> str:
 
 
 def said(sentence: Sentence, styles: RunStyles) -> str:
-    """A sentence; runs by letter and name, commands and flags as code."""
+    """A sentence as Markdown: runs by letter and name, commands and flags as code."""
     return "".join(map(partial(_part, styles), sentence))
 
 

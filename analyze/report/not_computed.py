@@ -13,28 +13,28 @@ _ORDER: Final = (
     *("lpp-capture", "lpp-analyze profile", "lpp-analyze layers", "lpp-analyze sensitivity"),
     *("lpp-analyze benchmarks", "lpp-analyze correlate"),
 )
-"""Commands in the order in which one needs what another made."""
+"""Commands in order: a later one may read what an earlier one computed."""
 
 _FILLED: Final = ("runs", "plans", "published", "flags")
-"""Queries that have rows whatever has run."""
+"""Queries that have rows whichever commands have run."""
 
 
 @dataclass(frozen=True, slots=True)
 class NotComputed:
-    """The box of the page."""
+    """The page's box of what was not computed."""
 
     items: tuple[tuple[str, str], ...]
-    """Each table without rows: its title, and why it is empty where no command fills it."""
+    """Title of each empty table, and why it is empty if no command fills it."""
     command: str
-    """What computes the rest, for a shell; empty where nothing can be computed."""
+    """Shell command that computes what is missing; empty if nothing can be computed."""
     with_files: str
-    """What does so once its words in capitals are filled in."""
+    """Shell command for the rest; the reader replaces its words in capitals."""
 
 
 def not_computed(url: str, missing: Iterable[Answer], answers: Answers) -> NotComputed | None:
     """The box for the `missing` answers; None where nothing is missing.
 
-    A command that has run is not advised again: it has nothing to add.
+    A command that has run is not suggested again: it would add nothing.
     """
     items: list[tuple[str, str]] = []
     commands: list[str] = []
@@ -77,7 +77,7 @@ def _sorted(commands: Sequence[str]) -> list[str]:
 
 
 def _parted(commands: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Commands that run as they are, and those from the first on that needs files of scores."""
+    """`commands`, split before the first one that needs files of scores."""
     ready = [c for c in commands if not _needs(c)]
     with_files = [c for c in commands if _needs(c)]
     if any("benchmarks add" in command for command in with_files):
@@ -88,7 +88,7 @@ def _parted(commands: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _needs(command: str) -> bool:
-    """Whether a word in capitals other than STORE stands for what the reader has."""
+    """Whether `command` has a word in capitals, other than STORE, for the reader to replace."""
     return any(word.isupper() and word != "STORE" for word in command.split())
 
 

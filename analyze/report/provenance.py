@@ -20,12 +20,12 @@ from lpp.store.objects.locate import objects_at
 from lpp.store.objects.place import Place
 
 LIBRARIES: Final = ("lpp-engine", "duckdb", "polars", "numpy", "scipy", "zarr")
-"""What read the store and made the numbers."""
+"""Libraries that read the store and computed the numbers: their versions are shown."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunOrigin:
-    """One run: what would have to be the same for the same numbers."""
+    """Origin of the numbers of one run: if it is equal, so are they."""
 
     run: str
     facts: tuple[tuple[str, str], ...]
@@ -41,7 +41,7 @@ class RunOrigin:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """The whole report's."""
+    """Origin of all numbers of the report."""
 
     database: str | None
     """SHA-256 of `profiles.duckdb`; None where there is none."""

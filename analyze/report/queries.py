@@ -1,7 +1,7 @@
-"""What the report asks the database: one SQL text per table, shown beside what it gave.
+"""The report's queries: one SQL statement for each table, shown beside its result.
 
-The page repeats each text, so that a reader gets the same numbers from `lpp-sql`. Nothing is
-computed outside of them but the choice of what to say.
+With these statements a reader gets the same numbers from `lpp-sql`. Outside SQL, the report only
+chooses what to say.
 """
 
 import re
@@ -28,7 +28,7 @@ SPECTRUM: Final = frozenset(column.name for column in TABLES["spectra"].columns)
 
 
 FIRST_COLUMNS: Final = 6
-"""Columns of a table that are shown first, unless its query names them."""
+"""Number of columns that a table shows first, unless its query names them."""
 
 SETTING: Final = ("site", "context", "n_prompts", "first_position")
 """Columns that say at what setting a number was taken."""
@@ -48,11 +48,11 @@ class Query:
     """Columns that identify a row of the answer."""
     sql: str
     command: str
-    """What computes the rows where there are none; STORE stands for the store."""
+    """Command that computes missing rows; STORE stands for the store."""
     language: Literal["SQL", "Python"] = "SQL"
-    """Of `sql`: eigenvalues are no table of the database."""
+    """Language of `sql`. Eigenvalues are in no table of the database: their code is Python."""
     folded: bool = False
-    """Whether the page shows the table on demand, however short it is."""
+    """Whether the page shows the table only on demand, however short it is."""
     first: tuple[str, ...] = ()
     """Columns that the page shows first, in this order; the others are there on demand. None: the
     first `FIRST_COLUMNS`."""
@@ -69,7 +69,7 @@ class Source:
 
     table: str
     expressions: Mapping[str, str]
-    """What stands before AS of each column of the answer that has another name in the table."""
+    """The expression before AS, for each column that the query renames."""
 
 
 _PLAIN: Final = re.compile(
@@ -98,7 +98,7 @@ def with_intervals(names: tuple[str, ...], *, prefixes: bool = False) -> str:
 
 
 def _key(table: str, *first: str) -> str:
-    """`first`, then what else identifies a row of `table`."""
+    """`first`, then the other columns that identify a row of `table`."""
     return ", ".join(dict.fromkeys((*first, *TABLES[table].key)))
 
 
@@ -380,4 +380,4 @@ QUERIES: Final = (
     PLANS,
     *CHARTED,
 )
-"""All of them, in the order of the page."""
+"""All queries, in the order of the page."""

@@ -1,7 +1,7 @@
-"""The report of a store: one page, a folder's worth of pictures, or Markdown.
+"""The report of a store: one page, pictures of its charts, or Markdown.
 
-What it says is in the database of the store, beside plans, checksums and token statistics;
-`queries` holds every question asked of them.
+Its numbers come from the store's database, plans, checksums and token statistics; `queries` holds
+every query.
 """
 
 import os
@@ -28,10 +28,10 @@ def write_report(
     """Write the report of the store at `url`; returns the files written.
 
     html, md: one file, `output`. png, svg: one picture per chart, `<output without its
-    suffix>-<chart>.png`. Files appear when they are whole.
+    suffix>-<chart>.png`. A file appears only when it is complete.
 
-    Raises InputError(READ_ONLY) for an output that cannot be written, before anything is read;
-    what `report` raises.
+    Raises InputError(READ_ONLY) for an output that cannot be written, before anything is read, and
+    the errors of `report`.
     """
     from lpp.analyze.report.content import report
 
@@ -54,7 +54,7 @@ def write_report(
 
 
 def check_output(output: Path) -> None:
-    """Refuse an output that could not be written later: InputError(INVALID_VALUE or READ_ONLY)."""
+    """Raise InputError(INVALID_VALUE or READ_ONLY) if `output` could not be written later."""
     if output.is_dir() or not output.parent.is_dir():
         why = "is a directory" if output.is_dir() else f"no such directory: {output.parent}"
         raise InputError(
@@ -65,7 +65,7 @@ def check_output(output: Path) -> None:
     if is_written_in_place(output):
         return
     try:
-        # a directory that permits it may still be on a file system that does not
+        # the file system may be read-only although the directory's mode permits writing
         with tempfile.NamedTemporaryFile(dir=output.parent, prefix=f".{output.name}~"):
             pass
     except OSError as error:

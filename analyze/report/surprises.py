@@ -1,4 +1,4 @@
-"""Tables of the report in words, which read token statistics: what surprised each model."""
+"""Tables of the report that show tokens as text: what surprised each model."""
 
 import shlex
 from typing import Final
@@ -12,25 +12,25 @@ from lpp.store import open_store
 from lpp.store.errors import FormatError
 
 MOST_TOKENS: Final = 5_000_000
-"""Tokens of a store whose statistics are read: a second or two."""
+"""Most tokens of a store whose statistics are read: a second or two."""
 
 
 WORDS: Final = ("token", "expected", "came", "expected_a", "expected_b")
-"""Columns of tokens in words."""
+"""Columns that hold one token as text."""
 
 TEXTS: Final = ("text_so_far", "question", "chosen_answer", "gold_answer")
-"""Columns of several tokens in words."""
+"""Columns that hold several tokens as text."""
 
 
 def surprises(url: str) -> Answer:
-    """What surprised each model; the tokens in words."""
+    """What surprised each model; the tokens as text."""
     return in_words(url, SURPRISES, "surprises")
 
 
 def in_words(url: str, query: Query, saved: str) -> Answer:
-    """The answer to a query over the views, its words with spaces and controls that can be seen.
+    """The answer to a query over the views, with visible spaces and control characters.
 
-    Of a store with more than `MOST_TOKENS` tokens, or in a bucket, nothing is read: the answer
+    If the store is in a bucket, or has more than `MOST_TOKENS` tokens, nothing is read: the answer
     names the command that runs the saved query `saved`.
     """
     store = open_store(url)
@@ -47,8 +47,9 @@ def in_words(url: str, query: Query, saved: str) -> Answer:
 
 
 def shown_words(frame: pl.DataFrame) -> pl.DataFrame:
-    """`frame` with spaces and controls that can be seen; within a text spaces stay spaces, and a
-    line's end is ↵.
+    """`frame` with visible spaces and control characters.
+
+    Columns of several tokens keep their spaces, and show the end of a line as ↵.
     """
     words = [name for name in WORDS if name in frame.columns]
     shown = [pl.col(name).map_elements(token, return_dtype=pl.String) for name in words]

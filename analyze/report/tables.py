@@ -1,8 +1,8 @@
-"""A table of the report: columns as they are shown, data as the page carries it.
+"""A table of the report: its columns as shown, and its data as the page holds them.
 
-A number, the ends of its interval and the prefix it came from are one column of the page; an
-error whose interval is there is left to the charts. Data lie by column, words once each: 12,000
-rows of spectra take about a megabyte.
+A number, the ends of its interval and its prefix are one column of the page; an error is left to
+the charts if its interval is shown. Data are stored by column, each distinct word once: 12,000 rows
+of spectra take about a megabyte.
 """
 
 import math
@@ -47,7 +47,7 @@ class Shown:
 
     @property
     def heading(self) -> str:
-        """What a screen reader says of it: label, unit, meaning."""
+        """Text for a screen reader: label, unit, meaning."""
         unit = f" [{self.unit}]" if self.unit else ""
         return f"{self.label}{unit}: {self.meaning}" if self.meaning else f"{self.label}{unit}"
 
@@ -93,7 +93,7 @@ class TableView:
 
     @property
     def more(self) -> bool:
-        """Whether some columns are shown on demand alone."""
+        """Whether some columns are shown only on demand."""
         return not all(column.first for column in self.columns)
 
     def _first(self, every: list[str]) -> list[str]:
@@ -116,7 +116,7 @@ class TableView:
         return [[Cell.of(column, row) for column in self.columns] for row in rows]
 
     def data(self) -> dict[str, Any]:
-        """What report.js sorts, filters and shows."""
+        """Data that report.js sorts, filters and shows."""
         source = self.answer.query.source
         return {
             "key": list(self.answer.query.key),
@@ -164,7 +164,7 @@ class Cell:
 
 
 def _unit(name: str, declared: Mapping[str, Column]) -> str:
-    """Of a column; empty where its heading says it."""
+    """The unit of a column; empty if its heading says it."""
     unit = declared[name].unit if name in declared else ""
     return "" if unit == label(name) else unit
 
@@ -186,7 +186,7 @@ def _kind(name: str, dtype: pl.DataType) -> Kind:
 
 
 def _packed(column: pl.Series, kind: Kind) -> dict[str, Any]:
-    """Values of numbers; of anything else distinct words, and the place of each row's word."""
+    """Numbers as they are; for other columns the distinct words, and each row's index into them."""
     if kind == "number":
         return {"values": _numbers(column)}
     rows = [tuple(v) if isinstance(v, list) else v for v in column.to_list()]
@@ -195,7 +195,7 @@ def _packed(column: pl.Series, kind: Kind) -> dict[str, Any]:
 
 
 def _numbers(column: pl.Series) -> list[float | bool | None]:
-    """JSON has no NaN and no infinity: a dash on the page, as a missing value is."""
+    """Numbers for JSON: NaN and infinity become null, like missing values."""
     if not column.dtype.is_float():
         return column.to_list()
     return [

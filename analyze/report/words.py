@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 MISSING: Final = "–"
-"""Stands where a number is not there."""
+"""Shown in place of a missing number."""
 
 
 DIGITS: Final = 6
@@ -22,7 +22,7 @@ class Ref:
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """A run id, a command: shown as it is, in another type."""
+    """A run id or a command, shown unchanged as code."""
 
     text: str
 
@@ -39,7 +39,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """A flag: links to what it means."""
+    """A flag, linked to its meaning."""
 
     flag: str
 
@@ -65,7 +65,7 @@ def plain(sentence: Sentence) -> str:
 def number(value: float | bool | None) -> str:
     """Four significant digits; whole numbers in full. report.js shows the same.
 
-    Rounded to `DIGITS` first, as the page's data are: 2.747499 is 2.7475 there, and so 2.748.
+    Rounds to `DIGITS` first, like the page's data: 2.747499 becomes 2.7475, then 2.748.
 
     >>> [number(v) for v in (134515008, 0.012345, 23.456, 1234.5, 0.0000373, 0.0, -0.5, None)]
     ['134,515,008', '0.01235', '23.46', '1,234', '3.73e-5', '0', '-0.5', '–']
@@ -116,7 +116,7 @@ def from_to(low: tuple[Part, str], high: tuple[Part, str], unit: str = "") -> tu
 
 
 def listed(words: list[str], last: str = "and") -> str:
-    """Words in a row.
+    """Words as a list in a sentence.
 
     >>> listed(["a"]), listed(["a", "b"]), listed(["a", "b", "c"])
     ('a', 'a and b', 'a, b and c')
