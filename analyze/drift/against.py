@@ -1,7 +1,7 @@
 """Every run of a store against one of them, one comparison at a time.
 
-A `Drift` holds a row for each token, so the comparisons come one by one: the memory is that of one
-pair, whatever the number of runs. `Comparison` is what tables and charts of many runs need of each.
+A `Drift` has a row for each token, so only one comparison is in memory at a time, whatever the
+number of runs. `Comparison` is the part that tables and charts of many runs need.
 """
 
 import warnings
@@ -119,8 +119,8 @@ def against(
 ) -> Against:
     """The runs that can be compared with `base`, and why others cannot. Computes nothing.
 
-    Arguments of `diff_against`. Raises InputError for a name that no run bears, a base that nothing
-    can be compared with, and where no run is left.
+    Arguments of `diff_against`. Raises InputError if no run has a given name, if no run can be
+    compared with `base`, or if no run is left.
     """
     of_base = run_of(store, base)
     itself = pair_of(of_base.run, of_base.run)
@@ -215,7 +215,7 @@ def _named(store: Url, runs: Sequence[str] | None) -> list[RunView]:
 
 
 def _why_not(base: RunView, other: RunView, prompts: int | None) -> str | None:
-    """A few words on why two runs cannot be compared over `prompts`; None where they can."""
+    """A few words on why two runs cannot be compared over `prompts`; None if they can."""
     if not other.run.n_prompts:
         return "no prompt of it can be analysed"
     if base.run.plan.tokenizer.fingerprint != other.run.plan.tokenizer.fingerprint:

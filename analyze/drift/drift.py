@@ -1,4 +1,4 @@
-"""Everything that changed between two models, in one record: predictions, sites, where from."""
+"""Everything that changed between two models, in one record: predictions, sites, provenance."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ from lpp.analyze.tables.analysis import ErrorSites
 from lpp.store.commands.progress import SILENT, Progress
 
 _SAME: Final = dict.fromkeys(("top10", "cosine", "cka", "overlap"), 1.0)
-"""Numbers that are not 0 when nothing changed."""
+"""Numbers that are 1, not 0, when nothing changed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,11 +38,11 @@ class Drift:
 
     pair: Pair
     first_position: int
-    """Tokens at positions from here on are compared."""
+    """Only tokens at positions from this one on are compared."""
     seed: int | None
-    """Of the draw of tokens; None where all are compared."""
+    """Seed of the draw of tokens; None if all are compared."""
     tokens: pl.DataFrame
-    """A row for each compared token, as of `token_drift`."""
+    """A row for each compared token, as in `token_drift`."""
     predictions: Mapping[str, Summary]
     sites: Sequence[SiteDrift]
     """In depth order."""
@@ -72,7 +72,7 @@ class Drift:
         return all(end in (None, _SAME.get(name, 0.0)) for name, end in found)
 
     def document(self) -> dict[str, Any]:
-        """For JSON: numbers that are not finite are null."""
+        """The record for JSON: numbers that are not finite are null."""
         every = self.pair.n_tokens(self.first_position)
         a, b = self.pair.a, self.pair.b
         names = dict(zip((a.run.id, b.run.id), names_of_two(a, b), strict=True))
@@ -120,9 +120,9 @@ def diff(
     """What changed from run `a` to run `b` of the store at `store`.
 
     a, b: run ids or short names, their beginnings, or patterns; `STORE::RUN` for another store.
-    Other arguments, errors: of `drift`; prompts: the first so many, all that both share by default.
-    What was computed before is kept under `analysis/` of the store of run A (`drift.kept`).
-    Raises InputError for runs that are not comparable, with what would make them so.
+    Other arguments and errors are those of `drift`. prompts: the first so many; all that both runs
+    share by default. Results are kept under `analysis/` of the store of run A (`drift.kept`) and
+    reused. Raises InputError for runs that are not comparable, and says what would make them so.
     """
     return drift(
         pair_of(run_of(store, a).run, run_of(store, b).run, prompts),
@@ -151,12 +151,12 @@ def drift(
 ) -> Drift:
     """Every number of the predictions and the sites of a pair.
 
-    sites: names or patterns; all that both runs hold by default. first_position: of the tokens at
-    positions from there on. tokens: of the predictions, so many tokens drawn with `seed`; all by
-    default. errors: sites whose CKA, overlap and ranks get an error (`site_drift`). executor: who
-    computes, in place of `jobs` threads; the bits are the same. progress: advances by `n_steps` in
-    all. Raises InputError for a run without rows, a site that both do not hold and positions that
-    they have no token at; FormatError for altered bytes.
+    sites: names or patterns; all that both runs hold by default. first_position: compare the tokens
+    from this position on. tokens: draw so many tokens with `seed` for the predictions; all by
+    default. errors: sites whose CKA, overlap and ranks get an error (`site_drift`). executor:
+    replaces `jobs` threads; the bits are the same. progress: advances by `n_steps` in all. Raises
+    InputError for a run without rows, a site that one run lacks and positions at which the runs
+    have no token; FormatError for altered bytes.
     """
     require_rows(pair)
     chosen = common_sites(pair, sites)
@@ -204,7 +204,7 @@ def n_steps(
 
 
 def _notes(pair: Pair, sites: Sequence[str], first_position: int) -> list[str]:
-    """What takes no part and why."""
+    """What is left out, and why."""
     a, b = pair.a.run, pair.b.run
     lines = pair.limits
     for name, run, other in (("A", a, b), ("B", b, a)):
@@ -216,17 +216,17 @@ def _notes(pair: Pair, sites: Sequence[str], first_position: int) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Multiplied:
-    """Progress of a step whose units are several of `whole`."""
+    """Progress that counts each unit as several units of `whole`."""
 
     whole: Progress
     by: int
 
     def advance(self, amount: int = 1) -> None:
-        """`amount` more units are done."""
+        """Count `amount` more units as done."""
         self.whole.advance(amount * self.by)
 
     def note(self, text: str) -> None:
-        """One line for the log."""
+        """Pass one line to the log."""
         self.whole.note(text)
 
 

@@ -33,7 +33,7 @@ from lpp.analyze.runs.select import listed
 from lpp.store.errors import ErrorKind, InputError
 
 LEVEL: Final = 0.98
-"""Of the interval that decides, where a condition is about one number."""
+"""Level of the interval that decides, for a condition on one number."""
 
 EVERY: Final = ("mean", "median", "p99", "max")
 
@@ -48,7 +48,8 @@ PREDICTIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "log_perplexity": ("mean",),
     "entropy": ("mean",),
 }
-"""Numbers of the predictions, and what of them a condition may be about; the first by default."""
+"""Numbers of the predictions, and the statistics that a condition may name; the first is the
+default."""
 
 OF_LOGITS: Final = frozenset({"kl", "kl_reverse", "js", "tv", "top10"})
 """Numbers that need every logit."""
@@ -69,9 +70,9 @@ class Condition:
     """One condition of a gate."""
 
     text: str
-    """As it was given."""
+    """The condition as it was given."""
     quantity: str
-    """Of `PREDICTIONS`, or of a site's `NUMBERS`."""
+    """A key of `PREDICTIONS`, or one of a site's `NUMBERS`."""
     part: str | None
     """A statistic of a prediction's number; a site, None for any."""
     comparison: str
@@ -79,12 +80,12 @@ class Condition:
 
     @property
     def site(self) -> str | None:
-        """The site it names."""
+        """The site that the condition names; None if it names none."""
         return self.part if self.quantity in NUMBERS else None
 
     @property
     def upward(self) -> bool:
-        """Whether large numbers meet it."""
+        """Whether large numbers meet the condition."""
         return self.comparison.startswith(">")
 
     def holds(self, number: float) -> bool:
@@ -99,9 +100,9 @@ class Verdict:
     condition: Condition
     value: float
     decisive: float
-    """What was compared with the threshold: the end of the interval, or the value."""
+    """The number that was compared with the threshold: the end of the interval, or the value."""
     level: float | None = None
-    """Of that interval; None where the value itself was compared."""
+    """Level of that interval; None if the value itself was compared."""
     site: str | None
     """For a number of sites: the site with the decisive value."""
 
@@ -114,7 +115,7 @@ class Verdict:
 def parse_condition(text: str) -> Condition:
     """The condition in `text`, such as `kl.p99 > 0.5` or `cka.block.12 < 0.99`.
 
-    Raises InputError for anything else, with the names there are.
+    Raises InputError for anything else, with the valid names.
 
     >>> condition = parse_condition("flips>=0.02")
     >>> condition.quantity, condition.part, condition.comparison, condition.threshold
@@ -143,7 +144,7 @@ def parse_condition(text: str) -> Condition:
 
 
 def _named(name: str) -> tuple[str, str | None]:
-    """Quantity and part of a name. InputError for one that is not there, with the nearest."""
+    """Quantity and part of a name. InputError for an unknown name, with the nearest one."""
     quantity, dot, part = name.partition(".")
     if quantity in NUMBERS and (_SITE.fullmatch(part) if dot else True):
         return quantity, part or None
@@ -154,7 +155,7 @@ def _named(name: str) -> tuple[str, str | None]:
 
 
 def names() -> list[str]:
-    """Every name of a number; a site's number may have its site behind it.
+    """Every name of a number; a site's number may be followed by its site.
 
     >>> names()[:6]
     ['kl', 'kl.mean', 'kl.median', 'kl.p99', 'kl.max', 'kl_reverse']
@@ -168,10 +169,10 @@ def names() -> list[str]:
 def check_conditions(
     conditions: Sequence[Condition], *, sites: Collection[str], no_logits: str | None
 ) -> None:
-    """Refuse a condition on a number that a comparison will not have, before it is computed.
+    """Reject a condition on a number that the comparison will not have, before it is computed.
 
-    sites: those that are compared. no_logits: why no number of every logit can be computed, if so.
-    Raises InputError.
+    sites: the sites that are compared. no_logits: why numbers of every logit cannot be computed;
+    None if they can. Raises InputError.
     """
     for condition in conditions:
         if no_logits is not None and condition.quantity in OF_LOGITS:
@@ -187,8 +188,8 @@ def check_conditions(
 
 
 def needs_errors(conditions: Sequence[Condition], sites: Sequence[str]) -> bool:
-    """Whether a condition wants an interval at another site than the last of `sites`, where every
-    number has one.
+    """Whether a condition needs an interval at another site than the last of `sites`, which always
+    has errors.
     """
     return any(
         condition.quantity in set(NUMBERS) - set(OF_ROWS)
@@ -204,10 +205,10 @@ def verdict(
     *,
     strict: bool = False,
 ) -> Verdict:
-    """What `condition` says of a comparison's numbers.
+    """The verdict of `condition` on the numbers of a comparison.
 
-    strict: the value decides, whatever its interval. Raises InputError(NOT_FOUND) for a number that
-    does not exist: no statistic, not finite, no interval where one decides.
+    strict: the value decides, whatever its interval. Raises InputError(NOT_FOUND) if the number
+    does not exist: no statistic, not finite, or no interval where one decides.
     """
     numbers = _numbers(condition, predictions, sites)
     if not numbers:
@@ -216,7 +217,7 @@ def verdict(
     candidates = [(_decisive(condition, one, level), one) for one in numbers]
     pick = max if condition.upward else min
     decisive, of = pick(candidates, key=lambda candidate: candidate[0])
-    assert of.value is not None  # or there is no decisive number
+    assert of.value is not None  # otherwise there is no decisive number
     return Verdict(
         condition=condition, value=of.value, decisive=decisive, level=level, site=of.site
     )
@@ -224,13 +225,13 @@ def verdict(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Number:
-    """A number that a condition is about."""
+    """A number that a condition tests."""
 
     site: str | None = None
     value: float | None
     stderr: float | None = None
     groups: int = 0
-    """Of prompts, that the error was made of."""
+    """Number of groups of prompts behind the error."""
     uncertain: bool = True
     """Whether it should have an error."""
 
@@ -238,7 +239,7 @@ class _Number:
 def _numbers(
     condition: Condition, predictions: Mapping[str, Summary], sites: Sequence[SiteDrift]
 ) -> list[_Number]:
-    """The numbers that a condition is about: one, or one for each site."""
+    """The numbers that a condition tests: one, or one for each site."""
     if condition.quantity in NUMBERS:
         chosen = [one for one in sites if condition.site in (None, one.site)]
         found = ((one.site, getattr(one, condition.quantity)) for one in chosen)
@@ -253,7 +254,7 @@ def _numbers(
 
 
 def _decisive(condition: Condition, number: _Number, level: float | None) -> float:
-    """What of a number is compared with the threshold. level: of the interval whose end it is."""
+    """The part of a number that is compared with the threshold. level: of its interval, if any."""
     at = f" at {number.site}" if number.site else ""
     if number.value is None or not math.isfinite(number.value):
         raise _missing(condition, f"it is not defined{at} for these runs.")

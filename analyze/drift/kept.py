@@ -1,19 +1,19 @@
-"""Numbers of two runs that were computed before, under `analysis/` of the store of run A.
+"""Stored results of earlier comparisons, under `analysis/` of the store of run A.
 
     analysis/<run A>/drift-<pair>/<site>/values-<checksum>.arrow
     analysis/<run A>/drift-<pair>/logits-<setting>/tokens-<checksum>.arrow
 
-Files of `engine.kept_files`. A pair is both runs as they are now: their ids, their committed
-shards, and the prompts that are compared. Neither store's path is part of it. New shards of either
-run make another folder.
+The files are those of `engine.kept_files`. A pair is identified by both runs as they are now: their
+ids, their committed shards, and the compared prompts. The stores' paths are not part of it. New
+shards of either run lead to another folder.
 
 - Sites: a row for each number of a cell, and one for each part of the cell that leaves a group of
   prompts out. Under 3 KB a site.
 - Tokens: the columns that need every logit, a value for each compared token in order: 32 bytes a
-  token. Their setting is both heads, what multiplies, rows of a tile, and the
-  draw: these decide every bit. Other columns of a token come from the token tables of the runs.
+  token. Their setting is both heads, the library that multiplies, the rows of a tile, and the draw:
+  these decide every bit. Other columns of a token come from the token tables of the runs.
 
-Each row has the version of what computed it; rows of other versions count as nothing.
+Each row has the version of the arithmetic that computed it; rows of other versions are ignored.
 """
 
 from collections.abc import Collection
@@ -37,7 +37,7 @@ TOKENS: Final = pl.Schema(
         "flip": pl.Boolean,
     }
 )
-"""A row for each token; null in columns that nothing asked for."""
+"""A row for each token; null in columns that were not requested."""
 
 
 class KeptDrift:
@@ -53,14 +53,14 @@ class KeptDrift:
         return {(Cell(*cell), metric): value for *cell, _, metric, value in rows.iter_rows()}
 
     def keep_values(self, site: str, found: Values) -> None:
-        """Store `found` with what is there. If the store cannot be written, one log line says
-        so.
+        """Add `found` to the stored numbers of `site`. If the store cannot be written, one log line
+        says so.
         """
         rows = [(*cell, VERSION, name, found[cell, name]) for cell, name in sorted(found)]
         self._files.add(site, "values", pl.DataFrame(rows, schema=VALUES, orient="row"))
 
     def columns(self, setting: str, names: Collection[str], n_tokens: int) -> Columns:
-        """Those of `names` that are kept of a setting, (n,) each."""
+        """The stored columns of a setting, of those in `names`: (n,) each."""
         found: Columns = {}
         for frame in self._files.frames(f"logits-{setting}", "tokens", TOKENS):
             if len(frame) == n_tokens and (frame["version"] == VERSION).all():
@@ -72,7 +72,7 @@ class KeptDrift:
         return found
 
     def keep_columns(self, setting: str, found: Columns) -> None:
-        """Keep columns of every token of a setting."""
+        """Store columns of every token of a setting."""
         n_tokens = len(next(iter(found.values())))
         frame = pl.DataFrame(
             [

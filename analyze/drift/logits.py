@@ -1,14 +1,14 @@
 """Numbers that need every logit, for the tokens of two runs, in this process or on a cluster.
 
-The rows of `final` of both runs are read in step, and each run's head makes logits of a tile of
-them at a time (`drift.tiles`). In this process both heads lie in memory once, and tiles are
-computed side by side by threads.
+The rows of `final` of both runs are read in step, and each run's head computes logits of one tile
+of them at a time (`drift.tiles`). In this process both heads are in memory once, and threads
+compute tiles in parallel.
 
-On a cluster the tokens are cut into a span for each processor, at the end of a tile, so that every
-product has the shape, and the bits, that it has in one process. A task of one thread computes a
-span: it reads the rows of its own tokens and both heads, so each processor reads and holds both
-matrices, up to 4 V (d + d') bytes. A span has at least `SPAN_TILES` tiles, so that reading the
-heads costs less than multiplying with them.
+On a cluster the tokens are divided into one span for each processor. Spans end where a tile ends,
+so every product has the same shape, and the same bits, as in one process. A task with one thread
+computes a span: it reads the rows of its own tokens and both heads, so each processor reads and
+holds both matrices, up to 4 V (d + d') bytes. A span has at least `SPAN_TILES` tiles, so that
+reading the heads costs less than multiplying with them.
 """
 
 from collections.abc import Collection, Iterator
@@ -34,12 +34,12 @@ from lpp.store.format.keys import HEADS_KEY
 from lpp.store.shared.heads import Head, head_name
 
 SPAN_TILES: Final = 16
-"""Tiles of a span, at least, but for the last one."""
+"""Fewest tiles of a span, except the last one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Span:
-    """Some tokens of a pair, and what is wanted of their logits."""
+    """Some tokens of a pair, and the numbers wanted of their logits."""
 
     pair: Pair
     prompt_id: Integers
@@ -49,11 +49,11 @@ class Span:
     names: frozenset[str]
     """Columns of `numerics.logit_drift`."""
     places: tuple[str, str]
-    """Where the products with each head are taken."""
+    """Where the products with the heads of A and of B are computed (`products.place_of`)."""
     tile_rows: int
 
     def part(self, start: int, end: int) -> "Span":
-        """Those of its tokens from `start` to below `end`."""
+        """The span of its tokens from `start` to below `end`."""
         some = slice(start, end)
         return replace(self, prompt_id=self.prompt_id[some], position=self.position[some])
 
@@ -67,9 +67,10 @@ def logit_columns(
 ) -> Columns:
     """Columns `names` of `numerics.logit_drift` of the tokens of `frame`, (n,) each.
 
-    frame: with prompt_id and position, in order, one row or more. progress: advances by the tokens
-    of a tile, or of a span. FormatError for altered bytes, a head of another width and logits that
-    are no numbers; MachineError where a machine of the cluster cannot multiply as this one does.
+    frame: has prompt_id and position, in order, and at least one row. progress: advances by the
+    tokens of a tile, or of a span. Raises FormatError for altered bytes, a head of another width
+    and logits that are NaN; MachineError if a machine of the cluster cannot multiply as this one
+    does.
     """
     prompt_id, position = (frame[name].to_numpy() for name in KEYS[:2])
     whole = Span(
@@ -101,7 +102,7 @@ def logit_columns(
 
 
 def _spans(whole: Span, count: int) -> Iterator[Span]:
-    """`whole` in at most `count` parts of like size, which end with a tile."""
+    """`whole` in at most `count` parts of similar size, which end where a tile ends."""
     size = whole.tile_rows
     tiles = -(-len(whole.position) // size)
     step = size * max(SPAN_TILES, -(-tiles // count))
@@ -110,7 +111,7 @@ def _spans(whole: Span, count: int) -> Iterator[Span]:
 
 
 def _of_span(span: Span, _: Workers) -> Columns:
-    """The work of a task, in any process."""
+    """The task of one span, in any process."""
     for place in span.places:
         check_place(place)
     return _drift(span, 1, SILENT)
@@ -132,7 +133,7 @@ def _drift(span: Span, jobs: int, progress: Progress) -> Columns:
 
 
 def _chosen_rows(run: Run, span: Span) -> Iterator[Rows]:
-    """The rows of `final` of the tokens of `span`, in order, a block at a time."""
+    """The rows of `final` of the tokens of `span`, in order, one block at a time."""
     first, end = int(span.prompt_id[0]), int(span.prompt_id[-1]) + 1
     beyond = int(span.position.max()) + 1
     chosen = np.zeros((end - first, beyond + 1), bool)  # the last column is of no token
@@ -155,13 +156,13 @@ def _chosen_rows(run: Run, span: Span) -> Iterator[Rows]:
 
 
 def places(pair: Pair) -> tuple[str, str]:
-    """Where the products with the head of A and of B are taken here (`products.place_of`)."""
+    """Where the products with the heads of A and B are computed here (`products.place_of`)."""
     a, b = (place_of(head.dtype) for head in pair.head_records)
     return a, b
 
 
 def setting_of(pair: Pair, *draw: object) -> str:
-    """Names what decides the bits of `logit_columns`, beside the pair: `drift.kept`."""
+    """Name of everything but the pair that decides the bits of `logit_columns`."""
     heads = (
         part
         for head in pair.head_records
@@ -172,10 +173,10 @@ def setting_of(pair: Pair, *draw: object) -> str:
 
 
 def arithmetic(pair: Pair) -> str:
-    """One line: what multiplies, and what is rounded to which dtype; empty without logits.
+    """One line: the library that multiplies, and the dtypes it rounds to; empty without logits.
 
-    Rows that were stored in another dtype than the model's are named: they are not those that its
-    own logits were made of.
+    It names rows that were stored in another dtype than the model's: the model computed its own
+    logits from other rows.
     """
     if pair.no_logits is not None:
         return ""

@@ -32,7 +32,7 @@ KEYS: Final = ("prompt_id", "position", "token_id")
 """Columns that identify a token, equal in both runs."""
 
 STORED: Final = ("next_logprob", "top1_id", "max_logprob", "entropy")
-"""The stored statistics of each token that are used."""
+"""Stored statistics of each token that the comparison uses."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,40 +44,41 @@ class Pair:
     n_prompts: int
     """The first n prompts, whose token ids are equal in both."""
     left_out: Integers
-    """Ids of those prompts that one of the runs set aside, ascending: the rows of both are left
-    out."""
+    """Ids of those prompts that one of the runs set aside, ascending: the comparison leaves out
+    their rows in both runs."""
 
     def __getstate__(self) -> dict[str, Any]:
-        """What goes to another process: nothing of what was read of tokens."""
+        """State for another process: without what was read of tokens."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @property
     def of_one_run(self) -> bool:
-        """Whether a run is compared with itself."""
+        """Whether both runs are the same run."""
         return self.a.run.path == self.b.run.path
 
     @cached_property
     def lengths(self) -> Integers:
-        """(n,) tokens of each prompt; 0 for one that is left out."""
+        """(n,) tokens of each prompt; 0 for a prompt that is left out."""
         lengths = np.array(self.a.lengths[: self.n_prompts])
         lengths[self.left_out] = 0
         return lengths
 
     def n_tokens(self, first_position: int = 0) -> int:
-        """Tokens at positions from `first_position` on."""
+        """Number of tokens at positions from `first_position` on."""
         return int(np.maximum(self.lengths.astype(np.int64) - first_position, 0).sum())
 
     @property
     def limits(self) -> list[str]:
-        """What of the two runs is left out, and why: one line each."""
+        """Parts of the two runs that are left out, and why: one line each."""
         return list(_limits(self))
 
     @cached_property
     def statistics(self) -> pl.DataFrame:
-        """What capture stored of each token in both runs, in order: `KEYS`, and each of `STORED`
-        with the suffix _a and _b. The token tables are read once: 44 bytes a token stay.
+        """The statistics that capture stored of each token in both runs, in order: `KEYS`, and each
+        of `STORED` with the suffix _a and _b.
 
-        FormatError for altered bytes, and where the tables are of different tokens.
+        The token tables are read once; 44 bytes a token stay in memory. Raises FormatError for
+        altered bytes, and if the tables are of different tokens.
         """
         a, b = (_statistics(view, self) for view in (self.a, self.b))
         if not a.select(KEYS).equals(b.select(KEYS)):
@@ -96,7 +97,7 @@ class Pair:
 
     @cached_property
     def kept_files(self) -> KeptFiles:
-        """Where `drift.kept` keeps what was computed of this pair."""
+        """The folder in which `drift.kept` stores the results of this pair."""
         a, b = self.a.run, self.b.run
         runs = (part for run in (a, b) for part in (run.id, shard_set(run)))
         name = name_of(*runs, KERNEL_VERSION, self.n_prompts, *self.left_out.tolist())
@@ -105,13 +106,15 @@ class Pair:
     @cached_property
     def no_logits(self) -> str | None:
         """Why the full distributions of both models are not available, and what would help; None if
-        they are. Reads the records of the heads, not their matrices, once.
+        they are.
+
+        Reads the records of the heads once, not their matrices.
         """
         return _why_no_logits(self.a.run, self.b.run)
 
     @cached_property
     def head_records(self) -> tuple[HeadRecord, HeadRecord]:
-        """Of the heads of A and of B, where there are logits; read once."""
+        """Records of the heads of A and of B, if there are logits; read once."""
         a, b = (_head_record(view.run) for view in (self.a, self.b))
         return a, b
 
@@ -164,9 +167,9 @@ def run_of(store: Url, name: str) -> RunView:
 def pair_of(a: Run, b: Run, prompts: int | None = None) -> Pair:
     """Two runs over the first prompts whose token ids are equal in both.
 
-    prompts: so many of them; all by default. Raises InputError: INCOMPLETE where a run has no
-    prompt that can be analysed, INVALID_VALUE where they share no first prompt, with what differs
-    and the command that captures what is missing, and for more prompts than they share.
+    prompts: so many of them; all by default. Raises InputError: INCOMPLETE if a run has no prompt
+    that can be analysed; INVALID_VALUE if the runs share no first prompt, with what differs and the
+    command that captures what is missing, or if they share fewer prompts than asked for.
     """
     views = RunView(a), RunView(b)
     for run in (a, b):
@@ -194,7 +197,7 @@ def pair_of(a: Run, b: Run, prompts: int | None = None) -> Pair:
 
 
 def require_rows(pair: Pair) -> None:
-    """InputError(NOT_FOUND) where one of the runs keeps moments and no rows."""
+    """Raise InputError(NOT_FOUND) if one of the runs stores moments and no rows."""
     for run in (pair.a.run, pair.b.run):
         if not run.plan.keeps_rows:
             again = capture_command({**run.plan.document, "keep": "both"}, _store(run))
@@ -234,7 +237,7 @@ def _store(run: Run) -> str:
 
 
 def _without_continuation(document: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The plan of the texts alone."""
+    """The plan without the settings of its continuation."""
     written = document.get("continuation")
     if not written:
         return document

@@ -1,7 +1,7 @@
 """Drift of the predictions by position in the prompt: does it grow with the context?
 
-Positions are many, so they come in bands that double: [0, 1), [1, 2), [2, 4), [4, 8) and so on. The
-first tokens of a prompt, which can be attention sinks, stand alone.
+Positions are grouped in bands of doubling width: [0, 1), [1, 2), [2, 4), [4, 8) and so on. So the
+first tokens of a prompt, which can be attention sinks, have bands of their own.
 """
 
 from itertools import pairwise

@@ -1,11 +1,11 @@
-"""What changed in the predictions of two models, token by token, and in all (METRICS.md, Drift).
+"""What changed in the predictions of two models, for each token and overall (METRICS.md, Drift).
 
-The rows of `final` of both runs and their heads make logits again (`drift.logits`), and of each
-token six numbers stay (`numerics.logit_drift`). They are kept (`drift.kept`) and not computed again
-for the same prompts, heads, arithmetic and draw.
+The logits are computed again from the rows of `final` of both runs and their heads
+(`drift.logits`), and reduced to six numbers a token (`numerics.logit_drift`). These are stored
+(`drift.kept`) and reused for the same prompts, heads, arithmetic and draw.
 
-Without the heads, or where V differs, there is no full distribution: then flips come from the most
-likely tokens that capture stored, and ln p(next) always does.
+Without the heads, or if V differs, there is no full distribution. Then flips come from the most
+likely tokens that capture stored; ln p(next) always comes from stored statistics.
 """
 
 import math
@@ -54,9 +54,9 @@ SCHEMA: Final = pl.Schema(
         "next_logprob_b": pl.Float32,
     }
 )
-"""One row for each token, of the distribution after it. Divergences are of p, run A's, from q, run
-B's: nats; tv and top10: shares. Null without logits (`Pair.no_logits`); next_logprob_*: null at a
-prompt's last token."""
+"""One row for each token, about the distribution after it. Divergences are of p, run A's, from q,
+run B's, in nats; tv and top10 are shares. Null without logits (`Pair.no_logits`); next_logprob_* is
+also null at a prompt's last token."""
 
 
 # per token
@@ -75,18 +75,17 @@ def token_drift(
 ) -> pl.DataFrame:
     """What changed after each token of `pair` from `first_position` on: columns `SCHEMA`.
 
-    tokens: of so many tokens, drawn uniformly without replacement by a hash of seed, prompt and
-    position: the same ones in both runs and on every machine, and a smaller draw is part of a
-    larger one. jobs: tiles computed side by side; all usable cores by default. only: columns to
-    compute, of `numerics.logit_drift`; others are null. executor: who computes, in place of `jobs`
-    threads; the bits are the same. progress: advances by the tokens of a tile or a task, by
-    `computed_tokens` in all.
+    tokens: draw so many tokens uniformly without replacement, by a hash of seed, prompt and
+    position. So the draw is the same in both runs and on every machine, and a smaller draw is part
+    of a larger one. jobs: tiles computed in parallel; all usable cores by default. only: columns to
+    compute, of `numerics.logit_drift`; others are null. executor: replaces `jobs` threads; the bits
+    are the same. progress: advances by the tokens of a tile or a task, by `computed_tokens` in all.
 
-    Without a draw every token is computed, from position 0 on, and `first_position` chooses among
-    them: another one computes nothing. Costs two matrices in memory, 4 V d operations for each
-    token and a read of `final` of both runs; nothing of them for what is kept. InputError for no
-    token, FormatError for altered bytes, a head of another width, logits that are no numbers;
-    ValueError for tokens below 1 or a seed below 0.
+    Without a draw every token is computed from position 0 on, and `first_position` selects from the
+    result: another one needs no computation. Costs two matrices in memory, 4 V d operations for
+    each token and one read of `final` of both runs; stored results cost none of these. Raises
+    InputError if there is no token; FormatError for altered bytes, a head of another width, or
+    logits that are NaN; ValueError for tokens below 1 or a seed below 0.
     """
     if seed < 0 or (tokens is not None and tokens < 1):
         raise ValueError(f"{tokens} tokens drawn with seed {seed}, should be 1 and 0 or more")
@@ -121,7 +120,7 @@ def drift_at(
     """What changed after each of the tokens `chosen`, in order: columns `SCHEMA`.
 
     chosen: columns prompt_id and position; tokens that the pair does not compare are left out.
-    Other arguments and errors, and what is kept: as for a draw of `token_drift`.
+    Other arguments and errors, and what is stored: as for a draw of `token_drift`.
     """
     keys = KEYS[:2]
     frame = pair.statistics.join(chosen, on=keys, how="semi", maintain_order="left")
@@ -134,7 +133,7 @@ def drift_at(
 
 
 def compared_tokens(pair: Pair, *, first_position: int = 0, tokens: int | None = None) -> int:
-    """How many tokens `token_drift` compares: nothing is read but the prompts."""
+    """How many tokens `token_drift` compares; reads only the prompts."""
     every = pair.n_tokens(first_position)
     return every if tokens is None else min(every, tokens)
 
@@ -154,8 +153,9 @@ def _computed(
     executor: Executor,
     progress: Progress,
 ) -> pl.DataFrame:
-    """`SCHEMA` of the tokens of `frame`, one or more of `Pair.statistics`; draw: what names them
-    where they are not all.
+    """`SCHEMA` of the tokens of `frame`, at least one row of `Pair.statistics`.
+
+    draw: identifies the tokens if they are a draw; else empty.
     """
     names = EVERYTHING.intersection(only)
     found: Columns = {}
@@ -184,7 +184,7 @@ def _from_logits(
     executor: Executor,
     progress: Progress,
 ) -> Columns:
-    """Columns `names` of the tokens of `frame`, (n,) each: those kept, and the others computed."""
+    """Columns `names` of the tokens of `frame`, (n,) each: stored ones, and the others computed."""
     kept, setting = KeptDrift(pair), setting_of(pair, *draw)
     found = kept.columns(setting, names, len(frame))
     missing = [name for name in names if name not in found]
@@ -197,7 +197,7 @@ def _from_logits(
 
 
 def _drawn(frame: pl.DataFrame, count: int, seed: int) -> pl.Series:
-    """Which of the tokens are drawn, (n,): those whose number is among the `count` smallest."""
+    """Which of the tokens are drawn, (n,): those whose hash is among the `count` smallest."""
     prompt, position = (frame[name].to_numpy() for name in KEYS[:2])
     low = np.uint64((1 << 32) - 1)
     key = shuffled(np.array([seed >> 32]), np.array([seed & int(low)]))
@@ -208,26 +208,26 @@ def _drawn(frame: pl.DataFrame, count: int, seed: int) -> pl.Series:
     return pl.Series(drawn)
 
 
-# in all
+# overall
 
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """A number over all tokens; None where no token has it."""
+    """A number over all tokens; fields are None if no token has it."""
 
     mean: float | None = None
     median: float | None = None
     p99: float | None = None
     max: float | None = None
     stderr: float | None = None
-    """Of the mean, over prompts."""
+    """Standard error of the mean, over prompts."""
     ci_low: float | None = None
     ci_high: float | None = None
-    """Of the mean, 95 %."""
+    """Upper end of the 95 % interval of the mean."""
     groups: int = 0
-    """Of prompts, that the error was made of."""
+    """Number of groups of prompts behind the error."""
     n_tokens: int
-    """Tokens that have the number."""
+    """Number of tokens that have a value."""
 
 
 _CHANGE: Final = pl.col("next_logprob_a").cast(pl.Float64) - pl.col("next_logprob_b")
@@ -246,11 +246,11 @@ NUMBERS: Final[dict[str, tuple[pl.Expr, tuple[float, float]]]] = {
     "next_logprob": (_CHANGE.abs(), _FROM_0),
     "log_perplexity": (_CHANGE, _UNBOUNDED),
 }
-"""What `prediction_drift` summarises of each token, and what the number cannot leave.
+"""Numbers that `prediction_drift` summarises, and the bounds of each.
 
-next_logprob: |ln p_B(next) - ln p_A(next)|, how far it moved either way. log_perplexity:
-ln p_A(next) - ln p_B(next), with its sign: the mean is ln PPL(B) - ln PPL(A), and the maximum is
-where B lost most."""
+next_logprob: |ln p_B(next) - ln p_A(next)|, the size of the change in either direction.
+log_perplexity: ln p_A(next) - ln p_B(next), with its sign: the mean is ln PPL(B) - ln PPL(A), and
+the maximum is at the token where B lost most."""
 
 
 def prediction_drift(
@@ -259,8 +259,8 @@ def prediction_drift(
     """Mean, median, 99th percentile, maximum and error of each of `NUMBERS`, or `only` of some.
 
     frame: of `token_drift`. Means are over tokens. Their error is over prompts: a delete-a-group
-    jackknife of ten groups of neighbouring prompts, among those with a token. Where tokens were
-    drawn, the error holds what the draw adds, since other tokens are drawn of other prompts.
+    jackknife of ten groups of neighbouring prompts, among those with a token. If tokens were drawn,
+    the error includes that of the draw, because other prompts have other drawn tokens.
     """
     return {
         name: summarize_tokens(
@@ -272,13 +272,13 @@ def prediction_drift(
 
 
 def summarize_tokens(values: pl.DataFrame, limits: tuple[float, float]) -> Summary:
-    """Of (n, 2) prompt_id, ascending, and value, in float64; limits: what no mean can leave."""
+    """Summary of (n, 2) prompt_id, ascending, and value, in float64; limits: bounds of a mean."""
     tokens = values["value"].to_numpy()
     if not len(tokens):
         return Summary(n_tokens=0)
     if np.isfinite(tokens).all():
         median, p99 = np.quantile(tokens, [0.5, 0.99])
-    else:  # interpolation would take infinity from infinity
+    else:  # interpolation would compute infinity minus infinity
         median, p99 = np.quantile(tokens, [0.5, 0.99], method="higher")
     mean = float(tokens.mean())
     error = jackknife(mean, _without_groups(values["prompt_id"].to_numpy(), tokens), limits)
@@ -296,7 +296,7 @@ def summarize_tokens(values: pl.DataFrame, limits: tuple[float, float]) -> Summa
 
 
 def _without_groups(prompt_id: Integers, values: npt.NDArray[np.float64]) -> list[float]:
-    """The mean over tokens, leaving out each group of prompts in turn."""
+    """The mean over tokens without each group of prompts, in turn."""
     first = np.flatnonzero(np.diff(prompt_id, prepend=-1))  # of each prompt
     edges = [*first, len(values)]
     if len(first) < 2:

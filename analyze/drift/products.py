@@ -1,11 +1,11 @@
-"""Logits of rows of `final`: by NumPy, or by torch where it is installed and does better.
+"""Logits from rows of `final`: by NumPy, or by torch if it is installed and more exact.
 
-NumPy multiplies in float32 and rounds the product to the dtype of the head afterwards. A model's
-own kernel sums in another order, so a product on the edge between two bfloat16 values may be
-rounded the other way: ln of the sum of exponentials then differs by some 2e-3 nats. Torch's kernel
-for bfloat16 is the one that a model on a CPU was run with, and gives its logits to 2e-5. So torch,
-where it is installed, multiplies on a GPU, and bfloat16 on a CPU too; NumPy does the rest. Torch is
-never required, and imported here alone.
+NumPy multiplies in float32 and then rounds the product to the dtype of the head. A model's own
+kernel adds in another order, so a product halfway between two bfloat16 values may be rounded the
+other way: ln of the sum of exponentials then differs by some 2e-3 nats. Torch's kernel for bfloat16
+is the one that the model used on a CPU, and reproduces its logits to 2e-5. So torch, if installed,
+multiplies on a GPU, and bfloat16 also on a CPU; NumPy does the rest. Torch is never required, and
+only this module imports it.
 """
 
 import contextlib
@@ -26,15 +26,15 @@ from lpp.store.format.plan import StoredDtype
 from lpp.store.shared.heads import Float32, Head
 
 NUMPY = "numpy"
-"""The place where products are taken without torch; with it, a device of torch's."""
+"""The place of products without torch; with torch, the place is a torch device."""
 
 
 class Tile(Protocol):
-    """Memory for the logits of a tile of rows, one user at a time."""
+    """Memory for the logits of a tile of rows, for one user at a time."""
 
     def logits(self, rows: Rows) -> Iterator[Float32]:
-        """The logits of (n, d) `rows` in order, (m, V) of a few rows at a time, each valid until
-        the next is asked for.
+        """The logits of (n, d) `rows` in order, in (m, V) groups of a few rows; each is valid until
+        the next is requested.
         """
 
 
@@ -42,13 +42,13 @@ class Products(Protocol):
     """Computes logits from rows of `final`."""
 
     def tile(self, rows: int, group: int) -> Tile:
-        """A tile of at most so many rows, whose logits come in groups of `group`, the last one
+        """A tile of at most `rows` rows, whose logits come in groups of `group`; the last is
         shorter.
         """
 
 
 def place_of(dtype: StoredDtype) -> str:
-    """Where the products of a head of `dtype` are taken here: `NUMPY`, `cpu` or `cuda`."""
+    """Where products with a head of `dtype` are computed here: `NUMPY`, `cpu` or `cuda`."""
     if importlib.util.find_spec("torch") is None:
         return NUMPY
     import torch
@@ -59,7 +59,7 @@ def place_of(dtype: StoredDtype) -> str:
 
 
 def check_place(place: str) -> None:
-    """Raise MachineError where this machine cannot multiply at a place of `place_of`."""
+    """Raise MachineError if this machine cannot multiply at `place`, a result of `place_of`."""
     if place == NUMPY:
         return
     here = importlib.util.find_spec("torch") is not None
@@ -77,7 +77,7 @@ def check_place(place: str) -> None:
 
 
 def described(place: str, dtype: StoredDtype) -> str:
-    """The arithmetic of a place, for people.
+    """A description of the arithmetic of a place.
 
     >>> described("numpy", "bfloat16")
     'logits: products in float32 by NumPy, rounded to bfloat16'
@@ -91,15 +91,16 @@ def described(place: str, dtype: StoredDtype) -> str:
 
 
 def products(head: Head, place: str) -> Products:
-    """The object that multiplies with `head` at a place of `place_of`; torch keeps a copy of the
-    matrix.
+    """An object that multiplies with `head` at `place`, a result of `place_of`.
+
+    Torch keeps a copy of the matrix.
     """
     return _NumpyProducts(head) if place == NUMPY else _TorchProducts(head, place)
 
 
 @dataclass(frozen=True)
 class _NumpyProducts:
-    """All rows of a tile are multiplied together, and rounded a group at a time."""
+    """Multiplies all rows of a tile at once, and rounds one group at a time."""
 
     head: Head
 
@@ -123,7 +124,7 @@ class _NumpyTile:
 
 
 class _TorchProducts:
-    """The last steps of a model as torch takes them, each rounded to the dtype of the head."""
+    """The last steps of a model as torch computes them, each rounded to the dtype of the head."""
 
     def __init__(self, head: Head, device: str) -> None:
         import torch
@@ -179,10 +180,10 @@ class _TorchTile:
 
 @contextlib.contextmanager
 def one_thread_each() -> Iterator[None]:
-    """One thread for each product, NumPy's and torch's, so that the bits of a tile do not depend on
-    how many tiles are under way.
+    """Limit NumPy and torch to one thread for each product, so that the bits of a tile do not
+    depend on the number of tiles in progress.
     """
-    torch = sys.modules.get("torch")  # not there yet: nothing multiplies with it
+    torch = sys.modules.get("torch")  # if it is not imported yet, nothing multiplies with it
     with threadpool_limits(1, user_api="blas"):
         if torch is None:
             yield

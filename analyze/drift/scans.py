@@ -1,4 +1,4 @@
-"""Drift of two runs as lazy tables: a query computes only the sites and columns it asks for."""
+"""Drift of two runs as lazy tables: a query computes only the sites and columns it needs."""
 
 from collections.abc import Iterator
 from itertools import groupby
@@ -29,11 +29,11 @@ def scan_drift_tokens(
 ) -> pl.LazyFrame:
     """What changed after each token from run `a` to run `b`: columns `predictions.SCHEMA`.
 
-    a, b, prompts: as for `diff`; first_position, tokens, seed: as for `token_drift`. Computed as it
-    is collected, and kept. Only the columns that are asked for are computed: without `kl`,
-    `kl_reverse`, `js` and `tv` no divergence, without `flip` and `top10` too no logits. A filter on
-    rows computes all of them. Raises InputError for runs that are not comparable, FormatError for
-    altered bytes.
+    a, b, prompts: as for `diff`; first_position, tokens, seed: as for `token_drift`. Values are
+    computed on collection, and stored. Only requested columns are computed: without `kl`,
+    `kl_reverse`, `js` and `tv` no divergences; if `flip` and `top10` are not requested either, no
+    logits. A filter on rows does not reduce the computation. Raises InputError for runs that are
+    not comparable, FormatError for altered bytes.
     """
 
     def opened() -> Pair:
@@ -69,11 +69,11 @@ def scan_drift_sites(
 ) -> pl.LazyFrame:
     """How each site changed from run `a` to run `b`: columns `SITES`.
 
-    a, b, prompts: as for `diff`; errors: as for `site_drift`, whatever sites are asked for.
-    Computed as it is collected, and kept. Filters on site and depth and the choice of columns reach
-    the computation: one site asked for is one site read, `relative_distance` and `cosine` alone
-    make no products, and errors are computed where their columns are asked for. Raises InputError
-    for runs that are not comparable, FormatError for altered bytes.
+    a, b, prompts: as for `diff`; errors: as for `site_drift`, whatever sites are requested. Values
+    are computed on collection, and stored. Filters on site and depth and the selection of columns
+    limit the computation: a query for one site reads one site, `relative_distance` and `cosine`
+    alone need no matrix products, and errors are computed only if their columns are requested.
+    Raises InputError for runs that are not comparable, FormatError for altered bytes.
     """
 
     def opened() -> Pair:
@@ -114,7 +114,7 @@ def scan_drift_sites(
 
 
 def _numbers(columns: frozenset[str]) -> list[Number]:
-    """Those that `columns` are of."""
+    """The numbers that `columns` belong to."""
     return [n for n in NUMBERS if columns.intersection((n, *error_names(n)))]
 
 

@@ -1,4 +1,4 @@
-"""Differences of ranks of two runs of which one keeps moments and no rows."""
+"""Differences of ranks of two runs, one of which stores moments and no rows."""
 
 from collections.abc import Collection, Iterator, Sequence
 
@@ -17,7 +17,7 @@ from lpp.analyze.runs.moments_held import listed_numbers
 
 
 def why_no_moments(pair: Pair, cell: Cell) -> str | None:
-    """Why there are no ranks of `cell` where a run keeps no rows; else None."""
+    """Why `cell` has no ranks, if a run stores no rows; else None."""
     for view in (pair.a, pair.b):
         plan = view.run.plan
         if not np.array_equal(view.set_aside[: view.quarantined(cell.n_prompts)], pair.left_out):
@@ -37,10 +37,10 @@ def moment_estimates(
     wanted: Collection[Number],
     executor: Executor,
 ) -> Iterator[dict[Number, Estimate]]:
-    """Those of `wanted` that there are, of each site in order.
+    """Estimates of those of `wanted` that exist, for each site in order.
 
-    sites: each with whether its numbers get an error. Computed of each run as for its own tables,
-    and kept with them.
+    sites: each with whether its numbers get an error. The numbers of each run are computed and
+    stored as for its own tables.
     """
     names = [name for name in RANKS if name in wanted]
     held = why_no_moments(pair, cell) is None

@@ -1,4 +1,4 @@
-"""The numbers of one site of two runs, from rows, and again without each group of prompts."""
+"""The numbers of one site of two runs, computed from rows, also without each group of prompts."""
 
 import math
 from collections.abc import Collection, Iterator, Mapping
@@ -30,10 +30,10 @@ NUMBERS: Final[tuple[Number, ...]] = get_args(Number)
 """The numbers of a site."""
 
 OF_ROWS: Final = NUMBERS[:2]
-"""Means over tokens; the others are of the products of all rows."""
+"""Means over tokens; the others need the products of all rows."""
 
 RANKS: Final = NUMBERS[4:]
-"""Differences of metrics of each run's spectrum, by their names."""
+"""Differences of metrics of each run's spectrum, by name."""
 
 LIMITS: Final[Mapping[Number, tuple[float, float]]] = {
     "relative_distance": (0.0, math.inf),
@@ -48,7 +48,7 @@ LIMITS: Final[Mapping[Number, tuple[float, float]]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiteNumbers:
-    """One site of both runs, and what is to be computed of it."""
+    """One site of both runs, and the numbers to compute."""
 
     pair: Pair
     site: str
@@ -56,7 +56,7 @@ class SiteNumbers:
     values: frozenset[Number]
     """Numbers wanted of the cell."""
     errors: frozenset[Number]
-    """Numbers wanted of each of its `parts`, which leave a group of prompts out."""
+    """Numbers wanted of each of its `parts`, each of which leaves out a group of prompts."""
 
     @classmethod
     def missing(
@@ -69,9 +69,9 @@ class SiteNumbers:
         sure: bool,
         kept: Values,
     ) -> Self:
-        """What is not kept of the numbers wanted, and of their errors.
+        """Those wanted numbers, and their errors, that are not stored.
 
-        sure: whether numbers that are not `OF_ROWS` get an error.
+        sure: whether numbers outside `OF_ROWS` get an error.
         """
         there = _there(pair, site)
         parts = cell.parts(GROUPS)
@@ -91,11 +91,11 @@ class SiteNumbers:
 
     @property
     def is_nothing(self) -> bool:
-        """Whether nothing is to be computed."""
+        """Whether there is nothing to compute."""
         return not (self.values or self.errors)
 
     def compute(self, workers: Workers) -> Values:
-        """What is missing, by cell and number; NaN where the rows hold no number."""
+        """The missing numbers, by cell and number; NaN where the rows have no number."""
         every = self.values | self.errors
         means = RowMeans(self.cell) if every.intersection(OF_ROWS) else None
         sums = PairScatters(_widths(self.pair, self.site)) if every.difference(OF_ROWS) else None
@@ -132,13 +132,13 @@ class SiteNumbers:
                 yield prompt_id[inside], position[inside], a[inside], b[inside]
 
     def _of_products(self, sums: PairScatters, workers: Workers) -> Values:
-        """CKA, overlap and differences of ranks; without each group from another read."""
+        """CKA, overlap and differences of ranks; those without each group need another read."""
         parts = self.cell.parts(GROUPS)
         values, errors = (some.difference(OF_ROWS) for some in (self.values, self.errors))
         whole = self._numbers(sums.scatters, values | errors if sums.equal else values)
         if not errors:
             without = []
-        elif sums.equal:  # without any group, too
+        elif sums.equal:  # then also without any group
             without = [{name: whole[name] for name in errors}] * len(parts)
         else:
             tasks = [workers.submit(self._without, sums.scatters, part, errors) for part in parts]
@@ -158,7 +158,7 @@ class SiteNumbers:
         return self._numbers(whole.without(group), names)
 
     def _numbers(self, sums: CrossScatters, names: Collection[Number]) -> dict[Number, float]:
-        """Of the products of both runs, or of one alone where the rows of the other are equal."""
+        """Numbers from the products of both runs; of one run if the rows of both are equal."""
         if not names:
             return {}
         a = sums.moments(0)
@@ -181,9 +181,9 @@ class SiteNumbers:
 def estimates(
     pair: Pair, site: str, cell: Cell, wanted: Collection[Number], *, sure: bool, values: Values
 ) -> dict[Number, Estimate]:
-    """Those of `wanted` that there are, from `values` of the cell and of its parts.
+    """Estimates of those of `wanted` that exist, from `values` of the cell and of its parts.
 
-    sure: as for `SiteNumbers.missing`. Value None for what the rows hold no number of.
+    sure: as for `SiteNumbers.missing`. The value is None if the rows have no such number.
     """
     there = _there(pair, site)
     return {
@@ -198,13 +198,13 @@ def estimates(
 
 
 def _there(pair: Pair, site: str) -> Collection[Number]:
-    """Numbers that rows of the widths of a site have."""
+    """Numbers that exist for the widths of a site's rows."""
     a, b = _widths(pair, site)
     return NUMBERS if a == b else ("cka",)
 
 
 def _widths(pair: Pair, site: str) -> list[int]:
-    """Columns of each run's rows."""
+    """Width of each run's rows."""
     return [view.run.site(site).width for view in (pair.a, pair.b)]
 
 

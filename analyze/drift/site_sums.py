@@ -26,7 +26,7 @@ class RowMeans:
         self._counts = np.zeros(self._parts.count + 1, dtype=np.int64)
 
     def add(self, prompt_id: Integers, position: Integers, drift: RowDrift) -> None:
-        """Take in some tokens of the cell."""
+        """Add some tokens of the cell."""
         part = self._parts.of(prompt_id, position)
         size = len(self._counts)
         self._counts += np.bincount(part, minlength=size)
@@ -45,7 +45,7 @@ class RowMeans:
 
 
 class PairScatters:
-    """The products of both runs' rows: `scatters`, of one site while all rows are `equal`."""
+    """Products of both runs' rows: `scatters`, only those of one run while all rows are `equal`."""
 
     def __init__(self, widths: Sequence[int]) -> None:
         self.equal = widths[0] == widths[1]
@@ -54,7 +54,7 @@ class PairScatters:
         )
 
     def add(self, a: Rows, b: Rows, *, equal: bool) -> None:
-        """Take in (n, d) and (n, e) rows of the same n tokens. equal: whether they are, all."""
+        """Add (n, d) and (n, e) rows of the same n tokens. equal: whether all of them are equal."""
         if self.equal and not equal:
             self.scatters, self.equal = self.scatters.twice(), False
         self.scatters.add([a] if self.equal else [a, b])

@@ -1,24 +1,24 @@
-"""What changed inside: every site of two runs, row by row and as a space (METRICS.md, Drift).
+"""What changed inside: every site of two runs, by row and as a space (METRICS.md, Drift).
 
-The rows of both runs pass in step, once, a block at a time. Relative distance and cosine take half
-as long as that reading. CKA, overlap and ranks need the products A^T A, B^T B and A^T B: 2 N d^2
-multiply-adds, in float64, since what quantising leaves of 1 - CKA is often within the rounding of
-float32. At d = 576 they take 35 microseconds of one core a token, twenty times the reading; `only`
-leaves them out.
+The rows of both runs are read once, in step, one block at a time. Relative distance and cosine take
+half as long as that reading. CKA, overlap and ranks need the products A^T A, B^T B and A^T B: 2 N
+d^2 multiply-adds, in float64, because the 1 - CKA of quantised models is often below the rounding
+of float32. At d = 576 they take 35 microseconds of one core for each token, twenty times the
+reading; `only` can exclude them.
 
-Errors leave the same group of prompts out of both runs. Those of relative distance and cosine are
-always there: they are made of sums. For the others a group is read again, its products are made
-again, and two matrices are solved for each group: so, as in `profile`, they are made at `final` by
-default.
+Errors are jackknifes that leave the same group of prompts out of both runs. Relative distance and
+cosine always have errors, which come from sums. For the other numbers each group is read and
+multiplied again, and two eigenproblems are solved for it. So, as in `profile`, only `final` has
+these errors by default.
 
-Every number is kept (`drift.kept`), and so is what the errors are made of: only what is missing is
-computed again. A site is one task, in a thread or on a cluster.
+Every number is stored (`drift.kept`), with the values behind its error; only missing ones are
+computed. A site is one task, in a thread or on a cluster.
 
-While the rows of both runs are equal, the products of one are those of all three, and nothing is
-multiplied twice; at the end of such a site CKA and overlap are 1 and the differences 0, exactly.
+While the rows of both runs are equal, the products of one run serve for all three. At the end of
+such a site CKA and overlap are exactly 1 and the differences exactly 0.
 
-Memory, whatever the number of tokens: at a site 24 d^2 bytes, beside them 96 d^2 for each thread,
-and two blocks of rows. Fewer threads than `jobs` work where that would not fit.
+Memory does not depend on the number of tokens: 24 d^2 bytes for a site, and 96 d^2 bytes and two
+blocks of rows for each thread. Fewer threads than `jobs` are used if that would not fit.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -63,30 +63,30 @@ _NONE: Final = Estimate(None)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiteDrift:
-    """How one site of run B differs from that of run A; value None where there is no number.
+    """How one site of run B differs from that of run A; the value is None if there is no number.
 
-    A site whose rows are not finite has no numbers; `why_missing` gives every other reason.
+    A site with non-finite rows has no numbers; `why_missing` gives every other reason.
     """
 
     site: str
     depth: int
-    """In blocks of run A."""
+    """Depth in blocks of run A."""
     n_tokens: int
     relative_distance: Estimate = _NONE
-    """Mean over tokens of |a - b| / |a|. 0 over 0 is 0. No number where a row is 0 in A alone: a
-    mean over the others would hide the largest change."""
+    """Mean over tokens of |a - b| / |a|. 0 over 0 is 0. No number if a row is 0 in A alone: a mean
+    over the others would hide the largest change."""
     cosine: Estimate = _NONE
-    """Mean over tokens of the cosine of a and b; 1 where both are 0. No number where a row is 0 in
-    one run alone."""
+    """Mean over tokens of the cosine of a and b; 1 if both are 0. No number if a row is 0 in one
+    run alone."""
     cka: Estimate = _NONE
     """Linear CKA over all rows. No number without variance."""
     overlap: Estimate = _NONE
-    """||U_A^T U_B||_F^2 / k of the k leading eigenvectors of the covariance: ten, or as many as
-    both have eigenvalues other than 0."""
+    """||U_A^T U_B||_F^2 / k of the k leading eigenvectors of each covariance. k is ten, or the
+    number of non-zero eigenvalues in both if smaller."""
     participation_ratio: Estimate = _NONE
-    """B less A, in dimensions."""
+    """B - A, in dimensions."""
     effective_rank: Estimate = _NONE
-    """B less A, in dimensions."""
+    """B - A, in dimensions."""
 
 
 def site_drift(
@@ -103,14 +103,14 @@ def site_drift(
 ) -> list[SiteDrift]:
     """Every number of `only` at each site that both runs hold, in depth order.
 
-    sites: names or patterns; all by default. first_position, prefix: of the tokens at positions
-    from one to below the other; up to the context that both share by default. errors: the sites
-    with an error of CKA, overlap and rank differences; final: `final`, or the deepest chosen.
-    jobs: threads; one for each usable core by default. executor: who computes, in place of so many
-    threads. The bits are the same for any. progress: advances by one for each site.
+    sites: names or patterns; all by default. first_position, prefix: use the tokens at positions
+    from `first_position` to below `prefix`, by default up to the context that both runs share.
+    errors: the sites with an error of CKA, overlap and rank differences; final: `final`, or the
+    deepest chosen site. jobs: threads; one for each usable core by default. executor: replaces
+    these threads. The bits are the same for any. progress: advances by one for each site.
 
-    Raises InputError for a site that one of the runs lacks, and for positions that both do not
-    have; FormatError for altered bytes.
+    Raises InputError for a site that one of the runs lacks, and for positions that the runs do not
+    both have; FormatError for altered bytes.
     """
     cell = _cell(pair, first_position, prefix)
     names = common_sites(pair, sites)
@@ -140,8 +140,9 @@ def _of_rows(
     wanted: Collection[Number],
     executor: Executor,
 ) -> Iterator[dict[Number, Estimate]]:
-    """Those of `wanted` that there are, of each site in order; sites: each with whether its numbers
-    get an error.
+    """Estimates of those of `wanted` that exist, for each site in order.
+
+    sites: each with whether its numbers get an error.
     """
     files = KeptDrift(pair)
     kept = {site: files.values(site) for site, _ in sites}
@@ -174,9 +175,9 @@ def site_frame(found: Sequence[SiteDrift]) -> pl.DataFrame:
 
 
 def common_sites(pair: Pair, sites: Sequence[str] | None = None) -> list[str]:
-    """Sites that both runs hold and that fit `sites`, names or patterns; all by default.
+    """Sites that both runs hold and that match `sites`, names or patterns; all by default.
 
-    In depth order. Raises InputError for a pattern that fits none.
+    In depth order. Raises InputError for a pattern that matches none.
     """
     a, b = pair.a.run, pair.b.run
     common = [site for site in a.sites if site in b.sites]
@@ -192,7 +193,7 @@ def common_sites(pair: Pair, sites: Sequence[str] | None = None) -> list[str]:
 def why_missing(
     pair: Pair, site: str, *, first_position: int = 0, prefix: int | None = None
 ) -> str | None:
-    """Why `site_drift` has not every number of a site, whatever its rows hold; else None."""
+    """Why `site_drift` lacks numbers of a site, whatever its rows hold; None if it does not."""
     a, b = pair.a.run, pair.b.run
     width, other = (run.site(site).width for run in (a, b))
     bare = list(dict.fromkeys(run.id for run in (a, b) if not run.plan.keeps_rows))
@@ -213,7 +214,7 @@ def why_missing(
 
 
 def _cell(pair: Pair, first_position: int, prefix: int | None) -> Cell:
-    """The tokens compared. Raises InputError for positions that there are not."""
+    """The compared tokens. Raises InputError for positions that do not exist."""
     shared = min(view.run.plan.context for view in (pair.a, pair.b))
     end = shared if prefix is None else prefix
     if not 0 <= first_position < end <= shared:
@@ -226,7 +227,7 @@ def _cell(pair: Pair, first_position: int, prefix: int | None) -> Cell:
 
 
 def _bytes(numbers: SiteNumbers) -> int:
-    """About the most memory that a thread takes."""
+    """Most memory that a thread takes, in bytes, estimated."""
     views = numbers.pair.a, numbers.pair.b
     width = max(view.run.site(numbers.site).width for view in views)
     products = (numbers.values | numbers.errors).difference(OF_ROWS)

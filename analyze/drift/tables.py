@@ -1,7 +1,7 @@
 """Drift as tables of the database of a store, beside those of earlier comparisons.
 
-A million tokens of `drift_tokens` take 55 MB of the file, 55 bytes a token. While they are written
-they take 200 MB of memory beside their frame. Every command copies them into its new file.
+A million tokens of `drift_tokens` take 55 MB of the file. Writing them takes 200 MB of memory
+beside their frame. Every command that writes copies them to its new file.
 """
 
 from collections.abc import Mapping
@@ -36,22 +36,22 @@ UNITS: Final[Mapping[str, str]] = {
     "log_perplexity": "nats",
     "entropy": "nats",
 }
-"""Of the numbers of the predictions, in the order in which they are shown."""
+"""Statistics of the numbers of the predictions, in the order of the table."""
 
 OF_ALL_TOKENS: Final = "entropy"
-"""The number of the predictions that is of all tokens where others are of drawn ones."""
+"""The number of the predictions that covers all tokens when the others cover drawn ones."""
 
 SINK_PROMPTS: Final = 32
-"""Prompts of each run in which attention sinks are looked for: where sinks are is a matter of the
-model, and more prompts would cost another read of all rows."""
+"""Prompts of each run that are searched for attention sinks. Sinks are a property of the model, and
+more prompts would cost another read of all rows."""
 
 
 def drift_tables(found: Drift) -> dict[str, pl.DataFrame]:
     """Tables `drift_predictions`, `drift_sites` and `drift_tokens` of one comparison, by name.
 
-    A number of the predictions that no token has gets no row. Flags of a site: `sink` (of either
-    run, in its first `SINK_PROMPTS` prompts; where no position is skipped), `quarantined`,
-    `no_error`. FormatError for altered bytes.
+    A number of the predictions that no token has gets no row. Flags of a site: `sink` (in the first
+    `SINK_PROMPTS` prompts of either run, if no position is skipped), `quarantined`, `no_error`.
+    Raises FormatError for altered bytes.
     """
     tables = {
         "drift_predictions": _predictions(found),
@@ -67,11 +67,11 @@ def drift_tables(found: Drift) -> dict[str, pl.DataFrame]:
 
 
 def write_drift(found: Drift) -> Place | None:
-    """Put `drift_tables` into the database of the store of both runs; return the file's path.
+    """Write `drift_tables` to the database of the store of both runs; return the file's path.
 
-    Rows of earlier comparisons stay as long as both of their runs are what they were. None, and
-    nothing is written, where the runs lie in two stores, and of a run that is compared with itself.
-    Raises what `lpp.sql.build` raises.
+    Rows of earlier comparisons stay as long as both of their runs are unchanged. Writes nothing and
+    returns None if the runs are in two stores, or if a run is compared with itself. Raises what
+    `lpp.sql.build` raises.
     """
     if found.pair.of_one_run or len(stores(found.pair)) > 1:
         return None
@@ -79,7 +79,7 @@ def write_drift(found: Drift) -> Place | None:
 
 
 def stores(pair: Pair) -> list[Place]:
-    """The stores in which the runs of `pair` lie: one or two, whatever their paths are called."""
+    """The stores that hold the runs of `pair`: one or two, however their paths are written."""
     roots = (view.run.directory.root for view in (pair.a, pair.b))
     return list(
         {root.resolve() if isinstance(root, Path) else root: root for root in roots}.values()
@@ -120,7 +120,9 @@ def _sites(found: Drift) -> pl.DataFrame:
 
 
 def _flags(found: Drift, sites: pl.DataFrame) -> pl.Series:
-    """(sites,) The flags of each. A difference may well be smaller than its error: no trap."""
+    """(sites,) Flags of each site. A difference smaller than its error is normal, so it has no
+    flag.
+    """
     facts = sites.select(
         "n_prompts",
         n_quarantined=pl.lit(len(found.pair.left_out), pl.Int32),
@@ -137,7 +139,7 @@ def _flags(found: Drift, sites: pl.DataFrame) -> pl.Series:
 
 
 def _sinks(found: Drift, sites: list[str]) -> list[int]:
-    """The most sinks that either run has at each site, among the rows compared."""
+    """Largest number of sinks in either run at each site, among the rows compared."""
     if found.first_position or found.is_nothing:
         return [0] * len(sites)
     with Workers(1) as workers:

@@ -1,7 +1,7 @@
-"""Logits of the same tokens of two models, a tile of rows at a time, reduced as they are made.
+"""Logits of the same tokens of two models, reduced one tile of rows at a time.
 
-Never more than a few tiles are in memory, whatever the number of tokens and of columns V. They are
-computed side by side, one thread each: numbers have the same bits for any number of jobs.
+Only a few tiles are in memory, whatever the number of tokens and V, the number of columns. Tiles
+are computed in parallel, one thread each; the bits are the same for any number of jobs.
 """
 
 import queue
@@ -19,15 +19,15 @@ from lpp.store.commands.progress import SILENT, Progress
 from lpp.store.shared.heads import TILE_BYTES
 
 TILE_ROWS: Final = 256
-"""Rows of a tile, where `TILE_BYTES` hold them: 128 of 262,144 columns. A matrix is read once for
-each tile, which fewer rows would not hide behind their products."""
+"""Rows of a tile, if `TILE_BYTES` hold them: 128 for 262,144 columns. A head's matrix is read once
+for each tile; with fewer rows that read would take longer than the product."""
 
 MEMORY: Final = 2 << 30
-"""Bytes of logits under way, whatever the number of jobs; two tiles at least."""
+"""Bytes of logits in progress, whatever the number of jobs; at least two tiles."""
 
 
 def rows_of_tile(vocabulary: int) -> int:
-    """Rows that are multiplied together, of V columns. The last bits of a product depend on it."""
+    """Rows that are multiplied together, for V columns. The last bits of a product depend on it."""
     return max(1, min(TILE_ROWS, TILE_BYTES // (4 * vocabulary)))
 
 
@@ -41,11 +41,12 @@ def rows_drift(
     tile_rows: int | None = None,
     progress: Progress = SILENT,
 ) -> Columns:
-    """Columns `only` of `logit_drift`, (n,) each, of two models' rows of the same n tokens.
+    """Columns `only` of `logit_drift`, (n,) each, from two models' rows of the same n tokens.
 
     rows, heads: of model A and of B; blocks of (m, d) rows, which may end at different tokens.
-    vocabulary: V. jobs: tiles at a time, as far as `MEMORY` goes. tile_rows: `rows_of_tile` by
-    default. progress: advances by the tokens of a tile. ValueError where one model has more rows.
+    vocabulary: V. jobs: tiles in parallel, as far as `MEMORY` allows. tile_rows: `rows_of_tile` by
+    default. progress: advances by the tokens of a tile. Raises ValueError if one model has more
+    rows.
     """
     size = tile_rows or rows_of_tile(vocabulary)
     at_once = max(1, min(jobs, MEMORY // (2 * 4 * size * vocabulary)))
@@ -92,7 +93,7 @@ class _Slot:
         self._tiles = [head.tile(size, self._reduction.rows) for head in heads]
 
     def drift(self, rows: tuple[Rows, ...]) -> Columns:
-        """Columns of the tokens of one tile, from (n, d) rows of both models."""
+        """Columns for the tokens of one tile, from (n, d) rows of both models."""
         made = (tile.logits(some) for tile, some in zip(self._tiles, rows, strict=True))
         return joined([self._reduction.drift(p, q) for p, q in zip(*made, strict=True)])
 

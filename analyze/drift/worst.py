@@ -12,7 +12,7 @@ from lpp.analyze.drift.pair import Pair
 from lpp.analyze.runs.words import Words
 
 CONTEXT_TOKENS: Final = 24
-"""Tokens of a prompt that are shown: more than a line holds."""
+"""Tokens of a prompt that are shown: more than fit on a line."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,11 +30,11 @@ class WorstToken:
     prompt_id: int
     position: int
     change: float
-    """What the tokens are ordered by: KL(A || B), or |ln p(next), B - A|; nats."""
+    """The number that orders the tokens: KL(A || B), or |ln p(next), B - A|; nats."""
     context: str
     """The prompt up to this token."""
     came: str | None
-    """The token that follows; None at a prompt's end."""
+    """The token that follows; None at the end of a prompt."""
     a: Expected
     b: Expected
 
@@ -45,10 +45,10 @@ def order_of(drift: Drift) -> str:
 
 
 def worst_tokens(drift: Drift, count: int = 10) -> list[WorstToken]:
-    """Of the compared tokens the `count` with the largest change above 0, the largest first.
+    """The `count` compared tokens with the largest change above 0, the largest first.
 
-    Tokens are words where one of the stores holds the vocabulary of its run's tokenizer, else ids.
-    FormatError for altered bytes.
+    Tokens are text if one of the stores holds the vocabulary of its run's tokenizer, else ids.
+    Raises FormatError for altered bytes.
     """
     moved = pl.col("next_logprob_b").cast(pl.Float64) - pl.col("next_logprob_a")
     change = pl.col("kl") if order_of(drift) == "kl" else moved.abs()
@@ -83,7 +83,7 @@ def worst_tokens(drift: Drift, count: int = 10) -> list[WorstToken]:
 
 
 def _vocabulary(pair: Pair) -> pa.Table | None:
-    """Of either run: ids are the same, so the tokens are."""
+    """The vocabulary of either run: the token ids are equal, so the tokens are."""
     found = pair.a.run.vocabulary()
     return pair.b.run.vocabulary() if found is None else found
 
