@@ -37,9 +37,9 @@ from lpp.store.format.run_names import plan_name
 KINDS: Final = ("n_right", "n_wrong")
 
 SCHEMA: Final = schema(KINDS)
-"""One row for each feature, and site where it is of rows: columns of `measure.schema`. The AUROC is
-of right items against wrong ones; the covariates are `COVARIATES`; q_value: over all rows but the
-gold answer's."""
+"""One row for each feature, and for features of rows also for each site: columns of
+`measure.schema`. The AUROC is of right items against wrong ones; the covariates are `COVARIATES`;
+q_value is over all rows except those of the gold answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,24 +53,24 @@ class ItemAnalysis:
     source: str
     model: str
     filter: str
-    """Of lm-eval, as of `EvaluatedItems`."""
+    """The filter of lm-eval, as in `EvaluatedItems`."""
     n_right: int
     n_wrong: int
     n_groups: int
-    """0: the items have no groups."""
+    """Number of groups; 0: the items have none."""
     n_within: int
-    """Items that are compared within groups: those of groups with two right and two wrong ones. 0:
-    none are, since the items have no groups, or fewer such items than are ranked."""
+    """Items that are compared within groups: those of groups with at least two right and two wrong
+    ones. 0 if the items have no groups, or if there are too few such items for a ranking."""
     left_out: Mapping[str, int]
-    """Items that are left out, by the reason."""
+    """Numbers of items that are left out, by reason."""
     skip_first: int
     seed: int
     features: pl.DataFrame
     """`SCHEMA`: baselines first, then in the order of `FEATURES`; sites by depth."""
     confidence: str
-    """Feature that items are ordered by in `risk`."""
+    """The feature by which `risk` orders the items."""
     calibration: Calibration | None
-    """Of chosen_share; None where items have one answer."""
+    """Calibration of chosen_share; None if items have one answer."""
     risk: RiskCoverage
     keeps_rows: bool
     """Whether the run keeps rows, which features of sites need."""
@@ -89,8 +89,8 @@ def items(
 ) -> ItemAnalysis:
     """AUROC of every feature of the items of `task`, calibration, and risk against coverage.
 
-    run, source, filter: as of `evaluated_items`, and the rest as of `analysis`, which raise
-    InputError and FormatError.
+    run, source, filter: as in `evaluated_items`; the others as in `analysis`. Raises InputError and
+    FormatError as these two do.
     """
     some = evaluated_items(store, task, run=run, source=source, filter=filter)
     return analysis(some, sites=sites, skip_first=skip_first, seed=seed)
@@ -106,12 +106,12 @@ def analysis(
 ) -> ItemAnalysis:
     """The analysis of these items.
 
-    sites: patterns, for features of rows where the run keeps them. skip_first: leave out so many
+    sites: patterns, for features of rows if the run keeps rows. skip_first: leave out this many
     first positions of each prompt from the features of a question. seed: of folds, shuffles and
-    resamples. progress: one, and one for each site of `kept_sites`.
+    resamples. progress: advances by one, and by one for each site of `kept_sites`.
 
-    Raises InputError for a site that the run lacks, and for fewer than 50 items, or fewer than 10
-    right or wrong ones: they give no ranking. FormatError for altered bytes.
+    Raises InputError for a site that the run lacks, and if there are fewer than 50 items, or fewer
+    than 10 right or wrong ones: too few for a ranking. Raises FormatError for altered bytes.
     """
     right = some.table["right"].to_numpy()
     _check_enough(some, right)
@@ -159,7 +159,7 @@ def analysis(
 
 
 def kept_sites(some: EvaluatedItems, patterns: Sequence[str]) -> list[str]:
-    """Those of the sites that fit `patterns` whose rows the run keeps: all or none."""
+    """The sites that match `patterns`, if the run keeps rows; else none."""
     run = some.view.run
     chosen = matching("site", patterns, run.sites, option="--sites")
     return chosen if run.plan.keeps_rows else []
@@ -182,7 +182,7 @@ def _check_enough(some: EvaluatedItems, right: Flags) -> None:
 def _confidence(
     values: Mapping[str, Floats], right: Flags, seed: int
 ) -> tuple[Calibration | None, str, RiskCoverage]:
-    """Calibration of the chosen answer's share, and risk by it; by its ln p where it has none."""
+    """Calibration of the chosen answer's share, and risk by it; by its ln p if it has none."""
     share = values["chosen_share"]
     there = np.isfinite(share)
     if there.any():

@@ -20,8 +20,8 @@ N_CONTEXT: Final = f"{FIELD_PREFIX}n_context"
 N_BEFORE: Final = f"{FIELD_PREFIX}n_before_question"
 
 TWICE_ASKED: Final = "acc_mutual_info"
-"""lm-eval's metric that asks for each answer once more, without the question: the second half of an
-item's log-likelihoods is of that."""
+"""The metric of lm-eval that also asks for each answer without the question: those values are the
+second half of an item's log-likelihoods."""
 
 SCHEMA: Final = pl.Schema(
     {
@@ -42,9 +42,9 @@ SCHEMA: Final = pl.Schema(
 )
 """One row for each item. prompt_id: the prompt that holds the question, and perhaps the chosen
 answer after it. question: position of the question's first token. answer: position that predicts
-the answer's first token, the last one before it. length, gold_length: tokens of the chosen and of
-the gold answer. first_tokens: of each answer, null where its prompt was set aside. logprobs: ln p
-of each answer, in nats. doc_sha256: of the item's document."""
+the answer's first token, the last position before it. length, gold_length: tokens of the chosen and
+of the gold answer. first_tokens: the first token of each answer, null if its prompt was set aside.
+logprobs: ln p of each answer, in nats. doc_sha256: hash of the item's document."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,12 +55,12 @@ class EvaluatedItems:
     source: str
     model: str
     filter: str
-    """Of lm-eval: how the response was cut before it was scored; mostly `none`."""
+    """The filter of lm-eval: how the response was cut before it was scored; mostly `none`."""
     view: RunView
     table: pl.DataFrame
     """(n,) `SCHEMA`: items that are right or wrong and whose prompt can be analysed."""
     left_out: dict[str, int]
-    """Items that are not in `table`, by the reason."""
+    """Numbers of items that are not in `table`, by reason."""
 
 
 def evaluated_items(
@@ -73,12 +73,13 @@ def evaluated_items(
 ) -> EvaluatedItems:
     """The items of `task` in the store.
 
-    run: id or short name, the beginning of either, or a pattern. source, filter: by name, where
-    there are several. An item is right where `correct` says so. Items without it, such as those
-    with a score between 0 and 1 alone, are left out: no cut of such a score is the right one.
+    run: id or short name, the beginning of either, or a pattern. source, filter: by name, if there
+    are several. The field `correct` says whether an item is right. Items without it, such as those
+    that only have a score between 0 and 1, are left out: no threshold on such a score is the right
+    one.
 
-    Raises InputError where there are no items, no such task, or several runs, sources or filters
-    and none is named; FormatError for altered bytes.
+    Raises InputError if there are no items or no such task, or if there are several runs, sources
+    or filters and none is named; FormatError for altered bytes.
     """
     found = pl.DataFrame(pl.from_arrow(read_items(absolute(store))))
     if found.is_empty():
@@ -128,7 +129,7 @@ def evaluated_items(
 
 
 def _run_id(asked: str | None, plans: Plans, task: str) -> str:
-    """The id of the run that `asked` means; without it, of the only run."""
+    """The id of the run that `asked` selects; by default of the only run."""
     if asked is not None:
         return find_run(asked, plans, f"--task {task}")
     if len(plans) > 1:
@@ -141,7 +142,7 @@ def _run_id(asked: str | None, plans: Plans, task: str) -> str:
 
 
 def _one(option: str, asked: str | None, names: Sequence[str], task: str) -> str:
-    """The one of `names` that is meant."""
+    """The name that `asked` selects, or the only one of `names`."""
     fitting = [name for name in names if asked in (None, name)]
     fitting = fitting or [
         n for n in names if n.startswith(asked or "") or fnmatchcase(n, asked or "")
@@ -175,7 +176,7 @@ def _table(found: pl.DataFrame, view: RunView) -> tuple[pl.DataFrame, dict[str, 
 def _row(
     one: dict[str, Any], answers: Mapping[int, "_Answer"]
 ) -> tuple[dict[str, Any] | None, str]:
-    """A row of `SCHEMA`, or why there is none."""
+    """A row of `SCHEMA`, or the reason why there is none."""
     if one["correct"] is None:
         return None, "neither right nor wrong"
     logprobs, ids = one["log_likelihoods"], one["prompt_ids"]
@@ -210,16 +211,16 @@ def _row(
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """Where an answer and its question are."""
+    """Location of an answer and its question."""
 
     prompt_id: int
-    """The prompt with the question: of a branch, the one that it branches off."""
+    """The prompt with the question; for a branch, the prompt that it branches off."""
     question: int
     position: int
     """Position that predicts the answer's first token."""
     length: int
     first_token: int | None
-    """None where the answer has no token."""
+    """None if the answer has no token."""
 
 
 def _answers(view: RunView) -> dict[int, _Answer]:

@@ -1,7 +1,7 @@
 """Features of an item: numbers that may tell right from wrong, declared like metrics.
 
-All are of the prompt of the answer that the model chose, which no label enters. Features of the
-gold answer use the label, so they are marked and shown apart.
+All are taken from the prompt of the answer that the model chose, so no label is used. Features of
+the gold answer use the label; they are marked and shown apart.
 """
 
 from collections.abc import Mapping
@@ -17,8 +17,8 @@ from lpp.analyze.numerics.moments import Floats
 from lpp.analyze.runs.token_files import read_tokens
 
 Role = Literal["baseline", "statistic", "gold", "rows", "drift"]
-"""baseline: uses nothing that the model computed; a feature has to be better than it. gold: uses
-the right answer. rows: of the rows of a site. drift: how far a second run is from the first."""
+"""baseline: uses nothing that the model computed; a useful feature is better than it. gold: uses
+the right answer. rows: from the rows of a site. drift: distance of a second run from the first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +29,7 @@ class Feature:
     unit: str
     definition: str
     """The answer's position is the last one before the answer; the question's positions are those
-    of its tokens whose next one belongs to it too."""
+    of its tokens whose next token also belongs to it."""
     source: str
     role: Role = "statistic"
 
@@ -195,22 +195,24 @@ COVARIATES: Final = ("answer_length", "chosen_logprob")
 """The covariates that a partial AUROC holds constant."""
 
 WITHOUT_PARTIAL: Final = (*COVARIATES, "chosen_logprob_token")
-"""Functions of the covariates: their residuals are only the misfit of the regression."""
+"""Functions of the covariates: their residuals are only the error of the regression's fit."""
 
 AT_ANSWER: Final = pl.col("position") == pl.col("answer")
 IN_QUESTION: Final = (pl.col("position") >= pl.col("first")) & (
     pl.col("position") < pl.col("answer")
 )
-"""Whether a token lies at the answer's position, or at one of the question's; beside
-`question_spans`."""
+"""Whether a token is at the answer's position, or at a position of the question; needs the columns
+of `question_spans`."""
 
 _STATISTICS: Final = ("entropy", "margin", "varentropy", "next_logprob")
 
 
 def item_features(items: EvaluatedItems, *, first_position: int = 0) -> dict[str, Floats]:
-    """Every feature of no row, by name: (n,) in the order of `items.table`; NaN: no number.
+    """Every feature that needs no rows, by name: (n,) in the order of `items.table`; NaN: no
+    number.
 
-    first_position: positions before it are none of a question's. Reads the token statistics once.
+    first_position: earlier positions are excluded from the question's. Reads the token statistics
+    once.
     """
     table = items.table
     length, gold = (_floats(table[name]) for name in ("length", "gold_length"))
@@ -238,20 +240,21 @@ def item_features(items: EvaluatedItems, *, first_position: int = 0) -> dict[str
 
 
 def question_spans(items: EvaluatedItems, first_position: int) -> pl.DataFrame:
-    """Of each prompt that shows an item: prompt_id, the answer's position `answer`, and `first`,
-    `first_position` or later: the question's positions are those from `first` to before `answer`.
+    """For each prompt that shows an item: prompt_id, the answer's position `answer`, and `first`,
+    which is at least `first_position`. The question's positions are those from `first` to before
+    `answer`.
     """
     first = pl.max_horizontal("question", pl.lit(first_position))
     return items.table.select("prompt_id", "answer", first=first).unique("prompt_id")
 
 
 def mean_of_all(value: pl.Expr) -> pl.Expr:
-    """Null where a value is missing."""
+    """The mean; null if a value is missing."""
     return pl.when(value.is_not_null().all()).then(value.mean())
 
 
 def _of_statistics(items: EvaluatedItems, first_position: int) -> Mapping[str, Floats]:
-    """Features of the token statistics."""
+    """Features computed from the token statistics."""
     wanted = question_spans(items, first_position)
     entropy, margin = (pl.col(name).cast(pl.Float64).fill_nan(None) for name in _STATISTICS[:2])
     numbers = {
@@ -264,7 +267,7 @@ def _of_statistics(items: EvaluatedItems, first_position: int) -> Mapping[str, F
     }
     parts = [pl.DataFrame(schema={"prompt_id": pl.Int32, **dict.fromkeys(numbers, pl.Float64)})]
     for file in items.view.run.tokens_files():
-        # rows lie in prompt and position order, which the expressions rely on
+        # rows are in prompt and position order, which the expressions rely on
         rows = read_tokens(file, ["prompt_id", "position", *_STATISTICS]).join(
             wanted, on="prompt_id", maintain_order="left"
         )
@@ -286,8 +289,9 @@ def _floats(column: pl.Series) -> Floats:
 
 
 def answer_share(logprobs: Floats) -> float:
-    """`chosen_share` of an item: the largest of the softmax of its answers' ln p; NaN for one
-    answer, which has nothing beside it.
+    """`chosen_share` of an item: the largest of the softmax of its answers' ln p.
+
+    NaN for one answer, which has nothing to compare with.
     """
     most = logprobs.max()
     if len(logprobs) < 2 or not np.isfinite(most):

@@ -45,16 +45,17 @@ from lpp.store.errors import InputError
 KINDS: Final = ("n_flipped", "n_stayed")
 
 RANKED: Final = (*(one for one in FEATURES if one.role != "gold"), *DRIFT_FEATURES)
-"""Features in order: those of run A, then those of the difference. The gold answer is the chosen
-one of every item that is right in A, so its features say nothing else."""
+"""Features in order: those of run A, then those of the difference. Gold features are left out:
+every item is right in A, so its gold answer is the chosen one."""
 
 WITH_CHOICES: Final = ("answer_length", "answer_gap")
-"""Covariates of items with several answers: an answer with a small lead flips easily, and what else
-a feature tells is the question. Items with one answer have no lead: `COVARIATES`."""
+"""Covariates of items with several answers. An answer with a small lead flips easily; the question
+is what else a feature tells. Items with one answer have no lead: `COVARIATES`."""
 
 SCHEMA: Final = schema(KINDS)
-"""One row for each of `RANKED`, and site where it is of rows: columns of `measure.schema`. Of the
-items that are right in run A; the AUROC is of those that are wrong in B against the others."""
+"""One row for each of `RANKED`, and for features of rows also for each site: columns of
+`measure.schema`. Only items that are right in run A count; the AUROC is of those that are wrong in
+B against the others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,16 +64,16 @@ class FlipAnalysis:
 
     flips: Flips
     features: pl.DataFrame
-    """`SCHEMA`; empty where `why_no_ranking` says why."""
+    """`SCHEMA`; empty if `why_no_ranking` gives a reason."""
     why_no_ranking: str | None
     notes: tuple[str, ...]
-    """What cannot be compared, and why, one line each."""
+    """What cannot be compared and why, one line each."""
     covariates: tuple[str, ...]
-    """Features whose part is taken out for the partial AUROC."""
+    """Features whose effect is removed for the partial AUROC."""
     n_groups: int
-    """Of the items that are right in A; 0: they have no groups."""
+    """Groups of the items that are right in A; 0: they have none."""
     n_within: int
-    """Items that are compared within groups, as of `items`."""
+    """Items that are compared within groups, as in `items`."""
     skip_first: int
     seed: int
 
@@ -89,12 +90,13 @@ def flipped_items(
     skip_first: int = 0,
     seed: int = 0,
 ) -> FlipAnalysis:
-    """The items of `task` that run `b` answers otherwise than run `a`, and what tells them before.
+    """The items of `task` that run `b` answers differently from run `a`, and what predicts the
+    change.
 
-    a, b, source, filter: as of `flips`, and the rest as of `flip_analysis`, which raise InputError
-    and FormatError.
+    a, b, source, filter: as in `flips`; the others as in `flip_analysis`. Raises InputError and
+    FormatError as these two do.
 
-    Of the items that are right in A, some are wrong in B. For each feature of an item in A (as of
+    Of the items that are right in A, some are wrong in B. For each feature of an item in A (as in
     `items`), and for the difference of the two runs before the answer (`DRIFT_FEATURES`): the
     probability that an item that flips has the larger value than one that stays, with its controls.
     """
@@ -112,9 +114,9 @@ def flip_analysis(
 ) -> FlipAnalysis:
     """The analysis of these items.
 
-    sites: patterns, of the sites that both runs keep rows of. skip_first: leave out so many first
+    sites: patterns, for the sites whose rows both runs keep. skip_first: leave out this many first
     positions of each prompt from the features of a question. seed: of folds and shuffles. progress:
-    by `n_steps` in all.
+    advances by `n_steps` in all.
 
     Fewer than 50 items that are right in A, or fewer than 10 that flip or stay, are not ranked.
     Raises InputError for a site that is not in both runs, FormatError for altered bytes.
@@ -160,7 +162,7 @@ def flip_analysis(
 
 
 def _labels(found: Flips) -> tuple[Flags, Flags]:
-    """Which items of A are right in A and are items of B, (n,); of those, which are wrong in B."""
+    """Which items of A are right in A and present in B, (n,); which of those are wrong in B."""
     labels = found.a.table.select("item", "right").join(
         found.table.select("item", "right_b"), on="item", how="left", maintain_order="left"
     )
@@ -169,7 +171,7 @@ def _labels(found: Flips) -> tuple[Flags, Flags]:
 
 
 def _measure(of_item: Mapping[str, Floats], flipped: Flags, groups: Groups, seed: int) -> Measure:
-    """What every feature is compared with; of_item: values by name."""
+    """The labels and controls for every feature; of_item: values by name."""
     choices = bool(np.isfinite(of_item["answer_gap"]).any())
     covariates = WITH_CHOICES if choices else COVARIATES
     return Measure(
@@ -196,8 +198,9 @@ def _of_a(
     seed: int,
     progress: Progress,
 ) -> Iterator[Values]:
-    """Features of run A of the items `asked`, (n,) of those of `items`: `distance` is fitted on all
-    of `items`, so it is the number that an analysis of run A alone has.
+    """Features of run A for the items `asked`, in the order of `items`.
+
+    `distance` is fitted on all of `items`, so it equals that of an analysis of run A alone.
     """
     for name, numbers in item_features(items, first_position=first_position).items():
         yield Values(name, None, numbers[asked])
@@ -216,7 +219,7 @@ def _of_both(
     *,
     first_position: int,
 ) -> Iterator[Values]:
-    """How far the runs are apart before the answers of `items`."""
+    """Differences of the runs before the answers of `items`."""
     if pair is None:
         return
     found = drift_features(pair, items, first_position=first_position)
@@ -226,19 +229,19 @@ def _of_both(
 
 
 def _with_rows(items: EvaluatedItems, sites: Sequence[str]) -> Sequence[str]:
-    """All of `sites`, or none where the run keeps no rows."""
+    """All of `sites`; none if the run keeps no rows."""
     return sites if items.view.run.plan.keeps_rows else ()
 
 
 def _common_sites(found: Flips, patterns: Sequence[str]) -> list[str]:
-    """Sites of both runs that fit `patterns`."""
+    """Sites of both runs that match `patterns`."""
     a, b = (some.view.run for some in (found.a, found.b))
     common = [site for site in a.sites if site in b.sites]
     return matching("site", patterns, common, option="--sites") if common else []
 
 
 def _pair(found: Flips) -> tuple[Pair | None, str]:
-    """Both runs as a pair, or why they cannot be compared token by token."""
+    """Both runs as a pair, or the reason why they cannot be compared token by token."""
     try:
         return pair_of(found.a.view.run, found.b.view.run), ""
     except InputError as error:

@@ -1,8 +1,8 @@
-"""How far two runs are apart before an item's answer: numbers that may tell which items flip.
+"""Differences of two runs before an item's answer: numbers that may tell which items flip.
 
-All are at tokens that both runs read before the answer: the question of the item and the position
-that predicts the answer's first token. The answer is left out, because the two runs may have chosen
-different ones.
+All are taken at tokens that both runs read before the answer: the question of the item and the
+position that predicts the answer's first token. The answer is left out, because the two runs may
+have chosen different ones.
 """
 
 from collections.abc import Mapping, Sequence
@@ -76,9 +76,9 @@ def drift_features(
 ) -> Mapping[str, Floats]:
     """`DRIFT_FEATURES` of predictions by name: (n,) in the order of `items.table`; NaN: no number.
 
-    items: of run A of the pair. first_position: positions before it are none of a question's. KL is
-    NaN where there are no logits (`Pair.no_logits`). Computes the logits of both runs at the tokens
-    of the questions, and keeps what `drift_at` keeps.
+    items: of run A of the pair. first_position: earlier positions are excluded from the question's.
+    KL is NaN without logits (`Pair.no_logits`). Computes the logits of both runs at the tokens of
+    the questions, and stores what `drift_at` stores.
     """
     spans = question_spans(items, first_position)
     start, end = pl.min_horizontal("first", "answer"), pl.col("answer") + 1
@@ -105,10 +105,10 @@ def drift_features(
 
 
 def row_change(pair: Pair, items: EvaluatedItems, site: str) -> Floats:
-    """`ROW_CHANGE` of a site of one width in both runs: (n,) in the order of `items.table`; NaN for
-    an item whose prompt the pair does not compare. items: of run A of the pair.
+    """`ROW_CHANGE` of a site that has one width in both runs: (n,) in the order of `items.table`.
 
-    Reads the site of both runs up to the last prompt of `items`. FormatError for altered bytes.
+    NaN for an item whose prompt the pair does not compare. items: of run A of the pair. Reads the
+    site of both runs up to the last prompt of `items`. Raises FormatError for altered bytes.
     """
     ids = items.table["prompt_id"].to_numpy()
     answer = np.full(int(ids.max(initial=-1)) + 1, -1)
@@ -130,7 +130,7 @@ def row_change(pair: Pair, items: EvaluatedItems, site: str) -> Floats:
 
 
 def compared_sites(pair: Pair, sites: Sequence[str]) -> list[str]:
-    """Those of `sites` whose rows `row_change` can compare: kept by both runs, of one width."""
+    """The sites whose rows `row_change` can compare: kept by both runs, with the same width."""
     runs = [view.run for view in (pair.a, pair.b)]
     if not all(run.plan.keeps_rows for run in runs):
         return []

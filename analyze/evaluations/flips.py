@@ -22,11 +22,11 @@ GAINED: Final = "wrong to right"
 MOVED: Final = "other wrong answer"
 
 CHANGES: Final = (LOST, GAINED, MOVED)
-"""How an item can change from run A to run B. `MOVED` is known only
-of items with several answers to choose from."""
+"""How an item can change from run A to run B. `MOVED` exists only for items with several answers to
+choose from."""
 
 TEXT_TOKENS: Final = 60
-"""Tokens of a question that are shown, the last ones."""
+"""Number of a question's last tokens that are shown."""
 
 SCHEMA: Final = pl.Schema(
     {
@@ -45,10 +45,10 @@ SCHEMA: Final = pl.Schema(
         "logprobs_b": pl.List(pl.Float64()),
     }
 )
-"""One row for each item that is right or wrong in both runs, in order. change: of `CHANGES`; null
-where the answer is as right as before and, among several, the same. gap_a: in run A, ln p of the
-most likely answer less that of the second, in nats. share_: probability of the chosen answer among
-the answers, in each run; null where there is one answer. logprobs_: ln p of each answer, nats."""
+"""One row for each item that is right or wrong in both runs, in order. change: one of `CHANGES`;
+null if the answer is right or wrong as before and, among several, the same. gap_a: ln p of the most
+likely answer minus that of the second in run A, in nats. share_: probability of the chosen answer
+among the answers, in each run; null for a single answer. logprobs_: ln p of each answer, nats."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +62,7 @@ class Flips:
 
     @property
     def counts(self) -> tuple[int, int, int, int]:
-        """Items that are right in both runs, in A alone, in B alone, in neither."""
+        """Numbers of items that are right in both runs, only in A, only in B, in neither."""
         right_a, right_b = self.table["right_a"], self.table["right_b"]
         both = int((right_a & right_b).sum())
         one, other = int(right_a.sum()), int(right_b.sum())
@@ -70,12 +70,12 @@ class Flips:
 
     @property
     def accuracy(self) -> PairedDifference:
-        """Of A first, of B second, over the items of `table`."""
+        """Accuracy of A first, of B second, over the items of `table`."""
         return paired_difference(*self.counts)
 
     @property
     def n_alone(self) -> tuple[int, int]:
-        """Items of A that B lacks, and of B that A lacks: not asked, or left out."""
+        """Numbers of items of A that B lacks, and of B that A lacks: not asked, or left out."""
         return len(self.a.table) - len(self.table), len(self.b.table) - len(self.table)
 
 
@@ -91,11 +91,10 @@ def flips(
     """The items of `task` in run `a` beside those in run `b`.
 
     a, b: run ids or short names, their beginnings, or patterns; `STORE::RUN` for another store.
-    source, filter: as of `evaluated_items`, of both runs.
+    source, filter: as in `evaluated_items`, for both runs.
 
-    Raises InputError for a run against itself, for runs that share no item, and where an item of
-    the same number has another document or was scored after another filter; and what
-    `evaluated_items` raises.
+    Raises InputError for a run against itself, for runs that share no item, and if items with the
+    same number have different documents or filters; and what `evaluated_items` raises.
     """
     of_a, of_b = (
         evaluated_items(place, task, run=name, source=source, filter=filter)
@@ -107,8 +106,8 @@ def flips(
 def changed_items(found: Flips) -> pl.DataFrame:
     """Items whose answer changed, in the order of `CHANGES`; within each the largest `gap_a` first.
 
-    Columns `SCHEMA`, and `text`: the end of the question as run A read it, null where the store has
-    no vocabulary of its tokenizer.
+    Columns `SCHEMA`, and `text`: the end of the question as run A read it; null if the store has no
+    vocabulary of the run's tokenizer.
     """
     place = pl.col("change").replace_strict(list(CHANGES), range(len(CHANGES)))
     some = found.table.filter(pl.col("change").is_not_null()).sort(
@@ -118,8 +117,10 @@ def changed_items(found: Flips) -> pl.DataFrame:
 
 
 def flips_of_runs(a: RunView, b: RunView) -> list["Flips | str"]:
-    """Every task that both runs were asked, by name; a line that says why where items cannot be
-    compared, or read: it is no error of a comparison of tokens. Empty without items of both runs.
+    """Every task that both runs were asked, by name; empty if there is none.
+
+    A task that cannot be read or compared gives a line with the reason: this is no error in a
+    comparison of tokens.
     """
     if a.run.path == b.run.path:
         return []
@@ -143,7 +144,7 @@ def flips_of_runs(a: RunView, b: RunView) -> list["Flips | str"]:
 
 
 def compared(a: EvaluatedItems, b: EvaluatedItems) -> Flips:
-    """The items of `a` beside those of `b`. Errors: of `flips`."""
+    """The items of `a` beside those of `b`. Raises what `flips` raises."""
     if a.view.run.path == b.view.run.path:
         raise InputError(
             f"{a.view.run.id} against itself: no item flips. Name two runs that were asked "
@@ -224,5 +225,5 @@ def _texts(some: EvaluatedItems, items: pl.Series) -> list[str | None]:
 
 
 def _tasks(items: pa.Table, view: RunView) -> set[str]:
-    """Tasks that the run has items of, among those of its store."""
+    """Tasks of the run's items, among those of its store."""
     return set(pl.DataFrame(pl.from_arrow(items)).filter(run=view.run.id)["task"])

@@ -2,14 +2,14 @@
 
 The lens of block k takes a row of `block.k` through the final norm and the head, as the model takes
 the row of its last block (nostalgebraist 2020). The store keeps the head, and rows before and after
-the final norm but not its weights: `numerics.final_norm` recovers it from some hundreds of rows of
-the last block and of `final`, and the lens is used where the norm then gives rows of `final` that
-it was not fitted to, within the rounding of the stored numbers. The lens of the last block is
-`final` itself.
+the final norm, but not the weights of the norm. `numerics.final_norm` recovers these from some
+hundreds of rows of the last block and of `final`. The lens is used only if the recovered norm then
+reproduces other rows of `final` within the rounding of the stored numbers. The lens of the last
+block is `final` itself.
 
-Its known bias: early blocks write in a basis of their own, which the lens reads as if it were that
-of the last one, so a model may know its answer before the lens shows it (Belrose et al. 2023, the
-tuned lens). Depths tend to be too large; compare them between items, not between models.
+Its known bias: early blocks write in a basis of their own, which the lens reads as that of the last
+block. So a model may know its answer before the lens shows it (Belrose et al. 2023, the tuned
+lens). Depths tend to be too large; compare them between items, not between models.
 
 Cost: V d multiply-adds for an item and a block, with torch or NumPy as `drift.products` chooses, on
 as many threads as it has. Memory: the head, a tile of logits (`rows_of_tile`), `STEP_ROWS` of two
@@ -44,7 +44,7 @@ OF_ITEMS: Final = ("agreement_depth", "answer_depth")
 """Features with one number per item."""
 
 STEP_ROWS: Final = 4096
-"""Rows of two sites that are read at a time."""
+"""Rows read at a time from each of two sites."""
 
 
 class Lens:
@@ -67,14 +67,16 @@ class Lens:
         self._read_blocks: dict[int, _Reading] = {}
 
     def features(self, site: str, answers: AnswerRows) -> dict[str, Floats]:
-        """lens_logprob and lens_share of `site`, (n,) with NaN: no number. Nothing for a site that
-        is no block; no lens_share where no item has answers that begin differently.
+        """lens_logprob and lens_share of `site`, (n,); NaN: no number.
+
+        Empty for a site that is not a block; without lens_share if every item's answers begin
+        alike.
         """
         if not is_block(site):
             return {}
         assert (answers.there == self._there).all(), "sites of one run hold rows of the same tokens"
         k = depth(site, self._n_blocks)
-        reading = self._of_final  # of the last block: the norm gives it but for rounding
+        reading = self._of_final  # of the last block: equal to the norm's output but for rounding
         if k < self._n_blocks:
             reading = self._read_blocks[k] = self._read(self.norm.apply(answers.rows))
         found = {"lens_logprob": self._of_all(reading.logprob)}
@@ -83,7 +85,7 @@ class Lens:
         return found
 
     def of_items(self) -> dict[str, Floats]:
-        """`OF_ITEMS` over the blocks whose features were asked for, (n,) with NaN: no number."""
+        """`OF_ITEMS` over the blocks whose features were requested, (n,); NaN: no number."""
         blocks = sorted(self._read_blocks)
         readings = [self._read_blocks[k] for k in blocks]
         none = np.empty((0, len(self._of_final.logprob)), bool)
@@ -95,13 +97,13 @@ class Lens:
         return {name: self._of_all(one) for name, one in zip(OF_ITEMS, found, strict=True)}
 
     def _of_all(self, values: Floats) -> Floats:
-        """(n,) of the (m,) items that have rows."""
+        """(n,) values from those of the (m,) items that have rows; NaN for the others."""
         found = np.full(len(self._there), np.nan)
         found[self._there] = values
         return found
 
     def _read(self, rows: Float32) -> "_Reading":
-        """Of (m, d) rows after the norm."""
+        """The reading of (m, d) rows after the norm."""
         m, vocabulary = len(rows), self._head.vocabulary
         size, group = rows_of_tile(vocabulary), max(1, GROUP // vocabulary)
         tile = self._products.tile(size, group)
@@ -119,22 +121,23 @@ class _Reading(NamedTuple):
     """The lens's results for m items, (m,) each."""
 
     likeliest: Codes
-    """The most likely token, of equal ones that of the lowest id."""
+    """The most likely token; of equally likely ones, that of the lowest id."""
     logprob: Floats
     """ln p of the token that is most likely at `final`."""
     agrees: Flags
-    """Whether no token is more likely than that."""
+    """Whether no token is more likely than the most likely one at `final`."""
     share: Floats
-    """Of the chosen answer's first token among the answers'; NaN where all begin alike."""
+    """Share of the chosen answer's first token among the answers'; NaN if all begin alike."""
     chosen: Flags
-    """Whether no answer's first token is more likely than the chosen answer's; not where all begin
-    alike.
-    """
+    """Whether no answer's first token is more likely than the chosen answer's; False if all begin
+    alike."""
 
 
 def _reading(logits: Float32, top: Codes | None, answers: Codes) -> _Reading:
-    """Of (m, V) logits. top: the most likely tokens at `final`, (m,); None: these are they.
-    answers: (m, k) of `_answers`.
+    """The reading of (m, V) logits.
+
+    top: the most likely tokens at `final`, (m,); None: these logits are those of `final`. answers:
+    (m, k) of `_answers`.
     """
     each = np.arange(len(logits))
     likeliest = logits.argmax(axis=1)
@@ -157,8 +160,9 @@ def _reading(logits: Float32, top: Codes | None, answers: Codes) -> _Reading:
 
 
 def _answers(table: pl.DataFrame) -> Codes:
-    """(m, k) distinct first tokens of the answers of each item, that of the chosen one first; -1
-    where there are fewer. None of an item whose chosen answer is empty.
+    """(m, k) distinct first tokens of each item's answers, that of the chosen answer first.
+
+    -1 fills rows with fewer. All are -1 for an item whose chosen answer is empty.
     """
     rows: list[list[int]] = []
     for tokens, chosen in table.select("first_tokens", "chosen").iter_rows():
@@ -171,7 +175,7 @@ def _answers(table: pl.DataFrame) -> Codes:
 
 
 def lens_of(items: EvaluatedItems, sites: Sequence[str]) -> Lens | str:
-    """The lens of the blocks among `sites`; or why there is none, in words that follow a colon.
+    """The lens of the blocks among `sites`, or the reason why there is none, to follow a colon.
 
     Reads the last block and `final` once, and the head. FormatError for altered bytes.
     """
@@ -195,11 +199,11 @@ def lens_of(items: EvaluatedItems, sites: Sequence[str]) -> Lens | str:
 
 
 def agreement_depth(agrees: Flags, blocks: Sequence[int], n_blocks: int, /) -> Floats:
-    """(n,) depth k / L of the first of `blocks` from which on, through the last block, the lens
-    says what `final` says.
+    """(n,) depth k / L of the first of `blocks` from which on the lens agrees with `final` at every
+    block.
 
-    agrees: (m, n), whether it does at each of the blocks. blocks: m numbers k < L, ascending.
-    n_blocks: L, whose lens is `final`: 1 where no block before it agrees.
+    agrees: (m, n), whether the lens agrees at each of the blocks. blocks: m numbers k < L,
+    ascending. n_blocks: L. The value is 1, the depth of `final`, if no block agrees.
 
     >>> agreement_depth(np.array([[True, True], [False, True]]), [1, 2], 4).tolist()
     [1.0, 0.25]
@@ -235,7 +239,7 @@ def _reasons(run: Run, sites: Sequence[str], last: str) -> Iterator[str]:
 
 
 def _read_last(items: EvaluatedItems, last: str) -> tuple[Float32, Float32, AnswerRows]:
-    """Rows of the last block and of `final` of the same drawn tokens, (m, d) each, and the rows of
+    """Rows of the last block and of `final` for the same drawn tokens, (m, d) each, and the rows of
     `final` at the answers' positions.
     """
     ids, at = (items.table[name].to_numpy() for name in ("prompt_id", "answer"))

@@ -1,4 +1,4 @@
-"""How well each of many features tells items of one kind from those of another, with controls."""
+"""How well each of many features distinguishes items of two kinds, with controls."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from lpp.analyze.runs.keys import depth
 
 FEWEST_ITEMS: Final = 50
 FEWEST_OF_A_KIND: Final = 10
-"""Items of one kind, and of the other. With 10 of 50, chance alone gives 0.3 to 0.7."""
+"""Fewest items of each kind. With 10 of 50, chance alone gives AUROCs from 0.3 to 0.7."""
 
 MOST_TIES: Final = 0.1
 """Share of pairs with equal values, beyond which a feature has no partial AUROC (`tied_share`)."""
@@ -41,13 +41,14 @@ _COLUMNS: Final = (
 def schema(kinds: tuple[str, str]) -> pl.Schema:
     """Columns of a row for each feature, and site where it is of rows.
 
-    kinds: the columns that count the items of both kinds, those that the AUROC is of first. auroc:
-    over all items; `within_`: within groups alone, null where items are not compared within groups;
-    `partial_`: of what the covariates leave of the feature's ranks, within groups where items are
-    compared so; null where over a tenth of the pairs tie. ci_: 95 %. shuffled_: 200 draws with
-    shuffled labels, mean and 95 % range. p_value: of an AUROC of 0.5. q_value: Benjamini-Hochberg
-    of within_p_value where items are compared within groups, else of p_value: a feature that only
-    tells easy groups from hard ones tells nothing of an item. why_none: why there is no auroc.
+    kinds: the columns that count the items of both kinds, first the kind that the AUROC is of.
+    auroc: over all items; `within_`: only within groups, null if items are not compared within
+    groups; `partial_`: of the residuals of the feature's ranks after the covariates, within groups
+    if items are compared so, null if more than a tenth of the pairs tie. ci_: 95 %. shuffled_: 200
+    draws with shuffled labels, mean and 95 % range. p_value: of an AUROC of 0.5. q_value:
+    Benjamini-Hochberg over within_p_value if items are compared within groups, else over p_value: a
+    feature that only distinguishes easy groups from hard ones tells nothing about an item.
+    why_none: why there is no auroc.
     """
     return pl.Schema(
         {
@@ -76,12 +77,12 @@ class Groups:
     """The groups of some items, and whether items are compared within them."""
 
     count: int
-    """0: the items have no groups."""
+    """Number of groups; 0: the items have none."""
     n_within: int
-    """Items of groups with two or more of each kind. 0: items are not compared within groups, since
-    they have none, or since there are fewer such items than are ranked."""
+    """Items of groups with two or more of each kind. 0: items are not compared within groups,
+    because they have none or because there are too few such items for a ranking."""
     codes: Codes | None
-    """(n,) a number for the group of each item, where items are compared within groups."""
+    """(n,) group number of each item, if items are compared within groups."""
 
 
 def groups_of(column: pl.Series, labels: Flags) -> Groups:
@@ -104,39 +105,39 @@ class Values(NamedTuple):
     """A feature of some items."""
 
     feature: str
-    """Its name."""
+    """Name of the feature."""
     site: str | None
-    """Where it is of rows."""
+    """The site of a feature of rows."""
     numbers: Floats
     """(n,) NaN: no number."""
     why_none: str | None = None
-    """Why there are no numbers, where a reason is known."""
+    """Why there are no numbers, if a reason is known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measure:
-    """What every feature is compared with."""
+    """The labels and controls for every feature."""
 
     labels: Flags
     """(n,) whether an item is of the kind that the AUROC is of."""
     groups: Codes | None
     covariates: Mapping[str, Floats]
-    """Features, (n,) each, whose part is taken out for `partial_`."""
+    """Features, (n,) each, whose effect is removed for `partial_`."""
     without_partial: Collection[str]
-    """Features that are functions of the covariates: what a regression leaves is its misfit."""
+    """Functions of the covariates: their residuals are only the error of the regression's fit."""
     kinds: tuple[str, str]
-    """Columns that count items of that kind, and the others."""
+    """Columns that count the items of that kind and the others."""
     seed: int
 
     def row_of(self, feature: Feature, values: Values, n_blocks: int) -> dict[str, Any]:
-        """A row of `schema` of `values`, which are of `feature`, but for q."""
+        """A row of `schema` for `values`, numbers of `feature`, without q."""
         row = self.row(feature, values.numbers)
         if values.site is not None:
             row |= {"site": values.site, "depth": depth(values.site, n_blocks)}
         return row if values.why_none is None else row | {"why_none": values.why_none}
 
     def row(self, feature: Feature, values: Floats) -> dict[str, Any]:
-        """A row of `schema` of a feature's (n,) values, but for site, depth and q."""
+        """A row of `schema` for a feature's (n,) values, without site, depth and q."""
         others = np.column_stack(list(self.covariates.values()))
         there = np.isfinite(values) & np.isfinite(others).all(axis=1)
         some, labels = values[there], self.labels[there]
@@ -184,8 +185,8 @@ def _numbers(
 
 
 def with_q(rows: pl.DataFrame, order: Sequence[str], groups: Groups) -> pl.DataFrame:
-    """`rows` by the place of their feature in `order`, with q over all that have a p but the gold
-    answer's.
+    """`rows` sorted by their feature's index in `order`, with q over all p values except those of
+    the gold answer.
     """
     p_value = "p_value" if groups.codes is None else "within_p_value"
     tested = rows[p_value].is_not_null() & (rows["role"] != "gold")

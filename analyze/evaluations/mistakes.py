@@ -12,12 +12,12 @@ from lpp.analyze.runs.words import Words
 from lpp.store.items import read_items
 
 QUESTION_TOKENS: Final = 60
-"""Tokens of a question that are shown, its last ones."""
+"""Number of a question's last tokens that are shown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mistake:
-    """An item that was answered wrongly. Words are exact: a terminal escapes them."""
+    """An item that was answered wrongly. Texts are exact; terminal output must escape them."""
 
     item: int
     item_group: str | None
@@ -26,15 +26,15 @@ class Mistake:
     question: str
     chosen: str
     gold: str | None
-    """None where the item has no gold answer, or the prompt of that was set aside."""
+    """None if the item has no gold answer, or if the gold answer's prompt was set aside."""
     gold_share: float | None
 
 
 def confident_mistakes(items: EvaluatedItems, count: int = 10) -> list[Mistake]:
-    """The `count` wrong items of the largest confidence, the largest first.
+    """The `count` wrong items with the largest confidence, the largest first.
 
-    Tokens are words where the store has the vocabulary of the run's tokenizer, else ids. An answer
-    is the last tokens of its prompt. FormatError for altered bytes.
+    Tokens are text if the store has the vocabulary of the run's tokenizer, else ids. An answer is
+    the last tokens of its prompt. Raises FormatError for altered bytes.
     """
     wrong = [row for row in items.table.iter_rows(named=True) if not row["right"]]
     sure = sorted((-_shares(row["logprobs"])[row["chosen"]], row["item"], row) for row in wrong)

@@ -19,9 +19,9 @@ class AnswerRows(NamedTuple):
     """Rows of a site at the answers' positions."""
 
     rows: Rows
-    """(m, d), of the items that have one, in the order of `items.table`."""
+    """(m, d) rows of the items that have one, in the order of `items.table`."""
     there: Flags
-    """(n,) which items have one."""
+    """(n,) which items have a row."""
 
 
 def row_features(
@@ -49,7 +49,7 @@ def features_of(answers: AnswerRows, *, seed: int = 0) -> dict[str, Floats]:
 def read_rows(
     items: EvaluatedItems, site: str, *, first_position: int = 0
 ) -> tuple[AnswerRows, dict[str, Floats]]:
-    """The rows before the answers, and participation_ratio; `row_features` says what it costs."""
+    """The rows before the answers, and participation_ratio; for the cost see `row_features`."""
     table = items.table
     ids = table["prompt_id"].to_numpy()
     count = int(ids.max(initial=-1)) + 1
@@ -77,14 +77,16 @@ def read_rows(
 
 
 def answer_rows(found: Mapping[int, Rows], ids: Codes, width: int) -> AnswerRows:
-    """The prompts among `ids`, (n,), that are in `found`, with rows of `width` columns."""
+    """Rows of `found` for those of the prompts `ids`, (n,), that it holds; `width` columns."""
     there: Flags = np.array([prompt in found for prompt in ids.tolist()], dtype=bool)
     rows = [found[prompt] for prompt in ids[there].tolist()]
     return AnswerRows(np.stack(rows) if rows else np.empty((0, width), np.float32), there)
 
 
 def _participation_ratio(rows: Rows) -> float:
-    """From the products of the m rows with each other, which have the covariance's eigenvalues;
+    """Participation ratio from the m x m products of the rows, which have the covariance's
+    eigenvalues.
+
     NaN for fewer than two rows.
     """
     m, d = rows.shape

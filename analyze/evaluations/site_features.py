@@ -19,8 +19,9 @@ def site_features(
     seed: int = 0,
     progress: Progress = SILENT,
 ) -> Iterator[Values]:
-    """Features of the rows of each of `sites`, and then `OF_ITEMS`: (n,) in the order of
-    `items.table`. progress: advances by one for each site. Cost: of `row_features` and `lens_of`.
+    """Features of the rows of each of `sites`, then `OF_ITEMS`: (n,) in the order of `items.table`.
+
+    progress: advances by one for each site. Cost: that of `row_features` and `lens_of`.
     """
     lens = lens_of(items, sites)
     for site in sites:

@@ -12,7 +12,7 @@ from lpp.analyze.tables.database import frame_schema, put
 from lpp.store.objects.place import Place
 
 FEW_OF_A_KIND: Final = 30
-"""Right items, or wrong ones, below which chance alone gives 0.4 to 0.6."""
+"""With fewer right or wrong items than this, chance alone gives AUROCs from 0.4 to 0.6."""
 
 MEANING: Final[Mapping[str, str]] = {
     "few_items": f"Fewer than {FEW_OF_A_KIND} items are right, or wrong: an AUROC is known to "
@@ -26,7 +26,7 @@ MEANING: Final[Mapping[str, str]] = {
     "small_groups": "The groups are too small to compare items within them, so a feature that only "
     "tells easy groups from hard ones counts too.",
 }
-"""What each flag of `item_analyses` says."""
+"""The meaning of each flag of `item_analyses`."""
 
 
 def item_tables(found: ItemAnalysis) -> dict[str, pl.DataFrame]:
@@ -62,11 +62,11 @@ def item_tables(found: ItemAnalysis) -> dict[str, pl.DataFrame]:
 
 
 def write_items(store: Url, found: ItemAnalysis) -> Place:
-    """Put `item_tables` into the database of `store`; return the file's path.
+    """Write `item_tables` to the database of `store`; return the file's path.
 
-    They replace an earlier analysis of the same task, run and settings, whole: q is over all of
-    its features. Others stay as long as their run is what it was. Raises what `lpp.sql.build`
-    raises.
+    They replace all rows of an earlier analysis of the same task, run and settings, because q is
+    over all of its features. Other analyses stay as long as their run is unchanged. Raises what
+    `lpp.sql.build` raises.
     """
     return put(store, item_tables(found))
 

@@ -14,23 +14,23 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What the features of one analysis say together; every row is one of its table."""
+    """The joint result of an analysis's features; every row is one of its table."""
 
     within: bool
     """Whether numbers are within groups."""
     tested: tuple[Row, ...]
     """Features of predictions and rows that have an AUROC."""
     telling: tuple[Row, ...]
-    """Those of them with q below `Q`."""
+    """Those of `tested` with q below `Q`."""
     baseline: Row | None
-    """The baseline whose AUROC is farthest from 0.5; None where none varies."""
+    """The baseline whose AUROC is farthest from 0.5; None if no baseline varies."""
     beyond: tuple[Row, ...]
     """Those of `telling` whose whole interval is farther from 0.5 than `baseline`."""
     best: Row | None
-    """The one of `telling` whose AUROC is farthest from 0.5, of `beyond` where there are any."""
+    """The feature of `beyond`, or else of `telling`, whose AUROC is farthest from 0.5."""
 
     def number(self, row: Row) -> tuple[float, float | None, float | None]:
-        """AUROC of a row, and the ends of its interval; null: it has none."""
+        """AUROC of a row, and the ends of its interval; None if it has no interval."""
         kind = "within_" if self.within else ""
         return row[f"{kind}auroc"], row[f"{kind}ci_low"], row[f"{kind}ci_high"]
 
@@ -38,8 +38,8 @@ class Verdict:
 def verdict(features: pl.DataFrame, *, within: bool) -> Verdict:
     """The verdict on features, rows of `evaluations.analysis.SCHEMA` or of `item_features`.
 
-    within: go by numbers within groups. The gold answer's features take no part: they use the
-    label. A verdict of many rows favours the luckiest: q corrects `telling`, nothing corrects the
+    within: use the numbers within groups. Features of the gold answer are excluded, because they
+    use the label. The best of many rows is partly luck: q corrects `telling`, nothing corrects the
     AUROC of `best`.
     """
     kind = "within_" if within else ""
@@ -70,7 +70,7 @@ def verdict(features: pl.DataFrame, *, within: bool) -> Verdict:
 
 
 def named(row: Row) -> str:
-    """A feature, and its site where it is of one.
+    """A feature, followed by its site if it has one.
 
     >>> named({"feature": "distance", "site": "final"}), named({"feature": "gap", "site": None})
     ('distance of final', 'gap')
