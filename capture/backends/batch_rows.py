@@ -1,9 +1,9 @@
 """The rows of one batch, copied from a forward pass to their destination.
 
-On a CPU the hook picks the rows of real tokens straight into the shard's memory: the one copy. On
-a GPU it picks them on the device and a stream of its own copies them into that memory, which is
-page-locked, while the pass goes on. For moments they stay on the device. Whether they are finite
-is asked there too: one answer for each site travels to the host.
+On a CPU the hook copies the rows of real tokens straight into the shard's memory: the only copy. On
+a GPU it selects them on the device, and a separate stream copies them into that page-locked memory
+while the pass continues. For moments, rows stay on the device. Whether they are finite is also
+computed there: only one answer for each site is copied to the host.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,11 +26,11 @@ TORCH_DTYPE = {
 
 
 class Picked:
-    """Which rows of a forward pass belong to a batch, and where in the batch they go.
+    """The rows of a forward pass that belong to a batch, and where they go in it.
 
-    indices: (n,) rows of the flat pass. spans: first and last + 1 of the batch's flat rows that
-    they fill, in the order of `indices`, (0, n) where one pass runs the whole batch. Each device
-    gets the indices once.
+    indices: (n,) rows of the flat pass. spans: (first, last + 1) of the stretches of the batch's
+    flat rows that they fill, in the order of `indices`; (0, n) if one pass runs the whole batch.
+    The indices are copied to each device once.
     """
 
     def __init__(
@@ -51,13 +51,15 @@ class Picked:
 
 
 class CopyStreams:
-    """A stream for copies from each GPU, kept from batch to batch."""
+    """A stream for copies from each GPU, reused for every batch."""
 
     def __init__(self) -> None:
         self._streams: dict[torch.device, torch.cuda.Stream] = {}
 
     def copy(self, values: torch.Tensor, targets: Sequence[torch.Tensor]) -> None:
-        """Begin to copy `values` into host tensors that share out its rows, in order."""
+        """Begin to copy `values` into `targets`, host tensors that together take its rows, in
+        order.
+        """
         device = values.device
         stream = self._streams.get(device)
         if stream is None:
@@ -68,15 +70,15 @@ class CopyStreams:
         values.record_stream(stream)  # its memory is not reused before the copy has read it
 
     def marks(self) -> list[torch.cuda.Event]:
-        """Events that are reached when every copy begun so far has ended."""
+        """Events that occur when every copy begun so far has ended."""
         return [stream.record_event() for stream in self._streams.values()]
 
 
 class BatchRows:
     """The rows and statistics of one batch.
 
-    `take` is called from inside forward passes, for each site as often as there are passes;
-    `finish` after the last; `wait` before anything is read.
+    `take` is called inside forward passes, for each site once per pass; `finish` is called after
+    the last pass, and `wait` before anything is read.
     """
 
     def __init__(self, batch: Batch, outputs: Outputs, streams: CopyStreams) -> None:
@@ -92,9 +94,9 @@ class BatchRows:
         self._statistics: dict[str, torch.Tensor] = {}
 
     def take(self, site: str, state: torch.Tensor, picked: Picked) -> None:
-        """Take rows of a state, (..., d), which the pass goes on with and may change.
+        """Take rows of a state, (..., d), which the pass uses further and may change.
 
-        Rows that come again replace earlier ones.
+        Rows that are taken again replace earlier ones.
         """
         flat = state.reshape(-1, state.shape[-1])
         indices = picked.on(flat.device)
@@ -133,9 +135,10 @@ class BatchRows:
     def finish(
         self, statistics: Sequence[TokenStatistics], logit_rows: torch.Tensor | None
     ) -> None:
-        """Take (S,) statistics, of one pass or of several end to end: the last thing to come.
+        """Take (S,) statistics, of one pass or of several concatenated; the last call before
+        `wait`.
 
-        logit_rows: place of each among the batch's S; None where they are in order.
+        logit_rows: index of each among the batch's S; None if they are in order.
         """
         for name in STATISTICS:
             parts = [getattr(one, name) for one in statistics]
@@ -152,8 +155,9 @@ class BatchRows:
         self._marks = self._streams.marks()
 
     def wait(self) -> None:
-        """Wait until rows and statistics are at their destination. ValueError for a site with
-        missing rows.
+        """Wait until rows and statistics are at their destination.
+
+        Raises ValueError for a site with missing rows.
         """
         total = len(self.batch.token_ids)
         if lacking := [site for site, came in self._came.items() if not came.all()]:
@@ -183,8 +187,8 @@ class BatchRows:
 
 
 def share_out(values: torch.Tensor, targets: Sequence[torch.Tensor]) -> None:
-    """Copy the rows of `values` into `targets`, one after the other; without waiting where memory
-    on the host is page-locked.
+    """Copy the rows of `values` into `targets`, one after the other; does not wait if the host
+    memory is page-locked.
     """
     start = 0
     for target in targets:
@@ -200,7 +204,7 @@ def as_tensor(rows: Rows) -> torch.Tensor:
 
 
 def to_device(values: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """A host tensor on `device`, without waiting for it: page-locked on its way to a GPU."""
+    """A host tensor on `device`, through page-locked memory to a GPU, without waiting for it."""
     if device.type == "cpu":
         return values.to(device)
     return values.pin_memory().to(device, non_blocking=True)

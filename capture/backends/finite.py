@@ -1,11 +1,12 @@
 """Which prompts hold NaN or infinities, and where in depth that begins.
 
-Asked of every row of every backend: on a GPU beside the forward pass, elsewhere of each chunk just
-before it is compressed, while it lies in the cache.
+Every row of every backend is checked: on a GPU during the forward pass, elsewhere in each chunk
+just before it is compressed, while the chunk is in the cache.
 
-A float is not finite when all bits of its exponent are set. As bits, such a value is then at least
-infinity: as a signed number without a sign bit, as an unsigned one with it. So two maxima over the
-bits answer for many values, exactly. Only what they find is looked at row by row.
+A float is not finite if all bits of its exponent are set. Its bits are then at least those of
+infinity: compared as a signed number if the sign bit is clear, as an unsigned one if it is set. So
+two maxima over the bits are an exact test of many values. Only if it fails are rows checked one by
+one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -51,8 +52,9 @@ def rows_not_finite(rows: Rows) -> npt.NDArray[np.int64]:
 def statistics_not_finite(
     batch: Batch, statistics: Mapping[str, npt.NDArray[Any]]
 ) -> npt.NDArray[np.int64]:
-    """Flat rows of a batch with a statistic that is not finite, ascending. `next_*` of a prompt's
-    last token do not exist and are not checked.
+    """Flat rows of a batch with a statistic that is not finite, ascending.
+
+    `next_*` of a prompt's last token do not exist and are not checked.
     """
     has_next = batch.next_ids >= 0
     finite: npt.NDArray[Any] = np.ones(len(has_next), np.bool_)
@@ -69,7 +71,7 @@ def set_aside(
     failed: Mapping[int, str],
     not_finite: Sequence[tuple[str, npt.NDArray[np.int64]]],
 ) -> list[SetAside]:
-    """The prompts whose rows have no meaning, with the first site that is not finite.
+    """The prompts whose rows are not valid, with the first site that is not finite.
 
     lengths: tokens of each prompt, laid flat one after the other. failed: prompts that did not run
     -> why. not_finite: sites in depth order, then `LOGITS`, each with flat rows, ascending.

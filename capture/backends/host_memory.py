@@ -1,9 +1,9 @@
-"""Host memory for the rows of a shard: one allocation for each shard that is under way.
+"""Host memory for the rows of a shard: one allocation for each shard in progress.
 
-A GPU copies into page-locked memory at the speed of its bus, and beside its computing; into other
-memory at a fraction of it, and the host waits. torch's own allocator of page-locked memory rounds
-up to a power of two, twice what a shard needs at worst; so ordinary memory is allocated and then
-registered with CUDA. A process of vLLM's that writes the rows shares the memory with this one
+A GPU copies into page-locked memory at the speed of its bus, while it computes; into other memory
+it copies at a fraction of that speed, and the host waits. torch's own allocator of page-locked
+memory rounds up to a power of two, up to twice what a shard needs. So ordinary memory is allocated
+and then registered with CUDA. A vLLM process that writes the rows shares the memory with this one
 through a file in memory, and registers it where it is mapped.
 """
 
@@ -31,8 +31,9 @@ def plain_memory(size: int) -> Bytes:
 
 
 def pinned_memory(size: int) -> Bytes:
-    """(size,) bytes of this process that GPUs copy into by themselves; page-locked until the last
-    array over them is gone.
+    """(size,) bytes of this process that GPUs can copy into while the host continues.
+
+    They are page-locked until the last array over them is freed.
     """
     memory = mmap.mmap(-1, max(size, 1))
     if hasattr(mmap, "MADV_HUGEPAGE"):  # 512 times fewer pages to lock
@@ -42,8 +43,9 @@ def pinned_memory(size: int) -> Bytes:
 
 
 def pin(memory: mmap.mmap) -> None:
-    """Register memory with CUDA. If the system refuses (see `ulimit -l`), log a warning: copies are
-    slower then.
+    """Register memory with CUDA.
+
+    If the system refuses (see `ulimit -l`), logs a warning: copies are then slower.
     """
     runtime = torch.cuda.cudart()
     address = np.frombuffer(memory, np.uint8).ctypes.data
@@ -64,7 +66,7 @@ def _unpin(address: int) -> None:
 
 
 class SharedMemory:
-    """Memory that other processes map by the path of its file, for as long as this object lives."""
+    """Memory that other processes map by the path of its file, while this object exists."""
 
     def __init__(self, size: int) -> None:
         self.path, self._memory = _new_file(size)
@@ -72,7 +74,7 @@ class SharedMemory:
         self._end = weakref.finalize(self, _unlink, self.path)
 
     def close(self) -> None:
-        """Remove the file's name. What is mapped stays until it is unmapped."""
+        """Remove the file's name. Existing mappings stay until they are unmapped."""
         self._end()
 
 

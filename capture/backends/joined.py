@@ -1,8 +1,8 @@
 """Logits from vLLM, hidden states from transformers: two passes, one run.
 
-For a model whose blocks vLLM runs in a way that cannot be read, or whose hidden states are wanted
-with transformers' own arithmetic while the logits come at serving speed. Costs both passes, and
-both models in memory.
+For a model whose blocks vLLM runs in a way that cannot be read, or if the hidden states should have
+transformers' own arithmetic while the logits come at serving speed. Costs both passes, and both
+models in memory.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -63,17 +63,17 @@ class JoinedBackend:
 
     @property
     def model(self) -> Model:
-        """Of the model in transformers."""
+        """The model in transformers."""
         return self._hidden.model
 
     @property
     def sites(self) -> Sites:
-        """Of the model in transformers."""
+        """The sites of the model in transformers."""
         return self._hidden.sites
 
     @property
     def compute(self) -> ComputeInfo:
-        """Of both: vLLM's attention, then that of transformers."""
+        """Both computations: vLLM's attention, then that of transformers."""
         ours, theirs = self._hidden.compute, self._logits.compute
         maps = [found for found in (theirs.device_map, ours.device_map) if found is not None]
         return replace(
@@ -85,11 +85,11 @@ class JoinedBackend:
         )
 
     def allocate(self, size: int) -> npt.NDArray[np.uint8]:
-        """As the backend of the hidden states wants it."""
+        """Memory as the backend of the hidden states needs it."""
         return self._hidden.allocate(size)
 
     def capture(self, batches: Iterable[Batch], outputs: Outputs) -> Iterator[Captured]:
-        """Yield each batch once both have run it. Raises MachineError where their rows differ."""
+        """Yield each batch once both have run it. Raises MachineError if their rows differ."""
         one, other = tee(batches)  # holds the batches that the faster backend is ahead: one or two
         statistics_alone = Outputs(sites=(), dtype=outputs.dtype)
         both = zip(
@@ -106,11 +106,11 @@ class JoinedBackend:
             )
 
     def write(self, beginnings: Sequence[Beginning], how: Writing) -> Iterator[Written]:
-        """Inside vLLM, which is faster."""
+        """Continue prompts inside vLLM, which is faster."""
         return self._logits.write(beginnings, how)
 
     def head(self) -> HeadContent | str:
-        """Of the model in transformers, whose `final` is kept."""
+        """The head of the model in transformers, whose `final` is stored."""
         return self._hidden.head()
 
     def close(self) -> None:
@@ -120,8 +120,10 @@ class JoinedBackend:
 
 
 def _check_same_finite(states: Captured, logits: Captured) -> None:
-    """Moments leave out prompts that are not finite in transformers, the tables of the shard those
-    that are not finite in vLLM. With moments, the two sets must be equal.
+    """Raise unless the same logits are finite in both backends, as moments require.
+
+    Moments leave out prompts that are not finite in transformers; the shard's tables leave out
+    those that are not finite in vLLM.
     """
     ours, theirs = (statistics_not_finite(one.batch, one.statistics) for one in (states, logits))
     if not np.array_equal(ours, theirs):
@@ -146,7 +148,7 @@ def _check_same_model(ours: Model, theirs: Model) -> None:
 
 
 def check_same_rows(ours: Batch, theirs: Batch) -> None:
-    """Refuse to join batches that are not the same tokens of the same prompts."""
+    """Raise unless both batches are the same tokens of the same prompts."""
     if (
         ours.prompt_ids != theirs.prompt_ids
         or ours.lengths != theirs.lengths

@@ -1,16 +1,15 @@
 """Moments of a shard, accumulated while it is captured, on the device that its rows are on.
 
 For each site and position band (`Outputs.band_ends`): count, mean and scatter in float64, merged as
-in Chan, Golub and LeVeque 1983. Rows wait until there are `WAITING` of a band; then one rank-k
-update takes them in: centred by their own mean, with one row more that carries the rank-one term of
-the merge, so that the product and the merge are one `addmm`. Which rows meet in a product depends
-on the order of the batches alone, which the plan fixes.
+in Chan, Golub and LeVeque 1983. Rows of a band are buffered until there are `WAITING`; then one
+rank-k update adds them. They are centred by their own mean, and one more row carries the rank-one
+term of the merge, so the product and the merge are one `addmm`. Which rows share a product depends
+only on the order of the batches, which the plan fixes.
 
-Only the upper triangle is kept, in panels of rows from the diagonal on: at eight panels 9/16 of
-the memory and of the products of the square. For S sites of width d in B bands that is
-S B (4.5 d^2 + WAITING d itemsize) bytes: with 13 bands 1.1 GB at d = 576 and 31 sites, 36 GB at
-d = 4,096 and 33. The d x d addition is paid once for so many rows, so it stays small beside their
-product.
+Only the upper triangle is stored, in panels of rows from the diagonal on: eight panels take 9/16 of
+the memory and of the products of the square. For S sites of width d in B bands that is S B (4.5 d^2
++ WAITING d itemsize) bytes: with 13 bands 1.1 GB at d = 576 and 31 sites, 36 GB at d = 4,096 and 33
+sites. The d x d addition is done once for so many rows that it stays small beside their product.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -76,7 +75,7 @@ class ShardMoments(Mapping[str, SiteMoments]):
             ) from None
 
     def _bands(self, batch: Batch, left_out: Collection[int]) -> npt.NDArray[np.int64]:
-        """(T,) the band of each flat row; -1 for prompts that are left out, and for branches."""
+        """(T,) the band of each flat row; -1 for prompts in `left_out` and for branches."""
         position = np.concatenate([np.arange(length) for length in batch.lengths])
         bands = np.searchsorted(self._upper, position, side="right")
         bands[np.repeat(np.isin(batch.prompt_ids, [*left_out, *batch.before]), batch.lengths)] = -1
@@ -85,7 +84,7 @@ class ShardMoments(Mapping[str, SiteMoments]):
     def __getitem__(self, site: str) -> SiteMoments:
         if site not in self._outputs.sites:
             raise KeyError(site)
-        if site not in self._sites:  # not one row has come: a shard of failed prompts
+        if site not in self._sites:  # no row has come: a shard of failed prompts
             self._sites[site] = _Site(torch.empty((0, self._widths[site])), len(self._upper))
         return self._sites[site].packed(self._outputs.moments_dtype)
 
@@ -110,7 +109,7 @@ class _Indices:
 
 
 class _Site:
-    """One site: a `_Band` for each band, and the room their products need."""
+    """One site: a `_Band` for each band, and the memory for their products."""
 
     def __init__(self, rows: torch.Tensor, bands: int) -> None:
         width, device = rows.shape[1], rows.device
@@ -123,13 +122,13 @@ class _Site:
 
     @torch.inference_mode()
     def add(self, rows: torch.Tensor, bands: list[torch.Tensor]) -> None:
-        """Take in rows (T, d); bands: which of them belong to each band."""
+        """Add rows (T, d); bands: which of them belong to each band."""
         for band, which in zip(self._bands, bands, strict=True):
             band.add(rows, which)
 
     @torch.inference_mode()
     def packed(self, dtype: str) -> SiteMoments:
-        """All rows so far, on the host."""
+        """Moments of all rows so far, on the host."""
         for band in self._bands:
             band.multiply()
         triangles = [band.triangle().to(_TORCH[dtype]).cpu() for band in self._bands]
@@ -158,7 +157,7 @@ class _Band:
 
     @property
     def n(self) -> int:
-        """Rows so far."""
+        """Number of rows so far."""
         return self._taken + self._filled
 
     def clear(self) -> None:
@@ -168,7 +167,7 @@ class _Band:
             panel.zero_()
 
     def add(self, rows: torch.Tensor, which: torch.Tensor) -> None:
-        """Take in `rows[which]`."""
+        """Add `rows[which]`."""
         while len(which):
             some = which[: WAITING - self._filled]
             self._rows[self._filled : self._filled + len(some)] = rows.index_select(0, some)

@@ -19,8 +19,8 @@ def open_backend(
     """Load the model that `request` names in the backend that it asks for.
 
     loaded: the model, if it is already in memory; torch runs it. Raises InputError for options that
-    do not go together, a context beyond the model and a model that the backend does not serve;
-    MachineError for what the machine lacks.
+    do not fit together, a context longer than the model's and a model that the backend does not
+    support; MachineError for what the machine lacks.
     """
     name = "torch" if loaded is not None else choose_backend(request)
     if name == "torch":
@@ -37,7 +37,7 @@ def open_backend(
 
 
 def choose_backend(request: CaptureRequest) -> BackendName:
-    """The backend that runs `request`. Raises InputError for options that do not fit it."""
+    """The backend for `request`. Raises InputError for options that do not fit that backend."""
     spec = request.model
     for_torch = {
         "--device-map": spec.device_map is not None,

@@ -1,17 +1,17 @@
 """Capture with hooked torch: one forward pass of the trunk, the unembedding in tiles.
 
-Prompts of a batch are padded on the right, without a mask: in a causal model no token sees what
-comes after it, so the padding changes nothing (tests prove it for each family) and attention
-keeps its fast causal kernel. Padding rows are dropped in the hook, as the rows are picked.
+Prompts of a batch are padded on the right, without a mask. In a causal model no token depends on
+later ones, so the padding changes nothing (tests prove it for each family) and attention keeps its
+fast causal kernel. The hook drops padding rows when it selects the rows.
 
-The unembedding never runs over a whole batch: its logits would be T x V floats, out of every
-cache. It runs on tiles of the `final` rows, which are reduced to eight numbers each where they
-were made.
+The unembedding never runs over a whole batch: its logits would be T x V floats, more than any cache
+holds. It runs on tiles of the `final` rows, each of which is reduced to eight numbers a row at
+once.
 
-A batch is launched before the one before is handed over: a GPU computes one batch while the rows
-of the other are still on their way. Where a batch does not fit into memory it runs in halves, down
-to single prompts; a batch is a choice of the plan's, made for speed, and its halves give the same
-rows, but for the last bits of a product of another shape.
+Each batch is launched before the previous one is returned: a GPU computes one batch while it still
+copies the rows of the other. If a batch does not fit into memory, it is run in halves, down to
+single prompts. The plan chose the batch only for speed, and its halves give the same rows, except
+for the last bits of a product with another shape.
 """
 
 import gc
@@ -57,7 +57,8 @@ from lpp.store.format.tables import STATISTICS, TOKENS_SCHEMA
 from lpp.store.shared.heads import HeadContent
 
 HOPELESS: Final = 8
-"""Prompts that may fail alone before any has run; after that, the model itself does not fit."""
+"""Prompts that may fail one by one before any has run; after that, the model itself does not
+fit."""
 
 _log = logging.getLogger("lpp.capture")
 
@@ -65,8 +66,8 @@ _log = logging.getLogger("lpp.capture")
 class TorchBackend:
     """A transformers model, its sites found and checked. Implements `plan.backend.Backend`.
 
-    model: loaded, as `load_model` gives it. Raises InputError(UNSUPPORTED_MODEL) for a model whose
-    blocks or logits are not understood.
+    model: loaded, as `load_model` returns it. Raises InputError(UNSUPPORTED_MODEL) for a model
+    whose blocks or logits are not understood.
     """
 
     def __init__(self, model: Model, compute: ComputeInfo) -> None:
@@ -118,29 +119,30 @@ class TorchBackend:
         return self._modules.sites
 
     def allocate(self, size: int) -> npt.NDArray[np.uint8]:
-        """Host memory, page-locked where the model is on a GPU."""
+        """Host memory, page-locked if the model is on a GPU."""
         return plain_memory(size) if self._device.type == "cpu" else pinned_memory(size)
 
     def write(self, beginnings: Sequence[Beginning], how: Writing) -> Iterator[Written]:
-        """Continue every prompt, a group at a time. Raises MachineError(NO_MEMORY) for a prompt
-        that does not fit even alone.
+        """Continue every prompt, a group at a time.
+
+        Raises MachineError(NO_MEMORY) for a prompt that does not fit even alone.
         """
         budget = self.compute.batch_tokens or None
         return write_in_torch(self.model.module, self._device, beginnings, how, budget)
 
     def head(self) -> HeadContent | str:
-        """The unembedding, in host memory; or why it cannot be kept."""
+        """The unembedding in host memory, or why it cannot be stored."""
         return head_content(self._unembed)
 
     def close(self) -> None:
-        """The model is freed with its last reference."""
+        """Do nothing: the model is freed with its last reference."""
 
     def capture(self, batches: Iterable[Batch], outputs: Outputs) -> Iterator[Captured]:
         """Yield each batch once the next is launched.
 
-        A batch that does not fit into memory runs in halves, down to single prompts. One that does
-        not fit even alone has failed, unless none of its shard or before ever fitted:
-        MachineError(NO_MEMORY).
+        A batch that does not fit into memory runs in halves, down to single prompts. A prompt that
+        does not fit even alone has failed. Raises MachineError(NO_MEMORY) if none of a shard or of
+        earlier ones fitted.
         """
         capture = _Capture(self, outputs)
         waiting: list[Captured] = []  # prompts that failed before any ran
@@ -156,7 +158,7 @@ class TorchBackend:
             raise memory_error(waiting[0].batch)
 
     def _once_any_ran(self, waiting: list[Captured], captured: Captured) -> Iterator[Captured]:
-        """`captured`, after those that waited for anything to fit at all."""
+        """`captured`, after the failed prompts that waited for a first prompt to fit."""
         waiting.append(captured)
         if self._ran:
             yield from waiting
@@ -165,9 +167,7 @@ class TorchBackend:
             raise memory_error(waiting[0].batch)
 
     def fits(self, batch: Batch, run: Callable[[], None]) -> str:
-        """Run part of a batch; returns the allocator's message if it does not fit, otherwise
-        None.
-        """
+        """Run part of a batch; returns the allocator's message if it does not fit, otherwise ""."""
         try:
             run()
         except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
@@ -190,7 +190,7 @@ class TorchBackend:
 
     @torch.inference_mode()
     def forward(self, batch: Batch, outputs: Outputs, rows: BatchRows) -> None:
-        """Run a batch; afterwards its rows and statistics are being copied into `rows`."""
+        """Run a batch; its rows and statistics are then being copied into `rows`."""
         budget = self.compute.batch_tokens or BATCH_TOKENS[self._device.type]
         shares = bool(batch.before) and self._goes_on
         trunk = self._modules.trunk
@@ -223,7 +223,7 @@ class TorchBackend:
 
     @cached_property
     def _goes_on(self) -> bool:
-        """Whether branches can use the keys and values of what they branch off."""
+        """Whether a branch can use the keys and values of the prompt that it branches off."""
         found = goes_on(self.model.module, self._modules.trunk)
         if not found:
             _log.info("each branch runs with all that comes before it")
@@ -243,8 +243,8 @@ class _Capture:
             self._moments = ShardMoments(outputs, widths)
 
     def launch(self, batch: Batch) -> Callable[[], Captured]:
-        """Launch a batch, or the part of it that fits; the result waits for its rows and returns
-        it.
+        """Launch a batch, or the part of it that fits; returns a function that waits for its rows
+        and returns them.
         """
         rows = BatchRows(batch, self._outputs, self._streams)
         why = self._backend.fits(batch, lambda: self._backend.forward(batch, self._outputs, rows))
@@ -293,7 +293,7 @@ class _Capture:
 
 
 def halves(batch: Batch) -> tuple[Batch, Batch]:
-    """The first prompts and the rest, with the memory of each; one prompt has no halves."""
+    """The first prompts and the rest, with the memory of each. batch: two prompts or more."""
     middle = len(batch.lengths) // 2
     return _part(batch, 0, middle), _part(batch, middle, len(batch.lengths))
 
@@ -315,7 +315,7 @@ def _part(batch: Batch, first: int, end: int) -> Batch:
 
 
 def _asked(batch: Batch, one: Pass) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Of the rows of a pass whose logits are wanted: places among `logit_rows`, and its own."""
+    """Rows of a pass whose logits are wanted: their indices among `logit_rows`, and in the pass."""
     where = np.full(len(batch.token_ids), -1)
     where[batch.logit_rows] = np.arange(len(batch.logit_rows))
     found = where[one.rows]
@@ -348,7 +348,7 @@ def joined(batch: Batch, parts: Sequence[Captured]) -> Captured:
 
 
 def memory_error(batch: Batch, *, short: bool = False) -> MachineError:
-    """The error for a batch that does not fit: which, and what helps. short: which alone."""
+    """The error for a batch that does not fit, with advice. short: only which batch."""
     longest, count = max(batch.lengths), len(batch.lengths)
     prompts = "1 prompt" if count == 1 else f"{count} prompts"
     text = (

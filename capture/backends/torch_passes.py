@@ -1,9 +1,9 @@
 """The forward passes of one batch: which prompts run together, and which rows are wanted.
 
-A branch (`Batch.before`) needs the keys and values of the tokens before it. Where the prompt that
-it branches off is in the batch, that prompt's pass leaves them behind, and the branch's own tokens
-are all that is computed for it: with four answers to a question of 700 tokens that is a quarter of
-the work. Elsewhere it runs whole, and the rows before its own are not taken.
+A branch (`Batch.before`) needs the keys and values of the tokens before it. If the prompt that it
+branches off is in the batch, these are taken from that prompt's pass, and only the branch's own
+tokens are computed: with four answers to a question of 700 tokens that is a quarter of the work.
+Otherwise the branch runs whole, and only its own rows are taken.
 """
 
 import inspect
@@ -23,8 +23,8 @@ from lpp.capture.models.machine import out_of_memory
 from lpp.capture.plan.backend import Batch
 
 ROUNDING: Final = 32
-"""Units in the last place that rows of a shared beginning may differ by, root mean square over
-that of the rows: other shapes of the same products add up in another order."""
+"""Units in the last place, as the root mean square over that of the rows, by which rows of a shared
+beginning may differ: the same products in other shapes are added in another order."""
 
 Integers = npt.NDArray[np.int64]
 
@@ -34,18 +34,18 @@ class Pass:
     """One forward pass over right-padded prompts."""
 
     places: Integers
-    """(B,) places of the prompts in the batch."""
+    """(B,) indices of the prompts in the batch."""
     ids: Integers
-    """(B, L) token ids; the padding repeats each prompt's first token: any token does, and a
+    """(B, L) token ids. The padding repeats each prompt's first token: any token would do, but a
     tokenizer's own padding token would make some models warn about a missing mask."""
     picked: Integers
-    """(R,) the wanted rows, of the flat (B L) ones."""
+    """(R,) the wanted rows, as indices into the flat (B L) ones."""
     rows: Integers
-    """(R,) the flat row of the batch that each of them is."""
+    """(R,) the flat row of the batch that each of them becomes."""
     n_before: Integers
-    """(B,) tokens whose keys and values another pass left behind; 0 where each runs whole."""
+    """(B,) tokens whose keys and values come from another pass; 0 for prompts that run whole."""
     beginnings: Integers
-    """(B,) row of that pass which each goes on from."""
+    """(B,) the row of that pass from which each prompt continues."""
 
     @property
     def spans(self) -> list[tuple[int, int]]:
@@ -58,10 +58,10 @@ class Pass:
 
 
 def passes(batch: Batch, *, shares: bool, budget: int) -> Iterator[Pass]:
-    """The passes of a batch; the first one's keys and values serve those with `n_before`.
+    """The passes of a batch; the keys and values of the first one serve those with `n_before`.
 
-    shares: whether the model can go on from them. budget: most tokens of a pass of branches, with
-    padding and what comes before; the first pass is the batch's own, whatever its size.
+    shares: whether the model can continue from them. budget: most tokens in a pass of branches,
+    with padding and earlier tokens; the first pass is that of the batch, whatever its size.
     """
     place_of = {prompt: place for place, prompt in enumerate(batch.prompt_ids)}
     whole, shared, alone = list[int](), list[int](), list[int]()
@@ -101,7 +101,9 @@ def _groups(
 
 
 def _pass(batch: Batch, places: Sequence[int], beginnings: Sequence[int] | None = None) -> Pass:
-    """beginnings: rows of the first pass that the prompts go on from; None: each runs whole."""
+    """One pass. beginnings: rows of the first pass from which prompts continue; None: all run
+    whole.
+    """
     starts, inputs = np.cumsum([0, *batch.lengths]), batch.inputs
     before = [len(batch.ids_before(batch.prompt_ids[place])) for place in places]
     nothing = [0] * len(places)
@@ -126,7 +128,7 @@ def _pass(batch: Batch, places: Sequence[int], beginnings: Sequence[int] | None 
 
 
 def cache_of(trunk: nn.Module, output: Any) -> Any:
-    """The keys and values that a pass of `trunk` left behind; None if it left none."""
+    """The keys and values that a pass of `trunk` returned; None if it returned none."""
     return getattr(output, _cache_name(trunk), None)
 
 
@@ -139,7 +141,7 @@ def _cache_name(trunk: nn.Module) -> str:
 def inputs_after(
     trunk: nn.Module, cache: DynamicCache, one: Pass, ids: torch.Tensor
 ) -> dict[str, Any]:
-    """Keyword arguments of a pass of `trunk` that goes on from what another one left in `cache`.
+    """Keyword arguments of a pass of `trunk` that continues from the `cache` of another one.
 
     ids: of `one`, (B, L), on the model's device. Costs a copy of the keys and values of each
     beginning.
@@ -163,17 +165,17 @@ def inputs_after(
         _cache_name(trunk): held,
         "use_cache": True,
         **inputs,
-        # padding behind a prompt needs no mask: no real token sees it
+        # padding after a prompt needs no mask: no real token depends on it
         "attention_mask": torch.cat([there, torch.ones_like(ids, dtype=torch.bool)], 1).long(),
     }
 
 
 @torch.inference_mode()
 def goes_on(model: nn.Module, trunk: nn.Module) -> bool:
-    """Whether a pass can go on from the keys and values of another one, with the same rows.
+    """Whether a pass can continue from the keys and values of another one, with the same rows.
 
-    Tried on a few tokens, with beginnings of two lengths: a model whose blocks keep something else
-    (a window, a state) says no, and so does one that takes no such inputs.
+    Tests it on a few tokens, with beginnings of two lengths. False for a model whose blocks store
+    something else (a window, a state), and for one that does not take such inputs.
     """
     ids = probe_ids(model)  # (2, 7)
     whole = trunk(**forward_inputs(ids))[0]

@@ -1,10 +1,10 @@
 """Continue prompts with a transformers model.
 
 The loop, the key-value cache and the left padding are transformers' own (`generate`), which knows
-how each family counts positions behind padding. The choice of each token is ours: a logits
-processor sees the logits as the model gave them, chooses, notes ln p of its choice, and leaves the
-chosen token alone possible. So nothing that a model's generation_config.json asks for (a penalty
-for repetition, top-p) changes what is written.
+how each family counts positions after padding. A logits processor of this module chooses each
+token: it gets the logits as the model computed them, chooses, records ln p of its choice, and
+leaves only the chosen token possible. So nothing in a model's generation_config.json (a penalty for
+repetition, top-p) changes what is written.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,8 +23,8 @@ from lpp.store.errors import ErrorKind, InputError, MachineError
 
 WRITING_TOKENS: Final = {"cpu": 8192, "cuda": 16384}
 """Tokens of the prompts that are continued together, continuations included: their key-value cache
-takes 2 GiB or less in most models. A step reads all weights whatever the number of prompts, so more
-prompts at once cost less each."""
+takes 2 GiB or less in most models. A step reads all weights whatever the number of prompts, so with
+more prompts at once each costs less."""
 
 
 def write_in_torch(
@@ -37,8 +37,8 @@ def write_in_torch(
     """Continue every prompt with `module`, several at a time; similar lengths run together.
 
     budget: tokens at once, by default those of `WRITING_TOKENS`. Prompts that do not fit into
-    memory together run in halves. Raises MachineError(NO_MEMORY) for one that does not fit alone,
-    InputError for a model that cannot generate.
+    memory together run in halves. Raises MachineError(NO_MEMORY) for a prompt that does not fit
+    alone, InputError for a model that cannot generate.
     """
     if not callable(getattr(module, "generate", None)):
         raise InputError(
@@ -66,7 +66,7 @@ def _write(
                 "--context or --continue, or with --device-map auto; what is written stays.",
                 kind=ErrorKind.NO_MEMORY,
             ) from error
-    if device.type == "cuda":  # only here: the error held the frames of the pass
+    if device.type == "cuda":  # only here: the error kept the frames of the pass alive
         torch.cuda.empty_cache()
     middle = len(group) // 2
     return [
@@ -82,7 +82,7 @@ def _generate(
     longest = max(len(one.token_ids) for one in group)
     ids = np.zeros((len(group), longest), np.int64)
     mask = np.zeros((len(group), longest), np.int64)
-    for row, one in enumerate(group):  # prompts on the right, so that all end side by side
+    for row, one in enumerate(group):  # prompts are aligned on the right, so that all end together
         ids[row, longest - len(one.token_ids) :] = one.token_ids
         mask[row, longest - len(one.token_ids) :] = 1
     choice = _Choice(group, how)
@@ -106,13 +106,13 @@ def _generate(
 
 @contextmanager
 def _plain_generation(module: Any, how: Writing) -> Iterator[None]:
-    """Make `generate` follow `how` alone: it fills unset options from the model's own
+    """Make `generate` follow only `how`: by default it takes options from the model's
     configuration.
     """
     own = module.generation_config
     module.generation_config = type(own)(
         max_new_tokens=how.tokens,
-        do_sample=False,  # among one possible token
+        do_sample=False,  # only one token is possible
         use_cache=True,
         eos_token_id=list(how.end_ids) or None,
         pad_token_id=0,
@@ -142,7 +142,7 @@ class _Choice:
         return scores.fill_(-torch.inf).scatter_(-1, chosen, 0.0)
 
     def _drawn(self, scores: torch.Tensor) -> torch.Tensor:
-        """(prompts,) the tokens at which the distribution functions pass this step's draws."""
+        """(prompts,) the tokens at which the distribution functions exceed this step's draws."""
         step = len(self._tokens)
         draws = torch.tensor([[one.uniform(step)] for one in self._draws], dtype=torch.float64)
         below = (scores.double() / self._temperature).softmax(dim=-1).cumsum(dim=-1)
@@ -159,7 +159,7 @@ class _Choice:
 
 
 def written_lengths(tokens: npt.NDArray[np.int32], end_ids: Sequence[int]) -> npt.NDArray[np.int64]:
-    """(prompts,) tokens up to the first that ends a text, that one included.
+    """(prompts,) numbers of tokens up to and including the first that ends a text.
 
     >>> written_lengths(np.array([[5, 2, 7, 2], [5, 6, 7, 8]], np.int32), [2])
     array([2, 4])

@@ -2,8 +2,9 @@
 
 The passes: a cast, a maximum over groups of columns, a comparison with the next token's logit and
 its sum, a shift, a softmax (half of the time) and its sum, two products and their sums. The second
-product, which the varentropy alone needs, adds 15 % to the passes and 4 % to the whole. All of it
-takes a third of the bfloat16 matrix product at d = 576, V = 49,152, and less for wider models.
+product, needed only for the varentropy, adds 15 % to the passes and 4 % to the whole. Together they
+take a third of the time of the bfloat16 matrix product at d = 576, V = 49,152, and less for wider
+models.
 
 Sums are taken over a group of columns in float32 and over groups in float64. Moments are divided
 by the sum of the softmax: on a CPU torch adds the exponentials with few accumulators, so that at
@@ -17,8 +18,8 @@ import torch
 from lpp.capture.backends.logit_statistics.partial import PartialStatistics
 
 _GROUP: Final = 256
-"""Columns per partial maximum and partial sum. Where the largest logit is, is then a question to
-few numbers; few roundings of float32 add up, and few sums are left to add in float64."""
+"""Columns per partial maximum and partial sum. The largest logit is then searched among few
+numbers, few roundings of float32 add up, and few sums are left to add in float64."""
 _CACHED_LOGITS: Final = 2**19
 """Logits reduced at once by each thread: 2 MiB of float32."""
 
@@ -55,7 +56,7 @@ class EagerReduction:
         self._larger = empty(rows)  # counts, exact in float32 below 2**24 columns
 
     def __call__(self, logits: torch.Tensor, next_logit: torch.Tensor) -> PartialStatistics:
-        """logits: (t, V), are overwritten if float32. next_logit: (t,) float32."""
+        """logits: (t, V), overwritten if float32. next_logit: (t,) float32."""
         t = len(logits)
         for start in range(0, t, self._few):
             self._pass(slice(start, min(start + self._few, t)), logits, next_logit[:, None])
@@ -81,14 +82,14 @@ class EagerReduction:
         torch.gather(p, 1, columns, out=self._group_p[some])
         _reduce(torch.sum, p, self._total[some])
         p.mul_(x)
-        # -inf logits: 0 * -inf is NaN here and counts as the 0 it stands for. A NaN that came from
-        # the model spreads through the softmax to every p, and so stays visible.
+        # -inf logits: 0 * -inf is NaN here and is summed as 0, the correct value. A NaN of the
+        # model spreads through the softmax to every p, and so stays visible.
         _reduce(torch.nansum, p, self._mean[some])
         p.mul_(x)
         _reduce(torch.nansum, p, self._square[some])
 
     def _finish(self, t: int, next_logit: torch.Tensor) -> PartialStatistics:
-        """From (t, few) intermediates to one number a row."""
+        """Reduce (t, few) intermediates to one number a row."""
         group_x, top_group = self._group_x[:t], self._top_group[:t]
         _, place = group_x.max(-1, keepdim=True)
         largest_id = self._starts[top_group] + place

@@ -1,10 +1,10 @@
 """The reduction for GPUs: one function of plain torch, compiled.
 
-The passes of `eager` write what they make to memory, which on a GPU costs about ten times the
-logits in traffic. Here each group of columns is reduced about its own maximum, and the groups are
-combined as ranks are. `torch.compile` makes one kernel of all passes over the logits, and one more
-for a last group that is narrower: no tensor of the size of the tile is made. Run uncompiled, the
-function is the reference of the compiled one.
+The passes of `eager` write their results to memory, which on a GPU costs traffic of about ten times
+the logits. Here each group of columns is reduced about its own maximum, and the groups are combined
+like those of ranks. `torch.compile` makes one kernel of all passes over the logits, and one more
+for a last group that is narrower: no tensor of the size of the tile is made. Uncompiled, the
+function is the reference for the compiled one.
 """
 
 import functools
@@ -27,10 +27,11 @@ _log = logging.getLogger("lpp.capture")
 GROUP: Final = 256
 """Columns per maximum and sum in float32. Groups are added in float64."""
 WIDE: Final = 2**15
-"""Fewest columns for which the reduction is compiled: that takes seconds, and a narrower tile takes
-little beside the matrix product."""
+"""Fewest columns for which the reduction is compiled. Compiling takes seconds, and the reduction of
+a narrower tile is cheap beside the matrix product."""
 PLAIN_LOGITS: Final = 2**23
-"""Logits that plain code reduces at once: it holds about six float32 tensors of them, 192 MiB."""
+"""Logits that uncompiled code reduces at once: it needs about six float32 tensors of them, 192
+MiB."""
 
 _LOWEST: Final = torch.finfo(torch.float32).min
 
@@ -38,7 +39,7 @@ _LOWEST: Final = torch.finfo(torch.float32).min
 def fused_reduction(logits: torch.Tensor, next_logit: torch.Tensor) -> dict[str, torch.Tensor]:
     """The fields of `PartialStatistics` of a tile.
 
-    logits: (t, V), any float dtype; is not changed. next_logit: (t,) float32.
+    logits: (t, V), any float dtype; not changed. next_logit: (t,) float32.
     """
     t, V = logits.shape
     cut = V - V % GROUP
@@ -57,7 +58,7 @@ def fused_reduction(logits: torch.Tensor, next_logit: torch.Tensor) -> dict[str,
         second.double(),
     )
     width = min(GROUP, V)
-    # a narrow last group is filled up with the columns before it, none of which is as large
+    # a narrow last group is filled with the columns before it, none of which is as large
     columns = (group * GROUP).clamp(max=V - width) + torch.arange(width, device=logits.device)
     around = logits.gather(1, columns).float()
     place = around.argmax(1, keepdim=True)
@@ -91,11 +92,11 @@ def _groups(logits: torch.Tensor, next_logit: torch.Tensor) -> tuple[torch.Tenso
 
 
 class FusedReduction:
-    """Reduces tiles on a GPU: compiled where the vocabulary is wide, plain elsewhere.
+    """Reduces tiles on a GPU, compiled if the vocabulary is wide, else plain.
 
-    The first tile of a wide vocabulary waits for the compiler. Where compiling fails (no compiler,
-    no triton) one warning says so, and plain code reduces that tile and all that follow. compiled:
-    `fused_reduction`, compiled. wide: fewest columns worth the wait.
+    The first tile of a wide vocabulary waits for the compiler. If compiling fails (no compiler, no
+    triton), one warning says so, and plain code reduces that tile and all later ones. compiled:
+    `fused_reduction`, compiled. wide: fewest columns for which compiling is worthwhile.
     """
 
     def __init__(self, compiled: Callable[..., dict[str, torch.Tensor]], wide: int = WIDE) -> None:
@@ -103,13 +104,13 @@ class FusedReduction:
         self._failed = False
 
     def __call__(self, logits: torch.Tensor, next_logit: torch.Tensor) -> PartialStatistics:
-        """logits: (t, V), are not changed. next_logit: (t,) float32."""
+        """logits: (t, V), not changed. next_logit: (t,) float32."""
         t, V = logits.shape
         # a tile of one row would be compiled anew: the compiler treats the size 1 as a constant
         if self._wide <= V and t > 1 and not self._failed:
             try:
                 return PartialStatistics(**self._compiled(logits, next_logit))
-            except Exception as error:  # whatever the compiler and the tools it starts may raise
+            except Exception as error:  # the compiler and its tools may raise any error
                 if out_of_memory(error):
                     raise
                 self._failed = True
@@ -146,5 +147,5 @@ def compiled(backend: str = "inductor") -> Callable[..., dict[str, torch.Tensor]
 
 @functools.cache
 def fused() -> FusedReduction:
-    """The one of this process: compiles once, and warns once."""
+    """The reduction of this process: it compiles once, and warns once."""
     return FusedReduction(compiled())

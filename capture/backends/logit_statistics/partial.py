@@ -1,8 +1,8 @@
-"""Statistics of some columns of the logits, and how ranks combine theirs.
+"""Statistics of some columns of the logits, and their combination over ranks.
 
-With tensor parallelism every rank makes the logits of its own columns of the vocabulary. It
+With tensor parallelism every rank computes the logits of its own columns of the vocabulary. It
 reduces them to a few numbers a row, and the ranks combine those by maxima and sums: the logits are
-never gathered. A device that has every column is the case of one rank.
+never gathered. A device that has every column counts as a single rank.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ Reduce = Callable[[torch.Tensor, Literal["max", "sum"]], torch.Tensor]
 """The elementwise maximum or sum of a tensor over all ranks, on every rank.
 
 Every rank calls it with the same shapes in the same order. It may overwrite its argument. The
-maximum of a NaN and a number may be either: no statistic depends on that.
+maximum of a NaN and a number may be either one: no statistic depends on it.
 """
 
 NEGLIGIBLE: Final = -1e4
@@ -44,11 +44,12 @@ def all_reduce(group: Any = None) -> Reduce:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VocabularyShard:
-    """The columns of the logits that this rank makes, and how it reduces with the others.
+    """The columns of the logits that this rank computes, and its reduction with the others.
 
-    The columns of all ranks are disjoint and cover the vocabulary. Some may lie past its end: the
-    padding of the unembedding, whose logits must be -inf. A rank that has nothing but padding
-    gives at least one such column. Raises ValueError where `columns` is empty or has steps.
+    The columns of all ranks are disjoint and cover the vocabulary. Some may be past its end: they
+    are padding of the unembedding, and their logits must be -inf. A rank that only has padding
+    gives at least one such column. Raises ValueError if `columns` is empty or has a step other than
+    1.
     """
 
     columns: range
@@ -63,7 +64,7 @@ class VocabularyShard:
         """The next token's logit of each row, whichever rank has its column.
 
         logits: (t, columns of this rank). next_ids: (t,) int64, -1 for none. Returns (t,) float32;
-        -inf where there is no next token.
+        -inf if there is no next token.
         """
         column = next_ids - self.columns.start
         here = (column >= 0) & (column < len(self.columns))
@@ -74,19 +75,19 @@ class VocabularyShard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartialStatistics:
-    """What some columns say of each row: (t,) tensors on the device of the logits.
+    """Reductions of some columns of each row: (t,) tensors on the device of the logits.
 
-    x is a logit, p is exp(x - largest), not divided by its sum. The sums are NaN where the columns
-    of a row have a NaN, +inf or nothing but -inf.
+    x is a logit, p is exp(x - largest), not divided by its sum. The sums are NaN if the columns of
+    a row have a NaN, +inf or only -inf.
     """
 
     largest: torch.Tensor
-    """float32."""
+    """Largest logit; float32."""
     largest_id: torch.Tensor
-    """The smallest column among those of the largest logit, counted from this rank's first; int64.
-    After `combine`: its token id."""
+    """The smallest column with the largest logit, counted from this rank's first; int64. After
+    `combine`: its token id."""
     second: torch.Tensor
-    """Second largest logit, equal to the largest where two are; -inf for one column; float32."""
+    """Second largest logit, equal to the largest if two are tied; -inf for one column; float32."""
     total: torch.Tensor
     """sum p; float64."""
     first_moment: torch.Tensor
@@ -94,7 +95,7 @@ class PartialStatistics:
     second_moment: torch.Tensor
     """sum p (x - largest)^2; float64."""
     larger: torch.Tensor
-    """Logits strictly larger than `next_logit`; float64, a whole number."""
+    """Number of logits strictly larger than `next_logit`; float64, a whole number."""
     next_logit: torch.Tensor
     """The next token's logit, whichever rank has it; float32."""
 
@@ -117,12 +118,12 @@ def combine(partial: PartialStatistics, shard: VocabularyShard) -> PartialStatis
     largest = shard.reduce(partial.largest.clone(), "max")
     has_largest = partial.largest == largest
     token_id = (partial.largest_id + shard.columns.start).double()
-    # the largest logit but for one; another rank may have a second of the same size
+    # the largest logit except one; another rank may have a second of the same size
     rest = torch.where(has_largest, partial.second, partial.largest).double()
     maxima = torch.stack([(-token_id).masked_fill(~has_largest, -torch.inf), rest])
     smallest_id, rest = shard.reduce(maxima, "max").unbind()
 
-    # columns that are all -inf have sums of NaN; beside other columns they weigh nothing
+    # columns that are all -inf have sums of NaN; with other columns they count as 0
     weightless = partial.largest == -torch.inf
     sums = about(
         partial.largest.double() - largest,

@@ -1,10 +1,10 @@
 """The statistics of the logits of final states, computed tile by tile.
 
-The full (n, V) logits never exist. A tile is unembedded as a whole, since the matrix product wants
-many rows: on two CPU cores in bfloat16, 64 rows at a time cost 1.5 times what 256 do, and on a GPU
-each tile reads the whole unembedding again. How a tile is then reduced is told in `eager` for CPUs
-and in `fused` for GPUs; `partial` combines what ranks have. No step waits for the device, and no
-control flow depends on values.
+The full (n, V) logits never exist. A tile is unembedded as a whole, because the matrix product
+needs many rows: on two CPU cores in bfloat16, 64 rows at a time cost 1.5 times as much as 256, and
+on a GPU each tile reads the whole unembedding again. `eager` reduces a tile on a CPU, `fused` on a
+GPU; `partial` combines the results of ranks. No step waits for the device, and no control flow
+depends on values.
 """
 
 from dataclasses import dataclass, fields
@@ -24,20 +24,20 @@ from lpp.capture.backends.logit_statistics.partial import (
 _CPU_ROWS: Final = (16, 256)
 """Fewest and most rows of a tile on a CPU."""
 _CPU_LOGITS: Final = 2**25
-"""Logits of a tile on a CPU, where the fewest rows do not have more."""
+"""Logits of a tile on a CPU, unless the fewest rows have more."""
 _GPU_ROWS: Final = (1024, 2048)
 """Fewest and most rows of a tile on a GPU."""
 _GPU_BYTES: Final = 2**29
-"""Bytes of logits of a tile on a GPU, 512 MiB, where the fewest rows do not take more.
+"""Bytes of logits of a tile on a GPU, 512 MiB, unless the fewest rows take more.
 
 In bfloat16 1,664 rows of 151,936 columns fit, and 1,024 of 262,144; in float32 the latter take
-1 GiB. On a rank with a shard the tile is as many times smaller as there are ranks."""
+1 GiB. For a rank with a shard the tile is divided by the number of ranks."""
 
 
 class Unembeds(Protocol):
-    """Makes logits of final states, as a model does.
+    """Computes logits from final states, as a model does.
 
-    With tensor parallelism each rank may make the columns of its `VocabularyShard` alone.
+    With tensor parallelism each rank may compute only the columns of its `VocabularyShard`.
     """
 
     @property
@@ -46,14 +46,14 @@ class Unembeds(Protocol):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the logits as the model makes them."""
+        """Dtype of the logits as the model computes them."""
 
     @property
     def device(self) -> torch.device:
-        """Where the logits are made."""
+        """Device of the logits."""
 
     def logits(self, rows: torch.Tensor, out: torch.Tensor) -> None:
-        """rows: (n, width of `final`). out: (n, V), is overwritten.
+        """rows: (n, width of `final`). out: (n, V), overwritten.
 
         On a rank with a shard, out is (n, columns of the shard); padding columns become -inf.
         """
@@ -72,8 +72,8 @@ class TokenStatistics:
     - the other floats: below 1e-6 nats and 1.2e-7 of themselves.
 
     A row without a next token has `next_rank` 0, which no real rank is, and `next_logprob` NaN.
-    A row has NaN in every float where a logit is NaN or +inf, and where all are -inf; ranks and ids
-    say nothing there.
+    Every float of a row is NaN if a logit is NaN or +inf, or if all are -inf; its ranks and ids are
+    then meaningless.
     """
 
     entropy: torch.Tensor
@@ -93,8 +93,8 @@ class TokenStatistics:
     varentropy: torch.Tensor
     """sum p (ln p)^2 - entropy^2, the variance of -ln p under p; float32, nats^2.
 
-    The second moment about the largest logit less the square of the mean, in float64: the error
-    is that of the sums, 1e-6 of the second moment at most.
+    The second moment about the largest logit minus the square of the mean, in float64: the error is
+    that of the sums, at most 1e-6 of the second moment.
     """
 
     def numpy(self) -> dict[str, Any]:
@@ -118,20 +118,20 @@ def logit_statistics(
 
     rows: (n, width) final states. next_ids: (n,) int64, the token that follows each, -1 for none.
     tile_rows: rows unembedded at once; None: as many as suit device and vocabulary. It changes the
-    values by the rounding of the matrix product alone. shard: the columns that `unembed` makes on
+    values only by the rounding of the matrix product. shard: the columns that `unembed` computes on
     this rank; None: all of them.
 
     With shards, every rank calls with the same rows, next tokens and `tile_rows`, and every rank
     gets the statistics over the whole vocabulary. Communication: nine numbers a row.
 
-    Memory beside the tile: on a CPU a few MiB a thread; on a GPU (rows, V / 256) sums where the
-    reduction is compiled, 192 MiB where it is not.
+    Memory beside the tile: on a CPU a few MiB a thread; on a GPU (rows, V / 256) sums if the
+    reduction is compiled, otherwise 192 MiB.
     """
     n, device = rows.shape[0], unembed.device
     if n == 0:
         empty = torch.empty(0, device=device)
         return TokenStatistics(**{name: empty.to(_dtype(name)) for name in STATISTICS})
-    # The same on every rank, however the columns are shared out: reductions go tile by tile.
+    # The same on every rank, however the columns are divided: reductions are done tile by tile.
     tile = min(n, tile_rows or default_tile_rows(device, unembed.vocabulary, unembed.dtype))
     shard = shard or VocabularyShard(columns=range(unembed.vocabulary))
     next_ids = next_ids.to(device)
@@ -148,7 +148,7 @@ def logit_statistics(
 
 
 def default_tile_rows(device: torch.device, vocabulary: int, dtype: torch.dtype) -> int:
-    """Rows of a tile of (rows, vocabulary) logits in `dtype`, made on `device`."""
+    """Rows of a tile of (rows, vocabulary) logits in `dtype`, computed on `device`."""
     if device.type == "cuda":
         fewest, most = _GPU_ROWS
         fit = _GPU_BYTES // (vocabulary * dtype.itemsize)

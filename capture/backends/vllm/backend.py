@@ -1,12 +1,12 @@
-"""Capture inside vLLM: its scheduler and kernels, our statistics, one pass for both.
+"""Capture inside vLLM: vLLM's scheduler and kernels, this package's statistics, in one pass.
 
-A batch's prompts are handed to the engine together, and the engine runs them in as few steps as
-fit, usually one. Each step's rows go from the worker straight into the host memory of the batch.
-Prompts are known by their token ids, and a batch is complete when each of its prompts was seen
-once: a row that is missing, or comes twice, cannot pass.
+A batch's prompts are submitted to the engine together, and the engine runs them in as few steps as
+fit, usually one. In each step the worker writes the rows directly into the host memory of the
+batch. Prompts are identified by their token ids, and a batch is complete when each of its prompts
+was seen once: a missing or repeated row is always detected.
 
-On the device capture needs one site's rows and a tile of logits at a time beside vLLM's own; the
-rows of a batch and its moments too, where moments are kept.
+On the device, capture needs the rows of one site and one tile of logits at a time in addition to
+vLLM's own memory; with moments also the rows of a batch and its moments.
 """
 
 import os
@@ -70,8 +70,8 @@ class VllmBackend:
     ) -> "VllmBackend":
         """Start vLLM on the model that `request` names. quiet: keep vLLM's own log off stderr.
 
-        Raises InputError for a model or options that capture inside vLLM cannot honour,
-        MachineError where vLLM is absent, too old or short of memory.
+        Raises InputError for a model or options that capture inside vLLM does not support,
+        MachineError if vLLM is absent, too old or short of memory.
         """
         check_vllm(quiet=quiet)
         device = request.model.device
@@ -114,8 +114,8 @@ class VllmBackend:
         return backend
 
     def allocate(self, size: int) -> npt.NDArray[np.uint8]:
-        """Host memory that the first rank writes into: shared with it where it is a process of
-        its own, page-locked where it runs on a GPU.
+        """Host memory that the first rank writes into: shared with it if it is a separate process,
+        page-locked if it runs on a GPU.
         """
         if self._memory is not None:
             return self._memory.allocate(size)
@@ -125,7 +125,7 @@ class VllmBackend:
         """Yield each batch as soon as the engine has finished it.
 
         Raises MachineError(ENGINE_DIED or NO_MEMORY) when vLLM stops, InputError for a model that
-        is not called on token ids.
+        does not take token ids.
         """
         in_use = () if self._memory is None else self._memory.paths()
         self.engine.call("lpp_start", outputs, os.getpid(), in_use)
@@ -133,7 +133,7 @@ class VllmBackend:
             for batch in batches:
                 yield self._run(batch, outputs)
         except BaseException:
-            with suppress(MachineError):  # of an engine that died: the first word counts
+            with suppress(MachineError):  # of an engine that died: the first error is the cause
                 self.engine.call("lpp_stop")
             raise
         self.engine.call("lpp_stop")
@@ -163,14 +163,14 @@ class VllmBackend:
         )
 
     def write(self, beginnings: Sequence[Beginning], how: Writing) -> Iterator[Written]:
-        """Continue every prompt; many run together, as far as the key-value cache holds them.
+        """Continue every prompt; as many run together as the key-value cache holds.
 
         Raises MachineError(ENGINE_DIED or NO_MEMORY) when vLLM stops.
         """
         return self.engine.write(beginnings, how)
 
     def head(self) -> HeadContent | str:
-        """The unembedding of every rank, in host memory; why there is none to keep."""
+        """The unembedding of all ranks in host memory, or why it cannot be stored."""
         found = whole_head(self.engine.call_each("lpp_head"))
         if isinstance(found, str):
             return found
@@ -183,7 +183,7 @@ class VllmBackend:
 
 
 class RankMoments(Mapping[str, SiteMoments]):
-    """Moments of a shard, which the first rank packs when a site is asked for."""
+    """Moments of a shard, which the first rank packs when a site is requested."""
 
     def __init__(self, engine: VllmEngine, sites: tuple[str, ...]) -> None:
         self._engine, self._sites = engine, sites
@@ -208,20 +208,20 @@ def _versions() -> dict[str, Any]:
 
 
 def _found(request: CaptureRequest, scratch: Path, *, progress: Progress, quiet: bool) -> Model:
-    """The model, in a folder that vLLM can read; `scratch` is where an untrained twin goes."""
+    """The model, in a folder that vLLM can read; an untrained twin is written to `scratch`."""
     if request.model.untrained_seed is None:
         return describe_model(request.model, progress=progress, quiet=quiet)
     return save_untrained(request.model, scratch, progress=progress, quiet=quiet)
 
 
 def _in_transformers(request: CaptureRequest, model: Model, *, quiet: bool) -> TorchBackend:
-    """The same model in transformers, on the CPU: a card may have no room for both."""
+    """The same model in transformers, on the CPU, because a GPU may not have memory for both."""
     spec = replace(request.model, device="cpu", dtype=model.dtype)
     return TorchBackend.load(replace(request, model=spec), quiet=quiet)
 
 
 def _check_platform(device: str) -> None:
-    """Refuse a device that is not the one the installed vLLM runs on."""
+    """Refuse a device on which the installed vLLM does not run."""
     kind, _, index = device.partition(":")
     if index:
         raise InputError(

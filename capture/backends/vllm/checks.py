@@ -1,4 +1,4 @@
-"""What is proven of a model inside vLLM once it has loaded, on a few tokens."""
+"""Checks of a loaded model inside vLLM, on a few tokens."""
 
 import logging
 from typing import Final
@@ -17,10 +17,10 @@ _log = logging.getLogger("lpp.capture")
 Floats = npt.NDArray[np.float32]
 
 ROUNDING: Final = 16
-"""Units of the dtype's epsilon by which one computation in two kernels may differ."""
+"""Units of the dtype's epsilon by which two kernels of one computation may differ."""
 
 ROOM: Final = 64
-"""Units of epsilon, for each site passed, by which a site in vLLM and in transformers may differ.
+"""Units of epsilon per site passed by which a site in vLLM and in transformers may differ.
 
 Measured on SmolLM2 (30 blocks) and on tiny models of Qwen2 (3 and 24 blocks) and Gemma 3, on a CPU:
 at block 3 at most 5 units in float32 and 1.5 in bfloat16. Tiny models stay at 8 and 3 to the end.
@@ -28,15 +28,15 @@ SmolLM2 reaches 91 and 14 at block 12, where one block makes a token's state fif
 its rounding with it, and 179 and 25 at block 30."""
 
 MOST_ROOM: Final = 0.5
-"""Most that is ever forgiven, in parts of a row's size. A site that is read one block off differs
-in float32 by 0.003 or more, and by 0.6 to 1 in every dtype at the first blocks of the models above;
+"""Largest tolerance, as a fraction of a row's size. A site that is read one block off differs in
+float32 by 0.003 or more, and by 0.6 to 1 in every dtype at the first blocks of the models above;
 but in bfloat16 later blocks may change a state by less than rounding does."""
 
 EPSILON: Final = {"float32": 2.0**-23, "bfloat16": 2.0**-7, "float16": 2.0**-10}
 
 
 def probe_sites(engine: VllmEngine, model: Model) -> tuple[Sites, str]:
-    """Run a few tokens and hold what passes through the blocks against the model.
+    """Run a few tokens and compare what passes through the blocks with the model.
 
     Checked: the final norm of block.B is `final`; the logits are as wide as the configuration says.
     Returns the sites, and the names of vLLM's attention kernels. Raises
@@ -63,11 +63,11 @@ def probe_sites(engine: VllmEngine, model: Model) -> tuple[Sites, str]:
 
 
 def check_causal(backend: Backend) -> None:
-    """Run the probe with two endings; no row before the ending may tell them apart.
+    """Run the probe with two endings; rows before the ending must be equal.
 
-    The passes have the same shapes, so that what does not depend on the last token is computed
-    alike. Columns are compared by their own size: a few are a thousand times larger than the rest.
-    Raises InputError(UNSUPPORTED_MODEL).
+    The passes have the same shapes, so whatever does not depend on the last token is computed
+    alike. Each column is compared relative to its own size: a few are a thousand times larger than
+    the rest. Raises InputError(UNSUPPORTED_MODEL).
     """
     model = backend.model
     ids = probe_tokens(model)
@@ -82,9 +82,9 @@ def check_causal(backend: Backend) -> None:
 
 
 def check_states(ours: Backend, theirs: Backend) -> None:
-    """Hold every site of a backend against another's on the probe; the first that differs is named.
+    """Compare every site of two backends on the probe.
 
-    Raises InputError(UNSUPPORTED_MODEL).
+    Raises InputError(UNSUPPORTED_MODEL) that names the first site that differs.
     """
     model = ours.model
     if ours.sites != theirs.sites:
@@ -103,10 +103,10 @@ def check_states(ours: Backend, theirs: Backend) -> None:
 
 
 def relative_difference(mine: Floats, reference: Floats) -> float:
-    """Median over rows of the root mean square of what differs, over that of the reference.
+    """Median over rows of the root mean square of the difference, divided by that of the reference.
 
-    The median, because the first tokens' states are a hundred times larger than the others': their
-    size says nothing of the rest. Infinite where other values are not finite.
+    The median, because the first tokens' states are a hundred times larger than the others' and
+    would hide them. Infinite if the two have non-finite values in different places.
     """
     finite = np.isfinite(reference)
     if not np.array_equal(np.isfinite(mine), finite):

@@ -1,11 +1,12 @@
 """The vLLM engine that capture drives.
 
-The engine runs in this process: a step returns when its forward pass is done, so what it captured
-is where it belongs, and no more than one batch is ever under way. (With tensor parallelism the
-workers are processes of their own; see `worker_memory`.) vLLM's front end would gain nothing: a
-prompt is a list of ids that gives one forward pass.
+The engine runs in this process: a step returns when its forward pass is done, so its rows have then
+been captured, and at most one batch is in progress. (With tensor parallelism the workers are
+separate processes; see `worker_memory`.) vLLM's front end would gain nothing: a prompt is a list of
+ids that needs one forward pass.
 
-Whatever would silently change what is captured is set here, and read back from the engine.
+Every setting that would silently change what is captured is set here, and read back from the
+engine.
 """
 
 import os
@@ -29,11 +30,11 @@ from lpp.capture.plan.draws import Draws
 from lpp.store.errors import ErrorKind, InputError, LppError, MachineError
 
 OLDEST: Final = (0, 32)
-"""The release that the worker extension was proven on."""
+"""Oldest supported release: the worker extension was tested on it."""
 
 FIXED: Final[Mapping[str, Any]] = {
     "enforce_eager": True,  # hooks run in Python
-    "enable_prefix_caching": False,  # a cached prefix is not computed, so not seen
+    "enable_prefix_caching": False,  # a cached prefix is not computed, so it cannot be captured
     "enable_chunked_prefill": False,  # a prompt runs whole
     "async_scheduling": False,  # a step's rows are taken before the next begins
     "skip_tokenizer_init": True,
@@ -50,7 +51,7 @@ ALLOWED: Final = frozenset(
         "seed",
     }
 )
-"""Options that leave the model and the prompts as they are: memory, kernels, their placing."""
+"""Options that change neither the model nor the prompts: memory, kernels, placement."""
 
 REFUSED: Final[Mapping[str, str]] = {
     "pipeline_parallel_size": "no rank sees all sites; use --tensor-parallel",
@@ -72,13 +73,13 @@ MEMORY_OPTIONS: Final = frozenset(
 """Options with which the user sizes the key-value cache."""
 
 CPU_CACHE_BYTES: Final = 1 << 30
-"""Key-value cache on a CPU where a batch's is not known; vLLM would take nearly all memory."""
+"""Key-value cache on a CPU if a batch's is unknown; vLLM would take nearly all memory."""
 
 PROBE_TOKENS: Final = 14
-"""Tokens that a model is tried on when it has been loaded."""
+"""Number of tokens with which a loaded model is checked."""
 
 PROMPTS_AT_ONCE: Final = 256
-"""Most prompts of one step: vLLM makes logits for the last token of each."""
+"""Most prompts of one step: vLLM computes logits for the last token of each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,10 +88,10 @@ class EngineSettings:
 
     dtype: str
     context: int
-    """Longest prompt, in tokens, what is written after it included."""
+    """Longest prompt in tokens, including its continuation."""
     batch_tokens: int
     writes: bool = False
-    """Whether prompts are continued: then many of them are under way at once."""
+    """Whether prompts are continued: then many of them run at once."""
     tensor_parallel: int = 1
     trust_remote_code: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -98,12 +99,12 @@ class EngineSettings:
 
 
 class VllmEngine:
-    """A model in vLLM, ready to be driven a batch at a time. Close it to give the memory back.
+    """A model in vLLM, driven one batch at a time. Close it to free the memory.
 
     folder: a model folder. name: what the user called it. quiet: keep vLLM's own log off stderr.
 
-    Raises MachineError where vLLM is absent, too old or short of memory; InputError for a model it
-    does not serve and for options that capture cannot honour.
+    Raises MachineError if vLLM is absent, too old or short of memory; InputError for a model that
+    it does not support and for options that capture does not support.
     """
 
     def __init__(self, folder: Path, name: str, settings: EngineSettings, *, quiet: bool) -> None:
@@ -122,20 +123,22 @@ class VllmEngine:
         self._one_token = SamplingParams(temperature=0.0, max_tokens=1, detokenize=False)
 
     def call(self, method: str, *arguments: Any) -> Any:
-        """Run a method of `CaptureExtension` on every rank; what the first returns.
+        """Run a method of `CaptureExtension` on every rank; returns the result of the first.
 
-        Threads may call at once; one call runs after the other.
+        Threads may call this concurrently; calls run one after the other.
         """
         return self.call_each(method, *arguments)[0]
 
     def call_each(self, method: str, *arguments: Any) -> list[Any]:
-        """The same; what every rank returns, in order."""
+        """Run a method as `call` does; returns the results of all ranks, in order."""
         with self._lock, self._alive():
             returned: list[Any] = self._engine.collective_rpc(method, args=arguments)
         return returned
 
     def run(self, prompts: Sequence[Sequence[int]]) -> Iterator[list[int]]:
-        """Run (token ids of) prompts; after each step, the places of those that it finished."""
+        """Run prompts, given as token ids; after each step, yields the indices of those it
+        finished.
+        """
         from vllm.inputs import tokens_input
 
         place = {}
@@ -151,7 +154,9 @@ class VllmEngine:
             yield [place.pop(output.request_id) for output in outputs if output.finished]
 
     def write(self, beginnings: Sequence[Beginning], how: Writing) -> Iterator[Written]:
-        """Continue prompts; each as it is finished. vLLM's scheduler decides what runs together."""
+        """Continue prompts; yields each when it is finished. vLLM's scheduler chooses which run
+        together.
+        """
         from vllm import SamplingParams
         from vllm.inputs import tokens_input
         from vllm.sampling_params import RequestOutputKind
@@ -164,9 +169,9 @@ class VllmEngine:
                     temperature=how.temperature,
                     seed=draws.seed if how.temperature else None,
                     max_tokens=how.tokens,
-                    logprobs=0,  # of the token that was taken; raw, so at temperature 1
+                    logprobs=0,  # of the chosen token; raw, so at temperature 1
                     stop_token_ids=list(how.end_ids),
-                    ignore_eos=True,  # the ids above are the model's
+                    ignore_eos=True,  # `stop_token_ids` above are the model's
                     detokenize=False,
                     output_kind=RequestOutputKind.FINAL_ONLY,
                 )
@@ -181,7 +186,7 @@ class VllmEngine:
                     yield _written(asked.pop(output.request_id), output.outputs[0])
 
     def proven(self) -> None:
-        """The model has run: from here on a failure is the engine's, not the model's."""
+        """Note that the model has run: later failures are the engine's, not the model's."""
         self._proven = True
 
     def close(self) -> None:
@@ -194,7 +199,7 @@ class VllmEngine:
 
     @contextmanager
     def _alive(self) -> Iterator[None]:
-        """One clear error for an engine that dies."""
+        """Raise one clear error if the engine dies."""
         if not self._proven:
             with loading(self._name):
                 yield
@@ -219,7 +224,7 @@ class VllmEngine:
 
 
 def _written(beginning: Beginning, found: Any) -> Written:
-    """What vLLM's `CompletionOutput` says of a prompt."""
+    """The continuation in vLLM's `CompletionOutput`."""
     tokens = list(found.token_ids)
     logprobs = [
         of_step[token].logprob for token, of_step in zip(tokens, found.logprobs, strict=True)
@@ -232,7 +237,7 @@ def _written(beginning: Beginning, found: Any) -> Written:
 
 
 def check_vllm(*, quiet: bool) -> None:
-    """Fail with the extra to install where vLLM is absent or too old."""
+    """Raise an error that names the extra to install if vLLM is absent or too old."""
     if find_spec("vllm") is None:
         raise MachineError(
             "--backend vllm needs vLLM, which is not installed here. "
@@ -245,7 +250,7 @@ def check_vllm(*, quiet: bool) -> None:
         from vllm.platforms import current_platform
         from vllm.version import __version__, __version_tuple__
 
-        _ = current_platform.device_type  # found out at its first use, and talked about
+        _ = current_platform.device_type  # computed at its first use, which logs
     if too_old(__version_tuple__):
         raise MachineError(
             f"vLLM {__version__} is too old: capture needs {'.'.join(map(str, OLDEST))} or newer. "
@@ -255,7 +260,7 @@ def check_vllm(*, quiet: bool) -> None:
 
 
 def too_old(release: Sequence[Any]) -> bool:
-    """Whether a release is older than the code here knows; a build from source is taken as new.
+    """Whether a release is older than `OLDEST`; a build from source counts as new.
 
     >>> [too_old(release) for release in ((0, 31, 2), (0, 32, 0), (1, 0), ("dev",), (0, 0, "dev"))]
     [True, False, False, False, False]
@@ -265,7 +270,7 @@ def too_old(release: Sequence[Any]) -> bool:
 
 
 def check_options(settings: EngineSettings) -> None:
-    """Refuse engine options that capture cannot honour, each with the reason."""
+    """Refuse engine options that capture does not support, each with the reason."""
     options = settings.options
     for name in options:
         why = REFUSED.get(name) or (
@@ -313,7 +318,7 @@ def _make(folder: Path, settings: EngineSettings, *, quiet: bool) -> Any:
         "model": str(folder),
         "dtype": settings.dtype,
         "trust_remote_code": settings.trust_remote_code,
-        # the token that comes out takes a place, though it never runs; the probe needs its own
+        # the generated token needs a position, though it never runs; the probe needs its own
         "max_model_len": max(settings.context, PROBE_TOKENS) + 1,
         "max_num_batched_tokens": max(settings.batch_tokens, settings.context + 1),
         "max_num_seqs": min(PROMPTS_AT_ONCE, max(settings.batch_tokens, settings.context + 1)),
@@ -329,7 +334,7 @@ def _make(folder: Path, settings: EngineSettings, *, quiet: bool) -> Any:
 
 
 def _size_cache(config: Any, settings: EngineSettings) -> None:
-    """Keep the key-value cache to what a batch needs, unless the user says how large it is."""
+    """Limit the key-value cache to what a batch needs, unless the user sets its size."""
     if MEMORY_OPTIONS & settings.options.keys() or config.cache_config.kv_cache_memory_bytes:
         return
     size = cache_bytes(config, writes=settings.writes)
@@ -339,7 +344,7 @@ def _size_cache(config: Any, settings: EngineSettings) -> None:
 
 
 def check_config(config: Any, settings: EngineSettings) -> None:
-    """Read back what the engine settled on; a release may override what it was asked."""
+    """Check the engine's final settings; a release may override the requested ones."""
     found = {
         "eager mode": config.model_config.enforce_eager,
         "no prefix caching": not config.cache_config.enable_prefix_caching,
@@ -363,9 +368,9 @@ def check_config(config: Any, settings: EngineSettings) -> None:
 
 
 def _set_environment(quiet: bool) -> None:
-    """What vLLM reads from the environment, and from it alone."""
+    """Set the options that vLLM reads only from the environment."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine runs here
-    # the place after the last token, which never runs
+    # the position after the last token, which never runs
     os.environ["VLLM_ALLOW_LONG_MAX_MODEL_LEN"] = "1"
     if quiet:
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -373,7 +378,7 @@ def _set_environment(quiet: bool) -> None:
 
 @contextmanager
 def silenced() -> Iterator[None]:
-    """Keep what C++ and half-configured loggers write past Python off stderr for a while."""
+    """For a while, keep what C++ and half-configured loggers write past Python off stderr."""
     sys.stderr.flush()
     kept = os.dup(2)
     try:
@@ -390,7 +395,7 @@ def silenced() -> Iterator[None]:
 
 @contextmanager
 def loading(name: str) -> Iterator[None]:
-    """One clear error for a model that vLLM does not serve."""
+    """Raise one clear error for a model that vLLM does not support."""
     try:
         yield
     except LppError:
@@ -410,7 +415,7 @@ def loading(name: str) -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line: pydantic's headings and links left out.
+    """The message of an error in one line, without pydantic's headings and links.
 
     >>> first_line(ValueError("1 validation error for ModelConfig\\n  Value error, No such model. "
     ...     "[type=value_error, input_value=...]"))

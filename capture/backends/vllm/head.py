@@ -1,4 +1,4 @@
-"""The head of a model inside vLLM, to be kept: the columns of every rank, without their padding."""
+"""The head of a model inside vLLM, to be stored: the columns of every rank, without padding."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from lpp.store.shared.matrices import Matrix
 
 @dataclass(frozen=True, kw_only=True)
 class RankHead:
-    """What one rank has of a head, and what the model gave on a few tokens."""
+    """One rank's part of a head, and the model's output on a few tokens."""
 
     matrix: Matrix
     """Its columns, without padding."""
@@ -25,20 +25,21 @@ class RankHead:
     final: npt.NDArray[np.float32]
     """(n, d)"""
     logits: npt.NDArray[np.float32] | None
-    """(n, V) of the first rank, gathered."""
+    """(n, V), gathered on the first rank; None on the others."""
 
 
 @torch.inference_mode()
 def rank_head(model: Any, final: torch.Tensor) -> RankHead | str:
-    """What this rank has of the head; why there is none to keep. Every rank calls it.
+    """The part of the head on this rank, or why it cannot be stored. Every rank calls this.
 
-    final: (n, d), some rows of it.
+    final: (n, d), some rows of `final`.
     """
-    gathered = model.compute_logits(final)  # of all ranks together, so before anything may fail
+    # all ranks compute this together, so it comes before anything that may fail
+    gathered = model.compute_logits(final)
     try:
         _, call = ungathered(model, final)
         matrix, steps = _columns(call), _steps(call.processor)
-    except Exception as error:  # a model of its own ways may raise anything
+    except Exception as error:  # a custom model may raise any error
         return (str(error).strip() or type(error).__name__).splitlines()[0][:120]
     return RankHead(
         matrix=matrix,
@@ -49,7 +50,7 @@ def rank_head(model: Any, final: torch.Tensor) -> RankHead | str:
 
 
 def whole_head(ranks: Sequence[RankHead | str]) -> HeadContent | str:
-    """The head of all ranks, in order, where it gives the model's own logits; else why not."""
+    """The head of all ranks, in order, if it gives the model's own logits; else why not."""
     found = [rank for rank in ranks if isinstance(rank, RankHead)]
     if len(found) < len(ranks):
         return next(rank for rank in ranks if isinstance(rank, str))
@@ -85,7 +86,7 @@ def _columns(call: HeadCall) -> Matrix:
 
 
 def _steps(processor: Any) -> Steps:
-    """What vLLM's `LogitsProcessor` does after the product: the softcap first, then the scale."""
+    """Steps of vLLM's `LogitsProcessor` after the product: the softcap first, then the scale."""
     scale = None if processor.scale == 1 else float(processor.scale)
     cap = processor.soft_cap
     if scale is not None and cap is not None:

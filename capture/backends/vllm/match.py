@@ -1,8 +1,9 @@
 """Finding prompts in the flat batch of a forward pass, by their token ids alone.
 
-A sequence begins where `positions` is 0 and goes on while they count up. Behind the last there may
-be padding, whose positions and ids can be anything, so that it may look like a short prompt or
-like the end of a longer one; the driver's word on what finished settles that (`recorder`).
+A sequence begins where `positions` is 0 and continues while they count up. After the last sequence
+there may be padding with arbitrary positions and ids, which may look like a short prompt or like
+the end of a longer one. The driver reports which prompts finished, which resolves this
+(`recorder`).
 """
 
 from collections.abc import Collection, Mapping
@@ -56,7 +57,7 @@ def find_prompts(
 
 
 def _longest(ids: Ids, left: Mapping[bytes, int], lengths: Collection[int]) -> bytes | None:
-    """The awaited prompt that `ids` is, or else the longest that it begins with."""
+    """The awaited prompt that equals `ids`, or else the longest that `ids` begin with."""
     for length in sorted((n for n in lengths if n <= len(ids)), reverse=True):
         key = prompt_key(ids[:length])
         if left.get(key, 0):

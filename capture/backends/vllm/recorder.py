@@ -1,14 +1,14 @@
-"""What one of vLLM's workers does around a forward pass: find prompts, take rows, reduce logits.
+"""Code around a forward pass in vLLM's worker: find prompts, take rows, reduce logits.
 
-A pass is searched for the prompts of the batch that have not finished yet, and their rows go
-straight to where the batch wants them. That comes before the driver's word on which prompts the
-pass finished, and may: what was taken for a prompt and was none (padding that spells one, or a
-prompt that the scheduler set back) still awaits its turn, and its rows are overwritten when it
-really runs. Within a pass real prompts come before padding, so the real one is found first. Only
-finished prompts are counted, each once, and a batch is complete when all of them are.
+A pass is searched for the prompts of the batch that have not finished yet, and their rows are
+written directly to their destination in the batch. This happens before the driver reports which
+prompts the pass finished. It is safe: if the rows were not a prompt's (padding that spells one, or
+a prompt that the scheduler postponed), that prompt is still awaited, and its rows are overwritten
+when it really runs. Within a pass real prompts come before padding, so the real one is found first.
+Only finished prompts are counted, each once, and a batch is complete when all of them are.
 
-With tensor parallelism every rank does this. States are whole on each, so the first rank alone
-takes them; statistics of logits need every rank, so all ask for the same rows in the same tiles.
+With tensor parallelism every rank does this. Each rank has the whole states, so only the first rank
+takes them. Statistics of logits need every rank, so all reduce the same rows in the same tiles.
 """
 
 from collections import Counter
@@ -42,10 +42,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What a batch gave, beside its rows."""
+    """The results of a batch, except its rows."""
 
     lost: int
-    """Prompts that never passed through the model whole; where there are any, the rest is empty."""
+    """Prompts that never ran through the model whole; if there are any, the other fields are
+    empty."""
     statistics: Mapping[str, npt.NDArray[Any]]
     """Column -> (S,), in the order of the batch."""
     not_finite: Mapping[str, npt.NDArray[np.int64]] | None
@@ -57,21 +58,21 @@ class _Pass:
     """The prompts of the batch in one forward pass, in the order of the batch."""
 
     places: npt.NDArray[np.int64]
-    """Places of the prompts in the batch, ascending."""
+    """Indices of the prompts in the batch, ascending."""
     rows: Picked
     asked: Picked
     """The rows whose logits are reduced."""
     next_ids: torch.Tensor
     logit_rows: npt.NDArray[np.int64]
-    """Place of each of `asked` among the batch's S."""
+    """Index of each of `asked` among the batch's S."""
     prompts: npt.NDArray[np.int64]
-    """Place of the prompt of each of `asked`."""
+    """Index of the prompt of each of `asked`."""
 
 
 class Recorder:
     """Hooks on a model inside vLLM, for one capture.
 
-    device: of the model's input. takes_rows: False on the ranks whose rows nobody reads.
+    device: of the model's input. takes_rows: False on the ranks whose rows are not used.
     """
 
     def __init__(
@@ -92,12 +93,12 @@ class Recorder:
         self._reduced: TokenStatistics | None = None
         self._shard: int | None = None
         self.moments: Mapping[str, SiteMoments] = {}
-        """Of the shard under way, where the outputs keep any; they outlive `close`."""
+        """Moments of the shard in progress, if the outputs have any; they outlive `close`."""
         if takes_rows and outputs.keep != "rows":
             widths = {site: modules.sites.width(site) for site in outputs.sites}
             self.moments = ShardMoments(outputs, widths)
         self._hooks = ExitStack()
-        # entered first: which rows count is known before the first block runs
+        # registered first: the rows to take are known before the first block runs
         before = modules.trunk.register_forward_pre_hook(self._before, with_kwargs=True)
         self._hooks.callback(before.remove)
         self._hooks.enter_context(
@@ -117,14 +118,14 @@ class Recorder:
         self._hooks.close()
 
     def expect(self, batch: Batch) -> None:
-        """Await a batch, whose rows go into `batch.hidden`."""
+        """Await a batch, whose rows are written to `batch.hidden`."""
         self._batch, self._pass = replace(batch, hidden={}), None
         self._next_ids = batch.next_ids.astype(np.int64)
         self._starts = np.cumsum([0, *batch.lengths])
         # of each prompt, the first of its rows among `logit_rows`
         self._asked = np.searchsorted(batch.logit_rows, self._starts)
         self._keys = [prompt_key(ids) for ids in batch.inputs]
-        # rows of what comes before a branch are passed over
+        # rows before a branch's own are skipped
         self._skipped = [len(batch.ids_before(prompt)) for prompt in batch.prompt_ids]
         self._awaited = {}
         for place, key in enumerate(self._keys):
@@ -156,8 +157,8 @@ class Recorder:
             self._statistics.append((some, ran.logit_rows[kept]))
 
     def result(self) -> Recorded | None:
-        """Wait for the rows of the batch; None on a rank that takes none."""
-        rows, self._rows = self._rows, None  # from here on nothing holds the memory of the batch
+        """Wait for the rows of the batch; None on a rank that takes no rows."""
+        rows, self._rows = self._rows, None  # nothing refers to the memory of the batch after this
         if rows is None:
             return None
         if lost := sum(map(len, self._awaited.values())):
@@ -192,7 +193,7 @@ class Recorder:
                 "multimodal, perhaps). Capture it with --backend torch.",
                 kind=ErrorKind.UNSUPPORTED_MODEL,
             )
-        # The one wait for the device, before anything of this pass has been launched.
+        # The only wait for the device, before anything of this pass has been launched.
         flat = ids.to("cpu", torch.int32).numpy()
         counts = {key: len(places) for key, places in self._awaited.items()}
         found = find_prompts(flat, positions.to("cpu", torch.int64).numpy(), counts)
@@ -202,7 +203,7 @@ class Recorder:
             self._pass = self._in_order({next(next_place[one.key]): one.start for one in found})
 
     def _in_order(self, starts: Mapping[int, int]) -> _Pass:
-        """starts: place of a prompt in the batch -> its first row in the pass."""
+        """The found prompts in batch order. starts: index in the batch -> first row in the pass."""
         batch, places = self._batch, sorted(starts)
         spans: list[tuple[int, int]] = []
         rows, asked, logit_rows, prompts = [], [], [], []

@@ -1,10 +1,10 @@
-"""Finding the sites of a model inside vLLM: the same names and conventions as for transformers.
+"""Finds the sites of a model inside vLLM: the same names and conventions as for transformers.
 
 vLLM's blocks run on flat rows, (tokens, hidden), and most return `(hidden, residual)`: the addition
-that ends a block is put off into the next norm, which does it in place. The residual stream after
-the block is their sum, taken in the hook, before the next block writes into either.
+at the end of a block is postponed to the next norm, which does it in place. The residual stream
+after the block is their sum, computed in the hook, before the next block writes into either.
 
-Nothing goes by class names; `SiteProbe` proves the reading on the model at hand.
+Class names play no role; `SiteProbe` checks the sites on the loaded model.
 """
 
 from collections.abc import Callable, Iterator
@@ -39,7 +39,7 @@ def stream(output: Any) -> torch.Tensor:
 
 
 def stream_input(hidden_size: int) -> Callable[[tuple[Any, ...], dict[str, Any]], torch.Tensor]:
-    """Reads the residual stream from what a block is called on."""
+    """A function that reads the residual stream from a block's arguments."""
 
     def read(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
         return stream(
@@ -59,9 +59,10 @@ def stream_input(hidden_size: int) -> Callable[[tuple[Any, ...], dict[str, Any]]
 class SiteProbe:
     """Finds the sites of a model inside vLLM, and watches one forward pass that proves them.
 
-    Where `final` is a norm of `block.B`, the norm of the captured sum must give it; where nothing
-    stands between, they must be equal. Either proves what the blocks' outputs are taken to be.
-    Raises InputError(UNSUPPORTED_MODEL) unless there is one list of `n_blocks` blocks.
+    If `final` is a norm of `block.B`, the norm of the captured sum must equal it; if there is
+    nothing between them, they must be equal. Either way this proves the interpretation of the
+    blocks' outputs. Raises InputError(UNSUPPORTED_MODEL) unless there is exactly one list of
+    `n_blocks` blocks.
     """
 
     def __init__(self, model: nn.Module, n_blocks: int, hidden_size: int) -> None:
@@ -83,7 +84,7 @@ class SiteProbe:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Hooks on, for one forward pass."""
+        """Install the hooks for one forward pass."""
         handles = [module.register_forward_hook(self._called) for module in self._siblings]
         handles.append(self._blocks[-1].register_forward_hook(self._last_block_called))
         handles.append(self._model.register_forward_hook(self._model_called))
@@ -111,7 +112,7 @@ class SiteProbe:
         return self._final
 
     def modules(self) -> SiteModules:
-        """The modules at which the sites are read, once a pass was watched."""
+        """The modules at which the sites are read, known once a pass was watched."""
         return SiteModules(
             trunk=self._model,  # its `forward` stops before the unembedding
             blocks=self._blocks,
@@ -125,9 +126,10 @@ class SiteProbe:
         )
 
     def difference(self) -> float:
-        """Largest difference between `final` and what block.B gives, over the largest `final`.
+        """Largest difference between `final` and what block.B gives, relative to the largest
+        `final`.
 
-        In units of the dtype's epsilon, so that a few are rounding.
+        In units of the dtype's epsilon, so a few units are rounding.
         """
         if self._last is None or self._final is None:
             return float("inf")

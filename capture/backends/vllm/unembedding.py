@@ -1,10 +1,10 @@
-"""vLLM's own way from final states to logits: gathered on the first rank, or left where they are.
+"""vLLM's own computation of logits from final states: gathered on the first rank, or sharded.
 
-With tensor parallelism each rank has some columns of the unembedding. vLLM gathers the logits,
-T x V numbers, on the first rank; statistics need nine numbers a row from each rank instead. So the
-gathering is switched off where vLLM's `LogitsProcessor` does it, and what the model does to logits
-before and after stays as it is. That this gives the statistics of the gathered logits is proven
-when the model has loaded; where it does not, logits are gathered.
+With tensor parallelism each rank has some columns of the unembedding. vLLM gathers the logits, T x
+V numbers, on the first rank; statistics need only nine numbers a row from each rank. So the
+gathering in vLLM's `LogitsProcessor` is disabled, and everything that the model does to logits
+before and after it stays. When the model has loaded, a check compares the statistics with those of
+the gathered logits; if they differ, logits are gathered.
 """
 
 from collections.abc import Iterator
@@ -25,23 +25,23 @@ from lpp.capture.backends.logit_statistics import (
 )
 
 TOLERANCE: Final = 1e-5
-"""By which statistics may differ, absolutely and relatively: the logits are the same, their sums
-are taken in another order."""
+"""Absolute and relative tolerance of the statistics: the logits are the same, but their sums are
+taken in another order."""
 
 
 class ShardedUnembeds(Unembeds, Protocol):
-    """Makes the logits of all columns, or of those of a shard."""
+    """Computes the logits of all columns, or of those of a shard."""
 
     @property
     def shard(self) -> VocabularyShard | None:
-        """The columns that `logits` makes; None: all of them."""
+        """The columns that `logits` computes; None: all of them."""
 
 
 class GatheredUnembedding:
-    """All columns, as `compute_logits` makes them. Implements `ShardedUnembeds`.
+    """All columns, as `compute_logits` returns them. Implements `ShardedUnembeds`.
 
-    sample: any logits it made; None on a rank that gets none, where `out` stays as it is and what
-    is made of it is thrown away.
+    sample: any logits of the model; None on a rank that gets none: there `out` is not written, and
+    its statistics are discarded.
     """
 
     shard = None
@@ -54,7 +54,7 @@ class GatheredUnembedding:
         self.device: torch.device = weight.device
 
     def logits(self, rows: torch.Tensor, out: torch.Tensor) -> None:
-        """rows: (n, width of `final`). out: (n, V), is overwritten."""
+        """rows: (n, width of `final`). out: (n, V), overwritten."""
         made = self._model.compute_logits(rows)
         if made is not None:
             out.copy_(made)
@@ -75,7 +75,7 @@ class ShardUnembedding:
         self._real = max(0, min(len(shard.columns), vocabulary - shard.columns.start))
 
     def logits(self, rows: torch.Tensor, out: torch.Tensor) -> None:
-        """rows: (n, width of `final`). out: (n, columns of the shard), is overwritten."""
+        """rows: (n, width of `final`). out: (n, columns of the shard), overwritten."""
         out.copy_(ungathered(self._model, rows)[0])
         out[:, self._real :] = -torch.inf  # the padding of the unembedding
 
@@ -84,7 +84,7 @@ class ShardUnembedding:
 def find_unembedding(
     model: nn.Module, final: torch.Tensor, vocabulary: int, group: Any
 ) -> ShardedUnembeds:
-    """By shards where that is proven on some rows of `final`, else gathered.
+    """The sharded unembedding if a check on some rows of `final` passes, else the gathered one.
 
     group: torch's process group of the ranks, each of which calls this; None for one rank.
     """
@@ -93,7 +93,8 @@ def find_unembedding(
     if group is None:
         return gathered
     sharded = _sharded(model, final, vocabulary, group)
-    # Every rank takes the same turns: one that waits for another in a reduction waits for ever.
+    # Every rank makes the same calls: a reduction that one rank skips would block the others for
+    # ever.
     if not _everywhere(sharded is not None, final, group):
         return gathered
     assert sharded is not None
@@ -121,7 +122,7 @@ def same_statistics(mine: TokenStatistics, whole: TokenStatistics) -> bool:
 def _sharded(
     model: nn.Module, final: torch.Tensor, vocabulary: int, group: Any
 ) -> ShardUnembedding | None:
-    """The unembedding of this rank's columns; None where the model has no such parts."""
+    """The unembedding of this rank's columns; None if the model has no such parts."""
     try:
         logits, call = ungathered(model, final)
         indices = call.head.shard_indices
@@ -130,7 +131,7 @@ def _sharded(
             return None
         shard = VocabularyShard(columns=columns, reduce=all_reduce(group))
         return ShardUnembedding(model, logits, vocabulary, shard)
-    except Exception:  # a model of its own ways may raise anything: it is gathered then
+    except Exception:  # a custom model may raise any error: then logits are gathered
         return None
 
 
@@ -145,7 +146,7 @@ class HeadCall:
 
 
 def ungathered(model: Any, rows: torch.Tensor) -> tuple[torch.Tensor, HeadCall]:
-    """The logits of this rank's columns, and how they were made."""
+    """The logits of this rank's columns, and the call that computed them."""
     with _without_gathering(model) as calls:
         logits: torch.Tensor = model.compute_logits(rows)
     (call,) = calls
@@ -154,7 +155,7 @@ def ungathered(model: Any, rows: torch.Tensor) -> tuple[torch.Tensor, HeadCall]:
 
 @contextmanager
 def _without_gathering(model: nn.Module) -> Iterator[list[HeadCall]]:
-    """While open, no logits are gathered; gives the calls that made them."""
+    """While open, logits are not gathered; yields the list of calls that compute them."""
     from vllm.model_executor.layers.logits_processor import LogitsProcessor
 
     calls: list[HeadCall] = []
@@ -176,6 +177,6 @@ def _without_gathering(model: nn.Module) -> Iterator[list[HeadCall]]:
 
 
 def _everywhere(holds: bool, like: torch.Tensor, group: Any) -> bool:
-    """Whether something holds on every rank."""
+    """Whether `holds` is true on every rank."""
     fails = torch.tensor(0.0 if holds else 1.0, device=like.device)
     return not float(all_reduce(group)(fails, "max"))

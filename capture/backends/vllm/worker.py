@@ -1,9 +1,9 @@
 """The methods that capture adds to vLLM's worker.
 
 `CaptureExtension` becomes a base class of the worker (`worker_extension_cls`), and its methods are
-called by name on every rank (`collective_rpc`). They touch three things of vLLM: the model, its
-`compute_logits`, and the group of the ranks. No runner's own state is read, of which vLLM has
-several.
+called by name on every rank (`collective_rpc`). They use three things of vLLM: the model, its
+`compute_logits`, and the group of the ranks. They do not read the state of a model runner, of which
+vLLM has several kinds.
 """
 
 import os
@@ -31,7 +31,7 @@ class CaptureExtension:
     """Mixed into vLLM's worker. Every method runs on every rank; the first rank has the rows."""
 
     rank: int
-    """Of this worker, from vLLM."""
+    """Rank of this worker, from vLLM."""
     get_model: Callable[[], torch.nn.Module]
     """vLLM's own. Declared only: vLLM refuses an extension that has an attribute of its worker."""
     _lpp_probe: SiteProbe
@@ -43,7 +43,7 @@ class CaptureExtension:
     _lpp_ignored: Mapping[signal.Signals, Any] = {}
 
     def lpp_watch(self, n_blocks: int, hidden_size: int) -> dict[str, Any]:
-        """Watch the next forward pass for the sites; returns what is known without one."""
+        """Watch the next forward pass for the sites; returns what is known before it."""
         model = self.get_model()
         self._lpp_probe = SiteProbe(model, n_blocks, hidden_size)
         self._lpp_probing = ExitStack()
@@ -52,7 +52,7 @@ class CaptureExtension:
 
     @torch.inference_mode()
     def lpp_watched(self) -> dict[str, Any]:
-        """What that pass showed: the sites, the check of `SiteProbe`, the width of the logits."""
+        """The result of that pass: the sites, the check of `SiteProbe`, the width of the logits."""
         self._lpp_probing.close()
         self._lpp_modules = self._lpp_probe.modules()
         model: Any = self._lpp_modules.trunk
@@ -64,9 +64,9 @@ class CaptureExtension:
         }
 
     def lpp_unembed(self, vocabulary: int) -> bool:
-        """Find the way to the logits; whether each rank reduces its own columns of them.
+        """Find the unembedding; returns whether each rank reduces its own columns of the logits.
 
-        vocabulary: width of the logits, as that pass showed it.
+        vocabulary: width of the logits, from `lpp_watched`.
         """
         self._lpp_unembed = find_unembedding(
             self._lpp_modules.trunk, self._lpp_probe.final, vocabulary, tensor_parallel_group()
@@ -74,7 +74,7 @@ class CaptureExtension:
         return self._lpp_unembed.shard is not None
 
     def lpp_head(self) -> RankHead | str:
-        """What this rank has of the unembedding; why there is none to keep."""
+        """The part of the unembedding on this rank, or why it cannot be stored."""
         return rank_head(self._lpp_modules.trunk, self._lpp_probe.final)
 
     def lpp_map(self, path: str) -> None:
@@ -85,7 +85,9 @@ class CaptureExtension:
             self._lpp_memory.map(path)
 
     def lpp_start(self, outputs: Outputs, driver: int, memory: Collection[str]) -> None:
-        """Hooks on. driver: process id of who reads the rows. memory: paths still in use there."""
+        """Install hooks. driver: id of the process that reads the rows. memory: paths it still
+        uses.
+        """
         self.lpp_stop()
         if driver != os.getpid():
             self._lpp_ignored = ignore_requests()
@@ -100,29 +102,29 @@ class CaptureExtension:
         )
 
     def lpp_expect(self, batch: Batch, locations: Mapping[str, Location]) -> None:
-        """Await a batch. locations: of its rows, where they are not in `batch.hidden`."""
+        """Await a batch. locations: of its rows, if they are not in `batch.hidden`."""
         assert self._lpp_recorder is not None
         if locations and self._lpp_memory is not None:
             batch = replace(batch, hidden=self._lpp_memory.arrays(locations))
         self._lpp_recorder.expect(batch)
 
     def lpp_finished(self, places: Sequence[int]) -> None:
-        """Take the prompts at `places` of the batch as finished by the last pass."""
+        """Count the prompts at indices `places` of the batch as finished by the last pass."""
         assert self._lpp_recorder is not None
         self._lpp_recorder.finished(places)
 
     def lpp_result(self) -> Recorded | None:
-        """Wait for the rows of the batch; the first rank says what came with them."""
+        """Wait for the rows of the batch; the first rank returns its statistics."""
         assert self._lpp_recorder is not None
         return self._lpp_recorder.result()
 
     def lpp_moments(self, site: str) -> SiteMoments | None:
-        """Moments of a site over the shard under way; the first rank has them."""
+        """Moments of a site over the current shard; only the first rank has them."""
         assert self._lpp_recorder is not None
         return self._lpp_recorder.moments.get(site)
 
     def lpp_stop(self) -> None:
-        """Hooks off. Moments of the last shard stay until the next capture starts."""
+        """Remove hooks. Moments of the last shard stay until the next capture starts."""
         if self._lpp_recorder is not None:
             self._lpp_recorder.close()
         for number, handler in self._lpp_ignored.items():
@@ -130,7 +132,7 @@ class CaptureExtension:
         self._lpp_ignored = {}
 
     def lpp_hooks(self) -> int:
-        """How many of our hooks the model carries."""
+        """Number of capture's hooks on the model."""
         return sum(
             getattr(hook, "__module__", "").startswith("lpp.")
             for module in self.get_model().modules()
@@ -143,7 +145,7 @@ def _device(model: torch.nn.Module) -> torch.device:
 
 
 def tensor_parallel_group() -> Any:
-    """Torch's group of the ranks that share the model; None where there is one."""
+    """Torch's group of the ranks that share the model; None if there is only one."""
     from vllm.distributed import get_tp_group
 
     group = get_tp_group()
@@ -151,18 +153,18 @@ def tensor_parallel_group() -> Any:
 
 
 def ignore_requests() -> dict[signal.Signals, Any]:
-    """Leave requests to end to the driver; returns the handlers that took them.
+    """Ignore requests to stop, which the driver handles; returns the previous handlers.
 
-    A terminal and a scheduler tell every process of the group, and a worker that obeyed would take
-    the shard with it that its driver wants to finish. A worker ends when its driver does.
+    A terminal and a scheduler signal every process of the group. A worker that stopped at once
+    would lose the shard that its driver wants to finish. A worker ends when its driver does.
     """
     if threading.current_thread() is not threading.main_thread():
-        return {}  # only there can handlers be set, and only there do they run
+        return {}  # handlers can only be set, and only run, in the main thread
     return {number: signal.signal(number, signal.SIG_IGN) for number in REQUESTS}
 
 
 def attention_backends(model: torch.nn.Module) -> list[str]:
-    """Names of the attention kernels in use, as vLLM calls them."""
+    """Names of the attention kernels in use, in vLLM's terms."""
     names = set()
     for module in model.modules():
         get = getattr(module, "get_attn_backend", None)

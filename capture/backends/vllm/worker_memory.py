@@ -1,8 +1,8 @@
-"""Host memory for rows where vLLM's workers are processes of their own.
+"""Host memory for rows when vLLM's workers are separate processes.
 
 The driver allocates memory that has a file (`host_memory.SharedMemory`), the first rank maps the
-file and writes rows into it, and the file loses its name at once: whatever ends either process, no
-file stays. Only paths and offsets travel between the two.
+file and writes rows into it, and the file's name is removed at once: however either process ends,
+no file remains. Only paths and offsets are sent between the two.
 """
 
 import weakref
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """Where an array lies in a shared file."""
+    """Location of an array in a shared file."""
 
     path: str
     offset: int
-    """In bytes."""
+    """Offset in bytes."""
     shape: tuple[int, ...]
     dtype: str
 
@@ -41,7 +41,7 @@ class _Region:
 
 
 class DriverMemory:
-    """The driver's side: allocates memory, and says where in it an array lies.
+    """The driver's side: allocates memory, and locates arrays in it.
 
     share: makes the first rank map a path, before it returns.
     """
@@ -51,7 +51,7 @@ class DriverMemory:
         self._regions: list[_Region] = []
 
     def allocate(self, size: int) -> Bytes:
-        """(size,) bytes that the first rank has mapped. MemoryError where there is too little."""
+        """(size,) bytes that the first rank has mapped. MemoryError if there is too little."""
         shared = SharedMemory(size)
         try:
             self._share(shared.path)
@@ -62,12 +62,12 @@ class DriverMemory:
         return memory
 
     def paths(self) -> tuple[str, ...]:
-        """Of the memory that is still in use here."""
+        """Paths of the memory that is still in use here."""
         self._regions = [region for region in self._regions if region.memory() is not None]
         return tuple(region.path for region in self._regions)
 
     def locations(self, arrays: Mapping[str, Rows]) -> dict[str, Location]:
-        """Where arrays lie. ValueError for one that is not in memory of `allocate`."""
+        """Locations of arrays. Raises ValueError for one that is not in memory of `allocate`."""
         return {name: self._location(name, rows) for name, rows in arrays.items()}
 
     def _location(self, name: str, rows: Rows) -> Location:
@@ -84,21 +84,21 @@ class DriverMemory:
 
 
 class RankMemory:
-    """The first rank's side: maps each file once. device: what the rows are copied from."""
+    """The first rank's side: maps each file once. device: the device that rows are copied from."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._maps: dict[str, mmap.mmap] = {}
 
     def map(self, path: str) -> None:
-        """Map a file of the driver's; page-locked where rows come from a GPU."""
+        """Map a file of the driver's; page-locked if rows come from a GPU."""
         memory = map_shared(path)
         if self._device.type == "cuda":
             pin(memory)
         self._maps[path] = memory
 
     def keep(self, paths: Collection[str]) -> None:
-        """Forget the memory that the driver no longer uses."""
+        """Drop the memory that the driver no longer uses."""
         self._maps = {path: memory for path, memory in self._maps.items() if path in paths}
 
     def arrays(self, locations: Mapping[str, Location]) -> dict[str, Rows]:
