@@ -9,10 +9,10 @@ from lpp.store.objects.place import Url
 
 
 def begin_run(root: Url, request: CaptureRequest, prepared: Prepared) -> tuple[RunWriter, KeptHead]:
-    """Make the run of `prepared` in the store at `root`, or find it; keep head and vocabulary.
+    """Create the run of `prepared` in the store at `root`, or find it; store head and vocabulary.
 
     Raises ConflictError if the run exists and its prompts lack columns that `request` asks for, or
-    hold other values; MachineError for a full or read-only disk.
+    have other values; MachineError for a full or read-only disk.
     """
     plan, model = prepared.plan, prepared.backend.model
     writer = RunWriter(root, plan, prepared.prompts, set_aside=prepared.set_aside)

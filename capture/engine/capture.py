@@ -1,17 +1,18 @@
-"""Run a plan: forward passes here, encoding on every core, commits beside them.
+"""Run a plan: forward passes in this thread, encoding on every core, commits in parallel.
 
-A shard goes through three stages, and up to `SLOTS` shards are under way, each with memory of its
-own. While one fills, its rows written in place by the backend, another is compressed site by site
-by `encoders` threads and written, and another is flushed to the disk and committed. A slot is free
-again once its shard is committed. So the host holds `SLOTS` shards, whatever the corpus, and the
-forward pass waits only when compression or the disk is slower than the model.
+A shard goes through three stages, and up to `SLOTS` shards are in progress, each with its own
+memory. While the backend writes the rows of one shard in place, `encoders` threads compress another
+one site by site and write it, and a third is flushed to the disk and committed. A slot is free
+again once its shard is committed. So the host holds `SLOTS` shards, whatever the size of the
+corpus, and the forward pass waits only if compression or the disk is slower than the model.
 
-What a shard holds depends on the plan alone: not on the number of encoders, on who else captures
-the run, or on where it was resumed. A shard is committed before its memory is used again: a killed
-job resumes at the shards that were under way.
+The content of a shard depends on the plan alone, not on the number of encoders, on other processes
+that capture the run, or on where it was resumed. A shard is committed before its memory is used
+again: a killed job resumes at the shards that were in progress.
 
-Moments have room for one shard, since they take d x d numbers a band: the next shard's wait until
-the one before is committed. They are kept for shards that are much larger than that.
+There is memory for the moments of one shard only, because they take d x d numbers a band: the next
+shard waits until the previous one is committed. Moments are meant for shards that are much larger
+than that.
 """
 
 import time
@@ -45,12 +46,12 @@ def capture_run(
 ) -> int:
     """Capture some shards; returns how many.
 
-    prompts: all of the plan, `PROMPTS_SCHEMA`. progress: told of every token as it is captured.
+    prompts: all of the plan, `PROMPTS_SCHEMA`. progress: advances by every token that is captured.
     shards: by default those that are not committed yet; if another process commits one meanwhile,
-    it is computed and the committed one stays. stop: asked before each shard; those that have begun
-    are finished. encoders: threads that compress, one for each core by default. Raises what the
-    backend or the writer raised; shards that were full before that are committed, unless writing
-    was what failed.
+    it is computed too, and the committed one stays. stop: checked before each shard; shards that
+    have begun are finished. encoders: threads that compress, one for each core by default. Raises
+    what the backend or the writer raised; shards that were full before that are committed, unless
+    writing itself failed.
     """
     todo = writer.uncommitted(range(plan.n_shards)) if shards is None else shards
     if not todo:
@@ -64,7 +65,7 @@ def capture_run(
         progress=progress,
         encoders=encoders or usable_cores(),
     )
-    # Leaving the block waits for the shards under way, also after an interrupt.
+    # Leaving the block waits for the shards in progress, also after an interrupt.
     with pipeline:
         for captured in backend.capture(pipeline.batches(todo, stop), Outputs.of(plan)):
             filling = pipeline.filling[0]
@@ -81,7 +82,7 @@ def capture_run(
 
 
 class _Pipeline:
-    """The slots, the threads, and which shard is where."""
+    """The slots, the threads, and the stage of each shard."""
 
     def __init__(
         self,
@@ -99,7 +100,7 @@ class _Pipeline:
         self._free: list[ShardBuffer] = []
         self._made = 0
         self.filling: deque[ShardBuffer] = deque()
-        """Shards with batches that were handed out and have not come back, oldest first."""
+        """Shards whose batches were handed out and have not all come back, oldest first."""
         self._writing: deque[tuple[ShardBuffer, Future[Shard]]] = deque()
         self._encoders = ThreadPoolExecutor(encoders, thread_name_prefix="lpp-encode")
         self._committers = ThreadPoolExecutor(SLOTS - 1, thread_name_prefix="lpp-commit")
@@ -133,7 +134,7 @@ class _Pipeline:
             yield from buffer.batches(shard)
 
     def _slot(self) -> ShardBuffer:
-        """Memory for a shard: unused, new, or of the shard that is committed next."""
+        """Memory for a shard: unused, new, or that of the next shard to be committed."""
         while not self._free:
             if self._made < SLOTS:
                 self._made += 1
@@ -142,7 +143,7 @@ class _Pipeline:
         return self._free.pop()
 
     def write(self) -> None:
-        """Hand over the oldest shard that fills; all its rows have arrived."""
+        """Pass on the oldest shard that is being filled; all its rows have arrived."""
         buffer = self.filling.popleft()
         future = self._committers.submit(self._commit, buffer)
         self._writing.append((buffer, future))
@@ -151,12 +152,12 @@ class _Pipeline:
             self.finish()
 
     def check(self) -> None:
-        """Free the slots of committed shards; raise what failed, a full disk for one, at once."""
+        """Free the slots of committed shards; raise any error, such as a full disk, at once."""
         while self._writing and self._writing[0][1].done():
             self._await_oldest()
 
     def finish(self) -> None:
-        """Wait for every shard that was handed over."""
+        """Wait for every shard that was passed on."""
         while self._writing:
             self._await_oldest()
 
@@ -176,7 +177,7 @@ class _Pipeline:
 
 
 def _summary(shard: Shard, plan: Plan, seconds: float | None) -> str:
-    """One line; seconds: None where another writer's shard was kept."""
+    """One line; seconds: None if another writer's shard was kept."""
     if seconds is None:
         return f"shard {shard.index + 1} of {plan.n_shards}: another process committed it first"
     stored = sum(item.bytes for item in shard.record.objects.values())

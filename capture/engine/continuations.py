@@ -61,8 +61,8 @@ def continue_prompts(
 ) -> Continued:
     """Continue every prompt, or take the store's continuations; commits new ones block by block.
 
-    prompts: `PROMPTS_SCHEMA`, as they are given. part: whose blocks are written first. progress:
-    told of each block.
+    prompts: `PROMPTS_SCHEMA`, without continuations. part: its blocks are written first. progress:
+    advances with each block.
     """
     source = _settled_source(store, request, backend, prompts)
     info = source.continuation

@@ -1,4 +1,4 @@
-"""What a capture would do, and the resources it needs, without writing to the store.
+"""What a capture would do and the resources it needs, without writing to the store.
 
 The model is loaded and the plan is made, since both decide the size. The largest batch of the plan
 and the median one run through the backend: the first shows whether a batch fits into memory, and
@@ -61,11 +61,11 @@ class DryRun:
     uncommitted: int
     """Shards of the run that are not committed, whatever their part."""
     todo: int
-    """Those of them that belong to `part`."""
+    """Those of `uncommitted` that belong to `part`."""
     tokens: int
-    """Of the shards of `todo`."""
+    """Tokens of the shards of `todo`."""
     batches: int
-    """Of the shards of `todo`."""
+    """Batches of the shards of `todo`."""
     disk: dict[Keep, Size]
     """Bytes of the whole run with each --keep."""
     disk_needed: int
@@ -79,7 +79,7 @@ class DryRun:
     assumed: bool
     """Whether the model has not written yet, so that lengths and the run's id are unknown."""
     tokens_per_second: float | None
-    """Seconds of forward passes alone; None if nothing is left to do."""
+    """Speed of the forward passes alone; None if nothing is left to do."""
 
     def message(self) -> str:
         """For the user, in lines of 80 columns where ids allow."""
@@ -153,7 +153,7 @@ def dry_run(
 ) -> DryRun:
     """Load the model of `request`, make the plan, measure the speed; leaves the store as it is.
 
-    Raises what `lpp.capture.engine.run.capture_into` raises before it writes, but for too little
+    Raises what `lpp.capture.engine.run.capture_into` raises before it writes, except for too little
     disk or memory, which `DryRun.check` raises.
     """
     check_store(root, resume)

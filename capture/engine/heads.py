@@ -1,7 +1,7 @@
-"""Keep the unembedding of a model in the store, once, if the request wants it.
+"""Store the unembedding of a model once, if the request wants it.
 
 It changes no number and no plan names it, so a problem here never stops a capture: a head that
-cannot be kept is left out, with a line that says why.
+cannot be stored is left out, and a line says why.
 """
 
 from dataclasses import dataclass
@@ -29,8 +29,9 @@ class KeptHead:
 
 
 def missing_head_bytes(root: Url, plan: Plan, request: CaptureRequest) -> int:
-    """Approximate bytes of the head that is still to be written into the store at `root`; 0 if no
-    head is wanted, or it is there. The store need not exist yet.
+    """Approximate bytes of the head that is still to be written into the store at `root`.
+
+    0 if no head is wanted, or if the store has it. The store need not exist yet.
     """
     if _why_not(plan, request) is not None:
         return 0
@@ -39,10 +40,10 @@ def missing_head_bytes(root: Url, plan: Plan, request: CaptureRequest) -> int:
 
 
 def keep_head(root: Url, plan: Plan, request: CaptureRequest, backend: Backend) -> KeptHead:
-    """Write the head of the plan's model into the store at `root`, unless it is there.
+    """Write the head of the plan's model into the store at `root`, unless the store has it.
 
-    Costs a small read where it is there, and else two passes over the matrix: a fifth of a second
-    for 57 MB. MachineError for a full or read-only disk.
+    Costs a small read if the store has it, and else two passes over the matrix: a fifth of a second
+    for 57 MB. Raises MachineError for a full or read-only disk.
     """
     why = _why_not(plan, request)
     if why is not None:

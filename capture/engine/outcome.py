@@ -1,4 +1,4 @@
-"""What one capture did: its last message, and the report that a list of jobs reads."""
+"""The result of one capture: its last message, and the report that a list of jobs reads."""
 
 import textwrap
 from collections.abc import Mapping
@@ -37,7 +37,7 @@ class Outcome:
     stopped: bool = False
     """Whether a request to end left shards of the part uncommitted."""
     set_aside: QuarantineSummary = NOTHING
-    """Prompts and texts of the whole run, as far as it is committed."""
+    """Prompts and texts that were set aside in the committed part of the run."""
 
     replay: Replay | None = None
     """How far the captured pass differs from generation; only for a complete run whose model

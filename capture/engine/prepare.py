@@ -1,4 +1,4 @@
-"""From a request to everything that a run needs: prompts, the model in its backend, the plan.
+"""From a request to everything that a run needs: prompts, the model in a backend, the plan.
 
 Cheap checks come first: the corpus is read and the prompts are chosen before a model loads.
 """
@@ -67,15 +67,15 @@ def prepare(
     progress: Progress = SILENT,
     quiet: bool = True,
 ) -> Prepared:
-    """Choose the prompts, load the model, have it continue them, freeze the plan.
+    """Choose the prompts, load the model, let it continue them, freeze the plan.
 
-    given: what needs no loading. root: the store that takes what the model writes, made where there
-    is none. writes: whether the model may write; otherwise, and without a store, each prompt is
-    taken to be as long as it can become, where the store has not what follows all of them. part:
-    whose continuations come first. progress: told of slow steps. quiet: keep the libraries' own
-    warnings off stderr.
+    given: what is in memory already. root: the store for what the model writes, created if it does
+    not exist. writes: whether the model may write. Otherwise, or without a store, each prompt is
+    assumed to have its maximum length, unless the store has continuations of all of them. part: its
+    continuations are written first. progress: gets a line for slow steps. quiet: keep the
+    libraries' own warnings off stderr.
 
-    Raises InputError for what the request gets wrong, MachineError for what the machine lacks.
+    Raises InputError for errors in the request, MachineError for what the machine lacks.
     """
     corpus, passages = choose_passages(request.corpus, request.selection, given.corpus)
     beside = carried(corpus, passages, keep_texts=request.corpus.keep_texts)
@@ -90,7 +90,7 @@ def prepare(
         passages = list(compress(passages, kept))
         continued = None
         if request.continuation is not None:
-            site_specs(request, backend)  # refuse early what the plan would refuse
+            site_specs(request, backend)  # refuse early what `plan` would refuse
             continued = _continued(
                 root, request, backend, prompts, part=part, progress=progress, writes=writes
             )

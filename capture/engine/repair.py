@@ -1,6 +1,6 @@
-"""Compute the shards of a run again that differ from what was committed, and no others.
+"""Compute again the shards of a run that differ from what was committed, and no others.
 
-The run itself says how: its plan has the settings, its prompts the token ids. So no corpus is
+The run itself has the inputs: its plan has the settings, its prompts the token ids. So no corpus is
 needed, only the same model and releases. Anything else would give other numbers under the same
 plan, and is refused.
 """
@@ -62,8 +62,10 @@ def look_at(run: Run) -> tuple[Damage, Plan | None]:
 
 
 def repair_run(run: Run, damage: Damage, options: RepairOptions) -> Repair:
-    """Compute the bad shards of `run` again. Never raises for what lies in the store or for a model
-    that is not the plan's: `Repair.reason` says it.
+    """Compute the bad shards of `run` again.
+
+    Raises nothing for the content of the store or for a model that is not the plan's:
+    `Repair.reason` says it.
     """
     todo = sorted({*damage.shards, *(damage.missing if options.missing else ())})
     repaired: dict[int, str] = {}
@@ -115,7 +117,7 @@ def _capture(
 
 
 def _prompts(run: Run) -> pa.Table:
-    """What was fed to the model; without it nothing can be computed again."""
+    """The token ids that the model got; without them nothing can be computed again."""
     try:
         continued = CONTINUATION_COLUMNS if run.plan.continuation is not None else ()
         branches = BRANCH_COLUMNS if run.plan.prompts.branches is not None else ()

@@ -55,16 +55,16 @@ def capture_into(
     grace: float | None = None,
     given: InMemory = NOTHING,
 ) -> Outcome:
-    """Capture `request` into the store at `root`, which is made once the plan is known to fit.
+    """Capture `request` into the store at `root`, which is created once the plan is known to fit.
 
     resume: id or short name of the one run that may be written; anything else is refused with the
     fields that differ. part: the shards of this process. grace: after a request to stop, seconds in
     which the current shards may be finished (`lpp.capture.engine.stopping`); None: stop at once.
-    given: what `request` names and is in memory already. Whatever stops the capture, committed
-    shards stay.
+    given: those things of `request` that are in memory already. Committed shards stay, whatever
+    stops the capture.
     """
     check_store(root, resume)
-    # of the files as they are before they are read
+    # computed before the files are read, from their state then
     key = request_key(request) if given == NOTHING else given.key
     check_noted(root, key, request)
     with progress("prepare", 1, "model") as bar:

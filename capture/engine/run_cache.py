@@ -1,11 +1,11 @@
-"""Which request became which run: a note in the store, so that a finished request is skipped.
+"""The run that each request became: a note in the store, so that a finished request is skipped.
 
-A plan holds fingerprints of the loaded model, so it is known only once the model is loaded. A note
-saves that loading. Its key covers everything that decides the plan and is known before: the request
+A plan contains fingerprints of the loaded model, so it is known only once the model is loaded. A
+note avoids that. Its key covers everything that decides the plan and is known before: the request
 itself; name, size and time of the files it reads, or their commit on the hub; the releases of the
-packages that compute. Equal keys mean equal plans, as far as file times can tell. Any difference or
-doubt means that the model is loaded, which costs time and nothing else. The note never says whether
-the run is complete: the store is asked.
+packages that compute. Equal keys mean equal plans, as far as file times can tell. If anything
+differs or is uncertain the model is loaded, which costs only time. The note never says whether the
+run is complete: that is read from the store.
 
 Imports no torch.
 """
@@ -49,8 +49,8 @@ _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 def request_key(request: CaptureRequest) -> str | None:
     """Key of everything that decides the plan of `request`, in hex; None when in doubt.
 
-    Reads no weights and no corpus. For a model of the hub, asks the hub for the commit of its
-    revision.
+    Reads no weights and no corpus. For a model of the hub, requests the commit of its revision from
+    the hub.
     """
     counter = request.selection.count_with
     try:
@@ -65,7 +65,7 @@ def request_key(request: CaptureRequest) -> str | None:
         }
     except Exception:  # any error (the hub's client has many): loading the model will report it
         return None
-    # covered by the stamps: a path is another string from another folder
+    # covered by the stamps: relative paths differ between folders
     del decisive["request"]["model"]["device"], decisive["request"]["model"]["id"]
     del decisive["request"]["corpus"]["name"]
     # they decide no plan
@@ -74,7 +74,7 @@ def request_key(request: CaptureRequest) -> str | None:
 
 
 def remember(store: Store, key: str | None, run: str, shared: Sequence[str] = ()) -> None:
-    """Note that the request of `key` became `run`, with the directories `shared` that it wants."""
+    """Note that the request of `key` became `run`, with the directories `shared` that it uses."""
     wanted = {"run": run} | ({"shared": list(shared)} if shared else {})
     if key is not None and _noted(store, key) != wanted:
         note = f"{REQUESTS_KEY}/{key}.json"
@@ -87,10 +87,10 @@ def finished(
 ) -> Outcome | None:
     """The outcome of `request`, if every shard of `part` is known to be committed.
 
-    key: of what the request does not say (`InMemory.key`); that of the request by default.
-    None where anything is missing or uncertain: then the model must be loaded to know. None too
-    where its prompts lack a column that the request asks for, which `check_noted` refuses. Changes
-    nothing in the store.
+    key: covers what the request does not say (`InMemory.key`); by default the request's own. None
+    if anything is missing or uncertain: then the model must be loaded to know. None also if its
+    prompts lack a column that the request asks for, which `check_noted` refuses. Changes nothing in
+    the store.
     """
     try:
         store = open_store(root)
@@ -120,8 +120,8 @@ def finished(
 
 
 def check_noted(root: Url, key: str | None, request: CaptureRequest) -> None:
-    """Raise ConflictError, before a model loads, where the run of `key` is known and its prompts
-    lack a column that `request` asks for.
+    """Raise ConflictError, before a model loads, if the run of `key` is known and its prompts lack
+    a column that `request` asks for.
     """
     run = noted_run(root, key) if request.corpus.columns else None
     if run is not None:
@@ -129,7 +129,7 @@ def check_noted(root: Url, key: str | None, request: CaptureRequest) -> None:
 
 
 def noted_run(root: Url, key: str | None) -> Run | None:
-    """The run that `key` was noted for, complete or not; None where the store has none."""
+    """The run that was noted for `key`, complete or not; None if the store has none."""
     store = None if key is None else open_if_any(root)
     return None if store is None else store.runs.get(_noted(store, key).get("run", ""))
 
@@ -137,15 +137,17 @@ def noted_run(root: Url, key: str | None) -> Run | None:
 def skip_finished(
     root: Url, request: CaptureRequest, part: Part, key: str | None = None
 ) -> Outcome | None:
-    """`finished`; removes what lost attempts left in a complete run that nobody writes, and adds
-    the vocabulary of its tokenizer where the store has none.
+    """`finished`, with two repairs of a complete run.
+
+    Removes what failed attempts left, if no process writes the run, and adds the vocabulary of its
+    tokenizer if the store has none.
     """
     outcome = finished(root, request, part, key)
     if outcome is not None:
-        with contextlib.suppress(LppError, OSError):  # the run is whole without it
+        with contextlib.suppress(LppError, OSError):  # the run is complete without it
             keep_vocabulary_of_run(open_store(root).runs[outcome.run], request.model)
     if outcome is not None and not outcome.missing:
-        with contextlib.suppress(LppError, OSError):  # a store that may only be read
+        with contextlib.suppress(LppError, OSError):  # the store may be read-only
             run = open_store(root).runs[outcome.run]
             if no_writer_at(run):
                 from lpp.store.write import sweep_run
@@ -155,7 +157,7 @@ def skip_finished(
 
 
 def no_writer_at(run: Run) -> bool:
-    """Whether no process writes `run`, as far as heartbeats tell: a repair may, though complete."""
+    """Whether no process writes `run`, as far as heartbeats tell; a repair may write it."""
     now = time.time()
     return not any(writer.alive(now) for writer in writers(run.path / SHARDS_KEY))
 
@@ -187,7 +189,7 @@ def _model_stamp(name: str, revision: str | None) -> Any:
 def _corpus_stamp(name: str, revision: str | None) -> Any:
     if name in HUB_DATASETS:
         if revision is not None and not _COMMIT.fullmatch(revision):
-            raise _UncertainError  # a branch moves; the pinned default is a commit
+            raise _UncertainError  # a branch changes; the pinned default is a commit
         return name
     path = Path(name).expanduser()
     if name == "pydoc" or path.is_file():
@@ -196,13 +198,13 @@ def _corpus_stamp(name: str, revision: str | None) -> Any:
 
 
 def _stamps(folder: Path) -> list[list[str | int]]:
-    """Of every file below."""
+    """The stamp of every file in `folder`, at any depth."""
     files = [Path(parent, file) for parent, _, names in os.walk(folder) for file in names]
     return [_stamp(file, folder) for file in sorted(files)]
 
 
 def _stamp(file: Path, folder: Path) -> list[str | int]:
-    """Name, place, size and time of change; a link's name is its own, the rest its target's."""
+    """Path, size and time of change; for a link, its own path and its target's size and time."""
     found = file.stat()
     name = file.relative_to(folder).as_posix()
     return [name, str(file.resolve()), found.st_size, found.st_mtime_ns]

@@ -1,9 +1,9 @@
 """Memory for one shard, from the first row that a backend writes to the commit.
 
-Rows lie in the order in which they were captured: each batch has its own stretch, which its
-backend fills. The store wants them in the order of the prompts, so each chunk is gathered just
-before it is compressed, into memory that stays in the cache. A chunk that is in order already, as
-all are when prompts have the same length, is compressed without this copy.
+Rows are stored in the order in which they were captured: each batch has its own range, which the
+backend fills. The store needs them in the order of the prompts, so each chunk is gathered just
+before it is compressed, into memory that stays in the cache. A chunk that is already in order is
+compressed without this copy; if all prompts have the same length, every chunk is.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 Allocate = Callable[[int], npt.NDArray[np.uint8]]
 
 ALIGNMENT: Final = 4096
-"""Each site begins at a page boundary: memory is locked and mapped by pages."""
+"""Each site begins at a page boundary: memory is locked and mapped in pages."""
 
 
 class ShardBuffer:
-    """Memory for the largest shard of a plan, filled again and again. Implements `ShardContent`.
+    """Memory for the largest shard of a plan, reused for every shard. Implements `ShardContent`.
 
-    prompts: of the whole plan, `PROMPTS_SCHEMA`. allocate: gives host memory, as backends do.
-    Costs `rows x width x itemsize` bytes for each site, nothing where the plan keeps no rows.
+    prompts: of the whole plan, `PROMPTS_SCHEMA`. allocate: returns host memory, as backends do.
+    Costs `rows x width x itemsize` bytes for each site, nothing if the plan stores no rows.
     """
 
     def __init__(self, plan: Plan, prompts: pa.Table, allocate: Allocate) -> None:
@@ -74,12 +74,12 @@ class ShardBuffer:
         }
 
     def batches(self, shard: int) -> Iterator[Batch]:
-        """Begin `shard`; its batches, each with the memory that its rows belong into."""
+        """Begin `shard`; yields its batches, each with the memory for its rows."""
         first, end = self._plan.shards[shard : shard + 2]
         self.shard = shard
         self._prompt_ids = range(first, end)
         self._shard_lengths = self._lengths[first:end]
-        # row of the shard at which each prompt begins, and where it lies in memory
+        # first row of each prompt in the shard, and its position in memory
         self._starts = np.cumsum([0, *self._shard_lengths])
         self._memory_row = np.empty(self.rows, np.int64)
         self._has_logits[:] = False
@@ -101,15 +101,17 @@ class ShardBuffer:
         return int(self._starts[-1])
 
     def _shard_rows(self, batch: Batch) -> npt.NDArray[np.int64]:
-        """(T,) the row of the shard that each flat row of a batch is."""
+        """(T,) the shard's row for each flat row of a batch."""
         first = self._prompt_ids[0]
         spans = zip(batch.prompt_ids, batch.lengths, strict=True)
         starts = ((self._starts[prompt - first], length) for prompt, length in spans)
         return np.concatenate([np.arange(start, start + length) for start, length in starts])
 
     def take(self, captured: Captured) -> None:
-        """Take everything of a batch except its rows. ValueError for a batch of another shard, or
-        for statistics that the format does not have.
+        """Take everything of a batch except its rows.
+
+        Raises ValueError for a batch of another shard, or for statistics that the format does not
+        have.
         """
         batch = captured.batch
         self._check(captured)
@@ -146,8 +148,9 @@ class ShardBuffer:
             self._not_finite.setdefault(site, []).append(rows)
 
     def chunks(self, site: str, chunk_rows: int) -> Iterator[Rows]:
-        """The rows of the full shard in prompt order, `chunk_rows` at a time; views, valid until
-        the next is asked for.
+        """The rows of the full shard in prompt order, `chunk_rows` at a time.
+
+        Chunks are views, valid until the next is requested.
         """
         memory, where = self._hidden[site], self._memory_row
         breaks = np.flatnonzero(np.diff(where) != 1) + 1
@@ -167,7 +170,7 @@ class ShardBuffer:
             yield chunk
 
     def tables(self) -> tuple[pa.Table, pa.Table]:
-        """(token table, prompts that are set aside), once every site was read."""
+        """(token table, prompts that are set aside), available once every site was read."""
         order = (*self._plan.site_names, LOGITS)
         found = [
             (s, np.sort(np.concatenate(self._not_finite[s])))

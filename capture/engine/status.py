@@ -1,6 +1,7 @@
-"""Progress and writers of the runs of a store, read from the store alone, so that any machine that
-reaches the store can show them. Committed shards and the times of their records give progress and
-rate; heartbeats (`lpp.store.heartbeat`) give the writers. Imports no torch.
+"""Progress and writers of the runs of a store, read from the store alone.
+
+So any machine that reaches the store can show them. Committed shards and the times of their records
+give progress and rate; heartbeats (`lpp.store.heartbeat`) give the writers. Imports no torch.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,11 +19,11 @@ from lpp.store.heartbeat import Writer, writers
 from lpp.store.objects.protocol import Objects
 
 State = Literal["complete", "running", "stopped", "unreadable"]
-"""complete: every shard is committed. running: a writer has a recent heartbeat. stopped: none has.
-unreadable: its plan is damaged, or of a newer release."""
+"""complete: every shard is committed. running: a writer has a recent heartbeat. stopped: no writer
+has one. unreadable: its plan is damaged, or of a newer release."""
 
 PART_PREFIX: Final = "part "
-"""Starts the text of a capture's heartbeat, which names its part: `part 2/8`."""
+"""Beginning of the text of a capture's heartbeat, which names its part: `part 2/8`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,29 +33,29 @@ class RunStatus:
     run: str
     state: State
     shards: int
-    """Of the finished run."""
+    """Number of shards of the complete run."""
     shards_done: int
     prompts: int
     prompts_done: int
     tokens: int
     tokens_done: int
     bytes: int
-    """On disk, from the records of committed shards."""
+    """Bytes on disk, from the records of committed shards."""
     tokens_per_second: float | None
-    """Of all writers, since the first living one started. Without living writers, from the first
-    record to the last, pauses included. None before the first shard."""
+    """Rate of all writers since the first living one started. Without living writers, from the
+    first record to the last, pauses included. None before the first shard."""
     seconds_left: float | None
-    """For the shards of living writers, at that rate; None where it is unknown."""
+    """Time for the shards of living writers at that rate; None if it is unknown."""
     last_commit: float | None
-    """When the newest shard was committed, in seconds since the epoch."""
+    """Time at which the newest shard was committed, in seconds since the epoch."""
     nobodys: int
-    """Missing shards in the part of no living writer."""
+    """Missing shards that are in no living writer's part."""
     damaged: tuple[str, ...]
     """Shards that exist and cannot be read; capturing again replaces them."""
     writers: tuple[Writer, ...]
     """Living writers, and those that ended without removing their heartbeat."""
     problem: str
-    """Why it is unreadable."""
+    """Why the run is unreadable; else empty."""
     set_aside: QuarantineSummary = NOTHING
     """Prompts and texts that were set aside, and why."""
     series: Series | None = None
@@ -80,7 +81,8 @@ def run_status(run: Run, now: float) -> RunStatus:
 
 
 def _status(run: Run, now: float) -> RunStatus:
-    at_work = tuple(writers(run.path / SHARDS_KEY))  # before the shards: a writer may end meanwhile
+    # before the shards are read: a writer may end meanwhile
+    at_work = tuple(writers(run.path / SHARDS_KEY))
     plan, shards = run.plan, run.shards
     alive = [writer for writer in at_work if writer.alive(now)]
     tokens = sum(shard.rows for shard in shards)

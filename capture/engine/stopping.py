@@ -1,12 +1,12 @@
-"""Requests to end a capture: the first finishes the shards under way, the second exits.
+"""Requests to stop a capture: the first finishes the current shards, the second exits.
 
 Python runs signal handlers between two steps of the main thread, which may be far apart: a forward
-pass, a wait for a device. So a thread reads the signals from the pipe that the interpreter writes
-to at once (`signal.set_wakeup_fd`). After a second signal, or once --grace has elapsed, it ends the
-process if the main thread does not.
+pass, a wait for a device. So a thread reads the signals from the pipe to which the interpreter
+writes at once (`signal.set_wakeup_fd`). After a second signal, or once --grace has elapsed, this
+thread ends the process if the main thread does not.
 
-Committed shards are whole whenever a process ends. The next writer sweeps the attempts, heartbeats
-and shared files that it left.
+Committed shards are complete whenever a process ends. The next writer removes the attempts,
+heartbeats and shared files that it left.
 """
 
 import contextlib
@@ -24,14 +24,14 @@ from lpp.store.commands.console import EXIT_USER_ERROR, INTERRUPTED
 from lpp.store.commands.signals import REQUESTS, check_requests
 
 TIDY_SECONDS: Final = 3.0
-"""For closing files and engines after the second request; then the process exits."""
+"""Time for closing files and engines after the second request; then the process exits."""
 
 _OVER: Final = 0
-"""The byte that ends the watcher: no signal has this number."""
+"""The byte that ends the watcher: no signal has the number 0."""
 
 
 class Stop:
-    """Whether a capture was asked to end, and which shard it may still finish."""
+    """Whether a capture was requested to stop, and which shard it may still finish."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -52,7 +52,7 @@ class Stop:
 
     @property
     def finished(self) -> bool:
-        """Whether every shard is committed: a request then ends nothing."""
+        """Whether every shard is committed: a request to stop has then no effect."""
         return self._finished
 
     def finish(self) -> None:
@@ -102,7 +102,7 @@ def stoppable(n_shards: int, grace: float) -> Iterator[Stop]:
 class _Watcher(threading.Thread):
     """Reads the numbers of signals as they arrive.
 
-    pipe: where the interpreter writes them. at_once: whether the second has come.
+    pipe: the interpreter writes the numbers to it. at_once: whether the second has arrived.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class _Watcher(threading.Thread):
         # a real signal wakes a main thread that waits for a lock
         signal.pthread_kill(threading.main_thread().ident or 0, self._heard[0])
         time.sleep(TIDY_SECONDS)
-        if not self._over:  # otherwise the command prints it
+        if not self._over:  # otherwise the command prints this line
             click.echo(INTERRUPTED, err=True)
         os._exit(EXIT_USER_ERROR)
 

@@ -1,4 +1,4 @@
-"""The text of each token of a tokenizer, kept once for all its runs."""
+"""The text of each token of a tokenizer, stored once for all its runs."""
 
 from typing import Any
 
@@ -15,10 +15,10 @@ from lpp.store.shared.vocabularies import add_vocabulary, holds_vocabulary
 
 
 def keep_vocabulary(root: Url, info: TokenizerInfo, tokenizer: Any) -> None:
-    """Put the vocabulary of `tokenizer` into the store at `root`, unless it is there: a small read.
+    """Write the vocabulary of `tokenizer` to the store at `root`, unless it is there: a small read.
 
     If a tokenizer cannot list its tokens, a line on standard error says so, and tokens are shown as
-    ids. MachineError for a full or read-only disk.
+    ids. Raises MachineError for a full or read-only disk.
     """
     try:
         if not holds_vocabulary(root, info.fingerprint):
@@ -37,10 +37,9 @@ def _tokens(tokenizer: Any) -> pa.Table:
 
 
 def keep_vocabulary_of_run(run: Run, spec: ModelSpec) -> None:
-    """As `keep_vocabulary`, for a run whose model is not loaded; loads its tokenizer if the store
-    has no vocabulary yet.
+    """Like `keep_vocabulary`, for a run whose model is not loaded.
 
-    Raises what loading a tokenizer does.
+    Loads its tokenizer if the store has no vocabulary yet, and raises what that raises.
     """
     info, root = run.plan.tokenizer, run.directory.root
     if holds_vocabulary(root, info.fingerprint):

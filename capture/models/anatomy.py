@@ -1,4 +1,4 @@
-"""The modules of a loaded model, and what happens in one forward pass."""
+"""The modules of a loaded model, and the inputs and outputs of its forward pass."""
 
 from typing import Any
 
@@ -14,14 +14,15 @@ def forward_inputs(input_ids: torch.Tensor) -> dict[str, Any]:
     """Keyword arguments of a forward pass over right-padded prompts.
 
     input_ids: (batch, tokens), prompts on the left, any token on the right. No mask is passed:
-    attention is causal and positions count from the left, so no real token sees the padding behind
-    it, and attention keeps its fast causal path. `check_sites` proves it of the model at hand.
+    attention is causal and positions count from the left, so no real token depends on the padding
+    after it, and attention keeps its fast causal path. `check_sites` proves it for the loaded
+    model.
     """
     return {"input_ids": input_ids, "use_cache": False}
 
 
 def input_device(model: nn.Module) -> torch.device:
-    """Where token ids go: the device of the embedding, also when accelerate moves weights to it."""
+    """The device for token ids: the embedding's, also when accelerate moves weights to it."""
     embedding = _embedding(model)
     hook = getattr(embedding, "_hf_hook", None)
     device = getattr(hook, "execution_device", None)
@@ -63,8 +64,8 @@ def logits_width(model: Any) -> int:
 def max_positions(config: Any) -> int | None:
     """Positions up to which a state depends on nothing but the tokens before it.
 
-    Rotary scalings that switch with the prompt's length (Phi-3's longrope, dynamic NTK) hold to
-    their original length only: past it, the same prefix has other states in a longer prompt.
+    Rotary scalings that switch with the prompt's length (Phi-3's longrope, dynamic NTK) are limited
+    to their original length: beyond it, the same prefix has other states in a longer prompt.
     """
     if getattr(config, "alibi", False):
         return None
@@ -92,7 +93,7 @@ def first_tensor(value: Any) -> torch.Tensor | None:
 
 
 def first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor | None:
-    """The state a module was called on, by position or by the name every family gives it."""
+    """The state that a module was called on, by position or by the name that every family uses."""
     return first_tensor(args) if args else first_tensor(kwargs.get("hidden_states"))
 
 
@@ -107,7 +108,7 @@ def unmapped(model: nn.Module, why: str) -> InputError:
 
 
 def module_tree(model: nn.Module, *, depth: int = 3, lines: int = 20) -> str:
-    """The upper levels of a model's modules, a list of them folded into one line."""
+    """The upper levels of a model's modules, with a list of modules shown as one line."""
     tree = [f"  {type(model).__name__}", *_branches(model, depth, indent=4)]
     if len(tree) > lines:
         tree = [*tree[: lines - 1], f"    ... {len(tree) - lines + 1} more"]

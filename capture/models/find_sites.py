@@ -1,8 +1,8 @@
-"""Finding the sites of a transformers model by watching one short forward pass, and checking them.
+"""Finds the sites of a transformers model by watching one short forward pass, and checks them.
 
-Nothing goes by class names. A few tokens run through the model; the blocks are the list of
-`num_hidden_layers` modules called once each, in order, on (batch, tokens, hidden_size), and the
-final norm is the sibling that is called next and keeps the shape.
+Class names play no role. A few tokens run through the model. The blocks are the list of
+`num_hidden_layers` modules that are called once each, in order, on (batch, tokens, hidden_size);
+the final norm is the sibling that is called next and keeps the shape.
 """
 
 from typing import Any
@@ -24,9 +24,10 @@ from lpp.capture.models.sites import SiteModules, Sites, block_lists, hooked
 
 @torch.no_grad()
 def find_sites(model: nn.Module) -> SiteModules:
-    """Map a transformers causal language model; costs a forward pass of 14 tokens or so.
+    """The modules of a transformers causal language model at which its sites are read.
 
-    Raises InputError(UNSUPPORTED_MODEL) with the model's module tree when it has no such shape.
+    Costs a forward pass of about 14 tokens. Raises InputError(UNSUPPORTED_MODEL), with the module
+    tree, if the model does not have this structure.
     """
     config = text_config(model)
     if getattr(config, "is_encoder_decoder", False):
@@ -72,8 +73,8 @@ def check_sites(model: nn.Module, modules: SiteModules) -> None:
     loading.
 
     Checked: `output_hidden_states` equals embed, block.1, ..., final; the final norm of block.B is
-    final; and no token changes a state before it, without which no prefix could be read from a
-    longer prompt. Raises InputError(UNSUPPORTED_MODEL).
+    final; and no token changes a state before it, or no prefix could be read from a longer prompt.
+    Raises InputError(UNSUPPORTED_MODEL).
     """
     sites = modules.sites
     seen = _check_hidden_states(model, modules)
@@ -107,9 +108,9 @@ def _check_hidden_states(model: nn.Module, modules: SiteModules) -> dict[str, to
 
 
 def _same(mine: torch.Tensor, reference: torch.Tensor) -> bool:
-    """Equal to rounding: within a few units of the dtype, measured against the largest value.
+    """Equal to rounding: within a few units of the dtype, relative to the largest value.
 
-    Values that are not finite must be so in both; capture reports them for each prompt.
+    Non-finite values must be in the same places; capture reports them for each prompt.
     """
     if mine.shape != reference.shape:
         return False
@@ -127,7 +128,7 @@ class Trace:
     """One forward pass over a few tokens, watched around a candidate list of blocks.
 
     path: dotted name of the list in the model. Its siblings, its ancestors and the unembedding are
-    watched too, and nothing is left on the model afterwards.
+    watched too. No hook stays on the model.
     """
 
     def __init__(self, model: nn.Module, path: str, unembedding: nn.Module) -> None:
@@ -158,7 +159,7 @@ class Trace:
         self._read = first_tensor(args)
 
     def blocks_in_order(self, hidden: int) -> bool:
-        """Each block was called once, in the list's order, keeping (batch, tokens, hidden)."""
+        """Whether each block was called once, in order, and kept (batch, tokens, hidden)."""
         blocks = {id(block) for block in self.blocks}
         calls = [call for call in self._calls if id(call[0]) in blocks]
         return [id(call[0]) for call in calls] == [id(block) for block in self.blocks] and all(
@@ -168,7 +169,7 @@ class Trace:
     def trunk(self) -> tuple[nn.Module, int] | None:
         """The outermost ancestor of the blocks whose output the unembedding reads, and its width.
 
-        A family may call an inner one and bypass an outer: OPT does.
+        A family may call an inner ancestor and bypass an outer one: OPT does.
         """
         made = {id(module): output for module, _, output in self._calls}
         for module in self._ancestors:

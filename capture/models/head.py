@@ -1,9 +1,10 @@
-"""The head of a loaded model, to be kept: its matrix and what follows the product.
+"""The head of a loaded model, to be stored: its matrix and the steps after the product.
 
-A plain linear layer is taken as it is. Any other (quantised, offloaded, with an adapter) is asked
-for the columns of its matrix, one unit vector each: what comes out for the unit vector of feature j
-is column j, whatever lies inside. That is the layer only where it is linear and rounds nothing on
-the way, so such a matrix is kept only where it gives the model's own logits on a few tokens.
+A plain linear layer is used as it is. For any other layer (quantised, offloaded, with an adapter)
+the columns of its matrix are computed from unit vectors: the output for the unit vector of feature
+j is column j, whatever the layer does. This is correct only if the layer is linear and rounds
+nothing in between, so such a matrix is stored only if it gives the model's own logits on a few
+tokens.
 """
 
 from typing import Any, Final, TypeGuard
@@ -24,18 +25,18 @@ DTYPES: Final[dict[torch.dtype, StoredDtype]] = {
     torch.float16: "float16",
     torch.float32: "float32",
 }
-"""Of a matrix that can be kept."""
+"""Dtypes of matrices that can be stored."""
 
 UNIT_VECTORS: Final = 256
-"""Columns of a matrix that are asked for at once."""
+"""Columns of a matrix that are computed at once."""
 
 
 @torch.inference_mode()
 def head_content(unembedding: Unembedding) -> HeadContent | str:
-    """The head of `unembedding`, in host memory; or why it cannot be kept, in a few words.
+    """The head of `unembedding` in host memory, or a short reason why it cannot be stored.
 
-    Shares the memory of a matrix that is on the CPU. One that has to be asked for costs d rows
-    through its layer.
+    Shares the memory of a matrix that is on the CPU. A matrix that is computed from unit vectors
+    costs d rows through its layer.
     """
     module, steps = unembedding.module, unembedding.steps
     weight = getattr(module, "weight", None)
@@ -62,7 +63,7 @@ def is_plain(weight: object) -> TypeGuard[torch.Tensor]:
 
 
 def host_matrix(weight: torch.Tensor, bias: torch.Tensor | None = None) -> Matrix:
-    """weight: (V, d). bias: (V,). In host memory, as a store has it."""
+    """A matrix in host memory, as a store has it. weight: (V, d). bias: (V,)."""
     return Matrix(
         dtype=DTYPES[weight.dtype],
         weight=_stored(weight),
@@ -80,7 +81,7 @@ def _stored(values: torch.Tensor) -> Rows:
 
 
 def _asked_for(unembedding: Unembedding) -> Matrix:
-    """The matrix of a layer by its outputs for unit vectors, and its bias by that for zeros."""
+    """The matrix of a layer from its outputs for unit vectors, its bias from that for zeros."""
     probe = unembedding.probe
     if probe is None or unembedding.dtype not in DTYPES:
         raise ValueError(f"logits of {str(unembedding.dtype)[6:]}")
@@ -97,7 +98,7 @@ def _asked_for(unembedding: Unembedding) -> Matrix:
 
 
 def _reproduces(content: HeadContent, unembedding: Unembedding) -> bool:
-    """Whether a head gives the logits that the model gave on a few tokens."""
+    """Whether a head gives the model's own logits on a few tokens."""
     probe = unembedding.probe
     assert probe is not None
     logits = probe.logits.float().cpu().numpy()

@@ -1,7 +1,7 @@
 """A hub model's files, at one exact revision, in the hub client's own cache.
 
-One request with a time limit settles the revision; without an answer the cache is used, and
-without a cached copy the error says so at once rather than after minutes of retries.
+One request with a time limit resolves the revision. Without an answer the cache is used; without a
+cached copy an error is raised at once, not after minutes of retries.
 """
 
 import re
@@ -72,21 +72,21 @@ def cached_snapshot(model: str, commit: str) -> Path | None:
 
 
 def looks_like_a_path(model: str) -> bool:
-    """Whether `model` is written as a path, which the hub would answer with its rules for names."""
+    """Whether `model` is written as a path, to which the hub would answer with its naming rules."""
     return model.startswith((".", "/", "~")) or model.count("/") > 1
 
 
 def _no_folder(model: str) -> str:
-    """The start of a message where `model` may be meant as a folder: the one above it exists.
+    """The start of a message if `model` may be meant as a folder: its parent folder exists.
 
-    Such a name is asked of the hub all the same: a folder may be called like an owner there.
+    Such a name is still looked up on the hub: a folder may have the name of an owner there.
     """
     owner, slash, _ = model.rpartition("/")
     return f"no folder {model}, and " if slash and Path(owner).is_dir() else ""
 
 
 def _commit(model: str, revision: str | None) -> tuple[str | None, Exception | None]:
-    """The commit that a revision names; or None and why the hub did not give it."""
+    """The commit of a revision; or None and the reason why the hub did not give it."""
     import huggingface_hub
     from huggingface_hub import errors
 

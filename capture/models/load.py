@@ -1,8 +1,8 @@
 """Loading a model and its tokenizer; the only module that imports transformers.
 
-Whatever a model is named by (a hub name, a folder, a GGUF file) becomes a local folder first, at
-an exact revision, and is loaded from there: safetensors only, and no code of the model's own unless
-asked for. A model whose weights are pickles is refused.
+A hub name, a folder or a GGUF file is first resolved to a local folder, at an exact revision, and
+loaded from there: only safetensors, and none of the model's own code unless requested. A model
+whose weights are pickles is refused.
 """
 
 import copy
@@ -45,9 +45,10 @@ class _Files:
 
 
 def load_model(spec: ModelSpec, *, quiet: bool = True, progress: Progress = SILENT) -> Model:
-    """Load a causal language model; every failure is one clear error.
+    """Load a causal language model; every failure is raised as one clear error.
 
-    quiet: keep the libraries' own warnings and bars off stderr. progress: told of slow steps.
+    quiet: keep the libraries' own warnings and bars off stderr. progress: gets a line for slow
+    steps.
     """
     _check(spec)
     with _quiet(quiet), explained(spec.id, spec.device):
@@ -71,8 +72,8 @@ def load_model(spec: ModelSpec, *, quiet: bool = True, progress: Progress = SILE
 def describe_model(spec: ModelSpec, *, quiet: bool = True, progress: Progress = SILENT) -> Model:
     """The record that `load_model` would give for a trained model, without its weights in memory.
 
-    The weight files are read once for their fingerprint; the modules are made on torch's meta
-    device. For an engine that loads the weights by itself.
+    The weight files are read once for their fingerprint; the modules are created on torch's meta
+    device. For an engine that loads the weights itself.
     """
     _check(spec)
     with _quiet(quiet), explained(spec.id, spec.device):
@@ -88,11 +89,11 @@ def describe_model(spec: ModelSpec, *, quiet: bool = True, progress: Progress = 
 
 
 def adopt_model(loaded: LoadedModel, spec: ModelSpec, *, quiet: bool = True) -> Model:
-    """The record of a model that is loaded already, as `lpp.capture.models.loaded` says of it.
+    """The record of a model that the caller has loaded, described by `lpp.capture.models.loaded`.
 
-    Where loading the files that it came from gives the same model, that is what `load_model` says
-    of them. Otherwise it is known by its values in memory, and has no files. Reads every weight
-    once, in memory and in the files.
+    If loading the files that it came from gives the same model, this is the record that
+    `load_model` gives for them. Otherwise it is identified by its values in memory, and has no
+    files. Reads every weight once, in memory and in the files.
     """
     module, found = loaded.module, origin(loaded.module)
     files = _Files(spec.id, Path(os.devnull), "folder", None)
@@ -112,7 +113,7 @@ def adopt_model(loaded: LoadedModel, spec: ModelSpec, *, quiet: bool = True) -> 
 
 
 def _is_of(module: Any, folder: Path, spec: ModelSpec) -> bool:
-    """Whether `module` is what loading the weights in `folder` gives."""
+    """Whether loading the weights in `folder` gives `module`."""
     from accelerate import init_empty_weights
 
     files = sorted(folder.glob("*.safetensors"))
@@ -129,8 +130,10 @@ def _is_of(module: Any, folder: Path, spec: ModelSpec) -> bool:
 
 
 def _named_as_in_files(module: Any) -> dict[str, torch.Tensor]:
-    """Parameters by the names that files give them. A library that renames while it loads names
-    them as it would save them; what it merges while it loads keeps its name, which no file has.
+    """Parameters by the names that files give them.
+
+    A library that renames weights when it loads them gives the names under which it would save
+    them. Weights that it merges keep their names, which no file has.
     """
     named = dict(module.named_parameters(remove_duplicate=False))
     conversions = getattr(module, "_weight_conversions", None)
@@ -159,7 +162,7 @@ def save_untrained(
 
 
 def _check(spec: ModelSpec) -> None:
-    """Refuse what can be refused before anything is read."""
+    """Refuse whatever can be refused before anything is read."""
     require("torch", "transformers", "safetensors", "huggingface_hub")
     if spec.device_map is not None or spec.quantization is not None:
         require("accelerate")
@@ -172,7 +175,7 @@ def _check(spec: ModelSpec) -> None:
 def _model(
     files: _Files, spec: ModelSpec, module: Any, tokenizer: Any, *, weights: str, dtype: StoredDtype
 ) -> Model:
-    """The record of a model. module: loaded, or made on the meta device."""
+    """The record of a model. module: loaded, or created on the meta device."""
     text = module.config.get_text_config()
     return Model(
         info=ModelInfo(
@@ -200,7 +203,7 @@ def _model(
 
 
 def _end_ids(folder: Path, module: Any) -> tuple[int, ...]:
-    """Tokens that end a text, ascending: as generation_config.json says, else the model itself."""
+    """Tokens that end a text, ascending: from generation_config.json, else from the model."""
     source: Any = getattr(module, "generation_config", None) or module.config.get_text_config()
     if (folder / "generation_config.json").is_file():
         source = _transformers().GenerationConfig.from_pretrained(folder, local_files_only=True)
@@ -371,7 +374,7 @@ def _from_config(config: Any, spec: ModelSpec, dtype: torch.dtype) -> Any:
 
 
 def _weights_dtype(folder: Path, config: Any, spec: ModelSpec) -> torch.dtype:
-    """The dtype that `from_pretrained` would choose: asked for, configured, or the weights' own."""
+    """The dtype that `from_pretrained` would use: as requested, as configured, or the weights'."""
     if spec.dtype != "auto":
         return getattr(torch, spec.dtype)  # type: ignore[no-any-return]
     configured = getattr(config, "dtype", None)
@@ -380,16 +383,16 @@ def _weights_dtype(folder: Path, config: Any, spec: ModelSpec) -> torch.dtype:
     from safetensors import safe_open
 
     with safe_open(weight_files(folder, spec.id)[0], framework="pt") as weights:
-        # an empty slice of each: its dtype, and none of its bytes
+        # an empty slice of each: it has the dtype, and reads no weights
         dtypes = (weights.get_slice(key)[:0].dtype for key in weights.keys())  # noqa: SIM118
         return next((dtype for dtype in dtypes if dtype.is_floating_point), torch.float32)
 
 
 def _attention(config: Any, spec: ModelSpec) -> str | None:
-    """What transformers is told; None: it chooses.
+    """The attention that transformers is asked for; None: its own choice.
 
     PyTorch's scaled_dot_product_attention cannot cap attention logits, as Gemma 2 does.
-    transformers 5.19 uses it all the same, without the cap and without a warning; 5.22 refuses.
+    transformers 5.19 uses it anyway, without the cap and without a warning; 5.22 refuses.
     """
     capped = getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
     if capped and spec.attention == "sdpa":
@@ -422,7 +425,7 @@ def _transformers() -> Any:
 
 @contextmanager
 def _quiet(quiet: bool) -> Iterator[None]:
-    """Keep transformers' advice and bars off stderr; the bar of a download stays on a terminal."""
+    """Keep transformers' advice and bars off stderr; a download's bar still shows on a terminal."""
     if not quiet:
         yield
         return

@@ -1,6 +1,6 @@
 """Check that a model the caller has loaded can be captured, and leave it unchanged.
 
-A plan has to identify what computed the rows. So everything that no fingerprint sees (a hook, a
+A plan has to identify what computed the rows. So everything that no fingerprint covers (a hook, a
 replaced forward method, dropout) is refused.
 """
 
@@ -18,20 +18,19 @@ from lpp.capture.models.spec import LoadedModel, ModelSpec
 from lpp.store.errors import ErrorKind, InputError
 
 OF_LIBRARIES: Final = ("transformers.", "accelerate.", "torch.nn.utils.")
-"""Whose hooks may stay: they record outputs, move weights between devices, or compute a weight from
-parameters that the fingerprint covers.
-"""
+"""Modules whose hooks may stay: they record outputs, move weights between devices, or compute a
+weight from parameters that the fingerprint covers."""
 
 NEUTRAL: Final = {"output_hidden_states": False, "output_attentions": False, "return_dict": True}
-"""Settings of a configuration that say what a forward pass returns, and change no number."""
+"""Settings of a configuration that select what a forward pass returns, and change no number."""
 
 Source = Literal["hub", "folder", "gguf"]
 
 
 def loaded_model(module: Any, tokenizer: Any, name: str | None = None) -> LoadedModel:
-    """A model and its tokenizer, checked. Raises InputError for what cannot be captured as it is.
+    """A model and its tokenizer, checked. Raises InputError if they cannot be captured as they are.
 
-    module: a transformers causal language model; of a PEFT model, the model around its adapters.
+    module: a transformers causal language model; for a PEFT model, the model around its adapters.
     """
     module = _transformers_model(module)
     _check_modules(module)
@@ -41,7 +40,7 @@ def loaded_model(module: Any, tokenizer: Any, name: str | None = None) -> Loaded
 
 
 def loaded_spec(loaded: LoadedModel) -> ModelSpec:
-    """How `loaded` was loaded, as a request says it of a model that it names."""
+    """How `loaded` was loaded, as the request for a model by name would say it."""
     module = loaded.module
     return ModelSpec(
         id=loaded.name or known_as(module.config._name_or_path) or type(module).__name__,
@@ -54,10 +53,10 @@ def loaded_spec(loaded: LoadedModel) -> ModelSpec:
 
 @contextmanager
 def left_as_it_was(module: nn.Module) -> Iterator[None]:
-    """When the block ends, undo every change of attributes of the modules and of the configuration.
+    """When the block ends, undo every change of attributes of the modules and the configuration.
 
-    Hooks, flags, buffers and caches are put back; weights are not copied, and nothing writes them.
-    The neutral settings of the configuration hold meanwhile.
+    Hooks, flags, buffers and caches are restored; weights are not copied, because nothing writes
+    them. Inside the block the configuration has the neutral settings.
     """
     holders = [vars(part) for part in module.modules()]
     config: Any = module.config
@@ -77,7 +76,7 @@ def left_as_it_was(module: nn.Module) -> Iterator[None]:
 
 
 def origin(module: Any) -> tuple[Path, Source, str | None] | None:
-    """(folder, source, revision) that a model was loaded from; None where it is not known here."""
+    """(folder, source, revision) that a model was loaded from; None if they are unknown here."""
     name, commit = module.config._name_or_path, getattr(module.config, "_commit_hash", None)
     folder = Path(name).expanduser()
     if name and folder.is_dir():
@@ -155,7 +154,7 @@ def _unknown_hooks(part: nn.Module) -> str:
         module = getattr(hook, "__module__", None) or type(hook).__module__
         if not module.startswith(OF_LIBRARIES):
             return f"a forward hook ({getattr(hook, '__qualname__', type(hook).__qualname__)})"
-    if "forward" in vars(part) and not hasattr(part, "_hf_hook"):  # accelerate's, else
+    if "forward" in vars(part) and not hasattr(part, "_hf_hook"):  # accelerate sets both
         return "a forward method that was set on it"
     return ""
 
@@ -201,12 +200,12 @@ def _holds_tokenizer(thing: Any) -> bool:
 
 
 def _quantization(module: Any) -> Literal["int8", "nf4"] | None:
-    """What --quantization would have been called, of a model that bitsandbytes quantised."""
+    """The --quantization that a model which bitsandbytes quantised corresponds to."""
     settings = getattr(module.config, "quantization_config", None)
     if getattr(settings, "load_in_8bit", False):
         return "int8"
     if not getattr(settings, "load_in_4bit", False):
-        return None  # not quantised, or stored so: then its files and its configuration tell
+        return None  # not quantised, or quantised in its files: then files and configuration say so
     kind = getattr(settings, "bnb_4bit_quant_type", None)
     if kind != "nf4":
         raise _refusal(

@@ -1,4 +1,4 @@
-"""What loading needs of the machine: packages, devices, memory; and what its failures mean."""
+"""What loading needs of the machine (packages, devices, memory), and advice on its failures."""
 
 import importlib.util
 import sys
@@ -12,7 +12,7 @@ _ON_DISK = ("safetensors", "json", "header", "expecting value", "deserializ")
 
 
 def require(*packages: str, extra: str = "torch") -> None:
-    """Fail with the command that installs them when a package is not there; imports nothing."""
+    """Raise an error with the command to install missing packages; imports nothing."""
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
         raise MachineError(
@@ -49,11 +49,12 @@ def check_device(device: str) -> None:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error, or its cause, is a lack of memory, judged by its class. torch's allocator
-    for CPUs raises a plain RuntimeError, and so does vLLM for whatever happened in a process of its
-    own: there words decide.
+    """Whether an error, or its cause, is a lack of memory, judged by its class.
+
+    torch's allocator for CPUs raises a plain RuntimeError, and so does vLLM for any failure in a
+    process of its own: for these the message decides.
     """
-    torch = sys.modules.get("torch")  # without torch there is no error of its kind
+    torch = sys.modules.get("torch")  # without torch there is no such error
     classes = (MemoryError,) if torch is None else (MemoryError, torch.OutOfMemoryError)
     return any(
         isinstance(one, classes)
@@ -63,7 +64,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def _led_to(error: BaseException) -> Iterator[BaseException]:
-    """An error, then what it was raised from or while handling, and so on."""
+    """An error, then the error that it was raised from or while handling, and so on."""
     seen: set[int] = set()
     one: BaseException | None = error
     while one is not None and id(one) not in seen:
@@ -74,7 +75,7 @@ def _led_to(error: BaseException) -> Iterator[BaseException]:
 
 @contextmanager
 def explained(model: str, device: str) -> Iterator[None]:
-    """Turn what goes wrong while a model loads into one error that says what to do."""
+    """Turn an error while a model loads into one that says what to do."""
     try:
         yield
     except LppError:
@@ -102,7 +103,7 @@ def _explanation(model: str, device: str, error: Exception) -> LppError:
 
 
 def _advice(error: Exception, lower: str) -> tuple[ErrorKind, str]:
-    """What is wrong with the model itself, and what to do; {line} is the library's own word."""
+    """What is wrong with the model itself, and what to do; {line} is the library's message."""
     if "trust_remote_code" in lower:
         return ErrorKind.UNSUPPORTED_MODEL, (
             "brings its own code, which is not run unless asked for. "

@@ -1,4 +1,4 @@
-"""Settings of torch that change numbers, and that no plan names: the defaults, for a while."""
+"""Settings of torch that change numbers and are in no plan: the defaults, for one block."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -11,7 +11,7 @@ def default_settings() -> Iterator[None]:
     """Until the block ends, torch computes as in a new process: float32 products in full precision,
     no autocast, new tensors in float32 on the CPU.
 
-    No plan names these settings, so a notebook that changed them must not change a run.
+    No plan has these settings, so a notebook that changed them must not change a run.
     """
     dtype, precision = torch.get_default_dtype(), torch.get_float32_matmul_precision()
     with ExitStack() as settings:

@@ -15,7 +15,7 @@ from lpp.capture.models.find_sites import find_sites
 from lpp.store.errors import ErrorKind, InputError
 
 LEAST_BITS: Final = 2
-"""Of a symmetric grid: one bit leaves the value 0 alone."""
+"""Fewest bits of a symmetric grid: one bit has only the value 0."""
 
 
 @torch.no_grad()
@@ -37,10 +37,10 @@ def round_blocks(model: nn.Module, bits: int) -> None:
 def round_to_nearest(weight: torch.Tensor, bits: int) -> torch.Tensor:
     """(outputs, inputs) `weight` with each value at the nearest of the 2^bits - 1 of its row.
 
-    The values of a row are k s, where k goes from -(2^(bits - 1) - 1) to its opposite and s makes
-    the last of them the largest |value| of the row. Computed in float32, then cast to the dtype of
-    `weight`: half of a step that lies between two values goes to the even k. Raises InputError for
-    fewer than 2 bits.
+    The values of a row are k s, where k goes from -(2^(bits - 1) - 1) to 2^(bits - 1) - 1 and the
+    largest k s is the largest |value| of the row. Computed in float32, then cast to the dtype of
+    `weight`; a value halfway between two steps goes to the even k. Raises InputError for fewer than
+    2 bits.
 
     >>> round_to_nearest(torch.tensor([[7.0, -3.4, 0.6], [0.0, 0.0, 0.0]]), 4).tolist()
     [[7.0, -3.0, 1.0], [0.0, 0.0, 0.0]]

@@ -1,10 +1,10 @@
 """Whether a model in memory equals what its files give; if not, a fingerprint of its state.
 
 Transformers loads weights by name, casts them, and computes the rest from the configuration. So a
-model is what its files give if its modules, settings and buffers are those that its configuration
-makes, and each weight equals that of its name in the files, cast. Anything else (a weight that was
-trained, a block that was taken out, files whose names differ from the modules') makes it a model of
-its own: known by its values in memory.
+model equals its files if its modules, settings and buffers are those that its configuration gives,
+and if each weight equals the weight of that name in the files, cast. Otherwise (a weight was
+trained, a block was removed, names in the files differ from the modules') it is a model of its own,
+identified by its values in memory.
 """
 
 import inspect
@@ -25,15 +25,15 @@ _BLOCK: Final = 1 << 26
 _PASSING: Final = frozenset(
     {*vars(nn.Module()), "gradient_checkpointing", "name_or_path", "max_seq_len_cached"}
 )
-"""Attributes of modules that change no number, or that are told apart elsewhere."""
+"""Attributes of modules that change no number, or that are compared elsewhere."""
 
 _BUFFER_TOLERANCE: Final = 1e-6
-"""Relative: buffers are computed, by another device with another last bit."""
+"""Relative tolerance: buffers are computed, and devices differ in the last bit."""
 
 Tensors = Mapping[str, torch.Tensor]
 
 _LIBRARIES: Final = ("transformers.", "torch.")
-"""Whose classes a release of theirs describes, which every plan records."""
+"""Prefixes of modules whose classes are defined by a release, which every plan records."""
 
 
 def equals_its_files(
@@ -41,8 +41,9 @@ def equals_its_files(
 ) -> bool:
     """Whether loading `files` gives `module`. Reads every weight once.
 
-    reference: the modules that the configuration makes, weights on the meta device, buffers not.
-    named: the parameters of `module` under the names that files give them, shared ones under each.
+    reference: the modules that the configuration gives, with weights on the meta device and real
+    buffers. named: the parameters of `module` by the names that files give them; a shared parameter
+    has all of its names.
     """
     if _structure(module) != _structure(reference):
         return False
@@ -57,7 +58,7 @@ def equals_its_files(
 def _all_in_files(named: Tensors, files: list[Path], prefix: str) -> bool:
     """Whether every weight equals one of its name in `files`, cast to its dtype.
 
-    prefix: of names in a model with a head, which files of the model without one lack.
+    prefix: of names in a model with a head; files of the model without a head lack it.
     """
     from safetensors import safe_open
 
@@ -67,7 +68,7 @@ def _all_in_files(named: Tensors, files: list[Path], prefix: str) -> bool:
             for key in list(stored.keys()):
                 weight = named.get(key, named.get(prefix + key))
                 if weight is None:
-                    continue  # nor does loading use it
+                    continue  # loading does not use it either
                 if not _equal(weight, stored.get_tensor(key)):
                     return False
                 missing.discard(id(weight))
@@ -87,7 +88,7 @@ def _bits(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _alike(tensor: torch.Tensor, expected: torch.Tensor) -> bool:
-    """Dtype and shape; and values, where `expected` has some."""
+    """Whether dtype and shape are equal, and values too if `expected` has values."""
     if (tensor.dtype, tensor.shape) != (expected.dtype, expected.shape):
         return False
     if expected.is_meta:
@@ -109,7 +110,7 @@ def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _tied(module: nn.Module) -> list[tuple[str, ...]]:
-    """Names of each parameter: several where it is shared."""
+    """Names of each parameter: several if it is shared."""
     names: dict[int, list[str]] = {}
     for name, weight in module.named_parameters(remove_duplicate=False):
         names.setdefault(id(weight), []).append(name)
@@ -125,7 +126,7 @@ def _structure(module: nn.Module) -> dict[str, Any]:
 
 
 def _settings(part: nn.Module) -> dict[str, Any]:
-    """Attributes that JSON can hold. Those of libraries' classes that begin with _ are passing."""
+    """Attributes that JSON can hold, without those of libraries' classes that begin with _."""
     libraries = type(part).__module__.startswith(_LIBRARIES)
     return {
         name: value
@@ -159,7 +160,7 @@ def state_fingerprint(module: Any) -> str:
 
 
 def _own_code(module: nn.Module) -> dict[str, str]:
-    """Source of the modules' classes that are not a library's; empty where it cannot be had."""
+    """Source of the modules' classes that are not a library's; empty if it is not available."""
     found = {}
     for kind in {type(part) for part in module.modules()}:
         if not kind.__module__.startswith(_LIBRARIES):
@@ -172,7 +173,7 @@ def _own_code(module: nn.Module) -> dict[str, str]:
 
 @torch.no_grad()
 def _blocks(tensor: torch.Tensor) -> Iterator[Any]:
-    """The bytes of a tensor, a block at a time."""
+    """The bytes of a tensor, one block at a time."""
     flat: Any = tensor.detach().reshape(-1)
     count = max(1, _BLOCK // max(1, flat.element_size()))
     for part in flat.split(count):

@@ -1,13 +1,12 @@
-"""Where in a model its states are read.
+"""The places in a model at which its states are read.
 
     trunk (the model without its unembedding)
       embeddings ── embed ──> block 1 ── block.1 ──> ... block B ── block.B ──> norm ── final ──>
 
-`embed` is what block 1 receives, so after any embedding scale, position term or projection.
-`block.k` is the residual stream after block k, before the final norm. `final` is what the
-unembedding reads: after the final norm where there is one, after the output projection where there
-is one (opt-350m: its width is then not `hidden_size`), and the last block's own output where there
-is neither.
+`embed` is the input of block 1, so it comes after any embedding scale, position term or projection.
+`block.k` is the residual stream after block k, before the final norm. `final` is the input of the
+unembedding: after the final norm if there is one, after the output projection if there is one
+(opt-350m: its width is then not `hidden_size`), else the last block's output.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +21,7 @@ from lpp.capture.models.anatomy import first_input, first_tensor
 from lpp.store.errors import ErrorKind, InputError
 
 Sink: TypeAlias = Callable[[str, torch.Tensor], None]
-"""Receives a site's name and its state as the model made it: copy what must outlive the pass."""
+"""Receives a site's name and its state, not a copy: copy what must outlive the pass."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,9 +32,9 @@ class Sites:
     hidden_size: int
     """Width of `embed` and of every block."""
     final_size: int
-    """Width of `final`; differs from `hidden_size` where the trunk ends in a projection."""
+    """Width of `final`; differs from `hidden_size` if the trunk ends in a projection."""
     final_norm: bool
-    """Whether `final` is past a norm; it is not in post-norm OPT."""
+    """Whether `final` comes after a norm; it does not in post-norm OPT."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -55,12 +54,12 @@ class SiteModules:
     """The model without its unembedding: its output is `final`."""
     blocks: tuple[nn.Module, ...]
     final_norm: nn.Module | None
-    """None where the last block's output goes on without one."""
+    """None if there is no norm after the last block."""
     sites: Sites
 
 
 def block_lists(model: nn.Module, length: int) -> list[str]:
-    """Dotted names of the module lists of `length`, but for those inside one (experts)."""
+    """Dotted names of the module lists of `length`, except those inside one (experts)."""
     names = [
         name
         for name, module in model.named_modules()
@@ -78,10 +77,11 @@ def hooked(
     read_input: Callable[[tuple[Any, ...], dict[str, Any]], torch.Tensor | None] = first_input,
     read_output: Callable[[Any], torch.Tensor | None] = first_tensor,
 ) -> Iterator[None]:
-    """While open, every forward pass hands `sink` the `wanted` sites, in the order they arise.
+    """While open, every forward pass calls `sink` with the `wanted` sites, in the order of
+    computation.
 
-    read_input, read_output: find the state in what a block is called on, and in what a block or
-    the trunk returns.
+    read_input, read_output: find the state in the arguments of a block, and in the output of a
+    block or the trunk.
     """
     if unknown := [name for name in wanted if name not in modules.sites.names]:
         raise InputError(
@@ -93,7 +93,7 @@ def hooked(
     def before(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             state = read_input(args, kwargs)
-            assert state is not None  # the search for sites saw one
+            assert state is not None  # the search for sites found one
             sink(name, state)
 
         return hook
@@ -101,7 +101,7 @@ def hooked(
     def after(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             state = read_output(output)
-            assert state is not None  # the search for sites saw one
+            assert state is not None  # the search for sites found one
             sink(name, state)
 
         return hook

@@ -23,42 +23,42 @@ class ModelSpec:
     """auto: spread over every device and host memory by accelerate."""
     quantization: Literal["int8", "nf4"] | None = None
     attention: Literal["auto", "sdpa", "eager"] = "auto"
-    """auto: sdpa where the family has it (Gemma 2 has not), else eager."""
+    """auto: sdpa if the family supports it (Gemma 2 does not), else eager."""
     trust_remote_code: bool = False
     untrained_seed: int | None = None
     """Random weights from this seed instead of the trained ones; everything else is the same."""
     series: Series | None = None
-    """Which training it is a checkpoint of, and the step; None: it is captured by itself."""
+    """The training that it is a checkpoint of, and the step; None: it is captured by itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModel:
-    """A model that the caller has loaded; it stays the caller's, and is left as it was."""
+    """A model that the caller has loaded; capture leaves it unchanged."""
 
     module: Any
     """A transformers causal language model in evaluation mode."""
     tokenizer: Any
     name: str | None = None
-    """What to call it; by default what its files are called, or else its class."""
+    """What to call it; by default the name of its files, or else its class."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """A model that was found: what a plan records of it, and its module where it was loaded."""
+    """A model that was found: its record for a plan, and its module if it was loaded."""
 
     info: ModelInfo
     """`info.id` is the hub name, or the name of the folder or GGUF file without its path, which is
-    this machine's. `info.weights` tells models of one name apart."""
+    specific to this machine. `info.weights` distinguishes models with the same name."""
     tokenizer_info: TokenizerInfo
     tokenizer: Any
     folder: Path
     """Folder of its files."""
     max_positions: int | None
-    """Longest prompt whose states do not depend on its length; None where there is no limit."""
+    """Longest prompt whose states do not depend on its length; None if there is no limit."""
     dtype: StoredDtype
     """Dtype of the weights as loaded, so of the computation."""
     end_ids: tuple[int, ...] = ()
     """Tokens with which the model ends a text, ascending."""
     module: Any = None
-    """The transformers model, in evaluation mode, without gradients or a key-value cache. None
-    where the weights were not loaded: vLLM loads them by itself."""
+    """The transformers model, in evaluation mode, without gradients or a key-value cache. None if
+    the weights were not loaded: vLLM loads them itself."""

@@ -1,4 +1,4 @@
-"""From final states to logits, exactly as the model's own forward pass makes them."""
+"""From final states to logits, exactly as the model's own forward pass computes them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,10 +32,10 @@ class Probe:
 
 
 class Unembedding:
-    """The output embedding and whatever its family does to the logits after it.
+    """The output embedding, and the steps that the model's family applies to the logits after it.
 
-    module: maps (n, width of `final`) to (n, V). sample: any logits it made, for their dtype,
-    device and V. steps: what follows the product. probe: what the model gave on a few tokens.
+    module: maps (n, width of `final`) to (n, V). sample: any logits of it, for their dtype, device
+    and V. steps: what follows the product. probe: outputs of the model on a few tokens.
     """
 
     def __init__(
@@ -50,12 +50,12 @@ class Unembedding:
         self.vocabulary = int(sample.shape[-1])
         self.dtype = sample.dtype
         self.device = sample.device
-        # Quantised and offloaded weights need their module's own forward pass; a plain matrix
-        # spares its output tensor, whose fresh pages would cost as much as a pass over them.
+        # Quantised and offloaded weights need their module's own forward pass. A plain matrix
+        # avoids its output tensor, whose new pages would cost as much as a pass over them.
         self._plain = type(module) is nn.Linear and not hasattr(module, "_hf_hook")
 
     def logits(self, rows: torch.Tensor, out: torch.Tensor) -> None:
-        """rows: (n, width of `final`). out: (n, V) of `dtype` on `device`, is overwritten."""
+        """rows: (n, width of `final`). out: (n, V) of `dtype` on `device`, overwritten."""
         if not self._plain:
             out.copy_(self.module(rows))
         elif self.module.bias is None:
@@ -71,9 +71,9 @@ class Unembedding:
 def find_unembedding(model: nn.Module, modules: SiteModules) -> Unembedding:
     """The unembedding that gives the model's own logits, checked on a few tokens.
 
-    What may follow the matrix product is read from the configuration, and the reading that
-    reproduces `model(...).logits` is the one used, so that nothing unknown passes unseen. Raises
-    InputError(UNSUPPORTED_MODEL) when none does.
+    The steps after the matrix product are read from the configuration; of several readings, the one
+    that reproduces `model(...).logits` is used, so an unknown step is always detected. Raises
+    InputError(UNSUPPORTED_MODEL) if none does.
     """
     module = output_embeddings(model)
     seen: dict[str, torch.Tensor] = {}
@@ -91,7 +91,7 @@ def find_unembedding(model: nn.Module, modules: SiteModules) -> Unembedding:
     for steps in _readings(text_config(model)):
         made = product.clone()
         _take(steps, made)
-        # the same products in the same shapes: only the last unit of a few values may differ
+        # the same products in the same shapes: at most the last unit of a few values differs
         if not agree(made, expected, tolerance=max(eps / 16, 1e-5)):
             continue
         probe = Probe(final=seen["final"].flatten(0, 1), logits=expected.flatten(0, 1))
@@ -108,7 +108,7 @@ def find_unembedding(model: nn.Module, modules: SiteModules) -> Unembedding:
 
 
 def _readings(config: Any) -> Iterator[Steps]:
-    """What may follow the matrix product, by what families call it; nothing at all comes last."""
+    """Possible steps after the matrix product, by the names that families use; none comes last."""
     if cap := _number(config, "final_logit_softcapping"):  # Gemma
         yield Steps(softcap=cap)
     for name in ("logit_scale", "logits_scaling", "lm_head_multiplier"):
@@ -120,7 +120,7 @@ def _readings(config: Any) -> Iterator[Steps]:
 
 
 def _take(steps: Steps, logits: torch.Tensor) -> None:
-    """What follows the product, in place, each step rounded to the dtype of the logits."""
+    """Apply the steps after the product, in place, each rounded to the dtype of the logits."""
     if steps.divisor is not None:
         logits.div_(steps.divisor)
     if steps.scale is not None:
@@ -135,7 +135,9 @@ def _number(config: Any, name: str) -> float | None:
 
 
 def agree(made: torch.Tensor, expected: torch.Tensor, *, tolerance: float) -> bool:
-    """Mean difference within `tolerance` of the mean size; the same columns masked."""
+    """Whether the mean difference is within `tolerance` of the mean size and equal columns are
+    masked.
+    """
     if made.shape != expected.shape:
         return False
     made, expected = made.float(), expected.to(made.device).float()

@@ -1,10 +1,10 @@
-"""The tokens of a tokenizer as text: the bytes that each stands for, and a form for people.
+"""The tokens of a tokenizer as text: the bytes of each token, and a readable form.
 
-A tokenizer writes its tokens in an alphabet of its own, and its decoder says in which. Three are
-read here, which between them cover most models: byte-level BPE (a character for each byte),
-sentencepiece (`▁` is a space, `<0x0A>` is a byte) and WordPiece (`##` continues a word). What is
-read is compared with what the tokenizer itself decodes. Where the two differ, or the decoder is
-another one, a token has a text and no bytes.
+A tokenizer writes its tokens in its own alphabet, which its decoder defines. Three alphabets are
+supported, and cover most models: byte-level BPE (a character for each byte), sentencepiece (`▁` is
+a space, `<0x0A>` is a byte) and WordPiece (`##` continues a word). The result is compared with the
+tokenizer's own decoding. If the two differ, or the decoder is another one, a token has a text and
+no bytes.
 """
 
 import json
@@ -29,20 +29,20 @@ class _Alphabet:
     """How a tokenizer writes its tokens."""
 
     read: Callable[[str], bytes]
-    """From a token as it is written to the bytes that it stands for."""
+    """Maps a token as it is written to its bytes."""
     words: bool = False
-    """Tokens are words and ends of words: a space between two words belongs to no token."""
+    """Whether tokens are words and ends of words: a space between words belongs to no token."""
 
 
 def vocabulary(tokenizer: Any) -> pa.Table:
     """Every token of a transformers tokenizer by ascending id, (n, 3) `VOCABULARY_SCHEMA`.
 
-    `bytes`: those of the text as the tokenizer normalises it, which may be in lower case; part of
-    a character where several tokens share one. Null for special tokens, which stand for no text,
-    and where they are not known. `text`: the bytes as UTF-8, with U+FFFD for part of a character;
-    a special token's name; in WordPiece the token as it is written.
+    `bytes`: those of the text as the tokenizer normalises it, which may be in lower case; part of a
+    character if several tokens share one. Null for special tokens, which have no text, and if the
+    bytes are unknown. `text`: the bytes as UTF-8, with U+FFFD for part of a character; the name of
+    a special token; in WordPiece the token as it is written.
 
-    Raises whatever a tokenizer raises that cannot list its tokens.
+    Raises whatever a tokenizer raises if it cannot list its tokens.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
@@ -60,7 +60,7 @@ def vocabulary(tokenizer: Any) -> pa.Table:
         spelled = {token: alphabet.read(written[token]) for token in ordinary}
         if not _is_decoded(spelled, backend, words=alphabet.words):
             alphabet, spelled = None, {}
-    # an added token is found in a text as it is written, whatever the alphabet
+    # an added token occurs in a text as it is written, whatever the alphabet
     spelled |= {i: written[i].encode() for i in ids if i not in of_model and i not in special}
     texts = dict(written)
     if alphabet is None:
@@ -81,7 +81,7 @@ def _table(ids: Sequence[int], spelled: Mapping[int, bytes], texts: Mapping[int,
 
 
 def _alphabet(backend: Any) -> _Alphabet | None:
-    """The alphabet that the decoder of a tokenizer takes its tokens to be in; None: another one."""
+    """The alphabet that the decoder of a tokenizer expects; None if it is not supported."""
     if backend.decoder is None:
         return None
     rules = json.loads(backend.decoder.__getstate__())
@@ -105,7 +105,7 @@ def _alphabet(backend: Any) -> _Alphabet | None:
 
 
 def _sentencepiece(space: str, *, bytes_too: bool) -> _Alphabet:
-    """space: the character that stands for one. bytes_too: `<0x0A>` is a byte."""
+    """The alphabet. space: the character for a space. bytes_too: whether `<0x0A>` is a byte."""
 
     def read(token: str) -> bytes:
         byte = _BYTE_TOKEN.fullmatch(token) if bytes_too else None
@@ -116,8 +116,9 @@ def _sentencepiece(space: str, *, bytes_too: bool) -> _Alphabet:
 
 @cache
 def _characters() -> Mapping[str, int]:
-    """The character that byte-level BPE writes for each byte: itself where it is printable, else
-    the next one from U+0100 on.
+    """The character that byte-level BPE writes for each byte.
+
+    A printable character stands for itself; the other bytes have those from U+0100 on.
     """
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = [byte for byte in range(256) if byte not in printable]
@@ -129,15 +130,15 @@ def _byte_level(token: str) -> bytes:
     known = _characters()
     try:
         return bytes(known[character] for character in token)
-    except KeyError:  # the decoder, too, then takes the token as it is written
+    except KeyError:  # the decoder also keeps such a token as it is written
         return token.encode()
 
 
 def _is_decoded(spelled: Mapping[int, bytes], backend: Any, *, words: bool) -> bool:
-    """Whether some of the tokens, one after the other, are decoded to the bytes in `spelled`.
+    """Whether the decoder gives the bytes in `spelled` for a sample of the tokens in sequence.
 
-    Spaces at the start are left out: a decoder drops one that its tokenizer has put there. words:
-    every space is left out.
+    Spaces at the start are ignored: a decoder removes one that its tokenizer has added. words: all
+    spaces are ignored.
     """
     whole = [token for token, read in spelled.items() if _is_text(read)]
     some = whole[:: max(1, len(whole) // _SAMPLE)]
