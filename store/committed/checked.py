@@ -1,8 +1,8 @@
 """The only way to open the objects of a committed directory: a run, a shard, a source of scores.
 
-Reading, verification, repair and queries all open directories here. The record comes first, sealed
-and bounded; then each object is compared with it before a byte of it is used. An object that does
-not pass is refused, with its place and the next command.
+Reading, verification, repair and queries all open directories here. The record is read first,
+checked and bounded; then each object is compared with it before any of its bytes is used. An
+altered object is refused, with its place and the next command.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ class Checked(Generic[Record]):
         self._files: dict[str, Path] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """What was compared on this machine is compared again in another process."""
+        """State for another process, which compares the objects again."""
         return {**self.__dict__, "_files": {}}
 
     @property
@@ -48,17 +48,17 @@ class Checked(Generic[Record]):
 
     @property
     def objects_dir(self) -> Place:
-        """Where its objects lie."""
+        """The folder of its objects."""
         return self.objects.place
 
     @cached_property
     def objects(self) -> Objects:
-        """Where the objects lie: the directory, or the attempt in it that counts."""
+        """The folder of the objects: the directory itself, or the attempt that was committed."""
         base = self.record.base
         return self.directory.below(base) if base else self.directory
 
     def recorded(self, key: str) -> ObjectRecord:
-        """What the record says of an object."""
+        """The record's entry of an object."""
         with self._refusing(key):
             return self.record.objects[key]
 
@@ -72,7 +72,7 @@ class Checked(Generic[Record]):
         return data
 
     def file(self, key: str) -> Path:
-        """An object as a file of this machine; compared once."""
+        """An object as a local file; compared once."""
         if key not in self._files:
             recorded = self.recorded(key)
             with self._refusing(key):
@@ -98,8 +98,8 @@ class Checked(Generic[Record]):
         """An array of the Zarr group `group`, of which rows `start` to `end` will be read.
 
         With checksums by chunk (format 3) only the chunks of those rows are read, each compared
-        when it is. Without such checksums, its objects are first compared whole, unless the caller
-        has done so: `compared`.
+        when it is read. Without such checksums, its objects are first compared whole, unless the
+        caller has already done so: `compared`.
         """
         folder = f"{group}/{spec.name}"
         where = str(self.objects.place / folder)
@@ -125,9 +125,7 @@ class Checked(Generic[Record]):
 
     @contextlib.contextmanager
     def _refusing(self, key: str) -> Iterator[None]:
-        """Turn a mismatch with the record into an error that says where the object is and what to
-        do.
-        """
+        """Turn a mismatch with the record into an error that names the object and what to do."""
         try:
             yield
         except LppError:
@@ -176,7 +174,7 @@ class CheckedArray:
         )
 
     def check(self) -> None:
-        """FormatError unless every chunk is there and declares the size it should have."""
+        """Raise FormatError unless every chunk exists and declares the size it should have."""
         check_objects(self.sources, self.layout, where=self.where, chunks=self.chunks)
 
 
@@ -191,8 +189,10 @@ def _bytes_of(
 
 
 def open_checked(directory: Objects, kind: type[Record]) -> Checked[Record]:
-    """The committed directory. FileNotFoundError where it holds no record; FormatError: CORRUPT for
-    altered bytes, UNSUPPORTED_VERSION for a newer release's.
+    """The committed directory.
+
+    Raises FileNotFoundError if it has no record; FormatError: CORRUPT for altered bytes,
+    UNSUPPORTED_VERSION if a newer release wrote it.
     """
     data = directory.get(COMMIT_KEY, MAX_DOCUMENT_BYTES)
     return Checked(directory, parse_record(kind, data, str(directory.place / COMMIT_KEY)))
@@ -212,6 +212,6 @@ def is_newer(directory: Objects, kind: type[Record]) -> bool:
 
 
 def holds_more_than_attempts(directory: Objects) -> bool:
-    """Whether it holds anything except attempts and names with a dot, which writers leave."""
+    """Whether it holds anything but writers' leftovers: attempts and names with a dot."""
     names = (entry.name for entry in directory.entries())
     return any(not name.startswith(".") and not ATTEMPT.fullmatch(name) for name in names)

@@ -1,13 +1,13 @@
 """The commit protocol, SPEC.md section 6: the same on a disk as in a bucket.
 
 A writer puts its objects under a name of its own, an *attempt*, and then creates COMMIT.json, which
-names the attempt. That one step is exclusive, so exactly one of several writers wins; what the
-others wrote is removed.
+names the attempt. Creation is exclusive, so exactly one of several writers wins; the objects of the
+others are removed.
 
-A writer may be suspended at any point and go on after another one has won, and has removed its
-attempt. It finds that out in one of three places: its objects are gone when it flushes them, a
-record is there when it creates its own, or, where that record was removed in the meantime, its
-objects are gone when it looks for them once more. In none of them does its record stay.
+A writer may be suspended at any point and continue after another one has won and removed its
+attempt. It detects that in one of three places: its objects are gone when it flushes them; a record
+exists when it creates its own; or, if that record was removed in the meantime, its objects are gone
+when it checks for them once more. In all three cases its record does not stay.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from lpp.store.format.limits import MAX_DOCUMENT_BYTES
 from lpp.store.objects.protocol import Buffers, Entry, Objects
 
 QUIETLY: Final = (LppError, OSError)
-"""Errors that a sweep ignores: what it cannot remove only takes space."""
+"""Errors that a sweep ignores: files that it cannot remove only take space."""
 
 
 class Attempt:
@@ -41,8 +41,9 @@ class Attempt:
         self._in_doubt = False
 
     def write(self, key: str, parts: Buffers, chunks: Sequence[ChunkRecord] = ()) -> None:
-        """Write one object. chunks: of an array, complete once its parts have been taken. Any
-        number of threads may at once.
+        """Write one object. Any number of threads may call this at once.
+
+        chunks: of an array; complete once its parts have been read.
         """
         described = Described(parts)
         self._directory.write(f"{self.base}/{key}", described)
@@ -51,10 +52,10 @@ class Attempt:
     def commit(self, record: Any, stays: Callable[[bytes], bool]) -> None:
         """Commit the objects: put `record` if there is no record, or none that stays.
 
-        record: of any kind; objects and base are filled in, and format where it is no newer one.
-        stays: whether the bytes of a record that is there (none where it is no file at all) mean
-        that another writer was first; then FileExistsError.
-        ConflictError if others removed objects while they were being written.
+        record: of any kind; this fills in objects and base, and format unless it is a newer one.
+        stays: whether the bytes of an existing record (empty if it is not a file) mean that another
+        writer was first. Raises FileExistsError if so, ConflictError if others removed objects
+        while they were being written.
         """
         directory = self._directory
         keys = {f"{self.base}/{key}" for key in self._objects}
@@ -83,9 +84,9 @@ class Attempt:
             try:
                 found, version = directory.get_version(COMMIT_KEY, MAX_DOCUMENT_BYTES)
             except FileNotFoundError:
-                continue  # removed this moment
+                continue  # just removed
             if found == data:
-                return  # only the answer was lost: the record is ours
+                return  # only the answer was lost: the record is this attempt's
             self._in_doubt = False
             if stays(found):
                 raise FileExistsError(str(directory.place))
@@ -101,13 +102,14 @@ class Attempt:
             return True
 
     def _counts(self) -> bool:
-        """Whether the record is ours. FileNotFoundError if there is none."""
+        """Whether the record is this attempt's. FileNotFoundError if there is none."""
         found = self._directory.get(COMMIT_KEY, MAX_DOCUMENT_BYTES)
         return f'"{self.base}"'.encode() in found
 
     def _removed(self, stays: Callable[[bytes], bool]) -> Exception:
-        """The error to raise if others have removed the objects: FileExistsError if a record of
-        theirs stays.
+        """The error to raise if others have removed the objects.
+
+        FileExistsError if a record of theirs stays.
         """
         where = self._directory.place
         with contextlib.suppress(FileNotFoundError):
@@ -120,8 +122,9 @@ class Attempt:
         )
 
     def withdraw(self) -> None:
-        """Remove the objects, unless they are committed or may be: if an answer from a bucket was
-        lost, the request may still arrive.
+        """Remove the objects, unless they are or may be committed.
+
+        If an answer from a bucket was lost, the request may still take effect.
         """
         with contextlib.suppress(*QUIETLY):
             if self._in_doubt:
@@ -136,9 +139,11 @@ class Attempt:
 
 @contextlib.contextmanager
 def attempt(directory: Objects, *, keep: Collection[str] = ()) -> Iterator[Attempt]:
-    """An attempt to fill, and to end with `commit`. If the block succeeds, everything that was in
-    `directory` before is removed, except names in `keep`. When it fails, the attempt itself is
-    removed. FileExistsError where another writer was first.
+    """An attempt to fill, and to end with `commit`.
+
+    If the block succeeds, everything that was in `directory` before is removed, except names in
+    `keep`. If it fails, the attempt itself is removed. Raises FileExistsError if another writer was
+    first.
     """
     one = Attempt(directory)
     try:
@@ -150,7 +155,7 @@ def attempt(directory: Objects, *, keep: Collection[str] = ()) -> Iterator[Attem
 
 
 def sweep(directory: Objects, keep: Collection[str]) -> None:
-    """Remove from `directory` all but its record and the names in `keep`, as far as possible."""
+    """Remove everything from `directory` but its record and the names in `keep`, if possible."""
     with contextlib.suppress(*QUIETLY):
         _remove(directory, directory.entries(), keep)
 

@@ -1,6 +1,6 @@
 """Compare a committed directory with its record, byte by byte: SPEC.md section 8.
 
-Nothing in the store makes it raise: each difference is a `Problem` with its place.
+The content of the store raises no error: each difference is a `Problem` with its place.
 """
 
 from collections.abc import Collection, Iterator
@@ -31,7 +31,7 @@ class Problem:
         return f"{self.where}: {self.what}"
 
     def below(self, folder: str) -> "Problem":
-        """The same problem, its place relative to the directory that holds `folder`."""
+        """The same problem, with its place relative to the parent directory of `folder`."""
         return Problem(where=f"{folder}/{self.where}", what=self.what)
 
 
@@ -44,9 +44,10 @@ def verify_directory(directory: Objects, kind: type[Record]) -> list[Problem]:
 def verify_each(
     root: Objects, folder: str, kind: type[Record]
 ) -> Iterator[tuple[Objects, list[Problem]]]:
-    """Each committed directory directly in `folder`, and how it differs from its record; places are
-    relative to `root`. A directory without a record that holds no more than attempts is being
-    written or removed, or was left by a killed writer, and is no problem.
+    """Each committed directory directly in `folder`, and its differences from its record.
+
+    Places are relative to `root`. A directory that has no record and only attempts is being written
+    or removed, or was left by a killed writer; it is no problem.
     """
     for directory in directories_in(root, folder):
         problems = verify_directory(directory, kind)
@@ -56,7 +57,7 @@ def verify_each(
 
 
 def directories_in(root: Objects, folder: str) -> list[Objects]:
-    """The entries of `folder`, without names that begin with a dot, which belong to writers."""
+    """The entries of `folder` without names that begin with a dot, which are writers'."""
     below = root.below(folder)
     return [below.below(e.name) for e in below.entries() if not e.name.startswith(".")]
 
@@ -64,7 +65,7 @@ def directories_in(root: Objects, folder: str) -> list[Objects]:
 def open_or_problem(
     directory: Objects, kind: type[Record]
 ) -> tuple[Checked[Record] | None, list[Problem]]:
-    """The committed directory, or why it is not one."""
+    """The committed directory, or the problems that prevent opening it."""
     try:
         return open_checked(directory, kind), []
     except FileNotFoundError:
@@ -81,8 +82,8 @@ def open_or_problem(
 def check_objects(checked: Checked[Any], keep: Collection[str] = ()) -> Iterator[Problem]:
     """Compare the objects of one directory with its record: sizes, checksums, and no others.
 
-    keep: names directly in it that others check. Other attempts, and names that begin with a dot,
-    were left by writers and are no problem.
+    keep: names directly in it that the caller checks. Other attempts, and names that begin with a
+    dot, are writers' leftovers and no problem.
     """
     base = checked.record.base
     start = f"{base}/" if base else ""
@@ -119,7 +120,7 @@ def _object_problem(checked: Checked[Any], key: str) -> str:
 
 
 def _lying(directory: Objects, keep: Collection[str], base: str) -> Iterator[str]:
-    """Key of everything in a directory, at any depth, but what writers left right in it."""
+    """Keys of everything in a directory, at any depth, except writers' leftovers at its top."""
     for entry in directory.entries():
         name = entry.name
         if name in keep or owner_of(name) or (name != base and ATTEMPT.fullmatch(name)):

@@ -13,8 +13,8 @@ from lpp.store.objects.protocol import Objects
 def commit_once(directory: Objects, record: Record, write: Callable[[Attempt], None]) -> bool:
     """Commit `record` and the objects that `write` puts; False if an intact record exists.
 
-    record: not sealed; format, objects and base are filled in. A damaged record is replaced.
-    FormatError(UNSUPPORTED_VERSION) where a newer release wrote one.
+    record: not sealed; this fills in format, objects and base. A damaged record is replaced. Raises
+    FormatError(UNSUPPORTED_VERSION) if a newer release wrote one.
     """
 
     def stays(found: bytes) -> bool:
