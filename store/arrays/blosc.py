@@ -1,8 +1,8 @@
 """Blosc, the codec of a chunk: https://zarr-specs.readthedocs.io/en/latest/v3/codecs/blosc/.
 
-A chunk begins with a header of 16 bytes that says what it unpacks to
-(https://github.com/Blosc/c-blosc/blob/main/README_CHUNK_FORMAT.rst). Blosc trusts the header and is
-never told how many bytes follow it, so `check_header` runs first.
+A chunk begins with a header of 16 bytes that gives its unpacked size
+(https://github.com/Blosc/c-blosc/blob/main/README_CHUNK_FORMAT.rst). Blosc trusts the header and
+does not know how many bytes follow it, so `check_header` runs first.
 """
 
 import struct
@@ -12,15 +12,16 @@ import numcodecs.blosc
 import numpy.typing as npt
 
 # Blosc's own threads share one context and one lock in a process, and write blocks in the order in
-# which they finish. Chunks are packed and unpacked side by side instead, each in one thread: the
-# same rows give the same bytes. zarr-python sets the same when it is imported.
+# which they finish. So chunks are packed and unpacked in parallel instead, each in one thread: the
+# same rows give the same bytes. zarr-python also sets this when it is imported.
 numcodecs.blosc.use_threads = False
 
 BLOCK_BYTES: Final = 2 << 20
 """Blosc's block. Byte-shuffled bfloat16 packs 1.44-fold in 2 MiB and 1.27-fold in the default."""
 
 HEADER: Final = struct.Struct("<4B3I")
-"""Versions of format and codec, flags, typesize; bytes unpacked, bytes of a block, bytes packed."""
+"""Versions of format and codec, flags, typesize; unpacked size, block size, packed size in
+bytes."""
 
 
 def compress(rows: npt.NDArray[Any]) -> bytes:
@@ -30,7 +31,7 @@ def compress(rows: npt.NDArray[Any]) -> bytes:
 
 
 def check_header(header: bytes | memoryview, packed: int, unpacked: int) -> None:
-    """ValueError unless a chunk of `packed` bytes declares that it unpacks to `unpacked`.
+    """Raise ValueError unless a chunk of `packed` bytes declares `unpacked` as its unpacked size.
 
     header: the first bytes of the chunk, 16 or more.
     """
@@ -48,7 +49,7 @@ def check_header(header: bytes | memoryview, packed: int, unpacked: int) -> None
 def decompress(chunk: memoryview, out: npt.NDArray[Any]) -> None:
     """Unpack a chunk, whose header was checked, into contiguous rows of exactly its size.
 
-    ValueError for bytes that do not unpack.
+    Raises ValueError for bytes that do not unpack.
     """
     try:
         numcodecs.blosc.decompress(chunk, out)

@@ -24,7 +24,7 @@ def index_bytes(chunks: int) -> int:
 
 
 def encode_index(lengths: Iterable[int]) -> bytes:
-    """The index of chunks of these lengths that lie one after the other from the beginning."""
+    """The index of chunks of these lengths, which are stored one after the other from byte 0."""
     entries = b"".join(ENTRY.pack(*place) for place in places_in_order(lengths))
     return entries + CHECKSUM.pack(google_crc32c.value(entries))
 
@@ -40,10 +40,11 @@ def places_in_order(lengths: Iterable[int]) -> Iterator[tuple[int, int]]:
 
 
 def parse_index(index: bytes, object_bytes: int, needed: int) -> list[tuple[int, int]]:
-    """(offset, length) of the first `needed` chunks of an object of so many bytes, in row order.
+    """(offset, length) of the first `needed` chunks of an object of `object_bytes` bytes, in row
+    order.
 
-    The other chunks hold no rows and may be absent. ValueError unless every chunk that is present
-    lies before the index, no two overlap, and the checksum of the index is right.
+    The other chunks have no rows and may be absent. Raises ValueError unless every chunk that is
+    present lies before the index, no two overlap, and the checksum of the index is right.
     """
     entries = index[: -CHECKSUM.size]
     places = list(ENTRY.iter_unpack(entries))

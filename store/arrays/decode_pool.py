@@ -1,6 +1,6 @@
 """The cores of this process, and the threads that decode chunks, shared by all its readers.
 
-Reading, hashing and unpacking a chunk run outside Python's lock, so chunks decode side by side.
+Reading, hashing and unpacking a chunk run outside Python's lock, so chunks decode in parallel.
 """
 
 import os
@@ -46,7 +46,7 @@ def _control_group_cores(cpu_max: Path) -> int | None:
 
 
 def _slurm_cores(environment: Mapping[str, str]) -> int | None:
-    """Cores of each task of a Slurm step, where it was asked for some."""
+    """Cores of each task of a Slurm step, if the step sets them."""
     cores = environment.get("SLURM_CPUS_PER_TASK", "")
     return int(cores) if "SLURM_STEP_ID" in environment and cores.isdecimal() else None
 

@@ -1,8 +1,8 @@
-"""Rows into the objects of a Zarr array: SPEC.md section 5.
+"""Encodes rows as the objects of a Zarr array: SPEC.md section 5.
 
-Each chunk is packed straight from the rows, without a copy (except a last chunk that is padded with
-zeros), and can be written before the next one is packed. An object is the chunks in row order and
-their index, byte for byte what zarr-python writes with these settings.
+Each chunk is packed directly from the rows, without a copy (except a last chunk, which is padded
+with zeros), and can be written before the next one is packed. An object is the chunks in row order
+and their index, byte for byte what zarr-python writes with these settings.
 """
 
 from collections.abc import Iterable, Iterator
@@ -24,10 +24,10 @@ from lpp.store.format.commit_record import ChunkRecord, checksum
 
 
 class Encoding:
-    """The object `c/0/0` of an array, encoded as its parts are asked for, once.
+    """The object `c/0/0` of an array, encoded once, part by part on request.
 
-    chunks: the (rows, width) of `spec` in chunks of `chunk_rows`, the last of what is left. A
-    chunk is packed before the next is asked for, so all may lie in the same memory.
+    chunks: the (rows, width) of `spec` in chunks of `chunk_rows`, the last with the remaining rows.
+    A chunk is packed before the next is requested, so all may use the same memory.
     """
 
     def __init__(self, spec: ArraySpec, chunks: Iterable[npt.NDArray[Any]]) -> None:
@@ -41,8 +41,9 @@ class Encoding:
         return metadata_bytes(metadata_document(self._spec))
 
     def __iter__(self) -> Iterator[bytes]:
-        """Chunks in row order, then their index. ValueError for chunks of another shape or type,
-        or too few or too many rows.
+        """Chunks in row order, then their index.
+
+        Raises ValueError for chunks of another shape or type, or too few or too many rows.
         """
         spec, count = self._spec, chunk_rows(self._spec)
         left = spec.rows
@@ -69,7 +70,7 @@ class EncodedArray:
     metadata: bytes
     """`zarr.json`."""
     parts: tuple[bytes, ...]
-    """`c/0/0`, end to end: chunks in row order, then their index."""
+    """`c/0/0`, concatenated: chunks in row order, then their index."""
     chunks: tuple[ChunkRecord, ...]
     """Size and checksum of each part except the index."""
 
@@ -95,7 +96,7 @@ def row_chunks(rows: npt.NDArray[Any], count: int) -> Iterator[npt.NDArray[Any]]
 
 
 def chunk_rows(spec: ArraySpec) -> int:
-    """Rows of each chunk of an array, but for the last."""
+    """Rows of each chunk of an array except the last."""
     count: int = written_layout(spec).chunk_rows
     return count
 
@@ -110,7 +111,7 @@ def _filled_up(chunk: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:
 
 
 def check_rows(spec: ArraySpec, rows: npt.NDArray[Any]) -> None:
-    """ValueError unless `rows` are what `spec` says, at least one."""
+    """Raise ValueError unless `rows` have the shape and type of `spec`, and at least one row."""
     expected = (max(spec.rows, 1), spec.width)
     if rows.shape != expected or rows.dtype != spec.dtype:
         raise ValueError(

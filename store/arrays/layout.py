@@ -1,10 +1,9 @@
-"""What the Zarr array of a site or of its scatter matrices is: SPEC.md section 5.
+"""The Zarr array of a site or of its scatter matrices: SPEC.md section 5.
 
 The metadata (`zarr.json`, https://zarr-specs.readthedocs.io/en/latest/v3/core/index.html) must
-agree exactly with plan and record, and use one of a few codecs. A general Zarr reader would look up
-any codec that some package of the machine registers, make arrays of any shape and type, and give
-the fill value for chunks that are not there. So a reader here parses the metadata itself, and no
-other reader opens it.
+agree exactly with plan and record, and use one of a few codecs. A general Zarr reader would use any
+codec that a package on the machine registers, create arrays of any shape and type, and return the
+fill value for missing chunks. So this package parses the metadata itself, and uses no other reader.
 """
 
 import json
@@ -28,7 +27,7 @@ NUMPY_DTYPE: Final[Mapping[StoredDtype, str]] = {
     "float16": "float16",
     "float32": "float32",
 }
-"""The array type that carries each stored dtype."""
+"""The array type that stores each dtype."""
 
 ITEM_BYTES: Final[Mapping[StoredDtype, int]] = {"bfloat16": 2, "float16": 2, "float32": 4}
 """Bytes of a value."""
@@ -37,42 +36,43 @@ METADATA_KEY: Final = "zarr.json"
 """Metadata of a group or an array."""
 
 MAX_METADATA_BYTES: Final = 1 << 20
-"""Bytes of a site's `zarr.json`, at most; ours take 1,400."""
+"""Most bytes of a site's `zarr.json`; a writer's take 1,400."""
 
 CHUNK_BYTES: Final = 2 << 20
-"""Bytes of a chunk before compression, about: a power of two rows."""
+"""Approximate bytes of a chunk before compression: a power of two rows."""
 
 MAX_CHUNK_BYTES: Final = 1 << 30
-"""Bytes of an unpacked chunk, at most; or of one row if that is larger. Our chunks take 2 MiB."""
+"""Most bytes of an unpacked chunk, or of one row if that is larger. A writer's chunks take 2
+MiB."""
 
 SITE_DIMENSIONS: Final = ("token", "feature")
-"""Names of the dimensions of a site's rows, for readers such as xarray that want some."""
+"""Names of the dimensions of a site's rows, for readers such as xarray that need them."""
 
 SCATTER_DIMENSIONS: Final = ("packed", "feature")
 """Names of the dimensions of packed scatter matrices."""
 
 Rows: TypeAlias = npt.NDArray[np.uint16] | npt.NDArray[np.float16] | npt.NDArray[np.float32]
-"""(T, d) activations as they lie on disk; uint16 holds the bits of bfloat16."""
+"""(T, d) activations as stored; uint16 holds the bits of bfloat16."""
 
 
 class MisfitError(ValueError):
-    """The array is not what its plan and record say. The reader adds the place."""
+    """The array does not fit its plan and record. The reader adds the place."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArraySpec:
-    """What an array of a group must be, by plan and record."""
+    """An array of a group, as plan and record require it."""
 
     name: str
-    """Of a site."""
+    """Name of a site."""
     rows: int
     width: int
     data_type: str
-    """As Zarr and NumPy have it; uint16 for the bits of bfloat16."""
+    """Type as Zarr and NumPy name it; uint16 for the bits of bfloat16."""
     lpp: Mapping[str, Any]
-    """Its attribute `lpp`: what a stranger needs to read the array."""
+    """Its attribute `lpp`: what a reader without this package needs."""
     dimension_names: tuple[str, str]
-    """As a writer names them; in formats 1 and 2 it named none."""
+    """Names as a writer sets them; formats 1 and 2 set none."""
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -86,7 +86,7 @@ class ArraySpec:
 
     @property
     def row_bytes(self) -> int:
-        """Of a row unpacked."""
+        """Bytes of an unpacked row."""
         return self.width * self.item_bytes
 
 
@@ -100,7 +100,7 @@ class ArrayLayout:
     chunk_rows: int
     """Rows of each chunk of an object."""
     sharded: bool
-    """Whether an object holds chunks and their index. Otherwise it is one chunk."""
+    """Whether an object has several chunks and their index. Otherwise it is one chunk."""
     compressed: bool
     """Whether each chunk is compressed by Blosc."""
 
@@ -115,7 +115,7 @@ class ArrayLayout:
         return self.object_rows // self.chunk_rows
 
     def filled_chunks(self, number: int) -> int:
-        """Chunks of an object that hold rows, from its first on."""
+        """Number of chunks of an object that hold rows; they are the first ones."""
         rows = min(self.object_rows, self.spec.rows - number * self.object_rows)
         return -(-rows // self.chunk_rows)
 
@@ -135,7 +135,7 @@ def chunk_rows(width: int, itemsize: int) -> int:
 
 
 def site_array(site: SiteSpec, dtype: StoredDtype, rows: int) -> ArraySpec:
-    """The array of `site` in `hidden.zarr`, of a shard of so many rows."""
+    """The array of `site` in `hidden.zarr`, for a shard of `rows` rows."""
     return ArraySpec(
         name=site.name,
         rows=rows,
@@ -199,15 +199,15 @@ def group_document() -> dict[str, Any]:
 
 
 def metadata_bytes(document: Mapping[str, Any]) -> bytes:
-    """Metadata of an array or a group as it lies on disk."""
+    """Metadata of an array or a group as stored."""
     return json.dumps(document, indent=2).encode()
 
 
 def parse_layout(data: bytes, spec: ArraySpec, where: str) -> ArrayLayout:
     """The layout that the `zarr.json` of an array describes.
 
-    where: of the array, for the message. FormatError(CORRUPT) unless it is the array that `spec`
-    says, in a layout that section 5 lets a reader take.
+    where: place of the array, for the message. Raises FormatError(CORRUPT) unless it is the array
+    of `spec`, in a layout that section 5 allows.
     """
     try:
         if len(data) > MAX_METADATA_BYTES:
@@ -219,14 +219,14 @@ def parse_layout(data: bytes, spec: ArraySpec, where: str) -> ArrayLayout:
 
 
 def misfit(where: str, error: object) -> FormatError:
-    """What to raise for an array at `where` that is not what it should be."""
+    """The error for an array at `where` that does not fit its plan and record."""
     return FormatError(
         f"{where}: not the array that was committed ({error}). {ADVICE}", kind=ErrorKind.CORRUPT
     )
 
 
 def _check_document(document: object, spec: ArraySpec) -> Mapping[str, Any]:
-    """Metadata that describes the array of `spec`. MisfitError for the first thing that differs."""
+    """Metadata that describes the array of `spec`. Raises MisfitError for the first difference."""
     if not isinstance(document, dict):
         raise MisfitError("its metadata is no object")
     shape = document.get("shape")
@@ -240,7 +240,7 @@ def _check_document(document: object, spec: ArraySpec) -> Mapping[str, Any]:
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
     }
     found = {name: document.get(name) for name in expected}
-    if lpp is not None:  # said to strangers; nothing of ours is read from it
+    if lpp is not None:  # for other readers; this package reads nothing from it
         expected["attributes.lpp"], found["attributes.lpp"] = dict(spec.lpp), lpp
     for name, value in expected.items():
         if found[name] != value:
@@ -254,7 +254,7 @@ def _check_document(document: object, spec: ArraySpec) -> Mapping[str, Any]:
 
 
 def _chunk_layout(document: Mapping[str, Any], spec: ArraySpec) -> ArrayLayout:
-    """Where chunks lie and what packs them. MisfitError for what a reader may not take."""
+    """Position and codec of chunks. Raises MisfitError for a layout that readers may not accept."""
     grid = _configuration(document.get("chunk_grid"), "regular", ("chunk_shape",))
     stored = _chunk_rows(grid["chunk_shape"], spec.width)
     codecs = _codecs(document.get("codecs"))
@@ -292,7 +292,7 @@ def _chunk_layout(document: Mapping[str, Any], spec: ArraySpec) -> ArrayLayout:
 
 
 def _check_type(document: Mapping[str, object], spec: ArraySpec) -> None:
-    """The type of a value, and the fill value, which no reader needs: every chunk is there."""
+    """Check the type of a value, and the fill value, which is never used: every chunk exists."""
     data_type, fill = document.get("data_type"), document.get("fill_value")
     number = type(fill) in (int, float)
     if data_type == "bfloat16" and spec.lpp.get("dtype") == "bfloat16":
@@ -306,7 +306,7 @@ def _check_type(document: Mapping[str, object], spec: ArraySpec) -> None:
 
 
 def _check_dimension_names(names: object) -> None:
-    """For other readers; our reader ignores them."""
+    """Check the names for other readers; this package ignores them."""
     if names is None:
         return
     if (
@@ -318,7 +318,7 @@ def _check_dimension_names(names: object) -> None:
 
 
 _BFLOAT16_FILL: Final = re.compile("NaN|Infinity|-Infinity|0x[0-9a-fA-F]{4}")
-"""What else than a number may be the fill value of a bfloat16 array, by the registered data type:
+"""Fill values of a bfloat16 array other than numbers, by the registered data type:
 https://github.com/zarr-developers/zarr-extensions/tree/main/data-types/bfloat16"""
 
 
@@ -361,7 +361,7 @@ def _names_after_bytes(codecs: list[Any]) -> list[object]:
 
 
 def _check_blosc(codec: object) -> None:
-    """The settings of a compressor, as Zarr and Blosc take them; only `typesize` unpacks."""
+    """Check the settings of a compressor by Zarr's and Blosc's rules; only `typesize` is used."""
     told = _configuration(codec, "blosc", (*_BLOSC_NUMBERS, *_BLOSC_WORDS))
     for name, most in _BLOSC_NUMBERS.items():
         if type(told[name]) is not int or not 0 <= told[name] <= most:
@@ -378,7 +378,7 @@ def _codecs(value: object) -> list[Any]:
 
 
 def _configuration(value: object, name: str, keys: tuple[str, ...]) -> dict[str, Any]:
-    """What a part of the metadata called `name` is set to: `keys`, all and no others."""
+    """The settings of the part of the metadata called `name`: exactly `keys`."""
     if not isinstance(value, dict) or value.get("name") != name:
         raise MisfitError(f"{str(value)[:60]}, should be {name}")
     configuration = value.get("configuration")

@@ -1,13 +1,13 @@
 """Moments of a shard's activations, SPEC.md section 5: count, mean and scatter of every band.
 
-Band b of a run holds the rows at positions `moment_ends[b - 1] <= position < moment_ends[b]`, so
-that a prefix is the merge of the bands below it. Count and mean lie in a table, a row for each site
-and band; the scatter matrix, sum (x - mean)(x - mean)^T, in an array for each site: its upper
-triangle, row after row, cut into rows of the site's width.
+Band b of a run holds the rows at positions `moment_ends[b - 1] <= position < moment_ends[b]`, so a
+prefix is the merge of the bands below it. A table has count and mean, in a row for each site and
+band. An array for each site has the scatter matrix, sum (x - mean)(x - mean)^T: its upper triangle,
+row after row, cut into rows of the site's width.
 
-Float32 scatters are float64 ones rounded once: every entry within 2^-24 of itself, so that the
-matrix of a cell, a sum over k shards and bands, is off by at most 2^-24 sqrt(k) of its Frobenius
-norm, and its trace by 2^-24 of itself.
+Float32 scatters are float64 ones rounded once, each entry with a relative error of at most 2^-24.
+So the matrix of a cell, a sum over k shards and bands, is off by at most 2^-24 sqrt(k) of its
+Frobenius norm, and its trace by 2^-24 of itself.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,12 +36,12 @@ ITEM_BYTES: Final[Mapping[MomentsDtype, int]] = {"float64": 8, "float32": 4}
 """Bytes of an entry of a scatter matrix."""
 
 ROUNDING: Final[Mapping[MomentsDtype, float]] = {"float64": 0.0, "float32": 2.0**-24}
-"""How far a stored entry is from the float64 one that was accumulated, relative to it."""
+"""Largest relative difference of a stored entry from the accumulated float64 one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiteMoments:
-    """Moments of one site of one shard. Of a band without rows everything is 0."""
+    """Moments of one site of one shard. All are 0 for a band without rows."""
 
     n: npt.NDArray[np.int64]
     """(B,) rows of each band, without prompts that are set aside."""
@@ -68,7 +68,7 @@ def packed_size(width: int) -> int:
 
 
 def packed_rows(width: int) -> int:
-    """Rows of the array that a triangle takes, the last of them half empty where d is even.
+    """Rows of the array for one triangle; the last is half empty if d is even.
 
     >>> packed_rows(4), packed_rows(5)
     (3, 3)
@@ -77,8 +77,7 @@ def packed_rows(width: int) -> int:
 
 
 def moments_bytes(widths: Sequence[int], bands: int, dtype: MomentsDtype) -> int:
-    """Bytes of the moments of one shard, over all sites, before compression: compression saves
-    little.
+    """Bytes of the moments of one shard, over all sites, uncompressed: compression saves little.
 
     >>> moments_bytes([576], 10, "float64")
     13363200
@@ -90,7 +89,7 @@ def moments_bytes(widths: Sequence[int], bands: int, dtype: MomentsDtype) -> int
 def band_counts(lengths: npt.NDArray[np.integer], ends: Sequence[int]) -> npt.NDArray[np.int64]:
     """(B,) rows of a shard in each band.
 
-    lengths: (P,) tokens of each of its prompts; 0 of those that are set aside. ends: (B,), of the
+    lengths: (P,) tokens of each of its prompts; 0 for those that are set aside. ends: (B,), of the
     bands.
 
     >>> band_counts(np.array([5, 2]), (3, 6))
@@ -121,7 +120,7 @@ def scatter_array(site: SiteSpec, plan: Plan) -> ArraySpec:
 def scatter_rows(site: SiteSpec, plan: Plan, moments: SiteMoments) -> npt.NDArray[Any]:
     """The scatter matrices of one site as rows of `scatter_array`.
 
-    Raises InputError where they are beyond float32.
+    Raises InputError if they exceed float32.
     """
     if not np.isfinite(moments.scatter).all():
         raise InputError(
@@ -162,7 +161,7 @@ def moments_table(plan: Plan, moments: Mapping[str, SiteMoments]) -> pa.Table:
 def check_moments(
     site: SiteSpec, plan: Plan, moments: SiteMoments, counts: npt.NDArray[np.int64]
 ) -> None:
-    """ValueError unless `moments` are of `counts` rows, (B,), in the plan's bands and dtype."""
+    """ValueError unless `moments` have `counts` rows, (B,), and the plan's bands and dtype."""
     bands = len(plan.moment_ends)
     expected = ((bands, site.width), (bands, packed_size(site.width)), plan.moments_dtype)
     found = (moments.mean.shape, moments.scatter.shape, moments.scatter.dtype.name)
@@ -173,7 +172,7 @@ def check_moments(
 
 
 def table_problems(table: pa.Table, plan: Plan, counts: npt.NDArray[np.int64]) -> list[str]:
-    """Every reason `table` is not of the plan's sites and bands, with `counts` rows, (B,)."""
+    """Every reason `table` does not fit the plan's sites and bands, and `counts` rows, (B,)."""
     bands = len(plan.moment_ends)
     sites = [site for site in plan.site_names for _ in range(bands)]
     if table["site"].to_pylist() != sites:

@@ -1,12 +1,12 @@
-"""Rows of a Zarr array, decoded chunk by chunk straight into the array that is returned.
+"""Reads rows of a Zarr array, decoded chunk by chunk directly into the returned array.
 
 One thread handles a chunk from start to end: it reads the stored bytes into a buffer that stays in
 its core's cache, hashes them, compares the hash with the record, and unpacks them into their slice
-of the output. Rows that are widened, or of which only some are wanted, go through a second such
-buffer. Nothing is returned before every chunk agrees.
+of the output. Rows that are widened, or only partly requested, go through a second such buffer.
+Nothing is returned before every chunk agrees.
 
-Files are read, not mapped: a file that is cut short or removed on a network file system while it
-is mapped ends the process with SIGBUS, and bytes in a mapping can change between hash and use.
+Files are read, not mapped: if a mapped file is truncated or removed on a network file system, the
+process ends with SIGBUS, and bytes in a mapping can change between hash and use.
 """
 
 import threading
@@ -28,12 +28,12 @@ from lpp.store.arrays.layout import ArrayLayout, Rows, misfit
 from lpp.store.objects.protocol import Source
 
 ReadAs: TypeAlias = Literal["stored", "float32"]
-"""Rows as they lie on disk, bfloat16 as uint16, or as float32."""
+"""Rows as stored, with bfloat16 as uint16, or as float32."""
 
 MIB: Final = 1 << 20
 
 KEPT_BYTES: Final = 16 * MIB
-"""A thread keeps buffers of up to this many bytes; chunks that a writer makes take 3 MiB."""
+"""A thread keeps buffers of up to this many bytes; a writer's chunks take 3 MiB."""
 
 
 TILE_BYTES: Final = MIB
@@ -41,16 +41,16 @@ TILE_BYTES: Final = MIB
 
 
 class RecordedChunk(Protocol):
-    """What the commit record says of a chunk."""
+    """The commit record's entry of a chunk."""
 
     @property
     def bytes(self) -> int:
-        """As it is stored."""
+        """Stored size in bytes."""
         ...
 
     @property
     def xxh3_128(self) -> str:
-        """Of those bytes, in hex."""
+        """Checksum of the stored bytes, in hex."""
         ...
 
 
@@ -70,15 +70,15 @@ class BytesSource:
 
 @dataclass(frozen=True, slots=True)
 class _Chunk:
-    """One chunk of an array: where its bytes lie, which rows it holds."""
+    """One chunk of an array: the position of its bytes, and its rows."""
 
     source: Source
     key: str
-    """Of its object, below the array."""
+    """Key of its object, below the array."""
     offset: int
     length: int
     first_row: int
-    """Of the array."""
+    """Index of its first row in the array."""
     xxh3_128: str | None
 
 
@@ -96,13 +96,14 @@ def read_rows(
 ) -> npt.NDArray[Any]:
     """Rows from `start` up to `end` of an array, (end - start, width).
 
-    sources: its objects in order, `c/0/0` first. where: of the array, for messages. chunks: what
-    the record says of each chunk, in row order; then only the chunks of these rows are read, and
-    compared. Without it the caller has compared the objects with their record. out: where rows go,
-    C-contiguous; new memory by default. pool: threads that decode beside the caller's.
+    sources: its objects in order, `c/0/0` first. where: place of the array, for messages. chunks:
+    the record's entry of each chunk, in row order; then only the chunks of these rows are read, and
+    compared. Without it the caller must have compared the objects with their record. out: where
+    rows are written, C-contiguous; new memory by default. pool: threads that decode beside the
+    caller's.
 
-    FormatError(CORRUPT) for bytes that are not what was committed; `out` then holds nothing of
-    use. OSError where an object cannot be read.
+    Raises FormatError(CORRUPT) for bytes that are not as committed; `out` is then undefined. Raises
+    OSError if an object cannot be read.
     """
     spec = layout.spec
     if not 0 <= start <= end <= spec.rows:
@@ -130,10 +131,10 @@ def check_objects(
     where: str,
     chunks: Sequence[RecordedChunk] | None = None,
 ) -> None:
-    """FormatError(CORRUPT) unless every chunk is there and declares the size it should have.
+    """Raise FormatError(CORRUPT) unless every chunk exists and declares the size it should have.
 
-    chunks: where given, the index must also say that they lie where the record has them: readers
-    without the record use the index. Reads the index and 16 bytes a chunk, and unpacks nothing.
+    chunks: if given, the index must also agree with the record's positions, because readers without
+    the record use the index. Reads the index and 16 bytes a chunk, and unpacks nothing.
     """
     _check_count(sources, layout, where)
     for number, source in enumerate(sources):
@@ -165,7 +166,7 @@ def to_float32(rows: Rows) -> npt.NDArray[np.float32]:
 
 
 def _convert(rows: npt.NDArray[Any], out: npt.NDArray[Any]) -> None:
-    """Copy `rows` into `out`, of their type or of float32."""
+    """Copy `rows` into `out`, of the same type or of float32."""
     if rows.dtype == np.uint16 and out.dtype == np.float32:
         # Widening, then shifting in place, keeps both loops vectorised: NumPy's left_shift with a
         # cast goes through a small buffer and takes 1.4 times as long.
@@ -239,7 +240,7 @@ def _places(source: Source, layout: ArrayLayout, number: int) -> list[tuple[int,
 def _recorded_places(
     sources: Sequence[Source], layout: ArrayLayout, chunks: Sequence[RecordedChunk]
 ) -> list[tuple[int, int]]:
-    """As `_places_by_index`, from the record: one object, chunks from byte 0, then the index."""
+    """As `_places`, from the record: one object, chunks from byte 0, then the index."""
     if len(sources) != 1 or not layout.sharded or len(chunks) != layout.object_chunks:
         raise ValueError(f"not one object of {len(chunks)} chunks, as its record says")
     places = list(places_in_order(chunk.bytes for chunk in chunks))
@@ -259,7 +260,7 @@ def _check_size(header: memoryview, length: int, layout: ArrayLayout) -> None:
 
 
 class _Buffers(threading.local):
-    """Memory of one thread, reused for each chunk: fresh pages cost more than the reading."""
+    """Memory of one thread, reused for each chunk: new pages cost more than the reading."""
 
     def __init__(self) -> None:
         self._kept = {"packed": np.empty(0, np.uint8), "unpacked": np.empty(0, np.uint8)}
@@ -277,7 +278,7 @@ _buffers = _Buffers()
 
 
 def _decode(chunk: _Chunk, layout: ArrayLayout, rows: slice, out: npt.NDArray[Any]) -> None:
-    """Rows of one chunk, by their numbers in the array, into `out`. ValueError, EOFError."""
+    """Decode `rows`, by index in the array, of one chunk into `out`. ValueError, EOFError."""
     spec = layout.spec
     packed = _buffers.get("packed", chunk.length).data
     chunk.source.read_into(packed, chunk.offset)
@@ -298,14 +299,14 @@ def _decode(chunk: _Chunk, layout: ArrayLayout, rows: slice, out: npt.NDArray[An
 
 
 def _each(call: Callable[[_Chunk], None], chunks: Sequence[_Chunk], pool: Executor | None) -> None:
-    """`call` each chunk, in this thread and those of `pool`; raises what the first failure did.
+    """`call` each chunk, in this thread and those of `pool`; raises the first error.
 
     The caller takes part, so a pool that is busy with other readers delays nobody. Returns only
-    when no thread is at work any more: the files may be closed, and `out` used for other rows.
+    when all threads have finished, because the files may then be closed, and `out` reused.
 
-    Each thread takes chunks that follow one another, then the last ones of whoever has most left.
-    Two threads at neighbouring chunks would both zero the huge page of memory that these share,
-    which made reading into new memory 1.5 times as slow.
+    Each thread takes consecutive chunks, then the last ones of the thread with most left. Two
+    threads at neighbouring chunks would both zero the huge page of memory that these share, which
+    made reading into new memory 1.5 times as slow.
     """
     threads = max(1, min(len(chunks), usable_cores())) if pool else 1
     bounds = [len(chunks) * thread // threads for thread in range(threads + 1)]

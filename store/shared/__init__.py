@@ -1,1 +1,1 @@
-"""What many runs of a store share: heads, matrices and the like, each committed once."""
+"""Directories that runs of a store share, such as heads and matrices, each committed once."""

@@ -1,8 +1,9 @@
-"""What models wrote after texts, committed before a run is: SPEC.md section 10.
+"""What models wrote after texts, committed before the run itself: SPEC.md section 10.
 
-A plan names what was written by its tokens, so they must be there before it is frozen. They are
-kept in blocks of consecutive prompts, so that a process which is killed, or runs beside others on
-the same run, generates none twice; and since the first block stays, all come to one plan.
+A plan contains the tokens that a model wrote, so they must exist before the plan is frozen. They
+are committed in blocks of consecutive prompts, so a process that is killed, or that shares the run
+with others, writes no block twice. The first commit of a block stays, so all processes get the same
+plan.
 """
 
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ def block_name(source: ContinuationSource, first: int) -> str:
 
 
 def seed_name(source: ContinuationSource) -> str:
-    """Name of the directory that says which seed was drawn for `source`, whatever its seed."""
+    """Name of the directory with the seed that was drawn for `source`, whatever its seed."""
     unseeded = replace(source, continuation=replace(source.continuation, seed=None))
     return f"{_hash(unseeded)}-seed"
 
@@ -36,9 +37,9 @@ def _hash(source: ContinuationSource) -> str:
 
 
 def settled_seed(root: Objects, source: ContinuationSource, drawn: int) -> int:
-    """The seed of `source` where nobody gave one: that of the first who asked, else `drawn`.
+    """The seed of `source` if nobody chose one: the one drawn first in this store, else `drawn`.
 
-    So parts of one run share a seed, and a command that is repeated without one resumes.
+    So the parts of one run share a seed, and a command that is repeated without a seed resumes.
     """
     drawn_here = replace(source, continuation=replace(source.continuation, seed=drawn))
     record = ContinuationRecord(source=drawn_here, first=0, rows=0, objects={})
@@ -50,13 +51,13 @@ def settled_seed(root: Objects, source: ContinuationSource, drawn: int) -> int:
 
 
 def kept_seed(root: Objects, source: ContinuationSource) -> int | None:
-    """The seed that was drawn for `source` before; None: none was."""
+    """The seed that was drawn for `source` earlier; None if none was."""
     found = _open(root, seed_name(source))
     return None if found is None else found.record.source.continuation.seed
 
 
 def removed_meanwhile(root: Objects) -> ConflictError:
-    """The error where what was committed a moment ago is gone."""
+    """The error if something that was just committed is gone."""
     return ConflictError(
         f"{root.place / CONTINUATIONS_KEY}: something was removed there while it was written. See "
         "that nothing else works there, then repeat the same command.",
@@ -65,7 +66,7 @@ def removed_meanwhile(root: Objects) -> ConflictError:
 
 
 def commit_block(root: Objects, source: ContinuationSource, first: int, written: pa.Table) -> bool:
-    """Commit what was written after the prompts from `first` on; False where another was first.
+    """Commit what was written after the prompts from `first` on; False if another was first.
 
     written: (n, 3), `WRITTEN_SCHEMA`, a row for each prompt in order.
     """
@@ -82,9 +83,9 @@ def commit_block(root: Objects, source: ContinuationSource, first: int, written:
 
 
 def read_block(root: Objects, source: ContinuationSource, first: int, rows: int) -> pa.Table | None:
-    """What is committed after the `rows` prompts from `first` on, `WRITTEN_SCHEMA`; None: nothing.
+    """The committed continuations of the `rows` prompts from `first` on, `WRITTEN_SCHEMA`; or None.
 
-    FormatError, with the next command, for altered bytes.
+    Raises FormatError, with the next command, for altered bytes.
     """
     found = _open(root, block_name(source, first))
     if found is None or found.record.rows != rows:
@@ -113,7 +114,7 @@ def _table(found: SharedDirectory[ContinuationRecord]) -> pa.Table:
 
 
 def continuation_problems(found: SharedDirectory[ContinuationRecord]) -> Iterator[str]:
-    """Why a directory whose bytes are right is no continuation."""
+    """Problems of a continuation whose bytes are as committed."""
     record, name = found.record, found.path.name
     if not record.rows:
         if name != seed_name(record.source) or record.source.continuation.seed is None:
@@ -126,7 +127,7 @@ def continuation_problems(found: SharedDirectory[ContinuationRecord]) -> Iterato
 
 
 def _table_problems(written: pa.Table, record: ContinuationRecord) -> list[str]:
-    """Every reason `written` is not what was written after the prompts of `record`."""
+    """Every reason `written` does not fit the prompts of `record`."""
     problems = []
     ids = written["prompt_id"].to_numpy()
     if not np.array_equal(ids, np.arange(record.first, record.first + record.rows)):

@@ -1,7 +1,7 @@
 """A directory that many runs of a store share, `<folder>/<name>/`: SPEC.md section 10.
 
-What lies there changes no number of a run, and every run is read without it. So the first writer's
-stays, a damaged one may be removed, and repeating the capture command writes it again.
+Its content changes no number of a run, and every run is readable without it. So the first writer's
+directory stays, a damaged one may be removed, and the repeated capture command writes it again.
 """
 
 from collections.abc import Callable
@@ -22,17 +22,17 @@ class SharedDirectory(Checked[Record]):
 
     @property
     def remedy(self) -> str:
-        """What to do about an altered object, for messages."""
+        """Advice for messages about an altered object."""
         return shared_remedy(self.directory.root)
 
 
 def open_shared(
     root: Objects, folder: str, name: str, kind: type[Record]
 ) -> SharedDirectory[Record] | None:
-    """The directory `<folder>/<name>/` of a store; None where none is committed.
+    """The directory `<folder>/<name>/` of a store; None if it is not committed.
 
-    FormatError, with the next command: CORRUPT for an altered record, UNSUPPORTED_VERSION for a
-    newer release's. Objects are compared when they are read.
+    Raises FormatError, with the next command: CORRUPT for an altered record, UNSUPPORTED_VERSION if
+    a newer release wrote it. Objects are compared when they are read.
     """
     directory = root.below(f"{folder}/{name}")
     try:
@@ -48,14 +48,14 @@ def open_shared(
 def holds_shared(root: Objects, folder: str, name: str, kind: type[Record]) -> bool:
     """Whether `<folder>/<name>/` is committed with an intact record; compares no object.
 
-    FormatError(UNSUPPORTED_VERSION) for a newer release's.
+    Raises FormatError(UNSUPPORTED_VERSION) if a newer release wrote it.
     """
     where = root.below(f"{folder}/{name}")
     try:
         data = where.get(COMMIT_KEY, MAX_DOCUMENT_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         return False
-    except FormatError:  # a link, or more than any record
+    except FormatError:  # a link, or longer than any record
         return False
     return undamaged_record(kind, data, str(where.place / COMMIT_KEY)) is not None
 
@@ -63,13 +63,12 @@ def holds_shared(root: Objects, folder: str, name: str, kind: type[Record]) -> b
 def commit_shared(
     root: Objects, folder: str, name: str, record: Record, write: Callable[[Attempt], None]
 ) -> bool:
-    """Commit `<folder>/<name>/`; False where an intact one is there, which costs one small read.
+    """Commit `<folder>/<name>/`; False if an intact one exists, which costs one small read.
 
-    record: not sealed; format, objects and base are filled in. write: puts the objects into an
-    attempt; not called where it is not needed. A damaged record is replaced. Any number of
-    processes may call it at once: one wins.
-    MachineError for a full or read-only disk, FormatError(UNSUPPORTED_VERSION) where a newer
-    release wrote the directory.
+    record: not sealed; this fills in format, objects and base. write: puts the objects into an
+    attempt; called only if needed. A damaged record is replaced. Any number of processes may call
+    this at once: one wins. Raises MachineError for a full or read-only disk,
+    FormatError(UNSUPPORTED_VERSION) if a newer release wrote the directory.
     """
     if holds_shared(root, folder, name, type(record)):
         return False
@@ -77,7 +76,7 @@ def commit_shared(
 
 
 def shared_remedy(root: Place) -> str:
-    """What to do about a damaged directory that runs share."""
+    """Advice for a damaged directory that runs share."""
     return (
         f"Every run is read without it: `lpp-capture repair {root}` removes the directory, and "
         "repeating the `lpp-capture run` command writes it again."

@@ -1,12 +1,13 @@
-"""Heads: how a model turns rows of `final` into logits, SPEC.md section 10.
+"""Heads: the last layer, which maps rows of `final` to logits, SPEC.md section 10.
 
-A head is a matrix and what follows it. With the stored rows of `final` it gives the logits of every
-token again, without the model: the distribution over all V tokens, where a run keeps eight numbers.
+A head is a matrix and the steps after the product. With the stored rows of `final` it gives the
+logits of every token again, without the model: the distribution over all V tokens, of which a run
+stores only eight numbers.
 
-The arithmetic is the model's as far as NumPy can follow. The product is taken in float32 and then
-rounded to the dtype of the head, and each later step is taken in float32 and rounded likewise. A
-kernel that sums in another order may round a product that lies on the edge between two values of
-bfloat16 the other way: such a logit differs by one unit in its last place.
+The arithmetic is the model's as far as NumPy can reproduce it. The product is computed in float32
+and rounded to the dtype of the head; each later step is computed in float32 and rounded likewise. A
+kernel that adds in another order may round a product near the middle of two bfloat16 values the
+other way: such a logit differs by one unit in the last place.
 """
 
 import math
@@ -42,18 +43,18 @@ EPSILON: Final[dict[StoredDtype, float]] = {
     "float16": 2.0**-10,
     "float32": 2.0**-23,
 }
-"""The most that one unit in the last place of a value is of the value."""
+"""Relative size of one unit in the last place, at most."""
 
 WIDENED_BYTES: Final = 1 << 30
-"""A matrix of at most so many bytes in float32 is widened once, when it is opened. A larger one
-stays as it is stored, and is widened a block of columns at a time for every tile of rows, which
-costs a third of the product of 256 rows."""
+"""Most bytes in float32 of a matrix that is widened once, when it is opened. A larger one stays as
+stored, and is widened one block of columns at a time for every tile of rows, which costs a third of
+the product of 256 rows."""
 
 BLOCK_BYTES: Final = 32 << 20
-"""Of such a block in float32."""
+"""Bytes of such a block in float32."""
 
 TILE_BYTES: Final = 128 << 20
-"""Of the logits of a tile: 682 rows of 49,152 columns, 128 of 262,144."""
+"""Bytes of the logits of a tile: 682 rows of 49,152 columns, 128 of 262,144."""
 
 PIECE: Final = 1 << 18
 """Logits that are rounded together, so that they stay in the cache: 1 MiB."""
@@ -64,7 +65,7 @@ _DECIMAL: Final = re.compile(r"-?[0-9]+(\.[0-9]+)?(e[+-]?[0-9]+)?")
 
 @dataclass(frozen=True, kw_only=True)
 class Steps:
-    """What follows the product, in this order; None: the step is left out."""
+    """Steps after the product, in this order; None: the step is left out."""
 
     divisor: float | None = None
     """z / divisor"""
@@ -75,31 +76,31 @@ class Steps:
 
     @property
     def roundings(self) -> int:
-        """How often a logit is rounded to the dtype of the head, after the product included."""
+        """How often a logit is rounded to the dtype of the head, including after the product."""
         single = (self.divisor is not None) + (self.scale is not None)
         return 1 + single + 3 * (self.softcap is not None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeadContent:
-    """A head as a backend offers it, to be kept."""
+    """A head that a backend offers for storing."""
 
     matrix: Matrix
     steps: Steps = Steps()
 
 
 class Head:
-    """Makes logits of rows of `final`. Opened with `Run.head`.
+    """Computes logits from rows of `final`. Opened with `Run.head`.
 
-    The matrix lies in memory: as float32 where that takes at most `WIDENED_BYTES`, else as stored.
+    The matrix is in memory: as float32 if that takes at most `WIDENED_BYTES`, else as stored.
     """
 
     def __init__(self, content: HeadContent, *, name: str = "") -> None:
         matrix = content.matrix
         self.name = name
-        """Of its directory under `heads/`."""
+        """Name of its directory under `heads/`."""
         self.dtype = matrix.dtype
-        """Of the matrix, and of the logits after each step."""
+        """Dtype of the matrix, and of the logits after each step."""
         self.steps = content.steps
         self.vocabulary, self.width = (int(n) for n in matrix.weight.shape)
         """V, columns of the logits, and d, columns of `final`."""
@@ -113,20 +114,20 @@ class Head:
 
     @property
     def weight(self) -> npt.NDArray[Any]:
-        """(V, d), as float32 or, of a large matrix, as stored."""
+        """(V, d), as float32 or, if the matrix is large, as stored."""
         return self._weight
 
     @property
     def bias(self) -> Float32 | None:
-        """(V,), added to the products; None where nothing is."""
+        """(V,), added to the products; None if there is no bias."""
         return self._bias
 
     def logits(self, rows: npt.NDArray[Any], out: Float32 | None = None) -> Float32:
         """The logits of `rows`, (n, V) float32 whose values are those of `dtype`.
 
         rows: (n, d) of `final`, float32. out: (n, V) float32, C-contiguous, overwritten and
-        returned; new memory by default, whose fresh pages cost time. Costs 2 n V d operations in
-        float32, on as many threads as NumPy's BLAS has. ValueError for other shapes.
+        returned; by default new memory, whose first use costs time. Costs 2 n V d operations in
+        float32, on as many threads as NumPy's BLAS has. Raises ValueError for other shapes.
         """
         n = len(rows)
         if rows.shape != (n, self.width):
@@ -146,9 +147,10 @@ class Head:
         return out
 
     def multiply(self, rows: npt.NDArray[Any], out: Float32) -> None:
-        """The products of (n, d) `rows`, and what is added, in (n, V) `out`: logits that are not
-        rounded yet. `finish` takes the steps that are left, for all rows or for a few at a time,
-        while they are in the cache.
+        """Write the products of (n, d) `rows`, with the bias, to (n, V) `out`, not yet rounded.
+
+        `finish` applies the remaining steps, to all rows or to a few at a time while they are in
+        the cache.
         """
         rows = np.ascontiguousarray(rows, np.float32)
         for columns, weight in self._blocks():
@@ -157,7 +159,7 @@ class Head:
             out += self._bias
 
     def finish(self, products: Float32) -> None:
-        """Make logits of C-contiguous products of `multiply`, in place."""
+        """Turn C-contiguous products of `multiply` into logits, in place."""
         flat = products.reshape(-1)
         for start in range(0, flat.size, PIECE):
             self._after_product(flat[start : start + PIECE])
@@ -165,10 +167,10 @@ class Head:
     def tiles(
         self, rows: npt.NDArray[Any], tile_rows: int | None = None
     ) -> Iterator[tuple[slice, Float32]]:
-        """The logits of `rows` a tile at a time: which rows, and their (n, V) logits.
+        """The logits of `rows`, one tile at a time: the slice of rows, and their (n, V) logits.
 
-        All tiles lie in the same memory: one is valid until the next is asked for, and may be
-        altered. tile_rows: as many as `TILE_BYTES` hold by default.
+        All tiles use the same memory: each is valid until the next is requested, and may be
+        changed. tile_rows: by default as many as `TILE_BYTES` hold.
         """
         step = tile_rows or max(1, TILE_BYTES // (4 * self.vocabulary))
         memory = np.empty((min(step, len(rows)), self.vocabulary), np.float32)
@@ -177,7 +179,8 @@ class Head:
             yield tile, self.logits(rows[tile], out=memory[: tile.stop - tile.start])
 
     def error_bound(self, logits: Float32) -> Float32:
-        """How far any logit of each row may be from the model's own, (n,), in logits of (n, V).
+        """Largest possible distance of any logit of a row from the model's own, (n,), for (n, V)
+        logits.
 
         Each rounding may go the other way, by one unit in the last place, and no step enlarges a
         relative difference: roundings times epsilon times the largest magnitude of the row.
@@ -187,7 +190,7 @@ class Head:
         return bound
 
     def _blocks(self) -> Iterator[tuple[slice, Float32]]:
-        """Columns of the logits, and the rows of the matrix that make them, in float32."""
+        """Columns of the logits, and the rows of the matrix that give them, in float32."""
         if self._weight.dtype == np.float32:
             yield slice(0, self.vocabulary), self._weight
             return
@@ -197,7 +200,7 @@ class Head:
             yield columns, to_float32(self._weight[columns])
 
     def _after_product(self, z: Float32) -> None:
-        """Round (n,) products, then take the steps, in place."""
+        """Round (n,) products, then apply the steps, in place."""
         steps = self.steps
         self._round(z)
         if steps.divisor is not None:
@@ -216,7 +219,7 @@ class Head:
             self._round(z)
 
     def _round(self, z: Float32) -> None:
-        """Round each value to the nearest of `dtype`, ties to even, in place."""
+        """Round each value to the nearest value of `dtype`, ties to even, in place."""
         if self.dtype == "bfloat16":
             bits = z.view(np.uint32)
             odd = (bits >> 16) & 1
@@ -243,7 +246,8 @@ def entropy_and_log_z(logits: Float32) -> tuple[Float32, Float32]:
     for start in range(0, n, step):
         z = logits[start : start + step]
         largest = z.max(axis=1)
-        # exp is 0 below: -inf, which some models give columns that are no token, would make 0 * inf
+        # exp is 0 below: -inf, which some models give for columns that are no token, would give 0 *
+        # inf
         shifted = np.maximum(z - largest[:, None], np.float32(-110))
         weights = np.exp(shifted)
         total = weights.sum(axis=1)
@@ -255,11 +259,11 @@ def entropy_and_log_z(logits: Float32) -> tuple[Float32, Float32]:
 
 
 def entropy_factor(vocabulary: int) -> float:
-    """By how much entropy may change, at most, where no logit changes by more than 1.
+    """Largest possible change of the entropy if no logit changes by more than 1.
 
-    The derivative of the entropy by the logits is -p (ln p + entropy), whose absolute sum is at
-    most the root of the varentropy, and that is below ln(V) / 2 + 1 (Reeb and Wolf 2015). ln of the
-    sum changes by 1 at most.
+    The derivative of the entropy with respect to the logits is -p (ln p + entropy). Its absolute
+    sum is at most the root of the varentropy, which is below ln(V) / 2 + 1 (Reeb and Wolf 2015). ln
+    of the sum changes by 1 at most.
     """
     return math.log(vocabulary) / 2 + 1
 
@@ -268,7 +272,7 @@ def entropy_factor(vocabulary: int) -> float:
 
 
 def head_model(plan: Plan) -> HeadModel:
-    """What of a plan decides its head."""
+    """The parts of a plan that decide its head."""
     return HeadModel(
         weights=plan.model.weights,
         untrained_seed=plan.model.untrained_seed,
@@ -278,15 +282,15 @@ def head_model(plan: Plan) -> HeadModel:
 
 
 def head_name(plan: Plan) -> str:
-    """Name of the directory under `heads/` of the runs that are of the plan's model."""
+    """Name of the directory under `heads/` for the runs of the plan's model."""
     return _name(head_model(plan))
 
 
 def head_directories(root: Objects, plan: Plan) -> tuple[str, ...]:
-    """The directories of the head of the plan's model and of its matrix, relative to the store;
-    none unless both are committed. Compares no object.
+    """The directories of the head of the plan's model and of its matrix, relative to the store.
 
-    FormatError(UNSUPPORTED_VERSION) for a newer release's.
+    Empty unless both are committed. Compares no object. Raises FormatError(UNSUPPORTED_VERSION) if
+    a newer release wrote one.
     """
     name = head_name(plan)
     if not holds_shared(root, HEADS_KEY, name, HeadRecord):
@@ -298,10 +302,11 @@ def head_directories(root: Objects, plan: Plan) -> tuple[str, ...]:
 
 
 def commit_head(root: Objects, plan: Plan, content: HeadContent) -> str:
-    """Keep the head of the plan's model unless one is there; its matrix first, unless an equal one
-    is. Returns the name of the matrix.
+    """Store the head of the plan's model unless the store has it; its matrix first, unless an equal
+    one exists. Returns the name of the matrix.
 
-    ValueError for a head that does not make the plan's logits. Raises as `commit_shared`.
+    Raises ValueError for a head that does not give the plan's logits, and what `commit_shared`
+    raises.
     """
     rows, width = content.matrix.weight.shape
     if rows != plan.model.logits_width:
@@ -323,9 +328,9 @@ def commit_head(root: Objects, plan: Plan, content: HeadContent) -> str:
 
 
 def open_head(root: Objects, plan: Plan) -> Head | None:
-    """The head of the plan's model, its matrix in memory; None where the store does not hold both.
+    """The head of the plan's model, its matrix in memory; None unless the store has both.
 
-    FormatError for altered bytes, with the next command, and for a newer release's.
+    Raises FormatError for altered bytes, with the next command, and if a newer release wrote it.
     """
     found = open_shared(root, HEADS_KEY, head_name(plan), HeadRecord)
     if found is None:
@@ -353,7 +358,7 @@ def open_head(root: Objects, plan: Plan) -> Head | None:
 
 
 def head_problems(found: SharedDirectory[Any]) -> Iterator[str]:
-    """Why a head whose bytes are right is not one that a reader may use."""
+    """Problems of a head whose bytes are as committed."""
     record: HeadRecord = found.record
     if problems := _record_problems(found):
         yield from problems
@@ -372,7 +377,7 @@ def head_problems(found: SharedDirectory[Any]) -> Iterator[str]:
 
 
 def _record_problems(found: SharedDirectory[HeadRecord]) -> list[str]:
-    """Why a record is not that of a head of its name."""
+    """Why a record does not belong to the head of its name."""
     record = found.record
     problems = []
     if _name(record.model) != found.path.name:

@@ -1,6 +1,6 @@
 """Matrices of unembeddings in a store, SPEC.md section 10: one directory for each distinct content.
 
-Models that were tuned with the unembedding left alone share a matrix, and so its bytes.
+Models that were fine-tuned with a frozen unembedding share its matrix, and so its bytes.
 """
 
 import hashlib
@@ -30,18 +30,18 @@ from lpp.store.objects.protocol import Objects
 from lpp.store.shared.directory import SharedDirectory, commit_shared, open_shared
 
 NAME_DIGITS: Final = 16
-"""Of the hash that names a shared directory."""
+"""Digits of the hash that names a shared directory."""
 
 DIMENSIONS: Final = ("vocabulary", "feature")
-"""Names of the dimensions of a matrix, for readers such as xarray that want some."""
+"""Names of the dimensions of a matrix, for readers such as xarray that need them."""
 
 HASHED_BYTES: Final = 64 << 20
-"""Values are hashed so many bytes at a time when they are verified."""
+"""Bytes of values that are hashed at a time during verification."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Matrix:
-    """What the rows of `final` are multiplied by, and what is added."""
+    """The matrix that multiplies the rows of `final`, and the bias."""
 
     dtype: StoredDtype
     weight: Rows
@@ -51,17 +51,17 @@ class Matrix:
 
     @property
     def arrays(self) -> dict[str, Rows]:
-        """Those that are there, by the name of their array."""
+        """The arrays that exist, by name."""
         return {"weight": self.weight} | ({} if self.bias is None else {"bias": self.bias})
 
     @property
     def nbytes(self) -> int:
-        """Of all values."""
+        """Bytes of all values."""
         return sum(values.nbytes for values in self.arrays.values())
 
 
 def array_spec(name: str, dtype: StoredDtype, rows: int, width: int) -> ArraySpec:
-    """The array `weight` or `bias` of a matrix of so many rows and columns."""
+    """The array `weight` or `bias` of a matrix with `rows` rows and `width` columns."""
     return ArraySpec(
         name=name,
         rows=rows,
@@ -73,9 +73,9 @@ def array_spec(name: str, dtype: StoredDtype, rows: int, width: int) -> ArraySpe
 
 
 def commit_matrix(root: Objects, matrix: Matrix) -> str:
-    """Write a matrix unless one of its content is there; returns the name of its directory.
+    """Write a matrix unless one with equal content exists; returns the name of its directory.
 
-    Costs a SHA-256 of its values, and their compression where they are written. ValueError for
+    Costs a SHA-256 of its values, and their compression if they are written. Raises ValueError for
     arrays that do not fit each other.
     """
     rows, width = matrix.weight.shape
@@ -104,12 +104,12 @@ def commit_matrix(root: Objects, matrix: Matrix) -> str:
 
 
 def open_matrix(root: Objects, name: str) -> SharedDirectory[MatrixRecord] | None:
-    """The matrix of that name; None where none is committed. Raises as `open_shared`."""
+    """The matrix of that name; None if it is not committed. Raises as `open_shared`."""
     return open_shared(root, MATRICES_KEY, name, MatrixRecord)
 
 
 def read_matrix(found: SharedDirectory[MatrixRecord]) -> Matrix:
-    """Its values, as stored. FormatError for altered bytes."""
+    """The values of a matrix, as stored. Raises FormatError for altered bytes."""
     arrays = {}
     for name in _names(found):
         spec = _spec(found, name)
@@ -119,7 +119,7 @@ def read_matrix(found: SharedDirectory[MatrixRecord]) -> Matrix:
 
 
 def matrix_problems(found: SharedDirectory[Any]) -> Iterator[str]:
-    """Why a matrix whose bytes are right is not the one that its name says. Reads every value."""
+    """Problems of a matrix whose bytes are as committed: its name, for one. Reads every value."""
     record: MatrixRecord = found.record
     if not record.content.startswith(found.directory.place.name):
         yield f"its content is {record.content[:NAME_DIGITS]}, not its name"
@@ -137,7 +137,7 @@ def matrix_problems(found: SharedDirectory[Any]) -> Iterator[str]:
 
 
 def _names(found: SharedDirectory[MatrixRecord]) -> list[str]:
-    """Arrays that are there; `weight` always is, or reading refuses."""
+    """Names of the arrays that exist; without `weight`, reading raises an error."""
     has_bias = f"{MATRIX_KEY}/bias/{METADATA_KEY}" in found.record.objects
     return ["weight", *(["bias"] if has_bias else [])]
 

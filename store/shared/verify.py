@@ -1,4 +1,4 @@
-"""Verify what the runs of a store share, and remove what is damaged: SPEC.md sections 8 and 10."""
+"""Verify directories that runs share, and remove damaged ones: SPEC.md sections 8 and 10."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class SharedKind:
     folder: str
     record: type[Any]
     problems: Callable[[SharedDirectory[Any]], Iterator[str]]
-    """What is wrong with a directory whose bytes are those that were committed."""
+    """Yields the problems of a directory whose bytes are as committed."""
 
 
 SHARED: Final = (
@@ -45,13 +45,13 @@ SHARED: Final = (
     SharedKind(folder=VOCABULARIES_KEY, record=VocabularyRecord, problems=vocabulary_problems),
     SharedKind(folder=CONTINUATIONS_KEY, record=ContinuationRecord, problems=continuation_problems),
 )
-"""Every kind; what names a directory of another kind comes after it."""
+"""Every kind; a kind that refers to directories of another kind comes after it."""
 
 
 def verify_shared(root: Url) -> list[Problem]:
-    """What is wrong with the directories that the runs of the store at `root` share.
+    """Problems of the directories that the runs of the store at `root` share.
 
-    Never raises for what lies in the store; places are relative to `root`.
+    Raises nothing for the content of the store; places are relative to `root`.
     """
     return [
         problem
@@ -62,10 +62,10 @@ def verify_shared(root: Url) -> list[Problem]:
 
 
 def remove_damaged(root: Url, *, dry_run: bool = False) -> list[Problem]:
-    """Remove each shared directory that is not what was committed; returns what is wrong with them.
+    """Remove each shared directory that is not as committed; returns the problems.
 
-    A directory that names a removed one goes as well. What a newer release wrote stays, and is not
-    among the problems. dry_run: remove nothing.
+    A directory that refers to a removed one is removed too. What a newer release wrote stays, and
+    is not among the problems. dry_run: remove nothing.
     """
     removed = []
     for kind in SHARED:
@@ -73,7 +73,7 @@ def remove_damaged(root: Url, *, dry_run: bool = False) -> list[Problem]:
             if is_newer(directory, kind.record):
                 continue
             if not dry_run:
-                directory.delete([COMMIT_KEY])  # first: without it nothing counts
+                directory.delete([COMMIT_KEY])  # first: without it nothing is committed
                 directory.delete_below("")
             removed += problems
     return removed
@@ -82,7 +82,7 @@ def remove_damaged(root: Url, *, dry_run: bool = False) -> list[Problem]:
 def _damaged(root: Objects, kind: SharedKind) -> Iterator[tuple[Objects, list[Problem]]]:
     for directory, found in verify_each(root, kind.folder, kind.record):
         problems = found
-        if not problems:  # what the bytes mean is only looked at where the bytes are right
+        if not problems:  # the content is only checked if the bytes are as committed
             shared = SharedDirectory(directory, open_checked(directory, kind.record).record)
             where = f"{kind.folder}/{directory.place.name}"
             problems = [Problem(where=where, what=what) for what in kind.problems(shared)]

@@ -1,7 +1,7 @@
-"""The tokens of a tokenizer in words, `vocabularies/<v>/`: SPEC.md section 10.
+"""The tokens of a tokenizer as text, `vocabularies/<v>/`: SPEC.md section 10.
 
-One for each tokenizer, whatever the runs: found by the fingerprint that every plan has, so runs
-that were captured before it was written have it too.
+There is one for each tokenizer, whatever the number of runs. It is found by the fingerprint in
+every plan, so it also serves runs that were captured before it was written.
 """
 
 import hashlib
@@ -48,11 +48,11 @@ def vocabulary_name(tokenizer: str) -> str:
 
 
 def add_vocabulary(root: Url, tokenizer: str, table: pa.Table) -> bool:
-    """Commit the vocabulary of a tokenizer; False where one is there.
+    """Commit the vocabulary of a tokenizer; False if the store has one.
 
     tokenizer: its fingerprint. table: (n, 3) `VOCABULARY_SCHEMA`, by ascending id.
-    Raises InputError(INVALID_VALUE) for a table that no reader would take, MachineError for a full
-    or read-only disk, FormatError(UNSUPPORTED_VERSION) where a newer release wrote one.
+    Raises InputError(INVALID_VALUE) for a table that readers would refuse, MachineError for a full
+    or read-only disk, FormatError(UNSUPPORTED_VERSION) if a newer release wrote one.
     """
     data = encode_table(table)
     try:
@@ -75,18 +75,18 @@ def add_vocabulary(root: Url, tokenizer: str, table: pa.Table) -> bool:
 def holds_vocabulary(root: Url, tokenizer: str) -> bool:
     """Whether the store at `root` has a vocabulary for `tokenizer`, a fingerprint: a small read.
 
-    FormatError(UNSUPPORTED_VERSION) for a newer release's.
+    Raises FormatError(UNSUPPORTED_VERSION) if a newer release wrote it.
     """
     name = vocabulary_name(tokenizer)
     return holds_shared(objects_at(root), VOCABULARIES_KEY, name, VocabularyRecord)
 
 
 def read_vocabulary(root: Url, tokenizer: str) -> pa.Table | None:
-    """The vocabulary of a tokenizer, (n, 3) `VOCABULARY_SCHEMA` by ascending id; None where the
-    store at `root` has none. tokenizer: its fingerprint.
+    """The vocabulary of a tokenizer, (n, 3) `VOCABULARY_SCHEMA` by ascending id; None if the store
+    at `root` has none.
 
-    FormatError, with the next command: CORRUPT for altered bytes, UNSUPPORTED_VERSION for a newer
-    release's.
+    tokenizer: its fingerprint. Raises FormatError, with the next command: CORRUPT for altered
+    bytes, UNSUPPORTED_VERSION if a newer release wrote it.
     """
     name = vocabulary_name(tokenizer)
     found = open_shared(objects_at(root), VOCABULARIES_KEY, name, VocabularyRecord)
@@ -102,7 +102,7 @@ def read_vocabulary(root: Url, tokenizer: str) -> pa.Table | None:
 
 
 def vocabulary_problems(found: SharedDirectory[VocabularyRecord]) -> Iterator[str]:
-    """What is wrong with a vocabulary whose bytes are those that were committed."""
+    """Problems of a vocabulary whose bytes are as committed."""
     try:
         table = _table(found)
     except FormatError as error:
@@ -121,7 +121,7 @@ def _table(found: SharedDirectory[VocabularyRecord]) -> pa.Table:
 
 
 def _ids_problem(table: pa.Table) -> str:
-    """What is wrong with the ids; nothing where each is there once, in order."""
+    """Why the ids are wrong; empty if each occurs once, in order."""
     ids = table["id"].to_numpy()
     return "" if np.all(np.diff(ids) > 0) else "ids are not in order, each once"
 
