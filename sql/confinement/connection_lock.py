@@ -1,12 +1,12 @@
-"""What the SQL of a connection may access: DuckDB's own settings, locked before any SQL runs.
+"""Limits what SQL may access: settings of DuckDB's, locked before any SQL runs.
 
-A database may come from a stranger, with views, defaults and generated columns of its own. It is
-attached inside the lock, so that nothing in it runs outside.
+A database may come from an untrusted source, with its own views, defaults and generated columns. It
+is attached once access is limited, so nothing in it runs without these limits.
 
-DuckDB lets SQL open the file of a database that is, or was, attached, and the folder that it
-spills into, whatever is forbidden otherwise. So a connection that writes no file loses the local
-file system as a whole. Where DuckDB may spill, `lpp.sql.confinement.statement_filter` looks at
-the statements too.
+DuckDB lets SQL open the file of a database that is, or was, attached, and the folder that it spills
+into, whatever else is forbidden. So a connection that writes no file loses access to the whole
+local file system. If DuckDB may spill, `lpp.sql.confinement.statement_filter` also checks the
+statements.
 https://duckdb.org/docs/stable/operations_manual/securing_duckdb/overview
 """
 
@@ -34,17 +34,17 @@ SETTABLE: Final = (
     "preserve_insertion_order",
 )
 """Settings that SQL may change: none of them gives access to anything. DuckDB 1 allows no
-exceptions."""
+exceptions from the lock."""
 
 SPILL_BYTES: Final = 10 << 30
-"""Most that one connection may spill by default; at most half of the disk that is free."""
+"""Most bytes that a connection may spill by default; also limited to half of the free disk."""
 
 NO_EXTENSIONS: Final = os.path.join(os.path.abspath(__file__), "no-extensions")
-"""Where DuckDB looks for extensions and would put new ones: no folder can be made below a file."""
+"""Folder for extensions, which cannot exist: its parent is a file."""
 
 _NETWORK: Final = "HTTPFileSystem,S3FileSystem,HuggingFaceFileSystem"
 _LOGS: Final = ("", ".wal", ".wal.checkpoint", ".wal.recovery")
-"""Endings of the files that belong to a database."""
+"""Suffixes of the files that belong to a database."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,17 +52,17 @@ class Access:
     """What SQL may access besides the tables."""
 
     write: bool = False
-    """The databases may be changed."""
+    """Whether the databases may be changed."""
     files: bool = False
-    """Any file that this user may open. Never the network, never an extension."""
+    """Whether any file that this user may open is accessible. Never the network or an extension."""
     variables: bool = False
-    """Variables of the Python code around it, as tables."""
+    """Whether variables of the surrounding Python code are accessible as tables."""
     spill: bool = False
-    """DuckDB may move what does not fit into memory to a private folder."""
+    """Whether DuckDB may move data that does not fit into memory to a private folder."""
     spill_limit: str | None = None
-    """The most that it may move, such as `50GiB`; by default `SPILL_BYTES`."""
+    """Most that it may move, such as `50GiB`; by default `SPILL_BYTES`."""
     result: Path | None = None
-    """The one file that DuckDB writes by itself: the Parquet file of `lpp-sql --output`."""
+    """The only file that DuckDB writes itself: the Parquet file of `lpp-sql --output`."""
 
     @property
     def uses_files(self) -> bool:
@@ -73,7 +73,7 @@ class Access:
 def attach_locked(
     connection: "DuckDBPyConnection", databases: Mapping[str, Path], access: Access
 ) -> None:
-    """Confine `connection` to `access` for good, and attach `databases` inside the lock.
+    """Confine `connection` to `access` permanently, and attach `databases` inside these limits.
 
     databases: name -> absolute path of the file.
     """
@@ -91,7 +91,7 @@ def attach_locked(
 def _before(
     connection: "DuckDBPyConnection", paths: Iterable[Path], access: Access
 ) -> Iterator[str]:
-    """Settings that come before the first database."""
+    """Settings that must precede the first database."""
     yield f"SET temp_directory = {literal(_spill_folder(connection, access))}"
     if access.spill:
         yield f"SET max_temp_directory_size = {literal(access.spill_limit or _spill_bytes())}"

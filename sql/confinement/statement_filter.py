@@ -1,8 +1,8 @@
 """Statements that `lpp-sql` refuses before it runs any.
 
-`lpp.sql.confinement.connection_lock` confines DuckDB itself. The filter adds one message for each
-way out, and closes the ways that the lock leaves open: a database that is detached no longer
-protects its file, and DuckDB 1 lets COPY overwrite even an attached one.
+`lpp.sql.confinement.connection_lock` confines DuckDB itself. The filter gives each forbidden access
+a message of its own, and closes two gaps of the lock: a detached database no longer protects its
+file, and DuckDB 1 lets COPY overwrite even an attached one.
 """
 
 import re
@@ -20,7 +20,7 @@ _TABLES: Final = frozenset({
     "EXECUTE", "INSERT", "MERGE_INTO", "PRAGMA", "RELATION", "SELECT", "SET", "TRANSACTION",
     "UPDATE", "VACUUM", "VARIABLE_SET",
 })
-"""Types of statements that stay inside the databases; one that a later DuckDB adds may not."""
+"""Types of statements that stay inside the databases; types of later DuckDB releases may not."""
 
 _QUERIES: Final = frozenset({
     "(", "DESCRIBE", "FROM", "PIVOT", "PIVOT_WIDER", "SELECT", "SUMMARIZE", "UNPIVOT", "WITH",
@@ -47,7 +47,7 @@ def refuse(
 ) -> None:
     """Raise InputError(NOT_ALLOWED) for the first of `statements` that leaves the databases.
 
-    files: --allow-files was given.
+    files: whether --allow-files was given.
     """
     allowed = _TABLES | _FILES if files else _TABLES
     for statement in statements:
@@ -59,9 +59,7 @@ def refuse(
 
 
 def _types(connection: "DuckDBPyConnection", statement: "Statement") -> Iterator[str]:
-    """The type of `statement`; if it contains another statement, as EXPLAIN does, the type of
-    that.
-    """
+    """The type of `statement`, or of the statement inside it, as in EXPLAIN."""
     try:
         name = statement.type.name
     except ValueError:  # DuckDB 2 on a type that its Python package does not know
@@ -80,12 +78,12 @@ def _types(connection: "DuckDBPyConnection", statement: "Statement") -> Iterator
 
 
 def _plain(text: str) -> str:
-    """`text` of the same length in ASCII: DuckDB counts bytes, and not those of every space."""
+    """`text` as ASCII of the same length: DuckDB counts in bytes, but not those of some spaces."""
     return "".join(sign if sign.isascii() else " " if sign.isspace() else "x" for sign in text)
 
 
 def _inside(text: str) -> tuple[list[str], list[str]]:
-    """The words of `text`, and what may be the statement inside its EXPLAIN or PREPARE.
+    """The words of `text`, and candidates for the statement inside its EXPLAIN or PREPARE.
 
     Words are keywords in capitals, and signs; a quoted name or a string equals no keyword.
     """

@@ -1,7 +1,7 @@
 """Folders under TMPDIR: for DuckDB's spilled data, and for files whose path DuckDB misreads.
 
-A folder's name tells which process made it (`lpp.store.objects.owners`). A process that is killed
-cannot remove its own: the next one that makes a folder does.
+A folder's name identifies the process that created it (`lpp.store.objects.owners`). A killed
+process cannot remove its folder: the next process that creates one does.
 """
 
 import re
@@ -21,7 +21,7 @@ r"""DuckDB 2 reads `\` as `/`, and every release puts the end of a log's name be
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
     """A folder that only this user may read, removed when the block ends."""
-    from lpp.store.objects import temporary  # not at the top: it brings the checksums
+    from lpp.store.objects import temporary  # not at the top: it imports the checksums
 
     with temporary.temporary_folder() as folder:
         yield folder
@@ -36,5 +36,5 @@ def folder_of(connection: "DuckDBPyConnection") -> Path:
 
 
 def misread(path: Path) -> bool:
-    """Whether DuckDB would open another path, or another log, than this one or its target."""
+    """Whether DuckDB would open another path, or another log, for this path or its target."""
     return any(_MISREAD.search(str(some)) for some in (path.absolute(), path.resolve()))

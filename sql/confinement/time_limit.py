@@ -1,4 +1,4 @@
-"""Run a query that ends at Ctrl-C and when its time is over."""
+"""Run a query that stops at Ctrl-C and at a time limit."""
 
 import threading
 from collections.abc import Callable
@@ -9,17 +9,17 @@ from lpp.store.errors import ErrorKind, InputError
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-_AGAIN_SECONDS = 0.1  # an interrupt between two queries of `work` is lost: ask until it ends
+_AGAIN_SECONDS = 0.1  # an interrupt between two queries of `work` is lost, so it is repeated
 
 
 def run_limited(connection: "DuckDBPyConnection", work: Callable[[], None], seconds: float) -> None:
-    """Run `work`, which uses `connection`, in a thread, so that Ctrl-C stops it at once: not every
-    call of every release of DuckDB looks at signals.
+    """Run `work`, which uses `connection`, in a thread, so that Ctrl-C stops it at once.
 
-    Raises InputError(TIMED_OUT) where it takes longer than `seconds`.
+    In the main thread it might not: some calls of some DuckDB releases ignore signals. Raises
+    InputError(TIMED_OUT) if it takes longer than `seconds`.
     """
     raised: list[BaseException] = []
-    # Not `join`: after an interrupt, Python 3.11 believes that the thread has ended.
+    # Not `join`: after an interrupt, Python 3.11 treats the thread as ended.
     done = threading.Event()
     begun, cancelled = threading.Event(), threading.Event()
 
@@ -34,8 +34,8 @@ def run_limited(connection: "DuckDBPyConnection", work: Callable[[], None], seco
             done.set()
 
     try:
-        # Inside, since an interrupt may come out of `start`: a thread that stays in DuckDB while
-        # Python ends aborts the process.
+        # Inside the block, because an interrupt may arrive in `start`: a thread that is in DuckDB
+        # when Python ends aborts the process.
         threading.Thread(target=run, daemon=True).start()
         in_time = done.wait(min(seconds, threading.TIMEOUT_MAX))
     except KeyboardInterrupt:

@@ -1,8 +1,8 @@
 """Build `profiles.duckdb` from finished Arrow tables: in a new file, which then replaces the old
 one.
 
-The old file may come from a stranger. It is attached inside the lock of
-`lpp.sql.confinement.connection_lock`, and nothing but rows of plain tables is taken from it.
+The old file may come from an untrusted source. It is attached inside the limits of
+`lpp.sql.confinement.connection_lock`, and only rows of plain tables are taken from it.
 """
 
 import logging
@@ -39,11 +39,11 @@ if TYPE_CHECKING:
 _log = logging.getLogger("lpp.sql")
 
 STORAGE_VERSION: Final = "v1.0.0"
-"""DuckDB file version. Every client since 1.1 opens it; DuckDB 2's own needs DuckDB 2. (DuckDB 1.0
-cannot read the index of a primary key that a later one wrote.)"""
+"""DuckDB file version. Every client since 1.1 opens it; DuckDB 2's default needs DuckDB 2. (DuckDB
+1.0 cannot read the index of a primary key that a later release wrote.)"""
 
 _MAX_NAMED: Final = 12
-"""Of what is not kept."""
+"""Most tables and views named in a warning about what is not kept."""
 
 
 def build(
@@ -55,21 +55,21 @@ def build(
 ) -> Place:
     """Write `<root>/profiles.duckdb` from `tables`, whole or not at all; returns its path.
 
-    Columns may come in any order and in any Arrow type that holds the declared one's values
+    Columns may come in any order and in any Arrow type that holds the declared type's values
     (`lpp.sql.arrow_schema`). A table that is not given is empty, unless `keep` names it: then it
-    keeps the rows of the old file, where that has a plain table with the declared columns. A
-    table that `merge` names, of `lpp.sql.schema.results.RESULTS`, has both: its rows in `tables`,
-    and those of the old file whose run is now what it was there (`shards` and `kernel` of the
-    table `runs`). With `site_profiles` merged, `profiles` is made of it.
-    Views, other tables and tables with other columns stay behind, and the logger `lpp.sql` warns
-    of them.
-    Whoever has the old file open keeps reading it; of two builders at once, the last to finish
-    stays, with what it found when it began. In a bucket, and where DuckDB misreads the path, the
-    file is built in TMPDIR, then put whole.
+    keeps the rows of the old file, if that has a plain table with the declared columns. A table
+    that `merge` names, of `lpp.sql.schema.results.RESULTS`, has its rows in `tables`, and those of
+    the old file whose run is unchanged (`shards` and `kernel` of the table `runs`). If
+    `site_profiles` is merged, `profiles` is derived from it. Views, other tables and tables with
+    other columns are not kept, and the logger `lpp.sql` warns of them.
 
-    Raises InputError(INVALID_VALUE) naming every unknown table, missing or unknown column and
-    wrong type, or the row whose key is there twice; ConflictError(IN_USE) when somebody is
-    writing to the old file; FormatError where the old file is a link; MachineError(NO_SPACE).
+    A process that has the old file open keeps reading it. If two builders run at once, the last to
+    finish wins, with the rows that it read at its start. In a bucket, and if DuckDB misreads the
+    path, the file is built in TMPDIR and then put as a whole.
+
+    Raises InputError(INVALID_VALUE) that names every unknown table, missing or unknown column and
+    wrong type, or the row whose key occurs twice; ConflictError(IN_USE) while another process
+    writes to the old file; FormatError if the old file is a link; MachineError(NO_SPACE).
     """
     conformed = conform(tables)
     target = root / DATABASE_KEY
@@ -98,13 +98,13 @@ def _rebuild(
     keep: Collection[str],
     merged: Collection[str],
 ) -> list[str]:
-    """Replace the database at `target`; returns what was not kept, in words."""
+    """Replace the database at `target`; returns descriptions of what was not kept."""
     import duckdb
 
     from lpp.sql.database.faults import full_disk_named
     from lpp.store.objects.disk import DiskObjects
 
-    # In a folder of its own: DuckDB keeps a log and a folder beside its file.
+    # In a folder of its own: DuckDB puts a log and a folder beside its file.
     objects = DiskObjects(target.parent)
     objects.sweep()
     with full_disk_named(target), objects.scratch() as folder:
@@ -123,7 +123,7 @@ def _rebuild(
                 flag_different_prompts(connection, merged)
                 make_profiles(connection)
             connection.execute("CHECKPOINT built; USE memory; DETACH built")
-            # A log beside the file would be replayed into whatever file bears its name.
+            # A log beside the file would be replayed into any file of its name.
             target.with_name(target.name + ".wal").unlink(missing_ok=True)
             # while `old` is attached, nobody can write to it
             objects.put_file(target.name, beside)
@@ -136,10 +136,10 @@ def _rebuild(
 def _attach_old(
     connection: "duckdb.DuckDBPyConnection", path: Path, beside: Path
 ) -> list[str] | None:
-    """Lock `connection`, which writes `beside` alone, then attach the database at `path` as `old`.
+    """Lock `connection`, which writes only `beside`, then attach the database at `path` as `old`.
 
-    None if it is attached; else what is not kept. ConflictError(IN_USE) while another process
-    writes.
+    None if it is attached; else what is not kept. Raises ConflictError(IN_USE) while another
+    process writes.
     """
     import duckdb
 
@@ -182,13 +182,13 @@ def _insert(connection: "duckdb.DuckDBPyConnection", table: Table, rows: "pa.Tab
 
 
 def _keep(connection: "duckdb.DuckDBPyConnection", table: Table, columns: Columns) -> None:
-    """Take every row of the table of `old` with these columns."""
+    """Copy every row of the table in `old`, with these columns."""
     for name, kind in further_columns(table, columns):
         for statement in add_column(table, name, kind):
             connection.execute(statement)
     names = ", ".join(identifier(name) for name, _ in columns)
     target = identifier(table.name)
-    # Most tables of most stores are empty: to ask takes 0.2 ms, the commit of no rows 1 ms.
+    # Most tables of most stores are empty: the query takes 0.2 ms, the commit of no rows 1 ms.
     if connection.execute(f"SELECT 1 FROM old.main.{target} LIMIT 1").fetchone() is not None:
         connection.execute(f"INSERT INTO {target} ({names}) SELECT {names} FROM old.main.{target}")
 
@@ -199,8 +199,8 @@ def _old_rows(
     keep: Collection[str],
     merged: Collection[str],
 ) -> list[str]:
-    """Take rows of `old` into the tables named in `keep`, but for `tables`, which are given, and
-    in `merged`; what was left behind, in words.
+    """Copy rows of `old` into the tables in `keep` that are not given in `tables`, and into those
+    in `merged`; returns descriptions of what was left out.
     """
     import duckdb
 

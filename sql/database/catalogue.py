@@ -19,8 +19,8 @@ def declared_columns(table: Table) -> Columns:
 
 
 def fits(table: Table, columns: Columns) -> bool:
-    """Whether `columns` are those of `table`, of this release or of one before, and any further
-    ones such as it may have.
+    """Whether `columns` are those of `table`, in this or an earlier release, with optional further
+    columns that the table allows.
     """
     first, more = _split(table, columns)
     expected = [c for c in declared_columns(table) if c[0] not in table.added or c in first]
@@ -42,8 +42,10 @@ def _split(table: Table, columns: Columns) -> tuple[Columns, Columns]:
 
 
 def plain_tables(connection: "DuckDBPyConnection", database: str) -> dict[str, Columns]:
-    """Base tables of an attached database. The type of a column that computes its value, or whose
-    default does, is given as `computed`: the table then fits no declaration.
+    """Base tables of an attached database.
+
+    The type of a column with a computed value, or a computed default, is given as `computed`, so
+    the table fits no declaration.
     """
     found: dict[str, Columns] = {}
     for table, column, kind, computed in connection.execute(
@@ -58,7 +60,7 @@ def plain_tables(connection: "DuckDBPyConnection", database: str) -> dict[str, C
 
 
 def other_objects(connection: "DuckDBPyConnection", database: str) -> list[str]:
-    """Views of an attached database, and its tables that no release declares, in words."""
+    """Views of an attached database, and tables that no release declares, as descriptions."""
     rows = connection.execute(
         "SELECT 'view', schema_name, view_name FROM duckdb_views() "
         "WHERE database_name = $1 AND NOT internal UNION ALL "
@@ -75,7 +77,7 @@ def other_objects(connection: "DuckDBPyConnection", database: str) -> list[str]:
 
 def outdated_tables(root: Place) -> list[str]:
     """Declared tables that the database of the store at `root` lacks or has with other columns;
-    columns that `Table.added` names may be missing.
+    columns in `Table.added` may be missing.
 
     Raises what `connect` does.
     """

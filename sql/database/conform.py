@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def conform(tables: "Mapping[str, pa.Table]") -> "dict[str, pa.Table]":
-    """Every table cast to its declared schema; one InputError with all problems."""
+    """Every table cast to its declared schema; raises one InputError with all problems."""
     problems = [
         f"{name}: no such table (known: {', '.join(TABLES)})"
         for name in tables
@@ -78,7 +78,7 @@ def with_further_columns(declared: Table, table: "pa.Table") -> Table:
 
 
 def _cast(place: str, column: Any, wanted: "pa.DataType", problems: list[str]) -> Any:
-    """`column` as `wanted` without loss; None and one more problem where that cannot be."""
+    """`column` as `wanted` without loss; None, with a line added to `problems`, if impossible."""
     import pyarrow as pa
 
     try:

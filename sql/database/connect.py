@@ -1,8 +1,8 @@
 """Connections to the tables of a store, with views over its Arrow files: `token_stats`,
 `vocabulary`.
 
-The database is attached to one in memory, not opened: DuckDB keeps one instance per path and
-process, so a notebook that opened the file again after a rebuild would still see the old one,
+The database is attached to one in memory, not opened directly: DuckDB keeps one instance per path
+and process, so a notebook that opened the file again after a rebuild would still see the old one,
 and a second connection with another mode would be refused.
 """
 
@@ -36,25 +36,24 @@ def connect(
 ) -> "DuckDBPyConnection":
     """A DuckDB connection to the profiles of the store at `url`, read-only unless `write`.
 
-    Its SQL reaches the tables and nothing else: no file, no variable of Python, no network, no
-    extension, and no disk for what does not fit into memory. With `write` it may change the
-    tables, and spoil the file that holds them. `allow_files` brings files, variables, and a
-    private folder for what does not fit into memory. Frames that are registered can be read
-    either way.
+    Its SQL can access the tables only: no file, no Python variable, no network, no extension, and
+    no disk for data that does not fit into memory. With `write` it may change the tables, and can
+    damage the file that holds them. `allow_files` adds files, variables, and a private folder for
+    data that does not fit into memory. Registered frames can always be read.
 
     The tables of `lpp.sql.TABLES` need no qualification. `token_stats` is a view over the token
     files of all committed shards, without quarantined prompts. Each file is compared with its
-    checksum first; a query reads the columns and runs that it needs. `vocabulary` is a view over
-    the tokens of the runs' tokenizers, in words. With `token_stats=False` both views are listed but
-    cannot be read, and connecting imports no pyarrow (0.2 s). A connection keeps the tables it
-    opened, even when they are rebuilt.
+    checksum first; a query reads only the columns and runs that it needs. `vocabulary` is a view
+    over the tokens of the runs' tokenizers as text. With `token_stats=False` both views are listed
+    but cannot be read, and connecting does not import pyarrow (0.2 s). A connection keeps the
+    tables it opened, even if they are rebuilt.
 
-    Of a store in a bucket the database, and with `token_stats` every token file and vocabulary, is
-    fetched to this machine first, once in a process.
+    For a store in a bucket the database, and with `token_stats` every token file and vocabulary, is
+    downloaded first, once per process.
 
-    Raises FormatError (not a store, a damaged database or token file), InputError(NOT_FOUND) when
+    Raises FormatError (not a store, a damaged database or token file), InputError(NOT_FOUND) if
     nothing was profiled yet, InputError(READ_ONLY) for `write` in a bucket, ConflictError(IN_USE)
-    beside a writer in this or another process.
+    while this or another process writes.
 
     >>> con = connect("./lpp")  # doctest: +SKIP
     >>> con.sql("SELECT run, entropy_floor FROM profiles")  # doctest: +SKIP
@@ -64,7 +63,7 @@ def connect(
 
 
 def connect_with(access: Access, url: Url, *, read: Collection[str]) -> "DuckDBPyConnection":
-    """As `connect`, with the caller's `access`. read: names of the views that can be read."""
+    """Like `connect`, with the caller's `access`. read: names of the views that can be read."""
     import duckdb
 
     from lpp.sql.database.faults import opening_fault
@@ -91,7 +90,9 @@ def connect_with(access: Access, url: Url, *, read: Collection[str]) -> "DuckDBP
 
 
 def _copy(database: Path, connection: "DuckDBPyConnection", access: Access) -> Path:
-    """A copy of `database` under a path that DuckDB reads right, for as long as `connection`."""
+    """A copy of `database` at a path that DuckDB reads correctly; it exists as long as
+    `connection`.
+    """
     if access.write:
         raise InputError(
             f"{database}: DuckDB cannot write below a directory with ? or \\ in its name. "
@@ -104,7 +105,9 @@ def _copy(database: Path, connection: "DuckDBPyConnection", access: Access) -> P
 
 
 def refuse_in_bucket(root: Place) -> None:
-    """InputError(READ_ONLY) for a store whose database is replaced whole, never written to."""
+    """Raise InputError(READ_ONLY) for a store in a bucket: its database is only replaced as a
+    whole.
+    """
     if not isinstance(root, Path):
         raise InputError(
             f"{root}: the tables of a store in a bucket are not written in place. Leave --write "

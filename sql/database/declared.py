@@ -1,6 +1,6 @@
-"""Every declared table, empty: made once in a process, then copied.
+"""Every declared table, empty: created once in a process, then copied.
 
-DuckDB takes a statement for each comment on a column, 0.15 s for them all; a copy takes 0.02 s.
+DuckDB needs a statement for each comment on a column, 0.15 s for all of them; a copy takes 0.02 s.
 """
 
 from pathlib import Path
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 _made: Final[list[bytes]] = []
-"""The file of such a database, once there is one."""
+"""The file of such a database, once it exists."""
 
 
 def copy_declared(connection: "DuckDBPyConnection", folder: Path) -> None:
     """Add every declared table, empty, with its key and comments, to the attached database `built`.
 
-    folder: where a file may lie meanwhile. Raises duckdb.Error and OSError.
+    folder: for a temporary file. Raises duckdb.Error and OSError.
     """
     file = folder / "declared"
     if _made:

@@ -27,7 +27,7 @@ _MAX_LINES = 12
 
 
 def first_lines(error: BaseException, most: int = _MAX_LINES) -> str:
-    """The start of an error's text: DuckDB puts the place in the SQL there."""
+    """The start of an error's text, where DuckDB puts the position in the SQL."""
     return "\n".join(str(error).strip().splitlines()[:most])
 
 
@@ -37,7 +37,7 @@ def is_in_use(error: BaseException) -> bool:
 
 
 def in_use(database: Path, error: BaseException) -> ConflictError:
-    """The refusal, with DuckDB's sentence that names the process in the way."""
+    """The error that another process uses `database`, with DuckDB's sentence that names it."""
     return ConflictError(
         f"{database}: another connection has it open for writing, and DuckDB lets nobody in "
         f"beside it. Close it, then repeat the command. ({first_lines(error, 1).split('. ')[0]})",
@@ -97,7 +97,7 @@ _REFUSALS: Final = {
     "the configuration has been locked": (
         f"Settings are locked, but for these, and those with DuckDB 2 only: {', '.join(SETTABLE)}."
     ),
-    # extensions before files: one text has both
+    # extensions before files: one message of DuckDB has both words
     NO_EXTENSIONS: statement_filter.NO_EXTENSIONS,
     "external extensions": statement_filter.NO_EXTENSIONS,
     "the extension httpfs": statement_filter.NO_EXTENSIONS,
@@ -108,11 +108,11 @@ _REFUSALS: Final = {
     "disabled through configuration": statement_filter.NO_FILES,
     "belongs to an attached database": statement_filter.NO_FILES,
 }
-"""Words in which DuckDB refuses what `lpp.sql.confinement` forbids, and what to do."""
+"""Words of DuckDB's refusals of what `lpp.sql.confinement` forbids, and what to do."""
 
 
 def _refusal(error: duckdb.Error) -> InputError | None:
-    """Why the SQL may not do what it tried, and the flag that lets it; None for other faults."""
+    """What the SQL may not do, and the flag that allows it; None for other faults."""
     text, kind = str(error), ErrorKind.NOT_ALLOWED
     advice = next((advice for words, advice in _REFUSALS.items() if words in text), None)
     if advice is None and "attached in read-only mode" in text:
@@ -125,7 +125,7 @@ def _refusal(error: duckdb.Error) -> InputError | None:
 
 
 def query_fault(error: duckdb.Error, root: Place) -> LppError | None:
-    """Why a query on the store at `root` failed; None when DuckDB itself is at fault."""
+    """Why a query on the store at `root` failed; None if it is a fault of DuckDB itself."""
     if isinstance(error, (duckdb.InternalException, duckdb.FatalException)):
         return None
     return _too_much(error, root) or _refusal(error) or _bad_query(error, root)

@@ -10,7 +10,7 @@ from lpp.store.objects.place import Place
 def plain_database(root: Path) -> Path:
     """The database of the store in a directory; the file need not exist.
 
-    Raises FormatError(CORRUPT) where the file or its log is a link, a pipe or a directory.
+    Raises FormatError(CORRUPT) if the file or its log is a link, a pipe or a directory.
     """
     from lpp.store.objects.locate import objects_at
 
@@ -22,8 +22,9 @@ def plain_database(root: Path) -> Path:
 
 
 def profiles_path(root: Place) -> Path:
-    """The database of the store at `root`, or the copy of it that was fetched from a bucket;
-    InputError(NOT_FOUND) when there is none yet.
+    """The database of the store at `root`, or its copy downloaded from a bucket.
+
+    Raises InputError(NOT_FOUND) if there is none yet.
     """
     from lpp.store.objects.locate import objects_at
 

@@ -9,13 +9,13 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 _TABLE: Final = "memory.evaluated.items"
-"""Where the rows are kept, in the database in memory: out of sight of SHOW TABLES."""
+"""Table for the rows in the database in memory, which SHOW TABLES does not list."""
 
 
 def register_items(connection: "DuckDBPyConnection", root: Place) -> None:
-    """Add the view. Empty where nothing was evaluated.
+    """Add the view; it is empty if nothing was evaluated.
 
-    FormatError for altered bytes: they are numbers.
+    Raises FormatError for altered bytes, because items are numbers.
     """
     from lpp.store.items import read_items
 

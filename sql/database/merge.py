@@ -1,7 +1,7 @@
-"""Merge rows of the old database with new ones: which rows stay, and what a new row keeps.
+"""Merge rows of the old database with new ones: which rows stay, and what a new row takes over.
 
-Each statement is whole or not at all, so a table of the old file whose rows break the key, or
-whose blocks are damaged, leaves the new rows as they are.
+Each statement is atomic, so a table of the old file whose rows violate the key, or whose blocks are
+damaged, leaves the new rows unchanged.
 """
 
 from collections.abc import Collection
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 _ALIKE: Final = 1e-9
-"""Two computations of one number differ by less, relatively: BLAS rounds by its threads."""
+"""Largest relative difference of two computations of one number: BLAS rounds by its threads."""
 
 _RUNS: Final = ("run", "run_a", "run_b")
-"""Columns that name a run whose numbers a row is made of."""
+"""Columns that name a run whose numbers a row contains."""
 
 _DEPTH: Final = (
     "CASE site WHEN 'final' THEN 1e9 WHEN 'embed' THEN 0 ELSE substr(site, 7)::DOUBLE END"
@@ -29,10 +29,10 @@ _DEPTH: Final = (
 def merge_rows(
     connection: "DuckDBPyConnection", name: str, *, comparable: bool, told: bool
 ) -> list[str]:
-    """Bring rows of `old` into the new table `name`; returns what was not kept, in words.
+    """Copy rows of `old` into the new table `name`; returns descriptions of what was not kept.
 
-    comparable: whether `old.main.runs` has the declared columns; without, no run is what it was.
-    told: rows of runs that changed are counted as left behind. Raises duckdb.Error.
+    comparable: whether `old.main.runs` has the declared columns; if not, every run counts as
+    changed. told: whether rows of changed runs are counted as left out. Raises duckdb.Error.
     """
     same = "FROM old.main.runs SEMI JOIN runs USING (run, shards, kernel)"
     unchanged = f"SELECT run {same}" if comparable else "SELECT '' AS run WHERE false"
@@ -65,9 +65,7 @@ def merge_rows(
 
 
 def _unchanged_rows(table: Table) -> str:
-    """Rows of `table` in `old` whose runs are all unchanged; rows without a run, if all runs
-    are.
-    """
+    """Rows of `table` in `old` whose runs are unchanged; rows without a run if no run changed."""
     rows = f"FROM old.main.{identifier(table.name)}"
     runs = [column.name for column in table.columns if column.name in _RUNS]
     if runs:
@@ -77,9 +75,9 @@ def _unchanged_rows(table: Table) -> str:
 
 
 def _completed(table: Table, old: str) -> str:
-    """New rows, completed by numbers and errors that only the old row of their key has."""
+    """New rows, completed with numbers and errors that only the old row with their key has."""
     columns = {column.name for column in table.columns}
-    # other prefixes make another profile; an error at the same prefix is the same one all the same
+    # other prefixes make another profile; an error at the same prefix is nevertheless the same
     same = "n.prefixes IS NOT DISTINCT FROM o.prefixes" if "prefixes" in columns else "true"
     parts = [_of_number(number, same) for number in numbers(table)]
     taken = ", ".join(column for columns, _ in parts for column in columns)
@@ -89,7 +87,7 @@ def _completed(table: Table, old: str) -> str:
     joined = f"FROM {target} AS n JOIN {old} AS o USING ({key}) WHERE {where}"
     if "flags" not in columns:
         return f"INSERT OR REPLACE INTO {target} SELECT n.* REPLACE ({taken}) {joined}"
-    # a flag of an old number holds where the number is taken; `no_error` is of what is there now
+    # a flag of an old number is kept with the number; `no_error` is about the completed row
     told = f"list_filter(o.flags, lambda flag: {same} OR flag = 'small_sample')"
     unsure = " OR ".join(
         f"({number.value} IS NOT NULL AND {number.errors[0]} IS NULL)"
@@ -107,7 +105,7 @@ def _completed(table: Table, old: str) -> str:
 
 
 def _of_number(number: Number, same: str) -> tuple[list[str], str]:
-    """Columns of `number` in the completed row, and when any of them is the old row's."""
+    """Columns of `number` in the completed row, and the condition for any to be the old row's."""
     value, prefix, errors = number
     lacking = f"(n.{value} IS NULL AND o.{value} IS NOT NULL AND {same})"
     there = [value, *([prefix] if prefix else [])]
@@ -125,7 +123,7 @@ def _of_number(number: Number, same: str) -> tuple[list[str], str]:
 
 
 def make_profiles(connection: "DuckDBPyConnection") -> None:
-    """Fill `profiles`: of each run and setting the deepest site of `site_profiles`."""
+    """Fill `profiles`: the deepest site of `site_profiles` for each run and setting."""
     key = ", ".join(TABLES["profiles"].key)
     connection.execute(
         f"INSERT INTO profiles BY NAME SELECT DISTINCT ON ({key}) * FROM site_profiles "
@@ -134,10 +132,10 @@ def make_profiles(connection: "DuckDBPyConnection") -> None:
 
 
 def flag_different_prompts(connection: "DuckDBPyConnection", names: Collection[str]) -> None:
-    """Set the flag `different_prompts` in the tables `names` by the rows that are there now.
+    """Set the flag `different_prompts` in the tables `names`, from the rows that are there now.
 
-    Rows side by side are of different texts where their runs have several prompt sets over that
-    number of prompts. Where the tables do not tell a run's prompt set, flags stay as they are.
+    Neighbouring rows are about different texts if their runs have several prompt sets for that
+    number of prompts. If the tables do not have a run's prompt set, flags stay as they are.
     """
     connection.execute(
         "CREATE OR REPLACE TEMP TABLE texts AS SELECT run, n_prompts, max(prompt_set) AS texts "

@@ -18,10 +18,10 @@ _log = logging.getLogger("lpp.sql")
 
 
 def register_token_stats(connection: "DuckDBPyConnection", root: Place) -> None:
-    """Add the view over an Arrow dataset: DuckDB hands it the columns and filters of each query.
+    """Add the view over an Arrow dataset: DuckDB passes it the columns and filters of each query.
 
-    Each file was compared with its record before; quarantined prompts are left out. Where a model
-    wrote, a small table says from which position of each prompt on.
+    Each file was compared with its record before; quarantined prompts are left out. For runs whose
+    model wrote, a small table has the first written position of each prompt.
     """
     import pyarrow as pa
     import pyarrow.dataset as ds
@@ -72,7 +72,7 @@ def register_token_stats(connection: "DuckDBPyConnection", root: Place) -> None:
 
 
 def _note_missing(root: Place, runs: "Iterable[Run]") -> None:
-    """A line about each kind of shards that are not counted."""
+    """Log a line about each kind of shards that are not counted."""
     runs = list(runs)
     absent = {run.id: len(run.missing_shards) - len(run.left_out) for run in runs}
     damaged = {run.id: len(run.left_out) for run in runs}

@@ -23,8 +23,8 @@ _REGISTER: Final[Mapping[str, Callable[["DuckDBPyConnection", Place], None]]] = 
 
 
 def add_views(connection: "DuckDBPyConnection", root: Place, read: Collection[str]) -> None:
-    """Add every view to `connection`: over the store at `root` where `read` names it, else one
-    that fails when it is used.
+    """Add every view to `connection`: those in `read` over the store at `root`, the others as views
+    that fail when they are used.
     """
     for view in VIEWS:
         if view.name in read:

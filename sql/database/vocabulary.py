@@ -14,14 +14,14 @@ _log = logging.getLogger("lpp.sql")
 
 
 _SCHEMA: Final = "memory.vocabularies"
-"""Where the rows are kept, in the database in memory: out of sight of SHOW TABLES."""
+"""Schema for the rows in the database in memory, which SHOW TABLES does not list."""
 
 
 def register_vocabulary(connection: "DuckDBPyConnection", root: Place) -> None:
-    """Add the view. A run whose tokenizer has no vocabulary in the store has no rows in it.
+    """Add the view. It has no rows for a run whose tokenizer has no vocabulary in the store.
 
-    A vocabulary is read once, however many runs it belongs to. One that is damaged is left out,
-    with a line on the logger `lpp.sql`: no number depends on it.
+    A vocabulary is read once, however many runs use it. A damaged one is left out, with a line on
+    the logger `lpp.sql`: no number depends on it.
     """
     tokens, runs = _tables(root)
     connection.execute(f"CREATE SCHEMA {_SCHEMA}")
@@ -37,7 +37,7 @@ def register_vocabulary(connection: "DuckDBPyConnection", root: Place) -> None:
 
 
 def _tables(root: Place) -> "tuple[pa.Table, pa.Table]":
-    """The tokens of each tokenizer, and which run has which, by the tokenizer's fingerprint."""
+    """The tokens of each tokenizer, and the tokenizer of each run, by its fingerprint."""
     import pyarrow as pa
 
     from lpp.store import open_store
