@@ -1,11 +1,11 @@
 """Logits from rows of `final`: by NumPy, or by torch if it is installed and more exact.
 
 NumPy multiplies in float32 and then rounds the product to the dtype of the head. A model's own
-kernel adds in another order, so a product halfway between two bfloat16 values may be rounded the
-other way: ln of the sum of exponentials then differs by some 2e-3 nats. Torch's kernel for bfloat16
-is the one that the model used on a CPU, and reproduces its logits to 2e-5. So torch, if installed,
-multiplies on a GPU, and bfloat16 also on a CPU; NumPy does the rest. Torch is never required, and
-only this module imports it.
+kernel adds in another order, so a product near the middle between two bfloat16 values may be
+rounded the other way: ln of the sum of exponentials then differs by some 2e-3 nats. Torch's kernel
+for bfloat16 is the one that the model used on a CPU, and reproduces its logits to 2e-5. So torch,
+if installed, multiplies on a GPU, and bfloat16 also on a CPU; NumPy does the rest. Torch is never
+required, and only this module imports it.
 """
 
 import contextlib
