@@ -1,4 +1,4 @@
-"""What axe finds on a page in a browser."""
+"""Runs axe on a page in a browser."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ SERIOUS = {"serious", "critical"}
 
 
 def serious(page: Any, options: dict[str, Any]) -> list[tuple[str, list[str]]]:
-    """What axe finds: rule and examples."""
+    """Serious problems that axe finds: rule and examples."""
     from axe_playwright_python.sync_playwright import Axe
 
     found = Axe().run(page, options={"resultTypes": ["violations"], **options})

@@ -1,6 +1,6 @@
 """Azure Blob Storage on loopback: Azurite, Microsoft's emulator, in a process of its own.
 
-Azurite compares and writes a blob in one step, so writers race here as they would in the cloud.
+Azurite compares and writes a blob in one step, so concurrent writers race here as in the cloud.
 """
 
 import base64
@@ -25,10 +25,10 @@ from s3_server import SECRET
 
 ACCOUNT = "lppaccount"
 KEY = base64.b64encode(SECRET.encode() * 4).decode()
-"""Stands in the environment: it must come out nowhere."""
+"""Set in the environment: it must appear in no output."""
 
 VERSION = "2021-12-02"
-"""Of the interface, as the headers name it."""
+"""Version of the interface that the headers name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,12 +40,12 @@ class Azure(StoreFiles):
 
     @property
     def url(self) -> str:
-        """Where a store may be made."""
+        """URL at which a store may be created."""
         return f"az://{self.container}/some/store"
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a command needs to reach it."""
+        """Environment with which a command reaches the container."""
         return {
             "AZURE_STORAGE_ACCOUNT_NAME": ACCOUNT,
             "AZURE_STORAGE_ACCOUNT_KEY": KEY,
@@ -59,11 +59,11 @@ class Azure(StoreFiles):
         return {key: self.ask("GET", key) for key in self._times()}
 
     def modified(self, key: str) -> float:
-        """When an object was written, in seconds since the epoch, by the server's clock."""
+        """Time of an object's last write, in seconds since the epoch, by the server's clock."""
         return parsedate_to_datetime(self._times()[key]).timestamp()
 
     def _times(self) -> dict[str, str]:
-        """When each object was written, as the server words it."""
+        """Time at which each object was written, in the server's format."""
         found: dict[str, str] = {}
         page: dict[str, str] = {}
         while True:
@@ -78,25 +78,25 @@ class Azure(StoreFiles):
             page = {"marker": marker}
 
     def put(self, key: str, data: bytes) -> None:
-        """Write behind everyone's back."""
+        """Write an object directly, without the code under test."""
         self.ask("PUT", key, data=data, headers={"x-ms-blob-type": "BlockBlob"})
 
     def fill(self, keys: Iterable[str]) -> None:
-        """Empty objects, behind everyone's back."""
+        """Write empty objects directly, without the code under test."""
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda key: self.put(key, b""), keys))
 
     def delete(self, key: str) -> None:
-        """Remove behind everyone's back."""
+        """Remove an object directly, without the code under test."""
         self.ask("DELETE", key)
 
     def lease(self, key: str) -> None:
-        """Let nobody write or remove an object for a minute."""
+        """Lease an object: for a minute nobody else can write or remove it."""
         headers = {"x-ms-lease-action": "acquire", "x-ms-lease-duration": "60"}
         self.ask("PUT", key, query={"comp": "lease"}, headers=headers)
 
     def make(self) -> None:
-        """Make the container."""
+        """Create the container."""
         self.ask("PUT", query={"restype": "container"})
 
     def ask(
@@ -108,7 +108,7 @@ class Azure(StoreFiles):
         data: bytes = b"",
         headers: Mapping[str, str] | None = None,
     ) -> bytes:
-        """One request to the server itself, by another client than the one under test.
+        """One request directly to the server, without the client under test.
 
         Signed by the account's key:
         https://learn.microsoft.com/rest/api/storageservices/authorize-with-shared-key
@@ -133,7 +133,7 @@ class Azure(StoreFiles):
 
 
 def endpoint(port: int) -> str:
-    """Where an account is, of a server that holds several."""
+    """URL of an account on a server that holds several."""
     return f"http://127.0.0.1:{port}/{ACCOUNT}"
 
 

@@ -1,4 +1,4 @@
-"""What every backend must do, checked against transformers' own forward pass, prompt by prompt.
+"""The contract of every backend, checked against transformers' own forward pass for each prompt.
 
 A backend's test class inherits `BackendContract` and provides the fixture `harness`.
 """
@@ -38,10 +38,10 @@ class Harness:
 
     backend: Backend
     reference: Any
-    """The same weights as a transformers model in float32."""
+    """A transformers model in float32 with the same weights."""
     vocabulary: int
     hidden_rtol: float = 1e-5
-    """Of the largest value of a site."""
+    """Tolerance relative to the largest value of a site."""
     logit_atol: float = 1e-4
 
 
@@ -87,7 +87,9 @@ def make_batch(
     first: int = 0,
     shard: int = 0,
 ) -> Batch:
-    """A batch of token id lists, a shard of its own; statistics at some flat rows, or at all."""
+    """A batch of lists of token ids, as one shard; statistics at the flat `logit_rows`, or at all
+    rows.
+    """
     flat = np.concatenate([np.asarray(ids, np.int32) for ids in prompts])
     return Batch(
         shard=shard,
@@ -100,8 +102,10 @@ def make_batch(
 
 
 def branching_batch(vocabulary: int) -> tuple[Batch, list[list[int]]]:
-    """Prompts 0 and 3, branches 1, 2 and 4 of them, and 5 of a prompt that is not in the batch; and
-    all that a model reads of each. 20 rows: lengths 9, 2, 1, 5, 2 and 1.
+    """A batch with branches, and all tokens that a model reads for each prompt.
+
+    Prompts 0 and 3, their branches 1, 2 and 4, and branch 5 of a prompt that is not in the batch.
+    20 rows: lengths 9, 2, 1, 5, 2 and 1.
     """
     long, short, other = random_prompts(vocabulary, [9, 5, 7], seed=5)
     answers = random_prompts(vocabulary, [1, 1, 1], seed=6)
@@ -125,7 +129,7 @@ def captured(
     keep: Keep = "rows",
     band_ends: tuple[int, ...] = (),
 ) -> Iterator[Captured]:
-    """What a backend gives of batches, each with memory of its own that begins as NaN."""
+    """A backend's results for `batches`, each with its own memory, filled with NaN before."""
 
     def with_memory(batch: Batch) -> Batch:
         if keep == "moments":
@@ -151,13 +155,13 @@ def captured(
 
 
 def random_prompts(vocabulary: int, lengths: Sequence[int], seed: int = 0) -> list[list[int]]:
-    """Token ids that no special token is among."""
+    """Random token ids, without special tokens."""
     rng = np.random.default_rng(seed)
     return [rng.integers(3, vocabulary, n).tolist() for n in lengths]
 
 
 def prompts_to_continue(vocabulary: int, lengths: Sequence[int]) -> list[Beginning]:
-    """Prompts that do not count from 0, of token ids that no special token is among."""
+    """Prompts with ids that do not count from 0, of random tokens without special ones."""
     return [
         Beginning(prompt_id=place + 3, token_ids=np.asarray(ids, np.int32))
         for place, ids in enumerate(random_prompts(vocabulary, lengths, seed=3))
@@ -166,7 +170,7 @@ def prompts_to_continue(vocabulary: int, lengths: Sequence[int]) -> list[Beginni
 
 @torch.inference_mode()
 def generated(model: Any, ids: npt.NDArray[np.int32], how: Writing) -> list[int]:
-    """What transformers' own greedy search writes after one prompt alone."""
+    """The continuation by transformers' own greedy search for one prompt alone."""
     given = torch.tensor([ids.tolist()])
     found = model.generate(
         given,
@@ -182,7 +186,7 @@ def generated(model: Any, ids: npt.NDArray[np.int32], how: Writing) -> list[int]
 
 @torch.inference_mode()
 def plain_forward(model: Any, ids: Sequence[int]) -> tuple[dict[str, Floats], Floats]:
-    """(site -> (T, d), (T, V) logits) of one prompt alone, by transformers' own means."""
+    """(site -> (T, d), (T, V) logits) of one prompt alone, computed by transformers."""
     output = model(torch.tensor([list(ids)]), output_hidden_states=True, use_cache=False)
     *inner, final = (state[0].float().numpy() for state in output.hidden_states)
     sites = {f"block.{k}": state for k, state in enumerate(inner)}
@@ -191,7 +195,7 @@ def plain_forward(model: Any, ids: Sequence[int]) -> tuple[dict[str, Floats], Fl
 
 
 def reference_statistics(logits: Floats, next_ids: npt.NDArray[np.int32]) -> pa.Table:
-    """The eight statistics in float64, one row at a time and without any trick."""
+    """The eight statistics in float64, one row at a time, computed plainly."""
     rows = []
     for row, following in zip(logits.astype(np.float64), next_ids, strict=True):
         log_z = np.log(np.exp(row - row.max()).sum()) + row.max()
@@ -223,7 +227,7 @@ class BackendContract:
         prompts = random_prompts(harness.vocabulary, [9, 4, 17, 1])
         expected = [plain_forward(harness.reference, ids)[0] for ids in prompts]
         sites = list(expected[0])
-        # transformers reports block.B past the final norm alone
+        # transformers reports block.B only after the final norm
         assert harness.backend.sites.names[:-2] == tuple(sites[:-1])
         (found,) = captured(harness.backend, [make_batch(prompts)], sites)
         for site in sites:
@@ -270,7 +274,7 @@ class BackendContract:
             )
 
     def test_branches_have_the_rows_of_whole_prompts(self, harness: Harness) -> None:
-        """Beginnings of several lengths; the last branch is of a prompt that is elsewhere."""
+        """Beginnings of several lengths; the last branch is of a prompt outside the batch."""
         sites = list(harness.backend.sites.names)
         batch, every = branching_batch(harness.vocabulary)
         inner = [plain_forward(harness.reference, ids) for ids in every]
@@ -294,7 +298,7 @@ class BackendContract:
                 rtol=0,
                 atol=harness.logit_atol,
             )
-        # statistics at some rows alone, which are in another order than the passes
+        # statistics at some rows only, in another order than that of the passes
         some = replace(batch, logit_rows=np.array([0, 6, 11, 14, 17, 19]))
         (less,) = captured(harness.backend, [some], ["final"])
         np.testing.assert_allclose(
@@ -302,7 +306,7 @@ class BackendContract:
             np.asarray(found.statistics["entropy"])[some.logit_rows],
             atol=1e-5,
         )
-        # moments are of prompts that begin a text
+        # moments cover only prompts that begin a text
         (kept,) = captured(harness.backend, [batch], ["final"], keep="both", band_ends=(4, 20))
         assert kept.moments is not None
         assert kept.moments["final"].n.tolist() == [8, 6]
@@ -417,6 +421,6 @@ class BackendContract:
             (name, hook)
             for name, module in harness.reference.named_modules()
             for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
-            if hook.__module__.startswith("lpp.")  # transformers keeps hooks of its own
+            if hook.__module__.startswith("lpp.")  # transformers has hooks of its own
         ]
         assert hooks == []

@@ -1,4 +1,4 @@
-"""What tests of both kinds of buckets share: a store as files, writers at once, a run compared."""
+"""Shared by tests of both kinds of buckets: a store as files, concurrent writers, a comparison."""
 
 import threading
 from pathlib import Path
@@ -11,7 +11,7 @@ from lpp.store.objects.place import Url
 from lpp.store.read import Run
 
 BASE = "some/store/"
-"""What the keys of a store begin with."""
+"""Prefix of the keys of a store."""
 
 
 class StoreFiles:
@@ -22,7 +22,7 @@ class StoreFiles:
         raise NotImplementedError
 
     def put(self, key: str, data: bytes) -> None:
-        """Write behind everyone's back."""
+        """Write an object directly, without the code under test."""
         raise NotImplementedError
 
     def copy_to(self, folder: Path) -> Path:
@@ -41,7 +41,7 @@ class StoreFiles:
 
 
 def same(run: Run, capture: Capture) -> bool:
-    """Whether everything of `capture` comes out of `run`, bit for bit."""
+    """Whether `run` returns everything of `capture`, bit for bit."""
     assert run.missing_shards == ()
     for site, rows in capture.hidden.items():
         values = np.concatenate(list(run.hidden(site)))
@@ -51,7 +51,7 @@ def same(run: Run, capture: Capture) -> bool:
 
 
 def write_at_once(root: Url, capture: Capture, n_writers: int) -> tuple[list[int], list[int]]:
-    """Every shard by each of some writers, side by side: shards that were won, and lost."""
+    """Let several writers write every shard at once; returns the indices of shards won and lost."""
     won: list[int] = []
     lost: list[int] = []
     start = threading.Barrier(n_writers)

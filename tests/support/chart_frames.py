@@ -1,4 +1,4 @@
-"""Frames as the tables hold them, with values that the tests know, and pictures taken apart."""
+"""Frames like the tables, with values known to the tests, and a parser of pictures."""
 
 import xml.etree.ElementTree as ET
 from collections import Counter
@@ -24,7 +24,7 @@ HOSTILE = (
 
 
 def table(name: str, rows: list[dict[str, Any]]) -> pl.DataFrame:
-    """`rows` in all columns of the declared table `name`; what a row lacks is null."""
+    """`rows` in all columns of the declared table `name`; missing values are null."""
     return typed(rows, empty(name).schema)
 
 
@@ -34,7 +34,7 @@ def typed(rows: list[dict[str, Any]], schema: pl.Schema) -> pl.DataFrame:
 
 
 def empty(name: str) -> pl.DataFrame:
-    """The declared table `name` without rows, as DuckDB gives it."""
+    """The declared table `name` without rows, as DuckDB returns it."""
     return pl.DataFrame(pl.from_arrow(arrow_schema(name).empty_table()))
 
 
@@ -113,8 +113,8 @@ def pair_bins(runs: tuple[str, ...] = RUNS) -> pl.DataFrame:
 
 
 def item_features(places: tuple[str, ...] = ("embed", "block.1", "final")) -> pl.DataFrame:
-    """Two features of rows at three sites, a baseline, two features of predictions, of the gold
-    answer one: of one analysis without groups.
+    """Two features of rows at three sites, a baseline, two features of predictions and one of the
+    gold answer, in one analysis without groups.
     """
     rows: list[dict[str, Any]] = [
         {"feature": name, "site": site, "depth": min(depth, 1), "role": "rows"}
@@ -147,7 +147,7 @@ def item_reliability() -> pl.DataFrame:
 
 
 def item_risk() -> pl.DataFrame:
-    """Four items: the two most confident ones are right, and the last but one."""
+    """Four items: only the third by confidence is wrong."""
     risks = (0.0, 0.0, 1 / 3, 1 / 4)
     return table(
         "item_risk",
@@ -174,8 +174,9 @@ def checkpoints(names: tuple[str, ...] = ("tiny-one", "tiny-two")) -> pl.DataFra
 
 
 def differences(runs: tuple[str, ...] = RUNS) -> pl.DataFrame:
-    """Rows of the saved query: the first run of a pair minus the second, by their places, for two
-    numbers; only the neighbours are within their intervals.
+    """Rows of the saved query: the first run of a pair minus the second, by index, for two numbers.
+
+    Only differences of neighbours are within their intervals.
     """
     rows = [
         {"metric": metric, "run_a": a, "run_b": b, "site": "final", "context": 40, "n_prompts": 6}
@@ -191,7 +192,7 @@ def differences(runs: tuple[str, ...] = RUNS) -> pl.DataFrame:
 
 
 def published() -> pl.DataFrame:
-    """Two published models, which have no rank in dimensions."""
+    """Two published models, without ranks in dimensions."""
     return table(
         "published",
         [
@@ -233,7 +234,7 @@ def layers(runs: tuple[str, ...] = RUNS) -> pl.DataFrame:
 
 
 def cut_layers(runs: tuple[str, ...] = RUNS, first: int = 2) -> pl.DataFrame:
-    """The same beside ranks ten higher without the first positions; block.1 has sinks."""
+    """`layers`, with ranks that are ten higher without the first positions; block.1 has sinks."""
     every = layers(runs)
     sink = pl.when(site="block.1").then(pl.lit(["sink"])).otherwise("flags")
     whole = every.with_columns(flags=sink, first_position=pl.lit(0, pl.Int32))
@@ -288,7 +289,7 @@ def correlations(benchmarks: tuple[str, ...] = ("BBH", "IFEval")) -> pl.DataFram
 
 
 class Picture:
-    """An SVG that `save_chart` wrote, taken apart."""
+    """A parsed SVG that `save_chart` wrote."""
 
     def __init__(self, chart: Any, folder: Path, **options: Any) -> None:
         self.text = save_chart(chart, folder / "chart.svg", **options).read_text()
@@ -297,11 +298,11 @@ class Picture:
 
     @property
     def marks(self) -> Counter[str]:
-        """How many marks of each kind hold data, by what a screen reader calls them."""
+        """Number of marks of each kind that hold data, by their name for screen readers."""
         kinds = (e.attrib.get("aria-roledescription", "") for e in self.root.iter())
         return Counter(kind for kind in kinds if kind in MARKS)
 
     @property
     def words(self) -> list[str]:
-        """Every text in it, in order."""
+        """Every text in the picture, in order."""
         return ["\n".join(e.itertext()) for e in self.root.iter() if e.tag.endswith("}text")]

@@ -1,5 +1,5 @@
-"""Disturb a writer at any step that changes the place: a call of the system on a disk, a request to
-a bucket.
+"""Disturb a writer at any step that changes the place: a system call on a disk, or a request to a
+bucket.
 """
 
 import os
@@ -21,12 +21,12 @@ EachStep: TypeAlias = Callable[[Callable[[int], bool]], int]
 
 
 class KilledError(BaseException):
-    """Ends a writer as a signal would: nothing that it does afterwards reaches the place."""
+    """Ends a writer like a signal: nothing that it does afterwards reaches the place."""
 
 
 @contextmanager
 def disturbed_disk(place: DiskPlace, at: Callable[[int, str], None]) -> Iterator[None]:
-    """Before each step on the disk call `at` with its number and name."""
+    """Call `at` with number and name of each step on the disk, before it happens."""
     disk = FaultyDisk(place.root.parent)
 
     def step(kind: str, path: str) -> None:
@@ -40,9 +40,9 @@ def disturbed_disk(place: DiskPlace, at: Callable[[int, str], None]) -> Iterator
 
 @contextmanager
 def disturbed_bucket(place: BucketPlace, at: Callable[[int, str], Fault | None]) -> Iterator[None]:
-    """Before each request call `at` with its number and name; number 0 is one that changes nothing.
+    """Call `at` with number and name of each request, before it is sent; number 0 changes nothing.
 
-    What `at` returns happens to the request.
+    The fault that `at` returns happens to the request.
     """
     count, lock = 0, threading.Lock()
 
@@ -68,7 +68,7 @@ REFUSED = Fault(kind="answer", status=403, code="AccessDenied")
 def between(
     place: Behind, number: int, other: Callable[[], Any]
 ) -> AbstractContextManager[list[int]]:
-    """Before step `number` of what the block does, `other` runs to its end."""
+    """Run `other` completely before step `number` of the block."""
 
     @contextmanager
     def block() -> Iterator[list[int]]:
@@ -94,9 +94,9 @@ def between(
 
 
 def killed(place: Behind, number: int, *, lost: bool = False) -> AbstractContextManager[list[int]]:
-    """From step `number` on nothing that the block does reaches the place.
+    """From step `number` of the block on, nothing reaches the place.
 
-    lost: the step itself does, in a bucket, and nobody learns of it.
+    lost: the step itself reaches a bucket, but its answer does not return.
     """
 
     @contextmanager
@@ -133,7 +133,7 @@ def killed(place: Behind, number: int, *, lost: bool = False) -> AbstractContext
 
 
 def failing(place: Behind, number: int, code: int) -> AbstractContextManager[list[int]]:
-    """Step `number` of what the block does fails, those after it do not."""
+    """Step `number` of the block fails, later steps succeed."""
 
     @contextmanager
     def block() -> Iterator[list[int]]:
@@ -161,7 +161,7 @@ def failing(place: Behind, number: int, code: int) -> AbstractContextManager[lis
 
 
 def whole(place: Behind, expected: dict[str, Any]) -> None:
-    """Whatever counts is what an undisturbed writer commits, and complete."""
+    """Everything committed equals an undisturbed writer's, and is complete."""
     found = committed(place.held())
     assert found.items() <= expected.items()
     for run in open_store(place.url).runs.values():
@@ -169,26 +169,26 @@ def whole(place: Behind, expected: dict[str, Any]) -> None:
 
 
 def undisturbed(place: Behind, expected: dict[str, Any]) -> None:
-    """All is there, and nothing else."""
+    """Everything is there, and nothing else."""
     held = place.held()
     assert committed(held) == expected
     assert strays(held) == set()
 
 
 def record_key(capture: Capture, shard: int = 1) -> str:
-    """Where the record of a shard lies."""
+    """Key of the record of a shard."""
     return f"runs/{capture.plan.run_id}/shards/{shard:05d}/COMMIT.json"
 
 
 def write(place: Behind, capture: Capture, shard: int = 1, **how: Any) -> RunWriter:
-    """Write one shard; its writer."""
+    """Write one shard; returns its writer."""
     writer = RunWriter(place.url, capture.plan, capture.prompts, **how)
     writer.write_shard(shard, *capture.shard(shard))
     return writer
 
 
 def undo(place: Behind, capture: Capture, shard: int = 1) -> None:
-    """Remove a shard behind everyone's back."""
+    """Remove a shard directly, without the code under test."""
     start = f"runs/{capture.plan.run_id}/shards/{shard:05d}/"
     for key in place.held():
         if key.startswith(start):

@@ -39,8 +39,8 @@ NAMES = {
 
 
 def document(number: int) -> dict[str, Any]:
-    """One item. Texts of three lengths, which end differently: lm-eval's cache of logits mixes up
-    windows that are alike but for where the answer begins.
+    """One item. Texts have three lengths and different endings: lm-eval's cache of logits confuses
+    windows that differ only in where the answer begins.
     """
     words = "the lazy dog jumps and the quick fox does not mind " * (1 + number % 3 * 2)
     return {
@@ -54,7 +54,7 @@ def document(number: int) -> dict[str, Any]:
 
 
 def write_task(folder: Path, kind: str, *, items: int = 6, shots: int = 2, **changes: Any) -> str:
-    """Write a task of `kind`, an output type, with so many items; returns its name."""
+    """Write a task of `kind`, an output type, with `items` items; returns its name."""
     name = str(changes.get("task", NAMES[kind]))
     documents = {"test": range(items), "shots": range(90, 90 + shots)}
     files = {}
@@ -83,7 +83,9 @@ def write_task(folder: Path, kind: str, *, items: int = 6, shots: int = 2, **cha
 def by_lm_eval(
     model: Any, tokenizer: Any, folder: Path, *, max_length: int, **options: Any
 ) -> dict[str, Any]:
-    """What `lm_eval.simple_evaluate` gives with lm-eval's own `hf` model on every task there."""
+    """Results of `lm_eval.simple_evaluate` with lm-eval's own `hf` model for every task in
+    `folder`.
+    """
     import lm_eval
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
@@ -102,7 +104,7 @@ def by_lm_eval(
 
 
 def evaluate_in_small_shards(root: object, model: object, tasks: object) -> None:
-    """Evaluate `tasks` in shards of some requests each."""
+    """Evaluate `tasks` in shards of a few requests each."""
     from lpp.capture.corpus.selection import Selection
     from lpp.capture.evaluation.evaluate import evaluate_into
     from lpp.capture.evaluation.request import EvalRequest

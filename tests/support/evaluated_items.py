@@ -19,14 +19,14 @@ ANSWERS = 3
 
 @dataclass(frozen=True)
 class EvaluatedRun:
-    """What was written, for a slow reference."""
+    """The written items and rows, for a slow reference."""
 
     made: Made
     rows: list[dict[str, Any]]
     """The items, as in `ITEMS_SCHEMA`."""
     before: list[int]
     context: list[int]
-    """Of each prompt: tokens before the question, and before the answer."""
+    """For each prompt: tokens before the question, and before the answer."""
 
     @property
     def root(self) -> Path:
@@ -100,7 +100,7 @@ def evaluated_run(
 
 
 def write_items(root: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Put them among the scores of their source."""
+    """Write items to the scores of their source."""
     score = {"benchmark": rows[0]["task"], "metric": "acc", "value": 0.5, "kind": "lm-eval"}
     score |= {"model": rows[0]["model"], "source": rows[0]["source"]}
     items = items_file(pa.Table.from_pylist(list(rows), schema=ITEMS_SCHEMA))

@@ -1,4 +1,4 @@
-"""Each chart there is, with a frame of its table."""
+"""Every chart, with a frame of its table."""
 
 from collections.abc import Callable
 from functools import cache
@@ -53,17 +53,17 @@ CHARTS: dict[str, tuple[Chart, Callable[[], pl.DataFrame], dict[str, int]]] = {
 """Each chart, the frame it takes, and the marks that hold its values."""
 
 every = pytest.mark.parametrize("name", CHARTS)
-"""Runs a test with the name of each chart."""
+"""Runs a test once for each chart, by name."""
 
 
 @cache
 def drawn(name: str) -> Any:
-    """The chart of that name, of its frame. Made once, in up to 0.3 s: leave it as it is."""
+    """The chart of that name. Created once, in up to 0.3 s; tests must not change it."""
     chart, frame, _ = CHARTS[name]
     return chart(frame())
 
 
 @cache
 def specified(name: str) -> dict[str, Any]:
-    """Its specification, checked against the schema of Vega-Lite."""
+    """The chart's specification, checked against the schema of Vega-Lite."""
     return charts.specification(drawn(name))

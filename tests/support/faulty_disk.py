@@ -1,9 +1,9 @@
-"""A disk that fails as disks do, beneath `lpp.store.objects.disk`: for one test, in one process.
+"""A disk that fails, beneath `lpp.store.objects.disk`: for one test, in one process.
 
-`FaultyDisk` puts itself between the package and the calls of `os` and `io` that write: it counts
-every step that changes the disk, and at the step that was chosen it fails in the chosen way. It
-also keeps what was flushed and what was not, so that `power_cut` can take away all that a disk may
-lose: names that no `fsync` of their directory followed, and contents that none of their file did.
+`FaultyDisk` replaces the calls of `os` and `io` that write. It counts every step that changes the
+disk, and fails the chosen step in the chosen way. It also records what was flushed, so that
+`power_cut` can remove everything that a disk may lose: names whose directory had no later `fsync`,
+and contents whose file had none.
 """
 
 import errno
@@ -24,14 +24,14 @@ FAULTS: Final = {
     "another disk": errno.EXDEV,
     "stale handle": errno.ESTALE,
 }
-"""What a step may fail with."""
+"""Errors with which a step may fail."""
 
 KINDS: Final = ("open", "write", "fsync", "mkdir", "link", "rename", "remove")
 """Steps that change a disk."""
 
 
 class FaultyDisk:
-    """root: only what lies under it is looked at. fail_at: the step, from 1, that fails."""
+    """root: only paths below it are affected. fail_at: the step, from 1, that fails."""
 
     def __init__(
         self,
@@ -45,18 +45,18 @@ class FaultyDisk:
     ) -> None:
         self.root, self.fail_at, self.code, self.kinds = str(root), fail_at, code, kinds
         self.short = short
-        """Whether each write takes but a few of its bytes."""
+        """Whether each write takes only a few of its bytes."""
         self.space = space
         """Bytes that may still be written."""
         self.steps: list[tuple[str, str]] = []
         self.failed = False
         self.flushed: dict[int, int] = {}
-        """Bytes of a file that were flushed, by inode."""
+        """Number of flushed bytes of each file, by inode."""
         self.kept: set[tuple[int, str, int]] = set()
-        """Names that were flushed: inode of the directory, name, inode of what it names."""
+        """Flushed names: inode of the directory, name, inode of the file."""
 
     def step(self, kind: str, path: str) -> None:
-        """Count a step; fail where it is the chosen one."""
+        """Count a step; fail if it is the chosen one."""
         if kind not in self.kinds:
             return
         self.steps.append((kind, path))
@@ -69,7 +69,7 @@ class FaultyDisk:
 
     @contextmanager
     def in_force(self) -> Iterator["FaultyDisk"]:
-        """Between the package and the system until the block ends."""
+        """Replace the calls until the block ends."""
         real_fsync, real_mkdir, real_open = os.fsync, os.mkdir, io.open
         real_rename, real_replace, real_link = os.rename, os.replace, os.link
         real_unlink, real_rmdir = os.unlink, os.rmdir
@@ -131,7 +131,7 @@ class FaultyDisk:
             yield self
 
     def _remember(self, path: str) -> None:
-        if not os.path.exists(path):  # removed meanwhile, open still
+        if not os.path.exists(path):  # removed meanwhile, but still open
             return
         inode = os.stat(path).st_ino
         if not os.path.isdir(path):
@@ -141,13 +141,13 @@ class FaultyDisk:
         self.kept |= {(inode, entry.name, entry.inode()) for entry in os.scandir(path)}
 
     def settle(self) -> None:
-        """Take all that is there for flushed."""
+        """Treat everything that is there as flushed."""
         for folder, _, files in os.walk(self.root):
             for path in (folder, *(os.path.join(folder, name) for name in files)):
                 self._remember(path)
 
     def power_cut(self) -> None:
-        """Take away all that was not flushed: the worst that a disk may do."""
+        """Remove everything that was not flushed: the worst that a power cut can do."""
         for folder, folders, files in os.walk(self.root):
             inode = os.stat(folder).st_ino
             for name in (*folders, *files):
@@ -162,7 +162,7 @@ class FaultyDisk:
 
 
 class _Writing:
-    """A file that is written: whole, in small pieces, or not at all."""
+    """A file that is written completely, in small pieces, or not at all."""
 
     def __init__(self, file: Any, disk: FaultyDisk, path: str) -> None:
         self._file, self._disk, self._path = file, disk, path

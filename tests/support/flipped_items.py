@@ -1,4 +1,4 @@
-"""Two runs of one task in a store: the second answers some items otherwise."""
+"""Two runs of one task in a store: the second answers some items differently."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ Flips = Callable[[Made, Made, int, int], bool]
 
 @dataclass(frozen=True)
 class TwoRuns:
-    """What was written."""
+    """The two runs as written."""
 
     a: EvaluatedRun
     b: EvaluatedRun
@@ -38,9 +38,11 @@ def two_runs(
     options: Mapping[str, Any] | None = None,
     **both: Any,
 ) -> TwoRuns:
-    """right: items that are right in A. gained: items that are wrong in A and right in B. moved:
-    items that are wrong in both, with another answer in B. changes: of a row of B. options: of run
-    B alone, and `both` of both.
+    """Two runs of one task.
+
+    right: items that are right in A. gained: items that are wrong in A and right in B. moved: items
+    that are wrong in both, with another answer in B. changes: applied to each row of B. options: of
+    run B alone; `both`: of both runs.
     """
     counted = iter(range(items))
     a = evaluated_run(

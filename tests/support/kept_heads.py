@@ -12,7 +12,7 @@ from lpp.store.shared.matrices import Matrix
 
 
 def random_matrix(rows: int, width: int, seed: int, dtype: StoredDtype = "float32") -> Matrix:
-    """Normal values, of a standard deviation of 1/4."""
+    """Normal values with a standard deviation of 1/4."""
     weight: Any = np.random.default_rng(seed).normal(size=(rows, width)).astype(np.float32) / 4
     if dtype == "bfloat16":
         weight = (weight.view(np.uint32) >> 16).astype(np.uint16)
@@ -20,6 +20,6 @@ def random_matrix(rows: int, width: int, seed: int, dtype: StoredDtype = "float3
 
 
 def keep_head(root: Path, plan: Plan, seed: int = 5, dtype: StoredDtype = "float32") -> None:
-    """Give the model of a run in the store at `root` its head."""
+    """Store a head for the model of a run in the store at `root`."""
     matrix = random_matrix(plan.model.logits_width, plan.model.hidden_size, seed, dtype)
     commit_head(objects_at(root), plan, HeadContent(matrix=matrix))

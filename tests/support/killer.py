@@ -1,10 +1,10 @@
 """Kill a capture, an analysis or a database build at random moments, many times, cheaply.
 
-Run as a script in a process of its own: `python killer.py JOB FOLDER MODEL KILLS SEED`. It imports
-everything once and forks a child for each attempt, since starting Python and torch would take
-longer than the work. Each round is a new store: its job is killed, once or several times, then left
-to end; the store must be the one that an undisturbed job makes. A reader polls it all the while.
-Prints a line of JSON at the end. `kill_often` runs it.
+Run as a script in its own process: `python killer.py JOB FOLDER MODEL KILLS SEED`. It imports
+everything once and forks a child for each attempt, because starting Python and torch would take
+longer than the work. Each round has a new store: its job is killed, once or several times, and then
+runs to its end. The store must equal that of an undisturbed job. A reader polls the store all the
+time. The script prints a line of JSON at the end. `kill_often` runs it.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 
 PATIENCE: Final = 240.0
-"""Seconds for one child: a deadlock must not look like a slow machine for ever."""
+"""Time limit for one child in seconds: a deadlock must not look like a slow machine for ever."""
 
 CAPTURES: Final[dict[str, dict[str, Any]]] = {
     "capture": {},
@@ -31,7 +31,7 @@ CAPTURES: Final[dict[str, dict[str, Any]]] = {
     "continue": {"texts": 80, "tokens": 12, "shard_bytes": 120_000},
     "vllm": {"backend": "vllm", "texts": 120},
 }
-"""Settings of the jobs that capture."""
+"""Settings of the capture jobs."""
 
 Job = Callable[[Path], None]
 
@@ -55,7 +55,7 @@ def child(work: Callable[[], None], log: Path) -> int:
 
 
 def ended(pid: int, within: float) -> int | None:
-    """How a child ended, negative for a signal; None where it still runs after `within` seconds."""
+    """How a child ended, negative for a signal; None if it still runs after `within` seconds."""
     until = time.monotonic() + within
     while True:
         found, status = os.waitpid(pid, os.WNOHANG)
@@ -67,8 +67,9 @@ def ended(pid: int, within: float) -> int | None:
 
 
 def killed(pid: int, within: float, awaited: Callable[[], bool] | None = None) -> bool:
-    """Kill a child after `within` seconds, counted from `awaited` where it is given; False where
-    it had ended well before.
+    """Kill a child after `within` seconds; returns False if it had already ended.
+
+    The time starts when `awaited` is true, if it is given.
     """
     code, until = None, time.monotonic() + PATIENCE
     while awaited is not None and code is None and not awaited() and time.monotonic() < until:
@@ -82,7 +83,7 @@ def killed(pid: int, within: float, awaited: Callable[[], bool] | None = None) -
 
 
 def capture_job(model: Path, folder: Path, **settings: Any) -> Job:
-    """A capture of twelve texts in five shards or so; in ten, where it keeps moments."""
+    """A capture of twelve texts in about five shards; about ten if it stores moments."""
     import torch
 
     from lpp.capture.corpus.selection import Selection
@@ -107,18 +108,18 @@ def capture_job(model: Path, folder: Path, **settings: Any) -> Job:
         **{"shard_bytes": 30_000, **settings},
     )
     if request.backend == "vllm":
-        # an engine does not outlive a fork; importing it is half its start
+        # an engine does not survive a fork; importing it is half of its start
         from lpp.capture.backends.vllm.engine import check_vllm
 
         check_vllm(quiet=True)
         importlib.import_module("vllm.v1.engine.llm_engine")
         importlib.import_module("lpp.capture.backends.vllm.backend")
     else:
-        prepare(request, quiet=True).close()  # what it imports, children need not
+        prepare(request, quiet=True).close()  # children need not import this again
 
     def capture(root: Path) -> None:
-        # torch makes its threads anew in a fork, and two threads that ask first at once collide
-        # there ("Invalid thread pool!"): so one asks now
+        # torch creates its threads again in a fork, and two threads that first use it at once
+        # collide there ("Invalid thread pool!"): so one thread uses it here first
         torch.set_num_threads(1)
         capture_into(root, request)
 
@@ -126,14 +127,14 @@ def capture_job(model: Path, folder: Path, **settings: Any) -> Job:
 
 
 def analysis_job(root: Path) -> None:
-    """Profiles of every site, kept and put into the database."""
+    """Profiles of every site, stored and written to the database."""
     from lpp.analyze.tables.build import build_database
 
     build_database(root)
 
 
 def database_job(root: Path) -> None:
-    """The database alone, from tables that are made at once."""
+    """Only the database, from tables that take no time."""
     from lpp.analyze.tables.database import store_tables
     from lpp.sql import build
 
@@ -143,10 +144,10 @@ def database_job(root: Path) -> None:
 
 
 def files_of(root: Path) -> dict[str, str]:
-    """Checksum of all that a store holds, the database apart: it has a random name inside.
+    """Checksum of every file of a store except the database, which contains a random name.
 
-    A writer that is killed once its record is there may leave the attempts of those before it,
-    and one that looks whether it may write here a name beside `lpp.json`, until somebody sweeps.
+    A writer that is killed after its record exists may leave earlier attempts, and one that tests
+    whether it may write may leave a file beside `lpp.json`, until the next sweep.
     """
     from stored import stored_objects
 
@@ -172,7 +173,7 @@ def files_of(root: Path) -> dict[str, str]:
 
 
 def committed(root: Path) -> int:
-    """Shards that a store holds at this moment."""
+    """Number of committed shards of a store at this moment."""
     return sum(1 for _ in root.glob("runs/*/shards/[0-9]*/COMMIT.json"))
 
 
@@ -191,7 +192,7 @@ def tables_of(root: Path, into: Path) -> None:
 
 
 def reader(root: Path, report: Path) -> None:
-    """Look at a store without end; what is there is whole, or this is told."""
+    """Read the store in an endless loop; anything incomplete is written to `report`."""
     from lpp.store import open_store
     from lpp.store.errors import ErrorKind, FormatError
 
@@ -210,7 +211,7 @@ def reader(root: Path, report: Path) -> None:
 
 
 class Rounds:
-    """One job, killed again and again."""
+    """One job, killed repeatedly."""
 
     def __init__(self, name: str, folder: Path, model: Path, seed: int) -> None:
         importlib.import_module("lpp.analyze.tables.build")
@@ -234,14 +235,14 @@ class Rounds:
         self.inside = 0
 
     def new(self, name: str) -> Path:
-        """Where the next store will be."""
+        """The folder for the next store."""
         root = self.folder / name
         if self.before is not None:
             shutil.copytree(self.before, root)
         return root
 
     def do(self, work: Callable[[], None]) -> None:
-        """Let a child do `work` to its end."""
+        """Run `work` in a child to its end."""
         log = self.folder / "log"
         code = ended(pid := child(work, log), PATIENCE)
         if code is None:
@@ -249,7 +250,7 @@ class Rounds:
         assert code == 0, f"ended with {code}: {log.read_text()[-3000:]}"
 
     def state(self, root: Path) -> Any:
-        """All that must be the same after any number of kills."""
+        """Everything that must be the same after any number of kills."""
         tables = self.folder / "tables.json"
         if self.database:
             self.do(lambda: tables_of(root, tables))
@@ -257,14 +258,14 @@ class Rounds:
         return files_of(root)
 
     def round(self, number: int) -> None:
-        """A new store, its job killed some times, then left to end."""
+        """A new store, whose job is killed several times and then runs to its end."""
         root, log, report = self.new(str(number)), self.folder / "log", self.folder / "report"
         watcher = child(lambda: reader(root, report), log)
         for _ in range(self.rng.choice((1, 1, 2, 3))):
             pid = child(lambda: self.job(root), log)
             moment = self.rng.uniform(0, 1.05 * self.seconds)
             awaited = None
-            if self.starts_slowly and self.rng.random() < 0.8:  # else most die before they begin
+            if self.starts_slowly and self.rng.random() < 0.8:  # else most never begin
                 some = self.rng.randint(committed(root), self.shards)
                 moment, awaited = moment / 20, lambda some=some: committed(root) >= some
             self.inside += killed(pid, moment, awaited)
@@ -288,7 +289,7 @@ def _difference(found: Any, expected: Any) -> str:
 
 
 def kill_often(job: str, folder: Path, model: Path, kills: int, seed: int) -> dict[str, float]:
-    """Run this script; what it told at its end. AssertionError with what it found."""
+    """Run this script; returns its JSON. Raises AssertionError with what it found."""
     folder.mkdir()
     done = subprocess.run(
         [sys.executable, __file__, job, folder, model, str(kills), str(seed)],

@@ -1,4 +1,4 @@
-"""Statistics of the logits in float64 numpy, one row at a time, and the comparison with ours."""
+"""Statistics of the logits in float64 NumPy, one row at a time, and comparisons with them."""
 
 import math
 from typing import Any
@@ -15,7 +15,7 @@ Columns = dict[str, npt.NDArray[Any]]
 
 
 class Given(nn.Module):
-    """'Unembeds' rows to themselves: the statistics' input is then known exactly."""
+    """'Unembeds' rows to themselves, so the input of the statistics is known exactly."""
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         return rows
@@ -46,7 +46,7 @@ def reference(logits: npt.NDArray[Any], next_ids: list[int]) -> Columns:
 
 
 def assert_equal(mine: Columns, expected: Columns, atol: float) -> None:
-    """Within `atol` and rounding; ids and ranks exactly, where the row is not NaN."""
+    """Compare within `atol` and rounding; ids and ranks exactly, if the row is not NaN."""
     assert list(mine) == list(STATISTICS)
     real = ~np.isnan(expected["log_z"])
     for name in ("next_rank", "top1_id"):
@@ -68,8 +68,8 @@ def assert_equal(mine: Columns, expected: Columns, atol: float) -> None:
 def levels(vocabulary: int) -> list[tuple[torch.Tensor, float, float]]:
     """Logits with the bounds of their errors in `TokenStatistics`: of entropy and of varentropy.
 
-    Normal logits, more of them where the error is largest (standard deviations 3 and 4), and
-    logits of two levels.
+    Normal logits, more of them at the largest errors (standard deviations 3 and 4), and logits with
+    two levels.
     """
     generator = torch.Generator().manual_seed(vocabulary)
     deviations = torch.tensor([0, 0.01, 0.3, 1, 2, 3, 3, 4, 4, 5, 6, 8, 10, 20, 30])
@@ -81,7 +81,7 @@ def levels(vocabulary: int) -> list[tuple[torch.Tensor, float, float]]:
 
 
 def assert_within(mine: Columns, expected: Columns, entropy: float, varentropy: float) -> None:
-    """Within the errors that `TokenStatistics` documents; ids and ranks exactly."""
+    """Compare within the errors that `TokenStatistics` documents; ids and ranks exactly."""
     error = {name: np.abs(mine[name] - expected[name]) for name in STATISTICS}
     assert error["entropy"].max() < entropy
     assert error["varentropy"].max() < varentropy
@@ -92,7 +92,7 @@ def assert_within(mine: Columns, expected: Columns, entropy: float, varentropy: 
 
 
 def odd_rows(width: int) -> tuple[torch.Tensor, list[int]]:
-    """(9, width) logits of every odd kind between two plain rows, and the token after each row."""
+    """(9, width) logits: special rows between two plain ones, and the token after each row."""
     logits = torch.randn(9, width, generator=torch.Generator().manual_seed(width)) * 3
     logits[1, [0, width // 2, width - 1]] = 20.0  # ties of the largest
     logits[2] = -1.5  # all equal

@@ -1,4 +1,4 @@
-"""A synthetic run, as the fixtures `make_run` and `make_shared_run` of tests/analyze write it."""
+"""A synthetic run, as written by the fixtures `make_run` and `make_shared_run` of tests/analyze."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from lpp.store import Plan
 
 @dataclass(frozen=True)
 class Made:
-    """A run as it was written, and the rows that went into it."""
+    """A run as written, and the rows in it."""
 
     root: Path
     run_id: str
@@ -27,4 +27,4 @@ class Made:
 
 
 MakeRun = Callable[..., Made]
-"""What both fixtures give."""
+"""Type of both fixtures."""

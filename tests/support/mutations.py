@@ -1,7 +1,7 @@
-"""Damage to a store, one random act at a time, each undone after it was looked at.
+"""Damage to a store, one random act at a time, each undone after the check.
 
-Acts on files know nothing of the format. Acts of a *liar* change what a shard says and seal its
-record again, so that every checksum fits: only the meaning gives them away.
+Acts on files know nothing of the format. Acts of a *liar* change the content of a shard and seal
+its record again, so that every checksum is right: only the meaning can show the damage.
 """
 
 import json
@@ -39,9 +39,9 @@ def snapshot(root: Path) -> Snapshot:
 
 
 def restore(root: Path, before: Snapshot) -> None:
-    """Make the store at `root` what `before` says again."""
+    """Restore the store at `root` to `before`."""
     after = snapshot(root)
-    for key in sorted(after, reverse=True):  # what is inside a directory before it
+    for key in sorted(after, reverse=True):  # the content of a directory before the directory
         if key not in before or after[key] != before[key]:
             path = root / key
             if after[key] is None:
@@ -59,7 +59,7 @@ def restore(root: Path, before: Snapshot) -> None:
 
 
 Act: TypeAlias = Callable[[random.Random, Path], None]
-"""Does its damage to the run in a directory."""
+"""Damages the run in a directory."""
 
 
 def _files(run: Path) -> list[Path]:
@@ -71,7 +71,7 @@ def _shards(run: Path) -> list[Path]:
 
 
 def _edit(change: Callable[[random.Random, bytearray, int], None]) -> Act:
-    """An act on one byte of one file that has any."""
+    """An act on one byte of a file that is not empty."""
 
     def act(rng: random.Random, run: Path) -> None:
         path = rng.choice(_files(run))
@@ -177,7 +177,7 @@ def _link(rng: random.Random, run: Path) -> None:
 
 
 def _lie(change: Callable[[random.Random, Run, int, Path], None]) -> Act:
-    """An act on what one shard says, sealed again."""
+    """An act on the content of one shard, which is then sealed again."""
 
     def act(rng: random.Random, path: Path) -> None:
         run = Run(path)
@@ -193,7 +193,7 @@ def _tokens(shard: Path) -> pa.Table:
 
 
 def _reordered(rng: random.Random, run: Run, index: int, shard: Path) -> None:
-    """The rows of two tokens that differ change places: each is there once, in the wrong place."""
+    """Two different rows of tokens are swapped: each occurs once, in the wrong place."""
     table = _tokens(shard)
     order = list(range(table.num_rows))
     one, other = rng.sample(order, 2)
@@ -203,7 +203,7 @@ def _reordered(rng: random.Random, run: Run, index: int, shard: Path) -> None:
 
 
 def _doubled(rng: random.Random, run: Run, index: int, shard: Path) -> None:
-    """One token is there twice and another not at all."""
+    """One token occurs twice and another one not at all."""
     table = _tokens(shard)
     order = list(range(table.num_rows))
     one, other = rng.sample(order, 2)
@@ -236,7 +236,7 @@ def _other_rows(rng: random.Random, run: Run, index: int, shard: Path) -> None:
 
 
 def _array_of_other_rows(rng: random.Random, run: Run, index: int, shard: Path) -> None:
-    """One site alone has other rows or columns."""
+    """Only one site has other rows or columns."""
     site = rng.choice(run.plan.sites)
     path = object_path(shard, f"hidden.zarr/{site.name}/zarr.json")
     document = json.loads(path.read_bytes())
@@ -246,7 +246,7 @@ def _array_of_other_rows(rng: random.Random, run: Run, index: int, shard: Path) 
 
 
 def _object_left_out(rng: random.Random, run: Run, index: int, shard: Path) -> None:
-    """An object that neither is there nor is listed."""
+    """An object that is neither present nor listed."""
     path = rng.choice([p for p in _files(shard) if p.name not in ("COMMIT.json", "zarr.json")])
     path.unlink()
     for parent in path.relative_to(shard).parents:
@@ -268,13 +268,13 @@ def _another_plan(rng: random.Random, run: Run, index: int, shard: Path) -> None
 
 
 def _another_attempt(rng: random.Random, run: Run, index: int, shard: Path) -> None:
-    """A record that names an attempt which is not there."""
+    """A record that names an attempt which does not exist."""
     record = json.loads((shard / "COMMIT.json").read_bytes())
     (shard / "COMMIT.json").write_bytes(seal({**record, "base": rng.randbytes(8).hex()}))
 
 
 def _chunk_changed(rng: random.Random, run: Run, index: int, shard: Path) -> None:
-    """A record whose checksum of an object is right, and that of a chunk of it is not."""
+    """A record whose checksum of an object is right, while that of one of its chunks is wrong."""
     record = json.loads((shard / "COMMIT.json").read_bytes())
     arrays = [of for of in record["objects"].values() if "chunks" in of]
     if arrays:  # none before format 3
@@ -283,7 +283,7 @@ def _chunk_changed(rng: random.Random, run: Run, index: int, shard: Path) -> Non
 
 
 def _plan_changed(rng: random.Random, run: Run, index: int, shard: Path) -> None:
-    """A plan that says something else, in a run whose record fits it."""
+    """A different plan, in a run whose record fits it."""
     folder = shard.parents[1]
     path = object_path(folder, "plan.json")
     document = json.loads(path.read_bytes())

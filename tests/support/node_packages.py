@@ -1,6 +1,6 @@
-"""Packages of node that tests run, as a `package-lock.json` pins them.
+"""Packages of node that tests use, pinned by a `package-lock.json`.
 
-Installed once into the environment that runs the tests, in a folder named after the lock.
+They are installed once into the environment of the tests, in a folder named after the lock.
 """
 
 import hashlib
@@ -16,8 +16,9 @@ FOLDER = Path(__file__).with_name("node")
 
 
 def node_modules(described: Path = FOLDER) -> Path:
-    """The folder `node_modules` with what the lock in `described` names. AssertionError where npm
-    fails.
+    """The folder `node_modules` with the packages of the lock in `described`.
+
+    Raises AssertionError if npm fails.
     """
     lock = (described / "package-lock.json").read_bytes()
     home = Path(sys.prefix) / "node-packages"
@@ -41,4 +42,4 @@ def _install(described: Path, target: Path) -> None:
         done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"npm ci failed:\n{done.stderr}"
         shutil.move(folder, target)
-        Path(folder).mkdir()  # for the context's end to remove
+        Path(folder).mkdir()  # the end of the context removes it

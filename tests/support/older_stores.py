@@ -1,4 +1,4 @@
-"""Stores as the release before wrote them, in formats 1 and 2, made from those of this one."""
+"""Stores as earlier releases wrote them, in formats 1 and 2, converted from this release's."""
 
 import json
 import shutil
@@ -26,11 +26,11 @@ from lpp.store.objects.place import Place
 
 
 def as_format_1(root: Place) -> None:
-    """Make the store at `root` what the release before would have written on a disk.
+    """Convert the store at `root` to what an earlier release would have written on a disk.
 
-    Objects lie right in their directories, documents are indented, arrays do not name their
-    dimensions, records have no checksums by chunk. Format 1, or 2 where one of its additions is
-    used: all of a run that keeps moments, and a shard that sets prompts aside.
+    Objects are directly in their directories, documents are indented, arrays do not name their
+    dimensions, records have no checksums by chunk. Format 1, or 2 if one of its additions is used:
+    for everything in a run with moments, and for a shard that sets prompts aside.
     """
     root = on_disk(root)
     _indent(root / ROOT_KEY)
@@ -48,7 +48,7 @@ def as_format_1(root: Place) -> None:
 
 
 def without_varentropy(shard: Place) -> None:
-    """Write the token table of the shard in `shard` anew, without its column `varentropy`."""
+    """Rewrite the token table of the shard in `shard` without its column `varentropy`."""
     path = object_path(shard, TOKENS_KEY)
     table = read_table(path, TOKENS_SCHEMA).drop_columns(["varentropy"])
     path.write_bytes(encode_table(table))
@@ -56,7 +56,7 @@ def without_varentropy(shard: Place) -> None:
 
 
 def _flatten(directory: Path) -> None:
-    """Move the objects of the attempt that counts into the directory."""
+    """Move the objects of the committed attempt into the directory."""
     base = json.loads((directory / COMMIT_KEY).read_bytes())["base"]
     for path in (directory / base).iterdir():
         path.rename(directory / path.name)

@@ -1,4 +1,4 @@
-"""For tests whose store lies on a disk."""
+"""For tests whose store is on a disk."""
 
 from pathlib import Path
 
@@ -6,6 +6,6 @@ from lpp.store.objects.place import Place
 
 
 def on_disk(place: Place) -> Path:
-    """`place` as a path of the disk; fails for a bucket's."""
+    """`place` as a local path; fails for a bucket."""
     assert isinstance(place, Path), f"{place} lies in a bucket"
     return place

@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclass
 class Opened:
-    """A page and what went wrong on it."""
+    """A page and its errors."""
 
     page: Any
     trouble: list[str] = field(default_factory=list)
@@ -24,4 +24,4 @@ class Opened:
 
 
 OpenPage = Callable[..., Opened]
-"""What the fixture `open_page` gives."""
+"""Type of the fixture `open_page`."""

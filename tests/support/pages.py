@@ -1,4 +1,4 @@
-"""What stands on an HTML page."""
+"""The content of an HTML page."""
 
 from html.parser import HTMLParser
 

@@ -1,4 +1,4 @@
-"""Places that hold objects, looked at and altered without the code under test."""
+"""Places that hold objects, read and changed without the code under test."""
 
 import json
 import os
@@ -35,22 +35,22 @@ class DiskPlace:
         return {path.relative_to(self.root).as_posix(): path.read_bytes() for path in paths}
 
     def put(self, key: str, data: bytes) -> None:
-        """Write behind everyone's back."""
+        """Write an object directly, without the code under test."""
         path = self.root / key
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
 
     def remove(self, key: str) -> None:
-        """Remove behind everyone's back."""
+        """Remove an object directly, without the code under test."""
         (self.root / key).unlink()
 
     def written(self, key: str) -> float:
-        """When the object was written, by the clock of the place."""
+        """Time at which the object was written, by the clock of the place."""
         return os.path.getmtime(self.root / key)
 
 
 class BucketPlace:
-    """A prefix of a bucket, through another client than the one under test."""
+    """A prefix of a bucket, through a client of its own, not the one under test."""
 
     BASE = "some/store/"
 
@@ -64,7 +64,7 @@ class BucketPlace:
 
     @property
     def proxy(self) -> Proxy:
-        """Between client and server of an S3 bucket: fails on command."""
+        """The proxy between client and server of an S3 bucket: it fails on command."""
         assert isinstance(self.s3, S3)
         return self.s3.proxy
 
@@ -73,15 +73,15 @@ class BucketPlace:
         return {key.removeprefix(self.BASE): data for key, data in self.s3.objects().items()}
 
     def put(self, key: str, data: bytes) -> None:
-        """Write behind everyone's back."""
+        """Write an object directly, without the code under test."""
         self.s3.put(self.BASE + key, data)
 
     def remove(self, key: str) -> None:
-        """Remove behind everyone's back."""
+        """Remove an object directly, without the code under test."""
         self.s3.delete(self.BASE + key)
 
     def written(self, key: str) -> float:
-        """When the object was written, by the clock of the place."""
+        """Time at which the object was written, by the clock of the place."""
         return float(self.s3.modified(self.BASE + key))
 
 
@@ -100,7 +100,7 @@ def place_of(kind: str, request: pytest.FixtureRequest) -> Behind:
 
 
 def records(held: Mapping[str, bytes]) -> dict[str, dict[str, Any]]:
-    """Every record, by the folder it lies in."""
+    """Every record, by its folder."""
     return {
         key.removesuffix(COMMIT): json.loads(data)
         for key, data in held.items()
@@ -109,8 +109,10 @@ def records(held: Mapping[str, bytes]) -> dict[str, dict[str, Any]]:
 
 
 def committed(held: Mapping[str, bytes]) -> dict[str, Any]:
-    """Each committed object under its logical key, without the attempt's name; and the records,
-    without what differs between attempts. KeyError for a record whose object is missing.
+    """Each committed object by its logical key, without the attempt's name; and the records,
+    without what differs between attempts.
+
+    Raises KeyError for a record whose object is missing.
     """
     found: dict[str, Any] = {key: data for key, data in held.items() if key == "lpp.json"}
     for folder, record in records(held).items():
@@ -122,7 +124,7 @@ def committed(held: Mapping[str, bytes]) -> dict[str, Any]:
 
 
 def strays(held: Mapping[str, bytes]) -> set[str]:
-    """Keys that no record speaks of."""
+    """Keys that no record lists."""
     expected = {"lpp.json"}
     for folder, record in records(held).items():
         base = f"{record['base']}/" if record.get("base") else ""
@@ -131,7 +133,7 @@ def strays(held: Mapping[str, bytes]) -> set[str]:
 
 
 def recorded(data: bytes) -> ObjectRecord:
-    """What a record says of an object of these bytes."""
+    """A record's entry for an object with these bytes."""
     return ObjectRecord(bytes=len(data), xxh3_128=xxhash.xxh3_128_hexdigest(data))
 
 

@@ -1,10 +1,10 @@
-"""Whether what a document shows is what is printed now.
+"""Compares what a document shows with what is printed now.
 
 Words and numbers are compared, white space is not. A number with a decimal point, an exponent or a
-percent sign is measured: other kernels round the forward pass otherwise, so it may differ by
+percent sign is measured: other kernels round the forward pass differently, so it may differ by
 `KERNELS`, and by one unit of its last digit. Every other number is a count, and sizes in bytes are
-computed: both are equal. Not compared: seconds and free bytes, which are those of a machine, and
-the digits that end the id of a run, which depend on the versions of libraries.
+computed: both must be equal. Not compared: seconds and free bytes, which depend on the machine, and
+the digits at the end of a run's id, which depend on the versions of libraries.
 """
 
 import hashlib
@@ -16,12 +16,12 @@ from lpp.capture.corpus.pydoc import topics
 from lpp.store.format.documents import canonical_json
 
 KERNELS: Final = 0.02
-"""Share by which a measured number may differ."""
+"""Relative difference that is allowed for a measured number."""
 
 _ELSEWHERE_OTHERS: Final = re.compile(
     r"[\d.]+ (?=s\b|[kMGT]?B (?:free|available)\b)|(?<=-)(?:[0-9a-f]{8}\b|[0-9a-f]{1,7}…)"
 )
-"""Seconds, free bytes, the end of the id of a run, whole or cut by a table."""
+"""Seconds, free bytes, and the end of a run's id, whole or truncated by a table."""
 
 _NUMBER: Final = re.compile(r"[-+]?(?:\d+(?:\.\d+)?|\.\d+)(?:e[-+]?\d+)?")
 
@@ -30,21 +30,22 @@ _PART: Final = re.compile(
     rf"|(?P<number>(?<![\w.-]){_NUMBER.pattern}(?![\w-]))(?P<percent>\s?%)?"
     r"|[^\s\w]|\w+"
 )
-"""A size, a number, or else a word or a sign. A digit inside a name is a part of a word."""
+"""A size, a number, or else a word or a sign. A digit inside a name belongs to the word."""
 
 _TEXTS: Final = "35db0d72c025200b"
-"""Fingerprint of the texts that the printed numbers of the documents were measured on."""
+"""Fingerprint of the texts on which the numbers in the documents were measured."""
 
 
 def same_texts() -> bool:
-    """Whether this Python brings the texts that the documents were made with: those of the
-    built-in corpus and of the notebooks change with each release of Python.
+    """Whether this Python has the texts that the documents were made with.
+
+    The texts of the built-in corpus and of the notebooks change with each release of Python.
     """
     return hashlib.sha256(canonical_json(topics())).hexdigest()[: len(_TEXTS)] == _TEXTS
 
 
 def differences(shown: str, printed: str) -> list[str]:
-    """Lines of `shown` that `printed` has not, in this order, each beside what is there instead."""
+    """Lines of `shown` that are missing in `printed`, in order, each beside its replacement."""
     lines, found = [line for line in printed.splitlines() if line.strip()], []
     at = 0
     for line in filter(str.strip, shown.splitlines()):
@@ -94,5 +95,5 @@ def _unit(number: str) -> float:
 
 
 def _words(line: str) -> list[str]:
-    """What a line is about: its words without numbers."""
+    """The words of a line, without its numbers."""
     return [part[0] for part in _parts(line) if not (part["number"] or part["bytes"])]

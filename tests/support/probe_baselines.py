@@ -1,4 +1,4 @@
-"""Answerers that know little, and two that know all: what the probes' scores mean.
+"""Baselines that know little, and two that know everything: reference points for probes' scores.
 
 Each takes an item, as in the files, and a random source, and returns the response that a model
 would write.
@@ -25,10 +25,10 @@ Answerer = Callable[[Item, random.Random], str]
 
 SCENES = read_scenes()
 INDUCTION = "copies what followed the last two symbols before"
-"""Follows the rule of two families without knowing it: a score is read against it."""
+"""Follows the rule of two families without knowing it: scores are compared with it."""
 
 DRAWS = 100
-"""Passes over the items, for answerers that draw lots."""
+"""Passes over the items, for baselines that choose at random."""
 
 
 def _line(ambiguous: bool, answer: str) -> str:
@@ -36,13 +36,13 @@ def _line(ambiguous: bool, answer: str) -> str:
 
 
 def _by_hint(item: Item) -> str:
-    """The option that the hint supports, from the scene as it was written."""
+    """The option that the hint supports, from the scene as written."""
     scene = SCENES[item["scene"]]
     return "A" if (item["hint"] == scene.hint_a) == (item["option_a"] == scene.a) else "B"
 
 
 def _by_prefix(item: Item, rng: random.Random) -> str:
-    """Where the prefix has one reading, that option; otherwise lots."""
+    """The right option if the prefix has one reading; otherwise a random one."""
     scene = SCENES[item["scene"]]
     if item["prefix"] == scene.prefix:
         return rng.choice("AB")
@@ -60,7 +60,7 @@ def _by_overlap(item: Item, rng: random.Random) -> str:
 
 
 def _by_length(item: Item) -> bool:
-    """The best cut by length of the prefix, found on the answers themselves."""
+    """The best threshold on the length of the prefix, fitted on the answers themselves."""
     return len(item["prefix"]) <= _best_cut()
 
 
@@ -89,7 +89,7 @@ AMBIGUOUS: dict[str, Answerer] = {
 
 
 def _by_induction(shown: str, length: int = 3) -> str:
-    """What followed the last two symbols when they last stood together: copying, not counting."""
+    """What followed the last two symbols when they last occurred: copying, not counting."""
     text = shown
     for _ in range(length):
         place = text.rfind(text[-2:], 0, len(text) - 1)
@@ -123,5 +123,5 @@ def scores_of(probe: Probe, name: str) -> dict[str, float]:
 
 
 def draws_lots(name: str) -> bool:
-    """Whether an answerer's score is an average over draws."""
+    """Whether a baseline's score is an average over random draws."""
     return name.startswith(("random", "reads prefixes", "option nearer"))

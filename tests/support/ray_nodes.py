@@ -1,12 +1,12 @@
-"""Two Ray nodes on this machine, one of which is killed while there is work on it.
+"""Two Ray nodes on this machine, one of which is killed during its work.
 
-A program of its own, so that nothing of Ray's is left in the process of the tests. The driver is
-on the first node; the second is ended by SIGKILL once it holds or does part of the work.
+This is a separate program, so that nothing of Ray's stays in the process of the tests. The driver
+is on the first node; the second is killed by SIGKILL once it holds or does part of the work.
 
     python ray_nodes.py analysis FOLDER [SPANS]
     python ray_nodes.py capture FOLDER MODEL [PROMPTS]
 
-    python ray_nodes.py drift FOLDER    # where none is killed
+    python ray_nodes.py drift FOLDER    # kills no node
 """
 
 import contextlib
@@ -23,16 +23,16 @@ from typing import Any
 from stored import stored_objects
 
 PATIENCE = 120.0
-"""Seconds until work should have reached the second node."""
+"""Seconds within which work should reach the second node."""
 
 
 @contextlib.contextmanager
 def two_nodes(cpus: int = 1) -> Iterator[tuple[str, Callable[[], str], Callable[[], None]]]:
-    """Address of the cluster, id of its second node, and what kills that node."""
+    """Address of the cluster, a function for the id of its second node, and one that kills it."""
     from ray.cluster_utils import Cluster
 
     common: dict[str, Any] = {"num_cpus": cpus, "object_store_memory": 100 << 20}
-    noticed = {  # a lost node within a second or two, not within the minute of a large cluster
+    noticed = {  # detect a lost node in a second or two, not in a large cluster's minute
         "health_check_initial_delay_ms": 0,
         "health_check_period_ms": 500,
         "health_check_timeout_ms": 500,
@@ -52,7 +52,9 @@ def two_nodes(cpus: int = 1) -> Iterator[tuple[str, Callable[[], str], Callable[
 
 
 def analysis(folder: Path, spans: int = 12) -> dict[str, Any]:
-    """The tables of a store by one process and by two nodes with one lost, compared bit by bit."""
+    """The tables of a store by one process, and by two nodes of which one is lost, compared bit by
+    bit.
+    """
     from polars.testing import assert_frame_equal
 
     from benchmarks.synthetic import synthetic_run
@@ -61,7 +63,7 @@ def analysis(folder: Path, spans: int = 12) -> dict[str, Any]:
     from lpp.analyze.engine.ray_executor import RayExecutor
     from lpp.store.commands.cluster import cluster
 
-    of_spans.SPAN_CHUNKS = 16  # here alone: the driver cuts, and a worker takes what it is given
+    of_spans.SPAN_CHUNKS = 16  # only here: the driver divides, and a worker takes its part
     rows, root = spans * 16 * 1024 + 5000, folder / "store"
     synthetic_run(root, rows, 64, sites=("block.1", "final"), per_shard=100)
     asked = Selection(prompts=[rows // 300, rows // 100])
@@ -72,7 +74,7 @@ def analysis(folder: Path, spans: int = 12) -> dict[str, Any]:
     with two_nodes() as (address, second, kill), cluster(address) as ray:
 
         class Killing(RayExecutor):
-            """Ends the second node once something that it made lies there."""
+            """Kills the second node once it stores a result."""
 
             def __init__(self) -> None:
                 super().__init__(ray)
@@ -96,7 +98,7 @@ def analysis(folder: Path, spans: int = 12) -> dict[str, Any]:
 
 
 def capture(folder: Path, model: str, prompts: int = 48) -> dict[str, Any]:
-    """A store by one process and by two nodes, of which one dies with shards in its hands."""
+    """A store by one process, and by two nodes of which one dies during its shards."""
     from lpp.capture.corpus.selection import Selection
     from lpp.capture.engine.run import capture_into
     from lpp.capture.models.spec import ModelSpec
@@ -119,7 +121,7 @@ def capture(folder: Path, model: str, prompts: int = 48) -> dict[str, Any]:
     with two_nodes() as (address, second, kill):
 
         class Killing(ray_executor._Pool):
-            """Ends the second node when its actor has got its second hand."""
+            """Kills the second node when its actor has got its second list of shards."""
 
             hands = 0
             gathered = False
@@ -160,7 +162,7 @@ def capture(folder: Path, model: str, prompts: int = 48) -> dict[str, Any]:
 
 
 def drift(folder: Path) -> dict[str, Any]:
-    """What changed between two runs, by one process and by two nodes, compared bit by bit."""
+    """The drift of two runs by one process and by two nodes, compared bit by bit."""
     from polars.testing import assert_frame_equal
 
     from lpp.analyze import diff
@@ -223,13 +225,13 @@ def two_models(root: Path) -> tuple[str, str]:
 
 
 def holders(ray: Any, refs: list[Any]) -> set[str]:
-    """Nodes in whose object store any of `refs` lies."""
+    """Nodes whose object store holds any of `refs`."""
     found = ray.experimental.get_object_locations(refs)
     return {node for place in found.values() for node in place["node_ids"]}
 
 
 def wait_until(true: Callable[[], bool]) -> None:
-    """Until it is so; an error where it never is."""
+    """Wait until `true()`; raises an error after `PATIENCE` seconds."""
     until = time.monotonic() + PATIENCE
     while not true():
         if time.monotonic() > until:
@@ -238,7 +240,7 @@ def wait_until(true: Callable[[], bool]) -> None:
 
 
 def main(job: str, folder: str, *rest: str) -> None:
-    """Print what was seen as JSON; an error is a traceback and a code."""
+    """Print the result as JSON; an error gives a traceback and an exit code."""
     if job == "analysis":
         told = analysis(Path(folder), *map(int, rest))
     elif job == "drift":

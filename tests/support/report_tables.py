@@ -1,4 +1,4 @@
-"""Databases as the commands leave them, of any number of runs, sites and prefixes."""
+"""Databases as the commands write them, for any number of runs, sites and prefixes."""
 
 import json
 import math
@@ -42,10 +42,11 @@ def database(
 ) -> dict[str, list[Row]]:
     """Every table but `published`, for one run of each of `models`.
 
-    Model k has effective rank 10 (k + 1) at `final`, with intervals one wide: all differ. The
-    participation ratios are 5 + k / 100 with the same: neighbours do not. series: model k is its
-    checkpoint at step 1000 k. Each model from the second on was compared with the first: its KL is
-    k / 100, its share of flips k / 200. Model k answered 40 + k of 100 items of the task `quiz`.
+    Model k has effective rank 10 (k + 1) at `final`, with intervals of width 1, so all differ. The
+    participation ratios are 5 + k / 100 with equal intervals, so neighbours do not. series: model k
+    is its checkpoint at step 1000 k. Each model from the second on was compared with the first: its
+    KL is k / 100, its share of flips k / 200. Model k answered 40 + k of 100 items of the task
+    `quiz` correctly.
     """
     sites = ("embed", *(f"block.{k}" for k in range(1, blocks + 1)), "final")
     lengths = [context * (k + 1) // prefixes for k in range(prefixes)]
@@ -83,7 +84,9 @@ def database(
 
 
 def run_id(place: int, model: str) -> str:
-    """The name itself, made unique: hostile names stand in every column that can hold them."""
+    """The model's name, made unique, so that hostile names occur in every column that can hold
+    them.
+    """
     return f"{model}-{place:08x}"
 
 
@@ -145,9 +148,9 @@ def profile_values(place: int, depth: int, blocks: int, lengths: Sequence[int]) 
 
 
 def jackknife_rows(profile: Row, place: int) -> Iterator[Row]:
-    """Each number without each of ten groups: another group moves it in each run."""
+    """Each number without each of ten groups; for each run another group changes it."""
     for metric in ("entropy_floor", *RANKS, *(f"{rank}_norm" for rank in RANKS)):
-        # sqrt(9/10 (m^2 - m^2 / 10)) is the error
+        # the error is sqrt(9/10 (m^2 - m^2 / 10))
         moved = profile[f"{metric}_stderr"] * 10 / 9
         key = {name: profile[name] for name in ("run", "site", "context", "n_prompts")}
         key |= {"metric": metric, "prefix": profile[f"{metric}_prefix"], "first_position": 0}

@@ -1,7 +1,7 @@
-"""An S3 server on loopback, and a proxy before it that counts, fails and forgets on command.
+"""An S3 server on loopback, and a proxy that counts requests, and fails or drops them on command.
 
-The server is moto's, in a process of its own. Everything goes through the proxy, which also lets
-one conditional put through at a time: moto looks and writes in two steps.
+The server is moto's, in a process of its own. All requests go through the proxy, which also
+serialises conditional puts, because moto checks and writes in two steps.
 """
 
 import http.client
@@ -24,12 +24,12 @@ from urllib.parse import unquote, urlsplit
 from bucket_store import StoreFiles
 
 SECRET = "kJ7SECRETx9Qn2"
-"""Stands in every place that a secret may: it must come out nowhere."""
+"""Set in every place that may hold a secret: it must appear in no output."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """What goes wrong with one request."""
+    """The fault of one request."""
 
     kind: Literal["answer", "delay", "cut request", "cut answer", "lose answer"]
     status: int = 500
@@ -39,7 +39,7 @@ class Fault:
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """One request as it came through."""
+    """One request that the proxy received."""
 
     method: str
     key: str
@@ -50,11 +50,11 @@ class Seen:
 
 
 Rule = Callable[[str, str], Fault | None]
-"""Method and key -> what goes wrong, or None."""
+"""Maps method and key to a fault, or to None."""
 
 
 class Proxy:
-    """Passes requests on to `upstream`, but for what `rule` says."""
+    """Forwards requests to `upstream`, except those that `rule` gives a fault."""
 
     def __init__(self, upstream: int) -> None:
         self.upstream = upstream
@@ -77,7 +77,7 @@ class Proxy:
         self._server.server_close()
 
     def read(self, part: str = "") -> int:
-        """Bytes of objects that were read and whose key holds `part`."""
+        """Bytes that were read of objects whose key contains `part`."""
         return sum(s.received for s in self.seen if s.method == "GET" and part in s.key)
 
 
@@ -85,7 +85,7 @@ class _Quiet(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is what some tests are about."""
+        """Ignore the error: some tests disconnect the client."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -94,7 +94,7 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True  # else each answer waits 40 ms for the client's acknowledgement
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-        """Nothing on stderr."""
+        """Print nothing on stderr."""
 
     def handle_one(self) -> None:
         split = urlsplit(self.path)
@@ -155,7 +155,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.shutdown(socket.SHUT_RDWR)
 
     def _refuse(self, fault: Fault, key: str) -> None:
-        """An answer as S3 words it, with what a careless server may echo."""
+        """An error in S3's format, with what a careless server may repeat."""
         text = (
             f"<?xml version='1.0'?><Error><Code>{fault.code}</Code><Message>of a test"
             f"</Message><AWSSecret>{SECRET}</AWSSecret></Error>"
@@ -174,12 +174,12 @@ class S3(StoreFiles):
 
     @property
     def url(self) -> str:
-        """Where a store may be made."""
+        """URL at which a store may be created."""
         return f"s3://{self.bucket}/some/store"
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a command needs to reach it."""
+        """Environment with which a command reaches the bucket."""
         return {
             "AWS_ACCESS_KEY_ID": "AKTEST",
             "AWS_SECRET_ACCESS_KEY": SECRET,
@@ -191,14 +191,14 @@ class S3(StoreFiles):
         }
 
     def objects(self) -> dict[str, bytes]:
-        """Everything in the bucket, by key, asked of the server itself."""
+        """Everything in the bucket by key, directly from the server."""
         client = client_of(self.server)
         pages = client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket)
         keys = [item["Key"] for page in pages for item in page.get("Contents", [])]
         return {key: client.get_object(Bucket=self.bucket, Key=key)["Body"].read() for key in keys}
 
     def put(self, key: str, data: bytes) -> None:
-        """Write behind everyone's back."""
+        """Write an object directly, without the code under test."""
         client_of(self.server).put_object(Bucket=self.bucket, Key=key, Body=data)
 
     def fill(self, keys: list[str]) -> None:
@@ -207,18 +207,18 @@ class S3(StoreFiles):
             list(pool.map(lambda key: self.put(key, b""), keys))
 
     def delete(self, key: str) -> None:
-        """Remove behind everyone's back."""
+        """Remove an object directly, without the code under test."""
         client_of(self.server).delete_object(Bucket=self.bucket, Key=key)
 
     def modified(self, key: str) -> float:
-        """When an object was written, in seconds since the epoch, by the server's clock."""
+        """Time of an object's last write, in seconds since the epoch, by the server's clock."""
         head = client_of(self.server).head_object(Bucket=self.bucket, Key=key)
         return float(head["LastModified"].timestamp())
 
 
 @cache
 def client_of(server: int) -> Any:
-    """Another client than the one under test, asking the server itself."""
+    """A client that is not under test and uses the server directly."""
     import boto3
 
     return boto3.client(
@@ -259,14 +259,14 @@ def _wait_for(port: int, server: "subprocess.Popen[bytes]") -> None:
 
 
 def make_bucket(server: int, name: str) -> None:
-    """A bucket, asked of the server itself."""
+    """Create a bucket directly on the server."""
     request = urllib.request.Request(f"http://127.0.0.1:{server}/{name}", method="PUT")
     with urllib.request.urlopen(request):
         pass
 
 
 def some(fault: Fault, *, every: int, method: str = "", part: str = "") -> Rule:
-    """A rule by which every so many-th fitting request goes wrong, the first included."""
+    """A rule that fails every `every`-th matching request, the first included."""
     count, lock = 0, threading.Lock()
 
     def rule(of: str, key: str) -> Fault | None:
@@ -281,7 +281,7 @@ def some(fault: Fault, *, every: int, method: str = "", part: str = "") -> Rule:
 
 
 def always(fault: Fault, *, method: str = "", part: str = "") -> Rule:
-    """A rule by which every fitting request goes wrong."""
+    """A rule that fails every matching request."""
 
     def rule(of: str, key: str) -> Fault | None:
         return fault if method in ("", of) and part in key else None

@@ -1,4 +1,4 @@
-"""What saved queries answer."""
+"""Results of saved queries."""
 
 from pathlib import Path
 from typing import Any
@@ -15,5 +15,5 @@ def answer(store: Path, name: str) -> list[dict[str, Any]]:
 
 
 def digits(value: float | None, count: int = 4) -> float | None:
-    """`value` to so many significant digits, as the queries round it."""
+    """`value` to `count` significant digits, as the queries round it."""
     return None if value is None else float(f"{value:.{count}g}")

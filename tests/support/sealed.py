@@ -1,4 +1,4 @@
-"""Records sealed anew over whatever lies there: what a careless or hostile writer would make."""
+"""Records sealed again over changed files: what a careless or hostile writer would produce."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -20,10 +20,10 @@ COMMIT = "COMMIT.json"
 def objects_of(
     directory: Path, before: Mapping[str, Any] = MappingProxyType({})
 ) -> dict[str, dict[str, Any]]:
-    """What a record of the files in `directory` says; of a run without those of its shards.
+    """A record's entries for the files in `directory`; for a run without those of its shards.
 
-    before: what it said. An array has as many chunks as there, and their sizes: what a writer
-    whose rows changed and whose chunks did not would record.
+    before: its earlier entries. An array has as many chunks as there, with the same sizes, as a
+    writer with other rows and equal chunks would record.
     """
     found = {}
     for path in sorted(directory.rglob("*")):
@@ -36,17 +36,17 @@ def objects_of(
 
 
 def seal(document: Mapping[str, Any]) -> bytes:
-    """A record of the content of `document`, whatever that is, whose seal is right."""
+    """A record with the content of `document`, whatever that is, and a correct seal."""
     version = document.get("format", 1)
     sealed = {**document, "self_xxh3_128": seal_of(document)}
     return stored_json(sealed, version if type(version) is int else 1)
 
 
 def reseal(place: Place, change: Callable[[dict[str, Any]], None] = lambda _: None) -> None:
-    """Write the record of `place` again so that it fits the files there, then `change` it."""
+    """Rewrite the record of `place` to fit the files there, then `change` it."""
     directory = on_disk(place)
     record = json.loads((directory / COMMIT).read_bytes())
-    attempt = directory / record.get("base", "")  # one that older_stores.py has emptied is gone
+    attempt = directory / record.get("base", "")  # missing if older_stores.py has emptied it
     objects = attempt if attempt.is_dir() else directory
     record["objects"] = objects_of(objects, record["objects"])
     change(record)

@@ -1,4 +1,4 @@
-"""A model inside a real vLLM, beside the same weights in transformers."""
+"""A model inside a real vLLM, and the same weights in transformers."""
 
 import os
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ class Served:
 
 
 def serve(folder: Path, family: str, *, tensor_parallel: int = 1) -> Iterator[Served]:
-    """One engine at a time: vLLM's state is the process's."""
+    """Serve one model. Only one engine at a time: vLLM's state belongs to the process."""
     from lpp.capture.backends.vllm.backend import VllmBackend
     from lpp.capture.corpus.selection import Selection
     from lpp.capture.models.spec import ModelSpec

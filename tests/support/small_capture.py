@@ -1,4 +1,4 @@
-"""A small run of distinct values: a plan, and all that a model would have made for it."""
+"""A small run of distinct values: a plan, and all that a model would have computed for it."""
 
 import hashlib
 from collections.abc import Mapping
@@ -40,13 +40,13 @@ class Capture:
         return slice(sum(self.lengths[:first]), sum(self.lengths[:end]))
 
     def shard(self, index: int) -> tuple[dict[str, np.ndarray], pa.Table]:
-        """What `write_shard` takes."""
+        """Arguments of `write_shard`."""
         rows = self.rows(index)
         part = self.tokens.slice(rows.start, rows.stop - rows.start)
         return {site: values[rows] for site, values in self.hidden.items()}, part
 
     def write(self, root: Url, shards: range | tuple[int, ...] | None = None) -> Run:
-        """Write some shards, or all, into the store at `root`; the run as a reader sees it."""
+        """Write some shards, or all, to the store at `root`; returns the run, opened again."""
         writer = RunWriter(create_store(root).path, self.plan, self.prompts)
         for index in range(self.plan.n_shards) if shards is None else shards:
             writer.write_shard(index, *self.shard(index))
@@ -54,7 +54,7 @@ class Capture:
 
 
 def make_plan(**changes: Any) -> Plan:
-    """A valid plan in which no two fields are alike."""
+    """A valid plan in which no two fields are equal."""
     plan = Plan(
         model=ModelInfo(
             id="Lab/Tiny-0.1B",
@@ -109,7 +109,7 @@ def make_capture(
     seed: int = 0,
     **changes: Any,
 ) -> Capture:
-    """A capture of random bits; `hidden` gives rows, and with them the sites' widths."""
+    """A capture of random bits; `hidden` sets the rows, and with them the sites' widths."""
     rng = np.random.default_rng(seed)
     ids = [rng.integers(0, 51, n).astype("<i4") for n in lengths]
     digests = [hashlib.sha256(part.tobytes()) for part in ids]

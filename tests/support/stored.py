@@ -1,4 +1,4 @@
-"""What a store holds, whatever its writers called their attempts."""
+"""The content of a store, whatever the names of its writers' attempts."""
 
 import json
 from pathlib import Path
@@ -13,11 +13,11 @@ from lpp.store.objects.place import Place
 
 
 def stored_objects(root: Place) -> dict[str, bytes]:
-    """Every file below the directory `root` of a store, by its place.
+    """Every file below the directory `root` of a store, by path.
 
-    A committed object bears its place without the attempt that it lies in, and a record is what it
-    says beside attempt and seal: so two captures of one plan are equal. Everything else that lies
-    there bears its own name, lost attempts and altered records too.
+    A committed object has its path without the attempt's name, and a record its content without
+    attempt and seal: so two captures of one plan are equal. Every other file has its own path,
+    including lost attempts and altered records.
     """
     directory = on_disk(root)
     files = {
@@ -42,7 +42,7 @@ def stored_objects(root: Place) -> dict[str, bytes]:
 
 
 def left_behind(root: Place) -> list[str]:
-    """Files of writers below `root` that do not count: of lost attempts, signs, staged ones."""
+    """Uncommitted files of writers below `root`: lost attempts, heartbeats, staged files."""
     return [
         key
         for key in stored_objects(root)
@@ -51,14 +51,14 @@ def left_behind(root: Place) -> list[str]:
 
 
 def object_path(directory: Place, key: str) -> Path:
-    """Where a committed run, shard or source in `directory` has its object `key`."""
+    """Path of the object `key` of a committed run, shard or source in `directory`."""
     path = on_disk(directory)
     record: dict[str, Any] = json.loads((path / COMMIT_KEY).read_bytes())
     return path / str(record.get("base", "")) / key
 
 
 def _intact(data: bytes) -> dict[str, Any] | None:
-    """The record in `data`, or None where it is damaged."""
+    """The record in `data`; None if it is damaged."""
     try:
         document: dict[str, Any] = json.loads(data)
         stored = stored_json(document, document["format"])
@@ -69,5 +69,5 @@ def _intact(data: bytes) -> dict[str, Any] | None:
 
 
 def objects_dir(directory: Place) -> Path:
-    """Where a committed run, shard or source in `directory` has its objects."""
+    """Folder of the objects of a committed run, shard or source in `directory`."""
     return object_path(directory, "")

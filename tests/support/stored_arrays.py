@@ -1,4 +1,4 @@
-"""Arrays in memory: random rows, written by this project or by zarr-python, and read."""
+"""Arrays in memory: random rows, written by this project or by zarr-python, and read again."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +24,7 @@ BITS: dict[str, type[np.unsignedinteger[Any]]] = {
     "float64": np.uint64,
 }
 POOL = ThreadPoolExecutor(2)
-"""Threads that decode, whatever this machine has."""
+"""Threads that decode, whatever the number of this machine's cores."""
 
 SPECIAL = {
     # -0.0, infinities, quiet and signalling NaNs with payloads, the least subnormal
@@ -51,7 +51,7 @@ def make_spec(rows: int, width: int, data_type: str = "uint16", **changes: Any) 
 
 
 def make_rows(spec: ArraySpec) -> np.ndarray:
-    """Random bits with every special value in front, and a last row of -0.0."""
+    """Random bits, with every special value first and a last row of -0.0."""
     bits = BITS[spec.data_type]
     rng = np.random.default_rng(spec.rows * 7919 + spec.width)
     rows = rng.integers(0, np.iinfo(bits).max, (spec.rows, spec.width), bits, endpoint=True)
@@ -69,7 +69,7 @@ def same_bits(found: np.ndarray, expected: np.ndarray) -> bool:
 
 
 def joined(encoded: EncodedArray) -> bytes:
-    """The bytes of its object."""
+    """The bytes of the array's object."""
     data = b"".join(encoded.parts)
     assert len(data) == encoded.bytes
     return data
@@ -117,12 +117,12 @@ def by_zarr(
 
 
 def sources_of(objects: dict[str, bytes], layout: ArrayLayout) -> list[BytesSource]:
-    """What a reader reads the objects of an array from."""
+    """Sources from which a reader reads the objects of an array."""
     return [BytesSource(objects[f"c/{number}/0"]) for number in range(layout.n_objects)]
 
 
 def widened(rows: np.ndarray) -> np.ndarray:
-    """As float32, with pairs of 16 bits laid side by side for bfloat16."""
+    """Rows as float32; bfloat16 is the upper half, joined with 16 zero bits."""
     if rows.dtype != np.uint16:
         return rows.astype(np.float32)
     pairs = np.zeros((*rows.shape, 2), "<u2")
@@ -132,7 +132,7 @@ def widened(rows: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Stored:
-    """An array in memory, whoever wrote it."""
+    """An array in memory, by any writer."""
 
     rows: np.ndarray
     layout: ArrayLayout
@@ -141,7 +141,7 @@ class Stored:
 
 
 def read(stored: Stored, start: int = 0, end: int | None = None, **options: Any) -> np.ndarray:
-    """Rows `start` to `end`, or to the last, compared with the record."""
+    """Rows from `start` to `end`, or to the last one, compared with the record."""
     end = stored.layout.spec.rows if end is None else end
     sources = options.pop("sources", None) or sources_of(stored.objects, stored.layout)
     options = {"chunks": stored.chunks, "where": "s/hidden.zarr/block.1", **options}
@@ -149,7 +149,7 @@ def read(stored: Stored, start: int = 0, end: int | None = None, **options: Any)
 
 
 def refused(match: str, call: Any) -> None:
-    """The call says CORRUPT and what is wrong."""
+    """Assert that the call raises CORRUPT and a message that matches."""
     with pytest.raises(FormatError, match=match) as caught:
         call()
     assert caught.value.kind is ErrorKind.CORRUPT

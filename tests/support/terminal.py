@@ -1,4 +1,4 @@
-"""Run a command on a terminal, as a person does, and return what the terminal received."""
+"""Run a command on a terminal, and return what the terminal received."""
 
 import os
 import pty
@@ -16,7 +16,7 @@ STEERING = frozenset(
     "".join(map(chr, (*range(9), *range(11, 32), *range(127, 160))))
     + "\u061c\u200e\u200f\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 )
-"""What no name may bring to a terminal or a report, written independently of escaping.py."""
+"""What no name may send to a terminal or a report, written independently of escaping.py."""
 
 
 def on_terminal(
@@ -27,7 +27,7 @@ def on_terminal(
 ) -> tuple[int, bytes]:
     """Exit code of `words`, and the bytes that its terminal received.
 
-    stdout: where standard output goes in place of the terminal. Line ends are those of a terminal.
+    stdout: standard output, instead of the terminal. Line ends are those of a terminal.
     """
     ours, theirs = pty.openpty()
     kept = {k: v for k, v in os.environ.items() if k not in ("LPP_DEBUG", "NO_COLOR", "COLUMNS")}
@@ -43,7 +43,7 @@ def on_terminal(
     try:
         while piece := os.read(ours, 4096):
             received += piece
-    except OSError:  # how Linux says that the other end of a terminal is closed
+    except OSError:  # Linux's error for a terminal whose other end is closed
         pass
     finally:
         os.close(ours)
@@ -51,5 +51,5 @@ def on_terminal(
 
 
 def steering(text: str) -> set[str]:
-    """Characters of `text` that would steer a terminal; its line ends are not among them."""
+    """Characters of `text` that would control a terminal, except its line ends."""
     return set(text.replace("\r\n", "\n")) & STEERING

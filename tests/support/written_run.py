@@ -1,4 +1,4 @@
-"""A small run without activations worth a look, and the rows of `token_stats` that it gives."""
+"""A small run whose activations do not matter, and its rows of `token_stats`."""
 
 import hashlib
 import itertools
@@ -64,7 +64,7 @@ def write_run(
     """Write a run of distinct values into the store `root`.
 
     shards: lengths of the prompts of each shard. quarantined: prompts. missing: shards. given:
-    tokens of each prompt that its model did not write; none where it wrote nothing.
+    tokens of each prompt that its model did not write; empty if the model wrote nothing.
     """
     lengths = [length for shard in shards for length in shard]
     ids = [np.arange(10 * k, 10 * k + n, dtype="<i4") for k, n in enumerate(lengths)]

@@ -1,4 +1,4 @@
-"""Arrays as zarr-python gives them, with the types that a store's arrays have."""
+"""Arrays from zarr-python, with the types of a store's arrays."""
 
 from typing import Any
 
