@@ -69,7 +69,7 @@ def logit_columns(
 
     frame: has prompt_id and position, in order, and at least one row. progress: advances by the
     tokens of a tile, or of a span. Raises FormatError for altered bytes, a head of another width
-    and logits that are NaN; MachineError if a machine of the cluster cannot multiply as this one
+    and logits that give NaN; MachineError if a machine of the cluster cannot multiply as this one
     does.
     """
     prompt_id, position = (frame[name].to_numpy() for name in KEYS[:2])

@@ -85,7 +85,7 @@ def token_drift(
     result: another one needs no computation. Costs two matrices in memory, 4 V d operations for
     each token and one read of `final` of both runs; stored results cost none of these. Raises
     InputError if there is no token; FormatError for altered bytes, a head of another width, or
-    logits that are NaN; ValueError for tokens below 1 or a seed below 0.
+    logits that give NaN; ValueError for tokens below 1 or a seed below 0.
     """
     if seed < 0 or (tokens is not None and tokens < 1):
         raise ValueError(f"{tokens} tokens drawn with seed {seed}, should be 1 and 0 or more")

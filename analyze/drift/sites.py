@@ -1,10 +1,10 @@
 """What changed inside: every site of two runs, by row and as a space (METRICS.md, Drift).
 
 The rows of both runs are read once, in step, one block at a time. Relative distance and cosine take
-half as long as that reading. CKA, overlap and ranks need the products A^T A, B^T B and A^T B: 2 N
-d^2 multiply-adds, in float64, because the 1 - CKA of quantised models is often below the rounding
-of float32. At d = 576 they take 35 microseconds of one core for each token, twenty times the
-reading; `only` can exclude them.
+half as long as that reading. CKA, overlap and ranks need the products A^T A, B^T B and A^T B, which
+take 2 N d^2 multiply-adds in float64, because the 1 - CKA of quantised models is often below the
+rounding of float32. At d = 576 they take 35 microseconds of one core for each token, twenty times
+the reading; `only` can exclude them.
 
 Errors are jackknifes that leave the same group of prompts out of both runs. Relative distance and
 cosine always have errors, which come from sums. For the other numbers each group is read and

@@ -16,7 +16,7 @@
   const runs = new Map(page.runs.map((run, place) => [run.id, { ...run, place }]));
   const say = (text) => { document.getElementById("said").textContent = text; };
 
-  // ---- numbers, as report_words.number writes them
+  // ---- numbers, as `number` of words.py writes them
 
   function number(value) {
     if (value === null) return MISSING;
@@ -51,7 +51,7 @@
   };
   const raw = (column, row) => (column.values ? column.values[row] : column.words[column.codes[row]]);
 
-  // A run by its letter and name, as the template writes it; an id of no plan as it is.
+  // A run by its letter and name, as the template writes it; an id without a plan unchanged.
   function chip(id) {
     const run = runs.get(id);
     if (!run) return element("code", { textContent: id === null ? MISSING : shown(id) });
@@ -190,8 +190,8 @@
 
     column(name) { return this.data.columns.find((column) => column.name === name); }
 
-    // The SQL of one row, or of one number: of the table that the query selects from, or, where
-    // the query computes, of its answer. -> [the query of the table or nothing, the selection]
+    // The SQL of one row or one number: from the table that the query selects from or, if the query
+    // computes, from its answer. -> [the query of the table or nothing, the selection]
     query(row, column) {
       const whole = document.getElementById(`text-${this.name}`).textContent;
       if (this.data.language !== "SQL") return ["", whole];
@@ -231,7 +231,7 @@
   const quoted = (name) => (/^[a-z_][a-z0-9_]*$/.test(name) && !KEYWORDS.has(name) ? name : `"${name.replaceAll('"', '""')}"`);
   const literal = (value) => `'${value.replaceAll("'", "''")}'`;
 
-  // A spreadsheet takes a text that begins with one of these for a formula.
+  // A spreadsheet treats a text that begins with one of these as a formula.
   function csvCell(value) {
     if (value === null) return "";
     if (typeof value !== "string" && !Array.isArray(value)) return String(value);
@@ -286,7 +286,7 @@
     setTimeout(() => { words.textContent = before; }, 1500);
   });
 
-  // ---- a run's rows are marked while one points at its name
+  // ---- a run's rows are highlighted while its name is pointed at
 
   function light(event) {
     const run = event.target.closest?.("[data-run]")?.dataset.run;
@@ -334,13 +334,13 @@
   });
   system.addEventListener("change", themed);
 
-  // ---- charts: drawn when they come near, in the colour of the text around them
+  // ---- charts: drawn shortly before they scroll into view, in the colour of the text around them
 
   async function draw(plot) {
     const box = element("div");
     plot.replaceChildren(box); // in the page before it is drawn: a chart fills its container
     try {
-      // `ast`: expressions are interpreted, since the page's policy forbids making code of text
+      // `ast`: expressions are interpreted, because the page's policy forbids code from strings
       const spec = page.charts[plot.dataset.chart][plot.dataset.panel];
       await vegaEmbed(box, spec, { ast: true, renderer: "svg", actions: false, logLevel: 1 }); // errors alone
       plot.dataset.drawn = "";

@@ -7,9 +7,10 @@ term of the merge, so the product and the merge are one `addmm`. Which rows shar
 only on the order of the batches, which the plan fixes.
 
 Only the upper triangle is stored, in panels of rows from the diagonal on: eight panels take 9/16 of
-the memory and of the products of the square. For S sites of width d in B bands that is S B (4.5 d^2
-+ WAITING d itemsize) bytes: with 13 bands 1.1 GB at d = 576 and 31 sites, 36 GB at d = 4,096 and 33
-sites. The d x d addition is done once for so many rows that it stays small beside their product.
+the memory and of the products of the square. For S sites of width d in B bands that is
+S B (4.5 d^2 + WAITING d itemsize) bytes: with 13 bands 1.1 GB at d = 576 and 31 sites, 36 GB at
+d = 4,096 and 33 sites. The d x d addition is done once for so many rows that it stays small beside
+their product.
 """
 
 from collections.abc import Collection, Iterator, Mapping

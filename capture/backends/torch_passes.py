@@ -23,8 +23,8 @@ from lpp.capture.models.machine import out_of_memory
 from lpp.capture.plan.backend import Batch
 
 ROUNDING: Final = 32
-"""Units in the last place, as the root mean square over that of the rows, by which rows of a shared
-beginning may differ: the same products in other shapes are added in another order."""
+"""Tolerance for rows of a shared beginning, in units in the last place: root mean square of the
+difference over that of the rows. The same products in other shapes are added in another order."""
 
 Integers = npt.NDArray[np.int64]
 

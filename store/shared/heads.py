@@ -246,8 +246,8 @@ def entropy_and_log_z(logits: Float32) -> tuple[Float32, Float32]:
     for start in range(0, n, step):
         z = logits[start : start + step]
         largest = z.max(axis=1)
-        # exp is 0 below: -inf, which some models give for columns that are no token, would give 0 *
-        # inf
+        # exp is 0 below: a logit of -inf, which some models give to columns that are not tokens,
+        # would give 0 * inf
         shifted = np.maximum(z - largest[:, None], np.float32(-110))
         weights = np.exp(shifted)
         total = weights.sum(axis=1)

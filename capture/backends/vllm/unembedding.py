@@ -1,7 +1,7 @@
 """vLLM's own computation of logits from final states: gathered on the first rank, or sharded.
 
-With tensor parallelism each rank has some columns of the unembedding. vLLM gathers the logits, T x
-V numbers, on the first rank; statistics need only nine numbers a row from each rank. So the
+With tensor parallelism each rank has some columns of the unembedding. vLLM gathers the logits,
+T x V numbers, on the first rank; statistics need only nine numbers a row from each rank. So the
 gathering in vLLM's `LogitsProcessor` is disabled, and everything that the model does to logits
 before and after it stays. When the model has loaded, a check compares the statistics with those of
 the gathered logits; if they differ, logits are gathered.
