@@ -22,7 +22,7 @@ _VALID: Final = alt.FieldValidPredicate
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Words:
-    """What a panel says of itself."""
+    """Title, notes, description and titles of the axes of a panel."""
 
     title: str
     notes: Sequence[str]

@@ -13,7 +13,7 @@ condition on any of m sites makes m tests, so its intervals are at 1 - (1 - LEVE
 Dunn 1961). `benchmarks/gate_null.py` measures how often noise meets a condition.
 
 A number that does not exist is an error, and so is a condition that no number can meet: a gate
-never passes for want of a number.
+never passes because a number is missing.
 """
 
 import math

@@ -143,7 +143,7 @@ OUTLINE: Final = (
         ("flags",),
     ),
 )
-"""The order in which a reader asks."""
+"""Sections, in the order in which a reader asks."""
 
 
 _ONLY_DRAWN: Final = ("training", drift.SECTION)

@@ -198,13 +198,13 @@ def _told(pair: Pair, answers: Answers) -> Sentence:
 
 
 def _fullest(rows: pl.DataFrame) -> pl.DataFrame:
-    """Of one pair: all positions where they were compared, and of draws all tokens or the most."""
+    """Rows of one pair at its smallest first position, each number over the most tokens."""
     rows = rows.filter(pl.col("first_position") == pl.col("first_position").min())
     size = pl.when(pl.col("n_drawn") == 0).then(1 << 31).otherwise("n_drawn").cast(pl.Int64)
     return rows.filter(size == size.max().over("number"))
 
 
 def _sure(row: Mapping[str, float | None]) -> str:
-    """A mean and its standard error."""
+    """A mean and its standard error, as text."""
     error = "" if row["mean_stderr"] is None else f" ± {number(row['mean_stderr'])}"
     return f"{number(row['mean'])}{error}"

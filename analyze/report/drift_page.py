@@ -49,7 +49,7 @@ _CODE: Final = {
     DRIFT_TOKENS.name: "worst_tokens(found)",
     GATE.name: "verdict(parse_condition(CONDITION), found.predictions, found.sites)",
 }
-"""What gives the rows of each table from a `Drift`."""
+"""Python that gives the rows of each table; `found` is a `Drift`."""
 
 _OF_THE_PAGE: Final = ("run_a", "run_b", "n_prompts", "first_position")
 """Columns that are constant in a comparison: the page shows them once."""

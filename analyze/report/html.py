@@ -1,8 +1,8 @@
-"""The report as one page that needs nothing else: no network, no other file.
+"""The report as one page that loads nothing: no network, no other file.
 
-Names of models and corpora may be anything. Text goes through `escape` and Jinja's autoescape, JSON
-through `embedded`, and report.js escapes what it shows as `escape` does. The page's policy runs
-only the scripts whose hashes it names: a name that got through as markup would still not run.
+Names of models and corpora are untrusted. Text goes through `escape` and Jinja's autoescape, JSON
+through `embedded`, and report.js escapes what it shows as `escape` does. The page's policy allows
+only scripts with the hashes that it lists: even if a name became markup, it would not run.
 """
 
 import base64
@@ -22,13 +22,13 @@ from lpp.analyze.report.words import Sentence, plain
 from lpp.store.commands.escaping import escape
 
 OPEN_ROWS: Final = 25
-"""Longer tables are folded: the page stays one that can be read."""
+"""Tables with more rows are folded, so that the page stays readable."""
 
 ON_REQUEST: Final = ("published",)
-"""Charts that are shown on demand: they are not of the reader's own models."""
+"""Charts that are shown only on demand: they are not about the reader's own models."""
 
 SENTENCES: Final = 4
-"""To a paragraph."""
+"""Sentences in a paragraph."""
 
 
 def as_html(report: Report) -> str:
@@ -69,14 +69,14 @@ def as_html(report: Report) -> str:
         first_rows=FIRST_ROWS,
         open_rows=OPEN_ROWS,
         policy=_policy(scripts),
-        css=Markup(_file("report.css")),  # ours, as the scripts are
+        css=Markup(_file("report.css")),  # written by this project, like the scripts
         scripts=[Markup(script) for script in scripts],
         data=Markup(embedded(_data(report, views, specifications))),
     )
 
 
 def _shown(value: Any) -> Any:
-    """A text with its controls and direction marks written out; markup of ours is as it is."""
+    """A text with its control characters and direction marks as codes; markup is unchanged."""
     return escape(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
@@ -87,13 +87,13 @@ def paragraphs(sentences: Sequence[Sentence]) -> Iterator[Sequence[Sentence]]:
 
 
 def _style_of(report: Report) -> Callable[[str], RunStyle | None]:
-    """Gives the style of a run, None of one that no plan of the report is of."""
+    """A function that returns the style of a run; None for a run without a plan in the report."""
     known = {run: report.styles[run] for run in report.styles.order}
     return known.get
 
 
 def _first_charts(report: Report) -> list[ChartView]:
-    """What stands on the first screen, and not in its section: the picture of depth."""
+    """Charts of the first screen, which are left out of their section: the picture of depth."""
     every = (chart for section in report.sections for chart in section.charts)
     return [chart for chart in every if chart.name == "depth"] if report.summary else []
 
@@ -106,7 +106,7 @@ def _answers(report: Report) -> Iterator[Answer]:
 def _data(
     report: Report, views: Mapping[str, TableView], specifications: Mapping[str, Panels]
 ) -> dict[str, Any]:
-    """What the page's script shows: every table whole, every chart's specification."""
+    """Data for the page's script: every table in full, and every chart's specification."""
     return {
         "runs": [
             {"id": run, "letter": style.letter, "name": style.name, "color": style.color}
@@ -123,12 +123,12 @@ def _file(name: str) -> str:
 
 
 def _script(text: str) -> str:
-    """A script as it may stand in a page: only within strings can it hold an end tag."""
+    """A script as it may be put in a page: an end tag can occur only in its strings."""
     return text.replace("</script", "<\\/script")
 
 
 def _policy(scripts: Sequence[str]) -> str:
-    """Nothing from anywhere, and of scripts only ours. Vega writes style attributes."""
+    """The policy: no network, and only the page's own scripts. Vega writes style attributes."""
     hashes = " ".join(
         f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
         for script in scripts

@@ -53,7 +53,7 @@ DRAWN: Final = 8
 """Analyses in a chart, at most: a panel each."""
 
 TOLD: Final = 3
-"""Up to so many analyses are told in full; of others, how many items were right."""
+"""Analyses that are described in full; for others, only how many items were right."""
 
 _CHARTS: Final = (
     (

@@ -44,7 +44,7 @@ _CODE: Final = {
     ITEM_RISK.name: 'item_tables(found)["item_risk"]',
     ITEM_MISTAKES.name: "confident_mistakes(some)",
 }
-"""What gives the rows of each table from the items and their analysis."""
+"""Python that gives the rows of each table, from the items and their analysis."""
 
 _OUTLINE: Final = (
     (

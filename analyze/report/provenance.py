@@ -36,7 +36,7 @@ class RunOrigin:
     checksums: tuple[tuple[str, str], ...]
     """Each committed object's path in the store and its xxh3 checksum."""
     problem: str | None
-    """Why the store cannot vouch for it; None where it can."""
+    """Why the numbers cannot be traced to a complete, intact run; None if they can."""
 
 
 @dataclass(frozen=True, slots=True)

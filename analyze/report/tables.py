@@ -65,7 +65,7 @@ class TableView:
 
     @cached_property
     def columns(self) -> tuple[Shown, ...]:
-        """Those that are shown first, then the others in the order of the query."""
+        """Columns that are shown first, then the others in the order of the query."""
         frame, declared = self.answer.frame, self.answer.columns
         names = set(frame.columns)
         parts = {
@@ -97,7 +97,7 @@ class TableView:
         return not all(column.first for column in self.columns)
 
     def _first(self, every: list[str]) -> list[str]:
-        """What is shown first: a setting only where the rows differ in it, next to the key."""
+        """Columns shown first; a setting, next to the key, only if the rows differ in it."""
         wanted = self.answer.query.first or tuple(every[:FIRST_COLUMNS])
         chosen = [name for name in wanted if name in every]
         if len(chosen) < 2:
