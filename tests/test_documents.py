@@ -21,9 +21,12 @@ from lpp.sql.schema import TABLES, VIEWS
 ROOT = Path(__file__).resolve().parents[1]
 SITE = ROOT / "docs" / "site"
 DOCUMENTS = sorted(
-    path
-    for pattern in ("*.md", "docs/**/*.md", "benchmarks/**/*.md", "examples/*.ipynb", "*/*.md")
-    for path in ROOT.glob(pattern)
+    {
+        path
+        for pattern in ("*.md", "docs/**/*.md", "benchmarks/**/*.md", "examples/*.ipynb", "*/*.md")
+        for path in ROOT.glob(pattern)
+        if path.parent.name != ".pytest_cache"
+    }
 )
 CODE = re.compile(r"^```.*?^```|`[^`\n]*`", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?:|mailto:)(?P<file>[^)#\s]*)(?:#(?P<anchor>[^)\s]+))?\)")
