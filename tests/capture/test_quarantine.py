@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +161,8 @@ def test_a_run_without_a_finite_prompt_is_committed_and_says_so(
     done = CliRunner().invoke(analyze, ["profile", str(tmp_path / "s")])
     assert done.exit_code == 0, done.output
     sql = "SELECT run, participation_ratio IS NULL, entropy_floor IS NULL FROM profiles"
-    found = {row[0]: row[1:] for row in lpp.sql.connect(tmp_path / "s").sql(sql).fetchall()}
+    with closing(lpp.sql.connect(tmp_path / "s")) as connection:
+        found = {row[0]: row[1:] for row in connection.sql(sql).fetchall()}
     assert found.pop(run.id) == (True, True)
     assert list(found.values()) == [(False, False)]
 
