@@ -5,10 +5,9 @@ from contextlib import suppress
 from functools import cached_property
 
 from lpp.store.errors import LppError
-from lpp.store.format.find_runs import find_run
+from lpp.store.format.find_runs import find_run, names_among
 from lpp.store.format.keys import COMMIT_KEY, RUNS_KEY
 from lpp.store.format.plan import Plan
-from lpp.store.format.run_names import run_names
 from lpp.store.objects.place import Place, Url
 from lpp.store.objects.protocol import Objects
 from lpp.store.read import Run
@@ -55,7 +54,7 @@ class Store:
     @property
     def names(self) -> dict[str, str]:
         """Short names by run id, distinct within the store; of runs whose plan is readable."""
-        return run_names({run: plan for run, plan in self.plans.items() if plan is not None})
+        return names_among(self.plans)
 
     def run(self, name: str) -> Run:
         """The run that `name` means: an id, a short name such as `untrained, seed 0`, the beginning

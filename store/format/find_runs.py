@@ -69,7 +69,7 @@ def _runs_called(name: str, plans: Plans, *, or_begins: bool = False) -> list[st
     A run has two short names: its own (`plan_name`) and the one among the other runs
     (`run_names`). Case is ignored. or_begins: the beginning of a name is enough.
     """
-    among = _names_among(plans)
+    among = names_among(plans)
     names = {
         run: {plan_name(plan).casefold(), among[run].casefold()}
         for run, plan in plans.items()
@@ -83,7 +83,8 @@ def _runs_called(name: str, plans: Plans, *, or_begins: bool = False) -> list[st
     return [run for run in names if any(fnmatchcase(n, pattern) for n in names[run])]
 
 
-def _names_among(plans: Plans) -> dict[str, str]:
+def names_among(plans: Plans) -> dict[str, str]:
+    """The short name of each run with a readable plan, by id."""
     return run_names({run: plan for run, plan in plans.items() if plan is not None})
 
 
@@ -94,7 +95,7 @@ def _whole_names(patterns: Sequence[str], plans: Plans) -> list[str]:
     """
     rest, found = list(patterns), []
     own = (plan_name(plan) for plan in plans.values() if plan is not None)
-    names = {name.casefold() for name in (*_names_among(plans).values(), *own)}
+    names = {name.casefold() for name in (*names_among(plans).values(), *own)}
     while rest:
         ends = range(len(rest), 1, -1)
         end = next((end for end in ends if ", ".join(rest[:end]).casefold() in names), 1)
@@ -105,7 +106,7 @@ def _whole_names(patterns: Sequence[str], plans: Plans) -> list[str]:
 
 def run_lines(runs: Sequence[str], plans: Plans) -> str:
     """A line with name and id for each of the first `FEW_RUNS` of `runs`."""
-    among = _names_among(plans)
+    among = names_among(plans)
     return "".join(
         f"\n  {among.get(run, 'no readable plan')}: {run}" for run in runs[:FEW_RUNS]
     ) + (f"\n  and {len(runs) - FEW_RUNS} more" if len(runs) > FEW_RUNS else "")
@@ -118,7 +119,7 @@ def _runs_near(text: str, plans: Plans) -> str:
     if len(plans) <= FEW_RUNS:
         return f"there {'is' if len(plans) == 1 else 'are'}:{run_lines([*plans], plans)}"
     ids = {run: run for run in plans} | {
-        name.casefold(): run for run, name in _names_among(plans).items()
+        name.casefold(): run for run, name in names_among(plans).items()
     }
     near = [ids[n] for n in get_close_matches(text.casefold(), ids, n=3, cutoff=0.5)]
     near += [run for name, run in ids.items() if text.casefold() in name]
