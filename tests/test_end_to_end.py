@@ -17,22 +17,16 @@ import polars as pl
 import pytest
 import torch
 from on_disk import on_disk
-from stored import stored_objects
+from stored import only_run, stored_objects
 
 from lpp.analyze import scan_entropy, scan_spectra
-from lpp.store import Run, open_store
+from lpp.store import Run
 
 PROMPTS, CONTEXT = 6, 50
 FLOAT32 = ("--prompts", PROMPTS, "--context", CONTEXT, "--dtype", "float32")
 
 Capture = Callable[..., subprocess.CompletedProcess[str]]
 Start = Callable[..., "subprocess.Popen[str]"]
-
-
-def only_run(root: Path) -> Run:
-    """The one run of a store."""
-    (run,) = open_store(root).runs.values()
-    return run
 
 
 @pytest.fixture(scope="module")

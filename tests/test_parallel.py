@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stored import stored_objects
-
-from lpp.store import Run, open_store
+from stored import only_run, stored_objects
 
 Capture = Callable[..., subprocess.CompletedProcess[str]]
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -37,12 +35,6 @@ def finish(process: "subprocess.Popen[str]", report: Path) -> tuple[str, dict[st
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
     return out, json.loads(report.read_text())
-
-
-def only_run(root: Path) -> Run:
-    """The one run of a store."""
-    (run,) = open_store(root).runs.values()
-    return run
 
 
 def test_parts_at_once_make_the_store_of_one_process(

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from s3_server import S3, SECRET, Fault, Proxy, always, some
+from stored import only_run
 
 from lpp.analyze import build_database
 from lpp.capture.corpus.selection import Selection
@@ -19,7 +20,7 @@ from lpp.capture.engine.run import capture_into
 from lpp.capture.models.spec import ModelSpec
 from lpp.capture.plan.request import CaptureRequest, CorpusSpec
 from lpp.sql import connect
-from lpp.store import Run, open_store
+from lpp.store import Run
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -39,11 +40,6 @@ def request_(tiny_folder: Callable[[str], Path], tmp_path: Path) -> CaptureReque
         context=20,
         shard_bytes=20_000,
     )
-
-
-def only_run(url: Any) -> Run:
-    (run,) = open_store(url).runs.values()
-    return run
 
 
 def same(one: Run, other: Run) -> bool:

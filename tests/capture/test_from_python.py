@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from loaded_models import SETTINGS, TEXTS, Load, only_run, tokenizer_of
-from stored import stored_objects
+from loaded_models import SETTINGS, TEXTS, Load, tokenizer_of
+from stored import only_run, stored_objects
 
 from lpp.capture import capture
 from lpp.capture.cli.command import main

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from loaded_models import SETTINGS, TEXTS, Load, only_run
-from stored import stored_objects
+from loaded_models import SETTINGS, TEXTS, Load
+from stored import only_run, stored_objects
 
 from lpp.capture import capture
 from lpp.capture.backends.torch_backend import TorchBackend

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from golden_stores import GOLDEN, OF_3, golden_3, only_run, records_of
+from golden_stores import GOLDEN, OF_3, golden_3, records_of
 from on_disk import on_disk
 from sealed import reseal
-from stored import object_path
+from stored import object_path, only_run
 from zarr_arrays import rows_of
 
 from lpp.store import Run, RunWriter, add_scores, create_store, open_store, read_scores

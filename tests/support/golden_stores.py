@@ -21,9 +21,3 @@ def golden_3() -> Mapping[str, Run]:
 def records_of(run: Run) -> list[CommitRecord]:
     """Records of a run and of its shards."""
     return [run.commit, *(shard.record for shard in run.shards)]
-
-
-def only_run(root: Path) -> Run:
-    """The one run of a store."""
-    (run,) = open_store(root).runs.values()
-    return run

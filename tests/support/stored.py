@@ -6,10 +6,11 @@ from typing import Any
 
 from on_disk import on_disk
 
+from lpp.store import Run, open_store
 from lpp.store.format.commit_record import ATTEMPT, seal_of
 from lpp.store.format.documents import canonical_json, stored_json
 from lpp.store.format.keys import COMMIT_KEY
-from lpp.store.objects.place import Place
+from lpp.store.objects.place import Place, Url
 
 
 def stored_objects(root: Place) -> dict[str, bytes]:
@@ -71,3 +72,9 @@ def _intact(data: bytes) -> dict[str, Any] | None:
 def objects_dir(directory: Place) -> Path:
     """Folder of the objects of a committed run, shard or source in `directory`."""
     return object_path(directory, "")
+
+
+def only_run(store: Url) -> Run:
+    """The run of a store that has one."""
+    (run,) = open_store(store).runs.values()
+    return run
