@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -395,17 +394,42 @@ def test_every_site_of_the_packaged_model_is_that_of_transformers(
     assert run.verify() == []
 
 
-def test_an_interrupted_start_leaves_no_process(packaged: Path, tmp_path: Path) -> None:
-    words = [
-        *(str(Path(sys.executable).with_name("lpp-capture")), "run", "--model", str(packaged)),
-        *("--corpus", "pydoc", "--store", str(tmp_path / "store"), "--backend", "vllm"),
-    ]
-    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
-        time.sleep(8)
+SAYS_ITS_START = """
+import sys
+from vllm.model_executor.models.llama import LlamaForCausalLM
+
+load_weights = LlamaForCausalLM.load_weights
+
+def say_and_load(model, weights):
+    sys.__stdout__.write("loading\\n")
+    sys.__stdout__.flush()
+    return load_weights(model, weights)
+
+LlamaForCausalLM.load_weights = say_and_load
+from lpp.store.commands.entry import capture
+sys.argv[0] = "lpp-capture"
+capture()
+"""
+
+
+def test_an_interrupted_start_leaves_nothing(packaged: Path, tmp_path: Path) -> None:
+    words = ["run", "--model", packaged, "--corpus", "pydoc", "--store", tmp_path / "store"]
+    with subprocess.Popen(
+        [sys.executable, "-c", SAYS_ITS_START, *map(str, words), "--backend", "vllm"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None
+        assert "loading\n" in process.stdout
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 2
-        assert process.stderr is not None
-        assert "Interrupted" in process.stderr.read()
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert err.splitlines()[-1].startswith("Interrupted. ")
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+    assert not any(tmp_path.glob("store/runs/*"))
 
 
 def test_moments_are_those_of_the_rows(packaged: Path, tmp_path: Path) -> None:
