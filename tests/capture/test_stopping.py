@@ -20,6 +20,7 @@ from lpp.store import Run, open_store
 from lpp.store.commands.signals import polite_ends
 
 PROMPTS = 200
+MANY_PROMPTS = 4000  # a shard of them lasts longer than any pause of a busy machine
 OPTIONS = [
     *("--model=model", "--corpus=texts.txt", f"--prompts={PROMPTS}", "--min-bytes=0"),
     *("--context=40", "--batch-tokens=4"),
@@ -32,7 +33,7 @@ STOPPING = re.compile(r"Stopping after shard (\d+) of (\d+) \(([0-9.]+) s at mos
 def folder(tiny_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A corpus that takes a while, and `model`."""
     place = tmp_path_factory.mktemp("stopping")
-    texts = ["the dog and the fox " * (2 + n % 3) for n in range(PROMPTS)]
+    texts = ["the dog and the fox " * (2 + n % 3) for n in range(MANY_PROMPTS)]
     (place / "texts.txt").write_text("\n\n".join(texts))
     (place / "model").symlink_to(tiny_folder("gpt2"))
     return place
@@ -111,7 +112,7 @@ def test_one_request_finishes_the_shard_and_the_command_resumes(
 def test_the_second_request_ends_at_once(
     start: Callable[..., "subprocess.Popen[str]"], tmp_path: Path
 ) -> None:
-    process = start(tmp_path / "lpp")  # one shard, of as many batches as prompts
+    process = start(tmp_path / "lpp", f"--prompts={MANY_PROMPTS}")  # one shard, a batch a prompt
     while not list(tmp_path.glob("lpp/runs/*/shards/.writer~*")):
         assert process.poll() is None
         time.sleep(0.02)
