@@ -65,8 +65,8 @@ def write_items(store: Url, found: ItemAnalysis) -> Place:
     """Write `item_tables` to the database of `store`; return the file's path.
 
     They replace all rows of an earlier analysis of the same task, run and settings, because q is
-    over all of its features. Other analyses stay as long as their run is unchanged. Raises what
-    `lpp.sql.build` raises.
+    over all of its features. Other analyses stay while their run and their items are unchanged.
+    Raises what `lpp.sql.build` raises.
     """
     return put(store, item_tables(found))
 

@@ -1,6 +1,6 @@
 """The database of a store: merge the tables of a command with those of earlier ones.
 
-Each build also updates the tables about the store itself: runs, prompts and scores.
+Each build also updates the tables about the store itself: runs, prompts, evaluations and scores.
 """
 
 from collections.abc import Collection, Mapping
@@ -11,7 +11,7 @@ import pyarrow as pa
 from lpp.analyze.benchmarks.benchmarks import benchmarks_table
 from lpp.analyze.benchmarks.published import published_table
 from lpp.analyze.runs.keys import Url, views
-from lpp.analyze.tables.run_rows import prompts_frame, run_row
+from lpp.analyze.tables.run_rows import evaluation_rows, prompts_frame, run_row
 from lpp.sql import build, connect
 from lpp.sql.database.catalogue import outdated_tables
 from lpp.sql.schema import TABLES, arrow_schema
@@ -42,22 +42,27 @@ def as_tables(frames: Mapping[str, pl.DataFrame]) -> dict[str, pa.Table]:
 
 
 def store_tables(root: Place) -> dict[str, pa.Table]:
-    """The tables `runs`, `prompts`, `benchmarks` and `published` of the store at `root`.
+    """The tables `runs`, `prompts`, `evaluations`, `benchmarks` and `published` of the store at
+    `root`.
 
     They contain every run, not only those of the last command. So each row about a run joins with
     it, and a score matches the same run that `benchmarks add` named.
     """
     every = list(views(root))
-    runs = pl.DataFrame([run_row(view) for view in every], schema=frame_schema("runs"))
+    frames = {
+        "runs": pl.DataFrame([run_row(view) for view in every], schema=frame_schema("runs")),
+        "prompts": prompts_frame(every),
+        "evaluations": pl.DataFrame(evaluation_rows(root), schema=frame_schema("evaluations")),
+    }
     scores = {"benchmarks": benchmarks_table(root), "published": published_table()}
-    return as_tables({"runs": runs, "prompts": prompts_frame(every)}) | scores
+    return as_tables(frames) | scores
 
 
 def put(
     url: Url, frames: Mapping[str, pl.DataFrame], *, keep: Collection[str] = ("correlations",)
 ) -> Place:
-    """Merge `frames` into their tables, which keep rows of earlier commands about unchanged runs;
-    return the database's path. keep: other tables that keep their rows.
+    """Merge `frames` into their tables, which keep rows of earlier commands about unchanged runs
+    and items; return the database's path. keep: other tables that keep their rows.
     """
     root = open_store(url).path
     return build(root, store_tables(root) | as_tables(frames), keep=keep, merge=RESULTS)

@@ -1,6 +1,6 @@
-"""Rows of the tables `runs` and `prompts`."""
+"""Rows of the tables about the store: `runs`, `prompts` and `evaluations`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import polars as pl
 
@@ -8,10 +8,15 @@ from lpp.analyze.engine.cache import KERNEL_VERSION
 from lpp.analyze.runs.keys import RunView
 from lpp.sql.schema import arrow_schema
 from lpp.sql.schema.captured import field_columns
+from lpp.sql.schema.evaluations import EVALUATION_KEY
+from lpp.store.errors import FormatError
 from lpp.store.format.commit_record import checksum
 from lpp.store.format.documents import canonical_json
 from lpp.store.format.prompt_columns import FIELD_PREFIX
 from lpp.store.format.run_names import plan_name
+from lpp.store.format.tables import encode_table
+from lpp.store.items import ITEMS_SCHEMA, read_items
+from lpp.store.objects.place import Place
 from lpp.store.replay import written_tokens
 
 
@@ -88,3 +93,36 @@ def _prompt_rows(view: RunView) -> pl.DataFrame:
     written = pl.DataFrame(pl.from_arrow(written_tokens(view.run)))
     of_prompts = written.group_by("prompt_id").agg(replay_difference=difference.max())
     return found.join(of_prompts, on="prompt_id", how="left", maintain_order="left")
+
+
+def evaluation_rows(root: Place) -> list[dict[str, object]]:
+    """The rows of the table `evaluations` of the store at `root`, sorted by its key.
+
+    There are none if items are damaged: whoever reads the items gets the error.
+    """
+    try:
+        items = pl.DataFrame(pl.from_arrow(read_items(root)))
+    except FormatError:
+        return []
+    named = items.drop_nulls("run").unique(EVALUATION_KEY, keep="first", maintain_order=True)
+    return [
+        _evaluation(items, name)
+        for name in named.sort(EVALUATION_KEY)
+        .select(*EVALUATION_KEY, "model")
+        .iter_rows(named=True)
+    ]
+
+
+def _evaluation(items: pl.DataFrame, name: Mapping[str, str]) -> dict[str, object]:
+    """The row of one evaluation. Its items that were set aside name no run."""
+    of_run = (pl.col("run") == name["run"]) | pl.col("run").is_null()
+    others = {column: value for column, value in name.items() if column != "run"}
+    some = items.filter(of_run, **others).sort("item")
+    right = some["correct"].drop_nulls()
+    return {
+        **name,
+        "n_items": len(some),
+        "n_right": right.sum(),
+        "n_wrong": len(right) - right.sum(),
+        "items": checksum(encode_table(some.to_arrow().cast(ITEMS_SCHEMA)))[:16],
+    }

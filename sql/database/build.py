@@ -24,7 +24,12 @@ from lpp.sql.database.catalogue import (
 from lpp.sql.database.conform import conform, with_further_columns
 from lpp.sql.database.declared import copy_declared
 from lpp.sql.database.files import plain_database, profiles_path
-from lpp.sql.database.merge import flag_different_prompts, make_profiles, merge_rows
+from lpp.sql.database.merge import (
+    find_unchanged,
+    flag_different_prompts,
+    make_profiles,
+    merge_rows,
+)
 from lpp.sql.schema.columns import Table
 from lpp.sql.schema.ddl import add_column, identifier, literal
 from lpp.sql.schema.tables import TABLES
@@ -59,9 +64,10 @@ def build(
     (`lpp.sql.arrow_schema`). A table that is not given is empty, unless `keep` names it: then it
     keeps the rows of the old file, if that has a plain table with the declared columns. A table
     that `merge` names, of `lpp.sql.schema.results.RESULTS`, has its rows in `tables`, and those of
-    the old file whose run is unchanged (`shards` and `kernel` of the table `runs`). If
-    `site_profiles` is merged, `profiles` is derived from it. Views, other tables and tables with
-    other columns are not kept, and the logger `lpp.sql` warns of them.
+    the old file whose run is unchanged (`shards` and `kernel` of the table `runs`), and its items,
+    if it is made of any (`items` of the table `evaluations`). If `site_profiles` is merged,
+    `profiles` is derived from it. Views, other tables and tables with other columns are not kept,
+    and the logger `lpp.sql` warns of them.
 
     A process that has the old file open keeps reading it. If two builders run at once, the last to
     finish wins, with the rows that it read at its start. In a bucket, and if DuckDB misreads the
@@ -212,6 +218,13 @@ def _old_rows(
     except duckdb.Error as error:
         return [f"all of a file whose catalogue is damaged ({first_lines(error, 1)})"]
     usable = {name: fits(TABLES[name], found[name]) for name in TABLES if name in found}
+    try:
+        find_unchanged(connection, [name for name, fitting in usable.items() if fitting])
+    except duckdb.Error as error:  # blocks of its tables about the store are damaged
+        if is_full(error) or isinstance(error, duckdb.FatalException):
+            raise
+        left.append(f"rows of earlier commands ({first_lines(error, 1)})")
+        find_unchanged(connection, ())
     kept = [name for name in keep if name not in tables]
     for name in [name for name in TABLES if name in kept or name in merged]:
         if not usable.get(name, True):

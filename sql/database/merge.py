@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Final
 
 from lpp.sql.schema.columns import Table
 from lpp.sql.schema.ddl import identifier, literal
-from lpp.sql.schema.results import RESULTS, Number, numbers
+from lpp.sql.schema.evaluations import EVALUATION_KEY
+from lpp.sql.schema.results import RESULTS, Merging, Number, numbers
 from lpp.sql.schema.tables import TABLES
 
 if TYPE_CHECKING:
@@ -26,19 +27,33 @@ _DEPTH: Final = (
 )
 
 
+def find_unchanged(connection: "DuckDBPyConnection", comparable: Collection[str]) -> None:
+    """Make the temporary tables `unchanged` and `unchanged_evaluations`, for `merge_rows`.
+
+    comparable: tables of `old` that have the declared columns. Without `runs` every run counts as
+    changed, without `evaluations` every evaluation. Raises duckdb.Error.
+    """
+    for target, name, key, state in (
+        ("unchanged", "runs", ("run",), ("shards", "kernel")),
+        ("unchanged_evaluations", "evaluations", EVALUATION_KEY, ("items",)),
+    ):
+        columns = ", ".join(key)
+        same = f"FROM old.main.{name} SEMI JOIN {name} USING ({columns}, {', '.join(state)})"
+        rows = same if name in comparable else f"FROM {name} WHERE false"
+        connection.execute(f"CREATE OR REPLACE TEMP TABLE {target} AS SELECT {columns} {rows}")
+
+
 def merge_rows(
     connection: "DuckDBPyConnection", name: str, *, comparable: bool, told: bool
 ) -> list[str]:
     """Copy rows of `old` into the new table `name`; returns descriptions of what was not kept.
 
-    comparable: whether `old.main.runs` has the declared columns; if not, every run counts as
-    changed. told: whether rows of changed runs are counted as left out. Raises duckdb.Error.
+    Call `find_unchanged` first. comparable: whether the runs of `old` could be compared; only the
+    description depends on it. told: whether rows of changed runs are counted as left out. Raises
+    duckdb.Error.
     """
-    same = "FROM old.main.runs SEMI JOIN runs USING (run, shards, kernel)"
-    unchanged = f"SELECT run {same}" if comparable else "SELECT '' AS run WHERE false"
-    connection.execute(f"CREATE OR REPLACE TEMP TABLE unchanged AS {unchanged}")
     table, merging = TABLES[name], RESULTS[name]
-    target, old = identifier(name), _unchanged_rows(table)
+    target, old = identifier(name), _unchanged_rows(table, merging)
     mine = ", ".join(identifier(column) for column in table.key)
     if merging.covers:
         size_o, size_n = (
@@ -60,13 +75,18 @@ def merge_rows(
         f"SELECT (SELECT count(*) FROM old.main.{target}) - (SELECT count(*) FROM {old})"
     ).fetchone()
     gone = found[0] if found else 0
-    why = "their runs changed or left the store" if comparable else "of another release"
+    what = "runs or items" if merging.of_items else "runs"
+    why = f"their {what} changed or left the store" if comparable else "of another release"
     return [f"{gone} rows of table {name} ({why})"] if gone else []
 
 
-def _unchanged_rows(table: Table) -> str:
-    """Rows of `table` in `old` whose runs are unchanged; rows without a run if no run changed."""
+def _unchanged_rows(table: Table, merging: Merging) -> str:
+    """Rows of `table` in `old` whose runs and items are unchanged; rows without a run if no run
+    changed.
+    """
     rows = f"FROM old.main.{identifier(table.name)}"
+    if merging.of_items:
+        rows += f" SEMI JOIN unchanged_evaluations USING ({', '.join(EVALUATION_KEY)})"
     runs = [column.name for column in table.columns if column.name in _RUNS]
     if runs:
         same = " AND ".join(f"{run} IN (SELECT run FROM unchanged)" for run in runs)

@@ -1,14 +1,33 @@
-"""Results of `lpp-analyze items` for one evaluated task: features of items, and confidence."""
+"""Evaluated tasks, and what `lpp-analyze items` finds: features of items, and confidence."""
 
 from typing import Final
 
 from lpp.sql.schema.columns import RUN, Column, Table
 
-_KEY: Final = (
+_EVALUATION: Final = (
     Column("source", "VARCHAR", "as in the view items"),
     Column("task", "VARCHAR", "task of lm-eval"),
     RUN,
     Column("filter", "VARCHAR", "what processed the answers before they were scored"),
+)
+EVALUATION_KEY: Final = tuple(column.name for column in _EVALUATION)
+
+EVALUATIONS: Final = Table(
+    "evaluations",
+    "evaluated task of a run whose items the store has",
+    EVALUATION_KEY,
+    (
+        *_EVALUATION,
+        Column("model", "VARCHAR", "as in the view items"),
+        Column("n_items", "INTEGER", "items of the task, scored or not", "items"),
+        Column("n_right", "INTEGER", "items that were answered correctly", "items"),
+        Column("n_wrong", "INTEGER", "items that were not", "items"),
+        Column("items", "VARCHAR", "fingerprint of the items and their scores"),
+    ),
+)
+
+_KEY: Final = (
+    *_EVALUATION,
     Column("skip_first", "INTEGER", "first positions left out of a question; 0: none", "tokens"),
     Column("seed", "BIGINT", "seed of folds, shuffled labels and resamples"),
 )

@@ -50,6 +50,8 @@ class Merging:
     """SQL expressions that are equal for rows that are compared: for `different_prompts`."""
     covers: tuple[str, ...] = ()
     """Columns that count what a row is made of: an old row that is made of more is kept."""
+    of_items: bool = False
+    """Whether rows are made of the items of an evaluation: they stay while those are unchanged."""
 
 
 _BESIDE: Final = ("context", "n_prompts")
@@ -70,13 +72,13 @@ RESULTS: Final[Mapping[str, Merging]] = MappingProxyType(
         "drift_sites": Merging(),
         "drift_tokens": Merging(replaced=DRIFT_TOKENS.key),
         # q corrects over all features of an analysis, so they are replaced together
-        "item_analyses": Merging(replaced=ANALYSIS_KEY),
-        "item_features": Merging(replaced=ANALYSIS_KEY),
-        "item_reliability": Merging(replaced=ANALYSIS_KEY),
-        "item_risk": Merging(replaced=ANALYSIS_KEY),
+        "item_analyses": Merging(replaced=ANALYSIS_KEY, of_items=True),
+        "item_features": Merging(replaced=ANALYSIS_KEY, of_items=True),
+        "item_reliability": Merging(replaced=ANALYSIS_KEY, of_items=True),
+        "item_risk": Merging(replaced=ANALYSIS_KEY, of_items=True),
     }
 )
-"""Tables whose old rows stay as long as their runs are unchanged. `profiles` is made from
+"""Tables whose old rows stay as long as their runs and items are unchanged. `profiles` is made from
 `site_profiles`: the deepest site of each run and setting."""
 
 

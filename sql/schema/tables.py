@@ -9,6 +9,7 @@ from lpp.sql.schema.captured import PROMPTS, RUNS, TOKEN_STATS, VOCABULARY
 from lpp.sql.schema.columns import Table
 from lpp.sql.schema.drift import DRIFT_PREDICTIONS, DRIFT_SITES, DRIFT_TOKENS
 from lpp.sql.schema.evaluations import (
+    EVALUATIONS,
     ITEM_ANALYSES,
     ITEM_FEATURES,
     ITEM_RELIABILITY,
@@ -44,6 +45,7 @@ TABLES: Final[Mapping[str, Table]] = MappingProxyType(
             DRIFT_PREDICTIONS,
             DRIFT_SITES,
             DRIFT_TOKENS,
+            EVALUATIONS,
             ITEM_ANALYSES,
             ITEM_FEATURES,
             ITEM_RELIABILITY,

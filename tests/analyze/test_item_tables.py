@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 from click.testing import CliRunner, Result
 from evaluated_items import EvaluatedRun, evaluated_run
+from evaluated_items import write_items as add_items
 from made_runs import MakeRun
 
 import lpp.analyze
@@ -21,7 +22,7 @@ from lpp.analyze.evaluations.mistakes import QUESTION_TOKENS, confident_mistakes
 from lpp.analyze.evaluations.tables import MEANING, item_flags, item_tables, write_items
 from lpp.analyze.evaluations.verdict import Q, verdict
 from lpp.analyze.tables.build import build_database
-from lpp.analyze.tables.database import frame_schema, read_table
+from lpp.analyze.tables.database import frame_schema, read_table, refresh_database
 from lpp.sql import connect, saved_query
 from lpp.sql.schema.evaluations import ANALYSIS_KEY
 from lpp.store.format.tables import VOCABULARY_SCHEMA
@@ -122,6 +123,49 @@ def test_rows_go_with_their_run(make_run: MakeRun) -> None:
     build_database(first.root)
     for name in TABLES:
         assert set(read_table(first.root, name)["run"]) == {first.made.run_id}, name
+
+
+def test_rows_go_when_their_items_are_scored_anew(
+    written: EvaluatedRun, found: ItemAnalysis, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_items(written.root, found)
+    before = counts(written.root)
+    rescored = [row | {"correct": not row["correct"]} for row in written.rows]
+    of_another_task = [row | {"task": "another"} for row in rescored]
+    add_items(written.root, [*reversed(written.rows), *of_another_task])
+    assert refresh_database(written.root)
+    assert counts(written.root) == before
+    assert not caplog.records
+    add_items(written.root, rescored)
+    assert refresh_database(written.root)
+    assert counts(written.root) == [0, 0, 0, 0]
+    assert "item_analyses (their runs or items changed or left the store)" in caplog.text
+
+
+def test_an_evaluation_has_its_counts_and_the_items_that_were_set_aside(
+    written: EvaluatedRun, found: ItemAnalysis
+) -> None:
+    aside = {"run": None, "correct": None, "chosen": None}
+    rows = [row | (aside if row["item"] < 7 else {}) for row in written.rows]
+    add_items(written.root, rows)
+    write_items(written.root, found)
+    right = [row["correct"] for row in rows if row["correct"] is not None]
+    (kept,) = read_table(written.root, "evaluations").to_dicts()
+    assert len(kept.pop("items")) == 16
+    assert kept == {
+        "source": "lm-eval tiny",
+        "task": "tiny_task",
+        "run": written.made.run_id,
+        "filter": "none",
+        "model": "m",
+        "n_items": 60,
+        "n_right": sum(right),
+        "n_wrong": 53 - sum(right),
+    }
+    (path,) = written.root.glob("benchmarks/**/items.arrow")
+    path.write_bytes(path.read_bytes()[::-1])
+    assert refresh_database(written.root)
+    assert len(read_table(written.root, "evaluations")) == 0
 
 
 def test_flags_say_what_may_mislead(found: ItemAnalysis) -> None:
