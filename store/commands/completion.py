@@ -4,26 +4,33 @@ click runs it in a separate process, so an answer takes as long as opening a sto
 a mistake, such as a store that does not exist, nothing is offered: the command itself reports it.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import click
 from click.shell_completion import CompletionItem
 
+from lpp.store.commands.escaping import escape
 from lpp.store.errors import LppError
 
 if TYPE_CHECKING:
     from lpp.store import Store
 
 Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
+Found = Callable[["Store"], Mapping[str, str | None]]
 
 
 def complete_runs(
     context: click.Context, parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    """Runs of the store that the command names."""
-    return _of_store(context, incomplete, lambda store: store.runs)
+    """Ids of the runs of the store that the command names; zsh and fish show their short names."""
+
+    def described(store: "Store") -> dict[str, str | None]:
+        names = {run: escape(name, keep="") for run, name in store.names.items()}
+        return {run: names.get(run) for run in store.runs}
+
+    return _of_store(context, incomplete, described)
 
 
 def complete_sites(
@@ -31,7 +38,9 @@ def complete_sites(
 ) -> list[CompletionItem]:
     """Sites that any run of that store keeps, in depth order."""
     return _of_store(
-        context, incomplete, lambda store: (s for run in store.runs.values() for s in run.sites)
+        context,
+        incomplete,
+        lambda store: dict.fromkeys(s for run in store.runs.values() for s in run.sites),
     )
 
 
@@ -41,25 +50,26 @@ def complete_names(names: Callable[[], Iterable[str]]) -> Complete:
     def complete(
         context: click.Context, parameter: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        return _fitting(names(), incomplete)
+        return _fitting(dict.fromkeys(names()), incomplete)
 
     return complete
 
 
-def _of_store(
-    context: click.Context, incomplete: str, names: "Callable[[Store], Iterable[str]]"
-) -> list[CompletionItem]:
+def _of_store(context: click.Context, incomplete: str, found: Found) -> list[CompletionItem]:
     from lpp.store import open_store
 
     # click parses no argument of a line that ends in an option without its value
     given = context.params.get("store") or next(iter(context.args), None)
     with suppress(LppError, OSError):
-        return [] if given is None else _fitting(names(open_store(given)), incomplete)
+        return [] if given is None else _fitting(found(open_store(given)), incomplete)
     return []
 
 
-def _fitting(names: Iterable[str], incomplete: str) -> list[CompletionItem]:
-    """The names that complete the last of the comma-separated names typed so far."""
+def _fitting(names: Mapping[str, str | None], incomplete: str) -> list[CompletionItem]:
+    """What completes the last of the comma-separated names typed so far, with its help."""
     before, comma, typed = incomplete.rpartition(",")
-    fitting = (name for name in dict.fromkeys(names) if name.startswith(typed))
-    return [CompletionItem(f"{before}{comma}{name}") for name in fitting]
+    return [
+        CompletionItem(f"{before}{comma}{name}", help=text)
+        for name, text in names.items()
+        if name.startswith(typed)
+    ]

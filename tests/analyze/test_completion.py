@@ -1,16 +1,19 @@
 """Names that a shell offers at the TAB key."""
 
 import click
-from click.shell_completion import ShellComplete
+from click.shell_completion import CompletionItem, ShellComplete
 from made_runs import MakeRun
 
 from lpp.analyze.cli.command import main as lpp_analyze
 from lpp.sql.cli import main as lpp_sql
 
 
+def items(program: click.Command, line: list[str], typed: str) -> list[CompletionItem]:
+    return ShellComplete(program, {}, "lpp", "_LPP_COMPLETE").get_completions(line, typed)
+
+
 def offered(program: click.Command, line: list[str], typed: str) -> list[str]:
-    complete = ShellComplete(program, {}, "lpp", "_LPP_COMPLETE")
-    return [item.value for item in complete.get_completions(line, typed)]
+    return [item.value for item in items(program, line, typed)]
 
 
 def test_names_of_the_store_are_offered(make_run: MakeRun) -> None:
@@ -19,7 +22,8 @@ def test_names_of_the_store_are_offered(make_run: MakeRun) -> None:
     store = str(run.root)
     both = sorted([run.run_id, other.run_id])
     assert sorted(offered(lpp_analyze, ["profile", store, "--run"], "")) == both
-    assert offered(lpp_analyze, ["profile", store, "--run"], "on") == [run.run_id]
+    (only,) = items(lpp_analyze, ["profile", store, "--run"], "on")
+    assert (only.value, only.help) == (run.run_id, "one")
     assert sorted(offered(lpp_analyze, ["diff", store], "")) == both
     sites = offered(lpp_analyze, ["layers", store, "--site"], "final,b")
     assert sorted(sites) == ["final,block.1", "final,block.2"]
