@@ -132,7 +132,7 @@ class RunWriter:
         directory.below(SHARDS_KEY).sweep()
         self.written: set[int] = set()
         """Shards that this writer committed."""
-        self.outrun: set[int] = set()
+        self.lost_race: set[int] = set()
         """Shards given to `write_shard` that another writer had committed first."""
 
     def committed(self, index: int) -> bool:
@@ -168,7 +168,7 @@ class RunWriter:
 
     def write(self, index: int, content: ShardContent, encoders: Executor) -> Shard:
         """Encode, write and commit shard `index`; if another writer committed it first, keep that
-        shard and add `index` to `outrun`.
+        shard and add `index` to `lost_race`.
 
         encoders: threads, which may serve several shards at once; each takes a whole site, packs a
         chunk and writes it before the next. ValueError for content that does not fit the plan.
@@ -177,13 +177,13 @@ class RunWriter:
         if (content.moments is not None) != self._plan.keeps_moments:
             raise ValueError(f"shard {index}: the plan keeps {self._plan.keep}")
         if self.committed(index):
-            self.outrun.add(index)
+            self.lost_race.add(index)
         else:
             try:
                 self._commit(index, content, encoders)
                 self.written.add(index)
             except FileExistsError:  # another writer's shard, which comes from the same plan
-                self.outrun.add(index)
+                self.lost_race.add(index)
             self._replacing.discard(index)
         shard = self.run.shard(index)
         if shard is None:

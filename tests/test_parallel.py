@@ -91,8 +91,8 @@ def test_of_two_processes_on_one_shard_one_wins_and_the_other_says_so(
     out, err = late.communicate(timeout=240)
     assert late.returncode == 0, err
     told = json.loads(report.read_text())
-    assert told["outrun_shards"] > 0
-    assert told["captured_shards"] + told["outrun_shards"] == only_run(root).plan.n_shards
+    assert told["lost_race_shards"] > 0
+    assert told["captured_shards"] + told["lost_race_shards"] == only_run(root).plan.n_shards
     assert "another process committed it first" in err
     assert "committed by another process first." in " ".join(out.split())
     assert "Give each process a --part of its own." in out
@@ -124,7 +124,7 @@ def test_status_sees_a_run_under_way_and_one_that_was_killed(
     (writer,) = running["writers"]
     assert (writer["pid"], writer["doing"], writer["alive"]) == (process.pid, "part 0/2", True)
     assert running["tokens_per_second"] > 0
-    assert running["nobodys_shards"] == running["shards"] // 2
+    assert running["unclaimed_shards"] == running["shards"] // 2
     assert killed["state"] == "stopped"
     assert [writer["alive"] for writer in killed["writers"]] == [False]
     table = run_command("lpp-capture", "status", root)

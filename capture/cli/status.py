@@ -129,8 +129,8 @@ def _details(status: "RunStatus", now: float) -> Iterator[str]:
         last = status.last_commit
         when = "no shard yet" if last is None else f"last shard {duration(now - last)} ago"
         yield f"no writer, {when}; resume it with the command that made it"
-    elif status.nobodys:
-        yield f"{status.nobodys} missing shards are in the part of no living writer"
+    elif status.unclaimed:
+        yield f"{status.unclaimed} missing shards are assigned to no running writer"
     if status.damaged:
         some = ", ".join(status.damaged[:4]) + (", ..." if len(status.damaged) > 4 else "")
         yield f"damaged: shards {some}; lpp-capture repair computes them again"

@@ -170,7 +170,7 @@ class _Pipeline:
     def _commit(self, buffer: ShardBuffer) -> Shard:
         start = time.monotonic()
         shard = self._writer.write(buffer.shard, buffer, self._encoders)
-        lost = shard.index in self._writer.outrun
+        lost = shard.index in self._writer.lost_race
         seconds = None if lost else time.monotonic() - start
         self._progress.note(_summary(shard, self._plan, seconds))
         return shard

@@ -102,7 +102,7 @@ class Outcome:
                 "run": self.run,
                 "part": None if self.part == WHOLE else str(self.part),
                 "captured_shards": self.captured,
-                "outrun_shards": self.lost_race,
+                "lost_race_shards": self.lost_race,
                 "missing_shards": self.missing,
                 "set_aside_prompts": self.set_aside.prompts,
                 "tokens": self.tokens,

@@ -48,8 +48,8 @@ class RunStatus:
     """Time for the shards of living writers at that rate; None if it is unknown."""
     last_commit: float | None
     """Time at which the newest shard was committed, in seconds since the epoch."""
-    nobodys: int
-    """Missing shards that are in no living writer's part."""
+    unclaimed: int
+    """Missing shards that are assigned to no running writer."""
     damaged: tuple[str, ...]
     """Shards that exist and cannot be read; capturing again replaces them."""
     writers: tuple[Writer, ...]
@@ -114,7 +114,7 @@ def _status(run: Run, now: float) -> RunStatus:
         tokens_per_second=rate,
         seconds_left=left,
         last_commit=max(times.values(), default=None),
-        nobodys=len(missing) - len(claimed),
+        unclaimed=len(missing) - len(claimed),
         damaged=tuple(shard_key(k) for k in run.left_out),
         writers=at_work,
         problem="",
@@ -173,7 +173,7 @@ def _unreadable(run: Run, problem: str) -> RunStatus:
         tokens_per_second=None,
         seconds_left=None,
         last_commit=None,
-        nobodys=0,
+        unclaimed=0,
         damaged=(),
         writers=(),
         problem=problem,
@@ -193,7 +193,7 @@ def status_document(status: RunStatus, now: float) -> dict[str, Any]:
         "tokens_per_second": _rounded(status.tokens_per_second, 3),
         "seconds_left": _rounded(status.seconds_left, 0),
         "last_commit": _rounded(status.last_commit, 0),
-        "nobodys_shards": status.nobodys,
+        "unclaimed_shards": status.unclaimed,
         "damaged_shards": list(status.damaged),
         "writers": [
             {

@@ -38,7 +38,7 @@ class HandResult:
     """What came of a hand of shards."""
 
     written: frozenset[int]
-    outrun: frozenset[int]
+    lost_race: frozenset[int]
     """Committed by another process first."""
     notes: list[str] = field(default_factory=list)
     """A line for each."""
@@ -98,7 +98,7 @@ class CaptureActor:
         )
         return HandResult(
             written=frozenset(writer.written.intersection(shards)),
-            outrun=frozenset(writer.outrun.intersection(shards)),
+            lost_race=frozenset(writer.lost_race.intersection(shards)),
             notes=notes.lines,
         )
 

@@ -326,7 +326,7 @@ def _capture(pool: _Pool, run: Run, part: Part, grace: float | None) -> Outcome:
     queue = deque(run.uncommitted(mine))
     todo, start = len(queue), time.monotonic()
     written: set[int] = set()
-    outrun: set[int] = set()
+    lost_race: set[int] = set()
     patience = nullcontext(Stop()) if grace is None else stoppable(plan.n_shards, grace)
     bar = progress("capture", tokens(mine), "tokens")
     with patience as stop, bar as lines:
@@ -352,7 +352,7 @@ def _capture(pool: _Pool, run: Run, part: Part, grace: float | None) -> Outcome:
                     lines.advance(tokens({*hand} - {*lost}))
                     continue
                 written |= found.written
-                outrun |= found.outrun
+                lost_race |= found.lost_race
                 lines.advance(tokens(hand))
                 for text in found.notes:
                     lines.note(text)
@@ -364,8 +364,8 @@ def _capture(pool: _Pool, run: Run, part: Part, grace: float | None) -> Outcome:
         run=plan.run_id,
         part=part,
         captured=len(written),
-        lost_race=len(outrun),
-        tokens=tokens(written | outrun),
+        lost_race=len(lost_race),
+        tokens=tokens(written | lost_race),
         seconds=time.monotonic() - start if todo else 0.0,
         missing=len(run.missing_shards),
         set_aside=run.set_aside(),

@@ -210,7 +210,7 @@ def test_a_report_says_what_was_done_or_why_not(
         "run": only.id,
         "part": None,
         "captured_shards": 1,
-        "outrun_shards": 0,
+        "lost_race_shards": 0,
         "missing_shards": 0,
         "set_aside_prompts": 0,
         "tokens": only.plan.prompts.tokens,

@@ -148,7 +148,7 @@ def test_an_actor_captures_what_it_is_handed_and_no_more(
     loaded = actor.load()
     actor.open(loaded.plan.hash)
     found = actor.capture((1,))
-    assert (found.written, found.outrun) == ({1}, frozenset())
+    assert (found.written, found.lost_race) == ({1}, frozenset())
     assert len(found.notes) == 1
     assert actor.capture((1,)).written == {1}  # committed by itself before: nothing is done again
     actor.close()

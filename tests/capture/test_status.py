@@ -95,7 +95,7 @@ def test_a_whole_run_is_complete(ready: Prepared, store: Path) -> None:
     assert status.tokens_per_second == pytest.approx(50 / 50)  # 100 s ago to 50 s ago
     assert status.seconds_left is None
     assert status.last_commit == pytest.approx(NOW - 50)
-    assert (status.nobodys, status.damaged, status.writers) == (0, (), ())
+    assert (status.unclaimed, status.damaged, status.writers) == (0, (), ())
     files = [p for p in on_disk(run.path).rglob("*") if p.is_file() and not p.name.startswith(".")]
     assert status.bytes == sum(p.stat().st_size for p in files if p.name != COMMIT_KEY)
     assert "complete           5/5            5/5       50" in shown(status)
@@ -111,7 +111,7 @@ def test_a_run_that_someone_works_on(ready: Prepared, store: Path) -> None:
     # two shards since the first of them began, 50 s ago, to the last commit, 10 s ago
     assert status.tokens_per_second == pytest.approx(20 / 40)
     assert status.seconds_left == pytest.approx(20 / 0.5 - 10)
-    assert status.nobodys == 0
+    assert status.unclaimed == 0
     text = shown(status)
     assert "part 0/2: pid 4242 on gpu-3, for 50 s" in text
     assert "part 1/2: pid 4243 on gpu-4, for 45 s" in text
@@ -122,18 +122,18 @@ def test_shards_of_a_part_that_nobody_works_on_are_counted(ready: Prepared, stor
     run = captured(ready, store, Part(0, 5), 10)
     sign(run, "gpu-3", 4242, "part 1/2", since=20)  # shards 1 and 3 of the missing 1, 2, 3, 4
     status = run_status(Run(run.path), NOW)
-    assert status.nobodys == 2
+    assert status.unclaimed == 2
     assert status.tokens_per_second == pytest.approx(1)
     assert status.seconds_left == pytest.approx(20 - 10)
-    assert "2 missing shards are in the part of no living writer" in shown(status)
+    assert "2 missing shards are assigned to no running writer" in shown(status)
     sign(run, "gpu-4", 4243, "in words of another writer", since=20)
-    assert run_status(Run(run.path), NOW).nobodys == 0
+    assert run_status(Run(run.path), NOW).unclaimed == 0
 
 
 def test_a_run_is_stopped_when_its_writers_are_gone(ready: Prepared, store: Path) -> None:
     run = captured(ready, store, Part(0, 2), 90, 80, 7200)
     status = run_status(Run(run.path), NOW)
-    assert (status.state, status.seconds_left, status.nobodys) == ("stopped", None, 2)
+    assert (status.state, status.seconds_left, status.unclaimed) == ("stopped", None, 2)
     assert "no writer, last shard 1 min 20 s ago" in shown(status)
     sign(run, "gpu-3", 4242, "part 1/2", since=9000, age=SILENT_SECONDS + 720)
     status = run_status(Run(run.path), NOW)
@@ -193,7 +193,7 @@ def test_the_command_shows_a_store(ready: Prepared, store: Path) -> None:
     assert (told["shards_done"], told["shards"]) == (3, 5)
     assert (told["tokens_done"], told["tokens"]) == (30, 50)
     assert told["tokens_per_second"] == pytest.approx(1)  # 30 tokens from 100 s ago to 70 s ago
-    assert (told["nobodys_shards"], told["writers"], told["problem"]) == (2, [], None)
+    assert (told["unclaimed_shards"], told["writers"], told["problem"]) == (2, [], None)
 
 
 def test_an_empty_store_and_a_folder_that_is_none(store: Path, tmp_path: Path) -> None:

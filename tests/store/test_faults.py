@@ -229,4 +229,4 @@ def test_an_error_that_is_no_fault_of_the_disk_is_not_called_one(
     with pytest.raises(FileNotFoundError, match="no such rows") as caught:
         writer.write_shard(0, Rows(hidden), tokens)
     assert not isinstance(caught.value, LppError)
-    assert writer.outrun == set()
+    assert writer.lost_race == set()

@@ -33,7 +33,7 @@ def write(number):
     writer = RunWriter(create_store(root).path, capture.plan, capture.prompts)
     for shard in order:
         writer.write_shard(shard, *capture.shard(shard))
-    told = {"written": sorted(writer.written), "outrun": sorted(writer.outrun)}
+    told = {"written": sorted(writer.written), "lost_race": sorted(writer.lost_race)}
     (root.parent / f"told-{number}").write_text(json.dumps(told))
 
 
@@ -94,7 +94,7 @@ def test_every_shard_is_written_once(
     assert codes == [0] * writers
     written = [shard for each in told for shard in each["written"]]
     assert sorted(written) == list(range(12))
-    assert all(sorted(each["written"] + each["outrun"]) == list(range(12)) for each in told)
+    assert all(sorted(each["written"] + each["lost_race"]) == list(range(12)) for each in told)
     held = DiskPlace(tmp_path / "store").held()
     assert committed(held) == expected
     assert strays(held) == set()

@@ -38,7 +38,7 @@ root = create_store(Path(sys.argv[2])).path
 writer = RunWriter(root, capture.plan, capture.prompts)
 for shard in range(3):
     writer.write_shard(shard, *capture.shard(shard))
-print(*sorted(writer.outrun))
+print(*sorted(writer.lost_race))
 """
 
 KILLED = """
@@ -183,8 +183,8 @@ def test_two_processes_write_the_same_run_at_once(tmp_path: Path) -> None:
     for worker in workers:
         go(worker)
     assert [worker.wait(60) for worker in workers] == [0, 0]
-    outrun = [worker.communicate()[0].split() for worker in workers]
-    assert sorted(outrun[0] + outrun[1]) == ["0", "1", "2"]  # of each shard one, and one only
+    lost_race = [worker.communicate()[0].split() for worker in workers]
+    assert sorted(lost_race[0] + lost_race[1]) == ["0", "1", "2"]  # of each shard one, and one only
     sweep_run(next(iter(open_store(root).runs.values())))
     assert stored_objects(root) == stored_objects(tmp_path / "alone")
 
@@ -192,9 +192,9 @@ def test_two_processes_write_the_same_run_at_once(tmp_path: Path) -> None:
 def test_a_writer_says_which_shards_another_committed_first(capture: Capture, root: Path) -> None:
     slow = RunWriter(create_store(root).path, capture.plan, capture.prompts)
     first = capture.write(root, shards=(1,)).shards[0]
-    assert slow.written == slow.outrun == set()
+    assert slow.written == slow.lost_race == set()
     assert [slow.write_shard(k, *capture.shard(k)).index for k in range(3)] == [0, 1, 2]
-    assert (slow.written, slow.outrun) == ({0, 2}, {1})
+    assert (slow.written, slow.lost_race) == ({0, 2}, {1})
     second = slow.run.shard(1)
     assert second
     assert second.digest == first.digest
@@ -213,7 +213,7 @@ def test_concurrent_writers_of_a_damaged_shard_lose_nothing(
     inode = record.stat().st_ino
     monkeypatch.setattr(RunWriter, "committed", lambda self, index: False)  # it looked too early
     assert writer.write_shard(1, *capture.shard(1)).rows == 3
-    assert writer.outrun == {1}
+    assert writer.lost_race == {1}
     assert record.stat().st_ino == inode
     assert stored_objects(root) == expected
 
@@ -263,7 +263,7 @@ def test_what_dead_writers_left_is_swept(capture: Capture, root: Path) -> None:
     run = capture.write(root, shards=(0,))
     shards = on_disk(run.path) / "shards"
     lost = shards / "00000" / ("ab" * 8)  # of a writer that was killed after another had won
-    waiting = shards / "00001" / ("cd" * 8)  # of one that nobody has outrun yet
+    waiting = shards / "00001" / ("cd" * 8)  # of a writer whose shard nobody else committed yet
     for folder in (lost, waiting):
         (folder / "hidden.zarr").mkdir(parents=True)
         (folder / "hidden.zarr" / "half").write_text("half")

@@ -63,7 +63,7 @@ def write_at_once(root: Url, capture: Capture, n_writers: int) -> tuple[list[int
             start.wait()
             writer.write_shard(index, *capture.shard(index))
         won.extend(writer.written)
-        lost.extend(writer.outrun)
+        lost.extend(writer.lost_race)
 
     threads = [threading.Thread(target=work) for _ in range(n_writers)]
     for thread in threads:

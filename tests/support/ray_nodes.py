@@ -155,7 +155,7 @@ def capture(folder: Path, model: str, prompts: int = 48) -> dict[str, Any]:
     return told | {
         "shards": len(list((folder / "alone").glob("runs/*/shards/*"))),
         "captured": outcome.captured,
-        "outrun": outcome.lost_race,
+        "lost_race": outcome.lost_race,
         "missing": outcome.missing,
         "same": stored_objects(folder / "store") == stored_objects(folder / "alone"),
     }

@@ -113,7 +113,7 @@ def test_a_writer_that_is_suspended_at_any_step_while_another_commits_loses(
         undisturbed(place, expected)
         for other in others:
             assert sorted([*mine.written, *other.written]) == [1]
-            assert sorted([*mine.outrun, *other.outrun]) == [1]
+            assert sorted([*mine.lost_race, *other.lost_race]) == [1]
         won.append(bool(mine.written))
         undo(place, capture)
         return bool(reached)

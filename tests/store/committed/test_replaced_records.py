@@ -123,7 +123,7 @@ def test_replacing_a_record_that_is_whole(
     changed = {key for key in before if place.held().get(key) != before[key]}
     assert changed
     assert all("shards/00001" in key for key in changed)
-    assert write(place, capture).outrun == {1}
+    assert write(place, capture).lost_race == {1}
 
 
 def test_a_record_of_a_newer_release_is_left_alone(place: Behind, capture: Capture) -> None:
