@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lpp.analyze.cli.options import ERROR_SITES, executor_options, sites_option, skip_first_option
+from lpp.analyze.cli.options import (
+    ERROR_SITES,
+    chosen_format,
+    executor_options,
+    output_options,
+    sites_option,
+    skip_first_option,
+    suffix_of,
+)
 from lpp.store.commands.completion import complete_runs
 from lpp.store.commands.console import debug_option
 from lpp.store.commands.progress import progress
@@ -22,7 +30,6 @@ if TYPE_CHECKING:
 
 FORMATS = ("text", "json", "md", "html")
 PICTURES = ("svg", "png", "html")
-_SUFFIXES = {"json": "json", "md": "md", "html": "html"}
 
 
 @click.command()
@@ -74,19 +81,7 @@ _SUFFIXES = {"json": "json", "md": "md", "html": "html"}
     is_flag=True,
     help="Compare the number itself with the limit of --fail-if, not its interval.",
 )
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(FORMATS),
-    help="Write in this format. Default: what the name of --output ends in, or text.",
-)
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Write to FILE instead of standard output.",
-)
+@output_options(*FORMATS)
 @executor_options
 @debug_option
 def diff(
@@ -240,15 +235,15 @@ def _check_usage(
             f"name two runs, RUN_A and RUN_B; there {'is' if len(runs) == 1 else 'are'} "
             f"{len(runs)}. --against BASE compares every run of STORE, or those named, with BASE."
         )
-    if base is None and _suffix(output) in ("svg", "png"):
+    if base is None and suffix_of(output) in ("svg", "png"):
         raise click.UsageError(f"{output}: a picture is of several runs; give --against BASE.")
-    if base is not None and _suffix(output) in PICTURES:
+    if base is not None and suffix_of(output) in PICTURES:
         import_module("lpp.analyze.charts.library")  # now, not after an hour, says what is missing
 
 
 def _check_page(base: str | None, form: str | None, output: Path | None) -> None:
     """Refuse a page of several runs, and one whose charts cannot be drawn."""
-    if (form or _SUFFIXES.get(_suffix(output))) != "html":
+    if chosen_format(form, output, FORMATS) != "html":
         return
     if base is not None and form is not None:
         raise click.UsageError(
@@ -268,10 +263,6 @@ def _of_run(run: str | None) -> Iterator[None]:
         raise InputError(f"{run}: {error}", kind=error.kind) from None
 
 
-def _suffix(output: Path | None) -> str:
-    return "" if output is None else output.suffix[1:].lower()
-
-
 def _show(
     found: "Drift", verdicts: "Sequence[Verdict]", form: str | None, output: Path | None
 ) -> None:
@@ -280,7 +271,7 @@ def _show(
     from lpp.analyze.text import drift as text
     from lpp.analyze.text.flips import SECTIONS, item_documents
 
-    form = form or _SUFFIXES.get(_suffix(output), "text")
+    form = chosen_format(form, output, FORMATS)
     if form == "html":
         from lpp.analyze.report.drift_page import drift_page
 
@@ -311,7 +302,7 @@ def _show_all(
             return text.as_json(base, comparisons, left_out, names)
         return text.FORMATS[form](base, comparisons, names)
 
-    if output is not None and _suffix(output) in PICTURES:
+    if output is not None and suffix_of(output) in PICTURES:
         from lpp.analyze.charts.drift_grid import drift_grid_chart
         from lpp.analyze.charts.export import save_chart
         from lpp.analyze.drift.against import in_order, sites_frame
@@ -320,7 +311,7 @@ def _show_all(
         _write(table(form) if form else text.as_gates(comparisons, names), None, "")
         click.echo(output, err=form is not None)
         return
-    shown = table(form or _SUFFIXES.get(_suffix(output), "text"))
+    shown = table(chosen_format(form, output, FORMATS))
     _write(shown, output, text.as_gates(comparisons, names))
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lpp.analyze.cli.options import sites_option
+from lpp.analyze.cli.options import chosen_format, output_options, sites_option, suffix_of
 from lpp.store.commands.completion import complete_runs
 from lpp.store.commands.console import debug_option
 from lpp.store.commands.progress import progress
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 FORMATS = ("text", "json", "md", "html")
 PICTURES = ("svg", "png")
-_SUFFIXES = {"json": "json", "md": "md", "html": "html"}
 
 
 @click.command()
@@ -63,19 +62,7 @@ _SUFFIXES = {"json": "json", "md": "md", "html": "html"}
     show_default=True,
     help="Draw folds, shuffled labels and resamples from this seed.",
 )
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(FORMATS),
-    help="Write in this format. Default: what the name of --output ends in, or text.",
-)
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Write to FILE instead of standard output.",
-)
+@output_options(*FORMATS)
 @debug_option
 def items(
     *,
@@ -127,9 +114,8 @@ def items(
     from lpp.analyze.evaluations.evaluated import evaluated_items
     from lpp.analyze.report.report import check_output
 
-    suffix = "" if output is None else output.suffix[1:].lower()
-    picture = suffix in PICTURES
-    form = form or _SUFFIXES.get(suffix, "text")
+    picture = suffix_of(output) in PICTURES
+    form = chosen_format(form, output, FORMATS)
     if picture or form == "html":
         import_module("lpp.analyze.charts.library")  # now, not after a minute, says what is missing
     if output is not None:
@@ -174,10 +160,9 @@ def _of_two_runs(
     from lpp.analyze.text.flips import FORMATS as TEXTS
     from lpp.sql.results.output import text_output
 
-    suffix = "" if output is None else output.suffix.lower()
     if run is None:
         raise click.UsageError(f"--against {base}: name the run that is compared with it, --run.")
-    if form not in (None, *TEXTS) or suffix in (".html", ".svg", ".png"):
+    if form not in (None, *TEXTS) or suffix_of(output) in ("html", *PICTURES):
         raise click.UsageError(f"--against: choose --format {', '.join(TEXTS)}; there is no page.")
     if output is not None:
         check_output(output)
@@ -187,7 +172,7 @@ def _of_two_runs(
     with progress("Items", n_steps(found, settings["sites"]), "steps") as bar:
         analysed = flip_analysis(found, **settings, progress=bar)
     with text_output(output) as stream:
-        stream.write(TEXTS[form or {".json": "json", ".md": "md"}.get(suffix, "text")](analysed))
+        stream.write(TEXTS[chosen_format(form, output, [*TEXTS])](analysed))
     if output is not None:
         click.echo(output)
 

@@ -1,6 +1,7 @@
 """Values of command-line options that several commands share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import click
@@ -99,6 +100,52 @@ def format_option(*formats: str) -> Callable[[Any], Any]:
         show_default=True,
         help="Print in this format.",
     )
+
+
+def output_options(*formats: str) -> Callable[[Any], Any]:
+    """`--format`, one of `formats`, and `-o`; `chosen_format` says what they ask for."""
+
+    def declare(command: Any) -> Any:
+        command = click.option(
+            "-o",
+            "--output",
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help="Write to FILE instead of standard output.",
+        )(command)
+        return file_format_option(*formats)(command)
+
+    return declare
+
+
+def file_format_option(*formats: str) -> Callable[[Any], Any]:
+    """`--format` of a command that also has `--output`: one of `formats`."""
+    return click.option(
+        "--format",
+        "form",
+        type=click.Choice(formats),
+        help=f"Write in this format. Default: what the name of --output ends in, or {formats[0]}.",
+    )
+
+
+def suffix_of(output: Path | None) -> str:
+    """The ending of the name of a file, in lower case and without its dot; empty: none.
+
+    >>> suffix_of(Path("depth.SVG")), suffix_of(None)
+    ('svg', '')
+    """
+    return "" if output is None else output.suffix[1:].lower()
+
+
+def chosen_format(form: str | None, output: Path | None, formats: Sequence[str]) -> str:
+    """The value of `--format`; without it, the ending of `output` if that is one of `formats`, or
+    the first format.
+
+    >>> chosen_format(None, Path("x.md"), ("text", "md")), chosen_format(None, None, ("text", "md"))
+    ('md', 'text')
+    """
+    suffix = suffix_of(output)
+    return form or (suffix if suffix in formats else formats[0])
 
 
 def executor_options(command: Any) -> Any:

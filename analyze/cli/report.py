@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from lpp.analyze.cli.options import chosen_format, file_format_option
 from lpp.store.commands.console import debug_option
 from lpp.store.commands.progress import progress
 
@@ -23,12 +24,7 @@ FORMATS = ("html", "png", "svg", "md")
     metavar="FILE",
     help="Write to FILE; png and svg write one file for each chart, named after FILE.",
 )
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(FORMATS),
-    help="Write in this format. Default: what the name of --output ends in, or html.",
-)
+@file_format_option(*FORMATS)
 @debug_option
 def report(*, store: str, output: Path, form: Any) -> None:
     """Write what the database of STORE holds as one page that opens from disk.
@@ -46,8 +42,7 @@ def report(*, store: str, output: Path, form: Any) -> None:
     """
     from lpp.analyze.report.report import STEPS, write_report
 
-    suffix = output.suffix.lower().removeprefix(".")
-    form = form or (suffix if suffix in FORMATS else "html")
+    form = chosen_format(form, output, FORMATS)
     with progress("Report", STEPS, "steps") as bar:
         written = write_report(store, output, form, progress=bar)
     for path in written:
