@@ -1,8 +1,10 @@
 """Small synthetic stores, written by the real writer."""
 
 import itertools
+import threading
 import zlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pyarrow as pa
 import pytest
 from made_runs import Made, MakeRun
 
+from lpp.analyze.numerics import spectrum
 from lpp.store import Plan, RunWriter, create_store
 from lpp.store.format.plan import (
     ComputeInfo,
@@ -30,6 +33,7 @@ from lpp.store.format.quarantine import OUT_OF_MEMORY, SetAside, quarantine_tabl
 from lpp.store.format.rows import prompts_sha256, token_ids_sha256
 from lpp.store.format.schedule import prefix_schedule
 from lpp.store.format.tables import PROMPTS_SCHEMA, TOKENS_SCHEMA
+from lpp.store.read import Block, Run
 
 
 @pytest.fixture
@@ -42,6 +46,28 @@ def make_run(tmp_path: Path) -> MakeRun:
 def make_shared_run(tmp_path_factory: pytest.TempPathFactory) -> MakeRun:
     """The same into one store for all tests of a file, which leave its runs as they are."""
     return _maker(tmp_path_factory.mktemp("shared") / "store")
+
+
+@pytest.fixture
+def work(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Counts reads of sites and eigensolves; the real functions run."""
+    counts: Counter[str] = Counter()
+    lock = threading.Lock()
+    blocks, solve = Run.blocks, spectrum.eigenvalues
+
+    def counted_blocks(run: Run, site: str, **options: Any) -> Iterator[Block]:
+        with lock:
+            counts["reads"] += 1
+        return blocks(run, site, **options)
+
+    def counted_solve(spread: Any) -> Any:
+        with lock:
+            counts["solves"] += 1
+        return solve(spread)
+
+    monkeypatch.setattr(Run, "blocks", counted_blocks)
+    monkeypatch.setattr(spectrum, "eigenvalues", counted_solve)
+    return counts
 
 
 def _maker(store: Path) -> MakeRun:

@@ -2,9 +2,7 @@
 
 import logging
 import math
-import threading
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,31 +28,8 @@ from lpp.analyze.numerics.moments import (
     shift_of,
 )
 from lpp.analyze.runs.cells import Cell, n_tokens
-from lpp.store.read import Block, Run
 
 Array = npt.NDArray[np.float32]
-
-
-@pytest.fixture
-def work(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """Counts reads of sites and eigensolves; the real functions run."""
-    counts: Counter[str] = Counter()
-    lock = threading.Lock()
-    blocks, solve = Run.blocks, spectrum.eigenvalues
-
-    def counted_blocks(run: Run, site: str, **options: Any) -> Iterator[Block]:
-        with lock:
-            counts["reads"] += 1
-        return blocks(run, site, **options)
-
-    def counted_solve(spread: Any) -> Any:
-        with lock:
-            counts["solves"] += 1
-        return solve(spread)
-
-    monkeypatch.setattr(Run, "blocks", counted_blocks)
-    monkeypatch.setattr(spectrum, "eigenvalues", counted_solve)
-    return counts
 
 
 def test_by_hand() -> None:

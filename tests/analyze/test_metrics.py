@@ -3,9 +3,7 @@
 import logging
 import math
 import re
-import threading
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,32 +28,9 @@ from lpp.analyze.numerics.moments import Gram, Moments
 from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.keys import views
 from lpp.store.errors import FormatError, InputError
-from lpp.store.read import Block, Run
 
 Array = npt.NDArray[np.float32]
 Wide = npt.NDArray[np.float64]
-
-
-@pytest.fixture
-def work(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """Counts reads of sites and eigensolves; the real functions run."""
-    counts: Counter[str] = Counter()
-    lock = threading.Lock()
-    blocks, solve = Run.blocks, spectrum.eigenvalues
-
-    def counted_blocks(run: Run, site: str, **options: Any) -> Iterator[Block]:
-        with lock:
-            counts["reads"] += 1
-        return blocks(run, site, **options)
-
-    def counted_solve(spread: Any) -> Any:
-        with lock:
-            counts["solves"] += 1
-        return solve(spread)
-
-    monkeypatch.setattr(Run, "blocks", counted_blocks)
-    monkeypatch.setattr(spectrum, "eigenvalues", counted_solve)
-    return counts
 
 
 UNITS = {"dimensions", "share", "nats", "nats^2", "tokens", "degrees", "positions", "1"}
