@@ -21,13 +21,8 @@ from lpp.store.arrays.encoder import (
     chunk_rows,
     row_chunks,
 )
-from lpp.store.arrays.layout import (
-    METADATA_KEY,
-    Rows,
-    group_document,
-    metadata_bytes,
-    site_array,
-)
+from lpp.store.arrays.layout import Rows, site_array
+from lpp.store.arrays.metadata import METADATA_KEY, group_document, metadata_bytes
 from lpp.store.arrays.moments import (
     SiteMoments,
     band_counts,

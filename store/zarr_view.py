@@ -21,7 +21,8 @@ from zarr.abc.store import (
 )
 from zarr.core.buffer import Buffer, BufferPrototype
 
-from lpp.store.arrays.layout import METADATA_KEY, SITE_DIMENSIONS, chunk_rows, site_array
+from lpp.store.arrays.layout import SITE_DIMENSIONS, chunk_rows, site_array
+from lpp.store.arrays.metadata import METADATA_KEY
 from lpp.store.arrays.reader import ReadAs
 from lpp.store.format.keys import HIDDEN_KEY
 from lpp.store.format.plan import Plan, SiteSpec

@@ -18,7 +18,7 @@ from lpp.capture.plan.backend import Backend
 from lpp.capture.plan.batches import tokens_of
 from lpp.capture.plan.from_plan import RepairOptions, check_same, request_of_plan
 from lpp.store import Run, RunWriter
-from lpp.store.arrays.layout import METADATA_KEY
+from lpp.store.arrays.metadata import METADATA_KEY
 from lpp.store.commands.console import debugging
 from lpp.store.commands.progress import progress
 from lpp.store.errors import ErrorKind, InputError, LppError

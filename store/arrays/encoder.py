@@ -14,12 +14,8 @@ import numpy.typing as npt
 
 from lpp.store.arrays.blosc import compress
 from lpp.store.arrays.chunk_index import encode_index
-from lpp.store.arrays.layout import (
-    ArraySpec,
-    metadata_bytes,
-    metadata_document,
-    written_layout,
-)
+from lpp.store.arrays.layout import ArraySpec, written_layout
+from lpp.store.arrays.metadata import metadata_bytes, metadata_document
 from lpp.store.format.commit_record import ChunkRecord, checksum
 
 

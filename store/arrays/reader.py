@@ -24,7 +24,8 @@ import xxhash
 from lpp.store.arrays.blosc import check_header, decompress
 from lpp.store.arrays.chunk_index import index_bytes, parse_index, places_in_order
 from lpp.store.arrays.decode_pool import usable_cores
-from lpp.store.arrays.layout import ArrayLayout, Rows, misfit
+from lpp.store.arrays.layout import ArrayLayout, Rows
+from lpp.store.arrays.metadata import misfit
 from lpp.store.objects.protocol import Source
 
 ReadAs: TypeAlias = Literal["stored", "float32"]

@@ -16,7 +16,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from lpp.store.arrays.decode_pool import decode_pool
-from lpp.store.arrays.layout import METADATA_KEY, ArrayLayout, ArraySpec, parse_layout
+from lpp.store.arrays.layout import ArrayLayout, ArraySpec
+from lpp.store.arrays.metadata import METADATA_KEY, parse_layout
 from lpp.store.arrays.reader import ReadAs, check_objects, read_rows
 from lpp.store.errors import ErrorKind, FormatError, LppError, MachineError
 from lpp.store.format.commit_record import ATTEMPT, ChunkRecord, ObjectRecord, Record, parse_record

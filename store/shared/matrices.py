@@ -12,14 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lpp.store.arrays.encoder import Encoding, check_rows, chunk_rows, row_chunks
-from lpp.store.arrays.layout import (
-    METADATA_KEY,
-    NUMPY_DTYPE,
-    ArraySpec,
-    Rows,
-    group_document,
-    metadata_bytes,
-)
+from lpp.store.arrays.layout import NUMPY_DTYPE, ArraySpec, Rows
+from lpp.store.arrays.metadata import METADATA_KEY, group_document, metadata_bytes
 from lpp.store.committed.commit import Attempt
 from lpp.store.errors import FormatError
 from lpp.store.format.commit_record import MatrixRecord

@@ -20,7 +20,8 @@ from lpp.store import open_store
 from lpp.store.arrays.blosc import compress
 from lpp.store.arrays.chunk_index import encode_index
 from lpp.store.arrays.encoder import encode_array
-from lpp.store.arrays.layout import metadata_bytes, metadata_document, site_array
+from lpp.store.arrays.layout import site_array
+from lpp.store.arrays.metadata import metadata_bytes, metadata_document
 from lpp.store.format.commit_record import checksum
 from lpp.store.format.tables import SCORES_SCHEMA, VOCABULARY_SCHEMA, encode_table
 from tests.fuzz.corpus import BEGINNING, keep_inputs

@@ -33,7 +33,8 @@ from lpp.analyze.benchmarks.score_rows import ScoreFile, check_alike, check_once
 from lpp.analyze.engine.cache import Cache
 from lpp.store import open_store
 from lpp.store.arrays.chunk_index import index_bytes
-from lpp.store.arrays.layout import ArrayLayout, parse_layout, site_array
+from lpp.store.arrays.layout import ArrayLayout, site_array
+from lpp.store.arrays.metadata import parse_layout
 from lpp.store.arrays.reader import BytesSource, check_objects, read_rows
 from lpp.store.committed.checked import open_checked
 from lpp.store.errors import ErrorKind, FormatError, LppError

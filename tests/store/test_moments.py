@@ -17,7 +17,7 @@ from sealed import reseal
 
 from lpp.store import Run, RunWriter, create_store, open_store
 from lpp.store.arrays.encoder import encode_array
-from lpp.store.arrays.layout import parse_layout
+from lpp.store.arrays.metadata import parse_layout
 from lpp.store.arrays.moments import (
     MOMENTS_SCHEMA,
     SiteMoments,

@@ -4,7 +4,7 @@ import pytest
 from stored_arrays import Stored, joined, make_rows, make_spec
 
 from lpp.store.arrays.encoder import encode_array
-from lpp.store.arrays.layout import parse_layout
+from lpp.store.arrays.metadata import parse_layout
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ from stored_arrays import (
 
 from lpp.store.arrays.chunk_index import index_bytes, parse_index
 from lpp.store.arrays.encoder import encode_array
-from lpp.store.arrays.layout import parse_layout
+from lpp.store.arrays.metadata import parse_layout
 from lpp.store.arrays.reader import BytesSource, check_objects, read_rows
 from lpp.store.format.commit_record import ChunkRecord, checksum
 

@@ -14,7 +14,7 @@ from zarr_arrays import array_in, dimension_names, rows_of
 
 from lpp.store.arrays.chunk_index import index_bytes, parse_index
 from lpp.store.arrays.encoder import Encoding, chunk_rows, encode_array, row_chunks
-from lpp.store.arrays.layout import group_document, metadata_bytes, parse_layout
+from lpp.store.arrays.metadata import group_document, metadata_bytes, parse_layout
 from lpp.store.format.commit_record import ChunkRecord, checksum
 
 SHAPES = [(1, 1), (1, 576), (23, 7), (23, 4096), (2048, 576), (2049, 576), (3 * 256 + 5, 4096)]

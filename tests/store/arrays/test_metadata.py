@@ -8,7 +8,12 @@ import zarr
 from stored_arrays import make_spec, refused
 from zarr.storage import MemoryStore
 
-from lpp.store.arrays.layout import group_document, metadata_bytes, metadata_document, parse_layout
+from lpp.store.arrays.metadata import (
+    group_document,
+    metadata_bytes,
+    metadata_document,
+    parse_layout,
+)
 
 
 def test_the_metadata_of_a_group_is_that_of_zarr_python() -> None:

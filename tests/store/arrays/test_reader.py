@@ -33,7 +33,8 @@ from stored_arrays import (
 
 from lpp.store.arrays.chunk_index import index_bytes, parse_index
 from lpp.store.arrays.encoder import encode_array
-from lpp.store.arrays.layout import ArrayLayout, parse_layout
+from lpp.store.arrays.layout import ArrayLayout
+from lpp.store.arrays.metadata import parse_layout
 from lpp.store.arrays.reader import BytesSource, check_objects, read_rows, to_float32
 from lpp.store.format.commit_record import ChunkRecord, checksum
 from lpp.store.objects.disk import FileSource
@@ -258,7 +259,8 @@ def test_a_forked_process_has_threads_of_its_own() -> None:
 import os, numpy as np
 from lpp.store.arrays import decode_pool as module
 from lpp.store.arrays.encoder import encode_array
-from lpp.store.arrays.layout import ArraySpec, parse_layout
+from lpp.store.arrays.layout import ArraySpec
+from lpp.store.arrays.metadata import parse_layout
 from lpp.store.arrays.reader import BytesSource, read_rows
 module.usable_cores = lambda: 4
 names = {"dimension_names": ("token", "feature"), "lpp": {}}
