@@ -29,7 +29,11 @@ ONLY_IN = {
     "obstore": {"store/objects/bucket*.py"},
     "ray": {"analyze/engine/ray_executor.py", "capture/ray/*.py", "store/commands/cluster.py"},
     "safetensors": {"capture"},
-    "transformers": {"capture/models/load.py", "capture/backends/torch_passes.py"},
+    "transformers": {
+        "capture/backends/torch_passes.py",
+        "capture/models/load.py",
+        "capture/models/model_files.py",
+    },
     "vl_convert": {"analyze/charts/library.py"},
     "vllm": {"capture/backends/vllm/*.py"},
 }

@@ -1,0 +1,147 @@
+"""The files of a model, in a local folder at an exact revision, and what they say of it.
+
+A hub name, a folder or a GGUF file is resolved to a folder; its configuration and tokenizer are
+read from there. Nothing of a model's own code runs unless requested.
+"""
+
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from lpp.capture.models.gguf import converted_folder
+from lpp.capture.models.hub import hub_snapshot
+from lpp.capture.models.machine import require
+from lpp.capture.models.spec import ModelSpec
+from lpp.store.commands.escaping import library_bars
+from lpp.store.commands.progress import Progress
+from lpp.store.errors import ErrorKind, InputError
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """Where a model lies."""
+
+    id: str
+    folder: Path
+    """A local folder as transformers saves it."""
+    source: Literal["hub", "folder", "gguf"]
+    revision: str | None
+    """Commit of the hub's repository; None: not from the hub."""
+
+
+def find_files(spec: ModelSpec, *, weights: bool, progress: Progress) -> ModelFiles:
+    """Download or convert the files of a model, or find them; weights: fetch the weights too."""
+    path = Path(spec.id).expanduser()
+    if path.suffix == ".gguf" or path.is_file():
+        return ModelFiles(path.stem, _from_gguf(path, progress), "gguf", None)
+    if spec.id and path.is_dir():  # an empty id would be the current folder
+        return ModelFiles(path.resolve().name, path, "folder", None)
+    folder, commit = hub_snapshot(
+        spec.id, spec.revision, weights=weights, code=spec.trust_remote_code
+    )
+    return ModelFiles(spec.id, folder, "hub", commit)
+
+
+def _from_gguf(path: Path, progress: Progress) -> Path:
+    if not path.is_file():
+        raise InputError(f"no file {path}. Correct --model.", kind=ErrorKind.NOT_FOUND)
+    require("gguf", "accelerate")
+
+    def convert(file: Path, folder: Path) -> None:
+        progress.note(f"turning {file.name} into a model folder, once")
+        _convert(file, folder)
+
+    return converted_folder(path, convert)
+
+
+def _convert(file: Path, folder: Path) -> None:
+    """Dequantise to bfloat16; the tokenizer comes along."""
+    transformers = transformers_library()
+    where: dict[str, Any] = {"gguf_file": file.name}
+    how: dict[str, Any] = {}
+    if hasattr(transformers, "GgufConfig"):  # since 5: weights stay quantised unless told
+        how["quantization_config"] = transformers.GgufConfig(**where, dequantize=True)
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        file.parent, **where, **how, dtype=torch.bfloat16
+    )
+    model.save_pretrained(folder)
+    transformers.AutoTokenizer.from_pretrained(file.parent, **where).save_pretrained(folder)
+
+
+def read_tokenizer(folder: Path, spec: ModelSpec) -> Any:
+    """The tokenizer in `folder`; InputError if there is none."""
+    try:
+        return transformers_library().AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=spec.trust_remote_code, local_files_only=True
+        )
+    except (OSError, ValueError) as error:
+        if "trust_remote_code" in str(error):
+            raise
+        raise InputError(
+            f"{spec.id} has no tokenizer that loads: a model folder holds tokenizer.json, or what "
+            "its family has instead. Save its tokenizer there with save_pretrained.",
+            kind=ErrorKind.NOT_FOUND,
+        ) from error
+
+
+def read_config(folder: Path, spec: ModelSpec) -> Any:
+    """The configuration in `folder`; InputError unless it is of a causal language model."""
+    if not (folder / "config.json").is_file():
+        raise InputError(
+            f"{spec.id} is not a model folder: no config.json in {folder}. Correct --model.",
+            kind=ErrorKind.NOT_FOUND,
+        )
+    transformers = transformers_library()
+    config = transformers.AutoConfig.from_pretrained(
+        folder, trust_remote_code=spec.trust_remote_code, local_files_only=True
+    )
+    remote = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+    if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING and not remote:
+        raise InputError(
+            f"{spec.id} is a {config.model_type} model, not a causal language model. "
+            "`lpp-capture run --help` names the families that are known to work.",
+            kind=ErrorKind.UNSUPPORTED_MODEL,
+        )
+    return config
+
+
+def generation_config(folder: Path) -> Any:
+    """What `generation_config.json` in `folder` says."""
+    return transformers_library().GenerationConfig.from_pretrained(folder, local_files_only=True)
+
+
+def transformers_library() -> Any:
+    """The library, untyped: its annotations change with each release."""
+    import transformers
+
+    return transformers
+
+
+@contextmanager
+def quietly(quiet: bool) -> Iterator[None]:
+    """Keep transformers' advice and bars off stderr; a download's bar still shows on a terminal."""
+    if not quiet:
+        yield
+        return
+    import huggingface_hub.utils as hub
+
+    logging = transformers_library().utils.logging
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()  # the hub's bars too
+    if sys.stderr.isatty():
+        hub.enable_progress_bars()  # type: ignore[attr-defined]
+    try:
+        with library_bars(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
