@@ -109,7 +109,7 @@ def capture_job(model: Path, folder: Path, **settings: Any) -> Job:
     )
     if request.backend == "vllm":
         # an engine does not survive a fork; importing it is half of its start
-        from lpp.capture.backends.vllm.engine import check_vllm
+        from lpp.capture.backends.vllm.installed import check_vllm
 
         check_vllm(quiet=True)
         importlib.import_module("vllm.v1.engine.llm_engine")

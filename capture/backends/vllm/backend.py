@@ -24,14 +24,10 @@ import numpy.typing as npt
 from lpp.capture.backends.host_memory import pinned_memory, plain_memory
 from lpp.capture.backends.torch_backend import TorchBackend
 from lpp.capture.backends.vllm.checks import check_causal, check_states, probe_sites
-from lpp.capture.backends.vllm.engine import (
-    EngineSettings,
-    VllmEngine,
-    check_vllm,
-    platform,
-    vllm_version,
-)
+from lpp.capture.backends.vllm.engine import VllmEngine
 from lpp.capture.backends.vllm.head import whole_head
+from lpp.capture.backends.vllm.installed import check_vllm, platform, vllm_version
+from lpp.capture.backends.vllm.settings import EngineSettings
 from lpp.capture.backends.vllm.worker_memory import DriverMemory
 from lpp.capture.models.load import describe_model, save_untrained
 from lpp.capture.models.sites import Sites

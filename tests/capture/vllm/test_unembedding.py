@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import distributed, nn
 
-from lpp.capture.backends.vllm.engine import silenced
+from lpp.capture.backends.vllm.installed import silenced
 from lpp.capture.backends.vllm.unembedding import find_unembedding
 
 VOCABULARY, PADDED, WIDTH = 11, 16, 4
