@@ -30,7 +30,7 @@ from lpp.analyze.numerics.logit_drift import EVERYTHING
 from lpp.analyze.numerics.moments import Rows
 from lpp.analyze.runs.side_by_side import in_step
 from lpp.analyze.tables.analysis import ErrorSites
-from lpp.store.shared.heads import Head, HeadContent
+from lpp.store.shared.logits import Head, HeadContent
 from lpp.store.shared.matrices import Matrix
 
 TOKENS: Final = 2_000

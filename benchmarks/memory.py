@@ -17,7 +17,8 @@ from benchmarks.synthetic import synthetic_run
 from lpp.capture.corpus.pydoc import pydoc_passages
 from lpp.store import open_store
 from lpp.store.objects.locate import objects_at
-from lpp.store.shared.heads import HeadContent, commit_head
+from lpp.store.shared.heads import commit_head
+from lpp.store.shared.logits import HeadContent
 from lpp.store.shared.matrices import Matrix
 
 FEW, MANY = 100, 1000

@@ -37,7 +37,7 @@ from lpp.store.arrays.blosc import compress
 from lpp.store.arrays.decode_pool import usable_cores
 from lpp.store.arrays.layout import chunk_rows
 from lpp.store.format.tables import STATISTICS, TOKENS_SCHEMA
-from lpp.store.shared.heads import HeadContent
+from lpp.store.shared.logits import HeadContent
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lpp.store.scores import read_scores as read_scores
     from lpp.store.scores import remove_scores as remove_scores
     from lpp.store.shards import Shard as Shard
-    from lpp.store.shared.heads import Head as Head
+    from lpp.store.shared.logits import Head as Head
     from lpp.store.store import Store as Store
     from lpp.store.store import create_store as create_store
     from lpp.store.store import open_store as open_store

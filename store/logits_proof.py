@@ -20,7 +20,8 @@ from lpp.store.format.keys import HEADS_KEY, HIDDEN_KEY, TOKENS_KEY
 from lpp.store.format.tables import TOKENS_SCHEMA
 from lpp.store.read import Run
 from lpp.store.shards import Shard
-from lpp.store.shared.heads import Head, entropy_and_log_z, entropy_factor, head_name
+from lpp.store.shared.heads import head_name
+from lpp.store.shared.logits import Head, entropy_and_log_z, entropy_factor
 
 TOKENS: Final = 256
 """Tokens of a run that are recomputed."""

@@ -46,7 +46,8 @@ from lpp.store.objects.locate import objects_at
 from lpp.store.objects.place import Place
 from lpp.store.prompts import extra_columns, read_prompts
 from lpp.store.shards import Shard, open_shard, run_directory
-from lpp.store.shared.heads import Head, open_head
+from lpp.store.shared.heads import open_head
+from lpp.store.shared.logits import Head
 from lpp.store.shared.vocabularies import read_vocabulary
 from lpp.store.verify import verify_run
 

@@ -31,7 +31,8 @@ from lpp.store import Run
 from lpp.store.commands.progress import SILENT, Progress
 from lpp.store.errors import ErrorKind, FormatError
 from lpp.store.format.keys import HEADS_KEY
-from lpp.store.shared.heads import Head, head_name
+from lpp.store.shared.heads import head_name
+from lpp.store.shared.logits import Head
 
 SPAN_TILES: Final = 16
 """Fewest tiles of a span, except the last one."""

@@ -23,7 +23,7 @@ from threadpoolctl import threadpool_limits
 from lpp.analyze.numerics.moments import Rows
 from lpp.store.errors import ErrorKind, MachineError
 from lpp.store.format.plan import StoredDtype
-from lpp.store.shared.heads import Float32, Head
+from lpp.store.shared.logits import Float32, Head
 
 NUMPY = "numpy"
 """The place of products without torch; with torch, the place is a torch device."""

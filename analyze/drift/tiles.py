@@ -16,7 +16,7 @@ from lpp.analyze.drift.products import Products, one_thread_each
 from lpp.analyze.numerics.logit_drift import Columns, Reduction, joined, logit_drift
 from lpp.analyze.numerics.moments import Rows
 from lpp.store.commands.progress import SILENT, Progress
-from lpp.store.shared.heads import TILE_BYTES
+from lpp.store.shared.logits import TILE_BYTES
 
 TILE_ROWS: Final = 256
 """Rows of a tile, if `TILE_BYTES` hold them: 128 for 262,144 columns. A head's matrix is read once

@@ -35,7 +35,8 @@ from lpp.analyze.runs.keys import depth
 from lpp.analyze.runs.side_by_side import in_step
 from lpp.store.objects.locate import objects_at
 from lpp.store.read import Run
-from lpp.store.shared.heads import Float32, entropy_and_log_z, head_directories
+from lpp.store.shared.heads import head_directories
+from lpp.store.shared.logits import Float32, entropy_and_log_z
 
 NORM_ROWS: Final = 768
 """Tokens, drawn from the prompts, that the final norm is recovered from and checked on."""

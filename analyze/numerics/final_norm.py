@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lpp.analyze.numerics.moments import Floats
-from lpp.store.shared.heads import EPSILON, Float32
+from lpp.store.shared.logits import EPSILON, Float32
 
 Kind = Literal["RMSNorm", "LayerNorm"]
 Rows = npt.NDArray[np.floating[Any]]

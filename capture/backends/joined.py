@@ -30,7 +30,7 @@ from lpp.capture.plan.request import CaptureRequest
 from lpp.store.commands.progress import SILENT, Progress
 from lpp.store.errors import ErrorKind, InputError, MachineError
 from lpp.store.format.plan import ComputeInfo
-from lpp.store.shared.heads import HeadContent
+from lpp.store.shared.logits import HeadContent
 
 
 class JoinedBackend:

@@ -54,7 +54,7 @@ from lpp.store.commands.progress import SILENT, Progress
 from lpp.store.errors import ErrorKind, MachineError
 from lpp.store.format.plan import ComputeInfo
 from lpp.store.format.tables import STATISTICS, TOKENS_SCHEMA
-from lpp.store.shared.heads import HeadContent
+from lpp.store.shared.logits import HeadContent
 
 HOPELESS: Final = 8
 """Prompts that may fail one by one before any has run; after that, the model itself does not

@@ -16,7 +16,7 @@ from lpp.capture.models.anatomy import (
 )
 from lpp.capture.models.sites import SiteModules, hooked
 from lpp.store.errors import ErrorKind, InputError
-from lpp.store.shared.heads import Steps
+from lpp.store.shared.logits import Steps
 
 _NONE: Final = Steps()
 

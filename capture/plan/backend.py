@@ -15,7 +15,7 @@ import numpy.typing as npt
 from lpp.store.arrays.layout import Rows
 from lpp.store.arrays.moments import SiteMoments
 from lpp.store.format.plan import ComputeInfo, Keep, MomentsDtype, Plan, StoredDtype
-from lpp.store.shared.heads import HeadContent
+from lpp.store.shared.logits import HeadContent
 
 if TYPE_CHECKING:
     from lpp.capture.models.sites import Sites

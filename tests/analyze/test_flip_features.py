@@ -26,7 +26,8 @@ from lpp.analyze.numerics.association import benjamini_hochberg
 from lpp.analyze.numerics.auroc import auroc, residual_ranks
 from lpp.store import open_store
 from lpp.store.objects.locate import objects_at
-from lpp.store.shared.heads import HeadContent, commit_head
+from lpp.store.shared.heads import commit_head
+from lpp.store.shared.logits import HeadContent
 from lpp.store.shared.matrices import Matrix
 
 WEIGHT: Final = (np.random.default_rng(0).normal(size=(50, 6)) / 4).astype(np.float32)

@@ -21,7 +21,8 @@ from lpp.analyze.evaluations.rows import read_rows
 from lpp.store import open_store
 from lpp.store.arrays.reader import to_float32
 from lpp.store.objects.locate import objects_at
-from lpp.store.shared.heads import HeadContent, Steps, commit_head
+from lpp.store.shared.heads import commit_head
+from lpp.store.shared.logits import HeadContent, Steps
 from lpp.store.shared.matrices import Matrix
 
 Array = npt.NDArray[np.float64]

@@ -36,7 +36,8 @@ from lpp.store import Run, open_store
 from lpp.store.errors import FormatError, InputError
 from lpp.store.format.plan import StoredDtype
 from lpp.store.objects.locate import objects_at
-from lpp.store.shared.heads import Head, HeadContent, Steps, commit_head
+from lpp.store.shared.heads import commit_head
+from lpp.store.shared.logits import Head, HeadContent, Steps
 from lpp.store.shared.matrices import Matrix
 
 VOCABULARY = 50
@@ -427,7 +428,7 @@ def test_the_matrix_as_stored_gives_torch_the_same_values(monkeypatch: pytest.Mo
     content = HeadContent(matrix=matrix(6, 0, "bfloat16"))
     rows = np.random.default_rng(1).normal(size=(5, 6)).astype(np.float32)
     widened = logits(products(Head(content), "cpu"), rows)
-    monkeypatch.setattr("lpp.store.shared.heads.WIDENED_BYTES", 0)
+    monkeypatch.setattr("lpp.store.shared.logits.WIDENED_BYTES", 0)
     as_stored = Head(content)
     assert as_stored.weight.dtype == np.uint16
     np.testing.assert_array_equal(logits(products(as_stored, "cpu"), rows), widened)

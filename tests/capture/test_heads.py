@@ -29,7 +29,8 @@ from lpp.store import Run, open_store
 from lpp.store.errors import FormatError
 from lpp.store.logits_proof import LogitsCheck, check_logits
 from lpp.store.objects.locate import objects_at
-from lpp.store.shared.heads import HeadContent, commit_head
+from lpp.store.shared.heads import commit_head
+from lpp.store.shared.logits import HeadContent
 from lpp.store.shared.matrices import Matrix
 
 SMALL: dict[str, Any] = {

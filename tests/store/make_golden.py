@@ -53,7 +53,8 @@ from lpp.store.format.tables import (
 from lpp.store.logits_proof import check_logits
 from lpp.store.objects.locate import objects_at
 from lpp.store.shared.continuations import commit_block, settled_seed
-from lpp.store.shared.heads import HeadContent, Steps, commit_head
+from lpp.store.shared.heads import commit_head
+from lpp.store.shared.logits import HeadContent, Steps
 from lpp.store.shared.matrices import Matrix
 from lpp.store.shared.vocabularies import add_vocabulary
 

@@ -15,7 +15,7 @@ from lpp.store.objects.locate import objects_at
 from lpp.store.replay import written_tokens
 from lpp.store.scores import score_sets, verify_scores
 from lpp.store.shared.continuations import kept_seed, read_block
-from lpp.store.shared.heads import Steps
+from lpp.store.shared.logits import Steps
 from lpp.store.shared.verify import verify_shared
 from lpp.store.verify import verify_root
 from tests.store.make_golden import golden_source

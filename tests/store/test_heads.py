@@ -26,17 +26,15 @@ from lpp.store.errors import FormatError
 from lpp.store.format.plan import StoredDtype
 from lpp.store.logits_proof import check_logits, logits_problems
 from lpp.store.objects.locate import objects_at
-from lpp.store.shared import heads
-from lpp.store.shared.heads import (
+from lpp.store.shared import logits
+from lpp.store.shared.heads import commit_head, head_directories, open_head
+from lpp.store.shared.logits import (
     EPSILON,
     Head,
     HeadContent,
     Steps,
-    commit_head,
     entropy_and_log_z,
     entropy_factor,
-    head_directories,
-    open_head,
 )
 from lpp.store.shared.matrices import Matrix
 from lpp.store.shared.verify import remove_damaged, verify_shared
@@ -117,8 +115,8 @@ def test_logits_are_the_product_and_the_steps(dtype: StoredDtype, bias: bool) ->
 def test_a_large_matrix_is_widened_a_block_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = np.random.default_rng(1).integers(-5, 6, (7, WIDTH)).astype(np.float32)
     whole = Head(content(bias=True)).logits(rows)
-    monkeypatch.setattr(heads, "WIDENED_BYTES", 0)
-    monkeypatch.setattr(heads, "BLOCK_BYTES", 4 * WIDTH * 10)  # 53 columns in blocks of ten
+    monkeypatch.setattr(logits, "WIDENED_BYTES", 0)
+    monkeypatch.setattr(logits, "BLOCK_BYTES", 4 * WIDTH * 10)  # 53 columns in blocks of ten
     head = Head(content(bias=True))
     assert head.weight.dtype == np.uint16
     np.testing.assert_array_equal(head.logits(rows), whole)
@@ -128,9 +126,9 @@ def test_tiles_lie_in_one_memory_and_hold_every_row() -> None:
     rows = np.random.default_rng(1).integers(-5, 6, (7, WIDTH)).astype(np.float32)
     head = Head(content())
     whole, memory = head.logits(rows), set()
-    for tile, logits in head.tiles(rows, tile_rows=3):
-        np.testing.assert_array_equal(logits, whole[tile])
-        memory.add(logits.ctypes.data)
+    for tile, found in head.tiles(rows, tile_rows=3):
+        np.testing.assert_array_equal(found, whole[tile])
+        memory.add(found.ctypes.data)
     assert len(memory) == 1
     out = np.empty_like(whole)
     assert head.logits(rows, out=out) is out

@@ -27,7 +27,7 @@ from lpp.capture.plan.backend import (
 )
 from lpp.store.arrays.layout import ITEM_BYTES, NUMPY_DTYPE
 from lpp.store.format.plan import ComputeInfo, Keep, ModelInfo, StoredDtype, TokenizerInfo
-from lpp.store.shared.heads import Head, HeadContent
+from lpp.store.shared.logits import Head, HeadContent
 
 Floats = npt.NDArray[np.float32]
 

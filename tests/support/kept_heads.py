@@ -7,7 +7,8 @@ import numpy as np
 
 from lpp.store.format.plan import Plan, StoredDtype
 from lpp.store.objects.locate import objects_at
-from lpp.store.shared.heads import HeadContent, commit_head
+from lpp.store.shared.heads import commit_head
+from lpp.store.shared.logits import HeadContent
 from lpp.store.shared.matrices import Matrix
 
 

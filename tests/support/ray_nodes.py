@@ -207,7 +207,8 @@ def two_models(root: Path) -> tuple[str, str]:
     from benchmarks.synthetic import WIDTH, synthetic_run
     from lpp.store import RunWriter
     from lpp.store.objects.locate import objects_at
-    from lpp.store.shared.heads import HeadContent, commit_head
+    from lpp.store.shared.heads import commit_head
+    from lpp.store.shared.logits import HeadContent
     from lpp.store.shared.matrices import Matrix
 
     sites = ("block.1", "final")

@@ -39,7 +39,7 @@ from lpp.store.arrays.moments import SiteMoments
 from lpp.store.commands.progress import SILENT, Progress
 from lpp.store.errors import ErrorKind, InputError, MachineError
 from lpp.store.format.plan import ComputeInfo
-from lpp.store.shared.heads import HeadContent
+from lpp.store.shared.logits import HeadContent
 
 if TYPE_CHECKING:
     from lpp.capture.backends.vllm.recorder import Recorded

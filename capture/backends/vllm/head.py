@@ -11,7 +11,7 @@ import torch
 from lpp.capture.backends.vllm.unembedding import HeadCall, ungathered
 from lpp.capture.models.head import host_matrix, is_plain
 from lpp.capture.models.unembedding import agree
-from lpp.store.shared.heads import EPSILON, Head, HeadContent, Steps
+from lpp.store.shared.logits import EPSILON, Head, HeadContent, Steps
 from lpp.store.shared.matrices import Matrix
 
 
