@@ -36,7 +36,7 @@ EVERYTHING := -m 'not soak and not gpu'
 
 .DEFAULT_GOAL := help
 .PHONY: help env demo test test-all test-vllm test-oldest test-gpu coverage soak soak-vllm fuzz \
-        check format bench bench-vllm bench-gpu bench-peers docs pictures clean
+        check format bench bench-vllm bench-gpu bench-peers docs tables pictures clean
 
 help: ## what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -145,6 +145,9 @@ bench-peers: $(PEERS_ENV) ## the same work by transformers, nnsight, Transformer
 docs: $(ENV) ## the documentation as a site in build/docs, checked strictly, without a network
 	@$(BIN)/python -c 'import material' 2>/dev/null || $(PIP) install --quiet --editable '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+
+tables: $(ENV) ## the tables in docs/ that are made from the code: metrics, flags, columns of the database
+	@$(BIN)/python -m docs.site.reference
 
 pictures: $(ENV) ## the pictures of the report in docs/, from the demo, by Chromium
 	@test -e demo/lpp.json || { echo "There is no demo. Make it: make demo"; exit 2; }

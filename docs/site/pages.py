@@ -63,10 +63,8 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Fills in what is generated and turns links between documents into links between pages."""
+    """Turns links between documents into links between pages."""
     here = page.file.src_uri
-    if here == "metrics.md":
-        markdown = reference.with_tables(markdown)
     sources = {made: source for source, made in ELSEWHERE.items()}
     source = sources.get(here, f"docs/{here}")
     return "".join(

@@ -1,6 +1,8 @@
 """Reference pages, made of what is declared: commands, public names, tables, metrics.
 
-Nothing made here is committed: a page cannot differ from the code that it describes.
+Tables of metrics and of the database are committed, so that the repository has them too:
+`make tables` writes them into docs/, and a test fails if they differ from the code. The pages of
+commands and of Python are made when the site is built.
 """
 
 import importlib
@@ -8,16 +10,22 @@ import inspect
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
-TRAPS: Final = Path(__file__).with_name("traps.toml")
+from benchmarks import marked
+from benchmarks.marked import table
 
-GENERATED = re.compile(r"^<!-- generated: (?P<name>[a-z]+) -->$", re.MULTILINE)
-"""Where a page of docs/ wants a generated table."""
+DOCS: Final = Path(__file__).resolve().parents[1]
+
+WITH_TABLES: Final = ("metrics.md", "reference/sql-tables.md")
+"""Pages of docs/ that hold generated tables, between marks."""
+
+TRAPS: Final = Path(__file__).with_name("traps.toml")
 
 BREAK: Final = "<br>"
 """A new line within a cell."""
@@ -38,13 +46,18 @@ def pages() -> Iterator[tuple[str, str]]:
     for package in ("capture", "analyze", "sql"):
         yield f"reference/lpp-{package}.md", _command_page(package)
     yield "reference/python.md", _python_page()
-    yield "reference/sql-tables.md", _sql_page()
 
 
 def with_tables(markdown: str) -> str:
-    """The page on metrics with its tables filled in."""
-    tables = _metric_tables()
-    return GENERATED.sub(lambda match: tables.pop(match["name"]), markdown)
+    """A page with its generated tables made again."""
+    tables = {**_metric_tables(), "sql": _sql_tables()}
+    return marked.filled(markdown, {name: partial(str, text) for name, text in tables.items()})
+
+
+def write_tables() -> None:
+    """Write the generated tables into the pages that hold them."""
+    for path in map(DOCS.joinpath, WITH_TABLES):
+        path.write_text(with_tables(path.read_text("utf-8")), "utf-8")
 
 
 def _command_page(package: str) -> str:
@@ -130,24 +143,21 @@ def _signature(name: str, found: Any) -> str:
     return MODULES.sub("", line).replace("<factory>", "...").replace("~", "")
 
 
-def _sql_page() -> str:
+def _sql_tables() -> str:
+    """Every table and view of the database, with its columns."""
     from lpp.sql.schema import TABLES, VIEWS
 
-    parts = [
-        "# Tables and views",
-        "What `lpp-sql --schema` prints. Views read the store itself, and need `lpp-sql` or "
-        "`lpp.sql.connect`.",
-    ]
-    for table in (*TABLES.values(), *VIEWS):
-        key = ", ".join(f"`{word}`" for word in table.key)
-        view = " (a view)" if table in VIEWS else ""
-        rows = [(f"`{c.name}`", c.type, c.meaning, c.unit) for c in table.columns]
+    parts = []
+    for declared in (*TABLES.values(), *VIEWS):
+        key = ", ".join(f"`{word}`" for word in declared.key)
+        view = " (a view)" if declared in VIEWS else ""
+        rows = [(f"`{c.name}`", c.type, c.meaning, c.unit) for c in declared.columns]
         parts += [
-            f"## {table.name}",
-            f"{_capital(table.meaning)}{view}. Key: {key}.",
+            f"## {declared.name}",
+            f"{_capital(declared.meaning)}{view}. Key: {key}.",
             _table(("column", "type", "meaning", "unit"), rows),
         ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(parts)
 
 
 def _metric_tables() -> dict[str, str]:
@@ -180,8 +190,7 @@ def _metric_tables() -> dict[str, str]:
 
 
 def _table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    lines = [heads, tuple("---" for _ in heads), *rows]
-    return "\n".join(f"| {' | '.join(_cell(cell) for cell in line)} |" for line in lines)
+    return table(heads, [[_cell(cell) for cell in row] for row in rows])
 
 
 def _cell(text: str) -> str:
@@ -198,3 +207,7 @@ def _cell(text: str) -> str:
 
 def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
+
+
+if __name__ == "__main__":
+    write_tables()
