@@ -4,6 +4,7 @@ Imports no reader: `lpp-sql` starts through it.
 """
 
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,12 +35,7 @@ def find_store(url: Url) -> Objects:
     try:
         data = root.get(ROOT_KEY, MAX_ROOT_BYTES)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        found = f"it holds no file {ROOT_KEY}" if root.exists("") else "no such directory"
-        raise FormatError(
-            f"{root.place} is not an lpp store: {found}. "
-            f"`lpp-capture run --model ... --store {root.place}` makes one.",
-            kind=ErrorKind.NOT_A_STORE,
-        ) from None
+        raise FormatError(_not_a_store(root), kind=ErrorKind.NOT_A_STORE) from None
     except FormatError as error:  # a link, a directory: nobody's root document
         raise FormatError(str(error), kind=ErrorKind.NOT_A_STORE) from None
     where = str(root.place / ROOT_KEY)
@@ -103,8 +99,30 @@ def nearest_directory(place: Place) -> Place:
 
 
 def _occupied(root: Objects) -> InputError:
-    return InputError(
-        f"{root.place} is not an lpp store and not an empty directory. "
-        "Name a new directory with --store.",
-        kind=ErrorKind.NOT_A_STORE,
-    )
+    return InputError(_not_a_store(root), kind=ErrorKind.NOT_A_STORE)
+
+
+def _not_a_store(root: Objects) -> str:
+    """What is at a place without a root document, and what to do."""
+    place = root.place
+    store = enclosing_store(place)
+    nearest = nearest_directory(place)
+    if store is not None:
+        found, todo = f"it is inside the store {store}", f"Give {store}."
+    elif isinstance(nearest, Path) and not nearest.is_dir():
+        found, todo = f"{nearest} is not a directory", "Give a store, or a new directory."
+    elif any(not entry.name.startswith(".") for entry in root.entries()):
+        found = f"it holds other files, and no {ROOT_KEY}"
+        todo = f"Give a store, or a new directory: {shlex.quote(str(place / 'lpp'))}, for example."
+    else:
+        found = "an empty directory" if root.exists("") else "no such directory"
+        todo = f"`lpp-capture run --model ... --store {shlex.quote(str(place))}` makes one."
+    return f"{place} is not an lpp store: {found}. {todo}"
+
+
+def enclosing_store(place: Place) -> Path | None:
+    """The store that a path of a disk lies in; None without one, and for a prefix of a bucket."""
+    if not isinstance(place, Path):
+        return None
+    above = place.absolute().parents
+    return next((path for path in above if os.path.isfile(path / ROOT_KEY)), None)

@@ -42,9 +42,15 @@ def test_what_is_not_a_store(tmp_path: Path) -> None:
     missing = refused(ErrorKind.NOT_A_STORE, tmp_path / "none")
     assert missing.startswith(f"{tmp_path / 'none'} is not an lpp store: no such directory.")
     assert f"--store {tmp_path / 'none'}" in missing
-    assert "holds no file lpp.json" in refused(ErrorKind.NOT_A_STORE, tmp_path)
+    empty = refused(ErrorKind.NOT_A_STORE, tmp_path)
+    assert "an empty directory" in empty
+    assert f"--store {tmp_path}` makes one" in empty
     (tmp_path / "file").write_text("x")
-    assert "holds no file lpp.json" in refused(ErrorKind.NOT_A_STORE, tmp_path / "file")
+    for path in (tmp_path / "file", tmp_path / "file" / "new"):
+        assert f"{tmp_path / 'file'} is not a directory" in refused(ErrorKind.NOT_A_STORE, path)
+    others = refused(ErrorKind.NOT_A_STORE, tmp_path)
+    assert "other files, and no lpp.json" in others
+    create_store(others.split("directory: ")[1].split(",")[0])  # the directory that it proposes
     (tmp_path / "odd" / "lpp.json").mkdir(parents=True)
     assert "lpp.json: not a file" in refused(ErrorKind.NOT_A_STORE, tmp_path / "odd")
 
@@ -100,9 +106,19 @@ def test_other_schemes_are_refused(make: Any) -> None:
 def test_store_never_mixes_with_other_things(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("x")
     for path in (tmp_path, tmp_path / "thesis.tex"):
-        with pytest.raises(InputError, match="not an lpp store and not an empty directory"):
+        with pytest.raises(InputError, match=r"is not an lpp store: .*a new directory"):
             create_store(path)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_part_of_a_store_names_the_store(
+    capture: Capture, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = capture.write(root)
+    monkeypatch.chdir(root / "runs")
+    for path in (root / "runs" / run.id, root / "runs", root / "lpp.json", root / "no", run.id):
+        message = refused(ErrorKind.NOT_A_STORE, Path(path))
+        assert message.endswith(f"is inside the store {root}. Give {root}.")
 
 
 def test_strangers_among_the_runs_are_no_runs(capture: Capture, root: Path) -> None:
