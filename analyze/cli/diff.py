@@ -10,15 +10,14 @@ import click
 
 from lpp.analyze.cli.options import (
     ERROR_SITES,
-    chosen_format,
     executor_options,
     output_options,
     sites_option,
     skip_first_option,
-    suffix_of,
 )
 from lpp.store.commands.completion import complete_runs
 from lpp.store.commands.console import debug_option
+from lpp.store.commands.output import chosen_format, suffix_of
 from lpp.store.commands.progress import progress
 from lpp.store.errors import InputError, LppError
 
@@ -243,7 +242,7 @@ def _check_usage(
 
 def _check_page(base: str | None, form: str | None, output: Path | None) -> None:
     """Refuse a page of several runs, and one whose charts cannot be drawn."""
-    if chosen_format(form, output, FORMATS) != "html":
+    if chosen_format(form, output, FORMATS, PICTURES if base is not None else ()) != "html":
         return
     if base is not None and form is not None:
         raise click.UsageError(

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lpp.analyze.cli.options import chosen_format, output_options, sites_option, suffix_of
+from lpp.analyze.cli.options import output_options, sites_option
 from lpp.store.commands.completion import complete_runs
 from lpp.store.commands.console import debug_option
+from lpp.store.commands.output import chosen_format, suffix_of
 from lpp.store.commands.progress import progress
 from lpp.store.errors import ErrorKind, InputError, LppError
 
@@ -115,7 +116,7 @@ def items(
     from lpp.analyze.report.report import check_output
 
     picture = suffix_of(output) in PICTURES
-    form = chosen_format(form, output, FORMATS)
+    form = chosen_format(form, output, FORMATS, PICTURES)
     if picture or form == "html":
         import_module("lpp.analyze.charts.library")  # now, not after a minute, says what is missing
     if output is not None:
@@ -164,6 +165,7 @@ def _of_two_runs(
         raise click.UsageError(f"--against {base}: name the run that is compared with it, --run.")
     if form not in (None, *TEXTS) or suffix_of(output) in ("html", *PICTURES):
         raise click.UsageError(f"--against: choose --format {', '.join(TEXTS)}; there is no page.")
+    form = chosen_format(form, output, [*TEXTS])
     if output is not None:
         check_output(output)
     settings = dict(options)
@@ -172,7 +174,7 @@ def _of_two_runs(
     with progress("Items", n_steps(found, settings["sites"]), "steps") as bar:
         analysed = flip_analysis(found, **settings, progress=bar)
     with text_output(output) as stream:
-        stream.write(TEXTS[chosen_format(form, output, [*TEXTS])](analysed))
+        stream.write(TEXTS[form](analysed))
     if output is not None:
         click.echo(output)
 

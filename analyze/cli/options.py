@@ -1,12 +1,13 @@
 """Values of command-line options that several commands share."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
 from lpp.store.commands.completion import complete_runs, complete_sites
+from lpp.store.commands.output import output_file
 
 EXECUTORS: Final = ("local", "ray")
 ERROR_SITES: Final = ("none", "final", "all")
@@ -110,6 +111,7 @@ def output_options(*formats: str) -> Callable[[Any], Any]:
             "-o",
             "--output",
             type=click.Path(path_type=Path),
+            callback=output_file,
             metavar="FILE",
             help="Write to FILE instead of standard output.",
         )(command)
@@ -126,26 +128,6 @@ def file_format_option(*formats: str) -> Callable[[Any], Any]:
         type=click.Choice(formats),
         help=f"Write in this format. Default: what the name of --output ends in, or {formats[0]}.",
     )
-
-
-def suffix_of(output: Path | None) -> str:
-    """The ending of the name of a file, in lower case and without its dot; empty: none.
-
-    >>> suffix_of(Path("depth.SVG")), suffix_of(None)
-    ('svg', '')
-    """
-    return "" if output is None else output.suffix[1:].lower()
-
-
-def chosen_format(form: str | None, output: Path | None, formats: Sequence[str]) -> str:
-    """The value of `--format`; without it, the ending of `output` if that is one of `formats`, or
-    the first format.
-
-    >>> chosen_format(None, Path("x.md"), ("text", "md")), chosen_format(None, None, ("text", "md"))
-    ('md', 'text')
-    """
-    suffix = suffix_of(output)
-    return form or (suffix if suffix in formats else formats[0])
 
 
 def executor_options(command: Any) -> Any:

@@ -6,11 +6,13 @@ from typing import Any
 
 import click
 
-from lpp.analyze.cli.options import chosen_format, file_format_option
+from lpp.analyze.cli.options import file_format_option
 from lpp.store.commands.console import debug_option
+from lpp.store.commands.output import chosen_format, output_file
 from lpp.store.commands.progress import progress
 
 FORMATS = ("html", "png", "svg", "md")
+PICTURES = ("png", "svg")
 
 
 @click.command()
@@ -19,6 +21,7 @@ FORMATS = ("html", "png", "svg", "md")
     "-o",
     "--output",
     type=click.Path(path_type=Path),
+    callback=output_file,
     default=Path("report.html"),
     show_default=True,
     metavar="FILE",
@@ -26,7 +29,7 @@ FORMATS = ("html", "png", "svg", "md")
 )
 @file_format_option(*FORMATS)
 @debug_option
-def report(*, store: str, output: Path, form: Any) -> None:
+def report(*, store: str, output: Path | None, form: Any) -> None:
     """Write what the database of STORE holds as one page that opens from disk.
 
     Which models on what; which differences exceed their intervals; depth; steadiness;
@@ -40,10 +43,15 @@ def report(*, store: str, output: Path, form: Any) -> None:
         lpp-analyze report ./lpp -o figures/lpp.svg
         lpp-analyze report ./lpp -o summary.md
     """
-    from lpp.analyze.report.report import STEPS, write_report
+    from lpp.analyze.report.report import STEPS, report_text, write_report
 
     form = chosen_format(form, output, FORMATS)
+    if output is None and form in PICTURES:
+        raise click.UsageError(f"{form} is a file for each chart: name one with --output FILE.")
     with progress("Report", STEPS, "steps") as bar:
+        if output is None:
+            click.echo(report_text(store, form, progress=bar), nl=False)
+            return
         written = write_report(store, output, form, progress=bar)
     for path in written:
         click.echo(path)

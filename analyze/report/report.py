@@ -53,6 +53,15 @@ def write_report(
     return written
 
 
+def report_text(url: str, form: Format = "html", *, progress: Progress = SILENT) -> str:
+    """The report of the store at `url` as one text: form html or md."""
+    from lpp.analyze.report.content import report
+
+    text = _text(report(url, progress=progress), form)
+    progress.advance()
+    return text
+
+
 def check_output(output: Path) -> None:
     """Raise InputError(INVALID_VALUE or READ_ONLY) if `output` could not be written later."""
     if output.is_dir() or not output.parent.is_dir():

@@ -21,6 +21,7 @@ from lpp.sql.queries.saved import saved_queries, saved_query
 from lpp.sql.schema import VIEWS, reference
 from lpp.store.commands.completion import complete_names
 from lpp.store.commands.console import LppCommand, debug_option, version_option
+from lpp.store.commands.output import chosen_format, output_file
 from lpp.store.errors import ErrorKind, InputError
 
 FORMATS: Final = ("table", "csv", "json", "parquet")
@@ -50,6 +51,7 @@ def _size(_: click.Context, __: click.Parameter, text: str | None) -> str | None
     "-o",
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),
+    callback=output_file,
     metavar="FILE",
     help="Write to FILE, which appears only when it is whole. Default: standard output.",
 )
@@ -141,7 +143,7 @@ def main(
     query = None if name is None else saved_query(name)
     text = _text(sql or "") if query is None else query.text
     root = store_root(store)
-    form = format_ or _format_of(output)
+    form = chosen_format(format_, output, FORMATS)
     # Named nowhere, a view stays unread: loading pyarrow takes longer than most queries.
     named = [view.name for view in VIEWS if view.name in text.casefold()]
     with _parquet(form, output) as result:
@@ -188,8 +190,3 @@ def _text(sql: str) -> str:
             f"the SQL is not UTF-8 ({error}). Save it as UTF-8 and try again.",
             kind=ErrorKind.BAD_SQL,
         ) from None
-
-
-def _format_of(output: Path | None) -> str:
-    ending = output.suffix.lower().removeprefix(".") if output else ""
-    return ending if ending in FORMATS else "table"

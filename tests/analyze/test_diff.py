@@ -463,6 +463,10 @@ def test_an_output_that_cannot_be_written_is_told_first(two: tuple[Made, Made]) 
     done = invoke(two[0].root, "base", "tuned", "-o", "/nowhere/d.md")
     assert (done.exit_code, done.stdout) == (2, "")
     assert "no such directory: /nowhere" in done.stderr
+    for words in (("base", "tuned", "-o", "x.pdf"), ("--against", "base", "-o", "d.csv")):
+        done = invoke(two[0].root, *words)
+        assert (done.exit_code, done.stdout) == (2, "")
+        assert ".md, .html" in done.stderr
 
 
 def test_numbers_that_are_not_finite_are_null(two: tuple[Made, Made]) -> None:

@@ -317,6 +317,20 @@ def test_the_command_prints_what_it_wrote(tmp_path: Path) -> None:
     assert result.exit_code == 2 or "not an lpp store" in str(result.exception)
 
 
+def test_report_to_standard_output_is_only_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make_store(tmp_path / "store", database(["a", "b"]))
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main, ["report", str(store), "--format", "md", "-o", "-"])
+    assert result.exit_code == 0, result.output
+    write_report(str(store), tmp_path / "r.md", "md")
+    assert result.stdout == (tmp_path / "r.md").read_text()
+    for words in (["-o", "-", "--format", "svg"], ["-o", "x.pdf"]):
+        assert CliRunner().invoke(main, ["report", str(store), *words]).exit_code == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["r.md", "store"]
+
+
 def test_an_empty_store_has_no_pictures(tmp_path: Path) -> None:
     store = make_store(tmp_path)
     result = CliRunner().invoke(main, ["report", str(store), "-o", str(tmp_path / "a.svg")])

@@ -278,6 +278,14 @@ def test_output_to_a_directory_or_nowhere(store: Path, lpp_sql: Run, tmp_path: P
     assert "no such directory" in refused(lpp_sql(store, FOUR, "-o", tmp_path / "no" / "x.csv"))
 
 
+def test_output_that_ends_in_no_format_is_refused_and_a_dash_is_standard_output(
+    store: Path, lpp_sql: Run, tmp_path: Path
+) -> None:
+    assert ".parquet" in refused(lpp_sql(store, FOUR, "-o", tmp_path / "x.xlsx"))
+    assert not (tmp_path / "x.xlsx").exists()
+    assert ok(lpp_sql(store, "SELECT 7 AS n", "--format", "csv", "-o", "-")) == "n\n7\n"
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 def test_a_full_disk_is_one_message(store: Path, lpp_sql: Run) -> None:
