@@ -86,13 +86,17 @@ def profile_table(found: Found) -> str:
 
 
 def work_line(found: Found) -> str:
-    """The work of each side beside a bare forward pass, in one sentence."""
+    """Each side beside a bare forward pass, and what whole processes take."""
     sides = _sides(found, "states")
     bare = sides.pop("bare", None)
-    parts = [f"{SIDES[name].title} {_ratio(side, bare)}" for name, side in sides.items()]
+    ratios = [f"{SIDES[name].title} {_ratio(side, bare)}" for name, side in sides.items()]
+    seconds = [f"{median(side['whole_s']):.1f}" for side in sides.values() if side["whole_s"]]
+    memory = [f"{median(side['peak_mib']):,.0f}" for side in sides.values()]
+    whole = [f"{', '.join(seconds)} s", f"{', '.join(memory)} MiB"]
     return (
         "Writing hidden states and entropies of every token to disk takes this many times a bare "
-        f"forward pass, imports and loading apart: {', '.join(parts)}."
+        f"forward pass, imports and loading apart: {', '.join(ratios)}. "
+        f"Whole processes take, in the same order, {' and '.join(whole if seconds else whole[1:])}."
     )
 
 
