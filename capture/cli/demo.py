@@ -34,10 +34,6 @@ quantised to four bits already, on a finer grid: one for each 32 weights."""
 REPORT: Final = "report.html"
 """File name of the report, in the store's directory."""
 
-SHORT: Final = ("--sites", "final", "--errors", "none", "--format", "json")
-"""Options of the comparison: one site of 32, and no error of its CKA and ranks, which would take
-most of the time. The errors of KL and flips are always there."""
-
 CHARTS: Final = ("altair", "vl_convert")
 """Packages that the report needs: the extra `report`."""
 
@@ -82,6 +78,7 @@ def demo(store: Place) -> None:
     _analyze("profile", str(store))
     click.echo()
     _show_drift(store, trained, rounded)
+    _analyze("layers", str(store), "--errors", "final", quiet=True)  # ranks without the sinks
     report = store.resolve() / REPORT
     if all(map(importlib.util.find_spec, CHARTS)):
         _analyze("report", str(store), "--output", str(report), quiet=True)
@@ -157,7 +154,8 @@ def capture_rounded(store: Path, request: "CaptureRequest") -> str:
 
 def _show_drift(store: Path, trained: str, rounded: str) -> None:
     """One line on what rounding changed, and the command that says where."""
-    found = json.loads(_analyze("diff", str(store), trained, rounded, *SHORT, quiet=True))
+    of_json = ("--format", "json")
+    found = json.loads(_analyze("diff", str(store), trained, rounded, *of_json, quiet=True))
     kl, flips = (found["predictions"][name] for name in ("kl", "flips"))
     click.echo(
         f"Rounded to {BITS} bits: KL {kl['mean']:.2f} ± {kl['stderr']:.2f} nats a token, "
