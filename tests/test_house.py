@@ -1,6 +1,7 @@
 """The house: which package may import which, and that starting a light module stays light."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -162,6 +163,38 @@ def upward(modules: dict[str, set[str]], rooms: tuple[str, ...]) -> list[str]:
         for target in sorted(targets)
         if room_of(target, rooms) > room_of(name, rooms)
     ]
+
+
+def named_rooms(package: str) -> list[str]:
+    """Folders and files in the first column of the table of rooms in the README of `package`."""
+    text = (ROOT / package / "README.md").read_text("utf-8")
+    table = text.partition("| room | what it holds |\n|---|---|\n")[2].partition("\n\n")[0]
+    return [
+        name
+        for line in table.splitlines()
+        for name in re.findall(r"`([a-z_]+(?:/|\.py))`", line.split("|")[1])
+    ]
+
+
+@pytest.mark.parametrize("package", sorted(ROOMS))
+def test_the_readme_has_every_room_in_order_and_every_module(package: str) -> None:
+    named = named_rooms(package)
+    folder = ROOT / package
+    modules = [path.name for path in folder.glob("*.py") if not path.name.startswith("__")]
+    rooms = [f"{r}.py" if f"{r}.py" in modules else f"{r}/" for r in ROOMS[package] if r]
+    assert named[: len(rooms)] == rooms
+    assert sorted(named[len(rooms) :]) == sorted({*modules} - {*rooms})
+
+
+def test_the_steps_through_analyze_name_what_exists() -> None:
+    text = (ROOT / "analyze" / "README.md").read_text("utf-8").partition("## The code\n")[2]
+    steps = text.partition("\n1. ")[2]
+    source = "\n".join(path.read_text("utf-8") for path in modules())
+    defined = {*re.findall(r"\b(?:def|class) (\w+)", source), *(path.stem for path in modules())}
+    named = set(re.findall(r"`([\w.]+)`", steps))
+    assert len(named) > 15
+    unknown = {name for name in named if name.rpartition(".")[2] not in defined}
+    assert unknown == {"profiles.duckdb"}  # a file
 
 
 def circle(modules: dict[str, set[str]]) -> set[str]:
