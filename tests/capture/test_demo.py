@@ -1,5 +1,6 @@
 """The demo: the table and the line that the README shows, and commands that work."""
 
+import math
 import os
 import re
 import shutil
@@ -58,6 +59,24 @@ def rank_of(store: Path, run: str, prompts: int) -> str:
     some = Selection(runs=[run], sites=["final"], contexts=[200], prompts=[prompts])
     row = sensitivity(store, some).values.filter(metric="participation_ratio", aggregation="max")
     return f"{row['value'].item():.1f} ± {row['stderr'].item():.1f}"
+
+
+def test_the_words_of_the_readme_agree_with_its_table() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    table = re.findall(
+        r"^ +(?:of ln V|nats|dimensions) +([\d.]+) +([\d.]+) +([\d.]+)$", readme, re.M
+    )
+    share, nats, participation, effective = (list(map(float, numbers)) for numbers in table)
+    assert f"among {math.exp(nats[0]):.0f} equally likely tokens ({nats[0]:.2f} nats)" in readme
+    assert share[2] > 0.98  # nearly all tokens, nearly equally likely
+    assert 1.4 < nats[1] / nats[0] < 1.5  # raised by nearly half
+    assert all(0.9 < ranks[1] / ranks[0] < 1.1 for ranks in (participation, effective))
+    assert all(ranks[0] < ranks[2] for ranks in (participation, effective))
+    prefix = re.findall(r"\((\d+)\)", readme.partition(" participation ratio\n")[2])[0]
+    assert f"`{participation[0]} ({prefix})`" in readme
+    said = LINE.search(readme)
+    assert said is not None
+    assert f"most likely next token at {said[3]} % of the positions" in readme
 
 
 @pytest.mark.slow
