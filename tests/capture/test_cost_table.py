@@ -1,5 +1,6 @@
-"""The cost table of README.md: its computed cells are what the code computes."""
+"""The cost table of README.md, and what other pages say of costs, are what the code computes."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,9 @@ from lpp.store.commands.units import duration, short_bytes
 from lpp.store.format.plan import Plan, SiteSpec
 from lpp.store.format.schedule import prefix_schedule
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+ROOT = Path(__file__).resolve().parents[2]
+README = ROOT / "README.md"
+DOCS = ROOT / "docs"
 LENGTH = 200
 MODELS = {
     model.name: model
@@ -55,15 +58,22 @@ def table() -> Iterator[tuple[str, int, list[str]]]:
             yield model, int(cells[1].replace(",", "")), cells[2:]
 
 
-def sizes_of(plan: Plan, model: Model, count: int) -> list[str]:
-    """Disk and memory of one row, by the code that --dry-run uses."""
+def shards_of(plan: Plan, model: Model, count: int, length: int, size: int) -> list[int]:
+    """Where the shards of a run of every site begin and end."""
+    return list(shard_boundaries([length] * count, row_bytes(of_model(plan, model)), size))
+
+
+def of_model(plan: Plan, model: Model) -> Plan:
+    """The plan with every site of a model."""
     names = ("embed", *(f"block.{k}" for k in range(1, model.sites - 1)), "final")
     site = SiteSpec(name="embed", convention="residual", width=model.width)
-    plan = replace(
-        plan,
-        sites=tuple(replace(site, name=name) for name in names),
-        prompts=replace(plan.prompts, count=count, tokens=count * LENGTH),
-    )
+    return replace(plan, sites=tuple(replace(site, name=name) for name in names))
+
+
+def sizes_of(plan: Plan, model: Model, count: int) -> list[str]:
+    """Disk and memory of one row, by the code that --dry-run uses."""
+    prompts = replace(plan.prompts, count=count, tokens=count * LENGTH)
+    plan = replace(of_model(plan, model), prompts=prompts)
     lengths = [LENGTH] * count
     memory = []
     for size in (SHARD_BYTES["cpu"], SHARD_BYTES["cuda"]):
@@ -100,3 +110,38 @@ def test_device_memory_of_moments() -> None:
         f"{size:.2g}" if size < 100 else f"{size:.0f}" for size in needed
     )
     assert f"{small}, {medium}, {large} and {largest} GB" in README.read_text("utf-8")
+
+
+def test_the_questions_give_numbers_of_the_table() -> None:
+    rows = {(model, count): cells for model, count, cells in table()}
+    disk, _, memory, _, time = rows["7B", 1_000]
+    on_gpu = memory.partition(" / ")[2]
+    text = (DOCS / "faq.md").read_text("utf-8")
+    assert f"{disk} of disk with all sites, {on_gpu} of host memory" in text
+    assert f"and {time} on one H100" in text
+    assert f"{rows['70B', 10_000][0]} for 70B and 10,000 prompts" in text
+
+
+@pytest.mark.parametrize("page", ["faq.md", "how-to/many-cards.md"])
+def test_the_recipe_for_eight_cards_gives_work_to_each(plan: Plan, page: str) -> None:
+    text = (DOCS / page).read_text("utf-8")
+    (count,) = re.findall(r"^RUN=.*-7B-.* --prompts (\d+) ", text, re.M)
+    (parts,) = re.findall(r" --part \$k/(\d+) ", text)
+    # texts of 512 bytes, the least by default, have 100 tokens
+    shards = shards_of(plan, MODELS["7B"], int(count), 100, SHARD_BYTES["cuda"])
+    assert len(shards) - 1 >= int(parts)
+
+
+def test_the_numbers_of_shards_of_a_7b_model(plan: Plan) -> None:
+    def shards(count: int, size: int) -> list[int]:
+        return shards_of(plan, MODELS["7B"], count, LENGTH, size)
+
+    few, many = shards(100, SHARD_BYTES["cuda"]), shards(1_000, SHARD_BYTES["cuda"])
+    small = shards(100, 256 << 20)
+    said = (
+        f"2 GiB: {few[1]} prompts of 200 tokens of a 7B model, so 100 prompts make {len(few) - 1} "
+        f"shards and 1,000 make {len(many) - 1}."
+    )
+    text = (DOCS / "how-to" / "many-cards.md").read_text("utf-8")
+    assert said in text
+    assert f"with 256, 100 prompts make {len(small) - 1}." in text
