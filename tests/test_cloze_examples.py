@@ -58,7 +58,7 @@ def feature(found: FlipAnalysis, name: str) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_both_evaluations_give_the_numbers_of_the_readmes(store: Path) -> None:
+def test_both_evaluations_give_the_numbers_of_the_documents(store: Path) -> None:
     runs = ("pydoc_cloze", "*q4-1-????????", "rounded*")
     found = lpp.analyze.flipped_items(store, *runs)
     both, lost, gained, neither = found.flips.counts
@@ -68,7 +68,7 @@ def test_both_evaluations_give_the_numbers_of_the_readmes(store: Path) -> None:
         return
     scores = pl.from_arrow(read_scores(store).select(["value", "stderr"]))
     assert isinstance(scores, pl.DataFrame)
-    row = shown("capture/README.md", "| SmolLM2-135M-Instruct.Q4_1 ", "\n")
+    row = shown("docs/how-to/evaluation.md", "| SmolLM2-135M-Instruct.Q4_1 ", "\n")
     assert [float(number) for number in row] == [round(x, 3) for x in scores.sort("value").row(1)]
 
     accuracy, right = found.flips.accuracy, both + lost
@@ -84,7 +84,7 @@ def test_both_evaluations_give_the_numbers_of_the_readmes(store: Path) -> None:
         feature(found, "question_kl")["auroc"],
         *(feature(of_final, "answer_kl")["q_value"], kl["q_value"], 31),
     ]
-    numbers = shown("analyze/README.md", "Example: the packaged model", "\n\n")
+    numbers = shown("docs/how-to/items.md", "Example: the packaged model", "\n\n")
     for number, value in zip(numbers, expected, strict=True):
         if "." in number:
             assert alike(number, f"{value:.{len(number.partition('.')[2])}f}"), (number, value)

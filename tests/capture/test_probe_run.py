@@ -53,7 +53,7 @@ def probed(
 
 @pytest.fixture(scope="module")
 def by_lm_eval(packaged: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The same items asked by plain lm-eval, as in capture/README.md: its result file."""
+    """The same items asked by plain lm-eval, as in docs/how-to/probes.md: its result file."""
     out = tmp_path_factory.mktemp("plain")
     folder = describe_model(ModelSpec(id=str(packaged))).folder
     arguments = ["--model", "hf", "--model_args", f"pretrained={folder},dtype=float32"]
