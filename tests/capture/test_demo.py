@@ -68,7 +68,7 @@ def test_the_words_of_the_readme_agree_with_its_table() -> None:
     )
     share, nats, participation, effective = (list(map(float, numbers)) for numbers in table)
     assert f"among {math.exp(nats[0]):.0f} equally likely tokens ({nats[0]:.2f} nats)" in readme
-    assert share[2] > 0.98  # nearly all tokens, nearly equally likely
+    assert share[2] > 0.98  # near ln V
     assert 1.4 < nats[1] / nats[0] < 1.5  # raised by nearly half
     assert all(0.9 < ranks[1] / ranks[0] < 1.1 for ranks in (participation, effective))
     assert all(ranks[0] < ranks[2] for ranks in (participation, effective))
