@@ -4,6 +4,7 @@ import shlex
 
 import click
 
+from lpp.analyze.cli.database import in_database
 from lpp.analyze.cli.options import format_option, runs_option, sites_option, skip_first_option
 from lpp.store.commands.console import debug_option, write_exact
 from lpp.store.commands.progress import progress
@@ -89,11 +90,13 @@ def cka(
     with progress("CKA", sum(len(part.pairs) for part in work), "pairs of sites") as bar:
         memory = int(memory_gib * (1 << 30))
         found = cka_table.compute(work, jobs=jobs, memory=memory, progress=bar)
-    database = cka_table.write(store, found)
+    database = in_database("CKA", lambda: cka_table.write(store, found))
     names = names_of(views)
     if form == "csv":
         write_exact(as_csv(with_names(found, names)))
         return
     click.echo(as_text(found, names), nl=False)
-    click.echo(f"{len(found)} pairs are in {database}.")
-    click.echo(f'Next: lpp-sql {shlex.quote(store)} "FROM cka ORDER BY run, depth"')
+    if database is not None:
+        click.echo(f"{len(found)} pairs are in {database}.")
+        select = "SELECT run, site, other_site, cka FROM cka"
+        click.echo(f'Next: lpp-sql {shlex.quote(store)} "{select}"')

@@ -4,6 +4,7 @@ import shlex
 
 import click
 
+from lpp.analyze.cli.database import in_database
 from lpp.analyze.cli.options import format_option, names, runs_option
 from lpp.store.commands.console import debug_option, write_exact
 
@@ -127,7 +128,7 @@ def correlate(
         seed=seed,
     )
     found = correlate(store, question)
-    refresh_database(open_store(store).path, found)
+    kept = in_database("correlations", lambda: refresh_database(open_store(store).path, found))
     short_names = names_of(captured)
     if form == "csv":
         write_exact(as_csv(found, parted_by="; "))
@@ -136,7 +137,5 @@ def correlate(
     else:
         click.echo(render.as_table(found, short_names), nl=False)
     refuse_unranked(found)
-    if form == "table":
-        click.echo(
-            f'Next: lpp-sql {shlex.quote(store)} "SELECT * FROM correlations ORDER BY q_value"'
-        )
+    if form == "table" and kept:
+        click.echo(f"Next: lpp-sql {shlex.quote(store)} --run correlations")

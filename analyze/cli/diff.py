@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lpp.analyze.cli.database import in_database
 from lpp.analyze.cli.options import (
     ERROR_SITES,
     executor_options,
@@ -19,7 +20,7 @@ from lpp.store.commands.completion import complete_runs
 from lpp.store.commands.console import debug_option
 from lpp.store.commands.output import chosen_format, suffix_of
 from lpp.store.commands.progress import progress
-from lpp.store.errors import InputError, LppError
+from lpp.store.errors import InputError
 
 if TYPE_CHECKING:
     from lpp.analyze.drift.against import Comparison
@@ -200,13 +201,10 @@ def diff(
 
 
 def _keep(found: "Drift") -> None:
-    """Put the comparison into the database of its store; where that cannot be, say so in a line."""
+    """Put the comparison into the database of its store."""
     from lpp.analyze.drift.tables import stores, write_drift
 
-    try:
-        write_drift(found)
-    except LppError as error:
-        click.echo(f"The comparison is not in the database: {error}", err=True)
+    in_database("comparison", lambda: write_drift(found))
     if len(stores(found.pair)) > 1:
         click.echo("A and B lie in two stores: the comparison is in no database.", err=True)
 

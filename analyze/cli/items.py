@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lpp.analyze.cli.database import in_database
 from lpp.analyze.cli.options import output_options, sites_option
 from lpp.store.commands.completion import complete_runs
 from lpp.store.commands.console import debug_option
 from lpp.store.commands.output import chosen_format, suffix_of
 from lpp.store.commands.progress import progress
-from lpp.store.errors import ErrorKind, InputError, LppError
+from lpp.store.errors import ErrorKind, InputError
 
 if TYPE_CHECKING:
     from lpp.analyze.evaluations.analysis import ItemAnalysis
@@ -113,6 +114,7 @@ def items(
         return
     from lpp.analyze.evaluations.analysis import analysis, kept_sites
     from lpp.analyze.evaluations.evaluated import evaluated_items
+    from lpp.analyze.evaluations.tables import write_items
     from lpp.analyze.report.report import check_output
 
     picture = suffix_of(output) in PICTURES
@@ -131,7 +133,7 @@ def items(
         )
     with progress("Items", 1 + len(held), "steps") as bar:
         found = analysis(some, sites=sites, skip_first=skip_first, seed=seed, progress=bar)
-    _keep(store, found)
+    in_database("analysis", lambda: write_items(store, found))
     if picture and output is not None:
         from lpp.analyze.charts.export import save_chart
         from lpp.analyze.charts.items import item_depth_chart
@@ -177,16 +179,6 @@ def _of_two_runs(
         stream.write(TEXTS[form](analysed))
     if output is not None:
         click.echo(output)
-
-
-def _keep(store: str, found: "ItemAnalysis") -> None:
-    """Put the analysis into the database of its store; where that cannot be, say so in a line."""
-    from lpp.analyze.evaluations.tables import write_items
-
-    try:
-        write_items(store, found)
-    except LppError as error:
-        click.echo(f"The analysis is not in the database: {error}", err=True)
 
 
 def _write(

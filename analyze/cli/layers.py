@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from lpp.analyze.cli.database import in_database
 from lpp.analyze.cli.options import (
     errors_option,
     executor_options,
@@ -89,12 +90,14 @@ def layers(
         found = library.layers(store, selection, errors=errors, progress=bar, executor=who)
     for line in found.left_out:
         click.echo(line, err=True)
-    database = library.write(store, found)
+    database = in_database("layers", lambda: library.write(store, found))
     names = names_of(views)
     if form == "table":
         click.echo(text.as_table(found, names), nl=False)
-        click.echo(f"\n{len(found.layers)} layers are in {database}.")
-        click.echo(f'Next: lpp-sql {shlex.quote(store)} "FROM hourglass"')
+        if database is not None:
+            click.echo(f"\n{len(found.layers)} layers are in {database}.")
+            select = "SELECT run, first_position, metric, score FROM hourglass"
+            click.echo(f'Next: lpp-sql {shlex.quote(store)} "{select}"')
     else:
         as_rows = form == "csv"
         write_exact(

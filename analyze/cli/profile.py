@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import click
 
+from lpp.analyze.cli.database import in_database
 from lpp.analyze.cli.options import (
     errors_option,
     executor_options,
@@ -186,7 +187,9 @@ def profile(
             executor=who,
         )
     found = analysis.profiles(entropy=entropy_by, ranks=rank_by, drop_prefixes=dropped)
-    database = write_database(store, analysis, drop_prefixes=dropped)
+    database = in_database(
+        "profiles", lambda: write_database(store, analysis, drop_prefixes=dropped)
+    )
     only_final = sites is None and FINAL in chosen
     shown = found.filter(site=FINAL) if only_final else found
     names = names_of(views)
@@ -207,8 +210,7 @@ def profile(
         names=names,
     )
     click.echo(printable(text, sys.stdout.encoding), nl=False)
-    there = read_table(store, "site_profiles")
-    click.echo(f"{len(there)} profiles of {there['site'].n_unique()} sites are in {database}.")
-    click.echo(
-        f'Next: lpp-sql {shlex.quote(store)} "SELECT * FROM profiles ORDER BY entropy_floor"'
-    )
+    if database is not None:
+        there = read_table(store, "site_profiles")
+        click.echo(f"{len(there)} profiles of {there['site'].n_unique()} sites are in {database}.")
+        click.echo(f"Next: lpp-sql {shlex.quote(store)} --run profiles")

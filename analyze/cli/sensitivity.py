@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from lpp.analyze.cli.database import in_database
 from lpp.analyze.cli.options import (
     errors_option,
     executor_options,
@@ -93,7 +94,7 @@ def sensitivity(
         found = library.sensitivity(store, selection, errors=errors, progress=bar, executor=who)
     for line in found.left_out:
         click.echo(line, err=True)
-    database = library.write(store, found)
+    database = in_database("sensitivity", lambda: library.write(store, found))
     names = names_of(views)
     if form == "json":
         write_exact(text.as_json(found, names))
@@ -107,5 +108,7 @@ def sensitivity(
             click.echo(text.tokens_text(found.savings, names), nl=False)
         if part != "grid":
             click.echo(text.agreement_text(found), nl=False)
-        click.echo(f"\n{len(found.values)} numbers are in {database}.")
-        click.echo(f'Next: lpp-sql {shlex.quote(store)} "FROM sensitivity"')
+        if database is not None:
+            click.echo(f"\n{len(found.values)} numbers are in {database}.")
+            select = "SELECT run, context, n_prompts, metric, value FROM sensitivity"
+            click.echo(f'Next: lpp-sql {shlex.quote(store)} "{select}"')

@@ -481,7 +481,7 @@ def _refusals_named(path: Path) -> Iterator[None]:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise MachineError(
                 f"cannot write in {path.parent}: {error.strerror}. "
-                "Make it writable (`ls -ld` shows its owner), or name another --store.",
+                "Make it writable (`ls -ld` shows its owner), or use a store elsewhere.",
                 kind=ErrorKind.READ_ONLY,
             ) from None
         if error.errno in (None, errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.ENOTEMPTY):

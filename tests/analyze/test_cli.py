@@ -1,8 +1,10 @@
 """The commands as they are typed."""
 
 import csv
+import errno
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -37,7 +39,7 @@ def test_profiles_side_by_side_fit_eighty_columns(make_run: MakeRun) -> None:
     assert made.run_id[-8:] in squeezed
     assert other.run_id[-8:] in squeezed
     assert "8 profiles of 4 sites" in result.stdout
-    assert f'Next: lpp-sql {made.root} "SELECT' in result.stdout
+    assert f"Next: lpp-sql {made.root} --run profiles" in result.stdout
     assert (made.root / "profiles.duckdb").exists()
 
 
@@ -210,6 +212,40 @@ def test_bad_input_is_one_message(
     assert result.exit_code == 2
     assert message in result.stderr
     assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("profile",),
+        ("layers",),
+        ("cka",),
+        ("sensitivity", "--prompts", "2,4"),
+        ("diff", "base", "tuned"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_store_that_cannot_be_written_gets_its_numbers_printed(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    root = make_run(model="tiny/base").root
+    make_run(model="tiny/tuned", seed=1)
+    command, *rest = words
+
+    def refused(path: object, *_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    with monkeypatch.context() as read_only:
+        read_only.setattr(os, "mkdir", refused)
+        result = run(command, root, *rest)
+    assert result.exit_code == 0, result.output
+    assert "final" in result.stdout
+    assert "Next:" not in result.stdout
+    (line,) = (x for x in result.stderr.splitlines() if x.startswith("Not in the database: "))
+    assert f"cannot write in {root}: " in line
+    assert "--store" not in line
+    assert not (root / "profiles.duckdb").exists()
+    assert run(command, root, *rest).stdout.startswith(result.stdout.rstrip())
 
 
 def test_not_a_store(tmp_path: Path) -> None:
