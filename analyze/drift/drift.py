@@ -8,6 +8,7 @@ from typing import Any, Final
 import polars as pl
 
 from lpp.analyze.drift.entropy import entropy_drift
+from lpp.analyze.drift.flags import site_flags
 from lpp.analyze.drift.logits import arithmetic
 from lpp.analyze.drift.pair import Pair, pair_of, require_rows, run_of
 from lpp.analyze.drift.positions import by_position
@@ -46,6 +47,8 @@ class Drift:
     predictions: Mapping[str, Summary]
     sites: Sequence[SiteDrift]
     """In depth order."""
+    flags: Sequence[Sequence[str]]
+    """Flags of each of `sites` (`site_flags`)."""
     no_logits: str | None
     """Why there are no numbers that need every logit; None if there are."""
     arithmetic: str
@@ -96,8 +99,9 @@ class Drift:
                     "depth": one.depth,
                     "tokens": one.n_tokens,
                     **{name: _estimate(getattr(one, name)) for name in NUMBERS},
+                    "flags": flags,
                 }
-                for one in self.sites
+                for one, flags in zip(self.sites, self.flags, strict=True)
             ],
         }
 
@@ -189,6 +193,7 @@ def drift(
             "entropy": entropy_drift(pair, first_position=first_position),
         },
         sites=of_sites,
+        flags=site_flags(pair, of_sites, first_position=first_position),
         no_logits=pair.no_logits,
         arithmetic=arithmetic(pair),
         notes=tuple(_notes(pair, chosen, first_position)),

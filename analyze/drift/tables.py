@@ -12,17 +12,8 @@ import polars as pl
 
 from lpp.analyze.drift.drift import Drift
 from lpp.analyze.drift.pair import Pair
-from lpp.analyze.drift.site_numbers import NUMBERS
 from lpp.analyze.drift.sites import site_frame
-from lpp.analyze.engine.cache import Cache
-from lpp.analyze.engine.estimates import Request, site_estimates
-from lpp.analyze.engine.workers import Workers
-from lpp.analyze.metrics.registry import METRICS
-from lpp.analyze.numerics.jackknife import error_names
-from lpp.analyze.runs.cells import Cell
-from lpp.analyze.runs.keys import RunView
 from lpp.analyze.tables.database import frame_schema, put
-from lpp.analyze.tables.flags import flags_of_any
 from lpp.store.objects.place import Place
 
 UNITS: Final[Mapping[str, str]] = {
@@ -41,16 +32,11 @@ UNITS: Final[Mapping[str, str]] = {
 OF_ALL_TOKENS: Final = "entropy"
 """The number of the predictions that covers all tokens when the others cover drawn ones."""
 
-SINK_PROMPTS: Final = 32
-"""Prompts of each run that are searched for attention sinks. Sinks are a property of the model, and
-more prompts would cost another read of all rows."""
-
 
 def drift_tables(found: Drift) -> dict[str, pl.DataFrame]:
     """Tables `drift_predictions`, `drift_sites` and `drift_tokens` of one comparison, by name.
 
-    A number of the predictions that no token has gets no row. Flags of a site: `sink` (in the first
-    `SINK_PROMPTS` prompts of either run, if no position is skipped), `quarantined`, `no_error`.
+    A number of the predictions that no token has gets no row. Flags of a site: `Drift.flags`.
     Raises FormatError for altered bytes.
     """
     tables = {
@@ -116,46 +102,4 @@ def _predictions(found: Drift) -> pl.DataFrame:
 def _sites(found: Drift) -> pl.DataFrame:
     setting = [pl.lit(value, pl.Int32).alias(name) for name, value in _setting(found).items()]
     frame = site_frame(found.sites).with_columns(setting)
-    return frame.with_columns(flags=_flags(found, frame))
-
-
-def _flags(found: Drift, sites: pl.DataFrame) -> pl.Series:
-    """(sites,) Flags of each site. A difference smaller than its error is normal, so it has no
-    flag.
-    """
-    facts = sites.select(
-        "n_prompts",
-        n_quarantined=pl.lit(len(found.pair.left_out), pl.Int32),
-        n_sinks=pl.Series(_sinks(found, sites["site"].to_list()), dtype=pl.Int32),
-    )
-    unsure = (
-        facts.with_columns(
-            value=pl.when(sites[error_names(name)[0]].is_null()).then(sites[name]),
-            stderr=pl.lit(None, pl.Float64),
-        )
-        for name in NUMBERS
-    )
-    return flags_of_any(unsure)
-
-
-def _sinks(found: Drift, sites: list[str]) -> list[int]:
-    """Largest number of sinks in either run at each site, among the rows compared."""
-    if found.first_position or found.is_nothing:
-        return [0] * len(sites)
-    with Workers(1) as workers:
-        counts = [
-            _sinks_of(view, found.pair, sites, workers) for view in (found.pair.a, found.pair.b)
-        ]
-    return [max(both) for both in zip(*counts, strict=True)]
-
-
-def _sinks_of(view: RunView, pair: Pair, sites: list[str], workers: Workers) -> list[int]:
-    end = min(one.run.plan.context for one in (pair.a, pair.b))
-    cell = Cell(min(pair.n_prompts, SINK_PROMPTS), end)
-    cache = Cache(view.run.directory.root, view.run)
-    request = Request(metrics=[METRICS["n_sinks"]])
-    values = (
-        site_estimates(view, cache, site, [cell], request, workers=workers)[cell, "n_sinks"].value
-        for site in sites
-    )
-    return [int(value or 0) for value in values]
+    return frame.with_columns(flags=pl.Series(found.flags, dtype=pl.List(pl.String)))

@@ -30,6 +30,9 @@ MANY_FILES: Final = 8
 
 _log = logging.getLogger("lpp.analyze")
 
+_unwritable: Final[dict[str, object]] = {}
+"""Stores of which a line said that they cannot be written: a store has many folders."""
+
 
 def shard_set(run: Run) -> str:
     """Identifies the currently committed shards of a run: 16 hex digits."""
@@ -46,6 +49,7 @@ class KeptFiles:
 
     def __init__(self, root: Place, folder: str) -> None:
         self._key = f"{ANALYSIS_KEY}/{folder}"
+        self._root = str(root)
         self._objects = objects_at(root).below(self._key)
         self.folder = self._objects.place
         self._writable = True
@@ -72,7 +76,7 @@ class KeptFiles:
     def add(self, group: str, kind: str, frame: pl.DataFrame) -> None:
         """Add rows; merge the files if there are many.
 
-        If the store cannot be written, log one line.
+        If the store cannot be written, the first time logs a line.
         """
         before = self._files(group, kind)
         if len(before) < MANY_FILES:
@@ -94,9 +98,9 @@ class KeptFiles:
             if instead_of:
                 self._objects.delete(key for key in instead_of if key != name)
         except (OSError, LppError) as error:
-            if self._writable:  # several threads write at once
-                self._writable = False
-                _log.warning("%s: results are not kept (%s)", self.folder, error)
+            self._writable = False
+            if _unwritable.setdefault(self._root, error) is error:  # several threads write at once
+                _log.warning("%s: results are not kept (%s)", self._root, error)
 
     def name(self, group: str, kind: str, data: bytes) -> str:
         """Name of a file with these bytes, with a checksum of folder, group, kind and bytes."""

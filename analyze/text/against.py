@@ -8,10 +8,20 @@ from typing import Final
 from lpp.analyze.drift.against import Comparison, in_order, order_of
 from lpp.analyze.drift.predictions import Summary
 from lpp.analyze.text import text
-from lpp.analyze.text.drift import as_gate, gate_rows, with_gate
+from lpp.analyze.text.drift import as_gate, flag_lines, gate_rows, with_gate
 from lpp.analyze.text.markdown import code, escaped, row
 from lpp.analyze.text.names import NAMELESS, Names, legend
-from lpp.analyze.text.text import broken, error, number, plain_table, rendered, wrapped
+from lpp.analyze.text.text import (
+    broken,
+    error,
+    explained,
+    marks,
+    number,
+    numbered,
+    plain_table,
+    rendered,
+    wrapped,
+)
 from lpp.store.format.run_names import name_and_id
 
 STRIP: Final = 34
@@ -72,10 +82,16 @@ def as_text(base: str, comparisons: Sequence[Comparison], names: Names = NAMELES
     made.add_column("run", no_wrap=True)
     for head in _HEADS:
         made.add_column(head, justify="right", no_wrap=True)
+    numbers = numbered([flag for one in ordered for flag in _flags(one)])
+    width = 20
+    if numbers:
+        made.add_column("", no_wrap=True)
+        width = 16  # the widest numbers leave no more
     for one in ordered:
         cells = (f"{value}\n{error(stderr, '±')}".rstrip() for value, stderr in _cells(one))
-        made.add_row(broken(names.get(one.b, one.b)), *cells)
+        made.add_row(broken(names.get(one.b, one.b), width), *cells, marks(_flags(one), numbers))
     out.write(rendered(made) + wrapped(_meanings(names.get(base, base), ordered)))
+    out.writelines(f"{line}\n" for line in explained(numbers))
     out.write(_depth(ordered, names))
     out.write("\n" + legend(names, (one.b for one in ordered)) if names else "")
     if any(one.verdicts for one in ordered):
@@ -145,6 +161,12 @@ def _cells(one: Comparison) -> Iterator[tuple[str, float | None]]:
     for name in (DISTANCE, "cka"):
         estimate = getattr(deepest, name)
         yield number(estimate.value), estimate.stderr
+
+
+def _flags(one: Comparison) -> list[str]:
+    """Flags of the deepest site, whose distance and CKA the table has."""
+    found: list[str] = one.document["sites"][-1]["flags"]
+    return found
 
 
 def _mean(one: Summary, scale: int = 1) -> tuple[str, float | None]:
@@ -226,13 +248,15 @@ def _markdown(base: str, ordered: Sequence[Comparison], names: Names) -> Iterato
             for fate, *rest in gate_rows(one.verdicts):
                 yield row((fate, code(names.get(one.b, one.b)), *rest))
     yield ""
-    yield row(("run", *_HEADS, "largest distance"))
-    yield row(("---", *("---:" for _ in _HEADS), "---"))
+    yield row(("run", *_HEADS, "flags", "largest distance"))
+    yield row(("---", *("---:" for _ in _HEADS), "---", "---"))
     for one in ordered:
         cells = (f"{value} {error(stderr)}".rstrip() for value, stderr in _cells(one))
-        yield row((code(names.get(one.b, one.b)), *map(escaped, cells), _largest(one)))
+        flags = ", ".join(map(code, _flags(one)))
+        yield row((code(names.get(one.b, one.b)), *map(escaped, cells), flags, _largest(one)))
     yield ""
     yield escaped(_meanings(names.get(base, base), ordered))
+    yield from flag_lines(flag for one in ordered for flag in _flags(one))
     if names:
         yield ""
         for run in dict.fromkeys((base, *(one.b for one in ordered))):

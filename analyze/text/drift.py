@@ -2,7 +2,7 @@
 
 import html
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from rich.cells import cell_len
@@ -12,14 +12,25 @@ from lpp.analyze.drift.gate import Verdict
 from lpp.analyze.drift.positions import by_position
 from lpp.analyze.drift.predictions import Summary
 from lpp.analyze.drift.site_numbers import NUMBERS
-from lpp.analyze.drift.sites import SiteDrift
 from lpp.analyze.drift.tables import UNITS
 from lpp.analyze.drift.worst import Expected, WorstToken, order_of
 from lpp.analyze.numerics.jackknife import Estimate
 from lpp.analyze.runs.named import names_of_two
+from lpp.analyze.tables.flags import MEANING
 from lpp.analyze.text import text
 from lpp.analyze.text.markdown import code, escaped, row
-from lpp.analyze.text.text import WIDTH, error, number, plain_table, rendered, token, wrapped
+from lpp.analyze.text.text import (
+    WIDTH,
+    error,
+    explained,
+    marks,
+    number,
+    numbered,
+    plain_table,
+    rendered,
+    token,
+    wrapped,
+)
 from lpp.store.format.run_names import name_and_id
 
 SHARES: Final = frozenset({"flips", "top10"})
@@ -87,7 +98,9 @@ def as_text(
         out.write(wrapped(line))
     out.write(_predictions(drift.predictions) + wrapped(_PREDICTIONS))
     out.write(_positions(drift) + wrapped(_POSITIONS))
-    out.write(_sites(drift.sites) + wrapped(_SITES))
+    numbers = numbered(_every_flag(drift))
+    out.write(_sites(drift, numbers) + wrapped(_SITES))
+    out.writelines(f"{line}\n" for line in explained(numbers))
     if worst:
         out.write(f"\n{_worst_title(drift)}\n")
         out.writelines(f"{line}\n" for one in worst for line in _worst(one))
@@ -179,16 +192,21 @@ def _position_rows(drift: Drift) -> Iterator[tuple[str, ...]]:
         )
 
 
-def _sites(found: Sequence[SiteDrift]) -> str:
+def _every_flag(drift: Drift) -> list[str]:
+    return [flag for flags in drift.flags for flag in flags]
+
+
+def _sites(drift: Drift, numbers: Mapping[str, int]) -> str:
+    """numbers: the number that stands for each flag."""
     made = plain_table()
     made.collapse_padding = True
     made.add_column("site", no_wrap=True)
-    made.add_column("tokens", justify="right", no_wrap=True)
     for name in NUMBERS:
         made.add_column(_HEADS[name], justify="right", no_wrap=True)
-    for one in found:
-        numbers = [getattr(one, name) for name in NUMBERS]
-        made.add_row(one.site, f"{one.n_tokens:,}", *map(_two_lines, numbers))
+    made.add_column("flags", no_wrap=True)
+    for one, flags in zip(drift.sites, drift.flags, strict=True):
+        cells = [_two_lines(getattr(one, name)) for name in NUMBERS]
+        made.add_row(one.site, *cells, marks(flags, numbers))
     return rendered(made)
 
 
@@ -280,11 +298,11 @@ def _markdown(
     for band in _position_rows(drift):
         yield row(map(escaped, band))
     yield ""
-    yield row(("site", "tokens", *_HEADS.values()))
-    yield row(("---", *("---:" for _ in (1, *NUMBERS))))
-    for site in drift.sites:
-        numbers = (getattr(site, name) for name in NUMBERS)
-        yield row((code(site.site), f"{site.n_tokens:,}", *map(_one_line, numbers)))
+    yield row(("site", *_HEADS.values(), "flags"))
+    yield row(("---", *("---:" for _ in NUMBERS), "---"))
+    for site, flags in zip(drift.sites, drift.flags, strict=True):
+        numbers = (_one_line(getattr(site, name)) for name in NUMBERS)
+        yield row((code(site.site), *numbers, ", ".join(map(code, flags))))
     if worst:
         yield ""
         yield f"<details><summary>{html.escape(_worst_title(drift))}</summary>"
@@ -302,6 +320,13 @@ def _markdown(
     yield escaped(_PREDICTIONS)
     yield escaped(_POSITIONS)
     yield escaped(_SITES)
+    yield from flag_lines(_every_flag(drift))
+
+
+def flag_lines(flags: Iterable[str]) -> Iterator[str]:
+    """A list item in Markdown on each of `flags`."""
+    for flag in sorted(set(flags)):
+        yield f"- {code(flag)}: {escaped(MEANING[flag])}."
 
 
 def gate_rows(verdicts: Sequence[Verdict]) -> Iterator[tuple[str, str, str]]:

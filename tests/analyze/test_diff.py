@@ -87,6 +87,7 @@ def test_the_document_is_what_programs_expect(two: tuple[Made, Made]) -> None:
     for site in found["sites"]:
         assert {*NUMBERS} <= site.keys()
         assert all({"mean", "stderr"} <= site[name].keys() for name in NUMBERS)
+        assert site["flags"] == ([] if site["site"] == "final" else ["no_error"])
     assert (found["exactly_equal"], found["gate"], found["drawn"]) == (False, [], None)
     assert found["logits"]["missing"] is None
 
@@ -369,6 +370,25 @@ def test_markdown_tables_are_tables(two: tuple[Made, Made]) -> None:
     ]
     assert len(tables) == 5
     assert all(len({*table}) == 1 for table in tables)
+
+
+def test_flags_stand_beside_the_sites(make_run: MakeRun) -> None:
+    def sunk(rows: Any) -> Any:
+        return np.concatenate([rows[:1] * 500, rows[1:]])
+
+    root = make_run(LENGTHS, model="tiny/base").root
+    make_run(LENGTHS, model="tiny/tuned", seed=1, scale=sunk)
+    table = invoke(root, "base", "tuned").stdout.partition(" site ")[2]
+    marked = {line.split()[0]: line.split()[-1] for line in table.splitlines() if "." in line[:9]}
+    assert marked["block.1"] == marked["block.2"] == "¹²"
+    assert "\n[1] no_error: " in table
+    assert "\n[2] sink: " in table
+    document = invoke(root, "base", "tuned", "--format", "md").stdout
+    assert re.search(r"^\| `final` .* \| `sink` \|$", document, re.MULTILINE)
+    assert "\n- `sink`: " in document
+    every = invoke(root, "--against", "base", "--errors", "none")
+    assert "\n[2] sink: " in every.stdout
+    assert re.search(r"^ tuned .* ¹²$", every.stdout, re.MULTILINE)
 
 
 # the gate
