@@ -85,8 +85,8 @@ def layers(
     )
     views, _ = select_runs(store, selection)
     chosen = select_sites(views, selection)
-    total = sum(site in chosen for view in views for site in view.run.sites)
-    with chosen_executor(executor, address, jobs) as who, progress("Layers", total, "sites") as bar:
+    total = library.n_steps(views, selection, chosen)
+    with chosen_executor(executor, address, jobs) as who, progress("Layers", total, "steps") as bar:
         found = library.layers(store, selection, errors=errors, progress=bar, executor=who)
     for line in found.left_out:
         click.echo(line, err=True)

@@ -148,7 +148,7 @@ def profile(
     from lpp.analyze.metrics.registry import needing_rows
     from lpp.analyze.runs.given import resolved
     from lpp.analyze.runs.named import names_of
-    from lpp.analyze.runs.select import Selection, select_runs, select_sites, shortfalls
+    from lpp.analyze.runs.select import Selection, n_sites, select_runs, select_sites, shortfalls
     from lpp.analyze.tables.analysis import analyze
     from lpp.analyze.tables.build import write_database
     from lpp.analyze.tables.database import read_table
@@ -172,7 +172,7 @@ def profile(
     lines += needing_rows(views, asked_of(metrics))
     for line in (*incomplete, *shortfalls(views, selection), *lines):
         click.echo(line, err=True)
-    total = sum(site in chosen for view in views for site in view.run.sites)
+    total = n_sites(views, chosen)
     with (
         chosen_executor(executor, address, jobs) as who,
         progress("Spectra", total, "sites") as bar,

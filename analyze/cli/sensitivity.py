@@ -76,7 +76,7 @@ def sensitivity(
     """
     from lpp.analyze.engine.executor import chosen_executor
     from lpp.analyze.runs.named import names_of
-    from lpp.analyze.runs.select import Selection, select_runs
+    from lpp.analyze.runs.select import Selection, n_sites, select_runs
     from lpp.analyze.studies import sensitivity as library
     from lpp.analyze.studies.grid import grid_axes
     from lpp.analyze.text import sensitivity as text
@@ -86,7 +86,7 @@ def sensitivity(
     selection = Selection(runs=runs, sites=sites, contexts=contexts, prompts=prompts)
     views, _ = select_runs(store, selection)
     axes = grid_axes(views, selection)
-    total = sum(site in axes.sites for view in views for site in view.run.sites)
+    total = n_sites(views, axes.sites)
     with (
         chosen_executor(executor, address, jobs) as who,
         progress("Spectra", total, "sites") as bar,

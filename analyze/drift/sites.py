@@ -43,6 +43,7 @@ from lpp.analyze.numerics.cka import BLOCK_ROWS
 from lpp.analyze.numerics.jackknife import ERRORS, Estimate, error_names
 from lpp.analyze.runs.cells import Cell, n_tokens
 from lpp.analyze.runs.keys import depth
+from lpp.analyze.runs.named import names_of_two
 from lpp.analyze.runs.select import listed, matching
 from lpp.analyze.tables.analysis import ErrorSites
 from lpp.store.commands.progress import SILENT, Progress
@@ -113,13 +114,16 @@ def site_drift(
     both have; FormatError for altered bytes.
     """
     cell = _cell(pair, first_position, prefix)
-    names = common_sites(pair, sites)
-    asked = [(site, errors == "all" or (errors == "final" and site == names[-1])) for site in names]
+    chosen = common_sites(pair, sites)
+    asked = [
+        (site, errors == "all" or (errors == "final" and site == chosen[-1])) for site in chosen
+    ]
     who = executor or LocalExecutor(jobs)
     both = all(view.run.plan.keeps_rows for view in (pair.a, pair.b))
     numbers = (_of_rows if both else moment_estimates)(pair, asked, cell, only, who)
     found = []
-    for site, of_site in zip(names, numbers, strict=True):
+    names = names_of_two(pair.a, pair.b)
+    for site, of_site in zip(chosen, numbers, strict=True):
         found.append(
             SiteDrift(
                 site=site,
@@ -129,7 +133,7 @@ def site_drift(
             )
         )
         progress.advance()
-        progress.note(f"{pair.a.run.id} and {pair.b.run.id}: {site}")
+        progress.note(f"{site} of {' and '.join(names)}")
     return found
 
 

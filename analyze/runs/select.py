@@ -72,6 +72,11 @@ def select_sites(views: Iterable[RunView], selection: Selection) -> list[str]:
     return matching("site", selection.sites, every)
 
 
+def n_sites(views: Iterable[RunView], sites: Collection[str]) -> int:
+    """How many of `sites` the runs hold in all."""
+    return sum(site in sites for view in views for site in view.run.sites)
+
+
 def matching(
     kind: str, patterns: Iterable[str], names: Collection[str], *, option: str | None = None
 ) -> list[str]:

@@ -114,11 +114,13 @@ def cka_rows(
     jobs: int | None = None,
     memory: int = MEMORY,
     progress: Progress = SILENT,
+    name: str = "",
 ) -> pl.DataFrame:
     """The CKA of each of `pairs` over the tokens of `cell`: columns `SCHEMA`.
 
     jobs: pairs multiplied at once, on one core each; all usable cores by default. memory: bytes of
-    a tile. progress: advances by one for each pair. Raises FormatError for altered bytes.
+    a tile. progress: advances by one for each pair, and calls the run `name`, or else by its id.
+    Raises FormatError for altered bytes.
     """
     jobs = jobs or usable_cores()
     sites: dict[str, _Site] = {}
@@ -130,7 +132,7 @@ def cka_rows(
             sites |= more
             values |= found
             progress.advance(len(tile))
-            progress.note(f"{view.run.id} {tile[-1][0]} and {tile[-1][1]}")
+            progress.note(f"{' and '.join(tile[-1])} of {name or view.run.id}")
     n_blocks = view.run.plan.model.n_blocks
     key = (view.run.id, cell.first_position, cell.prefix, cell.n_prompts)
     tokens = n_tokens(view.lengths, cell)

@@ -9,6 +9,8 @@ import polars as pl
 from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.comparable import prompt_sets, with_prompt_sets
 from lpp.analyze.runs.keys import RunView, Url
+from lpp.analyze.runs.named import names_of
+from lpp.analyze.runs.select import listed
 from lpp.analyze.studies.cka import MEMORY, cka_rows, pairs_of
 from lpp.analyze.tables.database import frame_schema, put
 from lpp.analyze.tables.flags import flags_of
@@ -44,20 +46,23 @@ def plan(
     first_position: first tokens of each prompt to leave out. every: all pairs, not only neighbours.
     Raises InputError if no run is left.
     """
-    work, left_out = [], []
+    work, left_out, options = [], [], set()
+    names = names_of(views)
     for view in views:
         run = view.run
         pairs = pairs_of([site for site in run.sites if site in sites], every=every)
+        why = ""
         if not pairs:
-            left_out.append(f"{run.id}: left out, fewer than two of the sites were captured")
+            option, why = "--site", f"it holds one of the sites at most: {listed(run.sites)}"
         elif prefix is not None and prefix > run.plan.context:
-            left_out.append(
-                f"{run.id}: left out, captured at context {run.plan.context}, below {prefix}"
-            )
+            option, why = "--prefix", f"its context is {run.plan.context}"
         elif prompts is not None and prompts > run.n_prompts:
-            left_out.append(f"{run.id}: left out, {run.n_prompts} prompts, fewer than {prompts}")
+            option, why = "--prompts", f"it has {run.n_prompts} prompts"
         elif first_position >= (prefix or run.plan.context):
-            left_out.append(f"{run.id}: left out, no token is left with --skip-first")
+            option, why = "--skip-first", "no token is left"
+        if why:
+            options.add(option)
+            left_out.append(f"{names[run.id]} is left out ({option}): {why}.")
         else:
             cell = Cell(
                 prompts or run.n_prompts,
@@ -66,9 +71,14 @@ def plan(
             )
             work.append(Part(view, pairs, cell))
     if not work:
+        if len(sites) < 2:
+            raise InputError(
+                f"CKA compares two sites; --site chooses {listed(sites)} alone. Name another site "
+                "as well, such as --site embed,final, or leave --site out.",
+                kind=ErrorKind.NOT_FOUND,
+            )
         raise InputError(
-            "no run has two of the sites at that prefix and number of prompts: "
-            f"{'; '.join(left_out)}. Ask for less of --site, --prefix, --prompts or --skip-first.",
+            "\n".join(["no run is left.", *left_out, f"Change {' or '.join(sorted(options))}."]),
             kind=ErrorKind.NOT_FOUND,
         )
     return work, left_out
@@ -82,9 +92,16 @@ def compute(
     progress: Progress = SILENT,
 ) -> pl.DataFrame:
     """The rows of every part: columns `SCHEMA`. jobs, memory: as for `cka_rows`."""
+    names = names_of(part.view for part in work)
     frames = [
         cka_rows(
-            part.view, part.pairs, part.cell, jobs=jobs, memory=memory, progress=progress
+            part.view,
+            part.pairs,
+            part.cell,
+            jobs=jobs,
+            memory=memory,
+            progress=progress,
+            name=names[part.view.run.id],
         ).with_columns(pl.lit(count, pl.Int32).alias(name) for name, count in _counts(part).items())
         for part in work
     ]

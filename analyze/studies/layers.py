@@ -6,7 +6,7 @@ they alone make its participation ratio near 1 at most depths. Then there are tw
 all positions, and for those after the sinks (`first_position`).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
@@ -18,7 +18,8 @@ from lpp.analyze.numerics.hourglass import Layer, hourglass
 from lpp.analyze.runs.cells import GROUPS
 from lpp.analyze.runs.comparable import prompt_sets, with_prompt_sets
 from lpp.analyze.runs.keys import RunView, Url, views
-from lpp.analyze.runs.select import Selection, select_among, select_sites, shortfalls
+from lpp.analyze.runs.named import names_of
+from lpp.analyze.runs.select import Selection, n_sites, select_among, select_sites, shortfalls
 from lpp.analyze.tables import spectra
 from lpp.analyze.tables.analysis import BESIDE, ErrorSites, site_requests
 from lpp.analyze.tables.database import frame_schema, put
@@ -74,7 +75,7 @@ def layers(
     Each site is read once. If first position 0 is selected (the default) and a run has sinks, its
     sites are read a second time, for the rows `after_sinks`. errors: sites with jackknife errors,
     which cost one more read and, for effective ranks, eleven eigensolves instead of one. progress:
-    advances by one for each run and site. executor: computes the metrics.
+    advances by `n_steps` in all. executor: computes the metrics.
 
     Raises InputError for a selection that no run has, FormatError for altered bytes.
     """
@@ -82,13 +83,16 @@ def layers(
     some, incomplete = select_among(url, every, selection)
     sites = select_sites(some, selection)
     frame = _ranks(some, _keys(some, selection, sites), errors, executor, progress)
-    beyond = [
-        _keys([view], replace(selection, skip_first=(end,)), sites)
-        for view in some
-        if (end := after_sinks(frame.filter(run=view.run.id))) not in (0, *selection.skip_first)
-    ]
+    names, beyond = names_of(some), []
+    for view in some:
+        end = after_sinks(frame.filter(run=view.run.id))
+        if end not in (0, *selection.skip_first):
+            beyond.append(_keys([view], replace(selection, skip_first=(end,)), sites))
+        elif 0 in selection.skip_first:
+            progress.advance(n_sites([view], sites))
+            progress.note(f"no second curve for {names[view.run.id]}")
     if beyond:
-        after = _ranks(some, pl.concat(beyond), errors, executor, SILENT)
+        after = _ranks(some, pl.concat(beyond), errors, executor, progress)
         frame = pl.concat([frame, after]).sort("run", maintain_order=True)
     sets = prompt_sets(every, frame["n_prompts"].unique())
     frame = _with_flags(with_prompt_sets(frame, sets, beside=BESIDE))
@@ -97,6 +101,13 @@ def layers(
     metrics = [METRICS[name] for name in NUMBERS]
     lines = (*incomplete, *shortfalls(some, selection), *needing_rows(some, metrics))
     return Layers(frame, scores, lines)
+
+
+def n_steps(some: Sequence[RunView], selection: Selection, sites: Collection[str]) -> int:
+    """Units of progress of `layers`: each site of each run, twice if a run with sinks would have a
+    second curve.
+    """
+    return n_sites(some, sites) * (2 if 0 in selection.skip_first else 1)
 
 
 def _keys(some: Sequence[RunView], selection: Selection, sites: Sequence[str]) -> pl.DataFrame:
@@ -125,6 +136,7 @@ def _ranks(
     progress: Progress,
 ) -> pl.DataFrame:
     """The rows of `keys` with their numbers."""
+    names = names_of(some)
     frames = [pl.DataFrame(schema={**keys.schema, **SCHEMA, "short_prompts": pl.Int32})]
     metrics = [METRICS[name] for name in NUMBERS] + spectra.sink_metrics()
     request = site_requests(keys, metrics, errors, GROUPS)
@@ -138,7 +150,7 @@ def _ranks(
             )
         )
         progress.advance()
-        progress.note(f"{view.run.id} {of_site.item(0, 'site')}")
+        progress.note(f"{of_site.item(0, 'site')} of {names[view.run.id]}")
     bound = pl.col("rank_bound").clip(1)
     frame = pl.concat(frames, how="diagonal_relaxed").with_columns(
         *((pl.col(name) / bound).alias(f"{name}_norm") for name in RANKS),

@@ -14,6 +14,7 @@ from lpp.analyze.numerics.jackknife import error_names
 from lpp.analyze.runs.cells import GROUPS
 from lpp.analyze.runs.comparable import prompt_sets, with_prompt_sets
 from lpp.analyze.runs.keys import RunView, Url, views
+from lpp.analyze.runs.named import names_of
 from lpp.analyze.runs.select import Selection, select_among, select_sites
 from lpp.analyze.tables import entropy, spectra
 from lpp.analyze.tables import metrics as metric_table
@@ -163,6 +164,7 @@ def analyze_views(
     keys = spectra.all_keys(some, selection).filter(pl.col("site").is_in(sites))
     of_sites = [metric for metric in declared if metric.needs != "tokens"]
     of_tokens = [metric for metric in declared if metric.needs == "tokens"]
+    names = names_of(some)
     ranks = [pl.DataFrame(schema=spectra.SCHEMA)]
     others = [pl.DataFrame(schema=metric_table.SCHEMA)]
     without = []
@@ -174,7 +176,7 @@ def analyze_views(
         others.append(metric_table.frame(there, found))
         without.append(without_groups(of_site, found))
         progress.advance()
-        progress.note(f"{view.run.id} {of_site.item(0, 'site')}")
+        progress.note(f"{of_site.item(0, 'site')} of {names[view.run.id]}")
     others += _logit_frames(some, selection, _request(of_tokens, groups * (errors != "none")))
     of_logits = entropy.all_keys(some, selection)
     ends = entropy.frames(some, of_logits, frozenset(entropy.SCHEMA), groups=groups)

@@ -178,7 +178,7 @@ def test_the_table_is_put_beside_the_others(make_run: MakeRun) -> None:
     views, _ = select_runs(made.root, Selection())
     work, left_out = plan(views, ["embed", "final"])
     assert [part.view.run.id for part in work] == [made.run_id]
-    assert "fewer than two of the sites" in left_out[0]
+    assert left_out == ["b is left out (--site): it holds one of the sites at most: final."]
     database = write(made.root, compute(work))
     write(made.root, compute(work))
     with duckdb.connect(str(database), read_only=True) as connection:
@@ -189,11 +189,15 @@ def test_the_table_is_put_beside_the_others(make_run: MakeRun) -> None:
 def test_what_no_run_holds_is_one_message(make_run: MakeRun) -> None:
     made = make_run()
     views, _ = select_runs(made.root, Selection())
-    cases: list[dict[str, Any]] = [{"prefix": 21}, {"prompts": 7}]
-    for options in cases:
-        with pytest.raises(InputError, match="no run has two of the sites") as caught:
+    cases: list[dict[str, Any]] = [{"prefix": 21}, {"prompts": 7}, {"first_position": 20}]
+    for options, option in zip(cases, ("--prefix", "--prompts", "--skip-first"), strict=True):
+        with pytest.raises(InputError, match="no run is left") as caught:
             plan(views, ["embed", "final"], **options)
         assert caught.value.kind is ErrorKind.NOT_FOUND
+        assert str(caught.value).splitlines()[-1] == f"Change {option}."
+        assert made.run_id not in str(caught.value)
+    with pytest.raises(InputError, match="--site chooses final alone"):
+        plan(views, ["final"])
     assert pairs_of(["final"]) == []
 
 
@@ -277,7 +281,7 @@ def test_without_a_token_there_is_nothing_to_compare(make_run: MakeRun) -> None:
     for words in (["--skip-first", "20"], ["--prefix", "5", "--skip-first", "5"]):
         done = CliRunner().invoke(main, ["cka", str(made.root), *words])
         assert done.exit_code == 2
-        assert "no token is left with --skip-first" in " ".join(done.stderr.split())
+        assert "(--skip-first): no token is left" in " ".join(done.stderr.split())
 
 
 @pytest.mark.slow

@@ -19,7 +19,8 @@ from lpp.analyze.metrics.registry import METRICS
 from lpp.analyze.numerics.jackknife import Estimate
 from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.keys import RunView
-from lpp.analyze.studies.layers import layers
+from lpp.analyze.runs.select import select_runs
+from lpp.analyze.studies.layers import layers, n_steps
 from lpp.analyze.tables.build import write_database
 from lpp.analyze.tables.spectra import SINKS
 from lpp.analyze.text import layers as text
@@ -298,6 +299,30 @@ def test_a_run_without_sinks_has_one_curve(make_run: MakeRun) -> None:
     assert plain.calls == [{0}]
     assert set(found.layers["first_position"]) == {0}
     assert "attention sinks" not in text.as_table(found)
+
+
+def test_progress_counts_both_curves_and_calls_runs_by_their_names(
+    sunk: Made, make_run: MakeRun
+) -> None:
+    class Told:
+        def __init__(self) -> None:
+            self.units, self.notes = 0, list[str]()
+
+        def advance(self, amount: int = 1) -> None:
+            self.units += amount
+
+        def note(self, text: str) -> None:
+            self.notes.append(text)
+
+    make_run(model="tiny/other", sites=SITES)
+    for selection, curves in ((Selection(), 2), (Selection(skip_first=[1]), 1)):
+        told = Told()
+        layers(sunk.root, selection, progress=told)
+        views, _ = select_runs(sunk.root, selection)
+        assert told.units == n_steps(views, selection, SITES) == curves * 2 * len(SITES)
+        assert told.notes.count("block.3 of model") == curves
+        assert told.notes.count("block.3 of other") == 1
+        assert ("no second curve for other" in told.notes) == (curves == 2)
 
 
 def test_first_positions_that_are_asked_for_and_no_others(sunk: Made) -> None:

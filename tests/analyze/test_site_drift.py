@@ -24,6 +24,7 @@ from lpp.analyze.engine import executor as of_executor
 from lpp.analyze.numerics.jackknife import Estimate
 from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.keys import RunView
+from lpp.analyze.runs.named import names_of_two
 from lpp.analyze.tables.spectra import scan_spectra
 from lpp.store import Run, RunWriter, create_store, open_store
 from lpp.store.arrays.moments import SiteMoments
@@ -483,7 +484,8 @@ def test_common_sites_by_depth_and_what_is_not_common(made: Made) -> None:
 
     found = site_drift(paired(a, b), ["final", "embed"], progress=Told())
     assert [one.site for one in found] == ["embed", "final"]
-    assert told == ["+1", f"{a.id} and {b.id}: embed", "+1", f"{a.id} and {b.id}: final"]
+    names = " and ".join(names_of_two(RunView(a), RunView(b)))
+    assert told == ["+1", f"embed of {names}", "+1", f"final of {names}"]
     assert [one.site for one in site_drift(paired(a, b))] == list(hidden)
     with pytest.raises(InputError, match=r"no site 'block.1'; there is embed, block.2, final"):
         site_drift(paired(a, b), ["block.1"])
