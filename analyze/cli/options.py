@@ -43,8 +43,8 @@ def runs_option(command: Any) -> Any:
         shell_complete=complete_runs,
         default="*",
         metavar="NAME,...",
-        help="Use these runs, by id, by name or by a pattern such as 'smollm*'. Default: every "
-        "run.",
+        help="Use these runs: ids, names, unique beginnings of either, or patterns such as "
+        "'smollm*'. Default: every run.",
     )(command)
 
 

@@ -204,13 +204,13 @@ def _named(store: Url, runs: Sequence[str] | None) -> list[RunView]:
     if runs is None:
         return views(store)
     found = []
+    every = {view.run.id: view for view in views(store)}
     for name in runs:
-        if "::" not in name and any(sign in name for sign in "*?["):
-            every = {view.run.id: view for view in views(store)}
-            plans = plans_of(every.values())
-            found += [every[run] for run in matching_runs([name], plans, option="RUN")]
-        else:
+        if "::" in name:
             found.append(run_of(store, name))
+        else:
+            ids = matching_runs([name], plans_of(every.values()), option="RUN")
+            found += [every[run] for run in ids]
     return found
 
 

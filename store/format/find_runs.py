@@ -17,70 +17,87 @@ FEW_RUNS: Final = 6
 
 
 def find_run(name: str, plans: Plans, where: object) -> str:
-    """The id of the one run that `name` means.
+    """The id of the one run that `name` means, as of `runs_fitting`.
 
-    name: an id, a short name, the beginning of either, or a pattern. where: the store, for
-    messages. Raises InputError NOT_FOUND if no run or several runs match.
+    where: the store, for messages. Raises InputError NOT_FOUND if no run or several runs match.
     """
-    found = [run for run in plans if run == name]
-    found = found or [run for run in plans if run.startswith(name) or fnmatchcase(run, name)]
-    found = found or _runs_called(name, plans, or_begins=True)
-    if len(found) == 1 and name:
-        return found[0]
-    if found and name:
-        why = f"{len(found)} runs:{run_lines(found, plans)}"
-    else:
-        why = f"no run; {_runs_near(name, plans)}"
-    raise InputError(
-        f"{where}: {name!r} names {why}\nGive the id or the name of a run, or as much of it as "
-        "tells it from the others.",
-        kind=ErrorKind.NOT_FOUND,
-    )
+    found = runs_fitting(name, plans)
+    if len(found) != 1:
+        raise InputError(f"{where}: {_why_not_one(name, plans)}", kind=ErrorKind.NOT_FOUND)
+    return found[0]
 
 
 def matching_runs(patterns: Sequence[str], plans: Plans, *, option: str = "--run") -> list[str]:
-    """Ids of the runs that match any of `patterns`, in the order of `plans`.
+    """Ids of the runs that any of `patterns` means, in the order of `plans`.
 
-    A pattern that matches no id is compared with short names, ignoring case. option: what the
-    message calls the option. Raises InputError NOT_FOUND for a pattern that matches no run.
+    option: what the message calls the option. Raises InputError NOT_FOUND for a pattern that
+    matches no run, and for the beginning of several.
     """
     found = set()
     for pattern in _whole_names(patterns, plans):
         fitting = runs_fitting(pattern, plans)
         if not fitting:
             raise InputError(
-                f"no run {pattern!r}; {_runs_near(pattern, plans)}\nName one with {option} by its "
-                "id or its name, or several with a pattern such as '*4 bits'.",
+                f"{option}: {_why_not_one(pattern, plans)} Name several with a pattern such as "
+                "'*4 bits'.",
                 kind=ErrorKind.NOT_FOUND,
             )
         found.update(fitting)
     return [run for run in plans if run in found]
 
 
-def runs_fitting(pattern: str, plans: Plans) -> list[str]:
-    """Ids that match the pattern, else ids of runs whose short name matches it; `all` is `*`."""
-    wanted = "*" if pattern == "all" else pattern
-    return [run for run in plans if fnmatchcase(run, wanted)] or _runs_called(wanted, plans)
+def runs_fitting(name: str, plans: Plans) -> list[str]:
+    """Ids of the runs that `name` means. One rule for every command.
+
+    The runs whose id is `name` or matches it as a pattern; else those whose short name does, in any
+    case; else the one run whose id, or else whose short name, begins with it. `all` is `*`.
+    """
+    wanted = "*" if name == "all" else name
+    found = [run for run in plans if fnmatchcase(run, wanted)] or _runs_called(wanted, plans)
+    begun = _runs_beginning(name, plans)
+    return found or (begun if len(begun) == 1 else [])
 
 
-def _runs_called(name: str, plans: Plans, *, or_begins: bool = False) -> list[str]:
-    """Ids of the runs with this short name, else of those whose short name matches the pattern.
+def _runs_called(name: str, plans: Plans) -> list[str]:
+    """Ids of the runs with this short name, else of those whose short name matches the pattern."""
+    names, wanted = _short_names(plans), name.casefold()
+    exact = [run for run in names if wanted in names[run]]
+    return exact or [run for run in names if any(fnmatchcase(n, wanted) for n in names[run])]
 
-    A run has two short names: its own (`plan_name`) and the one among the other runs
-    (`run_names`). Case is ignored. or_begins: the beginning of a name is enough.
+
+def _runs_beginning(name: str, plans: Plans) -> list[str]:
+    """Ids that begin with `name`, else ids of the runs whose short name does."""
+    if not name:
+        return []
+    names, wanted = _short_names(plans), name.casefold()
+    return [run for run in plans if run.startswith(name)] or [
+        run for run in names if any(n.startswith(wanted) for n in names[run])
+    ]
+
+
+def _short_names(plans: Plans) -> dict[str, set[str]]:
+    """The short names of each run that has some: its own (`plan_name`), and the one among the other
+    runs (`run_names`), in lower case.
     """
     among = names_among(plans)
-    names = {
+    return {
         run: {plan_name(plan).casefold(), among[run].casefold()}
         for run, plan in plans.items()
         if plan is not None
     }
-    wanted = name.casefold()
-    if exact := [run for run in names if wanted in names[run]]:
-        return exact
-    begins = or_begins and not any(sign in wanted for sign in "*?[")
-    pattern = f"{wanted}*" if begins else wanted
-    return [run for run in names if any(fnmatchcase(n, pattern) for n in names[run])]
+
+
+def _why_not_one(name: str, plans: Plans) -> str:
+    """For a message: `name` means no run, or several."""
+    several = runs_fitting(name, plans) or _runs_beginning(name, plans)
+    if several:
+        why = f"{len(several)} runs:{run_lines(several, plans)}"
+    else:
+        why = f"no run; {_runs_near(name, plans)}"
+    return (
+        f"{name!r} names {why}\nGive the id or the name of a run, or a beginning of either that no "
+        "other run has."
+    )
 
 
 def names_among(plans: Plans) -> dict[str, str]:

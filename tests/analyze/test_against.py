@@ -359,7 +359,7 @@ def test_usage_errors_are_one_message(many: Path) -> None:
         (("--against", "base", "base"), "the only one named"),
         (("--against", "nobody"), "names no run"),
         (("--against", "base", "nobody"), "names no run"),
-        (("--against", "base", "no*body"), "no run 'no*body'"),
+        (("--against", "base", "no*body"), "'no*body' names no run"),
         (("--against", "base", "other", "texts"), "another tokenizer"),
         (("--against", "base", "--sites", "blok.1"), "no site 'blok.1'"),
         (("--against", "base", "--prompts", "7"), "fewer than the 7"),

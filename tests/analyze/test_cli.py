@@ -195,7 +195,7 @@ def test_runs_that_hold_less_are_named(make_run: MakeRun) -> None:
     ("arguments", "message"),
     [
         (("--site", "block.7"), "no site 'block.7'"),
-        (("--run", "nope"), "no run 'nope'"),
+        (("--run", "nope"), "'nope' names no run"),
         (("--context", "500"), "--context 500"),
         (("--prompts", "ten"), "not a list of whole numbers"),
         (("--drop-prefixes", "2,4,6,8,10,12,14,16,18,20"), "every prefix of a schedule"),

@@ -216,7 +216,7 @@ def test_bars(value: float | None, most: float, width: int, text: str) -> None:
     [
         (("--context", "50"), "--context 50: no run holds that many"),
         (("--site", "block.9"), "no site 'block.9'"),
-        (("--run", "nope"), "no run 'nope'"),
+        (("--run", "nope"), "'nope' names no run"),
         (("--prompts", "0"), "--prompts 0"),
     ],
 )

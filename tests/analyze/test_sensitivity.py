@@ -343,7 +343,7 @@ def test_printed_tables_fit_and_explain_their_flags(four_models: Path) -> None:
         (("--prompts", "7"), "--prompts 7: no run holds that many"),
         (("--context", "long"), "not a list of whole numbers"),
         (("--site", "block.9"), "no site 'block.9'"),
-        (("--run", "nope"), "no run 'nope'"),
+        (("--run", "nope"), "'nope' names no run"),
     ],
 )
 def test_bad_input_is_one_message(

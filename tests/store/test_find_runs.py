@@ -32,6 +32,7 @@ def plans(capture: Any) -> Plans:
         (["pruned", "twice"], [TWO]),  # a command line splits at commas; a name may contain some
         (["One", "pruned", "twice"], [TWO]),
         (["pruned*", "One"], [ONE, TWO]),
+        (["one-1", "prun"], [ONE, TWO]),
         ([DAMAGED], [DAMAGED]),
     ],
 )
@@ -42,7 +43,7 @@ def test_patterns_match_ids_or_else_names(
 
 
 def test_a_pattern_that_matches_no_run(plans: Plans) -> None:
-    with pytest.raises(InputError, match="no run 'twice'") as caught:
+    with pytest.raises(InputError, match="'twice' names no run") as caught:
         matching_runs(["twice"], plans)
     assert caught.value.kind is ErrorKind.NOT_FOUND
     assert f"no readable plan: {DAMAGED}" in str(caught.value)
@@ -53,8 +54,16 @@ def test_a_pattern_that_matches_no_run(plans: Plans) -> None:
 def test_one_run_is_found_by_id_or_name_or_their_beginning(plans: Plans) -> None:
     found = {"One": ONE, ONE: ONE, "one-1": ONE, "Pruned": TWO, "one-3": DAMAGED}
     assert {name: find_run(name, plans, "here") for name in found} == found
-    with pytest.raises(InputError, match="here: 'one' names 3 runs"):
-        find_run("one", plans, "here")
+    assert all(matching_runs([name], plans) == [run] for name, run in found.items())
+    assert find_run("one", plans, "here") == ONE  # a whole name, though three ids begin with it
+
+
+def test_the_beginning_of_several_runs_names_none(plans: Plans) -> None:
+    with pytest.raises(InputError, match="here: 'on' names 3 runs"):
+        find_run("on", plans, "here")
+    with pytest.raises(InputError, match="--run: 'on' names 3 runs") as caught:
+        matching_runs(["on"], plans)
+    assert caught.value.kind is ErrorKind.NOT_FOUND
 
 
 def test_a_store_finds_a_run_by_its_name(run: Run, root: Path) -> None:
