@@ -61,14 +61,14 @@ carried AS (
   FROM correlations
 )
 SELECT
-  in_table,
   flag,
+  any_value(why) AS why,
   run,
+  in_table,
   count(*) AS rows,
   array_to_string(list_sort(list_distinct(list(place)))[:3], ', ')
-    || CASE WHEN count(DISTINCT place) > 3 THEN ', ...' ELSE '' END AS places,
-  any_value(why) AS why
+    || CASE WHEN count(DISTINCT place) > 3 THEN ', ...' ELSE '' END AS places
 FROM carried LEFT JOIN meanings USING (flag)
 WHERE coalesce(of_correlations = (in_table = 'correlations'), true)
 GROUP BY in_table, flag, run
-ORDER BY in_table <> 'profiles', in_table, flag, run;
+ORDER BY in_table = 'correlations', flag, run, in_table <> 'profiles', in_table;

@@ -16,13 +16,18 @@ GAP: Final = 2
 LEAST: Final = (16, 10)
 """A text is broken into lines no narrower than the first, or else than the second."""
 
-MOST: Final = 100
+LINES: Final = 4
+"""A text in a column has no more lines."""
+
+MOST: Final = 160
 """A longer text is no cell of a table."""
 
 SHORT: Final = 40
 """A longer text does not stand above a table."""
 
 Cells = Sequence[str]
+
+_PART: Final = re.compile(r"[^-_/ ]*[-_/ ]|[^-_/ ]+")
 
 
 class Result(NamedTuple):
@@ -61,8 +66,12 @@ def wrapped_table(result: Result, width: int) -> Iterator[str] | None:
         shared, inside = columns[:above], columns[above:]
         if any(result.numeric[k] for k in shared):
             continue
-        if above and (not inside or len([*_groups(rows, shared)]) == len(rows)):
+        n_groups = len([*_groups(rows, shared)])
+        if above and (not inside or n_groups == len(rows)):
             continue
+        follows = inside and not result.numeric[inside[0]]
+        if above == 1 and follows and len([*_groups(rows, columns[:2])]) == n_groups:
+            continue  # the second text would only be repeated: it stands above as well
         widths = _widths(result, inside, width, least)
         if widths is not None:
             return _lines(result, _Layout(constant, shared, inside, widths))
@@ -86,7 +95,9 @@ def _widths(result: Result, columns: Sequence[int], width: int, narrowest: int) 
         head = max(map(len, _parts(result.heads[k])), default=1)
         cells = [len(row[k]) for row in result.rows]
         parts = [len(part) for row in result.rows for part in _parts(row[k])]
-        narrow = [*cells] if result.numeric[k] else [min(max(parts, default=1), 20), narrowest]
+        lined = -(-max(cells, default=1) // LINES)
+        broken = [min(max(parts, default=1), 20), narrowest, lined]
+        narrow = cells if result.numeric[k] else broken
         widths.append(max([*cells, len(result.heads[k]), 1]))
         least.append(min(max(head, *narrow, 1), widths[-1]))
     while sum(widths) + GAP * (len(widths) - 1) > width:
@@ -110,7 +121,7 @@ def _lines(result: Result, layout: _Layout) -> Iterator[str]:
     yield "─" * across
     for shared, some in _groups(rows, layout.shared):
         if shared:
-            yield ", ".join(shared)
+            yield from textwrap.wrap(", ".join(shared), max(across, 60), break_on_hyphens=False)
         before = ""
         for row in some:
             cells = [row[k] for k in inside]
@@ -131,8 +142,8 @@ def _row(cells: Sequence[str], widths: Sequence[int], sides: Sequence[bool]) -> 
 
 
 def _parts(text: str) -> list[str]:
-    """Where a text may be broken: after hyphens and underlines, at spaces."""
-    return [part.rstrip(" ") for part in re.findall(r"[^-_ ]*[-_ ]|[^-_ ]+", text)]
+    """Where a text may be broken: after hyphens, slashes and underlines, at spaces."""
+    return [part.rstrip(" ") for part in _PART.findall(text)]
 
 
 def _broken(text: str, width: int) -> list[str]:
@@ -142,7 +153,7 @@ def _broken(text: str, width: int) -> list[str]:
     (['participation_ratio_', 'norm'], ['rounded to', '4 bits'])
     """
     lines = [""]
-    for part in re.findall(r"[^-_ ]*[-_ ]|[^-_ ]+", text):
+    for part in _PART.findall(text):
         if lines[-1] and len(lines[-1]) + len(part.rstrip(" ")) > width:
             lines.append("")
         lines[-1] += part

@@ -69,17 +69,18 @@ def name_and_id(name: str, run: str, width: int = 80) -> str:
 
 
 def name_lines(names: Mapping[str, str], width: int = 80) -> str:
-    """A line for each run, its name and its id; on two where `width` columns do not hold both.
+    """A line for each run, its name and its id, ids below each other. A name that is too long for
+    both in `width` columns has a line of its own.
 
     >>> print(name_lines({"smol-1": "smol", "smol-2": "untrained, seed 0"}))
     smol               smol-1
     untrained, seed 0  smol-2
     <BLANKLINE>
     """
-    margin = max(map(len, names.values()), default=0)
+    longest = max(map(len, names), default=0)
+    margin = min(max(map(len, names.values()), default=0), max(width - 2 - longest, 0))
     return "".join(
-        name_and_id(f"{name:<{margin}}" if margin + 2 + len(run) <= width else name, run, width)
-        + "\n"
+        (f"{name:<{margin}}" if len(name) <= margin else f"{name}\n{'':<{margin}}") + f"  {run}\n"
         for run, name in names.items()
     )
 

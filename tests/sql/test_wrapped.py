@@ -68,6 +68,20 @@ def test_leading_texts_stand_above_the_rows_that_share_them() -> None:
     assert text[5] == "another model"
 
 
+def test_text_that_comes_with_the_leading_one_stands_above_too_and_no_cell_is_high() -> None:
+    why = "a sentence that says what the flag means, too long for a narrow column of a table, yes"
+    runs = [("a first run of two", "1"), ("a second run of two", "2")]
+    rows = [(flag, f"{flag}: {why}", *run) for flag in "ab" for run in runs]
+    result = Result(("flag", "why", "run", "rows"), rows, (False, False, False, True))
+    text = lines(result, 40)
+    assert max(map(len, text)) <= 60  # a line above a table may be as long as 60
+    assert text[0].split() == ["run", "rows"]
+    assert " ".join(text).count("what the flag means") == 2
+    for width in (90, 120):
+        beside = lines(Result(result.heads, rows[:1], result.numeric), width)
+        assert len(beside) <= 2 + 4
+
+
 def test_a_repeated_leading_text_is_shown_once() -> None:
     text = "\n".join(lines(result(2), 140))
     assert text.count("participation_ratio_norm") == 1
