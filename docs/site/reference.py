@@ -154,7 +154,7 @@ def _sql_tables() -> str:
         rows = [(f"`{c.name}`", c.type, c.meaning, c.unit) for c in declared.columns]
         parts += [
             f"## {declared.name}",
-            f"{_capital(declared.meaning)}{view}. Key: {key}.",
+            f"{_capital(declared.meaning)}{view}. Key: {key}. Filled by `{declared.filled_by}`.",
             _table(("column", "type", "meaning", "unit"), rows),
         ]
     return "\n\n".join(parts)

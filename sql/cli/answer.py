@@ -1,5 +1,8 @@
 """Running the statements of a command and writing the result of the last one."""
 
+import contextlib
+import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -7,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from lpp.sql.confinement.connection_lock import Access
+from lpp.sql.schema import TABLES
 from lpp.store.objects.place import Place
 
 if TYPE_CHECKING:
@@ -43,10 +47,25 @@ def answer(connection: "DuckDBPyConnection", text: str, request: Request) -> Non
         refuse(connection, statements, files=request.access.files)
         run_limited(connection, lambda: _run_all(connection, statements, request), request.seconds)
     except duckdb.Error as error:
-        fault = query_fault(error, request.root)
+        fault = query_fault(error, request.root, text)
         if fault is None:
             raise
         raise fault from error
+
+
+def name_empty_tables(connection: "DuckDBPyConnection", text: str, request: Request) -> None:
+    """For a reader: say which tables that the SQL names are empty, and what fills them."""
+    import duckdb
+
+    if request.format != "table" or request.output is not None:
+        return
+    words = set(re.findall(r"\w+", text.casefold()))
+    place = shlex.quote(str(request.root))
+    for name in words & TABLES.keys():
+        with contextlib.suppress(duckdb.Error):  # the SQL may have dropped it
+            if not connection.execute(f"FROM {name} LIMIT 1").fetchall():
+                command = TABLES[name].filled_by.replace("STORE", place)
+                click.echo(f"The table {name} is empty. To fill it: {command}", err=True)
 
 
 def _run_all(

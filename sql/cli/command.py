@@ -11,7 +11,7 @@ from typing import Final
 
 import click
 
-from lpp.sql.cli.answer import EXAMPLE, Request, answer
+from lpp.sql.cli.answer import EXAMPLE, Request, answer, name_empty_tables
 from lpp.sql.cli.saved_answer import answer_saved, listing
 from lpp.sql.confinement.connection_lock import Access
 from lpp.sql.confinement.temporary import misread, temporary_folder
@@ -41,6 +41,7 @@ def _size(_: click.Context, __: click.Parameter, text: str | None) -> str | None
 @version_option
 @click.argument("store", required=False)
 @click.argument("sql", required=False)
+@click.argument("extra", nargs=-1, metavar="")
 @click.option(
     "--format",
     "format_",
@@ -93,6 +94,7 @@ def main(
     *,
     store: str | None,
     sql: str | None,
+    extra: tuple[str, ...],
     format_: str | None,
     output: Path | None,
     write: bool,
@@ -112,8 +114,9 @@ def main(
     take several lines, or each column has a line. The other formats write every row.
 
     SQL only reads the tables: --write lets it change them, --allow-files lets it open files. It
-    never loads extensions or uses the network. Each `lpp-analyze` command replaces its own tables
-    and drops other tables and views.
+    never loads extensions or uses the network. The next `lpp-analyze` command replaces the rows
+    that it computes, keeps the others of unchanged runs and items, and does not keep tables and
+    views of your own.
 
     Saved queries answer frequent questions and say how to read the table.
 
@@ -126,12 +129,14 @@ def main(
         lpp-sql --schema
     """
     if schema:
-        click.echo(reference())
+        click.echo(reference(shutil.get_terminal_size().columns if sys.stdout.isatty() else None))
         return
     if list_ or show is not None:
         click.echo(listing(store) if show is None else saved_query(show).text, nl=False)
         return
-    if store is None:
+    if extra:
+        raise click.UsageError(f"Put the SQL in quotes, such as: {EXAMPLE}")
+    if store is None or (sql is None and re.search(r"\s", store) and not os.path.exists(store)):
         raise click.UsageError(f"Name a store, and the SQL to run on it, such as: {EXAMPLE}")
     if shell:
         from lpp.sql.cli.shell import open_shell
@@ -154,6 +159,7 @@ def main(
             request = Request(root, form, output, access, timeout)
             if query is None:
                 answer(connection, text, request)
+                name_empty_tables(connection, text, request)
             else:
                 answer_saved(connection, query, request)
 

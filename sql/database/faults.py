@@ -1,6 +1,7 @@
 """Turn DuckDB's errors into this project's errors: what is wrong, where, and the next command."""
 
 import errno
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -119,16 +120,17 @@ def _refusal(error: duckdb.Error) -> InputError | None:
         kind = ErrorKind.READ_ONLY
         advice = (
             "The profiles are open read-only: add --write to change them. "
-            "The next `lpp-analyze profile` replaces the whole file."
+            "The next `lpp-analyze` command replaces the rows that it computes, keeps the others "
+            "of unchanged runs and items, and does not keep tables and views of your own."
         )
     return None if advice is None else InputError(f"{first_lines(error, 1)}\n{advice}", kind=kind)
 
 
-def query_fault(error: duckdb.Error, root: Place) -> LppError | None:
-    """Why a query on the store at `root` failed; None if it is a fault of DuckDB itself."""
+def query_fault(error: duckdb.Error, root: Place, sql: str) -> LppError | None:
+    """Why the query `sql` on the store at `root` failed; None if it is a fault of DuckDB itself."""
     if isinstance(error, (duckdb.InternalException, duckdb.FatalException)):
         return None
-    return _too_much(error, root) or _refusal(error) or _bad_query(error, root)
+    return _too_much(error, root) or _refusal(error) or _bad_query(error, root, sql)
 
 
 def _too_much(error: duckdb.Error, root: Place) -> MachineError | None:
@@ -150,13 +152,32 @@ def _too_much(error: duckdb.Error, root: Place) -> MachineError | None:
     return None
 
 
-def _bad_query(error: duckdb.Error, root: Place) -> LppError:
+def _bad_query(error: duckdb.Error, root: Place, sql: str) -> LppError:
     if "tokens.arrow" in str(error):
         return FormatError(
             f"{first_lines(error, 2)}\nFind every damaged file: lpp-analyze verify {root}",
             kind=ErrorKind.CORRUPT,
         )
     return InputError(
-        f"{first_lines(error)}\nTables, columns and units: lpp-sql --schema",
+        f"{_with_line_of(sql, first_lines(error))}\nTables, columns and units: lpp-sql --schema",
         kind=ErrorKind.BAD_SQL,
     )
+
+
+def _with_line_of(sql: str, message: str) -> str:
+    """DuckDB's message, with the number of its line in `sql`. To show a table, DuckDB puts the
+    query into one of its own and counts the lines of that.
+
+    >>> print(_with_line_of("SELECT x", "LINE 3: SELECT x\\n               ^"))
+    LINE 1: SELECT x
+                   ^
+    """
+
+    def placed(found: re.Match[str]) -> str:
+        number, shown, gap = int(found[2]), found[3].strip("."), found[4]
+        there = [n for n, line in enumerate(sql.splitlines(), 1) if shown in line]
+        before = [n for n in there if n <= number]
+        place = f"LINE {max(before)}: " if before else ""
+        return f"{place}{found[3]}\n{gap[: len(gap) + len(place) - len(found[1])]}"
+
+    return re.sub(r"^(LINE (\d+): )(.*)\n( *)", placed, message, flags=re.MULTILINE)

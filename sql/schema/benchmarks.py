@@ -7,6 +7,7 @@ from lpp.sql.schema.columns import CONTEXT, N_PROMPTS, SITE, Column, Table
 BENCHMARKS: Final = Table(
     "benchmarks",
     "scores of models on benchmarks, as published by their sources",
+    "lpp-analyze benchmarks add STORE FILE",
     ("model", "benchmark", "metric", "source"),
     (
         Column("model", "VARCHAR", "as the source names it"),
@@ -26,6 +27,7 @@ BENCHMARKS: Final = Table(
 ITEMS: Final = Table(
     "items",
     "one row per item of an evaluated task, model and filter, read from the store",
+    "lpp-capture eval --tasks TASK --store STORE",
     ("source", "model", "item", "filter"),
     (
         Column("source", "VARCHAR", "as in the table benchmarks"),
@@ -50,6 +52,7 @@ ITEMS: Final = Table(
 CORRELATIONS: Final = Table(
     "correlations",
     "correlation of a profile metric with a benchmark, across models",
+    "lpp-analyze correlate STORE",
     ("profile_metric", "benchmark", "benchmark_metric", "source", "method", "controlled_for"),
     (
         Column("profile_metric", "VARCHAR", "column of site_profiles"),
@@ -79,6 +82,7 @@ CORRELATIONS: Final = Table(
 PUBLISHED: Final = Table(
     "published",
     "the eight models of arXiv 2605.30018, as published, for reference; not runs of this store",
+    "lpp-analyze profile STORE",
     ("model",),
     (
         Column("model", "VARCHAR", "hub id of the model"),

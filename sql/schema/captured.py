@@ -8,6 +8,7 @@ from lpp.sql.schema.columns import N_QUARANTINED, PROMPT_ID, RUN, Column, Table
 RUNS: Final = Table(
     "runs",
     "one row per captured run",
+    "lpp-analyze profile STORE",
     ("run",),
     (
         RUN,
@@ -46,6 +47,7 @@ RUNS: Final = Table(
 PROMPTS: Final = Table(
     "prompts",
     "one row per prompt of a run",
+    "lpp-analyze profile STORE",
     ("run", "prompt_id"),
     (
         RUN,
@@ -76,6 +78,7 @@ WRITTEN: Final = Column("written", "BOOLEAN", "whether the model wrote the token
 TOKEN_STATS: Final = Table(
     "token_stats",
     "one row per captured token, read from the store",
+    "lpp-capture run --store STORE",
     ("run", "prompt_id", "position"),
     (
         RUN,
@@ -98,6 +101,7 @@ TOKEN_STATS: Final = Table(
 VOCABULARY: Final = Table(
     "vocabulary",
     "one row per run and token of its tokenizer, read from the store",
+    "lpp-capture run --store STORE",
     ("run", "token_id"),
     (
         RUN,

@@ -49,6 +49,8 @@ class Table:
 
     name: str
     meaning: str
+    filled_by: str
+    """The command that adds rows; in capitals: what the user names."""
     key: tuple[str, ...]
     columns: tuple[Column, ...]
     added: frozenset[str] = frozenset()

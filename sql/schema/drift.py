@@ -22,7 +22,8 @@ _SETTING: Final = (N_PROMPTS, FIRST_POSITION)
 
 DRIFT_PREDICTIONS: Final = Table(
     "drift_predictions",
-    "what changed in the predictions from run A to run B: lpp-analyze diff",
+    "what changed in the predictions from run A to run B",
+    "lpp-analyze diff --against BASE STORE",
     ("run_a", "run_b", "n_prompts", "first_position", "n_drawn", "number"),
     (
         *PAIR,
@@ -41,7 +42,8 @@ DRIFT_PREDICTIONS: Final = Table(
 
 DRIFT_SITES: Final = Table(
     "drift_sites",
-    "how the rows of a site differ from run A to run B: lpp-analyze diff",
+    "how the rows of a site differ from run A to run B",
+    "lpp-analyze diff --against BASE STORE",
     ("run_a", "run_b", "n_prompts", "first_position", "site"),
     (
         *PAIR,
@@ -63,7 +65,8 @@ DRIFT_SITES: Final = Table(
 
 DRIFT_TOKENS: Final = Table(
     "drift_tokens",
-    "what changed after each token from run A to run B: lpp-analyze diff",
+    "what changed after each token from run A to run B",
+    "lpp-analyze diff --against BASE STORE",
     ("run_a", "run_b", "prompt_id", "position"),
     (
         *PAIR,

@@ -15,6 +15,7 @@ EVALUATION_KEY: Final = tuple(column.name for column in _EVALUATION)
 EVALUATIONS: Final = Table(
     "evaluations",
     "evaluated task of a run whose items the store has",
+    "lpp-capture eval --tasks TASK --store STORE",
     EVALUATION_KEY,
     (
         *_EVALUATION,
@@ -36,7 +37,8 @@ ANALYSIS_KEY: Final = tuple(column.name for column in _KEY)
 
 ITEM_ANALYSES: Final = Table(
     "item_analyses",
-    "evaluated task of a run whose items were analysed: lpp-analyze items",
+    "evaluated task of a run whose items were analysed",
+    "lpp-analyze items STORE --task TASK",
     ANALYSIS_KEY,
     (
         *_KEY,
@@ -81,7 +83,8 @@ def _numbers(kind: str) -> tuple[Column, ...]:
 
 ITEM_FEATURES: Final = Table(
     "item_features",
-    "how well a feature of an item tells right answers from wrong ones: lpp-analyze items",
+    "how well a feature of an item tells right answers from wrong ones",
+    "lpp-analyze items STORE --task TASK",
     (*ANALYSIS_KEY, "feature", "site"),
     (
         *_KEY,
@@ -101,7 +104,8 @@ ITEM_FEATURES: Final = Table(
 
 ITEM_RELIABILITY: Final = Table(
     "item_reliability",
-    "bin of items by confidence, and how many are right: lpp-analyze items",
+    "bin of items by confidence, and how many are right",
+    "lpp-analyze items STORE --task TASK",
     (*ANALYSIS_KEY, "bin"),
     (
         *_KEY,
@@ -116,7 +120,8 @@ ITEM_RELIABILITY: Final = Table(
 
 ITEM_RISK: Final = Table(
     "item_risk",
-    "share of wrong answers among the most confident items: lpp-analyze items",
+    "share of wrong answers among the most confident items",
+    "lpp-analyze items STORE --task TASK",
     (*ANALYSIS_KEY, "n_answered"),
     (
         *_KEY,

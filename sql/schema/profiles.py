@@ -24,6 +24,7 @@ from lpp.sql.schema.columns import (
 SPECTRA: Final = Table(
     "spectra",
     "spectrum of the hidden states at one site and prefix",
+    "lpp-analyze profile STORE",
     ("run", "site", "context", "prefix", "n_prompts", "first_position"),
     (
         RUN,
@@ -53,6 +54,7 @@ SPECTRA: Final = Table(
 ENTROPY: Final = Table(
     "entropy",
     "entropy of the next token after one prefix",
+    "lpp-analyze profile STORE",
     ("run", "context", "prefix", "n_prompts"),
     (
         RUN,
@@ -73,6 +75,7 @@ ENTROPY: Final = Table(
 METRICS: Final = Table(
     "metrics",
     "declared metrics that are not in spectra: lpp-analyze metrics",
+    "lpp-analyze profile STORE --metrics NAME",
     ("run", "site", "context", "prefix", "n_prompts", "first_position", "metric"),
     (
         RUN,
@@ -112,6 +115,7 @@ _PROFILE: Final = (
 PROFILES: Final = Table(
     "profiles",
     "profile of a run at `final`, or at its deepest site: extremes over prefixes",
+    "lpp-analyze profile STORE",
     ("run", "context", "n_prompts", "first_position"),
     _PROFILE,
 )
@@ -119,6 +123,7 @@ PROFILES: Final = Table(
 SITE_PROFILES: Final = Table(
     "site_profiles",
     "profile of a run at every site: extremes over prefixes",
+    "lpp-analyze profile STORE",
     ("run", "context", "n_prompts", "first_position", "site"),
     _PROFILE,
 )

@@ -16,6 +16,7 @@ FIRST_POSITION: Final = Column(
 JACKKNIFE: Final = Table(
     "jackknife",
     "numbers of site_profiles without one group of prompts: for errors of differences",
+    "lpp-analyze profile STORE",
     (
         *("run", "site", "context", "n_prompts", "first_position", "metric", "prefix"),
         "prompt_group",

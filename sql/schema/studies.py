@@ -23,6 +23,7 @@ _VALUE_KEY: Final = (RUN, SITE, CONTEXT, N_PROMPTS)
 SENSITIVITY: Final = Table(
     "sensitivity",
     "profiles over the grid of settings, one row per number",
+    "lpp-analyze sensitivity STORE",
     ("run", "site", "context", "n_prompts", "metric", "aggregation"),
     (
         *_VALUE_KEY,
@@ -45,6 +46,7 @@ SENSITIVITY: Final = Table(
 AGREEMENT: Final = Table(
     "agreement",
     "whether two settings put the models in the same order",
+    "lpp-analyze sensitivity STORE",
     ("metric", "setting_a", "setting_b"),
     (
         Column("metric", "VARCHAR", "as in sensitivity"),
@@ -76,6 +78,7 @@ def _sure_rank(name: str, meaning: str) -> tuple[Column, ...]:
 LAYERS: Final = Table(
     "layers",
     "ranks of the whole context through the depth of the model",
+    "lpp-analyze layers STORE",
     ("run", "site", "context", "n_prompts", "first_position"),
     (
         *_VALUE_KEY,
@@ -101,6 +104,7 @@ LAYERS: Final = Table(
 HOURGLASS: Final = Table(
     "hourglass",
     "whether both ends of a model use more dimensions than its middle",
+    "lpp-analyze layers STORE",
     ("run", "context", "n_prompts", "first_position", "metric"),
     (
         RUN,
@@ -123,6 +127,7 @@ HOURGLASS: Final = Table(
 CKA: Final = Table(
     "cka",
     "similarity of two sites of a run: linear CKA over the same tokens",
+    "lpp-analyze cka STORE",
     ("run", "first_position", "prefix", "n_prompts", "site", "other_site"),
     (
         RUN,

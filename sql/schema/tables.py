@@ -1,5 +1,6 @@
 """Every declared table, as a mapping, as Arrow schemas and as the text of `lpp-sql --schema`."""
 
+import textwrap
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
@@ -81,15 +82,33 @@ def arrow_schema(table: Table | str) -> "pa.Schema":
     return pa.schema([(column.name, types[column.type]) for column in declared.columns])
 
 
-def reference() -> str:
-    """Every table with its columns, types, meanings and units: what `lpp-sql --schema` prints."""
-    return "\n\n".join("\n".join(_reference(table)) for table in (*TABLES.values(), *VIEWS))
+def reference(width: int | None = None) -> str:
+    """Every table with its columns, types, meanings and units: what `lpp-sql --schema` prints.
+
+    width: of the terminal, where long lines are broken; None: a line for each column.
+    """
+    return "\n\n".join("\n".join(_reference(table, width)) for table in (*TABLES.values(), *VIEWS))
 
 
-def _reference(table: Table) -> Iterator[str]:
-    yield f"{table.name}: {table.meaning}"
-    yield f"  key: {', '.join(table.key)}"
+def _reference(table: Table, width: int | None) -> Iterator[str]:
+    yield from _broken(f"{table.name}: {table.meaning}", 2, width)
+    yield from _broken(f"  key: {', '.join(table.key)}", 4, width)
+    yield from _broken(f"  filled by: {table.filled_by}", 4, width)
     for column in table.columns:
-        yield f"  {column.name:<31} {column.type:<9} {column.comment}"
+        yield from _broken(f"  {column.name:<31} {column.type:<9} {column.comment}", 44, width)
     if table.more:
-        yield f"  {'...':<31} {'':<9} further columns: each a {table.more}"
+        line = f"  {'...':<31} {'':<9} further columns: each a {table.more}"
+        yield from _broken(line, 44, width)
+
+
+def _broken(line: str, indent: int, width: int | None) -> list[str]:
+    """A line in lines of `width` columns, indented from the second on."""
+    if width is None or len(line) <= width:
+        return [line]
+    return textwrap.wrap(
+        line,
+        max(width, indent + 16),
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

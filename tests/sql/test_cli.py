@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+import shlex
 import signal
 import stat
 import subprocess
@@ -310,6 +311,29 @@ def test_a_reader_that_goes_away(store: Path) -> None:
 
 
 # Statements
+
+
+@pytest.mark.parametrize("format_", ["table", "csv"])
+def test_the_line_of_an_error_is_that_of_the_sql(store: Path, lpp_sql: Run, format_: str) -> None:
+    for sql, line in (("SELECT cast('x' AS int)", 1), ("SELECT 1,\n  cast('x' AS int)\n", 2)):
+        text = refused(lpp_sql(store, sql, "--format", format_))
+        assert f"LINE {line}: {sql.splitlines()[line - 1]}\n" in text
+        (marks,) = [line for line in text.splitlines() if "^" in line]
+        (shown,) = [line for line in text.splitlines() if line.startswith("LINE")]
+        assert marks.index("^") == shown.index("cast")
+
+
+def test_sql_without_store_or_quotes_says_what_lacks(store: Path, lpp_sql: Run) -> None:
+    assert "Name a store" in refused(lpp_sql("SELECT 1 AS n"))
+    assert "in quotes" in refused(lpp_sql(store, "SELECT", "1", "AS", "n"))
+
+
+def test_an_empty_table_names_the_command_that_fills_it(empty_store: Path, lpp_sql: Run) -> None:
+    build(empty_store, {})
+    done = lpp_sql(empty_store, "FROM Hourglass")
+    assert (done.returncode, b"0 rows" in done.stdout) == (0, True)
+    assert f"lpp-analyze layers {shlex.quote(str(empty_store))}" in done.stderr.decode()
+    assert ok(lpp_sql(empty_store, "FROM hourglass", "--format", "csv")).startswith("run,")
 
 
 def test_sql_from_standard_input_last_result_is_written(store: Path, lpp_sql: Run) -> None:

@@ -20,6 +20,7 @@ def test_declarations_are_sound(table: Table) -> None:
     assert len(set(names)) == len(names)
     assert set(table.key) <= set(names)
     assert table.meaning
+    assert "STORE" in table.filled_by
     for column in table.columns:
         assert column.meaning
         assert column.name == column.name.lower()
@@ -78,6 +79,12 @@ def test_every_column_can_be_named_without_quotes(store: Path) -> None:
         for table in ALL:
             names = ", ".join(column.name for column in table.columns)
             connection.execute(f"SELECT {names} FROM {table.name} ORDER BY {names}").fetchall()
+
+
+def test_reference_fits_a_terminal() -> None:
+    lines = reference(80).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert " ".join(reference().split()) == " ".join(" ".join(lines).split())
 
 
 def test_reference_names_everything_within_a_hundred_columns() -> None:
