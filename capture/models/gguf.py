@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from lpp.capture.models.fingerprints import weights_fingerprint
 from lpp.store.errors import ErrorKind, InputError, MachineError
@@ -37,13 +38,19 @@ def cache_folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "lpp-engine" / "gguf"
 
 
-def converted_file(folder: Path) -> str | None:
-    """Name, without suffix, of the GGUF file that `folder` was converted from; None for others.
+def folder_model(folder: Path) -> tuple[str, Literal["folder", "gguf"]]:
+    """Name and source of the model in `folder`: the name of the folder, or of the GGUF file that it
+    was converted from, without suffix.
 
-    >>> converted_file(cache_folder() / "model-q4-0123456789abcdef")
-    'model-q4'
+    >>> folder_model(cache_folder() / "model-q4-0123456789abcdef")
+    ('model-q4', 'gguf')
+    >>> folder_model(Path("/models/tiny"))
+    ('tiny', 'folder')
     """
-    return folder.name[:-17] if folder.parent == cache_folder() else None
+    resolved = folder.resolve()
+    if resolved.parent == cache_folder().resolve():
+        return resolved.name[:-17], "gguf"
+    return resolved.name, "folder"
 
 
 def converted_folder(file: Path, convert: Callable[[Path, Path], None]) -> Path:

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, cast
 from torch import nn
 
 from lpp.capture.models.anatomy import input_device, logits_width
-from lpp.capture.models.gguf import converted_file
+from lpp.capture.models.gguf import folder_model
 from lpp.capture.models.hub import cached_snapshot, looks_like_a_path
 from lpp.capture.models.spec import LoadedModel, ModelSpec
 from lpp.store.errors import ErrorKind, InputError
@@ -80,7 +80,7 @@ def origin(module: Any) -> tuple[Path, Source, str | None] | None:
     name, commit = module.config._name_or_path, getattr(module.config, "_commit_hash", None)
     folder = Path(name).expanduser()
     if name and folder.is_dir():
-        return folder, "gguf" if converted_file(folder) else "folder", None
+        return folder, folder_model(folder)[1], None
     snapshot = cached_snapshot(name, commit) if name and commit else None
     return None if snapshot is None else (snapshot, "hub", commit)
 
@@ -94,7 +94,7 @@ def known_as(name_or_path: str) -> str:
     folder = Path(name_or_path).expanduser()
     if not name_or_path or not (folder.is_dir() or looks_like_a_path(name_or_path)):
         return name_or_path
-    return converted_file(folder) or folder.resolve().name
+    return folder_model(folder)[0]
 
 
 def _transformers_model(module: Any) -> Any:

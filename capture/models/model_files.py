@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import torch
 
-from lpp.capture.models.gguf import converted_folder
+from lpp.capture.models.gguf import converted_folder, folder_model
 from lpp.capture.models.hub import hub_snapshot
 from lpp.capture.models.machine import require
 from lpp.capture.models.spec import ModelSpec
@@ -41,7 +41,8 @@ def find_files(spec: ModelSpec, *, weights: bool, progress: Progress) -> ModelFi
     if path.suffix == ".gguf" or path.is_file():
         return ModelFiles(path.stem, _from_gguf(path, progress), "gguf", None)
     if spec.id and path.is_dir():  # an empty id would be the current folder
-        return ModelFiles(path.resolve().name, path, "folder", None)
+        name, source = folder_model(path)
+        return ModelFiles(name, path, source, None)
     folder, commit = hub_snapshot(
         spec.id, spec.revision, weights=weights, code=spec.trust_remote_code
     )

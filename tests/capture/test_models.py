@@ -19,7 +19,8 @@ from lpp.capture.models import gguf, machine
 from lpp.capture.models.anatomy import max_positions
 from lpp.capture.models.fingerprints import tokenizer_fingerprint, weights_fingerprint
 from lpp.capture.models.gguf import converted_folder, packaged_model
-from lpp.capture.models.load import load_model, load_tokenizer
+from lpp.capture.models.load import adopt_model, load_model, load_tokenizer
+from lpp.capture.models.loaded import loaded_model, loaded_spec
 from lpp.capture.models.spec import ModelSpec
 from lpp.store.errors import ErrorKind, InputError, LppError, MachineError
 from lpp.store.format.plan import StoredDtype
@@ -442,6 +443,27 @@ def test_a_conversion_that_fails_leaves_nothing(cache: Path) -> None:
     with pytest.raises(ValueError, match="half way"):
         converted_folder(cache, convert)
     assert list(gguf.cache_folder().iterdir()) == []
+
+
+def test_a_converted_folder_is_the_model_of_its_file_however_it_is_given(
+    cache: Path, copied: Path
+) -> None:
+    def convert(file: Path, folder: Path) -> None:
+        shutil.copytree(copied, folder, dirs_exist_ok=True)
+
+    folder = converted_folder(cache, convert)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    given = loaded_model(model.eval(), tokenizer)
+    infos = [
+        load_model(ModelSpec(id=str(cache))),
+        load_model(ModelSpec(id=str(folder))),
+        adopt_model(given, loaded_spec(given)),
+    ]
+    assert [(one.info, one.tokenizer_info) for one in infos] == [
+        (infos[0].info, infos[0].tokenizer_info)
+    ] * 3
+    assert (infos[0].info.id, infos[0].info.source) == ("some-model", "gguf")
 
 
 def test_two_makers_at_once_get_one_whole_folder(cache: Path) -> None:
