@@ -30,7 +30,7 @@ from lpp.analyze.charts.run_styles import RunStyles, styles_of
 from lpp.analyze.charts.theme import FILLS, GREY, ON_FILL
 
 TITLE: Final = "Differences of every two runs"
-BEYOND: Final = "beyond its interval"
+BEYOND: Final = "differs from 0"
 """Verdict of a difference whose 95 % interval excludes 0."""
 SIDE: Final = 240
 """Pixels of a map's height; with twenty runs, a cell has 12."""
@@ -101,7 +101,7 @@ def _map(name: str, frame: pl.DataFrame, styles: RunStyles) -> Any:
         notes=[*_settings(frame), "Row minus column. Dot: the 95 % interval leaves out 0."],
         description=(
             f"{TITLE}: {title.lower()} ({unit}), {len(labels)} runs. {len(beyond) // 2} of "
-            f"{len(pairs)} differences are beyond their 95 % intervals. {_largest(cells, labels)}"
+            f"{len(pairs)} differences differ from 0. {_largest(cells, labels)}"
         ),
         x="",
     )

@@ -32,7 +32,7 @@ PICTURES = ("png", "svg")
 def report(*, store: str, output: Path | None, form: Any) -> None:
     """Write what the database of STORE holds as one page that opens from disk.
 
-    Which models on what; which differences exceed their intervals; depth; steadiness;
+    Which models on what; which differences are more than noise; depth; steadiness;
     surprising tokens; benchmarks; what to distrust; provenance. Nothing is computed: the page
     shows what the database, the analysis cache and the token statistics hold, and names the
     command for what is missing. png and svg are pictures for papers, md is a summary for a pull

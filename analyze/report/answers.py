@@ -26,7 +26,7 @@ _COMPUTED: Final = (
     Column("value_a", "DOUBLE", "of run_a", "of the metric"),
     Column("value_b", "DOUBLE", "of run_b", "of the metric"),
     Column("difference", "DOUBLE", "value_a - value_b", "of the metric"),
-    Column("verdict", "VARCHAR", "whether the interval of the difference holds 0"),
+    Column("verdict", "VARCHAR", "whether the interval of the difference leaves out 0"),
     *PROMPTS.columns,
     Column("token", "VARCHAR", "what came; ␣ is a space"),
     Column("expected", "VARCHAR", "the likeliest token there"),

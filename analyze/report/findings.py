@@ -1,4 +1,4 @@
-"""The first paragraphs: which values differ beyond the interval of their difference.
+"""The first paragraphs: which values differ, by the interval of their difference.
 
 Runs are compared only at one site, context and number of prompts, and on the same prompts. The
 interval of a difference is that of a paired jackknife: each group of prompts is left out of both
@@ -31,10 +31,12 @@ UNITS: Final = {
     "participation_ratio": "dimensions",
     "effective_rank": "dimensions",
 }
-BEYOND: Final = "beyond its interval"
-WITHIN: Final = "within its interval"
+DIFFERS: Final = "differs from 0"
+MAY_BE_EQUAL: Final = "may be 0"
 UNKNOWN: Final = "no interval"
 ABSENT: Final = "missing value"
+
+_RULE: Final = "two runs differ if the interval of their difference leaves out 0"
 
 
 def findings(answers: Answers) -> list[Sentence]:
@@ -87,16 +89,16 @@ def _setting(where: str, rows: pl.DataFrame) -> Iterator[Sentence]:
     told = rows.filter(pl.col("metric").is_in(AXES))
     pairs = list(told.group_by("run_a", "run_b", maintain_order=True))
     if len(pairs) <= PAIRS_IN_FULL:
-        yield (f"{where}, on the same prompts:",)
+        yield (f"{where}, on the same prompts; {_RULE}:",)
         for _, of_pair in pairs:
             yield _pair({row["metric"]: row for row in of_pair.iter_rows(named=True)})
         return
-    yield (f"{where}, on the same prompts, the runs make {len(pairs)} pairs.",)
+    yield (f"{where}, on the same prompts, the runs make {len(pairs)} pairs; {_RULE}.",)
     for metric in AXES:
         yield _counted(metric, told.filter(pl.col("metric") == metric))
     yield (
-        "Of pairs that do not differ, about 1 in 20 is beyond such an interval by chance: "
-        "the intervals are not corrected for the number of pairs.",
+        "Of pairs that are equal, about 1 in 20 differs by chance: the intervals are not "
+        "corrected for the number of pairs.",
     )
 
 
@@ -106,8 +108,8 @@ def _pair(by_metric: Mapping[str, Row]) -> Sentence:
     parts: list[Part] = [Run(row["run_a"], short=True), " and ", Run(row["run_b"], short=True)]
     before = " "
     for verdict, words in (
-        (BEYOND, "differ beyond the interval of the difference in "),
-        (WITHIN, "do not differ beyond it in "),
+        (DIFFERS, "differ in "),
+        (MAY_BE_EQUAL, "may be equal in "),
         (UNKNOWN, "have no interval of the difference in "),
         (ABSENT, "lack a value of "),
     ):
@@ -139,11 +141,11 @@ def _compared(metric: str, row: Row) -> Iterator[Part]:
 def _counted(metric: str, pairs: pl.DataFrame) -> Sentence:
     """The sentence on a metric: how many pairs differ, and its smallest and largest value."""
     counts = dict(pairs["verdict"].value_counts().iter_rows())
-    told = [f"{counts.get(BEYOND, 0)} differ beyond the interval of the difference"]
+    told = [f"{counts.get(DIFFERS, 0)} differ"]
     told += [
         f"{counts[verdict]} {words}"
         for verdict, words in (
-            (WITHIN, "do not"),
+            (MAY_BE_EQUAL, "may be equal"),
             (UNKNOWN, "have no interval"),
             (ABSENT, "lack a value"),
         )

@@ -12,16 +12,13 @@ from typing import Final
 import polars as pl
 
 from lpp.analyze.report.answers import Answers
-from lpp.analyze.report.findings import ABSENT, AXES, BEYOND, UNITS, UNKNOWN, WITHIN
+from lpp.analyze.report.findings import ABSENT, AXES, DIFFERS, MAY_BE_EQUAL, UNITS, UNKNOWN
 from lpp.analyze.report.queries import DIFFERENCES, ENTROPY, LAYERS, PROFILES, SETTING, whole
 from lpp.analyze.report.words import MISSING, Flag, Part, Ref, Run, Sentence, from_to, label, number
 from lpp.analyze.text.text import Row
 
 FEW: Final = 4
 """With more runs, only the smallest and the largest values are shown, not each run."""
-
-_COMPARED: Final = AXES[:2]
-"""Metrics in the sentence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,22 +140,24 @@ class _Told:
             Ref(rough(row["entropy_floor"]), PROFILES.name),
             f" of ln V{choice} and uses ",
             Ref(rough(row["participation_ratio"]), PROFILES.name),
-            f"{self._bound(row)} dimensions",
+            f"{self._bound(row)} dimensions by participation ratio, ",
+            Ref(rough(row["effective_rank"]), PROFILES.name),
+            " by effective rank",
         )
 
     def _beside(self, row: Row) -> tuple[Part, ...]:
         """How a run differs from the first."""
-        certain, dimensions = (self._compared(metric, row) for metric in _COMPARED)
-        return (Run(row["run"]), " ", *certain, " and ", *dimensions)
+        floor, ratio, rank = (self._compared(metric, row) for metric in AXES)
+        return (Run(row["run"]), " ", *floor, ", ", *ratio, " and ", *rank)
 
     def _compared(self, metric: str, row: Row) -> tuple[Part, ...]:
         first = self.rows[0]
         value = Ref(rough(row[metric]), DIFFERENCES.name)
         verdict = self._verdict(metric, first["run"], row["run"])
-        if verdict in (BEYOND, WITHIN):
-            more = verdict == BEYOND and row[metric] > first[metric]
-            place = 2 if verdict == WITHIN else 0 if more else 1
-            return f"{_WORDS[metric][place]} (", value, ")"
+        if verdict in (DIFFERS, MAY_BE_EQUAL):
+            larger, smaller, alike = _words(metric)
+            more = larger if row[metric] > first[metric] else smaller
+            return f"{more if verdict == DIFFERS else alike} (", value, ")"
         if verdict == UNKNOWN:
             return f"has {label(metric)} ", value, " without an interval"
         return (f"cannot be compared in {label(metric)}, of which a value is missing",)
@@ -180,20 +179,22 @@ class _Told:
         return frame.filter(pl.col("metric") == metric, *at)
 
     def _many(self, *, shared: bool) -> Iterator[Part]:
-        floors, ratios = (_sorted(self.rows, metric) for metric in _COMPARED)
-        yield f"{len(self.rows)} runs have entropy floors"
-        yield from _range("entropy_floor", floors, " of ln V")
-        yield " and use"
-        yield from _range("participation_ratio", ratios, f"{self._bound(*self.rows)} dimensions")
+        dimensions = f"{self._bound(*self.rows)} dimensions"
+        yield f"{len(self.rows)} runs have"
+        for metric, before, unit in zip(
+            AXES, (" ", ", ", " and "), (" of ln V", dimensions, dimensions), strict=True
+        ):
+            yield f"{before}{label(metric)}s"
+            yield from _range(metric, _sorted(self.rows, metric), unit)
         if not shared:
             return
         pairs = {metric: self._pairs(metric) for metric in AXES}
         yield f"; of {math.comb(len(self.rows), 2)} pairs, "
         for place, (metric, frame) in enumerate(pairs.items()):
-            count = frame.filter(pl.col("verdict") == BEYOND).height if frame.width else 0
+            count = frame.filter(pl.col("verdict") == DIFFERS).height if frame.width else 0
             yield ("", ", ", " and ")[place]
             yield Ref(f"{count}", DIFFERENCES.name)
-            yield f"{'' if place else ' differ beyond their interval'} in {label(metric)}"
+            yield f"{'' if place else ' differ'} in {label(metric)}"
 
     def _bound(self, *rows: Row) -> str:
         """` of 576`: the largest possible rank; empty if it differs between runs."""
@@ -215,11 +216,12 @@ class _Told:
         return rough(math.exp(nats[0])) if len(nats) else None
 
 
-_WORDS: Final = {
-    "entropy_floor": ("is less certain", "is more certain", "is as certain within error"),
-    "participation_ratio": ("uses more", "uses fewer", "uses as many within error"),
-}
-"""A run compared with the first: its value is larger, smaller, or not different beyond error."""
+def _words(metric: str) -> tuple[str, str, str]:
+    """A run compared with the first: its value is larger, smaller, or the same within error."""
+    if metric == "entropy_floor":
+        return "is less certain", "is more certain", "is as certain within error"
+    name = label(metric)
+    return f"has a larger {name}", f"has a smaller {name}", f"has the same {name} within error"
 
 
 def _sorted(rows: Sequence[Row], metric: str) -> list[Row]:

@@ -1,9 +1,9 @@
 -- Is the difference between two models larger than its error?
 -- Read: difference is value_a - value_b, in the unit of the metric, with its 95 % interval; verdict
---   says whether the interval leaves out zero. Only runs that read the same prompts are compared,
---   and the jackknife leaves the same group of prompts out of both (paired). Nothing is corrected
---   for the number of rows: if every true difference were zero, one row of twenty would still leave
---   out zero by chance.
+--   says 'differs from 0' where the interval leaves out zero, and 'may be 0' where it does not. Only
+--   runs that read the same prompts are compared, and the jackknife leaves the same group of prompts
+--   out of both (paired). Nothing is corrected for the number of rows: if every true difference were
+--   zero, one row of twenty would still leave out zero by chance.
 -- Empty: no two profiles have the same prompts, site, context and number of prompts. Capture
 --   another model on the same corpus, then: lpp-analyze profile STORE
 -- The standard error is sqrt((G - 1) / G sum (d_g - mean d)^2), d_g the difference without group g
@@ -65,8 +65,8 @@ SELECT
   CASE
     WHEN isfinite(difference) IS NOT true THEN 'missing value'
     WHEN isfinite(half) IS NOT true THEN 'no interval'
-    WHEN abs(difference) > half THEN 'beyond its interval'
-    ELSE 'within its interval'
+    WHEN abs(difference) > half THEN 'differs from 0'
+    ELSE 'may be 0'
   END AS verdict,
   flags
 FROM pairs

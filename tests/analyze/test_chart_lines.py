@@ -228,7 +228,7 @@ def test_differences_are_row_minus_column(tmp_path: Path) -> None:
     assert {*cells} - marked == {(a, b) for a, b in cells if abs(ord(a) - ord(b)) == 1}
     picture = Picture(charts.difference_chart(differences(runs), runs=page), tmp_path)
     assert picture.marks["rect mark"] == 2 * 4 * 3
-    assert "3 of 6 differences are beyond their 95 % intervals" in picture.label
+    assert "3 of 6 differences differ from 0" in picture.label
 
 
 def test_differences_of_the_fullest_setting_alone() -> None:

@@ -31,12 +31,24 @@ def test_two_runs_are_told_by_what_exceeds_the_interval(tmp_path: Path) -> None:
     store = make_store(tmp_path, database(["a", "b"]))
     where, pair = said(store)
     assert "final, context 200, 100 prompts" in where
-    assert pair.startswith(f"{a} and {b} differ beyond")
-    beyond, within = pair.split("; they do not")
+    assert pair.startswith(f"{a} and {b} differ in")
+    beyond, within = pair.split("; they may be equal in ")
     # half widths of 0.001 and 0.5, from one group of ten: of the differences sqrt(20 / 9) times
     assert "entropy floor (0.2 and 0.22, difference -0.02 [-0.02149, -0.01851]" in beyond
     assert "effective rank (10 and 20, difference -10 [-10.75, -9.255]" in beyond
     assert "participation ratio (5 and 5.01, difference -0.01 [-0.7554, 0.7354]" in within
+
+
+def test_two_runs_that_nothing_tells_apart_may_be_equal(tmp_path: Path) -> None:
+    tables = database(["a", "b"])
+    of_a = {row["metric"]: row["value"] for row in tables["jackknife"] if not row["prompt_group"]}
+    tables["jackknife"] = [
+        row | {"value": of_a[row["metric"]] + row["prompt_group"]} for row in tables["jackknife"]
+    ]
+    for metric in ("entropy_floor", "participation_ratio", "effective_rank"):
+        tables["profiles"][1][metric] = tables["profiles"][0][metric]
+    _, pair = said(make_store(tmp_path, tables))
+    assert pair.startswith(f"{run_id(0, 'a')} and {run_id(1, 'b')} may be equal in entropy floor")
 
 
 def test_the_first_screen_of_two_runs_tells_them_apart(tmp_path: Path) -> None:
@@ -46,7 +58,8 @@ def test_the_first_screen_of_two_runs_tells_them_apart(tmp_path: Path) -> None:
     sentence = plain(screen.sentence)
     for words in ("0.2 of ln V", "5 of 500 dimensions", "less certain (0.22)"):
         assert words in sentence
-    assert "within error (5)" in sentence  # 5.01, and the difference is not beyond its interval
+    assert "same participation ratio within error (5)" in sentence  # 5.01: the difference may be 0
+    assert "larger effective rank (20)" in sentence
     assert [[cell.text for cell in row[1:]] for row in screen.rows] == [
         ["0.2", "5", "10"],
         ["0.22", "5.01", "20"],
@@ -74,7 +87,7 @@ def test_a_difference_is_told_with_its_direction(tmp_path: Path) -> None:
                     row["value"] += by
     _, b, c = plain(first_screen(make_store(tmp_path, tables)).sentence).split("; ")
     assert "more certain (0.12)" in b
-    assert "fewer (2)" in b
+    assert "smaller participation ratio (2)" in b
     assert "less certain (0.24)" in c
     assert "within error (5)" in c
 
@@ -133,7 +146,7 @@ def test_many_runs_are_counted(tmp_path: Path) -> None:
     for number in ("6 differ", "0.2 (m0-00000000)", "0.26 of ln V (m3-00000003)"):
         assert number in floor
     assert "0 differ" in ratio
-    assert "6 do not" in ratio
+    assert "6 may be equal" in ratio
 
 
 def test_values_without_intervals_or_missing_are_not_compared(tmp_path: Path) -> None:

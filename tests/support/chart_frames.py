@@ -182,7 +182,7 @@ def differences(runs: tuple[str, ...] = RUNS) -> pl.DataFrame:
         {"metric": metric, "run_a": a, "run_b": b, "site": "final", "context": 40, "n_prompts": 6}
         | {"first_position": 0, "difference": size * (j - k), "flags": ["small_sample"]}
         | {"difference_ci_low": size * (j - k - 1), "difference_ci_high": size * (j - k + 1)}
-        | {"verdict": "within its interval" if k - j == 1 else "beyond its interval"}
+        | {"verdict": "may be 0" if k - j == 1 else "differs from 0"}
         for metric, size in (("entropy_floor", 0.125), ("effective_rank", 2.0))
         for j, a in enumerate(runs)
         for k, b in enumerate(runs)
