@@ -80,8 +80,8 @@ class ChartView:
 def page_styles(answers: Answers) -> RunStyles:
     """Letter, name and colour of every run of the page, for its charts, tables and sentences.
 
-    Letters follow the order of `PLANS`; runs that occur only in other tables come last. A run is
-    called by its id if it has no plan, or one of a newer release.
+    Letters follow the order of `PLANS`, by id like the rows of every table; runs that occur only in
+    other tables come last. A run is called by its id if it has no plan, or one of a newer release.
     """
     plans = answers[PLANS.name].frame if PLANS.name in answers else pl.DataFrame()
     documents: dict[str, str] = dict(plans.select("run", "plan").iter_rows()) if plans.width else {}

@@ -39,6 +39,7 @@ GATE: Final = Query(
     "",
     "lpp-analyze diff",
     language="Python",
+    first=("condition", "outcome", "value", "decisive", "site"),
 )
 
 _CODE: Final = {

@@ -62,6 +62,7 @@ DRIFT_HISTOGRAM: Final = Query(
     "ORDER BY every.run_a, every.run_b, every.bin",
     _COMMAND,
     folded=True,
+    first=("run_a", "run_b", "kl_from", "kl_below", "share", "n_tokens"),
 )
 
 DRIFT_POSITIONS: Final = Query(
@@ -76,6 +77,7 @@ DRIFT_POSITIONS: Final = Query(
     _COMMAND,
     language="Python",
     folded=True,
+    first=("run_a", "run_b", "first", "end", "kl", "flips"),
 )
 
 DRIFT_TOKENS: Final = Query(
@@ -85,6 +87,8 @@ DRIFT_TOKENS: Final = Query(
     ("run_a", "run_b", "source_row", "position"),
     saved_query("drift_tokens").statement,
     _COMMAND,
+    # a comparison without logits has `change` in place of `kl`; the text is wide, so it is last
+    first=("run_a", "run_b", "came", "expected_a", "expected_b", "kl", "change", "text_so_far"),
 )
 
 DRIFT_QUERIES: Final = (DRIFT, DRIFT_SITES, DRIFT_HISTOGRAM)

@@ -90,6 +90,7 @@ ITEM_RELIABILITY: Final = Query(
     f"  {_KEY}\nFROM item_reliability ORDER BY {_KEY}, bin",
     COMMAND,
     folded=True,
+    first=("run", "task", "bin", "confidence", "accuracy", "n"),
 )
 
 ITEM_RISK: Final = Query(
@@ -100,6 +101,7 @@ ITEM_RISK: Final = Query(
     f"SELECT n_answered, coverage, risk, {_KEY}\nFROM item_risk ORDER BY {_KEY}, n_answered",
     COMMAND,
     folded=True,
+    first=("run", "task", "coverage", "risk", "n_answered"),
 )
 
 ITEM_MISTAKES: Final = Query(

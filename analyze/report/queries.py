@@ -110,7 +110,7 @@ RUNS: Final = Query(
     "SELECT run, run AS run_id, model, untrained_seed, n_parameters, n_blocks, hidden_size,\n"
     "  corpus, n_prompts, n_quarantined, not_finite_from, n_texts_set_aside,\n"
     "  n_tokens, context, backend, compute_dtype, stored_dtype, logit_positions,\n"
-    "  architecture, revision, prompt_set\nFROM runs ORDER BY model, run",
+    "  architecture, revision, prompt_set\nFROM runs ORDER BY run",
     "lpp-analyze profile STORE",
     first=("run", "n_prompts", "context", "n_tokens", "corpus", "model"),
 )
@@ -249,7 +249,7 @@ BENCHMARKS: Final = Query(
     "benchmarks",
     ("model", "benchmark", "metric", "source"),
     "SELECT model, run, benchmark, metric, source, value, stderr, n, match_note\n"
-    "FROM benchmarks ORDER BY source, benchmark, metric, model",
+    "FROM benchmarks ORDER BY source, benchmark, metric, run, model",
     "lpp-analyze benchmarks add STORE FILES",
     first=("model", "benchmark", "metric", "value", "n", "source"),
 )
@@ -320,6 +320,7 @@ APART: Final = Query(
     "  AND a.n_prompts = b.n_prompts AND a.prompt_set = b.prompt_set)\n"
     "ORDER BY a.run, b.run",
     "lpp-analyze profile STORE",
+    first=("run_a", "run_b", "other_site", "other_context", "other_n_prompts", "other_texts"),
 )
 
 PLANS: Final = Query(
@@ -327,7 +328,7 @@ PLANS: Final = Query(
     "Plans: everything that could change a number",
     "runs",
     ("run",),
-    "SELECT run, plan_hash, plan FROM runs ORDER BY model, run",
+    "SELECT run, plan_hash, plan FROM runs ORDER BY run",
     "lpp-analyze profile STORE",
 )
 
@@ -340,6 +341,7 @@ EIGENVALUES: Final = Query(
     "read_eigenvalues(STORE)  # every eigenvalue of `final`",
     "lpp-analyze profile STORE",
     language="Python",
+    first=("run", "rank", "eigenvalue", "share", "site", "prefix"),
 )
 
 SURPRISES: Final = Query(
@@ -349,6 +351,7 @@ SURPRISES: Final = Query(
     ("run", "source_row", "position"),
     saved_query("surprises").statement,
     "lpp-capture run --store STORE",
+    first=("run", "token", "expected", "surprisal", "entropy", "next_rank"),
 )
 
 

@@ -193,6 +193,8 @@ def test_the_page_holds_the_numbers_and_names_are_text(two: tuple[Made, Made]) -
         names = {column["name"] for column in table["columns"]}
         assert {*table["key"]} <= names
         assert not names & {"run_a", "run_b"}
+    first = [one["name"] for one in tables["drift-tokens"]["columns"] if one["first"]]
+    assert first == ["came", "expected_a", "expected_b", "kl", "text_so_far"]
 
 
 @pytest.mark.slow

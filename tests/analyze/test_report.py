@@ -12,14 +12,15 @@ import click
 import pytest
 from click.testing import CliRunner
 from made_runs import MakeRun
-from report_tables import database, make_store
+from report_tables import database, make_store, run_id
 
 from lpp.analyze.cli.command import main
 from lpp.analyze.report.answers import ask
 from lpp.analyze.report.content import Section, report
-from lpp.analyze.report.drift_queries import DRIFT_QUERIES
-from lpp.analyze.report.item_queries import ITEM_QUERIES
-from lpp.analyze.report.queries import QUERIES
+from lpp.analyze.report.drift_page import GATE
+from lpp.analyze.report.drift_queries import DRIFT_POSITIONS, DRIFT_QUERIES, DRIFT_TOKENS
+from lpp.analyze.report.item_queries import ITEM_MISTAKES, ITEM_QUERIES
+from lpp.analyze.report.queries import EIGENVALUES, QUERIES, SURPRISES
 from lpp.analyze.report.report import write_report
 from lpp.analyze.report.surprises import surprises
 from lpp.analyze.report.tables import TableView
@@ -59,6 +60,55 @@ def test_every_number_of_a_table_has_a_unit_or_a_meaning(tmp_path: Path) -> None
         for column in view.columns:
             if column.kind == "number":
                 assert column.name in shown, f"{answer.query.name}.{column.name}"
+
+
+MAIN = {
+    **{"runs": "n_prompts", "profiles": "effective_rank", "differences": "difference"},
+    **{"training": "effective_rank", "layers": "effective_rank", "hourglass": "score"},
+    **{"spectra": "effective_rank", "eigenvalues": "eigenvalue", "entropy": "entropy"},
+    **{"sensitivity": "value", "agreement": "kendall_tau", "surprises": "surprisal"},
+    **{"correlations": "coefficient", "benchmarks": "value", "published": "entropy_floor"},
+    **{"flags": "n_rows", "apart": "other_texts", "gate": "decisive"},
+    **{"drift": "mean", "drift-sites": "relative_distance", "drift-histogram": "share"},
+    **{"drift-positions": "flips", "drift-tokens": "kl"},
+    **{"item-analyses": "accuracy", "item-features": "auroc", "item-sites": "auroc"},
+    **{"item-controls": "partial_auroc", "item-reliability": "accuracy", "item-risk": "risk"},
+    "item-mistakes": "confidence",
+}
+"""The number that each table is about."""
+
+
+def test_every_table_shows_its_main_number_first(tmp_path: Path) -> None:
+    every = {query.name: query for query in (*QUERIES, *DRIFT_QUERIES, *ITEM_QUERIES)}
+    further = (EIGENVALUES, SURPRISES, DRIFT_POSITIONS, DRIFT_TOKENS, ITEM_MISTAKES, GATE)
+    every |= {query.name: query for query in further}
+    shown = {name for name in every if name != "plans" and not name.startswith("all-")}
+    assert shown == {*MAIN}
+    for name, column in MAIN.items():
+        assert column in every[name].first, name
+    store = make_store(tmp_path, database(["a", "b", "c"], flags=["template"], series="one"))
+    answers = ask(store, (*QUERIES, *DRIFT_QUERIES, *ITEM_QUERIES))
+    for name, column in MAIN.items():
+        if name in answers and answers[name].frame.width:
+            first = [one.name for one in TableView(answers[name]).columns if one.first]
+            assert column in first, name
+            assert {*answers[name].query.first} <= {*first}, name
+
+
+def test_tables_and_letters_are_in_one_order(tmp_path: Path) -> None:
+    tables = database(["b/model", "a/model"])  # by id the first, by model the second
+    for name, rows in tables.items():
+        swap = {run_id(0, "b/model"): "run-1", run_id(1, "a/model"): "run-2"}
+        tables[name] = [
+            {k: swap.get(v, v) if isinstance(v, str) else v for k, v in row.items()} for row in rows
+        ]
+    found = report(str(make_store(tmp_path, tables)))
+    assert found.styles.order == ("run-1", "run-2")
+    for section in found.sections:
+        for answer in section.answers:
+            if "run" in answer.frame.columns:
+                runs = answer.frame["run"].unique(maintain_order=True).to_list()
+                assert runs == ["run-1", "run-2"], answer.query.name
 
 
 @pytest.mark.slow
