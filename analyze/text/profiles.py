@@ -40,6 +40,10 @@ _METRICS: Final = {
 }
 
 
+_FORMAT: Final = "Format: value ± standard error over prompts (prefix)."
+_FORMAT_OF_ROWS: Final = "Format: value, ±standard error over prompts below."
+
+
 def as_table(
     profiles: pl.DataFrame,
     *,
@@ -63,11 +67,13 @@ def as_table(
     setting = ["context", "n_prompts"]
     for group in profiles.partition_by(*setting, "first_position", maintain_order=True):
         rows = list(group.iter_rows(named=True))
-        print(_title(rows[0], entropy, ranks), file=out)
         runs, sites = group["run"].unique(maintain_order=True), group["site"].n_unique()
+        few = len(runs) <= SIDE_BY_SIDE and sites <= SIDE_BY_SIDE
+        form = _FORMAT if bars or few else _FORMAT_OF_ROWS
+        print(f"{_title(rows[0], entropy, ranks)}\n{form}", file=out)
         if bars:
             out.writelines(bar_sections(rows, _bar_heads(rows, computed), names))
-        elif len(runs) <= SIDE_BY_SIDE and sites <= SIDE_BY_SIDE:
+        elif few:
             for site in group["site"].unique(maintain_order=True):
                 some = [row for row in rows if row["site"] == site]
                 out.write(rendered(_side_by_side(some, computed, names)))
@@ -92,8 +98,7 @@ def _title(row: Row, entropy: Aggregation, ranks: Aggregation) -> str:
     skipped = f"Ranks of rows from position {first} on; entropy of all.\n" if first else ""
     return (
         f"\nContext {row['context']}, {row['n_prompts']} prompts. Entropy: {entropy} over "
-        f"prefixes; ranks: {ranks}.\n{skipped}Prefixes {prefixes};\n"
-        "in brackets the one a number came from, after ± its standard error over prompts."
+        f"prefixes; ranks: {ranks}.\n{skipped}Prefixes {prefixes}."
     )
 
 
