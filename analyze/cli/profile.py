@@ -148,7 +148,14 @@ def profile(
     from lpp.analyze.metrics.registry import needing_rows
     from lpp.analyze.runs.given import resolved
     from lpp.analyze.runs.named import names_of
-    from lpp.analyze.runs.select import Selection, n_sites, select_runs, select_sites, shortfalls
+    from lpp.analyze.runs.select import (
+        Selection,
+        check_dropped,
+        n_sites,
+        select_runs,
+        select_sites,
+        shortfalls,
+    )
     from lpp.analyze.tables.analysis import analyze
     from lpp.analyze.tables.build import write_database
     from lpp.analyze.tables.database import read_table
@@ -168,6 +175,7 @@ def profile(
     )
     views, incomplete = select_runs(store, selection)
     chosen = select_sites(views, selection)
+    check_dropped(views, selection, dropped)
     lines = uncaptured_lines(views, contexts)
     lines += needing_rows(views, asked_of(metrics))
     for line in (*incomplete, *shortfalls(views, selection), *lines):

@@ -61,6 +61,10 @@ _COMPARISONS: Final[Mapping[str, Callable[[float, float], bool]]] = {
     "<=": operator.le,
 }
 
+_GRAMMAR: Final = (
+    "A condition is NAME > NUMBER, with >, <, >= or <=, such as 'kl.mean > 0.01'. "
+    "`lpp-analyze diff -h` lists the names."
+)
 _CONDITION: Final = re.compile(r"\s*([^\s<>=]+)\s*(>=|<=|>|<)\s*(\S+)\s*")
 _SITE: Final = re.compile(r"embed|final|block\.[1-9][0-9]*")
 
@@ -115,7 +119,7 @@ class Verdict:
 def parse_condition(text: str) -> Condition:
     """The condition in `text`, such as `kl.p99 > 0.5` or `cka.block.12 < 0.99`.
 
-    Raises InputError for anything else, with the valid names.
+    Raises InputError for anything else.
 
     >>> condition = parse_condition("flips>=0.02")
     >>> condition.quantity, condition.part, condition.comparison, condition.threshold
@@ -123,14 +127,14 @@ def parse_condition(text: str) -> Condition:
     """
     found = _CONDITION.fullmatch(text)
     if found is None:
-        raise _refused(f"{text!r} is no condition.")
+        raise _refused(f"{text!r} is no condition. {_GRAMMAR}")
     name, comparison, number = found.groups()
     try:
         threshold = math.nan if "_" in number else float(number)  # 0_01 is 1 to Python
     except ValueError:
         threshold = math.nan
     if not math.isfinite(threshold):
-        raise _refused(f"{text!r}: {number!r} is no number.")
+        raise _refused(f"{text!r}: {number!r} is no number. {_GRAMMAR}")
     quantity, part = _named(name)
     condition = Condition(
         text=text.strip(), quantity=quantity, part=part, comparison=comparison, threshold=threshold
@@ -151,7 +155,8 @@ def _named(name: str) -> tuple[str, str | None]:
     if quantity in PREDICTIONS and (not dot or part in PREDICTIONS[quantity]):
         return quantity, part or PREDICTIONS[quantity][0]
     near = get_close_matches(name, names(), n=1, cutoff=0.5)
-    raise _refused(f"there is no number {name!r}{f'; did you mean {near[0]}?' if near else '.'}")
+    rest = f"; did you mean {near[0]}?" if near else f". {_every_name()}"
+    raise _refused(f"there is no number {name!r}{rest}")
 
 
 def names() -> list[str]:
@@ -285,14 +290,17 @@ def _missing(condition: Condition, why: str) -> InputError:
     return InputError(f"--fail-if {condition.text!r}: {why}", kind=ErrorKind.NOT_FOUND)
 
 
-def _refused(what: str) -> InputError:
+def _every_name() -> str:
+    """For a message: every name of a number."""
     numbers = "; ".join(
         quantity if len(some) == 1 else f"{quantity}.{'|'.join(some)}"
         for quantity, some in PREDICTIONS.items()
     )
-    return InputError(
-        f"--fail-if: {what} A condition is NAME > NUMBER, with >, <, >= or <=. Names of the "
-        f"predictions: {numbers}. Names of sites: {'; '.join(NUMBERS)}; of one site with its name "
-        "behind, such as cka.block.12.",
-        kind=ErrorKind.INVALID_VALUE,
+    return (
+        f"Numbers of the predictions: {numbers}. Numbers of any site: {'; '.join(NUMBERS)}; of one "
+        "site, such as cka.block.12."
     )
+
+
+def _refused(what: str) -> InputError:
+    return InputError(f"--fail-if: {what}", kind=ErrorKind.INVALID_VALUE)

@@ -72,6 +72,26 @@ def select_sites(views: Iterable[RunView], selection: Selection) -> list[str]:
     return matching("site", selection.sites, every)
 
 
+def check_dropped(
+    views: Iterable[RunView], selection: Selection, prefixes: Collection[int]
+) -> None:
+    """Raise InputError if one of `prefixes`, which profiles leave out, is no prefix of any run."""
+    there = sorted(
+        {
+            prefix
+            for view in views
+            for context in view.contexts(selection.contexts)
+            for prefix in view.prefixes(context)
+        }
+    )
+    for prefix in prefixes:
+        if prefix not in there:
+            raise InputError(
+                f"--drop-prefixes {prefix}: no such prefix. There is {', '.join(map(str, there))}.",
+                kind=ErrorKind.INVALID_VALUE,
+            )
+
+
 def n_sites(views: Iterable[RunView], sites: Collection[str]) -> int:
     """How many of `sites` the runs hold in all."""
     return sum(site in sites for view in views for site in view.run.sites)
@@ -102,12 +122,20 @@ def matching(
 
 
 def nearest(pattern: str, names: Collection[str]) -> str:
-    """What was meant, perhaps; all there is, where that is little."""
-    if len(listed(names)) <= SHORT_LIST:
-        return f"there is {listed(names)}."
+    """For a message: the names that resemble `pattern`, and every name if the list is short.
+
+    >>> nearest("fianl", ["embed", "block.1", "final"])
+    'did you mean final? There is embed, block.1, final.'
+    >>> nearest("mmlu", ["embed", "block.1", "final"])
+    'there is embed, block.1, final.'
+    """
     near = get_close_matches(pattern, names, n=3, cutoff=0.5)
     near += [name for name in names if pattern in name and name not in near][: 3 - len(near)]
-    return f"did you mean {' or '.join(near)}?" if near else f"there are {len(names)}."
+    every = f"is {listed(names)}" if len(listed(names)) <= SHORT_LIST else f"are {len(names)}"
+    if not near:
+        return f"there {every}."
+    guess = f"did you mean {' or '.join(near)}?"
+    return f"{guess} There {every}." if every.startswith("is") else guess
 
 
 def listed(names: Collection[str]) -> str:
@@ -159,7 +187,11 @@ def shortfalls(views: Iterable[RunView], selection: Selection) -> list[str]:
 def _check_held(option: str, asked: Sequence[int] | None, held: dict[str, int], unit: str) -> None:
     most = max(held.values())
     for number in asked or ():
-        if not 1 <= number <= most:
+        if number < 1:
+            raise InputError(
+                f"{option} {number}: it must be at least 1.", kind=ErrorKind.INVALID_VALUE
+            )
+        if number > most:
             least = min(held.values())
             some = f"{most}" if least == most else f"{least} to {most}"
             raise InputError(

@@ -101,7 +101,7 @@ def test_every_name_is_understood() -> None:
         ("cka.block.0 < 1", r"no number 'cka\.block\.0'"),
         ("cka. < 1", r"no number 'cka\.'"),
         ("kl. > 1", r"no number 'kl\.'"),
-        ("xyz > 1", r"no number 'xyz'\. A condition is"),
+        ("xyz > 1", r"no number 'xyz'\. .*kl\.mean\|median\|p99\|max.*relative_distance; cosine"),
         ("kl > 0_01", "'0_01' is no number"),
         ("flips > 2", r"can never be met: flips lies between 0 and 1\."),
         ("flips > 1", "can never be met"),
@@ -117,8 +117,7 @@ def test_anything_else_is_told_with_what_there_is(text: str, told: str) -> None:
         parse_condition(text)
     message = str(caught.value)
     assert message.startswith("--fail-if: ")
-    assert "kl.mean|median|p99|max" in message
-    assert "relative_distance; cosine; cka" in message
+    assert len(message) < 200 or "xyz" in text  # every name only where none resembles it
 
 
 @pytest.mark.parametrize(

@@ -222,7 +222,7 @@ def test_a_selection_narrows_what_is_computed(make_run: MakeRun) -> None:
     ("selection", "message"),
     [
         (Selection(runs=["nope"]), r"'nope' names no run; there is:\n  one: one-"),
-        (Selection(sites=["block.7"]), "no site 'block.7'; there is embed, block.1, block.2"),
+        (Selection(sites=["block.7"]), "no site 'block.7'; .* There is embed, block.1, block.2"),
         (Selection(contexts=[21]), "--context 21: no run holds that many.*Ask for 1 to 20"),
         (Selection(contexts=[0]), "--context 0"),
         (Selection(prompts=[7]), "--prompts 7: no run holds that many.*Ask for 1 to 6"),
