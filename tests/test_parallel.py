@@ -64,7 +64,7 @@ def test_a_part_alone_says_what_is_missing_and_the_rest_completes_it(
     assert run.id == whole.id  # the plan knows nothing of parts
     assert run.missing_shards == tuple(range(0, whole.plan.n_shards, 2))
     assert "  part 1/2: shards 2" in done.stderr
-    assert f"{run.id}: part 1/2 is done.\n" in done.stdout
+    assert f"({run.id}): part 1/2 is done.\n" in done.stdout
     assert f"are still missing: {len(run.missing_shards)}.\n" in done.stdout
     assert f"lpp-capture status {root}" in done.stdout
     again = capture_packaged(root, *OPTIONS, "--part", "1/2")  # its own, and nothing else

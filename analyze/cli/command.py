@@ -17,6 +17,7 @@ from lpp.analyze.cli.sensitivity import sensitivity
 from lpp.store.commands.allocator import give_blocks_back
 from lpp.store.commands.console import LppGroup, debug_option, version_option
 from lpp.store.commands.progress import progress
+from lpp.store.commands.units import counted
 from lpp.store.format.keys import RUNS_KEY
 
 
@@ -98,22 +99,17 @@ def verify(store: str) -> int:
     if not problems:
         sites = sum(len(run.sites) for run in opened.runs.values())
         click.echo(
-            f"{_counted(len(opened.runs), 'run')}, {_counted(sites, 'site')}, "
-            "every byte as committed"
+            f"{counted(len(opened.runs), 'run')}, {counted(sites, 'site')}, every byte as committed"
         )
     else:
         click.echo(
-            f"{_counted(problems, 'problem')}. `lpp-capture repair {store}` "
+            f"{counted(problems, 'problem')}. `lpp-capture repair {store}` "
             "computes damaged shards again and removes damaged directories that runs share; "
             "`lpp-capture run` resumes what was not captured yet and writes those again. "
             "Delete a damaged source under benchmarks/ and add its scores again.",
             err=True,
         )
     return int(problems > 0)
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from lpp.capture.models.gguf import packaged_model
 from lpp.capture.models.machine import require
 from lpp.capture.plan.options import STORE
 from lpp.capture.plan.parts import WHOLE
+from lpp.store import open_store
 from lpp.store.commands.console import debug_option
 from lpp.store.objects.place import Place
 
@@ -38,11 +39,12 @@ CHARTS: Final = ("altair", "vl_convert")
 """Packages that the report needs: the extra `report`."""
 
 QUERIES: Final = (
-    "SELECT run, entropy_floor, participation_ratio, effective_rank\n     FROM profiles",
+    "SELECT name, entropy_floor, participation_ratio, effective_rank\n"
+    "     FROM profiles JOIN runs USING (run)",
     "SELECT depth, site, effective_rank, top_share FROM spectra\n"
     "     WHERE prefix = context AND run = '{trained}'\n     ORDER BY depth",
-    "SELECT run, avg(entropy) AS nats,\n"
-    "     avg((next_rank = 1)::INT) AS top1_accuracy FROM token_stats GROUP BY run",
+    "SELECT name, avg(entropy) AS nats,\n     avg((next_rank = 1)::INT) AS top1_accuracy\n"
+    "     FROM token_stats JOIN runs USING (run) GROUP BY run, name",
 )
 """Three questions to try next; trained: the run of the model as it is."""
 
@@ -77,7 +79,8 @@ def demo(store: Place) -> None:
     rounded = capture_rounded(store, demo_request(model, None))
     _analyze("profile", str(store))
     click.echo()
-    _show_drift(store, trained, rounded)
+    names = open_store(store).names
+    _show_drift(store, names[trained], names[rounded])
     _analyze("layers", str(store), "--errors", "final", quiet=True)  # ranks without the sinks
     report = store.resolve() / REPORT
     if all(map(importlib.util.find_spec, CHARTS)):
@@ -93,9 +96,8 @@ def demo(store: Place) -> None:
         click.echo(f"To run these commands, first: . {shlex.quote(str(activate))}")
     click.echo("Three questions to try next:")
     for query in QUERIES:
-        click.echo(
-            f'\n  lpp-sql {shlex.quote(str(store))} \\\n    "{query.format(trained=trained)}"'
-        )
+        question = query.format(trained=trained)
+        click.echo(f'\n  lpp-sql {shlex.quote(str(store))} \\\n    "{question}"')
 
 
 def activation() -> Path | None:
@@ -161,7 +163,8 @@ def _show_drift(store: Path, trained: str, rounded: str) -> None:
         f"Rounded to {BITS} bits: KL {kl['mean']:.2f} ± {kl['stderr']:.2f} nats a token, "
         f"{flips['mean']:.0%} of predictions flip.\n"
         f"At which depth and after which words:\n\n"
-        f"  lpp-analyze diff {shlex.quote(str(store))} {trained} \\\n    {rounded}\n"
+        f"  lpp-analyze diff {shlex.quote(str(store))} {shlex.quote(trained)} \\\n"
+        f"    {shlex.quote(rounded)}\n"
     )
 
 

@@ -1,7 +1,7 @@
 """`lpp-capture repair`: compute bad shards again, from the plan and the prompts of the run."""
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,11 +11,12 @@ from lpp.capture.plan.options import STORE, grace_option
 from lpp.store.commands.completion import complete_runs
 from lpp.store.commands.console import debug_option
 from lpp.store.format.find_runs import matching_runs
+from lpp.store.format.run_names import name_and_id
 from lpp.store.objects.place import Place
 
 if TYPE_CHECKING:
     from lpp.capture.engine.repair import Repair
-    from lpp.store import Run
+    from lpp.store import Run, Store
     from lpp.store.committed.compare import Problem
     from lpp.store.repair import Damage
 
@@ -64,9 +65,11 @@ def repair(store: Place, runs: tuple[str, ...], dry_run: bool, **options: Any) -
     """
     from lpp.capture.engine.repair import Repair, look_at, repair_run
     from lpp.capture.plan.from_plan import RepairOptions
+    from lpp.store import open_store
 
     results = []
-    for run in _chosen(store, runs):
+    opened = open_store(store)
+    for run in _chosen(opened, runs):
         damage, _ = look_at(run)
         if dry_run:
             results.append(Repair(run=run.id, damage=damage, repaired={}))
@@ -74,7 +77,7 @@ def repair(store: Place, runs: tuple[str, ...], dry_run: bool, **options: Any) -
         if damage.shards or options["missing"]:
             require("torch", "transformers", "safetensors")
         results.append(repair_run(run, damage, RepairOptions(**options)))
-    click.echo(format_repairs(results))
+    click.echo(format_repairs(results, opened.names))
     damaged = [] if runs else _repair_shared(store, dry_run)
     return int(not all(result.whole for result in results) or (dry_run and bool(damaged)))
 
@@ -94,20 +97,18 @@ def _repair_shared(store: Place, dry_run: bool) -> "list[Problem]":
     return found
 
 
-def _chosen(store: Place, names: Sequence[str]) -> "list[Run]":
-    from lpp.store import open_store
-
-    opened = open_store(store)
+def _chosen(store: "Store", names: Sequence[str]) -> "list[Run]":
     if not names:
-        return [*opened.runs.values()]
-    return [opened.runs[run] for run in matching_runs(names, opened.plans, option="RUN")]
+        return [*store.runs.values()]
+    return [store.runs[run] for run in matching_runs(names, store.plans, option="RUN")]
 
 
-def format_repairs(results: "Sequence[Repair]") -> str:
+def format_repairs(results: "Sequence[Repair]", names: Mapping[str, str]) -> str:
     """Problems and outcome of each run in 80 columns, then a summary line."""
     lines = []
     for result in results:
-        lines.append(result.run)
+        run = result.run
+        lines += name_and_id(names[run], run).split("\n") if run in names else [run]
         for line in _details(result):
             lines += textwrap.wrap(
                 line, 80, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False

@@ -117,9 +117,8 @@ def run(context: click.Context, /, **options: Any) -> int:
     check_executor(options)
     if options["jobs"] is not None:
         return _run_jobs(context)
-    for name in ("model", "corpus", "store"):
-        if options[name] is None:
-            raise click.UsageError(f"Missing option '--{name}'.")
+    if missing := [f"--{name}" for name in ("model", "corpus", "store") if options[name] is None]:
+        raise click.UsageError(f"Missing: {', '.join(missing)}.")
     if "," in (options["revision"] or ""):
         return _run_revisions(context)
     if options["dry_run"]:

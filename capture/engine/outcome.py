@@ -1,12 +1,15 @@
 """The result of one capture: its last message, and the report that a list of jobs reads."""
 
+import contextlib
 import textwrap
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from lpp.capture.plan.parts import WHOLE, Part
+from lpp.store import open_store
 from lpp.store.commands.console import EXIT_USER_ERROR
+from lpp.store.errors import LppError
 from lpp.store.format.quarantine import NOTHING, QuarantineSummary
 from lpp.store.objects.place import Place
 from lpp.store.replay import Replay
@@ -59,7 +62,10 @@ class Outcome:
         return EXIT_USER_ERROR if self.stopped else int(self.hopeless)
 
     def message(self, store: Place) -> str:
-        """For the user, in lines of 80 columns where ids and paths allow."""
+        """For the user, in lines of 80 columns where ids and paths allow. Reads the names of the
+        runs in `store`.
+        """
+        run = _name_and_id(store, self.run)
         lines = list(self.set_aside.lines())
         if self.hopeless:
             lines.append(HOPELESS)
@@ -73,16 +79,16 @@ class Outcome:
             ]
         if self.stopped:
             lines += [
-                f"{self.run}: stopped as asked, {self.missing} shards are missing.",
+                f"{run}: stopped as asked, {self.missing} shards are missing.",
                 "Everything committed stays; the same command resumes.",
             ]
         elif self.missing:
-            done = f"{self.run}: part {self.part} is done."
+            done = f"{run}: part {self.part} is done."
             rest = f"Shards of other parts that are still missing: {self.missing}."
             lines += [done, rest, f"See: lpp-capture status {store}"]
         else:
             was = "was complete already" if self.idle else "is complete"
-            done, following = f"{self.run} {was}.", f"Next: lpp-analyze profile {store}"
+            done, following = f"{run} {was}.", f"Next: lpp-analyze profile {store}"
             fits = len(done) + 1 + len(following) <= WIDTH
             lines += [f"{done} {following}"] if fits else [done, following]
         return "\n".join(lines)
@@ -109,3 +115,11 @@ class Outcome:
                 "seconds": round(self.seconds, 3),
             }
         )
+
+
+def _name_and_id(store: Place, run: str) -> str:
+    """The short name of a run with its id in brackets; the id if the name is unknown."""
+    names: Mapping[str, str] = {}
+    with contextlib.suppress(LppError, OSError):  # the capture itself is done
+        names = open_store(store).names
+    return f"{names[run]} ({run})" if run in names else run

@@ -36,6 +36,7 @@ from lpp.capture.plan.sizes import (
 from lpp.store import Run, RunWriter, create_store, open_store
 from lpp.store.commands.console import debugging
 from lpp.store.commands.progress import progress, say
+from lpp.store.commands.units import counted
 from lpp.store.errors import ConflictError, ErrorKind
 from lpp.store.format.keys import SHARDS_KEY
 from lpp.store.format.plan import Plan, differences
@@ -161,6 +162,11 @@ def _capture(
         some = ", ".join(str(shard + 1) for shard in mine[:5]) or "none"
         more = ", ..." if len(mine) > 5 else ""
         say(f"  part {part}: shards {some}{more} of {plan.n_shards}")
+        if idle := max(part.count - plan.n_shards, 0):
+            say(
+                f"  {counted(idle, 'part has', 'parts have')} nothing to do: give a smaller "
+                "--shard-mib or more --prompts"
+            )
     start = time.monotonic()
     heartbeat = at_work(writer.run.path / SHARDS_KEY, f"part {part}") if todo else nullcontext()
     total = tokens_of(plan, lengths, mine)
@@ -196,7 +202,7 @@ def describe(plan: Plan) -> str:
     lines = [
         f"{model.id}{untrained}{checkpoint}",
         f"  {plan.prompts.count} prompts of {plan.corpus.name}, {plan.prompts.tokens:,} tokens; "
-        f"{len(plan.sites)} sites in {plan.compute.dtype}",
+        f"{counted(len(plan.sites), 'site')} in {plan.compute.dtype}",
     ]
     if (written := plan.continuation) is not None:
         how = "greedily"

@@ -24,6 +24,15 @@ def duration(seconds: float) -> str:
     return f"{whole} s"
 
 
+def counted(number: int, one: str, several: str | None = None) -> str:
+    """A number of things. several: the plural; default: with an s.
+
+    >>> counted(1, "site"), counted(2, "site"), counted(2, "part has", "parts have")
+    ('1 site', '2 sites', '2 parts have')
+    """
+    return f"{number:,} {one if number == 1 else several or one + 's'}"
+
+
 def short_count(count: int) -> str:
     """Three digits and a letter.
 

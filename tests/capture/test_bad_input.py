@@ -66,6 +66,11 @@ def test_the_capture_works_without_a_mistake(capture: Run, tmp_path: Path) -> No
     assert f"lpp-analyze profile {tmp_path / 'store'}" in result.output
 
 
+def test_every_missing_option_is_named_at_once() -> None:
+    refused(CliRunner().invoke(main, ["run"]), "--model, --corpus, --store")
+    refused(CliRunner().invoke(main, ["run", "--model", "m"]), "Missing: --corpus, --store")
+
+
 def test_unknown_model(capture: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     refused(capture(model="nobody/nothing"), "nobody/nothing")

@@ -211,7 +211,7 @@ def test_a_seed_is_drawn_once_said_and_used_again(capture: Capture, tmp_path: Pa
     assert f"at --temperature 1 --generation-seed {info.seed}" in said.stderr
     shutil.rmtree(store / "requests")
     again = done(capture("--temperature", 1))
-    assert f"{run.id} was complete already" in again.stdout
+    assert f"({run.id}) was complete already" in again.stdout
     done(capture("--temperature", 1, "--generation-seed", info.seed))
     assert only_run(store).id == run.id
 

@@ -129,6 +129,7 @@ def test_parts_of_a_file_of_jobs_are_parts_of_each(folder: Path) -> None:
     done = run(folder, "--jobs", "jobs.toml", "--part", "1/2", "--store", "other")
     assert done.returncode == 0, done.stderr
     assert "part 1/2: shards none of 1" in done.stderr
+    assert "1 part has nothing to do" in done.stderr
     (only,) = open_store(folder / "other").runs.values()  # the command line's store, not the file's
     assert only.missing_shards == (0,)
     assert not (folder / "lpp").exists()

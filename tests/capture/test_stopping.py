@@ -97,7 +97,7 @@ def test_one_request_finishes_the_shard_and_the_command_resumes(
     assert last < shards
     assert left_behind(run.path) == []
     assert err.endswith(
-        f"{run.id}: stopped as asked, {shards - last} shards are missing.\n"
+        f"({run.id}): stopped as asked, {shards - last} shards are missing.\n"
         "Everything committed stays; the same command resumes.\n"
     )
     monkeypatch.chdir(folder)
@@ -279,7 +279,7 @@ def test_a_request_while_the_model_closes_leaves_a_complete_run(
     out, err = process.communicate(timeout=60)
     assert (process.returncode, "Interrupted" in err) == (0, False)
     assert err.startswith("Stopping: every shard is committed, the model is closing (60 s at most)")
-    assert f"{only(tmp_path / 'lpp').id} is complete." in out
+    assert f"({only(tmp_path / 'lpp').id}) is complete." in out
 
 
 def test_no_shard_begins_after_a_request() -> None:
