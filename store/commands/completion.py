@@ -24,7 +24,9 @@ Found = Callable[["Store"], Mapping[str, str | None]]
 def complete_runs(
     context: click.Context, parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    """Ids of the runs of the store that the command names; zsh and fish show their short names."""
+    """Ids of the runs of the store that the command names, of which the id or the short name begins
+    with what was typed; zsh and fish show the names.
+    """
 
     def described(store: "Store") -> dict[str, str | None]:
         names = {run: escape(name, keep="") for run, name in store.names.items()}
@@ -66,10 +68,14 @@ def _of_store(context: click.Context, incomplete: str, found: Found) -> list[Com
 
 
 def _fitting(names: Mapping[str, str | None], incomplete: str) -> list[CompletionItem]:
-    """What completes the last of the comma-separated names typed so far, with its help."""
+    """What completes the last of the comma-separated names typed so far, with its help.
+
+    A help that begins with what was typed, in any case, counts too: bash and zsh replace what was
+    typed, and fish drops what does not contain it.
+    """
     before, comma, typed = incomplete.rpartition(",")
     return [
         CompletionItem(f"{before}{comma}{name}", help=text)
         for name, text in names.items()
-        if name.startswith(typed)
+        if name.startswith(typed) or (text or "").casefold().startswith(typed.casefold())
     ]

@@ -24,6 +24,8 @@ def test_names_of_the_store_are_offered(make_run: MakeRun) -> None:
     assert sorted(offered(lpp_analyze, ["profile", store, "--run"], "")) == both
     (only,) = items(lpp_analyze, ["profile", store, "--run"], "on")
     assert (only.value, only.help) == (run.run_id, "one")
+    assert offered(lpp_analyze, ["diff", store], "TW") == [other.run_id]  # by its name, `two`
+    assert offered(lpp_analyze, ["diff", store], "x") == []
     assert sorted(offered(lpp_analyze, ["diff", store], "")) == both
     sites = offered(lpp_analyze, ["layers", store, "--site"], "final,b")
     assert sorted(sites) == ["final,block.1", "final,block.2"]
