@@ -78,6 +78,15 @@ def snapshot(words: str, command: click.Command) -> str:
     return "\n".join(lines)
 
 
+@pytest.mark.parametrize("words", [w for w, c in COMMANDS.items() if isinstance(c, click.Group)])
+def test_summaries_of_commands_are_whole_sentences(words: str) -> None:
+    # click leaves two of a terminal's 80 columns free
+    printed = CliRunner().invoke(COMMANDS[words], ["--help"], terminal_width=78).output
+    listed = printed.partition("Commands:\n")[2].splitlines()
+    assert listed
+    assert [line for line in listed if not re.fullmatch(r"  \w+ +[A-Z].*[^.]\.", line)] == []
+
+
 @pytest.mark.parametrize("words", COMMANDS)
 def test_help_fits_eighty_columns(words: str) -> None:
     assert [line for line in help_text(COMMANDS[words]).splitlines() if len(line) > 80] == []

@@ -54,8 +54,7 @@ def benchmarks() -> None:
     multiple=True,
     callback=_pairs,
     metavar="NAME=RUN",
-    help="Take the scores of the model NAME for those of RUN, an id or a short name; may be "
-    "repeated.",
+    help="The model NAME in the scores is RUN, an id or a short name of a run; may be repeated.",
 )
 @click.option(
     "--model",
@@ -109,20 +108,22 @@ def add(
 ) -> None:
     """Read FILES as one source of scores and keep them in STORE.
 
-    FILES are results_*.json of lm-eval, logs of inspect (.eval, .json), or folders of them; an Open
-    LLM Leaderboard export (csv or parquet); or a table of your own: `model` and a column per
-    benchmark, or `model`, `benchmark`, `metric`, `value` and, if known, `stderr` and `n`. Two
-    leaderboards score one test differently: add them one by one, they are never mixed.
+    FILES are one of these: results_*.json of lm-eval, logs of inspect (.eval, .json), or folders of
+    either; an Open LLM Leaderboard export (csv or parquet); or a table of your own. A table has the
+    columns `model` and one for each benchmark, or `model`, `benchmark`, `metric`, `value` and, if
+    known, `stderr` and `n`. Add two leaderboards one by one: their scores of one benchmark differ
+    and are never mixed.
 
-    A name means the run of that model: its exact id, or the same without case, organisation and
-    .gguf. What fits no run, or two, is told; --match NAME=RUN settles it.
+    A score belongs to the run of its model. A run is found by the model's exact id, or else without
+    regard to case, organisation and .gguf. A name that fits no run, or several, is printed; add
+    --match NAME=RUN for it.
 
-    --unit: `auto` refuses a benchmark that holds percentages and fractions; the others say which
-    is meant (`other`: neither).
+    --unit auto refuses a benchmark that holds both percentages and fractions; the other values say
+    which unit it has (`other`: neither).
 
-    --items: of an lm_eval run with --log_samples (samples_*.jsonl), or of a log of inspect. The
-    view `items` of lpp-sql has every item, and the prompts of this model that were captured from
-    the same texts, context and answer.
+    --items needs an lm_eval run with --log_samples (samples_*.jsonl), or a log of inspect. The view
+    `items` of lpp-sql then has every item. An item is joined to a captured prompt of the same model
+    if context and answer are the same.
 
     \b
         lpp-analyze benchmarks add ./lpp results/
@@ -180,7 +181,9 @@ def add(
 @click.argument("store")
 @debug_option
 def list_(store: str) -> None:
-    """Show the sources of scores in STORE, and which of their models have a run.
+    """Show the sources of scores in STORE.
+
+    Each source has its benchmarks, and which of its models have a run.
 
     \b
         lpp-analyze benchmarks list ./lpp
@@ -199,7 +202,7 @@ def list_(store: str) -> None:
 @click.argument("sources", nargs=-1, required=True)
 @debug_option
 def remove(store: str, sources: tuple[str, ...]) -> None:
-    """Remove every score of SOURCES, and the files they came from, out of STORE.
+    """Remove SOURCES from STORE: their scores and files.
 
     \b
         lpp-analyze benchmarks remove ./lpp lm-eval

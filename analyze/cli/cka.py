@@ -56,11 +56,12 @@ def cka(
     memory_gib: float,
     form: str,
 ) -> None:
-    """Compare sites of each run in STORE by linear CKA; fill the table `cka`.
+    """Compare sites of each run in STORE by linear CKA.
 
-    1: the same but for a rotation and a scale; unrelated rows have about d / (tokens + d). With
-    --site the chosen sites are each other's neighbours. Each site is read once where the
-    matrices d x d of all pairs fit into --memory-gib, and a few times where they do not.
+    CKA is 1 if the rows of two sites are equal up to a rotation and a scale. Unrelated rows have
+    about d / (tokens + d). Neighbouring sites are compared; with --site, neighbours among the
+    chosen sites. The table `cka` of the database holds the numbers. Each site is read once if the
+    d x d matrices of all pairs fit into --memory-gib, and several times if they do not.
 
     \b
         lpp-analyze cka ./lpp

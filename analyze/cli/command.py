@@ -59,13 +59,13 @@ main.add_command(sensitivity)
 @click.argument("store")
 @debug_option
 def verify(store: str) -> int:
-    """Compare every byte of STORE with its checksums; exit 1 if any differs.
+    """Compare every byte of STORE with its checksums.
+
+    The exit code is 1 if any byte differs. If the store keeps the unembedding of a model, entropy
+    and log_z of 256 tokens of each run are computed again from `final` and compared as well.
 
     \b
         lpp-analyze verify ./lpp
-
-    Where the store keeps the unembedding of a model, entropy and log_z of 256
-    tokens of each run are recomputed from `final` and compared as well.
     """
     from lpp.store import open_store
     from lpp.store.errors import FormatError

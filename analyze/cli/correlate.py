@@ -83,15 +83,16 @@ def correlate(
     seed: int,
     form: str,
 ) -> None:
-    """Correlate the profiles of STORE with benchmark scores, across models.
+    """Correlate profiles with benchmark scores across models.
 
-    Pearson, Spearman, and Spearman with model size held constant; each with the number of
-    models, a bootstrap interval, p, and q after Benjamini and Hochberg over all tests of that
-    source and method. Sources are never mixed, and fewer than five models are not ranked.
+    Prints Pearson, Spearman, and partial Spearman with model size held constant. Each has the
+    number of models, a bootstrap interval, p, and q: p after the correction of Benjamini and
+    Hochberg over all tests of one source and method. Sources are never mixed. With fewer than five
+    models nothing is ranked.
 
-    Profiles are compared at one context and number of prompts: what most runs have, unless
-    told. Where models were captured on several corpora, --corpus chooses one. Who is left out,
-    and why, is printed and stands in the table `correlations`.
+    All profiles have one context and one number of prompts; --context and --prompts choose them. If
+    models were captured on several corpora, --corpus chooses one. Models that are left out are
+    printed with the reason, which the table `correlations` also holds.
 
     \b
         lpp-analyze correlate ./lpp

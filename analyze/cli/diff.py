@@ -40,7 +40,7 @@ PICTURES = ("svg", "png", "html")
     "base",
     metavar="BASE",
     shell_complete=complete_runs,
-    help="Compare every run of STORE with this one, or those named in place of RUN_A RUN_B.",
+    help="Compare every run of STORE with BASE; or name runs in place of RUN_A RUN_B.",
 )
 @sites_option()
 @skip_first_option
@@ -54,7 +54,7 @@ PICTURES = ("svg", "png", "html")
     "--tokens",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Compare the predictions of N tokens drawn at random. Default: of all tokens.",
+    help="Compare the predictions of N tokens drawn at random. Default: all tokens.",
 )
 @click.option(
     "--seed",
@@ -66,8 +66,8 @@ PICTURES = ("svg", "png", "html")
 @click.option(
     "--errors",
     type=click.Choice(ERROR_SITES),
-    help="Compute errors of CKA, overlap and ranks at these sites, for 11 times the time. "
-    "Default: final, or all where --fail-if needs them.",
+    help="Compute errors of CKA, overlap and ranks at these sites, which takes 11 times as long. "
+    "Default: final, or all if --fail-if needs them.",
 )
 @click.option(
     "--fail-if",
@@ -103,25 +103,27 @@ def diff(
     executor: Any,
     address: str | None,
 ) -> int:
-    """Show what changed from RUN_A to RUN_B of STORE: predictions, sites, tokens.
+    """Show what changed from RUN_A to RUN_B of STORE.
 
-    Two models over the same token ids: KL and other divergences over the full vocabulary, flips,
-    perplexity, and for each site distance, CKA and ranks; with errors over prompts. It says how
-    much changed, and where, not whether that matters. Of two evaluations of one task, the items
-    that flipped; lpp-analyze items --against says what tells them. A run is named by its id or its
-    short name, by as much of either as tells it from others, or by a pattern; STORE::RUN is one of
-    another store.
+    Both models must have read the same token ids. Predictions are compared by KL and other
+    divergences over the full vocabulary, flips and perplexity; each site by distance, CKA and
+    ranks. Numbers have errors over prompts. They say how much changed and where, not whether it
+    matters. If both runs evaluated one task, the items that flipped are listed; `lpp-analyze items
+    --against` shows what distinguishes them.
 
-    With --against BASE every run of STORE that read the same prompts is compared with BASE, or
-    those that are named, patterns included: one table, and a picture of distance in depth. Runs
-    that cannot be compared are listed on standard error. -o depth.svg, .png or .html writes the
-    picture as a chart.
+    Name a run by its id, its short name, a pattern, or a beginning that no other run has.
+    STORE::RUN is a run of another store.
 
-    With --fail-if the exit code is 1 where a condition is met, by any run: a name, >, <, >= or <=,
-    and a number. The whole interval must be past it. Names: kl, kl_reverse, js, tv, next_logprob,
-    each with .mean, .median, .p99 or .max behind it; flips, top10, log_perplexity, entropy; and of
-    any site, or of one such as cka.block.12: relative_distance, cosine, cka, overlap,
-    participation_ratio, effective_rank.
+    With --against BASE, every run of STORE that read the same prompts, or every RUN that you name,
+    is compared with BASE. The output is one table and a picture of distance by depth. Runs that
+    cannot be compared are listed on standard error. -o depth.svg, .png or .html writes the picture
+    as a chart.
+
+    With --fail-if, the exit code is 1 if any run meets a condition: a name, >, <, >= or <=, and a
+    number. The whole interval must be past the number. Names of predictions: kl, kl_reverse, js,
+    tv, next_logprob, each also with .mean, .median, .p99 or .max; flips, top10, log_perplexity,
+    entropy. Names of sites: relative_distance, cosine, cka, overlap, participation_ratio,
+    effective_rank; for one site append its name, as in cka.block.12.
 
     \b
         lpp-analyze diff ./lpp base tuned

@@ -30,24 +30,25 @@ PICTURES = ("svg", "png")
     "--run",
     shell_complete=complete_runs,
     metavar="NAME",
-    help="Analyse the items of this run. Needed where several runs answered the task.",
+    help="Analyse the items of this run. Needed if several runs answered the task.",
 )
 @click.option(
     "--against",
     "base",
     shell_complete=complete_runs,
     metavar="BASE",
-    help="Show which items flip from the run BASE to --run, and what tells them beforehand.",
+    help="Show which items flip from the run BASE to --run, and what distinguishes them before "
+    "the answer.",
 )
 @click.option(
     "--source",
     metavar="NAME",
-    help="Use the scores of this source. Needed where the run has several.",
+    help="Use the scores of this source. Needed if the run has several sources.",
 )
 @click.option(
     "--filter",
     metavar="NAME",
-    help="Use this filter of lm-eval. Needed where the task has several.",
+    help="Use this filter of lm-eval. Needed if the task has several filters.",
 )
 @sites_option()
 @click.option(
@@ -80,25 +81,27 @@ def items(
     form: str | None,
     output: Path | None,
 ) -> None:
-    """Show what tells right items of a task in STORE from wrong ones.
+    """Show what separates right items of a task from wrong ones.
 
-    Of lpp-capture eval. For each feature of an item, such as the entropy before the answer: AUROC,
-    the probability that a right item has the larger value than a wrong one, with its interval,
-    within groups, less what the answer's length and ln p say, and q over all features; beside it
-    what shuffled labels give. Then calibration, and risk against coverage. Where the run keeps
-    rows: norm, distance to the mean (fitted out of fold) and participation ratio by depth.
+    The task must have been evaluated with `lpp-capture eval`, or its items joined with `lpp-analyze
+    benchmarks add --items`. A feature is a number of an item, such as the entropy before the
+    answer. Each feature has an AUROC, the probability that a right item has a larger value than a
+    wrong one, with an interval. Beside it are the AUROC within groups, the AUROC without the effect
+    of the answer's length and ln p, the AUROC with shuffled labels, and q over all features. Then
+    come calibration, and risk against coverage. If the run keeps rows, norm, distance to the mean
+    (fitted out of fold) and participation ratio are features at each depth.
 
-    Fewer than 50 items, or fewer than 10 right or wrong ones, are not ranked. The analysis is kept
-    in the database of STORE (tables item_analyses, item_features, item_reliability, item_risk) and
-    shown by lpp-analyze report.
+    Fewer than 50 items, or fewer than 10 right or wrong ones, are not ranked. The database of STORE
+    holds the analysis (tables item_analyses, item_features, item_reliability, item_risk), and
+    `lpp-analyze report` shows it.
 
-    -o items.html is a page with charts and the ten most confident mistakes; -o depth.svg or .png is
-    the chart of AUROC by depth.
+    -o items.html writes a page with charts and the ten most confident mistakes; -o depth.svg or
+    .png writes the chart of AUROC by depth.
 
-    With --against BASE: the items that are right in one of two runs alone, the difference of both
-    accuracies, and, of the items that are right in BASE, what tells those that are wrong in --run:
-    features of BASE, and how far the runs are apart before the answer. A run of another store is
-    STORE::RUN.
+    With --against BASE, the output is the items that only one of two runs answers right, and the
+    difference of the accuracies. For the items that BASE answers right, it shows what distinguishes
+    those that --run answers wrong: features of BASE, and how far the runs are apart before the
+    answer. STORE::RUN is a run of another store.
 
     \b
         lpp-analyze items ./lpp --task arc_easy

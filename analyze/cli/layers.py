@@ -49,17 +49,18 @@ def layers(
     executor: Any,
     address: str | None,
 ) -> None:
-    """Show the ranks of STORE through the depth of each model, and its hourglass score.
+    """Show ranks by depth, and the hourglass score of each model.
 
-    Each site's participation ratio and effective rank, in dimensions and over min(N, d), and the
-    share of the first eigenvalue, over all tokens up to the context. The score is above 0 when
-    both ends of a model use more dimensions than its middle third; collapsed layers are left out
-    of it and counted. Tables `layers` and `hourglass` of the database hold the numbers.
+    For each site: participation ratio and effective rank, in dimensions and divided by min(N, d),
+    and the share of the first eigenvalue, over all tokens up to the context. The hourglass score is
+    above 0 if both ends of a model use more dimensions than its middle third. Collapsed layers are
+    left out of the score and counted. Tables `layers` and `hourglass` of the database hold the
+    numbers.
 
-    The first few tokens of a prompt can be attention sinks: their states are a hundred times
-    larger than any other's, and alone make ranks near 1. Where a run has sinks, its ranks are
-    shown twice, of all positions and without the sinks and one position more. --skip-first
-    chooses others; with 0 among them, the curve without sinks is there too.
+    The first few tokens of a prompt can be attention sinks: their states are a hundred times larger
+    than all others, which alone makes ranks close to 1. If a run has sinks, its ranks are shown
+    twice: over all positions, and without the sinks and the position after them. --skip-first
+    chooses other positions; if 0 is among them, the curve without sinks is shown too.
 
     \b
         lpp-analyze layers ./lpp

@@ -18,10 +18,10 @@ WIDTH = 80
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @debug_option
 def metrics(names: tuple[str, ...]) -> None:
-    """List the declared metrics: name, unit, what each needs, definition, source.
+    """List the declared metrics.
 
-    NAME may be a pattern; without one every metric is listed. The names are what
-    `lpp-analyze profile --metrics` takes.
+    Each has a name, a unit, what it needs, a definition and a source. NAME may be a pattern;
+    without NAME every metric is listed. `lpp-analyze profile --metrics` takes these names.
 
     \b
         lpp-analyze metrics

@@ -87,7 +87,7 @@ def errors_option(default: str) -> Callable[[Any], Any]:
         type=click.Choice(ERROR_SITES),
         default=default,
         show_default=True,
-        help="Compute errors at these sites, for up to 11 times the time at each.",
+        help="Compute errors at these sites, which takes up to 11 times as long at each.",
     )
 
 

@@ -65,7 +65,7 @@ FINAL: Final = "final"
     default="0",
     show_default=True,
     help="Compute ranks without the first K tokens of each prompt, often attention sinks, for "
-    "each K. given: without the text that the model was given.",
+    "each K. given: from the first token that the model wrote (lpp-capture run --continue).",
 )
 @click.option(
     "--metrics",
@@ -82,7 +82,7 @@ FINAL: Final = "final"
     type=click.IntRange(min=2),
     default=10,
     show_default=True,
-    help="Part the prompts into this many groups for the jackknife.",
+    help="Divide the prompts into this many groups for the jackknife.",
 )
 @click.option(
     "--format",
@@ -111,23 +111,24 @@ def profile(
     executor: Any,
     address: str | None,
 ) -> None:
-    """Compute the profiles of STORE, print them, and put them into its database.
+    """Compute and print the profiles of STORE.
 
-    Contexts up to the captured one (the default) and numbers of prompts up to those captured
-    (the default) come from the same store. Runs and sites may be patterns.
+    A capture holds every shorter context and every smaller number of prompts: --context and
+    --prompts need no new capture. Runs and sites may be patterns.
 
-    Without --site every site is computed, and `final` is printed. What was computed before is not
-    computed again, and stays in the database, of runs that are still as they were. The database
-    holds floors of the entropy and maxima of the ranks, whatever --entropy-by and --rank-by print.
+    Without --site every site is computed, and `final` is printed. The database of STORE holds every
+    profile: minima of the entropy and maxima of the ranks over prefixes, whatever --entropy-by and
+    --rank-by print. Numbers that were computed before are not computed again; they stay until the
+    shards of their run change.
 
-    Metrics other than the paper's are printed at the longest prefix and stored at each, in the
-    table `metrics`; csv and json hold the profiles alone. Only what the chosen ones need is
+    Metrics that are not the paper's are printed at the longest prefix. The table `metrics` holds
+    them at every prefix; csv and json hold the profiles alone. Only what the chosen metrics need is
     computed.
 
-    A number is printed with its standard error over prompts: of a mean for the entropy, of a
-    jackknife for all else, which for the effective rank costs --groups times the number itself.
-    So errors are computed at `final`, or at the deepest site chosen, unless --errors says all or
-    none.
+    Each number has a standard error over prompts: that of a mean for the entropy, a jackknife for
+    the others. For the effective rank the jackknife takes --groups times as long as the number. So
+    errors are computed only at `final`, or at the deepest chosen site; --errors chooses all sites
+    or none.
 
     \b
         lpp-analyze profile ./lpp

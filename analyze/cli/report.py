@@ -30,13 +30,13 @@ PICTURES = ("png", "svg")
 @file_format_option(*FORMATS)
 @debug_option
 def report(*, store: str, output: Path | None, form: Any) -> None:
-    """Write what the database of STORE holds as one page that opens from disk.
+    """Write what the database of STORE holds as one page.
 
-    Which models on what; which differences are more than noise; depth; steadiness;
-    surprising tokens; benchmarks; what to distrust; provenance. Nothing is computed: the page
-    shows what the database, the analysis cache and the token statistics hold, and names the
-    command for what is missing. png and svg are pictures for papers, md is a summary for a pull
-    request.
+    The page opens from disk, without a network. It shows which models were captured on what, which
+    differences are more than noise, depth, sensitivity, surprising tokens, benchmarks, what to
+    distrust, and provenance. Nothing is computed: the page shows what the database, the analysis
+    cache and the token statistics hold, and names the command for what is missing. png and svg are
+    pictures for papers; md is a summary for a pull request.
 
     \b
         lpp-analyze report ./lpp -o report.html

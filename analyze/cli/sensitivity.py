@@ -40,7 +40,9 @@ PARTS = ("grid", "agreement")
 @errors_option("final")
 @format_option("table", "csv", "json")
 @click.option(
-    "--part", type=click.Choice(PARTS), help="Print this part only. Default: both; of csv, grid."
+    "--part",
+    type=click.Choice(PARTS),
+    help="Print this part only. Default: both; with csv, grid.",
 )
 @executor_options
 @debug_option
@@ -58,15 +60,15 @@ def sensitivity(
     executor: Any,
     address: str | None,
 ) -> None:
-    """Show how the profiles of STORE move with context, prompts, corpus and site.
+    """Show how profiles change with context, prompts and site.
 
-    Contexts 50, 100, 200, 500 and 10, 100, 500, 1000 prompts as far as a run holds them, and the
-    most that every run holds; --context and --prompts choose others. No model runs: every setting
-    comes from the captured states, and the tokens that saves are printed.
+    Contexts are 50, 100, 200, 500, and numbers of prompts 10, 100, 500, 1000, as far as a run holds
+    them, and the most that every run holds. --context and --prompts choose others. No model runs:
+    every setting comes from the captured states, and the tokens that this saves are printed.
 
-    Where three models or more are compared, rank agreement says whether two settings put them in
-    the same order. Tables `sensitivity` and `agreement` of the database hold every number, in
-    every aggregation over prefixes.
+    With three models or more, rank agreement says whether two settings put the models in the same
+    order. Tables `sensitivity` and `agreement` of the database hold every number, in every
+    aggregation over prefixes.
 
     \b
         lpp-analyze sensitivity ./lpp

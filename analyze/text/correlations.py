@@ -10,14 +10,14 @@ import polars as pl
 
 from lpp.analyze.benchmarks.correlations import MEANING
 from lpp.analyze.text.names import NAMELESS, Names
-from lpp.analyze.text.text import HEADS, WIDTH, Row, plain_table, rendered
+from lpp.analyze.text.text import HEADS, HEADS_MEANING, WIDTH, Row, plain_table, rendered
 from lpp.analyze.text.text import as_json as json_text
 from lpp.store.commands.escaping import escape
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-_METHODS: Final = {"pearson": "Pearson", "spearman": "Spearman", "rank_partial": "rank, size out"}
+_METHODS: Final = {"pearson": "Pearson", "spearman": "Spearman", "rank_partial": "partial Spearman"}
 _REASONS: Final = 12
 _NAMES: Final = 6
 
@@ -78,13 +78,14 @@ def _title(rows: Sequence[Row]) -> Iterator[str]:
     yield from textwrap.wrap(
         f"Scores of {escape(first['source'], keep='')}; profiles at {first['site']}, context "
         f"{first['context']}, {first['n_prompts']} prompts. q: Benjamini-Hochberg over "
-        f"{' or '.join(map(str, sizes))} tests of a method.",
+        f"{' or '.join(map(str, sizes))} tests of a method. Partial Spearman holds model size "
+        f"constant. {HEADS_MEANING}",
         WIDTH,
     )
 
 
 def _tests(rows: Sequence[Row], letters: Mapping[str, str]) -> "Table":
-    """The tests of one benchmark; what was not made has one line for all methods."""
+    """The tests of one benchmark; a metric without a test has one line."""
     table = plain_table()
     table.add_column("profile", no_wrap=True)
     table.add_column("method", no_wrap=True)
@@ -97,7 +98,7 @@ def _tests(rows: Sequence[Row], letters: Mapping[str, str]) -> "Table":
         for place, row in enumerate(made or tests[:1]):
             table.add_row(
                 HEADS.get(metric.replace("_floor", "_norm"), metric) if place == 0 else "",
-                _METHODS[row["method"]] if made else "not made",
+                _METHODS[row["method"]] if made else "no test",
                 str(row["n_models"]),
                 _signed(row["coefficient"]),
                 _interval(row),

@@ -14,6 +14,7 @@ from lpp.analyze.text.metrics import metric_tables
 from lpp.analyze.text.names import NAMELESS, Names, legend
 from lpp.analyze.text.text import (
     HEADS,
+    HEADS_MEANING,
     SIDE_BY_SIDE,
     Row,
     broken,
@@ -41,7 +42,7 @@ _METRICS: Final = {
 
 
 _FORMAT: Final = "Format: value ± standard error over prompts (prefix)."
-_FORMAT_OF_ROWS: Final = "Format: value, ±standard error over prompts below."
+_FORMAT_OF_ROWS: Final = f"Format: value, ±standard error over prompts below.\n{HEADS_MEANING}"
 
 
 def as_table(

@@ -28,7 +28,9 @@ HEADS: Final = {
     "effective_rank": "ER",
     "effective_rank_norm": "ER / r",
 }
-"""Numbers of a profile where there is little room: r = min(N, d)."""
+"""Numbers of a profile where there is little room."""
+
+HEADS_MEANING: Final = "H: entropy; PR: participation ratio; ER: effective rank; r: min(N, d)."
 
 _EIGHTHS: Final = " ▏▎▍▌▋▊▉"
 _PLAIN: Final = {"± ": "+-", " ±": "+-", "±": "+-", "─": "-", "█": "#"} | dict(

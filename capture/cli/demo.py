@@ -59,7 +59,7 @@ QUERIES: Final = (
 )
 @debug_option
 def demo(store: Place) -> None:
-    """Capture a small packaged model, its untrained twin and a rounded copy; compare them.
+    """Capture a small packaged model and two variants; compare them.
 
     \b
     Example:

@@ -38,7 +38,7 @@ OF_RUN: Final = (
     required=True,
     callback=split_names,
     metavar="NAMES",
-    help="Ask these tasks, parted by commas: tasks, groups or tags of lm-eval, YAML files, or "
+    help="Ask these tasks, separated by commas: tasks, groups or tags of lm-eval, YAML files, or "
     "folders of them.",
 )
 @click.option("--store", required=True, type=STORE, help="Write runs and scores into this store.")

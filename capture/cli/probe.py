@@ -75,7 +75,9 @@ def _of_run() -> list[click.Parameter]:
 )
 @debug_option
 def probe(**options: Any) -> None:
-    """Run the two synthetic probes on a model: eval --tasks lpp_ar,lpp_spc.
+    """Run the two synthetic probes on a model.
+
+    It is short for eval --tasks lpp_ar,lpp_spc.
 
     \b
     Examples:

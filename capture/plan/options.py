@@ -75,8 +75,8 @@ MODEL_OPTIONS: Final[tuple[Decorator, ...]] = (
     click.option("--model", help="Capture this model: a hub id, a local folder or a GGUF file."),
     click.option(
         "--revision",
-        help="Load this branch, tag or commit of a hub model. Several, parted by commas, such as "
-        "step1000,step2000,main=3000, make one run each, all of one series.",
+        help="Load this branch, tag or commit of a hub model. Several, separated by commas, such "
+        "as step1000,step2000,main=3000, make one run each, all of one series.",
     ),
     click.option(
         "--series",

@@ -423,7 +423,7 @@ def test_command_prints_stores_and_fits_eighty_columns(store: Callable[..., Path
     done = run("correlate", root, "--with-published")
     assert done.exit_code == 0, done.output
     assert max(map(len, done.stdout.split("Next:")[0].splitlines())) <= 80
-    for words in ("Bench, score", "Spearman", "rank, size out", "95 % interval", "few_models:"):
+    for words in ("Bench, score", "Spearman", "partial Spearman", "95 % interval", "few_models:"):
         assert words in done.stdout
     with connect(root) as connection:
         stored = connection.sql("FROM correlations").fetchall()
