@@ -117,7 +117,7 @@ def test_false_alarms_of_the_gate(tmp_path: Path) -> None:
     )
     rows = list(measured)
     assert len(rows) == 1 + 2 * len(gate_null.CONDITIONS) + len(gate_null.ANY_SITE)
-    assert all(0 <= row.ratio <= 1 for row in rows)
+    assert all(row.ratio <= 0.3 for row in rows)  # a gate that ignored errors would alarm in half
     assert rows[0].ratio == 0  # batches of another order change nothing of account
     runs = open_store(tmp_path / "gate").runs
     _sums_are_those_of_the_engine(

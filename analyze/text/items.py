@@ -129,7 +129,7 @@ def what_was_asked(found: ItemAnalysis) -> Iterator[str]:
     yield f"{found.name}, run {found.run}"
     if found.n_groups:
         kept = found.n_within or "too few to compare any"
-        yield f"Within groups: {kept} items are in groups with two right and two wrong ones"
+        yield f"Within groups: {kept} items are in groups of at least two right and two wrong ones"
     for why, count in found.left_out.items():
         yield f"{count} items left out: {why}"
 
