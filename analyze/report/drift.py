@@ -18,18 +18,19 @@ from lpp.analyze.report.drift_queries import (
     DRIFT_TOKENS,
 )
 from lpp.analyze.report.surprises import in_words
-from lpp.analyze.report.words import Part, Ref, Run, Sentence, number
+from lpp.analyze.report.words import Part, Ref, Run, Sentence, interval, number
 from lpp.analyze.tables.database import frame_schema
 from lpp.store.errors import LppError
 
 SECTION: Final = "drift"
 TITLE: Final = "What changed between two models"
 LEAD: Final = (
-    "Pairs of runs over the same token ids: A, then B. Of the predictions, over the full "
-    "vocabulary: KL and other divergences, flips of the most likely token, ln p of the token that "
-    "followed; of each site the distance of the rows, CKA and ranks. Intervals are 95 % jackknife "
-    "intervals over prompts, which leave the same prompts out of both runs. The numbers say how "
-    "much changed, and where; whether that matters is for an evaluation to say."
+    "Pairs of runs over the same token ids: what changes from the first run to the second. Of the "
+    "predictions, over the full vocabulary: KL and other divergences, flips of the most likely "
+    "token, ln p of the token that followed; of each site the distance of the rows, CKA and ranks. "
+    "Intervals are 95 % jackknife intervals over prompts, which leave the same prompts out of both "
+    "runs. The numbers say how much changed, and where; whether that matters is for an evaluation "
+    "to say."
 )
 TABLES: Final = tuple(
     query.name for query in (DRIFT, DRIFT_TOKENS, DRIFT_SITES, DRIFT_POSITIONS, DRIFT_HISTOGRAM)
@@ -183,7 +184,8 @@ def _told(pair: Pair, answers: Answers) -> Sentence:
     if moved is None or moved["maximum"] == 0:
         return (*parts, Ref("nothing", DRIFT.name), " in any prediction.")
     what = " nats a token" if "kl" in by_name else " nats of ln p a token (no logits, so no KL)"
-    parts += ["KL " if "kl" in by_name else "", Ref(_sure(moved), DRIFT.name), what]
+    sure = f"{number(moved['mean'])}{interval(moved['mean_ci_low'], moved['mean_ci_high'])}"
+    parts += ["KL " if "kl" in by_name else "", Ref(sure, DRIFT.name), what]
     if flips := by_name.get("flips"):
         share = Ref(f"{number(100 * flips['mean'])} %", DRIFT.name)
         parts += ["; ", share, " of the most likely next tokens flip"]
@@ -193,6 +195,13 @@ def _told(pair: Pair, answers: Answers) -> Sentence:
     if len(sites):
         most = sites.sort("relative_distance", descending=True).row(0, named=True)
         distance = Ref(number(most["relative_distance"]), DRIFT_SITES.name)
+        if len(sites) == 1:
+            parts += [
+                f"; at {most['site']} the rows move by ",
+                distance,
+                " of their length, and no ",
+            ]
+            return (*parts, "other site was compared.")
         parts += [f"; the rows move most at {most['site']}, by ", distance, " of their length"]
     return (*parts, ".")
 
@@ -202,9 +211,3 @@ def _fullest(rows: pl.DataFrame) -> pl.DataFrame:
     rows = rows.filter(pl.col("first_position") == pl.col("first_position").min())
     size = pl.when(pl.col("n_drawn") == 0).then(1 << 31).otherwise("n_drawn").cast(pl.Int64)
     return rows.filter(size == size.max().over("number"))
-
-
-def _sure(row: Mapping[str, float | None]) -> str:
-    """A mean and its standard error, as text."""
-    error = "" if row["mean_stderr"] is None else f" ± {number(row['mean_stderr'])}"
-    return f"{number(row['mean'])}{error}"

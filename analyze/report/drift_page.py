@@ -61,15 +61,16 @@ _OUTLINE: Final = (
         "What changed in the predictions",
         "KL and the other divergences are over the full vocabulary; flips are tokens whose most "
         "likely next token differs; next_logprob is how far ln p of the token that followed moved; "
-        "log_perplexity and entropy are those of B less those of A. Intervals are 95 % jackknife "
-        "intervals over prompts, which leave the same prompts out of both runs.",
+        "log_perplexity and entropy are those of the second run less those of the first. Intervals "
+        "are 95 % jackknife intervals over prompts, which leave the same prompts out of both runs.",
         (DRIFT, DRIFT_POSITIONS, DRIFT_HISTOGRAM),
     ),
     (
         "sites",
         "What changed inside",
-        "Relative distance: |b - a| / |a| of the rows of one token; overlap: of the ten leading "
-        "eigenvectors; ranks: those of B less those of A, in dimensions. Intervals are paired.",
+        "Relative distance: of the rows of one token, the length of their difference over that of "
+        "the first run's row; overlap: of the ten leading eigenvectors; ranks: those of the second "
+        "run less those of the first, in dimensions. Intervals are paired.",
         (DRIFT_SITES,),
     ),
     (

@@ -5,14 +5,23 @@ interval of a difference is that of a paired jackknife: each group of prompts is
 runs at once.
 """
 
-import math
 from collections.abc import Iterator, Mapping
 from typing import Final
 
 import polars as pl
 
 from lpp.analyze.report.answers import Answers
-from lpp.analyze.report.words import Part, Ref, Run, Sentence, from_to, label, listed, number
+from lpp.analyze.report.words import (
+    Part,
+    Ref,
+    Run,
+    Sentence,
+    from_to,
+    interval,
+    label,
+    listed,
+    number,
+)
 from lpp.analyze.text.text import Row
 
 PAIRS_IN_FULL: Final = 3
@@ -72,16 +81,10 @@ def _alone(profiles: pl.DataFrame) -> Iterator[Sentence]:
         ]
         for place, metric in enumerate(AXES):
             parts.append(", " if place else "")
-            interval = _interval(row[f"{metric}_ci_low"], row[f"{metric}_ci_high"])
-            parts += [f"{label(metric)} ", Ref(number(row[metric]) + interval, "profiles")]
+            ends = interval(row[f"{metric}_ci_low"], row[f"{metric}_ci_high"])
+            parts += [f"{label(metric)} ", Ref(number(row[metric]) + ends, "profiles")]
             parts.append(f" {UNITS[metric]}")
         yield (*parts, ".")
-
-
-def _interval(low: float | None, high: float | None) -> str:
-    if low is None or high is None or not math.isfinite(high - low):
-        return " (no interval)"
-    return f" [{number(low)}, {number(high)}]"
 
 
 def _setting(where: str, rows: pl.DataFrame) -> Iterator[Sentence]:
@@ -128,7 +131,7 @@ def _pair(by_metric: Mapping[str, Row]) -> Sentence:
 def _compared(metric: str, row: Row) -> Iterator[Part]:
     yield f"{label(metric)} ("
     if row["verdict"] != ABSENT:
-        ends = _interval(row["difference_ci_low"], row["difference_ci_high"])
+        ends = interval(row["difference_ci_low"], row["difference_ci_high"])
         values = f"{number(row['value_a'])} and {number(row['value_b'])}, difference "
         yield values
         yield Ref(f"{number(row['difference'])}{ends}", "differences")

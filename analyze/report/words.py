@@ -87,6 +87,17 @@ def number(value: float | bool | None) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
+def interval(low: float | None, high: float | None) -> str:
+    """An interval after its number: ` [0.19, 0.25]`, or ` (no interval)`.
+
+    >>> interval(0.19, 0.25), interval(None, None)
+    (' [0.19, 0.25]', ' (no interval)')
+    """
+    if low is None or high is None or not math.isfinite(high - low):
+        return " (no interval)"
+    return f" [{number(low)}, {number(high)}]"
+
+
 _ABBREVIATED: Final = {"auroc": "AUROC", "ece": "ECE"}
 
 
@@ -95,8 +106,15 @@ def label(column: str) -> str:
 
     >>> label("participation_ratio_norm"), label("n_tokens"), label("within_auroc")
     ('participation ratio / bound', 'tokens', 'within AUROC')
+
+    A and B are letters of the page's runs, so the runs of a pair are the first and the second.
+
+    >>> label("run_a"), label("probability_b")
+    ('first run', 'second probability')
     """
     name = column.removeprefix("n_")
+    if name.endswith(("_a", "_b")):
+        return f"{'first' if name[-1] == 'a' else 'second'} {label(name[:-2])}"
     if name.endswith("_norm"):
         over = "ln V" if name.startswith("entropy") else "bound"
         return f"{name.removesuffix('_norm').replace('_', ' ')} / {over}"

@@ -1,6 +1,7 @@
 -- After which tokens did the predictions change most?
 -- Read: the ten tokens of each pair after which the distribution of the next token changed most, in
---   nats: by KL(A || B), or by |ln p(next), B - A| if the store keeps no logits (kl is null).
+--   nats: by KL(first run || second), or by |ln p(next), second run - first| if the store keeps no
+--   logits (kl is null).
 --   text_so_far ends at position (from 0) of the text in source_row of the corpus. came is the
 --   token that followed; expected_a and expected_b are the tokens that each model found likeliest.
 --   A token is shown as its id in brackets if the store has no vocabulary of the tokenizer: repeat

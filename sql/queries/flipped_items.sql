@@ -3,7 +3,7 @@
 --   twenty for each pair and task, the largest change of ln p of the gold answer first. n_flipped
 --   of n_items flipped in total. entropy_a and entropy_b are the entropies of the next token before
 --   the chosen answer, null if the database lacks the prompts: lpp-analyze profile STORE.
---   gold_change is ln p of the gold answer, B - A.
+--   gold_change is ln p of the gold answer, second run - first.
 -- Empty: no item was answered differently by two runs. Evaluate another model on the same task:
 --   lpp-capture eval --model MODEL --tasks TASK --store STORE
 WITH asked AS (

@@ -14,16 +14,16 @@ from lpp.sql.schema.columns import (
     with_errors,
 )
 
-RUN_A: Final = Column("run_a", RUN.type, "run id of A, the model that is compared with")
-RUN_B: Final = Column("run_b", RUN.type, "run id of B, the model that changed")
+RUN_A: Final = Column("run_a", RUN.type, "id of the first run, which is compared with")
+RUN_B: Final = Column("run_b", RUN.type, "id of the second run, which changed")
 PAIR: Final = (RUN_A, RUN_B)
 
 _SETTING: Final = (N_PROMPTS, FIRST_POSITION)
 
 DRIFT_PREDICTIONS: Final = Table(
     "drift_predictions",
-    "what changed in the predictions from run A to run B",
-    "lpp-analyze diff --against BASE STORE",
+    "what changed in the predictions from the first run to the second",
+    "lpp-analyze diff STORE RUN_A RUN_B",
     ("run_a", "run_b", "n_prompts", "first_position", "n_drawn", "number"),
     (
         *PAIR,
@@ -42,22 +42,29 @@ DRIFT_PREDICTIONS: Final = Table(
 
 DRIFT_SITES: Final = Table(
     "drift_sites",
-    "how the rows of a site differ from run A to run B",
-    "lpp-analyze diff --against BASE STORE",
+    "how the rows of a site differ from the first run to the second",
+    "lpp-analyze diff STORE RUN_A RUN_B",
     ("run_a", "run_b", "n_prompts", "first_position", "site"),
     (
         *PAIR,
         *_SETTING,
         SITE,
-        Column("depth", "INTEGER", "in A: 0 at embed, k at block.k, B at final", "blocks"),
+        Column(
+            "depth", "INTEGER", "in the first run: 0 at embed, k at block.k, B at final", "blocks"
+        ),
         Column("n_tokens", "BIGINT", "N: rows of each run", "tokens"),
         *with_errors(
-            Column("relative_distance", "DOUBLE", "mean of |b - a| / |a|", "ratio"),
-            Column("cosine", "DOUBLE", "mean cosine of a and b", "-1 to 1"),
+            Column(
+                "relative_distance",
+                "DOUBLE",
+                "mean of |second row - first row| / |first row|",
+                "ratio",
+            ),
+            Column("cosine", "DOUBLE", "mean cosine of first and second row", "-1 to 1"),
             Column("cka", "DOUBLE", "linear CKA of all rows", "share"),
             Column("overlap", "DOUBLE", "of the ten leading eigenvectors", "share"),
-            Column("participation_ratio", "DOUBLE", "B - A", "dimensions"),
-            Column("effective_rank", "DOUBLE", "B - A", "dimensions"),
+            Column("participation_ratio", "DOUBLE", "second run - first run", "dimensions"),
+            Column("effective_rank", "DOUBLE", "second run - first run", "dimensions"),
         ),
         Column("flags", "VARCHAR[]", "why a number may mislead; empty when none"),
     ),
@@ -65,21 +72,25 @@ DRIFT_SITES: Final = Table(
 
 DRIFT_TOKENS: Final = Table(
     "drift_tokens",
-    "what changed after each token from run A to run B",
-    "lpp-analyze diff --against BASE STORE",
+    "what changed after each token from the first run to the second",
+    "lpp-analyze diff STORE RUN_A RUN_B",
     ("run_a", "run_b", "prompt_id", "position"),
     (
         *PAIR,
         PROMPT_ID,
         Column("position", "INTEGER", "position in the prompt, from 0"),
         Column("token_id", "INTEGER", "the token at this position"),
-        Column("kl", "DOUBLE", "KL(A || B) of the next token; null: no logits", "nats"),
-        Column("kl_reverse", "DOUBLE", "KL(B || A)", "nats"),
+        Column("kl", "DOUBLE", "KL(first || second) of the next token; null: no logits", "nats"),
+        Column("kl_reverse", "DOUBLE", "KL(second || first)", "nats"),
         Column("js", "DOUBLE", "Jensen-Shannon divergence", "nats"),
         Column("tv", "DOUBLE", "total variation", "share"),
         Column("flip", "BOOLEAN", "whether the likeliest next token differs"),
         Column("top10", "DOUBLE", "of the ten likeliest tokens, those in common", "share"),
-        Column("next_logprob_a", "FLOAT", "ln p of the token that follows, in A", "nats"),
-        Column("next_logprob_b", "FLOAT", "ln p of the token that follows, in B", "nats"),
+        Column(
+            "next_logprob_a", "FLOAT", "ln p of the token that follows, in the first run", "nats"
+        ),
+        Column(
+            "next_logprob_b", "FLOAT", "ln p of the token that follows, in the second run", "nats"
+        ),
     ),
 )

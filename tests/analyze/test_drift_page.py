@@ -61,7 +61,13 @@ def test_a_sentence_for_each_pair_and_a_count_of_the_rest(tmp_path: Path) -> Non
     names = [f"m{k}" for k in range(6)]
     store = make_store(tmp_path, database(names) | {"item_analyses": []})
     sentences = [plain(one) for one in section(store).notes]
-    for words in (run_id(5, "m5"), run_id(0, "m0"), "0.05 ± 0.005 nats", "2.5 %", "final, by 0.04"):
+    for words in (
+        run_id(5, "m5"),
+        run_id(0, "m0"),
+        "0.05 [0.04, 0.06] nats",
+        "2.5 %",
+        "final, by 0.04",
+    ):
         assert words in sentences[0]
     assert sentences[1].startswith(run_id(4, "m4"))
     assert sentences[3].startswith("2 more pairs")
