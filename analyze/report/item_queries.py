@@ -78,7 +78,7 @@ ITEM_CONTROLS: Final = Query(
     f"FROM item_features\nORDER BY {_KEY}, site <> '', feature, depth, site",
     COMMAND,
     folded=True,
-    first=("feature", "site", "partial_auroc", "shuffled_low", "shuffled_high", "p_value"),
+    first=("feature", "partial_auroc", "shuffled_low", "shuffled_high", "p_value", "site"),
 )
 
 ITEM_RELIABILITY: Final = Query(

@@ -148,7 +148,7 @@ TRAINING: Final = Query(
     "FROM profiles p JOIN runs USING (run) WHERE series IS NOT NULL\n"
     "ORDER BY series, p.prompt_set, p.context, p.n_prompts, first_position, step, run",
     "lpp-analyze profile STORE",
-    first=("run", "step", "series", "entropy_floor", "participation_ratio", "effective_rank"),
+    first=("run", "step", "entropy_floor", "participation_ratio", "effective_rank", "series"),
 )
 
 _OF_LAYERS: Final = tuple(name for name in TABLES["spectra"].key if name != "prefix")

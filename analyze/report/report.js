@@ -150,9 +150,12 @@
       this.body.replaceChildren(...shown.map((row) => this.row(row)));
       const last = this.first + shown.length;
       const among = this.rows.length === this.data.rows ? "" : ` that fit, of ${number(this.data.rows)}`;
-      this.box.querySelector(".count").textContent = shown.length
+      const count = shown.length
         ? `${number(this.first + 1)}–${number(last)} of ${number(this.rows.length)} rows${among}`
         : `no row fits, of ${number(this.data.rows)}`;
+      this.box.querySelector(".count").textContent = count;
+      const part = this.box.querySelector(".part"); // printed: paper has no other page of the table
+      if (part) part.textContent = `: ${count}; all are in the CSV`;
       this.before.disabled = this.first === 0;
       this.after.disabled = last >= this.rows.length;
     }
@@ -163,7 +166,7 @@
       const button = element("button", { type: "button", textContent: this.data.language });
       button.setAttribute("aria-label", `${this.data.language} of the row ${what}`);
       button.addEventListener("click", () => ask(this, row, null));
-      const made = element("tr", {}, ...cells, element("td", {}, button));
+      const made = element("tr", {}, ...cells, element("td", { className: "code" }, button));
       made.dataset.runs = this.data.columns.filter((column) => column.kind === "run")
         .map((column) => runs.get(raw(column, row))?.place ?? "").join(" ");
       return made;

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from accessibility import serious
 from opened_page import Opened, OpenPage
+from pdf_text import sheets
 from report_tables import database, make_store, run_id
 
 from lpp.analyze.report.report import write_report
@@ -85,11 +86,29 @@ def test_a_printed_page_has_its_tables_and_no_buttons(
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     for body in page.locator(".table tbody").all():
         assert body.locator("tr").first.is_visible()
+    assert page.locator(".table .code:visible").count() == 0
     cut = page.locator(".plot").evaluate_all(
         "es => es.filter(e => e.querySelector('svg').getBoundingClientRect().width > "
         "e.getBoundingClientRect().width + 1).length"
     )
     assert cut == 0
+
+
+def test_every_sheet_of_a_printed_table_has_its_headings(
+    open_page: OpenPage, pages: dict[int, Path]
+) -> None:
+    page = open_page(pages[20]).page
+    page.goto(f"{pages[20].as_uri()}#table-layers")  # opens it
+    page.add_style_tag(
+        content="main > *:not(#depth), #depth > *:not(:has(#table-layers)) {display: none}"
+    )
+    printed = sheets(page.pdf(width="8in", height="4in"))
+    assert len(printed) > 1
+    for sheet in printed:
+        assert "participationratio" in sheet
+        assert "SQL" not in sheet
+    words = "".join(printed).replace(" ", "")  # one at the end of a line is not in the file
+    assert "1–25of1,200rows;allareintheCSV" in words
 
 
 def test_names_are_text_everywhere(open_page: OpenPage, hostile_page: Path) -> None:
@@ -179,6 +198,29 @@ def test_long_names_fit_a_telephone(open_page: OpenPage, hostile_page: Path) -> 
     opened = open_page(hostile_page, width=390)
     opened.draw_all()
     assert opened.page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_every_table_and_warning_is_readable_on_a_telephone(
+    open_page: OpenPage, hostile_page: Path, pages: dict[int, Path]
+) -> None:
+    for path in (hostile_page, pages[20]):
+        page = open_page(path, width=390).page
+        page.evaluate("document.querySelectorAll('details.more').forEach(d => { d.open = true; })")
+        out_of_sight = page.evaluate(
+            """() => [...document.querySelectorAll('.table')].flatMap((table) =>
+              [...table.querySelectorAll('.caption, tbody tr:first-child > .number')]
+                .filter((e) => e.checkVisibility() && e.getBoundingClientRect().right > innerWidth)
+                .map((e) => `${table.id}: ${e.textContent}`))"""
+        )
+        assert out_of_sight == []
+        assert page.locator(".table .scroll .caption").count() == 0  # it stays when numbers move
+        letter = page.locator("#table-profiles tbody .run").first
+        assert letter.get_attribute("title")
+        assert letter.locator(".name").bounding_box()["width"] <= 1
+        assert letter.inner_text().startswith("A ")  # a screen reader says the name
+        cut = "es => es.filter((e) => e.scrollWidth > e.clientWidth).length"
+        assert page.locator(".warnings li").count() > 0
+        assert page.locator(".warnings li").evaluate_all(cut) == 0
 
 
 def test_scripts_and_html_write_numbers_alike(open_page: OpenPage, hostile_page: Path) -> None:
