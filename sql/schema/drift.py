@@ -50,7 +50,7 @@ DRIFT_SITES: Final = Table(
         *_SETTING,
         SITE,
         Column(
-            "depth", "INTEGER", "in the first run: 0 at embed, k at block.k, B at final", "blocks"
+            "depth", "INTEGER", "0 at embed, k at block.k, B at final", "blocks"
         ),
         Column("n_tokens", "BIGINT", "N: rows of each run", "tokens"),
         *with_errors(
@@ -80,7 +80,7 @@ DRIFT_TOKENS: Final = Table(
         PROMPT_ID,
         Column("position", "INTEGER", "position in the prompt, from 0"),
         Column("token_id", "INTEGER", "the token at this position"),
-        Column("kl", "DOUBLE", "KL(first || second) of the next token; null: no logits", "nats"),
+        Column("kl", "DOUBLE", "KL(first || second); null: no logits", "nats"),
         Column("kl_reverse", "DOUBLE", "KL(second || first)", "nats"),
         Column("js", "DOUBLE", "Jensen-Shannon divergence", "nats"),
         Column("tv", "DOUBLE", "total variation", "share"),
