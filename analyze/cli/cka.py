@@ -91,7 +91,7 @@ def cka(
     with progress("CKA", sum(len(part.pairs) for part in work), "pairs of sites") as bar:
         memory = int(memory_gib * (1 << 30))
         found = cka_table.compute(work, jobs=jobs, memory=memory, progress=bar)
-    database = in_database("CKA", lambda: cka_table.write(store, found))
+    database = in_database("The CKA is", lambda: cka_table.write(store, found))
     names = names_of(views)
     if form == "csv":
         write_exact(as_csv(with_names(found, names)))

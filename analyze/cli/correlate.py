@@ -129,7 +129,9 @@ def correlate(
         seed=seed,
     )
     found = correlate(store, question)
-    kept = in_database("correlations", lambda: refresh_database(open_store(store).path, found))
+    kept = in_database(
+        "The correlations are", lambda: refresh_database(open_store(store).path, found)
+    )
     short_names = names_of(captured)
     if form == "csv":
         write_exact(as_csv(found, parted_by="; "))

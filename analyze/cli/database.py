@@ -11,13 +11,13 @@ Result = TypeVar("Result")
 
 
 def in_database(what: str, write: Callable[[], Result]) -> Result | None:
-    """What `write`, which puts `what` into the database of the store, returns.
+    """What `write`, which puts numbers into the database of the store, returns.
 
-    If the database cannot be written, such as in a store that is read-only, a line on standard
-    error says why, and the result is None.
+    If the database cannot be written, as in a read-only store, a line on standard error says why,
+    and the result is None. what: the beginning of that line, such as `The profiles are`.
     """
     try:
         return write()
     except LppError as error:
-        click.echo(f"Not in the database: {what}. {error}", err=True)
+        click.echo(f"{what} not in the database: {error}", err=True)
         return None

@@ -206,7 +206,7 @@ def _keep(found: "Drift") -> None:
     """Put the comparison into the database of its store."""
     from lpp.analyze.drift.tables import stores, write_drift
 
-    in_database("comparison", lambda: write_drift(found))
+    in_database("The comparison is", lambda: write_drift(found))
     if len(stores(found.pair)) > 1:
         click.echo("A and B lie in two stores: the comparison is in no database.", err=True)
 

@@ -136,7 +136,7 @@ def items(
         )
     with progress("Items", 1 + len(held), "steps") as bar:
         found = analysis(some, sites=sites, skip_first=skip_first, seed=seed, progress=bar)
-    in_database("analysis", lambda: write_items(store, found))
+    in_database("The analysis is", lambda: write_items(store, found))
     if picture and output is not None:
         from lpp.analyze.charts.export import save_chart
         from lpp.analyze.charts.items import item_depth_chart

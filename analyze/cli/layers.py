@@ -91,7 +91,7 @@ def layers(
         found = library.layers(store, selection, errors=errors, progress=bar, executor=who)
     for line in found.left_out:
         click.echo(line, err=True)
-    database = in_database("layers", lambda: library.write(store, found))
+    database = in_database("The layers are", lambda: library.write(store, found))
     names = names_of(views)
     if form == "table":
         click.echo(text.as_table(found, names), nl=False)

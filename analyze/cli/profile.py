@@ -197,7 +197,7 @@ def profile(
         )
     found = analysis.profiles(entropy=entropy_by, ranks=rank_by, drop_prefixes=dropped)
     database = in_database(
-        "profiles", lambda: write_database(store, analysis, drop_prefixes=dropped)
+        "The profiles are", lambda: write_database(store, analysis, drop_prefixes=dropped)
     )
     only_final = sites is None and FINAL in chosen
     shown = found.filter(site=FINAL) if only_final else found

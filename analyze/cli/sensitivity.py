@@ -96,7 +96,7 @@ def sensitivity(
         found = library.sensitivity(store, selection, errors=errors, progress=bar, executor=who)
     for line in found.left_out:
         click.echo(line, err=True)
-    database = in_database("sensitivity", lambda: library.write(store, found))
+    database = in_database("The sensitivity is", lambda: library.write(store, found))
     names = names_of(views)
     if form == "json":
         write_exact(text.as_json(found, names))

@@ -14,6 +14,7 @@ from lpp.analyze.numerics.jackknife import ERRORS
 from lpp.analyze.runs.comparable import prompt_sets, with_prompt_sets
 from lpp.analyze.runs.keys import RunView
 from lpp.analyze.runs.moments_held import held_sizes, listed_numbers
+from lpp.analyze.runs.named import names_of
 from lpp.analyze.runs.select import Selection, listed, select_sites
 from lpp.analyze.studies.agreement import profile_aggregation
 from lpp.analyze.tables.analysis import Analysis, ErrorSites, analyze_views
@@ -106,6 +107,7 @@ def values(
 
     comparable_among: every run of the store.
     """
+    names = names_of(views)
     found = [pl.DataFrame(schema=SCHEMA).drop("prompt_set", "flags")]
     for view in views:
         sites = [site for site in axes.sites if site in view.run.sites]
@@ -117,6 +119,7 @@ def values(
                 [view],
                 held,
                 comparable_among=(),
+                names=names,
                 errors=errors,
                 progress=progress,
                 executor=executor,

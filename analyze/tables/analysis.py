@@ -1,6 +1,6 @@
 """Compute the numbers of a selection: a frame for each table of the database."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -133,6 +133,7 @@ def analyze(
         some,
         selection,
         comparable_among=every,
+        names=names_of(some),
         left_out=incomplete,
         metrics=metrics,
         errors=errors,
@@ -147,6 +148,7 @@ def analyze_views(
     selection: Selection,
     *,
     comparable_among: Sequence[RunView],
+    names: Mapping[str, str],
     left_out: Sequence[str] = (),
     metrics: Sequence[str] = ("paper",),
     errors: ErrorSites = "final",
@@ -157,14 +159,13 @@ def analyze_views(
     """`analyze` for the runs `some`, which are already selected.
 
     comparable_among: every run of the store, also those not selected, so that prompt sets have the
-    same names in the output of every command.
+    same names in the output of every command. names: of the runs, for notes of progress.
     """
     sites = select_sites(some, selection)
     declared = with_free(chosen(metrics))
     keys = spectra.all_keys(some, selection).filter(pl.col("site").is_in(sites))
     of_sites = [metric for metric in declared if metric.needs != "tokens"]
     of_tokens = [metric for metric in declared if metric.needs == "tokens"]
-    names = names_of(some)
     ranks = [pl.DataFrame(schema=spectra.SCHEMA)]
     others = [pl.DataFrame(schema=metric_table.SCHEMA)]
     without = []

@@ -226,7 +226,7 @@ def test_bad_input_is_one_message(
         ("layers",),
         ("cka",),
         ("sensitivity", "--prompts", "2,4"),
-        ("diff", "base", "tuned"),
+        ("diff", "base", "pruned"),
     ],
     ids=lambda words: words[0],
 )
@@ -234,7 +234,7 @@ def test_a_store_that_cannot_be_written_gets_its_numbers_printed(
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
 ) -> None:
     root = make_run(model="tiny/base").root
-    make_run(model="tiny/tuned", seed=1)
+    make_run(model="tiny/base, pruned", seed=1)
     command, *rest = words
 
     def refused(path: object, *_: object, **__: object) -> None:
@@ -246,10 +246,12 @@ def test_a_store_that_cannot_be_written_gets_its_numbers_printed(
     assert result.exit_code == 0, result.output
     assert "final" in result.stdout
     assert "Next:" not in result.stdout
-    (line,) = (x for x in result.stderr.splitlines() if x.startswith("Not in the database: "))
+    (line,) = (x for x in result.stderr.splitlines() if " not in the database: " in x)
     assert f"cannot write in {root}: " in line
     assert "--store" not in line
     assert not (root / "profiles.duckdb").exists()
+    progress = [x for x in result.stderr.splitlines() if " after " in x]
+    assert re.search(r" (of|of base and|for) pruned$", progress[-1])  # short names, as in the table
     assert run(command, root, *rest).stdout.startswith(result.stdout.rstrip())
 
 
