@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final
 
 import polars as pl
@@ -18,7 +19,7 @@ from lpp.analyze.report.findings import findings
 from lpp.analyze.report.item_queries import ITEM_EVALUATED, ITEM_MISTAKES, ITEM_QUERIES
 from lpp.analyze.report.not_computed import NotComputed, not_computed
 from lpp.analyze.report.provenance import Origin, origin
-from lpp.analyze.report.queries import EIGENVALUES, PLANS, QUERIES, SURPRISES, whole
+from lpp.analyze.report.queries import EIGENVALUES, HOURGLASS, PLANS, QUERIES, SURPRISES, whole
 from lpp.analyze.report.summary import Summary, summary
 from lpp.analyze.report.surprises import surprises
 from lpp.analyze.report.words import Code, Ref, Run, Sentence
@@ -154,8 +155,10 @@ _RARE: Final = ("differences", "apart", "flags", *items.TABLES)
 """Tables that are often empty although everything was computed."""
 
 
-def report(url: str, *, progress: Progress = SILENT) -> Report:
+def report(url: str, *, output: Path | None = None, progress: Progress = SILENT) -> Report:
     """Read the store at `url`; only charts are computed.
+
+    output: the file that the report is written to, if it is one; its commands name it.
 
     Raises FormatError if `url` is not a store, ConflictError(IN_USE) while another process writes
     the database, MachineError(NO_PACKAGE) without the chart library.
@@ -183,7 +186,7 @@ def report(url: str, *, progress: Progress = SILENT) -> Report:
         *items.item_charts(answers, styles),
     ]
     sections = list(_sections(url, answers, drawn, source))
-    flags = explained(answers)
+    flags = explained(answer for section in sections for answer in section.answers)
     return Report(
         title="Latent performance profiles",
         about=("Store ", Code(url)),
@@ -195,7 +198,13 @@ def report(url: str, *, progress: Progress = SILENT) -> Report:
         origin=source,
         styles=styles,
         summary=summary(answers, styles.order, flags),
-        lacking=not_computed(url, _missing(sections), answers),
+        lacking=not_computed(
+            url,
+            _missing(sections),
+            answers,
+            others=drift.partly_compared(answers, source),
+            output=output,
+        ),
     )
 
 
@@ -309,7 +318,7 @@ def _sinks(layers: pl.DataFrame, url: str) -> Iterator[Sentence]:
 
 
 def _second_curve(url: str) -> Sentence:
-    return "; ", Code(f"lpp-analyze layers {shlex.quote(url)}"), " computes it"
+    return "; ", Code(HOURGLASS.command.replace("STORE", shlex.quote(url))), " computes it"
 
 
 def _prompt_sets(profiles: pl.DataFrame) -> int:
@@ -328,17 +337,15 @@ def _set_aside(runs: pl.DataFrame) -> Iterator[Sentence]:
             yield Run(row["run"]), ": ", count, f" are set aside{where}; no number is of them."
 
 
-def explained(answers: Answers) -> Mapping[str, str]:
-    """Flags that any table carries, sorted, with their meanings."""
+def explained(tables: Iterable[Answer]) -> Mapping[str, str]:
+    """Flags that any of the page's `tables` shows, sorted, with their meanings."""
     known = {**correlations.MEANING, **number_flags.MEANING, **item_flags.MEANING}
     found = {
         flag
-        for answer in answers.values()
-        if "flags" in answer.frame.columns
-        for row in answer.frame["flags"]
-        if row is not None
-        for flag in row
+        for answer in tables
+        for column in ("flag", "flags")
+        if column in answer.frame.columns
+        for row in answer.frame[column].drop_nulls()
+        for flag in ([row] if column == "flag" else row)
     }
-    if "flags" in answers and answers["flags"].frame.width:
-        found |= {*answers["flags"].frame["flag"]}
     return {flag: known.get(flag, "explained by a newer release") for flag in sorted(found)}

@@ -1,5 +1,6 @@
 """The section on what changed between two models: from the database, or of one comparison."""
 
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Final
@@ -17,6 +18,8 @@ from lpp.analyze.report.drift_queries import (
     DRIFT_SITES,
     DRIFT_TOKENS,
 )
+from lpp.analyze.report.not_computed import Remedy
+from lpp.analyze.report.provenance import Origin
 from lpp.analyze.report.surprises import in_words
 from lpp.analyze.report.words import Part, Ref, Run, Sentence, interval, number
 from lpp.analyze.tables.database import frame_schema
@@ -164,6 +167,20 @@ def _of_pairs(frame: pl.DataFrame, pairs: list[Pair]) -> pl.DataFrame:
     if "n_prompts" not in frame.columns:
         return found
     return found.filter(pl.col("n_prompts") == pl.col("n_prompts").max().over(_PAIR))
+
+
+def partly_compared(answers: Answers, source: Origin) -> Iterator[Remedy]:
+    """The comparisons of pairs that have sites in common without a row of drift."""
+    held = {one.run: {*one.sites} for one in source.runs}
+    others: dict[str, list[str]] = {}
+    for a, b in pairs_by_kl(answers):
+        rows = _of_pairs(answers[DRIFT_SITES.name].frame, [(a, b)])
+        if held.get(a, set()) & held.get(b, set()) - {*rows["site"]}:
+            others.setdefault(a, []).append(b)
+    for a, some in others.items():
+        against = ["--against"] if len(some) > 1 else []
+        command = f"lpp-analyze diff STORE {shlex.join([*against, a, *some])}"
+        yield Remedy("What changed at the sites that were not compared", command)
 
 
 def drift_findings(answers: Answers) -> Iterator[Sentence]:

@@ -116,7 +116,7 @@ def drift_page(found: Drift, verdicts: Sequence[Verdict] = ()) -> str:
         shown = (answers[query.name] for query in queries)
         tables = tuple(_shown(one, found) for one in shown if one.frame.height)
         sections.append(Section(name, title, lead, drawn, tables))
-    flags = explained(answers)
+    flags = explained(answer for section in sections for answer in section.answers)
     if flags:
         lead = "A flag says that a number is right and easy to misread."
         sections.append(Section("distrust", "What to distrust", lead, (), ()))

@@ -92,12 +92,16 @@ def _lacking(report: Report) -> Iterator[str]:
         return
     yield ""
     yield "### What was not computed"
-    yield ""
-    for title, why in report.lacking.items:
-        yield f"- {escaped(f'{title}: {why}' if why else title)}"
-    for command in filter(None, (report.lacking.command, report.lacking.with_files)):
-        yield ""
-        yield fenced(command)
+    for what, advice in (
+        ("One command computes these and writes the report again:", report.lacking.ready),
+        ("These need what only you have:", report.lacking.with_files),
+    ):
+        if advice is not None:
+            yield from ("", what, "", *(f"- {escaped(title)}" for title in advice.titles))
+            yield from ("", fenced(advice.command))
+    if report.lacking.empty:
+        yield from ("", "No command fills these:", "")
+        yield from (f"- {escaped(f'{title}: {why}')}" for title, why in report.lacking.empty)
 
 
 def _section(section: Section, report: Report) -> Iterator[str]:

@@ -1,8 +1,10 @@
-"""What a store lacks: one list, and one command that computes it."""
+"""What a store lacks: what a command can compute, what needs files, and what stays empty."""
 
+import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from lpp.analyze.report.answers import Answer, Answers
@@ -15,43 +17,72 @@ _ORDER: Final = (
 )
 """Commands in order: a later one may read what an earlier one computed."""
 
+_PLACEHOLDER: Final = re.compile(r"(?!STORE$)[A-Z_]+")
+"""A word that the reader replaces. A run id has digits too."""
+
 _FILLED: Final = ("runs", "plans", "published", "flags")
 """Queries that have rows whichever commands have run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Remedy:
+    """What computes something that a store lacks."""
+
+    title: str
+    """What is lacking."""
+    command: str
+    """STORE stands for the store, other words in capitals for what only the reader has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """Titles of what is lacking, and the shell command that computes it and the report."""
+
+    titles: tuple[str, ...]
+    command: str
 
 
 @dataclass(frozen=True, slots=True)
 class NotComputed:
     """The page's box of what was not computed."""
 
-    items: tuple[tuple[str, str], ...]
-    """Title of each empty table, and why it is empty if no command fills it."""
-    command: str
-    """Shell command that computes what is missing; empty if nothing can be computed."""
-    with_files: str
-    """Shell command for the rest; the reader replaces its words in capitals."""
+    ready: Advice | None
+    """What a command computes from the store alone."""
+    with_files: Advice | None
+    """What needs more; the reader replaces the words in capitals of the command."""
+    empty: tuple[tuple[str, str], ...]
+    """Title of each table that no command fills, and why it is empty."""
 
 
-def not_computed(url: str, missing: Iterable[Answer], answers: Answers) -> NotComputed | None:
-    """The box for the `missing` answers; None where nothing is missing.
+def not_computed(
+    url: str,
+    missing: Iterable[Answer],
+    answers: Answers,
+    *,
+    others: Iterable[Remedy] = (),
+    output: Path | None = None,
+) -> NotComputed | None:
+    """The box for the `missing` answers and `others`; None where nothing is missing.
 
-    A command that has run is not suggested again: it would add nothing.
+    A command that has run is not suggested again: it would add nothing. output: file of the report,
+    which the commands write again.
     """
-    items: list[tuple[str, str]] = []
-    commands: list[str] = []
+    empty: list[tuple[str, str]] = []
+    remedies: list[Remedy] = []
     for one in missing:
         title = one.query.title.partition(":")[0]
         if one.fault is not None:
-            items.append((title, one.fault))
+            empty.append((title, one.fault))
         elif has_run(one.query, answers):
             command = " ".join(one.query.command.split()[:2])
-            items.append((title, f"{command} has run and found nothing for it"))
+            empty.append((title, f"{command} has run and found nothing for it"))
         else:
-            items.append((title, ""))
-            commands.append(one.query.command)
-    if not items:
+            remedies.append(Remedy(title, one.query.command))
+    remedies += others
+    if not (empty or remedies):
         return None
-    ready, with_files = _parted(_sorted(commands))
-    return NotComputed(tuple(items), _joined(ready, url), _joined(with_files, url))
+    ready, with_files = _parted(remedies)
+    return NotComputed(_advice(ready, url, output), _advice(with_files, url, output), tuple(empty))
 
 
 def has_run(query: Query, answers: Answers) -> bool:
@@ -66,7 +97,40 @@ def has_run(query: Query, answers: Answers) -> bool:
     )
 
 
-def _sorted(commands: Sequence[str]) -> list[str]:
+def _parted(remedies: Sequence[Remedy]) -> tuple[list[Remedy], list[Remedy]]:
+    """`remedies`, split before the first one that needs files of scores."""
+    with_files = [one for one in remedies if _needs(one.command)]
+    if any("benchmarks add" in one.command for one in with_files):
+        with_files += [one for one in remedies if one.command.startswith("lpp-analyze correlate")]
+    return [one for one in remedies if one not in with_files], with_files
+
+
+def _needs(command: str) -> bool:
+    """Whether `command` has a word in capitals, other than STORE, for the reader to replace."""
+    return any(_PLACEHOLDER.fullmatch(word) for word in shlex.split(command))
+
+
+def _advice(remedies: Sequence[Remedy], url: str, output: Path | None) -> Advice | None:
+    """`remedies` as one command line that ends with the report; None without any."""
+    if not remedies:
+        return None
+    again = "lpp-analyze report STORE" + (
+        "" if output is None else f" -o {shlex.quote(str(output))}"
+    )
+    commands = [*_sorted(one.command for one in remedies), again]
+    return Advice(
+        tuple(dict.fromkeys(one.title for one in remedies)),
+        " && \\\n  ".join(escape(_of_store(command, url)) for command in commands),
+    )
+
+
+def _of_store(command: str, url: str) -> str:
+    """`command` with the store in place of STORE."""
+    return command.replace(" STORE", f" {shlex.quote(url)}", 1)
+
+
+def _sorted(commands: Iterable[str]) -> list[str]:
+    """Different commands, in the order in which they are run."""
     places: Mapping[str, int] = {name: place for place, name in enumerate(_ORDER)}
 
     def place(command: str) -> int:
@@ -74,25 +138,3 @@ def _sorted(commands: Sequence[str]) -> list[str]:
         return next(found, len(places))
 
     return sorted(dict.fromkeys(commands), key=place)
-
-
-def _parted(commands: Sequence[str]) -> tuple[list[str], list[str]]:
-    """`commands`, split before the first one that needs files of scores."""
-    ready = [c for c in commands if not _needs(c)]
-    with_files = [c for c in commands if _needs(c)]
-    if any("benchmarks add" in command for command in with_files):
-        after = [c for c in ready if c.startswith("lpp-analyze correlate")]
-        ready = [c for c in ready if c not in after]
-        with_files += after
-    return ready, with_files
-
-
-def _needs(command: str) -> bool:
-    """Whether `command` has a word in capitals, other than STORE, for the reader to replace."""
-    return any(word.isupper() and word != "STORE" for word in command.split())
-
-
-def _joined(commands: Sequence[str], url: str) -> str:
-    """`commands` and then the report, as one command line; empty without commands."""
-    every = (*commands, "lpp-analyze report STORE") if commands else ()
-    return " && \\\n  ".join(escape(c.replace("STORE", shlex.quote(url))) for c in every)

@@ -35,6 +35,8 @@ class RunOrigin:
     """The plan as JSON."""
     checksums: tuple[tuple[str, str], ...]
     """Each committed object's path in the store and its xxh3 checksum."""
+    sites: tuple[str, ...]
+    """Sites that the plan names."""
     problem: str | None
     """Why the numbers cannot be traced to a complete, intact run; None if they can."""
 
@@ -113,6 +115,7 @@ def _run_origin(stored: Mapping[str, Any], run: str, plan: str | None) -> RunOri
         command=capture_command(document),
         plan=json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False),
         checksums=tuple(checksums),
+        sites=tuple(str(site.get("name")) for site in document.get("sites") or ()),
         problem=problem,
     )
 

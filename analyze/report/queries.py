@@ -189,7 +189,7 @@ HOURGLASS: Final = Query(
     f"SELECT {_key('hourglass')}, score, first, middle, last,\n"
     "  n_layers, n_collapsed, n_missing, reason\n"
     "FROM hourglass ORDER BY context, n_prompts, metric, run",
-    "lpp-analyze layers STORE",
+    "lpp-analyze layers STORE --errors final",
     first=("run", "score", "metric", "first", "middle", "last"),
 )
 

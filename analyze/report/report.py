@@ -36,7 +36,7 @@ def write_report(
     from lpp.analyze.report.content import report
 
     check_output(output)
-    found = report(url, progress=progress)
+    found = report(url, output=output, progress=progress)
     written: list[Path] = []
     if form in ("html", "md"):
         with whole_file(output) as path:

@@ -75,6 +75,29 @@ def test_a_sentence_for_each_pair_and_a_count_of_the_rest(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
+def test_sites_that_were_not_compared_are_named_with_their_command(tmp_path: Path) -> None:
+    tables = database(["a", "b"])
+    a, b = run_id(0, "a"), run_id(1, "b")
+    tables["drift_sites"] = [row for row in tables["drift_sites"] if row["site"] == "block.1"]
+    found = report(str(make_store(tmp_path / "one", tables)))
+    (sentence,) = [plain(one) for s in found.sections if s.name == "drift" for one in s.notes]
+    assert "at block.1 the rows move by 0.002" in sentence
+    assert "no other site was compared" in sentence
+    assert found.lacking is not None
+    assert found.lacking.ready is not None
+    assert f"lpp-analyze diff {tmp_path / 'one'} {a} {b}" in found.lacking.ready.command
+    tables = database(["a", "b", "c"])
+    tables["drift_sites"] = [row for row in tables["drift_sites"] if row["site"] == "block.1"]
+    lacking = report(str(make_store(tmp_path / "two", tables))).lacking
+    assert lacking is not None
+    assert lacking.ready is not None
+    words = f"lpp-analyze diff {tmp_path / 'two'} --against {a} {run_id(2, 'c')} {b} "
+    assert words in lacking.ready.command
+    whole = report(str(make_store(tmp_path / "all", database(["a", "b"])))).lacking
+    assert whole is None or whole.ready is None or "diff" not in whole.ready.command
+
+
+@pytest.mark.slow
 def test_the_section_is_there_where_something_was_compared(tmp_path: Path) -> None:
     empty: dict[str, list[Any]] = {"drift_predictions": [], "drift_sites": [], "drift_tokens": []}
     assert section(make_store(tmp_path / "none", database(["a", "b"]) | empty)) is None

@@ -20,6 +20,7 @@ from lpp.analyze.report.content import Section, report
 from lpp.analyze.report.drift_page import GATE
 from lpp.analyze.report.drift_queries import DRIFT_POSITIONS, DRIFT_QUERIES, DRIFT_TOKENS
 from lpp.analyze.report.item_queries import ITEM_MISTAKES, ITEM_QUERIES
+from lpp.analyze.report.not_computed import Advice
 from lpp.analyze.report.queries import EIGENVALUES, QUERIES, SURPRISES
 from lpp.analyze.report.report import write_report
 from lpp.analyze.report.surprises import surprises
@@ -172,8 +173,9 @@ def test_spectra_are_shown_where_they_were_kept_and_never_computed(make_run: Mak
     lacking = report(str(made.root)).lacking
     assert not (made.root / "analysis").exists()
     assert lacking is not None
-    assert ("Spectra", "") in lacking.items
-    assert lacking.command.startswith(f"lpp-analyze profile {made.root}")
+    assert lacking.ready is not None
+    assert "Spectra" in lacking.ready.titles
+    assert lacking.ready.command.startswith(f"lpp-analyze profile {made.root}")
 
 
 @pytest.mark.slow
@@ -221,8 +223,9 @@ def test_a_database_from_before_series_has_every_other_section(tmp_path: Path) -
         "distrust",
     ]
     assert found.lacking is not None
-    missing = dict(found.lacking.items)
+    missing = dict(found.lacking.empty)
     assert len(missing) == 3  # without runs no spectra and no tokens; of two settings no order
+    assert (found.lacking.ready, found.lacking.with_files) == (None, None)
     assert str(store) in missing["Spectra"]
 
 
@@ -252,6 +255,7 @@ def test_what_to_distrust_is_told_of_sites_too_and_of_nothing(tmp_path: Path) ->
         return next(section for section in found.sections if section.name == "distrust")
 
     assert section().answers == ()
+    assert report(str(tmp_path)).flags == {}  # those of the published models are in no table
     assert ("No number of this database carries a flag.",) in section().notes
     for row in tables["site_profiles"]:
         row["flags"] = ["collapsed"]
@@ -264,19 +268,36 @@ def test_what_to_distrust_is_told_of_sites_too_and_of_nothing(tmp_path: Path) ->
 
 def test_what_was_not_computed_is_one_command_and_none_that_has_run(tmp_path: Path) -> None:
     tables = database(["a", "b"]) | {"hourglass": [], "agreement": [], "correlations": []}
-    found = report(str(make_store(tmp_path / "it's", tables)))
-    assert found.lacking is not None
-    why = {title.split()[0]: words for title, words in found.lacking.items}
-    assert why["Hourglass"] == ""
+    page = tmp_path / "a page.html"
+    lacking = report(str(make_store(tmp_path / "it's", tables)), output=page).lacking
+    assert lacking is not None
+    why = {title.split()[0]: words for title, words in lacking.empty}
     assert "sensitivity has run" in why["Whether"]  # of one corpus and two runs: no agreement
-    commands = [shlex.split(one) for one in found.lacking.command.split(" && \\\n  ")]
+    assert lacking.with_files is None
+    assert [title.split()[0] for title in advice(lacking.ready)[0]] == ["Hourglass", "Correlations"]
+    commands = advice(lacking.ready)[1]
     assert [words[1] for words in commands] == ["layers", "correlate", "report"]
     assert {words[2] for words in commands} == {str(tmp_path / "it's")}
-    bare = report(str(make_store(tmp_path / "bare", tables | {"benchmarks": []}))).lacking
-    assert bare is not None
-    assert "correlate" not in bare.command  # it needs scores
-    commands = [shlex.split(one) for one in bare.with_files.split(" && \\\n  ")]
+    assert commands[0][3:] == ["--errors", "final"]  # the default would compute none
+    assert commands[-1][3:] == ["-o", str(page)]
+
+
+def test_what_needs_files_is_a_list_of_its_own(tmp_path: Path) -> None:
+    tables = database(["a", "b"]) | {"hourglass": [], "correlations": [], "benchmarks": []}
+    lacking = report(str(make_store(tmp_path, tables))).lacking
+    assert lacking is not None
+    titles, commands = advice(lacking.ready)
+    assert [title.split()[0] for title in titles] == ["Hourglass"]
+    assert [words[1] for words in commands] == ["layers", "report"]
+    titles, commands = advice(lacking.with_files)
+    assert [title.split()[0] for title in titles] == ["Benchmark", "Correlations"]
     assert [words[1] for words in commands] == ["benchmarks", "correlate", "report"]
+
+
+def advice(found: Advice | None) -> tuple[tuple[str, ...], list[list[str]]]:
+    """Titles, and the words of each command."""
+    assert found is not None
+    return found.titles, [shlex.split(one) for one in found.command.split(" && \\\n  ")]
 
 
 def test_a_run_without_shards_or_profiles_is_told(make_run: MakeRun, tmp_path: Path) -> None:
@@ -364,7 +385,8 @@ def test_the_command_prints_what_it_wrote(tmp_path: Path) -> None:
     assert f"{tmp_path}/out.md" in result.stdout
     assert (tmp_path / "out.md").read_text().startswith("## Latent performance profiles")
     result = CliRunner().invoke(main, ["report", str(tmp_path)])
-    assert result.exit_code == 2 or "not an lpp store" in str(result.exception)
+    assert result.exit_code == 2
+    assert "not an lpp store" in result.stderr
 
 
 def test_report_to_standard_output_is_only_the_report(
