@@ -124,7 +124,7 @@ def charts(answers: Answers, runs: RunStyles | None = None) -> Iterator[ChartVie
         "profiles",
         answers[PROFILES.name],
         "Profiles",
-        "One row per run with its 95 % interval.",
+        f"One row per run with its 95 % interval.{_apart(profiles, profiles, runs)}",
         partial(library.profile_chart, profiles, runs=runs),
         partial(library.profile_panels, profiles, runs=runs),
     )
@@ -171,9 +171,9 @@ def charts(answers: Answers, runs: RunStyles | None = None) -> Iterator[ChartVie
         answers[LAYERS.name],
         "Ranks by depth",
         "From embedding (0) to the last layer (1), on log axes. A cross above a point marks a "
-        "collapsed layer, a dagger below it one whose first positions are attention sinks; a "
-        "second curve of a run is without the first positions. An hourglass is narrower in its "
-        "middle than at both ends.",
+        "collapsed layer, a dagger below it one whose first positions are attention sinks."
+        f"{_second_curve(layers)} An hourglass is narrower in its middle than at both ends."
+        f"{_apart(layers, profiles, runs)}",
         partial(library.depth_chart, layers, runs=runs),
         partial(library.depth_panels, layers, runs=runs),
     )
@@ -218,6 +218,45 @@ def charts(answers: Answers, runs: RunStyles | None = None) -> Iterator[ChartVie
             "In each cell the coefficient, n models and q.",
             partial(library.correlation_chart, frame(CORRELATIONS), method),
         )
+
+
+def _drawn(frame: pl.DataFrame) -> pl.DataFrame:
+    """Rows that the charts of one setting per run draw."""
+    from lpp.analyze.charts.rows import fullest
+
+    return fullest(frame)[0] if frame.width else frame
+
+
+def _second_curve(layers: pl.DataFrame) -> str:
+    """What a second curve of a run is, if there is one."""
+    drawn = _drawn(layers)
+    if not drawn.width or not (drawn["first_position"] > 0).any():
+        return ""
+    return " A second curve of a run is without the first positions."
+
+
+def _apart(frame: pl.DataFrame, profiles: pl.DataFrame, runs: RunStyles) -> str:
+    """Which runs of a chart can be compared with each other; empty if all can."""
+    drawn = _drawn(frame)
+    if drawn.is_empty() or not profiles.width:
+        return ""
+    setting = ("context", "n_prompts")
+    texts = profiles.select("run", *setting, "prompt_set").unique()
+    shown = drawn.select("run", *setting).unique().join(texts, on=["run", *setting], how="left")
+    groups: dict[tuple[int, int, str | None], set[str]] = {}
+    for run, *key in shown.iter_rows():
+        groups.setdefault((key[0], key[1], key[2]), set()).add(run)
+    if len(groups) == 1:
+        return ""
+    told = (
+        f"{', '.join(runs.letter(run) for run in runs.order if run in some)} (context {context}, "
+        f"{n_prompts} prompts)"
+        for (context, n_prompts, _), some in groups.items()
+    )
+    return (
+        " Only runs that read the same texts at the same setting can be compared: "
+        f"{'; '.join(sorted(told))}."
+    )
 
 
 def _beside(profiles: pl.DataFrame, published: pl.DataFrame, runs: RunStyles) -> Panels:

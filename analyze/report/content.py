@@ -279,13 +279,13 @@ def _depth_notes(url: str, answers: Answers) -> Iterator[Sentence]:
 def _doubts(answers: Answers, source: Origin) -> Iterator[Sentence]:
     if _unflagged(answers):
         yield ("No number of this database carries a flag.",)
-    profiles = answers[whole("profiles").name].frame
-    sets = _prompt_sets(profiles) if profiles.width else 0
+    runs = answers["runs"].frame
+    sets = runs["prompt_set"].n_unique() if runs.width else 0
     if sets > 1:
         yield (
             "The runs read ",
             Ref(f"{sets} sets of texts", "runs"),
-            ": profiles of different texts are not compared here.",
+            ": profiles are compared only over the same prompts.",
         )
     yield from _set_aside(answers["runs"].frame)
     for one in source.runs:
@@ -319,12 +319,6 @@ def _sinks(layers: pl.DataFrame, url: str) -> Iterator[Sentence]:
 
 def _second_curve(url: str) -> Sentence:
     return "; ", Code(HOURGLASS.command.replace("STORE", shlex.quote(url))), " computes it"
-
-
-def _prompt_sets(profiles: pl.DataFrame) -> int:
-    """Largest number of different sets of texts that runs read at one number of prompts."""
-    sets = profiles.group_by("n_prompts").agg(pl.col("prompt_set").n_unique())["prompt_set"]
-    return int(sets.max() or 0)  # type: ignore[arg-type]
 
 
 def _set_aside(runs: pl.DataFrame) -> Iterator[Sentence]:

@@ -152,20 +152,31 @@ TRAINING: Final = Query(
 )
 
 _OF_LAYERS: Final = tuple(name for name in TABLES["spectra"].key if name != "prefix")
+_RANKS: Final = ("participation_ratio", "effective_rank")
 _NUMBERS_OF_LAYERS: Final = (
-    f"{with_intervals(('participation_ratio', 'effective_rank'))},\n"
+    f"{with_intervals(_RANKS)},\n"
     "  participation_ratio_stderr, effective_rank_stderr,\n"
     "  participation_ratio_norm, effective_rank_norm, top_share"
 )
+_ERRORS_OF_LAYERS: Final = ",\n    ".join(
+    f"coalesce(l.{column}, s.{column}) AS {column}"
+    for rank in _RANKS
+    for column in (f"{rank}_stderr", f"{rank}_ci_low", f"{rank}_ci_high")
+)
+"""An error that either table has: both hold the same ranks, and the default of `layers` is none."""
 
 LAYERS: Final = Query(
     "layers",
     "Ranks of the whole context at every captured layer",
     "spectra",
     _OF_LAYERS,
-    f"SELECT {', '.join(_OF_LAYERS)}, flags, depth, relative_depth, n_tokens, rank_bound,\n  "
-    f"{_NUMBERS_OF_LAYERS}\n"
-    "FROM layers\n"
+    f"SELECT {', '.join(_OF_LAYERS)},\n"
+    "  list_filter(flags, lambda flag: flag <> 'no_error') AS flags,  -- the intervals show it\n"
+    f"  depth, relative_depth, n_tokens, rank_bound,\n  {_NUMBERS_OF_LAYERS}\n"
+    f"FROM (\n  SELECT l.* REPLACE (\n    {_ERRORS_OF_LAYERS}\n  )\n"
+    "  FROM layers l LEFT JOIN spectra s ON s.prefix = l.context AND "
+    f"{' AND '.join(f's.{name} = l.{name}' for name in _OF_LAYERS)}\n"
+    ")\n"
     "UNION ALL BY NAME\n"
     f"SELECT {', '.join(f's.{name}' for name in _OF_LAYERS)},\n  list_filter([\n"
     f"    CASE WHEN participation_ratio <= {COLLAPSED_RATIO} THEN 'collapsed' END,\n"

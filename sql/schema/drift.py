@@ -49,9 +49,7 @@ DRIFT_SITES: Final = Table(
         *PAIR,
         *_SETTING,
         SITE,
-        Column(
-            "depth", "INTEGER", "0 at embed, k at block.k, B at final", "blocks"
-        ),
+        Column("depth", "INTEGER", "0 at embed, k at block.k, B at final", "blocks"),
         Column("n_tokens", "BIGINT", "N: rows of each run", "tokens"),
         *with_errors(
             Column(

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import click
+import polars as pl
 import pytest
 from click.testing import CliRunner
 from made_runs import MakeRun
-from report_tables import database, make_store, run_id
+from polars.testing import assert_frame_equal
+from report_tables import RANKS, database, make_store, run_id
 
 from lpp.analyze.cli.command import main
 from lpp.analyze.report.answers import ask
@@ -21,11 +23,14 @@ from lpp.analyze.report.drift_page import GATE
 from lpp.analyze.report.drift_queries import DRIFT_POSITIONS, DRIFT_QUERIES, DRIFT_TOKENS
 from lpp.analyze.report.item_queries import ITEM_MISTAKES, ITEM_QUERIES
 from lpp.analyze.report.not_computed import Advice
-from lpp.analyze.report.queries import EIGENVALUES, QUERIES, SURPRISES
+from lpp.analyze.report.queries import EIGENVALUES, LAYERS, QUERIES, SURPRISES
 from lpp.analyze.report.report import write_report
 from lpp.analyze.report.surprises import surprises
 from lpp.analyze.report.tables import TableView
 from lpp.analyze.report.words import Run, plain
+from lpp.analyze.runs.select import Selection
+from lpp.analyze.studies.layers import layers
+from lpp.analyze.studies.layers import write as write_layers
 from lpp.analyze.tables.build import build_database
 from lpp.sql import TABLES, connect
 from lpp.store.errors import ErrorKind, InputError, MachineError
@@ -298,6 +303,55 @@ def advice(found: Advice | None) -> tuple[tuple[str, ...], list[list[str]]]:
     """Titles, and the words of each command."""
     assert found is not None
     return found.titles, [shlex.split(one) for one in found.command.split(" && \\\n  ")]
+
+
+@pytest.mark.parametrize("prompts", [100, 40])
+def test_runs_of_other_texts_are_told_beside_their_charts(tmp_path: Path, prompts: int) -> None:
+    tables = database(["a", "b", "c"])
+    for table in ("runs", "profiles", "site_profiles", "layers", "spectra"):
+        for row in tables[table]:
+            if row["run"] == run_id(2, "c"):
+                row["n_prompts"] = prompts
+                row["prompt_set"] = "texts-2"
+    found = report(str(make_store(tmp_path, tables)))
+    texts = {chart.name: chart.text for section in found.sections for chart in section.charts}
+    for name in ("profiles", "depth"):
+        groups = f"A, B (context 200, 100 prompts); C (context 200, {prompts} prompts)"
+        assert groups in texts[name]
+    doubts = next(section for section in found.sections if section.name == "distrust").notes
+    assert any("2 sets of texts" in plain(sentence) for sentence in doubts)
+    same = report(str(make_store(tmp_path / "same", database(["a", "b"]))))
+    for section in same.sections:
+        assert all("can be compared:" not in chart.text for chart in section.charts)
+        assert all("sets of texts" not in plain(note) for note in section.notes)
+
+
+@pytest.mark.parametrize("first", [0, 2])
+def test_a_second_curve_is_explained_where_it_is_drawn(tmp_path: Path, first: int) -> None:
+    tables = database(["a"])
+    tables["layers"] += [row | {"first_position": first} for row in tables["layers"]]
+    if not first:
+        tables["layers"] = database(["a"])["layers"]
+    found = report(str(make_store(tmp_path, tables)))
+    (depth,) = (c for section in found.sections for c in section.charts if c.name == "depth")
+    assert ("second curve" in depth.text) == bool(first)
+
+
+@pytest.mark.slow
+def test_layers_without_errors_show_those_of_the_spectra(make_run: MakeRun) -> None:
+    made = make_run(sites=("embed", "block.1", "final"))
+    build_database(made.root)
+
+    def ranks() -> pl.DataFrame:
+        frame = ask(str(made.root), [LAYERS])["layers"].frame
+        assert "no_error" not in frame["flags"].explode()
+        errors = [f"{rank}_{end}" for rank in RANKS for end in ("stderr", "ci_low", "ci_high")]
+        return frame.select("site", *errors)
+
+    before = ranks()
+    assert before.filter(site="final").null_count().sum_horizontal().item() == 0
+    write_layers(made.root, layers(made.root, Selection(), errors="none"))
+    assert_frame_equal(ranks(), before)
 
 
 def test_a_run_without_shards_or_profiles_is_told(make_run: MakeRun, tmp_path: Path) -> None:
