@@ -148,9 +148,10 @@ class _Told:
     def _beside(self, row: Row) -> tuple[Part, ...]:
         """How a run differs from the first."""
         floor, ratio, rank = (self._compared(metric, row) for metric in AXES)
-        return (Run(row["run"]), " ", *floor, ", ", *ratio, " and ", *rank)
+        return (Run(row["run"]), " ", *floor, ", has ", *ratio, " and ", *rank)
 
     def _compared(self, metric: str, row: Row) -> tuple[Part, ...]:
+        """A clause on the first axis; what the run "has" of the other two."""
         first = self.rows[0]
         value = Ref(rough(row[metric]), DIFFERENCES.name)
         verdict = self._verdict(metric, first["run"], row["run"])
@@ -158,9 +159,10 @@ class _Told:
             larger, smaller, alike = _words(metric)
             more = larger if row[metric] > first[metric] else smaller
             return f"{more if verdict == DIFFERS else alike} (", value, ")"
+        name = f"has {label(metric)}" if metric == AXES[0] else label(metric)
         if verdict == UNKNOWN:
-            return f"has {label(metric)} ", value, " without an interval"
-        return (f"cannot be compared in {label(metric)}, of which a value is missing",)
+            return f"{name} ", value, " without an interval"
+        return f"{name} ", value, " (a value to compare is missing)"
 
     def _verdict(self, metric: str, a: str, b: str) -> str:
         pairs = self._pairs(metric)
@@ -221,7 +223,7 @@ def _words(metric: str) -> tuple[str, str, str]:
     if metric == "entropy_floor":
         return "is less certain", "is more certain", "is as certain within error"
     name = label(metric)
-    return f"has a larger {name}", f"has a smaller {name}", f"has the same {name} within error"
+    return f"a larger {name}", f"a smaller {name}", f"the same {name} within error"
 
 
 def _sorted(rows: Sequence[Row], metric: str) -> list[Row]:

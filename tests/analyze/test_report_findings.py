@@ -136,7 +136,7 @@ def test_values_without_intervals_or_missing_are_told_as_such(tmp_path: Path) ->
     screen = first_screen(make_store(tmp_path, tables))
     assert screen.rows[1][1].text == "–"
     sentence = plain(screen.sentence)
-    assert "entropy floor, of which a value is missing" in sentence
+    assert "entropy floor – (a value to compare is missing)" in sentence
     assert "participation ratio 5 without an interval" in sentence
 
 
