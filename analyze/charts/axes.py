@@ -88,7 +88,8 @@ def steps_axis(values: Sequence[float], *, log: bool, tight: bool) -> tuple[Any,
 
 
 def _labelled(ticks: Sequence[float]) -> Any:
-    return alt.Axis(values=list(ticks), format=",~g", labelOverlap="greedy", labelSeparation=4)
+    # with its precision: Vega would take one digit of a symlog axis and write 1e+2
+    return alt.Axis(values=list(ticks), format=",.12~g", labelOverlap="greedy", labelSeparation=4)
 
 
 def column_axis(values: Sequence[float], column: float) -> tuple[Any, Any]:

@@ -24,7 +24,7 @@ from lpp.analyze.charts.rows import (
     plain,
     rows,
     says,
-    series_of,
+    series_of_names,
 )
 from lpp.analyze.charts.run_styles import PALETTE, RunStyles
 from lpp.analyze.charts.theme import GREY, INK, PLOT_HEIGHT, heading, shortened
@@ -58,7 +58,7 @@ def item_depth_chart(features: pl.DataFrame, *, runs: RunStyles | None = None) -
     sites = told.drop_nulls("depth").sort("feature", "depth", pl.col("site") == "final")
     if sites.is_empty():
         return says(title, nothing("AUROC by depth", features, COMMAND))
-    series, labels = series_of(sites["feature"])
+    series, labels = series_of_names(sites["feature"])
     named = [labels[feature] for feature in sites["feature"]]
     found = [
         {"series": label, **row, "shuffled": interval(row["shuffled_low"], row["shuffled_high"])}

@@ -98,7 +98,7 @@ def line_panels(
         some = owners[start : start + each]
         series = lay.series.only(some)
         own = [row for row in rows if row["series"] in series.labels]
-        ends = dict.fromkeys(some[end].partition(" ")[0] for end in (0, -1))
+        ends = dict.fromkeys(lay.series.short(some[end]) for end in (0, -1))
         name = " to ".join(ends)
         if own:
             shown = replace(lay, series=series)
@@ -175,7 +175,7 @@ def _panel(
         *_bars(base, lay, up, words.y, crowded=len(rows) >= 60),
         *_curves(base, lay),
         _points(base, lay, tips, crowded=len(rows) >= 200),
-        *_letters(rows, lay, up, x, words.y),
+        *(_letters(rows, lay, up, x, words.y) if lay.series.of_runs else []),
         *_signs(base, lay, tips),
     ]
     return alt.layer(*layers).properties(height=PLOT_HEIGHT, **said(words))
@@ -236,12 +236,6 @@ def _told(row: Row, curve: Curve, lay: Lines) -> Row:
     }
 
 
-def _letter(row: Row) -> str:
-    """The letter of a curve, distinct in its chart; short, because every point has it."""
-    letter: str = row["series"].partition(" ")[0]
-    return letter
-
-
 def _up(rows: Sequence[Row], lay: Lines) -> Axis:
     values = [row.get(name) for row in rows for name in (lay.y, lay.low, lay.high)]
     there = [value for value in values if value is not None]
@@ -261,7 +255,11 @@ def _along(rows: Sequence[Row], lay: Lines) -> tuple[Any, Any]:
 def _others(rows: Sequence[Row], lay: Lines, words: Words) -> Any:
     """All lines in grey, with short names and few digits: every panel repeats these data."""
     slim = [
-        {"c": _letter(row), "x": _short(row[lay.x], 3), "y": _short(row[lay.y], 3)}
+        {
+            "c": lay.series.short(row["series"]),
+            "x": _short(row[lay.x], 3),
+            "y": _short(row[lay.y], 3),
+        }
         for row in rows
         if lay.column is None or row[lay.x] < lay.column
     ]
@@ -295,7 +293,7 @@ def _parted(rows: Sequence[Row], lay: Lines, shown: Sequence[str]) -> tuple[list
         and all(len({row[name] for row in own}) == 1 for own in curves.values() if own)
     ]
     slim = [
-        {"curve": _letter(row)}
+        {"curve": lay.series.short(row["series"])}  # every point has it
         | {
             name: _short(row[name]) if name in (lay.low, lay.high) else row[name]
             for name in kept
@@ -304,7 +302,7 @@ def _parted(rows: Sequence[Row], lay: Lines, shown: Sequence[str]) -> tuple[list
         for row in rows
     ]
     of_curves = [
-        {"curve": _letter(own[0]), **{name: own[0][name] for name in constant}}
+        {"curve": lay.series.short(own[0]["series"]), **{name: own[0][name] for name in constant}}
         for own in curves.values()
         if own
     ]
@@ -322,7 +320,7 @@ def _letters(rows: Sequence[Row], lay: Lines, up: Axis, x: Any, title: str) -> l
             lay.x: row[lay.x],
             lay.y: plain(up.at(place)),
             "from": row[lay.y],
-            "letter": _letter(row),
+            "letter": lay.series.short(row["series"]),
             "label": row["label"],
         }
         for row, place in zip(ends, apart(shares, gap), strict=True)

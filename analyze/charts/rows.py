@@ -91,6 +91,17 @@ def series_of(
     return Series.of([*labels.values()], [of_page[run].place for run in labels]), labels
 
 
+def series_of_names(names: Iterable[str]) -> tuple[Series, dict[str, str]]:
+    """A series of what is not a run, by name, and the label of each: the name, shortened."""
+    every = sorted({*names})
+    short = [shortened(plain(name)) for name in every]
+    labels = {
+        name: label if short.count(label) == 1 else f"{label} ({place})"
+        for place, (name, label) in enumerate(zip(every, short, strict=True), 1)
+    }
+    return Series.of([*labels.values()], of_runs=False), labels
+
+
 def chart_label(style: RunStyle) -> str:
     """The letter of a run and its name, of which a chart has room for 28 characters."""
     return f"{style.letter} {shortened(plain(style.name))}"

@@ -19,6 +19,8 @@ from string import ascii_uppercase
 from typing import Final
 
 PALETTE: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#999933")
+OTHERS: Final = ("#7570B3", "#E7298A", "#A6761D")
+"""Colours of what is not a run, like a feature: ColorBrewer's Dark2, of the same contrast."""
 SHAPES: Final = (
     *("circle", "square", "triangle-up", "diamond", "cross"),
     *("triangle-down", "triangle-right"),

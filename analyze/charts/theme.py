@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from lpp.analyze.charts.library import alt
-from lpp.analyze.charts.run_styles import DASHES, PALETTE, SHAPES
+from lpp.analyze.charts.run_styles import DASHES, OTHERS, PALETTE, SHAPES
 
 INK: Final = "currentColor"
 GREY: Final = "#808080"
@@ -43,13 +43,26 @@ class Series:
     """The curves or rows of a chart, in order, and the marks that each of them has."""
 
     curves: tuple[Curve, ...]
+    of_runs: bool = True
+    """Whether each curve is of a run, whose letter begins its label. Other curves have no letters,
+    and colours of their own."""
 
     @classmethod
-    def of(cls, labels: Sequence[str], places: Sequence[int] | None = None) -> "Series":
+    def of(
+        cls,
+        labels: Sequence[str],
+        places: Sequence[int] | None = None,
+        *,
+        of_runs: bool = True,
+    ) -> "Series":
         """A curve for each label, in the style of a place of its own by default."""
         numbers = range(len(labels)) if places is None else places
         found = zip(labels, numbers, strict=True)
-        return cls(tuple(Curve(label, label, place) for label, place in found))
+        return cls(tuple(Curve(label, label, place) for label, place in found), of_runs)
+
+    def short(self, label: str) -> str:
+        """The letter of a run; another label whole. Distinct in its chart."""
+        return label.partition(" ")[0] if self.of_runs else label
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -69,7 +82,9 @@ class Series:
     @property
     def color(self) -> Any:
         """Colour by the field `label`, without a legend."""
-        return alt.Color("label:N", scale=self._scale(PALETTE), legend=None)
+        return alt.Color(
+            "label:N", scale=self._scale(PALETTE if self.of_runs else OTHERS), legend=None
+        )
 
     @property
     def shape(self) -> Any:
@@ -104,7 +119,8 @@ class Series:
 
     def only(self, owners: Collection[str]) -> "Series":
         """The curves of some runs."""
-        return Series(tuple(curve for curve in self.curves if curve.owner in owners))
+        kept = tuple(curve for curve in self.curves if curve.owner in owners)
+        return Series(kept, self.of_runs)
 
     def _scale(self, values: Sequence[Any]) -> Any:
         cycle = [values[place % len(values)] for place in self.owners.values()]

@@ -18,7 +18,7 @@ from lpp.analyze.charts.rows import (
     optional,
     rows,
     says,
-    series_of,
+    series_of_names,
 )
 from lpp.analyze.charts.theme import Series
 
@@ -91,7 +91,7 @@ def _panels(checkpoints: pl.DataFrame) -> dict[str, Any]:
     curves = training_curves(checkpoints)
     if curves.is_empty():
         return {}
-    series, labels = series_of(curves["curve"])
+    series, labels = series_of_names(curves["curve"])
     return {
         f"{name} {some}".rstrip(): panel
         for name in NUMBERS

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from every_chart import every, specified
 
-from lpp.analyze.charts.run_styles import DASHES, PALETTE, SHAPES
+from lpp.analyze.charts.run_styles import DASHES, OTHERS, PALETTE, SHAPES
 from lpp.analyze.charts.theme import FILLS, GREY, INK, ON_FILL
 
 
@@ -30,7 +30,7 @@ def test_contrast_of_known_colors() -> None:
     assert contrast("#777777", "#FFFFFF") == pytest.approx(4.48, abs=0.01)
 
 
-@pytest.mark.parametrize("color", [*PALETTE, GREY])
+@pytest.mark.parametrize("color", [*PALETTE, *OTHERS, GREY])
 @pytest.mark.parametrize("paper", ["#FFFFFF", "#1A1A1A"])
 def test_marks_stand_out_on_both_papers(color: str, paper: str) -> None:
     assert contrast(color, paper) >= 3
@@ -50,10 +50,11 @@ MACHADO = {
 """Total dichromacy in linear RGB; Machado, Oliveira and Fernandes 2009."""
 
 
+@pytest.mark.parametrize("colors", [PALETTE, OTHERS])
 @pytest.mark.parametrize("kind", MACHADO)
-def test_no_two_colors_are_one_to_a_dichromat(kind: str) -> None:
+def test_no_two_colors_are_one_to_a_dichromat(kind: str, colors: tuple[str, ...]) -> None:
     seen = []
-    for color in PALETTE:
+    for color in colors:
         parts = np.array([int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)])
         linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
         seen.append(lab(np.clip(np.array(MACHADO[kind]) @ linear, 0, 1)))

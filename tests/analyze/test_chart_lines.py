@@ -17,6 +17,7 @@ from chart_frames import (
     eigenvalues,
     entropy,
     layers,
+    pair_positions,
     profiles,
     published,
 )
@@ -69,6 +70,15 @@ def test_a_log_axis_has_labels_and_not_too_many(low: float, ratio: float, most: 
 
 def test_a_wide_log_axis_is_labelled_at_1_2_5() -> None:
     assert log_ticks(1, 60) == [1, 2, 5, 10, 20, 50]
+
+
+def test_positions_are_written_in_full(tmp_path: Path) -> None:
+    bands = pair_positions().with_columns(
+        first=pl.Series([0, 1, 10, 100] * 3, dtype=pl.Int32)[: pair_positions().height]
+    )
+    words = Picture(charts.drift_positions_chart(bands), tmp_path).words
+    assert "100" in words
+    assert [word for word in words if "e+" in word] == []
 
 
 def test_final_stands_apart_from_the_last_block() -> None:

@@ -6,11 +6,21 @@ from typing import Any
 
 import polars as pl
 import pytest
-from chart_frames import RUNS, drift_sites, entropy, item_reliability, layers, pair_sites, profiles
+from chart_frames import (
+    RUNS,
+    checkpoints,
+    drift_sites,
+    entropy,
+    item_features,
+    item_reliability,
+    layers,
+    pair_sites,
+    profiles,
+)
 from made_runs import MakeRun
 
 from lpp.analyze.charts import charts
-from lpp.analyze.charts.run_styles import DASHES, PALETTE, SHAPES, RunStyles
+from lpp.analyze.charts.run_styles import DASHES, OTHERS, PALETTE, SHAPES, RunStyles
 from lpp.analyze.report.answers import Answer
 from lpp.analyze.report.charts import page_styles
 from lpp.analyze.report.queries import PLANS, PROFILES
@@ -89,6 +99,25 @@ def test_a_chart_of_one_analysis_has_the_color_of_its_run() -> None:
     assert PALETTE[2] in text
     assert "C one" in text
     assert PALETTE[0] not in text
+
+
+@pytest.mark.parametrize(
+    "chart", [charts.item_depth_chart(item_features()), charts.training_chart(checkpoints())]
+)
+def test_what_is_no_run_has_no_letter_and_no_color_of_a_run(chart: Any) -> None:
+    spec = charts.specification(chart)
+    layers = [layer for panel in spec.get("concat", [spec]) for layer in panel["layer"]]
+    colors = [
+        layer["encoding"]["color"]["scale"]["range"]
+        for layer in layers
+        if "scale" in layer["encoding"].get("color", {})
+    ]
+    assert colors
+    assert all({*some} <= {*OTHERS} for some in colors)
+    assert not {*OTHERS} & {*PALETTE}
+    assert labelled(itertools.chain(*spec["datasets"].values())) == set()
+    fields = {layer["encoding"].get("text", {}).get("field") for layer in layers}
+    assert "letter" not in fields
 
 
 def answers(plans: dict[str, str | None], profiled: tuple[str, ...] = ()) -> dict[str, Answer]:
