@@ -40,15 +40,21 @@ class Axis(NamedTuple):
         return self.low + share * (self.high - self.low)
 
 
-def linear_axis(values: Sequence[float], ends: tuple[float, float] | None = None) -> Axis:
-    """A linear axis from 0 to a little beyond `values`, or between `ends`."""
+def linear_axis(
+    values: Sequence[float], ends: tuple[float, float] | None = None, *, below: float = 0.0
+) -> Axis:
+    """A linear axis from 0 to a little beyond `values`, or between `ends`.
+
+    below: share of the axis from 0 that is left free under it, without ticks.
+    """
     if ends is not None:
         scale = alt.Scale(domain=list(ends), nice=False, zero=False)
         return Axis(scale, alt.Axis(tickCount=5), *ends, log=False)
     low, high = min(0.0, *values, 0.0), max(0.0, *values, 0.0)
     high = high + 0.03 * (high - low) if high > low else 1.0
-    scale = alt.Scale(domain=[low, high], nice=False)
-    return Axis(scale, alt.Axis(tickCount=5), low, high, log=False)
+    axis = alt.Axis(values=linear_ticks(low, high, 5)) if below else alt.Axis(tickCount=5)
+    low -= (high - low) * below / (1 - below)
+    return Axis(alt.Scale(domain=[low, high], nice=False), axis, low, high, log=False)
 
 
 def log_axis(values: Sequence[float], *, below: float = 0.0) -> Axis:

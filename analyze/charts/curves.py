@@ -36,7 +36,7 @@ RANKS: Final = {
     "participation_ratio": "Participation ratio",
     "effective_rank": "Effective rank",
 }
-MARKS: Final = (Mark("collapsed", "×", -10), Mark("sink", "†", 14))
+MARKS: Final = (Mark("collapsed", "×"), Mark("sink", "†"))
 """Flags of a layer that have a sign in the chart."""
 
 POINTS: Final = 60
@@ -101,8 +101,9 @@ def depth_chart(layers: pl.DataFrame, *, runs: RunStyles | None = None, columns:
     """Participation ratio and effective rank by depth, on log axes, collapsed layers crossed.
 
     layers: the table `layers`; each run at its longest context and most prompts. `final`, after the
-    last norm, is to the right of a gap, and no line leads to it. A cross marks a collapsed layer,
-    whose participation ratio is within 1 % of 1; a dagger marks a layer with the flag `sink`. Rows
+    last norm, is to the right of a gap, and no line leads to it. Below the lines, in a row for each
+    curve, a cross marks a collapsed layer, whose participation ratio is within 1 % of 1, and a
+    dagger a layer with the flag `sink`. Rows
     with another `first_position` form a second, dashed curve of their run, without the first
     positions. Bars are one standard error. More than ten curves are drawn with five runs in each
     panel. runs: the styles of a page's runs. columns: panels per row; the charts of `depth_panels`
@@ -243,13 +244,11 @@ def _panels_of(name: str, layers: pl.DataFrame, runs: RunStyles | None) -> dict[
         marks=MARKS,
     )
     title = f"{RANKS[name]} by depth"
-    crosses, daggers = _marked(found)
     words = Words(
         title=title,
         notes=[
             *without_first(frame),
-            *(["× above a point: collapsed layer."] if crosses else []),
-            *(["† below a point: attention sinks at the first positions."] if daggers else []),
+            *mark_notes(found),
             *bars(found, "bar_low", "one standard error over prompts"),
             *missing,
         ],
@@ -290,8 +289,17 @@ def _layers(name: str, layers: pl.DataFrame) -> pl.DataFrame:
 
 def _marked(found: Sequence[Row]) -> tuple[int, int]:
     """Collapsed layers, and layers with attention sinks."""
-    crosses, daggers = (sum(row[mark.field] for row in found) for mark in MARKS)
+    crosses, daggers = (sum(row.get(mark.field, False) for row in found) for mark in MARKS)
     return crosses, daggers
+
+
+def mark_notes(found: Sequence[Row]) -> list[str]:
+    """What the signs below the lines mean, where there are any."""
+    crosses, daggers = _marked(found)
+    return [
+        *(["×: collapsed layer."] if crosses else []),
+        *(["†: attention sinks at the first positions."] if daggers else []),
+    ]
 
 
 def _points(

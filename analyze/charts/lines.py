@@ -23,20 +23,19 @@ LINES: Final = 10
 LETTER_HEIGHT: Final = 12
 LETTER_AT: Final = 14
 """Pixels from the end of a line to its letter."""
-SIGN_HEIGHT: Final = 26
-"""Pixels that a sign below a point needs above the axis."""
+LANE: Final = 13
+LANES: Final = 8
+"""Pixels of a row of signs, and how many rows have that height; more rows share their room."""
 GAP: Final = 0.15
 """Gap between the last block and the column of `final`, as a share of the depth."""
 _VALID: Final = alt.FieldValidPredicate
 
 
 class Mark(NamedTuple):
-    """A sign beside the points at which a field is true."""
+    """A sign below the points at which a field is true."""
 
     field: str
     sign: str
-    dy: int
-    """Pixels below the point."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +67,8 @@ class Lines:
     y_ends: tuple[float, float] | None = None
     """Ends of a linear `y` axis; None: from 0 to the largest value."""
     marks: tuple[Mark, ...] = ()
+    lanes: int = 0
+    """Rows of signs below the lines, which `line_panels` counts."""
 
     @property
     def drawn(self) -> tuple[str, ...]:
@@ -90,12 +91,15 @@ def line_panels(
     """
     owners = [*lay.series.owners]
     if len(lay.series.curves) <= LINES or len(owners) == 1:
+        lay = replace(lay, lanes=len(_lanes(rows, lay)))
         described = replace(words, description=describe(rows, lay))
         return {"": _panel(rows, rows, lay, described, behind)}
     each = math.ceil(len(owners) / math.ceil(len(owners) / len(PALETTE)))
+    parts = [owners[start : start + each] for start in range(0, len(owners), each)]
+    of_parts = (replace(lay, series=lay.series.only(some)) for some in parts)
+    lay = replace(lay, lanes=max(len(_lanes(rows, part)) for part in of_parts))  # equal axes
     found = {}
-    for start in range(0, len(owners), each):
-        some = owners[start : start + each]
+    for some in parts:
         series = lay.series.only(some)
         own = [row for row in rows if row["series"] in series.labels]
         ends = dict.fromkeys(lay.series.short(some[end]) for end in (0, -1))
@@ -176,7 +180,7 @@ def _panel(
         *_curves(base, lay),
         _points(base, lay, tips, crowded=len(rows) >= 200),
         *(_letters(rows, lay, up, x, words.y) if lay.series.of_runs else []),
-        *_signs(base, lay, tips),
+        *_signs(base, lay, _lane_places(rows, lay, up), up.channel("lane", words.y), tips),
     ]
     return alt.layer(*layers).properties(height=PLOT_HEIGHT, **said(words))
 
@@ -218,11 +222,40 @@ def _points(base: Any, lay: Lines, tips: Sequence[Any], *, crowded: bool) -> Any
     return point.encode(color=color, shape=shape, tooltip=list(tips), opacity=opacity())
 
 
-def _signs(base: Any, lay: Lines, tips: Sequence[Any]) -> Iterator[Any]:
-    for field, sign, dy in lay.marks:
-        there = base.transform_filter(alt.FieldEqualPredicate(field=field, equal=True))
-        there = there.mark_text(text=sign, dy=dy, fontSize=13, fontWeight="bold", color=INK)
-        yield there.encode(tooltip=list(tips), opacity=opacity())
+def _lanes(rows: Sequence[Row], lay: Lines) -> list[tuple[Mark, str]]:
+    """The rows of signs from above: each mark of each curve that has it."""
+    found = {(mark, row["series"]) for row in rows for mark in lay.marks if row.get(mark.field)}
+    return [
+        (mark, label) for mark in lay.marks for label in lay.series.labels if (mark, label) in found
+    ]
+
+
+def _lane_height(lay: Lines) -> float:
+    return LANE * min(1.0, LANES / max(lay.lanes, 1))
+
+
+def _lane_places(rows: Sequence[Row], lay: Lines, up: Axis) -> dict[Mark, list[Row]]:
+    """For each mark the curves that have it, and the place of their row of signs."""
+    found: dict[Mark, list[Row]] = {}
+    for place, (mark, label) in enumerate(_lanes(rows, lay), 1):
+        share = (lay.lanes + 0.5 - place) * _lane_height(lay) / PLOT_HEIGHT
+        lane = {"curve": lay.series.short(label), "lane": plain(up.at(share))}
+        found.setdefault(mark, []).append(lane)
+    return found
+
+
+def _signs(
+    base: Any, lay: Lines, lanes: Mapping[Mark, Sequence[Row]], y: Any, tips: Sequence[Any]
+) -> Iterator[Any]:
+    """Signs in the colour of their curve, in rows: beside points they would cover each other."""
+    for mark, places in lanes.items():
+        of_curves = alt.LookupData(data=data(places), key="curve", fields=["lane"])
+        there = base.transform_filter(alt.FieldEqualPredicate(field=mark.field, equal=True))
+        there = there.transform_lookup(lookup="curve", from_=of_curves)
+        size = max(_lane_height(lay) - 2, 8)
+        text = there.mark_text(text=mark.sign, fontSize=size, fontWeight="bold")
+        color = lay.series.with_legend(lay.series.color)
+        yield text.encode(y=y, color=color, tooltip=list(tips), opacity=opacity())
 
 
 def _told(row: Row, curve: Curve, lay: Lines) -> Row:
@@ -239,9 +272,10 @@ def _told(row: Row, curve: Curve, lay: Lines) -> Row:
 def _up(rows: Sequence[Row], lay: Lines) -> Axis:
     values = [row.get(name) for row in rows for name in (lay.y, lay.low, lay.high)]
     there = [value for value in values if value is not None]
-    signs = any(row.get(mark.field) and mark.dy > 0 for row in rows for mark in lay.marks)
-    below = SIGN_HEIGHT / PLOT_HEIGHT if signs else 0.0
-    return log_axis(there, below=below) if lay.log_y else linear_axis(there, lay.y_ends)
+    below = (lay.lanes + 0.5) * _lane_height(lay) / PLOT_HEIGHT if lay.lanes else 0.0
+    if lay.log_y:
+        return log_axis(there, below=below)
+    return linear_axis(there, lay.y_ends, below=below)
 
 
 def _along(rows: Sequence[Row], lay: Lines) -> tuple[Any, Any]:

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import polars as pl
 
-from lpp.analyze.charts.curves import MARKS
+from lpp.analyze.charts.curves import MARKS, mark_notes
 from lpp.analyze.charts.lines import Lines, line_panels, ranges
 from lpp.analyze.charts.panels import Words, filling, stacked
 from lpp.analyze.charts.profile import AXES, MEANING
@@ -139,13 +139,11 @@ def _panels_of(
         marks=marks,
     )
     left = len(frame) - len(found)
-    crosses, daggers = (sum(row.get(mark.field, False) for row in found) for mark in MARKS)
     words = Words(
         title=f"{title} by step",
         notes=[
             *bars(found, low, MEANING),
-            *(["× above a point: collapsed."] if crosses else []),
-            *(["† below a point: attention sinks at the first positions."] if daggers else []),
+            *mark_notes(found),
             *([f"{left} of {len(frame)} points have no value."] if left else []),
         ],
         description="",

@@ -160,8 +160,8 @@ def charts(answers: Answers, runs: RunStyles | None = None) -> Iterator[ChartVie
             answers[TRAINING.name],
             "Training",
             "A line for each series, from step to step, with 95 % intervals; of checkpoints that "
-            "read the same prompts. A cross above a point marks a collapsed layer, a dagger below "
-            "it one whose first positions are attention sinks.",
+            "read the same prompts. Below the lines a cross marks a collapsed layer, a dagger one "
+            "whose first positions are attention sinks.",
             partial(library.training_chart, checkpoints),
             partial(library.training_panels, checkpoints),
         )
@@ -170,10 +170,10 @@ def charts(answers: Answers, runs: RunStyles | None = None) -> Iterator[ChartVie
         "depth",
         answers[LAYERS.name],
         "Ranks by depth",
-        "From embedding (0) to the last layer (1), on log axes. A cross above a point marks a "
-        "collapsed layer, a dagger below it one whose first positions are attention sinks."
-        f"{_second_curve(layers)} An hourglass is narrower in its middle than at both ends."
-        f"{_apart(layers, profiles, runs)}",
+        "From embedding (0) to the last layer (1), on log axes. Below the lines, in the colour of "
+        "its run, a cross marks a collapsed layer, a dagger one whose first positions are "
+        f"attention sinks.{_second_curve(layers)} An hourglass is narrower in its middle than at "
+        f"both ends.{_apart(layers, profiles, runs)}",
         partial(library.depth_chart, layers, runs=runs),
         partial(library.depth_panels, layers, runs=runs),
     )

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -50,7 +51,7 @@ def rows_of(spec: dict[str, Any], part: dict[str, Any]) -> list[dict[str, Any]]:
         if "lookup" in step:
             key, name = step["lookup"], step["from"]["data"]["name"]
             others = {row[key]: row for row in spec["datasets"][name]}
-            rows = [{**others[row[key]], **row} for row in rows]
+            rows = [{**others.get(row[key], {}), **row} for row in rows]
     return rows
 
 
@@ -135,6 +136,32 @@ def test_ten_runs_are_one_panel(chart: Any, panels: Any, frame: Any) -> None:
     assert len(charts.specification(chart(frame(MANY)))["concat"]) == 4
     assert list(panels(frame(MANY[:12]))) == ["A to D", "E to H", "I to L"]
     assert panels(frame().clear()) == {}
+
+
+@pytest.mark.parametrize("count", [2, LINES, 20])
+def test_signs_of_two_runs_do_not_cover_each_other(count: int, tmp_path: Path) -> None:
+    flagged = layers(MANY[:count]).with_columns(flags=pl.lit(["collapsed", "sink"]))
+    panels = charts.depth_panels(flagged)
+    of_each = min(count, 5 if count == 20 else LINES)
+    for panel in panels.values():
+        signs = drawn_signs(Picture(panel, tmp_path).root)
+        assert {sign for sign, *_ in signs} == {"×", "†"}
+        assert len(signs) == 2 * of_each * 6
+        assert {color for *_, color in signs} == {*PALETTE[:of_each]}
+        heights = sorted({y for _, _, y, _ in signs})
+        assert len(heights) == 2 * of_each  # a row for each run and sign, below the lines
+        assert min(np.diff(heights)) > 5
+        assert max(heights) < PLOT_HEIGHT
+
+
+def drawn_signs(root: Any) -> list[tuple[str, float, float, str]]:
+    """Each sign of a picture, its place in pixels, and its colour."""
+    found = []
+    for text in root.iter("{http://www.w3.org/2000/svg}text"):
+        if text.text in ("×", "†"):
+            x, y = re.findall(r"-?[\d.]+", text.get("transform"))
+            found.append((text.text, round(float(x), 1), round(float(y), 1), text.get("fill")))
+    return found
 
 
 def test_letters_of_many_lines_do_not_collide() -> None:

@@ -57,4 +57,4 @@ def test_a_training_says_what_it_shows(tmp_path: Path) -> None:
     assert "Profiles along the training" in picture.words
     assert "final, context 200 tokens, 12 prompts" in picture.words
     assert "tiny-one: 0.125 at step 0, 4.125 at step 1,000" in picture.label
-    assert sum("\u00d7 above a point: collapsed." in w for w in picture.words) == 2  # of ranks
+    assert sum("\u00d7: collapsed layer." in w for w in picture.words) == 2  # of ranks
