@@ -1,8 +1,8 @@
 """Pointing at a mark: a tooltip with its values, and the other runs dimmed.
 
 Tooltips have readable titles and four digits. The dimming is a selection of Vega-Lite, by a run's
-line, its points or its entry in the legend. Charts that stand together share it, so that a run
-stands out in all of them. In a picture nothing is selected, so nothing is dim.
+line, its points or its entry in the legend. The panels of one chart share it; in a report,
+report.js gives it to every chart of the page. In a picture nothing is selected, so nothing is dim.
 """
 
 from collections.abc import Collection, Mapping, Sequence

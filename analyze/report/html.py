@@ -107,9 +107,14 @@ def _data(
     report: Report, views: Mapping[str, TableView], specifications: Mapping[str, Panels]
 ) -> dict[str, Any]:
     """Data for the page's script: every table in full, and every chart's specification."""
+    from lpp.analyze.charts.rows import chart_label
+
     return {
         "runs": [
-            {"id": run, "letter": style.letter, "name": style.name, "color": style.color}
+            {
+                **{"id": run, "letter": style.letter, "name": style.name, "color": style.color},
+                "label": chart_label(style),
+            }
             for run, style in ((run, report.styles[run]) for run in report.styles.order)
         ],
         "command": f"lpp-sql {shlex.quote(report.store)} -",

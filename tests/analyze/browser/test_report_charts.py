@@ -105,6 +105,38 @@ def test_pointing_at_a_run_dims_the_others(open_page: OpenPage, hostile_page: Pa
     assert opened.trouble == []
 
 
+def test_a_run_that_is_pointed_at_stands_out_in_every_chart(
+    open_page: OpenPage, hostile_page: Path
+) -> None:
+    opened = open_page(hostile_page)
+    opened.draw_all()
+    page = opened.page
+    charts = ("entropy", "depth", "profiles")
+    dim = """([chart, count]) => document.querySelectorAll(
+      `[data-chart=${chart}]:first-child svg path[opacity="0.12"]`).length > 0 === count"""
+    plot = page.locator("[data-chart=entropy]").first
+    places = (
+        page.locator("#legend .letter").nth(1),
+        plot.locator(f"svg {SHOWN}").first,
+        page.locator("#table-profiles tbody .letter").first,
+    )
+    for place in places:
+        place.scroll_into_view_if_needed()
+        place.hover(force=True)
+        for chart in charts:
+            page.wait_for_function(dim, arg=[chart, True])
+        assert page.locator("tr.lit").count() > 0
+        page.locator("h1").scroll_into_view_if_needed()
+        page.locator("h1").hover()
+        for chart in charts:
+            page.wait_for_function(dim, arg=[chart, False])
+        assert page.locator(".lit").count() == 0
+    features = page.locator("[data-chart=items-depth]").first
+    page.locator("#legend .run").first.hover()
+    assert dimmed(features) == {False}  # its lines are no runs
+    assert opened.trouble == []
+
+
 def test_tooltips_are_readable(open_page: OpenPage, hostile_page: Path) -> None:
     opened = open_page(hostile_page)
     opened.draw_all()
