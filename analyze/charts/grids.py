@@ -11,6 +11,7 @@ import polars as pl
 from lpp.analyze.charts.hover import field_of, told, with_tips
 from lpp.analyze.charts.library import alt
 from lpp.analyze.charts.panels import Words, filling
+from lpp.analyze.charts.profile import AXES
 from lpp.analyze.charts.rows import (
     Row,
     checked,
@@ -44,6 +45,11 @@ SHORT: Final = {
 Benchmark = tuple[str, str, str]
 """Name, metric, source."""
 
+TITLES: Final = {"entropy_norm": "Entropy over ln V"} | {
+    name: title for name, (title, _) in AXES.items()
+}
+"""Metrics in words."""
+
 UNITS: Final = {"participation_ratio": "dimensions", "effective_rank": "dimensions"}
 
 
@@ -59,9 +65,10 @@ def sensitivity_chart(
 
     sensitivity: the table `sensitivity`. metric: one of its metrics, in one aggregation over
     prefixes (min of an entropy, max of the rest, by default) and at one site (`final`, or the
-    last by name). A row for each run and number of prompts, a column for each context: the value,
-    and by how much it differs from that of the run's longest context and most prompts, in per
-    cent; the fill repeats that, full at 50 %. runs: the styles of a page's runs.
+    last by name). A row for each run and number of prompts, a column for each context; of a single
+    context, a row for each run, a column for each number of prompts. A cell has the value, and by
+    how much it differs from that of the run's longest context and most prompts, in per cent; the
+    fill repeats that, full at 50 %. runs: the styles of a page's runs.
 
     An `altair.LayerChart` as wide as its container; without values, a chart that says so. Raises
     InputError for another table, MachineError(NO_PACKAGE) without the extra `report`.
@@ -69,16 +76,19 @@ def sensitivity_chart(
     needed = ("run", "site", "context", "n_prompts", "metric", "aggregation", "value")
     sensitivity = optional(checked(sensitivity, "sensitivity", needed), "stderr")
     chosen_way = aggregation or ("min" if metric.startswith("entropy") else "max")
-    title = f"{plain(metric).replace('_', ' ').capitalize()} by context and prompts"
-    frame = sensitivity.filter(metric=metric, aggregation=chosen_way)
-    sites = sorted(set(frame["site"].drop_nulls()))
+    named = TITLES.get(metric, plain(metric).replace("_", " ").capitalize())
+    title = f"{named} by context and prompts"
+    of_metric = sensitivity.filter(metric=metric, aggregation=chosen_way)
+    sites = sorted(set(of_metric["site"].drop_nulls()))
     where = site or ("final" if "final" in sites or not sites else sites[-1])
-    found = _deviations(frame.filter(site=where), runs)
+    frame = of_metric.filter(site=where)
+    found = _deviations(frame, runs)
     if not any(row["value"] is not None for row in found):
         return says(title, _no_grid(sensitivity, metric, chosen_way, where))
     unit = UNITS.get(metric, "share" if metric.endswith("_norm") else "of the metric")
     parts = [
-        f"{row['y'].replace(chr(10), ' of ')}, context {row['x']}: {number(row['value'])}"
+        f"{row['n_prompts']} prompts of {row['label']}, context {row['context']}: "
+        f"{number(row['value'])}"
         + "".join(f" {part}" for part in (row["second"], row["third"]) if part)
         for row in found
     ]
@@ -90,9 +100,9 @@ def sensitivity_chart(
             "prompts.",
         ],
         description=f"{title}, {chosen_way} over prefixes at {plain(where)}. {listing(parts)}",
-        x="context (tokens)",
+        x="prompts" if _one_context(frame) else "context (tokens)",
     )
-    return _cells(found, words, plain(metric).replace("_", " "), domain=FAR)
+    return _cells(found, words, named, domain=FAR)
 
 
 def correlation_chart(
@@ -132,6 +142,10 @@ def correlation_chart(
     return _cells(found, words, "coefficient", domain=1.0)
 
 
+def _one_context(frame: pl.DataFrame) -> bool:
+    return frame["context"].n_unique() == 1
+
+
 def _deviations(frame: pl.DataFrame, runs: RunStyles | None) -> list[Row]:
     """A cell for each run, context and number of prompts, with its deviation in per cent."""
     frame = frame.sort("run", "n_prompts", "context").unique(
@@ -141,13 +155,14 @@ def _deviations(frame: pl.DataFrame, runs: RunStyles | None) -> list[Row]:
     kept = frame.drop_nulls("value").sort("context", "n_prompts")
     reference = dict(kept.select("run", "value").iter_rows())
     frame = frame.sort(pl.col("run").replace_strict({run: k for k, run in enumerate(label)}))
+    one = _one_context(frame)
     found = []
     for run, row in zip(frame["run"], rows(frame), strict=True):
         value, base = row["value"], reference.get(run)
         fill = 100 * (value / base - 1) if value is not None and base else None
         cell = {
-            "x": str(row["context"]),
-            "y": f"{row['n_prompts']} prompts\n{label[run]}",
+            "x": str(row["n_prompts" if one else "context"]),
+            "y": label[run] if one else f"{row['n_prompts']} prompts\n{label[run]}",
             "fill": None if fill is None else plain(fill),
             "first": "none" if value is None else f"{value:.3g}",
             "second": "" if row["stderr"] is None else f"± {row['stderr']:.2g}",

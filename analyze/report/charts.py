@@ -60,6 +60,8 @@ class ChartView:
     """The whole chart, for a picture."""
     panels: Callable[[], Mapping[str, Any]] | None = None
     """The panels, each as wide as its container; None: the whole chart is the only panel."""
+    folded: bool = False
+    """Whether the page shows the chart only on demand."""
 
     def specifications(self) -> Panels:
         """The panels as Vega-Lite with their data; empty if there is nothing to draw."""
@@ -112,6 +114,7 @@ def charts(answers: Answers, runs: RunStyles | None = None) -> Iterator[ChartVie
     Raises MachineError(NO_PACKAGE) without the extra `report`.
     """
     from lpp.analyze.charts import charts as library
+    from lpp.analyze.charts.lines import LINES
 
     def frame(query: Query) -> pl.DataFrame:
         return answers[whole(query.table).name].frame
@@ -151,6 +154,7 @@ def charts(answers: Answers, runs: RunStyles | None = None) -> Iterator[ChartVie
             "reference, no comparison. The published models have normalised ranks only.",
             partial(library.profile_chart, profiles, published, runs=runs),
             partial(_beside, profiles, published, runs),
+            folded=True,  # they are not the reader's own models
         )
     checkpoints = answers[TRAINING.name].frame
     if is_training(checkpoints):
@@ -206,6 +210,7 @@ def charts(answers: Answers, runs: RunStyles | None = None) -> Iterator[ChartVie
             "In each cell the value, and how far it is from that of the longest context and most "
             "prompts.",
             partial(library.sensitivity_chart, frame(SENSITIVITY), metric, runs=runs),
+            folded=len(runs.order) > LINES,  # a row and more for each run: several screens
         )
     answer = answers[CORRELATIONS.name]
     known = set(answer.frame["method"]) if answer.frame.width else set()

@@ -24,9 +24,6 @@ from lpp.store.commands.escaping import escape
 OPEN_ROWS: Final = 25
 """Tables with more rows are folded, so that the page stays readable."""
 
-ON_REQUEST: Final = ("published",)
-"""Charts that are shown only on demand: they are not about the reader's own models."""
-
 SENTENCES: Final = 4
 """Sentences in a paragraph."""
 
@@ -59,7 +56,6 @@ def as_html(report: Report) -> str:
         about=plain(report.about),
         run=_style_of(report),
         first=_first_charts(report),
-        on_request=ON_REQUEST,
         section_names=[section.name for section in report.sections],
         views=views,
         panels=specifications,

@@ -182,6 +182,21 @@ def test_cells_hold_their_numbers(tmp_path: Path) -> None:
     assert "6 prompts of A tiny-one, context 50: 20 ± 0.5 −50 %" in grid.label
 
 
+def test_numbers_of_prompts_are_columns_where_there_is_one_context(tmp_path: Path) -> None:
+    of_one = sensitivity().filter(pl.col("context") == pl.col("context").max())
+    chart = charts.sensitivity_chart(of_one)
+    columns = Picture(chart, tmp_path)
+    assert {"prompts", *map(str, of_one["n_prompts"])} <= {*columns.words}
+    assert "context (tokens)" not in columns.words
+    height = charts.specification(chart)["height"]
+    assert height < charts.specification(charts.sensitivity_chart(sensitivity()))["height"]
+    named = charts.sensitivity_chart(
+        of_one.with_columns(metric=pl.lit("entropy_norm"), aggregation=pl.lit("min")),
+        "entropy_norm",
+    )
+    assert named.description.startswith("Entropy over ln V by context and prompts, ")
+
+
 def test_an_unknown_metric_is_told() -> None:
     chart = charts.sensitivity_chart(sensitivity(), "no_such_metric")
     assert "Metrics there are: effective_rank." in chart.description
