@@ -1,8 +1,8 @@
 -- Is the difference between two models larger than its error?
 -- Read: difference is value_a - value_b, in the unit of the metric, with its 95 % interval; verdict
---   says 'differs from 0' where the interval leaves out zero, and 'may be 0' where it does not. Only
---   runs that read the same prompts are compared, and the jackknife leaves the same group of prompts
---   out of both (paired). Nothing is corrected for the number of rows: if every true difference were
+--   says 'differs from 0' where the interval leaves out zero, and 'may be 0' elsewhere. Only runs
+--   that read the same prompts are compared, and the jackknife leaves the same group of prompts out
+--   of both (paired). Nothing is corrected for the number of rows: if every true difference were
 --   zero, one row of twenty would still leave out zero by chance.
 -- Empty: no two profiles have the same prompts, site, context and number of prompts. Capture
 --   another model on the same corpus, then: lpp-analyze profile STORE

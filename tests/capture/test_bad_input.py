@@ -189,7 +189,7 @@ def test_fewer_prompts_than_asked(capture: Run) -> None:
 def test_a_folder_that_is_not_a_store(capture: Run, tmp_path: Path) -> None:
     (tmp_path / "store").mkdir()
     (tmp_path / "store" / "thesis.doc").write_text("mine")
-    refused(capture(), "not an lpp store", "--store")
+    refused(capture(), "not an lpp store", "or a new directory")
     assert [p.name for p in (tmp_path / "store").iterdir()] == ["thesis.doc"]
 
 

@@ -76,7 +76,7 @@ def fail_at(step: int, code: int, capture: Capture, root: Path, expected: dict[s
     else:
         assert isinstance(refused, MachineError)
         assert "\n" not in str(refused)
-        assert "same command" in str(refused) or "--store" in str(refused)
+        assert "same command" in str(refused) or "use a store elsewhere" in str(refused)
     whole(root, expected)
     capture.write(root)
     found, failed = contents(root), disk.steps[step - 1] if disk.failed else ("", "")
