@@ -205,7 +205,7 @@ def test_a_training_has_its_section_where_three_steps_are_comparable(tmp_path: P
         ["| B b-00000001", "1,000"],
         ["| C c-00000002", "2,000"],
     ]
-    assert "0.24 \\[0.239, 0.241\\]" in rows[2][3]
+    assert "0.24 \\[0.239, 0.241\\]" in rows[2][2]
     page = write_report(str(store), tmp_path / "r.html")[0].read_text()
     assert 'id="chart-training"' in page
     two = make_store(tmp_path / "two", database(["a", "b"], series="s"))
